@@ -1,0 +1,146 @@
+/* The production body of the facade `foliocache.mm.atomics`: C11 atomics over one mapped segment.
+ *
+ * Every function takes `mem`, the address of a process-private `fc_mem`, and a byte offset into the segment. The order is part
+ * of the name. The compiler built-ins are used instead of <stdatomic.h> because the words live in raw shared memory, which
+ * has no _Atomic type of its own. The model checker has a second body with the same names, foliocache/check/atomics.py;
+ * tests/mm/test_atomics.py holds the two lists against each other.
+ */
+#ifndef FOLIOCACHE_ATOMICS_H
+#define FOLIOCACHE_ATOMICS_H
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+/* What one process knows of a segment it has mapped. It is private memory: no other process can change the geometry that
+ * bounds checks rely on. */
+typedef struct {
+    char *base;           /* the whole segment, read-write */
+    const char *ro;       /* the whole segment again, read-only: users' buffers point here */
+    uint64_t size;        /* bytes mapped */
+    uint64_t memmap;      /* offset of the folio table */
+    uint64_t data;        /* offset of page 0 */
+    uint64_t clients;     /* offset of the client table */
+    uint64_t buckets;     /* offset of the mapping table's buckets */
+    uint64_t ghosts;      /* offset of the ghost table of vmscan */
+    uint32_t npages;
+    uint32_t page_shift;
+    uint32_t nclients;
+    uint32_t nbuckets;    /* a power of two */
+    uint32_t nghosts;     /* a power of two */
+} fc_mem;
+
+typedef uintptr_t mem_t;
+
+#define FC_MEM(mem) ((const fc_mem *)(mem))
+#define FC_P32(mem, off) ((uint32_t *)(void *)(FC_MEM(mem)->base + (off)))
+#define FC_P64(mem, off) ((uint64_t *)(void *)(FC_MEM(mem)->base + (off)))
+
+/* Geometry: trusted, because it is private. */
+#define FC_GEOMETRY(name, type) static inline type fc_##name(mem_t mem) { return FC_MEM(mem)->name; }
+FC_GEOMETRY(memmap, uint64_t)
+FC_GEOMETRY(data, uint64_t)
+FC_GEOMETRY(clients, uint64_t)
+FC_GEOMETRY(buckets, uint64_t)
+FC_GEOMETRY(ghosts, uint64_t)
+FC_GEOMETRY(npages, uint32_t)
+FC_GEOMETRY(page_shift, uint32_t)
+FC_GEOMETRY(nclients, uint32_t)
+FC_GEOMETRY(nbuckets, uint32_t)
+FC_GEOMETRY(nghosts, uint32_t)
+
+#define FC_LOAD(name, type, ptr, order)                                                         \
+    static inline type fc_##name(mem_t mem, uint64_t off) { return __atomic_load_n(ptr(mem, off), order); }
+#define FC_STORE(name, type, ptr, order)                                                        \
+    static inline void fc_##name(mem_t mem, uint64_t off, type v) { __atomic_store_n(ptr(mem, off), v, order); }
+#define FC_RMW(name, op, order)                                                                 \
+    static inline uint32_t fc_##name(mem_t mem, uint64_t off, uint32_t v)                       \
+    { return op(FC_P32(mem, off), v, order); }
+/* Returns what was found: the exchange took place exactly when that equals `old`. */
+#define FC_CMPXCHG(name, order, failure)                                                        \
+    static inline uint32_t fc_##name(mem_t mem, uint64_t off, uint32_t old, uint32_t v)         \
+    { __atomic_compare_exchange_n(FC_P32(mem, off), &old, v, 0, order, failure); return old; }
+#define FC_FENCE(name, order) static inline void fc_##name(void) { __atomic_thread_fence(order); }
+
+FC_LOAD(load_relaxed, uint32_t, FC_P32, __ATOMIC_RELAXED)
+FC_LOAD(load_acquire, uint32_t, FC_P32, __ATOMIC_ACQUIRE)
+FC_LOAD(load_seq_cst, uint32_t, FC_P32, __ATOMIC_SEQ_CST)
+FC_STORE(store_relaxed, uint32_t, FC_P32, __ATOMIC_RELAXED)
+FC_STORE(store_release, uint32_t, FC_P32, __ATOMIC_RELEASE)
+FC_STORE(store_seq_cst, uint32_t, FC_P32, __ATOMIC_SEQ_CST)
+FC_LOAD(load_relaxed64, uint64_t, FC_P64, __ATOMIC_RELAXED)
+FC_LOAD(load_acquire64, uint64_t, FC_P64, __ATOMIC_ACQUIRE)
+FC_STORE(store_relaxed64, uint64_t, FC_P64, __ATOMIC_RELAXED)
+FC_STORE(store_release64, uint64_t, FC_P64, __ATOMIC_RELEASE)
+
+#define FC_RMW_ORDERS(name, op)                  \
+    FC_RMW(name##_relaxed, op, __ATOMIC_RELAXED) \
+    FC_RMW(name##_acquire, op, __ATOMIC_ACQUIRE) \
+    FC_RMW(name##_release, op, __ATOMIC_RELEASE) \
+    FC_RMW(name##_acq_rel, op, __ATOMIC_ACQ_REL) \
+    FC_RMW(name##_seq_cst, op, __ATOMIC_SEQ_CST)
+
+FC_RMW_ORDERS(fetch_add, __atomic_fetch_add)
+FC_RMW_ORDERS(fetch_sub, __atomic_fetch_sub)
+FC_RMW_ORDERS(fetch_or, __atomic_fetch_or)
+FC_RMW_ORDERS(fetch_and, __atomic_fetch_and)
+FC_RMW_ORDERS(exchange, __atomic_exchange_n)
+
+FC_CMPXCHG(cmpxchg_relaxed, __ATOMIC_RELAXED, __ATOMIC_RELAXED)
+FC_CMPXCHG(cmpxchg_acquire, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)
+FC_CMPXCHG(cmpxchg_release, __ATOMIC_RELEASE, __ATOMIC_RELAXED)
+FC_CMPXCHG(cmpxchg_acq_rel, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)
+FC_CMPXCHG(cmpxchg_seq_cst, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
+
+FC_FENCE(fence_acquire, __ATOMIC_ACQUIRE)
+FC_FENCE(fence_release, __ATOMIC_RELEASE)
+FC_FENCE(fence_acq_rel, __ATOMIC_ACQ_REL)
+FC_FENCE(fence_seq_cst, __ATOMIC_SEQ_CST)
+
+/* Plain accesses: no other thread may touch the word unordered. The checker treats such a pair as a failure. */
+static inline uint32_t fc_read32(mem_t mem, uint64_t off) { return *FC_P32(mem, off); }
+static inline void fc_write32(mem_t mem, uint64_t off, uint32_t v) { *FC_P32(mem, off) = v; }
+static inline uint64_t fc_read64(mem_t mem, uint64_t off) { return *FC_P64(mem, off); }
+static inline void fc_write64(mem_t mem, uint64_t off, uint64_t v) { *FC_P64(mem, off) = v; }
+
+/* A statistics counter: each client has its own, so no lock prefix is needed; threads of one client may lose an increment. */
+static inline void fc_count64(mem_t mem, uint64_t off, uint64_t n)
+{ __atomic_store_n(FC_P64(mem, off), __atomic_load_n(FC_P64(mem, off), __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED); }
+
+/* futex(2) on a word of the segment, shared between processes. futex_wait returns 0 when woken (perhaps for nothing),
+ * EAGAIN when the word was not `expected`, ETIMEDOUT after timeout_ns. */
+static inline int fc_futex_wait(mem_t mem, uint64_t off, uint32_t expected, uint64_t timeout_ns)
+{
+    struct timespec ts = { (time_t)(timeout_ns / 1000000000u), (long)(timeout_ns % 1000000000u) };
+    if (syscall(SYS_futex, FC_P32(mem, off), FUTEX_WAIT, expected, &ts, NULL, 0) == 0)
+        return 0;
+    return errno == EINTR ? 0 : errno;
+}
+
+static inline int fc_futex_wake(mem_t mem, uint64_t off, uint32_t n)
+{
+    return (int)syscall(SYS_futex, FC_P32(mem, off), FUTEX_WAKE, n > INT_MAX ? INT_MAX : (int)n, NULL, NULL, 0);
+}
+
+static inline void fc_cpu_relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+static inline uint64_t fc_now_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+#endif

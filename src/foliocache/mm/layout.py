@@ -1,0 +1,184 @@
+"""Where every word of a segment is, and what its values mean.  All offsets and sizes are in bytes.
+
+This file stays plain Python in both worlds. ``setup.py`` writes ``layout.pxd`` from its constants, so that the compiled core has
+them as C constants; the model checker gives its own copy smaller ones (``NODE_SHIFT``, ``MAX_ORDER`` ...) before the core loads.
+
+A segment, in order::
+
+    header       one page of 4096 bytes: identity, geometry, and the global state of each part on a line of its own
+    tree locks   TREE_LOCKS words, one per 64-byte line; a mapping's is chosen by its ino
+    clients      nclients slots of CLIENT_SIZE
+    buckets      nbuckets words: the mapping table's hash chains
+    ghosts       nghosts words: fingerprints of folios evicted lately
+    memmap       npages descriptors of FOLIO_SIZE
+    data         npages pages of 1 << page_shift bytes
+
+Numbers that stand for places are never pointers: a page is its *pfn*, a folio the offset of its descriptor, a mapping or a node
+its *object number* (see ``slab``). ``NIL`` stands for none.
+"""
+
+MAGIC = 0x314843_4F494C4F46  # "FOLIOCH1", little-endian
+ABI = 1
+
+NIL = 0xFFFFFFFF
+LINE = 64
+
+# The reference count (page_ref).
+FROZEN = 0x80000000
+REF_MAX = 0x40000000
+DEAD = 0
+GOT = 1
+SATURATED = 2
+
+# Header.
+HDR_MAGIC = 0
+HDR_ABI = 8
+HDR_STATE = 12
+HDR_SIZE = 16
+HDR_PAGE_SHIFT = 24
+HDR_NPAGES = 28
+HDR_NCLIENTS = 32
+HDR_NBUCKETS = 36
+HDR_NGHOSTS = 40
+HDR_CHECKSUM = 44
+HDR_MEMMAP = 48
+HDR_DATA = 56
+HDR_CLIENTS = 64
+HDR_BUCKETS = 72
+HDR_GHOSTS = 80
+HDR_CREATED = 88
+HDR_POOL = 96
+HDR_IDENTITY_END = 104
+
+STATE_BUILDING = 0
+STATE_READY = 1
+
+# page_alloc: ALLOC_HEADS[order] and ALLOC_TAILS[order] are the ends of the free lists.
+MAX_ORDER = 10
+ALLOC_LOCK = 512
+ALLOC_FREE = 516
+ALLOC_HEADS = 576
+ALLOC_TAILS = 640
+
+# vmscan: the queues' ends and lengths (in pages).
+LRU_LOCK = 768
+LRU_GHOST_HAND = 772
+LRU_HEADS = 832
+LRU_TAILS = 848
+LRU_PAGES = 864
+
+# mapping table.
+TABLE_LOCK = 1024
+TABLE_COUNT = 1028
+TABLE_NEXT_INO = 1032
+
+# slab caches: SLAB_LOCK + cache * SLAB_STRIDE and so on.
+SLAB_STRIDE = 64
+SLAB_LOCK = 1280
+SLAB_PARTIAL = 1284
+SLAB_PAGES = 1288
+SLAB_OBJECTS = 1292
+SLAB_NODES = 0
+SLAB_MAPPINGS = 1
+
+TREE_LOCKS_OFFSET = 4096
+TREE_LOCKS = 256
+HEADER_SIZE = TREE_LOCKS_OFFSET + TREE_LOCKS * LINE
+
+# Folio descriptor. Plain words are written by the owner of a frozen folio, or under the lock named behind them.
+FOLIO_SIZE = 64
+F_REF = 0  # page_ref
+F_FLAGS = 4  # flags
+F_KIND = 8  # type | order << 8
+F_OWNER = 12  # client that has it locked (flags)
+F_INO = 16  # 64 bits: identity, with F_INDEX
+F_INDEX = 24  # 64 bits
+F_MAPPING = 32  # object number of the mapping's record
+F_LENGTH = 36  # valid bytes
+F_PREV = 40  # list links: page_alloc's lock when free, vmscan's lock for FILE, the slab's for NODE and INODE
+F_NEXT = 44
+F_BUDDY = 48  # page_alloc's lock: order + 1 at the head of a free block, else 0
+F_QUEUE = 52  # vmscan's lock: the queue it is on, or QUEUE_NONE
+F_USED = 56  # slab's lock: objects in use
+F_FREE = 60  # slab's lock: first free object of the page, + 1
+
+# Folio types, in F_KIND. Each has its destructor (folio).
+TYPE_NONE = 0
+TYPE_FILE = 1
+TYPE_NODE = 2
+TYPE_INODE = 3
+TYPE_OBJECT = 4
+TYPE_TAIL = 5
+ORDER_SHIFT = 8
+TYPE_MASK = 0xFF
+
+# Flags, in F_FLAGS.
+PG_LOCKED = 1
+PG_WAITERS = 2
+PG_UPTODATE = 4
+PG_ERROR = 8
+PG_REFERENCED = 16
+PG_WORKINGSET = 32
+PG_READAHEAD = 64
+
+# Locks (wait): the word is the owner's client number + 1, with LOCK_WAITERS while somebody sleeps on it.
+LOCK_WAITERS = 0x80000000
+
+# vmscan's queues.
+QUEUE_NONE = 0
+QUEUE_SMALL = 1
+QUEUE_MAIN = 2
+
+# XArray node, an object of slab SLAB_NODES. Readers touch the slots alone.
+NODE_SHIFT = 6
+NODE_COUNT = 0
+OBJECT_NEXT = 4  # the same place in every slab object: next free object of the page, + 1
+NODE_INO = 8
+NODE_INDEX = 16
+NODE_LEVEL = 24
+NODE_SLOTS = 64
+NODE_SIZE = NODE_SLOTS + (4 << NODE_SHIFT)
+XA_MAX_INDEX_BITS = 40
+# An entry: 0 empty; bit 0 set, a node's object number << 1; else a folio, (pfn + 1) << 1.
+XA_NODE = 1
+
+# Mapping record, an object of slab SLAB_MAPPINGS.
+MAPPING_HEAD = 0
+MAPPING_INO = 8
+MAPPING_DIGEST_LO = 16
+MAPPING_DIGEST_HI = 24
+MAPPING_OBJECT_SIZE = 32
+MAPPING_FOLIOS = 40
+MAPPING_HEIGHT = 44
+MAPPING_ORDER = 48
+MAPPING_CHAIN = 52
+MAPPING_NODES = 56
+MAPPING_KEY_LENGTH = 60
+MAPPING_VERSION_LENGTH = 64
+MAPPING_TEXT = 128
+MAPPING_TEXT_MAX = 384
+MAPPING_SIZE = MAPPING_TEXT + MAPPING_TEXT_MAX
+
+# Client slot.
+CLIENT_SIZE = 1024
+CLIENT_PID = 0
+CLIENT_GENERATION = 4
+CLIENT_STARTED = 8
+CLIENT_ATTACHED = 16
+CLIENT_BUSY = 64  # reserved: odd while an operation is under way (design: death at any instruction)
+CLIENT_OP = 68  # reserved: the operation that is under way and its folio
+CLIENT_COUNTERS = 128
+CLIENT_LEDGER = 256  # reserved: one word per pin, state in the upper bits, pfn below
+CLIENT_LEDGER_WORDS = (CLIENT_SIZE - CLIENT_LEDGER) // 4
+
+# Counters of a client, 64 bits each.
+COUNT_HITS = 0
+COUNT_MISSES = 1
+COUNT_FILLS = 2
+COUNT_FILL_BYTES = 3
+COUNT_EVICTIONS = 4
+COUNT_BYPASSES = 5
+COUNT_WAITS = 6
+COUNT_READAHEAD = 7
+COUNT_ERRORS = 8
+COUNTERS = ("hits", "misses", "fills", "fill_bytes", "evictions", "bypasses", "waits", "readahead", "errors")
