@@ -1,0 +1,39 @@
+"""The Linux page cache for anything Python can read, shared by all the Python processes of a machine.
+
+    import foliocache
+
+    cache = foliocache.open("default", size="4GiB")
+    mapping = cache.mapping("key", size, version, read=lambda offset, length: ...)
+    with mapping.lease(0) as lease:
+        memoryview(lease)        # zero-copy, read-only, pinned
+"""
+from .cache import Cache, Mapping, attach, open
+from .errors import (
+    FoliocacheError,
+    LeaseError,
+    SegmentError,
+    SegmentFull,
+    SegmentMismatch,
+    SegmentNotFound,
+    SourceError,
+)
+from .lease import Lease
+from .segment import remove, segments
+
+__version__ = "0.1.0"
+__all__ = [
+    "Cache",
+    "FoliocacheError",
+    "Lease",
+    "LeaseError",
+    "Mapping",
+    "SegmentError",
+    "SegmentFull",
+    "SegmentMismatch",
+    "SegmentNotFound",
+    "SourceError",
+    "attach",
+    "open",
+    "remove",
+    "segments",
+]

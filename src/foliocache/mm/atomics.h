@@ -54,6 +54,10 @@ FC_GEOMETRY(nclients, uint32_t)
 FC_GEOMETRY(nbuckets, uint32_t)
 FC_GEOMETRY(nghosts, uint32_t)
 
+/* Offsets of a page's descriptor and of its data. The caller has checked pfn < npages. */
+static inline uint64_t fc_folio_at(mem_t mem, uint32_t pfn) { return FC_MEM(mem)->memmap + (uint64_t)pfn * 64; }
+static inline uint64_t fc_page_at(mem_t mem, uint32_t pfn) { return FC_MEM(mem)->data + ((uint64_t)pfn << FC_MEM(mem)->page_shift); }
+
 #define FC_LOAD(name, type, ptr, order)                                                         \
     static inline type fc_##name(mem_t mem, uint64_t off) { return __atomic_load_n(ptr(mem, off), order); }
 #define FC_STORE(name, type, ptr, order)                                                        \
@@ -107,6 +111,9 @@ static inline uint32_t fc_read32(mem_t mem, uint64_t off) { return *FC_P32(mem, 
 static inline void fc_write32(mem_t mem, uint64_t off, uint32_t v) { *FC_P32(mem, off) = v; }
 static inline uint64_t fc_read64(mem_t mem, uint64_t off) { return *FC_P64(mem, off); }
 static inline void fc_write64(mem_t mem, uint64_t off, uint64_t v) { *FC_P64(mem, off) = v; }
+
+/* Plain bytes: a mapping's name, for people. */
+static inline void fc_write_bytes(mem_t mem, uint64_t off, const char *bytes, uint32_t n) { memcpy(FC_MEM(mem)->base + off, bytes, n); }
 
 /* A statistics counter: each client has its own, so no lock prefix is needed; threads of one client may lose an increment. */
 static inline void fc_count64(mem_t mem, uint64_t off, uint64_t n)

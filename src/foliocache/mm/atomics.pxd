@@ -1,3 +1,4 @@
+from cpython.buffer cimport Py_buffer, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
 
@@ -29,6 +30,8 @@ cdef extern from "atomics.h" nogil:
     u32 nclients "fc_nclients" (mem_t mem)
     u32 nbuckets "fc_nbuckets" (mem_t mem)
     u32 nghosts "fc_nghosts" (mem_t mem)
+    u64 folio_at "fc_folio_at" (mem_t mem, u32 pfn)
+    u64 page_at "fc_page_at" (mem_t mem, u32 pfn)
 
     u32 load_relaxed "fc_load_relaxed" (mem_t mem, u64 off)
     u32 load_acquire "fc_load_acquire" (mem_t mem, u64 off)
@@ -82,6 +85,7 @@ cdef extern from "atomics.h" nogil:
     void write32 "fc_write32" (mem_t mem, u64 off, u32 value)
     u64 read64 "fc_read64" (mem_t mem, u64 off)
     void write64 "fc_write64" (mem_t mem, u64 off, u64 value)
+    void write_bytes "fc_write_bytes" (mem_t mem, u64 off, const char *data, u32 n)
     void count64 "fc_count64" (mem_t mem, u64 off, u64 n)
 
     int futex_wait "fc_futex_wait" (mem_t mem, u64 off, u32 expected, u64 timeout_ns)
@@ -92,4 +96,5 @@ cdef extern from "atomics.h" nogil:
 
 cdef class Memory:
     cdef fc_mem m
-    cdef object owner
+    cdef Py_buffer rw
+    cdef Py_buffer ro

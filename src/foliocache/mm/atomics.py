@@ -19,13 +19,16 @@ if not cython.compiled:
 class Memory:
     """One mapped segment as the core sees it: addresses and geometry, private to this process.
 
-    ``handle`` is what the core's functions take as ``mem``. ``owner`` is kept alive as long as this object.
+    ``rw`` and ``ro`` are two buffers of the same bytes (one object will do for plain memory); they stay exported as long as this
+    object lives. ``handle`` is what the core's functions take as ``mem``.
     """
 
-    def __init__(self, base, ro, size, geometry, owner):
-        self.m.base = cython.cast(cython.p_char, cython.cast(cython.size_t, base))
-        self.m.ro = cython.cast(cython.p_char, cython.cast(cython.size_t, ro))
-        self.m.size = size
+    def __cinit__(self, rw, ro, geometry):
+        PyObject_GetBuffer(rw, cython.address(self.rw), PyBUF_WRITABLE)
+        PyObject_GetBuffer(ro, cython.address(self.ro), PyBUF_SIMPLE)
+        self.m.base = cython.cast(cython.p_char, self.rw.buf)
+        self.m.ro = cython.cast(cython.p_char, self.ro.buf)
+        self.m.size = self.rw.len
         self.m.memmap = geometry["memmap"]
         self.m.data = geometry["data"]
         self.m.clients = geometry["clients"]
@@ -36,8 +39,28 @@ class Memory:
         self.m.nclients = geometry["nclients"]
         self.m.nbuckets = geometry["nbuckets"]
         self.m.nghosts = geometry["nghosts"]
-        self.owner = owner
+
+    def __dealloc__(self):
+        PyBuffer_Release(cython.address(self.rw))
+        PyBuffer_Release(cython.address(self.ro))
 
     @property
     def handle(self):
         return cython.cast(cython.size_t, cython.address(self.m))
+
+    def peek32(self, off):
+        """The word at off, as it is now (relaxed): for tests, statistics and audits in Python."""
+        return load_relaxed(self.handle, off)
+
+    def peek64(self, off):
+        return load_relaxed64(self.handle, off)
+
+    def poke32(self, off, value):
+        store_relaxed(self.handle, off, value)
+
+    def poke64(self, off, value):
+        store_relaxed64(self.handle, off, value)
+
+    def peek_bytes(self, off, n):
+        """A copy of n bytes at off."""
+        return self.m.base[off : off + n]

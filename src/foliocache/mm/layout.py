@@ -53,19 +53,22 @@ HDR_IDENTITY_END = 104
 STATE_BUILDING = 0
 STATE_READY = 1
 
-# page_alloc: ALLOC_HEADS[order] and ALLOC_TAILS[order] are the ends of the free lists.
+# A list of folios (pagelist): two words, the pfns of its first and last.
+LIST_FIRST = 0
+LIST_LAST = 4
+LIST_SIZE = 8
+
+# page_alloc: one free list for each order, and the number of free pages.
 MAX_ORDER = 10
 ALLOC_LOCK = 512
 ALLOC_FREE = 516
-ALLOC_HEADS = 576
-ALLOC_TAILS = 640
+ALLOC_LISTS = 576
 
-# vmscan: the queues' ends and lengths (in pages).
+# lru: the queues, their lengths in pages, and vmscan's place in the memmap when it clears a block.
 LRU_LOCK = 768
-LRU_GHOST_HAND = 772
-LRU_HEADS = 832
-LRU_TAILS = 848
-LRU_PAGES = 864
+LRU_PAGES = 776
+LRU_LISTS = 800
+BLOCK_HAND = 832
 
 # mapping table.
 TABLE_LOCK = 1024
@@ -75,15 +78,19 @@ TABLE_NEXT_INO = 1032
 # slab caches: SLAB_LOCK + cache * SLAB_STRIDE and so on.
 SLAB_STRIDE = 64
 SLAB_LOCK = 1280
-SLAB_PARTIAL = 1284
-SLAB_PAGES = 1288
-SLAB_OBJECTS = 1292
+SLAB_PARTIAL = 1288
+SLAB_PAGES = 1296
+SLAB_OBJECTS = 1300
 SLAB_NODES = 0
 SLAB_MAPPINGS = 1
+# An object's number: pfn << (page_shift - OBJECT_SHIFT) | place within the page.
+OBJECT_SHIFT = 8
+OBJECT_BITS = 31
+OBJECT_MASK = (1 << OBJECT_BITS) - 1
 
-TREE_LOCKS_OFFSET = 4096
 TREE_LOCKS = 256
-HEADER_SIZE = TREE_LOCKS_OFFSET + TREE_LOCKS * LINE
+TREE_LOCK = 4096
+HEADER_SIZE = TREE_LOCK + TREE_LOCKS * LINE
 
 # Folio descriptor. Plain words are written by the owner of a frozen folio, or under the lock named behind them.
 FOLIO_SIZE = 64
@@ -93,7 +100,7 @@ F_KIND = 8  # type | order << 8
 F_OWNER = 12  # client that has it locked (flags)
 F_INO = 16  # 64 bits: identity, with F_INDEX
 F_INDEX = 24  # 64 bits
-F_MAPPING = 32  # object number of the mapping's record
+F_ATTACHED = 32  # tree lock: 1 while a slot of its mapping's XArray holds it
 F_LENGTH = 36  # valid bytes
 F_PREV = 40  # list links: page_alloc's lock when free, vmscan's lock for FILE, the slab's for NODE and INODE
 F_NEXT = 44
@@ -107,8 +114,6 @@ TYPE_NONE = 0
 TYPE_FILE = 1
 TYPE_NODE = 2
 TYPE_INODE = 3
-TYPE_OBJECT = 4
-TYPE_TAIL = 5
 ORDER_SHIFT = 8
 TYPE_MASK = 0xFF
 
@@ -118,19 +123,29 @@ PG_WAITERS = 2
 PG_UPTODATE = 4
 PG_ERROR = 8
 PG_REFERENCED = 16
-PG_WORKINGSET = 32
-PG_READAHEAD = 64
+PG_READAHEAD = 32
 
 # Locks (wait): the word is the owner's client number + 1, with LOCK_WAITERS while somebody sleeps on it.
 LOCK_WAITERS = 0x80000000
+LOCK_SPINS = 100
+LOCK_SLICE_NS = 1_000_000_000
 
-# vmscan's queues.
+# lru's queues.
 QUEUE_NONE = 0
 QUEUE_SMALL = 1
 QUEUE_MAIN = 2
+QUEUES = 3
+SMALL_SHARE = 10  # the small queue's part of the cached pages: one tenth
+HASH_MULTIPLIER = 0x9E3779B97F4A7C15
+HASH_MASK = 0xFFFFFFFFFFFFFFFF
+SCAN_BATCH = 64
+PINNED_MAX = 256
+SHRINK_TRIES = 4
+BLOCKS_MAX = 64
 
 # XArray node, an object of slab SLAB_NODES. Readers touch the slots alone.
 NODE_SHIFT = 6
+NODE_MASK = (1 << NODE_SHIFT) - 1
 NODE_COUNT = 0
 OBJECT_NEXT = 4  # the same place in every slab object: next free object of the page, + 1
 NODE_INO = 8
@@ -138,9 +153,12 @@ NODE_INDEX = 16
 NODE_LEVEL = 24
 NODE_SLOTS = 64
 NODE_SIZE = NODE_SLOTS + (4 << NODE_SHIFT)
-XA_MAX_INDEX_BITS = 40
+XA_INDEX_BITS = 40
 # An entry: 0 empty; bit 0 set, a node's object number << 1; else a folio, (pfn + 1) << 1.
 XA_NODE = 1
+XA_OK = 0
+XA_EXISTS = 1
+XA_NOMEM = 2
 
 # Mapping record, an object of slab SLAB_MAPPINGS.
 MAPPING_HEAD = 0
@@ -152,18 +170,22 @@ MAPPING_FOLIOS = 40
 MAPPING_HEIGHT = 44
 MAPPING_ORDER = 48
 MAPPING_CHAIN = 52
-MAPPING_NODES = 56
-MAPPING_KEY_LENGTH = 60
-MAPPING_VERSION_LENGTH = 64
+MAPPING_KEY_LENGTH = 56
+MAPPING_VERSION_LENGTH = 60
 MAPPING_TEXT = 128
 MAPPING_TEXT_MAX = 384
 MAPPING_SIZE = MAPPING_TEXT + MAPPING_TEXT_MAX
+
+# What filemap.grab returns: a pfn, with GRAB_ADDED when the folio is new and locked by the caller; or one of the last two.
+GRAB_ADDED = 1 << 32
+GRAB_NOMEM = 1 << 33
+GRAB_GONE = 1 << 34
+FIND_RETRIES = 8
 
 # Client slot.
 CLIENT_SIZE = 1024
 CLIENT_PID = 0
 CLIENT_GENERATION = 4
-CLIENT_STARTED = 8
 CLIENT_ATTACHED = 16
 CLIENT_BUSY = 64  # reserved: odd while an operation is under way (design: death at any instruction)
 CLIENT_OP = 68  # reserved: the operation that is under way and its folio

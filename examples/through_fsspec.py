@@ -1,0 +1,31 @@
+"""``folio::`` in front of any URL that fsspec can open; pandas, pyarrow and zarr open it the same way.
+
+    python examples/through_fsspec.py [URL]
+
+Without a URL it reads this file.
+"""
+import sys
+from pathlib import Path
+
+import fsspec
+
+import foliocache
+
+NAME = "example-fsspec"
+
+
+def main() -> None:
+    url = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).resolve().as_uri()
+    options = {"folio": {"name": NAME, "size": "64MiB"}}
+    try:
+        for turn in ("from the origin", "from the pool"):
+            with fsspec.open(f"folio::{url}", **options) as file:
+                data = file.read()
+            counters = foliocache.open(NAME).stat()["counters"]
+            print(f"{turn}: {len(data)} bytes; {counters['fills']} fills, {counters['hits']} hits so far")
+    finally:
+        foliocache.remove(NAME)
+
+
+if __name__ == "__main__":
+    main()

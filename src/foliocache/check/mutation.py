@@ -1,0 +1,59 @@
+"""Damage done to the shipped source on purpose, to see that a scenario notices.
+
+A mutation names a module and a function of ``mm`` and a text inside that function. The text must occur there exactly once:
+when the source moves on, a mutation that no longer fits raises, it does not turn into a test of nothing.
+"""
+import ast
+import dataclasses
+import textwrap
+
+
+class Mismatch(Exception):
+    """The mutation does not fit the source (any more)."""
+
+
+def _span(source, function):
+    """First and last line, as slice bounds, of a top-level function or ``Class.method``."""
+    body = ast.parse(source).body
+    for part in function.split("."):
+        found = [node for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == part]
+        if len(found) != 1:
+            raise Mismatch(f"no function {function!r}")
+        body = found[0].body
+    return found[0].lineno - 1, found[0].end_lineno
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """Within ``module.function``, the text ``old`` (there exactly once) becomes ``new``."""
+
+    module: str
+    function: str
+    old: str
+    new: str
+
+    def apply(self, source):
+        first, last = _span(source, self.function)
+        lines = source.splitlines(keepends=True)
+        text = "".join(lines[first:last])
+        if text.count(self.old) != 1:
+            raise Mismatch(f"{self.module}.{self.function} has {self.old!r} {text.count(self.old)} times, not once")
+        return "".join(lines[:first]) + text.replace(self.old, self.new) + "".join(lines[last:])
+
+
+@dataclasses.dataclass(frozen=True)
+class Replace:
+    """``module.function`` becomes the function whose source is given (same name)."""
+
+    module: str
+    function: str
+    source: str
+
+    def apply(self, source):
+        first, last = _span(source, self.function)
+        lines = source.splitlines(keepends=True)
+        new = textwrap.dedent(self.source).strip("\n").splitlines(keepends=True)
+        new[-1] = new[-1].rstrip("\n") + "\n"
+        # Line numbers after the function should stay what they are on disk: pad when the variant is shorter.
+        new += ["\n"] * (last - first - len(new))
+        return "".join(lines[:first] + new + lines[last:])

@@ -1,0 +1,100 @@
+"""Which commands there are, and what becomes of their errors.
+
+Commands are named here and imported when they are run, so ``foliocache --help`` loads neither the cache nor a network
+library. Every command returns its exit code or None; every error becomes one line on stderr and a code of ``exits``.
+"""
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from cyclopts import App, CycloptsError, Parameter
+
+from foliocache.cli import exits
+from foliocache.cli.output import complain
+
+HELP = "The Linux page cache for anything Python can read, shared by all the Python processes of a machine."
+EPILOGUE = "Exit codes: 0 done, 1 findings or wrong bytes, 2 wrong usage, 3 it could not be done, 130 Ctrl-C, 143 SIGTERM."
+COMMANDS = {
+    "demo": ("foliocache.cli.demo:demo", "Show what the cache saves, on real files over real HTTP."),
+    "warm": ("foliocache.cli.warm:warm", "Read files into a pool, so that the first reader finds them there."),
+    "stat": ("foliocache.cli.pools:stat", "A pool's sizes, pages by state, hits and misses, and who is attached."),
+    "ls": ("foliocache.cli.pools:ls", "The objects in a pool: how much of each is cached, and its pins."),
+    "fsck": ("foliocache.cli.pools:fsck", "Walk a whole pool and say what is wrong in it."),
+    "rm": ("foliocache.cli.pools:rm", "Remove a pool."),
+    "verify": ("foliocache.cli.verify:verify", "Check the shipped core with the model checker."),
+}
+
+
+def version() -> str:
+    """The version of the distribution that is installed."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("foliocache")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def build() -> App:
+    """The command line, with nothing imported but the parser."""
+    app = App(
+        name="foliocache",
+        help=HELP,
+        help_epilogue=EPILOGUE,
+        help_format="plaintext",
+        version=version,
+        suppress_keyboard_interrupt=False,
+        default_parameter=Parameter(negative=()),
+    )
+    for place, (name, (target, summary)) in enumerate(COMMANDS.items()):
+        if importlib.util.find_spec(target.partition(":")[0]):
+            app.command(target, name=name, help=summary, sort_key=place)
+    return app
+
+
+def terminate(signum: int, frame: object) -> NoReturn:
+    """SIGTERM unwinds the stack like Ctrl-C does."""
+    raise exits.Terminated(exits.TERMINATED)
+
+
+def refuse(code: int, error: BaseException) -> int:
+    """Say why on stderr and return the code."""
+    complain(exits.one_line(error))
+    return code
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; its exit code."""
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        return call(sys.argv[1:] if argv is None else list(argv))
+    except CycloptsError as error:
+        return refuse(exits.USAGE, error)
+    except KeyboardInterrupt:
+        return refuse(exits.INTERRUPTED, Exception("interrupted"))
+    except exits.Terminated:
+        return refuse(exits.TERMINATED, Exception("terminated"))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left; the flush at exit must not fail
+        return exits.OK
+    except (exits.CommandError, OSError) as error:
+        return refuse(exits.FAILED, error)
+
+
+def call(argv: list[str]) -> int:
+    """Parse and run; the library's own errors become a CommandError."""
+    command, bound, _ = build().parse_args(argv, exit_on_error=False, print_error=False, help_on_error=False)
+    try:
+        return command(*bound.args, **bound.kwargs) or exits.OK
+    except Exception as error:
+        from foliocache import FoliocacheError  # here, because --help needs no compiled core
+
+        if not isinstance(error, FoliocacheError):
+            raise
+        raise exits.CommandError(exits.one_line(error)) from error

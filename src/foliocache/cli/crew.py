@@ -1,0 +1,124 @@
+"""The demo's workers as one thing: started together, measured together, gone together.
+
+Workers are *spawned*, as PyTorch's DataLoader and every server with threads must: nothing is inherited, so what they share
+they share through the pool alone. One loop serves all pipes and takes a sample of their memory between two messages; there is
+no thread that a crash could leave behind. A worker that dies closes its pipe, which the loop sees at once.
+"""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import connection, get_context, resource_tracker
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Any, Self
+
+from foliocache.cli.exits import CommandError
+from foliocache.cli.memory import together
+from foliocache.cli.worker import Job, Tally, work
+
+SAMPLE_EVERY = 0.1  # seconds between two looks at the memory
+GRACE = 10  # seconds a worker has to leave by itself when its work is done
+Progress = Callable[[int, int, int], None]
+
+
+class WorkerDied(CommandError):
+    """A worker ended without its result."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a crew did."""
+
+    seconds: float
+    peak_bytes: int
+    idle_bytes: int
+    tallies: list[Tally]
+
+
+class Crew:
+    """Workers, their pipes, and the loop that listens to them."""
+
+    def __init__(self, jobs: list[Job], pool: str | None = None, progress: Progress = lambda worker, members, size: None):
+        self.jobs = jobs
+        self.pool = pool
+        self.progress = progress
+        self.workers: list[BaseProcess] = []
+        self.pipes: list[connection.Connection] = []
+        self.peak = 0
+        self.sampled = 0.0
+
+    def __enter__(self) -> Self:
+        resource_tracker.ensure_running()  # it would open the signal mask that the workers are to inherit
+        context = get_context("spawn")
+        try:
+            for job in self.jobs:
+                ours, theirs = context.Pipe()
+                self.pipes.append(ours)
+                worker = context.Process(target=work, args=(theirs, job), name=f"foliocache-demo-{job.number}", daemon=True)
+                worker.start()
+                theirs.close()
+                self.workers.append(worker)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        for pipe in self.pipes:
+            pipe.close()  # a worker that waits ends by itself
+        for worker in self.workers:
+            if kind is None:
+                worker.join(GRACE)
+            worker.kill()
+            worker.join()
+
+    def run(self) -> Measured:
+        """Let them read; their tallies, the time from the first read to the last, and the memory they held."""
+        self.gather("ready")
+        idle = self.look()
+        begin = time.monotonic()
+        for pipe in self.pipes:
+            with suppress(BrokenPipeError, ConnectionResetError):  # it died since; gather() finds out and says so
+                pipe.send("go")
+        tallies = self.gather("done")
+        seconds = time.monotonic() - begin
+        self.look()
+        return Measured(seconds, self.peak, idle, tallies)
+
+    def gather(self, wanted: str) -> list[Any]:
+        """Wait until every worker has said ``wanted``; what they said, in their order."""
+        answers: dict[int, Any] = {}
+        waiting = {pipe: number for number, pipe in enumerate(self.pipes)}
+        while waiting:
+            for pipe in connection.wait(list(waiting), timeout=SAMPLE_EVERY):
+                number = waiting[pipe]  # type: ignore[index]
+                word, value = self.receive(number)
+                if word == wanted:
+                    answers[number] = value
+                    del waiting[pipe]  # type: ignore[arg-type]
+                else:
+                    self.progress(number, *value)
+            if time.monotonic() - self.sampled >= SAMPLE_EVERY:
+                self.look()
+        return [answers[number] for number in range(len(self.pipes))]
+
+    def receive(self, number: int) -> tuple[str, Any]:
+        """One message; a death or a failure is an error here."""
+        try:
+            word, value = self.pipes[number].recv()
+        except (EOFError, ConnectionResetError):
+            self.workers[number].join()
+            raise WorkerDied(f"worker {number + 1} died with exit code {self.workers[number].exitcode}") from None
+        if word == "failed":
+            raise WorkerDied(f"worker {number + 1} failed: {value[0]}") from RuntimeError(value[1])
+        return word, value
+
+    def look(self) -> int:
+        """Take a sample of the memory; the peak follows."""
+        held = together((worker.pid for worker in self.workers if worker.pid), self.pool)
+        self.peak = max(self.peak, held)
+        self.sampled = time.monotonic()
+        return held

@@ -1,0 +1,201 @@
+"""``foliocache demo``: what the cache is for, on this machine, in about a minute.
+
+Real files in tar shards, a real HTTP server that counts what leaves it, and spawned workers that read every file in an order
+of their own and check every byte: without a cache, with fsspec's own block cache (one per worker), and through ``folio::``
+(one for all). The pool, the folder, the server and the workers are gone afterwards, whatever ended it.
+"""
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foliocache.cli import dataset as files
+from foliocache.cli import report
+from foliocache.cli.crew import Crew, Measured
+from foliocache.cli.exits import CommandError
+from foliocache.cli.memory import allocated
+from foliocache.cli.options import Json, Milliseconds, Positive, Share, Size, open_pool
+from foliocache.cli.origin import Origin
+from foliocache.cli.output import emit_json
+from foliocache.cli.output import size as show_size
+from foliocache.cli.progress import Silent, counted, watcher
+from foliocache.cli.shield import CleanupStack, shielded
+from foliocache.cli.worker import Job
+
+MIB = 2**20
+DATASET_BYTES = 110 * MIB
+SERVED, INDEX = "shards", "index.json"
+SPARE = 1.25  # the pool's size over the dataset's, where none is given
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is read, by whom, from where."""
+
+    dataset: files.Dataset
+    index: Path
+    origin: Origin
+    workers: int
+    epochs: int
+    sample: float
+    pool: str | int
+
+    def jobs(self, prefix: str = "", sample: float = 1.0, **settings: dict[str, Any]) -> list[Job]:
+        """One job per worker; ``settings`` are fsspec's: for its ``filesystem`` and for ``opening`` files."""
+        url, index = prefix + self.origin.url, str(self.index)
+        return [Job(number, index, url, self.epochs, sample, **settings) for number in range(self.workers)]
+
+
+def demo(
+    *,
+    workers: Positive = 4,
+    epochs: Positive = 2,
+    latency: Milliseconds = 20.0,
+    size: Size = None,
+    shards: Positive = 8,
+    sample: Share = 0.1,
+    dataset: Path | None = None,
+    json: Json = False,
+) -> int:
+    """Show what the cache saves, on real files over real HTTP.
+
+    Parameters
+    ----------
+    workers
+        Processes that read, each all files in an order of its own.
+    epochs
+        How often each worker reads every file.
+    latency
+        Milliseconds that the origin waits before it answers.
+    size
+        The pool's size, like 64MiB; without it, room for the whole dataset.
+    shards
+        Tar files that the dataset is packed into.
+    sample
+        The share of the files that the uncached run reads; the others read all.
+    dataset
+        A folder to read instead of Python's own library.
+    json
+        Print the result as JSON.
+    """
+    watch = watcher(quiet=json)
+    with CleanupStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="foliocache-demo-")))
+        packed = pack(root, source(dataset), shards, watch)
+        origin = stack.enter_context(Origin(root / SERVED, latency / 1000))
+        watch.say(f"origin {origin.url}, {latency:g} ms before each answer")
+        pool = size or -(-int(packed.total_bytes * SPARE) // MIB) * MIB
+        result = measure(Plan(packed, root / INDEX, origin, workers, epochs, sample, pool), watch)
+    emit_json(result) if json else report.show(result)
+    return report.exit_code(result)
+
+
+def source(folder: Path | None) -> list[Path]:
+    """The files to read: a folder's, or enough of Python's own."""
+    if folder is None:
+        return files.choose(files.library(), DATASET_BYTES)
+    if not folder.is_dir():
+        raise CommandError(f"--dataset {folder}: no such folder")
+    return list(files.walk(folder))
+
+
+def pack(root: Path, paths: list[Path], shards: int, watch: Silent) -> files.Dataset:
+    """Pack the files into ``root``, and write their index next to them."""
+    (root / SERVED).mkdir()
+    packed = files.pack(paths, root / SERVED, shards)
+    packed.save(root / INDEX)
+    content = f"{counted(len(packed.members), 'file')}, {show_size(packed.total_bytes)}"
+    watch.say(f"packed {content}, into {counted(len(packed.shards), 'tar shard')}")
+    return packed
+
+
+def measure(plan: Plan, watch: Silent) -> dict[str, Any]:
+    """The three runs, one after the other."""
+    runs = [
+        run(plan, watch, "uncached", plan.jobs(sample=plan.sample, opening={"cache_type": "none"})),
+        run(plan, watch, "blockcache", plan.jobs(opening={"cache_type": "blockcache"})),
+        run_folio(plan, watch),
+    ]
+    return {
+        "dataset_bytes": plan.dataset.total_bytes,
+        "files": len(plan.dataset.members),
+        "shards": len(plan.dataset.shards),
+        "workers": plan.workers,
+        "epochs": plan.epochs,
+        "latency_ms": plan.origin.latency * 1000,
+        "runs": runs,
+    }
+
+
+def run(plan: Plan, watch: Silent, name: str, jobs: list[Job], pool: str | None = None) -> dict[str, Any]:
+    """Let a crew do these jobs; what it and the origin saw."""
+    reads = jobs[0].members(plan.dataset) * plan.epochs
+    watch.say(f"{name}: {counted(plan.workers, 'worker')}, {counted(reads, 'file')} each")
+    before = plan.origin.counts()
+    with watch.bars(name, plan.workers, reads) as progress, CleanupStack() as stack:
+        measured = stack.enter_context(Crew(jobs, pool, progress)).run()
+    after = plan.origin.counts()
+    return summary(name, jobs[0].sample, measured, {key: after[key] - before[key] for key in after})
+
+
+def summary(name: str, sample: float, measured: Measured, origin: dict[str, int]) -> dict[str, Any]:
+    """One run, as the JSON has it."""
+    tallies = measured.tallies
+
+    def total(key: str) -> int:
+        return sum(getattr(tally, key) for tally in tallies)
+
+    return {
+        "name": name,
+        "sample": sample,
+        "members": total("members"),
+        "read_bytes": total("read_bytes"),
+        "origin_bytes": origin["bytes"],
+        "requests": origin["requests"],
+        "seconds": round(measured.seconds, 3),
+        "hits": total("hits"),
+        "misses": total("misses"),
+        "peak_pss_bytes": measured.peak_bytes,
+        "idle_each_bytes": measured.idle_bytes // len(tallies),
+        "wrong_bytes": total("wrong_bytes"),
+        "wrong_members": sorted({name for tally in tallies for name in tally.wrong}),
+    }
+
+
+def run_folio(plan: Plan, watch: Silent) -> dict[str, Any]:
+    """The run through a pool of our own, which is removed whatever happens."""
+    name = f"demo-{os.getpid()}-{secrets.token_hex(4)}"
+    with CleanupStack() as stack:
+        stack.callback(remove, name)
+        with shielded():
+            cache = open_pool(name, plan.pool)
+        path = cache.stat()["path"]
+        jobs = plan.jobs("folio::", filesystem={"folio": {"name": name, "size": plan.pool}})
+        made = run(plan, watch, "folio", jobs, path)
+        made["idle_each_bytes"] -= allocated(path) // plan.workers
+        return made | pool_summary(cache, path)
+
+
+def pool_summary(cache: Any, path: str) -> dict[str, Any]:
+    """What the pool itself has to say after the run."""
+    counters = cache.stat()["counters"]
+    return {
+        "hits": counters["hits"],
+        "misses": counters["misses"],
+        "pool_bytes": allocated(path),
+        "counters": counters,
+        "findings": list(cache.audit()),
+    }
+
+
+def remove(name: str) -> None:
+    """Unlink the demo's pool, if it got as far as having one."""
+    import foliocache
+
+    with suppress(foliocache.SegmentNotFound):
+        foliocache.remove(name)

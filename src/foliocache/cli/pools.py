@@ -1,0 +1,158 @@
+"""``stat``, ``ls``, ``fsck`` and ``rm``: what a pool holds, whether it is sound, and its end.
+
+They attach with the parameters that the pool has, so they need its name alone. ``fsck`` treats a pool that refuses to be
+attached because it is damaged as an answer (not clean), not as a failure: whoever runs it wants to know just that.
+"""
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import Any
+
+from foliocache.cli import exits
+from foliocache.cli.options import Json, Name
+from foliocache.cli.output import console, emit_json, number, pairs, percent, size, table
+from foliocache.cli.progress import counted
+
+
+def stat(name: Name = "default", /, *, json: Json = False) -> None:
+    """Sizes, pages by state, hits and misses, and who is attached.
+
+    Parameters
+    ----------
+    name
+        The pool.
+    json
+        Print what cache.stat() returns, as JSON.
+    """
+    import foliocache
+
+    found = foliocache.attach(name).stat()
+    if json:
+        return emit_json(found)
+    out = console()
+    out.print(pairs(f"pool {found['name']}", sizes(found)))
+    out.print()
+    out.print(pages(found))
+    out.print(pairs("counters", ((key, number(value)) for key, value in found["counters"].items())))
+    out.print()
+    out.print(clients(found))
+
+
+def sizes(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """The head of ``stat``."""
+    counters = found["counters"]
+    lookups = counters["hits"] + counters["misses"]
+    cached, free = size(found["cached_bytes"]), size(found["free_bytes"])
+    return [
+        ("file", found["path"]),
+        ("pool", f"{size(found['pool_bytes'])} in {counted(found['pages'], 'page')} of {size(found['page_size'])}"),
+        ("metadata", f"{size(found['metadata_bytes'])}, {100 * found['metadata_ratio']:.2f} % of the pool"),
+        ("cached", f"{cached} in {counted(found['mappings'], 'mapping')}; {free} free"),
+        ("hits", f"{percent(counters['hits'], lookups)} of {number(lookups)} lookups"),
+        ("pins", number(found["pins"])),
+    ]
+
+
+def pages(found: dict[str, Any]) -> Any:
+    """Pages by state, folios by type."""
+    made = table("pages", "state", ">pages", ">share", ">folios")
+    folios = found["folios_by_type"]
+    for state, count in found["pages_by_state"].items():
+        made.add_row(state, number(count), percent(count, found["pages"]), number(folios[state]) if state in folios else "")
+    return made
+
+
+def clients(found: dict[str, Any]) -> Any:
+    """Attached processes."""
+    made = table("clients", ">slot", ">pid", "state", ">pins")
+    for client in found["clients"]:
+        pins = number(client["pins"]) if "pins" in client else ""
+        made.add_row(str(client["slot"]), str(client["pid"]), "alive" if client["alive"] else "dead", pins)
+    return made
+
+
+def ls(name: Name = "default", /, *, json: Json = False) -> None:
+    """The cached objects: how much of each is in the pool, and how much of that is pinned.
+
+    Parameters
+    ----------
+    name
+        The pool.
+    json
+        Print a list of mappings as JSON.
+    """
+    import foliocache
+
+    found = sorted(foliocache.attach(name).mappings(), key=lambda mapping: (mapping["key"], mapping["version"]))
+    if json:
+        return emit_json(found)
+    made = table(None, "key", "version", ">cached", ">of", ">share", ">pins")
+    for mapping in found:
+        cached, whole = mapping["cached_bytes"], mapping["size"]
+        share = percent(cached, whole)
+        made.add_row(mapping["key"], mapping["version"], size(cached), size(whole), share, number(mapping["pins"]))
+    console().print(made if found else f"pool {name} holds no mappings")
+
+
+def fsck(name: Name = "default", /, *, json: Json = False) -> int:
+    """Walk the whole pool and say what is wrong in it; exit code 1 if anything is.
+
+    Parameters
+    ----------
+    name
+        The pool.
+    json
+        Print {"clean": bool, "findings": [...]} as JSON.
+    """
+    begin = time.monotonic()
+    findings = audit(name)
+    took = timedelta(seconds=round(time.monotonic() - begin, 3))
+    if json:
+        emit_json({"clean": not findings, "findings": findings})
+    else:
+        show_findings(name, findings, took)
+    return exits.FOUND if findings else exits.OK
+
+
+def audit(name: str) -> list[dict[str, Any]]:
+    """The audit's findings; a pool too damaged to be attached is one finding."""
+    import foliocache
+
+    try:
+        cache = foliocache.attach(name)
+    except foliocache.SegmentNotFound:
+        raise
+    except foliocache.SegmentError as error:
+        return [{"check": "attach", "where": name, "message": exits.one_line(error)}]
+    return list(cache.audit())
+
+
+def show_findings(name: str, findings: list[dict[str, Any]], took: timedelta) -> None:
+    """The findings, or that there are none."""
+    out = console()
+    if not findings:
+        return out.print(f"pool {name} is clean ({took.total_seconds():.2f} s)")
+    made = table(f"pool {name}: {counted(len(findings), 'finding')}", "check", "where", "message")
+    for finding in findings:
+        made.add_row(finding["check"], str(finding["where"]), finding["message"])
+    out.print(made)
+
+
+def rm(name: Name, /, *, json: Json = False) -> None:
+    """Remove a pool. Processes that have it attached keep it until they end; others get a new one.
+
+    Parameters
+    ----------
+    name
+        The pool.
+    json
+        Print {"removed": name} as JSON.
+    """
+    import foliocache
+
+    foliocache.remove(name)
+    if json:
+        emit_json({"removed": name})
+    else:
+        console().print(f"removed pool {name}")

@@ -1,0 +1,140 @@
+"""One reader of the demo, spawned: reads every member in an order of its own and checks every byte.
+
+The three runs differ in the arguments that fsspec gets and in nothing else, so a difference in the table is a difference of
+the caches. A worker imports what it needs to read, and no more: four copies of it are in the memory that the table shows.
+
+It talks to its crew over one pipe: ``ready`` when it could start, ``progress``, ``done`` or ``failed``; then it stays until it
+is told to go, because its memory is measured when it holds most of it. When the pipe breaks, the demo is gone and so is it.
+"""
+from __future__ import annotations
+
+import random
+import signal
+import time
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+from foliocache.cli.dataset import Dataset, Member
+
+PIECE = 2**20  # a member is read in pieces of this size, so that a large one does not show up as the worker's memory
+REPORT_EVERY = 0.1  # seconds
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is told."""
+
+    number: int
+    index: str
+    url: str
+    epochs: int
+    sample: float
+    filesystem: dict[str, Any] = field(default_factory=dict)
+    opening: dict[str, Any] = field(default_factory=dict)
+
+    def members(self, dataset: Dataset) -> int:
+        """How many members of the dataset it reads in an epoch."""
+        return max(1, round(len(dataset.members) * self.sample))
+
+
+@dataclass
+class Tally:
+    """What a worker has read, and how much of it was wrong."""
+
+    members: int = 0
+    read_bytes: int = 0
+    wrong_bytes: int = 0
+    wrong: list[str] = field(default_factory=list)
+    hits: int = 0
+    misses: int = 0
+
+
+class Reader:
+    """The shards as open files, and the members in them."""
+
+    def __init__(self, job: Job):
+        from fsspec.core import url_to_fs
+
+        if job.url.startswith("folio::"):
+            import foliocache.fs  # noqa: F401 - registers the protocol where foliocache is on the path but not installed
+        self.job = job
+        self.dataset = Dataset.load(job.index)
+        self.fs, self.root = url_to_fs(job.url, **job.filesystem)
+        self.files: dict[int, Any] = {}
+        self.tally = Tally()
+
+    def orders(self) -> list[list[Member]]:
+        """The members of each epoch in this worker's order, or the first of them when only a sample is wanted."""
+        shuffle = random.Random(self.job.number).sample
+        wanted = self.job.members(self.dataset)
+        return [shuffle(self.dataset.members, wanted) for _ in range(self.job.epochs)]
+
+    def open(self, shard: int) -> Any:
+        """A shard, opened once: a block cache lives as long as its file object."""
+        if shard not in self.files:
+            path = f"{self.root.rstrip('/')}/{self.dataset.shards[shard]}"
+            self.files[shard] = self.fs.open(path, "rb", **self.job.opening)
+        return self.files[shard]
+
+    def check(self, member: Member) -> None:
+        """Read one member and judge it by its hash."""
+        from hashlib import blake2b
+
+        file = self.open(member.shard)
+        file.seek(member.offset)
+        state, left = blake2b(digest_size=len(member.digest) // 2), member.size
+        while left:
+            piece = file.read(min(PIECE, left))
+            if not piece:
+                break
+            state.update(piece)
+            left -= len(piece)
+        self.count(member, left == 0 and state.hexdigest() == member.digest)
+
+    def count(self, member: Member, right: bool) -> None:
+        """One more member; a wrong one is wrong as a whole, for a hash does not say where."""
+        self.tally.members += 1
+        self.tally.read_bytes += member.size
+        if not right:
+            self.tally.wrong_bytes += member.size
+            self.tally.wrong.append(member.name)
+
+    def finish(self) -> Tally:
+        """The tally, with the hits of the files' own caches where they count them."""
+        for file in self.files.values():
+            info = getattr(getattr(file, "cache", None), "cache_info", None)
+            if info is not None:
+                self.tally.hits += info().hits
+                self.tally.misses += info().misses
+        return self.tally
+
+
+def read_all(reader: Reader, pipe: Connection) -> Tally:
+    """Every epoch, with a word about it every now and then."""
+    told = time.monotonic()
+    for order in reader.orders():
+        for member in order:
+            reader.check(member)
+            now = time.monotonic()
+            if now - told >= REPORT_EVERY:
+                pipe.send(("progress", (reader.tally.members, reader.tally.read_bytes)))
+                told = now
+    return reader.finish()
+
+
+def work(pipe: Connection, job: Job) -> None:
+    """A worker's life."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+    try:
+        reader = Reader(job)
+        pipe.send(("ready", None))
+        pipe.recv()
+        pipe.send(("done", read_all(reader, pipe)))
+        pipe.recv()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the demo has gone away
+    except Exception as error:  # noqa: BLE001 - whatever it is, the crew is told
+        import traceback
+
+        pipe.send(("failed", (f"{type(error).__name__}: {error}", traceback.format_exc())))

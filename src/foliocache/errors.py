@@ -1,0 +1,29 @@
+"""Everything that foliocache raises on its own account."""
+
+
+class FoliocacheError(Exception):
+    """Base of all of them; the message says what was wrong and what to do."""
+
+
+class SegmentNotFound(FoliocacheError, FileNotFoundError):
+    """There is no segment of that name."""
+
+
+class SegmentError(FoliocacheError):
+    """A segment cannot be used: damaged, foreign, of another version, somebody else's, or full of clients."""
+
+
+class SegmentMismatch(SegmentError, ValueError):
+    """A segment exists with other parameters than those asked for."""
+
+
+class SegmentFull(SegmentError, OSError):
+    """The shared memory file system has no room for the pool."""
+
+
+class SourceError(FoliocacheError, OSError):
+    """The source of a mapping returned something other than the bytes it was asked for."""
+
+
+class LeaseError(FoliocacheError, ValueError):
+    """A lease was used after its release, or in a process that inherited it by fork."""

@@ -1,0 +1,19 @@
+"""The fsspec adapter: ``folio::`` in front of any URL, or ``cache_type="folio"`` for one file. See docs/fsspec.md.
+
+Importing this module registers both; fsspec does it by itself for the first (entry point), not for the second.
+"""
+
+from __future__ import annotations
+
+import fsspec
+from fsspec.caching import register_cache
+
+from .file import FolioFile
+from .filecache import FolioCache
+from .filesystem import FolioFileSystem
+from .target import ChangedError
+
+__all__ = ["ChangedError", "FolioCache", "FolioFile", "FolioFileSystem"]
+
+fsspec.register_implementation("folio", FolioFileSystem, clobber=True)
+register_cache(FolioCache, clobber=True)

@@ -1,0 +1,159 @@
+"""The files that ``folio`` hands out: reads come out of the pool, writes go to the target and invalidate.
+
+A :class:`FolioFile` is one version of one object for as long as it is open, whatever happens at the origin meanwhile: it
+reads that version's pages, or it raises :class:`~foliocache.fs.target.ChangedError`. There is no buffer of its own; the
+pool is the buffer, and all it keeps is a position.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from .filesystem import FolioFileSystem
+    from .target import Identity
+
+_PEEK = io.DEFAULT_BUFFER_SIZE
+
+
+class FolioFile(io.BufferedIOBase):
+    """A cached object, open for reading in binary mode."""
+
+    mode = "rb"
+
+    def __init__(self, fs: FolioFileSystem, path: str, identity: Identity, position: int = 0) -> None:
+        super().__init__()
+        self.fs = fs
+        self.path = path
+        self.size: int = identity.size or 0
+        self.identity = identity
+        self._mapping = fs._map(path, identity)
+        self._position = position
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._check_open()
+        return type(self), (self.fs, self.path, self.identity, self._position)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.path!r} at {self._position} of {self.size}>"
+
+    @property
+    def blocksize(self) -> int:
+        return self._mapping.folio_size
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return self.info()
+
+    @property
+    def full_name(self) -> str:
+        return self.fs.unstrip_protocol(self.path)
+
+    def info(self) -> dict[str, Any]:
+        """The target's word on this path today; `size` and the content are those of the version that was opened."""
+        return self.fs.info(self.path)
+
+    def readable(self) -> bool:
+        self._check_open()
+        return True
+
+    def seekable(self) -> bool:
+        self._check_open()
+        return True
+
+    def tell(self) -> int:
+        self._check_open()
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._check_open()
+        if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END):
+            raise ValueError(f"invalid whence ({whence}, should be 0, 1 or 2)")
+        position = int(offset) + (0, self._position, self.size)[whence]
+        if position < 0:
+            raise ValueError(f"Seek before start of file ({position})")
+        self._position = position
+        return position
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = self.read_buffer(size)
+        return data if isinstance(data, bytes) else bytes(data)
+
+    def read1(self, size: int = -1, /) -> bytes:
+        return self.read(_PEEK if size < 0 else size)
+
+    def read_buffer(self, size: int | None = -1, /) -> Any:
+        """Like read(), but a read-only buffer that is a view of the page where one page has it all. pyarrow asks for this."""
+        self._check_open()
+        data = self._mapping.read(self._position, self._length(size))
+        self._position += memoryview(data).nbytes
+        return data
+
+    def readinto(self, buffer: Any, /) -> int:
+        self._check_open()
+        count = self._mapping.readinto(self._position, memoryview(buffer).cast("B"))
+        self._position += count
+        return count
+
+    readinto1 = readinto
+
+    def peek(self, size: int = 0, /) -> bytes:
+        """The next bytes without moving. io's readline() and its iteration search these for the newline."""
+        self._check_open()
+        return bytes(self._mapping.read(self._position, self._length(max(size, _PEEK))))
+
+    def lease(self, offset: int, length: int) -> memoryview:
+        """The bytes at `offset`, zero-copy where one page has them all, wherever the position is."""
+        self._check_open()
+        return memoryview(self._mapping.read(offset, length))
+
+    def close(self) -> None:
+        self._mapping = None
+        super().close()
+
+    def _length(self, size: int | None) -> int:
+        left = max(self.size - self._position, 0)
+        return left if size is None or size < 0 else min(int(size), left)
+
+    def _check_open(self) -> None:
+        if self._mapping is None:
+            raise ValueError("I/O operation on closed file.")
+
+
+class WriteThrough:
+    """The target's own file, open for writing; once its bytes have arrived, what the cache knew of the path is void."""
+
+    def __init__(self, fs: FolioFileSystem, path: str, file: Any) -> None:
+        self.fs = fs
+        self.path = path
+        self.file = file
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("file", "fs", "path"):              # half made, or half unpickled
+            raise AttributeError(name)
+        return getattr(self.file, name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Any:
+        return iter(self.file)
+
+    def __next__(self) -> bytes:
+        return next(self.file)
+
+    def close(self) -> None:
+        with self.fs._changing(self.path):
+            self.file.close()
+
+    def commit(self) -> None:
+        with self.fs._changing(self.path):
+            self.file.commit()
+
+    def discard(self) -> None:
+        self.file.discard()

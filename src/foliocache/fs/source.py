@@ -1,0 +1,44 @@
+"""Where a mapping's missing folios come from: one object of a target, at one version, in whatever process needs it.
+
+The core keeps a Source as long as the mapping lives, calls it from any thread (readahead has its own) and carries it over a
+fork; so it holds the filesystem and not a connection, and asks for a new reader whenever the filesystem has a new target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .target import ChangedError, Identity, Target
+
+if TYPE_CHECKING:
+    from .filesystem import FolioFileSystem
+
+
+class Source:
+    """The `read` or `readinto` of one mapping."""
+
+    def __init__(self, fs: FolioFileSystem, path: str, identity: Identity) -> None:
+        self.fs = fs
+        self.path = path
+        self.identity = identity
+        self._made: tuple[Target, Callable[[int, Any], Any]] | None = None
+
+    def arguments(self) -> dict[str, Callable[[int, Any], Any]]:
+        """The keyword that ``cache.mapping`` wants. A target that reads in another thread must not be given the page:
+        an interrupted caller would leave that thread writing to a page that is someone else's by then."""
+        return {"readinto" if self.fs.target.into else "read": self}
+
+    def __call__(self, offset: int, what: Any) -> Any:
+        """(offset, length) -> bytes, or (offset, buffer) -> count, as the target has it."""
+        try:
+            return self._function()(offset, what)
+        except FileNotFoundError:
+            raise ChangedError(self.path) from None
+
+    def _function(self) -> Callable[[int, Any], Any]:
+        target = self.fs.target
+        made = self._made
+        if made is None or made[0] is not target:
+            self._made = made = target, target.reader(self.path, self.identity)
+        return made[1]

@@ -1,0 +1,355 @@
+"""Pins as Python objects: the hit path.
+
+A hit is one crossing into C: :meth:`FolioMap.lease` walks, gets, looks again (``mm.filemap.find_get``), reads the flags, and hands
+out a :class:`Lease`, which holds the pin and exports the folio's bytes through the buffer protocol. Whatever is not a plain hit
+goes to the methods ``_miss`` and ``_wait`` of the Python class on top (``cache.Mapping``).
+
+While a folio is being filled, the lease of its filler also stands for that duty (``filling``): let go before ``_complete``, on whatever
+exception, it withdraws the folio and wakes those who wait, so no way out of a fill leaves a locked folio behind.
+
+A lease whose views are still in use cannot give its pin back: ``release`` then only refuses new views, and the last view's end
+drops the pin. So ``numpy.frombuffer(lease)`` outlives a ``with`` block without any care.
+"""
+cimport cython
+from cpython.buffer cimport PyBuffer_FillInfo, PyBUF_READ, PyBUF_WRITE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.stdint cimport uint32_t as u32, uint64_t as u64
+
+from .mm cimport atomics, client, fill, filemap, flags, folio, layout, mapping, vmscan
+from .mm.atomics cimport Memory, fc_mem, mem_t
+
+import os
+import weakref
+
+from .client import ClientSlot
+from .errors import LeaseError
+
+_attachments = weakref.WeakSet()
+
+
+def _after_fork_in_child():
+    for attachment in list(_attachments):
+        attachment.disown()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+cdef class Attachment:
+    """A segment as this process uses it: the mapped memory and the process's client slot.
+
+    ``epoch`` counts the forks behind this process: a lease of another epoch belongs to an ancestor.
+    """
+    cdef readonly object segment
+    cdef Memory memory
+    cdef mem_t mem
+    cdef u32 me
+    cdef readonly u32 epoch
+    cdef object slot
+    cdef object __weakref__
+
+    def __init__(self, segment):
+        self.segment = segment
+        self.memory = segment.memory
+        self.mem = self.memory.handle
+        self.me = layout.NIL
+        self.join()
+        _attachments.add(self)
+
+    @property
+    def number(self):
+        """This process's client number."""
+        self.join()
+        return self.me
+
+    def join(self):
+        """Become a client, unless this process is one."""
+        if self.me == layout.NIL:
+            self.slot = ClientSlot(self.segment)
+            self.me = self.slot.number
+
+    def disown(self):
+        """In a forked child: own nothing of what the parent owns."""
+        self.epoch += 1
+        self.me = layout.NIL
+        if self.slot is not None:
+            self.slot.close()
+            self.slot = None
+
+    cpdef void count(self, u32 counter, u64 n):
+        """Add n to one of this client's counters."""
+        client.count(self.mem, self.me, counter, n)
+
+
+@cython.no_gc
+@cython.freelist(256)
+cdef class Lease:
+    """A pin on one folio, and its bytes: a read-only buffer of ``len(lease)`` bytes.
+
+    Use it as a context manager, call :meth:`release`, or let it go. While a view of it lives (``memoryview(lease)``,
+    ``numpy.frombuffer(lease)``) its bytes stay mapped and pinned. Asking for a writable buffer raises BufferError; using a released
+    lease, or one inherited by fork, raises LeaseError (a ValueError).
+    """
+    cdef Attachment attachment
+    cdef object private
+    cdef const char *data
+    cdef Py_ssize_t length
+    cdef u32 pfn
+    cdef u32 epoch
+    cdef int views
+    cdef bint released
+    cdef readonly bint filling
+
+    def __init__(self):
+        raise TypeError("leases come from Mapping.lease()")
+
+    def __len__(self):
+        return self.length
+
+    def __getbuffer__(self, Py_buffer *buffer, int wanted):
+        if self.released:
+            raise LeaseError("this lease has been released; take another one")
+        if self.epoch != self.attachment.epoch:
+            raise LeaseError("this lease was inherited by fork and belongs to the parent process; take another one here")
+        PyBuffer_FillInfo(buffer, self, <void *>self.data, self.length, 1, wanted)
+        self.views += 1
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        self.views -= 1
+        if self.released and self.views == 0:
+            self._drop()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.release()
+
+    def __dealloc__(self):
+        if not self.released:
+            self._drop()
+
+    def __repr__(self):
+        state = "released" if self.released else "private" if self.private is not None else f"pfn {self.pfn}"
+        return f"<Lease of {self.length} bytes, {state}>"
+
+    @property
+    def cached(self):
+        """False for bytes that were read privately because every page was in use."""
+        return self.private is None
+
+    def release(self):
+        """Give the pin back, now or when the last view of it goes. Doing it twice is harmless."""
+        if not self.released:
+            self.released = True
+            if self.views == 0:
+                self._drop()
+
+    cdef void _drop(self) noexcept:
+        if self.private is None and self.attachment is not None and self.epoch == self.attachment.epoch:
+            if self.filling:
+                self._fail()
+            folio.put(self.attachment.mem, self.attachment.me, self.pfn)
+        self.private = None
+
+    cdef void _fail(self) noexcept:
+        cdef mem_t mem = self.attachment.mem
+        self.filling = False
+        filemap.remove(mem, self.attachment.me, atomics.read64(mem, atomics.folio_at(mem, self.pfn) + layout.F_INO), self.pfn)
+        fill.fail(mem, self.pfn)
+
+
+cdef inline Lease _lease(Attachment attachment, u32 pfn, Py_ssize_t length):
+    cdef Lease lease = Lease.__new__(Lease)
+    cdef const fc_mem *m = <const fc_mem *>attachment.mem
+    lease.attachment = attachment
+    lease.epoch = attachment.epoch
+    lease.pfn = pfn
+    lease.length = length
+    lease.data = m.ro + atomics.page_at(attachment.mem, pfn)
+    return lease
+
+
+cdef class FolioMap:
+    """The compiled part of a mapping: which object, how large its folios are, and where its index is.
+
+    Slow paths are methods of the Python class on top: ``_miss(index, wanted)`` returns a lease, ``_wait(lease, index)`` a lease or
+    None if the filler failed, ``_marked(lease, index)`` reads ahead.
+    """
+    cdef readonly Attachment attachment
+    cdef u64 ino, head, low, high
+    cdef u32 height, order
+    cdef bytes text
+    cdef u32 key_length
+    cdef readonly u64 size
+    cdef readonly u64 folios
+    cdef readonly u64 folio_size
+    cdef public u64 previous
+
+    def __init__(self, Attachment attachment, u64 size, u32 order, u32 height, bytes digest, bytes key, bytes version):
+        self.attachment = attachment
+        self.size = size
+        self.order = order
+        self.height = height
+        self.folio_size = attachment.segment.page_size << order
+        self.folios = (size + self.folio_size - 1) // self.folio_size
+        self.low = int.from_bytes(digest[:8], "little")
+        self.high = int.from_bytes(digest[8:16], "little")
+        self.text = key + version
+        self.key_length = len(key)
+        self.previous = layout.HASH_MASK
+        attachment.join()
+        self._bind(mapping.lookup(attachment.mem, attachment.me, self.low, self.high))
+
+    def lease(self, u64 index):
+        """Pin folio ``index`` (0 .. ``folios`` - 1), reading it from the source if it is not cached.
+
+        Raises IndexError, SourceError, and whatever the source raises.
+        """
+        return self._get(index, 1)
+
+    cpdef Lease _get(self, u64 index, u64 wanted):
+        """As lease; a miss reads up to ``wanted`` folios at once."""
+        cdef u32 pfn = self._find(index)
+        cdef u32 seen
+        cdef Lease lease
+        if pfn == layout.NIL:
+            return self._miss(index, wanted)
+        lease = _lease(self.attachment, pfn, self.length_of(index))
+        seen = flags.load(self.attachment.mem, atomics.folio_at(self.attachment.mem, pfn))
+        if not seen & layout.PG_UPTODATE:
+            return self._wait(lease, index) or self._miss(index, wanted)
+        flags.mark_referenced(self.attachment.mem, atomics.folio_at(self.attachment.mem, pfn), seen)
+        self.attachment.count(layout.COUNT_HITS, 1)
+        if seen & layout.PG_READAHEAD:
+            self._marked(lease, index)
+        self.previous = index
+        return lease
+
+    cpdef Py_ssize_t length_of(self, u64 index):
+        """Valid bytes of folio index."""
+        cdef u64 start = index * self.folio_size
+        return min(self.folio_size, self.size - start)
+
+    def is_cached(self, u64 index):
+        """Whether folio index is in the cache and filled, without counting as a use."""
+        cdef u32 pfn = self._find(index)
+        if pfn == layout.NIL:
+            return False
+        seen = flags.load(self.attachment.mem, atomics.folio_at(self.attachment.mem, pfn))
+        folio.put(self.attachment.mem, self.attachment.me, pfn)
+        return bool(seen & layout.PG_UPTODATE)
+
+    cdef u32 _find(self, u64 index) except? 0:
+        if index >= self.folios:
+            raise IndexError(f"folio {index} of an object with {self.folios}")
+        if self.attachment.me == layout.NIL:
+            self.attachment.join()
+        if self.ino == 0:
+            return layout.NIL
+        return filemap.find_get(self.attachment.mem, self.attachment.me, self.ino, self.head, self.height, index)
+
+    def _grab(self, u64 index):
+        """Pin folio index, adding it if need be: a lease, ``filling`` if it is new and ours to fill. None when there is no room."""
+        cdef mem_t mem = self.attachment.mem
+        cdef u64 got = layout.GRAB_GONE
+        cdef u64 ino
+        cdef u32 length = self.length_of(index)
+        cdef u32 order = self._order_of(length)
+        cdef Lease lease
+        self.attachment.join()
+        if self.ino == 0 and not self._open():
+            return None
+        while True:
+            ino = self.ino
+            with nogil:
+                got = filemap.grab(mem, self.attachment.me, ino, index, order, length)
+            if got != layout.GRAB_GONE:
+                break
+            if not self._open():
+                return None
+        if got == layout.GRAB_NOMEM:
+            return None
+        lease = _lease(self.attachment, <u32>got, length)
+        lease.filling = got & layout.GRAB_ADDED != 0
+        return lease
+
+    def _target(self, Lease lease):
+        """A writable view of a folio that this process fills. Release it before anybody may read."""
+        cdef const fc_mem *m = <const fc_mem *>self.attachment.mem
+        return PyMemoryView_FromMemory(m.base + atomics.page_at(self.attachment.mem, lease.pfn), lease.length, PyBUF_WRITE)
+
+    def _complete(self, Lease lease, bint mark):
+        """End a fill: the content is there. mark: reading on from here should read ahead."""
+        if mark:
+            flags.set_readahead(self.attachment.mem, atomics.folio_at(self.attachment.mem, lease.pfn))
+        lease.filling = False
+        fill.complete(self.attachment.mem, lease.pfn)
+
+    def _sleep(self, Lease lease, u64 timeout_ns):
+        """Wait for the filler of a pinned folio: "uptodate", "failed", or "timeout"."""
+        cdef u32 seen
+        cdef u32 pfn = lease.pfn
+        cdef mem_t mem = self.attachment.mem
+        with nogil:
+            seen = fill.wait(mem, pfn, timeout_ns)
+        if seen & layout.PG_UPTODATE:
+            return "uptodate"
+        return "timeout" if seen & layout.PG_LOCKED else "failed"
+
+    def _take_mark(self, Lease lease):
+        """Take a readahead mark off; True for the one who did."""
+        return flags.clear(self.attachment.mem, atomics.folio_at(self.attachment.mem, lease.pfn), layout.PG_READAHEAD) != 0
+
+    def _use(self, Lease lease, u64 index):
+        """Note a use of a filled folio that was not a plain hit."""
+        cdef u64 at = atomics.folio_at(self.attachment.mem, lease.pfn)
+        flags.mark_referenced(self.attachment.mem, at, flags.load(self.attachment.mem, at))
+        self.previous = index
+
+    def _private(self, bytes content):
+        """A lease on bytes of our own."""
+        cdef Lease lease = Lease.__new__(Lease)
+        lease.attachment = self.attachment
+        lease.epoch = self.attachment.epoch
+        lease.private = content
+        lease.data = PyBytes_AS_STRING(content)
+        lease.length = PyBytes_GET_SIZE(content)
+        return lease
+
+    def invalidate(self):
+        """Withdraw every folio of this object at this version from the cache. Leases that are out stay valid."""
+        cdef mem_t mem = self.attachment.mem
+        cdef u64 ino
+        self.attachment.join()
+        ino = mapping.lookup(mem, self.attachment.me, self.low, self.high)
+        if ino and self.folios:
+            with nogil:
+                filemap.truncate(mem, self.attachment.me, ino, self.folios - 1)
+
+    cdef u32 _order_of(self, u64 length):
+        """The smallest folio that holds length bytes."""
+        cdef u32 order = 0
+        cdef u64 page = self.attachment.segment.page_size
+        while page << order < length:
+            order += 1
+        return order
+
+    cdef void _bind(self, u64 ino):
+        self.ino = ino
+        self.head = mapping.head(self.attachment.mem, ino)
+
+    cdef bint _open(self):
+        """Find or make the mapping's record; False when there is no memory for it even after evicting."""
+        cdef mem_t mem = self.attachment.mem
+        cdef u32 me = self.attachment.me
+        cdef u64 ino = 0
+        for _ in range(layout.SHRINK_TRIES):
+            ino = mapping.open(mem, me, self.low, self.high, self.size, self.order, self.height, self.text, self.key_length,
+                               len(self.text) - self.key_length)
+            if ino or not vmscan.shrink(mem, me, 1):
+                break
+        if ino:
+            self._bind(ino)
+        return ino != 0

@@ -1,0 +1,1 @@
+from . cimport atomics, layout, page_ref, pagelist, slab, xarray

@@ -1,0 +1,272 @@
+"""The audit: walk the whole folio table, every XArray and every free list, and say what does not agree.
+
+Takes no lock and pins nothing, so it is exact only while nobody works on the segment (or, in the checker, at the end of an
+execution). What it holds against each other:
+
+- every page belongs to exactly one free block or one folio, and every one that is not a live folio's head is frozen;
+- every folio that a slot names says the same of itself, and every attached folio is named by exactly one slot;
+- every folio's count is its slot's reference (or its slab's), plus one for each pin;
+- node and mapping counts, the table's chains, the slabs' pages and the queues' lengths are what is really there.
+
+Reads through the facade like the rest of the core, and runs in both worlds. Unlike the rest it is called from Python, with
+the ``Memory`` object, and returns Python objects.
+"""
+import cython
+
+if not cython.compiled:
+    from . import atomics, layout, page_ref, pagelist, slab, xarray
+
+TYPES = ("none", "file", "node", "inode")
+
+
+def audit(memory):
+    """Findings: dicts of "check", "where" and "message"; none on a sound segment that nobody is using at the moment."""
+    return Audit(memory.handle).run()
+
+
+def census(memory):
+    """Pages by state, folios by type, and pins (references beyond the slots' and slabs'), as a dict."""
+    found = Audit(memory.handle)
+    found.walk_pages()
+    return {"pages_by_state": found.pages, "folios_by_type": found.folios, "pins": found.pins}
+
+
+def mappings(memory):
+    """Each cached object: key, version, size, folio_size, folios, cached_folios, cached_bytes, pins."""
+    found = Audit(memory.handle)
+    return [found.describe(memory, number) for number in found.records()]
+
+
+class Audit:
+    """One pass over a segment."""
+
+    def __init__(self, mem):
+        self.mem = mem
+        self.findings = []
+        self.pages = {"free": 0, "file": 0, "node": 0, "inode": 0, "frozen": 0}
+        self.folios = {"file": 0, "node": 0, "inode": 0}
+        self.pins = 0
+        self.attached = {}
+        self.slab_used = {}
+
+    def run(self):
+        self.walk_pages()
+        self.check_free_lists()
+        for number in self.records():
+            self.check_mapping(number)
+        for pfn in self.attached:
+            self.find("slot", f"pfn {pfn}", "is attached, but no slot names it")
+        self.check_slabs()
+        self.check_queues()
+        return self.findings
+
+    def find(self, check, where, message):
+        self.findings.append({"check": check, "where": where, "message": message})
+
+    # Pages.
+
+    def walk_pages(self):
+        """Every page once, folio by folio."""
+        pfn = 0
+        while pfn < atomics.npages(self.mem):
+            pfn += self.walk_folio(pfn)
+
+    def walk_folio(self, pfn):
+        """Account for the folio or free block at pfn; its number of pages."""
+        word = self.word(pfn)
+        free_order = self.field(pfn, layout.F_BUDDY)
+        if free_order:
+            return self.walk_free(pfn, free_order - 1)
+        kind = self.field(pfn, layout.F_KIND)
+        order = kind >> layout.ORDER_SHIFT
+        type = kind & layout.TYPE_MASK
+        if word & layout.FROZEN or not 0 < type < len(TYPES) or order > layout.MAX_ORDER:
+            self.pages["frozen"] += 1
+            self.find("frozen", f"pfn {pfn}", f"belongs to nobody: neither free nor a live folio (word {word:#x}, kind {kind:#x})")
+            return 1
+        name = TYPES[type]
+        self.pages[name] += 1 << order
+        self.folios[name] += 1
+        self.check_live(pfn, word, type)
+        self.check_tails(pfn, 1 << order)
+        return 1 << order
+
+    def walk_free(self, pfn, order):
+        self.pages["free"] += 1 << order
+        if order > layout.MAX_ORDER or pfn & ((1 << order) - 1):
+            self.find("buddy", f"pfn {pfn}", f"free block of order {order} is misplaced")
+            return 1
+        if not self.word(pfn) & layout.FROZEN:
+            self.find("free", f"pfn {pfn}", f"is free, but its count is {self.word(pfn)} instead of FROZEN")
+        self.check_tails(pfn, 1 << order)
+        return 1 << order
+
+    def check_tails(self, pfn, pages):
+        for tail in range(pfn + 1, min(pfn + pages, atomics.npages(self.mem))):
+            if not self.word(tail) & layout.FROZEN:
+                self.find("tail", f"pfn {tail}", f"lies within the block at {pfn}, but its count is {self.word(tail)}")
+            if self.field(tail, layout.F_BUDDY):
+                self.find("tail", f"pfn {tail}", f"lies within the block at {pfn}, but heads a free block")
+
+    def check_live(self, pfn, word, type):
+        owned = 1
+        if type == layout.TYPE_FILE:
+            owned = self.field(pfn, layout.F_ATTACHED)
+            if owned:
+                self.attached[pfn] = (self.long(pfn, layout.F_INO), self.long(pfn, layout.F_INDEX))
+        else:
+            self.slab_used[pfn] = self.field(pfn, layout.F_USED)
+        if word < owned or word == 0:
+            self.find("count", f"pfn {pfn}", f"has {word} references, but {owned} are owed to the cache itself")
+        self.pins += max(0, word - owned)
+
+    # Free lists.
+
+    def check_free_lists(self):
+        listed = 0
+        for order in range(layout.MAX_ORDER + 1):
+            for pfn in self.pages_on(layout.ALLOC_LISTS + order * layout.LIST_SIZE, f"free list {order}"):
+                listed += 1 << order
+                if self.field(pfn, layout.F_BUDDY) != order + 1:
+                    self.find("buddy", f"pfn {pfn}", f"is on free list {order}, but marked {self.field(pfn, layout.F_BUDDY)} - 1")
+        counted = atomics.load_relaxed(self.mem, layout.ALLOC_FREE)
+        if not listed == counted == self.pages["free"]:
+            self.find("free", "page_alloc", f"{listed} pages on the lists, {counted} counted, {self.pages['free']} marked free")
+
+    def pages_on(self, where, name):
+        """The pfns on a list; a list that goes in a circle is a finding."""
+        pfn = pagelist.first(self.mem, where)
+        seen = []
+        while pfn != layout.NIL and len(seen) <= atomics.npages(self.mem):
+            seen.append(pfn)
+            pfn = self.field(pfn, layout.F_NEXT)
+            pfn = pfn if pfn < atomics.npages(self.mem) else layout.NIL
+        if len(set(seen)) != len(seen):
+            self.find("list", name, "goes in a circle")
+            return []
+        if (seen[-1] if seen else layout.NIL) != pagelist.last(self.mem, where):
+            self.find("list", name, "does not end where its head says")
+        return seen
+
+    # Mappings and their trees.
+
+    def records(self):
+        """Object numbers of the mapping records, chain by chain."""
+        found = []
+        for bucket in range(atomics.nbuckets(self.mem)):
+            number = atomics.read32(self.mem, atomics.buckets(self.mem) + bucket * 4)
+            chain = []
+            while number != layout.NIL and number not in chain:
+                at = slab.at(self.mem, layout.SLAB_MAPPINGS, number)
+                if at == 0:
+                    self.find("table", f"bucket {bucket}", f"chain leads to {number:#x}, which is no object number")
+                    break
+                chain.append(number)
+                number = atomics.read32(self.mem, at + layout.MAPPING_CHAIN)
+            found += chain
+        counted = atomics.load_relaxed(self.mem, layout.TABLE_COUNT)
+        if counted != len(found):
+            self.find("table", "mappings", f"{counted} counted, {len(found)} in the chains")
+        return found
+
+    def check_mapping(self, number):
+        record = slab.at(self.mem, layout.SLAB_MAPPINGS, number)
+        ino = atomics.load_relaxed64(self.mem, record + layout.MAPPING_INO)
+        height = atomics.read32(self.mem, record + layout.MAPPING_HEIGHT)
+        self.use_object(number, "mapping")
+        if ino & layout.OBJECT_MASK != number:
+            self.find("mapping", f"record {number:#x}", f"carries ino {ino:#x}, whose record is another")
+        found = list(self.walk_tree(record + layout.MAPPING_HEAD, height, 0, ino))
+        for index, pfn in found:
+            if self.attached.pop(pfn, None) != (ino, index):
+                self.find("slot", f"ino {ino:#x} index {index}", f"names pfn {pfn}, which is not that folio or is named twice")
+        counted = atomics.load_relaxed(self.mem, record + layout.MAPPING_FOLIOS)
+        if counted != len(found) or not found:
+            self.find("mapping", f"ino {ino:#x}", f"{counted} folios counted, {len(found)} in the tree")
+
+    def walk_tree(self, slot, level, index, ino):
+        """(index, pfn) of every entry below slot; checks the nodes on the way."""
+        entry = atomics.load_relaxed(self.mem, slot)
+        if entry == 0:
+            return
+        if level == 0:
+            pfn = xarray.pfn_of(self.mem, entry)
+            if pfn == layout.NIL:
+                self.find("slot", f"ino {ino:#x} index {index}", f"holds {entry:#x}, which is no folio")
+            else:
+                yield index, pfn
+            return
+        node = xarray.node_at(self.mem, entry)
+        if node == 0:
+            self.find("node", f"ino {ino:#x} index {index}", f"slot holds {entry:#x}, which is no node")
+            return
+        self.use_object(entry >> 1, "node")
+        below = [xarray.slot_at(node, level - 1, i << (level - 1) * layout.NODE_SHIFT) for i in range(layout.NODE_MASK + 1)]
+        filled = sum(1 for child in below if atomics.load_relaxed(self.mem, child))
+        counted = atomics.read32(self.mem, node + layout.NODE_COUNT)
+        if counted != filled or not filled:
+            self.find("node", f"ino {ino:#x} node {entry >> 1:#x}", f"{counted} slots counted, {filled} filled")
+        for i, child in enumerate(below):
+            yield from self.walk_tree(child, level - 1, index | i << (level - 1) * layout.NODE_SHIFT, ino)
+
+    def use_object(self, number, what):
+        pfn = slab.pfn_of(self.mem, number)
+        if pfn not in self.slab_used:
+            self.find("slab", f"{what} {number:#x}", f"lies in pfn {pfn}, which is not a page of objects")
+        else:
+            self.slab_used[pfn] -= 1
+
+    def describe(self, memory, number):
+        """One mapping for people."""
+        record = slab.at(self.mem, layout.SLAB_MAPPINGS, number)
+        key_length = min(atomics.read32(self.mem, record + layout.MAPPING_KEY_LENGTH), layout.MAPPING_TEXT_MAX)
+        version_length = min(atomics.read32(self.mem, record + layout.MAPPING_VERSION_LENGTH), layout.MAPPING_TEXT_MAX)
+        text = memory.peek_bytes(record + layout.MAPPING_TEXT, layout.MAPPING_TEXT_MAX)
+        size = atomics.read64(self.mem, record + layout.MAPPING_OBJECT_SIZE)
+        folio_size = 1 << atomics.page_shift(self.mem) + min(atomics.read32(self.mem, record + layout.MAPPING_ORDER), layout.MAX_ORDER)
+        height = min(atomics.read32(self.mem, record + layout.MAPPING_HEIGHT), 8)
+        cached = [pfn for _, pfn in self.walk_tree(record + layout.MAPPING_HEAD, height, 0, 0)]
+        return {
+            "key": text[:key_length].decode("utf-8", "replace"),
+            "version": text[key_length : key_length + version_length].decode("utf-8", "replace"),
+            "size": size,
+            "folio_size": folio_size,
+            "folios": (size + folio_size - 1) // folio_size,
+            "cached_folios": len(cached),
+            "cached_bytes": sum(self.field(pfn, layout.F_LENGTH) for pfn in cached),
+            "pins": sum(max(0, (self.word(pfn) & ~layout.FROZEN) - 1) for pfn in cached),
+        }
+
+    # Slabs and queues.
+
+    def check_slabs(self):
+        for pfn, left in self.slab_used.items():
+            if left:
+                self.find("slab", f"pfn {pfn}", f"counts {left} more objects in use than somebody points to")
+        for cache, name in enumerate(("node", "inode")):
+            counted = atomics.load_relaxed(self.mem, layout.SLAB_PAGES + cache * layout.SLAB_STRIDE)
+            if counted != self.folios[name]:
+                self.find("slab", name, f"{counted} pages counted, {self.folios[name]} there")
+            for pfn in self.pages_on(layout.SLAB_PARTIAL + cache * layout.SLAB_STRIDE, f"partial {name} pages"):
+                if pfn not in self.slab_used or not self.field(pfn, layout.F_FREE):
+                    self.find("slab", f"pfn {pfn}", "is on the partial list, but has no free object")
+
+    def check_queues(self):
+        for queue in (layout.QUEUE_SMALL, layout.QUEUE_MAIN):
+            pages = 0
+            for pfn in self.pages_on(layout.LRU_LISTS + queue * layout.LIST_SIZE, f"queue {queue}"):
+                pages += 1 << (self.field(pfn, layout.F_KIND) >> layout.ORDER_SHIFT)
+                if self.field(pfn, layout.F_QUEUE) != queue:
+                    self.find("queue", f"pfn {pfn}", f"is on queue {queue}, but marked {self.field(pfn, layout.F_QUEUE)}")
+            counted = atomics.load_relaxed(self.mem, layout.LRU_PAGES + queue * 4)
+            if counted != pages:
+                self.find("queue", f"queue {queue}", f"{counted} pages counted, {pages} there")
+
+    def word(self, pfn):
+        return page_ref.count(self.mem, atomics.folio_at(self.mem, pfn))
+
+    def field(self, pfn, offset):
+        return atomics.read32(self.mem, atomics.folio_at(self.mem, pfn) + offset)
+
+    def long(self, pfn, offset):
+        return atomics.read64(self.mem, atomics.folio_at(self.mem, pfn) + offset)

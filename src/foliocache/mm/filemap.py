@@ -1,0 +1,128 @@
+"""Lookup, insert and removal of a mapping's folios.
+
+Lookup is optimistic and takes no lock:
+
+1. load the slot (``xarray.find``, ``load``);
+2. get the folio that it names: one atomic add;
+3. load the slot again and compare the folio's own identity. On any difference put it and start over.
+
+Removal, under the mapping's tree lock (reclaim freezes first, see ``vmscan``):
+
+A. clear the slot; B. unlock; C. drop the slot's reference.
+
+There are two interleavings that matter. If 2 comes before C, the count never reaches zero in between: the folio stays this one
+while the getter looks again, and the getter either sees it still published (it comes before A, and is right to return it) or
+puts it. If 2 comes after C, the folio may be frozen (2 fails), or be anything by now, but then A is visible to the getter,
+because C is a release and 2 an acquire of the same word's chain, so 3 finds a difference. Node memory may have been used
+again as well: the same slot may show the same pfn for another index or another mapping, which is why 3 asks the folio too.
+
+A miss proves nothing: ``grab`` looks again under the lock before it inserts. After the kernel's ``mm/filemap.c``.
+"""
+import cython
+
+if not cython.compiled:
+    from . import atomics, fill, folio, layout, lru, mapping, page_ref, vmscan, xarray
+
+
+def find_get(mem, me, ino, head, height, index):
+    """Pin the folio at index of ino's mapping: its pfn, or NIL for a miss, which may be false. head is ``mapping.head`` of ino."""
+    for _ in range(layout.FIND_RETRIES):
+        slot = xarray.find(mem, head, height, index)
+        if slot == 0:
+            break
+        pfn = xarray.load(mem, slot)
+        if pfn == layout.NIL:
+            break
+        got = page_ref.try_get(mem, atomics.folio_at(mem, pfn))
+        if got == layout.GOT and xarray.reload(mem, slot) == pfn and folio.is_identity(mem, pfn, ino, index):
+            return pfn
+        if got != layout.DEAD:
+            folio.put(mem, me, pfn)
+    return layout.NIL
+
+
+def grab(mem, me, ino, index, order, length):
+    """Pin the folio at index, adding it if there is none.
+
+    Its pfn; with GRAB_ADDED when it is new: then it is locked, and the caller must fill it (``fill.complete``) or fail it
+    (``fill.fail``). GRAB_NOMEM: everything is in use. GRAB_GONE: the mapping is gone, open it again.
+    """
+    found = _grab(mem, me, ino, index, order, length)
+    if found == layout.GRAB_NOMEM:
+        mapping.release(mem, me, ino)
+    return found
+
+
+def remove(mem, me, ino, pfn):
+    """Withdraw one folio that the caller holds from its mapping, if it is still in it."""
+    if not mapping.lock(mem, me, ino):
+        return
+    attached = atomics.read32(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED)
+    left = mapping.remove(mem, me, ino, pfn) if attached else 1
+    mapping.unlock(mem, ino)
+    if attached:
+        folio.put(mem, me, pfn)
+    if left == 0:
+        mapping.release(mem, me, ino)
+
+
+def truncate(mem, me, ino, last):
+    """Withdraw every folio with an index of 0 .. last. Leases that are out keep theirs."""
+    index = 0
+    while index <= last and mapping.lock(mem, me, ino):
+        index = mapping.next_index(mem, ino, index, last)
+        pfn = mapping.find(mem, ino, index) if index <= last else layout.NIL
+        left = mapping.remove(mem, me, ino, pfn) if pfn != layout.NIL else mapping.folios(mem, ino)
+        mapping.unlock(mem, ino)
+        if pfn != layout.NIL:
+            folio.put(mem, me, pfn)
+        if left == 0:
+            mapping.release(mem, me, ino)
+
+
+def _grab(mem, me, ino, index, order, length):
+    for _ in range(layout.SHRINK_TRIES):
+        if not mapping.lock(mem, me, ino):
+            return layout.GRAB_GONE
+        pfn = _find_locked(mem, ino, index)
+        mapping.unlock(mem, ino)
+        if pfn != layout.NIL:
+            return pfn
+        pfn = vmscan.alloc_folio(mem, me, order)
+        if pfn == layout.NIL:
+            return layout.GRAB_NOMEM
+        folio.prepare(mem, pfn, layout.TYPE_FILE, order, ino, index, length)
+        fill.begin(mem, me, pfn)
+        page_ref.init(mem, atomics.folio_at(mem, pfn), 2)  # the slot's and the caller's
+        status = _insert(mem, me, ino, index, pfn)
+        if status == layout.XA_OK:
+            lru.add(mem, me, pfn, lru.recall(mem, ino, index))
+            return layout.GRAB_ADDED | pfn
+        # Lost against another inserter, or no page for a node. Stale getters may hold the folio for a moment: both references are
+        # dropped like anybody's.
+        folio.put(mem, me, pfn)
+        folio.put(mem, me, pfn)
+        if status == layout.XA_NOMEM and vmscan.shrink(mem, me, 1) == 0:
+            return layout.GRAB_NOMEM
+    return layout.GRAB_NOMEM
+
+
+def _find_locked(mem, ino, index):
+    """Pin what is at index; under the tree lock. The slot's own reference cannot go, so a plain get will do.
+
+    A saturated folio is as good as none: the insert will lose, and the caller reads privately.
+    """
+    pfn = mapping.find(mem, ino, index)
+    if pfn != layout.NIL and page_ref.get(mem, atomics.folio_at(mem, pfn)) == layout.SATURATED:
+        page_ref.put(mem, atomics.folio_at(mem, pfn))
+        return layout.NIL
+    return pfn
+
+
+def _insert(mem, me, ino, index, pfn):
+    """As mapping.insert; XA_EXISTS also stands for a mapping that went meanwhile, which the next round finds out."""
+    if not mapping.lock(mem, me, ino):
+        return layout.XA_EXISTS
+    status = mapping.insert(mem, me, ino, index, pfn)
+    mapping.unlock(mem, ino)
+    return status

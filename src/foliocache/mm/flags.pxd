@@ -1,0 +1,13 @@
+from libc.stdint cimport uint32_t as u32, uint64_t as u64
+
+from . cimport atomics, layout
+from .atomics cimport mem_t
+
+
+cpdef void init(mem_t mem, u64 folio, u32 bits) noexcept nogil
+cpdef u32 load(mem_t mem, u64 folio) noexcept nogil
+cpdef void mark_referenced(mem_t mem, u64 folio, u32 seen) noexcept nogil
+cpdef void set_readahead(mem_t mem, u64 folio) noexcept nogil
+cpdef u32 clear(mem_t mem, u64 folio, u32 bits) noexcept nogil
+cpdef void unlock(mem_t mem, u64 folio, u32 result) noexcept nogil
+cpdef u32 wait(mem_t mem, u64 folio, u64 timeout_ns) noexcept nogil

@@ -1,0 +1,70 @@
+"""A folio: 2^order pages with one descriptor, that of its first page; and what happens when its last reference goes.
+
+A life of a folio::
+
+    page_alloc.alloc            frozen, nobody can get it
+    prepare                     type, order, identity, flags: plain stores by the owner
+    page_ref.init               published: from here its identity never changes until it is frozen again
+    try_get, get, put           ...
+    put that freezes it         one winner
+    destroy                     type and order are read here, after the freeze
+    page_alloc.free             still frozen
+
+``destroy`` takes nothing from its caller but the place. Whoever won ``0 -> FROZEN`` may have dropped his reference in an earlier
+life of the page, as a folio of another type (see ``page_ref``); the destructor that runs is that of the life that ended.
+The descriptors of the tail pages are frozen throughout, so that a getter with a stale pfn in the middle of a folio fails.
+"""
+import cython
+
+if not cython.compiled:
+    from . import atomics, flags, layout, lru, page_alloc, page_ref
+
+
+def prepare(mem, pfn, type, order, ino, index, length):
+    """Set up a frozen folio for a new life; ``page_ref.init`` comes next. index, and length in valid bytes, are for FILE."""
+    folio = atomics.folio_at(mem, pfn)
+    atomics.write32(mem, folio + layout.F_KIND, type | order << layout.ORDER_SHIFT)
+    atomics.write32(mem, folio + layout.F_OWNER, layout.NIL)
+    atomics.write64(mem, folio + layout.F_INO, ino)
+    atomics.write64(mem, folio + layout.F_INDEX, index)
+    atomics.write32(mem, folio + layout.F_ATTACHED, 0)
+    atomics.write32(mem, folio + layout.F_LENGTH, length)
+    atomics.write32(mem, folio + layout.F_QUEUE, layout.QUEUE_NONE)
+    atomics.write32(mem, folio + layout.F_USED, 0)
+    atomics.write32(mem, folio + layout.F_FREE, 0)
+    flags.init(mem, folio, 0)
+
+
+def put(mem, me, pfn):
+    """Drop a reference; the last one destroys the folio."""
+    if page_ref.put(mem, atomics.folio_at(mem, pfn)):
+        destroy(mem, me, pfn)
+
+
+def destroy(mem, me, pfn):
+    """Give the pages of a frozen folio back, as its type demands. The caller owns it: he has frozen it."""
+    kind = atomics.read32(mem, atomics.folio_at(mem, pfn) + layout.F_KIND)
+    if kind & layout.TYPE_MASK == layout.TYPE_FILE:
+        lru.remove(mem, me, pfn)
+    atomics.write32(mem, atomics.folio_at(mem, pfn) + layout.F_KIND, layout.TYPE_NONE)
+    page_alloc.free(mem, me, pfn, kind >> layout.ORDER_SHIFT)
+
+
+def is_file(mem, pfn):
+    """Whether a folio that the caller holds is of type FILE."""
+    return atomics.read32(mem, atomics.folio_at(mem, pfn) + layout.F_KIND) & layout.TYPE_MASK == layout.TYPE_FILE
+
+
+def is_identity(mem, pfn, ino, index):
+    """Whether a folio that the caller holds is the one he looked for: the second half of the re-check.
+
+    Plain loads: these words are written while the folio is frozen, and the caller's get was ordered after the ``init`` that ended
+    that. Only FILE folios have an ino that is not 0.
+    """
+    folio = atomics.folio_at(mem, pfn)
+    return atomics.read64(mem, folio + layout.F_INO) == ino and atomics.read64(mem, folio + layout.F_INDEX) == index
+
+
+def order(mem, pfn):
+    """Its order; the caller holds it, or owns it."""
+    return atomics.read32(mem, atomics.folio_at(mem, pfn) + layout.F_KIND) >> layout.ORDER_SHIFT

@@ -1,0 +1,35 @@
+cimport cython
+from libc.stdint cimport int64_t, uint32_t as u32, uint64_t as u64
+
+from . cimport atomics, folio, layout, page_ref, slab, wait, xarray
+from .atomics cimport mem_t
+
+
+@cython.locals(bucket=u32)
+cpdef void setup(mem_t mem) noexcept nogil
+cpdef u64 lookup(mem_t mem, u32 me, u64 low, u64 high) noexcept nogil
+cpdef u64 open(mem_t mem, u32 me, u64 low, u64 high, u64 size, u32 order, u32 height, const char *text, u32 key_length,
+               u32 version_length) noexcept nogil
+cpdef bint lock(mem_t mem, u32 me, u64 ino) noexcept nogil
+cpdef void unlock(mem_t mem, u64 ino) noexcept nogil
+cpdef void release(mem_t mem, u32 me, u64 ino) noexcept nogil
+cpdef u64 head(mem_t mem, u64 ino) noexcept nogil
+cpdef u64 record(mem_t mem, u64 ino) noexcept nogil
+cpdef u32 folios(mem_t mem, u64 ino) noexcept nogil
+cpdef u32 find(mem_t mem, u64 ino, u64 index) noexcept nogil
+cpdef u64 next_index(mem_t mem, u64 ino, u64 index, u64 last) noexcept nogil
+cpdef u32 insert(mem_t mem, u32 me, u64 ino, u64 index, u32 pfn) noexcept nogil
+cpdef u32 remove(mem_t mem, u32 me, u64 ino, u32 pfn) noexcept nogil
+cdef u32 _height(mem_t mem, u64 ino) noexcept nogil
+@cython.locals(left=u32)
+cdef u32 _add_folios(mem_t mem, u64 ino, int64_t n) noexcept nogil
+cdef u32 _search(mem_t mem, u64 low, u64 high) noexcept nogil
+cdef u32 _make(mem_t mem, u32 me, u64 low, u64 high, u64 size, u32 order, u32 height, const char *text, u32 key_length,
+               u32 version_length) noexcept nogil
+cdef void _drop(mem_t mem, u32 me, u64 ino) noexcept nogil
+@cython.locals(alive=bint)
+cdef bint _is_alive(mem_t mem, u32 me, u64 ino) noexcept nogil
+cdef u64 _ino(mem_t mem, u32 number) noexcept nogil
+cdef u64 _tree_lock(u64 ino) noexcept nogil
+cdef u64 _bucket(mem_t mem, u64 low) noexcept nogil
+cdef void _count(mem_t mem, int64_t n) noexcept nogil

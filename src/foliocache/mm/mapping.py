@@ -1,0 +1,213 @@
+"""Mappings: one cached object at one version, the kernel's ``address_space``.
+
+A mapping's record exists only while at least one folio is cached (or one is about to be inserted): it is made by the first
+insert and freed with the last folio. Handles in processes hold no reference to it. What they hold is its *ino*: a number that
+is never given twice and has the record's place in its low bits. Whoever acts on a record takes the tree lock that the ino
+names, then asks whether the record is still this ino's (``lock``); one who finds it gone opens the object again.
+
+Two locks: TABLE_LOCK guards the hash chains, and is taken first; the tree locks are an array in the header, so that taking
+one never writes to a record's memory, which may be anybody's by then. A record is made and freed under both.
+
+A reader's walk starts at the record's head word without any of this: see ``xarray`` and ``filemap``.
+"""
+import cython
+
+if not cython.compiled:
+    from . import atomics, folio, layout, page_ref, slab, wait, xarray
+
+
+def setup(mem):
+    """An empty table, for a new segment."""
+    for bucket in range(atomics.nbuckets(mem)):
+        atomics.write32(mem, atomics.buckets(mem) + bucket * 4, layout.NIL)
+    atomics.store_relaxed(mem, layout.TABLE_COUNT, 0)
+    atomics.write64(mem, layout.TABLE_NEXT_INO, 0)
+
+
+def lookup(mem, me, low, high):
+    """The ino of the object with this 128-bit digest of key, version and size; 0 if nothing of it is cached."""
+    wait.lock(mem, layout.TABLE_LOCK, me)
+    number = _search(mem, low, high)
+    ino = _ino(mem, number) if number != layout.NIL else 0
+    wait.unlock(mem, layout.TABLE_LOCK)
+    return ino
+
+
+def open(mem, me, low, high, size, order, height, text, key_length, version_length):
+    """As lookup, but makes the record if there is none; 0 only when there is no memory for it."""
+    wait.lock(mem, layout.TABLE_LOCK, me)
+    number = _search(mem, low, high)
+    if number == layout.NIL:
+        number = _make(mem, me, low, high, size, order, height, text, key_length, version_length)
+    ino = _ino(mem, number) if number != layout.NIL else 0
+    wait.unlock(mem, layout.TABLE_LOCK)
+    return ino
+
+
+def lock(mem, me, ino):
+    """Take the tree lock of ino's mapping. False, and no lock, when the mapping is gone."""
+    wait.lock(mem, _tree_lock(ino), me)
+    if _is_alive(mem, me, ino):
+        return True
+    wait.unlock(mem, _tree_lock(ino))
+    return False
+
+
+def unlock(mem, ino):
+    """Release it."""
+    wait.unlock(mem, _tree_lock(ino))
+
+
+def release(mem, me, ino):
+    """Free the record if its mapping holds no folio any more. For those who took the last one out."""
+    wait.lock(mem, layout.TABLE_LOCK, me)
+    if lock(mem, me, ino):
+        if folios(mem, ino) == 0:
+            _drop(mem, me, ino)
+        unlock(mem, ino)
+    wait.unlock(mem, layout.TABLE_LOCK)
+
+
+def head(mem, ino):
+    """The offset of the XArray's head. May be read without a lock, for a walk that trusts nothing."""
+    return record(mem, ino) + layout.MAPPING_HEAD
+
+
+def record(mem, ino):
+    """The offset of the record that ino's mapping had, or has."""
+    return slab.at(mem, layout.SLAB_MAPPINGS, ino & layout.OBJECT_MASK)
+
+
+def find(mem, ino, index):
+    """The pfn at index, or NIL; under the tree lock, which keeps it there."""
+    slot = xarray.find(mem, head(mem, ino), _height(mem, ino), index)
+    return xarray.load(mem, slot) if slot else layout.NIL
+
+
+def next_index(mem, ino, index, last):
+    """The first index in index .. last that is cached, or last + 1; under the tree lock."""
+    return xarray.next_index(mem, head(mem, ino), _height(mem, ino), index, last)
+
+
+def insert(mem, me, ino, index, pfn):
+    """Give a folio its slot, which takes over one of its references; under the tree lock. As xarray.store."""
+    status = xarray.store(mem, me, head(mem, ino), _height(mem, ino), index, pfn, ino)
+    if status == layout.XA_OK:
+        atomics.write32(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED, 1)
+        _add_folios(mem, ino, 1)
+    return status
+
+
+def remove(mem, me, ino, pfn):
+    """Take a folio out of its slot; under the tree lock. The slot's reference is the caller's to drop. Folios that are left."""
+    folio_offset = atomics.folio_at(mem, pfn)
+    xarray.erase(mem, me, head(mem, ino), _height(mem, ino), atomics.read64(mem, folio_offset + layout.F_INDEX))
+    atomics.write32(mem, folio_offset + layout.F_ATTACHED, 0)
+    return _add_folios(mem, ino, -1)
+
+
+def folios(mem, ino):
+    """Folios in the mapping; exact under its tree lock."""
+    return atomics.load_relaxed(mem, record(mem, ino) + layout.MAPPING_FOLIOS)
+
+
+def _height(mem, ino):
+    return atomics.read32(mem, record(mem, ino) + layout.MAPPING_HEIGHT)
+
+
+def _add_folios(mem, ino, n):
+    word = record(mem, ino) + layout.MAPPING_FOLIOS
+    left = atomics.load_relaxed(mem, word) + n
+    atomics.store_relaxed(mem, word, left)
+    return left
+
+
+def _search(mem, low, high):
+    number = atomics.read32(mem, _bucket(mem, low))
+    while number != layout.NIL:
+        found = slab.at(mem, layout.SLAB_MAPPINGS, number)
+        if found == 0:
+            return layout.NIL
+        if atomics.read64(mem, found + layout.MAPPING_DIGEST_LO) == low and (
+            atomics.read64(mem, found + layout.MAPPING_DIGEST_HI) == high
+        ):
+            return number
+        number = atomics.read32(mem, found + layout.MAPPING_CHAIN)
+    return layout.NIL
+
+
+def _make(mem, me, low, high, size, order, height, text, key_length, version_length):
+    number = slab.alloc(mem, me, layout.SLAB_MAPPINGS)
+    if number == layout.NIL:
+        return layout.NIL
+    new = slab.at(mem, layout.SLAB_MAPPINGS, number)
+    atomics.write64(mem, new + layout.MAPPING_DIGEST_LO, low)
+    atomics.write64(mem, new + layout.MAPPING_DIGEST_HI, high)
+    atomics.write64(mem, new + layout.MAPPING_OBJECT_SIZE, size)
+    atomics.write32(mem, new + layout.MAPPING_ORDER, order)
+    atomics.write32(mem, new + layout.MAPPING_HEIGHT, height)
+    atomics.write32(mem, new + layout.MAPPING_KEY_LENGTH, key_length)
+    atomics.write32(mem, new + layout.MAPPING_VERSION_LENGTH, version_length)
+    atomics.write_bytes(mem, new + layout.MAPPING_TEXT, text, key_length + version_length)
+    atomics.write32(mem, new + layout.MAPPING_CHAIN, atomics.read32(mem, _bucket(mem, low)))
+    serial = atomics.read64(mem, layout.TABLE_NEXT_INO) + 1
+    atomics.write64(mem, layout.TABLE_NEXT_INO, serial)
+    # The ino makes the record valid, so it comes last; a stale walker may read it at any time.
+    atomics.store_release64(mem, new + layout.MAPPING_INO, serial << layout.OBJECT_BITS | number)
+    atomics.write32(mem, _bucket(mem, low), number)
+    _count(mem, 1)
+    return number
+
+
+def _drop(mem, me, ino):
+    """Unlink and free; under both locks."""
+    number = ino & layout.OBJECT_MASK
+    link = _bucket(mem, atomics.read64(mem, record(mem, ino) + layout.MAPPING_DIGEST_LO))
+    while atomics.read32(mem, link) != number:
+        found = slab.at(mem, layout.SLAB_MAPPINGS, atomics.read32(mem, link))
+        if found == 0:
+            return
+        link = found + layout.MAPPING_CHAIN
+    atomics.write32(mem, link, atomics.read32(mem, record(mem, ino) + layout.MAPPING_CHAIN))
+    atomics.store_release64(mem, record(mem, ino) + layout.MAPPING_INO, 0)
+    _count(mem, -1)
+    slab.free(mem, me, layout.SLAB_MAPPINGS, number)
+
+
+def _is_alive(mem, me, ino):
+    """Whether the record is ino's; under its tree lock, which keeps the answer true.
+
+    The record's page may have been freed and be file data now, so the page is pinned before it is believed: get, then look at its
+    type, as with any folio.
+    """
+    where = record(mem, ino)
+    if where == 0:
+        return False
+    pfn = slab.pfn_of(mem, ino & layout.OBJECT_MASK)
+    page = atomics.folio_at(mem, pfn)
+    got = page_ref.try_get(mem, page)
+    if got == layout.DEAD:
+        return False
+    alive = (
+        got == layout.GOT
+        and atomics.read32(mem, page + layout.F_KIND) == layout.TYPE_INODE
+        and atomics.load_acquire64(mem, where + layout.MAPPING_INO) == ino
+    )
+    folio.put(mem, me, pfn)
+    return alive
+
+
+def _ino(mem, number):
+    return atomics.load_relaxed64(mem, slab.at(mem, layout.SLAB_MAPPINGS, number) + layout.MAPPING_INO)
+
+
+def _tree_lock(ino):
+    return layout.TREE_LOCK + (ino & (layout.TREE_LOCKS - 1)) * layout.LINE
+
+
+def _bucket(mem, low):
+    return atomics.buckets(mem) + (low & (atomics.nbuckets(mem) - 1)) * 4
+
+
+def _count(mem, n):
+    atomics.store_relaxed(mem, layout.TABLE_COUNT, atomics.load_relaxed(mem, layout.TABLE_COUNT) + n)

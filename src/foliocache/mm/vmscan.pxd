@@ -1,0 +1,18 @@
+cimport cython
+from libc.stdint cimport uint32_t as u32, uint64_t as u64
+
+from . cimport atomics, client, flags, folio, layout, lru, mapping, page_alloc, page_ref
+from .atomics cimport mem_t
+
+
+cpdef u32 alloc_folio(mem_t mem, u32 me, u32 order) noexcept nogil
+@cython.locals(freed=u32, refused=u32, rounds=u32, got=u32)
+cpdef u32 shrink(mem_t mem, u32 me, u32 want) noexcept nogil
+@cython.locals(left=u32)
+cpdef u32 evict(mem_t mem, u32 me, u32 pfn) noexcept nogil
+cdef void _keep(mem_t mem, u32 me, u32 pfn, bint attached) noexcept nogil
+@cython.locals(block=u32)
+cdef u32 _clear_block(mem_t mem, u32 me, u32 order) noexcept nogil
+@cython.locals(size=u32)
+cdef void _evict_range(mem_t mem, u32 me, u32 pfn, u32 end) noexcept nogil
+cdef u32 _cached(mem_t mem) noexcept nogil

@@ -1,0 +1,112 @@
+"""Reclaim: take cold folios out of the cache until there is room.
+
+A folio in the cache that nobody uses has one reference, its slot's. To evict it (numbered as in ``filemap``'s lookup):
+
+A. pin it (``lru.isolate`` does): from now on its identity stands still;
+B. take its mapping's tree lock: now its slot stands still too, and with it the slot's reference;
+C. ``freeze(2)``: its slot's reference and ours. Fails when a user holds it, and then it stays;
+D. clear the slot; E. destroy it.
+
+There are two interleavings that matter, and both end well because C is one atomic step: a getter whose add comes before C makes
+it fail; one whose add comes after C finds FROZEN and treats the page as a miss, which it confirms under the tree lock.
+
+After the kernel's ``mm/vmscan.c`` (``__remove_mapping``).
+"""
+import cython
+
+if not cython.compiled:
+    from . import atomics, client, flags, folio, layout, lru, mapping, page_alloc, page_ref
+
+
+def alloc_folio(mem, me, order):
+    """A frozen block of 2^order pages, after evicting as much as that takes; NIL when everything is in use. No lock may be held."""
+    pfn = page_alloc.alloc(mem, me, order)
+    for _ in range(layout.SHRINK_TRIES):
+        if pfn != layout.NIL or shrink(mem, me, 1 << order) == 0:
+            break
+        pfn = page_alloc.alloc(mem, me, order)
+    if pfn == layout.NIL and order > 0:
+        return _clear_block(mem, me, order)
+    return pfn
+
+
+def shrink(mem, me, want):
+    """Evict cold folios until want pages have come free; how many have. Gives up when PINNED_MAX in a row were in use."""
+    freed = 0
+    refused = 0
+    rounds = 2 + 2 * _cached(mem) // layout.SCAN_BATCH  # enough to clear every PG_REFERENCED once
+    while freed < want and refused < layout.PINNED_MAX and rounds > 0:
+        pfn = lru.isolate(mem, me)
+        if pfn == layout.NIL:
+            rounds -= 1
+            continue
+        got = evict(mem, me, pfn)
+        freed += got
+        refused = refused + 1 if got == 0 else 0
+    return freed
+
+
+def evict(mem, me, pfn):
+    """Evict a FILE folio that the caller has pinned, if nobody else holds it. Pages freed; 0 when it stays. Takes the pin."""
+    at = atomics.folio_at(mem, pfn)
+    ino = atomics.read64(mem, at + layout.F_INO)
+    index = atomics.read64(mem, at + layout.F_INDEX)
+    order = folio.order(mem, pfn)
+    if not mapping.lock(mem, me, ino):
+        folio.put(mem, me, pfn)
+        return 0
+    attached = atomics.read32(mem, at + layout.F_ATTACHED)
+    if not attached or not page_ref.freeze(mem, at, 2):
+        mapping.unlock(mem, ino)
+        _keep(mem, me, pfn, attached)
+        return 0
+    left = mapping.remove(mem, me, ino, pfn)
+    mapping.unlock(mem, ino)
+    lru.remember(mem, ino, index)
+    client.count(mem, me, layout.COUNT_EVICTIONS, 1)
+    folio.destroy(mem, me, pfn)
+    if left == 0:
+        mapping.release(mem, me, ino)
+    return 1 << order
+
+
+def _keep(mem, me, pfn, attached):
+    """Drop the pin on a folio that stays. In use is hot; but one that is being filled has not been used yet."""
+    if attached:
+        filling = flags.load(mem, atomics.folio_at(mem, pfn)) & layout.PG_LOCKED
+        lru.add(mem, me, pfn, layout.QUEUE_SMALL if filling else layout.QUEUE_MAIN)
+    folio.put(mem, me, pfn)
+
+
+def _clear_block(mem, me, order):
+    """Evict what lies in one aligned block after the other until a block of that order is free.
+
+    Evicting by age scatters the freed pages; where folios of several orders are mixed, only this brings large blocks back.
+    """
+    for _ in range(layout.BLOCKS_MAX):
+        block = atomics.fetch_add_relaxed(mem, layout.BLOCK_HAND, 1) % ((atomics.npages(mem) >> order) + 1)
+        _evict_range(mem, me, block << order, (block + 1) << order)
+        pfn = page_alloc.alloc(mem, me, order)
+        if pfn != layout.NIL:
+            return pfn
+    return layout.NIL
+
+
+def _evict_range(mem, me, pfn, end):
+    """Evict the FILE folios that begin in pfn .. end - 1, up to the first that stays."""
+    while pfn < end and pfn < atomics.npages(mem):
+        got = page_ref.try_get(mem, atomics.folio_at(mem, pfn))
+        if got == layout.DEAD:  # free, a tail page, or on its way out
+            pfn += 1
+            continue
+        if got != layout.GOT or not folio.is_file(mem, pfn):
+            folio.put(mem, me, pfn)
+            return
+        size = 1 << folio.order(mem, pfn)
+        if evict(mem, me, pfn) == 0:
+            return
+        pfn += size
+
+
+def _cached(mem):
+    return lru.pages(mem, layout.QUEUE_SMALL) + lru.pages(mem, layout.QUEUE_MAIN)

@@ -1,0 +1,174 @@
+"""The index of a mapping: a radix tree of 64-slot nodes from folio index to folio, after the kernel's ``lib/xarray.c``.
+
+An object's size never changes, so its tree has its full height from the start: ``height`` levels of nodes below one word, the
+*head*; at height 0 the head holds the only entry. Nothing that guides a walk is stored in a node.
+
+An entry is a word: 0; a node's object number with bit 0 set; or a folio's pfn + 1, shifted left. Entries are published with
+release stores and loaded with acquire, which pair: who finds a node or a folio sees what was written to it before.
+
+**Readers take no lock and wait for no grace period.** A node may be freed and used again, for another tree or for file
+data, while a reader stands in it. Everything it loads is therefore only a hint: an entry is bounds-checked before it is
+followed, the walk has ``height`` steps whatever it meets, and the folio at its end proves itself to the caller (get it, load the
+same slot again, compare its identity; see ``filemap``). A stale walk costs a retry or a false miss, and a miss is confirmed
+under the lock.
+
+Writers hold the tree lock of the mapping. Erasing clears the slot first and frees emptied nodes afterwards, from the leaf up.
+"""
+import cython
+
+if not cython.compiled:
+    from . import atomics, layout, slab
+
+
+def height_for(count):
+    """Levels of nodes that count indices need; count <= 2^XA_INDEX_BITS."""
+    height = 0
+    while count > 1:
+        count = (count + layout.NODE_MASK) >> layout.NODE_SHIFT
+        height += 1
+    return height
+
+
+def find(mem, head, height, index):
+    """The offset of the slot for index, or 0 when the way there ends before."""
+    slot = head
+    while height > 0:
+        height -= 1
+        node = node_at(mem, atomics.load_acquire(mem, slot))
+        if node == 0:
+            return 0
+        slot = slot_at(node, height, index)
+    return slot
+
+
+def load(mem, slot):
+    """The pfn in a slot, or NIL."""
+    return pfn_of(mem, atomics.load_acquire(mem, slot))
+
+
+def reload(mem, slot):
+    """The pfn in a slot once more, after a get: the kernel's xas_reload.
+
+    Relaxed is enough: the acquire of the get before it keeps this load behind the get, and what it must not miss is a clear
+    that the remover's drop was ordered after, which that get then read from.
+    """
+    return pfn_of(mem, atomics.load_relaxed(mem, slot))
+
+
+def next_index(mem, head, height, index, last):
+    """The first index in index .. last that holds a folio, or last + 1; skips empty subtrees whole."""
+    while index <= last:
+        level = _empty_level(mem, head, height, index)
+        if level == layout.NIL:
+            return index
+        index = ((index >> (level * layout.NODE_SHIFT)) + 1) << (level * layout.NODE_SHIFT)
+    return last + 1
+
+
+def store(mem, me, head, height, index, pfn, ino):
+    """Publish a folio that the caller has set up; under the tree lock. XA_OK, XA_EXISTS, or XA_NOMEM (nothing has changed then)."""
+    status = _put(mem, me, 0, head, height, index, pfn, ino)
+    if status == layout.XA_NOMEM:
+        erase(mem, me, head, height, index)
+    return status
+
+
+def erase(mem, me, head, height, index):
+    """Clear the slot of index, then free the nodes that this leaves empty; under the tree lock.
+
+    The caller drops the slot's reference afterwards, never before. True when no entry is left in the tree.
+    """
+    return _erase(mem, me, head, height, index)
+
+
+def node_at(mem, entry):
+    """The offset of the node that an entry points to, or 0 if it does not point to one."""
+    if not entry & layout.XA_NODE:
+        return 0
+    return slab.at(mem, layout.SLAB_NODES, entry >> 1)
+
+
+def slot_at(node, level, index):
+    """The offset of the slot for index in a node at level."""
+    return node + layout.NODE_SLOTS + ((index >> (level * layout.NODE_SHIFT)) & layout.NODE_MASK) * 4
+
+
+def pfn_of(mem, entry):
+    """The pfn that an entry stands for, or NIL if it stands for no page of this segment."""
+    if entry == 0 or entry & layout.XA_NODE or (entry >> 1) > atomics.npages(mem):
+        return layout.NIL
+    return (entry >> 1) - 1
+
+
+def _empty_level(mem, head, height, index):
+    """The level above which everything around index is empty; NIL when there is a folio at index."""
+    slot = head
+    while height > 0:
+        node = node_at(mem, atomics.load_acquire(mem, slot))
+        if node == 0:
+            return height
+        height -= 1
+        slot = slot_at(node, height, index)
+    return 0 if load(mem, slot) == layout.NIL else layout.NIL
+
+
+def _put(mem, me, parent, slot, level, index, pfn, ino):
+    """Fill the way from slot down to index, then the slot at its end. parent is the node that holds slot, or 0 for the head."""
+    entry = atomics.load_relaxed(mem, slot)
+    if level == 0:
+        if entry != 0:
+            return layout.XA_EXISTS
+        _publish(mem, parent, slot, (pfn + 1) << 1)
+        return layout.XA_OK
+    if entry == 0:
+        number = _new_node(mem, me, level - 1, index, ino)
+        if number == layout.NIL:
+            return layout.XA_NOMEM
+        entry = number << 1 | layout.XA_NODE
+        _publish(mem, parent, slot, entry)
+    node = node_at(mem, entry)
+    if node == 0:
+        return layout.XA_NOMEM
+    return _put(mem, me, node, slot_at(node, level - 1, index), level - 1, index, pfn, ino)
+
+
+def _publish(mem, parent, slot, entry):
+    if parent:
+        atomics.write32(mem, parent + layout.NODE_COUNT, atomics.read32(mem, parent + layout.NODE_COUNT) + 1)
+    atomics.store_release(mem, slot, entry)
+
+
+def _new_node(mem, me, level, index, ino):
+    """The number of a cleared node, or NIL. What is written here is for audits and repair; no walk reads it."""
+    number = slab.alloc(mem, me, layout.SLAB_NODES)
+    if number == layout.NIL:
+        return layout.NIL
+    node = slab.at(mem, layout.SLAB_NODES, number)
+    span = (level + 1) * layout.NODE_SHIFT
+    atomics.write32(mem, node + layout.NODE_COUNT, 0)
+    atomics.write64(mem, node + layout.NODE_INO, ino)
+    atomics.write64(mem, node + layout.NODE_INDEX, (index >> span) << span)
+    atomics.write32(mem, node + layout.NODE_LEVEL, level)
+    return number
+
+
+def _erase(mem, me, slot, level, index):
+    """Clear index below slot, and slot itself if nothing else is left below it; whether it was."""
+    entry = atomics.load_relaxed(mem, slot)
+    if entry == 0:
+        return False
+    if level == 0:
+        atomics.store_release(mem, slot, 0)
+        return True
+    node = node_at(mem, entry)
+    if node == 0:
+        return False
+    left = atomics.read32(mem, node + layout.NODE_COUNT)
+    if _erase(mem, me, slot_at(node, level - 1, index), level - 1, index):
+        left -= 1
+        atomics.write32(mem, node + layout.NODE_COUNT, left)
+    if left:
+        return False
+    atomics.store_release(mem, slot, 0)
+    slab.free(mem, me, layout.SLAB_NODES, entry >> 1)
+    return True

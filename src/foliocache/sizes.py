@@ -1,0 +1,37 @@
+"""Sizes as people write them."""
+import re
+
+_UNITS = {"": 1, "b": 1}
+for _power, _letter in enumerate("kmgt", start=1):
+    _UNITS |= {_letter: 1024**_power, f"{_letter}ib": 1024**_power, f"{_letter}b": 1000**_power}
+
+
+def parse_size(value, what="size"):
+    """Bytes: of an int, or of a string such as "4GiB", "64 MiB", "1.5G" (1024-based) or "500MB" (1000-based).
+
+    Raises ValueError for anything else, or less than 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError(f"{what} must be bytes or a string such as '4GiB', not {value!r}")
+    size = value if isinstance(value, int) else _parse(value, what)
+    if size < 1:
+        raise ValueError(f"{what} must be at least 1 byte, not {value!r}")
+    return size
+
+
+def _parse(text, what):
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
+    if not match or match[2] not in _UNITS:
+        raise ValueError(f"{what} {text!r} is not a size; write bytes, or a number with KiB, MiB, GiB or TiB, such as '4GiB'")
+    return int(float(match[1]) * _UNITS[match[2]]) if "." in match[1] else int(match[1]) * _UNITS[match[2]]
+
+
+def format_size(n):
+    """Bytes for people, in powers of 1024: "4 GiB", "1.5 MiB", "512 B"."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(n) < 1024:
+            break
+        n /= 1024
+    else:
+        unit = "TiB"
+    return f"{n:.0f} {unit}" if n == int(n) else f"{n:.1f} {unit}"

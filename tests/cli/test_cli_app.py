@@ -1,0 +1,48 @@
+"""Parsing, help, and errors that no command is needed for."""
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from conftest import environment
+
+
+def test_help_names_every_command_and_the_exit_codes(cli):
+    done = cli("--help")
+    assert done.code == 0
+    for word in ("demo", "warm", "stat", "ls", "fsck", "rm", "Exit codes"):
+        assert word in done.out
+
+
+def test_no_command_is_help(cli):
+    assert cli().out == cli("--help").out
+
+
+def test_help_and_workers_import_nothing_heavy():
+    code = "import sys; sys.argv[1:] = ['--help']; from foliocache.cli import main; main()\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert not {"fsspec", "aiohttp", "numpy", "pandas"} & set(done.stdout.rpartition("\n\n")[2].split())
+    code = "import foliocache.cli.worker, foliocache.cli, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert not {"rich", "cyclopts", "numpy", "pandas", "http.server"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["stat", "--bad"], "Unknown option"),
+        (["nothing"], "Unknown command"),
+        (["rm"], "NAME"),
+        (["warm"], "URL"),
+        (["demo", "--workers", "0"], "--workers"),
+        (["demo", "--sample", "1.5"], "--sample"),
+        (["demo", "--latency", "soon"], "--latency"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_code_2(cli, arguments, message):
+    done = cli(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+    assert done.err.startswith("foliocache: ")
+    assert done.err.count("\n") == 1

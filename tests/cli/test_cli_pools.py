@@ -1,0 +1,146 @@
+"""stat, ls, fsck and rm on pools that really are there."""
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import environment, pattern
+
+import foliocache
+
+SIZE = 8 * 2**20
+OBJECT = 300_000
+
+
+@pytest.fixture
+def cache(pool_name):
+    """A pool with one object half cached, and one of which nothing is."""
+    made = foliocache.open(pool_name, size=SIZE)
+    data = pattern(7, OBJECT)
+    mapping = made.mapping("memory://half", OBJECT, "v1", read=lambda offset, length: data[offset : offset + length])
+    mapping.read(0, 1000)
+    mapping.read(OBJECT - 1000, 1000)
+    return made
+
+
+def plain(text: str) -> bool:
+    """No escape codes."""
+    return "\x1b" not in text
+
+
+def test_stat_is_what_the_cache_says(cache, pool_name, cli_json):
+    found = cli_json("stat", pool_name)
+    own = cache.stat()
+    assert found.keys() == own.keys()
+    assert found["name"] == pool_name
+    for key in ("path", "pool_bytes", "page_size", "pages", "metadata_bytes", "mappings", "cached_bytes", "counters"):
+        assert found[key] == own[key], key
+    assert found["pages"] == sum(found["pages_by_state"].values())
+    assert found["counters"]["fills"] >= 2
+    assert os.getpid() in [client["pid"] for client in found["clients"]]
+
+
+def test_stat_for_people(cache, pool_name, cli):
+    done = cli("stat", pool_name)
+    assert done.code == 0, done.err
+    assert plain(done.out)
+    assert re.search(r"pool +8 MiB in 512 pages of 16 KiB", done.out)
+    assert re.search(r"metadata .*0\.\d\d % of the pool|metadata .*% of the pool", done.out)
+    assert re.search(rf"{os.getpid()} +alive", done.out)
+
+
+def test_ls_shows_what_is_cached_and_pinned(cache, pool_name, cli, cli_json):
+    with cache.mapping("memory://half", OBJECT, "v1", read=None).lease(0):
+        (found,) = [mapping for mapping in cli_json("ls", pool_name) if mapping["key"] == "memory://half"]
+        assert (found["version"], found["size"], found["pins"]) == ("v1", OBJECT, 1)
+        assert 2000 <= found["cached_bytes"] <= OBJECT
+        assert 0 < found["cached_folios"] <= found["folios"]
+        listed = cli("ls", pool_name)
+    assert plain(listed.out)
+    assert re.search(r"memory://half +v1 .* 293 KiB .*% +1", listed.out)
+    assert cli_json("ls", pool_name)[0]["pins"] == 0
+
+
+def test_ls_of_an_empty_pool(pool_name, cli, cli_json):
+    cache = foliocache.open(pool_name, size=SIZE)
+    assert cli_json("ls", pool_name) == []
+    assert "no mappings" in cli("ls", pool_name).out
+    assert cache.stat()["mappings"] == 0
+
+
+def test_long_keys_fold_in_a_terminal_and_not_in_a_pipe(pool_name, cli):
+    key = "https://example.org/" + "a-long-path/" * 12 + "shard-000.tar"
+    cache = foliocache.open(pool_name, size=SIZE)
+    cache.mapping(key, 10, "v", read=lambda offset, length: bytes(length)).read(0, 10)
+    assert key in cli("ls", pool_name).out
+    folded = cli("ls", pool_name, FORCE_COLOR="1", COLUMNS="80").out
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", folded).splitlines()
+    assert lines
+    assert max(map(len, lines)) <= 80
+
+
+def test_fsck_of_a_sound_pool(cache, pool_name, cli, cli_json):
+    assert cli_json("fsck", pool_name) == {"clean": True, "findings": []}
+    done = cli("fsck", pool_name)
+    assert (done.code, "is clean" in done.out) == (0, True)
+
+
+def test_rm(pool_name, cli_json, cli):
+    foliocache.open(pool_name, size=SIZE)
+    assert cli_json("rm", pool_name) == {"removed": pool_name}
+    assert pool_name not in foliocache.segments()
+    assert cli("rm", pool_name).code == 3
+
+
+@pytest.mark.parametrize("command", ["stat", "ls", "fsck", "rm"])
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_pool_that_is_not_there(cli, command, more):
+    done = cli(command, "test-cli-none", *more)
+    assert (done.code, done.out) == (3, "")
+    assert "test-cli-none" in done.err
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["../etc/passwd", "a/b", ".", ""])
+def test_a_name_that_leaves_the_folder(cli, name):
+    done = cli("stat", name)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.count("\n") == 1
+
+
+def damage(name: str, offset: int, data: bytes) -> None:
+    """Overwrite a part of a pool's file."""
+    cache = foliocache.open(name, size=SIZE)
+    path = cache.stat()["path"]
+    del cache
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def test_a_pool_with_a_foreign_header(pool_name, cli, cli_json):
+    damage(pool_name, 0, b"not a pool" * 10)
+    done = cli("stat", pool_name)
+    assert (done.code, done.out) == (3, "")
+    assert done.err.count("\n") == 1
+    found = cli_json("fsck", pool_name, code=1)
+    assert found["clean"] is False
+    assert found["findings"][0].keys() >= {"check", "where", "message"}
+    assert cli("fsck", pool_name).code == 1
+    assert cli("rm", pool_name).code == 0
+
+
+def test_a_truncated_pool(pool_name, cli, cli_json):
+    path = foliocache.open(pool_name, size=SIZE).stat()["path"]
+    os.truncate(path, 5000)
+    assert cli("stat", pool_name).code == 3
+    assert cli_json("fsck", pool_name, code=1)["clean"] is False
+
+
+def test_a_reader_that_leaves_is_not_an_error(cache, pool_name):
+    command = f"{sys.executable} -m foliocache stat {pool_name} | head -c 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], env=environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,79 @@
+"""Pools, origins and helpers for the tests of the fsspec adapter."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+
+import fsspec
+import pytest
+from origin import Origin, Proxy, moto
+
+import foliocache
+import foliocache.fs
+from foliocache.fs import FolioFileSystem
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def pool():
+    """The `folio` options of a pool that is this test's own."""
+    name = f"test-fs-{os.getpid()}-{next(_numbers)}"
+    yield {"name": name, "size": "64MiB"}
+    foliocache.open(name=name, size="64MiB").close()
+    foliocache.remove(name)
+
+
+@pytest.fixture(scope="session")
+def _origin():
+    with Origin().running() as server:
+        yield server
+
+
+@pytest.fixture
+def origin(_origin):
+    """The HTTP origin, empty."""
+    _origin.things.clear()
+    _origin.before_get = lambda path: None
+    _origin.forget_counts()
+    return _origin
+
+
+@pytest.fixture(scope="session")
+def _s3():
+    pytest.importorskip("s3fs")
+    with moto() as url, Proxy(url).running() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def s3(_s3):
+    """The counting proxy of a real S3 endpoint; `s3.options` for s3fs; an empty bucket `bucket`."""
+    _s3.options = {"key": "k", "secret": "s", "endpoint_url": _s3.url, "client_kwargs": {"region_name": "us-east-1"}}
+    bare = fsspec.filesystem("s3", **_s3.options, use_listings_cache=False)
+    if bare.exists("bucket"):
+        bare.rm("bucket", recursive=True)
+    bare.mkdir("bucket")
+    _s3.bare = bare
+    _s3.forget_counts()
+    return _s3
+
+
+@pytest.fixture
+def data():
+    """2 MiB and a bit that no mistake of offset reads right."""
+    return random.Random(7).randbytes((2 << 20) + 4321)
+
+
+@pytest.fixture
+def local(pool):
+    """folio over files."""
+    return FolioFileSystem(target_protocol="file", target_options={"auto_mkdir": True}, **pool)
+
+
+@pytest.fixture
+def http(pool):
+    """folio over http."""
+    return FolioFileSystem(target_protocol="http", **pool)

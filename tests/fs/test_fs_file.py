@@ -1,0 +1,242 @@
+"""FolioFile against the file of the standard library that it stands in for."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import pickle
+import tarfile
+import zipfile
+
+import fsspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from foliocache.fs import FolioFile
+
+SIZE = 150_001
+TEXT = "".join(f"line {number} ü\n" for number in range(5000)) + "no newline at the end"
+
+
+@pytest.fixture
+def path(tmp_path, data):
+    path = tmp_path / "object"
+    path.write_bytes(data[:SIZE])
+    return str(path)
+
+
+STEPS = st.lists(st.one_of(
+    st.tuples(st.just("read"), st.integers(-1, 70_000)),
+    st.tuples(st.just("read1"), st.integers(0, 70_000)),
+    st.tuples(st.just("readinto"), st.integers(0, 70_000)),
+    st.tuples(st.just("seek"), st.integers(0, SIZE + 1000), st.just(os.SEEK_SET)),
+    st.tuples(st.just("seek"), st.integers(-SIZE - 10, 10), st.just(os.SEEK_END)),
+    st.tuples(st.just("seek"), st.integers(-SIZE, SIZE), st.just(os.SEEK_CUR)),
+    st.tuples(st.just("readline"), st.integers(-1, 3000)),
+    st.tuples(st.just("tell")),
+), max_size=30)
+
+
+def do(file, name, *args):
+    try:
+        if name == "readinto":
+            buffer = bytearray(args[0])
+            count = file.readinto(buffer)
+            return count, bytes(buffer[:count])
+        return getattr(file, name)(*args)
+    except ValueError:
+        return "ValueError"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(steps=STEPS)
+def test_does_what_bytesio_does(local, path, data, steps):
+    model = io.BytesIO(data[:SIZE])
+    with local.open(path, "rb") as file:
+        for step in steps:
+            expected = "ValueError" if step[0] == "seek" and before_start(model, *step[1:]) else do(model, *step)
+            assert do(file, *step) == expected, step
+            assert file.tell() == model.tell(), step
+
+
+def before_start(model, offset, whence):
+    """BytesIO clips at 0 what a file refuses."""
+    return offset + (0, model.tell(), SIZE)[whence] < 0
+
+
+def test_is_a_readable_seekable_buffered_file(local, path):
+    with local.open(path, "rb") as file:
+        assert isinstance(file, FolioFile) and isinstance(file, io.BufferedIOBase)
+        assert (file.readable(), file.seekable(), file.writable(), file.closed, file.isatty()) == (True, True, False, False, False)
+        assert (file.size, file.mode, file.path) == (SIZE, "rb", path)
+        assert file.info()["size"] == SIZE
+        with pytest.raises(io.UnsupportedOperation):
+            file.write(b"x")
+        with pytest.raises(io.UnsupportedOperation):
+            file.fileno()
+
+
+@pytest.mark.parametrize("use", [
+    lambda file: file.read(), lambda file: file.read(0), lambda file: file.readinto(bytearray(1)), lambda file: file.seek(0),
+    lambda file: file.tell(), lambda file: file.readline(), lambda file: file.peek(), lambda file: next(file),
+    lambda file: file.readable(), lambda file: file.lease(0, 1), lambda file: file.__enter__(), pickle.dumps,
+])
+def test_closed_file_refuses(local, path, use):
+    file = local.open(path, "rb")
+    file.close()
+    file.close()
+    assert file.closed
+    with pytest.raises(ValueError, match="closed"):
+        use(file)
+
+
+def test_bad_seeks_are_errors_and_do_not_move(local, path):
+    with local.open(path, "rb") as file:
+        file.seek(10)
+        for offset, whence in ((-1, 0), (-11, 1), (-SIZE - 1, 2), (0, 3)):
+            with pytest.raises(ValueError):
+                file.seek(offset, whence)
+            assert file.tell() == 10
+
+
+def test_lease_is_the_page_itself_and_read_only(local, path, data):
+    with local.open(path, "rb") as file, file.lease(100, 50) as one, local.lease(path, 100, 50) as other:
+        assert bytes(one) == bytes(other) == data[100:150]
+        assert one.readonly
+        assert address(one) == address(other)
+        with pytest.raises(TypeError):
+            one[0] = 0
+
+
+def address(view):
+    import numpy
+    return numpy.frombuffer(view, "u1").__array_interface__["data"][0]
+
+
+def test_lease_outlives_file_and_filesystem_objects(local, path, data):
+    view = local.open(path, "rb").lease(5, 5)
+    local.invalidate_cache()
+    assert bytes(view) == data[5:10]
+
+
+@pytest.mark.parametrize("offset, length", [(0, None), (0, SIZE), (SIZE - 1, 100), (SIZE, 5), (SIZE + 9, 5), (70_000, 20_000)])
+def test_lease_ranges(local, path, data, offset, length):
+    end = None if length is None else offset + length
+    assert bytes(local.lease(path, offset, length)) == data[:SIZE][offset:end]
+
+
+def test_text_lines(local, tmp_path):
+    path = tmp_path / "text"
+    path.write_text(TEXT, encoding="utf8")
+    expected = TEXT.splitlines(keepends=True)
+    with local.open(str(path), "r", encoding="utf8") as file:
+        assert list(file) == expected
+    with local.open(str(path), "rb") as file:
+        assert [line.decode() for line in file] == expected
+        file.seek(0)
+        assert file.readlines() == [line.encode() for line in expected]
+    with io.BufferedReader(local.open(str(path), "rb")) as file:
+        assert file.readline().decode() == expected[0]
+    assert local.read_text(str(path), encoding="utf8") == TEXT
+
+
+def test_archives_and_compression(local, tmp_path, data):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number in range(20):
+            member = tarfile.TarInfo(f"member{number}")
+            member.size = 5000 + number
+            tar.addfile(member, io.BytesIO(data[number:]))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("member", data[:SIZE])
+    (tmp_path / "a.gz").write_bytes(gzip.compress(data[:SIZE]))
+    with local.open(f"{tmp_path}/a.tar", "rb") as file, tarfile.open(fileobj=file) as tar:
+        for number in range(20):
+            assert tar.extractfile(f"member{number}").read() == data[number:number + 5000 + number]
+    with local.open(f"{tmp_path}/a.zip", "rb") as file, zipfile.ZipFile(file) as archive:
+        assert archive.read("member") == data[:SIZE]
+    with local.open(f"{tmp_path}/a.gz", "rb", compression="infer") as file:
+        assert file.read() == data[:SIZE]
+
+
+def test_read_helpers_of_fsspec(local, path, data):
+    assert local.head(path, 10) == data[:10]
+    assert local.tail(path, 10) == data[SIZE - 10:SIZE]
+    assert local.read_block(path, 10, 20) == data[10:30]
+    assert local.read_bytes(path, 3, 9) == data[3:9]
+    assert local.get_mapper(os.path.dirname(path))["object"] == data[:SIZE]
+
+
+@pytest.mark.parametrize("start, end", [(None, None), (0, 10), (5, None), (None, 5), (-10, None), (-10, -5), (10, -10),
+                                        (SIZE - 5, SIZE + 5), (SIZE, None), (9, 9), (9, 3), (-SIZE - 5, 3)])
+def test_cat_file_slices_as_python_does(local, path, data, start, end):
+    got = local.cat_file(path, start, end)
+    assert type(got) is bytes
+    assert got == data[:SIZE][start:end]
+
+
+def test_cat_many(local, tmp_path):
+    names = [f"{tmp_path}/{number}" for number in range(20)]
+    for number, name in enumerate(names):
+        local.pipe_file(name, b"%d" % number)
+    missing = f"{tmp_path}/missing"
+    assert local.cat(names) == {name: b"%d" % number for number, name in enumerate(names)}
+    assert local.cat(f"{tmp_path}/*") == local.cat(str(tmp_path), recursive=True, on_error="omit")
+    assert local.cat([names[0], missing], on_error="omit") == {names[0]: b"0"}
+    assert isinstance(local.cat([names[0], missing], on_error="return")[missing], FileNotFoundError)
+    assert local.cat(names[0]) == b"0"
+    for path in (missing, [names[0], missing]):
+        with pytest.raises(FileNotFoundError):
+            local.cat(path)
+
+
+def test_cat_ranges(local, path, data):
+    missing = f"{path}-missing"
+    assert local.cat_ranges([path] * 30, list(range(30)), [70_000] * 30) == [data[first:70_000] for first in range(30)]
+    assert local.cat_ranges([path, path], 5, 10) == [data[5:10]] * 2
+    assert local.cat_ranges([path], [-10], [None]) == [data[SIZE - 10:SIZE]]
+    fine, failed = local.cat_ranges([path, missing], [0, 0], [3, 3])
+    assert fine == data[:3] and isinstance(failed, FileNotFoundError)
+    with pytest.raises(FileNotFoundError):
+        local.cat_ranges([path, missing], [0, 0], [3, 3], on_error="raise")
+    with pytest.raises(ValueError, match="2 paths, 1 starts"):
+        local.cat_ranges([path, path], [0], [3])
+    with pytest.raises(TypeError):
+        local.cat_ranges(path, 0, 3)
+    with pytest.raises(NotImplementedError):
+        local.cat_ranges([path], [0], [3], max_gap=5)
+
+
+def test_pickled_file_goes_on_where_it_was(local, path, data):
+    with local.open(path, "rb") as file:
+        file.seek(1000)
+        other = pickle.loads(pickle.dumps(file))
+    assert other.read(10) == data[1000:1010]
+
+
+def test_directories_and_missing_files(local, tmp_path):
+    for read in (local.open, local.cat_file, local.lease):
+        with pytest.raises(IsADirectoryError):
+            read(str(tmp_path))
+        with pytest.raises(FileNotFoundError):
+            read(f"{tmp_path}/missing")
+
+
+def test_empty_and_special_files_are_read_from_the_target(local, tmp_path):
+    (tmp_path / "empty").touch()
+    assert local.cat_file(f"{tmp_path}/empty") == b""
+    assert bytes(local.lease(f"{tmp_path}/empty")) == b""
+    with local.open(f"{tmp_path}/empty", "rb") as file:
+        assert file.read() == b""
+    with local.open("/proc/self/stat", "rb") as file:             # st_size says 0
+        assert file.read().startswith(b"%d " % os.getpid())
+
+
+def test_chains_on_both_sides(pool, tmp_path, data):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("member", data[:SIZE])
+    url = f"file://{tmp_path}/a.zip"
+    for chain in (f"zip://member::folio::{url}", f"folio::zip://member::{url}", f"simplecache::folio::{url}"):
+        with fsspec.open(chain, folio=pool, simplecache={"cache_storage": str(tmp_path / "cache")}) as file:
+            assert file.read() == (data[:SIZE] if "member" in chain else (tmp_path / "a.zip").read_bytes())

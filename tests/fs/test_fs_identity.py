@@ -1,0 +1,272 @@
+"""Who an object is, what happens when it changes, and proofs that no bytes of another version get in."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+
+import pytest
+from origin import http_date
+
+from foliocache.fs import ChangedError, FolioFileSystem
+from foliocache.fs.identities import Identities, trust_seconds
+from foliocache.fs.target import Identity, target_for
+
+
+@pytest.fixture(params=["http", "s3", "file"])
+def place(request, pool, tmp_path):
+    """(filesystem, path, write) for three kinds of origin; `write` goes behind the cache's back."""
+    if request.param == "http":
+        origin = request.getfixturevalue("origin")
+        return FolioFileSystem(target_protocol="http", **pool), f"{origin.url}/x", lambda data: origin.put("/x", data)
+    if request.param == "s3":
+        s3 = request.getfixturevalue("s3")
+        fs = FolioFileSystem(target_protocol="s3", target_options=s3.options, **pool)
+        return fs, "bucket/x", lambda data: s3.bare.pipe_file("bucket/x", data)
+    return FolioFileSystem(target_protocol="file", **pool), str(tmp_path / "x"), (tmp_path / "x").write_bytes
+
+
+def other(data):
+    """As long, but with no byte the same."""
+    return bytes(byte ^ 0xFF for byte in data)
+
+
+def test_changed_object_is_read_anew(place, data):
+    fs, path, write = place
+    for content in (data, other(data), data[:100], data + data):
+        write(content)
+        assert fs.cat_file(path) == content
+        assert bytes(fs.lease(path, 5, 50)) == content[5:55]
+        with fs.open(path, "rb") as file:
+            assert file.size == len(content)
+            assert file.read() == content
+
+
+def test_listing_does_not_hide_a_change(place, data):
+    """s3fs remembers listings; an open must ask the origin all the same."""
+    fs, path, write = place
+    write(data)
+    fs.ls(fs._parent(path))
+    assert fs.cat_file(path) == data
+    write(other(data))
+    assert fs.cat_file(path) == other(data)
+
+
+def test_open_file_is_one_version(place, data):
+    """Pages that were read stay readable; those that were not are refused, and never taken from the new version."""
+    fs, path, write = place
+    write(data)
+    with fs.open(path, "rb") as file:
+        start = file.read(10)
+        write(other(data))
+        with pytest.raises(ChangedError) as error:
+            file.seek(0)
+            while piece := file.read(1000):
+                assert piece == data[file.tell() - len(piece):file.tell()]
+        assert error.value.errno == errno.ESTALE
+        assert start == data[:10]
+    with fs.open(path, "rb") as file:
+        assert file.read() == other(data)
+
+
+def test_change_between_identity_and_read_is_tried_again(place, data):
+    fs, path, write = place
+    write(data)
+    identify, fs.target.identify = fs.target.identify, None
+
+    def identify_then_change(path):
+        identity = identify(path)
+        if fs.target.identify is identify_then_change:
+            fs.target.identify = identify
+            write(other(data))
+        return identity
+    fs.target.identify = identify_then_change
+    assert fs.cat_file(path, 5, 50) == other(data)[5:50]
+
+
+def test_object_that_never_holds_still_is_an_error_not_a_mixture(http, origin, data):
+    url = origin.put("/x", data)
+    versions = iter(range(100))
+    origin.before_get = lambda path: origin.put("/x", other(data) if next(versions) % 2 else data, etag=f'"{next(versions)}"')
+    with pytest.raises(ChangedError):
+        http.cat_file(url)
+
+
+def test_cat_ranges_of_a_changed_object(place, data):
+    fs, path, write = place
+    write(data)
+    fs._trust = 1e9
+    assert fs.cat_file(path, 0, 10) == data[:10]
+    write(other(data))
+    assert fs.cat_ranges([path] * 2, [len(data) - 10, len(data) - 5], [None] * 2) == [other(data)[-10:], other(data)[-5:]]
+
+
+def test_deleted_object(place, data):
+    fs, path, write = place
+    write(data)
+    with fs.open(path, "rb") as file:
+        file.read(10)
+        fs.fs.rm_file(path) if not path.startswith("http") else delete(fs, path)
+        with pytest.raises(ChangedError):
+            file.seek(-10, os.SEEK_END)
+            file.read()
+    for read in (fs.open, fs.cat_file, fs.lease):
+        with pytest.raises(FileNotFoundError):
+            read(path)
+
+
+def delete(fs, path):
+    import urllib.request
+    urllib.request.urlopen(urllib.request.Request(path, method="DELETE")).close()
+
+
+def test_same_version_is_not_fetched_again(http, origin, data):
+    url = origin.put("/x", data)
+    assert [http.cat_file(url) for _ in range(3)] == [data] * 3
+    assert origin.sent["/x"] == len(data)
+    assert origin.requests["HEAD"] == 3
+
+
+@pytest.mark.parametrize("options, asked", [({}, 4), ({"check_files": True, "expiry": 60}, 4), ({"check_files": False}, 1),
+                                            ({"expiry": 60}, 1), ({"check_files": False, "expiry": 60}, 1), ({"expiry": 0}, 4)])
+def test_how_often_the_origin_is_asked(pool, origin, data, options, asked):
+    fs = FolioFileSystem(target_protocol="http", **pool, **options)
+    url = origin.put("/x", data)
+    fs.cat_file(url), fs.lease(url), fs.open(url, "rb").read(5), fs.cat_ranges([url, url], [0, 1], [2, 2])
+    assert origin.requests["HEAD"] == asked
+
+
+def test_trust_ends_with_expiry(pool, origin, data, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("foliocache.fs.identities.monotonic", lambda: now[0])
+    fs = FolioFileSystem(target_protocol="http", expiry=30, **pool)
+    url = origin.put("/x", data)
+    assert fs.cat_file(url) == data
+    origin.put("/x", other(data))
+    now[0] += 29
+    assert fs.cat_file(url) == data
+    now[0] += 1
+    assert fs.cat_file(url) == other(data)
+
+
+def test_trust_ends_with_invalidate_cache(pool, origin, data):
+    fs = FolioFileSystem(target_protocol="http", check_files=False, **pool)
+    url = origin.put("/x", data)
+    assert fs.cat_file(url) == data
+    origin.put("/x", other(data))
+    for path in (None, url, origin.url):
+        assert fs.cat_file(url) in (data, other(data))
+        fs.invalidate_cache(path)
+        assert fs.cat_file(url) == other(data)
+
+
+@pytest.mark.parametrize("check, expiry, seconds", [(None, None, 0), (True, None, 0), (True, 5, 0), (None, 5, 5), (False, 5, 5),
+                                                    (None, 0, 0), (False, None, float("inf"))])
+def test_trust(check, expiry, seconds):
+    assert trust_seconds(check, expiry) == seconds
+
+
+def test_remembered_identities_are_bounded_and_form_a_tree(monkeypatch):
+    monkeypatch.setattr("foliocache.fs.identities._LIMIT", 3)
+    table = Identities()
+    for path in ("a", "a/b", "ab", "a/c"):
+        table.remember(path, Identity(1, path))
+    assert table.recall("a", 99) is None
+    assert sorted(table.below("a")) == sorted(table.below("a/")) == ["a/b", "a/c"]
+    assert sorted(table.below("")) == ["a/b", "a/c", "ab"]
+    table.forget("ab")
+    assert table.recall("ab", 99) is None
+    assert table.recall("a/b", 99) == Identity(1, "a/b")
+
+
+# HTTP servers of all kinds
+
+@pytest.mark.parametrize("customs", [
+    {"etag": 'W/"weak"'},
+    {"etag": None, "modified": http_date(1e9)},
+    {"etag": None},
+    {"head": False},
+    {"quiet": True},
+    {"ranges": False},
+    {"length": False},
+    {"kind": "text/html"},
+], ids=str)
+def test_servers_with_their_own_customs(http, origin, data, customs):
+    url = origin.put("/x", data, **customs)
+    assert http.cat_file(url) == data
+    assert http.cat_file(url, 5, 100_000) == data[5:100_000]
+    assert http.exists(url) and http.isfile(url)
+    with http.open(url, "rb") as file:
+        assert file.read(1000) == data[:1000]
+        assert file.read() == data[1000:]
+
+
+def test_server_that_ignores_ranges_sends_the_object_once_per_reader(http, origin, data):
+    """It says neither that it does ranges nor that it doesn't: the whole object comes, and is kept while it is read."""
+    url = origin.put("/x", data, ranges=False)
+    origin.things["/x"].ranges = None                   # falsy, but not announced as none
+    origin_says = origin.things["/x"]
+    assert origin_says.ranges is None
+    with http.open(url, "rb") as file:
+        assert b"".join(iter(lambda: file.read(100_000), b"")) == data
+    assert origin.sent["/x"] % len(data) == 0
+
+
+def test_unknown_length_is_not_cached(http, origin, data):
+    url = origin.put("/x", data, length=False)
+    assert http.target.identify(url).size is None
+    assert http.cat_file(url) == http.cat_file(url) == data
+    assert bytes(http.lease(url, 3, 5)) == data[3:8]
+    assert origin.sent["/x"] >= 2 * len(data)
+
+
+def test_version_is_told_from_the_response_not_from_a_further_request(http, origin, data):
+    url = origin.put("/x", data)
+    http.cat_file(url)
+    assert origin.requests["HEAD"] == 1
+    quiet = origin.put("/quiet", data, quiet=True)
+    origin.forget_counts()
+    http.cat_file(quiet)
+    assert origin.requests["HEAD"] > 1                  # such a server is asked again after each read
+
+
+def test_request_options_of_the_target_are_kept(pool, origin, data):
+    """A header that was configured goes with our own requests as with HTTPFileSystem's."""
+    seen = []
+    origin.before_get = seen.append
+    fs = FolioFileSystem(target_protocol="http", target_options={"headers": {"Range": "bytes=0-0", "X-Test": "1"}}, **pool)
+    url = origin.put("/x", data)
+    assert fs.cat_file(url, 10, 20) == data[10:20]
+    assert seen
+
+
+# Other identities
+
+def test_local_identity_tells_quick_rewrites_apart(tmp_path):
+    """A file that is rewritten within one tick of the kernel's clock keeps its stamps."""
+    path = str(tmp_path / "x")
+    target = target_for(FolioFileSystem(target_protocol="file").fs)
+    (tmp_path / "x").write_bytes(b"one")
+    assert target.identify(path) != target.identify(path)
+    status = os.stat(path)
+    settled = max(status.st_mtime_ns, status.st_ctime_ns) + 10**9
+    assert target._identity(status, path, settled) == target._identity(status, path, settled + 5)
+
+
+def test_memory_is_each_processs_own(pool):
+    fs = FolioFileSystem(target_protocol="memory", **pool)
+    assert f"@{os.getpid()}" not in fs.target.key("/x")
+    assert fs.target.key("/x") == fs.target.key("/x") != "memory:///x"
+    fs.pipe_file("/identity/x", b"one")
+    assert fs.cat_file("/identity/x") == b"one"
+    fs.fs.pipe_file("/identity/x", b"two")
+    assert fs.cat_file("/identity/x") == b"two"
+    fs.rm("/identity", recursive=True)
+
+
+def test_changed_error_is_an_oserror_that_pickles():
+    error = pickle.loads(pickle.dumps(ChangedError("path")))
+    assert isinstance(error, OSError)
+    assert (error.errno, error.filename) == (errno.ESTALE, "path")
+    assert "open it again" in str(error)

@@ -1,0 +1,106 @@
+"""Options, names and what an instance is."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+
+import fsspec
+import pytest
+
+from foliocache.fs import FolioFileSystem
+
+
+def test_url_opens_through_us(pool, tmp_path):
+    (tmp_path / "x").write_bytes(b"data")
+    fs, path = fsspec.url_to_fs(f"folio::file://{tmp_path}/x", folio=pool, file={"auto_mkdir": True})
+    assert type(fs) is FolioFileSystem
+    assert path == f"{tmp_path}/x"
+    assert fs.fs.auto_mkdir
+    assert fs.cat(path) == fs.cat(f"folio::file://{path}") == fs.cat(f"folio://{path}") == b"data"
+    assert fsspec.open(fs.unstrip_protocol(path), folio=pool).open().read() == b"data"
+
+
+def test_one_instance_for_all_paths(pool, tmp_path):
+    first, _ = fsspec.url_to_fs(f"folio::file://{tmp_path}/a", folio=dict(pool))
+    second, _ = fsspec.url_to_fs(f"folio::file://{tmp_path}/b", folio=dict(pool))
+    assert first is second
+
+
+@pytest.mark.parametrize("options, error, words", [
+    ({"pagesize": "4KiB"}, TypeError, r"'pagesize'; there are name, size, page_size, mode, check_files, expiry.*folio::s3"),
+    ({"key": "k"}, TypeError, "'key'"),
+    ({"expiry": -1}, ValueError, "expiry"),
+    ({"expiry": "1h"}, ValueError, "expiry.*'1h'"),
+    ({"expiry": float("nan")}, ValueError, "expiry"),
+    ({"check_files": "yes"}, ValueError, "check_files.*'yes'"),
+])
+def test_bad_options_are_named(pool, options, error, words):
+    with pytest.raises(error, match=words):
+        fsspec.open("folio::file:///x", folio={**pool, **options})
+
+
+def test_target_is_needed_once():
+    with pytest.raises(ValueError, match="folio::https://"):
+        fsspec.open("folio://x")
+    with pytest.raises(ValueError, match="one target"):
+        FolioFileSystem(target_protocol="file", fs=fsspec.filesystem("file"))
+    with pytest.raises(ValueError, match="asynchronous"):
+        FolioFileSystem(target_protocol="http", target_options={"asynchronous": True})
+
+
+def test_listing_needs_no_pool(tmp_path):
+    fs = FolioFileSystem(target_protocol="file", name="never-made-by-listing")
+    fs.ls(str(tmp_path))
+    assert fs.exists(str(tmp_path)) and fs.isdir(str(tmp_path)) and not fs.isfile(str(tmp_path))
+    assert not os.path.exists("/dev/shm/never-made-by-listing")
+    assert fs._pool is None
+
+
+def test_names_and_listings_are_the_targets(local, tmp_path):
+    local.pipe({f"{tmp_path}/a/{name}": b"data" for name in "xyz"})
+    bare = local.fs
+    for call in (lambda fs: fs.ls(f"{tmp_path}/a"), lambda fs: fs.glob(f"{tmp_path}/*/*"), lambda fs: fs.find(str(tmp_path)),
+                 lambda fs: list(fs.walk(str(tmp_path))), lambda fs: fs.du(str(tmp_path)), lambda fs: fs.info(str(tmp_path)),
+                 lambda fs: fs.expand_path(f"{tmp_path}/a/*"), lambda fs: fs.size(f"{tmp_path}/a/x"), lambda fs: fs.sep,
+                 lambda fs: fs.modified(f"{tmp_path}/a/x"), lambda fs: fs._parent(f"{tmp_path}/a/x"), lambda fs: fs.root_marker):
+        assert call(local) == call(bare)
+
+
+def test_pickle_and_json(local, tmp_path):
+    local.pipe_file(f"{tmp_path}/x", b"data")
+    copies = [pickle.loads(pickle.dumps(local)), fsspec.AbstractFileSystem.from_json(local.to_json()),
+              fsspec.AbstractFileSystem.from_dict(json.loads(json.dumps(local.to_dict())))]
+    for fs in copies:
+        assert type(fs) is FolioFileSystem
+        assert fs.cat(f"{tmp_path}/x") == b"data"
+        assert fs.cache is local.cache
+
+
+def test_attributes_of_the_target(pool, s3):
+    fs = FolioFileSystem(target_protocol="s3", target_options=s3.options, **pool)
+    assert fs.endpoint_url == s3.url
+    with pytest.raises(AttributeError):
+        fs.no_such_thing
+    with pytest.raises(AttributeError):
+        fs._cat_file                    # of the async target, but we are not async
+
+
+def test_ukey_follows_the_content(http, origin):
+    """HTTPFileSystem's own ukey is the URL's, for ever; a cache laid over us deserves better."""
+    url = origin.put("/x", b"one")
+    first = http.ukey(url)
+    assert http.ukey(url) == first
+    origin.put("/x", b"two")
+    assert http.ukey(url) != first
+
+
+def test_places_have_keys_of_their_own(pool):
+    def key(path="bucket/x", **options):
+        return FolioFileSystem(target_protocol="s3", target_options=options, **pool).target.key(path)
+    plain = key()
+    assert plain == "s3://bucket/x"
+    assert key(key="me", secret="s", use_listings_cache=False) == plain
+    assert key(endpoint_url="http://a") != plain != key("bucket/y")
+    assert key(endpoint_url="http://a") == key(endpoint_url="http://a", max_concurrency=3) != key(endpoint_url="http://b")
