@@ -329,24 +329,24 @@ class Mapping(FolioMap):
 
     def _read_source(self, run, index):
         """One call of the source for a whole run of folios, if it is one that returns bytes."""
-        offset = index * self.folio_size
         targets = [self._target(lease) for lease in run]
-        with contextlib.ExitStack() as stack:
-            for target in targets:
-                stack.callback(self._take_back, target)
-            with self._lock:
-                if self._source_readinto is not None and (len(run) == 1 or self._source_read is None):
-                    for target in targets:
-                        self._call_readinto(offset, target)
-                        offset += len(target)
-                else:
-                    self._scatter(self._call_read(offset, sum(map(len, targets))), targets)
-
-    def _take_back(self, target):
+        views = [memoryview(target) for target in targets]
         try:
-            target.release()
-        except BufferError:
-            raise SourceError(f"the source of {self.key!r} kept the buffer that it was given to fill") from None
+            with self._lock:
+                self._call_source(index * self.folio_size, views)
+        finally:
+            for view in views:
+                view.release()
+        if any(target.views for target in targets):
+            raise SourceError(f"the source of {self.key!r} kept the buffer that it was given to fill")
+
+    def _call_source(self, offset, views):
+        if self._source_readinto is None or (self._source_read is not None and len(views) > 1):
+            self._scatter(self._call_read(offset, sum(map(len, views))), views)
+            return
+        for view in views:
+            self._call_readinto(offset, view)
+            offset += len(view)
 
     def _scatter(self, content, targets):
         with memoryview(content) as whole, whole.cast("B") as flat:

@@ -11,9 +11,8 @@ A lease whose views are still in use cannot give its pin back: ``release`` then 
 drops the pin. So ``numpy.frombuffer(lease)`` outlives a ``with`` block without any care.
 """
 cimport cython
-from cpython.buffer cimport PyBuffer_FillInfo, PyBUF_READ, PyBUF_WRITE
+from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
 from .mm cimport atomics, client, fill, filemap, flags, folio, layout, mapping, vmscan
@@ -160,6 +159,21 @@ cdef class Lease:
         fill.fail(mem, self.pfn)
 
 
+cdef class Target:
+    """The writable bytes of a folio that is being filled, for as long as that takes. ``views`` are those that are still in use."""
+    cdef Lease lease
+    cdef readonly int views
+
+    def __getbuffer__(self, Py_buffer *buffer, int wanted):
+        cdef const fc_mem *m = <const fc_mem *>self.lease.attachment.mem
+        cdef char *data = m.base + atomics.page_at(self.lease.attachment.mem, self.lease.pfn)
+        PyBuffer_FillInfo(buffer, self, <void *>data, self.lease.length, 0, wanted)
+        self.views += 1
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        self.views -= 1
+
+
 cdef inline Lease _lease(Attachment attachment, u32 pfn, Py_ssize_t length):
     cdef Lease lease = Lease.__new__(Lease)
     cdef const fc_mem *m = <const fc_mem *>attachment.mem
@@ -276,9 +290,10 @@ cdef class FolioMap:
         return lease
 
     def _target(self, Lease lease):
-        """A writable view of a folio that this process fills. Release it before anybody may read."""
-        cdef const fc_mem *m = <const fc_mem *>self.attachment.mem
-        return PyMemoryView_FromMemory(m.base + atomics.page_at(self.attachment.mem, lease.pfn), lease.length, PyBUF_WRITE)
+        """The writable side of a folio that this process fills."""
+        cdef Target target = Target()
+        target.lease = lease
+        return target
 
     def _complete(self, Lease lease, bint mark):
         """End a fill: the content is there. mark: reading on from here should read ahead."""

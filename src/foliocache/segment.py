@@ -131,9 +131,7 @@ def create_or_attach(name, size=None, page_size=None, mode=0o600, clients=None, 
     path = path_of(name)
     wanted = _wanted(size, page_size, clients)
     while True:
-        fd = _open(path, os.O_RDWR | os.O_CREAT, mode, name)
-        with contextlib.closing(os.fdopen(fd, "rb+", buffering=0)):
-            fcntl.flock(fd, fcntl.LOCK_EX)
+        with _locked(_open(path, os.O_RDWR | os.O_CREAT, mode, name), fcntl.LOCK_EX) as fd:
             if _inode(fd) != _inode_of(path):
                 continue  # somebody removed it between our open and our lock
             _check_file(fd, name, path, any_owner)
@@ -145,9 +143,7 @@ def create_or_attach(name, size=None, page_size=None, mode=0o600, clients=None, 
 def attach(name, any_owner=False):
     """The segment called name, with the parameters it has. Raises SegmentNotFound, SegmentError."""
     path = path_of(name)
-    fd = _open(path, os.O_RDWR, 0, name)
-    with contextlib.closing(os.fdopen(fd, "rb+", buffering=0)):
-        fcntl.flock(fd, fcntl.LOCK_SH)  # waits for a creator
+    with _locked(_open(path, os.O_RDWR, 0, name), fcntl.LOCK_SH) as fd:  # waits for a creator
         _check_file(fd, name, path, any_owner)
         return _attach(fd, name, path, {})
 
@@ -183,6 +179,17 @@ def _open(path, flags, mode, name):
         raise SegmentError(f"segment {name!r} ({path}) may not be opened: it belongs to another user, or lacks write permission") from None
     except OSError as error:
         raise SegmentError(f"segment {name!r} ({path}) cannot be opened: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _locked(fd, how):
+    """Hold the file's creation lock. Let go explicitly: a mapping and a duplicate keep the open file, and so its flock, alive."""
+    try:
+        fcntl.flock(fd, how)
+        yield fd
+    finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        os.close(fd)
 
 
 def _check_file(fd, name, path, any_owner):

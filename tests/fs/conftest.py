@@ -12,9 +12,16 @@ from origin import Origin, Proxy, moto
 
 import foliocache
 import foliocache.fs
-from foliocache.fs import FolioFileSystem
+from foliocache.fs import FolioFileSystem, identities
+from foliocache.fs.target import target_for
 
 _numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered():
+    """The tests use the same names again and again."""
+    identities._tables.clear()
 
 
 @pytest.fixture
@@ -36,7 +43,7 @@ def _origin():
 def origin(_origin):
     """The HTTP origin, empty."""
     _origin.things.clear()
-    _origin.before_get = lambda path: None
+    _origin.before_get = lambda path, headers: None
     _origin.forget_counts()
     return _origin
 
@@ -65,6 +72,17 @@ def s3(_s3):
 def data():
     """2 MiB and a bit that no mistake of offset reads right."""
     return random.Random(7).randbytes((2 << 20) + 4321)
+
+
+@pytest.fixture
+def settled(tmp_path):
+    """Waits until a file's stamps are old enough to tell a rewrite; until then each open is a version of its own."""
+    def settled(path):
+        target = target_for(fsspec.filesystem("file"))
+        while target.identify(str(path)) != target.identify(str(path)):
+            pass
+        return str(path)
+    return settled
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ class Thing:
     data: bytes
     etag: str | None = None
     modified: str | None = None
-    ranges: bool = True                 # Range is heeded
+    ranges: bool | None = True          # Range is heeded; False: it isn't, and the server says so; None: and it doesn't
     length: bool = True                 # Content-Length is sent; else the body is chunked
     head: bool = True                   # HEAD is answered
     quiet: bool = False                 # validators are sent by HEAD only
@@ -82,7 +82,7 @@ class Origin(Server):
     def __init__(self) -> None:
         super().__init__(OriginHandler)
         self.things: dict[str, Thing] = {}
-        self.before_get = lambda path: None             # a test's hand in the door
+        self.before_get = lambda path, headers: None    # a test's hand in the door
 
     def put(self, path: str, data: bytes, **customs: object) -> str:
         customs.setdefault("etag", f'"{hashlib.md5(data).hexdigest()}"')
@@ -107,7 +107,7 @@ class OriginHandler(BaseHTTPRequestHandler):
         self.answer(body=False)
 
     def do_GET(self) -> None:
-        self.server.before_get(self.where())
+        self.server.before_get(self.where(), self.headers)
         self.answer(body=True)
 
     def do_PUT(self) -> None:
@@ -134,7 +134,9 @@ class OriginHandler(BaseHTTPRequestHandler):
         self.reply(404 if links is None else 200, links or b"", {"Content-Type": "text/html"})
 
     def answer_thing(self, thing: Thing) -> None:
-        headers = {"Content-Type": thing.kind, "Accept-Ranges": "bytes" if thing.ranges else "none"}
+        headers = {"Content-Type": thing.kind}
+        if thing.ranges is not None:
+            headers["Accept-Ranges"] = "bytes" if thing.ranges else "none"
         if not (thing.quiet and self.command == "GET"):
             headers |= {name: value for name, value in (("ETag", thing.etag), ("Last-Modified", thing.modified)) if value}
         asked = self.range_of(len(thing.data)) if thing.ranges else None
@@ -156,12 +158,12 @@ class OriginHandler(BaseHTTPRequestHandler):
         return int(first), min(int(last) + 1, size) if last else size
 
     def reply(self, status: int, body: bytes, headers: dict[str, str], length: bool = True) -> None:
+        self.server.count(self.command, self.where(), len(body))       # first: the client must not be quicker than the count
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header(*(("Content-Length", str(len(body))) if length else ("Transfer-Encoding", "chunked")))
         self.end_headers()
-        self.server.count(self.command, self.where(), len(body))
         if self.command != "HEAD":
             self.wfile.write(body if length else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
 

@@ -88,7 +88,7 @@ def test_change_between_identity_and_read_is_tried_again(place, data):
 def test_object_that_never_holds_still_is_an_error_not_a_mixture(http, origin, data):
     url = origin.put("/x", data)
     versions = iter(range(100))
-    origin.before_get = lambda path: origin.put("/x", other(data) if next(versions) % 2 else data, etag=f'"{next(versions)}"')
+    origin.before_get = lambda path, headers: origin.put("/x", other(data) if next(versions) % 2 else data, etag=f'"{next(versions)}"')
     with pytest.raises(ChangedError):
         http.cat_file(url)
 
@@ -203,14 +203,13 @@ def test_servers_with_their_own_customs(http, origin, data, customs):
 
 
 def test_server_that_ignores_ranges_sends_the_object_once_per_reader(http, origin, data):
-    """It says neither that it does ranges nor that it doesn't: the whole object comes, and is kept while it is read."""
-    url = origin.put("/x", data, ranges=False)
-    origin.things["/x"].ranges = None                   # falsy, but not announced as none
-    origin_says = origin.things["/x"]
-    assert origin_says.ranges is None
+    """It says neither that it does ranges nor that it doesn't. The whole object comes, and is kept as long as the file."""
+    url = origin.put("/x", data, ranges=None)
     with http.open(url, "rb") as file:
         assert b"".join(iter(lambda: file.read(100_000), b"")) == data
-    assert origin.sent["/x"] % len(data) == 0
+    assert origin.sent["/x"] == len(data)
+    assert http.cat_file(url, 5, 100_000) == data[5:100_000]
+    assert origin.sent["/x"] == len(data)
 
 
 def test_unknown_length_is_not_cached(http, origin, data):
@@ -234,11 +233,10 @@ def test_version_is_told_from_the_response_not_from_a_further_request(http, orig
 def test_request_options_of_the_target_are_kept(pool, origin, data):
     """A header that was configured goes with our own requests as with HTTPFileSystem's."""
     seen = []
-    origin.before_get = seen.append
-    fs = FolioFileSystem(target_protocol="http", target_options={"headers": {"Range": "bytes=0-0", "X-Test": "1"}}, **pool)
-    url = origin.put("/x", data)
-    assert fs.cat_file(url, 10, 20) == data[10:20]
-    assert seen
+    origin.before_get = lambda path, headers: seen.append((headers["X-Test"], headers["Range"], headers["Accept-Encoding"]))
+    fs = FolioFileSystem(target_protocol="http", target_options={"headers": {"X-Test": "1"}}, **pool)
+    assert fs.cat_file(origin.put("/x", data[:1000]), 10, 20) == data[10:20]
+    assert seen == [("1", "bytes=0-999", "identity")]
 
 
 # Other identities

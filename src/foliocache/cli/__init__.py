@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in ``argv`` (the process's own arguments without one) and return its exit code."""
-    from foliocache.cli.app import run
+    try:
+        from foliocache.cli.app import run
 
-    return run(argv)
+        return run(argv)
+    except KeyboardInterrupt:  # while the command line was still being imported
+        return 130

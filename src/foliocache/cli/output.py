@@ -27,8 +27,14 @@ def console(stderr: bool = False) -> Console:
     """A console that never folds a pipe's lines and colours no numbers."""
     from rich.console import Console
 
-    made = Console(stderr=stderr, highlight=False, soft_wrap=False)
-    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
+    class Plain(Console):
+        """Leaves a broken pipe to ``app``: rich's own answer to it is exit code 1, which means something else here."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    made = Plain(stderr=stderr, highlight=False)
+    return made if made.is_terminal else Plain(stderr=stderr, highlight=False, width=PIPE_WIDTH)
 
 
 def size(count: float) -> str:

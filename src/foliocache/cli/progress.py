@@ -32,7 +32,8 @@ class Lines(Silent):
     """For pipes and logs: what begins, as plain lines on stderr."""
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{text}\n")  # one write: Ctrl-C must not cut a line in two
+        sys.stderr.flush()
 
 
 class Bars(Silent):

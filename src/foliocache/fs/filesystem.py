@@ -182,7 +182,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
 
     def _range(self, path: str, identity: Identity, start: int | None, end: int | None) -> Any:
         if not identity.cacheable:
-            return self.fs.cat_file(path, start=start, end=end)
+            return self.target.uncached(path, start, end)
         first, last, _ = slice(start, end).indices(identity.size or 0)
         return self._map(path, identity).read(first, last - first) if first < last else b""
 

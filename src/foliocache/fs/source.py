@@ -24,10 +24,10 @@ class Source:
         self.identity = identity
         self._made: tuple[Target, Callable[[int, Any], Any]] | None = None
 
-    def arguments(self) -> dict[str, Callable[[int, Any], Any]]:
-        """The keyword that ``cache.mapping`` wants. A target that reads in another thread must not be given the page:
+    def arguments(self) -> dict[str, Any]:
+        """The keywords that ``cache.mapping`` wants. A target that reads in another thread must not be given the page:
         an interrupted caller would leave that thread writing to a page that is someone else's by then."""
-        return {"readinto" if self.fs.target.into else "read": self}
+        return {"readinto" if self.fs.target.into else "read": self, "concurrent": True}
 
     def __call__(self, offset: int, what: Any) -> Any:
         """(offset, length) -> bytes, or (offset, buffer) -> count, as the target has it."""

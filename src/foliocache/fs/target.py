@@ -75,7 +75,7 @@ class Identity:
 
     @property
     def cacheable(self) -> bool:
-        """Unknown sizes have no pages, and size 0 may be a lie (``/proc``): both are read from the target each time."""
+        """Objects of unknown size have no pages to number, and empty ones none at all: the target reads them each time."""
         return bool(self.size)
 
 
@@ -132,6 +132,10 @@ class Target:
             self.confirm(path, identity)
             return data
         return read
+
+    def uncached(self, path: str, start: int | None, end: int | None) -> bytes:
+        """What is not cacheable, sliced as Python would."""
+        return self.fs.cat_file(path, start=start, end=end)
 
     def confirm(self, path: str, identity: Identity) -> None:
         if self.identify(path) != identity:
@@ -218,12 +222,16 @@ class HTTPTarget(Target):
             return whole[0][offset:offset + length]
         return read
 
+    def uncached(self, path: str, start: int | None, end: int | None) -> bytes:
+        """From the whole object, for a server that gives no length, or no ranges, can't be trusted to heed one."""
+        return self.fs.cat_file(path)[start:end]
+
     async def _get(self, path: str, identity: Identity, offset: int, length: int) -> tuple[bool, bytes, bool]:
         options = dict(self.fs.kwargs)
         headers = {**options.pop("headers", {}), "Accept-Encoding": "identity", "Range": f"bytes={offset}-{offset + length - 1}"}
         session = await self.fs.set_session()
         async with session.get(self.fs.encode_url(path), headers=headers, **options) as response:
-            if response.status in (404, 410, 412, 416):
+            if response.status in (404, 410, 416):
                 raise ChangedError(path)
             response.raise_for_status()
             proven = _same(response.headers, identity, path)

@@ -1,0 +1,145 @@
+"""Execution graphs: what the explorer builds, copies, cuts back and compares.
+
+A graph holds, for each thread, the events it has performed so far, and for each location the *modification order* ``mo`` of its
+writes. A read knows the write it reads from. Nothing else is needed to say what happened: which interleaving led here is
+forgotten, and two interleavings with the same graph are one execution.
+
+What a thread knows is a vector clock over the events of all threads (the last entry, always 1, stands for the initial values):
+
+``hb``    the events that happen before the end of this event, itself included
+``pf``    its causes: everything reachable backwards over program order and reads-from, synchronizing or not
+``rel``   of a write: what somebody who acquires it comes to know (the message's view)
+``relf``  ``hb`` at the last release fence: the view that relaxed writes carry
+``acqp``  what relaxed reads brought in, for the next acquire fence to take up
+
+A read-modify-write is two events, a read with ``ex`` and the write that follows it in the modification order at once.
+"""
+
+READ, WRITE, FENCE, CHOICE = "R", "W", "F", "C"
+
+
+class Event:
+    __slots__ = (
+        "thread", "index", "stamp", "kind", "loc", "value", "rf", "order", "ex", "plain", "hb", "pf", "rel", "relf", "acqp", "op",
+    )  # fmt: skip
+
+    def clone(self):
+        new = Event.__new__(Event)
+        for name in Event.__slots__:
+            setattr(new, name, getattr(self, name))
+        return new
+
+    def __repr__(self):
+        return f"{self.op or self.kind}@{self.thread}.{self.index}"
+
+
+def initial_write(loc, value, none):
+    """The message every location starts with; it happens before everything."""
+    e = Event.__new__(Event)
+    e.thread, e.index, e.stamp, e.kind, e.loc, e.value, e.rf = -1, 0, 0, WRITE, loc, value, None
+    e.order, e.ex, e.plain, e.op = "relaxed", False, False, "init"
+    e.hb = e.pf = none
+    e.rel = e.relf = e.acqp = None
+    return e
+
+
+def join(a, b):
+    if a is b or b is None:
+        return a
+    if a is None:
+        return b
+    return tuple(map(max, a, b))
+
+
+class Graph:
+    """One (partial) execution. ``done[t]``: None while thread t can go on, else how it ended (see ``machine``)."""
+
+    __slots__ = ("threads", "mo", "reads", "plain", "done", "stamp", "seq_cst")
+
+    def __init__(self, nthreads):
+        self.threads = [[] for _ in range(nthreads)]
+        self.mo = {}
+        self.reads = {}
+        self.plain = {}
+        self.done = [None] * nthreads
+        self.stamp = 0
+        self.seq_cst = 0
+
+    def copy(self):
+        new = Graph.__new__(Graph)
+        new.threads = [list(events) for events in self.threads]
+        new.mo = {loc: list(writes) for loc, writes in self.mo.items()}
+        new.reads = {loc: list(reads) for loc, reads in self.reads.items()}
+        new.plain = {loc: list(events) for loc, events in self.plain.items()} if self.plain else {}
+        new.done = list(self.done)
+        new.stamp = self.stamp
+        new.seq_cst = self.seq_cst
+        return new
+
+    def add(self, e):
+        """Append ``e`` to its thread; a write's place in ``mo`` is the caller's business."""
+        self.stamp += 1
+        e.stamp = self.stamp
+        self.threads[e.thread].append(e)
+        if e.kind is READ:
+            self.reads[e.loc].append(e)
+        if e.plain:
+            self.plain.setdefault(e.loc, []).append(e)
+        if e.order == "seq_cst":
+            self.seq_cst += 1
+
+    def restrict(self, keep, last):
+        """A copy with ``keep[t]`` events of each thread, and ``last`` in place of the last one of its own thread."""
+        new = Graph.__new__(Graph)
+        new.threads = [events[:n] for events, n in zip(self.threads, keep, strict=True)]
+        new.threads[last.thread][-1] = last
+        new.done = [
+            end if len(events) == n and t != last.thread else None
+            for t, (events, n, end) in enumerate(zip(self.threads, keep, self.done, strict=True))
+        ]
+        new.mo = {loc: [w for w in ws if w.thread < 0 or w.index < keep[w.thread]] for loc, ws in self.mo.items()}
+        new.reads = {loc: [r for r in rs if r.index < keep[r.thread]] for loc, rs in self.reads.items()}
+        new.reads[last.loc] = [last if r.thread == last.thread and r.index == last.index else r for r in new.reads[last.loc]]
+        new.plain = {loc: [e for e in es if e.index < keep[e.thread]] for loc, es in self.plain.items()}
+        new.stamp = self.stamp
+        new.seq_cst = sum(e.order == "seq_cst" for events in new.threads for e in events) if self.seq_cst else 0
+        return new
+
+    def view(self, loc, hb):
+        """Position in ``mo`` of the newest message of ``loc`` that an observer with clock ``hb`` cannot go back behind."""
+        writes = self.mo[loc]
+        seen = {r.rf for r in self.reads[loc] if r.index < hb[r.thread]}
+        for position in range(len(writes) - 1, 0, -1):
+            w = writes[position]
+            if w.index < hb[w.thread] or w in seen:
+                return position
+        return 0
+
+    def successor(self, write):
+        """The read-modify-write that took ``write``: the write after it in ``mo``, if it is that."""
+        writes = self.mo[write.loc]
+        after = writes.index(write) + 1
+        return writes[after] if after < len(writes) and self.updates(writes[after], write) else None
+
+    def updates(self, second, first):
+        return second.ex and self.threads[second.thread][second.index].ex and self.source(second) is first
+
+    def source(self, exclusive):
+        """What the read half of an exclusive write read. Other events of the same step may lie between the halves."""
+        events = self.threads[exclusive.thread]
+        index = exclusive.index - 1
+        while events[index].kind is not READ or not events[index].ex:
+            index -= 1
+        return events[index].rf
+
+    def events(self):
+        return [e for events in self.threads for e in events]
+
+    def key(self):
+        """Equal for equal executions: every choice, every reads-from, every modification order."""
+        reads = tuple(
+            tuple((e.rf.thread, e.rf.index) if e.rf is not None else e.value for e in events if e.kind is READ or e.kind is CHOICE)
+            for events in self.threads
+        )
+        orders = tuple((loc, tuple((w.thread, w.index) for w in ws[1:])) for loc, ws in self.mo.items() if len(ws) > 2)
+        return reads, frozenset(orders)

@@ -1,0 +1,58 @@
+"""Pools of their own for every test, removed afterwards."""
+import contextlib
+import os
+import uuid
+
+import pytest
+
+import foliocache
+
+
+@pytest.fixture
+def pool_name():
+    """A name that no other test uses."""
+    name = f"test-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    yield name
+    with contextlib.suppress(foliocache.SegmentNotFound):
+        foliocache.remove(name)
+
+
+@pytest.fixture
+def cache(pool_name):
+    """A pool of 256 pages of 16 KiB. After the test everything in it must add up."""
+    cache = foliocache.open(pool_name, size="4MiB")
+    yield cache
+    assert cache.audit() == []
+
+
+class Source:
+    """An object of ``size`` bytes that counts what is read of it."""
+
+    def __init__(self, size, seed=0):
+        pattern = bytes((i * 7 + seed) % 251 for i in range(251 * 64))
+        self.content = (pattern * (size // len(pattern) + 1))[:size]
+        self.calls = []
+
+    @property
+    def bytes_read(self):
+        return sum(length for _, length in self.calls)
+
+    def read(self, offset, length):
+        self.calls.append((offset, length))
+        return self.content[offset : offset + length]
+
+    def readinto(self, offset, buffer):
+        self.calls.append((offset, len(buffer)))
+        buffer[:] = self.content[offset : offset + len(buffer)]
+        return len(buffer)
+
+
+@pytest.fixture
+def source():
+    """A 1,000,003 byte Source."""
+    return Source(1_000_003)
+
+
+@pytest.fixture
+def make_source():
+    return Source

@@ -1,0 +1,60 @@
+"""Fixtures: the worlds, and makers of segments in them."""
+import contextlib
+import functools
+
+import pytest
+import world as worlds
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("mm", deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+settings.load_profile("mm")
+
+
+@pytest.fixture(params=["compiled", "interpreted"])
+def world(request):
+    """The core, in each of its worlds."""
+    return getattr(worlds, request.param)()
+
+
+@pytest.fixture(params=["compiled", "interpreted", "small_nodes"])
+def tree_world(request):
+    """As world, and once more with 4 slots to a node."""
+    return getattr(worlds, request.param)()
+
+
+@pytest.fixture
+def segments(world):
+    """Makes segments: ``segments(pages=64, page_size=4096, clients=4)``."""
+    return functools.partial(worlds.Segment, world)
+
+
+@pytest.fixture
+def segment(segments):
+    """A segment of 64 pages of 4 KiB."""
+    return segments()
+
+
+@pytest.fixture
+def between(monkeypatch):
+    """``with between(segment, "cmpxchg_acquire", action)``: do action right before that step happens the first time.
+
+    In the interpreted world only; the compiled core's steps cannot be stopped.
+    """
+
+    @contextlib.contextmanager
+    def between(segment, name, action):
+        assert not segment.world.compiled
+        original, done = getattr(segment.world.atomics, name), []
+
+        def step(*args):
+            if not done:
+                done.append(True)
+                action()
+            return original(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(segment.world.atomics, name, step)
+            yield
+        assert done, f"{name} was never reached"
+
+    return between

@@ -1,0 +1,313 @@
+"""The core in the worlds that it runs in, and segments of plain memory for it to work on.
+
+``compiled`` is what users import; ``interpreted`` is the same files run uncompiled by the checker's loader over ``check.plain``. A
+test that takes the fixture ``segments`` (see conftest) runs in both.
+"""
+import ctypes
+import functools
+import importlib
+import os
+import re
+import struct
+import threading
+import traceback
+
+from foliocache import segment as segments
+from foliocache.check import loader, plain
+
+MODULES = (
+    "layout", "atomics", "page_ref", "flags", "wait", "pagelist", "client", "page_alloc", "lru", "fill", "folio", "slab", "xarray",
+    "mapping", "vmscan", "filemap", "audit",
+)  # fmt: skip
+PAGE = 4096
+ME = 1
+PATIENCE = 30  # seconds until a thread or process counts as hung
+
+# A small radix tree: 4 slots to a node. Objects are smaller then, so a page must have room for more numbers.
+SMALL_NODES = {"NODE_SHIFT": 2, "OBJECT_SHIFT": 6}
+
+
+class World:
+    """One copy of the core. ``world.page_ref`` is its module; ``world.unlocked`` calls it with the GIL released."""
+
+    def __init__(self, name, overrides=None):
+        self.name = name
+        self.compiled = name == "compiled"
+        self.unlocked = self
+        if self.compiled:
+            for module in MODULES:
+                setattr(self, module, importlib.import_module(f"foliocache.mm.{module}"))
+            self.unlocked = _Unlocked(self)
+        else:
+            core = loader.load(plain, overrides)
+            for module in MODULES:
+                setattr(self, module, core.atomics if module == "atomics" else getattr(core, module))
+        self._check()
+
+    def _check(self):
+        """That this really is the world it says; every test's segment comes from here."""
+        for module in MODULES:
+            file = getattr(self, module).__file__
+            shared_object = self.compiled and module != "layout"
+            assert file.endswith(".so" if shared_object else ".py"), f"{self.name}: {module} is {file}"
+
+    def memory(self, shape, buffer):
+        if self.compiled:
+            return self.atomics.Memory(buffer, buffer, shape)
+        return plain.Memory(shape["size"], {key: shape[key] for key in shape if key != "size"}, buffer)
+
+
+@functools.cache
+def compiled():
+    return World("compiled")
+
+
+@functools.cache
+def interpreted():
+    return World("interpreted")
+
+
+@functools.cache
+def small_nodes():
+    return World("small nodes", SMALL_NODES)
+
+
+class Segment:
+    """A new segment with all of its tables set up. ``segment.page_ref.try_get(folio)`` calls the core with its ``mem``."""
+
+    def __init__(self, world, pages=64, page_size=PAGE, clients=4, buffer=None):
+        self.world = world
+        self.layout = world.layout
+        self.shape = segments.geometry(pages, page_size, clients)
+        self.buffer = bytearray(self.shape["size"]) if buffer is None else buffer
+        self.memory = world.memory(self.shape, self.buffer)
+        self.mem = self.memory.handle
+        self.pages = pages
+        self.page_alloc.setup(ME)
+        self.lru.setup()
+        self.slab.setup()
+        self.mapping.setup()
+
+    def __getattr__(self, module):
+        if module not in MODULES:
+            raise AttributeError(module)
+        bound = _Bound(getattr(self.world, module), self.mem)
+        setattr(self, module, bound)
+        return bound
+
+    @property
+    def unlocked(self):
+        """As the segment itself, but its calls run with the GIL released in the compiled world: for threads that block."""
+        return _UnlockedSegment(self)
+
+    # Words.
+
+    def read(self, at):
+        return struct.unpack_from("<I", self.buffer, at)[0]
+
+    def write(self, at, value):
+        struct.pack_into("<I", self.buffer, at, value)
+
+    def read64(self, at):
+        return struct.unpack_from("<Q", self.buffer, at)[0]
+
+    def write64(self, at, value):
+        struct.pack_into("<Q", self.buffer, at, value)
+
+    # Folios.
+
+    def at(self, pfn):
+        """The offset of a page's descriptor."""
+        return self.shape["memmap"] + pfn * self.layout.FOLIO_SIZE
+
+    def field(self, pfn, offset):
+        return self.read(self.at(pfn) + offset)
+
+    def set_field(self, pfn, offset, value):
+        self.write(self.at(pfn) + offset, value)
+
+    def count(self, pfn):
+        return self.field(pfn, self.layout.F_REF)
+
+    def content(self, pfn, length=8):
+        start = self.shape["data"] + (pfn << self.shape["page_shift"])
+        return bytes(self.buffer[start : start + length])
+
+    def fill(self, pfn, content):
+        start = self.shape["data"] + (pfn << self.shape["page_shift"])
+        self.buffer[start : start + len(content)] = content
+
+    def new_file(self, order=0, ino=0, index=0):
+        """A live FILE folio with one reference, the caller's; in no mapping."""
+        pfn = self.page_alloc.alloc(ME, order)
+        assert pfn != self.layout.NIL
+        self.folio.prepare(pfn, self.layout.TYPE_FILE, order, ino, index, 1)
+        self.page_ref.init(self.at(pfn), 1)
+        return pfn
+
+    # Mappings.
+
+    def open(self, key=1, folios=64, order=0, text=b"key", me=ME):
+        """The ino of an object of so many folios, made if need be."""
+        height = self.world.xarray.height_for(folios)
+        return self.mapping.open(me, key, key + 1, folios * PAGE << order, order, height, text, len(text), 0)
+
+    def find(self, ino, index, folios=64):
+        """Pin by the lock-free way: a pfn or NIL."""
+        return self.filemap.find_get(ME, ino, self.mapping.head(ino), self.world.xarray.height_for(folios), index)
+
+    def add(self, ino, index, order=0):
+        """Grab and fill a folio that is not cached yet; its pfn, pinned."""
+        found = self.filemap.grab(ME, ino, index, order, PAGE << order)
+        assert found & self.layout.GRAB_ADDED, hex(found)
+        pfn = found & self.layout.NIL
+        self.fill_in.complete(pfn)
+        return pfn
+
+    def cache(self, ino, indices, order=0):
+        """Add folios and let go of them: {index: pfn}."""
+        added = {}
+        for index in indices:
+            added[index] = self.add(ino, index, order)
+            self.folio.put(ME, added[index])
+        return added
+
+    @property
+    def fill_in(self):
+        """The module ``fill``, whose name is a method here."""
+        return _Bound(self.world.fill, self.mem)
+
+    # What is there.
+
+    def free(self):
+        return self.page_alloc.free_pages()
+
+    def words_on(self, where):
+        """The pfns on a list, first to last."""
+        found, pfn = [], self.read(where + self.layout.LIST_FIRST)
+        while pfn != self.layout.NIL:
+            found.append(pfn)
+            pfn = self.field(pfn, self.layout.F_NEXT)
+        return found
+
+    def free_lists(self):
+        """{order: pfns} of the free blocks, lists in their order."""
+        lists = {o: self.words_on(self.layout.ALLOC_LISTS + o * self.layout.LIST_SIZE) for o in range(self.layout.MAX_ORDER + 1)}
+        return {order: pfns for order, pfns in lists.items() if pfns}
+
+    def findings(self):
+        return self.world.audit.audit(self.memory)
+
+    def census(self):
+        return self.world.audit.census(self.memory)
+
+
+class _Bound:
+    """A module of the core whose functions get ``mem`` by themselves."""
+
+    def __init__(self, module, mem):
+        self._module = module
+        self._mem = mem
+
+    def __getattr__(self, function):
+        bound = functools.partial(getattr(self._module, function), self._mem)
+        setattr(self, function, bound)
+        return bound
+
+
+class _UnlockedSegment:
+    def __init__(self, segment):
+        self._segment = segment
+
+    def __getattr__(self, module):
+        return _Bound(getattr(self._segment.world.unlocked, module), self._segment.mem)
+
+
+class _Unlocked:
+    """The compiled core through ctypes, which releases the GIL: the C functions that the modules export to each other."""
+
+    def __init__(self, world):
+        self._world = world
+
+    def __getattr__(self, module):
+        return _UnlockedModule(getattr(self._world, module))
+
+
+class _UnlockedModule:
+    def __init__(self, module):
+        self._module = module
+
+    def __getattr__(self, function):
+        return _c_function(self._module, function)
+
+
+_C_TYPES = {
+    "void": None, "int": ctypes.c_int, "uint32_t": ctypes.c_uint32, "uint64_t": ctypes.c_uint64, "int64_t": ctypes.c_int64,
+    "mem_t": ctypes.c_size_t, "char const *": ctypes.c_char_p,
+}  # fmt: skip
+
+
+@functools.cache
+def _c_function(module, name):
+    capsule = module.__pyx_capi__[name]
+    get_name, get_pointer = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
+    get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    signature = get_name(capsule)
+    result, arguments = re.fullmatch(r"(.*) \((.*)\)", signature.decode()).groups()
+    arguments = [argument.removesuffix(" __pyx_skip_dispatch") for argument in arguments.split(", ")]
+    function = ctypes.CFUNCTYPE(_C_TYPES[result], *(_C_TYPES[argument] for argument in arguments))(get_pointer(capsule, signature))
+    if "__pyx_skip_dispatch" not in signature.decode():
+        return function
+    return lambda *values: function(*values, 0)
+
+
+def together(*functions):
+    """Run each in a thread of its own, started at once; their results. Raises what one raised, or if one hangs."""
+    start = threading.Barrier(len(functions))
+    results, errors = [None] * len(functions), []
+
+    def run(number, function):
+        try:
+            start.wait(PATIENCE)
+            results[number] = function()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in enumerate(functions)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    if errors:
+        raise errors[0]
+    assert not any(thread.is_alive() for thread in threads), "a thread hangs"
+    return results
+
+
+def forked(*functions):
+    """Run each in a forked process; raises unless every one returns in time."""
+    children = [_fork(function) for function in functions]
+    failed = []
+    for pid in children:
+        alarm = threading.Timer(PATIENCE, os.kill, (pid, 9))
+        alarm.start()
+        _, status = os.waitpid(pid, 0)
+        alarm.cancel()
+        if status:
+            failed.append(status)
+    assert not failed, f"children failed: {failed}"
+
+
+def _fork(function):
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        function()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)

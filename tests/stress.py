@@ -1,0 +1,70 @@
+"""Workers that read random ranges of objects which do not fit into the pool, and check every byte.
+
+The content of an object is a function of its key and the offset, so that a worker needs no copy to compare with: each 8-byte word
+is its own position times a constant that depends on the key.
+"""
+import multiprocessing
+import random
+import time
+
+import numpy as np
+
+import foliocache
+
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def content(key, offset, length):
+    """Bytes offset .. offset + length - 1 of object key."""
+    first, last = offset // 8, (offset + length + 7) // 8
+    words = np.arange(first, last, dtype=np.uint64) * np.uint64((hash(key) & 0xFFFF) * 2 + 1) + np.uint64(_GOLDEN & 0xFFFFFFFF)
+    return words.tobytes()[offset - first * 8 : offset - first * 8 + length]
+
+
+def source(key):
+    return lambda offset, length: content(key, offset, length)
+
+
+class Job:
+    """What the workers do: ``objects`` of (key, size), read at random until ``seconds`` are over."""
+
+    def __init__(self, name, objects, seconds, seed=0, invalidate=0.001):
+        self.name = name
+        self.objects = objects
+        self.seconds = seconds
+        self.seed = seed
+        self.invalidate = invalidate
+
+    def run(self, workers):
+        """The number of reads of each worker; raises if one found a wrong byte or died."""
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(workers) as pool:
+            return pool.map(self.work, range(workers), chunksize=1)
+
+    def work(self, number):
+        rng = random.Random(self.seed * 1000 + number)
+        cache = foliocache.attach(self.name)
+        mappings = [cache.mapping(str(key), size, "v", source(key)) for key, size in self.objects]
+        deadline = time.monotonic() + self.seconds
+        held = []
+        reads = 0
+        while time.monotonic() < deadline:
+            self.step(rng, rng.choice(list(zip(self.objects, mappings, strict=True))), held)
+            reads += 1
+        return reads
+
+    def step(self, rng, choice, held):
+        (key, size), mapping = choice
+        offset = rng.randrange(size)
+        length = min(rng.choice((1, 100, 5000, 70_000, 600_000)), size - offset)
+        view = mapping.read(offset, length)
+        expected = content(key, offset, length)
+        if view != expected:
+            raise AssertionError(f"wrong bytes: object {key} offset {offset} length {length}")
+        held.append((view, expected))
+        if len(held) > 20:
+            view, expected = held.pop(rng.randrange(len(held)))
+            if view != expected:
+                raise AssertionError(f"bytes changed under a pin: object {key}")
+        if rng.random() < self.invalidate:
+            mapping.invalidate()

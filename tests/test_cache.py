@@ -1,0 +1,388 @@
+"""Mappings, leases, fills: what users rely on."""
+import ctypes
+import gc
+import multiprocessing
+import os
+import pickle
+import threading
+
+import numpy as np
+import pytest
+
+import foliocache
+from foliocache.cache import _order_for
+
+SPAWN = multiprocessing.get_context("spawn")
+FORK = multiprocessing.get_context("fork")
+
+
+def pins(cache):
+    return cache.stat()["pins"]
+
+
+def test_a_lease_is_a_read_only_zero_copy_buffer(cache, source):
+    mapping = cache.mapping("k", len(source.content), "v", source.read)
+    with mapping.lease(2) as lease:
+        view = memoryview(lease)
+        assert view.readonly and len(lease) == mapping.folio_size
+        assert view == source.content[2 * mapping.folio_size : 3 * mapping.folio_size]
+        assert np.shares_memory(np.frombuffer(lease, np.uint8), np.frombuffer(mapping.lease(2), np.uint8))
+        with pytest.raises(BufferError):
+            ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(lease), ctypes.create_string_buffer(200), 1)  # PyBUF_WRITABLE
+        view.release()
+    assert pins(cache) == 0
+
+
+def test_views_keep_the_pin_after_release(cache, source):
+    mapping = cache.mapping("k", len(source.content), "v", source.read)
+    with mapping.lease(0) as lease:
+        array = np.frombuffer(lease, dtype=np.uint8)
+    with pytest.raises(foliocache.LeaseError, match="released"):
+        memoryview(lease)
+    lease.release()
+    assert pins(cache) == 1 and array[:10].tobytes() == source.content[:10]
+    del array
+    assert pins(cache) == 0
+
+
+def test_garbage_collection_releases(cache, source):
+    mapping = cache.mapping("k", len(source.content), "v", source.read)
+    lease = mapping.lease(0)
+    assert pins(cache) == 1
+    del lease
+    gc.collect()
+    assert pins(cache) == 0
+    mapping.lease(0)
+    assert pins(cache) == 0
+
+
+def test_the_memory_outlives_the_cache_object(pool_name, source):
+    cache = foliocache.open(pool_name, size="4MiB")
+    array = np.frombuffer(cache.mapping("k", len(source.content), "v", source.read).lease(0), np.uint8)
+    cache.close()
+    foliocache.remove(pool_name)
+    del cache
+    gc.collect()
+    assert array.tobytes() == source.content[: len(array)]
+
+
+def test_leases_cannot_be_made_by_hand():
+    with pytest.raises(TypeError):
+        foliocache.Lease()
+
+
+@pytest.mark.parametrize("how", ["read", "readinto", "both"])
+def test_every_range_of_an_object(cache, source, how):
+    sources = {name: getattr(source, name) for name in ("read", "readinto") if how in (name, "both")}
+    mapping = cache.mapping("k", len(source.content), "v", **sources)
+    size = mapping.size
+    for offset, length in [(0, 1), (0, size), (size - 1, 1), (12345, 77_777), (size, 5), (size + 10, 5), (size - 3, 10), (0, 0)]:
+        expected = source.content[offset : offset + length]
+        assert mapping.read(offset, length) == expected
+        target = bytearray(length)
+        assert mapping.readinto(offset, target) == len(expected) and target[: len(expected)] == expected
+    assert source.bytes_read == size, "every byte is read from the source once"
+
+
+def test_one_call_of_the_source_for_a_run_of_missing_folios(cache, source):
+    mapping = cache.mapping("k", len(source.content), "v", source.read)
+    assert mapping.folio_size == 16384
+    mapping.read(100_000, 300_000)
+    first, last = 100_000 // 16384, 399_999 // 16384
+    assert source.calls[0] == (first * 16384, (last + 1 - first) * 16384)
+    assert len(source.calls) == 1
+
+
+def test_bad_arguments(cache, source):
+    for size in (-1, 1.5, "10", None, True):
+        with pytest.raises(ValueError, match="size"):
+            cache.mapping("k", size, "v", source.read)
+    with pytest.raises(ValueError, match="strings"):
+        cache.mapping(b"k", 10)
+    with pytest.raises(ValueError, match="too large"):
+        cache.mapping("k", 1 << 62)
+    mapping = cache.mapping("k", len(source.content), "v", source.read)
+    for index in (mapping.folios, -1, 1 << 50):
+        with pytest.raises((IndexError, OverflowError)):
+            mapping.lease(index)
+    with pytest.raises(ValueError, match="negative"):
+        mapping.read(-1, 5)
+    with pytest.raises(foliocache.SourceError, match="without a source"):
+        cache.mapping("never read", 10).lease(0)
+    cache.close()
+    with pytest.raises(foliocache.FoliocacheError, match="closed"):
+        cache.mapping("k", 10)
+
+
+def test_an_empty_object(cache):
+    mapping = cache.mapping("empty", 0)
+    assert mapping.folios == 0 and mapping.read(0, 10) == b"" and mapping.readinto(0, bytearray(3)) == 0
+
+
+@pytest.mark.parametrize("answer", [b"", b"short", b"x" * 20_000, "text", None, 5, [1, 2]])
+def test_wrong_answers_of_a_source_are_clear_errors_and_leave_nothing(cache, answer):
+    mapping = cache.mapping("k", 10_000, "v", lambda offset, length: answer)
+    for _ in range(2):
+        with pytest.raises(foliocache.SourceError, match="the source of 'k'"):
+            mapping.lease(0)
+    assert cache.stat()["cached_bytes"] == 0 and cache.mappings() == []
+
+
+@pytest.mark.parametrize("count", [0, 5, 10_001])
+def test_readinto_with_a_wrong_count(cache, count):
+    with pytest.raises(foliocache.SourceError, match=f"{count} bytes"):
+        cache.mapping("k", 10_000, "v", readinto=lambda offset, buffer: count).lease(0)
+
+
+def test_a_source_that_keeps_its_buffer_is_an_error(cache):
+    kept = []
+    mapping = cache.mapping("k", 10_000, readinto=lambda offset, buffer: kept.append(np.frombuffer(buffer, np.uint8)))
+    with pytest.raises(foliocache.SourceError, match="kept the buffer"):
+        mapping.lease(0)
+    assert cache.stat()["cached_bytes"] == 0
+
+
+def test_a_failing_source_raises_for_its_caller_and_is_asked_again(cache, source):
+    trouble = [OSError("the network is down"), KeyboardInterrupt()]
+
+    def read(offset, length):
+        if trouble:
+            raise trouble.pop(0)
+        return source.read(offset, length)
+
+    mapping = cache.mapping("k", len(source.content), "v", read)
+    with pytest.raises(OSError, match="network is down"):
+        mapping.lease(0)
+    with pytest.raises(KeyboardInterrupt):
+        mapping.lease(0)
+    assert cache.stat()["pages_by_state"]["file"] == 0
+    assert bytes(mapping.lease(0)) == source.content[: mapping.folio_size]
+    assert cache.stat()["counters"]["errors"] == 2
+
+
+def test_threads_that_miss_at_once_read_once(cache, make_source):
+    source = make_source(10_000)
+    started, go = threading.Event(), threading.Event()
+
+    def read(offset, length):
+        started.set()
+        assert go.wait(60)
+        return source.read(offset, length)
+
+    mapping = cache.mapping("k", 10_000, "v", read)
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(bytes(mapping.lease(0)))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    assert started.wait(60)
+    while cache.stat()["counters"]["waits"] < 7:
+        threading.Event().wait(0.001)
+    go.set()
+    for thread in threads:
+        thread.join(60)
+    assert results == [source.content] * 8 and len(source.calls) == 1
+
+
+def test_a_waiter_tries_for_himself_when_the_filler_fails(cache, make_source):
+    source = make_source(10_000)
+    started, go = threading.Event(), threading.Event()
+
+    def failing(offset, length):
+        started.set()
+        assert go.wait(60)
+        raise OSError("only the first")
+
+    errors = []
+
+    def fail():
+        try:
+            cache.mapping("k", 10_000, "v", failing).lease(0)
+        except OSError as error:
+            errors.append(str(error))
+
+    results = []
+    first = threading.Thread(target=fail)
+    second = threading.Thread(target=lambda: results.append(bytes(cache.mapping("k", 10_000, "v", source.read).lease(0))))
+    first.start()
+    assert started.wait(60)
+    second.start()
+    while cache.stat()["counters"]["waits"] < 1:
+        threading.Event().wait(0.001)
+    go.set()
+    first.join(60)
+    second.join(60)
+    assert errors == ["only the first"] and results == [source.content]
+
+
+def _read_all(name, size, barrier, log):
+    def read(offset, length):
+        log.put((offset, length))
+        return bytes(length)
+
+    mapping = foliocache.attach(name).mapping("k", size, "v", read)
+    barrier.wait(60)
+    for index in range(mapping.folios):
+        assert bytes(mapping.lease(index)) == bytes(mapping.length_of(index))
+
+
+@pytest.mark.parametrize("context", [SPAWN, FORK], ids=["spawn", "fork"])
+def test_processes_that_miss_at_once_read_once(cache, context):
+    size = 1_000_000
+    barrier, log = context.Barrier(4), context.Queue()
+    children = [context.Process(target=_read_all, args=(cache.name, size, barrier, log)) for _ in range(4)]
+    for child in children:
+        child.start()
+    fetched = 0
+    while fetched < size:
+        fetched += log.get(timeout=60)[1]
+    for child in children:
+        child.join(60)
+    assert {child.exitcode for child in children} == {0}
+    assert fetched == size and log.empty()
+
+
+def test_full_of_pinned_pages_reads_privately(cache, make_source):
+    source = make_source(8 << 20, seed=3)
+    mapping = cache.mapping("big", 8 << 20, "v", source.read)
+    leases = [mapping.lease(index) for index in range(mapping.folios)]
+    assert all(
+        bytes(lease) == source.content[i * mapping.folio_size : (i + 1) * mapping.folio_size] for i, lease in enumerate(leases)
+    )
+    assert not leases[-1].cached and leases[0].cached
+    bypassed = sum(not lease.cached for lease in leases)
+    assert cache.stat()["counters"]["bypasses"] == bypassed > 0
+    leases.clear()
+    assert pins(cache) == 0
+    assert mapping.lease(mapping.folios - 1).cached
+
+
+def test_an_object_larger_than_the_pool(cache, make_source):
+    source = make_source(20 << 20)
+    mapping = cache.mapping("big", 20 << 20, "v", source.read)
+    assert mapping.read(0, mapping.size) == source.content
+    assert cache.stat()["counters"]["evictions"] > 0
+    assert cache.audit() == []
+
+
+def test_small_objects_share_the_pool_page_by_page(cache, make_source):
+    sources = [make_source(1000 + i, seed=i) for i in range(400)]
+    for i, source in enumerate(sources):
+        assert cache.mapping(f"small {i}", len(source.content), "v", source.read).read(0, 2000) == source.content
+    assert cache.stat()["counters"]["evictions"] > 0
+    assert len(cache.mappings()) == cache.stat()["mappings"] <= 256
+
+
+def test_folio_sizes_follow_the_object():
+    page, pool = 16 << 10, 4 << 30
+    assert [page << _order_for(size, page, pool) for size in (0, 1000, 100_000, 1 << 20)] == [page] * 4
+    assert page << _order_for(10 << 20, page, pool) == 256 << 10
+    assert page << _order_for(3 << 20, page, pool) == 64 << 10
+    assert page << _order_for(1 << 40, page, pool) == 256 << 10
+    assert 65536 << _order_for(1 << 40, 65536, 4 << 20) == 65536
+
+
+def test_the_tail_of_a_large_object_takes_no_more_pages_than_it_needs(pool_name, make_source):
+    cache = foliocache.open(pool_name, size="64MiB")
+    source = make_source((20 << 20) + 1)
+    mapping = cache.mapping("k", len(source.content), "v", source.read)
+    assert mapping.folio_size == 256 << 10
+    assert bytes(mapping.lease(mapping.folios - 1)) == source.content[-1:]
+    assert cache.stat()["pages_by_state"]["file"] == 1
+
+
+def test_versions_are_different_objects(cache, make_source):
+    old, new = make_source(5000, seed=1), make_source(5000, seed=2)
+    assert cache.mapping("k", 5000, "1", old.read).read(0, 5000) == old.content
+    assert cache.mapping("k", 5000, "2", new.read).read(0, 5000) == new.content
+    assert cache.mapping("k", 5000, "1").read(0, 5000) == old.content
+    assert sorted((m["key"], m["version"]) for m in cache.mappings()) == [("k", "1"), ("k", "2")]
+    assert cache.forget("k") == 2 and cache.mappings() == []
+
+
+def test_invalidate_spares_leases_that_are_out(cache, source):
+    mapping = cache.mapping("k", len(source.content), "v", source.read)
+    lease = mapping.lease(1)
+    mapping.invalidate()
+    assert cache.mappings() == [] and bytes(lease) == source.content[16384:32768]
+    assert not mapping.is_cached(1)
+    again = mapping.lease(1)
+    assert bytes(again) == bytes(lease) and pins(cache) == 2
+
+
+def test_long_names_are_cut_for_people_but_not_for_identity(cache, make_source):
+    one, two = make_source(100, seed=1), make_source(100, seed=2)
+    key = "schlüssel/" * 200
+    assert cache.mapping(key + "1", 100, "", one.read).read(0, 100) == one.content
+    assert cache.mapping(key + "2", 100, "", two.read).read(0, 100) == two.content
+    assert all(key.startswith(m["key"][:300]) for m in cache.mappings())
+
+
+def test_sequential_reads_are_read_ahead_and_random_ones_are_not(pool_name, make_source):
+    cache = foliocache.open(pool_name, size="64MiB")
+    source = make_source(4 << 20)
+    mapping = cache.mapping("sequential", 4 << 20, "v", source.read)
+    for index in range(mapping.folios):
+        mapping.lease(index)
+    lengths = [length for _, length in source.calls]
+    assert len(source.calls) < mapping.folios / 3
+    assert lengths[:-1] == sorted(lengths[:-1]), "the window grows"
+    assert source.bytes_read == 4 << 20
+    scattered = make_source(4 << 20)
+    mapping = cache.mapping("random", 4 << 20, "v", scattered.read)
+    for index in (17, 3, 40, 9, 55, 22):
+        mapping.lease(index)
+    assert [length for _, length in scattered.calls] == [mapping.folio_size] * 6
+
+
+def test_a_concurrent_source_is_read_ahead_in_the_background(pool_name, make_source):
+    cache = foliocache.open(pool_name, size="64MiB")
+    source = make_source(8 << 20)
+    mapping = cache.mapping("k", 8 << 20, "v", source.read, concurrent=True)
+    for index in range(mapping.folios):
+        assert bytes(mapping.lease(index)) == source.content[index * mapping.folio_size : (index + 1) * mapping.folio_size]
+    cache.close()
+    assert cache.stat()["counters"]["readahead"] > 0
+    assert source.bytes_read == 8 << 20
+
+
+def test_pickling(cache, source):
+    cache.mapping("k", len(source.content), "v", source.read).lease(0)
+    assert pickle.loads(pickle.dumps(cache)) is cache
+    mapping = pickle.loads(pickle.dumps(cache.mapping("k", len(source.content), "v")))
+    assert bytes(mapping.lease(0)) == source.content[: mapping.folio_size]
+
+
+def _use_inherited(lease, mapping, said):
+    try:
+        memoryview(lease)
+    except foliocache.LeaseError as error:
+        said.put(str(error))
+    lease.release()
+    said.put(bytes(mapping.lease(0)))
+    said.put(mapping.attachment.number)
+
+
+def test_a_forked_child_owns_nothing_of_its_parents(cache, source):
+    mapping = cache.mapping("k", len(source.content), "v", source.read)
+    lease = mapping.lease(0)
+    said = FORK.Queue()
+    child = FORK.Process(target=_use_inherited, args=(lease, mapping, said))
+    child.start()
+    assert "inherited by fork" in said.get(timeout=60)
+    assert said.get(timeout=60) == bytes(lease)
+    assert said.get(timeout=60) != mapping.attachment.number
+    child.join(60)
+    assert child.exitcode == 0 and pins(cache) == 1
+    assert len(source.calls) == 1
+
+
+def test_stat_adds_up(cache, source):
+    mapping = cache.mapping("k", len(source.content), "v", source.read)
+    mapping.read(0, mapping.size)
+    lease = mapping.lease(0)
+    stat = cache.stat()
+    assert sum(stat["pages_by_state"].values()) == stat["pages"]
+    assert stat["pins"] == 1 and stat["mappings"] == 1 and stat["counters"]["fill_bytes"] == mapping.size
+    assert [c["pid"] for c in stat["clients"]] == [os.getpid()]
+    assert cache.mappings()[0]["pins"] == 1 and cache.mappings()[0]["cached_bytes"] == mapping.size
+    del lease
