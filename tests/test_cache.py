@@ -139,6 +139,8 @@ def test_a_source_that_keeps_its_buffer_is_an_error(cache):
     mapping = cache.mapping("k", 10_000, readinto=lambda offset, buffer: kept.append(np.frombuffer(buffer, np.uint8)))
     with pytest.raises(foliocache.SourceError, match="kept the buffer"):
         mapping.lease(0)
+    assert cache.mappings() == [] and pins(cache) == 1, "nobody else gets a page that somebody can still write to"
+    kept.clear()
     assert cache.stat()["cached_bytes"] == 0
 
 

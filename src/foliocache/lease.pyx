@@ -115,9 +115,7 @@ cdef class Lease:
         self.views += 1
 
     def __releasebuffer__(self, Py_buffer *buffer):
-        self.views -= 1
-        if self.released and self.views == 0:
-            self._drop()
+        self._end_view()
 
     def __enter__(self):
         return self
@@ -142,8 +140,15 @@ cdef class Lease:
         """Give the pin back, now or when the last view of it goes. Doing it twice is harmless."""
         if not self.released:
             self.released = True
+            if self.filling:
+                self._fail()
             if self.views == 0:
                 self._drop()
+
+    cdef void _end_view(self) noexcept:
+        self.views -= 1
+        if self.released and self.views == 0:
+            self._drop()
 
     cdef void _drop(self) noexcept:
         if self.private is None and self.attachment is not None and self.epoch == self.attachment.epoch:
@@ -153,6 +158,7 @@ cdef class Lease:
         self.private = None
 
     cdef void _fail(self) noexcept:
+        """Give up filling: withdraw the folio, wake the waiters. The pin stays."""
         cdef mem_t mem = self.attachment.mem
         self.filling = False
         filemap.remove(mem, self.attachment.me, atomics.read64(mem, atomics.folio_at(mem, self.pfn) + layout.F_INO), self.pfn)
@@ -160,7 +166,11 @@ cdef class Lease:
 
 
 cdef class Target:
-    """The writable bytes of a folio that is being filled, for as long as that takes. ``views`` are those that are still in use."""
+    """The writable bytes of a folio that is being filled.
+
+    ``views`` are those that are still in use. A source may keep one, and spoil the fill by that; each counts as a view of the lease
+    too, so that the page stays pinned, and no other content gets there, as long as somebody can write to it.
+    """
     cdef Lease lease
     cdef readonly int views
 
@@ -169,9 +179,11 @@ cdef class Target:
         cdef char *data = m.base + atomics.page_at(self.lease.attachment.mem, self.lease.pfn)
         PyBuffer_FillInfo(buffer, self, <void *>data, self.lease.length, 0, wanted)
         self.views += 1
+        self.lease.views += 1
 
     def __releasebuffer__(self, Py_buffer *buffer):
         self.views -= 1
+        self.lease._end_view()
 
 
 cdef inline Lease _lease(Attachment attachment, u32 pfn, Py_ssize_t length):

@@ -1,0 +1,50 @@
+"""The package as a user gets it, on every CPython of this machine: install from the source tree into a fresh environment, use it."""
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SMOKE = """
+import sys, foliocache, fsspec
+cache = foliocache.open(sys.argv[1], size="4MiB")
+mapping = cache.mapping("k", 100_000, "v", lambda offset, length: bytes(length))
+assert mapping.read(0, 100_000) == bytes(100_000)
+with open(__file__, "rb") as mine, fsspec.open("folio::file://" + __file__, folio={"name": sys.argv[1]}) as through:
+    assert mine.read() == through.read()
+assert cache.audit() == []
+foliocache.remove(sys.argv[1])
+print("fine", sys.version_info[:2])
+"""
+
+
+def pythons():
+    """One interpreter for each minor version from 3.11 on: this one, those on the PATH, and pyenv's."""
+    found = {f"{sys.version_info.major}.{sys.version_info.minor}": sys.executable}
+    names = [f"python3.{minor}" for minor in range(11, 20)]
+    candidates = [path for path in map(shutil.which, names) if path and "/shims/" not in path]
+    candidates += sorted(Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/3.*/bin/python"))
+    for candidate in candidates:
+        said = subprocess.run([candidate, "--version"], capture_output=True, text=True, check=False).stdout
+        match = re.match(r"Python (3\.(1[1-9]|[2-9]\d))\.", said)
+        if match:
+            found.setdefault(match[1], str(candidate))
+    return found
+
+
+@pytest.mark.parametrize("version", sorted(pythons()))
+def test_installs_and_runs(version, tmp_path, pool_name):
+    environment = tmp_path / "venv"
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv*", "build", "*.so", "*.egg-info", "__pycache__"))
+    subprocess.run([pythons()[version], "-m", "venv", environment], check=True)
+    subprocess.run([environment / "bin/pip", "install", "-q", source], check=True)
+    script = tmp_path / "smoke.py"
+    script.write_text(SMOKE)
+    said = subprocess.run([environment / "bin/python", script, pool_name], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.startswith("fine")
