@@ -8,17 +8,19 @@ is all that the workers have in common.
 import multiprocessing
 import os
 import random
-import sysconfig
 import tempfile
+from collections import Counter
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import foliocache
 
 NAME = "example-workers"
 WORKERS = 4
+SIZE = 20_000_000
 
 
-def worker(path: str, log: str, number: int) -> None:
+def worker(path: str, log: str, number: int, start: Barrier) -> None:
     """Read the whole file in random order through the pool, and note every fetch in a log that all share."""
 
     def read(offset: int, length: int) -> bytes:
@@ -28,31 +30,45 @@ def worker(path: str, log: str, number: int) -> None:
             file.seek(offset)
             return file.read(length)
 
-    size = os.path.getsize(path)
-    mapping = foliocache.open(NAME).mapping(f"file://{path}", size, version=str(os.path.getmtime(path)), read=read)
-    pieces = list(range(0, size, 10_000))
+    mapping = foliocache.open(NAME).mapping(f"file://{path}", SIZE, version=str(os.path.getmtime(path)), read=read)
+    pieces = list(range(0, SIZE, 10_000))
     random.Random(number).shuffle(pieces)
+    start.wait()
     for offset in pieces:
-        mapping.read(offset, min(10_000, size - offset))
+        mapping.read(offset, 10_000)
 
 
 def main() -> None:
-    path = max(Path(sysconfig.get_path("stdlib")).glob("*.py"), key=lambda file: file.stat().st_size)
     foliocache.open(NAME, size="64MiB")
     try:
-        with tempfile.NamedTemporaryFile() as log:
-            context = multiprocessing.get_context("spawn")
-            crew = [context.Process(target=worker, args=(str(path), log.name, number)) for number in range(WORKERS)]
-            for process in crew:
-                process.start()
-            for process in crew:
-                process.join()
-            fetches = [line.split() for line in Path(log.name).read_text().splitlines()]
-        fetched = sum(int(length) for _, length in fetches)
-        print(f"{path.name}: {path.stat().st_size} bytes, read whole by each of {WORKERS} processes")
-        print(f"fetched: {fetched} bytes in {len(fetches)} reads, by {len({pid for pid, _ in fetches})} of them")
+        with tempfile.NamedTemporaryFile() as data, tempfile.NamedTemporaryFile() as log:
+            data.write(random.randbytes(SIZE))
+            data.flush()
+            run(data.name, log.name)
+            report(Path(log.name).read_text())
     finally:
         foliocache.remove(NAME)
+
+
+def run(path: str, log: str) -> None:
+    """All workers at once."""
+    context = multiprocessing.get_context("spawn")
+    start = context.Barrier(WORKERS)
+    crew = [context.Process(target=worker, args=(path, log, number, start)) for number in range(WORKERS)]
+    for process in crew:
+        process.start()
+    for process in crew:
+        process.join()
+
+
+def report(log: str) -> None:
+    """Who fetched how much."""
+    fetched: Counter[str] = Counter()
+    for pid, length in map(str.split, log.splitlines()):
+        fetched[pid] += int(length)
+    print(f"{SIZE} bytes, read whole by each of {WORKERS} processes, {sum(fetched.values())} bytes fetched:")
+    for pid, length in fetched.items():
+        print(f"  process {pid} fetched {length}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from .errors import (
 )
 from .lease import Lease
 from .segment import remove, segments
+from .window import Window
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "SegmentMismatch",
     "SegmentNotFound",
     "SourceError",
+    "Window",
     "attach",
     "open",
     "remove",

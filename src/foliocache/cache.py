@@ -15,8 +15,9 @@ from . import client
 from . import segment as segments_module
 from .errors import FoliocacheError, SourceError
 from .lease import Attachment, FolioMap
-from .mm import audit, layout, mapping, xarray
+from .mm import audit, layout, xarray
 from .readahead import Readahead
+from .window import Window
 
 FOLIO_MAX = 256 << 10
 FOLIOS_PER_OBJECT = 64
@@ -222,6 +223,15 @@ class Mapping(FolioMap):
             if start < end:
                 self._gather(start, end, target[: end - start])
             return end - start
+
+    def window(self, offset=0, length=None):
+        """Bytes offset .. offset + length - 1 (to the end, without a length) as one contiguous, read-only :class:`Window`.
+
+        Zero-copy however many folios they lie in: these are mapped side by side, and all of them stay pinned until it is closed.
+        Raises FoliocacheError when the pool has no room for all of them at once.
+        """
+        start, end = self._range(offset, self.size if length is None else length)
+        return Window(self, start, end - start)
 
     def _range(self, offset, length):
         if offset < 0 or length < 0:

@@ -16,7 +16,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
 from .mm cimport atomics, client, fill, filemap, flags, folio, layout, mapping, vmscan
-from .mm.atomics cimport Memory, fc_mem, mem_t
+from .mm.atomics cimport fc_mem, mem_t
 
 import os
 import weakref
@@ -40,14 +40,6 @@ cdef class Attachment:
 
     ``epoch`` counts the forks behind this process: a lease of another epoch belongs to an ancestor.
     """
-    cdef readonly object segment
-    cdef Memory memory
-    cdef mem_t mem
-    cdef u32 me
-    cdef readonly u32 epoch
-    cdef object slot
-    cdef object __weakref__
-
     def __init__(self, segment):
         self.segment = segment
         self.memory = segment.memory
@@ -90,16 +82,6 @@ cdef class Lease:
     ``numpy.frombuffer(lease)``) its bytes stay mapped and pinned. Asking for a writable buffer raises BufferError; using a released
     lease, or one inherited by fork, raises LeaseError (a ValueError).
     """
-    cdef Attachment attachment
-    cdef object private
-    cdef const char *data
-    cdef Py_ssize_t length
-    cdef u32 pfn
-    cdef u32 epoch
-    cdef int views
-    cdef bint released
-    cdef readonly bint filling
-
     def __init__(self):
         raise TypeError("leases come from Mapping.lease()")
 
@@ -171,9 +153,6 @@ cdef class Target:
     ``views`` are those that are still in use. A source may keep one, and spoil the fill by that; each counts as a view of the lease
     too, so that the page stays pinned, and no other content gets there, as long as somebody can write to it.
     """
-    cdef Lease lease
-    cdef readonly int views
-
     def __getbuffer__(self, Py_buffer *buffer, int wanted):
         cdef const fc_mem *m = <const fc_mem *>self.lease.attachment.mem
         cdef char *data = m.base + atomics.page_at(self.lease.attachment.mem, self.lease.pfn)
@@ -186,7 +165,7 @@ cdef class Target:
         self.lease._end_view()
 
 
-cdef inline Lease _lease(Attachment attachment, u32 pfn, Py_ssize_t length):
+cdef Lease _lease(Attachment attachment, u32 pfn, Py_ssize_t length):
     cdef Lease lease = Lease.__new__(Lease)
     cdef const fc_mem *m = <const fc_mem *>attachment.mem
     lease.attachment = attachment
@@ -203,16 +182,6 @@ cdef class FolioMap:
     Slow paths are methods of the Python class on top: ``_miss(index, wanted)`` returns a lease, ``_wait(lease, index)`` a lease or
     None if the filler failed, ``_marked(lease, index)`` reads ahead.
     """
-    cdef readonly Attachment attachment
-    cdef u64 ino, head, low, high
-    cdef u32 height, order
-    cdef bytes text
-    cdef u32 key_length
-    cdef readonly u64 size
-    cdef readonly u64 folios
-    cdef readonly u64 folio_size
-    cdef public u64 previous
-
     def __init__(self, Attachment attachment, u64 size, u32 order, u32 height, bytes digest, bytes key, bytes version):
         self.attachment = attachment
         self.size = size

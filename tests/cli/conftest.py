@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +33,14 @@ def run(*arguments: object, **more: str) -> SimpleNamespace:
     return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
 
 
+@pytest.fixture(autouse=True)
+def shared_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for pools that this test alone uses; what it leaves there is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="foliocache-test-", dir="/dev/shm") as folder:
+        monkeypatch.setenv("FOLIOCACHE_DIR", folder)
+        yield Path(folder)
+
+
 @pytest.fixture
 def cli() -> Callable[..., SimpleNamespace]:
     """The command line."""
@@ -52,14 +60,9 @@ def cli_json() -> Callable[..., Any]:
 
 
 @pytest.fixture
-def pool_name() -> Iterator[str]:
-    """A pool's name; the pool is gone afterwards."""
-    name = f"test-cli-{os.getpid()}-{secrets.token_hex(4)}"
-    yield name
-    try:
-        foliocache.remove(name)
-    except foliocache.SegmentNotFound:
-        pass
+def pool_name() -> str:
+    """A pool's name."""
+    return "test-cli"
 
 
 @pytest.fixture

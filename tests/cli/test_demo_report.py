@@ -30,7 +30,8 @@ def a_run(name: str, **changes: object) -> dict[str, object]:
 def a_report(**changes: object) -> dict[str, object]:
     """A report of three runs; the changes are the folio run's."""
     folio = a_run("folio", pool_bytes=150 * MIB, findings=[], **changes)
-    return {"dataset_bytes": 111 * MIB, "workers": 4, "epochs": 2, "runs": [a_run("uncached", sample=0.1), a_run("blockcache"), folio]}
+    runs = [a_run("uncached", sample=0.1), a_run("blockcache"), folio]
+    return {"dataset_bytes": 111 * MIB, "workers": 4, "epochs": 2, "runs": runs}
 
 
 def test_it_fits_an_80_column_terminal(monkeypatch, capsys):

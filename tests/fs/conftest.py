@@ -58,7 +58,7 @@ def _s3():
 @pytest.fixture
 def s3(_s3):
     """The counting proxy of a real S3 endpoint; `s3.options` for s3fs; an empty bucket `bucket`."""
-    _s3.options = {"key": "k", "secret": "s", "endpoint_url": _s3.url, "client_kwargs": {"region_name": "us-east-1"}}
+    _s3.options = {"key": "k", "secret": "s", "endpoint_url": _s3.url, "client_kwargs": {"region_name": "eu-west-1"}}
     bare = fsspec.filesystem("s3", **_s3.options, use_listings_cache=False)
     if bare.exists("bucket"):
         bare.rm("bucket", recursive=True)

@@ -133,7 +133,7 @@ class Segment:
         start = self.shape["data"] + (pfn << self.shape["page_shift"])
         return bytes(self.buffer[start : start + length])
 
-    def fill(self, pfn, content):
+    def set_content(self, pfn, content):
         start = self.shape["data"] + (pfn << self.shape["page_shift"])
         self.buffer[start : start + len(content)] = content
 
@@ -161,7 +161,7 @@ class Segment:
         found = self.filemap.grab(ME, ino, index, order, PAGE << order)
         assert found & self.layout.GRAB_ADDED, hex(found)
         pfn = found & self.layout.NIL
-        self.fill_in.complete(pfn)
+        self.fill.complete(pfn)
         return pfn
 
     def cache(self, ino, indices, order=0):
@@ -171,11 +171,6 @@ class Segment:
             added[index] = self.add(ino, index, order)
             self.folio.put(ME, added[index])
         return added
-
-    @property
-    def fill_in(self):
-        """The module ``fill``, whose name is a method here."""
-        return _Bound(self.world.fill, self.mem)
 
     # What is there.
 

@@ -12,7 +12,7 @@ What a thread knows is a vector clock over the events of all threads (the last e
 ``relf``  ``hb`` at the last release fence: the view that relaxed writes carry
 ``acqp``  what relaxed reads brought in, for the next acquire fence to take up
 
-A read-modify-write is two events, a read with ``ex`` and the write that follows it in the modification order at once.
+A read-modify-write is two events, both ``ex``: a read, and a write that comes at once after the message read (its ``rf``, too).
 """
 
 READ, WRITE, FENCE, CHOICE = "R", "W", "F", "C"
@@ -115,22 +115,10 @@ class Graph:
                 return position
         return 0
 
-    def successor(self, write):
-        """The read-modify-write that took ``write``: the write after it in ``mo``, if it is that."""
-        writes = self.mo[write.loc]
-        after = writes.index(write) + 1
-        return writes[after] if after < len(writes) and self.updates(writes[after], write) else None
-
-    def updates(self, second, first):
-        return second.ex and self.threads[second.thread][second.index].ex and self.source(second) is first
-
-    def source(self, exclusive):
-        """What the read half of an exclusive write read. Other events of the same step may lie between the halves."""
-        events = self.threads[exclusive.thread]
-        index = exclusive.index - 1
-        while events[index].kind is not READ or not events[index].ex:
-            index -= 1
-        return events[index].rf
+    def split(self, loc, position):
+        """Whether a write put at ``position`` would come between a read-modify-write and what it read."""
+        writes = self.mo[loc]
+        return position < len(writes) and writes[position].ex and writes[position].rf is writes[position - 1]
 
     def events(self):
         return [e for events in self.threads for e in events]

@@ -225,8 +225,8 @@ class Origin:
 
 
 def main() -> None:
-    """Serve until stdin ends."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+    """Serve until stdin ends. SIGINT stays blocked if the parent had it so: the parent's own Ctrl-C may be pending here."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
     parser = argparse.ArgumentParser(description="Serve a folder over HTTP with range requests, on loopback.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--port", type=int, default=0)

@@ -5,8 +5,9 @@ attached because it is damaged as an answer (not clean), not as a failure: whoev
 """
 from __future__ import annotations
 
+import os
 import time
-from datetime import timedelta
+from datetime import datetime
 from typing import Any
 
 from foliocache.cli import exits
@@ -34,6 +35,7 @@ def stat(name: Name = "default", /, *, json: Json = False) -> None:
     out.print(pairs(f"pool {found['name']}", sizes(found)))
     out.print()
     out.print(pages(found))
+    out.print()
     out.print(pairs("counters", ((key, number(value)) for key, value in found["counters"].items())))
     out.print()
     out.print(clients(found))
@@ -64,11 +66,12 @@ def pages(found: dict[str, Any]) -> Any:
 
 
 def clients(found: dict[str, Any]) -> Any:
-    """Attached processes."""
-    made = table("clients", ">slot", ">pid", "state", ">pins")
+    """Attached processes, this one among them."""
+    made = table("clients", ">slot", ">pid", "state", "attached since")
     for client in found["clients"]:
-        pins = number(client["pins"]) if "pins" in client else ""
-        made.add_row(str(client["slot"]), str(client["pid"]), "alive" if client["alive"] else "dead", pins)
+        since = datetime.fromtimestamp(client["attached"]).isoformat(" ", "seconds")
+        mark = " (this command)" if client["pid"] == os.getpid() else ""
+        made.add_row(str(client["slot"]), str(client["pid"]), "alive" if client["alive"] else "dead", since + mark)
     return made
 
 
@@ -107,11 +110,10 @@ def fsck(name: Name = "default", /, *, json: Json = False) -> int:
     """
     begin = time.monotonic()
     findings = audit(name)
-    took = timedelta(seconds=round(time.monotonic() - begin, 3))
     if json:
         emit_json({"clean": not findings, "findings": findings})
     else:
-        show_findings(name, findings, took)
+        show_findings(name, findings, time.monotonic() - begin)
     return exits.FOUND if findings else exits.OK
 
 
@@ -128,11 +130,11 @@ def audit(name: str) -> list[dict[str, Any]]:
     return list(cache.audit())
 
 
-def show_findings(name: str, findings: list[dict[str, Any]], took: timedelta) -> None:
+def show_findings(name: str, findings: list[dict[str, Any]], seconds: float) -> None:
     """The findings, or that there are none."""
     out = console()
     if not findings:
-        return out.print(f"pool {name} is clean ({took.total_seconds():.2f} s)")
+        return out.print(f"pool {name} is clean ({seconds:.2f} s)")
     made = table(f"pool {name}: {counted(len(findings), 'finding')}", "check", "where", "message")
     for finding in findings:
         made.add_row(finding["check"], str(finding["where"]), finding["message"])

@@ -3,7 +3,8 @@
 A demo that leaves a pool of shared memory behind has taken memory from the machine until it reboots. Two windows are open in
 the usual ``ExitStack``: a signal between acquiring a thing and registering it, and a signal during the clean-up. Here SIGINT
 and SIGTERM are blocked (not ignored: they stay pending) in both. Processes started under the shield inherit the mask, which
-is what we want for SIGINT: the terminal sends it to the whole group, and the parent is the one who stops the others.
+is what we want for SIGINT: the terminal sends it to the whole group, and the parent is the one who stops the others. What
+stays open are the few instructions of ``with`` itself before the mask is set.
 """
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import cython
 if not cython.compiled:
     from . import atomics, layout, page_ref, pagelist, slab, xarray
 
-TYPES = ("none", "file", "node", "inode")
+TYPES = ("none", "file", "node", "inode", "table")
 
 
 def audit(memory):
@@ -43,8 +43,8 @@ class Audit:
     def __init__(self, mem):
         self.mem = mem
         self.findings = []
-        self.pages = {"free": 0, "file": 0, "node": 0, "inode": 0, "frozen": 0}
-        self.folios = {"file": 0, "node": 0, "inode": 0}
+        self.pages = {"free": 0, "file": 0, "node": 0, "inode": 0, "table": 0, "frozen": 0}
+        self.folios = {"file": 0, "node": 0, "inode": 0, "table": 0}
         self.pins = 0
         self.attached = {}
         self.slab_used = {}
@@ -114,7 +114,7 @@ class Audit:
             owned = self.field(pfn, layout.F_ATTACHED)
             if owned:
                 self.attached[pfn] = (self.long(pfn, layout.F_INO), self.long(pfn, layout.F_INDEX))
-        else:
+        elif type != layout.TYPE_TABLE:
             self.slab_used[pfn] = self.field(pfn, layout.F_USED)
         if word < owned or word == 0:
             self.find("count", f"pfn {pfn}", f"has {word} references, but {owned} are owed to the cache itself")

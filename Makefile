@@ -1,0 +1,38 @@
+# Everything happens in .venv; the first target that needs it makes it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint build bench soak clean
+
+demo: $(VENV)/.demo build
+	$(BIN)/foliocache demo
+
+test: $(VENV)/.test build
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/cython-lint src
+	$(BIN)/mypy
+
+bench: $(VENV)/.test build
+	$(BIN)/python -m bench
+
+soak: $(VENV)/.test build
+	FOLIOCACHE_STRESS_SECONDS=600 $(BIN)/python -m pytest tests/test_stress.py
+
+# The core, compiled in place. Cheap when nothing has changed.
+build: $(VENV)/.demo
+	$(BIN)/python setup.py --quiet build_ext --inplace
+
+$(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: pyproject.toml setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "setuptools>=77" "cython==3.3.1"
+	$(BIN)/pip install --quiet --no-build-isolation --editable ".[$(if $(filter demo,$*),http,$*)]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build src/*.egg-info src/foliocache/mm/layout.pxd
+	find src -name "*.so" -delete

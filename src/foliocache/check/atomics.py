@@ -1,0 +1,148 @@
+"""The facade over simulated memory: the names of ``mm/atomics.pxd``, each handed to the ``mem`` it is called with.
+
+Memory operations go to ``mem`` (see ``memory`` and ``machine``). Fences, ``cpu_relax`` and ``now_ns`` have no ``mem``; they go to the one
+that runs at present, :data:`current`. Time stands still here: a timeout never expires unless a scenario makes it a choice.
+"""
+from .plain import GEOMETRY, ORDERS
+
+M32 = 0xFFFFFFFF
+M64 = 0xFFFFFFFFFFFFFFFF
+current = None
+
+
+def load_relaxed(mem, off):
+    return mem.load(off, "relaxed")
+
+
+def load_acquire(mem, off):
+    return mem.load(off, "acquire")
+
+
+def load_seq_cst(mem, off):
+    return mem.load(off, "seq_cst")
+
+
+def store_relaxed(mem, off, value):
+    mem.store(off, value & M32, "relaxed")
+
+
+def store_release(mem, off, value):
+    mem.store(off, value & M32, "release")
+
+
+def store_seq_cst(mem, off, value):
+    mem.store(off, value & M32, "seq_cst")
+
+
+def store_relaxed64(mem, off, value):
+    mem.store(off, value & M64, "relaxed")
+
+
+def store_release64(mem, off, value):
+    mem.store(off, value & M64, "release")
+
+
+load_relaxed64 = load_relaxed
+load_acquire64 = load_acquire
+
+
+def _fetch_add(order):
+    def fetch_add(mem, off, value):
+        return mem.rmw(off, order, lambda old: (old + value) & M32)
+
+    return fetch_add
+
+
+def _fetch_sub(order):
+    def fetch_sub(mem, off, value):
+        return mem.rmw(off, order, lambda old: (old - value) & M32)
+
+    return fetch_sub
+
+
+def _fetch_or(order):
+    def fetch_or(mem, off, value):
+        return mem.rmw(off, order, lambda old: old | value & M32)
+
+    return fetch_or
+
+
+def _fetch_and(order):
+    def fetch_and(mem, off, value):
+        return mem.rmw(off, order, lambda old: old & value)
+
+    return fetch_and
+
+
+def _exchange(order):
+    def exchange(mem, off, value):
+        return mem.rmw(off, order, lambda old: value & M32)
+
+    return exchange
+
+
+def _cmpxchg(order):
+    def cmpxchg(mem, off, expected, new):
+        return mem.rmw(off, order, lambda old: new & M32 if old == expected & M32 else None)
+
+    return cmpxchg
+
+
+def _fence(order):
+    def fence():
+        if current is not None:
+            current.fence(order)
+
+    return fence
+
+
+def _geometry(name):
+    def read(mem):
+        return getattr(mem, name)
+
+    return read
+
+
+for _name in GEOMETRY:
+    globals()[_name] = _geometry(_name)
+for _order in ORDERS:
+    for _make in (_fetch_add, _fetch_sub, _fetch_or, _fetch_and, _exchange, _cmpxchg):
+        globals()[f"{_make.__name__[1:]}_{_order}"] = _make(_order)
+    if _order != "relaxed":
+        globals()[f"fence_{_order}"] = _fence(_order)
+
+
+def read32(mem, off):
+    return mem.read(off)
+
+
+def write32(mem, off, value):
+    mem.write(off, value & M32)
+
+
+def write64(mem, off, value):
+    mem.write(off, value & M64)
+
+
+read64 = read32
+
+
+def count64(mem, off, n):
+    """Statistics: nobody decides anything by them, so they are left out."""
+
+
+def futex_wait(mem, off, expected, timeout_ns):
+    return mem.wait(off, expected)
+
+
+def futex_wake(mem, off, n):
+    return mem.wake(off, n)
+
+
+def cpu_relax():
+    if current is not None:
+        current.relax()
+
+
+def now_ns():
+    return 1_000_000_000

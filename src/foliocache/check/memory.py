@@ -1,0 +1,87 @@
+"""Simulated memory: what the core's functions take as ``mem`` when they run under the checker.
+
+:class:`Direct` is a dictionary. It serves the sequential parts of a scenario, before the threads start and after they end.
+:class:`Machine` runs one thread against an execution graph: operations that the graph has already are answered from it, the first
+one that it lacks is added. Threads are ordinary Python calls, one after the other; a thread that must wait for another is unwound
+by an exception and run again later, so nothing ever has to be suspended in the middle.
+"""
+from ..check import plain
+
+M32 = 0xFFFFFFFF
+
+
+class Blocked(BaseException):
+    """The thread cannot go on in this graph. ``why``: spin, stutter, futex, assume, script."""
+
+    def __init__(self, why, reads=(), detail=None):
+        super().__init__(why)
+        self.why, self.reads, self.detail = why, reads, detail
+
+
+class Abandon(BaseException):
+    """No consistent way on from this graph; its revisits have been noted."""
+
+
+class Died(BaseException):
+    """A mortal thread took the step "dies here"."""
+
+
+class Failure(Exception):
+    """What a scenario must never show."""
+
+    def __init__(self, kind, message, thread=None):
+        super().__init__(message)
+        self.kind, self.message, self.thread = kind, message, thread
+
+
+class Geometry:
+    def __init__(self, geometry):
+        for name in plain.GEOMETRY:
+            setattr(self, name, geometry.get(name, 0))
+        self.size = geometry.get("size", 0)
+
+    @property
+    def handle(self):
+        return self
+
+
+class Direct(Geometry):
+    """Sequential memory: ``values`` by location."""
+
+    def __init__(self, geometry, values=None):
+        super().__init__(geometry)
+        self.values = {} if values is None else values
+
+    def load(self, loc, order):
+        return self.values.get(loc, 0)
+
+    def store(self, loc, value, order):
+        self.values[loc] = value
+
+    def rmw(self, loc, order, compute):
+        old = self.values.get(loc, 0)
+        new = compute(old)
+        if new is not None:
+            self.values[loc] = new
+        return old
+
+    def read(self, loc):
+        return self.values.get(loc, 0)
+
+    def write(self, loc, value):
+        self.values[loc] = value
+
+    def fence(self, order):
+        pass
+
+    def choose(self, n):
+        return 0
+
+    def relax(self):
+        raise Failure("spin", "a sequential part of the scenario spins: nobody is there to end that")
+
+    def wait(self, loc, expected):
+        raise Failure("sleep", "a sequential part of the scenario sleeps: nobody is there to wake it")
+
+    def wake(self, loc, n):
+        return 0

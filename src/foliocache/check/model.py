@@ -1,0 +1,105 @@
+"""The memory models: which message a read may take, and where a write may go.
+
+All three are one machine with different rules. What is common: program order and reads-from have no cycle (a read takes a write
+that has been executed: no load buffering), every location is coherent (nobody goes back behind what happens before him), and
+nothing comes between the halves of a read-modify-write. The explorer adds one event at a time and asks :meth:`allows` here.
+
+``rc11``  C11 as repaired by Lahav et al. (PLDI 2017), with C++20's release sequences (read-modify-writes only). Acquire, release and
+          fences act through the clocks of ``graph``; seq_cst through the acyclicity of ``psc``, exactly as in the paper.
+``tso``   x86-TSO: every load acquires, every store releases, and the global order (program order except store to load, external
+          reads-from, modification order, from-read) has no cycle. A locked instruction, also a cmpxchg that fails, is a fence, and
+          so is a seq_cst store. This is herd's x86tso; it equals the machine with store buffers (Owens, Sarkar, Sewell 2009).
+``sc``    the same with all of program order in the global order.
+
+An event that comes last in ``mo``, or reads the last message, has no edge to anything: only the others need a search.
+"""
+from .graph import FENCE, READ, WRITE
+
+ACQUIRE = frozenset(("acquire", "acq_rel", "seq_cst"))
+RELEASE = frozenset(("release", "acq_rel", "seq_cst"))
+
+
+class Model:
+    strong = False  # every access acquires and releases
+
+    def __init__(self, name):
+        self.name = name
+
+    def allows(self, graph, event):
+        """Whether ``graph``, consistent but for its new ``event`` (which is in it), is consistent."""
+        raise NotImplementedError
+
+
+class Interleaving(Model):
+    """``sc`` and ``tso``: a global order over all events, searched backwards from the new one."""
+
+    strong = True
+
+    def allows(self, graph, event):
+        seen = set()
+        todo = self.before(graph, event)
+        while todo:
+            e = todo.pop()
+            if e is event:
+                return False
+            if e not in seen and e.thread >= 0:
+                seen.add(e)
+                todo += self.before(graph, e)
+        return True
+
+    def before(self, graph, e):
+        found = self.program(graph.threads[e.thread], e)
+        if e.kind is READ:
+            found += self.source(e)
+        elif e.kind is WRITE:
+            writes = graph.mo[e.loc]
+            last = writes[writes.index(e) - 1]
+            found.append(last)
+            found += [r for r in graph.reads[e.loc] if r.rf is last and r is not e]
+        return found
+
+    def program(self, events, e):
+        return [events[e.index - 1]] if e.index else []
+
+    def source(self, e):
+        return [e.rf]
+
+
+def locked(e):
+    """An x86 instruction that drains the store buffer."""
+    if e.kind is FENCE:
+        return e.order == "seq_cst"
+    return e.ex or (e.kind is WRITE and e.order == "seq_cst")
+
+
+class StoreBuffers(Interleaving):
+    def program(self, events, e):
+        """The nearest earlier events that ``e`` is ordered after: loads and locked ones; stores too, if it is not a plain load."""
+        found = []
+        load = e.kind is READ and not e.ex
+        want_load, want_store = True, not load
+        for index in range(e.index - 1, -1, -1):
+            p = events[index]
+            full = locked(p)
+            if want_load and (full or p.kind is READ) or want_store and (full or p.kind is WRITE):
+                found.append(p)
+            want_load = want_load and not (full or p.kind is READ)
+            want_store = want_store and not (full or p.kind is WRITE)
+            if not (want_load or want_store):
+                break
+        return found
+
+    def source(self, e):
+        return [e.rf] if e.rf.thread != e.thread else []
+
+
+class Rc11(Model):
+    def allows(self, graph, event):
+        if graph.seq_cst < 2:
+            return True
+        from .psc import acyclic
+
+        return acyclic(graph)
+
+
+MODELS = {"sc": Interleaving("sc"), "tso": StoreBuffers("tso"), "rc11": Rc11("rc11")}

@@ -1,0 +1,58 @@
+from libc.stdint cimport uint32_t as u32, uint64_t as u64
+
+from .mm.atomics cimport Memory, mem_t
+
+
+cdef class Attachment:
+    cdef readonly object segment
+    cdef Memory memory
+    cdef mem_t mem
+    cdef u32 me
+    cdef readonly u32 epoch
+    cdef object slot
+    cdef object __weakref__
+
+    cpdef void count(self, u32 counter, u64 n)
+
+
+cdef class Lease:
+    cdef Attachment attachment
+    cdef object private
+    cdef const char *data
+    cdef Py_ssize_t length
+    cdef u32 pfn
+    cdef u32 epoch
+    cdef int views
+    cdef bint released
+    cdef readonly bint filling
+
+    cdef void _end_view(self) noexcept
+    cdef void _drop(self) noexcept
+    cdef void _fail(self) noexcept
+
+
+cdef class Target:
+    cdef Lease lease
+    cdef readonly int views
+
+
+cdef Lease _lease(Attachment attachment, u32 pfn, Py_ssize_t length)
+
+
+cdef class FolioMap:
+    cdef readonly Attachment attachment
+    cdef u64 ino, head, low, high
+    cdef u32 height, order
+    cdef bytes text
+    cdef u32 key_length
+    cdef readonly u64 size
+    cdef readonly u64 folios
+    cdef readonly u64 folio_size
+    cdef public u64 previous
+
+    cpdef Lease _get(self, u64 index, u64 wanted)
+    cpdef Py_ssize_t length_of(self, u64 index)
+    cdef u32 _find(self, u64 index) except? 0
+    cdef u32 _order_of(self, u64 length)
+    cdef void _bind(self, u64 ino)
+    cdef bint _open(self)

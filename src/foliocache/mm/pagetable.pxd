@@ -1,0 +1,20 @@
+cimport cython
+from libc.stdint cimport uint32_t as u32, uint64_t as u64
+
+from . cimport atomics, folio, layout, page_ref, vmscan, xarray
+from .atomics cimport mem_t
+
+
+@cython.locals(order=u32, entry=u32)
+cpdef u32 create(mem_t mem, u32 me, u32 entries) noexcept nogil
+@cython.locals(entry=u32)
+cpdef void destroy(mem_t mem, u32 me, u32 table) noexcept nogil
+cpdef bint map(mem_t mem, u32 table, u32 entry, u32 pfn) noexcept nogil
+cpdef bint unmap(mem_t mem, u32 me, u32 table, u32 entry) noexcept nogil
+cpdef u32 gup_fast(mem_t mem, u32 me, u32 table, u32 entry) noexcept nogil
+@cython.locals(i=u32)
+cpdef bint gup(mem_t mem, u32 me, u32 table, u32 first, u32 count, u32 pins) noexcept nogil
+@cython.locals(i=u32)
+cpdef void unpin(mem_t mem, u32 me, u32 pins, u32 count) noexcept nogil
+cdef u64 _entry(mem_t mem, u32 table, u32 entry) noexcept nogil
+cdef u32 _capacity(mem_t mem, u32 order) noexcept nogil

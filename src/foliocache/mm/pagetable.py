@@ -1,0 +1,107 @@
+"""Page tables: a window over many folios, in which each entry owns a reference; and getting pages through it.
+
+A table is a folio of type TABLE, an array of words: 0, or a folio's pfn + 1, shifted left (as in an XArray slot). ``map`` hands a
+reference over to an entry, ``unmap`` clears the entry and then drops it. A mapped folio has a reference that reclaim cannot
+freeze, so it is never evicted.
+
+``gup_fast`` pins a folio through its entry without any lock, as the kernel's ``gup_fast_folio`` (``mm/gup.c``) does:
+
+1. load the entry;  2. get the folio that it names;  3. load the entry again, and put the folio if it has changed.
+
+The interleavings are those of ``filemap``: if 2 comes before the drop of ``unmap``, the folio stays; if it comes after, then 3 sees
+the cleared entry. There is no identity to compare here. The entry itself is what makes the folio right: one that was unmapped and
+mapped again, to whatever, between 1 and 3 is the folio that this entry names now.
+"""
+import cython
+
+if not cython.compiled:
+    from . import atomics, folio, layout, page_ref, vmscan, xarray
+
+
+def create(mem, me, entries):
+    """An empty table: its pfn, or NIL when there is no room for it or it would need more than the largest folio."""
+    order = 0
+    while _capacity(mem, order) < entries:
+        order += 1
+    if order > layout.MAX_ORDER:
+        return layout.NIL
+    pfn = vmscan.alloc_folio(mem, me, order)
+    if pfn == layout.NIL:
+        return layout.NIL
+    for entry in range(_capacity(mem, order)):
+        atomics.store_relaxed(mem, _entry(mem, pfn, entry), 0)
+    folio.prepare(mem, pfn, layout.TYPE_TABLE, order, 0, 0, 0)
+    page_ref.init(mem, atomics.folio_at(mem, pfn), 1)
+    return pfn
+
+
+def destroy(mem, me, table):
+    """Unmap everything and drop the table."""
+    for entry in range(_capacity(mem, folio.order(mem, table))):
+        unmap(mem, me, table, entry)
+    folio.put(mem, me, table)
+
+
+def map(mem, table, entry, pfn):
+    """Publish a folio in an entry, which takes over one of the caller's references. False, and nothing taken, if it is in use.
+
+    Release pairs with the acquire of ``gup_fast``'s load.
+    """
+    return atomics.cmpxchg_release(mem, _entry(mem, table, entry), 0, (pfn + 1) << 1) == 0
+
+
+def unmap(mem, me, table, entry):
+    """Clear an entry, then drop its reference; False if it was empty.
+
+    The exchange decides who drops, when two unmap at once. The order that a getter relies on is that of the drop (``page_ref.put``
+    is a release), so the exchange may be relaxed.
+    """
+    pfn = xarray.pfn_of(mem, atomics.exchange_relaxed(mem, _entry(mem, table, entry), 0))
+    if pfn == layout.NIL:
+        return False
+    folio.put(mem, me, pfn)
+    return True
+
+
+def gup_fast(mem, me, table, entry):
+    """Pin the folio that an entry names: its pfn, or NIL if the entry is empty or changes under us every time."""
+    for _ in range(layout.FIND_RETRIES):
+        slot = _entry(mem, table, entry)
+        pfn = xarray.load(mem, slot)
+        if pfn == layout.NIL:
+            return layout.NIL
+        got = page_ref.try_get(mem, atomics.folio_at(mem, pfn))
+        if got == layout.GOT and xarray.reload(mem, slot) == pfn:
+            return pfn
+        if got != layout.DEAD:
+            folio.put(mem, me, pfn)
+    return layout.NIL
+
+
+def gup(mem, me, table, first, count, pins):
+    """Pin the folios of entries first .. first + count - 1, all or none; whether they are pinned.
+
+    pins is another table, of at least count entries and all of them empty: entry i receives the reference on the i-th folio, which is
+    so written down where it can be found. ``unpin`` gives them back.
+    """
+    for i in range(count):
+        pfn = gup_fast(mem, me, table, first + i)
+        if pfn == layout.NIL:
+            unpin(mem, me, pins, i)
+            return False
+        map(mem, pins, i, pfn)
+    return True
+
+
+def unpin(mem, me, pins, count):
+    """Drop the first count references that ``gup`` left in pins."""
+    for i in range(count):
+        unmap(mem, me, pins, i)
+
+
+def _entry(mem, table, entry):
+    return atomics.page_at(mem, table) + entry * 4
+
+
+def _capacity(mem, order):
+    return 1 << (atomics.page_shift(mem) + order - 2)

@@ -1,0 +1,144 @@
+"""Windows: many folios side by side in one contiguous, read-only buffer, without a copy.
+
+A window reserves address space and maps the folios' pages into it one behind the other, read-only, from the segment's file. Its page
+table (``mm.pagetable``) owns one reference for each folio, so none of them is evicted while the window is open. The kernel
+merges mappings of neighbouring pages, but in the worst case each folio is a mapping of its own: ``vm.max_map_count`` (65,530 by
+default) bounds how many a process can have.
+"""
+from cpython.buffer cimport PyBuffer_FillInfo
+from libc.errno cimport errno
+from libc.stdint cimport uint32_t as u32, uint64_t as u64
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ, mmap, munmap
+
+import os
+
+from .errors import FoliocacheError, LeaseError
+
+from .lease cimport Attachment, Lease, _lease
+from .mm cimport atomics, layout, pagetable
+
+
+cdef class Window:
+    """``length`` contiguous bytes of an object, from :meth:`Mapping.window`: a read-only buffer.
+
+    A context manager; ``close`` unmaps it and unpins its folios once the last view of it has gone. ``lease(n)`` pins its n-th folio
+    alone, beyond the window's own life.
+    """
+    cdef Attachment attachment
+    cdef char *base
+    cdef size_t reserved
+    cdef size_t begin
+    cdef Py_ssize_t length
+    cdef u64 folio_size
+    cdef Py_ssize_t last_length
+    cdef u32 table
+    cdef u32 count
+    cdef u32 epoch
+    cdef int views
+    cdef bint closed
+
+    def __cinit__(self):
+        self.closed = True
+        self.table = layout.NIL
+
+    def __init__(self, mapping, u64 offset, u64 length):
+        cdef u64 first
+        self.attachment = mapping.attachment
+        self.attachment.join()
+        self.epoch = self.attachment.epoch
+        self.folio_size = mapping.folio_size
+        self.length = length
+        first = offset // self.folio_size
+        self.begin = offset - first * self.folio_size
+        self.count = (offset + length - 1) // self.folio_size - first + 1 if length else 0
+        self.closed = False
+        if self.count:
+            self._reserve()
+            for n in range(self.count):
+                self._add(n, mapping._get(first + n, self.count - n))
+
+    def __len__(self):
+        return self.length
+
+    def __getbuffer__(self, Py_buffer *buffer, int wanted):
+        self._check()
+        PyBuffer_FillInfo(buffer, self, <void *>(self.base + self.begin), self.length, 1, wanted)
+        self.views += 1
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        self.views -= 1
+        if self.closed and self.views == 0:
+            self._drop()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def __dealloc__(self):
+        if not self.closed:
+            self._drop()
+
+    def __repr__(self):
+        return f"<Window of {self.length} bytes over {self.count} folios{', closed' if self.closed else ''}>"
+
+    def close(self):
+        """Unmap and unpin, now or when the last view goes. Doing it twice is harmless."""
+        if not self.closed:
+            self.closed = True
+            if self.views == 0:
+                self._drop()
+
+    def lease(self, u32 n):
+        """Pin the window's n-th folio: gup_fast through its page table. Raises IndexError, LeaseError."""
+        cdef u32 pfn
+        self._check()
+        if n >= self.count:
+            raise IndexError(f"folio {n} of a window over {self.count}")
+        pfn = pagetable.gup_fast(self.attachment.mem, self.attachment.me, self.table, n)
+        if pfn == layout.NIL:
+            raise LeaseError("this window is being closed by another thread")
+        return _lease(self.attachment, pfn, self.last_length if n + 1 == self.count else self.folio_size)
+
+    def _check(self):
+        if self.closed:
+            raise LeaseError("this window has been closed; open another one")
+        if self.epoch != self.attachment.epoch:
+            raise LeaseError("this window was inherited by fork and belongs to the parent process; open another one here")
+
+    cdef _reserve(self):
+        cdef void *found
+        self.table = pagetable.create(self.attachment.mem, self.attachment.me, self.count)
+        if self.table == layout.NIL:
+            raise FoliocacheError(f"no room in the pool for the page table of a window over {self.count} folios")
+        found = mmap(NULL, self.count * self.folio_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        if found == MAP_FAILED:
+            raise FoliocacheError(f"no address space for a window of {self.count * self.folio_size} bytes: {os.strerror(errno)}")
+        self.base = <char *>found
+        self.reserved = self.count * self.folio_size
+
+    cdef _add(self, u32 n, Lease lease):
+        """Map the pages of a pinned folio and let the page table own the pin."""
+        cdef u64 place = atomics.page_at(self.attachment.mem, lease.pfn)
+        cdef size_t page = 1 << atomics.page_shift(self.attachment.mem)
+        cdef size_t size = (lease.length + page - 1) // page * page
+        cdef void *at = self.base + n * self.folio_size
+        if lease.private is not None:
+            raise FoliocacheError(
+                f"the pool has no room for a window over {self.count} folios of {self.folio_size} bytes: too much of it is pinned. "
+                "Open smaller windows, or use read(), which copies"
+            )
+        if mmap(at, size, PROT_READ, MAP_SHARED | MAP_FIXED, self.attachment.segment.fd, place) == MAP_FAILED:
+            raise FoliocacheError(f"a window over {self.count} folios cannot be mapped: {os.strerror(errno)} (see vm.max_map_count)")
+        self.last_length = lease.length
+        pagetable.map(self.attachment.mem, self.table, n, lease.pfn)
+        lease.released = True
+
+    cdef void _drop(self) noexcept:
+        if self.reserved:
+            munmap(self.base, self.reserved)
+            self.reserved = 0
+        if self.table != layout.NIL and self.epoch == self.attachment.epoch:
+            pagetable.destroy(self.attachment.mem, self.attachment.me, self.table)
+            self.table = layout.NIL

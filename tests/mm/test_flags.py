@@ -1,0 +1,159 @@
+"""flags: bits, and sleeping until PG_LOCKED goes."""
+import errno
+
+import pytest
+from world import PATIENCE, together
+
+SECOND = 1_000_000_000
+LOCKED, WAITERS, UPTODATE, ERROR, REFERENCED, READAHEAD = 1, 2, 4, 8, 16, 32
+
+
+@pytest.fixture
+def word(segment):
+    return Word(segment)
+
+
+class Word:
+    """The flags of one folio: ``word.value``."""
+
+    def __init__(self, segment):
+        self.segment = segment
+        self.at = segment.at(7)
+
+    @property
+    def value(self):
+        return self.segment.field(7, self.segment.layout.F_FLAGS)
+
+    @value.setter
+    def value(self, bits):
+        self.segment.set_field(7, self.segment.layout.F_FLAGS, bits)
+
+    def __getattr__(self, function):
+        return lambda *args: getattr(self.segment.unlocked.flags, function)(self.at, *args)
+
+
+def test_the_bits_are_what_layout_says(world):
+    names = "PG_LOCKED PG_WAITERS PG_UPTODATE PG_ERROR PG_REFERENCED PG_READAHEAD"
+    assert [getattr(world.layout, name) for name in names.split()] == [1, 2, 4, 8, 16, 32]
+
+
+@pytest.mark.parametrize("bits", [0, LOCKED, UPTODATE | REFERENCED])
+def test_init_and_load(word, bits):
+    word.value = 0xFFFFFFFF
+    word.init(bits)
+    assert word.value == bits == word.load()
+
+
+def test_mark_referenced(word):
+    word.value = UPTODATE
+    word.mark_referenced(UPTODATE)
+    assert word.value == UPTODATE | REFERENCED
+
+
+def test_mark_referenced_writes_nothing_when_the_bit_was_seen(word):
+    word.value = UPTODATE
+    word.mark_referenced(UPTODATE | REFERENCED)
+    assert word.value == UPTODATE
+
+
+def test_set_readahead(word):
+    word.value = LOCKED
+    word.set_readahead()
+    assert word.value == LOCKED | READAHEAD
+
+
+def test_clear_tells_which_bits_were_set(word):
+    word.value = UPTODATE | REFERENCED
+    assert word.clear(REFERENCED | READAHEAD) == REFERENCED
+    assert word.clear(REFERENCED | READAHEAD) == 0
+    assert word.value == UPTODATE
+
+
+@pytest.mark.parametrize("result", [UPTODATE, ERROR])
+@pytest.mark.parametrize("others", [0, WAITERS, REFERENCED, WAITERS | READAHEAD])
+def test_unlock(word, result, others):
+    word.value = LOCKED | others
+    word.unlock(result)
+    assert word.value == result | (others & ~WAITERS)
+
+
+def test_wait_for_an_unlocked_folio_returns_at_once(word):
+    word.value = UPTODATE | READAHEAD
+    assert word.wait(PATIENCE * SECOND) == UPTODATE | READAHEAD
+    assert word.value == UPTODATE | READAHEAD
+
+
+def test_wait_without_patience_leaves_no_mark(word):
+    word.value = LOCKED
+    assert word.wait(0) == LOCKED
+    assert word.value == LOCKED
+
+
+def test_wait_gives_up_after_its_timeout(word):
+    word.value = LOCKED | READAHEAD
+    assert word.wait(SECOND // 1000) & LOCKED
+    assert word.value == LOCKED | WAITERS | READAHEAD
+
+
+def test_other_words_of_the_folio_are_not_touched(word):
+    before = bytes(word.segment.buffer)
+    for call in (("init", LOCKED), ("mark_referenced", 0), ("set_readahead",), ("unlock", ERROR), ("clear", 0xFFFFFFFF)):
+        getattr(word, call[0])(*call[1:])
+    word.init(0)
+    assert bytes(word.segment.buffer) == before
+
+
+@pytest.mark.parametrize("result", [UPTODATE, ERROR])
+def test_unlock_wakes_all_who_wait(word, result):
+    """Again and again, so that the unlock meets the waiters at every stage of going to sleep. A lost wake-up is a timeout."""
+
+    def wait():
+        return word.wait(PATIENCE * SECOND // 2)
+
+    for _ in range(150):
+        word.init(LOCKED)
+        assert together(wait, wait, lambda: word.unlock(result)) == [result, result, None]
+        assert word.value == result
+
+
+def test_unlock_before_the_sleep_is_not_slept_through(segments, between):
+    """The word changes between the waiter's mark and its futex: the futex refuses to sleep."""
+    word = Word(segments())
+    word.value = LOCKED
+    if word.segment.world.compiled:
+        together(lambda: word.wait(PATIENCE * SECOND // 2), lambda: word.unlock(UPTODATE))
+        assert word.value == UPTODATE
+        return
+    with between(word.segment, "futex_wait", lambda: word.unlock(UPTODATE)):
+        assert word.wait(PATIENCE * SECOND) == UPTODATE
+
+
+def test_a_changed_word_makes_the_waiter_look_again(segments, between):
+    """The word changes between the waiter's look and its mark: it marks what is there now."""
+    word = Word(segments())
+    if word.segment.world.compiled:
+        word.value = LOCKED
+        together(lambda: word.wait(SECOND // 1000), word.set_readahead)
+        assert word.value & (LOCKED | READAHEAD) == LOCKED | READAHEAD
+        return
+    word.value = LOCKED
+    with between(word.segment, "cmpxchg_relaxed", word.set_readahead):
+        assert word.wait(SECOND // 1000) == LOCKED | WAITERS | READAHEAD
+
+
+def test_the_sleep_is_on_the_value_with_the_mark(segments, monkeypatch):
+    """What the futex compares is what the waiter has put there: LOCKED with WAITERS, never a value from before."""
+    word = Word(segments())
+    if word.segment.world.compiled:
+        pytest.skip("only the interpreted core's futex calls can be watched")
+    slept_on = []
+
+    def futex_wait(mem, at, expected, timeout_ns):
+        slept_on.append((at, expected, word.value))
+        word.unlock(UPTODATE)
+        return errno.EAGAIN
+
+    monkeypatch.setattr(word.segment.world.atomics, "futex_wait", futex_wait)
+    word.value = LOCKED
+    assert word.wait(SECOND) == UPTODATE
+    assert slept_on == [(word.at + word.segment.layout.F_FLAGS, LOCKED | WAITERS, LOCKED | WAITERS)]

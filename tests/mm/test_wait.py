@@ -1,0 +1,170 @@
+"""wait: locks, between threads in both worlds and between processes."""
+import mmap
+import os
+import time
+
+import pytest
+from world import ME, World, compiled, forked, together
+from world import Segment as NewSegment
+
+from foliocache import segment as segments_module
+
+WAITERS = 0x80000000
+ROUNDS = 400
+
+
+@pytest.fixture
+def lock(segment):
+    return Lock(segment)
+
+
+class Lock:
+    """One lock word of a segment and a counter that only its holder touches."""
+
+    def __init__(self, segment):
+        self.segment = segment
+        self.at = segment.layout.TREE_LOCK
+        self.counter = segment.layout.TREE_LOCK + 8
+
+    @property
+    def value(self):
+        return self.segment.read(self.at)
+
+    def __getattr__(self, function):
+        return lambda *args: getattr(self.segment.unlocked.wait, function)(self.at, *args)
+
+    def increment(self, me):
+        """Anything but atomic, and slow enough for others to come between if the lock lets them."""
+        for _ in range(ROUNDS):
+            self.lock(me)
+            seen = self.segment.read(self.counter)
+            time.sleep(0)  # lets another thread run
+            self.segment.write(self.counter, seen + 1)
+            self.unlock()
+
+
+@pytest.mark.parametrize("me", [0, 1, 65535])
+def test_the_word_names_the_owner(lock, me):
+    assert lock.owner() == lock.segment.layout.NIL
+    lock.lock(me)
+    assert lock.owner() == me
+    assert lock.value == me + 1
+    lock.unlock()
+    assert lock.value == 0
+    assert lock.owner() == lock.segment.layout.NIL
+
+
+def test_the_owner_shows_under_the_waiters_mark(lock):
+    lock.segment.write(lock.at, WAITERS | (7 + 1))
+    assert lock.owner() == 7
+
+
+def test_unlock_clears_the_waiters_mark(lock):
+    lock.segment.write(lock.at, WAITERS | (7 + 1))
+    lock.unlock()
+    assert lock.value == 0
+
+
+def test_neighbouring_words_are_not_touched(lock):
+    before = bytes(lock.segment.buffer)
+    lock.lock(2)
+    lock.unlock()
+    assert bytes(lock.segment.buffer) == before
+
+
+def test_threads_exclude_each_other(lock):
+    together(*(lambda me=me: lock.increment(me) for me in range(4)))
+    assert lock.segment.read(lock.counter) == 4 * ROUNDS
+    assert lock.value == 0
+
+
+def test_the_sleeper_gets_the_lock_and_is_recorded(lock):
+    """The holder lets go only once the other has marked that it sleeps."""
+    lock.lock(1)
+
+    def holder():
+        deadline = time.monotonic() + 20
+        while not lock.value & WAITERS and time.monotonic() < deadline:
+            time.sleep(0)
+        assert lock.value == WAITERS | (1 + 1)
+        lock.unlock()
+
+    def sleeper():
+        lock.lock(2)
+        return lock.owner()
+
+    assert together(holder, sleeper) == [None, 2]
+    lock.unlock()
+    assert lock.value == 0
+
+
+def test_no_wake_up_is_lost():
+    """Sleeps that only a wake-up ends: with slices of an hour, a lost one is a thread that hangs."""
+    world = World("impatient to sleep", {"LOCK_SPINS": 1, "LOCK_SLICE_NS": 3600 * 10**9})
+    lock = Lock(NewSegment(world))
+    together(*(lambda me=me: lock.increment(me) for me in range(4)))
+    assert lock.segment.read(lock.counter) == 4 * ROUNDS
+    assert lock.value == 0
+
+
+def test_release_between_look_and_mark_is_seen(segments, between):
+    """The holder goes between the waiter's look and its mark: the waiter does not mark a free lock, and takes it."""
+    lock = Lock(segments())
+    lock.lock(1)
+    if lock.segment.world.compiled:
+        together(lock.unlock, lambda: lock.lock(2))
+        assert lock.owner() == 2
+        return
+    with between(lock.segment, "cmpxchg_relaxed", lock.unlock):
+        lock.lock(2)
+    assert lock.owner() == 2
+
+
+def test_release_between_mark_and_sleep_is_seen(segments, between):
+    lock = Lock(segments())
+    lock.lock(1)
+    if lock.segment.world.compiled:
+        together(lock.unlock, lambda: lock.lock(2))
+        assert lock.owner() == 2
+        return
+    with between(lock.segment, "futex_wait", lock.unlock):
+        lock.lock(2)
+    assert lock.value == WAITERS | (2 + 1)
+
+
+def _shared(pages=64):
+    """A segment in memory that forked children share."""
+    size = segments_module.geometry(pages, 4096, 4)["size"]
+    return NewSegment(compiled(), pages, buffer=mmap.mmap(-1, size))
+
+
+def test_processes_exclude_each_other():
+    lock = Lock(_shared())
+    forked(*(lambda me=me: [lock.increment(me) for _ in range(5)] for me in range(3)))
+    assert lock.segment.read(lock.counter) == 3 * 5 * ROUNDS
+    assert lock.value == 0
+
+
+def test_a_process_waits_for_another_one():
+    """The child has the lock when the parent asks; it hands on a number written under it."""
+    lock = Lock(_shared())
+    taken, tell = os.pipe()
+
+    def child():
+        lock.lock(3)
+        os.write(tell, b"x")
+        while not lock.value & WAITERS:
+            time.sleep(0)
+        lock.segment.write(lock.counter, 99)
+        lock.unlock()
+
+    def parent():
+        os.read(taken, 1)
+        assert lock.owner() == 3
+        lock.lock(ME)
+        assert lock.segment.read(lock.counter) == 99
+        lock.unlock()
+
+    forked(child, parent)
+    os.close(taken)
+    os.close(tell)

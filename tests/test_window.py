@@ -1,0 +1,73 @@
+"""Windows: contiguous, zero-copy, pinned."""
+import numpy as np
+import pytest
+
+import foliocache
+
+
+@pytest.fixture
+def mapping(cache, source):
+    return cache.mapping("k", len(source.content), "v", source.read)
+
+
+@pytest.mark.parametrize("span", [(0, None), (5, 100), (16_000, 1_000), (123_456, 654_321), (1_000_000, 100), (0, 16384)])
+def test_every_range_is_one_contiguous_buffer(mapping, source, span):
+    offset, length = span
+    with mapping.window(offset, length) as window:
+        assert bytes(window) == source.content[offset:][:length]
+        assert memoryview(window).readonly
+    assert mapping.cache.stat()["pins"] == 0
+
+
+def test_nothing_is_copied(cache, mapping):
+    with mapping.window() as window, mapping.lease(3) as lease:
+        assert cache.stat()["pins"] >= mapping.folios
+        assert bytes(np.frombuffer(window, np.uint8)[3 * 16384 : 4 * 16384]) == bytes(lease)
+    assert cache.stat()["folios_by_type"]["table"] == 0
+
+
+def test_views_keep_it_open(cache, mapping, source):
+    window = mapping.window()
+    array = np.frombuffer(window, np.uint8)
+    window.close()
+    with pytest.raises(foliocache.LeaseError, match="closed"):
+        memoryview(window)
+    assert array.tobytes() == source.content
+    del array
+    assert cache.stat()["pins"] == 0
+
+
+def test_a_windows_folios_can_be_leased_alone(cache, mapping, source):
+    with mapping.window(20_000, 100_000) as window:
+        lease = window.lease(2)
+        with pytest.raises(IndexError):
+            window.lease(100)
+    assert bytes(lease) == source.content[3 * 16384 : 4 * 16384]
+    assert cache.stat()["pins"] == 1
+    lease.release()
+
+
+def test_mapped_folios_are_not_evicted(cache, mapping, source, make_source):
+    with mapping.window(0, 500_000) as window:
+        other = make_source(20 << 20)
+        assert cache.mapping("big", 20 << 20, "v", other.read).read(0, 20 << 20) == other.content
+        assert bytes(window) == source.content[:500_000]
+    assert source.bytes_read < 2 * 500_000
+
+
+def test_a_window_larger_than_the_pool_is_a_clear_error(cache, make_source):
+    source = make_source(8 << 20)
+    mapping = cache.mapping("big", 8 << 20, "v", source.read)
+    with pytest.raises(foliocache.FoliocacheError, match="no room for a window"):
+        mapping.window()
+    assert cache.stat()["pins"] == 0 and cache.stat()["pages_by_state"]["table"] == 0
+
+
+def test_an_empty_window(mapping):
+    with mapping.window(mapping.size) as window:
+        assert len(window) == 0 and bytes(window) == b""
+
+
+def test_a_write_through_a_window_is_refused(mapping):
+    with mapping.window() as window, pytest.raises(ValueError, match="read-only"):
+        np.frombuffer(window, np.uint8)[0] = 1
