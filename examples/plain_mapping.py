@@ -1,7 +1,8 @@
 """A cache for anything that can be read by offset: here, a generator of bytes that is slow on purpose.
 
-    python examples/plain_mapping.py
+python examples/plain_mapping.py
 """
+
 import foliocache
 
 NAME = "example-plain"

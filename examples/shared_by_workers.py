@@ -5,6 +5,7 @@
 What PyTorch's DataLoader does with ``num_workers=4``, without PyTorch: nothing is inherited, nothing is sent; the pool's name
 is all that the workers have in common.
 """
+
 import multiprocessing
 import os
 import random

@@ -4,6 +4,7 @@
 
 Without a URL it reads this file.
 """
+
 import sys
 from pathlib import Path
 

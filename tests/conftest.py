@@ -49,8 +49,8 @@ class Source:
 
 @pytest.fixture
 def source():
-    """A 1,000,003 byte Source."""
-    return Source(1_000_003)
+    """A Source of 500,003 bytes: 31 folios of one page in the cache fixture's pool."""
+    return Source(500_003)
 
 
 @pytest.fixture

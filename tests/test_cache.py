@@ -276,10 +276,11 @@ def test_small_objects_share_the_pool_page_by_page(cache, make_source):
 
 def test_folio_sizes_follow_the_object():
     page, pool = 16 << 10, 4 << 30
-    assert [page << _order_for(size, page, pool) for size in (0, 1000, 100_000, 1 << 20)] == [page] * 4
-    assert page << _order_for(10 << 20, page, pool) == 256 << 10
-    assert page << _order_for(3 << 20, page, pool) == 64 << 10
-    assert page << _order_for(1 << 40, page, pool) == 256 << 10
+    assert [page << _order_for(size, page, pool) for size in (0, 1000, 100_000, 1 << 19)] == [page] * 4
+    assert page << _order_for(3 << 20, page, pool) == 128 << 10
+    assert page << _order_for(10 << 20, page, pool) == 512 << 10
+    assert page << _order_for(1 << 40, page, pool) == 1 << 20
+    assert page << _order_for(1 << 40, page, 16 << 20) == 256 << 10
     assert 65536 << _order_for(1 << 40, 65536, 4 << 20) == 65536
 
 
@@ -287,7 +288,7 @@ def test_the_tail_of_a_large_object_takes_no_more_pages_than_it_needs(pool_name,
     cache = foliocache.open(pool_name, size="64MiB")
     source = make_source((20 << 20) + 1)
     mapping = cache.mapping("k", len(source.content), "v", source.read)
-    assert mapping.folio_size == 256 << 10
+    assert mapping.folio_size == 1 << 20
     assert bytes(mapping.lease(mapping.folios - 1)) == source.content[-1:]
     assert cache.stat()["pages_by_state"]["file"] == 1
 
@@ -331,7 +332,7 @@ def test_sequential_reads_are_read_ahead_and_random_ones_are_not(pool_name, make
     assert source.bytes_read == 4 << 20
     scattered = make_source(4 << 20)
     mapping = cache.mapping("random", 4 << 20, "v", scattered.read)
-    for index in (17, 3, 40, 9, 55, 22):
+    for index in (17, 3, 30, 9, 25, 22):
         mapping.lease(index)
     assert [length for _, length in scattered.calls] == [mapping.folio_size] * 6
 

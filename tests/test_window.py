@@ -10,7 +10,7 @@ def mapping(cache, source):
     return cache.mapping("k", len(source.content), "v", source.read)
 
 
-@pytest.mark.parametrize("span", [(0, None), (5, 100), (16_000, 1_000), (123_456, 654_321), (1_000_000, 100), (0, 16384)])
+@pytest.mark.parametrize("span", [(0, None), (5, 100), (16_000, 1_000), (123_456, 354_321), (1_000_000, 100), (0, 16384)])
 def test_every_range_is_one_contiguous_buffer(mapping, source, span):
     offset, length = span
     with mapping.window(offset, length) as window:

@@ -19,8 +19,9 @@ from .mm import audit, layout, xarray
 from .readahead import Readahead
 from .window import Window
 
-FOLIO_MAX = 256 << 10
-FOLIOS_PER_OBJECT = 64
+FOLIO_MAX = 1 << 20
+FOLIOS_PER_OBJECT = 32
+FOLIOS_PER_POOL = 64
 READAHEAD_MAX = 4 << 20
 GATHER_SHARE = 4
 FILL_TIMEOUT = 60.0
@@ -169,7 +170,7 @@ class Cache:
 class Mapping(FolioMap):
     """One object at one version, in folios of ``folio_size`` bytes: ``folios`` of them, the last one shorter.
 
-    The folio size follows from the object's size, the same in every process: a page for small objects, up to 256 KiB for big ones.
+    The folio size follows from the object's size, the same in every process: a page for small objects, up to 1 MiB for big ones.
     """
 
     def __init__(self, cache, key, size, version="", read=None, readinto=None, concurrent=False):
@@ -404,7 +405,7 @@ class Mapping(FolioMap):
 
 def _order_for(size, page_size, pool_bytes):
     """An object is cut into about FOLIOS_PER_OBJECT folios, within a page and FOLIO_MAX, and within a small part of the pool."""
-    most = min(FOLIO_MAX, pool_bytes // FOLIOS_PER_OBJECT, page_size << layout.MAX_ORDER)
+    most = min(FOLIO_MAX, pool_bytes // FOLIOS_PER_POOL, page_size << layout.MAX_ORDER)
     order = 0
     while page_size << (order + 1) <= most and (page_size << order) * FOLIOS_PER_OBJECT < size:
         order += 1

@@ -12,8 +12,6 @@ cdef class Attachment:
     cdef object slot
     cdef object __weakref__
 
-    cpdef void count(self, u32 counter, u64 n)
-
 
 cdef class Lease:
     cdef Attachment attachment
@@ -50,8 +48,8 @@ cdef class FolioMap:
     cdef readonly u64 folio_size
     cdef public u64 previous
 
-    cpdef Lease _get(self, u64 index, u64 wanted)
-    cpdef Py_ssize_t length_of(self, u64 index)
+    cdef Lease _lease(self, u64 index, u64 wanted)
+    cdef Py_ssize_t _length(self, u64 index)
     cdef u32 _find(self, u64 index) except? 0
     cdef u32 _order_of(self, u64 length)
     cdef void _bind(self, u64 ino)

@@ -68,7 +68,7 @@ cdef class Attachment:
             self.slot.close()
             self.slot = None
 
-    cpdef void count(self, u32 counter, u64 n):
+    def count(self, u32 counter, u64 n):
         """Add n to one of this client's counters."""
         client.count(self.mem, self.me, counter, n)
 
@@ -202,28 +202,34 @@ cdef class FolioMap:
 
         Raises IndexError, SourceError, and whatever the source raises.
         """
-        return self._get(index, 1)
+        return self._lease(index, 1)
 
-    cpdef Lease _get(self, u64 index, u64 wanted):
+    def _get(self, u64 index, u64 wanted):
         """As lease; a miss reads up to ``wanted`` folios at once."""
+        return self._lease(index, wanted)
+
+    cdef Lease _lease(self, u64 index, u64 wanted):
         cdef u32 pfn = self._find(index)
         cdef u32 seen
         cdef Lease lease
         if pfn == layout.NIL:
             return self._miss(index, wanted)
-        lease = _lease(self.attachment, pfn, self.length_of(index))
+        lease = _lease(self.attachment, pfn, self._length(index))
         seen = flags.load(self.attachment.mem, atomics.folio_at(self.attachment.mem, pfn))
         if not seen & layout.PG_UPTODATE:
             return self._wait(lease, index) or self._miss(index, wanted)
         flags.mark_referenced(self.attachment.mem, atomics.folio_at(self.attachment.mem, pfn), seen)
-        self.attachment.count(layout.COUNT_HITS, 1)
+        client.count(self.attachment.mem, self.attachment.me, layout.COUNT_HITS, 1)
         if seen & layout.PG_READAHEAD:
             self._marked(lease, index)
         self.previous = index
         return lease
 
-    cpdef Py_ssize_t length_of(self, u64 index):
+    def length_of(self, u64 index):
         """Valid bytes of folio index."""
+        return self._length(index)
+
+    cdef Py_ssize_t _length(self, u64 index):
         cdef u64 start = index * self.folio_size
         return min(self.folio_size, self.size - start)
 
@@ -250,7 +256,7 @@ cdef class FolioMap:
         cdef mem_t mem = self.attachment.mem
         cdef u64 got = layout.GRAB_GONE
         cdef u64 ino
-        cdef u32 length = self.length_of(index)
+        cdef u32 length = self._length(index)
         cdef u32 order = self._order_of(length)
         cdef Lease lease
         self.attachment.join()

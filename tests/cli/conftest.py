@@ -1,10 +1,8 @@
 """The real command line in processes of its own, and pools that no test leaves behind."""
+
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,25 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-import foliocache
-
-LIMIT = 120  # seconds after which a command hangs
-SOURCE = str(Path(foliocache.__file__).parents[1])
-
-
-def environment(**more: str) -> dict[str, str]:
-    """This process's environment, with the foliocache under test in it and nothing that colours output."""
-    plain = {key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE")}
-    path = os.pathsep.join(part for part in (SOURCE, plain.get("PYTHONPATH")) if part)
-    return plain | {"PYTHONPATH": path} | more
-
-
-def run(*arguments: object, **more: str) -> SimpleNamespace:
-    """Run ``foliocache ARGUMENTS``: its code, stdout and stderr."""
-    command = [sys.executable, "-m", "foliocache", *map(str, arguments)]
-    done = subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=LIMIT, check=False)
-    return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
+from cli_command import pattern, run
 
 
 @pytest.fixture(autouse=True)
@@ -74,9 +54,3 @@ def files(tmp_path: Path) -> Path:
     for seed, (name, size) in enumerate(sizes.items()):
         (folder / name).write_bytes(pattern(seed, size))
     return folder
-
-
-def pattern(seed: int, size: int) -> bytes:
-    """Bytes that repeat nowhere within a file and between no two files."""
-    words = (seed << 40 | number for number in range(size // 8 + 1))
-    return b"".join(word.to_bytes(8, "big") for word in words)[:size]

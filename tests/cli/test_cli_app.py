@@ -1,11 +1,12 @@
 """Parsing, help, and errors that no command is needed for."""
+
 from __future__ import annotations
 
 import subprocess
 import sys
 
 import pytest
-from conftest import environment
+from cli_command import environment
 
 
 def test_help_names_every_command_and_the_exit_codes(cli):

@@ -1,4 +1,5 @@
 """The demo as its user runs it, small; and that nothing stays behind, whatever ends it."""
+
 from __future__ import annotations
 
 import json
@@ -10,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import LIMIT, environment, pattern
+from cli_command import LIMIT, environment, pattern
 
 import foliocache
 
@@ -146,6 +147,23 @@ def test_sigterm_leaves_nothing(folder, scratch, pools):
     _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 143
     assert "Traceback" not in err
+
+
+def spawned_worker(parent: int) -> int:
+    """One of the demo's workers, as soon as there is one."""
+    while True:
+        for child in map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()):
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return child
+
+
+def test_a_worker_that_dies_ends_the_demo_and_leaves_nothing(folder, scratch, pools):
+    process = start(scratch, "--dataset", folder, "--latency", 300, "--workers", 2, "--sample", 0.01)
+    wait_for(process, "folio")
+    os.kill(spawned_worker(process.pid), signal.SIGKILL)
+    out, err = process.communicate(timeout=LIMIT)
+    assert (process.returncode, out) == (3, "")
+    assert re.fullmatch(r"foliocache: worker \d died with exit code -9", err.splitlines()[-1])
 
 
 def test_sigkill_leaves_no_process(folder, tmp_path):

@@ -1,4 +1,5 @@
 """stat, ls, fsck and rm on pools that really are there."""
+
 from __future__ import annotations
 
 import os
@@ -7,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import environment, pattern
+from cli_command import environment, pattern
 
 import foliocache
 

@@ -1,4 +1,5 @@
 """warm: what it reads is in the pool, and what is in the pool is not read again."""
+
 from __future__ import annotations
 
 import pytest

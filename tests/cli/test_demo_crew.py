@@ -1,4 +1,5 @@
 """Spawned workers: what they count, how they fail, and that none stays."""
+
 from __future__ import annotations
 
 import os
@@ -43,7 +44,7 @@ def test_every_member_is_read_by_every_worker_in_every_epoch(packed):
 
 
 def test_a_sample_reads_that_share(packed):
-    dataset, index = packed
+    _, index = packed
     with Crew(jobs(index, workers=1, sample=0.4)) as crew:
         (tally,) = crew.run().tallies
     assert tally.members == 2 * 2

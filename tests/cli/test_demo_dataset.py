@@ -1,4 +1,5 @@
 """Packing: the index tells the truth, and the library is large enough to mean something."""
+
 from __future__ import annotations
 
 from pathlib import Path

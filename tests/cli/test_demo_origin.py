@@ -1,4 +1,5 @@
 """The counting origin: what it sends, what it counts, and when it ends."""
+
 from __future__ import annotations
 
 import http.client

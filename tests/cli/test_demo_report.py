@@ -1,4 +1,5 @@
 """The numbers in the table: memory that is counted once, widths that fit, and the verdict."""
+
 from __future__ import annotations
 
 import subprocess

@@ -27,10 +27,11 @@ def nothing_remembered():
 @pytest.fixture
 def pool():
     """The `folio` options of a pool that is this test's own."""
-    name = f"test-fs-{os.getpid()}-{next(_numbers)}"
-    yield {"name": name, "size": "64MiB"}
-    foliocache.open(name=name, size="64MiB").close()
-    foliocache.remove(name)
+    options = {"name": f"test-fs-{os.getpid()}-{next(_numbers)}", "size": "16MiB"}
+    yield options
+    FolioFileSystem.clear_instance_cache()              # or its instances would hold the memory of all the tests' pools
+    foliocache.open(**options).close()
+    foliocache.remove(options["name"])
 
 
 @pytest.fixture(scope="session")

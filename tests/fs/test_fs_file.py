@@ -121,7 +121,7 @@ def test_lease_outlives_file_and_filesystem_objects(local, path, data):
     assert bytes(view) == data[5:10]
 
 
-@pytest.mark.parametrize("offset, length", [(0, None), (0, SIZE), (SIZE - 1, 100), (SIZE, 5), (SIZE + 9, 5), (70_000, 20_000)])
+@pytest.mark.parametrize(("offset", "length"), [(0, None), (0, SIZE), (SIZE - 1, 100), (SIZE, 5), (SIZE + 9, 5), (70_000, 20_000)])
 def test_lease_ranges(local, path, data, offset, length):
     end = None if length is None else offset + length
     assert bytes(local.lease(path, offset, length)) == data[:SIZE][offset:end]
@@ -168,7 +168,7 @@ def test_read_helpers_of_fsspec(local, path, data):
     assert local.get_mapper(os.path.dirname(path))["object"] == data[:SIZE]
 
 
-@pytest.mark.parametrize("start, end", [(None, None), (0, 10), (5, None), (None, 5), (-10, None), (-10, -5), (10, -10),
+@pytest.mark.parametrize(("start", "end"), [(None, None), (0, 10), (5, None), (None, 5), (-10, None), (-10, -5), (10, -10),
                                         (SIZE - 5, SIZE + 5), (SIZE, None), (9, 9), (9, 3), (-SIZE - 5, 3)])
 def test_cat_file_slices_as_python_does(local, path, data, start, end):
     got = local.cat_file(path, start, end)

@@ -128,7 +128,7 @@ def test_same_version_is_not_fetched_again(http, origin, data):
     assert origin.requests["HEAD"] == 3
 
 
-@pytest.mark.parametrize("options, asked", [({}, 4), ({"check_files": True, "expiry": 60}, 4), ({"check_files": False}, 1),
+@pytest.mark.parametrize(("options", "asked"), [({}, 4), ({"check_files": True, "expiry": 60}, 4), ({"check_files": False}, 1),
                                             ({"expiry": 60}, 1), ({"check_files": False, "expiry": 60}, 1), ({"expiry": 0}, 4)])
 def test_how_often_the_origin_is_asked(pool, origin, data, options, asked):
     fs = FolioFileSystem(target_protocol="http", **pool, **options)
@@ -161,7 +161,7 @@ def test_trust_ends_with_invalidate_cache(pool, origin, data):
         assert fs.cat_file(url) == other(data)
 
 
-@pytest.mark.parametrize("check, expiry, seconds", [(None, None, 0), (True, None, 0), (True, 5, 0), (None, 5, 5), (False, 5, 5),
+@pytest.mark.parametrize(("check", "expiry", "seconds"), [(None, None, 0), (True, None, 0), (True, 5, 0), (None, 5, 5), (False, 5, 5),
                                                     (None, 0, 0), (False, None, float("inf"))])
 def test_trust(check, expiry, seconds):
     assert trust_seconds(check, expiry) == seconds

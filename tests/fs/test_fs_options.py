@@ -28,7 +28,7 @@ def test_one_instance_for_all_paths(pool, tmp_path):
     assert first is second
 
 
-@pytest.mark.parametrize("options, error, words", [
+@pytest.mark.parametrize(("options", "error", "words"), [
     ({"pagesize": "4KiB"}, TypeError, r"'pagesize'; there are name, size, page_size, mode, check_files, expiry.*folio::s3"),
     ({"key": "k"}, TypeError, "'key'"),
     ({"expiry": -1}, ValueError, "expiry"),
@@ -82,9 +82,9 @@ def test_attributes_of_the_target(pool, s3):
     fs = FolioFileSystem(target_protocol="s3", target_options=s3.options, **pool)
     assert fs.endpoint_url == s3.url
     with pytest.raises(AttributeError):
-        fs.no_such_thing
+        _ = fs.no_such_thing
     with pytest.raises(AttributeError):
-        fs._cat_file                    # of the async target, but we are not async
+        _ = fs._cat_file                    # of the async target, but we are not async
 
 
 def test_ukey_follows_the_content(http, origin):

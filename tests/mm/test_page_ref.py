@@ -238,8 +238,7 @@ def test_one_winner_per_life_under_threads(segments):
                 ref.init(page, 1)
             else:
                 held = False
-        assert not held or not ref.put(page) or ref.try_get(page) == segment.layout.DEAD
-        return lives
+        return lives + (held and ref.put(page))
 
     ref.init(page, 1)
     lives = together(*(lambda me=me: visit(me, held=me == 1) for me in (1, 2, 3)))

@@ -3,6 +3,7 @@
 This file stays empty but for the door: the demo's workers are spawned, so every one of them imports it again (a spawned
 process re-imports the program that started it), and what it imports would be counted four times in the memory shown.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -3,6 +3,7 @@
 Commands are named here and imported when they are run, so ``foliocache --help`` loads neither the cache nor a network
 library. Every command returns its exit code or None; every error becomes one line on stderr and a code of ``exits``.
 """
+
 from __future__ import annotations
 
 import importlib.util

@@ -4,6 +4,7 @@ Workers are *spawned*, as PyTorch's DataLoader and every server with threads mus
 they share through the pool alone. One loop serves all pipes and takes a sample of their memory between two messages; there is
 no thread that a crash could leave behind. A worker that dies closes its pipe, which the loop sees at once.
 """
+
 from __future__ import annotations
 
 import time

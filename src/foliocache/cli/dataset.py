@@ -5,6 +5,7 @@ cache: unaligned, of every size, read in random order out of few large objects. 
 digests from the files' bytes as they go in, offsets from reading the finished shards back; a read that ends up right has
 therefore agreed with both.
 """
+
 from __future__ import annotations
 
 import hashlib

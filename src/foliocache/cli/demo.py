@@ -4,8 +4,10 @@ Real files in tar shards, a real HTTP server that counts what leaves it, and spa
 of their own and check every byte: without a cache, with fsspec's own block cache (one per worker), and through ``folio::``
 (one for all). The pool, the folder, the server and the workers are gone afterwards, whatever ended it.
 """
+
 from __future__ import annotations
 
+import importlib.util
 import os
 import secrets
 import tempfile
@@ -83,6 +85,8 @@ def demo(
     json
         Print the result as JSON.
     """
+    if importlib.util.find_spec("aiohttp") is None:
+        raise CommandError("the demo reads over HTTP, for which fsspec needs aiohttp: pip install 'foliocache[http]'")
     watch = watcher(quiet=json)
     with CleanupStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="foliocache-demo-")))

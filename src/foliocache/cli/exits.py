@@ -3,6 +3,7 @@
 A script must be able to tell "the answer is no" (a damaged pool, a wrong byte) from "there is no answer" (no such pool, no
 such host), because only the first says anything about the data. Hence 1 and 3 are two codes.
 """
+
 from __future__ import annotations
 
 OK = 0

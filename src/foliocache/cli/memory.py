@@ -4,6 +4,7 @@ RSS counts a shared page in every process that maps it, which would make any sha
 divides it by the number of mappers, but leaves out what nobody maps at the moment. So: the processes' PSS without its shared
 memory part, plus all that the pool's file has allocated, mapped or not. That is never less than the plain sum of PSS.
 """
+
 from __future__ import annotations
 
 import os

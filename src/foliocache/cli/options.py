@@ -2,6 +2,7 @@
 
 The library's own functions are the judges of names and sizes, so that the command line and the library accept the same.
 """
+
 from __future__ import annotations
 
 from typing import Annotated, Any

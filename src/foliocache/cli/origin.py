@@ -11,6 +11,7 @@ the counts then finds that byte in them. Asking (``/-/counts``) neither counts n
 It ends when its stdin does: its parent can die in any way and leaves no server behind. ``python -m foliocache.cli.origin
 FOLDER`` serves a folder by hand.
 """
+
 from __future__ import annotations
 
 import argparse

@@ -3,6 +3,7 @@
 A table is as wide as what it holds. In a terminal, columns fold to fit it; in a pipe nothing folds, so that ``grep`` finds
 whole lines. Rich leaves the colours out of a pipe by itself. Units are binary and say so, because sizes are given that way.
 """
+
 from __future__ import annotations
 
 import json

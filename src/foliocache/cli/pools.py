@@ -3,6 +3,7 @@
 They attach with the parameters that the pool has, so they need its name alone. ``fsck`` treats a pool that refuses to be
 attached because it is damaged as an answer (not clean), not as a failure: whoever runs it wants to know just that.
 """
+
 from __future__ import annotations
 
 import os

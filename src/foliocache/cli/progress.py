@@ -1,4 +1,5 @@
 """What is seen while the demo works: a bar per worker in a terminal, a line per step in a pipe, nothing under ``--json``."""
+
 from __future__ import annotations
 
 import sys

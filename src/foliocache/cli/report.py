@@ -3,6 +3,7 @@
 A table that is to convince must not compare unlike things: the uncached run reads a sample, so its row says what was read next
 to what was fetched, nothing is scaled up, and its share of the dataset is marked.
 """
+
 from __future__ import annotations
 
 from typing import Any

@@ -6,6 +6,7 @@ and SIGTERM are blocked (not ignored: they stay pending) in both. Processes star
 is what we want for SIGINT: the terminal sends it to the whole group, and the parent is the one who stops the others. What
 stays open are the few instructions of ``with`` itself before the mask is set.
 """
+
 from __future__ import annotations
 
 import signal

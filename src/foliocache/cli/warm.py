@@ -4,6 +4,7 @@ Reads through ``folio::`` like any other user and throws the bytes away. Files a
 keeps all threads busy as well as many small ones do; a piece is read with the same calls that a reader would make, hence what
 is cached already costs nothing and another process that warms the same files costs nothing either.
 """
+
 from __future__ import annotations
 
 import os

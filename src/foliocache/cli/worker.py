@@ -6,6 +6,7 @@ the caches. A worker imports what it needs to read, and no more: four copies of 
 It talks to its crew over one pipe: ``ready`` when it could start, ``progress``, ``done`` or ``failed``; then it stays until it
 is told to go, because its memory is measured when it holds most of it. When the pipe breaks, the demo is gone and so is it.
 """
+
 from __future__ import annotations
 
 import random
@@ -134,7 +135,7 @@ def work(pipe: Connection, job: Job) -> None:
         pipe.recv()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the demo has gone away
-    except Exception as error:  # noqa: BLE001 - whatever it is, the crew is told
+    except Exception as error:
         import traceback
 
         pipe.send(("failed", (f"{type(error).__name__}: {error}", traceback.format_exc())))

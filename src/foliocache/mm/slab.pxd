@@ -10,7 +10,7 @@ cpdef void setup(mem_t mem) noexcept nogil
 @cython.locals(number=u32)
 cpdef u32 alloc(mem_t mem, u32 me, u32 cache) noexcept nogil
 cpdef void free(mem_t mem, u32 me, u32 cache, u32 number) noexcept nogil
-@cython.locals(place=u64)
+@cython.locals(place=u64, page=u64)
 cpdef u64 at(mem_t mem, u32 cache, u32 number) noexcept nogil
 cpdef u32 pfn_of(mem_t mem, u32 number) noexcept nogil
 cpdef u32 objects(mem_t mem, u32 cache) noexcept nogil

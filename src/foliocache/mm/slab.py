@@ -52,7 +52,8 @@ def at(mem, cache, number):
     """The offset of an object, or 0 if there cannot be such a number."""
     pfn = pfn_of(mem, number)
     place = number & ((1 << (atomics.page_shift(mem) - layout.OBJECT_SHIFT)) - 1)
-    if pfn >= atomics.npages(mem) or place >= _per_page(mem, cache):
+    page = 1 << atomics.page_shift(mem)
+    if pfn >= atomics.npages(mem) or (place + 1) * _size(cache) > page:
         return 0
     return atomics.page_at(mem, pfn) + place * _size(cache)
 

@@ -1,0 +1,196 @@
+"""Visits every consistent execution graph of a program once: stateless, without storing what was seen.
+
+The algorithm is TruSt (Kokologiannakis, Marmanis, Gladstein, Vafeiadis, "Truly stateless, optimal dynamic partial order
+reduction", POPL 2022), which GenMC uses. Threads run one after the other, so a read cannot take a write of a thread that has not
+run yet. That is made good when the write comes: it *revisits* each earlier read of its location that is not among its causes. The
+read then takes the new write, and what was added after the read, except the causes of the write, is cut off and grows again.
+One graph could be reached so from several; :func:`maximal` picks the one in which everything cut off had been added in the
+plainest way. No graph is reached twice, and none is missed.
+
+What is left to do is a stack of (graph, alternatives), in which any entry can be explored without the others. That is how one
+scenario is spread over processes (``parallel``).
+"""
+import time
+
+from .graph import CHOICE, READ, WRITE, Graph
+from .machine import Machine
+from .memory import Abandon, Failure
+
+
+class Result:
+    """What an exploration saw; results of parts add up."""
+
+    def __init__(self):
+        self.executions = self.blocked = self.operations = self.stutters = 0
+        self.keys = set()
+        self.outcomes = set()
+        self.failure = None
+        self.finished = True
+
+    @property
+    def graphs(self):
+        return len(self.keys)
+
+    def add(self, other):
+        self.executions += other.executions
+        self.blocked += other.blocked
+        self.operations += other.operations
+        self.stutters += other.stutters
+        self.keys |= other.keys
+        self.outcomes |= other.outcomes
+        self.failure = self.failure or other.failure
+        self.finished = self.finished and other.finished
+
+
+class Found:
+    """A failure and the graph it happened in."""
+
+    def __init__(self, failure, graph):
+        self.kind, self.message, self.thread, self.graph = failure.kind, failure.message, failure.thread, graph
+
+
+class Explorer:
+    def __init__(self, program, model, initial, names, deadline=None, stop=True):
+        self.program, self.model, self.names = program, model, names
+        self.timeouts = program.timeouts
+        self.machine = Machine(self, program.geometry, initial, len(program.threads))
+        self.result = Result()
+        self.stack = []
+        self.deadline, self.stop = deadline, stop
+
+    def name(self, loc):
+        return self.program.name(loc)
+
+    def push(self, graph, choices):
+        self.stack.append((graph, choices))
+
+    def start(self):
+        self.visit(Graph(len(self.program.threads)))
+
+    def run(self, enough=None):
+        """Work the stack off, or until it has ``enough`` entries."""
+        while self.stack and not (self.stop and self.result.failure):
+            if enough and len(self.stack) >= enough:
+                break
+            if self.deadline and time.perf_counter() > self.deadline:
+                self.result.finished = False
+                break
+            self.visit(self.pop())
+        self.result.operations = self.machine.operations
+        return self.result
+
+    def pop(self):
+        graph, choices = self.stack[-1]
+        e, position = choices.pop()
+        if choices:
+            graph = graph.copy()
+        else:
+            self.stack.pop()
+        if position is not None:
+            graph.mo[e.loc].insert(position, e)
+        graph.add(e)
+        return graph
+
+    def visit(self, graph):
+        """Run the threads that can run, lowest first, until all have ended."""
+        try:
+            while None in graph.done:
+                t = graph.done.index(None)
+                self.machine.run(graph, t, self.program.threads[t], t in self.program.mortal)
+            self.complete(graph)
+        except Abandon:
+            self.result.blocked += 1
+        except Failure as failure:
+            if self.result.failure is None:
+                self.result.failure = Found(failure, graph)
+            self.result.executions += 1
+
+    def complete(self, graph):
+        blocked = [end[1] for end in graph.done if end[0] == "blocked"]
+        if not blocked:
+            self.result.executions += 1
+            self.result.keys.add(hash(graph.key()))
+            outcome = self.program.judge(graph)
+            if outcome is not None:
+                self.result.outcomes.add(outcome)
+            return
+        self.result.blocked += 1
+        self.result.stutters += any(b.why == "stutter" for b in blocked)
+        self.program.liveness(graph, blocked)
+
+    # -- revisits ------------------------------------------------------------------------------------------------------------
+
+    def revisit(self, machine, graph, write):
+        for r in graph.reads[write.loc]:
+            if r.index < write.pf[r.thread] or r.plain:
+                continue
+            keep = kept(graph, r, write)
+            cut = [e for events, n in zip(graph.threads, keep, strict=True) for e in events[n:]]
+            if maximal(graph, r, write) and all(maximal(graph, e, write) for e in cut):
+                self.offer(machine, graph.restrict(keep, self.redirected(machine, graph, r, write)), write)
+
+    def redirected(self, machine, graph, r, write):
+        new = r.clone()
+        t, i = r.thread, r.index
+        if i:
+            p = graph.threads[t][i - 1]
+            hb, pf, new.acqp = p.hb, p.pf, p.acqp
+        else:
+            hb = pf = machine.none
+            new.acqp = None
+        new.hb = hb[:t] + (i + 1,) + hb[t + 1 :]
+        new.pf = pf[:t] + (i + 1,) + pf[t + 1 :]
+        return machine.reading(new, write)
+
+    def offer(self, machine, graph, write):
+        """Queue ``graph``, whose revisited read takes ``write``, with each place in ``mo`` that suits both."""
+        r = next(r for r in graph.reads[write.loc] if r.rf is write)
+        before = graph.threads[r.thread][r.index - 1].hb if r.index else machine.none
+        # The read is not among what it must not go back behind: hb of its predecessor, not its own.
+        low = graph.view(write.loc, before)
+        choices = [(write, p) for p in machine.places(graph, write) if p > low and self.suits(machine, graph, write, p, r)]
+        if choices:
+            self.push(graph, choices)
+
+    def suits(self, machine, graph, write, position, r):
+        writes = graph.mo[write.loc]
+        if position == len(writes):
+            return True
+        if not self.model.strong and not graph.seq_cst and write.order != "seq_cst":
+            return True
+        trial = graph.copy()
+        trial.mo[write.loc].insert(position, write)
+        trial.add(write)
+        return self.model.allows(trial, r) and self.model.allows(trial, write)
+
+
+def kept(graph, r, write):
+    """How many events of each thread survive when ``write`` revisits ``r``: those not after r, and the causes of the write."""
+    keep = []
+    for t, events in enumerate(graph.threads):
+        n = len(events)
+        while n > write.pf[t] and events[n - 1].stamp > r.stamp:
+            n -= 1
+        keep.append(n)
+    keep[write.thread] = min(keep[write.thread], write.index)
+    return keep
+
+
+def maximal(graph, e, write):
+    """Whether ``e`` was added in the plainest way, seen from what was there before it and the causes of ``write``."""
+
+    def previous(x):
+        return x.stamp <= e.stamp or x.index < write.pf[x.thread]
+
+    if e.kind is CHOICE:
+        return e.value == 0
+    if e.kind is READ:
+        target = e.rf
+    elif e.kind is WRITE:
+        if any(r.rf is e and previous(r) for r in graph.reads[e.loc]):
+            return False
+        target = e
+    else:
+        return True
+    writes = graph.mo[e.loc]
+    return not any(w is not e and previous(w) for w in writes[writes.index(target) + 1 :])

@@ -1,0 +1,350 @@
+"""Runs one thread of a program against a graph, and tells the explorer what else could have happened.
+
+The thread's operations come in as calls (``load``, ``store``, ``rmw`` ...). As long as the graph has events of this thread left, they are
+the answer. The first operation without one becomes a new event: the machine works out every message it may read or every place
+it may take in ``mo``, goes on with one and hands the rest to the explorer as alternatives.
+
+Waiting. A retry loop of the core calls ``cpu_relax`` once per round. A round that changed nothing need not be repeated: whatever a
+second round could read, the first one could have read, so the thread is *blocked*, and later writes revisit its reads. A round
+that did change something is repeated unless an earlier round read exactly the same values (then it is a *stutter*).
+"""
+import errno
+
+from . import atomics
+from .graph import CHOICE, FENCE, READ, WRITE, Event, initial_write, join
+from .memory import Abandon, Blocked, Died, Failure, Geometry
+from .model import ACQUIRE, RELEASE
+
+MAX_EVENTS = 2000
+
+
+class Machine(Geometry):
+    def __init__(self, explorer, geometry, initial, nthreads):
+        super().__init__(geometry)
+        self.explorer, self.model = explorer, explorer.model
+        self.initial = initial
+        self.none = (0,) * nthreads + (1,)
+        self.first = {}  # location -> its initial write
+        self.operations = 0
+
+    # -- running a thread ----------------------------------------------------------------------------------------------------
+
+    def run(self, graph, thread, body, mortal=False):
+        """Run ``body`` to its end or until it blocks; the outcome goes to ``graph.done``."""
+        self.graph, self.thread, self.log = graph, thread, graph.threads[thread]
+        self.i, self.n = 0, len(self.log)
+        self.mark, self.rounds, self.sleeps, self.mortal = 0, [], 0, mortal
+        atomics.current = self
+        try:
+            graph.done[thread] = ("finished", body(self))
+        except Blocked as block:
+            graph.done[thread] = ("blocked", block)
+        except Died:
+            graph.done[thread] = ("died", None)
+        except Failure as failure:
+            failure.thread = thread
+            raise
+        except AssertionError as error:
+            raise Failure("assertion", str(error) or "assertion failed", thread) from error
+        finally:
+            atomics.current = None
+
+    # -- operations ----------------------------------------------------------------------------------------------------------
+
+    def load(self, loc, order):
+        if self.mortal:
+            self.mortality()
+        self.operations += 1
+        i = self.i
+        if i < self.n:
+            self.i = i + 1
+            return self.log[i].value
+        return self.new_read(loc, order, False).value
+
+    def store(self, loc, value, order):
+        if self.mortal:
+            self.mortality()
+        self.operations += 1
+        if self.i < self.n:
+            self.i += 1
+        else:
+            self.new_write(loc, value, order, None)
+
+    def rmw(self, loc, order, compute):
+        if self.mortal:
+            self.mortality()
+        self.operations += 1
+        i = self.i
+        if i < self.n:
+            self.i = i + 1
+            r = self.log[i]
+        else:
+            r = self.new_read(loc, order, True)
+        new = compute(r.value)
+        if new is not None:
+            if self.i < self.n:
+                self.i += 1
+            else:
+                self.new_write(loc, new, order, r)
+        return r.value
+
+    def fence(self, order):
+        self.operations += 1
+        if self.i < self.n:
+            self.i += 1
+            return
+        e = self.event(FENCE, None, order)
+        if order in ACQUIRE:
+            e.hb = join(e.hb, e.acqp)
+        if order in RELEASE:
+            e.relf = e.hb
+        self.append(e)
+
+    def read(self, loc):
+        """A plain load: everything done to ``loc`` must be ordered before it, so it reads the last write."""
+        if self.i < self.n:
+            self.i += 1
+            return self.log[self.i - 1].value
+        e = self.event(READ, loc, "plain")
+        e.plain = True
+        writes = self.messages(loc)
+        self.ordered(e, writes)
+        e.rf = writes[-1]
+        e.value = e.rf.value
+        self.append(e)
+        return e.value
+
+    def write(self, loc, value):
+        if self.i < self.n:
+            self.i += 1
+            return
+        e = self.event(WRITE, loc, "plain")
+        e.plain, e.value, e.rel = True, value, None
+        writes = self.messages(loc)
+        self.ordered(e, writes)
+        self.ordered(e, self.graph.reads[loc])
+        writes.append(e)
+        self.append(e)
+
+    def choose(self, n):
+        """One of ``range(n)``; the explorer tries all."""
+        if self.i < self.n:
+            self.i += 1
+            return self.log[self.i - 1].value
+        choices = []
+        for value in range(n):
+            e = self.event(CHOICE, None, "relaxed")
+            e.value = value
+            choices.append((e, None))
+        return self.take(choices).value
+
+    def assume(self, condition):
+        """Give up this execution unless ``condition`` holds."""
+        if not condition:
+            raise Blocked("assume")
+
+    def mortality(self):
+        self.mortal = False
+        if self.choose(2):
+            self.store(("dead", self.thread), 1, "release")
+            raise Died
+        self.mortal = True
+
+    # -- waiting -------------------------------------------------------------------------------------------------------------
+
+    def relax(self):
+        done = self.log[self.mark : self.i]
+        reads = [e for e in done if e.kind is READ]
+        if all(e.kind is READ or e.kind is FENCE for e in done):
+            raise Blocked("spin", reads)
+        trace = [(e.loc, e.value) for e in reads]
+        if trace in self.rounds:
+            raise Blocked("stutter", reads)
+        self.rounds.append(trace)
+        self.mark = self.i
+        if self.i > MAX_EVENTS:
+            raise Failure("livelock", f"{self.i} events in one thread and no end")
+
+    def wait(self, loc, expected):
+        """futex_wait: look at the word and lie down, as one step with respect to every wake on the same word."""
+        queue = ("futex", loc)
+        token = (self.thread, self.sleeps)
+        self.sleeps += 1
+        r = self.new_or_old_read(queue, "acquire")
+        if self.load(loc, "relaxed") != expected:
+            return errno.EAGAIN
+        if self.i < self.n:
+            self.i += 1
+        else:
+            self.new_write(queue, (r.value or ()) + (token,), "acq_rel", r)
+        if self.explorer.timeouts and self.choose(2):
+            self.rmw(queue, "acq_rel", lambda sleepers: tuple(other for other in sleepers if other != token))
+            return errno.ETIMEDOUT
+        self.until(queue, lambda sleepers: token not in sleepers, (loc, expected))
+        return 0
+
+    def wake(self, loc, n):
+        """futex_wake, first come, first served. It writes even with nobody asleep: its lock orders it with who lies down later."""
+        before = self.rmw(("futex", loc), "acq_rel", lambda sleepers: (sleepers or ())[n:])
+        return min(n, len(before or ()))
+
+    def new_or_old_read(self, loc, order):
+        if self.i < self.n:
+            self.i += 1
+            return self.log[self.i - 1]
+        return self.new_read(loc, order, True)
+
+    def until(self, loc, satisfied, detail=None, order="relaxed"):
+        """Wait for a message of ``loc`` that satisfies; of the others only the last need be tried (the rest cannot be revisited)."""
+        if self.i < self.n:
+            e = self.log[self.i]
+            self.i += 1
+        else:
+            e = self.new_read(loc, order, False, satisfied)
+        if not satisfied(e.value):
+            raise Blocked("futex" if detail else "await", [e], detail)
+        return e.value
+
+    # -- new events ----------------------------------------------------------------------------------------------------------
+
+    def event(self, kind, loc, order):
+        if self.n > MAX_EVENTS:
+            raise Failure("livelock", f"{self.n} events in one thread and no end")
+        t, index = self.thread, self.n
+        e = Event.__new__(Event)
+        e.thread, e.index, e.kind, e.loc, e.order, e.rf = t, index, kind, loc, order, None
+        e.ex = e.plain = False
+        e.value = e.rel = e.op = None
+        if index:
+            p = self.log[index - 1]
+            hb, pf, e.relf, e.acqp = p.hb, p.pf, p.relf, p.acqp
+        else:
+            hb = pf = self.none
+            e.relf = e.acqp = None
+        e.hb = hb[:t] + (index + 1,) + hb[t + 1 :]
+        e.pf = e.hb if pf is hb else pf[:t] + (index + 1,) + pf[t + 1 :]
+        return e
+
+    def append(self, e):
+        self.graph.add(e)
+        self.i += 1
+        self.n += 1
+        return e
+
+    def messages(self, loc):
+        graph = self.graph
+        writes = graph.mo.get(loc)
+        if writes is None:
+            first = self.first.get(loc)
+            if first is None:
+                first = self.first[loc] = initial_write(loc, self.initial.get(loc, 0), self.none)
+            writes = graph.mo[loc] = [first]
+            graph.reads[loc] = []
+        return writes
+
+    def ordered(self, e, others):
+        hb = e.hb
+        for o in others:
+            if o.index >= hb[o.thread]:
+                raise Failure("race", self.race(e, o), self.thread)
+
+    def race(self, e, o):
+        what = {READ: "read", WRITE: "write"}
+        return (
+            f"data race on {self.explorer.name(e.loc)}: this {e.order} {what[e.kind]} is not ordered with the "
+            f"{o.order} {what[o.kind]} by {self.explorer.names[o.thread]}"
+        )
+
+    def new_read(self, loc, order, ex, satisfied=None):
+        graph = self.graph
+        writes = self.messages(loc)
+        base = self.event(READ, loc, order)
+        base.ex = ex
+        plain = graph.plain.get(loc)
+        if plain:
+            self.ordered(base, [o for o in plain if o.kind is WRITE])
+        low = graph.view(loc, base.hb) if len(writes) > 1 else 0
+        top = len(writes) - 1
+        choices = [(self.reading(base.clone() if low < top else base, writes[top]), None)]
+        for position in range(top - 1, low - 1, -1):
+            if satisfied and not satisfied(writes[position].value):
+                continue
+            e = self.reading(base.clone(), writes[position])
+            if self.consistent(e):
+                choices.append((e, None))
+        return self.take(choices)
+
+    def reading(self, e, write):
+        """``e``, a read that has the clocks of its predecessor, becomes one of ``write``."""
+        e.rf, e.value = write, write.value
+        rel = write.rel
+        if rel is not None:
+            if self.model.strong or e.order in ACQUIRE:
+                e.hb = join(e.hb, rel)
+            else:
+                e.acqp = join(e.acqp, rel)
+        e.pf = join(e.pf, write.pf) if write.thread >= 0 else e.pf
+        return e
+
+    def consistent(self, e):
+        graph = self.graph
+        if not self.model.strong and e.order != "seq_cst" and not graph.seq_cst:
+            return True
+        stamp = graph.stamp
+        graph.add(e)
+        good = self.model.allows(graph, e)
+        graph.threads[e.thread].pop()
+        graph.stamp = stamp
+        if e.kind is READ:
+            graph.reads[e.loc].pop()
+        graph.seq_cst -= e.order == "seq_cst"
+        return good
+
+    def new_write(self, loc, value, order, r):
+        graph = self.graph
+        writes = self.messages(loc)
+        e = self.event(WRITE, loc, order)
+        e.value = value
+        e.rel = e.hb if self.model.strong or order in RELEASE else e.relf
+        if r is not None:
+            e.ex, e.rf = True, r.rf
+            e.rel = join(e.rel, r.rf.rel)
+        plain = graph.plain.get(loc)
+        if plain:
+            self.ordered(e, plain)
+        if graph.reads[loc]:
+            self.explorer.revisit(self, graph, e)
+        choices = [(e, position) for position in self.places(graph, e)]
+        if not choices:
+            raise Abandon
+        return self.take(choices)
+
+    def places(self, graph, e):
+        """Where in ``mo`` the write ``e``, not in the graph yet, may go; the last place first."""
+        writes = graph.mo[e.loc]
+        if e.ex:
+            position = writes.index(e.rf) + 1
+            candidates = [] if graph.split(e.loc, position) else [position]
+        else:
+            low = graph.view(e.loc, e.hb) if len(writes) > 1 else 0
+            candidates = [p for p in range(len(writes), low, -1) if not graph.split(e.loc, p)]
+        return [p for p in candidates if p == len(writes) or self.fits(graph, e, p)]
+
+    def fits(self, graph, e, position):
+        if not self.model.strong and e.order != "seq_cst" and not graph.seq_cst:
+            return True
+        writes = graph.mo[e.loc]
+        before, self.graph = self.graph, graph
+        writes.insert(position, e)
+        good = self.consistent(e)
+        del writes[position]
+        self.graph = before
+        return good
+
+    def take(self, choices):
+        if len(choices) > 1:
+            self.explorer.push(self.graph.copy(), choices[1:])
+        e, position = choices[0]
+        if position is not None:
+            self.graph.mo[e.loc].insert(position, e)
+        return self.append(e)

@@ -1,0 +1,105 @@
+"""What is explored: a sequential setup, threads, and a judgement of the final state."""
+import dataclasses
+from collections.abc import Callable
+
+from . import atomics
+from .explore import Explorer
+from .memory import Direct, Failure
+from .model import MODELS
+
+
+@dataclasses.dataclass
+class Program:
+    """``threads`` are functions of ``mem`` that touch nothing but ``mem``; what they return goes to ``final(mem, results)``.
+
+    ``final`` looks at the memory that is left and raises ``AssertionError`` if it may not be so; what it returns (or, without it, the
+    results) is the execution's *outcome*. A thread that is ``mortal`` may die at each of its operations; its result is None then.
+    With ``timeouts`` every futex_wait may also time out. ``names`` tells locations to the reader: ``{offset: "slot"}`` or a function.
+    """
+
+    threads: list
+    setup: Callable = None
+    final: Callable = None
+    geometry: dict = dataclasses.field(default_factory=dict)
+    labels: list = None
+    names: object = None
+    mortal: frozenset = frozenset()
+    timeouts: bool = False
+
+    def initial(self):
+        mem = Direct(self.geometry)
+        atomics.current = mem
+        if self.setup:
+            self.setup(mem)
+        atomics.current = None
+        return mem.values
+
+    def label(self):
+        return self.labels or [f"T{i + 1}" for i in range(len(self.threads))]
+
+    def name(self, loc):
+        known = self.names.get(loc) if isinstance(self.names, dict) else self.names(loc) if self.names else None
+        if known:
+            return known
+        return f"[{loc}]" if isinstance(loc, int) else "/".join(map(str, loc))
+
+    def judge(self, graph):
+        results = [end[1] for end in graph.done]
+        if self.final is None:
+            return tuple(results)
+        mem = Direct(self.geometry, dict(self.start))
+        mem.values.update((loc, writes[-1].value) for loc, writes in graph.mo.items())
+        atomics.current = mem
+        try:
+            return self.final(mem, results)
+        except AssertionError as error:
+            raise Failure("final state", str(error) or "assertion failed") from error
+        finally:
+            atomics.current = None
+
+    def liveness(self, graph, blocked):
+        """A failure if nobody can go on any more: every blocked thread has seen the last of what it waits for."""
+        for block in blocked:
+            if block.why in ("assume", "script"):
+                return
+            for r in block.reads:
+                if graph.mo[r.loc][-1].value != r.value:
+                    return
+        self.stuck(graph, blocked)
+
+    def stuck(self, graph, blocked):
+        asleep = [b.detail for b in blocked if b.why == "futex"]
+        for loc, expected in asleep:
+            if graph.mo[loc][-1].value != expected:
+                raise Failure("lost wake-up", f"a thread sleeps on {self.name(loc)} == {expected}, which has changed since")
+        if asleep:
+            raise Failure("deadlock", "all that are left sleep")
+        raise Failure("livelock", "all that are left retry for ever and nothing changes")
+
+    start = None
+
+    def explorer(self, model="rc11", **options):
+        self.start = self.initial()
+        return Explorer(self, MODELS[model], self.start, self.label(), **options)
+
+
+def explore(program, model="rc11", jobs=1, budget=None, stop=True):
+    """Explore ``program`` under the model of that name; the result says what was seen and whether it was everything."""
+    import time
+
+    deadline = time.perf_counter() + budget if budget else None
+    explorer = program.explorer(model, deadline=deadline, stop=stop)
+    explorer.start()
+    if jobs == 1:
+        return explorer.run()
+    from .parallel import spread
+
+    return spread(explorer, jobs)
+
+
+def litmus(*threads, model="rc11", **options):
+    """The set of outcomes (tuples of what the threads return, or what ``final`` returns) of a small program."""
+    result = explore(Program(list(threads), **options), model, stop=False)
+    if result.failure:
+        raise AssertionError(f"{result.failure.kind}: {result.failure.message}")
+    return result.outcomes

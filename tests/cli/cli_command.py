@@ -1,0 +1,34 @@
+"""What the tests of the command line have in common that is no fixture."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import foliocache
+
+LIMIT = 120  # seconds after which a command hangs
+SOURCE = str(Path(foliocache.__file__).parents[1])
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment, with the foliocache under test in it and nothing that colours output."""
+    plain = {key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE")}
+    path = os.pathsep.join(part for part in (SOURCE, plain.get("PYTHONPATH")) if part)
+    return plain | {"PYTHONPATH": path} | more
+
+
+def run(*arguments: object, **more: str) -> SimpleNamespace:
+    """Run ``foliocache ARGUMENTS``: its code, stdout and stderr."""
+    command = [sys.executable, "-m", "foliocache", *map(str, arguments)]
+    done = subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=LIMIT, check=False)
+    return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
+
+
+def pattern(seed: int, size: int) -> bytes:
+    """Bytes that repeat nowhere within a file and between no two files."""
+    words = (seed << 40 | number for number in range(size // 8 + 1))
+    return b"".join(word.to_bytes(8, "big") for word in words)[:size]

@@ -1,0 +1,143 @@
+"""Several processes at once: each page crosses the wire once, by spawn and by fork, over http and over s3."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import random
+
+import fsspec
+import pytest
+from test_fs_identity import other
+from together import together
+
+import foliocache
+from foliocache.fs import FolioFileSystem
+
+WORKERS = 3
+
+
+@pytest.fixture(params=["http", "s3"])
+def place(request, pool, data):
+    """(url, fsspec options, path at the origin, counting origin)."""
+    if request.param == "http":
+        origin = request.getfixturevalue("origin")
+        return f"folio::{origin.put('/x', data)}", {"folio": pool}, "/x", origin
+    s3 = request.getfixturevalue("s3")
+    s3.bare.pipe_file("bucket/x", data)
+    s3.forget_counts()
+    return "folio::s3://bucket/x", {"folio": pool, "s3": s3.options}, "/bucket/x", s3
+
+
+def digest(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_shuffled(number, url, options, size):
+    """The whole object in pieces that cross folios, in this worker's own order."""
+    with fsspec.open(url, **options) as file:
+        pieces = {}
+        starts = list(range(0, size, 50_001))
+        random.Random(number).shuffle(starts)
+        for start in starts:
+            file.seek(start)
+            pieces[start] = file.read(50_001)
+        assert file.seek(0, os.SEEK_END) == size
+    return digest(b"".join(pieces[start] for start in sorted(pieces)))
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_each_page_is_fetched_once(place, method, data):
+    url, options, path, origin = place
+    assert together(method, WORKERS, read_shuffled, url, options, len(data)) == [digest(data)] * WORKERS
+    assert origin.sent[path] == len(data)
+
+
+def read_all(number, fs, path):
+    return digest(fs.cat_file(path)), bytes(fs.lease(path, 7, 9)), number
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_filesystem_travels_to_workers(place, method, data):
+    """Pickled by spawn, inherited by fork; in both cases it has been used before, so it has sessions that must not travel."""
+    url, options, path, origin = place
+    fs, name = fsspec.url_to_fs(url, **options)
+    assert fs.cat_file(name, 0, 10) == data[:10]
+    assert together(method, WORKERS, read_all, fs, name) == [(digest(data), data[7:16], number) for number in range(WORKERS)]
+    assert fs.cat_file(name) == data
+    assert origin.sent[path] == len(data)
+
+
+def read_rest(number, file):
+    return digest(file.read())
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_open_file_travels_to_workers(place, method, data):
+    url, options, path, origin = place
+    with fsspec.open(url, **options) as file:
+        file.read(1000)
+        assert together(method, WORKERS, read_rest, file) == [digest(data[1000:])] * WORKERS
+        assert digest(file.read()) == digest(data[1000:])
+    assert origin.sent[path] == len(data)
+
+
+def test_fork_in_the_middle_of_a_fetch(pool, origin, data):
+    """The child is forked while the parent's loop thread is at work, and another thread of the parent waits for it."""
+    fs = FolioFileSystem(target_protocol="http", **pool)
+    url = origin.put("/x", data)
+    answers = []
+
+    def fork_now(path, headers):
+        origin.before_get = lambda path, headers: None
+        answers.extend(together("fork", 1, read_other, fs, url.replace("/x", "/y")))
+    origin.put("/y", other(data))
+    origin.before_get = fork_now
+    assert fs.cat_file(url) == data
+    assert answers == [digest(other(data))]
+
+
+def read_other(number, fs, url):
+    return digest(fs.cat_file(url))
+
+
+def read_then_wait(number, fs, url, changed):
+    first = fs.cat_file(url)
+    changed.wait(60)
+    return digest(first), digest(fs.cat_file(url))
+
+
+def test_change_is_seen_by_all(http, origin, data):
+    import multiprocessing
+    url = origin.put("/x", data)
+    barrier = multiprocessing.get_context("spawn").Barrier(WORKERS)
+    assert together("spawn", WORKERS, read_change_read, http, url, other(data), barrier) == [
+        (digest(data), digest(other(data)))] * WORKERS
+    assert origin.sent["/x"] == 2 * len(data)
+
+
+def read_change_read(number, fs, url, new, barrier):
+    first = fs.cat_file(url)
+    if barrier.wait(60) == 0:
+        fs.fs.pipe_file(url, new)                       # behind the cache's back
+    barrier.wait(60)
+    return digest(first), digest(fs.cat_file(url))
+
+
+def test_delete_in_one_process_is_seen_by_another(local, tmp_path, data):
+    path = f"{tmp_path}/x"
+    local.pipe_file(path, data)
+    assert local.cat_file(path) == data
+    together("spawn", 1, remove, local, path)
+    assert local.cache.mappings() == []
+    with pytest.raises(FileNotFoundError):
+        local.cat_file(path)
+
+
+def remove(number, fs, path):
+    fs.rm(path)
+
+
+def test_pool_is_the_same_object_in_one_process(pool, local):
+    assert pickle.loads(pickle.dumps(local)).cache is local.cache is foliocache.open(**pool)

@@ -1,0 +1,150 @@
+"""folio: preparing, dropping, and the destructor that is the folio's own."""
+import pytest
+from world import ME
+
+NIL, FROZEN = 0xFFFFFFFF, 0x80000000
+FILE, NODE, INODE = 1, 2, 3
+
+
+def test_prepare_sets_every_word_of_the_new_life(segment):
+    pfn = segment.page_alloc.alloc(ME, 2)
+    buddy = segment.layout.F_BUDDY
+    for offset in range(4, 64, 4):
+        if offset not in (segment.layout.F_PREV, segment.layout.F_NEXT, buddy):
+            segment.set_field(pfn, offset, 0xDEADBEEF)
+    segment.folio.prepare(pfn, FILE, 2, 1 << 40 | 5, 1 << 33, 16384)
+    words = {
+        "F_REF": FROZEN, "F_FLAGS": 0, "F_KIND": FILE | 2 << 8, "F_OWNER": NIL, "F_ATTACHED": 0, "F_LENGTH": 16384, "F_BUDDY": 0,
+        "F_QUEUE": 0, "F_USED": 0, "F_FREE": 0,
+    }  # fmt: skip
+    assert {name: segment.field(pfn, getattr(segment.layout, name)) for name in words} == words
+    assert segment.read64(segment.at(pfn) + segment.layout.F_INO) == 1 << 40 | 5
+    assert segment.read64(segment.at(pfn) + segment.layout.F_INDEX) == 1 << 33
+
+
+def test_what_a_holder_asks(segment):
+    pfn = segment.new_file(3, ino=1 << 40, index=1 << 35)
+    assert segment.folio.is_file(pfn)
+    assert segment.folio.order(pfn) == 3
+    assert segment.folio.is_identity(pfn, 1 << 40, 1 << 35)
+    assert not segment.folio.is_identity(pfn, 1 << 40, (1 << 35) + 1)
+    assert not segment.folio.is_identity(pfn, 0, 1 << 35)
+    assert not segment.folio.is_identity(pfn, (1 << 40) + (1 << 32), 1 << 35)
+
+
+@pytest.mark.parametrize("type", [NODE, INODE, 0])
+def test_other_types_are_no_files(segment, type):
+    pfn = segment.page_alloc.alloc(ME, 0)
+    segment.folio.prepare(pfn, type, 0, 0, 0, 0)
+    assert not segment.folio.is_file(pfn)
+
+
+def test_put_of_one_of_several(segment):
+    pfn = segment.new_file()
+    segment.page_ref.get(segment.at(pfn))
+    segment.folio.put(ME, pfn)
+    assert segment.count(pfn) == 1
+    assert segment.free() == 63
+
+
+@pytest.mark.parametrize("order", range(5))
+def test_put_of_the_last_gives_every_page_back(segment, order):
+    pfn = segment.new_file(order)
+    assert segment.free() == 64 - (1 << order)
+    segment.folio.put(ME, pfn)
+    assert segment.free() == 64
+    assert segment.field(pfn, segment.layout.F_KIND) == segment.layout.TYPE_NONE
+    assert segment.findings() == []
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_destructor_of_a_file_takes_it_off_its_queue(segment, number):
+    pfn = segment.new_file(1)
+    segment.lru.add(ME, pfn, number)
+    segment.folio.put(ME, pfn)
+    assert segment.lru.pages(number) == 0
+    assert segment.findings() == []
+
+
+@pytest.mark.parametrize("type", [NODE, INODE])
+def test_the_destructor_of_a_page_of_objects_leaves_the_queues_alone(segment, type):
+    """F_QUEUE means nothing in its descriptor: what is there by chance is not obeyed."""
+    pfn = segment.page_alloc.alloc(ME, 0)
+    segment.folio.prepare(pfn, type, 0, 0, 0, 0)
+    segment.set_field(pfn, segment.layout.F_QUEUE, 1)
+    segment.page_ref.init(segment.at(pfn), 1)
+    before = segment.buffer[segment.layout.LRU_LOCK : segment.layout.TABLE_LOCK]
+    segment.folio.put(ME, pfn)
+    assert segment.buffer[segment.layout.LRU_LOCK : segment.layout.TABLE_LOCK] == before
+    assert segment.free() == 64
+
+
+def test_tails_are_frozen_for_the_whole_life(segment):
+    pfn = segment.new_file(3)
+    for tail in range(pfn + 1, pfn + 8):
+        assert segment.page_ref.try_get(segment.at(tail)) == segment.layout.DEAD
+        assert segment.count(tail) == FROZEN
+    segment.folio.put(ME, pfn)
+    assert {segment.count(page) for page in range(pfn, pfn + 8)} == {FROZEN}
+
+
+def test_the_pages_are_frozen_when_they_come_back(segment):
+    """From the winning cmpxchg to the next init, without a gap: also a getter in between fails."""
+    pfn = segment.new_file(1)
+    assert segment.page_ref.put(segment.at(pfn))
+    assert segment.page_ref.try_get(segment.at(pfn)) == segment.layout.DEAD
+    segment.folio.destroy(ME, pfn)
+    assert segment.page_ref.try_get(segment.at(pfn)) == segment.layout.DEAD
+    assert segment.findings() == []
+
+
+def another_zero(segment, type, order):
+    """T1 drops a small FILE folio to 0 and sleeps before its cmpxchg. T2 gets it, drops it and frees it; T3 allocates the page for
+    another type and order, and drops that to 0 as well. T1's cmpxchg then succeeds on the other zero. The pfn."""
+    pfn = segment.new_file(0)
+    segment.lru.add(ME, pfn, segment.layout.QUEUE_SMALL)
+    at = segment.at(pfn)
+    segment.write(at, 0)  # T1: the sub
+    assert segment.page_ref.try_get(at) == segment.layout.GOT  # T2
+    segment.folio.put(ME, pfn)
+    assert segment.free() == 64
+    assert segment.page_alloc.alloc(ME, order) == pfn  # T3
+    segment.folio.prepare(pfn, type, order, 0, 0, 0)
+    segment.page_ref.init(at, 1)
+    segment.write(at, 0)
+    assert segment.page_ref.freeze(at, 0)  # T1: the cmpxchg
+    return pfn
+
+
+@pytest.mark.parametrize(("type", "order"), [(FILE, 0), (FILE, 4), (NODE, 0), (INODE, 0)])
+def test_the_destructor_is_the_folios_own_not_the_callers(segment, type, order):
+    pfn = another_zero(segment, type, order)
+    segment.folio.destroy(ME, pfn)
+    assert segment.free() == 64
+    assert segment.findings() == []
+
+
+def test_the_destructor_is_chosen_after_the_freeze(segments, between):
+    """The same, but with the real put: the page changes its order between its sub and its cmpxchg."""
+    segment = segments()
+    if segment.world.compiled:
+        segment.folio.destroy(ME, another_zero(segment, FILE, 2))
+        assert segment.free_lists() == {6: [0]}
+        return
+    pfn = segment.new_file(0)
+    at = segment.at(pfn)
+
+    def new_life():
+        assert segment.page_ref.try_get(at) == segment.layout.GOT
+        segment.folio.put(ME, pfn)
+        assert segment.page_alloc.alloc(ME, 2) == pfn
+        segment.folio.prepare(pfn, FILE, 2, 0, 0, 0)
+        segment.page_ref.init(at, 1)
+        segment.lru.add(ME, pfn, segment.layout.QUEUE_MAIN)
+        segment.write(at, 0)  # its last holder is at the same point as we are
+
+    with between(segment, "cmpxchg_acquire", new_life):
+        segment.folio.put(ME, pfn)
+    assert segment.free_lists() == {6: [0]}
+    assert segment.lru.pages(segment.layout.QUEUE_MAIN) == 0
+    assert segment.findings() == []

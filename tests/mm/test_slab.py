@@ -1,0 +1,191 @@
+"""slab: objects of one size, many to a page."""
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from world import ME, Segment, compiled, interpreted
+
+NIL, FROZEN = 0xFFFFFFFF, 0x80000000
+CACHES = {"nodes": 0, "mappings": 1}
+
+
+@pytest.fixture(params=CACHES)
+def cache(request, segment):
+    return Cache(segment, CACHES[request.param])
+
+
+class Cache:
+    """One of a segment's two slab caches."""
+
+    def __init__(self, segment, number):
+        self.segment = segment
+        self.number = number
+        self.type = (segment.layout.TYPE_NODE, segment.layout.TYPE_INODE)[number]
+        self.size = (segment.layout.NODE_SIZE, segment.layout.MAPPING_SIZE)[number]
+        self.per_page = (1 << segment.shape["page_shift"]) // self.size
+
+    def alloc(self):
+        return self.segment.slab.alloc(ME, self.number)
+
+    def free(self, number):
+        self.segment.slab.free(ME, self.number, number)
+
+    def at(self, number):
+        return self.segment.slab.at(self.number, number)
+
+    def objects(self):
+        return self.segment.slab.objects(self.number)
+
+    def pages(self):
+        return self.segment.read(self.segment.layout.SLAB_PAGES + self.number * self.segment.layout.SLAB_STRIDE)
+
+    def partial(self):
+        return self.segment.words_on(self.segment.layout.SLAB_PARTIAL + self.number * self.segment.layout.SLAB_STRIDE)
+
+
+def test_a_new_cache_is_empty(cache):
+    assert (cache.objects(), cache.pages(), cache.partial()) == (0, 0, [])
+
+
+def test_the_first_object_takes_a_page(cache):
+    number = cache.alloc()
+    pfn = cache.segment.slab.pfn_of(number)
+    assert cache.segment.free() == 63
+    assert (cache.objects(), cache.pages(), cache.partial()) == (1, 1, [pfn])
+    assert cache.segment.field(pfn, cache.segment.layout.F_KIND) == cache.type
+    assert cache.segment.count(pfn) == 1
+
+
+def test_objects_lie_apart_within_their_pages(cache):
+    numbers = [cache.alloc() for _ in range(3 * cache.per_page)]
+    assert cache.pages() == 3
+    assert cache.partial() == []  # all full
+    data = cache.segment.shape["data"]
+    places = sorted(cache.at(number) for number in numbers)
+    assert all(second - first >= cache.size for first, second in zip(places, places[1:], strict=False))
+    for number in numbers:
+        start = cache.at(number) - data
+        assert start // 4096 == (start + cache.size - 1) // 4096 == cache.segment.slab.pfn_of(number)
+
+
+def test_an_object_is_cleared_whoever_had_it_before(cache):
+    number = cache.alloc()
+    other = cache.alloc()
+    start = cache.at(number)
+    cache.segment.buffer[start : start + cache.size] = b"\xff" * cache.size
+    cache.free(number)
+    assert cache.alloc() == number
+    assert not any(cache.segment.buffer[start : start + cache.size])
+    assert other != number
+
+
+def test_clearing_touches_no_neighbour(cache):
+    first, second, third = cache.alloc(), cache.alloc(), cache.alloc()
+    for number in (first, third):
+        cache.segment.buffer[cache.at(number) : cache.at(number) + cache.size] = b"\xee" * cache.size
+    cache.free(second)
+    assert cache.alloc() == second
+    for number in (first, third):
+        assert cache.segment.buffer[cache.at(number) : cache.at(number) + cache.size] == b"\xee" * cache.size
+
+
+def test_the_page_goes_back_with_its_last_object(cache):
+    numbers = [cache.alloc() for _ in range(cache.per_page)]
+    for number in numbers[:-1]:
+        cache.free(number)
+    assert cache.segment.free() == 63
+    cache.free(numbers[-1])
+    assert (cache.objects(), cache.pages(), cache.partial(), cache.segment.free()) == (0, 0, [], 64)
+    assert cache.segment.findings() == []
+
+
+def test_a_pinned_page_goes_back_with_its_pin(cache):
+    """A reader that makes sure that a page stays what it is holds it a moment longer than its cache."""
+    number = cache.alloc()
+    pfn = cache.segment.slab.pfn_of(number)
+    cache.segment.page_ref.get(cache.segment.at(pfn))
+    cache.free(number)
+    assert (cache.pages(), cache.partial(), cache.segment.free()) == (0, [], 63)
+    cache.segment.folio.put(ME, pfn)
+    assert cache.segment.free() == 64
+
+
+def test_a_full_page_is_used_again_after_a_free(cache):
+    numbers = [cache.alloc() for _ in range(2 * cache.per_page)]
+    cache.free(numbers[1])
+    assert cache.partial() == [cache.segment.slab.pfn_of(numbers[1])]
+    assert cache.alloc() == numbers[1]
+    assert cache.partial() == []
+
+
+def test_out_of_memory_is_nil(cache):
+    numbers = []
+    while (number := cache.alloc()) != NIL:
+        numbers.append(number)
+    assert len(set(numbers)) == len(numbers) == 64 * cache.per_page
+    assert cache.segment.free() == 0
+    assert cache.segment.wait.owner(cache.segment.layout.SLAB_LOCK + cache.number * 64) == NIL
+    for number in numbers:
+        cache.free(number)
+    assert cache.segment.free() == 64
+    assert cache.segment.findings() == []
+
+
+def test_the_two_caches_share_no_page(segment):
+    nodes, mappings = Cache(segment, 0), Cache(segment, 1)
+    pfns = [{segment.slab.pfn_of(cache.alloc()) for _ in range(5)} for cache in (nodes, mappings)]
+    assert pfns[0].isdisjoint(pfns[1])
+    assert (nodes.objects(), mappings.objects()) == (5, 5)
+
+
+@pytest.mark.parametrize("garbage", [1000, 0xFFFFFFFF])
+def test_a_damaged_chain_is_no_object(cache, garbage):
+    number = cache.alloc()
+    cache.segment.set_field(cache.segment.slab.pfn_of(number), cache.segment.layout.F_FREE, garbage)
+    assert cache.alloc() == NIL
+    assert cache.objects() == 1
+
+
+def test_at_knows_what_cannot_be_a_number(cache):
+    shift = cache.segment.shape["page_shift"] - cache.segment.layout.OBJECT_SHIFT
+    assert cache.at(0) == cache.segment.shape["data"]
+    assert cache.at(63 << shift) == cache.segment.shape["data"] + 63 * 4096
+    assert cache.at((63 << shift) + cache.per_page - 1) != 0
+    assert cache.at((63 << shift) + cache.per_page) == 0
+    assert cache.at(64 << shift) == 0
+    assert cache.at(NIL) == 0
+    assert cache.at(0x7FFFFFFF) == 0
+
+
+@pytest.mark.parametrize("make", [compiled, interpreted])
+@pytest.mark.parametrize("cache", CACHES.values())
+@given(number=st.integers(0, NIL))
+def test_no_number_leads_out_of_the_data(make, cache, number):
+    segment = _segments.setdefault(make, Segment(make(), 100))
+    at = segment.slab.at(cache, number)
+    size = (segment.layout.NODE_SIZE, segment.layout.MAPPING_SIZE)[cache]
+    assert at == 0 or segment.shape["data"] <= at <= segment.shape["size"] - size
+
+
+_segments = {}
+
+
+@pytest.mark.parametrize("make", [compiled, interpreted])
+@given(steps=st.lists(st.tuples(st.sampled_from([0, 1]), st.integers(0, 30), st.booleans()), max_size=80))
+def test_any_sequence_conserves_pages(make, steps):
+    segment = Segment(make(), 16)
+    caches, live = [Cache(segment, 0), Cache(segment, 1)], [[], []]
+    for which, place, freeing in steps:
+        cache, numbers = caches[which], live[which]
+        if freeing and numbers:
+            cache.free(numbers.pop(place % len(numbers)))
+        elif not freeing and (number := cache.alloc()) != NIL:
+            assert number not in numbers
+            numbers.append(number)
+        assert cache.objects() == len(numbers)
+        assert cache.pages() == len({segment.slab.pfn_of(number) for number in numbers})
+        assert segment.free() == 16 - caches[0].pages() - caches[1].pages()
+    for cache, numbers in zip(caches, live, strict=True):
+        for number in numbers:
+            cache.free(number)
+    assert segment.free() == 16
+    assert segment.findings() == []
