@@ -79,6 +79,7 @@ def test_every_range_of_an_object(cache, source, how):
     for offset, length in [(0, 1), (0, size), (size - 1, 1), (12345, 77_777), (size, 5), (size + 10, 5), (size - 3, 10), (0, 0)]:
         expected = source.content[offset : offset + length]
         assert mapping.read(offset, length) == expected
+        assert mapping.read_bytes(offset, length) == expected
         target = bytearray(length)
         assert mapping.readinto(offset, target) == len(expected) and target[: len(expected)] == expected
     assert source.bytes_read == size, "every byte is read from the source once"

@@ -213,9 +213,7 @@ class Mapping(FolioMap):
         if first == last:
             begin = start - first * self.folio_size
             return memoryview(self.lease(first))[begin : begin + end - start]
-        gathered = bytearray(end - start)
-        self._gather(start, end, memoryview(gathered))
-        return memoryview(gathered).toreadonly()
+        return memoryview(self.read_bytes(start, end - start))
 
     def readinto(self, offset, buffer):
         """Fill a writable buffer from offset on; the number of bytes, less than its length only at the end of the object."""

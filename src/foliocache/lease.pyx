@@ -11,8 +11,9 @@ A lease whose views are still in use cannot give its pin back: ``release`` then 
 drops the pin. So ``numpy.frombuffer(lease)`` outlives a ``with`` block without any care.
 """
 cimport cython
-from cpython.buffer cimport PyBuffer_FillInfo
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.buffer cimport PyBuffer_FillInfo, PyBUF_WRITE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
 from .mm cimport atomics, client, fill, filemap, flags, folio, layout, mapping, vmscan
@@ -224,6 +225,26 @@ cdef class FolioMap:
             self._marked(lease, index)
         self.previous = index
         return lease
+
+    def read_bytes(self, offset, length):
+        """Bytes offset .. offset + length - 1, cut off at the end of the object, as a ``bytes`` object: exactly one copy."""
+        cdef u64 start, end, first, begin
+        cdef Lease lease
+        cdef bytes copy
+        start, end = self._range(offset, length)
+        if start == end:
+            return b""
+        first = start // self.folio_size
+        begin = start - first * self.folio_size
+        if end - first * self.folio_size <= self.folio_size:
+            lease = self._lease(first, 1)
+            copy = PyBytes_FromStringAndSize(lease.data + begin, end - start)
+            lease.release()
+            return copy
+        copy = PyBytes_FromStringAndSize(NULL, end - start)
+        # Nobody else has seen this object yet, so it may still be written to.
+        self._gather(start, end, PyMemoryView_FromMemory(PyBytes_AS_STRING(copy), end - start, PyBUF_WRITE))
+        return copy
 
     def length_of(self, u64 index):
         """Valid bytes of folio index."""

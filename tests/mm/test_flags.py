@@ -2,7 +2,7 @@
 import errno
 
 import pytest
-from world import PATIENCE, together
+from world import PATIENCE, Segment, interpreted, together
 
 SECOND = 1_000_000_000
 LOCKED, WAITERS, UPTODATE, ERROR, REFERENCED, READAHEAD = 1, 2, 4, 8, 16, 32
@@ -141,11 +141,9 @@ def test_a_changed_word_makes_the_waiter_look_again(segments, between):
         assert word.wait(SECOND // 1000) == LOCKED | WAITERS | READAHEAD
 
 
-def test_the_sleep_is_on_the_value_with_the_mark(segments, monkeypatch):
+def test_the_sleep_is_on_the_value_with_the_mark(monkeypatch):
     """What the futex compares is what the waiter has put there: LOCKED with WAITERS, never a value from before."""
-    word = Word(segments())
-    if word.segment.world.compiled:
-        pytest.skip("only the interpreted core's futex calls can be watched")
+    word = Word(Segment(interpreted()))  # the compiled core's futex calls cannot be watched
     slept_on = []
 
     def futex_wait(mem, at, expected, timeout_ns):

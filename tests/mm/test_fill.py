@@ -1,0 +1,54 @@
+"""fill: one fills, the others wait."""
+import pytest
+from world import ME, PATIENCE, together
+
+SECOND = 1_000_000_000
+
+
+@pytest.fixture
+def filling(segment):
+    """A folio that client ME fills."""
+    ino = segment.open()
+    found = segment.filemap.grab(ME, ino, 3, 0, 100)
+    return found & segment.layout.NIL
+
+
+def test_begin(segment):
+    pfn = segment.page_alloc.alloc(ME, 0)
+    segment.folio.prepare(pfn, segment.layout.TYPE_FILE, 0, 1, 2, 3)
+    segment.fill.begin(3, pfn)
+    assert segment.flags.load(segment.at(pfn)) == segment.layout.PG_LOCKED
+    assert segment.field(pfn, segment.layout.F_OWNER) == 3
+
+
+@pytest.mark.parametrize(("end", "flag"), [("complete", "PG_UPTODATE"), ("fail", "PG_ERROR")])
+def test_the_end(segment, filling, end, flag):
+    getattr(segment.fill, end)(filling)
+    assert segment.flags.load(segment.at(filling)) == getattr(segment.layout, flag)
+    assert segment.fill.wait(filling, PATIENCE * SECOND) == getattr(segment.layout, flag)
+
+
+def test_wait_runs_out(segment, filling):
+    assert segment.fill.wait(filling, 0) & segment.layout.PG_LOCKED
+    assert segment.fill.wait(filling, SECOND // 1000) & segment.layout.PG_LOCKED
+
+
+@pytest.mark.parametrize(("end", "flag"), [("complete", "PG_UPTODATE"), ("fail", "PG_ERROR")])
+def test_those_who_wait_see_the_content(segment, filling, end, flag):
+    fill = segment.unlocked.fill
+
+    def wait():
+        return fill.wait(filling, PATIENCE * SECOND // 2), segment.content(filling)
+
+    def finish():
+        segment.set_content(filling, b"content!")
+        getattr(fill, end)(filling)
+
+    results = together(wait, wait, finish)
+    assert results[:2] == [(getattr(segment.layout, flag), b"content!")] * 2
+
+
+def test_other_flags_survive(segment, filling):
+    segment.flags.set_readahead(segment.at(filling))
+    segment.fill.complete(filling)
+    assert segment.flags.load(segment.at(filling)) == segment.layout.PG_UPTODATE | segment.layout.PG_READAHEAD
