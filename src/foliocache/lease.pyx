@@ -185,6 +185,7 @@ cdef class FolioMap:
     """
     def __init__(self, Attachment attachment, u64 size, u32 order, u32 height, bytes digest, bytes key, bytes version):
         self.attachment = attachment
+        self.mem = attachment.mem
         self.size = size
         self.order = order
         self.height = height
@@ -210,17 +211,21 @@ cdef class FolioMap:
         return self._lease(index, wanted)
 
     cdef Lease _lease(self, u64 index, u64 wanted):
+        cdef mem_t mem = self.mem
         cdef u32 pfn = self._find(index)
+        cdef u64 at
         cdef u32 seen
         cdef Lease lease
         if pfn == layout.NIL:
             return self._miss(index, wanted)
         lease = _lease(self.attachment, pfn, self._length(index))
-        seen = flags.load(self.attachment.mem, atomics.folio_at(self.attachment.mem, pfn))
+        at = atomics.folio_at(mem, pfn)
+        seen = flags.load(mem, at)
         if not seen & layout.PG_UPTODATE:
             return self._wait(lease, index) or self._miss(index, wanted)
-        flags.mark_referenced(self.attachment.mem, atomics.folio_at(self.attachment.mem, pfn), seen)
-        client.count(self.attachment.mem, self.attachment.me, layout.COUNT_HITS, 1)
+        if not seen & layout.PG_REFERENCED:
+            flags.mark_referenced(mem, at, seen)
+        client.count(mem, self.attachment.me, layout.COUNT_HITS, 1)
         if seen & layout.PG_READAHEAD:
             self._marked(lease, index)
         self.previous = index
@@ -263,14 +268,14 @@ cdef class FolioMap:
         folio.put(self.attachment.mem, self.attachment.me, pfn)
         return bool(seen & layout.PG_UPTODATE)
 
-    cdef u32 _find(self, u64 index) except? 0:
+    cdef u32 _find(self, u64 index) except? 0xFFFFFFFE:
         if index >= self.folios:
             raise IndexError(f"folio {index} of an object with {self.folios}")
         if self.attachment.me == layout.NIL:
             self.attachment.join()
         if self.ino == 0:
             return layout.NIL
-        return filemap.find_get(self.attachment.mem, self.attachment.me, self.ino, self.head, self.height, index)
+        return filemap.find_get(self.mem, self.attachment.me, self.ino, self.head, self.height, index)
 
     def _grab(self, u64 index):
         """Pin folio index, adding it if need be: a lease, ``filling`` if it is new and ours to fill. None when there is no room."""

@@ -16,6 +16,7 @@ from cli_command import LIMIT, environment, pattern
 import foliocache
 
 SMALL = ["--workers", "2", "--shards", "3", "--latency", "0", "--sample", "0.5"]
+SLOW = ["--workers", "2", "--shards", "1", "--epochs", "1", "--latency", "300", "--sample", "0.01"]
 RUN_KEYS = {"name", "origin_bytes", "requests", "seconds", "peak_pss_bytes", "wrong_bytes"}
 TAMPER = """
 import json, sys
@@ -131,7 +132,7 @@ def test_a_wrong_byte_is_seen_and_is_exit_code_1(folder, pools, tmp_path):
 
 @pytest.mark.parametrize("step", ["packed", "origin", "uncached", "blockcache", "folio"])
 def test_ctrl_c_leaves_nothing(folder, scratch, pools, step):
-    process = start(scratch, "--dataset", folder, "--latency", 300, "--workers", 2, "--sample", 0.01)
+    process = start(scratch, "--dataset", folder, *SLOW)
     wait_for(process, step)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=LIMIT)  # ends when the last process that has these pipes does
@@ -141,7 +142,7 @@ def test_ctrl_c_leaves_nothing(folder, scratch, pools, step):
 
 
 def test_sigterm_leaves_nothing(folder, scratch, pools):
-    process = start(scratch, "--dataset", folder, "--latency", 300, "--workers", 2, "--sample", 0.01)
+    process = start(scratch, "--dataset", folder, *SLOW)
     wait_for(process, "folio")
     process.terminate()
     _, err = process.communicate(timeout=LIMIT)
@@ -158,7 +159,7 @@ def spawned_worker(parent: int) -> int:
 
 
 def test_a_worker_that_dies_ends_the_demo_and_leaves_nothing(folder, scratch, pools):
-    process = start(scratch, "--dataset", folder, "--latency", 300, "--workers", 2, "--sample", 0.01)
+    process = start(scratch, "--dataset", folder, *SLOW)
     wait_for(process, "folio")
     os.kill(spawned_worker(process.pid), signal.SIGKILL)
     out, err = process.communicate(timeout=LIMIT)
@@ -167,7 +168,7 @@ def test_a_worker_that_dies_ends_the_demo_and_leaves_nothing(folder, scratch, po
 
 
 def test_sigkill_leaves_no_process(folder, tmp_path):
-    process = start(tmp_path, "--dataset", folder, "--latency", 300, "--workers", 2, "--sample", 0.01)
+    process = start(tmp_path, "--dataset", folder, *SLOW)
     wait_for(process, "folio")
     process.kill()
     process.communicate(timeout=LIMIT)  # the workers and the origin have the same stderr, and it has ended

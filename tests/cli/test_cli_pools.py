@@ -11,6 +11,7 @@ import pytest
 from cli_command import environment, pattern
 
 import foliocache
+from foliocache.mm import layout
 
 SIZE = 8 * 2**20
 OBJECT = 300_000
@@ -132,6 +133,21 @@ def test_a_pool_with_a_foreign_header(pool_name, cli, cli_json):
     assert found["findings"][0].keys() >= {"check", "where", "message"}
     assert cli("fsck", pool_name).code == 1
     assert cli("rm", pool_name).code == 0
+
+
+def test_fsck_finds_a_damaged_folio(cache, pool_name, cli, cli_json):
+    table = cache._attachment.segment.geometry["memmap"]
+    with open(cache.path, "r+b") as file:
+        file.seek(table + (cache.stat()["pages"] - 1) * layout.FOLIO_SIZE)
+        file.write(b"\x07" * layout.FOLIO_SIZE)
+    found = cli_json("fsck", pool_name, code=1)
+    assert found["clean"] is False
+    assert all(finding.keys() >= {"check", "where", "message"} for finding in found["findings"])
+    shown = cli("fsck", pool_name)
+    assert (shown.code, shown.err) == (1, "")
+    for finding in found["findings"]:
+        assert finding["check"] in shown.out
+        assert finding["message"] in shown.out
 
 
 def test_a_truncated_pool(pool_name, cli, cli_json):

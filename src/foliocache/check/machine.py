@@ -214,7 +214,7 @@ class Machine(Geometry):
         e = Event.__new__(Event)
         e.thread, e.index, e.kind, e.loc, e.order, e.rf = t, index, kind, loc, order, None
         e.ex = e.plain = False
-        e.value = e.rel = e.op = None
+        e.value = e.rel = e.op = e.stamp = None
         if index:
             p = self.log[index - 1]
             hb, pf, e.relf, e.acqp = p.hb, p.pf, p.relf, p.acqp

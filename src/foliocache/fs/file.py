@@ -78,17 +78,16 @@ class FolioFile(io.BufferedIOBase):
         return position
 
     def read(self, size: int | None = -1, /) -> bytes:
-        data = self.read_buffer(size)
-        return data if isinstance(data, bytes) else bytes(data)
+        return bytes(self.read_buffer(size))
 
     def read1(self, size: int = -1, /) -> bytes:
         return self.read(_PEEK if size < 0 else size)
 
-    def read_buffer(self, size: int | None = -1, /) -> Any:
-        """Like read(), but a read-only buffer that is a view of the page where one page has it all. pyarrow asks for this."""
+    def read_buffer(self, size: int | None = -1, /) -> memoryview:
+        """Like read(), but a read-only view: of the page itself where one page has it all. pyarrow asks for this."""
         self._check_open()
         data = self._mapping.read(self._position, self._length(size))
-        self._position += memoryview(data).nbytes
+        self._position += len(data)
         return data
 
     def readinto(self, buffer: Any, /) -> int:
@@ -107,7 +106,7 @@ class FolioFile(io.BufferedIOBase):
     def lease(self, offset: int, length: int) -> memoryview:
         """The bytes at `offset`, zero-copy where one page has them all, wherever the position is."""
         self._check_open()
-        return memoryview(self._mapping.read(offset, length))
+        return self._mapping.read(offset, length)
 
     def close(self) -> None:
         self._mapping = None

@@ -53,8 +53,7 @@ class FolioCache(BaseCache):
         if self._mapping is None:
             return super()._fetch(start, stop)
         first, last, _ = slice(start or 0, stop).indices(self.size)
-        data = self._mapping.read(first, last - first) if first < last else b""
-        return data if isinstance(data, bytes) else bytes(data)
+        return bytes(self._mapping.read(first, last - first)) if first < last else b""
 
     def close(self) -> None:
         self._mapping = None

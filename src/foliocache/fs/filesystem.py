@@ -178,20 +178,19 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         path = self._strip_protocol(path)
         if kwargs:                      # they may choose other bytes (version_id=), so they name no object of ours
             return self.fs.cat_file(path, start=start, end=end, **kwargs)
-        return self._while_unchanged(path, lambda identity: _as_bytes(self._range(path, identity, start, end)))
+        return self._while_unchanged(path, lambda identity: bytes(self._range(path, identity, start, end)))
 
     def _range(self, path: str, identity: Identity, start: int | None, end: int | None) -> Any:
         if not identity.cacheable:
             return self.target.uncached(path, start, end)
-        first, last, _ = slice(start, end).indices(identity.size or 0)
-        return self._map(path, identity).read(first, last - first) if first < last else b""
+        return self._map(path, identity).read(*_extent(start, end, identity.size or 0))
 
     def cat(self, path: Any, recursive: bool = False, on_error: str = "raise", **kwargs: Any) -> Any:
         paths = self.expand_path(path, recursive=recursive)
         results = _gather(lambda one: self.cat_file(one, **kwargs), [(one,) for one in paths], on_error)
         if len(paths) == 1 and not isinstance(path, list) and paths[0] == self._strip_protocol(path):
             return results[0]
-        return {one: result for one, result in zip(paths, results) if on_error != "omit" or not _failed(result)}
+        return {one: result for one, result in zip(paths, results, strict=True) if on_error != "omit" or not _failed(result)}
 
     def cat_ranges(self, paths: list[str], starts: Any, ends: Any, max_gap: int | None = None, on_error: str = "return",
                    **kwargs: Any) -> list[Any]:
@@ -205,17 +204,23 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
 
     def _cat_ranges_of(self, jobs: list[tuple[str, Any, Any]], on_error: str) -> list[Any]:
         paths = list(dict.fromkeys(path for path, _, _ in jobs))
-        known = dict(zip(paths, _gather(self._identify, [(path,) for path in paths], on_error)))
+        known = dict(zip(paths, _gather(self._identify, [(path,) for path in paths], on_error), strict=True))
+        maps = {path: self._map(path, known[path]) for path in paths if not _failed(known[path]) and known[path].cacheable}
 
         def read(path: str, start: int | None, end: int | None) -> bytes:
-            if _failed(known[path]):
-                raise known[path]
+            if path not in maps:
+                return self._read_unmapped(path, known[path], start, end)
             try:
-                return _as_bytes(self._range(path, known[path], start, end))
+                return bytes(maps[path].read(*_extent(start, end, maps[path].size)))
             except ChangedError:
                 self._identities.forget(path)
                 return self.cat_file(path, start, end)
-        return _gather(read, jobs, on_error)
+        return _gather(read, jobs, on_error, lambda path, start, end: path in maps and _is_cached(maps[path], start, end))
+
+    def _read_unmapped(self, path: str, known: Any, start: int | None, end: int | None) -> bytes:
+        if _failed(known):
+            raise known
+        return self.target.uncached(path, start, end)
 
 
 def _refuse_unknown(options: dict[str, Any]) -> None:
@@ -252,19 +257,27 @@ def _ranges(paths: list[str], starts: Any, ends: Any) -> list[tuple[str, Any, An
     columns = [list(column) if isinstance(column, Iterable) else [column] * len(paths) for column in (starts, ends)]
     if any(len(column) != len(paths) for column in columns):
         raise ValueError(f"cat_ranges: {len(paths)} paths, {len(columns[0])} starts, {len(columns[1])} ends")
-    return list(zip(paths, *columns))
+    return list(zip(paths, *columns, strict=True))
 
 
 def _failed(result: Any) -> bool:
     return isinstance(result, BaseException)
 
 
-def _as_bytes(data: Any) -> bytes:
-    return data if isinstance(data, bytes) else bytes(data)
+def _extent(start: int | None, end: int | None, size: int) -> tuple[int, int]:
+    """A Python slice as (offset, length)."""
+    first, last, _ = slice(start, end).indices(size)
+    return first, max(last - first, 0)
 
 
-def _gather(function: Callable[..., Any], jobs: list[tuple[Any, ...]], on_error: str) -> list[Any]:
-    """The results in order, several jobs at a time; an exception is raised or stands in its job's place."""
+def _is_cached(mapping: Any, start: int | None, end: int | None) -> bool:
+    offset, length = _extent(start, end, mapping.size)
+    return all(mapping.is_cached(index) for index in range(offset // mapping.folio_size, -(-(offset + length) // mapping.folio_size)))
+
+
+def _gather(function: Callable[..., Any], jobs: list[tuple[Any, ...]], on_error: str,
+            is_quick: Callable[..., bool] = lambda *job: False) -> list[Any]:
+    """The results in order. Jobs that wait for an origin do so several at a time, the quick ones run here meanwhile."""
     def attempt(job: tuple[Any, ...]) -> Any:
         try:
             return function(*job)
@@ -272,7 +285,9 @@ def _gather(function: Callable[..., Any], jobs: list[tuple[Any, ...]], on_error:
             if on_error == "raise":
                 raise
             return error
-    if len(jobs) <= 1:
+    slow = [job for job in jobs if not is_quick(*job)]
+    if len(slow) <= 1:
         return [attempt(job) for job in jobs]
-    with ThreadPoolExecutor(min(len(jobs), _PARALLEL), "folio-cat") as pool:
-        return list(pool.map(attempt, jobs))
+    with ThreadPoolExecutor(min(len(slow), _PARALLEL), "folio-cat") as pool:
+        waiting = {id(job): pool.submit(attempt, job) for job in slow}
+        return [waiting[id(job)].result() if id(job) in waiting else attempt(job) for job in jobs]

@@ -51,6 +51,7 @@ _MANNERS = frozenset({
     "max_concurrency", "requester_pays", "retries", "timeout", "auto_mkdir", "config_kwargs",
 })
 
+_KEY_MAX, _VERSION_MAX = 280, 90        # bytes of text that the pool keeps of each object, to list and to forget it by
 _TICK_NS = 20_000_000                   # the coarsest clock that Linux stamps files with ticks every 10 ms
 
 
@@ -91,7 +92,7 @@ class Target:
 
     def key(self, path: str) -> str:
         """The object's name in the pool, the same in every process that means the same object."""
-        return f"{self.fs.unstrip_protocol(path)}{self.place}"
+        return _short(f"{self.fs.unstrip_protocol(path)}{self.place}", _KEY_MAX)
 
     def info(self, path: str) -> dict[str, Any]:
         """The origin's own word: never an entry of the target's listings cache."""
@@ -172,7 +173,7 @@ class MemoryTarget(Target):
     """``memory://`` is one process's own: its pages may lie in the shared pool, but under a name that no other one uses."""
 
     def key(self, path: str) -> str:
-        return f"{super().key(path)}@{_private()}"
+        return _short(f"{self.fs.unstrip_protocol(path)}{self.place}@{_private()}", _KEY_MAX)
 
     def identity(self, path: str, info: dict[str, Any], size: int | None) -> Identity:
         return Identity(size, f"created={info.get('created')};modified={self.fs.modified(path)};size={size}")
@@ -288,8 +289,15 @@ def _version(info: dict[str, Any], size: int | None) -> str | None:
     for names in (_CONTENT, _DATE):
         known = [f"{name}={info[name]}" for name in names if info.get(name) not in (None, "")]
         if known:
-            return ";".join([*known, f"size={size}"])
+            return _short(";".join([*known, f"size={size}"]), _VERSION_MAX)
     return None
+
+
+def _short(text: str, most: int) -> str:
+    """What the pool can show and find again in full: the beginning for people, a digest of it all for the rest."""
+    if len(text.encode()) <= most:
+        return text
+    return f"{text.encode()[:most - 33].decode(errors='ignore')}#{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
 def _same(headers: Any, identity: Identity, path: str) -> bool:

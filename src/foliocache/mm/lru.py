@@ -93,7 +93,7 @@ def _take_oldest(mem, queue):
     if flags.clear(mem, atomics.folio_at(mem, pfn), layout.PG_REFERENCED):
         _add(mem, pfn, layout.QUEUE_MAIN)
         return layout.NIL
-    return pfn if page_ref.try_get(mem, atomics.folio_at(mem, pfn)) == layout.GOT else layout.NIL
+    return layout.NIL if page_ref.try_get(mem, atomics.folio_at(mem, pfn)) == layout.DEAD else pfn
 
 
 def _add(mem, pfn, queue):
