@@ -165,7 +165,7 @@ def test_another_users_segment_is_refused_unless_asked_for(pool_name):
 
 def test_a_full_file_system_is_an_error_at_once(pool_name, monkeypatch):
     free = os.statvfs("/dev/shm").f_bavail * os.statvfs("/dev/shm").f_frsize
-    with pytest.raises(foliocache.SegmentFull, match="no room.*smaller size"):
+    with pytest.raises(foliocache.SegmentFull, match=r"no room.*smaller size"):
         foliocache.open(pool_name, size=free * 2 // 65536 * 65536)
     assert pool_name not in foliocache.segments(), "nothing half made is left behind"
 

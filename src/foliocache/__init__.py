@@ -1,5 +1,7 @@
 """The Linux page cache for anything Python can read, shared by all the Python processes of a machine.
 
+In short::
+
     import foliocache
 
     cache = foliocache.open("default", size="4GiB")

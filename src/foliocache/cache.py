@@ -26,7 +26,7 @@ READAHEAD_MAX = 4 << 20
 GATHER_SHARE = 4
 FILL_TIMEOUT = 60.0
 
-_caches = weakref.WeakValueDictionary()
+_caches: weakref.WeakValueDictionary[tuple[int, int], "Cache"] = weakref.WeakValueDictionary()
 _caches_lock = threading.Lock()
 
 

@@ -1,11 +1,11 @@
 """Pins as Python objects: the hit path.
 
-A hit is one crossing into C: :meth:`FolioMap.lease` walks, gets, looks again (``mm.filemap.find_get``), reads the flags, and hands
-out a :class:`Lease`, which holds the pin and exports the folio's bytes through the buffer protocol. Whatever is not a plain hit
-goes to the methods ``_miss`` and ``_wait`` of the Python class on top (``cache.Mapping``).
+A hit is one crossing into C: :meth:`FolioMap.lease` walks, gets, looks again (``mm.filemap.find_get``), reads the flags, and
+hands out a :class:`Lease`, which holds the pin and exports the folio's bytes through the buffer protocol. Whatever is not a
+plain hit goes to the methods ``_miss`` and ``_wait`` of the Python class on top (``cache.Mapping``).
 
-While a folio is being filled, the lease of its filler also stands for that duty (``filling``): let go before ``_complete``, on whatever
-exception, it withdraws the folio and wakes those who wait, so no way out of a fill leaves a locked folio behind.
+While a folio is being filled, the lease of its filler also stands for that duty (``filling``): let go before ``_complete``, on
+whatever exception, it withdraws the folio and wakes those who wait, so no way out of a fill leaves a locked folio behind.
 
 A lease whose views are still in use cannot give its pin back: ``release`` then only refuses new views, and the last view's end
 drops the pin. So ``numpy.frombuffer(lease)`` outlives a ``with`` block without any care.
@@ -80,8 +80,8 @@ cdef class Lease:
     """A pin on one folio, and its bytes: a read-only buffer of ``len(lease)`` bytes.
 
     Use it as a context manager, call :meth:`release`, or let it go. While a view of it lives (``memoryview(lease)``,
-    ``numpy.frombuffer(lease)``) its bytes stay mapped and pinned. Asking for a writable buffer raises BufferError; using a released
-    lease, or one inherited by fork, raises LeaseError (a ValueError).
+    ``numpy.frombuffer(lease)``) its bytes stay mapped and pinned. Asking for a writable buffer raises BufferError; using a
+    released lease, or one inherited by fork, raises LeaseError (a ValueError).
     """
     def __init__(self):
         raise TypeError("leases come from Mapping.lease()")
@@ -151,8 +151,8 @@ cdef class Lease:
 cdef class Target:
     """The writable bytes of a folio that is being filled.
 
-    ``views`` are those that are still in use. A source may keep one, and spoil the fill by that; each counts as a view of the lease
-    too, so that the page stays pinned, and no other content gets there, as long as somebody can write to it.
+    ``views`` are those that are still in use. A source may keep one, and spoil the fill by that; each counts as a view of the
+    lease too, so that the page stays pinned, and no other content gets there, as long as somebody can write to it.
     """
     def __getbuffer__(self, Py_buffer *buffer, int wanted):
         cdef const fc_mem *m = <const fc_mem *>self.lease.attachment.mem
@@ -180,8 +180,8 @@ cdef Lease _lease(Attachment attachment, u32 pfn, Py_ssize_t length):
 cdef class FolioMap:
     """The compiled part of a mapping: which object, how large its folios are, and where its index is.
 
-    Slow paths are methods of the Python class on top: ``_miss(index, wanted)`` returns a lease, ``_wait(lease, index)`` a lease or
-    None if the filler failed, ``_marked(lease, index)`` reads ahead.
+    Slow paths are methods of the Python class on top: ``_miss(index, wanted)`` returns a lease, ``_wait(lease, index)`` a lease
+    or None if the filler failed, ``_marked(lease, index)`` reads ahead.
     """
     def __init__(self, Attachment attachment, u64 size, u32 order, u32 height, bytes digest, bytes key, bytes version):
         self.attachment = attachment
@@ -278,7 +278,7 @@ cdef class FolioMap:
         return filemap.find_get(self.mem, self.attachment.me, self.ino, self.head, self.height, index)
 
     def _grab(self, u64 index):
-        """Pin folio index, adding it if need be: a lease, ``filling`` if it is new and ours to fill. None when there is no room."""
+        """Pin folio index, adding it if need be: a lease, ``filling`` if it is new. None when there is no room."""
         cdef mem_t mem = self.attachment.mem
         cdef u64 got = layout.GRAB_GONE
         cdef u64 ino

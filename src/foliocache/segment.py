@@ -268,7 +268,7 @@ def _read_identity(fd, name, path):
     head = os.pread(fd, _IDENTITY.size, 0)
     if len(head) < _IDENTITY.size or struct.unpack_from("<Q", head)[0] != layout.MAGIC:
         raise SegmentError(f"{path} is not a foliocache segment; {advice}")
-    magic, abi, state, size, page_shift, pages, clients, buckets, ghosts, memmap, data, clients_at, buckets_at, ghosts_at, *_ = (
+    _, abi, state, size, page_shift, pages, clients, buckets, ghosts, memmap, data, clients_at, buckets_at, ghosts_at, *_ = (
         _IDENTITY.unpack(head)
     )
     if abi != layout.ABI:

@@ -28,10 +28,9 @@ def _parse(text, what):
 
 def format_size(n):
     """Bytes for people, in powers of 1024: "4 GiB", "1.5 MiB", "512 B"."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(n) < 1024:
-            break
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    while abs(n) >= 1024 and len(units) > 1:
         n /= 1024
-    else:
-        unit = "TiB"
+        units.pop(0)
+    unit = units[0]
     return f"{n:.0f} {unit}" if n == int(n) else f"{n:.1f} {unit}"

@@ -1,14 +1,15 @@
 """Windows: many folios side by side in one contiguous, read-only buffer, without a copy.
 
-A window reserves address space and maps the folios' pages into it one behind the other, read-only, from the segment's file. Its page
-table (``mm.pagetable``) owns one reference for each folio, so none of them is evicted while the window is open. The kernel
-merges mappings of neighbouring pages, but in the worst case each folio is a mapping of its own: ``vm.max_map_count`` (65,530 by
-default) bounds how many a process can have.
+A window reserves address space and maps the folios' pages into it one behind the other, read-only, from the segment's file.
+Its page table (``mm.pagetable``) owns one reference for each folio, so none of them is evicted while the window is open. The
+kernel merges mappings of neighbouring pages, but in the worst case each folio is a mapping of its own: ``vm.max_map_count``
+(65,530 by default) bounds how many a process can have.
 """
 from cpython.buffer cimport PyBuffer_FillInfo
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
-from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ, mmap, munmap
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ
+from posix.mman cimport mmap, munmap
 
 import os
 
@@ -21,8 +22,8 @@ from .mm cimport atomics, layout, pagetable
 cdef class Window:
     """``length`` contiguous bytes of an object, from :meth:`Mapping.window`: a read-only buffer.
 
-    A context manager; ``close`` unmaps it and unpins its folios once the last view of it has gone. ``lease(n)`` pins its n-th folio
-    alone, beyond the window's own life.
+    A context manager; ``close`` unmaps it and unpins its folios once the last view of it has gone. ``lease(n)`` pins its n-th
+    folio alone, beyond the window's own life.
     """
     cdef Attachment attachment
     cdef char *base
@@ -114,7 +115,9 @@ cdef class Window:
             raise FoliocacheError(f"no room in the pool for the page table of a window over {self.count} folios")
         found = mmap(NULL, self.count * self.folio_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         if found == MAP_FAILED:
-            raise FoliocacheError(f"no address space for a window of {self.count * self.folio_size} bytes: {os.strerror(errno)}")
+            raise FoliocacheError(
+                f"no address space for a window of {self.count * self.folio_size} bytes: {os.strerror(errno)}"
+            )
         self.base = <char *>found
         self.reserved = self.count * self.folio_size
 
@@ -126,11 +129,13 @@ cdef class Window:
         cdef void *at = self.base + n * self.folio_size
         if lease.private is not None:
             raise FoliocacheError(
-                f"the pool has no room for a window over {self.count} folios of {self.folio_size} bytes: too much of it is pinned. "
-                "Open smaller windows, or use read(), which copies"
+                f"the pool has no room for a window over {self.count} folios of {self.folio_size} bytes: too much of it is "
+                "pinned. Open smaller windows, or use read(), which copies"
             )
         if mmap(at, size, PROT_READ, MAP_SHARED | MAP_FIXED, self.attachment.segment.fd, place) == MAP_FAILED:
-            raise FoliocacheError(f"a window over {self.count} folios cannot be mapped: {os.strerror(errno)} (see vm.max_map_count)")
+            raise FoliocacheError(
+                f"a window over {self.count} folios cannot be mapped: {os.strerror(errno)} (see vm.max_map_count)"
+            )
         self.last_length = lease.length
         pagetable.map(self.attachment.mem, self.table, n, lease.pfn)
         lease.released = True

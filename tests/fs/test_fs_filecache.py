@@ -20,7 +20,7 @@ BIG = 1 << 30                           # HTTPFile.read() of more than a block g
 def place(request, data):
     """(open function, counting origin, path, write)."""
     server = request.getfixturevalue("origin" if request.param == "http" else "s3")
-    fs = fsspec.filesystem("http") if request.param == "http" else fsspec.filesystem("s3", **server.options, use_listings_cache=False)
+    fs = fsspec.filesystem("http") if request.param == "http" else server.bare
     path = f"{server.url}/x" if request.param == "http" else "bucket/x"
 
     def write(data):
@@ -94,7 +94,7 @@ def read_pickled(number, pickled, pool_name):
 
 
 def test_file_does_not_survive_a_fork_in_silence(origin, pool, data):
-    """fsspec's own files hang in a forked child, waiting for the parent's loop. What is cached can be read, the rest refuses."""
+    """fsspec's own files hang in a forked child, waiting for the parent's loop. What is cached is read, the rest refused."""
     with opened(fsspec.filesystem("http"), origin.put("/x", data), pool) as file:
         assert file.read(10) == data[:10]
         assert together("fork", 1, read_inherited, file) == [(data[:10], "folio: this file was opened before the fork")]

@@ -64,7 +64,8 @@ def test_names_and_listings_are_the_targets(local, tmp_path):
     for call in (lambda fs: fs.ls(f"{tmp_path}/a"), lambda fs: fs.glob(f"{tmp_path}/*/*"), lambda fs: fs.find(str(tmp_path)),
                  lambda fs: list(fs.walk(str(tmp_path))), lambda fs: fs.du(str(tmp_path)), lambda fs: fs.info(str(tmp_path)),
                  lambda fs: fs.expand_path(f"{tmp_path}/a/*"), lambda fs: fs.size(f"{tmp_path}/a/x"), lambda fs: fs.sep,
-                 lambda fs: fs.modified(f"{tmp_path}/a/x"), lambda fs: fs._parent(f"{tmp_path}/a/x"), lambda fs: fs.root_marker):
+                 lambda fs: fs.modified(f"{tmp_path}/a/x"), lambda fs: fs._parent(f"{tmp_path}/a/x"),
+                 lambda fs: fs.root_marker):
         assert call(local) == call(bare)
 
 
@@ -76,6 +77,27 @@ def test_pickle_and_json(local, tmp_path):
         assert type(fs) is FolioFileSystem
         assert fs.cat(f"{tmp_path}/x") == b"data"
         assert fs.cache is local.cache
+
+
+def test_target_given_as_an_object(pool, tmp_path):
+    fs = FolioFileSystem(fs=fsspec.filesystem("file", auto_mkdir=True), **pool)
+    fs.pipe_file(f"{tmp_path}/deep/x", b"data")
+    copy = pickle.loads(pickle.dumps(fs))
+    assert copy.cat(f"{tmp_path}/deep/x") == b"data"
+    assert copy.target.key("/x") == fs.target.key("/x") == "file:///x"
+
+
+def test_long_names_stay_different_and_forgettable(pool, tmp_path, settled):
+    """The pool keeps a part of a key's text; two long ones must not become one, nor be lost to forget()."""
+    fs = FolioFileSystem(target_protocol="file", check_files=False, **pool)
+    folder = tmp_path / ("long" * 40) / ("name" * 40)
+    folder.mkdir(parents=True)
+    for name in "ab":
+        (folder / name).write_text(name)
+        assert fs.cat_file(settled(folder / name)) == name.encode()
+    assert len(fs.cache.mappings()) == 2
+    fs.rm(str(folder / "a"))
+    assert [record["key"] for record in fs.cache.mappings()] == [fs.target.key(str(folder / "b"))]
 
 
 def test_attributes_of_the_target(pool, s3):

@@ -136,7 +136,7 @@ def test_a_dead_ino_cannot_be_locked(segment):
     assert successor != again
 
 
-@pytest.mark.parametrize("ino", [0, OBJECT_MASK, 1 << 31, (1 << 63) | OBJECT_MASK, 64 << 4, 15])
+@pytest.mark.parametrize("ino", [0, OBJECT_MASK, 2 << 31, (1 << 63) | OBJECT_MASK, 64 << 4, 15])
 def test_numbers_that_are_no_inos(segment, ino):
     segment.open()
     assert not segment.mapping.lock(ME, ino)

@@ -162,26 +162,22 @@ def test_a_node_goes_when_it_is_empty_and_its_page_with_the_last(tree):
 
 def test_without_memory_nothing_changes(tree):
     """Also when the way down is made in part: what was made is taken back."""
-    tree = tree(5, pages=16)
-    stored, index = [], 0
-    refused = None
-    while refused is None:
-        if tree.store(index, 3) == OK:
-            stored.append(index)
-        else:
-            refused = index
-        index += 1 << (4 if len(stored) % 2 else 3) * tree.shift
-        index %= tree.limit - 1
+    tree = tree(5, pages=2)
+    stored = []
+    for refused in range(0, tree.limit, 1 << 2 * tree.shift):  # each one needs two nodes of its own, or more
+        if tree.store(refused, 1) == NOMEM:
+            break
+        stored.append(refused)
     assert tree.segment.free() == 0
     nodes = tree.nodes()
     for _ in range(3):
-        assert tree.store(refused, 3) == NOMEM
+        assert tree.store(refused, 1) == NOMEM
     assert tree.nodes() == nodes
     assert tree.load(refused) == NIL
-    assert {tree.load(index) for index in stored} == {3}
+    assert {tree.load(index) for index in stored} == {1}
     for index in stored:
         tree.erase(index)
-    assert (tree.nodes(), tree.segment.free()) == (0, 16)
+    assert (tree.nodes(), tree.segment.free()) == (0, 2)
 
 
 def test_next_index_over_ranges(tree):

@@ -119,16 +119,18 @@ def fsck(name: Name = "default", /, *, json: Json = False) -> int:
 
 
 def audit(name: str) -> list[dict[str, Any]]:
-    """The audit's findings; a pool too damaged to be attached is one finding."""
+    """The audit's findings; a pool too damaged to be attached, or to be walked to the end, is one finding."""
     import foliocache
 
     try:
-        cache = foliocache.attach(name)
+        return list(foliocache.attach(name).audit())
     except foliocache.SegmentNotFound:
         raise
     except foliocache.SegmentError as error:
         return [{"check": "attach", "where": name, "message": exits.one_line(error)}]
-    return list(cache.audit())
+    except Exception as error:
+        message = f"the audit could not be finished: {type(error).__name__}: {exits.one_line(error)}"
+        return [{"check": "audit", "where": name, "message": message}]
 
 
 def show_findings(name: str, findings: list[dict[str, Any]], seconds: float) -> None:

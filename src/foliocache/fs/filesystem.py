@@ -40,6 +40,8 @@ _PARALLEL = 8                           # source calls of one cat() or cat_range
 
 T = TypeVar("T")
 
+_inherited: list[Target] = []           # the parent's, kept for ever: their finalizers would wait for the parent's loop
+
 os.register_at_fork(after_in_child=fsspec.asyn.reset_lock)     # fsspec forgets its loop in a child, but not its lock
 
 
@@ -96,6 +98,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
     def target(self) -> Target:
         """The target's adapter; another one after a fork."""
         if self._target.pid != os.getpid():
+            _inherited.append(self._target)
             self._target = target_for(in_this_process(self._target.fs))
         return self._target
 
@@ -170,6 +173,8 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
 
         The page stays pinned until the view and all that was made from it (arrays, slices) are gone.
         """
+        if offset < 0 or (length or 0) < 0:
+            raise ValueError(f"folio: offset and length must not be negative: {offset}, {length}")
         path = self._strip_protocol(path)
         end = None if length is None else offset + length
         return self._while_unchanged(path, lambda identity: memoryview(self._range(path, identity, offset, end)))
@@ -272,7 +277,8 @@ def _extent(start: int | None, end: int | None, size: int) -> tuple[int, int]:
 
 def _is_cached(mapping: Any, start: int | None, end: int | None) -> bool:
     offset, length = _extent(start, end, mapping.size)
-    return all(mapping.is_cached(index) for index in range(offset // mapping.folio_size, -(-(offset + length) // mapping.folio_size)))
+    first, stop = offset // mapping.folio_size, -(-(offset + length) // mapping.folio_size)
+    return all(mapping.is_cached(index) for index in range(first, stop))
 
 
 def _gather(function: Callable[..., Any], jobs: list[tuple[Any, ...]], on_error: str,

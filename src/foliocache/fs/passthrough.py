@@ -49,11 +49,14 @@ class PassThrough(AbstractFileSystem):
     """The half of FolioFileSystem that is the target's."""
 
     if TYPE_CHECKING:
-        fs: AbstractFileSystem
-        target: Target
         cache: Any
         _identities: Identities
         _uncommitted: set[str]
+
+        @property
+        def fs(self) -> AbstractFileSystem: ...
+        @property
+        def target(self) -> Target: ...
 
     ls = _delegated("ls")
     info = _delegated("info")

@@ -229,7 +229,8 @@ class HTTPTarget(Target):
 
     async def _get(self, path: str, identity: Identity, offset: int, length: int) -> tuple[bool, bytes, bool]:
         options = dict(self.fs.kwargs)
-        headers = {**options.pop("headers", {}), "Accept-Encoding": "identity", "Range": f"bytes={offset}-{offset + length - 1}"}
+        ours = {"Accept-Encoding": "identity", "Range": f"bytes={offset}-{offset + length - 1}"}
+        headers = {**options.pop("headers", {}), **ours}
         session = await self.fs.set_session()
         async with session.get(self.fs.encode_url(path), headers=headers, **options) as response:
             if response.status in (404, 410, 416):

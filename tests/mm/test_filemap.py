@@ -1,0 +1,385 @@
+"""filemap: lookup, insert and removal."""
+import mmap
+import random
+
+import pytest
+from world import ME, PAGE, Segment, compiled, forked
+
+from foliocache import segment as segments_module
+
+NIL, FROZEN = 0xFFFFFFFF, 0x80000000
+
+
+def grab(segment, ino, index, order=0):
+    return segment.filemap.grab(ME, ino, index, order, PAGE << order)
+
+
+def put(segment, pfn):
+    segment.folio.put(ME, pfn)
+
+
+def take_all(segment):
+    """Every free page, as frozen single pages."""
+    taken = []
+    while (pfn := segment.page_alloc.alloc(ME, 0)) != NIL:
+        taken.append(pfn)
+    return taken
+
+
+def test_a_miss_adds_a_locked_folio(segment):
+    ino = segment.open()
+    found = grab(segment, ino, 7)
+    pfn = found & NIL
+    assert found == segment.layout.GRAB_ADDED | pfn
+    assert segment.count(pfn) == 2
+    assert segment.flags.load(segment.at(pfn)) == segment.layout.PG_LOCKED
+    assert segment.field(pfn, segment.layout.F_OWNER) == ME
+    assert segment.field(pfn, segment.layout.F_LENGTH) == PAGE
+    assert segment.folio.is_identity(pfn, ino, 7)
+    assert segment.findings() == []
+
+
+def test_a_hit_pins_what_is_there(segment):
+    ino = segment.open()
+    pfn = segment.add(ino, 7)
+    assert grab(segment, ino, 7) == pfn
+    assert segment.find(ino, 7) == pfn
+    assert segment.count(pfn) == 4
+
+
+def test_a_second_grabber_gets_the_locked_folio(segment):
+    ino = segment.open()
+    pfn = grab(segment, ino, 7) & NIL
+    assert grab(segment, ino, 7) == pfn
+    assert segment.find(ino, 7) == pfn
+
+
+def test_find_get_of_what_is_not_there(segment):
+    ino = segment.open()
+    assert segment.find(ino, 0) == NIL
+    put(segment, segment.add(ino, 0))
+    assert [segment.find(ino, index) for index in (1, 62, 63)] == [NIL] * 3
+
+
+@pytest.mark.parametrize("folios", [1, 2, 64, 65, 1 << 20, 1 << 40])
+def test_the_last_folio_of_objects_of_any_size(segment, folios):
+    ino = segment.open(folios=folios)
+    pfn = segment.add(ino, folios - 1)
+    assert segment.find(ino, folios - 1, folios) == pfn
+    assert segment.find(ino, 0, folios) == (pfn if folios == 1 else NIL)
+
+
+@pytest.mark.parametrize("order", range(5))
+def test_large_folios(segment, order):
+    ino = segment.open(order=order)
+    pfn = segment.add(ino, 2, order)
+    assert segment.free() == 64 - (1 << order) - 2  # a node and a record
+    assert segment.folio.order(pfn) == order
+    assert segment.find(ino, 2) == pfn
+    assert segment.findings() == []
+
+
+def test_two_objects_do_not_mix(segment):
+    first, second = segment.open(1), segment.open(2)
+    pfns = segment.add(first, 5), segment.add(second, 5)
+    assert (segment.find(first, 5), segment.find(second, 5)) == pfns
+    assert pfns[0] != pfns[1]
+
+
+def test_find_get_refuses_a_folio_of_another_identity(segment):
+    """A node that was used again: the slot leads to a live folio, but to another one's. It keeps its references."""
+    ino, other = segment.open(1), segment.open(2)
+    pfn, wrong = segment.add(ino, 5), segment.add(other, 5)
+    slot = segment.xarray.find(segment.mapping.head(ino), 1, 5)
+    segment.write(slot, (wrong + 1) << 1)
+    assert segment.find(ino, 5) == NIL
+    assert (segment.count(pfn), segment.count(wrong)) == (2, 2)
+
+
+def test_find_get_refuses_a_frozen_folio_and_leaves_it_frozen(segment):
+    ino = segment.open()
+    put(segment, pfn := segment.add(ino, 5))
+    assert segment.page_ref.freeze(segment.at(pfn), 1)
+    assert segment.find(ino, 5) == NIL
+    assert segment.count(pfn) == FROZEN
+
+
+def test_find_get_of_a_saturated_folio_is_a_miss(segment):
+    ino = segment.open()
+    pfn = segment.add(ino, 5)
+    segment.set_field(pfn, segment.layout.F_REF, segment.layout.REF_MAX)
+    assert segment.find(ino, 5) == NIL
+    assert segment.count(pfn) == segment.layout.REF_MAX
+
+
+def test_grab_of_a_saturated_folio_gives_up_and_leaves_no_trace(segment):
+    ino = segment.open()
+    pfn = segment.add(ino, 5)
+    segment.set_field(pfn, segment.layout.F_REF, segment.layout.REF_MAX)
+    free = segment.free()
+    assert grab(segment, ino, 5) == segment.layout.GRAB_NOMEM
+    assert segment.count(pfn) == segment.layout.REF_MAX
+    assert segment.free() == free
+    assert segment.findings() == []
+
+
+def test_find_get_looks_again_when_the_slot_changed(segments, between):
+    """Removed between the get and the second look: the getter is its last holder, and puts it."""
+    segment = segments()
+    ino = segment.open()
+    pfn = segment.add(ino, 5)
+    put(segment, segment.add(ino, 6))
+
+    def remove():
+        segment.filemap.remove(ME, ino, pfn)
+        put(segment, pfn)
+
+    if segment.world.compiled:
+        assert segment.page_ref.try_get(segment.at(pfn)) == segment.layout.GOT
+        remove()
+        put(segment, pfn)
+    else:
+        at = segment.xarray.find(segment.mapping.head(ino), 1, 5)
+        seen = []
+        with between(segment, "fetch_add_acquire", lambda: seen.append(at)):
+            pass_on = _once_after(segment, "fetch_add_acquire", remove)
+            with pass_on:
+                assert segment.find(ino, 5) == NIL
+        assert seen == [at]
+    assert segment.count(pfn) == FROZEN
+    assert segment.findings() == []
+
+
+class _once_after:
+    """``with _once_after(segment, name, action)``: do action right after the first step of that name."""
+
+    def __init__(self, segment, name, action):
+        self.atomics, self.name, self.action = segment.world.atomics, name, action
+        self.original = getattr(self.atomics, name)
+
+    def __enter__(self):
+        setattr(self.atomics, self.name, self._step)
+
+    def __exit__(self, *exc):
+        setattr(self.atomics, self.name, self.original)
+
+    def _step(self, *args):
+        found = self.original(*args)
+        setattr(self.atomics, self.name, self.original)
+        self.action()
+        return found
+
+
+def test_grab_of_a_mapping_that_is_gone(segment):
+    ino = segment.open()
+    put(segment, segment.add(ino, 0))
+    segment.filemap.truncate(ME, ino, 63)
+    before = bytes(segment.buffer)
+    assert grab(segment, ino, 0) == segment.layout.GRAB_GONE
+    assert bytes(segment.buffer) == before
+
+
+def test_grab_without_a_free_page(segment):
+    """Nothing to evict either; the record that was made for it goes."""
+    ino = segment.open()
+    taken = take_all(segment)
+    assert grab(segment, ino, 0) == segment.layout.GRAB_NOMEM
+    assert segment.mapping.lookup(ME, 1, 2) == 0
+    assert segment.free() == 1
+    assert len(taken) == 63
+
+
+def test_grab_with_a_page_but_none_for_the_node(segment):
+    ino = segment.open()
+    taken = take_all(segment)
+    segment.page_alloc.free(ME, taken.pop(), 0)
+    assert grab(segment, ino, 0) == segment.layout.GRAB_NOMEM
+    assert segment.free() == 2  # the page is back, and the record's as well
+    assert segment.lru.pages(segment.layout.QUEUE_SMALL) == 0
+
+
+def test_grab_keeps_a_mapping_that_has_folios(segment):
+    ino = segment.open()
+    pfn = segment.add(ino, 0)
+    take_all(segment)
+    assert grab(segment, ino, 1) == segment.layout.GRAB_NOMEM
+    assert segment.find(ino, 0) == pfn
+
+
+def test_losing_against_another_inserter(segments, between):
+    """Somebody inserts the same index while we set ours up: ours goes back, and we get his."""
+    segment = segments()
+    ino = segment.open()
+    if segment.world.compiled:
+        his = grab(segment, ino, 3) & NIL
+        assert grab(segment, ino, 3) == his
+        return
+    his = []
+    with _once_after(segment, "store_release", lambda: his.append(grab(segment, ino, 3) & NIL)):
+        mine = grab(segment, ino, 3)
+    assert [mine] == his
+    assert segment.count(mine) == 3
+    assert segment.lru.pages(segment.layout.QUEUE_SMALL) == 1
+    put(segment, mine)
+    put(segment, mine)
+    assert segment.findings() == []
+
+
+def test_a_mapping_that_goes_during_the_insert(segments):
+    segment = segments()
+    ino = segment.open()
+    if segment.world.compiled:
+        segment.mapping.release(ME, ino)
+        assert grab(segment, ino, 3) == segment.layout.GRAB_GONE
+    else:
+        with _once_after(segment, "store_release", lambda: segment.mapping.release(ME, ino)):
+            assert grab(segment, ino, 3) == segment.layout.GRAB_GONE
+    assert segment.free() == 64
+    assert segment.findings() == []
+
+
+def test_a_failed_fill_leaves_nothing(segment):
+    ino = segment.open()
+    pfn = grab(segment, ino, 3) & NIL
+    waiter = grab(segment, ino, 3)
+    segment.filemap.remove(ME, ino, pfn)
+    segment.fill.fail(pfn)
+    assert segment.find(ino, 3) == NIL
+    assert segment.flags.load(segment.at(waiter)) & segment.layout.PG_ERROR
+    put(segment, pfn)
+    put(segment, waiter)
+    assert segment.free() == 64
+
+
+def test_remove_while_pinned(segment):
+    """The pin keeps page and content; the index is free for another folio."""
+    ino = segment.open()
+    old = segment.add(ino, 3)
+    segment.set_content(old, b"old data")
+    keeper = segment.add(ino, 4)
+    segment.filemap.remove(ME, ino, old)
+    assert segment.find(ino, 3) == NIL
+    new = segment.add(ino, 3)
+    assert new != old
+    segment.set_content(new, b"new data")
+    assert (segment.count(old), segment.content(old)) == (1, b"old data")
+    put(segment, old)
+    assert segment.count(old) == FROZEN
+    assert segment.find(ino, 3) == new
+    assert segment.mapping.folios(ino) == 2
+    assert segment.count(keeper) == 2
+
+
+def test_remove_twice(segment):
+    ino = segment.open()
+    pfn, other = segment.add(ino, 3), segment.add(ino, 4)
+    for _ in range(2):
+        segment.filemap.remove(ME, ino, pfn)
+    assert segment.count(pfn) == 1
+    assert segment.mapping.folios(ino) == 1
+    assert segment.find(ino, 4) == other
+
+
+def test_remove_from_a_mapping_that_is_gone(segment):
+    ino = segment.open()
+    pfn = segment.add(ino, 3)
+    segment.filemap.truncate(ME, ino, 63)
+    segment.filemap.remove(ME, ino, pfn)
+    assert segment.count(pfn) == 1
+    put(segment, pfn)
+    assert segment.free() == 64
+
+
+@pytest.mark.parametrize(("last", "left"), [(0, {1, 2, 40, 63}), (2, {40, 63}), (39, {40, 63}), (62, {63}), (63, set())])
+def test_truncate(segment, last, left):
+    ino = segment.open()
+    segment.cache(ino, (0, 1, 2, 40, 63))
+    segment.filemap.truncate(ME, ino, last)
+    assert {index for index in range(64) if segment.find(ino, index) != NIL} == left
+    assert (segment.mapping.lookup(ME, 1, 2) == ino) == bool(left)
+
+
+def test_truncate_of_nothing(segment):
+    ino = segment.open()
+    segment.filemap.truncate(ME, ino, 63)
+    assert segment.free() == 64
+    segment.filemap.truncate(ME, ino, 63)
+    assert segment.findings() == []
+
+
+def test_truncate_to_the_end_of_the_largest_object(segment):
+    folios = 1 << 40
+    ino = segment.open(folios=folios)
+    segment.cache(ino, (0, 1 << 20, folios - 1))
+    segment.filemap.truncate(ME, ino, folios - 1)
+    assert segment.free() == 64
+
+
+def test_truncate_leaves_pins_alone(segment):
+    ino = segment.open()
+    pfn = segment.add(ino, 3)
+    segment.set_content(pfn, b"pinned!!")
+    segment.cache(ino, range(10, 30))
+    segment.filemap.truncate(ME, ino, 63)
+    assert segment.free() == 63
+    assert (segment.count(pfn), segment.content(pfn)) == (1, b"pinned!!")
+    put(segment, pfn)
+    assert segment.findings() == []
+
+
+# Processes, in the compiled world.
+
+
+def test_processes_at_once():
+    """Three processes look up, fill, withdraw and evict in a pool that is too small; every byte that they see is right."""
+    shape = segments_module.geometry(48, PAGE, 4)
+    segment = Segment(compiled(), 48, buffer=mmap.mmap(-1, shape["size"]))
+    forked(*(lambda me=me: _work(segment, me) for me in range(3)))
+    assert segment.findings() == []
+    assert segment.census()["pins"] == 0
+
+
+def _work(segment, me):
+    rng, layout, held = random.Random(me), segment.layout, []
+    for step in range(6000):
+        key, index = rng.randrange(1, 4), rng.randrange(40)
+        pfn, ino = _get(segment, me, key, index)
+        if pfn == NIL:
+            continue
+        wanted = b"%03d %03d " % (key, index)
+        assert segment.content(pfn) == wanted
+        held.append((pfn, wanted))
+        if len(held) > 4:
+            pfn, wanted = held.pop(rng.randrange(len(held)))
+            assert segment.content(pfn) == wanted, "changed under a pin"
+            segment.folio.put(me, pfn)
+        if step % 100 == 0:
+            segment.filemap.truncate(me, ino, rng.randrange(40))
+        if step % 30 == 0 and segment.mapping.lookup(me, key, key + 1) == ino:
+            assert segment.field(held[-1][0], layout.F_KIND) == layout.TYPE_FILE
+            segment.filemap.remove(me, ino, pfn) if segment.folio.is_identity(held[-1][0], ino, index) else None
+    for pfn, _ in held:
+        segment.folio.put(me, pfn)
+
+
+def _get(segment, me, key, index):
+    """Pin a filled folio, filling it if need be: its pfn or NIL, and the ino."""
+    layout = segment.layout
+    while True:
+        ino = segment.open(key, 40, text=b"", me=me)
+        if ino == 0:
+            return NIL, 0
+        pfn = segment.filemap.find_get(me, ino, segment.mapping.head(ino), 1, index)
+        if pfn == NIL:
+            found = segment.filemap.grab(me, ino, index, 0, PAGE)
+            if found == layout.GRAB_NOMEM:
+                return NIL, ino
+            if found == layout.GRAB_GONE:
+                continue
+            pfn = found & NIL
+            if found & layout.GRAB_ADDED:
+                segment.set_content(pfn, b"%03d %03d " % (key, index))
+                segment.fill.complete(pfn)
+        if segment.fill.wait(pfn, 20 * 10**9) & layout.PG_UPTODATE:
+            return pfn, ino
+        raise AssertionError("a filler hangs")

@@ -1,0 +1,239 @@
+"""vmscan: what is evicted, and what never is."""
+import pytest
+from world import ME
+
+NIL, FROZEN = 0xFFFFFFFF, 0x80000000
+
+
+def cached(segment, ino, indices, folios=64):
+    """Those of the indices that are cached."""
+    found = set()
+    for index in indices:
+        pfn = segment.find(ino, index, folios)
+        if pfn != NIL:
+            found.add(index)
+            segment.folio.put(ME, pfn)
+    return found
+
+
+def evictions(segment):
+    return segment.read64(segment.client.slot(ME) + segment.layout.CLIENT_COUNTERS + 8 * segment.layout.COUNT_EVICTIONS)
+
+
+def test_evict_takes_a_folio_that_nobody_uses(segment):
+    ino = segment.open()
+    segment.cache(ino, range(3))
+    pfn = segment.lru.isolate(ME)
+    assert segment.vmscan.evict(ME, pfn) == 1
+    assert cached(segment, ino, range(3)) == {1, 2}
+    assert segment.count(pfn) == FROZEN
+    assert segment.lru.recall(ino, 0) == segment.layout.QUEUE_MAIN  # its ghost
+    assert evictions(segment) == 1
+    assert segment.findings() == []
+
+
+def test_evict_counts_the_pages_of_a_large_folio(segment):
+    ino = segment.open(order=3)
+    segment.cache(ino, range(2), order=3)
+    assert segment.vmscan.evict(ME, segment.lru.isolate(ME)) == 8
+
+
+def test_evict_of_the_last_folio_takes_the_record(segment):
+    ino = segment.open()
+    segment.cache(ino, [0])
+    assert segment.vmscan.evict(ME, segment.lru.isolate(ME)) == 1
+    assert segment.mapping.lookup(ME, 1, 2) == 0
+    assert segment.free() == 64
+
+
+@pytest.mark.parametrize(("filling", "queue"), [(False, 2), (True, 1)])
+def test_evict_leaves_a_pinned_folio_and_takes_only_its_own_pin(segment, filling, queue):
+    """It counts as hot, unless it is being filled: then nobody has used it yet."""
+    ino = segment.open()
+    pfn = segment.add(ino, 0)
+    if filling:
+        segment.flags.init(segment.at(pfn), segment.layout.PG_LOCKED)
+    assert segment.lru.isolate(ME) == pfn
+    assert segment.vmscan.evict(ME, pfn) == 0
+    assert segment.count(pfn) == 2
+    assert segment.field(pfn, segment.layout.F_QUEUE) == queue
+    assert evictions(segment) == 0
+    assert segment.findings() == []
+
+
+def test_evict_of_a_folio_that_was_withdrawn_meanwhile(segment):
+    ino = segment.open()
+    segment.cache(ino, range(2))
+    pfn = segment.lru.isolate(ME)
+    segment.filemap.truncate(ME, ino, 0)
+    assert segment.vmscan.evict(ME, pfn) == 0
+    assert segment.count(pfn) == FROZEN  # the pin was the last reference
+    assert segment.findings() == []
+
+
+def test_evict_when_the_mapping_is_gone(segment):
+    ino = segment.open()
+    segment.cache(ino, [0])
+    pfn = segment.lru.isolate(ME)
+    segment.filemap.truncate(ME, ino, 63)
+    assert segment.vmscan.evict(ME, pfn) == 0
+    assert segment.free() == 64
+
+
+def test_a_getter_that_comes_between_keeps_its_folio(segments, between):
+    """After the pin of isolate, before the freeze: the freeze fails."""
+    segment = segments()
+    ino = segment.open()
+    segment.cache(ino, [0])
+    pfn = segment.lru.isolate(ME)
+    if segment.world.compiled:
+        assert segment.find(ino, 0) == pfn
+        assert segment.vmscan.evict(ME, pfn) == 0
+    else:
+        # The second cmpxchg_acquire is the freeze, the first one the tree lock's.
+        with between(segment, "load_acquire64", lambda: segment.find(ino, 0)):
+            assert segment.vmscan.evict(ME, pfn) == 0
+    assert segment.count(pfn) == 2
+    assert cached(segment, ino, [0]) == {0}
+
+
+def test_shrink_frees_what_is_wanted_and_no_more(segment):
+    ino = segment.open()
+    segment.cache(ino, range(20))
+    assert segment.vmscan.shrink(ME, 5) == 5
+    assert cached(segment, ino, range(20)) == set(range(5, 20))
+
+
+def test_shrink_in_whole_folios(segment):
+    ino = segment.open(order=2)
+    segment.cache(ino, range(5), order=2)
+    assert segment.vmscan.shrink(ME, 5) == 8
+
+
+def test_shrink_of_an_empty_cache(segment):
+    assert segment.vmscan.shrink(ME, 1) == 0
+
+
+def test_shrink_when_everything_is_pinned(segment):
+    ino = segment.open()
+    for index in range(40):
+        segment.add(ino, index)
+    assert segment.vmscan.shrink(ME, 1) == 0
+    assert cached(segment, ino, range(40)) == set(range(40))
+    assert segment.findings() == []
+
+
+def test_shrink_when_everything_was_used(segments):
+    """Each gets its second chance, then some are evicted all the same."""
+    segment = segments(400)
+    ino = segment.open(folios=4096)
+    for pfn in segment.cache(ino, range(300)).values():
+        segment.flags.mark_referenced(segment.at(pfn), 0)
+    assert segment.vmscan.shrink(ME, 3) == 3
+
+
+def test_shrink_finds_the_few_that_are_not_pinned(segment):
+    ino = segment.open()
+    pfns = {index: segment.add(ino, index) for index in range(50)}
+    for index in (17, 42):
+        segment.folio.put(ME, pfns[index])
+    assert segment.vmscan.shrink(ME, 10) == 2
+    assert cached(segment, ino, range(50)) == set(range(50)) - {17, 42}
+
+
+def test_alloc_folio_evicts_nothing_while_there_is_room(segment):
+    ino = segment.open()
+    segment.cache(ino, range(10))
+    assert segment.vmscan.alloc_folio(ME, 3) != NIL
+    assert evictions(segment) == 0
+
+
+def test_alloc_folio_evicts_the_cold(segment):
+    ino = segment.open()
+    pinned = segment.add(ino, 0)
+    segment.cache(ino, range(1, 62))
+    assert segment.free() == 0
+    pfn = segment.vmscan.alloc_folio(ME, 0)
+    assert pfn != NIL
+    assert segment.count(pfn) == FROZEN
+    assert cached(segment, ino, range(62)) == set(range(62)) - {1}
+    assert segment.count(pinned) == 2
+
+
+@pytest.mark.parametrize("order", [0, 1, 5])
+def test_alloc_folio_when_everything_is_pinned(segment, order):
+    ino = segment.open()
+    pfns = [segment.add(ino, index) for index in range(62)]
+    assert segment.vmscan.alloc_folio(ME, order) == NIL
+    assert {segment.count(pfn) for pfn in pfns} == {2}
+    assert segment.findings() == []
+
+
+def test_alloc_folio_of_an_order_larger_than_the_pool(segment):
+    ino = segment.open()
+    segment.cache(ino, range(30))
+    assert segment.vmscan.alloc_folio(ME, 7) == NIL
+    assert segment.findings() == []
+
+
+def fragmented(segment, spare):
+    """A pool full of single pages, one pinned in each block of 8 but ``spare``, whose pages have been used the latest."""
+    ino = segment.open(folios=4096)
+    pfns = {index: segment.add(ino, index) for index in range(segment.pages - 8)}
+    while (found := segment.filemap.grab(ME, ino, len(pfns), 0, 4096)) & segment.layout.GRAB_ADDED:
+        pfns[len(pfns)] = found & NIL
+        segment.fill.complete(found & NIL)
+    keep = {}
+    for pfn in pfns.values():
+        keep[pfn // 8] = pfn
+    spare_block = [pfn for pfn in pfns.values() if pfn // 8 == spare]
+    assert len(spare_block) == 8, "the block that is to come free holds a node"
+    for pfn in pfns.values():
+        if keep[pfn // 8] != pfn or pfn in spare_block:
+            segment.folio.put(ME, pfn)
+    for pfn in spare_block:
+        segment.flags.mark_referenced(segment.at(pfn), 0)
+        segment.lru.remove(ME, pfn)
+        segment.lru.add(ME, pfn, segment.layout.QUEUE_MAIN)
+    return [pfn for block, pfn in keep.items() if block != spare]
+
+
+def test_a_large_block_out_of_fragmented_memory(segments):
+    """Evicting by age frees pages all over the pool; the one block without a pin has to be cleared as a whole."""
+    segment = segments(128)
+    pinned = fragmented(segment, spare=9)
+    assert segment.free() == 0
+    assert segment.vmscan.alloc_folio(ME, 3) == 72
+    assert {segment.count(pfn) for pfn in pinned} == {2}
+
+
+def test_no_large_block_when_each_has_a_pin(segments):
+    segment = segments(128)
+    pinned = fragmented(segment, spare=9)
+    extra = 75
+    assert segment.page_ref.try_get(segment.at(extra)) == segment.layout.GOT
+    assert segment.vmscan.alloc_folio(ME, 3) == NIL
+    assert {segment.count(pfn) for pfn in pinned} == {2}
+    assert segment.count(extra) == 2
+    assert segment.findings() == []
+
+
+def test_a_scan_leaves_the_working_set_alone(segments):
+    """S3-FIFO: what has been used passes to the main queue, and ten pools' worth of pages read once flow past it."""
+    segment = segments(128)
+    hot, scan = segment.open(1), segment.open(2, folios=4096)
+    for pfn in segment.cache(hot, range(20)).values():
+        segment.flags.mark_referenced(segment.at(pfn), 0)
+    segment.cache(scan, range(1280))
+    assert cached(segment, hot, range(20)) == set(range(20))
+    assert evictions(segment) > 1100
+    assert segment.findings() == []
+
+
+def test_what_comes_back_soon_starts_in_the_main_queue(segment):
+    ino = segment.open()
+    segment.cache(ino, range(3))
+    assert segment.vmscan.shrink(ME, 1) == 1
+    pfn = segment.add(ino, 0)
+    assert segment.field(pfn, segment.layout.F_QUEUE) == segment.layout.QUEUE_MAIN
+    assert segment.field(segment.find(ino, 1), segment.layout.F_QUEUE) == segment.layout.QUEUE_SMALL
