@@ -47,3 +47,18 @@ def test_wrong_usage_is_one_line_and_code_2(cli, arguments, message):
     assert message in done.err
     assert done.err.startswith("foliocache: ")
     assert done.err.count("\n") == 1
+
+
+def test_a_bug_is_a_traceback_and_a_code_of_its_own():
+    code = "import foliocache\nfoliocache.attach = None\nfrom foliocache.cli import main\nraise SystemExit(main(['stat']))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (70, "")
+    assert "Traceback" in done.stderr
+
+
+def test_the_demo_without_aiohttp_says_what_to_install():
+    code = "import sys\nsys.modules['aiohttp'] = None\nfrom foliocache.cli import main\nraise SystemExit(main(['demo']))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "pip install 'foliocache[http]'" in done.stderr
+    assert done.stderr.count("\n") == 1

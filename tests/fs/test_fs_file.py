@@ -209,6 +209,8 @@ def test_cat_ranges(local, path, data):
     assert fine == data[:3] and isinstance(failed, FileNotFoundError)
     with pytest.raises(FileNotFoundError):
         local.cat_ranges([path, missing], [0, 0], [3, 3], on_error="raise")
+    with pytest.raises(FileNotFoundError):
+        local.cat_ranges([missing] * 50 + [path], [0] * 51, [3] * 51, on_error="raise")
     with pytest.raises(ValueError, match="2 paths, 1 starts"):
         local.cat_ranges([path, path], [0], [3])
     with pytest.raises(TypeError):

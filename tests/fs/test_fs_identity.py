@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import pickle
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from origin import http_date
 
 from foliocache.fs import ChangedError, FolioFileSystem
@@ -14,9 +16,20 @@ from foliocache.fs.identities import Identities, trust_seconds
 from foliocache.fs.target import Identity, target_for
 
 
-@pytest.fixture(params=["http", "s3", "file"])
+class Unknown(LocalFileSystem):
+    """A filesystem of which we know no more than what its info() says."""
+
+    def info(self, path, **kwargs):
+        info = super().info(path, **kwargs)
+        if info["type"] == "file":
+            with open(info["name"], "rb") as file:
+                info["etag"] = hashlib.md5(file.read()).hexdigest()
+        return info
+
+
+@pytest.fixture(params=["http", "s3", "file", "unknown"])
 def place(request, pool, tmp_path):
-    """(filesystem, path, write) for three kinds of origin; `write` goes behind the cache's back."""
+    """(filesystem, path, write) for four kinds of origin; `write` goes behind the cache's back."""
     if request.param == "http":
         origin = request.getfixturevalue("origin")
         return FolioFileSystem(target_protocol="http", **pool), f"{origin.url}/x", lambda data: origin.put("/x", data)
@@ -24,7 +37,8 @@ def place(request, pool, tmp_path):
         s3 = request.getfixturevalue("s3")
         fs = FolioFileSystem(target_protocol="s3", target_options=s3.options, **pool)
         return fs, "bucket/x", lambda data: s3.bare.pipe_file("bucket/x", data)
-    return FolioFileSystem(target_protocol="file", **pool), str(tmp_path / "x"), (tmp_path / "x").write_bytes
+    target = Unknown() if request.param == "unknown" else LocalFileSystem()
+    return FolioFileSystem(fs=target, **pool), str(tmp_path / "x"), (tmp_path / "x").write_bytes
 
 
 def other(data):

@@ -87,6 +87,22 @@ def test_target_given_as_an_object(pool, tmp_path):
     assert copy.target.key("/x") == fs.target.key("/x") == "file:///x"
 
 
+def test_paths_as_objects(local, tmp_path):
+    local.pipe_file(tmp_path / "x", b"data")
+    assert local.cat_file(tmp_path / "x") == local.cat(tmp_path / "x") == bytes(local.lease(tmp_path / "x")) == b"data"
+    assert local.open(tmp_path / "x").read() == b"data"
+    assert local.exists(tmp_path / "x")
+    local.rm(tmp_path / "x")
+    assert not local.exists(tmp_path / "x")
+
+
+def test_pool_that_was_closed_is_opened_again(local, tmp_path):
+    local.pipe_file(f"{tmp_path}/x", b"data")
+    assert local.cat(f"{tmp_path}/x") == b"data"
+    local.cache.close()
+    assert local.cat(f"{tmp_path}/x") == b"data"
+
+
 def test_long_names_stay_different_and_forgettable(pool, tmp_path, settled):
     """The pool keeps a part of a key's text; two long ones must not become one, nor be lost to forget()."""
     fs = FolioFileSystem(target_protocol="file", check_files=False, **pool)

@@ -340,26 +340,27 @@ def test_processes_at_once():
 
 
 def _work(segment, me):
-    rng, layout, held = random.Random(me), segment.layout, []
+    rng, held = random.Random(me), []
     for step in range(6000):
         key, index = rng.randrange(1, 4), rng.randrange(40)
         pfn, ino = _get(segment, me, key, index)
         if pfn == NIL:
             continue
-        wanted = b"%03d %03d " % (key, index)
-        assert segment.content(pfn) == wanted
-        held.append((pfn, wanted))
-        if len(held) > 4:
-            pfn, wanted = held.pop(rng.randrange(len(held)))
-            assert segment.content(pfn) == wanted, "changed under a pin"
-            segment.folio.put(me, pfn)
+        held.append((pfn, b"%03d %03d " % (key, index)))
+        assert segment.content(pfn) == held[-1][1]
+        if step % 30 == 0:
+            segment.filemap.remove(me, ino, pfn)
         if step % 100 == 0:
             segment.filemap.truncate(me, ino, rng.randrange(40))
-        if step % 30 == 0 and segment.mapping.lookup(me, key, key + 1) == ino:
-            assert segment.field(held[-1][0], layout.F_KIND) == layout.TYPE_FILE
-            segment.filemap.remove(me, ino, pfn) if segment.folio.is_identity(held[-1][0], ino, index) else None
-    for pfn, _ in held:
-        segment.folio.put(me, pfn)
+        if len(held) > 4:
+            _let_go(segment, me, *held.pop(rng.randrange(5)))
+    for lease in held:
+        _let_go(segment, me, *lease)
+
+
+def _let_go(segment, me, pfn, wanted):
+    assert segment.content(pfn) == wanted, "changed under a pin"
+    segment.folio.put(me, pfn)
 
 
 def _get(segment, me, key, index):

@@ -135,14 +135,6 @@ def test_isolate_passes_over_a_folio_that_is_being_destroyed(segment):
     assert queue(segment, SMALL) == queue(segment, MAIN) == []
 
 
-def test_isolate_takes_no_reference_of_a_saturated_folio(segment):
-    """try_get took one when it says SATURATED; whoever called it must give it back."""
-    a, b = added(segment, SMALL, 2)
-    segment.set_field(a, segment.layout.F_REF, segment.layout.REF_MAX)
-    assert isolate(segment) == b
-    assert segment.count(a) == segment.layout.REF_MAX
-
-
 def test_isolate_looks_at_a_bounded_number(segments):
     segment = segments(128)
     batch = segment.layout.SCAN_BATCH

@@ -61,6 +61,17 @@ def test_evict_leaves_a_pinned_folio_and_takes_only_its_own_pin(segment, filling
     assert segment.findings() == []
 
 
+def test_a_saturated_folio_stays_and_keeps_its_count(segment):
+    """try_get took a reference although it said SATURATED; reclaim gives it back."""
+    ino = segment.open()
+    pfn = segment.add(ino, 0)
+    segment.set_field(pfn, segment.layout.F_REF, segment.layout.REF_MAX)
+    assert segment.vmscan.shrink(ME, 1) == 0
+    assert segment.vmscan.alloc_folio(ME, 6) == NIL
+    assert segment.count(pfn) == segment.layout.REF_MAX
+    assert segment.field(pfn, segment.layout.F_QUEUE) != segment.layout.QUEUE_NONE
+
+
 def test_evict_of_a_folio_that_was_withdrawn_meanwhile(segment):
     ino = segment.open()
     segment.cache(ino, range(2))
@@ -139,6 +150,17 @@ def test_shrink_finds_the_few_that_are_not_pinned(segment):
         segment.folio.put(ME, pfns[index])
     assert segment.vmscan.shrink(ME, 10) == 2
     assert cached(segment, ino, range(50)) == set(range(50)) - {17, 42}
+
+
+def test_a_fill_in_flight_does_not_keep_reclaim_from_the_main_queue(segment):
+    """The small queue holds nothing but a folio that is being filled, and has more than its share of the pages."""
+    cold, ino = segment.open(1), segment.open(2, order=3)
+    for pfn in segment.cache(cold, range(30)).values():
+        segment.lru.remove(ME, pfn)
+        segment.lru.add(ME, pfn, segment.layout.QUEUE_MAIN)
+    filling = segment.filemap.grab(ME, ino, 0, 3, 8 * 4096) & NIL
+    assert segment.vmscan.shrink(ME, 5) == 5
+    assert segment.count(filling) == 2
 
 
 def test_alloc_folio_evicts_nothing_while_there_is_room(segment):

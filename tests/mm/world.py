@@ -17,7 +17,7 @@ from foliocache.check import loader, plain
 
 MODULES = (
     "layout", "atomics", "page_ref", "flags", "wait", "pagelist", "client", "page_alloc", "lru", "fill", "folio", "slab", "xarray",
-    "mapping", "vmscan", "filemap", "audit",
+    "mapping", "vmscan", "filemap", "pagetable", "audit",
 )  # fmt: skip
 PAGE = 4096
 ME = 1
@@ -54,7 +54,14 @@ class World:
     def memory(self, shape, buffer):
         if self.compiled:
             return self.atomics.Memory(buffer, buffer, shape)
-        return plain.Memory(shape["size"], {key: shape[key] for key in shape if key != "size"}, buffer)
+        return PlainMemory(shape["size"], {key: shape[key] for key in shape if key != "size"}, buffer)
+
+
+class PlainMemory(plain.Memory):
+    """With what ``audit.mappings`` asks of the compiled world's Memory."""
+
+    def peek_bytes(self, off, n):
+        return bytes(self.buffer[off : off + n])
 
 
 @functools.cache

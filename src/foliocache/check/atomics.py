@@ -3,7 +3,7 @@
 Memory operations go to ``mem`` (see ``memory`` and ``machine``). Fences, ``cpu_relax`` and ``now_ns`` have no ``mem``; they go to the one
 that runs at present, :data:`current`. Time stands still here: a timeout never expires unless a scenario makes it a choice.
 """
-from .plain import GEOMETRY, ORDERS
+from .plain import GEOMETRY, ORDERS, folio_at, page_at  # noqa: F401
 
 M32 = 0xFFFFFFFF
 M64 = 0xFFFFFFFFFFFFFFFF
@@ -125,6 +125,11 @@ def write64(mem, off, value):
 
 
 read64 = read32
+
+
+def write_bytes(mem, off, data, n):
+    """Names and other text: one cell, written at once."""
+    mem.write(off, bytes(data[:n]))
 
 
 def count64(mem, off, n):

@@ -44,8 +44,11 @@ class Core:
         setattr(self, module, found)
         return found
 
-    def close(self):
-        """Forget the copy: takes it out of ``sys.modules`` and ``sys.meta_path``."""
+    def detach(self):
+        """Import what has not been imported yet, then leave ``sys.modules`` and ``sys.meta_path``. The copy goes on working."""
+        for file in MM.glob("*.py"):
+            if file.stem not in ("__init__", "atomics"):
+                getattr(self, file.stem)
         with contextlib.suppress(ValueError):
             sys.meta_path.remove(self._finder)
         for key in [key for key in sys.modules if key == self.name or key.startswith(self.name + ".")]:

@@ -84,6 +84,18 @@ def _fence():
     pass
 
 
+def folio_at(mem, pfn):
+    return mem.memmap + pfn * 64
+
+
+def page_at(mem, pfn):
+    return mem.data + (pfn << mem.page_shift)
+
+
+def write_bytes(mem, off, data, n):
+    mem.buffer[off : off + n] = bytes(data[:n])
+
+
 def count64(mem, off, n):
     _store64(mem, off, _load64(mem, off) + n)
 

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -19,7 +20,9 @@ from foliocache.cli import exits
 from foliocache.cli.output import complain
 
 HELP = "The Linux page cache for anything Python can read, shared by all the Python processes of a machine."
-EPILOGUE = "Exit codes: 0 done, 1 findings or wrong bytes, 2 wrong usage, 3 it could not be done, 130 Ctrl-C, 143 SIGTERM."
+EPILOGUE = (
+    "Exit codes: 0 done, 1 findings or wrong bytes, 2 wrong usage, 3 it could not be done, 70 a bug, 130 Ctrl-C, 143 SIGTERM."
+)
 COMMANDS = {
     "demo": ("foliocache.cli.demo:demo", "Show what the cache saves, on real files over real HTTP."),
     "warm": ("foliocache.cli.warm:warm", "Read files into a pool, so that the first reader finds them there."),
@@ -86,6 +89,9 @@ def run(argv: Sequence[str] | None = None) -> int:
         return exits.OK
     except (exits.CommandError, OSError) as error:
         return refuse(exits.FAILED, error)
+    except Exception:  # Python's own code for this is 1, which a script would take for an answer
+        traceback.print_exc()
+        return exits.BUG
 
 
 def call(argv: list[str]) -> int:

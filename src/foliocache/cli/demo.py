@@ -32,6 +32,11 @@ from foliocache.cli.worker import Job
 MIB = 2**20
 DATASET_BYTES = 110 * MIB
 SERVED, INDEX = "shards", "index.json"
+KINDS = {
+    "uncached": "fsspec over http",
+    "blockcache": "fsspec's block cache, one per worker",
+    "folio": "folio::http, one pool for all",
+}
 SPARE = 1.25  # the pool's size over the dataset's, where none is given
 
 
@@ -139,7 +144,7 @@ def measure(plan: Plan, watch: Silent) -> dict[str, Any]:
 def run(plan: Plan, watch: Silent, name: str, jobs: list[Job], pool: str | None = None) -> dict[str, Any]:
     """Let a crew do these jobs; what it and the origin saw."""
     reads = jobs[0].members(plan.dataset) * plan.epochs
-    watch.say(f"{name}: {counted(plan.workers, 'worker')}, {counted(reads, 'file')} each")
+    watch.say(f"{name}: {counted(plan.workers, 'worker')}, {counted(reads, 'file')} each; {KINDS[name]}")
     before = plan.origin.counts()
     with watch.bars(name, plan.workers, reads) as progress, CleanupStack() as stack:
         measured = stack.enter_context(Crew(jobs, pool, progress)).run()

@@ -10,6 +10,7 @@ OK = 0
 FOUND = 1  # the command did its work, and what it looked for is there: findings, wrong bytes, a counterexample
 USAGE = 2  # the command line makes no sense
 FAILED = 3  # the work could not be done; stderr says why in one line
+BUG = 70  # an error that nobody expected; the traceback is on stderr
 INTERRUPTED = 130  # SIGINT
 TERMINATED = 143  # SIGTERM
 

@@ -16,6 +16,8 @@ from foliocache.cli.options import Json, Name
 from foliocache.cli.output import console, emit_json, number, pairs, percent, size, table
 from foliocache.cli.progress import counted
 
+VERSION_WIDTH = 12  # of a version, which is for machines; --json has it whole
+
 
 def stat(name: Name = "default", /, *, json: Json = False) -> None:
     """Sizes, pages by state, hits and misses, and who is attached.
@@ -92,6 +94,7 @@ def ls(name: Name = "default", /, *, json: Json = False) -> None:
     if json:
         return emit_json(found)
     made = table(None, "key", "version", ">cached", ">of", ">share", ">pins")
+    made.columns[1].overflow, made.columns[1].max_width, made.columns[1].no_wrap = "ellipsis", VERSION_WIDTH, True
     for mapping in found:
         cached, whole = mapping["cached_bytes"], mapping["size"]
         share = percent(cached, whole)

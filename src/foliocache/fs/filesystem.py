@@ -109,8 +109,8 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
 
     @property
     def cache(self) -> Any:
-        """The pool; made or attached when it is first needed, so that listing needs none."""
-        if self._pool is None:
+        """The pool; made or attached when it is first needed, so that listing needs none, and again if someone closed it."""
+        if self._pool is None or self._pool.closed:
             self._pool = foliocache.open(**self._pool_options)
         return self._pool
 
@@ -291,9 +291,13 @@ def _gather(function: Callable[..., Any], jobs: list[tuple[Any, ...]], on_error:
             if on_error == "raise":
                 raise
             return error
-    slow = [job for job in jobs if not is_quick(*job)]
+    slow = [number for number, job in enumerate(jobs) if not is_quick(*job)]
     if len(slow) <= 1:
         return [attempt(job) for job in jobs]
     with ThreadPoolExecutor(min(len(slow), _PARALLEL), "folio-cat") as pool:
-        waiting = {id(job): pool.submit(attempt, job) for job in slow}
-        return [waiting[id(job)].result() if id(job) in waiting else attempt(job) for job in jobs]
+        waiting = {number: pool.submit(attempt, jobs[number]) for number in slow}
+        try:
+            return [waiting[number].result() if number in waiting else attempt(job) for number, job in enumerate(jobs)]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)      # nobody wants the rest any more
+            raise

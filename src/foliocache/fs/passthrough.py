@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsspec import AbstractFileSystem
 from fsspec.transaction import Transaction
+from fsspec.utils import stringify_path
 
 if TYPE_CHECKING:
     from .identities import Identities
@@ -195,6 +196,7 @@ def unprefixed(path: Any) -> Any:
         return {unprefixed(one): value for one, value in path.items()}
     if isinstance(path, (list, tuple, set)):
         return [unprefixed(one) for one in path]
+    path = stringify_path(path)
     for prefix in ("folio::", "folio://"):
         if isinstance(path, str) and path.startswith(prefix):
             return path[len(prefix):]

@@ -3,7 +3,7 @@
  * Every function takes `mem`, the address of a process-private `fc_mem`, and a byte offset into the segment. The order is part
  * of the name. The compiler built-ins are used instead of <stdatomic.h> because the words live in raw shared memory, which
  * has no _Atomic type of its own. The model checker has a second body with the same names, foliocache/check/atomics.py;
- * tests/mm/test_atomics.py holds the two lists against each other.
+ * tests/check/test_facade.py holds the two lists against each other.
  */
 #ifndef FOLIOCACHE_ATOMICS_H
 #define FOLIOCACHE_ATOMICS_H
@@ -27,7 +27,7 @@ typedef struct {
     uint64_t data;        /* offset of page 0 */
     uint64_t clients;     /* offset of the client table */
     uint64_t buckets;     /* offset of the mapping table's buckets */
-    uint64_t ghosts;      /* offset of the ghost table of vmscan */
+    uint64_t ghosts;      /* offset of the ghost table of lru */
     uint32_t npages;
     uint32_t page_shift;
     uint32_t nclients;

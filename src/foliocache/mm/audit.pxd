@@ -1,1 +1,1 @@
-from . cimport atomics, layout, page_ref, pagelist, slab, xarray
+from . cimport atomics, kind, layout, page_ref, pagelist, slab, xarray

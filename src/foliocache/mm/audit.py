@@ -14,7 +14,7 @@ the ``Memory`` object, and returns Python objects.
 import cython
 
 if not cython.compiled:
-    from . import atomics, layout, page_ref, pagelist, slab, xarray
+    from . import atomics, kind, layout, page_ref, pagelist, slab, xarray
 
 TYPES = ("none", "file", "node", "inode", "table")
 
@@ -48,6 +48,7 @@ class Audit:
         self.pins = 0
         self.attached = {}
         self.slab_used = {}
+        self.nodes = set()
 
     def run(self):
         self.walk_pages()
@@ -77,12 +78,11 @@ class Audit:
         free_order = self.field(pfn, layout.F_BUDDY)
         if free_order:
             return self.walk_free(pfn, free_order - 1)
-        kind = self.field(pfn, layout.F_KIND)
-        order = kind >> layout.ORDER_SHIFT
-        type = kind & layout.TYPE_MASK
-        if word & layout.FROZEN or not 0 < type < len(TYPES) or order > layout.MAX_ORDER:
+        order = kind.order(self.mem, pfn)
+        type = kind.type(self.mem, pfn)
+        if word & layout.FROZEN or not 0 < type < len(TYPES):
             self.pages["frozen"] += 1
-            self.find("frozen", f"pfn {pfn}", f"belongs to nobody: neither free nor a live folio (word {word:#x}, kind {kind:#x})")
+            self.find("frozen", f"pfn {pfn}", f"belongs to nobody: neither free nor a live folio (word {word:#x}, type {type})")
             return 1
         name = TYPES[type]
         self.pages[name] += 1 << order
@@ -92,10 +92,11 @@ class Audit:
         return 1 << order
 
     def walk_free(self, pfn, order):
-        self.pages["free"] += 1 << order
-        if order > layout.MAX_ORDER or pfn & ((1 << order) - 1):
+        if order > layout.MAX_ORDER or pfn & ((1 << order) - 1) or pfn + (1 << order) > atomics.npages(self.mem):
             self.find("buddy", f"pfn {pfn}", f"free block of order {order} is misplaced")
+            self.pages["free"] += 1
             return 1
+        self.pages["free"] += 1 << order
         if not self.word(pfn) & layout.FROZEN:
             self.find("free", f"pfn {pfn}", f"is free, but its count is {self.word(pfn)} instead of FROZEN")
         self.check_tails(pfn, 1 << order)
@@ -152,27 +153,25 @@ class Audit:
 
     def records(self):
         """Object numbers of the mapping records, chain by chain."""
-        found = []
+        found = {}
         for bucket in range(atomics.nbuckets(self.mem)):
             number = atomics.read32(self.mem, atomics.buckets(self.mem) + bucket * 4)
-            chain = []
-            while number != layout.NIL and number not in chain:
+            while number != layout.NIL:
                 at = slab.at(self.mem, layout.SLAB_MAPPINGS, number)
-                if at == 0:
-                    self.find("table", f"bucket {bucket}", f"chain leads to {number:#x}, which is no object number")
+                if at == 0 or number in found:
+                    self.find("table", f"bucket {bucket}", f"chain leads to {number:#x}, which is no record or is in a chain already")
                     break
-                chain.append(number)
+                found[number] = bucket
                 number = atomics.read32(self.mem, at + layout.MAPPING_CHAIN)
-            found += chain
         counted = atomics.load_relaxed(self.mem, layout.TABLE_COUNT)
         if counted != len(found):
             self.find("table", "mappings", f"{counted} counted, {len(found)} in the chains")
-        return found
+        return list(found)
 
     def check_mapping(self, number):
         record = slab.at(self.mem, layout.SLAB_MAPPINGS, number)
         ino = atomics.load_relaxed64(self.mem, record + layout.MAPPING_INO)
-        height = atomics.read32(self.mem, record + layout.MAPPING_HEIGHT)
+        height = min(atomics.read32(self.mem, record + layout.MAPPING_HEIGHT), layout.XA_HEIGHT_MAX)
         self.use_object(number, "mapping")
         if ino & layout.OBJECT_MASK != number:
             self.find("mapping", f"record {number:#x}", f"carries ino {ino:#x}, whose record is another")
@@ -197,9 +196,10 @@ class Audit:
                 yield index, pfn
             return
         node = xarray.node_at(self.mem, entry)
-        if node == 0:
-            self.find("node", f"ino {ino:#x} index {index}", f"slot holds {entry:#x}, which is no node")
+        if node == 0 or node in self.nodes:
+            self.find("node", f"ino {ino:#x} index {index}", f"slot holds {entry:#x}, which is no node or has a place already")
             return
+        self.nodes.add(node)
         self.use_object(entry >> 1, "node")
         below = [xarray.slot_at(node, level - 1, i << (level - 1) * layout.NODE_SHIFT) for i in range(layout.NODE_MASK + 1)]
         filled = sum(1 for child in below if atomics.load_relaxed(self.mem, child))
@@ -224,7 +224,7 @@ class Audit:
         text = memory.peek_bytes(record + layout.MAPPING_TEXT, layout.MAPPING_TEXT_MAX)
         size = atomics.read64(self.mem, record + layout.MAPPING_OBJECT_SIZE)
         folio_size = 1 << atomics.page_shift(self.mem) + min(atomics.read32(self.mem, record + layout.MAPPING_ORDER), layout.MAX_ORDER)
-        height = min(atomics.read32(self.mem, record + layout.MAPPING_HEIGHT), 8)
+        height = min(atomics.read32(self.mem, record + layout.MAPPING_HEIGHT), layout.XA_HEIGHT_MAX)
         cached = [pfn for _, pfn in self.walk_tree(record + layout.MAPPING_HEAD, height, 0, 0)]
         return {
             "key": text[:key_length].decode("utf-8", "replace"),
@@ -255,7 +255,7 @@ class Audit:
         for queue in (layout.QUEUE_SMALL, layout.QUEUE_MAIN):
             pages = 0
             for pfn in self.pages_on(layout.LRU_LISTS + queue * layout.LIST_SIZE, f"queue {queue}"):
-                pages += 1 << (self.field(pfn, layout.F_KIND) >> layout.ORDER_SHIFT)
+                pages += 1 << kind.order(self.mem, pfn)
                 if self.field(pfn, layout.F_QUEUE) != queue:
                     self.find("queue", f"pfn {pfn}", f"is on queue {queue}, but marked {self.field(pfn, layout.F_QUEUE)}")
             counted = atomics.load_relaxed(self.mem, layout.LRU_PAGES + queue * 4)

@@ -67,11 +67,12 @@ def remove(mem, me, ino, pfn):
 
 
 def truncate(mem, me, ino, last):
-    """Withdraw every folio with an index of 0 .. last. Leases that are out keep theirs."""
+    """Withdraw every folio with an index of 0 .. last. Leases that are out keep theirs; one inserted meanwhile may stay."""
     index = 0
     while index <= last and mapping.lock(mem, me, ino):
         index = mapping.next_index(mem, ino, index, last)
         pfn = mapping.find(mem, ino, index) if index <= last else layout.NIL
+        index += 1
         left = mapping.remove(mem, me, ino, pfn) if pfn != layout.NIL else mapping.folios(mem, ino)
         mapping.unlock(mem, ino)
         if pfn != layout.NIL:

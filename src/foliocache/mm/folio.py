@@ -17,13 +17,13 @@ The descriptors of the tail pages are frozen throughout, so that a getter with a
 import cython
 
 if not cython.compiled:
-    from . import atomics, flags, layout, lru, page_alloc, page_ref
+    from . import atomics, flags, kind, layout, lru, page_alloc, page_ref
 
 
 def prepare(mem, pfn, type, order, ino, index, length):
     """Set up a frozen folio for a new life; ``page_ref.init`` comes next. index, and length in valid bytes, are for FILE."""
     folio = atomics.folio_at(mem, pfn)
-    atomics.write32(mem, folio + layout.F_KIND, type | order << layout.ORDER_SHIFT)
+    kind.set(mem, pfn, type, order)
     atomics.write32(mem, folio + layout.F_OWNER, layout.NIL)
     atomics.write64(mem, folio + layout.F_INO, ino)
     atomics.write64(mem, folio + layout.F_INDEX, index)
@@ -43,16 +43,11 @@ def put(mem, me, pfn):
 
 def destroy(mem, me, pfn):
     """Give the pages of a frozen folio back, as its type demands. The caller owns it: he has frozen it."""
-    kind = atomics.read32(mem, atomics.folio_at(mem, pfn) + layout.F_KIND)
-    if kind & layout.TYPE_MASK == layout.TYPE_FILE:
+    order = kind.order(mem, pfn)
+    if kind.type(mem, pfn) == layout.TYPE_FILE:
         lru.remove(mem, me, pfn)
-    atomics.write32(mem, atomics.folio_at(mem, pfn) + layout.F_KIND, layout.TYPE_NONE)
-    page_alloc.free(mem, me, pfn, kind >> layout.ORDER_SHIFT)
-
-
-def is_file(mem, pfn):
-    """Whether a folio that the caller holds is of type FILE."""
-    return atomics.read32(mem, atomics.folio_at(mem, pfn) + layout.F_KIND) & layout.TYPE_MASK == layout.TYPE_FILE
+    kind.set(mem, pfn, layout.TYPE_NONE, 0)
+    page_alloc.free(mem, me, pfn, order)
 
 
 def is_identity(mem, pfn, ino, index):
@@ -63,8 +58,3 @@ def is_identity(mem, pfn, ino, index):
     """
     folio = atomics.folio_at(mem, pfn)
     return atomics.read64(mem, folio + layout.F_INO) == ino and atomics.read64(mem, folio + layout.F_INDEX) == index
-
-
-def order(mem, pfn):
-    """Its order; the caller holds it, or owns it."""
-    return atomics.read32(mem, atomics.folio_at(mem, pfn) + layout.F_KIND) >> layout.ORDER_SHIFT

@@ -102,10 +102,10 @@ F_INO = 16  # 64 bits: identity, with F_INDEX
 F_INDEX = 24  # 64 bits
 F_ATTACHED = 32  # tree lock: 1 while a slot of its mapping's XArray holds it
 F_LENGTH = 36  # valid bytes
-F_PREV = 40  # list links: page_alloc's lock when free, vmscan's lock for FILE, the slab's for NODE and INODE
+F_PREV = 40  # list links: page_alloc's lock when free, lru's for FILE, the slab's for NODE and INODE
 F_NEXT = 44
 F_BUDDY = 48  # page_alloc's lock: order + 1 at the head of a free block, else 0
-F_QUEUE = 52  # vmscan's lock: the queue it is on, or QUEUE_NONE
+F_QUEUE = 52  # lru's lock: the queue it is on, or QUEUE_NONE
 F_USED = 56  # slab's lock: objects in use
 F_FREE = 60  # slab's lock: first free object of the page, + 1
 
@@ -155,13 +155,15 @@ NODE_LEVEL = 24
 NODE_SLOTS = 64
 NODE_SIZE = NODE_SLOTS + (4 << NODE_SHIFT)
 XA_INDEX_BITS = 40
+XA_HEIGHT_MAX = (XA_INDEX_BITS + NODE_SHIFT - 1) // NODE_SHIFT
 # An entry: 0 empty; bit 0 set, a node's object number << 1; else a folio, (pfn + 1) << 1.
 XA_NODE = 1
 XA_OK = 0
 XA_EXISTS = 1
 XA_NOMEM = 2
 
-# Mapping record, an object of slab SLAB_MAPPINGS.
+# Mapping record, an object of slab SLAB_MAPPINGS. A chain of records has CHAIN_MAX at most; the mean is four.
+CHAIN_MAX = 1000
 MAPPING_HEAD = 0
 MAPPING_INO = 8
 MAPPING_DIGEST_LO = 16
@@ -173,6 +175,8 @@ MAPPING_ORDER = 48
 MAPPING_CHAIN = 52
 MAPPING_KEY_LENGTH = 56
 MAPPING_VERSION_LENGTH = 60
+MAPPING_KEY_LO = 72  # digest of the key alone
+MAPPING_KEY_HI = 80
 MAPPING_TEXT = 128
 MAPPING_TEXT_MAX = 384
 MAPPING_SIZE = MAPPING_TEXT + MAPPING_TEXT_MAX

@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint32_t as u32, uint64_t as u64
 
-from . cimport atomics, flags, layout, page_ref, pagelist, wait
+from . cimport atomics, flags, kind, layout, page_ref, pagelist, wait
 from .atomics cimport mem_t
 
 

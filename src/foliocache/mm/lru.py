@@ -12,7 +12,7 @@ lock. That is what makes the try_get in ``isolate`` safe although isolate holds 
 import cython
 
 if not cython.compiled:
-    from . import atomics, flags, layout, page_ref, pagelist, wait
+    from . import atomics, flags, kind, layout, page_ref, pagelist, wait
 
 
 def setup(mem):
@@ -57,8 +57,8 @@ def isolate(mem, me):
 
 
 def pages(mem, queue):
-    """Pages on a queue now."""
-    return atomics.load_relaxed(mem, _pages(queue))
+    """Pages on a queue now; never more than there are."""
+    return min(atomics.load_relaxed(mem, _pages(queue)), atomics.npages(mem))
 
 
 def remember(mem, ino, index):
@@ -89,6 +89,8 @@ def _take_oldest(mem, queue):
     """Pin a queue's oldest folio and take it off. NIL when it was used since: it has another round in the main queue then; and
     when it could not be pinned, because somebody is destroying it."""
     pfn = pagelist.last(mem, _list(queue))
+    if pfn == layout.NIL:  # a list whose first word was damaged
+        return layout.NIL
     _remove(mem, pfn)
     if flags.clear(mem, atomics.folio_at(mem, pfn), layout.PG_REFERENCED):
         _add(mem, pfn, layout.QUEUE_MAIN)
@@ -110,9 +112,8 @@ def _remove(mem, pfn):
 
 
 def _account(mem, pfn, queue, sign):
-    order = atomics.read32(mem, atomics.folio_at(mem, pfn) + layout.F_KIND) >> layout.ORDER_SHIFT
     now = atomics.load_relaxed(mem, _pages(queue))
-    atomics.store_relaxed(mem, _pages(queue), now + sign * (1 << order))
+    atomics.store_relaxed(mem, _pages(queue), now + sign * (1 << kind.order(mem, pfn)))
 
 
 def _queue_of(mem, pfn):

@@ -1,7 +1,7 @@
 cimport cython
 from libc.stdint cimport int64_t, uint32_t as u32, uint64_t as u64
 
-from . cimport atomics, folio, layout, page_ref, slab, wait, xarray
+from . cimport atomics, folio, kind, layout, page_ref, slab, wait, xarray
 from .atomics cimport mem_t
 
 
@@ -23,13 +23,16 @@ cpdef u32 remove(mem_t mem, u32 me, u64 ino, u32 pfn) noexcept nogil
 cdef u32 _height(mem_t mem, u64 ino) noexcept nogil
 @cython.locals(left=u32)
 cdef u32 _add_folios(mem_t mem, u64 ino, int64_t n) noexcept nogil
+@cython.locals(found=u64, number=u32)
 cdef u32 _search(mem_t mem, u64 low, u64 high) noexcept nogil
 cdef u32 _make(mem_t mem, u32 me, u64 low, u64 high, u64 size, u32 order, u32 height, const char *text, u32 key_length,
                u32 version_length) noexcept nogil
+@cython.locals(found=u64, link=u64)
 cdef void _drop(mem_t mem, u32 me, u64 ino) noexcept nogil
 @cython.locals(alive=bint)
 cdef bint _is_alive(mem_t mem, u32 me, u64 ino) noexcept nogil
 cdef u64 _ino(mem_t mem, u32 number) noexcept nogil
+@cython.locals(mixed=u64)
 cdef u64 _tree_lock(u64 ino) noexcept nogil
 cdef u64 _bucket(mem_t mem, u64 low) noexcept nogil
 cdef void _count(mem_t mem, int64_t n) noexcept nogil

@@ -6,14 +6,14 @@ is never given twice and has the record's place in its low bits. Whoever acts on
 names, then asks whether the record is still this ino's (``lock``); one who finds it gone opens the object again.
 
 Two locks: TABLE_LOCK guards the hash chains, and is taken first; the tree locks are an array in the header, so that taking
-one never writes to a record's memory, which may be anybody's by then. A record is made and freed under both.
+one never writes to a record's memory, which may be anybody's by then. A record is made under the first and freed under both.
 
 A reader's walk starts at the record's head word without any of this: see ``xarray`` and ``filemap``.
 """
 import cython
 
 if not cython.compiled:
-    from . import atomics, folio, layout, page_ref, slab, wait, xarray
+    from . import atomics, folio, kind, layout, page_ref, slab, wait, xarray
 
 
 def setup(mem):
@@ -112,7 +112,7 @@ def folios(mem, ino):
 
 
 def _height(mem, ino):
-    return atomics.read32(mem, record(mem, ino) + layout.MAPPING_HEIGHT)
+    return min(atomics.read32(mem, record(mem, ino) + layout.MAPPING_HEIGHT), layout.XA_HEIGHT_MAX)
 
 
 def _add_folios(mem, ino, n):
@@ -124,10 +124,10 @@ def _add_folios(mem, ino, n):
 
 def _search(mem, low, high):
     number = atomics.read32(mem, _bucket(mem, low))
-    while number != layout.NIL:
-        found = slab.at(mem, layout.SLAB_MAPPINGS, number)
+    for _ in range(layout.CHAIN_MAX):
+        found = slab.at(mem, layout.SLAB_MAPPINGS, number) if number != layout.NIL else 0
         if found == 0:
-            return layout.NIL
+            break
         if atomics.read64(mem, found + layout.MAPPING_DIGEST_LO) == low and (
             atomics.read64(mem, found + layout.MAPPING_DIGEST_HI) == high
         ):
@@ -163,12 +163,14 @@ def _drop(mem, me, ino):
     """Unlink and free; under both locks."""
     number = ino & layout.OBJECT_MASK
     link = _bucket(mem, atomics.read64(mem, record(mem, ino) + layout.MAPPING_DIGEST_LO))
-    while atomics.read32(mem, link) != number:
+    for _ in range(layout.CHAIN_MAX):
+        if atomics.read32(mem, link) == number:
+            atomics.write32(mem, link, atomics.read32(mem, record(mem, ino) + layout.MAPPING_CHAIN))
+            break
         found = slab.at(mem, layout.SLAB_MAPPINGS, atomics.read32(mem, link))
         if found == 0:
-            return
+            break
         link = found + layout.MAPPING_CHAIN
-    atomics.write32(mem, link, atomics.read32(mem, record(mem, ino) + layout.MAPPING_CHAIN))
     atomics.store_release64(mem, record(mem, ino) + layout.MAPPING_INO, 0)
     _count(mem, -1)
     slab.free(mem, me, layout.SLAB_MAPPINGS, number)
@@ -190,7 +192,7 @@ def _is_alive(mem, me, ino):
         return False
     alive = (
         got == layout.GOT
-        and atomics.read32(mem, page + layout.F_KIND) == layout.TYPE_INODE
+        and kind.type(mem, pfn) == layout.TYPE_INODE
         and atomics.load_acquire64(mem, where + layout.MAPPING_INO) == ino
     )
     folio.put(mem, me, pfn)
@@ -202,7 +204,9 @@ def _ino(mem, number):
 
 
 def _tree_lock(ino):
-    return layout.TREE_LOCK + (ino & (layout.TREE_LOCKS - 1)) * layout.LINE
+    # The low bits of an ino are places in a page and leave gaps, so it is mixed first.
+    mixed = (ino * layout.HASH_MULTIPLIER & layout.HASH_MASK) >> 32
+    return layout.TREE_LOCK + (mixed & (layout.TREE_LOCKS - 1)) * layout.LINE
 
 
 def _bucket(mem, low):

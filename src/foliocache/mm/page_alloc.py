@@ -60,7 +60,7 @@ def setup(mem, me):
 def _take(mem, order):
     for larger in range(order, layout.MAX_ORDER + 1):
         pfn = pagelist.first(mem, _list(larger))
-        if pfn != layout.NIL:
+        if pfn != layout.NIL and _is_free(mem, pfn, larger):
             _remove(mem, pfn, larger)
             _split(mem, pfn, larger, order)
             _add_free(mem, -(1 << order))
@@ -87,7 +87,7 @@ def _merge(mem, pfn, order):
 
 
 def _is_free(mem, pfn, order):
-    if pfn >= atomics.npages(mem):
+    if pfn + (1 << order) > atomics.npages(mem):
         return False
     return atomics.read32(mem, atomics.folio_at(mem, pfn) + layout.F_BUDDY) == order + 1
 

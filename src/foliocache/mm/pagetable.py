@@ -4,7 +4,7 @@ A table is a folio of type TABLE, an array of words: 0, or a folio's pfn + 1, sh
 reference over to an entry, ``unmap`` clears the entry and then drops it. A mapped folio has a reference that reclaim cannot
 freeze, so it is never evicted.
 
-``gup_fast`` pins a folio through its entry without any lock, as the kernel's ``gup_fast_folio`` (``mm/gup.c``) does:
+``gup_fast`` pins a folio through its entry without any lock, as the kernel's ``gup_fast_pte_range`` (``mm/gup.c``) does:
 
 1. load the entry;  2. get the folio that it names;  3. load the entry again, and put the folio if it has changed.
 
@@ -15,7 +15,7 @@ mapped again, to whatever, between 1 and 3 is the folio that this entry names no
 import cython
 
 if not cython.compiled:
-    from . import atomics, folio, layout, page_ref, vmscan, xarray
+    from . import atomics, folio, kind, layout, page_ref, vmscan, xarray
 
 
 def create(mem, me, entries):
@@ -37,7 +37,7 @@ def create(mem, me, entries):
 
 def destroy(mem, me, table):
     """Unmap everything and drop the table."""
-    for entry in range(_capacity(mem, folio.order(mem, table))):
+    for entry in range(_capacity(mem, kind.order(mem, table))):
         unmap(mem, me, table, entry)
     folio.put(mem, me, table)
 

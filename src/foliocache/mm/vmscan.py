@@ -15,7 +15,7 @@ After the kernel's ``mm/vmscan.c`` (``__remove_mapping``).
 import cython
 
 if not cython.compiled:
-    from . import atomics, client, flags, folio, layout, lru, mapping, page_alloc, page_ref
+    from . import atomics, client, flags, folio, kind, layout, lru, mapping, page_alloc, page_ref
 
 
 def alloc_folio(mem, me, order):
@@ -51,7 +51,7 @@ def evict(mem, me, pfn):
     at = atomics.folio_at(mem, pfn)
     ino = atomics.read64(mem, at + layout.F_INO)
     index = atomics.read64(mem, at + layout.F_INDEX)
-    order = folio.order(mem, pfn)
+    order = kind.order(mem, pfn)
     if not mapping.lock(mem, me, ino):
         folio.put(mem, me, pfn)
         return 0
@@ -99,10 +99,10 @@ def _evict_range(mem, me, pfn, end):
         if got == layout.DEAD:  # free, a tail page, or on its way out
             pfn += 1
             continue
-        if got != layout.GOT or not folio.is_file(mem, pfn):
+        if got != layout.GOT or kind.type(mem, pfn) != layout.TYPE_FILE:
             folio.put(mem, me, pfn)
             return
-        size = 1 << folio.order(mem, pfn)
+        size = 1 << kind.order(mem, pfn)
         if evict(mem, me, pfn) == 0:
             return
         pfn += size

@@ -1,0 +1,151 @@
+"""One execution again, from a string: for looking at it, with names and source lines, and for telling others about it.
+
+The string has a token for each event: what a read takes (``i``, the initial value, or thread.event), where a write stands in its
+location's order (``w3``), what was chosen (``c1``), ``f`` for a fence. Threads are separated by slashes. It is complete: no search.
+"""
+import sys
+from pathlib import Path
+
+from .graph import CHOICE, FENCE, READ, Graph
+from .machine import Machine
+from .memory import Blocked, Failure
+
+HERE = Path(__file__).parent
+ENGINE = {str(HERE / name) for name in ("machine.py", "replay.py", "memory.py", "graph.py")}
+FACADES = {str(HERE / "atomics.py"), str(HERE / "plain.py")}
+
+
+def encode(found):
+    """The replay string of a failure: its graph, and the thread that fails after it (``-`` if it is the final state)."""
+    graph = found.graph
+    ranks = {w: rank for writes in graph.mo.values() for rank, w in enumerate(writes)}
+    threads = (",".join(_token(e, ranks) for e in events) for events in graph.threads)
+    return "/".join([str(found.thread) if found.thread is not None else "-", *threads])
+
+
+def _token(e, ranks):
+    if e.kind is READ:
+        return "i" if e.rf.thread < 0 else f"{e.rf.thread}.{e.rf.index}"
+    if e.kind is FENCE:
+        return "f"
+    return f"c{e.value}" if e.kind is CHOICE else f"w{ranks[e]}"
+
+
+class Replayer(Machine):
+    def __init__(self, explorer, geometry, initial, script):
+        super().__init__(explorer, geometry, initial, len(script))
+        self.script, self.rank, self.free = script, {}, False
+
+    def event(self, kind, loc, order):
+        e = super().event(kind, loc, order)
+        e.op = site()
+        return e
+
+    def token(self):
+        """What the script says about the next event; None once the thread that fails is on its own."""
+        script = self.script[self.thread]
+        if self.n < len(script):
+            return script[self.n]
+        if self.free:
+            return None
+        raise Blocked("script")
+
+    def new_read(self, loc, order, ex, satisfied=None):
+        token = self.token()
+        if token is None:
+            return super().new_read(loc, order, ex, satisfied)
+        writes = self.messages(loc)
+        if token == "i":
+            source = writes[0]
+        else:
+            t, index = map(int, token.split("."))
+            if index >= len(self.graph.threads[t]):
+                raise Blocked("script")
+            source = self.graph.threads[t][index]
+        e = self.event(READ, loc, order)
+        e.ex = ex
+        return self.append(self.reading(e, source))
+
+    def take(self, choices):
+        token = self.token()
+        if token is None:
+            return super().take(choices)
+        if token[0] == "c":
+            return self.append(choices[int(token[1:])][0])
+        e = choices[0][0]
+        rank = self.rank[e] = int(token[1:])
+        writes = self.graph.mo[e.loc]
+        writes.insert(sum(self.rank.get(w, 0) <= rank for w in writes), e)
+        return self.append(e)
+
+    def places(self, graph, e):
+        return [None] if self.token() is not None else super().places(graph, e)
+
+    def write(self, loc, value):
+        if self.i == self.n and (token := self.token()) is not None:
+            super().write(loc, value)
+            self.rank[self.log[-1]] = int(token[1:])
+        else:
+            super().write(loc, value)
+
+    def read(self, loc):
+        if self.i == self.n:
+            self.token()
+        return super().read(loc)
+
+    def fence(self, order):
+        if self.i == self.n:
+            self.token()
+        super().fence(order)
+
+
+class _Nobody:
+    """Stands in for the explorer where nothing is explored."""
+
+    def __init__(self, explorer):
+        self.model, self.timeouts, self.names, self.name = explorer.model, explorer.timeouts, explorer.names, explorer.name
+
+    def push(self, graph, choices):
+        pass
+
+    def revisit(self, machine, graph, write):
+        pass
+
+
+def site():
+    """(facade function, module.function, file, line) of the operation that is being performed."""
+    frame, op = sys._getframe(2), None
+    while frame.f_code.co_filename in ENGINE:
+        op, frame = frame.f_code.co_name, frame.f_back
+    while frame.f_code.co_filename in FACADES:
+        op, frame = frame.f_code.co_name, frame.f_back
+    code = frame.f_code
+    file = Path(code.co_filename)
+    return op, f"{file.stem}.{code.co_name}", f"{file.parent.name}/{file.name}", frame.f_lineno
+
+
+def replay(program, model, text):
+    """Run that execution: its graph, whose events know their place in the source, and the failure that it ends in (or None)."""
+    failing, *scripts = text.split("/")
+    explorer = program.explorer(model)
+    machine = Replayer(_Nobody(explorer), program.geometry, program.start, [s.split(",") if s else [] for s in scripts])
+    graph = Graph(len(program.threads))
+    size, failed = -1, None
+    while size < graph.stamp:
+        size = graph.stamp
+        for t, body in enumerate(program.threads):
+            try:
+                machine.run(graph, t, body, t in program.mortal)
+            except Failure as failure:  # the last word of the thread that fails; the others go on to where they were
+                failed = failure
+    if failed:
+        return graph, failed
+    try:
+        if failing != "-":
+            machine.free = True
+            machine.run(graph, int(failing), program.threads[int(failing)], int(failing) in program.mortal)
+        else:
+            explorer.complete(graph)
+    except Failure as failure:
+        return graph, failure
+    return graph, None

@@ -1,0 +1,222 @@
+"""The reference word alone: who destroys, what is destroyed, and what late getters do to it (design section 2, rules 1-3, 6)."""
+from ..mutation import Edit, Replace
+from ..program import Program
+from ..scenario import ALL, WEAK, Bug, scenario
+from . import stage
+
+RELAXED_SUB = Edit("page_ref", "put", "fetch_sub_release", "fetch_sub_relaxed")
+RELAXED_FREEZE = Edit("page_ref", "put", "cmpxchg_acquire", "cmpxchg_relaxed")
+RELAXED_INIT = Edit("page_ref", "init", "store_release", "store_relaxed")
+
+# The kernel before the series: zero is dead, and a getter must not touch it, so it loops.
+MAINLINE = (
+    Replace("page_ref", "try_get", """
+        def try_get(mem, folio):
+            old = atomics.load_relaxed(mem, folio + layout.F_REF)
+            while old != 0 and not old & layout.FROZEN:
+                found = atomics.cmpxchg_acquire(mem, folio + layout.F_REF, old, old + 1)
+                if found == old:
+                    return layout.GOT
+                old = found
+            return layout.DEAD
+    """),
+    Replace("page_ref", "put", """
+        def put(mem, folio):
+            if atomics.fetch_sub_release(mem, folio + layout.F_REF, 1) != 1:
+                return False
+            atomics.fence_acquire()
+            return True
+    """),
+)  # fmt: skip
+CMPXCHG_LOOP = MAINLINE[:1]
+# The series' v4: as ours, but a failed getter leaves its count behind, and the allocator's store cleans up.
+V4 = (Replace("page_ref", "_refuse", """
+    def _refuse(mem, folio, old):
+        return layout.DEAD if old & layout.FROZEN else layout.SATURATED
+"""),)  # fmt: skip
+
+SCHEMES = {"mainline": Bug(MAINLINE), "cmpxchg-loop": Bug(CMPXCHG_LOOP), "v4": Bug(V4)}
+
+TYPE_BEFORE = Replace("folio", "put", """
+    def put(mem, me, pfn):
+        kind = atomics.read32(mem, atomics.folio_at(mem, pfn) + layout.F_KIND)
+        if page_ref.put(mem, atomics.folio_at(mem, pfn)):
+            now = atomics.read32(mem, atomics.folio_at(mem, pfn) + layout.F_KIND)
+            assert kind == now, f"the destructor of type {kind} runs on a folio of type {now}"
+            destroy(mem, me, pfn)
+""")  # fmt: skip
+FREE_STORES_ZERO = Replace("page_alloc", "free", f"""
+    def free(mem, me, pfn, order):
+        atomics.poison(mem, pfn)
+        assert atomics.exchange_release(mem, {stage.FREE}, 1) == 0, "the page is freed twice"
+        page_ref.init(mem, atomics.folio_at(mem, pfn), 0)
+""")  # fmt: skip
+
+
+def live(core, references, type):
+    """Setup: page 0 is a folio with that many references."""
+
+    def setup(mem):
+        core.folio.prepare(mem, 0, type, 0, 0, 0, 0)
+        core.page_ref.init(mem, core.atomics.folio_at(mem, 0), references)
+        stage.fill(mem, 0, type)
+
+    return setup
+
+
+def all_free(core):
+    """In the end the page is free, and a getter is refused."""
+
+    def final(mem, results):
+        assert mem.values.get(stage.FREE) == 1, "the page is lost: nobody destroyed it"
+        got = core.page_ref.try_get(mem, core.atomics.folio_at(mem, 0))
+        assert got == core.layout.DEAD, "the free page can be got"
+
+    return final
+
+
+def dropper(core, me):
+    def put(mem):
+        stage.look(mem, 0)
+        core.folio.put(mem, me, 0)
+
+    return put
+
+
+def optimist(core, me):
+    def get_use_put(mem):
+        if core.page_ref.try_get(mem, core.atomics.folio_at(mem, 0)) == core.layout.GOT:
+            stage.look(mem, 0)
+            core.folio.put(mem, me, 0)
+            return "got"
+        return "refused"
+
+    return get_use_put
+
+
+def reuser(core, me, type):
+    def reuse(mem):
+        pfn = core.page_alloc.alloc(mem, me, 0)
+        if pfn == core.layout.NIL:
+            return "nothing free"
+        core.folio.prepare(mem, pfn, type, 0, 0, 0, 0)
+        stage.fill(mem, pfn, type)
+        core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
+        core.folio.put(mem, me, pfn)
+        return "reused"
+
+    return reuse
+
+
+def program(core, setup, threads, final=None):
+    return Program(threads, setup, final, stage.geometry(), names=stage.names)
+
+
+@scenario(
+    "put/parallel",
+    stand_ins=stage.ONE_PAGE,
+    bugs={
+        "sub-relaxed": Bug((RELAXED_SUB,), WEAK, "a holder's last look at the page is not ordered before the destructor"),
+        "freeze-relaxed": Bug((RELAXED_FREEZE,), WEAK, "the destructor is not ordered after the other holders' last looks"),
+    },
+    variants=SCHEMES,
+)  # fmt: skip
+def put_parallel(core):
+    """Two holders drop their references at once: one destructor, after both have finished with the page."""
+    return program(core, live(core, 2, core.layout.TYPE_FILE), [dropper(core, 1), dropper(core, 2)], all_free(core))
+
+
+@scenario(
+    "put/revive",
+    stand_ins=stage.ONE_PAGE,
+    bugs={
+        "no-freeze": Bug((Replace("page_ref", "put", """
+            def put(mem, folio):
+                return atomics.fetch_sub_acq_rel(mem, folio + layout.F_REF, 1) == 1
+        """),), ALL, "everybody who makes the count zero destroys: a revived zero is destroyed twice"),
+        "sub-relaxed": Bug((RELAXED_SUB,), WEAK, "the optimist's look is not ordered before another's destructor"),
+        "freeze-relaxed": Bug((RELAXED_FREEZE,), WEAK, ""),
+        "freeze-unheeded": Bug((Edit("page_ref", "put", "FROZEN) == 0", "FROZEN) >= 0"),), ALL, "who loses the freeze destroys, too"),
+    },
+    variants=SCHEMES,
+)  # fmt: skip
+def put_revive(core):
+    """The last holder drops; two getters may revive the zero, each drops it again. Exactly one of the three destroys."""
+    threads = [dropper(core, 1), optimist(core, 2), optimist(core, 3)]
+    return program(core, live(core, 1, core.layout.TYPE_FILE), threads, all_free(core))
+
+
+@scenario(
+    "put/aba",
+    stand_ins=stage.ONE_PAGE,
+    bugs={
+        "type-before-freeze": Bug((TYPE_BEFORE,), ALL, "the thread's race: a second zero is taken for the first"),
+        "sub-relaxed": Bug((RELAXED_SUB,), WEAK),
+        "freeze-relaxed": Bug((RELAXED_FREEZE,), WEAK),
+        "init-relaxed": Bug((RELAXED_INIT,), WEAK, "a late getter is not ordered after the set-up of the new life"),
+        "free-stores-zero": Bug((FREE_STORES_ZERO,), ALL, "a late getter revives a free page"),
+        "add-relaxed": Bug((Edit("page_ref", "try_get", "fetch_add_acquire", "fetch_add_relaxed"),), WEAK),
+    },
+    variants=SCHEMES,
+)  # fmt: skip
+def put_aba(core):
+    """The thread's T1, T2, T3. T1 drops 1 -> 0 and sleeps before its cmpxchg. T2 gets 0 -> 1, uses the page, drops it and frees it. T3
+    allocates it as another type and drops it to 0. T1 wakes, and its cmpxchg succeeds on the other zero."""
+    threads = [dropper(core, 1), optimist(core, 2), reuser(core, 3, core.layout.TYPE_NODE)]
+    return program(core, live(core, 1, core.layout.TYPE_FILE), threads, all_free(core))
+
+
+@scenario(
+    "freeze/gets",
+    stand_ins=stage.ONE_PAGE,
+    bugs={
+        "freeze-relaxed": Bug((Edit("page_ref", "freeze", "cmpxchg_acquire", "cmpxchg_relaxed"),), WEAK),
+        "freeze-by-store": Bug((Replace("page_ref", "freeze", """
+            def freeze(mem, folio, n):
+                if atomics.load_acquire(mem, folio + layout.F_REF) != n:
+                    return False
+                atomics.store_relaxed(mem, folio + layout.F_REF, layout.FROZEN)
+                return True
+        """),), ALL, "a get between the look and the store is lost"),
+        "unfreeze-relaxed": Bug((Edit("page_ref", "unfreeze", "store_release", "store_relaxed"),), WEAK),
+        "add-relaxed": Bug((Edit("page_ref", "try_get", "fetch_add_acquire", "fetch_add_relaxed"),), WEAK),
+        "reset-by-store": Bug((Edit("page_ref", "_refuse",
+            "atomics.cmpxchg_relaxed(mem, folio + layout.F_REF, old + 1, layout.FROZEN)",
+            "atomics.store_relaxed(mem, folio + layout.F_REF, layout.FROZEN)"),), ALL, "the reset hits the next life's count"),
+        "reset-by-sub": Bug((Edit("page_ref", "_refuse",
+            "atomics.cmpxchg_relaxed(mem, folio + layout.F_REF, old + 1, layout.FROZEN)",
+            "atomics.fetch_sub_relaxed(mem, folio + layout.F_REF, 1)"),), ALL, "the reset takes a reference of the next life"),
+    },
+    variants={},
+)  # fmt: skip
+def freeze_gets(core):
+    """Reclaim freezes a folio with one reference and changes it, then gives it back; two getters come at any time."""
+    at = stage.MEMMAP
+
+    def reclaim(mem):
+        if not core.page_ref.freeze(mem, at, 1):
+            return False
+        stage.fill(mem, 0, "changed")
+        core.page_ref.unfreeze(mem, at, 1)
+        return True
+
+    def final(mem, results):
+        assert core.page_ref.count(mem, at) == 1, f"the word is {core.page_ref.count(mem, at):#x}, not 1"
+
+    threads = [reclaim, optimist(core, 2), optimist(core, 3)]
+    return program(core, live(core, 1, core.layout.TYPE_FILE), threads, final)
+
+
+@scenario("get/overflow", bugs={"no-reset": Bug(V4, ALL, "the word creeps on")}, variants={})
+def get_overflow(core):
+    """Failed getters leave the frozen word as it was, however they overlap: its excess is bounded by those under way."""
+    at = stage.MEMMAP
+
+    def getter(mem):
+        assert core.page_ref.try_get(mem, at) == core.layout.DEAD
+        assert core.page_ref.try_get(mem, at) == core.layout.DEAD
+
+    def final(mem, results):
+        assert core.page_ref.count(mem, at) == core.layout.FROZEN, f"the word is {core.page_ref.count(mem, at):#x}"
+
+    return program(core, lambda mem: core.page_ref.init(mem, at, core.layout.FROZEN), [getter, getter], final)

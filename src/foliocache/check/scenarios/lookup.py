@@ -1,0 +1,223 @@
+"""Lookup against removal and reuse (design section 2, rules 4 and 5), and the question whether there are enough barriers.
+
+One slot (an XArray of height 0), one page. A remover takes the folio out and drops it; a reuser sets the page up as another folio
+in another slot, or in the same one; getters come at any time. All of it is shipped code: ``filemap.find_get``, ``xarray.erase`` and
+``store``, ``folio.prepare`` and ``put``, ``page_ref``. The allocator alone is a stand-in (one word).
+"""
+from ..mutation import Edit, Replace
+from ..program import Program
+from ..scenario import ALL, WEAK, Bug, scenario
+from . import counting, stage
+
+INDEX = 0
+ONE_TRY = {"FIND_RETRIES": 1}
+PARTS = stage.ONE_PAGE + stage.TREE
+
+NO_RECHECK = Edit("filemap", "find_get", " and xarray.reload(mem, slot) == pfn and folio.is_identity(mem, pfn, ino, index)", "")
+SLOT_ONLY = Edit("filemap", "find_get", " and folio.is_identity(mem, pfn, ino, index)", "")
+IDENTITY_ONLY = Edit("filemap", "find_get", " and xarray.reload(mem, slot) == pfn", "")
+DROP_FIRST = Replace("filemap", "remove", """
+    def remove(mem, me, ino, pfn):
+        folio.put(mem, me, pfn)
+        mapping.remove(mem, me, ino, pfn)
+""")
+GUP_NO_RECHECK = Edit("pagetable", "gup_fast", " and xarray.reload(mem, slot) == pfn", "")
+UNMAP_DROP_FIRST = Replace("pagetable", "unmap", """
+    def unmap(mem, me, table, entry):
+        pfn = xarray.pfn_of(mem, atomics.load_relaxed(mem, _entry(mem, table, entry)))
+        folio.put(mem, me, pfn)
+        atomics.exchange_relaxed(mem, _entry(mem, table, entry), 0)
+        return True
+""")
+CLEAR = "    if level == 0:\n        atomics.store_{}(mem, slot, 0)"
+
+# One order at a time, the whole path of a reference from publication to destruction.
+BARRIERS = {
+    "publish-relaxed": Edit("xarray", "_publish", "store_release", "store_relaxed"),
+    "load-relaxed": Edit("xarray", "load", "load_acquire", "load_relaxed"),
+    "add-relaxed": Edit("page_ref", "try_get", "fetch_add_acquire", "fetch_add_relaxed"),
+    "clear-relaxed": Edit("xarray", "_erase", CLEAR.format("release"), CLEAR.format("relaxed")),
+    "sub-relaxed": counting.RELAXED_SUB,
+    "freeze-relaxed": counting.RELAXED_FREEZE,
+    "init-relaxed": counting.RELAXED_INIT,
+}
+
+
+def weakened(weak, *right):
+    """The barrier table of a scenario: the weakenings it must catch, and those it can do without."""
+    bugs = {name: Bug((BARRIERS[name],), WEAK) for name in weak}
+    return bugs, {name: Bug((BARRIERS[name],)) for name in right}
+
+
+def published(core):
+    """Setup: page 0 is a FILE folio in the slot; the slot has a reference, and so has the remover."""
+
+    def setup(mem):
+        core.page_ref.init(mem, core.atomics.folio_at(mem, 1), 1)
+        core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, stage.INO, INDEX, 1)
+        stage.fill(mem, 0, stage.INO)
+        core.page_ref.init(mem, stage.MEMMAP, 2)
+        core.mapping.insert(mem, 0, stage.INO, INDEX, 0)
+
+    return setup
+
+
+def getter(core, me):
+    def get(mem):
+        pfn = core.filemap.find_get(mem, me, stage.INO, stage.HEAD, 0, INDEX)
+        if pfn == core.layout.NIL:
+            return "miss"
+        content = stage.look(mem, pfn)
+        assert content == stage.INO, "the getter was given another mapping's page"
+        core.folio.put(mem, me, pfn)
+        return "hit"
+
+    return get
+
+
+def remover(core, me):
+    def remove(mem):
+        core.filemap.remove(mem, me, stage.INO, 0)
+        core.folio.put(mem, me, 0)
+
+    return remove
+
+
+def reuser(core, me, head):
+    def reuse(mem):
+        pfn = core.page_alloc.alloc(mem, me, 0)
+        if pfn == core.layout.NIL:
+            return "nothing free"
+        core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, stage.OTHER_INO, INDEX, 1)
+        stage.fill(mem, pfn, stage.OTHER_INO)
+        core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
+        core.xarray.store(mem, me, head, 0, INDEX, pfn, stage.OTHER_INO)
+        return "reused"
+
+    return reuse
+
+
+def one_owner(core):
+    """In the end either the page is free, or it was reused and has the one reference of its new slot."""
+
+    def final(mem, results):
+        if mem.values.get(stage.FREE, 0):
+            got = core.page_ref.try_get(mem, stage.MEMMAP)
+            assert got == core.layout.DEAD, "the free page can be got"
+        else:
+            assert "reused" in results, "the page is lost: nobody destroyed it"
+            word = core.page_ref.count(mem, stage.MEMMAP)
+            assert word == 1, f"the word is {word:#x}, not 1"
+
+    return final
+
+
+def program(core, threads, setup=published):
+    return Program(threads, setup(core), one_owner(core), stage.geometry(), names=stage.names)
+
+
+NEEDED, NOT_NEEDED = weakened(("add-relaxed", "sub-relaxed", "freeze-relaxed", "init-relaxed", "publish-relaxed", "load-relaxed", "clear-relaxed"))
+
+
+@scenario(
+    "lookup/reuse",
+    ONE_TRY,
+    PARTS,
+    bugs={
+        "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns whatever the page has become"),
+        "drop-before-unpublish": Bug((DROP_FIRST,), ALL, "the page is free while its slot still names it"),
+        "identity-only": Bug((IDENTITY_ONLY,), ALL),
+        "slot-only": Bug((SLOT_ONLY,), ALL),
+        **NEEDED,
+    },
+    variants={**counting.SCHEMES, **NOT_NEEDED},
+)
+def lookup_reuse(core):
+    """A getter, the remover, and a reuser who puts the page into another slot as another folio."""
+    return program(core, [getter(core, 1), remover(core, 2), reuser(core, 3, stage.OTHER)])
+
+
+@scenario(
+    "lookup/same-slot",
+    ONE_TRY,
+    PARTS,
+    bugs={
+        "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns whatever the page has become"),
+        "slot-only": Bug((SLOT_ONLY,), ALL, "the same slot names the same page, as another mapping's"),
+        "identity-only": Bug((IDENTITY_ONLY,), ALL),
+        **NEEDED,
+    },
+    variants={**counting.SCHEMES, **NOT_NEEDED},
+)
+def lookup_same_slot(core):
+    """As lookup/reuse, but the slot's memory, too, is used again: it names the same page, which is another mapping's now."""
+    return program(core, [getter(core, 1), remover(core, 2), reuser(core, 3, stage.HEAD)])
+
+
+@scenario("lookup/two-getters", ONE_TRY, PARTS)
+def lookup_two(core):
+    """Two getters, remover, reuser."""
+    return program(core, [remover(core, 3), reuser(core, 4, stage.OTHER), getter(core, 1), getter(core, 2)])
+
+
+@scenario("lookup/three-getters", ONE_TRY, PARTS)
+def lookup_three(core):
+    """Three getters, remover, reuser."""
+    return program(core, [remover(core, 4), reuser(core, 5, stage.OTHER), *(getter(core, me) for me in (1, 2, 3))])
+
+
+# The page table: page 1 is a table, and its first entry is what mapping heads are above.
+
+
+def mapped(core):
+    def setup(mem):
+        core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, stage.INO, INDEX, 1)
+        stage.fill(mem, 0, "mapped")
+        core.page_ref.init(mem, stage.MEMMAP, 1)
+        core.pagetable.map(mem, 1, 0, 0)
+
+    return setup
+
+
+def fast_getter(core, me):
+    def gup(mem):
+        pfn = core.pagetable.gup_fast(mem, me, 1, 0)
+        if pfn == core.layout.NIL:
+            return "miss"
+        content = stage.look(mem, pfn)
+        assert content == "mapped", f"the entry never named {content}"
+        core.folio.put(mem, me, pfn)
+        return "hit"
+
+    return gup
+
+
+def unmapper(core, me):
+    return lambda mem: core.pagetable.unmap(mem, me, 1, 0)
+
+
+@scenario(
+    "gup/unmap-reuse",
+    ONE_TRY,
+    PARTS,
+    bugs={
+        "no-recheck": Bug((GUP_NO_RECHECK,), ALL, "the getter returns whatever the page has become"),
+        "drop-before-clear": Bug((UNMAP_DROP_FIRST,), ALL, "the page is free while its entry still names it"),
+        "sub-relaxed": Bug((BARRIERS["sub-relaxed"],), WEAK),
+        "freeze-relaxed": Bug((BARRIERS["freeze-relaxed"],), WEAK),
+        "init-relaxed": Bug((BARRIERS["init-relaxed"],), WEAK),
+        "add-relaxed": Bug((BARRIERS["add-relaxed"],), WEAK),
+        "load-relaxed": Bug((BARRIERS["load-relaxed"],), WEAK),
+        "map-relaxed": Bug((Edit("pagetable", "map", "cmpxchg_release", "cmpxchg_relaxed"),), WEAK),
+    },
+    variants=counting.SCHEMES,
+)
+def gup_unmap_reuse(core):
+    """gup_fast against unmap, and the page is used again elsewhere."""
+    return program(core, [fast_getter(core, 1), unmapper(core, 2), reuser(core, 3, stage.OTHER)], mapped)
+
+
+@scenario("gup/two-unmaps", ONE_TRY, PARTS, bugs={"drop-before-clear": Bug((UNMAP_DROP_FIRST,), ALL)}, variants=counting.SCHEMES)
+def gup_two_unmaps(core):
+    """Two unmap the same entry at once, against gup_fast: one of them drops its reference."""
+    return program(core, [fast_getter(core, 1), unmapper(core, 2), unmapper(core, 3)], mapped)

@@ -1,0 +1,76 @@
+"""What the scenarios share: a tiny segment, page contents, and stand-ins for parts that a scenario is not about.
+
+Contents of pages live in cells of their own, not at offsets: a late walker of the XArray may load a word that is file data by
+now, which the protocol allows (it proves what it found elsewhere) and which would otherwise count as a race.
+"""
+from ..mutation import Replace
+
+MEMMAP, DATA, CLIENTS, BUCKETS, GHOSTS = 0x10000, 0x20000, 0x30000, 0x40000, 0x50000
+# Two mappings, of height 0: their records are the first two objects of page 1, and each one's head is its only slot.
+INO, OTHER_INO = 7 << 31 | 16, 8 << 31 | 17
+HEAD, OTHER = DATA + 0x1000, DATA + 0x1200
+FREE = 0x70000  # the stand-in allocator's word: 1 while page 0 is free
+
+
+def geometry(pages=2):
+    return {
+        "npages": pages, "page_shift": 12, "nclients": 4, "nbuckets": 1, "nghosts": 1, "memmap": MEMMAP, "data": DATA,
+        "clients": CLIENTS, "buckets": BUCKETS, "ghosts": GHOSTS,
+    }  # fmt: skip
+
+
+# The mapping is there, and nobody else changes it: what matters is the order of what goes on inside.
+TREE = (
+    Replace("mapping", "lock", """
+        def lock(mem, me, ino):
+            return True
+    """),
+    Replace("mapping", "unlock", """
+        def unlock(mem, ino):
+            pass
+    """),
+    Replace("mapping", "release", """
+        def release(mem, me, ino):
+            pass
+    """),
+)  # fmt: skip
+
+FIELDS = {0: "ref", 4: "flags", 8: "kind", 12: "owner", 16: "ino", 24: "index", 32: "attached", 36: "length", 48: "buddy", 52: "queue"}
+
+
+def names(loc):
+    """Offsets as the reader knows them."""
+    if isinstance(loc, tuple):
+        return {"page": "content of page {}", "futex": "sleepers on [{}]", "dead": "death of T{}"}[loc[0]].format(loc[1])
+    known = {HEAD: "slot", OTHER: "slot'", FREE: "free"}.get(loc)
+    if known is None and MEMMAP <= loc < DATA:
+        pfn, field = divmod(loc - MEMMAP, 64)
+        known = f"{FIELDS.get(field, f'word {field}')}{pfn or ''}"
+    return known
+
+
+def look(mem, pfn):
+    """Read a page's content."""
+    return mem.read(("page", pfn))
+
+
+def fill(mem, pfn, content):
+    mem.write(("page", pfn), content)
+
+
+# The allocator as one word, and no queues: for scenarios about references. The real ones have scenarios of their own.
+ONE_PAGE = (
+    Replace("page_alloc", "alloc", f"""
+        def alloc(mem, me, order):
+            return 0 if atomics.cmpxchg_acquire(mem, {FREE}, 1, 0) == 1 else layout.NIL
+    """),
+    Replace("page_alloc", "free", f"""
+        def free(mem, me, pfn, order):
+            atomics.poison(mem, pfn)
+            assert atomics.exchange_release(mem, {FREE}, 1) == 0, "the page is freed twice"
+    """),
+    Replace("lru", "remove", """
+        def remove(mem, me, pfn):
+            pass
+    """),
+)  # fmt: skip

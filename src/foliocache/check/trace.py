@@ -1,0 +1,186 @@
+"""An execution as a story: its steps in one order, a column for each thread.
+
+A graph is not a schedule. Among its schedules the one is told that needs the fewest oddities (a load of a message that is not the
+newest any more, a store that lands behind a later one), and among those the one with the fewest preemptions. Under ``sc`` there are no
+oddities at all.
+"""
+import dataclasses
+import heapq
+import textwrap
+
+from .graph import CHOICE, FENCE, READ, WRITE
+
+ODD, SWITCH, CHANGE = 1000, 10, 1
+STATES = 300_000
+WIDTH = 40
+
+
+@dataclasses.dataclass
+class Step:
+    thread: int
+    events: list
+    number: int = 0
+    text: str = ""
+    note: str = ""
+    where: str = ""
+
+
+def _same_writer(before, e):
+    return before.plain and before.kind is WRITE and before.op is not None and before.op[1] == e.op[1]
+
+
+def steps(graph):
+    """The events of each thread; the halves of a read-modify-write are one step, and so are plain stores by one function in a row."""
+    columns = []
+    for t, events in enumerate(graph.threads):
+        column = []
+        for e in events:
+            if e.kind is WRITE and e.ex and column and column[-1].events[-1].ex and column[-1].events[-1].loc == e.loc:
+                column[-1].events.append(e)
+            elif e.plain and e.kind is WRITE and column and _same_writer(column[-1].events[-1], e):
+                column[-1].events.append(e)
+            else:
+                column.append(Step(t, [e]))
+        columns.append(column)
+    return columns
+
+
+def order(graph):
+    """The steps in the order in which they are told, and how many preemptions that takes."""
+    columns = steps(graph)
+    rank = {w: i for writes in graph.mo.values() for i, w in enumerate(writes)}
+    home = {e: (s.thread, i) for column in columns for i, s in enumerate(column) for e in s.events}
+    start = (0,) * len(columns)
+    end = tuple(map(len, columns))
+    best, came = {(start, None): 0}, {}
+    heap = [(0, start, -1)]
+    while heap:
+        cost, at, last = heapq.heappop(heap)
+        if at == end:
+            return _walk(columns, came, (at, last)), cost // SWITCH % (ODD // SWITCH)
+        if len(best) > STATES:
+            break
+        for t, column in enumerate(columns):
+            if at[t] == len(column) or not _ready(column[at[t]], home, at):
+                continue
+            price = cost + ODD * _odd(column[at[t]], graph, rank, home, at)
+            if last not in (-1, t):
+                price += SWITCH if at[last] < len(columns[last]) else CHANGE
+            state = (at[:t] + (at[t] + 1,) + at[t + 1 :], t)
+            if price < best.get(state, price + 1):
+                best[state] = price
+                came[state] = (at, last)
+                heapq.heappush(heap, (price, *state))
+    flat = sorted((s for column in columns for s in column), key=lambda s: s.events[0].stamp)
+    return flat, None
+
+
+def _walk(columns, came, state):
+    told = []
+    while state in came:
+        before = came[state]
+        told.append(columns[state[1]][before[0][state[1]]])
+        state = before
+    return told[::-1]
+
+
+def _ready(step, home, at):
+    return all(e.rf is None or e.rf.thread < 0 or _done(e.rf, home, at) for e in step.events)
+
+
+def _done(e, home, at):
+    t, i = home[e]
+    return i < at[t]
+
+
+def _odd(step, graph, rank, home, at):
+    count = 0
+    for e in step.events:
+        if e.kind is READ or e.kind is WRITE:
+            place = rank[e.rf if e.kind is READ else e]
+            count += any(_done(w, home, at) for w in graph.mo[e.loc][place + 1 :] if w not in step.events)
+    return count
+
+
+def tell(graph, program):
+    """The steps with their texts, in order, and the number of preemptions."""
+    told, preemptions = order(graph)
+    number = {}
+    newest = {}
+    for count, step in enumerate(told, 1):
+        step.number = count
+        _describe(step, program, number, newest, graph)
+        for e in step.events:
+            number[e] = count
+    return told, preemptions
+
+
+VERBS = {"fetch_add": "add", "fetch_sub": "sub", "fetch_or": "or", "fetch_and": "and", "read": "read", "write": "write"}
+
+
+def _describe(step, program, number, newest, graph):
+    e, last = step.events[0], step.events[-1]
+    op, function, file, line = e.op
+    step.where = f"{file}:{line}"
+    verb = op.replace("_relaxed", "").replace("_acquire", "").replace("_release", "").replace("_seq_cst", "").removesuffix("64")
+    verb = VERBS.get(verb.removesuffix("32"), verb.removesuffix("32"))
+    if e.kind is FENCE:
+        step.text = f"{function}  fence ({e.order})"
+    elif e.kind is CHOICE:
+        step.text = f"{function}  chooses {e.value}" if op != "mortality" else ("dies here" if e.value else "lives on")
+    elif e.plain and len(step.events) > 1:
+        step.text = f"{function}  write " + ", ".join(program.name(w.loc) for w in step.events)
+    else:
+        name = program.name(e.loc)
+        shown = f"[{show(e.value)}]" if last is e else f"[{show(e.value)} -> {show(last.value)}]"
+        if e.kind is READ and e.ex and last is e:
+            shown += " fails"
+        step.text = f"{function}  {verb} {name} {shown}"
+        step.note = _staleness(e, last, number, newest, graph)
+        for w in step.events:
+            if w.kind is WRITE and (w.loc not in newest or graph.mo[w.loc].index(w) > graph.mo[w.loc].index(newest[w.loc])):
+                newest[w.loc] = w
+
+
+def _staleness(e, last, number, newest, graph):
+    top = newest.get(e.loc)
+    if top is None:
+        return ""
+    writes = graph.mo[e.loc]
+    if e.kind is READ and writes.index(e.rf) < writes.index(top):
+        source = f"step {number[e.rf]}" if e.rf in number else "the start"
+        return f"stale: reads from {source}, though step {number[top]} has stored {show(top.value)}"
+    if last.kind is WRITE and writes.index(last) < writes.index(top):
+        return f"lands before the store of step {number[top]}"
+    return ""
+
+
+def show(value):
+    if isinstance(value, int):
+        if value & 0x80000000 and value < 1 << 32:
+            return "FROZEN" + (f"+{value & 0x7FFFFFFF}" if value & 0x7FFFFFFF else "") if value < 0x80000100 else f"{value:#x}"
+        return str(value)
+    return str(value)
+
+
+def text(graph, program, failure):
+    """The columns, for a terminal."""
+    told, preemptions = tell(graph, program)
+    labels = program.label()
+    cells = {s.number: textwrap.wrap(s.text, WIDTH, subsequent_indent="    ") for s in told}
+    widths = [
+        max([len(line) for s in told if s.thread == t for line in cells[s.number]] + [len(label)]) for t, label in enumerate(labels)
+    ]
+    lines = [("     " + "   ".join(label.ljust(w) for label, w in zip(labels, widths, strict=True))).rstrip()]
+    for s in told:
+        left = " " * (sum(widths[: s.thread]) + 3 * s.thread)
+        first, *rest = cells[s.number]
+        lines.append(f"{s.number:3}  {(left + first).ljust(sum(widths) + 3 * len(widths))}{s.where}")
+        lines += [f"     {left}{line}" for line in rest]
+        if s.note:
+            lines.append(f"     {left}  ^ {s.note}")
+    who = f"{labels[failure.thread]}: " if failure is not None and failure.thread is not None else ""
+    lines += ["", f"{failure.kind}: {who}{failure.message}" if failure else "no failure"]
+    if preemptions is not None:
+        lines.append(f"{preemptions} preemption{'s' * (preemptions != 1)} in this schedule")
+    return "\n".join(lines)

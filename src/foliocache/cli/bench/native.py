@@ -1,0 +1,109 @@
+"""C without Python around it: ``pairs.c``, compiled once per version of it, and the compiled core's own functions.
+
+The core's modules export their ``cpdef`` functions as capsules named by their C signature. A pointer is taken only under the very
+signature that ``pairs.c`` calls it by, so a core that has changed is skipped with a word and never called wrongly.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import importlib
+import os
+import shutil
+import subprocess
+import tempfile
+from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from pathlib import Path
+from typing import Any
+
+SOURCE = Path(__file__).with_name("pairs.c")
+FLAGS = ("-O2", "-shared", "-fPIC", "-pthread", "-Wall", "-Werror")
+KINDS = {"xadd": 0, "mainline": 1, "optimistic": 2, "fetch_add": 3, "core": 4}
+
+
+class Unavailable(Exception):
+    """Something that a benchmark needs is not here; says what."""
+
+
+class Job(ctypes.Structure):
+    """``job`` of pairs.c."""
+
+    _fields_ = [
+        ("kind", c_int),
+        ("cpu", c_int),
+        ("word", c_void_p),
+        ("get", c_void_p),
+        ("put", c_void_p),
+        ("mem", c_size_t),
+        ("folio", c_uint64),
+        ("count", c_uint64),
+        ("begin_ns", c_uint64),
+        ("took_ns", c_uint64),
+        ("failed", c_uint64),
+    ]
+
+
+@functools.cache
+def library() -> Any:
+    """The compiled ``pairs.c``. Raises Unavailable without a C compiler."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise Unavailable("needs a C compiler")
+    text = SOURCE.read_bytes()
+    built = Path(tempfile.gettempdir()) / f"foliocache-bench-{os.getuid()}-{hashlib.sha256(text).hexdigest()[:16]}.so"
+    if not (built.exists() and built.stat().st_uid == os.getuid()):
+        fresh = built.with_suffix(f".{os.getpid()}")
+        done = subprocess.run([compiler, *FLAGS, "-o", fresh, SOURCE], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise Unavailable(f"{SOURCE.name} does not compile: {done.stderr.strip().splitlines()[-1]}")
+        fresh.rename(built)
+    return _declared(ctypes.CDLL(str(built)))
+
+
+def _declared(library: Any) -> Any:
+    library.run.argtypes = [POINTER(Job)]
+    library.run_threads.argtypes = [POINTER(Job), c_int]
+    library.read_core.restype = library.read_file.restype = c_uint64
+    library.read_core.argtypes = [c_void_p, c_void_p, c_size_t, c_uint32, c_uint64, c_uint64, c_uint32, c_void_p, c_uint32,
+                                  c_uint64, c_uint64, POINTER(c_uint64)]
+    library.read_file.argtypes = [c_int, c_uint64, c_uint64, POINTER(c_uint64)]
+    return library
+
+
+_MEM = "__pyx_t_10foliocache_2mm_7atomics_mem_t"
+_U32, _U64 = "uint32_t", "uint64_t"
+_SIGNATURES = {
+    ("page_ref", "try_get"): (_U32, ("mem", _U64)),
+    ("page_ref", "put"): ("int", ("mem", _U64)),
+    ("filemap", "find_get"): (_U32, ("mem", _U32, _U64, _U64, _U32, _U64)),
+    ("folio", "put"): ("void", ("mem", _U32, _U32)),
+}
+
+
+def core_function(module: str, name: str) -> int:
+    """The address of a function of ``foliocache.mm``. Raises Unavailable when its signature is not the one that pairs.c calls."""
+    capsule = importlib.import_module(f"foliocache.mm.{module}").__pyx_capi__.get(name)
+    get_name, get_pointer = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
+    get_name.restype, get_name.argtypes = c_char_p, [ctypes.py_object]
+    get_pointer.restype, get_pointer.argtypes = c_void_p, [ctypes.py_object, c_char_p]
+    found = get_name(capsule) if capsule is not None else b"none"
+    if _plain(found.decode()) != _plain(_expected(module, name)):
+        raise Unavailable(f"the core's {module}.{name} has another signature now: {found.decode()}")
+    return int(get_pointer(capsule, found))
+
+
+def _expected(module: str, name: str) -> str:
+    result, arguments = _SIGNATURES[module, name]
+    return f"{result} ({', '.join(_MEM if each == 'mem' else each for each in arguments)})"
+
+
+def _plain(signature: str) -> str:
+    """Cython's names of the integer types, made plain; a trailing marker of skipped dispatch is dropped."""
+    for long, short in ((_MEM, "mem"), ("mem_t", "mem"), ("__pyx_t_10foliocache_2mm_7atomics_", "")):
+        signature = signature.replace(long, short)
+    for name in ("atomics", "page_ref", "filemap", "folio", "client", "layout"):
+        for width in ("u32", "u64"):
+            signature = signature.replace(f"__pyx_t_10foliocache_2mm_{len(name)}{name}_{width}", f"uint{width[1:]}_t")
+    return signature.replace(", int __pyx_skip_dispatch", "").replace(" ", "")

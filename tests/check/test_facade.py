@@ -1,0 +1,31 @@
+"""The facade has three bodies: atomics.h, the plain one, the simulated one. Their names are the same, or the worlds would differ."""
+import re
+from pathlib import Path
+
+import pytest
+
+import foliocache.check.atomics
+import foliocache.check.plain
+
+PXD = Path(foliocache.check.plain.__file__).parent.parent / "mm" / "atomics.pxd"
+
+
+def declared():
+    return set(re.findall(r'^    \w+ (\w+) "fc_\w+" \(', PXD.read_text(), re.MULTILINE))
+
+
+def test_the_declaration_is_read():
+    assert {"npages", "load_acquire", "fetch_sub_release", "cmpxchg_acquire", "futex_wait", "now_ns"} <= declared()
+
+
+@pytest.mark.parametrize("body", [foliocache.check.plain, foliocache.check.atomics])
+def test_every_declared_name_exists(body):
+    missing = {name for name in declared() if not callable(getattr(body, name, None))}
+    assert not missing
+
+
+@pytest.mark.parametrize("body", [foliocache.check.plain, foliocache.check.atomics])
+def test_nothing_else_can_be_called(body):
+    """A core that used such a name would run under the checker and not compile."""
+    own = {name for name, thing in vars(body).items() if callable(thing) and not name.startswith("_") and name.islower()}
+    assert own <= declared() | {"sleepers"}

@@ -1,0 +1,162 @@
+"""pagetable: entries that own references, and getting pages through them."""
+import pytest
+from world import ME, PAGE
+
+NIL, FROZEN, WORDS = 0xFFFFFFFF, 0x80000000, PAGE // 4
+
+
+@pytest.fixture
+def table(segment):
+    return segment.pagetable.create(ME, 8)
+
+
+def entry(segment, table, number):
+    return segment.read(segment.shape["data"] + table * PAGE + number * 4)
+
+
+def mapped(segment, table, *numbers):
+    """A new folio with one reference in each of the entries."""
+    pfn = segment.new_file()
+    for _ in numbers[1:]:
+        segment.page_ref.get(segment.at(pfn))
+    assert all(segment.pagetable.map(table, number, pfn) for number in numbers)
+    return pfn
+
+
+def gup_fast(segment, table, number):
+    return segment.pagetable.gup_fast(ME, table, number)
+
+
+@pytest.mark.parametrize(("entries", "order"), [(0, 0), (1, 0), (WORDS, 0), (WORDS + 1, 1), (16 * WORDS, 4)])
+def test_create(segment, entries, order):
+    segment.buffer[segment.shape["data"] :] = b"\xff" * (64 * PAGE)
+    table = segment.pagetable.create(ME, entries)
+    assert segment.folio.order(table) == order
+    assert segment.count(table) == 1
+    assert {entry(segment, table, number) for number in range(WORDS << order)} == {0}
+    assert segment.findings() == []
+    segment.pagetable.destroy(ME, table)
+    assert segment.free() == 64
+
+
+def test_create_beyond_the_largest_folio_or_the_pool(segment):
+    assert segment.pagetable.create(ME, (WORDS << segment.layout.MAX_ORDER) + 1) == NIL
+    assert segment.pagetable.create(ME, 64 * WORDS + 1) == NIL
+    assert segment.free() == 64
+
+
+def test_create_evicts_the_cold_and_is_not_evicted(segment):
+    ino = segment.open()
+    segment.cache(ino, range(62))
+    table = segment.pagetable.create(ME, 1)
+    assert table != NIL
+    segment.vmscan.shrink(ME, 100)
+    assert segment.vmscan.alloc_folio(ME, 6) == NIL
+    assert segment.count(table) == 1
+
+
+def test_map_takes_the_reference_over(segment, table):
+    pfn = mapped(segment, table, 3)
+    assert segment.count(pfn) == 1
+    assert gup_fast(segment, table, 3) == pfn
+    assert segment.count(pfn) == 2
+
+
+def test_an_entry_in_use_is_not_overwritten(segment, table):
+    pfn, other = mapped(segment, table, 3), segment.new_file()
+    assert not segment.pagetable.map(table, 3, other)
+    assert gup_fast(segment, table, 3) == pfn
+    assert segment.count(other) == 1
+
+
+def test_unmap_drops_the_reference(segment, table):
+    pfn = mapped(segment, table, 3, 4)
+    assert segment.pagetable.unmap(ME, table, 3)
+    assert (segment.count(pfn), entry(segment, table, 3)) == (1, 0)
+    assert not segment.pagetable.unmap(ME, table, 3)
+    assert segment.pagetable.unmap(ME, table, 4)
+    assert segment.count(pfn) == FROZEN
+    assert segment.free() == 63
+
+
+def test_gup_fast_of_an_empty_entry(segment, table):
+    assert gup_fast(segment, table, 0) == NIL
+
+
+@pytest.mark.parametrize("garbage", [1, 3, (64 + 1) << 1, NIL, 0xFFFFFFFE])
+def test_a_damaged_entry_is_empty(segment, table, garbage):
+    segment.write(segment.shape["data"] + table * PAGE, garbage)
+    assert gup_fast(segment, table, 0) == NIL
+    assert not segment.pagetable.unmap(ME, table, 0)
+    assert segment.findings() == []
+
+
+def test_gup_fast_of_a_frozen_folio(segment, table):
+    pfn = mapped(segment, table, 0)
+    assert segment.page_ref.freeze(segment.at(pfn), 1)
+    assert gup_fast(segment, table, 0) == NIL
+    assert segment.count(pfn) == FROZEN
+
+
+def test_gup_fast_of_a_saturated_folio(segment, table):
+    pfn = mapped(segment, table, 0)
+    segment.set_field(pfn, segment.layout.F_REF, segment.layout.REF_MAX)
+    assert gup_fast(segment, table, 0) == NIL
+    assert segment.count(pfn) == segment.layout.REF_MAX
+
+
+def test_gup_fast_looks_again(segments, between):
+    """Unmapped and mapped to another folio between the first look and the get: it returns the other one."""
+    segment = segments()
+    table = segment.pagetable.create(ME, 8)
+    old, new = mapped(segment, table, 0), segment.new_file()
+
+    def remap():
+        segment.pagetable.unmap(ME, table, 0)
+        segment.pagetable.map(table, 0, new)
+
+    if segment.world.compiled:
+        remap()
+        assert gup_fast(segment, table, 0) == new
+    else:
+        with between(segment, "fetch_add_acquire", remap):
+            assert gup_fast(segment, table, 0) == new
+    assert (segment.count(old), segment.count(new)) == (FROZEN, 2)
+    assert segment.findings() == []
+
+
+def test_a_mapped_folio_is_never_evicted(segment, table):
+    ino = segment.open()
+    pfn = segment.add(ino, 0)
+    segment.pagetable.map(table, 0, pfn)
+    segment.cache(ino, range(1, 200 // 4))
+    assert segment.vmscan.shrink(ME, 64) == 49
+    assert segment.find(ino, 0) == pfn
+
+
+def test_gup_writes_its_references_down(segment, table):
+    pfns = [mapped(segment, table, number) for number in range(4)]
+    pins = segment.pagetable.create(ME, 4)
+    assert segment.pagetable.gup(ME, table, 1, 3, pins)
+    assert [segment.count(pfn) for pfn in pfns] == [1, 2, 2, 2]
+    assert [entry(segment, pins, number) for number in range(4)] == [(pfn + 1) << 1 for pfn in pfns[1:]] + [0]
+    segment.pagetable.unpin(ME, pins, 3)
+    assert [segment.count(pfn) for pfn in pfns] == [1] * 4
+
+
+def test_gup_is_all_or_none(segment, table):
+    pfns = [mapped(segment, table, number) for number in (0, 1)]
+    pins = segment.pagetable.create(ME, 4)
+    assert not segment.pagetable.gup(ME, table, 0, 3, pins)
+    assert [segment.count(pfn) for pfn in pfns] == [1, 1]
+    assert [entry(segment, pins, number) for number in range(4)] == [0] * 4
+
+
+def test_destroy_unmaps_everything(segment):
+    table = segment.pagetable.create(ME, WORDS + 1)
+    first, last = mapped(segment, table, 0, 7), mapped(segment, table, 2 * WORDS - 1)
+    segment.page_ref.get(segment.at(last))
+    segment.pagetable.destroy(ME, table)
+    assert (segment.count(first), segment.count(last)) == (FROZEN, 1)
+    assert segment.free() == 63
+    assert segment.findings() == []
