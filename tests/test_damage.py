@@ -14,9 +14,10 @@ from foliocache.mm import layout
 
 VICTIM = """
 import random, sys
-import foliocache
+import foliocache, foliocache.cache
 from test_damage import damage
 
+foliocache.cache.FILL_TIMEOUT = 0.01
 name, seed = sys.argv[1], int(sys.argv[2])
 rng = random.Random(seed)
 cache = foliocache.open(name, size="2MiB", page_size="4KiB", clients=4)

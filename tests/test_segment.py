@@ -217,4 +217,11 @@ def test_one_client_too_many(pool_name):
     code = f"import foliocache\ntry: foliocache.open({pool_name!r})\nexcept foliocache.SegmentError as e: print(e)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "room for 1 client" in said
+    lease = first.mapping("k", 10, read=lambda offset, length: bytes(length)).lease(0)
+    first.close()
     del first
+    with pytest.raises(foliocache.SegmentError, match="room for 1 client"):
+        foliocache.open(pool_name)
+    lease.release()
+    del lease
+    assert foliocache.open(pool_name).stat()["clients"][0]["slot"] == 0, "the slot goes with the last lease"

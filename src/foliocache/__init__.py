@@ -13,6 +13,7 @@ from .cache import Cache, Mapping, attach, open
 from .errors import (
     FoliocacheError,
     LeaseError,
+    SegmentDamaged,
     SegmentError,
     SegmentFull,
     SegmentMismatch,
@@ -30,6 +31,7 @@ __all__ = [
     "Lease",
     "LeaseError",
     "Mapping",
+    "SegmentDamaged",
     "SegmentError",
     "SegmentFull",
     "SegmentMismatch",

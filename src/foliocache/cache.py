@@ -44,28 +44,34 @@ def open(name="default", size=None, page_size=None, mode=0o600, *, clients=None,
     :raises SegmentError: the segment is damaged, foreign, somebody else's, or has no client slot left.
     :raises ValueError: a parameter makes no sense.
     """
-    return _cache_of(segments_module.create_or_attach(name, size, page_size, mode, clients, any_owner))
+    return _cache_of(segments_module.create_or_attach(name, size, page_size, mode, clients, any_owner), any_owner)
 
 
 def attach(name="default", *, any_owner=False):
     """Attach to an existing cache with the parameters it has. Raises SegmentNotFound, SegmentError."""
-    return _cache_of(segments_module.attach(name, any_owner))
+    return _cache_of(segments_module.attach(name, any_owner), any_owner)
 
 
-def _cache_of(segment):
+def _reopen(name, size, page_size, any_owner):
+    """What a pickled Cache becomes in another process."""
+    return open(name, size, page_size, any_owner=any_owner)
+
+
+def _cache_of(segment, any_owner):
     """One Cache per segment and process, however often it is opened."""
     with _caches_lock:
         cache = _caches.get(segment.inode)
         if cache is None or cache.closed:
-            cache = _caches[segment.inode] = Cache(segment)
+            cache = _caches[segment.inode] = Cache(segment, any_owner)
         return cache
 
 
 class Cache:
     """A pool of shared pages. Made by :func:`open` and :func:`attach`; pickles by name; may be used after fork and by threads."""
 
-    def __init__(self, segment):
+    def __init__(self, segment, any_owner=False):
         self._attachment = Attachment(segment)
+        self._any_owner = any_owner
         self.name = segment.name
         self.path = segment.path
         self.page_size = segment.page_size
@@ -78,7 +84,7 @@ class Cache:
         return f"<foliocache.Cache {self.name!r}, {self.pool_bytes} bytes in pages of {self.page_size}>"
 
     def __reduce__(self):
-        return open, (self.name, self.pool_bytes, self.page_size)
+        return _reopen, (self.name, self.pool_bytes, self.page_size, self._any_owner)
 
     def __enter__(self):
         return self
@@ -111,10 +117,7 @@ class Cache:
 
     def forget(self, key):
         """Withdraw every version of the object called key. Leases that are out stay valid. How many versions there were."""
-        found = [record for record in self.mappings() if record["key"] == key]
-        for record in found:
-            self.mapping(key, record["size"], record["version"]).invalidate()
-        return len(found)
+        return self._attachment.forget(_key_digest(key))
 
     def mappings(self):
         """The cached objects: dicts of key, version, size, folio_size, folios, cached_folios, cached_bytes, pins."""
@@ -183,7 +186,9 @@ class Mapping(FolioMap):
         if folios > 1 << layout.XA_INDEX_BITS:
             raise ValueError(f"{key!r} is too large: {size} bytes are more than 2^{layout.XA_INDEX_BITS} folios")
         digest = hashlib.blake2b(repr((key, size, version)).encode(), digest_size=16).digest()
-        super().__init__(cache._attachment, size, order, xarray.height_for(folios), digest, *_texts(key, version))
+        super().__init__(
+            cache._attachment, size, order, xarray.height_for(folios), digest, _key_digest(key), *_texts(key, version)
+        )
         self.cache = cache
         self.key = key
         self.version = version
@@ -264,10 +269,10 @@ class Mapping(FolioMap):
     def _miss(self, index, wanted):
         """Folio index, of which ``wanted`` folios from it on are about to be asked for."""
         previous = self.previous if self.previous < self.folios else None
-        while True:
+        for _ in range(layout.GRAB_TRIES):
             lease = self._grab(index)
             if lease is None:
-                return self._read_privately(index)
+                break
             if lease.filling:
                 self.attachment.count(layout.COUNT_MISSES, 1)
                 count, mark = self._readahead.on_miss(index, wanted, previous)
@@ -277,6 +282,7 @@ class Mapping(FolioMap):
             lease = self._wait(lease, index)
             if lease is not None:
                 return lease
+        return self._read_privately(index)
 
     def _wait(self, lease, index):
         """A lease on what another is filling, once that is done; None if he failed. Privately read if he takes too long."""
@@ -408,6 +414,10 @@ def _order_for(size, page_size, pool_bytes):
     while page_size << (order + 1) <= most and (page_size << order) * FOLIOS_PER_OBJECT < size:
         order += 1
     return order
+
+
+def _key_digest(key):
+    return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def _texts(key, version):

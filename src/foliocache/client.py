@@ -43,6 +43,9 @@ class ClientSlot:
             "stop one, or create it with a larger clients="
         )
 
+    def __del__(self):
+        self.close()
+
     def close(self):
         """Give the slot back. Also right in a forked child, for which it only closes the copy."""
         if self._fd >= 0:

@@ -10,7 +10,11 @@ class SegmentNotFound(FoliocacheError, FileNotFoundError):
 
 
 class SegmentError(FoliocacheError):
-    """A segment cannot be used: damaged, foreign, of another version, somebody else's, or full of clients."""
+    """A segment cannot be used: somebody else's, full of clients, of another version, or damaged."""
+
+
+class SegmentDamaged(SegmentError):
+    """A segment's file is damaged, or was never one."""
 
 
 class SegmentMismatch(SegmentError, ValueError):

@@ -40,7 +40,7 @@ cdef Lease _lease(Attachment attachment, u32 pfn, Py_ssize_t length)
 cdef class FolioMap:
     cdef readonly Attachment attachment
     cdef mem_t mem
-    cdef u64 ino, head, low, high
+    cdef u64 ino, head, low, high, key_digest
     cdef u32 height, order
     cdef bytes text
     cdef u32 key_length
@@ -52,6 +52,7 @@ cdef class FolioMap:
     cdef Lease _lease(self, u64 index, u64 wanted)
     cdef Py_ssize_t _length(self, u64 index)
     cdef u32 _find(self, u64 index) except? 0xFFFFFFFE
+    cdef bint _fits(self, u32 pfn, u64 index)
     cdef u32 _order_of(self, u64 length)
     cdef void _bind(self, u64 ino)
     cdef bint _open(self)

@@ -14,21 +14,26 @@ cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo, PyBUF_WRITE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.stdint cimport uint32_t as u32, uint64_t as u64
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t, uint32_t as u32, uint64_t as u64
 
 from .mm cimport atomics, client, fill, filemap, flags, folio, layout, mapping, vmscan
 from .mm.atomics cimport fc_mem, mem_t
 
 import os
+import threading
 import weakref
 
 from .client import ClientSlot
 from .errors import LeaseError
 
 _attachments = weakref.WeakSet()
+_joining = threading.Lock()
 
 
 def _after_fork_in_child():
+    global _joining
+    _joining = threading.Lock()
     for attachment in list(_attachments):
         attachment.disown()
 
@@ -58,8 +63,24 @@ cdef class Attachment:
     def join(self):
         """Become a client, unless this process is one."""
         if self.me == layout.NIL:
-            self.slot = ClientSlot(self.segment)
-            self.me = self.slot.number
+            with _joining:
+                if self.me == layout.NIL:
+                    self.slot = ClientSlot(self.segment)
+                    self.me = self.slot.number
+
+    def forget(self, bytes key_digest):
+        """Withdraw every version of the object with this key; how many there were."""
+        cdef u64 key = int.from_bytes(key_digest, "little")
+        cdef u64 ino, before = 0
+        cdef int count = 0
+        self.join()
+        while True:
+            ino = mapping.find_key(self.mem, self.me, key)
+            if ino == 0 or ino == before:  # the same again: somebody is filling it anew
+                return count
+            filemap.truncate(self.mem, self.me, ino, ((<u64>1) << layout.XA_INDEX_BITS) - 1)
+            before = ino
+            count += 1
 
     def disown(self):
         """In a forked child: own nothing of what the parent owns."""
@@ -71,6 +92,7 @@ cdef class Attachment:
 
     def count(self, u32 counter, u64 n):
         """Add n to one of this client's counters."""
+        self.join()
         client.count(self.mem, self.me, counter, n)
 
 
@@ -123,7 +145,7 @@ cdef class Lease:
         """Give the pin back, now or when the last view of it goes. Doing it twice is harmless."""
         if not self.released:
             self.released = True
-            if self.filling:
+            if self.filling and self.epoch == self.attachment.epoch:
                 self._fail()
             if self.views == 0:
                 self._drop()
@@ -183,7 +205,8 @@ cdef class FolioMap:
     Slow paths are methods of the Python class on top: ``_miss(index, wanted)`` returns a lease, ``_wait(lease, index)`` a lease
     or None if the filler failed, ``_marked(lease, index)`` reads ahead.
     """
-    def __init__(self, Attachment attachment, u64 size, u32 order, u32 height, bytes digest, bytes key, bytes version):
+    def __init__(self, Attachment attachment, u64 size, u32 order, u32 height, bytes digest, bytes key_digest, bytes key, bytes version):
+        """digest: 16 bytes that stand for key, version and size; key_digest: 8 for the key; key and version as shown to people."""
         self.attachment = attachment
         self.mem = attachment.mem
         self.size = size
@@ -193,13 +216,14 @@ cdef class FolioMap:
         self.folios = (size + self.folio_size - 1) // self.folio_size
         self.low = int.from_bytes(digest[:8], "little")
         self.high = int.from_bytes(digest[8:16], "little")
+        self.key_digest = int.from_bytes(key_digest, "little")
         self.text = key + version
         self.key_length = len(key)
         self.previous = layout.HASH_MASK
         attachment.join()
         self._bind(mapping.lookup(attachment.mem, attachment.me, self.low, self.high))
 
-    def lease(self, u64 index):
+    def lease(self, int64_t index):
         """Pin folio ``index`` (0 .. ``folios`` - 1), reading it from the source if it is not cached.
 
         Raises IndexError, SourceError, and whatever the source raises.
@@ -216,7 +240,7 @@ cdef class FolioMap:
         cdef u64 at
         cdef u32 seen
         cdef Lease lease
-        if pfn == layout.NIL:
+        if pfn == layout.NIL or not self._fits(pfn, index):
             return self._miss(index, wanted)
         lease = _lease(self.attachment, pfn, self._length(index))
         at = atomics.folio_at(mem, pfn)
@@ -288,7 +312,7 @@ cdef class FolioMap:
         self.attachment.join()
         if self.ino == 0 and not self._open():
             return None
-        while True:
+        for _ in range(layout.GRAB_TRIES):
             ino = self.ino
             with nogil:
                 got = filemap.grab(mem, self.attachment.me, ino, index, order, length)
@@ -296,7 +320,7 @@ cdef class FolioMap:
                 break
             if not self._open():
                 return None
-        if got == layout.GRAB_NOMEM:
+        if got == layout.GRAB_NOMEM or got == layout.GRAB_GONE or not self._fits(<u32>got, index):
             return None
         lease = _lease(self.attachment, <u32>got, length)
         lease.filling = got & layout.GRAB_ADDED != 0
@@ -310,18 +334,23 @@ cdef class FolioMap:
 
     def _complete(self, Lease lease, bint mark):
         """End a fill: the content is there. mark: reading on from here should read ahead."""
+        if lease.epoch != self.attachment.epoch:
+            raise LeaseError("this process was forked while it read from the source; the fill is the parent's to finish")
         if mark:
             flags.set_readahead(self.attachment.mem, atomics.folio_at(self.attachment.mem, lease.pfn))
         lease.filling = False
         fill.complete(self.attachment.mem, lease.pfn)
 
     def _sleep(self, Lease lease, u64 timeout_ns):
-        """Wait for the filler of a pinned folio: "uptodate", "failed", or "timeout"."""
-        cdef u32 seen
+        """Wait for the filler of a pinned folio: "uptodate", "failed", or "timeout". Raises what a signal's handler raises."""
+        cdef u32 seen = layout.PG_LOCKED
         cdef u32 pfn = lease.pfn
         cdef mem_t mem = self.attachment.mem
-        with nogil:
-            seen = fill.wait(mem, pfn, timeout_ns)
+        cdef u64 deadline = atomics.now_ns() + timeout_ns
+        while seen & layout.PG_LOCKED and atomics.now_ns() < deadline:
+            with nogil:
+                seen = fill.wait(mem, pfn, deadline - atomics.now_ns())
+            PyErr_CheckSignals()
         if seen & layout.PG_UPTODATE:
             return "uptodate"
         return "timeout" if seen & layout.PG_LOCKED else "failed"
@@ -356,6 +385,14 @@ cdef class FolioMap:
             with nogil:
                 filemap.truncate(mem, self.attachment.me, ino, self.folios - 1)
 
+    cdef bint _fits(self, u32 pfn, u64 index):
+        """Whether folio index can lie at pfn without reaching beyond the pool: the last check before bytes are handed out.
+
+        Fails only for damaged tables. The pin is not given back then: nobody knows whose it is.
+        """
+        cdef u64 end = (<u64>pfn << atomics.page_shift(self.mem)) + self._length(index)
+        return end <= <u64>atomics.npages(self.mem) << atomics.page_shift(self.mem)
+
     cdef u32 _order_of(self, u64 length):
         """The smallest folio that holds length bytes."""
         cdef u32 order = 0
@@ -374,7 +411,7 @@ cdef class FolioMap:
         cdef u32 me = self.attachment.me
         cdef u64 ino = 0
         for _ in range(layout.SHRINK_TRIES):
-            ino = mapping.open(mem, me, self.low, self.high, self.size, self.order, self.height, self.text, self.key_length,
+            ino = mapping.open(mem, me, self.low, self.high, self.key_digest, self.size, self.order, self.height, self.text, self.key_length,
                                len(self.text) - self.key_length)
             if ino or not vmscan.shrink(mem, me, 1):
                 break

@@ -22,7 +22,7 @@ import struct
 import time
 import zlib
 
-from .errors import SegmentError, SegmentFull, SegmentMismatch, SegmentNotFound
+from .errors import SegmentDamaged, SegmentError, SegmentFull, SegmentMismatch, SegmentNotFound
 from .mm import atomics, layout, lru, mapping, page_alloc, slab
 from .sizes import format_size, parse_size
 
@@ -267,7 +267,7 @@ def _read_identity(fd, name, path):
     advice = f"remove it (foliocache rm {name}) or use another name"
     head = os.pread(fd, _IDENTITY.size, 0)
     if len(head) < _IDENTITY.size or struct.unpack_from("<Q", head)[0] != layout.MAGIC:
-        raise SegmentError(f"{path} is not a foliocache segment; {advice}")
+        raise SegmentDamaged(f"{path} is not a foliocache segment; {advice}")
     _, abi, state, size, page_shift, pages, clients, buckets, ghosts, memmap, data, clients_at, buckets_at, ghosts_at, *_ = (
         _IDENTITY.unpack(head)
     )
@@ -275,15 +275,15 @@ def _read_identity(fd, name, path):
         raise SegmentError(f"segment {name!r} has layout version {abi}, this foliocache needs {layout.ABI}; {advice}")
     checksum = zlib.crc32(head[layout.HDR_SIZE : layout.HDR_CHECKSUM] + head[layout.HDR_MEMMAP :])
     if checksum != struct.unpack_from("<I", head, layout.HDR_CHECKSUM)[0] or state != layout.STATE_READY:
-        raise SegmentError(f"segment {name!r} is damaged: its header does not match its checksum; {advice}")
+        raise SegmentDamaged(f"segment {name!r} is damaged: its header does not match its checksum; {advice}")
     if not 12 <= page_shift <= 21 or not pages or not clients:
-        raise SegmentError(f"segment {name!r} is damaged: its header makes no sense; {advice}")
+        raise SegmentDamaged(f"segment {name!r} is damaged: its header makes no sense; {advice}")
     shape = geometry(pages, 1 << page_shift, clients)
     said = (size, buckets, ghosts, memmap, data, clients_at, buckets_at, ghosts_at)
     if said != tuple(shape[key] for key in ("size", "nbuckets", "nghosts", "memmap", "data", "clients", "buckets", "ghosts")):
-        raise SegmentError(f"segment {name!r} is damaged: its header contradicts itself; {advice}")
+        raise SegmentDamaged(f"segment {name!r} is damaged: its header contradicts itself; {advice}")
     if os.fstat(fd).st_size != size:
-        raise SegmentError(f"segment {name!r} is truncated: {os.fstat(fd).st_size} bytes instead of {size}; {advice}")
+        raise SegmentDamaged(f"segment {name!r} is truncated: {os.fstat(fd).st_size} bytes instead of {size}; {advice}")
     return shape
 
 

@@ -43,7 +43,7 @@ cdef class Window:
         self.table = layout.NIL
 
     def __init__(self, mapping, u64 offset, u64 length):
-        cdef u64 first
+        cdef u64 first, count
         self.attachment = mapping.attachment
         self.attachment.join()
         self.epoch = self.attachment.epoch
@@ -51,7 +51,10 @@ cdef class Window:
         self.length = length
         first = offset // self.folio_size
         self.begin = offset - first * self.folio_size
-        self.count = (offset + length - 1) // self.folio_size - first + 1 if length else 0
+        count = (offset + length - 1) // self.folio_size - first + 1 if length else 0
+        if count * (self.folio_size // mapping.cache.page_size) > <u64>atomics.npages(self.attachment.mem) + self.folio_size:
+            raise FoliocacheError(f"a window of {length} bytes is larger than the pool; open smaller ones, or use read()")
+        self.count = count
         self.closed = False
         if self.count:
             self._reserve()

@@ -118,7 +118,7 @@ def a_live_folio_of_an_unknown_type(busy):
 
 
 def a_live_folio_of_an_impossible_order(busy):
-    busy.set(busy.layout.F_KIND, busy.layout.TYPE_FILE | 11 << 8)
+    busy.set(busy.layout.F_KIND, busy.layout.TYPE_FILE | 11 << 8, busy.segment.find(busy.large, 1, 5000))
     return "frozen"
 
 
@@ -305,22 +305,24 @@ def a_wrong_length_of_a_queue(busy):
 
 
 def a_queued_folio_of_an_absurd_order(busy):
-    busy.set(busy.layout.F_KIND, 0xFFFFF01)
+    busy.set(busy.layout.F_KIND, 0xFFFFF01, busy.segment.find(busy.large, 1, 5000))
     return "queue"
 
 
 DAMAGES = (
-    a_page_that_belongs_to_nobody, a_live_folio_without_a_type, a_live_folio_of_an_unknown_type, a_live_folio_of_an_impossible_order,
-    a_cached_folio_left_frozen, a_free_block_that_is_misplaced, a_free_block_of_another_order_than_its_list,
-    a_free_block_of_an_impossible_order, a_free_page_that_is_not_frozen, a_wrong_number_of_free_pages, a_free_block_on_no_list,
-    a_tail_of_a_free_block_that_is_not_frozen, a_tail_of_a_folio_that_is_not_frozen, a_tail_that_heads_a_free_block, a_count_of_zero,
-    a_page_of_nodes_without_its_reference, a_list_that_goes_in_a_circle, a_list_whose_end_is_elsewhere, a_chain_that_leads_nowhere,
-    a_chain_that_goes_in_a_circle, a_wrong_number_of_records, a_record_with_anothers_ino, a_wrong_number_of_folios,
-    a_record_without_folios, a_record_of_an_impossible_height, a_slot_that_names_anothers_folio, a_slot_that_names_a_withdrawn_folio,
-    a_slot_that_names_no_page, a_cleared_slot_of_an_attached_folio, a_folio_of_another_identity, a_head_that_is_no_node,
+    a_page_that_belongs_to_nobody, a_live_folio_without_a_type, a_live_folio_of_an_unknown_type,
+    a_live_folio_of_an_impossible_order, a_cached_folio_left_frozen, a_free_block_that_is_misplaced,
+    a_free_block_of_another_order_than_its_list, a_free_block_of_an_impossible_order, a_free_page_that_is_not_frozen,
+    a_wrong_number_of_free_pages, a_free_block_on_no_list, a_tail_of_a_free_block_that_is_not_frozen,
+    a_tail_of_a_folio_that_is_not_frozen, a_tail_that_heads_a_free_block, a_count_of_zero,
+    a_page_of_nodes_without_its_reference, a_list_that_goes_in_a_circle, a_list_whose_end_is_elsewhere,
+    a_chain_that_leads_nowhere, a_chain_that_goes_in_a_circle, a_wrong_number_of_records, a_record_with_anothers_ino,
+    a_wrong_number_of_folios, a_record_without_folios, a_record_of_an_impossible_height,
+    a_slot_that_names_anothers_folio, a_slot_that_names_a_withdrawn_folio, a_slot_that_names_no_page,
+    a_cleared_slot_of_an_attached_folio, a_folio_of_another_identity, a_head_that_is_no_node,
     a_node_that_is_not_there, a_wrong_number_of_slots, a_node_in_a_page_of_a_file, a_node_that_nobody_points_to,
-    a_wrong_number_of_slab_pages, a_partial_page_without_room, a_folio_marked_for_another_queue, a_wrong_length_of_a_queue,
-    a_queued_folio_of_an_absurd_order,
+    a_wrong_number_of_slab_pages, a_partial_page_without_room, a_folio_marked_for_another_queue,
+    a_wrong_length_of_a_queue, a_queued_folio_of_an_absurd_order,
 )  # fmt: skip
 
 

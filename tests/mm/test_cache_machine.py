@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from world import ME, PAGE, Segment, compiled, interpreted
+from world import ME, PAGE, Segment, compiled, interpreted, state_machine
 
 NIL = 0xFFFFFFFF
 ORDERS = {1: 0, 2: 0, 3: 1, 4: 2}  # object: its folios' order
@@ -18,7 +18,7 @@ places = st.integers(0, 11)
 
 
 class Cache(RuleBasedStateMachine):
-    """``cached`` maps (object, index) to (pfn, content); ``pins`` lists (pfn, content); ``filling`` has what is not filled yet."""
+    """The model: ``cached`` maps (object, index) to (pfn, content); ``pins`` and ``filling`` list what is held."""
 
     make = None
 
@@ -204,22 +204,16 @@ class Cache(RuleBasedStateMachine):
         assert self.segment.findings() == []
 
 
-def _case(make_world):
-    class Machine(Cache):
-        make = staticmethod(make_world)
-
-    Machine.TestCase.settings = settings(max_examples=50, stateful_step_count=30)
-    return Machine.TestCase
+TestCacheCompiled = state_machine(Cache, compiled, 50)
+TestCacheInterpreted = state_machine(Cache, interpreted, 50)
 
 
-TestCacheCompiled = _case(compiled)
-TestCacheInterpreted = _case(interpreted)
+calls = st.sampled_from(["grab", "let go", "truncate", "shrink", "use", "table"])
 
 
-steps = st.lists(st.tuples(st.sampled_from(["grab", "let go", "truncate", "shrink", "use", "table"]), objects, places), max_size=60)
 
 
-@given(steps=steps)
+@given(steps=st.lists(st.tuples(calls, objects, places), max_size=60))
 @settings(max_examples=40)
 def test_both_worlds_leave_the_same_bytes(steps):
     """Every word of the segment, after the same calls with the same answers."""

@@ -74,7 +74,7 @@ def test_large_folios(segment, order):
     ino = segment.open(order=order)
     pfn = segment.add(ino, 2, order)
     assert segment.free() == 64 - (1 << order) - 2  # a node and a record
-    assert segment.folio.order(pfn) == order
+    assert segment.kind.order(pfn) == order
     assert segment.find(ino, 2) == pfn
     assert segment.findings() == []
 

@@ -1,5 +1,7 @@
 """flags: bits, and sleeping until PG_LOCKED goes."""
 import errno
+import signal
+import threading
 
 import pytest
 from world import PATIENCE, Segment, interpreted, together
@@ -155,3 +157,31 @@ def test_the_sleep_is_on_the_value_with_the_mark(monkeypatch):
     word.value = LOCKED
     assert word.wait(SECOND) == UPTODATE
     assert slept_on == [(word.at + word.segment.layout.F_FLAGS, LOCKED | WAITERS, LOCKED | WAITERS)]
+
+
+def test_a_signal_ends_the_wait(segments, monkeypatch):
+    """The flags as they are, still locked: Python gets to run its handlers."""
+    word = Word(segments())
+    word.value = LOCKED
+    if not word.segment.world.compiled:
+        monkeypatch.setattr(word.segment.world.atomics, "futex_wait", lambda *args: errno.EINTR)
+        assert word.wait(PATIENCE * SECOND) == LOCKED | WAITERS
+        return
+    seen, over = [], threading.Event()
+    before = signal.signal(signal.SIGUSR1, lambda *args: seen.append(args))
+    main = threading.get_ident()
+
+    def interrupt():
+        while not over.wait(0.001):  # again and again, as the first one may come before the sleep
+            if word.value & WAITERS:
+                signal.pthread_kill(main, signal.SIGUSR1)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        assert word.wait(PATIENCE * SECOND) == LOCKED | WAITERS
+    finally:
+        over.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert seen

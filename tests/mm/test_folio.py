@@ -14,29 +14,20 @@ def test_prepare_sets_every_word_of_the_new_life(segment):
             segment.set_field(pfn, offset, 0xDEADBEEF)
     segment.folio.prepare(pfn, FILE, 2, 1 << 40 | 5, 1 << 33, 16384)
     words = {
-        "F_REF": FROZEN, "F_FLAGS": 0, "F_KIND": FILE | 2 << 8, "F_OWNER": NIL, "F_ATTACHED": 0, "F_LENGTH": 16384, "F_BUDDY": 0,
-        "F_QUEUE": 0, "F_USED": 0, "F_FREE": 0,
+        "F_REF": FROZEN, "F_FLAGS": 0, "F_KIND": FILE | 2 << 8, "F_OWNER": NIL, "F_ATTACHED": 0, "F_LENGTH": 16384,
+        "F_BUDDY": 0, "F_QUEUE": 0, "F_USED": 0, "F_FREE": 0,
     }  # fmt: skip
     assert {name: segment.field(pfn, getattr(segment.layout, name)) for name in words} == words
     assert segment.read64(segment.at(pfn) + segment.layout.F_INO) == 1 << 40 | 5
     assert segment.read64(segment.at(pfn) + segment.layout.F_INDEX) == 1 << 33
 
 
-def test_what_a_holder_asks(segment):
+def test_identity(segment):
     pfn = segment.new_file(3, ino=1 << 40, index=1 << 35)
-    assert segment.folio.is_file(pfn)
-    assert segment.folio.order(pfn) == 3
     assert segment.folio.is_identity(pfn, 1 << 40, 1 << 35)
     assert not segment.folio.is_identity(pfn, 1 << 40, (1 << 35) + 1)
     assert not segment.folio.is_identity(pfn, 0, 1 << 35)
     assert not segment.folio.is_identity(pfn, (1 << 40) + (1 << 32), 1 << 35)
-
-
-@pytest.mark.parametrize("type", [NODE, INODE, 0])
-def test_other_types_are_no_files(segment, type):
-    pfn = segment.page_alloc.alloc(ME, 0)
-    segment.folio.prepare(pfn, type, 0, 0, 0, 0)
-    assert not segment.folio.is_file(pfn)
 
 
 def test_put_of_one_of_several(segment):
@@ -99,8 +90,11 @@ def test_the_pages_are_frozen_when_they_come_back(segment):
 
 
 def another_zero(segment, type, order):
-    """T1 drops a small FILE folio to 0 and sleeps before its cmpxchg. T2 gets it, drops it and frees it; T3 allocates the page for
-    another type and order, and drops that to 0 as well. T1's cmpxchg then succeeds on the other zero. The pfn."""
+    """A freeze that succeeds on another zero than the one it follows; the pfn of what it froze.
+
+    T1 drops a small FILE folio to 0 and sleeps before its cmpxchg. T2 gets it, drops it and frees it; T3 allocates the page for
+    another type and order, and drops that to 0 as well. Then T1 wakes.
+    """
     pfn = segment.new_file(0)
     segment.lru.add(ME, pfn, segment.layout.QUEUE_SMALL)
     at = segment.at(pfn)

@@ -53,16 +53,17 @@ def test_lookup_makes_nothing(segment):
 
 
 def test_both_halves_of_the_digest_count(segment):
-    inos = {segment.mapping.open(ME, low, high, 1, 0, 0, b"", 0, 0) for low in (1, 65) for high in (1, 1 << 63)}
+    inos = {segment.mapping.open(ME, low, high, 0, 1, 0, 0, b"", 0, 0) for low in (1, 65) for high in (1, 1 << 63)}
     assert len(inos) == 4
     assert len(bucket(segment, 1)) == 4
 
 
 def test_the_record_says_what_was_opened(segment):
-    ino = segment.mapping.open(ME, 1 << 63, 7, (1 << 52) + 1, 4, 6, b"the/keyv1", 7, 2)
+    ino = segment.mapping.open(ME, 1 << 63, 7, 3 << 62, (1 << 52) + 1, 4, 6, b"the/keyv1", 7, 2)
     record, layout = segment.mapping.record(ino), segment.layout
     assert segment.read64(record + layout.MAPPING_DIGEST_LO) == 1 << 63
     assert segment.read64(record + layout.MAPPING_DIGEST_HI) == 7
+    assert segment.read64(record + layout.MAPPING_KEY) == 3 << 62
     assert segment.read64(record + layout.MAPPING_OBJECT_SIZE) == (1 << 52) + 1
     assert segment.read64(record + layout.MAPPING_INO) == ino
     numbers = {"MAPPING_HEAD": 0, "MAPPING_FOLIOS": 0, "MAPPING_HEIGHT": 6, "MAPPING_ORDER": 4, "MAPPING_KEY_LENGTH": 7,
@@ -99,10 +100,34 @@ def test_an_ino_is_never_given_twice(segment):
 def test_lock_and_unlock(segment):
     ino = segment.open()
     assert segment.mapping.lock(ME, ino)
-    word = segment.layout.TREE_LOCK + ino % segment.layout.TREE_LOCKS * segment.layout.LINE
-    assert segment.wait.owner(word) == ME
+    words = range(segment.layout.TREE_LOCK, segment.layout.HEADER_SIZE, segment.layout.LINE)
+    assert [segment.wait.owner(word) for word in words if segment.read(word)] == [ME]
     segment.mapping.unlock(ino)
-    assert segment.wait.owner(word) == NIL
+    assert all_unlocked(segment)
+
+
+def test_tree_locks_are_spread(segment):
+    """Objects in a row do not all share a few of the locks."""
+    taken = set()
+    for key in range(64):
+        ino = segment.open(key)
+        segment.mapping.lock(ME, ino)
+        taken |= {word for word in range(segment.layout.TREE_LOCK, segment.layout.HEADER_SIZE, 64) if segment.read(word)}
+        segment.mapping.unlock(ino)
+    assert len(taken) > 20
+
+
+def test_find_key_finds_every_version(segment):
+    inos = {segment.open(key) for key in (3, 13, 23)}
+    other = segment.open(4)
+    assert segment.mapping.find_key(ME, 5) == 0
+    assert segment.mapping.find_key(ME, 4) == other
+    while ino := segment.mapping.find_key(ME, 3):
+        inos.remove(ino)
+        segment.mapping.release(ME, ino)
+    assert inos == set()
+    assert segment.mapping.lookup(ME, 4, 5) == other
+    assert all_unlocked(segment)
 
 
 def all_unlocked(segment):
@@ -238,3 +263,21 @@ def test_more_records_than_buckets(segment):
         segment.mapping.release(ME, ino)
     assert segment.free() == 64
     assert segment.findings() == []
+
+
+def test_damaged_chains_end(segment):
+    """A circle, or a link to nowhere: looking ends, and finds nothing."""
+    ino = segment.open(1)
+    for link in (ino & OBJECT_MASK, 0x7FFFFFF0):
+        segment.write(segment.mapping.record(ino) + segment.layout.MAPPING_CHAIN, link)
+        assert segment.mapping.lookup(ME, 1 + segment.shape["nbuckets"], 0) == 0
+        assert segment.mapping.find_key(ME, 9) == 0
+        assert segment.mapping.lookup(ME, 1, 2) == ino
+    assert all_unlocked(segment)
+
+
+def test_a_damaged_height_is_cut(segment):
+    ino = segment.open(1)
+    segment.write(segment.mapping.record(ino) + segment.layout.MAPPING_HEIGHT, NIL)
+    assert segment.mapping.find(ino, 5) == NIL
+    assert segment.mapping.next_index(ino, 0, 63) == 64

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
-from world import ME, Segment, compiled, interpreted
+from world import ME, Segment, compiled, interpreted, state_machine
 
 NIL, FROZEN, ORDERS = 0xFFFFFFFF, 0x80000000, range(11)
 
@@ -44,7 +44,7 @@ def test_every_order(segments, order):
     pfn = alloc(segment, order)
     assert pfn % (1 << order) == 0
     assert segment.free() == 2048 - (1 << order)
-    left = {larger: 1 for larger in range(order, 10)} | {10: 1}  # of two blocks of order 10, one has been split or taken
+    left = dict.fromkeys(range(order, 10), 1) | {10: 1}  # of two blocks of order 10, one has been split or taken
     assert {larger: len(pfns) for larger, pfns in segment.free_lists().items()} == left
     free(segment, pfn, order)
     assert sets(segment.free_lists()) == sets(before)
@@ -214,16 +214,8 @@ class Allocator(RuleBasedStateMachine):
         assert sets(self.segment.free_lists()) == sets(initial_blocks(self.pages))
 
 
-def _case(make_world):
-    class Machine(Allocator):
-        make = staticmethod(make_world)
-
-    Machine.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
-    return Machine.TestCase
-
-
-TestAllocatorCompiled = _case(compiled)
-TestAllocatorInterpreted = _case(interpreted)
+TestAllocatorCompiled = state_machine(Allocator, compiled, 40)
+TestAllocatorInterpreted = state_machine(Allocator, interpreted, 40)
 
 
 @pytest.mark.parametrize("make", [compiled, interpreted])

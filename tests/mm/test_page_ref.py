@@ -188,7 +188,7 @@ def test_only_the_count_is_touched(segment):
 @pytest.mark.parametrize("make", [compiled, interpreted])
 @given(steps=st.lists(st.sampled_from(["try_get", "put", "freeze1", "freeze2", "unfreeze", "get"]), max_size=40))
 def test_any_sequence_follows_the_table(make, steps):
-    """Against a model with two states: live with n references, or frozen. Only holders put and get; only the owner unfreezes."""
+    """Against a model: live with n references, or frozen. Only holders put and get; only the owner unfreezes."""
     word = _word_of(make)
     word.value, live = 1, 1
     for step in steps:

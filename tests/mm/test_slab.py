@@ -1,4 +1,6 @@
 """slab: objects of one size, many to a page."""
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,7 +63,7 @@ def test_objects_lie_apart_within_their_pages(cache):
     assert cache.partial() == []  # all full
     data = cache.segment.shape["data"]
     places = sorted(cache.at(number) for number in numbers)
-    assert all(second - first >= cache.size for first, second in zip(places, places[1:], strict=False))
+    assert all(second - first >= cache.size for first, second in itertools.pairwise(places))
     for number in numbers:
         start = cache.at(number) - data
         assert start // 4096 == (start + cache.size - 1) // 4096 == cache.segment.slab.pfn_of(number)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from world import ME, Segment, compiled, interpreted, small_nodes
+from world import ME, Segment, compiled, interpreted, small_nodes, state_machine
 
 NIL = 0xFFFFFFFF
 OK, EXISTS, NOMEM = 0, 1, 2
@@ -206,8 +206,10 @@ def test_a_nodes_words_tell_where_it_belongs(tree):
     while level:
         node = tree.xarray.node_at(tree.segment.read(slot))
         level -= 1
-        words = tree.segment.read(node), tree.segment.read64(node + 8), tree.segment.read64(node + 16), tree.segment.read(node + 24)
-        assert words == (1, 77, index >> (level + 1) * tree.shift << (level + 1) * tree.shift, level)
+        span = (level + 1) * tree.shift
+        assert (tree.segment.read(node), tree.segment.read(node + tree.layout.NODE_LEVEL)) == (1, level)
+        assert tree.segment.read64(node + tree.layout.NODE_INO) == 77
+        assert tree.segment.read64(node + tree.layout.NODE_INDEX) == index >> span << span
         slot = tree.segment.world.xarray.slot_at(node, level, index)
     assert slot == tree.slot(index)
 
@@ -335,14 +337,6 @@ class TreeMachine(RuleBasedStateMachine):
         assert self.tree.segment.free() + len(self.hoard) == self.pages
 
 
-def _case(make_world):
-    class Machine(TreeMachine):
-        make = staticmethod(make_world)
-
-    Machine.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
-    return Machine.TestCase
-
-
-TestTreeCompiled = _case(compiled)
-TestTreeInterpreted = _case(interpreted)
-TestTreeSmallNodes = _case(small_nodes)
+TestTreeCompiled = state_machine(TreeMachine, compiled, 40)
+TestTreeInterpreted = state_machine(TreeMachine, interpreted, 40)
+TestTreeSmallNodes = state_machine(TreeMachine, small_nodes, 40)

@@ -1,6 +1,6 @@
 """The core in the worlds that it runs in, and segments of plain memory for it to work on.
 
-``compiled`` is what users import; ``interpreted`` is the same files run uncompiled by the checker's loader over ``check.plain``. A
+``compiled`` is what users import; ``interpreted`` is the same files, run uncompiled by the checker's loader on plain memory. A
 test that takes the fixture ``segments`` (see conftest) runs in both.
 """
 import ctypes
@@ -12,12 +12,14 @@ import struct
 import threading
 import traceback
 
+from hypothesis import settings
+
 from foliocache import segment as segments
 from foliocache.check import loader, plain
 
 MODULES = (
-    "layout", "atomics", "page_ref", "flags", "wait", "pagelist", "client", "page_alloc", "lru", "fill", "folio", "slab", "xarray",
-    "mapping", "vmscan", "filemap", "pagetable", "audit",
+    "layout", "atomics", "page_ref", "flags", "kind", "wait", "pagelist", "client", "page_alloc", "lru", "fill", "folio",
+    "slab", "xarray", "mapping", "vmscan", "filemap", "pagetable", "audit",
 )  # fmt: skip
 PAGE = 4096
 ME = 1
@@ -155,9 +157,9 @@ class Segment:
     # Mappings.
 
     def open(self, key=1, folios=64, order=0, text=b"key", me=ME):
-        """The ino of an object of so many folios, made if need be."""
+        """The ino of an object of so many folios, made if need be. Keys with the same last digit are versions of one object."""
         height = self.world.xarray.height_for(folios)
-        return self.mapping.open(me, key, key + 1, folios * PAGE << order, order, height, text, len(text), 0)
+        return self.mapping.open(me, key, key + 1, key % 10, folios * PAGE << order, order, height, text, len(text), 0)
 
     def find(self, ino, index, folios=64):
         """Pin by the lock-free way: a pfn or NIL."""
@@ -194,7 +196,8 @@ class Segment:
 
     def free_lists(self):
         """{order: pfns} of the free blocks, lists in their order."""
-        lists = {o: self.words_on(self.layout.ALLOC_LISTS + o * self.layout.LIST_SIZE) for o in range(self.layout.MAX_ORDER + 1)}
+        start, size = self.layout.ALLOC_LISTS, self.layout.LIST_SIZE
+        lists = {order: self.words_on(start + order * size) for order in range(self.layout.MAX_ORDER + 1)}
         return {order: pfns for order, pfns in lists.items() if pfns}
 
     def findings(self):
@@ -258,10 +261,18 @@ def _c_function(module, name):
     signature = get_name(capsule)
     result, arguments = re.fullmatch(r"(.*) \((.*)\)", signature.decode()).groups()
     arguments = [argument.removesuffix(" __pyx_skip_dispatch") for argument in arguments.split(", ")]
-    function = ctypes.CFUNCTYPE(_C_TYPES[result], *(_C_TYPES[argument] for argument in arguments))(get_pointer(capsule, signature))
+    prototype = ctypes.CFUNCTYPE(_C_TYPES[result], *(_C_TYPES[argument] for argument in arguments))
+    function = prototype(get_pointer(capsule, signature))
     if "__pyx_skip_dispatch" not in signature.decode():
         return function
     return lambda *values: function(*values, 0)
+
+
+def state_machine(machine, make_world, examples):
+    """The TestCase of a Hypothesis machine in one world: ``self.make()`` is that world."""
+    in_world = type(machine.__name__, (machine,), {"make": staticmethod(make_world)})
+    in_world.TestCase.settings = settings(max_examples=examples, stateful_step_count=30)
+    return in_world.TestCase
 
 
 def together(*functions):

@@ -15,6 +15,8 @@ import time
 from .graph import CHOICE, READ, WRITE, Graph
 from .machine import Machine
 from .memory import Abandon, Failure
+from .script import encode
+from .trace import preemptions
 
 
 class Result:
@@ -43,20 +45,22 @@ class Result:
 
 
 class Found:
-    """A failure and the graph it happened in."""
+    """A failure, and the replay string of the execution that it ends."""
 
     def __init__(self, failure, graph):
-        self.kind, self.message, self.thread, self.graph = failure.kind, failure.message, failure.thread, graph
+        self.kind, self.message, self.thread = failure.kind, failure.message, failure.thread
+        self.script = encode(graph, failure.thread)
 
 
 class Explorer:
-    def __init__(self, program, model, initial, names, deadline=None, stop=True):
+    def __init__(self, program, model, initial, names, deadline=None, stop=True, bound=None):
         self.program, self.model, self.names = program, model, names
         self.timeouts = program.timeouts
         self.machine = Machine(self, program.geometry, initial, len(program.threads))
         self.result = Result()
         self.stack = []
-        self.deadline, self.stop = deadline, stop
+        self.deadline, self.stop, self.bound = deadline, stop, bound
+        self.result.finished = bound is None
 
     def name(self, loc):
         return self.program.name(loc)
@@ -72,12 +76,15 @@ class Explorer:
         while self.stack and not (self.stop and self.result.failure):
             if enough and len(self.stack) >= enough:
                 break
-            if self.deadline and time.perf_counter() > self.deadline:
+            if self.late():
                 self.result.finished = False
                 break
             self.visit(self.pop())
         self.result.operations = self.machine.operations
         return self.result
+
+    def late(self):
+        return self.deadline is not None and time.perf_counter() > self.deadline
 
     def pop(self):
         graph, choices = self.stack[-1]
@@ -96,16 +103,17 @@ class Explorer:
         try:
             while None in graph.done:
                 t = graph.done.index(None)
-                self.machine.run(graph, t, self.program.threads[t], t in self.program.mortal)
+                self.machine.run(graph, t, self.program)
             self.complete(graph)
         except Abandon:
             self.result.blocked += 1
         except Failure as failure:
-            if self.result.failure is None:
+            if self.result.failure is None and (self.bound is None or preemptions(graph) <= self.bound):
                 self.result.failure = Found(failure, graph)
             self.result.executions += 1
 
     def complete(self, graph):
+        """Judge a graph in which nobody can go on."""
         blocked = [end[1] for end in graph.done if end[0] == "blocked"]
         if not blocked:
             self.result.executions += 1

@@ -14,11 +14,12 @@ from . import atomics
 from .graph import CHOICE, FENCE, READ, WRITE, Event, initial_write, join
 from .memory import Abandon, Blocked, Died, Failure, Geometry
 from .model import ACQUIRE, RELEASE
+from .steps import Steps
 
 MAX_EVENTS = 2000
 
 
-class Machine(Geometry):
+class Machine(Steps, Geometry):
     def __init__(self, explorer, geometry, initial, nthreads):
         super().__init__(geometry)
         self.explorer, self.model = explorer, explorer.model
@@ -29,17 +30,21 @@ class Machine(Geometry):
 
     # -- running a thread ----------------------------------------------------------------------------------------------------
 
-    def run(self, graph, thread, body, mortal=False):
-        """Run ``body`` to its end or until it blocks; the outcome goes to ``graph.done``."""
+    def run(self, graph, thread, program):
+        """Run that thread to its end or until it blocks; the outcome goes to ``graph.done``."""
         self.graph, self.thread, self.log = graph, thread, graph.threads[thread]
         self.i, self.n = 0, len(self.log)
-        self.mark, self.rounds, self.sleeps, self.mortal = 0, [], 0, mortal
+        self.mark, self.rounds, self.sleeps = 0, [], 0
+        self.prepare_steps(program)
         atomics.current = self
         try:
-            graph.done[thread] = ("finished", body(self))
+            value = program.threads[thread](self)
+            self.leave()
+            graph.done[thread] = ("finished", value)
         except Blocked as block:
             graph.done[thread] = ("blocked", block)
         except Died:
+            self.leave()
             graph.done[thread] = ("died", None)
         except Failure as failure:
             failure.thread = thread
@@ -52,8 +57,8 @@ class Machine(Geometry):
     # -- operations ----------------------------------------------------------------------------------------------------------
 
     def load(self, loc, order):
-        if self.mortal:
-            self.mortality()
+        if self.steps:
+            self.step()
         self.operations += 1
         i = self.i
         if i < self.n:
@@ -62,8 +67,8 @@ class Machine(Geometry):
         return self.new_read(loc, order, False).value
 
     def store(self, loc, value, order):
-        if self.mortal:
-            self.mortality()
+        if self.steps:
+            self.step()
         self.operations += 1
         if self.i < self.n:
             self.i += 1
@@ -71,8 +76,8 @@ class Machine(Geometry):
             self.new_write(loc, value, order, None)
 
     def rmw(self, loc, order, compute):
-        if self.mortal:
-            self.mortality()
+        if self.steps:
+            self.step()
         self.operations += 1
         i = self.i
         if i < self.n:
@@ -143,13 +148,6 @@ class Machine(Geometry):
         if not condition:
             raise Blocked("assume")
 
-    def mortality(self):
-        self.mortal = False
-        if self.choose(2):
-            self.store(("dead", self.thread), 1, "release")
-            raise Died
-        self.mortal = True
-
     # -- waiting -------------------------------------------------------------------------------------------------------------
 
     def relax(self):
@@ -159,7 +157,8 @@ class Machine(Geometry):
             raise Blocked("spin", reads)
         trace = [(e.loc, e.value) for e in reads]
         if trace in self.rounds:
-            raise Blocked("stutter", reads)
+            # What follows the first read of a location depends on what the round itself did to it.
+            raise Blocked("stutter", list({e.loc: e for e in reversed(reads)}.values()))
         self.rounds.append(trace)
         self.mark = self.i
         if self.i > MAX_EVENTS:
@@ -244,7 +243,7 @@ class Machine(Geometry):
 
     def ordered(self, e, others):
         hb = e.hb
-        for o in others:
+        for o in reversed(others):
             if o.index >= hb[o.thread]:
                 raise Failure("race", self.race(e, o), self.thread)
 

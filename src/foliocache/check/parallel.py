@@ -15,7 +15,7 @@ ENTRIES_PER_JOB = 32
 def spread(explorer, jobs):
     total = explorer.run(enough=ENTRIES_PER_JOB * jobs)
     entries = explorer.stack
-    if not entries or total.failure or not total.finished:
+    if not entries or total.failure and explorer.stop or explorer.late():
         return total
     context = multiprocessing.get_context("fork")
     following = context.Value("i", 0)
@@ -44,11 +44,12 @@ def _work(explorer, entries, following, pipe):
         if number >= len(entries):
             break
         explorer.result = Result()
+        explorer.result.finished = explorer.bound is None
         explorer.machine.operations = 0
         explorer.stack = [entries[number]]
         explorer.run()
         parts.append((number, explorer.result))
-        if explorer.result.failure and explorer.stop or not explorer.result.finished:
+        if explorer.result.failure and explorer.stop or explorer.late():
             with following.get_lock():
                 following.value = len(entries)
     pipe.send_bytes(pickle.dumps(parts))

@@ -1,11 +1,13 @@
 """What is explored: a sequential setup, threads, and a judgement of the final state."""
 import dataclasses
+import time
 from collections.abc import Callable
 
 from . import atomics
 from .explore import Explorer
 from .memory import Direct, Failure
 from .model import MODELS
+from .parallel import spread
 
 
 @dataclasses.dataclass
@@ -14,7 +16,7 @@ class Program:
 
     ``final`` looks at the memory that is left and raises ``AssertionError`` if it may not be so; what it returns (or, without it, the
     results) is the execution's *outcome*. A thread that is ``mortal`` may die at each of its operations; its result is None then.
-    With ``timeouts`` every futex_wait may also time out. ``names`` tells locations to the reader: ``{offset: "slot"}`` or a function.
+    With ``timeouts`` every futex_wait may also time out. ``barriers`` is how often one of the threads calls ``steps.membarrier``. ``names`` tells locations to the reader: ``{offset: "slot"}`` or a function.
     """
 
     threads: list
@@ -25,6 +27,7 @@ class Program:
     names: object = None
     mortal: frozenset = frozenset()
     timeouts: bool = False
+    barriers: int = 0
 
     def initial(self):
         mem = Direct(self.geometry)
@@ -83,17 +86,16 @@ class Program:
         return Explorer(self, MODELS[model], self.start, self.label(), **options)
 
 
-def explore(program, model="rc11", jobs=1, budget=None, stop=True):
-    """Explore ``program`` under the model of that name; the result says what was seen and whether it was everything."""
-    import time
+def explore(program, model="rc11", jobs=1, budget=None, stop=True, bound=None):
+    """Explore ``program`` under the model of that name; the result says what was seen and whether it was everything.
 
+    ``budget`` is in seconds; ``bound`` leaves out failures whose plainest schedule needs more preemptions. ``stop`` at the first failure.
+    """
     deadline = time.perf_counter() + budget if budget else None
-    explorer = program.explorer(model, deadline=deadline, stop=stop)
+    explorer = program.explorer(model, deadline=deadline, stop=stop, bound=bound)
     explorer.start()
     if jobs == 1:
         return explorer.run()
-    from .parallel import spread
-
     return spread(explorer, jobs)
 
 

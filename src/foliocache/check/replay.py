@@ -1,34 +1,17 @@
 """One execution again, from a string: for looking at it, with names and source lines, and for telling others about it.
 
-The string has a token for each event: what a read takes (``i``, the initial value, or thread.event), where a write stands in its
-location's order (``w3``), what was chosen (``c1``), ``f`` for a fence. Threads are separated by slashes. It is complete: no search.
+The string (see ``script``) is complete, so nothing is searched: a thread that needs a write of another one waits until that has run.
 """
 import sys
 from pathlib import Path
 
-from .graph import CHOICE, FENCE, READ, Graph
+from .graph import READ, Graph
 from .machine import Machine
 from .memory import Blocked, Failure
 
 HERE = Path(__file__).parent
-ENGINE = {str(HERE / name) for name in ("machine.py", "replay.py", "memory.py", "graph.py")}
+ENGINE = {str(HERE / name) for name in ("machine.py", "replay.py", "memory.py", "graph.py", "steps.py")}
 FACADES = {str(HERE / "atomics.py"), str(HERE / "plain.py")}
-
-
-def encode(found):
-    """The replay string of a failure: its graph, and the thread that fails after it (``-`` if it is the final state)."""
-    graph = found.graph
-    ranks = {w: rank for writes in graph.mo.values() for rank, w in enumerate(writes)}
-    threads = (",".join(_token(e, ranks) for e in events) for events in graph.threads)
-    return "/".join([str(found.thread) if found.thread is not None else "-", *threads])
-
-
-def _token(e, ranks):
-    if e.kind is READ:
-        return "i" if e.rf.thread < 0 else f"{e.rf.thread}.{e.rf.index}"
-    if e.kind is FENCE:
-        return "f"
-    return f"c{e.value}" if e.kind is CHOICE else f"w{ranks[e]}"
 
 
 class Replayer(Machine):
@@ -40,6 +23,9 @@ class Replayer(Machine):
         e = super().event(kind, loc, order)
         e.op = site()
         return e
+
+    def race(self, e, o):
+        return f"{super().race(e, o)}\n      here: {_place(e)}\n      there: {_place(o)}"
 
     def token(self):
         """What the script says about the next event; None once the thread that fails is on its own."""
@@ -99,6 +85,11 @@ class Replayer(Machine):
         super().fence(order)
 
 
+def _place(e):
+    op, function, file, line = e.op
+    return f"{function}, {file}:{line}"
+
+
 class _Nobody:
     """Stands in for the explorer where nothing is explored."""
 
@@ -133,9 +124,9 @@ def replay(program, model, text):
     size, failed = -1, None
     while size < graph.stamp:
         size = graph.stamp
-        for t, body in enumerate(program.threads):
+        for t in range(len(program.threads)):
             try:
-                machine.run(graph, t, body, t in program.mortal)
+                machine.run(graph, t, program)
             except Failure as failure:  # the last word of the thread that fails; the others go on to where they were
                 failed = failure
     if failed:
@@ -143,7 +134,7 @@ def replay(program, model, text):
     try:
         if failing != "-":
             machine.free = True
-            machine.run(graph, int(failing), program.threads[int(failing)], int(failing) in program.mortal)
+            machine.run(graph, int(failing), program)
         else:
             explorer.complete(graph)
     except Failure as failure:

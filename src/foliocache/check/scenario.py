@@ -106,11 +106,11 @@ def load_all():
     return SCENARIOS
 
 
-def run(which, model="rc11", mutation=None, jobs=1, budget=None):
+def run(which, model="rc11", mutation=None, jobs=1, budget=None, bound=None):
     """Explore one scenario under one model, as shipped or with one mutation."""
     program = which.program(mutation)
     start = time.perf_counter()
-    result = explore(program, model, jobs=jobs, budget=budget)
+    result = explore(program, model, jobs=jobs, budget=budget, bound=bound)
     verdict = "fails" if result.failure else "holds"
     return Row(
         which.name, model, mutation, verdict, which.expected(model, mutation), result.finished and not result.stutters,

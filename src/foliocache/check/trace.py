@@ -22,6 +22,8 @@ class Step:
     number: int = 0
     text: str = ""
     note: str = ""
+    source: int = None  # the step whose message a stale load took, and its thread
+    origin: int = 0
     where: str = ""
 
 
@@ -73,6 +75,12 @@ def order(graph):
                 heapq.heappush(heap, (price, *state))
     flat = sorted((s for column in columns for s in column), key=lambda s: s.events[0].stamp)
     return flat, None
+
+
+def preemptions(graph):
+    """How many preemptions the plainest schedule of this execution needs; a great many if that could not be found out."""
+    count = order(graph)[1]
+    return ODD if count is None else count
 
 
 def _walk(columns, came, state):
@@ -127,7 +135,7 @@ def _describe(step, program, number, newest, graph):
     if e.kind is FENCE:
         step.text = f"{function}  fence ({e.order})"
     elif e.kind is CHOICE:
-        step.text = f"{function}  chooses {e.value}" if op != "mortality" else ("dies here" if e.value else "lives on")
+        step.text = f"{function}  chooses {e.value}" if op != "step" else ("steps in" if e.value else "goes on")
     elif e.plain and len(step.events) > 1:
         step.text = f"{function}  write " + ", ".join(program.name(w.loc) for w in step.events)
     else:
@@ -137,6 +145,8 @@ def _describe(step, program, number, newest, graph):
             shown += " fails"
         step.text = f"{function}  {verb} {name} {shown}"
         step.note = _staleness(e, last, number, newest, graph)
+        if step.note and e.kind is READ and e.rf in number:
+            step.source, step.origin = number[e.rf], e.rf.thread
         for w in step.events:
             if w.kind is WRITE and (w.loc not in newest or graph.mo[w.loc].index(w) > graph.mo[w.loc].index(newest[w.loc])):
                 newest[w.loc] = w

@@ -120,13 +120,11 @@ static inline void fc_count64(mem_t mem, uint64_t off, uint64_t n)
 { __atomic_store_n(FC_P64(mem, off), __atomic_load_n(FC_P64(mem, off), __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED); }
 
 /* futex(2) on a word of the segment, shared between processes. futex_wait returns 0 when woken (perhaps for nothing),
- * EAGAIN when the word was not `expected`, ETIMEDOUT after timeout_ns. */
+ * EAGAIN when the word was not `expected`, EINTR at a signal, ETIMEDOUT after timeout_ns. */
 static inline int fc_futex_wait(mem_t mem, uint64_t off, uint32_t expected, uint64_t timeout_ns)
 {
     struct timespec ts = { (time_t)(timeout_ns / 1000000000u), (long)(timeout_ns % 1000000000u) };
-    if (syscall(SYS_futex, FC_P32(mem, off), FUTEX_WAIT, expected, &ts, NULL, 0) == 0)
-        return 0;
-    return errno == EINTR ? 0 : errno;
+    return syscall(SYS_futex, FC_P32(mem, off), FUTEX_WAIT, expected, &ts, NULL, 0) == 0 ? 0 : errno;
 }
 
 static inline int fc_futex_wake(mem_t mem, uint64_t off, uint32_t n)

@@ -55,7 +55,7 @@ def unlock(mem, folio, result):
 
 
 def wait(mem, folio, timeout_ns):
-    """Sleep until the folio is unlocked. The flags then; or with PG_LOCKED still in them, after timeout_ns.
+    """Sleep until the folio is unlocked. The flags then; or with PG_LOCKED still in them, after timeout_ns or at a signal.
 
     No wake-up is lost: PG_WAITERS is set by a cmpxchg on the very value that the futex compares, so an unlock in between changes
     the word and the futex refuses to sleep.
@@ -71,4 +71,5 @@ def wait(mem, folio, timeout_ns):
         asleep = seen | layout.PG_WAITERS
         if seen != asleep and atomics.cmpxchg_relaxed(mem, folio + layout.F_FLAGS, seen, asleep) != seen:
             continue
-        atomics.futex_wait(mem, folio + layout.F_FLAGS, asleep, deadline - now)
+        if atomics.futex_wait(mem, folio + layout.F_FLAGS, asleep, deadline - now) == layout.INTERRUPTED:
+            return atomics.load_acquire(mem, folio + layout.F_FLAGS)

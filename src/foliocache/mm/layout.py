@@ -129,6 +129,7 @@ PG_READAHEAD = 32
 # Locks (wait): the word is the owner's client number + 1, with LOCK_WAITERS while somebody sleeps on it.
 LOCK_WAITERS = 0x80000000
 LOCK_SPINS = 100
+INTERRUPTED = 4  # EINTR, from futex_wait
 LOCK_SLICE_NS = 1_000_000_000
 
 # lru's queues.
@@ -175,8 +176,7 @@ MAPPING_ORDER = 48
 MAPPING_CHAIN = 52
 MAPPING_KEY_LENGTH = 56
 MAPPING_VERSION_LENGTH = 60
-MAPPING_KEY_LO = 72  # digest of the key alone
-MAPPING_KEY_HI = 80
+MAPPING_KEY = 72  # digest of the key alone
 MAPPING_TEXT = 128
 MAPPING_TEXT_MAX = 384
 MAPPING_SIZE = MAPPING_TEXT + MAPPING_TEXT_MAX
@@ -186,6 +186,7 @@ GRAB_ADDED = 1 << 32
 GRAB_NOMEM = 1 << 33
 GRAB_GONE = 1 << 34
 FIND_RETRIES = 8
+GRAB_TRIES = 64
 
 # Client slot.
 CLIENT_SIZE = 1024

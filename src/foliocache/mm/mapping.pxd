@@ -8,10 +8,12 @@ from .atomics cimport mem_t
 @cython.locals(bucket=u32)
 cpdef void setup(mem_t mem) noexcept nogil
 cpdef u64 lookup(mem_t mem, u32 me, u64 low, u64 high) noexcept nogil
-cpdef u64 open(mem_t mem, u32 me, u64 low, u64 high, u64 size, u32 order, u32 height, const char *text, u32 key_length,
+cpdef u64 open(mem_t mem, u32 me, u64 low, u64 high, u64 key, u64 size, u32 order, u32 height, const char *text, u32 key_length,
                u32 version_length) noexcept nogil
 cpdef bint lock(mem_t mem, u32 me, u64 ino) noexcept nogil
 cpdef void unlock(mem_t mem, u64 ino) noexcept nogil
+@cython.locals(bucket=u32, number=u32, found=u64, ino=u64)
+cpdef u64 find_key(mem_t mem, u32 me, u64 key) noexcept nogil
 cpdef void release(mem_t mem, u32 me, u64 ino) noexcept nogil
 cpdef u64 head(mem_t mem, u64 ino) noexcept nogil
 cpdef u64 record(mem_t mem, u64 ino) noexcept nogil
@@ -25,7 +27,7 @@ cdef u32 _height(mem_t mem, u64 ino) noexcept nogil
 cdef u32 _add_folios(mem_t mem, u64 ino, int64_t n) noexcept nogil
 @cython.locals(found=u64, number=u32)
 cdef u32 _search(mem_t mem, u64 low, u64 high) noexcept nogil
-cdef u32 _make(mem_t mem, u32 me, u64 low, u64 high, u64 size, u32 order, u32 height, const char *text, u32 key_length,
+cdef u32 _make(mem_t mem, u32 me, u64 low, u64 high, u64 key, u64 size, u32 order, u32 height, const char *text, u32 key_length,
                u32 version_length) noexcept nogil
 @cython.locals(found=u64, link=u64)
 cdef void _drop(mem_t mem, u32 me, u64 ino) noexcept nogil

@@ -33,12 +33,15 @@ def lookup(mem, me, low, high):
     return ino
 
 
-def open(mem, me, low, high, size, order, height, text, key_length, version_length):
-    """As lookup, but makes the record if there is none; 0 only when there is no memory for it."""
+def open(mem, me, low, high, key, size, order, height, text, key_length, version_length):
+    """As lookup, but makes the record if there is none; 0 only when there is no memory for it.
+
+    key is a 64-bit digest of the key alone; text is key and version for people, cut to MAPPING_TEXT_MAX bytes.
+    """
     wait.lock(mem, layout.TABLE_LOCK, me)
     number = _search(mem, low, high)
     if number == layout.NIL:
-        number = _make(mem, me, low, high, size, order, height, text, key_length, version_length)
+        number = _make(mem, me, low, high, key, size, order, height, text, key_length, version_length)
     ino = _ino(mem, number) if number != layout.NIL else 0
     wait.unlock(mem, layout.TABLE_LOCK)
     return ino
@@ -56,6 +59,23 @@ def lock(mem, me, ino):
 def unlock(mem, ino):
     """Release it."""
     wait.unlock(mem, _tree_lock(ino))
+
+
+def find_key(mem, me, key):
+    """The ino of some version of the object whose key has this digest; 0 if there is none. Looks at every record."""
+    wait.lock(mem, layout.TABLE_LOCK, me)
+    ino = 0
+    for bucket in range(atomics.nbuckets(mem)):
+        number = atomics.read32(mem, atomics.buckets(mem) + bucket * 4)
+        for _ in range(layout.CHAIN_MAX):
+            found = slab.at(mem, layout.SLAB_MAPPINGS, number) if number != layout.NIL else 0
+            if found == 0:
+                break
+            if atomics.read64(mem, found + layout.MAPPING_KEY) == key:
+                ino = _ino(mem, number)
+            number = atomics.read32(mem, found + layout.MAPPING_CHAIN)
+    wait.unlock(mem, layout.TABLE_LOCK)
+    return ino
 
 
 def release(mem, me, ino):
@@ -136,13 +156,14 @@ def _search(mem, low, high):
     return layout.NIL
 
 
-def _make(mem, me, low, high, size, order, height, text, key_length, version_length):
+def _make(mem, me, low, high, key, size, order, height, text, key_length, version_length):
     number = slab.alloc(mem, me, layout.SLAB_MAPPINGS)
     if number == layout.NIL:
         return layout.NIL
     new = slab.at(mem, layout.SLAB_MAPPINGS, number)
     atomics.write64(mem, new + layout.MAPPING_DIGEST_LO, low)
     atomics.write64(mem, new + layout.MAPPING_DIGEST_HI, high)
+    atomics.write64(mem, new + layout.MAPPING_KEY, key)
     atomics.write64(mem, new + layout.MAPPING_OBJECT_SIZE, size)
     atomics.write32(mem, new + layout.MAPPING_ORDER, order)
     atomics.write32(mem, new + layout.MAPPING_HEIGHT, height)

@@ -29,6 +29,11 @@ UNMAP_DROP_FIRST = Replace("pagetable", "unmap", """
         atomics.exchange_relaxed(mem, _entry(mem, table, entry), 0)
         return True
 """)
+MAP_RELAXED = Edit("pagetable", "map", "cmpxchg_release", "cmpxchg_relaxed")
+DESTROY_FIRST = (
+    Edit("vmscan", "evict", "    left = mapping.remove", "    folio.destroy(mem, me, pfn)\n    left = mapping.remove"),
+    Edit("vmscan", "evict", "1)\n    folio.destroy(mem, me, pfn)", "1)"),
+)
 CLEAR = "    if level == 0:\n        atomics.store_{}(mem, slot, 0)"
 
 # One order at a time, the whole path of a reference from publication to destruction.
@@ -116,7 +121,14 @@ def program(core, threads, setup=published):
     return Program(threads, setup(core), one_owner(core), stage.geometry(), names=stage.names)
 
 
-NEEDED, NOT_NEEDED = weakened(("add-relaxed", "sub-relaxed", "freeze-relaxed", "init-relaxed", "publish-relaxed", "load-relaxed", "clear-relaxed"))
+NEEDED, NOT_NEEDED = weakened(
+    ("add-relaxed", "sub-relaxed", "freeze-relaxed", "init-relaxed"),
+    "publish-relaxed", "load-relaxed", "clear-relaxed",
+)  # fmt: skip
+# Each of these alone could still rely on another: so all at once, too.
+NOT_NEEDED["weakest"] = Bug(tuple(BARRIERS[name] for name in ("publish-relaxed", "load-relaxed", "clear-relaxed")))
+# An ino is never given twice, so the identity alone tells; the second look at the slot only finds it out sooner.
+NOT_NEEDED["identity-only"] = Bug((IDENTITY_ONLY,))
 
 
 @scenario(
@@ -125,12 +137,10 @@ NEEDED, NOT_NEEDED = weakened(("add-relaxed", "sub-relaxed", "freeze-relaxed", "
     PARTS,
     bugs={
         "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns whatever the page has become"),
-        "drop-before-unpublish": Bug((DROP_FIRST,), ALL, "the page is free while its slot still names it"),
-        "identity-only": Bug((IDENTITY_ONLY,), ALL),
-        "slot-only": Bug((SLOT_ONLY,), ALL),
         **NEEDED,
     },
-    variants={**counting.SCHEMES, **NOT_NEEDED},
+    # The remover holds a pin of its own here, so the order of clear and drop does not matter; see lookup/evict and gup for where it does.
+    variants={**counting.SCHEMES, **NOT_NEEDED, "slot-only": Bug((SLOT_ONLY,)), "drop-before-unpublish": Bug((DROP_FIRST,))},
 )
 def lookup_reuse(core):
     """A getter, the remover, and a reuser who puts the page into another slot as another folio."""
@@ -144,7 +154,6 @@ def lookup_reuse(core):
     bugs={
         "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns whatever the page has become"),
         "slot-only": Bug((SLOT_ONLY,), ALL, "the same slot names the same page, as another mapping's"),
-        "identity-only": Bug((IDENTITY_ONLY,), ALL),
         **NEEDED,
     },
     variants={**counting.SCHEMES, **NOT_NEEDED},
@@ -164,6 +173,57 @@ def lookup_two(core):
 def lookup_three(core):
     """Three getters, remover, reuser."""
     return program(core, [remover(core, 4), reuser(core, 5, stage.OTHER), *(getter(core, me) for me in (1, 2, 3))])
+
+
+def reclaimer(core, me):
+    """What ``vmscan.shrink`` does with the folio that it isolated."""
+
+    def reclaim(mem):
+        if core.page_ref.try_get(mem, stage.MEMMAP) == core.layout.GOT:
+            core.vmscan.evict(mem, me, 0)
+
+    return reclaim
+
+
+def cached(core):
+    """Setup: as published, with the slot's reference only."""
+
+    def setup(mem):
+        published(core)(mem)
+        core.page_ref.init(mem, stage.MEMMAP, 1)
+
+    return setup
+
+
+def evicted_or_kept(core):
+    def final(mem, results):
+        word = core.page_ref.count(mem, stage.MEMMAP)
+        if mem.values.get(stage.FREE, 0):
+            assert core.page_ref.try_get(mem, stage.MEMMAP) == core.layout.DEAD, "the free page can be got"
+        else:
+            assert word == 1, f"the word is {word:#x}, not 1"
+
+    return final
+
+
+@scenario(
+    "lookup/evict",
+    ONE_TRY,
+    PARTS,
+    bugs={
+        "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns whatever the page has become"),
+        "destroy-before-unpublish": Bug(DESTROY_FIRST, ALL, "the page is somebody else's while its slot still names it"),
+        "freeze-relaxed": Bug((Edit("page_ref", "freeze", "cmpxchg_acquire", "cmpxchg_relaxed"),), WEAK),
+        "init-relaxed": Bug((BARRIERS["init-relaxed"],), WEAK),
+        "add-relaxed": Bug((BARRIERS["add-relaxed"],), WEAK),
+        "sub-relaxed": Bug((BARRIERS["sub-relaxed"],), WEAK),
+    },
+    variants=counting.SCHEMES,
+)
+def lookup_evict(core):
+    """A getter against reclaim, which freezes the folio and takes it out, and a reuser."""
+    threads = [getter(core, 1), reclaimer(core, 2), reuser(core, 3, stage.OTHER)]
+    return Program(threads, cached(core), evicted_or_kept(core), stage.geometry(), names=stage.names)
 
 
 # The page table: page 1 is a table, and its first entry is what mapping heads are above.
@@ -207,10 +267,13 @@ def unmapper(core, me):
         "freeze-relaxed": Bug((BARRIERS["freeze-relaxed"],), WEAK),
         "init-relaxed": Bug((BARRIERS["init-relaxed"],), WEAK),
         "add-relaxed": Bug((BARRIERS["add-relaxed"],), WEAK),
-        "load-relaxed": Bug((BARRIERS["load-relaxed"],), WEAK),
-        "map-relaxed": Bug((Edit("pagetable", "map", "cmpxchg_release", "cmpxchg_relaxed"),), WEAK),
     },
-    variants=counting.SCHEMES,
+    variants={
+        **counting.SCHEMES,
+        "load-relaxed": Bug((BARRIERS["load-relaxed"],)),
+        "map-relaxed": Bug((MAP_RELAXED,)),
+        "weakest": Bug((BARRIERS["load-relaxed"], MAP_RELAXED)),
+    },
 )
 def gup_unmap_reuse(core):
     """gup_fast against unmap, and the page is used again elsewhere."""

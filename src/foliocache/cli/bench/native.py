@@ -72,13 +72,12 @@ def _declared(library: Any) -> Any:
     return library
 
 
-_MEM = "__pyx_t_10foliocache_2mm_7atomics_mem_t"
-_U32, _U64 = "uint32_t", "uint64_t"
+_CALLED = "int __pyx_skip_dispatch"  # the last argument of what Cython calls cpdef
 _SIGNATURES = {
-    ("page_ref", "try_get"): (_U32, ("mem", _U64)),
-    ("page_ref", "put"): ("int", ("mem", _U64)),
-    ("filemap", "find_get"): (_U32, ("mem", _U32, _U64, _U64, _U32, _U64)),
-    ("folio", "put"): ("void", ("mem", _U32, _U32)),
+    ("page_ref", "try_get"): f"uint32_t (mem_t, uint64_t, {_CALLED})",
+    ("page_ref", "put"): f"int (mem_t, uint64_t, {_CALLED})",
+    ("filemap", "find_get"): f"uint32_t (mem_t, uint32_t, uint64_t, uint64_t, uint32_t, uint64_t, {_CALLED})",
+    ("folio", "put"): f"void (mem_t, uint32_t, uint32_t, {_CALLED})",
 }
 
 
@@ -88,22 +87,7 @@ def core_function(module: str, name: str) -> int:
     get_name, get_pointer = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
     get_name.restype, get_name.argtypes = c_char_p, [ctypes.py_object]
     get_pointer.restype, get_pointer.argtypes = c_void_p, [ctypes.py_object, c_char_p]
-    found = get_name(capsule) if capsule is not None else b"none"
-    if _plain(found.decode()) != _plain(_expected(module, name)):
-        raise Unavailable(f"the core's {module}.{name} has another signature now: {found.decode()}")
+    found = get_name(capsule) if capsule is not None else b"nothing"
+    if found.decode() != _SIGNATURES[module, name]:
+        raise Unavailable(f"the core's {module}.{name} is {found.decode()} now, pairs.c calls {_SIGNATURES[module, name]}")
     return int(get_pointer(capsule, found))
-
-
-def _expected(module: str, name: str) -> str:
-    result, arguments = _SIGNATURES[module, name]
-    return f"{result} ({', '.join(_MEM if each == 'mem' else each for each in arguments)})"
-
-
-def _plain(signature: str) -> str:
-    """Cython's names of the integer types, made plain; a trailing marker of skipped dispatch is dropped."""
-    for long, short in ((_MEM, "mem"), ("mem_t", "mem"), ("__pyx_t_10foliocache_2mm_7atomics_", "")):
-        signature = signature.replace(long, short)
-    for name in ("atomics", "page_ref", "filemap", "folio", "client", "layout"):
-        for width in ("u32", "u64"):
-            signature = signature.replace(f"__pyx_t_10foliocache_2mm_{len(name)}{name}_{width}", f"uint{width[1:]}_t")
-    return signature.replace(", int __pyx_skip_dispatch", "").replace(" ", "")

@@ -1,0 +1,58 @@
+"""What four workers hold once each has read every value: the sum of their PSS (a shared page counts once), and of a server's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.harness import Plan, Table
+from bench.peers import openers, stores
+from foliocache.cli.bench.crew import Crew
+from foliocache.cli.bench.pools import KIB, MIB
+
+WORKERS = 4
+VALUE = 64 * KIB
+NAMES = (
+    "foliocache, memoryview(lease)", "foliocache, folio:: read (a copy)", "dict", "cachetools LRU", "cachebox LRU",
+    "shared memory, slice", "LMDB, open transaction", "fsspec blockcache, read", "fsspec filecache, read", "diskcache", "memcached",
+    "Redis",
+)
+
+
+def table(plan: Plan, peers: list[Any]) -> Table:
+    from bench.peers import kept
+
+    held = plan.core.values * VALUE / MIB
+    found = Table(f"Memory of {WORKERS} workers that have each read {held:.0f} MiB of values, above {WORKERS} idle ones, MiB",
+                  ("who", "workers (PSS)", "server (PSS)", "together", "times the data"))
+    for peer in (peer for peer in peers if peer.name in NAMES):
+        with kept(peer, plan.core.values, VALUE) as where:
+            jobs = [(peer.opener, where, plan.core.values, VALUE)] * WORKERS
+            with Crew(touchers, jobs) as crew:
+                before = sum(pss(pid) for pid in crew.pids)
+                crew.rate("open and read")
+                workers = (sum(pss(pid) for pid in crew.pids) - before) / MIB
+                server = sum(pss(pid) for pid in stores.pids.values()) / MIB
+        found.add(peer.name, workers, server, workers + server, (workers + server) / held)
+    return found
+
+
+def touchers(opener: Any, where: Any, count: int, size: int) -> dict[str, Any]:
+    """Crew: opens the peer only when it is told to, then reads all of every value."""
+    opener(where, 1, size) if opener is openers.redis or opener is openers.memcached else None  # its client library is no data
+    keep = []
+
+    def read() -> int:
+        reader = opener(where, count, size)
+        keep.append(reader)
+        total = 0
+        for n in range(count):
+            with memoryview(reader.get(n)) as view:
+                total += sum(view[:: 4 * KIB])
+        return count
+
+    return {"open and read": read}
+
+
+def pss(pid: int) -> int:
+    with open(f"/proc/{pid}/smaps_rollup") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))

@@ -1,0 +1,128 @@
+"""Locks, sleeping and waking, and who fills a page: no lost wake-up, no double fill, nobody sees half a page."""
+from ..mutation import Edit, Replace
+from ..program import Program
+from ..scenario import ALL, WEAK, Bug, scenario
+from . import stage
+
+WORD = 0x900
+NO_SPIN = {"LOCK_SPINS": 0}
+
+
+def names(loc):
+    return "lock" if loc == WORD else stage.names(loc)
+
+
+def locker(core, me):
+    def critical(mem):
+        core.wait.lock(mem, WORD, me)
+        seen = stage.look(mem, 0)
+        stage.fill(mem, 0, seen + 1)
+        core.wait.unlock(mem, WORD)
+
+    return critical
+
+
+LOCK_BUGS = {
+    "lock-relaxed": Bug((Edit("wait", "lock", "cmpxchg_acquire", "cmpxchg_relaxed"),), WEAK, "it may see the state before the last one"),
+    "slow-lock-relaxed": Bug((
+        Edit("wait", "_lock_slow", "while atomics.cmpxchg_acquire", "while atomics.cmpxchg_relaxed"),), WEAK, "as lock-relaxed"),
+    "unlock-relaxed": Bug((Edit("wait", "unlock", "exchange_release", "exchange_relaxed"),), WEAK),
+    "no-waiters-bit": Bug((Edit("wait", "_lock_slow", "(me + 1) | layout.LOCK_WAITERS", "me + 1"),), ALL,
+        "with a third waiter: whoever slept forgets the others"),
+    "no-wake": Bug((Edit("wait", "unlock", "atomics.futex_wake(mem, word, 1)", "pass"),), ALL, "nobody wakes the sleeper"),
+    "sleep-without-bit": Bug((Replace("wait", "_sleep", """
+        def _sleep(mem, word):
+            held = atomics.load_relaxed(mem, word)
+            if held:
+                atomics.futex_wait(mem, word, held, layout.LOCK_SLICE_NS)
+    """),), ALL, "the owner does not know that somebody sleeps"),
+}  # fmt: skip
+
+
+def counted(threads):
+    def final(mem, results):
+        total = mem.values[("page", 0)]
+        assert total == threads, f"{threads} sections, {total} increments"
+        assert mem.values.get(WORD, 0) == 0, "the lock is left held"
+
+    return final
+
+
+@scenario("lock/two", NO_SPIN, bugs={k: v for k, v in LOCK_BUGS.items() if k != "no-waiters-bit"})
+def lock_two(core):
+    """Two clients, one lock: one at a time inside, and nobody sleeps for ever."""
+    setup = lambda mem: stage.fill(mem, 0, 0)  # noqa: E731
+    return Program([locker(core, 1), locker(core, 2)], setup, counted(2), stage.geometry(), names=names)
+
+
+@scenario("lock/three", NO_SPIN, bugs={"no-waiters-bit": LOCK_BUGS["no-waiters-bit"], "no-wake": LOCK_BUGS["no-wake"]})
+def lock_three(core):
+    """Three clients."""
+    setup = lambda mem: stage.fill(mem, 0, 0)  # noqa: E731
+    return Program([locker(core, me) for me in (1, 2, 3)], setup, counted(3), stage.geometry(), names=names)
+
+
+def filling(core):
+    def setup(mem):
+        core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, stage.INO, 0, 1)
+        core.fill.begin(mem, 1, 0)
+        core.page_ref.init(mem, stage.MEMMAP, 3)
+
+    return setup
+
+
+def filler(core):
+    def fill(mem):
+        stage.fill(mem, 0, "content")
+        core.fill.complete(mem, 0)
+
+    return fill
+
+
+def waiter(core):
+    def wait(mem):
+        seen = core.fill.wait(mem, 0, 1)
+        assert seen & core.layout.PG_UPTODATE, f"woke to flags {seen:#x}"
+        return stage.look(mem, 0)
+
+    return wait
+
+
+def everybody_knows(mem, results):
+    assert results[1:] == ["content"] * (len(results) - 1), f"the waiters saw {results[1:]}"
+
+
+FILL_BUGS = {
+    "no-wake": Bug((Edit("flags", "unlock", "atomics.futex_wake(mem, folio + layout.F_FLAGS, layout.NIL)", "pass"),), ALL),
+    "wait-relaxed": Bug((Edit("flags", "wait", "seen = atomics.load_acquire", "seen = atomics.load_relaxed"),), WEAK, "the content may be read before it is there"),
+    "sleep-without-bit": Bug((Edit("flags", "wait", "asleep = seen | layout.PG_WAITERS", "asleep = seen"),), ALL),
+    "unlock-first": Bug((Replace("flags", "unlock", """
+        def unlock(mem, folio, result):
+            keep = ~(layout.PG_LOCKED | layout.PG_WAITERS)
+            if atomics.fetch_and_release(mem, folio + layout.F_FLAGS, keep) & layout.PG_WAITERS:
+                atomics.futex_wake(mem, folio + layout.F_FLAGS, layout.NIL)
+            atomics.fetch_or_release(mem, folio + layout.F_FLAGS, result)
+    """),), ALL, "a waiter finds the lock gone and no result"),
+    "both-relaxed": Bug((
+        Edit("flags", "unlock", "fetch_or_release", "fetch_or_relaxed"),
+        Edit("flags", "unlock", "fetch_and_release", "fetch_and_relaxed"),
+    ), WEAK),
+}  # fmt: skip
+FILL_VARIANTS = {
+    "result-relaxed": Bug((Edit("flags", "unlock", "fetch_or_release", "fetch_or_relaxed"),)),
+    "drop-relaxed": Bug((Edit("flags", "unlock", "fetch_and_release", "fetch_and_relaxed"),)),
+}
+
+
+@scenario("fill/one-waiter", bugs=FILL_BUGS, variants=FILL_VARIANTS)
+def fill_one(core):
+    """The filler writes and unlocks, a waiter sleeps on the folio: it is woken, and sees the content."""
+    threads = [filler(core), waiter(core)]
+    return Program(threads, filling(core), everybody_knows, stage.geometry(), names=stage.names)
+
+
+@scenario("fill/two-waiters", bugs={"wake-one": Bug((Edit("flags", "unlock", "F_FLAGS, layout.NIL", "F_FLAGS, 1"),), ALL)})
+def fill_two(core):
+    """Two waiters: both are woken."""
+    threads = [filler(core), waiter(core), waiter(core)]
+    return Program(threads, filling(core), everybody_knows, stage.geometry(), names=stage.names)

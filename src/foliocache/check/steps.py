@@ -1,0 +1,80 @@
+"""Steps of a thread that are no memory operations of its own: dying, and taking a process-wide barrier.
+
+**Death.** A mortal thread may die before each of its operations: a choice, explored like any other. ``is_dead`` tells others; who sees
+it sees all that the dead one did (the kernel tells it, after the last instruction).
+
+**membarrier(2).** The caller makes every other thread execute a full fence at some point between call and return. Modelled as what it
+is, an interrupt: before each operation another thread may take it (once it has been sent), which is a seq_cst fence there, and
+acknowledges it; the caller fences, sends, waits for all, fences. A thread that has ended has passed a fence on its way out.
+"""
+from .memory import Blocked, Died
+
+
+class Steps:
+    """Part of the machine: ``steps`` is true when something may happen before the next operation."""
+
+    def prepare_steps(self, program):
+        self.mortal = self.thread in program.mortal
+        self.interrupts = program.barriers
+        self.taken = self.sent = 0
+        self.steps = self.mortal or self.interrupts > 0
+
+    def step(self):
+        self.steps = False
+        if self.mortal and self.choose(2):
+            self.store(("dead", self.thread), 1, "release")
+            raise Died
+        while self.taken < self.interrupts and self.choose(2):
+            if self.load("interrupt", "relaxed") <= self.taken:
+                raise Blocked("assume")
+            self.take_interrupt()
+        self.steps = self.mortal or self.taken < self.interrupts
+
+    def take_interrupt(self):
+        self.taken += 1
+        self.fence("seq_cst")
+        self.store(("acknowledged", self.thread), self.taken, "relaxed")
+
+    def leave(self):
+        self.steps = False
+        if self.interrupts and self.sent == 0:
+            self.taken = self.interrupts - 1
+            self.take_interrupt()
+
+    def send_interrupt(self):
+        self.steps = False
+        self.interrupts = 0  # one who sends is never asked
+        self.sent += 1
+        self.fence("seq_cst")
+        self.store("interrupt", self.sent, "relaxed")
+        sent = self.sent
+        for other in range(len(self.none) - 1):
+            if other != self.thread:
+                self.until(("acknowledged", other), lambda count: count >= sent)
+        self.fence("seq_cst")
+        self.steps = self.mortal
+
+
+def membarrier(mem):
+    """The caller is the only thread of its program that may call this; ``Program(barriers=n)`` for n calls."""
+    mem.send_interrupt()
+
+
+def is_dead(mem, thread):
+    """Whether that thread has died, as far as the caller can know by now."""
+    return mem.load(("dead", thread), "acquire") == 1
+
+
+def choose(mem, n):
+    """Any of ``range(n)``."""
+    return mem.choose(n)
+
+
+def assume(mem, condition):
+    """Go on only where ``condition`` holds; what the others do without this thread is not judged."""
+    mem.assume(condition)
+
+
+def await_value(mem, loc, satisfied, order="acquire"):
+    """Wait for a value of ``loc`` that satisfies; returns it."""
+    return mem.until(loc, satisfied, order=order)

@@ -1,0 +1,155 @@
+"""``foliocache verify``: the model checker's table, and its counterexamples."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from foliocache.cli.output import console, emit_json
+
+FINDINGS = 1
+USAGE = 2
+FIELDS = ("scenario", "model", "mutation", "verdict", "expected", "exact", "executions", "graphs", "operations", "seconds")
+
+
+def verify(
+    *names: str,
+    model: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    mutate: str | None = None,
+    json: bool = False,
+    jobs: int | None = None,
+    html: Path | None = None,
+    budget: float | None = None,
+    bound: int | None = None,
+    replay: str | None = None,
+) -> int:
+    """Explore the scenarios on the shipped core, as it is and with each of the bugs that it must not have.
+
+    Without names the whole suite runs. Exit code 1 on any surprise: a scenario that fails as shipped, or a bug that goes unseen.
+
+    Parameters
+    ----------
+    names
+        Scenarios, or beginnings of their names, as in ``put/``.
+    model
+        Memory models: sc, tso, rc11 (all of them, by default; only rc11 with --mutate).
+    mutate
+        One bug or variant only; its counterexample is shown.
+    json
+        The results as JSON.
+    jobs
+        Processes to use; all cores, by default.
+    html
+        Write the first counterexample to this file as a page.
+    budget
+        Seconds for each exploration. One that takes longer is reported as bounded.
+    bound
+        Leave out failures that need more preemptions. Reported as bounded; below 3 the ABA passes.
+    replay
+        Do not explore: show the execution of this replay string (one scenario, one model).
+    """
+    from foliocache.check import scenario
+
+    chosen = _choose(scenario.load_all(), names, mutate)
+    models = tuple(model) or (scenario.ALL if mutate is None and replay is None else scenario.WEAK)
+    if not chosen or not set(models) <= set(scenario.ALL):
+        known = ", ".join(scenario.SCENARIOS) if not chosen else "sc, tso, rc11"
+        print(f"foliocache: no such scenario, bug or model; there are: {known}", file=sys.stderr)
+        return USAGE
+    if bound is not None and bound < 3:
+        print(f"foliocache: a bound of {bound} preemptions hides bugs: the ABA needs 3", file=sys.stderr)
+    jobs = jobs or os.cpu_count() or 1
+    if replay is not None:
+        print(_story(chosen[0], models[0], mutate, replay))
+        return 0
+    tasks = [(s.name, m, mutation, budget, bound) for s in chosen for mutation in _mutations(s, mutate) for m in models]
+    rows = _run(tasks, jobs)
+    if json:
+        emit_json({"results": [{field: getattr(row, field) for field in FIELDS} for row in rows]})
+    else:
+        _table(rows)
+        _counterexamples(rows, mutate)
+    found = next((row for row in rows if row.found and (row.surprise or mutate)), None)
+    if html is not None and found:
+        html.write_text(_page(found))
+    return FINDINGS if any(row.surprise for row in rows) else 0
+
+
+def _choose(scenarios: dict[str, Any], names: tuple[str, ...], mutate: str | None) -> list[Any]:
+    wanted = [s for name, s in scenarios.items() if not names or any(name.startswith(n) for n in names)]
+    return [s for s in wanted if mutate is None or mutate in s.mutations()]
+
+
+def _mutations(scenario: Any, mutate: str | None) -> list[str | None]:
+    return [None, *scenario.mutations()] if mutate is None else [mutate]
+
+
+def _run(tasks: list[tuple[Any, ...]], jobs: int) -> list[Any]:
+    """Every task, in the order given. One task alone is spread over the processes itself."""
+    if len(tasks) == 1 or jobs == 1:
+        return [_one(task, jobs) for task in tasks]
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        return pool.map(_one, tasks, chunksize=1)
+
+
+def _one(task: tuple[Any, ...], jobs: int = 1) -> Any:
+    from foliocache.check import scenario
+
+    name, model, mutation, budget, bound = task
+    return scenario.run(scenario.load_all()[name], model, mutation, jobs, budget, bound)
+
+
+def _table(rows: list[Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("scenario", "mutation", "model", "verdict", "expected"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("executions", "operations", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        verdict = row.verdict if row.exact or row.found else f"{row.verdict} (bounded)"
+        colour = "bold red" if row.surprise else "green" if row.verdict == "holds" else "yellow"
+        table.add_row(
+            row.scenario, row.mutation or "", row.model, Text(verdict, style=colour), row.expected,
+            f"{row.executions:,}", f"{row.operations:,}", f"{row.seconds:.2f} s",
+        )  # fmt: skip
+    out = console()
+    out.print(table)
+    surprises = sum(row.surprise for row in rows)
+    out.print(f"\n{len(rows)} explorations, {surprises} surprise{'s' * (surprises != 1)}")
+
+
+def _counterexamples(rows: list[Any], mutate: str | None) -> None:
+    from foliocache.check import scenario
+
+    for row in rows:
+        if row.found and (row.surprise or mutate):
+            which = scenario.SCENARIOS[row.scenario]
+            print(f"\n{row.scenario} under {row.model}{f' with {row.mutation}' if row.mutation else ''}\n{which.doc}\n")
+            print(_story(which, row.model, row.mutation, row.found.script))
+            print(f"replay: {row.found.script}")
+
+
+def _story(which: Any, model: str, mutation: str | None, script: str) -> str:
+    from foliocache.check import replay, trace
+
+    program = which.program(mutation)
+    graph, failure = replay.replay(program, model, script)
+    return trace.text(graph, program, failure)
+
+
+def _page(row: Any) -> str:
+    from foliocache.check import html, replay, scenario
+
+    which = scenario.SCENARIOS[row.scenario]
+    program = which.program(row.mutation)
+    graph, failure = replay.replay(program, row.model, row.found.script)
+    title = f"{row.scenario} under {row.model}{f', with {row.mutation}' if row.mutation else ''}"
+    return html.page(title, which.doc, graph, program, failure, row.found.script)

@@ -1,0 +1,101 @@
+"""The explorer around its core: the same again, on several cores, within a bound, for a while; and the replay of what it finds."""
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from foliocache.check import html, loader, plain, replay, scenario
+from foliocache.check.mutation import Edit, Mismatch, Replace
+from foliocache.check.program import explore
+
+SCENARIOS = scenario.load_all()
+
+
+def test_runs_are_deterministic():
+    first, second = (scenario.run(SCENARIOS["put/aba"], "rc11", "type-before-freeze") for _ in range(2))
+    assert first.found.script == second.found.script
+    assert (first.executions, first.operations) == (second.executions, second.operations)
+
+
+def test_two_processes_see_what_one_sees():
+    which = SCENARIOS["lookup/two-getters"]
+    alone, together = (explore(which.program(), jobs=jobs) for jobs in (1, 2))
+    assert together.keys == alone.keys
+    assert together.executions == alone.executions == len(alone.keys)
+
+
+def test_two_processes_find_the_bug():
+    result = explore(SCENARIOS["lock/three"].program("no-waiters-bit"), jobs=2)
+    assert result.failure.kind == "lost wake-up"
+
+
+@pytest.mark.parametrize(("bound", "verdict"), [(1, "holds"), (3, "fails")])
+def test_a_preemption_bound_hides_the_aba(bound, verdict):
+    row = scenario.run(SCENARIOS["put/aba"], "sc", "type-before-freeze", bound=bound)
+    assert row.verdict == verdict
+    assert not row.exact
+
+
+def test_a_budget_is_not_a_proof():
+    row = scenario.run(SCENARIOS["lookup/three-getters"], "rc11", budget=0.05)
+    assert row.verdict == "holds"
+    assert not row.exact
+
+
+def test_a_replay_ends_in_the_same_failure():
+    which = SCENARIOS["freeze/gets"]
+    row = scenario.run(which, "rc11", "reset-by-sub")
+    _, failure = replay.replay(which.program("reset-by-sub"), "rc11", row.found.script)
+    assert (failure.kind, failure.message) == (row.found.kind, row.found.message)
+
+
+def test_the_page_stands_alone():
+    which = SCENARIOS["put/aba"]
+    row = scenario.run(which, "sc", "type-before-freeze")
+    program = which.program("type-before-freeze")
+    graph, failure = replay.replay(program, "sc", row.found.script)
+    page = html.page("title", "intro", graph, program, failure, row.found.script)
+    assert "page_ref.put" in page and "destructor" in page
+    assert not re.search(r"(src|href)=|https?:|@import|url\(", page)
+
+
+def test_a_mutation_that_does_not_fit_is_an_error():
+    for mutation in (
+        Edit("page_ref", "put", "fetch_sub_of_another_time", ""),
+        Edit("page_ref", "init", "mem", "m"),
+        Edit("page_ref", "nothing", "a", "b"),
+        Replace("page_ref", "nothing", "def nothing(): pass"),
+    ):
+        with pytest.raises(Mismatch):
+            loader.load(plain, mutations=[mutation])
+
+
+def test_smaller_constants_carry_over():
+    core = loader.load(plain, {"NODE_SHIFT": 2})
+    assert core.layout.NODE_SIZE == core.layout.NODE_SLOTS + 16
+    with pytest.raises(ValueError, match="NO_SUCH"):
+        loader.load(plain, {"NO_SUCH": 1}).layout  # noqa: B018
+
+
+def test_copies_are_independent_and_uncompiled():
+    one, two = loader.load(plain), loader.load(plain)
+    assert one.page_ref is not two.page_ref
+    assert one.page_ref.__file__.endswith("page_ref.py")
+    one.detach()
+    assert not [name for name in sys.modules if name.startswith(one.name)]
+
+
+def test_the_command_line(tmp_path):
+    page = tmp_path / "aba.html"
+    command = [sys.executable, "-c", "import sys; from foliocache.cli.app import run; sys.exit(run(sys.argv[1:]))", "verify", "put/aba"]
+    told = subprocess.run([*command, "--mutate", "type-before-freeze", "--html", str(page)], capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    assert "the destructor of type 1 runs on a folio of type 2" in told.stdout
+    assert page.read_text().startswith("<!doctype html>")
+    told = subprocess.run([*command, "--model", "sc", "--json"], capture_output=True, text=True)
+    rows = json.loads(told.stdout)["results"]
+    assert told.returncode == 0
+    assert {row["verdict"] == row["expected"] for row in rows} == {True}
+    assert all(row["exact"] and row["executions"] for row in rows if row["verdict"] == "holds")

@@ -1,0 +1,51 @@
+"""Every bug is found, under the models that it says and no others, and its counterexample is the one in this directory.
+
+``wrong/<bug>/<scenario>.txt`` holds what the checker prints, without line numbers. To write them anew after a change of the core, run
+this file with ``PIN=1`` in the environment, then read the differences: they are counterexamples, somebody has to believe them.
+"""
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from foliocache.check import replay, scenario, trace
+
+SCENARIOS = scenario.load_all()
+HERE = Path(__file__).parent
+BUGS = [(name, bug) for name, s in SCENARIOS.items() for bug in s.bugs]
+SLOW = {("lock/three", "no-waiters-bit")}
+
+
+def story(which, model, bug, script):
+    program = which.program(bug)
+    graph, failure = replay.replay(program, model, script)
+    text = trace.text(graph, program, failure)
+    return re.sub(r"\s+$", "", re.sub(r"(\.py):\d+", r"\1", text), flags=re.MULTILINE) + "\n"
+
+
+@pytest.mark.parametrize(("name", "bug"), BUGS, ids=lambda part: part)
+def test_is_found_and_looks_like_this(name, bug):
+    which = SCENARIOS[name]
+    model = which.bugs[bug].fails[-1]
+    row = scenario.run(which, model, bug)
+    assert row.verdict == "fails"
+    pinned = HERE / bug / f"{name.replace('/', '-')}.{model}.txt"
+    told = story(which, model, bug, row.found.script)
+    assert row.found.message.split("\n")[0] in told  # the replay ends in the same failure
+    if os.environ.get("PIN"):
+        pinned.parent.mkdir(exist_ok=True)
+        pinned.write_text(told)
+    assert told == pinned.read_text()
+
+
+@pytest.mark.parametrize("model", scenario.ALL)
+@pytest.mark.parametrize(("name", "bug"), [case for case in BUGS if case not in SLOW], ids=lambda part: part)
+def test_under_which_models(name, bug, model):
+    row = scenario.run(SCENARIOS[name], model, bug)
+    assert row.verdict == row.expected
+
+
+def test_nothing_is_pinned_that_nobody_checks():
+    known = {(bug, f"{name.replace('/', '-')}.{SCENARIOS[name].bugs[bug].fails[-1]}.txt") for name, bug in BUGS}
+    assert {(file.parent.name, file.name) for file in HERE.glob("*/*.txt")} == known

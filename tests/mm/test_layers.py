@@ -1,0 +1,226 @@
+"""How the core's modules stand on each other, and where the words of the layout lie."""
+import ast
+import itertools
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import foliocache.mm
+from foliocache.mm import layout
+
+MM = Path(foliocache.mm.__file__).parent
+
+# From the ground up: a module imports from the lines above its own alone.
+LAYERS = (
+    ("layout", "atomics"),
+    ("page_ref", "flags", "kind", "wait", "pagelist", "client"),
+    ("page_alloc", "lru", "fill"),
+    ("folio",),
+    ("slab",),
+    ("xarray",),
+    ("mapping",),
+    ("vmscan",),
+    ("filemap", "pagetable"),
+    ("audit",),
+)
+LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
+MODULES = sorted(set(LEVEL) - {"layout"})
+
+
+def imported(module):
+    """What the .py imports, relatively and otherwise."""
+    relative, others = set(), set()
+    for node in ast.walk(ast.parse((MM / f"{module}.py").read_text())):
+        if isinstance(node, ast.Import):
+            others |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert (node.level, node.module) == (1, None), f"{module}: {ast.unparse(node)}"
+            relative |= {alias.name for alias in node.names}
+    return relative, others
+
+
+def cimported(module):
+    """What the .pxd cimports: from the core, and from elsewhere."""
+    text = (MM / f"{module}.pxd").read_text()
+    core = re.findall(r"^from \. cimport (.*)$", text, re.MULTILINE)
+    named = set(re.findall(r"^from \.(\w+) cimport", text, re.MULTILINE))
+    names = {name.strip() for line in core for name in line.split(",")}
+    others = set(re.findall(r"^(?:from|cimport) ([\w.]+)", text, re.MULTILINE)) - {"."} - {f".{name}" for name in named}
+    return names | named, others
+
+
+def test_every_module_has_its_layer():
+    assert set(LEVEL) == {path.stem for path in MM.glob("*.py")} - {"__init__"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module):
+    relative, others = imported(module)
+    assert others <= {"cython"}
+    assert {name: LEVEL[name] for name in relative if LEVEL[name] >= LEVEL[module]} == {}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_both_worlds_import_the_same(module):
+    relative, _ = imported(module)
+    core, others = cimported(module)
+    assert core == relative
+    assert others <= {"cython", "libc.stdint", "cpython.buffer"}
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"atomics"}))
+def test_what_is_cimported_is_imported_under_a_guard_alone(module):
+    """Compiled, an import of the same name would shadow the C functions."""
+    body = ast.parse((MM / f"{module}.py").read_text()).body
+    assert not any(isinstance(node, ast.ImportFrom) for node in body)
+    guards = [ast.unparse(node.test) for node in body if isinstance(node, ast.If)]
+    assert guards == ["not cython.compiled"]
+
+
+def test_layout_imports_nothing():
+    assert imported("layout") == (set(), set())
+
+
+def test_the_core_refuses_to_run_uncompiled(tmp_path):
+    """A copy of the sources without what was built: every module of the core says how to build."""
+    source = MM.parent
+    shutil.copytree(source, tmp_path / "foliocache", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    script = f"""
+import importlib
+for module in {MODULES!r}:
+    try:
+        importlib.import_module("foliocache.mm." + module)
+    except ImportError as error:
+        assert "not compiled" in str(error) and "pip install ." in str(error), (module, error)
+    else:
+        raise SystemExit(module + " was imported")
+print("refused", len({MODULES!r}))
+"""
+    # The package itself imports the core at once, so it is stood in for.
+    (tmp_path / "foliocache" / "__init__.py").write_text("")
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"refused {len(MODULES)}\n", done.stderr
+
+
+def test_the_uncompiled_package_refuses_as_a_whole(tmp_path):
+    shutil.copytree(MM.parent, tmp_path / "foliocache", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    done = subprocess.run([sys.executable, "-c", "import foliocache"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "not compiled" in done.stderr
+
+
+# The layout. Fields of 4 bytes, but for those named here.
+
+SIZES = {
+    "HDR_MAGIC": 8, "HDR_SIZE": 8, "HDR_MEMMAP": 8, "HDR_DATA": 8, "HDR_CLIENTS": 8, "HDR_BUCKETS": 8, "HDR_GHOSTS": 8,
+    "HDR_CREATED": 8, "HDR_POOL": 8, "F_INO": 8, "F_INDEX": 8,
+    "NODE_INO": 8, "NODE_INDEX": 8, "NODE_SLOTS": 4 << layout.NODE_SHIFT,
+    "MAPPING_INO": 8, "MAPPING_DIGEST_LO": 8, "MAPPING_DIGEST_HI": 8, "MAPPING_OBJECT_SIZE": 8, "MAPPING_KEY": 8,
+    "MAPPING_TEXT": layout.MAPPING_TEXT_MAX, "CLIENT_ATTACHED": 8, "CLIENT_COUNTERS": 8 * len(layout.COUNTERS),
+    "CLIENT_LEDGER": 4 * layout.CLIENT_LEDGER_WORDS, "ALLOC_LISTS": layout.LIST_SIZE * (layout.MAX_ORDER + 1),
+    "LRU_LISTS": layout.LIST_SIZE * layout.QUEUES, "LRU_PAGES": 4 * layout.QUEUES, "TABLE_NEXT_INO": 8,
+    "SLAB_PARTIAL": layout.LIST_SIZE, "TREE_LOCK": layout.TREE_LOCKS * layout.LINE,
+}  # fmt: skip
+NO_FIELDS = {
+    "HDR_IDENTITY_END", "SLAB_STRIDE", "SLAB_NODES", "SLAB_MAPPINGS", "TREE_LOCKS", "NODE_SHIFT", "NODE_MASK", "NODE_SIZE",
+    "MAPPING_SIZE", "MAPPING_TEXT_MAX", "CLIENT_SIZE", "CLIENT_LEDGER_WORDS", "FOLIO_SIZE",
+}  # fmt: skip
+STRUCTS = {
+    "HDR_": (0, layout.HDR_IDENTITY_END), "F_": (0, layout.FOLIO_SIZE), "NODE_": (0, layout.NODE_SIZE),
+    "MAPPING_": (0, layout.MAPPING_SIZE), "CLIENT_": (0, layout.CLIENT_SIZE), "ALLOC_": (512, 768), "LRU_": (768, 832),
+    "TABLE_": (1024, 1280), "SLAB_": (1280, 1280 + layout.SLAB_STRIDE),
+}  # fmt: skip
+# Words of the header that belong together: those that one lock guards, or that are never written.
+GUARDED = {"identity": ("HDR_",), "alloc": ("ALLOC_",), "lru": ("LRU_",), "hand": ("BLOCK_HAND",), "table": ("TABLE_",)}
+
+
+def fields(prefix):
+    """{name: (begin, end)} of the fields with a prefix."""
+    names = [name for name in vars(layout) if name.startswith(prefix) and name not in NO_FIELDS]
+    return {name: (getattr(layout, name), getattr(layout, name) + SIZES.get(name, 4)) for name in names}
+
+
+def accesses(module):
+    """(facade name, field) of every ``atomics.name(mem, ... + layout.FIELD, ...)`` of a module."""
+    for node in ast.walk(ast.parse((MM / f"{module}.py").read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("atomics.") and len(node.args) > 1:
+            place = node.args[1].right if isinstance(node.args[1], ast.BinOp) else node.args[1]
+            if ast.unparse(place).startswith("layout."):
+                yield node.func.attr, place.attr
+
+
+def test_the_sizes_are_those_that_the_core_uses():
+    """A field is accessed as 64 bits if it is named above as one, and only then."""
+    found = {access for module in MODULES for access in accesses(module)}
+    assert {("write64", "F_INO"), ("read32", "F_ATTACHED"), ("store_release64", "MAPPING_INO")} <= found
+    for name, field in found:
+        if name not in ("write_bytes", "count64"):
+            assert name.endswith("64") == (SIZES.get(field, 4) == 8), (name, field)
+
+
+@pytest.mark.parametrize("prefix", STRUCTS)
+def test_fields_do_not_overlap_and_lie_within(prefix):
+    begin, end = STRUCTS[prefix]
+    found = sorted(fields(prefix).items(), key=lambda item: item[1])
+    assert len(found) >= 3
+    for (name, (_, stop)), (behind, (start, _)) in itertools.pairwise(found):
+        assert stop <= start, f"{name} reaches into {behind}"
+    assert begin <= found[0][1][0]
+    assert found[-1][1][1] <= end
+
+
+@pytest.mark.parametrize("prefix", STRUCTS)
+def test_wide_fields_are_aligned(prefix):
+    for name, (begin, end) in fields(prefix).items():
+        assert begin % (8 if end - begin == 8 and SIZES.get(name) == 8 and "LISTS" not in name else 4) == 0, name
+
+
+def lines(begin, end):
+    return set(range(begin // layout.LINE, (end - 1) // layout.LINE + 1))
+
+
+def test_what_different_locks_guard_is_on_different_lines():
+    taken = {}
+    for owner, prefixes in GUARDED.items():
+        for prefix in prefixes:
+            for begin, end in fields(prefix).values():
+                for line in lines(begin, end):
+                    assert taken.setdefault(line, owner) == owner, f"{owner} shares line {line} with {taken[line]}"
+    for cache in (layout.SLAB_NODES, layout.SLAB_MAPPINGS):
+        for begin, end in fields("SLAB_").values():
+            for line in lines(begin + cache * layout.SLAB_STRIDE, end + cache * layout.SLAB_STRIDE):
+                assert taken.setdefault(line, cache) == cache
+    assert max(taken) < layout.TREE_LOCK // layout.LINE
+
+
+def test_tree_locks_have_a_line_each():
+    assert layout.TREE_LOCK % layout.LINE == 0
+    assert layout.HEADER_SIZE == layout.TREE_LOCK + layout.TREE_LOCKS * layout.LINE
+
+
+def test_a_descriptor_is_one_line():
+    assert layout.FOLIO_SIZE == layout.LINE
+
+
+def test_objects_can_be_numbered():
+    """The places of a page fit into the low bits of a number, and numbers into a word that has a bit to spare."""
+    for size in (layout.NODE_SIZE, layout.MAPPING_SIZE):
+        assert size >= 1 << layout.OBJECT_SHIFT
+    assert layout.OBJECT_BITS == 31
+    assert layout.OBJECT_NEXT >= 4 and min(layout.NODE_INO, layout.MAPPING_INO) >= layout.OBJECT_NEXT + 4
+
+
+def test_states_of_the_count_do_not_touch():
+    assert layout.REF_MAX < layout.FROZEN
+    assert layout.FROZEN & (layout.FROZEN - 1) == 0
+    assert len({layout.DEAD, layout.GOT, layout.SATURATED}) == 3
+
+
+def test_results_of_grab_are_told_apart():
+    results = (layout.GRAB_ADDED, layout.GRAB_NOMEM, layout.GRAB_GONE)
+    assert all(result > layout.NIL and result & (result - 1) == 0 for result in results)
+    assert len(set(results)) == 3
