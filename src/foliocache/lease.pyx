@@ -339,7 +339,7 @@ cdef class FolioMap:
         if mark:
             flags.set_readahead(self.attachment.mem, atomics.folio_at(self.attachment.mem, lease.pfn))
         lease.filling = False
-        fill.complete(self.attachment.mem, lease.pfn)
+        filemap.complete(self.attachment.mem, self.attachment.me, lease.pfn)
 
     def _sleep(self, Lease lease, u64 timeout_ns):
         """Wait for the filler of a pinned folio: "uptodate", "failed", or "timeout". Raises what a signal's handler raises."""

@@ -5,6 +5,7 @@ fetch_add, ("F", order). ``sc`` interleaves over one memory; ``tso`` does the sa
 Sewell 2009), an altogether different definition from the checker's axioms. ``rc11`` enumerates all reads-from and modification orders
 and keeps those that satisfy the axioms as they stand in the paper, without seq_cst.
 """
+
 import itertools
 
 from foliocache.check import atomics
@@ -57,7 +58,7 @@ def _steps(threads, state, buffered):
         if pcs[t] == len(code):
             continue
         kind, *rest = code[pcs[t]]
-        drains = kind == "A" or "seq_cst" in rest and kind != "R"
+        drains = kind == "A" or ("seq_cst" in rest and kind != "R")
         if drains and buffers[t]:
             continue
         done = _with(pcs, t, pcs[t] + 1)
@@ -76,7 +77,7 @@ def _steps(threads, state, buffered):
 
 
 def _with(items, i, value):
-    return items[:i] + (value,) + items[i + 1 :]
+    return (*items[:i], value, *items[i + 1 :])
 
 
 class _E:

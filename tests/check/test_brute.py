@@ -1,4 +1,5 @@
 """Random small programs: the explorer against plain enumeration. The same outcomes, and no execution explored twice."""
+
 import random
 
 import brute

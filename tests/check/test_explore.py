@@ -1,4 +1,5 @@
 """The explorer around its core: the same again, on several cores, within a bound, for a while; and the replay of what it finds."""
+
 import json
 import re
 import subprocess
@@ -89,7 +90,13 @@ def test_copies_are_independent_and_uncompiled():
 
 def test_the_command_line(tmp_path):
     page = tmp_path / "aba.html"
-    command = [sys.executable, "-c", "import sys; from foliocache.cli.app import run; sys.exit(run(sys.argv[1:]))", "verify", "put/aba"]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from foliocache.cli.app import run; sys.exit(run(sys.argv[1:]))",
+        "verify",
+        "put/aba",
+    ]
     told = subprocess.run([*command, "--mutate", "type-before-freeze", "--html", str(page)], capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
     assert "the destructor of type 1 runs on a folio of type 2" in told.stdout

@@ -1,4 +1,5 @@
 """The facade has three bodies: atomics.h, the plain one, the simulated one. Their names are the same, or the worlds would differ."""
+
 import re
 from pathlib import Path
 

@@ -10,6 +10,7 @@ B   Batty, Owens, Sarkar, Sewell, Weber, "Mathematizing C++ concurrency", POPL 2
 L   Lahav, Vafeiadis, Kang, Hur, Dreyer, "Repairing sequential consistency in C/C++11", PLDI 2017
 P   Boehm, Giroux, Vafeiadis, P0982R1 "Weaken release sequences" (C++20)
 """
+
 import pytest
 from brute import LOCS, body
 
@@ -131,6 +132,8 @@ def test_there_are_enough():
     assert len({row[0] for row in TESTS}) == len(TESTS) >= 40
 
 
-@pytest.mark.skip(reason="a limit: a read never takes a write that is executed later, so what C11 and ARM allow of LB is not explored")
+@pytest.mark.skip(
+    reason="a limit: a read never takes a write that is executed later, so what C11 and ARM allow of LB is not explored"
+)
 def test_load_buffering_of_c11():
     assert allowed(parse("R x; W y 1 | R y; W x 1"), "1|1", {}, "rc11")

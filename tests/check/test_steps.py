@@ -1,4 +1,5 @@
 """Death, the process-wide barrier, choice, waiting and its failures: on programs small enough to know the answer."""
+
 import errno
 
 import pytest
@@ -73,7 +74,9 @@ def test_who_sees_the_death_sees_the_deeds(model):
 
 
 def test_choice_is_explored_whole():
-    assert litmus(lambda mem: steps.choose(mem, 3), lambda mem: steps.choose(mem, 2)) == {(i, j) for i in range(3) for j in range(2)}
+    assert litmus(lambda mem: steps.choose(mem, 3), lambda mem: steps.choose(mem, 2)) == {
+        (i, j) for i in range(3) for j in range(2)
+    }
 
 
 @models

@@ -309,6 +309,11 @@ def a_queued_folio_of_an_absurd_order(busy):
     return "queue"
 
 
+def a_single_page_of_an_absurd_order(busy):
+    busy.set(busy.layout.F_KIND, 0xFFFFF01)
+    return "kind"
+
+
 DAMAGES = (
     a_page_that_belongs_to_nobody, a_live_folio_without_a_type, a_live_folio_of_an_unknown_type,
     a_live_folio_of_an_impossible_order, a_cached_folio_left_frozen, a_free_block_that_is_misplaced,
@@ -323,6 +328,7 @@ DAMAGES = (
     a_node_that_is_not_there, a_wrong_number_of_slots, a_node_in_a_page_of_a_file, a_node_that_nobody_points_to,
     a_wrong_number_of_slab_pages, a_partial_page_without_room, a_folio_marked_for_another_queue,
     a_wrong_length_of_a_queue, a_queued_folio_of_an_absurd_order,
+    a_single_page_of_an_absurd_order,
 )  # fmt: skip
 
 

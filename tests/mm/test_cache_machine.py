@@ -106,7 +106,7 @@ class Cache(RuleBasedStateMachine):
     def complete(self, choice):
         if self.filling:
             pfn, _, content = self.filling.pop(choice % len(self.filling))
-            self.segment.fill.complete(pfn)
+            self.segment.filemap.complete(ME, pfn)
             self.pins.append((pfn, content))
 
     @rule(choice=st.integers(0, 99))
@@ -232,7 +232,7 @@ def _play(segment, steps):
             found = segment.filemap.grab(ME, ino, index, ORDERS[key], PAGE)
             answers.append(found)
             if found & segment.layout.GRAB_ADDED:
-                segment.fill.complete(found & NIL)
+                segment.filemap.complete(ME, found & NIL)
             if found < segment.layout.GRAB_NOMEM:
                 held.append(found & NIL)
         elif step == "let go" and held:

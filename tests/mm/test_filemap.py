@@ -219,7 +219,7 @@ def test_losing_against_another_inserter(segments, between):
         mine = grab(segment, ino, 3)
     assert [mine] == his
     assert segment.count(mine) == 3
-    assert segment.lru.pages(segment.layout.QUEUE_SMALL) == 1
+    assert segment.lru.pages(segment.layout.QUEUE_SMALL) == 0, "no candidate for reclaim before it is filled"
     put(segment, mine)
     put(segment, mine)
     assert segment.findings() == []
@@ -380,7 +380,7 @@ def _get(segment, me, key, index):
             pfn = found & NIL
             if found & layout.GRAB_ADDED:
                 segment.set_content(pfn, b"%03d %03d " % (key, index))
-                segment.fill.complete(pfn)
+                segment.filemap.complete(ME, pfn)
         if segment.fill.wait(pfn, 20 * 10**9) & layout.PG_UPTODATE:
             return pfn, ino
         raise AssertionError("a filler hangs")

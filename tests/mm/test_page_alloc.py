@@ -154,6 +154,16 @@ def test_a_block_that_will_not_merge_soon_is_handed_out_first(segment):
     assert segment.free_lists()[0] == [0, 8]
 
 
+def test_a_damaged_block_is_never_handed_out(segments):
+    """Page 64 of 65 pretends to head a block of 2, and list 1 leads there; list 2 leads to a page that is no block at all."""
+    segment = segments(65)
+    segment.set_field(64, segment.layout.F_BUDDY, 2)
+    for order, pfn in ((1, 64), (2, 9)):
+        segment.write(segment.layout.ALLOC_LISTS + order * segment.layout.LIST_SIZE, pfn)
+    assert alloc(segment, 1) == 0
+    assert alloc(segment, 2) == 4
+
+
 def test_the_lock_is_released(segment):
     alloc(segment, 0)
     alloc(segment, 20)

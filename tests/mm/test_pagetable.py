@@ -125,6 +125,21 @@ def test_gup_fast_looks_again(segments, between):
     assert segment.findings() == []
 
 
+def test_gup_fast_puts_a_folio_that_it_found_by_the_old_entry(segments, between):
+    """The old folio lives on elsewhere, so the get succeeds; but the entry names another one by then."""
+    segment = segments()
+    table = segment.pagetable.create(ME, 8)
+    old = mapped(segment, table, 0, 1)
+
+    if segment.world.compiled:
+        segment.pagetable.unmap(ME, table, 0)
+        assert gup_fast(segment, table, 0) == NIL
+    else:
+        with between(segment, "fetch_add_acquire", lambda: segment.pagetable.unmap(ME, table, 0)):
+            assert gup_fast(segment, table, 0) == NIL
+    assert segment.count(old) == 1
+
+
 def test_a_mapped_folio_is_never_evicted(segment, table):
     ino = segment.open()
     pfn = segment.add(ino, 0)

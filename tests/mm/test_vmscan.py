@@ -46,17 +46,14 @@ def test_evict_of_the_last_folio_takes_the_record(segment):
     assert segment.free() == 64
 
 
-@pytest.mark.parametrize(("filling", "queue"), [(False, 2), (True, 1)])
-def test_evict_leaves_a_pinned_folio_and_takes_only_its_own_pin(segment, filling, queue):
-    """It counts as hot, unless it is being filled: then nobody has used it yet."""
+def test_evict_leaves_a_pinned_folio_and_takes_only_its_own_pin(segment):
+    """It counts as hot."""
     ino = segment.open()
     pfn = segment.add(ino, 0)
-    if filling:
-        segment.flags.init(segment.at(pfn), segment.layout.PG_LOCKED)
     assert segment.lru.isolate(ME) == pfn
     assert segment.vmscan.evict(ME, pfn) == 0
     assert segment.count(pfn) == 2
-    assert segment.field(pfn, segment.layout.F_QUEUE) == queue
+    assert segment.field(pfn, segment.layout.F_QUEUE) == segment.layout.QUEUE_MAIN
     assert evictions(segment) == 0
     assert segment.findings() == []
 
@@ -79,6 +76,19 @@ def test_evict_of_a_folio_that_was_withdrawn_meanwhile(segment):
     segment.filemap.truncate(ME, ino, 0)
     assert segment.vmscan.evict(ME, pfn) == 0
     assert segment.count(pfn) == FROZEN  # the pin was the last reference
+    assert segment.findings() == []
+
+
+def test_evict_leaves_a_withdrawn_folio_to_its_user(segment):
+    """Two references, but neither is a slot's: the user's and ours."""
+    ino = segment.open()
+    pfns = segment.cache(ino, range(2))
+    assert segment.find(ino, 0) == segment.lru.isolate(ME) == pfns[0]
+    segment.filemap.truncate(ME, ino, 0)
+    assert segment.count(pfns[0]) == 2
+    assert segment.vmscan.evict(ME, pfns[0]) == 0
+    assert segment.count(pfns[0]) == 1
+    assert segment.mapping.folios(ino) == 1
     assert segment.findings() == []
 
 
@@ -204,7 +214,7 @@ def fragmented(segment, spare):
     pfns = {index: segment.add(ino, index) for index in range(segment.pages - 8)}
     while (found := segment.filemap.grab(ME, ino, len(pfns), 0, 4096)) & segment.layout.GRAB_ADDED:
         pfns[len(pfns)] = found & NIL
-        segment.fill.complete(found & NIL)
+        segment.filemap.complete(ME, found & NIL)
     keep = {}
     for pfn in pfns.values():
         keep[pfn // 8] = pfn

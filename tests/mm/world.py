@@ -170,7 +170,7 @@ class Segment:
         found = self.filemap.grab(ME, ino, index, order, PAGE << order)
         assert found & self.layout.GRAB_ADDED, hex(found)
         pfn = found & self.layout.NIL
-        self.fill.complete(pfn)
+        self.filemap.complete(ME, pfn)
         return pfn
 
     def cache(self, ino, indices, order=0):

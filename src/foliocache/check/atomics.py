@@ -3,6 +3,7 @@
 Memory operations go to ``mem`` (see ``memory`` and ``machine``). Fences, ``cpu_relax`` and ``now_ns`` have no ``mem``; they go to the one
 that runs at present, :data:`current`. Time stands still here: a timeout never expires unless a scenario makes it a choice.
 """
+
 from .plain import GEOMETRY, ORDERS, folio_at, page_at  # noqa: F401
 
 M32 = 0xFFFFFFFF

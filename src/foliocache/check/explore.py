@@ -10,6 +10,7 @@ plainest way. No graph is reached twice, and none is missed.
 What is left to do is a stack of (graph, alternatives), in which any entry can be explored without the others. That is how one
 scenario is spread over processes (``parallel``).
 """
+
 import time
 
 from .graph import CHOICE, READ, WRITE, Graph
@@ -146,8 +147,8 @@ class Explorer:
         else:
             hb = pf = machine.none
             new.acqp = None
-        new.hb = hb[:t] + (i + 1,) + hb[t + 1 :]
-        new.pf = pf[:t] + (i + 1,) + pf[t + 1 :]
+        new.hb = (*hb[:t], i + 1, *hb[t + 1 :])
+        new.pf = (*pf[:t], i + 1, *pf[t + 1 :])
         return machine.reading(new, write)
 
     def offer(self, machine, graph, write):

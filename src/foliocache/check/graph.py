@@ -20,7 +20,22 @@ READ, WRITE, FENCE, CHOICE = "R", "W", "F", "C"
 
 class Event:
     __slots__ = (
-        "thread", "index", "stamp", "kind", "loc", "value", "rf", "order", "ex", "plain", "hb", "pf", "rel", "relf", "acqp", "op",
+        "acqp",
+        "ex",
+        "hb",
+        "index",
+        "kind",
+        "loc",
+        "op",
+        "order",
+        "pf",
+        "plain",
+        "rel",
+        "relf",
+        "rf",
+        "stamp",
+        "thread",
+        "value",
     )  # fmt: skip
 
     def clone(self):
@@ -54,7 +69,7 @@ def join(a, b):
 class Graph:
     """One (partial) execution. ``done[t]``: None while thread t can go on, else how it ended (see ``machine``)."""
 
-    __slots__ = ("threads", "mo", "reads", "plain", "done", "stamp", "seq_cst")
+    __slots__ = ("done", "mo", "plain", "reads", "seq_cst", "stamp", "threads")
 
     def __init__(self, nthreads):
         self.threads = [[] for _ in range(nthreads)]
@@ -126,7 +141,9 @@ class Graph:
     def key(self):
         """Equal for equal executions: every choice, every reads-from, every modification order."""
         reads = tuple(
-            tuple((e.rf.thread, e.rf.index) if e.rf is not None else e.value for e in events if e.kind is READ or e.kind is CHOICE)
+            tuple(
+                (e.rf.thread, e.rf.index) if e.rf is not None else e.value for e in events if e.kind is READ or e.kind is CHOICE
+            )
             for events in self.threads
         )
         orders = tuple((loc, tuple((w.thread, w.index) for w in ws[1:])) for loc, ws in self.mo.items() if len(ws) > 2)

@@ -1,4 +1,5 @@
 """A counterexample as one HTML page that needs nothing but a browser: the schedule, a column for each thread, drawn as it runs."""
+
 import html
 
 from .trace import tell
@@ -39,7 +40,10 @@ def _(text):
 
 
 def _drawing(told, labels, failure):
-    longest = [max([len(s.text) for s in told if s.thread == t] + [len(s.note) - 6 for s in told if s.thread == t] + [16]) for t in range(len(labels))]
+    longest = [
+        max([len(s.text) for s in told if s.thread == t] + [len(s.note) - 6 for s in told if s.thread == t] + [16])
+        for t in range(len(labels))
+    ]
     starts, x = [], LEFT
     for length in longest:
         starts.append(x)

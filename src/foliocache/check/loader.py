@@ -11,8 +11,10 @@ copy of the core. Three things make that copy differ from the compiled one, and 
 ``import cython`` inside the core finds a stand-in, whether Cython is installed or not: the checker needs no compiler, and a core
 that started to use ``cython.cast`` and the like would fail here at once, instead of meaning something else uncompiled.
 """
+
 import ast
 import contextlib
+import functools
 import importlib
 import importlib.abc
 import importlib.util
@@ -87,10 +89,16 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module):
         file = Path(module.__spec__.origin)
-        tree = rewrite(file, self.overrides if file.stem == "layout" else {}, self.mutations)
+        overrides = tuple(self.overrides.items()) if file.stem == "layout" else ()
+        mutations = tuple(mutation for mutation in self.mutations if mutation.module == file.stem)
         module.__file__ = str(file)
         with _stand_in():
-            exec(compile(tree, str(file), "exec"), vars(module))
+            exec(_code(file, file.stat().st_mtime_ns, overrides, mutations), vars(module))
+
+
+@functools.lru_cache(maxsize=256)
+def _code(file, mtime, overrides, mutations):
+    return compile(rewrite(file, overrides, mutations), str(file), "exec")
 
 
 @contextlib.contextmanager
@@ -110,8 +118,7 @@ def rewrite(file, overrides=(), mutations=()):
     """The syntax tree of ``file`` with the mutations meant for it and the overridden constants put in."""
     source = file.read_text()
     for mutation in mutations:
-        if mutation.module == file.stem:
-            source = mutation.apply(source)
+        source = mutation.apply(source)
     tree = ast.parse(source, str(file))
     return _override(tree, dict(overrides)) if overrides else tree
 

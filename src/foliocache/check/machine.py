@@ -8,6 +8,7 @@ Waiting. A retry loop of the core calls ``cpu_relax`` once per round. A round th
 second round could read, the first one could have read, so the thread is *blocked*, and later writes revisit its reads. A round
 that did change something is repeated unless an earlier round read exactly the same values (then it is a *stutter*).
 """
+
 import errno
 
 from . import atomics
@@ -220,8 +221,8 @@ class Machine(Steps, Geometry):
         else:
             hb = pf = self.none
             e.relf = e.acqp = None
-        e.hb = hb[:t] + (index + 1,) + hb[t + 1 :]
-        e.pf = e.hb if pf is hb else pf[:t] + (index + 1,) + pf[t + 1 :]
+        e.hb = (*hb[:t], index + 1, *hb[t + 1 :])
+        e.pf = e.hb if pf is hb else (*pf[:t], index + 1, *pf[t + 1 :])
         return e
 
     def append(self, e):
@@ -301,7 +302,7 @@ class Machine(Steps, Geometry):
 
     def new_write(self, loc, value, order, r):
         graph = self.graph
-        writes = self.messages(loc)
+        self.messages(loc)
         e = self.event(WRITE, loc, order)
         e.value = value
         e.rel = e.hb if self.model.strong or order in RELEASE else e.relf

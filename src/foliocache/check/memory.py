@@ -5,6 +5,7 @@
 one that it lacks is added. Threads are ordinary Python calls, one after the other; a thread that must wait for another is unwound
 by an exception and run again later, so nothing ever has to be suspended in the middle.
 """
+
 from . import plain
 
 

@@ -13,6 +13,7 @@ nothing comes between the halves of a read-modify-write. The explorer adds one e
 
 An event that comes last in ``mo``, or reads the last message, has no edge to anything: only the others need a search.
 """
+
 from .graph import FENCE, READ, WRITE
 
 ACQUIRE = frozenset(("acquire", "acq_rel", "seq_cst"))
@@ -81,7 +82,7 @@ class StoreBuffers(Interleaving):
         for index in range(e.index - 1, -1, -1):
             p = events[index]
             full = locked(p)
-            if want_load and (full or p.kind is READ) or want_store and (full or p.kind is WRITE):
+            if (want_load and (full or p.kind is READ)) or (want_store and (full or p.kind is WRITE)):
                 found.append(p)
             want_load = want_load and not (full or p.kind is READ)
             want_store = want_store and not (full or p.kind is WRITE)

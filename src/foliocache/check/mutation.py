@@ -3,6 +3,7 @@
 A mutation names a module and a function of ``mm`` and a text inside that function. The text must occur there exactly once:
 when the source moves on, a mutation that no longer fits raises, it does not turn into a test of nothing.
 """
+
 import ast
 import dataclasses
 import textwrap

@@ -4,6 +4,7 @@ The entries of the explorer's stack are independent of each other, so after a st
 by one (a shared counter says which is next) and send back what they saw. The set of executions is the same; only which failure
 comes first may differ, so the one of the lowest entry is reported.
 """
+
 import multiprocessing
 import pickle
 
@@ -15,7 +16,7 @@ ENTRIES_PER_JOB = 32
 def spread(explorer, jobs):
     total = explorer.run(enough=ENTRIES_PER_JOB * jobs)
     entries = explorer.stack
-    if not entries or total.failure and explorer.stop or explorer.late():
+    if not entries or (total.failure and explorer.stop) or explorer.late():
         return total
     context = multiprocessing.get_context("fork")
     following = context.Value("i", 0)
@@ -49,7 +50,7 @@ def _work(explorer, entries, following, pipe):
         explorer.stack = [entries[number]]
         explorer.run()
         parts.append((number, explorer.result))
-        if explorer.result.failure and explorer.stop or explorer.late():
+        if (explorer.result.failure and explorer.stop) or explorer.late():
             with following.get_lock():
                 following.value = len(entries)
     pipe.send_bytes(pickle.dumps(parts))

@@ -3,6 +3,7 @@
 For unit tests of the core uncompiled: real Python threads, every access under one lock, no memory model. An order in a name has
 no meaning here; what orders mean is the business of ``atomics`` in this package.
 """
+
 import collections
 import errno
 import struct

@@ -1,4 +1,5 @@
 """What is explored: a sequential setup, threads, and a judgement of the final state."""
+
 import dataclasses
 import time
 from collections.abc import Callable

@@ -2,6 +2,7 @@
 
 The string (see ``script``) is complete, so nothing is searched: a thread that needs a write of another one waits until that has run.
 """
+
 import sys
 from pathlib import Path
 
@@ -86,7 +87,7 @@ class Replayer(Machine):
 
 
 def _place(e):
-    op, function, file, line = e.op
+    _op, function, file, line = e.op
     return f"{function}, {file}:{line}"
 
 

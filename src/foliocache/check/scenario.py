@@ -4,6 +4,7 @@ A scenario is a function that builds a :class:`Program` from a copy of the core.
 says under which models it must be found, and the suite is as surprised by a bug that goes unnoticed as by a failure without one.
 *Variants* are mutations that are right as well: another scheme, or an order that the protocol does not need.
 """
+
 import dataclasses
 import importlib
 import inspect
@@ -14,7 +15,7 @@ from . import atomics, loader
 from .program import explore
 
 SCENARIOS = {}
-MODULES = ("counting", "lookup", "waiting")
+MODULES = ("counting", "lookup", "waiting", "tree")
 ALL = ("sc", "tso", "rc11")
 WEAK = ("rc11",)
 

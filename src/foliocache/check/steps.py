@@ -7,6 +7,7 @@ it sees all that the dead one did (the kernel tells it, after the last instructi
 is, an interrupt: before each operation another thread may take it (once it has been sent), which is a seq_cst fence there, and
 acknowledges it; the caller fences, sends, waits for all, fences. A thread that has ended has passed a fence on its way out.
 """
+
 from .memory import Blocked, Died
 
 

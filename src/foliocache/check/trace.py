@@ -4,6 +4,7 @@ A graph is not a schedule. Among its schedules the one is told that needs the fe
 newest any more, a store that lands behind a later one), and among those the one with the fewest preemptions. Under ``sc`` there are no
 oddities at all.
 """
+
 import dataclasses
 import heapq
 import textwrap
@@ -37,9 +38,9 @@ def steps(graph):
     for t, events in enumerate(graph.threads):
         column = []
         for e in events:
-            if e.kind is WRITE and e.ex and column and column[-1].events[-1].ex and column[-1].events[-1].loc == e.loc:
-                column[-1].events.append(e)
-            elif e.plain and e.kind is WRITE and column and _same_writer(column[-1].events[-1], e):
+            if (e.kind is WRITE and e.ex and column and column[-1].events[-1].ex and column[-1].events[-1].loc == e.loc) or (
+                e.plain and e.kind is WRITE and column and _same_writer(column[-1].events[-1], e)
+            ):
                 column[-1].events.append(e)
             else:
                 column.append(Step(t, [e]))
@@ -67,14 +68,19 @@ def order(graph):
                 continue
             price = cost + ODD * _odd(column[at[t]], graph, rank, home, at)
             if last not in (-1, t):
-                price += SWITCH if at[last] < len(columns[last]) else CHANGE
-            state = (at[:t] + (at[t] + 1,) + at[t + 1 :], t)
+                price += SWITCH if at[last] < len(columns[last]) or _unfinished(graph.done[last]) else CHANGE
+            state = ((*at[:t], at[t] + 1, *at[t + 1 :]), t)
             if price < best.get(state, price + 1):
                 best[state] = price
                 came[state] = (at, last)
                 heapq.heappush(heap, (price, *state))
     flat = sorted((s for column in columns for s in column), key=lambda s: s.events[0].stamp)
     return flat, None
+
+
+def _unfinished(end):
+    """Whether a thread was still able to go on after its last event here."""
+    return end is None or (end[0] == "blocked" and end[1].why == "script")
 
 
 def preemptions(graph):
@@ -179,7 +185,8 @@ def text(graph, program, failure):
     labels = program.label()
     cells = {s.number: textwrap.wrap(s.text, WIDTH, subsequent_indent="    ") for s in told}
     widths = [
-        max([len(line) for s in told if s.thread == t for line in cells[s.number]] + [len(label)]) for t, label in enumerate(labels)
+        max([len(line) for s in told if s.thread == t for line in cells[s.number]] + [len(label)])
+        for t, label in enumerate(labels)
     ]
     lines = [("     " + "   ".join(label.ljust(w) for label, w in zip(labels, widths, strict=True))).rstrip()]
     for s in told:

@@ -49,7 +49,7 @@ def verify(
     budget
         Seconds for each exploration. One that takes longer is reported as bounded.
     bound
-        Leave out failures that need more preemptions. Reported as bounded; below 3 the ABA passes.
+        Leave out failures that need more preemptions. Reported as bounded; below 3 with a warning.
     replay
         Do not explore: show the execution of this replay string (one scenario, one model).
     """
@@ -62,7 +62,10 @@ def verify(
         print(f"foliocache: no such scenario, bug or model; there are: {known}", file=sys.stderr)
         return USAGE
     if bound is not None and bound < 3:
-        print(f"foliocache: a bound of {bound} preemptions hides bugs: the ABA needs 3", file=sys.stderr)
+        print(
+            f"foliocache: a bound of {bound} is a test, not a proof: the ABA needs 2 preemptions, and other bugs may need more",
+            file=sys.stderr,
+        )
     jobs = jobs or os.cpu_count() or 1
     if replay is not None:
         print(_story(chosen[0], models[0], mutate, replay))

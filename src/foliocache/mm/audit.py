@@ -49,6 +49,7 @@ class Audit:
         self.attached = {}
         self.slab_used = {}
         self.nodes = set()
+        self.queued = set()
 
     def run(self):
         self.walk_pages()
@@ -84,6 +85,8 @@ class Audit:
             self.pages["frozen"] += 1
             self.find("frozen", f"pfn {pfn}", f"belongs to nobody: neither free nor a live folio (word {word:#x}, type {type})")
             return 1
+        if self.field(pfn, layout.F_KIND) != type | order << layout.ORDER_SHIFT:
+            self.find("kind", f"pfn {pfn}", f"has kind {self.field(pfn, layout.F_KIND):#x}, which reaches beyond the segment")
         name = TYPES[type]
         self.pages[name] += 1 << order
         self.folios[name] += 1
@@ -113,6 +116,8 @@ class Audit:
         owned = 1
         if type == layout.TYPE_FILE:
             owned = self.field(pfn, layout.F_ATTACHED)
+            if self.field(pfn, layout.F_QUEUE) != layout.QUEUE_NONE:
+                self.queued.add(pfn)
             if owned:
                 self.attached[pfn] = (self.long(pfn, layout.F_INO), self.long(pfn, layout.F_INDEX))
         elif type != layout.TYPE_TABLE:
@@ -256,11 +261,14 @@ class Audit:
             pages = 0
             for pfn in self.pages_on(layout.LRU_LISTS + queue * layout.LIST_SIZE, f"queue {queue}"):
                 pages += 1 << kind.order(self.mem, pfn)
+                self.queued.discard(pfn)
                 if self.field(pfn, layout.F_QUEUE) != queue:
                     self.find("queue", f"pfn {pfn}", f"is on queue {queue}, but marked {self.field(pfn, layout.F_QUEUE)}")
             counted = atomics.load_relaxed(self.mem, layout.LRU_PAGES + queue * 4)
             if counted != pages:
                 self.find("queue", f"queue {queue}", f"{counted} pages counted, {pages} there")
+        for pfn in self.queued:
+            self.find("queue", f"pfn {pfn}", f"is marked as on queue {self.field(pfn, layout.F_QUEUE)}, but not on it")
 
     def word(self, pfn):
         return page_ref.count(self.mem, atomics.folio_at(self.mem, pfn))

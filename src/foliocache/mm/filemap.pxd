@@ -8,6 +8,7 @@ from .atomics cimport mem_t
 cpdef u32 find_get(mem_t mem, u32 me, u64 ino, u64 head, u32 height, u64 index) noexcept nogil
 cpdef u64 grab(mem_t mem, u32 me, u64 ino, u64 index, u32 order, u32 length) noexcept nogil
 cdef u64 _grab(mem_t mem, u32 me, u64 ino, u64 index, u32 order, u32 length) noexcept nogil
+cpdef void complete(mem_t mem, u32 me, u32 pfn) noexcept nogil
 @cython.locals(left=u32)
 cpdef void remove(mem_t mem, u32 me, u64 ino, u32 pfn) noexcept nogil
 @cython.locals(pfn=u32, left=u32)

@@ -44,13 +44,25 @@ def find_get(mem, me, ino, head, height, index):
 def grab(mem, me, ino, index, order, length):
     """Pin the folio at index, adding it if there is none.
 
-    Its pfn; with GRAB_ADDED when it is new: then it is locked, and the caller must fill it (``fill.complete``) or fail it
-    (``fill.fail``). GRAB_NOMEM: everything is in use. GRAB_GONE: the mapping is gone, open it again.
+    Its pfn; with GRAB_ADDED when it is new: then it is locked, and the caller must fill it and call ``complete``, or withdraw
+    it (``remove``, then ``fill.fail``). GRAB_NOMEM: everything is in use. GRAB_GONE: the mapping is gone, open it again.
     """
     found = _grab(mem, me, ino, index, order, length)
     if found == layout.GRAB_NOMEM:
         mapping.release(mem, me, ino)
     return found
+
+
+def complete(mem, me, pfn):
+    """End a fill: the content is there.
+
+    Only now reclaim may consider the folio. While it was being filled it was no candidate, and on a queue it could only have been
+    in the way of those that are.
+    """
+    fill.complete(mem, pfn)
+    folio_offset = atomics.folio_at(mem, pfn)
+    ino = atomics.read64(mem, folio_offset + layout.F_INO)
+    lru.add(mem, me, pfn, lru.recall(mem, ino, atomics.read64(mem, folio_offset + layout.F_INDEX)))
 
 
 def remove(mem, me, ino, pfn):
@@ -97,7 +109,6 @@ def _grab(mem, me, ino, index, order, length):
         page_ref.init(mem, atomics.folio_at(mem, pfn), 2)  # the slot's and the caller's
         status = _insert(mem, me, ino, index, pfn)
         if status == layout.XA_OK:
-            lru.add(mem, me, pfn, lru.recall(mem, ino, index))
             return layout.GRAB_ADDED | pfn
         # Lost against another inserter, or no page for a node. Stale getters may hold the folio for a moment: both references are
         # dropped like anybody's.

@@ -78,7 +78,7 @@ def recall(mem, ino, index):
 def _choose(mem):
     small = pages(mem, layout.QUEUE_SMALL)
     main = pages(mem, layout.QUEUE_MAIN)
-    if pagelist.first(mem, _list(layout.QUEUE_SMALL)) != layout.NIL and (small * layout.SMALL_SHARE >= small + main or main == 0):
+    if pagelist.first(mem, _list(layout.QUEUE_SMALL)) != layout.NIL and small * layout.SMALL_SHARE >= small + main:
         return layout.QUEUE_SMALL
     if pagelist.first(mem, _list(layout.QUEUE_MAIN)) != layout.NIL:
         return layout.QUEUE_MAIN

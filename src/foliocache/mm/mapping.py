@@ -204,7 +204,7 @@ def _is_alive(mem, me, ino):
     type, as with any folio.
     """
     where = record(mem, ino)
-    if where == 0:
+    if ino == 0 or where == 0:
         return False
     pfn = slab.pfn_of(mem, ino & layout.OBJECT_MASK)
     page = atomics.folio_at(mem, pfn)
@@ -226,7 +226,7 @@ def _ino(mem, number):
 
 def _tree_lock(ino):
     # The low bits of an ino are places in a page and leave gaps, so it is mixed first.
-    mixed = (ino * layout.HASH_MULTIPLIER & layout.HASH_MASK) >> 32
+    mixed = (ino * layout.HASH_MULTIPLIER & layout.HASH_MASK) >> 56
     return layout.TREE_LOCK + (mixed & (layout.TREE_LOCKS - 1)) * layout.LINE
 
 

@@ -15,7 +15,7 @@ After the kernel's ``mm/vmscan.c`` (``__remove_mapping``).
 import cython
 
 if not cython.compiled:
-    from . import atomics, client, flags, folio, kind, layout, lru, mapping, page_alloc, page_ref
+    from . import atomics, client, folio, kind, layout, lru, mapping, page_alloc, page_ref
 
 
 def alloc_folio(mem, me, order):
@@ -71,10 +71,9 @@ def evict(mem, me, pfn):
 
 
 def _keep(mem, me, pfn, attached):
-    """Drop the pin on a folio that stays. In use is hot; but one that is being filled has not been used yet."""
+    """Drop the pin on a folio that stays. One that is in use is hot."""
     if attached:
-        filling = flags.load(mem, atomics.folio_at(mem, pfn)) & layout.PG_LOCKED
-        lru.add(mem, me, pfn, layout.QUEUE_SMALL if filling else layout.QUEUE_MAIN)
+        lru.add(mem, me, pfn, layout.QUEUE_MAIN)
     folio.put(mem, me, pfn)
 
 

@@ -3,6 +3,7 @@
 ``wrong/<bug>/<scenario>.txt`` holds what the checker prints, without line numbers. To write them anew after a change of the core, run
 this file with ``PIN=1`` in the environment, then read the differences: they are counterexamples, somebody has to believe them.
 """
+
 import os
 import re
 from pathlib import Path

@@ -1,4 +1,5 @@
 """The reference word alone: who destroys, what is destroyed, and what late getters do to it (design section 2, rules 1-3, 6)."""
+
 from ..mutation import Edit, Replace
 from ..program import Program
 from ..scenario import ALL, WEAK, Bug, scenario

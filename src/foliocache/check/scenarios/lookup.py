@@ -4,6 +4,7 @@ One slot (an XArray of height 0), one page. A remover takes the folio out and dr
 in another slot, or in the same one; getters come at any time. All of it is shipped code: ``filemap.find_get``, ``xarray.erase`` and
 ``store``, ``folio.prepare`` and ``put``, ``page_ref``. The allocator alone is a stand-in (one word).
 """
+
 from ..mutation import Edit, Replace
 from ..program import Program
 from ..scenario import ALL, WEAK, Bug, scenario
@@ -16,19 +17,27 @@ PARTS = stage.ONE_PAGE + stage.TREE
 NO_RECHECK = Edit("filemap", "find_get", " and xarray.reload(mem, slot) == pfn and folio.is_identity(mem, pfn, ino, index)", "")
 SLOT_ONLY = Edit("filemap", "find_get", " and folio.is_identity(mem, pfn, ino, index)", "")
 IDENTITY_ONLY = Edit("filemap", "find_get", " and xarray.reload(mem, slot) == pfn", "")
-DROP_FIRST = Replace("filemap", "remove", """
+DROP_FIRST = Replace(
+    "filemap",
+    "remove",
+    """
     def remove(mem, me, ino, pfn):
         folio.put(mem, me, pfn)
         mapping.remove(mem, me, ino, pfn)
-""")
+""",
+)
 GUP_NO_RECHECK = Edit("pagetable", "gup_fast", " and xarray.reload(mem, slot) == pfn", "")
-UNMAP_DROP_FIRST = Replace("pagetable", "unmap", """
+UNMAP_DROP_FIRST = Replace(
+    "pagetable",
+    "unmap",
+    """
     def unmap(mem, me, table, entry):
         pfn = xarray.pfn_of(mem, atomics.load_relaxed(mem, _entry(mem, table, entry)))
         folio.put(mem, me, pfn)
         atomics.exchange_relaxed(mem, _entry(mem, table, entry), 0)
         return True
-""")
+""",
+)
 MAP_RELAXED = Edit("pagetable", "map", "cmpxchg_release", "cmpxchg_relaxed")
 DESTROY_FIRST = (
     Edit("vmscan", "evict", "    left = mapping.remove", "    folio.destroy(mem, me, pfn)\n    left = mapping.remove"),
@@ -280,7 +289,35 @@ def gup_unmap_reuse(core):
     return program(core, [fast_getter(core, 1), unmapper(core, 2), reuser(core, 3, stage.OTHER)], mapped)
 
 
-@scenario("gup/two-unmaps", ONE_TRY, PARTS, bugs={"drop-before-clear": Bug((UNMAP_DROP_FIRST,), ALL)}, variants=counting.SCHEMES)
+@scenario(
+    "gup/two-unmaps", ONE_TRY, PARTS, bugs={"drop-before-clear": Bug((UNMAP_DROP_FIRST,), ALL)}, variants=counting.SCHEMES
+)
 def gup_two_unmaps(core):
     """Two unmap the same entry at once, against gup_fast: one of them drops its reference."""
     return program(core, [fast_getter(core, 1), unmapper(core, 2), unmapper(core, 3)], mapped)
+
+
+@scenario(
+    "gup/new-table",
+    ONE_TRY,
+    PARTS,
+    bugs={
+        "old-entries": Bug(
+            (Edit("pagetable", "create", "atomics.store_relaxed(mem, _entry(mem, pfn, entry), 0)", "pass"),), ALL
+        )
+    },
+)
+def gup_new_table(core):
+    """A table made of a used page is empty, whatever the page held."""
+    shape = {**stage.geometry(), "page_shift": 4}
+
+    def setup(mem):
+        core.atomics.store_relaxed(mem, stage.FREE, 1)
+        core.atomics.store_relaxed(mem, stage.DATA + 4, 2)
+        core.page_ref.init(mem, stage.MEMMAP, core.layout.FROZEN)
+
+    def create(mem):
+        table = core.pagetable.create(mem, 1, 2)
+        assert core.pagetable.gup_fast(mem, 1, table, 1) == core.layout.NIL, "a new table is not empty"
+
+    return Program([create], setup, None, shape, names=stage.names)

@@ -3,6 +3,7 @@
 Contents of pages live in cells of their own, not at offsets: a late walker of the XArray may load a word that is file data by
 now, which the protocol allows (it proves what it found elsewhere) and which would otherwise count as a race.
 """
+
 from ..mutation import Replace
 
 MEMMAP, DATA, CLIENTS, BUCKETS, GHOSTS = 0x10000, 0x20000, 0x30000, 0x40000, 0x50000
@@ -35,7 +36,18 @@ TREE = (
     """),
 )  # fmt: skip
 
-FIELDS = {0: "ref", 4: "flags", 8: "kind", 12: "owner", 16: "ino", 24: "index", 32: "attached", 36: "length", 48: "buddy", 52: "queue"}
+FIELDS = {
+    0: "ref",
+    4: "flags",
+    8: "kind",
+    12: "owner",
+    16: "ino",
+    24: "index",
+    32: "attached",
+    36: "length",
+    48: "buddy",
+    52: "queue",
+}
 
 
 def names(loc):
@@ -47,6 +59,12 @@ def names(loc):
         pfn, field = divmod(loc - MEMMAP, 64)
         known = f"{FIELDS.get(field, f'word {field}')}{pfn or ''}"
     return known
+
+
+def complete(core, mem, me, pfn):
+    """``fill.complete``, with the client if it wants one."""
+    wants_client = core.fill.complete.__code__.co_argcount == 3
+    core.fill.complete(mem, *((me, pfn) if wants_client else (pfn,)))
 
 
 def look(mem, pfn):

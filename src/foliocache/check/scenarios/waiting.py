@@ -1,4 +1,5 @@
 """Locks, sleeping and waking, and who fills a page: no lost wake-up, no double fill, nobody sees half a page."""
+
 from ..mutation import Edit, Replace
 from ..program import Program
 from ..scenario import ALL, WEAK, Bug, scenario
@@ -64,6 +65,7 @@ def lock_three(core):
 
 def filling(core):
     def setup(mem):
+        core.lru.setup(mem)
         core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, stage.INO, 0, 1)
         core.fill.begin(mem, 1, 0)
         core.page_ref.init(mem, stage.MEMMAP, 3)
@@ -74,7 +76,7 @@ def filling(core):
 def filler(core):
     def fill(mem):
         stage.fill(mem, 0, "content")
-        core.fill.complete(mem, 0)
+        stage.complete(core, mem, 1, 0)
 
     return fill
 

@@ -1,0 +1,161 @@
+"""Cost as things grow: cached folios, attached clients, the value's size, the segment's size; memory per cached folio.
+
+"Hot" is a thousand folios spread evenly over all that are cached: what grows is the index and the table, not the set in use, so the
+processor's caches hold the same amount. "Random" is every folio as likely as any other: there each hit misses the processor's
+caches, and the plain slice beside it shows how much of that anyone would pay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from bench import plot
+from bench.harness import Plan, Section, Skipped, Table, cpus, interleave, per_op, pinned, record
+from foliocache.cli.bench import core, loops
+from foliocache.cli.bench.native import Unavailable
+from foliocache.cli.bench.pools import GIB, KIB, MIB, pool, values
+
+PAGE = 4 * KIB
+HOT = 1000
+
+
+def run(plan: Plan) -> Section:
+    section = Section("growth")
+    for part in (folios, clients, sizes, attaching):
+        try:
+            part(section, plan)
+        except Unavailable as missing:
+            section.found.append(Skipped(f"growth: {part.__name__}", str(missing)))
+    return section
+
+
+def folios(section: Section, plan: Plan) -> None:
+    """Hit time from 10^3 to 10^6 cached folios, and what each costs in memory."""
+    counts = plan.of([10**3, 10**4, 10**5, 10**6], [1000, 1200])
+    table = Table("ns per hit, by folios cached (4 KiB each)",
+                  ("cached folios", "hot lease", "random lease", "random slice", "random lease / slice", "overhead, bytes per folio"))
+    points = []
+    with contextlib.ExitStack() as stack:
+        cases, overhead = {}, {}
+        for count in counts:
+            cache = stack.enter_context(pool(count * PAGE * 9 // 8 + 4 * MIB, PAGE, 64))
+            mapping = values(cache, count, PAGE)
+            slices = stack.enter_context(core.shared_slices(count, PAGE))
+            overhead[count] = core.metadata_per_page(cache)
+            hot = [n * (count // HOT) for n in loops.order(HOT, plan.core.hits)]
+            wide = [n % count for n in loops.order(max(count, plan.core.hits), plan.core.hits)]
+            cases[f"hot {count}"] = per_op(loops.leases(mapping, hot), len(hot))
+            cases[f"random {count}"] = per_op(loops.leases(mapping, wide), len(wide))
+            cases[f"slice {count}"] = per_op(loops.slices(slices, PAGE, wide), len(wide))
+        with pinned(cpus()[:1]):
+            took = interleave(cases, plan.core.rounds)
+    for count in counts:
+        hot, wide, plain = (took[f"{kind} {count}"] for kind in ("hot", "random", "slice"))
+        table.add(count, hot, wide, plain, wide / plain, overhead[count])
+        points.append((count, hot, wide, plain))
+    section.tables.append(table)
+    section.found.append(record(f"hit among {counts[-1]:,} folios", took[f"hot {counts[-1]}"], "ns", against=f"{counts[0]:,} folios",
+                                baseline=took[f"hot {counts[0]}"], budget="<= 1.3"))
+    section.plots["growth-folios.svg"] = plot.lines(
+        "Hit time and cached folios", "cached folios of 4 KiB", "ns per hit",
+        {name: [(point[0], point[place]) for point in points] for place, name in enumerate(
+            ("lease, 1000 hot", "lease, random", "slice, random"), start=1)},
+        log_x=True,
+    )
+
+
+def clients(section: Section, plan: Plan) -> None:
+    """Hit time with 1 to 64 processes attached."""
+    counts = plan.of([1, 8, 32, 64], [1, 3])
+    table = Table("ns per hit, by clients attached", ("clients", "lease"))
+    took: dict[int, float] = {}
+    with pool(2 * HOT * 16 * KIB, 16 * KIB, clients=80) as cache:
+        mapping = values(cache, HOT, 16 * KIB)
+        loop = per_op(loops.leases(mapping, loops.order(HOT, plan.core.hits)), plan.core.hits)
+        for count in counts:
+            with attached(cache, count - 1), pinned(cpus()[:1]):
+                took[count] = interleave({"lease": loop}, plan.core.rounds)["lease"]
+            table.add(count, took[count])
+    section.tables.append(table)
+    section.found.append(record(f"hit with {counts[-1]} clients", took[counts[-1]], "ns", against="1 client", baseline=took[1],
+                                budget="<= 1.3"))
+
+
+@contextlib.contextmanager
+def attached(cache: Any, count: int) -> Iterator[None]:
+    """``count`` forked processes that are clients of the pool and do nothing."""
+    gate, opened = os.pipe()
+    ready, told = os.pipe()
+    children = [_client(cache, gate, opened, told) for _ in range(count)]
+    try:
+        for _ in children:
+            if os.read(ready, 1) != b"1":
+                raise RuntimeError("a client could not attach")
+        yield
+    finally:
+        os.close(opened)
+        for pid in children:
+            os.waitpid(pid, 0)
+        for fd in (gate, ready, told):
+            os.close(fd)
+
+
+def _client(cache: Any, gate: int, opened: int, told: int) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.close(opened)
+        joined = cache._attachment.number >= 0
+        os.write(told, b"1" if joined else b"0")
+        os.read(gate, 1)
+    finally:
+        os._exit(0)
+
+
+def sizes(section: Section, plan: Plan) -> None:
+    """Hit time by the value's size, beside LMDB's."""
+    chosen = plan.of([4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB], [4 * KIB, 64 * KIB])
+    count = plan.of(128, 8)
+    table = Table("ns per hit, by the value's size (128 values)",
+                  ("bytes", "lease", "memoryview(lease)", "slice", "LMDB, open transaction", "LMDB, transaction per get"))
+    numbers = loops.order(count, plan.core.hits)
+    rows = {}
+    for size in chosen:
+        with pool(2 * count * size, min(size, 64 * KIB)) as cache, core.shared_slices(count, size) as buffer, \
+                core.lmdb_cases(numbers, size) as lmdb, pinned(cpus()[:1]):
+            mapping = values(cache, count, size)
+            cases: dict[str, Callable[[], int]] = {
+                "lease": loops.leases(mapping, numbers), "memoryview(lease)": loops.views(mapping, numbers),
+                "slice": loops.slices(buffer, size, numbers), **lmdb,
+            }
+            rows[size] = interleave({name: per_op(loop, len(numbers)) for name, loop in cases.items()}, plan.core.rounds)
+            del mapping, cases
+    for size, took in rows.items():
+        table.add(size, *[took.get(name) for name in table.columns[1:]])
+    section.tables.append(table)
+    section.found.append(record(f"hit of a value of {chosen[-1]:,} bytes", rows[chosen[-1]]["lease"], "ns",
+                                against=f"{chosen[0]:,} bytes", baseline=rows[chosen[0]]["lease"], budget="<= 1.3"))
+    section.plots["growth-sizes.svg"] = plot.lines(
+        "Hit time and the value's size", "bytes per value", "ns per hit",
+        {name: [(size, took[name]) for size, took in rows.items()] for name in table.columns[1:] if name in rows[chosen[0]]},
+        log_x=True,
+    )
+
+
+def attaching(section: Section, plan: Plan) -> None:
+    """Attach time by the segment's size."""
+    table = Table("ms to attach, by the pool's size", ("GiB", "ms"))
+    for size in plan.of([1 * GIB, 4 * GIB, 16 * GIB], [4 * MIB]):
+        try:
+            with pool(size) as cache:
+                took = interleave({"attach": lambda name=cache.name: core._attach_ms(name)}, plan.core.rounds)["attach"]
+        except Unavailable as missing:
+            section.found.append(Skipped(f"attach, {size / GIB:g} GiB", str(missing)))
+            continue
+        table.add(size / GIB, took)
+        section.found.append(record(f"attach, {size / GIB:g} GiB", took, "ms", budget="<= 100"))
+    section.tables.append(table)

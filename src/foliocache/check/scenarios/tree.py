@@ -1,0 +1,213 @@
+"""The whole path, nothing left out but how a lock sleeps: mappings, radix trees with nodes, the slab, the buddy allocator, the queues.
+
+Geometry is as small as it goes: nodes of 4 slots, pages of 256 bytes (3 nodes, 2 records). A lock is a spin lock here; that the shipped
+one is a lock at all is shown in ``waiting``.
+"""
+
+from ..mutation import Edit, Replace
+from ..program import Program
+from ..scenario import ALL, WEAK, Bug, scenario
+from . import lookup, stage
+
+SMALL = {
+    "NODE_SHIFT": 2, "OBJECT_SHIFT": 6, "MAPPING_TEXT_MAX": 0, "MAX_ORDER": 2, 
+    "FIND_RETRIES": 1, "SHRINK_TRIES": 1, "PINNED_MAX": 1, "SCAN_BATCH": 2, "BLOCKS_MAX": 1,
+}  # fmt: skip
+SPIN = (
+    Replace("wait", "lock", """
+        def lock(mem, word, me):
+            while atomics.cmpxchg_acquire(mem, word, 0, me + 1) != 0:
+                atomics.cpu_relax()
+    """),
+    Replace("wait", "unlock", """
+        def unlock(mem, word):
+            atomics.store_release(mem, word, 0)
+    """),
+    Edit("page_alloc", "free", "    wait.lock(", "    atomics.poison(mem, pfn)\n    wait.lock("),
+)  # fmt: skip
+INDEX = 1
+
+
+def geometry(pages):
+    shape = stage.geometry(pages)
+    shape["page_shift"] = 8
+    return shape
+
+
+def opened(core, mem, digest, height=1):
+    return core.mapping.open(mem, 0, digest, digest, digest, 1024, 0, height, b"", 0, 0)
+
+
+def audit(core, pages):
+    """What is left of the pool in the end: every page is free or in use, never both, never neither."""
+
+    def final(mem, results):
+        layout = core.layout
+        used = 0
+        for pfn in range(pages):
+            word = core.page_ref.count(mem, core.atomics.folio_at(mem, pfn))
+            assert word & layout.FROZEN or word == 1, f"page {pfn} has {word:#x} references"
+            used += word == 1
+        free = core.page_alloc.free_pages(mem)
+        assert free + used == pages, f"{pages} pages, {used} used, {free} free"
+
+    return final
+
+
+class Cached:
+    """A pool with one page cached, at INDEX of mapping ``ino``."""
+
+    def __init__(self, core, pages, more=(), height=1):
+        self.core, self.pages, self.more, self.height = core, pages, more, height
+
+    def setup(self, mem):
+        core = self.core
+        core.page_alloc.setup(mem, 0)
+        core.slab.setup(mem)
+        core.lru.setup(mem)
+        core.mapping.setup(mem)
+        self.ino = opened(core, mem, 1, self.height)
+        for index in (*self.more, INDEX):
+            grabbed = core.filemap.grab(mem, 0, self.ino, index, 0, 1)
+            assert grabbed & core.layout.GRAB_ADDED
+            self.pfn = grabbed & 0xFFFFFFFF
+            stage.fill(mem, self.pfn, (self.ino, index))
+            stage.complete(core, mem, 0, self.pfn)
+            core.folio.put(mem, 0, self.pfn)
+        self.head = core.mapping.head(mem, self.ino)
+
+    def getter(self, me):
+        def get(mem):
+            pfn = self.core.filemap.find_get(mem, me, self.ino, self.head, self.height, INDEX)
+            if pfn == self.core.layout.NIL:
+                return "miss"
+            content = stage.look(mem, pfn)
+            assert content == (self.ino, INDEX), f"looked for {(self.ino, INDEX)}, found {content}"
+            self.core.folio.put(mem, me, pfn)
+            return "hit"
+
+        return get
+
+    def truncater(self, me):
+        return lambda mem: self.core.filemap.truncate(mem, me, self.ino, 3)
+
+    def inserter(self, me, digest, index=INDEX):
+        def insert(mem):
+            core = self.core
+            ino = opened(core, mem, digest)
+            if not ino:
+                return "no memory"
+            grabbed = core.filemap.grab(mem, me, ino, index, 0, 1)
+            if grabbed >= core.layout.GRAB_NOMEM:
+                return "no memory"
+            pfn = grabbed & 0xFFFFFFFF
+            if grabbed & core.layout.GRAB_ADDED:
+                stage.fill(mem, pfn, (ino, index))
+                stage.complete(core, mem, me, pfn)
+            core.folio.put(mem, me, pfn)
+            return "inserted"
+
+        return insert
+
+    def remover(self, me):
+        def remove(mem):
+            if self.core.page_ref.try_get(mem, self.core.atomics.folio_at(mem, self.pfn)) == self.core.layout.GOT:
+                self.core.filemap.remove(mem, me, self.ino, self.pfn)
+                self.core.folio.put(mem, me, self.pfn)
+
+        return remove
+
+    def entry(self, mem, index):
+        """The pfn in the tree, in the end."""
+        slot = self.core.xarray.find(mem, self.head, self.height, index)
+        return self.core.xarray.load(mem, slot) if slot else self.core.layout.NIL
+
+    def program(self, *threads, final=None):
+        left = audit(self.core, self.pages)
+
+        def judge(mem, results):
+            left(mem, results)
+            if final:
+                final(mem, results)
+
+        return Program(list(threads), self.setup, judge, geometry(self.pages), names=stage.names)
+
+
+BUGS = {
+    "clear-dropped": Bug((Edit("xarray", "_erase", lookup.CLEAR.format("release"), "    if level == 0:\n        pass"),), ALL),
+    "sub-relaxed": Bug((lookup.BARRIERS["sub-relaxed"],), WEAK),
+    "freeze-relaxed": Bug((lookup.BARRIERS["freeze-relaxed"],), WEAK),
+}
+INSERT_BUGS = {
+    "publish-dropped": Bug((Edit("xarray", "_publish", "    atomics.store_release(mem, slot, entry)", "    pass"),), ALL),
+    "insert-unlooked": Bug((Edit("xarray", "_put", "        if entry != 0:\n            return layout.XA_EXISTS\n", ""),), ALL,
+        "the second filler overwrites the first one's entry"),
+}  # fmt: skip
+HINTS = {
+    "find-relaxed": Bug((Edit("xarray", "find", "load_acquire", "load_relaxed"),)),
+    "publish-relaxed": Bug((lookup.BARRIERS["publish-relaxed"],)),
+    "hints": Bug((
+        Edit("xarray", "find", "load_acquire", "load_relaxed"),
+        *(lookup.BARRIERS[name] for name in ("publish-relaxed", "load-relaxed", "clear-relaxed")),
+    )),
+}  # fmt: skip
+
+
+@scenario("tree/lookup-truncate", SMALL, SPIN, {k: BUGS[k] for k in ("sub-relaxed", "freeze-relaxed")}, HINTS)
+def tree_lookup_truncate(core):
+    """A getter walks the tree while it is truncated: folio, node and record go."""
+    c = Cached(core, 4)
+    return c.program(c.getter(1), c.truncater(2))
+
+
+@scenario("tree/lookup-remove", SMALL, SPIN, BUGS, HINTS)
+def tree_lookup_remove(core):
+    """A getter, and a remover of the same folio; its neighbour stays, and so does the node."""
+    c = Cached(core, 5, more=(2,))
+
+    def final(mem, results):
+        assert c.entry(mem, INDEX) == core.layout.NIL, "the slot of the removed folio still names it"
+        assert c.entry(mem, 2) != core.layout.NIL, "the neighbour is gone"
+
+    return c.program(c.getter(1), c.remover(2), final=final)
+
+
+@scenario("tree/node-freed", SMALL, SPIN, {"unlink-dropped": Bug((Edit("xarray", "_erase",
+    "        return False\n    atomics.store_release(mem, slot, 0)", "        return False"),), ALL, "the parent names a free node")})  # fmt: skip
+def tree_node_freed(core):
+    """A tree of two levels: with its last folio the lower node goes, while a getter stands in it."""
+    c = Cached(core, 5, more=(5,), height=2)
+
+    def final(mem, results):
+        assert core.xarray.find(mem, c.head, 2, INDEX) == 0, "the freed node is still linked"
+        assert c.entry(mem, 5) != core.layout.NIL, "the neighbour is gone"
+
+    return c.program(c.getter(1), c.remover(2), final=final)
+
+
+@scenario("tree/insert-race", {**SMALL, "SHRINK_TRIES": 2}, SPIN, INSERT_BUGS, HINTS)
+def tree_insert_race(core):
+    """Two fillers, one page: one of them adds it, the other finds it, or loses and gives its own back."""
+    c = Cached(core, 5)
+
+    def final(mem, results):
+        assert results == ["inserted"] * 2, f"the inserters say {results}"
+        assert core.page_alloc.free_pages(mem) == 1, "the page that lost is not free"
+        pfn = c.entry(mem, 2)
+        assert pfn != core.layout.NIL and stage.look(mem, pfn) == (c.ino, 2), "the inserted folio is not in the tree"
+
+    return c.program(c.inserter(1, 1, 2), c.inserter(2, 1, 2), final=final)
+
+
+@scenario("tree/lookup-evict", SMALL, SPIN, {}, HINTS)
+def tree_lookup_evict(core):
+    """A getter, and somebody whose insert needs the page: it is evicted and used again, if the getter does not hold it."""
+    c = Cached(core, 3)
+    return c.program(c.getter(1), c.inserter(2, 2))
+
+
+@scenario("tree/lookup-truncate-reuse", SMALL, SPIN)
+def tree_reuse(core):
+    """Lookup, truncation, and another mapping that comes into what has come free: late walkers meet what belongs to others."""
+    c = Cached(core, 4)
+    return c.program(c.getter(1), c.truncater(2), c.inserter(3, 2))
