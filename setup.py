@@ -1,4 +1,5 @@
 """Builds the compiled core. Everything else is in pyproject.toml."""
+
 import importlib.util
 from pathlib import Path
 

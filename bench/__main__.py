@@ -39,12 +39,22 @@ def main(argv: list[str] | None = None) -> int:
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("benches", nargs="*", choices=[*BENCHES, []], metavar="bench", help=", ".join(BENCHES) + "; all of them if none is named")
+    parser.add_argument(
+        "benches",
+        nargs="*",
+        choices=[*BENCHES, []],
+        metavar="bench",
+        help=", ".join(BENCHES) + "; all of them if none is named",
+    )
     parser.add_argument("--rounds", type=int, default=11, help="interleaved rounds; a figure is their median")
     parser.add_argument("--tiny", action="store_true", help="every figure, none that means anything: for tests")
-    parser.add_argument("--trace", help="a recorded block trace for eviction: page numbers one a line, a CSV, or oracleGeneral .bin")
+    parser.add_argument(
+        "--trace", help="a recorded block trace for eviction: page numbers one a line, a CSV, or oracleGeneral .bin"
+    )
     parser.add_argument("--json", metavar="FILE", help="all figures and tables as one JSON document")
-    parser.add_argument("--write", action="store_true", help="plots to docs/, tables into docs/performance.md, the run to bench/results/")
+    parser.add_argument(
+        "--write", action="store_true", help="plots to docs/, tables into docs/performance.md, the run to bench/results/"
+    )
     return parser.parse_args(argv)
 
 

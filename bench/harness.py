@@ -10,12 +10,34 @@ from typing import Any
 
 from foliocache.cli.bench.core import Plan as CorePlan
 from foliocache.cli.bench.harness import (
-    Case, Record, Skipped, available_memory, cpus, interleave, per_op, pinned, record, samples,
+    Case,
+    Record,
+    Skipped,
+    available_memory,
+    cpus,
+    interleave,
+    per_op,
+    pinned,
+    record,
+    samples,
 )
 
 __all__ = [
-    "Case", "Plan", "Record", "Section", "Skipped", "Table", "available_memory", "cpus", "figure", "interleave", "machine", "per_op",
-    "pinned", "record", "samples",
+    "Case",
+    "Plan",
+    "Record",
+    "Section",
+    "Skipped",
+    "Table",
+    "available_memory",
+    "cpus",
+    "figure",
+    "interleave",
+    "machine",
+    "per_op",
+    "pinned",
+    "record",
+    "samples",
 ]
 
 

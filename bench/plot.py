@@ -37,8 +37,15 @@ class Axis:
         return [n * step for n in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
 
 
-def lines(title: str, across: str, up: str, series: Mapping[str, Points], log_x: bool = False, log_y: bool = False,
-          dashed: Sequence[str] = ()) -> str:
+def lines(
+    title: str,
+    across: str,
+    up: str,
+    series: Mapping[str, Points],
+    log_x: bool = False,
+    log_y: bool = False,
+    dashed: Sequence[str] = (),
+) -> str:
     """One chart; ``dashed`` names series that are drawn broken, such as those of a model."""
     x = Axis([px for points in series.values() for px, _ in points], LEFT, WIDTH - RIGHT, log_x)
     y = Axis([py for points in series.values() for _, py in points], HEIGHT - BOTTOM, TOP, log_y)

@@ -1,4 +1,5 @@
 """Pools of their own for every test, removed afterwards."""
+
 import contextlib
 import os
 import uuid

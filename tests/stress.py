@@ -3,6 +3,7 @@
 The content of an object is a function of its key and the offset, so that a worker needs no copy to compare with: each 8-byte word
 is its own position times a constant that depends on the key.
 """
+
 import multiprocessing
 import random
 import time

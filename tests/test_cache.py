@@ -1,4 +1,5 @@
 """Mappings, leases, fills: what users rely on."""
+
 import ctypes
 import gc
 import multiprocessing
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import foliocache
-from foliocache.cache import _order_for
+from foliocache.mapping import _order_for
 
 SPAWN = multiprocessing.get_context("spawn")
 FORK = multiprocessing.get_context("fork")
@@ -77,7 +78,16 @@ def test_every_range_of_an_object(cache, source, how):
     sources = {name: getattr(source, name) for name in ("read", "readinto") if how in (name, "both")}
     mapping = cache.mapping("k", len(source.content), "v", **sources)
     size = mapping.size
-    for offset, length in [(0, 1), (0, size), (size - 1, 1), (12345, 77_777), (size, 5), (size + 10, 5), (size - 3, 10), (0, 0)]:
+    for offset, length in [
+        (0, 1),
+        (0, size),
+        (size - 1, 1),
+        (12345, 77_777),
+        (size, 5),
+        (size + 10, 5),
+        (size - 3, 10),
+        (0, 0),
+    ]:
         expected = source.content[offset : offset + length]
         assert mapping.read(offset, length) == expected
         assert mapping.read_bytes(offset, length) == expected

@@ -4,7 +4,7 @@ The damage is done to the tables, to the descriptors and to whole pages of nodes
 random ones, small ones, ends of ranges, neighbours of what was there. Locks are left out: what a lock that nobody holds does to
 its waiters is the business of liveness, not of bounds.
 """
-import random
+
 import subprocess
 import sys
 
@@ -14,10 +14,10 @@ from foliocache.mm import layout
 
 VICTIM = """
 import random, sys
-import foliocache, foliocache.cache
+import foliocache, foliocache.mapping
 from test_damage import damage
 
-foliocache.cache.FILL_TIMEOUT = 0.01
+foliocache.mapping.FILL_TIMEOUT = 0.01
 name, seed = sys.argv[1], int(sys.argv[2])
 rng = random.Random(seed)
 cache = foliocache.open(name, size="2MiB", page_size="4KiB", clients=4)
@@ -76,7 +76,17 @@ def damage(segment, rng, words):
         if at in locks():
             continue
         old = memory.peek32(at)
-        new = (rng.getrandbits(32), rng.randrange(pages + 2), 0, 0xFFFFFFFF, old + 1, old - 1, old ^ 1, rng.randrange(64), pages << 1)
+        new = (
+            rng.getrandbits(32),
+            rng.randrange(pages + 2),
+            0,
+            0xFFFFFFFF,
+            old + 1,
+            old - 1,
+            old ^ 1,
+            rng.randrange(64),
+            pages << 1,
+        )
         memory.poke32(at, rng.choice(new) & 0xFFFFFFFF)
 
 
@@ -87,5 +97,3 @@ def test_damaged_tables_neither_crash_nor_hang(pool_name, seed, request):
         capture_output=True, text=True, check=False, timeout=120, cwd=request.path.parent,
     )  # fmt: skip
     assert child.returncode == 0 and child.stdout == "survived\n", f"exit {child.returncode}\n{child.stderr[-3000:]}"
-
-

@@ -1,4 +1,5 @@
 """The package as a user gets it, on every CPython of this machine: install from the source tree into a fresh environment, use it."""
+
 import os
 import re
 import shutil
@@ -45,6 +46,8 @@ def test_installs_and_runs(version, tmp_path, pool_name):
     subprocess.run([environment / "bin/pip", "install", "-q", source], check=True)
     script = tmp_path / "smoke.py"
     script.write_text(SMOKE)
-    said = subprocess.run([environment / "bin/python", script, pool_name], capture_output=True, text=True, check=False, cwd=tmp_path)
+    said = subprocess.run(
+        [environment / "bin/python", script, pool_name], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
     assert said.returncode == 0, said.stderr
     assert said.stdout.startswith("fine")

@@ -1,4 +1,5 @@
 """Creation, attachment, and everything that is refused."""
+
 import multiprocessing
 import os
 import stat
@@ -65,7 +66,16 @@ def test_senseless_parameters_are_value_errors(pool_name, parameters):
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("4GiB", 4 << 30), ("64 MiB", 64 << 20), ("1.5k", 1536), ("500MB", 500_000_000), ("12", 12), ("1tib", 1 << 40), (7, 7), ("9B", 9)],
+    [
+        ("4GiB", 4 << 30),
+        ("64 MiB", 64 << 20),
+        ("1.5k", 1536),
+        ("500MB", 500_000_000),
+        ("12", 12),
+        ("1tib", 1 << 40),
+        (7, 7),
+        ("9B", 9),
+    ],
 )
 def test_sizes_as_people_write_them(text, size):
     assert parse_size(text) == size
@@ -178,7 +188,9 @@ def test_another_folder(pool_name, monkeypatch, tmp_path):
 
 
 def test_metadata_stays_below_half_a_percent():
-    shape = segment.geometry(segment.DEFAULT_SIZE // segment.DEFAULT_PAGE_SIZE, segment.DEFAULT_PAGE_SIZE, segment.DEFAULT_CLIENTS)
+    shape = segment.geometry(
+        segment.DEFAULT_SIZE // segment.DEFAULT_PAGE_SIZE, segment.DEFAULT_PAGE_SIZE, segment.DEFAULT_CLIENTS
+    )
     assert shape["data"] / segment.DEFAULT_SIZE <= 0.005
 
 

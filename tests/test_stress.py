@@ -1,8 +1,10 @@
 """Four processes, a pool a quarter of the data, every byte checked; at the end everything adds up."""
+
 import os
 
-import foliocache
 from stress import Job
+
+import foliocache
 
 SECONDS = float(os.environ.get("FOLIOCACHE_STRESS_SECONDS", "60"))
 

@@ -1,4 +1,5 @@
 """Windows: contiguous, zero-copy, pinned."""
+
 import numpy as np
 import pytest
 

@@ -32,7 +32,9 @@ def run(plan: Plan) -> Section:
     return section
 
 
-def _compare(section: Section, table: Table, trace: traces.Trace, pool: int, others: list[str], label: str | None = None) -> None:
+def _compare(
+    section: Section, table: Table, trace: traces.Trace, pool: int, others: list[str], label: str | None = None
+) -> None:
     name = label or trace.name
     ratios = {OURS: policy.hit_ratio(trace.pages, pool, trace.skip)}
     ratios |= {each: rivals.hit_ratio(each, trace.pages, pool, trace.skip) for each in others}
@@ -41,11 +43,27 @@ def _compare(section: Section, table: Table, trace: traces.Trace, pool: int, oth
     if others:
         best = max(BEST_OF, key=ratios.__getitem__)
         if ratios[best]:
-            section.found.append(record(f"hit ratio: {name}", ratios[OURS], "", against=f"best of three: {best}", baseline=ratios[best],
-                                        budget=">= 0.99"))
+            section.found.append(
+                record(
+                    f"hit ratio: {name}",
+                    ratios[OURS],
+                    "",
+                    against=f"best of three: {best}",
+                    baseline=ratios[best],
+                    budget=">= 0.99",
+                )
+            )
     if trace.floor:
-        section.found.append(record(f"hit ratio over pool/data: {name}", ratios[OURS], "", against="pool/data", baseline=trace.floor,
-                                    budget=">= 0.9"))
+        section.found.append(
+            record(
+                f"hit ratio over pool/data: {name}",
+                ratios[OURS],
+                "",
+                against="pool/data",
+                baseline=trace.floor,
+                budget=">= 0.9",
+            )
+        )
 
 
 def _recorded(section: Section, path: str, others: list[str]) -> None:

@@ -35,8 +35,10 @@ def run(plan: Plan) -> Section:
 def folios(section: Section, plan: Plan) -> None:
     """Hit time from 10^3 to 10^6 cached folios, and what each costs in memory."""
     counts = plan.of([10**3, 10**4, 10**5, 10**6], [1000, 1200])
-    table = Table("ns per hit, by folios cached (4 KiB each)",
-                  ("cached folios", "hot lease", "random lease", "random slice", "random lease / slice", "overhead, bytes per folio"))
+    table = Table(
+        "ns per hit, by folios cached (4 KiB each)",
+        ("cached folios", "hot lease", "random lease", "random slice", "random lease / slice", "overhead, bytes per folio"),
+    )
     points = []
     with contextlib.ExitStack() as stack:
         cases, overhead = {}, {}
@@ -57,12 +59,24 @@ def folios(section: Section, plan: Plan) -> None:
         table.add(count, hot, wide, plain, wide / plain, overhead[count])
         points.append((count, hot, wide, plain))
     section.tables.append(table)
-    section.found.append(record(f"hit among {counts[-1]:,} folios", took[f"hot {counts[-1]}"], "ns", against=f"{counts[0]:,} folios",
-                                baseline=took[f"hot {counts[0]}"], budget="<= 1.3"))
+    section.found.append(
+        record(
+            f"hit among {counts[-1]:,} folios",
+            took[f"hot {counts[-1]}"],
+            "ns",
+            against=f"{counts[0]:,} folios",
+            baseline=took[f"hot {counts[0]}"],
+            budget="<= 1.3",
+        )
+    )
     section.plots["growth-folios.svg"] = plot.lines(
-        "Hit time and cached folios", "cached folios of 4 KiB", "ns per hit",
-        {name: [(point[0], point[place]) for point in points] for place, name in enumerate(
-            ("lease, 1000 hot", "lease, random", "slice, random"), start=1)},
+        "Hit time and cached folios",
+        "cached folios of 4 KiB",
+        "ns per hit",
+        {
+            name: [(point[0], point[place]) for point in points]
+            for place, name in enumerate(("lease, 1000 hot", "lease, random", "slice, random"), start=1)
+        },
         log_x=True,
     )
 
@@ -80,8 +94,9 @@ def clients(section: Section, plan: Plan) -> None:
                 took[count] = interleave({"lease": loop}, plan.core.rounds)["lease"]
             table.add(count, took[count])
     section.tables.append(table)
-    section.found.append(record(f"hit with {counts[-1]} clients", took[counts[-1]], "ns", against="1 client", baseline=took[1],
-                                budget="<= 1.3"))
+    section.found.append(
+        record(f"hit with {counts[-1]} clients", took[counts[-1]], "ns", against="1 client", baseline=took[1], budget="<= 1.3")
+    )
 
 
 @contextlib.contextmanager
@@ -120,27 +135,45 @@ def sizes(section: Section, plan: Plan) -> None:
     """Hit time by the value's size, beside LMDB's."""
     chosen = plan.of([4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB], [4 * KIB, 64 * KIB])
     count = plan.of(128, 8)
-    table = Table("ns per hit, by the value's size (128 values)",
-                  ("bytes", "lease", "memoryview(lease)", "slice", "LMDB, open transaction", "LMDB, transaction per get"))
+    table = Table(
+        "ns per hit, by the value's size (128 values)",
+        ("bytes", "lease", "memoryview(lease)", "slice", "LMDB, open transaction", "LMDB, transaction per get"),
+    )
     numbers = loops.order(count, plan.core.hits)
     rows = {}
     for size in chosen:
-        with pool(2 * count * size, min(size, 64 * KIB)) as cache, core.shared_slices(count, size) as buffer, \
-                core.lmdb_cases(numbers, size) as lmdb, pinned(cpus()[:1]):
+        with (
+            pool(2 * count * size, min(size, 64 * KIB)) as cache,
+            core.shared_slices(count, size) as buffer,
+            core.lmdb_cases(numbers, size) as lmdb,
+            pinned(cpus()[:1]),
+        ):
             mapping = values(cache, count, size)
             cases: dict[str, Callable[[], int]] = {
-                "lease": loops.leases(mapping, numbers), "memoryview(lease)": loops.views(mapping, numbers),
-                "slice": loops.slices(buffer, size, numbers), **lmdb,
+                "lease": loops.leases(mapping, numbers),
+                "memoryview(lease)": loops.views(mapping, numbers),
+                "slice": loops.slices(buffer, size, numbers),
+                **lmdb,
             }
             rows[size] = interleave({name: per_op(loop, len(numbers)) for name, loop in cases.items()}, plan.core.rounds)
             del mapping, cases
     for size, took in rows.items():
         table.add(size, *[took.get(name) for name in table.columns[1:]])
     section.tables.append(table)
-    section.found.append(record(f"hit of a value of {chosen[-1]:,} bytes", rows[chosen[-1]]["lease"], "ns",
-                                against=f"{chosen[0]:,} bytes", baseline=rows[chosen[0]]["lease"], budget="<= 1.3"))
+    section.found.append(
+        record(
+            f"hit of a value of {chosen[-1]:,} bytes",
+            rows[chosen[-1]]["lease"],
+            "ns",
+            against=f"{chosen[0]:,} bytes",
+            baseline=rows[chosen[0]]["lease"],
+            budget="<= 1.3",
+        )
+    )
     section.plots["growth-sizes.svg"] = plot.lines(
-        "Hit time and the value's size", "bytes per value", "ns per hit",
+        "Hit time and the value's size",
+        "bytes per value",
+        "ns per hit",
         {name: [(size, took[name]) for size, took in rows.items()] for name in table.columns[1:] if name in rows[chosen[0]]},
         log_x=True,
     )

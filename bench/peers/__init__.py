@@ -98,12 +98,11 @@ def latency(plan: Plan, peers: list[Peer], section: Section) -> Table:
     """ns per hit; in one run for all, values of each peer held at the same time."""
     count, length = plan.core.values, plan.core.hits
     with contextlib.ExitStack() as stack:
-        cases, pins = {}, {}
+        cases = {}
         for peer in peers:
             reader = peer.opener(stack.enter_context(kept(peer, count, VALUE)), count, VALUE)
             numbers = loops.order(count, max(length // peer.slow, 16))
             cases[peer.name] = per_op(reader.loop(numbers), len(numbers))
-            pins[peer.name] = (reader, stores.pids.copy())
         with pinned(cpus()[:1]):
             took = interleave(cases, plan.core.rounds)
         one_core = _on_one_processor(plan, peers, cases)
@@ -126,7 +125,9 @@ def _on_one_processor(plan: Plan, peers: list[Peer], cases: dict[str, Any]) -> d
 def _latency_table(took: dict[str, float], one_core: dict[str, float], section: Section) -> Table:
     ours, slice_ = took["foliocache, lease"], took[SLICE]
     note = "" if loops.INDEXABLE else "; leases are not touched: they have no index"
-    table = Table(f"ns per hit of a 64 KiB value, first byte touched{note}", ("who", "ns", "times the slice", "times our lease"))
+    table = Table(
+        f"ns per hit of a 64 KiB value, first byte touched{note}", ("who", "ns", "times the slice", "times our lease")
+    )
     for name, each in [*took.items(), *((f"{name}, one processor", each) for name, each in one_core.items())]:
         table.add(name, each, each / slice_, each / ours)
     found = section.found
@@ -134,13 +135,21 @@ def _latency_table(took: dict[str, float], one_core: dict[str, float], section: 
     view = took["foliocache, memoryview(lease)"]
     found.append(record("hit: memoryview(lease)", view, "ns", against=SLICE, baseline=slice_, budget="<= 2"))
     budgets = {"LMDB, open transaction": ">= 4", "LMDB, transaction per get": ">= 8", "diskcache": ">= 200"}
-    sockets = {name: ">= 200" for name in one_core}
+    sockets = dict.fromkeys(one_core, ">= 200")
     for name, budget in budgets.items():
         if name in took:
             found.append(record(f"hit: lease against {name}", ours, "ns", against=name, baseline=took[name], budget=budget))
     for name, budget in sockets.items():
-        found.append(record(f"hit: lease against {name}", ours, "ns", against=f"{name}, one processor", baseline=one_core[name],
-                            budget=budget))
+        found.append(
+            record(
+                f"hit: lease against {name}",
+                ours,
+                "ns",
+                against=f"{name}, one processor",
+                baseline=one_core[name],
+                budget=budget,
+            )
+        )
     for name, budget in (("foliocache, folio:: read (a copy)", "<= 1.2"), ("foliocache, folio:: lease", ">= 5")):
         found.append(record(f"fsspec: {name}", took[name], "ns", against=BLOCKCACHE, baseline=took[BLOCKCACHE], budget=budget))
     return table
@@ -173,7 +182,9 @@ def pairs_of_processes(plan: Plan, peers: list[Peer]) -> Table:
 
 def consume(plan: Plan, peers: list[Peer], section: Section) -> Table:
     """GB/s of numpy's sum over values of 1 MiB, one process and two, each peer with the slice in the same rounds."""
-    table = Table("Full consume: numpy sum of 1 MiB values, GB/s", ("who", "one process", "slice then", "two processes", "slice then"))
+    table = Table(
+        "Full consume: numpy sum of 1 MiB values, GB/s", ("who", "one process", "slice then", "two processes", "slice then")
+    )
     count = max(plan.core.values // 16, 4)
     chosen = ("foliocache, lease", "mmap of a file, slice", "LMDB, open transaction", "dict", "diskcache", "Redis", "memcached")
     slices = next(peer for peer in peers if peer.name == SLICE)
@@ -186,8 +197,16 @@ def consume(plan: Plan, peers: list[Peer], section: Section) -> Table:
         table.add(peer.name, *[gigabytes[name] for name in ("1", "base 1", "2", "base 2")])
         if peer.name == "foliocache, lease":
             for n, word in ((1, "one process"), (2, "two processes")):
-                section.found.append(record(f"consume 1 MiB, {word}", gigabytes[str(n)], "GB/s", against=SLICE,
-                                            baseline=gigabytes[f"base {n}"], budget=">= 0.95"))
+                section.found.append(
+                    record(
+                        f"consume 1 MiB, {word}",
+                        gigabytes[str(n)],
+                        "GB/s",
+                        against=SLICE,
+                        baseline=gigabytes[f"base {n}"],
+                        budget=">= 0.95",
+                    )
+                )
     return table
 
 

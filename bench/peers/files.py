@@ -34,7 +34,9 @@ class FileStub(AbstractFileSystem):
         return [self.info(path)] if detail else [self.path]
 
     def _open(self, path: str, mode: str = "rb", block_size: Any = None, cache_options: Any = None, **kwargs: Any) -> StubFile:
-        return StubFile(self, path, mode, block_size or "default", cache_options=cache_options, size=self.info(path)["size"], **kwargs)
+        return StubFile(
+            self, path, mode, block_size or "default", cache_options=cache_options, size=self.info(path)["size"], **kwargs
+        )
 
     def get_file(self, rpath: str, lpath: str, **kwargs: Any) -> None:
         with open(lpath, "wb") as file:

@@ -12,8 +12,17 @@ from foliocache.cli.bench.pools import KIB, MIB
 WORKERS = 4
 VALUE = 64 * KIB
 NAMES = (
-    "foliocache, memoryview(lease)", "foliocache, folio:: read (a copy)", "dict", "cachetools LRU", "cachebox LRU",
-    "shared memory, slice", "LMDB, open transaction", "fsspec blockcache, read", "fsspec filecache, read", "diskcache", "memcached",
+    "foliocache, memoryview(lease)",
+    "foliocache, folio:: read (a copy)",
+    "dict",
+    "cachetools LRU",
+    "cachebox LRU",
+    "shared memory, slice",
+    "LMDB, open transaction",
+    "fsspec blockcache, read",
+    "fsspec filecache, read",
+    "diskcache",
+    "memcached",
     "Redis",
 )
 
@@ -22,8 +31,10 @@ def table(plan: Plan, peers: list[Any]) -> Table:
     from bench.peers import kept
 
     held = plan.core.values * VALUE / MIB
-    found = Table(f"Memory of {WORKERS} workers that have each read {held:.0f} MiB of values, above {WORKERS} idle ones, MiB",
-                  ("who", "workers (PSS)", "server (PSS)", "together", "times the data"))
+    found = Table(
+        f"Memory of {WORKERS} workers that have each read {held:.0f} MiB of values, above {WORKERS} idle ones, MiB",
+        ("who", "workers (PSS)", "server (PSS)", "together", "times the data"),
+    )
     for peer in (peer for peer in peers if peer.name in NAMES):
         with kept(peer, plan.core.values, VALUE) as where:
             jobs = [(peer.opener, where, plan.core.values, VALUE)] * WORKERS

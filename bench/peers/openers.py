@@ -141,7 +141,9 @@ def lmdb_open(folder: str, count: int, size: int) -> Reader:
     environment = lmdb.open(folder, readonly=True, lock=True)
     transaction = environment.begin(buffers=True)
     get = transaction.get
-    return Reader(lambda numbers: loops.method(get, _keys(numbers)), lambda n: get(b"value%06d" % n), (environment, transaction))
+    return Reader(
+        lambda numbers: loops.method(get, _keys(numbers)), lambda n: get(b"value%06d" % n), (environment, transaction)
+    )
 
 
 def lmdb_each(folder: str, count: int, size: int) -> Reader:

@@ -90,10 +90,10 @@ def lmdb(count: int, size: int, folder: str) -> Iterator[str]:
     import lmdb
 
     place = os.path.join(folder, "lmdb")
-    with lmdb.open(place, map_size=2 * count * (size + 8 * KIB) + MIB, sync=False) as environment:
-        with environment.begin(write=True) as transaction:
-            for n in range(count):
-                transaction.put(b"value%06d" % n, content(n, size))
+    room = 2 * count * (size + 8 * KIB) + MIB
+    with lmdb.open(place, map_size=room, sync=False) as environment, environment.begin(write=True) as transaction:
+        for n in range(count):
+            transaction.put(b"value%06d" % n, content(n, size))
     yield place
 
 

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import Any
 
 import foliocache
-from bench import plot
 from bench.harness import Plan, Section, Table, cpus, interleave
 from bench.refcount import model, scale
 from foliocache.cli.bench import core, native
@@ -26,7 +25,6 @@ from foliocache.cli.bench.native import Unavailable
 from foliocache.cli.bench.pools import MIB, pool
 
 KINDS = tuple(native.KINDS)
-ALLOWED = 64
 
 
 def run(plan: Plan) -> Section:
@@ -64,7 +62,10 @@ def threads(plan: Plan, count: int, mem: int, folio: int, shared: bool) -> dict[
         def together() -> float:
             begin = time.perf_counter_ns() + 2_000_000
             words = [lines[n % len(lines)].address for n in range(count)]
-            jobs = [core.pair_job(kind, word, plan.core.pairs, mem, folio, cpu, begin) for word, cpu in zip(words, cpus(), strict=False)]
+            jobs = [
+                core.pair_job(kind, word, plan.core.pairs, mem, folio, cpu, begin)
+                for word, cpu in zip(words, cpus(), strict=False)
+            ]
             batch = (native.Job * count)(*jobs)
             if native.library().run_threads(batch, count) != count:
                 raise Unavailable(f"{count} threads could not be started")
@@ -116,6 +117,3 @@ def _untracked() -> bool:
     import sys
 
     return sys.version_info >= (3, 13)
-
-
-__all__ = ["plot", "run"]

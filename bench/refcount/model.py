@@ -49,5 +49,9 @@ def add(section: Section, measured: Mapping[int, Mapping[str, float]]) -> None:
     dots = {kind: [(n, found[kind]) for n, found in measured.items()] for kind in kinds}
     section.plots["refcount.svg"] = plot.lines(
         "get+put on one shared line: measured (dots), and a model for more processors (broken)",
-        "processors", "ns of wall time per pair", {**dots, **series}, log_x=True, dashed=list(series),
+        "processors",
+        "ns of wall time per pair",
+        {**dots, **series},
+        log_x=True,
+        dashed=list(series),
     )

@@ -29,13 +29,17 @@ def add(section: Section, plan: Plan) -> None:
     except Unavailable as missing:
         section.found.append(Skipped("64 bytes of one file", str(missing)))
         return
-    table = Table("Reads of 64 bytes at offset 0 of one file, million per second, all processes together", ("processes", *NAMES))
+    table = Table(
+        "Reads of 64 bytes at offset 0 of one file, million per second, all processes together", ("processes", *NAMES)
+    )
     for count, found in rates.items():
         table.add(str(count), *[found[name] / 1e6 for name in NAMES])
     section.tables.append(table)
     if len(rates) > 1:
         section.plots["scale.svg"] = plot.lines(
-            "64 bytes at offset 0 of one cached file", "processes", "million reads per second, summed",
+            "64 bytes at offset 0 of one cached file",
+            "processes",
+            "million reads per second, summed",
             {name: [(count, found[name] / 1e6) for count, found in rates.items()] for name in NAMES},
         )
 
@@ -110,6 +114,13 @@ def place(cache: Any, mapping: Any) -> tuple[Any, ...]:
         raise Unavailable("the mapping's record was not found; has its digest changed?")
     data = ctypes.c_uint64.from_address(mem).value + segment.geometry["data"]
     return (
-        native.core_function("filemap", "find_get"), native.core_function("folio", "put"), mem, me, ino,
-        mappings.head(mem, ino), xarray.height_for(mapping.folios), data, segment.geometry["page_shift"],
+        native.core_function("filemap", "find_get"),
+        native.core_function("folio", "put"),
+        mem,
+        me,
+        ino,
+        mappings.head(mem, ino),
+        xarray.height_for(mapping.folios),
+        data,
+        segment.geometry["page_shift"],
     )

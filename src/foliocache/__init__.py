@@ -9,7 +9,8 @@ In short::
     with mapping.lease(0) as lease:
         memoryview(lease)        # zero-copy, read-only, pinned
 """
-from .cache import Cache, Mapping, attach, open
+
+from .cache import Cache, attach, open
 from .errors import (
     FoliocacheError,
     LeaseError,
@@ -21,6 +22,7 @@ from .errors import (
     SourceError,
 )
 from .lease import Lease
+from .mapping import Mapping
 from .segment import remove, segments
 from .window import Window
 

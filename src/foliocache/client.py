@@ -7,6 +7,7 @@ pid namespaces and containers cannot confuse it. What is written in the slot (pi
 A forked child shares its parent's open file descriptions, so the child closes its copy at once and becomes a client of its own
 when it first uses the cache.
 """
+
 import contextlib
 import fcntl
 import os
@@ -84,7 +85,9 @@ def counters(segment, number):
 
 def used_slots(segment):
     """Numbers of the slots that somebody has ever held."""
-    return [n for n in range(segment.geometry["nclients"]) if segment.memory.peek32(offset(segment, n) + layout.CLIENT_GENERATION)]
+    return [
+        n for n in range(segment.geometry["nclients"]) if segment.memory.peek32(offset(segment, n) + layout.CLIENT_GENERATION)
+    ]
 
 
 def _write(segment, number):

@@ -12,6 +12,7 @@ the core's bounds checks use that copy.
 
 ``multiprocessing.shared_memory`` would not do: its resource tracker unlinks segments that other processes still use.
 """
+
 import contextlib
 import fcntl
 import mmap
@@ -176,7 +177,9 @@ def _open(path, flags, mode, name):
     except FileNotFoundError:
         raise SegmentNotFound(f"there is no segment {name!r} in {directory()}; foliocache.open() creates one") from None
     except PermissionError:
-        raise SegmentError(f"segment {name!r} ({path}) may not be opened: it belongs to another user, or lacks write permission") from None
+        raise SegmentError(
+            f"segment {name!r} ({path}) may not be opened: it belongs to another user, or lacks write permission"
+        ) from None
     except OSError as error:
         raise SegmentError(f"segment {name!r} ({path}) cannot be opened: {error.strerror}") from error
 
@@ -237,14 +240,20 @@ def _setup_tables(mem):
 def _identity(shape, state):
     fields = [shape[key] for key in ("size", "page_shift", "npages", "nclients", "nbuckets", "nghosts")]
     places = [shape[key] for key in ("memmap", "data", "clients", "buckets", "ghosts")]
-    packed = _IDENTITY.pack(layout.MAGIC, layout.ABI, state, *fields, *places, time.time_ns(), shape["npages"] << shape["page_shift"])
+    packed = _IDENTITY.pack(
+        layout.MAGIC, layout.ABI, state, *fields, *places, time.time_ns(), shape["npages"] << shape["page_shift"]
+    )
     checksum = zlib.crc32(packed[layout.HDR_SIZE : layout.HDR_CHECKSUM] + packed[layout.HDR_MEMMAP :])
     return packed[: layout.HDR_CHECKSUM] + struct.pack("<I", checksum) + packed[layout.HDR_MEMMAP :]
 
 
 def _attach(fd, name, path, wanted):
     shape = _read_identity(fd, name, path)
-    found = {"size": shape["npages"] << shape["page_shift"], "page_size": 1 << shape["page_shift"], "clients": shape["nclients"]}
+    found = {
+        "size": shape["npages"] << shape["page_shift"],
+        "page_size": 1 << shape["page_shift"],
+        "clients": shape["nclients"],
+    }
     if wanted.get("size"):
         wanted = wanted | {"size": wanted["size"] // found["page_size"] * found["page_size"]}
     differing = [key for key, value in wanted.items() if value not in (None, found[key])]

@@ -1,4 +1,5 @@
 """Sizes as people write them."""
+
 import re
 
 _UNITS = {"": 1, "b": 1}

@@ -1,4 +1,5 @@
 """Fixtures: the worlds, and makers of segments in them."""
+
 import contextlib
 import functools
 

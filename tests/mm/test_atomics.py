@@ -2,6 +2,7 @@
 
 That the bodies have the same names is for tests/check/test_facade.py.
 """
+
 import ctypes
 import errno
 import re

@@ -1,4 +1,5 @@
 """audit: nothing to say about a sound segment, and something about every kind of damage."""
+
 import random
 
 import pytest

@@ -1,4 +1,5 @@
 """The cache as a whole against a plain dict: whatever is done to it, contents are right, pins hold, and no page is lost."""
+
 import itertools
 import random
 
@@ -209,8 +210,6 @@ TestCacheInterpreted = state_machine(Cache, interpreted, 50)
 
 
 calls = st.sampled_from(["grab", "let go", "truncate", "shrink", "use", "table"])
-
-
 
 
 @given(steps=st.lists(st.tuples(calls, objects, places), max_size=60))

@@ -1,4 +1,5 @@
 """client: the slot of a client in the core, and its counters."""
+
 import pytest
 
 

@@ -1,4 +1,5 @@
 """filemap: lookup, insert and removal."""
+
 import mmap
 import random
 

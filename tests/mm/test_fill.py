@@ -1,4 +1,5 @@
 """fill: one fills, the others wait."""
+
 import pytest
 from world import ME, together
 

@@ -1,4 +1,5 @@
 """flags: bits, and sleeping until PG_LOCKED goes."""
+
 import errno
 import signal
 import threading

@@ -1,4 +1,5 @@
 """folio: preparing, dropping, and the destructor that is the folio's own."""
+
 import pytest
 from world import ME
 

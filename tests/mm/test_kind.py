@@ -1,4 +1,5 @@
 """kind: type and order in one word."""
+
 import pytest
 
 

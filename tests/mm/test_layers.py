@@ -1,4 +1,5 @@
 """How the core's modules stand on each other, and where the words of the layout lie."""
+
 import ast
 import itertools
 import re

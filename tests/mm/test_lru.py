@@ -1,4 +1,5 @@
 """lru: the two queues, and the ghosts."""
+
 import pytest
 from world import ME
 

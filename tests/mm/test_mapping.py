@@ -1,4 +1,5 @@
 """mapping: records of cached objects, their table, and inos that are never given twice."""
+
 import pytest
 from world import ME
 

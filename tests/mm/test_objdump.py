@@ -1,4 +1,5 @@
 """The machine code of the hit path's one atomic step."""
+
 import platform
 import re
 import shutil

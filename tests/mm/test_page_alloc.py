@@ -1,4 +1,5 @@
 """page_alloc: the buddy allocator."""
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

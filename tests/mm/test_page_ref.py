@@ -1,4 +1,5 @@
 """page_ref: every state of the word."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

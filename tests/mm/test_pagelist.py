@@ -1,4 +1,5 @@
 """pagelist: doubly linked lists of pfns."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,5 @@
 """pagetable: entries that own references, and getting pages through them."""
+
 import pytest
 from world import ME, PAGE
 

@@ -1,4 +1,5 @@
 """slab: objects of one size, many to a page."""
+
 import itertools
 
 import pytest

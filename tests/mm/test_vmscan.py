@@ -1,4 +1,5 @@
 """vmscan: what is evicted, and what never is."""
+
 import pytest
 from world import ME
 

@@ -1,4 +1,5 @@
 """wait: locks, between threads in both worlds and between processes."""
+
 import mmap
 import os
 import time

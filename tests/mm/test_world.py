@@ -1,4 +1,5 @@
 """That the tests run where they say."""
+
 from world import MODULES
 
 

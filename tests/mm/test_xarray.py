@@ -1,4 +1,5 @@
 """xarray: the radix tree from folio index to pfn. Every test also runs with 4 slots to a node."""
+
 import random
 
 import pytest

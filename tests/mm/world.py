@@ -3,6 +3,7 @@
 ``compiled`` is what users import; ``interpreted`` is the same files, run uncompiled by the checker's loader on plain memory. A
 test that takes the fixture ``segments`` (see conftest) runs in both.
 """
+
 import ctypes
 import functools
 import importlib

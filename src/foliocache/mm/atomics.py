@@ -7,6 +7,7 @@ the futex calls. They are static inline functions of ``atomics.h``, so a ``fetch
 The model checker replaces this module by ``foliocache.check.atomics``, which has the same names over simulated memory. That is
 also why nothing here can be written in Python: this file holds only the compiled world's :class:`Memory`.
 """
+
 import cython
 
 if not cython.compiled:

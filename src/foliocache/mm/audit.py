@@ -11,6 +11,7 @@ execution). What it holds against each other:
 Reads through the facade like the rest of the core, and runs in both worlds. Unlike the rest it is called from Python, with
 the ``Memory`` object, and returns Python objects.
 """
+
 import cython
 
 if not cython.compiled:
@@ -134,7 +135,9 @@ class Audit:
             for pfn in self.pages_on(layout.ALLOC_LISTS + order * layout.LIST_SIZE, f"free list {order}"):
                 listed += 1 << order
                 if self.field(pfn, layout.F_BUDDY) != order + 1:
-                    self.find("buddy", f"pfn {pfn}", f"is on free list {order}, but marked {self.field(pfn, layout.F_BUDDY)} - 1")
+                    self.find(
+                        "buddy", f"pfn {pfn}", f"is on free list {order}, but marked {self.field(pfn, layout.F_BUDDY)} - 1"
+                    )
         counted = atomics.load_relaxed(self.mem, layout.ALLOC_FREE)
         if not listed == counted == self.pages["free"]:
             self.find("free", "page_alloc", f"{listed} pages on the lists, {counted} counted, {self.pages['free']} marked free")
@@ -164,7 +167,9 @@ class Audit:
             while number != layout.NIL:
                 at = slab.at(self.mem, layout.SLAB_MAPPINGS, number)
                 if at == 0 or number in found:
-                    self.find("table", f"bucket {bucket}", f"chain leads to {number:#x}, which is no record or is in a chain already")
+                    self.find(
+                        "table", f"bucket {bucket}", f"chain leads to {number:#x}, which is no record or is in a chain already"
+                    )
                     break
                 found[number] = bucket
                 number = atomics.read32(self.mem, at + layout.MAPPING_CHAIN)
@@ -228,7 +233,9 @@ class Audit:
         version_length = min(atomics.read32(self.mem, record + layout.MAPPING_VERSION_LENGTH), layout.MAPPING_TEXT_MAX)
         text = memory.peek_bytes(record + layout.MAPPING_TEXT, layout.MAPPING_TEXT_MAX)
         size = atomics.read64(self.mem, record + layout.MAPPING_OBJECT_SIZE)
-        folio_size = 1 << atomics.page_shift(self.mem) + min(atomics.read32(self.mem, record + layout.MAPPING_ORDER), layout.MAX_ORDER)
+        folio_size = 1 << atomics.page_shift(self.mem) + min(
+            atomics.read32(self.mem, record + layout.MAPPING_ORDER), layout.MAX_ORDER
+        )
         height = min(atomics.read32(self.mem, record + layout.MAPPING_HEIGHT), layout.XA_HEIGHT_MAX)
         cached = [pfn for _, pfn in self.walk_tree(record + layout.MAPPING_HEAD, height, 0, 0)]
         return {

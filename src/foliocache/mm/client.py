@@ -1,4 +1,5 @@
 """A client's slot: for now its counters. Its ledger has its place in the layout (CLIENT_BUSY, CLIENT_OP, CLIENT_LEDGER)."""
+
 import cython
 
 if not cython.compiled:

@@ -18,6 +18,7 @@ again as well: the same slot may show the same pfn for another index or another 
 
 A miss proves nothing: ``grab`` looks again under the lock before it inserts. After the kernel's ``mm/filemap.c``.
 """
+
 import cython
 
 if not cython.compiled:

@@ -7,6 +7,7 @@ one who wakes to PG_ERROR, or comes later, finds a miss and tries for himself.
 Content is written once in a life, between ``begin`` and ``complete``, and only by the filler: that is what lets readers look at
 it without any lock.
 """
+
 import cython
 
 if not cython.compiled:

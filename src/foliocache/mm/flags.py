@@ -11,6 +11,7 @@ PG_READAHEAD  whoever uses it should read the next folios ahead
 
 The kernel's counterparts are in ``include/linux/page-flags.h`` and ``mm/filemap.c``.
 """
+
 import cython
 
 if not cython.compiled:

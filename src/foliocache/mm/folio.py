@@ -14,6 +14,7 @@ A life of a folio::
 life of the page, as a folio of another type (see ``page_ref``); the destructor that runs is that of the life that ended.
 The descriptors of the tail pages are frozen throughout, so that a getter with a stale pfn in the middle of a folio fails.
 """
+
 import cython
 
 if not cython.compiled:

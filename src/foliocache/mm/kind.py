@@ -3,6 +3,7 @@
 Written by the owner of a frozen folio; read by whoever holds a reference or owns it. The order decides how far a folio reaches, so
 one that would reach beyond the segment is read as 0: the word lies in shared memory, and somebody may have damaged it.
 """
+
 import cython
 
 if not cython.compiled:

@@ -9,6 +9,7 @@ only when reclaim has cleared it since; the lock here is taken for a miss, never
 LRU_LOCK guards the lists, F_QUEUE and LRU_PAGES. A folio on a list is not freed: its destructor takes it off first, under the
 lock. That is what makes the try_get in ``isolate`` safe although isolate holds no reference.
 """
+
 import cython
 
 if not cython.compiled:

@@ -10,6 +10,7 @@ one never writes to a record's memory, which may be anybody's by then. A record 
 
 A reader's walk starts at the record's head word without any of this: see ``xarray`` and ``filemap``.
 """
+
 import cython
 
 if not cython.compiled:

@@ -11,6 +11,7 @@ from what the owner of a page may be writing.
 Against fragmentation, as in the kernel's ``mm/page_alloc.c``: a freed block goes to the end of its list when the block that it
 would merge into is half free already (buddy_merge_likely), so that it is handed out last and the merge gets its chance.
 """
+
 import cython
 
 if not cython.compiled:

@@ -20,6 +20,7 @@ the proof that a folio is the right one: every getter looks again at where it fo
 Source: the scheme of "[PATCH v4 0/2] mm: improve folio refcount scalability" (linux-mm, June 2026); names as in the kernel's
 ``include/linux/page_ref.h``.
 """
+
 import cython
 
 if not cython.compiled:

@@ -3,6 +3,7 @@
 A list is two words of the header: its first and its last pfn. A folio is on one list at a time, and that list's lock guards
 its links. Links come from shared memory: whatever is not a pfn of this segment counts as the end of the list.
 """
+
 import cython
 
 if not cython.compiled:

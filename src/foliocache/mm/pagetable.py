@@ -12,6 +12,7 @@ The interleavings are those of ``filemap``: if 2 comes before the drop of ``unma
 the cleared entry. There is no identity to compare here. The entry itself is what makes the folio right: one that was unmapped and
 mapped again, to whatever, between 1 and 3 is the folio that this entry names now.
 """
+
 import cython
 
 if not cython.compiled:

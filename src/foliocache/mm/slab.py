@@ -11,6 +11,7 @@ An object's memory may be read by stale lock-free walkers at any time, also afte
 words atomically, check what they load, and prove what they found elsewhere (see ``xarray``), hence objects are cleared by
 atomic stores, and nothing here has to wait for a grace period.
 """
+
 import cython
 
 if not cython.compiled:

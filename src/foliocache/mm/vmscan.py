@@ -12,6 +12,7 @@ it fail; one whose add comes after C finds FROZEN and treats the page as a miss,
 
 After the kernel's ``mm/vmscan.c`` (``__remove_mapping``).
 """
+
 import cython
 
 if not cython.compiled:

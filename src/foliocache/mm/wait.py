@@ -4,6 +4,7 @@ The critical sections behind these locks are short, never call Python and never 
 order is in docs/layout.md), so a waiter spins a little before it sleeps. The word names its owner, so that one who waits too
 long can find out whether the owner still lives.
 """
+
 import cython
 
 if not cython.compiled:

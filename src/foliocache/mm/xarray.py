@@ -14,6 +14,7 @@ under the lock.
 
 Writers hold the tree lock of the mapping. Erasing clears the slot first and frees emptied nodes afterwards, from the leaf up.
 """
+
 import cython
 
 if not cython.compiled:

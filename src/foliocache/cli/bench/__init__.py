@@ -65,8 +65,16 @@ def show(found: list) -> None:
     for each in found:
         if isinstance(each, Record):
             met = "" if each.budget is None else "yes" if each.met else "[bold red]NO[/]"
-            shown.add_row(each.metric, _figure(each.value), each.unit, _figure(each.baseline), each.against or "",
-                          _figure(each.ratio), each.budget or "", met)
+            shown.add_row(
+                each.metric,
+                _figure(each.value),
+                each.unit,
+                _figure(each.baseline),
+                each.against or "",
+                _figure(each.ratio),
+                each.budget or "",
+                met,
+            )
         else:
             shown.add_row(each.metric, "-", "", "", each.why, "", "", "")
     console().print(shown)

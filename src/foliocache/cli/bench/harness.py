@@ -48,8 +48,16 @@ class Skipped:
     why: str
 
 
-def record(metric: str, value: float, unit: str, *, against: str | None = None, baseline: float | None = None,
-           budget: str | None = None, ratio: float | None = None) -> Record:
+def record(
+    metric: str,
+    value: float,
+    unit: str,
+    *,
+    against: str | None = None,
+    baseline: float | None = None,
+    budget: str | None = None,
+    ratio: float | None = None,
+) -> Record:
     """A Record; the ratio is value / baseline, for a budget of ``>=`` on times the other way round (how many times faster)."""
     if ratio is None and baseline:
         faster = budget is not None and budget.startswith(">=") and unit in ("ns", "us", "ms", "s")

@@ -66,8 +66,20 @@ def _declared(library: Any) -> Any:
     library.run.argtypes = [POINTER(Job)]
     library.run_threads.argtypes = [POINTER(Job), c_int]
     library.read_core.restype = library.read_file.restype = c_uint64
-    library.read_core.argtypes = [c_void_p, c_void_p, c_size_t, c_uint32, c_uint64, c_uint64, c_uint32, c_void_p, c_uint32,
-                                  c_uint64, c_uint64, POINTER(c_uint64)]
+    library.read_core.argtypes = [
+        c_void_p,
+        c_void_p,
+        c_size_t,
+        c_uint32,
+        c_uint64,
+        c_uint64,
+        c_uint32,
+        c_void_p,
+        c_uint32,
+        c_uint64,
+        c_uint64,
+        POINTER(c_uint64),
+    ]
     library.read_file.argtypes = [c_int, c_uint64, c_uint64, POINTER(c_uint64)]
     return library
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -76,9 +77,13 @@ class Pattern:
 
 @contextlib.contextmanager
 def _folios_of(size: int, cache: Any) -> Iterator[None]:
-    chosen = cache_module._order_for
-    cache_module._order_for = lambda *_: (size // cache.page_size).bit_length() - 1  # type: ignore[assignment]
+    """Mappings made meanwhile have folios of ``size`` bytes: in place of the library's own choice, which has no option."""
+    owner: Any = sys.modules[cache_module.Mapping.__module__]
+    if not hasattr(owner, "_order_for"):
+        raise Unavailable("the library chooses its folios' size in another way now; see foliocache/cli/bench/pools.py")
+    chosen = owner._order_for
+    owner._order_for = lambda *_: (size // cache.page_size).bit_length() - 1
     try:
         yield
     finally:
-        cache_module._order_for = chosen
+        owner._order_for = chosen

@@ -34,4 +34,6 @@ class StubFileSystem(AbstractFileSystem):
         return [self.info(path)] if detail else [PATH]
 
     def _open(self, path: str, mode: str = "rb", block_size: Any = None, cache_options: Any = None, **kwargs: Any) -> StubFile:
-        return StubFile(self, path, mode, block_size or "default", cache_options=cache_options, size=len(self.content), **kwargs)
+        return StubFile(
+            self, path, mode, block_size or "default", cache_options=cache_options, size=len(self.content), **kwargs
+        )
