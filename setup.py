@@ -1,6 +1,7 @@
 """Builds the compiled core. Everything else is in pyproject.toml."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -43,6 +44,7 @@ extensions = [
     for path in compiled
 ]
 setup(
+    options={"build_ext": {"parallel": os.cpu_count()}},
     ext_modules=cythonize(
         extensions,
         language_level=3,
@@ -54,5 +56,5 @@ setup(
             "embedsignature": True,
             "warn.undeclared": False,
         },
-    )
+    ),
 )

@@ -11,7 +11,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from origin import http_date
 
-from foliocache.fs import ChangedError, FolioFileSystem
+from foliocache.fs import ChangedError, FolioFile, FolioFileSystem
 from foliocache.fs.identities import Identities, trust_seconds
 from foliocache.fs.target import Identity, target_for
 
@@ -105,6 +105,16 @@ def test_object_that_never_holds_still_is_an_error_not_a_mixture(http, origin, d
     origin.before_get = lambda path, headers: origin.put("/x", data, etag=f'"{next(versions)}"')
     with pytest.raises(ChangedError):
         http.cat_file(url)
+
+
+def test_trusted_identity_that_proves_wrong_is_replaced(place, data):
+    fs, path, write = place
+    write(data)
+    fs._trust = 1e9
+    assert fs.cat_file(path, 0, 10) == data[:10]
+    write(other(data))
+    assert fs.cat_file(path, len(data) - 10) == other(data)[-10:]
+    assert fs.cat_file(path, 0, 10) == other(data)[:10]
 
 
 def test_cat_ranges_of_a_changed_object(place, data):
@@ -227,6 +237,34 @@ def test_server_that_ignores_ranges_sends_the_object_once_per_reader(http, origi
     assert origin.sent["/x"] == len(data)
     assert http.cat_file(url, 5, 100_000) == data[5:100_000]
     assert origin.sent["/x"] == len(data)
+
+
+def test_server_without_ranges_is_read_as_a_stream(http, origin, data):
+    url = origin.put("/x", data, ranges=False)
+    assert http.target.identify(url).size is None
+    assert not isinstance(http.open(url, "rb"), FolioFile)
+
+
+def test_change_of_length_alone_is_seen_in_the_response(http, origin, data):
+    """No ETag, no date: Content-Range is all that the response says."""
+    url = origin.put("/x", data, etag=None)
+    with http.open(url, "rb") as file:
+        origin.put("/x", other(data) + b"longer", etag=None)
+        with pytest.raises(ChangedError):
+            file.read()
+
+
+def test_further_options_go_to_the_target(http, origin, data):
+    """They may choose other bytes, which are none of those that we know."""
+    url = origin.put("/x", data)
+    asked = []
+    origin.before_get = lambda path, headers: asked.append(headers["X-Other"])
+    for _ in range(2):
+        assert http.cat_file(url, 0, 10, headers={"X-Other": "1"}) == data[:10]
+        assert http.cat_ranges([url], [0], [10], headers={"X-Other": "2"}) == [data[:10]]
+        assert http.open(url, "rb", headers={"X-Other": "3"}).read(10) == data[:10]
+    assert asked == ["1", "2", "3"] * 2
+    assert http.cache.mappings() == []
 
 
 def test_unknown_length_is_not_cached(http, origin, data):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import pickle
@@ -96,6 +97,38 @@ def test_fork_in_the_middle_of_a_fetch(pool, origin, data):
     origin.before_get = fork_now
     assert fs.cat_file(url) == data
     assert answers == [digest(other(data))]
+
+
+def test_child_that_tidies_up_does_not_cut_the_parent_off(pool, origin, data):
+    """Its garbage collector closes sessions that it inherited, on a loop whose epoll set is the parent's too."""
+    aiohttp = pytest.importorskip("aiohttp")
+    options = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(20)}}
+
+    def read(path):                     # leaves no reference behind: fsspec's instance cache is all that holds the session
+        return FolioFileSystem(target_protocol="http", target_options=options, **pool).cat_file(origin.put(path, data))
+    assert read("/x") == data
+    together("fork", 1, tidy_up)
+    assert read("/y") == data
+
+
+def tidy_up(number):
+    for kind in (FolioFileSystem, fsspec.get_filesystem_class("http")):
+        kind.clear_instance_cache()
+    gc.collect()
+
+
+def test_forking_leaves_the_garbage_collector_as_it_was():
+    for enabled in (True, False):
+        (gc.enable if enabled else gc.disable)()
+        try:
+            assert together("fork", 1, is_collecting) == [enabled]
+            assert gc.isenabled() == enabled
+        finally:
+            gc.enable()
+
+
+def is_collecting(number):
+    return gc.isenabled()
 
 
 def read_other(number, fs, url):

@@ -97,6 +97,15 @@ def test_removed(trusting, cached, remove):
         trusting.cat_file(cached)
 
 
+def test_folder_written_over(trusting, cached, tmp_path):
+    os.makedirs(f"{tmp_path}/new/folder")
+    with open(f"{tmp_path}/new/folder/x", "wb") as file:
+        file.write(NEW)
+    trusting.put(f"{tmp_path}/new/folder", str(tmp_path), recursive=True)
+    assert keys(trusting) == set()
+    assert trusting.cat_file(cached) == NEW
+
+
 def test_removed_by_glob(pool):
     """LocalFileSystem.rm takes no glob, memory's does."""
     fs = FolioFileSystem(target_protocol="memory", check_files=False, **pool)
@@ -128,6 +137,15 @@ def test_written_in_place(trusting, cached):
         file.seek(0)
         file.write(b"NEW!")
     assert trusting.cat_file(cached) == b"NEW!" + OLD[4:]
+
+
+def test_read_while_it_is_written(trusting, cached):
+    with trusting.open(cached, "wb") as file:
+        file.write(NEW[:100_000])
+        file.flush()
+        assert trusting.cat_file(cached) == NEW[:100_000]
+        file.write(NEW[100_000:])
+    assert trusting.cat_file(cached) == NEW
 
 
 def test_failed_write_invalidates_too(trusting, cached, monkeypatch):

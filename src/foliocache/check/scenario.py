@@ -38,6 +38,8 @@ class Scenario:
     stand_ins: tuple
     bugs: dict
     variants: dict
+    models: tuple = ALL
+    large: bool = False  # minutes: runs only when it is named
 
     def expected(self, model, mutation):
         if mutation is None or mutation in self.variants:
@@ -77,12 +79,12 @@ class Row:
         return self.verdict != self.expected
 
 
-def scenario(name, layout=None, stand_ins=(), bugs=None, variants=None):
-    """Registers the decorated builder."""
+def scenario(name, layout=None, stand_ins=(), bugs=None, variants=None, models=ALL, large=False):
+    """Registers the decorated builder. What is too large for all ``models`` runs under rc11: it has all executions of the others."""
 
     def register(build):
         doc = inspect.cleandoc(build.__doc__ or "")
-        SCENARIOS[name] = Scenario(name, build, doc, layout or {}, tuple(stand_ins), bugs or {}, variants or {})
+        SCENARIOS[name] = Scenario(name, build, doc, layout or {}, tuple(stand_ins), bugs or {}, variants or {}, models, large)
         return build
 
     return register

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fsspec
 from fsspec.caching import register_cache
 
+from . import fork as _fork  # noqa: F401 (its hooks)
 from .file import FolioFile
 from .filecache import FolioCache
 from .filesystem import FolioFileSystem

@@ -91,7 +91,8 @@ def _mapping(fetcher: Fetcher, size: int, pool: dict[str, Any], key: str | None,
         return foliocache.open(**pool).mapping(key, size, version, read=_reader(fetcher, lambda: None))
     file: Any = getattr(fetcher, "__self__", None)
     if not hasattr(file, "fs") or not hasattr(file, "path"):
-        raise ValueError("folio: which object this is can't be told from its fetcher; give cache_options={'key': …, 'version': …}")
+        raise ValueError("folio: which object this is can't be told from its fetcher; "
+                         "give cache_options={'key': …, 'version': …}")
     target, path = target_for(file.fs), file.path
     identity = target.identify(path)
     if not identity.cacheable:

@@ -6,7 +6,8 @@ That is not a lack: a page that another process is fetching is waited for on a f
 callers (zarr) wrap it in fsspec's ``AsyncFileSystemWrapper``, whose threads wait instead of the loop.
 
 State and forks: an instance holds its options, its target and the pool. A forked child gets a fresh target on first use (the
-parent's sessions belong to the parent's loop thread, which does not exist in the child); the pool survives by itself.
+parent's sessions belong to the parent's loop thread, which does not exist in the child; see ``fork``); the pool survives by
+itself.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import fsspec
-import fsspec.asyn
 from fsspec.implementations.chained import ChainedFileSystem
 from fsspec.utils import tokenize
 
@@ -39,10 +39,6 @@ _ATTEMPTS = 3                           # at an object that changes while it is 
 _PARALLEL = 8                           # source calls of one cat() or cat_ranges()
 
 T = TypeVar("T")
-
-_inherited: list[Target] = []           # the parent's, kept for ever: their finalizers would wait for the parent's loop
-
-os.register_at_fork(after_in_child=fsspec.asyn.reset_lock)     # fsspec forgets its loop in a child, but not its lock
 
 
 class FolioFileSystem(PassThrough, ChainedFileSystem):
@@ -98,7 +94,6 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
     def target(self) -> Target:
         """The target's adapter; another one after a fork."""
         if self._target.pid != os.getpid():
-            _inherited.append(self._target)
             self._target = target_for(in_this_process(self._target.fs))
         return self._target
 

@@ -10,7 +10,7 @@ from ..scenario import ALL, WEAK, Bug, scenario
 from . import lookup, stage
 
 SMALL = {
-    "NODE_SHIFT": 2, "OBJECT_SHIFT": 6, "MAPPING_TEXT_MAX": 0, "MAX_ORDER": 2, 
+    "NODE_SHIFT": 2, "OBJECT_SHIFT": 6, "MAPPING_TEXT_MAX": 0, "MAX_ORDER": 2,
     "FIND_RETRIES": 1, "SHRINK_TRIES": 1, "PINNED_MAX": 1, "SCAN_BATCH": 2, "BLOCKS_MAX": 1,
 }  # fmt: skip
 SPIN = (
@@ -206,7 +206,7 @@ def tree_lookup_evict(core):
     return c.program(c.getter(1), c.inserter(2, 2))
 
 
-@scenario("tree/lookup-truncate-reuse", SMALL, SPIN)
+@scenario("tree/lookup-truncate-reuse", SMALL, SPIN, models=WEAK, large=True)
 def tree_reuse(core):
     """Lookup, truncation, and another mapping that comes into what has come free: late walkers meet what belongs to others."""
     c = Cached(core, 4)
