@@ -2,7 +2,7 @@
 
 A hit is one crossing into C: :meth:`FolioMap.lease` walks, gets, looks again (``mm.filemap.find_get``), reads the flags, and
 hands out a :class:`Lease`, which holds the pin and exports the folio's bytes through the buffer protocol. Whatever is not a
-plain hit goes to the methods ``_miss`` and ``_wait`` of the Python class on top (``cache.Mapping``).
+plain hit goes to the methods ``_miss`` and ``_wait`` of the Python class on top (``mapping.Mapping``).
 
 While a folio is being filled, the lease of its filler also stands for that duty (``filling``): let go before ``_complete``, on
 whatever exception, it withdraws the folio and wakes those who wait, so no way out of a fill leaves a locked folio behind.
