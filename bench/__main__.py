@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import sys
 import time
 from dataclasses import replace
@@ -92,6 +93,7 @@ def document(sections: list[Section]) -> dict:
 
     return {
         "machine": machine(),
+        "load_average_behind": os.getloadavg(),
         "sections": [{"name": s.name, **as_document(s.found), "tables": [t.as_dict() for t in s.tables]} for s in sections],
     }
 
@@ -111,7 +113,7 @@ def write(sections: list[Section]) -> None:
     before, begin, rest = text.partition("<!-- bench:machine -->")
     _, end, after = rest.partition("<!-- /bench:machine -->")
     if end:
-        text = f"{before}{begin}\n{machine()}; {time.strftime('%Y-%m-%d')}.\n{end}{after}"
+        text = f"{before}{begin}\n{machine()}; {time.strftime('%Y-%m-%d')}; load average of the last 15 minutes {os.getloadavg()[2]:.1f}.\n{end}{after}"
     page.write_text(text)
     names = "-".join(section.name for section in sections)
     (HERE / "results" / f"{time.strftime('%Y-%m-%d')}-{names}.json").write_text(json.dumps(document(sections), indent=1) + "\n")

@@ -29,7 +29,7 @@ def pool():
     """The `folio` options of a pool that is this test's own."""
     options = {"name": f"test-fs-{os.getpid()}-{next(_numbers)}", "size": "16MiB"}
     yield options
-    FolioFileSystem.clear_instance_cache()              # or its instances would hold the memory of all the tests' pools
+    FolioFileSystem.clear_instance_cache()  # or its instances would hold the memory of all the tests' pools
     foliocache.open(**options).close()
     foliocache.remove(options["name"])
 
@@ -78,11 +78,13 @@ def data():
 @pytest.fixture
 def settled(tmp_path):
     """Waits until a file's stamps are old enough to tell a rewrite; until then each open is a version of its own."""
+
     def settled(path):
         target = target_for(fsspec.filesystem("file"))
         while target.identify(str(path)) != target.identify(str(path)):
             pass
         return str(path)
+
     return settled
 
 

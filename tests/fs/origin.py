@@ -27,10 +27,10 @@ class Thing:
     data: bytes
     etag: str | None = None
     modified: str | None = None
-    ranges: bool | None = True          # Range is heeded; False: it isn't, and the server says so; None: and it doesn't
-    length: bool = True                 # Content-Length is sent; else the body is chunked
-    head: bool = True                   # HEAD is answered
-    quiet: bool = False                 # validators are sent by HEAD only
+    ranges: bool | None = True  # Range is heeded; False: it isn't, and the server says so; None: and it doesn't
+    length: bool = True  # Content-Length is sent; else the body is chunked
+    head: bool = True  # HEAD is answered
+    quiet: bool = False  # validators are sent by HEAD only
     kind: str = "application/octet-stream"
 
 
@@ -41,8 +41,8 @@ class Server(ThreadingHTTPServer):
     def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
         super().__init__(("127.0.0.1", 0), handler)
         self.lock = threading.Lock()
-        self.requests: Counter[str] = Counter()         # by method
-        self.sent: Counter[str] = Counter()             # bytes of GET bodies, by path
+        self.requests: Counter[str] = Counter()  # by method
+        self.sent: Counter[str] = Counter()  # bytes of GET bodies, by path
         self.agents: set[str] = set()
 
     @property
@@ -62,7 +62,7 @@ class Server(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that hangs up in the middle is its own business."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)       # type: ignore[arg-type]
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
     @contextmanager
     def running(self) -> Iterator[Server]:
@@ -82,16 +82,16 @@ class Origin(Server):
     def __init__(self) -> None:
         super().__init__(OriginHandler)
         self.things: dict[str, Thing] = {}
-        self.before_get = lambda path, headers: None    # a test's hand in the door
+        self.before_get = lambda path, headers: None  # a test's hand in the door
 
     def put(self, path: str, data: bytes, **customs: object) -> str:
         customs.setdefault("etag", f'"{hashlib.md5(data).hexdigest()}"')
-        self.things[path] = Thing(data, **customs)      # type: ignore[arg-type]
+        self.things[path] = Thing(data, **customs)  # type: ignore[arg-type]
         return f"{self.url}{path}"
 
     def listing(self, path: str) -> bytes | None:
         folder = path.rstrip("/") + "/"
-        names = {name[len(folder):].partition("/") for name in self.things if name.startswith(folder)}
+        names = {name[len(folder) :].partition("/") for name in self.things if name.startswith(folder)}
         links = sorted({f"{first}{slash}" for first, slash, _ in names})
         return "".join(f'<a href="{folder}{link}">{link}</a>\n' for link in links).encode() if links else None
 
@@ -146,7 +146,7 @@ class OriginHandler(BaseHTTPRequestHandler):
             self.reply(416, b"", {"Content-Range": f"bytes */{len(thing.data)}"})
         else:
             headers["Content-Range"] = f"bytes {asked[0]}-{asked[1] - 1}/{len(thing.data)}"
-            self.reply(206, thing.data[asked[0]:asked[1]], headers)
+            self.reply(206, thing.data[asked[0] : asked[1]], headers)
 
     def range_of(self, size: int) -> tuple[int, int] | None:
         match = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
@@ -158,7 +158,7 @@ class OriginHandler(BaseHTTPRequestHandler):
         return int(first), min(int(last) + 1, size) if last else size
 
     def reply(self, status: int, body: bytes, headers: dict[str, str], length: bool = True) -> None:
-        self.server.count(self.command, self.where(), len(body))       # first: the client must not be quicker than the count
+        self.server.count(self.command, self.where(), len(body))  # first: the client must not be quicker than the count
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -185,7 +185,7 @@ class ProxyHandler(BaseHTTPRequestHandler):
 
     def forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        upstream = http.client.HTTPConnection(self.server.upstream.hostname, self.server.upstream.port)     # type: ignore
+        upstream = http.client.HTTPConnection(self.server.upstream.hostname, self.server.upstream.port)  # type: ignore
         upstream.request(self.command, self.path, body, dict(self.headers))
         reply = upstream.getresponse()
         data = reply.read()
@@ -207,13 +207,17 @@ class ProxyHandler(BaseHTTPRequestHandler):
 @contextmanager
 def moto() -> Iterator[str]:
     """moto's S3 server in a process of its own; the URL is what it says when it listens."""
-    server = subprocess.Popen([sys.executable, "-u", "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"],
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    server = subprocess.Popen(
+        [sys.executable, "-u", "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     try:
-        lines = iter(server.stdout.readline, "")        # type: ignore[union-attr]
+        lines = iter(server.stdout.readline, "")  # type: ignore[union-attr]
         url = next((found[0] for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+", line))), None)
         assert url, "moto.server ended before it listened"
-        threading.Thread(target=lambda: list(lines), daemon=True).start()       # its log must not fill the pipe
+        threading.Thread(target=lambda: list(lines), daemon=True).start()  # its log must not fill the pipe
         yield url
     finally:
         server.terminate()

@@ -27,16 +27,19 @@ def path(tmp_path, data, settled):
     return settled(path)
 
 
-STEPS = st.lists(st.one_of(
-    st.tuples(st.just("read"), st.integers(-1, 70_000)),
-    st.tuples(st.just("read1"), st.integers(0, 70_000)),
-    st.tuples(st.just("readinto"), st.integers(0, 70_000)),
-    st.tuples(st.just("seek"), st.integers(0, SIZE + 1000), st.just(os.SEEK_SET)),
-    st.tuples(st.just("seek"), st.integers(-SIZE - 10, 10), st.just(os.SEEK_END)),
-    st.tuples(st.just("seek"), st.integers(-SIZE, SIZE), st.just(os.SEEK_CUR)),
-    st.tuples(st.just("readline"), st.integers(-1, 3000)),
-    st.tuples(st.just("tell")),
-), max_size=30)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("read"), st.integers(-1, 70_000)),
+        st.tuples(st.just("read1"), st.integers(0, 70_000)),
+        st.tuples(st.just("readinto"), st.integers(0, 70_000)),
+        st.tuples(st.just("seek"), st.integers(0, SIZE + 1000), st.just(os.SEEK_SET)),
+        st.tuples(st.just("seek"), st.integers(-SIZE - 10, 10), st.just(os.SEEK_END)),
+        st.tuples(st.just("seek"), st.integers(-SIZE, SIZE), st.just(os.SEEK_CUR)),
+        st.tuples(st.just("readline"), st.integers(-1, 3000)),
+        st.tuples(st.just("tell")),
+    ),
+    max_size=30,
+)
 
 
 def do(file, name, *args):
@@ -79,11 +82,23 @@ def test_is_a_readable_seekable_buffered_file(local, path):
             file.fileno()
 
 
-@pytest.mark.parametrize("use", [
-    lambda file: file.read(), lambda file: file.read(0), lambda file: file.readinto(bytearray(1)), lambda file: file.seek(0),
-    lambda file: file.tell(), lambda file: file.readline(), lambda file: file.peek(), lambda file: next(file),
-    lambda file: file.readable(), lambda file: file.lease(0, 1), lambda file: file.__enter__(), pickle.dumps,
-])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda file: file.read(),
+        lambda file: file.read(0),
+        lambda file: file.readinto(bytearray(1)),
+        lambda file: file.seek(0),
+        lambda file: file.tell(),
+        lambda file: file.readline(),
+        lambda file: file.peek(),
+        lambda file: next(file),
+        lambda file: file.readable(),
+        lambda file: file.lease(0, 1),
+        lambda file: file.__enter__(),
+        pickle.dumps,
+    ],
+)
 def test_closed_file_refuses(local, path, use):
     file = local.open(path, "rb")
     file.close()
@@ -113,6 +128,7 @@ def test_lease_is_the_page_itself_and_read_only(local, path, data):
 
 def address(view):
     import numpy
+
     return numpy.frombuffer(view, "u1").__array_interface__["data"][0]
 
 
@@ -122,9 +138,17 @@ def test_lease_outlives_file_and_filesystem_objects(local, path, data):
     assert bytes(view) == data[5:10]
 
 
-@pytest.mark.parametrize(("offset", "length"), [
-    (0, None), (0, SIZE), (SIZE - 1, 100), (SIZE, 5), (SIZE + 9, 5), (70_000, 20_000),
-])
+@pytest.mark.parametrize(
+    ("offset", "length"),
+    [
+        (0, None),
+        (0, SIZE),
+        (SIZE - 1, 100),
+        (SIZE, 5),
+        (SIZE + 9, 5),
+        (70_000, 20_000),
+    ],
+)
 def test_lease_ranges(local, path, data, offset, length):
     end = None if length is None else offset + length
     assert bytes(local.lease(path, offset, length)) == data[:SIZE][offset:end]
@@ -162,7 +186,7 @@ def test_archives_and_compression(local, tmp_path, data):
     (tmp_path / "a.gz").write_bytes(gzip.compress(data[:SIZE]))
     with local.open(f"{tmp_path}/a.tar", "rb") as file, tarfile.open(fileobj=file) as tar:
         for number in range(20):
-            assert tar.extractfile(f"member{number}").read() == data[number:number + 5000 + number]
+            assert tar.extractfile(f"member{number}").read() == data[number : number + 5000 + number]
     with local.open(f"{tmp_path}/a.zip", "rb") as file, zipfile.ZipFile(file) as archive:
         assert archive.read("member") == data[:SIZE]
     with local.open(f"{tmp_path}/a.gz", "rb", compression="infer") as file:
@@ -171,14 +195,29 @@ def test_archives_and_compression(local, tmp_path, data):
 
 def test_read_helpers_of_fsspec(local, path, data):
     assert local.head(path, 10) == data[:10]
-    assert local.tail(path, 10) == data[SIZE - 10:SIZE]
+    assert local.tail(path, 10) == data[SIZE - 10 : SIZE]
     assert local.read_block(path, 10, 20) == data[10:30]
     assert local.read_bytes(path, 3, 9) == data[3:9]
     assert local.get_mapper(os.path.dirname(path))["object"] == data[:SIZE]
 
 
-@pytest.mark.parametrize(("start", "end"), [(None, None), (0, 10), (5, None), (None, 5), (-10, None), (-10, -5), (10, -10),
-                                        (SIZE - 5, SIZE + 5), (SIZE, None), (9, 9), (9, 3), (-SIZE - 5, 3)])
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        (None, None),
+        (0, 10),
+        (5, None),
+        (None, 5),
+        (-10, None),
+        (-10, -5),
+        (10, -10),
+        (SIZE - 5, SIZE + 5),
+        (SIZE, None),
+        (9, 9),
+        (9, 3),
+        (-SIZE - 5, 3),
+    ],
+)
 def test_cat_file_slices_as_python_does(local, path, data, start, end):
     got = local.cat_file(path, start, end)
     assert type(got) is bytes
@@ -204,7 +243,7 @@ def test_cat_ranges(local, path, data):
     missing = f"{path}-missing"
     assert local.cat_ranges([path] * 30, list(range(30)), [70_000] * 30) == [data[first:70_000] for first in range(30)]
     assert local.cat_ranges([path, path], 5, 10) == [data[5:10]] * 2
-    assert local.cat_ranges([path], [-10], [None]) == [data[SIZE - 10:SIZE]]
+    assert local.cat_ranges([path], [-10], [None]) == [data[SIZE - 10 : SIZE]]
     fine, failed = local.cat_ranges([path, missing], [0, 0], [3, 3])
     assert fine == data[:3] and isinstance(failed, FileNotFoundError)
     with pytest.raises(FileNotFoundError):

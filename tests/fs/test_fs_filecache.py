@@ -13,7 +13,7 @@ from together import together
 
 from foliocache.fs import ChangedError, FolioCache, FolioFileSystem
 
-BIG = 1 << 30                           # HTTPFile.read() of more than a block goes past any cache
+BIG = 1 << 30  # HTTPFile.read() of more than a block goes past any cache
 
 
 @pytest.fixture(params=["http", "s3"])
@@ -25,6 +25,7 @@ def place(request, data):
 
     def write(data):
         server.put("/x", data) if request.param == "http" else fs.pipe_file(path, data)
+
     write(data)
     server.forget_counts()
     return fs, server, path, write
@@ -71,7 +72,7 @@ def test_changed_object(place, pool, data):
         assert file.read(10) == data[:10]
         write(other(data))
         file.seek(len(data) - 10)
-        with pytest.raises(OSError):                    # ChangedError, or s3fs's own FileExpired
+        with pytest.raises(OSError):  # ChangedError, or s3fs's own FileExpired
             file.read()
     with opened(fs, path, pool) as file:
         assert file.read() == other(data)
@@ -115,6 +116,7 @@ def test_explicit_identity(pool, data):
     def fetch(start, end):
         fetched.append(end - start)
         return data[start:end]
+
     for _ in range(2):
         cache = FolioCache(1, fetch, len(data), pool=pool, key="object", version="1")
         assert cache._fetch(0, None) == data
@@ -122,11 +124,14 @@ def test_explicit_identity(pool, data):
     assert sum(fetched) == len(data)
 
 
-@pytest.mark.parametrize(("options", "error", "words"), [
-    ({"pool": {"pagesize": 1}}, TypeError, "'pagesize'"),
-    ({"key": "k"}, ValueError, "both or neither"),
-    ({}, ValueError, "cache_options"),
-])
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"pool": {"pagesize": 1}}, TypeError, "'pagesize'"),
+        ({"key": "k"}, ValueError, "both or neither"),
+        ({}, ValueError, "cache_options"),
+    ],
+)
 def test_bad_options(options, error, words):
     with pytest.raises(error, match=words):
         FolioCache(1, lambda start, end: b"", 5, **options)

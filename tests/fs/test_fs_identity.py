@@ -77,7 +77,7 @@ def test_open_file_is_one_version(place, data):
         with pytest.raises(ChangedError) as error:
             file.seek(0)
             while piece := file.read(1000):
-                assert piece == data[file.tell() - len(piece):file.tell()]
+                assert piece == data[file.tell() - len(piece) : file.tell()]
         assert error.value.errno == errno.ESTALE
         assert start == data[:10]
     with fs.open(path, "rb") as file:
@@ -95,6 +95,7 @@ def test_change_between_identity_and_read_is_tried_again(place, data):
             fs.target.identify = identify
             write(other(data))
         return identity
+
     fs.target.identify = identify_then_change
     assert fs.cat_file(path, 5, 50) == other(data)[5:50]
 
@@ -142,6 +143,7 @@ def test_deleted_object(place, data):
 
 def delete(fs, path):
     import urllib.request
+
     urllib.request.urlopen(urllib.request.Request(path, method="DELETE")).close()
 
 
@@ -152,10 +154,17 @@ def test_same_version_is_not_fetched_again(http, origin, data):
     assert origin.requests["HEAD"] == 3
 
 
-@pytest.mark.parametrize(("options", "asked"), [
-    ({}, 4), ({"check_files": True, "expiry": 60}, 4), ({"expiry": 0}, 4),
-    ({"check_files": False}, 1), ({"expiry": 60}, 1), ({"check_files": False, "expiry": 60}, 1),
-])
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ({}, 4),
+        ({"check_files": True, "expiry": 60}, 4),
+        ({"expiry": 0}, 4),
+        ({"check_files": False}, 1),
+        ({"expiry": 60}, 1),
+        ({"check_files": False, "expiry": 60}, 1),
+    ],
+)
 def test_how_often_the_origin_is_asked(pool, origin, data, options, asked):
     fs = FolioFileSystem(target_protocol="http", **pool, **options)
     url = origin.put("/x", data)
@@ -187,9 +196,18 @@ def test_trust_ends_with_invalidate_cache(pool, origin, data):
         assert fs.cat_file(url) == other(data)
 
 
-@pytest.mark.parametrize(("check", "expiry", "seconds"), [
-    (None, None, 0), (True, None, 0), (True, 5, 0), (None, 5, 5), (False, 5, 5), (None, 0, 0), (False, None, float("inf")),
-])
+@pytest.mark.parametrize(
+    ("check", "expiry", "seconds"),
+    [
+        (None, None, 0),
+        (True, None, 0),
+        (True, 5, 0),
+        (None, 5, 5),
+        (False, 5, 5),
+        (None, 0, 0),
+        (False, None, float("inf")),
+    ],
+)
 def test_trust(check, expiry, seconds):
     assert trust_seconds(check, expiry) == seconds
 
@@ -209,16 +227,21 @@ def test_remembered_identities_are_bounded_and_form_a_tree(monkeypatch):
 
 # HTTP servers of all kinds
 
-@pytest.mark.parametrize("customs", [
-    {"etag": 'W/"weak"'},
-    {"etag": None, "modified": http_date(1e9)},
-    {"etag": None},
-    {"head": False},
-    {"quiet": True},
-    {"ranges": False},
-    {"length": False},
-    {"kind": "text/html"},
-], ids=str)
+
+@pytest.mark.parametrize(
+    "customs",
+    [
+        {"etag": 'W/"weak"'},
+        {"etag": None, "modified": http_date(1e9)},
+        {"etag": None},
+        {"head": False},
+        {"quiet": True},
+        {"ranges": False},
+        {"length": False},
+        {"kind": "text/html"},
+    ],
+    ids=str,
+)
 def test_servers_with_their_own_customs(http, origin, data, customs):
     url = origin.put("/x", data, **customs)
     assert http.cat_file(url) == data
@@ -282,7 +305,7 @@ def test_version_is_told_from_the_response_not_from_a_further_request(http, orig
     quiet = origin.put("/quiet", data, quiet=True)
     origin.forget_counts()
     http.cat_file(quiet)
-    assert origin.requests["HEAD"] > 1                  # such a server is asked again after each read
+    assert origin.requests["HEAD"] > 1  # such a server is asked again after each read
 
 
 def test_request_options_of_the_target_are_kept(pool, origin, data):
@@ -295,6 +318,7 @@ def test_request_options_of_the_target_are_kept(pool, origin, data):
 
 
 # Other identities
+
 
 def test_local_identity_tells_quick_rewrites_apart(tmp_path):
     """A file that is rewritten within one tick of the kernel's clock keeps its stamps."""

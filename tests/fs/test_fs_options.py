@@ -28,14 +28,17 @@ def test_one_instance_for_all_paths(pool, tmp_path):
     assert first is second
 
 
-@pytest.mark.parametrize(("options", "error", "words"), [
-    ({"pagesize": "4KiB"}, TypeError, r"'pagesize'; there are name, size, page_size, mode, check_files, expiry.*folio::s3"),
-    ({"key": "k"}, TypeError, "'key'"),
-    ({"expiry": -1}, ValueError, "expiry"),
-    ({"expiry": "1h"}, ValueError, "expiry.*'1h'"),
-    ({"expiry": float("nan")}, ValueError, "expiry"),
-    ({"check_files": "yes"}, ValueError, "check_files.*'yes'"),
-])
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"pagesize": "4KiB"}, TypeError, r"'pagesize'; there are name, size, page_size, mode, check_files, expiry.*folio::s3"),
+        ({"key": "k"}, TypeError, "'key'"),
+        ({"expiry": -1}, ValueError, "expiry"),
+        ({"expiry": "1h"}, ValueError, "expiry.*'1h'"),
+        ({"expiry": float("nan")}, ValueError, "expiry"),
+        ({"check_files": "yes"}, ValueError, "check_files.*'yes'"),
+    ],
+)
 def test_bad_options_are_named(pool, options, error, words):
     with pytest.raises(error, match=words):
         fsspec.open("folio::file:///x", folio={**pool, **options})
@@ -61,18 +64,30 @@ def test_listing_needs_no_pool(tmp_path):
 def test_names_and_listings_are_the_targets(local, tmp_path):
     local.pipe({f"{tmp_path}/a/{name}": b"data" for name in "xyz"})
     bare = local.fs
-    for call in (lambda fs: fs.ls(f"{tmp_path}/a"), lambda fs: fs.glob(f"{tmp_path}/*/*"), lambda fs: fs.find(str(tmp_path)),
-                 lambda fs: list(fs.walk(str(tmp_path))), lambda fs: fs.du(str(tmp_path)), lambda fs: fs.info(str(tmp_path)),
-                 lambda fs: fs.expand_path(f"{tmp_path}/a/*"), lambda fs: fs.size(f"{tmp_path}/a/x"), lambda fs: fs.sep,
-                 lambda fs: fs.modified(f"{tmp_path}/a/x"), lambda fs: fs._parent(f"{tmp_path}/a/x"),
-                 lambda fs: fs.root_marker):
+    for call in (
+        lambda fs: fs.ls(f"{tmp_path}/a"),
+        lambda fs: fs.glob(f"{tmp_path}/*/*"),
+        lambda fs: fs.find(str(tmp_path)),
+        lambda fs: list(fs.walk(str(tmp_path))),
+        lambda fs: fs.du(str(tmp_path)),
+        lambda fs: fs.info(str(tmp_path)),
+        lambda fs: fs.expand_path(f"{tmp_path}/a/*"),
+        lambda fs: fs.size(f"{tmp_path}/a/x"),
+        lambda fs: fs.sep,
+        lambda fs: fs.modified(f"{tmp_path}/a/x"),
+        lambda fs: fs._parent(f"{tmp_path}/a/x"),
+        lambda fs: fs.root_marker,
+    ):
         assert call(local) == call(bare)
 
 
 def test_pickle_and_json(local, tmp_path):
     local.pipe_file(f"{tmp_path}/x", b"data")
-    copies = [pickle.loads(pickle.dumps(local)), fsspec.AbstractFileSystem.from_json(local.to_json()),
-              fsspec.AbstractFileSystem.from_dict(json.loads(json.dumps(local.to_dict())))]
+    copies = [
+        pickle.loads(pickle.dumps(local)),
+        fsspec.AbstractFileSystem.from_json(local.to_json()),
+        fsspec.AbstractFileSystem.from_dict(json.loads(json.dumps(local.to_dict()))),
+    ]
     for fs in copies:
         assert type(fs) is FolioFileSystem
         assert fs.cat(f"{tmp_path}/x") == b"data"
@@ -122,7 +137,7 @@ def test_attributes_of_the_target(pool, s3):
     with pytest.raises(AttributeError):
         _ = fs.no_such_thing
     with pytest.raises(AttributeError):
-        _ = fs._cat_file                    # of the async target, but we are not async
+        _ = fs._cat_file  # of the async target, but we are not async
 
 
 def test_ukey_follows_the_content(http, origin):
@@ -137,6 +152,7 @@ def test_ukey_follows_the_content(http, origin):
 def test_places_have_keys_of_their_own(pool):
     def key(path="bucket/x", **options):
         return FolioFileSystem(target_protocol="s3", target_options=options, **pool).target.key(path)
+
     plain = key()
     assert plain == "s3://bucket/x"
     assert key(key="me", secret="s", use_listings_cache=False) == plain

@@ -93,6 +93,7 @@ def test_fork_in_the_middle_of_a_fetch(pool, origin, data):
     def fork_now(path, headers):
         origin.before_get = lambda path, headers: None
         answers.extend(together("fork", 1, read_other, fs, url.replace("/x", "/y")))
+
     origin.put("/y", other(data))
     origin.before_get = fork_now
     assert fs.cat_file(url) == data
@@ -104,8 +105,9 @@ def test_child_that_tidies_up_does_not_cut_the_parent_off(pool, origin, data):
     aiohttp = pytest.importorskip("aiohttp")
     options = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(20)}}
 
-    def read(path):                     # leaves no reference behind: fsspec's instance cache is all that holds the session
+    def read(path):  # leaves no reference behind: fsspec's instance cache is all that holds the session
         return FolioFileSystem(target_protocol="http", target_options=options, **pool).cat_file(origin.put(path, data))
+
     assert read("/x") == data
     together("fork", 1, tidy_up)
     assert read("/y") == data
@@ -143,17 +145,20 @@ def read_then_wait(number, fs, url, changed):
 
 def test_change_is_seen_by_all(http, origin, data):
     import multiprocessing
+
     url = origin.put("/x", data)
     barrier = multiprocessing.get_context("spawn").Barrier(WORKERS)
-    assert together("spawn", WORKERS, read_change_read, http, url, other(data), barrier) == [
-        (digest(data), digest(other(data)))] * WORKERS
+    assert (
+        together("spawn", WORKERS, read_change_read, http, url, other(data), barrier)
+        == [(digest(data), digest(other(data)))] * WORKERS
+    )
     assert origin.sent["/x"] == 2 * len(data)
 
 
 def read_change_read(number, fs, url, new, barrier):
     first = fs.cat_file(url)
     if barrier.wait(60) == 0:
-        fs.fs.pipe_file(url, new)                       # behind the cache's back
+        fs.fs.pipe_file(url, new)  # behind the cache's back
     barrier.wait(60)
     return digest(first), digest(fs.cat_file(url))
 

@@ -24,11 +24,19 @@ def place(request, pool):
     """(put, folio URL of the root, fsspec options, bytes sent by the origin)."""
     if request.param == "http":
         origin = request.getfixturevalue("origin")
-        return (lambda name, data: origin.put(f"/{name}", data), f"folio::{origin.url}", {"folio": pool},
-                lambda: sum(origin.sent.values()))
+        return (
+            lambda name, data: origin.put(f"/{name}", data),
+            f"folio::{origin.url}",
+            {"folio": pool},
+            lambda: sum(origin.sent.values()),
+        )
     s3 = request.getfixturevalue("s3")
-    return (lambda name, data: s3.bare.pipe_file(f"bucket/{name}", data), "folio::s3://bucket",
-            {"folio": pool, "s3": s3.options}, lambda: sum(count for path, count in s3.sent.items() if path.count("/") > 1))
+    return (
+        lambda name, data: s3.bare.pipe_file(f"bucket/{name}", data),
+        "folio::s3://bucket",
+        {"folio": pool, "s3": s3.options},
+        lambda: sum(count for path, count in s3.sent.items() if path.count("/") > 1),
+    )
 
 
 def table(seed):
@@ -149,10 +157,12 @@ def test_asynchronous_is_wrapped_as_zarr_does_it(http, origin, data):
     import asyncio
 
     from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+
     url = origin.put("/x", data)
 
     async def read():
         fs = AsyncFileSystemWrapper(http, asynchronous=True)
         return await asyncio.gather(*(fs._cat_file(url, number, number + 100_000) for number in range(10)))
-    assert asyncio.run(read()) == [data[number:number + 100_000] for number in range(10)]
+
+    assert asyncio.run(read()) == [data[number : number + 100_000] for number in range(10)]
     assert origin.sent["/x"] <= len(data)

@@ -58,38 +58,44 @@ def write_aside(fs, path):
     return f"{path}-aside"
 
 
-@pytest.mark.parametrize("write", [
-    lambda fs, path: fs.pipe_file(path, NEW),
-    lambda fs, path: fs.pipe(path, NEW),
-    lambda fs, path: fs.pipe({path: NEW}),
-    lambda fs, path: fs.write_bytes(path, NEW),
-    write_file,
-    write_text,
-    lambda fs, path: put(fs, path, fs.put_file),
-    lambda fs, path: put(fs, path, fs.put),
-    lambda fs, path: put(fs, path, fs.upload),
-    lambda fs, path: fs.put([write_aside(fs, path)], [path]),
-    lambda fs, path: fs.cp_file(write_aside(fs, path), path),
-    lambda fs, path: fs.copy(write_aside(fs, path), path),
-    lambda fs, path: fs.copy([write_aside(fs, path)], [path]),
-    lambda fs, path: fs.mv(write_aside(fs, path), path),
-    lambda fs, path: fs.pipe_file(f"folio::file://{path}", NEW),
-])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda fs, path: fs.pipe_file(path, NEW),
+        lambda fs, path: fs.pipe(path, NEW),
+        lambda fs, path: fs.pipe({path: NEW}),
+        lambda fs, path: fs.write_bytes(path, NEW),
+        write_file,
+        write_text,
+        lambda fs, path: put(fs, path, fs.put_file),
+        lambda fs, path: put(fs, path, fs.put),
+        lambda fs, path: put(fs, path, fs.upload),
+        lambda fs, path: fs.put([write_aside(fs, path)], [path]),
+        lambda fs, path: fs.cp_file(write_aside(fs, path), path),
+        lambda fs, path: fs.copy(write_aside(fs, path), path),
+        lambda fs, path: fs.copy([write_aside(fs, path)], [path]),
+        lambda fs, path: fs.mv(write_aside(fs, path), path),
+        lambda fs, path: fs.pipe_file(f"folio::file://{path}", NEW),
+    ],
+)
 def test_overwritten(trusting, cached, write):
     write(trusting, cached)
     assert keys(trusting) == set()
     assert trusting.cat_file(cached) == NEW
 
 
-@pytest.mark.parametrize("remove", [
-    lambda fs, path: fs.rm_file(path),
-    lambda fs, path: fs.rm(path),
-    lambda fs, path: fs.rm([path]),
-    lambda fs, path: fs.delete(path),
-    lambda fs, path: fs.rm(os.path.dirname(path), recursive=True),
-    lambda fs, path: fs.mv(path, f"{path}-moved"),
-    lambda fs, path: fs.mv(os.path.dirname(path), f"{os.path.dirname(path)}-moved", recursive=True),
-])
+@pytest.mark.parametrize(
+    "remove",
+    [
+        lambda fs, path: fs.rm_file(path),
+        lambda fs, path: fs.rm(path),
+        lambda fs, path: fs.rm([path]),
+        lambda fs, path: fs.delete(path),
+        lambda fs, path: fs.rm(os.path.dirname(path), recursive=True),
+        lambda fs, path: fs.mv(path, f"{path}-moved"),
+        lambda fs, path: fs.mv(os.path.dirname(path), f"{os.path.dirname(path)}-moved", recursive=True),
+    ],
+)
 def test_removed(trusting, cached, remove):
     remove(trusting, cached)
     assert keys(trusting) == set()
@@ -150,10 +156,12 @@ def test_read_while_it_is_written(trusting, cached):
 
 def test_failed_write_invalidates_too(trusting, cached, monkeypatch):
     """How far it came, nobody knows."""
+
     def half(path, value, **kwargs):
         with open(path, "wb") as file:
             file.write(value[:100])
         raise OSError("the line broke")
+
     monkeypatch.setattr(trusting.fs, "pipe_file", half, raising=False)
     with pytest.raises(OSError, match="line broke"):
         trusting.pipe_file(cached, NEW)
@@ -162,8 +170,9 @@ def test_failed_write_invalidates_too(trusting, cached, monkeypatch):
 
 def test_another_instance_of_the_process_learns_of_it(pool, trusting, cached):
     """fsspec makes an instance per thread; one writes, another reads."""
-    other = FolioFileSystem(target_protocol="file", target_options={"auto_mkdir": True}, check_files=False, **pool,
-                            skip_instance_cache=True)
+    other = FolioFileSystem(
+        target_protocol="file", target_options={"auto_mkdir": True}, check_files=False, **pool, skip_instance_cache=True
+    )
     assert other is not trusting
     assert other.cat_file(cached) == OLD
     trusting.pipe_file(cached, NEW)
@@ -188,7 +197,7 @@ def test_failed_transaction_leaves_the_old(trusting, cached):
         write_file(trusting, cached)
         raise ZeroDivisionError
     assert trusting.cat_file(cached) == OLD
-    trusting.pipe_file(cached, NEW)                     # no transaction is left behind
+    trusting.pipe_file(cached, NEW)  # no transaction is left behind
     assert trusting.cat_file(cached) == NEW
 
 
@@ -216,6 +225,7 @@ def test_folders_are_the_targets(trusting, tmp_path):
 def test_download_comes_out_of_the_pool(trusting, cached, tmp_path, monkeypatch):
     def no_read(*args):
         raise AssertionError("the source was read again")
+
     monkeypatch.setattr("foliocache.fs.source.Source.__call__", no_read)
     trusting.get(cached, f"{tmp_path}/copy")
     trusting.get_file(cached, f"{tmp_path}/copy2")
@@ -233,13 +243,18 @@ def test_over_http(pool, origin):
     assert origin.things["/x"].data == NEW
     origin.forget_counts()
     assert fs.cat_file(url) == NEW
-    assert origin.requests == {"HEAD": 1, "GET": 1}     # with the old version in mind it would have asked for old bytes first
+    assert origin.requests == {"HEAD": 1, "GET": 1}  # with the old version in mind it would have asked for old bytes first
 
 
 def test_over_s3(pool, s3, tmp_path):
     fs = FolioFileSystem(target_protocol="s3", target_options=s3.options, check_files=False, **pool)
-    for write in (lambda path: fs.pipe_file(path, OLD), lambda path: write_file(fs, path), lambda path: fs.pipe({path: OLD}),
-                  lambda path: fs.cp_file(move_aside(s3, NEW), path), lambda path: fs.mv(move_aside(s3, OLD), path)):
+    for write in (
+        lambda path: fs.pipe_file(path, OLD),
+        lambda path: write_file(fs, path),
+        lambda path: fs.pipe({path: OLD}),
+        lambda path: fs.cp_file(move_aside(s3, NEW), path),
+        lambda path: fs.mv(move_aside(s3, OLD), path),
+    ):
         write("bucket/folder/x")
         assert fs.cat_file("bucket/folder/x") == s3.bare.cat_file("bucket/folder/x")
     fs.rm("bucket/folder", recursive=True)

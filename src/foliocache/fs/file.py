@@ -78,7 +78,10 @@ class FolioFile(io.BufferedIOBase):
         return position
 
     def read(self, size: int | None = -1, /) -> bytes:
-        return bytes(self.read_buffer(size))
+        self._check_open()
+        data = self._mapping.read_bytes(self._position, self._length(size))
+        self._position += len(data)
+        return data
 
     def read1(self, size: int = -1, /) -> bytes:
         return self.read(_PEEK if size < 0 else size)
@@ -101,7 +104,7 @@ class FolioFile(io.BufferedIOBase):
     def peek(self, size: int = 0, /) -> bytes:
         """The next bytes without moving. io's readline() and its iteration search these for the newline."""
         self._check_open()
-        return bytes(self._mapping.read(self._position, self._length(max(size, _PEEK))))
+        return self._mapping.read_bytes(self._position, self._length(max(size, _PEEK)))
 
     def lease(self, offset: int, length: int) -> memoryview:
         """The bytes at `offset`, zero-copy where one page has them all, wherever the position is."""
@@ -130,7 +133,7 @@ class WriteThrough:
         self.file = file
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("file", "fs", "path"):              # half made, or half unpickled
+        if name in ("file", "fs", "path"):  # half made, or half unpickled
             raise AttributeError(name)
         return getattr(self.file, name)
 

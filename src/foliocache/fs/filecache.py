@@ -41,8 +41,16 @@ class FolioCache(BaseCache):
 
     name: ClassVar[str] = "folio"
 
-    def __init__(self, blocksize: int, fetcher: Fetcher, size: int, *, pool: dict[str, Any] | None = None,
-                 key: str | None = None, version: str | None = None) -> None:
+    def __init__(
+        self,
+        blocksize: int,
+        fetcher: Fetcher,
+        size: int,
+        *,
+        pool: dict[str, Any] | None = None,
+        key: str | None = None,
+        version: str | None = None,
+    ) -> None:
         super().__init__(blocksize, fetcher, size)
         options = {"pool": pool, "key": key, "version": version}
         _check(options)
@@ -53,7 +61,7 @@ class FolioCache(BaseCache):
         if self._mapping is None:
             return super()._fetch(start, stop)
         first, last, _ = slice(start or 0, stop).indices(self.size)
-        return bytes(self._mapping.read(first, last - first)) if first < last else b""
+        return self._mapping.read_bytes(first, last - first) if first < last else b""
 
     def close(self) -> None:
         self._mapping = None
@@ -68,7 +76,7 @@ class CacheName(str):
     def of(cls, options: dict[str, Any]) -> CacheName:
         name = cls(f"folio-{tokenize(options)}" if options else "folio")
         name.options = options
-        caches[name] = partial(FolioCache, **options) if options else FolioCache        # type: ignore[assignment]
+        caches[name] = partial(FolioCache, **options) if options else FolioCache  # type: ignore[assignment]
         return name
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -91,8 +99,9 @@ def _mapping(fetcher: Fetcher, size: int, pool: dict[str, Any], key: str | None,
         return foliocache.open(**pool).mapping(key, size, version, read=_reader(fetcher, lambda: None))
     file: Any = getattr(fetcher, "__self__", None)
     if not hasattr(file, "fs") or not hasattr(file, "path"):
-        raise ValueError("folio: which object this is can't be told from its fetcher; "
-                         "give cache_options={'key': …, 'version': …}")
+        raise ValueError(
+            "folio: which object this is can't be told from its fetcher; give cache_options={'key': …, 'version': …}"
+        )
     target, path = target_for(file.fs), file.path
     identity = target.identify(path)
     if not identity.cacheable:
@@ -109,9 +118,12 @@ def _reader(fetcher: Fetcher, confirm: Callable[[], None]) -> Callable[[int, int
 
     def read(offset: int, length: int) -> bytes:
         if os.getpid() != made_in:
-            raise RuntimeError("folio: this file was opened before the fork, and its connection stayed with the parent; "
-                               "open it again in the child")
+            raise RuntimeError(
+                "folio: this file was opened before the fork, and its connection stayed with the parent; "
+                "open it again in the child"
+            )
         data = fetcher(offset, offset + length)
         confirm()
         return data
+
     return read

@@ -34,9 +34,9 @@ from .target import ChangedError, Identity, Target, in_this_process, target_for
 
 _OPTIONS = (*POOL_OPTIONS, "check_files", "expiry", "fs", "fo", "target_protocol", "target_options")
 _FSSPEC_OPTIONS = frozenset({"asynchronous", "loop", "batch_size", "use_listings_cache", "listings_expiry_time", "max_paths"})
-_OPEN_HINTS = ("cache_type", "cache_options", "block_size", "fill_cache", "size")      # there is no second cache to advise
-_ATTEMPTS = 3                           # at an object that changes while it is read
-_PARALLEL = 8                           # source calls of one cat() or cat_ranges()
+_OPEN_HINTS = ("cache_type", "cache_options", "block_size", "fill_cache", "size")  # there is no second cache to advise
+_ATTEMPTS = 3  # at an object that changes while it is read
+_PARALLEL = 8  # source calls of one cat() or cat_ranges()
 
 T = TypeVar("T")
 
@@ -56,13 +56,21 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
     """
 
     protocol: ClassVar[str] = "folio"
-    local_file = False                  # or open_local() would hand out names instead of files
+    local_file = False  # or open_local() would hand out names instead of files
     transaction_type = FolioTransaction
-    _strip_tokenize_options = ("fo",)   # the first path that was opened, not a part of what the filesystem is
+    _strip_tokenize_options = ("fo",)  # the first path that was opened, not a part of what the filesystem is
 
-    def __init__(self, target_protocol: str | None = None, target_options: dict[str, Any] | None = None,
-                 fs: fsspec.AbstractFileSystem | None = None, fo: str | None = None, *, check_files: bool | None = None,
-                 expiry: float | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        target_protocol: str | None = None,
+        target_options: dict[str, Any] | None = None,
+        fs: fsspec.AbstractFileSystem | None = None,
+        fo: str | None = None,
+        *,
+        check_files: bool | None = None,
+        expiry: float | None = None,
+        **options: Any,
+    ) -> None:
         pool = {name: options.pop(name) for name in POOL_OPTIONS if options.get(name) is not None}
         _refuse_unknown(options)
         super().__init__(**options)
@@ -130,8 +138,9 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         raise AssertionError("unreachable")
 
     def _map(self, path: str, identity: Identity) -> Any:
-        return self.cache.mapping(self.target.key(path), identity.size, identity.version,
-                                  **Source(self, path, identity).arguments())
+        return self.cache.mapping(
+            self.target.key(path), identity.size, identity.version, **Source(self, path, identity).arguments()
+        )
 
     def ukey(self, path: str) -> str:
         """A hash of the path's identity: unlike some targets' own, it changes whenever we can tell that the object did."""
@@ -147,8 +156,15 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
 
     # Reading
 
-    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, autocommit: bool = True,
-              cache_options: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+    def _open(
+        self,
+        path: str,
+        mode: str = "rb",
+        block_size: int | None = None,
+        autocommit: bool = True,
+        cache_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
         if mode != "rb":
             return self._open_to_write(path, mode, block_size, autocommit, **kwargs)
         special = {name: value for name, value in kwargs.items() if name not in _OPEN_HINTS}
@@ -176,14 +192,15 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
         path = self._strip_protocol(path)
-        if kwargs:                      # they may choose other bytes (version_id=), so they name no object of ours
+        if kwargs:  # they may choose other bytes (version_id=), so they name no object of ours
             return self.fs.cat_file(path, start=start, end=end, **kwargs)
-        return self._while_unchanged(path, lambda identity: bytes(self._range(path, identity, start, end)))
+        return self._while_unchanged(path, lambda identity: bytes(self._range(path, identity, start, end, copy=True)))
 
-    def _range(self, path: str, identity: Identity, start: int | None, end: int | None) -> Any:
+    def _range(self, path: str, identity: Identity, start: int | None, end: int | None, copy: bool = False) -> Any:
         if not identity.cacheable:
             return self.target.uncached(path, start, end)
-        return self._map(path, identity).read(*_extent(start, end, identity.size or 0))
+        mapping = self._map(path, identity)
+        return (mapping.read_bytes if copy else mapping.read)(*_extent(start, end, identity.size or 0))
 
     def cat(self, path: Any, recursive: bool = False, on_error: str = "raise", **kwargs: Any) -> Any:
         paths = self.expand_path(path, recursive=recursive)
@@ -192,8 +209,9 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
             return results[0]
         return {one: result for one, result in zip(paths, results, strict=True) if on_error != "omit" or not _failed(result)}
 
-    def cat_ranges(self, paths: list[str], starts: Any, ends: Any, max_gap: int | None = None, on_error: str = "return",
-                   **kwargs: Any) -> list[Any]:
+    def cat_ranges(
+        self, paths: list[str], starts: Any, ends: Any, max_gap: int | None = None, on_error: str = "return", **kwargs: Any
+    ) -> list[Any]:
         """Many ranges at once: several are fetched at a time, and each path's identity is asked for once."""
         if max_gap is not None:
             raise NotImplementedError("folio: cat_ranges has no max_gap; neighbours share their pages anyhow")
@@ -211,10 +229,11 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
             if path not in maps:
                 return self._read_unmapped(path, known[path], start, end)
             try:
-                return bytes(maps[path].read(*_extent(start, end, maps[path].size)))
+                return maps[path].read_bytes(*_extent(start, end, maps[path].size))
             except ChangedError:
                 self._identities.forget(path)
                 return self.cat_file(path, start, end)
+
         return _gather(read, jobs, on_error, lambda path, start, end: path in maps and _is_cached(maps[path], start, end))
 
     def _read_unmapped(self, path: str, known: Any, start: int | None, end: int | None) -> bytes:
@@ -226,18 +245,23 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
 def _refuse_unknown(options: dict[str, Any]) -> None:
     for name in options:
         if name not in _FSSPEC_OPTIONS and name not in POOL_OPTIONS:
-            raise TypeError(f"folio: no option {name!r}; there are {', '.join(_OPTIONS[:6])}. Options of the target go under "
-                            "the target's name, as in fsspec.open('folio::s3://…', s3={…}, folio={…})")
+            raise TypeError(
+                f"folio: no option {name!r}; there are {', '.join(_OPTIONS[:6])}. Options of the target go under "
+                "the target's name, as in fsspec.open('folio::s3://…', s3={…}, folio={…})"
+            )
 
 
-def _make_target(fs: fsspec.AbstractFileSystem | None, protocol: str | None,
-                 options: dict[str, Any] | None) -> fsspec.AbstractFileSystem:
+def _make_target(
+    fs: fsspec.AbstractFileSystem | None, protocol: str | None, options: dict[str, Any] | None
+) -> fsspec.AbstractFileSystem:
     if (fs is None) == (protocol is None):
         raise ValueError("folio: needs one target; chain it, as in 'folio::https://…', or give fs= or target_protocol=")
     target = fs if fs is not None else fsspec.filesystem(protocol, **(options or {}))
     if getattr(target, "asynchronous", False):
-        raise ValueError("folio: the target must not be asynchronous=True; folio waits in threads, and so can its callers "
-                         "(fsspec's AsyncFileSystemWrapper)")
+        raise ValueError(
+            "folio: the target must not be asynchronous=True; folio waits in threads, and so can its callers "
+            "(fsspec's AsyncFileSystemWrapper)"
+        )
     return target
 
 
@@ -276,9 +300,11 @@ def _is_cached(mapping: Any, start: int | None, end: int | None) -> bool:
     return all(mapping.is_cached(index) for index in range(first, stop))
 
 
-def _gather(function: Callable[..., Any], jobs: list[tuple[Any, ...]], on_error: str,
-            is_quick: Callable[..., bool] = lambda *job: False) -> list[Any]:
+def _gather(
+    function: Callable[..., Any], jobs: list[tuple[Any, ...]], on_error: str, is_quick: Callable[..., bool] = lambda *job: False
+) -> list[Any]:
     """The results in order. Jobs that wait for an origin do so several at a time, the quick ones run here meanwhile."""
+
     def attempt(job: tuple[Any, ...]) -> Any:
         try:
             return function(*job)
@@ -286,6 +312,7 @@ def _gather(function: Callable[..., Any], jobs: list[tuple[Any, ...]], on_error:
             if on_error == "raise":
                 raise
             return error
+
     slow = [number for number, job in enumerate(jobs) if not is_quick(*job)]
     if len(slow) <= 1:
         return [attempt(job) for job in jobs]
@@ -294,5 +321,5 @@ def _gather(function: Callable[..., Any], jobs: list[tuple[Any, ...]], on_error:
         try:
             return [waiting[number].result() if number in waiting else attempt(job) for number, job in enumerate(jobs)]
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)      # nobody wants the rest any more
+            pool.shutdown(wait=False, cancel_futures=True)  # nobody wants the rest any more
             raise

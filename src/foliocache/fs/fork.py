@@ -19,7 +19,7 @@ from typing import Any
 
 import fsspec.asyn
 
-_before_fork: list[Any] = []            # the parent's loop, and whether it collects garbage
+_before_fork: list[Any] = []  # the parent's loop, and whether it collects garbage
 
 
 def _in_parent_before() -> None:
@@ -34,7 +34,7 @@ def _collect_again() -> None:
 
 
 def _in_child_after() -> None:
-    fsspec.asyn.reset_lock()            # fsspec's hook forgets this lock, and some thread of the parent may have held it
+    fsspec.asyn.reset_lock()  # fsspec's hook forgets this lock, and some thread of the parent may have held it
     loop = _before_fork[0]
     if isinstance(loop, BaseSelectorEventLoop):
         _disarm(loop)

@@ -12,7 +12,7 @@ from time import monotonic
 
 from .target import Identity
 
-_LIMIT = 1 << 16                        # paths; the oldest entries make room, which costs a later open one more info()
+_LIMIT = 1 << 16  # paths; the oldest entries make room, which costs a later open one more info()
 
 _tables: dict[str, Identities] = {}
 

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 def _delegated(name: str) -> Callable[..., Any]:
     """A method that asks the target, by the same name and with the same words."""
+
     def method(self: PassThrough, path: Any, *args: Any, **kwargs: Any) -> Any:
         return getattr(self.fs, name)(unprefixed(path), *args, **kwargs)
+
     method.__name__ = method.__qualname__ = name
     method.__doc__ = getattr(AbstractFileSystem, name).__doc__
     return method
@@ -187,7 +189,7 @@ class PassThrough(AbstractFileSystem):
         try:
             return self.expand_path(path, recursive=recursive, maxdepth=maxdepth)
         except FileNotFoundError:
-            return []                   # for the target to say
+            return []  # for the target to say
 
 
 def unprefixed(path: Any) -> Any:
@@ -199,7 +201,7 @@ def unprefixed(path: Any) -> Any:
     path = stringify_path(path)
     for prefix in ("folio::", "folio://"):
         if isinstance(path, str) and path.startswith(prefix):
-            return path[len(prefix):]
+            return path[len(prefix) :]
     return path
 
 

@@ -37,22 +37,79 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 # Fields of info() that change with the content: first those that name it, then those that only date it.
-_CONTENT = ("ETag", "etag", "e_tag", "VersionId", "version_id", "generation", "md5Hash", "Content-MD5", "Digest", "content_md5",
-            "md5", "sha", "sha256", "hex", "checksum", "xet_hash", "blob_id", "CRC")
-_DATE = ("LastModified", "Last-Modified", "last_modified", "mtime", "modified", "modify", "updated", "timeModified",
-         "modificationTime", "date_time", "created")
+_CONTENT = (
+    "ETag",
+    "etag",
+    "e_tag",
+    "VersionId",
+    "version_id",
+    "generation",
+    "md5Hash",
+    "Content-MD5",
+    "Digest",
+    "content_md5",
+    "md5",
+    "sha",
+    "sha256",
+    "hex",
+    "checksum",
+    "xet_hash",
+    "blob_id",
+    "CRC",
+)
+_DATE = (
+    "LastModified",
+    "Last-Modified",
+    "last_modified",
+    "mtime",
+    "modified",
+    "modify",
+    "updated",
+    "timeModified",
+    "modificationTime",
+    "date_time",
+    "created",
+)
 
 # Options that say how to talk to a place, or as whom, but not which place. Two processes that differ in them alone share
 # their pages; each must still pass the target's own info() with its own credentials before it is given one.
-_MANNERS = frozenset({
-    "key", "secret", "token", "username", "password", "anon", "account_key", "sas_token", "credential", "profile", "session",
-    "asynchronous", "loop", "batch_size", "skip_instance_cache", "use_listings_cache", "listings_expiry_time", "max_paths",
-    "block_size", "default_block_size", "cache_type", "default_cache_type", "cache_options", "default_fill_cache",
-    "max_concurrency", "requester_pays", "retries", "timeout", "auto_mkdir", "config_kwargs",
-})
+_MANNERS = frozenset(
+    {
+        "key",
+        "secret",
+        "token",
+        "username",
+        "password",
+        "anon",
+        "account_key",
+        "sas_token",
+        "credential",
+        "profile",
+        "session",
+        "asynchronous",
+        "loop",
+        "batch_size",
+        "skip_instance_cache",
+        "use_listings_cache",
+        "listings_expiry_time",
+        "max_paths",
+        "block_size",
+        "default_block_size",
+        "cache_type",
+        "default_cache_type",
+        "cache_options",
+        "default_fill_cache",
+        "max_concurrency",
+        "requester_pays",
+        "retries",
+        "timeout",
+        "auto_mkdir",
+        "config_kwargs",
+    }
+)
 
-_KEY_MAX, _VERSION_MAX = 280, 90        # bytes of text that the pool keeps of each object, to list and to forget it by
-_TICK_NS = 20_000_000                   # the coarsest clock that Linux stamps files with ticks every 10 ms
+_KEY_MAX, _VERSION_MAX = 280, 90  # bytes of text that the pool keeps of each object, to list and to forget it by
+_TICK_NS = 20_000_000  # the coarsest clock that Linux stamps files with ticks every 10 ms
 
 
 class ChangedError(OSError):
@@ -69,9 +126,9 @@ class ChangedError(OSError):
 class Identity:
     """One object at one version, as its origin tells versions apart."""
 
-    size: int | None                    # None: the origin does not say
+    size: int | None  # None: the origin does not say
     version: str
-    etag: str | None = None             # what a response must repeat, where the target has such a thing
+    etag: str | None = None  # what a response must repeat, where the target has such a thing
     modified: str | None = None
 
     @property
@@ -83,11 +140,11 @@ class Identity:
 class Target:
     """Any fsspec filesystem; what is better known about some of them is in the subclasses."""
 
-    into = False                        # what reader() returns takes (offset, length); if True: (offset, buffer)
+    into = False  # what reader() returns takes (offset, length); if True: (offset, buffer)
 
     def __init__(self, fs: AbstractFileSystem) -> None:
         self.fs = fs
-        self.pid = os.getpid()          # sessions and event loops do not survive a fork
+        self.pid = os.getpid()  # sessions and event loops do not survive a fork
         self.place = _place(fs)
 
     def key(self, path: str) -> str:
@@ -128,10 +185,12 @@ class Target:
 
     def reader(self, path: str, identity: Identity) -> Callable[[int, Any], Any]:
         """A function of (offset, length) that returns the bytes, or raises ChangedError if they aren't the identity's."""
+
         def read(offset: int, length: int) -> bytes:
             data = self.fs.cat_file(path, start=offset, end=offset + length)
             self.confirm(path, identity)
             return data
+
         return read
 
     def uncached(self, path: str, start: int | None, end: int | None) -> bytes:
@@ -159,6 +218,7 @@ class LocalTarget(Target):
 
     def reader(self, path: str, identity: Identity) -> Callable[[int, Any], int]:
         """A function of (offset, buffer) that fills the buffer. In the caller's thread: no one writes there once it ends."""
+
         def readinto(offset: int, buffer: Any) -> int:
             with open(path, "rb", buffering=0) as raw:
                 raw.seek(offset)
@@ -166,6 +226,7 @@ class LocalTarget(Target):
                 if not identity.version.startswith(_stamp(os.fstat(raw.fileno()))):
                     raise ChangedError(path)
             return count
+
         return readinto
 
 
@@ -184,7 +245,7 @@ class HTTPTarget(Target):
 
     def identity(self, path: str, info: dict[str, Any], size: int | None) -> Identity:
         known = super().identity(path, info, size)
-        if info.get("partial") is False:            # Accept-Ranges: none
+        if info.get("partial") is False:  # Accept-Ranges: none
             size = None
         return Identity(size, known.version, info.get("ETag"), info.get("Last-Modified"))
 
@@ -208,7 +269,7 @@ class HTTPTarget(Target):
             return False
 
     def reader(self, path: str, identity: Identity) -> Callable[[int, Any], Any]:
-        whole: list[bytes] = []                     # a server without ranges sent it all: keep it as long as the reader
+        whole: list[bytes] = []  # a server without ranges sent it all: keep it as long as the reader
 
         def read(offset: int, length: int) -> bytes:
             if not whole:
@@ -220,7 +281,8 @@ class HTTPTarget(Target):
                 if len(data) != identity.size:
                     raise ChangedError(path)
                 whole.append(data)
-            return whole[0][offset:offset + length]
+            return whole[0][offset : offset + length]
+
         return read
 
     def uncached(self, path: str, start: int | None, end: int | None) -> bytes:
@@ -248,6 +310,7 @@ class S3Target(Target):
 
     def reader(self, path: str, identity: Identity) -> Callable[[int, Any], Any]:
         from s3fs.utils import FileExpired
+
         file = self.fs.open(path, "rb", cache_type="none", size=identity.size)
         file.details = {"name": path, "size": identity.size, "ETag": identity.etag}
         file.read_kw = {**file.read_kw, "IfMatch": identity.etag}
@@ -257,6 +320,7 @@ class S3Target(Target):
                 return file._fetch_range(offset, offset + length)
             except (FileExpired, FileNotFoundError):
                 raise ChangedError(path) from None
+
         return read
 
 
@@ -298,7 +362,7 @@ def _short(text: str, most: int) -> str:
     """What the pool can show and find again in full: the beginning for people, a digest of it all for the rest."""
     if len(text.encode()) <= most:
         return text
-    return f"{text.encode()[:most - 33].decode(errors='ignore')}#{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+    return f"{text.encode()[: most - 33].decode(errors='ignore')}#{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
 def _same(headers: Any, identity: Identity, path: str) -> bool:

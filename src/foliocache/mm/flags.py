@@ -47,11 +47,13 @@ def clear(mem, folio, bits):
 def unlock(mem, folio, result):
     """End a fill: set result (PG_UPTODATE or PG_ERROR), drop PG_LOCKED, wake everybody who sleeps on it.
 
-    The result goes in first, with release order: a waiter that finds PG_LOCKED gone finds the result in the same word.
+    The result goes in first: a waiter that finds PG_LOCKED gone finds the result in the same word. Release, for the content: a
+    reader may see PG_UPTODATE before PG_LOCKED goes. The second step continues the release sequence of the first, being a
+    read-modify-write, so it may be relaxed.
     """
     atomics.fetch_or_release(mem, folio + layout.F_FLAGS, result)
     keep = ~(layout.PG_LOCKED | layout.PG_WAITERS)
-    if atomics.fetch_and_release(mem, folio + layout.F_FLAGS, keep) & layout.PG_WAITERS:
+    if atomics.fetch_and_relaxed(mem, folio + layout.F_FLAGS, keep) & layout.PG_WAITERS:
         atomics.futex_wake(mem, folio + layout.F_FLAGS, layout.NIL)
 
 

@@ -46,9 +46,9 @@ def destroy(mem, me, table):
 def map(mem, table, entry, pfn):
     """Publish a folio in an entry, which takes over one of the caller's references. False, and nothing taken, if it is in use.
 
-    Release pairs with the acquire of ``gup_fast``'s load.
+    Relaxed, as in ``xarray``: what a getter may believe of the folio it has from its get, which synchronizes with ``page_ref.init``.
     """
-    return atomics.cmpxchg_release(mem, _entry(mem, table, entry), 0, (pfn + 1) << 1) == 0
+    return atomics.cmpxchg_relaxed(mem, _entry(mem, table, entry), 0, (pfn + 1) << 1) == 0
 
 
 def unmap(mem, me, table, entry):

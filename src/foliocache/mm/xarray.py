@@ -3,14 +3,19 @@
 An object's size never changes, so its tree has its full height from the start: ``height`` levels of nodes below one word, the
 *head*; at height 0 the head holds the only entry. Nothing that guides a walk is stored in a node.
 
-An entry is a word: 0; a node's object number with bit 0 set; or a folio's pfn + 1, shifted left. Entries are published with
-release stores and loaded with acquire, which pair: who finds a node or a folio sees what was written to it before.
+An entry is a word: 0; a node's object number with bit 0 set; or a folio's pfn + 1, shifted left.
 
 **Readers take no lock and wait for no grace period.** A node may be freed and used again, for another tree or for file
 data, while a reader stands in it. Everything it loads is therefore only a hint: an entry is bounds-checked before it is
 followed, the walk has ``height`` steps whatever it meets, and the folio at its end proves itself to the caller (get it, load the
 same slot again, compare its identity; see ``filemap``). A stale walk costs a retry or a false miss, and a miss is confirmed
 under the lock.
+
+**No access here needs an order.** Entries are published and loaded relaxed, where the kernel uses rcu_assign_pointer and
+rcu_dereference: a reader that sees a new node's entry before the node's cleared slots follows a hint from the node's former life,
+no worse than arriving late; and what a reader may believe of a folio it has from the get, whose acquire pairs with the folio's
+``page_ref.init``. That an erased slot is seen as erased by who could otherwise misuse the folio is the work of the drop that
+follows the erase (a release) and of the get (an acquire). ``python -m foliocache.check.coverage`` shows it.
 
 Writers hold the tree lock of the mapping. Erasing clears the slot first and frees emptied nodes afterwards, from the leaf up.
 """
@@ -35,7 +40,7 @@ def find(mem, head, height, index):
     slot = head
     while height > 0:
         height -= 1
-        node = node_at(mem, atomics.load_acquire(mem, slot))
+        node = node_at(mem, atomics.load_relaxed(mem, slot))
         if node == 0:
             return 0
         slot = slot_at(node, height, index)
@@ -44,7 +49,7 @@ def find(mem, head, height, index):
 
 def load(mem, slot):
     """The pfn in a slot, or NIL."""
-    return pfn_of(mem, atomics.load_acquire(mem, slot))
+    return pfn_of(mem, atomics.load_relaxed(mem, slot))
 
 
 def reload(mem, slot):
@@ -105,7 +110,7 @@ def _empty_level(mem, head, height, index):
     """The level above which everything around index is empty; NIL when there is a folio at index."""
     slot = head
     while height > 0:
-        node = node_at(mem, atomics.load_acquire(mem, slot))
+        node = node_at(mem, atomics.load_relaxed(mem, slot))
         if node == 0:
             return height
         height -= 1
@@ -136,7 +141,7 @@ def _put(mem, me, parent, slot, level, index, pfn, ino):
 def _publish(mem, parent, slot, entry):
     if parent:
         atomics.write32(mem, parent + layout.NODE_COUNT, atomics.read32(mem, parent + layout.NODE_COUNT) + 1)
-    atomics.store_release(mem, slot, entry)
+    atomics.store_relaxed(mem, slot, entry)
 
 
 def _new_node(mem, me, level, index, ino):
@@ -159,7 +164,7 @@ def _erase(mem, me, slot, level, index):
     if entry == 0:
         return False
     if level == 0:
-        atomics.store_release(mem, slot, 0)
+        atomics.store_relaxed(mem, slot, 0)
         return True
     node = node_at(mem, entry)
     if node == 0:
@@ -170,6 +175,6 @@ def _erase(mem, me, slot, level, index):
         atomics.write32(mem, node + layout.NODE_COUNT, left)
     if left:
         return False
-    atomics.store_release(mem, slot, 0)
+    atomics.store_relaxed(mem, slot, 0)
     slab.free(mem, me, layout.SLAB_NODES, entry >> 1)
     return True
