@@ -127,10 +127,7 @@ def _on_one_processor(plan: Plan, peers: list[Peer], cases: dict[str, Any]) -> d
 
 def _latency_table(took: dict[str, float], one_core: dict[str, float], section: Section) -> Table:
     ours, slice_ = took["foliocache, lease"], took[SLICE]
-    note = "" if loops.INDEXABLE else "; leases are not touched: they have no index"
-    table = Table(
-        f"ns per hit of a 64 KiB value, first byte touched{note}", ("who", "ns", "times the slice", "times our lease")
-    )
+    table = Table("ns per hit of a 64 KiB value, first byte touched", ("who", "ns", "times the slice", "times our lease"))
     for name, each in [*took.items(), *((f"{name}, one processor", each) for name, each in one_core.items())]:
         table.add(name, each, each / slice_, each / ours)
     found = section.found

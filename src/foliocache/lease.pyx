@@ -205,8 +205,10 @@ cdef class FolioMap:
     Slow paths are methods of the Python class on top: ``_miss(index, wanted)`` returns a lease, ``_wait(lease, index)`` a lease
     or None if the filler failed, ``_marked(lease, index)`` reads ahead.
     """
-    def __init__(self, Attachment attachment, u64 size, u32 order, u32 height, bytes digest, bytes key_digest, bytes key, bytes version):
-        """digest: 16 bytes that stand for key, version and size; key_digest: 8 for the key; key and version as shown to people."""
+    def __init__(
+        self, Attachment attachment, u64 size, u32 order, u32 height, bytes digest, bytes key_digest, bytes key, bytes version
+    ):
+        """digest: 16 bytes for key, version and size; key_digest: 8 for the key; key and version as shown to people."""
         self.attachment = attachment
         self.mem = attachment.mem
         self.size = size
@@ -411,8 +413,8 @@ cdef class FolioMap:
         cdef u32 me = self.attachment.me
         cdef u64 ino = 0
         for _ in range(layout.SHRINK_TRIES):
-            ino = mapping.open(mem, me, self.low, self.high, self.key_digest, self.size, self.order, self.height, self.text, self.key_length,
-                               len(self.text) - self.key_length)
+            ino = mapping.open(mem, me, self.low, self.high, self.key_digest, self.size, self.order, self.height, self.text,
+                               self.key_length, len(self.text) - self.key_length)
             if ino or not vmscan.shrink(mem, me, 1):
                 break
         if ino:

@@ -27,8 +27,7 @@ MM = Path(__file__).resolve().parent.parent / "mm"
 _numbers = itertools.count(1)
 
 _cython = types.ModuleType("cython")
-_cython.compiled = False
-_cython.nogil = contextlib.nullcontext()
+vars(_cython).update(compiled=False, nogil=contextlib.nullcontext())
 
 
 class Core:

@@ -21,10 +21,10 @@ class Program:
     """
 
     threads: list
-    setup: Callable = None
-    final: Callable = None
+    setup: Callable | None = None
+    final: Callable | None = None
     geometry: dict = dataclasses.field(default_factory=dict)
-    labels: list = None
+    labels: list | None = None
     names: object = None
     mortal: frozenset = frozenset()
     timeouts: bool = False

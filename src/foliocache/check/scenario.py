@@ -14,7 +14,7 @@ import types
 from . import atomics, loader
 from .program import explore
 
-SCENARIOS = {}
+SCENARIOS: dict = {}
 MODULES = ("counting", "lookup", "waiting", "tree")
 ALL = ("sc", "tso", "rc11")
 WEAK = ("rc11",)

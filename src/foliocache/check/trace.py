@@ -23,7 +23,7 @@ class Step:
     number: int = 0
     text: str = ""
     note: str = ""
-    source: int = None  # the step whose message a stale load took, and its thread
+    source: int | None = None  # the step whose message a stale load took, and its thread
     origin: int = 0
     where: str = ""
 

@@ -38,31 +38,30 @@ UNMAP_DROP_FIRST = Replace(
         return True
 """,
 )
-MAP_RELAXED = Edit("pagetable", "map", "cmpxchg_release", "cmpxchg_relaxed")
 DESTROY_FIRST = (
     Edit("vmscan", "evict", "    left = mapping.remove", "    folio.destroy(mem, me, pfn)\n    left = mapping.remove"),
     Edit("vmscan", "evict", "1)\n    folio.destroy(mem, me, pfn)", "1)"),
 )
-CLEAR = "    if level == 0:\n        atomics.store_{}(mem, slot, 0)"
+CLEAR = "    if level == 0:\n        atomics.store_relaxed(mem, slot, 0)"
 
-# One order at a time, the whole path of a reference from publication to destruction.
+# One order at a time, the whole path of a reference from publication to destruction. What is not here is relaxed as shipped.
 BARRIERS = {
-    "publish-relaxed": Edit("xarray", "_publish", "store_release", "store_relaxed"),
-    "load-relaxed": Edit("xarray", "load", "load_acquire", "load_relaxed"),
     "add-relaxed": Edit("page_ref", "try_get", "fetch_add_acquire", "fetch_add_relaxed"),
-    "clear-relaxed": Edit("xarray", "_erase", CLEAR.format("release"), CLEAR.format("relaxed")),
     "sub-relaxed": counting.RELAXED_SUB,
     "freeze-relaxed": counting.RELAXED_FREEZE,
     "init-relaxed": counting.RELAXED_INIT,
 }
-
-
-def weakened(weak, *right):
-    """The barrier table of a scenario: the weakenings it must catch, and those it can do without."""
-    bugs = {name: Bug((BARRIERS[name],), WEAK) for name in weak}
-    return bugs, {name: Bug((BARRIERS[name],)) for name in right}
-
-
+NEEDED = {name: Bug((edit,), WEAK) for name, edit in BARRIERS.items()}
+# What the kernel has: rcu_assign_pointer to publish and to clear, rcu_dereference to load. As right as ours, and not needed.
+KERNEL_ORDERS = (
+    Edit("xarray", "_publish", "store_relaxed(mem, slot, entry)", "store_release(mem, slot, entry)"),
+    Edit("xarray", "find", "load_relaxed", "load_acquire"),
+    Edit("xarray", "load", "load_relaxed", "load_acquire"),
+    Edit("xarray", "reload", "load_relaxed", "load_acquire"),
+    Edit("xarray", "_erase", CLEAR, CLEAR.replace("relaxed", "release")),
+    Edit("pagetable", "map", "cmpxchg_relaxed", "cmpxchg_release"),
+    Edit("pagetable", "unmap", "exchange_relaxed", "exchange_release"),
+)
 def published(core):
     """Setup: page 0 is a FILE folio in the slot; the slot has a reference, and so has the remover."""
 
@@ -130,14 +129,11 @@ def program(core, threads, setup=published):
     return Program(threads, setup(core), one_owner(core), stage.geometry(), names=stage.names)
 
 
-NEEDED, NOT_NEEDED = weakened(
-    ("add-relaxed", "sub-relaxed", "freeze-relaxed", "init-relaxed"),
-    "publish-relaxed", "load-relaxed", "clear-relaxed",
-)  # fmt: skip
-# Each of these alone could still rely on another: so all at once, too.
-NOT_NEEDED["weakest"] = Bug(tuple(BARRIERS[name] for name in ("publish-relaxed", "load-relaxed", "clear-relaxed")))
-# An ino is never given twice, so the identity alone tells; the second look at the slot only finds it out sooner.
-NOT_NEEDED["identity-only"] = Bug((IDENTITY_ONLY,))
+NOT_NEEDED = {
+    "kernel-orders": Bug(KERNEL_ORDERS),
+    # An ino is never given twice, so the identity alone tells; the second look at the slot only finds it out sooner.
+    "identity-only": Bug((IDENTITY_ONLY,)),
+}
 
 
 @scenario(
@@ -279,9 +275,7 @@ def unmapper(core, me):
     },
     variants={
         **counting.SCHEMES,
-        "load-relaxed": Bug((BARRIERS["load-relaxed"],)),
-        "map-relaxed": Bug((MAP_RELAXED,)),
-        "weakest": Bug((BARRIERS["load-relaxed"], MAP_RELAXED)),
+        "kernel-orders": Bug(KERNEL_ORDERS),
     },
 )
 def gup_unmap_reuse(core):

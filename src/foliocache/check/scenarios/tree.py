@@ -134,33 +134,26 @@ class Cached:
 
 
 BUGS = {
-    "clear-dropped": Bug((Edit("xarray", "_erase", lookup.CLEAR.format("release"), "    if level == 0:\n        pass"),), ALL),
+    "clear-dropped": Bug((Edit("xarray", "_erase", lookup.CLEAR, "    if level == 0:\n        pass"),), ALL),
     "sub-relaxed": Bug((lookup.BARRIERS["sub-relaxed"],), WEAK),
     "freeze-relaxed": Bug((lookup.BARRIERS["freeze-relaxed"],), WEAK),
 }
 INSERT_BUGS = {
-    "publish-dropped": Bug((Edit("xarray", "_publish", "    atomics.store_release(mem, slot, entry)", "    pass"),), ALL),
+    "publish-dropped": Bug((Edit("xarray", "_publish", "    atomics.store_relaxed(mem, slot, entry)", "    pass"),), ALL),
     "insert-unlooked": Bug((Edit("xarray", "_put", "        if entry != 0:\n            return layout.XA_EXISTS\n", ""),), ALL,
         "the second filler overwrites the first one's entry"),
 }  # fmt: skip
-HINTS = {
-    "find-relaxed": Bug((Edit("xarray", "find", "load_acquire", "load_relaxed"),)),
-    "publish-relaxed": Bug((lookup.BARRIERS["publish-relaxed"],)),
-    "hints": Bug((
-        Edit("xarray", "find", "load_acquire", "load_relaxed"),
-        *(lookup.BARRIERS[name] for name in ("publish-relaxed", "load-relaxed", "clear-relaxed")),
-    )),
-}  # fmt: skip
+KERNEL_ORDERS = {"kernel-orders": Bug(lookup.KERNEL_ORDERS)}
 
 
-@scenario("tree/lookup-truncate", SMALL, SPIN, {k: BUGS[k] for k in ("sub-relaxed", "freeze-relaxed")}, HINTS)
+@scenario("tree/lookup-truncate", SMALL, SPIN, {k: BUGS[k] for k in ("sub-relaxed", "freeze-relaxed")}, KERNEL_ORDERS)
 def tree_lookup_truncate(core):
     """A getter walks the tree while it is truncated: folio, node and record go."""
     c = Cached(core, 4)
     return c.program(c.getter(1), c.truncater(2))
 
 
-@scenario("tree/lookup-remove", SMALL, SPIN, BUGS, HINTS)
+@scenario("tree/lookup-remove", SMALL, SPIN, BUGS, KERNEL_ORDERS)
 def tree_lookup_remove(core):
     """A getter, and a remover of the same folio; its neighbour stays, and so does the node."""
     c = Cached(core, 5, more=(2,))
@@ -173,7 +166,7 @@ def tree_lookup_remove(core):
 
 
 @scenario("tree/node-freed", SMALL, SPIN, {"unlink-dropped": Bug((Edit("xarray", "_erase",
-    "        return False\n    atomics.store_release(mem, slot, 0)", "        return False"),), ALL, "the parent names a free node")})  # fmt: skip
+    "        return False\n    atomics.store_relaxed(mem, slot, 0)", "        return False"),), ALL, "the parent names a free node")})  # fmt: skip
 def tree_node_freed(core):
     """A tree of two levels: with its last folio the lower node goes, while a getter stands in it."""
     c = Cached(core, 5, more=(5,), height=2)
@@ -185,7 +178,7 @@ def tree_node_freed(core):
     return c.program(c.getter(1), c.remover(2), final=final)
 
 
-@scenario("tree/insert-race", {**SMALL, "SHRINK_TRIES": 2}, SPIN, INSERT_BUGS, HINTS)
+@scenario("tree/insert-race", {**SMALL, "SHRINK_TRIES": 2}, SPIN, INSERT_BUGS, KERNEL_ORDERS)
 def tree_insert_race(core):
     """Two fillers, one page: one of them adds it, the other finds it, or loses and gives its own back."""
     c = Cached(core, 5)
@@ -199,7 +192,7 @@ def tree_insert_race(core):
     return c.program(c.inserter(1, 1, 2), c.inserter(2, 1, 2), final=final)
 
 
-@scenario("tree/lookup-evict", SMALL, SPIN, {}, HINTS)
+@scenario("tree/lookup-evict", SMALL, SPIN, {}, KERNEL_ORDERS)
 def tree_lookup_evict(core):
     """A getter, and somebody whose insert needs the page: it is evicted and used again, if the getter does not hold it."""
     c = Cached(core, 3)
