@@ -17,7 +17,7 @@ lint: $(VENV)/.lint
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint src
 	$(BIN)/mypy
 
-bench: $(VENV)/.test build
+bench: $(VENV)/.bench build
 	$(BIN)/python -m bench
 
 soak: $(VENV)/.test build
@@ -27,7 +27,7 @@ soak: $(VENV)/.test build
 build: $(VENV)/.demo
 	$(BIN)/python setup.py --quiet build_ext --inplace
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: pyproject.toml setup.py
+$(VENV)/.demo $(VENV)/.test $(VENV)/.bench $(VENV)/.lint: $(VENV)/.%: pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "setuptools>=77" "cython==3.3.1"
 	$(BIN)/pip install --quiet --no-build-isolation --editable ".[$(if $(filter demo,$*),http,$*)]"

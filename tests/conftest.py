@@ -2,11 +2,15 @@
 
 import contextlib
 import os
+import signal
 import uuid
 
 import pytest
 
 import foliocache
+
+# A shell that starts the tests in the background lets them ignore SIGINT, and so would every process that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

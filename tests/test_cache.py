@@ -28,6 +28,9 @@ def test_a_lease_is_a_read_only_zero_copy_buffer(cache, source):
         view = memoryview(lease)
         assert view.readonly and len(lease) == mapping.folio_size
         assert view == source.content[2 * mapping.folio_size : 3 * mapping.folio_size]
+        assert lease[0] == view[0] and lease[-1] == view[-1] and lease[5:10] == view[5:10]
+        with pytest.raises(IndexError):
+            lease[mapping.folio_size]
         assert np.shares_memory(np.frombuffer(lease, np.uint8), np.frombuffer(mapping.lease(2), np.uint8))
         with pytest.raises(BufferError):
             ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(lease), ctypes.create_string_buffer(200), 1)  # PyBUF_WRITABLE
@@ -41,6 +44,8 @@ def test_views_keep_the_pin_after_release(cache, source):
         array = np.frombuffer(lease, dtype=np.uint8)
     with pytest.raises(foliocache.LeaseError, match="released"):
         memoryview(lease)
+    with pytest.raises(foliocache.LeaseError, match="released"):
+        lease[0]
     lease.release()
     assert pins(cache) == 1 and array[:10].tobytes() == source.content[:10]
     del array

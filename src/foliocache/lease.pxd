@@ -24,6 +24,7 @@ cdef class Lease:
     cdef bint released
     cdef readonly bint filling
 
+    cdef int _check(self) except -1
     cdef void _end_view(self) noexcept
     cdef void _drop(self) noexcept
     cdef void _fail(self) noexcept

@@ -99,7 +99,7 @@ cdef class Attachment:
 @cython.no_gc
 @cython.freelist(256)
 cdef class Lease:
-    """A pin on one folio, and its bytes: a read-only buffer of ``len(lease)`` bytes.
+    """A pin on one folio, and its bytes: a read-only buffer of ``len(lease)`` bytes. ``lease[0]`` is the first, as an int.
 
     Use it as a context manager, call :meth:`release`, or let it go. While a view of it lives (``memoryview(lease)``,
     ``numpy.frombuffer(lease)``) its bytes stay mapped and pinned. Asking for a writable buffer raises BufferError; using a
@@ -111,11 +111,28 @@ cdef class Lease:
     def __len__(self):
         return self.length
 
-    def __getbuffer__(self, Py_buffer *buffer, int wanted):
+    def __getitem__(self, key):
+        """``lease[n]`` is a byte, as an int; ``lease[a:b]`` a memoryview."""
+        cdef Py_ssize_t n
+        if not isinstance(key, int):
+            return memoryview(self)[key]
+        self._check()
+        n = key
+        if n < 0:
+            n += self.length
+        if not 0 <= n < self.length:
+            raise IndexError(f"byte {key} of a lease of {self.length}")
+        return <unsigned char>self.data[n]
+
+    cdef int _check(self) except -1:
         if self.released:
             raise LeaseError("this lease has been released; take another one")
         if self.epoch != self.attachment.epoch:
             raise LeaseError("this lease was inherited by fork and belongs to the parent process; take another one here")
+        return 0
+
+    def __getbuffer__(self, Py_buffer *buffer, int wanted):
+        self._check()
         PyBuffer_FillInfo(buffer, self, <void *>self.data, self.length, 1, wanted)
         self.views += 1
 
@@ -349,9 +366,10 @@ cdef class FolioMap:
         cdef u32 pfn = lease.pfn
         cdef mem_t mem = self.attachment.mem
         cdef u64 deadline = atomics.now_ns() + timeout_ns
+        # In slices: a signal that comes just before the futex call does not interrupt it, and must not wait for the filler.
         while seen & layout.PG_LOCKED and atomics.now_ns() < deadline:
             with nogil:
-                seen = fill.wait(mem, pfn, deadline - atomics.now_ns())
+                seen = fill.wait(mem, pfn, min(deadline - atomics.now_ns(), layout.WAIT_SLICE_NS))
             PyErr_CheckSignals()
         if seen & layout.PG_UPTODATE:
             return "uptodate"

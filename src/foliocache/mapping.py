@@ -130,7 +130,7 @@ class Mapping(FolioMap):
                 self.attachment.count(layout.COUNT_MISSES, 1)
                 count, mark = self._readahead.on_miss(index, wanted, previous)
                 self._fill(lease, index, count, mark)
-                self._use(lease, index)
+                self.previous = index  # no use yet in reclaim's sense: a scan must not look like one
                 return lease
             lease = self._wait(lease, index)
             if lease is not None:

@@ -1,9 +1,9 @@
 """The second opinion: small straight-line programs, enumerated without any cleverness.
 
-A program is a list of threads, a thread a list of instructions: ("W", loc, value, order), ("R", loc, order), ("A", loc, n, order) for
-fetch_add, ("F", order). ``sc`` interleaves over one memory; ``tso`` does the same with a store buffer for each thread (Owens, Sarkar,
-Sewell 2009), an altogether different definition from the checker's axioms. ``rc11`` enumerates all reads-from and modification orders
-and keeps those that satisfy the axioms as they stand in the paper, without seq_cst.
+A program is a list of threads, a thread a list of instructions: ("W", loc, value, order), ("R", loc, order), ("A", loc, n,
+order) for fetch_add, ("F", order). ``sc`` interleaves over one memory; ``tso`` does the same with a store buffer for each
+thread (Owens, Sarkar, Sewell 2009), an altogether different definition from the checker's axioms. ``rc11`` enumerates all
+reads-from and modification orders and keeps those that satisfy the axioms as they stand in the paper, without seq_cst.
 """
 
 import itertools
@@ -177,7 +177,7 @@ def _consistent(events, rf, mo):
 
 
 def _sources(events, rf, w):
-    """Release ends of synchronization for who acquires w: heads of its release sequence (read-modify-writes only), or fences before."""
+    """Release ends of synchronization for who acquires w: heads of its release sequence (RMWs only), or fences before."""
     while True:
         if w.order in REL:
             yield w

@@ -5,7 +5,7 @@ from foliocache.check import coverage
 
 def test_nothing_is_unexplained():
     survey = coverage.survey()
-    assert len(survey) > 20
+    assert {c.module for c, _ in survey} == {"page_ref", "xarray", "pagetable"}  # folio has plain accesses only
     unexplained = [c for c, found in survey if not found and (c.module, c.function, c.how) not in coverage.REASONS]
     assert not unexplained
     needless = {(c.module, c.function, c.how) for c, found in survey if not found}

@@ -8,7 +8,8 @@ import pytest
 from foliocache.check import scenario
 from foliocache.check.program import litmus
 
-TEXT = (Path(__file__).parents[2] / "docs" / "checker.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+TEXT = (DOCS / "checker.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
@@ -33,7 +34,14 @@ def test_the_scenario():
     assert {key for key, verdict in verdicts.items() if verdict == "fails"} == {("rc11", "relaxed")}
 
 
-def test_every_command_names_what_there_is():
+@pytest.mark.parametrize("page", ["checker.md", "protocol.md"])
+def test_every_command_names_what_there_is(page):
     scenarios = scenario.load_all()
-    for name, bug in re.findall(r"foliocache verify (\S+) --mutate (\S+)", TEXT):
+    text = (DOCS / page).read_text()
+    commands = re.findall(r"([a-z]+/[a-z-]+) --mutate ([a-z0-9-]+)", text)
+    assert len(commands) > 2
+    for name, bug in commands:
         assert bug in scenarios[name].mutations()
+    for names in re.findall(r"foliocache verify ((?:[a-z]+/[a-z-]* ?)+)", text):
+        for name in names.split():
+            assert any(known.startswith(name) for known in scenarios)

@@ -1,4 +1,4 @@
-"""The facade has three bodies: atomics.h, the plain one, the simulated one. Their names are the same, or the worlds would differ."""
+"""The facade has three bodies: atomics.h, the plain one, the simulated one. Their names are the same, or the worlds differ."""
 
 import re
 from pathlib import Path

@@ -1,8 +1,8 @@
 """The checker's own ground truth: classic litmus tests with their published verdicts.
 
-A row: name, threads, the outcome in question (reads of each thread, then final values), whether sc, tso and rc11 allow it, and where
-that is published. ``W x 1 rel`` stores, ``R x acq`` loads, ``A x 1 ar`` is a fetch_add (it reads, too), ``F sc`` a fence; without an order
-an access is relaxed. Under tso a seq_cst store is a locked exchange, a relaxed or release one a plain move.
+A row: name, threads, the outcome in question (reads of each thread, then final values), whether sc, tso and rc11 allow it, and
+where that is published. ``W x 1 rel`` stores, ``R x acq`` loads, ``A x 1 ar`` is a fetch_add (it reads, too), ``F sc`` a fence;
+without an order an access is relaxed. Under tso a seq_cst store is a locked exchange, a relaxed or release one a plain move.
 
 H   Alglave, Maranget, Tautschnig, "Herding cats", TOPLAS 2014, and herd7's catalogue of the same names (diy.inria.fr)
 O   Owens, Sarkar, Sewell, "A better x86 memory model: x86-TSO", TPHOLs 2009 (iwp, amd and n are its names of the examples)
@@ -41,7 +41,7 @@ TESTS = [
     ("MP+sc-fences", "W x 1; F sc; W y 1 | R y; F sc; R x", "|1,0", F, F, F, "H MP+syncs; L"),
     ("MP+rel-fence-only", "W x 1; F rel; W y 1 | R y; R x", "|1,0", F, F, A, "B"),
     ("MP+rel-sequence", "W x 1; W y 1 rel | A y 1 | R y acq; R x", "|1|2,0", F, F, F, "B; P: read-modify-writes continue it"),
-    ("MP+rel-sequence-store", "W x 1; W y 1 rel; W y 2 | R y acq; R x", "|2,0", F, F, A, "P: the same thread's stores do not, since C++20"),
+    ("MP+rel-sequence-store", "W x 1; W y 1 rel; W y 2 | R y acq; R x", "|2,0", F, F, A, "P: not stores, since C++20"),
     ("MP+rel-sequence-cut", "W x 1; W y 1 rel | R y acq; W y 2; A y 0 | R y acq; R x", "|1,2|2,0", F, F, A, "B; P"),
     # load buffering: RC11 forbids cycles of program order and reads-from
     ("LB", "R x; W y 1 | R y; W x 1", "1|1", F, F, F, "O iwp2.2; L section 4, no-thin-air"),
@@ -55,15 +55,15 @@ TESTS = [
     # write to read causality
     ("WRC", "W x 1 | R x; W y 1 | R y; R x", "|1|1,0", F, F, A, "O iwp2.5; H"),
     ("WRC+rel+acq", "W x 1 rel | R x acq; W y 1 rel | R y acq; R x acq", "|1|1,0", F, F, F, "B; L"),
-    ("WRC+rlx+rel+acq", "W x 1 | R x; W y 1 rel | R y acq; R x", "|1|1,0", F, F, F, "B, coherence of reads over happens-before"),
+    ("WRC+rlx+rel+acq", "W x 1 | R x; W y 1 rel | R y acq; R x", "|1|1,0", F, F, F, "B, coherent reads over happens-before"),
     ("WRC+fences", "W x 1 | R x; F sc; W y 1 | R y; F sc; R x", "|1|1,0", F, F, F, "H WRC+syncs"),
     ("ISA2", "W x 1; W y 1 | R y; W z 1 | R z; R x", "|1|1,0", F, F, A, "H"),
     ("ISA2+rel+acq", "W x 1; W y 1 rel | R y acq; W z 1 rel | R z acq; R x", "|1|1,0", F, F, F, "B; H"),
     ("ISA2+rlx-link", "W x 1; W y 1 rel | R y; W z 1 rel | R z acq; R x", "|1|1,0", F, F, A, "B: y is not acquired"),
     # read to write causality
     ("RWC", "W x 1 | R x; R y | W y 1; R x", "|1,0|0", F, A, A, "O; H"),
-    ("RWC+fences", "W x 1 | R x; F sc; R y | W y 1; F sc; R x", "|1,0|0", F, F, F, "H RWC+syncs; L section 3, restored by RC11"),
-    ("RWC+acq+fence", "W x 1 rel | R x acq; R y acq | W y 1; F sc; R x", "|1,0|0", F, F, A, "H; O: only the store needs mfence"),
+    ("RWC+fences", "W x 1 | R x; F sc; R y | W y 1; F sc; R x", "|1,0|0", F, F, F, "H RWC+syncs; L section 3, as restored"),
+    ("RWC+acq+fence", "W x 1 rel | R x acq; R y acq | W y 1; F sc; R x", "|1,0|0", F, F, A, "H; O: the store needs mfence"),
     ("RWC+scs", "W x 1 sc | R x sc; R y sc | W y 1 sc; R x sc", "|1,0|0", F, F, F, "B; L"),
     ("W+RWC+fences", "W x 1; W y 1 rel | R y acq; F sc; R z | W z 1; F sc; R x", "|1,0|0", F, F, F, "L section 3"),
     ("W+RWC", "W x 1; W y 1 rel | R y acq; R z | W z 1; F sc; R x", "|1,0|0", F, F, A, "L section 3"),

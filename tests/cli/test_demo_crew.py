@@ -72,7 +72,7 @@ def test_a_truncated_shard_is_wrong_bytes_not_a_hang(packed):
 
 def test_a_worker_that_fails_says_why(packed):
     _, index = packed
-    with pytest.raises(WorkerDied, match="worker 1 failed: FileNotFoundError"), Crew(jobs(index, url="file:///none")) as crew:
+    with pytest.raises(WorkerDied, match=r"worker \d failed: FileNotFoundError"), Crew(jobs(index, url="file:///none")) as crew:
         crew.run()
     assert gone(crew)
 

@@ -1,1 +1,1 @@
-"""The model checker: runs the shipped core, uncompiled, through every interleaving and every weak-memory behaviour that matters."""
+"""The model checker: runs the shipped core, uncompiled, through every interleaving and weak-memory behaviour that matters."""

@@ -1,7 +1,8 @@
 """The facade over simulated memory: the names of ``mm/atomics.pxd``, each handed to the ``mem`` it is called with.
 
-Memory operations go to ``mem`` (see ``memory`` and ``machine``). Fences, ``cpu_relax`` and ``now_ns`` have no ``mem``; they go to the one
-that runs at present, :data:`current`. Time stands still here: a timeout never expires unless a scenario makes it a choice.
+Memory operations go to ``mem`` (see ``memory`` and ``machine``). Fences, ``cpu_relax`` and ``now_ns`` have no ``mem``; they go
+to the one that runs at present, :data:`current`. Time stands still here: a timeout never expires unless a scenario makes it a
+choice.
 """
 
 from .plain import GEOMETRY, ORDERS, folio_at, page_at  # noqa: F401

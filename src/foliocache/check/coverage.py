@@ -1,7 +1,7 @@
 """Is every atomic operation needed as it is? Each one weakened and each one dropped, against the whole suite.
 
-``python -m foliocache.check.coverage`` prints, for every atomic operation of the modules that the protocol's argument rests on, which
-scenario fails without it, or the reason why it may be weaker than it is. What is neither is a hole in the suite.
+``python -m foliocache.check.coverage`` prints, for every atomic operation of the modules that the protocol's argument rests on,
+which scenario fails without it, or the reason why it may be weaker than it is. What is neither is a hole in the suite.
 """
 
 import ast
@@ -12,16 +12,8 @@ from . import loader, scenario
 
 MODULES = ("page_ref", "folio", "xarray", "pagetable")
 SLOW = {"lookup/three-getters", "lock/three", "lookup/two-getters", "tree/lookup-truncate-reuse"}
-# Functions whose callers hold the lock that orders them, or that only count and set up: no scenario runs them side by side.
-UNDER_LOCK = "only under the tree lock, which orders it"
-REASONS = {
-    ("xarray", "load", "weaken"): "what is found is got next, and that acquires; the order only makes a stale walk less likely",
-    ("xarray", "find", "weaken"): "an entry is only a hint: it is checked, and the folio at the end proves itself",
-    ("xarray", "_publish", "weaken"): "a reader of the entry gets the folio next, and synchronizes with its init",
-    ("xarray", "_erase", "weaken"): "the drop that follows is a release, and who reads from it is who must see the clear",
-    ("pagetable", "map", "weaken"): "as xarray._publish: the get synchronizes with the folio's init",
-    ("xarray", "_empty_level", "weaken"): UNDER_LOCK,
-}
+# (module, function, "weaken" or "drop"): why an operation may stay although nothing fails without it. Empty: none is redundant.
+REASONS: dict[tuple[str, str, str], str] = {}
 
 
 @dataclasses.dataclass(frozen=True)

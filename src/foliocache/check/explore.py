@@ -1,11 +1,11 @@
 """Visits every consistent execution graph of a program once: stateless, without storing what was seen.
 
 The algorithm is TruSt (Kokologiannakis, Marmanis, Gladstein, Vafeiadis, "Truly stateless, optimal dynamic partial order
-reduction", POPL 2022), which GenMC uses. Threads run one after the other, so a read cannot take a write of a thread that has not
-run yet. That is made good when the write comes: it *revisits* each earlier read of its location that is not among its causes. The
-read then takes the new write, and what was added after the read, except the causes of the write, is cut off and grows again.
-One graph could be reached so from several; :func:`maximal` picks the one in which everything cut off had been added in the
-plainest way. No graph is reached twice, and none is missed.
+reduction", POPL 2022), which GenMC uses. Threads run one after the other, so a read cannot take a write of a thread that has
+not run yet. That is made good when the write comes: it *revisits* each earlier read of its location that is not among its
+causes. The read then takes the new write, and what was added after the read, except the causes of the write, is cut off and
+grows again. One graph could be reached so from several; :func:`maximal` picks the one in which everything cut off had been
+added in the plainest way. No graph is reached twice, and none is missed.
 
 What is left to do is a stack of (graph, alternatives), in which any entry can be explored without the others. That is how one
 scenario is spread over processes (``parallel``).

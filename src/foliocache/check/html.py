@@ -1,4 +1,4 @@
-"""A counterexample as one HTML page that needs nothing but a browser: the schedule, a column for each thread, drawn as it runs."""
+"""A counterexample as one HTML page that needs nothing but a browser: the schedule, a column for each thread, as it runs."""
 
 import html
 
@@ -11,11 +11,14 @@ STYLE = """
 --badbg:#3a1c1a;--note:#e0b050}}
 body{background:var(--bg);color:var(--fg);font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1500px;padding:0 1rem}
 h1{font-size:1.3rem;margin:0 0 .3rem}p{margin:.3rem 0;max-width:75ch}code,svg text{font-family:ui-monospace,monospace}
-.verdict{background:var(--badbg);color:var(--bad);padding:.6rem .9rem;border-radius:6px;font-weight:600;margin:1rem 0;max-width:none}
-svg{width:100%;height:auto;display:block}svg text{font-size:12.5px;fill:var(--fg)}.dim{fill:var(--dim)!important;font-size:11px!important}
+.verdict{background:var(--badbg);color:var(--bad);padding:.6rem .9rem;border-radius:6px;font-weight:600;
+margin:1rem 0;max-width:none}
+svg{width:100%;height:auto;display:block}
+svg text{font-size:12.5px;fill:var(--fg)}.dim{fill:var(--dim)!important;font-size:11px!important}
 .head{font-weight:700;font-size:14px!important}.life{stroke:var(--line);stroke-width:1}.run{fill:var(--run)}
 .switch{stroke:var(--dim);stroke-width:1.2;fill:none;stroke-dasharray:3 3}.stale{stroke:var(--note);stroke-width:1.5;fill:none}
-.note{fill:var(--note)!important;font-size:11.5px!important}.bad{fill:var(--bad)!important;font-weight:700}.replay{color:var(--dim);
+.note{fill:var(--note)!important;font-size:11.5px!important}.bad{fill:var(--bad)!important;font-weight:700}
+.replay{color:var(--dim);
 font-size:.8rem;word-break:break-all;max-width:none}
 """
 
@@ -80,4 +83,5 @@ def _row(s, rows, starts, previous, end):
         yield f'<text class="note" x="{left + 12}" y="{y + 19}">↳ {_(s.note)}</text>'
         if s.source in rows:
             above = rows[s.source]
-            yield f'<path class="stale" d="M{starts[s.origin]} {above + 4} C{left - 30} {above + 30} {left - 34} {y - 30} {left - 5} {y}"/>'
+            curve = f"C{left - 30} {above + 30} {left - 34} {y - 30} {left - 5} {y}"
+            yield f'<path class="stale" d="M{starts[s.origin]} {above + 4} {curve}"/>'

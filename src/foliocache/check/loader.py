@@ -1,15 +1,15 @@
 """Imports the shipped core a second time, uncompiled, over another ``atomics``.
 
-The core's modules import each other relatively, so a package with another name on the same ``__path__`` is a complete, independent
-copy of the core. Three things make that copy differ from the compiled one, and nothing in ``mm`` knows of them:
+The core's modules import each other relatively, so a package with another name on the same ``__path__`` is a complete,
+independent copy of the core. Three things make that copy differ from the compiled one, and nothing in ``mm`` knows of them:
 
 - a meta-path finder serves the alias package from ``.py`` files only; the extension modules beside them are never looked at;
 - ``<alias>.atomics`` is in ``sys.modules`` before anything imports it, so the facade's other body is found there;
 - the source passes through :func:`rewrite` on its way to the compiler: layout constants can be made smaller, and mutations
   (see ``mutation``) can damage one function on purpose. Line numbers stay those of the file on disk.
 
-``import cython`` inside the core finds a stand-in, whether Cython is installed or not: the checker needs no compiler, and a core
-that started to use ``cython.cast`` and the like would fail here at once, instead of meaning something else uncompiled.
+``import cython`` inside the core finds a stand-in, whether Cython is installed or not: the checker needs no compiler, and a
+core that started to use ``cython.cast`` and the like would fail here at once, instead of meaning something else uncompiled.
 """
 
 import ast

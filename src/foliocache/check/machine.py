@@ -1,12 +1,13 @@
 """Runs one thread of a program against a graph, and tells the explorer what else could have happened.
 
-The thread's operations come in as calls (``load``, ``store``, ``rmw`` ...). As long as the graph has events of this thread left, they are
-the answer. The first operation without one becomes a new event: the machine works out every message it may read or every place
-it may take in ``mo``, goes on with one and hands the rest to the explorer as alternatives.
+The thread's operations come in as calls (``load``, ``store``, ``rmw`` ...). As long as the graph has events of this thread
+left, they are the answer. The first operation without one becomes a new event: the machine works out every message it may read
+or every place it may take in ``mo``, goes on with one and hands the rest to the explorer as alternatives.
 
-Waiting. A retry loop of the core calls ``cpu_relax`` once per round. A round that changed nothing need not be repeated: whatever a
-second round could read, the first one could have read, so the thread is *blocked*, and later writes revisit its reads. A round
-that did change something is repeated unless an earlier round read exactly the same values (then it is a *stutter*).
+Waiting. A retry loop of the core calls ``cpu_relax`` once per round. A round that changed nothing need not be repeated:
+whatever a second round could read, the first one could have read, so the thread is *blocked*, and later writes revisit its
+reads. A round that did change something is repeated unless an earlier round read exactly the same values (then it is a
+*stutter*).
 """
 
 import errno
@@ -184,7 +185,7 @@ class Machine(Steps, Geometry):
         return 0
 
     def wake(self, loc, n):
-        """futex_wake, first come, first served. It writes even with nobody asleep: its lock orders it with who lies down later."""
+        """futex_wake, first come, first served. It writes even with nobody asleep: its lock orders it with later sleepers."""
         before = self.rmw(("futex", loc), "acq_rel", lambda sleepers: (sleepers or ())[n:])
         return min(n, len(before or ()))
 
@@ -195,7 +196,7 @@ class Machine(Steps, Geometry):
         return self.new_read(loc, order, True)
 
     def until(self, loc, satisfied, detail=None, order="relaxed"):
-        """Wait for a message of ``loc`` that satisfies; of the others only the last need be tried (the rest cannot be revisited)."""
+        """Wait for a message of ``loc`` that satisfies; of the others only the last is tried (the rest cannot be revisited)."""
         if self.i < self.n:
             e = self.log[self.i]
             self.i += 1

@@ -1,9 +1,9 @@
 """Simulated memory: what the core's functions take as ``mem`` when they run under the checker.
 
 :class:`Direct` is a dictionary. It serves the sequential parts of a scenario, before the threads start and after they end.
-:class:`Machine` runs one thread against an execution graph: operations that the graph has already are answered from it, the first
-one that it lacks is added. Threads are ordinary Python calls, one after the other; a thread that must wait for another is unwound
-by an exception and run again later, so nothing ever has to be suspended in the middle.
+:class:`Machine` runs one thread against an execution graph: operations that the graph has already are answered from it, the
+first one that it lacks is added. Threads are ordinary Python calls, one after the other; a thread that must wait for another is
+unwound by an exception and run again later, so nothing ever has to be suspended in the middle.
 """
 
 from . import plain

@@ -4,11 +4,12 @@ All three are one machine with different rules. What is common: program order an
 that has been executed: no load buffering), every location is coherent (nobody goes back behind what happens before him), and
 nothing comes between the halves of a read-modify-write. The explorer adds one event at a time and asks :meth:`allows` here.
 
-``rc11``  C11 as repaired by Lahav et al. (PLDI 2017), with C++20's release sequences (read-modify-writes only). Acquire, release and
-          fences act through the clocks of ``graph``; seq_cst through the acyclicity of ``psc``, exactly as in the paper.
+``rc11``  C11 as repaired by Lahav et al. (PLDI 2017), with C++20's release sequences (read-modify-writes only). Acquire,
+          release and fences act through the clocks of ``graph``; seq_cst through the acyclicity of ``psc``, exactly as in the paper.
 ``tso``   x86-TSO: every load acquires, every store releases, and the global order (program order except store to load, external
-          reads-from, modification order, from-read) has no cycle. A locked instruction, also a cmpxchg that fails, is a fence, and
-          so is a seq_cst store. This is herd's x86tso; it equals the machine with store buffers (Owens, Sarkar, Sewell 2009).
+          reads-from, modification order, from-read) has no cycle. A locked instruction, also a cmpxchg that fails, is a fence,
+          and so is a seq_cst store. This is herd's x86tso; it equals the machine with store buffers (Owens, Sarkar, Sewell
+          2009).
 ``sc``    the same with all of program order in the global order.
 
 An event that comes last in ``mo``, or reads the last message, has no edge to anything: only the others need a search.
@@ -75,7 +76,7 @@ def locked(e):
 
 class StoreBuffers(Interleaving):
     def program(self, events, e):
-        """The nearest earlier events that ``e`` is ordered after: loads and locked ones; stores too, if it is not a plain load."""
+        """The nearest earlier events that ``e`` is ordered after: loads and locked ones; stores, unless it is a plain load."""
         found = []
         load = e.kind is READ and not e.ex
         want_load, want_store = True, not load

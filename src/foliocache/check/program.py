@@ -15,9 +15,10 @@ from .parallel import spread
 class Program:
     """``threads`` are functions of ``mem`` that touch nothing but ``mem``; what they return goes to ``final(mem, results)``.
 
-    ``final`` looks at the memory that is left and raises ``AssertionError`` if it may not be so; what it returns (or, without it, the
-    results) is the execution's *outcome*. A thread that is ``mortal`` may die at each of its operations; its result is None then.
-    With ``timeouts`` every futex_wait may also time out. ``barriers`` is how often one of the threads calls ``steps.membarrier``. ``names`` tells locations to the reader: ``{offset: "slot"}`` or a function.
+    ``final`` looks at the memory that is left and raises ``AssertionError`` if it may not be so; what it returns (or, without
+    it, the results) is the execution's *outcome*. A thread that is ``mortal`` may die at each of its operations; its result is
+    None then. With ``timeouts`` every futex_wait may also time out. ``barriers`` is how often one of the threads calls
+    ``steps.membarrier``. ``names`` tells locations to the reader: ``{offset: "slot"}`` or a function.
     """
 
     threads: list
@@ -90,7 +91,8 @@ class Program:
 def explore(program, model="rc11", jobs=1, budget=None, stop=True, bound=None):
     """Explore ``program`` under the model of that name; the result says what was seen and whether it was everything.
 
-    ``budget`` is in seconds; ``bound`` leaves out failures whose plainest schedule needs more preemptions. ``stop`` at the first failure.
+    ``budget`` is in seconds; ``bound`` leaves out failures whose plainest schedule needs more preemptions. ``stop`` at the
+    first failure.
     """
     deadline = time.perf_counter() + budget if budget else None
     explorer = program.explorer(model, deadline=deadline, stop=stop, bound=bound)

@@ -1,6 +1,7 @@
 """One execution again, from a string: for looking at it, with names and source lines, and for telling others about it.
 
-The string (see ``script``) is complete, so nothing is searched: a thread that needs a write of another one waits until that has run.
+The string (see ``script``) is complete, so nothing is searched: a thread that needs a write of another one waits until that has
+run.
 """
 
 import sys

@@ -1,8 +1,8 @@
 """Scenarios: named programs over the shipped core, with the bugs that each must notice.
 
-A scenario is a function that builds a :class:`Program` from a copy of the core. Its *bugs* are mutations of the shipped source; each
-says under which models it must be found, and the suite is as surprised by a bug that goes unnoticed as by a failure without one.
-*Variants* are mutations that are right as well: another scheme, or an order that the protocol does not need.
+A scenario is a function that builds a :class:`Program` from a copy of the core. Its *bugs* are mutations of the shipped source;
+each says under which models it must be found, and the suite is as surprised by a bug that goes unnoticed as by a failure
+without one. *Variants* are mutations that are right as well: another scheme, or an order that the protocol does not need.
 """
 
 import dataclasses
@@ -80,7 +80,7 @@ class Row:
 
 
 def scenario(name, layout=None, stand_ins=(), bugs=None, variants=None, models=ALL, large=False):
-    """Registers the decorated builder. What is too large for all ``models`` runs under rc11: it has all executions of the others."""
+    """Registers the decorated builder. What is too large for all ``models`` runs under rc11, which has all executions."""
 
     def register(build):
         doc = inspect.cleandoc(build.__doc__ or "")

@@ -1,8 +1,8 @@
 """The replay string of an execution.
 
-First the thread that fails (``-`` if it is the final state), then, separated by slashes, for each thread a token for each of its
-events: what a read takes (``i``, the initial value, or thread.event), where a write stands in its location's order (``w3``), what was
-chosen (``c1``), ``f`` for a fence.
+First the thread that fails (``-`` if it is the final state), then, separated by slashes, for each thread a token for each of
+its events: what a read takes (``i``, the initial value, or thread.event), where a write stands in its location's order
+(``w3``), what was chosen (``c1``), ``f`` for a fence.
 """
 
 from .graph import CHOICE, FENCE, READ

@@ -1,11 +1,12 @@
 """Steps of a thread that are no memory operations of its own: dying, and taking a process-wide barrier.
 
-**Death.** A mortal thread may die before each of its operations: a choice, explored like any other. ``is_dead`` tells others; who sees
-it sees all that the dead one did (the kernel tells it, after the last instruction).
+**Death.** A mortal thread may die before each of its operations: a choice, explored like any other. ``is_dead`` tells others;
+who sees it sees all that the dead one did (the kernel tells it, after the last instruction).
 
-**membarrier(2).** The caller makes every other thread execute a full fence at some point between call and return. Modelled as what it
-is, an interrupt: before each operation another thread may take it (once it has been sent), which is a seq_cst fence there, and
-acknowledges it; the caller fences, sends, waits for all, fences. A thread that has ended has passed a fence on its way out.
+**membarrier(2).** The caller makes every other thread execute a full fence at some point between call and return. Modelled as
+what it is, an interrupt: before each operation another thread may take it (once it has been sent), which is a seq_cst fence
+there, and acknowledges it; the caller fences, sends, waits for all, fences. A thread that has ended has passed a fence on its
+way out.
 """
 
 from .memory import Blocked, Died

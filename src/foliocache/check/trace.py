@@ -1,8 +1,8 @@
 """An execution as a story: its steps in one order, a column for each thread.
 
-A graph is not a schedule. Among its schedules the one is told that needs the fewest oddities (a load of a message that is not the
-newest any more, a store that lands behind a later one), and among those the one with the fewest preemptions. Under ``sc`` there are no
-oddities at all.
+A graph is not a schedule. Among its schedules the one is told that needs the fewest oddities (a load of a message that is not
+the newest any more, a store that lands behind a later one), and among those the one with the fewest preemptions. Under ``sc``
+there are no oddities at all.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ def _same_writer(before, e):
 
 
 def steps(graph):
-    """The events of each thread; the halves of a read-modify-write are one step, and so are plain stores by one function in a row."""
+    """Each thread's events; the halves of a read-modify-write are one step, and so are a function's plain stores in a row."""
     columns = []
     for t, events in enumerate(graph.threads):
         column = []

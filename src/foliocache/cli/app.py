@@ -30,6 +30,7 @@ COMMANDS = {
     "ls": ("foliocache.cli.pools:ls", "The objects in a pool: how much of each is cached, and its pins."),
     "fsck": ("foliocache.cli.pools:fsck", "Walk a whole pool and say what is wrong in it."),
     "rm": ("foliocache.cli.pools:rm", "Remove a pool."),
+    "bench": ("foliocache.cli.bench:bench", "Measure the core on this machine, against its budgets."),
     "verify": ("foliocache.cli.verify:verify", "Check the shipped core with the model checker."),
 }
 

@@ -32,11 +32,15 @@ def alloc_folio(mem, me, order):
 
 
 def shrink(mem, me, want):
-    """Evict cold folios until want pages have come free; how many have. Gives up when PINNED_MAX in a row were in use."""
+    """Evict cold folios until want pages have come free; how many have.
+
+    Gives up when PINNED_MAX in a row were in use, or every one that there is.
+    """
     freed = 0
     refused = 0
+    most = min(layout.PINNED_MAX, _cached(mem) + 1)
     rounds = 2 + 2 * _cached(mem) // layout.SCAN_BATCH  # enough to clear every PG_REFERENCED once
-    while freed < want and refused < layout.PINNED_MAX and rounds > 0:
+    while freed < want and refused < most and rounds > 0:
         pfn = lru.isolate(mem, me)
         if pfn == layout.NIL:
             rounds -= 1

@@ -1,4 +1,4 @@
-"""The reference word alone: who destroys, what is destroyed, and what late getters do to it (design section 2, rules 1-3, 6)."""
+"""The reference word alone: who destroys, what is destroyed, what late getters do to it (design section 2, rules 1-3, 6)."""
 
 from ..mutation import Edit, Replace
 from ..program import Program
@@ -127,6 +127,31 @@ def put_parallel(core):
     return program(core, live(core, 2, core.layout.TYPE_FILE), [dropper(core, 1), dropper(core, 2)], all_free(core))
 
 
+TYPE_AFTER_SUB = Replace("page_ref", "put", """
+    def put(mem, folio):
+        old = atomics.fetch_sub_release(mem, folio + layout.F_REF, 1)
+        atomics.read32(mem, folio + layout.F_KIND)
+        return old == 1 and atomics.cmpxchg_acquire(mem, folio + layout.F_REF, 0, layout.FROZEN) == 0
+""")  # fmt: skip
+
+
+@scenario(
+    "put/parallel-reuse",
+    stand_ins=stage.ONE_PAGE,
+    bugs={
+        "type-after-sub": Bug((TYPE_AFTER_SUB,), ALL, "after the sub the folio may be another's already"),
+        "sub-relaxed": Bug((RELAXED_SUB,), WEAK),
+        "freeze-relaxed": Bug((RELAXED_FREEZE,), WEAK),
+    },
+    variants={**SCHEMES, "type-before-freeze": Bug((TYPE_BEFORE,))},
+)
+def put_parallel_reuse(core):
+    """Two holders drop at once, and the page is used again, without any speculative getter: only one put makes the count zero,
+    so the type may even be read before the sub, but not between the sub and the freeze."""
+    threads = [dropper(core, 1), dropper(core, 2), reuser(core, 3, core.layout.TYPE_NODE)]
+    return program(core, live(core, 2, core.layout.TYPE_FILE), threads, all_free(core))
+
+
 @scenario(
     "put/revive",
     stand_ins=stage.ONE_PAGE,
@@ -137,7 +162,7 @@ def put_parallel(core):
         """),), ALL, "everybody who makes the count zero destroys: a revived zero is destroyed twice"),
         "sub-relaxed": Bug((RELAXED_SUB,), WEAK, "the optimist's look is not ordered before another's destructor"),
         "freeze-relaxed": Bug((RELAXED_FREEZE,), WEAK, ""),
-        "freeze-unheeded": Bug((Edit("page_ref", "put", "FROZEN) == 0", "FROZEN) >= 0"),), ALL, "who loses the freeze destroys, too"),
+        "freeze-unheeded": Bug((Edit("page_ref", "put", "FROZEN) == 0", "FROZEN) >= 0"),), ALL, "the loser destroys, too"),
     },
     variants=SCHEMES,
 )  # fmt: skip
@@ -161,8 +186,8 @@ def put_revive(core):
     variants=SCHEMES,
 )  # fmt: skip
 def put_aba(core):
-    """The thread's T1, T2, T3. T1 drops 1 -> 0 and sleeps before its cmpxchg. T2 gets 0 -> 1, uses the page, drops it and frees it. T3
-    allocates it as another type and drops it to 0. T1 wakes, and its cmpxchg succeeds on the other zero."""
+    """The thread's T1, T2, T3. T1 drops 1 -> 0 and sleeps before its cmpxchg. T2 gets 0 -> 1, uses the page, drops it and frees
+    it. T3 allocates it as another type and drops it to 0. T1 wakes, and its cmpxchg succeeds on the other zero."""
     threads = [dropper(core, 1), optimist(core, 2), reuser(core, 3, core.layout.TYPE_NODE)]
     return program(core, live(core, 1, core.layout.TYPE_FILE), threads, all_free(core))
 
@@ -188,7 +213,7 @@ def put_aba(core):
             "atomics.cmpxchg_relaxed(mem, folio + layout.F_REF, old + 1, layout.FROZEN)",
             "atomics.fetch_sub_relaxed(mem, folio + layout.F_REF, 1)"),), ALL, "the reset takes a reference of the next life"),
     },
-    variants={},
+    variants=SCHEMES,
 )  # fmt: skip
 def freeze_gets(core):
     """Reclaim freezes a folio with one reference and changes it, then gives it back; two getters come at any time."""
@@ -208,7 +233,11 @@ def freeze_gets(core):
     return program(core, live(core, 1, core.layout.TYPE_FILE), threads, final)
 
 
-@scenario("get/overflow", bugs={"no-reset": Bug(V4, ALL, "the word creeps on")}, variants={})
+@scenario(
+    "get/overflow",
+    bugs={"v4": Bug(V4, ALL, "nobody resets the word: it creeps on, and overflows in the end")},
+    variants={name: SCHEMES[name] for name in ("mainline", "cmpxchg-loop")},
+)
 def get_overflow(core):
     """Failed getters leave the frozen word as it was, however they overlap: its excess is bounded by those under way."""
     at = stage.MEMMAP
@@ -221,3 +250,114 @@ def get_overflow(core):
         assert core.page_ref.count(mem, at) == core.layout.FROZEN, f"the word is {core.page_ref.count(mem, at):#x}"
 
     return program(core, lambda mem: core.page_ref.init(mem, at, core.layout.FROZEN), [getter, getter], final)
+
+
+# Large folios, on the shipped buddy allocator: two pages, one block of order 1 or two of order 0.
+PAIR = {"MAX_ORDER": 1}
+BUDDIES = (
+    Replace("wait", "lock", """
+        def lock(mem, word, me):
+            while atomics.cmpxchg_acquire(mem, word, 0, me + 1) != 0:
+                atomics.cpu_relax()
+    """),
+    Replace("wait", "unlock", """
+        def unlock(mem, word):
+            atomics.store_release(mem, word, 0)
+    """),
+    Edit("page_alloc", "free", "    wait.lock(",
+        "    for each in range(pfn, pfn + (1 << order)):\n        atomics.poison(mem, each)\n    wait.lock("),
+    stage.ONE_PAGE[2],
+)  # fmt: skip
+THAWED = "page_ref.init(mem, atomics.folio_at(mem, {}), 0)"
+LARGE_BUGS = {
+    "destroy-stores-zero": Bug((Edit("folio", "destroy", "    page_alloc.free(mem, me, pfn, order)", f"""\
+    for tail in range(1, 1 << order):
+        {THAWED.format("pfn + tail")}
+    page_alloc.free(mem, me, pfn, order)"""),), ALL, "the tails of a large folio come free thawed"),
+    "split-stores-zero": Bug((Edit("page_alloc", "_split", "        have -= 1\n",
+        f"        have -= 1\n        {THAWED.format('pfn + (1 << have)')}\n"),), ALL, "the upper half comes free thawed"),
+}  # fmt: skip
+TAIL_THAWED = Edit("folio", "prepare", "    kind.set(mem, pfn, type, order)\n", f"""\
+    kind.set(mem, pfn, type, order)
+    for tail in range(1, 1 << order):
+        {THAWED.format("pfn + tail")}
+""")  # fmt: skip
+
+
+def begin(core, mem, me, order, content):
+    """Allocate and set up a folio: its pfn, or NIL."""
+    pfn = core.page_alloc.alloc(mem, me, order)
+    if pfn != core.layout.NIL:
+        core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, order, 0, pfn, 0)
+        for each in range(pfn, pfn + (1 << order)):
+            stage.fill(mem, each, content)
+        core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
+    return pfn
+
+
+def late(core, me, pfn):
+    """A getter who has a pfn from a former life."""
+
+    def get_use_put(mem):
+        if core.page_ref.try_get(mem, core.atomics.folio_at(mem, pfn)) != core.layout.GOT:
+            return "refused"
+        content = stage.look(mem, pfn)
+        assert content == "small", f"page {pfn} was got as a folio of its own, and is {content}"
+        assert core.kind.order(mem, pfn) == 0
+        core.folio.put(mem, me, pfn)
+        return "got"
+
+    return get_use_put
+
+
+def pair_left(core):
+    """In the end the second thread says how many pages it has; the others are free. Whether they refuse, the getter sees."""
+
+    def final(mem, results):
+        free = core.page_alloc.free_pages(mem)
+        assert free == 2 - results[1], f"{free} pages are free, and {results[1]} used"
+
+    return final
+
+
+@scenario("large/free-reuse", PAIR, BUDDIES, bugs={
+    **LARGE_BUGS,
+    "init-relaxed": Bug((RELAXED_INIT,), WEAK, "a late getter is not ordered after the set-up of the new life"),
+    "add-relaxed": Bug((Edit("page_ref", "try_get", "fetch_add_acquire", "fetch_add_relaxed"),), WEAK),
+}, variants=SCHEMES)  # fmt: skip
+def large_free_reuse(core):
+    """A large folio is freed, its block split, its tail page used as a folio of its own; a getter comes late, with its pfn."""
+
+    def setup(mem):
+        core.page_alloc.setup(mem, 0)
+        assert begin(core, mem, 0, 1, "large") == 0
+
+    def reuse(mem):
+        if begin(core, mem, 2, 0, "small") == core.layout.NIL:
+            return 0
+        pfn = begin(core, mem, 2, 0, "small")
+        assert pfn == 1, "the tail is not handed out"
+        core.folio.put(mem, 2, pfn)
+        return 1
+
+    threads = [late(core, 1, 1), reuse, lambda mem: core.folio.put(mem, 3, 0)]
+    return program(core, setup, threads, pair_left(core))
+
+
+@scenario("large/merge", PAIR, BUDDIES, bugs={
+    "tail-thawed": Bug((TAIL_THAWED,), ALL, "the tail of a new large folio can be got"),
+    "sub-relaxed": Bug((RELAXED_SUB,), WEAK, "the getter's look is not ordered before the next life"),
+}, variants=SCHEMES)  # fmt: skip
+def large_merge(core):
+    """Two small folios are freed, merge, and become a large one; a getter comes late, with the pfn of what is a tail now."""
+
+    def setup(mem):
+        core.page_alloc.setup(mem, 0)
+        assert [begin(core, mem, 0, 0, "small") for _ in range(2)] == [0, 1]
+
+    def merge(mem):
+        core.folio.put(mem, 2, 0)
+        core.folio.put(mem, 2, 1)
+        return 0 if begin(core, mem, 2, 1, "large") == core.layout.NIL else 2
+
+    return program(core, setup, [late(core, 1, 1), merge], pair_left(core))

@@ -61,12 +61,6 @@ def names(loc):
     return known
 
 
-def complete(core, mem, me, pfn):
-    """``fill.complete``, with the client if it wants one."""
-    wants_client = core.fill.complete.__code__.co_argcount == 3
-    core.fill.complete(mem, *((me, pfn) if wants_client else (pfn,)))
-
-
 def look(mem, pfn):
     """Read a page's content."""
     return mem.read(("page", pfn))

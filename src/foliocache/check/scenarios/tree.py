@@ -1,7 +1,8 @@
-"""The whole path, nothing left out but how a lock sleeps: mappings, radix trees with nodes, the slab, the buddy allocator, the queues.
+"""The whole path, nothing left out but how a lock sleeps: mappings, radix trees with nodes, the slab, the buddy allocator, the
+queues.
 
-Geometry is as small as it goes: nodes of 4 slots, pages of 256 bytes (3 nodes, 2 records). A lock is a spin lock here; that the shipped
-one is a lock at all is shown in ``waiting``.
+Geometry is as small as it goes: nodes of 4 slots, pages of 256 bytes (3 nodes, 2 records). A lock is a spin lock here; that the
+shipped one is a lock at all is shown in ``waiting``.
 """
 
 from ..mutation import Edit, Replace
@@ -72,7 +73,7 @@ class Cached:
             assert grabbed & core.layout.GRAB_ADDED
             self.pfn = grabbed & 0xFFFFFFFF
             stage.fill(mem, self.pfn, (self.ino, index))
-            stage.complete(core, mem, 0, self.pfn)
+            core.filemap.complete(mem, 0, self.pfn)
             core.folio.put(mem, 0, self.pfn)
         self.head = core.mapping.head(mem, self.ino)
 
@@ -103,7 +104,7 @@ class Cached:
             pfn = grabbed & 0xFFFFFFFF
             if grabbed & core.layout.GRAB_ADDED:
                 stage.fill(mem, pfn, (ino, index))
-                stage.complete(core, mem, me, pfn)
+                core.filemap.complete(mem, me, pfn)
             core.folio.put(mem, me, pfn)
             return "inserted"
 
@@ -166,7 +167,8 @@ def tree_lookup_remove(core):
 
 
 @scenario("tree/node-freed", SMALL, SPIN, {"unlink-dropped": Bug((Edit("xarray", "_erase",
-    "        return False\n    atomics.store_relaxed(mem, slot, 0)", "        return False"),), ALL, "the parent names a free node")})  # fmt: skip
+    "        return False\n    atomics.store_relaxed(mem, slot, 0)", "        return False"),), ALL,
+    "the parent names a free node")})  # fmt: skip
 def tree_node_freed(core):
     """A tree of two levels: with its last folio the lower node goes, while a getter stands in it."""
     c = Cached(core, 5, more=(5,), height=2)
@@ -204,3 +206,117 @@ def tree_reuse(core):
     """Lookup, truncation, and another mapping that comes into what has come free: late walkers meet what belongs to others."""
     c = Cached(core, 4)
     return c.program(c.getter(1), c.truncater(2), c.inserter(3, 2))
+
+
+# A filler under way, a truncation, and somebody who waits for the page.
+
+NOT_LOCKED = Edit("filemap", "_grab", "        fill.begin(mem, me, pfn)\n", "")
+KEPT_BY_TRUNCATE = Edit("filemap", "truncate", "            folio.put(mem, me, pfn)", "            pass")
+FAIL_FIRST = Edit("filemap", "remove", "    if not mapping.lock", "    fill.fail(mem, pfn)\n    if not mapping.lock")
+REMOVED_TWICE = Edit("filemap", "remove", " if attached else 1", "")
+
+
+class Filling(Cached):
+    """Nothing is cached yet but a mapping; or, ``begun``, client 1 has a folio at INDEX locked, to fill it."""
+
+    def __init__(self, core, pages, begun):
+        super().__init__(core, pages)
+        self.begun = begun
+
+    def setup(self, mem):
+        core = self.core
+        for part in (core.slab, core.lru, core.mapping):
+            part.setup(mem)
+        core.page_alloc.setup(mem, 0)
+        self.ino = opened(core, mem, 1)
+        self.head = core.mapping.head(mem, self.ino)
+        if self.begun:
+            self.pfn = core.filemap.grab(mem, 1, self.ino, INDEX, 0, 1) & 0xFFFFFFFF
+
+    def filler(self, me, fails=False):
+        def fill(mem):
+            core = self.core
+            if self.begun:
+                pfn = self.pfn
+            else:
+                grabbed = core.filemap.grab(mem, me, self.ino, INDEX, 0, 1)
+                if grabbed >= core.layout.GRAB_NOMEM:
+                    return "gone"
+                pfn = grabbed & 0xFFFFFFFF
+            if fails:  # as lease.Lease does it
+                core.filemap.remove(mem, me, self.ino, pfn)
+                core.fill.fail(mem, pfn)
+            else:
+                stage.fill(mem, pfn, (self.ino, INDEX))
+                core.filemap.complete(mem, me, pfn)
+            core.folio.put(mem, me, pfn)
+            return "filled"
+
+        return fill
+
+    def waiter(self, me):
+        def wait(mem):
+            core = self.core
+            pfn = core.filemap.find_get(mem, me, self.ino, self.head, self.height, INDEX)
+            if pfn == core.layout.NIL:
+                return "miss"
+            seen = core.fill.wait(mem, pfn, 1)
+            if seen & core.layout.PG_ERROR:
+                again = core.filemap.find_get(mem, me, self.ino, self.head, self.height, INDEX)
+                assert again == core.layout.NIL, "who wakes to PG_ERROR finds the failed folio again"
+                content = "miss"
+            else:
+                assert seen & core.layout.PG_UPTODATE, f"woke to flags {seen:#x}"
+                content = stage.look(mem, pfn)
+                assert content == (self.ino, INDEX), f"waited for {(self.ino, INDEX)}, found {content}"
+            core.folio.put(mem, me, pfn)
+            return content
+
+        return wait
+
+    def program(self, *threads):
+        def final(mem, results):
+            if self.core.mapping.lookup(mem, 0, 1, 1):
+                self.core.filemap.truncate(mem, 0, self.ino, 3)
+            assert self.core.page_alloc.free_pages(mem) == self.pages, "a page is lost"
+
+        return super().program(*threads, final=final)
+
+
+@scenario(
+    "tree/fill-truncate",
+    SMALL,
+    SPIN,
+    bugs={
+        "kept-by-truncate": Bug((KEPT_BY_TRUNCATE,), ALL, "nobody drops the slot's reference"),
+        "result-relaxed": Bug((Edit("flags", "unlock", "fetch_or_release", "fetch_or_relaxed"),), WEAK),
+        "sub-relaxed": Bug((lookup.BARRIERS["sub-relaxed"],), WEAK),
+    },
+    variants=KERNEL_ORDERS,
+)
+def tree_fill_truncate(core):
+    """A folio is being filled while its mapping is truncated, and somebody waits for it: he gets its content, or a miss."""
+    c = Filling(core, 4, begun=True)
+    return c.program(c.filler(1), c.truncater(2), c.waiter(3))
+
+
+@scenario("tree/grab-truncate", SMALL, SPIN, {"not-locked": Bug((NOT_LOCKED,), ALL, "a waiter finds neither lock nor content")})
+def tree_grab_truncate(core):
+    """As tree/fill-truncate, from the first look: the folio may be added before, after, or to a mapping that is gone."""
+    c = Filling(core, 4, begun=False)
+    return c.program(c.filler(1), c.truncater(2), c.waiter(3))
+
+
+@scenario(
+    "tree/fail-truncate",
+    SMALL,
+    SPIN,
+    bugs={
+        "fail-before-withdrawn": Bug((FAIL_FIRST,), ALL, "a waiter wakes to PG_ERROR and finds the same folio"),
+        "removed-twice": Bug((REMOVED_TWICE,), ALL, "the mapping counts one folio too few, and its record is never freed"),
+    },
+)
+def tree_fail_truncate(core):
+    """The fill fails, and its folio is withdrawn, by the filler or by the truncation; a waiter finds a miss."""
+    c = Filling(core, 4, begun=True)
+    return c.program(c.filler(1, fails=True), c.truncater(2), c.waiter(3))

@@ -24,9 +24,9 @@ def locker(core, me):
 
 
 LOCK_BUGS = {
-    "lock-relaxed": Bug((Edit("wait", "lock", "cmpxchg_acquire", "cmpxchg_relaxed"),), WEAK, "it may see the state before the last one"),
+    "lock-relaxed": Bug((Edit("wait", "lock", "cmpxchg_acquire", "cmpxchg_relaxed"),), WEAK, "as with no lock at all"),
     "slow-lock-relaxed": Bug((
-        Edit("wait", "_lock_slow", "while atomics.cmpxchg_acquire", "while atomics.cmpxchg_relaxed"),), WEAK, "as lock-relaxed"),
+        Edit("wait", "_lock_slow", "while atomics.cmpxchg_acquire", "while atomics.cmpxchg_relaxed"),), WEAK),
     "unlock-relaxed": Bug((Edit("wait", "unlock", "exchange_release", "exchange_relaxed"),), WEAK),
     "no-waiters-bit": Bug((Edit("wait", "_lock_slow", "(me + 1) | layout.LOCK_WAITERS", "me + 1"),), ALL,
         "with a third waiter: whoever slept forgets the others"),
@@ -76,7 +76,7 @@ def filling(core):
 def filler(core):
     def fill(mem):
         stage.fill(mem, 0, "content")
-        stage.complete(core, mem, 1, 0)
+        core.fill.complete(mem, 0)
 
     return fill
 
@@ -109,7 +109,8 @@ FILL_BUGS = {
     """),), ALL, "a waiter finds the lock gone and no result"),
     "result-relaxed": Bug((RESULT_RELAXED,), WEAK, "nothing orders the content before the result"),
 }  # fmt: skip
-# Which of unlock's two steps releases makes no difference to who waits until both are done; for who does not, see fill/early-reader.
+# Which of unlock's two steps releases makes no difference to who waits until both are done; for who does not, it does:
+# fill/early-reader.
 RELEASE_LAST = (RESULT_RELAXED, Edit("flags", "unlock", "fetch_and_relaxed", "fetch_and_release"))
 
 
@@ -128,7 +129,7 @@ def fill_two(core):
 
 
 @scenario("fill/early-reader", bugs={
-    "load-relaxed": Bug((Edit("flags", "load", "load_acquire", "load_relaxed"),), WEAK, "the content may be read before it is there"),
+    "load-relaxed": Bug((Edit("flags", "load", "load_acquire", "load_relaxed"),), WEAK, "the content may not be there yet"),
     "release-last": Bug(RELEASE_LAST, WEAK, "who sees the result before the unlock is not ordered after the content"),
 })  # fmt: skip
 def fill_early(core):
