@@ -255,15 +255,7 @@ def get_overflow(core):
 # Large folios, on the shipped buddy allocator: two pages, one block of order 1 or two of order 0.
 PAIR = {"MAX_ORDER": 1}
 BUDDIES = (
-    Replace("wait", "lock", """
-        def lock(mem, word, me):
-            while atomics.cmpxchg_acquire(mem, word, 0, me + 1) != 0:
-                atomics.cpu_relax()
-    """),
-    Replace("wait", "unlock", """
-        def unlock(mem, word):
-            atomics.store_release(mem, word, 0)
-    """),
+    *stage.SPIN_LOCK,
     Edit("page_alloc", "free", "    wait.lock(",
         "    for each in range(pfn, pfn + (1 << order)):\n        atomics.poison(mem, each)\n    wait.lock("),
     stage.ONE_PAGE[2],

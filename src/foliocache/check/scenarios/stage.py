@@ -20,6 +20,26 @@ def geometry(pages=2):
     }  # fmt: skip
 
 
+# A lock without its sleep, which ``waiting`` is about.
+SPIN_LOCK = (
+    Replace(
+        "wait",
+        "lock",
+        """
+        def lock(mem, word, me):
+            while atomics.cmpxchg_acquire(mem, word, 0, me + 1) != 0:
+                atomics.cpu_relax()
+    """,
+    ),
+    Replace(
+        "wait",
+        "unlock",
+        """
+        def unlock(mem, word):
+            atomics.store_release(mem, word, 0)
+    """,
+    ),
+)
 # The mapping is there, and nobody else changes it: what matters is the order of what goes on inside.
 TREE = (
     Replace("mapping", "lock", """

@@ -5,7 +5,7 @@ Geometry is as small as it goes: nodes of 4 slots, pages of 256 bytes (3 nodes, 
 shipped one is a lock at all is shown in ``waiting``.
 """
 
-from ..mutation import Edit, Replace
+from ..mutation import Edit
 from ..program import Program
 from ..scenario import ALL, WEAK, Bug, scenario
 from . import lookup, stage
@@ -15,15 +15,7 @@ SMALL = {
     "FIND_RETRIES": 1, "SHRINK_TRIES": 1, "PINNED_MAX": 1, "SCAN_BATCH": 2, "BLOCKS_MAX": 1,
 }  # fmt: skip
 SPIN = (
-    Replace("wait", "lock", """
-        def lock(mem, word, me):
-            while atomics.cmpxchg_acquire(mem, word, 0, me + 1) != 0:
-                atomics.cpu_relax()
-    """),
-    Replace("wait", "unlock", """
-        def unlock(mem, word):
-            atomics.store_release(mem, word, 0)
-    """),
+    *stage.SPIN_LOCK,
     Edit("page_alloc", "free", "    wait.lock(", "    atomics.poison(mem, pfn)\n    wait.lock("),
 )  # fmt: skip
 INDEX = 1
