@@ -10,3 +10,7 @@ def test_nothing_is_unexplained():
     assert not unexplained
     needless = {(c.module, c.function, c.how) for c, found in survey if not found}
     assert needless == set(coverage.REASONS)
+
+
+def test_what_looking_again_is_needed_for():
+    assert all(verdict == row[3] for row, verdict in coverage.rechecks())
