@@ -13,11 +13,13 @@ from .lease import Attachment
 from .mapping import Mapping, key_digest
 from .mm import audit, layout
 
+FILL_TIMEOUT = 60.0
+
 _caches: weakref.WeakValueDictionary[tuple[int, int], "Cache"] = weakref.WeakValueDictionary()
 _caches_lock = threading.Lock()
 
 
-def open(name="default", size=None, page_size=None, mode=0o600, *, clients=None, any_owner=False):
+def open(name="default", size=None, page_size=None, mode=0o600, *, clients=None, any_owner=False, fill_timeout=None):
     """Attach to the cache called name, creating it if there is none.
 
     :param name: letters, digits, ``_``, ``-``, ``.``; one segment of shared memory per name.
@@ -26,12 +28,20 @@ def open(name="default", size=None, page_size=None, mode=0o600, *, clients=None,
     :param mode: permissions of a new segment's file.
     :param clients: how many processes may attach at once. None: what the segment has; 256 for a new one.
     :param any_owner: attach to a segment that belongs to another user, too. He can change its bytes at any time.
+    :param fill_timeout: seconds to wait for another process that is reading a page from the source. Then this one reads it too, for
+        itself alone, uncached. 60 by default. It is this process's, and what the last ``open`` here said is valid. A process that
+        has died is not waited for: its page is read by one who waits.
     :raises SegmentMismatch: the segment has other parameters than those given.
     :raises SegmentFull: shared memory has no room for the pool.
     :raises SegmentError: the segment is damaged, foreign, somebody else's, or has no client slot left.
     :raises ValueError: a parameter makes no sense.
     """
-    return _cache_of(segments_module.create_or_attach(name, size, page_size, mode, clients, any_owner), any_owner)
+    if fill_timeout is not None and not (isinstance(fill_timeout, (int, float)) and fill_timeout >= 0):
+        raise ValueError(f"fill_timeout must be a number of seconds, not {fill_timeout!r}")
+    cache = _cache_of(segments_module.create_or_attach(name, size, page_size, mode, clients, any_owner), any_owner)
+    if fill_timeout is not None:
+        cache.fill_timeout = fill_timeout
+    return cache
 
 
 def attach(name="default", *, any_owner=False):
@@ -39,9 +49,9 @@ def attach(name="default", *, any_owner=False):
     return _cache_of(segments_module.attach(name, any_owner), any_owner)
 
 
-def _reopen(name, size, page_size, any_owner):
+def _reopen(name, size, page_size, any_owner, fill_timeout):
     """What a pickled Cache becomes in another process."""
-    return open(name, size, page_size, any_owner=any_owner)
+    return open(name, size, page_size, any_owner=any_owner, fill_timeout=fill_timeout)
 
 
 def _cache_of(segment, any_owner):
@@ -63,6 +73,7 @@ class Cache:
         self.path = segment.path
         self.page_size = segment.page_size
         self.pool_bytes = segment.pool_bytes
+        self.fill_timeout = FILL_TIMEOUT
         self.closed = False
         self._executor = None
         self._executor_pid = 0
@@ -71,7 +82,7 @@ class Cache:
         return f"<foliocache.Cache {self.name!r}, {self.pool_bytes} bytes in pages of {self.page_size}>"
 
     def __reduce__(self):
-        return _reopen, (self.name, self.pool_bytes, self.page_size, self._any_owner)
+        return _reopen, (self.name, self.pool_bytes, self.page_size, self._any_owner, self.fill_timeout)
 
     def __enter__(self):
         return self
@@ -136,7 +147,7 @@ class Cache:
             **census,
             "mappings": segment.memory.peek32(layout.TABLE_COUNT),
             "max_clients": geometry["nclients"],
-            "clients": [{key: c[key] for key in c if key != "counters"} for c in clients if c["alive"]],
+            "clients": [{key: c[key] for key in c if key != "counters"} for c in clients if c["state"] != "clean"],
             "counters": {name: sum(c["counters"][name] for c in clients) for name in layout.COUNTERS},
         }
 

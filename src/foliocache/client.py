@@ -1,11 +1,16 @@
-"""This process as a client of a segment: a slot in its client table.
+"""This process as a client of a segment: a slot in its client table; and what becomes of the slots of the dead.
 
 A slot belongs to whoever holds the lock on its byte of the file: an *open file description* lock, taken through a descriptor that
-is opened for this alone. The kernel drops it when the process dies, however it dies, so a slot needs no heartbeat and pid reuse,
-pid namespaces and containers cannot confuse it. What is written in the slot (pid, times) is for people.
+is opened for this alone. The kernel drops it when the process dies, however it dies and not before its last instruction, so a slot
+needs no heartbeat, and pid reuse, pid namespaces and containers that share the folder cannot confuse it. What is written in the slot
+(pid, times) is for people.
 
 A forked child shares its parent's open file descriptions, so the child closes its copy at once and becomes a client of its own
 when it first uses the cache.
+
+A slot is *clean* when no folio is named in it. One whose lock is free and that is not clean is a dead client's. ``reap`` settles
+those (``mm.reap`` says how); it holds one more lock byte, so that one process at a time does, and none of the locks
+outlives its holder.
 """
 
 import contextlib
@@ -15,49 +20,138 @@ import struct
 import time
 
 from .errors import SegmentError
-from .mm import layout
+from .mm import client as core
+from .mm import layout, mapping
+from .mm import reap as reaper
 
-# Lock bytes lie far behind the end of the file, where nothing else is ever locked.
+# Lock bytes lie far behind the end of the file, where nothing else is ever locked. atomics.h asks about the same ones.
 _LOCK_BYTES = 1 << 46
 _FLOCK = struct.Struct("@hhqqi0q")
+STATES = {layout.SLOT_CLEAN: "clean", layout.SLOT_ATTACHED: "attached", layout.SLOT_DEAD: "dead"}
 
 
 class ClientSlot:
     """The slot this process holds in a segment; ``number`` is what the core takes as ``me``."""
 
     def __init__(self, segment):
+        self._segment = segment
         self._fd = segment.reopen()
         try:
-            self.number = self._claim(segment)
+            self.number = self._claim()
         except BaseException:
-            self.close()
+            self.abandon()
             raise
         _write(segment, self.number)
 
-    def _claim(self, segment):
-        for number in range(segment.geometry["nclients"]):
-            with contextlib.suppress(BlockingIOError, PermissionError):
-                fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _LOCK_BYTES + number, 1, 0))
-                return number
+    def _claim(self):
+        """A clean slot; or, when there is none, that of a dead client, which is then reaped by its successor."""
+        segment = self._segment
+        for wanted in (layout.SLOT_CLEAN, None):
+            for number in range(segment.geometry["nclients"]):
+                if wanted in (None, core.state(segment.mem, number)) and _try_lock(self._fd, number):
+                    if core.state(segment.mem, number) == layout.SLOT_CLEAN or self._adopt(number):
+                        core.attach(segment.mem, number)
+                        return number
+                    _unlock(self._fd, number)
         raise SegmentError(
             f"segment {segment.name!r} has room for {segment.geometry['nclients']} client processes and all are attached; "
             "stop one, or create it with a larger clients="
         )
 
+    def _adopt(self, number):
+        """Settle what the last holder of a slot has left, as its successor; whether that was possible.
+
+        For others the slot is attached from here on, and alive. What it calls itself in an operation is not the vague names of the
+        dead one: those are moved out of the way first.
+        """
+        mem = self._segment.mem
+        with _reaping(self._segment, wait=True):
+            core.set_aside(mem, number)
+            core.attach(mem, number)
+            return _settle(mem, number, [number]) == 0
+
     def __del__(self):
         self.close()
 
     def close(self):
-        """Give the slot back. Also right in a forked child, for which it only closes the copy."""
+        """Give the slot back."""
+        if self._fd >= 0:
+            if core.is_idle(self._segment.mem, self.number):
+                core.set_state(self._segment.mem, self.number, layout.SLOT_CLEAN)
+            self.abandon()
+
+    def abandon(self):
+        """Close the descriptor alone: in a forked child, whose copy it is."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
+def reap(segment, me):
+    """Settle what dead clients have left behind: how many of them are settled, and how many wait for a living one's lease.
+
+    Does nothing while another process is at it.
+    """
+    mem = segment.mem
+    with _reaping(segment) as fd:
+        if fd is None:
+            return 0, 0
+        dead = [n for n in range(segment.geometry["nclients"]) if n != me and _is_dead(segment, fd, n)]
+        if not dead:
+            return 0, 0
+        for number in dead:
+            core.set_state(mem, number, layout.SLOT_DEAD)
+        return len(dead), _settle(mem, me, dead)
+
+
+def _settle(mem, me, dead):
+    """Everybody's locks, then everybody's pins, then what is vague; how many slots are not clean then."""
+    for number in dead:
+        reaper.locks(mem, me, number)
+    for number in dead:
+        reaper.pins(mem, me, number)
+    waiting = 0
+    for number in dead:
+        if reaper.vague(mem, me, number):
+            waiting += 1
+        elif number != me:
+            core.set_state(mem, number, layout.SLOT_CLEAN)
+    core.enter(mem, me)
+    mapping.sweep(mem, me)
+    core.leave(mem, me)
+    return waiting
+
+
+def _is_dead(segment, fd, number):
+    """Whether a slot is a dead client's; its lock is fd's then, so that nobody adopts it."""
+    return core.state(segment.mem, number) != layout.SLOT_CLEAN and _try_lock(fd, number)
+
+
+@contextlib.contextmanager
+def _reaping(segment, wait=False):
+    """The right to reap: a descriptor whose locks go with it, or None if another process has it."""
+    fd = segment.reopen()
+    try:
+        yield fd if _try_lock(fd, segment.geometry["nclients"], wait) else None
+    finally:
+        os.close(fd)
+
+
+def _try_lock(fd, number, wait=False):
+    how = fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK
+    with contextlib.suppress(BlockingIOError, PermissionError):
+        fcntl.fcntl(fd, how, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _LOCK_BYTES + number, 1, 0))
+        return True
+    return False
+
+
+def _unlock(fd, number):
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, _LOCK_BYTES + number, 1, 0))
+
+
 def is_alive(segment, number):
     """Whether a process holds slot number now."""
-    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _LOCK_BYTES + number, 1, 0)
-    return _FLOCK.unpack(fcntl.fcntl(segment.fd, fcntl.F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK
+    return core.is_alive(segment.mem, number)
 
 
 def offset(segment, number):
@@ -66,13 +160,21 @@ def offset(segment, number):
 
 
 def describe(segment, number):
-    """The slot for people and scripts: {"slot", "pid", "attached" (seconds since the epoch), "alive", "counters"}."""
+    """The slot for people and scripts: {"slot", "pid", "attached" (seconds since the epoch), "state", "pins", "counters"}.
+
+    The state is "attached"; "dead", for a client that has not been reaped yet (or not completely: a living one still uses a folio
+    that it died upon); or "clean", for one that has gone.
+    """
     at, memory = offset(segment, number), segment.memory
+    state = STATES.get(core.state(segment.mem, number), "dead")
+    if state == "attached" and not is_alive(segment, number):
+        state = "dead"
     return {
         "slot": number,
         "pid": memory.peek32(at + layout.CLIENT_PID),
         "attached": memory.peek64(at + layout.CLIENT_ATTACHED) / 1e9,
-        "alive": is_alive(segment, number),
+        "state": state,
+        "pins": core.pins(segment.mem, number) if state != "clean" else 0,
         "counters": counters(segment, number),
     }
 

@@ -10,7 +10,12 @@ cdef class Attachment:
     cdef u32 me
     cdef readonly u32 epoch
     cdef object slot
+    cdef u32 *unused
+    cdef u32 left
     cdef object __weakref__
+
+    cdef u32 take(self) noexcept
+    cdef void give(self, u32 n) noexcept
 
 
 cdef class Lease:
@@ -18,6 +23,7 @@ cdef class Lease:
     cdef object private
     cdef const char *data
     cdef Py_ssize_t length
+    cdef u32 entry
     cdef u32 pfn
     cdef u32 epoch
     cdef int views
@@ -35,7 +41,7 @@ cdef class Target:
     cdef readonly int views
 
 
-cdef Lease _lease(Attachment attachment, u32 pfn, Py_ssize_t length)
+cdef Lease _lease(Attachment attachment, u32 entry, u32 pfn, Py_ssize_t length)
 
 
 cdef class FolioMap:
@@ -52,7 +58,10 @@ cdef class FolioMap:
 
     cdef Lease _lease(self, u64 index, u64 wanted)
     cdef Py_ssize_t _length(self, u64 index)
-    cdef u32 _find(self, u64 index) except? 0xFFFFFFFE
+    cdef Lease _copy(self, u64 index)
+    cdef int _check_index(self, u64 index) except -1
+    cdef u64 _grab_as(self, u32 entry, u64 index, u32 length)
+    cdef u64 _look_up(self)
     cdef bint _fits(self, u32 pfn, u64 index)
     cdef u32 _order_of(self, u64 length)
     cdef void _bind(self, u64 ino)

@@ -7,6 +7,10 @@ plain hit goes to the methods ``_miss`` and ``_wait`` of the Python class on top
 While a folio is being filled, the lease of its filler also stands for that duty (``filling``): let go before ``_complete``, on
 whatever exception, it withdraws the folio and wakes those who wait, so no way out of a fill leaves a locked folio behind.
 
+Every pin is written down in the process's ledger (``mm.client``), so that it can be given back should the process be killed; a lease
+knows which word is its own. Every call into the core below is one *operation*: no Python runs between ``enter`` and ``leave``, and
+the GIL is held, so that a process has one at a time. What may take long (the source, waiting for another filler) is between them.
+
 A lease whose views are still in use cannot give its pin back: ``release`` then only refuses new views, and the last view's end
 drops the pin. So ``numpy.frombuffer(lease)`` outlives a ``with`` block without any care.
 """
@@ -16,16 +20,20 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t as u32, uint64_t as u64
+from libc.stdlib cimport free, malloc
 
-from .mm cimport atomics, client, fill, filemap, flags, folio, layout, mapping, vmscan
+from .mm cimport atomics, client, fill, filemap, flags, folio, layout, mapping, pagetable, vmscan
 from .mm.atomics cimport fc_mem, mem_t
 
 import os
 import threading
 import weakref
 
-from .client import ClientSlot
+from .client import ClientSlot, reap
 from .errors import LeaseError
+
+# The last word of the ledger is for pins that are dropped before anything else can happen.
+cdef u32 SPARE = layout.PINS - 1
 
 _attachments = weakref.WeakSet()
 _joining = threading.Lock()
@@ -46,6 +54,14 @@ cdef class Attachment:
 
     ``epoch`` counts the forks behind this process: a lease of another epoch belongs to an ancestor.
     """
+    def __cinit__(self):
+        self.unused = <u32 *>malloc(layout.PINS * sizeof(u32))
+        if self.unused == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.unused)
+
     def __init__(self, segment):
         self.segment = segment
         self.memory = segment.memory
@@ -53,6 +69,7 @@ cdef class Attachment:
         self.me = layout.NIL
         self.join()
         _attachments.add(self)
+        self.reap()
 
     @property
     def number(self):
@@ -66,7 +83,27 @@ cdef class Attachment:
             with _joining:
                 if self.me == layout.NIL:
                     self.slot = ClientSlot(self.segment)
+                    for n in range(SPARE):
+                        self.unused[n] = SPARE - 1 - n
+                    self.left = SPARE
                     self.me = self.slot.number
+
+    def reap(self):
+        """Settle what dead processes have left behind: how many of them are settled, and how many wait for a living one's lease."""
+        self.join()
+        return reap(self.segment, self.me)
+
+    cdef u32 take(self) noexcept:
+        """A word of the ledger for one more pin; NIL when all are in use."""
+        if self.left == 0:
+            return layout.NIL
+        self.left -= 1
+        return self.unused[self.left]
+
+    cdef void give(self, u32 n) noexcept:
+        """The pin in word n has gone."""
+        self.unused[self.left] = n
+        self.left += 1
 
     def forget(self, bytes key_digest):
         """Withdraw every version of the object with this key; how many there were."""
@@ -75,10 +112,13 @@ cdef class Attachment:
         cdef int count = 0
         self.join()
         while True:
+            client.enter(self.mem, self.me)
             ino = mapping.find_key(self.mem, self.me, key)
+            if ino and ino != before:
+                filemap.truncate(self.mem, self.me, ino, ((<u64>1) << layout.XA_INDEX_BITS) - 1)
+            client.leave(self.mem, self.me)
             if ino == 0 or ino == before:  # the same again: somebody is filling it anew
                 return count
-            filemap.truncate(self.mem, self.me, ino, ((<u64>1) << layout.XA_INDEX_BITS) - 1)
             before = ino
             count += 1
 
@@ -87,7 +127,7 @@ cdef class Attachment:
         self.epoch += 1
         self.me = layout.NIL
         if self.slot is not None:
-            self.slot.close()
+            self.slot.abandon()
             self.slot = None
 
     def count(self, u32 counter, u64 n):
@@ -176,15 +216,19 @@ cdef class Lease:
         if self.private is None and self.attachment is not None and self.epoch == self.attachment.epoch:
             if self.filling:
                 self._fail()
-            folio.put(self.attachment.mem, self.attachment.me, self.pfn)
+            folio.release(self.attachment.mem, self.attachment.me, self.entry, self.pfn)
+            self.attachment.give(self.entry)
         self.private = None
 
     cdef void _fail(self) noexcept:
         """Give up filling: withdraw the folio, wake the waiters. The pin stays."""
         cdef mem_t mem = self.attachment.mem
+        cdef u32 me = self.attachment.me
         self.filling = False
-        filemap.remove(mem, self.attachment.me, atomics.read64(mem, atomics.folio_at(mem, self.pfn) + layout.F_INO), self.pfn)
+        client.enter(mem, me)
+        filemap.remove(mem, me, atomics.read64(mem, atomics.folio_at(mem, self.pfn) + layout.F_INO), self.pfn)
         fill.fail(mem, self.pfn)
+        client.leave(mem, me)
 
 
 cdef class Target:
@@ -205,11 +249,13 @@ cdef class Target:
         self.lease._end_view()
 
 
-cdef Lease _lease(Attachment attachment, u32 pfn, Py_ssize_t length):
+cdef Lease _lease(Attachment attachment, u32 entry, u32 pfn, Py_ssize_t length):
+    """The lease of a pin that is word entry of the ledger."""
     cdef Lease lease = Lease.__new__(Lease)
     cdef const fc_mem *m = <const fc_mem *>attachment.mem
     lease.attachment = attachment
     lease.epoch = attachment.epoch
+    lease.entry = entry
     lease.pfn = pfn
     lease.length = length
     lease.data = m.ro + atomics.page_at(attachment.mem, pfn)
@@ -240,7 +286,7 @@ cdef class FolioMap:
         self.key_length = len(key)
         self.previous = layout.HASH_MASK
         attachment.join()
-        self._bind(mapping.lookup(attachment.mem, attachment.me, self.low, self.high))
+        self._bind(self._look_up())
 
     def lease(self, int64_t index):
         """Pin folio ``index`` (0 .. ``folios`` - 1), reading it from the source if it is not cached.
@@ -255,13 +301,22 @@ cdef class FolioMap:
 
     cdef Lease _lease(self, u64 index, u64 wanted):
         cdef mem_t mem = self.mem
-        cdef u32 pfn = self._find(index)
+        cdef u32 entry, pfn, seen
         cdef u64 at
-        cdef u32 seen
         cdef Lease lease
-        if pfn == layout.NIL or not self._fits(pfn, index):
+        self._check_index(index)
+        if self.attachment.me == layout.NIL:
+            self.attachment.join()
+        entry = self.attachment.take()
+        if entry == layout.NIL:
+            return self._copy(index)
+        pfn = filemap.lookup(mem, self.attachment.me, entry, self.ino, self.head, self.height, index)
+        if pfn == layout.NIL:
+            self.attachment.give(entry)
             return self._miss(index, wanted)
-        lease = _lease(self.attachment, pfn, self._length(index))
+        if not self._fits(pfn, index):
+            return self._miss(index, wanted)
+        lease = _lease(self.attachment, entry, pfn, self._length(index))
         at = atomics.folio_at(mem, pfn)
         seen = flags.load(mem, at)
         if not seen & layout.PG_UPTODATE:
@@ -304,46 +359,71 @@ cdef class FolioMap:
 
     def is_cached(self, u64 index):
         """Whether folio index is in the cache and filled, without counting as a use."""
-        cdef u32 pfn = self._find(index)
+        cdef mem_t mem = self.mem
+        cdef u32 pfn, seen
+        self._check_index(index)
+        self.attachment.join()
+        pfn = filemap.lookup(mem, self.attachment.me, SPARE, self.ino, self.head, self.height, index)
         if pfn == layout.NIL:
             return False
-        seen = flags.load(self.attachment.mem, atomics.folio_at(self.attachment.mem, pfn))
-        folio.put(self.attachment.mem, self.attachment.me, pfn)
+        seen = flags.load(mem, atomics.folio_at(mem, pfn))
+        folio.release(mem, self.attachment.me, SPARE, pfn)
         return bool(seen & layout.PG_UPTODATE)
 
-    cdef u32 _find(self, u64 index) except? 0xFFFFFFFE:
+    cdef Lease _copy(self, u64 index):
+        """Folio index while every word of the ledger is in use: a lease on a copy."""
+        cdef mem_t mem = self.mem
+        cdef u32 pfn = filemap.lookup(mem, self.attachment.me, SPARE, self.ino, self.head, self.height, index)
+        cdef bytes content = None
+        if pfn == layout.NIL:
+            return self._read_privately(index)
+        try:
+            if self._fits(pfn, index) and flags.load(mem, atomics.folio_at(mem, pfn)) & layout.PG_UPTODATE:
+                content = ((<const fc_mem *>mem).ro + atomics.page_at(mem, pfn))[:self._length(index)]
+        finally:
+            folio.release(mem, self.attachment.me, SPARE, pfn)
+        return self._private(content) if content is not None else self._read_privately(index)
+
+    cdef int _check_index(self, u64 index) except -1:
         if index >= self.folios:
             raise IndexError(f"folio {index} of an object with {self.folios}")
-        if self.attachment.me == layout.NIL:
-            self.attachment.join()
-        if self.ino == 0:
-            return layout.NIL
-        return filemap.find_get(self.mem, self.attachment.me, self.ino, self.head, self.height, index)
+        return 0
 
     def _grab(self, u64 index):
         """Pin folio index, adding it if need be: a lease, ``filling`` if it is new. None when there is no room."""
-        cdef mem_t mem = self.attachment.mem
         cdef u64 got = layout.GRAB_GONE
-        cdef u64 ino
         cdef u32 length = self._length(index)
-        cdef u32 order = self._order_of(length)
+        cdef u32 entry
         cdef Lease lease
         self.attachment.join()
-        if self.ino == 0 and not self._open():
+        entry = self.attachment.take()
+        if entry == layout.NIL:
             return None
         for _ in range(layout.GRAB_TRIES):
-            ino = self.ino
-            with nogil:
-                got = filemap.grab(mem, self.attachment.me, ino, index, order, length)
-            if got != layout.GRAB_GONE:
-                break
-            if not self._open():
-                return None
-        if got == layout.GRAB_NOMEM or got == layout.GRAB_GONE or not self._fits(<u32>got, index):
+            if self.ino or self._open():
+                got = self._grab_as(entry, index, length)
+                if got != layout.GRAB_GONE:
+                    break
+                self.ino = 0
+        if got == layout.GRAB_NOMEM or got == layout.GRAB_GONE:
+            self.attachment.give(entry)
             return None
-        lease = _lease(self.attachment, <u32>got, length)
+        if not self._fits(<u32>got, index):
+            return None
+        lease = _lease(self.attachment, entry, <u32>got, length)
         lease.filling = got & layout.GRAB_ADDED != 0
         return lease
+
+    cdef u64 _grab_as(self, u32 entry, u64 index, u32 length):
+        cdef mem_t mem = self.mem
+        cdef u32 me = self.attachment.me
+        cdef u64 got
+        client.enter(mem, me)
+        got = filemap.grab(mem, me, self.ino, index, self._order_of(length), length)
+        if got != layout.GRAB_NOMEM and got != layout.GRAB_GONE:
+            client.hold(mem, me, entry, <u32>got)
+        client.leave(mem, me)
+        return got
 
     def _target(self, Lease lease):
         """The writable side of a folio that this process fills."""
@@ -358,16 +438,25 @@ cdef class FolioMap:
         if mark:
             flags.set_readahead(self.attachment.mem, atomics.folio_at(self.attachment.mem, lease.pfn))
         lease.filling = False
-        filemap.complete(self.attachment.mem, self.attachment.me, lease.pfn)
+        client.enter(self.mem, self.attachment.me)
+        filemap.complete(self.mem, self.attachment.me, lease.pfn)
+        client.leave(self.mem, self.attachment.me)
 
     def _sleep(self, Lease lease, u64 timeout_ns):
-        """Wait for the filler of a pinned folio: "uptodate", "failed", or "timeout". Raises what a signal's handler raises."""
+        """Wait for the filler of a pinned folio: "uptodate", "failed", or "timeout"; or "taken" if he is dead, and the lease is
+        ``filling`` now. Raises what a signal's handler raises."""
         cdef u32 seen = layout.PG_LOCKED
         cdef u32 pfn = lease.pfn
         cdef mem_t mem = self.attachment.mem
         cdef u64 deadline = atomics.now_ns() + timeout_ns
-        # In slices: a signal that comes just before the futex call does not interrupt it, and must not wait for the filler.
+        # In slices: a signal that comes just before the futex call does not interrupt it, and must not wait for the filler. Nor does
+        # anybody wake us when he dies.
         while seen & layout.PG_LOCKED and atomics.now_ns() < deadline:
+            if fill.take_over(mem, self.attachment.me, pfn):
+                lease.filling = True
+                if not flags.load(mem, atomics.folio_at(mem, pfn)) & layout.PG_UPTODATE:
+                    return "taken"
+                self._complete(lease, False)
             with nogil:
                 seen = fill.wait(mem, pfn, min(deadline - atomics.now_ns(), layout.WAIT_SLICE_NS))
             PyErr_CheckSignals()
@@ -400,10 +489,11 @@ cdef class FolioMap:
         cdef mem_t mem = self.attachment.mem
         cdef u64 ino
         self.attachment.join()
-        ino = mapping.lookup(mem, self.attachment.me, self.low, self.high)
+        ino = self._look_up()
         if ino and self.folios:
-            with nogil:
-                filemap.truncate(mem, self.attachment.me, ino, self.folios - 1)
+            client.enter(mem, self.attachment.me)
+            filemap.truncate(mem, self.attachment.me, ino, self.folios - 1)
+            client.leave(mem, self.attachment.me)
 
     cdef bint _fits(self, u32 pfn, u64 index):
         """Whether folio index can lie at pfn without reaching beyond the pool: the last check before bytes are handed out.
@@ -430,11 +520,21 @@ cdef class FolioMap:
         cdef mem_t mem = self.attachment.mem
         cdef u32 me = self.attachment.me
         cdef u64 ino = 0
+        client.enter(mem, me)
         for _ in range(layout.SHRINK_TRIES):
             ino = mapping.open(mem, me, self.low, self.high, self.key_digest, self.size, self.order, self.height, self.text,
                                self.key_length, len(self.text) - self.key_length)
             if ino or not vmscan.shrink(mem, me, 1):
                 break
+        client.leave(mem, me)
         if ino:
             self._bind(ino)
         return ino != 0
+
+    cdef u64 _look_up(self):
+        """The ino of the object, 0 if nothing of it is cached."""
+        cdef u64 ino
+        client.enter(self.mem, self.attachment.me)
+        ino = mapping.lookup(self.mem, self.attachment.me, self.low, self.high)
+        client.leave(self.mem, self.attachment.me)
+        return ino

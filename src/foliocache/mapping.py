@@ -20,7 +20,6 @@ FOLIOS_PER_OBJECT = 32
 FOLIOS_PER_POOL = 64
 READAHEAD_MAX = 4 << 20
 GATHER_SHARE = 4
-FILL_TIMEOUT = 60.0
 
 
 class Mapping(FolioMap):
@@ -123,7 +122,7 @@ class Mapping(FolioMap):
         """Folio index, of which ``wanted`` folios from it on are about to be asked for."""
         previous = self.previous if self.previous < self.folios else None
         for _ in range(layout.GRAB_TRIES):
-            lease = self._grab(index)
+            lease = self._grab(index) or self._grab_from_the_dead(index)
             if lease is None:
                 break
             if lease.filling:
@@ -138,14 +137,24 @@ class Mapping(FolioMap):
         return self._read_privately(index)
 
     def _wait(self, lease, index):
-        """A lease on what another is filling, once that is done; None if he failed. Privately read if he takes too long."""
+        """A lease on what another is filling, once that is done; None if he failed. Privately read if he takes too long; filled by
+        us if he died."""
         self.attachment.count(layout.COUNT_WAITS, 1)
-        outcome = self._sleep(lease, int(FILL_TIMEOUT * 1e9))
+        outcome = self._sleep(lease, int(self.cache.fill_timeout * 1e9))
+        if outcome == "taken":
+            self._fill(lease, index, 1, None)
+            self.attachment.reap()
+            outcome = "uptodate"
         if outcome == "uptodate":
             self._use(lease, index)
             return lease
         lease.release()
         return self._read_privately(index) if outcome == "timeout" else None
+
+    def _grab_from_the_dead(self, index):
+        """There is no room: perhaps dead processes still have some."""
+        settled, _ = self.attachment.reap()
+        return self._grab(index) if settled else None
 
     def _marked(self, lease, index):
         """A hit on the folio that the last window marked: read the next window in the background."""

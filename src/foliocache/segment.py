@@ -104,7 +104,8 @@ class Segment:
         self.fd = os.dup(fd)
         rw = mmap.mmap(fd, shape["size"])
         ro = mmap.mmap(fd, shape["size"], prot=mmap.PROT_READ)
-        self.memory = atomics.Memory(rw, ro, shape)
+        self.memory = atomics.Memory(rw, ro, shape | {"fd": self.fd})
+        self.mem = self.memory.handle
 
     def reopen(self):
         """Another open file description of the same file, also when it has been unlinked since."""

@@ -16,7 +16,7 @@ import os
 from .errors import FoliocacheError, LeaseError
 
 from .lease cimport Attachment, Lease, _lease
-from .mm cimport atomics, layout, pagetable
+from .mm cimport atomics, client, layout, pagetable
 
 
 cdef class Window:
@@ -33,6 +33,7 @@ cdef class Window:
     cdef u64 folio_size
     cdef Py_ssize_t last_length
     cdef u32 table
+    cdef u32 entry
     cdef u32 count
     cdef u32 epoch
     cdef int views
@@ -96,14 +97,22 @@ cdef class Window:
 
     def lease(self, u32 n):
         """Pin the window's n-th folio: gup_fast through its page table. Raises IndexError, LeaseError."""
-        cdef u32 pfn
+        cdef u32 pfn, entry
         self._check()
         if n >= self.count:
             raise IndexError(f"folio {n} of a window over {self.count}")
-        pfn = pagetable.gup_fast(self.attachment.mem, self.attachment.me, self.table, n)
+        entry = self._take()
+        pfn = pagetable.lookup(self.attachment.mem, self.attachment.me, entry, self.table, n)
         if pfn == layout.NIL:
+            self.attachment.give(entry)
             raise LeaseError("this window is being closed by another thread")
-        return _lease(self.attachment, pfn, self.last_length if n + 1 == self.count else self.folio_size)
+        return _lease(self.attachment, entry, pfn, self.last_length if n + 1 == self.count else self.folio_size)
+
+    cdef u32 _take(self) except? 0xFFFFFFFE:
+        cdef u32 entry = self.attachment.take()
+        if entry == layout.NIL:
+            raise FoliocacheError(f"this process holds {layout.PINS - 1} leases and windows, as many as it can; release some")
+        return entry
 
     def _check(self):
         if self.closed:
@@ -113,8 +122,10 @@ cdef class Window:
 
     cdef _reserve(self):
         cdef void *found
-        self.table = pagetable.create(self.attachment.mem, self.attachment.me, self.count)
+        self.entry = self._take()
+        self.table = pagetable.make(self.attachment.mem, self.attachment.me, self.entry, self.count)
         if self.table == layout.NIL:
+            self.attachment.give(self.entry)
             raise FoliocacheError(f"no room in the pool for the page table of a window over {self.count} folios")
         found = mmap(NULL, self.count * self.folio_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         if found == MAP_FAILED:
@@ -140,7 +151,8 @@ cdef class Window:
                 f"a window over {self.count} folios cannot be mapped: {os.strerror(errno)} (see vm.max_map_count)"
             )
         self.last_length = lease.length
-        pagetable.map(self.attachment.mem, self.table, n, lease.pfn)
+        pagetable.move(self.attachment.mem, self.attachment.me, lease.entry, self.table, n, lease.pfn)
+        self.attachment.give(lease.entry)
         lease.released = True
 
     cdef void _drop(self) noexcept:
@@ -148,5 +160,6 @@ cdef class Window:
             munmap(self.base, self.reserved)
             self.reserved = 0
         if self.table != layout.NIL and self.epoch == self.attachment.epoch:
-            pagetable.destroy(self.attachment.mem, self.attachment.me, self.table)
+            pagetable.release(self.attachment.mem, self.attachment.me, self.entry, self.table)
+            self.attachment.give(self.entry)
             self.table = layout.NIL

@@ -18,14 +18,16 @@ MM = Path(foliocache.mm.__file__).parent
 # From the ground up: a module imports from the lines above its own alone.
 LAYERS = (
     ("layout", "atomics"),
-    ("page_ref", "flags", "kind", "wait", "pagelist", "client"),
-    ("page_alloc", "lru", "fill"),
+    ("page_ref", "flags", "kind", "pagelist", "client"),
+    ("wait", "fill"),
+    ("page_alloc", "lru"),
     ("folio",),
     ("slab",),
     ("xarray",),
     ("mapping",),
     ("vmscan",),
     ("filemap", "pagetable"),
+    ("reap",),
     ("audit",),
 )
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
@@ -122,13 +124,13 @@ SIZES = {
     "NODE_INO": 8, "NODE_INDEX": 8, "NODE_SLOTS": 4 << layout.NODE_SHIFT,
     "MAPPING_INO": 8, "MAPPING_DIGEST_LO": 8, "MAPPING_DIGEST_HI": 8, "MAPPING_OBJECT_SIZE": 8, "MAPPING_KEY": 8,
     "MAPPING_TEXT": layout.MAPPING_TEXT_MAX, "CLIENT_ATTACHED": 8, "CLIENT_COUNTERS": 8 * len(layout.COUNTERS),
-    "CLIENT_LEDGER": 4 * layout.CLIENT_LEDGER_WORDS, "ALLOC_LISTS": layout.LIST_SIZE * (layout.MAX_ORDER + 1),
+    "CLIENT_OPS": 4 * layout.OPS, "CLIENT_LEDGER": 4 * layout.PINS, "ALLOC_LISTS": layout.LIST_SIZE * (layout.MAX_ORDER + 1),
     "LRU_LISTS": layout.LIST_SIZE * layout.QUEUES, "LRU_PAGES": 4 * layout.QUEUES, "TABLE_NEXT_INO": 8,
     "SLAB_PARTIAL": layout.LIST_SIZE, "TREE_LOCK": layout.TREE_LOCKS * layout.LINE,
 }  # fmt: skip
 NO_FIELDS = {
     "HDR_IDENTITY_END", "SLAB_STRIDE", "SLAB_NODES", "SLAB_MAPPINGS", "TREE_LOCKS", "NODE_SHIFT", "NODE_MASK", "NODE_SIZE",
-    "MAPPING_SIZE", "MAPPING_TEXT_MAX", "CLIENT_SIZE", "CLIENT_LEDGER_WORDS", "FOLIO_SIZE",
+    "MAPPING_SIZE", "MAPPING_TEXT_MAX", "CLIENT_SIZE", "FOLIO_SIZE",
 }  # fmt: skip
 STRUCTS = {
     "HDR_": (0, layout.HDR_IDENTITY_END), "F_": (0, layout.FOLIO_SIZE), "NODE_": (0, layout.NODE_SIZE),
@@ -157,7 +159,7 @@ def accesses(module):
 def test_the_sizes_are_those_that_the_core_uses():
     """A field is accessed as 64 bits if it is named above as one, and only then."""
     found = {access for module in MODULES for access in accesses(module)}
-    assert {("write64", "F_INO"), ("read32", "F_ATTACHED"), ("store_release64", "MAPPING_INO")} <= found
+    assert {("write64", "F_INO"), ("record32", "F_ATTACHED"), ("store_release64", "MAPPING_INO")} <= found
     for name, field in found:
         if name not in ("write_bytes", "count64"):
             assert name.endswith("64") == (SIZES.get(field, 4) == 8), (name, field)

@@ -20,7 +20,7 @@ from foliocache.check import loader, plain
 
 MODULES = (
     "layout", "atomics", "page_ref", "flags", "kind", "wait", "pagelist", "client", "page_alloc", "lru", "fill", "folio",
-    "slab", "xarray", "mapping", "vmscan", "filemap", "pagetable", "audit",
+    "slab", "xarray", "mapping", "vmscan", "filemap", "pagetable", "reap", "audit",
 )  # fmt: skip
 PAGE = 4096
 ME = 1

@@ -134,6 +134,25 @@ def write_bytes(mem, off, data, n):
     mem.write(off, bytes(data[:n]))
 
 
+record32 = store_relaxed
+
+
+def light_barrier(mem):
+    """Nothing by itself: the other side, ``membarrier``, makes every thread fence."""
+
+
+def membarrier(mem):
+    mem.membarrier()
+
+
+def membarrier_register():
+    return 0
+
+
+def client_alive(mem, client):
+    return mem.client_alive(client)
+
+
 def count64(mem, off, n):
     """Statistics: nobody decides anything by them, so they are left out."""
 

@@ -43,6 +43,12 @@ class Geometry:
     def handle(self):
         return self
 
+    def client_alive(self, client):
+        return True
+
+    def membarrier(self):
+        pass
+
 
 class Direct(Geometry):
     """Sequential memory: ``values`` by location."""

@@ -27,6 +27,7 @@ class Memory:
         self.buffer = bytearray(size) if buffer is None else buffer
         self.size = size
         self.sleepers = collections.defaultdict(collections.deque)
+        self.dead = set()
         given = dict(geometry)
         for name in GEOMETRY:
             setattr(self, name, given.pop(name, 0))
@@ -97,6 +98,23 @@ def write_bytes(mem, off, data, n):
     mem.buffer[off : off + n] = bytes(data[:n])
 
 
+def light_barrier(mem):
+    pass
+
+
+def membarrier(mem):
+    pass
+
+
+def membarrier_register():
+    return 0
+
+
+def client_alive(mem, client):
+    """Whether ``client`` is not in ``mem.dead``, which a test fills."""
+    return client not in mem.dead
+
+
 def count64(mem, off, n):
     _store64(mem, off, _load64(mem, off) + n)
 
@@ -133,7 +151,7 @@ now_ns = time.monotonic_ns
 
 read32, write32, read64, write64 = _load32, _store32, _load64, _store64
 load_relaxed = load_acquire = load_seq_cst = _load32
-store_relaxed = store_release = store_seq_cst = _store32
+store_relaxed = store_release = store_seq_cst = record32 = _store32
 load_relaxed64 = load_acquire64 = _load64
 store_relaxed64 = store_release64 = _store64
 fence_acquire = fence_release = fence_acq_rel = fence_seq_cst = _fence

@@ -9,8 +9,10 @@
 #define FOLIOCACHE_ATOMICS_H
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <linux/membarrier.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -33,9 +35,15 @@ typedef struct {
     uint32_t nclients;
     uint32_t nbuckets;    /* a power of two */
     uint32_t nghosts;     /* a power of two */
+    int fd;               /* the segment's file, to ask who is alive; -1 where nobody dies */
+    uint32_t fenced;      /* membarrier(2) is not to be had: every operation begins with a fence instead */
 } fc_mem;
 
 typedef uintptr_t mem_t;
+
+#ifndef F_OFD_GETLK
+#define F_OFD_GETLK 36
+#endif
 
 #define FC_MEM(mem) ((const fc_mem *)(mem))
 #define FC_P32(mem, off) ((uint32_t *)(void *)(FC_MEM(mem)->base + (off)))
@@ -111,6 +119,50 @@ static inline uint32_t fc_read32(mem_t mem, uint64_t off) { return *FC_P32(mem, 
 static inline void fc_write32(mem_t mem, uint64_t off, uint32_t v) { *FC_P32(mem, off) = v; }
 static inline uint64_t fc_read64(mem_t mem, uint64_t off) { return *FC_P64(mem, off); }
 static inline void fc_write64(mem_t mem, uint64_t off, uint64_t v) { *FC_P64(mem, off) = v; }
+
+/* A store to this client's own journal. Who reads it after this process has been killed sees what the program had done up to some
+ * instruction, all of it; so what matters is program order, and only the compiler could break that. */
+static inline void fc_record32(mem_t mem, uint64_t off, uint32_t v)
+{
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    __atomic_store_n(FC_P32(mem, off), v, __ATOMIC_RELAXED);
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
+/* After an operation's first store to its journal. Pairs with fc_membarrier, which makes it cost nothing where it can. */
+static inline void fc_light_barrier(mem_t mem)
+{
+    if (FC_MEM(mem)->fenced)
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    else
+        __atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
+/* A full fence in every process that uses the segment, at some point between call and return. */
+static inline void fc_membarrier(mem_t mem)
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (!FC_MEM(mem)->fenced)
+        syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+/* membarrier(2) reaches those processes alone that have asked for it. 0, or an errno. */
+static inline int fc_membarrier_register(void)
+{
+    return syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) == 0 ? 0 : errno;
+}
+
+/* Whether some process holds the lock on a client's byte of the file: the kernel lets go of it after that process's last
+ * instruction, not before. If it cannot be asked, everybody lives. */
+#define FC_LOCK_BYTES (1LL << 46)
+static inline int fc_client_alive(mem_t mem, uint32_t client)
+{
+    struct flock asked = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = FC_LOCK_BYTES + client, .l_len = 1 };
+    if (FC_MEM(mem)->fd < 0 || fcntl(FC_MEM(mem)->fd, F_OFD_GETLK, &asked) != 0)
+        return 1;
+    return asked.l_type != F_UNLCK;
+}
 
 /* Plain bytes: a mapping's name, for people. */
 static inline void fc_write_bytes(mem_t mem, uint64_t off, const char *bytes, uint32_t n) { memcpy(FC_MEM(mem)->base + off, bytes, n); }

@@ -19,6 +19,8 @@ cdef extern from "atomics.h" nogil:
         u32 nclients
         u32 nbuckets
         u32 nghosts
+        int fd
+        u32 fenced
 
     u64 memmap "fc_memmap" (mem_t mem)
     u64 data "fc_data" (mem_t mem)
@@ -86,6 +88,11 @@ cdef extern from "atomics.h" nogil:
     u64 read64 "fc_read64" (mem_t mem, u64 off)
     void write64 "fc_write64" (mem_t mem, u64 off, u64 value)
     void write_bytes "fc_write_bytes" (mem_t mem, u64 off, const char *data, u32 n)
+    void record32 "fc_record32" (mem_t mem, u64 off, u32 value)
+    void light_barrier "fc_light_barrier" (mem_t mem)
+    void membarrier "fc_membarrier" (mem_t mem)
+    int membarrier_register "fc_membarrier_register" ()
+    bint client_alive "fc_client_alive" (mem_t mem, u32 client)
     void count64 "fc_count64" (mem_t mem, u64 off, u64 n)
 
     int futex_wait "fc_futex_wait" (mem_t mem, u64 off, u32 expected, u64 timeout_ns)

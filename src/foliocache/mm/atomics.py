@@ -40,6 +40,8 @@ class Memory:
         self.m.nclients = geometry["nclients"]
         self.m.nbuckets = geometry["nbuckets"]
         self.m.nghosts = geometry["nghosts"]
+        self.m.fd = geometry.get("fd", -1)
+        self.m.fenced = geometry.get("fenced", 0)
 
     def __dealloc__(self):
         PyBuffer_Release(cython.address(self.rw))
@@ -61,6 +63,14 @@ class Memory:
 
     def poke64(self, off, value):
         store_relaxed64(self.handle, off, value)
+
+    def register(self):
+        """Let membarrier(2) reach this process: 0, or an errno."""
+        return membarrier_register()
+
+    def is_locked(self, number):
+        """Whether some process holds the lock of client slot number."""
+        return bool(client_alive(self.handle, number))
 
     def peek_bytes(self, off, n):
         """A copy of n bytes at off."""

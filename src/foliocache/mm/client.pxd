@@ -1,3 +1,4 @@
+cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
 from . cimport atomics, layout
@@ -6,3 +7,27 @@ from .atomics cimport mem_t
 
 cpdef u64 slot(mem_t mem, u64 me) noexcept nogil
 cpdef void count(mem_t mem, u32 me, u32 counter, u64 n) noexcept nogil
+cpdef bint is_alive(mem_t mem, u32 client) noexcept nogil
+cpdef void enter(mem_t mem, u32 me) noexcept nogil
+cpdef void leave(mem_t mem, u32 me) noexcept nogil
+cpdef void note(mem_t mem, u32 me, u32 pfn) noexcept nogil
+cpdef void done(mem_t mem, u32 me, u32 pfn) noexcept nogil
+cpdef u64 pin(mem_t mem, u64 me, u32 n) noexcept nogil
+cpdef void hold(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil
+cpdef void drop(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil
+cpdef u32 words(mem_t mem) noexcept nogil
+cpdef u64 word_at(mem_t mem, u32 client, u32 n) noexcept nogil
+@cython.locals(n=u32, count=u32)
+cpdef u32 pins(mem_t mem, u32 client) noexcept nogil
+@cython.locals(n=u32, op=u32, name=u32)
+cpdef void set_aside(mem_t mem, u32 me) noexcept nogil
+cpdef u32 state(mem_t mem, u32 client) noexcept nogil
+cpdef void set_state(mem_t mem, u32 client, u32 state) noexcept nogil
+cpdef void attach(mem_t mem, u32 me) noexcept nogil
+@cython.locals(n=u32)
+cpdef bint is_idle(mem_t mem, u32 client) noexcept nogil
+@cython.locals(client=u32)
+cpdef bint grace(mem_t mem, u32 me) noexcept nogil
+cpdef u32 activity(mem_t mem, u32 client) noexcept nogil
+@cython.locals(before=u32, now=u64, deadline=u64)
+cdef bint _has_left(mem_t mem, u32 client) noexcept nogil

@@ -1,4 +1,27 @@
-"""A client's slot: for now its counters. Its ledger has its place in the layout (CLIENT_BUSY, CLIENT_OP, CLIENT_LEDGER)."""
+"""A client's slot: what one attached process writes down for those who may have to clean up after it.
+
+========================  =========================================================================================
+CLIENT_BUSY               odd from before an operation loads anything that names a folio until it is over
+CLIENT_OPS                the folios that it is getting, dropping, building or destroying just now
+CLIENT_LEDGER             the pins that outlive an operation, one word each: those of leases and of windows' tables
+CLIENT_COUNTERS           statistics
+========================  =========================================================================================
+
+**The rule.** Before an operation does the first thing to a folio that another would have to undo (an add, a sub, taking a block
+off the free lists, clearing a slot), the folio's name is in CLIENT_OPS; it leaves again after the last such thing. A name there
+says only that something may have been done. A name in the ledger says that exactly one reference is held. So a lookup goes:
+*note*, add, look again, *hold*; and a drop: *note* and take it out of the ledger, sub, perhaps destroy, *done*. At no point is a
+reference unnamed, and at most a few names are vague.
+
+All these are plain stores to lines of the client's own. No fence orders them, because of who reads them:
+
+- one who knows that the client is dead. The kernel dropped its lock after its last instruction, so everything up to some point
+  of its program has been done and can be seen, and nothing behind it. ``record32`` keeps the compiler from reordering.
+- the reaper, about living clients, after ``grace``: a process-wide barrier first (membarrier(2)), so that whoever is not seen in an
+  operation (CLIENT_BUSY even) will see in its next one what the reaper had done before; then it waits for those who were.
+
+A process runs one operation at a time: its threads hold the GIL throughout. While it sleeps for a filler it is in none.
+"""
 
 import cython
 
@@ -14,3 +37,166 @@ def slot(mem, me):
 def count(mem, me, counter, n):
     """Add n to one of a client's counters. Each client writes only its own, so this is no read-modify-write."""
     atomics.count64(mem, slot(mem, me) + layout.CLIENT_COUNTERS + counter * 8, n)
+
+
+def is_alive(mem, client):
+    """Whether that client's process still is."""
+    if client >= atomics.nclients(mem):
+        return False
+    return state(mem, client) != layout.SLOT_DEAD and atomics.client_alive(mem, client)
+
+
+# Operations.
+
+
+def enter(mem, me):
+    """Begin an operation. The barrier pairs with the one in ``grace``."""
+    busy = slot(mem, me) + layout.CLIENT_BUSY
+    atomics.record32(mem, busy, atomics.load_relaxed(mem, busy) + 1)
+    atomics.light_barrier(mem)
+
+
+def leave(mem, me):
+    """End it. Release: who waits for this sees all that the operation did."""
+    busy = slot(mem, me) + layout.CLIENT_BUSY
+    atomics.store_release(mem, busy, atomics.load_relaxed(mem, busy) + 1)
+
+
+def note(mem, me, pfn):
+    """Name a folio before the first thing is done to it."""
+    op = slot(mem, me) + layout.CLIENT_OPS
+    end = op + layout.OPS * 4
+    while op < end and atomics.load_relaxed(mem, op) != 0:
+        op += 4
+    if op < end:
+        atomics.record32(mem, op, pfn | layout.PIN_BUSY)
+
+
+def done(mem, me, pfn):
+    """Take the name away after the last thing has been done."""
+    op = slot(mem, me) + layout.CLIENT_OPS
+    end = op + layout.OPS * 4
+    while op < end and atomics.load_relaxed(mem, op) != pfn | layout.PIN_BUSY:
+        op += 4
+    if op < end:
+        atomics.record32(mem, op, 0)
+
+
+# Pins.
+
+
+def pin(mem, me, n):
+    """The offset of word n of the ledger, n < PINS."""
+    return slot(mem, me) + layout.CLIENT_LEDGER + n * 4
+
+
+def hold(mem, me, n, pfn):
+    """One reference on a folio that the operation has named is a pin from now on."""
+    atomics.record32(mem, pin(mem, me, n), pfn | layout.PIN_HELD)
+    done(mem, me, pfn)
+
+
+def drop(mem, me, n, pfn):
+    """A pin is none any more: its reference is the operation's, which drops it or gives it away."""
+    note(mem, me, pfn)
+    atomics.record32(mem, pin(mem, me, n), 0)
+
+
+def words(mem):
+    """How many words of a slot can name a folio: those of the operation first, then the ledger."""
+    return layout.OPS + layout.PINS
+
+
+def word_at(mem, client, n):
+    """The offset of the n-th of them."""
+    if n < layout.OPS:
+        return slot(mem, client) + layout.CLIENT_OPS + n * 4
+    return pin(mem, client, n - layout.OPS)
+
+
+def is_idle(mem, client):
+    """Whether no folio is named in a client's slot; for its owner or its reaper."""
+    for n in range(words(mem)):
+        if atomics.load_relaxed(mem, word_at(mem, client, n)):
+            return False
+    return True
+
+
+def pins(mem, client):
+    """How many pins are in a client's ledger."""
+    count = 0
+    for n in range(layout.PINS):
+        if atomics.load_relaxed(mem, pin(mem, client, n)) & layout.PIN_HELD:
+            count += 1
+    return count
+
+
+def set_aside(mem, me):
+    """Free CLIENT_OPS of the names that a dead client has left there, for its successor in the slot: they go to the ledger, vague as
+    they are. The copy comes first, and twice is no harm."""
+    n = 0
+    for op in range(layout.OPS):
+        name = atomics.load_relaxed(mem, word_at(mem, me, op))
+        while name and n < layout.PINS and atomics.load_relaxed(mem, pin(mem, me, n)):
+            n += 1
+        if name and n < layout.PINS:
+            atomics.record32(mem, pin(mem, me, n), name)
+            atomics.record32(mem, word_at(mem, me, op), 0)
+
+
+def state(mem, client):
+    """SLOT_CLEAN, SLOT_ATTACHED or SLOT_DEAD."""
+    return atomics.load_acquire(mem, slot(mem, client) + layout.CLIENT_STATE)
+
+
+def set_state(mem, client, state):
+    """By whoever holds the lock on the slot."""
+    atomics.store_release(mem, slot(mem, client) + layout.CLIENT_STATE, state)
+
+
+def attach(mem, me):
+    """Begin to use a clean slot. An operation in which its former client died is over."""
+    busy = slot(mem, me) + layout.CLIENT_BUSY
+    atomics.store_relaxed(mem, busy, (atomics.load_relaxed(mem, busy) + 1) & ~1)
+    set_state(mem, me, layout.SLOT_ATTACHED)
+
+
+# What a reaper asks about the others.
+
+
+def grace(mem, me):
+    """Wait until every living client has left the operation it was in. False when one does not (it is stopped, for example).
+
+    Afterwards no operation is under way that began before the call. Not within an operation of one's own: two who waited for each
+    other would wait long.
+    """
+    atomics.membarrier(mem)
+    for client in range(atomics.nclients(mem)):
+        if client != me and not _has_left(mem, client):
+            return False
+    return True
+
+
+def activity(mem, client):
+    """A number that changes when a client begins or ends an operation; odd while it is in one.
+
+    Names move within a slot, from the operation to the ledger and back, so what is read there word by word counts only if this
+    is the same before and, with a membarrier in between, behind. If a word that was read was written by an operation, then the
+    barrier has made that operation's odd number visible.
+    """
+    return atomics.load_acquire(mem, slot(mem, client) + layout.CLIENT_BUSY)
+
+
+def _has_left(mem, client):
+    at = slot(mem, client) + layout.CLIENT_BUSY
+    before = atomics.load_acquire(mem, at)
+    deadline = 0
+    while before & 1 and atomics.load_acquire(mem, at) == before:
+        if not is_alive(mem, client):
+            break
+        now = atomics.now_ns()
+        deadline = deadline if deadline else now + layout.GRACE_NS
+        if now >= deadline:
+            return False
+        atomics.cpu_relax()
+    return True

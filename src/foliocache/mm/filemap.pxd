@@ -1,17 +1,20 @@
 cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
-from . cimport atomics, fill, folio, layout, lru, mapping, page_ref, vmscan, xarray
+from . cimport atomics, client, fill, folio, layout, lru, mapping, page_ref, vmscan, xarray
 from .atomics cimport mem_t
 
 
 cpdef u32 find_get(mem_t mem, u32 me, u64 ino, u64 head, u32 height, u64 index) noexcept nogil
+@cython.locals(pfn=u32)
+cpdef u32 lookup(mem_t mem, u32 me, u32 n, u64 ino, u64 head, u32 height, u64 index) noexcept nogil
 cpdef u64 grab(mem_t mem, u32 me, u64 ino, u64 index, u32 order, u32 length) noexcept nogil
 cdef u64 _grab(mem_t mem, u32 me, u64 ino, u64 index, u32 order, u32 length) noexcept nogil
 cpdef void complete(mem_t mem, u32 me, u32 pfn) noexcept nogil
-@cython.locals(left=u32)
+@cython.locals(left=u32, attached=u32)
 cpdef void remove(mem_t mem, u32 me, u64 ino, u32 pfn) noexcept nogil
 @cython.locals(pfn=u32, left=u32)
 cpdef void truncate(mem_t mem, u32 me, u64 ino, u64 last) noexcept nogil
-cdef u32 _find_locked(mem_t mem, u64 ino, u64 index) noexcept nogil
+@cython.locals(pfn=u32)
+cdef u32 _find_locked(mem_t mem, u32 me, u64 ino, u64 index) noexcept nogil
 cdef u32 _insert(mem_t mem, u32 me, u64 ino, u64 index, u32 pfn) noexcept nogil

@@ -22,11 +22,14 @@ A miss proves nothing: ``grab`` looks again under the lock before it inserts. Af
 import cython
 
 if not cython.compiled:
-    from . import atomics, fill, folio, layout, lru, mapping, page_ref, vmscan, xarray
+    from . import atomics, client, fill, folio, layout, lru, mapping, page_ref, vmscan, xarray
 
 
 def find_get(mem, me, ino, head, height, index):
-    """Pin the folio at index of ino's mapping: its pfn, or NIL for a miss, which may be false. head is ``mapping.head`` of ino."""
+    """Pin the folio at index of ino's mapping: its pfn, or NIL for a miss, which may be false. head is ``mapping.head`` of ino.
+
+    What is pinned is named in the slot of me: see ``client``.
+    """
     for _ in range(layout.FIND_RETRIES):
         slot = xarray.find(mem, head, height, index)
         if slot == 0:
@@ -34,19 +37,32 @@ def find_get(mem, me, ino, head, height, index):
         pfn = xarray.load(mem, slot)
         if pfn == layout.NIL:
             break
+        client.note(mem, me, pfn)
         got = page_ref.try_get(mem, atomics.folio_at(mem, pfn))
         if got == layout.GOT and xarray.reload(mem, slot) == pfn and folio.is_identity(mem, pfn, ino, index):
             return pfn
         if got != layout.DEAD:
             folio.put(mem, me, pfn)
+        else:
+            client.done(mem, me, pfn)
     return layout.NIL
+
+
+def lookup(mem, me, n, ino, head, height, index):
+    """As find_get, as an operation of its own; the pin is word n of the ledger."""
+    client.enter(mem, me)
+    pfn = find_get(mem, me, ino, head, height, index)
+    if pfn != layout.NIL:
+        client.hold(mem, me, n, pfn)
+    client.leave(mem, me)
+    return pfn
 
 
 def grab(mem, me, ino, index, order, length):
     """Pin the folio at index, adding it if there is none.
 
     Its pfn; with GRAB_ADDED when it is new: then it is locked, and the caller must fill it and call ``complete``, or withdraw
-    it (``remove``, then ``fill.fail``). GRAB_NOMEM: everything is in use. GRAB_GONE: the mapping is gone, open it again.
+    it (``remove``, then ``fill.fail``). The pin is named in the slot of me. GRAB_NOMEM: everything is in use. GRAB_GONE: the mapping is gone, open it again.
     """
     found = _grab(mem, me, ino, index, order, length)
     if found == layout.GRAB_NOMEM:
@@ -70,8 +86,11 @@ def remove(mem, me, ino, pfn):
     """Withdraw one folio that the caller holds from its mapping, if it is still in it."""
     if not mapping.lock(mem, me, ino):
         return
-    attached = atomics.read32(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED)
-    left = mapping.remove(mem, me, ino, pfn) if attached else 1
+    attached = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED)
+    left = 1
+    if attached:
+        client.note(mem, me, pfn)
+        left = mapping.remove(mem, me, ino, pfn)
     mapping.unlock(mem, ino)
     if attached:
         folio.put(mem, me, pfn)
@@ -86,7 +105,10 @@ def truncate(mem, me, ino, last):
         index = mapping.next_index(mem, ino, index, last)
         pfn = mapping.find(mem, ino, index) if index <= last else layout.NIL
         index += 1
-        left = mapping.remove(mem, me, ino, pfn) if pfn != layout.NIL else mapping.folios(mem, ino)
+        left = mapping.folios(mem, ino)
+        if pfn != layout.NIL:
+            client.note(mem, me, pfn)
+            left = mapping.remove(mem, me, ino, pfn)
         mapping.unlock(mem, ino)
         if pfn != layout.NIL:
             folio.put(mem, me, pfn)
@@ -98,7 +120,7 @@ def _grab(mem, me, ino, index, order, length):
     for _ in range(layout.SHRINK_TRIES):
         if not mapping.lock(mem, me, ino):
             return layout.GRAB_GONE
-        pfn = _find_locked(mem, ino, index)
+        pfn = _find_locked(mem, me, ino, index)
         mapping.unlock(mem, ino)
         if pfn != layout.NIL:
             return pfn
@@ -107,9 +129,11 @@ def _grab(mem, me, ino, index, order, length):
             return layout.GRAB_NOMEM
         folio.prepare(mem, pfn, layout.TYPE_FILE, order, ino, index, length)
         fill.begin(mem, me, pfn)
+        client.note(mem, me, pfn)  # a second time, for a second reference
         page_ref.init(mem, atomics.folio_at(mem, pfn), 2)  # the slot's and the caller's
         status = _insert(mem, me, ino, index, pfn)
         if status == layout.XA_OK:
+            client.done(mem, me, pfn)
             return layout.GRAB_ADDED | pfn
         # Lost against another inserter, or no page for a node. Stale getters may hold the folio for a moment: both references are
         # dropped like anybody's.
@@ -120,16 +144,20 @@ def _grab(mem, me, ino, index, order, length):
     return layout.GRAB_NOMEM
 
 
-def _find_locked(mem, ino, index):
+def _find_locked(mem, me, ino, index):
     """Pin what is at index; under the tree lock. The slot's own reference cannot go, so a plain get will do.
 
     A saturated folio is as good as none: the insert will lose, and the caller reads privately.
     """
     pfn = mapping.find(mem, ino, index)
-    if pfn != layout.NIL and page_ref.get(mem, atomics.folio_at(mem, pfn)) == layout.SATURATED:
-        page_ref.put(mem, atomics.folio_at(mem, pfn))
+    if pfn == layout.NIL:
         return layout.NIL
-    return pfn
+    client.note(mem, me, pfn)
+    if page_ref.get(mem, atomics.folio_at(mem, pfn)) == layout.GOT:
+        return pfn
+    page_ref.put(mem, atomics.folio_at(mem, pfn))
+    client.done(mem, me, pfn)
+    return layout.NIL
 
 
 def _insert(mem, me, ino, index, pfn):

@@ -4,6 +4,10 @@ A folio is inserted locked, with F_OWNER naming the client that fills it. The fi
 PG_UPTODATE and wakes everybody; or ``fail`` sets PG_ERROR. A failed folio has left its mapping before anybody is woken, so
 one who wakes to PG_ERROR, or comes later, finds a miss and tries for himself.
 
+A filler may die. Whoever waits for it, or comes later, finds that out from F_OWNER and takes its place by a cmpxchg (``take_over``);
+one wins, and fills as if it had added the folio. The reaper only says that nobody is at it (``abandon``): then the folio waits for
+its next reader, or for reclaim.
+
 Content is written once in a life, between ``begin`` and ``complete``, and only by the filler: that is what lets readers look at
 it without any lock.
 """
@@ -11,13 +15,13 @@ it without any lock.
 import cython
 
 if not cython.compiled:
-    from . import atomics, flags, layout
+    from . import atomics, client, flags, layout
 
 
 def begin(mem, me, pfn):
     """Lock a frozen folio for its filler; before ``page_ref.init``."""
     folio = atomics.folio_at(mem, pfn)
-    atomics.write32(mem, folio + layout.F_OWNER, me)
+    atomics.store_relaxed(mem, folio + layout.F_OWNER, me)
     flags.init(mem, folio, layout.PG_LOCKED)
 
 
@@ -29,6 +33,26 @@ def complete(mem, pfn):
 def fail(mem, pfn):
     """The source failed; the caller has withdrawn the folio (``filemap.remove``)."""
     flags.unlock(mem, atomics.folio_at(mem, pfn), layout.PG_ERROR)
+
+
+def take_over(mem, me, pfn):
+    """Become the filler of a locked folio that the caller holds, if its filler is dead; whether he is now.
+
+    The content may be there already, if the other died on his last steps.
+    """
+    word = atomics.folio_at(mem, pfn) + layout.F_OWNER
+    owner = atomics.load_relaxed(mem, word)
+    return not client.is_alive(mem, owner) and atomics.cmpxchg_relaxed(mem, word, owner, me) == owner
+
+
+def abandon(mem, dead, pfn):
+    """What the reaper does to a folio that a dead filler holds: finish the fill if its content is there, else leave it to others."""
+    folio = atomics.folio_at(mem, pfn)
+    seen = flags.load(mem, folio)
+    if seen & layout.PG_LOCKED:
+        atomics.cmpxchg_relaxed(mem, folio + layout.F_OWNER, dead, layout.NIL)
+        if seen & layout.PG_UPTODATE:
+            complete(mem, pfn)
 
 
 def wait(mem, pfn, timeout_ns):

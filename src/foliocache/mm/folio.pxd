@@ -1,10 +1,11 @@
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
-from . cimport atomics, flags, kind, layout, lru, page_alloc, page_ref
+from . cimport atomics, client, flags, kind, layout, lru, page_alloc, page_ref
 from .atomics cimport mem_t
 
 
 cpdef void prepare(mem_t mem, u32 pfn, u32 type, u32 order, u64 ino, u64 index, u32 length) noexcept nogil
 cpdef void put(mem_t mem, u32 me, u32 pfn) noexcept nogil
+cpdef void release(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil
 cpdef void destroy(mem_t mem, u32 me, u32 pfn) noexcept nogil
 cpdef bint is_identity(mem_t mem, u32 pfn, u64 ino, u64 index) noexcept nogil

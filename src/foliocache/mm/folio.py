@@ -18,36 +18,48 @@ The descriptors of the tail pages are frozen throughout, so that a getter with a
 import cython
 
 if not cython.compiled:
-    from . import atomics, flags, kind, layout, lru, page_alloc, page_ref
+    from . import atomics, client, flags, kind, layout, lru, page_alloc, page_ref
 
 
 def prepare(mem, pfn, type, order, ino, index, length):
     """Set up a frozen folio for a new life; ``page_ref.init`` comes next. index, and length in valid bytes, are for FILE."""
     folio = atomics.folio_at(mem, pfn)
     kind.set(mem, pfn, type, order)
-    atomics.write32(mem, folio + layout.F_OWNER, layout.NIL)
+    atomics.store_relaxed(mem, folio + layout.F_OWNER, layout.NIL)
     atomics.write64(mem, folio + layout.F_INO, ino)
     atomics.write64(mem, folio + layout.F_INDEX, index)
-    atomics.write32(mem, folio + layout.F_ATTACHED, 0)
+    atomics.store_relaxed(mem, folio + layout.F_ATTACHED, 0)
     atomics.write32(mem, folio + layout.F_LENGTH, length)
-    atomics.write32(mem, folio + layout.F_QUEUE, layout.QUEUE_NONE)
+    atomics.store_relaxed(mem, folio + layout.F_QUEUE, layout.QUEUE_NONE)
     atomics.write32(mem, folio + layout.F_USED, 0)
     atomics.write32(mem, folio + layout.F_FREE, 0)
     flags.init(mem, folio, 0)
 
 
 def put(mem, me, pfn):
-    """Drop a reference; the last one destroys the folio."""
+    """Drop a reference that the operation under way has named; the last one destroys the folio."""
     if page_ref.put(mem, atomics.folio_at(mem, pfn)):
         destroy(mem, me, pfn)
+    client.done(mem, me, pfn)
+
+
+def release(mem, me, n, pfn):
+    """Drop the pin that is word n of the ledger: an operation of its own."""
+    client.enter(mem, me)
+    client.drop(mem, me, n, pfn)
+    put(mem, me, pfn)
+    client.leave(mem, me)
 
 
 def destroy(mem, me, pfn):
-    """Give the pages of a frozen folio back, as its type demands. The caller owns it: he has frozen it."""
+    """Give the pages of a frozen folio back, as its type demands. The caller owns it: he has frozen it, and named it before.
+
+    May be broken off anywhere and started again by a reaper.
+    """
     order = kind.order(mem, pfn)
     if kind.type(mem, pfn) == layout.TYPE_FILE:
         lru.remove(mem, me, pfn)
-    kind.set(mem, pfn, layout.TYPE_NONE, 0)
+    kind.set(mem, pfn, layout.TYPE_NONE, order)
     page_alloc.free(mem, me, pfn, order)
 
 

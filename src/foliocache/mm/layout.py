@@ -7,7 +7,7 @@ A segment, in order::
 
     header       one page of 4096 bytes: identity, geometry, and the global state of each part on a line of its own
     tree locks   TREE_LOCKS words, one per 64-byte line; a mapping's is chosen by its ino
-    clients      nclients slots of CLIENT_SIZE
+    clients      nclients slots of CLIENT_SIZE: who is attached, and the ledger of what each has pinned and is doing
     buckets      nbuckets words: the mapping table's hash chains
     ghosts       nghosts words: fingerprints of folios evicted lately
     memmap       npages descriptors of FOLIO_SIZE
@@ -18,7 +18,7 @@ its *object number* (see ``slab``). ``NIL`` stands for none.
 """
 
 MAGIC = 0x314843_4F494C4F46  # "FOLIOCH1", little-endian
-ABI = 1
+ABI = 2
 
 NIL = 0xFFFFFFFF
 LINE = 64
@@ -48,7 +48,8 @@ HDR_BUCKETS = 72
 HDR_GHOSTS = 80
 HDR_CREATED = 88
 HDR_POOL = 96
-HDR_IDENTITY_END = 104
+HDR_FENCED = 104
+HDR_IDENTITY_END = 108
 
 STATE_BUILDING = 0
 STATE_READY = 1
@@ -81,8 +82,11 @@ SLAB_LOCK = 1280
 SLAB_PARTIAL = 1288
 SLAB_PAGES = 1296
 SLAB_OBJECTS = 1300
+SLAB_EMPTY = 1304
 SLAB_NODES = 0
 SLAB_MAPPINGS = 1
+SLABS = 2
+SLAB_KEEP = 2  # empty pages that a cache keeps for itself
 # An object's number: pfn << (page_shift - OBJECT_SHIFT) | place within the page.
 OBJECT_SHIFT = 8
 OBJECT_BITS = 31
@@ -104,10 +108,14 @@ F_ATTACHED = 32  # tree lock: 1 while a slot of its mapping's XArray holds it
 F_LENGTH = 36  # valid bytes
 F_PREV = 40  # list links: page_alloc's lock when free, lru's for FILE, the slab's for NODE and INODE
 F_NEXT = 44
-F_BUDDY = 48  # page_alloc's lock: order + 1 at the head of a free block, else 0
+F_BUDDY = 48  # page_alloc's lock: order + 1 at the head of a free block; or one of the next two; else 0
 F_QUEUE = 52  # lru's lock: the queue it is on, or QUEUE_NONE
 F_USED = 56  # slab's lock: objects in use
 F_FREE = 60  # slab's lock: first free object of the page, + 1
+
+# F_BUDDY of a block in use that the reaper looks into: once freed, it is not handed out but parked.
+BUDDY_QUARANTINED = 0x40
+BUDDY_PARKED = 0x80
 
 # Folio types, in F_KIND. Each has its destructor (folio).
 TYPE_NONE = 0
@@ -130,7 +138,7 @@ PG_READAHEAD = 32
 LOCK_WAITERS = 0x80000000
 LOCK_SPINS = 100
 INTERRUPTED = 4  # EINTR, from futex_wait
-LOCK_SLICE_NS = 1_000_000_000
+LOCK_SLICE_NS = 50_000_000
 WAIT_SLICE_NS = 100_000_000
 
 # lru's queues.
@@ -150,7 +158,9 @@ BLOCKS_MAX = 64
 NODE_SHIFT = 6
 NODE_MASK = (1 << NODE_SHIFT) - 1
 NODE_COUNT = 0
-OBJECT_NEXT = 4  # the same place in every slab object: next free object of the page, + 1
+OBJECT_NEXT = 4  # the same place in every slab object: 0 in use; OBJECT_FREE | next free object of the page, + 1
+OBJECT_FREE = 0x80000000
+OBJECT_OWNER = 8  # the same place in every slab object, 64 bits: a record's own ino, a node's mapping
 NODE_INO = 8
 NODE_INDEX = 16
 NODE_LEVEL = 24
@@ -189,16 +199,26 @@ GRAB_GONE = 1 << 34
 FIND_RETRIES = 8
 GRAB_TRIES = 64
 
-# Client slot.
-CLIENT_SIZE = 1024
+# Client slot. The lines of CLIENT_BUSY and behind are written by the client alone (and by who reaps it).
+CLIENT_SIZE = 8192
 CLIENT_PID = 0
 CLIENT_GENERATION = 4
+CLIENT_STATE = 8
 CLIENT_ATTACHED = 16
-CLIENT_BUSY = 64  # reserved: odd while an operation is under way (design: death at any instruction)
-CLIENT_OP = 68  # reserved: the operation that is under way and its folio
+CLIENT_BUSY = 64  # odd while an operation is under way
+CLIENT_OPS = 68  # OPS words: the folios that the operation under way is getting, dropping, building or destroying
 CLIENT_COUNTERS = 128
-CLIENT_LEDGER = 256  # reserved: one word per pin, state in the upper bits, pfn below
-CLIENT_LEDGER_WORDS = (CLIENT_SIZE - CLIENT_LEDGER) // 4
+CLIENT_LEDGER = 256  # PINS words: one for each pin that a lease or a window holds
+OPS = 15
+PINS = (CLIENT_SIZE - CLIENT_LEDGER) // 4
+SLOT_CLEAN = 0
+SLOT_ATTACHED = 1
+SLOT_DEAD = 2  # its client is known to be dead; a reaper is at it, or waits for somebody who uses one of its folios
+# A word of CLIENT_OPS or of the ledger: 0, or a pfn with one of these.
+PIN_BUSY = 0x80000000  # references may have been taken or dropped, nobody can know
+PIN_HELD = 0x40000000  # exactly one reference
+PIN_PFN = 0x3FFFFFFF
+GRACE_NS = 100_000_000
 
 # Counters of a client, 64 bits each.
 COUNT_HITS = 0

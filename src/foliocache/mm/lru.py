@@ -13,7 +13,7 @@ lock. That is what makes the try_get in ``isolate`` safe although isolate holds 
 import cython
 
 if not cython.compiled:
-    from . import atomics, flags, kind, layout, page_ref, pagelist, wait
+    from . import atomics, client, flags, kind, layout, page_ref, pagelist, wait
 
 
 def setup(mem):
@@ -25,7 +25,7 @@ def setup(mem):
 
 def add(mem, me, pfn, queue):
     """Put a folio that the caller holds at the young end of a queue, unless it is on one already."""
-    wait.lock(mem, layout.LRU_LOCK, me)
+    _lock(mem, me)
     if _queue_of(mem, pfn) == layout.QUEUE_NONE:
         _add(mem, pfn, queue)
     wait.unlock(mem, layout.LRU_LOCK)
@@ -33,7 +33,7 @@ def add(mem, me, pfn, queue):
 
 def remove(mem, me, pfn):
     """Take a folio off whatever queue it is on, if it is on one; for its destructor."""
-    wait.lock(mem, layout.LRU_LOCK, me)
+    _lock(mem, me)
     if _queue_of(mem, pfn) != layout.QUEUE_NONE:
         _remove(mem, pfn)
     wait.unlock(mem, layout.LRU_LOCK)
@@ -44,13 +44,13 @@ def isolate(mem, me):
 
     Looks at SCAN_BATCH folios at most, so that the lock is held for a bounded time.
     """
-    wait.lock(mem, layout.LRU_LOCK, me)
+    _lock(mem, me)
     pfn = layout.NIL
     for _ in range(layout.SCAN_BATCH):
         queue = _choose(mem)
         if queue == layout.QUEUE_NONE:
             break
-        pfn = _take_oldest(mem, queue)
+        pfn = _take_oldest(mem, me, queue)
         if pfn != layout.NIL:
             break
     wait.unlock(mem, layout.LRU_LOCK)
@@ -76,6 +76,39 @@ def recall(mem, ino, index):
     return layout.QUEUE_MAIN
 
 
+def rebuild(mem):
+    """Make the queues from what each folio says of itself; under LRU_LOCK, and may be broken off and started again."""
+    setup(mem)
+    for pfn in range(atomics.npages(mem)):
+        queue = _queue_of(mem, pfn)
+        if queue != layout.QUEUE_NONE:
+            _add(mem, pfn, queue)
+
+
+def repair(mem, me):
+    """Rebuild while others work."""
+    wait.lock(mem, layout.LRU_LOCK, me)
+    rebuild(mem)
+    wait.unlock(mem, layout.LRU_LOCK)
+
+
+def reap(mem, me, dead):
+    """If a dead client holds LRU_LOCK, take it over, repair, and unlock."""
+    if wait.take_over(mem, layout.LRU_LOCK, dead, me):
+        rebuild(mem)
+        wait.unlock(mem, layout.LRU_LOCK)
+
+
+def is_queued(mem, pfn):
+    """Whether reclaim can find the folio now."""
+    return _queue_of(mem, pfn) != layout.QUEUE_NONE
+
+
+def _lock(mem, me):
+    if wait.lock(mem, layout.LRU_LOCK, me):
+        rebuild(mem)
+
+
 def _choose(mem):
     small = pages(mem, layout.QUEUE_SMALL)
     main = pages(mem, layout.QUEUE_MAIN)
@@ -86,21 +119,24 @@ def _choose(mem):
     return layout.QUEUE_NONE
 
 
-def _take_oldest(mem, queue):
+def _take_oldest(mem, me, queue):
     """Pin a queue's oldest folio and take it off. NIL when it was used since: it has another round in the main queue then; and
     when it could not be pinned, because somebody is destroying it."""
     pfn = pagelist.last(mem, _list(queue))
     if pfn == layout.NIL:  # a list whose first word was damaged
         return layout.NIL
+    client.note(mem, me, pfn)  # before it leaves the queue: no list would name it if this client died here
     _remove(mem, pfn)
     if flags.clear(mem, atomics.folio_at(mem, pfn), layout.PG_REFERENCED):
         _add(mem, pfn, layout.QUEUE_MAIN)
-        return layout.NIL
-    return layout.NIL if page_ref.try_get(mem, atomics.folio_at(mem, pfn)) == layout.DEAD else pfn
+    elif page_ref.try_get(mem, atomics.folio_at(mem, pfn)) != layout.DEAD:
+        return pfn
+    client.done(mem, me, pfn)
+    return layout.NIL
 
 
 def _add(mem, pfn, queue):
-    atomics.write32(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE, queue)
+    atomics.record32(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE, queue)
     pagelist.push_first(mem, _list(queue), pfn)
     _account(mem, pfn, queue, 1)
 
@@ -108,7 +144,7 @@ def _add(mem, pfn, queue):
 def _remove(mem, pfn):
     queue = _queue_of(mem, pfn)
     pagelist.remove(mem, _list(queue), pfn)
-    atomics.write32(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE, layout.QUEUE_NONE)
+    atomics.record32(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE, layout.QUEUE_NONE)
     _account(mem, pfn, queue, -1)
 
 
@@ -118,7 +154,7 @@ def _account(mem, pfn, queue, sign):
 
 
 def _queue_of(mem, pfn):
-    queue = atomics.read32(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE)
+    queue = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE)
     return queue if queue < layout.QUEUES else layout.QUEUE_NONE
 
 

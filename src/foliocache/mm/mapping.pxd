@@ -1,12 +1,17 @@
 cimport cython
 from libc.stdint cimport int64_t, uint32_t as u32, uint64_t as u64
 
-from . cimport atomics, folio, kind, layout, page_ref, slab, wait, xarray
+from . cimport atomics, kind, layout, slab, wait, xarray
 from .atomics cimport mem_t
 
 
-@cython.locals(bucket=u32)
 cpdef void setup(mem_t mem) noexcept nogil
+@cython.locals(number=u32, ino=u64)
+cpdef void sweep(mem_t mem, u32 me) noexcept nogil
+@cython.locals(n=u64)
+cpdef void repair(mem_t mem, u32 me) noexcept nogil
+@cython.locals(n=u64)
+cpdef void reap(mem_t mem, u32 me, u32 dead) noexcept nogil
 cpdef u64 lookup(mem_t mem, u32 me, u64 low, u64 high) noexcept nogil
 cpdef u64 open(mem_t mem, u32 me, u64 low, u64 high, u64 key, u64 size, u32 order, u32 height, const char *text, u32 key_length,
                u32 version_length) noexcept nogil
@@ -22,6 +27,14 @@ cpdef u32 find(mem_t mem, u64 ino, u64 index) noexcept nogil
 cpdef u64 next_index(mem_t mem, u64 ino, u64 index, u64 last) noexcept nogil
 cpdef u32 insert(mem_t mem, u32 me, u64 ino, u64 index, u32 pfn) noexcept nogil
 cpdef u32 remove(mem_t mem, u32 me, u64 ino, u32 pfn) noexcept nogil
+cdef void _lock_table(mem_t mem, u32 me) noexcept nogil
+@cython.locals(bucket=u32)
+cdef void _reset(mem_t mem) noexcept nogil
+@cython.locals(number=u32)
+cdef void _repair_table(mem_t mem, u32 me) noexcept nogil
+@cython.locals(number=u32, ino=u64, count=u32)
+cdef void _repair_trees(mem_t mem, u32 me, u64 word) noexcept nogil
+cdef void _link(mem_t mem, u32 number) noexcept nogil
 cdef u32 _height(mem_t mem, u64 ino) noexcept nogil
 @cython.locals(left=u32)
 cdef u32 _add_folios(mem_t mem, u64 ino, int64_t n) noexcept nogil
@@ -31,8 +44,7 @@ cdef u32 _make(mem_t mem, u32 me, u64 low, u64 high, u64 key, u64 size, u32 orde
                u32 version_length) noexcept nogil
 @cython.locals(found=u64, link=u64)
 cdef void _drop(mem_t mem, u32 me, u64 ino) noexcept nogil
-@cython.locals(alive=bint)
-cdef bint _is_alive(mem_t mem, u32 me, u64 ino) noexcept nogil
+cdef bint _is_alive(mem_t mem, u64 ino) noexcept nogil
 cdef u64 _ino(mem_t mem, u32 number) noexcept nogil
 @cython.locals(mixed=u64)
 cdef u64 _tree_lock(u64 ino) noexcept nogil

@@ -8,26 +8,28 @@ names, then asks whether the record is still this ino's (``lock``); one who find
 Two locks: TABLE_LOCK guards the hash chains, and is taken first; the tree locks are an array in the header, so that taking
 one never writes to a record's memory, which may be anybody's by then. A record is made under the first and freed under both.
 
+**Ground truth**, for repairs after an owner of a lock was killed: a record is one that is in use in its slab and says its own number
+in its MAPPING_INO, which is written last when it is made and first when it is dropped. The chains are made from that. A tree is
+counted again from its slots, and nodes that are in use and linked nowhere in the tree of their owner were in the dead one's hands.
+
 A reader's walk starts at the record's head word without any of this: see ``xarray`` and ``filemap``.
 """
 
 import cython
 
 if not cython.compiled:
-    from . import atomics, folio, kind, layout, page_ref, slab, wait, xarray
+    from . import atomics, kind, layout, slab, wait, xarray
 
 
 def setup(mem):
     """An empty table, for a new segment."""
-    for bucket in range(atomics.nbuckets(mem)):
-        atomics.write32(mem, atomics.buckets(mem) + bucket * 4, layout.NIL)
-    atomics.store_relaxed(mem, layout.TABLE_COUNT, 0)
+    _reset(mem)
     atomics.write64(mem, layout.TABLE_NEXT_INO, 0)
 
 
 def lookup(mem, me, low, high):
     """The ino of the object with this 128-bit digest of key, version and size; 0 if nothing of it is cached."""
-    wait.lock(mem, layout.TABLE_LOCK, me)
+    _lock_table(mem, me)
     number = _search(mem, low, high)
     ino = _ino(mem, number) if number != layout.NIL else 0
     wait.unlock(mem, layout.TABLE_LOCK)
@@ -39,7 +41,7 @@ def open(mem, me, low, high, key, size, order, height, text, key_length, version
 
     key is a 64-bit digest of the key alone; text is key and version for people, cut to MAPPING_TEXT_MAX bytes.
     """
-    wait.lock(mem, layout.TABLE_LOCK, me)
+    _lock_table(mem, me)
     number = _search(mem, low, high)
     if number == layout.NIL:
         number = _make(mem, me, low, high, key, size, order, height, text, key_length, version_length)
@@ -50,8 +52,9 @@ def open(mem, me, low, high, key, size, order, height, text, key_length, version
 
 def lock(mem, me, ino):
     """Take the tree lock of ino's mapping. False, and no lock, when the mapping is gone."""
-    wait.lock(mem, _tree_lock(ino), me)
-    if _is_alive(mem, me, ino):
+    if wait.lock(mem, _tree_lock(ino), me):
+        _repair_trees(mem, me, _tree_lock(ino))
+    if _is_alive(mem, ino):
         return True
     wait.unlock(mem, _tree_lock(ino))
     return False
@@ -64,7 +67,7 @@ def unlock(mem, ino):
 
 def find_key(mem, me, key):
     """The ino of some version of the object whose key has this digest; 0 if there is none. Looks at every record."""
-    wait.lock(mem, layout.TABLE_LOCK, me)
+    _lock_table(mem, me)
     ino = 0
     for bucket in range(atomics.nbuckets(mem)):
         number = atomics.read32(mem, atomics.buckets(mem) + bucket * 4)
@@ -81,12 +84,51 @@ def find_key(mem, me, key):
 
 def release(mem, me, ino):
     """Free the record if its mapping holds no folio any more. For those who took the last one out."""
-    wait.lock(mem, layout.TABLE_LOCK, me)
+    _lock_table(mem, me)
     if lock(mem, me, ino):
         if folios(mem, ino) == 0:
             _drop(mem, me, ino)
         unlock(mem, ino)
     wait.unlock(mem, layout.TABLE_LOCK)
+
+
+def sweep(mem, me):
+    """Drop every record that has no folio: a dead client may have made it, or have left it with the last folio it took out.
+
+    One who is about to insert finds his mapping gone and opens it again.
+    """
+    _lock_table(mem, me)
+    number = slab.next_of(mem, layout.SLAB_MAPPINGS, layout.NIL)
+    while number != layout.NIL:
+        ino = _ino(mem, number)
+        if folios(mem, ino) == 0 and lock(mem, me, ino):
+            if folios(mem, ino) == 0:
+                _drop(mem, me, ino)
+            unlock(mem, ino)
+        number = slab.next_of(mem, layout.SLAB_MAPPINGS, number)
+    wait.unlock(mem, layout.TABLE_LOCK)
+
+
+def repair(mem, me):
+    """Make the table's chains again, and count every tree, while others work."""
+    wait.lock(mem, layout.TABLE_LOCK, me)
+    _repair_table(mem, me)
+    for n in range(layout.TREE_LOCKS):
+        wait.lock(mem, layout.TREE_LOCK + n * layout.LINE, me)
+        _repair_trees(mem, me, layout.TREE_LOCK + n * layout.LINE)
+        wait.unlock(mem, layout.TREE_LOCK + n * layout.LINE)
+    wait.unlock(mem, layout.TABLE_LOCK)
+
+
+def reap(mem, me, dead):
+    """Take over the tree locks and the table's lock from a dead client, repair, and unlock."""
+    for n in range(layout.TREE_LOCKS):
+        if wait.take_over(mem, layout.TREE_LOCK + n * layout.LINE, dead, me):
+            _repair_trees(mem, me, layout.TREE_LOCK + n * layout.LINE)
+            wait.unlock(mem, layout.TREE_LOCK + n * layout.LINE)
+    if wait.take_over(mem, layout.TABLE_LOCK, dead, me):
+        _repair_table(mem, me)
+        wait.unlock(mem, layout.TABLE_LOCK)
 
 
 def head(mem, ino):
@@ -114,22 +156,68 @@ def insert(mem, me, ino, index, pfn):
     """Give a folio its slot, which takes over one of its references; under the tree lock. As xarray.store."""
     status = xarray.store(mem, me, head(mem, ino), _height(mem, ino), index, pfn, ino)
     if status == layout.XA_OK:
-        atomics.write32(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED, 1)
+        atomics.record32(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED, 1)
         _add_folios(mem, ino, 1)
     return status
 
 
 def remove(mem, me, ino, pfn):
-    """Take a folio out of its slot; under the tree lock. The slot's reference is the caller's to drop. Folios that are left."""
+    """Take a folio out of its slot; under the tree lock. The slot's reference is the caller's to drop, who has named it. Folios that
+    are left. One that dies in between leaves a slot that may name a folio, never a folio that wrongly claims a slot."""
     folio_offset = atomics.folio_at(mem, pfn)
+    atomics.record32(mem, folio_offset + layout.F_ATTACHED, 0)
     xarray.erase(mem, me, head(mem, ino), _height(mem, ino), atomics.read64(mem, folio_offset + layout.F_INDEX))
-    atomics.write32(mem, folio_offset + layout.F_ATTACHED, 0)
     return _add_folios(mem, ino, -1)
 
 
 def folios(mem, ino):
     """Folios in the mapping; exact under its tree lock."""
     return atomics.load_relaxed(mem, record(mem, ino) + layout.MAPPING_FOLIOS)
+
+
+def _lock_table(mem, me):
+    if wait.lock(mem, layout.TABLE_LOCK, me):
+        _repair_table(mem, me)
+
+
+def _reset(mem):
+    for bucket in range(atomics.nbuckets(mem)):
+        atomics.write32(mem, atomics.buckets(mem) + bucket * 4, layout.NIL)
+    atomics.store_relaxed(mem, layout.TABLE_COUNT, 0)
+
+
+def _repair_table(mem, me):
+    """Make the chains from the records; under TABLE_LOCK. Records are made and dropped under it alone."""
+    _reset(mem)
+    number = slab.next_of(mem, layout.SLAB_MAPPINGS, layout.NIL)
+    while number != layout.NIL:
+        if _ino(mem, number) & layout.OBJECT_MASK == number and _ino(mem, number) != 0:
+            _link(mem, number)
+        else:
+            slab.free(mem, me, layout.SLAB_MAPPINGS, number)
+        number = slab.next_of(mem, layout.SLAB_MAPPINGS, number)
+
+
+def _repair_trees(mem, me, word):
+    """Count all trees of one tree lock again, and free the nodes that a dead client had in hand; under that lock.
+
+    Which of the mappings the dead one was at is not asked, so it does not matter how many have died here one after the other.
+    """
+    number = slab.next_of(mem, layout.SLAB_MAPPINGS, layout.NIL)
+    while number != layout.NIL:
+        ino = _ino(mem, number)
+        if _tree_lock(ino) == word and _is_alive(mem, ino):
+            count = xarray.recount(mem, me, head(mem, ino), _height(mem, ino), ino)
+            atomics.store_relaxed(mem, record(mem, ino) + layout.MAPPING_FOLIOS, count)
+        number = slab.next_of(mem, layout.SLAB_MAPPINGS, number)
+    number = slab.next_of(mem, layout.SLAB_NODES, layout.NIL)
+    while number != layout.NIL:
+        ino = atomics.load_relaxed64(mem, slab.at(mem, layout.SLAB_NODES, number) + layout.OBJECT_OWNER)
+        if _tree_lock(ino) == word and not (
+            _is_alive(mem, ino) and xarray.is_linked(mem, head(mem, ino), _height(mem, ino), number)
+        ):
+            slab.free(mem, me, layout.SLAB_NODES, number)
+        number = slab.next_of(mem, layout.SLAB_NODES, number)
 
 
 def _height(mem, ino):
@@ -158,7 +246,7 @@ def _search(mem, low, high):
 
 
 def _make(mem, me, low, high, key, size, order, height, text, key_length, version_length):
-    number = slab.alloc(mem, me, layout.SLAB_MAPPINGS)
+    number = slab.alloc(mem, me, layout.SLAB_MAPPINGS, 0)
     if number == layout.NIL:
         return layout.NIL
     new = slab.at(mem, layout.SLAB_MAPPINGS, number)
@@ -171,14 +259,21 @@ def _make(mem, me, low, high, key, size, order, height, text, key_length, versio
     atomics.write32(mem, new + layout.MAPPING_KEY_LENGTH, key_length)
     atomics.write32(mem, new + layout.MAPPING_VERSION_LENGTH, version_length)
     atomics.write_bytes(mem, new + layout.MAPPING_TEXT, text, key_length + version_length)
-    atomics.write32(mem, new + layout.MAPPING_CHAIN, atomics.read32(mem, _bucket(mem, low)))
     serial = atomics.read64(mem, layout.TABLE_NEXT_INO) + 1
     atomics.write64(mem, layout.TABLE_NEXT_INO, serial)
     # The ino makes the record valid, so it comes last; a stale walker may read it at any time.
     atomics.store_release64(mem, new + layout.MAPPING_INO, serial << layout.OBJECT_BITS | number)
-    atomics.write32(mem, _bucket(mem, low), number)
-    _count(mem, 1)
+    _link(mem, number)
     return number
+
+
+def _link(mem, number):
+    """Put a record at the head of its chain."""
+    at = slab.at(mem, layout.SLAB_MAPPINGS, number)
+    bucket = _bucket(mem, atomics.read64(mem, at + layout.MAPPING_DIGEST_LO))
+    atomics.write32(mem, at + layout.MAPPING_CHAIN, atomics.read32(mem, bucket))
+    atomics.write32(mem, bucket, number)
+    _count(mem, 1)
 
 
 def _drop(mem, me, ino):
@@ -198,27 +293,16 @@ def _drop(mem, me, ino):
     slab.free(mem, me, layout.SLAB_MAPPINGS, number)
 
 
-def _is_alive(mem, me, ino):
+def _is_alive(mem, ino):
     """Whether the record is ino's; under its tree lock, which keeps the answer true.
 
-    The record's page may have been freed and be file data now, so the page is pinned before it is believed: get, then look at its
-    type, as with any folio.
+    The record's page may have been given back and be file data now, so its type is looked at first: within an operation, a page
+    that still has it keeps it (see ``slab``).
     """
     where = record(mem, ino)
-    if ino == 0 or where == 0:
+    if ino == 0 or where == 0 or kind.type(mem, slab.pfn_of(mem, ino & layout.OBJECT_MASK)) != layout.TYPE_INODE:
         return False
-    pfn = slab.pfn_of(mem, ino & layout.OBJECT_MASK)
-    page = atomics.folio_at(mem, pfn)
-    got = page_ref.try_get(mem, page)
-    if got == layout.DEAD:
-        return False
-    alive = (
-        got == layout.GOT
-        and kind.type(mem, pfn) == layout.TYPE_INODE
-        and atomics.load_acquire64(mem, where + layout.MAPPING_INO) == ino
-    )
-    folio.put(mem, me, pfn)
-    return alive
+    return atomics.load_acquire64(mem, where + layout.MAPPING_INO) == ino
 
 
 def _ino(mem, number):

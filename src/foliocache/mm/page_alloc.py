@@ -8,6 +8,16 @@ A block's first page has F_BUDDY = order + 1 while it is free, else 0. F_BUDDY a
 also when the neighbour that is looked at belongs to somebody: that is why "is my buddy free" is a word of its own and not read
 from what the owner of a page may be writing.
 
+**Ground truth.** From the first pages of blocks alone, one after the other, the whole pool can be read at any moment, whoever was
+killed in the middle of what: F_BUDDY says that a block is free and how large, or else the order in F_KIND says how far the block in
+use reaches (it is set here, and keeps its order until the block is free again). So a block is split from the top: the upper half
+is marked while the mark of the whole still covers it, then the whole's mark shrinks; and merged the other way round. Nothing is
+lost in between, because a block that is taken is named in its taker's slot before its mark goes (``client.note``), and one that
+is given back is named until its mark is there. ``rebuild`` makes the lists, which are no truth but an index, from this.
+
+**Quarantine.** A page that a dead client may have had in hand must not begin a new life while the reaper looks into it
+(see ``reap``): a block marked BUDDY_QUARANTINED becomes BUDDY_PARKED when it is freed, and goes nowhere until the reaper is done.
+
 Against fragmentation, as in the kernel's ``mm/page_alloc.c``: a freed block goes to the end of its list when the block that it
 would merge into is half free already (buddy_merge_likely), so that it is handed out last and the merge gets its chance.
 """
@@ -15,23 +25,87 @@ would merge into is half free already (buddy_merge_likely), so that it is handed
 import cython
 
 if not cython.compiled:
-    from . import atomics, layout, page_ref, pagelist, wait
+    from . import atomics, client, kind, layout, page_ref, pagelist, wait
 
 
 def alloc(mem, me, order):
-    """Take a block of 2^order pages off the free lists, split from a larger one if need be: its first pfn, or NIL."""
-    wait.lock(mem, layout.ALLOC_LOCK, me)
-    pfn = _take(mem, order)
+    """Take a block of 2^order pages off the free lists, split from a larger one if need be: its first pfn, or NIL.
+
+    The block stays named in the caller's slot (``client.note``) until he says ``client.done``.
+    """
+    _lock(mem, me)
+    pfn = _take(mem, me, order)
     wait.unlock(mem, layout.ALLOC_LOCK)
     return pfn
 
 
 def free(mem, me, pfn, order):
-    """Give a frozen block back; merges it with its buddies."""
-    wait.lock(mem, layout.ALLOC_LOCK, me)
-    _add_free(mem, 1 << order)
-    _merge(mem, pfn, order)
+    """Give a frozen block back, which the caller has named; merges it with its buddies."""
+    _lock(mem, me)
+    if mark(mem, pfn) == layout.BUDDY_QUARANTINED:
+        _set_mark(mem, pfn, layout.BUDDY_PARKED)
+    else:
+        _give(mem, pfn, order)
     wait.unlock(mem, layout.ALLOC_LOCK)
+
+
+def mark(mem, pfn):
+    """A page's F_BUDDY now. 0 in an operation that names pfn or began after a quarantine: not quarantined."""
+    return atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_BUDDY)
+
+
+def quarantine(mem, me, pfn):
+    """Keep the block that begins at pfn from a new life. False, and nothing done, when none begins there or it is free."""
+    _lock(mem, me)
+    found = _head_of(mem, pfn) == pfn and not _is_free_mark(mark(mem, pfn))
+    if found and mark(mem, pfn) == layout.BUDDY_PARKED:
+        _give(mem, pfn, kind.order(mem, pfn))
+        found = False
+    elif found:
+        _set_mark(mem, pfn, layout.BUDDY_QUARANTINED)
+    wait.unlock(mem, layout.ALLOC_LOCK)
+    return found
+
+
+def end_quarantine(mem, me, pfn):
+    """Free it if it has been parked, else let it live on."""
+    _lock(mem, me)
+    if mark(mem, pfn) == layout.BUDDY_PARKED:
+        _give(mem, pfn, kind.order(mem, pfn))
+    elif mark(mem, pfn) == layout.BUDDY_QUARANTINED:
+        _set_mark(mem, pfn, 0)
+    wait.unlock(mem, layout.ALLOC_LOCK)
+
+
+def rebuild(mem):
+    """Make the lists and the count from the marks; under ALLOC_LOCK, and may be broken off and started again."""
+    for order in range(layout.MAX_ORDER + 1):
+        pagelist.reset(mem, _list(order))
+    atomics.store_relaxed(mem, layout.ALLOC_FREE, 0)
+    pfn = 0
+    while pfn < atomics.npages(mem):
+        order = _order_at(mem, pfn)
+        for tail in range(pfn + 1, pfn + (1 << order)):
+            _set_mark(mem, tail, 0)
+        if _is_free_mark(mark(mem, pfn)):
+            _set_mark(mem, pfn, order + 1)
+            _add_free(mem, 1 << order)
+            pagelist.push_last(mem, _list(order), pfn)
+        pfn += 1 << order
+
+
+def repair(mem, me):
+    """Rebuild while others work."""
+    wait.lock(mem, layout.ALLOC_LOCK, me)
+    rebuild(mem)
+    wait.unlock(mem, layout.ALLOC_LOCK)
+
+
+def reap(mem, me, dead):
+    """If a dead client holds ALLOC_LOCK, take it over, repair, and unlock."""
+    if wait.take_over(mem, layout.ALLOC_LOCK, dead, me):
+        rebuild(mem)
+        wait.unlock(mem, layout.ALLOC_LOCK)
 
 
 def free_pages(mem):
@@ -49,21 +123,30 @@ def setup(mem, me):
     pfn = 0
     while pfn < atomics.npages(mem):
         order = layout.MAX_ORDER
-        while pfn & ((1 << order) - 1) or pfn + (1 << order) > atomics.npages(mem):
+        while not _may_begin(mem, pfn, order):
             order -= 1
-        wait.lock(mem, layout.ALLOC_LOCK, me)
+        _lock(mem, me)
+        _set_mark(mem, pfn, order + 1)
         _add_free(mem, 1 << order)
-        _put_last(mem, pfn, order)
+        pagelist.push_last(mem, _list(order), pfn)
         wait.unlock(mem, layout.ALLOC_LOCK)
         pfn += 1 << order
 
 
-def _take(mem, order):
+def _lock(mem, me):
+    if wait.lock(mem, layout.ALLOC_LOCK, me):
+        rebuild(mem)
+
+
+def _take(mem, me, order):
     for larger in range(order, layout.MAX_ORDER + 1):
         pfn = pagelist.first(mem, _list(larger))
         if pfn != layout.NIL and _is_free(mem, pfn, larger):
-            _remove(mem, pfn, larger)
+            pagelist.remove(mem, _list(larger), pfn)
             _split(mem, pfn, larger, order)
+            client.note(mem, me, pfn)
+            kind.set(mem, pfn, layout.TYPE_NONE, order)
+            _set_mark(mem, pfn, 0)
             _add_free(mem, -(1 << order))
             return pfn
     return layout.NIL
@@ -73,39 +156,60 @@ def _split(mem, pfn, have, want):
     """Give the upper halves back until the block at pfn has the order that is wanted."""
     while have > want:
         have -= 1
-        _put_first(mem, pfn + (1 << have), have)
+        _set_mark(mem, pfn + (1 << have), have + 1)
+        _set_mark(mem, pfn, have + 1)
+        pagelist.push_first(mem, _list(have), pfn + (1 << have))
+
+
+def _give(mem, pfn, order):
+    """The block is free from here on; then merge it."""
+    _set_mark(mem, pfn, order + 1)
+    _add_free(mem, 1 << order)
+    _merge(mem, pfn, order)
 
 
 def _merge(mem, pfn, order):
     while order < layout.MAX_ORDER and _is_free(mem, pfn ^ (1 << order), order):
-        _remove(mem, pfn ^ (1 << order), order)
+        pagelist.remove(mem, _list(order), pfn ^ (1 << order))
         pfn &= ~(1 << order)
         order += 1
+        _set_mark(mem, pfn, order + 1)
+        _set_mark(mem, pfn + (1 << (order - 1)), 0)
     if order < layout.MAX_ORDER and _is_free(mem, (pfn & ~(1 << order)) ^ (2 << order), order + 1):
-        _put_last(mem, pfn, order)
+        pagelist.push_last(mem, _list(order), pfn)
     else:
-        _put_first(mem, pfn, order)
+        pagelist.push_first(mem, _list(order), pfn)
 
 
 def _is_free(mem, pfn, order):
-    if pfn + (1 << order) > atomics.npages(mem):
-        return False
-    return atomics.read32(mem, atomics.folio_at(mem, pfn) + layout.F_BUDDY) == order + 1
+    return pfn + (1 << order) <= atomics.npages(mem) and mark(mem, pfn) == order + 1
 
 
-def _put_first(mem, pfn, order):
-    atomics.write32(mem, atomics.folio_at(mem, pfn) + layout.F_BUDDY, order + 1)
-    pagelist.push_first(mem, _list(order), pfn)
+def _is_free_mark(mark):
+    return 0 < mark <= layout.MAX_ORDER + 1
 
 
-def _put_last(mem, pfn, order):
-    atomics.write32(mem, atomics.folio_at(mem, pfn) + layout.F_BUDDY, order + 1)
-    pagelist.push_last(mem, _list(order), pfn)
+def _set_mark(mem, pfn, mark):
+    # In program order with what is around it: see "ground truth".
+    atomics.record32(mem, atomics.folio_at(mem, pfn) + layout.F_BUDDY, mark)
 
 
-def _remove(mem, pfn, order):
-    pagelist.remove(mem, _list(order), pfn)
-    atomics.write32(mem, atomics.folio_at(mem, pfn) + layout.F_BUDDY, 0)
+def _order_at(mem, pfn):
+    """The order of the block that begins at pfn; 0 if what is written there cannot be."""
+    order = mark(mem, pfn) - 1 if _is_free_mark(mark(mem, pfn)) else kind.order(mem, pfn)
+    return order if _may_begin(mem, pfn, order) else 0
+
+
+def _may_begin(mem, pfn, order):
+    return pfn & ((1 << order) - 1) == 0 and pfn + (1 << order) <= atomics.npages(mem)
+
+
+def _head_of(mem, pfn):
+    """Where the block begins that holds pfn. No block reaches across a multiple of the largest size."""
+    head = pfn & ~((1 << layout.MAX_ORDER) - 1)
+    while head + (1 << _order_at(mem, head)) <= pfn:
+        head += 1 << _order_at(mem, head)
+    return head
 
 
 def _list(order):

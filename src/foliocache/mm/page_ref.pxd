@@ -11,4 +11,6 @@ cpdef bint put(mem_t mem, u64 folio) noexcept nogil
 cpdef bint freeze(mem_t mem, u64 folio, u32 n) noexcept nogil
 cpdef void unfreeze(mem_t mem, u64 folio, u32 n) noexcept nogil
 cpdef void init(mem_t mem, u64 folio, u32 n) noexcept nogil
+cpdef bint correct(mem_t mem, u64 folio, u32 wrong, u32 right) noexcept nogil
+cpdef bint is_frozen(mem_t mem, u64 folio) noexcept nogil
 cpdef u32 count(mem_t mem, u64 folio) noexcept nogil

@@ -89,6 +89,16 @@ def init(mem, folio, n):
     atomics.store_release(mem, folio + layout.F_REF, n)
 
 
+def correct(mem, folio, wrong, right):
+    """Set a live count right, by a reaper that knows how many references there are. False: it has changed meanwhile."""
+    return atomics.cmpxchg_relaxed(mem, folio + layout.F_REF, wrong, right) == wrong
+
+
+def is_frozen(mem, folio):
+    """Whether somebody owns the folio now."""
+    return bool(atomics.load_relaxed(mem, folio + layout.F_REF) & layout.FROZEN)
+
+
 def count(mem, folio):
     """The word as it is now: for audits and statistics, proves nothing."""
     return atomics.load_relaxed(mem, folio + layout.F_REF)

@@ -1,17 +1,27 @@
 cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
-from . cimport atomics, folio, kind, layout, page_ref, vmscan, xarray
+from . cimport atomics, client, folio, kind, layout, page_ref, vmscan, xarray
 from .atomics cimport mem_t
 
 
 @cython.locals(order=u32, entry=u32)
 cpdef u32 create(mem_t mem, u32 me, u32 entries) noexcept nogil
-@cython.locals(entry=u32)
+@cython.locals(table=u32)
+cpdef u32 make(mem_t mem, u32 me, u32 n, u32 entries) noexcept nogil
 cpdef void destroy(mem_t mem, u32 me, u32 table) noexcept nogil
+cpdef void release(mem_t mem, u32 me, u32 n, u32 table) noexcept nogil
+@cython.locals(entry=u32)
+cpdef void clear(mem_t mem, u32 me, u32 table) noexcept nogil
+@cython.locals(entry=u32)
+cpdef bint maps(mem_t mem, u32 table, u32 pfn) noexcept nogil
 cpdef bint map(mem_t mem, u32 table, u32 entry, u32 pfn) noexcept nogil
+cpdef void move(mem_t mem, u32 me, u32 n, u32 table, u32 entry, u32 pfn) noexcept nogil
+@cython.locals(found=u32)
 cpdef bint unmap(mem_t mem, u32 me, u32 table, u32 entry) noexcept nogil
 cpdef u32 gup_fast(mem_t mem, u32 me, u32 table, u32 entry) noexcept nogil
+@cython.locals(pfn=u32)
+cpdef u32 lookup(mem_t mem, u32 me, u32 n, u32 table, u32 entry) noexcept nogil
 @cython.locals(i=u32)
 cpdef bint gup(mem_t mem, u32 me, u32 table, u32 first, u32 count, u32 pins) noexcept nogil
 @cython.locals(i=u32)

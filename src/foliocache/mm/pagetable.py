@@ -16,11 +16,14 @@ mapped again, to whatever, between 1 and 3 is the folio that this entry names no
 import cython
 
 if not cython.compiled:
-    from . import atomics, folio, kind, layout, page_ref, vmscan, xarray
+    from . import atomics, client, folio, kind, layout, page_ref, vmscan, xarray
 
 
 def create(mem, me, entries):
-    """An empty table: its pfn, or NIL when there is no room for it or it would need more than the largest folio."""
+    """An empty table: its pfn, or NIL when there is no room for it or it would need more than the largest folio.
+
+    It is named in the slot of me.
+    """
     order = 0
     while _capacity(mem, order) < entries:
         order += 1
@@ -36,11 +39,46 @@ def create(mem, me, entries):
     return pfn
 
 
+def make(mem, me, n, entries):
+    """As create, as an operation of its own; the table is word n of the ledger."""
+    client.enter(mem, me)
+    table = create(mem, me, entries)
+    if table != layout.NIL:
+        client.hold(mem, me, n, table)
+    client.leave(mem, me)
+    return table
+
+
 def destroy(mem, me, table):
-    """Unmap everything and drop the table."""
+    """Unmap everything and drop the table, which the operation under way has named."""
+    clear(mem, me, table)
+    folio.put(mem, me, table)
+
+
+def release(mem, me, n, table):
+    """Destroy a table that is word n of the ledger: an operation of its own.
+
+    The ledger names it until it is empty, so that it is found there, with what is left in it, should this client die halfway.
+    """
+    client.enter(mem, me)
+    clear(mem, me, table)
+    client.drop(mem, me, n, table)
+    folio.put(mem, me, table)
+    client.leave(mem, me)
+
+
+def clear(mem, me, table):
+    """Unmap everything."""
     for entry in range(_capacity(mem, kind.order(mem, table))):
         unmap(mem, me, table, entry)
-    folio.put(mem, me, table)
+
+
+def maps(mem, table, pfn):
+    """Whether some entry names pfn."""
+    for entry in range(_capacity(mem, kind.order(mem, table))):
+        if xarray.load(mem, _entry(mem, table, entry)) == pfn:
+            return True
+    return False
 
 
 def map(mem, table, entry, pfn):
@@ -51,32 +89,60 @@ def map(mem, table, entry, pfn):
     return atomics.cmpxchg_relaxed(mem, _entry(mem, table, entry), 0, (pfn + 1) << 1) == 0
 
 
+def move(mem, me, n, table, entry, pfn):
+    """Let an empty entry have the pin that is word n of the ledger: an operation of its own."""
+    client.enter(mem, me)
+    client.drop(mem, me, n, pfn)
+    map(mem, table, entry, pfn)
+    client.done(mem, me, pfn)
+    client.leave(mem, me)
+
+
 def unmap(mem, me, table, entry):
     """Clear an entry, then drop its reference; False if it was empty.
 
-    The exchange decides who drops, when two unmap at once. The order that a getter relies on is that of the drop (``page_ref.put``
-    is a release), so the exchange may be relaxed.
+    The cmpxchg decides who drops, when two unmap at once. The order that a getter relies on is that of the drop (``page_ref.put``
+    is a release), so the cmpxchg may be relaxed.
     """
-    pfn = xarray.pfn_of(mem, atomics.exchange_relaxed(mem, _entry(mem, table, entry), 0))
+    found = atomics.load_relaxed(mem, _entry(mem, table, entry))
+    pfn = xarray.pfn_of(mem, found)
     if pfn == layout.NIL:
+        return False
+    client.note(mem, me, pfn)
+    if atomics.cmpxchg_relaxed(mem, _entry(mem, table, entry), found, 0) != found:
+        client.done(mem, me, pfn)
         return False
     folio.put(mem, me, pfn)
     return True
 
 
 def gup_fast(mem, me, table, entry):
-    """Pin the folio that an entry names: its pfn, or NIL if the entry is empty or changes under us every time."""
+    """Pin the folio that an entry names: its pfn, or NIL if the entry is empty or changes under us every time. The pin is named in the
+    slot of me."""
     for _ in range(layout.FIND_RETRIES):
         slot = _entry(mem, table, entry)
         pfn = xarray.load(mem, slot)
         if pfn == layout.NIL:
             return layout.NIL
+        client.note(mem, me, pfn)
         got = page_ref.try_get(mem, atomics.folio_at(mem, pfn))
         if got == layout.GOT and xarray.reload(mem, slot) == pfn:
             return pfn
         if got != layout.DEAD:
             folio.put(mem, me, pfn)
+        else:
+            client.done(mem, me, pfn)
     return layout.NIL
+
+
+def lookup(mem, me, n, table, entry):
+    """As gup_fast, as an operation of its own; the pin is word n of the ledger."""
+    client.enter(mem, me)
+    pfn = gup_fast(mem, me, table, entry)
+    if pfn != layout.NIL:
+        client.hold(mem, me, n, pfn)
+    client.leave(mem, me)
+    return pfn
 
 
 def gup(mem, me, table, first, count, pins):
@@ -91,6 +157,7 @@ def gup(mem, me, table, first, count, pins):
             unpin(mem, me, pins, i)
             return False
         map(mem, pins, i, pfn)
+        client.done(mem, me, pfn)
     return True
 
 

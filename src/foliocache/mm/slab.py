@@ -1,58 +1,112 @@
 """Small objects, many to a page: XArray nodes and mapping records.
 
-A cache of one size of object takes single pages of its type from ``page_alloc`` and gives each back when its last object is
-freed. The page holds one reference for the cache; whoever must be sure for a moment that a page stays what it is takes another.
+A cache of one size of object takes single pages of its type from ``page_alloc``. A page has one reference, the cache's. Empty pages
+stay for a while, and go back when memory is short.
 
 An object's *number* says where it is: the pfn, and its place within the page in the low bits. Numbers come from shared memory, so
-``at`` checks them against the geometry before they become an offset. A free object keeps its number in the page's chain of free
-objects (OBJECT_NEXT, a place that no user of an object touches); everything here is under the cache's lock.
+``at`` checks them against the geometry before they become an offset. Everything here is under the cache's lock.
 
-An object's memory may be read by stale lock-free walkers at any time, also after the page has gone to somebody else. They load
-words atomically, check what they load, and prove what they found elsewhere (see ``xarray``), hence objects are cleared by
-atomic stores, and nothing here has to wait for a grace period.
+**Ground truth** is in the objects: OBJECT_NEXT is 0 in one that is in use, and OBJECT_FREE with the next free place in one that is
+not; OBJECT_OWNER, set before an object is taken into use, says whose it is: who repairs a tree or the mapping table finds there what
+a dead client had in hand (``next_of``). Chains, lists and counts are made from that again by ``rebuild``.
+
+**Pages are type-stable.** An object's memory may be read by stale lock-free walkers at any time; they load words atomically,
+check what they load, and prove what they found elsewhere (see ``xarray``), hence objects are cleared by atomic stores. But a page
+goes back to the allocator only after a grace period (``shrink``), so that in a slot a walker always finds the name of a folio
+that is or was in a tree, never other bytes. The reaper relies on that: a folio that has been taken out of its tree has no new
+getters after a grace period (see ``reap``). And ``mapping`` relies on it when it looks whether a record is still there.
 """
 
 import cython
 
 if not cython.compiled:
-    from . import atomics, folio, layout, page_alloc, page_ref, pagelist, wait
+    from . import atomics, client, folio, kind, layout, page_alloc, page_ref, pagelist, wait
 
 
 def setup(mem):
     """Empty caches, for a new segment."""
-    for cache in range(2):
-        pagelist.reset(mem, _word(cache, layout.SLAB_PARTIAL))
-        atomics.store_relaxed(mem, _word(cache, layout.SLAB_PAGES), 0)
-        atomics.store_relaxed(mem, _word(cache, layout.SLAB_OBJECTS), 0)
+    for cache in range(layout.SLABS):
+        _reset(mem, cache)
 
 
-def alloc(mem, me, cache):
-    """A cleared object: its number, or NIL when no page is free (nothing is reclaimed here: locks are held)."""
-    wait.lock(mem, _word(cache, layout.SLAB_LOCK), me)
+def alloc(mem, me, cache, owner):
+    """A cleared object whose OBJECT_OWNER is owner: its number, or NIL when no page is free (nothing is reclaimed here)."""
+    _lock(mem, me, cache)
     pfn = pagelist.first(mem, _word(cache, layout.SLAB_PARTIAL))
     if pfn == layout.NIL:
         pfn = _grow(mem, me, cache)
-    number = _take(mem, cache, pfn) if pfn != layout.NIL else layout.NIL
+    number = _take(mem, cache, pfn, owner) if pfn != layout.NIL else layout.NIL
     wait.unlock(mem, _word(cache, layout.SLAB_LOCK))
-    if number != layout.NIL:
-        _clear(mem, cache, at(mem, cache, number))
     return number
 
 
 def free(mem, me, cache, number):
-    """Give an object back, and its page with the last one."""
-    pfn = pfn_of(mem, number)
-    wait.lock(mem, _word(cache, layout.SLAB_LOCK), me)
-    empty = _give(mem, cache, pfn, number)
+    """Give an object back."""
+    _lock(mem, me, cache)
+    _give(mem, cache, pfn_of(mem, number), number)
     wait.unlock(mem, _word(cache, layout.SLAB_LOCK))
-    if empty:
-        folio.put(mem, me, pfn)
+
+
+def shrink(mem, me):
+    """Give an empty page back to the allocator, after a grace period; whether there was one. No lock may be held, and no name of a
+    folio that has just been loaded: the operation under way ends here, and another begins."""
+    for cache in range(layout.SLABS):
+        if atomics.load_relaxed(mem, _word(cache, layout.SLAB_EMPTY)) > layout.SLAB_KEEP:
+            pfn = _retire(mem, me, cache)
+            if pfn != layout.NIL:
+                return _give_back(mem, me, cache, pfn)
+    return False
+
+
+def next_of(mem, cache, number):
+    """The next object in use behind number (or the first, for NIL), in the order of their places; NIL behind the last.
+
+    Without the lock; for repairs, which hold a lock that keeps those objects in use that they are about.
+    """
+    pfn = pfn_of(mem, number) if number != layout.NIL else 0
+    place = _place(mem, number) + 1 if number != layout.NIL else 0
+    while pfn < atomics.npages(mem):
+        if kind.type(mem, pfn) == _type(cache):
+            while place < _per_page(mem, cache):
+                found = _number(mem, pfn, place)
+                if atomics.load_relaxed(mem, at(mem, cache, found) + layout.OBJECT_NEXT) == 0:
+                    return found
+                place += 1
+        pfn += 1
+        place = 0
+    return layout.NIL
+
+
+def rebuild(mem, cache):
+    """Make chains, list and counts from the objects; under the lock, and may be broken off and started again.
+
+    A frozen page is not the cache's (yet, or any more): who was setting it up, or giving it back, is dead, and has named it.
+    """
+    _reset(mem, cache)
+    for pfn in range(atomics.npages(mem)):
+        if kind.type(mem, pfn) == _type(cache) and not page_ref.is_frozen(mem, atomics.folio_at(mem, pfn)):
+            _rebuild_page(mem, cache, pfn)
+
+
+def repair(mem, me, cache):
+    """Rebuild while others work."""
+    wait.lock(mem, _word(cache, layout.SLAB_LOCK), me)
+    rebuild(mem, cache)
+    wait.unlock(mem, _word(cache, layout.SLAB_LOCK))
+
+
+def reap(mem, me, dead):
+    """Take over those of the two locks that a dead client holds, repair, and unlock."""
+    for cache in range(layout.SLABS):
+        if wait.take_over(mem, _word(cache, layout.SLAB_LOCK), dead, me):
+            rebuild(mem, cache)
+            wait.unlock(mem, _word(cache, layout.SLAB_LOCK))
 
 
 def at(mem, cache, number):
     """The offset of an object, or 0 if there cannot be such a number."""
     pfn = pfn_of(mem, number)
-    place = number & ((1 << (atomics.page_shift(mem) - layout.OBJECT_SHIFT)) - 1)
+    place = _place(mem, number)
     page = 1 << atomics.page_shift(mem)
     if pfn >= atomics.npages(mem) or (place + 1) * _size(cache) > page:
         return 0
@@ -69,61 +123,153 @@ def objects(mem, cache):
     return atomics.load_relaxed(mem, _word(cache, layout.SLAB_OBJECTS))
 
 
+def _lock(mem, me, cache):
+    if wait.lock(mem, _word(cache, layout.SLAB_LOCK), me):
+        rebuild(mem, cache)
+
+
+def _reset(mem, cache):
+    pagelist.reset(mem, _word(cache, layout.SLAB_PARTIAL))
+    atomics.store_relaxed(mem, _word(cache, layout.SLAB_PAGES), 0)
+    atomics.store_relaxed(mem, _word(cache, layout.SLAB_OBJECTS), 0)
+    atomics.store_relaxed(mem, _word(cache, layout.SLAB_EMPTY), 0)
+
+
 def _grow(mem, me, cache):
     """A new page, all of its objects free, first on the partial list; or NIL."""
     pfn = page_alloc.alloc(mem, me, 0)
     if pfn == layout.NIL:
         return layout.NIL
-    folio.prepare(mem, pfn, layout.TYPE_NODE if cache == layout.SLAB_NODES else layout.TYPE_INODE, 0, 0, 0, 0)
-    count = _per_page(mem, cache)
-    for place in range(count):
-        link = place + 2 if place + 1 < count else 0
-        atomics.store_relaxed(mem, atomics.page_at(mem, pfn) + place * _size(cache) + layout.OBJECT_NEXT, link)
-    atomics.write32(mem, atomics.folio_at(mem, pfn) + layout.F_FREE, 1)
+    folio.prepare(mem, pfn, layout.TYPE_NONE, 0, 0, 0, 0)
+    for place in range(_per_page(mem, cache)):
+        object = at(mem, cache, _number(mem, pfn, place))
+        atomics.store_relaxed64(mem, object + layout.OBJECT_OWNER, 0)
+        atomics.record32(mem, object + layout.OBJECT_NEXT, layout.OBJECT_FREE)
+    # Only now, with every object marked free, it has the type: whoever looks for objects in use finds none in it.
+    kind.set(mem, pfn, _type(cache), 0)
+    _rebuild_page(mem, cache, pfn)
     page_ref.init(mem, atomics.folio_at(mem, pfn), 1)
-    pagelist.push_first(mem, _word(cache, layout.SLAB_PARTIAL), pfn)
-    _add(mem, _word(cache, layout.SLAB_PAGES), 1)
+    client.done(mem, me, pfn)
     return pfn
 
 
-def _take(mem, cache, pfn):
+def _rebuild_page(mem, cache, pfn):
+    """Chain a page's free objects, count the others, and put it on the list if it has free ones."""
+    page = atomics.folio_at(mem, pfn)
+    chain = 0
+    used = 0
+    for back in range(_per_page(mem, cache)):
+        place = _per_page(mem, cache) - 1 - back
+        link = at(mem, cache, _number(mem, pfn, place)) + layout.OBJECT_NEXT
+        if atomics.load_relaxed(mem, link) & layout.OBJECT_FREE:
+            atomics.store_relaxed(mem, link, layout.OBJECT_FREE | chain)
+            chain = place + 1
+        else:
+            used += 1
+    atomics.write32(mem, page + layout.F_FREE, chain)
+    atomics.write32(mem, page + layout.F_USED, used)
+    if chain:
+        pagelist.push_first(mem, _word(cache, layout.SLAB_PARTIAL), pfn)
+    _add(mem, _word(cache, layout.SLAB_PAGES), 1)
+    _add(mem, _word(cache, layout.SLAB_OBJECTS), used)
+    if used == 0:
+        _add(mem, _word(cache, layout.SLAB_EMPTY), 1)
+
+
+def _take(mem, cache, pfn, owner):
     page = atomics.folio_at(mem, pfn)
     first = atomics.read32(mem, page + layout.F_FREE)
     if first == 0 or first > _per_page(mem, cache):
         return layout.NIL
-    number = pfn << (atomics.page_shift(mem) - layout.OBJECT_SHIFT) | (first - 1)
-    link = atomics.load_relaxed(mem, at(mem, cache, number) + layout.OBJECT_NEXT)
-    atomics.write32(mem, page + layout.F_FREE, link)
-    atomics.write32(mem, page + layout.F_USED, atomics.read32(mem, page + layout.F_USED) + 1)
+    number = _number(mem, pfn, first - 1)
+    object = at(mem, cache, number)
+    chain = atomics.load_relaxed(mem, object + layout.OBJECT_NEXT) & ~layout.OBJECT_FREE
+    used = atomics.read32(mem, page + layout.F_USED)
+    _clear(mem, cache, object)
+    atomics.store_relaxed64(mem, object + layout.OBJECT_OWNER, owner)
+    atomics.record32(mem, object + layout.OBJECT_NEXT, 0)
+    atomics.write32(mem, page + layout.F_FREE, chain)
+    atomics.write32(mem, page + layout.F_USED, used + 1)
     _add(mem, _word(cache, layout.SLAB_OBJECTS), 1)
-    if link == 0:
+    if used == 0:
+        _add(mem, _word(cache, layout.SLAB_EMPTY), -1)
+    if chain == 0:
         pagelist.remove(mem, _word(cache, layout.SLAB_PARTIAL), pfn)
     return number
 
 
 def _give(mem, cache, pfn, number):
-    """Put an object back on its page's chain. True when that was the last: the page is off the list then, the cache's reference
-    the caller's to drop."""
+    """Put an object back on its page's chain. An empty page goes to the end of the list, to be used last."""
     page = atomics.folio_at(mem, pfn)
     partial = _word(cache, layout.SLAB_PARTIAL)
-    link = atomics.read32(mem, page + layout.F_FREE)
+    chain = atomics.read32(mem, page + layout.F_FREE)
     used = atomics.read32(mem, page + layout.F_USED) - 1
-    atomics.store_relaxed(mem, at(mem, cache, number) + layout.OBJECT_NEXT, link)
-    atomics.write32(mem, page + layout.F_FREE, (number & ((1 << (atomics.page_shift(mem) - layout.OBJECT_SHIFT)) - 1)) + 1)
+    atomics.record32(mem, at(mem, cache, number) + layout.OBJECT_NEXT, layout.OBJECT_FREE | chain)
+    atomics.write32(mem, page + layout.F_FREE, _place(mem, number) + 1)
     atomics.write32(mem, page + layout.F_USED, used)
     _add(mem, _word(cache, layout.SLAB_OBJECTS), -1)
-    if link == 0:
-        pagelist.push_first(mem, partial, pfn)
+    if chain:
+        pagelist.remove(mem, partial, pfn)
     if used:
-        return False
-    pagelist.remove(mem, partial, pfn)
-    _add(mem, _word(cache, layout.SLAB_PAGES), -1)
-    return True
+        pagelist.push_first(mem, partial, pfn)
+    else:
+        pagelist.push_last(mem, partial, pfn)
+        _add(mem, _word(cache, layout.SLAB_EMPTY), 1)
+
+
+def _retire(mem, me, cache):
+    """Take an empty page from the cache, frozen and of no type: its pfn, or NIL if there is none that nobody has pinned."""
+    _lock(mem, me, cache)
+    pfn = pagelist.last(mem, _word(cache, layout.SLAB_PARTIAL))
+    if pfn != layout.NIL:
+        client.note(mem, me, pfn)
+        page = atomics.folio_at(mem, pfn)
+        if atomics.read32(mem, page + layout.F_USED) == 0 and page_ref.freeze(mem, page, 1):
+            kind.set(mem, pfn, layout.TYPE_NONE, 0)
+            pagelist.remove(mem, _word(cache, layout.SLAB_PARTIAL), pfn)
+            _add(mem, _word(cache, layout.SLAB_PAGES), -1)
+            _add(mem, _word(cache, layout.SLAB_EMPTY), -1)
+        else:
+            client.done(mem, me, pfn)
+            pfn = layout.NIL
+    wait.unlock(mem, _word(cache, layout.SLAB_LOCK))
+    return pfn
+
+
+def _give_back(mem, me, cache, pfn):
+    """A retired page: to the allocator once all who may stand in it have left, or else to the cache again."""
+    client.leave(mem, me)
+    left = client.grace(mem, me)
+    client.enter(mem, me)
+    if left:
+        page_alloc.free(mem, me, pfn, 0)
+    else:
+        _lock(mem, me, cache)
+        kind.set(mem, pfn, _type(cache), 0)
+        _rebuild_page(mem, cache, pfn)
+        page_ref.unfreeze(mem, atomics.folio_at(mem, pfn), 1)
+        wait.unlock(mem, _word(cache, layout.SLAB_LOCK))
+    client.done(mem, me, pfn)
+    return left
 
 
 def _clear(mem, cache, object):
-    for off in range(0, _size(cache), 4):
+    """All but the word that says whether the object is free."""
+    atomics.store_relaxed(mem, object, 0)
+    for off in range(layout.OBJECT_OWNER, _size(cache), 4):
         atomics.store_relaxed(mem, object + off, 0)
+
+
+def _number(mem, pfn, place):
+    return pfn << (atomics.page_shift(mem) - layout.OBJECT_SHIFT) | place
+
+
+def _place(mem, number):
+    return number & ((1 << (atomics.page_shift(mem) - layout.OBJECT_SHIFT)) - 1)
+
+
+def _type(cache):
+    return layout.TYPE_NODE if cache == layout.SLAB_NODES else layout.TYPE_INODE
 
 
 def _size(cache):

@@ -1,14 +1,14 @@
 cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
-from . cimport atomics, client, folio, kind, layout, lru, mapping, page_alloc, page_ref
+from . cimport atomics, client, folio, kind, layout, lru, mapping, page_alloc, page_ref, slab
 from .atomics cimport mem_t
 
 
 cpdef u32 alloc_folio(mem_t mem, u32 me, u32 order) noexcept nogil
 @cython.locals(freed=u32, refused=u32, most=u32, rounds=u32, got=u32)
 cpdef u32 shrink(mem_t mem, u32 me, u32 want) noexcept nogil
-@cython.locals(left=u32)
+@cython.locals(left=u32, attached=u32)
 cpdef u32 evict(mem_t mem, u32 me, u32 pfn) noexcept nogil
 cdef void _keep(mem_t mem, u32 me, u32 pfn, bint attached) noexcept nogil
 @cython.locals(block=u32)

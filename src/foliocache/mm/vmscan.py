@@ -16,14 +16,15 @@ After the kernel's ``mm/vmscan.c`` (``__remove_mapping``).
 import cython
 
 if not cython.compiled:
-    from . import atomics, client, folio, kind, layout, lru, mapping, page_alloc, page_ref
+    from . import atomics, client, folio, kind, layout, lru, mapping, page_alloc, page_ref, slab
 
 
 def alloc_folio(mem, me, order):
-    """A frozen block of 2^order pages, after evicting as much as that takes; NIL when everything is in use. No lock may be held."""
+    """A frozen block of 2^order pages, after evicting as much as that takes; NIL when everything is in use. No lock may be held.
+    The block stays named in the slot of me, as by ``page_alloc.alloc``."""
     pfn = page_alloc.alloc(mem, me, order)
     for _ in range(layout.SHRINK_TRIES):
-        if pfn != layout.NIL or shrink(mem, me, 1 << order) == 0:
+        if pfn != layout.NIL or (not slab.shrink(mem, me) and shrink(mem, me, 1 << order) == 0):
             break
         pfn = page_alloc.alloc(mem, me, order)
     if pfn == layout.NIL and order > 0:
@@ -52,7 +53,7 @@ def shrink(mem, me, want):
 
 
 def evict(mem, me, pfn):
-    """Evict a FILE folio that the caller has pinned, if nobody else holds it. Pages freed; 0 when it stays. Takes the pin."""
+    """Evict a FILE folio that the caller has named and pinned, if nobody else holds it. Pages freed; 0 when it stays. Takes the pin."""
     at = atomics.folio_at(mem, pfn)
     ino = atomics.read64(mem, at + layout.F_INO)
     index = atomics.read64(mem, at + layout.F_INDEX)
@@ -60,7 +61,7 @@ def evict(mem, me, pfn):
     if not mapping.lock(mem, me, ino):
         folio.put(mem, me, pfn)
         return 0
-    attached = atomics.read32(mem, at + layout.F_ATTACHED)
+    attached = atomics.load_relaxed(mem, at + layout.F_ATTACHED)
     if not attached or not page_ref.freeze(mem, at, 2):
         mapping.unlock(mem, ino)
         _keep(mem, me, pfn, attached)
@@ -70,6 +71,7 @@ def evict(mem, me, pfn):
     lru.remember(mem, ino, index)
     client.count(mem, me, layout.COUNT_EVICTIONS, 1)
     folio.destroy(mem, me, pfn)
+    client.done(mem, me, pfn)
     if left == 0:
         mapping.release(mem, me, ino)
     return 1 << order
@@ -99,8 +101,13 @@ def _clear_block(mem, me, order):
 def _evict_range(mem, me, pfn, end):
     """Evict the FILE folios that begin in pfn .. end - 1, up to the first that stays."""
     while pfn < end and pfn < atomics.npages(mem):
+        if page_alloc.mark(mem, pfn):  # free, or a reaper is at it
+            pfn += 1
+            continue
+        client.note(mem, me, pfn)
         got = page_ref.try_get(mem, atomics.folio_at(mem, pfn))
-        if got == layout.DEAD:  # free, a tail page, or on its way out
+        if got == layout.DEAD:  # free by now, a tail page, or on its way out
+            client.done(mem, me, pfn)
             pfn += 1
             continue
         if got != layout.GOT or kind.type(mem, pfn) != layout.TYPE_FILE:

@@ -5,8 +5,7 @@ An object's size never changes, so its tree has its full height from the start: 
 
 An entry is a word: 0; a node's object number with bit 0 set; or a folio's pfn + 1, shifted left.
 
-**Readers take no lock and wait for no grace period.** A node may be freed and used again, for another tree or for file
-data, while a reader stands in it. Everything it loads is therefore only a hint: an entry is bounds-checked before it is
+**Readers take no lock.** A node may be freed and used again, for another tree, while a reader stands in it. Everything it loads is therefore only a hint: an entry is bounds-checked before it is
 followed, the walk has ``height`` steps whatever it meets, and the folio at its end proves itself to the caller (get it, load the
 same slot again, compare its identity; see ``filemap``). A stale walk costs a retry or a false miss, and a miss is confirmed
 under the lock.
@@ -23,7 +22,7 @@ Writers hold the tree lock of the mapping. Erasing clears the slot first and fre
 import cython
 
 if not cython.compiled:
-    from . import atomics, layout, slab
+    from . import atomics, folio, layout, page_ref, slab
 
 
 def height_for(count):
@@ -87,6 +86,32 @@ def erase(mem, me, head, height, index):
     return _erase(mem, me, head, height, index)
 
 
+def recount(mem, me, head, height, ino):
+    """Set everything right that a writer left half done when he was killed; under the tree lock. How many folios there are.
+
+    A slot counts if its folio says the same of itself and is not frozen: only reclaim freezes a folio that has a slot, with the
+    tree lock held, so one that is frozen now was being evicted by the dead. Every other slot is cleared. Nodes without slots go.
+    """
+    return _recount(mem, me, head, height, 0, ino)
+
+
+def is_linked(mem, head, height, number):
+    """Whether the node is where it says it is in this tree; under the tree lock."""
+    node = slab.at(mem, layout.SLAB_NODES, number)
+    level = atomics.read32(mem, node + layout.NODE_LEVEL)
+    slot = head
+    while height > 0:
+        height -= 1
+        entry = atomics.load_relaxed(mem, slot)
+        if height == level:
+            return entry == number << 1 | layout.XA_NODE
+        above = node_at(mem, entry)
+        if above == 0:
+            return False
+        slot = slot_at(above, height, atomics.read64(mem, node + layout.NODE_INDEX))
+    return False
+
+
 def node_at(mem, entry):
     """The offset of the node that an entry points to, or 0 if it does not point to one."""
     if not entry & layout.XA_NODE:
@@ -145,14 +170,14 @@ def _publish(mem, parent, slot, entry):
 
 
 def _new_node(mem, me, level, index, ino):
-    """The number of a cleared node, or NIL. What is written here is for audits and repair; no walk reads it."""
-    number = slab.alloc(mem, me, layout.SLAB_NODES)
+    """The number of a cleared node, or NIL. What is written here is for audits and repair; no walk reads it. Should this client die
+    before the node is linked, a repair finds it in use and not linked: see ``mapping``."""
+    number = slab.alloc(mem, me, layout.SLAB_NODES, ino)
     if number == layout.NIL:
         return layout.NIL
     node = slab.at(mem, layout.SLAB_NODES, number)
     span = (level + 1) * layout.NODE_SHIFT
     atomics.write32(mem, node + layout.NODE_COUNT, 0)
-    atomics.write64(mem, node + layout.NODE_INO, ino)
     atomics.write64(mem, node + layout.NODE_INDEX, (index >> span) << span)
     atomics.write32(mem, node + layout.NODE_LEVEL, level)
     return number
@@ -178,3 +203,36 @@ def _erase(mem, me, slot, level, index):
     atomics.store_relaxed(mem, slot, 0)
     slab.free(mem, me, layout.SLAB_NODES, entry >> 1)
     return True
+
+
+def _recount(mem, me, slot, level, index, ino):
+    entry = atomics.load_relaxed(mem, slot)
+    if entry == 0:
+        return 0
+    if level == 0:
+        return _recount_folio(mem, slot, pfn_of(mem, entry), index, ino)
+    node = node_at(mem, entry)
+    if node == 0:
+        atomics.store_relaxed(mem, slot, 0)
+        return 0
+    count = 0
+    filled = 0
+    for _ in range(layout.NODE_MASK + 1):
+        child = slot_at(node, level - 1, index)
+        count += _recount(mem, me, child, level - 1, index, ino)
+        filled += atomics.load_relaxed(mem, child) != 0
+        index += 1 << ((level - 1) * layout.NODE_SHIFT)
+    atomics.write32(mem, node + layout.NODE_COUNT, filled)
+    if filled == 0:
+        atomics.store_relaxed(mem, slot, 0)
+        slab.free(mem, me, layout.SLAB_NODES, entry >> 1)
+    return count
+
+
+def _recount_folio(mem, slot, pfn, index, ino):
+    at = atomics.folio_at(mem, pfn)
+    if pfn == layout.NIL or page_ref.is_frozen(mem, at) or not folio.is_identity(mem, pfn, ino, index):
+        atomics.store_relaxed(mem, slot, 0)
+        return 0
+    atomics.store_relaxed(mem, at + layout.F_ATTACHED, 1)
+    return 1

@@ -1,0 +1,28 @@
+cimport cython
+from libc.stdint cimport uint32_t as u32, uint64_t as u64
+
+from . cimport atomics, client, fill, filemap, flags, folio, kind, layout, lru, mapping, page_alloc, page_ref, pagetable, slab
+from .atomics cimport mem_t
+
+
+cpdef void locks(mem_t mem, u32 me, u32 dead) noexcept nogil
+@cython.locals(n=u32, word=u32)
+cpdef void pins(mem_t mem, u32 me, u32 dead) noexcept nogil
+@cython.locals(n=u32, word=u32, waiting=u32)
+cpdef u32 vague(mem_t mem, u32 me, u32 dead) noexcept nogil
+@cython.locals(word=u32)
+cpdef bint settle(mem_t mem, u32 me, u32 dead, u32 pfn) noexcept nogil
+cdef void _drop_pin(mem_t mem, u32 me, u32 dead, u32 n, u32 pfn) noexcept nogil
+cdef void _finish(mem_t mem, u32 me, u32 dead, u32 pfn) noexcept nogil
+@cython.locals(got=u32)
+cdef void _unpublish(mem_t mem, u32 me, u32 pfn) noexcept nogil
+cdef void _fail(mem_t mem, u32 pfn) noexcept nogil
+@cython.locals(type=u32)
+cdef bint _settle_word(mem_t mem, u32 me, u32 pfn, u32 word) noexcept nogil
+@cython.locals(other=u32)
+cdef bint _is_named(mem_t mem, u32 dead, u32 pfn) noexcept nogil
+@cython.locals(before=u32, n=u32)
+cdef bint _names(mem_t mem, u32 other, u32 pfn, bint alive) noexcept nogil
+@cython.locals(named=u32)
+cdef bint _is_name(mem_t mem, u32 word, u32 pfn, bint alive) noexcept nogil
+cdef bint _is_mapped(mem_t mem, u32 table, u32 pfn) noexcept nogil

@@ -1,0 +1,172 @@
+"""Settle what a dead client has left behind, exactly: nothing leaks, nothing is freed twice, nobody is disturbed.
+
+The caller has made sure that the client is dead (SLOT_DEAD) and that nobody else reaps. He may be killed himself, anywhere: the dead
+one's slot stays the record of what is left to do, and every step may be done again.
+
+1. **Locks** that the dead one holds are taken over and what they protect is rebuilt (see each module's ``reap``).
+2. **Pins** in its ledger are certain: one reference each. They are dropped like anybody's, under a vague name first.
+3. **Vague names** are what it was doing when it died: at most a few folios, of which nobody knows whether they were got, dropped,
+   frozen or never touched. Each goes through ``settle``:
+
+   a. *Quarantine*, under the allocator's lock. A page that is free, or a tail, has leaked nothing. Any other may be freed by
+      whoever uses it, but does not begin a new life meanwhile.
+   b. *Unpublish*: out of its mapping, off the queues, by ordinary means.
+   c. *Grace period*: every operation that may have loaded its name before is over.
+   d. *Nobody names it*: no living client has it in its ledger, its windows or its operation. Now no name can appear any more,
+      for names come from slots and queues (empty since b, checked again), from a scan of the memmap (which leaves quarantined pages
+      alone), from the allocator (not since a) and from other names (there are none). So every reference that is left is the dead
+      one's, and the word stands still.
+   e. *Settle* by the word: frozen, then its owner died in the middle of building or destroying it; else freeze it from whatever
+      it says, which takes all leaked references at once. Destroy it. A page of a slab stays: its count is 1, and set right.
+
+   A folio that a living client still uses waits (its quarantine stays on), and the reaper comes again.
+
+Two dead clients may name the same folio. Pins of all of them go first; vague names of the dead count for nothing in d.
+
+Without c, a stale getter's passing reference could be taken for a leak, or appear after d. Without a, the name could appear again in
+a new life. If the ledger were written after the add, a reference would be nobody's. Each is a mutation that the checker catches.
+Source: the scheme of design section "Death at any instruction", with hazard pointers (Michael 2004) for names, and the asymmetric
+barrier of userspace-rcu (membarrier(2)) for the grace period.
+"""
+
+import cython
+
+if not cython.compiled:
+    from . import atomics, client, fill, filemap, flags, folio, kind, layout, lru, mapping, page_alloc, page_ref, pagetable, slab
+
+
+def locks(mem, me, dead):
+    """Step 1. From the innermost lock outwards, because a repair may take locks further in."""
+    client.enter(mem, me)
+    page_alloc.reap(mem, me, dead)
+    lru.reap(mem, me, dead)
+    slab.reap(mem, me, dead)
+    mapping.reap(mem, me, dead)
+    client.leave(mem, me)
+
+
+def pins(mem, me, dead):
+    """Step 2."""
+    for n in range(layout.PINS):
+        word = atomics.load_relaxed(mem, client.pin(mem, dead, n))
+        if word & layout.PIN_HELD:
+            client.enter(mem, me)
+            _drop_pin(mem, me, dead, n, word & layout.PIN_PFN)
+            client.leave(mem, me)
+
+
+def vague(mem, me, dead):
+    """Step 3: how many folios have to wait."""
+    waiting = 0
+    for n in range(client.words(mem)):
+        at = client.word_at(mem, dead, n)
+        word = atomics.load_relaxed(mem, at)
+        if word & layout.PIN_BUSY:
+            if settle(mem, me, dead, word & layout.PIN_PFN):
+                atomics.record32(mem, at, 0)
+            else:
+                waiting += 1
+    return waiting
+
+
+def settle(mem, me, dead, pfn):
+    """Steps a to e for one folio that a dead client (or NIL) has named; whether it is settled. No operation may be under way."""
+    if pfn >= atomics.npages(mem) or not page_alloc.quarantine(mem, me, pfn):
+        return True
+    client.enter(mem, me)
+    _unpublish(mem, me, pfn)
+    client.leave(mem, me)
+    if not client.grace(mem, me):
+        return False
+    word = page_ref.count(mem, atomics.folio_at(mem, pfn))
+    if _is_named(mem, dead, pfn) or not _settle_word(mem, me, pfn, word):
+        return False
+    page_alloc.end_quarantine(mem, me, pfn)
+    return True
+
+
+def _drop_pin(mem, me, dead, n, pfn):
+    if pfn < atomics.npages(mem):
+        _finish(mem, me, dead, pfn)
+        at = client.pin(mem, dead, n)
+        atomics.record32(mem, at, pfn | layout.PIN_BUSY)
+        folio.put(mem, me, pfn)
+    atomics.record32(mem, client.pin(mem, dead, n), 0)
+
+
+def _finish(mem, me, dead, pfn):
+    """What the holder of a pin owed to the folio besides the reference."""
+    if kind.type(mem, pfn) == layout.TYPE_TABLE:
+        pagetable.clear(mem, me, pfn)
+    elif kind.type(mem, pfn) == layout.TYPE_FILE:
+        fill.abandon(mem, dead, pfn)
+        if atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED):
+            lru.add(mem, me, pfn, layout.QUEUE_SMALL)
+
+
+def _unpublish(mem, me, pfn):
+    at = atomics.folio_at(mem, pfn)
+    client.note(mem, me, pfn)
+    got = page_ref.try_get(mem, at)
+    if got == layout.DEAD:
+        client.done(mem, me, pfn)
+        return
+    if got == layout.GOT and kind.type(mem, pfn) == layout.TYPE_FILE:
+        filemap.remove(mem, me, atomics.read64(mem, at + layout.F_INO), pfn)
+        lru.remove(mem, me, pfn)
+        _fail(mem, pfn)
+    folio.put(mem, me, pfn)
+
+
+def _fail(mem, pfn):
+    """A folio that was to be filled and has left its mapping: whoever waits for it looks for it anew."""
+    at = atomics.folio_at(mem, pfn)
+    if flags.load(mem, at) & layout.PG_LOCKED and not client.is_alive(mem, atomics.load_relaxed(mem, at + layout.F_OWNER)):
+        fill.fail(mem, pfn)
+
+
+def _settle_word(mem, me, pfn, word):
+    at = atomics.folio_at(mem, pfn)
+    type = kind.type(mem, pfn)
+    if page_alloc.mark(mem, pfn) == layout.BUDDY_PARKED:
+        return True
+    if not word & layout.FROZEN:
+        if type == layout.TYPE_NODE or type == layout.TYPE_INODE:
+            return word == 1 or page_ref.correct(mem, at, word, 1)
+        if atomics.load_relaxed(mem, at + layout.F_ATTACHED) or lru.is_queued(mem, pfn) or not page_ref.freeze(mem, at, word):
+            return False
+    folio.destroy(mem, me, pfn)
+    return True
+
+
+def _is_named(mem, dead, pfn):
+    """Whether somebody may have a reference: a living client under any name, a dead one whose pins have not been dropped yet."""
+    for other in range(atomics.nclients(mem)):
+        if client.state(mem, other) != layout.SLOT_CLEAN and _names(mem, other, pfn, other != dead and client.is_alive(mem, other)):
+            return True
+    return False
+
+
+def _names(mem, other, pfn, alive):
+    """One client's names, as they were at one moment if it lives. One that does not hold still counts as having it."""
+    before = client.activity(mem, other)
+    if alive and before & 1:
+        return True
+    for n in range(client.words(mem)):
+        if _is_name(mem, atomics.load_relaxed(mem, client.word_at(mem, other, n)), pfn, alive):
+            return True
+    if not alive:
+        return False
+    atomics.membarrier(mem)
+    return client.activity(mem, other) != before
+
+
+def _is_name(mem, word, pfn, alive):
+    named = word & layout.PIN_PFN
+    if word & layout.PIN_HELD:
+        return named == pfn or (named < atomics.npages(mem) and _is_mapped(mem, named, pfn))
+    return alive and word & layout.PIN_BUSY != 0 and named == pfn
+
+
+def _is_mapped(mem, table, pfn):
+    return kind.type(mem, table) == layout.TYPE_TABLE and pagetable.maps(mem, table, pfn)
