@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from foliocache.check import html, loader, plain, replay, scenario
+from foliocache.check import atomics, html, loader, plain, replay, scenario
 from foliocache.check.mutation import Edit, Mismatch, Replace
-from foliocache.check.program import explore
+from foliocache.check.program import Program, explore
+from foliocache.check.scenarios import stage
 
 SCENARIOS = scenario.load_all()
 
@@ -106,3 +107,16 @@ def test_the_command_line(tmp_path):
     assert told.returncode == 0
     assert {row["verdict"] == row["expected"] for row in rows} == {True}
     assert all(row["exact"] and row["executions"] for row in rows if row["verdict"] == "holds")
+
+
+def test_every_word_of_a_descriptor_has_a_name():
+    layout = loader.load(plain).layout
+    words = {value for name, value in vars(layout).items() if name.startswith("F_")}
+    assert set(stage.FIELDS) == words
+
+
+def test_a_page_that_is_not_there_is_not_touched():
+    def wild(mem):
+        atomics.load_relaxed(mem, atomics.folio_at(mem, 2))
+
+    assert explore(Program([wild], geometry={"npages": 2})).failure.message == "there is no page 2"

@@ -11,7 +11,7 @@ import sys
 from . import loader, scenario
 
 MODULES = ("page_ref", "folio", "xarray", "pagetable")
-SLOW = {"lookup/three-getters", "lock/three", "lookup/two-getters", "tree/lookup-truncate-reuse"}
+SLOW = {"lookup/three-getters", "lock/three", "lookup/two-getters"}
 # (module, function, "weaken" or "drop"): why an operation may stay although nothing fails without it. Empty: none is redundant.
 REASONS: dict[tuple[str, str, str], str] = {}
 

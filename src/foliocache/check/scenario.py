@@ -15,7 +15,7 @@ from . import atomics, loader
 from .program import explore
 
 SCENARIOS: dict = {}
-MODULES = ("counting", "lookup", "waiting", "tree")
+MODULES = ("counting", "lookup", "waiting", "tree", "nodes")
 ALL = ("sc", "tso", "rc11")
 WEAK = ("rc11",)
 
@@ -38,8 +38,6 @@ class Scenario:
     stand_ins: tuple
     bugs: dict
     variants: dict
-    models: tuple = ALL
-    large: bool = False  # minutes: runs only when it is named
 
     def expected(self, model, mutation):
         if mutation is None or mutation in self.variants:
@@ -79,12 +77,12 @@ class Row:
         return self.verdict != self.expected
 
 
-def scenario(name, layout=None, stand_ins=(), bugs=None, variants=None, models=ALL, large=False):
-    """Registers the decorated builder. What is too large for all ``models`` runs under rc11, which has all executions."""
+def scenario(name, layout=None, stand_ins=(), bugs=None, variants=None):
+    """Registers the decorated builder."""
 
     def register(build):
         doc = inspect.cleandoc(build.__doc__ or "")
-        SCENARIOS[name] = Scenario(name, build, doc, layout or {}, tuple(stand_ins), bugs or {}, variants or {}, models, large)
+        SCENARIOS[name] = Scenario(name, build, doc, layout or {}, tuple(stand_ins), bugs or {}, variants or {})
         return build
 
     return register

@@ -5,7 +5,7 @@ import pytest
 from foliocache.check import scenario
 
 SCENARIOS = scenario.load_all()
-SLOW = {"lookup/three-getters", "lock/three", "tree/lookup-truncate-reuse"}  # foliocache verify runs them
+SLOW = {"lookup/three-getters", "lock/three"}  # foliocache verify runs them
 CASES = [(name, mutation) for name, s in SCENARIOS.items() if name not in SLOW for mutation in (None, *s.variants)]
 
 

@@ -4,6 +4,7 @@ Contents of pages live in cells of their own, not at offsets: a late walker of t
 now, which the protocol allows (it proves what it found elsewhere) and which would otherwise count as a race.
 """
 
+from .. import loader, plain
 from ..mutation import Replace
 
 MEMMAP, DATA, CLIENTS, BUCKETS, GHOSTS = 0x10000, 0x20000, 0x30000, 0x40000, 0x50000
@@ -11,6 +12,7 @@ MEMMAP, DATA, CLIENTS, BUCKETS, GHOSTS = 0x10000, 0x20000, 0x30000, 0x40000, 0x5
 INO, OTHER_INO = 7 << 31 | 16, 8 << 31 | 17
 HEAD, OTHER = DATA + 0x1000, DATA + 0x1200
 FREE = 0x70000  # the stand-in allocator's word: 1 while page 0 is free
+LAYOUT = loader.load(plain).layout
 
 
 def geometry(pages=2):
@@ -65,16 +67,33 @@ FIELDS = {
     24: "index",
     32: "attached",
     36: "length",
+    40: "prev",
+    44: "next",
     48: "buddy",
     52: "queue",
+    56: "used",
+    60: "first",
 }
+HEADER = {
+    LAYOUT.ALLOC_LOCK: "alloc lock",
+    LAYOUT.ALLOC_FREE: "free pages",
+    LAYOUT.LRU_LOCK: "lru lock",
+    LAYOUT.TABLE_LOCK: "table lock",
+    LAYOUT.TABLE_COUNT: "mappings",
+    LAYOUT.TABLE_NEXT_INO: "last ino",
+}
+for _cache, _what in enumerate(("nodes", "records")):
+    for _word in ("LOCK", "PARTIAL", "PAGES", "OBJECTS"):
+        HEADER[getattr(LAYOUT, f"SLAB_{_word}") + _cache * LAYOUT.SLAB_STRIDE] = f"{_what}' {_word.lower()}"
 
 
 def names(loc):
     """Offsets as the reader knows them."""
     if isinstance(loc, tuple):
         return {"page": "content of page {}", "futex": "sleepers on [{}]", "dead": "death of T{}"}[loc[0]].format(loc[1])
-    known = {HEAD: "slot", OTHER: "slot'", FREE: "free"}.get(loc)
+    known = {HEAD: "slot", OTHER: "slot'", FREE: "free"}.get(loc) or HEADER.get(loc)
+    if LAYOUT.TREE_LOCK <= loc < LAYOUT.HEADER_SIZE:
+        known = f"tree lock {(loc - LAYOUT.TREE_LOCK) // LAYOUT.LINE}"
     if known is None and MEMMAP <= loc < DATA:
         pfn, field = divmod(loc - MEMMAP, 64)
         known = f"{FIELDS.get(field, f'word {field}')}{pfn or ''}"

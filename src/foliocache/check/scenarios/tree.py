@@ -193,13 +193,6 @@ def tree_lookup_evict(core):
     return c.program(c.getter(1), c.inserter(2, 2))
 
 
-@scenario("tree/lookup-truncate-reuse", SMALL, SPIN, models=WEAK, large=True)
-def tree_reuse(core):
-    """Lookup, truncation, and another mapping that comes into what has come free: late walkers meet what belongs to others."""
-    c = Cached(core, 4)
-    return c.program(c.getter(1), c.truncater(2), c.inserter(3, 2))
-
-
 # A filler under way, a truncation, and somebody who waits for the page.
 
 NOT_LOCKED = Edit("filemap", "_grab", "        fill.begin(mem, me, pfn)\n", "")

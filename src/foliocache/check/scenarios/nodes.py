@@ -1,0 +1,141 @@
+"""What a walker stands in is freed, and at once used again for another mapping.
+
+The whole path as in ``tree``, with the trees of two mappings, A and B. A walker looks for a page of A. A remover takes that page
+out, which empties the leaf above it: the leaf is freed, and A's root stays. A third client puts a page into B; if the leaf is
+free by then, the slab hands him that very node, for it hands out first what came back last and waits for nobody. So the walker,
+who read the pointer to the leaf before, reads a slot of B's.
+
+Nothing here rests on the slab's page going back: its other objects keep it, and it has room for all that is asked for.
+"""
+
+from ..mutation import Edit
+from ..scenario import ALL, Bug, scenario
+from . import lookup, stage, tree
+from .tree import INDEX
+
+PAGE_SHIFT = 9  # 6 nodes to a page, and 4 records
+NEIGHBOUR = 5  # in another leaf of A
+B, C = 2, 3  # digests of other mappings
+UNCHECKED = Edit("xarray", "pfn_of", " or entry & layout.XA_NODE or (entry >> 1) > atomics.npages(mem)", "")
+FREE_FIRST = Edit("xarray", "_erase",
+    "    atomics.store_relaxed(mem, slot, 0)\n    slab.free(mem, me, layout.SLAB_NODES, entry >> 1)",
+    "    slab.free(mem, me, layout.SLAB_NODES, entry >> 1)\n    atomics.store_relaxed(mem, slot, 0)")  # fmt: skip
+BUGS = {
+    "no-recheck": Bug((lookup.NO_RECHECK,), ALL, "the walker returns whatever B's slot names"),
+    "slot-only": Bug((lookup.SLOT_ONLY,), ALL, "B's slot still names B's page: that it does proves nothing about A"),
+    **lookup.NEEDED,
+}
+VARIANTS = {
+    **lookup.NOT_NEEDED,
+    # A walker who comes through the parent's slot is no worse off than one who came before; writers wait for A's lock.
+    "free-before-unlink": Bug((FREE_FIRST,)),
+}
+
+
+class Other(tree.Cached):
+    """Client 3 puts a page into B, whose record is there already: a page that he has (``spare``), or one that he asks for."""
+
+    def __init__(self, core, pages, height=1, index=INDEX, spare=True):
+        super().__init__(core, pages, more=(NEIGHBOUR,), height=2)
+        self.height_of_b, self.index, self.spare = height, index, spare
+
+    def setup(self, mem):
+        super().setup(mem)
+        self.b = tree.opened(self.core, mem, B, self.height_of_b)
+        self.page = self.core.page_alloc.alloc(mem, 3, 0) if self.spare else None
+        self.words = {self.head: "A's head", self.core.mapping.head(mem, self.b): "B's head"}
+        slot = self.head
+        for node in ("root", "leaf"):
+            at = self.core.xarray.node_at(mem, self.core.atomics.load_relaxed(mem, slot))
+            slot = at + self.core.layout.NODE_SLOTS
+            self.words[at] = f"{node}'s count"
+            self.words.update((slot + 4 * i, f"{node}[{i}]") for i in range(4))
+
+    def name(self, loc):
+        return self.words.get(loc) or stage.names(loc)
+
+    def storer(self, me):
+        def store(mem):
+            pfn = self.page if self.spare else self.core.page_alloc.alloc(mem, me, 0)
+            if pfn == self.core.layout.NIL:
+                return "nothing free"
+            self.put_in(mem, me, self.b, pfn)
+            return "stored"
+
+        return store
+
+    def put_in(self, mem, me, ino, pfn):
+        core = self.core
+        core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, ino, self.index, 1)
+        stage.fill(mem, pfn, (ino, self.index))
+        core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
+        assert core.mapping.lock(mem, me, ino)
+        assert core.mapping.insert(mem, me, ino, self.index, pfn) == core.layout.XA_OK
+        core.mapping.unlock(mem, ino)
+
+    def left(self, mem, results):
+        """In the end A has lost its leaf and kept the other one, and B has its page."""
+        assert self.core.xarray.find(mem, self.head, 2, INDEX) == 0, "the freed leaf is still linked"
+        assert self.entry(mem, NEIGHBOUR) != self.core.layout.NIL, "the neighbour is gone"
+        if results[2] == "stored":
+            assert self.core.mapping.find(mem, self.b, self.index) != self.core.layout.NIL, "B's page is not in B"
+
+    def program(self):
+        program = super().program(self.getter(1), self.remover(2), self.storer(3), final=self.left)
+        program.geometry["page_shift"] = PAGE_SHIFT
+        program.names = self.name
+        return program
+
+
+@scenario("node/reuse", tree.SMALL, tree.SPIN, BUGS, VARIANTS)
+def node_reuse(core):
+    """The leaf becomes a leaf of B: its slot names B's page."""
+    return Other(core, 5).program()
+
+
+@scenario("node/folio-reuse", tree.SMALL, tree.SPIN, BUGS, VARIANTS)
+def node_folio_reuse(core):
+    """The leaf and the page become B's: the same slot names the same page, and only the page's identity tells."""
+    return Other(core, 4, spare=False).program()
+
+
+@scenario(
+    "node/leaf-to-root",
+    tree.SMALL,
+    tree.SPIN,
+    bugs={
+        "entry-unchecked": Bug((UNCHECKED,), ALL, "a node's number is taken for a page's, and there is no such page"),
+        "no-recheck": BUGS["no-recheck"],
+    },
+)
+def node_leaf_to_root(core):
+    """The leaf becomes the root of B, which has two levels: its slot names a node, where the walker expects a page."""
+    return Other(core, 5, height=2, index=NEIGHBOUR).program()
+
+
+class Record(Other):
+    """A has one page, named by the head in its record; B has no record yet. Another mapping's keeps the page of records."""
+
+    def __init__(self, core):
+        super().__init__(core, 3, height=0)
+        self.more, self.height = (), 0
+
+    def setup(self, mem):
+        tree.Cached.setup(self, mem)
+        tree.opened(self.core, mem, C)
+        self.page = self.core.page_alloc.alloc(mem, 3, 0)
+        self.words = {self.head: "the head"}
+
+    def storer(self, me):
+        return lambda mem: self.put_in(mem, me, tree.opened(self.core, mem, B, 0), self.page)
+
+    def left(self, mem, results):
+        assert self.core.mapping.lookup(mem, 0, 1, 1) == 0, "A is still known"
+        ino = self.core.mapping.lookup(mem, 0, B, B)
+        assert self.core.mapping.find(mem, ino, INDEX) == self.page, "B's page is not in B"
+
+
+@scenario("node/record-reuse", tree.SMALL, tree.SPIN, BUGS, lookup.NOT_NEEDED)
+def node_record_reuse(core):
+    """A's last page goes, its record with it, and the record becomes B's: the first slot of the walk is B's."""
+    return Record(core).program()
