@@ -149,6 +149,14 @@ def write_bytes(mem, off, data, n):
 record32 = store_relaxed
 
 
+def journal32(mem, off, value):
+    mem.journal(off, value & M32)
+
+
+def journaled32(mem, off):
+    return mem.journaled(off)
+
+
 def light_barrier(mem):
     """Nothing by itself: the other side, ``membarrier``, makes every thread fence."""
 

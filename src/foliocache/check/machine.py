@@ -38,6 +38,7 @@ class Machine(Steps, Geometry):
         self.i, self.n = 0, len(self.log)
         self.mark, self.rounds, self.sleeps = 0, [], 0
         self.prepare_steps(program)
+        self.own = None if program.journals else {}
         atomics.current = self
         try:
             value = program.threads[thread](self)
@@ -94,6 +95,18 @@ class Machine(Steps, Geometry):
             else:
                 self.new_write(loc, new, order, r)
         return r.value
+
+    def journal(self, loc, value):
+        """A thread's journal is its own, and no event, where nobody may have to read it."""
+        if self.own is None:
+            self.store(loc, value, "relaxed")
+        else:
+            self.own[loc] = value
+
+    def journaled(self, loc):
+        if self.own is None:
+            return self.load(loc, "relaxed")
+        return self.own.get(loc, self.initial.get(loc, 0))
 
     def fence(self, order):
         self.operations += 1

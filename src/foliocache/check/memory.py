@@ -49,6 +49,12 @@ class Geometry:
     def membarrier(self):
         pass
 
+    def journal(self, loc, value):
+        self.store(loc, value, "relaxed")
+
+    def journaled(self, loc):
+        return self.load(loc, "relaxed")
+
 
 class Direct(Geometry):
     """Sequential memory: ``values`` by location."""

@@ -120,14 +120,19 @@ static inline void fc_write32(mem_t mem, uint64_t off, uint32_t v) { *FC_P32(mem
 static inline uint64_t fc_read64(mem_t mem, uint64_t off) { return *FC_P64(mem, off); }
 static inline void fc_write64(mem_t mem, uint64_t off, uint64_t v) { *FC_P64(mem, off) = v; }
 
-/* A store to this client's own journal. Who reads it after this process has been killed sees what the program had done up to some
- * instruction, all of it; so what matters is program order, and only the compiler could break that. */
+/* A store that stays where it is in the program, as far as the compiler is concerned. Who reads the word after this process has been
+ * killed sees what the program had done up to some instruction, all of it and nothing behind it, so program order is what matters. */
 static inline void fc_record32(mem_t mem, uint64_t off, uint32_t v)
 {
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
     __atomic_store_n(FC_P32(mem, off), v, __ATOMIC_RELAXED);
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
+
+/* The same for this client's own journal, which nobody else writes; and a load of it. Names of their own, because a program in which
+ * nobody dies need not explore them. */
+static inline void fc_journal32(mem_t mem, uint64_t off, uint32_t v) { fc_record32(mem, off, v); }
+static inline uint32_t fc_journaled32(mem_t mem, uint64_t off) { return __atomic_load_n(FC_P32(mem, off), __ATOMIC_RELAXED); }
 
 /* After an operation's first store to its journal. Pairs with fc_membarrier, which makes it cost nothing where it can. */
 static inline void fc_light_barrier(mem_t mem)

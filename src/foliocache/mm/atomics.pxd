@@ -89,6 +89,8 @@ cdef extern from "atomics.h" nogil:
     void write64 "fc_write64" (mem_t mem, u64 off, u64 value)
     void write_bytes "fc_write_bytes" (mem_t mem, u64 off, const char *data, u32 n)
     void record32 "fc_record32" (mem_t mem, u64 off, u32 value)
+    void journal32 "fc_journal32" (mem_t mem, u64 off, u32 value)
+    u32 journaled32 "fc_journaled32" (mem_t mem, u64 off)
     void light_barrier "fc_light_barrier" (mem_t mem)
     void membarrier "fc_membarrier" (mem_t mem)
     int membarrier_register "fc_membarrier_register" ()

@@ -16,7 +16,7 @@ reference unnamed, and at most a few names are vague.
 All these are plain stores to lines of the client's own. No fence orders them, because of who reads them:
 
 - one who knows that the client is dead. The kernel dropped its lock after its last instruction, so everything up to some point
-  of its program has been done and can be seen, and nothing behind it. ``record32`` keeps the compiler from reordering.
+  of its program has been done and can be seen, and nothing behind it. ``journal32`` keeps the compiler from reordering.
 - the reaper, about living clients, after ``grace``: a process-wide barrier first (membarrier(2)), so that whoever is not seen in an
   operation (CLIENT_BUSY even) will see in its next one what the reaper had done before; then it waits for those who were.
 
@@ -52,34 +52,34 @@ def is_alive(mem, client):
 def enter(mem, me):
     """Begin an operation. The barrier pairs with the one in ``grace``."""
     busy = slot(mem, me) + layout.CLIENT_BUSY
-    atomics.record32(mem, busy, atomics.load_relaxed(mem, busy) + 1)
+    atomics.journal32(mem, busy, atomics.journaled32(mem, busy) + 1)
     atomics.light_barrier(mem)
 
 
 def leave(mem, me):
     """End it. Release: who waits for this sees all that the operation did."""
     busy = slot(mem, me) + layout.CLIENT_BUSY
-    atomics.store_release(mem, busy, atomics.load_relaxed(mem, busy) + 1)
+    atomics.store_release(mem, busy, atomics.journaled32(mem, busy) + 1)
 
 
 def note(mem, me, pfn):
     """Name a folio before the first thing is done to it."""
     op = slot(mem, me) + layout.CLIENT_OPS
     end = op + layout.OPS * 4
-    while op < end and atomics.load_relaxed(mem, op) != 0:
+    while op < end and atomics.journaled32(mem, op) != 0:
         op += 4
     if op < end:
-        atomics.record32(mem, op, pfn | layout.PIN_BUSY)
+        atomics.journal32(mem, op, pfn | layout.PIN_BUSY)
 
 
 def done(mem, me, pfn):
     """Take the name away after the last thing has been done."""
     op = slot(mem, me) + layout.CLIENT_OPS
     end = op + layout.OPS * 4
-    while op < end and atomics.load_relaxed(mem, op) != pfn | layout.PIN_BUSY:
+    while op < end and atomics.journaled32(mem, op) != pfn | layout.PIN_BUSY:
         op += 4
     if op < end:
-        atomics.record32(mem, op, 0)
+        atomics.journal32(mem, op, 0)
 
 
 # Pins.
@@ -92,14 +92,14 @@ def pin(mem, me, n):
 
 def hold(mem, me, n, pfn):
     """One reference on a folio that the operation has named is a pin from now on."""
-    atomics.record32(mem, pin(mem, me, n), pfn | layout.PIN_HELD)
+    atomics.journal32(mem, pin(mem, me, n), pfn | layout.PIN_HELD)
     done(mem, me, pfn)
 
 
 def drop(mem, me, n, pfn):
     """A pin is none any more: its reference is the operation's, which drops it or gives it away."""
     note(mem, me, pfn)
-    atomics.record32(mem, pin(mem, me, n), 0)
+    atomics.journal32(mem, pin(mem, me, n), 0)
 
 
 def words(mem):
@@ -117,7 +117,7 @@ def word_at(mem, client, n):
 def is_idle(mem, client):
     """Whether no folio is named in a client's slot; for its owner or its reaper."""
     for n in range(words(mem)):
-        if atomics.load_relaxed(mem, word_at(mem, client, n)):
+        if atomics.journaled32(mem, word_at(mem, client, n)):
             return False
     return True
 
@@ -136,12 +136,12 @@ def set_aside(mem, me):
     they are. The copy comes first, and twice is no harm."""
     n = 0
     for op in range(layout.OPS):
-        name = atomics.load_relaxed(mem, word_at(mem, me, op))
-        while name and n < layout.PINS and atomics.load_relaxed(mem, pin(mem, me, n)):
+        name = atomics.journaled32(mem, word_at(mem, me, op))
+        while name and n < layout.PINS and atomics.journaled32(mem, pin(mem, me, n)):
             n += 1
         if name and n < layout.PINS:
-            atomics.record32(mem, pin(mem, me, n), name)
-            atomics.record32(mem, word_at(mem, me, op), 0)
+            atomics.journal32(mem, pin(mem, me, n), name)
+            atomics.journal32(mem, word_at(mem, me, op), 0)
 
 
 def state(mem, client):

@@ -256,8 +256,8 @@ def get_overflow(core):
 PAIR = {"MAX_ORDER": 1}
 BUDDIES = (
     *stage.SPIN_LOCK,
-    Edit("page_alloc", "free", "    wait.lock(",
-        "    for each in range(pfn, pfn + (1 << order)):\n        atomics.poison(mem, each)\n    wait.lock("),
+    Edit("page_alloc", "free", "    _lock(",
+        "    for each in range(pfn, pfn + (1 << order)):\n        atomics.poison(mem, each)\n    _lock("),
     stage.ONE_PAGE[2],
 )  # fmt: skip
 THAWED = "page_ref.init(mem, atomics.folio_at(mem, {}), 0)"

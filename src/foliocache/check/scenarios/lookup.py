@@ -28,8 +28,7 @@ DROP_FIRST = Replace(
 """,
 )
 TRUNCATE_DROP_FIRST = (
-    Edit("filemap", "truncate", "        left = mapping.remove",
-        "        if pfn != layout.NIL:\n            folio.put(mem, me, pfn)\n        left = mapping.remove"),
+    Edit("filemap", "truncate", "            left = mapping.remove", "            folio.put(mem, me, pfn)\n            left = mapping.remove"),
     Edit("filemap", "truncate", "            folio.put(mem, me, pfn)\n        if left", "            pass\n        if left"),
 )  # fmt: skip
 GUP_NO_RECHECK = Edit("pagetable", "gup_fast", " and xarray.reload(mem, slot) == pfn", "")
@@ -66,7 +65,7 @@ KERNEL_ORDERS = (
     Edit("xarray", "reload", "load_relaxed", "load_acquire"),
     Edit("xarray", "_erase", CLEAR, CLEAR.replace("relaxed", "release")),
     Edit("pagetable", "map", "cmpxchg_relaxed", "cmpxchg_release"),
-    Edit("pagetable", "unmap", "exchange_relaxed", "exchange_release"),
+    Edit("pagetable", "unmap", "cmpxchg_relaxed", "cmpxchg_release"),
 )
 
 

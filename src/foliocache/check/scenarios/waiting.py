@@ -26,14 +26,13 @@ def locker(core, me):
 LOCK_BUGS = {
     "lock-relaxed": Bug((Edit("wait", "lock", "cmpxchg_acquire", "cmpxchg_relaxed"),), WEAK, "as with no lock at all"),
     "slow-lock-relaxed": Bug((
-        Edit("wait", "_lock_slow", "while atomics.cmpxchg_acquire", "while atomics.cmpxchg_relaxed"),), WEAK),
+        Edit("wait", "_lock_slow", "held = atomics.cmpxchg_acquire", "held = atomics.cmpxchg_relaxed"),), WEAK),
     "unlock-relaxed": Bug((Edit("wait", "unlock", "exchange_release", "exchange_relaxed"),), WEAK),
     "no-waiters-bit": Bug((Edit("wait", "_lock_slow", "(me + 1) | layout.LOCK_WAITERS", "me + 1"),), ALL,
         "with a third waiter: whoever slept forgets the others"),
     "no-wake": Bug((Edit("wait", "unlock", "atomics.futex_wake(mem, word, 1)", "pass"),), ALL, "nobody wakes the sleeper"),
     "sleep-without-bit": Bug((Replace("wait", "_sleep", """
-        def _sleep(mem, word):
-            held = atomics.load_relaxed(mem, word)
+        def _sleep(mem, word, held):
             if held:
                 atomics.futex_wait(mem, word, held, layout.LOCK_SLICE_NS)
     """),), ALL, "the owner does not know that somebody sleeps"),
