@@ -14,13 +14,12 @@ from foliocache.mm import layout
 
 VICTIM = """
 import random, sys
-import foliocache, foliocache.mapping
+import foliocache
 from test_damage import damage
 
-foliocache.mapping.FILL_TIMEOUT = 0.01
 name, seed = sys.argv[1], int(sys.argv[2])
 rng = random.Random(seed)
-cache = foliocache.open(name, size="2MiB", page_size="4KiB", clients=4)
+cache = foliocache.open(name, size="2MiB", page_size="4KiB", clients=4, fill_timeout=0.01)
 sizes = [100_000, 2_000_000, 5_000, 3_000_000] + [3_000] * 60
 mappings = [cache.mapping(str(i), size, "v", lambda offset, length: bytes(length)) for i, size in enumerate(sizes)]
 held = []

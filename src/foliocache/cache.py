@@ -11,9 +11,10 @@ from . import segment as segments_module
 from .errors import FoliocacheError
 from .lease import Attachment
 from .mapping import Mapping, key_digest
-from .mm import audit, layout
+from .mm import audit, layout, reap
 
 FILL_TIMEOUT = 60.0
+REPAIR_ROUNDS = 4  # what is dropped in one can leave something to be counted again in the next
 
 _caches: weakref.WeakValueDictionary[tuple[int, int], "Cache"] = weakref.WeakValueDictionary()
 _caches_lock = threading.Lock()
@@ -52,6 +53,11 @@ def attach(name="default", *, any_owner=False):
 def _reopen(name, size, page_size, any_owner, fill_timeout):
     """What a pickled Cache becomes in another process."""
     return open(name, size, page_size, any_owner=any_owner, fill_timeout=fill_timeout)
+
+
+def _pages_of(findings):
+    """The pages that findings of an audit are about."""
+    return {int(found["where"].removeprefix("pfn ")) for found in findings if found["where"].startswith("pfn ")}
 
 
 def _cache_of(segment, any_owner):
@@ -127,6 +133,24 @@ class Cache:
         Exact while nobody else works on the cache; otherwise an operation in flight may show.
         """
         return audit.audit(self._memory)
+
+    def repair(self):
+        """Settle what dead processes have left, rebuild every list and count, and drop what is damaged: the findings that are left.
+
+        Others may go on working meanwhile. What is dropped is fetched again when it is wanted; a page that somebody still holds
+        is dropped when he lets go.
+        """
+        attachment = self._attachment
+        attachment.reap()
+        for _ in range(REPAIR_ROUNDS):
+            reap.repair(attachment.segment.mem, attachment.number)
+            # An operation under way can look like damage, but not twice.
+            damaged = _pages_of(self.audit()) & _pages_of(self.audit())
+            if not damaged:
+                break
+            for pfn in damaged:
+                reap.drop(attachment.segment.mem, attachment.number, pfn)
+        return self.audit()
 
     def stat(self):
         """Sizes, pages by state, folios by type, mappings, pins, clients and counters, as a dict ready for JSON."""

@@ -69,12 +69,12 @@ def pages(found: dict[str, Any]) -> Any:
 
 
 def clients(found: dict[str, Any]) -> Any:
-    """Attached processes, this one among them."""
-    made = table("clients", ">slot", ">pid", "state", "attached since")
+    """Attached processes, this one among them; and dead ones that have not been reaped (completely) yet."""
+    made = table("clients", ">slot", ">pid", "state", ">pins", "attached since")
     for client in found["clients"]:
         since = datetime.fromtimestamp(client["attached"]).isoformat(" ", "seconds")
         mark = " (this command)" if client["pid"] == os.getpid() else ""
-        made.add_row(str(client["slot"]), str(client["pid"]), "alive" if client["alive"] else "dead", since + mark)
+        made.add_row(str(client["slot"]), str(client["pid"]), client["state"], number(client["pins"]), since + mark)
     return made
 
 
@@ -102,38 +102,47 @@ def ls(name: Name = "default", /, *, json: Json = False) -> None:
     console().print(made if found else f"pool {name} holds no mappings")
 
 
-def fsck(name: Name = "default", /, *, json: Json = False) -> int:
-    """Walk the whole pool and say what is wrong in it; exit code 1 if anything is.
+def fsck(name: Name = "default", /, *, repair: bool = False, json: Json = False) -> int:
+    """Walk the whole pool and say what is wrong in it; exit code 1 if anything is (after the repair, with --repair).
+
+    What dead processes have left behind is settled before. Others may go on using the pool, but an operation of theirs that is
+    under way can look like damage.
 
     Parameters
     ----------
     name
         The pool.
+    repair
+        Drop what is damaged, and rebuild lists and counts. Whatever is dropped is fetched again when it is wanted.
     json
-        Print {"clean": bool, "findings": [...]} as JSON.
+        Print {"clean": bool, "findings": [...]} as JSON; with --repair also "repaired", the number of findings that are gone.
     """
     begin = time.monotonic()
-    findings = audit(name)
+    before = findings_of(name, "audit")
+    findings = findings_of(name, "repair") if repair else before
+    repaired = max(0, len(before) - len(findings))
     if json:
-        emit_json({"clean": not findings, "findings": findings})
+        emit_json({"clean": not findings, "findings": findings} | ({"repaired": repaired} if repair else {}))
     else:
+        if repaired:
+            console().print(f"pool {name}: {counted(repaired, 'finding')} repaired")
         show_findings(name, findings, time.monotonic() - begin)
     return exits.FOUND if findings else exits.OK
 
 
-def audit(name: str) -> list[dict[str, Any]]:
-    """The audit's findings; a pool too damaged to be attached, or to be walked to the end, is one finding."""
+def findings_of(name: str, method: str) -> list[dict[str, Any]]:
+    """What ``audit`` or ``repair`` finds; a pool too damaged to be attached, or to be walked to the end, is one finding."""
     import foliocache
 
     try:
-        return list(foliocache.attach(name).audit())
+        return list(getattr(foliocache.attach(name), method)())
     except foliocache.SegmentNotFound:
         raise
     except foliocache.SegmentError as error:
         return [{"check": "attach", "where": name, "message": exits.one_line(error)}]
     except Exception as error:
-        message = f"the audit could not be finished: {type(error).__name__}: {exits.one_line(error)}"
-        return [{"check": "audit", "where": name, "message": message}]
+        message = f"the {method} could not be finished: {type(error).__name__}: {exits.one_line(error)}"
+        return [{"check": method, "where": name, "message": message}]
 
 
 def show_findings(name: str, findings: list[dict[str, Any]], seconds: float) -> None:

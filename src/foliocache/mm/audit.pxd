@@ -1,1 +1,1 @@
-from . cimport atomics, kind, layout, page_ref, pagelist, slab, xarray
+from . cimport atomics, client, flags, kind, layout, page_ref, pagelist, pagetable, slab, wait, xarray

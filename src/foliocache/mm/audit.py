@@ -5,7 +5,9 @@ execution). What it holds against each other:
 
 - every page belongs to exactly one free block or one folio, and every one that is not a live folio's head is frozen;
 - every folio that a slot names says the same of itself, and every attached folio is named by exactly one slot;
-- every folio's count is its slot's reference (or its slab's), plus one for each pin;
+- every folio's count is its slot's reference (or its slab's), plus one for each pin in a ledger and each entry of a page table; but
+  for those that an operation under way (or a client that has not been reaped) names;
+- every cached folio is on a queue, where reclaim finds it; no lock is held by the dead, no page is in quarantine for nobody;
 - node and mapping counts, the table's chains, the slabs' pages and the queues' lengths are what is really there.
 
 Reads through the facade like the rest of the core, and runs in both worlds. Unlike the rest it is called from Python, with
@@ -15,7 +17,7 @@ the ``Memory`` object, and returns Python objects.
 import cython
 
 if not cython.compiled:
-    from . import atomics, kind, layout, page_ref, pagelist, slab, xarray
+    from . import atomics, client, flags, kind, layout, page_ref, pagelist, pagetable, slab, wait, xarray
 
 TYPES = ("none", "file", "node", "inode", "table")
 
@@ -47,12 +49,16 @@ class Audit:
         self.pages = {"free": 0, "file": 0, "node": 0, "inode": 0, "table": 0, "frozen": 0}
         self.folios = {"file": 0, "node": 0, "inode": 0, "table": 0}
         self.pins = 0
+        self.held = {}  # pfn -> pins
+        self.vague = set()
         self.attached = {}
         self.slab_used = {}
         self.nodes = set()
         self.queued = set()
 
     def run(self):
+        self.read_names()
+        self.check_locks()
         self.walk_pages()
         self.check_free_lists()
         for number in self.records():
@@ -66,6 +72,42 @@ class Audit:
     def find(self, check, where, message):
         self.findings.append({"check": check, "where": where, "message": message})
 
+    # Clients.
+
+    def read_names(self):
+        """What the clients say of themselves; ``held`` counts pins by pfn, ``vague`` has the folios of operations under way."""
+        for number in range(atomics.nclients(self.mem)):
+            words = [atomics.load_relaxed(self.mem, client.word_at(self.mem, number, n)) for n in range(client.words(self.mem))]
+            names = [word for word in words if word]
+            if client.state(self.mem, number) == layout.SLOT_CLEAN and any(word & layout.PIN_HELD for word in names):
+                self.find("client", f"slot {number}", "belongs to nobody, but has pins in its ledger")
+            for word in names:
+                self.read_name(number, word)
+
+    def read_name(self, number, word):
+        pfn = word & layout.PIN_PFN
+        if pfn >= atomics.npages(self.mem):
+            self.find("client", f"slot {number}", f"names pfn {pfn}, which there is not")
+        elif word & layout.PIN_BUSY:
+            self.vague.add(pfn)
+        else:
+            self.count_pin(pfn)
+            if kind.type(self.mem, pfn) == layout.TYPE_TABLE:
+                for mapped in pagetable.entries(self.mem, pfn):
+                    self.count_pin(mapped)
+
+    def count_pin(self, pfn):
+        self.held[pfn] = self.held.get(pfn, 0) + 1
+
+    def check_locks(self):
+        singles = [layout.ALLOC_LOCK, layout.LRU_LOCK, layout.TABLE_LOCK]
+        slabs = [layout.SLAB_LOCK + cache * layout.SLAB_STRIDE for cache in range(layout.SLABS)]
+        trees = [layout.TREE_LOCK + n * layout.LINE for n in range(layout.TREE_LOCKS)]
+        for word in (*singles, *slabs, *trees):
+            owner = wait.owner(self.mem, word)
+            if owner != layout.NIL and not client.is_alive(self.mem, owner):
+                self.find("lock", f"lock at {word}", f"is held by client {owner}, which is dead")
+
     # Pages.
 
     def walk_pages(self):
@@ -78,14 +120,18 @@ class Audit:
         """Account for the folio or free block at pfn; its number of pages."""
         word = self.word(pfn)
         free_order = self.field(pfn, layout.F_BUDDY)
-        if free_order:
+        if free_order and free_order not in (layout.BUDDY_QUARANTINED, layout.BUDDY_PARKED):
             return self.walk_free(pfn, free_order - 1)
         order = kind.order(self.mem, pfn)
         type = kind.type(self.mem, pfn)
+        if self.field(pfn, layout.F_BUDDY) and pfn not in self.vague:
+            self.find("quarantine", f"pfn {pfn}", f"is marked {self.field(pfn, layout.F_BUDDY):#x} for a reaper, but nobody names it")
         if word & layout.FROZEN or not 0 < type < len(TYPES):
-            self.pages["frozen"] += 1
+            self.pages["frozen"] += 1 << order
+            if pfn in self.vague:
+                return 1 << order
             self.find("frozen", f"pfn {pfn}", f"belongs to nobody: neither free nor a live folio (word {word:#x}, type {type})")
-            return 1
+            return 1 << order
         if self.field(pfn, layout.F_KIND) != type | order << layout.ORDER_SHIFT:
             self.find("kind", f"pfn {pfn}", f"has kind {self.field(pfn, layout.F_KIND):#x}, which reaches beyond the segment")
         name = TYPES[type]
@@ -121,11 +167,25 @@ class Audit:
                 self.queued.add(pfn)
             if owned:
                 self.attached[pfn] = (self.long(pfn, layout.F_INO), self.long(pfn, layout.F_INDEX))
-        elif type != layout.TYPE_TABLE:
+            self.check_reclaim(pfn, owned)
+        elif type == layout.TYPE_TABLE:
+            owned = 0  # its only reference is its owner's pin
+        else:
             self.slab_used[pfn] = self.field(pfn, layout.F_USED)
-        if word < owned or word == 0:
-            self.find("count", f"pfn {pfn}", f"has {word} references, but {owned} are owed to the cache itself")
+        held = self.held.get(pfn, 0)
+        if pfn not in self.vague and word != owned + held:
+            self.find("count", f"pfn {pfn}", f"has {word} references, but {owned} of the cache itself and {held} pins are known")
         self.pins += max(0, word - owned)
+
+    def check_reclaim(self, pfn, attached):
+        """That reclaim can find what nobody uses, and that somebody reads what is being read."""
+        seen = flags.load(self.mem, atomics.folio_at(self.mem, pfn))
+        idle = attached and pfn not in self.held and pfn not in self.vague
+        if idle and seen & layout.PG_UPTODATE and self.field(pfn, layout.F_QUEUE) == layout.QUEUE_NONE:
+            self.find("queue", f"pfn {pfn}", "is cached and unused, but on no queue")
+        owner = self.field(pfn, layout.F_OWNER)
+        if idle and seen & layout.PG_LOCKED and owner != layout.NIL:
+            self.find("fill", f"pfn {pfn}", f"is being filled by client {owner}, which does not hold it")
 
     # Free lists.
 

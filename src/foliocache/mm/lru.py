@@ -81,8 +81,10 @@ def rebuild(mem):
     setup(mem)
     for pfn in range(atomics.npages(mem)):
         queue = _queue_of(mem, pfn)
-        if queue != layout.QUEUE_NONE:
+        if queue != layout.QUEUE_NONE and kind.type(mem, pfn) == layout.TYPE_FILE:
             _add(mem, pfn, queue)
+        else:  # nothing but a FILE folio is ever on a queue
+            atomics.record32(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE, layout.QUEUE_NONE)
 
 
 def repair(mem, me):

@@ -164,9 +164,11 @@ def insert(mem, me, ino, index, pfn):
 def remove(mem, me, ino, pfn):
     """Take a folio out of its slot; under the tree lock. The slot's reference is the caller's to drop, who has named it. Folios that
     are left. One that dies in between leaves a slot that may name a folio, never a folio that wrongly claims a slot."""
-    folio_offset = atomics.folio_at(mem, pfn)
-    atomics.record32(mem, folio_offset + layout.F_ATTACHED, 0)
-    xarray.erase(mem, me, head(mem, ino), _height(mem, ino), atomics.read64(mem, folio_offset + layout.F_INDEX))
+    index = atomics.read64(mem, atomics.folio_at(mem, pfn) + layout.F_INDEX)
+    atomics.record32(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED, 0)
+    if find(mem, ino, index) != pfn:  # the table is damaged
+        return folios(mem, ino)
+    xarray.erase(mem, me, head(mem, ino), _height(mem, ino), index)
     return _add_folios(mem, ino, -1)
 
 

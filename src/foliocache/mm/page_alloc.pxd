@@ -27,6 +27,7 @@ cdef void _merge(mem_t mem, u32 pfn, u32 order) noexcept nogil
 cdef bint _is_free(mem_t mem, u32 pfn, u32 order) noexcept nogil
 cdef bint _is_free_mark(u32 mark) noexcept nogil
 cdef void _set_mark(mem_t mem, u32 pfn, u32 mark) noexcept nogil
+cdef void _freeze(mem_t mem, u32 pfn) noexcept nogil
 @cython.locals(order=u32)
 cdef u32 _order_at(mem_t mem, u32 pfn) noexcept nogil
 cdef bint _may_begin(mem_t mem, u32 pfn, u32 order) noexcept nogil

@@ -87,7 +87,11 @@ def rebuild(mem):
         order = _order_at(mem, pfn)
         for tail in range(pfn + 1, pfn + (1 << order)):
             _set_mark(mem, tail, 0)
+            _freeze(mem, tail)
+            kind.set(mem, tail, layout.TYPE_NONE, 0)
         if _is_free_mark(mark(mem, pfn)):
+            _freeze(mem, pfn)
+            kind.set(mem, pfn, layout.TYPE_NONE, order)
             _set_mark(mem, pfn, order + 1)
             _add_free(mem, 1 << order)
             pagelist.push_last(mem, _list(order), pfn)
@@ -192,6 +196,12 @@ def _is_free_mark(mark):
 def _set_mark(mem, pfn, mark):
     # In program order with what is around it: see "ground truth".
     atomics.record32(mem, atomics.folio_at(mem, pfn) + layout.F_BUDDY, mark)
+
+
+def _freeze(mem, pfn):
+    """For a page whose words were damaged; death leaves every tail and every free page frozen."""
+    if not page_ref.is_frozen(mem, atomics.folio_at(mem, pfn)):
+        page_ref.init(mem, atomics.folio_at(mem, pfn), layout.FROZEN)
 
 
 def _order_at(mem, pfn):

@@ -15,6 +15,7 @@ cpdef void release(mem_t mem, u32 me, u32 n, u32 table) noexcept nogil
 cpdef void clear(mem_t mem, u32 me, u32 table) noexcept nogil
 @cython.locals(entry=u32)
 cpdef bint maps(mem_t mem, u32 table, u32 pfn) noexcept nogil
+cpdef list entries(mem_t mem, u32 table)
 cpdef bint map(mem_t mem, u32 table, u32 entry, u32 pfn) noexcept nogil
 cpdef void move(mem_t mem, u32 me, u32 n, u32 table, u32 entry, u32 pfn) noexcept nogil
 @cython.locals(found=u32)

@@ -81,6 +81,12 @@ def maps(mem, table, pfn):
     return False
 
 
+def entries(mem, table):
+    """The pfns that a table holds, as a list; for audits."""
+    found = [xarray.load(mem, _entry(mem, table, entry)) for entry in range(_capacity(mem, kind.order(mem, table)))]
+    return [pfn for pfn in found if pfn != layout.NIL]
+
+
 def map(mem, table, entry, pfn):
     """Publish a folio in an entry, which takes over one of the caller's references. False, and nothing taken, if it is in use.
 

@@ -12,9 +12,13 @@ cpdef void pins(mem_t mem, u32 me, u32 dead) noexcept nogil
 cpdef u32 vague(mem_t mem, u32 me, u32 dead) noexcept nogil
 @cython.locals(word=u32)
 cpdef bint settle(mem_t mem, u32 me, u32 dead, u32 pfn) noexcept nogil
+@cython.locals(cache=u32)
+cpdef void repair(mem_t mem, u32 me) noexcept nogil
+@cython.locals(settled=bint)
+cpdef bint drop(mem_t mem, u32 me, u32 pfn) noexcept nogil
 cdef void _drop_pin(mem_t mem, u32 me, u32 dead, u32 n, u32 pfn) noexcept nogil
 cdef void _finish(mem_t mem, u32 me, u32 dead, u32 pfn) noexcept nogil
-@cython.locals(got=u32)
+@cython.locals(got=u32, type=u32)
 cdef void _unpublish(mem_t mem, u32 me, u32 pfn) noexcept nogil
 cdef void _fail(mem_t mem, u32 pfn) noexcept nogil
 @cython.locals(type=u32)

@@ -85,6 +85,30 @@ def settle(mem, me, dead, pfn):
     return True
 
 
+def repair(mem, me):
+    """Make every list, chain and count again from ground truth, while others work. No operation may be under way."""
+    client.enter(mem, me)
+    page_alloc.repair(mem, me)
+    lru.repair(mem, me)
+    for cache in range(layout.SLABS):
+        slab.repair(mem, me, cache)
+    mapping.repair(mem, me)
+    mapping.sweep(mem, me)
+    client.leave(mem, me)
+
+
+def drop(mem, me, pfn):
+    """Take a folio whose words are damaged out of the cache, as if a dead client had named it; whether it is settled.
+
+    If not, its name stays in the caller's slot, for those who reap him.
+    """
+    client.note(mem, me, pfn)
+    settled = settle(mem, me, me, pfn)
+    if settled:
+        client.done(mem, me, pfn)
+    return settled
+
+
 def _drop_pin(mem, me, dead, n, pfn):
     if pfn < atomics.npages(mem):
         _finish(mem, me, dead, pfn)
@@ -111,8 +135,10 @@ def _unpublish(mem, me, pfn):
     if got == layout.DEAD:
         client.done(mem, me, pfn)
         return
-    if got == layout.GOT and kind.type(mem, pfn) == layout.TYPE_FILE:
+    type = kind.type(mem, pfn)
+    if got == layout.GOT and type != layout.TYPE_NODE and type != layout.TYPE_INODE and type != layout.TYPE_TABLE:
         filemap.remove(mem, me, atomics.read64(mem, at + layout.F_INO), pfn)
+        atomics.store_relaxed(mem, at + layout.F_ATTACHED, 0)  # one whose mapping is gone was damaged
         lru.remove(mem, me, pfn)
         _fail(mem, pfn)
     folio.put(mem, me, pfn)

@@ -14,6 +14,7 @@ cpdef void free(mem_t mem, u32 me, u32 cache, u32 number) noexcept nogil
 cpdef bint shrink(mem_t mem, u32 me) noexcept nogil
 @cython.locals(pfn=u32, place=u32, found=u32)
 cpdef u32 next_of(mem_t mem, u32 cache, u32 number) noexcept nogil
+cpdef bint is_used(mem_t mem, u32 cache, u32 number) noexcept nogil
 @cython.locals(pfn=u32)
 cpdef void rebuild(mem_t mem, u32 cache) noexcept nogil
 cpdef void repair(mem_t mem, u32 me, u32 cache) noexcept nogil

@@ -6,9 +6,9 @@ stay for a while, and go back when memory is short.
 An object's *number* says where it is: the pfn, and its place within the page in the low bits. Numbers come from shared memory, so
 ``at`` checks them against the geometry before they become an offset. Everything here is under the cache's lock.
 
-**Ground truth** is in the objects: OBJECT_NEXT is 0 in one that is in use, and OBJECT_FREE with the next free place in one that is
-not; OBJECT_OWNER, set before an object is taken into use, says whose it is: who repairs a tree or the mapping table finds there what
-a dead client had in hand (``next_of``). Chains, lists and counts are made from that again by ``rebuild``.
+**Ground truth** is in the objects: OBJECT_NEXT has OBJECT_FREE, and the next free place, in one that is not in use; OBJECT_OWNER, set
+before an object is taken into use, says whose it is: who repairs a tree or the mapping table finds there what a dead client had in
+hand (``next_of``). Chains, lists and counts are made from that again by ``rebuild``.
 
 **Pages are type-stable.** An object's memory may be read by stale lock-free walkers at any time; they load words atomically,
 check what they load, and prove what they found elsewhere (see ``xarray``), hence objects are cleared by atomic stores. But a page
@@ -69,12 +69,17 @@ def next_of(mem, cache, number):
         if kind.type(mem, pfn) == _type(cache):
             while place < _per_page(mem, cache):
                 found = _number(mem, pfn, place)
-                if atomics.load_relaxed(mem, at(mem, cache, found) + layout.OBJECT_NEXT) == 0:
+                if is_used(mem, cache, found):
                     return found
                 place += 1
         pfn += 1
         place = 0
     return layout.NIL
+
+
+def is_used(mem, cache, number):
+    """Whether an object is in use, by its own mark."""
+    return not atomics.load_relaxed(mem, at(mem, cache, number) + layout.OBJECT_NEXT) & layout.OBJECT_FREE
 
 
 def rebuild(mem, cache):
@@ -85,6 +90,7 @@ def rebuild(mem, cache):
     _reset(mem, cache)
     for pfn in range(atomics.npages(mem)):
         if kind.type(mem, pfn) == _type(cache) and not page_ref.is_frozen(mem, atomics.folio_at(mem, pfn)):
+            kind.set(mem, pfn, _type(cache), 0)
             _rebuild_page(mem, cache, pfn)
 
 

@@ -57,7 +57,8 @@ def _lock_slow(mem, word, me):
         if held == 0:
             return False
         dead = (held & ~layout.LOCK_WAITERS) - 1
-        if client.is_alive(mem, dead):
+        # Nobody waits for a lock that he holds. So the caller's own number is a damaged word, or that of the slot's former client.
+        if dead != me and client.is_alive(mem, dead):
             _sleep(mem, word, held)
         elif take_over(mem, word, dead, me):
             return True

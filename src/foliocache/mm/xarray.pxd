@@ -1,7 +1,7 @@
 cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
-from . cimport atomics, folio, layout, page_ref, slab
+from . cimport atomics, folio, kind, layout, page_ref, slab
 from .atomics cimport mem_t
 
 
@@ -26,3 +26,5 @@ cdef bint _erase(mem_t mem, u32 me, u64 slot, u32 level, u64 index) noexcept nog
 @cython.locals(entry=u32, count=u32, filled=u32)
 cdef u32 _recount(mem_t mem, u32 me, u64 slot, u32 level, u64 index, u64 ino) noexcept nogil
 cdef u32 _recount_folio(mem_t mem, u64 slot, u32 pfn, u64 index, u64 ino) noexcept nogil
+cdef bint _belongs(mem_t mem, u32 pfn, u64 index, u64 ino) noexcept nogil
+cdef void _say_where(mem_t mem, u64 node, u32 level, u64 index, u64 ino) noexcept nogil

@@ -22,7 +22,7 @@ Writers hold the tree lock of the mapping. Erasing clears the slot first and fre
 import cython
 
 if not cython.compiled:
-    from . import atomics, folio, layout, page_ref, slab
+    from . import atomics, folio, kind, layout, page_ref, slab
 
 
 def height_for(count):
@@ -178,9 +178,14 @@ def _new_node(mem, me, level, index, ino):
     node = slab.at(mem, layout.SLAB_NODES, number)
     span = (level + 1) * layout.NODE_SHIFT
     atomics.write32(mem, node + layout.NODE_COUNT, 0)
-    atomics.write64(mem, node + layout.NODE_INDEX, (index >> span) << span)
-    atomics.write32(mem, node + layout.NODE_LEVEL, level)
+    _say_where(mem, node, level, (index >> span) << span, ino)
     return number
+
+
+def _say_where(mem, node, level, index, ino):
+    atomics.store_relaxed64(mem, node + layout.OBJECT_OWNER, ino)
+    atomics.write64(mem, node + layout.NODE_INDEX, index)
+    atomics.write32(mem, node + layout.NODE_LEVEL, level)
 
 
 def _erase(mem, me, slot, level, index):
@@ -212,9 +217,10 @@ def _recount(mem, me, slot, level, index, ino):
     if level == 0:
         return _recount_folio(mem, slot, pfn_of(mem, entry), index, ino)
     node = node_at(mem, entry)
-    if node == 0:
+    if node == 0 or not slab.is_used(mem, layout.SLAB_NODES, entry >> 1):
         atomics.store_relaxed(mem, slot, 0)
         return 0
+    _say_where(mem, node, level - 1, index, ino)
     count = 0
     filled = 0
     for _ in range(layout.NODE_MASK + 1):
@@ -230,9 +236,14 @@ def _recount(mem, me, slot, level, index, ino):
 
 
 def _recount_folio(mem, slot, pfn, index, ino):
-    at = atomics.folio_at(mem, pfn)
-    if pfn == layout.NIL or page_ref.is_frozen(mem, at) or not folio.is_identity(mem, pfn, ino, index):
+    if pfn == layout.NIL or not _belongs(mem, pfn, index, ino):
         atomics.store_relaxed(mem, slot, 0)
         return 0
-    atomics.store_relaxed(mem, at + layout.F_ATTACHED, 1)
+    kind.set(mem, pfn, layout.TYPE_FILE, kind.order(mem, pfn))
+    atomics.store_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED, 1)
     return 1
+
+
+def _belongs(mem, pfn, index, ino):
+    frozen = page_ref.is_frozen(mem, atomics.folio_at(mem, pfn))
+    return not frozen and kind.type(mem, pfn) == layout.TYPE_FILE and folio.is_identity(mem, pfn, ino, index)
