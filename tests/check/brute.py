@@ -197,3 +197,25 @@ def _outcome(threads, reads, rf, mo, values):
     got = tuple(tuple(values[rf[r]] for r in reads if r.t == t) for t in range(len(threads)))
     order, _ = mo
     return got, tuple((loc, values[[w for w in order if w.loc == loc][-1]]) for loc in LOCS)
+
+
+def renamings(threads, equal):
+    """Every way to permute the numbers of equal threads: old number to new."""
+    for orders in itertools.product(*(itertools.permutations(group) for group in equal)):
+        names = {t: t for t in range(-1, threads)}
+        for group, order in zip(equal, orders, strict=True):
+            names.update(zip(group, order, strict=True))
+        yield names
+
+
+def orbit(graph, equal):
+    """The same for graphs of the checker that differ only by the numbers of equal threads."""
+    return min(repr(_renamed(graph, names)) for names in renamings(len(graph.threads), equal))
+
+
+def _renamed(graph, names):
+    def event(e):
+        return names[e.thread], e.index
+
+    took = sorted((*event(e), event(e.rf) if e.rf else e.value) for events in graph.threads for e in events if e.kind in "RC")
+    return took, sorted((str(loc), [event(w) for w in writes]) for loc, writes in graph.mo.items() if len(writes) > 1)

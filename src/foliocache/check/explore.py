@@ -13,10 +13,11 @@ scenario is spread over processes (``parallel``).
 
 import time
 
-from .graph import CHOICE, READ, WRITE, Graph
+from .graph import CHOICE, READ, WRITE, Graph, join
 from .machine import Machine
 from .memory import Abandon, Failure
 from .script import encode
+from .symmetry import causes, lowest, predecessors
 from .trace import preemptions
 
 
@@ -57,6 +58,7 @@ class Explorer:
     def __init__(self, program, model, initial, names, deadline=None, stop=True, bound=None):
         self.program, self.model, self.names = program, model, names
         self.timeouts = program.timeouts
+        self.lower = predecessors(program)
         self.machine = Machine(self, program.geometry, initial, len(program.threads))
         self.result = Result()
         self.stack = []
@@ -149,6 +151,8 @@ class Explorer:
             new.acqp = None
         new.hb = (*hb[:t], i + 1, *hb[t + 1 :])
         new.pf = (*pf[:t], i + 1, *pf[t + 1 :])
+        if new.twin is not None:
+            new.pf = join(new.pf, causes(graph, new))
         return machine.reading(new, write)
 
     def offer(self, machine, graph, write):
@@ -156,7 +160,7 @@ class Explorer:
         r = next(r for r in graph.reads[write.loc] if r.rf is write)
         before = graph.threads[r.thread][r.index - 1].hb if r.index else machine.none
         # The read is not among what it must not go back behind: hb of its predecessor, not its own.
-        low = graph.view(write.loc, before)
+        low = max(graph.view(write.loc, before), lowest(graph, r))
         choices = [(write, p) for p in machine.places(graph, write) if p > low and self.suits(machine, graph, write, p, r)]
         if choices:
             self.push(graph, choices)

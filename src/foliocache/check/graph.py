@@ -35,6 +35,7 @@ class Event:
         "rf",
         "stamp",
         "thread",
+        "twin",
         "value",
     )  # fmt: skip
 

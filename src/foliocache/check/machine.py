@@ -17,6 +17,7 @@ from .graph import CHOICE, FENCE, READ, WRITE, Event, initial_write, join
 from .memory import Abandon, Blocked, Died, Failure, Geometry
 from .model import ACQUIRE, RELEASE
 from .steps import Steps
+from .symmetry import causes, lowest, twin
 
 MAX_EVENTS = 2000
 
@@ -29,6 +30,7 @@ class Machine(Steps, Geometry):
         self.none = (0,) * nthreads + (1,)
         self.first = {}  # location -> its initial write
         self.operations = 0
+        self.lower = explorer.lower  # of each thread: the one that it is held against, see ``symmetry``
 
     # -- running a thread ----------------------------------------------------------------------------------------------------
 
@@ -155,6 +157,8 @@ class Machine(Steps, Geometry):
         for value in range(n):
             e = self.event(CHOICE, None, "relaxed")
             e.value = value
+            if e.twin is not None and e.twin.kind is CHOICE and value > e.twin.value:
+                break
             choices.append((e, None))
         return self.take(choices).value
 
@@ -237,6 +241,10 @@ class Machine(Steps, Geometry):
             e.relf = e.acqp = None
         e.hb = (*hb[:t], index + 1, *hb[t + 1 :])
         e.pf = e.hb if pf is hb else (*pf[:t], index + 1, *pf[t + 1 :])
+        lower = self.lower[t]
+        e.twin = None if lower is None else twin(self.graph, t, index, lower)
+        if e.twin is not None:
+            e.pf = join(e.pf, causes(self.graph, e))
         return e
 
     def append(self, e):
@@ -258,9 +266,12 @@ class Machine(Steps, Geometry):
 
     def ordered(self, e, others):
         hb = e.hb
-        for o in reversed(others):
-            if o.index >= hb[o.thread]:
-                raise Failure("race", self.race(e, o), self.thread)
+        racing = [o for o in others if o.index >= hb[o.thread]]
+        if racing:
+            writes = self.graph.mo[e.loc]
+            # The last write, or the first read of the first thread: the same one in whatever order they came.
+            worst = max(racing, key=lambda o: (writes.index(o), 0) if o.kind is WRITE else (-1 - o.thread, -o.index))
+            raise Failure("race", self.race(e, worst), self.thread)
 
     def race(self, e, o):
         what = {READ: "read", WRITE: "write"}
@@ -277,7 +288,7 @@ class Machine(Steps, Geometry):
         plain = graph.plain.get(loc)
         if plain:
             self.ordered(base, [o for o in plain if o.kind is WRITE])
-        low = graph.view(loc, base.hb) if len(writes) > 1 else 0
+        low = max(graph.view(loc, base.hb), lowest(graph, base)) if len(writes) > 1 else 0
         top = len(writes) - 1
         choices = [(self.reading(base.clone() if low < top else base, writes[top]), None)]
         for position in range(top - 1, low - 1, -1):
@@ -338,9 +349,9 @@ class Machine(Steps, Geometry):
         writes = graph.mo[e.loc]
         if e.ex:
             position = writes.index(e.rf) + 1
-            candidates = [] if graph.split(e.loc, position) else [position]
+            candidates = [] if graph.split(e.loc, position) or position <= lowest(graph, e) else [position]
         else:
-            low = graph.view(e.loc, e.hb) if len(writes) > 1 else 0
+            low = max(graph.view(e.loc, e.hb), lowest(graph, e)) if len(writes) > 1 else 0
             candidates = [p for p in range(len(writes), low, -1) if not graph.split(e.loc, p)]
         return [p for p in candidates if p == len(writes) or self.fits(graph, e, p)]
 

@@ -18,7 +18,9 @@ class Program:
     ``final`` looks at the memory that is left and raises ``AssertionError`` if it may not be so; what it returns (or, without
     it, the results) is the execution's *outcome*. A thread that is ``mortal`` may die at each of its operations; its result is
     None then. With ``timeouts`` every futex_wait may also time out. ``barriers`` is how often one of the threads calls
-    ``steps.membarrier``. With ``journals`` what clients write down of themselves is read by others, too. ``names`` tells locations to the reader: ``{offset: "slot"}`` or a function.
+    ``steps.membarrier``. With ``journals`` what clients write down of themselves is read by others, too. ``names`` tells locations
+    to the reader: ``{offset: "slot"}`` or a function. ``equal`` groups threads that are the same but for their numbers, see
+    ``symmetry``; of executions that differ by no more than those, one is explored.
     """
 
     threads: list
@@ -31,6 +33,7 @@ class Program:
     timeouts: bool = False
     barriers: int = 0
     journals: bool = False
+    equal: tuple = ()
 
     def initial(self):
         mem = Direct(self.geometry)

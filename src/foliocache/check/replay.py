@@ -97,6 +97,7 @@ class _Nobody:
 
     def __init__(self, explorer):
         self.model, self.timeouts, self.names, self.name = explorer.model, explorer.timeouts, explorer.names, explorer.name
+        self.lower = [None] * len(explorer.lower)
 
     def push(self, graph, choices):
         pass

@@ -5,8 +5,7 @@ import pytest
 from foliocache.check import scenario
 
 SCENARIOS = scenario.load_all()
-SLOW = {"lookup/three-getters", "lock/three"}  # foliocache verify runs them
-CASES = [(name, mutation) for name, s in SCENARIOS.items() if name not in SLOW for mutation in (None, *s.variants)]
+CASES = [(name, mutation) for name, s in SCENARIOS.items() for mutation in (None, *s.variants)]
 
 
 @pytest.mark.parametrize("model", scenario.ALL)

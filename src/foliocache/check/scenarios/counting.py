@@ -109,8 +109,8 @@ def reuser(core, me, type):
     return reuse
 
 
-def program(core, setup, threads, final=None):
-    return Program(threads, setup, final, stage.geometry(), names=stage.names)
+def program(core, setup, threads, final=None, equal=()):
+    return Program(threads, setup, final, stage.geometry(), names=stage.names, equal=equal)
 
 
 @scenario(
@@ -124,7 +124,8 @@ def program(core, setup, threads, final=None):
 )  # fmt: skip
 def put_parallel(core):
     """Two holders drop their references at once: one destructor, after both have finished with the page."""
-    return program(core, live(core, 2, core.layout.TYPE_FILE), [dropper(core, 1), dropper(core, 2)], all_free(core))
+    threads = [dropper(core, 1), dropper(core, 2)]
+    return program(core, live(core, 2, core.layout.TYPE_FILE), threads, all_free(core), equal=[(0, 1)])
 
 
 TYPE_AFTER_SUB = Replace("page_ref", "put", """
@@ -149,7 +150,7 @@ def put_parallel_reuse(core):
     """Two holders drop at once, and the page is used again, without any speculative getter: only one put makes the count zero,
     so the type may even be read before the sub, but not between the sub and the freeze."""
     threads = [dropper(core, 1), dropper(core, 2), reuser(core, 3, core.layout.TYPE_NODE)]
-    return program(core, live(core, 2, core.layout.TYPE_FILE), threads, all_free(core))
+    return program(core, live(core, 2, core.layout.TYPE_FILE), threads, all_free(core), equal=[(0, 1)])
 
 
 @scenario(
@@ -169,7 +170,7 @@ def put_parallel_reuse(core):
 def put_revive(core):
     """The last holder drops; two getters may revive the zero, each drops it again. Exactly one of the three destroys."""
     threads = [dropper(core, 1), optimist(core, 2), optimist(core, 3)]
-    return program(core, live(core, 1, core.layout.TYPE_FILE), threads, all_free(core))
+    return program(core, live(core, 1, core.layout.TYPE_FILE), threads, all_free(core), equal=[(1, 2)])
 
 
 @scenario(
@@ -230,7 +231,7 @@ def freeze_gets(core):
         assert core.page_ref.count(mem, at) == 1, f"the word is {core.page_ref.count(mem, at):#x}, not 1"
 
     threads = [reclaim, optimist(core, 2), optimist(core, 3)]
-    return program(core, live(core, 1, core.layout.TYPE_FILE), threads, final)
+    return program(core, live(core, 1, core.layout.TYPE_FILE), threads, final, equal=[(1, 2)])
 
 
 @scenario(
@@ -249,7 +250,7 @@ def get_overflow(core):
     def final(mem, results):
         assert core.page_ref.count(mem, at) == core.layout.FROZEN, f"the word is {core.page_ref.count(mem, at):#x}"
 
-    return program(core, lambda mem: core.page_ref.init(mem, at, core.layout.FROZEN), [getter, getter], final)
+    return program(core, lambda mem: core.page_ref.init(mem, at, core.layout.FROZEN), [getter, getter], final, equal=[(0, 1)])
 
 
 # Large folios, on the shipped buddy allocator: two pages, one block of order 1 or two of order 0.

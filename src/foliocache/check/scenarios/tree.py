@@ -122,7 +122,7 @@ class Cached:
         slot = self.core.xarray.find(mem, self.head, self.height, index)
         return self.core.xarray.load(mem, slot) if slot else self.core.layout.NIL
 
-    def program(self, *threads, final=None):
+    def program(self, *threads, final=None, equal=()):
         left = audit(self.core, self.pages)
 
         def judge(mem, results):
@@ -130,7 +130,7 @@ class Cached:
             if final:
                 final(mem, results)
 
-        return Program(list(threads), self.setup, judge, geometry(self.pages), names=stage.names)
+        return Program(list(threads), self.setup, judge, geometry(self.pages), names=stage.names, equal=equal)
 
 
 BUGS = {
@@ -190,7 +190,7 @@ def tree_insert_race(core):
         pfn = c.entry(mem, 2)
         assert pfn != core.layout.NIL and stage.look(mem, pfn) == (c.ino, 2), "the inserted folio is not in the tree"
 
-    return c.program(c.inserter(1, 1, 2), c.inserter(2, 1, 2), final=final)
+    return c.program(c.inserter(1, 1, 2), c.inserter(2, 1, 2), final=final, equal=[(0, 1)])
 
 
 @scenario("tree/lookup-evict", SMALL, SPIN, {}, KERNEL_ORDERS)

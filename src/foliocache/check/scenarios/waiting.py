@@ -52,14 +52,15 @@ def counted(threads):
 def lock_two(core):
     """Two clients, one lock: one at a time inside, and nobody sleeps for ever."""
     setup = lambda mem: stage.fill(mem, 0, 0)  # noqa: E731
-    return Program([locker(core, 1), locker(core, 2)], setup, counted(2), stage.geometry(), names=names)
+    return Program([locker(core, 1), locker(core, 2)], setup, counted(2), stage.geometry(), names=names, equal=[(0, 1)])
 
 
 @scenario("lock/three", NO_SPIN, bugs={"no-waiters-bit": LOCK_BUGS["no-waiters-bit"], "no-wake": LOCK_BUGS["no-wake"]})
 def lock_three(core):
     """Three clients."""
     setup = lambda mem: stage.fill(mem, 0, 0)  # noqa: E731
-    return Program([locker(core, me) for me in (1, 2, 3)], setup, counted(3), stage.geometry(), names=names)
+    threads = [locker(core, me) for me in (1, 2, 3)]
+    return Program(threads, setup, counted(3), stage.geometry(), names=names, equal=[(0, 1, 2)])
 
 
 def filling(core):
@@ -124,7 +125,7 @@ def fill_one(core):
 def fill_two(core):
     """Two waiters: both are woken."""
     threads = [filler(core), waiter(core), waiter(core)]
-    return Program(threads, filling(core), everybody_knows, stage.geometry(), names=stage.names)
+    return Program(threads, filling(core), everybody_knows, stage.geometry(), names=stage.names, equal=[(1, 2)])
 
 
 @scenario("fill/early-reader", bugs={
