@@ -4,8 +4,8 @@
     psc_base = ([SC] ∪ [Fsc] ; hb?) ; scb ; ([SC] ∪ hb? ; [Fsc])
     psc_F    = [Fsc] ; (hb ∪ hb ; eco ; hb) ; [Fsc]
 
-acyclic(psc_base ∪ psc_F): Lahav, Vafeiadis, Kang, Hur, Dreyer, "Repairing Sequential Consistency in C/C++11", PLDI 2017,
-section 4. Only graphs with at least two seq_cst events come here; the protocol's own have none.
+acyclic(psc_base ∪ psc_F): Lahav, Vafeiadis, Kang, Hur, Dreyer, "Repairing Sequential Consistency in C/C++11", PLDI 2017.
+Only graphs with at least two seq_cst events come here; the protocol's own have none.
 """
 
 from .graph import FENCE, READ, WRITE
