@@ -7,6 +7,7 @@ there are no oddities at all.
 
 import dataclasses
 import heapq
+import re
 import textwrap
 
 from .graph import CHOICE, FENCE, READ, WRITE
@@ -129,15 +130,14 @@ def tell(graph, program):
     return told, preemptions
 
 
-VERBS = {"fetch_add": "add", "fetch_sub": "sub", "fetch_or": "or", "fetch_and": "and", "read": "read", "write": "write"}
+OPERATION = re.compile(r"(?:fetch_)?(\w+?)(?:_(?:relaxed|acquire|release|acq_rel|seq_cst))?(?:32|64)?")
 
 
 def _describe(step, program, number, newest, graph):
     e, last = step.events[0], step.events[-1]
     op, function, file, line = e.op
     step.where = f"{file}:{line}"
-    verb = op.replace("_relaxed", "").replace("_acquire", "").replace("_release", "").replace("_seq_cst", "").removesuffix("64")
-    verb = VERBS.get(verb.removesuffix("32"), verb.removesuffix("32"))
+    verb = OPERATION.fullmatch(op)[1]
     if e.kind is FENCE:
         step.text = f"{function}  fence ({e.order})"
     elif e.kind is CHOICE:
@@ -146,11 +146,11 @@ def _describe(step, program, number, newest, graph):
         step.text = f"{function}  write " + ", ".join(program.name(w.loc) for w in step.events)
     else:
         name = program.name(e.loc)
-        shown = f"[{show(e.value)}]" if last is e else f"[{show(e.value)} -> {show(last.value)}]"
+        shown = f"[{show(e.value, name)}]" if last is e else f"[{show(e.value, name)} -> {show(last.value, name)}]"
         if e.kind is READ and e.ex and last is e:
             shown += " fails"
         step.text = f"{function}  {verb} {name} {shown}"
-        step.note = _staleness(e, last, number, newest, graph)
+        step.note = _staleness(e, last, number, newest, graph, name)
         if step.note and e.kind is READ and e.rf in number:
             step.source, step.origin = number[e.rf], e.rf.thread
         for w in step.events:
@@ -158,25 +158,27 @@ def _describe(step, program, number, newest, graph):
                 newest[w.loc] = w
 
 
-def _staleness(e, last, number, newest, graph):
+def _staleness(e, last, number, newest, graph, name):
     top = newest.get(e.loc)
     if top is None:
         return ""
     writes = graph.mo[e.loc]
     if e.kind is READ and writes.index(e.rf) < writes.index(top):
         source = f"step {number[e.rf]}" if e.rf in number else "the start"
-        return f"stale: reads from {source}, though step {number[top]} has stored {show(top.value)}"
+        return f"stale: reads from {source}, though step {number[top]} has stored {show(top.value, name)}"
     if last.kind is WRITE and writes.index(last) < writes.index(top):
         return f"lands before the store of step {number[top]}"
     return ""
 
 
-def show(value):
-    if isinstance(value, int):
-        if value & 0x80000000 and value < 1 << 32:
-            return "FROZEN" + (f"+{value & 0x7FFFFFFF}" if value & 0x7FFFFFFF else "") if value < 0x80000100 else f"{value:#x}"
+def show(value, name):
+    """A value as one knows it who knows the word: bit 31 of a reference count is FROZEN, of a lock LOCK_WAITERS."""
+    if not isinstance(value, int) or value < 0x80000000:
         return str(value)
-    return str(value)
+    rest = value - 0x80000000
+    if name.startswith("ref") and rest < 0x100:
+        return f"FROZEN+{rest}" if rest else "FROZEN"
+    return f"{rest}+waiters" if name.endswith("lock") and rest < 0x100 else f"{value:#x}"
 
 
 def text(graph, program, failure):
