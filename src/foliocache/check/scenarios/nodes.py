@@ -23,7 +23,6 @@ FREE_FIRST = Edit("xarray", "_erase",
 BUGS = {
     "no-recheck": Bug((lookup.NO_RECHECK,), ALL, "the walker returns whatever B's slot names"),
     "slot-only": Bug((lookup.SLOT_ONLY,), ALL, "B's slot still names B's page: that it does proves nothing about A"),
-    **lookup.NEEDED,
 }
 VARIANTS = {
     **lookup.NOT_NEEDED,
@@ -93,7 +92,7 @@ def node_reuse(core):
     return Other(core, 5).program()
 
 
-@scenario("node/folio-reuse", tree.SMALL, tree.SPIN, BUGS, VARIANTS)
+@scenario("node/folio-reuse", tree.SMALL, tree.SPIN, {**BUGS, **lookup.NEEDED}, VARIANTS)
 def node_folio_reuse(core):
     """The leaf and the page become B's: the same slot names the same page, and only the page's identity tells."""
     return Other(core, 4, spare=False).program()
