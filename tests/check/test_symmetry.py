@@ -166,3 +166,11 @@ def test_threads_that_are_known_by_number_are_not_equal(options):
         explore(Program([writer, writer], equal=[(0, 1)], **options))
     with pytest.raises(ValueError, match="equal"):
         explore(Program([writer, trier], equal=[(0, 1)]))
+
+
+def test_threads_that_differ_in_length_are_not_equal():
+    def reader(times):
+        return lambda mem: [a.load_relaxed(mem, X) for _ in range(times)]
+
+    with pytest.raises(ValueError, match="not equal"):
+        explore(Program([reader(1), reader(2)], equal=[(0, 1)]))

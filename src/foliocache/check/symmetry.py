@@ -40,6 +40,8 @@ def twin(graph, thread, index, lower):
     """The event that the next one of ``thread`` is held against; None once the two threads have differed."""
     if index and not same(graph.threads[thread][index - 1]):
         return None
+    if index >= len(graph.threads[lower]):
+        raise ValueError(f"threads {lower} and {thread} did the same so far, and only one goes on: they are not equal")
     return graph.threads[lower][index]
 
 
