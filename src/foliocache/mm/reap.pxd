@@ -18,7 +18,7 @@ cpdef void repair(mem_t mem, u32 me) noexcept nogil
 cpdef bint drop(mem_t mem, u32 me, u32 pfn) noexcept nogil
 cdef void _drop_pin(mem_t mem, u32 me, u32 dead, u32 n, u32 pfn) noexcept nogil
 cdef void _finish(mem_t mem, u32 me, u32 dead, u32 pfn) noexcept nogil
-@cython.locals(got=u32, type=u32)
+@cython.locals(type=u32)
 cdef void _unpublish(mem_t mem, u32 me, u32 pfn) noexcept nogil
 cdef void _fail(mem_t mem, u32 pfn) noexcept nogil
 @cython.locals(type=u32)

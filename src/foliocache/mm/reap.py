@@ -131,12 +131,11 @@ def _finish(mem, me, dead, pfn):
 def _unpublish(mem, me, pfn):
     at = atomics.folio_at(mem, pfn)
     client.note(mem, me, pfn)
-    got = page_ref.try_get(mem, at)
-    if got == layout.DEAD:
+    if page_ref.try_get(mem, at) == layout.DEAD:
         client.done(mem, me, pfn)
         return
     type = kind.type(mem, pfn)
-    if got == layout.GOT and type != layout.TYPE_NODE and type != layout.TYPE_INODE and type != layout.TYPE_TABLE:
+    if type != layout.TYPE_NODE and type != layout.TYPE_INODE and type != layout.TYPE_TABLE:
         filemap.remove(mem, me, atomics.read64(mem, at + layout.F_INO), pfn)
         atomics.store_relaxed(mem, at + layout.F_ATTACHED, 0)  # one whose mapping is gone was damaged
         lru.remove(mem, me, pfn)

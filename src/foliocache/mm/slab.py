@@ -78,7 +78,9 @@ def next_of(mem, cache, number):
 
 
 def is_used(mem, cache, number):
-    """Whether an object is in use, by its own mark."""
+    """Whether an object is in use, by its own mark, in a page of its cache."""
+    if kind.type(mem, pfn_of(mem, number)) != _type(cache):
+        return False
     return not atomics.load_relaxed(mem, at(mem, cache, number) + layout.OBJECT_NEXT) & layout.OBJECT_FREE
 
 
