@@ -137,11 +137,12 @@ class Cache:
     def repair(self):
         """Settle what dead processes have left, rebuild every list and count, and drop what is damaged: the findings that are left.
 
-        Others may go on working meanwhile. What is dropped is fetched again when it is wanted; a page that somebody still holds
-        is dropped when he lets go.
+        Others may go on working meanwhile. What is dropped is fetched again when it is wanted. A page that somebody still holds is
+        out of the cache at once, but comes free only after he has let go, by another repair or when this process has ended.
         """
         attachment = self._attachment
         attachment.reap()
+        reap.vague(attachment.segment.mem, attachment.number, attachment.number)  # what had to wait the last time
         for _ in range(REPAIR_ROUNDS):
             reap.repair(attachment.segment.mem, attachment.number)
             # An operation under way can look like damage, but not twice.

@@ -102,6 +102,7 @@ def drop(mem, me, pfn):
 
     If not, its name stays in the caller's slot, for those who reap him.
     """
+    client.done(mem, me, pfn)  # since the last attempt
     client.note(mem, me, pfn)
     settled = settle(mem, me, me, pfn)
     if settled:
