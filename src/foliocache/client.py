@@ -21,7 +21,7 @@ import time
 
 from .errors import SegmentError
 from .mm import client as core
-from .mm import layout, mapping
+from .mm import atomics, layout, mapping
 from .mm import reap as reaper
 
 # Lock bytes lie far behind the end of the file, where nothing else is ever locked. atomics.h asks about the same ones.
@@ -36,6 +36,8 @@ class ClientSlot:
     def __init__(self, segment):
         self._segment = segment
         self._fd = segment.reopen()
+        if not segment.geometry["fenced"]:
+            atomics.membarrier_errno()  # attaching has asked whether it works; a forked child asks for itself
         try:
             self.number = self._claim()
         except BaseException:

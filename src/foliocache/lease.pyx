@@ -25,6 +25,9 @@ from libc.stdlib cimport free, malloc
 from .mm cimport atomics, client, fill, filemap, flags, folio, layout, mapping, pagetable, vmscan
 from .mm.atomics cimport fc_mem, mem_t
 
+cdef extern from *:
+    void prefetch "__builtin_prefetch" (const void *)
+
 import os
 import threading
 import weakref
@@ -251,14 +254,17 @@ cdef class Target:
 
 cdef Lease _lease(Attachment attachment, u32 entry, u32 pfn, Py_ssize_t length):
     """The lease of a pin that is word entry of the ledger."""
-    cdef Lease lease = Lease.__new__(Lease)
     cdef const fc_mem *m = <const fc_mem *>attachment.mem
+    cdef const char *data = m.ro + atomics.page_at(attachment.mem, pfn)
+    cdef Lease lease
+    prefetch(data)  # the first byte is what most users touch, and its line is on its way while the lease is made
+    lease = Lease.__new__(Lease)
     lease.attachment = attachment
     lease.epoch = attachment.epoch
     lease.entry = entry
     lease.pfn = pfn
     lease.length = length
-    lease.data = m.ro + atomics.page_at(attachment.mem, pfn)
+    lease.data = data
     return lease
 
 

@@ -37,7 +37,7 @@ PAGES_MIN = 64
 # An object's number has OBJECT_BITS bits, OBJECT_SHIFT of them count units within 256 bytes.
 SIZE_MAX = 1 << (layout.OBJECT_BITS + layout.OBJECT_SHIFT)
 
-_IDENTITY = struct.Struct("<QII QIIIII4x QQQQQ QQ")
+_IDENTITY = struct.Struct("<QII QIIIII4x QQQQQ QQ I")
 _SETUP_CLIENT = 0
 
 
@@ -213,7 +213,7 @@ def _is_unready(fd):
 
 
 def _create(fd, path, mode, size, page_size, clients):
-    shape = geometry(size // page_size, page_size, clients)
+    shape = geometry(size // page_size, page_size, clients) | {"fenced": _needs_fences()}
     os.ftruncate(fd, 0)
     try:
         os.posix_fallocate(fd, 0, shape["size"])
@@ -242,7 +242,7 @@ def _identity(shape, state):
     fields = [shape[key] for key in ("size", "page_shift", "npages", "nclients", "nbuckets", "nghosts")]
     places = [shape[key] for key in ("memmap", "data", "clients", "buckets", "ghosts")]
     packed = _IDENTITY.pack(
-        layout.MAGIC, layout.ABI, state, *fields, *places, time.time_ns(), shape["npages"] << shape["page_shift"]
+        layout.MAGIC, layout.ABI, state, *fields, *places, time.time_ns(), shape["npages"] << shape["page_shift"], shape["fenced"]
     )
     checksum = zlib.crc32(packed[layout.HDR_SIZE : layout.HDR_CHECKSUM] + packed[layout.HDR_MEMMAP :])
     return packed[: layout.HDR_CHECKSUM] + struct.pack("<I", checksum) + packed[layout.HDR_MEMMAP :]
@@ -265,7 +265,20 @@ def _attach(fd, name, path, wanted):
             f"segment {name!r} exists with {has}, but {asked} was asked for; leave it out, use another name, "
             f"or remove the segment first (foliocache rm {name})"
         )
+    if not shape["fenced"] and _needs_fences():
+        raise SegmentError(
+            f"segment {name!r} was made by a process that may use membarrier(2), which is forbidden here (by seccomp, say), and its "
+            f"users rely on it; make it anew from a process like this one (foliocache rm {name})"
+        )
     return Segment(name, path, fd, shape)
+
+
+def _needs_fences():
+    """1 where membarrier(2) is not to be had, or not wanted (FOLIOCACHE_FENCES): every operation begins with a fence then.
+
+    Registers this process for it otherwise.
+    """
+    return int(bool(os.environ.get("FOLIOCACHE_FENCES")) or atomics.membarrier_errno() != 0)
 
 
 def _shown(key, value):
@@ -278,9 +291,10 @@ def _read_identity(fd, name, path):
     head = os.pread(fd, _IDENTITY.size, 0)
     if len(head) < _IDENTITY.size or struct.unpack_from("<Q", head)[0] != layout.MAGIC:
         raise SegmentDamaged(f"{path} is not a foliocache segment; {advice}")
-    _, abi, state, size, page_shift, pages, clients, buckets, ghosts, memmap, data, clients_at, buckets_at, ghosts_at, *_ = (
-        _IDENTITY.unpack(head)
-    )
+    (
+        _, abi, state, size, page_shift, pages, clients, buckets, ghosts,
+        memmap, data, clients_at, buckets_at, ghosts_at, _, _, fenced,
+    ) = _IDENTITY.unpack(head)  # fmt: skip
     if abi != layout.ABI:
         raise SegmentError(f"segment {name!r} has layout version {abi}, this foliocache needs {layout.ABI}; {advice}")
     checksum = zlib.crc32(head[layout.HDR_SIZE : layout.HDR_CHECKSUM] + head[layout.HDR_MEMMAP :])
@@ -294,7 +308,7 @@ def _read_identity(fd, name, path):
         raise SegmentDamaged(f"segment {name!r} is damaged: its header contradicts itself; {advice}")
     if os.fstat(fd).st_size != size:
         raise SegmentDamaged(f"segment {name!r} is truncated: {os.fstat(fd).st_size} bytes instead of {size}; {advice}")
-    return shape
+    return shape | {"fenced": fenced}
 
 
 def _inode(fd):

@@ -64,14 +64,11 @@ class Memory:
     def poke64(self, off, value):
         store_relaxed64(self.handle, off, value)
 
-    def register(self):
-        """Let membarrier(2) reach this process: 0, or an errno."""
-        return membarrier_register()
-
-    def is_locked(self, number):
-        """Whether some process holds the lock of client slot number."""
-        return bool(client_alive(self.handle, number))
-
     def peek_bytes(self, off, n):
         """A copy of n bytes at off."""
         return self.m.base[off : off + n]
+
+
+def membarrier_errno():
+    """Let membarrier(2) reach this process: 0, or an errno."""
+    return membarrier_register()

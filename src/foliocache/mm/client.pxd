@@ -15,6 +15,9 @@ cpdef void done(mem_t mem, u32 me, u32 pfn) noexcept nogil
 cpdef u64 pin(mem_t mem, u64 me, u32 n) noexcept nogil
 cpdef void hold(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil
 cpdef void drop(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil
+cpdef void keep(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil
+cpdef void let_go(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil
+cpdef void finish(mem_t mem, u32 me, u32 pfn) noexcept nogil
 cpdef u32 words(mem_t mem) noexcept nogil
 cpdef u64 word_at(mem_t mem, u32 client, u32 n) noexcept nogil
 @cython.locals(n=u32, count=u32)

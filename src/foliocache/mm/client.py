@@ -102,6 +102,27 @@ def drop(mem, me, n, pfn):
     atomics.journal32(mem, pin(mem, me, n), 0)
 
 
+# The same at the ends of an operation, in one call for the hit path.
+
+
+def keep(mem, me, n, pfn):
+    """``hold`` and ``leave``."""
+    hold(mem, me, n, pfn)
+    leave(mem, me)
+
+
+def let_go(mem, me, n, pfn):
+    """``enter`` and ``drop``."""
+    enter(mem, me)
+    drop(mem, me, n, pfn)
+
+
+def finish(mem, me, pfn):
+    """``done`` and ``leave``."""
+    done(mem, me, pfn)
+    leave(mem, me)
+
+
 def words(mem):
     """How many words of a slot can name a folio: those of the operation first, then the ledger."""
     return layout.OPS + layout.PINS

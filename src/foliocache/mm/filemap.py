@@ -52,9 +52,10 @@ def lookup(mem, me, n, ino, head, height, index):
     """As find_get, as an operation of its own; the pin is word n of the ledger."""
     client.enter(mem, me)
     pfn = find_get(mem, me, ino, head, height, index)
-    if pfn != layout.NIL:
-        client.hold(mem, me, n, pfn)
-    client.leave(mem, me)
+    if pfn == layout.NIL:
+        client.leave(mem, me)
+    else:
+        client.keep(mem, me, n, pfn)
     return pfn
 
 

@@ -45,10 +45,10 @@ def put(mem, me, pfn):
 
 def release(mem, me, n, pfn):
     """Drop the pin that is word n of the ledger: an operation of its own."""
-    client.enter(mem, me)
-    client.drop(mem, me, n, pfn)
-    put(mem, me, pfn)
-    client.leave(mem, me)
+    client.let_go(mem, me, n, pfn)
+    if page_ref.put(mem, atomics.folio_at(mem, pfn)):
+        destroy(mem, me, pfn)
+    client.finish(mem, me, pfn)
 
 
 def destroy(mem, me, pfn):
