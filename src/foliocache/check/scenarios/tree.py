@@ -205,7 +205,7 @@ def tree_lookup_evict(core):
 NOT_LOCKED = Edit("filemap", "_grab", "        fill.begin(mem, me, pfn)\n", "")
 KEPT_BY_TRUNCATE = Edit("filemap", "truncate", "            folio.put(mem, me, pfn)", "            pass")
 FAIL_FIRST = Edit("filemap", "remove", "    if not mapping.lock", "    fill.fail(mem, pfn)\n    if not mapping.lock")
-REMOVED_TWICE = Edit("filemap", "remove", "    left = 1\n    if attached:", "    if True:")
+REMOVED_TWICE = Edit("filemap", "remove", "atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED)", "1")
 
 
 class Filling(Cached):
@@ -305,7 +305,7 @@ def tree_grab_truncate(core):
     SPIN,
     bugs={
         "fail-before-withdrawn": Bug((FAIL_FIRST,), ALL, "a waiter wakes to PG_ERROR and finds the same folio"),
-        "removed-twice": Bug((REMOVED_TWICE,), ALL, "the mapping counts one folio too few, and its record is never freed"),
+        "removed-twice": Bug((REMOVED_TWICE,), ALL, "the slot's reference is dropped twice"),
     },
 )
 def tree_fail_truncate(core):
