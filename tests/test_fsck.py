@@ -23,7 +23,9 @@ def bytes_of(offset, length):
 @pytest.fixture
 def mappings(pool_name):
     cache = foliocache.open(pool_name, size="4MiB", page_size="4KiB", clients=8)
-    small = [cache.mapping(f"small {n}", len(SMALL), read=lambda offset, length: SMALL[offset : offset + length]) for n in range(50)]
+    small = [
+        cache.mapping(f"small {n}", len(SMALL), read=lambda offset, length: SMALL[offset : offset + length]) for n in range(50)
+    ]
     return cache, [cache.mapping("big", len(BIG), read=bytes_of), *small]
 
 
@@ -42,7 +44,10 @@ def damage(cache, rng):
         return memory.peek32(shape["memmap"] + pfn * layout.FOLIO_SIZE + layout.F_KIND) & layout.TYPE_MASK
 
     pfn = rng.randrange(shape["npages"])
-    places = [shape["memmap"] + pfn * layout.FOLIO_SIZE + rng.choice(FIELDS), shape["buckets"] + 4 * rng.randrange(shape["nbuckets"])]
+    places = [
+        shape["memmap"] + pfn * layout.FOLIO_SIZE + rng.choice(FIELDS),
+        shape["buckets"] + 4 * rng.randrange(shape["nbuckets"]),
+    ]
     objects = [pfn for pfn in range(shape["npages"]) if kind(pfn) in (layout.TYPE_NODE, layout.TYPE_INODE)]
     places.append(shape["data"] + PAGE * rng.choice(objects) + 4 * rng.randrange(PAGE // 4))
     memory.poke32(rng.choice(places), rng.choice([0, 1, 2, rng.getrandbits(32), layout.FROZEN, layout.FROZEN + 3]))

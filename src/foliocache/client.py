@@ -79,7 +79,7 @@ class ClientSlot:
         """Give the slot back."""
         if self._fd >= 0:
             if core.is_idle(self._segment.mem, self.number):
-                core.set_state(self._segment.mem, self.number, layout.SLOT_CLEAN)
+                core.detach(self._segment.mem, self.number)
             self.abandon()
 
     def abandon(self):
@@ -117,7 +117,7 @@ def _settle(mem, me, dead):
         if reaper.vague(mem, me, number):
             waiting += 1
         elif number != me:
-            core.set_state(mem, number, layout.SLOT_CLEAN)
+            core.detach(mem, number)
     core.enter(mem, me)
     mapping.sweep(mem, me)
     core.leave(mem, me)

@@ -59,6 +59,7 @@ cdef class FolioMap:
     cdef Lease _lease(self, u64 index, u64 wanted)
     cdef Py_ssize_t _length(self, u64 index)
     cdef Lease _copy(self, u64 index)
+    cdef u64 _clip(self, n) except? 0xFFFFFFFFFFFFFFFF
     cdef int _check_index(self, u64 index) except -1
     cdef u64 _grab_as(self, u32 entry, u64 index, u32 length)
     cdef u64 _look_up(self)

@@ -17,7 +17,7 @@ drops the pin. So ``numpy.frombuffer(lease)`` outlives a ``with`` block without 
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo, PyBUF_WRITE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.memoryview cimport PyMemoryView_FromMemory, PyMemoryView_FromObject
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t as u32, uint64_t as u64
 from libc.stdlib cimport free, malloc
@@ -185,7 +185,7 @@ cdef class Lease:
     def __enter__(self):
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, kind, value, traceback):
         self.release()
 
     def __dealloc__(self):
@@ -354,6 +354,31 @@ cdef class FolioMap:
         # Nobody else has seen this object yet, so it may still be written to.
         self._gather(start, end, PyMemoryView_FromMemory(PyBytes_AS_STRING(copy), end - start, PyBUF_WRITE))
         return copy
+
+    def read(self, offset, length):
+        """Bytes offset .. offset + length - 1, cut off at the end of the object, as a read-only memoryview.
+
+        Zero-copy when they lie in one folio: the view holds its pin. Otherwise one gathered copy, all its folios pinned until
+        it is done (a copy of more than a quarter of the pool is gathered in pieces).
+        """
+        cdef u64 start = self._clip(offset)
+        cdef u64 end = start + min(self._clip(length), self.size - start)
+        cdef u64 first = start // self.folio_size
+        cdef Lease lease
+        if start == end:
+            return memoryview(b"")
+        if end > (first + 1) * self.folio_size:
+            return memoryview(self.read_bytes(start, end - start))
+        lease = self._lease(first, 1)
+        lease.data += start - first * self.folio_size
+        lease.length = end - start
+        return PyMemoryView_FromObject(lease)
+
+    cdef u64 _clip(self, n) except? 0xFFFFFFFFFFFFFFFF:
+        """An offset or a length, no more than the object has."""
+        if n < 0:
+            raise ValueError(f"offset and length must not be negative: {n}")
+        return self.size if n >= self.size else n
 
     def length_of(self, u64 index):
         """Valid bytes of folio index."""

@@ -57,21 +57,6 @@ class Mapping(FolioMap):
         arguments = self.cache, self.key, self.size, self.version, self._source_read, self._source_readinto, self._concurrent
         return Mapping, arguments
 
-    def read(self, offset, length):
-        """Bytes offset .. offset + length - 1, cut off at the end of the object, as a read-only memoryview.
-
-        Zero-copy when they lie in one folio: the view holds its pin. Otherwise one gathered copy, all its folios pinned until
-        it is done (a copy of more than a quarter of the pool is gathered in pieces).
-        """
-        start, end = self._range(offset, length)
-        first, last = start // self.folio_size, (end - 1) // self.folio_size
-        if start == end:
-            return memoryview(b"")
-        if first == last:
-            begin = start - first * self.folio_size
-            return memoryview(self.lease(first))[begin : begin + end - start]
-        return memoryview(self.read_bytes(start, end - start))
-
     def readinto(self, offset, buffer):
         """Fill a writable buffer from offset on; the number of bytes, less than its length only at the end of the object."""
         with memoryview(buffer) as whole, whole.cast("B") as target:

@@ -242,7 +242,14 @@ def _identity(shape, state):
     fields = [shape[key] for key in ("size", "page_shift", "npages", "nclients", "nbuckets", "nghosts")]
     places = [shape[key] for key in ("memmap", "data", "clients", "buckets", "ghosts")]
     packed = _IDENTITY.pack(
-        layout.MAGIC, layout.ABI, state, *fields, *places, time.time_ns(), shape["npages"] << shape["page_shift"], shape["fenced"]
+        layout.MAGIC,
+        layout.ABI,
+        state,
+        *fields,
+        *places,
+        time.time_ns(),
+        shape["npages"] << shape["page_shift"],
+        shape["fenced"],
     )
     checksum = zlib.crc32(packed[layout.HDR_SIZE : layout.HDR_CHECKSUM] + packed[layout.HDR_MEMMAP :])
     return packed[: layout.HDR_CHECKSUM] + struct.pack("<I", checksum) + packed[layout.HDR_MEMMAP :]

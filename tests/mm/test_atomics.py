@@ -19,8 +19,8 @@ from foliocache.check import plain
 
 MM = Path(foliocache.mm.__file__).parent
 ORDERS = ("relaxed", "acquire", "release", "acq_rel", "seq_cst")
-TYPES = {"u32": ctypes.c_uint32, "u64": ctypes.c_uint64, "int": ctypes.c_int, "void": None, "mem_t": ctypes.c_size_t,
-         "const char *": ctypes.c_char_p}  # fmt: skip
+TYPES = {"u32": ctypes.c_uint32, "u64": ctypes.c_uint64, "int": ctypes.c_int, "bint": ctypes.c_int, "void": None,
+         "mem_t": ctypes.c_size_t, "const char *": ctypes.c_char_p}  # fmt: skip
 M32 = 0xFFFFFFFF
 
 
@@ -42,7 +42,7 @@ def header(tmp_path_factory):
     if not shutil.which(compiler):
         pytest.skip(f"no C compiler ({compiler})")
     folder = tmp_path_factory.mktemp("header")
-    lines = ["typedef uint32_t u32; typedef uint64_t u64;"]
+    lines = ["typedef uint32_t u32; typedef uint64_t u64; typedef int bint;"]
     for name, (result, c_name, arguments) in declared().items():
         parameters = ", ".join(f"{type} a{i}" for i, type in enumerate(arguments)) or "void"
         call = f"{c_name}({', '.join(f'a{i}' for i in range(len(arguments)))})"

@@ -22,12 +22,12 @@ class Busy:
         used = segment.cache(self.small, [0])[0]
         self.cached = segment.cache(self.wide, range(20))
         segment.cache(self.large, [0, 1, 70, 4999], order=2)
-        self.pinned = segment.add(self.wide, 30)
-        self.withdrawn = segment.add(self.wide, 31)
+        self.pinned = segment.hold(segment.add(self.wide, 30))
+        self.withdrawn = segment.hold(segment.add(self.wide, 31))
         segment.filemap.remove(ME, self.wide, self.withdrawn)
         segment.flags.mark_referenced(segment.at(used), 0)
         segment.vmscan.shrink(ME, 1)
-        self.table = segment.pagetable.create(ME, 4)
+        self.table = segment.hold(segment.pagetable.create(ME, 4))
         segment.page_ref.get(segment.at(self.pinned))
         segment.pagetable.map(self.table, 0, self.pinned)
 
@@ -71,7 +71,7 @@ def test_census(busy):
     assert (pages["file"], pages["frozen"]) == (1 + 19 + 4 * 4 + 1 + 1, 0)
     assert pages["free"] == busy.segment.free()
     assert sum(pages.values()) == 256
-    assert census["pins"] == 3  # the two of ours, and the table's
+    assert census["pins"] == 4  # the two of ours, the table, and its entry's
 
 
 def test_census_of_a_new_segment(segment):
@@ -91,12 +91,13 @@ def test_mappings(busy):
 
 def test_everything_can_be_given_back(busy):
     segment = busy.segment
-    segment.pagetable.destroy(ME, busy.table)
+    segment.pagetable.clear(ME, busy.table)
+    segment.let_go(busy.table)
     for ino in (busy.small, busy.wide, busy.large):
         segment.filemap.truncate(ME, ino, 4999)
     for pfn in (busy.pinned, busy.withdrawn):
-        segment.folio.put(ME, pfn)
-    assert segment.free() == 256
+        segment.let_go(pfn)
+    assert segment.available() == 256
     assert segment.findings() == []
 
 
@@ -104,7 +105,7 @@ def test_everything_can_be_given_back(busy):
 
 
 def a_page_that_belongs_to_nobody(busy):
-    busy.segment.page_alloc.alloc(ME, 0)
+    busy.segment.client.done(ME, busy.segment.page_alloc.alloc(ME, 0))
     return "frozen"
 
 
@@ -280,7 +281,7 @@ def a_node_in_a_page_of_a_file(busy):
 
 
 def a_node_that_nobody_points_to(busy):
-    busy.segment.slab.alloc(ME, busy.layout.SLAB_NODES)
+    busy.segment.slab.alloc(ME, busy.layout.SLAB_NODES, busy.wide)
     return "slab"
 
 
@@ -293,6 +294,48 @@ def a_partial_page_without_room(busy):
     pfn = busy.segment.words_on(busy.layout.SLAB_PARTIAL)[0]
     busy.set(busy.layout.F_FREE, 0, pfn)
     return "slab"
+
+
+def a_reference_that_nobody_wrote_down(busy):
+    busy.segment.page_ref.get(busy.segment.at(busy.cached[9]))
+    return "count"
+
+
+def a_pin_without_its_reference(busy):
+    busy.segment.client.hold(ME, 40, busy.cached[9])
+    return "count"
+
+
+def a_clean_slot_with_a_pin(busy):
+    busy.segment.client.set_state(ME, busy.layout.SLOT_CLEAN)
+    return "client"
+
+
+def a_name_of_no_page(busy):
+    busy.segment.client.note(ME, 256)
+    return "client"
+
+
+def a_lock_held_by_the_dead(busy):
+    busy.segment.client.set_state(3, busy.layout.SLOT_DEAD)
+    busy.segment.wait.lock(busy.layout.TREE_LOCK + 7 * busy.layout.LINE, 3)
+    return "lock"
+
+
+def a_page_in_quarantine_for_nobody(busy):
+    busy.segment.page_alloc.quarantine(ME, busy.cached[9])
+    return "quarantine"
+
+
+def a_fill_that_nobody_is_at(busy):
+    busy.set(busy.layout.F_FLAGS, busy.layout.PG_LOCKED)
+    busy.set(busy.layout.F_OWNER, 2)
+    return "fill"
+
+
+def a_cached_folio_that_reclaim_cannot_find(busy):
+    busy.segment.lru.remove(ME, busy.cached[9])
+    return "queue"
 
 
 def a_folio_marked_for_another_queue(busy):
@@ -329,7 +372,9 @@ DAMAGES = (
     a_node_that_is_not_there, a_wrong_number_of_slots, a_node_in_a_page_of_a_file, a_node_that_nobody_points_to,
     a_wrong_number_of_slab_pages, a_partial_page_without_room, a_folio_marked_for_another_queue,
     a_wrong_length_of_a_queue, a_queued_folio_of_an_absurd_order,
-    a_single_page_of_an_absurd_order,
+    a_single_page_of_an_absurd_order, a_reference_that_nobody_wrote_down, a_pin_without_its_reference, a_clean_slot_with_a_pin,
+    a_name_of_no_page, a_lock_held_by_the_dead, a_page_in_quarantine_for_nobody, a_fill_that_nobody_is_at,
+    a_cached_folio_that_reclaim_cannot_find,
 )  # fmt: skip
 
 

@@ -85,10 +85,10 @@ class Cache(RuleBasedStateMachine):
             assert not self.is_pinned(self.cached.pop((key, index), None))
             content = b"%08d" % next(self.stamps)
             self.segment.set_content(pfn, content)
-            self.filling.append((pfn, key, content))
+            self.filling.append((self.segment.hold(pfn), key, content))
             self.cached[key, index] = pfn, content
         else:
-            assert self.cached[key, index][0] == pfn
+            assert self.cached[key, index][0] == self.segment.hold(pfn)
             self.pins.append(self.cached[key, index])
         self.forget_evicted()
 
@@ -99,7 +99,7 @@ class Cache(RuleBasedStateMachine):
         if pfn == NIL:
             assert (key, index) not in self.cached
         else:
-            assert self.cached[key, index][0] == pfn
+            assert self.cached[key, index][0] == self.segment.hold(pfn)
             self.segment.flags.mark_referenced(self.segment.at(pfn), self.segment.flags.load(self.segment.at(pfn)))
             self.pins.append(self.cached[key, index])
 
@@ -117,14 +117,14 @@ class Cache(RuleBasedStateMachine):
             self.segment.filemap.remove(ME, self.inos[key], pfn)
             self.segment.fill.fail(pfn)
             self.cached = {where: what for where, what in self.cached.items() if what != (pfn, content)}
-            self.segment.folio.put(ME, pfn)
+            self.segment.let_go(pfn)
 
     @rule(choice=st.integers(0, 99))
     def unpin(self, choice):
         if self.pins:
             pfn, content = self.pins.pop(choice % len(self.pins))
             assert self.segment.content(pfn) == content
-            self.segment.folio.put(ME, pfn)
+            self.segment.let_go(pfn)
 
     @rule()
     def unpin_all(self):
@@ -201,7 +201,7 @@ class Cache(RuleBasedStateMachine):
         self.unpin_all()
         for key in self.inos:
             self.truncate(key, 8)
-        assert self.segment.free() == PAGES
+        assert self.segment.available() == PAGES
         assert self.segment.findings() == []
 
 

@@ -45,7 +45,7 @@ def test_put_of_the_last_gives_every_page_back(segment, order):
     assert segment.free() == 64 - (1 << order)
     segment.folio.put(ME, pfn)
     assert segment.free() == 64
-    assert segment.field(pfn, segment.layout.F_KIND) == segment.layout.TYPE_NONE
+    assert segment.kind.type(pfn) == segment.layout.TYPE_NONE
     assert segment.findings() == []
 
 
@@ -56,6 +56,19 @@ def test_the_destructor_of_a_file_takes_it_off_its_queue(segment, number):
     segment.folio.put(ME, pfn)
     assert segment.lru.pages(number) == 0
     assert segment.findings() == []
+
+
+@pytest.mark.parametrize("order", range(1, 5))
+def test_the_order_of_a_block_survives_its_destruction(segments, order):
+    """A free page that a reaper looks at, or that is parked, still says how far it reaches."""
+    segment = segments()
+    pfn = segment.new_file(order)
+    assert segment.page_alloc.quarantine(ME, pfn)
+    segment.folio.put(ME, pfn)
+    assert segment.field(pfn, segment.layout.F_KIND) == segment.layout.TYPE_NONE | order << segment.layout.ORDER_SHIFT
+    assert segment.free() == 64 - (1 << order)
+    segment.page_alloc.end_quarantine(ME, pfn)
+    assert segment.free_lists() == {6: [0]}
 
 
 @pytest.mark.parametrize("type", [NODE, INODE])

@@ -121,7 +121,7 @@ def test_the_uncompiled_package_refuses_as_a_whole(tmp_path):
 SIZES = {
     "HDR_MAGIC": 8, "HDR_SIZE": 8, "HDR_MEMMAP": 8, "HDR_DATA": 8, "HDR_CLIENTS": 8, "HDR_BUCKETS": 8, "HDR_GHOSTS": 8,
     "HDR_CREATED": 8, "HDR_POOL": 8, "F_INO": 8, "F_INDEX": 8,
-    "NODE_INO": 8, "NODE_INDEX": 8, "NODE_SLOTS": 4 << layout.NODE_SHIFT,
+    "OBJECT_OWNER": 8, "NODE_INO": 8, "NODE_INDEX": 8, "NODE_SLOTS": 4 << layout.NODE_SHIFT,
     "MAPPING_INO": 8, "MAPPING_DIGEST_LO": 8, "MAPPING_DIGEST_HI": 8, "MAPPING_OBJECT_SIZE": 8, "MAPPING_KEY": 8,
     "MAPPING_TEXT": layout.MAPPING_TEXT_MAX, "CLIENT_ATTACHED": 8, "CLIENT_COUNTERS": 8 * len(layout.COUNTERS),
     "CLIENT_OPS": 4 * layout.OPS, "CLIENT_LEDGER": 4 * layout.PINS, "ALLOC_LISTS": layout.LIST_SIZE * (layout.MAX_ORDER + 1),
@@ -129,8 +129,8 @@ SIZES = {
     "SLAB_PARTIAL": layout.LIST_SIZE, "TREE_LOCK": layout.TREE_LOCKS * layout.LINE,
 }  # fmt: skip
 NO_FIELDS = {
-    "HDR_IDENTITY_END", "SLAB_STRIDE", "SLAB_NODES", "SLAB_MAPPINGS", "TREE_LOCKS", "NODE_SHIFT", "NODE_MASK", "NODE_SIZE",
-    "MAPPING_SIZE", "MAPPING_TEXT_MAX", "CLIENT_SIZE", "FOLIO_SIZE",
+    "HDR_IDENTITY_END", "SLAB_STRIDE", "SLAB_NODES", "SLAB_MAPPINGS", "SLAB_KEEP", "TREE_LOCKS", "NODE_SHIFT", "NODE_MASK",
+    "NODE_SIZE", "MAPPING_SIZE", "MAPPING_TEXT_MAX", "CLIENT_SIZE", "FOLIO_SIZE",
 }  # fmt: skip
 STRUCTS = {
     "HDR_": (0, layout.HDR_IDENTITY_END), "F_": (0, layout.FOLIO_SIZE), "NODE_": (0, layout.NODE_SIZE),
@@ -214,7 +214,34 @@ def test_objects_can_be_numbered():
     for size in (layout.NODE_SIZE, layout.MAPPING_SIZE):
         assert size >= 1 << layout.OBJECT_SHIFT
     assert layout.OBJECT_BITS == 31
-    assert layout.OBJECT_NEXT >= 4 and min(layout.NODE_INO, layout.MAPPING_INO) >= layout.OBJECT_NEXT + 4
+    assert layout.OBJECT_NEXT >= 4
+    assert layout.OBJECT_OWNER == layout.NODE_INO == layout.MAPPING_INO >= layout.OBJECT_NEXT + 4
+
+
+def test_a_free_object_is_told_from_one_in_use():
+    """OBJECT_NEXT is 0 in use; a place in a page never reaches the bit that says free."""
+    assert layout.OBJECT_FREE & (layout.OBJECT_FREE - 1) == 0
+    assert (1 << 21) // (1 << layout.OBJECT_SHIFT) < layout.OBJECT_FREE  # pages have 2 MiB at most
+
+
+def test_what_is_written_at_a_name_is_told_apart():
+    assert layout.PIN_BUSY & layout.PIN_HELD == 0
+    assert layout.PIN_PFN & (layout.PIN_BUSY | layout.PIN_HELD) == 0
+    assert len({layout.SLOT_CLEAN, layout.SLOT_ATTACHED, layout.SLOT_DEAD}) == 3
+    assert layout.SLOT_CLEAN == 0  # that of a new segment
+
+
+def test_marks_of_a_reaper_are_no_orders_of_a_free_block():
+    assert layout.MAX_ORDER + 1 < layout.BUDDY_QUARANTINED
+    assert layout.BUDDY_QUARANTINED != layout.BUDDY_PARKED
+
+
+def test_what_a_client_writes_alone_is_on_its_own_lines():
+    """Others read its state at any time; what it writes in every operation is not there."""
+    assert layout.CLIENT_SIZE % layout.LINE == 0
+    assert layout.CLIENT_STATE // layout.LINE != layout.CLIENT_BUSY // layout.LINE
+    assert layout.CLIENT_BUSY // layout.LINE == (layout.CLIENT_OPS + 4 * layout.OPS - 1) // layout.LINE
+    assert layout.CLIENT_LEDGER + 4 * layout.PINS == layout.CLIENT_SIZE
 
 
 def test_states_of_the_count_do_not_touch():

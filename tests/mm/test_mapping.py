@@ -85,7 +85,7 @@ def test_a_chain_without_one_of_its_records(segment, gone):
         assert segment.mapping.lookup(ME, key, key + 1) == (0 if ino == inos[gone] else ino)
     for ino in inos:
         segment.mapping.release(ME, ino)
-    assert (records(segment), segment.free()) == (0, 64)
+    assert (records(segment), segment.available()) == (0, 64)
 
 
 def test_an_ino_is_never_given_twice(segment):
@@ -139,27 +139,31 @@ def all_unlocked(segment):
 
 
 def test_a_dead_ino_cannot_be_locked(segment):
-    """Its page is free; then a file's; then full of other records; then a record again, in the same place."""
-    other = segment.open(2)
+    """Its page has other records; then none; then it is free; then a file's; then a record is in the same place again."""
+    keepers = [segment.open(key) for key in range(100, 124)]  # three pages, emptied before this one
     dead = segment.open(1)
+    other = segment.open(2)
+    for keeper in keepers:
+        segment.mapping.release(ME, keeper)
     segment.mapping.release(ME, dead)
     assert not segment.mapping.lock(ME, dead)  # the page has other records
     segment.mapping.release(ME, other)
+    assert not segment.mapping.lock(ME, dead)  # the page is empty
+    pfn = segment.slab.pfn_of(dead & OBJECT_MASK)
+    segment.give_back_empty_pages()
     assert not segment.mapping.lock(ME, dead)  # the page is free
-    pfn = segment.new_file()
-    assert pfn == segment.slab.pfn_of(dead & OBJECT_MASK)
+    while segment.new_file() != pfn:
+        pass
     segment.write64(segment.mapping.record(dead) + segment.layout.MAPPING_INO, dead)
     assert not segment.mapping.lock(ME, dead)  # the page is a file's, with the very bytes
     assert segment.count(pfn) == 1
     segment.folio.put(ME, pfn)
-    successor = segment.open(2)
-    again = segment.open(1)
-    assert again & OBJECT_MASK == dead & OBJECT_MASK
+    others = [segment.open(key) for key in range(2, 80)]
+    again = next(ino for ino in others if ino & OBJECT_MASK == dead & OBJECT_MASK)
     assert not segment.mapping.lock(ME, dead)
     assert segment.mapping.lock(ME, again)
     segment.mapping.unlock(again)
     assert all_unlocked(segment)
-    assert successor != again
 
 
 @pytest.mark.parametrize("ino", [0, OBJECT_MASK, 2 << 31, (1 << 63) | OBJECT_MASK, 64 << 4, 15])
@@ -180,12 +184,14 @@ def test_lock_leaves_no_reference_on_the_records_page(segment):
         assert segment.count(pfn) == 1
 
 
-def test_lock_when_the_records_page_is_saturated(segment):
+def test_lock_takes_no_reference_on_the_records_page(segment):
+    """The page is type-stable within an operation: its count is not touched, however large it is."""
     ino = segment.open()
     pfn = segment.slab.pfn_of(ino & OBJECT_MASK)
     segment.set_field(pfn, segment.layout.F_REF, segment.layout.REF_MAX)
-    assert not segment.mapping.lock(ME, ino)
+    assert segment.mapping.lock(ME, ino)
     assert segment.count(pfn) == segment.layout.REF_MAX
+    segment.mapping.unlock(ino)
     assert all_unlocked(segment)
 
 
@@ -245,7 +251,7 @@ def test_the_record_goes_with_the_last_folio(segment):
     ino = segment.open()
     segment.cache(ino, range(5))
     segment.filemap.truncate(ME, ino, 63)
-    assert (records(segment), segment.free()) == (0, 64)
+    assert (records(segment), segment.available()) == (0, 64)
 
 
 def test_open_without_memory(segment):
@@ -262,7 +268,7 @@ def test_more_records_than_buckets(segment):
     assert [segment.mapping.lookup(ME, key, key + 1) for key in range(200)] == inos
     for ino in inos[::2] + inos[1::2]:
         segment.mapping.release(ME, ino)
-    assert segment.free() == 64
+    assert segment.available() == 64
     assert segment.findings() == []
 
 

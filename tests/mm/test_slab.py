@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from world import ME, Segment, compiled, interpreted
 
 NIL, FROZEN = 0xFFFFFFFF, 0x80000000
+NEXT, FREE = 4, 0x80000000
 CACHES = {"nodes": 0, "mappings": 1}
 
 
@@ -26,8 +27,8 @@ class Cache:
         self.size = (segment.layout.NODE_SIZE, segment.layout.MAPPING_SIZE)[number]
         self.per_page = (1 << segment.shape["page_shift"]) // self.size
 
-    def alloc(self):
-        return self.segment.slab.alloc(ME, self.number)
+    def alloc(self, owner=0):
+        return self.segment.slab.alloc(ME, self.number, owner)
 
     def free(self, number):
         self.segment.slab.free(ME, self.number, number)
@@ -40,6 +41,18 @@ class Cache:
 
     def pages(self):
         return self.segment.read(self.segment.layout.SLAB_PAGES + self.number * self.segment.layout.SLAB_STRIDE)
+
+    def next_of(self, number):
+        return self.segment.slab.next_of(self.number, number)
+
+    def walk(self):
+        found = []
+        while (number := self.next_of(found[-1] if found else NIL)) != NIL:
+            found.append(number)
+        return found
+
+    def word(self, number, offset):
+        return self.segment.read(self.at(number) + offset)
 
     def partial(self):
         return self.segment.words_on(self.segment.layout.SLAB_PARTIAL + self.number * self.segment.layout.SLAB_STRIDE)
@@ -78,6 +91,9 @@ def test_an_object_is_cleared_whoever_had_it_before(cache):
     cache.free(number)
     assert cache.alloc() == number
     assert not any(cache.segment.buffer[start : start + cache.size])
+    cache.free(number)
+    assert cache.alloc(1 << 40 | 7) == number
+    assert cache.segment.read64(start + cache.segment.layout.OBJECT_OWNER) == 1 << 40 | 7
     assert other != number
 
 
@@ -91,25 +107,108 @@ def test_clearing_touches_no_neighbour(cache):
         assert cache.segment.buffer[cache.at(number) : cache.at(number) + cache.size] == b"\xee" * cache.size
 
 
-def test_the_page_goes_back_with_its_last_object(cache):
+def test_an_object_says_whether_it_is_in_use(cache):
+    first, second = cache.alloc(), cache.alloc()
+    assert [cache.word(number, NEXT) for number in (first, second)] == [0, 0]
+    cache.free(first)
+    assert cache.word(first, NEXT) & FREE
+    assert cache.word(second, NEXT) == 0
+
+
+def test_the_page_stays_when_its_last_object_goes(cache):
     numbers = [cache.alloc() for _ in range(cache.per_page)]
-    for number in numbers[:-1]:
+    assert cache.segment.empty() == 0
+    for number in numbers:
         cache.free(number)
+    pfn = cache.segment.slab.pfn_of(numbers[0])
+    assert (cache.objects(), cache.pages(), cache.partial(), cache.segment.empty()) == (0, 1, [pfn], 1)
+    assert cache.segment.count(pfn) == 1
     assert cache.segment.free() == 63
-    cache.free(numbers[-1])
-    assert (cache.objects(), cache.pages(), cache.partial(), cache.segment.free()) == (0, 0, [], 64)
     assert cache.segment.findings() == []
 
 
-def test_a_pinned_page_goes_back_with_its_pin(cache):
-    """A reader that makes sure that a page stays what it is holds it a moment longer than its cache."""
-    number = cache.alloc()
-    pfn = cache.segment.slab.pfn_of(number)
-    cache.segment.page_ref.get(cache.segment.at(pfn))
-    cache.free(number)
-    assert (cache.pages(), cache.partial(), cache.segment.free()) == (0, [], 63)
-    cache.segment.folio.put(ME, pfn)
-    assert cache.segment.free() == 64
+def fill_pages(cache, pages):
+    """Objects that fill so many pages: [[those of a page]]."""
+    return [[cache.alloc() for _ in range(cache.per_page)] for _ in range(pages)]
+
+
+def test_shrink_gives_empty_pages_back_one_by_one_and_keeps_some(cache):
+    keep = cache.segment.layout.SLAB_KEEP
+    for numbers in fill_pages(cache, keep + 3):
+        for number in numbers:
+            cache.free(number)
+    for left in (keep + 2, keep + 1, keep):
+        assert cache.segment.slab.shrink(ME)
+        assert (cache.pages(), cache.segment.empty(), cache.segment.free()) == (left, left, 64 - left)
+    assert not cache.segment.slab.shrink(ME)
+    assert cache.segment.client.is_idle(ME)
+    assert cache.segment.findings() == []
+
+
+def test_shrink_takes_no_page_that_is_in_use(cache):
+    pages = fill_pages(cache, 6)
+    for numbers in pages:
+        cache.free(numbers[0])
+    assert not cache.segment.slab.shrink(ME)
+    assert cache.pages() == 6
+
+
+def test_shrink_leaves_a_pinned_page(cache):
+    """A stale getter, or a reaper, may have a reference for a moment."""
+    pages = fill_pages(cache, 4)
+    for numbers in pages:
+        for number in numbers:
+            cache.free(number)
+    pinned = cache.partial()[-1]
+    cache.segment.page_ref.get(cache.segment.at(pinned))
+    assert not cache.segment.slab.shrink(ME)
+    cache.segment.client.note(ME, pinned)
+    cache.segment.folio.put(ME, pinned)
+    assert cache.segment.slab.shrink(ME)
+    assert cache.segment.count(pinned) == FROZEN
+    assert cache.segment.client.is_idle(ME)
+
+
+def test_shrink_waits_for_those_who_may_stand_in_the_page(cache):
+    """A client that stays in its operation keeps the page in its cache."""
+    segment = cache.segment
+    for numbers in fill_pages(cache, 4):
+        for number in numbers:
+            cache.free(number)
+    segment.client.attach(3)
+    segment.client.enter(3)
+    segment.client.enter(ME)
+    assert not segment.slab.shrink(ME)
+    assert (cache.pages(), segment.empty(), segment.findings()) == (4, 4, [])
+    segment.client.leave(3)
+    assert segment.slab.shrink(ME)
+    segment.client.leave(ME)
+    assert segment.client.is_idle(ME)
+
+
+def test_next_of_finds_what_is_in_use(cache):
+    numbers = [cache.alloc() for _ in range(2 * cache.per_page + 1)]
+    for number in numbers[::3]:
+        cache.free(number)
+    assert cache.walk() == sorted(set(numbers) - set(numbers[::3]))
+
+
+def test_rebuild_makes_everything_from_the_objects(cache):
+    layout, segment = cache.segment.layout, cache.segment
+    pages = fill_pages(cache, 4)
+    for number in (*pages[0], pages[1][2], pages[3][0]):
+        cache.free(number)
+    counts = cache.objects(), cache.pages(), sorted(cache.partial()), segment.empty()
+    base = cache.number * layout.SLAB_STRIDE
+    for offset in (layout.SLAB_PARTIAL, layout.SLAB_PARTIAL + 4, layout.SLAB_PAGES, layout.SLAB_OBJECTS, layout.SLAB_EMPTY):
+        segment.write(base + offset, 12345)
+    for page in pages:
+        for field in (layout.F_USED, layout.F_FREE, layout.F_PREV, layout.F_NEXT):
+            segment.set_field(segment.slab.pfn_of(page[0]), field, 77)
+    segment.slab.repair(ME, cache.number)
+    assert (cache.objects(), cache.pages(), sorted(cache.partial()), segment.empty()) == counts
+    got = {cache.alloc() for _ in range(cache.per_page + 2)}
+    assert got == {*pages[0], pages[1][2], pages[3][0]}
 
 
 def test_a_full_page_is_used_again_after_a_free(cache):
@@ -129,7 +228,9 @@ def test_out_of_memory_is_nil(cache):
     assert cache.segment.wait.owner(cache.segment.layout.SLAB_LOCK + cache.number * 64) == NIL
     for number in numbers:
         cache.free(number)
-    assert cache.segment.free() == 64
+    assert cache.segment.available() == 64
+    cache.segment.give_back_empty_pages()
+    assert cache.segment.free() == 64 - cache.segment.layout.SLAB_KEEP
     assert cache.segment.findings() == []
 
 
@@ -185,10 +286,13 @@ def test_any_sequence_conserves_pages(make, steps):
             assert number not in numbers
             numbers.append(number)
         assert cache.objects() == len(numbers)
-        assert cache.pages() == len({segment.slab.pfn_of(number) for number in numbers})
+        assert cache.pages() - segment.read(segment.layout.SLAB_EMPTY + which * segment.layout.SLAB_STRIDE) == len(
+            {segment.slab.pfn_of(number) for number in numbers}
+        )
+        assert cache.walk() == sorted(numbers)
         assert segment.free() == 16 - caches[0].pages() - caches[1].pages()
     for cache, numbers in zip(caches, live, strict=True):
         for number in numbers:
             cache.free(number)
-    assert segment.free() == 16
+    assert segment.available() == 16
     assert segment.findings() == []

@@ -44,7 +44,7 @@ def test_evict_of_the_last_folio_takes_the_record(segment):
     segment.cache(ino, [0])
     assert segment.vmscan.evict(ME, segment.lru.isolate(ME)) == 1
     assert segment.mapping.lookup(ME, 1, 2) == 0
-    assert segment.free() == 64
+    assert segment.available() == 64
 
 
 def test_evict_leaves_a_pinned_folio_and_takes_only_its_own_pin(segment):
@@ -99,7 +99,7 @@ def test_evict_when_the_mapping_is_gone(segment):
     pfn = segment.lru.isolate(ME)
     segment.filemap.truncate(ME, ino, 63)
     assert segment.vmscan.evict(ME, pfn) == 0
-    assert segment.free() == 64
+    assert segment.available() == 64
 
 
 def test_a_getter_that_comes_between_keeps_its_folio(segments, between):
@@ -139,7 +139,7 @@ def test_shrink_of_an_empty_cache(segment):
 def test_shrink_when_everything_is_pinned(segment):
     ino = segment.open()
     for index in range(40):
-        segment.add(ino, index)
+        segment.hold(segment.add(ino, index))
     assert segment.vmscan.shrink(ME, 1) == 0
     assert cached(segment, ino, range(40)) == set(range(40))
     assert segment.findings() == []
@@ -196,7 +196,7 @@ def test_alloc_folio_evicts_the_cold(segment):
 @pytest.mark.parametrize("order", [0, 1, 5])
 def test_alloc_folio_when_everything_is_pinned(segment, order):
     ino = segment.open()
-    pfns = [segment.add(ino, index) for index in range(62)]
+    pfns = [segment.hold(segment.add(ino, index)) for index in range(62)]
     assert segment.vmscan.alloc_folio(ME, order) == NIL
     assert {segment.count(pfn) for pfn in pfns} == {2}
     assert segment.findings() == []
@@ -228,7 +228,7 @@ def fragmented(segment, spare):
         segment.flags.mark_referenced(segment.at(pfn), 0)
         segment.lru.remove(ME, pfn)
         segment.lru.add(ME, pfn, segment.layout.QUEUE_MAIN)
-    return [pfn for block, pfn in keep.items() if block != spare]
+    return [segment.hold(pfn) for block, pfn in keep.items() if block != spare]
 
 
 def test_a_large_block_out_of_fragmented_memory(segments):
@@ -245,6 +245,7 @@ def test_no_large_block_when_each_has_a_pin(segments):
     pinned = fragmented(segment, spare=9)
     extra = 75
     assert segment.page_ref.try_get(segment.at(extra)) == segment.layout.GOT
+    segment.hold(extra)
     assert segment.vmscan.alloc_folio(ME, 3) == NIL
     assert {segment.count(pfn) for pfn in pinned} == {2}
     assert segment.count(extra) == 2

@@ -99,6 +99,81 @@ def test_the_sleeper_gets_the_lock_and_is_recorded(lock):
     assert lock.value == 0
 
 
+# Owners that have died.
+
+
+def kill(segment, client):
+    """So that both worlds know: a living client may be asked about at any time, a dead one has said so."""
+    segment.client.set_state(client, segment.layout.SLOT_DEAD)
+
+
+@pytest.mark.parametrize("waiters", [0, WAITERS])
+def test_the_lock_of_a_dead_owner_is_taken_over(lock, waiters):
+    lock.segment.write(lock.at, waiters | (2 + 1))
+    kill(lock.segment, 2)
+    assert lock.lock(3)
+    assert lock.owner() == 3
+    lock.unlock()
+    assert lock.value == 0
+    assert not lock.lock(1)
+
+
+def test_a_living_owner_is_left_alone(lock):
+    lock.lock(2)
+    kill(lock.segment, 3)
+    assert not lock.take_over(3, 1)
+    assert lock.owner() == 2
+
+
+def test_the_lock_of_no_client_is_taken_over(lock):
+    """A number that cannot be a client's: somebody damaged the word."""
+    lock.segment.write(lock.at, lock.segment.shape["nclients"] + 1)
+    assert lock.lock(1)
+    assert lock.owner() == 1
+
+
+def test_a_free_lock_is_no_dead_ones(lock):
+    assert not lock.take_over(2, 1)
+    assert lock.value == 0
+
+
+def test_one_of_many_takes_over(lock):
+    lock.lock(2)
+    kill(lock.segment, 2)
+
+    def take(me):
+        taken = lock.lock(me)
+        lock.unlock()
+        return taken
+
+    results = together(*(lambda me=me: bool(take(me)) for me in (0, 1, 3)))
+    assert sorted(results) == [False, False, True]
+    assert lock.value == 0
+
+
+def test_a_sleeper_finds_out_that_the_owner_has_died(lock):
+    """Nobody wakes it: it looks again by itself."""
+    lock.lock(2)
+
+    def die():
+        while not lock.value & WAITERS:
+            time.sleep(0)
+        kill(lock.segment, 2)
+
+    assert together(lambda: bool(lock.lock(3)), die) == [True, None]
+    assert lock.owner() == 3
+
+
+def test_the_dead_are_known_by_their_process_too(segments):
+    segment = segments()
+    if segment.world.compiled:
+        pytest.skip("a process that has died is for tests of whole processes")
+    lock = Lock(segment)
+    lock.lock(2)
+    segment.mem.dead.add(2)
+    assert lock.lock(3)
+
+
 def test_no_wake_up_is_lost():
     """Sleeps that only a wake-up ends: with slices of an hour, a lost one is a thread that hangs."""
     world = World("impatient to sleep", {"LOCK_SPINS": 1, "LOCK_SLICE_NS": 3600 * 10**9})

@@ -85,7 +85,7 @@ def test_store_load_erase_at_every_height(tree, height):
         assert tree.erase(index) == (not left)
         assert tree.load(index) == NIL
     assert tree.segment.read(tree.head) == 0
-    assert (tree.nodes(), tree.segment.free()) == (0, 64)
+    assert (tree.nodes(), tree.segment.available()) == (0, 64)
 
 
 def test_all_of_the_index_range(tree_world):
@@ -145,7 +145,7 @@ def test_slots_and_reload(tree):
     assert tree.xarray.load(slot) == tree.xarray.reload(slot) == NIL
 
 
-def test_a_node_goes_when_it_is_empty_and_its_page_with_the_last(tree):
+def test_a_node_goes_when_it_is_empty_and_its_page_is_free_with_the_last(tree):
     tree = tree(3)
     span = 1 << 2 * tree.shift
     for index in (0, 1, span):
@@ -155,9 +155,9 @@ def test_a_node_goes_when_it_is_empty_and_its_page_with_the_last(tree):
     assert tree.nodes() == 5
     assert not tree.erase(1)
     assert tree.nodes() == 3
-    assert tree.segment.free() == 63
+    assert (tree.segment.free(), tree.segment.empty()) == (63, 0)
     assert tree.erase(span)
-    assert (tree.nodes(), tree.segment.free()) == (0, 64)
+    assert (tree.nodes(), tree.segment.available()) == (0, 64)
     assert tree.segment.findings() == []
 
 
@@ -178,7 +178,7 @@ def test_without_memory_nothing_changes(tree):
     assert {tree.load(index) for index in stored} == {1}
     for index in stored:
         tree.erase(index)
-    assert (tree.nodes(), tree.segment.free()) == (0, 2)
+    assert (tree.nodes(), tree.segment.available()) == (0, 2)
 
 
 def test_next_index_over_ranges(tree):
@@ -335,7 +335,7 @@ class TreeMachine(RuleBasedStateMachine):
     def teardown(self):
         for index in self.model:
             self.tree.erase(index)
-        assert self.tree.segment.free() + len(self.hoard) == self.pages
+        assert self.tree.segment.available() + len(self.hoard) == self.pages
 
 
 TestTreeCompiled = state_machine(TreeMachine, compiled, 40)

@@ -97,6 +97,7 @@ class Segment:
         self.lru.setup()
         self.slab.setup()
         self.mapping.setup()
+        self.client.attach(ME)
 
     def __getattr__(self, module):
         if module not in MODULES:
@@ -182,10 +183,43 @@ class Segment:
             self.folio.put(ME, added[index])
         return added
 
+    # The ledger of ME: for what the audit is to know of, and when more is pinned than an operation can name.
+
+    def word_of(self, value):
+        return next(n for n in range(self.layout.PINS) if self.read(self.client.pin(ME, n)) == value)
+
+    def hold(self, pfn):
+        """Write a reference of ours down; the pfn."""
+        self.client.hold(ME, self.word_of(0), pfn)
+        return pfn
+
+    def let_go(self, pfn):
+        """Drop one that is written down."""
+        self.folio.release(ME, self.word_of(pfn | self.layout.PIN_HELD), pfn)
+
+    def give_back_empty_pages(self, me=ME):
+        """All but those that the slabs keep."""
+        while self.slab.shrink(me):
+            pass
+
     # What is there.
 
     def free(self):
         return self.page_alloc.free_pages()
+
+    def empty(self):
+        """Slab pages without an object: their caches keep them for a while."""
+        layout, types = self.layout, {self.layout.TYPE_NODE: 0, self.layout.TYPE_INODE: 0}
+        for pfn in range(self.pages):
+            if self.field(pfn, layout.F_KIND) in types and self.field(pfn, layout.F_USED) == 0 and not self.count(pfn) >> 31:
+                types[self.field(pfn, layout.F_KIND)] += 1
+        counted = [self.read(layout.SLAB_EMPTY + cache * layout.SLAB_STRIDE) for cache in range(layout.SLABS)]
+        assert counted == [*types.values()]
+        return sum(counted)
+
+    def available(self):
+        """Pages that hold nothing."""
+        return self.free() + self.empty()
 
     def words_on(self, where):
         """The pfns on a list, first to last."""

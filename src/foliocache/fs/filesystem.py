@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -80,6 +81,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         self._target = target_for(_make_target(fs, target_protocol, target_options))
         self._identities = Identities.of(_who(self._target.fs))
         self._uncommitted: set[str] = set()
+        self._last = threading.local()
         self._adopt(self._target.fs)
 
     def _adopt(self, fs: fsspec.AbstractFileSystem) -> None:
@@ -138,9 +140,15 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         raise AssertionError("unreachable")
 
     def _map(self, path: str, identity: Identity) -> Any:
-        return self.cache.mapping(
+        """The object's mapping: the one that this thread used last, or a new one."""
+        last = getattr(self._last, "used", None)
+        if last is not None and last[:3] == (path, identity, self.target) and not last[3].cache.closed:
+            return last[3]
+        mapping = self.cache.mapping(
             self.target.key(path), identity.size, identity.version, **Source(self, path, identity).arguments()
         )
+        self._last.used = path, identity, self.target, mapping
+        return mapping
 
     def ukey(self, path: str) -> str:
         """A hash of the path's identity: unlike some targets' own, it changes whenever we can tell that the object did."""

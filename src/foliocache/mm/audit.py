@@ -125,7 +125,9 @@ class Audit:
         order = kind.order(self.mem, pfn)
         type = kind.type(self.mem, pfn)
         if self.field(pfn, layout.F_BUDDY) and pfn not in self.vague:
-            self.find("quarantine", f"pfn {pfn}", f"is marked {self.field(pfn, layout.F_BUDDY):#x} for a reaper, but nobody names it")
+            self.find(
+                "quarantine", f"pfn {pfn}", f"is marked {self.field(pfn, layout.F_BUDDY):#x} for a reaper, but nobody names it"
+            )
         if word & layout.FROZEN or not 0 < type < len(TYPES):
             self.pages["frozen"] += 1 << order
             if pfn in self.vague:
@@ -174,7 +176,9 @@ class Audit:
             self.slab_used[pfn] = self.field(pfn, layout.F_USED)
         held = self.held.get(pfn, 0)
         if pfn not in self.vague and word != owned + held:
-            self.find("count", f"pfn {pfn}", f"has {word} references, but {owned} of the cache itself and {held} pins are known")
+            self.find(
+                "count", f"pfn {pfn}", f"has {word} references, but {owned} of the cache itself and {held} pins are known"
+            )
         self.pins += max(0, word - owned)
 
     def check_reclaim(self, pfn, attached):

@@ -27,6 +27,8 @@ cpdef void set_aside(mem_t mem, u32 me) noexcept nogil
 cpdef u32 state(mem_t mem, u32 client) noexcept nogil
 cpdef void set_state(mem_t mem, u32 client, u32 state) noexcept nogil
 cpdef void attach(mem_t mem, u32 me) noexcept nogil
+cpdef void detach(mem_t mem, u32 client) noexcept nogil
+cdef void _end_operation(mem_t mem, u32 client) noexcept nogil
 @cython.locals(n=u32)
 cpdef bint is_idle(mem_t mem, u32 client) noexcept nogil
 @cython.locals(client=u32)

@@ -176,10 +176,21 @@ def set_state(mem, client, state):
 
 
 def attach(mem, me):
-    """Begin to use a clean slot. An operation in which its former client died is over."""
-    busy = slot(mem, me) + layout.CLIENT_BUSY
-    atomics.store_relaxed(mem, busy, (atomics.load_relaxed(mem, busy) + 1) & ~1)
+    """Begin to use a slot."""
+    _end_operation(mem, me)
     set_state(mem, me, layout.SLOT_ATTACHED)
+
+
+def detach(mem, client):
+    """Leave a slot in which no folio is named, or clean it up after a dead client."""
+    _end_operation(mem, client)
+    set_state(mem, client, layout.SLOT_CLEAN)
+
+
+def _end_operation(mem, client):
+    """The operation in which a client died is over, and no grace period waits for it."""
+    busy = slot(mem, client) + layout.CLIENT_BUSY
+    atomics.store_release(mem, busy, (atomics.load_relaxed(mem, busy) + 1) & ~1)
 
 
 # What a reaper asks about the others.

@@ -24,6 +24,7 @@ cdef u32 _take(mem_t mem, u32 me, u32 order) noexcept nogil
 cdef void _split(mem_t mem, u32 pfn, u32 have, u32 want) noexcept nogil
 cdef void _give(mem_t mem, u32 pfn, u32 order) noexcept nogil
 cdef void _merge(mem_t mem, u32 pfn, u32 order) noexcept nogil
+cdef void _merge_down(mem_t mem, u32 pfn, u32 order) noexcept nogil
 cdef bint _is_free(mem_t mem, u32 pfn, u32 order) noexcept nogil
 cdef bint _is_free_mark(u32 mark) noexcept nogil
 cdef void _set_mark(mem_t mem, u32 pfn, u32 mark) noexcept nogil

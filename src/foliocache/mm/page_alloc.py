@@ -94,7 +94,7 @@ def rebuild(mem):
             kind.set(mem, pfn, layout.TYPE_NONE, order)
             _set_mark(mem, pfn, order + 1)
             _add_free(mem, 1 << order)
-            pagelist.push_last(mem, _list(order), pfn)
+            _merge_down(mem, pfn, order)
         pfn += 1 << order
 
 
@@ -183,6 +183,17 @@ def _merge(mem, pfn, order):
         pagelist.push_last(mem, _list(order), pfn)
     else:
         pagelist.push_first(mem, _list(order), pfn)
+
+
+def _merge_down(mem, pfn, order):
+    """Merge a block with those before it, which are on the lists already; those behind it follow."""
+    while order < layout.MAX_ORDER and pfn & (1 << order) and _is_free(mem, pfn ^ (1 << order), order):
+        pagelist.remove(mem, _list(order), pfn ^ (1 << order))
+        pfn ^= 1 << order
+        order += 1
+        _set_mark(mem, pfn, order + 1)
+        _set_mark(mem, pfn + (1 << (order - 1)), 0)
+    pagelist.push_last(mem, _list(order), pfn)
 
 
 def _is_free(mem, pfn, order):

@@ -32,7 +32,22 @@ barrier of userspace-rcu (membarrier(2)) for the grace period.
 import cython
 
 if not cython.compiled:
-    from . import atomics, client, fill, filemap, flags, folio, kind, layout, lru, mapping, page_alloc, page_ref, pagetable, slab
+    from . import (
+        atomics,
+        client,
+        fill,
+        filemap,
+        flags,
+        folio,
+        kind,
+        layout,
+        lru,
+        mapping,
+        page_alloc,
+        page_ref,
+        pagetable,
+        slab,
+    )
 
 
 def locks(mem, me, dead):
@@ -168,7 +183,9 @@ def _settle_word(mem, me, pfn, word):
 def _is_named(mem, dead, pfn):
     """Whether somebody may have a reference: a living client under any name, a dead one whose pins have not been dropped yet."""
     for other in range(atomics.nclients(mem)):
-        if client.state(mem, other) != layout.SLOT_CLEAN and _names(mem, other, pfn, other != dead and client.is_alive(mem, other)):
+        if client.state(mem, other) != layout.SLOT_CLEAN and _names(
+            mem, other, pfn, other != dead and client.is_alive(mem, other)
+        ):
             return True
     return False
 

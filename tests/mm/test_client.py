@@ -1,0 +1,297 @@
+"""client: the slot of a client in the core: its counters, and what it writes down for those who come after it."""
+
+import pytest
+from world import ME, together
+
+NIL = 0xFFFFFFFF
+
+
+@pytest.mark.parametrize("me", [0, 3])
+def test_slots_lie_in_a_row(segment, me):
+    assert segment.client.slot(me) == segment.shape["clients"] + me * segment.layout.CLIENT_SIZE
+
+
+def test_counters(segment):
+    layout, before = segment.layout, bytes(segment.buffer)
+    numbers = [getattr(layout, f"COUNT_{name.upper()}") for name in layout.COUNTERS]
+    assert numbers == list(range(len(numbers)))
+    for number in numbers:
+        segment.client.count(2, number, 1 << 40)
+        segment.client.count(2, number, number)
+    start = segment.client.slot(2) + layout.CLIENT_COUNTERS
+    assert [segment.read64(start + number * 8) for number in numbers] == [(1 << 40) + number for number in numbers]
+    assert bytes(segment.buffer[:start]) == before[:start]
+    assert bytes(segment.buffer[start + len(numbers) * 8 :]) == before[start + len(numbers) * 8 :]
+
+
+def test_counters_end_before_the_ledger(world):
+    assert world.layout.CLIENT_COUNTERS + 8 * len(world.layout.COUNTERS) <= world.layout.CLIENT_LEDGER
+
+
+# Names. D is a client whose slot is looked at.
+
+D, OTHER = 2, 3
+
+
+def operation(segment, me=D):
+    """The names in a client's operation, in no order."""
+    words = [segment.read(segment.client.word_at(me, n)) for n in range(segment.layout.OPS)]
+    return sorted(word & segment.layout.PIN_PFN for word in words if word)
+
+
+def ledger(segment, me=D):
+    """{word: (pfn, mark)} of the ledger."""
+    pins = {n: segment.read(segment.client.pin(me, n)) for n in range(segment.layout.PINS)}
+    return {n: (word & segment.layout.PIN_PFN, word & ~segment.layout.PIN_PFN) for n, word in pins.items() if word}
+
+
+def test_note_and_done(segment):
+    assert segment.client.is_idle(D)
+    segment.client.note(D, 0)
+    segment.client.note(D, 63)
+    assert operation(segment) == [0, 63]
+    assert not segment.client.is_idle(D)
+    segment.client.done(D, 0)
+    assert operation(segment) == [63]
+    segment.client.done(D, 63)
+    assert segment.client.is_idle(D)
+
+
+def test_two_references_are_two_names(segment):
+    for _ in range(2):
+        segment.client.note(D, 7)
+    assert operation(segment) == [7, 7]
+    segment.client.done(D, 7)
+    assert operation(segment) == [7]
+
+
+def test_done_of_what_was_not_named(segment):
+    segment.client.note(D, 5)
+    segment.client.done(D, 6)
+    assert operation(segment) == [5]
+
+
+def test_too_many_names_touch_nothing_else(segment):
+    for pfn in range(segment.layout.OPS + 3):
+        segment.client.note(D, pfn)
+    assert operation(segment) == list(range(segment.layout.OPS))
+    assert ledger(segment) == {}
+    assert segment.client.is_idle(D + 1)
+
+
+def test_hold_and_drop(segment):
+    segment.client.note(D, 9)
+    segment.client.hold(D, 3, 9)
+    assert (operation(segment), ledger(segment)) == ([], {3: (9, segment.layout.PIN_HELD)})
+    assert segment.client.pins(D) == 1
+    segment.client.drop(D, 3, 9)
+    assert (operation(segment), ledger(segment)) == ([9], {})
+    segment.client.done(D, 9)
+    assert segment.client.is_idle(D)
+
+
+@pytest.mark.parametrize("word", [0, 1, -1])
+def test_every_word_of_the_ledger_is_looked_at(segment, word):
+    segment.client.hold(D, word % segment.layout.PINS, 4)
+    assert not segment.client.is_idle(D)
+    assert segment.client.pins(D) == 1
+    assert segment.client.word_at(D, segment.client.words() - 1) == segment.client.slot(D + 1) - 4
+
+
+def test_set_aside_makes_room_for_a_successors_names(segment):
+    segment.client.hold(D, 1, 30)
+    for pfn in (5, 6, 5):
+        segment.client.note(D, pfn)
+    segment.client.set_aside(D)
+    busy = segment.layout.PIN_BUSY
+    assert operation(segment) == []
+    assert ledger(segment) == {0: (5, busy), 1: (30, segment.layout.PIN_HELD), 2: (6, busy), 3: (5, busy)}
+    segment.client.set_aside(D)
+    assert len(ledger(segment)) == 4
+
+
+def test_set_aside_with_a_full_ledger_loses_nothing(segment):
+    for n in range(segment.layout.PINS - 1):
+        segment.client.hold(D, n, 1)
+    segment.client.note(D, 5)
+    segment.client.note(D, 6)
+    segment.client.set_aside(D)
+    assert operation(segment) == [6]
+    assert ledger(segment)[segment.layout.PINS - 1] == (5, segment.layout.PIN_BUSY)
+
+
+def test_attach_ends_the_operation_in_which_the_former_client_died(segment):
+    segment.client.attach(D)
+    assert segment.client.activity(D) % 2 == 0
+    segment.client.enter(D)
+    assert segment.client.activity(D) % 2 == 1
+    before = segment.client.activity(D)
+    segment.client.attach(D)
+    assert segment.client.activity(D) == before + 1
+    assert segment.client.state(D) == segment.layout.SLOT_ATTACHED
+    segment.client.attach(D)
+    assert segment.client.activity(D) == before + 1
+
+
+def test_activity_changes_with_every_operation(segment):
+    seen = [segment.client.activity(D)]
+    for _ in range(3):
+        segment.client.enter(D)
+        seen.append(segment.client.activity(D))
+        segment.client.leave(D)
+        seen.append(segment.client.activity(D))
+    assert [activity % 2 for activity in seen] == [0, 1] * 3 + [0]
+    assert len(set(seen)) == len(seen)
+
+
+def test_liveness(segment):
+    assert segment.client.is_alive(D)
+    assert not segment.client.is_alive(segment.shape["nclients"])
+    segment.client.set_state(D, segment.layout.SLOT_DEAD)
+    assert not segment.client.is_alive(D)
+
+
+def test_grace_waits_for_living_clients_in_an_operation_alone(segment):
+    assert segment.client.grace(D)
+    segment.client.enter(OTHER)
+    assert not segment.client.grace(D)
+    assert segment.client.grace(OTHER)  # not for oneself
+    segment.client.leave(OTHER)
+    assert segment.client.grace(D)
+    segment.client.enter(OTHER)
+    segment.client.set_state(OTHER, segment.layout.SLOT_DEAD)
+    assert segment.client.grace(D)
+
+
+def test_grace_ends_when_the_operation_does(segment):
+    unlocked = segment.unlocked.client
+    segment.client.enter(OTHER)
+    assert together(lambda: bool(unlocked.grace(D)), lambda: segment.client.leave(OTHER)) == [True, None]
+
+
+# No operation leaves a name behind, whatever comes of it.
+
+
+def look_up(segment, ino, index):
+    return segment.filemap.find_get(D, ino, segment.mapping.head(ino), 1, index)
+
+
+def grab(segment, ino, index):
+    return segment.filemap.grab(D, ino, index, 0, 100)
+
+
+def test_a_hit_names_what_it_pins_until_it_is_put(segment):
+    ino = segment.open()
+    pfn = segment.cache(ino, [5])[5]
+    assert look_up(segment, ino, 5) == pfn
+    assert operation(segment) == [pfn]
+    segment.folio.put(D, pfn)
+    assert segment.client.is_idle(D)
+
+
+def test_a_miss_names_nothing(segment):
+    ino = segment.open()
+    segment.cache(ino, [5])
+    for index in (4, 6):
+        assert look_up(segment, ino, index) == NIL
+    assert segment.client.is_idle(D)
+
+
+def test_a_failed_second_look_names_nothing(segment):
+    """The folio says that it is another one."""
+    ino = segment.open()
+    pfn = segment.cache(ino, [5])[5]
+    segment.write64(segment.at(pfn) + segment.layout.F_INDEX, 6)
+    assert look_up(segment, ino, 5) == NIL
+    assert segment.client.is_idle(D)
+    assert segment.count(pfn) == 1
+
+
+@pytest.mark.parametrize("word", ["FROZEN", "REF_MAX"])
+def test_a_folio_that_cannot_be_got_is_not_named(segment, word):
+    ino = segment.open()
+    pfn = segment.cache(ino, [5])[5]
+    segment.set_field(pfn, segment.layout.F_REF, getattr(segment.layout, word))
+    assert look_up(segment, ino, 5) == NIL
+    assert segment.client.is_idle(D)
+    assert segment.count(pfn) == getattr(segment.layout, word)
+
+
+def test_grab_of_a_saturated_folio_names_nothing(segment):
+    ino = segment.open()
+    pfn = segment.cache(ino, [5])[5]
+    segment.set_field(pfn, segment.layout.F_REF, segment.layout.REF_MAX)
+    assert grab(segment, ino, 5) == segment.layout.GRAB_NOMEM
+    assert segment.client.is_idle(D)
+
+
+def test_grab_names_its_folio_once(segment):
+    ino = segment.open()
+    added = grab(segment, ino, 5) & NIL
+    assert operation(segment) == [added]
+    segment.client.hold(D, 0, added)
+    assert grab(segment, ino, 5) == added
+    assert operation(segment) == [added]
+
+
+def test_grab_without_memory_names_nothing(segment):
+    ino = segment.open()
+    while segment.page_alloc.alloc(ME, 0) != NIL:
+        pass
+    assert grab(segment, ino, 5) == segment.layout.GRAB_NOMEM
+    assert segment.client.is_idle(D)
+
+
+def test_grab_of_a_mapping_that_is_gone_names_nothing(segment):
+    ino = segment.open()
+    segment.mapping.release(D, ino)
+    assert grab(segment, ino, 5) == segment.layout.GRAB_GONE
+    assert segment.client.is_idle(D)
+
+
+def test_reclaim_and_withdrawal_name_nothing_afterwards(segment):
+    ino = segment.open()
+    segment.cache(ino, range(20))
+    held = segment.hold(segment.add(ino, 30))
+    assert segment.vmscan.shrink(D, 5) == 5
+    assert segment.client.is_idle(D)
+    segment.filemap.remove(D, ino, held)
+    assert segment.client.is_idle(D)
+    segment.filemap.truncate(D, ino, 63)
+    assert segment.client.is_idle(D)
+    assert segment.vmscan.shrink(D, 5) == 0
+    assert segment.client.is_idle(D)
+
+
+def test_reclaim_of_what_is_in_use_names_nothing(segment):
+    ino = segment.open()
+    segment.hold(segment.add(ino, 0))
+    assert segment.vmscan.shrink(D, 1) == 0
+    assert segment.vmscan.alloc_folio(D, 6) == NIL
+    assert segment.client.is_idle(D)
+
+
+def test_tables_name_nothing_afterwards(segment):
+    ino = segment.open()
+    pfn = segment.cache(ino, [5])[5]
+    table = segment.pagetable.make(D, 0, 4)
+    segment.filemap.lookup(D, 1, ino, segment.mapping.head(ino), 1, 5)
+    segment.pagetable.move(D, 1, table, 2, pfn)
+    assert segment.pagetable.lookup(D, 1, table, 2) == pfn
+    assert segment.pagetable.lookup(D, 2, table, 3) == NIL
+    assert operation(segment) == []
+    assert {n: found for n, (found, _) in ledger(segment).items()} == {0: table, 1: pfn}
+    segment.folio.release(D, 1, pfn)
+    segment.pagetable.release(D, 0, table)
+    assert segment.client.is_idle(D)
+    assert segment.count(pfn) == 1
+
+
+@pytest.mark.parametrize("word", ["FROZEN", "REF_MAX"])
+def test_gup_of_what_cannot_be_got_names_nothing(segment, word):
+    pfn = segment.new_file()
+    table = segment.pagetable.create(ME, 4)
+    segment.pagetable.map(table, 0, pfn)
+    segment.set_field(pfn, segment.layout.F_REF, getattr(segment.layout, word))
+    assert segment.pagetable.gup_fast(D, table, 0) == NIL
+    assert segment.client.is_idle(D)
