@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from . import client
 from . import segment as segments_module
+from .attachment import Attachment
 from .errors import FoliocacheError
-from .lease import Attachment
 from .mapping import Mapping, key_digest
 from .mm import audit, layout, reap
 

@@ -20,8 +20,8 @@ import struct
 import time
 
 from .errors import SegmentError
-from .mm import client as core
 from .mm import atomics, layout, mapping
+from .mm import client as core
 from .mm import reap as reaper
 
 # Lock bytes lie far behind the end of the file, where nothing else is ever locked. atomics.h asks about the same ones.

@@ -7,9 +7,10 @@ plain hit goes to the methods ``_miss`` and ``_wait`` of the Python class on top
 While a folio is being filled, the lease of its filler also stands for that duty (``filling``): let go before ``_complete``, on
 whatever exception, it withdraws the folio and wakes those who wait, so no way out of a fill leaves a locked folio behind.
 
-Every pin is written down in the process's ledger (``mm.client``), so that it can be given back should the process be killed; a lease
-knows which word is its own. Every call into the core below is one *operation*: no Python runs between ``enter`` and ``leave``, and
-the GIL is held, so that a process has one at a time. What may take long (the source, waiting for another filler) is between them.
+Every pin is written down in the process's ledger (``mm.client``), so that it can be given back should the process be killed; a
+lease knows which word is its own. Every call into the core below is one *operation*: no Python runs between ``enter`` and
+``leave``, and the GIL is held, so that a process has one at a time. What may take long (the source, waiting for another filler)
+is between them.
 
 A lease whose views are still in use cannot give its pin back: ``release`` then only refuses new views, and the last view's end
 drops the pin. So ``numpy.frombuffer(lease)`` outlives a ``with`` block without any care.
@@ -20,124 +21,15 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.memoryview cimport PyMemoryView_FromMemory, PyMemoryView_FromObject
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t as u32, uint64_t as u64
-from libc.stdlib cimport free, malloc
 
-from .mm cimport atomics, client, fill, filemap, flags, folio, layout, mapping, pagetable, vmscan
+from .attachment cimport Attachment, spare
+from .mm cimport atomics, client, fill, filemap, flags, folio, layout, mapping, vmscan
 from .mm.atomics cimport fc_mem, mem_t
 
 cdef extern from *:
     void prefetch "__builtin_prefetch" (const void *)
 
-import os
-import threading
-import weakref
-
-from .client import ClientSlot, reap
 from .errors import LeaseError
-
-# The last word of the ledger is for pins that are dropped before anything else can happen.
-cdef u32 SPARE = layout.PINS - 1
-
-_attachments = weakref.WeakSet()
-_joining = threading.Lock()
-
-
-def _after_fork_in_child():
-    global _joining
-    _joining = threading.Lock()
-    for attachment in list(_attachments):
-        attachment.disown()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-cdef class Attachment:
-    """A segment as this process uses it: the mapped memory and the process's client slot.
-
-    ``epoch`` counts the forks behind this process: a lease of another epoch belongs to an ancestor.
-    """
-    def __cinit__(self):
-        self.unused = <u32 *>malloc(layout.PINS * sizeof(u32))
-        if self.unused == NULL:
-            raise MemoryError
-
-    def __dealloc__(self):
-        free(self.unused)
-
-    def __init__(self, segment):
-        self.segment = segment
-        self.memory = segment.memory
-        self.mem = self.memory.handle
-        self.me = layout.NIL
-        self.join()
-        _attachments.add(self)
-        self.reap()
-
-    @property
-    def number(self):
-        """This process's client number."""
-        self.join()
-        return self.me
-
-    def join(self):
-        """Become a client, unless this process is one."""
-        if self.me == layout.NIL:
-            with _joining:
-                if self.me == layout.NIL:
-                    self.slot = ClientSlot(self.segment)
-                    for n in range(SPARE):
-                        self.unused[n] = SPARE - 1 - n
-                    self.left = SPARE
-                    self.me = self.slot.number
-
-    def reap(self):
-        """Settle what dead processes have left behind: how many of them are settled, and how many wait for a living one's lease."""
-        self.join()
-        return reap(self.segment, self.me)
-
-    cdef u32 take(self) noexcept:
-        """A word of the ledger for one more pin; NIL when all are in use."""
-        if self.left == 0:
-            return layout.NIL
-        self.left -= 1
-        return self.unused[self.left]
-
-    cdef void give(self, u32 n) noexcept:
-        """The pin in word n has gone."""
-        self.unused[self.left] = n
-        self.left += 1
-
-    def forget(self, bytes key_digest):
-        """Withdraw every version of the object with this key; how many there were."""
-        cdef u64 key = int.from_bytes(key_digest, "little")
-        cdef u64 ino, before = 0
-        cdef int count = 0
-        self.join()
-        while True:
-            client.enter(self.mem, self.me)
-            ino = mapping.find_key(self.mem, self.me, key)
-            if ino and ino != before:
-                filemap.truncate(self.mem, self.me, ino, ((<u64>1) << layout.XA_INDEX_BITS) - 1)
-            client.leave(self.mem, self.me)
-            if ino == 0 or ino == before:  # the same again: somebody is filling it anew
-                return count
-            before = ino
-            count += 1
-
-    def disown(self):
-        """In a forked child: own nothing of what the parent owns."""
-        self.epoch += 1
-        self.me = layout.NIL
-        if self.slot is not None:
-            self.slot.abandon()
-            self.slot = None
-
-    def count(self, u32 counter, u64 n):
-        """Add n to one of this client's counters."""
-        self.join()
-        client.count(self.mem, self.me, counter, n)
-
 
 @cython.no_gc
 @cython.freelist(256)
@@ -394,17 +286,17 @@ cdef class FolioMap:
         cdef u32 pfn, seen
         self._check_index(index)
         self.attachment.join()
-        pfn = filemap.lookup(mem, self.attachment.me, SPARE, self.ino, self.head, self.height, index)
+        pfn = filemap.lookup(mem, self.attachment.me, spare(), self.ino, self.head, self.height, index)
         if pfn == layout.NIL:
             return False
         seen = flags.load(mem, atomics.folio_at(mem, pfn))
-        folio.release(mem, self.attachment.me, SPARE, pfn)
+        folio.release(mem, self.attachment.me, spare(), pfn)
         return bool(seen & layout.PG_UPTODATE)
 
     cdef Lease _copy(self, u64 index):
         """Folio index while every word of the ledger is in use: a lease on a copy."""
         cdef mem_t mem = self.mem
-        cdef u32 pfn = filemap.lookup(mem, self.attachment.me, SPARE, self.ino, self.head, self.height, index)
+        cdef u32 pfn = filemap.lookup(mem, self.attachment.me, spare(), self.ino, self.head, self.height, index)
         cdef bytes content = None
         if pfn == layout.NIL:
             return self._read_privately(index)
@@ -412,7 +304,7 @@ cdef class FolioMap:
             if self._fits(pfn, index) and flags.load(mem, atomics.folio_at(mem, pfn)) & layout.PG_UPTODATE:
                 content = ((<const fc_mem *>mem).ro + atomics.page_at(mem, pfn))[:self._length(index)]
         finally:
-            folio.release(mem, self.attachment.me, SPARE, pfn)
+            folio.release(mem, self.attachment.me, spare(), pfn)
         return self._private(content) if content is not None else self._read_privately(index)
 
     cdef int _check_index(self, u64 index) except -1:
@@ -480,8 +372,8 @@ cdef class FolioMap:
         cdef u32 pfn = lease.pfn
         cdef mem_t mem = self.attachment.mem
         cdef u64 deadline = atomics.now_ns() + timeout_ns
-        # In slices: a signal that comes just before the futex call does not interrupt it, and must not wait for the filler. Nor does
-        # anybody wake us when he dies.
+        # In slices: a signal that comes just before the futex call does not interrupt it, and must not wait for the filler. And
+        # nobody wakes us when he dies.
         while seen & layout.PG_LOCKED and atomics.now_ns() < deadline:
             if fill.take_over(mem, self.attachment.me, pfn):
                 lease.filling = True

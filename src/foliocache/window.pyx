@@ -15,8 +15,9 @@ import os
 
 from .errors import FoliocacheError, LeaseError
 
-from .lease cimport Attachment, Lease, _lease
-from .mm cimport atomics, client, layout, pagetable
+from .attachment cimport Attachment
+from .lease cimport Lease, _lease
+from .mm cimport atomics, layout, pagetable
 
 
 cdef class Window:

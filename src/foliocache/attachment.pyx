@@ -1,0 +1,116 @@
+"""A segment as this process uses it: its client slot, and the words of its ledger that are not in use."""
+from libc.stdint cimport uint32_t as u32, uint64_t as u64
+from libc.stdlib cimport free, malloc
+
+from .mm cimport client, filemap, layout, mapping
+
+import os
+import threading
+import weakref
+
+from .client import ClientSlot, reap
+
+_attachments = weakref.WeakSet()
+_joining = threading.Lock()
+
+
+def _after_fork_in_child():
+    global _joining
+    _joining = threading.Lock()
+    for attachment in list(_attachments):
+        attachment.disown()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+cdef u32 spare() noexcept:
+    """The last word of the ledger: for pins that are dropped before anything else can happen."""
+    return layout.PINS - 1
+
+
+cdef class Attachment:
+    """A segment as this process uses it: the mapped memory and the process's client slot.
+
+    ``epoch`` counts the forks behind this process: a lease of another epoch belongs to an ancestor.
+    """
+    def __cinit__(self):
+        self.unused = <u32 *>malloc(layout.PINS * sizeof(u32))
+        if self.unused == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.unused)
+
+    def __init__(self, segment):
+        self.segment = segment
+        self.memory = segment.memory
+        self.mem = self.memory.handle
+        self.me = layout.NIL
+        self.join()
+        _attachments.add(self)
+        self.reap()
+
+    @property
+    def number(self):
+        """This process's client number."""
+        self.join()
+        return self.me
+
+    def join(self):
+        """Become a client, unless this process is one."""
+        if self.me == layout.NIL:
+            with _joining:
+                if self.me == layout.NIL:
+                    self.slot = ClientSlot(self.segment)
+                    for n in range(spare()):
+                        self.unused[n] = spare() - 1 - n
+                    self.left = spare()
+                    self.me = self.slot.number
+
+    def reap(self):
+        """Settle what dead processes have left: how many of them are settled, and how many wait for a living one's lease."""
+        self.join()
+        return reap(self.segment, self.me)
+
+    cdef u32 take(self) noexcept:
+        """A word of the ledger for one more pin; NIL when all are in use."""
+        if self.left == 0:
+            return layout.NIL
+        self.left -= 1
+        return self.unused[self.left]
+
+    cdef void give(self, u32 n) noexcept:
+        """The pin in word n has gone."""
+        self.unused[self.left] = n
+        self.left += 1
+
+    def forget(self, bytes key_digest):
+        """Withdraw every version of the object with this key; how many there were."""
+        cdef u64 key = int.from_bytes(key_digest, "little")
+        cdef u64 ino, before = 0
+        cdef int count = 0
+        self.join()
+        while True:
+            client.enter(self.mem, self.me)
+            ino = mapping.find_key(self.mem, self.me, key)
+            if ino and ino != before:
+                filemap.truncate(self.mem, self.me, ino, ((<u64>1) << layout.XA_INDEX_BITS) - 1)
+            client.leave(self.mem, self.me)
+            if ino == 0 or ino == before:  # the same again: somebody is filling it anew
+                return count
+            before = ino
+            count += 1
+
+    def disown(self):
+        """In a forked child: own nothing of what the parent owns."""
+        self.epoch += 1
+        self.me = layout.NIL
+        if self.slot is not None:
+            self.slot.abandon()
+            self.slot = None
+
+    def count(self, u32 counter, u64 n):
+        """Add n to one of this client's counters."""
+        self.join()
+        client.count(self.mem, self.me, counter, n)
