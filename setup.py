@@ -12,7 +12,7 @@ MM = Path("src/foliocache/mm")
 
 
 def write_layout_pxd():
-    """layout.py's integers as C constants, so that the two worlds cannot disagree about an offset."""
+    """layout.py's integers as C constants, so that the two worlds cannot disagree about an offset. Whether they have changed."""
     spec = importlib.util.spec_from_file_location("layout", ROOT / MM / "layout.py")
     layout = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(layout)
@@ -26,11 +26,13 @@ def write_layout_pxd():
         f'cdef extern from *:\n    """\n{defines}\n    """\n{names}\n'
     )
     target = ROOT / MM / "layout.pxd"
-    if not target.exists() or target.read_text() != text:
-        target.write_text(text)
+    if target.exists() and target.read_text() == text:
+        return False
+    target.write_text(text)
+    return True
 
 
-write_layout_pxd()
+new_layout = write_layout_pxd()
 compiled = [MM / f"{path.stem}.py" for path in sorted(MM.glob("*.pxd")) if path.stem not in ("layout", "__init__")]
 compiled += sorted(Path("src/foliocache").glob("*.pyx"))
 extensions = [
@@ -49,6 +51,7 @@ setup(
         extensions,
         language_level=3,
         build_dir="build/cython",
+        force=new_layout,  # Cython does not see that every module depends on layout.pxd
         compiler_directives={
             "infer_types": True,
             "boundscheck": False,

@@ -77,7 +77,7 @@ def geometry(pages, page_size, clients):
         "page_shift": page_size.bit_length() - 1,
         "nclients": clients,
         "nbuckets": max(64, _power_of_two(pages) // 4),
-        "nghosts": _power_of_two(pages),
+        "nghosts": _align(pages, layout.GHOST_WAYS),
     }
     at = layout.HEADER_SIZE
     for table, count, width in (

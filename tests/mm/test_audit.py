@@ -25,6 +25,8 @@ class Busy:
         self.pinned = segment.hold(segment.add(self.wide, 30))
         self.withdrawn = segment.hold(segment.add(self.wide, 31))
         segment.filemap.remove(ME, self.wide, self.withdrawn)
+        segment.lru.remove(ME, used)
+        segment.lru.add(ME, used, segment.layout.QUEUE_MAIN)
         segment.flags.mark_referenced(segment.at(used), 0)
         segment.vmscan.shrink(ME, 1)
         self.table = segment.hold(segment.pagetable.create(ME, 4))

@@ -9,9 +9,9 @@ FILE, NODE, INODE = 1, 2, 3
 
 def test_prepare_sets_every_word_of_the_new_life(segment):
     pfn = segment.page_alloc.alloc(ME, 2)
-    buddy = segment.layout.F_BUDDY
+    others = ("F_PREV", "F_NEXT", "F_BUDDY", "F_QUEUE")  # 0, or without a meaning, in a frozen block that is on no list
     for offset in range(4, 64, 4):
-        if offset not in (segment.layout.F_PREV, segment.layout.F_NEXT, buddy):
+        if offset not in [getattr(segment.layout, name) for name in others]:
             segment.set_field(pfn, offset, 0xDEADBEEF)
     segment.folio.prepare(pfn, FILE, 2, 1 << 40 | 5, 1 << 33, 16384)
     words = {

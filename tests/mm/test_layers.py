@@ -18,7 +18,7 @@ MM = Path(foliocache.mm.__file__).parent
 # From the ground up: a module imports from the lines above its own alone.
 LAYERS = (
     ("layout", "atomics"),
-    ("page_ref", "flags", "kind", "pagelist", "client"),
+    ("page_ref", "flags", "kind", "pagelist", "client", "ghost"),
     ("wait", "fill"),
     ("page_alloc", "lru"),
     ("folio",),
@@ -120,21 +120,22 @@ def test_the_uncompiled_package_refuses_as_a_whole(tmp_path):
 
 SIZES = {
     "HDR_MAGIC": 8, "HDR_SIZE": 8, "HDR_MEMMAP": 8, "HDR_DATA": 8, "HDR_CLIENTS": 8, "HDR_BUCKETS": 8, "HDR_GHOSTS": 8,
-    "HDR_CREATED": 8, "HDR_POOL": 8, "F_INO": 8, "F_INDEX": 8,
+    "HDR_CREATED": 8, "HDR_POOL": 8, "F_INO": 8, "F_INDEX": 8, "F_DIGEST": 8,
     "OBJECT_OWNER": 8, "NODE_INO": 8, "NODE_INDEX": 8, "NODE_SLOTS": 4 << layout.NODE_SHIFT,
     "MAPPING_INO": 8, "MAPPING_DIGEST_LO": 8, "MAPPING_DIGEST_HI": 8, "MAPPING_OBJECT_SIZE": 8, "MAPPING_KEY": 8,
     "MAPPING_TEXT": layout.MAPPING_TEXT_MAX, "CLIENT_ATTACHED": 8, "CLIENT_COUNTERS": 8 * len(layout.COUNTERS),
     "CLIENT_OPS": 4 * layout.OPS, "CLIENT_LEDGER": 4 * layout.PINS, "ALLOC_LISTS": layout.LIST_SIZE * (layout.MAX_ORDER + 1),
-    "LRU_LISTS": layout.LIST_SIZE * layout.QUEUES, "LRU_PAGES": 4 * layout.QUEUES, "TABLE_NEXT_INO": 8,
+    "LRU_LISTS": layout.LIST_SIZE * layout.QUEUES, "LRU_PAGES": 4 * layout.QUEUES, "LRU_WENT": 4 * (layout.VERDICT_MASK + 1),
+    "LRU_BACK": 4 * (layout.VERDICT_MASK + 1), "TABLE_NEXT_INO": 8,
     "SLAB_PARTIAL": layout.LIST_SIZE, "TREE_LOCK": layout.TREE_LOCKS * layout.LINE,
 }  # fmt: skip
 NO_FIELDS = {
     "HDR_IDENTITY_END", "SLAB_STRIDE", "SLAB_NODES", "SLAB_MAPPINGS", "SLAB_KEEP", "TREE_LOCKS", "NODE_SHIFT", "NODE_MASK",
-    "NODE_SIZE", "MAPPING_SIZE", "MAPPING_TEXT_MAX", "CLIENT_SIZE", "FOLIO_SIZE",
+    "NODE_SIZE", "MAPPING_SIZE", "MAPPING_TEXT_MAX", "CLIENT_SIZE", "FOLIO_SIZE", "LRU_END", "F_DIGEST",
 }  # fmt: skip
 STRUCTS = {
     "HDR_": (0, layout.HDR_IDENTITY_END), "F_": (0, layout.FOLIO_SIZE), "NODE_": (0, layout.NODE_SIZE),
-    "MAPPING_": (0, layout.MAPPING_SIZE), "CLIENT_": (0, layout.CLIENT_SIZE), "ALLOC_": (512, 768), "LRU_": (768, 832),
+    "MAPPING_": (0, layout.MAPPING_SIZE), "CLIENT_": (0, layout.CLIENT_SIZE), "ALLOC_": (512, 768), "LRU_": (768, layout.LRU_END),
     "TABLE_": (1024, 1280), "SLAB_": (1280, 1280 + layout.SLAB_STRIDE),
 }  # fmt: skip
 # Words of the header that belong together: those that one lock guards, or that are never written.
@@ -207,6 +208,21 @@ def test_tree_locks_have_a_line_each():
 
 def test_a_descriptor_is_one_line():
     assert layout.FOLIO_SIZE == layout.LINE
+
+
+def test_a_file_has_its_digest_where_a_page_of_objects_has_its_counts():
+    """No folio is both, so the three have one place."""
+    assert (layout.F_DIGEST, layout.F_DIGEST + 4) == (layout.F_USED, layout.F_FREE)
+    assert layout.F_DIGEST % 8 == 0
+
+
+def test_the_fields_of_a_queue_word_and_of_a_ghost_do_not_touch():
+    assert layout.QUEUES <= layout.QUEUE_MASK < 1 << layout.HEAT_SHIFT
+    assert layout.HEAT_MAX << layout.HEAT_SHIFT < 1 << layout.VERDICT_SHIFT
+    assert layout.VERDICT_MASK < 1 << layout.GHOST_HEAT_SHIFT
+    assert layout.HEAT_MAX << layout.GHOST_HEAT_SHIFT < 1 << layout.GHOST_TICK_SHIFT
+    assert layout.GHOST_TICK_MASK << layout.GHOST_TICK_SHIFT < 1 << layout.GHOST_PRINT_SHIFT
+    assert layout.HEAT_MAX & (layout.HEAT_MAX + 1) == 0, "it is used as a mask"
 
 
 def test_objects_can_be_numbered():

@@ -1,10 +1,11 @@
-"""lru: the two queues, and the ghosts."""
+"""lru: the three queues, who is evicted, what is learnt, and making the queues again."""
 
 import pytest
 from world import ME
 
 NIL, FROZEN = 0xFFFFFFFF, 0x80000000
-NONE, SMALL, MAIN = 0, 1, 2
+NONE, NEW, SMALL, MAIN = 0, 1, 2, 3
+LEFT, LOST, BEATEN = 1, 2, 3
 
 
 def queue(segment, number):
@@ -12,11 +13,32 @@ def queue(segment, number):
     return segment.words_on(segment.layout.LRU_LISTS + number * segment.layout.LIST_SIZE)
 
 
-def added(segment, number, count=1, order=0):
-    pfns = [segment.new_file(order) for _ in range(count)]
+def queues(segment):
+    return [queue(segment, number) for number in (NEW, SMALL, MAIN)]
+
+
+def added(segment, number, count=1, order=0, heat=0):
+    pfns = [segment.new_file(order, ino=1, index=index) for index in range(count)]
     for pfn in pfns:
         segment.lru.add(ME, pfn, number)
+        set_heat(segment, pfn, heat)
     return pfns
+
+
+def set_heat(segment, pfn, heat):
+    segment.set_field(pfn, segment.layout.F_QUEUE, queue_of(segment, pfn) | heat << segment.layout.HEAT_SHIFT)
+
+
+def queue_of(segment, pfn):
+    return segment.field(pfn, segment.layout.F_QUEUE) & segment.layout.QUEUE_MASK
+
+
+def heat_of(segment, pfn):
+    return segment.field(pfn, segment.layout.F_QUEUE) >> segment.layout.HEAT_SHIFT & segment.layout.HEAT_MAX
+
+
+def verdict_of(segment, pfn):
+    return segment.field(pfn, segment.layout.F_QUEUE) >> segment.layout.VERDICT_SHIFT & segment.layout.VERDICT_MASK
 
 
 def use(segment, *pfns):
@@ -28,23 +50,27 @@ def is_referenced(segment, pfn):
     return bool(segment.flags.load(segment.at(pfn)) & segment.layout.PG_REFERENCED)
 
 
-def isolate(segment):
-    return segment.lru.isolate(ME)
+def isolate(segment, spare_main=False):
+    return segment.lru.isolate(ME, spare_main)
+
+
+def set_small(segment, share):
+    segment.write(segment.layout.LRU_SMALL, share)
 
 
 def test_setup_empties_the_queues(segment):
     added(segment, SMALL, 3)
     segment.lru.setup()
-    assert [segment.lru.pages(number) for number in (NONE, SMALL, MAIN)] == [0, 0, 0]
-    assert queue(segment, SMALL) == queue(segment, MAIN) == []
+    assert [segment.lru.pages(number) for number in (NONE, NEW, SMALL, MAIN)] == [0, 0, 0, 0]
+    assert queues(segment) == [[], [], []]
     assert isolate(segment) == NIL
 
 
 def test_add_puts_the_youngest_first(segment):
     a, b, c = added(segment, SMALL, 3)
     assert queue(segment, SMALL) == [c, b, a]
-    assert segment.lru.pages(SMALL) == 3
-    assert [segment.field(pfn, segment.layout.F_QUEUE) for pfn in (a, b, c)] == [SMALL] * 3
+    assert segment.lru.pages(SMALL) == segment.lru.cached() == 3
+    assert [queue_of(segment, pfn) for pfn in (a, b, c)] == [SMALL] * 3
 
 
 def test_a_large_folio_counts_with_its_pages(segment):
@@ -57,17 +83,17 @@ def test_a_large_folio_counts_with_its_pages(segment):
 def test_adding_twice_changes_nothing(segment):
     a, b = added(segment, SMALL, 2)
     segment.lru.add(ME, a, MAIN)
-    assert queue(segment, SMALL) == [b, a]
-    assert queue(segment, MAIN) == []
+    segment.lru.insert(ME, a)
+    assert queues(segment) == [[], [b, a], []]
     assert segment.lru.pages(SMALL) == 2
 
 
-def test_remove_from_either_queue_or_none(segment):
-    (a,), (b,), c = added(segment, SMALL), added(segment, MAIN), segment.new_file()
-    for pfn in (a, b, c):
+def test_remove_from_each_queue_or_none(segment):
+    (a,), (b,), (c,), d = added(segment, SMALL), added(segment, MAIN), added(segment, NEW), segment.new_file()
+    for pfn in (a, b, c, d):
         segment.lru.remove(ME, pfn)
         assert segment.field(pfn, segment.layout.F_QUEUE) == NONE
-    assert queue(segment, SMALL) == queue(segment, MAIN) == []
+    assert queues(segment) == [[], [], []]
 
 
 def test_a_damaged_queue_number_counts_as_none(segment):
@@ -78,11 +104,44 @@ def test_a_damaged_queue_number_counts_as_none(segment):
     assert queue(segment, SMALL) == [pfn]
 
 
+# Filling.
+
+
+def test_an_empty_pool_fills_main_when_new_has_its_share(segment):
+    pfns = [segment.new_file() for _ in range(10)]
+    for pfn in pfns:
+        segment.lru.insert(ME, pfn)
+    assert queues(segment) == [pfns[2::-1], [], pfns[:2:-1]]  # 3 of 64 pages are a twentieth
+
+
+def test_a_full_pool_starts_folios_in_new(segment):
+    added(segment, MAIN, 20)
+    added(segment, NEW, 5)
+    assert isolate(segment) != NIL
+    pfn = segment.new_file()
+    segment.lru.insert(ME, pfn)
+    assert queue_of(segment, pfn) == NEW
+
+
+def test_a_pool_that_lost_much_fills_again(segment):
+    pfns = added(segment, MAIN, 40)
+    added(segment, NEW, 5)
+    assert isolate(segment) != NIL
+    for pfn in pfns[20:]:
+        segment.lru.remove(ME, pfn)
+    pfn = segment.new_file()
+    segment.lru.insert(ME, pfn)
+    assert queue_of(segment, pfn) == MAIN
+
+
+# Who is evicted.
+
+
 def test_isolate_takes_the_oldest_and_pins_it(segment):
     a, b, _ = added(segment, SMALL, 3)
     assert [isolate(segment), isolate(segment)] == [a, b]
     assert [segment.count(a), segment.count(b)] == [2, 2]
-    assert segment.field(a, segment.layout.F_QUEUE) == NONE
+    assert (queue_of(segment, a), verdict_of(segment, a)) == (NONE, LEFT)
     assert segment.lru.pages(SMALL) == 1
 
 
@@ -91,40 +150,87 @@ def test_isolate_on_empty_queues(segment):
     assert segment.wait.owner(segment.layout.LRU_LOCK) == NIL
 
 
-def test_a_used_folio_of_the_small_queue_moves_to_the_main_one(segment):
+def test_a_use_in_new_does_not_count(segment):
+    a, b = added(segment, NEW, 2)
+    use(segment, a)
+    assert isolate(segment) == a
+    assert queues(segment) == [[], [b], []]
+
+
+def test_a_use_in_small_leads_to_main(segment):
     a, b, c = added(segment, SMALL, 3)
     use(segment, a)
     assert isolate(segment) == b
-    assert queue(segment, MAIN) == [a]
-    assert queue(segment, SMALL) == [c]
+    assert queues(segment) == [[], [c], [a]]
     assert not is_referenced(segment, a)
+    assert heat_of(segment, a) == 1
 
 
-def test_a_used_folio_of_the_main_queue_gets_another_round(segment):
+def test_new_and_small_are_drained_to_their_share(segment):
+    """51 of 1024 parts: one page of 20."""
+    main, small = added(segment, MAIN, 18), added(segment, SMALL, 3)
+    assert [isolate(segment), isolate(segment), isolate(segment)] == [small[0], small[1], main[0]]
+    assert [verdict_of(segment, pfn) for pfn in (small[0], main[0])] == [LEFT, BEATEN]
+
+
+def test_main_can_be_spared(segment):
+    main, small = added(segment, MAIN, 18), added(segment, SMALL, 1)
+    assert [isolate(segment, True), isolate(segment, True)] == [small[0], main[0]]
+
+
+@pytest.mark.parametrize("number", [NEW, SMALL, MAIN])
+def test_a_queue_is_taken_when_there_is_no_other(segment, number):
+    a, b = added(segment, number, 2)
+    assert [isolate(segment), isolate(segment), isolate(segment)] == [a, b, NIL]
+
+
+def test_a_used_folio_of_main_gets_another_round(segment):
     a, b, c = added(segment, MAIN, 3)
     use(segment, a)
     assert isolate(segment) == b
     assert queue(segment, MAIN) == [a, c]
     assert isolate(segment) == c
-    assert isolate(segment) == a  # not used again
+    assert isolate(segment) == a  # its heat went in one more round
 
 
-def test_the_small_queue_is_drained_to_its_share(segment):
-    """One tenth of the cached pages."""
-    main, small = added(segment, MAIN, 18), added(segment, SMALL, 3)
-    assert isolate(segment) == small[0]  # 3 of 21
-    assert isolate(segment) == small[1]  # 2 of 20
-    assert isolate(segment) == main[0]  # 1 of 19
-
-
-def test_the_small_queue_is_taken_when_there_is_no_other(segment):
-    a, b = added(segment, SMALL, 2)
-    assert [isolate(segment), isolate(segment), isolate(segment)] == [a, b, NIL]
-
-
-def test_the_main_queue_is_taken_when_there_is_no_other(segment):
+def test_main_loses_half_its_heat_where_it_must_give(segment):
     a, b = added(segment, MAIN, 2)
-    assert [isolate(segment), isolate(segment), isolate(segment)] == [a, b, NIL]
+    set_heat(segment, a, 7)
+    assert isolate(segment) == b
+    assert heat_of(segment, a) == 3
+
+
+def contested(segment, rivals, newcomer=1, main=1):
+    """A full main of 18, all of a heat, and one of small that is to get into it."""
+    old = added(segment, MAIN, 18, heat=main)
+    (pfn,) = added(segment, SMALL, heat=newcomer)
+    added(segment, NEW, 1)
+    set_small(segment, 60)
+    segment.write(segment.layout.LRU_RIVALS, rivals)
+    return old, pfn
+
+
+def test_a_newcomer_beats_the_oldest_that_has_less_heat(segment):
+    old, pfn = contested(segment, 2)
+    use(segment, old[0])
+    set_heat(segment, old[2], 0)
+    assert isolate(segment) == old[2]
+    assert verdict_of(segment, old[2]) == BEATEN
+    assert queue(segment, MAIN)[:3] == [pfn, old[1], old[0]]
+    assert [heat_of(segment, each) for each in old[:2]] == [2, 0]
+
+
+def test_a_newcomer_that_finds_no_weaker_one_goes(segment):
+    old, pfn = contested(segment, 1)
+    set_heat(segment, old[2], 0)
+    assert isolate(segment) == pfn
+    assert (verdict_of(segment, pfn), heat_of(segment, pfn)) == (LOST, 1)
+    assert queue(segment, MAIN) == [old[1], old[0], *old[:1:-1]]
+
+
+def test_among_equals_the_residents_stay(segment):
+    _, pfn = contested(segment, 0, newcomer=1, main=1)
+    assert isolate(segment) == pfn
 
 
 def test_isolate_passes_over_a_folio_that_is_being_destroyed(segment):
@@ -133,7 +239,7 @@ def test_isolate_passes_over_a_folio_that_is_being_destroyed(segment):
     assert isolate(segment) == b
     assert segment.count(a) == FROZEN
     segment.folio.destroy(ME, a)  # finds itself on no queue
-    assert queue(segment, SMALL) == queue(segment, MAIN) == []
+    assert queues(segment) == [[], [], []]
 
 
 def test_isolate_looks_at_a_bounded_number(segments):
@@ -143,46 +249,298 @@ def test_isolate_looks_at_a_bounded_number(segments):
     use(segment, *pfns)
     assert isolate(segment) == NIL
     assert [is_referenced(segment, pfn) for pfn in pfns] == [False] * batch + [True] * 6
-    assert isolate(segment) == pfns[0]  # its second chance is over
-    assert is_referenced(segment, pfns[-1])
 
 
-def test_a_use_between_rounds_counts_again(segment):
-    a, b = added(segment, MAIN, 2)
-    use(segment, a, b)
-    assert isolate(segment) == a
+def test_a_kept_folio_keeps_its_heat(segment):
+    (a,) = added(segment, MAIN)
+    use(segment, a)
+    while isolate(segment) != a:
+        pass
     segment.lru.add(ME, a, MAIN)
-    use(segment, b)
-    assert isolate(segment) == a
+    assert (queue_of(segment, a), verdict_of(segment, a)) == (MAIN, 0)
 
 
-def test_without_a_ghost_a_folio_starts_small(segment):
-    assert segment.lru.recall(5, 9) == SMALL
+# Ghosts and learning.
 
 
-@pytest.mark.parametrize(("ino", "index"), [(1, 0), (0xFFFFFFFFFFFFFFFF, (1 << 40) - 1), (1 << 31 | 7, 3)])
-def test_a_ghost_is_recalled_once(segment, ino, index):
-    segment.lru.remember(ino, index)
-    assert segment.lru.recall(ino, index + 1) == SMALL
-    assert segment.lru.recall(ino, index) == MAIN
-    assert segment.lru.recall(ino, index) == SMALL
+def evicted(segment, pfn):
+    assert isolate(segment, True) == pfn
+    assert segment.page_ref.freeze(segment.at(pfn), 2)
+    segment.folio.destroy(ME, pfn)
 
 
-def test_ghosts_stay_within_their_table(segment):
-    start, count = segment.shape["ghosts"], segment.shape["nghosts"]
-    before = bytes(segment.buffer)
-    for index in range(1000):
-        segment.lru.remember(7 << 31, index)
-    after = bytes(segment.buffer)
-    assert before[:start] == after[:start]
-    assert before[start + count * 4 :] == after[start + count * 4 :]
-    used = [segment.read(start + i * 4) for i in range(count)]
-    assert all(used), "the hash leaves places unused"
+def inserted(segment, index):
+    pfn = segment.new_file(0, ino=1, index=index)
+    segment.lru.insert(ME, pfn)
+    return pfn
 
 
-def test_a_ghost_is_overwritten_by_a_later_one_in_its_place(segment):
-    for index in range(1000):
-        segment.lru.remember(7 << 31, index)
-    recalled = [index for index in range(1000) if segment.lru.recall(7 << 31, index) == MAIN]
-    assert len(recalled) == segment.shape["nghosts"]
-    assert recalled[-1] == 999
+def test_what_comes_back_has_the_heat_of_its_ghost_and_one_more(segment):
+    small = added(segment, SMALL, 4)
+    set_heat(segment, small[3], 3)
+    evicted(segment, small[0])
+    evicted(segment, small[1])
+    again = inserted(segment, 0)
+    assert heat_of(segment, again) == 1
+    assert heat_of(segment, inserted(segment, 77)) == 0
+    segment.lru.remove(ME, again)  # by nobody's choice, so it leaves no ghost
+    segment.folio.destroy(ME, small[2])
+    assert [heat_of(segment, inserted(segment, index)) for index in (0, 1, 2)] == [0, 1, 0]
+
+
+def test_who_was_beaten_starts_anew(segment):
+    pfns = added(segment, MAIN, 2)
+    evicted(segment, pfns[0])
+    assert heat_of(segment, inserted(segment, 0)) == 0
+
+
+def test_heat_has_a_bound(segment):
+    old, pfn = contested(segment, 0, newcomer=7, main=7)
+    use(segment, *old)
+    evicted(segment, pfn)
+    assert heat_of(segment, old[0]) == 7
+    assert heat_of(segment, inserted(segment, 0)) == 7
+
+
+def counts(segment, **words):
+    for name, (verdict, events) in words.items():
+        place = segment.layout.LRU_WENT if name.startswith("went") else segment.layout.LRU_BACK
+        segment.write(place + 4 * verdict, events * segment.layout.EVENT)
+
+
+def learnt(segment):
+    """Rivals and share after one more eviction, which is when they are set again."""
+    evicted(segment, *added(segment, SMALL))
+    return segment.read(segment.layout.LRU_RIVALS), segment.read(segment.layout.LRU_SMALL)
+
+
+def test_more_rivals_when_losers_come_back_more_than_the_beaten(segment):
+    counts(segment, went1=(LOST, 100), went2=(BEATEN, 100), back1=(LOST, 50), back2=(BEATEN, 20))
+    assert learnt(segment)[0] == segment.layout.RIVALS_FIRST + 1
+
+
+def test_fewer_rivals_when_the_beaten_come_back_more(segment):
+    counts(segment, went1=(LOST, 100), went2=(BEATEN, 10), back1=(LOST, 50), back2=(BEATEN, 9))
+    assert learnt(segment)[0] == segment.layout.RIVALS_FIRST - 1
+
+
+def test_as_many_rivals_when_nobody_competed(segment):
+    assert learnt(segment)[0] == segment.layout.RIVALS_FIRST
+
+
+@pytest.mark.parametrize(("back", "grows"), [(40, True), (5, False), (1, False)])
+def test_small_grows_for_what_comes_back_soon(segment, back, grows):
+    """More than main's, and at least one of WORTH."""
+    counts(segment, went1=(LEFT, 100), went2=(BEATEN, 100), back1=(LEFT, back), back2=(BEATEN, 20 if back == 5 else 0))
+    assert (learnt(segment)[1] > segment.layout.SMALL_FIRST) is grows
+
+
+def test_what_is_learnt_stays_within_its_bounds(segment):
+    for word in (0, 0xFFFFFFFF):
+        for place in range(segment.layout.LRU_FULL, segment.layout.LRU_END, 4):
+            segment.write(place, word)
+        for _ in range(30):
+            rivals, small = learnt(segment)
+        assert 0 <= rivals <= segment.layout.RIVALS_MAX
+        assert segment.layout.SMALL_MIN <= small <= segment.layout.SMALL_MAX
+        segment.lru.setup()
+
+
+def asked(segment, used, again, rivals=0, times=2):
+    """Whether main is to be renewed, after being asked so often with the same figures."""
+    layout = segment.layout
+    added(segment, MAIN, 20)
+    for _ in range(times):
+        segment.write(layout.LRU_RIVALS, rivals)
+        for word, count in ((layout.LRU_MET, 640), (layout.LRU_USED, used), (layout.LRU_GONE, 640), (layout.LRU_AGAIN, again)):
+            segment.write(word, count)
+        segment.write(layout.LRU_CLOCK, segment.read(layout.LRU_ASKED) + layout.ASK_POOLS * 64)
+        segment.write(layout.LRU_LEARNT, segment.read(layout.LRU_CLOCK))
+        evicted(segment, *added(segment, SMALL))
+    return bool(segment.read(layout.LRU_RENEW))
+
+
+@pytest.mark.parametrize(
+    ("figures", "renewed"),
+    [
+        ({"used": 5, "again": 20}, True),
+        ({"used": 5, "again": 20, "times": 1}, False),
+        ({"used": 15, "again": 20}, False),
+        ({"used": 5, "again": 5}, False),
+        ({"used": 5, "again": 20, "rivals": 4}, False),
+    ],
+)
+def test_main_is_renewed_when_it_is_of_no_use_and_others_come_back(segment, figures, renewed):
+    assert asked(segment, **figures) is renewed
+
+
+def test_a_renewal_takes_what_was_not_used(segment):
+    old = added(segment, MAIN, 18, heat=5)
+    small = added(segment, SMALL, 3)
+    use(segment, old[0])
+    segment.write(segment.layout.LRU_RENEW, 2)
+    assert isolate(segment) == small[0], "main's oldest was used"
+    assert isolate(segment) == old[1]
+    assert queue(segment, MAIN)[:2] == [small[1], old[0]]
+    assert isolate(segment) not in old
+
+
+def test_the_hand_notes_a_use_without_counting_it_twice(segment):
+    old = added(segment, MAIN, 10)
+    use(segment, *old)
+    segment.write(segment.layout.LRU_HAND, 2 * old[4] - 1)
+    evicted(segment, *added(segment, SMALL))
+    assert not is_referenced(segment, old[4])
+    assert is_referenced(segment, old[5])
+    assert (segment.read(segment.layout.LRU_MET), segment.read(segment.layout.LRU_USED)) == (1, 1)
+    segment.write(segment.layout.LRU_SMALL, 512)
+    added(segment, NEW, 1)
+    while heat_of(segment, old[4]) == 0 and isolate(segment) == NIL:
+        pass
+    assert heat_of(segment, old[4]) <= 1
+
+
+def test_counts_fade(segment):
+    counts(segment, went1=(LOST, 100))
+    for _ in range(200):
+        learnt(segment)
+    assert segment.read(segment.layout.LRU_WENT + 4 * LOST) < segment.layout.EVENT
+
+
+# Making the queues again.
+
+
+def state(segment):
+    """What must be the same after a rebuild, in any order."""
+    return [sorted(each) for each in queues(segment)] + [segment.lru.pages(number) for number in (NEW, SMALL, MAIN)]
+
+
+def busy(segments):
+    """A segment whose queues are all in use, large folios and pins included."""
+    segment = segments(96)
+    ino, large = segment.open(1, folios=4096), segment.open(2, order=2)
+    segment.cache(ino, range(60))
+    segment.cache(large, range(3), order=2)
+    segment.vmscan.shrink(ME, 8)
+    use(segment, *queue(segment, SMALL)[::2], *queue(segment, MAIN)[::3])
+    segment.add(ino, 99)
+    return segment, ino
+
+
+def test_rebuild_changes_nothing_but_the_order(segments):
+    segment, _ = busy(segments)
+    before = state(segment)
+    assert all(before[:3])
+    segment.lru.rebuild()
+    segment.lru.rebuild()
+    assert state(segment) == before
+    assert segment.findings() == []
+
+
+def test_rebuild_of_lists_that_make_no_sense(segments):
+    segment, _ = busy(segments)
+    before = state(segment)
+    for place in range(segment.layout.LRU_PAGES, segment.layout.BLOCK_HAND, 4):
+        segment.write(place, 5)
+    for pfns in before[:3]:
+        for pfn in pfns:
+            segment.set_field(pfn, segment.layout.F_PREV, pfn)
+            segment.set_field(pfn, segment.layout.F_NEXT, NIL - 1)
+    segment.lru.rebuild()
+    assert state(segment) == before
+    assert segment.findings() == []
+
+
+class Dead(BaseException):
+    """The client was killed."""
+
+
+STORES = ("write32", "write64", "store_relaxed", "fetch_and_relaxed", "fetch_add_acquire")
+
+
+def die(segment, patch, step):
+    """Let the client die right before its step-th store."""
+    left = [step]
+
+    def counted(store):
+        def counting(*args):
+            if left[0] == 0:
+                raise Dead
+            left[0] -= 1
+            return store(*args)
+
+        return counting
+
+    for name in STORES:
+        patch.setattr(segment.world.atomics, name, counted(getattr(segment.world.atomics, name)))
+
+
+def an_insert(segment, ino):
+    pfn = segment.filemap.grab(ME, ino, 200, 0, 4096) & NIL
+    return lambda: segment.lru.insert(ME, pfn)
+
+
+def an_add(segment, _):
+    pfn = segment.new_file()
+    return lambda: segment.lru.add(ME, pfn, MAIN)
+
+
+def a_removal(segment, _):
+    pfn = queue(segment, SMALL)[0]
+    return lambda: segment.lru.remove(ME, pfn)
+
+
+def an_isolation_from_small(segment, _):
+    return lambda: isolate(segment, True)
+
+
+def an_isolation_from_main(segment, _):
+    set_small(segment, 512)
+    return lambda: isolate(segment)
+
+
+def a_contest(segment, _):
+    set_heat(segment, queue(segment, SMALL)[-1], 3)
+    return lambda: isolate(segment, True)
+
+
+def an_eviction_that_teaches(segment, _):
+    segment.write(segment.layout.LRU_LEARNT, NIL // 2)
+    pfn = isolate(segment, True)
+    return lambda: segment.lru.remove(ME, pfn)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [an_insert, an_add, a_removal, an_isolation_from_small, an_isolation_from_main, a_contest, an_eviction_that_teaches],
+)
+def test_the_queues_can_be_made_again_whatever_step_was_the_last(segments, monkeypatch, operation):
+    """LRU_LOCK's owner dies before each of its stores in turn; who takes the lock over rebuilds."""
+    if segments().world.compiled:
+        pytest.skip("the compiled core's steps cannot be stopped")
+    for step in range(500):
+        segment, ino = busy(segments)
+        before = state(segment)
+        run = operation(segment, ino)
+        with monkeypatch.context() as patch:
+            die(segment, patch, step)
+            try:
+                run()
+                break
+            except Dead:
+                pass
+        segment.lru.rebuild()
+        segment.write(segment.layout.LRU_LOCK, 0)
+        check(segment, before)
+    assert step > 3
+
+
+def check(segment, before):
+    """The lists agree with F_QUEUE and with each other, nobody but the folio in question is lost, and reclaim goes on."""
+    assert [finding for finding in segment.findings() if finding["check"] in ("queue", "list")] == []
+    was, now = set().union(*before[:3]), set().union(*state(segment)[:3])
+    assert len(was - now) <= 1
+    assert len(now - was) <= 1
+    segment.vmscan.shrink(ME, 96)
+    assert [finding for finding in segment.findings() if finding["check"] in ("queue", "list")] == []
+    assert len(set().union(*queues(segment))) <= 3  # what is pinned: by a test, or by who died

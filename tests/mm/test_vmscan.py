@@ -17,6 +17,10 @@ def cached(segment, ino, indices, folios=64):
     return found
 
 
+def queue_of(segment, pfn):
+    return segment.field(pfn, segment.layout.F_QUEUE) & segment.layout.QUEUE_MASK
+
+
 def evictions(segment):
     return segment.read64(segment.client.slot(ME) + segment.layout.CLIENT_COUNTERS + 8 * segment.layout.COUNT_EVICTIONS)
 
@@ -24,11 +28,11 @@ def evictions(segment):
 def test_evict_takes_a_folio_that_nobody_uses(segment):
     ino = segment.open()
     segment.cache(ino, range(3))
-    pfn = segment.lru.isolate(ME)
+    pfn = segment.lru.isolate(ME, False)
     assert segment.vmscan.evict(ME, pfn) == 1
     assert cached(segment, ino, range(3)) == {1, 2}
     assert segment.count(pfn) == FROZEN
-    assert segment.lru.recall(ino, 0) == segment.layout.QUEUE_MAIN  # its ghost
+    assert segment.ghost.take(1, 0, 0, 0)  # by its object's digest
     assert evictions(segment) == 1
     assert segment.findings() == []
 
@@ -36,13 +40,13 @@ def test_evict_takes_a_folio_that_nobody_uses(segment):
 def test_evict_counts_the_pages_of_a_large_folio(segment):
     ino = segment.open(order=3)
     segment.cache(ino, range(2), order=3)
-    assert segment.vmscan.evict(ME, segment.lru.isolate(ME)) == 8
+    assert segment.vmscan.evict(ME, segment.lru.isolate(ME, False)) == 8
 
 
 def test_evict_of_the_last_folio_takes_the_record(segment):
     ino = segment.open()
     segment.cache(ino, [0])
-    assert segment.vmscan.evict(ME, segment.lru.isolate(ME)) == 1
+    assert segment.vmscan.evict(ME, segment.lru.isolate(ME, False)) == 1
     assert segment.mapping.lookup(ME, 1, 2) == 0
     assert segment.available() == 64
 
@@ -51,10 +55,10 @@ def test_evict_leaves_a_pinned_folio_and_takes_only_its_own_pin(segment):
     """It counts as hot."""
     ino = segment.open()
     pfn = segment.add(ino, 0)
-    assert segment.lru.isolate(ME) == pfn
+    assert segment.lru.isolate(ME, False) == pfn
     assert segment.vmscan.evict(ME, pfn) == 0
     assert segment.count(pfn) == 2
-    assert segment.field(pfn, segment.layout.F_QUEUE) == segment.layout.QUEUE_MAIN
+    assert queue_of(segment, pfn) == segment.layout.QUEUE_MAIN
     assert evictions(segment) == 0
     assert segment.findings() == []
 
@@ -67,13 +71,13 @@ def test_a_saturated_folio_stays_and_keeps_its_count(segment):
     assert segment.vmscan.shrink(ME, 1) == 0
     assert segment.vmscan.alloc_folio(ME, 6) == NIL
     assert segment.count(pfn) == segment.layout.REF_MAX
-    assert segment.field(pfn, segment.layout.F_QUEUE) != segment.layout.QUEUE_NONE
+    assert queue_of(segment, pfn) != segment.layout.QUEUE_NONE
 
 
 def test_evict_of_a_folio_that_was_withdrawn_meanwhile(segment):
     ino = segment.open()
     segment.cache(ino, range(2))
-    pfn = segment.lru.isolate(ME)
+    pfn = segment.lru.isolate(ME, False)
     segment.filemap.truncate(ME, ino, 0)
     assert segment.vmscan.evict(ME, pfn) == 0
     assert segment.count(pfn) == FROZEN  # the pin was the last reference
@@ -84,7 +88,7 @@ def test_evict_leaves_a_withdrawn_folio_to_its_user(segment):
     """Two references, but neither is a slot's: the user's and ours."""
     ino = segment.open()
     pfns = segment.cache(ino, range(2))
-    assert segment.find(ino, 0) == segment.lru.isolate(ME) == pfns[0]
+    assert segment.find(ino, 0) == segment.lru.isolate(ME, False) == pfns[0]
     segment.filemap.truncate(ME, ino, 0)
     assert segment.count(pfns[0]) == 2
     assert segment.vmscan.evict(ME, pfns[0]) == 0
@@ -96,7 +100,7 @@ def test_evict_leaves_a_withdrawn_folio_to_its_user(segment):
 def test_evict_when_the_mapping_is_gone(segment):
     ino = segment.open()
     segment.cache(ino, [0])
-    pfn = segment.lru.isolate(ME)
+    pfn = segment.lru.isolate(ME, False)
     segment.filemap.truncate(ME, ino, 63)
     assert segment.vmscan.evict(ME, pfn) == 0
     assert segment.available() == 64
@@ -107,7 +111,7 @@ def test_a_getter_that_comes_between_keeps_its_folio(segments, between):
     segment = segments()
     ino = segment.open()
     segment.cache(ino, [0])
-    pfn = segment.lru.isolate(ME)
+    pfn = segment.lru.isolate(ME, False)
     if segment.world.compiled:
         assert segment.find(ino, 0) == pfn
         assert segment.vmscan.evict(ME, pfn) == 0
@@ -123,7 +127,7 @@ def test_shrink_frees_what_is_wanted_and_no_more(segment):
     ino = segment.open()
     segment.cache(ino, range(20))
     assert segment.vmscan.shrink(ME, 5) == 5
-    assert cached(segment, ino, range(20)) == set(range(5, 20))
+    assert len(cached(segment, ino, range(20))) == 15
 
 
 def test_shrink_in_whole_folios(segment):
@@ -189,7 +193,7 @@ def test_alloc_folio_evicts_the_cold(segment):
     pfn = segment.vmscan.alloc_folio(ME, 0)
     assert pfn != NIL
     assert segment.count(pfn) == FROZEN
-    assert cached(segment, ino, range(62)) == set(range(62)) - {1}
+    assert len(cached(segment, ino, range(62))) == 61
     assert segment.count(pinned) == 2
 
 
@@ -252,22 +256,13 @@ def test_no_large_block_when_each_has_a_pin(segments):
     assert segment.findings() == []
 
 
-def test_a_scan_leaves_the_working_set_alone(segments):
-    """S3-FIFO: what has been used passes to the main queue, and ten pools' worth of pages read once flow past it."""
-    segment = segments(128)
-    hot, scan = segment.open(1), segment.open(2, folios=4096)
-    for pfn in segment.cache(hot, range(20)).values():
-        segment.flags.mark_referenced(segment.at(pfn), 0)
-    segment.cache(scan, range(1280))
-    assert cached(segment, hot, range(20)) == set(range(20))
-    assert evictions(segment) > 1100
-    assert segment.findings() == []
-
-
-def test_what_comes_back_soon_starts_in_the_main_queue(segment):
+def test_main_in_use_does_not_keep_reclaim_from_the_rest(segment):
+    """All that main holds is pinned, and small has no more than its share."""
     ino = segment.open()
-    segment.cache(ino, range(3))
+    pinned = [segment.add(ino, index) for index in range(40)]
+    for pfn in pinned:
+        segment.lru.remove(ME, pfn)
+        segment.lru.add(ME, pfn, segment.layout.QUEUE_MAIN)
+    segment.cache(ino, [40])
     assert segment.vmscan.shrink(ME, 1) == 1
-    pfn = segment.add(ino, 0)
-    assert segment.field(pfn, segment.layout.F_QUEUE) == segment.layout.QUEUE_MAIN
-    assert segment.field(segment.find(ino, 1), segment.layout.F_QUEUE) == segment.layout.QUEUE_SMALL
+    assert cached(segment, ino, range(41)) == set(range(40))

@@ -19,7 +19,7 @@ from foliocache import segment as segments
 from foliocache.check import loader, plain
 
 MODULES = (
-    "layout", "atomics", "page_ref", "flags", "kind", "wait", "pagelist", "client", "page_alloc", "lru", "fill", "folio",
+    "layout", "atomics", "page_ref", "flags", "kind", "wait", "pagelist", "client", "page_alloc", "ghost", "lru", "fill", "folio",
     "slab", "xarray", "mapping", "vmscan", "filemap", "pagetable", "reap", "audit",
 )  # fmt: skip
 PAGE = 4096

@@ -34,7 +34,7 @@ typedef struct {
     uint32_t page_shift;
     uint32_t nclients;
     uint32_t nbuckets;    /* a power of two */
-    uint32_t nghosts;     /* a power of two */
+    uint32_t nghosts;     /* a multiple of GHOST_WAYS */
     int fd;               /* the segment's file, to ask who is alive; -1 where nobody dies */
     uint32_t fenced;      /* membarrier(2) is not to be had: every operation begins with a fence instead */
 } fc_mem;

@@ -151,6 +151,8 @@ class Audit:
         self.pages["free"] += 1 << order
         if not self.word(pfn) & layout.FROZEN:
             self.find("free", f"pfn {pfn}", f"is free, but its count is {self.word(pfn)} instead of FROZEN")
+        if self.queue(pfn) != layout.QUEUE_NONE:
+            self.find("free", f"pfn {pfn}", f"is free, but marked as on queue {self.queue(pfn)}")
         self.check_tails(pfn, 1 << order)
         return 1 << order
 
@@ -158,6 +160,10 @@ class Audit:
         for tail in range(pfn + 1, min(pfn + pages, atomics.npages(self.mem))):
             if not self.word(tail) & layout.FROZEN:
                 self.find("tail", f"pfn {tail}", f"lies within the block at {pfn}, but its count is {self.word(tail)}")
+            if self.queue(tail) != layout.QUEUE_NONE:
+                self.find(
+                    "tail", f"pfn {tail}", f"lies within the block at {pfn}, but is marked as on queue {self.queue(tail)}"
+                )
             if self.field(tail, layout.F_BUDDY):
                 self.find("tail", f"pfn {tail}", f"lies within the block at {pfn}, but heads a free block")
 
@@ -165,7 +171,7 @@ class Audit:
         owned = 1
         if type == layout.TYPE_FILE:
             owned = self.field(pfn, layout.F_ATTACHED)
-            if self.field(pfn, layout.F_QUEUE) != layout.QUEUE_NONE:
+            if self.queue(pfn) != layout.QUEUE_NONE:
                 self.queued.add(pfn)
             if owned:
                 self.attached[pfn] = (self.long(pfn, layout.F_INO), self.long(pfn, layout.F_INDEX))
@@ -328,21 +334,24 @@ class Audit:
                     self.find("slab", f"pfn {pfn}", "is on the partial list, but has no free object")
 
     def check_queues(self):
-        for queue in (layout.QUEUE_SMALL, layout.QUEUE_MAIN):
+        for queue in (layout.QUEUE_NEW, layout.QUEUE_SMALL, layout.QUEUE_MAIN):
             pages = 0
             for pfn in self.pages_on(layout.LRU_LISTS + queue * layout.LIST_SIZE, f"queue {queue}"):
                 pages += 1 << kind.order(self.mem, pfn)
                 self.queued.discard(pfn)
-                if self.field(pfn, layout.F_QUEUE) != queue:
-                    self.find("queue", f"pfn {pfn}", f"is on queue {queue}, but marked {self.field(pfn, layout.F_QUEUE)}")
+                if self.queue(pfn) != queue:
+                    self.find("queue", f"pfn {pfn}", f"is on queue {queue}, but marked {self.queue(pfn)}")
             counted = atomics.load_relaxed(self.mem, layout.LRU_PAGES + queue * 4)
             if counted != pages:
                 self.find("queue", f"queue {queue}", f"{counted} pages counted, {pages} there")
         for pfn in self.queued:
-            self.find("queue", f"pfn {pfn}", f"is marked as on queue {self.field(pfn, layout.F_QUEUE)}, but not on it")
+            self.find("queue", f"pfn {pfn}", f"is marked as on queue {self.queue(pfn)}, but not on it")
 
     def word(self, pfn):
         return page_ref.count(self.mem, atomics.folio_at(self.mem, pfn))
+
+    def queue(self, pfn):
+        return self.field(pfn, layout.F_QUEUE) & layout.QUEUE_MASK
 
     def field(self, pfn, offset):
         return atomics.read32(self.mem, atomics.folio_at(self.mem, pfn) + offset)

@@ -78,9 +78,7 @@ def complete(mem, me, pfn):
     in the way of those that are.
     """
     fill.complete(mem, pfn)
-    folio_offset = atomics.folio_at(mem, pfn)
-    ino = atomics.read64(mem, folio_offset + layout.F_INO)
-    lru.add(mem, me, pfn, lru.recall(mem, ino, atomics.read64(mem, folio_offset + layout.F_INDEX)))
+    lru.insert(mem, me, pfn)
 
 
 def remove(mem, me, ino, pfn):

@@ -9,7 +9,7 @@ A segment, in order::
     tree locks   TREE_LOCKS words, one per 64-byte line; a mapping's is chosen by its ino
     clients      nclients slots of CLIENT_SIZE: who is attached, and the ledger of what each has pinned and is doing
     buckets      nbuckets words: the mapping table's hash chains
-    ghosts       nghosts words: fingerprints of folios evicted lately
+    ghosts       nghosts words: what is remembered of folios evicted lately
     memmap       npages descriptors of FOLIO_SIZE
     data         npages pages of 1 << page_shift bytes
 
@@ -65,11 +65,27 @@ ALLOC_LOCK = 512
 ALLOC_FREE = 516
 ALLOC_LISTS = 576
 
-# lru: the queues, their lengths in pages, and vmscan's place in the memmap when it clears a block.
+# lru: the queues and their lengths in pages; vmscan's place in the memmap when it clears a block; what lru has learnt.
 LRU_LOCK = 768
 LRU_PAGES = 776
 LRU_LISTS = 800
 BLOCK_HAND = 832
+LRU_FULL = 896  # pages on the queues when room was last needed; 0: never
+LRU_CLOCK = 900  # pages evicted by age, modulo 2^32
+LRU_LEARNT = 904  # the clock when the next two were last set
+LRU_RIVALS = 908  # a newcomer is held against 2 to this power of main's oldest
+LRU_SMALL = 912  # the share of new and small in all pages, in 1024ths
+LRU_WENT = 916  # a word for each verdict: folios that went with it, of late, in EVENTs
+LRU_BACK = 932  # and those of them that came back soon
+LRU_ASKED = 948  # the clock when lru last asked whether main is of any use; and since then, of folios:
+LRU_MET = 952  # the hand came by in main
+LRU_USED = 956  # and how many of them had been used
+LRU_GONE = 960  # evicted from small
+LRU_AGAIN = 964  # and how many came back at all
+LRU_RENEW = 968  # so many of main's oldest are to go unless they were used
+LRU_HAND = 972  # where the hand is, in half pages
+LRU_USELESS = 976  # how often in a row it was of none
+LRU_END = 980
 
 # mapping table.
 TABLE_LOCK = 1024
@@ -109,9 +125,10 @@ F_LENGTH = 36  # valid bytes
 F_PREV = 40  # list links: page_alloc's lock when free, lru's for FILE, the slab's for NODE and INODE
 F_NEXT = 44
 F_BUDDY = 48  # page_alloc's lock: order + 1 at the head of a free block; or one of the next two; else 0
-F_QUEUE = 52  # lru's lock: the queue it is on, or QUEUE_NONE
-F_USED = 56  # slab's lock: objects in use
-F_FREE = 60  # slab's lock: first free object of the page, + 1
+F_QUEUE = 52  # lru's lock: queue | heat << 8 | verdict << 16 | used << 18; 0 when it is free or no FILE
+F_DIGEST = 56  # tree lock, for FILE, 64 bits: the low half of its object's digest, by which its ghost will be known
+F_USED = 56  # slab's lock, for NODE and INODE: objects in use
+F_FREE = 60  # slab's lock, for NODE and INODE: first free object of the page, + 1
 
 # F_BUDDY of a block in use that the reaper looks into: once freed, it is not handed out but parked.
 BUDDY_QUARANTINED = 0x40
@@ -141,15 +158,52 @@ INTERRUPTED = 4  # EINTR, from futex_wait
 LOCK_SLICE_NS = 50_000_000
 WAIT_SLICE_NS = 100_000_000
 
-# lru's queues.
+# lru's queues; and heat and verdict, in F_QUEUE.
 QUEUE_NONE = 0
-QUEUE_SMALL = 1
-QUEUE_MAIN = 2
-QUEUES = 3
-SMALL_SHARE = 10  # the small queue's part of the cached pages: one tenth
+QUEUE_NEW = 1
+QUEUE_SMALL = 2
+QUEUE_MAIN = 3
+QUEUES = 4
+QUEUE_MASK = 0xFF
+HEAT_SHIFT = 8
+HEAT_MAX = 7
+VERDICT_SHIFT = 16
+VERDICT_LEFT = 1  # unused at the end of small
+VERDICT_LOST = 2  # a newcomer to main that found no weaker one there
+VERDICT_BEATEN = 3  # one of main that had to make room
+VERDICT_MASK = 3
+USED_SHIFT = 18  # lru's hand has found it used, and taken PG_REFERENCED away
+# What lru learns, and its bounds.
+RIVALS_FIRST = 3
+RIVALS_MAX = 6
+SMALL_SHIFT = 10
+SMALL_FIRST = 51
+SMALL_MIN = 16
+SMALL_MAX = 512
+SMALL_STEP = 3
+LEARN_SHARE = 8
+EVENT = 16
+FADE = 4
+WORTH = 32
+ASK_POOLS = 3
+ASK_TIMES = 2
+ASK_RIVALS = 1
+USED_SHARE = 64
+AGAIN_SHARE = 64
+FILLED_SHARE = 8
+# A ghost's word: verdict | heat << 2 | tick << 5 | fingerprint << 15; 0 is none. A tick is a 32nd of the pool's pages.
+GHOST_WAYS = 4
+GHOST_HEAT_SHIFT = 2
+GHOST_TICK_SHIFT = 5
+GHOST_TICK_MASK = 0x3FF
+GHOST_PRINT_SHIFT = 15
+TICK_SHIFT = 5
+TICKS_SOON = 8
+TICKS_MAX = 64
 HASH_MULTIPLIER = 0x9E3779B97F4A7C15
 HASH_MASK = 0xFFFFFFFFFFFFFFFF
 SCAN_BATCH = 64
+LOOKS_MAX = 6  # at one folio: in new, in small, and in main once for a use and three times until no heat is left
 PINNED_MAX = 256
 SHRINK_TRIES = 4
 BLOCKS_MAX = 64

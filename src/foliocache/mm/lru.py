@@ -1,90 +1,119 @@
-"""The queues that reclaim works on: two lists of FILE folios, and a memory of what was evicted lately.
+"""The queues that reclaim works on, and the policy: which FILE folio is evicted next.
 
-The policy is S3-FIFO's (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023): a folio starts in the small
-queue; one that is used there moves to the main queue, one that is not is evicted soon and leaves a fingerprint among the ghosts;
-one that comes back while its ghost is there starts in the main queue. The main queue gives a folio that was used another round.
-So a scan passes through the small queue and leaves the main one alone. A hit changes nothing but PG_REFERENCED, and that
-only when reclaim has cleared it since; the lock here is taken for a miss, never for a hit.
+Three queues. A folio starts in *new*, and passes to *small* when new has half of the share of the two; what it was used for until
+then does not count, because uses that follow each other closely are one use. At small's end it leaves, evicted, or for *main*. So
+what is read once flows through new and small, and main stays as it is.
 
-LRU_LOCK guards the lists, F_QUEUE and LRU_PAGES. A folio on a list is not freed: its destructor takes it off first, under the
-lock. That is what makes the try_get in ``isolate`` safe although isolate holds no reference.
+To get into main a folio needs *heat*: it was used in small, or it comes back while its ghost is there (``ghost``). And somebody there
+must have less: it is held against the oldest of main, LRU_RIVALS of them at most. One of them that was used since its last turn
+gains a degree of heat and gets another round, one that has less heat than the newcomer is evicted in its place, and any other loses a
+degree and gets another round. If there is none, the newcomer is evicted. So of folios that are all used alike, as in
+epochs over more data than fits, a stable part stays. Where small is below its share main has to give: its oldest with no heat left
+goes, and any other loses half of it.
+
+Two things are learnt, whenever a LEARN_SHARE-th of the cached pages was evicted, from what comes back soon after that:
+
+- LRU_RIVALS: if newcomers that lost come back at a higher rate than those of main that were beaten, main holds on to the wrong
+  folios, and newcomers get twice as many chances to find a weaker one; else half as many.
+- LRU_SMALL, the share of new and small: if what was unused at the end of small comes back at a higher rate than what left main, and
+  at a rate that is worth it, uses are further apart than small is long, and it grows; else it shrinks.
+
+And every ASK_POOLS pools' worth of evictions: if a hand that goes round found main of no use again, while what was evicted comes
+back, main is renewed. So it is when one set of data is done with, and the next is too large for its folios to meet their ghosts often. Each
+folio of main goes then if it was not used, and small's oldest takes its place, whatever its heat. A mere scan does not come back, and
+leaves main alone.
+
+An empty pool fills new and small to their share and then main, so that whatever came first is the stable part.
+
+The parts are known. Queues and ghosts: S3-FIFO (Yang et al., SOSP 2023), less its counter of uses, since a hit writes nothing here
+but PG_REFERENCED, and that only when reclaim has cleared it since. Uses in new that do not count: the correlated references of 2Q
+(Johnson and Shasha, VLDB 1994) and LRU-K (O'Neil et al., SIGMOD 1993). Heat in degrees, by turns: GCLOCK (Smith, TODS 1978). The
+contest: TinyLFU's admission (Einziger et al., TOS 2017). Learning from ghosts: ARC (Megiddo and Modha, FAST 2003). What it comes to
+is in docs/performance.md; bench/eviction measures it.
+
+LRU_LOCK guards the lists, F_QUEUE, all words called LRU_ and the ghosts. A folio on a list is not freed: its destructor takes it
+off first, under the lock. That is what makes the try_get in ``_leave`` safe although it holds no reference.
+
+F_QUEUE says which queue a folio is on, and never less while it moves from one to another: the lists and their lengths can be made
+again from it alone, whatever their owner was doing when he died (``rebuild``). What was learnt is sound whatever it is.
 """
 
 import cython
 
 if not cython.compiled:
-    from . import atomics, client, flags, kind, layout, page_ref, pagelist, wait
+    from . import atomics, client, flags, ghost, kind, layout, page_ref, pagelist, wait
 
 
 def setup(mem):
     """Empty queues, for a new segment."""
-    for queue in range(layout.QUEUES):
-        pagelist.reset(mem, _list(queue))
-        atomics.store_relaxed(mem, _pages(queue), 0)
+    _empty(mem)
+    for word in range(layout.LRU_FULL, layout.LRU_END, 4):
+        atomics.write32(mem, word, 0)
+    atomics.write32(mem, layout.LRU_RIVALS, layout.RIVALS_FIRST)
+    atomics.write32(mem, layout.LRU_SMALL, layout.SMALL_FIRST)
+
+
+def insert(mem, me, pfn):
+    """Put a new folio that the caller holds on a queue, with the heat that its ghost has kept."""
+    _lock(mem, me)
+    if _queue_of(mem, pfn) == layout.QUEUE_NONE:
+        _add(mem, pfn, layout.QUEUE_MAIN if _is_filling(mem) else layout.QUEUE_NEW, _recall(mem, pfn))
+    wait.unlock(mem, layout.LRU_LOCK)
 
 
 def add(mem, me, pfn, queue):
     """Put a folio that the caller holds at the young end of a queue, unless it is on one already."""
     _lock(mem, me)
     if _queue_of(mem, pfn) == layout.QUEUE_NONE:
-        _add(mem, pfn, queue)
+        _add(mem, pfn, queue, _heat(mem, pfn))
     wait.unlock(mem, layout.LRU_LOCK)
 
 
 def remove(mem, me, pfn):
-    """Take a folio off whatever queue it is on, if it is on one; for its destructor."""
+    """Take a folio off whatever queue it is on, if it is on one; for its destructor. One that was chosen for eviction leaves a
+    ghost."""
     _lock(mem, me)
     if _queue_of(mem, pfn) != layout.QUEUE_NONE:
-        _remove(mem, pfn)
+        _unlink(mem, pfn)
+    elif _verdict(mem, pfn):
+        _remember(mem, pfn)
+    _mark(mem, pfn, layout.QUEUE_NONE, 0, 0)
     wait.unlock(mem, layout.LRU_LOCK)
 
 
-def isolate(mem, me):
+def isolate(mem, me, spare_main):
     """Choose the next folio to evict: take it off its queue and pin it. Its pfn, or NIL when there is none now.
 
-    Looks at SCAN_BATCH folios at most, so that the lock is held for a bounded time.
+    spare_main: from new or small, if there is anything, whatever their share; for who finds main in use. Looks at SCAN_BATCH folios
+    at most, and at as many rivals for one of them, so that the lock is held for a bounded time.
     """
     _lock(mem, me)
     pfn = layout.NIL
+    atomics.write32(mem, layout.LRU_FULL, cached(mem))
     for _ in range(layout.SCAN_BATCH):
-        queue = _choose(mem)
+        queue = _choose(mem, spare_main)
         if queue == layout.QUEUE_NONE:
             break
-        pfn = _take_oldest(mem, me, queue)
+        pfn = _look(mem, me, queue)
         if pfn != layout.NIL:
             break
     wait.unlock(mem, layout.LRU_LOCK)
     return pfn
 
 
-def pages(mem, queue):
-    """Pages on a queue now; never more than there are."""
-    return min(atomics.load_relaxed(mem, _pages(queue)), atomics.npages(mem))
-
-
-def remember(mem, ino, index):
-    """Leave a ghost of an evicted folio."""
-    atomics.store_relaxed(mem, _ghost(mem, ino, index), _fingerprint(ino, index))
-
-
-def recall(mem, ino, index):
-    """The queue where a folio starts: main if its ghost is still there. Takes the ghost away."""
-    ghost = _ghost(mem, ino, index)
-    if atomics.load_relaxed(mem, ghost) != _fingerprint(ino, index):
-        return layout.QUEUE_SMALL
-    atomics.store_relaxed(mem, ghost, 0)
-    return layout.QUEUE_MAIN
-
-
 def rebuild(mem):
-    """Make the queues from what each folio says of itself; under LRU_LOCK, and may be broken off and started again."""
-    setup(mem)
+    """Make the lists and their lengths again from F_QUEUE, under LRU_LOCK; may be broken off and started again.
+
+    Each queue is in order of pfn then. The ghosts and what was learnt stay as they are.
+    """
+    _empty(mem)
     for pfn in range(atomics.npages(mem)):
         queue = _queue_of(mem, pfn)
-        if queue != layout.QUEUE_NONE and kind.type(mem, pfn) == layout.TYPE_FILE:
-            _add(mem, pfn, queue)
-        else:  # nothing but a FILE folio is ever on a queue
-            atomics.record32(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE, layout.QUEUE_NONE)
+        if kind.type(mem, pfn) != layout.TYPE_FILE:  # nothing else is ever on a queue
+            _mark(mem, pfn, layout.QUEUE_NONE, 0, 0)
+        elif queue != layout.QUEUE_NONE:
+            pagelist.push_first(mem, _list(queue), pfn)
+            _account(mem, pfn, queue, 1)
 
 
 def repair(mem, me):
@@ -106,47 +135,266 @@ def is_queued(mem, pfn):
     return _queue_of(mem, pfn) != layout.QUEUE_NONE
 
 
+def pages(mem, queue):
+    """Pages on a queue now; never more than there are."""
+    return min(atomics.load_relaxed(mem, _pages(queue)), atomics.npages(mem))
+
+
+def cached(mem):
+    """Pages on all queues now."""
+    return pages(mem, layout.QUEUE_NEW) + pages(mem, layout.QUEUE_SMALL) + pages(mem, layout.QUEUE_MAIN)
+
+
 def _lock(mem, me):
     if wait.lock(mem, layout.LRU_LOCK, me):
         rebuild(mem)
 
 
-def _choose(mem):
-    small = pages(mem, layout.QUEUE_SMALL)
-    main = pages(mem, layout.QUEUE_MAIN)
-    if pagelist.first(mem, _list(layout.QUEUE_SMALL)) != layout.NIL and small * layout.SMALL_SHARE >= small + main:
+def _choose(mem, spare_main):
+    """The queue whose oldest is to be looked at, or QUEUE_NONE."""
+    new = pages(mem, layout.QUEUE_NEW)
+    share = _share(mem, cached(mem))
+    if new > share >> 1 and _oldest(mem, layout.QUEUE_NEW) != layout.NIL:
+        return layout.QUEUE_NEW
+    main = layout.QUEUE_MAIN if _oldest(mem, layout.QUEUE_MAIN) != layout.NIL else layout.QUEUE_NONE
+    if not spare_main and new + pages(mem, layout.QUEUE_SMALL) <= share and main != layout.QUEUE_NONE:
+        return main
+    if _oldest(mem, layout.QUEUE_SMALL) != layout.NIL:
         return layout.QUEUE_SMALL
-    if pagelist.first(mem, _list(layout.QUEUE_MAIN)) != layout.NIL:
-        return layout.QUEUE_MAIN
-    return layout.QUEUE_NONE
+    return layout.QUEUE_NEW if _oldest(mem, layout.QUEUE_NEW) != layout.NIL else main
 
 
-def _take_oldest(mem, me, queue):
-    """Pin a queue's oldest folio and take it off. NIL when it was used since: it has another round in the main queue then; and
-    when it could not be pinned, because somebody is destroying it."""
-    pfn = pagelist.last(mem, _list(queue))
-    if pfn == layout.NIL:  # a list whose first word was damaged
+def _look(mem, me, queue):
+    """Look at a queue's oldest. Whom to evict, pinned; or NIL: nobody this time."""
+    pfn = _oldest(mem, queue)
+    if queue == layout.QUEUE_NEW:
+        flags.clear(mem, atomics.folio_at(mem, pfn), layout.PG_REFERENCED)
+        _move(mem, pfn, layout.QUEUE_SMALL, _heat(mem, pfn))
         return layout.NIL
-    client.note(mem, me, pfn)  # before it leaves the queue: no list would name it if this client died here
-    _remove(mem, pfn)
-    if flags.clear(mem, atomics.folio_at(mem, pfn), layout.PG_REFERENCED):
-        _add(mem, pfn, layout.QUEUE_MAIN)
-    elif page_ref.try_get(mem, atomics.folio_at(mem, pfn)) != layout.DEAD:
-        return pfn
-    client.done(mem, me, pfn)
+    used = _warm(mem, pfn)
+    if queue == layout.QUEUE_SMALL:
+        return _graduate(mem, me, pfn)
+    if not used and _heat(mem, pfn) == 0:
+        return _leave(mem, me, pfn, layout.VERDICT_BEATEN)
+    _move(mem, pfn, layout.QUEUE_MAIN, _heat(mem, pfn) if used else _heat(mem, pfn) >> 1)
     return layout.NIL
 
 
-def _add(mem, pfn, queue):
-    atomics.record32(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE, queue)
+def _graduate(mem, me, pfn):
+    """What becomes of small's oldest: it goes, or somebody of main does, or nobody because main has not its share."""
+    beaten = _outdated(mem)
+    if beaten != layout.NIL:
+        _move(mem, pfn, layout.QUEUE_MAIN, _heat(mem, pfn))
+        return _leave(mem, me, beaten, layout.VERDICT_BEATEN)
+    if _heat(mem, pfn) == 0:
+        return _leave(mem, me, pfn, layout.VERDICT_LEFT)
+    left = pages(mem, layout.QUEUE_NEW) + pages(mem, layout.QUEUE_SMALL) - (1 << kind.order(mem, pfn))
+    if left > _share(mem, cached(mem)):
+        _move(mem, pfn, layout.QUEUE_MAIN, _heat(mem, pfn))
+        return layout.NIL
+    beaten = _contest(mem, _heat(mem, pfn))
+    if beaten == layout.NIL:
+        return _leave(mem, me, pfn, layout.VERDICT_LOST)
+    _move(mem, pfn, layout.QUEUE_MAIN, _heat(mem, pfn))
+    return _leave(mem, me, beaten, layout.VERDICT_BEATEN)
+
+
+def _contest(mem, heat):
+    """One of main's oldest that has less heat, or NIL."""
+    for _ in range(1 << min(atomics.read32(mem, layout.LRU_RIVALS), layout.RIVALS_MAX)):
+        rival = _oldest(mem, layout.QUEUE_MAIN)
+        if rival == layout.NIL:
+            break
+        used = _warm(mem, rival)
+        if not used and _heat(mem, rival) < heat:
+            return rival
+        _move(mem, rival, layout.QUEUE_MAIN, _heat(mem, rival) if used else _heat(mem, rival) - 1)
+    return layout.NIL
+
+
+def _outdated(mem):
+    """While main is renewed: its oldest, unless that was used; or NIL."""
+    left = atomics.read32(mem, layout.LRU_RENEW)
+    pfn = _oldest(mem, layout.QUEUE_MAIN)
+    if left == 0 or pfn == layout.NIL:
+        return layout.NIL
+    atomics.write32(mem, layout.LRU_RENEW, left - 1)
+    if not _warm(mem, pfn):
+        return pfn
+    _move(mem, pfn, layout.QUEUE_MAIN, _heat(mem, pfn))
+    return layout.NIL
+
+
+def _warm(mem, pfn):
+    """Whether it was used since its last turn; then it gains a degree of heat."""
+    noted = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE) >> layout.USED_SHIFT
+    if not flags.clear(mem, atomics.folio_at(mem, pfn), layout.PG_REFERENCED) and not noted:
+        return False
+    _mark(mem, pfn, _queue_of(mem, pfn), min(_heat(mem, pfn) + 1, layout.HEAT_MAX), 0)
+    return True
+
+
+def _leave(mem, me, pfn, verdict):
+    """Pin one that shall be evicted, and take it off its queue. NIL when somebody is destroying it."""
+    client.note(mem, me, pfn)  # before it leaves the queue: nobody would find it if this client died here
+    dead = page_ref.try_get(mem, atomics.folio_at(mem, pfn)) == layout.DEAD
+    if dead:
+        client.done(mem, me, pfn)
+    _unlink(mem, pfn)
+    _mark(mem, pfn, layout.QUEUE_NONE, _heat(mem, pfn), 0 if dead else verdict)
+    return layout.NIL if dead else pfn
+
+
+# Ghosts, and learning.
+
+
+def _remember(mem, pfn):
+    """Leave a ghost of an evicted folio, and count it."""
+    folio = atomics.folio_at(mem, pfn)
+    digest, index = atomics.read64(mem, folio + layout.F_DIGEST), atomics.read64(mem, folio + layout.F_INDEX)
+    order, verdict = kind.order(mem, pfn), _verdict(mem, pfn)
+    ghost.remember(mem, digest, index, order, verdict, _heat(mem, pfn), _tick(mem))
+    _bump(mem, layout.LRU_WENT + 4 * verdict, layout.EVENT)
+    _bump(mem, layout.LRU_GONE, verdict != layout.VERDICT_BEATEN)
+    _bump(mem, layout.LRU_CLOCK, 1 << order)
+    _pass_hand(mem, 1 << order)
+    if _evicted_since(mem, layout.LRU_LEARNT) * layout.LEARN_SHARE >= cached(mem):
+        _learn(mem)
+    if _evicted_since(mem, layout.LRU_ASKED) >= cached(mem) * layout.ASK_POOLS:
+        _ask(mem)
+
+
+def _recall(mem, pfn):
+    """The heat of a new folio: a degree more than its ghost's, or 0. Who was beaten had its chance in main, and starts anew."""
+    folio = atomics.folio_at(mem, pfn)
+    digest, index = atomics.read64(mem, folio + layout.F_DIGEST), atomics.read64(mem, folio + layout.F_INDEX)
+    left = ghost.take(mem, digest, index, kind.order(mem, pfn), _tick(mem))
+    if left == 0:
+        return 0
+    verdict = left & layout.VERDICT_MASK
+    if left >> layout.GHOST_TICK_SHIFT <= layout.TICKS_SOON:
+        _bump(mem, layout.LRU_BACK + 4 * verdict, layout.EVENT)
+    if verdict == layout.VERDICT_BEATEN:
+        return 0
+    _bump(mem, layout.LRU_AGAIN, 1)
+    return min((left >> layout.GHOST_HEAT_SHIFT & layout.HEAT_MAX) + 1, layout.HEAT_MAX)
+
+
+def _learn(mem):
+    """Set rivals and share, and let the counts fade."""
+    if _went(mem, layout.VERDICT_LOST) + _went(mem, layout.VERDICT_BEATEN) > 0:
+        rivals = min(atomics.read32(mem, layout.LRU_RIVALS), layout.RIVALS_MAX)
+        rivals = min(rivals + 1, layout.RIVALS_MAX) if _returns(mem, layout.VERDICT_LOST) else max(rivals, 1) - 1
+        atomics.write32(mem, layout.LRU_RIVALS, rivals)
+    small = _small(mem)
+    worth = _back(mem, layout.VERDICT_LEFT) * layout.WORTH >= _went(mem, layout.VERDICT_LEFT)
+    if worth and _returns(mem, layout.VERDICT_LEFT):
+        small = min(small + (small >> layout.SMALL_STEP), layout.SMALL_MAX)
+    else:
+        small = max(small - (small >> layout.SMALL_STEP), layout.SMALL_MIN)
+    atomics.write32(mem, layout.LRU_SMALL, small)
+    atomics.write32(mem, layout.LRU_LEARNT, atomics.read32(mem, layout.LRU_CLOCK))
+    for word in range(layout.LRU_WENT, layout.LRU_ASKED, 4):
+        atomics.write32(mem, word, (atomics.read32(mem, word) * ((1 << layout.FADE) - 1)) >> layout.FADE)
+
+
+def _ask(mem):
+    """Renew main if next to nothing of it was used for a while, though some of what was evicted came back, and losing changes
+    nothing. For a while, because in the first of many epochs nothing is used either."""
+    unused = atomics.read32(mem, layout.LRU_USED) * layout.USED_SHARE < atomics.read32(mem, layout.LRU_MET)
+    others = atomics.read32(mem, layout.LRU_AGAIN) * layout.AGAIN_SHARE > atomics.read32(mem, layout.LRU_GONE)
+    useless = min(atomics.read32(mem, layout.LRU_USELESS) + 1, layout.ASK_TIMES) if unused else 0
+    if useless == layout.ASK_TIMES and others and atomics.read32(mem, layout.LRU_RIVALS) <= layout.ASK_RIVALS:
+        atomics.write32(mem, layout.LRU_RENEW, pages(mem, layout.QUEUE_MAIN))
+        useless = 0
+    atomics.write32(mem, layout.LRU_USELESS, useless)
+    for word in range(layout.LRU_MET, layout.LRU_RENEW, 4):
+        atomics.write32(mem, word, 0)
+    atomics.write32(mem, layout.LRU_ASKED, atomics.read32(mem, layout.LRU_CLOCK))
+
+
+def _pass_hand(mem, evicted):
+    """Move the hand over the folio table, half as far as pages were evicted. What it finds used in main, it notes as that."""
+    hand = atomics.read32(mem, layout.LRU_HAND)
+    _bump(mem, layout.LRU_HAND, evicted)
+    pfn = ((hand + evicted) >> 1) % atomics.npages(mem)
+    if pfn == (hand >> 1) % atomics.npages(mem) or _queue_of(mem, pfn) != layout.QUEUE_MAIN:
+        return
+    _bump(mem, layout.LRU_MET, 1)
+    if flags.clear(mem, atomics.folio_at(mem, pfn), layout.PG_REFERENCED):
+        _bump(mem, layout.LRU_USED, 1)
+        word = atomics.folio_at(mem, pfn) + layout.F_QUEUE
+        atomics.record32(mem, word, atomics.load_relaxed(mem, word) | 1 << layout.USED_SHIFT)
+
+
+def _evicted_since(mem, word):
+    return (atomics.read32(mem, layout.LRU_CLOCK) - atomics.read32(mem, word)) & layout.NIL
+
+
+def _returns(mem, verdict):
+    """Whether those with this verdict come back at a higher rate than the beaten."""
+    rate = _back(mem, verdict) * (_went(mem, layout.VERDICT_BEATEN) + layout.EVENT)
+    return rate > _back(mem, layout.VERDICT_BEATEN) * (_went(mem, verdict) + layout.EVENT)
+
+
+def _went(mem, verdict):
+    return atomics.read32(mem, layout.LRU_WENT + 4 * verdict)
+
+
+def _back(mem, verdict):
+    return atomics.read32(mem, layout.LRU_BACK + 4 * verdict)
+
+
+def _bump(mem, word, n):
+    atomics.write32(mem, word, (atomics.read32(mem, word) + n) & layout.NIL)
+
+
+def _tick(mem):
+    return atomics.read32(mem, layout.LRU_CLOCK) // max(atomics.npages(mem) >> layout.TICK_SHIFT, 1)
+
+
+def _small(mem):
+    return max(min(atomics.read32(mem, layout.LRU_SMALL), layout.SMALL_MAX), layout.SMALL_MIN)
+
+
+def _share(mem, of):
+    """New's and small's share of so many pages."""
+    share = of * _small(mem) >> layout.SMALL_SHIFT
+    return max(share, 1)
+
+
+def _is_filling(mem):
+    """Whether there is room still (or again), and new and small have their share of what will be."""
+    full = atomics.read32(mem, layout.LRU_FULL)
+    if full and cached(mem) + full // layout.FILLED_SHARE + 1 >= full:
+        return False
+    return pages(mem, layout.QUEUE_NEW) + pages(mem, layout.QUEUE_SMALL) >= _share(mem, full if full else atomics.npages(mem))
+
+
+def _empty(mem):
+    for queue in range(layout.QUEUES):
+        pagelist.reset(mem, _list(queue))
+        atomics.store_relaxed(mem, _pages(queue), 0)
+
+
+def _oldest(mem, queue):
+    return pagelist.last(mem, _list(queue))
+
+
+def _add(mem, pfn, queue, heat):
+    _mark(mem, pfn, queue, heat, 0)
     pagelist.push_first(mem, _list(queue), pfn)
     _account(mem, pfn, queue, 1)
 
 
-def _remove(mem, pfn):
+def _move(mem, pfn, queue, heat):
+    _unlink(mem, pfn)
+    _add(mem, pfn, queue, heat)
+
+
+def _unlink(mem, pfn):
     queue = _queue_of(mem, pfn)
     pagelist.remove(mem, _list(queue), pfn)
-    atomics.record32(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE, layout.QUEUE_NONE)
     _account(mem, pfn, queue, -1)
 
 
@@ -155,9 +403,22 @@ def _account(mem, pfn, queue, sign):
     atomics.store_relaxed(mem, _pages(queue), now + sign * (1 << kind.order(mem, pfn)))
 
 
+def _mark(mem, pfn, queue, heat, verdict):
+    word = queue | heat << layout.HEAT_SHIFT | verdict << layout.VERDICT_SHIFT
+    atomics.record32(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE, word)
+
+
 def _queue_of(mem, pfn):
-    queue = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE)
+    queue = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE) & layout.QUEUE_MASK
     return queue if queue < layout.QUEUES else layout.QUEUE_NONE
+
+
+def _heat(mem, pfn):
+    return atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE) >> layout.HEAT_SHIFT & layout.HEAT_MAX
+
+
+def _verdict(mem, pfn):
+    return atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE) >> layout.VERDICT_SHIFT & layout.VERDICT_MASK
 
 
 def _list(queue):
@@ -166,17 +427,3 @@ def _list(queue):
 
 def _pages(queue):
     return layout.LRU_PAGES + queue * 4
-
-
-def _ghost(mem, ino, index):
-    return atomics.ghosts(mem) + (_hash(ino, index) & (atomics.nghosts(mem) - 1)) * 4
-
-
-def _fingerprint(ino, index):
-    return (_hash(ino, index) >> 32) | 1
-
-
-def _hash(ino, index):
-    """64 bits, mixed (the multiplier is 2^64 / golden ratio; the shifts fold the high half down)."""
-    mixed = ((ino * layout.HASH_MULTIPLIER & layout.HASH_MASK) ^ index) * layout.HASH_MULTIPLIER & layout.HASH_MASK
-    return mixed ^ (mixed >> 29)

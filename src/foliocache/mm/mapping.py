@@ -154,6 +154,8 @@ def next_index(mem, ino, index, last):
 
 def insert(mem, me, ino, index, pfn):
     """Give a folio its slot, which takes over one of its references; under the tree lock. As xarray.store."""
+    digest = atomics.read64(mem, record(mem, ino) + layout.MAPPING_DIGEST_LO)
+    atomics.write64(mem, atomics.folio_at(mem, pfn) + layout.F_DIGEST, digest)
     status = xarray.store(mem, me, head(mem, ino), _height(mem, ino), index, pfn, ino)
     if status == layout.XA_OK:
         atomics.record32(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED, 1)

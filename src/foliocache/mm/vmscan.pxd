@@ -15,4 +15,3 @@ cdef void _keep(mem_t mem, u32 me, u32 pfn, bint attached) noexcept nogil
 cdef u32 _clear_block(mem_t mem, u32 me, u32 order) noexcept nogil
 @cython.locals(size=u32)
 cdef void _evict_range(mem_t mem, u32 me, u32 pfn, u32 end) noexcept nogil
-cdef u32 _cached(mem_t mem) noexcept nogil

@@ -39,10 +39,10 @@ def shrink(mem, me, want):
     """
     freed = 0
     refused = 0
-    most = min(layout.PINNED_MAX, _cached(mem) + 1)
-    rounds = 2 + 2 * _cached(mem) // layout.SCAN_BATCH  # enough to clear every PG_REFERENCED once
+    most = min(layout.PINNED_MAX, lru.cached(mem) + 1)
+    rounds = 2 + layout.LOOKS_MAX * lru.cached(mem) // layout.SCAN_BATCH  # enough for the last heat of every folio
     while freed < want and refused < most and rounds > 0:
-        pfn = lru.isolate(mem, me)
+        pfn = lru.isolate(mem, me, refused & 1)
         if pfn == layout.NIL:
             rounds -= 1
             continue
@@ -56,7 +56,6 @@ def evict(mem, me, pfn):
     """Evict a FILE folio that the caller has named and pinned, if nobody else holds it. Pages freed; 0 when it stays. Takes the pin."""
     at = atomics.folio_at(mem, pfn)
     ino = atomics.read64(mem, at + layout.F_INO)
-    index = atomics.read64(mem, at + layout.F_INDEX)
     order = kind.order(mem, pfn)
     if not mapping.lock(mem, me, ino):
         folio.put(mem, me, pfn)
@@ -68,7 +67,6 @@ def evict(mem, me, pfn):
         return 0
     left = mapping.remove(mem, me, ino, pfn)
     mapping.unlock(mem, ino)
-    lru.remember(mem, ino, index)
     client.count(mem, me, layout.COUNT_EVICTIONS, 1)
     folio.destroy(mem, me, pfn)
     client.done(mem, me, pfn)
@@ -117,7 +115,3 @@ def _evict_range(mem, me, pfn, end):
         if evict(mem, me, pfn) == 0:
             return
         pfn += size
-
-
-def _cached(mem):
-    return lru.pages(mem, layout.QUEUE_SMALL) + lru.pages(mem, layout.QUEUE_MAIN)

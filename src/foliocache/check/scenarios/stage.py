@@ -17,7 +17,7 @@ LAYOUT = loader.load(plain).layout
 
 def geometry(pages=2):
     return {
-        "npages": pages, "page_shift": 12, "nclients": 4, "nbuckets": 1, "nghosts": 1, "memmap": MEMMAP, "data": DATA,
+        "npages": pages, "page_shift": 12, "nclients": 4, "nbuckets": 1, "nghosts": 4, "memmap": MEMMAP, "data": DATA,
         "clients": CLIENTS, "buckets": BUCKETS, "ghosts": GHOSTS,
     }  # fmt: skip
 

@@ -1,0 +1,132 @@
+"""What the policy comes to: hit ratios of the core on made traces, each with its seed. bench/eviction has longer ones and rivals."""
+
+import random
+from collections import OrderedDict
+from itertools import accumulate
+
+import pytest
+import world as worlds
+from world import ME
+
+POOL = 400
+NIL = 0xFFFFFFFF
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Compiled only: a trace takes too long in the other one, where test_lru has every step."""
+    return worlds.compiled()
+
+
+class Cache:
+    """A pool of POOL pages; ``keys`` are pages of one object, or objects of a page each."""
+
+    def __init__(self, world, objects=False):
+        self.segment = worlds.Segment(world, POOL)
+        self.objects = objects
+        self.folios = 1 if objects else 1 << 18
+        self.inos = {}
+
+    def place(self, key):
+        """ino and index; an object's record goes with its last folio, and its ino with that."""
+        name, index = (key + 1, 0) if self.objects else (1, key)
+        return self.segment.open(name, folios=self.folios), index
+
+    def use(self, key):
+        """Whether it was a hit."""
+        segment = self.segment
+        ino, index = self.place(key)
+        pfn = segment.find(ino, index, self.folios)
+        hit = pfn != NIL
+        if hit:
+            segment.flags.mark_referenced(segment.at(pfn), segment.flags.load(segment.at(pfn)))
+        else:
+            pfn = segment.add(ino, index)
+        segment.folio.put(ME, pfn)
+        return hit
+
+    def hits(self, keys):
+        return sum(self.use(key) for key in keys) / len(keys)
+
+    def cached(self):
+        return self.segment.lru.cached()
+
+
+def lru_hits(keys, pages):
+    cached, hits = OrderedDict(), 0
+    for key in keys:
+        if key in cached:
+            hits += 1
+            cached.move_to_end(key)
+        else:
+            if len(cached) >= pages:
+                cached.popitem(last=False)
+            cached[key] = None
+    return hits / len(keys)
+
+
+def zipf(rng, keys, alpha, count):
+    weights = list(accumulate(1 / rank**alpha for rank in range(1, keys + 1)))
+    return rng.choices(rng.sample(range(keys), keys), cum_weights=weights, k=count)
+
+
+def epochs(rng, keys, count):
+    return [key for _ in range(count) for key in rng.sample(range(keys), keys)]
+
+
+@pytest.mark.parametrize("objects", [False, True], ids=["one object", "objects of a page"])
+@pytest.mark.parametrize("percent", [25, 50, 80])
+def test_shuffled_epochs_keep_a_stable_part(world, percent, objects):
+    """LRU has next to nothing of it. An object of one page loses its record with it, and is known again all the same."""
+    cache = Cache(world, objects)
+    data = POOL * 100 // percent
+    trace = epochs(random.Random(percent), data, 8)
+    cache.hits(trace[:data])
+    assert cache.hits(trace[data:]) >= 0.9 * cache.cached() / data
+
+
+@pytest.mark.parametrize("percent", [25, 50, 80])
+def test_a_loop_keeps_a_stable_part(world, percent):
+    cache = Cache(world)
+    data = POOL * 100 // percent
+    cache.hits(range(data))
+    assert cache.hits(list(range(data)) * 7) >= 0.85 * cache.cached() / data
+    assert lru_hits(list(range(data)) * 7, POOL) == 0
+
+
+def test_epochs_again_after_another_set(world):
+    """The stable part of the first set makes room for one of the second."""
+    cache, rng = Cache(world), random.Random(5)
+    cache.hits(epochs(rng, 800, 6))
+    cache.hits([key + 10000 for key in epochs(rng, 800, 6)])
+    assert cache.hits([key + 10000 for key in epochs(rng, 800, 4)]) >= 0.8 * cache.cached() / 800
+
+
+@pytest.mark.parametrize("alpha", [0.7, 0.9, 1.1])
+def test_zipf_is_far_above_lru(world, alpha):
+    trace = zipf(random.Random(7), 10 * POOL, alpha, 30000)
+    assert Cache(world).hits(trace) >= lru_hits(trace, POOL) + {0.7: 0.07, 0.9: 0.06, 1.1: 0.03}[alpha]
+
+
+def test_a_scan_leaves_the_working_set_alone(world):
+    """Ten pools' worth of pages read once flow past what is in use."""
+    cache, rng = Cache(world), random.Random(8)
+    hot = zipf(rng, 200, 0.5, 4000)
+    cache.hits(hot)
+    cache.hits(range(1000, 1000 + 10 * POOL))
+    assert cache.hits(hot[:400]) >= 0.9
+
+
+def test_what_is_popular_changes(world):
+    """Residents of yesterday do not keep today's out: no worse than LRU, which has no yesterday."""
+    cache, rng = Cache(world), random.Random(9)
+    parts = [[key + n * 10000 for key in zipf(rng, 10 * POOL, 0.9, 15000)] for n in range(4)]
+    trace = [key for part in parts for key in part]
+    assert cache.hits(trace) >= lru_hits(trace, POOL)
+
+
+def test_recency_is_served(world):
+    """Each page is used a few times within half a pool, and then no more: LRU's best case, and LRU has five pages more."""
+    rng = random.Random(10)
+    trace = [max(at // 8 - int(rng.expovariate(1 / (POOL * 0.3))), 0) for at in range(40000)]
+    assert Cache(world).hits(trace) >= 0.97 * lru_hits(trace, POOL)
