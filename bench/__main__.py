@@ -1,4 +1,4 @@
-"""``python -m bench [core refcount peers growth eviction] [--tiny] [--rounds N] [--trace FILE] [--write]``"""
+"""``python -m bench [core refcount peers growth eviction] [--tiny] [--rounds N] [--seeds N ...] [--trace FILE] [--write]``"""
 
 from __future__ import annotations
 
@@ -49,8 +49,14 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=11, help="interleaved rounds; a figure is their median")
     parser.add_argument("--tiny", action="store_true", help="every figure, none that means anything: for tests")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], metavar="N", help="of eviction's made traces")
     parser.add_argument(
-        "--trace", help="a recorded block trace for eviction: page numbers one a line, a CSV, or oracleGeneral .bin"
+        "--trace",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a recorded trace for eviction: page numbers one a line, a CSV, or oracleGeneral .bin; may be repeated",
     )
     parser.add_argument("--json", metavar="FILE", help="all figures and tables as one JSON document")
     parser.add_argument(
@@ -61,8 +67,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def plan(asked: argparse.Namespace) -> Plan:
     if asked.tiny:
-        return Plan(core.Plan.tiny(), tiny=True, trace=asked.trace)
-    return Plan(replace(core.Plan(), rounds=asked.rounds), trace=asked.trace)
+        return Plan(core.Plan.tiny(), tiny=True, traces=tuple(asked.trace), seeds=tuple(asked.seeds))
+    return Plan(replace(core.Plan(), rounds=asked.rounds), traces=tuple(asked.trace), seeds=tuple(asked.seeds))
 
 
 def measure(name: str, wanted: Plan) -> Section:

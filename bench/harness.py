@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from foliocache.cli.bench.core import Plan as CorePlan
@@ -47,7 +48,8 @@ class Plan:
 
     core: CorePlan = field(default_factory=CorePlan)
     tiny: bool = False
-    trace: str | None = None
+    traces: tuple[Path, ...] = ()
+    seeds: tuple[int, ...] = (1,)
 
     def of(self, real: Any, tiny: Any) -> Any:
         """The one or the other size."""
