@@ -1,6 +1,7 @@
 """audit: nothing to say about a sound segment, and something about every kind of damage."""
 
 import random
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -392,7 +393,7 @@ def test_damage_is_found(busy, damage):
 def test_every_check_is_damaged_here(world):
     source = world.audit.__file__ if not world.compiled else interpreted().audit.__file__
     with open(source) as file:
-        checks = {line.split('self.find("')[1].split('"')[0] for line in file if 'self.find("' in line}
+        checks = set(re.findall(r'self\.find\(\s*"(\w+)"', file.read()))
     damaged = {damage(Busy(interpreted())) for damage in DAMAGES}
     assert damaged == checks
 

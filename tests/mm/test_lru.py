@@ -455,7 +455,7 @@ class Dead(BaseException):
     """The client was killed."""
 
 
-STORES = ("write32", "write64", "store_relaxed", "fetch_and_relaxed", "fetch_add_acquire")
+STORES = ("record32", "write32", "write64", "store_relaxed", "fetch_and_relaxed", "fetch_add_acquire")
 
 
 def die(segment, patch, step):
