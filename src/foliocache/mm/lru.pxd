@@ -19,6 +19,8 @@ cpdef bint is_queued(mem_t mem, u32 pfn) noexcept nogil
 cdef void _lock(mem_t mem, u32 me) noexcept nogil
 cpdef u32 pages(mem_t mem, u32 queue) noexcept nogil
 cpdef u32 cached(mem_t mem) noexcept nogil
+@cython.locals(attached=u32)
+cdef bint _may_join(mem_t mem, u32 pfn) noexcept nogil
 @cython.locals(main=u32)
 cdef u32 _choose(mem_t mem, bint spare_main) noexcept nogil
 @cython.locals(used=bint)

@@ -56,15 +56,15 @@ def setup(mem):
 def insert(mem, me, pfn):
     """Put a new folio that the caller holds on a queue, with the heat that its ghost has kept."""
     _lock(mem, me)
-    if _queue_of(mem, pfn) == layout.QUEUE_NONE:
+    if _may_join(mem, pfn):
         _add(mem, pfn, layout.QUEUE_MAIN if _is_filling(mem) else layout.QUEUE_NEW, _recall(mem, pfn))
     wait.unlock(mem, layout.LRU_LOCK)
 
 
 def add(mem, me, pfn, queue):
-    """Put a folio that the caller holds at the young end of a queue, unless it is on one already."""
+    """Put a folio that the caller holds at the young end of a queue, unless it is on one already, or has left its mapping."""
     _lock(mem, me)
-    if _queue_of(mem, pfn) == layout.QUEUE_NONE:
+    if _may_join(mem, pfn):
         _add(mem, pfn, queue, _heat(mem, pfn))
     wait.unlock(mem, layout.LRU_LOCK)
 
@@ -148,6 +148,16 @@ def cached(mem):
 def _lock(mem, me):
     if wait.lock(mem, layout.LRU_LOCK, me):
         rebuild(mem)
+
+
+def _may_join(mem, pfn):
+    """Whether a folio is on no queue, and in its mapping.
+
+    So one that has left its mapping, and then been taken off its queue, does not come back: ``reap`` relies on it. Who takes it off
+    had seen it leave before he took the lock.
+    """
+    attached = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED)
+    return attached != 0 and _queue_of(mem, pfn) == layout.QUEUE_NONE
 
 
 def _choose(mem, spare_main):

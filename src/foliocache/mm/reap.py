@@ -10,12 +10,14 @@ one's slot stays the record of what is left to do, and every step may be done ag
 
    a. *Quarantine*, under the allocator's lock. A page that is free, or a tail, has leaked nothing. Any other may be freed by
       whoever uses it, but does not begin a new life meanwhile.
-   b. *Unpublish*: out of its mapping, off the queues, by ordinary means.
-   c. *Grace period*: every operation that may have loaded its name before is over.
-   d. *Nobody names it*: no living client has it in its ledger, its windows or its operation. Now no name can appear any more,
-      for names come from slots and queues (empty since b, checked again), from a scan of the memmap (which leaves quarantined pages
-      alone), from the allocator (not since a) and from other names (there are none). So every reference that is left is the dead
-      one's, and the word stands still.
+   b. *Grace period*: every operation that was under way is over. So the folio is not about to be built and published by a living client
+      who had it from the allocator before a.
+   c. *Unpublish*: out of its mapping, off the queues, by ordinary means. It stays so: a folio has a slot once in its life, and without
+      one it gets on no queue (``lru.add``).
+   d. *Nobody names it*: no living client has it in its ledger, its windows or its operation, at a moment in which it is in none. From
+      then on it cannot come by the name any more, for names come from slots and queues (empty since c), from a scan of the memmap
+      (which leaves quarantined pages alone), from the allocator (not since a) and from other names. So every reference that is left
+      is the dead one's, and the word stands still.
    e. *Settle* by the word: frozen, then its owner died in the middle of building or destroying it; else freeze it from whatever
       it says, which takes all leaked references at once. Destroy it. A page of a slab stays: its count is 1, and set right.
 
@@ -23,8 +25,9 @@ one's slot stays the record of what is left to do, and every step may be done ag
 
 Two dead clients may name the same folio. Pins of all of them go first; vague names of the dead count for nothing in d.
 
-Without c, a stale getter's passing reference could be taken for a leak, or appear after d. Without a, the name could appear again in
-a new life. If the ledger were written after the add, a reference would be nobody's. Each is a mutation that the checker catches.
+If d did not ask for that moment, a stale getter's passing reference could be taken for a leak, or appear afterwards. With c before b, the
+folio could be published after c and withdrawn by its owner in the middle of d. Without a, the name could appear again in a new life. If
+the ledger were written after the add, a reference would be nobody's. Each is a mutation that the checker catches.
 Source: the scheme of design section "Death at any instruction", with hazard pointers (Michael 2004) for names, and the asymmetric
 barrier of userspace-rcu (membarrier(2)) for the grace period.
 """
@@ -88,11 +91,11 @@ def settle(mem, me, dead, pfn):
     """Steps a to e for one folio that a dead client (or NIL) has named; whether it is settled. No operation may be under way."""
     if pfn >= atomics.npages(mem) or not page_alloc.quarantine(mem, me, pfn):
         return True
+    if not client.grace(mem, me):
+        return False
     client.enter(mem, me)
     _unpublish(mem, me, pfn)
     client.leave(mem, me)
-    if not client.grace(mem, me):
-        return False
     word = page_ref.count(mem, atomics.folio_at(mem, pfn))
     if _is_named(mem, dead, pfn) or not _settle_word(mem, me, pfn, word):
         return False
@@ -140,8 +143,7 @@ def _finish(mem, me, dead, pfn):
         pagetable.clear(mem, me, pfn)
     elif kind.type(mem, pfn) == layout.TYPE_FILE:
         fill.abandon(mem, dead, pfn)
-        if atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED):
-            lru.add(mem, me, pfn, layout.QUEUE_SMALL)
+        lru.add(mem, me, pfn, layout.QUEUE_SMALL)
 
 
 def _unpublish(mem, me, pfn):

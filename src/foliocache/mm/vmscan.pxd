@@ -10,7 +10,7 @@ cpdef u32 alloc_folio(mem_t mem, u32 me, u32 order) noexcept nogil
 cpdef u32 shrink(mem_t mem, u32 me, u32 want) noexcept nogil
 @cython.locals(left=u32, attached=u32)
 cpdef u32 evict(mem_t mem, u32 me, u32 pfn) noexcept nogil
-cdef void _keep(mem_t mem, u32 me, u32 pfn, bint attached) noexcept nogil
+cdef void _keep(mem_t mem, u32 me, u32 pfn) noexcept nogil
 @cython.locals(block=u32)
 cdef u32 _clear_block(mem_t mem, u32 me, u32 order) noexcept nogil
 @cython.locals(size=u32)

@@ -63,7 +63,7 @@ def evict(mem, me, pfn):
     attached = atomics.load_relaxed(mem, at + layout.F_ATTACHED)
     if not attached or not page_ref.freeze(mem, at, 2):
         mapping.unlock(mem, ino)
-        _keep(mem, me, pfn, attached)
+        _keep(mem, me, pfn)
         return 0
     left = mapping.remove(mem, me, ino, pfn)
     mapping.unlock(mem, ino)
@@ -75,10 +75,9 @@ def evict(mem, me, pfn):
     return 1 << order
 
 
-def _keep(mem, me, pfn, attached):
+def _keep(mem, me, pfn):
     """Drop the pin on a folio that stays. One that is in use is hot."""
-    if attached:
-        lru.add(mem, me, pfn, layout.QUEUE_MAIN)
+    lru.add(mem, me, pfn, layout.QUEUE_MAIN)
     folio.put(mem, me, pfn)
 
 
