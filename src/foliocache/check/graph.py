@@ -70,7 +70,7 @@ def join(a, b):
 class Graph:
     """One (partial) execution. ``done[t]``: None while thread t can go on, else how it ended (see ``machine``)."""
 
-    __slots__ = ("done", "mo", "plain", "reads", "seq_cst", "stamp", "threads")
+    __slots__ = ("done", "light", "mo", "plain", "reads", "seq_cst", "stamp", "threads")
 
     def __init__(self, nthreads):
         self.threads = [[] for _ in range(nthreads)]
@@ -79,7 +79,7 @@ class Graph:
         self.plain = {}
         self.done = [None] * nthreads
         self.stamp = 0
-        self.seq_cst = 0
+        self.seq_cst = self.light = 0
 
     def copy(self):
         new = Graph.__new__(Graph)
@@ -90,6 +90,7 @@ class Graph:
         new.done = list(self.done)
         new.stamp = self.stamp
         new.seq_cst = self.seq_cst
+        new.light = self.light
         return new
 
     def add(self, e):
@@ -103,6 +104,8 @@ class Graph:
             self.plain.setdefault(e.loc, []).append(e)
         if e.order == "seq_cst":
             self.seq_cst += 1
+        elif e.order == "light":
+            self.light += 1
 
     def restrict(self, keep, last):
         """A copy with ``keep[t]`` events of each thread, and ``last`` in place of the last one of its own thread."""
@@ -119,6 +122,7 @@ class Graph:
         new.plain = {loc: [e for e in es if e.index < keep[e.thread]] for loc, es in self.plain.items()}
         new.stamp = self.stamp
         new.seq_cst = sum(e.order == "seq_cst" for events in new.threads for e in events) if self.seq_cst else 0
+        new.light = sum(e.order == "light" for events in new.threads for e in events) if self.light else 0
         return new
 
     def view(self, loc, hb):

@@ -40,7 +40,7 @@ class Machine(Steps, Geometry):
         self.i, self.n = 0, len(self.log)
         self.mark, self.rounds, self.sleeps = 0, [], 0
         self.prepare_steps(program)
-        self.own = None if program.journals else {}
+        self.own = {}
         atomics.current = self
         try:
             value = program.threads[thread](self)
@@ -49,7 +49,7 @@ class Machine(Steps, Geometry):
         except Blocked as block:
             graph.done[thread] = ("blocked", block)
         except Died:
-            self.leave()
+            self.leave(died=True)
             graph.done[thread] = ("died", None)
         except Failure as failure:
             failure.thread = thread
@@ -73,7 +73,9 @@ class Machine(Steps, Geometry):
 
     def store(self, loc, value, order):
         if self.steps:
-            self.step()
+            self.step(writes=True)
+        if self.shared:
+            self.own.pop(loc, None)
         self.operations += 1
         if self.i < self.n:
             self.i += 1
@@ -82,7 +84,7 @@ class Machine(Steps, Geometry):
 
     def rmw(self, loc, order, compute):
         if self.steps:
-            self.step()
+            self.step(writes=True)
         self.operations += 1
         i = self.i
         if i < self.n:
@@ -100,14 +102,13 @@ class Machine(Steps, Geometry):
 
     def journal(self, loc, value):
         """A thread's journal is its own, and no event, where nobody may have to read it."""
-        if self.own is None:
+        if self.shared:
             self.store(loc, value, "relaxed")
-        else:
-            self.own[loc] = value
+        self.own[loc] = value
 
     def journaled(self, loc):
-        if self.own is None:
-            return self.load(loc, "relaxed")
+        if self.shared and loc not in self.own:
+            self.own[loc] = self.load(loc, "relaxed")
         return self.own.get(loc, self.initial.get(loc, 0))
 
     def fence(self, order):
@@ -137,6 +138,8 @@ class Machine(Steps, Geometry):
         return e.value
 
     def write(self, loc, value):
+        if self.steps:
+            self.step(writes=True)
         if self.i < self.n:
             self.i += 1
             return

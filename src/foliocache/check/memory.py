@@ -43,12 +43,6 @@ class Geometry:
     def handle(self):
         return self
 
-    def client_alive(self, client):
-        return True
-
-    def membarrier(self):
-        pass
-
     def journal(self, loc, value):
         self.store(loc, value, "relaxed")
 
@@ -57,11 +51,12 @@ class Geometry:
 
 
 class Direct(Geometry):
-    """Sequential memory: ``values`` by location."""
+    """Sequential memory: ``values`` by location; ``clients`` as in ``Program``."""
 
-    def __init__(self, geometry, values=None):
+    def __init__(self, geometry, values=None, clients=None):
         super().__init__(geometry)
         self.values = {} if values is None else values
+        self.processes = clients or {}
 
     def load(self, loc, order):
         return self.values.get(loc, 0)
@@ -84,6 +79,15 @@ class Direct(Geometry):
 
     def fence(self, order):
         pass
+
+    def membarrier(self):
+        pass
+
+    def light_barrier(self):
+        pass
+
+    def client_alive(self, client):
+        return self.values.get(("dead", self.processes.get(client))) != 1
 
     def choose(self, n):
         return 0

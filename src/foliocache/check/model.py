@@ -15,6 +15,7 @@ nothing comes between the halves of a read-modify-write. The explorer adds one e
 An event that comes last in ``mo``, or reads the last message, has no edge to anything: only the others need a search.
 """
 
+from . import barriers
 from .graph import FENCE, READ, WRITE
 
 ACQUIRE = frozenset(("acquire", "acq_rel", "seq_cst"))
@@ -75,6 +76,9 @@ def locked(e):
 
 
 class StoreBuffers(Interleaving):
+    def allows(self, graph, event):
+        return super().allows(graph, event) and (not graph.seq_cst or not graph.light or barriers.ordered(self, graph, event))
+
     def program(self, events, e):
         """The nearest earlier events that ``e`` is ordered after: loads and locked ones; stores, unless it is a plain load."""
         found = []
@@ -97,11 +101,11 @@ class StoreBuffers(Interleaving):
 
 class Rc11(Model):
     def allows(self, graph, event):
-        if graph.seq_cst < 2:
+        if graph.seq_cst + graph.light < 2:
             return True
         from .psc import acyclic
 
-        return acyclic(graph)
+        return barriers.acyclic(graph) if graph.light else acyclic(graph)
 
 
 MODELS = {"sc": Interleaving("sc"), "tso": StoreBuffers("tso"), "rc11": Rc11("rc11")}

@@ -18,9 +18,10 @@ class Program:
     ``final`` looks at the memory that is left and raises ``AssertionError`` if it may not be so; what it returns (or, without
     it, the results) is the execution's *outcome*. A thread that is ``mortal`` may die at each of its operations; its result is
     None then. With ``timeouts`` every futex_wait may also time out. ``barriers`` is how often one of the threads calls
-    ``steps.membarrier``. With ``journals`` what clients write down of themselves is read by others, too. ``names`` tells locations
-    to the reader: ``{offset: "slot"}`` or a function. ``equal`` groups threads that are the same but for their numbers, see
-    ``symmetry``; of executions that differ by no more than those, one is explored.
+    ``steps.membarrier``. With ``journals`` what clients write down of themselves is read by others, too; ``clients`` are the threads
+    of those that the core may ask about. ``names`` tells locations to the reader: ``{offset: "slot"}`` or a function. ``equal`` groups
+    threads that are the same but for their numbers, see ``symmetry``; of executions that differ by no more than those, one is
+    explored.
     """
 
     threads: list
@@ -33,6 +34,7 @@ class Program:
     timeouts: bool = False
     barriers: int = 0
     journals: bool = False
+    clients: dict = dataclasses.field(default_factory=dict)
     equal: tuple = ()
 
     def initial(self):
@@ -56,7 +58,7 @@ class Program:
         results = [end[1] for end in graph.done]
         if self.final is None:
             return tuple(results)
-        mem = Direct(self.geometry, dict(self.start))
+        mem = Direct(self.geometry, dict(self.start), self.clients)
         mem.values.update((loc, writes[-1].value) for loc, writes in graph.mo.items())
         atomics.current = mem
         try:

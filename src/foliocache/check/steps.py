@@ -1,15 +1,21 @@
 """Steps of a thread that are no memory operations of its own: dying, and taking a process-wide barrier.
 
-**Death.** A mortal thread may die before each of its operations: a choice, explored like any other. ``is_dead`` tells others;
-who sees it sees all that the dead one did (the kernel tells it, after the last instruction).
+**Death.** A mortal thread may die before each of its writes: a choice, explored like any other. (A load leaves nothing behind, so
+to die before it is to die before the next write.) ``is_dead`` tells others; who sees it sees all that the dead one did (the kernel
+tells it, after the last instruction). The core asks by client: ``Program(clients={client: thread})``.
 
-**membarrier(2).** The caller makes every other thread execute a full fence at some point between call and return. Modelled as
-what it is, an interrupt: before each operation another thread may take it (once it has been sent), which is a seq_cst fence
-there, and acknowledges it; the caller fences, sends, waits for all, fences. A thread that has ended has passed a fence on its
-way out.
+**membarrier(2).** The caller makes every other thread execute a full fence at some point between call and return. Two models:
+
+- ``steps.membarrier`` is what it is, an interrupt: before each operation another thread may take it (once it has been sent), which is a
+  seq_cst fence there, and acknowledges it; the caller fences, sends, waits for all, fences. A thread that has ended has passed a
+  fence on its way out. Exact, and dear: every place is a choice.
+- The core's ``atomics.membarrier`` has a partner, ``atomics.light_barrier``, and only what it does to that counts here: see
+  ``barriers``. That is weaker than the interrupt, so what holds with it holds.
 """
 
 from .memory import Blocked, Died
+
+DEAD, GONE = 1, 2  # a mortal thread that has died, or has come to its end
 
 
 class Steps:
@@ -17,14 +23,15 @@ class Steps:
 
     def prepare_steps(self, program):
         self.mortal = self.thread in program.mortal
+        self.processes, self.mortals, self.shared = program.clients, program.mortal, program.journals
         self.interrupts = program.barriers
         self.taken = self.sent = 0
         self.steps = self.mortal or self.interrupts > 0
 
-    def step(self):
+    def step(self, writes=False):
         self.steps = False
-        if self.mortal and self.choose(2):
-            self.store(("dead", self.thread), 1, "release")
+        if writes and self.mortal and self.choose(2):
+            self.store(("dead", self.thread), DEAD, "release")
             raise Died
         while self.taken < self.interrupts and self.choose(2):
             if self.load("interrupt", "relaxed") <= self.taken:
@@ -37,8 +44,10 @@ class Steps:
         self.fence("seq_cst")
         self.store(("acknowledged", self.thread), self.taken, "relaxed")
 
-    def leave(self):
+    def leave(self, died=False):
         self.steps = False
+        if self.mortal and self.processes and not died:
+            self.store(("dead", self.thread), GONE, "release")
         if self.interrupts and self.sent == 0:
             self.taken = self.interrupts - 1
             self.take_interrupt()
@@ -57,6 +66,18 @@ class Steps:
         self.steps = self.mortal
 
 
+    def membarrier(self):
+        self.fence("seq_cst")
+
+    def light_barrier(self):
+        if self.shared:
+            self.fence("light")
+
+    def client_alive(self, client):
+        thread = self.processes.get(client)
+        return thread not in self.mortals or self.load(("dead", thread), "acquire") != DEAD
+
+
 def membarrier(mem):
     """The caller is the only thread of its program that may call this; ``Program(barriers=n)`` for n calls."""
     mem.send_interrupt()
@@ -65,6 +86,11 @@ def membarrier(mem):
 def is_dead(mem, thread):
     """Whether that thread has died, as far as the caller can know by now."""
     return mem.load(("dead", thread), "acquire") == 1
+
+
+def has_died(mem, client):
+    """Wait until a mortal client has died or come to its end; whether it has died."""
+    return mem.until(("dead", mem.processes[client]), bool, order="acquire") == DEAD
 
 
 def choose(mem, n):

@@ -27,8 +27,8 @@ def geometry(pages):
     return shape
 
 
-def opened(core, mem, digest, height=1):
-    return core.mapping.open(mem, 0, digest, digest, digest, 1024, 0, height, b"", 0, 0)
+def opened(core, mem, digest, height=1, me=0):
+    return core.mapping.open(mem, me, digest, digest, digest, 1024, 0, height, b"", 0, 0)
 
 
 def audit(core, pages):
@@ -55,7 +55,9 @@ def unused(core, mem):
 
 
 class Cached:
-    """A pool with one page cached, at INDEX of mapping ``ino``."""
+    """A pool with one page cached, at ``place`` of mapping ``ino``."""
+
+    place = INDEX
 
     def __init__(self, core, pages, more=(), height=1):
         self.core, self.pages, self.more, self.height = core, pages, more, height
@@ -67,7 +69,7 @@ class Cached:
         core.lru.setup(mem)
         core.mapping.setup(mem)
         self.ino = opened(core, mem, 1, self.height)
-        for index in (*self.more, INDEX):
+        for index in (*self.more, self.place):
             grabbed = core.filemap.grab(mem, 0, self.ino, index, 0, 1)
             assert grabbed & core.layout.GRAB_ADDED
             self.pfn = grabbed & 0xFFFFFFFF
@@ -78,15 +80,18 @@ class Cached:
 
     def getter(self, me):
         def get(mem):
-            pfn = self.core.filemap.find_get(mem, me, self.ino, self.head, self.height, INDEX)
+            pfn = self.core.filemap.find_get(mem, me, self.ino, self.head, self.height, self.place)
             if pfn == self.core.layout.NIL:
                 return "miss"
-            content = stage.look(mem, pfn)
-            assert content == (self.ino, INDEX), f"looked for {(self.ino, INDEX)}, found {content}"
+            self.check(mem, pfn)
             self.core.folio.put(mem, me, pfn)
             return "hit"
 
         return get
+
+    def check(self, mem, pfn):
+        content, right = stage.look(mem, pfn), (self.ino, self.place)
+        assert content == right, f"looked for {right}, found {content}"
 
     def truncater(self, me):
         return lambda mem: self.core.filemap.truncate(mem, me, self.ino, 3)
@@ -94,7 +99,7 @@ class Cached:
     def inserter(self, me, digest, index=INDEX):
         def insert(mem):
             core = self.core
-            ino = opened(core, mem, digest)
+            ino = opened(core, mem, digest, me=me)
             if not ino:
                 return "no memory"
             grabbed = core.filemap.grab(mem, me, ino, index, 0, 1)

@@ -1,0 +1,195 @@
+"""What the scenarios of death share: a pool whose clients write down what they do, a reaper, and an audit of what is left.
+
+The whole path as in ``tree``, down to the shipped lock with its take-over; of it only the sleep is left out (``death/lock-...`` has
+it). A thread is a client, its number is the client's. Client 0 sets the pool up, client 1 is the one that may die.
+"""
+
+from .. import plain, steps
+from ..mutation import Edit, Replace
+from ..program import Program
+from . import stage, tree
+from .tree import INDEX
+
+OPS, PINS, LEDGER = 5, 2, 256
+SMALL = {**tree.SMALL, "OPS": OPS, "CLIENT_SIZE": LEDGER + 4 * PINS, "TREE_LOCKS": 1, "LOCK_SPINS": 0}
+PARTS = (
+    Replace("wait", "_sleep", """
+        def _sleep(mem, word, held):
+            atomics.cpu_relax()
+    """),
+    Edit("client", "note", "    if op < end:", "    assert op < end, 'there is no room for one more name'\n    if op < end:"),
+    Edit("page_alloc", "free", "    _lock(", "    atomics.poison(mem, pfn)\n    _lock("),
+    Edit("page_alloc", "_give", "    _set_mark(mem, pfn, order + 1)",
+        "    assert not _is_free_mark(mark(mem, pfn)), 'the page is freed twice'\n    _set_mark(mem, pfn, order + 1)"),
+)  # fmt: skip
+# Neither queues nor the end of a mapping: for scenarios about references. The smallest pool: a page of records, and the folio.
+FEW = {**SMALL, "MAX_ORDER": 0}
+FEW_PARTS = (
+    *PARTS,
+    stage.ONE_PAGE[2],
+    Replace("lru", "add", """
+        def add(mem, me, pfn, queue):
+            pass
+    """),
+    Replace("lru", "is_queued", """
+        def is_queued(mem, pfn):
+            return False
+    """),
+    stage.TREE[2],
+)  # fmt: skip
+VICTIM, REAPER = 1, 2
+
+
+class Pool(tree.Cached):
+    """As ``tree.Cached``: a pool with one page cached, at ``place`` of mapping ``ino``."""
+
+    clients = 4
+
+    def __init__(self, core, pages=2, more=(), height=0):
+        super().__init__(core, pages, more, height)
+        self.place = INDEX if height else 0
+
+    def setup(self, mem):
+        super().setup(mem)
+        for client in range(self.clients):
+            self.core.client.set_state(mem, client, self.core.layout.SLOT_ATTACHED)
+
+    def pinned(self, mem, client, pfn, n=0):
+        """In the setup: one more reference, and it is a pin of that client's."""
+        core = self.core
+        core.page_ref.get(mem, core.atomics.folio_at(mem, pfn))
+        core.atomics.store_relaxed(mem, core.client.pin(mem, client, n), pfn | core.layout.PIN_HELD)
+
+    def operation(self, me, body):
+        """``body`` as one operation of client me."""
+
+        def run(mem):
+            self.core.client.enter(mem, me)
+            value = body(mem)
+            self.core.client.leave(mem, me)
+            return value
+
+        return run
+
+    # What clients do.
+
+    def holder(self, me, n=0):
+        """Look the page up, use it under a pin, release it: two operations."""
+
+        def hold(mem):
+            core = self.core
+            pfn = core.filemap.lookup(mem, me, n, self.ino, self.head, self.height, self.place)
+            if pfn == core.layout.NIL:
+                return "miss"
+            self.check(mem, pfn)
+            core.folio.release(mem, me, n, pfn)
+            return "hit"
+
+        return hold
+
+    def remover(self, me):
+        """Look the page up and withdraw it, as one operation."""
+
+        def remove(mem):
+            core = self.core
+            pfn = core.filemap.find_get(mem, me, self.ino, self.head, self.height, self.place)
+            if pfn != core.layout.NIL:
+                core.filemap.remove(mem, me, self.ino, pfn)
+                core.folio.put(mem, me, pfn)
+
+        return self.operation(me, remove)
+
+    def truncater(self, me):
+        return self.operation(me, super().truncater(me))
+
+    def getter(self, me):
+        return self.operation(me, super().getter(me))
+
+    def inserter(self, me, digest, index=INDEX):
+        return self.operation(me, super().inserter(me, digest, index))
+
+    # Who cleans up.
+
+    def reaper(self, me=REAPER, victims=(VICTIM,), whole=False):
+        """Wait for the end of all who may die, then settle what those who have died have named; ``whole``: and the rest."""
+
+        def reap(mem):
+            dead = [victim for victim in victims if steps.has_died(mem, victim)]
+            return self.settle(mem, me, dead, whole) if dead else None
+
+        return reap
+
+    def settle(self, mem, me, dead, whole=True):
+        """``foliocache.client.reap``: how many of the dead have to wait.
+
+        Not ``whole``: without the locks that a dead one holds (who needs one takes it over) and without empty mappings, because each
+        look at something that others change is one more thing to try. A slot is not clean then, and in the end somebody does it all.
+        """
+        core = self.core
+        for client in dead:
+            core.client.set_state(mem, client, core.layout.SLOT_DEAD)
+        for client in dead if whole else ():
+            core.reap.locks(mem, me, client)
+        for client in dead:
+            core.reap.pins(mem, me, client)
+        waiting = 0
+        for client in dead:
+            if core.reap.vague(mem, me, client):
+                waiting += 1
+            elif whole:
+                core.client.set_state(mem, client, core.layout.SLOT_CLEAN)
+        if whole:
+            self.operation(me, lambda mem: core.mapping.sweep(mem, me))(mem)
+        return waiting
+
+    # What must be left in the end.
+
+    def left(self, mem):
+        core, layout = self.core, self.core.layout
+        dead = [c for c in range(self.clients) if not core.atomics.client_alive(mem, c) and core.client.state(mem, c) != layout.SLOT_CLEAN]
+        if dead:
+            assert self.settle(mem, 0, dead) == 0, "somebody still waits, though nobody uses anything"
+        core.client.enter(mem, 0)
+        core.mapping.sweep(mem, 0)
+        core.client.leave(mem, 0)
+        for client in range(self.clients):
+            assert core.client.is_idle(mem, client), f"client {client} still names a folio"
+        for word, name in self.locks().items():
+            assert core.atomics.load_relaxed(mem, word) == 0, f"the {name} is left held"
+        found = core.audit.Audit(mem)
+        for finding in found.run():
+            raise AssertionError("{check}: {where} {message}".format(**finding))
+        assert found.pins == 0, f"{found.pins} references are nobody's"
+        marks = [core.page_alloc.mark(mem, pfn) for pfn in range(self.pages)]
+        assert max(marks) <= layout.MAX_ORDER + 1, f"a quarantine was not ended: {marks}"
+
+    def locks(self):
+        layout = self.core.layout
+        words = {layout.ALLOC_LOCK: "allocator's lock", layout.LRU_LOCK: "queues' lock", layout.TABLE_LOCK: "table's lock"}
+        words |= {layout.TREE_LOCK: "tree lock", layout.SLAB_LOCK: "nodes' lock", layout.SLAB_LOCK + layout.SLAB_STRIDE: "records' lock"}
+        return words
+
+    def program(self, *threads, mortal=(VICTIM,), clients=None, final=None, **options):
+        """``threads`` are those of clients 1, 2 and so on, unless ``clients`` says whose."""
+        clients = clients or range(1, len(threads) + 1)
+        numbers = {client: thread for thread, client in enumerate(clients)}
+
+        def judge(mem, results):
+            self.left(mem)
+            if final:
+                final(mem, results)
+
+        shape = tree.geometry(self.pages)
+        shape["nclients"] = self.clients
+        labels = [f"client {client}" for client in clients]
+        return Program(
+            list(threads), self.setup, judge, shape, labels, self.name, frozenset(numbers[m] for m in mortal), journals=True,
+            clients=numbers, **options,
+        )  # fmt: skip
+
+    def name(self, loc):
+        if isinstance(loc, int) and stage.CLIENTS <= loc < stage.BUCKETS:
+            client, off = divmod(loc - stage.CLIENTS, LEDGER + 4 * PINS)
+            what = {8: "state", 64: "busy"}.get(off) or (f"name {(off - 68) // 4}" if off < 256 else f"pin {(off - 256) // 4}")
+            return f"{what} of client {client}"
+        return stage.names(loc)
