@@ -52,6 +52,7 @@ def test_put_of_the_last_gives_every_page_back(segment, order):
 @pytest.mark.parametrize("number", [1, 2])
 def test_the_destructor_of_a_file_takes_it_off_its_queue(segment, number):
     pfn = segment.new_file(1)
+    segment.set_field(pfn, segment.layout.F_ATTACHED, 1)
     segment.lru.add(ME, pfn, number)
     segment.folio.put(ME, pfn)
     assert segment.lru.pages(number) == 0
@@ -110,6 +111,7 @@ def another_zero(segment, type, order):
     another type and order, and drops that to 0 as well. Then T1 wakes.
     """
     pfn = segment.new_file(0)
+    segment.set_field(pfn, segment.layout.F_ATTACHED, 1)
     segment.lru.add(ME, pfn, segment.layout.QUEUE_SMALL)
     at = segment.at(pfn)
     segment.write(at, 0)  # T1: the sub

@@ -17,8 +17,15 @@ def queues(segment):
     return [queue(segment, number) for number in (NEW, SMALL, MAIN)]
 
 
+def attached_file(segment, order=0, ino=0, index=0):
+    """A live FILE folio that says that it is in its mapping: no other is ever put on a queue."""
+    pfn = segment.new_file(order, ino, index)
+    segment.set_field(pfn, segment.layout.F_ATTACHED, 1)
+    return pfn
+
+
 def added(segment, number, count=1, order=0, heat=0):
-    pfns = [segment.new_file(order, ino=1, index=index) for index in range(count)]
+    pfns = [attached_file(segment, order, ino=1, index=index) for index in range(count)]
     for pfn in pfns:
         segment.lru.add(ME, pfn, number)
         set_heat(segment, pfn, heat)
@@ -89,7 +96,7 @@ def test_adding_twice_changes_nothing(segment):
 
 
 def test_remove_from_each_queue_or_none(segment):
-    (a,), (b,), (c,), d = added(segment, SMALL), added(segment, MAIN), added(segment, NEW), segment.new_file()
+    (a,), (b,), (c,), d = added(segment, SMALL), added(segment, MAIN), added(segment, NEW), attached_file(segment)
     for pfn in (a, b, c, d):
         segment.lru.remove(ME, pfn)
         assert segment.field(pfn, segment.layout.F_QUEUE) == NONE
@@ -97,7 +104,7 @@ def test_remove_from_each_queue_or_none(segment):
 
 
 def test_a_damaged_queue_number_counts_as_none(segment):
-    pfn = segment.new_file()
+    pfn = attached_file(segment)
     segment.set_field(pfn, segment.layout.F_QUEUE, 77)
     segment.lru.remove(ME, pfn)
     segment.lru.add(ME, pfn, SMALL)
@@ -108,7 +115,7 @@ def test_a_damaged_queue_number_counts_as_none(segment):
 
 
 def test_an_empty_pool_fills_main_when_new_has_its_share(segment):
-    pfns = [segment.new_file() for _ in range(10)]
+    pfns = [attached_file(segment) for _ in range(10)]
     for pfn in pfns:
         segment.lru.insert(ME, pfn)
     assert queues(segment) == [pfns[2::-1], [], pfns[:2:-1]]  # 3 of 64 pages are a twentieth
@@ -118,7 +125,7 @@ def test_a_full_pool_starts_folios_in_new(segment):
     added(segment, MAIN, 20)
     added(segment, NEW, 5)
     assert isolate(segment) != NIL
-    pfn = segment.new_file()
+    pfn = attached_file(segment)
     segment.lru.insert(ME, pfn)
     assert queue_of(segment, pfn) == NEW
 
@@ -129,7 +136,7 @@ def test_a_pool_that_lost_much_fills_again(segment):
     assert isolate(segment) != NIL
     for pfn in pfns[20:]:
         segment.lru.remove(ME, pfn)
-    pfn = segment.new_file()
+    pfn = attached_file(segment)
     segment.lru.insert(ME, pfn)
     assert queue_of(segment, pfn) == MAIN
 
@@ -270,7 +277,7 @@ def evicted(segment, pfn):
 
 
 def inserted(segment, index):
-    pfn = segment.new_file(0, ino=1, index=index)
+    pfn = attached_file(segment, 0, ino=1, index=index)
     segment.lru.insert(ME, pfn)
     return pfn
 
@@ -481,7 +488,7 @@ def an_insert(segment, ino):
 
 
 def an_add(segment, _):
-    pfn = segment.new_file()
+    pfn = attached_file(segment)
     return lambda: segment.lru.add(ME, pfn, MAIN)
 
 
