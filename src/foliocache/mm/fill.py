@@ -38,11 +38,13 @@ def fail(mem, pfn):
 def take_over(mem, me, pfn):
     """Become the filler of a locked folio that the caller holds, if its filler is dead; whether he is now.
 
-    The content may be there already, if the other died on his last steps.
+    The content may be there already, if the other died on his last steps: look at the flags before anything is written. Acquire: pairs
+    with the release of ``abandon``, so that they are there to be seen if the reaper had seen them. (Who asks himself whether the owner
+    lives is told after the owner's last instruction.)
     """
     word = atomics.folio_at(mem, pfn) + layout.F_OWNER
     owner = atomics.load_relaxed(mem, word)
-    return not client.is_alive(mem, owner) and atomics.cmpxchg_relaxed(mem, word, owner, me) == owner
+    return not client.is_alive(mem, owner) and atomics.cmpxchg_acquire(mem, word, owner, me) == owner
 
 
 def abandon(mem, dead, pfn):
@@ -50,7 +52,7 @@ def abandon(mem, dead, pfn):
     folio = atomics.folio_at(mem, pfn)
     seen = flags.load(mem, folio)
     if seen & layout.PG_LOCKED:
-        atomics.cmpxchg_relaxed(mem, folio + layout.F_OWNER, dead, layout.NIL)
+        atomics.cmpxchg_release(mem, folio + layout.F_OWNER, dead, layout.NIL)
         if seen & layout.PG_UPTODATE:
             complete(mem, pfn)
 
