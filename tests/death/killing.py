@@ -1,0 +1,66 @@
+"""Kill a child at one instruction after the other of a scene, and look each time whether everything is settled.
+
+``python killing.py SEGMENT SCENE [MOST]`` prints what has been done, as JSON. A process of its own, because it forks all the time and
+its children should be small.
+"""
+
+import faulthandler
+import json
+import signal
+import sys
+import time
+
+from scenes import SCENES, World
+from stepping import AT_THE_END, ENDED, KILLED
+
+PATIENCE = 60  # seconds until one death counts as a hang
+TURNS = 2  # of a loop in long operations
+MANY_TURNS = 50
+LONG = 20_000  # instructions
+
+
+def points(world, prepare, most):
+    """Where to kill: at every store to the segment and every instruction, in long operations at TURNS turns of each loop; or at most
+    ``most`` of the stores, evenly spread, but for the later turns of long loops."""
+    before = bytes(world.memory)
+    chosen = world.stepper.stores(prepare)
+    world.memory[:] = before
+    if most:
+        quick = [point for point in chosen if point.nth <= MANY_TURNS]
+        return len(chosen), [*quick[:: -(-len(quick) // most)], AT_THE_END]
+    path = world.stepper.instructions(prepare)
+    world.memory[:] = before
+    stores = {(point.pc, point.nth) for point in chosen}
+    everywhere = [p for p in path if len(path) <= LONG or p.nth <= TURNS or (p.pc, p.nth) in stores]
+    return len(path), [*everywhere, AT_THE_END]
+
+
+def kill_everywhere(world, scene, most):
+    world.memory[:] = world.empty
+    prepare = scene(world)
+    before = bytes(world.memory)
+    start = time.monotonic()
+    steps, chosen = points(world, prepare, most)
+    kills = 0
+    for number, point in enumerate(chosen):
+        signal.alarm(PATIENCE)
+        world.memory[:] = before
+        outcome = world.stepper.kill(prepare, point)
+        assert outcome == (ENDED if point is AT_THE_END else KILLED), (point, outcome)
+        try:
+            world.settle(work_first=number % 2 == 1)
+        except BaseException:
+            print(f"{scene.__name__}: killed at {point}, {world.stepper.where(point.pc)}", file=sys.stderr)
+            raise
+        kills += 1
+    signal.alarm(0)
+    return {"scene": scene.__name__, "steps": steps, "kills": kills, "seconds": round(time.monotonic() - start, 1)}
+
+
+def main(name, scene, most=0):
+    faulthandler.register(signal.SIGALRM, chain=True)
+    print(json.dumps(kill_everywhere(World(name), SCENES[scene], int(most))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,329 @@
+"""What is going on when a process is killed: one small segment, and the operations that a child does in it.
+
+A scene is a function of a ``World``. It sets the segment up, and returns what the child does first: that joins as a client, and
+returns the operation itself, which is run to one of its instructions and no further.
+"""
+
+import contextlib
+import functools
+import mmap
+import os
+import random
+import signal
+
+from stepping import AT_THE_END, KILLED, Stepper
+
+import foliocache
+from foliocache.client import ClientSlot
+from foliocache.mm import client, layout, slab, vmscan
+
+PAGE = 4096
+PAGES = 128
+SIZES = {"small": 3 * PAGE + 100, "wide": 30 * PAGE, "large": 600_000, "other": 5 * PAGE}
+
+
+@functools.cache
+def content(key):
+    return random.Random(key).randbytes(SIZES[key])
+
+
+def source(key):
+    return lambda offset, length: content(key)[offset : offset + length]
+
+
+class World:
+    """The segment, and this process as its first client, which goes on after the others' deaths."""
+
+    def __init__(self, name):
+        self.cache = foliocache.open(name, size=PAGES * PAGE, page_size=PAGE, clients=4)
+        self.attachment = self.cache._attachment
+        self.segment = self.attachment.segment
+        self.mem = self.segment.mem
+        self.memory = mmap.mmap(self.segment.fd, self.segment.geometry["size"])
+        self.empty = bytes(self.memory)
+        self.stepper = Stepper(self.mem)
+        self.held = []  # by the child
+
+    def mapping(self, key):
+        """A new one each time: the segment is set back now and then, so an old one may know the number of a record that is to come."""
+        assert content(key)  # known before anybody counts instructions
+        return self.cache.mapping(key, SIZES[key], "v", source(key))
+
+    def fill(self, key, count=None):
+        """Have an object's first folios in the cache."""
+        mapping = self.mapping(key)
+        for index in range(count or mapping.folios):
+            mapping.lease(index)
+        return mapping
+
+    def join(self):
+        return self.attachment.number
+
+    # What holds after a death.
+
+    def settle(self, work_first):
+        """Everything that dead clients left is settled, and the cache works. Survivors may also be at work before the reaper comes."""
+        if work_first:
+            self.work()
+        _, waiting = self.attachment.reap()
+        assert waiting == 0
+        self.check()
+        self.work()
+        for key in SIZES:
+            self.cache.forget(key)
+        self.check()
+        pages = self.cache.stat()["pages_by_state"]
+        assert pages["file"] == pages["table"] == 0, pages
+
+    def check(self):
+        """Nothing is lost, nothing is pinned, every slot is clean but this process's, which names nothing."""
+        assert self.cache.audit() == []
+        stat = self.cache.stat()
+        pages = stat["pages_by_state"]
+        assert sum(pages.values()) == PAGES and pages["frozen"] == 0 and stat["pins"] == 0, stat
+        assert [(c["slot"], c["state"], c["pins"]) for c in stat["clients"]] == [(self.join(), "attached", 0)], stat["clients"]
+        assert all(client.is_idle(self.mem, slot) for slot in range(self.segment.geometry["nclients"]))
+
+    def work(self):
+        """Hits, misses and evictions of folios of both orders, and a window; every byte is right."""
+        for key in SIZES:
+            reader = self.mapping(key)
+            for index in range(0, reader.folios, 1 + reader.folios // 12):
+                start = index * reader.folio_size
+                assert memoryview(reader.lease(index)) == content(key)[start : start + reader.folio_size], (key, index)
+        small = self.mapping("small")
+        with small.window() as window:
+            assert memoryview(window) == content("small")
+        small.invalidate()
+
+
+# The operations.
+
+
+def get(world):
+    """A hit."""
+    mapping = world.fill("small")
+
+    def prepare():
+        world.join()
+        return lambda: world.held.append(mapping.lease(1))
+
+    return prepare
+
+
+def put(world):
+    """A lease is released; the folio stays in the cache."""
+    mapping = world.fill("small")
+
+    def prepare():
+        lease = mapping.lease(1)
+        return lease.release
+
+    return prepare
+
+
+def put_last(world):
+    """The last reference: the destructor runs, and two buddies merge."""
+    mapping = world.fill("large", 4)
+
+    def prepare():
+        lease = mapping.lease(2)
+        mapping.invalidate()
+        return lease.release
+
+    return prepare
+
+
+def evict(world):
+    """Reclaim takes the coldest folio out of a tree of two levels, and with it the node that it was alone in."""
+    world.fill("small")
+    mapping = world.mapping("large")
+    mapping.lease(70)
+
+    def prepare():
+        me = world.join()
+
+        def operation():
+            client.enter(world.mem, me)
+            vmscan.shrink(world.mem, me, 100)
+            client.leave(world.mem, me)
+
+        return operation
+
+    return prepare
+
+
+def insert(world):
+    """A miss in an empty cache: record, nodes and folio are made, the source is read, the fill completed."""
+    mapping = world.mapping("large")
+
+    def prepare():
+        world.join()
+        return lambda: world.held.append(mapping.lease(3))
+
+    return prepare
+
+
+def insert_full(world):
+    """A miss when every page is in use: eviction, also of a whole block, then the same."""
+    world.fill("wide")
+    world.fill("large")
+    world.fill("small")
+    world.fill("wide")
+    mapping = world.mapping("other")
+    larger = world.mapping("large")
+
+    def prepare():
+        world.join()
+
+        def operation():
+            world.held.append(mapping.lease(0))
+            world.held.append(larger.lease(73))
+
+        return operation
+
+    return prepare
+
+
+def truncate(world):
+    """An object is withdrawn folio by folio, with its tree and its record."""
+    mapping = world.fill("large", 3)
+    mapping.lease(70)
+
+    def prepare():
+        world.join()
+        return mapping.invalidate
+
+    return prepare
+
+
+def fail(world):
+    """The source fails: the folio is withdrawn again."""
+
+    def broken(offset, length):
+        raise OSError
+
+    mapping = world.cache.mapping("other", SIZES["other"], "v", broken)
+
+    def prepare():
+        world.join()
+
+        def operation():
+            with contextlib.suppress(OSError):
+                mapping.lease(0)
+
+        return operation
+
+    return prepare
+
+
+def window(world):
+    """Four folios are mapped side by side, one of them pinned through the window's table; then all of it is closed."""
+    mapping = world.fill("small")
+
+    def prepare():
+        world.join()
+
+        def operation():
+            opened = mapping.window()
+            opened.lease(1).release()
+            opened.close()
+
+        return operation
+
+    return prepare
+
+
+def shrink_slab(world):
+    """An empty page of records goes back to the allocator."""
+    for number in range(40):
+        world.cache.mapping(f"tiny {number}", 10, "v", lambda offset, length: bytes(length)).lease(0)
+    for number in range(40):
+        world.cache.forget(f"tiny {number}")
+    assert world.cache.stat()["pages_by_state"]["inode"] > layout.SLAB_KEEP
+
+    def prepare():
+        me = world.join()
+
+        def operation():
+            client.enter(world.mem, me)
+            slab.shrink(world.mem, me)
+            client.leave(world.mem, me)
+
+        return operation
+
+    return prepare
+
+
+def attach(world):
+    """A process becomes a client, and stops being one."""
+    world.fill("small")
+
+    def prepare():
+        return lambda: ClientSlot(world.segment).close()
+
+    return prepare
+
+
+def take_over(world):
+    """A folio whose filler has died is filled by one who waits for it, who then reaps."""
+    mapping = world.mapping("other")
+    victim = world.cache.mapping("other", SIZES["other"], "v", lambda offset, length: os.kill(os.getpid(), signal.SIGKILL))
+    pid = os.fork()
+    if pid == 0:
+        victim.lease(2)
+    os.waitpid(pid, 0)
+
+    def prepare():
+        world.join()
+        return lambda: world.held.append(mapping.lease(2))
+
+    return prepare
+
+
+def adopt(world):
+    """A process attaches when every slot is a dead client's: it takes one over, and settles it first."""
+    victim = insert_full(world)
+    die(world, victim, 0.5)
+    world.stepper.kill(victim, AT_THE_END)
+    world.stepper.kill(victim, AT_THE_END)
+
+    def prepare():
+        return lambda: ClientSlot(world.segment).close()
+
+    return prepare
+
+
+def die(world, prepare, part):
+    """Leave a client that has died when that part of an operation's stores was done."""
+    before = bytes(world.memory)
+    stores = world.stepper.stores(prepare)
+    world.memory[:] = before
+    assert world.stepper.kill(prepare, stores[int(part * len(stores))]) == KILLED
+
+
+def reap(*deaths):
+    """Reaping clients that died in the middle of operations: of each (operation, part)."""
+
+    def scene(world):
+        for operation, part in deaths:
+            die(world, operation(world), part)
+
+        def prepare():
+            world.join()
+            return world.attachment.reap
+
+        return prepare
+
+    scene.__name__ = "reap_" + "_".join(f"{operation.__name__}_{part:.0%}" for operation, part in deaths)
+    return scene
+
+
+OPERATIONS = (get, put, put_last, evict, insert, insert_full, truncate, fail, window, shrink_slab, attach, take_over, adopt)
+KILLED_IN = (put_last, evict, insert, insert_full, truncate, fail, window)
+REAPS = (
+    *(reap((operation, part / 10)) for operation in KILLED_IN for part in (1, 3, 5, 7, 9)),
+    reap((truncate, 0.4), (insert, 0.6)),
+    reap((evict, 0.5), (window, 0.3)),
+)
+SCENES = {scene.__name__: scene for scene in OPERATIONS + REAPS}
