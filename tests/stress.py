@@ -4,9 +4,14 @@ The content of an object is a function of its key and the offset, so that a work
 is its own position times a constant that depends on the key.
 """
 
+import contextlib
 import multiprocessing
+import os
 import random
+import signal
+import threading
 import time
+import traceback
 
 import numpy as np
 
@@ -69,3 +74,47 @@ class Job:
                 raise AssertionError(f"bytes changed under a pin: object {key}")
         if rng.random() < self.invalidate:
             mapping.invalidate()
+
+
+class MortalJob(Job):
+    """Workers of two threads that live until they are killed, and do whatever can be interrupted: they read, invalidate, hold leases,
+    open windows, and some die while they read from the source."""
+
+    def live(self, number):
+        """The body of a forked worker. Any way out of it is a failure."""
+        threads = [threading.Thread(target=self._try_to_live, args=(number * 2 + n,)) for n in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _try_to_live(self, seed):
+        try:
+            rng = random.Random(seed)
+            cache = foliocache.attach(self.name)
+            held = []
+            while True:
+                key, size = rng.choice(self.objects)
+                mapping = cache.mapping(str(key), size, "v", self._mortal_source(key, rng))
+                self.step(rng, ((key, size), mapping), held)
+                if rng.random() < 0.05:
+                    self._look_through_a_window(rng, mapping, key)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+
+    def _mortal_source(self, key, rng):
+        def read(offset, length):
+            if rng.random() < 0.0005:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return content(key, offset, length)
+
+        return read
+
+    def _look_through_a_window(self, rng, mapping, key):
+        offset = rng.randrange(mapping.size)
+        length = min(rng.choice((1, 9_000, 300_000)), mapping.size - offset)
+        # There may be no room for all of its folios at once.
+        with contextlib.suppress(foliocache.FoliocacheError), mapping.window(offset, length) as window:
+            if memoryview(window) != content(key, offset, length):
+                raise AssertionError(f"wrong bytes in a window: object {key} offset {offset} length {length}")
