@@ -9,13 +9,20 @@ FILE, NODE, INODE = 1, 2, 3
 
 def test_prepare_sets_every_word_of_the_new_life(segment):
     pfn = segment.page_alloc.alloc(ME, 2)
-    others = ("F_PREV", "F_NEXT", "F_BUDDY", "F_QUEUE")  # 0, or without a meaning, in a frozen block that is on no list
+    others = (
+        "F_OWNER",
+        "F_ATTACHED",
+        "F_PREV",
+        "F_NEXT",
+        "F_BUDDY",
+        "F_QUEUE",
+    )  # 0, or without a meaning, in a frozen block that is on no list
     for offset in range(4, 64, 4):
         if offset not in [getattr(segment.layout, name) for name in others]:
             segment.set_field(pfn, offset, 0xDEADBEEF)
     segment.folio.prepare(pfn, FILE, 2, 1 << 40 | 5, 1 << 33, 16384)
     words = {
-        "F_REF": FROZEN, "F_FLAGS": 0, "F_KIND": FILE | 2 << 8, "F_OWNER": NIL, "F_ATTACHED": 0, "F_LENGTH": 16384,
+        "F_REF": FROZEN, "F_FLAGS": 0, "F_KIND": FILE | 2 << 8, "F_ATTACHED": 0, "F_LENGTH": 16384,
         "F_BUDDY": 0, "F_QUEUE": 0, "F_USED": 0, "F_FREE": 0,
     }  # fmt: skip
     assert {name: segment.field(pfn, getattr(segment.layout, name)) for name in words} == words

@@ -12,8 +12,17 @@ from . import loader, scenario
 
 MODULES = ("page_ref", "folio", "xarray", "pagetable")
 SLOW = {"lookup/three-getters", "lock/three", "lookup/two-getters"}
-# (module, function, "weaken" or "drop"): why an operation may stay although nothing fails without it. Empty: none is redundant.
-REASONS: dict[tuple[str, str, str], str] = {}
+# (module, function, "weaken" or "drop"): why an operation may stay although nothing fails without it.
+REASONS: dict[tuple[str, str, str], str] = {
+    (
+        "page_ref",
+        "correct",
+        "drop",
+    ): "a leaked reference keeps a page of a slab from going back, no more; tests/mm/test_reap.py",
+    ("xarray", "_say_where", "drop"): "says it again where it is right; where a node was damaged, tests/test_fsck.py",
+    ("xarray", "_recount", "drop"): "after a death within a tree's lock; every step of it is in tests/mm/test_reap.py",
+    ("xarray", "_recount_folio", "drop"): "as _recount",
+}
 
 # A load cannot be dropped: its value is what the function is for. What can be left out is to look again; that has its own bugs.
 # (who calls xarray.reload, scenario, bug, expected verdict, remark)

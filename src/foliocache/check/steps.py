@@ -65,7 +65,6 @@ class Steps:
         self.fence("seq_cst")
         self.steps = self.mortal
 
-
     def membarrier(self):
         self.fence("seq_cst")
 

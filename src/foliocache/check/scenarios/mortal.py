@@ -4,7 +4,7 @@ The whole path as in ``tree``, down to the shipped lock with its take-over; of i
 it). A thread is a client, its number is the client's. Client 0 sets the pool up, client 1 is the one that may die.
 """
 
-from .. import plain, steps
+from .. import steps
 from ..mutation import Edit, Replace
 from ..program import Program
 from . import stage, tree
@@ -146,7 +146,11 @@ class Pool(tree.Cached):
 
     def left(self, mem):
         core, layout = self.core, self.core.layout
-        dead = [c for c in range(self.clients) if not core.atomics.client_alive(mem, c) and core.client.state(mem, c) != layout.SLOT_CLEAN]
+        dead = [
+            c
+            for c in range(self.clients)
+            if not core.atomics.client_alive(mem, c) and core.client.state(mem, c) != layout.SLOT_CLEAN
+        ]
         if dead:
             assert self.settle(mem, 0, dead) == 0, "somebody still waits, though nobody uses anything"
         core.client.enter(mem, 0)
@@ -166,7 +170,11 @@ class Pool(tree.Cached):
     def locks(self):
         layout = self.core.layout
         words = {layout.ALLOC_LOCK: "allocator's lock", layout.LRU_LOCK: "queues' lock", layout.TABLE_LOCK: "table's lock"}
-        words |= {layout.TREE_LOCK: "tree lock", layout.SLAB_LOCK: "nodes' lock", layout.SLAB_LOCK + layout.SLAB_STRIDE: "records' lock"}
+        words |= {
+            layout.TREE_LOCK: "tree lock",
+            layout.SLAB_LOCK: "nodes' lock",
+            layout.SLAB_LOCK + layout.SLAB_STRIDE: "records' lock",
+        }
         return words
 
     def program(self, *threads, mortal=(VICTIM,), clients=None, final=None, **options):
