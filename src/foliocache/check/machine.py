@@ -175,7 +175,7 @@ class Machine(Steps, Geometry):
     def relax(self):
         done = self.log[self.mark : self.i]
         reads = [e for e in done if e.kind is READ]
-        if all(e.kind is READ or e.kind is FENCE for e in done):
+        if all(e.kind is not WRITE for e in done):
             raise Blocked("spin", reads)
         trace = [(e.loc, e.value) for e in reads]
         if trace in self.rounds:
@@ -198,10 +198,15 @@ class Machine(Steps, Geometry):
             self.i += 1
         else:
             self.new_write(queue, (r.value or ()) + (token,), "acq_rel", r)
-        if self.explorer.timeouts and self.choose(2):
+        if self.explorer.timeouts and self.times_out():
             self.rmw(queue, "acq_rel", lambda sleepers: tuple(other for other in sleepers if other != token))
             return errno.ETIMEDOUT
-        self.until(queue, lambda sleepers: token not in sleepers, (loc, expected))
+        try:
+            self.until(queue, lambda sleepers: token not in sleepers, (loc, expected))
+        except Blocked as block:
+            if self.may_time_out():
+                block.why = "assume"
+            raise
         return 0
 
     def wake(self, loc, n):

@@ -26,6 +26,7 @@ class Steps:
         self.processes, self.mortals, self.shared = program.clients, program.mortal, program.journals
         self.interrupts = program.barriers
         self.taken = self.sent = 0
+        self.timed_out = False
         self.steps = self.mortal or self.interrupts > 0
 
     def step(self, writes=False):
@@ -64,6 +65,22 @@ class Steps:
                 self.until(("acknowledged", other), lambda count: count >= sent)
         self.fence("seq_cst")
         self.steps = self.mortal
+
+
+    # With ``clients``, a sleep times out at most once, and only when somebody has died: any other time-out only looks again at
+    # what has not changed. One who sleeps on instead is not judged, for he would not.
+
+    def may_time_out(self):
+        return bool(self.explorer.timeouts and self.processes and not self.mortal and not self.timed_out)
+
+    def times_out(self):
+        if not self.processes:
+            return self.choose(2) == 1
+        if self.mortal or self.timed_out or self.choose(2) == 0:
+            return False
+        self.timed_out = True
+        self.assume(any([self.load(("dead", thread), "acquire") == DEAD for thread in self.mortals]))
+        return True
 
     def membarrier(self):
         self.fence("seq_cst")

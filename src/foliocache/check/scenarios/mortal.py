@@ -1,7 +1,8 @@
 """What the scenarios of death share: a pool whose clients write down what they do, a reaper, and an audit of what is left.
 
-The whole path as in ``tree``, down to the shipped lock with its take-over; of it only the sleep is left out (``death/lock-...`` has
-it). A thread is a client, its number is the client's. Client 0 sets the pool up, client 1 is the one that may die.
+The whole path as in ``tree``, down to the shipped lock with its take-over; of it only the sleep is left out (``death/lock`` has that).
+Client 0 sets the pool up, reaps, and looks at it in the end; client 1 is the victim, which may die before each of its writes;
+client 2 lives on beside it, unless it is a second victim.
 """
 
 from .. import steps
@@ -10,7 +11,7 @@ from ..program import Program
 from . import stage, tree
 from .tree import INDEX
 
-OPS, PINS, LEDGER = 5, 2, 256
+OPS, PINS, LEDGER = 4, 2, 256
 SMALL = {**tree.SMALL, "OPS": OPS, "CLIENT_SIZE": LEDGER + 4 * PINS, "TREE_LOCKS": 1, "LOCK_SPINS": 0}
 PARTS = (
     Replace("wait", "_sleep", """
@@ -37,13 +38,13 @@ FEW_PARTS = (
     """),
     stage.TREE[2],
 )  # fmt: skip
-VICTIM, REAPER = 1, 2
+REAPER, VICTIM, OTHER = 0, 1, 2
 
 
 class Pool(tree.Cached):
     """As ``tree.Cached``: a pool with one page cached, at ``place`` of mapping ``ino``."""
 
-    clients = 4
+    clients = 3
 
     def __init__(self, core, pages=2, more=(), height=0):
         super().__init__(core, pages, more, height)
@@ -105,7 +106,7 @@ class Pool(tree.Cached):
     def getter(self, me):
         return self.operation(me, super().getter(me))
 
-    def inserter(self, me, digest, index=INDEX):
+    def inserter(self, me, digest=1, index=2):
         return self.operation(me, super().inserter(me, digest, index))
 
     # Who cleans up.
@@ -146,16 +147,9 @@ class Pool(tree.Cached):
 
     def left(self, mem):
         core, layout = self.core, self.core.layout
-        dead = [
-            c
-            for c in range(self.clients)
-            if not core.atomics.client_alive(mem, c) and core.client.state(mem, c) != layout.SLOT_CLEAN
-        ]
-        if dead:
-            assert self.settle(mem, 0, dead) == 0, "somebody still waits, though nobody uses anything"
-        core.client.enter(mem, 0)
-        core.mapping.sweep(mem, 0)
-        core.client.leave(mem, 0)
+        clean = layout.SLOT_CLEAN
+        dead = [c for c in range(self.clients) if not core.atomics.client_alive(mem, c) and core.client.state(mem, c) != clean]
+        assert self.settle(mem, REAPER, dead) == 0, "somebody still waits, though nobody uses anything"
         for client in range(self.clients):
             assert core.client.is_idle(mem, client), f"client {client} still names a folio"
         for word, name in self.locks().items():
@@ -177,22 +171,21 @@ class Pool(tree.Cached):
         }
         return words
 
-    def program(self, *threads, mortal=(VICTIM,), clients=None, final=None, **options):
-        """``threads`` are those of clients 1, 2 and so on, unless ``clients`` says whose."""
-        clients = clients or range(1, len(threads) + 1)
-        numbers = {client: thread for thread, client in enumerate(clients)}
+    def program(self, *threads, mortal=(VICTIM,), dead=(), timeouts=False):
+        """``threads`` by client: ``(1, function)``. Those who are ``dead`` have died before it began."""
+        numbers = {client: thread for thread, (client, _) in enumerate(threads)}
+        numbers |= {client: f"client {client}" for client in dead}
 
-        def judge(mem, results):
-            self.left(mem)
-            if final:
-                final(mem, results)
+        def setup(mem):
+            self.setup(mem)
+            for client in dead:
+                mem.values["dead", numbers[client]] = steps.DEAD
 
         shape = tree.geometry(self.pages)
         shape["nclients"] = self.clients
-        labels = [f"client {client}" for client in clients]
         return Program(
-            list(threads), self.setup, judge, shape, labels, self.name, frozenset(numbers[m] for m in mortal), journals=True,
-            clients=numbers, **options,
+            [run for _, run in threads], setup, lambda mem, results: self.left(mem), shape, [f"client {c}" for c, _ in threads], self.name,
+            frozenset(numbers[client] for client in (*mortal, *dead) if client in numbers), timeouts, journals=True, clients=numbers,
         )  # fmt: skip
 
     def name(self, loc):

@@ -1,0 +1,241 @@
+"""A client dies at any of its writes, in the middle of a reference, and a reaper settles it beside somebody who lives on.
+
+Nothing is left out of the path of a reference (names, counts, slot, allocator, quarantine, grace); queues and nodes are elsewhere
+(``death_path``). A reaper finds out that the victim is dead at any time, in every state that the living client can be in.
+"""
+
+from ..mutation import Edit, Replace
+from ..scenario import ALL, WEAK, Bug, scenario
+from . import lookup, stage
+from .mortal import FEW, FEW_PARTS, OTHER, PARTS, REAPER, VICTIM, Pool
+
+NOTE = "        client.note(mem, me, pfn)\n"
+GET = "        got = page_ref.try_get(mem, atomics.folio_at(mem, pfn))\n"
+NAMES = {
+    "note-after-get": Bug((Edit("filemap", "find_get", NOTE + GET, GET + NOTE),), ALL, "a reference that nobody has written down"),
+    "done-before-sub": Bug((Replace("folio", "put", """
+        def put(mem, me, pfn):
+            client.done(mem, me, pfn)
+            if page_ref.put(mem, atomics.folio_at(mem, pfn)):
+                destroy(mem, me, pfn)
+    """),), ALL, "the same"),
+    "done-before-destroy": Bug((Replace("folio", "put", """
+        def put(mem, me, pfn):
+            last = page_ref.put(mem, atomics.folio_at(mem, pfn))
+            client.done(mem, me, pfn)
+            if last:
+                destroy(mem, me, pfn)
+    """),), ALL, "a frozen page that nobody has written down"),
+    "hold-done-first": Bug((Replace("client", "hold", """
+        def hold(mem, me, n, pfn):
+            done(mem, me, pfn)
+            atomics.journal32(mem, pin(mem, me, n), pfn | layout.PIN_HELD)
+    """),), ALL, "on its way from the operation to the ledger the reference is in neither"),
+    "drop-unnamed": Bug((Replace("client", "drop", """
+        def drop(mem, me, n, pfn):
+            atomics.journal32(mem, pin(mem, me, n), 0)
+            note(mem, me, pfn)
+    """),), ALL, "and on its way back"),
+}  # fmt: skip
+UNPUBLISH = "    client.enter(mem, me)\n    _unpublish(mem, me, pfn)\n    client.leave(mem, me)\n"
+GRACE = "    if not client.grace(mem, me):\n        return False\n"
+BUSY = Edit("reap", "_names", "    if alive and before & 1:\n        return True\n", "")
+QUIET = Edit("reap", "_names", "    return client.activity(mem, other) != before", "    return False")
+NO_QUARANTINE = Edit("page_alloc", "quarantine", "_set_mark(mem, pfn, layout.BUDDY_QUARANTINED)", "pass")
+LET_GO = Edit("page_alloc", "free", "mark(mem, pfn) == layout.BUDDY_QUARANTINED", "False")
+UNASKED = Edit("reap", "_is_named", " and _names(mem", " and not client.is_alive(mem, other) and _names(mem")
+NO_LIGHT = Edit("client", "enter", "    atomics.light_barrier(mem)\n", "")
+LEAVE = Edit("client", "leave", "store_release", "store_relaxed")
+QUARANTINE = {
+    "no-quarantine": Bug((NO_QUARANTINE,), ALL, "whoever uses the page frees it meanwhile, and the reaper once more"),
+    "quarantine-unheeded": Bug((LET_GO,), ALL, "the allocator takes back, and hands out, what the reaper looks into"),
+}
+ASKED = {
+    "living-unasked": Bug((UNASKED,), ALL, "a living client's reference is taken for the dead one's"),
+    "busy-unseen": Bug((BUSY,), ALL, "who is in an operation may be about to name it"),
+    "living-not-quiet": Bug((QUIET,), ALL, "who began an operation while it was asked, too"),
+}
+@scenario("death/hold", FEW, FEW_PARTS, {k: NAMES[k] for k in ("done-before-sub", "hold-done-first", "drop-unnamed")})
+def death_hold(core):
+    """A client gets a page, holds it, releases it, and dies somewhere; the reaper comes."""
+    p = Pool(core)
+    return p.program((VICTIM, p.holder(VICTIM)), (REAPER, p.reaper()))
+
+
+@scenario("death/hold-again", FEW, FEW_PARTS)
+def death_hold_again(core):
+    """As death/hold, and the reaper dies, too; another one settles both."""
+    p = Pool(core)
+    first, second = p.reaper(OTHER, whole=True), p.reaper(REAPER, (VICTIM, OTHER), whole=True)
+    return p.program((VICTIM, p.holder(VICTIM)), (OTHER, first), (REAPER, second), mortal=(VICTIM, OTHER))
+
+
+@scenario("death/hold-both", FEW, FEW_PARTS)
+def death_hold_both(core):
+    """Two clients hold the same page, and both may die: two who name it, settled one after the other."""
+    p = Pool(core)
+    threads = [(VICTIM, p.holder(VICTIM)), (OTHER, p.holder(OTHER)), (REAPER, p.reaper(REAPER, (VICTIM, OTHER)))]
+    return p.program(*threads, mortal=(VICTIM, OTHER))
+
+
+@scenario("death/hold-hold", FEW, FEW_PARTS, ASKED)
+def death_hold_hold(core):
+    """The victim beside one who holds the same page: the reaper has to wait for him, and he keeps the page until he is done."""
+    p = Pool(core)
+    return p.program((VICTIM, p.holder(VICTIM)), (REAPER, p.reaper()), (OTHER, p.holder(OTHER)))
+
+
+@scenario("death/get-get", FEW, FEW_PARTS, {
+    **{k: NAMES[k] for k in ("note-after-get", "done-before-sub")}, **QUARANTINE,
+    "no-light-barrier": Bug((NO_LIGHT,), ("tso", "rc11"), "the reaper does not see the getter, nor the getter the cleared slot"),
+    "leave-relaxed": Bug((LEAVE,), WEAK, "the getter's last look is not ordered before the reaper's destructor"),
+})  # fmt: skip
+def death_get_get(core):
+    """The victim gets a page and puts it, and so does a living client."""
+    p = Pool(core)
+    return p.program((VICTIM, p.getter(VICTIM)), (REAPER, p.reaper()), (OTHER, p.getter(OTHER)))
+
+
+@scenario("death/get-remove", FEW, FEW_PARTS, {"done-before-destroy": NAMES["done-before-destroy"]})
+def death_get_remove(core):
+    """The victim gets a page that a living client removes."""
+    p = Pool(core)
+    return p.program((VICTIM, p.getter(VICTIM)), (REAPER, p.reaper()), (OTHER, p.remover(OTHER)))
+
+
+@scenario("death/remove-get", FEW, FEW_PARTS)
+def death_remove_get(core):
+    """The victim removes a page that a living client gets."""
+    p = Pool(core)
+    return p.program((VICTIM, p.remover(VICTIM)), (REAPER, p.reaper()), (OTHER, p.getter(OTHER)))
+
+
+@scenario("death/truncate-get", FEW, FEW_PARTS)
+def death_truncate_get(core):
+    """The victim truncates, and the slot's reference may be the last; a living client gets."""
+    p = Pool(core)
+    return p.program((VICTIM, p.truncater(VICTIM)), (REAPER, p.reaper()), (OTHER, p.getter(OTHER)))
+
+
+class Pinned(Pool):
+    """A page that has left its mapping, and is pinned by clients 1 and 2."""
+
+    def setup(self, mem):
+        super().setup(mem)
+        for client in (VICTIM, OTHER):
+            self.pinned(mem, client, self.pfn)
+        super().truncater(REAPER)(mem)
+
+    def dropper(self, me):
+        def drop(mem):
+            self.check(mem, self.pfn)
+            self.core.folio.release(mem, me, 0, self.pfn)
+
+        return drop
+
+
+@scenario("death/put-put", FEW, FEW_PARTS, {
+    "done-before-destroy": NAMES["done-before-destroy"],
+    "sub-relaxed": Bug((lookup.BARRIERS["sub-relaxed"],), WEAK),
+    "freeze-relaxed": Bug((lookup.BARRIERS["freeze-relaxed"],), WEAK),
+})  # fmt: skip
+def death_put_put(core):
+    """Two clients drop the last two references; one of them may die on the way, also in the destructor."""
+    p = Pinned(core)
+    return p.program((VICTIM, p.dropper(VICTIM)), (REAPER, p.reaper()), (OTHER, p.dropper(OTHER)))
+
+
+@scenario("death/put-both", FEW, FEW_PARTS)
+def death_put_both(core):
+    """As death/put-put, and both may die."""
+    p = Pinned(core)
+    threads = [(VICTIM, p.dropper(VICTIM)), (OTHER, p.dropper(OTHER)), (REAPER, p.reaper(REAPER, (VICTIM, OTHER)))]
+    return p.program(*threads, mortal=(VICTIM, OTHER))
+
+
+class Reborn(Pool):
+    """Client 1 has died with the name of a page in its slot, from a former life of that page. Client 2 makes it a new folio."""
+
+    def setup(self, mem):
+        super().setup(mem)
+        core = self.core
+        super().truncater(REAPER)(mem)
+        core.client.enter(mem, OTHER)
+        assert core.page_alloc.alloc(mem, OTHER, 0) == self.pfn
+        core.client.enter(mem, VICTIM)
+        core.client.note(mem, VICTIM, self.pfn)
+
+    def builder(self, me):
+        def build(mem):
+            core, pfn = self.core, self.pfn
+            core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, self.ino, self.place, 1)
+            stage.fill(mem, pfn, (self.ino, self.place))
+            core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
+            assert core.mapping.lock(mem, me, self.ino)
+            assert core.mapping.insert(mem, me, self.ino, self.place, pfn) == core.layout.XA_OK
+            core.mapping.unlock(mem, self.ino)
+            core.client.done(mem, me, pfn)
+            core.client.leave(mem, me)
+            self.truncater(me)(mem)
+
+        return build
+
+
+GRACE_BUGS = {
+    "no-grace": Bug((Edit("reap", "settle", GRACE, ""),), ALL, "as below"),
+    "grace-after-unpublish": Bug((Edit("reap", "settle", GRACE, ""), Edit("reap", "settle", UNPUBLISH, UNPUBLISH + GRACE)), ALL,
+        "published behind the reaper's back and withdrawn again, its slot's reference is taken for the dead one's"),
+}  # fmt: skip
+
+
+@scenario("death/reborn", FEW, FEW_PARTS, GRACE_BUGS)
+def death_reborn(core):
+    """A living client builds a folio in a page that a dead one has named, publishes it, and withdraws it again."""
+    p = Reborn(core)
+    return p.program((REAPER, p.reaper()), (OTHER, p.builder(OTHER)), dead=(VICTIM,))
+
+
+class Requeued(Pool):
+    """Client 1 has died with a reference to a page that client 2 is filling. Client 0 reclaims, client 3 reaps."""
+
+    clients = 4
+
+    def setup(self, mem):
+        super().setup(mem)
+        core, at = self.core, self.core.atomics.folio_at(mem, self.pfn)
+        core.lru.remove(mem, REAPER, self.pfn)
+        core.fill.begin(mem, OTHER, self.pfn)
+        self.pinned(mem, OTHER, self.pfn)
+        core.client.enter(mem, VICTIM)
+        core.client.note(mem, VICTIM, self.pfn)
+        core.page_ref.get(mem, at)
+
+    def fill_and_reclaim(self, filler, reclaimer):
+        """Two clients, one after the other: the second finds on a queue what the first has put there. (The first does what
+        ``filemap.complete`` ends with, and drops its pin.)"""
+
+        def complete(mem):
+            core = self.core
+            core.lru.add(mem, filler, self.pfn, core.layout.QUEUE_SMALL)
+            core.client.drop(mem, filler, 0, self.pfn)
+            core.folio.put(mem, filler, self.pfn)
+
+        def reclaim(mem):
+            pfn = self.core.lru.isolate(mem, reclaimer)
+            if pfn != self.core.layout.NIL:
+                self.core.folio.put(mem, reclaimer, pfn)
+
+        def run(mem):
+            self.operation(filler, complete)(mem)
+            self.operation(reclaimer, reclaim)(mem)
+
+        return run
+
+
+@scenario("death/requeued", {**FEW, "SCAN_BATCH": 1}, (*PARTS, stage.TREE[2]), {"queued-unattached": Bug((Edit("lru", "add",
+    "if attached and", "if"),), ALL, "reclaim gets the name from a queue, after it has been asked for names")})  # fmt: skip
+def death_requeued(core):
+    """The reaper takes a folio out while it is being filled; the filler completes it, and reclaim looks for something to evict (and
+    lets it be)."""
+    p = Requeued(core)
+    return p.program((3, p.reaper(3)), (OTHER, p.fill_and_reclaim(OTHER, 0)), dead=(VICTIM,))
