@@ -5,8 +5,8 @@ is opened for this alone. The kernel drops it when the process dies, however it 
 needs no heartbeat, and pid reuse, pid namespaces and containers that share the folder cannot confuse it. What is written in the slot
 (pid, times) is for people.
 
-A forked child shares its parent's open file descriptions, so the child closes its copy at once and becomes a client of its own
-when it first uses the cache.
+A forked child shares its parent's open file descriptions, and with them the locks: those of its slot, and of a reaper that another
+thread is just then. So it closes its copies at once, and becomes a client of its own when it first uses the cache.
 
 A slot is *clean* when no folio is named in it. One whose lock is free and that is not clean is a dead client's. ``reap`` settles
 those (``mm.reap`` says how); it holds one more lock byte, so that one process at a time does, and none of the locks
@@ -17,6 +17,7 @@ import contextlib
 import fcntl
 import os
 import struct
+import threading
 import time
 
 from .errors import SegmentError
@@ -30,12 +31,47 @@ _FLOCK = struct.Struct("@hhqqi0q")
 STATES = {layout.SLOT_CLEAN: "clean", layout.SLOT_ATTACHED: "attached", layout.SLOT_DEAD: "dead"}
 
 
+class _Descriptors:
+    """Those that this process takes locks through. A forked child closes its copies of all of them."""
+
+    def __init__(self):
+        self.lock = (
+            threading.RLock()
+        )  # held by who opens or closes one, or forks; its holder may come again, to collect garbage
+        self.fds = set()
+
+    def open(self, segment):
+        with self.lock:
+            fd = segment.reopen()
+            self.fds.add(fd)
+            return fd
+
+    def close(self, fd, close=os.close):
+        with self.lock:
+            if fd in self.fds:
+                self.fds.remove(fd)
+                close(fd)
+
+    def disown(self):
+        self.lock = threading.RLock()
+        for fd in list(self.fds):
+            self.close(fd)
+
+
+_descriptors = _Descriptors()
+os.register_at_fork(
+    before=lambda: _descriptors.lock.acquire(),
+    after_in_parent=lambda: _descriptors.lock.release(),
+    after_in_child=_descriptors.disown,
+)
+
+
 class ClientSlot:
     """The slot this process holds in a segment; ``number`` is what the core takes as ``me``."""
 
     def __init__(self, segment):
         self._segment = segment
-        self._fd = segment.reopen()
+        self._fd = _descriptors.open(segment)
         if not segment.geometry["fenced"]:
             atomics.membarrier_errno()  # attaching has asked whether it works; a forked child asks for itself
         try:
@@ -75,17 +111,18 @@ class ClientSlot:
     def __del__(self):
         self.close()
 
-    def close(self):
+    # The last lease may go when the interpreter has emptied its modules already, so what ``close`` needs is bound here.
+    def close(self, is_idle=core.is_idle, detach=core.detach):
         """Give the slot back."""
         if self._fd >= 0:
-            if core.is_idle(self._segment.mem, self.number):
-                core.detach(self._segment.mem, self.number)
+            if is_idle(self._segment.mem, self.number):
+                detach(self._segment.mem, self.number)
             self.abandon()
 
-    def abandon(self):
+    def abandon(self, close=_descriptors.close):
         """Close the descriptor alone: in a forked child, whose copy it is."""
         if self._fd >= 0:
-            os.close(self._fd)
+            close(self._fd)
             self._fd = -1
 
 
@@ -132,11 +169,11 @@ def _is_dead(segment, fd, number):
 @contextlib.contextmanager
 def _reaping(segment, wait=False):
     """The right to reap: a descriptor whose locks go with it, or None if another process has it."""
-    fd = segment.reopen()
+    fd = _descriptors.open(segment)
     try:
         yield fd if _try_lock(fd, segment.geometry["nclients"], wait) else None
     finally:
-        os.close(fd)
+        _descriptors.close(fd)
 
 
 def _try_lock(fd, number, wait=False):

@@ -111,9 +111,9 @@ class Segment:
         """Another open file description of the same file, also when it has been unlinked since."""
         return os.open(f"/proc/self/fd/{self.fd}", os.O_RDWR | os.O_CLOEXEC)
 
-    def __del__(self):
+    def __del__(self, close=os.close):  # bound here, because the last lease may go when the interpreter has emptied its modules
         if hasattr(self, "fd"):
-            os.close(self.fd)
+            close(self.fd)
 
     @property
     def page_size(self):
