@@ -1,0 +1,508 @@
+"""What users see of other processes' deaths, of forks, and of every way in which a process can end."""
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import traceback
+
+import pytest
+
+import foliocache
+from foliocache import client
+
+PAGE = 16384
+CONTENT = bytes(range(256)) * 400  # 102,400 bytes: 7 folios
+
+
+def read(offset, length):
+    return CONTENT[offset : offset + length]
+
+
+def page(index):
+    return CONTENT[index * PAGE : (index + 1) * PAGE]
+
+
+class Child:
+    """A forked process that runs ``body(child)``. The two talk through pipes: ``say`` here is ``hear`` there, and the other way round.
+    It is killed at the end, if it still lives."""
+
+    def __init__(self, body):
+        down, up = os.pipe(), os.pipe()
+        self.pid = os.fork()
+        self._reader, self._writer = (down[0], up[1]) if self.pid == 0 else (up[0], down[1])
+        os.close(down[1] if self.pid == 0 else down[0])
+        os.close(up[0] if self.pid == 0 else up[1])
+        if self.pid == 0:
+            try:
+                body(self)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        self.status = None
+
+    def say(self, word):
+        os.write(self._writer, word.encode().ljust(16))
+
+    def hear(self):
+        """The next word; "" if there is none to come."""
+        return os.read(self._reader, 16).decode().strip()
+
+    def stop(self):
+        os.kill(self.pid, signal.SIGSTOP)
+        assert os.WIFSTOPPED(os.waitpid(self.pid, os.WUNTRACED)[1])
+
+    def go_on(self):
+        os.kill(self.pid, signal.SIGCONT)
+
+    def kill(self):
+        os.kill(self.pid, signal.SIGKILL)
+        return self.wait()
+
+    def wait(self):
+        self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.status
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        if self.status is None:
+            self.kill()
+        os.close(self._reader)
+        os.close(self._writer)
+
+
+def slow_filler(name, index=0):
+    """A child that reads one folio from a source that waits for a word."""
+
+    def body(child):
+        def source(offset, length):
+            child.say("reading")
+            child.hear()
+            return read(offset, length)
+
+        lease = foliocache.attach(name).mapping("k", len(CONTENT), "v", source).lease(index)
+        child.say("cached" if lease.cached and memoryview(lease) == page(index) else "wrong")
+        child.hear()
+
+    child = Child(body)
+    assert child.hear() == "reading"
+    return child
+
+
+def holder(name, *indices):
+    """A child that holds leases."""
+
+    def body(child):
+        mapping = foliocache.open(name).mapping("k", len(CONTENT), "v", read)
+        leases = [mapping.lease(index) for index in indices]
+        child.say(f"holds {len(leases)}")
+        child.hear()
+
+    child = Child(body)
+    assert child.hear() == f"holds {len(indices)}"
+    return child
+
+
+def python(code, *args):
+    """Another interpreter that shares nothing with this one."""
+    program = "import foliocache, sys\nname = sys.argv[1]\nread = lambda offset, length: bytes(length)\n" + textwrap.dedent(
+        code
+    )
+    return subprocess.run([sys.executable, "-c", program, *args], capture_output=True, text=True, timeout=120)
+
+
+def pins(cache):
+    return cache.stat()["pins"]
+
+
+def settled(cache):
+    """Nothing is left of the dead."""
+    cache._attachment.reap()
+    assert cache.audit() == [] and pins(cache) == 0
+    assert [c["pid"] for c in cache.stat()["clients"]] == [os.getpid()]
+
+
+# Fillers.
+
+
+def test_who_waits_for_a_filler_that_dies_reads_the_page_himself(cache):
+    calls = []
+
+    def counted(offset, length):
+        calls.append(offset)
+        return read(offset, length)
+
+    mapping = cache.mapping("k", len(CONTENT), "v", counted)
+    with slow_filler(cache.name) as filler:
+        leases = []
+        waiter = threading.Thread(target=lambda: leases.append(mapping.lease(0)))
+        waiter.start()
+        while cache.stat()["counters"]["waits"] < 1:
+            threading.Event().wait(0.001)
+        start = time.monotonic()
+        filler.kill()
+        waiter.join(60)
+    assert time.monotonic() - start < 10, "long before fill_timeout"
+    assert memoryview(leases[0]) == page(0) and leases[0].cached and calls == [0]
+    leases.clear()
+    settled(cache)
+
+
+def test_of_several_who_wait_one_reads(cache):
+    def body(child):
+        def source(offset, length):
+            child.say("reads")
+            return read(offset, length)
+
+        lease = foliocache.attach(cache.name).mapping("k", len(CONTENT), "v", source).lease(0)
+        child.say("right" if lease.cached and memoryview(lease) == page(0) else "wrong")
+
+    with slow_filler(cache.name) as filler, contextlib.ExitStack() as stack:
+        waiters = [stack.enter_context(Child(body)) for _ in range(3)]
+        while cache.stat()["counters"]["waits"] < 3:
+            threading.Event().wait(0.001)
+        filler.kill()
+        words = [word for waiter in waiters for word in iter(waiter.hear, "")]
+        assert [waiter.wait() for waiter in waiters] == [0, 0, 0]
+    assert sorted(words) == ["reads", "right", "right", "right"]
+    settled(cache)
+
+
+def test_a_dead_fillers_page_that_nobody_waits_for_is_read_by_the_next_one(cache):
+    with slow_filler(cache.name, 3) as filler:
+        filler.kill()
+    assert memoryview(cache.mapping("k", len(CONTENT), "v", read).lease(3)) == page(3)
+    settled(cache)
+
+
+@pytest.mark.parametrize("how", ["stopped", "its source hangs"])
+def test_a_stuck_filler_harms_nobody(cache, how):
+    """Who waits gives up after fill_timeout and reads for himself alone."""
+    cache = foliocache.open(cache.name, fill_timeout=0.3)
+    mapping = cache.mapping("k", len(CONTENT), "v", read)
+    with slow_filler(cache.name) as filler:
+        if how == "stopped":
+            filler.stop()
+        start = time.monotonic()
+        lease = mapping.lease(0)
+        assert time.monotonic() - start >= 0.3
+        assert memoryview(lease) == page(0) and not lease.cached
+        assert mapping.lease(5).cached, "other pages of the object are nobody's business"
+        assert cache.mapping("other", 10, "v", read).lease(0).cached
+        if how == "stopped":
+            filler.go_on()
+        filler.say("go")
+        assert filler.hear() == "cached"
+        assert mapping.lease(0).cached
+        filler.say("end")
+        assert filler.wait() == 0
+    lease.release()
+    settled(cache)
+
+
+# Pins and slots.
+
+
+def test_a_dead_clients_leases_are_given_back_when_another_attaches(cache):
+    with holder(cache.name, 0, 1, 2) as child:
+        assert pins(cache) == 3
+        child.kill()
+    said = python("print(foliocache.attach(name).stat()['pins'])", cache.name)
+    assert (said.stdout, said.stderr) == ("0\n", "")
+    settled(cache)
+
+
+def test_a_dead_clients_window_is_given_back(cache):
+    def body(child):
+        mapping = foliocache.attach(cache.name).mapping("k", len(CONTENT), "v", read)
+        child.window, child.lease = mapping.window(), mapping.lease(1)
+        child.say("holds")
+        child.hear()
+
+    with Child(body) as child:
+        assert child.hear() == "holds"
+        child.kill()
+    settled(cache)
+    assert cache.stat()["pages_by_state"]["table"] == 0
+
+
+def test_a_folio_that_a_living_client_holds_too_stays(cache):
+    lease = cache.mapping("k", len(CONTENT), "v", read).lease(0)
+    with holder(cache.name, 0, 0) as child:
+        assert pins(cache) == 3
+        child.kill()
+    assert cache._attachment.reap() == (1, 0)
+    assert pins(cache) == 1 and memoryview(lease) == page(0)
+    lease.release()
+    settled(cache)
+
+
+def test_when_every_slot_is_a_dead_clients_the_next_one_takes_over(pool_name):
+    assert python("foliocache.open(name, size='4MiB', clients=4)", pool_name).returncode == 0
+    with contextlib.ExitStack() as stack:
+        children = [stack.enter_context(holder(pool_name, n)) for n in range(4)]
+        for child in children:
+            child.kill()
+    settled(foliocache.attach(pool_name))
+
+
+def test_one_client_too_many_is_told_so_until_one_dies(pool_name):
+    assert python("foliocache.open(name, size='4MiB', clients=4)", pool_name).returncode == 0
+    with contextlib.ExitStack() as stack:
+        children = [stack.enter_context(holder(pool_name, n)) for n in range(4)]
+        with pytest.raises(foliocache.SegmentError, match="room for 4 client processes and all are attached"):
+            foliocache.attach(pool_name)
+        children[2].kill()
+        cache = foliocache.attach(pool_name)
+        assert cache.audit() == [] and pins(cache) == 3
+        assert len(cache.stat()["clients"]) == 4
+    settled(cache)
+
+
+def test_two_who_died_at_once_are_settled_at_once(cache):
+    with slow_filler(cache.name, 0) as one, slow_filler(cache.name, 4) as other:
+        one.kill()
+        other.kill()
+    assert cache._attachment.reap() == (2, 0)
+    settled(cache)
+
+
+def test_a_stopped_client_holds_up_nobody(cache):
+    with holder(cache.name, 0) as stopped, holder(cache.name, 0, 1) as dead:
+        stopped.stop()
+        dead.kill()
+        cache._attachment.reap()
+        assert pins(cache) == 1
+        mapping = cache.mapping("k", len(CONTENT), "v", read)
+        assert all(memoryview(mapping.lease(index)) == page(index) for index in range(7))
+        mapping.invalidate()
+        stopped.go_on()
+        stopped.say("end")
+        assert stopped.wait() == 0
+    settled(cache)
+
+
+# Forks and other ways to start a process.
+
+
+def test_a_forked_child_is_a_client_of_its_own_and_inherits_nothing(cache):
+    mapping = cache.mapping("k", len(CONTENT), "v", read)
+    lease, window = mapping.lease(0), mapping.window()
+    before = pins(cache)
+
+    def body(child):
+        for inherited in (lease, window):
+            with pytest.raises(foliocache.LeaseError, match="inherited by fork"):
+                memoryview(inherited)
+        lease.release()
+        window.close()
+        child.own = mapping.lease(1)
+        child.say(f"{memoryview(child.own) == page(1)}")
+        child.hear()
+
+    with Child(body) as child:
+        assert child.hear() == "True"
+        assert pins(cache) == before + 1 and {c["pid"] for c in cache.stat()["clients"]} == {os.getpid(), child.pid}
+        child.say("end")
+        assert child.wait() == 0
+    assert pins(cache) == before + 1, "it ended by os._exit, with a lease"
+    assert cache._attachment.reap() == (1, 0) and pins(cache) == before
+    assert memoryview(lease) == page(0) and memoryview(window) == CONTENT
+    lease.release()
+    window.close()
+    settled(cache)
+
+
+def test_a_child_forked_while_another_thread_reaps_does_not_keep_others_from_it(cache, monkeypatch):
+    settle, begun, go = client._settle, threading.Event(), threading.Event()
+
+    def slowly(*args):
+        begun.set()
+        assert go.wait(60)
+        return settle(*args)
+
+    with holder(cache.name, 0) as dead, holder(cache.name, 1) as dead_later:
+        dead.kill()
+        monkeypatch.setattr(client, "_settle", slowly)
+        reaper = threading.Thread(target=cache._attachment.reap)
+        reaper.start()
+        assert begun.wait(60)
+        with Child(lambda child: child.hear()) as forked:
+            go.set()
+            reaper.join(60)
+            monkeypatch.undo()
+            dead_later.kill()
+            assert cache._attachment.reap() == (1, 0)
+            forked.say("end")
+            assert forked.wait() == 0
+    settled(cache)
+
+
+def use(cache, mapping, said):
+    with mapping.lease(2) as lease:
+        said.put((os.getpid(), cache.name, memoryview(lease) == page(2), pins(cache)))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_cache_and_its_mappings_can_be_passed_to_a_process(cache, method):
+    context = multiprocessing.get_context(method)
+    mapping, said = cache.mapping("k", len(CONTENT), "v", read), context.Queue()
+    worker = context.Process(target=use, args=(cache, mapping, said))
+    worker.start()
+    assert said.get(timeout=60) == (worker.pid, cache.name, True, 1)
+    worker.join(60)
+    assert worker.exitcode == 0 and pins(cache) == 0
+
+
+def test_a_cache_pickles_by_name_and_keeps_its_fill_timeout(cache):
+    cache = foliocache.open(cache.name, fill_timeout=7)
+    code = """
+        import pickle
+        cache = pickle.loads(bytes.fromhex(sys.argv[2]))
+        print(cache.name == name, cache.fill_timeout)
+    """
+    said = python(code, cache.name, pickle.dumps(cache).hex())
+    assert (said.stdout, said.stderr) == ("True 7\n", "")
+
+
+def test_leases_may_be_released_by_any_thread(cache):
+    mapping = cache.mapping("k", len(CONTENT), "v", read)
+    leases = [mapping.lease(n % 7) for n in range(100)]
+    windows = [mapping.window() for _ in range(4)]
+    threads = [threading.Thread(target=lease.release) for lease in leases]
+    threads += [threading.Thread(target=window.close) for window in windows]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert pins(cache) == 0
+
+
+# Ends of an interpreter.
+
+SETUP = """
+import multiprocessing, os, threading
+cache = foliocache.open(name)
+mapping = cache.mapping("k", 500_000, "v", read)
+"""
+
+ENDS = {
+    "leases and windows alive": ("lease, window = mapping.lease(0), mapping.window()", 0),
+    "views alive": ("import numpy; array = numpy.frombuffer(mapping.lease(0), 'u1'); view = memoryview(mapping.window())", 0),
+    "a lease in a cycle": ("cycle = [mapping.lease(0)]; cycle.append(cycle); del cycle", 0),
+    "a lease in another module": ("os.lease = mapping.lease(0); sys.cache = cache", 0),
+    "a lease taken by an atexit handler": ("import atexit; atexit.register(lambda: setattr(os, 'lease', mapping.lease(0)))", 0),
+    "a lease with the cache closed": ("lease = mapping.lease(0); cache.close(); del cache, mapping", 0),
+    "os._exit": ("lease = mapping.lease(0); os._exit(3)", 3),
+    "sys.exit": ("lease = mapping.lease(0); sys.exit(4)", 4),
+    "sys.exit in a thread": ("thread = threading.Thread(target=lambda: (mapping.lease(0), sys.exit(5))); thread.start()", 0),
+    "SIGTERM": ("lease = mapping.lease(0); os.kill(os.getpid(), 15)", -15),
+    "daemon threads at work": (
+        """
+def work():
+    while True:
+        mapping.read(0, 500_000)
+        mapping.invalidate()
+for _ in range(3):
+    threading.Thread(target=work, daemon=True).start()
+mapping.lease(0)
+""",
+        0,
+    ),
+    "a daemon thread in its source": (
+        """
+inside = threading.Event()
+def hang(offset, length):
+    inside.set()
+    threading.Event().wait()
+threading.Thread(target=cache.mapping("hangs", 10, "v", hang).lease, args=(0,), daemon=True).start()
+inside.wait()
+""",
+        0,
+    ),
+    "a daemon thread waiting for another's source": (
+        """
+inside = threading.Event()
+def hang(offset, length):
+    inside.set()
+    threading.Event().wait()
+hanging = cache.mapping("hangs", 10, "v", hang)
+threading.Thread(target=hanging.lease, args=(0,), daemon=True).start()
+inside.wait()
+threading.Thread(target=cache.mapping("hangs", 10, "v", hang).lease, args=(0,), daemon=True).start()
+while cache.stat()["counters"]["waits"] < 1: pass
+""",
+        0,
+    ),
+    "reading ahead in the background": (
+        "concurrent = cache.mapping('c', 500_000, 'v', read, concurrent=True)\nfor n in range(20): concurrent.lease(n)",
+        0,
+    ),
+    "workers of a pool": (
+        """
+def work(n):
+    os.lease = mapping.lease(n)
+    return len(os.lease)
+with multiprocessing.get_context("fork").Pool(3) as pool:
+    assert pool.map(work, range(20)) == [16384] * 20
+""",
+        0,
+    ),
+    "sys.exit in a worker": (
+        """
+def work():
+    os.lease = mapping.lease(0)
+    sys.exit(6)
+worker = multiprocessing.get_context("fork").Process(target=work)
+worker.start()
+worker.join()
+sys.exit(worker.exitcode)
+""",
+        6,
+    ),
+    "an exception in a worker": (
+        """
+def work():
+    os.close(2)
+    os.lease = mapping.lease(0)
+    raise RuntimeError
+worker = multiprocessing.get_context("fork").Process(target=work)
+worker.start()
+worker.join()
+sys.exit(worker.exitcode)
+""",
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_every_end_of_an_interpreter_is_clean(cache, how):
+    code, expected = ENDS[how]
+    ended = python(SETUP + code, cache.name)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (expected, "", "")
+    settled(cache)
+
+
+def test_an_orderly_end_leaves_a_clean_slot(cache):
+    assert python("lease = foliocache.open(name).mapping('k', 10, 'v', read).lease(0)", cache.name).returncode == 0
+    assert [c["pid"] for c in cache.stat()["clients"]] == [os.getpid()], "without any reaper"
+    assert pins(cache) == 0
+
+
+def test_the_pool_stays_for_the_next_one_with_its_content(pool_name):
+    first = "cache = foliocache.open(name, size='4MiB'); print(len(cache.mapping('k', 500_000, 'v', read).read(0, 500_000)))"
+    said = python(first, pool_name)
+    assert (said.stdout, said.stderr) == ("500000\n", "")
+    cache = foliocache.attach(pool_name)
+    assert cache.mapping("k", 500_000, "v").read(0, 500_000) == bytes(500_000), "without a source"
+    settled(cache)
