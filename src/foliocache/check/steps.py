@@ -66,7 +66,6 @@ class Steps:
         self.fence("seq_cst")
         self.steps = self.mortal
 
-
     # With ``clients``, a sleep times out at most once, and only when somebody has died: any other time-out only looks again at
     # what has not changed. One who sleeps on instead is not judged, for he would not.
 
@@ -79,7 +78,8 @@ class Steps:
         if self.mortal or self.timed_out or self.choose(2) == 0:
             return False
         self.timed_out = True
-        self.assume(any([self.load(("dead", thread), "acquire") == DEAD for thread in self.mortals]))
+        ends = [self.load(("dead", thread), "acquire") for thread in self.mortals]
+        self.assume(DEAD in ends)
         return True
 
     def membarrier(self):

@@ -23,7 +23,7 @@ cdef void _unpublish(mem_t mem, u32 me, u32 pfn) noexcept nogil
 cdef void _fail(mem_t mem, u32 pfn) noexcept nogil
 @cython.locals(type=u32)
 cdef bint _settle_word(mem_t mem, u32 me, u32 pfn, u32 word) noexcept nogil
-@cython.locals(other=u32)
+@cython.locals(other=u32, alive=bint)
 cdef bint _is_named(mem_t mem, u32 dead, u32 pfn) noexcept nogil
 @cython.locals(before=u32, n=u32)
 cdef bint _names(mem_t mem, u32 other, u32 pfn, bint alive) noexcept nogil

@@ -185,9 +185,8 @@ def _settle_word(mem, me, pfn, word):
 def _is_named(mem, dead, pfn):
     """Whether somebody may have a reference: a living client under any name, a dead one whose pins have not been dropped yet."""
     for other in range(atomics.nclients(mem)):
-        if client.state(mem, other) != layout.SLOT_CLEAN and _names(
-            mem, other, pfn, other != dead and client.is_alive(mem, other)
-        ):
+        alive = other != dead and client.is_alive(mem, other)
+        if client.state(mem, other) != layout.SLOT_CLEAN and _names(mem, other, pfn, alive):
             return True
     return False
 

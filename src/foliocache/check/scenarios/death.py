@@ -11,6 +11,12 @@ from .mortal import FEW, FEW_PARTS, OTHER, PARTS, REAPER, VICTIM, Pool
 
 NOTE = "        client.note(mem, me, pfn)\n"
 GET = "        got = page_ref.try_get(mem, atomics.folio_at(mem, pfn))\n"
+RELEASE = Replace("folio", "release", """
+    def release(mem, me, n, pfn):
+        client.let_go(mem, me, n, pfn)
+        put(mem, me, pfn)
+        client.leave(mem, me)
+""")
 NAMES = {
     "note-after-get": Bug((Edit("filemap", "find_get", NOTE + GET, GET + NOTE),), ALL, "a reference that nobody has written down"),
     "done-before-sub": Bug((Replace("folio", "put", """
@@ -18,14 +24,14 @@ NAMES = {
             client.done(mem, me, pfn)
             if page_ref.put(mem, atomics.folio_at(mem, pfn)):
                 destroy(mem, me, pfn)
-    """),), ALL, "the same"),
+    """), RELEASE), ALL, "the same"),
     "done-before-destroy": Bug((Replace("folio", "put", """
         def put(mem, me, pfn):
             last = page_ref.put(mem, atomics.folio_at(mem, pfn))
             client.done(mem, me, pfn)
             if last:
                 destroy(mem, me, pfn)
-    """),), ALL, "a frozen page that nobody has written down"),
+    """), RELEASE), ALL, "a frozen page that nobody has written down"),
     "hold-done-first": Bug((Replace("client", "hold", """
         def hold(mem, me, n, pfn):
             done(mem, me, pfn)
@@ -55,6 +61,8 @@ ASKED = {
     "busy-unseen": Bug((BUSY,), ALL, "who is in an operation may be about to name it"),
     "living-not-quiet": Bug((QUIET,), ALL, "who began an operation while it was asked, too"),
 }
+
+
 @scenario("death/hold", FEW, FEW_PARTS, {k: NAMES[k] for k in ("done-before-sub", "hold-done-first", "drop-unnamed")})
 def death_hold(core):
     """A client gets a page, holds it, releases it, and dies somewhere; the reaper comes."""
@@ -200,6 +208,8 @@ class Requeued(Pool):
 
     clients = 4
 
+    queues = True
+
     def setup(self, mem):
         super().setup(mem)
         core, at = self.core, self.core.atomics.folio_at(mem, self.pfn)
@@ -221,7 +231,7 @@ class Requeued(Pool):
             core.folio.put(mem, filler, self.pfn)
 
         def reclaim(mem):
-            pfn = self.core.lru.isolate(mem, reclaimer)
+            pfn = self.core.lru.isolate(mem, reclaimer, False)
             if pfn != self.core.layout.NIL:
                 self.core.folio.put(mem, reclaimer, pfn)
 
@@ -232,8 +242,8 @@ class Requeued(Pool):
         return run
 
 
-@scenario("death/requeued", {**FEW, "SCAN_BATCH": 1}, (*PARTS, stage.TREE[2]), {"queued-unattached": Bug((Edit("lru", "add",
-    "if attached and", "if"),), ALL, "reclaim gets the name from a queue, after it has been asked for names")})  # fmt: skip
+@scenario("death/requeued", {**FEW, "SCAN_BATCH": 1}, (*PARTS, stage.TREE[2]), {"queued-unattached": Bug((Edit("lru", "_may_join",
+    "attached != 0 and ", ""),), ALL, "reclaim gets the name from a queue, after it has been asked for names")})  # fmt: skip
 def death_requeued(core):
     """The reaper takes a folio out while it is being filled; the filler completes it, and reclaim looks for something to evict (and
     lets it be)."""

@@ -32,6 +32,10 @@ FEW_PARTS = (
         def add(mem, me, pfn, queue):
             pass
     """),
+    Replace("lru", "insert", """
+        def insert(mem, me, pfn):
+            pass
+    """),
     Replace("lru", "is_queued", """
         def is_queued(mem, pfn):
             return False
@@ -45,6 +49,8 @@ class Pool(tree.Cached):
     """As ``tree.Cached``: a pool with one page cached, at ``place`` of mapping ``ino``."""
 
     clients = 3
+
+    queues = False  # in FEW_PARTS there are none
 
     def __init__(self, core, pages=2, more=(), height=0):
         super().__init__(core, pages, more, height)
@@ -156,6 +162,8 @@ class Pool(tree.Cached):
             assert core.atomics.load_relaxed(mem, word) == 0, f"the {name} is left held"
         found = core.audit.Audit(mem)
         for finding in found.run():
+            if finding["check"] == "queue" and not self.queues:
+                continue
             raise AssertionError("{check}: {where} {message}".format(**finding))
         assert found.pins == 0, f"{found.pins} references are nobody's"
         marks = [core.page_alloc.mark(mem, pfn) for pfn in range(self.pages)]
