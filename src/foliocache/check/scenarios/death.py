@@ -11,12 +11,16 @@ from .mortal import FEW, FEW_PARTS, OTHER, PARTS, REAPER, VICTIM, Pool
 
 NOTE = "        client.note(mem, me, pfn)\n"
 GET = "        got = page_ref.try_get(mem, atomics.folio_at(mem, pfn))\n"
-RELEASE = Replace("folio", "release", """
+RELEASE = Replace(
+    "folio",
+    "release",
+    """
     def release(mem, me, n, pfn):
         client.let_go(mem, me, n, pfn)
         put(mem, me, pfn)
         client.leave(mem, me)
-""")
+""",
+)
 NAMES = {
     "note-after-get": Bug((Edit("filemap", "find_get", NOTE + GET, GET + NOTE),), ALL, "a reference that nobody has written down"),
     "done-before-sub": Bug((Replace("folio", "put", """
@@ -95,7 +99,7 @@ def death_hold_hold(core):
 
 @scenario("death/get-get", FEW, FEW_PARTS, {
     **{k: NAMES[k] for k in ("note-after-get", "done-before-sub")}, **QUARANTINE,
-    "no-light-barrier": Bug((NO_LIGHT,), ("tso", "rc11"), "the reaper does not see the getter, nor the getter the cleared slot"),
+    "no-light-barrier": Bug((NO_LIGHT,), WEAK, "the reaper does not see the getter, nor the getter the cleared slot"),
     "leave-relaxed": Bug((LEAVE,), WEAK, "the getter's last look is not ordered before the reaper's destructor"),
 })  # fmt: skip
 def death_get_get(core):
