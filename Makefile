@@ -21,7 +21,7 @@ bench: $(VENV)/.bench build
 	$(BIN)/python -m bench
 
 soak: $(VENV)/.test build
-	FOLIOCACHE_STRESS_SECONDS=600 $(BIN)/python -m pytest tests/test_stress.py
+	FOLIOCACHE_STRESS_SECONDS=600 $(BIN)/python -m pytest tests/test_stress.py tests/death
 
 # The core, compiled in place. Cheap when nothing has changed.
 build: $(VENV)/.demo

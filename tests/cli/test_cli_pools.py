@@ -51,7 +51,7 @@ def test_stat_for_people(cache, pool_name, cli):
     assert plain(done.out)
     assert re.search(r"pool +8 MiB in 512 pages of 16 KiB", done.out)
     assert re.search(r"metadata .*0\.\d\d % of the pool|metadata .*% of the pool", done.out)
-    assert re.search(rf"{os.getpid()} +alive", done.out)
+    assert re.search(rf"{os.getpid()} +attached", done.out)
 
 
 def test_ls_shows_what_is_cached_and_pinned(cache, pool_name, cli, cli_json):
