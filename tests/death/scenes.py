@@ -15,16 +15,17 @@ from stepping import AT_THE_END, KILLED, Stepper
 
 import foliocache
 from foliocache.client import ClientSlot
-from foliocache.mm import client, layout, slab, vmscan
+from foliocache.mm import client, layout, page_alloc, slab, vmscan
 
 PAGE = 4096
 PAGES = 128
 SIZES = {"small": 3 * PAGE + 100, "wide": 30 * PAGE, "large": 600_000, "other": 5 * PAGE}
+PAIRS = {f"pair {n}": 2 * PAGE for n in range(10)}
 
 
 @functools.cache
 def content(key):
-    return random.Random(key).randbytes(SIZES[key])
+    return random.Random(key).randbytes((SIZES | PAIRS)[key])
 
 
 def source(key):
@@ -46,8 +47,7 @@ class World:
 
     def mapping(self, key):
         """A new one each time: the segment is set back now and then, so an old one may know the number of a record that is to come."""
-        assert content(key)  # known before anybody counts instructions
-        return self.cache.mapping(key, SIZES[key], "v", source(key))
+        return self.cache.mapping(key, len(content(key)), "v", source(key))
 
     def fill(self, key, count=None):
         """Have an object's first folios in the cache."""
@@ -69,8 +69,8 @@ class World:
         assert waiting == 0
         self.check()
         self.work()
-        for key in SIZES:
-            self.cache.forget(key)
+        for record in self.cache.mappings():
+            self.cache.forget(record["key"])
         self.check()
         pages = self.cache.stat()["pages_by_state"]
         assert pages["file"] == pages["table"] == 0, pages
@@ -185,6 +185,24 @@ def insert_full(world):
     return prepare
 
 
+def insert_in_vain(world):
+    """A miss for which there is a page, but none for the node that it needs: what has been done is taken back."""
+    large, *pairs, another = world.mapping("large"), *map(world.mapping, PAIRS)
+
+    def prepare():
+        world.held += [pair.lease(index) for pair in pairs for index in range(2)]  # nine nodes, and three for the large one
+        world.held += [large.lease(index) for index in reversed(range(large.folios - 1))]
+        assert page_alloc.free_pages(world.mem) == 1 and slab.objects(world.mem, layout.SLAB_NODES) == PAGE // layout.NODE_SIZE
+
+        def operation():
+            world.held.append(another.lease(1))
+            assert not world.held[-1].cached
+
+        return operation
+
+    return prepare
+
+
 def truncate(world):
     """An object is withdrawn folio by folio, with its tree and its record."""
     mapping = world.fill("large", 3)
@@ -228,6 +246,22 @@ def window(world):
             opened = mapping.window()
             opened.lease(1).release()
             opened.close()
+
+        return operation
+
+    return prepare
+
+
+def hold(world):
+    """Leases, two of them on one folio, and a window."""
+    mapping = world.fill("large", 5)
+
+    def prepare():
+        world.join()
+
+        def operation():
+            world.held += [mapping.lease(index) for index in (0, 3, 3)]
+            world.held.append(mapping.window(0, 40_000))
 
         return operation
 
@@ -297,6 +331,9 @@ def adopt(world):
 def die(world, prepare, part):
     """Leave a client that has died when that part of an operation's stores was done."""
     before = bytes(world.memory)
+    if part == 1:
+        world.stepper.kill(prepare, AT_THE_END)
+        return
     stores = world.stepper.stores(prepare)
     world.memory[:] = before
     assert world.stepper.kill(prepare, stores[int(part * len(stores))]) == KILLED
@@ -319,11 +356,28 @@ def reap(*deaths):
     return scene
 
 
-OPERATIONS = (get, put, put_last, evict, insert, insert_full, truncate, fail, window, shrink_slab, attach, take_over, adopt)
+OPERATIONS = (
+    get,
+    put,
+    put_last,
+    evict,
+    insert,
+    insert_full,
+    insert_in_vain,
+    truncate,
+    fail,
+    window,
+    shrink_slab,
+    attach,
+    take_over,
+    adopt,
+)
 KILLED_IN = (put_last, evict, insert, insert_full, truncate, fail, window)
 REAPS = (
+    reap((hold, 1)),
     *(reap((operation, part / 10)) for operation in KILLED_IN for part in (1, 3, 5, 7, 9)),
     reap((truncate, 0.4), (insert, 0.6)),
     reap((evict, 0.5), (window, 0.3)),
 )
+QUICK_REAPS = (REAPS[0], *REAPS[4:-2:6], *REAPS[-2:])
 SCENES = {scene.__name__: scene for scene in OPERATIONS + REAPS}

@@ -1,6 +1,7 @@
 """Forked children that run one operation and are killed in the middle of it, at an instruction of one's choice."""
 
 import collections
+import contextlib
 import ctypes
 import os
 import pathlib
@@ -58,8 +59,9 @@ class Stepper:
         path = (ctypes.c_uint64 * _INSTRUCTIONS_MAX)()
         pid = self._start(prepare)
         steps = trace(pid, *memory, self.ranges, len(self.ranges), path, ctypes.c_long(len(path)))
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
         assert steps > 0, "the operation did not come to its end while it was traced"
         seen = collections.Counter()
         points = []
