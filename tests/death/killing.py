@@ -1,4 +1,4 @@
-"""Kill a child at one instruction after the other of a scene, and look each time whether everything is settled.
+"""Kill (or stop) a child at one instruction after the other of a scene, and look each time whether everything is settled.
 
 ``python killing.py SEGMENT SCENE [MOST]`` prints what has been done, as JSON. A process of its own, because it forks all the time and
 its children should be small.
@@ -10,8 +10,8 @@ import signal
 import sys
 import time
 
-from scenes import SCENES, World
-from stepping import AT_THE_END, ENDED, KILLED
+from scenes import BESIDE, SCENES, World
+from stepping import AT_THE_END, ENDED, REACHED
 
 PATIENCE = 60  # seconds until one death counts as a hang
 TURNS = 2  # of a loop in long operations
@@ -46,13 +46,12 @@ def kill_everywhere(world, scene, most):
         signal.alarm(PATIENCE)
         world.memory[:] = before
         outcome = world.stepper.kill(prepare, point)
-        assert outcome in (KILLED, ENDED), point
         try:
             world.settle(work_first=number % 2 == 1)
         except BaseException:
             print(f"{scene.__name__}: killed at {point}, {world.stepper.where(point.pc)}", file=sys.stderr)
             raise
-        kills += outcome == KILLED
+        kills += outcome == REACHED
         unreached += outcome == ENDED and point is not AT_THE_END
     signal.alarm(0)
     # The compiler's glue code between Python and the core may take another turn now and then.
@@ -61,9 +60,38 @@ def kill_everywhere(world, scene, most):
     return {"scene": scene.__name__, "steps": steps, "kills": kills, "unreached": unreached, "seconds": seconds}
 
 
+def stop_everywhere(world, scene, most):
+    """The child is alive and only stops; meanwhile this process reaps another, and works. Neither may harm the other."""
+    world.memory[:] = world.empty
+    prepare = scene(world)
+    before = bytes(world.memory)
+    start = time.monotonic()
+    path = world.stepper.instructions(prepare)
+    chosen = path[:: -(-len(path) // most)] if most else path
+    waited = 0
+    for point in chosen:
+        signal.alarm(PATIENCE)
+        world.memory[:] = before
+        try:
+            with world.stepper.stopped(prepare, point) as (pid, outcome):
+                assert outcome == REACHED
+                waited += world.attachment.reap()[1] > 0
+                world.work()
+                world.attachment.reap()
+                world.stepper.go_on(pid)
+            world.settle(work_first=False)
+        except BaseException:
+            print(f"{scene.__name__}: stopped at {point}, {world.stepper.where(point.pc)}", file=sys.stderr)
+            raise
+    signal.alarm(0)
+    seconds = round(time.monotonic() - start, 1)
+    return {"scene": scene.__name__, "steps": len(path), "stops": len(chosen), "reaper waited": waited, "seconds": seconds}
+
+
 def main(name, scene, most=0):
     faulthandler.register(signal.SIGALRM, chain=True)
-    print(json.dumps(kill_everywhere(World(name), SCENES[scene], int(most))))
+    everywhere = stop_everywhere if SCENES[scene] in BESIDE else kill_everywhere
+    print(json.dumps(everywhere(World(name), SCENES[scene], int(most))))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import os
 import random
 import signal
 
-from stepping import AT_THE_END, KILLED, Stepper
+from stepping import AT_THE_END, REACHED, Stepper
 
 import foliocache
 from foliocache.client import ClientSlot
@@ -106,7 +106,7 @@ def get(world):
 
     def prepare():
         world.join()
-        return lambda: world.held.append(mapping.lease(1))
+        return lambda: world.held.append(mapping.lease(0))
 
     return prepare
 
@@ -116,7 +116,7 @@ def put(world):
     mapping = world.fill("small")
 
     def prepare():
-        lease = mapping.lease(1)
+        lease = mapping.lease(0)
         return lease.release
 
     return prepare
@@ -336,7 +336,7 @@ def die(world, prepare, part):
         return
     stores = world.stepper.stores(prepare)
     world.memory[:] = before
-    assert world.stepper.kill(prepare, stores[int(part * len(stores))]) == KILLED
+    assert world.stepper.kill(prepare, stores[int(part * len(stores))]) == REACHED
 
 
 def reap(*deaths):
@@ -379,5 +379,41 @@ REAPS = (
     reap((truncate, 0.4), (insert, 0.6)),
     reap((evict, 0.5), (window, 0.3)),
 )
+
+
+def withdraw(world):
+    """As truncate, of an object of one level."""
+    mapping = world.fill("small")
+
+    def prepare():
+        world.join()
+        return mapping.invalidate
+
+    return prepare
+
+
+def beside(operation, part):
+    """A living client gets and puts a folio with which another died in the middle of an operation. It takes no lock on the way."""
+
+    def scene(world):
+        die(world, operation(world), part)
+        mapping = world.mapping("small")
+
+        def prepare():
+            world.join()
+
+            def operation():
+                with mapping.lease(0) as lease:
+                    assert memoryview(lease) == content("small")[:PAGE]
+
+            return operation
+
+        return prepare
+
+    scene.__name__ = f"beside_{operation.__name__}_{part:.0%}"
+    return scene
+
+
+BESIDE = (beside(get, 0.5), beside(get, 0.9), beside(put, 0.5), beside(withdraw, 0.02), beside(withdraw, 0.06))
 QUICK_REAPS = (REAPS[0], *REAPS[4:-2:6], *REAPS[-2:])
-SCENES = {scene.__name__: scene for scene in OPERATIONS + REAPS}
+SCENES = {scene.__name__: scene for scene in OPERATIONS + REAPS + BESIDE}

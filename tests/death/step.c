@@ -1,9 +1,9 @@
-/* Walks a child through one operation instruction by instruction, and kills it at a chosen one. x86-64 Linux.
+/* Walks a child through one operation instruction by instruction, and stops it at a chosen one. x86-64 Linux.
  *
  * The child calls step_begin, the operation, step_end; both stop it. Its parent traces it: once to write down its path, which is the
  * program counter at every instruction in the core (step_trace), or only at those that write to the segment (step_stores). Then
- * step_kill, for other children, who take the same path: a breakpoint at one instruction, and SIGKILL when it is about to be executed
- * for the n-th time.
+ * step_to, for other children, who take the same path: a breakpoint at one instruction, and there they stand when it is about to be
+ * executed for the n-th time, to be killed or to be sent on.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -23,7 +23,7 @@ struct range { uint64_t start, end; };
 #define PAGE 4096UL
 #define OUTSIDE_MAX 8
 
-enum { FAILED = -1, KILLED = 0, ENDED = 1 };
+enum { FAILED = -1, REACHED = 0, ENDED = 1 };
 
 void step_begin(void)
 {
@@ -128,36 +128,30 @@ long step_stores(pid_t pid, uint64_t gate, uint64_t memory, uint64_t size, const
     return signal == SIGSTOP ? n : -1;
 }
 
-static int finish(pid_t pid, int result)
-{
-    int status;
-    kill(pid, SIGKILL);
-    while (waitpid(pid, &status, 0) == pid && !WIFSIGNALED(status) && !WIFEXITED(status))
-        ;
-    return result;
-}
-
-/* Kill it when it is about to execute the instruction at pc for the n-th time: KILLED; or at step_end if that comes first: ENDED. */
-int step_kill(pid_t pid, uint64_t pc, long n)
+/* Stop it when it is about to execute the instruction at pc for the n-th time: REACHED; or at step_end if that comes first: ENDED. */
+int step_to(pid_t pid, uint64_t pc, long n)
 {
     ptrace(PTRACE_SETOPTIONS, pid, 0, PTRACE_O_EXITKILL);
     errno = 0;
     long original = pc ? ptrace(PTRACE_PEEKTEXT, pid, pc, 0) : 0;
     if (errno)
-        return finish(pid, FAILED);
+        return FAILED;
     for (;;) {
         if (pc && ptrace(PTRACE_POKETEXT, pid, pc, (original & ~0xFFL) | 0xCC) != 0)
-            return finish(pid, FAILED);
+            return FAILED;
         int signal = resume(PTRACE_CONT, pid);
         if (signal == SIGSTOP)
-            return finish(pid, ENDED);
+            return ENDED;
         if (signal != SIGTRAP || program_counter(pid) != pc + 1)
-            return finish(pid, FAILED);
-        if (--n == 0)
-            return finish(pid, KILLED);
+            return FAILED;
         ptrace(PTRACE_POKETEXT, pid, pc, original);
         ptrace(PTRACE_POKEUSER, pid, offsetof(struct user_regs_struct, rip), pc);
+        if (--n == 0)
+            return REACHED;
         if (resume(PTRACE_SINGLESTEP, pid) != SIGTRAP)
-            return finish(pid, FAILED);
+            return FAILED;
     }
 }
+
+/* Let a stopped child go on to step_end; whether it came there. */
+int step_on(pid_t pid) { return resume(PTRACE_CONT, pid) == SIGSTOP; }

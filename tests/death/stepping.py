@@ -14,7 +14,7 @@ import traceback
 import foliocache
 
 _INSTRUCTIONS_MAX = 3_000_000
-FAILED, KILLED, ENDED = -1, 0, 1
+FAILED, REACHED, ENDED = -1, 0, 1
 
 Point = collections.namedtuple("Point", "step pc nth")
 Point.__doc__ = "Right before step number ``step`` of a path, which is the nth time on it that ``pc`` is reached."
@@ -46,8 +46,24 @@ class Stepper:
         return self._path(prepare, self.library.step_stores, *map(ctypes.c_uint64, (self.gate, self.base, self.size)))
 
     def kill(self, prepare, point):
-        """Run a child up to a point and kill it there: KILLED; or ENDED if it never came there."""
-        return self.library.step_kill(self._start(prepare), ctypes.c_uint64(point.pc), ctypes.c_long(point.nth))
+        """Run a child up to a point and kill it there: REACHED; or ENDED if it never came there, and was killed at the end."""
+        with self.stopped(prepare, point) as (_, outcome):
+            return outcome
+
+    @contextlib.contextmanager
+    def stopped(self, prepare, point):
+        """A child that stands at a point, and is killed in the end: its pid, and as for ``kill``."""
+        pid = self._start(prepare)
+        try:
+            outcome = self.library.step_to(pid, ctypes.c_uint64(point.pc), ctypes.c_long(point.nth))
+            assert outcome != FAILED, f"a child was lost on its way to {point}"
+            yield pid, outcome
+        finally:
+            _kill(pid)
+
+    def go_on(self, pid):
+        """Let a stopped child come to the end of its operation."""
+        assert self.library.step_on(pid), "a child that had been stopped did not come to the end of its operation"
 
     def where(self, pc):
         """An address as module + offset, for objdump."""
@@ -59,9 +75,7 @@ class Stepper:
         path = (ctypes.c_uint64 * _INSTRUCTIONS_MAX)()
         pid = self._start(prepare)
         steps = trace(pid, *memory, self.ranges, len(self.ranges), path, ctypes.c_long(len(path)))
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        _kill(pid)
         assert steps > 0, "the operation did not come to its end while it was traced"
         seen = collections.Counter()
         points = []
@@ -86,6 +100,13 @@ class Stepper:
         _, status = os.waitpid(pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status), f"a child failed before its operation: {status:#x}"
         return pid
+
+
+def _kill(pid):
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        os.kill(pid, signal.SIGKILL)
+        while os.WIFSTOPPED(os.waitpid(pid, 0)[1]):
+            pass
 
 
 def _compile():

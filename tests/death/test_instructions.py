@@ -16,17 +16,35 @@ import pytest
 if platform.machine() != "x86_64" or not shutil.which("cc"):
     pytest.skip("single-stepping is written for x86-64, and needs a C compiler", allow_module_level=True)
 
-from scenes import OPERATIONS, QUICK_REAPS, REAPS
+from scenes import BESIDE, OPERATIONS, QUICK_REAPS, REAPS
 
 SOAK = "FOLIOCACHE_STRESS_SECONDS" in os.environ
 KILLING = pathlib.Path(__file__).with_name("killing.py")
-CHOSEN = OPERATIONS + (REAPS if SOAK else QUICK_REAPS)
 
 
-@pytest.mark.parametrize("scene", [scene.__name__ for scene in CHOSEN])
-def test_killed_at_any_instruction(scene, pool_name, record_property):
-    most = [] if SOAK else ["60" if scene.startswith("reap") else "500"]
-    done = subprocess.run([sys.executable, KILLING, pool_name, scene, *most], capture_output=True, text=True)
+def names(scenes):
+    return [scene.__name__ for scene in scenes]
+
+
+def run(name, scene, most):
+    """At most so many points of a scene, or all of them."""
+    command = [sys.executable, KILLING, name, scene, str(most or 0)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     print(done.stdout)
-    record_property("killed", done.stdout)
+
+
+@pytest.mark.parametrize("scene", names(OPERATIONS))
+def test_killed_at_any_instruction_of_an_operation(scene, pool_name):
+    run(pool_name, scene, None if SOAK else 500)
+
+
+@pytest.mark.parametrize("scene", names(REAPS if SOAK else QUICK_REAPS))
+def test_killed_at_any_instruction_of_reaping_another(scene, pool_name):
+    run(pool_name, scene, None if SOAK else 60)
+
+
+@pytest.mark.parametrize("scene", names(BESIDE))
+def test_stopped_at_any_instruction_while_another_is_reaped(scene, pool_name):
+    """One by one they take long: while one stands in an operation, the reaper's patience ends again and again."""
+    run(pool_name, scene, 200 if SOAK else 12)
