@@ -34,5 +34,5 @@ $(VENV)/.demo $(VENV)/.test $(VENV)/.bench $(VENV)/.lint: $(VENV)/.%: pyproject.
 	touch $@
 
 clean:
-	rm -rf $(VENV) build src/*.egg-info src/foliocache/mm/layout.pxd
+	rm -rf $(VENV) build src/*.egg-info src/foliocache/mm/layout.pxd src/foliocache/mm/inline
 	find src -name "*.so" -delete

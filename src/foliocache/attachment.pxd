@@ -1,11 +1,14 @@
+cimport cython
 from libc.stdint cimport uint32_t as u32
 
+from .mm cimport layout
 from .mm.atomics cimport Memory, mem_t
 
 
 cdef u32 spare() noexcept
 
 
+@cython.final
 cdef class Attachment:
     cdef readonly object segment
     cdef Memory memory
@@ -17,5 +20,14 @@ cdef class Attachment:
     cdef u32 left
     cdef object __weakref__
 
-    cdef u32 take(self) noexcept
-    cdef void give(self, u32 n) noexcept
+    cdef inline u32 take(self) noexcept:
+        """A word of the ledger for one more pin; NIL when all are in use."""
+        if self.left == 0:
+            return layout.NIL
+        self.left -= 1
+        return self.unused[self.left]
+
+    cdef inline void give(self, u32 n) noexcept:
+        """The pin in word n has gone."""
+        self.unused[self.left] = n
+        self.left += 1

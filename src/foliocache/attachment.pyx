@@ -1,4 +1,5 @@
 """A segment as this process uses it: its client slot, and the words of its ledger that are not in use."""
+cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.stdlib cimport free, malloc
 
@@ -29,6 +30,7 @@ cdef u32 spare() noexcept:
     return layout.PINS - 1
 
 
+@cython.final
 cdef class Attachment:
     """A segment as this process uses it: the mapped memory and the process's client slot.
 
@@ -72,18 +74,6 @@ cdef class Attachment:
         """Settle what dead processes have left: how many of them are settled, and how many wait for a living one's lease."""
         self.join()
         return reap(self.segment, self.me)
-
-    cdef u32 take(self) noexcept:
-        """A word of the ledger for one more pin; NIL when all are in use."""
-        if self.left == 0:
-            return layout.NIL
-        self.left -= 1
-        return self.unused[self.left]
-
-    cdef void give(self, u32 n) noexcept:
-        """The pin in word n has gone."""
-        self.unused[self.left] = n
-        self.left += 1
 
     def forget(self, bytes key_digest):
         """Withdraw every version of the object with this key; how many there were."""

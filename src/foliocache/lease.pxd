@@ -1,9 +1,11 @@
+cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
 from .attachment cimport Attachment
 from .mm.atomics cimport mem_t
 
 
+@cython.final
 cdef class Lease:
     cdef Attachment attachment
     cdef object private
@@ -22,6 +24,7 @@ cdef class Lease:
     cdef void _fail(self) noexcept
 
 
+@cython.final
 cdef class Target:
     cdef Lease lease
     cdef readonly int views
@@ -43,13 +46,13 @@ cdef class FolioMap:
     cdef public u64 previous
 
     cdef Lease _lease(self, u64 index, u64 wanted)
-    cdef Py_ssize_t _length(self, u64 index)
+    cdef Py_ssize_t _length(self, u64 index) noexcept
     cdef Lease _copy(self, u64 index)
     cdef u64 _clip(self, n) except? 0xFFFFFFFFFFFFFFFF
     cdef int _check_index(self, u64 index) except -1
     cdef u64 _grab_as(self, u32 entry, u64 index, u32 length)
     cdef u64 _look_up(self)
-    cdef bint _fits(self, u32 pfn, u64 index)
+    cdef bint _fits(self, u32 pfn, u64 index) noexcept
     cdef u32 _order_of(self, u64 length)
     cdef void _bind(self, u64 ino)
     cdef bint _open(self)

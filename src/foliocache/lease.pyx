@@ -23,14 +23,16 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t as u32, uint64_t as u64
 
 from .attachment cimport Attachment, spare
-from .mm cimport atomics, client, fill, filemap, flags, folio, layout, mapping, vmscan
+from .mm cimport atomics, fill, layout, mapping, vmscan
 from .mm.atomics cimport fc_mem, mem_t
+from .mm.inline cimport client, filemap, flags, folio
 
 cdef extern from *:
     void prefetch "__builtin_prefetch" (const void *)
 
 from .errors import LeaseError
 
+@cython.final
 @cython.no_gc
 @cython.freelist(256)
 cdef class Lease:
@@ -126,6 +128,7 @@ cdef class Lease:
         client.leave(mem, me)
 
 
+@cython.final
 cdef class Target:
     """The writable bytes of a folio that is being filled.
 
@@ -197,6 +200,7 @@ cdef class FolioMap:
         """As lease; a miss reads up to ``wanted`` folios at once."""
         return self._lease(index, wanted)
 
+    @cython.final
     cdef Lease _lease(self, u64 index, u64 wanted):
         cdef mem_t mem = self.mem
         cdef u32 entry, pfn, seen
@@ -276,7 +280,8 @@ cdef class FolioMap:
         """Valid bytes of folio index."""
         return self._length(index)
 
-    cdef Py_ssize_t _length(self, u64 index):
+    @cython.final
+    cdef Py_ssize_t _length(self, u64 index) noexcept:
         cdef u64 start = index * self.folio_size
         return min(self.folio_size, self.size - start)
 
@@ -307,6 +312,7 @@ cdef class FolioMap:
             folio.release(mem, self.attachment.me, spare(), pfn)
         return self._private(content) if content is not None else self._read_privately(index)
 
+    @cython.final
     cdef int _check_index(self, u64 index) except -1:
         if index >= self.folios:
             raise IndexError(f"folio {index} of an object with {self.folios}")
@@ -418,7 +424,8 @@ cdef class FolioMap:
             filemap.truncate(mem, self.attachment.me, ino, self.folios - 1)
             client.leave(mem, self.attachment.me)
 
-    cdef bint _fits(self, u32 pfn, u64 index):
+    @cython.final
+    cdef bint _fits(self, u32 pfn, u64 index) noexcept:
         """Whether folio index can lie at pfn without reaching beyond the pool: the last check before bytes are handed out.
 
         Fails only for damaged tables. The pin is not given back then: nobody knows whose it is.
