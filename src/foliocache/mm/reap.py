@@ -28,7 +28,7 @@ Two dead clients may name the same folio. Pins of all of them go first; vague na
 If d did not ask for that moment, a stale getter's passing reference could be taken for a leak, or appear afterwards. With c before b, the
 folio could be published after c and withdrawn by its owner in the middle of d. Without a, the name could appear again in a new life. If
 the ledger were written after the add, a reference would be nobody's. Each is a mutation that the checker catches.
-Source: the scheme of design section "Death at any instruction", with hazard pointers (Michael 2004) for names, and the asymmetric
+Source: docs/reliability.md, with hazard pointers (Michael 2004) for names, and the asymmetric
 barrier of userspace-rcu (membarrier(2)) for the grace period.
 """
 

@@ -39,7 +39,7 @@ class Plan:
     attach_bytes: int = 1 * GIB
     fill_bytes: int = 64 * MIB
     policy_pages: int = 2048
-    epochs: int = 6
+    epochs: int = 9
 
     @classmethod
     def tiny(cls) -> Plan:
