@@ -159,7 +159,8 @@ def lmdb_each(folder: str, count: int, size: int) -> Reader:
 
 
 def _keys(numbers: list[int]) -> list[bytes]:
-    return [b"value%06d" % n for n in numbers]
+    keys = {n: b"value%06d" % n for n in numbers}
+    return [keys[n] for n in numbers]
 
 
 def diskcache(folder: str, count: int, size: int) -> Reader:

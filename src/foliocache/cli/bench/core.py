@@ -224,7 +224,8 @@ def lmdb_cases(numbers: list[int], size: int = VALUE) -> Iterator[dict[str, loop
         with environment.begin(write=True) as transaction:
             for n in range(count):
                 transaction.put(b"value%06d" % n, bytes([n & 255]) * size)
-        keys = [b"value%06d" % n for n in numbers]
+        names = [b"value%06d" % n for n in range(count)]
+        keys = [names[n] for n in numbers]
         with environment.begin(buffers=True) as transaction:
             yield {
                 "LMDB, open transaction": loops.method(transaction.get, keys),

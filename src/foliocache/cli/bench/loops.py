@@ -17,8 +17,12 @@ INDEXABLE = hasattr(Lease, "__getitem__")
 
 
 def order(count: int, length: int, seed: int = 1) -> list[int]:
-    """``length`` value numbers below count, each as often as any other, shuffled."""
-    numbers = [n % count for n in range(length)]
+    """``length`` value numbers below count, each as often as any other, shuffled.
+
+    Equal numbers are the same object, so that a loop does not wait for the memory of its own list.
+    """
+    each = list(range(count))
+    numbers = [each[n % count] for n in range(length)]
     random.Random(seed).shuffle(numbers)
     return numbers
 
