@@ -56,9 +56,10 @@ def folios(section: Section, plan: Plan) -> None:
             mapping = values(cache, count, PAGE)
             slices = stack.enter_context(core.shared_slices(count, PAGE))
             overhead[count] = core.metadata_per_page(cache)
-            near = loops.order(HOT, plan.core.hits)
-            hot, spread = [n + (count - HOT) // 2 for n in near], [n * (count // HOT) for n in near]
-            wide = [n % count for n in loops.order(max(count, plan.core.hits), plan.core.hits)]
+            start, step = (count - HOT) // 2, count // HOT
+            hot = loops.order(range(start, start + HOT), plan.core.hits)
+            spread = loops.order(range(0, HOT * step, step), plan.core.hits)
+            wide = loops.order(count, max(count, plan.core.hits))[: plan.core.hits]
             cases[f"hot {count}"] = per_op(loops.leases(mapping, hot), len(hot))
             cases[f"spread {count}"] = per_op(loops.leases(mapping, spread), len(spread))
             cases[f"random {count}"] = per_op(loops.leases(mapping, wide), len(wide))

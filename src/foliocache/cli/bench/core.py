@@ -237,9 +237,8 @@ def lmdb_cases(numbers: list[int], size: int = VALUE) -> Iterator[dict[str, loop
 def hitters(name: str, count: int, number: int, length: int) -> dict[str, loops.Loop]:
     """Crew: hits on values of its own, and on one value that all share."""
     mapping = one_per_folio(foliocache.attach(name), count, VALUE)
-    own = [n for n in range(count) if n % 4 == number % 4]
     return {
-        "different": loops.leases(mapping, [own[n] for n in loops.order(len(own), length)]),
+        "different": loops.leases(mapping, loops.order(range(number % 4, count, 4), length)),
         "same": loops.leases(mapping, [0] * length),
     }
 
@@ -281,12 +280,11 @@ def growth(plan: Plan) -> list[Found]:
     hot, page = min(1000, plan.grown), 4 * KIB
     with pool(2 * hot * page + 4 * MIB, page) as small, pool(plan.grown * page * 9 // 8 + 4 * MIB, page) as large:
         few, many = values(small, hot, page), values(large, plan.grown, page)
-        step = plan.grown // hot
-        numbers = loops.order(hot, plan.hits)
+        spread = range(0, hot * (plan.grown // hot), plan.grown // hot)
         took = interleave(
             {
-                "few": per_op(loops.leases(few, numbers), plan.hits),
-                "many": per_op(loops.leases(many, [n * step for n in numbers]), plan.hits),
+                "few": per_op(loops.leases(few, loops.order(hot, plan.hits)), plan.hits),
+                "many": per_op(loops.leases(many, loops.order(spread, plan.hits)), plan.hits),
             },
             plan.rounds,
         )

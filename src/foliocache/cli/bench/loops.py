@@ -16,13 +16,13 @@ Loop = Callable[[], int]
 INDEXABLE = hasattr(Lease, "__getitem__")
 
 
-def order(count: int, length: int, seed: int = 1) -> list[int]:
-    """``length`` value numbers below count, each as often as any other, shuffled.
+def order(values: int | range, length: int, seed: int = 1) -> list[int]:
+    """``length`` numbers of values (those below an int), each as often as any other, shuffled.
 
     Equal numbers are the same object, so that a loop does not wait for the memory of its own list.
     """
-    each = list(range(count))
-    numbers = [each[n % count] for n in range(length)]
+    each = list(range(values) if isinstance(values, int) else values)
+    numbers = [each[n % len(each)] for n in range(length)]
     random.Random(seed).shuffle(numbers)
     return numbers
 
