@@ -34,12 +34,14 @@ def wall(kind: str, n: int, alone: float, both: float, floor: float) -> float:
 
 
 def add(section: Section, measured: Mapping[int, Mapping[str, float]]) -> None:
-    """The model's table and plot, where two processors were measured."""
+    """The model's table and plot, for the kinds that two processors, if there are two, took longer for than one."""
     if 1 not in measured or 2 not in measured:
         return
     alone, both = measured[1], measured[2]
     floor = max(both["xadd"] - alone["xadd"], 0.0)
     kinds = [kind for kind in alone if both[kind] > alone[kind]]
+    if not kinds:
+        return
     table = Table("MODEL (not measured): ns of wall time per get+put on one line", ("processors", *kinds))
     curves = {kind: [(n, wall(kind, n, alone[kind], both[kind], floor)) for n in PROCESSORS] for kind in kinds}
     for place, n in enumerate(PROCESSORS):
