@@ -151,14 +151,14 @@ class Machine(Steps, Geometry):
         writes.append(e)
         self.append(e)
 
-    def choose(self, n):
+    def choose(self, n, what="relaxed"):
         """One of ``range(n)``; the explorer tries all."""
         if self.i < self.n:
             self.i += 1
             return self.log[self.i - 1].value
         choices = []
         for value in range(n):
-            e = self.event(CHOICE, None, "relaxed")
+            e = self.event(CHOICE, None, what)
             e.value = value
             if e.twin is not None and e.twin.kind is CHOICE and value > e.twin.value:
                 break

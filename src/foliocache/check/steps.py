@@ -31,7 +31,7 @@ class Steps:
 
     def step(self, writes=False):
         self.steps = False
-        if writes and self.mortal and self.choose(2):
+        if writes and self.mortal and self.choose(2, "life"):
             self.store(("dead", self.thread), DEAD, "release")
             raise Died
         while self.taken < self.interrupts and self.choose(2):
@@ -107,6 +107,11 @@ def is_dead(mem, thread):
 def has_died(mem, client):
     """Wait until a mortal client has died or come to its end; whether it has died."""
     return mem.until(("dead", mem.processes[client]), bool, order="acquire") == DEAD
+
+
+def set_alive(mem, client, alive):
+    """A new client in the slot of one that has died; or none, again."""
+    mem.store(("dead", mem.processes[client]), GONE if alive else DEAD, "release")
 
 
 def choose(mem, n):

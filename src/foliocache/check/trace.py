@@ -39,6 +39,8 @@ def steps(graph):
     for t, events in enumerate(graph.threads):
         column = []
         for e in events:
+            if e.kind is CHOICE and e.order == "life":  # told by what follows
+                continue
             if (e.kind is WRITE and e.ex and column and column[-1].events[-1].ex and column[-1].events[-1].loc == e.loc) or (
                 e.plain and e.kind is WRITE and column and _same_writer(column[-1].events[-1], e)
             ):
@@ -138,7 +140,9 @@ def _describe(step, program, number, newest, graph):
     op, function, file, line = e.op
     step.where = f"{file}:{line}"
     verb = OPERATION.fullmatch(op)[1]
-    if e.kind is FENCE:
+    if e.kind is WRITE and isinstance(e.loc, tuple) and e.loc[0] == "dead":
+        step.text, step.where = "dies" if e.value == 1 else "ends", ""
+    elif e.kind is FENCE:
         step.text = f"{function}  fence ({e.order})"
     elif e.kind is CHOICE:
         step.text = f"{function}  chooses {e.value}" if op != "step" else ("steps in" if e.value else "goes on")

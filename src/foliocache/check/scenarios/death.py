@@ -165,6 +165,14 @@ def death_put_both(core):
     return p.program(*threads, mortal=(VICTIM, OTHER))
 
 
+@scenario("death/put-late", FEW, FEW_PARTS, {"dead-unasked": Bug((Edit("reap", "_is_named", " and _names(mem",
+    " and client.is_alive(mem, other) and _names(mem"),), ALL, "another dead one's pin is taken for this one's")})  # fmt: skip
+def death_put_late(core):
+    """As death/put-both, but the reaper begins as soon as the first has died; the second is settled by another one."""
+    p = Pinned(core)
+    return p.program((VICTIM, p.dropper(VICTIM)), (OTHER, p.dropper(OTHER)), (REAPER, p.reaper()), mortal=(VICTIM, OTHER))
+
+
 class Reborn(Pool):
     """Client 1 has died with the name of a page in its slot, from a former life of that page. Client 2 makes it a new folio."""
 

@@ -183,6 +183,7 @@ class Pool(tree.Cached):
         """``threads`` by client: ``(1, function)``. Those who are ``dead`` have died before it began."""
         numbers = {client: thread for thread, (client, _) in enumerate(threads)}
         numbers |= {client: f"client {client}" for client in dead}
+        self.client_of = {thread: client for client, thread in numbers.items()}
 
         def setup(mem):
             self.setup(mem)
@@ -201,4 +202,6 @@ class Pool(tree.Cached):
             client, off = divmod(loc - stage.CLIENTS, LEDGER + 4 * PINS)
             what = {8: "state", 64: "busy"}.get(off) or (f"name {(off - 68) // 4}" if off < 256 else f"pin {(off - 256) // 4}")
             return f"{what} of client {client}"
+        if isinstance(loc, tuple) and loc[0] == "dead":
+            return f"end of client {self.client_of[loc[1]]}"
         return stage.names(loc)

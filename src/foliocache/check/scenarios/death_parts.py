@@ -1,0 +1,338 @@
+"""Death in the parts: the allocator's blocks, a window's table, a fill, a lock with its sleepers, and a slot that is used again."""
+
+from .. import steps
+from ..mutation import Edit, Replace
+from ..scenario import ALL, WEAK, Bug, scenario
+from . import stage, tree
+from .death_path import TAKEN_OVER
+from .mortal import FEW, FEW_PARTS, OTHER, PARTS, REAPER, VICTIM, Pool
+
+PAIR = {**FEW, "MAX_ORDER": 1}
+MARKS = "        _set_mark(mem, pfn + (1 << have), have + 1)\n        _set_mark(mem, pfn, have + 1)\n"
+TAKE = "            client.note(mem, me, pfn)\n            kind.set(mem, pfn, layout.TYPE_NONE, order)\n"
+UNMARK = "            _set_mark(mem, pfn, 0)\n"
+MERGE = "        _set_mark(mem, pfn, order + 1)\n        _set_mark(mem, pfn + (1 << (order - 1)), 0)\n"
+ALLOC_BUGS = {
+    "split-from-below": Bug((Edit("page_alloc", "_split", MARKS, "".join(reversed(MARKS.splitlines(keepends=True)))),), ALL,
+        "between the two marks the upper half is nobody's"),
+    "merge-from-above": Bug((Edit("page_alloc", "_merge", MERGE, "".join(reversed(MERGE.splitlines(keepends=True)))),), ALL,
+        "and here, too"),
+    "taken-unnamed": Bug((Edit("page_alloc", "_take", TAKE + UNMARK, UNMARK + TAKE),), ALL, "a block that nobody has written down"),
+}  # fmt: skip
+
+
+class Blocks(Pool):
+    """Two pages: one block of order 1, or two of order 0. Nothing else is there."""
+
+    def setup(self, mem):
+        core = self.core
+        for part in (core.slab, core.lru, core.mapping):
+            part.setup(mem)
+        core.page_alloc.setup(mem, 0)
+        for client in range(self.clients):
+            core.client.set_state(mem, client, core.layout.SLOT_ATTACHED)
+
+    def user(self, me, order):
+        """Take a block, use it, give it back, as one operation."""
+
+        def use(mem):
+            core = self.core
+            pfn = core.page_alloc.alloc(mem, me, order)
+            if pfn == core.layout.NIL:
+                return "nothing free"
+            core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, order, 0, 0, 0)
+            for each in range(pfn, pfn + (1 << order)):
+                stage.fill(mem, each, me)
+            core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
+            core.folio.put(mem, me, pfn)
+            return "used"
+
+        return self.operation(me, use)
+
+    def left(self, mem):
+        super().left(mem)
+        assert self.core.page_alloc.free_pages(mem) == self.pages, "a page is lost"
+
+
+def blocks(core, victim, other):
+    """Two who want blocks of these orders."""
+    p = Blocks(core)
+    return p.program((VICTIM, p.user(VICTIM, victim)), (OTHER, p.user(OTHER, other)))
+
+
+@scenario("death/alloc-split", PAIR, FEW_PARTS, {**{k: ALLOC_BUGS[k] for k in ("split-from-below", "taken-unnamed")},
+    "allocator-unrepaired": TAKEN_OVER["allocator-unrepaired"]})  # fmt: skip
+def alloc_split(core):
+    """The victim takes a small block out of a large one, and gives it back; somebody else wants a large one."""
+    return blocks(core, 0, 1)
+
+
+@scenario("death/alloc-both", PAIR, FEW_PARTS, {"merge-from-above": ALLOC_BUGS["merge-from-above"]})
+def alloc_both(core):
+    """Both want a small block: split and merge, with a lock that is taken over."""
+    return blocks(core, 0, 0)
+
+
+@scenario("death/alloc-large", PAIR, FEW_PARTS)
+def alloc_large(core):
+    """The victim takes all, somebody else wants a small block."""
+    return blocks(core, 1, 0)
+
+
+class Records(Blocks):
+    """Nothing is there, not even a page of records."""
+
+    def opener(self, me):
+        return self.operation(me, lambda mem: tree.opened(self.core, mem, me, me=me))
+
+    def left(self, mem):
+        Pool.left(self, mem)
+
+
+@scenario("death/slab-grow", PAIR, FEW_PARTS, {
+    "type-first": Bug((Edit("slab", "_grow", "layout.TYPE_NONE, 0, 0, 0, 0)", "_type(cache), 0, 0, 0, 0)"),), ALL,
+        "who repairs finds objects in a page that has none yet"),
+    "grow-unnamed": Bug((Edit("page_alloc", "_take", TAKE + UNMARK, UNMARK + TAKE),), ALL),
+})  # fmt: skip
+def slab_grow(core):
+    """Two make the first records: the cache takes a page from the allocator."""
+    p = Records(core)
+    return p.program((VICTIM, p.opener(VICTIM)), (OTHER, p.opener(OTHER)))
+
+
+@scenario("death/alloc-again", PAIR, FEW_PARTS)
+def alloc_again(core):
+    """The victim splits and merges; the reaper dies, too."""
+    p = Blocks(core)
+    threads = [
+        (VICTIM, p.user(VICTIM, 0)),
+        (OTHER, p.reaper(OTHER, whole=True)),
+        (REAPER, p.reaper(REAPER, (VICTIM, OTHER), whole=True)),
+    ]
+    return p.program(*threads, mortal=(VICTIM, OTHER))
+
+
+class Window(Pool):
+    """Client 1 makes a table, gives a lease to it, looks it up there, and releases all."""
+
+    def user(self, me):
+        def use(mem):
+            core = self.core
+            table = core.pagetable.make(mem, me, 0, 1)
+            pfn = core.filemap.lookup(mem, me, 1, self.ino, self.head, self.height, self.place)
+            if pfn != core.layout.NIL:
+                core.pagetable.move(mem, me, 1, table, 0, pfn)
+                if core.pagetable.lookup(mem, me, 1, table, 0) != core.layout.NIL:
+                    self.check(mem, pfn)
+                    core.folio.release(mem, me, 1, pfn)
+            core.pagetable.release(mem, me, 0, table)
+
+        return use
+
+
+WINDOW_BUGS = {
+    "unmap-unnamed": Bug((Replace("pagetable", "unmap", """
+        def unmap(mem, me, table, entry):
+            pfn = xarray.pfn_of(mem, atomics.exchange_relaxed(mem, _entry(mem, table, entry), 0))
+            if pfn == layout.NIL:
+                return False
+            client.note(mem, me, pfn)
+            folio.put(mem, me, pfn)
+            return True
+    """),), ALL, "the reference is neither the entry's nor the operation's"),
+    "table-dropped-first": Bug((Edit("pagetable", "release",
+        "    clear(mem, me, table)\n    client.drop(mem, me, n, table)\n", "    client.drop(mem, me, n, table)\n    clear(mem, me, table)\n"),),
+        ALL, "nobody knows what the table has mapped"),
+    "map-unnamed": Bug((Edit("pagetable", "move", "    client.drop(mem, me, n, pfn)\n    map(mem, table, entry, pfn)\n",
+        "    client.drop(mem, me, n, pfn)\n    client.done(mem, me, pfn)\n    map(mem, table, entry, pfn)\n"),), ALL,
+        "on its way into the table the reference is nobody's"),
+}  # fmt: skip
+
+
+@scenario("death/window", FEW, FEW_PARTS, WINDOW_BUGS)
+def death_window(core):
+    """A window is made, filled, used and released by a client that dies."""
+    p = Window(core, 3)
+    return p.program((VICTIM, p.user(VICTIM)), (REAPER, p.reaper()))
+
+
+@scenario("death/window-again", FEW, FEW_PARTS)
+def death_window_again(core):
+    """As death/window, and the reaper dies, too."""
+    p = Window(core, 3)
+    return p.program(
+        (VICTIM, p.user(VICTIM)), (OTHER, p.reaper(OTHER)), (REAPER, p.reaper(REAPER, (VICTIM, OTHER))), mortal=(VICTIM, OTHER)
+    )
+
+
+class Filling(Pool):
+    """Nothing is cached; or, ``begun``, client 1 has a folio locked and pinned, to fill it."""
+
+    def __init__(self, core, begun=False):
+        super().__init__(core)
+        self.begun = begun
+
+    def setup(self, mem):
+        super().setup(mem)
+        core = self.core
+        self.truncater(REAPER)(mem)
+        if self.begun:
+            pfn = self.operation(VICTIM, lambda mem: core.filemap.grab(mem, VICTIM, self.ino, self.place, 0, 1))(mem)
+            self.pfn = pfn & 0xFFFFFFFF
+            core.client.hold(mem, VICTIM, 0, self.pfn)
+
+    def complete(self, mem, me, pfn):
+        stage.fill(mem, pfn, (self.ino, self.place))
+        self.operation(me, lambda mem: self.core.filemap.complete(mem, me, pfn))(mem)
+
+    def filler(self, me):
+        """Add the folio, or find it, as one operation; fill it if it is new; drop it."""
+
+        def grab(mem):
+            core = self.core
+            grabbed = core.filemap.grab(mem, me, self.ino, self.place, 0, 1)
+            if grabbed < core.layout.GRAB_NOMEM:
+                core.client.hold(mem, me, 0, grabbed & 0xFFFFFFFF)
+            return grabbed
+
+        def fill(mem):
+            layout = self.core.layout
+            grabbed = self.pfn | layout.GRAB_ADDED if self.begun else self.operation(me, grab)(mem)
+            if grabbed >= layout.GRAB_NOMEM:
+                return "no memory"
+            if grabbed & layout.GRAB_ADDED:
+                self.complete(mem, me, grabbed & 0xFFFFFFFF)
+            self.core.folio.release(mem, me, 0, grabbed & 0xFFFFFFFF)
+            return "filled"
+
+        return fill
+
+    def reader(self, me):
+        """Look the folio up and wait until it is filled; fill it if its filler is dead. As ``lease`` does it, but for the sleep."""
+
+        def read(mem):
+            core, layout = self.core, self.core.layout
+            pfn = core.filemap.lookup(mem, me, 0, self.ino, self.head, self.height, self.place)
+            if pfn == layout.NIL:
+                return "miss"
+            at = core.atomics.folio_at(mem, pfn)
+            seen = core.flags.load(mem, at)
+            while not seen & layout.PG_UPTODATE and seen & layout.PG_LOCKED:
+                if core.fill.take_over(mem, me, pfn):
+                    if not core.flags.load(mem, at) & layout.PG_UPTODATE:
+                        self.complete(mem, me, pfn)
+                    seen = layout.PG_UPTODATE
+                else:
+                    core.atomics.cpu_relax()
+                    seen = core.flags.load(mem, at)
+            if seen & layout.PG_UPTODATE:
+                self.check(mem, pfn)
+            core.folio.release(mem, me, 0, pfn)
+            return seen
+
+        return read
+
+    def successor(self, mem):
+        """The next client in the victim's slot settles what that has left there, as ``foliocache.client`` does when no slot is clean."""
+        core = self.core
+        if not steps.has_died(mem, VICTIM):
+            return
+        steps.set_alive(mem, VICTIM, True)
+        core.client.set_aside(mem, VICTIM)
+        core.client.attach(mem, VICTIM)
+        core.reap.locks(mem, VICTIM, VICTIM)
+        core.reap.pins(mem, VICTIM, VICTIM)
+        if core.reap.vague(mem, VICTIM, VICTIM):  # it is not to be had yet
+            steps.set_alive(mem, VICTIM, False)
+
+
+FILL_BUGS = {
+    "owner-unasked": Bug((Edit("fill", "take_over", "not client.is_alive(mem, owner) and ", ""),), ALL, "two fill the same folio"),
+    "no-take-over": Bug((Edit("fill", "take_over", "    owner = atomics", "    return False\n    owner = atomics"),), ALL,
+        "who waits for a dead filler waits for ever"),
+}  # fmt: skip
+ABANDON = {
+    "abandon-relaxed": Bug((Edit("fill", "abandon", "cmpxchg_release", "cmpxchg_relaxed"),), WEAK,
+        "who takes over from nobody does not see that the content is there"),
+    "take-over-relaxed": Bug((Edit("fill", "take_over", "cmpxchg_acquire", "cmpxchg_relaxed"),), WEAK, "the same"),
+}  # fmt: skip
+
+
+@scenario("death/fill-read", FEW, FEW_PARTS, FILL_BUGS)
+def death_fill_read(core):
+    """The victim adds a folio and fills it; who waits for it takes over."""
+    p = Filling(core)
+    return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.reader(OTHER)))
+
+
+@scenario("death/fill-reap-read", FEW, FEW_PARTS, ABANDON)
+def death_fill_reap_read(core):
+    """The victim fills; the reaper finds its pin while somebody waits for the content."""
+    p = Filling(core, begun=True)
+    return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.reader(OTHER)), (REAPER, p.reaper()))
+
+
+@scenario("death/fill-read-both", FEW, FEW_PARTS)
+def death_fill_read_both(core):
+    """As death/fill-read, and who takes over may die, too."""
+    p = Filling(core)
+    threads = [(VICTIM, p.filler(VICTIM)), (OTHER, p.reader(OTHER)), (REAPER, p.reaper(REAPER, (VICTIM, OTHER)))]
+    return p.program(*threads, mortal=(VICTIM, OTHER))
+
+
+@scenario("death/fill-fill", FEW, FEW_PARTS)
+def death_fill_fill(core):
+    """Two want to add the same folio, one of them dies."""
+    p = Filling(core)
+    return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.filler(OTHER)))
+
+
+@scenario("death/slot-again", FEW, FEW_PARTS)
+def death_slot_again(core):
+    """The victim's slot is the next client's, who settles it as a living one; somebody may wait for the folio."""
+    p = Filling(core, begun=True)
+    return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.reader(OTHER)), ("successor", p.successor))
+
+
+WORD = 0x900
+
+
+class Locked(Pool):
+    """A lock that really sleeps. What it protects is "whole" or "half"."""
+
+    def setup(self, mem):
+        stage.fill(mem, 0, "whole")
+        for client in range(self.clients):
+            self.core.client.set_state(mem, client, self.core.layout.SLOT_ATTACHED)
+
+    def locker(self, me):
+        def critical(mem):
+            repair = self.core.wait.lock(mem, WORD, me)
+            if repair:
+                stage.fill(mem, 0, "whole")
+            assert stage.look(mem, 0) == "whole", "half a critical section is taken for a whole one"
+            stage.fill(mem, 0, "half")
+            stage.fill(mem, 0, "whole")
+            self.core.wait.unlock(mem, WORD)
+
+        return critical
+
+    def left(self, mem):
+        owner = self.core.wait.owner(mem, WORD)
+        assert owner in (self.core.layout.NIL, VICTIM), "the lock is left held"
+        assert owner != VICTIM or not self.core.atomics.client_alive(mem, VICTIM), "the lock is left held"
+
+    def name(self, loc):
+        return "lock" if loc == WORD else super().name(loc)
+
+
+@scenario("death/lock", FEW, PARTS[1:], {
+    "no-repair": Bug((Edit("wait", "_lock_slow", "            return True", "            return False"),), ALL, "nobody is told to repair"),
+    "owner-unasked": TAKEN_OVER["owner-unasked"],
+    "owner-trusted": Bug((Edit("wait", "_lock_slow", "client.is_alive(mem, dead):", "dead < layout.LOCK_WAITERS:"),), ALL,
+        "the dead owner's lock is waited for, for ever"),
+})  # fmt: skip
+def death_lock(core):
+    """The victim dies in its critical section, before, behind, or between unlock and wake; somebody sleeps on the lock."""
+    p = Locked(core)
+    return p.program((VICTIM, p.locker(VICTIM)), (OTHER, p.locker(OTHER)), timeouts=True)

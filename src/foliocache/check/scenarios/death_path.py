@@ -1,0 +1,158 @@
+"""The whole path again, with a client that dies at any of its writes.
+
+The scenarios of ``tree`` and ``nodes``, their clients with names and a ledger. The reaper comes when all have ended, so what is explored is
+the death beside the living ones, who find locks with a dead owner and take them over; and then that everything can be put right.
+In ``death/...-again`` the reaper dies, too, and a second one settles both.
+"""
+
+from ..mutation import Edit
+from ..scenario import ALL, Bug, scenario
+from . import tree
+from .mortal import OTHER, PARTS, REAPER, SMALL, VICTIM, Pool
+from .tree import INDEX
+
+ROUNDS = {**SMALL, "SHRINK_TRIES": 2}
+OWNER_UNASKED = Edit("wait", "_lock_slow", "client.is_alive(mem, dead):", "dead >= layout.LOCK_WAITERS:")
+UNREPAIRED = {
+    "allocator": Edit("page_alloc", "_lock", "        rebuild(mem)", "        pass"),
+    "trees": Edit("mapping", "lock", "        _repair_trees(mem, me, _tree_lock(ino))", "        pass"),
+    "slab": Edit("slab", "_lock", "        rebuild(mem, cache)", "        pass"),
+    "queues": Edit("lru", "_lock", "        rebuild(mem)", "        pass"),
+    "table": Edit("mapping", "_lock_table", "        _repair_table(mem, me)", "        pass"),
+}
+TAKEN_OVER = {
+    "owner-unasked": Bug((OWNER_UNASKED,), ALL, "the lock is taken from a living owner"),
+    **{
+        f"{part}-unrepaired": Bug((edit,), ALL, "half a critical section is taken for a whole one")
+        for part, edit in UNREPAIRED.items()
+    },
+}
+
+
+class Queued(Pool):
+    """With the queues, which the others have not."""
+
+    queues = True
+
+    def evicter(self, me):
+        """Insert into another mapping, for which something has to go."""
+        return self.inserter(me, 2, INDEX)
+
+
+def beside(core, victim, other, pages=4, **shape):
+    """The victim's function and the other one's are named as in ``Pool``."""
+    p = Queued(core, pages, height=shape.pop("height", 1), **shape)
+    return p.program((VICTIM, getattr(p, victim)(VICTIM)), (OTHER, getattr(p, other)(OTHER)))
+
+
+def again(core, victim, pages=4):
+    """The victim, a reaper that may die, and one that does not."""
+    p = Queued(core, pages, height=1)
+    threads = [
+        (VICTIM, getattr(p, victim)(VICTIM)),
+        (OTHER, p.reaper(OTHER, whole=True)),
+        (REAPER, p.reaper(REAPER, (VICTIM, OTHER), whole=True)),
+    ]
+    return p.program(*threads, mortal=(VICTIM, OTHER))
+
+
+@scenario("death/path-get-truncate", SMALL, PARTS)
+def path_get_truncate(core):
+    """The victim walks the tree while it is truncated."""
+    return beside(core, "getter", "truncater")
+
+
+@scenario("death/path-truncate-get", SMALL, PARTS)
+def path_truncate_get(core):
+    """The victim truncates: folio, node and record go, while somebody walks the tree."""
+    return beside(core, "truncater", "getter")
+
+
+@scenario(
+    "death/path-truncate-truncate",
+    SMALL,
+    PARTS,
+    {k: TAKEN_OVER[k] for k in ("owner-unasked", "trees-unrepaired", "table-unrepaired")},
+)
+def path_truncate_truncate(core):
+    """Two truncate: each lock's next owner finds it with a dead one, and repairs what it protects."""
+    return beside(core, "truncater", "truncater")
+
+
+@scenario("death/path-remove-remove", SMALL, PARTS)
+def path_remove_remove(core):
+    """Two remove the same folio, its neighbour stays."""
+    return beside(core, "remover", "remover", 5, more=(2,))
+
+
+@scenario("death/path-truncate-open", SMALL, PARTS, {"slab-unrepaired": TAKEN_OVER["slab-unrepaired"]})
+def path_truncate_open(core):
+    """The victim's truncation drops the mapping's record, while another mapping's is made."""
+    p = Queued(core, 4, height=1)
+    other = p.operation(OTHER, lambda mem: tree.opened(core, mem, 2, me=OTHER))
+    return p.program((VICTIM, p.truncater(VICTIM)), (OTHER, other))
+
+
+class Two(Queued):
+    """Two folios that have left their mapping, still on a queue; clients 1 and 2 hold one each."""
+
+    def setup(self, mem):
+        super().setup(mem)
+        core = self.core
+        self.held = {}
+        for client, index in ((VICTIM, INDEX), (OTHER, 2)):
+            pfn = self.held[client] = core.mapping.find(mem, self.ino, index)
+            self.pinned(mem, client, pfn)
+        self.truncater(REAPER)(mem)
+
+    def dropper(self, me):
+        return lambda mem: self.core.folio.release(mem, me, 0, self.held[me])
+
+
+@scenario("death/path-drop-drop", SMALL, PARTS, {k: TAKEN_OVER[k] for k in ("queues-unrepaired", "allocator-unrepaired")})
+def path_drop_drop(core):
+    """Two drop the last references to two folios: the queues and the allocator are what they have in common."""
+    p = Two(core, 5, more=(2,), height=1)
+    return p.program((VICTIM, p.dropper(VICTIM)), (OTHER, p.dropper(OTHER)))
+
+
+@scenario("death/path-node-freed", SMALL, PARTS)
+def path_node_freed(core):
+    """With its last folio the lower node of a tree goes, by the victim's hand, while somebody stands in it."""
+    return beside(core, "remover", "getter", 5, more=(5,), height=2)
+
+
+@scenario("death/path-get-evict", SMALL, PARTS)
+def path_get_evict(core):
+    """The victim gets a page that somebody else needs."""
+    return beside(core, "getter", "evicter", 3)
+
+
+@scenario("death/path-evict-get", SMALL, PARTS)
+def path_evict_get(core):
+    """The victim needs a page: evicts it, frees it, takes it, fills it and inserts it into a new mapping. Somebody else gets it."""
+    return beside(core, "evicter", "getter", 3)
+
+
+@scenario("death/path-insert-get", ROUNDS, PARTS)
+def path_insert_get(core):
+    """The victim adds a page to a tree in which somebody walks."""
+    return beside(core, "inserter", "getter")
+
+
+@scenario("death/path-hold-again", SMALL, PARTS)
+def path_hold_again(core):
+    """The victim holds a page. The reaper dies, too."""
+    return again(core, "holder")
+
+
+@scenario("death/path-insert-again", SMALL, PARTS)
+def path_insert_again(core):
+    """The victim inserts a page: allocator, slab and tree. The reaper dies, too."""
+    return again(core, "inserter")
+
+
+@scenario("death/path-truncate-again", SMALL, PARTS)
+def path_truncate_again(core):
+    """The victim truncates: tree, slab, queues, allocator and table. The reaper dies, too."""
+    return again(core, "truncater")
