@@ -165,6 +165,84 @@ def death_window_again(core):
     )
 
 
+@scenario("death/window-truncate", FEW, FEW_PARTS)
+def death_window_truncate(core):
+    """As death/window, beside somebody who truncates what it looks at."""
+    p = Window(core, 3)
+    return p.program((VICTIM, p.user(VICTIM)), (OTHER, p.truncater(OTHER)))
+
+
+class Mapped(Pool):
+    """Client 2 has a window on the page, which nothing else names."""
+
+    def setup(self, mem):
+        super().setup(mem)
+        pagetable = self.core.pagetable
+        self.table = pagetable.make(mem, OTHER, 0, 1)
+        self.pinned(mem, OTHER, self.pfn, 1)
+        pagetable.move(mem, OTHER, 1, self.table, 0, self.pfn)
+
+    def user(self, me):
+        def use(mem):
+            self.check(mem, self.pfn)
+            self.core.pagetable.release(mem, me, 0, self.table)
+
+        return use
+
+
+@scenario("death/window-hold", FEW, FEW_PARTS, {"tables-unasked": Bug((Edit("reap", "_is_name",
+    " or (named < atomics.npages(mem) and _is_mapped(mem, named, pfn))", ""),), ALL, "a window's reference is taken for the dead one's")})  # fmt: skip
+def death_window_hold(core):
+    """The victim gets a page that somebody else has in a window."""
+    p = Mapped(core, 3)
+    return p.program((VICTIM, p.getter(VICTIM)), (REAPER, p.reaper()), (OTHER, p.user(OTHER)))
+
+
+class Range(Pool):
+    """Client 1 has a window on two pages, and an empty table for pins."""
+
+    def __init__(self, core):
+        super().__init__(core, 6, (2,), 1)
+
+    def setup(self, mem):
+        super().setup(mem)
+        core = self.core
+        self.table, self.pins = (core.pagetable.make(mem, VICTIM, n, 2) for n in (0, 1))
+        for entry, index in enumerate((self.place, 2)):
+            pfn = core.mapping.find(mem, self.ino, index)
+            core.page_ref.get(mem, core.atomics.folio_at(mem, pfn))
+            core.pagetable.map(mem, self.table, entry, pfn)
+
+    def user(self, me):
+        """Pin both through the window, which goes; use them; unpin them."""
+
+        def use(mem):
+            core = self.core
+            assert self.operation(me, lambda mem: core.pagetable.gup(mem, me, self.table, 0, 2, self.pins))(mem)
+            core.pagetable.release(mem, me, 0, self.table)
+            self.check(mem, core.xarray.load(mem, core.atomics.page_at(mem, self.pins)))
+            self.operation(me, lambda mem: core.pagetable.unpin(mem, me, self.pins, 2))(mem)
+            core.pagetable.release(mem, me, 1, self.pins)
+
+        return use
+
+
+@scenario("death/gup", FEW, FEW_PARTS, {"pin-unnamed": Bug((Edit("pagetable", "gup",
+    "        map(mem, pins, i, pfn)\n        client.done(mem, me, pfn)\n", "        client.done(mem, me, pfn)\n        map(mem, pins, i, pfn)\n"),), ALL,
+    "on its way into the table of pins the reference is nobody's")})  # fmt: skip
+def death_gup(core):
+    """The victim pins a range through its window, uses it, and unpins it."""
+    p = Range(core)
+    return p.program((VICTIM, p.user(VICTIM)), (REAPER, p.reaper()))
+
+
+@scenario("death/gup-remove", FEW, FEW_PARTS)
+def death_gup_remove(core):
+    """As death/gup, beside somebody who removes one of the pages."""
+    p = Range(core)
+    return p.program((VICTIM, p.user(VICTIM)), (OTHER, p.remover(OTHER)))
+
+
 class Filling(Pool):
     """Nothing is cached; or, ``begun``, client 1 has a folio locked and pinned, to fill it."""
 
@@ -206,6 +284,19 @@ class Filling(Pool):
             return "filled"
 
         return fill
+
+    def failer(self, me):
+        """The source of what was begun fails."""
+
+        def failing(mem):
+            self.core.filemap.remove(mem, me, self.ino, self.pfn)
+            self.core.fill.fail(mem, self.pfn)
+
+        def fail(mem):
+            self.operation(me, failing)(mem)
+            self.core.folio.release(mem, me, 0, self.pfn)
+
+        return fail
 
     def reader(self, me):
         """Look the folio up and wait until it is filled; fill it if its filler is dead. As ``lease`` does it, but for the sleep."""
@@ -292,6 +383,48 @@ def death_slot_again(core):
     """The victim's slot is the next client's, who settles it as a living one; somebody may wait for the folio."""
     p = Filling(core, begun=True)
     return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.reader(OTHER)), ("successor", p.successor))
+
+
+@scenario("death/fill-truncate", FEW, FEW_PARTS)
+def death_fill_truncate(core):
+    """The victim fills what is truncated meanwhile; the reaper comes at any time."""
+    p = Filling(core, begun=True)
+    return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.truncater(OTHER)), (REAPER, p.reaper()))
+
+
+@scenario("death/fill-read-truncate", FEW, FEW_PARTS)
+def death_fill_read_truncate(core):
+    """The victim fills, somebody waits for the content, and somebody else truncates."""
+    p = Filling(core, begun=True)
+    return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.reader(OTHER)), (REAPER, p.truncater(REAPER)))
+
+
+@scenario("death/fail-read", FEW, FEW_PARTS)
+def death_fail_read(core):
+    """The victim's source fails, and somebody waits for the content."""
+    p = Filling(core, begun=True)
+    return p.program((VICTIM, p.failer(VICTIM)), (OTHER, p.reader(OTHER)))
+
+
+@scenario("death/fail-truncate", FEW, FEW_PARTS)
+def death_fail_truncate(core):
+    """The victim's source fails while the folio is truncated."""
+    p = Filling(core, begun=True)
+    return p.program((VICTIM, p.failer(VICTIM)), (OTHER, p.truncater(OTHER)))
+
+
+@scenario("death/grab-truncate", FEW, FEW_PARTS)
+def death_grab_truncate(core):
+    """The victim adds a folio and fills it while it is truncated."""
+    p = Filling(core)
+    return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.truncater(OTHER)))
+
+
+@scenario("death/truncate-grab", FEW, FEW_PARTS)
+def death_truncate_grab(core):
+    """The victim truncates while a folio is added and filled."""
+    p = Filling(core)
+    return p.program((VICTIM, p.truncater(VICTIM)), (OTHER, p.filler(OTHER)))
 
 
 WORD = 0x900

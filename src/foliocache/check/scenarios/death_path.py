@@ -7,10 +7,11 @@ In ``death/...-again`` the reaper dies, too, and a second one settles both.
 
 from ..mutation import Edit
 from ..scenario import ALL, Bug, scenario
-from . import tree
-from .mortal import OTHER, PARTS, REAPER, SMALL, VICTIM, Pool
+from . import nodes, stage, tree
+from .mortal import FEW, FEW_PARTS, OTHER, PARTS, REAPER, SMALL, VICTIM, Pool
 from .tree import INDEX
 
+BOTH = (VICTIM, OTHER)
 ROUNDS = {**SMALL, "SHRINK_TRIES": 2}
 OWNER_UNASKED = Edit("wait", "_lock_slow", "client.is_alive(mem, dead):", "dead >= layout.LOCK_WAITERS:")
 UNREPAIRED = {
@@ -39,10 +40,10 @@ class Queued(Pool):
         return self.inserter(me, 2, INDEX)
 
 
-def beside(core, victim, other, pages=4, **shape):
+def beside(core, victim, other, pages=4, height=1, more=(), mortal=(VICTIM,)):
     """The victim's function and the other one's are named as in ``Pool``."""
-    p = Queued(core, pages, height=shape.pop("height", 1), **shape)
-    return p.program((VICTIM, getattr(p, victim)(VICTIM)), (OTHER, getattr(p, other)(OTHER)))
+    p = Queued(core, pages, more, height)
+    return p.program((VICTIM, getattr(p, victim)(VICTIM)), (OTHER, getattr(p, other)(OTHER)), mortal=mortal)
 
 
 def again(core, victim, pages=4):
@@ -51,9 +52,9 @@ def again(core, victim, pages=4):
     threads = [
         (VICTIM, getattr(p, victim)(VICTIM)),
         (OTHER, p.reaper(OTHER, whole=True)),
-        (REAPER, p.reaper(REAPER, (VICTIM, OTHER), whole=True)),
+        (REAPER, p.reaper(REAPER, BOTH, whole=True)),
     ]
-    return p.program(*threads, mortal=(VICTIM, OTHER))
+    return p.program(*threads, mortal=BOTH)
 
 
 @scenario("death/path-get-truncate", SMALL, PARTS)
@@ -66,6 +67,12 @@ def path_get_truncate(core):
 def path_truncate_get(core):
     """The victim truncates: folio, node and record go, while somebody walks the tree."""
     return beside(core, "truncater", "getter")
+
+
+@scenario("death/path-get-truncate-both", SMALL, PARTS)
+def path_get_truncate_both(core):
+    """As these two, and both may die."""
+    return beside(core, "getter", "truncater", mortal=BOTH)
 
 
 @scenario(
@@ -83,6 +90,12 @@ def path_truncate_truncate(core):
 def path_remove_remove(core):
     """Two remove the same folio, its neighbour stays."""
     return beside(core, "remover", "remover", 5, more=(2,))
+
+
+@scenario("death/path-remove-both", SMALL, PARTS)
+def path_remove_both(core):
+    """As death/path-remove-remove, and both may die."""
+    return beside(core, "remover", "remover", 5, more=(2,), mortal=BOTH)
 
 
 @scenario("death/path-truncate-open", SMALL, PARTS, {"slab-unrepaired": TAKEN_OVER["slab-unrepaired"]})
@@ -122,6 +135,50 @@ def path_node_freed(core):
     return beside(core, "remover", "getter", 5, more=(5,), height=2)
 
 
+@scenario("death/path-node-freed-both", SMALL, PARTS)
+def path_node_freed_both(core):
+    """As death/path-node-freed, and both may die."""
+    return beside(core, "remover", "getter", 5, more=(5,), height=2, mortal=BOTH)
+
+
+class Reuse(Pool):
+    """As ``nodes.Other``: client 1 removes a page, which frees the leaf above it; client 2 puts one into another mapping, and may
+    get that leaf for it; client 0 looks for the page that is removed."""
+
+    def __init__(self, core):
+        super().__init__(core, 5, (nodes.NEIGHBOUR,), 2)
+
+    def setup(self, mem):
+        super().setup(mem)
+        self.b = tree.opened(self.core, mem, nodes.B)
+        self.page = self.core.page_alloc.alloc(mem, OTHER, 0)
+
+    def storer(self, me):
+        def store(mem):
+            core, pfn = self.core, self.page
+            core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, self.b, self.place, 1)
+            stage.fill(mem, pfn, (self.b, self.place))
+            core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
+            assert core.mapping.lock(mem, me, self.b)
+            assert core.mapping.insert(mem, me, self.b, self.place, pfn) == core.layout.XA_OK
+            core.mapping.unlock(mem, self.b)
+            core.client.done(mem, me, pfn)
+
+        return self.operation(me, store)
+
+    def program(self, *threads, **options):
+        program = super().program(*threads, **options)
+        program.geometry["page_shift"] = nodes.PAGE_SHIFT
+        return program
+
+
+@scenario("death/path-node-reuse", FEW, FEW_PARTS)
+def path_node_reuse(core):
+    """The leaf that the victim has freed, or was about to, is another mapping's while somebody stands in it."""
+    p = Reuse(core)
+    return p.program((VICTIM, p.remover(VICTIM)), (OTHER, p.storer(OTHER)), (REAPER, p.getter(REAPER)))
+
+
 @scenario("death/path-get-evict", SMALL, PARTS)
 def path_get_evict(core):
     """The victim gets a page that somebody else needs."""
@@ -134,10 +191,22 @@ def path_evict_get(core):
     return beside(core, "evicter", "getter", 3)
 
 
+@scenario("death/path-evict-get-both", SMALL, PARTS)
+def path_evict_get_both(core):
+    """As these two, and both may die."""
+    return beside(core, "evicter", "getter", 3, mortal=BOTH)
+
+
 @scenario("death/path-insert-get", ROUNDS, PARTS)
 def path_insert_get(core):
     """The victim adds a page to a tree in which somebody walks."""
     return beside(core, "inserter", "getter")
+
+
+@scenario("death/path-insert-get-both", ROUNDS, PARTS)
+def path_insert_get_both(core):
+    """As death/path-insert-get, and both may die."""
+    return beside(core, "inserter", "getter", mortal=BOTH)
 
 
 @scenario("death/path-hold-again", SMALL, PARTS)
