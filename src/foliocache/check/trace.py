@@ -11,6 +11,7 @@ import re
 import textwrap
 
 from .graph import CHOICE, FENCE, READ, WRITE
+from .steps import DEAD
 
 ODD, SWITCH, CHANGE = 1000, 10, 1
 STATES = 300_000
@@ -141,7 +142,7 @@ def _describe(step, program, number, newest, graph):
     step.where = f"{file}:{line}"
     verb = OPERATION.fullmatch(op)[1]
     if e.kind is WRITE and isinstance(e.loc, tuple) and e.loc[0] == "dead":
-        step.text, step.where = "dies" if e.value == 1 else "ends", ""
+        step.text, step.where = "dies" if e.value == DEAD else "ends", ""
     elif e.kind is FENCE:
         step.text = f"{function}  fence ({e.order})"
     elif e.kind is CHOICE:
