@@ -73,6 +73,47 @@ def test_who_sees_the_death_sees_the_deeds(model):
     assert litmus(victim, reaper, model=model, mortal={0}) == {(None, False), (None, 0), (None, 1)}
 
 
+@models
+def test_clients_are_asked_for_by_number(model):
+    def victim(mem):
+        a.store_relaxed(mem, X, 1)
+        a.store_relaxed(mem, X, 2)
+
+    def reaper(mem):
+        return steps.has_died(mem, 7), a.client_alive(mem, 7), a.client_alive(mem, 8), a.load_relaxed(mem, X)
+
+    outcomes = litmus(victim, reaper, model=model, mortal={0}, clients={7: 0, 8: 1})
+    assert {found[1] for found in outcomes} == {(True, False, True, 0), (True, False, True, 1), (False, True, True, 2)}
+
+
+@models
+def test_a_journal_is_an_event_only_where_it_is_read(model):
+    def writer(mem):
+        a.journal32(mem, X, 1)
+        assert a.journaled32(mem, X) == 1
+        a.store_relaxed(mem, X, 2)
+        return a.journaled32(mem, X)
+
+    def reader(mem):
+        return a.load_relaxed(mem, X)
+
+    assert litmus(writer, reader, model=model, journals=True) == {(2, 0), (2, 1), (2, 2)}
+
+
+@models
+def test_a_sleeper_looks_again_when_somebody_has_died(model):
+    def mortal_waker(mem):
+        a.store_release(mem, Y, 1)
+        a.futex_wake(mem, Y, 1)
+
+    def sleeper(mem):
+        while a.load_acquire(mem, Y) == 0 and a.client_alive(mem, 0):
+            a.futex_wait(mem, Y, 0, 1)
+
+    assert failure(mortal_waker, sleeper, model=model, mortal={0}, clients={0: 0}, timeouts=True) is None
+    assert failure(mortal_waker, sleeper, model=model, mortal={0}, clients={0: 0}) in ("deadlock", "lost wake-up")
+
+
 def test_choice_is_explored_whole():
     assert litmus(lambda mem: steps.choose(mem, 3), lambda mem: steps.choose(mem, 2)) == {
         (i, j) for i in range(3) for j in range(2)
