@@ -22,6 +22,7 @@ bench: $(VENV)/.bench build
 
 soak: $(VENV)/.test build
 	FOLIOCACHE_STRESS_SECONDS=600 $(BIN)/python -m pytest tests/test_stress.py tests/death
+	$(BIN)/foliocache verify
 
 # The core, compiled in place. Cheap when nothing has changed.
 build: $(VENV)/.demo

@@ -38,6 +38,7 @@ class Scenario:
     stand_ins: tuple
     bugs: dict
     variants: dict
+    slow: bool
 
     def expected(self, model, mutation):
         if mutation is None or mutation in self.variants:
@@ -77,12 +78,12 @@ class Row:
         return self.verdict != self.expected
 
 
-def scenario(name, layout=None, stand_ins=(), bugs=None, variants=None):
-    """Registers the decorated builder."""
+def scenario(name, layout=None, stand_ins=(), bugs=None, variants=None, slow=False):
+    """Registers the decorated builder. What is ``slow`` is left to ``foliocache verify``: the tests explore it only to find its bugs."""
 
     def register(build):
         doc = inspect.cleandoc(build.__doc__ or "")
-        SCENARIOS[name] = Scenario(name, build, doc, layout or {}, tuple(stand_ins), bugs or {}, variants or {})
+        SCENARIOS[name] = Scenario(name, build, doc, layout or {}, tuple(stand_ins), bugs or {}, variants or {}, slow)
         return build
 
     return register

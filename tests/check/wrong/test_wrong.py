@@ -41,7 +41,9 @@ def test_is_found_and_looks_like_this(name, bug):
 
 
 @pytest.mark.parametrize("model", scenario.ALL)
-@pytest.mark.parametrize(("name", "bug"), [case for case in BUGS if case not in SLOW], ids=lambda part: part)
+@pytest.mark.parametrize(
+    ("name", "bug"), [case for case in BUGS if case not in SLOW and not SCENARIOS[case[0]].slow], ids=lambda part: part
+)
 def test_under_which_models(name, bug, model):
     row = scenario.run(SCENARIOS[name], model, bug)
     assert row.verdict == row.expected

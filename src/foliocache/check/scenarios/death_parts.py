@@ -156,7 +156,7 @@ def death_window(core):
     return p.program((VICTIM, p.user(VICTIM)), (REAPER, p.reaper()))
 
 
-@scenario("death/window-again", FEW, FEW_PARTS)
+@scenario("death/window-again", FEW, FEW_PARTS, slow=True)
 def death_window_again(core):
     """As death/window, and the reaper dies, too."""
     p = Window(core, 3)
@@ -165,7 +165,7 @@ def death_window_again(core):
     )
 
 
-@scenario("death/window-truncate", FEW, FEW_PARTS)
+@scenario("death/window-truncate", FEW, FEW_PARTS, slow=True)
 def death_window_truncate(core):
     """As death/window, beside somebody who truncates what it looks at."""
     p = Window(core, 3)
@@ -236,7 +236,7 @@ def death_gup(core):
     return p.program((VICTIM, p.user(VICTIM)), (REAPER, p.reaper()))
 
 
-@scenario("death/gup-remove", FEW, FEW_PARTS)
+@scenario("death/gup-remove", FEW, FEW_PARTS, slow=True)
 def death_gup_remove(core):
     """As death/gup, beside somebody who removes one of the pages."""
     p = Range(core)
@@ -356,7 +356,7 @@ def death_fill_read(core):
     return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.reader(OTHER)))
 
 
-@scenario("death/fill-reap-read", FEW, FEW_PARTS, ABANDON)
+@scenario("death/fill-reap-read", FEW, FEW_PARTS, ABANDON, slow=True)
 def death_fill_reap_read(core):
     """The victim fills; the reaper finds its pin while somebody waits for the content."""
     p = Filling(core, begun=True)
@@ -371,14 +371,14 @@ def death_fill_read_both(core):
     return p.program(*threads, mortal=(VICTIM, OTHER))
 
 
-@scenario("death/fill-fill", FEW, FEW_PARTS)
+@scenario("death/fill-fill", FEW, FEW_PARTS, slow=True)
 def death_fill_fill(core):
     """Two want to add the same folio, one of them dies."""
     p = Filling(core)
     return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.filler(OTHER)))
 
 
-@scenario("death/slot-again", FEW, FEW_PARTS)
+@scenario("death/slot-again", FEW, FEW_PARTS, slow=True)
 def death_slot_again(core):
     """The victim's slot is the next client's, who settles it as a living one; somebody may wait for the folio."""
     p = Filling(core, begun=True)

@@ -69,36 +69,31 @@ def path_truncate_get(core):
     return beside(core, "truncater", "getter")
 
 
-@scenario("death/path-get-truncate-both", SMALL, PARTS)
+@scenario("death/path-get-truncate-both", SMALL, PARTS, slow=True)
 def path_get_truncate_both(core):
     """As these two, and both may die."""
     return beside(core, "getter", "truncater", mortal=BOTH)
 
 
-@scenario(
-    "death/path-truncate-truncate",
-    SMALL,
-    PARTS,
-    {k: TAKEN_OVER[k] for k in ("owner-unasked", "trees-unrepaired", "table-unrepaired")},
-)
+@scenario("death/path-truncate-truncate", SMALL, PARTS, slow=True)
 def path_truncate_truncate(core):
     """Two truncate: each lock's next owner finds it with a dead one, and repairs what it protects."""
     return beside(core, "truncater", "truncater")
 
 
-@scenario("death/path-remove-remove", SMALL, PARTS)
+@scenario("death/path-remove-remove", SMALL, PARTS, {k: TAKEN_OVER[k] for k in ("owner-unasked", "trees-unrepaired")})
 def path_remove_remove(core):
     """Two remove the same folio, its neighbour stays."""
     return beside(core, "remover", "remover", 5, more=(2,))
 
 
-@scenario("death/path-remove-both", SMALL, PARTS)
+@scenario("death/path-remove-both", SMALL, PARTS, slow=True)
 def path_remove_both(core):
     """As death/path-remove-remove, and both may die."""
     return beside(core, "remover", "remover", 5, more=(2,), mortal=BOTH)
 
 
-@scenario("death/path-truncate-open", SMALL, PARTS, {"slab-unrepaired": TAKEN_OVER["slab-unrepaired"]})
+@scenario("death/path-truncate-open", SMALL, PARTS, {k: TAKEN_OVER[k] for k in ("slab-unrepaired", "table-unrepaired")})
 def path_truncate_open(core):
     """The victim's truncation drops the mapping's record, while another mapping's is made."""
     p = Queued(core, 4, height=1)
@@ -172,7 +167,7 @@ class Reuse(Pool):
         return program
 
 
-@scenario("death/path-node-reuse", FEW, FEW_PARTS)
+@scenario("death/path-node-reuse", FEW, FEW_PARTS, slow=True)
 def path_node_reuse(core):
     """The leaf that the victim has freed, or was about to, is another mapping's while somebody stands in it."""
     p = Reuse(core)
@@ -185,13 +180,13 @@ def path_get_evict(core):
     return beside(core, "getter", "evicter", 3)
 
 
-@scenario("death/path-evict-get", SMALL, PARTS)
+@scenario("death/path-evict-get", SMALL, PARTS, slow=True)
 def path_evict_get(core):
     """The victim needs a page: evicts it, frees it, takes it, fills it and inserts it into a new mapping. Somebody else gets it."""
     return beside(core, "evicter", "getter", 3)
 
 
-@scenario("death/path-evict-get-both", SMALL, PARTS)
+@scenario("death/path-evict-get-both", SMALL, PARTS, slow=True)
 def path_evict_get_both(core):
     """As these two, and both may die."""
     return beside(core, "evicter", "getter", 3, mortal=BOTH)
@@ -215,13 +210,13 @@ def path_hold_again(core):
     return again(core, "holder")
 
 
-@scenario("death/path-insert-again", SMALL, PARTS)
+@scenario("death/path-insert-again", SMALL, PARTS, slow=True)
 def path_insert_again(core):
     """The victim inserts a page: allocator, slab and tree. The reaper dies, too."""
     return again(core, "inserter")
 
 
-@scenario("death/path-truncate-again", SMALL, PARTS)
+@scenario("death/path-truncate-again", SMALL, PARTS, slow=True)
 def path_truncate_again(core):
     """The victim truncates: tree, slab, queues, allocator and table. The reaper dies, too."""
     return again(core, "truncater")
