@@ -34,6 +34,28 @@ def test_the_scenario():
     assert {key for key, verdict in verdicts.items() if verdict == "fails"} == {("rc11", "relaxed")}
 
 
+def test_the_scenario_of_death():
+    scenario.load_all()
+    exec(BLOCKS[3], {})
+    row = scenario.run(scenario.SCENARIOS.pop("my/get-remove"))
+    assert (row.verdict, row.exact) == ("holds", True)
+
+
+def test_the_table_of_deaths_is_whole():
+    told = re.findall(r"^\| `(death/[a-z-]+)`", (DOCS / "reliability.md").read_text(), re.MULTILINE)
+    assert told == [name for name in scenario.load_all() if name.startswith("death/")]
+
+
+def test_every_living_scenario_is_named_beside_a_death():
+    text = (DOCS / "reliability.md").read_text()
+    rows = re.findall(r"^\| (`(?!death/)[a-z]+/[a-z-]+`.*?) \| (.*) \|$", text, re.MULTILINE)
+    living = [name for row in rows for name in re.findall(r"`([a-z]+/[a-z-]+)`", row[0])]
+    known = list(scenario.load_all())
+    assert sorted(living) == sorted(name for name in known if not name.startswith("death/"))
+    deaths = [f"death/{name}" for row in rows for name in re.findall(r"`([a-z-]+)`", row[1])]
+    assert set(deaths) <= set(known)
+
+
 @pytest.mark.parametrize("page", ["checker.md", "protocol.md"])
 def test_every_command_names_what_there_is(page):
     scenarios = scenario.load_all()

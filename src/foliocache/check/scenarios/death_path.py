@@ -71,7 +71,7 @@ def path_truncate_get(core):
 
 @scenario("death/path-get-truncate-both", SMALL, PARTS, slow=True)
 def path_get_truncate_both(core):
-    """As these two, and both may die."""
+    """As death/path-get-truncate and death/path-truncate-get, and both may die."""
     return beside(core, "getter", "truncater", mortal=BOTH)
 
 
@@ -188,7 +188,7 @@ def path_evict_get(core):
 
 @scenario("death/path-evict-get-both", SMALL, PARTS, slow=True)
 def path_evict_get_both(core):
-    """As these two, and both may die."""
+    """As death/path-get-evict and death/path-evict-get, and both may die."""
     return beside(core, "evicter", "getter", 3, mortal=BOTH)
 
 
