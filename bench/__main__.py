@@ -1,4 +1,4 @@
-"""``python -m bench [core refcount peers growth eviction] [--tiny] [--rounds N] [--seeds N ...] [--trace FILE] [--write]``"""
+"""``python -m bench [core refcount peers growth eviction] [--tiny] [--rounds N] [--seeds N ...] [--trace FILE] [--huge FOLDER] [--write]``"""
 
 from __future__ import annotations
 
@@ -58,6 +58,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="a recorded trace for eviction: page numbers one a line, a CSV, or oracleGeneral .bin; may be repeated",
     )
+    parser.add_argument(
+        "--huge", type=Path, metavar="FOLDER", help="a tmpfs mounted with huge=always: growth measures there, too"
+    )
     parser.add_argument("--json", metavar="FILE", help="all figures and tables as one JSON document")
     parser.add_argument(
         "--write", action="store_true", help="plots to docs/, tables into docs/performance.md, the run to bench/results/"
@@ -66,9 +69,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def plan(asked: argparse.Namespace) -> Plan:
-    if asked.tiny:
-        return Plan(core.Plan.tiny(), tiny=True, traces=tuple(asked.trace), seeds=tuple(asked.seeds))
-    return Plan(replace(core.Plan(), rounds=asked.rounds), traces=tuple(asked.trace), seeds=tuple(asked.seeds))
+    figures = core.Plan.tiny() if asked.tiny else replace(core.Plan(), rounds=asked.rounds)
+    return Plan(figures, tiny=asked.tiny, traces=tuple(asked.trace), seeds=tuple(asked.seeds), huge=asked.huge)
 
 
 def measure(name: str, wanted: Plan) -> Section:

@@ -50,6 +50,7 @@ class Plan:
     tiny: bool = False
     traces: tuple[Path, ...] = ()
     seeds: tuple[int, ...] = (1,)
+    huge: Path | None = None
 
     def of(self, real: Any, tiny: Any) -> Any:
         """The one or the other size."""

@@ -48,30 +48,37 @@ def folios(section: Section, plan: Plan) -> None:
             "overhead, bytes per folio",
         ),
     )
+    huge = Table("the same in huge pages (`--huge`)", ("cached folios", "hot lease", "spread lease", "random lease"))
     points = []
     with contextlib.ExitStack() as stack:
         cases, overhead = {}, {}
         for count in counts:
-            cache = stack.enter_context(pool(count * PAGE * 9 // 8 + 4 * MIB, PAGE, 64))
-            mapping = values(cache, count, PAGE)
-            slices = stack.enter_context(core.shared_slices(count, PAGE))
-            overhead[count] = core.metadata_per_page(cache)
             start, step = (count - HOT) // 2, count // HOT
-            hot = loops.order(range(start, start + HOT), plan.core.hits)
-            spread = loops.order(range(0, HOT * step, step), plan.core.hits)
-            wide = loops.order(count, max(count, plan.core.hits))[: plan.core.hits]
-            cases[f"hot {count}"] = per_op(loops.leases(mapping, hot), len(hot))
-            cases[f"spread {count}"] = per_op(loops.leases(mapping, spread), len(spread))
-            cases[f"random {count}"] = per_op(loops.leases(mapping, wide), len(wide))
-            cases[f"slice {count}"] = per_op(loops.slices(slices, PAGE, wide), len(wide))
+            numbers = {
+                "hot": loops.order(range(start, start + HOT), plan.core.hits),
+                "spread": loops.order(range(0, HOT * step, step), plan.core.hits),
+                "random": loops.order(count, max(count, plan.core.hits))[: plan.core.hits],
+            }
+            for where, folder in (("", None), ("huge ", plan.huge)):
+                if where and folder is None:
+                    continue
+                cache = stack.enter_context(pool(count * PAGE * 9 // 8 + 4 * MIB, PAGE, 64, folder))
+                mapping = values(cache, count, PAGE)
+                overhead[count] = core.metadata_per_page(cache)
+                for kind, chosen in numbers.items():
+                    cases[f"{where}{kind} {count}"] = per_op(loops.leases(mapping, chosen), len(chosen))
+            slices = stack.enter_context(core.shared_slices(count, PAGE))
+            cases[f"slice {count}"] = per_op(loops.slices(slices, PAGE, numbers["random"]), len(numbers["random"]))
         with pinned(cpus()[:1]):
             took = interleave(cases, plan.core.rounds)
     for count in counts:
         hot, spread, wide, plain = (took[f"{kind} {count}"] for kind in ("hot", "spread", "random", "slice"))
         table.add(count, hot, spread, wide, plain, wide / plain, overhead[count])
         points.append((count, hot, spread, wide, plain))
-    section.tables.append(table)
-    for kind in ("hot", "spread"):
+        if plan.huge:
+            huge.add(count, *(took[f"huge {kind} {count}"] for kind in ("hot", "spread", "random")))
+    section.tables += [table, huge] if plan.huge else [table]
+    for kind in ("hot", "spread", *(("huge hot", "huge spread") if plan.huge else ())):
         value, baseline = took[f"{kind} {counts[-1]}"], took[f"{kind} {counts[0]}"]
         name, against = f"hit among {counts[-1]:,} folios, 1000 {kind}", f"{counts[0]:,} folios"
         section.found.append(record(name, value, "ns", against=against, baseline=baseline, budget="<= 1.3"))

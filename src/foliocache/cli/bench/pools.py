@@ -7,6 +7,7 @@ import os
 import secrets
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import foliocache
@@ -20,16 +21,32 @@ SPARE = 1 * GIB
 
 
 @contextlib.contextmanager
-def pool(size: int, page_size: int = 16 * KIB, clients: int = 64) -> Iterator[Any]:
-    """A new pool, gone afterwards. Raises Unavailable when the machine has no memory for it."""
+def pool(size: int, page_size: int = 16 * KIB, clients: int = 64, folder: Path | None = None) -> Iterator[Any]:
+    """A new pool, gone afterwards; in another tmpfs than the usual one if a folder is given. Raises Unavailable when the machine has no
+    memory for it."""
     size = max(size, PAGES_MIN * page_size)
-    require_memory(size)
-    cache = foliocache.open(f"bench-{os.getpid()}-{secrets.token_hex(4)}", size=size, page_size=page_size, clients=clients)
+    with _placed(folder):
+        require_memory(size)
+        cache = foliocache.open(f"bench-{os.getpid()}-{secrets.token_hex(4)}", size=size, page_size=page_size, clients=clients)
     try:
         yield cache
     finally:
         cache.close()
-        foliocache.remove(cache.name)
+        with _placed(folder):
+            foliocache.remove(cache.name)
+
+
+@contextlib.contextmanager
+def _placed(folder: Path | None) -> Iterator[None]:
+    usual = os.environ.get("FOLIOCACHE_DIR")
+    if folder is not None:
+        os.environ["FOLIOCACHE_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop("FOLIOCACHE_DIR", None)
+        if usual is not None:
+            os.environ["FOLIOCACHE_DIR"] = usual
 
 
 def require_memory(size: int) -> None:
