@@ -280,11 +280,10 @@ def growth(plan: Plan) -> list[Found]:
     hot, page = min(1000, plan.grown), 4 * KIB
     with pool(2 * hot * page + 4 * MIB, page) as small, pool(plan.grown * page * 9 // 8 + 4 * MIB, page) as large:
         few, many = values(small, hot, page), values(large, plan.grown, page)
-        spread = range(0, hot * (plan.grown // hot), plan.grown // hot)
         took = interleave(
             {
                 "few": per_op(loops.leases(few, loops.order(hot, plan.hits)), plan.hits),
-                "many": per_op(loops.leases(many, loops.order(spread, plan.hits)), plan.hits),
+                "many": per_op(loops.leases(many, loops.order(loops.anywhere(hot, plan.grown), plan.hits)), plan.hits),
             },
             plan.rounds,
         )
