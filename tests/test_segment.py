@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import stat
 import struct
 import subprocess
@@ -185,6 +186,45 @@ def test_another_folder(pool_name, monkeypatch, tmp_path):
     assert foliocache.open(pool_name, size="4MiB").path == str(tmp_path / f"foliocache.{pool_name}")
     assert foliocache.segments() == [pool_name]
     foliocache.remove(pool_name)
+
+
+def die_at_line(n):
+    """Be killed at the n-th line of the package's Python that this process executes from now on."""
+    lines = 0
+
+    def trace(frame, event, _):
+        nonlocal lines
+        if not frame.f_code.co_filename.startswith(os.path.dirname(foliocache.__file__)):
+            return None
+        lines += event == "line"
+        if lines == n:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    sys.settrace(trace)
+
+
+def test_killed_at_any_line_of_its_creation(pool_name):
+    status, line = -signal.SIGKILL, 0
+    while status == -signal.SIGKILL:
+        line += 1
+        pid = os.fork()
+        if pid == 0:
+            die_at_line(line)
+            foliocache.open(pool_name, size="1MiB", clients=4)
+            os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        cache = foliocache.open(pool_name, size="1MiB", clients=4)
+        assert cache.mapping("k", 100, "1", bytes_of).read(0, 100) == bytes_of(0, 100)
+        assert cache.audit() == []
+        cache.close()
+        foliocache.remove(pool_name)
+    assert status == 0
+    assert line > 100
+
+
+def bytes_of(offset, length):
+    return bytes(number % 251 for number in range(offset, offset + length))
 
 
 def test_metadata_stays_below_half_a_percent():

@@ -293,6 +293,16 @@ def a_wrong_number_of_slab_pages(busy):
     return "slab"
 
 
+def a_wrong_number_of_objects(busy):
+    busy.segment.write(busy.layout.SLAB_OBJECTS, 77)
+    return "slab"
+
+
+def a_wrong_number_of_empty_pages(busy):
+    busy.segment.write(busy.layout.SLAB_EMPTY + busy.layout.SLAB_STRIDE, 7)
+    return "slab"
+
+
 def a_partial_page_without_room(busy):
     pfn = busy.segment.words_on(busy.layout.SLAB_PARTIAL)[0]
     busy.set(busy.layout.F_FREE, 0, pfn)
@@ -373,7 +383,8 @@ DAMAGES = (
     a_slot_that_names_anothers_folio, a_slot_that_names_a_withdrawn_folio, a_slot_that_names_no_page,
     a_cleared_slot_of_an_attached_folio, a_folio_of_another_identity, a_head_that_is_no_node,
     a_node_that_is_not_there, a_wrong_number_of_slots, a_node_in_a_page_of_a_file, a_node_that_nobody_points_to,
-    a_wrong_number_of_slab_pages, a_partial_page_without_room, a_folio_marked_for_another_queue,
+    a_wrong_number_of_slab_pages, a_wrong_number_of_objects, a_wrong_number_of_empty_pages, a_partial_page_without_room,
+    a_folio_marked_for_another_queue,
     a_wrong_length_of_a_queue, a_queued_folio_of_an_absurd_order,
     a_single_page_of_an_absurd_order, a_reference_that_nobody_wrote_down, a_pin_without_its_reference, a_clean_slot_with_a_pin,
     a_name_of_no_page, a_lock_held_by_the_dead, a_page_in_quarantine_for_nobody, a_fill_that_nobody_is_at,

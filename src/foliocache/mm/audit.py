@@ -53,6 +53,8 @@ class Audit:
         self.vague = set()
         self.attached = {}
         self.slab_used = {}
+        self.objects = {layout.TYPE_NODE: 0, layout.TYPE_INODE: 0}
+        self.empty = {layout.TYPE_NODE: 0, layout.TYPE_INODE: 0}
         self.nodes = set()
         self.queued = set()
 
@@ -179,7 +181,10 @@ class Audit:
         elif type == layout.TYPE_TABLE:
             owned = 0  # its only reference is its owner's pin
         else:
-            self.slab_used[pfn] = self.field(pfn, layout.F_USED)
+            used = self.slab_used[pfn] = self.field(pfn, layout.F_USED)
+            if type in self.objects:
+                self.objects[type] += used
+                self.empty[type] += used == 0
         held = self.held.get(pfn, 0)
         if pfn not in self.vague and word != owned + held:
             self.find(
@@ -325,10 +330,15 @@ class Audit:
         for pfn, left in self.slab_used.items():
             if left:
                 self.find("slab", f"pfn {pfn}", f"counts {left} more objects in use than somebody points to")
-        for cache, name in enumerate(("node", "inode")):
-            counted = atomics.load_relaxed(self.mem, layout.SLAB_PAGES + cache * layout.SLAB_STRIDE)
-            if counted != self.folios[name]:
-                self.find("slab", name, f"{counted} pages counted, {self.folios[name]} there")
+        for cache, name, type in ((0, "node", layout.TYPE_NODE), (1, "inode", layout.TYPE_INODE)):
+            for word, what, there in (
+                (layout.SLAB_PAGES, "pages", self.folios[name]),
+                (layout.SLAB_OBJECTS, "objects in use", self.objects[type]),
+                (layout.SLAB_EMPTY, "empty pages", self.empty[type]),
+            ):
+                counted = atomics.load_relaxed(self.mem, word + cache * layout.SLAB_STRIDE)
+                if counted != there:
+                    self.find("slab", name, f"{counted} {what} counted, {there} there")
             for pfn in self.pages_on(layout.SLAB_PARTIAL + cache * layout.SLAB_STRIDE, f"partial {name} pages"):
                 if pfn not in self.slab_used or not self.field(pfn, layout.F_FREE):
                     self.find("slab", f"pfn {pfn}", "is on the partial list, but has no free object")
