@@ -16,6 +16,7 @@ import pytest
 
 import foliocache
 from foliocache import client
+from foliocache.mm import client as core
 
 PAGE = 16384
 CONTENT = bytes(range(256)) * 400  # 102,400 bytes: 7 folios
@@ -265,6 +266,63 @@ def test_one_client_too_many_is_told_so_until_one_dies(pool_name):
         cache = foliocache.attach(pool_name)
         assert cache.audit() == [] and pins(cache) == 3
         assert len(cache.stat()["clients"]) == 4
+    settled(cache)
+
+
+def test_who_finds_no_clean_slot_waits_for_a_reaper_who_is_at_work(pool_name, monkeypatch):
+    """Until he is done he has the locks of the dead ones' slots, and they look as if they were in use."""
+    cache = foliocache.open(pool_name, size="4MiB", clients=3)
+    settle, begun, go = client._settle, threading.Event(), threading.Event()
+
+    def slowly(*args):
+        begun.set()
+        assert go.wait(60)
+        return settle(*args)
+
+    with holder(pool_name, 0) as one, holder(pool_name, 1) as other:
+        one.kill()
+        other.kill()
+    monkeypatch.setattr(client, "_settle", slowly)
+    reaper = threading.Thread(target=cache._attachment.reap)
+    reaper.start()
+    assert begun.wait(60)
+    late = subprocess.Popen(
+        [sys.executable, "-c", f"import foliocache; foliocache.attach({pool_name!r})"], stderr=subprocess.PIPE, text=True
+    )
+    while late.poll() is None and not waits_for_a_lock(cache.path):
+        time.sleep(0.01)
+    go.set()
+    assert (late.wait(60), late.stderr.read()) == (0, "")
+    reaper.join(60)
+    settled(cache)
+
+
+def waits_for_a_lock(path):
+    """Whether a process waits for a lock on a file."""
+    with open("/proc/locks") as locks:
+        return any("->" in line and f":{os.stat(path).st_ino} " in line for line in locks)
+
+
+def test_names_that_wait_take_one_slot_alone(pool_name):
+    """Who dies while he names what somebody holds on to leaves his slot to others."""
+    cache = foliocache.open(pool_name, size="4MiB", clients=3)
+    mapping = cache.mapping("k", len(CONTENT), "v", read)
+    lease = mapping.lease(0)
+
+    def name_it(child):
+        mine = foliocache.attach(pool_name)
+        mem, me = mine._attachment.segment.mem, mine._attachment.number
+        core.enter(mem, me)
+        core.note(mem, me, pfn)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    pfn = int(repr(lease).split()[-1].rstrip(">"))
+    for _ in range(5):
+        with Child(name_it) as child:
+            assert child.wait() == -signal.SIGKILL
+    assert cache._attachment.reap()[1] == 1
+    assert memoryview(lease) == page(0)
+    lease.release()
     settled(cache)
 
 

@@ -82,12 +82,22 @@ class ClientSlot:
         _write(segment, self.number)
 
     def _claim(self):
-        """A clean slot; or, when there is none, that of a dead client, which is then reaped by its successor."""
+        """A clean slot; or, when there is none, that of a dead client, which is then reaped by its successor.
+
+        The slots of the dead are locked while somebody reaps, so for the second look one has to be the reaper.
+        """
         segment = self._segment
-        for wanted in (layout.SLOT_CLEAN, None):
-            for number in range(segment.geometry["nclients"]):
-                if wanted in (None, core.state(segment.mem, number)) and _try_lock(self._fd, number):
-                    if core.state(segment.mem, number) == layout.SLOT_CLEAN or self._adopt(number):
+        numbers = range(segment.geometry["nclients"])
+        for number in numbers:
+            if core.state(segment.mem, number) == layout.SLOT_CLEAN and _try_lock(self._fd, number):
+                if core.state(segment.mem, number) == layout.SLOT_CLEAN:
+                    core.attach(segment.mem, number)
+                    return number
+                _unlock(self._fd, number)
+        with _reaping(segment, wait=True) as reaping:
+            for number in numbers:
+                if _try_lock(self._fd, number):
+                    if core.state(segment.mem, number) == layout.SLOT_CLEAN or self._adopt(number, reaping):
                         core.attach(segment.mem, number)
                         return number
                     _unlock(self._fd, number)
@@ -96,17 +106,20 @@ class ClientSlot:
             "stop one, or create it with a larger clients="
         )
 
-    def _adopt(self, number):
-        """Settle what the last holder of a slot has left, as its successor; whether that was possible.
+    def _adopt(self, number, reaping):
+        """Settle what the last holder of a slot has left, and all others who are dead, as its successor; whether it can be used then.
 
         For others the slot is attached from here on, and alive. What it calls itself in an operation is not the vague names of the
         dead one: those are moved out of the way first.
         """
         mem = self._segment.mem
-        with _reaping(self._segment, wait=True):
-            core.set_aside(mem, number)
-            core.attach(mem, number)
-            return _settle(mem, number, [number]) == 0
+        core.set_aside(mem, number)
+        core.attach(mem, number)
+        dead = _find_dead(self._segment, reaping, number)
+        _settle(mem, number, [*dead, number])
+        for other in dead:
+            _unlock(reaping, other)
+        return core.is_idle(mem, number)
 
     def __del__(self):
         self.close()
@@ -135,34 +148,38 @@ def reap(segment, me):
     with _reaping(segment) as fd:
         if fd is None:
             return 0, 0
-        dead = [n for n in range(segment.geometry["nclients"]) if n != me and _is_dead(segment, fd, n)]
-        if not dead:
-            return 0, 0
-        for number in dead:
-            core.set_state(mem, number, layout.SLOT_DEAD)
-        return len(dead), _settle(mem, me, dead)
+        dead = _find_dead(segment, fd, me)
+        return (len(dead), _settle(mem, me, dead)) if dead else (0, 0)
+
+
+def _find_dead(segment, reaping, me):
+    """The slots of dead clients besides me. Their locks are the reaper's then, so that nobody adopts them."""
+    dead = [n for n in range(segment.geometry["nclients"]) if n != me and _is_dead(segment, reaping, n)]
+    for number in dead:
+        core.set_state(segment.mem, number, layout.SLOT_DEAD)
+    return dead
 
 
 def _settle(mem, me, dead):
-    """Everybody's locks, then everybody's pins, then what is vague; how many slots are not clean then."""
+    """Everybody's locks, then everybody's pins, then what is vague; how many slots are not clean then: one, if something has to wait."""
     for number in dead:
         reaper.locks(mem, me, number)
     for number in dead:
         reaper.pins(mem, me, number)
-    waiting = 0
+    keepers = []
     for number in dead:
-        if reaper.vague(mem, me, number):
-            waiting += 1
+        if reaper.vague(mem, me, number) and not any(reaper.entrust(mem, number, keeper) for keeper in keepers):
+            keepers.append(number)
         elif number != me:
             core.detach(mem, number)
     core.enter(mem, me)
     mapping.sweep(mem, me)
     core.leave(mem, me)
-    return waiting
+    return len(keepers)
 
 
 def _is_dead(segment, fd, number):
-    """Whether a slot is a dead client's; its lock is fd's then, so that nobody adopts it."""
+    """Whether a slot is a dead client's; its lock is fd's then."""
     return core.state(segment.mem, number) != layout.SLOT_CLEAN and _try_lock(fd, number)
 
 

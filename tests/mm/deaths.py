@@ -150,15 +150,15 @@ class Bench(worlds.Segment):
             self.reap.locks(me, number)
         for number in dead:
             self.reap.pins(me, number)
-        waiting = 0
+        keepers = []
         for number in dead:
-            if self.reap.vague(me, number):
-                waiting += 1
+            if self.reap.vague(me, number) and not any(self.reap.entrust(number, keeper) for keeper in keepers):
+                keepers.append(number)
             elif number != me:
                 self.client.detach(number)
         with self.operation(me):
             self.mapping.sweep(me)
-        return waiting
+        return len(keepers)
 
     def adopt(self, me):
         """As ``client.ClientSlot._adopt``: the successor in a dead client's slot settles it himself."""

@@ -480,6 +480,41 @@ def test_a_folio_that_somebody_holds_waits_for_him(world, name):
     assert waited > 1
 
 
+def test_names_that_have_to_wait_are_gathered_in_one_slot(world):
+    """So that the other slots can be used again. Who gathers them may die at every step."""
+    bench = Bench(world, folios=2)
+    for number, pfn in zip((DYING, THIRD), bench.load_all(REAPER, KEY, [0, 1]), strict=True):
+        assert bench.look_up(LIVING, number, KEY, (DYING, THIRD).index(number)) == pfn
+        bench.client.enter(number)
+        bench.client.note(number, pfn)
+        bench.die(number)
+    image, k, killed = bytes(bench.buffer), 0, ""
+    while killed is not None:
+        bench.restore(image, {DYING, THIRD})
+        with bench.killed_at(k, REAPER) as steps:
+            assert bench.settle(REAPER, [DYING, THIRD]) == 1
+        killed = steps.place
+        assert bench.settle(LIVING, bench.dead()) == 1
+        assert bench.dead() == [DYING], f"{k}: {killed}"
+        for number in (DYING, THIRD):
+            bench.drop(LIVING, number, bench.read(bench.client.pin(LIVING, number)) & bench.layout.PIN_PFN)
+        assert bench.settle(LIVING, bench.dead()) == 0
+        bench.assert_settled()
+        bench.assert_whole(LIVING, [KEY])
+        k += 1
+    assert k > 50
+
+
+def test_a_slot_without_room_keeps_its_own_names(world):
+    bench = Bench(world)
+    layout = bench.layout
+    for n in range(layout.PINS):
+        bench.write(bench.client.pin(DYING, n), layout.PIN_BUSY | 1)
+    bench.client.note(THIRD, 2)
+    assert not bench.reap.entrust(THIRD, DYING)
+    assert bench.is_vague(THIRD, 2)
+
+
 def test_a_client_in_an_operation_is_waited_for(world):
     """It may have seen the name before it was withdrawn."""
     operation = Hit()

@@ -10,6 +10,8 @@ cpdef void locks(mem_t mem, u32 me, u32 dead) noexcept nogil
 cpdef void pins(mem_t mem, u32 me, u32 dead) noexcept nogil
 @cython.locals(n=u32, word=u32, waiting=u32)
 cpdef u32 vague(mem_t mem, u32 me, u32 dead) noexcept nogil
+@cython.locals(n=u32, free=u32, word=u32)
+cpdef bint entrust(mem_t mem, u32 dead, u32 keeper) noexcept nogil
 @cython.locals(word=u32)
 cpdef bint settle(mem_t mem, u32 me, u32 dead, u32 pfn) noexcept nogil
 @cython.locals(cache=u32)

@@ -21,7 +21,8 @@ one's slot stays the record of what is left to do, and every step may be done ag
    e. *Settle* by the word: frozen, then its owner died in the middle of building or destroying it; else freeze it from whatever
       it says, which takes all leaked references at once. Destroy it. A page of a slab stays: its count is 1, and set right.
 
-   A folio that a living client still uses waits (its quarantine stays on), and the reaper comes again.
+   A folio that a living client still uses waits (its quarantine stays on), and the reaper comes again. The names of all that wait
+   are gathered in one dead client's slot (``entrust``), so that the others can be used again.
 
 Two dead clients may name the same folio. Pins of all of them go first; vague names of the dead count for nothing in d.
 
@@ -85,6 +86,25 @@ def vague(mem, me, dead):
             else:
                 waiting += 1
     return waiting
+
+
+def entrust(mem, dead, keeper):
+    """Move the names of what has to wait to the ledger of another dead client; whether there was room for all.
+
+    The copy comes first. A name in both is no harm: that of a folio which is settled already costs the cache a page.
+    """
+    free = 0
+    for n in range(client.words(mem)):
+        at = client.word_at(mem, dead, n)
+        word = atomics.load_relaxed(mem, at)
+        while word and free < layout.PINS and atomics.load_relaxed(mem, client.pin(mem, keeper, free)):
+            free += 1
+        if word and free == layout.PINS:
+            return False
+        if word:
+            atomics.record32(mem, client.pin(mem, keeper, free), word)
+            atomics.record32(mem, at, 0)
+    return True
 
 
 def settle(mem, me, dead, pfn):

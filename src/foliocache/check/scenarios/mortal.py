@@ -139,15 +139,15 @@ class Pool(tree.Cached):
             core.reap.locks(mem, me, client)
         for client in dead:
             core.reap.pins(mem, me, client)
-        waiting = 0
+        keepers = []
         for client in dead:
-            if core.reap.vague(mem, me, client):
-                waiting += 1
+            if core.reap.vague(mem, me, client) and not any(core.reap.entrust(mem, client, keeper) for keeper in keepers):
+                keepers.append(client)
             elif whole:
                 core.client.set_state(mem, client, core.layout.SLOT_CLEAN)
         if whole:
             self.operation(me, lambda mem: core.mapping.sweep(mem, me))(mem)
-        return waiting
+        return len(keepers)
 
     # What must be left in the end.
 
