@@ -125,8 +125,8 @@ cdef class Lease:
         client.leave(mem, me)
 
 
-# A lease's end, in place of a __dealloc__: around one, Cython puts the pending exception aside, which takes a twentieth of a hit, and
-# _drop runs no Python and raises nothing. The object has no references left here, and _drop takes none.
+# A lease's end, in place of a __dealloc__: around one, Cython puts the pending exception aside, a twentieth of a hit, and _drop
+# runs no Python and raises nothing. The object has no references left here, and _drop takes none.
 cdef destructor _free_lease = (<PyTypeObject *>Lease).tp_dealloc
 
 
