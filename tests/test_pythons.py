@@ -1,4 +1,5 @@
-"""The package as a user gets it, on every CPython of this machine: install from the source tree into a fresh environment, use it."""
+"""The package as a user gets it: install from the source tree into a fresh environment, use it. ``make soak`` does it with every CPython
+of this machine, from 3.11 on."""
 
 import os
 import re
@@ -25,8 +26,10 @@ print("fine", sys.version_info[:2])
 
 
 def pythons():
-    """One interpreter for each minor version from 3.11 on: this one, those on the PATH, and pyenv's."""
+    """One interpreter for each minor version: this one, and for a soak those on the PATH and pyenv's."""
     found = {f"{sys.version_info.major}.{sys.version_info.minor}": sys.executable}
+    if "FOLIOCACHE_STRESS_SECONDS" not in os.environ:
+        return found
     names = [f"python3.{minor}" for minor in range(11, 20)]
     candidates = [path for path in map(shutil.which, names) if path and "/shims/" not in path]
     candidates += sorted(Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/3.*/bin/python"))
