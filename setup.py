@@ -79,7 +79,8 @@ def inline_pxd(module, names):
         has_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
         start = first.end_lineno if has_docstring else body[0].lineno - 1
         bodies[name] = "\n".join(source.splitlines()[start : functions[name].end_lineno])
-    used = set(re.findall(r"\b(\w+)\.", "\n".join(bodies.values()))) - {"atomics", "layout"}
+    nodes = [node for name in names for node in ast.walk(functions[name]) if isinstance(node, ast.Attribute)]
+    used = {node.value.id for node in nodes} - {"atomics", "layout"}
     parts = [HEADER.format(module)]
     parts += [f"from {'.' if name in INLINE else '..'} cimport {name}\n" for name in sorted(used)]
     parts += [f"from ..{module} cimport {name}\n" for name in sorted(set(declared) - set(names))]

@@ -91,7 +91,8 @@ def vague(mem, me, dead):
 def entrust(mem, dead, keeper):
     """Move the names of what has to wait to the ledger of another dead client; whether there was room for all.
 
-    The copy comes first. A name in both is no harm: that of a folio which is settled already costs the cache a page.
+    The copy comes first. A name in both is no harm: that of a folio which is settled already costs the cache a page. Program order is
+    enough: the next reaper has the kernel's lock after us, and the slot's next client sees it empty by the release of ``detach``.
     """
     free = 0
     for n in range(client.words(mem)):
