@@ -388,13 +388,18 @@ def test_a_child_forked_while_another_thread_reaps_does_not_keep_others_from_it(
         assert go.wait(60)
         return settle(*args)
 
+    def live(child):  # until it says so, it may not have come to close what it has inherited
+        child.say("forked")
+        child.hear()
+
     with holder(cache.name, 0) as dead, holder(cache.name, 1) as dead_later:
         dead.kill()
         monkeypatch.setattr(client, "_settle", slowly)
         reaper = threading.Thread(target=cache._attachment.reap)
         reaper.start()
         assert begun.wait(60)
-        with Child(lambda child: child.hear()) as forked:
+        with Child(live) as forked:
+            assert forked.hear() == "forked"
             go.set()
             reaper.join(60)
             monkeypatch.undo()
