@@ -8,9 +8,9 @@ While a folio is being filled, the lease of its filler also stands for that duty
 whatever exception, it withdraws the folio and wakes those who wait, so no way out of a fill leaves a locked folio behind.
 
 Every pin is written down in the process's ledger (``mm.client``), so that it can be given back should the process be killed; a
-lease knows which word is its own. Every *operation* of the core (``filemap.add``, ``folio.release``) is one call from beginning to
-end: no Python runs in it, and the GIL is held, so that a process has one at a time. What may take long (the source, waiting for
-another filler) is between them.
+lease knows which word is its own. Every *operation* of the core (``filemap.add``, ``folio.release``) is one call from beginning
+to end: no Python runs in it, and the GIL is held, so that a process has one at a time. What may take long (the source, waiting
+for another filler) is between them.
 
 A lease whose views are still in use cannot give its pin back: ``release`` then only refuses new views, and the last view's end
 drops the pin. So ``numpy.frombuffer(lease)`` outlives a ``with`` block without any care.
