@@ -141,12 +141,15 @@ def finish_fill(mem, me, pfn):
     client.leave(mem, me)
 
 
-def withdraw(mem, me, pfn):
+def withdraw(mem, me, pfn, explained):
     """Give up the fill of a folio that this client pins, as an operation of its own: out of its mapping, and whoever waits is woken.
-    The pin stays."""
+    The pin stays. explained: its first bytes say why (``fill.explain``)."""
     client.enter(mem, me)
     remove(mem, me, atomics.read64(mem, atomics.folio_at(mem, pfn) + layout.F_INO), pfn)
-    fill.fail(mem, pfn)
+    if explained:
+        fill.explain(mem, pfn)
+    else:
+        fill.fail(mem, pfn)
     client.leave(mem, me)
 
 
