@@ -384,7 +384,7 @@ cdef class FolioMap:
     def readinto(self, offset, buffer):
         """Fill a writable buffer, whose bytes lie side by side, from offset on.
 
-        Returns how many bytes that is, less than the buffer has only where the object ends. Raises TypeError for another buffer.
+        Returns how many bytes that is: less than the buffer has only where the object ends. Raises TypeError for other buffers.
         """
         cdef u64 start = self._clip(offset, "offset")
         cdef u64 end

@@ -34,7 +34,7 @@ class Mapping(FolioMap):
         folios = -(-size // (cache.page_size << order))
         if folios > 1 << layout.XA_INDEX_BITS:
             raise ValueError(f"{key!r} is too large: {size} bytes are more than 2^{layout.XA_INDEX_BITS} folios")
-        digest = _digest(16, str(size), key, version)
+        digest = object_digest(key, size, version)
         super().__init__(
             cache._attachment, size, order, xarray.height_for(folios), digest, key_digest(key), *_texts(key, version)
         )
@@ -113,6 +113,11 @@ def _order_for(size, page_size, pool_bytes):
     while page_size << (order + 1) <= most and (page_size << order) * FOLIOS_PER_OBJECT < size:
         order += 1
     return order
+
+
+def object_digest(key, size, version):
+    """What an object at one version is found by: 16 bytes, of the characters of two strings and a number."""
+    return _digest(16, str(size), key, version)
 
 
 def key_digest(key):
