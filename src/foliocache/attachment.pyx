@@ -3,7 +3,7 @@ cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.stdlib cimport free, malloc
 
-from .mm cimport atomics, client, filemap, layout, mapping
+from .mm cimport atomics, client, filemap, layout
 from .mm cimport reap as core
 
 import os
@@ -115,11 +115,7 @@ cdef class Attachment:
         cdef int count = 0
         self.join()
         while True:
-            client.enter(self.mem, self.me)
-            ino = mapping.find_key(self.mem, self.me, key)
-            if ino and ino != before:
-                filemap.truncate(self.mem, self.me, ino, ((<u64>1) << layout.XA_INDEX_BITS) - 1)
-            client.leave(self.mem, self.me)
+            ino = filemap.forget(self.mem, self.me, key, before)
             if ino == 0 or ino == before:  # the same again: somebody is filling it anew
                 return count
             before = ino

@@ -50,9 +50,6 @@ cdef class FolioMap:
     cdef Lease _copy(self, u64 index)
     cdef u64 _clip(self, n) except? 0xFFFFFFFFFFFFFFFF
     cdef int _check_index(self, u64 index) except -1
-    cdef u64 _grab_as(self, u32 entry, u64 index, u32 length)
-    cdef u64 _look_up(self)
     cdef bint _fits(self, u32 pfn, u64 index) noexcept
-    cdef u32 _order_of(self, u64 length)
     cdef void _bind(self, u64 ino)
     cdef bint _open(self)

@@ -8,9 +8,9 @@ While a folio is being filled, the lease of its filler also stands for that duty
 whatever exception, it withdraws the folio and wakes those who wait, so no way out of a fill leaves a locked folio behind.
 
 Every pin is written down in the process's ledger (``mm.client``), so that it can be given back should the process be killed; a
-lease knows which word is its own. Every call into the core below is one *operation*: no Python runs between ``enter`` and
-``leave``, and the GIL is held, so that a process has one at a time. What may take long (the source, waiting for another filler)
-is between them.
+lease knows which word is its own. Every *operation* of the core (``filemap.add``, ``folio.release``) is one call from beginning
+to end: no Python runs in it, and the GIL is held, so that a process has one at a time. What may take long (the source, waiting
+for another filler) is between them.
 
 A lease whose views are still in use cannot give its pin back: ``release`` then only refuses new views, and the last view's end
 drops the pin. So ``numpy.frombuffer(lease)`` outlives a ``with`` block without any care.
@@ -24,7 +24,7 @@ from cpython.object cimport PyObject, PyTypeObject, destructor
 from libc.stdint cimport int64_t, uint32_t as u32, uint64_t as u64
 
 from .attachment cimport Attachment, spare
-from .mm cimport atomics, fill, layout, mapping, vmscan
+from .mm cimport atomics, fill, layout, mapping
 from .mm.atomics cimport fc_mem, mem_t
 from .mm.inline cimport client, filemap, flags, folio
 
@@ -116,13 +116,8 @@ cdef class Lease:
 
     cdef void _fail(self) noexcept:
         """Give up filling: withdraw the folio, wake the waiters. The pin stays."""
-        cdef mem_t mem = self.attachment.mem
-        cdef u32 me = self.attachment.me
         self.filling = False
-        client.enter(mem, me)
-        filemap.remove(mem, me, atomics.read64(mem, atomics.folio_at(mem, self.pfn) + layout.F_INO), self.pfn)
-        fill.fail(mem, self.pfn)
-        client.leave(mem, me)
+        filemap.withdraw(self.attachment.mem, self.attachment.me, self.pfn)
 
 
 # A lease's end, in place of a __dealloc__: around one, Cython puts the pending exception aside, a twentieth of a hit, and _drop
@@ -198,7 +193,7 @@ cdef class FolioMap:
         self.key_length = len(key)
         self.previous = layout.HASH_MASK
         attachment.join()
-        self._bind(self._look_up())
+        self._bind(filemap.resolve(self.mem, self.attachment.me, self.low, self.high))
 
     def lease(self, int64_t index):
         """Pin folio ``index`` (0 .. ``folios`` - 1), reading it from the source if it is not cached.
@@ -341,7 +336,7 @@ cdef class FolioMap:
             return None
         for _ in range(layout.GRAB_TRIES):
             if self.ino or self._open():
-                got = self._grab_as(entry, index, length)
+                got = filemap.add(self.mem, self.attachment.me, entry, self.ino, index, length)
                 if got != layout.GRAB_GONE:
                     break
                 self.ino = 0
@@ -353,17 +348,6 @@ cdef class FolioMap:
         lease = _lease(self.attachment, entry, <u32>got, length)
         lease.filling = got & layout.GRAB_ADDED != 0
         return lease
-
-    cdef u64 _grab_as(self, u32 entry, u64 index, u32 length):
-        cdef mem_t mem = self.mem
-        cdef u32 me = self.attachment.me
-        cdef u64 got
-        client.enter(mem, me)
-        got = filemap.grab(mem, me, self.ino, index, self._order_of(length), length)
-        if got != layout.GRAB_NOMEM and got != layout.GRAB_GONE:
-            client.hold(mem, me, entry, <u32>got)
-        client.leave(mem, me)
-        return got
 
     def _target(self, Lease lease):
         """The writable side of a folio that this process fills."""
@@ -378,9 +362,7 @@ cdef class FolioMap:
         if mark:
             flags.set_readahead(self.attachment.mem, atomics.folio_at(self.attachment.mem, lease.pfn))
         lease.filling = False
-        client.enter(self.mem, self.attachment.me)
-        filemap.complete(self.mem, self.attachment.me, lease.pfn)
-        client.leave(self.mem, self.attachment.me)
+        filemap.finish_fill(self.mem, self.attachment.me, lease.pfn)
 
     def _sleep(self, Lease lease, u64 timeout_ns):
         """Wait for the filler of a pinned folio: "uptodate", "failed", or "timeout"; or "taken" if he is dead, and the lease is
@@ -426,14 +408,9 @@ cdef class FolioMap:
 
     def invalidate(self):
         """Withdraw every folio of this object at this version from the cache. Leases that are out stay valid."""
-        cdef mem_t mem = self.attachment.mem
-        cdef u64 ino
         self.attachment.join()
-        ino = self._look_up()
-        if ino and self.folios:
-            client.enter(mem, self.attachment.me)
-            filemap.truncate(mem, self.attachment.me, ino, self.folios - 1)
-            client.leave(mem, self.attachment.me)
+        if self.folios:
+            filemap.invalidate(self.mem, self.attachment.me, self.low, self.high, self.folios - 1)
 
     @cython.final
     cdef bint _fits(self, u32 pfn, u64 index) noexcept:
@@ -444,38 +421,16 @@ cdef class FolioMap:
         cdef u64 end = (<u64>pfn << atomics.page_shift(self.mem)) + self._length(index)
         return end <= <u64>atomics.npages(self.mem) << atomics.page_shift(self.mem)
 
-    cdef u32 _order_of(self, u64 length):
-        """The smallest folio that holds length bytes."""
-        cdef u32 order = 0
-        cdef u64 page = self.attachment.segment.page_size
-        while page << order < length:
-            order += 1
-        return order
-
     cdef void _bind(self, u64 ino):
         self.ino = ino
         self.head = mapping.head(self.attachment.mem, ino)
 
     cdef bint _open(self):
         """Find or make the mapping's record; False when there is no memory for it even after evicting."""
-        cdef mem_t mem = self.attachment.mem
-        cdef u32 me = self.attachment.me
-        cdef u64 ino = 0
-        client.enter(mem, me)
-        for _ in range(layout.SHRINK_TRIES):
-            ino = mapping.open(mem, me, self.low, self.high, self.key_digest, self.size, self.order, self.height, self.text,
-                               self.key_length, len(self.text) - self.key_length)
-            if ino or not vmscan.shrink(mem, me, 1):
-                break
-        client.leave(mem, me)
+        cdef const char *text = self.text
+        cdef u32 length = len(self.text)
+        cdef u64 ino = filemap.open(self.mem, self.attachment.me, self.low, self.high, self.key_digest, self.size, self.order,
+                                    self.height, text, self.key_length, length - self.key_length)
         if ino:
             self._bind(ino)
         return ino != 0
-
-    cdef u64 _look_up(self):
-        """The ino of the object, 0 if nothing of it is cached."""
-        cdef u64 ino
-        client.enter(self.mem, self.attachment.me)
-        ino = mapping.lookup(self.mem, self.attachment.me, self.low, self.high)
-        client.leave(self.mem, self.attachment.me)
-        return ino

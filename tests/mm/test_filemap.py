@@ -329,6 +329,116 @@ def test_truncate_leaves_pins_alone(segment):
     assert segment.findings() == []
 
 
+# Operations: each begins and ends itself, and leaves no name but that of its pin.
+
+KEY, ENTRY = 11, 5
+
+
+def is_idle(segment):
+    """Whether ME is in no operation, and names nothing in one."""
+    at = segment.client.slot(ME)
+    ops = range(at + segment.layout.CLIENT_OPS, at + segment.layout.CLIENT_OPS + 4 * segment.layout.OPS, 4)
+    return segment.read(at + segment.layout.CLIENT_BUSY) % 2 == 0 and not any(segment.read(op) for op in ops)
+
+
+def open_object(segment, folios=64):
+    height = segment.world.xarray.height_for(folios)
+    return segment.filemap.open(ME, KEY, KEY + 1, KEY % 10, folios * PAGE, 0, height, b"key", 3, 0)
+
+
+def pin_of(segment):
+    return segment.read(segment.client.pin(ME, ENTRY))
+
+
+@pytest.mark.parametrize(("length", "order"), [(1, 0), (PAGE, 0), (PAGE + 1, 1), (4 * PAGE, 2), (4 * PAGE + 1, 3)])
+def test_add_pins_the_smallest_folio_that_will_do(segment, length, order):
+    ino = open_object(segment)
+    found = segment.filemap.add(ME, ENTRY, ino, 7, length)
+    pfn = found & NIL
+    assert found == segment.layout.GRAB_ADDED | pfn
+    assert segment.world.kind.order(segment.mem, pfn) == order
+    assert segment.field(pfn, segment.layout.F_LENGTH) == length
+    assert pin_of(segment) == pfn | segment.layout.PIN_HELD and is_idle(segment)
+    assert segment.filemap.add(ME, ENTRY + 1, ino, 7, length) == pfn
+    assert segment.count(pfn) == 3 and segment.findings() == []
+
+
+def test_add_without_room_or_mapping_leaves_the_word_alone(segment):
+    assert segment.filemap.add(ME, ENTRY, 1 << 40, 7, PAGE) == segment.layout.GRAB_GONE
+    ino = open_object(segment)
+    take_all(segment)
+    before = [segment.read(segment.client.word_at(ME, n)) for n in range(segment.layout.OPS)]
+    assert segment.filemap.add(ME, ENTRY, ino, 7, PAGE) == segment.layout.GRAB_NOMEM
+    assert pin_of(segment) == 0
+    assert [segment.read(segment.client.word_at(ME, n)) for n in range(segment.layout.OPS)] == before
+
+
+def test_finish_fill_and_lookup(segment):
+    ino = open_object(segment)
+    pfn = segment.filemap.add(ME, ENTRY, ino, 7, PAGE) & NIL
+    segment.filemap.finish_fill(ME, pfn)
+    assert segment.flags.load(segment.at(pfn)) == segment.layout.PG_UPTODATE and is_idle(segment)
+    segment.folio.release(ME, ENTRY, pfn)
+    height = segment.world.xarray.height_for(64)
+    assert segment.filemap.lookup(ME, ENTRY, ino, segment.mapping.head(ino), height, 7) == pfn
+    assert pin_of(segment) == pfn | segment.layout.PIN_HELD and is_idle(segment)
+    assert segment.filemap.lookup(ME, ENTRY + 1, ino, segment.mapping.head(ino), height, 8) == NIL
+    assert is_idle(segment) and segment.findings() == []
+
+
+def test_withdraw_leaves_the_pin_alone(segment):
+    ino = open_object(segment)
+    pfn = segment.filemap.add(ME, ENTRY, ino, 7, PAGE) & NIL
+    segment.filemap.withdraw(ME, pfn)
+    assert segment.flags.load(segment.at(pfn)) == segment.layout.PG_ERROR
+    assert segment.count(pfn) == 1 and pin_of(segment) == pfn | segment.layout.PIN_HELD and is_idle(segment)
+    assert segment.filemap.resolve(ME, KEY, KEY + 1) == 0, "the record went with its only folio"
+    segment.folio.release(ME, ENTRY, pfn)
+    assert segment.findings() == [] and segment.available() == 64
+
+
+def test_invalidate_and_resolve(segment):
+    segment.filemap.invalidate(ME, KEY, KEY + 1, 63)
+    ino = open_object(segment)
+    assert segment.filemap.resolve(ME, KEY, KEY + 1) == ino == open_object(segment)
+    segment.cache(ino, (3, 5, 63))
+    segment.filemap.invalidate(ME, KEY, KEY + 1, 5)
+    assert segment.mapping.folios(ino) == 1
+    segment.filemap.invalidate(ME, KEY, KEY + 1, 63)
+    assert segment.filemap.resolve(ME, KEY, KEY + 1) == 0 and is_idle(segment)
+    assert segment.findings() == []
+
+
+def test_forget_takes_one_version_after_the_other(segment):
+    inos = {segment.open(key) for key in (11, 21, 31)}
+    other = segment.open(12)
+    for ino in (*inos, other):
+        segment.cache(ino, (0, 9))
+    gone, ino = [], 0
+    while ino := segment.filemap.forget(ME, 1, ino):
+        gone.append(ino)
+    assert set(gone) == inos and len(gone) == 3
+    assert segment.mapping.folios(other) == 2 and is_idle(segment)
+
+
+def test_forget_of_what_was_just_forgotten_does_nothing(segment):
+    ino = segment.open(11)
+    segment.cache(ino, (0,))
+    assert segment.filemap.forget(ME, 1, ino) == ino
+    assert segment.mapping.folios(ino) == 1
+
+
+def test_open_evicts_for_the_record(segment):
+    """Every page is in use by folios that nobody holds."""
+    ino = segment.open(1)
+    segment.cache(ino, range(64 - 3))  # less the record, and two nodes
+    take_all(segment)
+    assert segment.free() == 0
+    height = segment.world.xarray.height_for(64)
+    for key in range(2, 60):
+        assert segment.filemap.open(ME, key, 0, key, 64 * PAGE, 0, height, b"key", 3, 0) != 0
+
+
 # Processes, in the compiled world.
 
 

@@ -32,6 +32,7 @@ LAYERS = (
 )
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 MODULES = sorted(set(LEVEL) - {"layout"})
+SETTLES_THE_DEAD = "client.py"
 
 
 def imported(module):
@@ -82,6 +83,43 @@ def test_what_is_cimported_is_imported_under_a_guard_alone(module):
     assert not any(isinstance(node, ast.ImportFrom) for node in body)
     guards = [ast.unparse(node.test) for node in body if isinstance(node, ast.If)]
     assert guards == ["not cython.compiled"]
+
+
+def begun_outside_the_core():
+    """(file, line, name) wherever the package begins or ends an operation outside mm/ and the checker, by whatever module's name."""
+    for path in sorted(path for path in MM.parent.rglob("*") if path.suffix in (".py", ".pyx", ".pxd")):
+        if MM in path.parents or MM.parent / "check" in path.parents:
+            continue
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            for name in re.findall(r"\b\w+\.(enter|leave|keep|let_go|note|hold)\(", line):
+                yield str(path.relative_to(MM.parent)), number, name
+
+
+def test_an_operation_begins_and_ends_in_the_core():
+    """No Python runs within one: nothing outside mm/ begins or ends an operation, or names a folio in one."""
+    assert [found for found in begun_outside_the_core() if found[0] != SETTLES_THE_DEAD] == []
+
+
+def operations(module):
+    """The functions of a core module that begin an operation."""
+    for node in ast.parse((MM / f"{module}.py").read_text()).body:
+        calls = [ast.unparse(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)]
+        if isinstance(node, ast.FunctionDef) and {"client.enter", "client.let_go"} & set(calls):
+            yield node.name
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_an_operation_is_compiled_without_python(module):
+    text = (MM / f"{module}.pxd").read_text()
+    for name in operations(module):
+        assert re.search(rf"^cp?def [\w ]+ {name}\([^)]*\) noexcept nogil$", text, re.MULTILINE), name
+
+
+def test_the_operations_are_found():
+    found = {module: set(operations(module)) for module in ("filemap", "folio", "pagetable")}
+    assert found["filemap"] >= {"lookup", "add", "finish_fill", "withdraw", "invalidate", "forget", "open", "resolve"}
+    assert found["folio"] == {"release"}
+    assert found["pagetable"] == {"make", "release", "move", "lookup"}
 
 
 def test_layout_imports_nothing():

@@ -21,7 +21,8 @@ All these are plain stores to lines of the client's own. No fence orders them, b
 - the reaper, about living clients, after ``grace``: a process-wide barrier first (membarrier(2)), so that whoever is not seen in an
   operation (CLIENT_BUSY even) will see in its next one what the reaper had done before; then it waits for those who were.
 
-A process runs one operation at a time: its threads hold the GIL throughout. While it sleeps for a filler it is in none.
+A process runs one operation at a time: its threads hold the GIL throughout, and each operation is one call of a function of the
+core, which begins and ends it. While it sleeps for a filler it is in none.
 """
 
 import cython

@@ -18,3 +18,16 @@ cpdef void truncate(mem_t mem, u32 me, u64 ino, u64 last) noexcept nogil
 @cython.locals(pfn=u32)
 cdef u32 _find_locked(mem_t mem, u32 me, u64 ino, u64 index) noexcept nogil
 cdef u32 _insert(mem_t mem, u32 me, u64 ino, u64 index, u32 pfn) noexcept nogil
+@cython.locals(order=u32, size=u64, found=u64)
+cpdef u64 add(mem_t mem, u32 me, u32 n, u64 ino, u64 index, u32 length) noexcept nogil
+cpdef void finish_fill(mem_t mem, u32 me, u32 pfn) noexcept nogil
+cpdef void withdraw(mem_t mem, u32 me, u32 pfn) noexcept nogil
+@cython.locals(ino=u64)
+cpdef void invalidate(mem_t mem, u32 me, u64 low, u64 high, u64 last) noexcept nogil
+@cython.locals(ino=u64)
+cpdef u64 forget(mem_t mem, u32 me, u64 key, u64 before) noexcept nogil
+@cython.locals(ino=u64)
+cpdef u64 open(mem_t mem, u32 me, u64 low, u64 high, u64 key, u64 size, u32 order, u32 height, const char *text, u32 key_length,
+               u32 version_length) noexcept nogil
+@cython.locals(ino=u64)
+cpdef u64 resolve(mem_t mem, u32 me, u64 low, u64 high) noexcept nogil

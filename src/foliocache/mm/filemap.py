@@ -17,6 +17,9 @@ because C is a release and 2 an acquire of the same word's chain, so 3 finds a d
 again as well: the same slot may show the same pfn for another index or another mapping, which is why 3 asks the folio too.
 
 A miss proves nothing: ``grab`` looks again under the lock before it inserts. After the kernel's ``mm/filemap.c``.
+
+Those from ``lookup`` to ``resolve`` are *operations*: what a process asks for from outside the core. Each begins and ends itself, so
+no Python runs, no exception is raised and no signal handler is called within one.
 """
 
 import cython
@@ -48,22 +51,12 @@ def find_get(mem, me, ino, head, height, index):
     return layout.NIL
 
 
-def lookup(mem, me, n, ino, head, height, index):
-    """As find_get, as an operation of its own; the pin is word n of the ledger."""
-    client.enter(mem, me)
-    pfn = find_get(mem, me, ino, head, height, index)
-    if pfn == layout.NIL:
-        client.leave(mem, me)
-    else:
-        client.keep(mem, me, n, pfn)
-    return pfn
-
-
 def grab(mem, me, ino, index, order, length):
     """Pin the folio at index, adding it if there is none.
 
     Its pfn; with GRAB_ADDED when it is new: then it is locked, and the caller must fill it and call ``complete``, or withdraw
-    it (``remove``, then ``fill.fail``). The pin is named in the slot of me. GRAB_NOMEM: everything is in use. GRAB_GONE: the mapping is gone, open it again.
+    it (``remove``, then ``fill.fail``). The pin is named in the slot of me. GRAB_NOMEM: everything is in use. GRAB_GONE: the
+    mapping is gone, open it again.
     """
     found = _grab(mem, me, ino, index, order, length)
     if found == layout.GRAB_NOMEM:
@@ -117,6 +110,89 @@ def truncate(mem, me, ino, last):
             folio.put(mem, me, pfn)
         if left == 0:
             mapping.release(mem, me, ino)
+
+
+def lookup(mem, me, n, ino, head, height, index):
+    """As find_get, as an operation of its own; the pin is word n of the ledger."""
+    client.enter(mem, me)
+    pfn = find_get(mem, me, ino, head, height, index)
+    if pfn == layout.NIL:
+        client.leave(mem, me)
+    else:
+        client.keep(mem, me, n, pfn)
+    return pfn
+
+
+def add(mem, me, n, ino, index, length):
+    """As grab, as an operation of its own, with the smallest folio that holds length bytes; the pin is word n of the ledger."""
+    order = 0
+    size = 1 << atomics.page_shift(mem)
+    while size < length:
+        size <<= 1
+        order += 1
+    client.enter(mem, me)
+    found = grab(mem, me, ino, index, order, length)
+    if found != layout.GRAB_NOMEM and found != layout.GRAB_GONE:
+        client.hold(mem, me, n, found & layout.NIL)
+    client.leave(mem, me)
+    return found
+
+
+def finish_fill(mem, me, pfn):
+    """As complete, as an operation of its own: a folio that this client pins and fills has its content."""
+    client.enter(mem, me)
+    complete(mem, me, pfn)
+    client.leave(mem, me)
+
+
+def withdraw(mem, me, pfn):
+    """Give up the fill of a folio that this client pins, as an operation of its own: out of its mapping, and whoever waits is woken.
+    The pin stays."""
+    client.enter(mem, me)
+    remove(mem, me, atomics.read64(mem, atomics.folio_at(mem, pfn) + layout.F_INO), pfn)
+    fill.fail(mem, pfn)
+    client.leave(mem, me)
+
+
+def invalidate(mem, me, low, high, last):
+    """As truncate, as an operation of its own, of the object with this digest, if anything of it is cached."""
+    client.enter(mem, me)
+    ino = mapping.lookup(mem, me, low, high)
+    if ino:
+        truncate(mem, me, ino, last)
+    client.leave(mem, me)
+
+
+def forget(mem, me, key, before):
+    """Withdraw some version of the object whose key has this digest, as an operation of its own: its ino, 0 if there is none.
+
+    Once more until that is 0. With the ino that is found again (before, from the last time), nothing is done: it is being filled anew.
+    """
+    client.enter(mem, me)
+    ino = mapping.find_key(mem, me, key)
+    if ino and ino != before:
+        truncate(mem, me, ino, layout.XA_INDEX_MAX)
+    client.leave(mem, me)
+    return ino
+
+
+def open(mem, me, low, high, key, size, order, height, text, key_length, version_length):
+    """As mapping.open, as an operation of its own, which evicts if the record has no room otherwise."""
+    client.enter(mem, me)
+    for _ in range(layout.SHRINK_TRIES):
+        ino = mapping.open(mem, me, low, high, key, size, order, height, text, key_length, version_length)
+        if ino or vmscan.shrink(mem, me, 1) == 0:
+            break
+    client.leave(mem, me)
+    return ino
+
+
+def resolve(mem, me, low, high):
+    """As mapping.lookup, as an operation of its own."""
+    client.enter(mem, me)
+    ino = mapping.lookup(mem, me, low, high)
+    client.leave(mem, me)
+    return ino
 
 
 def _grab(mem, me, ino, index, order, length):

@@ -221,6 +221,7 @@ NODE_LEVEL = 24
 NODE_SLOTS = 64
 NODE_SIZE = NODE_SLOTS + (4 << NODE_SHIFT)
 XA_INDEX_BITS = 40
+XA_INDEX_MAX = (1 << XA_INDEX_BITS) - 1
 XA_HEIGHT_MAX = (XA_INDEX_BITS + NODE_SHIFT - 1) // NODE_SHIFT
 # An entry: 0 empty; bit 0 set, a node's object number << 1; else a folio, (pfn + 1) << 1.
 XA_NODE = 1
