@@ -3,7 +3,8 @@ cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.stdlib cimport free, malloc
 
-from .mm cimport client, filemap, layout
+from .mm cimport atomics, client, filemap, layout
+from .mm cimport reap as core
 
 import os
 import threading
@@ -38,11 +39,13 @@ cdef class Attachment:
     """
     def __cinit__(self):
         self.unused = <u32 *>malloc(layout.PINS * sizeof(u32))
-        if self.unused == NULL:
+        self.waiting = <u32 *>malloc(layout.PINS * sizeof(u32))
+        if self.unused == NULL or self.waiting == NULL:
             raise MemoryError
 
     def __dealloc__(self):
         free(self.unused)
+        free(self.waiting)
 
     def __init__(self, segment):
         self.segment = segment
@@ -68,12 +71,42 @@ cdef class Attachment:
                     for n in range(spare()):
                         self.unused[n] = spare() - 1 - n
                     self.left = spare()
+                    self.nwaiting = 0
                     self.me = self.slot.number
 
     def reap(self):
         """Settle what dead processes have left: how many of them are settled, and how many wait for a living one's lease."""
         self.join()
+        self.settle()
         return reap(self.segment, self.me)
+
+    def drop(self, u32 pfn):
+        """Take a damaged folio out of the cache; whether it is settled. If not, a word of the ledger names it until ``settle`` succeeds."""
+        cdef u32 entry
+        self.join()
+        entry = self.take()
+        if entry == layout.NIL:
+            return False
+        if core.drop(self.mem, self.me, entry, pfn):
+            self.give(entry)
+            return True
+        self.waiting[self.nwaiting] = entry
+        self.nwaiting += 1
+        return False
+
+    cdef void settle(self) noexcept:
+        """Try again what had to wait in this client's own ledger, and give the words back that are settled."""
+        cdef u32 n, kept = 0
+        if self.nwaiting == 0:
+            return
+        core.vague(self.mem, self.me, self.me)
+        for n in range(self.nwaiting):
+            if atomics.journaled32(self.mem, client.pin(self.mem, self.me, self.waiting[n])):
+                self.waiting[kept] = self.waiting[n]
+                kept += 1
+            else:
+                self.give(self.waiting[n])
+        self.nwaiting = kept
 
     def forget(self, bytes key_digest):
         """Withdraw every version of the object with this key; how many there were."""

@@ -6,15 +6,14 @@ import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
-from . import client
+from . import client, repair
 from . import segment as segments_module
 from .attachment import Attachment
 from .errors import FoliocacheError
 from .mapping import Mapping, key_digest
-from .mm import audit, layout, reap
+from .mm import audit, layout
 
 FILL_TIMEOUT = 60.0
-REPAIR_ROUNDS = 4  # what is dropped in one can leave something to be counted again in the next
 
 _caches: weakref.WeakValueDictionary[tuple[int, int], "Cache"] = weakref.WeakValueDictionary()
 _caches_lock = threading.Lock()
@@ -53,11 +52,6 @@ def attach(name="default", *, any_owner=False):
 def _reopen(name, size, page_size, any_owner, fill_timeout):
     """What a pickled Cache becomes in another process."""
     return open(name, size, page_size, any_owner=any_owner, fill_timeout=fill_timeout)
-
-
-def _pages_of(findings):
-    """The pages that findings of an audit are about."""
-    return {int(found["where"].removeprefix("pfn ")) for found in findings if found["where"].startswith("pfn ")}
 
 
 def _cache_of(segment, any_owner):
@@ -135,23 +129,13 @@ class Cache:
         return audit.audit(self._memory)
 
     def repair(self):
-        """Settle what dead processes have left, rebuild every list and count, and drop what is damaged: the findings that are left.
+        """Settle what dead processes have left, and repair what is proven to be damaged: the findings that are left.
 
-        Others may go on working meanwhile. What is dropped is fetched again when it is wanted. A page that somebody still holds is
-        out of the cache at once, but comes free only after he has let go, by another repair or when this process has ended.
+        Others may go on working meanwhile; in a sound pool nothing is changed. What is dropped is fetched again when it is wanted. A page
+        that somebody still holds is out of the cache at once, but comes free only after its holder has let go, by another repair or
+        when this process has ended. What could not be proven while others worked is left, and found again by another repair.
         """
-        attachment = self._attachment
-        attachment.reap()
-        reap.vague(attachment.segment.mem, attachment.number, attachment.number)  # what had to wait the last time
-        for _ in range(REPAIR_ROUNDS):
-            reap.repair(attachment.segment.mem, attachment.number)
-            # An operation under way can look like damage, but not twice.
-            damaged = _pages_of(self.audit()) & _pages_of(self.audit())
-            if not damaged:
-                break
-            for pfn in damaged:
-                reap.drop(attachment.segment.mem, attachment.number, pfn)
-        return self.audit()
+        return repair.repair(self._attachment)
 
     def stat(self):
         """Sizes, pages by state, folios by type, mappings, pins, clients and counters, as a dict ready for JSON."""

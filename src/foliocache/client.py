@@ -21,7 +21,7 @@ import threading
 import time
 
 from .errors import SegmentError
-from .mm import atomics, layout, mapping
+from .mm import atomics, layout
 from .mm import client as core
 from .mm import reap as reaper
 
@@ -172,9 +172,7 @@ def _settle(mem, me, dead):
             keepers.append(number)
         elif number != me:
             core.detach(mem, number)
-    core.enter(mem, me)
-    mapping.sweep(mem, me)
-    core.leave(mem, me)
+    reaper.sweep(mem, me)
     return len(keepers)
 
 

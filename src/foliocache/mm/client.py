@@ -4,6 +4,7 @@
 CLIENT_BUSY               odd from before an operation loads anything that names a folio until it is over
 CLIENT_OPS                the folios that it is getting, dropping, building or destroying just now
 CLIENT_LEDGER             the pins that outlive an operation, one word each: those of leases and of windows' tables
+CLIENT_UNNAMED            how often CLIENT_OPS was too short: never
 CLIENT_COUNTERS           statistics
 ========================  =========================================================================================
 
@@ -64,13 +65,19 @@ def leave(mem, me):
 
 
 def note(mem, me, pfn):
-    """Name a folio before the first thing is done to it."""
+    """Name a folio before the first thing is done to it.
+
+    An operation has four in hand at most, and OPS words. Were there ever one too many, CLIENT_UNNAMED says so, and the audit with it.
+    """
     op = slot(mem, me) + layout.CLIENT_OPS
     end = op + layout.OPS * 4
     while op < end and atomics.journaled32(mem, op) != 0:
         op += 4
     if op < end:
         atomics.journal32(mem, op, pfn | layout.PIN_BUSY)
+    else:
+        unnamed = slot(mem, me) + layout.CLIENT_UNNAMED
+        atomics.journal32(mem, unnamed, atomics.journaled32(mem, unnamed) + 1)
 
 
 def done(mem, me, pfn):

@@ -91,9 +91,13 @@ def remove(mem, me, ino, pfn):
 
 
 def truncate(mem, me, ino, last):
-    """Withdraw every folio with an index of 0 .. last. Leases that are out keep theirs; one inserted meanwhile may stay."""
+    """Withdraw every folio with an index of 0 .. last. Leases that are out keep theirs; one inserted meanwhile may stay.
+
+    The lock is taken for each folio anew, and what is looked through under it is the tree: the rest of 0 .. last is not.
+    """
     index = 0
     while index <= last and mapping.lock(mem, me, ino):
+        last = min(last, mapping.last_index(mem, ino))
         index = mapping.next_index(mem, ino, index, last)
         pfn = mapping.find(mem, ino, index) if index <= last else layout.NIL
         index += 1
@@ -223,19 +227,12 @@ def _grab(mem, me, ino, index, order, length):
 
 
 def _find_locked(mem, me, ino, index):
-    """Pin what is at index; under the tree lock. The slot's own reference cannot go, so a plain get will do.
+    """``find_get`` under the tree lock, where a miss is none that may be false.
 
-    A saturated folio is as good as none: the insert will lose, and the caller reads privately.
+    The slot's own reference cannot go, so the first round finds what is there. It is asked for its identity all the same: the slot
+    may be damaged. Such a folio, and a saturated one, is as good as none: the insert will lose, and the caller reads privately.
     """
-    pfn = mapping.find(mem, ino, index)
-    if pfn == layout.NIL:
-        return layout.NIL
-    client.note(mem, me, pfn)
-    if page_ref.get(mem, atomics.folio_at(mem, pfn)) == layout.GOT:
-        return pfn
-    page_ref.put(mem, atomics.folio_at(mem, pfn))
-    client.done(mem, me, pfn)
-    return layout.NIL
+    return find_get(mem, me, ino, mapping.head(mem, ino), mapping.height(mem, ino), index)
 
 
 def _insert(mem, me, ino, index, pfn):

@@ -24,12 +24,14 @@ if not cython.compiled:
 def prepare(mem, pfn, type, order, ino, index, length):
     """Set up a frozen folio for a new life; ``page_ref.init`` comes next. index, and length in valid bytes, are for FILE.
 
-    F_ATTACHED is mapping's and F_QUEUE lru's: the end of the former life has left them 0.
+    No word is taken over from the former life: its owner may have been killed anywhere in its end. F_QUEUE is the exception, for
+    ``destroy`` clears it before the block is free, whoever runs it.
     """
     folio = atomics.folio_at(mem, pfn)
     kind.set(mem, pfn, type, order)
     atomics.write64(mem, folio + layout.F_INO, ino)
     atomics.write64(mem, folio + layout.F_INDEX, index)
+    atomics.store_relaxed(mem, folio + layout.F_ATTACHED, 0)
     atomics.write32(mem, folio + layout.F_LENGTH, length)
     atomics.write32(mem, folio + layout.F_USED, 0)
     atomics.write32(mem, folio + layout.F_FREE, 0)

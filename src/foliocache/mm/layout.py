@@ -232,6 +232,7 @@ XA_NOMEM = 2
 
 # Mapping record, an object of slab SLAB_MAPPINGS. A chain of records has CHAIN_MAX at most; the mean is four.
 CHAIN_MAX = 1000
+BUCKETS_BATCH = 256  # chains that are looked through under the table's lock at a time
 MAPPING_HEAD = 0
 MAPPING_INO = 8
 MAPPING_DIGEST_LO = 16
@@ -264,6 +265,7 @@ CLIENT_ATTACHED = 16
 CLIENT_BUSY = 64  # odd while an operation is under way
 CLIENT_OPS = 68  # OPS words: the folios that the operation under way is getting, dropping, building or destroying
 CLIENT_COUNTERS = 128
+CLIENT_UNNAMED = 252  # folios that an operation had in hand without a word left in CLIENT_OPS to name them; 0 unless there is a bug
 CLIENT_LEDGER = 256  # PINS words: one for each pin that a lease or a window holds
 OPS = 15
 PINS = (CLIENT_SIZE - CLIENT_LEDGER) // 4
@@ -275,6 +277,14 @@ PIN_BUSY = 0x80000000  # references may have been taken or dropped, nobody can k
 PIN_HELD = 0x40000000  # exactly one reference
 PIN_PFN = 0x3FFFFFFF
 GRACE_NS = 100_000_000
+QUIET_TRIES = 100
+
+# Parts that are made again from ground truth (reap.repair).
+REPAIR_LISTS = 0  # page_alloc
+REPAIR_QUEUES = 1  # lru
+REPAIR_SLABS = 2
+REPAIR_TABLE = 3  # the mapping table's chains
+REPAIR_TREES = 4
 
 # Counters of a client, 64 bits each.
 COUNT_HITS = 0

@@ -66,19 +66,19 @@ def unlock(mem, ino):
 
 
 def find_key(mem, me, key):
-    """The ino of some version of the object whose key has this digest; 0 if there is none. Looks at every record."""
-    _lock_table(mem, me)
+    """The ino of some version of the object whose key has this digest; 0 if there is none.
+
+    Looks at every record, and lets go of the lock after each BUCKETS_BATCH chains. A record that is made meanwhile may be missed.
+    """
     ino = 0
-    for bucket in range(atomics.nbuckets(mem)):
-        number = atomics.read32(mem, atomics.buckets(mem) + bucket * 4)
-        for _ in range(layout.CHAIN_MAX):
-            found = slab.at(mem, layout.SLAB_MAPPINGS, number) if number != layout.NIL else 0
-            if found == 0:
-                break
-            if atomics.read64(mem, found + layout.MAPPING_KEY) == key:
-                ino = _ino(mem, number)
-            number = atomics.read32(mem, found + layout.MAPPING_CHAIN)
-    wait.unlock(mem, layout.TABLE_LOCK)
+    bucket = 0
+    while ino == 0 and bucket < atomics.nbuckets(mem):
+        end = min(bucket + layout.BUCKETS_BATCH, atomics.nbuckets(mem))
+        _lock_table(mem, me)
+        while ino == 0 and bucket < end:
+            ino = _find_key_in(mem, bucket, key)
+            bucket += 1
+        wait.unlock(mem, layout.TABLE_LOCK)
     return ino
 
 
@@ -92,32 +92,53 @@ def release(mem, me, ino):
     wait.unlock(mem, layout.TABLE_LOCK)
 
 
-def sweep(mem, me):
-    """Drop every record that has no folio: a dead client may have made it, or have left it with the last folio it took out.
+def sweep(mem, me, number):
+    """Drop the next record behind number (or the first, for NIL) if it has no folio; its number, NIL behind the last.
 
-    One who is about to insert finds his mapping gone and opens it again.
+    A dead client may have made the record, or have left it with the last folio that it took out. A client that is about to insert finds
+    its mapping gone and opens it again.
     """
-    _lock_table(mem, me)
-    number = slab.next_of(mem, layout.SLAB_MAPPINGS, layout.NIL)
-    while number != layout.NIL:
+    number = slab.next_of(mem, layout.SLAB_MAPPINGS, number)
+    if number != layout.NIL:
         ino = _ino(mem, number)
-        if folios(mem, ino) == 0 and lock(mem, me, ino):
-            if folios(mem, ino) == 0:
-                _drop(mem, me, ino)
-            unlock(mem, ino)
-        number = slab.next_of(mem, layout.SLAB_MAPPINGS, number)
-    wait.unlock(mem, layout.TABLE_LOCK)
+        if ino & layout.OBJECT_MASK == number and folios(mem, ino) == 0:
+            release(mem, me, ino)
+    return number
 
 
-def repair(mem, me):
-    """Make the table's chains again, and count every tree, while others work."""
-    wait.lock(mem, layout.TABLE_LOCK, me)
+def repair_table(mem, me):
+    """Make the table's chains again, while others work."""
+    _lock_table(mem, me)
     _repair_table(mem, me)
-    for n in range(layout.TREE_LOCKS):
-        wait.lock(mem, layout.TREE_LOCK + n * layout.LINE, me)
-        _repair_trees(mem, me, layout.TREE_LOCK + n * layout.LINE)
-        wait.unlock(mem, layout.TREE_LOCK + n * layout.LINE)
     wait.unlock(mem, layout.TABLE_LOCK)
+
+
+def repair_tree(mem, me, number):
+    """Count the tree of the next record behind number (or the first, for NIL) again; its number, NIL behind the last."""
+    number = slab.next_of(mem, layout.SLAB_MAPPINGS, number)
+    if number != layout.NIL:
+        ino = _ino(mem, number)
+        if lock(mem, me, ino):
+            _recount(mem, me, ino)
+            unlock(mem, ino)
+    return number
+
+
+def repair_node(mem, me, number):
+    """Free the next node behind number (or the first, for NIL) if it is linked nowhere; its number, NIL behind the last.
+
+    A node names its owner before it is linked, and is linked and freed under its owner's lock. So under that lock, one that still names
+    the owner and has no place in its tree is nobody's.
+    """
+    number = slab.next_of(mem, layout.SLAB_NODES, number)
+    if number != layout.NIL:
+        ino = _owner(mem, number)
+        if not lock(mem, me, ino):
+            wait.lock(mem, _tree_lock(ino), me)
+        if slab.is_used(mem, layout.SLAB_NODES, number) and _owner(mem, number) == ino:
+            _free_unlinked(mem, me, ino, number)
+        wait.unlock(mem, _tree_lock(ino))
+    return number
 
 
 def reap(mem, me, dead):
@@ -141,22 +162,33 @@ def record(mem, ino):
     return slab.at(mem, layout.SLAB_MAPPINGS, ino & layout.OBJECT_MASK)
 
 
+def height(mem, ino):
+    """Levels of nodes in the tree; as ``head``, a hint without the lock."""
+    return min(atomics.read32(mem, record(mem, ino) + layout.MAPPING_HEIGHT), layout.XA_HEIGHT_MAX)
+
+
+def last_index(mem, ino):
+    """The last index that the tree has a place for. Beyond it a walk would come to other indices' slots."""
+    bits = height(mem, ino) * layout.NODE_SHIFT
+    return layout.HASH_MASK >> (64 - bits) if bits else 0
+
+
 def find(mem, ino, index):
     """The pfn at index, or NIL; under the tree lock, which keeps it there."""
-    slot = xarray.find(mem, head(mem, ino), _height(mem, ino), index)
+    slot = xarray.find(mem, head(mem, ino), height(mem, ino), index)
     return xarray.load(mem, slot) if slot else layout.NIL
 
 
 def next_index(mem, ino, index, last):
     """The first index in index .. last that is cached, or last + 1; under the tree lock."""
-    return xarray.next_index(mem, head(mem, ino), _height(mem, ino), index, last)
+    return xarray.next_index(mem, head(mem, ino), height(mem, ino), index, last)
 
 
 def insert(mem, me, ino, index, pfn):
     """Give a folio its slot, which takes over one of its references; under the tree lock. As xarray.store."""
     digest = atomics.read64(mem, record(mem, ino) + layout.MAPPING_DIGEST_LO)
     atomics.write64(mem, atomics.folio_at(mem, pfn) + layout.F_DIGEST, digest)
-    status = xarray.store(mem, me, head(mem, ino), _height(mem, ino), index, pfn, ino)
+    status = xarray.store(mem, me, head(mem, ino), height(mem, ino), index, pfn, ino)
     if status == layout.XA_OK:
         atomics.record32(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED, 1)
         _add_folios(mem, ino, 1)
@@ -170,7 +202,7 @@ def remove(mem, me, ino, pfn):
     atomics.record32(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED, 0)
     if find(mem, ino, index) != pfn:  # the table is damaged
         return folios(mem, ino)
-    xarray.erase(mem, me, head(mem, ino), _height(mem, ino), index)
+    xarray.erase(mem, me, head(mem, ino), height(mem, ino), index)
     return _add_folios(mem, ino, -1)
 
 
@@ -211,21 +243,44 @@ def _repair_trees(mem, me, word):
     while number != layout.NIL:
         ino = _ino(mem, number)
         if _tree_lock(ino) == word and _is_alive(mem, ino):
-            count = xarray.recount(mem, me, head(mem, ino), _height(mem, ino), ino)
-            atomics.store_relaxed(mem, record(mem, ino) + layout.MAPPING_FOLIOS, count)
+            _recount(mem, me, ino)
         number = slab.next_of(mem, layout.SLAB_MAPPINGS, number)
     number = slab.next_of(mem, layout.SLAB_NODES, layout.NIL)
     while number != layout.NIL:
-        ino = atomics.load_relaxed64(mem, slab.at(mem, layout.SLAB_NODES, number) + layout.OBJECT_OWNER)
-        if _tree_lock(ino) == word and not (
-            _is_alive(mem, ino) and xarray.is_linked(mem, head(mem, ino), _height(mem, ino), number)
-        ):
-            slab.free(mem, me, layout.SLAB_NODES, number)
+        ino = _owner(mem, number)
+        if _tree_lock(ino) == word:
+            _free_unlinked(mem, me, ino, number)
         number = slab.next_of(mem, layout.SLAB_NODES, number)
 
 
-def _height(mem, ino):
-    return min(atomics.read32(mem, record(mem, ino) + layout.MAPPING_HEIGHT), layout.XA_HEIGHT_MAX)
+def _recount(mem, me, ino):
+    """Count one tree again; under its lock."""
+    count = xarray.recount(mem, me, head(mem, ino), height(mem, ino), ino)
+    atomics.store_relaxed(mem, record(mem, ino) + layout.MAPPING_FOLIOS, count)
+
+
+def _owner(mem, number):
+    """The ino of the mapping that a node in use belongs to."""
+    return atomics.load_relaxed64(mem, slab.at(mem, layout.SLAB_NODES, number) + layout.OBJECT_OWNER)
+
+
+def _free_unlinked(mem, me, ino, number):
+    """Free a node of ino's tree that has no place in it; under the tree lock."""
+    if not (_is_alive(mem, ino) and xarray.is_linked(mem, head(mem, ino), height(mem, ino), number)):
+        slab.free(mem, me, layout.SLAB_NODES, number)
+
+
+def _find_key_in(mem, bucket, key):
+    """The ino of a record of one chain whose key has this digest, or 0; under TABLE_LOCK."""
+    number = atomics.read32(mem, atomics.buckets(mem) + bucket * 4)
+    for _ in range(layout.CHAIN_MAX):
+        found = slab.at(mem, layout.SLAB_MAPPINGS, number) if number != layout.NIL else 0
+        if found == 0:
+            break
+        if atomics.read64(mem, found + layout.MAPPING_KEY) == key:
+            return _ino(mem, number)
+        number = atomics.read32(mem, found + layout.MAPPING_CHAIN)
+    return 0
 
 
 def _add_folios(mem, ino, n):

@@ -14,10 +14,14 @@ cpdef u32 vague(mem_t mem, u32 me, u32 dead) noexcept nogil
 cpdef bint entrust(mem_t mem, u32 dead, u32 keeper) noexcept nogil
 @cython.locals(word=u32)
 cpdef bint settle(mem_t mem, u32 me, u32 dead, u32 pfn) noexcept nogil
+@cython.locals(number=u32)
+cpdef void sweep(mem_t mem, u32 me) noexcept nogil
 @cython.locals(cache=u32)
-cpdef void repair(mem_t mem, u32 me) noexcept nogil
-@cython.locals(settled=bint)
-cpdef bint drop(mem_t mem, u32 me, u32 pfn) noexcept nogil
+cpdef void repair(mem_t mem, u32 me, u32 part) noexcept nogil
+@cython.locals(at=u64, settled=bint)
+cpdef bint drop(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil
+@cython.locals(number=u32)
+cdef void _repair_trees(mem_t mem, u32 me) noexcept nogil
 cdef void _drop_pin(mem_t mem, u32 me, u32 dead, u32 n, u32 pfn) noexcept nogil
 cdef void _finish(mem_t mem, u32 me, u32 dead, u32 pfn) noexcept nogil
 @cython.locals(type=u32)

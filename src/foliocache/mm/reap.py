@@ -124,29 +124,65 @@ def settle(mem, me, dead, pfn):
     return True
 
 
-def repair(mem, me):
-    """Make every list, chain and count again from ground truth, while others work. No operation may be under way."""
+def sweep(mem, me):
+    """Drop every record that has no folio, one operation and one hold of the locks for each. No operation may be under way."""
+    number = layout.NIL
+    while True:
+        client.enter(mem, me)
+        number = mapping.sweep(mem, me, number)
+        client.leave(mem, me)
+        if number == layout.NIL:
+            return
+
+
+def repair(mem, me, part):
+    """Make one part again from ground truth, while others work. No operation may be under way.
+
+    REPAIR_TREES looks at one tree or node at a time and holds a lock no longer than that takes. The others hold one lock while they go
+    through the whole folio table: for parts that are known to be damaged.
+    """
     client.enter(mem, me)
-    page_alloc.repair(mem, me)
-    lru.repair(mem, me)
-    for cache in range(layout.SLABS):
-        slab.repair(mem, me, cache)
-    mapping.repair(mem, me)
-    mapping.sweep(mem, me)
+    if part == layout.REPAIR_LISTS:
+        page_alloc.repair(mem, me)
+    elif part == layout.REPAIR_QUEUES:
+        lru.repair(mem, me)
+    elif part == layout.REPAIR_SLABS:
+        for cache in range(layout.SLABS):
+            slab.repair(mem, me, cache)
+    elif part == layout.REPAIR_TABLE:
+        mapping.repair_table(mem, me)
     client.leave(mem, me)
+    if part == layout.REPAIR_TREES:
+        _repair_trees(mem, me)
 
 
-def drop(mem, me, pfn):
+def drop(mem, me, n, pfn):
     """Take a folio whose words are damaged out of the cache, as if a dead client had named it; whether it is settled.
 
-    If not, its name stays in the caller's slot, for those who reap him.
+    Word n of the caller's ledger is its name meanwhile. It stays there for ``vague`` if the folio has to wait.
     """
-    client.done(mem, me, pfn)  # since the last attempt
-    client.note(mem, me, pfn)
+    at = client.pin(mem, me, n)
+    atomics.journal32(mem, at, pfn | layout.PIN_BUSY)
     settled = settle(mem, me, me, pfn)
     if settled:
-        client.done(mem, me, pfn)
+        atomics.journal32(mem, at, 0)
     return settled
+
+
+def _repair_trees(mem, me):
+    number = layout.NIL
+    while True:
+        client.enter(mem, me)
+        number = mapping.repair_tree(mem, me, number)
+        client.leave(mem, me)
+        if number == layout.NIL:
+            break
+    while True:
+        client.enter(mem, me)
+        number = mapping.repair_node(mem, me, number)
+        client.leave(mem, me)
+        if number == layout.NIL:
+            return
 
 
 def _drop_pin(mem, me, dead, n, pfn):

@@ -146,7 +146,7 @@ class Pool(tree.Cached):
             elif whole:
                 core.client.set_state(mem, client, core.layout.SLOT_CLEAN)
         if whole:
-            self.operation(me, lambda mem: core.mapping.sweep(mem, me))(mem)
+            core.reap.sweep(mem, me)
         return len(keepers)
 
     # What must be left in the end.
