@@ -104,8 +104,8 @@ class Cache:
         :param size: its length in bytes.
         :param version: whatever changes when its bytes do, such as an etag. Another version is another object to the cache.
         :param read: ``read(offset, length)`` returns exactly those bytes of the source, as any bytes-like object.
-        :param readinto: ``readinto(offset, buffer)`` fills the writable buffer from the source and returns the number of bytes, or
-            None for all of them. Saves a copy. One of the two is enough; with neither only cached folios can be read.
+        :param readinto: ``readinto(offset, buffer)`` fills the writable buffer, which is all zeros, from the source and returns the
+            number of bytes. Saves a copy. One of the two is enough; with neither only cached folios can be read.
         :param concurrent: the source may be called from several threads at once, also from a background thread of this library
             that reads ahead. Otherwise calls for this mapping are made one at a time, by those who want the data.
         :raises ValueError: size is negative or no integer, or too large for the index.

@@ -386,11 +386,12 @@ def test_finish_fill_and_lookup(segment):
     assert is_idle(segment) and segment.findings() == []
 
 
-def test_withdraw_leaves_the_pin_alone(segment):
+@pytest.mark.parametrize(("explained", "flags"), [(False, "PG_ERROR"), (True, "PG_ERROR PG_REASON")])
+def test_withdraw_leaves_the_pin_alone(segment, explained, flags):
     ino = open_object(segment)
     pfn = segment.filemap.add(ME, ENTRY, ino, 7, PAGE) & NIL
-    segment.filemap.withdraw(ME, pfn)
-    assert segment.flags.load(segment.at(pfn)) == segment.layout.PG_ERROR
+    segment.filemap.withdraw(ME, pfn, explained)
+    assert segment.flags.load(segment.at(pfn)) == sum(getattr(segment.layout, flag) for flag in flags.split())
     assert segment.count(pfn) == 1 and pin_of(segment) == pfn | segment.layout.PIN_HELD and is_idle(segment)
     assert segment.filemap.resolve(ME, KEY, KEY + 1) == 0, "the record went with its only folio"
     segment.folio.release(ME, ENTRY, pfn)

@@ -38,8 +38,8 @@ class Word:
 
 
 def test_the_bits_are_what_layout_says(world):
-    names = "PG_LOCKED PG_WAITERS PG_UPTODATE PG_ERROR PG_REFERENCED PG_READAHEAD"
-    assert [getattr(world.layout, name) for name in names.split()] == [1, 2, 4, 8, 16, 32]
+    names = "PG_LOCKED PG_WAITERS PG_UPTODATE PG_ERROR PG_REFERENCED PG_READAHEAD PG_REASON"
+    assert [getattr(world.layout, name) for name in names.split()] == [1, 2, 4, 8, 16, 32, 64]
 
 
 @pytest.mark.parametrize("bits", [0, LOCKED, UPTODATE | REFERENCED])

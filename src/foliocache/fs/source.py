@@ -6,6 +6,7 @@ fork; so it holds the filesystem and not a connection, and asks for a new reader
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,10 @@ class Source:
             return self._function()(offset, what)
         except FileNotFoundError:
             raise ChangedError(self.path) from None
+
+    def failure(self, error: OSError) -> OSError:
+        """What to raise when another process was reading for us, and its source failed with this errno."""
+        return ChangedError(self.path) if error.errno == errno.ESTALE else error
 
     def _function(self) -> Callable[[int, Any], Any]:
         target = self.fs.target

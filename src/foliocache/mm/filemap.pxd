@@ -22,7 +22,7 @@ cdef u32 _insert(mem_t mem, u32 me, u64 ino, u64 index, u32 pfn) noexcept nogil
 @cython.locals(order=u32, size=u64, found=u64)
 cpdef u64 add(mem_t mem, u32 me, u32 n, u64 ino, u64 index, u32 length) noexcept nogil
 cpdef void finish_fill(mem_t mem, u32 me, u32 pfn) noexcept nogil
-cpdef void withdraw(mem_t mem, u32 me, u32 pfn) noexcept nogil
+cpdef void withdraw(mem_t mem, u32 me, u32 pfn, bint explained) noexcept nogil
 @cython.locals(ino=u64, done=bint)
 cpdef bint invalidate(mem_t mem, u32 me, u64 low, u64 high, u64 last) noexcept nogil
 @cython.locals(ino=u64)

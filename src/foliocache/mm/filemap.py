@@ -153,14 +153,17 @@ def finish_fill(mem, me, pfn):
     client.leave(mem, me)
 
 
-def withdraw(mem, me, pfn):
+def withdraw(mem, me, pfn, explained):
     """Give up the fill of a folio that this client pins, as an operation of its own: out of its mapping, and whoever waits is woken.
-    The pin stays. If a lock is refused, the folio stays, too, and whoever waits for it takes the filler's place."""
+    The pin stays. explained: its first bytes say why (``fill.explain``). If a lock is refused, the folio stays, too, and whoever waits
+    for it takes the filler's place."""
     client.enter(mem, me)
-    if remove(mem, me, atomics.read64(mem, atomics.folio_at(mem, pfn) + layout.F_INO), pfn):
-        fill.fail(mem, pfn)
-    else:
+    if not remove(mem, me, atomics.read64(mem, atomics.folio_at(mem, pfn) + layout.F_INO), pfn):
         fill.abandon(mem, me, pfn)
+    elif explained:
+        fill.explain(mem, pfn)
+    else:
+        fill.fail(mem, pfn)
     client.leave(mem, me)
 
 

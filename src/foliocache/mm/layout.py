@@ -152,6 +152,7 @@ PG_UPTODATE = 4
 PG_ERROR = 8
 PG_REFERENCED = 16
 PG_READAHEAD = 32
+PG_REASON = 64
 
 # Locks (wait): the word is the owner's client number + 1, with LOCK_WAITERS while somebody sleeps on it, and LOCK_BROKEN if what it
 # protects has to be repaired by who takes it next.

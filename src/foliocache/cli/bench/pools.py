@@ -87,9 +87,10 @@ class Pattern:
         self.size = size
         self.body = bytes(range(256)) * (size // 256)
 
-    def __call__(self, offset: int, buffer: Any) -> None:
+    def __call__(self, offset: int, buffer: Any) -> int:
         buffer[:] = self.body[: len(buffer)]
         buffer[:8] = (offset // self.size).to_bytes(8, "little")
+        return len(buffer)
 
 
 @contextlib.contextmanager
