@@ -143,6 +143,7 @@ class Cache:
         geometry = segment.geometry
         census = audit.census(self._memory)
         clients = [client.describe(segment, number) for number in client.used_slots(segment)]
+        pids = {found["slot"]: found["pid"] for found in clients}
         return {
             "name": self.name,
             "path": self.path,
@@ -156,6 +157,7 @@ class Cache:
             **census,
             "mappings": segment.memory.peek32(layout.TABLE_COUNT),
             "max_clients": geometry["nclients"],
+            "locks": [held | {"pid": pids.get(held["slot"])} for held in audit.held_locks(self._memory)],
             "clients": [{key: c[key] for key in c if key != "counters"} for c in clients if c["state"] != "clean"],
             "counters": {name: sum(c["counters"][name] for c in clients) for name in layout.COUNTERS},
         }

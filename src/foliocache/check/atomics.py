@@ -179,6 +179,10 @@ def is_stalled(mem, client, busy):
     return False
 
 
+def stalled_by(mem):
+    return M32
+
+
 def set_stalled(mem, client, busy):
     pass
 

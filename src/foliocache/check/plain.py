@@ -119,6 +119,10 @@ def is_stalled(mem, client, busy):
     return getattr(mem, "stalled", None) == (client, _load32(mem, busy))
 
 
+def stalled_by(mem):
+    return getattr(mem, "stalled", (M32, 0))[0]
+
+
 def set_stalled(mem, client, busy):
     mem.stalled = client, _load32(mem, busy)
 

@@ -177,6 +177,8 @@ static inline int fc_is_stalled(mem_t mem, uint32_t client, uint64_t busy)
     return FC_MEM(mem)->stalled == client + 1 && FC_MEM(mem)->stalled_at == __atomic_load_n(FC_P32(mem, busy), __ATOMIC_RELAXED);
 }
 
+static inline uint32_t fc_stalled_by(mem_t mem) { return FC_MEM(mem)->stalled - 1; }
+
 static inline void fc_set_stalled(mem_t mem, uint32_t client, uint64_t busy)
 {
     fc_mem *m = (fc_mem *)mem;

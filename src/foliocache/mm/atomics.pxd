@@ -98,6 +98,7 @@ cdef extern from "atomics.h" nogil:
     int membarrier_register "fc_membarrier_register" ()
     bint client_alive "fc_client_alive" (mem_t mem, u32 client)
     bint is_stalled "fc_is_stalled" (mem_t mem, u32 client, u64 busy)
+    u32 stalled_by "fc_stalled_by" (mem_t mem)
     void set_stalled "fc_set_stalled" (mem_t mem, u32 client, u64 busy)
     void count64 "fc_count64" (mem_t mem, u64 off, u64 n)
 

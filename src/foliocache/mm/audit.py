@@ -47,6 +47,22 @@ def lock_words():
     return [*singles, *slabs, *(layout.TREE_LOCK + n * layout.LINE for n in range(layout.TREE_LOCKS))]
 
 
+LOCKS = {layout.ALLOC_LOCK: "allocator", layout.LRU_LOCK: "queues", layout.TABLE_LOCK: "mapping table"}
+
+
+def held_locks(memory):
+    """The locks that are held at this moment: dicts of lock (its name) and slot. One that is still there at the next look, with the same
+    slot, belongs to a process that has stopped."""
+    found = []
+    for word in lock_words():
+        owner = wait.owner(memory.handle, word)
+        if owner != layout.NIL:
+            name = LOCKS.get(word) or (f"slab {(word - layout.SLAB_LOCK) // layout.SLAB_STRIDE}" if word < layout.TREE_LOCK
+                                       else f"tree {(word - layout.TREE_LOCK) // layout.LINE}")
+            found.append({"lock": name, "slot": owner})
+    return found
+
+
 def is_damaged(memory, pfn):
     """Whether the words of the folio at pfn contradict each other, seen at a moment in which no client was in an operation.
 
@@ -142,6 +158,8 @@ class Audit:
     def check_locks(self):
         for word in lock_words():
             owner = wait.owner(self.mem, word)
+            if owner == layout.NIL and atomics.load_relaxed(self.mem, word) & layout.LOCK_BROKEN:
+                self.find("lock", f"lock at {word}", "is broken: its next owner repairs what it protects")
             if owner != layout.NIL and not client.is_alive(self.mem, owner):
                 self.find("lock", f"lock at {word}", f"is held by client {owner}, which is dead")
 

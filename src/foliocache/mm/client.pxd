@@ -17,6 +17,8 @@ cpdef u32 in_hand(mem_t mem, u32 me) noexcept nogil
 @cython.locals(op=u32, name=u32)
 cpdef bint defer(mem_t mem, u32 me, u32 n) noexcept nogil
 cpdef bint is_stalled(mem_t mem, u32 client) noexcept nogil
+@cython.locals(by=u32)
+cpdef bint is_refused(mem_t mem) noexcept nogil
 cpdef void refused(mem_t mem, u32 me, u32 client) noexcept nogil
 cpdef u64 pin(mem_t mem, u64 me, u32 n) noexcept nogil
 cpdef void hold(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil

@@ -122,6 +122,12 @@ def is_stalled(mem, client):
     return atomics.is_stalled(mem, client, slot(mem, client) + layout.CLIENT_BUSY)
 
 
+def is_refused(mem):
+    """Whether the client that held a lock when this process was refused it has not gone on since."""
+    by = atomics.stalled_by(mem)
+    return by != layout.NIL and is_stalled(mem, by)
+
+
 def refused(mem, me, client):
     """Remember that client holds a lock and does not go on."""
     atomics.set_stalled(mem, client, slot(mem, client) + layout.CLIENT_BUSY)
