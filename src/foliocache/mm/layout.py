@@ -281,7 +281,9 @@ CLIENT_ATTACHED = 16
 CLIENT_BUSY = 64  # odd while an operation is under way
 CLIENT_OPS = 68  # OPS words: the folios that the operation under way is getting, dropping, building or destroying
 CLIENT_COUNTERS = 128
-CLIENT_UNNAMED = 252  # folios that an operation had in hand without a word left in CLIENT_OPS to name them; 0 unless there is a bug
+CLIENT_UNNAMED = (
+    252  # folios that an operation had in hand without a word left in CLIENT_OPS to name them; 0 unless there is a bug
+)
 CLIENT_LEDGER = 256  # PINS words: one for each pin that a lease or a window holds
 OPS = 15
 PINS = (CLIENT_SIZE - CLIENT_LEDGER) // 4

@@ -240,7 +240,11 @@ ATTACHED_KEPT = Edit("folio", "prepare", "    atomics.store_relaxed(mem, folio +
     "tree/insert-stale",
     SMALL,
     SPIN,
-    {"attached-kept": Bug((ATTACHED_KEPT,), ALL, "a folio that never had a slot is evicted from it, and its references with it")},
+    {
+        "attached-kept": Bug(
+            (ATTACHED_KEPT,), ALL, "a folio that never had a slot is evicted from it, and its references with it"
+        )
+    },
 )
 def tree_insert_stale(core):
     """A losing insert into a page that a killed evictor has left marked as attached, beside somebody who clears a block of pages."""
