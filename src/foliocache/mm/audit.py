@@ -40,6 +40,14 @@ def mappings(memory):
     return [found.describe(memory, number) for number in found.records()]
 
 
+def readable(data):
+    """Text as ``Mapping`` has encoded it; of damaged text what can be read."""
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace")
+
+
 class Audit:
     """One pass over a segment."""
 
@@ -314,8 +322,8 @@ class Audit:
         height = min(atomics.read32(self.mem, record + layout.MAPPING_HEIGHT), layout.XA_HEIGHT_MAX)
         cached = [pfn for _, pfn in self.walk_tree(record + layout.MAPPING_HEAD, height, 0, 0)]
         return {
-            "key": text[:key_length].decode("utf-8", "replace"),
-            "version": text[key_length : key_length + version_length].decode("utf-8", "replace"),
+            "key": readable(text[:key_length]),
+            "version": readable(text[key_length : key_length + version_length]),
             "size": size,
             "folio_size": folio_size,
             "folios": (size + folio_size - 1) // folio_size,
