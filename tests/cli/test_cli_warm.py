@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from cli_command import LIMIT
 
 import foliocache
 from foliocache.cli.origin import Origin
@@ -67,7 +68,7 @@ def test_a_file_that_is_not_there(origin, files, pool_name, cli, path):
 
 def test_a_host_that_is_not_there(origin, pool_name, cli):
     origin.process.kill()
-    origin.process.wait()
+    origin.process.wait(LIMIT)
     done = cli("warm", f"{origin.url}/odd", "--name", pool_name, "--size", SIZE)
     assert (done.code, done.out, done.err.count("\n")) == (3, "", 1)
 

@@ -493,7 +493,7 @@ def _get(segment, me, key, index):
             pfn = found & NIL
             if found & layout.GRAB_ADDED:
                 segment.set_content(pfn, b"%03d %03d " % (key, index))
-                segment.filemap.complete(ME, pfn)
+                segment.filemap.complete(me, pfn)
         if segment.fill.wait(pfn, 20 * 10**9) & layout.PG_UPTODATE:
             return pfn, ino
         raise AssertionError("a filler hangs")

@@ -18,7 +18,7 @@ its *object number* (see ``slab``). ``NIL`` stands for none.
 """
 
 MAGIC = 0x314843_4F494C4F46  # "FOLIOCH1", little-endian
-ABI = 2
+ABI = 3
 
 NIL = 0xFFFFFFFF
 LINE = 64
@@ -278,6 +278,7 @@ CLIENT_PID = 0
 CLIENT_GENERATION = 4
 CLIENT_STATE = 8
 CLIENT_ATTACHED = 16
+CLIENT_PIDNS = 24  # inode of the pid namespace that the pid is one of; 0 if it is not known
 CLIENT_BUSY = 64  # odd while an operation is under way
 CLIENT_OPS = 68  # OPS words: the folios that the operation under way is getting, dropping, building or destroying
 CLIENT_COUNTERS = 128
