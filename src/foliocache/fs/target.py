@@ -22,6 +22,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import inspect
+import io
 import json
 import os
 import secrets
@@ -222,7 +223,7 @@ class LocalTarget(Target):
         """A function of (offset, buffer) that fills the buffer. In the caller's thread: no one writes there once it ends."""
 
         def readinto(offset: int, buffer: Any) -> int:
-            with open(path, "rb", buffering=0) as raw:
+            with io.FileIO(path) as raw:  # a finalizer at the end of the interpreter has no open() any more
                 raw.seek(offset)
                 count = _fill(raw, memoryview(buffer))
                 if not identity.version.startswith(_stamp(os.fstat(raw.fileno()))):
