@@ -15,7 +15,7 @@ from foliocache.fs.gather import gather
 _PATIENCE = 60
 
 BEGIN = """
-import atexit, os, signal, sys, threading
+import atexit, contextlib, sys, threading
 from foliocache.fs import FolioFileSystem
 
 protocol, url, name = sys.argv[1:]
@@ -38,7 +38,11 @@ class Last:
 _last = Last()  # names with an underscore go first
 """,
     "daemon": """
-threading.Thread(target=lambda: [read() for _ in range(10**6)], daemon=True).start()
+def on_and_on():
+    with contextlib.suppress(Exception):  # fsspec closes the session under it
+        while True:
+            read()
+threading.Thread(target=on_and_on, daemon=True).start()
 print(read())
 """,
     "thread": """

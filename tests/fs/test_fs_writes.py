@@ -374,6 +374,19 @@ def test_another_instance_of_the_process_learns_of_it(pool, trusting, cached):
     assert other.cat_file(cached) == NEW
 
 
+def test_instance_with_other_options_learns_of_it(pool, trusting, cached):
+    """Of manners, as `auto_mkdir` or an account: the place is the same."""
+    other = FolioFileSystem(target_protocol="file", check_files=False, **pool)
+    assert other.cat_file(cached) == OLD
+    assert other._is_remembered(cached)
+    with trusting.open(cached, "wb") as file:
+        file.write(NEW[:100])
+        file.flush()
+        assert other.cat_file(cached) == NEW[:100]
+        file.write(NEW[100:])
+    assert other.cat_file(cached) == NEW
+
+
 def test_transaction_commits_at_its_end(trusting, cached):
     with trusting.transaction:
         write_file(trusting, cached)
@@ -514,6 +527,18 @@ def test_names_that_are_not_unicode(pool, tmp_path, settled):
     assert all(name.encode() for name in names)
     fs.rm(f"{tmp_path}/{NAMES[0]}")
     assert len(keys(fs)) == len(NAMES) - 1
+
+
+@pytest.mark.parametrize("odd", ["\udcc3\udca9", "\ud800"])
+def test_names_that_no_file_system_has(pool, odd):
+    """Any str is a name to some target; "\\udcc3\\udca9" would be "\xe9" to os.fsencode()."""
+    fs = FolioFileSystem(target_protocol="memory", **pool)
+    for name in (odd, "\xe9"):
+        fs.pipe_file(f"/names/{name}", ascii(name).encode())
+    for name in (odd, "\xe9"):
+        assert fs.cat_file(f"/names/{name}") == ascii(name).encode()
+    assert fs.target.key(f"/names/{odd}") != fs.target.key("/names/\xe9")
+    fs.rm("/names", recursive=True)
 
 
 def test_open_for_writing_by_url(pool, tmp_path):

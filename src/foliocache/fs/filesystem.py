@@ -84,7 +84,8 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         self._pool_options = pool
         self._pool: Any = None
         self._target = target_for(_make_target(fs, target_protocol, target_options))
-        self._identities = Identities.of(_who(self._target.fs))
+        self._identities = Identities.of(_where(self._target))
+        self._who = _who(self._target.fs)
         self._last = threading.local()
         self._adopt(self._target.fs)
 
@@ -159,15 +160,15 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
     # Identity
 
     def _identify(self, path: str) -> Identity:
-        identity = self._identities.recall(path, self._trust)
+        identity = self._identities.recall(path, self._who, self._trust)
         if identity is None:
             _refuse_at_the_end(self.target.fs)
-            question = self._identities.ask(path)
+            question = self._identities.ask(path, self._who)
             identity = question.identity = self.target.identify(path)
         return identity
 
     def _is_remembered(self, path: str) -> bool:
-        return self._identities.recall(path, self._trust) is not None
+        return self._identities.recall(path, self._who, self._trust) is not None
 
     def _while_unchanged(self, path: str, use: Callable[[Identity], T]) -> T:
         """A read by path has promised no version yet: if the object changes under it, it begins again with the new one."""
@@ -226,6 +227,10 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         if not autocommit:
             kwargs["autocommit"] = False
         return WriteThrough(self, path, partial(self.fs.open, path, mode, block_size=block_size, **kwargs))
+
+    async def open_async(self, path: str, mode: str = "rb", **kwargs: Any) -> Any:
+        """Async targets have it. Theirs would read past the pool, and write without our notice."""
+        raise NotImplementedError("folio: is synchronous; wrap it in fsspec's AsyncFileSystemWrapper")
 
     def lease(self, path: str, offset: int = 0, length: int | None = None) -> memoryview:
         """A read-only view of a part of an object: of the shared page itself where one page has it all, else of a copy.
@@ -379,8 +384,14 @@ def _stripped(fs: fsspec.AbstractFileSystem, path: Any) -> Any:
     return [fs._strip_protocol(one) for one in path] if isinstance(path, list) else fs._strip_protocol(path)
 
 
+def _where(target: Target) -> str:
+    """What target.key() adds to a path: all that tells this place from others."""
+    protocol = target.fs.protocol
+    return f"{protocol if isinstance(protocol, str) else protocol[0]}{target.place}"
+
+
 def _who(fs: fsspec.AbstractFileSystem) -> str:
-    """The place and on whose behalf: identities are not passed on from one account to another."""
+    """On whose behalf, and with which other options: identities are not passed on from one account to another."""
     return tokenize(type(fs), *fs.storage_args, **fs.storage_options)
 
 

@@ -1,7 +1,8 @@
 """Which version of each path this process last saw, and for how long it may go on believing it.
 
-One table per place (target and options), shared by all the filesystem objects that the process has for it: fsspec makes one
-object per thread, and what one thread writes must not stay remembered in another.
+One table per place, shared by all the filesystem objects that the process has for it: fsspec makes one object per thread and
+set of options, and what one of them writes must not stay remembered in another. An answer is only for who asked (`who`: the
+account and other options), but forgetting is for all.
 
 An answer is written into its question, and the question is in the table from before it is asked. So whoever forgets a path
 also forgets the questions that are on their way: their answers may be older than what made them void, and are nobody's.
@@ -36,7 +37,7 @@ class Identities:
     """The remembered identities of one place."""
 
     def __init__(self) -> None:
-        self._asked: dict[str, Question] = {}
+        self._asked: dict[str, dict[str, Question]] = {}  # by path, and by who asked
         self._writing: dict[object, str] = {}  # the files that are open for writing: any moment may change their paths
         self.uncommitted: set[str] = set()  # what the target's transaction will change when it ends
 
@@ -44,28 +45,27 @@ class Identities:
     def of(cls, place: str) -> Identities:
         return _tables.setdefault(place, cls())
 
-    def recall(self, path: str, trust: float) -> Identity | None:
+    def recall(self, path: str, who: str, trust: float) -> Identity | None:
         """What was last answered, if that was less than `trust` seconds ago."""
-        question = self._asked.get(path)
+        question = self._asked.get(path, {}).get(who)
         if question is None or self._is_written(path) or monotonic() - question.since >= trust:
             return None
         return question.identity
 
-    def ask(self, path: str) -> Question:
+    def ask(self, path: str, who: str) -> Question:
         """A new question, to be made before the origin is asked; its `identity`, when set, is what is remembered."""
         question = Question()
         if not self._is_written(path):
-            if len(self._asked) >= _LIMIT:
+            if path not in self._asked and len(self._asked) >= _LIMIT:
                 for oldest in list(self._asked)[: max(1, _LIMIT // 8)]:
                     self._asked.pop(oldest, None)
-            self._asked.pop(path, None)  # or it would keep its old place in the order
-            self._asked[path] = question
+            self._asked.setdefault(path, {})[who] = question  # if the path is forgotten in between, so is the question
         return question
 
     def forget(self, path: str, identity: Identity | None = None) -> None:
         """Forget the path's identity and the questions under way; with `identity`, only if that is what is remembered."""
-        question = self._asked.get(path)
-        if identity is None or (question is not None and question.identity == identity):
+        asked = list(self._asked.get(path, {}).values())
+        if identity is None or any(question.identity == identity for question in asked):
             self._asked.pop(path, None)
 
     def forget_all(self) -> None:
