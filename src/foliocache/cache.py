@@ -171,9 +171,11 @@ class Cache:
             raise FoliocacheError(f"cache {self.name!r} has been closed in this process; open it again")
 
     def _background(self, function, *args):
-        """Run function in a thread of this process, unless the interpreter is going down."""
+        """Run function in a thread of this process, unless the interpreter is going down, or the cache has been closed here."""
         if self._executor_pid != os.getpid():
             self._executor = ThreadPoolExecutor(2, "foliocache-readahead")
             self._executor_pid = os.getpid()
-        with contextlib.suppress(RuntimeError):
-            self._executor.submit(function, *args)
+        executor = self._executor  # close() takes it away
+        if executor is not None:
+            with contextlib.suppress(RuntimeError):
+                executor.submit(function, *args)

@@ -76,9 +76,11 @@ def resolve(url: str, options: dict[str, Any]) -> list[Target]:
     from fsspec.core import url_to_fs
 
     import foliocache.fs  # noqa: F401 - registers the protocol where foliocache is on the path but not installed
+    from foliocache.fs.passthrough import refuse_misspelled
 
     full = absolute(url)
     with named(url):
+        refuse_misspelled(url)
         fs, path = url_to_fs(f"folio::{full}", folio=options)
         found = sorted(expand(fs, path, is_glob(full)))
         if not found:
