@@ -22,6 +22,8 @@ cdef class Attachment:
     cdef u32 nwaiting
     cdef object __weakref__
 
+    cdef void wait(self, u32 entry) noexcept
+    cdef void tidy(self) noexcept
     cdef void settle(self) noexcept
 
     cdef inline u32 take(self) noexcept:

@@ -3,7 +3,7 @@ cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.stdlib cimport free, malloc
 
-from .mm cimport atomics, client, filemap, layout
+from .mm cimport atomics, client, filemap, layout, pagetable
 from .mm cimport reap as core
 
 import os
@@ -11,6 +11,7 @@ import threading
 import weakref
 
 from .client import ClientSlot, reap
+from .errors import FoliocacheError
 
 _attachments = weakref.WeakSet()
 _joining = threading.Lock()
@@ -24,6 +25,14 @@ def _after_fork_in_child():
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def refused(what):
+    """The exception for what cannot be done because another process has stopped in a critical section."""
+    return FoliocacheError(
+        f"{what} could not be finished: another process has stopped while it holds a lock of the pool; "
+        "see `foliocache stat`, and let that process go on or end it"
+    )
 
 
 cdef u32 spare() noexcept:
@@ -77,6 +86,7 @@ cdef class Attachment:
     def reap(self):
         """Settle what dead processes have left: how many of them are settled, and how many wait for a living one's lease."""
         self.join()
+        core.locks(self.mem, self.me, self.me)  # nobody's: those that are broken
         self.settle()
         return reap(self.segment, self.me)
 
@@ -90,15 +100,44 @@ cdef class Attachment:
         if core.drop(self.mem, self.me, entry, pfn):
             self.give(entry)
             return True
-        self.waiting[self.nwaiting] = entry
-        self.nwaiting += 1
+        self.wait(entry)
         return False
 
+    cdef void wait(self, u32 entry) noexcept:
+        """Word entry of the ledger stays in use for what could not be finished, until ``settle`` has done it."""
+        cdef u32 other
+        if entry == spare():
+            other = self.take()
+            client.note(self.mem, self.me, atomics.journaled32(self.mem, client.pin(self.mem, self.me, entry)) & layout.PIN_PFN)
+            atomics.journal32(self.mem, client.pin(self.mem, self.me, entry), 0)
+            if other == layout.NIL:
+                return
+            client.defer(self.mem, self.me, other)
+            entry = other
+        self.waiting[self.nwaiting] = entry
+        self.nwaiting += 1
+
+    cdef void tidy(self) noexcept:
+        """After an operation: the names that it had to leave go to words of the ledger, so that the next has room for its own."""
+        cdef u32 entry
+        while client.in_hand(self.mem, self.me):
+            entry = self.take()
+            if entry == layout.NIL:
+                return
+            client.defer(self.mem, self.me, entry)
+            self.wait(entry)
+        self.settle()
+
     cdef void settle(self) noexcept:
-        """Try again what had to wait in this client's own ledger, and give the words back that are settled."""
-        cdef u32 n, kept = 0
-        if self.nwaiting == 0:
+        """Try again what had to wait in this client's own ledger, and give the words back that are settled; not while the client whose lock
+        was refused stays where it is."""
+        cdef u32 n, word, kept = 0
+        if self.nwaiting == 0 or client.is_refused(self.mem):
             return
+        for n in range(self.nwaiting):
+            word = atomics.journaled32(self.mem, client.pin(self.mem, self.me, self.waiting[n]))
+            if word & layout.PIN_HELD:  # the table of a window
+                pagetable.release(self.mem, self.me, self.waiting[n], word & layout.PIN_PFN)
         core.vague(self.mem, self.me, self.me)
         for n in range(self.nwaiting):
             if atomics.journaled32(self.mem, client.pin(self.mem, self.me, self.waiting[n])):
@@ -116,6 +155,9 @@ cdef class Attachment:
         self.join()
         while True:
             ino = filemap.forget(self.mem, self.me, key, before)
+            self.tidy()
+            if ino == layout.INO_BUSY:
+                raise refused("forget")
             if ino == 0 or ino == before:  # the same again: somebody is filling it anew
                 return count
             before = ino

@@ -143,6 +143,7 @@ class Cache:
         geometry = segment.geometry
         census = audit.census(self._memory)
         clients = [client.describe(segment, number) for number in client.used_slots(segment)]
+        pids = {found["slot"]: found["pid"] for found in clients}
         return {
             "name": self.name,
             "path": self.path,
@@ -156,6 +157,7 @@ class Cache:
             **census,
             "mappings": segment.memory.peek32(layout.TABLE_COUNT),
             "max_clients": geometry["nclients"],
+            "locks": [held | {"pid": pids.get(held["slot"])} for held in audit.held_locks(self._memory)],
             "clients": [{key: c[key] for key in c if key != "counters"} for c in clients if c["state"] != "clean"],
             "counters": {name: sum(c["counters"][name] for c in clients) for name in layout.COUNTERS},
         }
@@ -169,9 +171,11 @@ class Cache:
             raise FoliocacheError(f"cache {self.name!r} has been closed in this process; open it again")
 
     def _background(self, function, *args):
-        """Run function in a thread of this process, unless the interpreter is going down."""
+        """Run function in a thread of this process, unless the interpreter is going down, or the cache has been closed here."""
         if self._executor_pid != os.getpid():
             self._executor = ThreadPoolExecutor(2, "foliocache-readahead")
             self._executor_pid = os.getpid()
-        with contextlib.suppress(RuntimeError):
-            self._executor.submit(function, *args)
+        executor = self._executor  # close() takes it away
+        if executor is not None:
+            with contextlib.suppress(RuntimeError):
+                executor.submit(function, *args)

@@ -58,6 +58,7 @@ cdef extern from "Python.h":
 import threading
 
 from . import failure
+from .attachment import refused
 from .errors import FoliocacheError, LeaseError, SourceError
 from .sizes import integer
 
@@ -160,14 +161,17 @@ cdef class Lease:
         if self.private is None and self.attachment is not None and self.epoch == self.attachment.epoch:
             if self.filling:
                 self._fail()
-            folio.release(self.attachment.mem, self.attachment.me, self.entry, self.pfn)
-            self.attachment.give(self.entry)
+            if folio.release(self.attachment.mem, self.attachment.me, self.entry, self.pfn):
+                self.attachment.give(self.entry)
+            else:
+                self.attachment.wait(self.entry)
         self.private = None
 
     cdef void _fail(self) noexcept:
         """Give up filling: withdraw the folio, wake the waiters. The pin stays."""
         self.filling = False
         filemap.withdraw(self.attachment.mem, self.attachment.me, self.pfn, self.explained)
+        self.attachment.tidy()
 
     cdef char *_page(self) noexcept:
         """Where the folio's bytes can be written to; for its filler."""
@@ -476,7 +480,8 @@ cdef class FolioMap:
         if pfn == layout.NIL:
             return False
         seen = flags.load(mem, atomics.folio_at(mem, pfn))
-        folio.release(mem, self.attachment.me, spare(), pfn)
+        if not folio.release(mem, self.attachment.me, spare(), pfn):
+            self.attachment.wait(spare())
         return seen & layout.PG_UPTODATE != 0
 
     cdef Lease _copy(self, u64 index):
@@ -491,7 +496,8 @@ cdef class FolioMap:
                 data = (<const fc_mem *>mem).ro + atomics.page_at(mem, pfn)
                 memcpy(PyBytes_AS_STRING(content), data, PyBytes_GET_SIZE(content))
                 copied = True
-            folio.release(mem, self.attachment.me, spare(), pfn)
+            if not folio.release(mem, self.attachment.me, spare(), pfn):
+                self.attachment.wait(spare())
         return self._private(content) if copied else self._read_privately(index)
 
     # Misses.
@@ -609,6 +615,7 @@ cdef class FolioMap:
         cdef u32 entry
         cdef Lease lease = Lease.__new__(Lease)
         self.attachment.join()
+        self.attachment.tidy()
         entry = self.attachment.take()
         if entry == layout.NIL:
             return None
@@ -741,6 +748,7 @@ cdef class FolioMap:
             flags.set_readahead(self.mem, atomics.folio_at(self.mem, lease.pfn))
         lease.filling = False
         filemap.finish_fill(self.mem, self.attachment.me, lease.pfn)
+        self.attachment.tidy()
         return 0
 
     cdef Lease _read_stalled(self, u64 index):
@@ -851,11 +859,18 @@ cdef class FolioMap:
         return lease
 
     def invalidate(self):
-        """Withdraw every folio of this object at this version from the cache. Leases that are out stay valid."""
+        """Withdraw every folio of this object at this version from the cache. Leases that are out stay valid.
+
+        Raises FoliocacheError if it could not be finished, because another process has stopped while it holds a lock of the pool.
+        """
+        cdef bint done = True
         self._check_made()
         self.attachment.join()
         if self.folios:
-            filemap.invalidate(self.mem, self.attachment.me, self.low, self.high, self.folios - 1)
+            done = filemap.invalidate(self.mem, self.attachment.me, self.low, self.high, self.folios - 1)
+            self.attachment.tidy()
+        if not done:
+            raise refused(f"invalidate of {self.key!r}")
 
     @cython.final
     cdef bint _fits(self, u32 pfn, u64 index) noexcept:

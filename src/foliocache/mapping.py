@@ -154,5 +154,14 @@ def _digest(size, *texts):
 
 def _texts(key, version):
     """Key and version as the segment keeps them for people: cut to what fits. Identity is the digest alone."""
-    version_bytes = version.encode("utf-8", "replace")[: layout.MAPPING_TEXT_MAX // 4]
-    return key.encode("utf-8", "replace")[: layout.MAPPING_TEXT_MAX - len(version_bytes)], version_bytes
+    version_bytes = _cut(version, layout.MAPPING_TEXT_MAX // 4)
+    return _cut(key, layout.MAPPING_TEXT_MAX - len(version_bytes)), version_bytes
+
+
+def _cut(text, most):
+    """The text's first whole characters that have up to ``most`` bytes. Surrogates (file names that are no text) are kept."""
+    data = text.encode("utf-8", "surrogatepass")
+    if len(data) > most:
+        while data[most] & 0xC0 == 0x80:
+            most -= 1
+    return data[:most]

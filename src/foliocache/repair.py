@@ -65,7 +65,8 @@ def _pages(findings):
 
 
 def _free_locks(mem, me):
-    """Take over the locks whose words name nobody who lives, and repair what they protect."""
+    """Take over the locks that are broken, or whose words name nobody who lives, and repair what they protect."""
+    core.locks(mem, me, me)
     owners = {wait.owner(mem, word) for word in audit.lock_words()} - {layout.NIL}
     for owner in owners:
         if not client.is_alive(mem, owner):

@@ -180,8 +180,11 @@ cdef class Window:
             munmap(self.base, self.reserved)
             self.reserved = 0
         if self.table != layout.NIL and self.epoch == self.attachment.epoch:
-            pagetable.release(self.attachment.mem, self.attachment.me, self.entry, self.table)
-            self.attachment.give(self.entry)
+            if pagetable.release(self.attachment.mem, self.attachment.me, self.entry, self.table):
+                self.attachment.give(self.entry)
+            else:
+                self.attachment.wait(self.entry)
+                self.attachment.tidy()
             self.table = layout.NIL
 
 

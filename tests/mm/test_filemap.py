@@ -1,7 +1,9 @@
 """filemap: lookup, insert and removal."""
 
 import mmap
+import os
 import random
+import signal
 
 import pytest
 from world import ME, PAGE, Segment, compiled, forked
@@ -440,6 +442,44 @@ def test_open_evicts_for_the_record(segment):
         assert segment.filemap.open(ME, key, 0, key, 64 * PAGE, 0, height, b"key", 3, 0) != 0
 
 
+# Damage, and what nobody may wait for.
+
+
+def test_a_damaged_slot_is_found_out_under_the_lock_as_well(segment):
+    """It names another object's folio: neither way of looking takes that for the one that was asked for."""
+    ino, other = segment.open(1), segment.open(2)
+    pfn, wrong = segment.add(ino, 3), segment.add(other, 3)
+    slot = segment.xarray.find(segment.mapping.head(ino), 1, 3)
+    segment.write(slot, (wrong + 1) << 1)
+    assert segment.find(ino, 3) == NIL
+    assert grab(segment, ino, 3) == segment.layout.GRAB_NOMEM
+    assert segment.count(wrong) == 2
+    segment.write(slot, (pfn + 1) << 1)
+    assert grab(segment, ino, 3) == pfn
+
+
+@pytest.mark.parametrize("height", [0, 1, 2])
+def test_a_truncation_goes_no_further_than_the_tree(segment, height):
+    """Of a record without folios, to the last index that any object can have. It would count to 2^40 one by one."""
+    ino = segment.mapping.open(ME, 7, 8, 1, 1 << 40, 0, height, b"key", 3, 0)
+    ends_soon(lambda: segment.filemap.truncate(ME, ino, segment.layout.XA_INDEX_MAX))
+    assert segment.filemap.truncate(ME, ino, segment.layout.XA_INDEX_MAX)
+    assert segment.mapping.lookup(ME, 7, 8) == 0
+
+
+def ends_soon(function):
+    """In a child, which the kernel kills if it does not end: compiled code that goes round in a circle cannot be stopped otherwise."""
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)
+        try:
+            function()
+        finally:
+            os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
 # Processes, in the compiled world.
 
 
@@ -493,7 +533,7 @@ def _get(segment, me, key, index):
             pfn = found & NIL
             if found & layout.GRAB_ADDED:
                 segment.set_content(pfn, b"%03d %03d " % (key, index))
-                segment.filemap.complete(ME, pfn)
+                segment.filemap.complete(me, pfn)
         if segment.fill.wait(pfn, 20 * 10**9) & layout.PG_UPTODATE:
             return pfn, ino
         raise AssertionError("a filler hangs")

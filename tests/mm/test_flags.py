@@ -207,6 +207,6 @@ def test_a_signal_ends_the_wait(segments, monkeypatch):
         assert word.wait(HOUR) == LOCKED | WAITERS
     finally:
         over.set()
-        thread.join()
+        thread.join(60)
         signal.signal(signal.SIGUSR1, before)
     assert seen

@@ -34,7 +34,8 @@ class Source:
         """(offset, length) -> bytes, or (offset, buffer) -> count, as the target has it."""
         try:
             return self._function()(offset, what)
-        except FileNotFoundError:
+        except (ChangedError, FileNotFoundError):
+            self.fs._identities.forget(self.path, self.identity)  # or "open it again" would lead here again
             raise ChangedError(self.path) from None
 
     def failure(self, error: OSError) -> OSError:

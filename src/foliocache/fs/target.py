@@ -22,6 +22,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import inspect
+import io
 import json
 import os
 import secrets
@@ -141,6 +142,7 @@ class Target:
     """Any fsspec filesystem; what is better known about some of them is in the subclasses."""
 
     into = False  # what reader() returns takes (offset, length); if True: (offset, buffer)
+    aliases = False  # whether one object may have several names (links, "..")
 
     def __init__(self, fs: AbstractFileSystem) -> None:
         self.fs = fs
@@ -206,6 +208,7 @@ class LocalTarget(Target):
     """Files of this machine, read straight into the page: what is cached here is the work of a slow or a remote disk."""
 
     into = True
+    aliases = True
 
     def identify(self, path: str) -> Identity:
         return self._identity(os.stat(path), path, time.time_ns())
@@ -220,7 +223,7 @@ class LocalTarget(Target):
         """A function of (offset, buffer) that fills the buffer. In the caller's thread: no one writes there once it ends."""
 
         def readinto(offset: int, buffer: Any) -> int:
-            with open(path, "rb", buffering=0) as raw:
+            with io.FileIO(path) as raw:  # a finalizer at the end of the interpreter has no open() any more
                 raw.seek(offset)
                 count = _fill(raw, memoryview(buffer))
                 if not identity.version.startswith(_stamp(os.fstat(raw.fileno()))):
@@ -359,10 +362,14 @@ def _version(info: dict[str, Any], size: int | None) -> str | None:
 
 
 def _short(text: str, most: int) -> str:
-    """What the pool can show and find again in full: the beginning for people, a digest of it all for the rest."""
-    if len(text.encode()) <= most:
+    """What the pool can show and find again in full: the beginning for people, a digest of it all for the rest.
+
+    Names that are not UTF-8 (lone surrogates in Python) can't be shown in full, so they get a digest, too, however short."""
+    shown = text.encode(errors="backslashreplace")
+    exact = text.encode(errors="surrogatepass")
+    if shown == exact and len(exact) <= most:
         return text
-    return f"{text.encode()[: most - 33].decode(errors='ignore')}#{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+    return f"{shown[: most - 33].decode(errors='ignore')}#{hashlib.sha256(exact).hexdigest()[:32]}"
 
 
 def _same(headers: Any, identity: Identity, path: str) -> bool:

@@ -47,6 +47,25 @@ def lock_words():
     return [*singles, *slabs, *(layout.TREE_LOCK + n * layout.LINE for n in range(layout.TREE_LOCKS))]
 
 
+def _lock_name(word):
+    if word < layout.SLAB_LOCK:
+        return {layout.ALLOC_LOCK: "allocator", layout.LRU_LOCK: "queues", layout.TABLE_LOCK: "mapping table"}[word]
+    if word < layout.TREE_LOCK:
+        return f"slab {(word - layout.SLAB_LOCK) // layout.SLAB_STRIDE}"
+    return f"tree {(word - layout.TREE_LOCK) // layout.LINE}"
+
+
+def held_locks(memory):
+    """The locks that are held at this moment: dicts of lock (its name) and slot. One that is still there at the next look, with the same
+    slot, belongs to a process that has stopped."""
+    found = []
+    for word in lock_words():
+        owner = wait.owner(memory.handle, word)
+        if owner != layout.NIL:
+            found.append({"lock": _lock_name(word), "slot": owner})
+    return found
+
+
 def is_damaged(memory, pfn):
     """Whether the words of the folio at pfn contradict each other, seen at a moment in which no client was in an operation.
 
@@ -73,6 +92,14 @@ def _activities(mem):
     numbers = [n for n in range(atomics.nclients(mem)) if client.state(mem, n) != layout.SLOT_CLEAN and client.is_alive(mem, n)]
     found = [(n, client.activity(mem, n)) for n in numbers]
     return None if any(activity & 1 for _, activity in found) else found
+
+
+def readable(data):
+    """Text as ``Mapping`` has encoded it; of damaged text what can be read."""
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace")
 
 
 class Audit:
@@ -142,6 +169,8 @@ class Audit:
     def check_locks(self):
         for word in lock_words():
             owner = wait.owner(self.mem, word)
+            if owner == layout.NIL and atomics.load_relaxed(self.mem, word) & layout.LOCK_BROKEN:
+                self.find("lock", f"lock at {word}", "is broken: its next owner repairs what it protects")
             if owner != layout.NIL and not client.is_alive(self.mem, owner):
                 self.find("lock", f"lock at {word}", f"is held by client {owner}, which is dead")
 
@@ -362,8 +391,8 @@ class Audit:
         height = min(atomics.read32(self.mem, record + layout.MAPPING_HEIGHT), layout.XA_HEIGHT_MAX)
         cached = [pfn for _, pfn in self.walk_tree(record + layout.MAPPING_HEAD, height, 0, 0)]
         return {
-            "key": text[:key_length].decode("utf-8", "replace"),
-            "version": text[key_length : key_length + version_length].decode("utf-8", "replace"),
+            "key": readable(text[:key_length]),
+            "version": readable(text[key_length : key_length + version_length]),
             "size": size,
             "folio_size": folio_size,
             "folios": (size + folio_size - 1) // folio_size,

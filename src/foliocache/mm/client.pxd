@@ -12,12 +12,21 @@ cpdef void enter(mem_t mem, u32 me) noexcept nogil
 cpdef void leave(mem_t mem, u32 me) noexcept nogil
 cpdef void note(mem_t mem, u32 me, u32 pfn) noexcept nogil
 cpdef void done(mem_t mem, u32 me, u32 pfn) noexcept nogil
+@cython.locals(n=u32, count=u32)
+cpdef u32 in_hand(mem_t mem, u32 me) noexcept nogil
+@cython.locals(op=u32, name=u32)
+cpdef bint defer(mem_t mem, u32 me, u32 n) noexcept nogil
+cpdef bint is_stalled(mem_t mem, u32 client) noexcept nogil
+@cython.locals(by=u32)
+cpdef bint is_refused(mem_t mem) noexcept nogil
+cpdef void refused(mem_t mem, u32 me, u32 client) noexcept nogil
 cpdef u64 pin(mem_t mem, u64 me, u32 n) noexcept nogil
 cpdef void hold(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil
 cpdef void drop(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil
 cpdef void keep(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil
 cpdef void let_go(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil
 cpdef void finish(mem_t mem, u32 me, u32 pfn) noexcept nogil
+cpdef void keep_vague(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil
 cpdef u32 words(mem_t mem) noexcept nogil
 cpdef u64 word_at(mem_t mem, u32 client, u32 n) noexcept nogil
 @cython.locals(n=u32, count=u32)

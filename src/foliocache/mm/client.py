@@ -93,6 +93,47 @@ def done(mem, me, pfn):
 # Pins.
 
 
+def in_hand(mem, me):
+    """How many names are in CLIENT_OPS now. Between two operations: those of folios that could not be put where they belong, because a
+    lock was held by a client that does not go on."""
+    count = 0
+    for n in range(layout.OPS):
+        if atomics.journaled32(mem, word_at(mem, me, n)):
+            count += 1
+    return count
+
+
+def defer(mem, me, n):
+    """Move a name from CLIENT_OPS to word n of the ledger, vague as it is: it is none of the next operation's. False if there is none.
+
+    The copy comes first; duplicates are harmless.
+    """
+    for op in range(layout.OPS):
+        name = atomics.journaled32(mem, word_at(mem, me, op))
+        if name:
+            atomics.journal32(mem, pin(mem, me, n), name)
+            atomics.journal32(mem, word_at(mem, me, op), 0)
+            return True
+    return False
+
+
+def is_stalled(mem, client):
+    """Whether this process was refused a lock that client held, and client has not gone on since."""
+    return atomics.is_stalled(mem, client, slot(mem, client) + layout.CLIENT_BUSY)
+
+
+def is_refused(mem):
+    """Whether the client that held a lock when this process was refused it has not gone on since."""
+    by = atomics.stalled_by(mem)
+    return by != layout.NIL and is_stalled(mem, by)
+
+
+def refused(mem, me, client):
+    """Remember that client holds a lock and does not go on."""
+    atomics.set_stalled(mem, client, slot(mem, client) + layout.CLIENT_BUSY)
+    count(mem, me, layout.COUNT_STALLS, 1)
+
+
 def pin(mem, me, n):
     """The offset of word n of the ledger, n < PINS."""
     return slot(mem, me) + layout.CLIENT_LEDGER + n * 4
@@ -129,6 +170,12 @@ def finish(mem, me, pfn):
     """``done`` and ``leave``."""
     done(mem, me, pfn)
     leave(mem, me)
+
+
+def keep_vague(mem, me, n, pfn):
+    """The name goes from the operation to word n of the ledger, vague as it is, and the operation ends."""
+    atomics.journal32(mem, pin(mem, me, n), pfn | layout.PIN_BUSY)
+    finish(mem, me, pfn)
 
 
 def words(mem):

@@ -9,12 +9,13 @@ cpdef u32 find_get(mem_t mem, u32 me, u64 ino, u64 head, u32 height, u64 index) 
 @cython.locals(pfn=u32)
 cpdef u32 lookup(mem_t mem, u32 me, u32 n, u64 ino, u64 head, u32 height, u64 index) noexcept nogil
 cpdef u64 grab(mem_t mem, u32 me, u64 ino, u64 index, u32 order, u32 length) noexcept nogil
+@cython.locals(got=u32, status=u32)
 cdef u64 _grab(mem_t mem, u32 me, u64 ino, u64 index, u32 order, u32 length) noexcept nogil
 cpdef void complete(mem_t mem, u32 me, u32 pfn) noexcept nogil
-@cython.locals(left=u32, attached=u32)
-cpdef void remove(mem_t mem, u32 me, u64 ino, u32 pfn) noexcept nogil
-@cython.locals(pfn=u32, left=u32)
-cpdef void truncate(mem_t mem, u32 me, u64 ino, u64 last) noexcept nogil
+@cython.locals(got=u32, left=u32, attached=u32)
+cpdef bint remove(mem_t mem, u32 me, u64 ino, u32 pfn) noexcept nogil
+@cython.locals(got=u32, pfn=u32, left=u32)
+cpdef bint truncate(mem_t mem, u32 me, u64 ino, u64 last) noexcept nogil
 @cython.locals(pfn=u32)
 cdef u32 _find_locked(mem_t mem, u32 me, u64 ino, u64 index) noexcept nogil
 cdef u32 _insert(mem_t mem, u32 me, u64 ino, u64 index, u32 pfn) noexcept nogil
@@ -22,8 +23,8 @@ cdef u32 _insert(mem_t mem, u32 me, u64 ino, u64 index, u32 pfn) noexcept nogil
 cpdef u64 add(mem_t mem, u32 me, u32 n, u64 ino, u64 index, u32 length) noexcept nogil
 cpdef void finish_fill(mem_t mem, u32 me, u32 pfn) noexcept nogil
 cpdef void withdraw(mem_t mem, u32 me, u32 pfn, bint explained) noexcept nogil
-@cython.locals(ino=u64)
-cpdef void invalidate(mem_t mem, u32 me, u64 low, u64 high, u64 last) noexcept nogil
+@cython.locals(ino=u64, done=bint)
+cpdef bint invalidate(mem_t mem, u32 me, u64 low, u64 high, u64 last) noexcept nogil
 @cython.locals(ino=u64)
 cpdef u64 forget(mem_t mem, u32 me, u64 key, u64 before) noexcept nogil
 @cython.locals(ino=u64)

@@ -18,7 +18,8 @@ cpdef void reap(mem_t mem, u32 me, u32 dead) noexcept nogil
 cpdef u64 lookup(mem_t mem, u32 me, u64 low, u64 high) noexcept nogil
 cpdef u64 open(mem_t mem, u32 me, u64 low, u64 high, u64 key, u64 size, u32 order, u32 height, const char *text, u32 key_length,
                u32 version_length) noexcept nogil
-cpdef bint lock(mem_t mem, u32 me, u64 ino) noexcept nogil
+@cython.locals(got=u32)
+cpdef u32 lock(mem_t mem, u32 me, u64 ino) noexcept nogil
 cpdef void unlock(mem_t mem, u64 ino) noexcept nogil
 @cython.locals(bucket=u32, end=u32, ino=u64)
 cpdef u64 find_key(mem_t mem, u32 me, u64 key) noexcept nogil
@@ -33,9 +34,11 @@ cpdef u32 height(mem_t mem, u64 ino) noexcept nogil
 cpdef u64 last_index(mem_t mem, u64 ino) noexcept nogil
 cpdef u32 find(mem_t mem, u64 ino, u64 index) noexcept nogil
 cpdef u64 next_index(mem_t mem, u64 ino, u64 index, u64 last) noexcept nogil
+@cython.locals(status=u32)
 cpdef u32 insert(mem_t mem, u32 me, u64 ino, u64 index, u32 pfn) noexcept nogil
 cpdef u32 remove(mem_t mem, u32 me, u64 ino, u32 pfn) noexcept nogil
-cdef void _lock_table(mem_t mem, u32 me) noexcept nogil
+@cython.locals(got=u32)
+cdef bint _lock_table(mem_t mem, u32 me) noexcept nogil
 @cython.locals(bucket=u32)
 cdef void _reset(mem_t mem) noexcept nogil
 @cython.locals(number=u32)
@@ -45,6 +48,7 @@ cdef void _repair_trees(mem_t mem, u32 me, u64 word) noexcept nogil
 @cython.locals(count=u32)
 cdef void _recount(mem_t mem, u32 me, u64 ino) noexcept nogil
 cdef u64 _owner(mem_t mem, u32 number) noexcept nogil
+@cython.locals(linked=bint)
 cdef void _free_unlinked(mem_t mem, u32 me, u64 ino, u32 number) noexcept nogil
 cdef void _link(mem_t mem, u32 number) noexcept nogil
 @cython.locals(left=u32)
@@ -55,6 +59,8 @@ cdef u32 _make(mem_t mem, u32 me, u64 low, u64 high, u64 key, u64 size, u32 orde
                u32 version_length) noexcept nogil
 @cython.locals(found=u64, link=u64)
 cdef void _drop(mem_t mem, u32 me, u64 ino) noexcept nogil
+cdef void _free_record(mem_t mem, u32 me, u32 number) noexcept nogil
+cdef void _drop_empty(mem_t mem, u32 me, u64 ino) noexcept nogil
 cdef bint _is_alive(mem_t mem, u64 ino) noexcept nogil
 cdef u64 _ino(mem_t mem, u32 number) noexcept nogil
 @cython.locals(mixed=u64)

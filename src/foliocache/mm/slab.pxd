@@ -9,7 +9,7 @@ from .atomics cimport mem_t
 cpdef void setup(mem_t mem) noexcept nogil
 @cython.locals(number=u32)
 cpdef u32 alloc(mem_t mem, u32 me, u32 cache, u64 owner) noexcept nogil
-cpdef void free(mem_t mem, u32 me, u32 cache, u32 number) noexcept nogil
+cpdef bint free(mem_t mem, u32 me, u32 cache, u32 number) noexcept nogil
 @cython.locals(cache=u32)
 cpdef bint shrink(mem_t mem, u32 me) noexcept nogil
 @cython.locals(pfn=u32, place=u32, found=u32)
@@ -24,7 +24,8 @@ cpdef void reap(mem_t mem, u32 me, u32 dead) noexcept nogil
 cpdef u64 at(mem_t mem, u32 cache, u32 number) noexcept nogil
 cpdef u32 pfn_of(mem_t mem, u32 number) noexcept nogil
 cpdef u32 objects(mem_t mem, u32 cache) noexcept nogil
-cdef void _lock(mem_t mem, u32 me, u32 cache) noexcept nogil
+@cython.locals(got=u32)
+cdef bint _lock(mem_t mem, u32 me, u32 cache) noexcept nogil
 cdef void _reset(mem_t mem, u32 cache) noexcept nogil
 @cython.locals(place=u32, object=u64)
 cdef u32 _grow(mem_t mem, u32 me, u32 cache) noexcept nogil

@@ -22,7 +22,8 @@ cdef u32 _empty_level(mem_t mem, u64 head, u32 height, u64 index) noexcept nogil
 cdef u32 _put(mem_t mem, u32 me, u64 parent, u64 slot, u32 level, u64 index, u32 pfn, u64 ino) noexcept nogil
 cdef void _publish(mem_t mem, u64 parent, u64 slot, u32 entry) noexcept nogil
 cdef u32 _new_node(mem_t mem, u32 me, u32 level, u64 index, u64 ino) noexcept nogil
-cdef bint _erase(mem_t mem, u32 me, u64 slot, u32 level, u64 index) noexcept nogil
+@cython.locals(left=u32, below=u32, freed=bint)
+cdef u32 _erase(mem_t mem, u32 me, u64 slot, u32 level, u64 index) noexcept nogil
 @cython.locals(entry=u32, count=u32, filled=u32)
 cdef u32 _recount(mem_t mem, u32 me, u64 slot, u32 level, u64 index, u64 ino) noexcept nogil
 cdef u32 _recount_folio(mem_t mem, u64 slot, u32 pfn, u64 index, u64 ino) noexcept nogil

@@ -16,7 +16,7 @@ SMALL = {
 }  # fmt: skip
 SPIN = (
     *stage.SPIN_LOCK,
-    Edit("page_alloc", "free", "    _lock(", "    atomics.poison(mem, pfn)\n    _lock("),
+    Edit("page_alloc", "free", "    if not _lock(", "    atomics.poison(mem, pfn)\n    if not _lock("),
 )  # fmt: skip
 INDEX = 1
 
@@ -171,7 +171,7 @@ def tree_lookup_remove(core):
 
 
 @scenario("tree/node-freed", SMALL, SPIN, {"unlink-dropped": Bug((Edit("xarray", "_erase",
-    "        return False\n    atomics.store_relaxed(mem, slot, 0)", "        return False"),), ALL,
+    "        return below & layout.XA_LEAKED\n    atomics.store_relaxed(mem, slot, 0)", "        return below & layout.XA_LEAKED"),), ALL,
     "the parent names a free node")})  # fmt: skip
 def tree_node_freed(core):
     """A tree of two levels: with its last folio the lower node goes, while a getter stands in it."""
@@ -255,8 +255,8 @@ def tree_insert_stale(core):
 # A filler under way, a truncation, and somebody who waits for the page.
 
 NOT_LOCKED = Edit("filemap", "_grab", "        fill.begin(mem, me, pfn)\n", "")
-KEPT_BY_TRUNCATE = Edit("filemap", "truncate", "            folio.put(mem, me, pfn)", "            pass")
-FAIL_FIRST = Edit("filemap", "remove", "    if not mapping.lock", "    fill.fail(mem, pfn)\n    if not mapping.lock")
+KEPT_BY_TRUNCATE = Edit("filemap", "truncate", "if pfn != layout.NIL and not folio.put(mem, me, pfn):", "if pfn >= layout.HASH_MASK:")
+FAIL_FIRST = Edit("filemap", "remove", "    got = mapping.lock", "    fill.fail(mem, pfn)\n    got = mapping.lock")
 REMOVED_TWICE = Edit("filemap", "remove", "atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED)", "1")
 
 
