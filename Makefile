@@ -26,6 +26,7 @@ soak: $(VENV)/.test build
 
 # The core, compiled in place. Cheap when nothing has changed.
 build: $(VENV)/.demo
+	$(BIN)/python tools/generate.py
 	$(BIN)/python setup.py --quiet build_ext --inplace
 
 $(VENV)/.demo $(VENV)/.test $(VENV)/.bench $(VENV)/.lint: $(VENV)/.%: pyproject.toml setup.py
@@ -35,5 +36,5 @@ $(VENV)/.demo $(VENV)/.test $(VENV)/.bench $(VENV)/.lint: $(VENV)/.%: pyproject.
 	touch $@
 
 clean:
-	rm -rf $(VENV) build src/*.egg-info src/foliocache/mm/layout.pxd src/foliocache/mm/inline
+	rm -rf $(VENV) build src/*.egg-info
 	find src -name "*.so" -delete

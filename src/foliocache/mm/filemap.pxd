@@ -5,9 +5,9 @@ from . cimport atomics, client, fill, folio, layout, lru, mapping, page_ref, vms
 from .atomics cimport mem_t
 
 
-cpdef u32 find_get(mem_t mem, u32 me, u64 ino, u64 head, u32 height, u64 index) noexcept nogil
+cpdef u32 find_get(mem_t mem, u32 me, u64 ino, u64 head, u32 height, u64 index) noexcept nogil  # inline
 @cython.locals(pfn=u32)
-cpdef u32 lookup(mem_t mem, u32 me, u32 n, u64 ino, u64 head, u32 height, u64 index) noexcept nogil
+cpdef u32 lookup(mem_t mem, u32 me, u32 n, u64 ino, u64 head, u32 height, u64 index) noexcept nogil  # inline
 cpdef u64 grab(mem_t mem, u32 me, u64 ino, u64 index, u32 order, u32 length) noexcept nogil
 @cython.locals(got=u32, status=u32)
 cdef u64 _grab(mem_t mem, u32 me, u64 ino, u64 index, u32 order, u32 length) noexcept nogil

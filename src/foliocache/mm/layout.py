@@ -1,6 +1,6 @@
 """Where every word of a segment is, and what its values mean.  All offsets and sizes are in bytes.
 
-This file stays plain Python in both worlds. ``setup.py`` writes ``layout.pxd`` from its constants, so that the compiled core has
+This file stays plain Python in both worlds. ``tools/generate.py`` writes ``layout.pxd`` from its constants, so that the compiled core has
 them as C constants; the model checker gives its own copy smaller ones (``NODE_SHIFT``, ``MAX_ORDER`` ...) before the core loads.
 
 A segment, in order::
