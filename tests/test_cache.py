@@ -364,7 +364,7 @@ def test_a_concurrent_source_is_read_ahead_in_the_background(pool_name, make_sou
     for index in range(mapping.folios):
         assert bytes(mapping.lease(index)) == source.content[index * mapping.folio_size : (index + 1) * mapping.folio_size]
     cache.close()
-    assert cache.stat()["counters"]["readahead"] > 0
+    assert foliocache.open(pool_name).stat()["counters"]["readahead"] > 0
     assert source.bytes_read == 8 << 20
 
 

@@ -218,7 +218,7 @@ cdef class FolioMap:
         cdef u64 at
         cdef Lease lease
         self._check_index(index)
-        if self.attachment.me == layout.NIL:
+        if not self.attachment.joined:
             self.attachment.join()
         entry = self.attachment.take()
         if entry == layout.NIL:

@@ -18,7 +18,7 @@ its *object number* (see ``slab``). ``NIL`` stands for none.
 """
 
 MAGIC = 0x314843_4F494C4F46  # "FOLIOCH1", little-endian
-ABI = 2
+ABI = 3
 
 NIL = 0xFFFFFFFF
 LINE = 64
@@ -259,6 +259,7 @@ CLIENT_PID = 0
 CLIENT_GENERATION = 4
 CLIENT_STATE = 8
 CLIENT_ATTACHED = 16
+CLIENT_PID_NAMESPACE = 24  # 64 bits: the one that CLIENT_PID is a number of; 0 if its client could not tell
 CLIENT_BUSY = 64  # odd while an operation is under way
 CLIENT_OPS = 68  # OPS words: the folios that the operation under way is getting, dropping, building or destroying
 CLIENT_COUNTERS = 128
