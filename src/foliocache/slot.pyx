@@ -100,6 +100,8 @@ cdef class ClientSlot:
 
     def keep(self, u32 n):
         """Be client n from now on, whose lock this process has: a former client's slot that has been settled."""
+        if self.reaper is None or n >= atomics.nclients(self.mem):
+            raise ValueError(f"slot {n} is not in the hands of this process")
         self._begin(n)
 
     cdef void _begin(self, u32 n) noexcept:
