@@ -327,3 +327,31 @@ def test_creation_is_free_again_in_a_forked_child(pool_name, monkeypatch):
     finally:
         go.set()
         thread.join(60)
+
+
+def test_a_child_is_forked_while_another_thread_is_in_the_source(name):
+    """The source is called by one thread at a time; that one is not in the child."""
+    cache = foliocache.open(name)
+    inside, go = threading.Event(), threading.Event()
+    parent = os.getpid()
+
+    def slow(offset, length):
+        if os.getpid() == parent and offset == 0:
+            inside.set()
+            assert go.wait(60)
+        return read(offset, length)
+
+    mapping = cache.mapping("k", len(CONTENT), "1", slow)
+    thread = threading.Thread(target=lambda: mapping.lease(0))
+    thread.start()
+    assert inside.wait(60)
+
+    def child():
+        start = mapping.folio_size * 10
+        assert mapping.read_bytes(start, 10) == CONTENT[start : start + 10]
+
+    try:
+        assert in_child(child, 10) == 0
+    finally:
+        go.set()
+        thread.join(60)

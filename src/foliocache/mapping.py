@@ -47,7 +47,7 @@ class Mapping(FolioMap):
         self._source_read = read
         self._source_readinto = readinto
         self._concurrent = concurrent
-        self._lock = contextlib.nullcontext() if concurrent else threading.RLock()
+        self._turns = {}
         self._readahead = Readahead(max(1, min(READAHEAD_MAX, cache.pool_bytes // 16) // self.folio_size))
 
     def __repr__(self):
@@ -194,13 +194,20 @@ class Mapping(FolioMap):
         targets = [self._target(lease) for lease in run]
         views = [memoryview(target) for target in targets]
         try:
-            with self._lock:
+            with self._turn():
                 self._call_source(index * self.folio_size, views)
         finally:
             for view in views:
                 view.release()
         if any(target.views for target in targets):
             raise SourceError(f"the source of {self.key!r} kept the buffer that it was given to fill")
+
+    def _turn(self):
+        """What a call of the source holds, unless it may be made by several threads at once. A forked child has its own: a thread of
+        its parent may have been in the source."""
+        if self._concurrent:
+            return contextlib.nullcontext()
+        return self._turns.setdefault(self.attachment.epoch, threading.RLock())
 
     def _call_source(self, offset, views):
         if self._source_readinto is None or (self._source_read is not None and len(views) > 1):
@@ -247,7 +254,7 @@ class Mapping(FolioMap):
         """Every page is in use: bytes of our own, uncached."""
         self.attachment.count(layout.COUNT_BYPASSES, 1)
         offset, length = index * self.folio_size, self.length_of(index)
-        with self._lock:
+        with self._turn():
             if self._source_read is not None or self._source_readinto is None:
                 return self._private(bytes(self._call_read(offset, length)))
             content = bytearray(length)

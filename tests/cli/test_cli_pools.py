@@ -11,6 +11,7 @@ import pytest
 from cli_command import environment, pattern
 
 import foliocache
+from foliocache.cli import pools
 from foliocache.mm import layout
 
 SIZE = 8 * 2**20
@@ -161,3 +162,11 @@ def test_a_reader_that_leaves_is_not_an_error(cache, pool_name):
     command = f"{sys.executable} -m foliocache stat {pool_name} | head -c 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], env=environment(), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_client_of_another_pid_namespace_is_shown_as_such():
+    client = {"slot": 1, "pid": os.getpid(), "pid_namespace": 4026532000, "attached": 0.0, "state": "attached", "pins": 0}
+    made = pools.clients({"clients": [client, client | {"pid_namespace": 0}, client | {"pid_namespace": None}]})
+    shown = list(made.columns[1].cells)
+    assert shown == [f"{os.getpid()} in pid namespace 4026532000", f"{os.getpid()} in pid namespace unknown", str(os.getpid())]
+    assert ["this command" in cell for cell in made.columns[4].cells] == [False, False, True]

@@ -73,8 +73,9 @@ def clients(found: dict[str, Any]) -> Any:
     made = table("clients", ">slot", ">pid", "state", ">pins", "attached since")
     for client in found["clients"]:
         since = datetime.fromtimestamp(client["attached"]).isoformat(" ", "seconds")
-        mark = " (this command)" if client["pid"] == os.getpid() else ""
-        made.add_row(str(client["slot"]), str(client["pid"]), client["state"], number(client["pins"]), since + mark)
+        there = "" if client["pid_namespace"] is None else f" in pid namespace {client['pid_namespace'] or 'unknown'}"
+        mark = " (this command)" if client["pid"] == os.getpid() and not there else ""
+        made.add_row(str(client["slot"]), str(client["pid"]) + there, client["state"], number(client["pins"]), since + mark)
     return made
 
 
