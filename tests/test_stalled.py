@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -135,3 +137,12 @@ def test_a_fill_that_cannot_be_withdrawn_is_taken_over(cache):
         assert entered
     assert cache.mapping("failing", 4096, read=source).read_bytes(0, 10) == CONTENT[:10]
     assert cache.audit() == []
+
+
+def test_the_command_line_says_who_holds_a_lock(cache):
+    command = [sys.executable, "-m", "foliocache", "stat", cache.name]
+    with stopped(cache, LOCKS["allocator"]) as pid:
+        said = " ".join(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split())
+        assert "locks held: allocator by slot" in said
+        assert f"(pid {pid})" in said
+    assert "locks held" not in subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout

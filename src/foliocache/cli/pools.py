@@ -42,7 +42,7 @@ def stat(name: Name = "default", /, *, json: Json = False) -> None:
     out.print(pairs("counters", ((key, number(value)) for key, value in found["counters"].items())))
     out.print()
     out.print(clients(found))
-    if note := unsettled(found):
+    for note in filter(None, (held(found), unsettled(found))):
         out.print()
         out.print(note)
 
@@ -97,6 +97,17 @@ def who(client: dict[str, Any]) -> str:
     if there and here and there != here:
         return f"its pid is one of the namespace pid:[{there}]"
     return "this command" if client["pid"] == os.getpid() and client["state"] == "attached" else ""
+
+
+def held(found: dict[str, Any]) -> str:
+    """Who is in a critical section just now; nothing where nobody is."""
+    if not found["locks"]:
+        return ""
+    locks = "; ".join(f"{lock['lock']} by slot {lock['slot']} (pid {lock['pid']})" for lock in found["locks"])
+    return (
+        f"locks held: {locks}. That is a matter of microseconds. If it is the same when you look again, that process has stopped, and "
+        "others read privately what is not cached: let it go on (SIGCONT), or kill it."
+    )
 
 
 def unsettled(found: dict[str, Any]) -> str:
