@@ -2,12 +2,13 @@
 
 import copy
 import ctypes
+import dis
 import gc
-import itertools
 import os
 import pickle
 import signal
 import sys
+import traceback
 
 import numpy as np
 import pytest
@@ -220,39 +221,67 @@ class Stop(Exception):
     """What a handler raises."""
 
 
-def raise_at(nth):
-    """A trace function that raises at the nth bytecode (of any frame), and how many it has seen."""
-    seen = [0]
+class Moments:
+    """The moments at which Python calls signal handlers, and a handler that raises at one: after a call, at a function's beginning and
+    when a loop goes on. ``first``: how many there were before each place was reached for the first time."""
 
-    def trace(frame, event, argument):
+    install = sys.settrace
+    _after = ("CALL", "RESUME", "JUMP_BACKWARD", "POP_JUMP_BACKWARD")
+
+    def __init__(self, last=None):
+        self.count, self.last, self.first, self._previous = 0, last, {}, {}
+
+    def __call__(self, frame, event, argument):
+        """As a trace function; the frame's next bytecode is about to be executed."""
         frame.f_trace_opcodes = True
         if event == "opcode":
-            seen[0] += 1
-            if seen[0] == nth:
-                sys.settrace(None)
-                raise Stop
-        return trace
+            name = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+            if self._previous.get(frame, "").startswith(self._after):
+                self.reach(frame)
+            self._previous[frame] = name
+        return self
 
-    return trace, seen
+    def reach(self, frame):
+        self.count += 1
+        self.first.setdefault((frame.f_code, frame.f_lasti), self.count)
+        if self.count == self.last:
+            self.install(None)
+            raise Stop
 
-
-def interrupted_everywhere(operation, prepare, step):
-    """Do operation again and again, each time with a raise at another one of its bytecodes: the bytecode's number and the exception."""
-    for nth in itertools.count(1, step):
-        prepare()
-        trace, seen = raise_at(nth)
-        sys.settrace(trace)
+    def run(self, operation):
+        self.install(self)
         try:
             operation()
-        except Stop as error:
-            sys.settrace(None)
-            yield nth, error  # whose traceback keeps every frame's variables, as an interactive session does
-        else:
-            sys.settrace(None)
-            assert seen[0] < nth, "it was raised, and nobody let it through"
-            return
         finally:
-            sys.settrace(None)
+            self.install(None)
+            self._previous.clear()
+
+
+class EndsOfCalls(Moments):
+    """When a function of C has returned, as a profile function: what it returned, or took, is lost with the exception."""
+
+    install = sys.setprofile
+
+    def __call__(self, frame, event, argument):
+        if event == "c_return" and argument not in (sys.setprofile, sys.settrace):
+            self.reach(frame)
+
+
+def interrupted_everywhere(moments, operation, prepare, most):
+    """Do operation again and again, each time with a raise at another place, or at ``most`` of the places, evenly spread: the exceptions."""
+    prepare()
+    way = moments()
+    way.run(operation)
+    counts = sorted(way.first.values())
+    for last in counts[:: len(counts) // most + 1]:
+        prepare()
+        try:
+            way = moments(last)
+            way.run(operation)
+        except Stop as error:
+            yield error  # whose traceback keeps every frame's variables, as an interactive session does
+        else:
+            assert way.count < last, "it was raised, and nobody let it through"
 
 
 OPERATIONS = {
@@ -290,24 +319,25 @@ def fill_with_zeros(offset, buffer):
     return len(buffer)
 
 
+@pytest.mark.parametrize("moments", [Moments, EndsOfCalls])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_an_exception_at_any_bytecode_leaves_nothing(pool_name, name):
+def test_an_exception_at_any_moment_leaves_nothing(pool_name, name, moments):
     """As a signal's handler may raise one. Nothing is left while the exception, and with it each frame's variables, still lives."""
-    cache = foliocache.open(pool_name, size="4MiB", fill_timeout=1)
+    cache = foliocache.open(pool_name, size="4MiB", clients=4, fill_timeout=1)
     mapping = cache.mapping("k", 100_000, "v", bytes_of)
     cache.into = cache.mapping("into", 20_000, "v", readinto=fill_with_zeros)
     ledger, count = Ledger(cache), 0
     mapping.read(0, mapping.size)
     prepare = PREPARE.get(name, lambda mapping: None)
-    step = 1 if SOAK or name not in PREPARE else 13  # each of those takes a process that dies
-    for nth, error in interrupted_everywhere(lambda: OPERATIONS[name](mapping, cache), lambda: prepare(mapping), step):
-        count = nth
-        assert ledger.word(layout.CLIENT_BUSY) % 2 == 0, nth
-        assert [ledger.word(layout.CLIENT_OPS + 4 * n) for n in range(layout.OPS)] == [0] * layout.OPS, nth
+    most = 10_000 if SOAK or name not in PREPARE else 40  # each of those takes a process that dies
+    for error in interrupted_everywhere(moments, lambda: OPERATIONS[name](mapping, cache), lambda: prepare(mapping), most):
+        count += 1
+        assert ledger.word(layout.CLIENT_BUSY) % 2 == 0
+        assert [ledger.word(layout.CLIENT_OPS + 4 * n) for n in range(layout.OPS)] == [0] * layout.OPS
         locked = [n for n in range(layout.PINS) if ledger.word(layout.CLIENT_LEDGER + 4 * n) and _is_locked(cache, ledger, n)]
-        assert locked == [], f"a folio that nobody fills stays locked after bytecode {nth}: {error.__traceback__}"
+        assert locked == [], f"a folio that nobody fills stays locked after {traceback.format_tb(error.__traceback__)}"
         del error
-    assert count > 5
+    assert count > 1 or moments is EndsOfCalls  # a hit has none but its own
     gc.collect()
     cache._attachment.reap()
     ledger.check()
