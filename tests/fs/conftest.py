@@ -65,6 +65,7 @@ def s3(_s3):
         bare.rm("bucket", recursive=True)
     bare.mkdir("bucket")
     _s3.bare = bare
+    _s3.deaf = False
     _s3.forget_counts()
     return _s3
 

@@ -50,11 +50,16 @@ class FTPTarget(AskedTarget):
             return None
 
     def _connection(self) -> ftplib.FTP:
-        """Alive: a server hangs up on those who say nothing for some minutes."""
-        try:
-            self.own.ftp.voidcmd("NOOP")
-        except (OSError, EOFError, ftplib.Error):
+        """One that is alive: a server hangs up on those who say nothing for some minutes."""
+        alive = False
+        if self.own.ftp.sock is not None:
+            with suppress(OSError, EOFError, ftplib.Error):
+                self.own.ftp.voidcmd("NOOP")
+                alive = True
+        if not alive:
             self.own._connect()
+            if self.own.tls is True:
+                self.own.ftp.prot_p()
         return self.own.ftp
 
     def reader(self, path: str, identity: Identity) -> Callable[[int, Any], Any]:
