@@ -24,13 +24,13 @@ from .targets.wrapped import WrappedTarget
 
 __all__ = ["ChangedError", "Identity", "Target", "bytes_reader", "renewed", "target_for"]
 
-Make = Callable[[AbstractFileSystem, bool], Target]
+Make = Callable[[AbstractFileSystem, bool], Target | None]
 
 
 def target_for(fs: AbstractFileSystem, trusted: bool = False) -> Target:
     """The adapter of the filesystem; one that caches nothing if nothing is known of it and the user does not answer for it."""
     make = _MAKERS.get(_listed_class(type(fs)))
-    return make(fs, trusted) if make else TrustedTarget(fs, trusted) if trusted else Target(fs, trusted)
+    return (make and make(fs, trusted)) or (TrustedTarget if trusted else Target)(fs, trusted)
 
 
 def renewed(target: Target) -> Target:
@@ -41,11 +41,11 @@ def renewed(target: Target) -> Target:
     return target_for(fs, target.trusted)
 
 
-def _archive(fs: AbstractFileSystem, trusted: bool) -> Target:
+def _archive(fs: AbstractFileSystem, trusted: bool) -> Target | None:
     return ArchiveTarget.of(fs, trusted, lambda inner: target_for(inner, trusted))
 
 
-def _reference(fs: AbstractFileSystem, trusted: bool) -> Target:
+def _reference(fs: AbstractFileSystem, trusted: bool) -> Target | None:
     return ReferenceTarget.of(fs, trusted, lambda inner: target_for(inner, trusted))
 
 

@@ -78,11 +78,11 @@ class ArchiveTarget(Target):
         self._opened: Opened | None = None
 
     @classmethod
-    def of(cls, fs: AbstractFileSystem, trusted: bool, choose: Callable[[AbstractFileSystem], Target]) -> Target:
-        """The target for an archive that was opened by name, for reading. Others pass through: who they are nobody can say."""
+    def of(cls, fs: AbstractFileSystem, trusted: bool, choose: Callable[[AbstractFileSystem], Target]) -> Target | None:
+        """The target for an archive that was opened by name, for reading; None for others: who they are nobody can say."""
         file = getattr(fs, "of", None)
         if not isinstance(file, OpenFile) or file.compression or file.mode != "rb" or len(fs.storage_args) > 1:
-            return Target(fs, trusted)
+            return None
         return cls(fs, choose(file.fs), file.path, trusted)
 
     def where(self) -> str:

@@ -36,7 +36,7 @@ class Known:
     content: tuple[str, ...] = ()  # fields that name the content: enough by themselves
     date: tuple[str, ...] = ()  # fields that date it
     extra: tuple[str, ...] = ()  # further fields that change with a rewrite
-    refresh: bool = False  # info(refresh=True) is what reaches the origin
+    asking: tuple[str, ...] = ()  # arguments of info() that must be True for the question to reach the origin
     listings: bool = False  # it has a listings cache, which use_listings_cache=False turns off
     manners: frozenset[str] = frozenset()
     attributes: tuple[str, ...] = ()  # of the filesystem, that say which place it is
@@ -64,13 +64,13 @@ KNOWN = {
     ),
     "adlfs.spec.AzureBlobFileSystem": Known(
         content=("etag",),
-        refresh=True,
+        asking=("refresh",),
         listings=True,
         manners=frozenset({"anon", "client_id", "tenant_id", "connection_string", "request_session", "socket_timeout"}),
         attributes=("account_url",),
     ),
-    "huggingface_hub.hf_file_system.HfFileSystem": Known(
-        content=("xet_hash", "blob_id"), refresh=True, attributes=("endpoint",)
+    "huggingface_hub.hf_file_system.HfFileSystem": Known(  # asked briefly, it would look in a listing first
+        content=("xet_hash", "blob_id"), asking=("refresh", "expand_info"), attributes=("endpoint",)
     ),
 }
 KNOWN["gcsfs.extended_gcsfs.ExtendedGcsFileSystem"] = KNOWN["gcsfs.core.GCSFileSystem"]
@@ -100,7 +100,7 @@ class AskedTarget(Target):
         )
 
     def ask(self, path: str) -> dict[str, Any]:
-        return self.call(self.own.info, path, **({"refresh": True} if self.known.refresh else {}))
+        return self.call(self.own.info, path, **dict.fromkeys(self.known.asking, True))
 
     def identify(self, path: str) -> Identity:
         if path in self.unsteady:

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import operator
 import os
 import secrets
 import weakref
@@ -19,6 +20,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fsspec import AbstractFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
 KEY_MAX, VERSION_MAX = 280, 90  # bytes of text that the pool keeps of each object, to list and to forget it by
 
@@ -99,6 +101,8 @@ def _plain(value: Any) -> Any:
     for kind in (str, int, float):
         if isinstance(value, kind):
             return [kind.__name__, str.__str__(value) if kind is str else kind.__repr__(value)]
+    if hasattr(value, "__index__") and not isinstance(value, type):
+        return ["int", int.__repr__(operator.index(value))]
     if isinstance(value, (bytes, bytearray)):
         return ["bytes", bytes(value).hex()]
     if isinstance(value, dict):
@@ -114,7 +118,7 @@ def _object(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         path = os.fspath(value)
         return _plain(os.path.abspath(path) if hasattr(value, "is_absolute") else path)
-    if isinstance(value, AbstractFileSystem):
+    if isinstance(value, AbstractFileSystem) and not isinstance(value, MemoryFileSystem):
         return ["filesystem", _name(type(value)), suffix(value)]
     if type(value).__module__ != "__main__":  # another program's __main__ may have a class of that name
         if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -36,10 +36,10 @@ class ReferenceTarget(Target):
             self._file = choose(file_fs), path
 
     @classmethod
-    def of(cls, fs: AbstractFileSystem, trusted: bool, choose: Callable[[AbstractFileSystem], Target]) -> Target:
-        """Sets that are read bit by bit (Parquet) pass through: they are many files, and no version is theirs all."""
+    def of(cls, fs: AbstractFileSystem, trusted: bool, choose: Callable[[AbstractFileSystem], Target]) -> Target | None:
+        """None for sets that are read bit by bit (Parquet): they are many files, and no version is that of all of them."""
         if not isinstance(fs.references, dict) or len(fs.storage_args) > 1:
-            return Target(fs, trusted)
+            return None
         return cls(fs, choose, trusted)
 
     def where(self) -> str:
