@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import time
 
 import fsspec
 import pytest
@@ -82,8 +83,9 @@ def settled(tmp_path):
 
     def settled(path):
         target = target_for(fsspec.filesystem("file"))
+        deadline = time.monotonic() + 10
         while target.identify(str(path)) != target.identify(str(path)):
-            pass
+            assert time.monotonic() < deadline, "its stamps never settle"
         return str(path)
 
     return settled
