@@ -21,11 +21,12 @@ bench: $(VENV)/.bench build
 	$(BIN)/python -m bench
 
 soak: $(VENV)/.test build
-	FOLIOCACHE_STRESS_SECONDS=600 $(BIN)/python -m pytest tests/test_pythons.py tests/test_stress.py tests/death
+	FOLIOCACHE_STRESS_SECONDS=600 $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/test_pythons.py tests/test_stress.py tests/death
 	$(BIN)/foliocache verify
 
 # The core, compiled in place. Cheap when nothing has changed.
 build: $(VENV)/.demo
+	$(BIN)/python tools/generate.py
 	$(BIN)/python setup.py --quiet build_ext --inplace
 
 $(VENV)/.demo $(VENV)/.test $(VENV)/.bench $(VENV)/.lint: $(VENV)/.%: pyproject.toml setup.py
@@ -35,5 +36,5 @@ $(VENV)/.demo $(VENV)/.test $(VENV)/.bench $(VENV)/.lint: $(VENV)/.%: pyproject.
 	touch $@
 
 clean:
-	rm -rf $(VENV) build src/*.egg-info src/foliocache/mm/layout.pxd src/foliocache/mm/inline
+	rm -rf $(VENV) build src/*.egg-info
 	find src -name "*.so" -delete

@@ -9,6 +9,7 @@ is all that the workers have in common.
 import multiprocessing
 import os
 import random
+import sys
 import tempfile
 from collections import Counter
 from multiprocessing.synchronize import Barrier
@@ -34,7 +35,7 @@ def worker(path: str, log: str, number: int, start: Barrier) -> None:
     mapping = foliocache.open(NAME).mapping(f"file://{path}", SIZE, version=str(os.path.getmtime(path)), read=read)
     pieces = list(range(0, SIZE, 10_000))
     random.Random(number).shuffle(pieces)
-    start.wait()
+    start.wait(60)  # seconds; all give up if one does not come
     for offset in pieces:
         mapping.read(offset, 10_000)
 
@@ -60,6 +61,8 @@ def run(path: str, log: str) -> None:
         process.start()
     for process in crew:
         process.join()
+    if any(process.exitcode for process in crew):
+        sys.exit("a worker has failed")
 
 
 def report(log: str) -> None:

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 import traceback
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
@@ -43,9 +44,8 @@ class Job:
 
     def run(self, workers):
         """The number of reads of each worker; raises if one found a wrong byte or died."""
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(workers) as pool:
-            return pool.map(self.work, range(workers), chunksize=1)
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            return list(pool.map(self.work, range(workers), timeout=self.seconds + 120))
 
     def work(self, number):
         rng = random.Random(self.seed * 1000 + number)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+INSTALL = 600  # seconds: it compiles the core
 SMOKE = """
 import sys, foliocache, fsspec
 cache = foliocache.open(sys.argv[1], size="4MiB")
@@ -34,13 +35,14 @@ def pythons():
     candidates = [path for path in map(shutil.which, names) if path and "/shims/" not in path]
     candidates += sorted(Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/3.*/bin/python"))
     for candidate in candidates:
-        said = subprocess.run([candidate, "--version"], capture_output=True, text=True, check=False).stdout
+        said = subprocess.run([candidate, "--version"], capture_output=True, text=True, timeout=60).stdout
         match = re.match(r"Python (3\.(1[1-9]|[2-9]\d))\.", said)
         if match:
             found.setdefault(match[1], str(candidate))
     return found
 
 
+@pytest.mark.timeout(2 * INSTALL)
 @pytest.mark.parametrize("version", sorted(pythons()))
 def test_installs_and_runs(version, tmp_path, pool_name):
     environment = tmp_path / "venv"
@@ -51,12 +53,12 @@ def test_installs_and_runs(version, tmp_path, pool_name):
     # Cython's own files, which pip is about to install.
     for written in (source / "build").rglob("*.c"):
         os.utime(written, (time.time() + 3600,) * 2)
-    subprocess.run([pythons()[version], "-m", "venv", environment], check=True)
-    subprocess.run([environment / "bin/pip", "install", "-q", source], check=True)
+    subprocess.run([pythons()[version], "-m", "venv", environment], check=True, timeout=INSTALL)
+    subprocess.run([environment / "bin/pip", "install", "-q", source], check=True, timeout=INSTALL)
     script = tmp_path / "smoke.py"
     script.write_text(SMOKE)
     said = subprocess.run(
-        [environment / "bin/python", script, pool_name], capture_output=True, text=True, check=False, cwd=tmp_path
+        [environment / "bin/python", script, pool_name], capture_output=True, text=True, timeout=60, cwd=tmp_path
     )
     assert said.returncode == 0, said.stderr
     assert said.stdout.startswith("fine")

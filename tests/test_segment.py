@@ -236,7 +236,9 @@ def test_metadata_stays_below_half_a_percent():
 
 def test_descriptors_are_not_inherited(pool_name):
     foliocache.open(pool_name, size="4MiB")
-    listing = subprocess.run(["ls", "-l", "/proc/self/fd"], capture_output=True, text=True, close_fds=False, check=True)
+    listing = subprocess.run(
+        ["ls", "-l", "/proc/self/fd"], capture_output=True, text=True, close_fds=False, check=True, timeout=60
+    )
     assert pool_name not in listing.stdout
 
 
@@ -256,7 +258,7 @@ print("written")
 
 def test_a_stray_write_faults_in_the_offender_and_harms_nobody(cache):
     child = subprocess.run(
-        [sys.executable, "-c", _WRITE_THROUGH_THE_READ_ONLY_MAPPING, cache.name], capture_output=True, text=True, check=False
+        [sys.executable, "-c", _WRITE_THROUGH_THE_READ_ONLY_MAPPING, cache.name], capture_output=True, text=True, timeout=60
     )
     assert child.stdout == "about to write\n" and child.returncode == -11, child.stderr
     assert bytes(cache.mapping("k", 10).lease(0)) == bytes(10)
@@ -267,7 +269,7 @@ def test_a_stray_write_faults_in_the_offender_and_harms_nobody(cache):
 def test_one_client_too_many(pool_name):
     first = foliocache.open(pool_name, size="4MiB", clients=1)
     code = f"import foliocache\ntry: foliocache.open({pool_name!r})\nexcept foliocache.SegmentError as e: print(e)"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
     assert "room for 1 client" in said
     lease = first.mapping("k", 10, read=lambda offset, length: bytes(length)).lease(0)
     first.close()

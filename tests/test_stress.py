@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from stress import Job
 
 import foliocache
@@ -9,6 +10,7 @@ import foliocache
 SECONDS = float(os.environ.get("FOLIOCACHE_STRESS_SECONDS", "20"))
 
 
+@pytest.mark.timeout(SECONDS + 300)
 def test_nothing_is_wrong_and_nothing_leaks(pool_name):
     cache = foliocache.open(pool_name, size="16MiB")
     big = [36_000_000, 12_345_678, 9_000_000, 4_000_000, 1_000_000, 300_000]

@@ -9,7 +9,7 @@ caches, and the plain slice beside it shows how much of that anyone would pay.
 from __future__ import annotations
 
 import contextlib
-import os
+import multiprocessing
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +21,7 @@ from foliocache.cli.bench.pools import GIB, KIB, MIB, pool, values
 
 PAGE = 4 * KIB
 HOT = 1000
+SECONDS = 60  # for a process to attach, or to end
 KINDS = ("hot", "spread", "random")
 
 
@@ -121,33 +122,42 @@ def clients(section: Section, plan: Plan) -> None:
 @contextlib.contextmanager
 def attached(cache: Any, count: int) -> Iterator[None]:
     """``count`` forked processes that are clients of the pool and do nothing."""
-    gate, opened = os.pipe()
-    ready, told = os.pipe()
-    children = [_client(cache, gate, opened, told) for _ in range(count)]
+    context = multiprocessing.get_context("fork")
+    clients = []
     try:
-        for _ in children:
-            if os.read(ready, 1) != b"1":
-                raise RuntimeError("a client could not attach")
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            client = context.Process(target=_client, args=(cache, theirs, [ours, *(pipe for _, pipe in clients)]), daemon=True)
+            client.start()
+            theirs.close()
+            clients.append((client, ours))
+        for _, pipe in clients:
+            _await(pipe)
         yield
     finally:
-        os.close(opened)
-        for pid in children:
-            os.waitpid(pid, 0)
-        for fd in (gate, ready, told):
-            os.close(fd)
+        for _, pipe in clients:
+            pipe.close()
+        for client, _ in clients:
+            client.join(SECONDS)
+            client.kill()
 
 
-def _client(cache: Any, gate: int, opened: int, told: int) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
+def _await(pipe: Any) -> None:
+    """Raises RuntimeError unless the client is there in time; one that has died has closed its end."""
     try:
-        os.close(opened)
-        joined = cache._attachment.number >= 0
-        os.write(told, b"1" if joined else b"0")
-        os.read(gate, 1)
-    finally:
-        os._exit(0)
+        if pipe.poll(SECONDS) and pipe.recv():
+            return
+    except EOFError:
+        pass
+    raise RuntimeError("a client could not attach")
+
+
+def _client(cache: Any, pipe: Any, inherited: list[Any]) -> None:
+    for each in inherited:  # while anybody has one of them open, its other end does not end with the parent
+        each.close()
+    pipe.send(cache._attachment.number >= 0)
+    with contextlib.suppress(EOFError):
+        pipe.recv()
 
 
 def sizes(section: Section, plan: Plan) -> None:

@@ -20,6 +20,7 @@ from foliocache.cli.bench.native import Unavailable
 from foliocache.cli.bench.pools import KIB, MIB, pool, values
 
 START_SECONDS = 10
+STOP_SECONDS = 10
 
 
 def needs(module: str) -> None:
@@ -154,7 +155,10 @@ def server(program: str, options: list[str], address: str) -> Iterator[None]:
     finally:
         pids.pop(address, None)
         process.terminate()
-        process.wait(10)
+        try:
+            process.wait(STOP_SECONDS)
+        finally:
+            process.kill()
 
 
 def _await(process: Any, address: str, program: str) -> None:

@@ -6,7 +6,6 @@ Through the core (find, get, look again, copy, put) against ``pread`` of a file 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -103,12 +102,13 @@ def readers(name: str, path: str, count: int) -> dict[str, Callable[[], int]]:
 
 def place(cache: Any, mapping: Any) -> tuple[Any, ...]:
     """What ``read_core`` needs to look the mapping's first folio up."""
+    from foliocache.mapping import object_digest
     from foliocache.mm import mapping as mappings
     from foliocache.mm import xarray
 
     segment, me = cache._attachment.segment, cache._attachment.number
     mem = segment.memory.handle
-    digest = hashlib.blake2b(repr((mapping.key, mapping.size, mapping.version)).encode(), digest_size=16).digest()
+    digest = object_digest(mapping.key, mapping.size, mapping.version)
     ino = mappings.lookup(mem, me, int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little"))
     if ino == 0:
         raise Unavailable("the mapping's record was not found; has its digest changed?")

@@ -11,14 +11,20 @@ cdef u32 spare() noexcept
 @cython.final
 cdef class Attachment:
     cdef readonly object segment
-    cdef Memory memory
+    cdef readonly Memory memory
     cdef mem_t mem
     cdef u32 me
     cdef readonly u32 epoch
     cdef object slot
     cdef u32 *unused
     cdef u32 left
+    cdef u32 *waiting
+    cdef u32 nwaiting
     cdef object __weakref__
+
+    cdef void wait(self, u32 entry) noexcept
+    cdef void tidy(self) noexcept
+    cdef void settle(self) noexcept
 
     cdef inline u32 take(self) noexcept:
         """A word of the ledger for one more pin; NIL when all are in use."""

@@ -3,13 +3,15 @@ cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.stdlib cimport free, malloc
 
-from .mm cimport client, filemap, layout, mapping
+from .mm cimport atomics, client, filemap, layout, pagetable
+from .mm cimport reap as core
 
 import os
 import threading
 import weakref
 
 from .client import ClientSlot, reap
+from .errors import FoliocacheError
 
 _attachments = weakref.WeakSet()
 _joining = threading.Lock()
@@ -25,6 +27,14 @@ def _after_fork_in_child():
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+def refused(what):
+    """The exception for what cannot be done because another process has stopped in a critical section."""
+    return FoliocacheError(
+        f"{what} could not be finished: another process has stopped while it holds a lock of the pool; "
+        "see `foliocache stat`, and let that process go on or end it"
+    )
+
+
 cdef u32 spare() noexcept:
     """The last word of the ledger: for pins that are dropped before anything else can happen."""
     return layout.PINS - 1
@@ -38,11 +48,13 @@ cdef class Attachment:
     """
     def __cinit__(self):
         self.unused = <u32 *>malloc(layout.PINS * sizeof(u32))
-        if self.unused == NULL:
+        self.waiting = <u32 *>malloc(layout.PINS * sizeof(u32))
+        if self.unused == NULL or self.waiting == NULL:
             raise MemoryError
 
     def __dealloc__(self):
         free(self.unused)
+        free(self.waiting)
 
     def __init__(self, segment):
         self.segment = segment
@@ -68,12 +80,72 @@ cdef class Attachment:
                     for n in range(spare()):
                         self.unused[n] = spare() - 1 - n
                     self.left = spare()
+                    self.nwaiting = 0
                     self.me = self.slot.number
 
     def reap(self):
         """Settle what dead processes have left: how many of them are settled, and how many wait for a living one's lease."""
         self.join()
+        core.locks(self.mem, self.me, self.me)  # nobody's: those that are broken
+        self.settle()
         return reap(self.segment, self.me)
+
+    def drop(self, u32 pfn):
+        """Take a damaged folio out of the cache; whether it is settled. If not, a word of the ledger names it until ``settle`` succeeds."""
+        cdef u32 entry
+        self.join()
+        entry = self.take()
+        if entry == layout.NIL:
+            return False
+        if core.drop(self.mem, self.me, entry, pfn):
+            self.give(entry)
+            return True
+        self.wait(entry)
+        return False
+
+    cdef void wait(self, u32 entry) noexcept:
+        """Word entry of the ledger stays in use for what could not be finished, until ``settle`` has done it."""
+        cdef u32 other
+        if entry == spare():
+            other = self.take()
+            client.note(self.mem, self.me, atomics.journaled32(self.mem, client.pin(self.mem, self.me, entry)) & layout.PIN_PFN)
+            atomics.journal32(self.mem, client.pin(self.mem, self.me, entry), 0)
+            if other == layout.NIL:
+                return
+            client.defer(self.mem, self.me, other)
+            entry = other
+        self.waiting[self.nwaiting] = entry
+        self.nwaiting += 1
+
+    cdef void tidy(self) noexcept:
+        """After an operation: the names that it had to leave go to words of the ledger, so that the next has room for its own."""
+        cdef u32 entry
+        while client.in_hand(self.mem, self.me):
+            entry = self.take()
+            if entry == layout.NIL:
+                return
+            client.defer(self.mem, self.me, entry)
+            self.wait(entry)
+        self.settle()
+
+    cdef void settle(self) noexcept:
+        """Try again what had to wait in this client's own ledger, and give the words back that are settled; not while the client whose lock
+        was refused stays where it is."""
+        cdef u32 n, word, kept = 0
+        if self.nwaiting == 0 or client.is_refused(self.mem):
+            return
+        for n in range(self.nwaiting):
+            word = atomics.journaled32(self.mem, client.pin(self.mem, self.me, self.waiting[n]))
+            if word & layout.PIN_HELD:  # the table of a window
+                pagetable.release(self.mem, self.me, self.waiting[n], word & layout.PIN_PFN)
+        core.vague(self.mem, self.me, self.me)
+        for n in range(self.nwaiting):
+            if atomics.journaled32(self.mem, client.pin(self.mem, self.me, self.waiting[n])):
+                self.waiting[kept] = self.waiting[n]
+                kept += 1
+            else:
+                self.give(self.waiting[n])
+        self.nwaiting = kept
 
     def forget(self, bytes key_digest):
         """Withdraw every version of the object with this key; how many there were."""
@@ -82,11 +154,10 @@ cdef class Attachment:
         cdef int count = 0
         self.join()
         while True:
-            client.enter(self.mem, self.me)
-            ino = mapping.find_key(self.mem, self.me, key)
-            if ino and ino != before:
-                filemap.truncate(self.mem, self.me, ino, ((<u64>1) << layout.XA_INDEX_BITS) - 1)
-            client.leave(self.mem, self.me)
+            ino = filemap.forget(self.mem, self.me, key, before)
+            self.tidy()
+            if ino == layout.INO_BUSY:
+                raise refused("forget")
             if ino == 0 or ino == before:  # the same again: somebody is filling it anew
                 return count
             before = ino

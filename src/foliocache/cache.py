@@ -6,15 +6,14 @@ import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
-from . import client
+from . import client, repair
 from . import segment as segments_module
 from .attachment import Attachment
 from .errors import FoliocacheError
 from .mapping import Mapping, key_digest
-from .mm import audit, layout, reap
+from .mm import audit, layout
 
 FILL_TIMEOUT = 60.0
-REPAIR_ROUNDS = 4  # what is dropped in one can leave something to be counted again in the next
 
 _caches: weakref.WeakValueDictionary[tuple[int, int], "Cache"] = weakref.WeakValueDictionary()
 _caches_lock = threading.Lock()
@@ -53,11 +52,6 @@ def attach(name="default", *, any_owner=False):
 def _reopen(name, size, page_size, any_owner, fill_timeout):
     """What a pickled Cache becomes in another process."""
     return open(name, size, page_size, any_owner=any_owner, fill_timeout=fill_timeout)
-
-
-def _pages_of(findings):
-    """The pages that findings of an audit are about."""
-    return {int(found["where"].removeprefix("pfn ")) for found in findings if found["where"].startswith("pfn ")}
 
 
 def _cache_of(segment, any_owner):
@@ -110,8 +104,8 @@ class Cache:
         :param size: its length in bytes.
         :param version: whatever changes when its bytes do, such as an etag. Another version is another object to the cache.
         :param read: ``read(offset, length)`` returns exactly those bytes of the source, as any bytes-like object.
-        :param readinto: ``readinto(offset, buffer)`` fills the writable buffer from the source and returns the number of bytes, or
-            None for all of them. Saves a copy. One of the two is enough; with neither only cached folios can be read.
+        :param readinto: ``readinto(offset, buffer)`` fills the writable buffer, which is all zeros, from the source and returns the
+            number of bytes. Saves a copy. One of the two is enough; with neither only cached folios can be read.
         :param concurrent: the source may be called from several threads at once, also from a background thread of this library
             that reads ahead. Otherwise calls for this mapping are made one at a time, by those who want the data.
         :raises ValueError: size is negative or no integer, or too large for the index.
@@ -135,23 +129,13 @@ class Cache:
         return audit.audit(self._memory)
 
     def repair(self):
-        """Settle what dead processes have left, rebuild every list and count, and drop what is damaged: the findings that are left.
+        """Settle what dead processes have left, and repair what is proven to be damaged: the findings that are left.
 
-        Others may go on working meanwhile. What is dropped is fetched again when it is wanted. A page that somebody still holds is
-        out of the cache at once, but comes free only after he has let go, by another repair or when this process has ended.
+        Others may go on working meanwhile; in a sound pool nothing is changed. What is dropped is fetched again when it is wanted. A page
+        that somebody still holds is out of the cache at once, but comes free only after its holder has let go, by another repair or
+        when this process has ended. What could not be proven while others worked is left, and found again by another repair.
         """
-        attachment = self._attachment
-        attachment.reap()
-        reap.vague(attachment.segment.mem, attachment.number, attachment.number)  # what had to wait the last time
-        for _ in range(REPAIR_ROUNDS):
-            reap.repair(attachment.segment.mem, attachment.number)
-            # An operation under way can look like damage, but not twice.
-            damaged = _pages_of(self.audit()) & _pages_of(self.audit())
-            if not damaged:
-                break
-            for pfn in damaged:
-                reap.drop(attachment.segment.mem, attachment.number, pfn)
-        return self.audit()
+        return repair.repair(self._attachment)
 
     def stat(self):
         """Sizes, pages by state, folios by type, mappings, pins, clients and counters, as a dict ready for JSON."""
@@ -159,6 +143,7 @@ class Cache:
         geometry = segment.geometry
         census = audit.census(self._memory)
         clients = [client.describe(segment, number) for number in client.used_slots(segment)]
+        pids = {found["slot"]: found["pid"] for found in clients}
         return {
             "name": self.name,
             "path": self.path,
@@ -172,6 +157,7 @@ class Cache:
             **census,
             "mappings": segment.memory.peek32(layout.TABLE_COUNT),
             "max_clients": geometry["nclients"],
+            "locks": [held | {"pid": pids.get(held["slot"])} for held in audit.held_locks(self._memory)],
             "clients": [{key: c[key] for key in c if key != "counters"} for c in clients if c["state"] != "clean"],
             "counters": {name: sum(c["counters"][name] for c in clients) for name in layout.COUNTERS},
         }
@@ -185,9 +171,11 @@ class Cache:
             raise FoliocacheError(f"cache {self.name!r} has been closed in this process; open it again")
 
     def _background(self, function, *args):
-        """Run function in a thread of this process, unless the interpreter is going down."""
+        """Run function in a thread of this process, unless the interpreter is going down, or the cache has been closed here."""
         if self._executor_pid != os.getpid():
             self._executor = ThreadPoolExecutor(2, "foliocache-readahead")
             self._executor_pid = os.getpid()
-        with contextlib.suppress(RuntimeError):
-            self._executor.submit(function, *args)
+        executor = self._executor  # close() takes it away
+        if executor is not None:
+            with contextlib.suppress(RuntimeError):
+                executor.submit(function, *args)

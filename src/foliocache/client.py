@@ -21,7 +21,7 @@ import threading
 import time
 
 from .errors import SegmentError
-from .mm import atomics, layout, mapping
+from .mm import atomics, layout
 from .mm import client as core
 from .mm import reap as reaper
 
@@ -172,9 +172,7 @@ def _settle(mem, me, dead):
             keepers.append(number)
         elif number != me:
             core.detach(mem, number)
-    core.enter(mem, me)
-    mapping.sweep(mem, me)
-    core.leave(mem, me)
+    reaper.sweep(mem, me)
     return len(keepers)
 
 
@@ -216,8 +214,9 @@ def offset(segment, number):
 
 
 def describe(segment, number):
-    """The slot for people and scripts: {"slot", "pid", "attached" (seconds since the epoch), "state", "pins", "counters"}.
+    """The slot for people and scripts: {"slot", "pid", "pid_namespace", "attached" (seconds since the epoch), "state", "pins", "counters"}.
 
+    The pid is one of the namespace that has this inode; 0 means that it is not known (there was no /proc).
     The state is "attached"; "dead", for a client that has not been reaped yet (or not completely: a living one still uses a folio
     that it died upon); or "clean", for one that has gone.
     """
@@ -228,6 +227,7 @@ def describe(segment, number):
     return {
         "slot": number,
         "pid": memory.peek32(at + layout.CLIENT_PID),
+        "pid_namespace": memory.peek64(at + layout.CLIENT_PIDNS),
         "attached": memory.peek64(at + layout.CLIENT_ATTACHED) / 1e9,
         "state": state,
         "pins": core.pins(segment.mem, number) if state != "clean" else 0,
@@ -248,8 +248,16 @@ def used_slots(segment):
     ]
 
 
+def pid_namespace():
+    """The inode of the namespace that this process's pid is one of; 0 without /proc."""
+    with contextlib.suppress(OSError):
+        return os.stat("/proc/self/ns/pid").st_ino
+    return 0
+
+
 def _write(segment, number):
     at, memory = offset(segment, number), segment.memory
     memory.poke32(at + layout.CLIENT_PID, os.getpid())
+    memory.poke64(at + layout.CLIENT_PIDNS, pid_namespace())
     memory.poke64(at + layout.CLIENT_ATTACHED, time.time_ns())
     memory.poke32(at + layout.CLIENT_GENERATION, memory.peek32(at + layout.CLIENT_GENERATION) + 1)

@@ -1,5 +1,6 @@
-"""Sizes as people write them."""
+"""Sizes as people write them, and numbers as programs give them."""
 
+import operator
 import re
 
 _UNITS = {"": 1, "b": 1}
@@ -35,3 +36,11 @@ def format_size(n):
         units.pop(0)
     unit = units[0]
     return f"{n:.0f} {unit}" if n == int(n) else f"{n:.1f} {unit}"
+
+
+def integer(n, what):
+    """n as an int: anything with ``__index__``, such as numpy's integers, but no float and no string. Raises TypeError."""
+    try:
+        return operator.index(n)
+    except TypeError:
+        raise TypeError(f"{what} must be an integer, not {n!r}") from None

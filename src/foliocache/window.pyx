@@ -5,7 +5,9 @@ Its page table (``mm.pagetable``) owns one reference for each folio, so none of 
 kernel merges mappings of neighbouring pages, but in the worst case each folio is a mapping of its own: ``vm.max_map_count``
 (65,530 by default) bounds how many a process can have.
 """
+cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.object cimport PyObject, PyTypeObject
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ
@@ -14,17 +16,21 @@ from posix.mman cimport mmap, munmap
 import os
 
 from .errors import FoliocacheError, LeaseError
+from .sizes import integer
 
 from .attachment cimport Attachment
-from .lease cimport Lease, _lease
+from .lease cimport FolioMap, Lease, new_lease
 from .mm cimport atomics, layout, pagetable
+from .mm.atomics cimport mem_t
 
 
+@cython.final
+@cython.auto_pickle(False)
 cdef class Window:
     """``length`` contiguous bytes of an object, from :meth:`Mapping.window`: a read-only buffer.
 
     A context manager; ``close`` unmaps it and unpins its folios once the last view of it has gone. ``lease(n)`` pins its n-th
-    folio alone, beyond the window's own life.
+    folio alone, beyond the window's own life. It cannot be copied or pickled (TypeError).
     """
     cdef Attachment attachment
     cdef char *base
@@ -44,24 +50,14 @@ cdef class Window:
         self.closed = True
         self.table = layout.NIL
 
-    def __init__(self, mapping, u64 offset, u64 length):
-        cdef u64 first, count
-        self.attachment = mapping.attachment
-        self.attachment.join()
-        self.epoch = self.attachment.epoch
-        self.folio_size = mapping.folio_size
-        self.length = length
-        first = offset // self.folio_size
-        self.begin = offset - first * self.folio_size
-        count = (offset + length - 1) // self.folio_size - first + 1 if length else 0
-        if count * (self.folio_size // mapping.cache.page_size) > <u64>atomics.npages(self.attachment.mem) + self.folio_size:
-            raise FoliocacheError(f"a window of {length} bytes is larger than the pool; open smaller ones, or use read()")
-        self.count = count
-        self.closed = False
-        if self.count:
-            self._reserve()
-            for n in range(self.count):
-                self._add(n, mapping._get(first + n, self.count - n))
+    def __init__(self):
+        raise TypeError("windows come from Mapping.window()")
+
+    def __reduce__(self):
+        raise TypeError(
+            "a window is pages mapped into this process, and cannot be copied or pickled; copy its bytes, bytes(window), or "
+            "pickle the mapping and open a window there"
+        )
 
     def __len__(self):
         return self.length
@@ -96,18 +92,22 @@ cdef class Window:
             if self.views == 0:
                 self._drop()
 
-    def lease(self, u32 n):
-        """Pin the window's n-th folio: gup_fast through its page table. Raises IndexError, LeaseError."""
-        cdef u32 pfn, entry
+    def lease(self, number):
+        """Pin one of the window's folios, from 0 on: gup_fast through its page table. Raises IndexError, LeaseError."""
+        cdef u32 n, pfn, entry
+        cdef Lease lease = new_lease()
+        number = integer(number, "the number of a folio")
+        if not 0 <= number < self.count:
+            raise IndexError(f"folio {number} of a window over {self.count}")
+        n = <u32>number
         self._check()
-        if n >= self.count:
-            raise IndexError(f"folio {n} of a window over {self.count}")
         entry = self._take()
         pfn = pagetable.lookup(self.attachment.mem, self.attachment.me, entry, self.table, n)
         if pfn == layout.NIL:
             self.attachment.give(entry)
             raise LeaseError("this window is being closed by another thread")
-        return _lease(self.attachment, entry, pfn, self.last_length if n + 1 == self.count else self.folio_size)
+        lease._bind(self.attachment, entry, pfn, self.last_length if n + 1 == self.count else self.folio_size)
+        return lease
 
     cdef u32 _take(self) except? 0xFFFFFFFE:
         cdef u32 entry = self.attachment.take()
@@ -120,6 +120,25 @@ cdef class Window:
             raise LeaseError("this window has been closed; open another one")
         if self.epoch != self.attachment.epoch:
             raise LeaseError("this window was inherited by fork and belongs to the parent process; open another one here")
+
+    cdef _open(self, FolioMap mapping, u64 offset, u64 length):
+        cdef mem_t mem = mapping.mem
+        cdef u64 first = offset // mapping.folio_size
+        cdef u64 count = (offset + length - 1) // mapping.folio_size - first + 1 if length else 0
+        self.attachment = mapping.attachment
+        self.attachment.join()
+        self.epoch = self.attachment.epoch
+        self.folio_size = mapping.folio_size
+        self.length = length
+        self.begin = offset - first * self.folio_size
+        if count * (self.folio_size >> atomics.page_shift(mem)) > <u64>atomics.npages(mem) + self.folio_size:
+            raise FoliocacheError(f"a window of {length} bytes is larger than the pool; open smaller ones, or use read()")
+        self.count = count
+        self.closed = False
+        if self.count:
+            self._reserve()
+            for n in range(self.count):
+                self._add(n, mapping._lease(first + n, self.count - n))
 
     cdef _reserve(self):
         cdef void *found
@@ -161,6 +180,36 @@ cdef class Window:
             munmap(self.base, self.reserved)
             self.reserved = 0
         if self.table != layout.NIL and self.epoch == self.attachment.epoch:
-            pagetable.release(self.attachment.mem, self.attachment.me, self.entry, self.table)
-            self.attachment.give(self.entry)
+            if pagetable.release(self.attachment.mem, self.attachment.me, self.entry, self.table):
+                self.attachment.give(self.entry)
+            else:
+                self.attachment.wait(self.entry)
+                self.attachment.tidy()
             self.table = layout.NIL
+
+
+def open_window(FolioMap mapping not None, offset, length):
+    """As :meth:`Mapping.window`."""
+    mapping._check_made()
+    cdef u64 start = mapping._clip(offset, "offset")
+    cdef u64 size = mapping.size - start if length is None else min(mapping._clip(length, "length"), mapping.size - start)
+    cdef Window window = Window.__new__(Window)
+    window._open(mapping, start, size)
+    return window
+
+
+# Python's own way to an empty window is closed; the code here does not go by tp_new.
+
+cdef object _no_window(PyTypeObject *kind, PyObject *arguments, PyObject *keywords):
+    raise TypeError("windows come from Mapping.window()")
+
+
+cdef extern from *:
+    """
+    #define FC_REFUSE_NEW(type, function) \
+        (((PyTypeObject *)(type))->tp_new = (newfunc)(function), ((PyTypeObject *)(type))->tp_vectorcall = NULL)
+    """
+    void FC_REFUSE_NEW(object type, void *function)
+
+
+FC_REFUSE_NEW(Window, <void *>_no_window)

@@ -98,11 +98,13 @@ def test_the_command_line(tmp_path):
         "verify",
         "put/aba",
     ]
-    told = subprocess.run([*command, "--mutate", "type-before-freeze", "--html", str(page)], capture_output=True, text=True)
+    told = subprocess.run(
+        [*command, "--mutate", "type-before-freeze", "--html", str(page)], capture_output=True, text=True, timeout=120
+    )
     assert told.returncode == 0, told.stderr
     assert "the destructor of type 1 runs on a folio of type 2" in told.stdout
     assert page.read_text().startswith("<!doctype html>")
-    told = subprocess.run([*command, "--model", "sc", "--json"], capture_output=True, text=True)
+    told = subprocess.run([*command, "--model", "sc", "--json"], capture_output=True, text=True, timeout=120)
     rows = json.loads(told.stdout)["results"]
     assert told.returncode == 0
     assert {row["verdict"] == row["expected"] for row in rows} == {True}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +29,32 @@ def run(*arguments: object, **more: str) -> SimpleNamespace:
     command = [sys.executable, "-m", "foliocache", *map(str, arguments)]
     done = subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=LIMIT, check=False)
     return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
+
+
+def in_terminal(*arguments: object, **more: str) -> tuple[int, bytes]:
+    """Run ``foliocache ARGUMENTS`` in a terminal of its own: its code, and the bytes that the terminal got."""
+    ours, theirs = os.openpty()
+    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    process = subprocess.Popen([sys.executable, "-m", "foliocache", *map(str, arguments)], env=environment(**more), **streams)
+    os.close(theirs)
+    try:
+        got = b"".join(pieces(ours))
+        return process.wait(LIMIT), got
+    finally:
+        process.kill()
+        process.wait(LIMIT)
+        os.close(ours)
+
+
+def pieces(terminal: int) -> Iterator[bytes]:
+    """What is written to a terminal, until nobody has it open any more."""
+    deadline = time.monotonic() + LIMIT
+    while select.select([terminal], [], [], max(0, deadline - time.monotonic()))[0]:
+        try:
+            yield os.read(terminal, 65536)
+        except OSError:  # EIO: the other side is closed
+            return
+    raise TimeoutError(f"a command in a terminal has not ended within {LIMIT} seconds")
 
 
 def pattern(seed: int, size: int) -> bytes:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from cli_command import environment
+from cli_command import LIMIT, environment
 
 
 def test_help_names_every_command_and_the_exit_codes(cli):
@@ -22,10 +22,14 @@ def test_no_command_is_help(cli):
 
 def test_help_and_workers_import_nothing_heavy():
     code = "import sys; sys.argv[1:] = ['--help']; from foliocache.cli import main; main()\nprint(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True, timeout=LIMIT
+    )
     assert not {"fsspec", "aiohttp", "numpy", "pandas"} & set(done.stdout.rpartition("\n\n")[2].split())
     code = "import foliocache.cli.worker, foliocache.cli, sys; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True, timeout=LIMIT
+    )
     assert not {"rich", "cyclopts", "numpy", "pandas", "http.server"} & set(done.stdout.split())
 
 
@@ -51,14 +55,14 @@ def test_wrong_usage_is_one_line_and_code_2(cli, arguments, message):
 
 def test_a_bug_is_a_traceback_and_a_code_of_its_own():
     code = "import foliocache\nfoliocache.attach = None\nfrom foliocache.cli import main\nraise SystemExit(main(['stat']))"
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stdout) == (70, "")
     assert "Traceback" in done.stderr
 
 
 def test_the_demo_without_aiohttp_says_what_to_install():
     code = "import sys\nsys.modules['aiohttp'] = None\nfrom foliocache.cli import main\nraise SystemExit(main(['demo']))"
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stdout) == (3, "")
     assert "pip install 'foliocache[http]'" in done.stderr
     assert done.stderr.count("\n") == 1

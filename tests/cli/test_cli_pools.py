@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
-from cli_command import environment, pattern
+from cli_command import LIMIT, environment, pattern
 
 import foliocache
+from foliocache.mm import client as core
 from foliocache.mm import layout
 
 SIZE = 8 * 2**20
@@ -52,6 +57,69 @@ def test_stat_for_people(cache, pool_name, cli):
     assert re.search(r"pool +8 MiB in 512 pages of 16 KiB", done.out)
     assert re.search(r"metadata .*0\.\d\d % of the pool|metadata .*% of the pool", done.out)
     assert re.search(rf"{os.getpid()} +attached", done.out)
+
+
+HOLD = """
+import foliocache, sys
+lease = foliocache.attach(sys.argv[1]).mapping("memory://half", 300_000, "v1").lease(0)
+print("holds", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def holder(name: str, *wrapper: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds a lease."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([*wrapper, sys.executable, "-c", HOLD, name], env=environment(), **pipes)
+    try:
+        assert process.stdout.readline() == "holds\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=LIMIT)
+
+
+def test_stat_says_what_a_pid_is_one_of(cache, pool_name, cli, cli_json):
+    unshare = ["unshare", "--pid", "--fork", "--kill-child"]
+    if not shutil.which("unshare") or subprocess.run([*unshare, "true"], timeout=LIMIT, capture_output=True).returncode:
+        pytest.skip("a process may not be put into another pid namespace here")
+    ours = os.stat("/proc/self/ns/pid").st_ino
+    with holder(pool_name, *unshare), holder(pool_name) as beside:
+        namespaces = {client["pid"]: client["pid_namespace"] for client in cli_json("stat", pool_name)["clients"]}
+        assert namespaces[os.getpid()] == namespaces[beside.pid] == ours
+        assert namespaces[1] not in (0, ours)
+        shown = cli("stat", pool_name).out
+    assert re.search(rf" 1  ?attached .* its pid is one of the namespace pid:\[{namespaces[1]}\]", shown)
+    assert shown.count("namespace") == 1
+    assert shown.count("this command") == 1
+
+
+def test_stat_settles_what_the_dead_have_left(cache, pool_name, cli, cli_json):
+    with holder(pool_name) as held:
+        assert cli_json("stat", pool_name)["pins"] == 1
+        held.kill()
+        held.wait(LIMIT)
+    found = cli_json("stat", pool_name)
+    assert found["pins"] == 0 and held.pid not in [client["pid"] for client in found["clients"]]
+
+
+def test_stat_says_what_is_to_be_done_about_the_dead(cache, pool_name, cli):
+    lease = cache.mapping("memory://half", OBJECT, "v1").lease(0)
+    memory = cache._attachment.segment.mem
+    pid = os.fork()
+    if pid == 0:
+        mine = foliocache.attach(pool_name)._attachment.number
+        core.enter(memory, mine)
+        core.note(memory, mine, int(repr(lease).split()[-1].rstrip(">")))
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    shown = cli("stat", pool_name).out
+    assert re.search(rf"{pid} +dead +0 ", shown)
+    assert "1 client died, and not all is settled" in shown and f"`foliocache fsck {pool_name}`" in shown
+    lease.release()
+    shown = cli("stat", pool_name).out
+    assert "dead" not in shown and "died" not in shown
 
 
 def test_ls_shows_what_is_cached_and_pinned(cache, pool_name, cli, cli_json):
@@ -159,5 +227,5 @@ def test_a_truncated_pool(pool_name, cli, cli_json):
 
 def test_a_reader_that_leaves_is_not_an_error(cache, pool_name):
     command = f"{sys.executable} -m foliocache stat {pool_name} | head -c 1; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], env=environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(["bash", "-c", command], env=environment(), capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stderr) == (0, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from cli_command import LIMIT
 
 import foliocache
 from foliocache.cli.origin import Origin
@@ -65,9 +66,16 @@ def test_a_file_that_is_not_there(origin, files, pool_name, cli, path):
         assert done.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("url", ["folio:s3://bucket/x", "folio://s3://bucket/x"])
+def test_a_misspelled_url(pool_name, cli, url):
+    done = cli("warm", url, "--name", pool_name, "--size", SIZE)
+    assert (done.code, done.out, done.err.count("\n")) == (3, "", 1)
+    assert "write 'folio::s3://bucket/x', with two colons" in done.err
+
+
 def test_a_host_that_is_not_there(origin, pool_name, cli):
     origin.process.kill()
-    origin.process.wait()
+    origin.process.wait(LIMIT)
     done = cli("warm", f"{origin.url}/odd", "--name", pool_name, "--size", SIZE)
     assert (done.code, done.out, done.err.count("\n")) == (3, "", 1)
 

@@ -82,7 +82,7 @@ def test_a_worker_that_is_killed_ends_the_run_and_all_others(packed):
     with Crew(jobs(index, workers=3)) as crew:
         crew.gather("ready")
         os.kill(crew.workers[1].pid, signal.SIGKILL)
-        crew.workers[1].join()
+        crew.workers[1].join(60)
         with pytest.raises(WorkerDied, match="worker 2 died with exit code -9"):
             crew.gather("done")
     assert gone(crew)

@@ -7,6 +7,7 @@ import sys
 import tempfile
 
 import pytest
+from cli_command import LIMIT
 
 from foliocache.cli import report
 from foliocache.cli.memory import allocated, private_and_shared, together
@@ -70,6 +71,6 @@ def test_shared_memory_is_counted_once():
         assert together(pids, file.name) == pytest.approx(private + 64 * MIB, abs=MIB)
         assert shared == pytest.approx(64 * MIB, abs=MIB)
         for process in crew:
-            process.communicate()
+            process.communicate(timeout=LIMIT)
         assert together(pids, file.name) == allocated(file.name) == 64 * MIB
     assert together(pids, None) == 0

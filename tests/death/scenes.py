@@ -329,14 +329,18 @@ def adopt(world):
 
 
 def die(world, prepare, part):
-    """Leave a client that has died when that part of an operation's stores was done."""
+    """Leave a client that has died when that part of an operation's stores was done; or before the first of a module of the core."""
     before = bytes(world.memory)
     if part == 1:
         world.stepper.kill(prepare, AT_THE_END)
         return
     stores = world.stepper.stores(prepare)
     world.memory[:] = before
-    assert world.stepper.kill(prepare, stores[int(part * len(stores))]) == REACHED
+    if isinstance(part, str):
+        point = next(point for point in stores if world.stepper.where(point.pc).startswith(f"{part}."))
+    else:
+        point = stores[int(part * len(stores))]
+    assert world.stepper.kill(prepare, point) == REACHED
 
 
 def reap(*deaths):
@@ -410,10 +414,10 @@ def beside(operation, part):
 
         return prepare
 
-    scene.__name__ = f"beside_{operation.__name__}_{part:.0%}"
+    scene.__name__ = f"beside_{operation.__name__}_{part if isinstance(part, str) else f'{part:.0%}'}"
     return scene
 
 
-BESIDE = (beside(get, 0.5), beside(get, 0.9), beside(put, 0.5), beside(withdraw, 0.02), beside(withdraw, 0.06))
+BESIDE = (beside(get, 0.5), beside(get, 0.9), beside(put, 0.5), beside(withdraw, 0.02), beside(withdraw, "xarray"))
 QUICK_REAPS = (REAPS[0], *REAPS[4:-2:6], *REAPS[-2:])
 SCENES = {scene.__name__: scene for scene in OPERATIONS + REAPS + BESIDE}

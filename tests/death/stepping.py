@@ -113,7 +113,7 @@ def _compile():
     with tempfile.TemporaryDirectory() as folder:
         target = os.path.join(folder, "step.so")
         source = pathlib.Path(__file__).with_name("step.c")
-        subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", target, source], check=True)
+        subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", target, source], check=True, timeout=120)
         library = ctypes.CDLL(target)
     library.step_trace.restype = library.step_stores.restype = ctypes.c_long
     return library

@@ -19,7 +19,10 @@ if platform.machine() != "x86_64" or not shutil.which("cc"):
 from scenes import BESIDE, OPERATIONS, QUICK_REAPS, REAPS
 
 SOAK = "FOLIOCACHE_STRESS_SECONDS" in os.environ
+PATIENCE = 6 * 3600 if SOAK else 600  # seconds for a scene; killing.py has its own for one death
 KILLING = pathlib.Path(__file__).with_name("killing.py")
+
+pytestmark = pytest.mark.timeout(PATIENCE + 60)
 
 
 def names(scenes):
@@ -29,7 +32,7 @@ def names(scenes):
 def run(name, scene, most):
     """At most so many points of a scene, or all of them."""
     command = [sys.executable, KILLING, name, scene, str(most or 0)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     print(done.stdout)
 

@@ -6,6 +6,7 @@ import random
 import signal
 import time
 
+import pytest
 from stress import MortalJob, content
 
 import foliocache
@@ -103,6 +104,7 @@ class Survivor:
             lease.release()
 
 
+@pytest.mark.timeout(SECONDS + 300)
 def test_killed_and_stopped_at_random(pool_name, record_property):
     seed = int.from_bytes(os.urandom(4), "little")
     rng = random.Random(seed)

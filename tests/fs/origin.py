@@ -74,7 +74,7 @@ class Server(ThreadingHTTPServer):
         finally:
             self.shutdown()
             self.server_close()
-            thread.join()
+            thread.join(60)
 
 
 class Origin(Server):
@@ -235,7 +235,7 @@ def moto() -> Iterator[str]:
         yield url
     finally:
         server.terminate()
-        server.wait()
+        server.wait(60)
 
 
 def http_date(seconds: float) -> str:

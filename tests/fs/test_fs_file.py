@@ -10,11 +10,13 @@ import tarfile
 import zipfile
 
 import fsspec
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from foliocache.fs import FolioFile
+from foliocache.fs.ranges import Merged
 
 SIZE = 150_001
 TEXT = "".join(f"line {number} ü\n" for number in range(5000)) + "no newline at the end"
@@ -254,8 +256,65 @@ def test_cat_ranges(local, path, data):
         local.cat_ranges([path, path], [0], [3])
     with pytest.raises(TypeError):
         local.cat_ranges(path, 0, 3)
-    with pytest.raises(NotImplementedError):
-        local.cat_ranges([path], [0], [3], max_gap=5)
+    with pytest.raises(ValueError, match="max_gap"):
+        local.cat_ranges([path], [0], [3], max_gap=-1)
+    assert local.cat_ranges([], [], []) == local.cat_ranges([], 0, 1, max_gap=5) == []
+
+
+def test_cat_ranges_reads_close_ones_as_one(local, path):
+    other = f"{path}-other"
+    local.pipe_file(other, b"")
+    ranges = [(path, 100, 200), (path, 260, 300), (path, 150, 170), (path, -10, None), (path, 301, 302), (path, 5, 5)]
+    ranges += [(other, 0, 4), (f"{path}-missing", 1, 2), (path, 200, 100), (path, None, 3)]
+    plain = local.cat_ranges(*map(list, zip(*ranges, strict=True)))
+    for max_gap in (0, 1, 60, 1 << 40):
+        merged = local.cat_ranges(*map(list, zip(*ranges, strict=True)), max_gap=max_gap)
+        assert [str(one) if isinstance(one, Exception) else one for one in merged] == [
+            str(one) if isinstance(one, Exception) else one for one in plain
+        ]
+    whole = {path: SIZE}
+    assert Merged(ranges[:6], whole, 60).reads == [(path, 5, 5), (path, 100, 302), (path, SIZE - 10, SIZE)]
+    assert len(Merged(ranges[:6], whole, 59).reads) == 4
+    assert len(Merged(ranges[:6], whole, 0).reads) == 5
+
+
+def test_nothing_is_read_into_an_empty_array(local, path):
+    with local.open(path) as file:
+        for buffer in (bytearray(), np.empty((0, 4)), np.empty((3, 0), "u1")):
+            assert file.readinto(buffer) == file.tell() == 0
+
+
+def test_positions_are_whole_numbers(local, path, data):
+    with local.open(path) as file:
+        assert file.seek(np.int64(7)) == 7
+        assert file.read(np.int64(3)) == data[7:10] == bytes(local.lease(path, np.int64(7), np.int64(3)))
+        for call in (lambda: file.seek(1.0), lambda: file.read(1.0), lambda: file.lease(1.0, 2)):
+            with pytest.raises(TypeError):
+                call()
+    with pytest.raises(TypeError):
+        local.lease(path, 1.0)
+
+
+def test_file_goes_on_over_a_pool_that_was_closed(local, path, data):
+    with local.open(path) as file, local.open(path) as other:
+        assert file.read(10) == data[:10]
+        local.cache.close()
+        assert file.read(100_000) == data[10:100_010]
+        assert not file._mapping.cache.closed
+        local.cache.close()
+        buffer = bytearray(10)
+        assert other.readinto(buffer) == 10 and buffer == data[:10]
+        assert bytes(other.lease(SIZE - 5, 5)) == data[SIZE - 5 : SIZE]
+
+
+def test_pool_is_closed_under_a_reader(local, tmp_path, data, settled):
+    """The read ends on what it has; only readahead, which would need a thread of the pool's, stays out."""
+    (tmp_path / "large").write_bytes(data)
+    pages = local.open(settled(tmp_path / "large"))._mapping
+    for start in range(0, len(data), 1000):
+        assert pages.read_bytes(start, 1000) == data[start : start + 1000]
+        if start == 500_000:
+            local.cache.close()
 
 
 def test_pickled_file_goes_on_where_it_was(local, path, data):

@@ -119,6 +119,23 @@ def cached_bytes(fs):
     return sum(record["cached_bytes"] for record in fs.cache.mappings())
 
 
+def test_opening_again_helps(place, data):
+    """An open file can't begin again with another version; but whoever opens it again must get the new one."""
+    fs, path, write = place
+    write(data)
+    fs._trust = 1e9
+    assert fs.cat_file(path, 0, 10) == data[:10]
+    write(other(data))
+    first, second = fs.open(path), fs.open(path)
+    assert first.read(10) == data[:10]  # that was cached
+    with pytest.raises(ChangedError):
+        first.read()
+    assert fs.open(path).read() == other(data)
+    with pytest.raises(ChangedError):
+        second.read()
+    assert fs._is_remembered(path)  # what has been learnt since is not forgotten for it
+
+
 def test_trusted_identity_that_proves_wrong_is_replaced(place, data):
     fs, path, write = place
     write(data)
@@ -227,13 +244,65 @@ def test_remembered_identities_are_bounded_and_form_a_tree(monkeypatch):
     monkeypatch.setattr("foliocache.fs.identities._LIMIT", 3)
     table = Identities()
     for path in ("a", "a/b", "ab", "a/c"):
-        table.remember(path, Identity(1, path))
-    assert table.recall("a", 99) is None
+        table.ask(path, "me").identity = Identity(1, path)
+    assert table.recall("a", "me", 99) is None
     assert sorted(table.below("a")) == sorted(table.below("a/")) == ["a/b", "a/c"]
     assert sorted(table.below("")) == ["a/b", "a/c", "ab"]
     table.forget("ab")
-    assert table.recall("ab", 99) is None
-    assert table.recall("a/b", 99) == Identity(1, "a/b")
+    assert table.recall("ab", "me", 99) is None
+    assert table.recall("a/b", "me", 99) == Identity(1, "a/b")
+
+
+def test_answer_of_a_forgotten_question_is_nobodys():
+    table = Identities()
+    for forget in (
+        lambda: table.forget("a/b"),
+        lambda: [table.forget(seen) for seen in table.below("a")],
+        table.forget_all,
+        lambda: table.end_writing(table.begin_writing("a/b")),
+        lambda: table.ask("a/b", "me"),
+    ):
+        question = table.ask("a/b", "me")
+        forget()
+        question.identity = Identity(1, "old")
+        assert table.recall("a/b", "me", 99) is None
+    question = table.ask("a/b", "me")
+    question.identity = Identity(1, "new")
+    table.forget("a/b", Identity(1, "old"))  # which it is not
+    assert table.recall("a/b", "me", 99) == Identity(1, "new")
+    table.forget("a/b", Identity(1, "new"))
+    assert table.recall("a/b", "me", 99) is None
+
+
+def test_answers_are_for_who_asked_and_forgotten_for_all():
+    table = Identities()
+    mine, yours = table.ask("a", "me"), table.ask("a", "you")
+    mine.identity, yours.identity = Identity(1, "mine"), Identity(1, "yours")
+    assert (table.recall("a", "me", 99), table.recall("a", "you", 99)) == (Identity(1, "mine"), Identity(1, "yours"))
+    assert table.recall("a", "someone else", 99) is None
+    table.forget("a")
+    assert table.recall("a", "me", 99) is table.recall("a", "you", 99) is None
+
+
+def test_nothing_is_remembered_of_what_is_being_written():
+    table = Identities()
+    first, second = table.begin_writing("a"), table.begin_writing("a")
+    for writer in (first, first, second):
+        table.ask("a", "me").identity = Identity(1, "half")
+        assert table.recall("a", "me", 99) is None
+        table.end_writing(writer)
+    table.ask("a", "me").identity = Identity(1, "whole")
+    assert table.recall("a", "me", 99) == Identity(1, "whole")
+
+
+def test_trust_counts_from_the_question(monkeypatch):
+    table = Identities()
+    monkeypatch.setattr("foliocache.fs.identities.monotonic", lambda: 100.0)
+    question = table.ask("a", "me")
+    monkeypatch.setattr("foliocache.fs.identities.monotonic", lambda: 107.0)
+    question.identity = Identity(1, "1")
+    assert table.recall("a", "me", 7) is None
+    assert table.recall("a", "me", 7.1) == Identity(1, "1")
 
 
 # HTTP servers of all kinds

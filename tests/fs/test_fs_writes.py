@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import gzip
 import os
+import sys
+import threading
 
 import fsspec
 import pytest
 
+import foliocache
 from foliocache.fs import FolioFileSystem
 
 OLD, NEW = b"old " * 50_000, b"new " * 50_000
@@ -122,6 +127,40 @@ def test_removed_by_glob(pool, s3):
     assert keys(fs) == {fs.target.key("bucket/writes/c")}
 
 
+@pytest.mark.parametrize("remove", ["rm", "delete", "rm_file", "mv", "rename"])
+def test_name_that_could_be_a_glob(trusting, tmp_path, settled, remove):
+    """LocalFileSystem takes it as a name; other targets expand it. Either way the object of that name is gone."""
+    path = f"{tmp_path}/x[1].bin"
+    trusting.pipe_file(path, OLD)
+    settled(path)
+    assert trusting.cat_file(path) == OLD
+    getattr(trusting, remove)(path, *([f"{tmp_path}/moved"] if remove in ("mv", "rename") else []))
+    assert keys(trusting) == set()
+    with pytest.raises(FileNotFoundError):
+        trusting.cat_file(path)
+
+
+@pytest.mark.parametrize("listing", ["empty", "refused"])
+def test_removal_of_what_a_listing_did_not_show(pool, monkeypatch, listing):
+    """Listings may be old, or not allowed: what is remembered must not depend on them."""
+
+    def expand_path(path, **kwargs):
+        if listing == "refused":
+            raise PermissionError(path)
+        return []
+
+    fs = FolioFileSystem(target_protocol="memory", check_files=False, **pool)
+    for pattern in ("/writes/[ab]", "/writes/*", "/writes"):
+        fs.pipe({f"/writes/{name}": NEW for name in "ab"})
+        assert len(fs.cat("/writes/*")) == 2
+        monkeypatch.setattr(fs, "expand_path", expand_path, raising=False)
+        fs.rm(pattern, recursive=True)
+        monkeypatch.undo()
+        for name in "ab":
+            with pytest.raises(FileNotFoundError):
+                fs.cat_file(f"/writes/{name}")
+
+
 def test_other_files_stay(trusting, cached):
     trusting.pipe_file(f"{cached}-other", NEW)
     trusting.rm(f"{cached}-other")
@@ -153,6 +192,162 @@ def test_read_while_it_is_written(trusting, cached):
     assert trusting.cat_file(cached) == NEW
 
 
+def test_read_all_the_time_while_it_is_written(trusting, cached):
+    with trusting.open(cached, "wb") as file:
+        for count in range(1, 5):
+            file.write(NEW[:1000])
+            file.flush()
+            assert trusting.cat_file(cached) == NEW[:1000] * count
+    assert trusting.cat_file(cached) == NEW[:1000] * 4
+    assert trusting._is_remembered(cached)
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "gzip"}])
+def test_written_file_that_is_dropped(trusting, cached, options):
+    """CPython closes it then, and its last bytes arrive. fsspec's gzip leaves the file below it to that, even when closed."""
+    file = trusting.open(cached, "wb", **options)
+    file.write(NEW)
+    file.flush()
+    trusting.cat_file(cached)
+    file.write(NEW)
+    if options:
+        file.close()
+    del file
+    gc.collect()
+    content = trusting.cat_file(cached)
+    assert (gzip.decompress(content) if options else content) == NEW * 2
+    assert trusting._is_remembered(cached)
+
+
+def test_text_file_that_is_dropped(trusting, cached):
+    file = trusting.open(cached, "w")
+    file.write(NEW.decode())
+    del file
+    assert trusting.cat_file(cached) == NEW
+
+
+def test_file_that_can_not_be_opened(trusting, cached):
+    for _ in range(2):
+        with pytest.raises(FileExistsError):
+            trusting.open(cached, "xb")
+    assert trusting.cat_file(cached) == OLD
+    assert trusting._is_remembered(cached)
+
+
+def test_file_that_can_not_be_closed(trusting, cached, monkeypatch):
+    def fail():
+        raise OSError("the line broke")
+
+    file = trusting.open(cached, "wb")
+    file.write(NEW[:100])
+    file.flush()
+    monkeypatch.setattr(file.file, "close", fail)
+    with pytest.raises(OSError, match="line broke"):
+        file.close()
+    assert trusting.cat_file(cached) == NEW[:100]
+    assert trusting._is_remembered(cached)
+    monkeypatch.undo()
+
+
+def test_forked_child_does_not_end_the_parents_write(trusting, cached):
+    file = trusting.open(cached, "wb")
+    if (child := os.fork()) == 0:
+        trusting._changing = sys.unraisablehook = lambda *args: os._exit(2)
+        del file
+        gc.collect()
+        os._exit(1 if trusting._identities._writing else 0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    file.write(NEW)
+    file.close()
+    assert trusting.cat_file(cached) == NEW
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda fs, path: fs.pipe_file(path, NEW),
+        lambda fs, path: put(fs, path, fs.put),
+        lambda fs, path: fs.mv(write_aside(fs, path), path),
+        lambda fs, path: fs.mv(os.path.dirname(path), f"{os.path.dirname(path)}-moved"),
+        lambda fs, path: fs.rm(path),
+        lambda fs, path: fs.rm(os.path.dirname(path), recursive=True),
+        lambda fs, path: fs.rm(os.path.dirname(path) + "/*"),
+        lambda fs, path: fs.open(path, "wb").close(),
+        lambda fs, path: thread(fs.pipe_file, path, NEW),
+        lambda fs, path: again(fs).pipe_file(path, NEW),
+    ],
+)
+@pytest.mark.parametrize("target", ["file", "memory"])  # the first one forgets all at each write, the second by path
+def test_answer_from_before_a_write_is_not_remembered_after_it(pool, tmp_path, target, write):
+    fs = FolioFileSystem(target_protocol=target, target_options={"auto_mkdir": True}, check_files=False, **pool)
+    if target == "memory":
+        fs.fs.store.clear()
+    path = f"{tmp_path}/folder/x"
+    fs.pipe_file(path, OLD)
+    identify = fs.target.identify
+
+    def answer_late(path):
+        answer = identify(path)
+        fs.target.identify = identify
+        try:
+            write(fs, path)
+        except OSError:  # a target may not know this kind of move
+            fs.pipe_file(path, NEW)
+        return answer
+
+    fs.target.identify = answer_late
+    assert fs._identify(path) is not None
+    assert not fs._is_remembered(path)
+
+
+def thread(function, *args):
+    worker = threading.Thread(target=function, args=args)
+    worker.start()
+    worker.join()
+
+
+def again(fs):
+    """Another instance for the same place, as another thread would have."""
+    return FolioFileSystem(fs=fs.fs, **fs._pool_options, check_files=False, skip_instance_cache=True)
+
+
+def test_other_names_of_a_file(trusting, cached, tmp_path):
+    """A link, and another way to spell a path: what is written under one name is read under all."""
+    os.symlink(cached, f"{tmp_path}/link")
+    os.link(cached, f"{tmp_path}/hard")
+    names = [cached, f"{tmp_path}/link", f"{tmp_path}/hard", f"{tmp_path}/folder/../folder/x", f"{tmp_path}//folder/x"]
+    for content, written in enumerate(names, 1):
+        assert len({trusting.cat_file(name) for name in names}) == 1
+        trusting.pipe_file(written, b"%d" % content * 1000)
+        assert {trusting.cat_file(name) for name in names} == {b"%d" % content * 1000}
+
+
+def test_method_that_only_the_target_has_may_write(pool, tmp_path, settled):
+    fs = FolioFileSystem(target_protocol="file", check_files=False, **pool)
+    for name, content in (("a", OLD), ("b", NEW)):
+        (tmp_path / name).write_bytes(content)
+        settled(tmp_path / name)
+    assert fs.cat_file(f"{tmp_path}/a") == OLD
+    os.unlink(tmp_path / "a")
+    fs.link(f"{tmp_path}/b", f"{tmp_path}/a")
+    assert fs.cat_file(f"{tmp_path}/a") == NEW
+
+
+def test_write_needs_no_pool(tmp_path, pool_name):
+    """Nor does one that can't be had make a write fail that was done."""
+    fs = FolioFileSystem(target_protocol="file", name=pool_name)
+    fs.pipe_file(f"{tmp_path}/x", NEW)
+    with fs.open(f"{tmp_path}/y", "wb") as file:
+        file.write(NEW)
+    fs.rm(f"{tmp_path}/y")
+    with pytest.raises(foliocache.SegmentNotFound):
+        foliocache.attach(pool_name)
+    foliocache.open(pool_name, size="4MiB")
+    for options in ({"name": pool_name, "size": "8MiB"}, {"name": "../no/name"}):
+        FolioFileSystem(target_protocol="file", **options).pipe_file(f"{tmp_path}/x", OLD)
+        assert (tmp_path / "x").read_bytes() == OLD
+
+
 def test_failed_write_invalidates_too(trusting, cached, monkeypatch):
     """How far it came, nobody knows."""
 
@@ -178,6 +373,19 @@ def test_another_instance_of_the_process_learns_of_it(pool, trusting, cached):
     assert other.cat_file(cached) == NEW
 
 
+def test_instance_with_other_options_learns_of_it(pool, trusting, cached):
+    """Of manners, as `auto_mkdir` or an account: the place is the same."""
+    other = FolioFileSystem(target_protocol="file", check_files=False, **pool)
+    assert other.cat_file(cached) == OLD
+    assert other._is_remembered(cached)
+    with trusting.open(cached, "wb") as file:
+        file.write(NEW[:100])
+        file.flush()
+        assert other.cat_file(cached) == NEW[:100]
+        file.write(NEW[100:])
+    assert other.cat_file(cached) == NEW
+
+
 def test_transaction_commits_at_its_end(trusting, cached):
     with trusting.transaction:
         write_file(trusting, cached)
@@ -198,6 +406,39 @@ def test_failed_transaction_leaves_the_old(trusting, cached):
     assert trusting.cat_file(cached) == OLD
     trusting.pipe_file(cached, NEW)  # no transaction is left behind
     assert trusting.cat_file(cached) == NEW
+
+
+def test_transaction_of_another_instance(trusting, cached):
+    """The target is one, and so is its transaction, whichever of our instances writes in it and whichever ends it."""
+    other = again(trusting)
+    with trusting.transaction:
+        write_file(other, cached)
+        assert other.cat_file(cached) == OLD
+    assert other.cat_file(cached) == trusting.cat_file(cached) == NEW
+
+
+def test_listings_that_wait_for_the_end_of_a_transaction(trusting, cached, monkeypatch):
+    """Targets that cache listings note what is to be dropped then; fsspec's `with` forgets to drop it."""
+    dropped = []
+    monkeypatch.setattr(trusting.fs, "invalidate_cache", dropped.append, raising=False)
+    with trusting.transaction:
+        trusting.fs._invalidated_caches_in_transaction.append("a")
+    trusting.start_transaction()
+    trusting.fs._invalidated_caches_in_transaction.append("b")
+    trusting.end_transaction()
+    assert dropped == ["a", "b"]
+
+
+def test_discarded_file_was_perhaps_written_in_place(trusting, cached):
+    """Of LocalFileSystem's modes only "w" is deferred."""
+    file = trusting.open(cached, "r+b", autocommit=False)
+    file.write(b"NEW!")
+    file.flush()
+    file.file.temp = write_aside(trusting, cached)
+    file.discard()
+    assert trusting.cat_file(cached)[:4] == b"NEW!"
+    file.close()
+    assert trusting.cat_file(cached)[:4] == b"NEW!"
 
 
 def test_file_with_a_commit_of_its_own(trusting, cached):
@@ -266,6 +507,37 @@ def test_over_s3(pool, s3, tmp_path):
 def move_aside(s3, data):
     s3.bare.pipe_file("bucket/aside", data)
     return "bucket/aside"
+
+
+NAMES = [os.fsdecode(b"caf\xe9.bin"), "caf\xe9.bin", "caf\\udce9.bin", "cafe.bin", "caf?.bin", "caf\ufffd.bin"]
+
+
+def test_names_that_are_not_unicode(pool, tmp_path, settled):
+    """Files of the real world; Python has lone surrogates for what can't be decoded."""
+    fs = FolioFileSystem(target_protocol="file", check_files=False, **pool)
+    for name in NAMES:
+        path = f"{tmp_path}/{name}"
+        fs.pipe_file(path, os.fsencode(name))
+        assert fs.cat_file(settled(path)) == os.fsencode(name) == fs.open(path).read()
+        assert len(fs.ukey(path)) == 64
+    names = {fs.target.key(f"{tmp_path}/{name}") for name in NAMES}
+    assert len(names) == len(NAMES)
+    assert keys(fs) == names  # each can be printed and is found again
+    assert all(name.encode() for name in names)
+    fs.rm(f"{tmp_path}/{NAMES[0]}")
+    assert len(keys(fs)) == len(NAMES) - 1
+
+
+@pytest.mark.parametrize("odd", ["\udcc3\udca9", "\ud800"])
+def test_names_that_no_file_system_has(pool, odd):
+    """Any str is a name to some target; "\\udcc3\\udca9" would be "\xe9" to os.fsencode()."""
+    fs = FolioFileSystem(target_protocol="memory", **pool)
+    for name in (odd, "\xe9"):
+        fs.pipe_file(f"/names/{name}", ascii(name).encode())
+    for name in (odd, "\xe9"):
+        assert fs.cat_file(f"/names/{name}") == ascii(name).encode()
+    assert fs.target.key(f"/names/{odd}") != fs.target.key("/names/\xe9")
+    fs.rm("/names", recursive=True)
 
 
 def test_open_for_writing_by_url(pool, tmp_path):

@@ -156,8 +156,7 @@ class Bench(worlds.Segment):
                 keepers.append(number)
             elif number != me:
                 self.client.detach(number)
-        with self.operation(me):
-            self.mapping.sweep(me)
+        self.reap.sweep(me)
         return len(keepers)
 
     def adopt(self, me):

@@ -49,7 +49,7 @@ def header(tmp_path_factory):
         lines.append(f"{result} call_{name}({parameters}) {{ {'' if result == 'void' else 'return '}{call}; }}")
     source, library = folder / "header.c", folder / "header.so"
     source.write_text(f'#include "{MM / "atomics.h"}"\n' + "\n".join(lines) + "\n")
-    subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", library, source], check=True)
+    subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", library, source], check=True, timeout=120)
     functions = ctypes.CDLL(str(library))
     for name, (result, _, arguments) in declared().items():
         function = getattr(functions, f"call_{name}")

@@ -1,7 +1,9 @@
 """filemap: lookup, insert and removal."""
 
 import mmap
+import os
 import random
+import signal
 
 import pytest
 from world import ME, PAGE, Segment, compiled, forked
@@ -329,6 +331,155 @@ def test_truncate_leaves_pins_alone(segment):
     assert segment.findings() == []
 
 
+# Operations: each begins and ends itself, and leaves no name but that of its pin.
+
+KEY, ENTRY = 11, 5
+
+
+def is_idle(segment):
+    """Whether ME is in no operation, and names nothing in one."""
+    at = segment.client.slot(ME)
+    ops = range(at + segment.layout.CLIENT_OPS, at + segment.layout.CLIENT_OPS + 4 * segment.layout.OPS, 4)
+    return segment.read(at + segment.layout.CLIENT_BUSY) % 2 == 0 and not any(segment.read(op) for op in ops)
+
+
+def open_object(segment, folios=64):
+    height = segment.world.xarray.height_for(folios)
+    return segment.filemap.open(ME, KEY, KEY + 1, KEY % 10, folios * PAGE, 0, height, b"key", 3, 0)
+
+
+def pin_of(segment):
+    return segment.read(segment.client.pin(ME, ENTRY))
+
+
+@pytest.mark.parametrize(("length", "order"), [(1, 0), (PAGE, 0), (PAGE + 1, 1), (4 * PAGE, 2), (4 * PAGE + 1, 3)])
+def test_add_pins_the_smallest_folio_that_will_do(segment, length, order):
+    ino = open_object(segment)
+    found = segment.filemap.add(ME, ENTRY, ino, 7, length)
+    pfn = found & NIL
+    assert found == segment.layout.GRAB_ADDED | pfn
+    assert segment.world.kind.order(segment.mem, pfn) == order
+    assert segment.field(pfn, segment.layout.F_LENGTH) == length
+    assert pin_of(segment) == pfn | segment.layout.PIN_HELD and is_idle(segment)
+    assert segment.filemap.add(ME, ENTRY + 1, ino, 7, length) == pfn
+    assert segment.count(pfn) == 3 and segment.findings() == []
+
+
+def test_add_without_room_or_mapping_leaves_the_word_alone(segment):
+    assert segment.filemap.add(ME, ENTRY, 1 << 40, 7, PAGE) == segment.layout.GRAB_GONE
+    ino = open_object(segment)
+    take_all(segment)
+    before = [segment.read(segment.client.word_at(ME, n)) for n in range(segment.layout.OPS)]
+    assert segment.filemap.add(ME, ENTRY, ino, 7, PAGE) == segment.layout.GRAB_NOMEM
+    assert pin_of(segment) == 0
+    assert [segment.read(segment.client.word_at(ME, n)) for n in range(segment.layout.OPS)] == before
+
+
+def test_finish_fill_and_lookup(segment):
+    ino = open_object(segment)
+    pfn = segment.filemap.add(ME, ENTRY, ino, 7, PAGE) & NIL
+    segment.filemap.finish_fill(ME, pfn)
+    assert segment.flags.load(segment.at(pfn)) == segment.layout.PG_UPTODATE and is_idle(segment)
+    segment.folio.release(ME, ENTRY, pfn)
+    height = segment.world.xarray.height_for(64)
+    assert segment.filemap.lookup(ME, ENTRY, ino, segment.mapping.head(ino), height, 7) == pfn
+    assert pin_of(segment) == pfn | segment.layout.PIN_HELD and is_idle(segment)
+    assert segment.filemap.lookup(ME, ENTRY + 1, ino, segment.mapping.head(ino), height, 8) == NIL
+    assert is_idle(segment) and segment.findings() == []
+
+
+@pytest.mark.parametrize(("explained", "flags"), [(False, "PG_ERROR"), (True, "PG_ERROR PG_REASON")])
+def test_withdraw_leaves_the_pin_alone(segment, explained, flags):
+    ino = open_object(segment)
+    pfn = segment.filemap.add(ME, ENTRY, ino, 7, PAGE) & NIL
+    segment.filemap.withdraw(ME, pfn, explained)
+    assert segment.flags.load(segment.at(pfn)) == sum(getattr(segment.layout, flag) for flag in flags.split())
+    assert segment.count(pfn) == 1 and pin_of(segment) == pfn | segment.layout.PIN_HELD and is_idle(segment)
+    assert segment.filemap.resolve(ME, KEY, KEY + 1) == 0, "the record went with its only folio"
+    segment.folio.release(ME, ENTRY, pfn)
+    assert segment.findings() == [] and segment.available() == 64
+
+
+def test_invalidate_and_resolve(segment):
+    segment.filemap.invalidate(ME, KEY, KEY + 1, 63)
+    ino = open_object(segment)
+    assert segment.filemap.resolve(ME, KEY, KEY + 1) == ino == open_object(segment)
+    segment.cache(ino, (3, 5, 63))
+    segment.filemap.invalidate(ME, KEY, KEY + 1, 5)
+    assert segment.mapping.folios(ino) == 1
+    segment.filemap.invalidate(ME, KEY, KEY + 1, 63)
+    assert segment.filemap.resolve(ME, KEY, KEY + 1) == 0 and is_idle(segment)
+    assert segment.findings() == []
+
+
+def test_forget_takes_one_version_after_the_other(segment):
+    inos = {segment.open(key) for key in (11, 21, 31)}
+    other = segment.open(12)
+    for ino in (*inos, other):
+        segment.cache(ino, (0, 9))
+    gone, ino = [], 0
+    while ino := segment.filemap.forget(ME, 1, ino):
+        gone.append(ino)
+    assert set(gone) == inos and len(gone) == 3
+    assert segment.mapping.folios(other) == 2 and is_idle(segment)
+
+
+def test_forget_of_what_was_just_forgotten_does_nothing(segment):
+    ino = segment.open(11)
+    segment.cache(ino, (0,))
+    assert segment.filemap.forget(ME, 1, ino) == ino
+    assert segment.mapping.folios(ino) == 1
+
+
+def test_open_evicts_for_the_record(segment):
+    """Every page is in use by folios that nobody holds."""
+    ino = segment.open(1)
+    segment.cache(ino, range(64 - 3))  # less the record, and two nodes
+    take_all(segment)
+    assert segment.free() == 0
+    height = segment.world.xarray.height_for(64)
+    for key in range(2, 60):
+        assert segment.filemap.open(ME, key, 0, key, 64 * PAGE, 0, height, b"key", 3, 0) != 0
+
+
+# Damage, and what nobody may wait for.
+
+
+def test_a_damaged_slot_is_found_out_under_the_lock_as_well(segment):
+    """It names another object's folio: neither way of looking takes that for the one that was asked for."""
+    ino, other = segment.open(1), segment.open(2)
+    pfn, wrong = segment.add(ino, 3), segment.add(other, 3)
+    slot = segment.xarray.find(segment.mapping.head(ino), 1, 3)
+    segment.write(slot, (wrong + 1) << 1)
+    assert segment.find(ino, 3) == NIL
+    assert grab(segment, ino, 3) == segment.layout.GRAB_NOMEM
+    assert segment.count(wrong) == 2
+    segment.write(slot, (pfn + 1) << 1)
+    assert grab(segment, ino, 3) == pfn
+
+
+@pytest.mark.parametrize("height", [0, 1, 2])
+def test_a_truncation_goes_no_further_than_the_tree(segment, height):
+    """Of a record without folios, to the last index that any object can have. It would count to 2^40 one by one."""
+    ino = segment.mapping.open(ME, 7, 8, 1, 1 << 40, 0, height, b"key", 3, 0)
+    ends_soon(lambda: segment.filemap.truncate(ME, ino, segment.layout.XA_INDEX_MAX))
+    assert segment.filemap.truncate(ME, ino, segment.layout.XA_INDEX_MAX)
+    assert segment.mapping.lookup(ME, 7, 8) == 0
+
+
+def ends_soon(function):
+    """In a child, which the kernel kills if it does not end: compiled code that goes round in a circle cannot be stopped otherwise."""
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)
+        try:
+            function()
+        finally:
+            os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
 # Processes, in the compiled world.
 
 
@@ -382,7 +533,7 @@ def _get(segment, me, key, index):
             pfn = found & NIL
             if found & layout.GRAB_ADDED:
                 segment.set_content(pfn, b"%03d %03d " % (key, index))
-                segment.filemap.complete(ME, pfn)
+                segment.filemap.complete(me, pfn)
         if segment.fill.wait(pfn, 20 * 10**9) & layout.PG_UPTODATE:
             return pfn, ino
         raise AssertionError("a filler hangs")

@@ -7,6 +7,13 @@ SECOND = 1_000_000_000
 HOUR = 3600 * SECOND  # longer than a thread may hang: a lost wake-up fails
 
 
+ENDS = [("complete", ["PG_UPTODATE"]), ("fail", ["PG_ERROR"]), ("explain", ["PG_ERROR", "PG_REASON"])]
+
+
+def bits(segment, flags):
+    return sum(getattr(segment.layout, flag) for flag in flags)
+
+
 @pytest.fixture
 def filling(segment):
     """A folio that client ME fills."""
@@ -23,11 +30,11 @@ def test_begin(segment):
     assert segment.field(pfn, segment.layout.F_OWNER) == 3
 
 
-@pytest.mark.parametrize(("end", "flag"), [("complete", "PG_UPTODATE"), ("fail", "PG_ERROR")])
-def test_the_end(segment, filling, end, flag):
+@pytest.mark.parametrize(("end", "flags"), ENDS)
+def test_the_end(segment, filling, end, flags):
     getattr(segment.fill, end)(filling)
-    assert segment.flags.load(segment.at(filling)) == getattr(segment.layout, flag)
-    assert segment.fill.wait(filling, HOUR) == getattr(segment.layout, flag)
+    assert segment.flags.load(segment.at(filling)) == bits(segment, flags)
+    assert segment.fill.wait(filling, HOUR) == bits(segment, flags)
 
 
 def test_wait_runs_out(segment, filling):
@@ -35,8 +42,8 @@ def test_wait_runs_out(segment, filling):
     assert segment.fill.wait(filling, SECOND // 1000) & segment.layout.PG_LOCKED
 
 
-@pytest.mark.parametrize(("end", "flag"), [("complete", "PG_UPTODATE"), ("fail", "PG_ERROR")])
-def test_those_who_wait_see_the_content(segment, filling, end, flag):
+@pytest.mark.parametrize(("end", "flags"), ENDS)
+def test_those_who_wait_see_the_content(segment, filling, end, flags):
     fill = segment.unlocked.fill
 
     def wait():
@@ -47,7 +54,7 @@ def test_those_who_wait_see_the_content(segment, filling, end, flag):
         getattr(fill, end)(filling)
 
     results = together(wait, wait, finish)
-    assert results[:2] == [(getattr(segment.layout, flag), b"content!")] * 2
+    assert results[:2] == [(bits(segment, flags), b"content!")] * 2
 
 
 def test_other_flags_survive(segment, filling):

@@ -38,8 +38,8 @@ class Word:
 
 
 def test_the_bits_are_what_layout_says(world):
-    names = "PG_LOCKED PG_WAITERS PG_UPTODATE PG_ERROR PG_REFERENCED PG_READAHEAD"
-    assert [getattr(world.layout, name) for name in names.split()] == [1, 2, 4, 8, 16, 32]
+    names = "PG_LOCKED PG_WAITERS PG_UPTODATE PG_ERROR PG_REFERENCED PG_READAHEAD PG_REASON"
+    assert [getattr(world.layout, name) for name in names.split()] == [1, 2, 4, 8, 16, 32, 64]
 
 
 @pytest.mark.parametrize("bits", [0, LOCKED, UPTODATE | REFERENCED])
@@ -207,6 +207,6 @@ def test_a_signal_ends_the_wait(segments, monkeypatch):
         assert word.wait(HOUR) == LOCKED | WAITERS
     finally:
         over.set()
-        thread.join()
+        thread.join(60)
         signal.signal(signal.SIGUSR1, before)
     assert seen

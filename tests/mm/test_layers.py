@@ -84,6 +84,43 @@ def test_what_is_cimported_is_imported_under_a_guard_alone(module):
     assert guards == ["not cython.compiled"]
 
 
+def begun_outside_the_core():
+    """(file, line, name) wherever the package begins or ends an operation outside mm/ and the checker, by whatever module's name."""
+    for path in sorted(path for path in MM.parent.rglob("*") if path.suffix in (".py", ".pyx", ".pxd")):
+        if MM in path.parents or MM.parent / "check" in path.parents:
+            continue
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            for name in re.findall(r"\b\w+\.(enter|leave|keep|let_go|note|hold)\(", line):
+                yield str(path.relative_to(MM.parent)), number, name
+
+
+def test_an_operation_begins_and_ends_in_the_core():
+    """No Python runs within one: nothing outside mm/ begins or ends an operation, or names a folio in one."""
+    assert list(begun_outside_the_core()) == []
+
+
+def operations(module):
+    """The functions of a core module that begin an operation."""
+    for node in ast.parse((MM / f"{module}.py").read_text()).body:
+        calls = [ast.unparse(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)]
+        if isinstance(node, ast.FunctionDef) and {"client.enter", "client.let_go"} & set(calls):
+            yield node.name
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_an_operation_is_compiled_without_python(module):
+    text = (MM / f"{module}.pxd").read_text()
+    for name in operations(module):
+        assert re.search(rf"^cp?def [\w ]+ {name}\([^)]*\) noexcept nogil$", text, re.MULTILINE), name
+
+
+def test_the_operations_are_found():
+    found = {module: set(operations(module)) for module in ("filemap", "folio", "pagetable")}
+    assert found["filemap"] >= {"lookup", "add", "finish_fill", "withdraw", "invalidate", "forget", "open", "resolve"}
+    assert found["folio"] == {"release"}
+    assert found["pagetable"] == {"make", "release", "move", "lookup"}
+
+
 def test_layout_imports_nothing():
     assert imported("layout") == (set(), set())
 
@@ -123,7 +160,7 @@ SIZES = {
     "HDR_CREATED": 8, "HDR_POOL": 8, "F_INO": 8, "F_INDEX": 8, "F_DIGEST": 8,
     "OBJECT_OWNER": 8, "NODE_INO": 8, "NODE_INDEX": 8, "NODE_SLOTS": 4 << layout.NODE_SHIFT,
     "MAPPING_INO": 8, "MAPPING_DIGEST_LO": 8, "MAPPING_DIGEST_HI": 8, "MAPPING_OBJECT_SIZE": 8, "MAPPING_KEY": 8,
-    "MAPPING_TEXT": layout.MAPPING_TEXT_MAX, "CLIENT_ATTACHED": 8, "CLIENT_COUNTERS": 8 * len(layout.COUNTERS),
+    "MAPPING_TEXT": layout.MAPPING_TEXT_MAX, "CLIENT_ATTACHED": 8, "CLIENT_PIDNS": 8, "CLIENT_COUNTERS": 8 * len(layout.COUNTERS),
     "CLIENT_OPS": 4 * layout.OPS, "CLIENT_LEDGER": 4 * layout.PINS, "ALLOC_LISTS": layout.LIST_SIZE * (layout.MAX_ORDER + 1),
     "LRU_LISTS": layout.LIST_SIZE * layout.QUEUES, "LRU_PAGES": 4 * layout.QUEUES, "LRU_WENT": 4 * (layout.VERDICT_MASK + 1),
     "LRU_BACK": 4 * (layout.VERDICT_MASK + 1), "TABLE_NEXT_INO": 8,

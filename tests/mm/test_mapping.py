@@ -118,6 +118,15 @@ def test_tree_locks_are_spread(segment):
     assert len(taken) > 20
 
 
+def test_find_key_in_a_table_of_many_batches(segments):
+    segment = segments(4096)
+    assert segment.shape["nbuckets"] > 2 * segment.layout.BUCKETS_BATCH
+    inos = {key: segment.mapping.open(ME, key * 37, key, key, 8, 0, 0, b"key", 3, 0) for key in range(1, 40)}
+    for key, ino in inos.items():
+        assert segment.mapping.find_key(ME, key) == ino
+    assert segment.mapping.find_key(ME, 40) == 0
+
+
 def test_find_key_finds_every_version(segment):
     inos = {segment.open(key) for key in (3, 13, 23)}
     other = segment.open(4)

@@ -22,7 +22,7 @@ pytestmark = [
 def code():
     """[(address, mnemonic and operands)] of try_get."""
     command = ["objdump", "-d", "--no-show-raw-insn", f"--disassemble={SYMBOL}", page_ref.__file__]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     body = text.split(f"<{SYMBOL}>:")[1].split("\n\n")[0]
     lines = re.findall(r"^\s*([0-9a-f]+):\s+(.*?)\s*$", body, re.MULTILINE)
     return [(int(address, 16), re.sub(r"\s+", " ", text)) for address, text in lines]

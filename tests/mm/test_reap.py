@@ -270,8 +270,7 @@ class Sweep(Operation):
             bench.open_mapping(REAPER, key)
 
     def run(self, bench):
-        with bench.operation(DYING):
-            bench.mapping.sweep(DYING)
+        bench.reap.sweep(DYING)
 
 
 class Table(Operation):

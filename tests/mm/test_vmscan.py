@@ -216,9 +216,9 @@ def test_alloc_folio_of_an_order_larger_than_the_pool(segment):
 def fragmented(segment, spare):
     """A pool full of single pages, one pinned in each block of 8 but ``spare``, whose pages have been used the latest."""
     ino = segment.open(folios=4096)
-    pfns = {index: segment.add(ino, index) for index in range(segment.pages - 8)}
+    pfns = {index: segment.hold(segment.add(ino, index)) for index in range(segment.pages - 8)}
     while (found := segment.filemap.grab(ME, ino, len(pfns), 0, 4096)) & segment.layout.GRAB_ADDED:
-        pfns[len(pfns)] = found & NIL
+        pfns[len(pfns)] = segment.hold(found & NIL)
         segment.filemap.complete(ME, found & NIL)
     keep = {}
     for pfn in pfns.values():
@@ -227,12 +227,12 @@ def fragmented(segment, spare):
     assert len(spare_block) == 8, "the block that is to come free holds a node"
     for pfn in pfns.values():
         if keep[pfn // 8] != pfn or pfn in spare_block:
-            segment.folio.put(ME, pfn)
+            segment.let_go(pfn)
     for pfn in spare_block:
         segment.flags.mark_referenced(segment.at(pfn), 0)
         segment.lru.remove(ME, pfn)
         segment.lru.add(ME, pfn, segment.layout.QUEUE_MAIN)
-    return [segment.hold(pfn) for block, pfn in keep.items() if block != spare]
+    return [pfn for block, pfn in keep.items() if block != spare]
 
 
 def test_a_large_block_out_of_fragmented_memory(segments):

@@ -244,3 +244,63 @@ def test_a_process_waits_for_another_one():
     forked(child, parent)
     os.close(taken)
     os.close(tell)
+
+
+# An owner that lives and has stopped.
+
+
+@pytest.fixture
+def impatient():
+    """The interpreted core, whose clients wait for nobody."""
+    world = World("impatient", {"LOCK_PATIENCE_NS": 0, "LOCK_SPINS": 1})
+    return NewSegment(world)
+
+
+def test_a_lock_that_is_not_let_go_of_is_refused(impatient):
+    lock = Lock(impatient)
+    assert lock.lock(0) == impatient.layout.LOCK_TAKEN
+    stalls = impatient.client.slot(ME) + impatient.layout.CLIENT_COUNTERS + 8 * impatient.layout.COUNT_STALLS
+    assert lock.lock(ME) == impatient.layout.LOCK_BUSY
+    assert lock.owner() == 0
+    assert impatient.read64(stalls) == 1
+    lock.unlock()
+    assert lock.lock(ME) == impatient.layout.LOCK_TAKEN
+
+
+def test_a_client_that_was_refused_does_not_wait_for_the_same_one_again(segment):
+    """Until that has gone on: whatever lock it holds."""
+    segment.client.enter(0)
+    segment.client.refused(ME, 0)
+    assert segment.client.is_refused()
+    lock = Lock(segment)
+    lock.lock(0)
+    begin = time.monotonic()
+    assert lock.lock(ME) == segment.layout.LOCK_BUSY
+    assert time.monotonic() - begin < segment.layout.LOCK_PATIENCE_NS / 1e9
+    segment.client.leave(0)
+    assert not segment.client.is_refused()
+
+
+def test_a_broken_lock_is_repaired_by_its_next_owner_alone(lock):
+    layout = lock.segment.layout
+    lock.lock(0)
+    lock.mark_broken()
+    lock.unlock()
+    assert lock.owner() == layout.NIL
+    assert lock.lock(ME) == layout.LOCK_REPAIR
+    lock.unlock()
+    assert lock.value == 0
+    assert lock.lock(ME) == layout.LOCK_TAKEN
+
+
+def test_a_broken_lock_stays_broken_when_its_repairer_says_so(lock):
+    layout = lock.segment.layout
+    lock.lock(0)
+    lock.mark_broken()
+    lock.unlock()
+    assert lock.lock(ME) == layout.LOCK_REPAIR
+    lock.mark_broken()
+    lock.unlock()
+    assert lock.take_over(3, 0)
+    lock.unlock()
+    assert lock.value == 0

@@ -174,6 +174,19 @@ def client_alive(mem, client):
     return mem.client_alive(client)
 
 
+def is_stalled(mem, client, busy):
+    """What a process remembers only saves it another wait."""
+    return False
+
+
+def stalled_by(mem):
+    return M32
+
+
+def set_stalled(mem, client, busy):
+    pass
+
+
 def count64(mem, off, n):
     """Statistics: nobody decides anything by them, so they are left out."""
 

@@ -1,56 +1,158 @@
-"""One exploration on several cores.
+"""Work on several cores: forked workers, which are asked for one thing at a time and are gone when their parent is.
 
-The entries of the explorer's stack are independent of each other, so after a start in one process, forked workers take them one
-by one (a shared counter says which is next) and send back what they saw. The set of executions is the same; only which failure
-comes first may differ, so the one of the lowest entry is reported.
+Not ``multiprocessing.Pool``, which waits for ever for the answer of a worker that was killed, nor ``concurrent.futures``, which
+has no way to end a worker within a task: after Ctrl-C it waits for all tasks under way, and after a SIGKILL its workers wait for
+ever for the next one.
+
+A worker starts with default signal handlers: one written in Python runs between two instructions of the interpreter, so it
+cannot end a process that has just begun to wait in the kernel. From before the fork until then these signals are held back. The
+kernel kills a worker with its parent.
 """
 
+import contextlib
+import ctypes
+import itertools
 import multiprocessing
+import os
 import pickle
+import signal
+import traceback
+from multiprocessing import connection
 
 from .explore import Result
 
 ENTRIES_PER_JOB = 32
+PATIENCE = 10  # seconds for a process to end that has closed its pipe
+_PR_SET_PDEATHSIG = 1
+
+
+class WorkerDied(RuntimeError):
+    """A worker ended without an answer."""
 
 
 def spread(explorer, jobs):
+    """One exploration on several cores.
+
+    The entries of the explorer's stack are independent of each other, so after a start in one process workers explore one each.
+    The set of executions is the same; only which failure comes first may differ, so the one of the lowest entry is reported.
+    """
     total = explorer.run(enough=ENTRIES_PER_JOB * jobs)
     entries = explorer.stack
     if not entries or (total.failure and explorer.stop) or explorer.late():
         return total
-    context = multiprocessing.get_context("fork")
-    following = context.Value("i", 0)
-    pipes = []
-    for _ in range(jobs):
-        ours, theirs = context.Pipe(duplex=False)
-        worker = context.Process(target=_work, args=(explorer, entries, following, theirs))
-        worker.start()
-        theirs.close()
-        pipes.append((worker, ours))
-    parts = []
-    for worker, ours in pipes:
-        parts += pickle.loads(ours.recv_bytes())
-        worker.join()
-    for _, part in sorted(parts, key=lambda numbered: numbered[0]):
-        total.add(part)
+    parts, failed = {}, False
+    wanted = itertools.takewhile(lambda _: not failed and not explorer.late(), range(len(entries)))
+    for number, part in each(lambda number: _explored(explorer, entries[number]), wanted, jobs):
+        parts[number] = part
+        failed = failed or bool(part.failure and explorer.stop)
+    for number in sorted(parts):
+        total.add(parts[number])
+    total.finished = total.finished and (failed or len(parts) == len(entries))
     return total
 
 
-def _work(explorer, entries, following, pipe):
-    parts = []
+def _explored(explorer, entry):
+    explorer.result = Result()
+    explorer.result.finished = explorer.bound is None
+    explorer.machine.operations = 0
+    explorer.stack = [entry]
+    return explorer.run()
+
+
+def each(work, things, jobs):
+    """Yield ``(thing, work(thing))`` as they are done, by ``jobs`` workers that have what this process has now.
+
+    Things are taken as workers come free. Raises what ``work`` raises, and WorkerDied if a worker ends otherwise. However this
+    ends, also by an exception in the loop that uses it, the workers are gone.
+    """
+    things = iter(things)
+    with _forked(work, jobs) as workers:
+        busy = {}
+        for pipe in workers:
+            _ask(pipe, things, busy)
+        while busy:
+            for pipe in connection.wait(list(busy)):
+                yield busy.pop(pipe), _answer(pipe, workers[pipe])
+                _ask(pipe, things, busy)
+
+
+def _ask(pipe, things, busy):
+    for thing in itertools.islice(things, 1):
+        busy[pipe] = thing
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has died: its answer will say so
+            pipe.send(thing)
+
+
+def _answer(pipe, process):
+    try:
+        raised, answer = pipe.recv()
+    except (EOFError, OSError):  # OSError: in the middle of an answer
+        process.join(PATIENCE)
+        raise WorkerDied(f"a worker process ended without an answer (exit code {process.exitcode})") from None
+    if raised:
+        raise answer
+    return answer
+
+
+@contextlib.contextmanager
+def _forked(work, jobs):
+    """Workers by the pipes to them."""
+    context = multiprocessing.get_context("fork")
+    workers = {}
+    try:
+        with _held_back() as mask:
+            for _ in range(jobs):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(work, theirs, os.getpid(), mask), daemon=True)
+                process.start()
+                theirs.close()
+                workers[ours] = process
+        yield workers
+    finally:
+        with _held_back():
+            for process in workers.values():
+                process.kill()
+            for pipe, process in workers.items():
+                process.join()
+                pipe.close()
+
+
+@contextlib.contextmanager
+def _held_back():
+    """Signals with a handler in Python wait until this is left."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _handled())
+    try:
+        yield before
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _handled():
+    return {number for number in signal.valid_signals() if callable(signal.getsignal(number))}
+
+
+def _work(work, pipe, parent, mask):
+    for number in _handled():
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        return  # it has died since the fork
     while True:
-        with following.get_lock():
-            number = following.value
-            following.value += 1
-        if number >= len(entries):
-            break
-        explorer.result = Result()
-        explorer.result.finished = explorer.bound is None
-        explorer.machine.operations = 0
-        explorer.stack = [entries[number]]
-        explorer.run()
-        parts.append((number, explorer.result))
-        if (explorer.result.failure and explorer.stop) or explorer.late():
-            with following.get_lock():
-                following.value = len(entries)
-    pipe.send_bytes(pickle.dumps(parts))
+        thing = pipe.recv()
+        try:
+            answer = False, work(thing)
+        except Exception as error:
+            answer = True, _told(error)
+        pipe.send(answer)
+
+
+def _told(error):
+    """The exception with its traceback as a note, or another one that says the same, if it cannot be sent."""
+    text = "".join(traceback.format_exception(error))
+    error.add_note(f"in a worker process:\n{text}")
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(text)
+    return error

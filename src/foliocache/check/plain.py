@@ -115,6 +115,18 @@ def client_alive(mem, client):
     return client not in mem.dead
 
 
+def is_stalled(mem, client, busy):
+    return getattr(mem, "stalled", None) == (client, _load32(mem, busy))
+
+
+def stalled_by(mem):
+    return getattr(mem, "stalled", (M32, 0))[0]
+
+
+def set_stalled(mem, client, busy):
+    mem.stalled = client, _load32(mem, busy)
+
+
 def count64(mem, off, n):
     _store64(mem, off, _load64(mem, off) + n)
 

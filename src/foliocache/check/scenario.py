@@ -15,7 +15,7 @@ from . import atomics, loader
 from .program import explore
 
 SCENARIOS: dict = {}
-MODULES = ("counting", "lookup", "gup", "waiting", "tree", "nodes", "death", "death_path", "death_parts")
+MODULES = ("counting", "lookup", "gup", "waiting", "tree", "nodes", "death", "death_path", "death_parts", "refused")
 ALL = ("sc", "tso", "rc11")
 WEAK = ("rc11",)
 

@@ -6,18 +6,17 @@ library. Every command returns its exit code or None; every error becomes one li
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
 from foliocache.cli import exits
-from foliocache.cli.output import complain
+from foliocache.cli.output import complain, finish, printable, trace
 
 HELP = "The Linux page cache for anything Python can read, shared by all the Python processes of a machine."
 EPILOGUE = (
@@ -77,6 +76,7 @@ def refuse(code: int, error: BaseException) -> int:
 def run(argv: Sequence[str] | None = None) -> int:
     """Run one command line; its exit code."""
     signal.signal(signal.SIGTERM, terminate)
+    printable((sys.stdout, sys.stderr))
     try:
         return call(sys.argv[1:] if argv is None else list(argv))
     except CycloptsError as error:
@@ -86,12 +86,15 @@ def run(argv: Sequence[str] | None = None) -> int:
     except exits.Terminated:
         return refuse(exits.TERMINATED, Exception("terminated"))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left; the flush at exit must not fail
-        return exits.OK
+        with contextlib.suppress(OSError):
+            finish(sys.stdout)
+        return exits.OK  # the reader has seen enough
+    except SystemExit:
+        return exits.OK  # what rich makes of the same while cyclopts prints help with it
     except (exits.CommandError, OSError) as error:
         return refuse(exits.FAILED, error)
     except Exception:  # Python's own code for this is 1, which a script would take for an answer
-        traceback.print_exc()
+        trace()
         return exits.BUG
 
 
@@ -99,7 +102,9 @@ def call(argv: list[str]) -> int:
     """Parse and run; the library's own errors become a CommandError."""
     command, bound, _ = build().parse_args(argv, exit_on_error=False, print_error=False, help_on_error=False)
     try:
-        return command(*bound.args, **bound.kwargs) or exits.OK
+        code = command(*bound.args, **bound.kwargs) or exits.OK
+        finish(sys.stdout)
+        return code
     except Exception as error:
         from foliocache import FoliocacheError  # here, because --help needs no compiled core
 

@@ -50,9 +50,9 @@ class Crew:
         self.pipes: list[connection.Connection] = []
         self.peak = 0
         self.sampled = 0.0
+        resource_tracker.ensure_running()  # here, and not under the shield: when it starts, it opens the signal mask
 
     def __enter__(self) -> Self:
-        resource_tracker.ensure_running()  # it would open the signal mask that the workers are to inherit
         context = get_context("spawn")
         try:
             for job in self.jobs:
@@ -110,8 +110,8 @@ class Crew:
         """One message; a death or a failure is an error here."""
         try:
             word, value = self.pipes[number].recv()
-        except (EOFError, ConnectionResetError):
-            self.workers[number].join()
+        except (EOFError, OSError):  # OSError: in the middle of a message
+            self.workers[number].join(GRACE)
             raise WorkerDied(f"worker {number + 1} died with exit code {self.workers[number].exitcode}") from None
         if word == "failed":
             raise WorkerDied(f"worker {number + 1} failed: {value[0]}") from RuntimeError(value[1])

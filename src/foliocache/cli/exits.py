@@ -6,6 +6,8 @@ such host), because only the first says anything about the data. Hence 1 and 3 a
 
 from __future__ import annotations
 
+from foliocache.cli.output import shown
+
 OK = 0
 FOUND = 1  # the command did its work, and what it looked for is there: findings, wrong bytes, a counterexample
 USAGE = 2  # the command line makes no sense
@@ -24,5 +26,5 @@ class Terminated(SystemExit):
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, on one line; its type's name where it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """What an error says, on one line and harmless; its type's name where it says nothing."""
+    return shown(str(error).strip()) or type(error).__name__

@@ -34,6 +34,7 @@ from types import TracebackType
 from typing import IO, Self
 
 COUNTS = "/-/counts"
+PATIENCE = 60  # seconds for the server to answer, or to end
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
@@ -201,14 +202,14 @@ class Origin:
         assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
-            self.process.wait()
+            self.process.wait(PATIENCE)
             raise OSError(f"the origin server for {self.folder} did not start (exit code {self.process.returncode})")
         self.port = int(json.loads(line)["port"])
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.communicate(timeout=PATIENCE)
 
     @property
     def url(self) -> str:
@@ -217,10 +218,12 @@ class Origin:
 
     def counts(self) -> dict[str, int]:
         """``requests``, ``get``, ``head``, ``bytes`` (of file bodies) since the start."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request("GET", COUNTS)
             return json.loads(connection.getresponse().read())
+        except OSError as error:
+            raise OSError(f"the origin server for {self.folder} does not answer: {error}") from error
         finally:
             connection.close()
 

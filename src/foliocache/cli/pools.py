@@ -42,6 +42,9 @@ def stat(name: Name = "default", /, *, json: Json = False) -> None:
     out.print(pairs("counters", ((key, number(value)) for key, value in found["counters"].items())))
     out.print()
     out.print(clients(found))
+    for note in filter(None, (held(found), unsettled(found))):
+        out.print()
+        out.print(note)
 
 
 def sizes(found: dict[str, Any]) -> list[tuple[str, str]]:
@@ -69,13 +72,53 @@ def pages(found: dict[str, Any]) -> Any:
 
 
 def clients(found: dict[str, Any]) -> Any:
-    """Attached processes, this one among them; and dead ones that have not been reaped (completely) yet."""
-    made = table("clients", ">slot", ">pid", "state", ">pins", "attached since")
+    """Attached processes, this one among them; and dead ones that have not been settled (completely) yet."""
+    made = table("clients", ">slot", ">pid", "state", ">pins", "attached since", "")
     for client in found["clients"]:
-        since = datetime.fromtimestamp(client["attached"]).isoformat(" ", "seconds")
-        mark = " (this command)" if client["pid"] == os.getpid() else ""
-        made.add_row(str(client["slot"]), str(client["pid"]), client["state"], number(client["pins"]), since + mark)
+        made.add_row(
+            str(client["slot"]), str(client["pid"]), client["state"], number(client["pins"]), since(client), who(client)
+        )
     return made
+
+
+def since(client: dict[str, Any]) -> str:
+    """When a client attached; a damaged slot says nothing."""
+    try:
+        return datetime.fromtimestamp(client["attached"]).isoformat(" ", "seconds")
+    except (ValueError, OverflowError, OSError):
+        return "?"
+
+
+def who(client: dict[str, Any]) -> str:
+    """What the pid means here: nothing, if it is one of another namespace (a container's)."""
+    from foliocache.client import pid_namespace
+
+    here, there = pid_namespace(), client["pid_namespace"]
+    if there and here and there != here:
+        return f"its pid is one of the namespace pid:[{there}]"
+    return "this command" if client["pid"] == os.getpid() and client["state"] == "attached" else ""
+
+
+def held(found: dict[str, Any]) -> str:
+    """Who is in a critical section just now; nothing where nobody is."""
+    if not found["locks"]:
+        return ""
+    locks = "; ".join(f"{lock['lock']} by slot {lock['slot']} (pid {lock['pid']})" for lock in found["locks"])
+    return (
+        f"locks held: {locks}. That is a matter of microseconds. If it is the same when you look again, that process has stopped, and "
+        "others read privately what is not cached: let it go on (SIGCONT), or kill it."
+    )
+
+
+def unsettled(found: dict[str, Any]) -> str:
+    """What the dead among the clients are about; nothing where there are none."""
+    dead = sum(client["state"] == "dead" for client in found["clients"])
+    if not dead:
+        return ""
+    return (
+        f"{counted(dead, 'client')} died, and not all is settled: another process is about to do it, or still uses a page that the "
+        f"dead one named. Look again; `foliocache fsck {found['name']}` settles what can be settled."
+    )
 
 
 def ls(name: Name = "default", /, *, json: Json = False) -> None:

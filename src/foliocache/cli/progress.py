@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from foliocache.cli.output import console, number, size
+from foliocache.cli.output import console, number, size, tell
 
 if TYPE_CHECKING:
     from foliocache.cli.crew import Progress
@@ -33,8 +33,7 @@ class Lines(Silent):
     """For pipes and logs: what begins, as plain lines on stderr."""
 
     def say(self, text: str) -> None:
-        sys.stderr.write(f"{text}\n")  # one write: Ctrl-C must not cut a line in two
-        sys.stderr.flush()
+        tell(text)
 
 
 class Bars(Silent):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from foliocache.cli.output import console, emit_json
+from foliocache.cli import exits
+from foliocache.cli.options import Json, Positive
+from foliocache.cli.output import complain, console, emit_json, table
 
-FINDINGS = 1
-USAGE = 2
 FIELDS = ("scenario", "model", "mutation", "verdict", "expected", "exact", "executions", "graphs", "operations", "seconds")
 
 
@@ -21,8 +19,8 @@ def verify(
     *names: str,
     model: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     mutate: str | None = None,
-    json: bool = False,
-    jobs: int | None = None,
+    json: Json = False,
+    jobs: Positive | None = None,
     html: Path | None = None,
     budget: float | None = None,
     bound: int | None = None,
@@ -53,25 +51,25 @@ def verify(
     replay
         Do not explore: show the execution of this replay string (one scenario, one model).
     """
-    from foliocache.check import scenario
+    from foliocache.check import parallel, scenario
 
     chosen = _choose(scenario.load_all(), names, mutate)
     models = tuple(model) or (scenario.ALL if mutate is None and replay is None else scenario.WEAK)
     if not chosen or not set(models) <= set(scenario.ALL):
         known = ", ".join(scenario.SCENARIOS) if not chosen else "sc, tso, rc11"
-        print(f"foliocache: no such scenario, bug or model; there are: {known}", file=sys.stderr)
-        return USAGE
+        complain(f"no such scenario, bug or model; there are: {known}")
+        return exits.USAGE
     if bound is not None and bound < 3:
-        print(
-            f"foliocache: a bound of {bound} is a test, not a proof: the ABA needs 2 preemptions, and other bugs may need more",
-            file=sys.stderr,
-        )
+        complain(f"a bound of {bound} is a test, not a proof: the ABA needs 2 preemptions, and other bugs may need more")
     jobs = jobs or os.cpu_count() or 1
     if replay is not None:
         print(_story(chosen[0], models[0], mutate, replay))
-        return 0
+        return exits.OK
     tasks = [(s.name, m, mutation, budget, bound) for s in chosen for mutation in _mutations(s, mutate) for m in models]
-    rows = _run(tasks, jobs)
+    try:
+        rows = _run(tasks, jobs)
+    except parallel.WorkerDied as died:
+        raise exits.CommandError(f"{died}; if it was the kernel, for want of memory: --jobs 1") from died
     if json:
         emit_json({"results": [{field: getattr(row, field) for field in FIELDS} for row in rows]})
     else:
@@ -80,7 +78,7 @@ def verify(
     found = next((row for row in rows if row.found and (row.surprise or mutate)), None)
     if html is not None and found:
         html.write_text(_page(found))
-    return FINDINGS if any(row.surprise for row in rows) else 0
+    return exits.FOUND if any(row.surprise for row in rows) else exits.OK
 
 
 def _choose(scenarios: dict[str, Any], names: tuple[str, ...], mutate: str | None) -> list[Any]:
@@ -94,10 +92,12 @@ def _mutations(scenario: Any, mutate: str | None) -> list[str | None]:
 
 def _run(tasks: list[tuple[Any, ...]], jobs: int) -> list[Any]:
     """Every task, in the order given. One task alone is spread over the processes itself."""
+    from foliocache.check import parallel
+
     if len(tasks) == 1 or jobs == 1:
         return [_one(task, jobs) for task in tasks]
-    with multiprocessing.get_context("fork").Pool(jobs) as pool:
-        return pool.map(_one, tasks, chunksize=1)
+    rows = dict(parallel.each(lambda number: _one(tasks[number]), range(len(tasks)), jobs))
+    return [rows[number] for number in range(len(tasks))]
 
 
 def _one(task: tuple[Any, ...], jobs: int = 1) -> Any:
@@ -108,25 +108,21 @@ def _one(task: tuple[Any, ...], jobs: int = 1) -> Any:
 
 
 def _table(rows: list[Any]) -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("scenario", "mutation", "model", "verdict", "expected"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("executions", "operations", "time"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    made = table(None, "scenario", "mutation", "model", "verdict", "expected", ">executions", ">operations", ">time")
     for row in rows:
         verdict = row.verdict if row.exact or row.found else f"{row.verdict} (bounded)"
         colour = "bold red" if row.surprise else "green" if row.verdict == "holds" else "yellow"
-        table.add_row(
+        made.add_row(
             row.scenario, row.mutation or "", row.model, Text(verdict, style=colour), row.expected,
             f"{row.executions:,}", f"{row.operations:,}", f"{row.seconds:.2f} s",
         )  # fmt: skip
     out = console()
-    out.print(table)
+    out.print(made)
     surprises = sum(row.surprise for row in rows)
-    out.print(f"\n{len(rows)} explorations, {surprises} surprise{'s' * (surprises != 1)}")
+    out.print()
+    out.print(f"{len(rows)} explorations, {surprises} surprise{'s' * (surprises != 1)}")
 
 
 def _counterexamples(rows: list[Any], mutate: str | None) -> None:
@@ -144,7 +140,10 @@ def _story(which: Any, model: str, mutation: str | None, script: str) -> str:
     from foliocache.check import replay, trace
 
     program = which.program(mutation)
-    graph, failure = replay.replay(program, model, script)
+    try:
+        graph, failure = replay.replay(program, model, script)
+    except (IndexError, ValueError) as error:
+        raise exits.CommandError(f"--replay {script}: not an execution of {which.name} under {model}") from error
     return trace.text(graph, program, failure)
 
 

@@ -3,17 +3,19 @@
 Reads through ``folio::`` like any other user and throws the bytes away. Files are cut into pieces, so that one large file
 keeps all threads busy as well as many small ones do; a piece is read with the same calls that a reader would make, hence what
 is cached already costs nothing and another process that warms the same files costs nothing either.
+
+The threads are daemons, and not an executor's: whoever presses Ctrl-C does not wait until a source that hangs has answered.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from itertools import islice
+from queue import SimpleQueue
 from typing import Any
 
 from foliocache.cli import exits
@@ -24,6 +26,7 @@ from foliocache.cli.progress import counted
 PIECE = 4 * 2**20
 GLOB = frozenset("*[")
 Target = tuple[Any, str, int]  # a filesystem, a path in it, the file's size
+Piece = tuple[Any, str, int, int]  # a filesystem, a path in it, start and end
 
 
 def warm(
@@ -73,9 +76,11 @@ def resolve(url: str, options: dict[str, Any]) -> list[Target]:
     from fsspec.core import url_to_fs
 
     import foliocache.fs  # noqa: F401 - registers the protocol where foliocache is on the path but not installed
+    from foliocache.fs.passthrough import refuse_misspelled
 
     full = absolute(url)
     with named(url):
+        refuse_misspelled(url)
         fs, path = url_to_fs(f"folio::{full}", folio=options)
         found = sorted(expand(fs, path, is_glob(full)))
         if not found:
@@ -90,7 +95,9 @@ def absolute(url: str) -> str:
 
 
 def is_glob(url: str) -> bool:
-    """Whether a URL is a pattern; behind http a question mark begins a query."""
+    """Whether a URL is a pattern; behind http a question mark begins a query, and a local file's name is no pattern."""
+    if url.startswith("file://") and os.path.lexists(url.removeprefix("file://")):
+        return False
     return not GLOB.isdisjoint(url) or ("?" in url and not url.startswith("http"))
 
 
@@ -126,7 +133,7 @@ def named(url: str) -> Iterator[None]:
         raise exits.CommandError(f"{url}: {type(error).__name__}: {exits.one_line(error)}") from error
 
 
-def pieces(targets: list[Target]) -> Iterator[tuple[Any, str, int, int]]:
+def pieces(targets: list[Target]) -> Iterator[Piece]:
     """The files cut up: filesystem, path, start, end."""
     for fs, path, whole in targets:
         for start in range(0, whole, PIECE):
@@ -142,16 +149,44 @@ def fetch(fs: Any, path: str, start: int, end: int) -> int:
         return got
 
 
+class Fetching:
+    """Pieces, fetched by threads that share them out among themselves."""
+
+    def __init__(self, todo: list[Piece]):
+        self.count = len(todo)
+        self.todo = iter(todo)  # a list's: its next() is atomic
+        self.outcomes: SimpleQueue[int | BaseException] = SimpleQueue()
+        self.over = False
+
+    def run(self, concurrency: int) -> Iterator[int]:
+        """The lengths of the pieces as they come; raises the first error. What is under way when this ends is left behind."""
+        for _ in range(min(concurrency, self.count)):
+            threading.Thread(target=self.work, name="foliocache-warm", daemon=True).start()
+        try:
+            for _ in range(self.count):
+                outcome = self.outcomes.get()
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                yield outcome
+        finally:
+            self.over = True
+
+    def work(self) -> None:
+        """One thread."""
+        for piece in self.todo:
+            if self.over:
+                return
+            try:
+                self.outcomes.put(fetch(*piece))
+            except BaseException as error:  # whatever it was, somebody waits for this piece
+                self.outcomes.put(error)
+
+
 def read(targets: list[Target], concurrency: int, quiet: bool) -> None:
     """Read all pieces, ``concurrency`` at a time; the first error stops it."""
-    todo = pieces(targets)
-    with progress(sum(whole for _, _, whole in targets), quiet) as advance, ThreadPoolExecutor(concurrency) as pool:
-        running = {pool.submit(fetch, *piece) for piece in islice(todo, concurrency)}
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                advance(future.result())
-            running |= {pool.submit(fetch, *piece) for piece in islice(todo, len(done))}
+    with progress(sum(whole for _, _, whole in targets), quiet) as advance:
+        for length in Fetching(list(pieces(targets))).run(concurrency):
+            advance(length)
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
+from operator import index
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -32,6 +34,15 @@ class FolioFile(io.BufferedIOBase):
         self._mapping = fs._map(path, identity)
         self._position = position
 
+    @property
+    def _pages(self) -> Any:
+        """The object's mapping; another one if someone has closed the pool, which the whole process has in common."""
+        if self._mapping is None:
+            raise ValueError("I/O operation on closed file.")
+        if self._mapping.cache.closed:
+            self._mapping = self.fs._map(self.path, self.identity)
+        return self._mapping
+
     def __reduce__(self) -> tuple[Any, ...]:
         self._check_open()
         return type(self), (self.fs, self.path, self.identity, self._position)
@@ -41,7 +52,7 @@ class FolioFile(io.BufferedIOBase):
 
     @property
     def blocksize(self) -> int:
-        return self._mapping.folio_size
+        return self._pages.folio_size
 
     @property
     def details(self) -> dict[str, Any]:
@@ -71,15 +82,14 @@ class FolioFile(io.BufferedIOBase):
         self._check_open()
         if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END):
             raise ValueError(f"invalid whence ({whence}, should be 0, 1 or 2)")
-        position = int(offset) + (0, self._position, self.size)[whence]
+        position = index(offset) + (0, self._position, self.size)[whence]
         if position < 0:
             raise ValueError(f"Seek before start of file ({position})")
         self._position = position
         return position
 
     def read(self, size: int | None = -1, /) -> bytes:
-        self._check_open()
-        data = self._mapping.read_bytes(self._position, self._length(size))
+        data = self._pages.read_bytes(self._position, self._length(size))
         self._position += len(data)
         return data
 
@@ -88,14 +98,17 @@ class FolioFile(io.BufferedIOBase):
 
     def read_buffer(self, size: int | None = -1, /) -> memoryview:
         """Like read(), but a read-only view: of the page itself where one page has it all. pyarrow asks for this."""
-        self._check_open()
-        data = self._mapping.read(self._position, self._length(size))
+        data = self._pages.read(self._position, self._length(size))
         self._position += len(data)
         return data
 
     def readinto(self, buffer: Any, /) -> int:
-        self._check_open()
-        count = self._mapping.readinto(self._position, memoryview(buffer).cast("B"))
+        pages = self._pages
+        with memoryview(buffer) as view:
+            if not view.nbytes:  # an array with a zero in its shape is no view of bytes to cast()
+                return 0
+            with view.cast("B") as target:
+                count: int = pages.readinto(self._position, target)
         self._position += count
         return count
 
@@ -103,13 +116,11 @@ class FolioFile(io.BufferedIOBase):
 
     def peek(self, size: int = 0, /) -> bytes:
         """The next bytes without moving. io's readline() and its iteration search these for the newline."""
-        self._check_open()
-        return self._mapping.read_bytes(self._position, self._length(max(size, _PEEK)))
+        return self._pages.read_bytes(self._position, self._length(max(size, _PEEK)))
 
     def lease(self, offset: int, length: int) -> memoryview:
         """The bytes at `offset`, zero-copy where one page has them all, wherever the position is."""
-        self._check_open()
-        return self._mapping.read(offset, length)
+        return self._pages.read(index(offset), index(length))
 
     def close(self) -> None:
         self._mapping = None
@@ -117,7 +128,7 @@ class FolioFile(io.BufferedIOBase):
 
     def _length(self, size: int | None) -> int:
         left = max(self.size - self._position, 0)
-        return left if size is None or size < 0 else min(int(size), left)
+        return left if size is None or (size := index(size)) < 0 else min(size, left)
 
     def _check_open(self) -> None:
         if self._mapping is None:
@@ -125,15 +136,33 @@ class FolioFile(io.BufferedIOBase):
 
 
 class WriteThrough:
-    """The target's own file, open for writing; once its bytes have arrived, what the cache knew of the path is void."""
+    """The target's own file, open for writing; nothing is remembered of the path as long, and its pages are void at the end.
 
-    def __init__(self, fs: FolioFileSystem, path: str, file: Any) -> None:
+    The end is close(), or that nobody has the file any more: then it is closed, as Python does with files of its own.
+    """
+
+    def __init__(self, fs: FolioFileSystem, path: str, opener: Callable[[], Any]) -> None:
         self.fs = fs
         self.path = path
-        self.file = file
+        self._pid = os.getpid()
+        self._writer = fs._identities.begin_writing(path)
+        try:
+            with fs._changing(path):
+                self.file = opener()
+        except BaseException:
+            self._end()
+            raise
+
+    def __del__(self) -> None:
+        if "file" not in self.__dict__ or self._writer is None:
+            return
+        if self._pid == os.getpid():
+            self.close()
+        else:  # inherited by fork: it is the parent's to close
+            self._end()
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("file", "fs", "path"):  # half made, or half unpickled
+        if name in ("file", "fs", "path", "_pid", "_writer"):  # half made, or half unpickled
             raise AttributeError(name)
         return getattr(self.file, name)
 
@@ -150,12 +179,20 @@ class WriteThrough:
         return next(self.file)
 
     def close(self) -> None:
-        with self.fs._changing(self.path):
-            self.file.close()
+        try:
+            with self.fs._changing(self.path):
+                self.file.close()
+        finally:
+            self._end()
 
     def commit(self) -> None:
         with self.fs._changing(self.path):
             self.file.commit()
 
     def discard(self) -> None:
-        self.file.discard()
+        with self.fs._changing(self.path):  # what was not opened with "w" was perhaps written in place
+            self.file.discard()
+
+    def _end(self) -> None:
+        self.fs._identities.end_writing(self._writer)
+        self._writer = None

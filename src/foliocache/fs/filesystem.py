@@ -13,22 +13,29 @@ itself.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
+import sys
 import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
+from operator import index
 from typing import Any, ClassVar, TypeVar
 
 import fsspec
+from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.implementations.chained import ChainedFileSystem
+from fsspec.utils import isfilelike
 
 import foliocache
 
+from .download import copy_out, is_same_file, make_folder_for, pairs
 from .file import FolioFile, WriteThrough
 from .filecache import POOL_OPTIONS
+from .gather import gather
 from .identities import Identities, trust_seconds
-from .passthrough import FolioTransaction, PassThrough, unprefixed
+from .passthrough import FolioTransaction, PassThrough, refuse_misspelled, unprefixed
+from .ranges import Merged, Range, extent, ranges_of
 from .source import Source
 from .target import ChangedError, Identity, Target, renewed, target_for
 
@@ -36,7 +43,6 @@ _OPTIONS = (*POOL_OPTIONS, "check_files", "expiry", "trust_info", "fs", "fo", "t
 _FSSPEC_OPTIONS = frozenset({"asynchronous", "loop", "batch_size", "use_listings_cache", "listings_expiry_time", "max_paths"})
 _OPEN_HINTS = ("cache_type", "cache_options", "block_size", "fill_cache", "size")  # there is no second cache to advise
 _ATTEMPTS = 3  # at an object that changes while it is read
-_PARALLEL = 8  # source calls of one cat() or cat_ranges()
 
 T = TypeVar("T")
 
@@ -82,8 +88,8 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         self._pool_options = pool
         self._pool: Any = None
         self._target = target_for(_make_target(fs, target_protocol, target_options), _flag("trust_info", trust_info))
-        self._identities = Identities.of(self._target.who())
-        self._uncommitted: set[str] = set()
+        self._identities = Identities.of(_where(self._target))
+        self._who = self._target.who()
         self._last = threading.local()
         self._adopt(self._target.fs)
 
@@ -94,10 +100,36 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         self._parent = fs._parent
         self._strip_protocol = partial(_stripped, fs)
 
+    @staticmethod
+    def _get_kwargs_from_urls(path: str) -> dict[str, Any]:
+        refuse_misspelled(path)
+        return {}
+
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+        """What only the target has."""
+        if name.startswith("_") or hasattr(type(self), name):  # a property of ours that raised AttributeError comes here, too
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self.fs, name)
+        value = getattr(self.fs, name)
+        return self._forgetting(value) if inspect.isroutine(value) else value
+
+    def _forgetting(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """A method of the target's that we don't know. It may write, and where, only it knows: nothing is remembered after it."""
+
+        @wraps(method)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self._identities.forget_all()
+
+        @wraps(method)
+        async def call_async(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return await method(*args, **kwargs)
+            finally:
+                self._identities.forget_all()
+
+        return call_async if inspect.iscoroutinefunction(method) else call
 
     @property
     def fsid(self) -> str:
@@ -113,6 +145,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
     @property
     def fs(self) -> fsspec.AbstractFileSystem:
         """The target filesystem."""
+        _refuse_at_the_end(self.target.fs)
         return self.target.fs
 
     @property
@@ -122,14 +155,24 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
             self._pool = foliocache.open(**self._pool_options)
         return self._pool
 
+    def _existing_pool(self) -> Any:
+        """The pool; raises SegmentNotFound instead of making one."""
+        if self._pool is None or self._pool.closed:
+            foliocache.attach(self._pool_options.get("name", "default"))
+        return self.cache
+
     # Identity
 
     def _identify(self, path: str) -> Identity:
-        identity = self._identities.recall(path, self._trust)
+        identity = self._identities.recall(path, self._who, self._trust)
         if identity is None:
-            identity = self.target.identify(path)
-            self._identities.remember(path, identity)
+            _refuse_at_the_end(self.target.fs)
+            question = self._identities.ask(path, self._who)
+            identity = question.identity = self.target.identify(path)
         return identity
+
+    def _is_remembered(self, path: str) -> bool:
+        return self._identities.recall(path, self._who, self._trust) is not None
 
     def _while_unchanged(self, path: str, use: Callable[[Identity], T]) -> T:
         """A read by path has promised no version yet: if the object changes under it, it begins again with the new one."""
@@ -187,14 +230,18 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
     def _open_to_write(self, path: str, mode: str, block_size: int | None, autocommit: bool, **kwargs: Any) -> WriteThrough:
         if not autocommit:
             kwargs["autocommit"] = False
-        with self._changing(path):
-            return WriteThrough(self, path, self.fs.open(path, mode, block_size=block_size, **kwargs))
+        return WriteThrough(self, path, partial(self.fs.open, path, mode, block_size=block_size, **kwargs))
+
+    async def open_async(self, path: str, mode: str = "rb", **kwargs: Any) -> Any:
+        """Async targets have it. Theirs would read past the pool, and write without our notice."""
+        raise NotImplementedError("folio: is synchronous; wrap it in fsspec's AsyncFileSystemWrapper")
 
     def lease(self, path: str, offset: int = 0, length: int | None = None) -> memoryview:
         """A read-only view of a part of an object: of the shared page itself where one page has it all, else of a copy.
 
         The page stays pinned until the view and all that was made from it (arrays, slices) are gone.
         """
+        offset, length = index(offset), None if length is None else index(length)
         if offset < 0 or (length or 0) < 0:
             raise ValueError(f"folio: offset and length must not be negative: {offset}, {length}")
         path = self._strip_protocol(path)
@@ -211,11 +258,55 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         if not identity.cacheable:
             return self.target.uncached(path, identity, start, end)
         mapping = self._map(path, identity)
-        return (mapping.read_bytes if copy else mapping.read)(*_extent(start, end, identity.size or 0))
+        return (mapping.read_bytes if copy else mapping.read)(*extent(start, end, identity.size or 0))
+
+    def get_file(
+        self, rpath: Any, lpath: Any = None, callback: Any = DEFAULT_CALLBACK, outfile: Any = None, **kwargs: Any
+    ) -> None:
+        """Copy one file to a local one, or into a file object. What is a file and what a folder, the target's info() says."""
+        path, sink = self._strip_protocol(rpath), lpath if outfile is None else outfile
+        if isfilelike(sink):
+            return super().get_file(path, outfile=sink, callback=callback, **kwargs)
+        sink = os.fspath(sink)
+        make_folder_for(sink)
+        try:
+            return self._while_unchanged(path, partial(self._download, path, sink, callback, kwargs))
+        except IsADirectoryError as error:
+            if error.filename != path:
+                raise
+            os.makedirs(sink, exist_ok=True)
+
+    def _download(self, path: str, lpath: str, callback: Any, options: dict[str, Any], identity: Identity) -> None:
+        """Out of the pool; by the target if it has other words for it (options), or is to say what is wrong with the names."""
+        if options or not identity.cacheable or os.path.isdir(lpath) or (self.target.aliases and is_same_file(path, lpath)):
+            self.target.get_file(path, identity, lpath, callback=callback, **options)
+            return
+        with FolioFile(self, path, identity) as source:
+            copy_out(source, lpath, callback)
+
+    def get(
+        self,
+        rpath: Any,
+        lpath: Any,
+        recursive: bool = False,
+        callback: Any = DEFAULT_CALLBACK,
+        maxdepth: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.pop("batch_size", None)  # of async targets' get()
+        files = pairs(self, rpath, lpath, recursive=recursive, maxdepth=maxdepth)
+        for _, local in files:
+            make_folder_for(local)
+        callback.set_size(len(files))
+        for path, local in callback.wrap(files):
+            with callback.branched(path, local) as child:
+                if not (os.path.isdir(local) and self.isdir(path)):  # a folder that is there has been got
+                    self.get_file(path, local, callback=child, **kwargs)
 
     def cat(self, path: Any, recursive: bool = False, on_error: str = "raise", **kwargs: Any) -> Any:
+        kwargs.pop("batch_size", None)  # of async targets' cat(); how much we do at once, we know better
         paths = self.expand_path(path, recursive=recursive)
-        results = _gather(lambda one: self.cat_file(one, **kwargs), [(one,) for one in paths], on_error)
+        results = gather(lambda one: self.cat_file(one, **kwargs), [(one,) for one in paths], on_error)
         if len(paths) == 1 and not isinstance(path, list) and paths[0] == self._strip_protocol(path):
             return results[0]
         return {one: result for one, result in zip(paths, results, strict=True) if on_error != "omit" or not _failed(result)}
@@ -223,29 +314,39 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
     def cat_ranges(
         self, paths: list[str], starts: Any, ends: Any, max_gap: int | None = None, on_error: str = "return", **kwargs: Any
     ) -> list[Any]:
-        """Many ranges at once: several are fetched at a time, and each path's identity is asked for once."""
-        if max_gap is not None:
-            raise NotImplementedError("folio: cat_ranges has no max_gap; neighbours share their pages anyhow")
-        jobs = _ranges(paths, starts, ends)
-        if kwargs:
-            return _gather(lambda *job: self.cat_file(*job, **kwargs), jobs, on_error)
-        return self._cat_ranges_of([(self._strip_protocol(path), start, end) for path, start, end in jobs], on_error)
+        """Many ranges at once: several are fetched at a time, and each path's identity is asked for once.
 
-    def _cat_ranges_of(self, jobs: list[tuple[str, Any, Any]], on_error: str) -> list[Any]:
+        Ranges of one path with no more than `max_gap` bytes between them are read as one.
+        """
+        if max_gap is not None and index(max_gap) < 0:
+            raise ValueError(f"cat_ranges: max_gap is a number of bytes, 0 or more, or None; not {max_gap}")
+        kwargs.pop("batch_size", None)
+        jobs = ranges_of(paths, starts, ends)
+        if kwargs:
+            return gather(lambda *job: self.cat_file(*job, **kwargs), jobs, on_error)
+        return self._cat_ranges_of([(self._strip_protocol(path), start, end) for path, start, end in jobs], max_gap, on_error)
+
+    def _cat_ranges_of(self, jobs: list[Range], max_gap: int | None, on_error: str) -> list[Any]:
         paths = list(dict.fromkeys(path for path, _, _ in jobs))
-        known = dict(zip(paths, _gather(self._identify, [(path,) for path in paths], on_error), strict=True))
+        answers = gather(self._identify, [(path,) for path in paths], on_error, self._is_remembered)
+        known = dict(zip(paths, answers, strict=True))
         maps = {path: self._map(path, known[path]) for path in paths if not _failed(known[path]) and known[path].cacheable}
 
         def read(path: str, start: int | None, end: int | None) -> bytes:
             if path not in maps:
                 return self._read_unmapped(path, known[path], start, end)
             try:
-                return maps[path].read_bytes(*_extent(start, end, maps[path].size))
+                return maps[path].read_bytes(*extent(start, end, maps[path].size))
             except ChangedError:
-                self._identities.forget(path)
                 return self.cat_file(path, start, end)
 
-        return _gather(read, jobs, on_error, lambda path, start, end: path in maps and _is_cached(maps[path], start, end))
+        def is_quick(path: str, start: int | None, end: int | None) -> bool:
+            return path in maps and _is_cached(maps[path], start, end)
+
+        if max_gap is None:
+            return gather(read, jobs, on_error, is_quick)
+        merged = Merged(jobs, {path: maps[path].size for path in maps}, max_gap)
+        return merged.split(gather(read, merged.reads, on_error, is_quick))
 
     def _read_unmapped(self, path: str, known: Any, start: int | None, end: int | None) -> bytes:
         if _failed(known):
@@ -276,6 +377,12 @@ def _make_target(
     return target
 
 
+def _refuse_at_the_end(fs: fsspec.AbstractFileSystem) -> None:
+    """While modules are torn down, the thread of fsspec's event loop has stopped, and fsspec would wait for it for ever."""
+    if fs.async_impl and sys.is_finalizing():
+        raise RuntimeError(f"folio: the interpreter has ended so far that {type(fs).__name__} can't be asked any more")
+
+
 def _stripped(fs: fsspec.AbstractFileSystem, path: Any) -> Any:
     path = unprefixed(path)
     return [fs._strip_protocol(one) for one in path] if isinstance(path, list) else fs._strip_protocol(path)
@@ -287,51 +394,17 @@ def _flag(name: str, value: Any) -> bool:
     return value
 
 
-def _ranges(paths: list[str], starts: Any, ends: Any) -> list[tuple[str, Any, Any]]:
-    if not isinstance(paths, list):
-        raise TypeError("cat_ranges: paths is a list")
-    columns = [list(column) if isinstance(column, Iterable) else [column] * len(paths) for column in (starts, ends)]
-    if any(len(column) != len(paths) for column in columns):
-        raise ValueError(f"cat_ranges: {len(paths)} paths, {len(columns[0])} starts, {len(columns[1])} ends")
-    return list(zip(paths, *columns, strict=True))
+def _where(target: Target) -> str:
+    """What target.key() adds to a path: all that tells this place from others."""
+    protocol = target.fs.protocol
+    return f"{protocol if isinstance(protocol, str) else protocol[0]}{target.place}"
 
 
 def _failed(result: Any) -> bool:
     return isinstance(result, BaseException)
 
 
-def _extent(start: int | None, end: int | None, size: int) -> tuple[int, int]:
-    """A Python slice as (offset, length)."""
-    first, last, _ = slice(start, end).indices(size)
-    return first, max(last - first, 0)
-
-
 def _is_cached(mapping: Any, start: int | None, end: int | None) -> bool:
-    offset, length = _extent(start, end, mapping.size)
+    offset, length = extent(start, end, mapping.size)
     first, stop = offset // mapping.folio_size, -(-(offset + length) // mapping.folio_size)
-    return all(mapping.is_cached(index) for index in range(first, stop))
-
-
-def _gather(
-    function: Callable[..., Any], jobs: list[tuple[Any, ...]], on_error: str, is_quick: Callable[..., bool] = lambda *job: False
-) -> list[Any]:
-    """The results in order. Jobs that wait for an origin do so several at a time, the quick ones run here meanwhile."""
-
-    def attempt(job: tuple[Any, ...]) -> Any:
-        try:
-            return function(*job)
-        except Exception as error:
-            if on_error == "raise":
-                raise
-            return error
-
-    slow = [number for number, job in enumerate(jobs) if not is_quick(*job)]
-    if len(slow) <= 1:
-        return [attempt(job) for job in jobs]
-    with ThreadPoolExecutor(min(len(slow), _PARALLEL), "folio-cat") as pool:
-        waiting = {number: pool.submit(attempt, jobs[number]) for number in slow}
-        try:
-            return [waiting[number].result() if number in waiting else attempt(job) for number, job in enumerate(jobs)]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # nobody wants the rest any more
-            raise
+    return all(mapping.is_cached(number) for number in range(first, stop))

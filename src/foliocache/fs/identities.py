@@ -1,8 +1,14 @@
 """Which version of each path this process last saw, and for how long it may go on believing it.
 
-One table per place (target and options), shared by all the filesystem objects that the process has for it: fsspec makes one
-object per thread, and what one thread writes must not stay remembered in another. Every step is one operation of a plain
-dict, so no lock is needed that a fork could copy while it is held.
+One table per place, shared by all the filesystem objects that the process has for it: fsspec makes one object per thread and
+set of options, and what one of them writes must not stay remembered in another. An answer is only for who asked (`who`: the
+account and other options), but forgetting is for all.
+
+An answer is written into its question, and the question is in the table from before it is asked. So whoever forgets a path
+also forgets the questions that are on their way: their answers may be older than what made them void, and are nobody's.
+
+Every step is one operation of a plain dict, so no lock is needed that a fork could copy while it is held, or that a signal
+handler or a finalizer could meet again.
 """
 
 from __future__ import annotations
@@ -17,33 +23,73 @@ _LIMIT = 1 << 16  # paths; the oldest entries make room, which costs a later ope
 _tables: dict[str, Identities] = {}
 
 
+class Question:
+    """What version a path has: asked at `since`, and the answer once it is there."""
+
+    __slots__ = ("identity", "since")
+
+    def __init__(self) -> None:
+        self.since = monotonic()
+        self.identity: Identity | None = None
+
+
 class Identities:
     """The remembered identities of one place."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[Identity, float]] = {}
+        self._asked: dict[str, dict[str, Question]] = {}  # by path, and by who asked
+        self._writing: dict[object, str] = {}  # the files that are open for writing: any moment may change their paths
+        self.uncommitted: set[str] = set()  # what the target's transaction will change when it ends
 
     @classmethod
     def of(cls, place: str) -> Identities:
         return _tables.setdefault(place, cls())
 
-    def recall(self, path: str, trust: float) -> Identity | None:
-        identity, since = self._seen.get(path, (None, 0.0))
-        return identity if identity is not None and monotonic() - since < trust else None
+    def recall(self, path: str, who: str, trust: float) -> Identity | None:
+        """What was last answered, if that was less than `trust` seconds ago."""
+        question = self._asked.get(path, {}).get(who)
+        if question is None or self._is_written(path) or monotonic() - question.since >= trust:
+            return None
+        return question.identity
 
-    def remember(self, path: str, identity: Identity) -> None:
-        while len(self._seen) >= _LIMIT:
-            self._seen.pop(next(iter(list(self._seen)), ""), None)
-        self._seen.pop(path, None)
-        self._seen[path] = identity, monotonic()
+    def ask(self, path: str, who: str) -> Question:
+        """A new question, to be made before the origin is asked; its `identity`, when set, is what is remembered."""
+        question = Question()
+        if not self._is_written(path):
+            if path not in self._asked and len(self._asked) >= _LIMIT:
+                for oldest in list(self._asked)[: max(1, _LIMIT // 8)]:
+                    self._asked.pop(oldest, None)
+            self._asked.setdefault(path, {})[who] = question  # if the path is forgotten in between, so is the question
+        return question
 
-    def forget(self, path: str) -> None:
-        self._seen.pop(path, None)
+    def forget(self, path: str, identity: Identity | None = None) -> None:
+        """Forget the path's identity and the questions under way; with `identity`, only if that is what is remembered."""
+        asked = list(self._asked.get(path, {}).values())
+        if identity is None or any(question.identity == identity for question in asked):
+            self._asked.pop(path, None)
+
+    def forget_all(self) -> None:
+        self._asked.clear()
 
     def below(self, path: str) -> list[str]:
         """The remembered paths that are `path` or lie under it; all of them for a root."""
         root = path.rstrip("/")
-        return [seen for seen in list(self._seen) if not root or seen == root or seen.startswith(f"{root}/")]
+        return [seen for seen in list(self._asked) if not root or seen == root or seen.startswith(f"{root}/")]
+
+    def begin_writing(self, path: str) -> object:
+        """Until end_writing() nothing is remembered of the path; returns what to give to that."""
+        writer = object()
+        self._writing[writer] = path
+        self.forget(path)
+        return writer
+
+    def end_writing(self, writer: object) -> None:
+        path = self._writing.pop(writer, None)
+        if path is not None:
+            self.forget(path)
+
+    def _is_written(self, path: str) -> bool:
+        return path in self.uncommitted or path in list(self._writing.values())
 
 
 def trust_seconds(check_files: bool | None, expiry: float | None) -> float:

@@ -1,15 +1,19 @@
 """What ``folio`` does not do itself: names and listings are the target's, and so are writes, which invalidate.
 
-A write through us makes two things void: the identity that this process remembers, and the pages of every version in the
+A write through us makes two things void: the identities that this process remembers, and the pages of every version in the
 pool. The second is thrift, not correctness: the new object has a new identity, so nobody can be led to the old pages. That is
-why it may be inexact where exactness would cost a listing (the files below a copied or uploaded folder): there, the paths
-that this process has read are dropped, and pages that only others have read age out.
+why it may be inexact where exactness would cost a listing (the files below a copied or uploaded folder), and why a pool that
+can't be had fails no write. The first must be exact, or err on the side of asking again.
+
+Every public method of fsspec's base classes is handled on purpose: here, in ``filesystem``, or by leaving it to the base class
+because it only calls others. tests/fs/test_fs_surface.py has the list, and fails when fsspec has a new one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from glob import has_magic
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +21,13 @@ from fsspec import AbstractFileSystem
 from fsspec.transaction import Transaction
 from fsspec.utils import stringify_path
 
+from foliocache.errors import FoliocacheError
+
 if TYPE_CHECKING:
     from .identities import Identities
     from .target import Target
+
+_MISSPELLED = re.compile(r"folio:(?!:)/*(?=[a-z][a-z0-9+.-]*(?:://|::))")
 
 
 def _delegated(name: str) -> Callable[..., Any]:
@@ -28,6 +36,21 @@ def _delegated(name: str) -> Callable[..., Any]:
     def method(self: PassThrough, path: Any, *args: Any, **kwargs: Any) -> Any:
         return getattr(self.fs, name)(unprefixed(path), *args, **kwargs)
 
+    return _named(method, name)
+
+
+def _writing(name: str, *, tree: bool = False) -> Callable[..., Any]:
+    """A method that writes to the path it is given (and below it: tree)."""
+
+    def method(self: PassThrough, path: Any, *args: Any, **kwargs: Any) -> Any:
+        path = unprefixed(path)
+        with self._changing(*_listed(path), tree=tree):
+            return getattr(self.fs, name)(path, *args, **kwargs)
+
+    return _named(method, name)
+
+
+def _named(method: Callable[..., Any], name: str) -> Callable[..., Any]:
     method.__name__ = method.__qualname__ = name
     method.__doc__ = getattr(AbstractFileSystem, name).__doc__
     return method
@@ -41,25 +64,27 @@ class FolioTransaction(Transaction):
 
     def complete(self, commit: bool = True) -> None:
         fs = self.fs
+        target = fs.fs
         try:
-            fs.fs.transaction.complete(commit)
+            target.transaction.complete(commit)
         finally:
             super().complete(commit)
             fs._committed()
+            while target._invalidated_caches_in_transaction:  # listings, which fsspec drops at end_transaction() alone
+                target.invalidate_cache(target._invalidated_caches_in_transaction.pop())
 
 
 class PassThrough(AbstractFileSystem):
     """The half of FolioFileSystem that is the target's."""
 
     if TYPE_CHECKING:
-        cache: Any
         _identities: Identities
-        _uncommitted: set[str]
 
         @property
         def fs(self) -> AbstractFileSystem: ...
         @property
         def target(self) -> Target: ...
+        def _existing_pool(self) -> Any: ...
 
     ls = _delegated("ls")
     info = _delegated("info")
@@ -68,12 +93,20 @@ class PassThrough(AbstractFileSystem):
     walk = _delegated("walk")
     du = _delegated("du")
     size = _delegated("size")
-    sizes = _delegated("sizes")
     created = _delegated("created")
     modified = _delegated("modified")
+    checksum = _delegated("checksum")
     lexists = _delegated("lexists")
     sign = _delegated("sign")
     expand_path = _delegated("expand_path")
+    mkdir = _delegated("mkdir")
+    makedirs = _delegated("makedirs")
+    rmdir = _delegated("rmdir")
+
+    pipe_file = _writing("pipe_file")
+    pipe = _writing("pipe")
+    touch = _writing("touch")
+    rm_file = _writing("rm_file")
 
     def unstrip_protocol(self, name: str) -> str:
         """A URL that fsspec.open() takes, if the target's options are given again."""
@@ -88,19 +121,10 @@ class PassThrough(AbstractFileSystem):
     def isdir(self, path: str) -> bool:
         return self.target.isdir(unprefixed(path))
 
-    # Writes
+    def sizes(self, paths: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.fs.sizes(unprefixed(paths), *args, **kwargs)
 
-    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> Any:
-        path = unprefixed(path)
-        with self._changing(path):
-            return self.fs.pipe_file(path, value, mode=mode, **kwargs)
-
-    def pipe(self, path: Any, value: bytes | None = None, **kwargs: Any) -> Any:
-        path = unprefixed(path)
-        with self._changing(*(path if isinstance(path, dict) else [path])):
-            return self.fs.pipe(path, value, **kwargs)
-
-    def put_file(self, lpath: str, rpath: str, *args: Any, **kwargs: Any) -> Any:
+    def put_file(self, lpath: Any, rpath: Any, *args: Any, **kwargs: Any) -> Any:
         rpath = unprefixed(rpath)
         with self._changing(rpath):
             return self.fs.put_file(lpath, rpath, *args, **kwargs)
@@ -110,48 +134,29 @@ class PassThrough(AbstractFileSystem):
         with self._changing(*_listed(rpath), tree=True):
             return self.fs.put(lpath, rpath, *args, **kwargs)
 
-    def cp_file(self, path1: str, path2: str, **kwargs: Any) -> Any:
+    def cp_file(self, path1: Any, path2: Any, *args: Any, **kwargs: Any) -> Any:
         path2 = unprefixed(path2)
         with self._changing(path2):
-            return self.fs.cp_file(unprefixed(path1), path2, **kwargs)
+            return self.fs.cp_file(unprefixed(path1), path2, *args, **kwargs)
 
     def copy(self, path1: Any, path2: Any, *args: Any, **kwargs: Any) -> Any:
         path2 = unprefixed(path2)
         with self._changing(*_listed(path2), tree=True):
             return self.fs.copy(unprefixed(path1), path2, *args, **kwargs)
 
-    def mv(self, path1: Any, path2: Any, recursive: bool = False, maxdepth: int | None = None, **kwargs: Any) -> Any:
+    def mv(self, path1: Any, path2: Any, *args: Any, **kwargs: Any) -> Any:
         path1, path2 = unprefixed(path1), unprefixed(path2)
-        doomed = self._doomed(path1, recursive, maxdepth)
-        with self._changing(*doomed, *_listed(path2), tree=True):
-            return self.fs.mv(path1, path2, recursive=recursive, maxdepth=maxdepth, **kwargs)
+        doomed = self._doomed(path1, *args, **kwargs)
+        with self._changing(*doomed, *_listed(path2), tree=True, globs=_listed(path1)):
+            return self.fs.mv(path1, path2, *args, **kwargs)
 
-    def rm_file(self, path: str) -> Any:
+    def rm(self, path: Any, *args: Any, **kwargs: Any) -> Any:
         path = unprefixed(path)
-        with self._changing(path):
-            return self.fs.rm_file(path)
+        with self._changing(*self._doomed(path, *args, **kwargs), tree=True, globs=_listed(path)):
+            return self.fs.rm(path, *args, **kwargs)
 
     def _rm(self, path: str) -> Any:
         return self.rm_file(path)
-
-    def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> Any:
-        path = unprefixed(path)
-        with self._changing(*self._doomed(path, recursive, maxdepth), tree=True):
-            return self.fs.rm(path, recursive=recursive, maxdepth=maxdepth)
-
-    def touch(self, path: str, truncate: bool = True, **kwargs: Any) -> Any:
-        path = unprefixed(path)
-        with self._changing(path):
-            return self.fs.touch(path, truncate=truncate, **kwargs)
-
-    def mkdir(self, path: str, create_parents: bool = True, **kwargs: Any) -> Any:
-        return self.fs.mkdir(unprefixed(path), create_parents=create_parents, **kwargs)
-
-    def makedirs(self, path: str, exist_ok: bool = False) -> Any:
-        return self.fs.makedirs(unprefixed(path), exist_ok=exist_ok)
-
-    def rmdir(self, path: str) -> Any:
-        return self.fs.rmdir(unprefixed(path))
 
     def start_transaction(self) -> Transaction:
         """Begin a transaction, non-context version. Our own `_intrans` stays off: it is the target that defers."""
@@ -162,34 +167,53 @@ class PassThrough(AbstractFileSystem):
     # Invalidation
 
     @contextmanager
-    def _changing(self, *paths: str, tree: bool = False) -> Iterator[None]:
-        """The block may change what is at the paths (and below them: tree), even if it fails half-way."""
+    def _changing(self, *paths: str, tree: bool = False, globs: Sequence[str] = ()) -> Iterator[None]:
+        """The block may change what is at the paths (and below them: tree), even if it fails half-way.
+
+        What the paths were expanded from (globs) may match more by the time that the target expands it: whatever this process
+        remembers in the folders that it could be in is void, too.
+        """
         try:
             yield
         finally:
-            stripped = [self._strip_protocol(path) for path in paths]
-            below = [seen for path in stripped if tree for seen in self._identities.below(path)]
-            for path in {*stripped, *below}:
-                self._void(path)
+            for folder in {_folder(self._strip_protocol(glob)) for glob in globs if has_magic(glob)}:
+                for seen in self._identities.below(folder):
+                    self._identities.forget(seen)
+            self._void([self._strip_protocol(path) for path in paths], tree)
 
-    def _void(self, path: str) -> None:
-        self._identities.forget(path)
-        self.cache.forget(self.target.key(path))
+    def _void(self, paths: list[str], tree: bool = False) -> None:
+        """Forget the identities of the paths, and withdraw the pages of all their versions."""
+        void = {*paths, *(seen for path in paths if tree for seen in self._identities.below(path))}
         if self.fs._intrans:
-            self._uncommitted.add(path)
+            self._identities.uncommitted |= void
+        if self.target.aliases:
+            self._identities.forget_all()
+        for path in void:
+            self._identities.forget(path)
+        self._withdraw(void)
+
+    def _withdraw(self, paths: set[str]) -> None:
+        """Withdraw the pages of all versions of the paths, as far as there is a pool. What was written stays written without."""
+        with suppress(FoliocacheError, OSError, ValueError):
+            pool = self._existing_pool()
+            for path in paths:
+                pool.forget(self.target.key(path))
 
     def _committed(self) -> None:
-        while self._uncommitted:
-            self._void(self._uncommitted.pop())
+        paths = list(self._identities.uncommitted)
+        self._identities.uncommitted.difference_update(paths)
+        self._void(paths)
 
-    def _doomed(self, path: Any, recursive: bool, maxdepth: int | None) -> list[str]:
-        """What a removal takes away. The listing that this may need, the target will do again: pages are worth it."""
-        if not recursive and not any(has_magic(one) for one in _listed(path)):
-            return _listed(path)
-        try:
-            return self.expand_path(path, recursive=recursive, maxdepth=maxdepth)
-        except FileNotFoundError:
-            return []  # for the target to say
+    def _doomed(self, path: Any, recursive: bool = False, maxdepth: int | None = None, *args: Any, **kwargs: Any) -> list[str]:
+        """What a removal may take away; a path that could be a glob is meant as a name as well.
+
+        The listing that this may need, the target will do again: pages are worth it."""
+        listed = _listed(path)
+        if not recursive and not any(has_magic(one) for one in listed):
+            return listed
+        with suppress(Exception):  # it is for the target to say
+            return [*listed, *self.expand_path(path, recursive=recursive, maxdepth=maxdepth)]
+        return listed
 
 
 def unprefixed(path: Any) -> Any:
@@ -199,11 +223,25 @@ def unprefixed(path: Any) -> Any:
     if isinstance(path, (list, tuple, set)):
         return [unprefixed(one) for one in path]
     path = stringify_path(path)
-    for prefix in ("folio::", "folio://"):
-        if isinstance(path, str) and path.startswith(prefix):
-            return path[len(prefix) :]
+    if isinstance(path, str) and path.startswith("folio:"):
+        for prefix in ("folio::", "folio://"):
+            if path.startswith(prefix):
+                return path[len(prefix) :]
+        refuse_misspelled(path)
     return path
 
 
+def refuse_misspelled(url: str) -> None:
+    """Raises ValueError for ``folio:s3://…`` and ``folio://s3://…``, with the right spelling."""
+    right = _MISSPELLED.sub("folio::", url, count=1)
+    if right != url:
+        raise ValueError(f"folio: {url!r} is not how a target is chained; write {right!r}, with two colons")
+
+
+def _folder(pattern: str) -> str:
+    """The folder that all matches of a glob lie below."""
+    return re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
+
+
 def _listed(path: Any) -> list[Any]:
-    return path if isinstance(path, list) else [path]
+    return list(path) if isinstance(path, (list, dict)) else [path]

@@ -6,6 +6,7 @@ fork; so it holds the filesystem and not a connection, and asks for a new reader
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,13 @@ class Source:
         """(offset, length) -> bytes, or (offset, buffer) -> count, as the target has it."""
         try:
             return self._function()(offset, what)
-        except FileNotFoundError:
+        except (ChangedError, FileNotFoundError):
+            self.fs._identities.forget(self.path, self.identity)  # or "open it again" would lead here again
             raise ChangedError(self.path) from None
+
+    def failure(self, error: OSError) -> OSError:
+        """What to raise when another process was reading for us, and its source failed with this errno."""
+        return ChangedError(self.path) if error.errno == errno.ESTALE else error
 
     def _function(self) -> Callable[[int, Any], Any]:
         target = self.fs.target

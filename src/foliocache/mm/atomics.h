@@ -36,6 +36,8 @@ typedef struct {
     uint32_t nbuckets;    /* a power of two */
     uint32_t nghosts;     /* a multiple of GHOST_WAYS */
     int fd;               /* the segment's file, to ask who is alive; -1 where nobody dies */
+    uint32_t stalled;     /* client + 1 that held a lock when this process was refused it, or 0 ... */
+    uint32_t stalled_at;  /* ... and its CLIENT_BUSY then */
     uint32_t fenced;      /* membarrier(2) is not to be had: every operation begins with a fence instead */
 } fc_mem;
 
@@ -167,6 +169,21 @@ static inline int fc_client_alive(mem_t mem, uint32_t client)
     if (FC_MEM(mem)->fd < 0 || fcntl(FC_MEM(mem)->fd, F_OFD_GETLK, &asked) != 0)
         return 1;
     return asked.l_type != F_UNLCK;
+}
+
+/* Whether a client is still where it was when a lock that it holds was refused. Private to the process: no other may talk it into giving up. */
+static inline int fc_is_stalled(mem_t mem, uint32_t client, uint64_t busy)
+{
+    return FC_MEM(mem)->stalled == client + 1 && FC_MEM(mem)->stalled_at == __atomic_load_n(FC_P32(mem, busy), __ATOMIC_RELAXED);
+}
+
+static inline uint32_t fc_stalled_by(mem_t mem) { return FC_MEM(mem)->stalled - 1; }
+
+static inline void fc_set_stalled(mem_t mem, uint32_t client, uint64_t busy)
+{
+    fc_mem *m = (fc_mem *)mem;
+    m->stalled_at = __atomic_load_n(FC_P32(mem, busy), __ATOMIC_RELAXED);
+    m->stalled = client + 1;
 }
 
 /* Plain bytes: a mapping's name, for people. */

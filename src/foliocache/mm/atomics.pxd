@@ -20,6 +20,8 @@ cdef extern from "atomics.h" nogil:
         u32 nbuckets
         u32 nghosts
         int fd
+        u32 stalled
+        u32 stalled_at
         u32 fenced
 
     u64 memmap "fc_memmap" (mem_t mem)
@@ -95,6 +97,9 @@ cdef extern from "atomics.h" nogil:
     void membarrier "fc_membarrier" (mem_t mem)
     int membarrier_register "fc_membarrier_register" ()
     bint client_alive "fc_client_alive" (mem_t mem, u32 client)
+    bint is_stalled "fc_is_stalled" (mem_t mem, u32 client, u64 busy)
+    u32 stalled_by "fc_stalled_by" (mem_t mem)
+    void set_stalled "fc_set_stalled" (mem_t mem, u32 client, u64 busy)
     void count64 "fc_count64" (mem_t mem, u64 off, u64 n)
 
     int futex_wait "fc_futex_wait" (mem_t mem, u64 off, u32 expected, u64 timeout_ns)

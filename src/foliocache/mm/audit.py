@@ -40,6 +40,68 @@ def mappings(memory):
     return [found.describe(memory, number) for number in found.records()]
 
 
+def lock_words():
+    """The offsets of all locks of a segment."""
+    singles = [layout.ALLOC_LOCK, layout.LRU_LOCK, layout.TABLE_LOCK]
+    slabs = [layout.SLAB_LOCK + cache * layout.SLAB_STRIDE for cache in range(layout.SLABS)]
+    return [*singles, *slabs, *(layout.TREE_LOCK + n * layout.LINE for n in range(layout.TREE_LOCKS))]
+
+
+def _lock_name(word):
+    if word < layout.SLAB_LOCK:
+        return {layout.ALLOC_LOCK: "allocator", layout.LRU_LOCK: "queues", layout.TABLE_LOCK: "mapping table"}[word]
+    if word < layout.TREE_LOCK:
+        return f"slab {(word - layout.SLAB_LOCK) // layout.SLAB_STRIDE}"
+    return f"tree {(word - layout.TREE_LOCK) // layout.LINE}"
+
+
+def held_locks(memory):
+    """The locks that are held at this moment: dicts of lock (its name) and slot. One that is still there at the next look, with the same
+    slot, belongs to a process that has stopped."""
+    found = []
+    for word in lock_words():
+        owner = wait.owner(memory.handle, word)
+        if owner != layout.NIL:
+            found.append({"lock": _lock_name(word), "slot": owner})
+    return found
+
+
+def is_damaged(memory, pfn):
+    """Whether the words of the folio at pfn contradict each other, seen at a moment in which no client was in an operation.
+
+    False also if there was no such moment in QUIET_TRIES tries: nothing is proven then.
+    """
+    for _ in range(layout.QUIET_TRIES):
+        before = _activities(memory.handle)
+        if before is not None:
+            found = Audit(memory.handle)
+            found.read_names()
+            found.walk_folio(pfn)
+            found.check_place(pfn)
+            if _activities(memory.handle) == before:
+                return any(finding["where"] == f"pfn {pfn}" for finding in found.findings)
+    return False
+
+
+def _activities(mem):
+    """What ``client.activity`` says of each living client; None if one of them is in an operation.
+
+    Equal before and, with the barrier in between, behind some loads: these show the words as they were all the time.
+    """
+    atomics.membarrier(mem)
+    numbers = [n for n in range(atomics.nclients(mem)) if client.state(mem, n) != layout.SLOT_CLEAN and client.is_alive(mem, n)]
+    found = [(n, client.activity(mem, n)) for n in numbers]
+    return None if any(activity & 1 for _, activity in found) else found
+
+
+def readable(data):
+    """Text as ``Mapping`` has encoded it; of damaged text what can be read."""
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace")
+
+
 class Audit:
     """One pass over a segment."""
 
@@ -83,6 +145,9 @@ class Audit:
             names = [word for word in words if word]
             if client.state(self.mem, number) == layout.SLOT_CLEAN and any(word & layout.PIN_HELD for word in names):
                 self.find("client", f"slot {number}", "belongs to nobody, but has pins in its ledger")
+            unnamed = atomics.load_relaxed(self.mem, client.slot(self.mem, number) + layout.CLIENT_UNNAMED)
+            if unnamed:
+                self.find("client", f"slot {number}", f"had {unnamed} folios in hand that it had no word to name by")
             for word in names:
                 self.read_name(number, word)
 
@@ -102,11 +167,10 @@ class Audit:
         self.held[pfn] = self.held.get(pfn, 0) + 1
 
     def check_locks(self):
-        singles = [layout.ALLOC_LOCK, layout.LRU_LOCK, layout.TABLE_LOCK]
-        slabs = [layout.SLAB_LOCK + cache * layout.SLAB_STRIDE for cache in range(layout.SLABS)]
-        trees = [layout.TREE_LOCK + n * layout.LINE for n in range(layout.TREE_LOCKS)]
-        for word in (*singles, *slabs, *trees):
+        for word in lock_words():
             owner = wait.owner(self.mem, word)
+            if owner == layout.NIL and atomics.load_relaxed(self.mem, word) & layout.LOCK_BROKEN:
+                self.find("lock", f"lock at {word}", "is broken: its next owner repairs what it protects")
             if owner != layout.NIL and not client.is_alive(self.mem, owner):
                 self.find("lock", f"lock at {word}", f"is held by client {owner}, which is dead")
 
@@ -201,6 +265,19 @@ class Audit:
         owner = self.field(pfn, layout.F_OWNER)
         if idle and seen & layout.PG_LOCKED and owner != layout.NIL:
             self.find("fill", f"pfn {pfn}", f"is being filled by client {owner}, which does not hold it")
+
+    def check_place(self, pfn):
+        """That the slot of an attached folio names it."""
+        if pfn not in self.attached:
+            return
+        ino, index = self.attached[pfn]
+        record = slab.at(self.mem, layout.SLAB_MAPPINGS, ino & layout.OBJECT_MASK)
+        slot = 0
+        if record and atomics.load_relaxed64(self.mem, record + layout.MAPPING_INO) == ino:
+            height = min(atomics.read32(self.mem, record + layout.MAPPING_HEIGHT), layout.XA_HEIGHT_MAX)
+            slot = xarray.find(self.mem, record + layout.MAPPING_HEAD, height, index)
+        if not slot or xarray.load(self.mem, slot) != pfn:
+            self.find("slot", f"pfn {pfn}", "is attached, but no slot names it")
 
     # Free lists.
 
@@ -314,8 +391,8 @@ class Audit:
         height = min(atomics.read32(self.mem, record + layout.MAPPING_HEIGHT), layout.XA_HEIGHT_MAX)
         cached = [pfn for _, pfn in self.walk_tree(record + layout.MAPPING_HEAD, height, 0, 0)]
         return {
-            "key": text[:key_length].decode("utf-8", "replace"),
-            "version": text[key_length : key_length + version_length].decode("utf-8", "replace"),
+            "key": readable(text[:key_length]),
+            "version": readable(text[key_length : key_length + version_length]),
             "size": size,
             "folio_size": folio_size,
             "folios": (size + folio_size - 1) // folio_size,

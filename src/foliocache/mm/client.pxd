@@ -5,19 +5,28 @@ from . cimport atomics, layout
 from .atomics cimport mem_t
 
 
-cpdef u64 slot(mem_t mem, u64 me) noexcept nogil
-cpdef void count(mem_t mem, u32 me, u32 counter, u64 n) noexcept nogil
+cpdef u64 slot(mem_t mem, u64 me) noexcept nogil  # inline
+cpdef void count(mem_t mem, u32 me, u32 counter, u64 n) noexcept nogil  # inline
 cpdef bint is_alive(mem_t mem, u32 client) noexcept nogil
-cpdef void enter(mem_t mem, u32 me) noexcept nogil
-cpdef void leave(mem_t mem, u32 me) noexcept nogil
-cpdef void note(mem_t mem, u32 me, u32 pfn) noexcept nogil
-cpdef void done(mem_t mem, u32 me, u32 pfn) noexcept nogil
-cpdef u64 pin(mem_t mem, u64 me, u32 n) noexcept nogil
-cpdef void hold(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil
-cpdef void drop(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil
-cpdef void keep(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil
-cpdef void let_go(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil
-cpdef void finish(mem_t mem, u32 me, u32 pfn) noexcept nogil
+cpdef void enter(mem_t mem, u32 me) noexcept nogil  # inline
+cpdef void leave(mem_t mem, u32 me) noexcept nogil  # inline
+cpdef void note(mem_t mem, u32 me, u32 pfn) noexcept nogil  # inline
+cpdef void done(mem_t mem, u32 me, u32 pfn) noexcept nogil  # inline
+@cython.locals(n=u32, count=u32)
+cpdef u32 in_hand(mem_t mem, u32 me) noexcept nogil
+@cython.locals(op=u32, name=u32)
+cpdef bint defer(mem_t mem, u32 me, u32 n) noexcept nogil
+cpdef bint is_stalled(mem_t mem, u32 client) noexcept nogil
+@cython.locals(by=u32)
+cpdef bint is_refused(mem_t mem) noexcept nogil
+cpdef void refused(mem_t mem, u32 me, u32 client) noexcept nogil
+cpdef u64 pin(mem_t mem, u64 me, u32 n) noexcept nogil  # inline
+cpdef void hold(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil  # inline
+cpdef void drop(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil  # inline
+cpdef void keep(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil  # inline
+cpdef void let_go(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil  # inline
+cpdef void finish(mem_t mem, u32 me, u32 pfn) noexcept nogil  # inline
+cpdef void keep_vague(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil
 cpdef u32 words(mem_t mem) noexcept nogil
 cpdef u64 word_at(mem_t mem, u32 client, u32 n) noexcept nogil
 @cython.locals(n=u32, count=u32)

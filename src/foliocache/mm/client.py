@@ -4,6 +4,7 @@
 CLIENT_BUSY               odd from before an operation loads anything that names a folio until it is over
 CLIENT_OPS                the folios that it is getting, dropping, building or destroying just now
 CLIENT_LEDGER             the pins that outlive an operation, one word each: those of leases and of windows' tables
+CLIENT_UNNAMED            how often CLIENT_OPS was too short: never
 CLIENT_COUNTERS           statistics
 ========================  =========================================================================================
 
@@ -20,7 +21,8 @@ All these are plain stores to lines of the client's own. No fence orders them, b
 - the reaper, about living clients, after ``grace``: a process-wide barrier first (membarrier(2)), so that whoever is not seen in an
   operation (CLIENT_BUSY even) will see in its next one what the reaper had done before; then it waits for those who were.
 
-A process runs one operation at a time: its threads hold the GIL throughout. While it sleeps for a filler it is in none.
+A process runs one operation at a time: its threads hold the GIL throughout, and each operation is one call of a function of the
+core, which begins and ends it. While it sleeps for a filler it is in none.
 """
 
 import cython
@@ -63,13 +65,19 @@ def leave(mem, me):
 
 
 def note(mem, me, pfn):
-    """Name a folio before the first thing is done to it."""
+    """Name a folio before the first thing is done to it.
+
+    An operation has four in hand at most, and OPS words. Were there ever one too many, CLIENT_UNNAMED says so, and the audit with it.
+    """
     op = slot(mem, me) + layout.CLIENT_OPS
     end = op + layout.OPS * 4
     while op < end and atomics.journaled32(mem, op) != 0:
         op += 4
     if op < end:
         atomics.journal32(mem, op, pfn | layout.PIN_BUSY)
+    else:
+        unnamed = slot(mem, me) + layout.CLIENT_UNNAMED
+        atomics.journal32(mem, unnamed, atomics.journaled32(mem, unnamed) + 1)
 
 
 def done(mem, me, pfn):
@@ -83,6 +91,47 @@ def done(mem, me, pfn):
 
 
 # Pins.
+
+
+def in_hand(mem, me):
+    """How many names are in CLIENT_OPS now. Between two operations: those of folios that could not be put where they belong, because a
+    lock was held by a client that does not go on."""
+    count = 0
+    for n in range(layout.OPS):
+        if atomics.journaled32(mem, word_at(mem, me, n)):
+            count += 1
+    return count
+
+
+def defer(mem, me, n):
+    """Move a name from CLIENT_OPS to word n of the ledger, vague as it is: it is none of the next operation's. False if there is none.
+
+    The copy comes first; duplicates are harmless.
+    """
+    for op in range(layout.OPS):
+        name = atomics.journaled32(mem, word_at(mem, me, op))
+        if name:
+            atomics.journal32(mem, pin(mem, me, n), name)
+            atomics.journal32(mem, word_at(mem, me, op), 0)
+            return True
+    return False
+
+
+def is_stalled(mem, client):
+    """Whether this process was refused a lock that client held, and client has not gone on since."""
+    return atomics.is_stalled(mem, client, slot(mem, client) + layout.CLIENT_BUSY)
+
+
+def is_refused(mem):
+    """Whether the client that held a lock when this process was refused it has not gone on since."""
+    by = atomics.stalled_by(mem)
+    return by != layout.NIL and is_stalled(mem, by)
+
+
+def refused(mem, me, client):
+    """Remember that client holds a lock and does not go on."""
+    atomics.set_stalled(mem, client, slot(mem, client) + layout.CLIENT_BUSY)
+    count(mem, me, layout.COUNT_STALLS, 1)
 
 
 def pin(mem, me, n):
@@ -121,6 +170,12 @@ def finish(mem, me, pfn):
     """``done`` and ``leave``."""
     done(mem, me, pfn)
     leave(mem, me)
+
+
+def keep_vague(mem, me, n, pfn):
+    """The name goes from the operation to word n of the ledger, vague as it is, and the operation ends."""
+    atomics.journal32(mem, pin(mem, me, n), pfn | layout.PIN_BUSY)
+    finish(mem, me, pfn)
 
 
 def words(mem):

@@ -5,16 +5,30 @@ from . cimport atomics, client, fill, folio, layout, lru, mapping, page_ref, vms
 from .atomics cimport mem_t
 
 
-cpdef u32 find_get(mem_t mem, u32 me, u64 ino, u64 head, u32 height, u64 index) noexcept nogil
+cpdef u32 find_get(mem_t mem, u32 me, u64 ino, u64 head, u32 height, u64 index) noexcept nogil  # inline
 @cython.locals(pfn=u32)
-cpdef u32 lookup(mem_t mem, u32 me, u32 n, u64 ino, u64 head, u32 height, u64 index) noexcept nogil
+cpdef u32 lookup(mem_t mem, u32 me, u32 n, u64 ino, u64 head, u32 height, u64 index) noexcept nogil  # inline
 cpdef u64 grab(mem_t mem, u32 me, u64 ino, u64 index, u32 order, u32 length) noexcept nogil
+@cython.locals(got=u32, status=u32)
 cdef u64 _grab(mem_t mem, u32 me, u64 ino, u64 index, u32 order, u32 length) noexcept nogil
 cpdef void complete(mem_t mem, u32 me, u32 pfn) noexcept nogil
-@cython.locals(left=u32, attached=u32)
-cpdef void remove(mem_t mem, u32 me, u64 ino, u32 pfn) noexcept nogil
-@cython.locals(pfn=u32, left=u32)
-cpdef void truncate(mem_t mem, u32 me, u64 ino, u64 last) noexcept nogil
+@cython.locals(got=u32, left=u32, attached=u32)
+cpdef bint remove(mem_t mem, u32 me, u64 ino, u32 pfn) noexcept nogil
+@cython.locals(got=u32, pfn=u32, left=u32)
+cpdef bint truncate(mem_t mem, u32 me, u64 ino, u64 last) noexcept nogil
 @cython.locals(pfn=u32)
 cdef u32 _find_locked(mem_t mem, u32 me, u64 ino, u64 index) noexcept nogil
 cdef u32 _insert(mem_t mem, u32 me, u64 ino, u64 index, u32 pfn) noexcept nogil
+@cython.locals(order=u32, size=u64, found=u64)
+cpdef u64 add(mem_t mem, u32 me, u32 n, u64 ino, u64 index, u32 length) noexcept nogil
+cpdef void finish_fill(mem_t mem, u32 me, u32 pfn) noexcept nogil
+cpdef void withdraw(mem_t mem, u32 me, u32 pfn, bint explained) noexcept nogil
+@cython.locals(ino=u64, done=bint)
+cpdef bint invalidate(mem_t mem, u32 me, u64 low, u64 high, u64 last) noexcept nogil
+@cython.locals(ino=u64)
+cpdef u64 forget(mem_t mem, u32 me, u64 key, u64 before) noexcept nogil
+@cython.locals(ino=u64)
+cpdef u64 open(mem_t mem, u32 me, u64 low, u64 high, u64 key, u64 size, u32 order, u32 height, const char *text, u32 key_length,
+               u32 version_length) noexcept nogil
+@cython.locals(ino=u64)
+cpdef u64 resolve(mem_t mem, u32 me, u64 low, u64 high) noexcept nogil

@@ -17,6 +17,9 @@ because C is a release and 2 an acquire of the same word's chain, so 3 finds a d
 again as well: the same slot may show the same pfn for another index or another mapping, which is why 3 asks the folio too.
 
 A miss proves nothing: ``grab`` looks again under the lock before it inserts. After the kernel's ``mm/filemap.c``.
+
+Those from ``lookup`` to ``resolve`` are *operations*: what a process asks for from outside the core. Each begins and ends itself, so
+no Python runs, no exception is raised and no signal handler is called within one.
 """
 
 import cython
@@ -41,11 +44,80 @@ def find_get(mem, me, ino, head, height, index):
         got = page_ref.try_get(mem, atomics.folio_at(mem, pfn))
         if got == layout.GOT and xarray.reload(mem, slot) == pfn and folio.is_identity(mem, pfn, ino, index):
             return pfn
-        if got != layout.DEAD:
-            folio.put(mem, me, pfn)
-        else:
+        if got == layout.DEAD:
             client.done(mem, me, pfn)
+        elif not folio.put(mem, me, pfn):
+            break
     return layout.NIL
+
+
+def grab(mem, me, ino, index, order, length):
+    """Pin the folio at index, adding it if there is none.
+
+    Its pfn; with GRAB_ADDED when it is new: then it is locked, and the caller must fill it and call ``complete``, or withdraw
+    it (``remove``, then ``fill.fail``). The pin is named in the slot of me. GRAB_NOMEM: everything is in use. GRAB_GONE: the
+    mapping is gone, open it again.
+    """
+    found = _grab(mem, me, ino, index, order, length)
+    if found == layout.GRAB_NOMEM:
+        mapping.release(mem, me, ino)
+    return found
+
+
+def complete(mem, me, pfn):
+    """End a fill: the content is there.
+
+    Only now reclaim may consider the folio. While it was being filled it was no candidate, and on a queue it could only have been
+    in the way of those that are. If the queues' lock is refused, it is left named, and out of the cache with the name.
+    """
+    fill.complete(mem, pfn)
+    if not lru.insert(mem, me, pfn):
+        client.note(mem, me, pfn)
+
+
+def remove(mem, me, ino, pfn):
+    """Withdraw one folio that the caller holds from its mapping, if it is still in it. False if the lock is refused: it stays."""
+    got = mapping.lock(mem, me, ino)
+    if got != layout.TREE_LOCKED:
+        return got == layout.TREE_GONE
+    attached = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED)
+    left = 1
+    if attached:
+        client.note(mem, me, pfn)
+        left = mapping.remove(mem, me, ino, pfn)
+    mapping.unlock(mem, ino)
+    if attached:
+        folio.put(mem, me, pfn)
+    if left == 0:
+        mapping.release(mem, me, ino)
+    return True
+
+
+def truncate(mem, me, ino, last):
+    """Withdraw every folio with an index of 0 .. last. Leases that are out keep theirs; one inserted meanwhile may stay.
+
+    The lock is taken for each folio anew, and what is looked through under it is the tree: the rest of 0 .. last is not. False if a
+    lock is refused: some may stay.
+    """
+    index = 0
+    while index <= last:
+        got = mapping.lock(mem, me, ino)
+        if got != layout.TREE_LOCKED:
+            return got == layout.TREE_GONE
+        last = min(last, mapping.last_index(mem, ino))
+        index = mapping.next_index(mem, ino, index, last)
+        pfn = mapping.find(mem, ino, index) if index <= last else layout.NIL
+        index += 1
+        left = mapping.folios(mem, ino)
+        if pfn != layout.NIL:
+            client.note(mem, me, pfn)
+            left = mapping.remove(mem, me, ino, pfn)
+        mapping.unlock(mem, ino)
+        if pfn != layout.NIL and not folio.put(mem, me, pfn):
+            return False
+        if left == 0:
+            mapping.release(mem, me, ino)
+    return True
 
 
 def lookup(mem, me, n, ino, head, height, index):
@@ -59,66 +131,89 @@ def lookup(mem, me, n, ino, head, height, index):
     return pfn
 
 
-def grab(mem, me, ino, index, order, length):
-    """Pin the folio at index, adding it if there is none.
-
-    Its pfn; with GRAB_ADDED when it is new: then it is locked, and the caller must fill it and call ``complete``, or withdraw
-    it (``remove``, then ``fill.fail``). The pin is named in the slot of me. GRAB_NOMEM: everything is in use. GRAB_GONE: the mapping is gone, open it again.
-    """
-    found = _grab(mem, me, ino, index, order, length)
-    if found == layout.GRAB_NOMEM:
-        mapping.release(mem, me, ino)
+def add(mem, me, n, ino, index, length):
+    """As grab, as an operation of its own, with the smallest folio that holds length bytes; the pin is word n of the ledger."""
+    order = 0
+    size = 1 << atomics.page_shift(mem)
+    while size < length:
+        size <<= 1
+        order += 1
+    client.enter(mem, me)
+    found = grab(mem, me, ino, index, order, length)
+    if found != layout.GRAB_NOMEM and found != layout.GRAB_GONE:
+        client.hold(mem, me, n, found & layout.NIL)
+    client.leave(mem, me)
     return found
 
 
-def complete(mem, me, pfn):
-    """End a fill: the content is there.
+def finish_fill(mem, me, pfn):
+    """As complete, as an operation of its own: a folio that this client pins and fills has its content."""
+    client.enter(mem, me)
+    complete(mem, me, pfn)
+    client.leave(mem, me)
 
-    Only now reclaim may consider the folio. While it was being filled it was no candidate, and on a queue it could only have been
-    in the way of those that are.
+
+def withdraw(mem, me, pfn, explained):
+    """Give up the fill of a folio that this client pins, as an operation of its own: out of its mapping, and whoever waits is woken.
+    The pin stays. explained: its first bytes say why (``fill.explain``). If a lock is refused, the folio stays, too, and whoever waits
+    for it takes the filler's place."""
+    client.enter(mem, me)
+    if not remove(mem, me, atomics.read64(mem, atomics.folio_at(mem, pfn) + layout.F_INO), pfn):
+        fill.abandon(mem, me, pfn)
+    elif explained:
+        fill.explain(mem, pfn)
+    else:
+        fill.fail(mem, pfn)
+    client.leave(mem, me)
+
+
+def invalidate(mem, me, low, high, last):
+    """As truncate, as an operation of its own, of the object with this digest, if anything of it is cached. False if a lock is refused."""
+    client.enter(mem, me)
+    ino = mapping.lookup(mem, me, low, high)
+    done = ino != layout.INO_BUSY and (ino == 0 or truncate(mem, me, ino, last))
+    client.leave(mem, me)
+    return done
+
+
+def forget(mem, me, key, before):
+    """Withdraw some version of the object whose key has this digest, as an operation of its own: its ino, 0 if there is none, INO_BUSY if a
+    lock is refused.
+
+    Once more until that is 0. With the ino that is found again (before, from the last time), nothing is done: it is being filled anew.
     """
-    fill.complete(mem, pfn)
-    lru.insert(mem, me, pfn)
+    client.enter(mem, me)
+    ino = mapping.find_key(mem, me, key)
+    if ino and ino != before and ino != layout.INO_BUSY and not truncate(mem, me, ino, layout.XA_INDEX_MAX):
+        ino = layout.INO_BUSY
+    client.leave(mem, me)
+    return ino
 
 
-def remove(mem, me, ino, pfn):
-    """Withdraw one folio that the caller holds from its mapping, if it is still in it."""
-    if not mapping.lock(mem, me, ino):
-        return
-    attached = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED)
-    left = 1
-    if attached:
-        client.note(mem, me, pfn)
-        left = mapping.remove(mem, me, ino, pfn)
-    mapping.unlock(mem, ino)
-    if attached:
-        folio.put(mem, me, pfn)
-    if left == 0:
-        mapping.release(mem, me, ino)
+def open(mem, me, low, high, key, size, order, height, text, key_length, version_length):
+    """As mapping.open, as an operation of its own, which evicts if the record has no room otherwise."""
+    client.enter(mem, me)
+    for _ in range(layout.SHRINK_TRIES):
+        ino = mapping.open(mem, me, low, high, key, size, order, height, text, key_length, version_length)
+        if ino or vmscan.shrink(mem, me, 1) == 0:
+            break
+    client.leave(mem, me)
+    return ino
 
 
-def truncate(mem, me, ino, last):
-    """Withdraw every folio with an index of 0 .. last. Leases that are out keep theirs; one inserted meanwhile may stay."""
-    index = 0
-    while index <= last and mapping.lock(mem, me, ino):
-        index = mapping.next_index(mem, ino, index, last)
-        pfn = mapping.find(mem, ino, index) if index <= last else layout.NIL
-        index += 1
-        left = mapping.folios(mem, ino)
-        if pfn != layout.NIL:
-            client.note(mem, me, pfn)
-            left = mapping.remove(mem, me, ino, pfn)
-        mapping.unlock(mem, ino)
-        if pfn != layout.NIL:
-            folio.put(mem, me, pfn)
-        if left == 0:
-            mapping.release(mem, me, ino)
+def resolve(mem, me, low, high):
+    """As mapping.lookup, as an operation of its own; 0 also if the lock is refused."""
+    client.enter(mem, me)
+    ino = mapping.lookup(mem, me, low, high)
+    client.leave(mem, me)
+    return ino if ino != layout.INO_BUSY else 0
 
 
 def _grab(mem, me, ino, index, order, length):
     for _ in range(layout.SHRINK_TRIES):
-        if not mapping.lock(mem, me, ino):
-            return layout.GRAB_GONE
+        got = mapping.lock(mem, me, ino)
+        if got != layout.TREE_LOCKED:
+            return layout.GRAB_GONE if got == layout.TREE_GONE else layout.GRAB_NOMEM
         pfn = _find_locked(mem, me, ino, index)
         mapping.unlock(mem, ino)
         if pfn != layout.NIL:
@@ -137,31 +232,24 @@ def _grab(mem, me, ino, index, order, length):
         # Lost against another inserter, or no page for a node. Stale getters may hold the folio for a moment: both references are
         # dropped like anybody's.
         folio.put(mem, me, pfn)
-        folio.put(mem, me, pfn)
-        if status == layout.XA_NOMEM and vmscan.shrink(mem, me, 1) == 0:
+        if not folio.put(mem, me, pfn) or (status >= layout.XA_NOMEM and vmscan.shrink(mem, me, 1) == 0):
             return layout.GRAB_NOMEM
     return layout.GRAB_NOMEM
 
 
 def _find_locked(mem, me, ino, index):
-    """Pin what is at index; under the tree lock. The slot's own reference cannot go, so a plain get will do.
+    """``find_get`` under the tree lock, where a miss is none that may be false.
 
-    A saturated folio is as good as none: the insert will lose, and the caller reads privately.
+    The slot's own reference cannot go, so the first round finds what is there. It is asked for its identity all the same: the slot
+    may be damaged. Such a folio, and a saturated one, is as good as none: the insert will lose, and the caller reads privately.
     """
-    pfn = mapping.find(mem, ino, index)
-    if pfn == layout.NIL:
-        return layout.NIL
-    client.note(mem, me, pfn)
-    if page_ref.get(mem, atomics.folio_at(mem, pfn)) == layout.GOT:
-        return pfn
-    page_ref.put(mem, atomics.folio_at(mem, pfn))
-    client.done(mem, me, pfn)
-    return layout.NIL
+    return find_get(mem, me, ino, mapping.head(mem, ino), mapping.height(mem, ino), index)
 
 
 def _insert(mem, me, ino, index, pfn):
-    """As mapping.insert; XA_EXISTS also stands for a mapping that went meanwhile, which the next round finds out."""
-    if not mapping.lock(mem, me, ino):
+    """As mapping.insert; XA_EXISTS also stands for a mapping that went meanwhile, or a lock that is refused, which the next round finds
+    out."""
+    if mapping.lock(mem, me, ino) != layout.TREE_LOCKED:
         return layout.XA_EXISTS
     status = mapping.insert(mem, me, ino, index, pfn)
     mapping.unlock(mem, ino)

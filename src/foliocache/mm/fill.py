@@ -2,7 +2,8 @@
 
 A folio is inserted locked, with F_OWNER naming the client that fills it. The filler writes the content, then ``complete`` sets
 PG_UPTODATE and wakes everybody; or ``fail`` sets PG_ERROR. A failed folio has left its mapping before anybody is woken, so
-one who wakes to PG_ERROR, or comes later, finds a miss and tries for himself.
+one who wakes to PG_ERROR, or comes later, finds a miss and tries for himself. With PG_REASON, the filler has written the reason into
+the page (``explain``): it is nobody else's content, and stays as long as one of those who waited has it pinned.
 
 A filler may die. Whoever waits for it, or comes later, finds that out from F_OWNER and takes its place by a cmpxchg (``take_over``);
 one wins, and fills as if it had added the folio. The reaper only says that nobody is at it (``abandon``): then the folio waits for
@@ -33,6 +34,11 @@ def complete(mem, pfn):
 def fail(mem, pfn):
     """The source failed; the caller has withdrawn the folio (``filemap.remove``)."""
     flags.unlock(mem, atomics.folio_at(mem, pfn), layout.PG_ERROR)
+
+
+def explain(mem, pfn):
+    """As fail, after the filler has written into the folio why: for those who wait now, and look before they let go of it."""
+    flags.unlock(mem, atomics.folio_at(mem, pfn), layout.PG_ERROR | layout.PG_REASON)
 
 
 def take_over(mem, me, pfn):

@@ -5,7 +5,7 @@ from .atomics cimport mem_t
 
 
 cpdef void init(mem_t mem, u64 folio, u32 bits) noexcept nogil
-cpdef u32 load(mem_t mem, u64 folio) noexcept nogil
+cpdef u32 load(mem_t mem, u64 folio) noexcept nogil  # inline
 cpdef void mark_referenced(mem_t mem, u64 folio, u32 seen) noexcept nogil
 cpdef void set_readahead(mem_t mem, u64 folio) noexcept nogil
 cpdef u32 clear(mem_t mem, u64 folio, u32 bits) noexcept nogil

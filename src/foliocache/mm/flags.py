@@ -7,6 +7,7 @@ PG_UPTODATE   the content is there, and never changes again in this life
 PG_ERROR      the source failed: the folio has been withdrawn from its mapping
 PG_REFERENCED used since reclaim last looked
 PG_READAHEAD  whoever uses it should read the next folios ahead
+PG_REASON     with PG_ERROR: the page itself says why
 ============  ===================================================================================================
 
 The kernel's counterparts are in ``include/linux/page-flags.h`` and ``mm/filemap.c``.
@@ -45,7 +46,7 @@ def clear(mem, folio, bits):
 
 
 def unlock(mem, folio, result):
-    """End a fill: set result (PG_UPTODATE or PG_ERROR), drop PG_LOCKED, wake everybody who sleeps on it.
+    """End a fill: set result (PG_UPTODATE, or PG_ERROR with or without PG_REASON), drop PG_LOCKED, wake everybody who sleeps on it.
 
     The result goes in first: a waiter that finds PG_LOCKED gone finds the result in the same word. Release, for the content: a
     reader may see PG_UPTODATE before PG_LOCKED goes. The second step continues the release sequence of the first, being a

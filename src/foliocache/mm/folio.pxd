@@ -5,7 +5,7 @@ from .atomics cimport mem_t
 
 
 cpdef void prepare(mem_t mem, u32 pfn, u32 type, u32 order, u64 ino, u64 index, u32 length) noexcept nogil
-cpdef void put(mem_t mem, u32 me, u32 pfn) noexcept nogil
-cpdef void release(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil
-cpdef void destroy(mem_t mem, u32 me, u32 pfn) noexcept nogil
-cpdef bint is_identity(mem_t mem, u32 pfn, u64 ino, u64 index) noexcept nogil
+cpdef bint put(mem_t mem, u32 me, u32 pfn) noexcept nogil  # inline
+cpdef bint release(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil  # inline
+cpdef bint destroy(mem_t mem, u32 me, u32 pfn) noexcept nogil
+cpdef bint is_identity(mem_t mem, u32 pfn, u64 ino, u64 index) noexcept nogil  # inline

@@ -24,12 +24,14 @@ if not cython.compiled:
 def prepare(mem, pfn, type, order, ino, index, length):
     """Set up a frozen folio for a new life; ``page_ref.init`` comes next. index, and length in valid bytes, are for FILE.
 
-    F_ATTACHED is mapping's and F_QUEUE lru's: the end of the former life has left them 0.
+    No word is taken over from the former life: its owner may have been killed anywhere in its end. F_QUEUE is the exception, for
+    ``destroy`` clears it before the block is free, whoever runs it.
     """
     folio = atomics.folio_at(mem, pfn)
     kind.set(mem, pfn, type, order)
     atomics.write64(mem, folio + layout.F_INO, ino)
     atomics.write64(mem, folio + layout.F_INDEX, index)
+    atomics.store_relaxed(mem, folio + layout.F_ATTACHED, 0)
     atomics.write32(mem, folio + layout.F_LENGTH, length)
     atomics.write32(mem, folio + layout.F_USED, 0)
     atomics.write32(mem, folio + layout.F_FREE, 0)
@@ -37,30 +39,34 @@ def prepare(mem, pfn, type, order, ino, index, length):
 
 
 def put(mem, me, pfn):
-    """Drop a reference that the operation under way has named; the last one destroys the folio."""
-    if page_ref.put(mem, atomics.folio_at(mem, pfn)):
-        destroy(mem, me, pfn)
+    """Drop a reference that the operation under way has named; the last one destroys the folio. False if a lock is refused: the folio is
+    as ``destroy`` has left it, and stays named."""
+    if page_ref.put(mem, atomics.folio_at(mem, pfn)) and not destroy(mem, me, pfn):
+        return False
     client.done(mem, me, pfn)
+    return True
 
 
 def release(mem, me, n, pfn):
-    """Drop the pin that is word n of the ledger: an operation of its own."""
+    """Drop the pin that is word n of the ledger: an operation of its own. False if a lock is refused: the word is a vague name then."""
     client.let_go(mem, me, n, pfn)
-    if page_ref.put(mem, atomics.folio_at(mem, pfn)):
-        destroy(mem, me, pfn)
+    if page_ref.put(mem, atomics.folio_at(mem, pfn)) and not destroy(mem, me, pfn):
+        client.keep_vague(mem, me, n, pfn)
+        return False
     client.finish(mem, me, pfn)
+    return True
 
 
 def destroy(mem, me, pfn):
-    """Give the pages of a frozen folio back, as its type demands. The caller owns it: he has frozen it, and named it before.
+    """Give the pages of a frozen folio back, as its type demands. The caller owns it: it has frozen the folio, and named it before.
 
-    May be broken off anywhere and started again by a reaper.
+    May be broken off anywhere and started again by a reaper. False if it is, because a lock is refused.
     """
     order = kind.order(mem, pfn)
-    if kind.type(mem, pfn) == layout.TYPE_FILE:
-        lru.remove(mem, me, pfn)
+    if kind.type(mem, pfn) == layout.TYPE_FILE and not lru.remove(mem, me, pfn):
+        return False
     kind.set(mem, pfn, layout.TYPE_NONE, order)
-    page_alloc.free(mem, me, pfn, order)
+    return page_alloc.free(mem, me, pfn, order)
 
 
 def is_identity(mem, pfn, ino, index):

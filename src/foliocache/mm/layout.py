@@ -1,6 +1,6 @@
 """Where every word of a segment is, and what its values mean.  All offsets and sizes are in bytes.
 
-This file stays plain Python in both worlds. ``setup.py`` writes ``layout.pxd`` from its constants, so that the compiled core has
+This file stays plain Python in both worlds. ``tools/generate.py`` writes ``layout.pxd`` from its constants, so that the compiled core has
 them as C constants; the model checker gives its own copy smaller ones (``NODE_SHIFT``, ``MAX_ORDER`` ...) before the core loads.
 
 A segment, in order::
@@ -18,7 +18,7 @@ its *object number* (see ``slab``). ``NIL`` stands for none.
 """
 
 MAGIC = 0x314843_4F494C4F46  # "FOLIOCH1", little-endian
-ABI = 2
+ABI = 3
 
 NIL = 0xFFFFFFFF
 LINE = 64
@@ -133,6 +133,8 @@ F_FREE = 60  # slab's lock, for NODE and INODE: first free object of the page, +
 # F_BUDDY of a block in use that the reaper looks into: once freed, it is not handed out but parked.
 BUDDY_QUARANTINED = 0x40
 BUDDY_PARKED = 0x80
+QUARANTINE_NONE = 0
+QUARANTINE_ON = 1
 
 # Folio types, in F_KIND. Each has its destructor (folio).
 TYPE_NONE = 0
@@ -150,12 +152,21 @@ PG_UPTODATE = 4
 PG_ERROR = 8
 PG_REFERENCED = 16
 PG_READAHEAD = 32
+PG_REASON = 64
 
-# Locks (wait): the word is the owner's client number + 1, with LOCK_WAITERS while somebody sleeps on it.
+# Locks (wait): the word is the owner's client number + 1, with LOCK_WAITERS while somebody sleeps on it, and LOCK_BROKEN if what it
+# protects has to be repaired by who takes it next.
 LOCK_WAITERS = 0x80000000
+LOCK_BROKEN = 0x40000000
+LOCK_OWNER = 0x3FFFFFFF
+# What taking one comes to.
+LOCK_TAKEN = 0
+LOCK_REPAIR = 1
+LOCK_BUSY = 2
 LOCK_SPINS = 100
 INTERRUPTED = 4  # EINTR, from futex_wait
 LOCK_SLICE_NS = 50_000_000
+LOCK_PATIENCE_NS = 2_000_000_000
 WAIT_SLICE_NS = 100_000_000
 
 # lru's queues; and heat and verdict, in F_QUEUE.
@@ -221,15 +232,22 @@ NODE_LEVEL = 24
 NODE_SLOTS = 64
 NODE_SIZE = NODE_SLOTS + (4 << NODE_SHIFT)
 XA_INDEX_BITS = 40
+XA_INDEX_MAX = (1 << XA_INDEX_BITS) - 1
 XA_HEIGHT_MAX = (XA_INDEX_BITS + NODE_SHIFT - 1) // NODE_SHIFT
 # An entry: 0 empty; bit 0 set, a node's object number << 1; else a folio, (pfn + 1) << 1.
 XA_NODE = 1
 XA_OK = 0
 XA_EXISTS = 1
 XA_NOMEM = 2
+XA_BROKEN = 3
+XA_CLEARED = 1
+XA_LEAKED = 2
 
 # Mapping record, an object of slab SLAB_MAPPINGS. A chain of records has CHAIN_MAX at most; the mean is four.
 CHAIN_MAX = 1000
+TREE_GONE = 0
+TREE_LOCKED = 1
+BUCKETS_BATCH = 256  # chains that are looked through under the table's lock at a time
 MAPPING_HEAD = 0
 MAPPING_INO = 8
 MAPPING_DIGEST_LO = 16
@@ -250,6 +268,7 @@ MAPPING_SIZE = MAPPING_TEXT + MAPPING_TEXT_MAX
 GRAB_ADDED = 1 << 32
 GRAB_NOMEM = 1 << 33
 GRAB_GONE = 1 << 34
+INO_BUSY = HASH_MASK  # in place of an ino: a lock was refused
 FIND_RETRIES = 8
 GRAB_TRIES = 64
 
@@ -259,9 +278,13 @@ CLIENT_PID = 0
 CLIENT_GENERATION = 4
 CLIENT_STATE = 8
 CLIENT_ATTACHED = 16
+CLIENT_PIDNS = 24  # inode of the pid namespace that the pid is one of; 0 if it is not known
 CLIENT_BUSY = 64  # odd while an operation is under way
 CLIENT_OPS = 68  # OPS words: the folios that the operation under way is getting, dropping, building or destroying
 CLIENT_COUNTERS = 128
+CLIENT_UNNAMED = (
+    252  # folios that an operation had in hand without a word left in CLIENT_OPS to name them; 0 unless there is a bug
+)
 CLIENT_LEDGER = 256  # PINS words: one for each pin that a lease or a window holds
 OPS = 15
 PINS = (CLIENT_SIZE - CLIENT_LEDGER) // 4
@@ -273,6 +296,14 @@ PIN_BUSY = 0x80000000  # references may have been taken or dropped, nobody can k
 PIN_HELD = 0x40000000  # exactly one reference
 PIN_PFN = 0x3FFFFFFF
 GRACE_NS = 100_000_000
+QUIET_TRIES = 100
+
+# Parts that are made again from ground truth (reap.repair).
+REPAIR_LISTS = 0  # page_alloc
+REPAIR_QUEUES = 1  # lru
+REPAIR_SLABS = 2
+REPAIR_TABLE = 3  # the mapping table's chains
+REPAIR_TREES = 4
 
 # Counters of a client, 64 bits each.
 COUNT_HITS = 0
@@ -284,4 +315,5 @@ COUNT_BYPASSES = 5
 COUNT_WAITS = 6
 COUNT_READAHEAD = 7
 COUNT_ERRORS = 8
-COUNTERS = ("hits", "misses", "fills", "fill_bytes", "evictions", "bypasses", "waits", "readahead", "errors")
+COUNT_STALLS = 9
+COUNTERS = ("hits", "misses", "fills", "fill_bytes", "evictions", "bypasses", "waits", "readahead", "errors", "stalls")

@@ -7,16 +7,17 @@ from .atomics cimport mem_t
 
 @cython.locals(word=u32)
 cpdef void setup(mem_t mem) noexcept nogil
-cpdef void insert(mem_t mem, u32 me, u32 pfn) noexcept nogil
-cpdef void add(mem_t mem, u32 me, u32 pfn, u32 queue) noexcept nogil
-cpdef void remove(mem_t mem, u32 me, u32 pfn) noexcept nogil
+cpdef bint insert(mem_t mem, u32 me, u32 pfn) noexcept nogil
+cpdef bint add(mem_t mem, u32 me, u32 pfn, u32 queue) noexcept nogil
+cpdef bint remove(mem_t mem, u32 me, u32 pfn) noexcept nogil
 cpdef u32 isolate(mem_t mem, u32 me, bint spare_main) noexcept nogil
 @cython.locals(pfn=u32)
 cpdef void rebuild(mem_t mem) noexcept nogil
 cpdef void repair(mem_t mem, u32 me) noexcept nogil
 cpdef void reap(mem_t mem, u32 me, u32 dead) noexcept nogil
 cpdef bint is_queued(mem_t mem, u32 pfn) noexcept nogil
-cdef void _lock(mem_t mem, u32 me) noexcept nogil
+@cython.locals(got=u32)
+cdef bint _lock(mem_t mem, u32 me) noexcept nogil
 cpdef u32 pages(mem_t mem, u32 queue) noexcept nogil
 cpdef u32 cached(mem_t mem) noexcept nogil
 @cython.locals(attached=u32)

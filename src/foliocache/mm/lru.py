@@ -54,31 +54,38 @@ def setup(mem):
 
 
 def insert(mem, me, pfn):
-    """Put a new folio that the caller holds on a queue, with the heat that its ghost has kept."""
-    _lock(mem, me)
+    """Put a new folio that the caller holds on a queue, with the heat that its ghost has kept. False if the lock is refused."""
+    if not _lock(mem, me):
+        return False
     if _may_join(mem, pfn):
         _add(mem, pfn, layout.QUEUE_MAIN if _is_filling(mem) else layout.QUEUE_NEW, _recall(mem, pfn))
     wait.unlock(mem, layout.LRU_LOCK)
+    return True
 
 
 def add(mem, me, pfn, queue):
-    """Put a folio that the caller holds at the young end of a queue, unless it is on one already, or has left its mapping."""
-    _lock(mem, me)
+    """Put a folio that the caller holds at the young end of a queue, unless it is on one already, or has left its mapping. False if the
+    lock is refused."""
+    if not _lock(mem, me):
+        return False
     if _may_join(mem, pfn):
         _add(mem, pfn, queue, _heat(mem, pfn))
     wait.unlock(mem, layout.LRU_LOCK)
+    return True
 
 
 def remove(mem, me, pfn):
     """Take a folio off whatever queue it is on, if it is on one; for its destructor. One that was chosen for eviction leaves a
-    ghost."""
-    _lock(mem, me)
+    ghost. False if the lock is refused."""
+    if not _lock(mem, me):
+        return False
     if _queue_of(mem, pfn) != layout.QUEUE_NONE:
         _unlink(mem, pfn)
     elif _verdict(mem, pfn):
         _remember(mem, pfn)
     _mark(mem, pfn, layout.QUEUE_NONE, 0, 0)
     wait.unlock(mem, layout.LRU_LOCK)
+    return True
 
 
 def isolate(mem, me, spare_main):
@@ -87,7 +94,8 @@ def isolate(mem, me, spare_main):
     spare_main: from new or small, if there is anything, whatever their share; for who finds main in use. Looks at SCAN_BATCH folios
     at most, and at as many rivals for one of them, so that the lock is held for a bounded time.
     """
-    _lock(mem, me)
+    if not _lock(mem, me):
+        return layout.NIL
     pfn = layout.NIL
     atomics.write32(mem, layout.LRU_FULL, cached(mem))
     for _ in range(layout.SCAN_BATCH):
@@ -118,9 +126,9 @@ def rebuild(mem):
 
 def repair(mem, me):
     """Rebuild while others work."""
-    wait.lock(mem, layout.LRU_LOCK, me)
-    rebuild(mem)
-    wait.unlock(mem, layout.LRU_LOCK)
+    if wait.lock(mem, layout.LRU_LOCK, me) != layout.LOCK_BUSY:
+        rebuild(mem)
+        wait.unlock(mem, layout.LRU_LOCK)
 
 
 def reap(mem, me, dead):
@@ -146,8 +154,11 @@ def cached(mem):
 
 
 def _lock(mem, me):
-    if wait.lock(mem, layout.LRU_LOCK, me):
+    """False if it is refused."""
+    got = wait.lock(mem, layout.LRU_LOCK, me)
+    if got == layout.LOCK_REPAIR:
         rebuild(mem)
+    return got != layout.LOCK_BUSY
 
 
 def _may_join(mem, pfn):

@@ -6,36 +6,51 @@ from .atomics cimport mem_t
 
 
 cpdef void setup(mem_t mem) noexcept nogil
-@cython.locals(number=u32, ino=u64)
-cpdef void sweep(mem_t mem, u32 me) noexcept nogil
-@cython.locals(n=u64)
-cpdef void repair(mem_t mem, u32 me) noexcept nogil
+@cython.locals(ino=u64)
+cpdef u32 sweep(mem_t mem, u32 me, u32 number) noexcept nogil
+cpdef void repair_table(mem_t mem, u32 me) noexcept nogil
+@cython.locals(ino=u64)
+cpdef u32 repair_tree(mem_t mem, u32 me, u32 number) noexcept nogil
+@cython.locals(ino=u64)
+cpdef u32 repair_node(mem_t mem, u32 me, u32 number) noexcept nogil
 @cython.locals(n=u64)
 cpdef void reap(mem_t mem, u32 me, u32 dead) noexcept nogil
 cpdef u64 lookup(mem_t mem, u32 me, u64 low, u64 high) noexcept nogil
 cpdef u64 open(mem_t mem, u32 me, u64 low, u64 high, u64 key, u64 size, u32 order, u32 height, const char *text, u32 key_length,
                u32 version_length) noexcept nogil
-cpdef bint lock(mem_t mem, u32 me, u64 ino) noexcept nogil
+@cython.locals(got=u32)
+cpdef u32 lock(mem_t mem, u32 me, u64 ino) noexcept nogil
 cpdef void unlock(mem_t mem, u64 ino) noexcept nogil
-@cython.locals(bucket=u32, number=u32, found=u64, ino=u64)
+@cython.locals(bucket=u32, end=u32, ino=u64)
 cpdef u64 find_key(mem_t mem, u32 me, u64 key) noexcept nogil
+@cython.locals(number=u32, found=u64)
+cdef u64 _find_key_in(mem_t mem, u32 bucket, u64 key) noexcept nogil
 cpdef void release(mem_t mem, u32 me, u64 ino) noexcept nogil
 cpdef u64 head(mem_t mem, u64 ino) noexcept nogil
 cpdef u64 record(mem_t mem, u64 ino) noexcept nogil
 cpdef u32 folios(mem_t mem, u64 ino) noexcept nogil
+cpdef u32 height(mem_t mem, u64 ino) noexcept nogil
+@cython.locals(bits=u32)
+cpdef u64 last_index(mem_t mem, u64 ino) noexcept nogil
 cpdef u32 find(mem_t mem, u64 ino, u64 index) noexcept nogil
 cpdef u64 next_index(mem_t mem, u64 ino, u64 index, u64 last) noexcept nogil
+@cython.locals(status=u32)
 cpdef u32 insert(mem_t mem, u32 me, u64 ino, u64 index, u32 pfn) noexcept nogil
 cpdef u32 remove(mem_t mem, u32 me, u64 ino, u32 pfn) noexcept nogil
-cdef void _lock_table(mem_t mem, u32 me) noexcept nogil
+@cython.locals(got=u32)
+cdef bint _lock_table(mem_t mem, u32 me) noexcept nogil
 @cython.locals(bucket=u32)
 cdef void _reset(mem_t mem) noexcept nogil
 @cython.locals(number=u32)
 cdef void _repair_table(mem_t mem, u32 me) noexcept nogil
 @cython.locals(number=u32, ino=u64, count=u32)
 cdef void _repair_trees(mem_t mem, u32 me, u64 word) noexcept nogil
+@cython.locals(count=u32)
+cdef void _recount(mem_t mem, u32 me, u64 ino) noexcept nogil
+cdef u64 _owner(mem_t mem, u32 number) noexcept nogil
+@cython.locals(linked=bint)
+cdef void _free_unlinked(mem_t mem, u32 me, u64 ino, u32 number) noexcept nogil
 cdef void _link(mem_t mem, u32 number) noexcept nogil
-cdef u32 _height(mem_t mem, u64 ino) noexcept nogil
 @cython.locals(left=u32)
 cdef u32 _add_folios(mem_t mem, u64 ino, int64_t n) noexcept nogil
 @cython.locals(found=u64, number=u32)
@@ -44,6 +59,8 @@ cdef u32 _make(mem_t mem, u32 me, u64 low, u64 high, u64 key, u64 size, u32 orde
                u32 version_length) noexcept nogil
 @cython.locals(found=u64, link=u64)
 cdef void _drop(mem_t mem, u32 me, u64 ino) noexcept nogil
+cdef void _free_record(mem_t mem, u32 me, u32 number) noexcept nogil
+cdef void _drop_empty(mem_t mem, u32 me, u64 ino) noexcept nogil
 cdef bint _is_alive(mem_t mem, u64 ino) noexcept nogil
 cdef u64 _ino(mem_t mem, u32 number) noexcept nogil
 @cython.locals(mixed=u64)

@@ -28,8 +28,10 @@ def setup(mem):
 
 
 def lookup(mem, me, low, high):
-    """The ino of the object with this 128-bit digest of key, version and size; 0 if nothing of it is cached."""
-    _lock_table(mem, me)
+    """The ino of the object with this 128-bit digest of key, version and size; 0 if nothing of it is cached, INO_BUSY if the lock is
+    refused."""
+    if not _lock_table(mem, me):
+        return layout.INO_BUSY
     number = _search(mem, low, high)
     ino = _ino(mem, number) if number != layout.NIL else 0
     wait.unlock(mem, layout.TABLE_LOCK)
@@ -37,11 +39,12 @@ def lookup(mem, me, low, high):
 
 
 def open(mem, me, low, high, key, size, order, height, text, key_length, version_length):
-    """As lookup, but makes the record if there is none; 0 only when there is no memory for it.
+    """As lookup, but makes the record if there is none; 0 only when there is no memory for it, or a lock is refused.
 
     key is a 64-bit digest of the key alone; text is key and version for people, cut to MAPPING_TEXT_MAX bytes.
     """
-    _lock_table(mem, me)
+    if not _lock_table(mem, me):
+        return 0
     number = _search(mem, low, high)
     if number == layout.NIL:
         number = _make(mem, me, low, high, key, size, order, height, text, key_length, version_length)
@@ -51,13 +54,17 @@ def open(mem, me, low, high, key, size, order, height, text, key_length, version
 
 
 def lock(mem, me, ino):
-    """Take the tree lock of ino's mapping. False, and no lock, when the mapping is gone."""
-    if wait.lock(mem, _tree_lock(ino), me):
+    """Take the tree lock of ino's mapping: TREE_LOCKED; or, without the lock, TREE_GONE when the mapping is gone, and LOCK_BUSY when the
+    lock is refused."""
+    got = wait.lock(mem, _tree_lock(ino), me)
+    if got == layout.LOCK_BUSY:
+        return got
+    if got == layout.LOCK_REPAIR:
         _repair_trees(mem, me, _tree_lock(ino))
     if _is_alive(mem, ino):
-        return True
+        return layout.TREE_LOCKED
     wait.unlock(mem, _tree_lock(ino))
-    return False
+    return layout.TREE_GONE
 
 
 def unlock(mem, ino):
@@ -66,58 +73,76 @@ def unlock(mem, ino):
 
 
 def find_key(mem, me, key):
-    """The ino of some version of the object whose key has this digest; 0 if there is none. Looks at every record."""
-    _lock_table(mem, me)
+    """The ino of some version of the object whose key has this digest; 0 if there is none; INO_BUSY if the lock is refused.
+
+    Looks at every record, and lets go of the lock after each BUCKETS_BATCH chains. A record that is made meanwhile may be missed.
+    """
     ino = 0
-    for bucket in range(atomics.nbuckets(mem)):
-        number = atomics.read32(mem, atomics.buckets(mem) + bucket * 4)
-        for _ in range(layout.CHAIN_MAX):
-            found = slab.at(mem, layout.SLAB_MAPPINGS, number) if number != layout.NIL else 0
-            if found == 0:
-                break
-            if atomics.read64(mem, found + layout.MAPPING_KEY) == key:
-                ino = _ino(mem, number)
-            number = atomics.read32(mem, found + layout.MAPPING_CHAIN)
-    wait.unlock(mem, layout.TABLE_LOCK)
+    bucket = 0
+    while ino == 0 and bucket < atomics.nbuckets(mem):
+        end = min(bucket + layout.BUCKETS_BATCH, atomics.nbuckets(mem))
+        if not _lock_table(mem, me):
+            return layout.INO_BUSY
+        while ino == 0 and bucket < end:
+            ino = _find_key_in(mem, bucket, key)
+            bucket += 1
+        wait.unlock(mem, layout.TABLE_LOCK)
     return ino
 
 
 def release(mem, me, ino):
-    """Free the record if its mapping holds no folio any more. For those who took the last one out."""
-    _lock_table(mem, me)
-    if lock(mem, me, ino):
-        if folios(mem, ino) == 0:
-            _drop(mem, me, ino)
-        unlock(mem, ino)
-    wait.unlock(mem, layout.TABLE_LOCK)
+    """Free the record if its mapping holds no folio any more. For those who took the last one out. If a lock is refused, the record
+    stays for ``sweep``."""
+    _drop_empty(mem, me, ino)
 
 
-def sweep(mem, me):
-    """Drop every record that has no folio: a dead client may have made it, or have left it with the last folio it took out.
+def sweep(mem, me, number):
+    """Drop the next record behind number (or the first, for NIL) if it has no folio; its number, NIL behind the last.
 
-    One who is about to insert finds his mapping gone and opens it again.
+    A dead client may have made the record, or have left it with the last folio that it took out. A client that is about to insert finds
+    its mapping gone and opens it again.
     """
-    _lock_table(mem, me)
-    number = slab.next_of(mem, layout.SLAB_MAPPINGS, layout.NIL)
-    while number != layout.NIL:
+    number = slab.next_of(mem, layout.SLAB_MAPPINGS, number)
+    if number != layout.NIL:
         ino = _ino(mem, number)
-        if folios(mem, ino) == 0 and lock(mem, me, ino):
-            if folios(mem, ino) == 0:
-                _drop(mem, me, ino)
+        if ino & layout.OBJECT_MASK == number and folios(mem, ino) == 0:
+            _drop_empty(mem, me, ino)
+    return number
+
+
+def repair_table(mem, me):
+    """Make the table's chains again, while others work."""
+    if _lock_table(mem, me):
+        _repair_table(mem, me)
+        wait.unlock(mem, layout.TABLE_LOCK)
+
+
+def repair_tree(mem, me, number):
+    """Count the tree of the next record behind number (or the first, for NIL) again; its number, NIL behind the last."""
+    number = slab.next_of(mem, layout.SLAB_MAPPINGS, number)
+    if number != layout.NIL:
+        ino = _ino(mem, number)
+        if lock(mem, me, ino) == layout.TREE_LOCKED:
+            _recount(mem, me, ino)
             unlock(mem, ino)
-        number = slab.next_of(mem, layout.SLAB_MAPPINGS, number)
-    wait.unlock(mem, layout.TABLE_LOCK)
+    return number
 
 
-def repair(mem, me):
-    """Make the table's chains again, and count every tree, while others work."""
-    wait.lock(mem, layout.TABLE_LOCK, me)
-    _repair_table(mem, me)
-    for n in range(layout.TREE_LOCKS):
-        wait.lock(mem, layout.TREE_LOCK + n * layout.LINE, me)
-        _repair_trees(mem, me, layout.TREE_LOCK + n * layout.LINE)
-        wait.unlock(mem, layout.TREE_LOCK + n * layout.LINE)
-    wait.unlock(mem, layout.TABLE_LOCK)
+def repair_node(mem, me, number):
+    """Free the next node behind number (or the first, for NIL) if it is linked nowhere; its number, NIL behind the last.
+
+    A node names its owner before it is linked, and is linked and freed under its owner's lock. So under that lock, one that still names
+    the owner and has no place in its tree is nobody's.
+    """
+    number = slab.next_of(mem, layout.SLAB_NODES, number)
+    if number != layout.NIL:
+        ino = _owner(mem, number)
+        if lock(mem, me, ino) != layout.TREE_LOCKED and wait.lock(mem, _tree_lock(ino), me) == layout.LOCK_BUSY:
+            return number
+        if slab.is_used(mem, layout.SLAB_NODES, number) and _owner(mem, number) == ino:
+            _free_unlinked(mem, me, ino, number)
+        wait.unlock(mem, _tree_lock(ino))
+    return number
 
 
 def reap(mem, me, dead):
@@ -141,22 +166,35 @@ def record(mem, ino):
     return slab.at(mem, layout.SLAB_MAPPINGS, ino & layout.OBJECT_MASK)
 
 
+def height(mem, ino):
+    """Levels of nodes in the tree; as ``head``, a hint without the lock."""
+    return min(atomics.read32(mem, record(mem, ino) + layout.MAPPING_HEIGHT), layout.XA_HEIGHT_MAX)
+
+
+def last_index(mem, ino):
+    """The last index that the tree has a place for. Beyond it a walk would come to other indices' slots."""
+    bits = height(mem, ino) * layout.NODE_SHIFT
+    return layout.HASH_MASK >> (64 - bits) if bits else 0
+
+
 def find(mem, ino, index):
     """The pfn at index, or NIL; under the tree lock, which keeps it there."""
-    slot = xarray.find(mem, head(mem, ino), _height(mem, ino), index)
+    slot = xarray.find(mem, head(mem, ino), height(mem, ino), index)
     return xarray.load(mem, slot) if slot else layout.NIL
 
 
 def next_index(mem, ino, index, last):
     """The first index in index .. last that is cached, or last + 1; under the tree lock."""
-    return xarray.next_index(mem, head(mem, ino), _height(mem, ino), index, last)
+    return xarray.next_index(mem, head(mem, ino), height(mem, ino), index, last)
 
 
 def insert(mem, me, ino, index, pfn):
     """Give a folio its slot, which takes over one of its references; under the tree lock. As xarray.store."""
     digest = atomics.read64(mem, record(mem, ino) + layout.MAPPING_DIGEST_LO)
     atomics.write64(mem, atomics.folio_at(mem, pfn) + layout.F_DIGEST, digest)
-    status = xarray.store(mem, me, head(mem, ino), _height(mem, ino), index, pfn, ino)
+    status = xarray.store(mem, me, head(mem, ino), height(mem, ino), index, pfn, ino)
+    if status == layout.XA_BROKEN:
+        wait.mark_broken(mem, _tree_lock(ino))
     if status == layout.XA_OK:
         atomics.record32(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED, 1)
         _add_folios(mem, ino, 1)
@@ -170,7 +208,8 @@ def remove(mem, me, ino, pfn):
     atomics.record32(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED, 0)
     if find(mem, ino, index) != pfn:  # the table is damaged
         return folios(mem, ino)
-    xarray.erase(mem, me, head(mem, ino), _height(mem, ino), index)
+    if not xarray.erase(mem, me, head(mem, ino), height(mem, ino), index):
+        wait.mark_broken(mem, _tree_lock(ino))
     return _add_folios(mem, ino, -1)
 
 
@@ -180,8 +219,11 @@ def folios(mem, ino):
 
 
 def _lock_table(mem, me):
-    if wait.lock(mem, layout.TABLE_LOCK, me):
+    """False if it is refused."""
+    got = wait.lock(mem, layout.TABLE_LOCK, me)
+    if got == layout.LOCK_REPAIR:
         _repair_table(mem, me)
+    return got != layout.LOCK_BUSY
 
 
 def _reset(mem):
@@ -198,7 +240,7 @@ def _repair_table(mem, me):
         if _ino(mem, number) & layout.OBJECT_MASK == number and _ino(mem, number) != 0:
             _link(mem, number)
         else:
-            slab.free(mem, me, layout.SLAB_MAPPINGS, number)
+            _free_record(mem, me, number)
         number = slab.next_of(mem, layout.SLAB_MAPPINGS, number)
 
 
@@ -211,21 +253,45 @@ def _repair_trees(mem, me, word):
     while number != layout.NIL:
         ino = _ino(mem, number)
         if _tree_lock(ino) == word and _is_alive(mem, ino):
-            count = xarray.recount(mem, me, head(mem, ino), _height(mem, ino), ino)
-            atomics.store_relaxed(mem, record(mem, ino) + layout.MAPPING_FOLIOS, count)
+            _recount(mem, me, ino)
         number = slab.next_of(mem, layout.SLAB_MAPPINGS, number)
     number = slab.next_of(mem, layout.SLAB_NODES, layout.NIL)
     while number != layout.NIL:
-        ino = atomics.load_relaxed64(mem, slab.at(mem, layout.SLAB_NODES, number) + layout.OBJECT_OWNER)
-        if _tree_lock(ino) == word and not (
-            _is_alive(mem, ino) and xarray.is_linked(mem, head(mem, ino), _height(mem, ino), number)
-        ):
-            slab.free(mem, me, layout.SLAB_NODES, number)
+        ino = _owner(mem, number)
+        if _tree_lock(ino) == word:
+            _free_unlinked(mem, me, ino, number)
         number = slab.next_of(mem, layout.SLAB_NODES, number)
 
 
-def _height(mem, ino):
-    return min(atomics.read32(mem, record(mem, ino) + layout.MAPPING_HEIGHT), layout.XA_HEIGHT_MAX)
+def _recount(mem, me, ino):
+    """Count one tree again; under its lock."""
+    count = xarray.recount(mem, me, head(mem, ino), height(mem, ino), ino)
+    atomics.store_relaxed(mem, record(mem, ino) + layout.MAPPING_FOLIOS, count)
+
+
+def _owner(mem, number):
+    """The ino of the mapping that a node in use belongs to."""
+    return atomics.load_relaxed64(mem, slab.at(mem, layout.SLAB_NODES, number) + layout.OBJECT_OWNER)
+
+
+def _free_unlinked(mem, me, ino, number):
+    """Free a node of ino's tree that has no place in it; under the tree lock."""
+    linked = _is_alive(mem, ino) and xarray.is_linked(mem, head(mem, ino), height(mem, ino), number)
+    if not linked and not slab.free(mem, me, layout.SLAB_NODES, number):
+        wait.mark_broken(mem, _tree_lock(ino))
+
+
+def _find_key_in(mem, bucket, key):
+    """The ino of a record of one chain whose key has this digest, or 0; under TABLE_LOCK."""
+    number = atomics.read32(mem, atomics.buckets(mem) + bucket * 4)
+    for _ in range(layout.CHAIN_MAX):
+        found = slab.at(mem, layout.SLAB_MAPPINGS, number) if number != layout.NIL else 0
+        if found == 0:
+            break
+        if atomics.read64(mem, found + layout.MAPPING_KEY) == key:
+            return _ino(mem, number)
+        number = atomics.read32(mem, found + layout.MAPPING_CHAIN)
+    return 0
 
 
 def _add_folios(mem, ino, n):
@@ -294,7 +360,23 @@ def _drop(mem, me, ino):
         link = found + layout.MAPPING_CHAIN
     atomics.store_release64(mem, record(mem, ino) + layout.MAPPING_INO, 0)
     _count(mem, -1)
-    slab.free(mem, me, layout.SLAB_MAPPINGS, number)
+    _free_record(mem, me, number)
+
+
+def _free_record(mem, me, number):
+    """Give a record back that says no ino; under TABLE_LOCK. If the slab's lock is refused, the next repair of the table does."""
+    if not slab.free(mem, me, layout.SLAB_MAPPINGS, number):
+        wait.mark_broken(mem, layout.TABLE_LOCK)
+
+
+def _drop_empty(mem, me, ino):
+    if not _lock_table(mem, me):
+        return
+    if lock(mem, me, ino) == layout.TREE_LOCKED:
+        if folios(mem, ino) == 0:
+            _drop(mem, me, ino)
+        unlock(mem, ino)
+    wait.unlock(mem, layout.TABLE_LOCK)
 
 
 def _is_alive(mem, ino):

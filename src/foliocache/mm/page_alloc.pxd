@@ -6,11 +6,11 @@ from .atomics cimport mem_t
 
 
 cpdef u32 alloc(mem_t mem, u32 me, u32 order) noexcept nogil
-cpdef void free(mem_t mem, u32 me, u32 pfn, u32 order) noexcept nogil
+cpdef bint free(mem_t mem, u32 me, u32 pfn, u32 order) noexcept nogil
 cpdef u32 mark(mem_t mem, u32 pfn) noexcept nogil
 @cython.locals(found=bint)
-cpdef bint quarantine(mem_t mem, u32 me, u32 pfn) noexcept nogil
-cpdef void end_quarantine(mem_t mem, u32 me, u32 pfn) noexcept nogil
+cpdef u32 quarantine(mem_t mem, u32 me, u32 pfn) noexcept nogil
+cpdef bint end_quarantine(mem_t mem, u32 me, u32 pfn) noexcept nogil
 @cython.locals(order=u32, pfn=u32, tail=u32)
 cpdef void rebuild(mem_t mem) noexcept nogil
 cpdef void repair(mem_t mem, u32 me) noexcept nogil
@@ -18,7 +18,8 @@ cpdef void reap(mem_t mem, u32 me, u32 dead) noexcept nogil
 cpdef u32 free_pages(mem_t mem) noexcept nogil
 @cython.locals(order=u32, pfn=u32)
 cpdef void setup(mem_t mem, u32 me) noexcept nogil
-cdef void _lock(mem_t mem, u32 me) noexcept nogil
+@cython.locals(got=u32)
+cdef bint _lock(mem_t mem, u32 me) noexcept nogil
 @cython.locals(larger=u32, pfn=u32)
 cdef u32 _take(mem_t mem, u32 me, u32 order) noexcept nogil
 cdef void _split(mem_t mem, u32 pfn, u32 have, u32 want) noexcept nogil

@@ -29,24 +29,28 @@ if not cython.compiled:
 
 
 def alloc(mem, me, order):
-    """Take a block of 2^order pages off the free lists, split from a larger one if need be: its first pfn, or NIL.
+    """Take a block of 2^order pages off the free lists, split from a larger one if need be: its first pfn, or NIL, also if the lock is
+    refused.
 
     The block stays named in the caller's slot (``client.note``) until he says ``client.done``.
     """
-    _lock(mem, me)
+    if not _lock(mem, me):
+        return layout.NIL
     pfn = _take(mem, me, order)
     wait.unlock(mem, layout.ALLOC_LOCK)
     return pfn
 
 
 def free(mem, me, pfn, order):
-    """Give a frozen block back, which the caller has named; merges it with its buddies."""
-    _lock(mem, me)
+    """Give a frozen block back, which the caller has named; merges it with its buddies. False if the lock is refused: it stays as it is."""
+    if not _lock(mem, me):
+        return False
     if mark(mem, pfn) == layout.BUDDY_QUARANTINED:
         _set_mark(mem, pfn, layout.BUDDY_PARKED)
     else:
         _give(mem, pfn, order)
     wait.unlock(mem, layout.ALLOC_LOCK)
+    return True
 
 
 def mark(mem, pfn):
@@ -55,8 +59,10 @@ def mark(mem, pfn):
 
 
 def quarantine(mem, me, pfn):
-    """Keep the block that begins at pfn from a new life. False, and nothing done, when none begins there or it is free."""
-    _lock(mem, me)
+    """Keep the block that begins at pfn from a new life: QUARANTINE_ON; QUARANTINE_NONE, and nothing done, when none begins there or it is
+    free; LOCK_BUSY if the lock is refused."""
+    if not _lock(mem, me):
+        return layout.LOCK_BUSY
     found = _head_of(mem, pfn) == pfn and not _is_free_mark(mark(mem, pfn))
     if found and mark(mem, pfn) == layout.BUDDY_PARKED:
         _give(mem, pfn, kind.order(mem, pfn))
@@ -64,17 +70,19 @@ def quarantine(mem, me, pfn):
     elif found:
         _set_mark(mem, pfn, layout.BUDDY_QUARANTINED)
     wait.unlock(mem, layout.ALLOC_LOCK)
-    return found
+    return layout.QUARANTINE_ON if found else layout.QUARANTINE_NONE
 
 
 def end_quarantine(mem, me, pfn):
-    """Free it if it has been parked, else let it live on."""
-    _lock(mem, me)
+    """Free it if it has been parked, else let it live on. False if the lock is refused."""
+    if not _lock(mem, me):
+        return False
     if mark(mem, pfn) == layout.BUDDY_PARKED:
         _give(mem, pfn, kind.order(mem, pfn))
     elif mark(mem, pfn) == layout.BUDDY_QUARANTINED:
         _set_mark(mem, pfn, 0)
     wait.unlock(mem, layout.ALLOC_LOCK)
+    return True
 
 
 def rebuild(mem):
@@ -100,9 +108,9 @@ def rebuild(mem):
 
 def repair(mem, me):
     """Rebuild while others work."""
-    wait.lock(mem, layout.ALLOC_LOCK, me)
-    rebuild(mem)
-    wait.unlock(mem, layout.ALLOC_LOCK)
+    if wait.lock(mem, layout.ALLOC_LOCK, me) != layout.LOCK_BUSY:
+        rebuild(mem)
+        wait.unlock(mem, layout.ALLOC_LOCK)
 
 
 def reap(mem, me, dead):
@@ -138,8 +146,11 @@ def setup(mem, me):
 
 
 def _lock(mem, me):
-    if wait.lock(mem, layout.ALLOC_LOCK, me):
+    """False if it is refused."""
+    got = wait.lock(mem, layout.ALLOC_LOCK, me)
+    if got == layout.LOCK_REPAIR:
         rebuild(mem)
+    return got != layout.LOCK_BUSY
 
 
 def _take(mem, me, order):

@@ -50,27 +50,33 @@ def make(mem, me, n, entries):
 
 
 def destroy(mem, me, table):
-    """Unmap everything and drop the table, which the operation under way has named."""
-    clear(mem, me, table)
-    folio.put(mem, me, table)
+    """Unmap everything and drop the table, which the operation under way has named. False if a lock is refused."""
+    return clear(mem, me, table) and folio.put(mem, me, table)
 
 
 def release(mem, me, n, table):
     """Destroy a table that is word n of the ledger: an operation of its own.
 
-    The ledger names it until it is empty, so that it is found there, with what is left in it, should this client die halfway.
+    The ledger names it until it is empty, so that it is found there, with what is left in it, should this client die halfway. False if a
+    lock is refused: once more then, while the word holds the table.
     """
     client.enter(mem, me)
-    clear(mem, me, table)
-    client.drop(mem, me, n, table)
-    folio.put(mem, me, table)
+    released = clear(mem, me, table)
+    if released:
+        client.drop(mem, me, n, table)
+        released = folio.put(mem, me, table)
+        if not released:
+            client.defer(mem, me, n)
     client.leave(mem, me)
+    return released
 
 
 def clear(mem, me, table):
-    """Unmap everything."""
+    """Unmap everything. False if it was broken off because a lock is refused."""
     for entry in range(_capacity(mem, kind.order(mem, table))):
-        unmap(mem, me, table, entry)
+        if not unmap(mem, me, table, entry):
+            return False
+    return True
 
 
 def maps(mem, table, pfn):
@@ -105,7 +111,7 @@ def move(mem, me, n, table, entry, pfn):
 
 
 def unmap(mem, me, table, entry):
-    """Clear an entry, then drop its reference; False if it was empty.
+    """Clear an entry, then drop its reference, if it is not empty. False if the folio stays named because a lock is refused.
 
     The cmpxchg decides who drops, when two unmap at once. The order that a getter relies on is that of the drop (``page_ref.put``
     is a release), so the cmpxchg may be relaxed.
@@ -113,13 +119,12 @@ def unmap(mem, me, table, entry):
     found = atomics.load_relaxed(mem, _entry(mem, table, entry))
     pfn = xarray.pfn_of(mem, found)
     if pfn == layout.NIL:
-        return False
+        return True
     client.note(mem, me, pfn)
     if atomics.cmpxchg_relaxed(mem, _entry(mem, table, entry), found, 0) != found:
         client.done(mem, me, pfn)
-        return False
-    folio.put(mem, me, pfn)
-    return True
+        return True
+    return folio.put(mem, me, pfn)
 
 
 def gup_fast(mem, me, table, entry):
@@ -134,10 +139,10 @@ def gup_fast(mem, me, table, entry):
         got = page_ref.try_get(mem, atomics.folio_at(mem, pfn))
         if got == layout.GOT and xarray.reload(mem, slot) == pfn:
             return pfn
-        if got != layout.DEAD:
-            folio.put(mem, me, pfn)
-        else:
+        if got == layout.DEAD:
             client.done(mem, me, pfn)
+        elif not folio.put(mem, me, pfn):
+            break
     return layout.NIL
 
 

@@ -6,22 +6,27 @@ from .atomics cimport mem_t
 
 
 cpdef void locks(mem_t mem, u32 me, u32 dead) noexcept nogil
-@cython.locals(n=u32, word=u32)
+@cython.locals(n=u32, word=u32, dropped=bint)
 cpdef void pins(mem_t mem, u32 me, u32 dead) noexcept nogil
 @cython.locals(n=u32, word=u32, waiting=u32)
 cpdef u32 vague(mem_t mem, u32 me, u32 dead) noexcept nogil
 @cython.locals(n=u32, free=u32, word=u32)
 cpdef bint entrust(mem_t mem, u32 dead, u32 keeper) noexcept nogil
-@cython.locals(word=u32)
+@cython.locals(quarantined=u32, unpublished=bint, word=u32)
 cpdef bint settle(mem_t mem, u32 me, u32 dead, u32 pfn) noexcept nogil
+@cython.locals(number=u32)
+cpdef void sweep(mem_t mem, u32 me) noexcept nogil
 @cython.locals(cache=u32)
-cpdef void repair(mem_t mem, u32 me) noexcept nogil
-@cython.locals(settled=bint)
-cpdef bint drop(mem_t mem, u32 me, u32 pfn) noexcept nogil
-cdef void _drop_pin(mem_t mem, u32 me, u32 dead, u32 n, u32 pfn) noexcept nogil
-cdef void _finish(mem_t mem, u32 me, u32 dead, u32 pfn) noexcept nogil
-@cython.locals(type=u32)
-cdef void _unpublish(mem_t mem, u32 me, u32 pfn) noexcept nogil
+cpdef void repair(mem_t mem, u32 me, u32 part) noexcept nogil
+@cython.locals(at=u64, settled=bint)
+cpdef bint drop(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil
+@cython.locals(number=u32)
+cdef void _repair_trees(mem_t mem, u32 me) noexcept nogil
+@cython.locals(at=u64)
+cdef bint _drop_pin(mem_t mem, u32 me, u32 dead, u32 n, u32 pfn) noexcept nogil
+cdef bint _finish(mem_t mem, u32 me, u32 dead, u32 pfn) noexcept nogil
+@cython.locals(type=u32, unpublished=bint)
+cdef bint _unpublish(mem_t mem, u32 me, u32 pfn) noexcept nogil
 cdef void _fail(mem_t mem, u32 pfn) noexcept nogil
 @cython.locals(type=u32)
 cdef bint _settle_word(mem_t mem, u32 me, u32 pfn, u32 word) noexcept nogil

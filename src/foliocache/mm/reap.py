@@ -65,21 +65,25 @@ def locks(mem, me, dead):
 
 
 def pins(mem, me, dead):
-    """Step 2."""
+    """Step 2. Ends early when a lock is refused: then it is to be begun again."""
     for n in range(layout.PINS):
         word = atomics.load_relaxed(mem, client.pin(mem, dead, n))
         if word & layout.PIN_HELD:
             client.enter(mem, me)
-            _drop_pin(mem, me, dead, n, word & layout.PIN_PFN)
+            dropped = _drop_pin(mem, me, dead, n, word & layout.PIN_PFN)
             client.leave(mem, me)
+            if not dropped:
+                return
 
 
 def vague(mem, me, dead):
-    """Step 3: how many folios have to wait."""
+    """Step 3: how many folios have to wait, pins that are left from step 2 among them."""
     waiting = 0
     for n in range(client.words(mem)):
         at = client.word_at(mem, dead, n)
         word = atomics.load_relaxed(mem, at)
+        if word & layout.PIN_HELD and dead != me:
+            waiting += 1
         if word & layout.PIN_BUSY:
             if settle(mem, me, dead, word & layout.PIN_PFN):
                 atomics.record32(mem, at, 0)
@@ -110,76 +114,123 @@ def entrust(mem, dead, keeper):
 
 def settle(mem, me, dead, pfn):
     """Steps a to e for one folio that a dead client (or NIL) has named; whether it is settled. No operation may be under way."""
-    if pfn >= atomics.npages(mem) or not page_alloc.quarantine(mem, me, pfn):
+    if pfn >= atomics.npages(mem):
         return True
+    quarantined = page_alloc.quarantine(mem, me, pfn)
+    if quarantined != layout.QUARANTINE_ON:
+        return quarantined == layout.QUARANTINE_NONE
     if not client.grace(mem, me):
         return False
     client.enter(mem, me)
-    _unpublish(mem, me, pfn)
+    unpublished = _unpublish(mem, me, pfn)
     client.leave(mem, me)
     word = page_ref.count(mem, atomics.folio_at(mem, pfn))
-    if _is_named(mem, dead, pfn) or not _settle_word(mem, me, pfn, word):
+    if not unpublished or _is_named(mem, dead, pfn) or not _settle_word(mem, me, pfn, word):
         return False
-    page_alloc.end_quarantine(mem, me, pfn)
-    return True
+    return page_alloc.end_quarantine(mem, me, pfn)
 
 
-def repair(mem, me):
-    """Make every list, chain and count again from ground truth, while others work. No operation may be under way."""
+def sweep(mem, me):
+    """Drop every record that has no folio, one operation and one hold of the locks for each. No operation may be under way."""
+    number = layout.NIL
+    while True:
+        client.enter(mem, me)
+        number = mapping.sweep(mem, me, number)
+        client.leave(mem, me)
+        if number == layout.NIL:
+            return
+
+
+def repair(mem, me, part):
+    """Make one part again from ground truth, while others work. No operation may be under way.
+
+    REPAIR_TREES looks at one tree or node at a time and holds a lock no longer than that takes. The others hold one lock while they go
+    through the whole folio table: for parts that are known to be damaged.
+    """
     client.enter(mem, me)
-    page_alloc.repair(mem, me)
-    lru.repair(mem, me)
-    for cache in range(layout.SLABS):
-        slab.repair(mem, me, cache)
-    mapping.repair(mem, me)
-    mapping.sweep(mem, me)
+    if part == layout.REPAIR_LISTS:
+        page_alloc.repair(mem, me)
+    elif part == layout.REPAIR_QUEUES:
+        lru.repair(mem, me)
+    elif part == layout.REPAIR_SLABS:
+        for cache in range(layout.SLABS):
+            slab.repair(mem, me, cache)
+    elif part == layout.REPAIR_TABLE:
+        mapping.repair_table(mem, me)
     client.leave(mem, me)
+    if part == layout.REPAIR_TREES:
+        _repair_trees(mem, me)
 
 
-def drop(mem, me, pfn):
+def drop(mem, me, n, pfn):
     """Take a folio whose words are damaged out of the cache, as if a dead client had named it; whether it is settled.
 
-    If not, its name stays in the caller's slot, for those who reap him.
+    Word n of the caller's ledger is its name meanwhile. It stays there for ``vague`` if the folio has to wait.
     """
-    client.done(mem, me, pfn)  # since the last attempt
-    client.note(mem, me, pfn)
+    at = client.pin(mem, me, n)
+    atomics.journal32(mem, at, pfn | layout.PIN_BUSY)
     settled = settle(mem, me, me, pfn)
     if settled:
-        client.done(mem, me, pfn)
+        atomics.journal32(mem, at, 0)
     return settled
 
 
+def _repair_trees(mem, me):
+    number = layout.NIL
+    while True:
+        client.enter(mem, me)
+        number = mapping.repair_tree(mem, me, number)
+        client.leave(mem, me)
+        if number == layout.NIL:
+            break
+    while True:
+        client.enter(mem, me)
+        number = mapping.repair_node(mem, me, number)
+        client.leave(mem, me)
+        if number == layout.NIL:
+            return
+
+
 def _drop_pin(mem, me, dead, n, pfn):
+    """False if a lock is refused: the word still holds the pin then, or is a vague name."""
+    at = client.pin(mem, dead, n)
     if pfn < atomics.npages(mem):
-        _finish(mem, me, dead, pfn)
-        at = client.pin(mem, dead, n)
+        if not _finish(mem, me, dead, pfn):
+            return False
         atomics.record32(mem, at, pfn | layout.PIN_BUSY)
-        folio.put(mem, me, pfn)
-    atomics.record32(mem, client.pin(mem, dead, n), 0)
+        if not folio.put(mem, me, pfn):
+            return False
+    atomics.record32(mem, at, 0)
+    return True
 
 
 def _finish(mem, me, dead, pfn):
-    """What the holder of a pin owed to the folio besides the reference."""
+    """What the holder of a pin owed to the folio besides the reference. False if a lock is refused."""
     if kind.type(mem, pfn) == layout.TYPE_TABLE:
-        pagetable.clear(mem, me, pfn)
-    elif kind.type(mem, pfn) == layout.TYPE_FILE:
+        return pagetable.clear(mem, me, pfn)
+    if kind.type(mem, pfn) == layout.TYPE_FILE:
         fill.abandon(mem, dead, pfn)
-        lru.add(mem, me, pfn, layout.QUEUE_SMALL)
+        return lru.add(mem, me, pfn, layout.QUEUE_SMALL)
+    return True
 
 
 def _unpublish(mem, me, pfn):
+    """False if a lock is refused."""
     at = atomics.folio_at(mem, pfn)
     client.note(mem, me, pfn)
     if page_ref.try_get(mem, at) == layout.DEAD:
         client.done(mem, me, pfn)
-        return
+        return True
+    unpublished = True
     type = kind.type(mem, pfn)
     if type != layout.TYPE_NODE and type != layout.TYPE_INODE and type != layout.TYPE_TABLE:
-        filemap.remove(mem, me, atomics.read64(mem, at + layout.F_INO), pfn)
-        atomics.store_relaxed(mem, at + layout.F_ATTACHED, 0)  # one whose mapping is gone was damaged
-        lru.remove(mem, me, pfn)
-        _fail(mem, pfn)
-    folio.put(mem, me, pfn)
+        unpublished = filemap.remove(mem, me, atomics.read64(mem, at + layout.F_INO), pfn)
+        if unpublished:
+            atomics.store_relaxed(mem, at + layout.F_ATTACHED, 0)  # one whose mapping is gone was damaged
+            unpublished = lru.remove(mem, me, pfn)
+        if unpublished:
+            _fail(mem, pfn)
+    return folio.put(mem, me, pfn) and unpublished
 
 
 def _fail(mem, pfn):
@@ -199,8 +250,7 @@ def _settle_word(mem, me, pfn, word):
             return word == 1 or page_ref.correct(mem, at, word, 1)
         if atomics.load_relaxed(mem, at + layout.F_ATTACHED) or lru.is_queued(mem, pfn) or not page_ref.freeze(mem, at, word):
             return False
-    folio.destroy(mem, me, pfn)
-    return True
+    return folio.destroy(mem, me, pfn)
 
 
 def _is_named(mem, dead, pfn):

@@ -9,7 +9,7 @@ from .atomics cimport mem_t
 cpdef void setup(mem_t mem) noexcept nogil
 @cython.locals(number=u32)
 cpdef u32 alloc(mem_t mem, u32 me, u32 cache, u64 owner) noexcept nogil
-cpdef void free(mem_t mem, u32 me, u32 cache, u32 number) noexcept nogil
+cpdef bint free(mem_t mem, u32 me, u32 cache, u32 number) noexcept nogil
 @cython.locals(cache=u32)
 cpdef bint shrink(mem_t mem, u32 me) noexcept nogil
 @cython.locals(pfn=u32, place=u32, found=u32)
@@ -21,10 +21,11 @@ cpdef void repair(mem_t mem, u32 me, u32 cache) noexcept nogil
 @cython.locals(cache=u32)
 cpdef void reap(mem_t mem, u32 me, u32 dead) noexcept nogil
 @cython.locals(place=u64, page=u64)
-cpdef u64 at(mem_t mem, u32 cache, u32 number) noexcept nogil
-cpdef u32 pfn_of(mem_t mem, u32 number) noexcept nogil
+cpdef u64 at(mem_t mem, u32 cache, u32 number) noexcept nogil  # inline
+cpdef u32 pfn_of(mem_t mem, u32 number) noexcept nogil  # inline
 cpdef u32 objects(mem_t mem, u32 cache) noexcept nogil
-cdef void _lock(mem_t mem, u32 me, u32 cache) noexcept nogil
+@cython.locals(got=u32)
+cdef bint _lock(mem_t mem, u32 me, u32 cache) noexcept nogil
 cdef void _reset(mem_t mem, u32 cache) noexcept nogil
 @cython.locals(place=u32, object=u64)
 cdef u32 _grow(mem_t mem, u32 me, u32 cache) noexcept nogil
@@ -41,9 +42,9 @@ cdef bint _give_back(mem_t mem, u32 me, u32 cache, u32 pfn) noexcept nogil
 @cython.locals(off=u32)
 cdef void _clear(mem_t mem, u32 cache, u64 object) noexcept nogil
 cdef u32 _number(mem_t mem, u32 pfn, u32 place) noexcept nogil
-cdef u32 _place(mem_t mem, u32 number) noexcept nogil
+cdef u32 _place(mem_t mem, u32 number) noexcept nogil  # inline
 cdef u32 _type(u32 cache) noexcept nogil
-cdef u32 _size(u32 cache) noexcept nogil
+cdef u32 _size(u32 cache) noexcept nogil  # inline
 cdef u32 _per_page(mem_t mem, u32 cache) noexcept nogil
 cdef u64 _word(u32 cache, u32 field) noexcept nogil
 cdef void _add(mem_t mem, u64 word, int64_t n) noexcept nogil

@@ -30,8 +30,10 @@ def setup(mem):
 
 
 def alloc(mem, me, cache, owner):
-    """A cleared object whose OBJECT_OWNER is owner: its number, or NIL when no page is free (nothing is reclaimed here)."""
-    _lock(mem, me, cache)
+    """A cleared object whose OBJECT_OWNER is owner: its number, or NIL when no page is free (nothing is reclaimed here) or a lock is
+    refused."""
+    if not _lock(mem, me, cache):
+        return layout.NIL
     pfn = pagelist.first(mem, _word(cache, layout.SLAB_PARTIAL))
     if pfn == layout.NIL:
         pfn = _grow(mem, me, cache)
@@ -41,10 +43,12 @@ def alloc(mem, me, cache, owner):
 
 
 def free(mem, me, cache, number):
-    """Give an object back."""
-    _lock(mem, me, cache)
+    """Give an object back. False if the lock is refused: it stays in use, and the lock of what it belonged to has to be marked as broken."""
+    if not _lock(mem, me, cache):
+        return False
     _give(mem, cache, pfn_of(mem, number), number)
     wait.unlock(mem, _word(cache, layout.SLAB_LOCK))
+    return True
 
 
 def shrink(mem, me):
@@ -98,9 +102,9 @@ def rebuild(mem, cache):
 
 def repair(mem, me, cache):
     """Rebuild while others work."""
-    wait.lock(mem, _word(cache, layout.SLAB_LOCK), me)
-    rebuild(mem, cache)
-    wait.unlock(mem, _word(cache, layout.SLAB_LOCK))
+    if wait.lock(mem, _word(cache, layout.SLAB_LOCK), me) != layout.LOCK_BUSY:
+        rebuild(mem, cache)
+        wait.unlock(mem, _word(cache, layout.SLAB_LOCK))
 
 
 def reap(mem, me, dead):
@@ -132,8 +136,11 @@ def objects(mem, cache):
 
 
 def _lock(mem, me, cache):
-    if wait.lock(mem, _word(cache, layout.SLAB_LOCK), me):
+    """False if it is refused."""
+    got = wait.lock(mem, _word(cache, layout.SLAB_LOCK), me)
+    if got == layout.LOCK_REPAIR:
         rebuild(mem, cache)
+    return got != layout.LOCK_BUSY
 
 
 def _reset(mem, cache):
@@ -227,7 +234,8 @@ def _give(mem, cache, pfn, number):
 
 def _retire(mem, me, cache):
     """Take an empty page from the cache, frozen and of no type: its pfn, or NIL if there is none that nobody has pinned."""
-    _lock(mem, me, cache)
+    if not _lock(mem, me, cache):
+        return layout.NIL
     pfn = pagelist.last(mem, _word(cache, layout.SLAB_PARTIAL))
     if pfn != layout.NIL:
         client.note(mem, me, pfn)
@@ -245,14 +253,17 @@ def _retire(mem, me, cache):
 
 
 def _give_back(mem, me, cache, pfn):
-    """A retired page: to the allocator once all who may stand in it have left, or else to the cache again."""
+    """A retired page: to the allocator once all who may stand in it have left, or else to the cache again. If a lock is refused, it stays
+    as it is, and named."""
     client.leave(mem, me)
     left = client.grace(mem, me)
     client.enter(mem, me)
     if left:
-        page_alloc.free(mem, me, pfn, 0)
+        if not page_alloc.free(mem, me, pfn, 0):
+            return False
     else:
-        _lock(mem, me, cache)
+        if not _lock(mem, me, cache):
+            return False
         kind.set(mem, pfn, _type(cache), 0)
         _rebuild_page(mem, cache, pfn)
         page_ref.unfreeze(mem, atomics.folio_at(mem, pfn), 1)

@@ -8,10 +8,10 @@ from .atomics cimport mem_t
 cpdef u32 alloc_folio(mem_t mem, u32 me, u32 order) noexcept nogil
 @cython.locals(freed=u32, refused=u32, most=u32, rounds=u32, got=u32)
 cpdef u32 shrink(mem_t mem, u32 me, u32 want) noexcept nogil
-@cython.locals(left=u32, attached=u32)
+@cython.locals(got=u32, left=u32, attached=u32)
 cpdef u32 evict(mem_t mem, u32 me, u32 pfn) noexcept nogil
-cdef void _keep(mem_t mem, u32 me, u32 pfn) noexcept nogil
+cdef u32 _keep(mem_t mem, u32 me, u32 pfn) noexcept nogil
 @cython.locals(block=u32)
 cdef u32 _clear_block(mem_t mem, u32 me, u32 order) noexcept nogil
-@cython.locals(size=u32)
-cdef void _evict_range(mem_t mem, u32 me, u32 pfn, u32 end) noexcept nogil
+@cython.locals(got=u32, size=u32, freed=u32)
+cdef bint _evict_range(mem_t mem, u32 me, u32 pfn, u32 end) noexcept nogil

@@ -35,7 +35,8 @@ def alloc_folio(mem, me, order):
 def shrink(mem, me, want):
     """Evict cold folios until want pages have come free; how many have.
 
-    Gives up when PINNED_MAX in a row were in use, or every one that there is.
+    Gives up when PINNED_MAX in a row were in use, or every one that there is; or with the first folio that has to stay named because a
+    lock is refused.
     """
     freed = 0
     refused = 0
@@ -47,28 +48,33 @@ def shrink(mem, me, want):
             rounds -= 1
             continue
         got = evict(mem, me, pfn)
+        if got == layout.NIL:
+            break
         freed += got
         refused = refused + 1 if got == 0 else 0
     return freed
 
 
 def evict(mem, me, pfn):
-    """Evict a FILE folio that the caller has named and pinned, if nobody else holds it. Pages freed; 0 when it stays. Takes the pin."""
+    """Evict a FILE folio that the caller has named and pinned, if nobody else holds it. Pages freed; 0 when it stays; NIL when a lock is
+    refused and it is left named. Takes the pin."""
     at = atomics.folio_at(mem, pfn)
     ino = atomics.read64(mem, at + layout.F_INO)
     order = kind.order(mem, pfn)
-    if not mapping.lock(mem, me, ino):
-        folio.put(mem, me, pfn)
-        return 0
+    got = mapping.lock(mem, me, ino)
+    if got == layout.TREE_GONE:
+        return 0 if folio.put(mem, me, pfn) else layout.NIL
+    if got == layout.LOCK_BUSY:
+        return _keep(mem, me, pfn)
     attached = atomics.load_relaxed(mem, at + layout.F_ATTACHED)
     if not attached or not page_ref.freeze(mem, at, 2):
         mapping.unlock(mem, ino)
-        _keep(mem, me, pfn)
-        return 0
+        return _keep(mem, me, pfn)
     left = mapping.remove(mem, me, ino, pfn)
     mapping.unlock(mem, ino)
     client.count(mem, me, layout.COUNT_EVICTIONS, 1)
-    folio.destroy(mem, me, pfn)
+    if not folio.destroy(mem, me, pfn):
+        return layout.NIL
     client.done(mem, me, pfn)
     if left == 0:
         mapping.release(mem, me, ino)
@@ -76,9 +82,13 @@ def evict(mem, me, pfn):
 
 
 def _keep(mem, me, pfn):
-    """Drop the pin on a folio that stays. One that is in use is hot."""
-    lru.add(mem, me, pfn, layout.QUEUE_MAIN)
+    """Drop the pin on a folio that stays. One that is in use is hot. 0, or NIL if it is left named because a lock is refused: reclaim would
+    not find it again."""
+    if lru.add(mem, me, pfn, layout.QUEUE_MAIN):
+        return 0 if folio.put(mem, me, pfn) else layout.NIL
+    client.note(mem, me, pfn)
     folio.put(mem, me, pfn)
+    return layout.NIL
 
 
 def _clear_block(mem, me, order):
@@ -88,7 +98,8 @@ def _clear_block(mem, me, order):
     """
     for _ in range(layout.BLOCKS_MAX):
         block = atomics.fetch_add_relaxed(mem, layout.BLOCK_HAND, 1) % ((atomics.npages(mem) >> order) + 1)
-        _evict_range(mem, me, block << order, (block + 1) << order)
+        if not _evict_range(mem, me, block << order, (block + 1) << order):
+            break
         pfn = page_alloc.alloc(mem, me, order)
         if pfn != layout.NIL:
             return pfn
@@ -96,7 +107,8 @@ def _clear_block(mem, me, order):
 
 
 def _evict_range(mem, me, pfn, end):
-    """Evict the FILE folios that begin in pfn .. end - 1, up to the first that stays."""
+    """Evict the FILE folios that begin in pfn .. end - 1, up to the first that stays. False if one is left named because a lock is
+    refused."""
     while pfn < end and pfn < atomics.npages(mem):
         if page_alloc.mark(mem, pfn):  # free, or a reaper is at it
             pfn += 1
@@ -108,9 +120,10 @@ def _evict_range(mem, me, pfn, end):
             pfn += 1
             continue
         if got != layout.GOT or kind.type(mem, pfn) != layout.TYPE_FILE:
-            folio.put(mem, me, pfn)
-            return
+            return folio.put(mem, me, pfn)
         size = 1 << kind.order(mem, pfn)
-        if evict(mem, me, pfn) == 0:
-            return
+        freed = evict(mem, me, pfn)
+        if freed == 0 or freed == layout.NIL:
+            return freed == 0
         pfn += size
+    return True

@@ -71,19 +71,21 @@ def next_index(mem, head, height, index, last):
 
 
 def store(mem, me, head, height, index, pfn, ino):
-    """Publish a folio that the caller has set up; under the tree lock. XA_OK, XA_EXISTS, or XA_NOMEM (nothing has changed then)."""
+    """Publish a folio that the caller has set up; under the tree lock. XA_OK; XA_EXISTS; XA_NOMEM (nothing has changed then); or
+    XA_BROKEN: as XA_NOMEM, but a node could not be given back."""
     status = _put(mem, me, 0, head, height, index, pfn, ino)
-    if status == layout.XA_NOMEM:
-        erase(mem, me, head, height, index)
+    if status == layout.XA_NOMEM and not erase(mem, me, head, height, index):
+        return layout.XA_BROKEN
     return status
 
 
 def erase(mem, me, head, height, index):
     """Clear the slot of index, then free the nodes that this leaves empty; under the tree lock.
 
-    The caller drops the slot's reference afterwards, never before. True when no entry is left in the tree.
+    The caller drops the slot's reference afterwards, never before. False if a node could not be given back: it is in use and linked nowhere,
+    which a repair of the tree finds.
     """
-    return _erase(mem, me, head, height, index)
+    return _erase(mem, me, head, height, index) & layout.XA_LEAKED == 0
 
 
 def recount(mem, me, head, height, ino):
@@ -189,25 +191,27 @@ def _say_where(mem, node, level, index, ino):
 
 
 def _erase(mem, me, slot, level, index):
-    """Clear index below slot, and slot itself if nothing else is left below it; whether it was."""
+    """Clear index below slot, and slot itself if nothing else is left below it: XA_CLEARED if it was, and XA_LEAKED if a node could not
+    be given back."""
     entry = atomics.load_relaxed(mem, slot)
     if entry == 0:
-        return False
+        return 0
     if level == 0:
         atomics.store_relaxed(mem, slot, 0)
-        return True
+        return layout.XA_CLEARED
     node = node_at(mem, entry)
     if node == 0:
-        return False
+        return 0
     left = atomics.read32(mem, node + layout.NODE_COUNT)
-    if _erase(mem, me, slot_at(node, level - 1, index), level - 1, index):
+    below = _erase(mem, me, slot_at(node, level - 1, index), level - 1, index)
+    if below & layout.XA_CLEARED:
         left -= 1
         atomics.write32(mem, node + layout.NODE_COUNT, left)
     if left:
-        return False
+        return below & layout.XA_LEAKED
     atomics.store_relaxed(mem, slot, 0)
-    slab.free(mem, me, layout.SLAB_NODES, entry >> 1)
-    return True
+    freed = slab.free(mem, me, layout.SLAB_NODES, entry >> 1)
+    return layout.XA_CLEARED | (below if freed else layout.XA_LEAKED)
 
 
 def _recount(mem, me, slot, level, index, ino):

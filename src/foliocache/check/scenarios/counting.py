@@ -51,6 +51,7 @@ FREE_STORES_ZERO = Replace("page_alloc", "free", f"""
         atomics.poison(mem, pfn)
         assert atomics.exchange_release(mem, {stage.FREE}, 1) == 0, "the page is freed twice"
         page_ref.init(mem, atomics.folio_at(mem, pfn), 0)
+        return True
 """)  # fmt: skip
 
 
@@ -257,16 +258,16 @@ def get_overflow(core):
 PAIR = {"MAX_ORDER": 1}
 BUDDIES = (
     *stage.SPIN_LOCK,
-    Edit("page_alloc", "free", "    _lock(",
-        "    for each in range(pfn, pfn + (1 << order)):\n        atomics.poison(mem, each)\n    _lock("),
+    Edit("page_alloc", "free", "    if not _lock(",
+        "    for each in range(pfn, pfn + (1 << order)):\n        atomics.poison(mem, each)\n    if not _lock("),
     stage.ONE_PAGE[2],
 )  # fmt: skip
 THAWED = "page_ref.init(mem, atomics.folio_at(mem, {}), 0)"
 LARGE_BUGS = {
-    "destroy-stores-zero": Bug((Edit("folio", "destroy", "    page_alloc.free(mem, me, pfn, order)", f"""\
+    "destroy-stores-zero": Bug((Edit("folio", "destroy", "    return page_alloc.free(mem, me, pfn, order)", f"""\
     for tail in range(1, 1 << order):
         {THAWED.format("pfn + tail")}
-    page_alloc.free(mem, me, pfn, order)"""),), ALL, "the tails of a large folio come free thawed"),
+    return page_alloc.free(mem, me, pfn, order)"""),), ALL, "the tails of a large folio come free thawed"),
     "split-stores-zero": Bug((Edit("page_alloc", "_split", "        have -= 1\n",
         f"        have -= 1\n        {THAWED.format('pfn + (1 << have)')}\n"),), ALL, "the upper half comes free thawed"),
 }  # fmt: skip

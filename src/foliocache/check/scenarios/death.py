@@ -47,7 +47,7 @@ NAMES = {
             note(mem, me, pfn)
     """),), ALL, "and on its way back"),
 }  # fmt: skip
-UNPUBLISH = "    client.enter(mem, me)\n    _unpublish(mem, me, pfn)\n    client.leave(mem, me)\n"
+UNPUBLISH = "    client.enter(mem, me)\n    unpublished = _unpublish(mem, me, pfn)\n    client.leave(mem, me)\n"
 GRACE = "    if not client.grace(mem, me):\n        return False\n"
 BUSY = Edit("reap", "_names", "    if alive and before & 1:\n        return True\n", "")
 QUIET = Edit("reap", "_names", "    return client.activity(mem, other) != before", "    return False")

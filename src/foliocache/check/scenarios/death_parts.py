@@ -141,7 +141,8 @@ WINDOW_BUGS = {
             return True
     """),), ALL, "the reference is neither the entry's nor the operation's"),
     "table-dropped-first": Bug((Edit("pagetable", "release",
-        "    clear(mem, me, table)\n    client.drop(mem, me, n, table)\n", "    client.drop(mem, me, n, table)\n    clear(mem, me, table)\n"),),
+        "    released = clear(mem, me, table)\n    if released:\n        client.drop(mem, me, n, table)\n",
+        "    client.drop(mem, me, n, table)\n    released = clear(mem, me, table)\n    if released:\n"),),
         ALL, "nobody knows what the table has mapped"),
     "map-unnamed": Bug((Edit("pagetable", "move", "    client.drop(mem, me, n, pfn)\n    map(mem, table, entry, pfn)\n",
         "    client.drop(mem, me, n, pfn)\n    client.done(mem, me, pfn)\n    map(mem, table, entry, pfn)\n"),), ALL,
@@ -460,9 +461,9 @@ class Locked(Pool):
 
 
 @scenario("death/lock", FEW, PARTS[1:], {
-    "no-repair": Bug((Edit("wait", "_lock_slow", "            return True", "            return False"),), ALL, "nobody is told to repair"),
+    "no-repair": Bug((Edit("wait", "_lock_slow", "return layout.LOCK_REPAIR", "return layout.LOCK_TAKEN"),), ALL, "nobody is told to repair"),
     "owner-unasked": TAKEN_OVER["owner-unasked"],
-    "owner-trusted": Bug((Edit("wait", "_lock_slow", "client.is_alive(mem, dead):", "dead < layout.LOCK_WAITERS:"),), ALL,
+    "owner-trusted": Bug((Edit("wait", "_lock_slow", "client.is_alive(mem, found - 1):", "found < layout.LOCK_BROKEN:"),), ALL,
         "the dead owner's lock is waited for, for ever"),
 })  # fmt: skip
 def death_lock(core):

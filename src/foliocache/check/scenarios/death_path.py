@@ -13,7 +13,7 @@ from .tree import INDEX
 
 BOTH = (VICTIM, OTHER)
 ROUNDS = {**SMALL, "SHRINK_TRIES": 2}
-OWNER_UNASKED = Edit("wait", "_lock_slow", "client.is_alive(mem, dead):", "dead >= layout.LOCK_WAITERS:")
+OWNER_UNASKED = Edit("wait", "_lock_slow", "client.is_alive(mem, found - 1):", "found >= layout.LOCK_BROKEN:")
 UNREPAIRED = {
     "allocator": Edit("page_alloc", "_lock", "        rebuild(mem)", "        pass"),
     "trees": Edit("mapping", "lock", "        _repair_trees(mem, me, _tree_lock(ino))", "        pass"),

@@ -29,11 +29,11 @@ DROP_FIRST = Replace(
 )
 TRUNCATE_DROP_FIRST = (
     Edit("filemap", "truncate", "            left = mapping.remove", "            folio.put(mem, me, pfn)\n            left = mapping.remove"),
-    Edit("filemap", "truncate", "            folio.put(mem, me, pfn)\n        if left", "            pass\n        if left"),
+    Edit("filemap", "truncate", "        if pfn != layout.NIL and not folio.put(mem, me, pfn):\n            return False\n", ""),
 )  # fmt: skip
 DESTROY_FIRST = (
     Edit("vmscan", "evict", "    left = mapping.remove", "    folio.destroy(mem, me, pfn)\n    left = mapping.remove"),
-    Edit("vmscan", "evict", "1)\n    folio.destroy(mem, me, pfn)", "1)"),
+    Edit("vmscan", "evict", "1)\n    if not folio.destroy(mem, me, pfn):\n        return layout.NIL", "1)"),
 )
 CLEAR = "    if level == 0:\n        atomics.store_relaxed(mem, slot, 0)"
 

@@ -19,7 +19,7 @@ PARTS = (
             atomics.cpu_relax()
     """),
     Edit("client", "note", "    if op < end:", "    assert op < end, 'there is no room for one more name'\n    if op < end:"),
-    Edit("page_alloc", "free", "    _lock(", "    atomics.poison(mem, pfn)\n    _lock("),
+    Edit("page_alloc", "free", "    if not _lock(", "    atomics.poison(mem, pfn)\n    if not _lock("),
     Edit("page_alloc", "_give", "    _set_mark(mem, pfn, order + 1)",
         "    assert not _is_free_mark(mark(mem, pfn)), 'the page is freed twice'\n    _set_mark(mem, pfn, order + 1)"),
 )  # fmt: skip
@@ -30,11 +30,11 @@ FEW_PARTS = (
     stage.ONE_PAGE[2],
     Replace("lru", "add", """
         def add(mem, me, pfn, queue):
-            pass
+            return True
     """),
     Replace("lru", "insert", """
         def insert(mem, me, pfn):
-            pass
+            return True
     """),
     Replace("lru", "is_queued", """
         def is_queued(mem, pfn):
@@ -146,7 +146,7 @@ class Pool(tree.Cached):
             elif whole:
                 core.client.set_state(mem, client, core.layout.SLOT_CLEAN)
         if whole:
-            self.operation(me, lambda mem: core.mapping.sweep(mem, me))(mem)
+            core.reap.sweep(mem, me)
         return len(keepers)
 
     # What must be left in the end.

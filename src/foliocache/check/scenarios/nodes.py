@@ -18,8 +18,8 @@ NEIGHBOUR = 5  # in another leaf of A
 B, C = 2, 3  # digests of other mappings
 UNCHECKED = Edit("xarray", "pfn_of", " or entry & layout.XA_NODE or (entry >> 1) > atomics.npages(mem)", "")
 FREE_FIRST = Edit("xarray", "_erase",
-    "    atomics.store_relaxed(mem, slot, 0)\n    slab.free(mem, me, layout.SLAB_NODES, entry >> 1)",
-    "    slab.free(mem, me, layout.SLAB_NODES, entry >> 1)\n    atomics.store_relaxed(mem, slot, 0)")  # fmt: skip
+    "    atomics.store_relaxed(mem, slot, 0)\n    freed = slab.free(mem, me, layout.SLAB_NODES, entry >> 1)",
+    "    freed = slab.free(mem, me, layout.SLAB_NODES, entry >> 1)\n    atomics.store_relaxed(mem, slot, 0)")  # fmt: skip
 BUGS = {
     "no-recheck": Bug((lookup.NO_RECHECK,), ALL, "the walker returns whatever B's slot names"),
     "slot-only": Bug((lookup.SLOT_ONLY,), ALL, "B's slot still names B's page: that it does proves nothing about A"),

@@ -31,6 +31,7 @@ SPIN_LOCK = (
         def lock(mem, word, me):
             while atomics.cmpxchg_acquire(mem, word, 0, me + 1) != 0:
                 atomics.cpu_relax()
+            return layout.LOCK_TAKEN
     """,
     ),
     Replace(
@@ -46,7 +47,7 @@ SPIN_LOCK = (
 TREE = (
     Replace("mapping", "lock", """
         def lock(mem, me, ino):
-            return True
+            return layout.TREE_LOCKED
     """),
     Replace("mapping", "unlock", """
         def unlock(mem, ino):
@@ -119,9 +120,10 @@ ONE_PAGE = (
         def free(mem, me, pfn, order):
             atomics.poison(mem, pfn)
             assert atomics.exchange_release(mem, {FREE}, 1) == 0, "the page is freed twice"
+            return True
     """),
     Replace("lru", "remove", """
         def remove(mem, me, pfn):
-            pass
+            return True
     """),
 )  # fmt: skip

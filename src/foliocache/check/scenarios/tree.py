@@ -16,7 +16,7 @@ SMALL = {
 }  # fmt: skip
 SPIN = (
     *stage.SPIN_LOCK,
-    Edit("page_alloc", "free", "    _lock(", "    atomics.poison(mem, pfn)\n    _lock("),
+    Edit("page_alloc", "free", "    if not _lock(", "    atomics.poison(mem, pfn)\n    if not _lock("),
 )  # fmt: skip
 INDEX = 1
 
@@ -171,7 +171,7 @@ def tree_lookup_remove(core):
 
 
 @scenario("tree/node-freed", SMALL, SPIN, {"unlink-dropped": Bug((Edit("xarray", "_erase",
-    "        return False\n    atomics.store_relaxed(mem, slot, 0)", "        return False"),), ALL,
+    "        return below & layout.XA_LEAKED\n    atomics.store_relaxed(mem, slot, 0)", "        return below & layout.XA_LEAKED"),), ALL,
     "the parent names a free node")})  # fmt: skip
 def tree_node_freed(core):
     """A tree of two levels: with its last folio the lower node goes, while a getter stands in it."""
@@ -205,11 +205,58 @@ def tree_lookup_evict(core):
     return c.program(c.getter(1), c.inserter(2, 2))
 
 
+class Stale(Cached):
+    """Client 1 has a page from the allocator whose last folio was being evicted by a client that was killed between its freeze and the
+    clear of F_ATTACHED, and that the reaper has freed."""
+
+    def setup(self, mem):
+        super().setup(mem)
+        core = self.core
+        self.page = core.page_alloc.alloc(mem, 1, 0)
+        core.atomics.store_relaxed(mem, core.atomics.folio_at(mem, self.page) + core.layout.F_ATTACHED, 1)
+
+    def loser(self, me):
+        """``filemap._grab`` from ``prepare`` on, when another has added the folio meanwhile."""
+
+        def lose(mem):
+            core, pfn = self.core, self.page
+            core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, self.ino, self.place, 1)
+            core.fill.begin(mem, me, pfn)
+            core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 2)
+            assert core.filemap._insert(mem, me, self.ino, self.place, pfn) == core.layout.XA_EXISTS
+            core.folio.put(mem, me, pfn)
+            core.folio.put(mem, me, pfn)
+
+        return lose
+
+    def clearer(self, me):
+        return lambda mem: self.core.vmscan._evict_range(mem, me, self.page, self.page + 1)
+
+
+ATTACHED_KEPT = Edit("folio", "prepare", "    atomics.store_relaxed(mem, folio + layout.F_ATTACHED, 0)\n", "")
+
+
+@scenario(
+    "tree/insert-stale",
+    SMALL,
+    SPIN,
+    {
+        "attached-kept": Bug(
+            (ATTACHED_KEPT,), ALL, "a folio that never had a slot is evicted from it, and its references with it"
+        )
+    },
+)
+def tree_insert_stale(core):
+    """A losing insert into a page that a killed evictor has left marked as attached, beside somebody who clears a block of pages."""
+    c = Stale(core, 5)
+    return c.program(c.loser(1), c.clearer(2))
+
+
 # A filler under way, a truncation, and somebody who waits for the page.
 
 NOT_LOCKED = Edit("filemap", "_grab", "        fill.begin(mem, me, pfn)\n", "")
-KEPT_BY_TRUNCATE = Edit("filemap", "truncate", "            folio.put(mem, me, pfn)", "            pass")
-FAIL_FIRST = Edit("filemap", "remove", "    if not mapping.lock", "    fill.fail(mem, pfn)\n    if not mapping.lock")
+KEPT_BY_TRUNCATE = Edit("filemap", "truncate", "if pfn != layout.NIL and not folio.put(mem, me, pfn):", "if pfn >= layout.HASH_MASK:")
+FAIL_FIRST = Edit("filemap", "remove", "    got = mapping.lock", "    fill.fail(mem, pfn)\n    got = mapping.lock")
 REMOVED_TWICE = Edit("filemap", "remove", "atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED)", "1")
 
 

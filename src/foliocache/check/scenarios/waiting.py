@@ -27,7 +27,7 @@ LOCK_BUGS = {
     "lock-relaxed": Bug((Edit("wait", "lock", "cmpxchg_acquire", "cmpxchg_relaxed"),), WEAK, "as with no lock at all"),
     "slow-lock-relaxed": Bug((
         Edit("wait", "_lock_slow", "held = atomics.cmpxchg_acquire", "held = atomics.cmpxchg_relaxed"),), WEAK),
-    "unlock-relaxed": Bug((Edit("wait", "unlock", "exchange_release", "exchange_relaxed"),), WEAK),
+    "unlock-relaxed": Bug((Edit("wait", "unlock", "fetch_and_release", "fetch_and_relaxed"),), WEAK),
     "no-waiters-bit": Bug((Edit("wait", "_lock_slow", "(me + 1) | layout.LOCK_WAITERS", "me + 1"),), ALL,
         "with a third waiter: whoever slept forgets the others"),
     "no-wake": Bug((Edit("wait", "unlock", "atomics.futex_wake(mem, word, 1)", "pass"),), ALL, "nobody wakes the sleeper"),

@@ -59,12 +59,14 @@ def as_document(found: list) -> dict:
 
 def show(found: list) -> None:
     """The records as a table."""
+    from rich.text import Text
+
     from foliocache.cli.bench.harness import Record
 
     shown = table(None, "metric", ">value", "unit", ">baseline", "against", ">ratio", "budget", "met")
     for each in found:
         if isinstance(each, Record):
-            met = "" if each.budget is None else "yes" if each.met else "[bold red]NO[/]"
+            met = "" if each.budget is None else "yes" if each.met else Text("NO", style="bold red")
             shown.add_row(
                 each.metric,
                 _figure(each.value),

@@ -393,8 +393,9 @@ def _evicting(cache: Any, total: int, source: memoryview, folio: int) -> Case:
 
 
 def _object(cache: Any, key: str, size: int, source: memoryview, folio: int | None) -> Any:
-    def readinto(offset: int, buffer: Any) -> None:
+    def readinto(offset: int, buffer: Any) -> int:
         buffer[:] = source[offset : offset + len(buffer)]
+        return len(buffer)
 
     if folio is None:
         return cache.mapping(key, size, "1", readinto=readinto)

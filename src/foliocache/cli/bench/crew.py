@@ -2,20 +2,29 @@
 
 Each is spawned, makes its cases once, and then runs the one it is told to, from a moment that all of them are given: the monotonic
 clock is the same for all processes of a machine.
+
+They are started with SIGINT blocked: the terminal sends it to all, and the process that measures is the one who ends the others.
+One that is killed closes its pipe, and whoever waits for it learns so.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
 from typing import Any, Self
 
 from foliocache.cli.bench.harness import collected
+from foliocache.cli.exits import CommandError
+from foliocache.cli.shield import shielded
 
 HEAD_START_NS = 5_000_000
+GRACE = 10  # seconds a process has to leave by itself
 Setup = Callable[..., dict[str, Callable[[], int]]]
 
 
@@ -26,8 +35,19 @@ class Crew:
     """
 
     def __init__(self, setup: Setup, arguments: Sequence[tuple[Any, ...]], cpus: Sequence[int] | None = None):
+        self._members: list[tuple[Any, Any]] = []
+        resource_tracker.ensure_running()  # before the shield: when it starts, it opens the signal mask
+        try:
+            with shielded():
+                self._start(setup, arguments, cpus)
+            for process, pipe in self._members:
+                self._answer(process, pipe)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+
+    def _start(self, setup: Setup, arguments: Sequence[tuple[Any, ...]], cpus: Sequence[int] | None) -> None:
         context = multiprocessing.get_context("spawn")
-        self._members = []
         for number, each in enumerate(arguments):
             ours, theirs = context.Pipe()
             cpu = cpus[number % len(cpus)] if cpus else None
@@ -35,16 +55,19 @@ class Crew:
             process.start()
             theirs.close()
             self._members.append((process, ours))
-        for process, pipe in self._members:
-            self._answer(process, pipe)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        for process, pipe in self._members:
-            pipe.close()
-            process.join(10)
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        with shielded():
+            for _, pipe in self._members:
+                pipe.close()
+            for process, _ in self._members:
+                if kind is None:
+                    process.join(GRACE)
+                process.kill()
+                process.join()
 
     @property
     def pids(self) -> list[int]:
@@ -59,21 +82,23 @@ class Crew:
         chosen = self._members[:members]
         begin = time.perf_counter_ns() + HEAD_START_NS
         for _, pipe in chosen:
-            pipe.send((case, begin))
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has died: its answer will say so
+                pipe.send((case, begin))
         return [self._answer(process, pipe) for process, pipe in chosen]
 
     def _answer(self, process: Any, pipe: Any) -> Any:
         try:
             kind, answer = pipe.recv()
-        except EOFError:
-            process.join(10)
-            raise RuntimeError(f"a benchmark's process died with exit code {process.exitcode}") from None
+        except (EOFError, OSError):  # OSError: in the middle of an answer
+            process.join(GRACE)
+            raise CommandError(f"a benchmark's process died with exit code {process.exitcode}") from None
         if kind == "error":
             raise RuntimeError(f"a benchmark's process failed:\n{answer}")
         return answer
 
 
 def _work(pipe: Any, cpu: int | None, setup: Setup, arguments: tuple[Any, ...]) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
     if cpu is not None:
         os.sched_setaffinity(0, {cpu})
     try:
@@ -83,7 +108,7 @@ def _work(pipe: Any, cpu: int | None, setup: Setup, arguments: tuple[Any, ...]) 
             while True:
                 name, begin = pipe.recv()
                 pipe.send(("took", _timed(cases[name], begin)))
-    except EOFError:
+    except (EOFError, BrokenPipeError, ConnectionResetError):
         return
     except Exception:
         pipe.send(("error", traceback.format_exc()))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).with_name("pairs.c")
+COMPILE_SECONDS = 120
 FLAGS = ("-O2", "-shared", "-fPIC", "-pthread", "-Wall", "-Werror")
 KINDS = {"xadd": 0, "mainline": 1, "optimistic": 2, "fetch_add": 3, "core": 4}
 
@@ -55,7 +56,8 @@ def library() -> Any:
     built = Path(tempfile.gettempdir()) / f"foliocache-bench-{os.getuid()}-{hashlib.sha256(text).hexdigest()[:16]}.so"
     if not (built.exists() and built.stat().st_uid == os.getuid()):
         fresh = built.with_suffix(f".{os.getpid()}")
-        done = subprocess.run([compiler, *FLAGS, "-o", fresh, SOURCE], capture_output=True, text=True, check=False)
+        command = [compiler, *FLAGS, "-o", str(fresh), str(SOURCE)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
         if done.returncode:
             raise Unavailable(f"{SOURCE.name} does not compile: {done.stderr.strip().splitlines()[-1]}")
         fresh.rename(built)

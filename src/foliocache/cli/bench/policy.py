@@ -30,8 +30,9 @@ class Misses:
 
     count = 0
 
-    def __call__(self, offset: int, buffer: Any) -> None:
+    def __call__(self, offset: int, buffer: Any) -> int:
         self.count += 1
+        return len(buffer)
 
 
 def _touch(mapping: Any, trace: Sequence[int]) -> None:

@@ -14,6 +14,7 @@ import foliocache
 from foliocache import cache as cache_module
 from foliocache.cli.bench.harness import available_memory
 from foliocache.cli.bench.native import Unavailable
+from foliocache.cli.shield import CleanupStack, shielded
 from foliocache.segment import PAGES_MIN
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -25,15 +26,20 @@ def pool(size: int, page_size: int = 16 * KIB, clients: int = 64, folder: Path |
     """A new pool, gone afterwards; in another tmpfs than the usual one if a folder is given. Raises Unavailable when the machine has no
     memory for it."""
     size = max(size, PAGES_MIN * page_size)
-    with _placed(folder):
-        require_memory(size)
-        cache = foliocache.open(f"bench-{os.getpid()}-{secrets.token_hex(4)}", size=size, page_size=page_size, clients=clients)
-    try:
+    name = f"bench-{os.getpid()}-{secrets.token_hex(4)}"
+    with CleanupStack() as stack:
+        stack.callback(_remove, name, folder)
+        with shielded(), _placed(folder):
+            require_memory(size)
+            cache = foliocache.open(name, size=size, page_size=page_size, clients=clients)
+        stack.callback(cache.close)
         yield cache
-    finally:
-        cache.close()
-        with _placed(folder):
-            foliocache.remove(cache.name)
+
+
+def _remove(name: str, folder: Path | None) -> None:
+    """Unlink a pool, if it came to be."""
+    with _placed(folder), contextlib.suppress(foliocache.SegmentNotFound):
+        foliocache.remove(name)
 
 
 @contextlib.contextmanager
@@ -87,9 +93,10 @@ class Pattern:
         self.size = size
         self.body = bytes(range(256)) * (size // 256)
 
-    def __call__(self, offset: int, buffer: Any) -> None:
+    def __call__(self, offset: int, buffer: Any) -> int:
         buffer[:] = self.body[: len(buffer)]
         buffer[:8] = (offset // self.size).to_bytes(8, "little")
+        return len(buffer)
 
 
 @contextlib.contextmanager

@@ -124,6 +124,13 @@ class ArchiveTarget(Target):
     def uncached(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
         return b"" if identity.size == 0 else super().uncached(path, identity, start, end)
 
+    def get_file(self, path: str, identity: Identity, lpath: str, **kwargs: Any) -> None:
+        if identity.size != 0 or kwargs.keys() > {"callback"}:
+            super().get_file(path, identity, lpath, **kwargs)
+        else:
+            with open(lpath, "wb"):
+                pass
+
     def open(self, path: str, identity: Identity | None, mode: str, **kwargs: Any) -> Any:
         """An empty member is empty in the archive of now; `fs` may have an older one open."""
         return Held() if identity is not None and identity.size == 0 else super().open(path, identity, mode, **kwargs)

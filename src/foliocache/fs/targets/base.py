@@ -128,6 +128,7 @@ class Target:
     """Any fsspec filesystem, passed through: nothing of it is cached. What can be cached of some is in the subclasses."""
 
     into = False  # what reader() returns takes (offset, length); if True: (offset, buffer)
+    aliases = False  # whether one object may have several names (links, "..")
     manners: frozenset[str] = frozenset()  # see place.suffix()
     attributes: tuple[str, ...] = ()
 
@@ -152,8 +153,8 @@ class Target:
         return place.suffix(self.given, self.manners, self.attributes)
 
     def who(self) -> str:
-        """Names the table in which this process remembers identities."""
-        return place.who(self.given)
+        """On whose behalf, and with which other options: identities are not passed on from one account to another."""
+        return place.digest(self.place, place.who(self.given))
 
     def identify(self, path: str) -> Identity:
         """Who is at the path now, by the origin's own word; an identity without a size if it is not to be cached.
@@ -190,6 +191,10 @@ class Target:
     def open(self, path: str, identity: Identity | None, mode: str, **kwargs: Any) -> Any:
         """The target's own file: of what is not cacheable, or opened with options of the target's (identity None)."""
         return self.fs.open(path, mode, **kwargs)
+
+    def get_file(self, path: str, identity: Identity, lpath: str, **kwargs: Any) -> None:
+        """Copy what is not cacheable to a local file."""
+        self.fs.get_file(path, lpath, **kwargs)
 
     def confirm(self, path: str, identity: Identity) -> None:
         """The second question: ChangedError if the object is not the identity's any more."""

@@ -21,7 +21,7 @@ from . import place
 from .base import UNCACHED, ChangedError, Held, Identity, Target
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)$")
-_TRIES = 3  # at a server whose answers differ, as those of mirrors behind one name do
+_MORE_TRIES = 2  # at a server whose answers differ, as those of mirrors behind one name do
 _TICK = 2.0  # seconds within which a file may change again under the same Last-Modified
 _RECENT = 3600.0  # seconds; what is older was not modified within a tick, however wrong our clock is
 
@@ -33,9 +33,14 @@ class Answer:
     """A response and what it says of itself."""
 
     verdict: str
-    says: tuple[Any, ...]  # what it identifies itself by
+    etag: str | None = None
+    modified: str | None = None
     start: int | None = None  # None: the whole object
     data: bytes | None = None  # None: it can't be told which bytes of the object it has
+
+    def agrees_with(self, identity: Identity) -> bool:
+        """Whether nothing that it says is otherwise in what was told of the object."""
+        return self.etag in (None, identity.etag) and self.modified in (None, identity.modified)
 
     def cut(self, start: int, end: int) -> bytes:
         """What it has of a range, from its start on: a server may begin earlier than it was asked to, and end earlier."""
@@ -125,28 +130,31 @@ class HTTPTarget(Target):
         return bytes(data), None
 
     def _complete(self, path: str, identity: Identity, answer: Answer) -> bytes:
-        if answer.data is None or answer.start is not None or len(answer.data) != identity.size:
-            self._judge(path, identity, [])
-            raise ChangedError(path)
-        return answer.data
+        if answer.data is not None and answer.start is None and len(answer.data) == identity.size:
+            return answer.data
+        if self.identify(path).same(identity):
+            self.unsteady.add(path)
+        raise ChangedError(path)
 
     def _proven(self, path: str, identity: Identity, asked: str | None) -> Answer:
-        answers = []
-        for _ in range(_TRIES):
-            answers.append(sync(self.fs.loop, self._get, path, identity, asked))
-            if answers[-1].verdict != OTHER:
-                break
-        else:
-            self._judge(path, identity, answers)
-            raise ChangedError(path)
-        if answers[-1].verdict == UNPROVEN:
+        """An answer that is the identity's; ChangedError if the object is another one now, or nobody can say."""
+        answer = sync(self.fs.loop, self._get, path, identity, asked)
+        if answer.verdict == OTHER:
+            if answer.agrees_with(now := self.identify(path)) and not now.same(identity):
+                raise ChangedError(path)
+            answer = self._another(path, identity, asked)
+        if answer.verdict == UNPROVEN:
             self.confirm(path, identity)
-        return answers[-1]
+        return answer
 
-    def _judge(self, path: str, identity: Identity, answers: list[Answer]) -> None:
-        """Whether the object has changed, or the server says one thing here and another there, which no proof survives."""
-        if len({answer.says for answer in answers}) > 1 or self.identify(path).same(identity):
-            self.unsteady.add(path)
+    def _another(self, path: str, identity: Identity, asked: str | None) -> Answer:
+        """The server says one thing here and another there: perhaps one of its next answers is the identity's."""
+        for _ in range(_MORE_TRIES):
+            answer = sync(self.fs.loop, self._get, path, identity, asked)
+            if answer.verdict != OTHER:
+                return answer
+        self.unsteady.add(path)
+        raise ChangedError(path)
 
     async def _get(self, path: str, identity: Identity | None, asked: str | None) -> Answer:
         options = dict(self.fs.kwargs)
@@ -157,15 +165,14 @@ class HTTPTarget(Target):
             if identity is not None and response.status in (404, 410):
                 raise ChangedError(path)
             if response.status == 416:
-                return Answer(OTHER, (416,))
+                return Answer(OTHER)
             self.fs._raise_not_found_for_status(response, path)
-            verdict, says = (SAME, ()) if identity is None else _verdict(response.headers, identity)
-            if verdict == OTHER:
-                return Answer(verdict, says)
+            verdict = SAME if identity is None else _verdict(response.headers, identity)
+            says = verdict, response.headers.get("ETag"), response.headers.get("Last-Modified")
             start = _start(response) if response.status == 206 else None
-            if response.status == 206 and start is None:
-                return Answer(verdict, says)
-            return Answer(verdict, says, start, await response.read())
+            if verdict == OTHER or (response.status == 206 and start is None):
+                return Answer(*says)
+            return Answer(*says, start, await response.read())
 
     def uncached(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
         """A range if the server gives the one that was asked for, else of the whole object."""
@@ -187,20 +194,19 @@ class HTTPTarget(Target):
         return super().open(path, identity, mode, **kwargs)
 
 
-def _verdict(headers: Any, identity: Identity) -> tuple[str, tuple[Any, ...]]:
-    """Whether the response is of the identity, and what it says of itself: nothing that it says may be otherwise."""
+def _verdict(headers: Any, identity: Identity) -> str:
+    """Whether a response is of the identity: nothing that it says may be otherwise."""
     total = (found := _RANGE.match(headers.get("Content-Range", ""))) and found[3]
     etag, modified = headers.get("ETag"), headers.get("Last-Modified")
-    says = (etag, modified, total)
     if total and total != "*" and int(total) != identity.size:
-        return OTHER, says
+        return OTHER
     if identity.modified and modified and modified != identity.modified:
-        return OTHER, says
+        return OTHER
     if identity.etag and etag and _opaque(etag) != _opaque(identity.etag):
-        return OTHER, says
+        return OTHER
     if identity.etag:  # what gains W/ on the way is of the same name, but not proven
-        return (SAME if etag == identity.etag and (_is_strong(etag) or modified or not identity.modified) else UNPROVEN), says
-    return (SAME if modified or not identity.modified else UNPROVEN), says
+        return SAME if etag == identity.etag and (_is_strong(etag) or modified or not identity.modified) else UNPROVEN
+    return SAME if modified or not identity.modified else UNPROVEN
 
 
 def _start(response: Any) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 import time
@@ -40,6 +41,7 @@ class LocalTarget(Target):
     """Device, inode, size, mtime and ctime are the identity; the proof is ``fstat`` of the descriptor that was read."""
 
     into = True
+    aliases = True
 
     def identify(self, path: str) -> Identity:
         return UNCACHED if path in self.unsteady else self._identity(os.stat(path), path, time.time_ns())
@@ -54,7 +56,7 @@ class LocalTarget(Target):
 
         def readinto(offset: int, buffer: Any) -> int:
             view = memoryview(buffer)
-            with open(path, "rb", buffering=0) as raw:
+            with io.FileIO(path) as raw:  # a finalizer at the end of the interpreter has no open() any more
                 raw.seek(offset)
                 count = _fill(raw, view)
                 if identity.stamp != _stamp(os.fstat(raw.fileno())):

@@ -7,6 +7,7 @@ from typing import Any
 
 from fsspec import AbstractFileSystem
 
+from . import place
 from .base import Identity, Target
 
 
@@ -16,11 +17,14 @@ class WrappedTarget(Target):
     def __init__(self, fs: AbstractFileSystem, inner: Target, rename: Callable[[str], str], trusted: bool = False) -> None:
         super().__init__(fs, trusted)
         self.inner = inner
-        self.into = inner.into
+        self.into, self.aliases = inner.into, inner.aliases
         self._rename = rename
 
     def key(self, path: str) -> str:
         return self.inner.key(self._rename(path))
+
+    def where(self) -> str:
+        return f"?{place.digest(self.inner.place, self._rename(''))}"
 
     def identify(self, path: str) -> Identity:
         return self.inner.identify(self._rename(path))
@@ -49,6 +53,9 @@ class WrappedTarget(Target):
             if identity is None
             else self.inner.open(self._rename(path), identity, mode, **kwargs)
         )
+
+    def get_file(self, path: str, identity: Identity, lpath: str, **kwargs: Any) -> None:
+        self.inner.get_file(self._rename(path), identity, lpath, **kwargs)
 
     def confirm(self, path: str, identity: Identity) -> None:
         self.inner.confirm(self._rename(path), identity)

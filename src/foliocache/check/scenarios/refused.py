@@ -1,0 +1,102 @@
+"""Locks that are refused: the owner lives, and has stopped in the critical section for longer than anybody waits.
+
+Time stands still here, so a client waits for no lock at all (LOCK_PATIENCE_NS is 0). Client 2 is the one that stops: it takes one of the locks, any
+one at any time, and goes on later. Client 1 does its work meanwhile. Where it is refused it gives its operation up as if it had died there,
+leaves names in its slot and locks that are broken, and lives on. In the end it settles its own names, as ``Attachment.settle`` does when the
+owner has gone on, and nothing may be lost.
+"""
+
+from .. import steps
+from ..mutation import Edit
+from ..scenario import ALL, Bug, scenario
+from .death_path import OTHER, PARTS, REAPER, SMALL, VICTIM, Queued, Two
+from .mortal import Pool
+
+REFUSED = {**SMALL, "LOCK_PATIENCE_NS": 0, "OPS": 6}
+WORKER, STOPPED = VICTIM, OTHER
+
+
+class Refusing(Pool):
+    """What the worker has left it settles before the audit."""
+
+    def left(self, mem):
+        core = self.core
+        core.reap.locks(mem, REAPER, WORKER)  # nobody is dead: those that are broken
+        assert core.reap.vague(mem, WORKER, WORKER) == 0, "the worker cannot settle what it has left, though nobody works"
+        core.reap.sweep(mem, REAPER)
+        super().left(mem)
+
+    def stopped(self, mem):
+        """Holds one of the locks for a while."""
+        words = [*self.locks()]
+        word = words[steps.choose(mem, len(words))]
+        got = self.core.wait.lock(mem, word, STOPPED)
+        if got != self.core.layout.LOCK_BUSY:
+            self.core.wait.unlock(mem, word)
+
+    def beside(self, work):
+        return self.program((WORKER, work), (STOPPED, self.stopped), mortal=())
+
+
+class Cached(Refusing, Queued):
+    """A pool with queues."""
+
+
+class Held(Refusing, Two):
+    """Two folios that have left their mapping; each client holds one, and the stopped one drops its own when it has gone on."""
+
+    def stopped(self, mem):
+        super().stopped(mem)
+        self.dropper(STOPPED)(mem)
+
+    def left(self, mem):
+        assert self.core.reap.vague(mem, STOPPED, STOPPED) == 0
+        super().left(mem)
+
+
+NAME_DROPPED = Edit("folio", "put", " and not destroy(mem, me, pfn):\n        return False", ":\n        destroy(mem, me, pfn)")
+RELEASE_DROPPED = Edit("folio", "release", "        client.keep_vague(mem, me, n, pfn)", "        client.finish(mem, me, pfn)")
+EVICTED_DROPPED = Edit("vmscan", "evict", "        return layout.NIL\n    client.done(", "        pass\n    client.done(")
+UNMARKED = Edit("mapping", "remove", "        wait.mark_broken(mem, _tree_lock(ino))", "        pass")
+UNLOCK_FORGETS = Edit("wait", "unlock", "layout.LOCK_BROKEN) &", "0) &")
+RECORD_UNMARKED = Edit("mapping", "_free_record", "        wait.mark_broken(mem, layout.TABLE_LOCK)", "        pass")
+UNQUEUED = Edit("filemap", "complete", "        client.note(mem, me, pfn)", "        pass")
+REFUSED_TAKEN = Edit("page_alloc", "_lock", "return got != layout.LOCK_BUSY", "return True")
+
+
+
+
+@scenario("refused/drop", REFUSED, PARTS, {
+    "release-dropped": Bug((RELEASE_DROPPED,), ALL, "the page is nobody's"),
+    "refused-taken": Bug((REFUSED_TAKEN,), ALL, "two are in the critical section"),
+})  # fmt: skip
+def refused_drop(core):
+    """The worker drops the last reference."""
+    p = Held(core, 5, more=(2,), height=1)
+    return p.beside(p.dropper(WORKER))
+
+
+@scenario("refused/truncate", REFUSED, PARTS, {
+    "name-dropped": Bug((NAME_DROPPED,), ALL, "the page is nobody's"),
+    "node-unmarked": Bug((UNMARKED,), ALL, "a node that is linked nowhere stays in use"),
+    "record-unmarked": Bug((RECORD_UNMARKED,), ALL, "a record that says no ino stays in use"),
+    "unlock-forgets": Bug((UNLOCK_FORGETS,), ALL, "nobody repairs"),
+})  # fmt: skip
+def refused_truncate(core):
+    """The worker truncates: tree, slabs, queues, allocator and table."""
+    p = Cached(core, 4, height=1)
+    return p.beside(p.truncater(WORKER))
+
+
+@scenario("refused/evict", REFUSED, PARTS, {"evicted-dropped": Bug((EVICTED_DROPPED,), ALL, "the page is nobody's")})
+def refused_evict(core):
+    """The worker needs a page for another mapping, and evicts."""
+    p = Cached(core, 3, height=1)
+    return p.beside(p.evicter(WORKER))
+
+
+@scenario("refused/insert", REFUSED, PARTS, {"unqueued": Bug((UNQUEUED,), ALL, "reclaim never finds the page")})
+def refused_insert(core):
+    """The worker inserts a page."""
+    p = Cached(core, 5, height=1)
+    return p.beside(p.inserter(WORKER))

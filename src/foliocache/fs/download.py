@@ -1,0 +1,50 @@
+"""Which files ``get()`` copies where, and the copying: fsspec's rules, the pool's bytes."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import Any
+
+from fsspec import AbstractFileSystem
+
+
+def pairs(fs: AbstractFileSystem, rpath: Any, lpath: Any, **options: Any) -> list[tuple[str, str]]:
+    """(remote, local) of all that ``AbstractFileSystem.get()`` would copy, in its order."""
+    collector = _Collector(fs)
+    AbstractFileSystem.get(collector, rpath, lpath, **options)  # type: ignore[arg-type]
+    return collector.found
+
+
+class _Collector:
+    """Enough of a filesystem for ``AbstractFileSystem.get()``, which says here what it would copy."""
+
+    def __init__(self, fs: AbstractFileSystem) -> None:
+        self.expand_path = fs.expand_path
+        self.isdir = fs.isdir
+        self.found: list[tuple[str, str]] = []
+
+    def get_file(self, rpath: str, lpath: str, **options: Any) -> None:
+        self.found.append((rpath, lpath))
+
+
+def make_folder_for(lpath: str) -> None:
+    """The folder that a local file will lie in."""
+    if folder := os.path.dirname(lpath):
+        os.makedirs(folder, exist_ok=True)
+
+
+def is_same_file(path: str, lpath: str) -> bool:
+    """Whether two names are one file of this machine: to copy it would be to truncate it."""
+    with suppress(OSError):
+        return os.path.samefile(path, lpath)
+    return False
+
+
+def copy_out(source: Any, lpath: str, callback: Any) -> None:
+    """A file of ours into a local one."""
+    callback.set_size(source.size)
+    callback.absolute_update(0)  # it may be the second attempt
+    with open(lpath, "wb") as sink:
+        while piece := source.read(source.fs.blocksize):
+            callback.relative_update(sink.write(piece))

@@ -1,0 +1,61 @@
+"""Ranges of objects, as fsspec's ``cat_ranges()`` takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+Range = tuple[str, int | None, int | None]  # path, start, end: a slice, as Python has it
+
+
+def ranges_of(paths: list[str], starts: Any, ends: Any) -> list[Range]:
+    if not isinstance(paths, list):
+        raise TypeError("cat_ranges: paths is a list")
+    columns = [list(column) if isinstance(column, Iterable) else [column] * len(paths) for column in (starts, ends)]
+    if any(len(column) != len(paths) for column in columns):
+        raise ValueError(f"cat_ranges: {len(paths)} paths, {len(columns[0])} starts, {len(columns[1])} ends")
+    return list(zip(paths, *columns, strict=True))
+
+
+def extent(start: int | None, end: int | None, size: int) -> tuple[int, int]:
+    """A Python slice as (offset, length)."""
+    first, last, _ = slice(start, end).indices(size)
+    return first, max(last - first, 0)
+
+
+class Merged:
+    """The reads that ranges come to when those of one object with at most `max_gap` bytes between them are read as one.
+
+    `reads` are as many ranges or fewer; those of objects of unknown size (not in `sizes`) stay as they are.
+    """
+
+    def __init__(self, ranges: list[Range], sizes: dict[str, int], max_gap: int) -> None:
+        self.reads: list[Range] = []
+        self._parts: dict[int, tuple[int, slice]] = {}  # of each range: which read has it, and where
+        known = {number: extent(start, end, sizes[path]) for number, (path, start, end) in enumerate(ranges) if path in sizes}
+        for number, one in enumerate(ranges):
+            if number not in known:
+                self._add(number, one, slice(None))
+        for number in sorted(known, key=lambda number: (ranges[number][0], known[number])):
+            offset, length = known[number]
+            self._merge(number, ranges[number][0], offset, offset + length, max_gap)
+
+    def split(self, results: list[Any]) -> list[Any]:
+        """What the reads have brought, range by range; an exception is that of all the ranges of its read."""
+        return [_part(results[read], part) for _, (read, part) in sorted(self._parts.items())]
+
+    def _merge(self, number: int, path: str, first: int, end: int, max_gap: int) -> None:
+        last, begin, stop = self.reads[-1] if self.reads else (None, None, None)
+        if last != path or begin is None or stop is None or first - stop > max_gap:
+            self._add(number, (path, first, end), slice(0, end - first))
+        else:
+            self.reads[-1] = path, begin, max(stop, end)
+            self._parts[number] = len(self.reads) - 1, slice(first - begin, end - begin)
+
+    def _add(self, number: int, read: Range, part: slice) -> None:
+        self._parts[number] = len(self.reads), part
+        self.reads.append(read)
+
+
+def _part(result: Any, part: slice) -> Any:
+    return result if isinstance(result, BaseException) or part == slice(None) else result[part]

@@ -1,0 +1,95 @@
+# Written by tools/generate.py from client.py and client.pxd.
+cimport cython
+from libc.stdint cimport int64_t, uint32_t as u32, uint64_t as u64
+
+from .. cimport atomics, layout
+from ..atomics cimport mem_t
+from ..client cimport _end_operation
+from ..client cimport _has_left
+from ..client cimport activity
+from ..client cimport attach
+from ..client cimport defer
+from ..client cimport detach
+from ..client cimport grace
+from ..client cimport in_hand
+from ..client cimport is_alive
+from ..client cimport is_idle
+from ..client cimport is_refused
+from ..client cimport is_stalled
+from ..client cimport keep_vague
+from ..client cimport pins
+from ..client cimport refused
+from ..client cimport set_aside
+from ..client cimport set_state
+from ..client cimport state
+from ..client cimport word_at
+from ..client cimport words
+
+
+cdef inline u64 slot(mem_t mem, u64 me) noexcept nogil:
+    return atomics.clients(mem) + me * layout.CLIENT_SIZE
+
+
+cdef inline void count(mem_t mem, u32 me, u32 counter, u64 n) noexcept nogil:
+    atomics.count64(mem, slot(mem, me) + layout.CLIENT_COUNTERS + counter * 8, n)
+
+
+cdef inline void enter(mem_t mem, u32 me) noexcept nogil:
+    busy = slot(mem, me) + layout.CLIENT_BUSY
+    atomics.journal32(mem, busy, atomics.journaled32(mem, busy) + 1)
+    atomics.light_barrier(mem)
+
+
+cdef inline void leave(mem_t mem, u32 me) noexcept nogil:
+    busy = slot(mem, me) + layout.CLIENT_BUSY
+    atomics.store_release(mem, busy, atomics.journaled32(mem, busy) + 1)
+
+
+cdef inline void note(mem_t mem, u32 me, u32 pfn) noexcept nogil:
+    op = slot(mem, me) + layout.CLIENT_OPS
+    end = op + layout.OPS * 4
+    while op < end and atomics.journaled32(mem, op) != 0:
+        op += 4
+    if op < end:
+        atomics.journal32(mem, op, pfn | layout.PIN_BUSY)
+    else:
+        unnamed = slot(mem, me) + layout.CLIENT_UNNAMED
+        atomics.journal32(mem, unnamed, atomics.journaled32(mem, unnamed) + 1)
+
+
+cdef inline void done(mem_t mem, u32 me, u32 pfn) noexcept nogil:
+    op = slot(mem, me) + layout.CLIENT_OPS
+    end = op + layout.OPS * 4
+    while op < end and atomics.journaled32(mem, op) != pfn | layout.PIN_BUSY:
+        op += 4
+    if op < end:
+        atomics.journal32(mem, op, 0)
+
+
+cdef inline u64 pin(mem_t mem, u64 me, u32 n) noexcept nogil:
+    return slot(mem, me) + layout.CLIENT_LEDGER + n * 4
+
+
+cdef inline void hold(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil:
+    atomics.journal32(mem, pin(mem, me, n), pfn | layout.PIN_HELD)
+    done(mem, me, pfn)
+
+
+cdef inline void drop(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil:
+    note(mem, me, pfn)
+    atomics.journal32(mem, pin(mem, me, n), 0)
+
+
+cdef inline void keep(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil:
+    hold(mem, me, n, pfn)
+    leave(mem, me)
+
+
+cdef inline void let_go(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil:
+    enter(mem, me)
+    drop(mem, me, n, pfn)
+
+
+cdef inline void finish(mem_t mem, u32 me, u32 pfn) noexcept nogil:
+    done(mem, me, pfn)
+    leave(mem, me)

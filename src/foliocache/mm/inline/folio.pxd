@@ -1,0 +1,31 @@
+# Written by tools/generate.py from folio.py and folio.pxd.
+cimport cython
+from libc.stdint cimport int64_t, uint32_t as u32, uint64_t as u64
+
+from .. cimport atomics, layout
+from ..atomics cimport mem_t
+from . cimport client
+from . cimport page_ref
+from ..folio cimport destroy
+from ..folio cimport prepare
+
+
+cdef inline bint put(mem_t mem, u32 me, u32 pfn) noexcept nogil:
+    if page_ref.put(mem, atomics.folio_at(mem, pfn)) and not destroy(mem, me, pfn):
+        return False
+    client.done(mem, me, pfn)
+    return True
+
+
+cdef inline bint release(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil:
+    client.let_go(mem, me, n, pfn)
+    if page_ref.put(mem, atomics.folio_at(mem, pfn)) and not destroy(mem, me, pfn):
+        client.keep_vague(mem, me, n, pfn)
+        return False
+    client.finish(mem, me, pfn)
+    return True
+
+
+cdef inline bint is_identity(mem_t mem, u32 pfn, u64 ino, u64 index) noexcept nogil:
+    folio = atomics.folio_at(mem, pfn)
+    return atomics.read64(mem, folio + layout.F_INO) == ino and atomics.read64(mem, folio + layout.F_INDEX) == index

@@ -1,0 +1,82 @@
+"""No test run stands still, and none leaves a process behind.
+
+pytest-timeout (configured in pyproject.toml) raises in a test that takes too long, by a signal. What that cannot reach:
+
+- a child: a timer is not inherited by fork. It is ended with its test, and then the test has failed; and if the tests
+  themselves are killed, the kernel kills what they have forked.
+- a test that does not come back to the interpreter, in compiled code: ``faulthandler_timeout`` ends the whole run, a while later.
+- the end of the interpreter, which waits for threads: ``bounded_exit`` gives it a minute.
+"""
+
+import contextlib
+import ctypes
+import faulthandler
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+GRACE = 20  # seconds for a process to end that has been told to
+HELPERS = b"multiprocessing.resource_tracker", b"multiprocessing.forkserver"  # end with the tests
+EXIT = 60  # seconds
+_PR_SET_PDEATHSIG = 1
+
+
+def die_together():
+    """From now on, what the main thread forks is killed when this process ends. Grandchildren are not: some tests need orphans."""
+    tests, libc, ours = os.getpid(), ctypes.CDLL(None), []
+
+    def before():
+        ours[:] = [os.getpid() == tests and threading.current_thread() is threading.main_thread()]
+
+    def in_child():
+        if ours[0]:
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != tests:  # it has died since the fork
+                os._exit(1)
+
+    os.register_at_fork(before=before, after_in_child=in_child)
+
+
+def bounded_exit():
+    """The interpreter has so long to end."""
+    faulthandler.dump_traceback_later(EXIT, exit=True)
+
+
+def children():
+    """This process's children that run, but for multiprocessing's helpers: their command lines by pid."""
+    found = {}
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for pid in map(int, (task / "children").read_text().split()):
+                if (line := running(pid)) is not None and not any(helper in line for helper in HELPERS):
+                    found[pid] = line
+    return found
+
+
+def running(pid):
+    """A process's command line; None if it has ended."""
+    try:
+        if Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z":
+            return None
+        return Path(f"/proc/{pid}/cmdline").read_bytes() or None  # empty: it is about to have ended
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+@pytest.fixture(autouse=True)
+def no_process_left():
+    """Every process that a test starts ends with it."""
+    before = children()
+    yield
+    deadline = time.monotonic() + GRACE
+    while (left := {pid: line for pid, line in children().items() if pid not in before}) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    assert not left, f"processes that the test has left behind: {left}"

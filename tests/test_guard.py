@@ -1,0 +1,111 @@
+"""What ends a test that would never end, and what it leaves behind: test runs of their own, with the guard's patience shortened."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from guard import running
+
+CONFTEST = """
+import guard
+from guard import no_process_left
+guard.GRACE, guard.EXIT = 0.2, 1
+guard.die_together()
+def pytest_unconfigure():
+    guard.bounded_exit()
+"""
+OPTIONS = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", ".", "-o", "timeout=1", "-o", "timeout_method=signal"]
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts a test run of such a file; the pids that its children write to a pipe are read from its stdout."""
+    runs = []
+
+    def call(code, *more):
+        (tmp_path / "conftest.py").write_text(CONFTEST)
+        (tmp_path / "test_it.py").write_text("import os, signal, subprocess, sys, threading, time\n" + code)
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path[1:]])}
+        command = [sys.executable, "-m", "pytest", *OPTIONS, *more, "test_it.py"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        runs.append(subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **pipes))
+        return runs[-1]
+
+    yield call
+    for run in runs:
+        run.kill()
+        run.communicate(timeout=60)
+
+
+def outcome(run):
+    """The exit code and the text; ends only when every process of the run has."""
+    text, _ = run.communicate(timeout=60)
+    return run.returncode, text
+
+
+WAITS = """
+def test_for_a_process():
+    subprocess.run(["sleep", "1000"])
+def test_for_a_forked_child():
+    os.waitpid(os.fork() or time.sleep(1000), 0)
+def test_for_a_pipe():
+    os.read(os.pipe()[0], 1)
+def test_for_a_lock():
+    threading.Event().wait()
+def test_the_next_one():
+    pass
+"""
+
+
+def test_a_wait_without_end_fails_and_the_next_test_runs(start):
+    code, text = outcome(start(WAITS))
+    assert code == 1
+    assert text.count("Timeout (>1.0s)") >= 4 and "4 failed, 1 passed" in text, text
+
+
+LEFT = """
+def test_a_program():
+    subprocess.Popen(["sleep", "1000"])
+def test_a_forked_child_with_the_tests_own_handlers():
+    os.fork() or time.sleep(1000)
+def test_one_that_ignores_SIGTERM():
+    os.fork() or [signal.signal(signal.SIGTERM, signal.SIG_IGN), time.sleep(1000)]
+def test_the_next_one():
+    pass
+"""
+
+
+def test_a_process_that_is_left_behind_is_ended_and_an_error(start):
+    code, text = outcome(start(LEFT, "-o", "timeout=60"))
+    assert code == 1
+    assert "processes that the test has left behind" in text and "4 passed, 3 errors" in text, text
+
+
+def test_what_has_been_forked_dies_with_the_tests(start):
+    run = start(
+        "def test_one():\n    print(os.fork() or [time.sleep(1000)], flush=True)\n    time.sleep(1000)\n",
+        "-s",
+        "-o",
+        "timeout=0",
+    )
+    pid = int(run.stdout.readline())
+    run.send_signal(signal.SIGKILL)
+    outcome(run)
+    assert running(pid) is None
+
+
+def test_an_interpreter_that_does_not_end_is_ended(start):
+    code, text = outcome(start("def test_one():\n    threading.Thread(target=time.sleep, args=(1000,)).start()\n"))
+    assert code == 1
+    assert "1 passed" in text and "Timeout (0:00:01)!" in text
+
+
+def test_compiled_code_that_does_not_come_back_ends_the_run(start):
+    hang = "import ctypes\ndef test_one():\n    ctypes.PyDLL(None).sleep(1000)\n    time.sleep(1000)\n"
+    options = ["-o", "faulthandler_timeout=1", "-o", "faulthandler_exit_on_timeout=true", "-o", "timeout=0"]
+    code, text = outcome(start(hang, *options))
+    assert code == 1
+    assert "Timeout (0:00:01)!" in text and "test_one" in text

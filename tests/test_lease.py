@@ -1,0 +1,403 @@
+"""What owns something is not copied, made half or initialized again; and no way out of a call loses what it had taken."""
+
+import copy
+import ctypes
+import gc
+import itertools
+import os
+import pickle
+import signal
+import sys
+
+import numpy as np
+import pytest
+from foliocache.lease import Target
+from foliocache.window import Window
+
+import foliocache
+from foliocache import client as clients
+from foliocache import lease as leases
+from foliocache.mapping import Mapping
+from foliocache.mm import layout
+
+
+@pytest.fixture
+def mapping(cache, source):
+    return cache.mapping("k", len(source.content), "v", source.read)
+
+
+@pytest.fixture
+def target(cache):
+    """What a source is given to fill."""
+    given = []
+
+    def readinto(offset, buffer):
+        given.append(buffer.obj)
+        return len(buffer)
+
+    cache.mapping("target", 100, readinto=readinto).lease(0).release()
+    return given[0]
+
+
+# Copies.
+
+COPIES = [copy.copy, copy.deepcopy, pickle.dumps, lambda owner: pickle.dumps(owner, 0), lambda owner: owner.__reduce_ex__(4)]
+
+
+@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("kind", ["lease", "window", "target"])
+def test_what_owns_something_is_not_copied(mapping, target, kind, how):
+    owner = {"lease": lambda: mapping.lease(0), "window": mapping.window, "target": lambda: target}[kind]()
+    with pytest.raises(TypeError, match="copied or pickled"):
+        how(owner)
+
+
+def test_a_copied_mapping_is_another_handle_of_the_same_object(mapping, source):
+    for other in (copy.copy(mapping), pickle.loads(pickle.dumps(mapping.cache.mapping("p", 100, "v")))):
+        assert type(other) is Mapping and other.cache is mapping.cache
+    assert copy.copy(mapping).read(0, 1000) == source.content[:1000]
+
+
+# Half made, or made twice.
+
+
+@pytest.mark.parametrize("kind", [foliocache.Lease, Target, Window])
+@pytest.mark.parametrize("make", [lambda kind: kind(), lambda kind: kind.__new__(kind), lambda kind: object.__new__(kind)])
+def test_an_empty_owner_cannot_be_made(kind, make):
+    with pytest.raises(TypeError):
+        make(kind)
+
+
+def test_nothing_is_initialized_again(cache, mapping, target, source):
+    for owner, arguments in ((mapping.lease(0), ()), (mapping.window(), (mapping, 0, 10)), (target, ())):
+        with pytest.raises(TypeError):
+            owner.__init__(*arguments)
+    with pytest.raises(TypeError, match="make another one"):
+        mapping.__init__(cache, "other", 10, "v")
+    assert mapping.key == "k" and mapping.read(0, 10) == source.content[:10]
+    with mapping.window() as window:
+        assert bytes(window) == source.content
+    assert cache.stat()["folios_by_type"]["table"] == 0
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda half: half.lease(0), lambda half: half.read(0, 1), lambda half: half.read_bytes(0, 1), lambda half: half.read(0, 0),
+        lambda half: half.readinto(0, bytearray(1)), lambda half: half.window(), lambda half: half.is_cached(0),
+        lambda half: half.length_of(0), lambda half: half.invalidate(), lambda half: half._read_ahead(0, 1, None),
+    ],
+)  # fmt: skip
+def test_a_mapping_that_was_never_initialized_says_so(use):
+    half = Mapping.__new__(Mapping)
+    with pytest.raises(foliocache.FoliocacheError, match="never been initialized"):
+        use(half)
+
+
+def test_the_private_parts_of_a_fill_are_out_of_reach(mapping):
+    for name in ("_complete", "_sleep", "_target", "_private", "_grab", "_take_mark"):
+        assert not hasattr(mapping, name)
+
+
+def test_a_module_of_pickles_cannot_make_one():
+    """Cython's own unpickling would."""
+    assert not [name for name in dir(leases) if "unpickle" in name]
+
+
+# Numbers.
+
+
+@pytest.mark.parametrize("number", [np.int64(2), np.uint8(2), np.int32(2)])
+def test_whatever_has_an_index_is_a_number(cache, mapping, source, number):
+    lease = mapping.lease(number)
+    assert bytes(lease[:5]) == source.content[2 * 16384 :][:5] and lease[number] == source.content[2 * 16384 + 2]
+    assert mapping.read(number, number) == mapping.read_bytes(number, number) == source.content[2:4]
+    assert mapping.is_cached(number) and mapping.length_of(number) == 16384
+    buffer = bytearray(4)
+    assert mapping.readinto(number, buffer) == 4 and buffer == source.content[2:6]
+    with mapping.window(number, number) as window:
+        assert bytes(window) == source.content[2:4]
+    with mapping.window() as window:
+        assert bytes(window.lease(number)) == bytes(lease)
+    assert cache.mapping("n", number).size == 2 and type(cache.mapping("n", number).size) is int
+
+
+@pytest.mark.parametrize("number", [1.5, 1.0, "1", None, np.float64(1), [1]])
+def test_what_has_none_is_refused(mapping, number):
+    buffer = bytearray(4)
+    for use in (
+        lambda: mapping.lease(number), lambda: mapping.is_cached(number), lambda: mapping.length_of(number),
+        lambda: mapping.read(number, 1), lambda: mapping.read(1, number), lambda: mapping.read_bytes(number, 1),
+        lambda: mapping.readinto(number, buffer), lambda: mapping.window(number, 1), lambda: mapping.window().lease(number),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match="must be an integer, not"):
+            use()
+
+
+@pytest.mark.parametrize("index", [-1, -(2**63), -(2**64), 31, 2**31, 2**63, 2**64, 2**70])
+def test_a_folio_that_there_is_not_is_named(mapping, index):
+    for use in (mapping.lease, mapping.is_cached, mapping.length_of):
+        with pytest.raises(IndexError, match=f"^folio {index} of an object with 31$"):
+            use(index)
+    with mapping.window(0, 40_000) as window, pytest.raises(IndexError, match=f"^folio {index} of a window over 3$"):
+        window.lease(index)
+
+
+def test_offsets_beyond_any_number(mapping, source):
+    size = mapping.size
+    assert mapping.read(2**70, 5) == mapping.read(size, 2**64) == b"" and mapping.readinto(2**65, bytearray(5)) == 0
+    assert mapping.read(5, 2**70) == mapping.read_bytes(5, 2**63) == source.content[5:]
+    assert bytes(mapping.window(size - 5, 2**64)) == source.content[-5:]
+    for offset, length in ((-1, 5), (0, -1), (-(2**70), 1), (0, -(2**64))):
+        for read in (mapping.read, mapping.read_bytes, mapping.window):
+            with pytest.raises(ValueError, match=f"must not be negative: {min(offset, length)}"):
+                read(offset, length)
+
+
+@pytest.mark.parametrize("key", [2**70, -(2**70), 16384, -16385])
+def test_a_byte_that_there_is_not(mapping, key):
+    with pytest.raises(IndexError):
+        mapping.lease(0)[key]
+
+
+# Buffers to read into.
+
+
+@pytest.mark.parametrize("make", [lambda: bytearray(), lambda: np.zeros(0), lambda: np.zeros((0, 5)), lambda: memoryview(b"")])
+def test_an_empty_buffer_is_filled_at_once(mapping, make):
+    if isinstance(make(), memoryview):
+        with pytest.raises(TypeError, match="writable buffer"):
+            mapping.readinto(0, make())
+    else:
+        assert mapping.readinto(0, make()) == 0
+
+
+@pytest.mark.parametrize(
+    "buffer", [b"read-only", "text", 5, None, np.zeros((8, 2), np.uint8)[:, 0], memoryview(bytearray(8))[::2]]
+)
+def test_what_cannot_be_filled_is_refused_in_words(mapping, buffer):
+    with pytest.raises(TypeError, match="readinto needs a writable buffer whose bytes lie side by side"):
+        mapping.readinto(0, buffer)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<f8", "<i4,<i4", "S5"])
+def test_buffers_of_any_format_are_filled(mapping, source, dtype):
+    array = np.zeros((7, 4), dtype)
+    assert mapping.readinto(3, array) == array.nbytes
+    assert array.tobytes() == source.content[3 : 3 + array.nbytes]
+
+
+# Whatever ends a call leaves nothing.
+
+
+class Ledger:
+    """A cache's client slot, and how to see that nothing is left in it."""
+
+    def __init__(self, cache):
+        self.cache = cache
+        self.segment = cache._attachment.segment
+        self.at = clients.offset(self.segment, cache._attachment.number)
+
+    def word(self, offset):
+        return self.segment.memory.peek32(self.at + offset)
+
+    def check(self):
+        """In no operation, no name, no pin, no finding."""
+        assert self.word(layout.CLIENT_BUSY) % 2 == 0
+        assert [self.word(layout.CLIENT_OPS + 4 * n) for n in range(layout.OPS)] == [0] * layout.OPS
+        assert [n for n in range(layout.PINS) if self.word(layout.CLIENT_LEDGER + 4 * n)] == []
+
+    def check_all_words(self, mapping):
+        """Every word of the ledger can be used still."""
+        held = [mapping.lease(0) for _ in range(layout.PINS + 5)]
+        assert [lease.cached for lease in held] == [True] * (layout.PINS - 1) + [False] * 6
+
+
+SOAK = "FOLIOCACHE_STRESS_SECONDS" in os.environ
+
+
+class Stop(Exception):
+    """What a handler raises."""
+
+
+def raise_at(nth):
+    """A trace function that raises at the nth bytecode (of any frame), and how many it has seen."""
+    seen = [0]
+
+    def trace(frame, event, argument):
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            seen[0] += 1
+            if seen[0] == nth:
+                sys.settrace(None)
+                raise Stop
+        return trace
+
+    return trace, seen
+
+
+def interrupted_everywhere(operation, prepare, step):
+    """Do operation again and again, each time with a raise at another one of its bytecodes: the bytecode's number and the exception."""
+    for nth in itertools.count(1, step):
+        prepare()
+        trace, seen = raise_at(nth)
+        sys.settrace(trace)
+        try:
+            operation()
+        except Stop as error:
+            sys.settrace(None)
+            yield nth, error  # whose traceback keeps every frame's variables, as an interactive session does
+        else:
+            sys.settrace(None)
+            assert seen[0] < nth, "it was raised, and nobody let it through"
+            return
+        finally:
+            sys.settrace(None)
+
+
+OPERATIONS = {
+    "hit": lambda mapping, cache: mapping.lease(0).release(),
+    "miss": lambda mapping, cache: (mapping.invalidate(), mapping.lease(0).release()),
+    "miss into": lambda mapping, cache: (cache.into.invalidate(), cache.into.lease(0).release()),
+    "read": lambda mapping, cache: (mapping.invalidate(), mapping.read(100, 60_000), mapping.read_bytes(5, 40_000)),
+    "readinto": lambda mapping, cache: (mapping.invalidate(), mapping.readinto(100, bytearray(60_000))),
+    "window": lambda mapping, cache: (mapping.invalidate(), mapping.window(0, 50_000).close()),
+    "window's lease": lambda mapping, cache: mapping.window(0, 50_000).lease(1).release(),
+    "forget": lambda mapping, cache: (mapping.lease(0), cache.forget("k")),
+    "a new mapping": lambda mapping, cache: cache.mapping("new", 100_000, "v", bytes_of).read(0, 100),
+    "reap": lambda mapping, cache: cache._attachment.reap(),
+    "repair": lambda mapping, cache: cache.repair(),
+}
+
+
+def die_with_a_lease(mapping):
+    """Leave a dead client, whose pin is to be given back."""
+    pid = os.fork()
+    if pid == 0:
+        mapping.lease(0)
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+PREPARE = {"reap": die_with_a_lease, "repair": die_with_a_lease}
+
+
+def bytes_of(offset, length):
+    return bytes(length)
+
+
+def fill_with_zeros(offset, buffer):
+    return len(buffer)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_exception_at_any_bytecode_leaves_nothing(pool_name, name):
+    """As a signal's handler may raise one. Nothing is left while the exception, and with it each frame's variables, still lives."""
+    cache = foliocache.open(pool_name, size="4MiB", fill_timeout=1)
+    mapping = cache.mapping("k", 100_000, "v", bytes_of)
+    cache.into = cache.mapping("into", 20_000, "v", readinto=fill_with_zeros)
+    ledger, count = Ledger(cache), 0
+    mapping.read(0, mapping.size)
+    prepare = PREPARE.get(name, lambda mapping: None)
+    step = 1 if SOAK or name not in PREPARE else 13  # each of those takes a process that dies
+    for nth, error in interrupted_everywhere(lambda: OPERATIONS[name](mapping, cache), lambda: prepare(mapping), step):
+        count = nth
+        assert ledger.word(layout.CLIENT_BUSY) % 2 == 0, nth
+        assert [ledger.word(layout.CLIENT_OPS + 4 * n) for n in range(layout.OPS)] == [0] * layout.OPS, nth
+        locked = [n for n in range(layout.PINS) if ledger.word(layout.CLIENT_LEDGER + 4 * n) and _is_locked(cache, ledger, n)]
+        assert locked == [], f"a folio that nobody fills stays locked after bytecode {nth}: {error.__traceback__}"
+        del error
+    assert count > 5
+    gc.collect()
+    cache._attachment.reap()
+    ledger.check()
+    assert cache.stat()["pins"] == 0
+    assert mapping.read(0, 100) == bytes(100)
+    cache.forget("k"), cache.forget("into"), cache.forget("new")
+    assert cache.audit() == [] and cache.stat()["pages_by_state"]["file"] == 0
+    ledger.check_all_words(mapping)
+
+
+def _is_locked(cache, ledger, n):
+    pfn = ledger.word(layout.CLIENT_LEDGER + 4 * n) & layout.PIN_PFN
+    flags = ledger.segment.geometry["memmap"] + pfn * layout.FOLIO_SIZE + layout.F_FLAGS
+    return ledger.segment.memory.peek32(flags) & layout.PG_LOCKED != 0
+
+
+def test_a_signal_at_any_moment_leaves_nothing(pool_name):
+    """Real ones, as fast as they come, whose handler raises now and then; reads, misses and windows meanwhile."""
+    cache = foliocache.open(pool_name, size="4MiB")
+    mapping = cache.mapping("k", 100_000, "v", bytes_of)
+    ledger, armed, stops = Ledger(cache), [False], 0
+
+    def handler(number, frame):
+        if armed[0]:
+            armed[0] = False
+            raise Stop
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0007, 0.0007)
+        for turn in range(1500):
+            try:
+                armed[0] = True
+                while armed[0]:
+                    mapping.invalidate()
+                    mapping.read(0, 60_000)
+                    mapping.window(0, 20_000).close()
+            except Stop:
+                stops += 1
+            finally:
+                armed[0] = False
+            if turn % 100 == 0:
+                assert ledger.word(layout.CLIENT_BUSY) % 2 == 0
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert stops == 1500
+    gc.collect()
+    ledger.check()
+    assert cache.audit() == []
+    ledger.check_all_words(mapping)
+
+
+try:
+    import _testcapi
+except ImportError:
+    _testcapi = None
+
+
+@pytest.mark.skipif(not hasattr(_testcapi, "set_nomemory"), reason="this Python has no allocator that fails on demand")
+@pytest.mark.parametrize("name", ["hit", "miss", "miss into", "read", "readinto", "window", "window's lease"])
+def test_no_memory_at_any_allocation_leaves_nothing(pool_name, name):
+    cache = foliocache.open(pool_name, size="4MiB")
+    mapping = cache.mapping("k", 100_000, "v", bytes_of)
+    cache.into = cache.mapping("into", 20_000, "v", readinto=fill_with_zeros)
+    ledger = Ledger(cache)
+    mapping.read(0, mapping.size)
+    kept = [mapping.lease(0) for _ in range(300)]  # the free list of leases is empty then
+    failures = 0
+    for nth in range(60):
+        try:
+            _testcapi.set_nomemory(nth, nth + 1)
+            OPERATIONS[name](mapping, cache)
+        except MemoryError:
+            failures += 1
+        finally:
+            _testcapi.remove_mem_hooks()
+        assert ledger.word(layout.CLIENT_BUSY) % 2 == 0
+    assert failures > 0
+    kept.clear()
+    gc.collect()
+    ledger.check()
+    assert cache.audit() == []
+    ledger.check_all_words(mapping)
+
+
+def test_a_buffer_that_is_asked_for_wrongly_leaves_no_view(cache, mapping):
+    lease = mapping.lease(0)
+    for _ in range(3):
+        with pytest.raises(BufferError):
+            ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(lease), ctypes.create_string_buffer(200), 1)  # PyBUF_WRITABLE
+    lease.release()
+    assert cache.stat()["pins"] == 0

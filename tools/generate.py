@@ -1,0 +1,113 @@
+"""Writes the Cython declarations that follow from the core's sources. Their output is committed; a test finds drift.
+
+- ``mm/layout.pxd``: the integers of ``layout.py`` as C constants, so that the two worlds cannot disagree about an offset.
+- ``mm/inline/``: the functions of the hit path once more, text for text, as ``cdef inline``. Cython calls the functions of another
+  module through pointers, and a hit makes some twenty such calls; ``lease.pyx`` cimports these instead, and makes none. Which
+  functions these are, the ``.pxd`` of their module says: a declaration that ends in ``# inline``.
+
+::
+
+    python tools/generate.py            write what is not up to date
+    python tools/generate.py --check    write nothing; exit code 1 if something is not
+"""
+
+import ast
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+MM = Path(__file__).resolve().parent.parent / "src" / "foliocache" / "mm"
+MARK = "# inline"
+DECLARATION = re.compile(r"(?P<locals>(?:@cython.*\n)*)cp?def (?P<head>(?:\w+ )+(?P<name>\w+)\((?:[^()]|\n)*\)[^#\n]*)(?P<mark>#.*)?")
+HEADER = """\
+# Written by tools/generate.py from {0}.py and {0}.pxd.
+cimport cython
+from libc.stdint cimport int64_t, uint32_t as u32, uint64_t as u64
+
+from .. cimport atomics, layout
+from ..atomics cimport mem_t
+"""
+
+
+def layout_pxd():
+    spec = importlib.util.spec_from_file_location("layout", MM / "layout.py")
+    layout = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(layout)
+    constants = {name: value for name, value in vars(layout).items() if name.isupper() and isinstance(value, int)}
+    wide = {name for name, value in constants.items() if value > 0xFFFFFFFF}
+    defines = "\n".join(f"    #define FC_{name} {value:#x}u{'ll' if name in wide else ''}" for name, value in constants.items())
+    names = "\n".join(f'    const {"u64" if name in wide else "u32"} {name} "FC_{name}"' for name in constants)
+    return (
+        "# Written by tools/generate.py from layout.py.\n"
+        "from libc.stdint cimport uint32_t as u32, uint64_t as u64\n\n\n"
+        f'cdef extern from *:\n    """\n{defines}\n    """\n{names}\n'
+    )
+
+
+def declarations(module):
+    """The functions of a module's .pxd, in its order: {name: match of DECLARATION}."""
+    return {match["name"]: match for match in DECLARATION.finditer((MM / f"{module}.pxd").read_text())}
+
+
+def inlined(module):
+    """The names of those that are marked."""
+    return [name for name, match in declarations(module).items() if match["mark"] == MARK]
+
+
+def body(source, function):
+    """The text of a function without its docstring."""
+    first, *_ = function.body
+    has_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    start = first.end_lineno if has_docstring else first.lineno - 1
+    return "\n".join(source.splitlines()[start : function.end_lineno])
+
+
+def inline_pxd(module, names, modules):
+    """The functions with these names inline, the module's other ones as they are; modules have inline copies, too."""
+    source = (MM / f"{module}.py").read_text()
+    functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+    declared = declarations(module)
+    nodes = [node for name in names for node in ast.walk(functions[name]) if isinstance(node, ast.Attribute)]
+    used = {node.value.id for node in nodes} - {"atomics", "layout"}
+    parts = [HEADER.format(module)]
+    parts += [f"from {'.' if name in modules else '..'} cimport {name}\n" for name in sorted(used)]
+    parts += [f"from ..{module} cimport {name}\n" for name in sorted(set(declared) - set(names))]
+    for name in names:
+        head = f"{declared[name]['locals']}cdef inline {declared[name]['head'].rstrip()}"
+        parts.append(f"\n\n{head}:\n{body(source, functions[name])}\n")
+    return "".join(parts)
+
+
+def outputs():
+    """{path: text} of everything that is written here."""
+    modules = {path.stem: names for path in sorted(MM.glob("*.pxd")) if (names := inlined(path.stem))}
+    texts = {MM / "layout.pxd": layout_pxd(), MM / "inline" / "__init__.pxd": ""}
+    for module, names in modules.items():
+        texts[MM / "inline" / f"{module}.pxd"] = inline_pxd(module, names, modules)
+    return texts
+
+
+def stale():
+    """The paths whose text is not what it should be, and the files of mm/inline that nothing writes any more."""
+    wanted = outputs()
+    differing = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+    return differing, [path for path in (MM / "inline").glob("*.pxd") if path not in wanted]
+
+
+def main(arguments):
+    differing, left_over = stale()
+    if "--check" in arguments:
+        for path in (*differing, *left_over):
+            print(f"{path.relative_to(MM.parent.parent.parent)} is not up to date; run tools/generate.py", file=sys.stderr)
+        return int(bool(differing or left_over))
+    for path in differing:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(outputs()[path])
+    for path in left_over:
+        path.unlink()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
