@@ -1,5 +1,7 @@
 """Mappings, leases, fills: what users rely on."""
 
+import contextlib
+import copy
 import ctypes
 import gc
 import multiprocessing
@@ -10,9 +12,14 @@ import threading
 
 import numpy as np
 import pytest
+from foliocache.attachment import Attachment
+from foliocache.descriptor import Descriptor, open_file
+from foliocache.slot import ClientSlot, Reaping
 
 import foliocache
 from foliocache.mapping import _order_for
+from foliocache.mm.atomics import Memory
+from foliocache.segment import Segment
 
 SPAWN = multiprocessing.get_context("spawn")
 FORK = multiprocessing.get_context("fork")
@@ -338,7 +345,7 @@ def test_a_concurrent_source_is_read_ahead_in_the_background(pool_name, make_sou
     for index in range(mapping.folios):
         assert bytes(mapping.lease(index)) == source.content[index * mapping.folio_size : (index + 1) * mapping.folio_size]
     cache.close()
-    assert cache.stat()["counters"]["readahead"] > 0
+    assert foliocache.open(pool_name).stat()["counters"]["readahead"] > 0
     assert source.bytes_read == 8 << 20
 
 
@@ -435,3 +442,98 @@ def test_stat_adds_up(cache, source):
     assert [c["pid"] for c in stat["clients"]] == [os.getpid()]
     assert cache.mappings()[0]["pins"] == 1 and cache.mappings()[0]["cached_bytes"] == mapping.size
     del lease
+
+
+def test_after_close_everything_raises_and_what_is_out_stays(pool_name, source):
+    cache = foliocache.open(pool_name, size="4MiB")
+    mapping = cache.mapping("k", len(source.content), "v", source.read)
+    lease, window = mapping.lease(0), mapping.window(0, 40_000)
+    view = mapping.read(20_000, 10)
+    cache.close()
+    cache.close()
+    assert cache.closed and repr(cache) and cache.name == pool_name
+    uses = [
+        cache.stat, cache.audit, cache.repair, cache.mappings, cache.__enter__,
+        lambda: cache.forget("k"), lambda: cache.mapping("k", 10), lambda: mapping.lease(0), lambda: mapping.lease(5),
+        lambda: mapping.read(0, 10), lambda: mapping.read_bytes(0, 100_000), lambda: mapping.readinto(0, bytearray(10)),
+        lambda: mapping.window(0, 10), mapping.invalidate, lambda: mapping.is_cached(0),
+    ]  # fmt: skip
+    for use in uses:
+        with pytest.raises(foliocache.FoliocacheError, match="has been closed in this process; open it again"):
+            use()
+    again = foliocache.open(pool_name)
+    assert again is not cache and len(again.stat()["clients"]) == 2
+    assert bytes(lease) == source.content[: len(lease)] and bytes(window) == source.content[:40_000]
+    assert bytes(view) == source.content[20_000:20_010]
+    lease.release()
+    view.release()
+    window.close()
+    uses.clear()
+    use = cache = mapping = lease = view = window = None
+    gc.collect()
+    assert len(again.stat()["clients"]) == 1 and again.audit() == []
+
+
+def test_a_child_inherits_that_it_is_closed(pool_name, source):
+    cache = foliocache.open(pool_name, size="4MiB")
+    mapping = cache.mapping("k", len(source.content), "v", source.read)
+    cache.close()
+    child = os.fork()
+    if child == 0:
+        try:
+            mapping.lease(0)
+        except foliocache.FoliocacheError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def owners(cache):
+    attachment = cache._attachment
+    slot = ClientSlot(attachment.segment)
+    file = open_file("/dev/null", os.O_RDONLY)
+    return [attachment, attachment.segment, attachment.segment.memory, slot, Reaping(slot), file]
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_what_owns_something_is_not_copied_or_pickled(cache, number):
+    owner = owners(cache)[number]
+    for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="cannot be copied or pickled"):
+            copied(owner)
+    with contextlib.suppress(TypeError):
+        owner.__init__(owner)  # again, and with something that it is not for
+
+
+def test_what_is_half_made_does_not_crash():
+    for kind in (Attachment, ClientSlot, Reaping, Descriptor, Memory, Segment):
+        try:
+            half = kind.__new__(kind)
+        except TypeError:
+            continue
+        for name in dir(kind):
+            if name.startswith("__") and name not in ("__enter__", "__exit__", "__repr__"):
+                continue
+            with contextlib.suppress(Exception):
+                method = getattr(half, name)
+                for arguments in ((), (0,), (b"8 bytes.",), (0, 1)):
+                    with contextlib.suppress(Exception):
+                        method(*arguments)
+        del half
+    gc.collect()
+
+
+def test_an_attachment_that_nothing_was_attached_to_says_so():
+    with pytest.raises(TypeError, match=r"foliocache\.open"):
+        Attachment.__new__(Attachment).join()
+
+
+def test_an_attachment_is_not_initialized_twice(cache):
+    with pytest.raises(TypeError, match="twice"):
+        cache._attachment.__init__(cache._attachment.segment)
+    assert cache.audit() == []
+
+
+def test_forget_takes_a_string(cache):
+    with pytest.raises(ValueError, match="key must be a string, not 5"):
+        cache.forget(5)

@@ -1,14 +1,18 @@
 """Creation, attachment, and everything that is refused."""
 
+import fcntl
 import multiprocessing
 import os
 import signal
+import socket
 import stat
 import struct
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from lines import answer_of
 
 import foliocache
 from foliocache import segment
@@ -16,6 +20,7 @@ from foliocache.mm import layout
 from foliocache.sizes import format_size, parse_size
 
 SPAWN = multiprocessing.get_context("spawn")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file away")
 
 
 def test_creates_with_the_asked_parameters_and_mode(pool_name):
@@ -57,12 +62,35 @@ def test_names_stay_in_their_folder(name):
     [
         {"size": 0}, {"size": -1}, {"size": "lots"}, {"size": "4 XiB"}, {"size": 1.5}, {"size": True}, {"size": "100KiB"},
         {"size": "1024TiB"}, {"page_size": 1000}, {"page_size": "3KiB"}, {"page_size": "4MiB"}, {"clients": 0}, {"clients": "two"},
+        {"size": 10**400}, {"size": "9" * 5000}, {"size": "9" * 400 + ".5"}, {"size": "0.0001"}, {"size": "nan"}, {"size": np.True_},
+        {"size": np.float64(1e9)}, {"page_size": 0}, {"page_size": -4096}, {"clients": True}, {"clients": 1 << 40}, {"clients": 2.0},
+        {"mode": -1}, {"mode": 1 << 40}, {"mode": "0600"}, {"mode": 0o400}, {"mode": 0o4600}, {"mode": True}, {"mode": None},
+        {"fill_timeout": float("nan")}, {"fill_timeout": -1}, {"fill_timeout": "5"}, {"fill_timeout": True}, {"fill_timeout": -(10**400)},
+        {"fill_timeout": [1]},
     ],
 )  # fmt: skip
 def test_senseless_parameters_are_value_errors(pool_name, parameters):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=next(iter(parameters))):
         foliocache.open(pool_name, **({"size": "4MiB"} | parameters))
     assert pool_name not in foliocache.segments()
+
+
+def test_numbers_of_every_kind(pool_name):
+    cache = foliocache.open(
+        pool_name, size=np.int64(4 << 20), page_size=np.uint16(8192), clients=np.int8(7), mode=np.int32(0o640)
+    )
+    assert (cache.pool_bytes, cache.page_size, cache.stat()["max_clients"]) == (4 << 20, 8192, 7)
+
+
+@pytest.mark.parametrize("seconds", [0, 1.5, np.float32(2), np.int64(3), float("inf"), 1e300, 10**400])
+def test_any_time_can_be_waited(pool_name, seconds):
+    cache = foliocache.open(pool_name, size="4MiB", fill_timeout=seconds)
+    assert cache.fill_timeout == min(seconds, 1e9)
+    assert int(cache.fill_timeout * 1e9) < 1 << 63, "the core counts nanoseconds"
+    cache.fill_timeout = 5
+    with pytest.raises(ValueError, match="fill_timeout"):
+        cache.fill_timeout = -1
+    assert cache.fill_timeout == 5
 
 
 @pytest.mark.parametrize(
@@ -119,10 +147,65 @@ def test_racing_creators_get_one_segment(pool_name):
     assert set(results) == {(os.stat(segment.path_of(pool_name)).st_ino, 8 << 20)}
 
 
-def test_a_dead_creators_segment_is_started_over(pool_name):
-    with open(segment.path_of(pool_name), "wb") as file:
-        file.write(struct.pack("<QII", layout.MAGIC, layout.ABI, layout.STATE_BUILDING) + bytes(5000))
-    assert foliocache.open(pool_name, size="4MiB").audit() == []
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"x" * n for n in (0, 1, 3, 7, 15, 16, 20, 108, 5000)),
+        bytes(16) + b"my precious data" * 1000,
+        struct.pack("<QII", layout.MAGIC, layout.ABI, layout.STATE_BUILDING) + bytes(5000),
+        struct.pack("<QII", layout.MAGIC, layout.ABI, layout.STATE_READY) + bytes(5000),
+    ],
+    ids=lambda content: f"{len(content)} bytes",
+)
+def test_what_is_no_whole_segment_is_refused_and_never_written_to(pool_name, content):
+    path = segment.path_of(pool_name)
+    with open(path, "wb") as file:
+        file.write(content)
+    for attach in (lambda: foliocache.open(pool_name, size="4MiB"), lambda: foliocache.attach(pool_name)):
+        with pytest.raises(foliocache.SegmentDamaged, match=f"foliocache rm {pool_name}"):
+            attach()
+    with open(path, "rb") as file:
+        assert file.read() == content
+
+
+def test_one_flipped_bit_of_the_header_harms_nobody_who_is_attached(pool_name):
+    """Whoever comes is refused; whoever is there goes on."""
+    cache = foliocache.open(pool_name, size="1MiB", clients=4)
+    mapping = cache.mapping("k", 100_000, "1", bytes_of)
+    size = os.stat(cache.path).st_size
+    with open(cache.path, "r+b", buffering=0) as file:
+        for bit in range(8 * layout.HDR_IDENTITY_END):
+            file.seek(bit // 8)
+            byte = file.read(1)[0]
+            file.seek(bit // 8)
+            file.write(bytes([byte ^ 1 << bit % 8]))
+            for attach in (segment.attach, lambda name: segment.create_or_attach(name, segment.parameters("1MiB", None, 4))):
+                with pytest.raises(foliocache.SegmentError, match=f"foliocache rm {pool_name}"):
+                    attach(pool_name)
+            file.seek(bit // 8)
+            file.write(bytes([byte]))
+    assert os.stat(cache.path).st_size == size
+    assert mapping.read_bytes(0, 100_000) == bytes_of(0, 100_000)
+    assert foliocache.open(pool_name) is cache and cache.audit() == []
+
+
+def test_a_header_that_only_seems_to_make_sense(pool_name):
+    """Its checksum is right, but no segment could be so."""
+    path = segment.path_of(pool_name)
+    shape = segment.geometry(64, 4096, 4) | {"fenced": 0}
+    for wrong in (
+        {"page_shift": 40},
+        {"page_shift": 4},
+        {"npages": 1 << 31},
+        {"npages": 63},
+        {"nclients": 0},
+        {"nclients": 70_000},
+    ):
+        with open(path, "wb") as file:
+            file.write(segment._identity(shape | wrong, layout.STATE_READY))
+            file.truncate(shape["size"])
+        with pytest.raises(foliocache.SegmentDamaged, match="makes no sense"):
+            foliocache.attach(pool_name)
 
 
 def _damage(path, how):
@@ -153,19 +236,62 @@ def test_damaged_segments_are_refused_and_left_alone(pool_name, how):
     assert os.stat(path).st_size == before.st_size
 
 
-def test_no_regular_file(pool_name):
+def _socket(path):
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(path)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo, os.mkdir, _socket, lambda path: os.symlink("/dev/null", path), lambda path: os.symlink("nowhere", path),
+        pytest.param(lambda path: os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 5)), marks=needs_root),
+    ],
+    ids=["fifo", "folder", "socket", "link", "dangling link", "device"],
+)  # fmt: skip
+def test_no_regular_file(pool_name, make):
+    """Not opened at all: a fifo may wait for its other end, and a device may do anything."""
     path = segment.path_of(pool_name)
-    os.mkfifo(path)
-    with pytest.raises(foliocache.SegmentError, match="not a regular file"):
-        foliocache.open(pool_name, size="4MiB")
-    os.unlink(path)
-    os.symlink("/dev/null", path)
-    with pytest.raises(foliocache.SegmentError, match="cannot be opened"):
-        foliocache.open(pool_name, size="4MiB")
-    os.unlink(path)
+    make(path)
+    try:
+        for attach in (lambda: foliocache.open(pool_name, size="4MiB"), lambda: foliocache.attach(pool_name)):
+            with pytest.raises(foliocache.SegmentError, match="not a regular file"):
+                attach()
+        assert pool_name not in foliocache.segments()
+    finally:
+        if os.path.isdir(path):
+            with pytest.raises(foliocache.SegmentError, match="cannot be removed"):
+                foliocache.remove(pool_name)
+            os.rmdir(path)
+        else:
+            foliocache.remove(pool_name)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file away")
+@needs_root
+def test_a_strangers_file_is_refused_before_it_is_opened_or_waited_for(pool_name):
+    """Whatever it is, and whatever locks its owner has on it."""
+    path = segment.path_of(pool_name)
+    with open(path, "wb") as planted:
+        os.chown(path, 12345, 12345)
+        pid = os.fork()
+        if pid == 0:
+            fd = os.open(path, os.O_RDWR)  # a description of its own, so the lock is not ours
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            fcntl.lockf(fd, fcntl.LOCK_EX)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            os._exit(0)
+        try:
+            assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+            for work in (lambda: foliocache.open(pool_name, size="4MiB"), lambda: foliocache.attach(pool_name)):
+                assert "uid 12345" in answer_of(work, 10)
+            assert "not a foliocache segment" in answer_of(lambda: foliocache.attach(pool_name, any_owner=True), 10)
+            assert planted.tell() == 0 and os.stat(path).st_size == 0
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+@needs_root
 def test_another_users_segment_is_refused_unless_asked_for(pool_name):
     path = foliocache.open(pool_name, size="4MiB").path
     os.chown(path, 12345, 12345)
@@ -186,41 +312,6 @@ def test_another_folder(pool_name, monkeypatch, tmp_path):
     assert foliocache.open(pool_name, size="4MiB").path == str(tmp_path / f"foliocache.{pool_name}")
     assert foliocache.segments() == [pool_name]
     foliocache.remove(pool_name)
-
-
-def die_at_line(n):
-    """Be killed at the n-th line of the package's Python that this process executes from now on."""
-    lines = 0
-
-    def trace(frame, event, _):
-        nonlocal lines
-        if not frame.f_code.co_filename.startswith(os.path.dirname(foliocache.__file__)):
-            return None
-        lines += event == "line"
-        if lines == n:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return trace
-
-    sys.settrace(trace)
-
-
-def test_killed_at_any_line_of_its_creation(pool_name):
-    status, line = -signal.SIGKILL, 0
-    while status == -signal.SIGKILL:
-        line += 1
-        pid = os.fork()
-        if pid == 0:
-            die_at_line(line)
-            foliocache.open(pool_name, size="1MiB", clients=4)
-            os._exit(0)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        cache = foliocache.open(pool_name, size="1MiB", clients=4)
-        assert cache.mapping("k", 100, "1", bytes_of).read(0, 100) == bytes_of(0, 100)
-        assert cache.audit() == []
-        cache.close()
-        foliocache.remove(pool_name)
-    assert status == 0
-    assert line > 100
 
 
 def bytes_of(offset, length):

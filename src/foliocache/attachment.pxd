@@ -3,6 +3,7 @@ from libc.stdint cimport uint32_t as u32
 
 from .mm cimport layout
 from .mm.atomics cimport Memory, mem_t
+from .slot cimport ClientSlot
 
 
 cdef u32 spare() noexcept
@@ -14,8 +15,10 @@ cdef class Attachment:
     cdef readonly Memory memory
     cdef mem_t mem
     cdef u32 me
+    cdef bint joined
+    cdef readonly bint closed
     cdef readonly u32 epoch
-    cdef object slot
+    cdef ClientSlot slot
     cdef u32 *unused
     cdef u32 left
     cdef u32 *waiting
@@ -25,6 +28,8 @@ cdef class Attachment:
     cdef void wait(self, u32 entry) noexcept
     cdef void tidy(self) noexcept
     cdef void settle(self) noexcept
+    cdef int _be_client(self) except -1
+    cdef bint _begin(self) noexcept
 
     cdef inline u32 take(self) noexcept:
         """A word of the ledger for one more pin; NIL when all are in use."""

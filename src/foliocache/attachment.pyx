@@ -7,19 +7,15 @@ from .mm cimport atomics, client, filemap, layout, pagetable
 from .mm cimport reap as core
 
 import os
-import threading
 import weakref
 
-from .client import ClientSlot, reap
+from .client import adopt, opened, reap, repair
 from .errors import FoliocacheError
 
 _attachments = weakref.WeakSet()
-_joining = threading.Lock()
 
 
 def _after_fork_in_child():
-    global _joining
-    _joining = threading.Lock()
     for attachment in list(_attachments):
         attachment.disown()
 
@@ -44,9 +40,11 @@ cdef u32 spare() noexcept:
 cdef class Attachment:
     """A segment as this process uses it: the mapped memory and the process's client slot.
 
-    ``epoch`` counts the forks behind this process: a lease of another epoch belongs to an ancestor.
+    ``epoch`` counts the forks behind this process: a lease of another epoch belongs to an ancestor. ``joined`` says that new
+    work may begin: the process is a client, and the cache has not been closed.
     """
     def __cinit__(self):
+        self.me = layout.NIL
         self.unused = <u32 *>malloc(layout.PINS * sizeof(u32))
         self.waiting = <u32 *>malloc(layout.PINS * sizeof(u32))
         if self.unused == NULL or self.waiting == NULL:
@@ -57,43 +55,82 @@ cdef class Attachment:
         free(self.waiting)
 
     def __init__(self, segment):
-        self.segment = segment
+        """Nothing is claimed before ``join``."""
+        if self.segment is not None:
+            raise TypeError("an attachment cannot be initialized twice")
         self.memory = segment.memory
         self.mem = self.memory.handle
-        self.me = layout.NIL
-        self.join()
+        self.segment = segment
         _attachments.add(self)
-        self.reap()
+        self.slot = opened(segment)
+
+    def __reduce__(self):
+        raise TypeError("an attachment to a segment belongs to one process and cannot be copied or pickled")
 
     @property
     def number(self):
         """This process's client number."""
-        self.join()
+        self._be_client()
         return self.me
 
     def join(self):
-        """Become a client, unless this process is one."""
+        """Become a client, unless this process is one, and settle what dead ones have left then.
+
+        Raises FoliocacheError when the cache has been closed here, SegmentError.
+        """
+        cdef bint new = self.me == layout.NIL
+        if self.joined:
+            return
+        if self.closed:
+            raise FoliocacheError(f"cache {self.segment.name!r} has been closed in this process; open it again")
+        self._be_client()
+        self.joined = not self.closed
+        if new:
+            reap(self.slot)
+
+    cdef int _be_client(self) except -1:
         if self.me == layout.NIL:
-            with _joining:
-                if self.me == layout.NIL:
-                    self.slot = ClientSlot(self.segment)
-                    for n in range(spare()):
-                        self.unused[n] = spare() - 1 - n
-                    self.left = spare()
-                    self.nwaiting = 0
-                    self.me = self.slot.number
+            if self.segment is None:
+                raise TypeError("attachments are made by foliocache.open() and attach()")
+            if not self._begin():
+                adopt(self.slot)
+                self._begin()
+        return 0
+
+    cdef bint _begin(self) noexcept:
+        """Take a clean slot, or the one that has been adopted, with an empty ledger; no Python runs meanwhile."""
+        cdef u32 n
+        if self.slot is None or not self.slot.claim():
+            return False
+        if self.me == layout.NIL:
+            for n in range(spare()):
+                self.unused[n] = spare() - 1 - n
+            self.left = spare()
+            self.nwaiting = 0
+            self.me = self.slot.number
+        return True
+
+    def close(self):
+        """Let no new work begin here. What has begun goes on, and leases that are out stay valid."""
+        self.closed = True
+        self.joined = False
 
     def reap(self):
         """Settle what dead processes have left: how many of them are settled, and how many wait for a living one's lease."""
-        self.join()
+        self._be_client()
         core.locks(self.mem, self.me, self.me)  # nobody's: those that are broken
         self.settle()
-        return reap(self.segment, self.me)
+        return reap(self.slot)
+
+    def repair(self):
+        """Clear what is damaged in slots that nobody holds, and settle what dead processes have left: how many were damaged."""
+        self._be_client()
+        return repair(self.slot)
 
     def drop(self, u32 pfn):
         """Take a damaged folio out of the cache; whether it is settled. If not, a word of the ledger names it until ``settle`` succeeds."""
         cdef u32 entry
-        self.join()
+        self._be_client()
         entry = self.take()
         if entry == layout.NIL:
             return False
@@ -164,14 +201,14 @@ cdef class Attachment:
             count += 1
 
     def disown(self):
-        """In a forked child: own nothing of what the parent owns."""
+        """In a forked child: own nothing of what the parent owns. Called when it is forked, it opens what it will need."""
         self.epoch += 1
         self.me = layout.NIL
+        self.joined = False
         if self.slot is not None:
-            self.slot.abandon()
-            self.slot = None
+            self.slot.disown()
 
     def count(self, u32 counter, u64 n):
         """Add n to one of this client's counters."""
-        self.join()
+        self._be_client()
         client.count(self.mem, self.me, counter, n)

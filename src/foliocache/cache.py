@@ -1,22 +1,23 @@
 """A cache in this process: open it, map objects into it, look at it."""
 
 import contextlib
-import os
-import threading
+import functools
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 
 from . import client, repair
 from . import segment as segments_module
 from .attachment import Attachment
-from .errors import FoliocacheError
+from .background import Background
+from .errors import FoliocacheError, SegmentNotFound
 from .mapping import Mapping, key_digest
 from .mm import audit, layout
 
 FILL_TIMEOUT = 60.0
+FILL_TIMEOUT_MAX = 1e9  # seconds; the core counts nanoseconds in 64 bits
 
-_caches: weakref.WeakValueDictionary[tuple[int, int], "Cache"] = weakref.WeakValueDictionary()
-_caches_lock = threading.Lock()
+# The open caches of this process, by what tells their files from others. There is no lock: each step is a single call of a dict, so
+# a signal's handler or a finalizer may open a cache while its thread is at it, and a forked child finds no lock that nobody releases.
+_caches: dict[tuple[int, int], "weakref.ref[Cache]"] = {}
 
 
 def open(name="default", size=None, page_size=None, mode=0o600, *, clients=None, any_owner=False, fill_timeout=None):
@@ -25,28 +26,32 @@ def open(name="default", size=None, page_size=None, mode=0o600, *, clients=None,
     :param name: letters, digits, ``_``, ``-``, ``.``; one segment of shared memory per name.
     :param size: bytes of the pool, or a string such as ``"4GiB"``. None: what the segment has; 4 GiB for a new one.
     :param page_size: a power of two from 4 KiB to 2 MiB. None: what the segment has; 16 KiB for a new one.
-    :param mode: permissions of a new segment's file.
+    :param mode: permissions of a new segment's file; its owner must be allowed to read and write.
     :param clients: how many processes may attach at once. None: what the segment has; 256 for a new one.
-    :param any_owner: attach to a segment that belongs to another user, too. He can change its bytes at any time.
+    :param any_owner: attach to a segment that belongs to another user, too. It can change its bytes at any time.
     :param fill_timeout: seconds to wait for another process that is reading a page from the source. Then this one reads it too, for
-        itself alone, uncached. 60 by default. It is this process's, and what the last ``open`` here said is valid. A process that
-        has died is not waited for: its page is read by one who waits.
+        itself alone, uncached. 60 by default; ``float("inf")`` for as long as it takes. It is this process's, and what the last
+        ``open`` here said is valid. A process that has died is not waited for: its page is read by one who waits.
     :raises SegmentMismatch: the segment has other parameters than those given.
     :raises SegmentFull: shared memory has no room for the pool.
-    :raises SegmentError: the segment is damaged, foreign, somebody else's, or has no client slot left.
+    :raises SegmentError: the segment is damaged, foreign, somebody else's, or has no client slot left; or this process lacks
+        descriptors, address space or rights for it.
     :raises ValueError: a parameter makes no sense.
     """
-    if fill_timeout is not None and not (isinstance(fill_timeout, (int, float)) and fill_timeout >= 0):
-        raise ValueError(f"fill_timeout must be a number of seconds, not {fill_timeout!r}")
-    cache = _cache_of(segments_module.create_or_attach(name, size, page_size, mode, clients, any_owner), any_owner)
-    if fill_timeout is not None:
-        cache.fill_timeout = fill_timeout
+    wanted = segments_module.parameters(size, page_size, clients)
+    mode = segments_module.permissions(mode)
+    timeout = None if fill_timeout is None else _seconds(fill_timeout)
+    cache = _known(name, any_owner, wanted)
+    if cache is None:
+        cache = _new(segments_module.create_or_attach(name, wanted, mode, any_owner), any_owner)
+    if timeout is not None:
+        cache.fill_timeout = timeout
     return cache
 
 
 def attach(name="default", *, any_owner=False):
     """Attach to an existing cache with the parameters it has. Raises SegmentNotFound, SegmentError."""
-    return _cache_of(segments_module.attach(name, any_owner), any_owner)
+    return _known(name, any_owner, {}) or _new(segments_module.attach(name, any_owner), any_owner)
 
 
 def _reopen(name, size, page_size, any_owner, fill_timeout):
@@ -54,13 +59,64 @@ def _reopen(name, size, page_size, any_owner, fill_timeout):
     return open(name, size, page_size, any_owner=any_owner, fill_timeout=fill_timeout)
 
 
-def _cache_of(segment, any_owner):
-    """One Cache per segment and process, however often it is opened."""
-    with _caches_lock:
-        cache = _caches.get(segment.inode)
-        if cache is None or cache.closed:
-            cache = _caches[segment.inode] = Cache(segment, any_owner)
-        return cache
+def _seconds(value):
+    try:
+        if isinstance(value, (bool, str, bytes, bytearray)):
+            raise TypeError
+        seconds = float(value)
+    except OverflowError:
+        seconds = FILL_TIMEOUT_MAX if value > 0 else -1.0
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if not seconds >= 0:
+        raise ValueError(f"fill_timeout must be a number of seconds from 0 on, not {value!r}")
+    return min(seconds, FILL_TIMEOUT_MAX)
+
+
+def _known(name, any_owner, wanted):
+    """The cache called name, if this process has it open: needs neither descriptors nor memory. None if not."""
+    try:
+        found = _caches.get(segments_module.locate(name, any_owner))
+    except SegmentNotFound:
+        return None
+    cache = found and found()
+    if cache is None or cache.closed:
+        return None
+    segments_module.check_parameters(name, cache._attachment.segment.geometry, wanted)
+    try:
+        return _joined(cache)
+    except FoliocacheError:
+        if cache.closed:  # just now, by another thread
+            return None
+        raise
+
+
+def _new(segment, any_owner):
+    """A cache for a segment that has just been mapped; another one, if a thread or a signal's handler here was faster.
+
+    It is made known before it becomes a client, so that all of them become one.
+    """
+    return _joined(_published(Cache(segment, any_owner), segment.inode))
+
+
+def _published(cache, key):
+    mine = weakref.ref(cache, functools.partial(_forget, key))
+    while True:
+        ref = _caches.setdefault(key, mine)
+        found = ref()
+        if found is not None and not found.closed:
+            return found
+        _forget(key, ref)
+
+
+def _forget(key, ref):
+    if _caches.get(key) is ref:
+        _caches.pop(key, None)
+
+
+def _joined(cache):
+    cache._attachment.join()
+    return cache
 
 
 class Cache:
@@ -73,10 +129,8 @@ class Cache:
         self.path = segment.path
         self.page_size = segment.page_size
         self.pool_bytes = segment.pool_bytes
-        self.fill_timeout = FILL_TIMEOUT
-        self.closed = False
-        self._executor = None
-        self._executor_pid = 0
+        self._fill_timeout = FILL_TIMEOUT
+        self._later = None
 
     def __repr__(self):
         return f"<foliocache.Cache {self.name!r}, {self.pool_bytes} bytes in pages of {self.page_size}>"
@@ -85,17 +139,37 @@ class Cache:
         return _reopen, (self.name, self.pool_bytes, self.page_size, self._any_owner, self.fill_timeout)
 
     def __enter__(self):
+        self._check_open()
         return self
 
     def __exit__(self, *exc):
         self.close()
 
+    @property
+    def fill_timeout(self):
+        """Seconds to wait for another process that is reading a page from the source: see :func:`open`."""
+        return self._fill_timeout
+
+    @fill_timeout.setter
+    def fill_timeout(self, seconds):
+        self._fill_timeout = _seconds(seconds)
+
+    @property
+    def closed(self):
+        """Whether it has been closed in this process."""
+        return self._attachment.closed
+
     def close(self):
-        """Make no more use of the cache here. Leases that are out stay valid; the client slot goes with the last of them."""
-        self.closed = True
-        if self._executor is not None and self._executor_pid == os.getpid():
-            self._executor.shutdown()
-        self._executor = None
+        """Make no more use of the cache here: from now on its methods and those of its mappings raise FoliocacheError.
+
+        What has begun goes on. Leases, windows and views that are out stay valid, and the client slot goes with the last of them.
+        Closing twice is harmless, and :func:`open` gives another Cache.
+        """
+        try:
+            if self._later is not None:
+                self._later.close()
+        finally:
+            self._attachment.close()
 
     def mapping(self, key, size, version="", read=None, readinto=None, *, concurrent=False):
         """The object called key, of size bytes, at one version: a :class:`Mapping`.
@@ -109,16 +183,21 @@ class Cache:
         :param concurrent: the source may be called from several threads at once, also from a background thread of this library
             that reads ahead. Otherwise calls for this mapping are made one at a time, by those who want the data.
         :raises ValueError: size is negative or no integer, or too large for the index.
+        :raises FoliocacheError: the cache has been closed.
         """
         self._check_open()
         return Mapping(self, key, size, version, read, readinto, concurrent)
 
     def forget(self, key):
         """Withdraw every version of the object called key. Leases that are out stay valid. How many versions there were."""
+        self._check_open()
+        if not isinstance(key, str):
+            raise ValueError(f"key must be a string, not {key!r}")
         return self._attachment.forget(key_digest(key))
 
     def mappings(self):
         """The cached objects: dicts of key, version, size, folio_size, folios, cached_folios, cached_bytes, pins."""
+        self._check_open()
         return audit.mappings(self._memory)
 
     def audit(self):
@@ -126,6 +205,7 @@ class Cache:
 
         Exact while nobody else works on the cache; otherwise an operation in flight may show.
         """
+        self._check_open()
         return audit.audit(self._memory)
 
     def repair(self):
@@ -135,10 +215,19 @@ class Cache:
         that somebody still holds is out of the cache at once, but comes free only after its holder has let go, by another repair or
         when this process has ended. What could not be proven while others worked is left, and found again by another repair.
         """
+        self._check_open()
         return repair.repair(self._attachment)
 
     def stat(self):
-        """Sizes, pages by state, folios by type, mappings, pins, clients and counters, as a dict ready for JSON."""
+        """Sizes, pages by state, folios by type, mappings, pins, clients and counters, as a dict ready for JSON.
+
+        Settles what dead processes have left first, unless somebody else is at it or this process may not. So a client whose state
+        is "dead" is one of which something has to wait: a living one still uses a folio that it died upon. A client's pid is one of
+        its own pid namespace, whose number is beside it if that is another one than ours.
+        """
+        self._check_open()
+        with contextlib.suppress(FoliocacheError):
+            self._attachment.reap()
         segment = self._attachment.segment
         geometry = segment.geometry
         census = audit.census(self._memory)
@@ -171,11 +260,7 @@ class Cache:
             raise FoliocacheError(f"cache {self.name!r} has been closed in this process; open it again")
 
     def _background(self, function, *args):
-        """Run function in a thread of this process, unless the interpreter is going down, or the cache has been closed here."""
-        if self._executor_pid != os.getpid():
-            self._executor = ThreadPoolExecutor(2, "foliocache-readahead")
-            self._executor_pid = os.getpid()
-        executor = self._executor  # close() takes it away
-        if executor is not None:
-            with contextlib.suppress(RuntimeError):
-                executor.submit(function, *args)
+        """Run function in a thread of this process, unless the interpreter is going down."""
+        if self._later is None or not self._later.is_ours:
+            self._later = Background()
+        self._later.run(function, *args)

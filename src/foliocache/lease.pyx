@@ -318,7 +318,7 @@ cdef class FolioMap:
         cdef u32 entry, pfn, seen
         cdef u64 at
         cdef Lease lease
-        if self.attachment.me == layout.NIL:
+        if not self.attachment.joined:
             self.attachment.join()
         lease = Lease.__new__(Lease)
         entry = self.attachment.take()

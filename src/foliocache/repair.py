@@ -32,6 +32,7 @@ PARTS = {
 def repair(attachment):
     """Settle what the dead have left, repair what is proven to be damaged: the findings of the audit that are left."""
     memory, mem, me = attachment.memory, attachment.memory.handle, attachment.number
+    attachment.repair()
     attachment.reap()
     findings = audit.audit(memory)
     for _ in range(ROUNDS):

@@ -9,27 +9,38 @@ for _power, _letter in enumerate("kmgt", start=1):
 
 
 def parse_size(value, what="size"):
-    """Bytes: of an int, or of a string such as "4GiB", "64 MiB", "1.5G" (1024-based) or "500MB" (1000-based).
+    """Bytes: of a number with ``__index__`` (an int, numpy's), or of a string such as "4GiB", "64 MiB", "1.5G" (1024-based) or
+    "500MB" (1000-based).
 
     Raises ValueError for anything else, or less than 1.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError(f"{what} must be bytes or a string such as '4GiB', not {value!r}")
-    size = value if isinstance(value, int) else _parse(value, what)
+    size = _parse(value, what) if isinstance(value, str) else parse_count(value, what, "bytes or a string such as '4GiB'")
     if size < 1:
         raise ValueError(f"{what} must be at least 1 byte, not {value!r}")
     return size
 
 
+def parse_count(value, what, kind="a whole number"):
+    """A number with ``__index__`` as an int. Raises ValueError for anything else, and for True and False."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{what} must be {kind}, not {value!r}") from None
+
+
 def _parse(text, what):
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
+    match = re.fullmatch(r"\s*(\d{1,30}(?:\.\d{1,30})?)\s*([a-z]*)\s*", text.lower())
     if not match or match[2] not in _UNITS:
         raise ValueError(f"{what} {text!r} is not a size; write bytes, or a number with KiB, MiB, GiB or TiB, such as '4GiB'")
     return int(float(match[1]) * _UNITS[match[2]]) if "." in match[1] else int(match[1]) * _UNITS[match[2]]
 
 
 def format_size(n):
-    """Bytes for people, in powers of 1024: "4 GiB", "1.5 MiB", "512 B"."""
+    """Bytes for people, in powers of 1024: "4 GiB", "1.5 MiB", "512 B"; of what no memory has, the power of two below."""
+    if n >= 1 << 80:
+        return f"2^{int(n).bit_length() - 1} B"
     units = ["B", "KiB", "MiB", "GiB", "TiB"]
     while abs(n) >= 1024 and len(units) > 1:
         n /= 1024

@@ -295,3 +295,15 @@ def test_gup_of_what_cannot_be_got_names_nothing(segment, word):
     segment.set_field(pfn, segment.layout.F_REF, getattr(segment.layout, word))
     assert segment.pagetable.gup_fast(D, table, 0) == NIL
     assert segment.client.is_idle(D)
+
+
+def test_wipe_clears_what_is_named_in_one_slot(segment):
+    layout, client = segment.layout, segment.client
+    for me in (D, OTHER):
+        client.note(me, 7)
+        segment.write(client.pin(me, 0), 5 | layout.PIN_HELD)
+        segment.write(client.pin(me, layout.PINS - 1), 0xFFFFFFFF)
+    client.count(D, layout.COUNT_HITS, 3)
+    client.wipe(D)
+    assert client.is_idle(D) and not client.is_idle(OTHER)
+    assert segment.read64(client.slot(D) + layout.CLIENT_COUNTERS + 8 * layout.COUNT_HITS) == 3

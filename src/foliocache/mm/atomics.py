@@ -47,6 +47,9 @@ class Memory:
         PyBuffer_Release(cython.address(self.rw))
         PyBuffer_Release(cython.address(self.ro))
 
+    def __reduce__(self):
+        raise TypeError("mapped memory belongs to one process and cannot be copied or pickled")
+
     @property
     def handle(self):
         return cython.cast(cython.size_t, cython.address(self.m))

@@ -29,6 +29,8 @@ cpdef void finish(mem_t mem, u32 me, u32 pfn) noexcept nogil  # inline
 cpdef void keep_vague(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil
 cpdef u32 words(mem_t mem) noexcept nogil
 cpdef u64 word_at(mem_t mem, u32 client, u32 n) noexcept nogil
+@cython.locals(n=u32)
+cpdef void wipe(mem_t mem, u32 client) noexcept nogil
 @cython.locals(n=u32, count=u32)
 cpdef u32 pins(mem_t mem, u32 client) noexcept nogil
 @cython.locals(n=u32, op=u32, name=u32)

@@ -198,6 +198,13 @@ def is_idle(mem, client):
     return True
 
 
+def wipe(mem, client):
+    """Clear what is named in a clean slot, by whoever has the lock on it: there is nothing, unless the slot was damaged."""
+    for n in range(words(mem)):
+        if atomics.journaled32(mem, word_at(mem, client, n)):
+            atomics.journal32(mem, word_at(mem, client, n), 0)
+
+
 def pins(mem, client):
     """How many pins are in a client's ledger."""
     count = 0

@@ -22,6 +22,7 @@ from ..client cimport refused
 from ..client cimport set_aside
 from ..client cimport set_state
 from ..client cimport state
+from ..client cimport wipe
 from ..client cimport word_at
 from ..client cimport words
 

@@ -1,0 +1,189 @@
+"""Files that this process has open: closed with their object, and the private ones in forked children, too.
+
+Each step is one call in which no Python runs. So a signal handler that raises cannot lose a descriptor between its opening and
+somebody who closes it; and a thread that forks finds a file that a child must close either not open yet, or noted.
+
+A forked child shares its parent's *open file descriptions*, and with them their locks, and it keeps a file without a name in
+being. So it closes its copies of the private ones at once.
+"""
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport uint32_t as u32
+
+import os
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <stdint.h>
+    #include <stdio.h>
+    #include <sys/stat.h>
+    #include <unistd.h>
+    #include "atomics.h"
+
+    #ifndef F_OFD_SETLK
+    #define F_OFD_SETLK 37
+    #endif
+
+    static int fc_same_file(const struct stat *one, const struct stat *other)
+    { return S_ISREG(other->st_mode) && one->st_dev == other->st_dev && one->st_ino == other->st_ino; }
+
+    /* Another open file description of fd's file: by its number, also where the file has no name any more; else by its path, if
+     * that leads to the same file. */
+    static int fc_reopen(int fd, const char *path)
+    {
+        const int how = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
+        char place[40];
+        struct stat wanted, found;
+        int other, saved;
+        snprintf(place, sizeof place, "/proc/self/fd/%d", fd);
+        other = open(place, O_RDWR | O_CLOEXEC);
+        if (other >= 0)
+            return other;
+        saved = errno;
+        if (fstat(fd, &wanted) != 0 || lstat(path, &found) != 0 || !fc_same_file(&wanted, &found)) {
+            errno = saved;
+            return -1;
+        }
+        other = open(path, how);
+        if (other >= 0 && (fstat(other, &found) != 0 || !fc_same_file(&wanted, &found))) {
+            close(other);
+            errno = ENOENT;
+            return -1;
+        }
+        return other;
+    }
+
+    /* Give a file without a name one. By its number alone where the kernel lets us, which needs no /proc. */
+    static int fc_link(int fd, const char *path)
+    {
+        char place[40];
+        if (linkat(fd, "", AT_FDCWD, path, AT_EMPTY_PATH) == 0)
+            return 0;
+        if (errno == EEXIST)
+            return -1;
+        snprintf(place, sizeof place, "/proc/self/fd/%d", fd);
+        return linkat(AT_FDCWD, place, AT_FDCWD, path, AT_SYMLINK_FOLLOW);
+    }
+
+    /* An open file description's lock on the bytes of slots. It goes with the last descriptor of it, by death or otherwise. */
+    static int fc_lock(int fd, int type, uint32_t first, uint32_t count)
+    {
+        struct flock lock = { .l_type = (short)type, .l_whence = SEEK_SET, .l_start = FC_LOCK_BYTES + first, .l_len = count };
+        return fcntl(fd, F_OFD_SETLK, &lock);
+    }
+    """
+    int O_CLOEXEC, F_WRLCK, F_UNLCK
+    int c_open "open"(const char *path, int flags, int mode) noexcept
+    int c_close "close"(int fd) noexcept
+    int fc_reopen(int fd, const char *path) noexcept
+    int fc_link(int fd, const char *path) noexcept
+    int fc_lock(int fd, int type, u32 first, u32 count) noexcept
+
+cdef u32 forks = 0  # that lie behind this process since it imported this
+cdef set private_files = set()  # their numbers
+
+
+def _after_fork_in_child():
+    global forks
+    forks += 1
+    for number in private_files:
+        c_close(number)
+    private_files.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+cdef _error(path):
+    cdef int number = errno
+    return OSError(number, os.strerror(number), str(path))
+
+
+cdef class Descriptor:
+    """An open file; its number is ``fd``, -1 when it has been closed, or is a private one that was inherited by fork."""
+    def __cinit__(self):
+        self.number = -1
+
+    def __dealloc__(self):
+        self._close()
+
+    def __reduce__(self):
+        raise TypeError("an open file cannot be copied or pickled")
+
+    cdef int get(self) noexcept:
+        return -1 if self.private and self.forks != forks else self.number
+
+    @property
+    def fd(self):
+        return self.get()
+
+    def fileno(self):
+        return self.get()
+
+    def close(self):
+        """Close it. Doing it twice is harmless."""
+        self._close()
+
+    cdef _close(self):
+        cdef int number = self.get()
+        self.number = -1
+        if number >= 0:
+            if self.private:
+                private_files.discard(number)
+            c_close(number)
+
+    cdef _own(self, int number, bint private):
+        self.number = number
+        self.forks = forks
+        if private:
+            private_files.add(number)
+            self.private = True
+
+    def share(self):
+        """Private no longer: children that are forked from now on keep it open."""
+        if self.private and self.get() >= 0:
+            private_files.discard(self.number)
+            self.private = False
+
+    def link(self, path):
+        """Give the file, which has no name, this one. FileExistsError if something is there; OSError if it cannot be done."""
+        if fc_link(self.get(), os.fsencode(path)) != 0:
+            raise _error(path)
+
+    cdef int lock(self, u32 n) noexcept:
+        """Take the lock on byte n, unless another file description has it: 0, or an errno."""
+        return 0 if fc_lock(self.get(), F_WRLCK, n, 1) == 0 else errno
+
+    cdef void unlock(self, u32 first, u32 count) noexcept:
+        """Let go of the locks on count bytes from first on."""
+        if count:
+            fc_lock(self.get(), F_UNLCK, first, count)
+
+
+def open_file(path, int flags, int mode=0o600, *, bint private=False):
+    """A Descriptor of the file at path, closed on exec; a private one in forked children as well. Raises OSError."""
+    cdef bytes name = os.fsencode(path)
+    cdef Descriptor file = Descriptor()
+    cdef int number = -1
+    while number < 0:
+        number = c_open(name, flags | O_CLOEXEC, mode)
+        if number >= 0:
+            file._own(number, private)
+        elif errno == EINTR:
+            PyErr_CheckSignals()
+        else:
+            raise _error(path)
+    return file
+
+
+cpdef Descriptor reopen(Descriptor file, object path):
+    """Another open file description of file, whose path is or was this one: private, to read and write. Raises OSError."""
+    cdef bytes name = os.fsencode(path)
+    cdef Descriptor other = Descriptor()
+    cdef int number = fc_reopen(file.get(), name)
+    if number < 0:
+        raise _error(path)
+    other._own(number, True)
+    return other

@@ -1,0 +1,17 @@
+from libc.stdint cimport uint32_t as u32
+
+from .descriptor cimport Descriptor
+from .mm.atomics cimport Memory, mem_t
+
+
+cdef class ClientSlot:
+    cdef readonly object segment
+    cdef Memory memory
+    cdef mem_t mem
+    cdef readonly u32 number
+    cdef Descriptor file
+    cdef object reaper
+
+    cdef bint claim(self) noexcept
+    cdef void _begin(self, u32 n) noexcept
+    cdef _give_back(self)

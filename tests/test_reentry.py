@@ -1,0 +1,357 @@
+"""The pool is used again in the middle of being opened, joined or reaped: by a signal's handler, a finalizer, a thread, a forked child.
+
+Whoever comes again finds no lock that its own thread holds, and no half-made state: it does its work, or is told why not.
+"""
+
+import contextlib
+import functools
+import gc
+import os
+import signal
+import sys
+import threading
+
+import pytest
+from lines import PACKAGE, at_line, count_lines, in_child
+
+import foliocache
+from foliocache import segment
+from foliocache.mm import client
+
+CONTENT = bytes(range(250)) * 400
+
+
+def read(offset, length):
+    return CONTENT[offset : offset + length]
+
+
+@pytest.fixture
+def name(pool_name):
+    foliocache.open(pool_name, size="1MiB", page_size="4KiB", clients=8)
+    gc.collect()
+    return pool_name
+
+
+def used(cache, key="k"):
+    """A cache that has been used: it is one client, whatever happened meanwhile."""
+    mapping = cache.mapping(key, len(CONTENT), "1", read)
+    assert mapping.read_bytes(0, 5000) == CONTENT[:5000]
+    assert cache.audit() == [] or key != "k"
+    assert [client["pid"] for client in cache.stat()["clients"]].count(os.getpid()) == 1
+    return cache
+
+
+def open_of(name):
+    return lambda: used(foliocache.open(name))
+
+
+def create_of(name):
+    def create():
+        foliocache.remove(name)
+        return used(foliocache.open(name, size="1MiB", clients=8))
+
+    return create
+
+
+@pytest.mark.parametrize("make", [open_of, create_of], ids=["attach", "create"])
+def test_a_handler_opens_what_is_being_opened(name, make):
+    """At every line; both get the same cache, which is one client."""
+    work = make(name)
+
+    def again():
+        return used(foliocache.open(name, size="1MiB", clients=8), "another key")
+
+    def reenter(first, last):
+        for line in range(first, last):
+            inner = []
+            with at_line(line, lambda inner=inner: inner.append(again())):
+                outer = work()
+            if inner and make is open_of:
+                assert inner[0] is outer, line
+            del outer, inner
+            gc.collect()
+
+    lines = in_child(lambda: os._exit(count_lines(work) // 4), 60) * 4
+    assert lines > 100
+    for first in range(1, lines + 10, 40):
+        assert in_child(functools.partial(reenter, first, first + 40), 60) == 0, first
+
+
+@pytest.mark.parametrize("inner", ["read", "open", "stat", "reap"])
+def test_a_handler_uses_what_a_forked_child_is_joining(name, inner):
+    cache = foliocache.open(name)
+    mapping = cache.mapping("k", len(CONTENT), "1", read)
+    mapping.read(0, 10)
+    actions = {
+        "read": lambda: mapping.read_bytes(4096, 10) == CONTENT[4096:4106] or os._exit(2),
+        "open": lambda: foliocache.open(name) is cache or os._exit(3),
+        "stat": cache.stat,
+        "reap": cache._attachment.reap,
+    }
+    lines = 40
+
+    def first_use(line):
+        with at_line(line, actions[inner]):
+            assert mapping.read_bytes(0, 10) == CONTENT[:10]
+        used(cache)
+
+    for line in range(1, lines):
+        assert in_child(lambda line=line: first_use(line)) == 0, line
+    cache._attachment.reap()
+    assert cache.audit() == [] and len(cache.stat()["clients"]) == 1
+
+
+def test_a_handler_uses_what_its_thread_adopts(name):
+    """Every slot is a dead client's, so joining takes long. The handler is served, or told so."""
+    cache = foliocache.open(name)
+    mem = cache._attachment.segment.mem
+
+    def adopt(line):
+        while not all(client.state(mem, n) for n in range(8)):
+            pid = os.fork()
+            if pid == 0:
+                assert cache._attachment.number < 8
+                os.kill(os.getpid(), signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+        def again():
+            with contextlib.suppress(foliocache.SegmentError):
+                assert cache.mapping("another key", 100, "1", read).read_bytes(0, 5) == CONTENT[:5]
+
+        with at_line(line, again):
+            used(cache)
+
+    for line in range(1, 60, 2):
+        assert in_child(lambda line=line: adopt(line)) == 0, line
+    cache._attachment.reap()
+    assert cache.audit() == [] and len(cache.stat()["clients"]) == 1
+
+
+def test_an_exception_at_any_line_of_joining_leaves_no_lock_behind(name):
+    """Others can reap, and the process can go on."""
+    cache = foliocache.open(name)
+
+    class Handler(Exception):
+        pass
+
+    def raise_it():
+        raise Handler
+
+    def join(line):
+        try:
+            with at_line(line, raise_it):
+                used(cache)
+        except Handler:
+            pass
+        used(cache)
+        mine, dead = os.getpid(), os.fork()
+        if dead == 0:
+            used(cache)
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(dead, 0)
+        assert in_child(lambda: used(foliocache.open(name)) and None) == 0
+        cache._attachment.reap()
+        assert {client["pid"] for client in cache.stat()["clients"]} <= {mine, os.getppid()}
+
+    for line in range(1, 60):
+        assert in_child(lambda line=line: join(line)) == 0, line
+
+
+def test_a_finalizer_reads_while_a_forked_child_joins(name):
+    cache = foliocache.open(name)
+    mapping = cache.mapping("k", len(CONTENT), "1", read)
+    mapping.read(0, 10)
+    reads = []
+
+    class Reader:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            reads.append(mapping.read_bytes(0, 3))
+
+    def first_use(n):
+        gc.disable()
+        for _ in range(5):
+            Reader()
+        gc.set_threshold(gc.get_count()[0] + n)
+        gc.enable()
+        mapping.read(0, 10)
+        used(cache)
+        gc.collect()
+        assert reads == [CONTENT[:3]] * 5
+
+    for n in range(1, 40):
+        assert in_child(lambda n=n: first_use(n)) == 0, n
+
+
+def test_a_child_is_forked_at_any_line_of_another_threads_open(name):
+    """What the thread was at in the parent holds nobody up in the child."""
+    lines = count_lines(lambda: foliocache.open(name)) + 5
+    gc.collect()
+    for line in range(1, lines):
+        reached, go = threading.Event(), threading.Event()
+
+        def wait(reached=reached, go=go):
+            reached.set()
+            go.wait(60)
+
+        def opener(line=line, wait=wait, reached=reached):
+            with at_line(line, wait):
+                used(foliocache.open(name))
+            reached.set()
+
+        thread = threading.Thread(target=opener)
+        thread.start()
+        assert reached.wait(60)
+        try:
+            assert in_child(open_of(name), 10) == 0, line
+        finally:
+            go.set()
+            thread.join(60)
+        gc.collect()
+    assert foliocache.attach(name).audit() == []
+
+
+def test_a_child_is_forked_at_any_line_of_another_threads_creation(pool_name, monkeypatch):
+    lines = count_lines(lambda: foliocache.open(pool_name, size="1MiB", clients=8))
+    for line in range(1, lines, 3):
+        foliocache.remove(pool_name)
+        gc.collect()
+        reached, go = threading.Event(), threading.Event()
+
+        def wait(reached=reached, go=go):
+            reached.set()
+            go.wait(60)
+
+        def opener(line=line, wait=wait, reached=reached):
+            with at_line(line, wait):
+                foliocache.open(pool_name, size="1MiB", clients=8)
+            reached.set()
+
+        thread = threading.Thread(target=opener)
+        thread.start()
+        assert reached.wait(60)
+        alive = os.fork()
+        if alive == 0:
+            os.close(1)
+            signal.pause()
+        go.set()
+        thread.join(60)
+        try:
+            assert in_child(lambda: used(foliocache.open(pool_name, size="1MiB", clients=8)), 10) == 0, line
+        finally:
+            os.kill(alive, signal.SIGKILL)
+            os.waitpid(alive, 0)
+
+
+def test_threads_join_at_once_and_are_one_client(pool_name):
+    """Also where there is no slot to spare."""
+    cache = foliocache.open(pool_name, size="1MiB", page_size="4KiB", clients=2)
+    mapping = cache.mapping("k", len(CONTENT), "1", read)
+
+    def many():
+        sys.setswitchinterval(1e-6)
+        barrier, failed = threading.Barrier(8), []
+
+        def join():
+            barrier.wait(10)
+            try:
+                assert mapping.read_bytes(0, 5) == CONTENT[:5]
+                foliocache.open(pool_name)
+            except BaseException as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=join) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert failed == []
+        used(cache)
+
+    for _ in range(20):
+        assert in_child(many) == 0
+
+
+def test_a_handler_reads_ahead_while_its_thread_starts_to(pool_name):
+    """Work in the background is asked for without a lock that the thread could meet again."""
+    cache = foliocache.open(pool_name, size="16MiB")
+    one = cache.mapping("one", 4 << 20, "1", lambda offset, length: bytes(length), concurrent=True)
+    background = os.path.join(PACKAGE, "background.py")
+
+    def body(line):
+        seen = 0
+
+        def trace(frame, event, _):
+            nonlocal seen
+            if frame.f_code.co_filename != background:
+                return trace if frame.f_code.co_filename.startswith(PACKAGE) else None
+            if event == "line":
+                seen += 1
+                if seen == line:
+                    sys.settrace(None)
+                    cache._background(lambda: done.set())
+            return trace
+
+        done = threading.Event()
+        sys.settrace(trace)
+        cache._background(lambda: None)
+        sys.settrace(None)
+        if seen >= line:
+            assert done.wait(10)
+        for index in range(one.folios):
+            one.lease(index).release()
+        cache.close()
+        return seen
+
+    for line in range(1, 25):
+        assert in_child(lambda line=line: body(line) and None) == 0, line
+
+
+def test_creation_is_free_again_in_a_forked_child(pool_name, monkeypatch):
+    begun, go = threading.Event(), threading.Event()
+    setup = segment._setup_tables
+    monkeypatch.setattr(segment, "_setup_tables", lambda mem: (begun.set(), go.wait(60), setup(mem)))
+    thread = threading.Thread(target=lambda: foliocache.open(pool_name, size="1MiB"))
+    thread.start()
+    assert begun.wait(60)
+
+    def child():
+        segment._setup_tables = setup
+        foliocache.open(pool_name + "x", size="1MiB")
+        foliocache.remove(pool_name + "x")
+
+    try:
+        assert in_child(child, 10) == 0
+    finally:
+        go.set()
+        thread.join(60)
+
+
+def test_a_child_is_forked_while_another_thread_is_in_the_source(name):
+    """The source is called by one thread at a time; that one is not in the child."""
+    cache = foliocache.open(name)
+    inside, go = threading.Event(), threading.Event()
+    parent = os.getpid()
+
+    def slow(offset, length):
+        if os.getpid() == parent and offset == 0:
+            inside.set()
+            assert go.wait(60)
+        return read(offset, length)
+
+    mapping = cache.mapping("k", len(CONTENT), "1", slow)
+    thread = threading.Thread(target=lambda: mapping.lease(0))
+    thread.start()
+    assert inside.wait(60)
+
+    def child():
+        start = mapping.folio_size * 10
+        assert mapping.read_bytes(start, 10) == CONTENT[start : start + 10]
+
+    try:
+        assert in_child(child, 10) == 0
+    finally:
+        go.set()
+        thread.join(60)

@@ -1,0 +1,200 @@
+"""The client table, with anything in it: claimed, reaped, described and repaired."""
+
+import os
+import random
+import signal
+
+import pytest
+from lines import in_child
+
+import foliocache
+from foliocache import client
+from foliocache.mm import client as core
+from foliocache.mm import layout
+
+CONTENT = bytes(range(256)) * 1000
+CLIENTS = 8
+
+
+def read(offset, length):
+    return CONTENT[offset : offset + length]
+
+
+@pytest.fixture
+def cache(pool_name):
+    cache = foliocache.open(pool_name, size="1MiB", page_size="4KiB", clients=CLIENTS)
+    mapping = cache.mapping("k", len(CONTENT), "1", read)
+    mapping.read(0, len(CONTENT))
+    return cache
+
+
+def use(cache):
+    mapping = cache.mapping("k", len(CONTENT), "1", read)
+    for offset in range(0, len(CONTENT), 4096):
+        assert mapping.read_bytes(offset, 4096) == CONTENT[offset : offset + 4096]
+
+
+def parts(cache):
+    segment = cache._attachment.segment
+    return segment, segment.memory, segment.mem
+
+
+def others(cache):
+    return [n for n in range(CLIENTS) if n != cache._attachment.number]
+
+
+def die(cache):
+    """A client has died with two leases: the number of its slot."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        mapping = cache.mapping("k", len(CONTENT), "1", read)
+        leases = [mapping.lease(0), mapping.lease(3)]
+        os.write(writer, bytes([cache._attachment.number, len(leases)]))
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    number = os.read(reader, 2)[0]
+    os.close(reader)
+    os.close(writer)
+    return number
+
+
+def put(cache, number, offset, value):
+    segment, memory, _ = parts(cache)
+    memory.poke32(client.offset(segment, number) + offset, value)
+
+
+def is_clean(cache):
+    """Nothing is found, nothing is named in a slot but by this process, and everything can be read."""
+    mem = cache._attachment.segment.mem
+    assert cache.audit() == []
+    assert [number for number in others(cache) if not core.is_idle(mem, number)] == []
+    assert [core.state(mem, number) for number in others(cache)] == [layout.SLOT_CLEAN] * (CLIENTS - 1)
+    use(cache)
+    assert cache.audit() == []
+    return True
+
+
+LEDGER = layout.CLIENT_LEDGER + 4 * 100
+WORDS = {
+    "a page that there is not, held": (LEDGER, layout.PIN_HELD | 0x3FFFFF),
+    "a page that there is not, vague": (layout.CLIENT_OPS, layout.PIN_BUSY | 0x3FFFFFFF),
+    "a page that is free, held": (LEDGER, layout.PIN_HELD | 255),
+    "no mark": (LEDGER, 5),
+    "both marks": (LEDGER, layout.PIN_HELD | layout.PIN_BUSY | 7),
+    "all ones": (layout.CLIENT_OPS + 4, 0xFFFFFFFF),
+    "a state that there is not": (layout.CLIENT_STATE, 77),
+    "in the middle of an operation": (layout.CLIENT_BUSY, 0xFFFFFFFF),
+    "another operation": (layout.CLIENT_BUSY, 1),
+    "generation": (layout.CLIENT_GENERATION, 0xFFFFFFFF),
+    "pid": (layout.CLIENT_PID, 0xFFFFFFFF),
+    "times": (layout.CLIENT_ATTACHED + 4, 0xFFFFFFFF),
+}
+
+
+@pytest.mark.parametrize("whose", ["clean", "dead"])
+@pytest.mark.parametrize("what", WORDS)
+def test_repair_clears_damaged_slots_that_nobody_holds(cache, what, whose):
+    number = die(cache) if whose == "dead" else others(cache)[2]
+    offset, value = WORDS[what]
+    put(cache, number, offset, value)
+    client.describe(cache._attachment.segment, number)
+    assert cache.repair() == []
+    assert is_clean(cache)
+
+
+@pytest.mark.parametrize("what", WORDS)
+def test_a_damaged_clean_slot_is_claimed_clean(cache, what):
+    """What is named there is nobody's, and would be taken for the next client's when it dies."""
+    offset, value = WORDS[what]
+    put(cache, others(cache)[0], offset, value)
+    assert in_child(lambda: use(cache)) == 0
+    cache._attachment.reap()
+    assert is_clean(cache)
+
+
+def test_repair_of_a_sound_pool_finds_no_damaged_slot(cache):
+    mapping = cache.mapping("k", len(CONTENT), "1", read)
+    lease, size = mapping.lease(5), mapping.folio_size
+    assert cache._attachment.repair() == 0
+    die(cache)
+    assert cache._attachment.repair() == 0
+    assert memoryview(lease) == CONTENT[5 * size : 6 * size] and cache.stat()["pins"] == 1
+    lease.release()
+    assert is_clean(cache)
+
+
+def test_repair_leaves_the_slots_of_the_living_alone(cache):
+    down, up = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        mapping = cache.mapping("k", len(CONTENT), "1", read)
+        lease, size = mapping.lease(2), mapping.folio_size
+        os.write(up[1], b"x")
+        os.read(down[0], 1)
+        right = memoryview(lease) == CONTENT[2 * size : 3 * size]
+        lease.release()
+        os._exit(0 if right else 1)
+    os.read(up[0], 1)
+    assert cache.repair() == [] and cache.stat()["pins"] == 1
+    os.write(down[1], b"x")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    cache._attachment.reap()
+    assert is_clean(cache)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_table_can_be_lived_with_and_repaired(cache, seed):
+    """Random words all over the slots of others: attaching, reaping, looking and reading go on, and a repair leaves nothing to find."""
+    segment, memory, _ = parts(cache)
+    rng = random.Random(seed)
+    for _ in range(20):
+        if rng.random() < 0.3:
+            die(cache)
+        for _ in range(rng.choice((1, 5, 200))):
+            at = client.offset(segment, rng.choice(others(cache)))
+            where = rng.choice((rng.randrange(0, 256, 4), rng.randrange(0, layout.CLIENT_SIZE, 4)))
+            pfn = rng.randrange(segment.geometry["npages"] + 2)
+            value = (
+                rng.getrandbits(32),
+                pfn,
+                0,
+                0xFFFFFFFF,
+                layout.PIN_HELD | pfn,
+                layout.PIN_BUSY | pfn,
+                layout.PIN_BUSY | layout.PIN_HELD | pfn,
+            )
+            memory.poke32(at + where, rng.choice(value))
+        assert in_child(lambda: use(foliocache.open(cache.name))) == 0
+        cache.stat()
+        cache.repair()
+        assert is_clean(cache)
+
+
+def test_a_pid_of_another_namespace_is_shown_as_such(cache):
+    segment, memory, _ = parts(cache)
+    (mine,) = cache.stat()["clients"]
+    assert (mine["pid"], mine["pid_namespace"]) == (os.getpid(), None)
+    at = client.offset(segment, mine["slot"]) + layout.CLIENT_PID_NAMESPACE
+    assert memory.peek64(at) == os.stat("/proc/self/ns/pid").st_ino
+    memory.poke64(at, 4_026_999_999)
+    assert cache.stat()["clients"][0]["pid_namespace"] == 4_026_999_999
+
+
+def test_stat_settles_the_dead_or_says_that_they_wait(cache):
+    mapping = cache.mapping("k", len(CONTENT), "1", read)
+    die(cache)
+    assert cache.stat()["pins"] == 0 and len(cache.stat()["clients"]) == 1
+    lease = mapping.lease(9)
+    pfn = int(repr(lease).split("pfn ")[1].rstrip(">"))
+    pid = os.fork()
+    if pid == 0:
+        mem, me = cache._attachment.segment.mem, cache._attachment.number
+        core.enter(mem, me)
+        core.note(mem, me, pfn)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert sorted(found["state"] for found in cache.stat()["clients"]) == ["attached", "dead"]
+    lease.release()
+    assert [found["state"] for found in cache.stat()["clients"]] == ["attached"]
+    assert is_clean(cache)
