@@ -97,6 +97,9 @@ class Unsteady:
             self._since.pop(next(iter(list(self._since)), ""), None)
         self._since[path] = monotonic()
 
+    def discard(self, path: str) -> None:
+        self._since.pop(path, None)
+
 
 class Turn:
     """One caller at a time, for what answers to one caller at a time: a connection, an open archive.

@@ -15,10 +15,11 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from fsspec import AbstractFileSystem
 from fsspec.asyn import sync
 
 from . import place
-from .base import UNCACHED, ChangedError, Held, Identity, Target
+from .base import UNCACHED, ChangedError, Held, Identity, Target, Unsteady
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)$")
 _MORE_TRIES = 2  # at a server whose answers differ, as those of mirrors behind one name do
@@ -53,6 +54,10 @@ class HTTPTarget(Target):
     """A ranged GET per read, whose response must show the identity's ETag, date and length."""
 
     manners = frozenset({"simple_links", "same_scheme", "size_policy", "encoded"})
+
+    def __init__(self, fs: AbstractFileSystem, trusted: bool = False) -> None:
+        super().__init__(fs, trusted)
+        self._changed = Unsteady()  # and of which no answer has been the identity's since
 
     def identify(self, path: str) -> Identity:
         if path in self.unsteady:
@@ -141,8 +146,12 @@ class HTTPTarget(Target):
         answer = sync(self.fs.loop, self._get, path, identity, asked)
         if answer.verdict == OTHER:
             if answer.agrees_with(now := self.identify(path)) and not now.same(identity):
+                if path in self._changed:  # it changes faster than it can be read
+                    self.unsteady.add(path)
+                self._changed.add(path)
                 raise ChangedError(path)
             answer = self._another(path, identity, asked)
+        self._changed.discard(path)
         if answer.verdict == UNPROVEN:
             self.confirm(path, identity)
         return answer

@@ -59,10 +59,10 @@ MANNERS = frozenset(
 def short(text: str, most: int) -> str:
     """What the pool can show and find again in full: the beginning for people, a digest of it all for the rest.
 
-    Names that are not UTF-8 (a local file may have one) are shown escaped, and always with their digest: a name that is
+    Names that are not UTF-8 (lone surrogates in Python) are shown escaped, and always with their digest: a name that is
     spelled like the escape is another name.
     """
-    exact = text.encode(errors="surrogateescape")
+    exact = text.encode(errors="surrogatepass")
     shown = text.encode(errors="backslashreplace")
     if len(shown) <= most and shown == exact:
         return text

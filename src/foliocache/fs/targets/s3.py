@@ -83,10 +83,15 @@ class S3Target(Target):
         return await _error_wrapper(get, retries=self.fs.retries)
 
     def uncached(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
-        """An empty object has no ranges: S3 refuses to give one."""
+        """An empty object has no ranges: S3 refuses to give one. How much there is to read, s3fs looks up in its listings."""
+        self.fs.invalidate_cache(path)
         if identity.size == 0:
             return self.fs.cat_file(path)[start:end]
         return super().uncached(path, identity, start, end)
+
+    def open(self, path: str, identity: Identity | None, mode: str, **kwargs: Any) -> Any:
+        self.fs.invalidate_cache(path)
+        return super().open(path, identity, mode, **kwargs)
 
 
 def _proves(response: Any, identity: Identity, offset: int, path: str) -> bool:
