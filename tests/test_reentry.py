@@ -12,7 +12,7 @@ import sys
 import threading
 
 import pytest
-from lines import STRIDE, PACKAGE, at_line, count_lines, in_child
+from lines import PACKAGE, STRIDE, at_line, count_lines, in_child
 
 import foliocache
 from foliocache import segment
