@@ -128,8 +128,7 @@ cdef class Attachment:
         return repair(self.slot)
 
     def drop(self, u32 pfn):
-        """Take a damaged folio out of the cache; whether it is settled. If not, a word of the ledger names it until ``settle`` has
-        succeeded."""
+        """Take a damaged folio out of the cache; whether it is settled. If not, a word of the ledger names it until it is."""
         cdef u32 entry
         self._be_client()
         entry = self.take()
@@ -158,7 +157,7 @@ cdef class Attachment:
         self.nwaiting += 1
 
     cdef void tidy(self) noexcept:
-        """After an operation: the names that it had to leave go to words of the ledger, so that the next has room for its own."""
+        """After an operation: names that it had to leave go to words of the ledger, so that the next has room for its own."""
         cdef u32 entry
         while client.in_hand(self.mem, self.me):
             entry = self.take()
@@ -169,8 +168,10 @@ cdef class Attachment:
         self.settle()
 
     cdef void settle(self) noexcept:
-        """Try again what had to wait in this client's own ledger, and give the words back that are settled; not while the client
-        whose lock was refused stays where it is."""
+        """Try again what had to wait in this client's own ledger, and give the words back that are settled.
+
+        Not while the client whose lock was refused stays where it is.
+        """
         cdef u32 n, word, kept = 0
         if self.nwaiting == 0 or client.is_refused(self.mem):
             return
