@@ -5,20 +5,17 @@ import os
 import signal
 import uuid
 
+import guard
 import pytest
-from guard import bounded_exit, die_together, no_process_left
 
 import foliocache
 
-__all__ = ["no_process_left"]
-
 # A shell that starts the tests in the background lets them ignore SIGINT, and so would every process that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-die_together()
 
 
-def pytest_unconfigure():
-    bounded_exit()
+def pytest_configure(config):
+    config.pluginmanager.register(guard)
 
 
 @pytest.fixture

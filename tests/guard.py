@@ -5,7 +5,9 @@ pytest-timeout (configured in pyproject.toml) raises in a test that takes too lo
 - a child: a timer is not inherited by fork. It is ended with its test, and then the test has failed; and if the tests
   themselves are killed, the kernel kills what they have forked.
 - a test that does not come back to the interpreter, in compiled code: ``faulthandler_timeout`` ends the whole run, a while later.
-- the end of the interpreter, which waits for threads: ``bounded_exit`` gives it a minute.
+- the end of the interpreter, which waits for threads: it has a minute.
+
+A plugin of pytest; ``tests/conftest.py`` registers it. (A conftest's own hooks are not asked about fixtures of the whole session.)
 """
 
 import contextlib
@@ -23,9 +25,10 @@ GRACE = 20  # seconds for a process to end that has been told to
 HELPERS = b"multiprocessing.resource_tracker", b"multiprocessing.forkserver"  # end with the tests
 EXIT = 60  # seconds
 _PR_SET_PDEATHSIG = 1
+_lasting = set()  # the servers of fixtures that outlive a test
 
 
-def die_together():
+def pytest_configure():
     """From now on, what the main thread forks is killed when this process ends. Grandchildren are not: some tests need orphans."""
     tests, libc, ours = os.getpid(), ctypes.CDLL(None), []
 
@@ -41,18 +44,19 @@ def die_together():
     os.register_at_fork(before=before, after_in_child=in_child)
 
 
-def bounded_exit():
+def pytest_unconfigure():
     """The interpreter has so long to end."""
     faulthandler.dump_traceback_later(EXIT, exit=True)
 
 
-def children():
-    """This process's children that run, but for multiprocessing's helpers: their command lines by pid."""
+def children(known=()):
+    """This process's children that run, but for the known ones and multiprocessing's helpers: their command lines by pid."""
     found = {}
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             for pid in map(int, (task / "children").read_text().split()):
-                if (line := running(pid)) is not None and not any(helper in line for helper in HELPERS):
+                line = None if pid in known else running(pid)
+                if line is not None and not any(helper in line for helper in HELPERS):
                     found[pid] = line
     return found
 
@@ -67,13 +71,23 @@ def running(pid):
         return None
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef):
+    """Whatever a fixture of a wider scope starts may stay, also where a test asks for it by name in its middle."""
+    before = children()
+    made = yield
+    if fixturedef.scope != "function":
+        _lasting.update(children(before))
+    return made
+
+
 @pytest.fixture(autouse=True)
 def no_process_left():
     """Every process that a test starts ends with it."""
-    before = children()
+    before = set(children())
     yield
     deadline = time.monotonic() + GRACE
-    while (left := {pid: line for pid, line in children().items() if pid not in before}) and time.monotonic() < deadline:
+    while (left := children(before | _lasting)) and time.monotonic() < deadline:
         time.sleep(0.01)
     for pid in left:
         with contextlib.suppress(ProcessLookupError, ChildProcessError):

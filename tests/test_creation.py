@@ -14,7 +14,7 @@ import threading
 import time
 
 import pytest
-from lines import answer_of, at_line, count_lines, in_child
+from lines import STRIDE, answer_of, at_line, count_lines, in_child
 
 import foliocache
 from foliocache import segment
@@ -72,11 +72,11 @@ def works(cache):
     return mapping.read_bytes(0, 5) == b"xxxxx" and cache.audit() == []
 
 
-def deleted_memory():
-    """Bytes of the files without a name that this process has open, or mapped."""
+def deleted_memory(pid="self"):
+    """Bytes of the files without a name that a process has open, or mapped."""
     gc.collect()
     bytes_of = {}
-    for folder in ("/proc/self/fd", "/proc/self/map_files"):
+    for folder in (f"/proc/{pid}/fd", f"/proc/{pid}/map_files"):
         for name in os.listdir(folder):
             try:
                 found = os.stat(os.path.join(folder, name))
@@ -102,7 +102,7 @@ def test_interrupted_at_any_line_nothing_stays(folder, way):
     gc.collect()
     memory, descriptors = deleted_memory(), len(os.listdir("/proc/self/fd"))
     kept, whole = [], 0
-    for line in range(1, lines + 10):
+    for line in range(1, lines + 10, STRIDE):
         try:
             with at_line(line, interrupt):
                 cache = pool()
@@ -279,8 +279,9 @@ def test_a_strangers_lock_is_not_waited_for(folder):
         end(pid)
 
 
-def test_a_killed_creators_children_hold_nobody_up(folder, way):
-    """They inherit what it had open and mapped, and live on."""
+@pytest.mark.parametrize("when", ["reserving", "setting up"])
+def test_a_killed_creators_children_hold_nobody_up(folder, way, when):
+    """They inherit what it had open, and live on. What it had reserved comes free, unless it was just setting the tables up."""
     reader, writer = os.pipe()
 
     def creator():
@@ -291,12 +292,17 @@ def test_a_killed_creators_children_hold_nobody_up(folder, way):
                 signal.pause()
             os.kill(os.getpid(), signal.SIGKILL)
 
-        segment._setup_tables = lambda mem: fork()
+        if when == "reserving":
+            reserve = os.posix_fallocate
+            os.posix_fallocate = lambda *arguments: (reserve(*arguments), fork())
+        else:
+            segment._setup_tables = lambda mem: fork()
         pool()
 
     assert in_child(creator) == -signal.SIGKILL
     orphan = int(os.read(reader, 10))
     try:
+        assert when == "setting up" or deleted_memory(orphan) == 0
         assert answer_of(lambda: works(pool()), 10) == "True"
     finally:
         os.kill(orphan, signal.SIGKILL)

@@ -11,11 +11,9 @@ from guard import running
 
 CONFTEST = """
 import guard
-from guard import no_process_left
 guard.GRACE, guard.EXIT = 0.2, 1
-guard.die_together()
-def pytest_unconfigure():
-    guard.bounded_exit()
+def pytest_configure(config):
+    config.pluginmanager.register(guard)
 """
 OPTIONS = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", ".", "-o", "timeout=1", "-o", "timeout_method=signal"]
 
@@ -82,6 +80,23 @@ def test_a_process_that_is_left_behind_is_ended_and_an_error(start):
     code, text = outcome(start(LEFT, "-o", "timeout=60"))
     assert code == 1
     assert "processes that the test has left behind" in text and "4 passed, 3 errors" in text, text
+
+
+SHARED = """
+@pytest.fixture(scope="session")
+def server():
+    yield subprocess.Popen(["sleep", "1000"])
+def test_one(request):
+    request.getfixturevalue("server")
+def test_two(server):
+    assert server.poll() is None
+    server.kill()
+"""
+
+
+def test_what_a_fixture_of_the_session_starts_may_stay(start):
+    code, text = outcome(start("import pytest\n" + SHARED, "-o", "timeout=60"))
+    assert (code, "2 passed" in text) == (0, True), text
 
 
 def test_what_has_been_forked_dies_with_the_tests(start):

@@ -12,7 +12,7 @@ import sys
 import threading
 
 import pytest
-from lines import PACKAGE, at_line, count_lines, in_child
+from lines import PACKAGE, STRIDE, at_line, count_lines, in_child
 
 import foliocache
 from foliocache import segment
@@ -62,7 +62,7 @@ def test_a_handler_opens_what_is_being_opened(name, make):
         return used(foliocache.open(name, size="1MiB", clients=8), "another key")
 
     def reenter(first, last):
-        for line in range(first, last):
+        for line in range(first, last, STRIDE):
             inner = []
             with at_line(line, lambda inner=inner: inner.append(again())):
                 outer = work()
@@ -95,7 +95,7 @@ def test_a_handler_uses_what_a_forked_child_is_joining(name, inner):
             assert mapping.read_bytes(0, 10) == CONTENT[:10]
         used(cache)
 
-    for line in range(1, lines):
+    for line in range(1, lines, STRIDE):
         assert in_child(lambda line=line: first_use(line)) == 0, line
     cache._attachment.reap()
     assert cache.audit() == [] and len(cache.stat()["clients"]) == 1
@@ -189,7 +189,7 @@ def test_a_child_is_forked_at_any_line_of_another_threads_open(name):
     """What the thread was at in the parent holds nobody up in the child."""
     lines = count_lines(lambda: foliocache.open(name)) + 5
     gc.collect()
-    for line in range(1, lines):
+    for line in range(1, lines, STRIDE):
         reached, go = threading.Event(), threading.Event()
 
         def wait(reached=reached, go=go):
@@ -215,7 +215,7 @@ def test_a_child_is_forked_at_any_line_of_another_threads_open(name):
 
 def test_a_child_is_forked_at_any_line_of_another_threads_creation(pool_name, monkeypatch):
     lines = count_lines(lambda: foliocache.open(pool_name, size="1MiB", clients=8))
-    for line in range(1, lines, 3):
+    for line in range(1, lines, 3 * STRIDE):
         foliocache.remove(pool_name)
         gc.collect()
         reached, go = threading.Event(), threading.Event()

@@ -71,7 +71,9 @@ def test_a_sound_pool_in_use_stays_as_it_is(cache):
     cache._attachment.reap()
     assert cache.audit() == []
     after = cache.stat()
-    assert after["cached_bytes"] >= before["cached_bytes"] - 3 * 3 * PAGE  # the price of the children's deaths, not of the repairs
+    assert (
+        after["cached_bytes"] >= before["cached_bytes"] - 3 * 3 * PAGE
+    )  # the price of the children's deaths, not of the repairs
     assert after["counters"]["misses"] == before["counters"]["misses"]
     assert all(mapping.is_cached(0) for mapping in mappings(cache)[3:])
 

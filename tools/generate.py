@@ -19,7 +19,9 @@ from pathlib import Path
 
 MM = Path(__file__).resolve().parent.parent / "src" / "foliocache" / "mm"
 MARK = "# inline"
-DECLARATION = re.compile(r"(?P<locals>(?:@cython.*\n)*)cp?def (?P<head>(?:\w+ )+(?P<name>\w+)\((?:[^()]|\n)*\)[^#\n]*)(?P<mark>#.*)?")
+DECLARATION = re.compile(
+    r"(?P<locals>(?:@cython.*\n)*)cp?def (?P<head>(?:\w+ )+(?P<name>\w+)\((?:[^()]|\n)*\)[^#\n]*)(?P<mark>#.*)?"
+)
 HEADER = """\
 # Written by tools/generate.py from {0}.py and {0}.pxd.
 cimport cython

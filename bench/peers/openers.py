@@ -226,7 +226,7 @@ def _folio(spec: tuple[str, str]) -> Any:
     from foliocache.fs import FolioFileSystem
 
     name, path = spec
-    return FolioFileSystem(fs=FileStub(path), name=name, check_files=False).open(path)
+    return FolioFileSystem(fs=FileStub(path), name=name, check_files=False, trust_info=True).open(path)
 
 
 def _file(file: Any, size: int) -> Reader:

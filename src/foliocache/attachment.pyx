@@ -128,7 +128,7 @@ cdef class Attachment:
         return repair(self.slot)
 
     def drop(self, u32 pfn):
-        """Take a damaged folio out of the cache; whether it is settled. If not, a word of the ledger names it until ``settle`` succeeds."""
+        """Take a damaged folio out of the cache; whether it is settled. If not, a word of the ledger names it until it is."""
         cdef u32 entry
         self._be_client()
         entry = self.take()
@@ -143,10 +143,12 @@ cdef class Attachment:
     cdef void wait(self, u32 entry) noexcept:
         """Word entry of the ledger stays in use for what could not be finished, until ``settle`` has done it."""
         cdef u32 other
+        cdef u64 at
         if entry == spare():
             other = self.take()
-            client.note(self.mem, self.me, atomics.journaled32(self.mem, client.pin(self.mem, self.me, entry)) & layout.PIN_PFN)
-            atomics.journal32(self.mem, client.pin(self.mem, self.me, entry), 0)
+            at = client.pin(self.mem, self.me, entry)
+            client.note(self.mem, self.me, atomics.journaled32(self.mem, at) & layout.PIN_PFN)
+            atomics.journal32(self.mem, at, 0)
             if other == layout.NIL:
                 return
             client.defer(self.mem, self.me, other)
@@ -155,7 +157,7 @@ cdef class Attachment:
         self.nwaiting += 1
 
     cdef void tidy(self) noexcept:
-        """After an operation: the names that it had to leave go to words of the ledger, so that the next has room for its own."""
+        """After an operation: names that it had to leave go to words of the ledger, so that the next has room for its own."""
         cdef u32 entry
         while client.in_hand(self.mem, self.me):
             entry = self.take()
@@ -166,8 +168,10 @@ cdef class Attachment:
         self.settle()
 
     cdef void settle(self) noexcept:
-        """Try again what had to wait in this client's own ledger, and give the words back that are settled; not while the client whose lock
-        was refused stays where it is."""
+        """Try again what had to wait in this client's own ledger, and give the words back that are settled.
+
+        Not while the client whose lock was refused stays where it is.
+        """
         cdef u32 n, word, kept = 0
         if self.nwaiting == 0 or client.is_refused(self.mem):
             return

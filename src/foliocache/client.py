@@ -12,7 +12,7 @@ from .errors import SegmentError
 from .mm import atomics, layout
 from .mm import client as core
 from .mm import reap as reaper
-from .slot import ClientSlot, Reaping, is_reaping_here, pid_namespace
+from .slot import ClientSlot, Reaping, is_reaping_here
 
 STATES = {layout.SLOT_CLEAN: "clean", layout.SLOT_ATTACHED: "attached", layout.SLOT_DEAD: "dead"}
 # How long who finds no clean slot waits for another process that reaps, and may be stopped: seconds.

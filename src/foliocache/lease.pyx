@@ -861,7 +861,7 @@ cdef class FolioMap:
     def invalidate(self):
         """Withdraw every folio of this object at this version from the cache. Leases that are out stay valid.
 
-        Raises FoliocacheError if it could not be finished, because another process has stopped while it holds a lock of the pool.
+        Raises FoliocacheError if it could not be finished: another process has stopped while it holds a lock of the pool.
         """
         cdef bint done = True
         self._check_made()

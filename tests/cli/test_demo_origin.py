@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import http.client
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
 
+from foliocache.cli import origin as origin_module
 from foliocache.cli.origin import Origin, Unsatisfiable, parse_range
 
 
@@ -126,6 +128,16 @@ def test_it_ends_with_its_parent(files):
         origin.process.stdin.close()
         assert origin.process.wait(timeout=60) == 0
         origin.process.stdin = None
+
+
+def test_a_server_that_does_not_come_to_listen(tmp_path, monkeypatch):
+    interpreter = tmp_path / "python"
+    interpreter.write_text("#!/bin/sh\nexec sleep 1000\n")
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    monkeypatch.setattr(origin_module, "PATIENCE", 1)
+    with pytest.raises(OSError, match=r"did not start \(exit code -9\)"), Origin(tmp_path):
+        pass
 
 
 def test_a_folder_that_is_not_there(tmp_path):

@@ -14,7 +14,8 @@ import signal
 from stepping import AT_THE_END, REACHED, Stepper
 
 import foliocache
-from foliocache.client import ClientSlot
+from foliocache.client import adopt as adopt_slot
+from foliocache.client import opened
 from foliocache.mm import client, layout, page_alloc, slab, vmscan
 
 PAGE = 4096
@@ -294,9 +295,16 @@ def attach(world):
     world.fill("small")
 
     def prepare():
-        return lambda: ClientSlot(world.segment).close()
+        return lambda: join_and_leave(world)
 
     return prepare
+
+
+def join_and_leave(world):
+    slot = opened(world.segment)
+    if not slot.join():
+        adopt_slot(slot)
+    slot.close()
 
 
 def take_over(world):
@@ -323,7 +331,7 @@ def adopt(world):
     world.stepper.kill(victim, AT_THE_END)
 
     def prepare():
-        return lambda: ClientSlot(world.segment).close()
+        return lambda: join_and_leave(world)
 
     return prepare
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import time
 
 import fsspec
 import pytest
@@ -65,6 +66,7 @@ def s3(_s3):
         bare.rm("bucket", recursive=True)
     bare.mkdir("bucket")
     _s3.bare = bare
+    _s3.deaf = False
     _s3.forget_counts()
     return _s3
 
@@ -81,8 +83,9 @@ def settled(tmp_path):
 
     def settled(path):
         target = target_for(fsspec.filesystem("file"))
+        deadline = time.monotonic() + 10
         while target.identify(str(path)) != target.identify(str(path)):
-            pass
+            assert time.monotonic() < deadline, "its stamps never settle"
         return str(path)
 
     return settled

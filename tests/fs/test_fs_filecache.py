@@ -8,6 +8,7 @@ import pickle
 import fsspec
 import pytest
 from fsspec.caching import caches
+from test_fs_http import begins_earlier
 from test_fs_identity import other
 from together import together
 
@@ -143,3 +144,36 @@ def test_empty_object_and_size_that_is_out_of_date(origin, pool, data):
     url = origin.put("/x", data)
     with pytest.raises(ChangedError):
         fs.open(url, cache_type="folio", cache_options={"pool": pool}, size=17)
+
+
+def test_file_opened_with_options_of_its_own_is_not_cached(origin, pool, data):
+    """They may choose other bytes than the path names, and nobody else asked for those."""
+    url = origin.put("/x", data)
+    fs = fsspec.filesystem("http")
+    cache = {"cache_type": "folio", "cache_options": {"pool": pool}}
+    with fs.open(url, "rb", block_size=BIG, headers={"Accept-Language": "de"}, **cache) as file:
+        assert file.cache._mapping is None
+        assert file.read(10) == data[:10]
+    with fs.open(url, "rb", block_size=BIG, **cache) as file:
+        assert file.cache._mapping is not None
+
+
+def test_answer_that_begins_elsewhere_is_not_filed(origin, pool, data):
+    url = origin.put("/x", data, twist=begins_earlier(data))
+    fs = fsspec.filesystem("http")
+    for _ in range(2):
+        with opened(fs, url, pool) as file:
+            for offset in (600_000, 450_000):
+                file.seek(offset)
+                assert file.read(100) == data[offset : offset + 100]
+
+
+def test_what_nothing_proves_is_not_cached(origin, pool, data):
+    fs = fsspec.filesystem("http")
+    for content in (data, other(data)):
+        with opened(fs, origin.put("/x", content, etag=None), pool) as file:
+            assert file.cache._mapping is None
+            assert file.read() == content
+    with opened(fs, origin.put("/x", data, etag=None), pool, trust_info=True) as file:
+        assert file.cache._mapping is not None
+        assert file.read() == data

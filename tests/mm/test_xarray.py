@@ -81,7 +81,6 @@ def test_store_load_erase_at_every_height(tree, height):
     for index, pfn in stored.items():
         assert tree.load(index) == pfn
     for index in stored:
-        left = index != max(stored)
         assert tree.erase(index)
         assert tree.load(index) == NIL
     assert tree.segment.read(tree.head) == 0

@@ -20,6 +20,7 @@ import http.client
 import json
 import os
 import re
+import select
 import signal
 import socketserver
 import subprocess
@@ -200,9 +201,12 @@ class Origin:
         command = [sys.executable, "-m", "foliocache.cli.origin", str(self.folder), "--latency", str(self.latency)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
         assert self.process.stdout
-        line = self.process.stdout.readline()
+        ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)  # Ctrl-C may have to wait until this is over
+        line = self.process.stdout.readline() if ready else b""
         if not line:
-            self.process.wait(PATIENCE)
+            if not ready:
+                self.process.kill()
+            self.process.communicate(timeout=PATIENCE)
             raise OSError(f"the origin server for {self.folder} did not start (exit code {self.process.returncode})")
         self.port = int(json.loads(line)["port"])
         return self

@@ -115,6 +115,8 @@ def length(fs: Any, path: str) -> int:
     found = fs.info(path).get("size")
     if found is None:
         raise ValueError(f"the store does not tell the size of {path}")
+    if found and not fs._identify(path).cacheable:
+        raise ValueError(f"nothing proves which version the bytes of {path} are, so they are not cached (docs/fsspec.md)")
     return found
 
 

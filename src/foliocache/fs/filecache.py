@@ -1,9 +1,10 @@
 """``open(url, cache_type="folio")``: the pool under one file of any fsspec filesystem, without ``folio::`` in the URL.
 
 fsspec builds a file's cache from a block size, a fetch function and a size; none of them says which object it is. But the
-function is a method of the file, and the file knows its filesystem and its path, so the identity is asked for as ``folio::``
-asks, and both share the same pages. Where the function is not a file's method, ``cache_options`` must say ``key`` and
-``version``.
+function is a method of the file, and the file knows its filesystem and its path. So the object is identified and read as
+``folio::`` does it, and both share the same pages; what ``folio::`` would pass through, and files that were opened with
+options of their own, are read by their own function, uncached. Where the function is not a file's method, ``cache_options``
+must say ``key`` and ``version``.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from fsspec.utils import tokenize
 
 import foliocache
 
-from .target import ChangedError, target_for
+from .target import ChangedError, Identity, bytes_reader, target_for
 
 POOL_OPTIONS = ("name", "size", "page_size", "mode")
 
 Fetcher = Callable[[int, int], bytes]
+
+_HARMLESS = frozenset({"tempdir"})  # options of files that don't choose bytes
+_VERSIONS = {"version_id": "VersionId", "generation": "generation"}  # a file's attribute, and its name in an identity
 
 
 class FolioCache(BaseCache):
@@ -50,12 +54,13 @@ class FolioCache(BaseCache):
         pool: dict[str, Any] | None = None,
         key: str | None = None,
         version: str | None = None,
+        trust_info: bool = False,
     ) -> None:
         super().__init__(blocksize, fetcher, size)
-        options = {"pool": pool, "key": key, "version": version}
+        options = {"pool": pool, "key": key, "version": version, "trust_info": trust_info or None}
         _check(options)
         self.name = CacheName.of({name: value for name, value in options.items() if value is not None})  # type: ignore[misc]
-        self._mapping = _mapping(fetcher, size, pool or {}, key, version)
+        self._mapping = _mapping(fetcher, size, pool or {}, key, version, trust_info)
 
     def _fetch(self, start: int | None, stop: int | None) -> bytes:
         if self._mapping is None:
@@ -91,30 +96,46 @@ def _check(options: dict[str, Any]) -> None:
         raise TypeError(f"folio: no pool option {min(unknown)!r}; there are {', '.join(POOL_OPTIONS)}")
 
 
-def _mapping(fetcher: Fetcher, size: int, pool: dict[str, Any], key: str | None, version: str | None) -> Any:
-    """The object's mapping; None for what has no pages: objects that are empty or of unknown size."""
+def _mapping(fetcher: Fetcher, size: int, pool: dict[str, Any], key: str | None, version: str | None, trust: bool) -> Any:
+    """The object's mapping; None for what is not cached: the file then reads by itself, each time."""
     if not size:
         return None
     if key is not None:
-        return foliocache.open(**pool).mapping(key, size, version, read=_reader(fetcher, lambda: None))
+        return foliocache.open(**pool).mapping(key, size, version, read=_reader(lambda: _fetched(fetcher)))
     file: Any = getattr(fetcher, "__self__", None)
     if not hasattr(file, "fs") or not hasattr(file, "path"):
         raise ValueError(
             "folio: which object this is can't be told from its fetcher; give cache_options={'key': …, 'version': …}"
         )
-    target, path = target_for(file.fs), file.path
+    target, path = target_for(file.fs, trust), file.path
     identity = target.identify(path)
-    if not identity.cacheable:
+    if not identity.cacheable or not _is_plain(file, identity):
         return None
     if identity.size != size:
         raise ChangedError(path)
-    confirm = partial(target.confirm, path, identity)
-    return foliocache.open(**pool).mapping(target.key(path), size, identity.version, read=_reader(fetcher, confirm))
+    reader = _reader(lambda: bytes_reader(target, path, identity))
+    return foliocache.open(**pool).mapping(target.key(path), size, identity.version, read=reader)
 
 
-def _reader(fetcher: Fetcher, confirm: Callable[[], None]) -> Callable[[int, int], bytes]:
-    """The fetcher is the file's own and knows its options, but not what it read; hence a question after each fetch."""
+def _is_plain(file: Any, identity: Identity) -> bool:
+    """Whether the file was opened with no option of its own, which may choose other bytes than the path names."""
+    usual = getattr(file.fs, "kwargs", None) or {}
+    options = {name: value for name, value in (getattr(file, "kwargs", None) or {}).items() if name not in _HARMLESS}
+    if any(name not in usual or usual[name] != value for name, value in options.items()):
+        return False
+    said = identity.stamp.split(";")
+    chosen = [f"{word}={value}" for name, word in _VERSIONS.items() if (value := getattr(file, name, None))]
+    return all(one in said for one in chosen)
+
+
+def _fetched(fetcher: Fetcher) -> Callable[[int, int], bytes]:
+    return lambda offset, length: fetcher(offset, offset + length)
+
+
+def _reader(make: Callable[[], Callable[[int, int], bytes]]) -> Callable[[int, int], bytes]:
+    """The reader that `make` makes when it is needed, in this process alone."""
     made_in = os.getpid()
+    made: list[Callable[[int, int], bytes]] = []
 
     def read(offset: int, length: int) -> bytes:
         if os.getpid() != made_in:
@@ -122,8 +143,8 @@ def _reader(fetcher: Fetcher, confirm: Callable[[], None]) -> Callable[[int, int
                 "folio: this file was opened before the fork, and its connection stayed with the parent; "
                 "open it again in the child"
             )
-        data = fetcher(offset, offset + length)
-        confirm()
-        return data
+        if not made:
+            made.append(make())
+        return made[0](offset, length)
 
     return read

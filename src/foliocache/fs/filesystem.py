@@ -25,7 +25,7 @@ from typing import Any, ClassVar, TypeVar
 import fsspec
 from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.implementations.chained import ChainedFileSystem
-from fsspec.utils import isfilelike, tokenize
+from fsspec.utils import isfilelike
 
 import foliocache
 
@@ -37,9 +37,9 @@ from .identities import Identities, trust_seconds
 from .passthrough import FolioTransaction, PassThrough, refuse_misspelled, unprefixed
 from .ranges import Merged, Range, extent, ranges_of
 from .source import Source
-from .target import ChangedError, Identity, Target, in_this_process, target_for
+from .target import ChangedError, Identity, Target, renewed, target_for
 
-_OPTIONS = (*POOL_OPTIONS, "check_files", "expiry", "fs", "fo", "target_protocol", "target_options")
+_OPTIONS = (*POOL_OPTIONS, "check_files", "expiry", "trust_info", "fs", "fo", "target_protocol", "target_options")
 _FSSPEC_OPTIONS = frozenset({"asynchronous", "loop", "batch_size", "use_listings_cache", "listings_expiry_time", "max_paths"})
 _OPEN_HINTS = ("cache_type", "cache_options", "block_size", "fill_cache", "size")  # there is no second cache to advise
 _ATTEMPTS = 3  # at an object that changes while it is read
@@ -59,6 +59,9 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
     check_files, expiry
         When a path's identity is asked for again: by default at each open, cat or lease; with ``expiry=N`` at most every N
         seconds; with ``check_files=False`` and no expiry, once per process.
+    trust_info
+        The user's word that the target's ``info()`` reaches the origin and tells versions apart. It is needed for
+        filesystems of which that is not known: without it they pass through uncached.
     """
 
     protocol: ClassVar[str] = "folio"
@@ -75,6 +78,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         *,
         check_files: bool | None = None,
         expiry: float | None = None,
+        trust_info: bool = False,
         **options: Any,
     ) -> None:
         pool = {name: options.pop(name) for name in POOL_OPTIONS if options.get(name) is not None}
@@ -83,9 +87,9 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         self._trust = trust_seconds(check_files, expiry)
         self._pool_options = pool
         self._pool: Any = None
-        self._target = target_for(_make_target(fs, target_protocol, target_options))
+        self._target = target_for(_make_target(fs, target_protocol, target_options), _flag("trust_info", trust_info))
         self._identities = Identities.of(_where(self._target))
-        self._who = _who(self._target.fs)
+        self._who = self._target.who()
         self._last = threading.local()
         self._adopt(self._target.fs)
 
@@ -135,7 +139,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
     def target(self) -> Target:
         """The target's adapter; another one after a fork."""
         if self._target.pid != os.getpid():
-            self._target = target_for(in_this_process(self._target.fs))
+            self._target = renewed(self._target)
         return self._target
 
     @property
@@ -195,7 +199,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
     def ukey(self, path: str) -> str:
         """A hash of the path's identity: unlike some targets' own, it changes whenever we can tell that the object did."""
         path = self._strip_protocol(path)
-        return hashlib.sha256(f"{self.target.key(path)}\n{self._identify(path).version}".encode()).hexdigest()
+        return hashlib.sha256(self.target.ukey(path, self._identify(path)).encode()).hexdigest()
 
     def invalidate_cache(self, path: str | None = None) -> None:
         """Forget listings and remembered identities: the next open asks the origin. Pages stay, for they name their version."""
@@ -220,7 +224,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         special = {name: value for name, value in kwargs.items() if name not in _OPEN_HINTS}
         identity = None if special else self._identify(path)
         if identity is None or not identity.cacheable:
-            return self.fs.open(path, mode, block_size=block_size, cache_options=cache_options, **kwargs)
+            return self.target.open(path, identity, mode, block_size=block_size, cache_options=cache_options, **kwargs)
         return FolioFile(self, path, identity)
 
     def _open_to_write(self, path: str, mode: str, block_size: int | None, autocommit: bool, **kwargs: Any) -> WriteThrough:
@@ -252,7 +256,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
 
     def _range(self, path: str, identity: Identity, start: int | None, end: int | None, copy: bool = False) -> Any:
         if not identity.cacheable:
-            return self.target.uncached(path, start, end)
+            return self.target.uncached(path, identity, start, end)
         mapping = self._map(path, identity)
         return (mapping.read_bytes if copy else mapping.read)(*extent(start, end, identity.size or 0))
 
@@ -275,7 +279,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
     def _download(self, path: str, lpath: str, callback: Any, options: dict[str, Any], identity: Identity) -> None:
         """Out of the pool; by the target if it has other words for it (options), or is to say what is wrong with the names."""
         if options or not identity.cacheable or os.path.isdir(lpath) or (self.target.aliases and is_same_file(path, lpath)):
-            self.fs.get_file(path, lpath, callback=callback, **options)
+            self.target.get_file(path, identity, lpath, callback=callback, **options)
             return
         with FolioFile(self, path, identity) as source:
             copy_out(source, lpath, callback)
@@ -347,14 +351,14 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
     def _read_unmapped(self, path: str, known: Any, start: int | None, end: int | None) -> bytes:
         if _failed(known):
             raise known
-        return self.target.uncached(path, start, end)
+        return self.target.uncached(path, known, start, end)
 
 
 def _refuse_unknown(options: dict[str, Any]) -> None:
     for name in options:
         if name not in _FSSPEC_OPTIONS and name not in POOL_OPTIONS:
             raise TypeError(
-                f"folio: no option {name!r}; there are {', '.join(_OPTIONS[:6])}. Options of the target go under "
+                f"folio: no option {name!r}; there are {', '.join(_OPTIONS[:7])}. Options of the target go under "
                 "the target's name, as in fsspec.open('folio::s3://…', s3={…}, folio={…})"
             )
 
@@ -384,15 +388,16 @@ def _stripped(fs: fsspec.AbstractFileSystem, path: Any) -> Any:
     return [fs._strip_protocol(one) for one in path] if isinstance(path, list) else fs._strip_protocol(path)
 
 
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"folio: {name} is True or False; not {value!r}")
+    return value
+
+
 def _where(target: Target) -> str:
     """What target.key() adds to a path: all that tells this place from others."""
     protocol = target.fs.protocol
     return f"{protocol if isinstance(protocol, str) else protocol[0]}{target.place}"
-
-
-def _who(fs: fsspec.AbstractFileSystem) -> str:
-    """On whose behalf, and with which other options: identities are not passed on from one account to another."""
-    return tokenize(type(fs), *fs.storage_args, **fs.storage_options)
 
 
 def _failed(result: Any) -> bool:

@@ -64,8 +64,6 @@ UNQUEUED = Edit("filemap", "complete", "        client.note(mem, me, pfn)", "   
 REFUSED_TAKEN = Edit("page_alloc", "_lock", "return got != layout.LOCK_BUSY", "return True")
 
 
-
-
 @scenario("refused/drop", REFUSED, PARTS, {
     "release-dropped": Bug((RELEASE_DROPPED,), ALL, "the page is nobody's"),
     "refused-taken": Bug((REFUSED_TAKEN,), ALL, "two are in the critical section"),

@@ -255,7 +255,9 @@ def tree_insert_stale(core):
 # A filler under way, a truncation, and somebody who waits for the page.
 
 NOT_LOCKED = Edit("filemap", "_grab", "        fill.begin(mem, me, pfn)\n", "")
-KEPT_BY_TRUNCATE = Edit("filemap", "truncate", "if pfn != layout.NIL and not folio.put(mem, me, pfn):", "if pfn >= layout.HASH_MASK:")
+KEPT_BY_TRUNCATE = Edit(
+    "filemap", "truncate", "if pfn != layout.NIL and not folio.put(mem, me, pfn):", "if pfn >= layout.HASH_MASK:"
+)
 FAIL_FIRST = Edit("filemap", "remove", "    got = mapping.lock", "    fill.fail(mem, pfn)\n    got = mapping.lock")
 REMOVED_TWICE = Edit("filemap", "remove", "atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED)", "1")
 

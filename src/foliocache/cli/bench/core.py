@@ -422,7 +422,7 @@ def fsspec(plan: Plan) -> list[Found]:
     target = StubFileSystem(bytes(range(256)) * (plan.values * VALUE // 256))
     numbers = loops.order(plan.values, plan.hits // 8)
     with pool(2 * plan.values * VALUE) as cache:
-        folio = FolioFileSystem(fs=target, name=cache.name, check_files=False)
+        folio = FolioFileSystem(fs=target, name=cache.name, check_files=False, trust_info=True)
         ours, theirs = folio.open(PATH), target.open(PATH, cache_type="blockcache", cache_options={"maxblocks": 1024})
         cases = {
             "blockcache": loops.file_reads(theirs, VALUE, numbers),

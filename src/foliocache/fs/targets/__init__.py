@@ -1,0 +1,1 @@
+"""One module per kind of target filesystem, over ``base`` and ``place``; ``fs.target`` chooses among them."""

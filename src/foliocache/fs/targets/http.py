@@ -1,0 +1,244 @@
+"""HTTP: the response that carries the bytes says who they are.
+
+The answer is checked, not the question: the status, the start and the total of Content-Range, ETag and Last-Modified. A
+server that says too little in it is asked again after the read; one whose answers contradict each other, or that tells
+versions apart by nothing, is passed through uncached.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from fsspec import AbstractFileSystem
+from fsspec.asyn import sync
+
+from . import place
+from .base import UNCACHED, ChangedError, Held, Identity, Target, Unsteady
+
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)$")
+_MORE_TRIES = 2  # at a server whose answers differ, as those of mirrors behind one name do
+_TICK = 2.0  # seconds within which a file may change again under the same Last-Modified
+_RECENT = 3600.0  # seconds; what is older was not modified within a tick, however wrong our clock is
+
+SAME, UNPROVEN, OTHER = "same", "unproven", "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response and what it says of itself."""
+
+    verdict: str
+    etag: str | None = None
+    modified: str | None = None
+    start: int | None = None  # None: the whole object
+    data: bytes | None = None  # None: it can't be told which bytes of the object it has
+
+    def agrees_with(self, identity: Identity) -> bool:
+        """Whether nothing that it says is otherwise in what was told of the object."""
+        return self.etag in (None, identity.etag) and self.modified in (None, identity.modified)
+
+    def cut(self, start: int, end: int) -> bytes:
+        """What it has of a range, from its start on: a server may begin earlier than it was asked to, and end earlier."""
+        if self.data is None or self.start is None or self.start > start:
+            return b""
+        return self.data[start - self.start : end - self.start]
+
+
+class HTTPTarget(Target):
+    """A ranged GET per read, whose response must show the identity's ETag, date and length."""
+
+    manners = frozenset({"simple_links", "same_scheme", "size_policy", "encoded"})
+
+    def __init__(self, fs: AbstractFileSystem, trusted: bool = False) -> None:
+        super().__init__(fs, trusted)
+        self._changed = Unsteady()  # and of which no answer has been the identity's since
+
+    def identify(self, path: str) -> Identity:
+        if path in self.unsteady:
+            return UNCACHED
+        info = self.fs.info(path)
+        size = None if info.get("partial") is False else info.get("size")  # Accept-Ranges: none
+        etag = info.get("ETag")
+        modified = info.get("Last-Modified") if _date(info.get("Last-Modified")) else None
+        said = [f"{name}={value}" for name, value in (("ETag", etag), ("Last-Modified", modified)) if value]
+        stamp = place.short(";".join([*said, f"size={size}"]), place.VERSION_MAX)
+        if _is_strong(etag) or (modified and self._is_settled(path, modified)):
+            return Identity(size, stamp, etag, modified)
+        if modified:
+            return Identity(size, stamp, etag, modified, nonce=place.nonce())
+        return Identity(size, stamp, etag) if self.trusted else UNCACHED
+
+    def _is_settled(self, path: str, modified: str) -> bool:
+        """Whether a change after now would change Last-Modified, which counts seconds: by the server's clock, if it is told."""
+        when = _date(modified)
+        age = time.time() - when
+        if abs(age) < _RECENT and (now := sync(self.fs.loop, self._clock, path)) is not None:
+            age = now - when
+        return not -_TICK < age < _TICK
+
+    async def _clock(self, path: str) -> float | None:
+        """The server's Date; None if it tells none."""
+        session = await self.fs.set_session()
+        async with session.head(self.fs.encode_url(path), allow_redirects=True, **self.fs.kwargs) as response:
+            return _date(response.headers.get("Date")) or None
+
+    def exists(self, path: str, **kwargs: Any) -> bool:
+        """By HEAD: HTTPFileSystem asks by GET, and the server starts to send the whole object."""
+        if kwargs:
+            return super().exists(path, **kwargs)
+        try:
+            self.fs.info(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    isfile = exists
+
+    def isdir(self, path: str) -> bool:
+        """A page of links, as HTTPFileSystem has it; but only what is one by HEAD is fetched and searched for links."""
+        try:
+            return self.fs.info(path).get("mimetype") in (None, "text/html") and self.fs.isdir(path)
+        except FileNotFoundError:
+            return False
+
+    def reader(self, path: str, identity: Identity) -> Callable[[int, Any], Any]:
+        whole: list[bytes] = []  # a server without ranges sent it all: keep it as long as the reader
+
+        def read(offset: int, length: int) -> bytes:
+            if not whole:
+                data, everything = self._range(path, identity, offset, offset + length)
+                if everything is None:
+                    return data
+                whole.append(everything)
+            return whole[0][offset : offset + length]
+
+        return read
+
+    def _range(self, path: str, identity: Identity, start: int, end: int) -> tuple[bytes, bytes | None]:
+        """The range, in as many responses as the server makes of it; or, from one that does not do ranges, the whole object."""
+        data = bytearray()
+        while start < end:
+            answer = self._proven(path, identity, f"bytes={start}-{end - 1}")
+            if answer.data is not None and answer.start is None:
+                return b"", self._complete(path, identity, answer)
+            piece = answer.cut(start, end)
+            if not piece:
+                return b"", self._complete(path, identity, self._proven(path, identity, None))
+            data += piece
+            start += len(piece)
+        return bytes(data), None
+
+    def _complete(self, path: str, identity: Identity, answer: Answer) -> bytes:
+        if answer.data is not None and answer.start is None and len(answer.data) == identity.size:
+            return answer.data
+        if self.identify(path).same(identity):
+            self.unsteady.add(path)
+        raise ChangedError(path)
+
+    def _proven(self, path: str, identity: Identity, asked: str | None) -> Answer:
+        """An answer that is the identity's; ChangedError if the object is another one now, or nobody can say."""
+        answer = sync(self.fs.loop, self._get, path, identity, asked)
+        if answer.verdict == OTHER:
+            if answer.agrees_with(now := self.identify(path)) and not now.same(identity):
+                if path in self._changed:  # it changes faster than it can be read
+                    self.unsteady.add(path)
+                self._changed.add(path)
+                raise ChangedError(path)
+            answer = self._another(path, identity, asked)
+        self._changed.discard(path)
+        if answer.verdict == UNPROVEN:
+            self.confirm(path, identity)
+        return answer
+
+    def _another(self, path: str, identity: Identity, asked: str | None) -> Answer:
+        """The server says one thing here and another there: perhaps one of its next answers is the identity's."""
+        for _ in range(_MORE_TRIES):
+            answer = sync(self.fs.loop, self._get, path, identity, asked)
+            if answer.verdict != OTHER:
+                return answer
+        self.unsteady.add(path)
+        raise ChangedError(path)
+
+    async def _get(self, path: str, identity: Identity | None, asked: str | None) -> Answer:
+        options = dict(self.fs.kwargs)
+        ours = {"Accept-Encoding": "identity", **({"Range": asked} if asked else {})}
+        headers = {**options.pop("headers", {}), **ours}
+        session = await self.fs.set_session()
+        async with session.get(self.fs.encode_url(path), headers=headers, **options) as response:
+            if identity is not None and response.status in (404, 410):
+                raise ChangedError(path)
+            if response.status == 416:
+                return Answer(OTHER)
+            self.fs._raise_not_found_for_status(response, path)
+            verdict = SAME if identity is None else _verdict(response.headers, identity)
+            says = verdict, response.headers.get("ETag"), response.headers.get("Last-Modified")
+            start = _start(response) if response.status == 206 else None
+            if verdict == OTHER or (response.status == 206 and start is None):
+                return Answer(*says)
+            return Answer(*says, start, await response.read())
+
+    def uncached(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
+        """A range if the server gives the one that was asked for, else of the whole object."""
+        first = start or 0
+        if first >= 0 and end is not None and end >= 0:
+            if end <= first:
+                return b""
+            answer = sync(self.fs.loop, self._get, path, None, f"bytes={first}-{end - 1}")
+            if answer.data is not None and answer.start is None:
+                return answer.data[first:end]
+            if len(piece := answer.cut(first, end)) == end - first:
+                return piece
+        return self.fs.cat_file(path)[start:end]
+
+    def open(self, path: str, identity: Identity | None, mode: str, **kwargs: Any) -> Any:
+        """An empty object, if that is what it is, can be sought in; HTTPFileSystem would make it a stream."""
+        if identity is not None and identity.size == 0:
+            return Held(self.fs.cat_file(path))
+        return super().open(path, identity, mode, **kwargs)
+
+
+def _verdict(headers: Any, identity: Identity) -> str:
+    """Whether a response is of the identity: nothing that it says may be otherwise."""
+    total = (found := _RANGE.match(headers.get("Content-Range", ""))) and found[3]
+    etag, modified = headers.get("ETag"), headers.get("Last-Modified")
+    if total and total != "*" and int(total) != identity.size:
+        return OTHER
+    if identity.modified and modified and modified != identity.modified:
+        return OTHER
+    if identity.etag and etag and _opaque(etag) != _opaque(identity.etag):
+        return OTHER
+    if identity.etag:  # what gains W/ on the way is of the same name, but not proven
+        return SAME if etag == identity.etag and (_is_strong(etag) or modified or not identity.modified) else UNPROVEN
+    return SAME if modified or not identity.modified else UNPROVEN
+
+
+def _start(response: Any) -> int | None:
+    """Where in the object a partial response begins; None if it does not say so, or is of an encoded form of the object."""
+    found = _RANGE.match(response.headers.get("Content-Range", ""))
+    if found is None or response.headers.get("Content-Encoding", "identity") not in ("", "identity"):
+        return None
+    return int(found[1])
+
+
+def _opaque(etag: str) -> str:
+    return etag.removeprefix("W/")
+
+
+def _is_strong(etag: str | None) -> bool:
+    """A weak tag promises the same meaning, not the same bytes, and an empty one nothing."""
+    return bool(etag) and not etag.startswith("W/") and etag != '""'  # type: ignore[union-attr]
+
+
+def _date(text: str | None) -> float:
+    """Seconds since the epoch; 0.0, which is no date of a file, for what is none."""
+    try:
+        when: datetime = parsedate_to_datetime(text or "")
+        return when.timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return 0.0

@@ -1,0 +1,61 @@
+"""Filesystems that only give another one's objects other names, or another way to be called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fsspec import AbstractFileSystem
+
+from . import place
+from .base import Identity, Target
+
+
+class WrappedTarget(Target):
+    """The objects of the filesystem inside, under the keys that they have there, so that pages are shared with it."""
+
+    def __init__(self, fs: AbstractFileSystem, inner: Target, rename: Callable[[str], str], trusted: bool = False) -> None:
+        super().__init__(fs, trusted)
+        self.inner = inner
+        self.into, self.aliases = inner.into, inner.aliases
+        self._rename = rename
+
+    def key(self, path: str) -> str:
+        return self.inner.key(self._rename(path))
+
+    def where(self) -> str:
+        return f"?{place.digest(self.inner.place, self._rename(''))}"
+
+    def identify(self, path: str) -> Identity:
+        return self.inner.identify(self._rename(path))
+
+    def ukey(self, path: str, identity: Identity) -> str:
+        return self.inner.ukey(self._rename(path), identity)
+
+    def exists(self, path: str, **kwargs: Any) -> bool:
+        return self.inner.exists(self._rename(path), **kwargs)
+
+    def isfile(self, path: str) -> bool:
+        return self.inner.isfile(self._rename(path))
+
+    def isdir(self, path: str) -> bool:
+        return self.inner.isdir(self._rename(path))
+
+    def reader(self, path: str, identity: Identity) -> Callable[[int, Any], Any]:
+        return self.inner.reader(self._rename(path), identity)
+
+    def uncached(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
+        return self.inner.uncached(self._rename(path), identity, start, end)
+
+    def open(self, path: str, identity: Identity | None, mode: str, **kwargs: Any) -> Any:
+        return (
+            super().open(path, identity, mode, **kwargs)
+            if identity is None
+            else self.inner.open(self._rename(path), identity, mode, **kwargs)
+        )
+
+    def get_file(self, path: str, identity: Identity, lpath: str, **kwargs: Any) -> None:
+        self.inner.get_file(self._rename(path), identity, lpath, **kwargs)
+
+    def confirm(self, path: str, identity: Identity) -> None:
+        self.inner.confirm(self._rename(path), identity)

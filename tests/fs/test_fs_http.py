@@ -1,0 +1,219 @@
+"""HTTP servers: the answer is believed, not the question, and what can't be proven is read as fsspec reads it."""
+
+from __future__ import annotations
+
+import re
+import time
+from itertools import count
+
+import pytest
+from origin import http_date
+from test_fs_identity import cached_bytes, other
+
+from foliocache.fs import ChangedError, FolioFileSystem
+
+OLD = http_date(1e9)
+
+
+def begins_earlier(data):
+    """Block-aligned, of the length that was asked for."""
+
+    def twist(method, status, body, headers):
+        if status == 206:
+            start = int(re.match(r"bytes (\d+)-", headers["Content-Range"])[1]) // 100_000 * 100_000
+            body = data[start : start + len(body)]
+            headers["Content-Range"] = f"bytes {start}-{start + len(body) - 1}/{len(data)}"
+        return status, body
+
+    return twist
+
+
+def begins_later(data):
+    def twist(method, status, body, headers):
+        if status == 206:
+            start = int(re.match(r"bytes (\d+)-", headers["Content-Range"])[1]) + 7
+            body = data[start : start + len(body)]
+            headers["Content-Range"] = f"bytes {start}-{start + len(body) - 1}/{len(data)}"
+        return status, body
+
+    return twist
+
+
+def capped(data):
+    def twist(method, status, body, headers):
+        if status == 206:
+            body = body[:100_000]
+            start = int(re.match(r"bytes (\d+)-", headers["Content-Range"])[1])
+            headers["Content-Range"] = f"bytes {start}-{start + len(body) - 1}/{len(data)}"
+        return status, body
+
+    return twist
+
+
+def no_content_range(data):
+    def twist(method, status, body, headers):
+        headers.pop("Content-Range", None)
+        return status, body
+
+    return twist
+
+
+def total_unknown(data):
+    def twist(method, status, body, headers):
+        if status == 206:
+            headers["Content-Range"] = headers["Content-Range"].replace(f"/{len(data)}", "/*")
+        return status, body
+
+    return twist
+
+
+def weakened(data):
+    def twist(method, status, body, headers):
+        if method == "GET":
+            headers["ETag"] = f"W/{headers['ETag']}"
+        return status, body
+
+    return twist
+
+
+@pytest.mark.parametrize("habit", [begins_earlier, begins_later, capped, no_content_range, total_unknown, weakened])
+def test_odd_servers_are_cached_by_what_they_prove(http, origin, data, habit):
+    url = origin.put("/x", data, twist=habit(data))
+    with http.open(url, "rb") as file:
+        for offset in (600_000, 450_000, 1_950_000, 3):
+            file.seek(offset)
+            assert file.read(100) == data[offset : offset + 100]
+    assert http.cat_file(url) == data
+    origin.forget_counts()
+    assert http.cat_file(url) == data
+    assert origin.sent["/x"] == 0
+
+
+def flapping(data):
+    numbers = count()
+
+    def twist(method, status, body, headers):
+        headers["ETag"] = f'"{next(numbers) % 2}"'
+        return status, body
+
+    return twist
+
+
+def never_the_same(data):
+    numbers = count()
+
+    def twist(method, status, body, headers):
+        headers["ETag"] = f'"{next(numbers)}"'
+        return status, body
+
+    return twist
+
+
+def head_and_get_differ(data):
+    def twist(method, status, body, headers):
+        headers["ETag"] = f'"{method}"'
+        return status, body
+
+    return twist
+
+
+def head_lies_of_the_length(data):
+    def twist(method, status, body, headers):
+        return status, body[:1000] if method == "HEAD" else body
+
+    return twist
+
+
+@pytest.mark.parametrize("habit", [flapping, never_the_same, head_and_get_differ, head_lies_of_the_length])
+def test_servers_that_contradict_themselves_are_read_and_not_refused_for_ever(http, origin, data, habit):
+    url = origin.put("/x", data, twist=habit(data))
+    assert http.cat_file(url) == data
+    assert http.cat_file(url, 400_000, 401_000) == data[400_000:401_000]
+    assert bytes(http.lease(url, 5, 10)) == data[5:15]
+    assert http.cat_ranges([url, url], [0, 100], [10, 200]) == [data[:10], data[100:200]]
+    with http.open(url, "rb") as file:
+        assert file.read(10) == data[:10]
+
+
+def test_unsteady_objects_are_cached_again_after_a_minute(http, origin, data, monkeypatch):
+    url = origin.put("/x", data, twist=head_and_get_differ(data))
+    assert http.cat_file(url) == data
+    assert url in http.target.unsteady
+    origin.put("/x", data)
+    now = time.monotonic()
+    monkeypatch.setattr("foliocache.fs.targets.base.monotonic", lambda: now + 61)
+    assert http.cat_file(url) == data
+    assert cached_bytes(http) == len(data)
+
+
+@pytest.mark.parametrize("etag", ['W/"2200000"', '"the same"', None])
+def test_a_new_date_is_a_new_version_whatever_the_tag_says(http, origin, data, etag):
+    url = origin.put("/x", data, etag=etag, modified=OLD)
+    assert http.cat_file(url) == data
+    with http.open(url, "rb") as file:
+        file.read(10)
+    origin.put("/x", other(data), etag=etag, modified=http_date(1.1e9))
+    assert http.cat_file(url) == other(data)
+
+
+def test_a_new_date_in_the_response_is_noticed(http, origin, data):
+    url = origin.put("/x", data, etag='W/"w"', modified=OLD)
+    with http.open(url, "rb") as file:
+        origin.put("/x", other(data), etag='W/"w"', modified=http_date(1.1e9))
+        with pytest.raises(ChangedError):
+            file.read(10)
+    assert http.cat_file(url) == other(data)
+
+
+@pytest.mark.parametrize("etag", [None, 'W/"a weak tag promises no bytes"', '""'])
+def test_without_a_validator_nothing_is_cached(http, origin, data, etag):
+    url = origin.put("/x", data, etag=etag)
+    assert http.cat_file(url) == data
+    origin.put("/x", other(data), etag=etag)
+    assert http.cat_file(url) == other(data)
+    assert http.cat_file(url, 10, 1_000_000) == other(data)[10:1_000_000]
+    assert http.cat_file(url, -10) == other(data)[-10:]
+    assert bytes(http.lease(url, 7, 70)) == other(data)[7:77]
+    with http.open(url, "rb") as file:
+        assert file.read(10) == other(data)[:10]
+    assert http.cache.mappings() == []
+
+
+def test_range_of_an_uncached_object_is_one_small_request(http, origin, data):
+    url = origin.put("/x", data, etag=None)
+    assert http.cat_file(url, 10, 50) == data[10:50]
+    assert origin.sent["/x"] == 40
+    origin.put("/x", data, etag=None, twist=begins_later(data))
+    assert http.cat_file(url, 10, 50) == data[10:50]
+
+
+def test_user_may_answer_for_an_object_without_a_validator(pool, origin, data):
+    fs = FolioFileSystem(target_protocol="http", trust_info=True, **pool)
+    url = origin.put("/x", data, etag=None)
+    assert fs.cat_file(url) == fs.cat_file(url) == data
+    assert origin.sent["/x"] == len(data)
+
+
+def test_file_modified_this_second_may_change_again_in_it(http, origin, data):
+    """By the server's clock: the same date twice, one after the other."""
+    now = http_date(time.time())
+    url = origin.put("/x", data, etag=None, modified=now)
+    assert http.cat_file(url) == data
+    origin.put("/x", other(data), etag=None, modified=now)
+    assert http.cat_file(url) == other(data)
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_date_that_is_not_now_is_believed(http, origin, data, days):
+    url = origin.put("/x", data, etag=None, modified=http_date(time.time() + days * 86400))
+    assert http.cat_file(url) == http.cat_file(url) == data
+    assert origin.sent["/x"] == len(data)
+
+
+def test_empty_object(http, origin):
+    url = origin.put("/x", b"")
+    assert http.cat_file(url) == http.cat_file(url, 0, 10) == http.cat_file(url, 3, 7) == bytes(http.lease(url, 0, 5)) == b""
+    with http.open(url, "rb") as file:
+        assert file.seek(0, 2) == 0
+        assert file.read() == b""
+    assert http.tail(url) == http.head(url) == b""
