@@ -1,0 +1,1 @@
+"""The measurements of foliocache: ``python -m benchmarks``, or ``make bench``. docs/performance.md says what they found."""
