@@ -18,7 +18,7 @@ lint: $(VENV)/.lint
 	$(BIN)/mypy
 
 bench: $(VENV)/.bench build
-	$(BIN)/python -m bench
+	$(BIN)/python -m benchmarks
 
 soak: $(VENV)/.test build
 	FOLIOCACHE_STRESS_SECONDS=600 $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/test_pythons.py tests/test_stress.py tests/test_reentry.py tests/test_creation.py tests/test_lease.py tests/death

@@ -38,6 +38,7 @@ def test_help_and_workers_import_nothing_heavy():
     [
         (["stat", "--bad"], "Unknown option"),
         (["nothing"], "Unknown command"),
+        (["bench"], "Unknown command"),
         (["rm"], "NAME"),
         (["warm"], "URL"),
         (["demo", "--workers", "0"], "--workers"),

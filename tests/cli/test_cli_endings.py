@@ -8,106 +8,50 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import endings
 import pytest
 from cli_command import LIMIT, environment, pattern
+from endings import SOON, children, ends
 
 import foliocache
 from foliocache.check import parallel
 
-SOON = 30  # seconds; much more than an end takes, much less than the work that it cuts short
 WHOLE = ["verify", "death/", "--jobs", "2"]  # tasks for two workers, for minutes
 SPREAD = ["verify", "death/path-truncate-again", "--model", "tso", "--jobs", "2"]  # one task, cut up
-BENCH = ["bench", "--only", "processes", "--rounds", "1000"]
 
 
-@contextmanager
-def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+def started(*arguments: object) -> AbstractContextManager[subprocess.Popen[str]]:
     """A command in a session of its own, of which nothing is left in the end."""
-    command = [sys.executable, "-m", "foliocache", *map(str, arguments)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, env=environment(), start_new_session=True, **pipes)
-    try:
-        yield process
-        deadline = time.monotonic() + SOON
-        while left := members(process.pid):  # multiprocessing's own helper ends when it sees that the others have
-            assert time.monotonic() < deadline, left
-            time.sleep(0.01)
-    finally:
-        for pid in members(process.pid):
-            os.kill(pid, signal.SIGKILL)
-        process.communicate(timeout=LIMIT)
+    return endings.started([sys.executable, "-m", "foliocache", *map(str, arguments)], environment())
 
 
-def members(session: int) -> dict[int, str]:
-    """The processes of a session that still run, and their command lines."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[3]) == session and fields[0] != "Z":
-                    found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-    return found
-
-
-def children(process: subprocess.Popen[str], wanted: int, kind: str = "") -> list[int]:
-    """The command's own children, once there are that many whose command line has such a word."""
-    deadline = time.monotonic() + LIMIT
-    while time.monotonic() < deadline and process.poll() is None:
-        found = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
-        chosen = [pid for pid in found if kind in members(process.pid).get(pid, "")]
-        if len(chosen) >= wanted:
-            return chosen
-        time.sleep(0.01)
-    raise AssertionError(f"there never were {wanted} children: {process.communicate(timeout=LIMIT)}")
-
-
-def ends(process: subprocess.Popen[str], code: int, last: str) -> None:
-    """It ends soon: so do all who have its pipes, for these are read until nobody has them."""
-    out, err = process.communicate(timeout=SOON)
-    assert process.returncode == code, err
-    assert out == ""
-    assert re.fullmatch(last, err.splitlines()[-1]), err
-    assert "Traceback" not in err
-
-
-@pytest.mark.parametrize("command", [WHOLE, SPREAD, BENCH], ids=["verify", "one scenario", "bench"])
+@pytest.mark.parametrize("command", [WHOLE, SPREAD], ids=["verify", "one scenario"])
 class TestProcesses:
-    def kind(self, command):
-        return "spawn_main" if command is BENCH else ""
-
     @pytest.mark.parametrize("whom", ["the command", "all"])
     @pytest.mark.parametrize(
         ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
     )
     def test_a_signal(self, command, whom, number, code, word):
         with started(*command) as process:
-            children(process, 2, self.kind(command))
+            children(process, 2)
             (os.kill if whom == "the command" else os.killpg)(process.pid, number)
-            if whom == "all" and number == signal.SIGTERM and command is BENCH:
-                _, err = process.communicate(timeout=SOON)  # a worker may be gone before the command hears of it
-                assert process.returncode in (143, 3), err
-            else:
-                ends(process, code, f"foliocache: {word}")
+            ends(process, code, f"foliocache: {word}")
 
     def test_the_command_is_killed(self, command):
         with started(*command) as process:
-            children(process, 2, self.kind(command))
+            children(process, 2)
             process.kill()
             process.communicate(timeout=SOON)
 
     def test_a_worker_is_killed(self, command):
         with started(*command) as process:
-            os.kill(children(process, 2, self.kind(command))[1], signal.SIGKILL)
-            ends(process, 3, r"foliocache: a (worker|benchmark's) process .*exit code -9.*")
+            os.kill(children(process, 2)[1], signal.SIGKILL)
+            ends(process, 3, r"foliocache: a worker process .*exit code -9.*")
 
 
 def test_a_worker_that_raises_says_where():

@@ -133,7 +133,6 @@ def command_lines(name: str) -> list[list[str]]:
         ["verify", "--mutate", name],
         ["verify", "--model", name],
         ["verify", "put/aba", "--replay", f"a{name}"],
-        ["bench", "--only", name],
     ]
 
 

@@ -1,4 +1,4 @@
-"""What the policy comes to: hit ratios of the core on made traces, each with its seed. bench/eviction has longer ones and rivals."""
+"""What the policy comes to: hit ratios of the core on made traces, each with its seed. benchmarks/eviction has longer ones and rivals."""
 
 import random
 from collections import OrderedDict

@@ -10,7 +10,7 @@ import contextlib
 import importlib.util
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
@@ -29,7 +29,6 @@ COMMANDS = {
     "ls": ("foliocache.cli.pools:ls", "The objects in a pool: how much of each is cached, and its pins."),
     "fsck": ("foliocache.cli.pools:fsck", "Walk a whole pool and say what is wrong in it."),
     "rm": ("foliocache.cli.pools:rm", "Remove a pool."),
-    "bench": ("foliocache.cli.bench:bench", "Measure the core on this machine, against its budgets."),
     "verify": ("foliocache.cli.verify:verify", "Check the shipped core with the model checker."),
 }
 
@@ -75,10 +74,15 @@ def refuse(code: int, error: BaseException) -> int:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run one command line; its exit code."""
+    return guarded(lambda: call(sys.argv[1:] if argv is None else list(argv)))
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """What the work returns; the exit code of its error, which is said on stderr, if it raises one."""
     signal.signal(signal.SIGTERM, terminate)
     printable((sys.stdout, sys.stderr))
     try:
-        return call(sys.argv[1:] if argv is None else list(argv))
+        return work()
     except CycloptsError as error:
         return refuse(exits.USAGE, error)
     except KeyboardInterrupt:
@@ -99,10 +103,15 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def call(argv: list[str]) -> int:
-    """Parse and run; the library's own errors become a CommandError."""
+    """Parse and run."""
     command, bound, _ = build().parse_args(argv, exit_on_error=False, print_error=False, help_on_error=False)
+    return finished(lambda: command(*bound.args, **bound.kwargs))
+
+
+def finished(work: Callable[[], int | None]) -> int:
+    """Run to the end, output included; the exit code. The library's own errors become a CommandError."""
     try:
-        code = command(*bound.args, **bound.kwargs) or exits.OK
+        code = work() or exits.OK
         finish(sys.stdout)
         return code
     except Exception as error:

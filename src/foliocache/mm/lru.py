@@ -29,7 +29,7 @@ The parts are known. Queues and ghosts: S3-FIFO (Yang et al., SOSP 2023), less i
 but PG_REFERENCED, and that only when reclaim has cleared it since. Uses in new that do not count: the correlated references of 2Q
 (Johnson and Shasha, VLDB 1994) and LRU-K (O'Neil et al., SIGMOD 1993). Heat in degrees, by turns: GCLOCK (Smith, TODS 1978). The
 contest: TinyLFU's admission (Einziger et al., TOS 2017). Learning from ghosts: ARC (Megiddo and Modha, FAST 2003). What it comes to
-is in docs/performance.md; bench/eviction measures it.
+is in docs/performance.md; benchmarks/eviction measures it.
 
 LRU_LOCK guards the lists, F_QUEUE, all words called LRU_ and the ghosts. A folio on a list is not freed: its destructor takes it
 off first, under the lock. That is what makes the try_get in ``_leave`` safe although it holds no reference.

@@ -1,1 +1,0 @@
-"""The full set of measurements: ``python -m bench``, or ``make bench``. See docs/performance.md."""

@@ -1,0 +1,109 @@
+"""All that the benchmarks take from the inside of foliocache, because no public name gives it. No other file here does so, but for
+``native``, which calls the compiled core by its pointers.
+
+Two kinds: options that the library does not have (the size of folios, no readahead), and the core itself, which is timed without the
+library around it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import foliocache
+from benchmarks.common import native
+from benchmarks.common.measure import Unavailable
+from foliocache.mapping import object_digest
+from foliocache.mm import mapping as mappings
+from foliocache.mm import page_alloc, page_ref, xarray
+from foliocache.segment import PAGES_MIN
+
+__all__ = [
+    "PAGES_MIN",
+    "counted_page",
+    "folios_of",
+    "memory_of",
+    "number_of",
+    "place_of_first_folio",
+    "switch_readahead_off",
+    "table_bytes",
+]
+
+
+# Options.
+
+
+@contextlib.contextmanager
+def folios_of(size: int, cache: Any) -> Iterator[None]:
+    """Mappings made meanwhile have folios of ``size`` bytes: in place of the library's own choice, which has no option."""
+    owner: Any = sys.modules[foliocache.Mapping.__module__]
+    if not hasattr(owner, "_order_for"):
+        raise Unavailable(f"the library chooses its folios' size in another way now; see {__file__}")
+    chosen = owner._order_for
+    owner._order_for = lambda *_: (size // cache.page_size).bit_length() - 1
+    try:
+        yield
+    finally:
+        owner._order_for = chosen
+
+
+def switch_readahead_off(mapping: Any) -> None:
+    """A miss fetches the folios that are asked for, and no more."""
+    mapping._readahead.most = 1
+
+
+# The core.
+
+
+def memory_of(cache: Any) -> int:
+    """The handle of a pool's memory, the first argument of every function of the core."""
+    return cache._attachment.segment.memory.handle
+
+
+def number_of(cache: Any) -> int:
+    """The number of this process's client slot."""
+    return cache._attachment.number
+
+
+def table_bytes(cache: Any) -> int:
+    """What a pool's tables take that grow with its pages."""
+    geometry = cache._attachment.segment.geometry
+    return geometry["data"] - geometry["buckets"]
+
+
+@contextlib.contextmanager
+def counted_page(cache: Any) -> Iterator[tuple[int, int]]:
+    """A page with one reference, for measuring: (memory, the offset of its descriptor)."""
+    mem, me = memory_of(cache), number_of(cache)
+    pfn = page_alloc.alloc(mem, me, 0)
+    folio = cache._attachment.segment.geometry["memmap"] + pfn * 64
+    page_ref.init(mem, folio, 1)
+    try:
+        yield mem, folio
+    finally:
+        page_ref.freeze(mem, folio, 1)
+        page_alloc.free(mem, me, pfn, 0)
+
+
+def place_of_first_folio(cache: Any, mapping: Any) -> tuple[Any, ...]:
+    """What ``read_core`` of pairs.c needs to look the mapping's first folio up."""
+    mem, me = memory_of(cache), number_of(cache)
+    geometry = cache._attachment.segment.geometry
+    digest = object_digest(mapping.key, mapping.size, mapping.version)
+    ino = mappings.lookup(mem, me, int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little"))
+    if ino == 0:
+        raise Unavailable("the mapping's record was not found; has its digest changed?")
+    return (
+        native.core_function("filemap", "find_get"),
+        native.core_function("folio", "put"),
+        mem,
+        me,
+        ino,
+        mappings.head(mem, ino),
+        xarray.height_for(mapping.folios),
+        ctypes.c_uint64.from_address(mem).value + geometry["data"],
+        geometry["page_shift"],
+    )

@@ -1,0 +1,165 @@
+"""The loops that are timed: one hit each round, the first byte touched, whatever there is to release released.
+
+All of them take the same list of value numbers. Each is a function of its own, so that names are local and the loops differ in
+nothing but the hit.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Loop = Callable[[], int]
+
+
+def anywhere(hot: int, count: int) -> list[int]:
+    """``hot`` numbers below count, at random: at even distances their first bytes would share even fewer cache sets."""
+    return random.Random(hot).sample(range(count), hot)
+
+
+def order(values: int | Sequence[int], length: int, seed: int = 1) -> list[int]:
+    """``length`` numbers of values (those below an int), each as often as any other, shuffled.
+
+    Equal numbers are the same object, so that a loop does not wait for the memory of its own list.
+    """
+    each = list(range(values) if isinstance(values, int) else values)
+    numbers = [each[n % len(each)] for n in range(length)]
+    random.Random(seed).shuffle(numbers)
+    return numbers
+
+
+def nothing(numbers: list[int]) -> Loop:
+    def loop() -> int:
+        for _ in numbers:
+            pass
+        return len(numbers)
+
+    return loop
+
+
+def dictionary(held: dict[int, bytes], numbers: list[int]) -> Loop:
+    def loop() -> int:
+        for n in numbers:
+            held[n][0]
+        return len(numbers)
+
+    return loop
+
+
+def method(get: Callable[[Any], Any], keys: list[Any]) -> Loop:
+    """Anything with a get(key) that returns a buffer: a dict of tuples, cachetools, LMDB in an open transaction, Redis ..."""
+
+    def loop() -> int:
+        for key in keys:
+            get(key)[0]
+        return len(keys)
+
+    return loop
+
+
+def slices(buffer: memoryview, size: int, numbers: list[int]) -> Loop:
+    """A slice of shared memory or of an mmap: never evicts, checks or fetches anything."""
+
+    def loop() -> int:
+        for n in numbers:
+            buffer[n * size : n * size + size][0]
+        return len(numbers)
+
+    return loop
+
+
+def leases(mapping: Any, numbers: list[int]) -> Loop:
+    """The budgets' hit."""
+    lease = mapping.lease
+
+    def loop() -> int:
+        for n in numbers:
+            lease(n)[0]
+        return len(numbers)
+
+    return loop
+
+
+def with_leases(mapping: Any, numbers: list[int]) -> Loop:
+    lease = mapping.lease
+
+    def loop() -> int:
+        for n in numbers:
+            with lease(n) as held:
+                memoryview(held)[0]
+        return len(numbers)
+
+    return loop
+
+
+def views(mapping: Any, numbers: list[int]) -> Loop:
+    lease = mapping.lease
+
+    def loop() -> int:
+        for n in numbers:
+            memoryview(lease(n))[0]
+        return len(numbers)
+
+    return loop
+
+
+def reads(mapping: Any, size: int, numbers: list[int]) -> Loop:
+    """Mapping.read: any range of an object."""
+    read = mapping.read
+
+    def loop() -> int:
+        for n in numbers:
+            read(n * size, size)[0]
+        return len(numbers)
+
+    return loop
+
+
+def file_reads(file: Any, size: int, numbers: list[int]) -> Loop:
+    """seek and read of a file-like object."""
+    seek, read = file.seek, file.read
+
+    def loop() -> int:
+        for n in numbers:
+            seek(n * size)
+            read(size)[0]
+        return len(numbers)
+
+    return loop
+
+
+def file_leases(file: Any, size: int, numbers: list[int]) -> Loop:
+    lease = file.lease
+
+    def loop() -> int:
+        for n in numbers:
+            lease(n * size, size)[0]
+        return len(numbers)
+
+    return loop
+
+
+def transactions(environment: Any, keys: list[bytes]) -> Loop:
+    """LMDB with a transaction per get: the match for pin and release."""
+    begin = environment.begin
+
+    def loop() -> int:
+        for key in keys:
+            with begin(buffers=True) as transaction:
+                transaction.get(key)[0]
+        return len(keys)
+
+    return loop
+
+
+def sums(get: Callable[[int], Any], numbers: list[int]) -> Loop:
+    """Consume all of each value: numpy's sum of its 64-bit words."""
+    import numpy as np
+
+    def loop() -> int:
+        for n in numbers:
+            np.frombuffer(get(n), dtype=np.uint64).sum()
+        return len(numbers)
+
+    return loop

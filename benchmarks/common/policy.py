@@ -1,0 +1,43 @@
+"""The shipped policy on a trace: a real pool of small pages, a source that costs nothing, every access a lease."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.common.pools import KIB, one_per_folio, pool
+
+PAGE = 4 * KIB
+
+
+def hit_ratio(trace: Sequence[int], pages: int, skip: int = 0) -> float:
+    """Hits / accesses behind the first ``skip`` accesses, in a pool with room for ``pages`` folios beside its index."""
+    objects = max(trace) + 1
+    source = Misses()
+    with pool(max(pages + _nodes(objects, pages), 64) * PAGE, PAGE) as cache:
+        mapping = one_per_folio(cache, objects, PAGE, readinto=source, readahead=False)
+        _touch(mapping, trace[:skip])
+        before = source.count
+        _touch(mapping, trace[skip:])
+    return 1 - (source.count - before) / (len(trace) - skip)
+
+
+class Misses:
+    """A source that counts and writes nothing."""
+
+    count = 0
+
+    def __call__(self, offset: int, buffer: Any) -> int:
+        self.count += 1
+        return len(buffer)
+
+
+def _touch(mapping: Any, trace: Sequence[int]) -> None:
+    lease = mapping.lease
+    for index in trace:
+        lease(index)
+
+
+def _nodes(objects: int, pages: int) -> int:
+    """Pages of index nodes that an object of so many folios needs while ``pages`` of them are cached: 12 nodes of 64 slots a page."""
+    return min(-(-objects // 64), pages) // 12 + -(-objects // 4096) // 12 + 3

@@ -1,0 +1,87 @@
+"""Filling: a source in memory, read through the cache."""
+
+from __future__ import annotations
+
+import mmap
+import time
+from typing import Any
+
+from benchmarks.common.measure import Case, Found, interleave, record
+from benchmarks.common.plan import Plan
+from benchmarks.common.pools import VALUE, one_per_folio, pool
+
+
+def fill(plan: Plan) -> list[Found]:
+    """A source in memory, read through the cache: against memcpy, and with every page taken by eviction."""
+    size, total = VALUE, plan.fill_bytes
+    content = bytes(range(256)) * (total // 256)
+    target = mmap.mmap(-1, total)
+
+    view = memoryview(content)
+
+    def memcpy() -> float:
+        begin = time.perf_counter_ns()
+        memoryview(target)[:] = view
+        return total / (time.perf_counter_ns() - begin)
+
+    with pool(2 * total) as roomy, pool(total) as tight:
+        cases = {
+            "memcpy": memcpy,
+            "default folios": _filler(roomy, total, view, None),
+            "64 KiB folios": _filler(roomy, total, view, size),
+            "64 KiB folios, evicting": _evicting(tight, total, view, size),
+        }
+        speed = interleave(cases, plan.rounds, warmup=3)
+    return [
+        record(
+            "fill, default folios", speed["default folios"], "GB/s", against="memcpy", baseline=speed["memcpy"], budget=">= 0.8"
+        ),
+        record("fill, 64 KiB folios", speed["64 KiB folios"], "GB/s", against="memcpy", baseline=speed["memcpy"]),
+        record(
+            "fill of a 64 KiB folio, evicting",
+            size / speed["64 KiB folios, evicting"],
+            "ns",
+            against="the same without pressure",
+            baseline=size / speed["64 KiB folios"],
+            budget="<= 1.5",
+        ),
+    ]
+
+
+def _filler(cache: Any, total: int, source: memoryview, folio: int | None) -> Case:
+    """GB/s of reading an object of which nothing is cached, folio by folio."""
+    mapping = _object(cache, "object", total, source, folio)
+
+    def case() -> float:
+        mapping.invalidate()
+        return _read_all(mapping)
+
+    return case
+
+
+def _evicting(cache: Any, total: int, source: memoryview, folio: int) -> Case:
+    """The same in a pool that is full of other objects, so that every page comes from an eviction."""
+    objects = [_object(cache, f"object {n}", total, source, folio) for n in range(3)]
+    turns = iter(range(1 << 30))
+
+    def case() -> float:
+        return _read_all(objects[next(turns) % 3])
+
+    return case
+
+
+def _object(cache: Any, key: str, size: int, source: memoryview, folio: int | None) -> Any:
+    def readinto(offset: int, buffer: Any) -> int:
+        buffer[:] = source[offset : offset + len(buffer)]
+        return len(buffer)
+
+    if folio is None:
+        return cache.mapping(key, size, "1", readinto=readinto)
+    return one_per_folio(cache, size // folio, folio, key, readinto)
+
+
+def _read_all(mapping: Any) -> float:
+    begin = time.perf_counter_ns()
+    for index in range(mapping.folios):
+        mapping.lease(index).release()
+    return mapping.size / (time.perf_counter_ns() - begin)
