@@ -8,7 +8,7 @@ reads-from and modification orders and keeps those that satisfy the axioms as th
 
 import itertools
 
-from foliocache.check import atomics
+from foliocache.check import facade_model as atomics
 
 LOCS = {"x": 0, "y": 64, "z": 128}
 

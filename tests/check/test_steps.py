@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from foliocache.check import atomics as a
+from foliocache.check import facade_model as a
 from foliocache.check import steps
 from foliocache.check.program import Program, explore, litmus
 

@@ -5,12 +5,13 @@ import random
 import brute
 import pytest
 
-from foliocache.check import atomics as a
-from foliocache.check import scenario, steps
+from foliocache.check import facade_model as a
+from foliocache.check import steps
 from foliocache.check.graph import Graph
 from foliocache.check.program import Program, explore
+from foliocache.check.scenarios import load_all
 
-SCENARIOS = scenario.load_all()
+SCENARIOS = load_all()
 SLOW = {"lookup/three-getters", "lock/three", "tree/insert-race"}  # with the sum over all namings, not by themselves
 X, Y = 0, 64
 MODELS = ["sc", "tso", "rc11"]

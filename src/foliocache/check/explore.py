@@ -16,7 +16,7 @@ import time
 from .graph import CHOICE, READ, WRITE, Graph, join
 from .machine import Machine
 from .memory import Abandon, Failure
-from .script import encode
+from .replay_string import encode
 from .symmetry import causes, lowest, predecessors
 from .trace import preemptions
 
@@ -51,7 +51,7 @@ class Found:
 
     def __init__(self, failure, graph):
         self.kind, self.message, self.thread = failure.kind, failure.message, failure.thread
-        self.script = encode(graph, failure.thread)
+        self.replay_string = encode(graph, failure.thread)
 
 
 class Explorer:

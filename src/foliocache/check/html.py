@@ -23,7 +23,7 @@ font-size:.8rem;word-break:break-all;max-width:none}
 """
 
 
-def page(title, intro, graph, program, failure, script):
+def page(title, intro, graph, program, failure, replay_string):
     """The whole document."""
     told, preemptions = tell(graph, program)
     labels = program.label()
@@ -34,7 +34,7 @@ def page(title, intro, graph, program, failure, script):
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{_(title)}</title><style>{STYLE}</style><h1>{_(title)}</h1><p>{_(intro)}</p>"
         f'<p class="verdict">{_(verdict)}</p>{_drawing(told, labels, failure)}{switches}'
-        f'<p class="replay">Replay: <code>{_(script)}</code></p></html>\n'
+        f'<p class="replay">Replay: <code>{_(replay_string)}</code></p></html>\n'
     )
 
 

@@ -12,7 +12,7 @@ reads. A round that did change something is repeated unless an earlier round rea
 
 import errno
 
-from . import atomics
+from . import facade_model
 from .graph import CHOICE, FENCE, READ, WRITE, Event, initial_write, join
 from .memory import Abandon, Blocked, Died, Failure, Geometry
 from .model import ACQUIRE, RELEASE
@@ -41,7 +41,7 @@ class Machine(Steps, Geometry):
         self.mark, self.rounds, self.sleeps = 0, [], 0
         self.prepare_steps(program)
         self.own = {}
-        atomics.current = self
+        facade_model.current = self
         try:
             value = program.threads[thread](self)
             self.leave()
@@ -57,7 +57,7 @@ class Machine(Steps, Geometry):
         except AssertionError as error:
             raise Failure("assertion", str(error) or "assertion failed", thread) from error
         finally:
-            atomics.current = None
+            facade_model.current = None
 
     # -- operations ----------------------------------------------------------------------------------------------------------
 

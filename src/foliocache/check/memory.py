@@ -6,11 +6,11 @@ first one that it lacks is added. Threads are ordinary Python calls, one after t
 unwound by an exception and run again later, so nothing ever has to be suspended in the middle.
 """
 
-from . import plain
+from . import facade_threads
 
 
 class Blocked(BaseException):
-    """The thread cannot go on in this graph. ``why``: spin, stutter, futex, assume, script."""
+    """The thread cannot go on in this graph. ``why``: spin, stutter, futex, assume, replay."""
 
     def __init__(self, why, reads=(), detail=None):
         super().__init__(why)
@@ -35,7 +35,7 @@ class Failure(Exception):
 
 class Geometry:
     def __init__(self, geometry):
-        for name in plain.GEOMETRY:
+        for name in facade_threads.GEOMETRY:
             setattr(self, name, geometry.get(name, 0))
         self.size = geometry.get("size", 0)
 

@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 
-from . import atomics
+from . import facade_model
 from .explore import Explorer
 from .memory import Direct, Failure
 from .model import MODELS
@@ -39,10 +39,10 @@ class Program:
 
     def initial(self):
         mem = Direct(self.geometry)
-        atomics.current = mem
+        facade_model.current = mem
         if self.setup:
             self.setup(mem)
-        atomics.current = None
+        facade_model.current = None
         return mem.values
 
     def label(self):
@@ -60,18 +60,18 @@ class Program:
             return tuple(results)
         mem = Direct(self.geometry, dict(self.start), self.clients)
         mem.values.update((loc, writes[-1].value) for loc, writes in graph.mo.items())
-        atomics.current = mem
+        facade_model.current = mem
         try:
             return self.final(mem, results)
         except AssertionError as error:
             raise Failure("final state", str(error) or "assertion failed") from error
         finally:
-            atomics.current = None
+            facade_model.current = None
 
     def liveness(self, graph, blocked):
         """A failure if nobody can go on any more: every blocked thread has seen the last of what it waits for."""
         for block in blocked:
-            if block.why in ("assume", "script"):
+            if block.why in ("assume", "replay"):
                 return
             for r in block.reads:
                 if graph.mo[r.loc][-1].value != r.value:

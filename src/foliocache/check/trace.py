@@ -84,7 +84,7 @@ def order(graph):
 
 def _unfinished(end):
     """Whether a thread was still able to go on after its last event here."""
-    return end is None or (end[0] == "blocked" and end[1].why == "script")
+    return end is None or (end[0] == "blocked" and end[1].why == "replay")
 
 
 def preemptions(graph):

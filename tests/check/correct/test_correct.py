@@ -6,8 +6,9 @@ The slow ones are left to ``foliocache verify``.
 import pytest
 
 from foliocache.check import scenario
+from foliocache.check.scenarios import load_all
 
-SCENARIOS = scenario.load_all()
+SCENARIOS = load_all()
 CASES = [(name, mutation) for name, s in SCENARIOS.items() if not s.slow for mutation in (None, *s.variants)]
 
 

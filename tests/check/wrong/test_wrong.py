@@ -11,16 +11,17 @@ from pathlib import Path
 import pytest
 
 from foliocache.check import replay, scenario, trace
+from foliocache.check.scenarios import load_all
 
-SCENARIOS = scenario.load_all()
+SCENARIOS = load_all()
 HERE = Path(__file__).parent
 BUGS = [(name, bug) for name, s in SCENARIOS.items() for bug in s.bugs]
 SLOW = {("lock/three", "no-waiters-bit")}
 
 
-def story(which, model, bug, script):
+def story(which, model, bug, replay_string):
     program = which.program(bug)
-    graph, failure = replay.replay(program, model, script)
+    graph, failure = replay.replay(program, model, replay_string)
     text = trace.text(graph, program, failure)
     return re.sub(r"\s+$", "", re.sub(r"(\.py):\d+", r"\1", text), flags=re.MULTILINE) + "\n"
 
@@ -32,7 +33,7 @@ def test_is_found_and_looks_like_this(name, bug):
     row = scenario.run(which, model, bug)
     assert row.verdict == "fails"
     pinned = HERE / bug / f"{name.replace('/', '-')}.{model}.txt"
-    told = story(which, model, bug, row.found.script)
+    told = story(which, model, bug, row.found.replay_string)
     assert row.found.message.split("\n")[0] in told  # the replay ends in the same failure
     if os.environ.get("PIN"):
         pinned.parent.mkdir(exist_ok=True)

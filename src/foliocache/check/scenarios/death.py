@@ -5,9 +5,9 @@ Nothing is left out of the path of a reference (names, counts, slot, allocator, 
 """
 
 from ..mutation import Edit, Replace
-from ..scenario import ALL, WEAK, Bug, scenario
-from . import lookup, stage
-from .mortal import FEW, FEW_PARTS, OTHER, PARTS, REAPER, VICTIM, Pool
+from ..scenario import ALL, WEAK, Bug
+from . import fixtures, lookup, scenario
+from .crash_fixtures import FEW, FEW_PARTS, OTHER, PARTS, REAPER, VICTIM, Pool
 
 NOTE = "        client.note(mem, me, pfn)\n"
 GET = "        got = page_ref.try_get(mem, atomics.folio_at(mem, pfn))\n"
@@ -189,7 +189,7 @@ class Reborn(Pool):
         def build(mem):
             core, pfn = self.core, self.pfn
             core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, self.ino, self.place, 1)
-            stage.fill(mem, pfn, (self.ino, self.place))
+            fixtures.fill(mem, pfn, (self.ino, self.place))
             core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
             assert core.mapping.lock(mem, me, self.ino)
             assert core.mapping.insert(mem, me, self.ino, self.place, pfn) == core.layout.XA_OK
@@ -254,7 +254,7 @@ class Requeued(Pool):
         return run
 
 
-@scenario("death/requeued", {**FEW, "SCAN_BATCH": 1}, (*PARTS, stage.TREE[2]), {"queued-unattached": Bug((Edit("lru", "_may_join",
+@scenario("death/requeued", {**FEW, "SCAN_BATCH": 1}, (*PARTS, fixtures.TREE[2]), {"queued-unattached": Bug((Edit("lru", "_may_join",
     "attached != 0 and ", ""),), ALL, "reclaim gets the name from a queue, after it has been asked for names")})  # fmt: skip
 def death_requeued(core):
     """The reaper takes a folio out while it is being filled; the filler completes it, and reclaim looks for something to evict (and

@@ -2,10 +2,10 @@
 
 from .. import steps
 from ..mutation import Edit, Replace
-from ..scenario import ALL, WEAK, Bug, scenario
-from . import stage, tree
+from ..scenario import ALL, WEAK, Bug
+from . import fixtures, scenario, tree
+from .crash_fixtures import FEW, FEW_PARTS, OTHER, PARTS, REAPER, VICTIM, Pool
 from .death_path import TAKEN_OVER
-from .mortal import FEW, FEW_PARTS, OTHER, PARTS, REAPER, VICTIM, Pool
 
 PAIR = {**FEW, "MAX_ORDER": 1}
 MARKS = "        _set_mark(mem, pfn + (1 << have), have + 1)\n        _set_mark(mem, pfn, have + 1)\n"
@@ -42,7 +42,7 @@ class Blocks(Pool):
                 return "nothing free"
             core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, order, 0, 0, 0)
             for each in range(pfn, pfn + (1 << order)):
-                stage.fill(mem, each, me)
+                fixtures.fill(mem, each, me)
             core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
             core.folio.put(mem, me, pfn)
             return "used"
@@ -261,7 +261,7 @@ class Filling(Pool):
             core.client.hold(mem, VICTIM, 0, self.pfn)
 
     def complete(self, mem, me, pfn):
-        stage.fill(mem, pfn, (self.ino, self.place))
+        fixtures.fill(mem, pfn, (self.ino, self.place))
         self.operation(me, lambda mem: self.core.filemap.complete(mem, me, pfn))(mem)
 
     def filler(self, me):
@@ -435,7 +435,7 @@ class Locked(Pool):
     """A lock that really sleeps. What it protects is "whole" or "half"."""
 
     def setup(self, mem):
-        stage.fill(mem, 0, "whole")
+        fixtures.fill(mem, 0, "whole")
         for client in range(self.clients):
             self.core.client.set_state(mem, client, self.core.layout.SLOT_ATTACHED)
 
@@ -443,10 +443,10 @@ class Locked(Pool):
         def critical(mem):
             repair = self.core.wait.lock(mem, WORD, me)
             if repair:
-                stage.fill(mem, 0, "whole")
-            assert stage.look(mem, 0) == "whole", "half a critical section is taken for a whole one"
-            stage.fill(mem, 0, "half")
-            stage.fill(mem, 0, "whole")
+                fixtures.fill(mem, 0, "whole")
+            assert fixtures.look(mem, 0) == "whole", "half a critical section is taken for a whole one"
+            fixtures.fill(mem, 0, "half")
+            fixtures.fill(mem, 0, "whole")
             self.core.wait.unlock(mem, WORD)
 
         return critical

@@ -6,9 +6,9 @@ In ``death/...-again`` the reaper dies, too, and a second one settles both.
 """
 
 from ..mutation import Edit
-from ..scenario import ALL, Bug, scenario
-from . import nodes, stage, tree
-from .mortal import FEW, FEW_PARTS, OTHER, PARTS, REAPER, SMALL, VICTIM, Pool
+from ..scenario import ALL, Bug
+from . import fixtures, nodes, scenario, tree
+from .crash_fixtures import FEW, FEW_PARTS, OTHER, PARTS, REAPER, SMALL, VICTIM, Pool
 from .tree import INDEX
 
 BOTH = (VICTIM, OTHER)
@@ -152,7 +152,7 @@ class Reuse(Pool):
         def store(mem):
             core, pfn = self.core, self.page
             core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, self.b, self.place, 1)
-            stage.fill(mem, pfn, (self.b, self.place))
+            fixtures.fill(mem, pfn, (self.b, self.place))
             core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
             assert core.mapping.lock(mem, me, self.b)
             assert core.mapping.insert(mem, me, self.b, self.place, pfn) == core.layout.XA_OK

@@ -8,12 +8,12 @@ folio in another slot, or in the same one; getters come at any time. All of it i
 
 from ..mutation import Edit, Replace
 from ..program import Program
-from ..scenario import ALL, WEAK, Bug, scenario
-from . import counting, stage
+from ..scenario import ALL, WEAK, Bug
+from . import fixtures, refcount, scenario
 
 INDEX = 0
 ONE_TRY = {"FIND_RETRIES": 1}
-PARTS = stage.ONE_PAGE + stage.TREE
+PARTS = fixtures.ONE_PAGE + fixtures.TREE
 
 NO_RECHECK = Edit("filemap", "find_get", " and xarray.reload(mem, slot) == pfn and folio.is_identity(mem, pfn, ino, index)", "")
 SLOT_ONLY = Edit("filemap", "find_get", " and folio.is_identity(mem, pfn, ino, index)", "")
@@ -40,9 +40,9 @@ CLEAR = "    if level == 0:\n        atomics.store_relaxed(mem, slot, 0)"
 # One order at a time, the whole path of a reference from publication to destruction. What is not here is relaxed as shipped.
 BARRIERS = {
     "add-relaxed": Edit("page_ref", "try_get", "fetch_add_acquire", "fetch_add_relaxed"),
-    "sub-relaxed": counting.RELAXED_SUB,
-    "freeze-relaxed": counting.RELAXED_FREEZE,
-    "init-relaxed": counting.RELAXED_INIT,
+    "sub-relaxed": refcount.RELAXED_SUB,
+    "freeze-relaxed": refcount.RELAXED_FREEZE,
+    "init-relaxed": refcount.RELAXED_INIT,
 }
 NEEDED = {name: Bug((edit,), WEAK) for name, edit in BARRIERS.items()}
 # What the kernel has: rcu_assign_pointer to publish and to clear, rcu_dereference to load. As right as ours, and not needed.
@@ -62,21 +62,21 @@ def published(core):
 
     def setup(mem):
         core.page_ref.init(mem, core.atomics.folio_at(mem, 1), 1)
-        core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, stage.INO, INDEX, 1)
-        stage.fill(mem, 0, stage.INO)
-        core.page_ref.init(mem, stage.MEMMAP, 2)
-        core.mapping.insert(mem, 0, stage.INO, INDEX, 0)
+        core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, fixtures.INO, INDEX, 1)
+        fixtures.fill(mem, 0, fixtures.INO)
+        core.page_ref.init(mem, fixtures.MEMMAP, 2)
+        core.mapping.insert(mem, 0, fixtures.INO, INDEX, 0)
 
     return setup
 
 
 def getter(core, me):
     def get(mem):
-        pfn = core.filemap.find_get(mem, me, stage.INO, stage.HEAD, 0, INDEX)
+        pfn = core.filemap.find_get(mem, me, fixtures.INO, fixtures.HEAD, 0, INDEX)
         if pfn == core.layout.NIL:
             return "miss"
-        content = stage.look(mem, pfn)
-        assert content == stage.INO, "the getter was given another mapping's page"
+        content = fixtures.look(mem, pfn)
+        assert content == fixtures.INO, "the getter was given another mapping's page"
         core.folio.put(mem, me, pfn)
         return "hit"
 
@@ -85,7 +85,7 @@ def getter(core, me):
 
 def remover(core, me):
     def remove(mem):
-        core.filemap.remove(mem, me, stage.INO, 0)
+        core.filemap.remove(mem, me, fixtures.INO, 0)
         core.folio.put(mem, me, 0)
 
     return remove
@@ -96,10 +96,10 @@ def reuser(core, me, head):
         pfn = core.page_alloc.alloc(mem, me, 0)
         if pfn == core.layout.NIL:
             return "nothing free"
-        core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, stage.OTHER_INO, INDEX, 1)
-        stage.fill(mem, pfn, stage.OTHER_INO)
+        core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, fixtures.OTHER_INO, INDEX, 1)
+        fixtures.fill(mem, pfn, fixtures.OTHER_INO)
         core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
-        core.xarray.store(mem, me, head, 0, INDEX, pfn, stage.OTHER_INO)
+        core.xarray.store(mem, me, head, 0, INDEX, pfn, fixtures.OTHER_INO)
         return "reused"
 
     return reuse
@@ -109,19 +109,19 @@ def one_owner(core):
     """In the end either the page is free, or it was reused and has the one reference of its new slot."""
 
     def final(mem, results):
-        if mem.values.get(stage.FREE, 0):
-            got = core.page_ref.try_get(mem, stage.MEMMAP)
+        if mem.values.get(fixtures.FREE, 0):
+            got = core.page_ref.try_get(mem, fixtures.MEMMAP)
             assert got == core.layout.DEAD, "the free page can be got"
         else:
             assert "reused" in results, "the page is lost: nobody destroyed it"
-            word = core.page_ref.count(mem, stage.MEMMAP)
+            word = core.page_ref.count(mem, fixtures.MEMMAP)
             assert word == 1, f"the word is {word:#x}, not 1"
 
     return final
 
 
 def program(core, threads, setup=published, equal=()):
-    return Program(threads, setup(core), one_owner(core), stage.geometry(), names=stage.names, equal=equal)
+    return Program(threads, setup(core), one_owner(core), fixtures.geometry(), names=fixtures.names, equal=equal)
 
 
 NOT_NEEDED = {
@@ -140,11 +140,11 @@ NOT_NEEDED = {
         **NEEDED,
     },
     # The remover holds a pin of its own here, so the order of clear and drop does not matter; in lookup/truncate it does.
-    variants={**counting.SCHEMES, **NOT_NEEDED, "slot-only": Bug((SLOT_ONLY,)), "drop-before-unpublish": Bug((DROP_FIRST,))},
+    variants={**refcount.SCHEMES, **NOT_NEEDED, "slot-only": Bug((SLOT_ONLY,)), "drop-before-unpublish": Bug((DROP_FIRST,))},
 )
 def lookup_reuse(core):
     """A getter, the remover, and a reuser who puts the page into another slot as another folio."""
-    return program(core, [getter(core, 1), remover(core, 2), reuser(core, 3, stage.OTHER)])
+    return program(core, [getter(core, 1), remover(core, 2), reuser(core, 3, fixtures.OTHER)])
 
 
 @scenario(
@@ -156,24 +156,24 @@ def lookup_reuse(core):
         "slot-only": Bug((SLOT_ONLY,), ALL, "the same slot names the same page, as another mapping's"),
         **NEEDED,
     },
-    variants={**counting.SCHEMES, **NOT_NEEDED},
+    variants={**refcount.SCHEMES, **NOT_NEEDED},
 )
 def lookup_same_slot(core):
     """As lookup/reuse, but the slot's memory, too, is used again: it names the same page, which is another mapping's now."""
-    return program(core, [getter(core, 1), remover(core, 2), reuser(core, 3, stage.HEAD)])
+    return program(core, [getter(core, 1), remover(core, 2), reuser(core, 3, fixtures.HEAD)])
 
 
 @scenario("lookup/two-getters", ONE_TRY, PARTS)
 def lookup_two(core):
     """Two getters, remover, reuser."""
-    return program(core, [remover(core, 3), reuser(core, 4, stage.OTHER), getter(core, 1), getter(core, 2)], equal=[(2, 3)])
+    return program(core, [remover(core, 3), reuser(core, 4, fixtures.OTHER), getter(core, 1), getter(core, 2)], equal=[(2, 3)])
 
 
 @scenario("lookup/three-getters", ONE_TRY, PARTS)
 def lookup_three(core):
     """Three getters, remover, reuser."""
     return program(
-        core, [remover(core, 4), reuser(core, 5, stage.OTHER), *(getter(core, me) for me in (1, 2, 3))], equal=[(2, 3, 4)]
+        core, [remover(core, 4), reuser(core, 5, fixtures.OTHER), *(getter(core, me) for me in (1, 2, 3))], equal=[(2, 3, 4)]
     )
 
 
@@ -181,7 +181,7 @@ def reclaimer(core, me):
     """What ``vmscan.shrink`` does with the folio that it isolated."""
 
     def reclaim(mem):
-        if core.page_ref.try_get(mem, stage.MEMMAP) == core.layout.GOT:
+        if core.page_ref.try_get(mem, fixtures.MEMMAP) == core.layout.GOT:
             core.vmscan.evict(mem, me, 0)
 
     return reclaim
@@ -192,16 +192,16 @@ def cached(core):
 
     def setup(mem):
         published(core)(mem)
-        core.page_ref.init(mem, stage.MEMMAP, 1)
+        core.page_ref.init(mem, fixtures.MEMMAP, 1)
 
     return setup
 
 
 def evicted_or_kept(core):
     def final(mem, results):
-        word = core.page_ref.count(mem, stage.MEMMAP)
-        if mem.values.get(stage.FREE, 0):
-            assert core.page_ref.try_get(mem, stage.MEMMAP) == core.layout.DEAD, "the free page can be got"
+        word = core.page_ref.count(mem, fixtures.MEMMAP)
+        if mem.values.get(fixtures.FREE, 0):
+            assert core.page_ref.try_get(mem, fixtures.MEMMAP) == core.layout.DEAD, "the free page can be got"
         else:
             assert word == 1, f"the word is {word:#x}, not 1"
 
@@ -220,12 +220,12 @@ def evicted_or_kept(core):
         "add-relaxed": Bug((BARRIERS["add-relaxed"],), WEAK),
         "sub-relaxed": Bug((BARRIERS["sub-relaxed"],), WEAK),
     },
-    variants=counting.SCHEMES,
+    variants=refcount.SCHEMES,
 )
 def lookup_evict(core):
     """A getter against reclaim, which freezes the folio and takes it out, and a reuser."""
-    threads = [getter(core, 1), reclaimer(core, 2), reuser(core, 3, stage.OTHER)]
-    return Program(threads, cached(core), evicted_or_kept(core), stage.geometry(), names=stage.names)
+    threads = [getter(core, 1), reclaimer(core, 2), reuser(core, 3, fixtures.OTHER)]
+    return Program(threads, cached(core), evicted_or_kept(core), fixtures.geometry(), names=fixtures.names)
 
 
 @scenario(
@@ -237,18 +237,18 @@ def lookup_evict(core):
         "drop-before-unpublish": Bug(TRUNCATE_DROP_FIRST, ALL, "the page is somebody else's while its slot still names it"),
         **NEEDED,
     },
-    variants={**counting.SCHEMES, **NOT_NEEDED},
+    variants={**refcount.SCHEMES, **NOT_NEEDED},
 )
 def lookup_truncate(core):
     """A getter against truncation, which holds no pin: the slot's reference may be the last. And a reuser."""
 
     def truncate(mem):
-        core.filemap.truncate(mem, 2, stage.INO, INDEX)
+        core.filemap.truncate(mem, 2, fixtures.INO, INDEX)
 
     def final(mem, results):
         one_owner(core)(mem, results)
-        assert core.mapping.folios(mem, stage.INO) == 0, "the mapping counts a folio that is gone"
-        assert core.xarray.load(mem, stage.HEAD) == core.layout.NIL, "the slot still names the page"
+        assert core.mapping.folios(mem, fixtures.INO) == 0, "the mapping counts a folio that is gone"
+        assert core.xarray.load(mem, fixtures.HEAD) == core.layout.NIL, "the slot still names the page"
 
-    threads = [getter(core, 1), truncate, reuser(core, 3, stage.OTHER)]
-    return Program(threads, cached(core), final, stage.geometry(), names=stage.names)
+    threads = [getter(core, 1), truncate, reuser(core, 3, fixtures.OTHER)]
+    return Program(threads, cached(core), final, fixtures.geometry(), names=fixtures.names)

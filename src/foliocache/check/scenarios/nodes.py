@@ -9,8 +9,8 @@ Nothing here rests on the slab's page going back: its other objects keep it, and
 """
 
 from ..mutation import Edit
-from ..scenario import ALL, Bug, scenario
-from . import lookup, stage, tree
+from ..scenario import ALL, Bug
+from . import fixtures, lookup, scenario, tree
 from .tree import INDEX
 
 PAGE_SHIFT = 9  # 6 nodes to a page, and 4 records
@@ -51,7 +51,7 @@ class Other(tree.Cached):
             self.words.update((slot + 4 * i, f"{node}[{i}]") for i in range(4))
 
     def name(self, loc):
-        return self.words.get(loc) or stage.names(loc)
+        return self.words.get(loc) or fixtures.names(loc)
 
     def storer(self, me):
         def store(mem):
@@ -66,7 +66,7 @@ class Other(tree.Cached):
     def put_in(self, mem, me, ino, pfn):
         core = self.core
         core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, ino, self.index, 1)
-        stage.fill(mem, pfn, (ino, self.index))
+        fixtures.fill(mem, pfn, (ino, self.index))
         core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
         assert core.mapping.lock(mem, me, ino)
         assert core.mapping.insert(mem, me, ino, self.index, pfn) == core.layout.XA_OK

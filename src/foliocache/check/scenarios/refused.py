@@ -8,9 +8,10 @@ owner has gone on, and nothing may be lost.
 
 from .. import steps
 from ..mutation import Edit
-from ..scenario import ALL, Bug, scenario
+from ..scenario import ALL, Bug
+from . import scenario
+from .crash_fixtures import Pool
 from .death_path import OTHER, PARTS, REAPER, SMALL, VICTIM, Queued, Two
-from .mortal import Pool
 
 REFUSED = {**SMALL, "LOCK_PATIENCE_NS": 0, "OPS": 6}
 WORKER, STOPPED = VICTIM, OTHER

@@ -7,22 +7,22 @@ shipped one is a lock at all is shown in ``waiting``.
 
 from ..mutation import Edit
 from ..program import Program
-from ..scenario import ALL, WEAK, Bug, scenario
-from . import lookup, stage
+from ..scenario import ALL, WEAK, Bug
+from . import fixtures, lookup, scenario
 
 SMALL = {
     "NODE_SHIFT": 2, "OBJECT_SHIFT": 6, "MAPPING_TEXT_MAX": 0, "MAX_ORDER": 2,
     "FIND_RETRIES": 1, "SHRINK_TRIES": 1, "PINNED_MAX": 1, "SCAN_BATCH": 2, "BLOCKS_MAX": 1,
 }  # fmt: skip
 SPIN = (
-    *stage.SPIN_LOCK,
+    *fixtures.SPIN_LOCK,
     Edit("page_alloc", "free", "    if not _lock(", "    atomics.poison(mem, pfn)\n    if not _lock("),
 )  # fmt: skip
 INDEX = 1
 
 
 def geometry(pages):
-    shape = stage.geometry(pages)
+    shape = fixtures.geometry(pages)
     shape["page_shift"] = 8
     return shape
 
@@ -73,7 +73,7 @@ class Cached:
             grabbed = core.filemap.grab(mem, 0, self.ino, index, 0, 1)
             assert grabbed & core.layout.GRAB_ADDED
             self.pfn = grabbed & 0xFFFFFFFF
-            stage.fill(mem, self.pfn, (self.ino, index))
+            fixtures.fill(mem, self.pfn, (self.ino, index))
             core.filemap.complete(mem, 0, self.pfn)
             core.folio.put(mem, 0, self.pfn)
         self.head = core.mapping.head(mem, self.ino)
@@ -90,7 +90,7 @@ class Cached:
         return get
 
     def check(self, mem, pfn):
-        content, right = stage.look(mem, pfn), (self.ino, self.place)
+        content, right = fixtures.look(mem, pfn), (self.ino, self.place)
         assert content == right, f"looked for {right}, found {content}"
 
     def truncater(self, me):
@@ -107,7 +107,7 @@ class Cached:
                 return "no memory"
             pfn = grabbed & 0xFFFFFFFF
             if grabbed & core.layout.GRAB_ADDED:
-                stage.fill(mem, pfn, (ino, index))
+                fixtures.fill(mem, pfn, (ino, index))
                 core.filemap.complete(mem, me, pfn)
             core.folio.put(mem, me, pfn)
             return "inserted"
@@ -135,7 +135,7 @@ class Cached:
             if final:
                 final(mem, results)
 
-        return Program(list(threads), self.setup, judge, geometry(self.pages), names=stage.names, equal=equal)
+        return Program(list(threads), self.setup, judge, geometry(self.pages), names=fixtures.names, equal=equal)
 
 
 BUGS = {
@@ -193,7 +193,7 @@ def tree_insert_race(core):
         assert results == ["inserted"] * 2, f"the inserters say {results}"
         assert core.page_alloc.free_pages(mem) == 1, "the page that lost is not free"
         pfn = c.entry(mem, 2)
-        assert pfn != core.layout.NIL and stage.look(mem, pfn) == (c.ino, 2), "the inserted folio is not in the tree"
+        assert pfn != core.layout.NIL and fixtures.look(mem, pfn) == (c.ino, 2), "the inserted folio is not in the tree"
 
     return c.program(c.inserter(1, 1, 2), c.inserter(2, 1, 2), final=final, equal=[(0, 1)])
 
@@ -293,7 +293,7 @@ class Filling(Cached):
                 core.filemap.remove(mem, me, self.ino, pfn)
                 core.fill.fail(mem, pfn)
             else:
-                stage.fill(mem, pfn, (self.ino, INDEX))
+                fixtures.fill(mem, pfn, (self.ino, INDEX))
                 core.filemap.complete(mem, me, pfn)
             core.folio.put(mem, me, pfn)
             return "filled"
@@ -313,7 +313,7 @@ class Filling(Cached):
                 content = "miss"
             else:
                 assert seen & core.layout.PG_UPTODATE, f"woke to flags {seen:#x}"
-                content = stage.look(mem, pfn)
+                content = fixtures.look(mem, pfn)
                 assert content == (self.ino, INDEX), f"waited for {(self.ino, INDEX)}, found {content}"
             core.folio.put(mem, me, pfn)
             return content

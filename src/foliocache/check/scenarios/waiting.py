@@ -2,22 +2,22 @@
 
 from ..mutation import Edit, Replace
 from ..program import Program
-from ..scenario import ALL, WEAK, Bug, scenario
-from . import stage
+from ..scenario import ALL, WEAK, Bug
+from . import fixtures, scenario
 
 WORD = 0x900
 NO_SPIN = {"LOCK_SPINS": 0}
 
 
 def names(loc):
-    return "lock" if loc == WORD else stage.names(loc)
+    return "lock" if loc == WORD else fixtures.names(loc)
 
 
 def locker(core, me):
     def critical(mem):
         core.wait.lock(mem, WORD, me)
-        seen = stage.look(mem, 0)
-        stage.fill(mem, 0, seen + 1)
+        seen = fixtures.look(mem, 0)
+        fixtures.fill(mem, 0, seen + 1)
         core.wait.unlock(mem, WORD)
 
     return critical
@@ -51,31 +51,31 @@ def counted(threads):
 @scenario("lock/two", NO_SPIN, bugs={k: v for k, v in LOCK_BUGS.items() if k != "no-waiters-bit"})
 def lock_two(core):
     """Two clients, one lock: one at a time inside, and nobody sleeps for ever."""
-    setup = lambda mem: stage.fill(mem, 0, 0)  # noqa: E731
-    return Program([locker(core, 1), locker(core, 2)], setup, counted(2), stage.geometry(), names=names, equal=[(0, 1)])
+    setup = lambda mem: fixtures.fill(mem, 0, 0)  # noqa: E731
+    return Program([locker(core, 1), locker(core, 2)], setup, counted(2), fixtures.geometry(), names=names, equal=[(0, 1)])
 
 
 @scenario("lock/three", NO_SPIN, bugs={"no-waiters-bit": LOCK_BUGS["no-waiters-bit"], "no-wake": LOCK_BUGS["no-wake"]})
 def lock_three(core):
     """Three clients."""
-    setup = lambda mem: stage.fill(mem, 0, 0)  # noqa: E731
+    setup = lambda mem: fixtures.fill(mem, 0, 0)  # noqa: E731
     threads = [locker(core, me) for me in (1, 2, 3)]
-    return Program(threads, setup, counted(3), stage.geometry(), names=names, equal=[(0, 1, 2)])
+    return Program(threads, setup, counted(3), fixtures.geometry(), names=names, equal=[(0, 1, 2)])
 
 
 def filling(core):
     def setup(mem):
         core.lru.setup(mem)
-        core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, stage.INO, 0, 1)
+        core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, fixtures.INO, 0, 1)
         core.fill.begin(mem, 1, 0)
-        core.page_ref.init(mem, stage.MEMMAP, 3)
+        core.page_ref.init(mem, fixtures.MEMMAP, 3)
 
     return setup
 
 
 def filler(core):
     def fill(mem):
-        stage.fill(mem, 0, "content")
+        fixtures.fill(mem, 0, "content")
         core.fill.complete(mem, 0)
 
     return fill
@@ -85,7 +85,7 @@ def waiter(core):
     def wait(mem):
         seen = core.fill.wait(mem, 0, 1)
         assert seen & core.layout.PG_UPTODATE, f"woke to flags {seen:#x}"
-        return stage.look(mem, 0)
+        return fixtures.look(mem, 0)
 
     return wait
 
@@ -118,14 +118,14 @@ RELEASE_LAST = (RESULT_RELAXED, Edit("flags", "unlock", "fetch_and_relaxed", "fe
 def fill_one(core):
     """The filler writes and unlocks, a waiter sleeps on the folio: it is woken, and sees the content."""
     threads = [filler(core), waiter(core)]
-    return Program(threads, filling(core), everybody_knows, stage.geometry(), names=stage.names)
+    return Program(threads, filling(core), everybody_knows, fixtures.geometry(), names=fixtures.names)
 
 
 @scenario("fill/two-waiters", bugs={"wake-one": Bug((Edit("flags", "unlock", "F_FLAGS, layout.NIL", "F_FLAGS, 1"),), ALL)})
 def fill_two(core):
     """Two waiters: both are woken."""
     threads = [filler(core), waiter(core), waiter(core)]
-    return Program(threads, filling(core), everybody_knows, stage.geometry(), names=stage.names, equal=[(1, 2)])
+    return Program(threads, filling(core), everybody_knows, fixtures.geometry(), names=fixtures.names, equal=[(1, 2)])
 
 
 @scenario("fill/early-reader", bugs={
@@ -136,8 +136,8 @@ def fill_early(core):
     """A reader who does not wait, and finds PG_UPTODATE, perhaps with PG_LOCKED still beside it."""
 
     def read(mem):
-        if core.flags.load(mem, stage.MEMMAP) & core.layout.PG_UPTODATE:
-            return stage.look(mem, 0)
+        if core.flags.load(mem, fixtures.MEMMAP) & core.layout.PG_UPTODATE:
+            return fixtures.look(mem, 0)
         return "content"
 
-    return Program([filler(core), read], filling(core), everybody_knows, stage.geometry(), names=stage.names)
+    return Program([filler(core), read], filling(core), everybody_knows, fixtures.geometry(), names=fixtures.names)

@@ -5,8 +5,8 @@ to the one that runs at present, :data:`current`. Time stands still here: a time
 choice.
 """
 
-from . import plain
-from .plain import GEOMETRY, ORDERS
+from . import facade_threads
+from .facade_threads import GEOMETRY, ORDERS
 
 M32 = 0xFFFFFFFF
 M64 = 0xFFFFFFFFFFFFFFFF
@@ -16,12 +16,12 @@ current = None
 def folio_at(mem, pfn):
     """Whoever gets here with a number that he has not checked walks out of the segment."""
     assert 0 <= pfn < mem.npages, f"there is no page {pfn}"
-    return plain.folio_at(mem, pfn)
+    return facade_threads.folio_at(mem, pfn)
 
 
 def page_at(mem, pfn):
     assert 0 <= pfn < mem.npages, f"there is no page {pfn}"
-    return plain.page_at(mem, pfn)
+    return facade_threads.page_at(mem, pfn)
 
 
 def load_relaxed(mem, off):

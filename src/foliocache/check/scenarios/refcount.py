@@ -2,8 +2,8 @@
 
 from ..mutation import Edit, Replace
 from ..program import Program
-from ..scenario import ALL, WEAK, Bug, scenario
-from . import stage
+from ..scenario import ALL, WEAK, Bug
+from . import fixtures, scenario
 
 RELAXED_SUB = Edit("page_ref", "put", "fetch_sub_release", "fetch_sub_relaxed")
 RELAXED_FREEZE = Edit("page_ref", "put", "cmpxchg_acquire", "cmpxchg_relaxed")
@@ -49,7 +49,7 @@ TYPE_BEFORE = Replace("folio", "put", """
 FREE_STORES_ZERO = Replace("page_alloc", "free", f"""
     def free(mem, me, pfn, order):
         atomics.poison(mem, pfn)
-        assert atomics.exchange_release(mem, {stage.FREE}, 1) == 0, "the page is freed twice"
+        assert atomics.exchange_release(mem, {fixtures.FREE}, 1) == 0, "the page is freed twice"
         page_ref.init(mem, atomics.folio_at(mem, pfn), 0)
         return True
 """)  # fmt: skip
@@ -61,7 +61,7 @@ def live(core, references, type):
     def setup(mem):
         core.folio.prepare(mem, 0, type, 0, 0, 0, 0)
         core.page_ref.init(mem, core.atomics.folio_at(mem, 0), references)
-        stage.fill(mem, 0, type)
+        fixtures.fill(mem, 0, type)
 
     return setup
 
@@ -70,7 +70,7 @@ def all_free(core):
     """In the end the page is free, and a getter is refused."""
 
     def final(mem, results):
-        assert mem.values.get(stage.FREE) == 1, "the page is lost: nobody destroyed it"
+        assert mem.values.get(fixtures.FREE) == 1, "the page is lost: nobody destroyed it"
         got = core.page_ref.try_get(mem, core.atomics.folio_at(mem, 0))
         assert got == core.layout.DEAD, "the free page can be got"
 
@@ -79,7 +79,7 @@ def all_free(core):
 
 def dropper(core, me):
     def put(mem):
-        stage.look(mem, 0)
+        fixtures.look(mem, 0)
         core.folio.put(mem, me, 0)
 
     return put
@@ -88,7 +88,7 @@ def dropper(core, me):
 def optimist(core, me):
     def get_use_put(mem):
         if core.page_ref.try_get(mem, core.atomics.folio_at(mem, 0)) == core.layout.GOT:
-            stage.look(mem, 0)
+            fixtures.look(mem, 0)
             core.folio.put(mem, me, 0)
             return "got"
         return "refused"
@@ -102,7 +102,7 @@ def reuser(core, me, type):
         if pfn == core.layout.NIL:
             return "nothing free"
         core.folio.prepare(mem, pfn, type, 0, 0, 0, 0)
-        stage.fill(mem, pfn, type)
+        fixtures.fill(mem, pfn, type)
         core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
         core.folio.put(mem, me, pfn)
         return "reused"
@@ -111,12 +111,12 @@ def reuser(core, me, type):
 
 
 def program(core, setup, threads, final=None, equal=()):
-    return Program(threads, setup, final, stage.geometry(), names=stage.names, equal=equal)
+    return Program(threads, setup, final, fixtures.geometry(), names=fixtures.names, equal=equal)
 
 
 @scenario(
     "put/parallel",
-    stand_ins=stage.ONE_PAGE,
+    stand_ins=fixtures.ONE_PAGE,
     bugs={
         "sub-relaxed": Bug((RELAXED_SUB,), WEAK, "a holder's last look at the page is not ordered before the destructor"),
         "freeze-relaxed": Bug((RELAXED_FREEZE,), WEAK, "the destructor is not ordered after the other holders' last looks"),
@@ -139,7 +139,7 @@ TYPE_AFTER_SUB = Replace("page_ref", "put", """
 
 @scenario(
     "put/parallel-reuse",
-    stand_ins=stage.ONE_PAGE,
+    stand_ins=fixtures.ONE_PAGE,
     bugs={
         "type-after-sub": Bug((TYPE_AFTER_SUB,), ALL, "after the sub the folio may be another's already"),
         "sub-relaxed": Bug((RELAXED_SUB,), WEAK),
@@ -156,7 +156,7 @@ def put_parallel_reuse(core):
 
 @scenario(
     "put/revive",
-    stand_ins=stage.ONE_PAGE,
+    stand_ins=fixtures.ONE_PAGE,
     bugs={
         "no-freeze": Bug((Replace("page_ref", "put", """
             def put(mem, folio):
@@ -176,7 +176,7 @@ def put_revive(core):
 
 @scenario(
     "put/aba",
-    stand_ins=stage.ONE_PAGE,
+    stand_ins=fixtures.ONE_PAGE,
     bugs={
         "type-before-freeze": Bug((TYPE_BEFORE,), ALL, "the thread's race: a second zero is taken for the first"),
         "sub-relaxed": Bug((RELAXED_SUB,), WEAK),
@@ -196,7 +196,7 @@ def put_aba(core):
 
 @scenario(
     "freeze/gets",
-    stand_ins=stage.ONE_PAGE,
+    stand_ins=fixtures.ONE_PAGE,
     bugs={
         "freeze-relaxed": Bug((Edit("page_ref", "freeze", "cmpxchg_acquire", "cmpxchg_relaxed"),), WEAK),
         "freeze-by-store": Bug((Replace("page_ref", "freeze", """
@@ -219,12 +219,12 @@ def put_aba(core):
 )  # fmt: skip
 def freeze_gets(core):
     """Reclaim freezes a folio with one reference and changes it, then gives it back; two getters come at any time."""
-    at = stage.MEMMAP
+    at = fixtures.MEMMAP
 
     def reclaim(mem):
         if not core.page_ref.freeze(mem, at, 1):
             return False
-        stage.fill(mem, 0, "changed")
+        fixtures.fill(mem, 0, "changed")
         core.page_ref.unfreeze(mem, at, 1)
         return True
 
@@ -242,7 +242,7 @@ def freeze_gets(core):
 )
 def get_overflow(core):
     """Failed getters leave the frozen word as it was, however they overlap: its excess is bounded by those under way."""
-    at = stage.MEMMAP
+    at = fixtures.MEMMAP
 
     def getter(mem):
         assert core.page_ref.try_get(mem, at) == core.layout.DEAD
@@ -257,10 +257,10 @@ def get_overflow(core):
 # Large folios, on the shipped buddy allocator: two pages, one block of order 1 or two of order 0.
 PAIR = {"MAX_ORDER": 1}
 BUDDIES = (
-    *stage.SPIN_LOCK,
+    *fixtures.SPIN_LOCK,
     Edit("page_alloc", "free", "    if not _lock(",
         "    for each in range(pfn, pfn + (1 << order)):\n        atomics.poison(mem, each)\n    if not _lock("),
-    stage.ONE_PAGE[2],
+    fixtures.ONE_PAGE[2],
 )  # fmt: skip
 THAWED = "page_ref.init(mem, atomics.folio_at(mem, {}), 0)"
 LARGE_BUGS = {
@@ -284,7 +284,7 @@ def begin(core, mem, me, order, content):
     if pfn != core.layout.NIL:
         core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, order, 0, pfn, 0)
         for each in range(pfn, pfn + (1 << order)):
-            stage.fill(mem, each, content)
+            fixtures.fill(mem, each, content)
         core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
     return pfn
 
@@ -295,7 +295,7 @@ def late(core, me, pfn):
     def get_use_put(mem):
         if core.page_ref.try_get(mem, core.atomics.folio_at(mem, pfn)) != core.layout.GOT:
             return "refused"
-        content = stage.look(mem, pfn)
+        content = fixtures.look(mem, pfn)
         assert content == "small", f"page {pfn} was got as a folio of its own, and is {content}"
         assert core.kind.order(mem, pfn) == 0
         core.folio.put(mem, me, pfn)

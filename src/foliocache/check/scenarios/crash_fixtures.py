@@ -8,7 +8,7 @@ client 2 lives on beside it, unless it is a second victim.
 from .. import steps
 from ..mutation import Edit, Replace
 from ..program import Program
-from . import stage, tree
+from . import fixtures, tree
 from .tree import INDEX
 
 OPS, PINS, LEDGER = 4, 2, 256
@@ -27,7 +27,7 @@ PARTS = (
 FEW = {**SMALL, "MAX_ORDER": 0}
 FEW_PARTS = (
     *PARTS,
-    stage.ONE_PAGE[2],
+    fixtures.ONE_PAGE[2],
     Replace("lru", "add", """
         def add(mem, me, pfn, queue):
             return True
@@ -40,7 +40,7 @@ FEW_PARTS = (
         def is_queued(mem, pfn):
             return False
     """),
-    stage.TREE[2],
+    fixtures.TREE[2],
 )  # fmt: skip
 REAPER, VICTIM, OTHER = 0, 1, 2
 
@@ -198,10 +198,10 @@ class Pool(tree.Cached):
         )  # fmt: skip
 
     def name(self, loc):
-        if isinstance(loc, int) and stage.CLIENTS <= loc < stage.BUCKETS:
-            client, off = divmod(loc - stage.CLIENTS, LEDGER + 4 * PINS)
+        if isinstance(loc, int) and fixtures.CLIENTS <= loc < fixtures.BUCKETS:
+            client, off = divmod(loc - fixtures.CLIENTS, LEDGER + 4 * PINS)
             what = {8: "state", 64: "busy"}.get(off) or (f"name {(off - 68) // 4}" if off < 256 else f"pin {(off - 256) // 4}")
             return f"{what} of client {client}"
         if isinstance(loc, tuple) and loc[0] == "dead":
             return f"end of client {self.client_of[loc[1]]}"
-        return stage.names(loc)
+        return fixtures.names(loc)
