@@ -177,7 +177,7 @@ def _consistent(events, rf, mo):
 
 
 def _sources(events, rf, w):
-    """Release ends of synchronization for who acquires w: heads of its release sequence (RMWs only), or fences before."""
+    """Yield the release ends of synchronization for a read that acquires w: heads of its release sequence, or fences before."""
     while True:
         if w.order in REL:
             yield w

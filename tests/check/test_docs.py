@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from test_litmus import TESTS as LITMUS
 
 from foliocache.check import scenario
 from foliocache.check.program import litmus
@@ -40,9 +41,20 @@ def test_the_scenario_of_death():
     assert (row.verdict, row.exact) == ("holds", True)
 
 
-def test_the_table_of_deaths_is_whole():
-    told = re.findall(r"^\| `(death/[a-z-]+)`", (DOCS / "reliability.md").read_text(), re.MULTILINE)
-    assert told == [name for name in load_all() if name.startswith("death/")]
+@pytest.mark.parametrize("part", ["death", "refused"])
+def test_the_tables_of_reliability_say_what_the_scenarios_say(part):
+    told = re.findall(rf"^\| `({part}/[a-z-]+)` \| (.*?) \|", (DOCS / "reliability.md").read_text(), re.MULTILINE)
+    assert told == [(name, " ".join(s.doc.split())) for name, s in load_all().items() if name.startswith(f"{part}/")]
+
+
+def test_the_number_of_litmus_tests():
+    assert re.findall(r"(\d+) classic litmus tests", TEXT) == [str(len(LITMUS))]
+
+
+def test_the_number_of_explorations_of_death():
+    rows = re.findall(r"\| (\d+) explorations.*`foliocache verify` \(`death/...`\)", (DOCS / "reliability.md").read_text())
+    explorations = [(s, m) for name, s in load_all().items() if name.startswith("death/") for m in (None, *s.mutations())]
+    assert rows == [str(len(explorations) * len(scenario.ALL))]
 
 
 def test_every_living_scenario_is_named_beside_a_death():

@@ -50,7 +50,8 @@ def test_imports_stay_in_the_engine(module):
 
 
 def calls_naming(tree, text):
-    """The functions that are called with a string that contains ``text``, docstrings left out; None for a string anywhere else."""
+    """The functions that are called with a string that contains ``text``, docstrings left out; None for a string anywhere
+    else."""
     docstrings = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
     calls = {id(a): ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call) for a in n.args}
     for node in ast.walk(tree):

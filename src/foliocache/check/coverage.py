@@ -1,7 +1,8 @@
 """Is every atomic operation needed as it is? Each one is weakened and each one is dropped, against a whole suite.
 
-``python -m foliocache.check.coverage`` prints, for every atomic operation of the modules that the protocol's argument rests on,
-which scenario fails without it, or the reason why it may be weaker than it is. An operation with neither is a hole in the suite.
+``python -m foliocache.check.coverage`` prints, for every atomic operation of the modules that the protocol's argument rests
+on, which scenario fails without it, or the reason why it may be weaker than it is. An operation with neither is a hole in the
+suite.
 """
 
 import ast
@@ -15,9 +16,9 @@ from . import scenario
 class Claims:
     """What a suite claims of the atomic operations in ``modules``; ``Suite.claims``.
 
-    ``reasons`` are those of the operations that may stay although no scenario fails without them, by (module, function, "weaken" or
-    "drop"). ``asked(name, function)`` is true if the scenario of that name is to be tried on a change in that function. ``rechecks``
-    are about second looks at a word: (caller, scenario, bug, expected verdict, remark).
+    ``reasons`` are those of the operations that may stay although no scenario fails without them, by (module, function,
+    "weaken" or "drop"). ``asked(name, function)`` is true if the scenario of that name is to be tried on a change in that
+    function. ``rechecks`` are about second looks at a word: (caller, scenario, bug, expected verdict, remark).
     """
 
     modules: tuple

@@ -1,4 +1,4 @@
-"""A counterexample as one HTML page that needs nothing but a browser: the schedule, a column for each thread, as it runs."""
+"""A counterexample as one HTML page without any other file: the schedule, a column for each thread."""
 
 import html
 
@@ -24,11 +24,11 @@ font-size:.8rem;word-break:break-all;max-width:none}
 
 
 def page(title, intro, graph, program, failure, replay_string):
-    """The whole document."""
+    """Return the whole document."""
     told, preemptions = tell(graph, program)
     labels = program.label()
-    who = f"{labels[failure.thread]}: " if failure is not None and failure.thread is not None else ""
-    verdict = f"{failure.kind}: {who}{failure.message}" if failure else "no failure"
+    thread = f"{labels[failure.thread]}: " if failure is not None and failure.thread is not None else ""
+    verdict = f"{failure.kind}: {thread}{failure.message}" if failure else "no failure"
     switches = "" if preemptions is None else f"<p>{preemptions} preemption{'s' * (preemptions != 1)} in this schedule.</p>"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'

@@ -1,17 +1,17 @@
 """Imports a compiled package a second time, from its source and uncompiled, over another facade.
 
-The package is a folder. Its modules import each other relatively and reach shared memory only through one of them, the *facade*,
-called ``atomics``; constants that a scenario may want smaller are in another one, ``layout``. A package with another name on the
-same ``__path__`` is then a complete, independent copy. Three things make that copy differ from the compiled one, and nothing in the
-package knows of them:
+The package is a folder. Its modules import each other relatively and reach shared memory only through one of them, the
+*facade*, called ``atomics``; constants that a scenario may want smaller are in another one, ``layout``. A package with another
+name on the same ``__path__`` is then a complete, independent copy. Three things make that copy differ from the compiled one,
+and nothing in the package knows of them:
 
 - a meta-path finder serves the alias package from ``.py`` files only; the extension modules beside them are never looked at;
 - ``<alias>.atomics`` is in ``sys.modules`` before anything imports it, so the body given by the caller is found there;
-- the source passes through :func:`rewrite` on its way to the compiler: constants of ``layout`` can be made smaller, and mutations
-  (see ``mutation``) can damage one function on purpose. Line numbers stay those of the file on disk.
+- the source passes through :func:`rewrite` on its way to the compiler: constants of ``layout`` can be made smaller, and
+  mutations (see ``mutation``) can damage one function on purpose. Line numbers stay those of the file on disk.
 
-``import cython`` inside the copy finds a stand-in, whether Cython is installed or not. Source that started to use ``cython.cast``
-and the like would fail here at once, instead of meaning something else uncompiled.
+``import cython`` inside the copy finds a stand-in, whether Cython is installed or not. Source that started to use
+``cython.cast`` and the like would fail here at once, instead of meaning something else uncompiled.
 """
 
 import ast

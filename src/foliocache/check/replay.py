@@ -1,7 +1,7 @@
-"""One execution again, from a string: for looking at it, with names and source lines, and for telling others about it.
+"""Runs one execution again, from its replay string, with names and source lines for a reader.
 
-The string (see ``replay_string``) is complete, so nothing is searched: a thread that needs a write of another one waits until that has
-run.
+The string (see ``replay_string``) is complete, so nothing is searched: a thread that needs another thread's write waits until
+that thread has run.
 """
 
 import sys
@@ -30,7 +30,7 @@ class Replayer(Machine):
         return f"{super().race(e, o)}\n      here: {_place(e)}\n      there: {_place(o)}"
 
     def token(self):
-        """Return the token of the next event; None once the thread that fails goes on by itself. Raises Blocked at the end of it."""
+        """Return the next event's token; None when the thread that fails goes on alone. Raises Blocked where others wait."""
         tokens = self.tokens[self.thread]
         if self.n < len(tokens):
             return tokens[self.n]
@@ -92,8 +92,8 @@ def _place(e):
     return f"{function}, {file}:{line}"
 
 
-class _Nobody:
-    """Stands in for the explorer where nothing is explored."""
+class _NoExplorer:
+    """Stands in for the explorer: nothing is explored."""
 
     def __init__(self, explorer):
         self.model, self.timeouts, self.names, self.name = explorer.model, explorer.timeouts, explorer.names, explorer.name
@@ -107,7 +107,7 @@ class _Nobody:
 
 
 def site():
-    """(facade function, module.function, file, line) of the operation that is being performed."""
+    """Return (facade function, module.function, file, line) of the operation that is being performed."""
     frame, op = sys._getframe(2), None
     while frame.f_code.co_filename in ENGINE:
         op, frame = frame.f_code.co_name, frame.f_back
@@ -119,11 +119,12 @@ def site():
 
 
 def replay(program, model, text):
-    """Run that execution: its graph, whose events know their place in the source, and the failure that it ends in (or None)."""
+    """Run that execution; return its graph, whose events have their place in the source, and the failure that it ends in, or
+    None."""
     failing, *threads = text.split("/")
     explorer = program.explorer(model)
     tokens = [thread.split(",") if thread else [] for thread in threads]
-    machine = Replayer(_Nobody(explorer), program.geometry, program.start, tokens)
+    machine = Replayer(_NoExplorer(explorer), program.geometry, program.start, tokens)
     graph = Graph(len(program.threads))
     size, failed = -1, None
     while size < graph.stamp:
@@ -131,7 +132,7 @@ def replay(program, model, text):
         for t in range(len(program.threads)):
             try:
                 machine.run(graph, t, program)
-            except Failure as failure:  # the last word of the thread that fails; the others go on to where they were
+            except Failure as failure:  # the end of the thread that fails; the others go on to where they were
                 failed = failure
     if failed:
         return graph, failed

@@ -1,10 +1,11 @@
 """Scenarios: named programs over a package's source, with the bugs that each must notice.
 
-A scenario is a function that builds a :class:`Program` from a copy of the package. Its *bugs* are mutations of the source; each
-says under which models it must be found. A bug that goes unnoticed is as much a surprise as a failure without one. *Variants* are
-mutations that are right as well: another scheme, or an order that the protocol does not need.
+A scenario is a function that builds a :class:`Program` from a copy of the package. Its *bugs* are mutations of the source;
+each says under which models it must be found. A bug that goes unnoticed is as much a surprise as a failure without one.
+*Variants* are mutations that are right as well: another scheme, or an order that the protocol does not need.
 
-The scenarios on one package are a :class:`Suite`, kept in a package of its own. The engine gets at it only by :func:`load_suite`.
+The scenarios on one package are a :class:`Suite`, kept in a package of its own. The engine gets at it only by
+:func:`load_suite`.
 """
 
 import dataclasses
@@ -33,7 +34,8 @@ class Bug:
 class Suite:
     """The scenarios on the source in the folder ``package``, by name.
 
-    ``helpers`` are functions that stand-ins for parts of the source may call besides those of the facade, as in ``atomics.poison``.
+    ``helpers`` are functions that stand-ins for parts of the source may call besides those of the facade, as in
+    ``atomics.poison``.
     """
 
     def __init__(self, package, helpers=None):

@@ -1,7 +1,8 @@
 """Every bug is found, under the models that it says and no others, and its counterexample is the one in this directory.
 
-``wrong/<bug>/<scenario>.txt`` holds what the checker prints, without line numbers. To write them anew after a change of the core, run
-this file with ``PIN=1`` in the environment, then read the differences: they are counterexamples, somebody has to believe them.
+``wrong/<bug>/<scenario>.txt`` holds the checker's output, without line numbers. To write the files anew after a change of
+the core, run this file with ``PIN=1`` in the environment, then read the differences: each is a counterexample that a person has to
+believe.
 """
 
 import os
@@ -50,6 +51,6 @@ def test_under_which_models(name, bug, model):
     assert row.verdict == row.expected
 
 
-def test_nothing_is_pinned_that_nobody_checks():
+def test_nothing_is_pinned_that_no_test_compares():
     known = {(bug, f"{name.replace('/', '-')}.{SCENARIOS[name].bugs[bug].fails[-1]}.txt") for name, bug in BUGS}
     assert {(file.parent.name, file.name) for file in HERE.glob("*/*.txt")} == known

@@ -1,7 +1,8 @@
 """What the scenarios share: a tiny segment, page contents, and stand-ins for parts that a scenario is not about.
 
-The content of a page is a cell of its own, not bytes at offsets. A late walker of the XArray may load a word that has become file
-data, which the protocol allows (the walker verifies by other means what it found) and which would otherwise count as a race.
+The content of a page is a cell of its own, not bytes at offsets. A late walker of the XArray may load a word that has become
+file data, which the protocol allows (the walker verifies by other means what it found) and which would otherwise count as a
+race.
 """
 
 from pathlib import Path

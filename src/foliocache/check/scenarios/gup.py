@@ -1,7 +1,7 @@
-"""gup_fast and gup of a range against unmap and reuse (design section 3, the page table).
+"""gup_fast and gup of a range against unmap and reuse.
 
-As in ``lookup``, with the entry of a page table in place of the slot: page 1 is a table, and its first entries are where the heads
-of mappings are there. All of it is shipped code but for the allocator.
+As in ``lookup``, with the entry of a page table in place of the slot: page 1 is a table, and its first entries are where
+``lookup`` has the heads of mappings. The code is the shipped one, but for the allocator.
 """
 
 from ..mutation import Edit, Replace
@@ -55,7 +55,7 @@ def unmapper(core, me):
     lookup.ONE_TRY,
     lookup.PARTS,
     bugs={
-        "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns whatever the page has become"),
+        "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns the page, whatever it holds by now"),
         "drop-before-clear": Bug((UNMAP_DROP_FIRST,), ALL, "the page is free while its entry still names it"),
         "sub-relaxed": Bug((lookup.BARRIERS["sub-relaxed"],), WEAK),
         "freeze-relaxed": Bug((lookup.BARRIERS["freeze-relaxed"],), WEAK),
@@ -68,7 +68,7 @@ def unmapper(core, me):
     },
 )
 def gup_unmap_reuse(core):
-    """gup_fast against unmap, and the page is used again elsewhere."""
+    """gup_fast against unmap, while the page is used again elsewhere."""
     return lookup.program(core, [fast_getter(core, 1), unmapper(core, 2), lookup.reuser(core, 3, fixtures.OTHER)], mapped)
 
 
@@ -76,13 +76,17 @@ def gup_unmap_reuse(core):
     "gup/aba",
     lookup.ONE_TRY,
     lookup.PARTS,
-    bugs={"type-before-freeze": Bug((refcount.TYPE_BEFORE,), ALL, "the thread's race, with a getter whose re-check fails")},
+    bugs={
+        "type-before-freeze": Bug(
+            (refcount.TYPE_BEFORE,), ALL, "the race of the mailing list, with a getter whose re-check fails"
+        )
+    },
     variants=refcount.SCHEMES,
 )
 def gup_aba(core):
-    """The thread's T1, T2, T3 with the re-check failing: T1 clears the entry and drops 1 -> 0; T2 has loaded the entry before,
-    gets 0 -> 1, finds it cleared and puts; T3 uses the page again and drops it. A getter whose re-check succeeds keeps the page
-    here."""
+    """T1, T2, T3 of the mailing list, and the re-check fails: T1 clears the entry and drops 1 -> 0; T2 has loaded the entry
+    before, gets 0 -> 1, finds it cleared and puts; T3 uses the page again and drops it. A getter whose re-check succeeds keeps
+    the page here."""
 
     def get(mem):
         return "miss" if core.pagetable.gup_fast(mem, 1, 1, 0) == core.layout.NIL else "hit"
@@ -106,7 +110,7 @@ def gup_aba(core):
     variants=refcount.SCHEMES,
 )
 def gup_two_unmaps(core):
-    """Two unmap the same entry at once, against gup_fast: one of them drops its reference."""
+    """Two threads unmap the same entry at once, against gup_fast: one of them drops its reference."""
     return lookup.program(core, [fast_getter(core, 1), unmapper(core, 2), unmapper(core, 3)], mapped, equal=[(1, 2)])
 
 
@@ -121,7 +125,7 @@ def gup_two_unmaps(core):
     },
 )
 def gup_new_table(core):
-    """A table made of a used page is empty, whatever the page held."""
+    """A table made of a used page is empty, whatever the page held before."""
     shape = {**fixtures.geometry(), "page_shift": 4}
 
     def setup(mem):
@@ -190,7 +194,7 @@ def range_getter(core, me):
 
 
 def all_or_none(core, second):
-    """In the end no pin is left, the first page has its entry's reference, and so has whoever is behind the second entry."""
+    """Return a judgement: no pin is left, and each page that an entry names has the reference of that entry."""
 
     def final(mem, results):
         assert results[0] in ("none", "first+mapped", f"first+{second}"), f"gup got {results[0]}"
@@ -200,7 +204,7 @@ def all_or_none(core, second):
         if mem.values.get(fixtures.FREE, 0):
             assert core.page_ref.try_get(mem, fixtures.MEMMAP) == core.layout.DEAD, "the free page can be got"
         else:
-            assert words[0] == 1 and "reused" in results, "the page is lost: nobody destroyed it"
+            assert words[0] == 1 and "reused" in results, "the page is lost: no thread destroyed it"
 
     return final
 
@@ -214,15 +218,15 @@ def range_program(core, threads, second):
     lookup.ONE_TRY,
     lookup.PARTS,
     bugs={
-        "no-recheck": Bug((NO_RECHECK,), ALL, "the range has a page that is somebody else's"),
-        "pins-kept": Bug((PINS_KEPT,), ALL, "none, but the first page stays pinned"),
+        "no-recheck": Bug((NO_RECHECK,), ALL, "the range has a page that is used elsewhere"),
+        "pins-kept": Bug((PINS_KEPT,), ALL, "the getter gets none, but the first page stays pinned"),
         "plain-get": Bug((GUP_RANGE,), ALL, "an entry alone does not hold its page for the getter"),
         "drop-before-clear": Bug((UNMAP_DROP_FIRST,), ALL, "the page is free while its entry still names it"),
     },
     variants=refcount.SCHEMES,
 )  # fmt: skip
 def gup_range(core):
-    """gup of two entries, all or none, against unmap of the second, whose page is used again elsewhere."""
+    """gup of two entries, all or none, against unmap of the second one, whose page is used again elsewhere."""
     threads = [range_getter(core, 1), lambda mem: core.pagetable.unmap(mem, 2, 1, 1), lookup.reuser(core, 3, fixtures.OTHER)]
     return range_program(core, threads, "mapped")
 
@@ -232,13 +236,13 @@ def gup_range(core):
     lookup.ONE_TRY,
     lookup.PARTS,
     bugs={
-        "no-recheck": Bug((NO_RECHECK,), ALL, "the range has a page that is somebody else's"),
-        "pins-kept": Bug((PINS_KEPT,), ALL, "none, but the first page stays pinned"),
+        "no-recheck": Bug((NO_RECHECK,), ALL, "the range has a page that is used elsewhere"),
+        "pins-kept": Bug((PINS_KEPT,), ALL, "the getter gets none, but the first page stays pinned"),
     },
     variants=refcount.SCHEMES,
 )
 def gup_range_remap(core):
-    """As gup/range, and another folio is mapped in the place: the getter has the one, the other, or none."""
+    """As gup/range, and another folio is mapped in its place: the getter gets the one, the other, or none."""
 
     def remap(mem):
         core.pagetable.unmap(mem, 2, 1, 1)

@@ -1,9 +1,8 @@
-"""Lookup against removal and reuse (design section 2, rules 4 and 5), and the question whether there are enough barriers.
+"""Lookup against removal and reuse, and the question whether there are enough barriers.
 
 One slot (an XArray of height 0), one page. A remover takes the folio out and drops it; a reuser sets the page up as another
-folio in another slot, or in the same one; getters come at any time. All of it is shipped code: ``filemap.find_get``,
-``xarray.erase`` and
-``store``, ``folio.prepare`` and ``put``, ``page_ref``. The allocator alone is a stand-in (one word).
+folio in another slot, or in the same one; getters come at any time. The code is the shipped one: ``filemap.find_get``,
+``xarray.erase`` and ``store``, ``folio.prepare`` and ``put``, ``page_ref``. Only the allocator is a stand-in (one word).
 """
 
 from ..mutation import Edit, Replace
@@ -28,8 +27,12 @@ DROP_FIRST = Replace(
 """,
 )
 TRUNCATE_DROP_FIRST = (
-    Edit("filemap", "truncate", "            left = mapping.remove", "            folio.put(mem, me, pfn)\n            left = mapping.remove"),
-    Edit("filemap", "truncate", "        if pfn != layout.NIL and not folio.put(mem, me, pfn):\n            return False\n", ""),
+    Edit("filemap", "truncate",
+        "            left = mapping.remove",
+        "            folio.put(mem, me, pfn)\n            left = mapping.remove"),
+    Edit("filemap", "truncate",
+        "        if pfn != layout.NIL and not folio.put(mem, me, pfn):\n            return False\n",
+        ""),
 )  # fmt: skip
 DESTROY_FIRST = (
     Edit("vmscan", "evict", "    left = mapping.remove", "    folio.destroy(mem, me, pfn)\n    left = mapping.remove"),
@@ -37,7 +40,7 @@ DESTROY_FIRST = (
 )
 CLEAR = "    if level == 0:\n        atomics.store_relaxed(mem, slot, 0)"
 
-# One order at a time, the whole path of a reference from publication to destruction. What is not here is relaxed as shipped.
+# One order at a time, on the whole path of a reference from publication to destruction. All others are relaxed as shipped.
 BARRIERS = {
     "add-relaxed": Edit("page_ref", "try_get", "fetch_add_acquire", "fetch_add_relaxed"),
     "sub-relaxed": refcount.RELAXED_SUB,
@@ -45,7 +48,7 @@ BARRIERS = {
     "init-relaxed": refcount.RELAXED_INIT,
 }
 NEEDED = {name: Bug((edit,), WEAK) for name, edit in BARRIERS.items()}
-# What the kernel has: rcu_assign_pointer to publish and to clear, rcu_dereference to load. As right as ours, and not needed.
+# The kernel's orders: rcu_assign_pointer to publish and to clear, rcu_dereference to load. As right as ours, and not needed.
 KERNEL_ORDERS = (
     Edit("xarray", "_publish", "store_relaxed(mem, slot, entry)", "store_release(mem, slot, entry)"),
     Edit("xarray", "find", "load_relaxed", "load_acquire"),
@@ -58,7 +61,7 @@ KERNEL_ORDERS = (
 
 
 def published(core):
-    """Setup: page 0 is a FILE folio in the slot; the slot has a reference, and so has the remover."""
+    """Return a setup: page 0 is a FILE folio in the slot; the slot has a reference, and so has the remover."""
 
     def setup(mem):
         core.page_ref.init(mem, core.atomics.folio_at(mem, 1), 1)
@@ -106,14 +109,14 @@ def reuser(core, me, head):
 
 
 def one_owner(core):
-    """In the end either the page is free, or it was reused and has the one reference of its new slot."""
+    """Return a judgement: either the page is free, or it was reused and has the one reference of its new slot."""
 
     def final(mem, results):
         if mem.values.get(fixtures.FREE, 0):
             got = core.page_ref.try_get(mem, fixtures.MEMMAP)
             assert got == core.layout.DEAD, "the free page can be got"
         else:
-            assert "reused" in results, "the page is lost: nobody destroyed it"
+            assert "reused" in results, "the page is lost: no thread destroyed it"
             word = core.page_ref.count(mem, fixtures.MEMMAP)
             assert word == 1, f"the word is {word:#x}, not 1"
 
@@ -126,7 +129,7 @@ def program(core, threads, setup=published, equal=()):
 
 NOT_NEEDED = {
     "kernel-orders": Bug(KERNEL_ORDERS),
-    # An ino is never given twice, so the identity alone tells; the second look at the slot only finds it out sooner.
+    # An ino is never given twice, so the identity alone is enough; the second look at the slot only notices sooner.
     "identity-only": Bug((IDENTITY_ONLY,)),
 }
 
@@ -136,14 +139,14 @@ NOT_NEEDED = {
     ONE_TRY,
     PARTS,
     bugs={
-        "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns whatever the page has become"),
+        "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns the page, whatever it holds by now"),
         **NEEDED,
     },
     # The remover holds a pin of its own here, so the order of clear and drop does not matter; in lookup/truncate it does.
     variants={**refcount.SCHEMES, **NOT_NEEDED, "slot-only": Bug((SLOT_ONLY,)), "drop-before-unpublish": Bug((DROP_FIRST,))},
 )
 def lookup_reuse(core):
-    """A getter, the remover, and a reuser who puts the page into another slot as another folio."""
+    """A getter, the remover, and a reuser that puts the page into another slot as another folio."""
     return program(core, [getter(core, 1), remover(core, 2), reuser(core, 3, fixtures.OTHER)])
 
 
@@ -152,33 +155,33 @@ def lookup_reuse(core):
     ONE_TRY,
     PARTS,
     bugs={
-        "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns whatever the page has become"),
+        "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns the page, whatever it holds by now"),
         "slot-only": Bug((SLOT_ONLY,), ALL, "the same slot names the same page, as another mapping's"),
         **NEEDED,
     },
     variants={**refcount.SCHEMES, **NOT_NEEDED},
 )
 def lookup_same_slot(core):
-    """As lookup/reuse, but the slot's memory, too, is used again: it names the same page, which is another mapping's now."""
+    """As lookup/reuse, but the slot's memory is used again, too: it names the same page, which is another mapping's now."""
     return program(core, [getter(core, 1), remover(core, 2), reuser(core, 3, fixtures.HEAD)])
 
 
 @scenario("lookup/two-getters", ONE_TRY, PARTS)
 def lookup_two(core):
-    """Two getters, remover, reuser."""
+    """Two getters, a remover and a reuser."""
     return program(core, [remover(core, 3), reuser(core, 4, fixtures.OTHER), getter(core, 1), getter(core, 2)], equal=[(2, 3)])
 
 
 @scenario("lookup/three-getters", ONE_TRY, PARTS)
 def lookup_three(core):
-    """Three getters, remover, reuser."""
+    """Three getters, a remover and a reuser."""
     return program(
         core, [remover(core, 4), reuser(core, 5, fixtures.OTHER), *(getter(core, me) for me in (1, 2, 3))], equal=[(2, 3, 4)]
     )
 
 
 def reclaimer(core, me):
-    """What ``vmscan.shrink`` does with the folio that it isolated."""
+    """Return a thread that does what ``vmscan.shrink`` does with a folio that it has isolated."""
 
     def reclaim(mem):
         if core.page_ref.try_get(mem, fixtures.MEMMAP) == core.layout.GOT:
@@ -188,7 +191,7 @@ def reclaimer(core, me):
 
 
 def cached(core):
-    """Setup: as published, with the slot's reference only."""
+    """Return a setup: as published, with the slot's reference only."""
 
     def setup(mem):
         published(core)(mem)
@@ -213,8 +216,8 @@ def evicted_or_kept(core):
     ONE_TRY,
     PARTS,
     bugs={
-        "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns whatever the page has become"),
-        "destroy-before-unpublish": Bug(DESTROY_FIRST, ALL, "the page is somebody else's while its slot still names it"),
+        "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns the page, whatever it holds by now"),
+        "destroy-before-unpublish": Bug(DESTROY_FIRST, ALL, "the page is used again while its slot still names it"),
         "freeze-relaxed": Bug((Edit("page_ref", "freeze", "cmpxchg_acquire", "cmpxchg_relaxed"),), WEAK),
         "init-relaxed": Bug((BARRIERS["init-relaxed"],), WEAK),
         "add-relaxed": Bug((BARRIERS["add-relaxed"],), WEAK),
@@ -223,7 +226,7 @@ def evicted_or_kept(core):
     variants=refcount.SCHEMES,
 )
 def lookup_evict(core):
-    """A getter against reclaim, which freezes the folio and takes it out, and a reuser."""
+    """A getter against reclaim, which freezes the folio and takes it out, and against a reuser."""
     threads = [getter(core, 1), reclaimer(core, 2), reuser(core, 3, fixtures.OTHER)]
     return Program(threads, cached(core), evicted_or_kept(core), fixtures.geometry(), names=fixtures.names)
 
@@ -233,14 +236,14 @@ def lookup_evict(core):
     ONE_TRY,
     PARTS,
     bugs={
-        "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns whatever the page has become"),
-        "drop-before-unpublish": Bug(TRUNCATE_DROP_FIRST, ALL, "the page is somebody else's while its slot still names it"),
+        "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns the page, whatever it holds by now"),
+        "drop-before-unpublish": Bug(TRUNCATE_DROP_FIRST, ALL, "the page is used again while its slot still names it"),
         **NEEDED,
     },
     variants={**refcount.SCHEMES, **NOT_NEEDED},
 )
 def lookup_truncate(core):
-    """A getter against truncation, which holds no pin: the slot's reference may be the last. And a reuser."""
+    """A getter against truncation, which holds no pin, so the slot's reference may be the last, and against a reuser."""
 
     def truncate(mem):
         core.filemap.truncate(mem, 2, fixtures.INO, INDEX)

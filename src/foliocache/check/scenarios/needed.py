@@ -14,7 +14,8 @@ REASONS = {
     ("xarray", "_say_where", "drop"): "a node names its place already, unless it was damaged: tests/test_fsck.py",
     ("xarray", "_recount", "drop"): "after a death within a tree's lock; every step of it is in tests/mm/test_reap.py",
 }
-# A load cannot be dropped, for its value is what the function returns. What can be left out is the second look; that has bugs of its own.
+# A load cannot be dropped, for its value is what the function returns. What can be left out is the second look; that has bugs
+# of its own.
 RECHECKS = (
     ("pagetable.gup_fast", "gup/unmap-reuse", "no-recheck", "fails", "needed"),
     ("filemap.find_get", "lookup/truncate", "no-recheck", "fails", "needed, if the identity is not compared"),
