@@ -8,7 +8,7 @@ reads-from and modification orders and keeps those that satisfy the axioms as th
 
 import itertools
 
-from foliocache.check import atomics
+from foliocache.check import facade_model as atomics
 
 LOCS = {"x": 0, "y": 64, "z": 128}
 
@@ -177,7 +177,7 @@ def _consistent(events, rf, mo):
 
 
 def _sources(events, rf, w):
-    """Release ends of synchronization for who acquires w: heads of its release sequence (RMWs only), or fences before."""
+    """Yield the release ends of synchronization for a read that acquires w: heads of its release sequence, or fences before."""
     while True:
         if w.order in REL:
             yield w

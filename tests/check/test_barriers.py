@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from foliocache.check import atomics as a
+from foliocache.check import facade_model as a
 from foliocache.check import steps
 from foliocache.check.program import Program, explore
 
@@ -52,7 +52,7 @@ def test_two_light_ones_do_not(model):
 
 
 @models
-def test_who_reads_what_came_behind_a_light_one_sees_what_came_before(model):
+def test_a_read_of_what_came_behind_a_light_one_sees_what_came_before(model):
     """How the reaper asks: a name, a membarrier, then whether its owner is in an operation."""
     program = [[("write", X), ("light", 0), ("write", Y)], [("read", Y), ("heavy", 0), ("read", X)]]
     assert {(found[1][0], found[1][2]) for found in outcomes(program, model)} == {(0, 0), (0, 1), (1, 1)}

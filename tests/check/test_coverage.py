@@ -1,16 +1,19 @@
 """Every atomic operation of the protocol is either needed as it is, or known not to be."""
 
-from foliocache.check import coverage
+from foliocache.check import coverage, scenario
+
+SUITE = scenario.load_suite("foliocache.check.scenarios")
+REASONS = SUITE.claims.reasons
 
 
 def test_nothing_is_unexplained():
-    survey = coverage.survey()
-    assert {c.module for c, _ in survey} == {"page_ref", "xarray", "pagetable"}  # folio has plain accesses only
-    unexplained = [c for c, found in survey if not found and (c.module, c.function, c.how) not in coverage.REASONS]
+    survey = coverage.survey(SUITE)
+    assert {c.module for c, _ in survey} == set(SUITE.claims.modules)
+    unexplained = [c for c, found in survey if not found and (c.module, c.function, c.how) not in REASONS]
     assert not unexplained
     needless = {(c.module, c.function, c.how) for c, found in survey if not found}
-    assert needless == set(coverage.REASONS)
+    assert needless == set(REASONS)
 
 
 def test_what_looking_again_is_needed_for():
-    assert all(verdict == row[3] for row, verdict in coverage.rechecks())
+    assert all(verdict == row[3] for row, verdict in coverage.rechecks(SUITE))

@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from test_litmus import TESTS as LITMUS
 
 from foliocache.check import scenario
 from foliocache.check.program import litmus
+from foliocache.check.scenarios import SUITE, load_all
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "checker.md").read_text()
@@ -27,30 +29,39 @@ def test_the_litmus_tests(capsys):
 
 
 def test_the_scenario():
-    scenario.load_all()
     exec(BLOCKS[2], {})
-    mine = scenario.SCENARIOS.pop("my/two-puts")
+    mine = SUITE.scenarios.pop("my/two-puts")
     verdicts = {(model, bug): scenario.run(mine, model, bug).verdict for model in scenario.ALL for bug in (None, "relaxed")}
     assert {key for key, verdict in verdicts.items() if verdict == "fails"} == {("rc11", "relaxed")}
 
 
 def test_the_scenario_of_death():
-    scenario.load_all()
     exec(BLOCKS[3], {})
-    row = scenario.run(scenario.SCENARIOS.pop("my/get-remove"))
+    row = scenario.run(SUITE.scenarios.pop("my/get-remove"))
     assert (row.verdict, row.exact) == ("holds", True)
 
 
-def test_the_table_of_deaths_is_whole():
-    told = re.findall(r"^\| `(death/[a-z-]+)`", (DOCS / "reliability.md").read_text(), re.MULTILINE)
-    assert told == [name for name in scenario.load_all() if name.startswith("death/")]
+@pytest.mark.parametrize("part", ["death", "refused"])
+def test_the_tables_of_reliability_say_what_the_scenarios_say(part):
+    told = re.findall(rf"^\| `({part}/[a-z-]+)` \| (.*?) \|", (DOCS / "reliability.md").read_text(), re.MULTILINE)
+    assert told == [(name, " ".join(s.doc.split())) for name, s in load_all().items() if name.startswith(f"{part}/")]
+
+
+def test_the_number_of_litmus_tests():
+    assert re.findall(r"(\d+) classic litmus tests", TEXT) == [str(len(LITMUS))]
+
+
+def test_the_number_of_explorations_of_death():
+    rows = re.findall(r"\| (\d+) explorations.*`foliocache verify` \(`death/...`\)", (DOCS / "reliability.md").read_text())
+    explorations = [(s, m) for name, s in load_all().items() if name.startswith("death/") for m in (None, *s.mutations())]
+    assert rows == [str(len(explorations) * len(scenario.ALL))]
 
 
 def test_every_living_scenario_is_named_beside_a_death():
     text = (DOCS / "reliability.md").read_text()
     rows = re.findall(r"^\| (`(?!death/)[a-z]+/[a-z-]+`.*?) \| (.*) \|$", text, re.MULTILINE)
     living = [name for row in rows for name in re.findall(r"`([a-z]+/[a-z-]+)`", row[0])]
-    known = list(scenario.load_all())
+    known = list(load_all())
     assert sorted(living) == sorted(name for name in known if not name.startswith("death/"))
     deaths = [f"death/{name}" for row in rows for name in re.findall(r"`([a-z-]+)`", row[1])]
     assert set(deaths) <= set(known)
@@ -58,7 +69,7 @@ def test_every_living_scenario_is_named_beside_a_death():
 
 @pytest.mark.parametrize("page", ["checker.md", "protocol.md"])
 def test_every_command_names_what_there_is(page):
-    scenarios = scenario.load_all()
+    scenarios = load_all()
     text = (DOCS / page).read_text()
     commands = re.findall(r"([a-z]+/[a-z-]+) --mutate ([a-z0-9-]+)", text)
     assert len(commands) > 2

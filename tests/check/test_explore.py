@@ -7,17 +7,17 @@ import sys
 
 import pytest
 
-from foliocache.check import atomics, html, loader, plain, replay, scenario
+from foliocache.check import facade_model, facade_threads, html, loader, replay, scenario
 from foliocache.check.mutation import Edit, Mismatch, Replace
 from foliocache.check.program import Program, explore
-from foliocache.check.scenarios import stage
+from foliocache.check.scenarios import CORE, fixtures, load_all
 
-SCENARIOS = scenario.load_all()
+SCENARIOS = load_all()
 
 
 def test_runs_are_deterministic():
     first, second = (scenario.run(SCENARIOS["put/aba"], "rc11", "type-before-freeze") for _ in range(2))
-    assert first.found.script == second.found.script
+    assert first.found.replay_string == second.found.replay_string
     assert (first.executions, first.operations) == (second.executions, second.operations)
 
 
@@ -49,7 +49,7 @@ def test_a_budget_is_not_a_proof():
 def test_a_replay_ends_in_the_same_failure():
     which = SCENARIOS["freeze/gets"]
     row = scenario.run(which, "rc11", "reset-by-sub")
-    _, failure = replay.replay(which.program("reset-by-sub"), "rc11", row.found.script)
+    _, failure = replay.replay(which.program("reset-by-sub"), "rc11", row.found.replay_string)
     assert (failure.kind, failure.message) == (row.found.kind, row.found.message)
 
 
@@ -57,8 +57,8 @@ def test_the_page_stands_alone():
     which = SCENARIOS["put/aba"]
     row = scenario.run(which, "sc", "type-before-freeze")
     program = which.program("type-before-freeze")
-    graph, failure = replay.replay(program, "sc", row.found.script)
-    page = html.page("title", "intro", graph, program, failure, row.found.script)
+    graph, failure = replay.replay(program, "sc", row.found.replay_string)
+    page = html.page("title", "intro", graph, program, failure, row.found.replay_string)
     assert "page_ref.put" in page and "destructor" in page
     assert not re.search(r"(src|href)=|https?:|@import|url\(", page)
 
@@ -71,18 +71,18 @@ def test_a_mutation_that_does_not_fit_is_an_error():
         Replace("page_ref", "nothing", "def nothing(): pass"),
     ):
         with pytest.raises(Mismatch):
-            loader.load(plain, mutations=[mutation])
+            loader.load(CORE, facade_threads, mutations=[mutation])
 
 
 def test_smaller_constants_carry_over():
-    core = loader.load(plain, {"NODE_SHIFT": 2})
+    core = loader.load(CORE, facade_threads, {"NODE_SHIFT": 2})
     assert core.layout.NODE_SIZE == core.layout.NODE_SLOTS + 16
     with pytest.raises(ValueError, match="NO_SUCH"):
-        loader.load(plain, {"NO_SUCH": 1}).layout  # noqa: B018
+        loader.load(CORE, facade_threads, {"NO_SUCH": 1}).layout  # noqa: B018
 
 
 def test_copies_are_independent_and_uncompiled():
-    one, two = loader.load(plain), loader.load(plain)
+    one, two = loader.load(CORE, facade_threads), loader.load(CORE, facade_threads)
     assert one.page_ref is not two.page_ref
     assert one.page_ref.__file__.endswith("page_ref.py")
     one.detach()
@@ -112,13 +112,13 @@ def test_the_command_line(tmp_path):
 
 
 def test_every_word_of_a_descriptor_has_a_name():
-    layout = loader.load(plain).layout
+    layout = loader.load(CORE, facade_threads).layout
     words = {value for name, value in vars(layout).items() if name.startswith("F_")}
-    assert set(stage.FIELDS) == words
+    assert set(fixtures.FIELDS) == words
 
 
 def test_a_page_that_is_not_there_is_not_touched():
     def wild(mem):
-        atomics.load_relaxed(mem, atomics.folio_at(mem, 2))
+        facade_model.load_relaxed(mem, facade_model.folio_at(mem, 2))
 
     assert explore(Program([wild], geometry={"npages": 2})).failure.message == "there is no page 2"

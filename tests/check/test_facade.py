@@ -1,14 +1,13 @@
-"""The facade has three bodies: atomics.h, the plain one, the simulated one. Their names are the same, or the worlds differ."""
+"""The facade has three bodies: atomics.h, the one for threads, the simulated one. All three have the same names."""
 
 import re
-from pathlib import Path
 
 import pytest
 
-import foliocache.check.atomics
-import foliocache.check.plain
+from foliocache.check import facade_model, facade_threads
+from foliocache.check.scenarios import CORE
 
-PXD = Path(foliocache.check.plain.__file__).parent.parent / "mm" / "atomics.pxd"
+PXD = CORE / "atomics.pxd"
 
 
 def declared():
@@ -19,13 +18,13 @@ def test_the_declaration_is_read():
     assert {"npages", "load_acquire", "fetch_sub_release", "cmpxchg_acquire", "futex_wait", "now_ns"} <= declared()
 
 
-@pytest.mark.parametrize("body", [foliocache.check.plain, foliocache.check.atomics])
+@pytest.mark.parametrize("body", [facade_threads, facade_model])
 def test_every_declared_name_exists(body):
     missing = {name for name in declared() if not callable(getattr(body, name, None))}
     assert not missing
 
 
-@pytest.mark.parametrize("body", [foliocache.check.plain, foliocache.check.atomics])
+@pytest.mark.parametrize("body", [facade_threads, facade_model])
 def test_nothing_else_can_be_called(body):
     """A core that used such a name would run under the checker and not compile."""
     own = {name for name, thing in vars(body).items() if callable(thing) and not name.startswith("_") and name.islower()}

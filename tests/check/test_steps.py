@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from foliocache.check import atomics as a
+from foliocache.check import facade_model as a
 from foliocache.check import steps
 from foliocache.check.program import Program, explore, litmus
 
@@ -62,7 +62,7 @@ def test_death_comes_before_every_operation(model):
 
 
 @models
-def test_who_sees_the_death_sees_the_deeds(model):
+def test_a_thread_that_sees_the_death_sees_all_that_was_done(model):
     def victim(mem):
         a.store_relaxed(mem, X, 1)
         a.store_relaxed(mem, X, 2)
@@ -101,7 +101,7 @@ def test_a_journal_is_an_event_only_where_it_is_read(model):
 
 
 @models
-def test_a_sleeper_looks_again_when_somebody_has_died(model):
+def test_a_sleeper_looks_again_after_a_death(model):
     def mortal_waker(mem):
         a.store_release(mem, Y, 1)
         a.futex_wake(mem, Y, 1)
@@ -131,12 +131,12 @@ def test_a_spin_loop_is_not_unrolled(model):
 
 
 @models
-def test_a_spin_that_nobody_ends_is_a_livelock(model):
+def test_a_spin_that_no_thread_ends_is_a_livelock(model):
     assert failure(spinner, store(X), model=model) == "livelock"
 
 
 @models
-def test_two_who_undo_each_other_are_a_livelock(model):
+def test_two_threads_that_undo_each_other_are_a_livelock(model):
     def undoing(mem):
         while True:
             if a.fetch_add_acquire(mem, X, 1) == 7:
@@ -182,7 +182,7 @@ def test_one_wake_is_too_few_for_two(model):
 
 
 @models
-def test_sleeping_on_what_nobody_changes_is_a_deadlock(model):
+def test_sleeping_on_a_word_that_no_thread_changes_is_a_deadlock(model):
     assert failure(sleeper, store(X), model=model) == "deadlock"
 
 

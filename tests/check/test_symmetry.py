@@ -3,15 +3,18 @@
 import random
 
 import brute
+import documented
 import pytest
 
-from foliocache.check import atomics as a
-from foliocache.check import scenario, steps
+from foliocache.check import facade_model as a
+from foliocache.check import steps
 from foliocache.check.graph import Graph
 from foliocache.check.program import Program, explore
+from foliocache.check.scenarios import load_all
 
-SCENARIOS = scenario.load_all()
+SCENARIOS = load_all()
 SLOW = {"lookup/three-getters", "lock/three", "tree/insert-race"}  # with the sum over all namings, not by themselves
+DOCUMENTED = {(name, None, "rc11"): counts for name, counts in documented.equal_threads().items()}
 X, Y = 0, 64
 MODELS = ["sc", "tso", "rc11"]
 models = pytest.mark.parametrize("model", MODELS)
@@ -158,6 +161,8 @@ def equal_ones():
 def test_scenarios(model, name, mutation, monkeypatch):
     part, whole = compare(SCENARIOS[name].program(mutation), model, monkeypatch)
     assert part.executions == whole.graphs < whole.executions or whole.executions == 1
+    if (name, mutation, model) in DOCUMENTED:
+        assert (whole.executions, part.executions) == DOCUMENTED[name, mutation, model], "docs/checker.md says other numbers"
 
 
 @pytest.mark.parametrize("options", [{"mortal": frozenset({1})}, {"barriers": 1}])

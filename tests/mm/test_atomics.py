@@ -15,7 +15,7 @@ import pytest
 from world import MODULES, Segment, compiled, interpreted, together
 
 import foliocache.mm
-from foliocache.check import plain
+from foliocache.check import facade_threads
 
 MM = Path(foliocache.mm.__file__).parent
 ORDERS = ("relaxed", "acquire", "release", "acq_rel", "seq_cst")
@@ -62,7 +62,7 @@ def facade(request):
     """Calls one body of the facade on a segment's memory: ``facade.load_relaxed(at)``."""
     if request.param == "compiled":
         return Facade(Segment(compiled()), request.getfixturevalue("header"), "call_")
-    return Facade(Segment(interpreted()), plain, "")
+    return Facade(Segment(interpreted()), facade_threads, "")
 
 
 class Facade:
@@ -156,7 +156,7 @@ def test_write_bytes(facade):
 
 
 def test_geometry(facade):
-    for name in plain.GEOMETRY:
+    for name in facade_threads.GEOMETRY:
         assert getattr(facade, name)() == facade.segment.shape[name]
     for pfn in (0, 1, 63):
         assert facade.folio_at(pfn) == facade.segment.at(pfn)

@@ -16,12 +16,10 @@ import traceback
 from hypothesis import settings
 
 from foliocache import segment as segments
-from foliocache.check import loader, plain
+from foliocache.check import facade_threads, loader
+from foliocache.check.scenarios import CORE
 
-MODULES = (
-    "layout", "atomics", "page_ref", "flags", "kind", "wait", "pagelist", "client", "page_alloc", "ghost", "lru", "fill", "folio",
-    "slab", "xarray", "mapping", "vmscan", "filemap", "pagetable", "reap", "audit",
-)  # fmt: skip
+MODULES = loader.modules(CORE)
 PAGE = 4096
 ME = 1
 PATIENCE = 30  # seconds until a thread or process counts as hung
@@ -42,9 +40,9 @@ class World:
                 setattr(self, module, importlib.import_module(f"foliocache.mm.{module}"))
             self.unlocked = _Unlocked(self)
         else:
-            core = loader.load(plain, overrides)
+            core = loader.load(CORE, facade_threads, overrides)
             for module in MODULES:
-                setattr(self, module, core.atomics if module == "atomics" else getattr(core, module))
+                setattr(self, module, getattr(core, module))
         self._check()
 
     def _check(self):
@@ -60,7 +58,7 @@ class World:
         return PlainMemory(shape["size"], {key: shape[key] for key in shape if key != "size"}, buffer)
 
 
-class PlainMemory(plain.Memory):
+class PlainMemory(facade_threads.Memory):
     """With what ``audit.mappings`` asks of the compiled world's Memory."""
 
     def peek_bytes(self, off, n):

@@ -1,26 +1,27 @@
-"""membarrier(2) and the light barrier that is its partner: fences of which one side costs nothing.
+"""membarrier(2) and its partner, the light barrier: a pair of fences of which one side costs nothing.
 
-A light barrier is a compiler barrier; a membarrier makes every other thread fence at some point p between its call and its return.
-So if p is behind the light barrier L in its thread, all that came before L is visible after the membarrier M; if p is before L, all that
-came before M is visible behind L. Either way M and L are ordered as two seq_cst fences would be, and that alone is what counts
-here; two light barriers are not ordered with each other. (P1202, "Asymmetric fences", puts it like this into the C++ standard.)
-The real thing does more: p may be anywhere. Hence what holds here holds there; and with real fences in the place of light ones
-(``HDR_FENCED``) all the more.
+A light barrier is a compiler barrier; a membarrier makes every other thread fence at some point p between its call and its
+return. If p is behind the light barrier L in its thread, everything before L is visible after the membarrier M; if p is before
+L, everything before M is visible behind L. Either way M and L are ordered as two seq_cst fences would be, and only that is
+modelled here; two light barriers are not ordered with each other. (P1202, "Asymmetric fences", proposes the same rule for the
+C++ standard.) The system call does more, since p may be anywhere. So a program that is right here is right with the system
+call, and also with real fences in the place of light ones (``HDR_FENCED``).
 
-A cycle over fences is forbidden if of any two that follow each other one is a membarrier. From fence to fence it goes, under rc11, by
-``hb`` or ``hb ; eco ; hb`` (``psc_F`` of the paper, see ``psc``); under tso by any way in the global order.
+A cycle over fences is forbidden if of any two neighbours in it one is a membarrier. Under rc11 an edge from fence to fence is
+``hb`` or ``hb ; eco ; hb`` (``psc_F`` of the paper, see ``psc``); under tso it is any path in the global order.
 """
 
 from .graph import FENCE, READ, WRITE
 
 
 def fences(graph):
+    """Return the seq_cst fences and the light ones."""
     found = [e for events in graph.threads for e in events if e.kind is FENCE and e.order in ("seq_cst", "light")]
     return [e for e in found if e.order == "seq_cst"], [e for e in found if e.order == "light"]
 
 
 def acyclic(graph):
-    """The condition under rc11."""
+    """Return True if the condition under rc11 holds."""
     heavy, light = fences(graph)
     every = heavy + light
     first, last = _reach(graph, every)
@@ -40,9 +41,9 @@ def _before(every, first, last, i, j):
 
 
 def _reach(graph, every):
-    """For each fence and location: the first place that is reached behind the fence, and the last one before it.
+    """Return for each fence, by location, the first place that is reached behind the fence, and the last one before it.
 
-    Places are those of ``eco``: write number n of a location is at 2n, whoever reads from it at 2n + 1.
+    Places are those of ``eco``: write number n of a location is at 2n, a read from it at 2n + 1.
     """
     first = [{} for _ in every]
     last = [{} for _ in every]
@@ -80,11 +81,12 @@ def _has_cycle(after):
 
 
 def ordered(model, graph, event):
-    """The condition under tso, whose global order is known to have no cycle: none through ``event`` and light barriers either.
+    """Return True if the condition under tso holds: no cycle through ``event`` and light barriers. (The global order has none.)
 
-    Backwards from the event. A way may pass a light barrier as if it were a fence; on the way from one to the next (and from the last
-    round to the first) there must be a membarrier, or else nothing is wrong. A state is an event; whether a membarrier has been passed
-    since the last light barrier; and the same of the way from the event to its first one (None: there was none yet).
+    The search goes backwards from the event. A path may pass a light barrier as if it were a fence; it is a forbidden cycle if
+    there is a membarrier between each light barrier and the next, and between the last and the first. A state is an event,
+    whether a membarrier was passed since the last light barrier, and the same for the path from the event to its first one
+    (None: none was passed yet).
     """
     seen = set()
     todo = _back(model, graph, event, False, None)
@@ -114,7 +116,7 @@ def _back(model, graph, e, heavy, start):
 
 
 def _last(events, index):
-    """The nearest events before that place in a thread, one of each kind."""
+    """Return the nearest events before that place in a thread, one of each kind."""
     kinds = [READ, WRITE, FENCE]
     found = []
     for e in reversed(events[:index]):

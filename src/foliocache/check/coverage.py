@@ -1,43 +1,30 @@
-"""Is every atomic operation needed as it is? Each one weakened and each one dropped, against the whole suite.
+"""Is every atomic operation needed as it is? Each one is weakened and each one is dropped, against a whole suite.
 
-``python -m foliocache.check.coverage`` prints, for every atomic operation of the modules that the protocol's argument rests on,
-which scenario fails without it, or the reason why it may be weaker than it is. What is neither is a hole in the suite.
+``python -m foliocache.check.coverage`` prints, for every atomic operation of the modules that the protocol's argument rests
+on, which scenario fails without it, or the reason why it may be weaker than it is. An operation with neither is a hole in the
+suite.
 """
 
 import ast
 import dataclasses
 import sys
 
-from . import loader, scenario
+from . import scenario
 
-MODULES = ("page_ref", "folio", "xarray", "pagetable")
-SLOW = {"lookup/three-getters", "lock/three", "lookup/two-getters"}
-# Of the scenarios of death, which are many, those for what only a repair does.
-AFTER_DEATH = {"_recount": "death/path-node-freed-both", "_recount_folio": "death/path-evict-get"}
-# (module, function, "weaken" or "drop"): why an operation may stay although nothing fails without it.
-REASONS: dict[tuple[str, str, str], str] = {
-    (
-        "page_ref",
-        "correct",
-        "drop",
-    ): "a leaked reference keeps a page of a slab from going back, no more; tests/mm/test_reap.py",
-    ("xarray", "_say_where", "drop"): "says it again where it is right; where a node was damaged, tests/test_fsck.py",
-    ("xarray", "_recount", "drop"): "after a death within a tree's lock; every step of it is in tests/mm/test_reap.py",
-}
 
-# A load cannot be dropped: its value is what the function is for. What can be left out is to look again; that has its own bugs.
-# (who calls xarray.reload, scenario, bug, expected verdict, remark)
-RECHECKS = (
-    ("pagetable.gup_fast", "gup/unmap-reuse", "no-recheck", "fails", "needed"),
-    ("filemap.find_get", "lookup/truncate", "no-recheck", "fails", "needed, if the identity is not compared"),
-    (
-        "filemap.find_get",
-        "lookup/truncate",
-        "identity-only",
-        "holds",
-        "not needed: the identity proves it, an ino is never given twice",
-    ),
-)
+@dataclasses.dataclass(frozen=True)
+class Claims:
+    """What a suite claims of the atomic operations in ``modules``; ``Suite.claims``.
+
+    ``reasons`` are those of the operations that may stay although no scenario fails without them, by (module, function,
+    "weaken" or "drop"). ``asked(name, function)`` is true if the scenario of that name is to be tried on a change in that
+    function. ``rechecks`` are about second looks at a word: (caller, scenario, bug, expected verdict, remark).
+    """
+
+    modules: tuple
+    reasons: dict
+    asked: object
+    rechecks: tuple = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +48,9 @@ class Change:
         return "".join(lines)
 
 
-def changes(module):
-    """Every change of every atomic call in a module that has an order or an effect."""
-    source = (loader.MM / f"{module}.py").read_text()
+def changes(package, module):
+    """Yield every change of every atomic call in a module that has an order or an effect."""
+    source = (package / f"{module}.py").read_text()
     for function in ast.parse(source).body:
         if isinstance(function, ast.FunctionDef):
             for call in ast.walk(function):
@@ -103,13 +90,13 @@ def _changes(module, function, call, source):
         yield Change(*place, f"atomics.load_relaxed({arguments})", "drop")
 
 
-def caught(change):
-    """The first scenario that fails with this change under rc11, and how; None if all hold."""
-    for which in scenario.load_all().values():
-        if which.name not in SLOW and (not which.name.startswith("death/") or which.name == AFTER_DEATH.get(change.function)):
-            row = _run(which, change)
-            if row:
-                return which.name, row
+def caught(suite, change):
+    """Return the first scenario that fails with this change under rc11, and how it fails; None if all hold."""
+    for which in suite.scenarios.values():
+        if suite.claims.asked(which.name, change.function):
+            how = _run(which, change)
+            if how:
+                return which.name, how
     return None
 
 
@@ -117,30 +104,30 @@ def _run(which, change):
     changed = dataclasses.replace(which, bugs={"change": scenario.Bug((change,))}, variants={})
     try:
         row = scenario.run(changed, "rc11", "change", budget=60)
-    except AssertionError as error:  # in the sequential setup: it does not even begin
+    except AssertionError as error:  # in the sequential setup, before any thread begins
         return str(error)
     return row.found.kind if row.found else None
 
 
-def survey():
-    """(change, what catches it or None) for every change."""
-    return [(change, caught(change)) for module in MODULES for change in changes(module)]
+def survey(suite):
+    """Return (change, what catches it or None) for every change."""
+    return [(change, caught(suite, change)) for module in suite.claims.modules for change in changes(suite.package, module)]
 
 
-def rechecks():
-    """(row of RECHECKS, the verdict now) for each."""
-    found = scenario.load_all()
-    return [(row, scenario.run(found[row[1]], "rc11", row[2]).verdict) for row in RECHECKS]
+def rechecks(suite):
+    """Return (row of ``Claims.rechecks``, the verdict now) for each."""
+    return [(row, scenario.run(suite.scenarios[row[1]], "rc11", row[2]).verdict) for row in suite.claims.rechecks]
 
 
-def main():
+def main(suite):
+    """Print the survey of ``suite``; return 1 if an operation is neither needed nor explained, else 0."""
     holes = 0
-    for change, found in survey():
-        reason = REASONS.get((change.module, change.function, change.how))
+    for change, found in survey(suite):
+        reason = suite.claims.reasons.get((change.module, change.function, change.how))
         verdict = f"{found[0]}: {found[1]}" if found else f"not needed: {reason}" if reason else "NOT CAUGHT"
         holes += not found and not reason
         print(f"{change.module}.{change.function:12} {change.how:6} {change.old:62.62} {verdict}")
-    for (where, name, bug, expected, remark), verdict in rechecks():
+    for (where, name, bug, expected, remark), verdict in rechecks(suite):
         holes += verdict != expected
         print(f"{where:19} look again, left out: {name} with {bug} {verdict} ({remark})")
     print(f"{holes} not caught and not explained")
@@ -148,4 +135,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(scenario.load_suite("foliocache.check.scenarios")))

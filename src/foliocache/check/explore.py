@@ -1,14 +1,14 @@
-"""Visits every consistent execution graph of a program once: stateless, without storing what was seen.
+"""Visits every consistent execution graph of a program once, without storing those that were visited.
 
 The algorithm is TruSt (Kokologiannakis, Marmanis, Gladstein, Vafeiadis, "Truly stateless, optimal dynamic partial order
 reduction", POPL 2022), which GenMC uses. Threads run one after the other, so a read cannot take a write of a thread that has
-not run yet. That is made good when the write comes: it *revisits* each earlier read of its location that is not among its
-causes. The read then takes the new write, and what was added after the read, except the causes of the write, is cut off and
-grows again. One graph could be reached so from several; :func:`maximal` picks the one in which everything cut off had been
-added in the plainest way. No graph is reached twice, and none is missed.
+not run yet. The write makes up for that when it comes: it *revisits* each earlier read of its location that is not among its
+causes. The read then takes the new write, and the events added after the read, except the causes of the write, are cut off and
+added again. One graph could be reached from several in this way; :func:`maximal` picks the one in which every event cut off
+had been added in the plainest way. No graph is reached twice, and none is missed.
 
-What is left to do is a stack of (graph, alternatives), in which any entry can be explored without the others. That is how one
-scenario is spread over processes (``parallel``).
+The work left is a stack of (graph, alternatives). Any entry can be explored without the others, so one scenario can be spread
+over processes (``parallel``).
 """
 
 import time
@@ -16,13 +16,13 @@ import time
 from .graph import CHOICE, READ, WRITE, Graph, join
 from .machine import Machine
 from .memory import Abandon, Failure
-from .script import encode
+from .replay_string import encode
 from .symmetry import causes, lowest, predecessors
 from .trace import preemptions
 
 
 class Result:
-    """What an exploration saw; results of parts add up."""
+    """The result of an exploration; results of parts add up (:meth:`add`)."""
 
     def __init__(self):
         self.executions = self.blocked = self.operations = self.stutters = 0
@@ -47,11 +47,11 @@ class Result:
 
 
 class Found:
-    """A failure, and the replay string of the execution that it ends."""
+    """A failure, and the replay string of the execution that ends in it."""
 
     def __init__(self, failure, graph):
         self.kind, self.message, self.thread = failure.kind, failure.message, failure.thread
-        self.script = encode(graph, failure.thread)
+        self.replay_string = encode(graph, failure.thread)
 
 
 class Explorer:
@@ -75,7 +75,7 @@ class Explorer:
         self.visit(Graph(len(self.program.threads)))
 
     def run(self, enough=None):
-        """Work the stack off, or until it has ``enough`` entries."""
+        """Explore until the stack is empty, or has ``enough`` entries; return the result so far."""
         while self.stack and not (self.stop and self.result.failure):
             if enough and len(self.stack) >= enough:
                 break
@@ -116,7 +116,7 @@ class Explorer:
             self.result.executions += 1
 
     def complete(self, graph):
-        """Judge a graph in which nobody can go on."""
+        """Judge a graph in which no thread can go on. Raises Failure."""
         blocked = [end[1] for end in graph.done if end[0] == "blocked"]
         if not blocked:
             self.result.executions += 1
@@ -156,10 +156,10 @@ class Explorer:
         return machine.reading(new, write)
 
     def offer(self, machine, graph, write):
-        """Queue ``graph``, whose revisited read takes ``write``, with each place in ``mo`` that suits both."""
+        """Queue ``graph``, whose revisited read takes ``write``, with each place in ``mo`` that is consistent with both."""
         r = next(r for r in graph.reads[write.loc] if r.rf is write)
         before = graph.threads[r.thread][r.index - 1].hb if r.index else machine.none
-        # The read is not among what it must not go back behind: hb of its predecessor, not its own.
+        # The read itself does not restrict what it may read: hb of its predecessor, not its own.
         low = max(graph.view(write.loc, before), lowest(graph, r))
         choices = [(write, p) for p in machine.places(graph, write) if p > low and self.suits(machine, graph, write, p, r)]
         if choices:
@@ -178,7 +178,7 @@ class Explorer:
 
 
 def kept(graph, r, write):
-    """How many events of each thread survive when ``write`` revisits ``r``: those not after r, and the causes of the write."""
+    """Return how many events of each thread stay when ``write`` revisits ``r``: those not after r, and causes of the write."""
     keep = []
     for t, events in enumerate(graph.threads):
         n = len(events)
@@ -190,7 +190,7 @@ def kept(graph, r, write):
 
 
 def maximal(graph, e, write):
-    """Whether ``e`` was added in the plainest way, seen from what was there before it and the causes of ``write``."""
+    """Return True if ``e`` was added in the plainest way, given the events before it and the causes of ``write``."""
 
     def previous(x):
         return x.stamp <= e.stamp or x.index < write.pf[x.thread]

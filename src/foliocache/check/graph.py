@@ -1,14 +1,14 @@
 """Execution graphs: what the explorer builds, copies, cuts back and compares.
 
-A graph holds, for each thread, the events it has performed so far, and for each location the *modification order* ``mo`` of its
-writes. A read knows the write it reads from. Nothing else is needed to say what happened: which interleaving led here is
-forgotten, and two interleavings with the same graph are one execution.
+A graph holds the events that each thread has performed so far, and for each location the *modification order* ``mo`` of its
+writes. A read refers to the write that it reads from. Nothing else describes an execution: the interleaving that led here is
+not kept, and two interleavings with the same graph are one execution.
 
 What a thread knows is a vector clock over the events of all threads (the last entry, always 1, stands for the initial values):
 
 ``hb``    the events that happen before the end of this event, itself included
 ``pf``    its causes: everything reachable backwards over program order and reads-from, synchronizing or not
-``rel``   of a write: what somebody who acquires it comes to know (the message's view)
+``rel``   of a write: what a thread that acquires it comes to know (the message's view)
 ``relf``  ``hb`` at the last release fence: the view that relaxed writes carry
 ``acqp``  what relaxed reads brought in, for the next acquire fence to take up
 
@@ -50,7 +50,7 @@ class Event:
 
 
 def initial_write(loc, value, none):
-    """The message every location starts with; it happens before everything."""
+    """Return the message that the location starts with; it happens before everything."""
     e = Event.__new__(Event)
     e.thread, e.index, e.stamp, e.kind, e.loc, e.value, e.rf = -1, 0, 0, WRITE, loc, value, None
     e.order, e.ex, e.plain, e.op = "relaxed", False, False, "init"
@@ -60,6 +60,7 @@ def initial_write(loc, value, none):
 
 
 def join(a, b):
+    """Return the clock that knows what ``a`` or ``b`` knows; None is an empty one."""
     if a is b or b is None:
         return a
     if a is None:
@@ -94,7 +95,7 @@ class Graph:
         return new
 
     def add(self, e):
-        """Append ``e`` to its thread; a write's place in ``mo`` is the caller's business."""
+        """Append ``e`` to its thread. The caller puts a write into ``mo``."""
         self.stamp += 1
         e.stamp = self.stamp
         self.threads[e.thread].append(e)
@@ -108,7 +109,7 @@ class Graph:
             self.light += 1
 
     def restrict(self, keep, last):
-        """A copy with ``keep[t]`` events of each thread, and ``last`` in place of the last one of its own thread."""
+        """Return a copy with ``keep[t]`` events of each thread, and ``last`` in place of the last one of its own thread."""
         new = Graph.__new__(Graph)
         new.threads = [events[:n] for events, n in zip(self.threads, keep, strict=True)]
         new.threads[last.thread][-1] = last
@@ -126,7 +127,7 @@ class Graph:
         return new
 
     def view(self, loc, hb):
-        """Position in ``mo`` of the newest message of ``loc`` that an observer with clock ``hb`` cannot go back behind."""
+        """Return the position in ``mo`` of the oldest message of ``loc`` that an observer with clock ``hb`` may still read."""
         writes = self.mo[loc]
         seen = {r.rf for r in self.reads[loc] if r.index < hb[r.thread]}
         for position in range(len(writes) - 1, 0, -1):
@@ -136,7 +137,7 @@ class Graph:
         return 0
 
     def split(self, loc, position):
-        """Whether a write put at ``position`` would come between a read-modify-write and what it read."""
+        """Return True if a write at ``position`` would come between a read-modify-write and the message that it read."""
         writes = self.mo[loc]
         return position < len(writes) and writes[position].ex and writes[position].rf is writes[position - 1]
 
@@ -144,7 +145,7 @@ class Graph:
         return [e for events in self.threads for e in events]
 
     def key(self):
-        """Equal for equal executions: every choice, every reads-from, every modification order."""
+        """Return a value that is equal for equal executions: every choice, every reads-from, every modification order."""
         reads = tuple(
             tuple(
                 (e.rf.thread, e.rf.index) if e.rf is not None else e.value for e in events if e.kind is READ or e.kind is CHOICE

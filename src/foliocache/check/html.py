@@ -1,4 +1,4 @@
-"""A counterexample as one HTML page that needs nothing but a browser: the schedule, a column for each thread, as it runs."""
+"""A counterexample as one HTML page without any other file: the schedule, a column for each thread."""
 
 import html
 
@@ -23,18 +23,18 @@ font-size:.8rem;word-break:break-all;max-width:none}
 """
 
 
-def page(title, intro, graph, program, failure, script):
-    """The whole document."""
+def page(title, intro, graph, program, failure, replay_string):
+    """Return the whole document."""
     told, preemptions = tell(graph, program)
     labels = program.label()
-    who = f"{labels[failure.thread]}: " if failure is not None and failure.thread is not None else ""
-    verdict = f"{failure.kind}: {who}{failure.message}" if failure else "no failure"
+    thread = f"{labels[failure.thread]}: " if failure is not None and failure.thread is not None else ""
+    verdict = f"{failure.kind}: {thread}{failure.message}" if failure else "no failure"
     switches = "" if preemptions is None else f"<p>{preemptions} preemption{'s' * (preemptions != 1)} in this schedule.</p>"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{_(title)}</title><style>{STYLE}</style><h1>{_(title)}</h1><p>{_(intro)}</p>"
         f'<p class="verdict">{_(verdict)}</p>{_drawing(told, labels, failure)}{switches}'
-        f'<p class="replay">Replay: <code>{_(script)}</code></p></html>\n'
+        f'<p class="replay">Replay: <code>{_(replay_string)}</code></p></html>\n'
     )
 
 

@@ -1,15 +1,17 @@
-"""Imports the shipped core a second time, uncompiled, over another ``atomics``.
+"""Imports a compiled package a second time, from its source and uncompiled, over another facade.
 
-The core's modules import each other relatively, so a package with another name on the same ``__path__`` is a complete,
-independent copy of the core. Three things make that copy differ from the compiled one, and nothing in ``mm`` knows of them:
+The package is a folder. Its modules import each other relatively and reach shared memory only through one of them, the
+*facade*, called ``atomics``; constants that a scenario may want smaller are in another one, ``layout``. A package with another
+name on the same ``__path__`` is then a complete, independent copy. Three things make that copy differ from the compiled one,
+and nothing in the package knows of them:
 
 - a meta-path finder serves the alias package from ``.py`` files only; the extension modules beside them are never looked at;
-- ``<alias>.atomics`` is in ``sys.modules`` before anything imports it, so the facade's other body is found there;
-- the source passes through :func:`rewrite` on its way to the compiler: layout constants can be made smaller, and mutations
-  (see ``mutation``) can damage one function on purpose. Line numbers stay those of the file on disk.
+- ``<alias>.atomics`` is in ``sys.modules`` before anything imports it, so the body given by the caller is found there;
+- the source passes through :func:`rewrite` on its way to the compiler: constants of ``layout`` can be made smaller, and
+  mutations (see ``mutation``) can damage one function on purpose. Line numbers stay those of the file on disk.
 
-``import cython`` inside the core finds a stand-in, whether Cython is installed or not: the checker needs no compiler, and a
-core that started to use ``cython.cast`` and the like would fail here at once, instead of meaning something else uncompiled.
+``import cython`` inside the copy finds a stand-in, whether Cython is installed or not. Source that started to use
+``cython.cast`` and the like would fail here at once, instead of meaning something else uncompiled.
 """
 
 import ast
@@ -23,7 +25,7 @@ import sys
 import types
 from pathlib import Path
 
-MM = Path(__file__).resolve().parent.parent / "mm"
+FACADE, CONSTANTS = "atomics", "layout"
 _numbers = itertools.count(1)
 
 _cython = types.ModuleType("cython")
@@ -31,64 +33,76 @@ vars(_cython).update(compiled=False, nogil=contextlib.nullcontext())
 
 
 class Core:
-    """One copy of the core: ``core.page_ref``, ``core.layout`` and so on, imported when first asked for."""
+    """One copy of the package: ``core.page_ref``, ``core.layout`` and so on, each imported when it is first asked for."""
 
-    def __init__(self, name, atomics, finder):
+    def __init__(self, name, facade, finder):
         self.name = name
-        self.atomics = atomics
+        self.atomics = facade
         self._finder = finder
 
     def __getattr__(self, module):
-        if module.startswith("_") or not (MM / f"{module}.py").exists():
-            raise AttributeError(f"foliocache.mm has no module {module!r}")
+        if module.startswith("_") or not self._finder.file(module).exists():
+            raise AttributeError(f"{self._finder.package} has no module {module!r}")
         found = importlib.import_module(f"{self.name}.{module}")
         setattr(self, module, found)
         return found
 
     def detach(self):
         """Import what has not been imported yet, then leave ``sys.modules`` and ``sys.meta_path``. The copy goes on working."""
-        for file in MM.glob("*.py"):
-            if file.stem not in ("__init__", "atomics"):
-                getattr(self, file.stem)
+        for module in modules(self._finder.package):
+            getattr(self, module)
         with contextlib.suppress(ValueError):
             sys.meta_path.remove(self._finder)
         for key in [key for key in sys.modules if key == self.name or key.startswith(self.name + ".")]:
             del sys.modules[key]
 
 
-def load(atomics, overrides=None, mutations=(), name=None):
-    """A fresh copy of the core over ``atomics``; ``overrides`` are layout constants, as in ``{"NODE_SHIFT": 2}``."""
-    alias = name or f"_foliocache_core_{next(_numbers)}"
-    finder = _Finder(alias, dict(overrides or {}), tuple(mutations))
-    package = types.ModuleType(alias, "The core, uncompiled.")
-    package.__path__ = [str(MM)]
-    package.__package__ = alias
-    package.atomics = atomics
-    sys.modules[alias] = package
-    sys.modules[f"{alias}.atomics"] = atomics
+def modules(package):
+    """The names of the modules in that folder, without ``__init__``, in alphabetical order."""
+    return sorted(file.stem for file in Path(package).glob("*.py") if file.stem != "__init__")
+
+
+def load(package, facade, overrides=None, mutations=(), name=None):
+    """Return a fresh :class:`Core`: the source in the folder ``package``, over ``facade``.
+
+    ``overrides`` are constants of ``layout``, as in ``{"NODE_SHIFT": 2}``; ValueError is raised if there is no such constant.
+    ``mutations`` are applied to the source; ``mutation.Mismatch`` is raised if one does not fit.
+    """
+    alias = name or f"_checked_{Path(package).name}_{next(_numbers)}"
+    finder = _Finder(alias, Path(package), dict(overrides or {}), tuple(mutations))
+    copy = types.ModuleType(alias, "A copy of the package, uncompiled.")
+    copy.__path__ = [str(package)]
+    copy.__package__ = alias
+    setattr(copy, FACADE, facade)
+    sys.modules[alias] = copy
+    sys.modules[f"{alias}.{FACADE}"] = facade
     sys.meta_path.insert(0, finder)
-    core = Core(alias, atomics, finder)
+    core = Core(alias, facade, finder)
     for mutation in finder.mutations:
-        getattr(core, mutation.module)  # a mutation that no longer fits its source must fail here, not pass unseen
+        getattr(core, mutation.module)  # a mutation that no longer fits its source must fail here, not go unnoticed
     return core
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    def __init__(self, alias, overrides, mutations):
+    def __init__(self, alias, package, overrides, mutations):
         self.alias = alias
+        self.package = package
         self.overrides = overrides
         self.mutations = mutations
 
+    def file(self, module):
+        return self.package / f"{module}.py"
+
     def find_spec(self, fullname, path, target=None):
         package, _, module = fullname.rpartition(".")
-        file = MM / f"{module}.py"
+        file = self.file(module)
         if package != self.alias or not file.exists():
             return None
         return importlib.util.spec_from_loader(fullname, self, origin=str(file))
 
     def exec_module(self, module):
         file = Path(module.__spec__.origin)
-        overrides = tuple(self.overrides.items()) if file.stem == "layout" else ()
+        overrides = tuple(self.overrides.items()) if file.stem == CONSTANTS else ()
         mutations = tuple(mutation for mutation in self.mutations if mutation.module == file.stem)
         module.__file__ = str(file)
         with _stand_in():
@@ -114,7 +128,7 @@ def _stand_in():
 
 
 def rewrite(file, overrides=(), mutations=()):
-    """The syntax tree of ``file`` with the mutations meant for it and the overridden constants put in."""
+    """Return the syntax tree of ``file`` after the mutations, with the overridden constants put in."""
     source = file.read_text()
     for mutation in mutations:
         source = mutation.apply(source)
@@ -123,10 +137,10 @@ def rewrite(file, overrides=(), mutations=()):
 
 
 def _override(tree, values):
-    """Replaces the assignments themselves, so that constants computed from them follow."""
+    """Replace the assignments themselves, so that constants computed from them follow."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in values:
             node.value = ast.copy_location(ast.Constant(values.pop(node.targets[0].id)), node.value)
     if values:
-        raise ValueError(f"layout has no constant {', '.join(sorted(values))}")
+        raise ValueError(f"{CONSTANTS} has no constant {', '.join(sorted(values))}")
     return tree

@@ -1,18 +1,18 @@
-"""Runs one thread of a program against a graph, and tells the explorer what else could have happened.
+"""Runs one thread of a program against a graph, and gives the explorer the alternatives.
 
 The thread's operations come in as calls (``load``, ``store``, ``rmw`` ...). As long as the graph has events of this thread
-left, they are the answer. The first operation without one becomes a new event: the machine works out every message it may read
-or every place it may take in ``mo``, goes on with one and hands the rest to the explorer as alternatives.
+left, they are the answers. The first operation without one becomes a new event: the machine works out every message that it
+may read or every place that it may take in ``mo``, goes on with one and gives the rest to the explorer as alternatives.
 
 Waiting. A retry loop of the core calls ``cpu_relax`` once per round. A round that changed nothing need not be repeated:
-whatever a second round could read, the first one could have read, so the thread is *blocked*, and later writes revisit its
-reads. A round that did change something is repeated unless an earlier round read exactly the same values (then it is a
+everything that a second round could read the first one could have read, so the thread is *blocked*, and later writes revisit
+its reads. A round that did change something is repeated unless an earlier round read exactly the same values (then it is a
 *stutter*).
 """
 
 import errno
 
-from . import atomics
+from . import facade_model
 from .graph import CHOICE, FENCE, READ, WRITE, Event, initial_write, join
 from .memory import Abandon, Blocked, Died, Failure, Geometry
 from .model import ACQUIRE, RELEASE
@@ -30,18 +30,18 @@ class Machine(Steps, Geometry):
         self.none = (0,) * nthreads + (1,)
         self.first = {}  # location -> its initial write
         self.operations = 0
-        self.lower = explorer.lower  # of each thread: the one that it is held against, see ``symmetry``
+        self.lower = explorer.lower  # of each thread: the one that it is compared with, see ``symmetry``
 
     # -- running a thread ----------------------------------------------------------------------------------------------------
 
     def run(self, graph, thread, program):
-        """Run that thread to its end or until it blocks; the outcome goes to ``graph.done``."""
+        """Run that thread to its end or until it blocks; its outcome goes to ``graph.done``. Raises Failure."""
         self.graph, self.thread, self.log = graph, thread, graph.threads[thread]
         self.i, self.n = 0, len(self.log)
         self.mark, self.rounds, self.sleeps = 0, [], 0
         self.prepare_steps(program)
         self.own = {}
-        atomics.current = self
+        facade_model.current = self
         try:
             value = program.threads[thread](self)
             self.leave()
@@ -57,7 +57,7 @@ class Machine(Steps, Geometry):
         except AssertionError as error:
             raise Failure("assertion", str(error) or "assertion failed", thread) from error
         finally:
-            atomics.current = None
+            facade_model.current = None
 
     # -- operations ----------------------------------------------------------------------------------------------------------
 
@@ -101,7 +101,7 @@ class Machine(Steps, Geometry):
         return r.value
 
     def journal(self, loc, value):
-        """A thread's journal is its own, and no event, where nobody may have to read it."""
+        """A thread's journal is private, and no event, unless other threads read journals (``Program.journals``)."""
         if self.shared:
             self.store(loc, value, "relaxed")
         self.own[loc] = value
@@ -124,7 +124,7 @@ class Machine(Steps, Geometry):
         self.append(e)
 
     def read(self, loc):
-        """A plain load: everything done to ``loc`` must be ordered before it, so it reads the last write."""
+        """A plain load: every write to ``loc`` must be ordered before it, so it reads the last one."""
         if self.i < self.n:
             self.i += 1
             return self.log[self.i - 1].value
@@ -152,7 +152,7 @@ class Machine(Steps, Geometry):
         self.append(e)
 
     def choose(self, n, what="relaxed"):
-        """One of ``range(n)``; the explorer tries all."""
+        """Return one of ``range(n)``; the explorer tries all."""
         if self.i < self.n:
             self.i += 1
             return self.log[self.i - 1].value
@@ -187,7 +187,7 @@ class Machine(Steps, Geometry):
             raise Failure("livelock", f"{self.i} events in one thread and no end")
 
     def wait(self, loc, expected):
-        """futex_wait: look at the word and lie down, as one step with respect to every wake on the same word."""
+        """futex_wait: compare the word and sleep, as one step for every wake on the same word. Return 0 or an errno."""
         queue = ("futex", loc)
         token = (self.thread, self.sleeps)
         self.sleeps += 1
@@ -210,7 +210,7 @@ class Machine(Steps, Geometry):
         return 0
 
     def wake(self, loc, n):
-        """futex_wake, first come, first served. It writes even with nobody asleep: its lock orders it with later sleepers."""
+        """futex_wake, first come, first served. It writes even if no thread sleeps: its lock orders it with later sleepers."""
         before = self.rmw(("futex", loc), "acq_rel", lambda sleepers: (sleepers or ())[n:])
         return min(n, len(before or ()))
 
@@ -221,7 +221,8 @@ class Machine(Steps, Geometry):
         return self.new_read(loc, order, True)
 
     def until(self, loc, satisfied, detail=None, order="relaxed"):
-        """Wait for a message of ``loc`` that satisfies; of the others only the last is tried (the rest cannot be revisited)."""
+        """Wait for a message of ``loc`` that satisfies, and return its value; of the others only the last is tried, which a
+        later write can revisit."""
         if self.i < self.n:
             e = self.log[self.i]
             self.i += 1
@@ -277,7 +278,7 @@ class Machine(Steps, Geometry):
         racing = [o for o in others if o.index >= hb[o.thread]]
         if racing:
             writes = self.graph.mo[e.loc]
-            # The last write, or the first read of the first thread: the same one in whatever order they came.
+            # The last write, or the first read of the first thread, which does not depend on the order in which they came.
             worst = max(racing, key=lambda o: (writes.index(o), 0) if o.kind is WRITE else (-1 - o.thread, -o.index))
             raise Failure("race", self.race(e, worst), self.thread)
 
@@ -308,7 +309,7 @@ class Machine(Steps, Geometry):
         return self.take(choices)
 
     def reading(self, e, write):
-        """``e``, a read that has the clocks of its predecessor, becomes one of ``write``."""
+        """Make ``e``, a read that has the clocks of its predecessor, a read of ``write``; return it."""
         e.rf, e.value = write, write.value
         rel = write.rel
         if rel is not None:
@@ -353,7 +354,7 @@ class Machine(Steps, Geometry):
         return self.take(choices)
 
     def places(self, graph, e):
-        """Where in ``mo`` the write ``e``, not in the graph yet, may go; the last place first."""
+        """Return the places in ``mo`` that the write ``e``, not in the graph yet, may take; the last one first."""
         writes = graph.mo[e.loc]
         if e.ex:
             position = writes.index(e.rf) + 1

@@ -1,16 +1,16 @@
 """Simulated memory: what the core's functions take as ``mem`` when they run under the checker.
 
 :class:`Direct` is a dictionary. It serves the sequential parts of a scenario, before the threads start and after they end.
-:class:`Machine` runs one thread against an execution graph: operations that the graph has already are answered from it, the
-first one that it lacks is added. Threads are ordinary Python calls, one after the other; a thread that must wait for another is
-unwound by an exception and run again later, so nothing ever has to be suspended in the middle.
+``machine.Machine`` runs one thread against an execution graph: it answers operations that the graph has already, and adds the
+first one that the graph lacks. Threads are ordinary Python calls, one after the other; a thread that must wait for another is
+unwound by an exception and run again later, so no call is ever suspended.
 """
 
-from . import plain
+from . import facade_threads
 
 
 class Blocked(BaseException):
-    """The thread cannot go on in this graph. ``why``: spin, stutter, futex, assume, script."""
+    """The thread cannot go on in this graph. ``why`` is spin, stutter, futex, await, assume or replay."""
 
     def __init__(self, why, reads=(), detail=None):
         super().__init__(why)
@@ -18,15 +18,15 @@ class Blocked(BaseException):
 
 
 class Abandon(BaseException):
-    """No consistent way on from this graph; its revisits have been noted."""
+    """This graph has no consistent continuation; its revisits have been queued."""
 
 
 class Died(BaseException):
-    """A mortal thread took the step "dies here"."""
+    """A mortal thread has chosen to die here."""
 
 
 class Failure(Exception):
-    """What a scenario must never show."""
+    """An execution that must not happen: what is wrong in it (``kind``, ``message``), and in which thread."""
 
     def __init__(self, kind, message, thread=None):
         super().__init__(message)
@@ -34,8 +34,10 @@ class Failure(Exception):
 
 
 class Geometry:
+    """What both memories have in common: the numbers that the facade asks ``mem`` for."""
+
     def __init__(self, geometry):
-        for name in plain.GEOMETRY:
+        for name in facade_threads.GEOMETRY:
             setattr(self, name, geometry.get(name, 0))
         self.size = geometry.get("size", 0)
 
@@ -93,10 +95,10 @@ class Direct(Geometry):
         return 0
 
     def relax(self):
-        raise Failure("spin", "a sequential part of the scenario spins: nobody is there to end that")
+        raise Failure("spin", "a sequential part of the scenario spins, and there is no other thread to end that")
 
     def wait(self, loc, expected):
-        raise Failure("sleep", "a sequential part of the scenario sleeps: nobody is there to wake it")
+        raise Failure("sleep", "a sequential part of the scenario sleeps, and there is no other thread to wake it")
 
     def wake(self, loc, n):
         return 0

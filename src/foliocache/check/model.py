@@ -1,18 +1,20 @@
 """The memory models: which message a read may take, and where a write may go.
 
-All three are one machine with different rules. What is common: program order and reads-from have no cycle (a read takes a write
-that has been executed: no load buffering), every location is coherent (nobody goes back behind what happens before him), and
-nothing comes between the halves of a read-modify-write. The explorer adds one event at a time and asks :meth:`allows` here.
+All three are one machine with different rules. They have in common: program order and reads-from have no cycle (a read takes a
+write that has been executed: no load buffering), every location is coherent (a thread never reads a message older than one
+that happens before the read), and nothing comes between the halves of a read-modify-write. The explorer adds one event at a
+time and asks :meth:`Model.allows`.
 
 ``rc11``  C11 as repaired by Lahav et al. (PLDI 2017), with C++20's release sequences (read-modify-writes only). Acquire,
-          release and fences act through the clocks of ``graph``; seq_cst through the acyclicity of ``psc``, exactly as in the paper.
+          release and fences act through the clocks of ``graph``; seq_cst through the acyclicity of ``psc``, exactly as in the
+          paper.
 ``tso``   x86-TSO: every load acquires, every store releases, and the global order (program order except store to load, external
-          reads-from, modification order, from-read) has no cycle. A locked instruction, also a cmpxchg that fails, is a fence,
+          reads-from, modification order, from-read) has no cycle. A locked instruction is a fence, a cmpxchg that fails, too,
           and so is a seq_cst store. This is herd's x86tso; it equals the machine with store buffers (Owens, Sarkar, Sewell
           2009).
-``sc``    the same with all of program order in the global order.
+``sc``    The same with all of program order in the global order.
 
-An event that comes last in ``mo``, or reads the last message, has no edge to anything: only the others need a search.
+An event that comes last in ``mo``, or reads the last message, has no edge to any other: only the others need a search.
 """
 
 from . import barriers
@@ -29,7 +31,7 @@ class Model:
         self.name = name
 
     def allows(self, graph, event):
-        """Whether ``graph``, consistent but for its new ``event`` (which is in it), is consistent."""
+        """Return True if ``graph`` is consistent; it contains the new ``event`` and was consistent without it."""
         raise NotImplementedError
 
 
@@ -51,6 +53,7 @@ class Interleaving(Model):
         return True
 
     def before(self, graph, e):
+        """Return the events that come immediately before ``e`` in the global order."""
         found = self.program(graph.threads[e.thread], e)
         if e.kind is READ:
             found += self.source(e)
@@ -69,7 +72,7 @@ class Interleaving(Model):
 
 
 def locked(e):
-    """An x86 instruction that drains the store buffer."""
+    """Return True if ``e`` belongs to an x86 instruction that drains the store buffer."""
     if e.kind is FENCE:
         return e.order == "seq_cst"
     return e.ex or (e.kind is WRITE and e.order == "seq_cst")
@@ -80,7 +83,7 @@ class StoreBuffers(Interleaving):
         return super().allows(graph, event) and (not graph.seq_cst or not graph.light or barriers.ordered(self, graph, event))
 
     def program(self, events, e):
-        """The nearest earlier events that ``e`` is ordered after: loads and locked ones; stores, unless it is a plain load."""
+        """Return the nearest earlier events that ``e`` is ordered after: loads, locked ones, and for all but a load stores."""
         found = []
         load = e.kind is READ and not e.ex
         want_load, want_store = True, not load

@@ -1,7 +1,7 @@
-"""Damage done to the shipped source on purpose, to see that a scenario notices.
+"""Damage done to the source on purpose, to see that a scenario notices.
 
-A mutation names a module and a function of ``mm`` and a text inside that function. The text must occur there exactly once:
-when the source moves on, a mutation that no longer fits raises, it does not turn into a test of nothing.
+A mutation names a module and a function, and a text inside that function. The text must occur there exactly once: when the
+source changes, a mutation that no longer fits raises :class:`Mismatch`; it does not turn into a test of nothing.
 """
 
 import ast
@@ -14,7 +14,7 @@ class Mismatch(Exception):
 
 
 def _span(source, function):
-    """First and last line, as slice bounds, of a top-level function or ``Class.method``."""
+    """Return the lines, as slice bounds, of a top-level function or ``Class.method``. Raises Mismatch if there is none."""
     body = ast.parse(source).body
     for part in function.split("."):
         found = [node for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == part]
@@ -55,6 +55,6 @@ class Replace:
         lines = source.splitlines(keepends=True)
         new = textwrap.dedent(self.source).strip("\n").splitlines(keepends=True)
         new[-1] = new[-1].rstrip("\n") + "\n"
-        # Line numbers after the function should stay what they are on disk: pad when the variant is shorter.
+        # Line numbers after the function should stay as on disk: pad a variant that is shorter.
         new += ["\n"] * (last - first - len(new))
         return "".join(lines[:first] + new + lines[last:])

@@ -1,11 +1,11 @@
-"""Work on several cores: forked workers, which are asked for one thing at a time and are gone when their parent is.
+"""Work on several cores: forked workers that get one task at a time and end with their parent.
 
-Not ``multiprocessing.Pool``, which waits for ever for the answer of a worker that was killed, nor ``concurrent.futures``, which
-has no way to end a worker within a task: after Ctrl-C it waits for all tasks under way, and after a SIGKILL its workers wait for
-ever for the next one.
+``multiprocessing.Pool`` will not do: it waits for ever for the answer of a worker that was killed. Nor will
+``concurrent.futures``: it cannot end a worker within a task, so after Ctrl-C it waits for all tasks under way, and after a
+SIGKILL its workers wait for ever for the next one.
 
 A worker starts with default signal handlers: one written in Python runs between two instructions of the interpreter, so it
-cannot end a process that has just begun to wait in the kernel. From before the fork until then these signals are held back. The
+cannot end a process that has just begun to wait in the kernel. From before the fork until then these signals are blocked. The
 kernel kills a worker with its parent.
 """
 
@@ -22,7 +22,7 @@ from multiprocessing import connection
 from .explore import Result
 
 ENTRIES_PER_JOB = 32
-PATIENCE = 10  # seconds for a process to end that has closed its pipe
+PATIENCE = 10  # seconds that a process that has closed its pipe may take to end
 _PR_SET_PDEATHSIG = 1
 
 
@@ -31,7 +31,7 @@ class WorkerDied(RuntimeError):
 
 
 def spread(explorer, jobs):
-    """One exploration on several cores.
+    """Run one exploration on several cores; return its result.
 
     The entries of the explorer's stack are independent of each other, so after a start in one process workers explore one each.
     The set of executions is the same; only which failure comes first may differ, so the one of the lowest entry is reported.
@@ -60,10 +60,10 @@ def _explored(explorer, entry):
 
 
 def each(work, things, jobs):
-    """Yield ``(thing, work(thing))`` as they are done, by ``jobs`` workers that have what this process has now.
+    """Yield ``(thing, work(thing))`` as they are done, by ``jobs`` workers forked from this process.
 
-    Things are taken as workers come free. Raises what ``work`` raises, and WorkerDied if a worker ends otherwise. However this
-    ends, also by an exception in the loop that uses it, the workers are gone.
+    A thing is taken when a worker is free. Raises what ``work`` raises, and WorkerDied if a worker ends without an answer.
+    However this ends, by an exception in the loop that uses it, too, no worker is left.
     """
     things = iter(things)
     with _forked(work, jobs) as workers:
@@ -96,7 +96,7 @@ def _answer(pipe, process):
 
 @contextlib.contextmanager
 def _forked(work, jobs):
-    """Workers by the pipes to them."""
+    """A dictionary of workers, by the pipes to them."""
     context = multiprocessing.get_context("fork")
     workers = {}
     try:
@@ -119,7 +119,7 @@ def _forked(work, jobs):
 
 @contextlib.contextmanager
 def _held_back():
-    """Signals with a handler in Python wait until this is left."""
+    """Signals with a handler in Python are blocked within."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _handled())
     try:
         yield before
@@ -148,7 +148,7 @@ def _work(work, pipe, parent, mask):
 
 
 def _told(error):
-    """The exception with its traceback as a note, or another one that says the same, if it cannot be sent."""
+    """Return the exception with its traceback as a note, or a RuntimeError of that text if it cannot be pickled."""
     text = "".join(traceback.format_exception(error))
     error.add_note(f"in a worker process:\n{text}")
     try:

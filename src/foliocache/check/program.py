@@ -1,10 +1,10 @@
-"""What is explored: a sequential setup, threads, and a judgement of the final state."""
+"""A program to explore: a sequential setup, threads, and a judgement of the final state."""
 
 import dataclasses
 import time
 from collections.abc import Callable
 
-from . import atomics
+from . import facade_model
 from .explore import Explorer
 from .memory import Direct, Failure
 from .model import MODELS
@@ -13,15 +13,16 @@ from .parallel import spread
 
 @dataclasses.dataclass
 class Program:
-    """``threads`` are functions of ``mem`` that touch nothing but ``mem``; what they return goes to ``final(mem, results)``.
+    """``threads`` are functions of ``mem`` that touch nothing but ``mem``; the values they return go to ``final(mem,
+    results)``.
 
-    ``final`` looks at the memory that is left and raises ``AssertionError`` if it may not be so; what it returns (or, without
-    it, the results) is the execution's *outcome*. A thread that is ``mortal`` may die at each of its operations; its result is
-    None then. With ``timeouts`` every futex_wait may also time out. ``barriers`` is how often one of the threads calls
-    ``steps.membarrier``. With ``journals`` what clients write down of themselves is read by others, too; ``clients`` are the threads
-    of those that the core may ask about. ``names`` tells locations to the reader: ``{offset: "slot"}`` or a function. ``equal`` groups
-    threads that are the same but for their numbers, see ``symmetry``; of executions that differ by no more than those, one is
-    explored.
+    ``final`` looks at the memory that is left and raises ``AssertionError`` if it is wrong; the value it returns (or, without
+    it, the results) is the execution's *outcome*. A ``mortal`` thread may die before each of its writes; its result is None
+    then. With ``timeouts`` every futex_wait may also time out. ``barriers`` is how often one of the threads calls
+    ``steps.membarrier``. With ``journals`` other threads read what a client writes about itself. ``clients`` maps the clients
+    that the core may ask about to threads. ``names`` gives locations names for a reader: ``{offset: "slot"}`` or a function.
+    ``equal`` has groups of threads that differ only by their numbers, see ``symmetry``; of executions that differ only by an
+    exchange of those, one is explored.
     """
 
     threads: list
@@ -38,11 +39,12 @@ class Program:
     equal: tuple = ()
 
     def initial(self):
+        """Return the memory after the setup."""
         mem = Direct(self.geometry)
-        atomics.current = mem
+        facade_model.current = mem
         if self.setup:
             self.setup(mem)
-        atomics.current = None
+        facade_model.current = None
         return mem.values
 
     def label(self):
@@ -55,23 +57,24 @@ class Program:
         return f"[{loc}]" if isinstance(loc, int) else "/".join(map(str, loc))
 
     def judge(self, graph):
+        """Return the outcome of a complete execution. Raises Failure."""
         results = [end[1] for end in graph.done]
         if self.final is None:
             return tuple(results)
         mem = Direct(self.geometry, dict(self.start), self.clients)
         mem.values.update((loc, writes[-1].value) for loc, writes in graph.mo.items())
-        atomics.current = mem
+        facade_model.current = mem
         try:
             return self.final(mem, results)
         except AssertionError as error:
             raise Failure("final state", str(error) or "assertion failed") from error
         finally:
-            atomics.current = None
+            facade_model.current = None
 
     def liveness(self, graph, blocked):
-        """A failure if nobody can go on any more: every blocked thread has seen the last of what it waits for."""
+        """Raise Failure if no thread can ever go on: every blocked thread has seen the last message of what it waits for."""
         for block in blocked:
-            if block.why in ("assume", "script"):
+            if block.why in ("assume", "replay"):
                 return
             for r in block.reads:
                 if graph.mo[r.loc][-1].value != r.value:
@@ -84,8 +87,8 @@ class Program:
             if graph.mo[loc][-1].value != expected:
                 raise Failure("lost wake-up", f"a thread sleeps on {self.name(loc)} == {expected}, which has changed since")
         if asleep:
-            raise Failure("deadlock", "all that are left sleep")
-        raise Failure("livelock", "all that are left retry for ever and nothing changes")
+            raise Failure("deadlock", "every thread that has not ended sleeps")
+        raise Failure("livelock", "every thread that has not ended retries for ever and nothing changes")
 
     start = None
 
@@ -95,7 +98,7 @@ class Program:
 
 
 def explore(program, model="rc11", jobs=1, budget=None, stop=True, bound=None):
-    """Explore ``program`` under the model of that name; the result says what was seen and whether it was everything.
+    """Explore ``program`` under the model of that name; return a ``Result``.
 
     ``budget`` is in seconds; ``bound`` leaves out failures whose plainest schedule needs more preemptions. ``stop`` at the
     first failure.
@@ -109,7 +112,10 @@ def explore(program, model="rc11", jobs=1, budget=None, stop=True, bound=None):
 
 
 def litmus(*threads, model="rc11", **options):
-    """The set of outcomes (tuples of what the threads return, or what ``final`` returns) of a small program."""
+    """Return the set of outcomes of a small program: tuples of what the threads return, or what ``final`` returns.
+
+    Raises AssertionError if an execution fails.
+    """
     result = explore(Program(list(threads), **options), model, stop=False)
     if result.failure:
         raise AssertionError(f"{result.failure.kind}: {result.failure.message}")

@@ -68,6 +68,7 @@ def _base(events, seq_cst, fences, hb, po, communication):
 
 
 def acyclic(graph):
+    """Return True if the condition holds."""
     events = [ws[0] for ws in graph.mo.values()] + graph.events()
     number = {e: i for i, e in enumerate(events)}
     hb = _relation(events, _happens_before)

@@ -1,25 +1,25 @@
-"""One execution again, from a string: for looking at it, with names and source lines, and for telling others about it.
+"""Runs one execution again, from its replay string, with names and source lines for a reader.
 
-The string (see ``script``) is complete, so nothing is searched: a thread that needs a write of another one waits until that has
-run.
+The string (see ``replay_string``) is complete, so nothing is searched: a thread that needs another thread's write waits until
+that thread has run.
 """
 
 import sys
 from pathlib import Path
 
+from . import facade_model, facade_threads
 from .graph import READ, Graph
 from .machine import Machine
 from .memory import Blocked, Failure
 
-HERE = Path(__file__).parent
-ENGINE = {str(HERE / name) for name in ("machine.py", "replay.py", "memory.py", "graph.py", "steps.py")}
-FACADES = {str(HERE / "atomics.py"), str(HERE / "plain.py")}
+FACADES = {facade_model.__file__, facade_threads.__file__}
+ENGINE = {str(file) for file in Path(__file__).parent.glob("*.py")} - FACADES
 
 
 class Replayer(Machine):
-    def __init__(self, explorer, geometry, initial, script):
-        super().__init__(explorer, geometry, initial, len(script))
-        self.script, self.rank, self.free = script, {}, False
+    def __init__(self, explorer, geometry, initial, tokens):
+        super().__init__(explorer, geometry, initial, len(tokens))
+        self.tokens, self.rank, self.free = tokens, {}, False
 
     def event(self, kind, loc, order):
         e = super().event(kind, loc, order)
@@ -30,13 +30,13 @@ class Replayer(Machine):
         return f"{super().race(e, o)}\n      here: {_place(e)}\n      there: {_place(o)}"
 
     def token(self):
-        """What the script says about the next event; None once the thread that fails is on its own."""
-        script = self.script[self.thread]
-        if self.n < len(script):
-            return script[self.n]
+        """Return the next event's token; None when the thread that fails goes on alone. Raises Blocked where others wait."""
+        tokens = self.tokens[self.thread]
+        if self.n < len(tokens):
+            return tokens[self.n]
         if self.free:
             return None
-        raise Blocked("script")
+        raise Blocked("replay")
 
     def new_read(self, loc, order, ex, satisfied=None):
         token = self.token()
@@ -48,7 +48,7 @@ class Replayer(Machine):
         else:
             t, index = map(int, token.split("."))
             if index >= len(self.graph.threads[t]):
-                raise Blocked("script")
+                raise Blocked("replay")
             source = self.graph.threads[t][index]
         e = self.event(READ, loc, order)
         e.ex = ex
@@ -92,8 +92,8 @@ def _place(e):
     return f"{function}, {file}:{line}"
 
 
-class _Nobody:
-    """Stands in for the explorer where nothing is explored."""
+class _NoExplorer:
+    """Stands in for the explorer: nothing is explored."""
 
     def __init__(self, explorer):
         self.model, self.timeouts, self.names, self.name = explorer.model, explorer.timeouts, explorer.names, explorer.name
@@ -107,7 +107,7 @@ class _Nobody:
 
 
 def site():
-    """(facade function, module.function, file, line) of the operation that is being performed."""
+    """Return (facade function, module.function, file, line) of the operation that is being performed."""
     frame, op = sys._getframe(2), None
     while frame.f_code.co_filename in ENGINE:
         op, frame = frame.f_code.co_name, frame.f_back
@@ -119,10 +119,12 @@ def site():
 
 
 def replay(program, model, text):
-    """Run that execution: its graph, whose events know their place in the source, and the failure that it ends in (or None)."""
-    failing, *scripts = text.split("/")
+    """Run that execution; return its graph, whose events have their place in the source, and the failure that it ends in, or
+    None."""
+    failing, *threads = text.split("/")
     explorer = program.explorer(model)
-    machine = Replayer(_Nobody(explorer), program.geometry, program.start, [s.split(",") if s else [] for s in scripts])
+    tokens = [thread.split(",") if thread else [] for thread in threads]
+    machine = Replayer(_NoExplorer(explorer), program.geometry, program.start, tokens)
     graph = Graph(len(program.threads))
     size, failed = -1, None
     while size < graph.stamp:
@@ -130,7 +132,7 @@ def replay(program, model, text):
         for t in range(len(program.threads)):
             try:
                 machine.run(graph, t, program)
-            except Failure as failure:  # the last word of the thread that fails; the others go on to where they were
+            except Failure as failure:  # the end of the thread that fails; the others go on to where they were
                 failed = failure
     if failed:
         return graph, failed

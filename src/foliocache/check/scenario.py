@@ -1,32 +1,85 @@
-"""Scenarios: named programs over the shipped core, with the bugs that each must notice.
+"""Scenarios: named programs over a package's source, with the bugs that each must notice.
 
-A scenario is a function that builds a :class:`Program` from a copy of the core. Its *bugs* are mutations of the shipped source;
-each says under which models it must be found, and the suite is as surprised by a bug that goes unnoticed as by a failure
-without one. *Variants* are mutations that are right as well: another scheme, or an order that the protocol does not need.
+A scenario is a function that builds a :class:`Program` from a copy of the package. Its *bugs* are mutations of the source;
+each says under which models it must be found. A bug that goes unnoticed is as much a surprise as a failure without one.
+*Variants* are mutations that are right as well: another scheme, or an order that the protocol does not need.
+
+The scenarios on one package are a :class:`Suite`, kept in a package of its own. The engine gets at it only by
+:func:`load_suite`.
 """
 
 import dataclasses
 import importlib
 import inspect
+import pkgutil
 import time
 import types
 
-from . import atomics, loader
+from . import facade_model, loader
 from .program import explore
 
-SCENARIOS: dict = {}
-MODULES = ("counting", "lookup", "gup", "waiting", "tree", "nodes", "death", "death_path", "death_parts", "refused")
 ALL = ("sc", "tso", "rc11")
 WEAK = ("rc11",)
 
 
 @dataclasses.dataclass(frozen=True)
 class Bug:
-    """Edits of the shipped source, the models under which they must make the scenario fail, and what goes wrong."""
+    """Edits of the source, the models under which they must make the scenario fail, and what goes wrong."""
 
     edits: tuple
     fails: tuple = ALL
     why: str = ""
+
+
+class Suite:
+    """The scenarios on the source in the folder ``package``, by name.
+
+    ``helpers`` are functions that stand-ins for parts of the source may call besides those of the facade, as in
+    ``atomics.poison``.
+    """
+
+    def __init__(self, package, helpers=None):
+        self.package = package
+        self.helpers = helpers or {}
+        self.scenarios = {}
+        self.claims = None  # of ``coverage``, if the suite makes any
+
+    def scenario(self, name, layout=None, stand_ins=(), bugs=None, variants=None, slow=False):
+        """Register the decorated builder under ``name``.
+
+        ``layout`` are constants of that module, made smaller; ``stand_ins`` are mutations of every copy. A ``slow`` scenario is
+        explored by ``foliocache verify`` only; the tests look for its bugs and leave the rest.
+        """
+
+        def register(build):
+            doc = inspect.cleandoc(build.__doc__ or "")
+            self.scenarios[name] = Scenario(
+                name, build, doc, layout or {}, tuple(stand_ins), bugs or {}, variants or {}, slow, self
+            )
+            return build
+
+        return register
+
+    def load(self, layout, mutations):
+        """Return a copy of the source over simulated memory."""
+        core = loader.load(self.package, self.facade(), layout, mutations)
+        core.detach()
+        return core
+
+    def facade(self):
+        """Return a facade of its own for one copy: simulated atomics and the helpers."""
+        names = {name: thing for name, thing in vars(facade_model).items() if not name.startswith("_") and name != "current"}
+        facade = types.ModuleType(loader.FACADE)
+        vars(facade).update(names | self.helpers)
+        return facade
+
+
+def load_suite(name):
+    """Import every module of the package ``name`` (those of ``foliocache.check.scenarios``, say) and return its ``SUITE``."""
+    package = importlib.import_module(name)
+    for module in pkgutil.iter_modules(package.__path__, f"{name}."):
+        importlib.import_module(module.name)
+    return package.SUITE
 
 
 @dataclasses.dataclass
@@ -39,8 +92,10 @@ class Scenario:
     bugs: dict
     variants: dict
     slow: bool
+    suite: Suite = dataclasses.field(repr=False)
 
     def expected(self, model, mutation):
+        """Return "holds" or "fails"."""
         if mutation is None or mutation in self.variants:
             return "holds"
         return "fails" if model in self.bugs[mutation].fails else "holds"
@@ -49,12 +104,11 @@ class Scenario:
         return [*self.bugs, *self.variants]
 
     def program(self, mutation=None):
+        """Return the program on a fresh copy of the source, as shipped or with the bug or variant of that name."""
         edits = ()
         if mutation is not None:
             edits = (self.bugs.get(mutation) or self.variants[mutation]).edits
-        core = loader.load(facade(), self.layout, (*self.stand_ins, *edits))
-        core.detach()
-        return self.build(core)
+        return self.build(self.suite.load(self.layout, (*self.stand_ins, *edits)))
 
 
 @dataclasses.dataclass
@@ -78,38 +132,8 @@ class Row:
         return self.verdict != self.expected
 
 
-def scenario(name, layout=None, stand_ins=(), bugs=None, variants=None, slow=False):
-    """Registers the decorated builder. What is ``slow`` is left to ``foliocache verify``: the tests explore it only to find its bugs."""
-
-    def register(build):
-        doc = inspect.cleandoc(build.__doc__ or "")
-        SCENARIOS[name] = Scenario(name, build, doc, layout or {}, tuple(stand_ins), bugs or {}, variants or {}, slow)
-        return build
-
-    return register
-
-
-def facade():
-    """The simulated atomics, and what stand-ins need besides: a mark on a page's content that it is nobody's."""
-    body = types.ModuleType("atomics")
-    vars(body).update({name: thing for name, thing in vars(atomics).items() if not name.startswith("_") and name != "current"})
-    body.poison = poison
-    return body
-
-
-def poison(mem, pfn):
-    mem.write(("page", pfn), "nobody's")
-
-
-def load_all():
-    """Every registered scenario, by name."""
-    for module in MODULES:
-        importlib.import_module(f"foliocache.check.scenarios.{module}")
-    return SCENARIOS
-
-
 def run(which, model="rc11", mutation=None, jobs=1, budget=None, bound=None):
-    """Explore one scenario under one model, as shipped or with one mutation."""
+    """Explore one scenario under one model, as shipped or with one mutation; return the :class:`Row`."""
     program = which.program(mutation)
     start = time.perf_counter()
     result = explore(program, model, jobs=jobs, budget=budget, bound=bound)

@@ -1,16 +1,17 @@
-"""Steps of a thread that are no memory operations of its own: dying, and taking a process-wide barrier.
+"""Steps of a thread that are not its own memory operations: death, and process-wide barriers.
 
-**Death.** A mortal thread may die before each of its writes: a choice, explored like any other. (A load leaves nothing behind, so
-to die before it is to die before the next write.) ``is_dead`` tells others; who sees it sees all that the dead one did (the kernel
-tells it, after the last instruction). The core asks by client: ``Program(clients={client: thread})``.
+**Death.** A mortal thread may die before each of its writes: a choice, explored like any other. (A load leaves nothing behind,
+so to die before it is to die before the next write.) ``is_dead`` asks; a thread that sees the death sees all that the dead
+thread did, because the kernel reports it after the last instruction. The core asks by client: ``Program(clients={client:
+thread})``.
 
 **membarrier(2).** The caller makes every other thread execute a full fence at some point between call and return. Two models:
 
-- ``steps.membarrier`` is what it is, an interrupt: before each operation another thread may take it (once it has been sent), which is a
-  seq_cst fence there, and acknowledges it; the caller fences, sends, waits for all, fences. A thread that has ended has passed a
-  fence on its way out. Exact, and dear: every place is a choice.
-- The core's ``atomics.membarrier`` has a partner, ``atomics.light_barrier``, and only what it does to that counts here: see
-  ``barriers``. That is weaker than the interrupt, so what holds with it holds.
+- ``steps.membarrier`` is an interrupt, as in the kernel: once it has been sent, another thread may take it before each of its
+  operations, which is a seq_cst fence there, and acknowledges it; the caller fences, sends, waits for all, fences. A thread
+  that has ended has passed a fence on its way out. This model is exact and expensive: every place is a choice.
+- The core's ``atomics.membarrier`` has a partner, ``atomics.light_barrier``, and only its effect on that partner counts here:
+  see ``barriers``. That is weaker than the interrupt, so a program that is right with it is right with the interrupt.
 """
 
 from .memory import Blocked, Died
@@ -19,7 +20,7 @@ DEAD, GONE = 1, 2  # a mortal thread that has died, or has come to its end
 
 
 class Steps:
-    """Part of the machine: ``steps`` is true when something may happen before the next operation."""
+    """Part of the machine: ``steps`` is true when a step may happen before the next operation."""
 
     def prepare_steps(self, program):
         self.mortal = self.thread in program.mortal
@@ -55,7 +56,7 @@ class Steps:
 
     def send_interrupt(self):
         self.steps = False
-        self.interrupts = 0  # one who sends is never asked
+        self.interrupts = 0  # the sender is never interrupted
         self.sent += 1
         self.fence("seq_cst")
         self.store("interrupt", self.sent, "relaxed")
@@ -66,8 +67,9 @@ class Steps:
         self.fence("seq_cst")
         self.steps = self.mortal
 
-    # With ``clients``, a sleep times out at most once, and only when somebody has died: any other time-out only looks again at
-    # what has not changed. One who sleeps on instead is not judged, for he would not.
+    # With ``clients``, a sleep times out at most once, and only after a death: any other time-out would only look again at a
+    # word that has not changed. An execution in which the thread sleeps on instead is not judged, because in reality it would
+    # time out.
 
     def may_time_out(self):
         return bool(self.explorer.timeouts and self.processes and not self.mortal and not self.timed_out)
@@ -95,35 +97,35 @@ class Steps:
 
 
 def membarrier(mem):
-    """The caller is the only thread of its program that may call this; ``Program(barriers=n)`` for n calls."""
+    """One thread of a program may call this, n times with ``Program(barriers=n)``."""
     mem.send_interrupt()
 
 
 def is_dead(mem, thread):
-    """Whether that thread has died, as far as the caller can know by now."""
+    """Return True if that thread has died, as far as the caller can know by now."""
     return mem.load(("dead", thread), "acquire") == 1
 
 
 def has_died(mem, client):
-    """Wait until a mortal client has died or come to its end; whether it has died."""
+    """Wait until a mortal client has died or come to its end; return True if it has died."""
     return mem.until(("dead", mem.processes[client]), bool, order="acquire") == DEAD
 
 
 def set_alive(mem, client, alive):
-    """A new client in the slot of one that has died; or none, again."""
+    """Put a new client into the slot of one that has died (``alive``), or remove it again."""
     mem.store(("dead", mem.processes[client]), GONE if alive else DEAD, "release")
 
 
 def choose(mem, n):
-    """Any of ``range(n)``."""
+    """Return any of ``range(n)``; all are explored."""
     return mem.choose(n)
 
 
 def assume(mem, condition):
-    """Go on only where ``condition`` holds; what the others do without this thread is not judged."""
+    """Go on only where ``condition`` holds; an execution in which it does not is not judged."""
     mem.assume(condition)
 
 
 def await_value(mem, loc, satisfied, order="acquire"):
-    """Wait for a value of ``loc`` that satisfies; returns it."""
+    """Wait for a value of ``loc`` for which ``satisfied`` returns true; return the value."""
     return mem.until(loc, satisfied, order=order)

@@ -1,20 +1,20 @@
-"""Threads that are equal: of the executions that differ only by which of them did what, one is explored.
+"""Equal threads: of the executions that differ only by an exchange of such threads, one is explored.
 
-``Program(equal=[(0, 1, 2)])`` declares that these threads run the same code, and that it makes no difference which of them is
-which: not to what they do (their numbers may be written, compared with themselves, but not ordered), not to the others, not to
-``final``. What follows is after SPORE (Kokologiannakis, Marmanis, Vafeiadis, "SPORE: combining symmetry and partial order
+``Program(equal=[(0, 1, 2)])`` declares that these threads run the same code, and that exchanging them makes no difference: not
+to themselves (their numbers may be written and compared for equality, but not ordered), not to other threads, not to
+``final``. The method is that of SPORE (Kokologiannakis, Marmanis, Vafeiadis, "SPORE: combining symmetry and partial order
 reduction", PLDI 2024).
 
 *The representative.* Two equal threads do the same until they differ for the first time: one reads an earlier message than the
-other (in ``mo``), or its write stands earlier, or it chose a larger number. Of the orders in which the threads can be named, the
-one is kept in which that is always the one with the lower number. Position by position this compares words, so it suffices to
-hold each thread against the next lower one, its *twin*; and each execution has a representative.
+other (in ``mo``), or its write stands earlier, or it chose a larger number. Of the ways to number the threads, the one is kept
+in which that thread always has the lower number. This is a lexicographic order, position by position, so it is enough to
+compare each thread with the next lower one, its *twin*; and each execution has a representative.
 
-*Why TruSt still finds them all.* It needs of a memory model that a part of a consistent graph that is closed under causes is
-consistent, and that a consistent graph stays so when any thread's next event is added in the plainest way. "Consistent, and
+*Why TruSt still finds them all.* It requires of a memory model that a part of a consistent graph that is closed under causes
+is consistent, and that a consistent graph stays so when any thread's next event is added in the plainest way. "Consistent, and
 the representative" has both properties, if the twin of an event counts among its causes (``pf``) up to where the two threads
-differ: who comes later reads the last message, or writes the last, and cannot fall behind his twin that way. Twins are there in
-time because the lowest thread runs first, and because two that did the same end, or block, at the same place.
+differ: the later event reads the last message, or writes the last, and so cannot come before its twin. The twin's event exists
+in time because the lowest thread runs first, and because two threads that did the same end, or block, at the same place.
 """
 
 import itertools
@@ -23,21 +23,21 @@ from .graph import READ, WRITE
 
 
 def predecessors(program):
-    """For each thread the next lower one that it is equal to, or None."""
+    """Return for each thread the next lower one that it is equal to, or None. Raises ValueError if a declaration is wrong."""
     before = [None] * len(program.threads)
     for group in program.equal:
         for lower, higher in itertools.pairwise(group):
             if lower >= higher or program.threads[lower].__code__ is not program.threads[higher].__code__:
                 raise ValueError(f"threads {lower} and {higher} are not equal")
             before[higher] = lower
-        # Death and membarrier are told by thread numbers.
+        # Death and membarrier refer to threads by number.
         if program.barriers or program.mortal.intersection(group):
             raise ValueError("equal threads may not die, nor be in a program with a membarrier")
     return before
 
 
 def twin(graph, thread, index, lower):
-    """The event that the next one of ``thread`` is held against; None once the two threads have differed."""
+    """Return the event that the next one of ``thread`` is compared with; None once the two threads have differed."""
     if index and not same(graph.threads[thread][index - 1]):
         return None
     if index >= len(graph.threads[lower]):
@@ -46,22 +46,22 @@ def twin(graph, thread, index, lower):
 
 
 def causes(graph, e):
-    """What ``e`` depends on because it comes after its twin: of a read-modify-write, both halves."""
+    """Return the clock of what ``e`` depends on because it comes after its twin: of a read-modify-write, both halves."""
     if e.twin.ex and e.twin.kind is READ:
-        for later in graph.threads[e.twin.thread][e.index + 1 : e.index + 3]:  # a futex looks at its word in between
+        for later in graph.threads[e.twin.thread][e.index + 1 : e.index + 3]:  # a futex_wait reads its word in between
             if later.ex:
                 return later.pf if later.kind is WRITE else e.twin.pf
     return e.twin.pf
 
 
 def same(e):
-    """Whether a thread and its twin have done the same up to and with ``e``. Of two writes one comes first."""
+    """Return True if a thread and its twin have done the same up to and with ``e``. Of two writes one comes first."""
     t = e.twin
     return t is not None and t.kind is e.kind is not WRITE and t.loc == e.loc and t.rf is e.rf and t.value == e.value
 
 
 def lowest(graph, e):
-    """The position in ``mo`` that ``e`` must not go behind: where its twin is, or reads from."""
+    """Return the position in ``mo`` that ``e`` must not precede: that of its twin, or of the message that its twin reads."""
     t = e.twin
     if t is None or t.kind is not e.kind or t.loc != e.loc:
         return 0

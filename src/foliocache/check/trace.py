@@ -1,8 +1,8 @@
-"""An execution as a story: its steps in one order, a column for each thread.
+"""Writes an execution out as a schedule: its steps in one order, a column for each thread.
 
-A graph is not a schedule. Among its schedules the one is told that needs the fewest oddities (a load of a message that is not
-the newest any more, a store that lands behind a later one), and among those the one with the fewest preemptions. Under ``sc``
-there are no oddities at all.
+A graph is not a schedule. Of its schedules the one is shown that needs the fewest oddities (a load of a message that is not
+the newest any more, a store that lands before an earlier one), and among those the one with the fewest preemptions. Under
+``sc`` there are no oddities.
 """
 
 import dataclasses
@@ -35,12 +35,12 @@ def _same_writer(before, e):
 
 
 def steps(graph):
-    """Each thread's events; the halves of a read-modify-write are one step, and so are a function's plain stores in a row."""
+    """Return each thread's steps: a read-modify-write is one step, and so are plain stores of a function in a row."""
     columns = []
     for t, events in enumerate(graph.threads):
         column = []
         for e in events:
-            if e.kind is CHOICE and e.order == "life":  # told by what follows
+            if e.kind is CHOICE and e.order == "life":  # shown by what follows
                 continue
             if (e.kind is WRITE and e.ex and column and column[-1].events[-1].ex and column[-1].events[-1].loc == e.loc) or (
                 e.plain and e.kind is WRITE and column and _same_writer(column[-1].events[-1], e)
@@ -53,7 +53,7 @@ def steps(graph):
 
 
 def order(graph):
-    """The steps in the order in which they are told, and how many preemptions that takes."""
+    """Return the steps in the order in which they are shown, and the number of preemptions; None if the search was given up."""
     columns = steps(graph)
     rank = {w: i for writes in graph.mo.values() for i, w in enumerate(writes)}
     home = {e: (s.thread, i) for column in columns for i, s in enumerate(column) for e in s.events}
@@ -83,12 +83,12 @@ def order(graph):
 
 
 def _unfinished(end):
-    """Whether a thread was still able to go on after its last event here."""
-    return end is None or (end[0] == "blocked" and end[1].why == "script")
+    """Return True if a thread could still go on after its last event here."""
+    return end is None or (end[0] == "blocked" and end[1].why == "replay")
 
 
 def preemptions(graph):
-    """How many preemptions the plainest schedule of this execution needs; a great many if that could not be found out."""
+    """Return how many preemptions the plainest schedule of this execution needs; ``ODD`` if the search was given up."""
     count = order(graph)[1]
     return ODD if count is None else count
 
@@ -121,7 +121,7 @@ def _odd(step, graph, rank, home, at):
 
 
 def tell(graph, program):
-    """The steps with their texts, in order, and the number of preemptions."""
+    """Return the steps with their texts, in order, and the number of preemptions."""
     told, preemptions = order(graph)
     number = {}
     newest = {}
@@ -177,7 +177,7 @@ def _staleness(e, last, number, newest, graph, name):
 
 
 def show(value, name):
-    """A value as one knows it who knows the word: bit 31 of a reference count is FROZEN, of a lock LOCK_WAITERS."""
+    """Return a value as a reader knows it: bit 31 of a reference count is FROZEN, of a lock LOCK_WAITERS."""
     if not isinstance(value, int) or value < 0x80000000:
         return str(value)
     rest = value - 0x80000000
@@ -187,7 +187,7 @@ def show(value, name):
 
 
 def text(graph, program, failure):
-    """The columns, for a terminal."""
+    """Return the columns, for a terminal."""
     told, preemptions = tell(graph, program)
     labels = program.label()
     cells = {s.number: textwrap.wrap(s.text, WIDTH, subsequent_indent="    ") for s in told}
@@ -203,8 +203,8 @@ def text(graph, program, failure):
         lines += [f"     {left}{line}" for line in rest]
         if s.note:
             lines.append(f"     {left}  ^ {s.note}")
-    who = f"{labels[failure.thread]}: " if failure is not None and failure.thread is not None else ""
-    lines += ["", f"{failure.kind}: {who}{failure.message}" if failure else "no failure"]
+    thread = f"{labels[failure.thread]}: " if failure is not None and failure.thread is not None else ""
+    lines += ["", f"{failure.kind}: {thread}{failure.message}" if failure else "no failure"]
     if preemptions is not None:
         lines.append(f"{preemptions} preemption{'s' * (preemptions != 1)} in this schedule")
     return "\n".join(lines)

@@ -51,13 +51,14 @@ def verify(
     replay
         Do not explore: show the execution of this replay string (one scenario, one model).
     """
-    from foliocache.check import parallel, scenario
+    from foliocache.check import parallel, scenario, scenarios
 
-    chosen = _choose(scenario.load_all(), names, mutate)
+    known = scenarios.load_all()
+    chosen = _choose(known, names, mutate)
     models = tuple(model) or (scenario.ALL if mutate is None and replay is None else scenario.WEAK)
     if not chosen or not set(models) <= set(scenario.ALL):
-        known = ", ".join(scenario.SCENARIOS) if not chosen else "sc, tso, rc11"
-        complain(f"no such scenario, bug or model; there are: {known}")
+        there_are = ", ".join(known if not chosen else scenario.ALL)
+        complain(f"no such scenario, bug or model; there are: {there_are}")
         return exits.USAGE
     if bound is not None and bound < 3:
         complain(f"a bound of {bound} is a test, not a proof: the ABA needs 2 preemptions, and other bugs may need more")
@@ -101,10 +102,10 @@ def _run(tasks: list[tuple[Any, ...]], jobs: int) -> list[Any]:
 
 
 def _one(task: tuple[Any, ...], jobs: int = 1) -> Any:
-    from foliocache.check import scenario
+    from foliocache.check import scenario, scenarios
 
     name, model, mutation, budget, bound = task
-    return scenario.run(scenario.load_all()[name], model, mutation, jobs, budget, bound)
+    return scenario.run(scenarios.load_all()[name], model, mutation, jobs, budget, bound)
 
 
 def _table(rows: list[Any]) -> None:
@@ -126,32 +127,33 @@ def _table(rows: list[Any]) -> None:
 
 
 def _counterexamples(rows: list[Any], mutate: str | None) -> None:
-    from foliocache.check import scenario
+    from foliocache.check import scenarios
 
+    known = scenarios.load_all()
     for row in rows:
         if row.found and (row.surprise or mutate):
-            which = scenario.SCENARIOS[row.scenario]
+            which = known[row.scenario]
             print(f"\n{row.scenario} under {row.model}{f' with {row.mutation}' if row.mutation else ''}\n{which.doc}\n")
-            print(_story(which, row.model, row.mutation, row.found.script))
-            print(f"replay: {row.found.script}")
+            print(_story(which, row.model, row.mutation, row.found.replay_string))
+            print(f"replay: {row.found.replay_string}")
 
 
-def _story(which: Any, model: str, mutation: str | None, script: str) -> str:
+def _story(which: Any, model: str, mutation: str | None, replay_string: str) -> str:
     from foliocache.check import replay, trace
 
     program = which.program(mutation)
     try:
-        graph, failure = replay.replay(program, model, script)
+        graph, failure = replay.replay(program, model, replay_string)
     except (IndexError, ValueError) as error:
-        raise exits.CommandError(f"--replay {script}: not an execution of {which.name} under {model}") from error
+        raise exits.CommandError(f"--replay {replay_string}: not an execution of {which.name} under {model}") from error
     return trace.text(graph, program, failure)
 
 
 def _page(row: Any) -> str:
-    from foliocache.check import html, replay, scenario
+    from foliocache.check import html, replay, scenarios
 
-    which = scenario.SCENARIOS[row.scenario]
+    which = scenarios.load_all()[row.scenario]
     program = which.program(row.mutation)
-    graph, failure = replay.replay(program, row.model, row.found.script)
+    graph, failure = replay.replay(program, row.model, row.found.replay_string)
     title = f"{row.scenario} under {row.model}{f', with {row.mutation}' if row.mutation else ''}"
-    return html.page(title, which.doc, graph, program, failure, row.found.script)
+    return html.page(title, which.doc, graph, program, failure, row.found.replay_string)

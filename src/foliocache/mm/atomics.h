@@ -2,7 +2,7 @@
  *
  * Every function takes `mem`, the address of a process-private `fc_mem`, and a byte offset into the segment. The order is part
  * of the name. The compiler built-ins are used instead of <stdatomic.h> because the words live in raw shared memory, which
- * has no _Atomic type of its own. The model checker has a second body with the same names, foliocache/check/atomics.py;
+ * has no _Atomic type of its own. The model checker has a second body with the same names, foliocache/check/facade_model.py;
  * tests/check/test_facade.py holds the two lists against each other.
  */
 #ifndef FOLIOCACHE_ATOMICS_H

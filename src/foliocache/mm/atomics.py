@@ -4,7 +4,7 @@ Everything in ``mm`` reads and writes the segment through the names of ``atomics
 fence, each with its C11 order in its name; plain accesses (``read32`` ...) for words that the protocol orders by other means; and
 the futex calls. They are static inline functions of ``atomics.h``, so a ``fetch_add_acquire`` is one ``lock xadd`` where it stands.
 
-The model checker replaces this module by ``foliocache.check.atomics``, which has the same names over simulated memory. That is
+The model checker replaces this module by ``check.facade_model``, which has the same names over simulated memory. That is
 also why nothing here can be written in Python: this file holds only the compiled world's :class:`Memory`.
 """
 

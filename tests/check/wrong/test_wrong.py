@@ -1,7 +1,8 @@
 """Every bug is found, under the models that it says and no others, and its counterexample is the one in this directory.
 
-``wrong/<bug>/<scenario>.txt`` holds what the checker prints, without line numbers. To write them anew after a change of the core, run
-this file with ``PIN=1`` in the environment, then read the differences: they are counterexamples, somebody has to believe them.
+``wrong/<bug>/<scenario>.txt`` holds the checker's output, without line numbers. To write the files anew after a change of
+the core, run this file with ``PIN=1`` in the environment, then read the differences: each is a counterexample that a person has to
+believe.
 """
 
 import os
@@ -11,16 +12,17 @@ from pathlib import Path
 import pytest
 
 from foliocache.check import replay, scenario, trace
+from foliocache.check.scenarios import load_all
 
-SCENARIOS = scenario.load_all()
+SCENARIOS = load_all()
 HERE = Path(__file__).parent
 BUGS = [(name, bug) for name, s in SCENARIOS.items() for bug in s.bugs]
 SLOW = {("lock/three", "no-waiters-bit")}
 
 
-def story(which, model, bug, script):
+def story(which, model, bug, replay_string):
     program = which.program(bug)
-    graph, failure = replay.replay(program, model, script)
+    graph, failure = replay.replay(program, model, replay_string)
     text = trace.text(graph, program, failure)
     return re.sub(r"\s+$", "", re.sub(r"(\.py):\d+", r"\1", text), flags=re.MULTILINE) + "\n"
 
@@ -32,7 +34,7 @@ def test_is_found_and_looks_like_this(name, bug):
     row = scenario.run(which, model, bug)
     assert row.verdict == "fails"
     pinned = HERE / bug / f"{name.replace('/', '-')}.{model}.txt"
-    told = story(which, model, bug, row.found.script)
+    told = story(which, model, bug, row.found.replay_string)
     assert row.found.message.split("\n")[0] in told  # the replay ends in the same failure
     if os.environ.get("PIN"):
         pinned.parent.mkdir(exist_ok=True)
@@ -49,6 +51,6 @@ def test_under_which_models(name, bug, model):
     assert row.verdict == row.expected
 
 
-def test_nothing_is_pinned_that_nobody_checks():
+def test_nothing_is_pinned_that_no_test_compares():
     known = {(bug, f"{name.replace('/', '-')}.{SCENARIOS[name].bugs[bug].fails[-1]}.txt") for name, bug in BUGS}
     assert {(file.parent.name, file.name) for file in HERE.glob("*/*.txt")} == known

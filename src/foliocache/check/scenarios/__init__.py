@@ -1,1 +1,15 @@
-"""The protocol's scenarios, on the shipped source."""
+"""The scenarios of the protocol, on the shipped core (``foliocache/mm``).
+
+Every module here is imported by :func:`load_all`; a new one need not be listed anywhere.
+"""
+
+from ..scenario import Suite, load_suite
+from .fixtures import CORE, poison
+
+SUITE = Suite(CORE, {"poison": poison})
+scenario = SUITE.scenario
+
+
+def load_all():
+    """Return every scenario, by name."""
+    return load_suite(__name__).scenarios

@@ -1,13 +1,14 @@
-"""A client dies at any of its writes, in the middle of a reference, and a reaper settles it beside somebody who lives on.
+"""A client dies at any of its writes, while it takes or drops a reference, and a reaper settles it beside a client that lives
+on.
 
-Nothing is left out of the path of a reference (names, counts, slot, allocator, quarantine, grace); queues and nodes are elsewhere
-(``death_path``). A reaper finds out that the victim is dead at any time, in every state that the living client can be in.
+Nothing is left out of the path of a reference (names, counts, slot, allocator, quarantine, grace period); queues and nodes are
+in ``death_path``. The reaper learns of the death at any time, in every state that the living client can be in.
 """
 
 from ..mutation import Edit, Replace
-from ..scenario import ALL, WEAK, Bug, scenario
-from . import lookup, stage
-from .mortal import FEW, FEW_PARTS, OTHER, PARTS, REAPER, VICTIM, Pool
+from ..scenario import ALL, WEAK, Bug
+from . import fixtures, lookup, scenario
+from .crash_fixtures import FEW, FEW_PARTS, OTHER, PARTS, REAPER, VICTIM, Pool
 
 NOTE = "        client.note(mem, me, pfn)\n"
 GET = "        got = page_ref.try_get(mem, atomics.folio_at(mem, pfn))\n"
@@ -22,7 +23,8 @@ RELEASE = Replace(
 """,
 )
 NAMES = {
-    "note-after-get": Bug((Edit("filemap", "find_get", NOTE + GET, GET + NOTE),), ALL, "a reference that nobody has written down"),
+    "note-after-get": Bug((Edit("filemap", "find_get", NOTE + GET, GET + NOTE),), ALL,
+        "a reference that no client has written down"),
     "done-before-sub": Bug((Replace("folio", "put", """
         def put(mem, me, pfn):
             client.done(mem, me, pfn)
@@ -35,7 +37,7 @@ NAMES = {
             client.done(mem, me, pfn)
             if last:
                 destroy(mem, me, pfn)
-    """), RELEASE), ALL, "a frozen page that nobody has written down"),
+    """), RELEASE), ALL, "a frozen page that no client has written down"),
     "hold-done-first": Bug((Replace("client", "hold", """
         def hold(mem, me, n, pfn):
             done(mem, me, pfn)
@@ -57,26 +59,28 @@ UNASKED = Edit("reap", "_is_named", " and _names(mem", " and not client.is_alive
 NO_LIGHT = Edit("client", "enter", "    atomics.light_barrier(mem)\n", "")
 LEAVE = Edit("client", "leave", "store_release", "store_relaxed")
 QUARANTINE = {
-    "no-quarantine": Bug((NO_QUARANTINE,), ALL, "whoever uses the page frees it meanwhile, and the reaper once more"),
-    "quarantine-unheeded": Bug((LET_GO,), ALL, "the allocator takes back, and hands out, what the reaper looks into"),
+    "no-quarantine": Bug(
+        (NO_QUARANTINE,), ALL, "a client that uses the page frees it meanwhile, and the reaper frees it again"
+    ),
+    "quarantine-unheeded": Bug((LET_GO,), ALL, "the allocator takes back, and hands out, a page that the reaper inspects"),
 }
 ASKED = {
-    "living-unasked": Bug((UNASKED,), ALL, "a living client's reference is taken for the dead one's"),
-    "busy-unseen": Bug((BUSY,), ALL, "who is in an operation may be about to name it"),
-    "living-not-quiet": Bug((QUIET,), ALL, "who began an operation while it was asked, too"),
+    "living-unasked": Bug((UNASKED,), ALL, "a living client's reference is taken for the dead client's"),
+    "busy-unseen": Bug((BUSY,), ALL, "a client in an operation may be about to name it"),
+    "living-not-quiet": Bug((QUIET,), ALL, "and so may one that began an operation while it was asked"),
 }
 
 
 @scenario("death/hold", FEW, FEW_PARTS, {k: NAMES[k] for k in ("done-before-sub", "hold-done-first", "drop-unnamed")})
 def death_hold(core):
-    """A client gets a page, holds it, releases it, and dies somewhere; the reaper comes."""
+    """A client gets a page, holds it, releases it, and dies at some point; the reaper comes."""
     p = Pool(core)
     return p.program((VICTIM, p.holder(VICTIM)), (REAPER, p.reaper()))
 
 
 @scenario("death/hold-again", FEW, FEW_PARTS)
 def death_hold_again(core):
-    """As death/hold, and the reaper dies, too; another one settles both."""
+    """As death/hold, and the reaper may die, too; another one settles both."""
     p = Pool(core)
     first, second = p.reaper(OTHER, whole=True), p.reaper(REAPER, (VICTIM, OTHER), whole=True)
     return p.program((VICTIM, p.holder(VICTIM)), (OTHER, first), (REAPER, second), mortal=(VICTIM, OTHER))
@@ -84,7 +88,7 @@ def death_hold_again(core):
 
 @scenario("death/hold-both", FEW, FEW_PARTS)
 def death_hold_both(core):
-    """Two clients hold the same page, and both may die: two who name it, settled one after the other."""
+    """Two clients hold the same page, and both may die: two names of one page, settled one after the other."""
     p = Pool(core)
     threads = [(VICTIM, p.holder(VICTIM)), (OTHER, p.holder(OTHER)), (REAPER, p.reaper(REAPER, (VICTIM, OTHER)))]
     return p.program(*threads, mortal=(VICTIM, OTHER))
@@ -92,7 +96,7 @@ def death_hold_both(core):
 
 @scenario("death/hold-hold", FEW, FEW_PARTS, ASKED)
 def death_hold_hold(core):
-    """The victim beside one who holds the same page: the reaper has to wait for him, and he keeps the page until he is done."""
+    """The victim and a living client hold the same page: the reaper has to wait for the living one, which keeps it."""
     p = Pool(core)
     return p.program((VICTIM, p.holder(VICTIM)), (REAPER, p.reaper()), (OTHER, p.holder(OTHER)))
 
@@ -100,7 +104,7 @@ def death_hold_hold(core):
 @scenario("death/get-get", FEW, FEW_PARTS, {
     **{k: NAMES[k] for k in ("note-after-get", "done-before-sub")}, **QUARANTINE,
     "no-light-barrier": Bug((NO_LIGHT,), WEAK, "the reaper does not see the getter, nor the getter the cleared slot"),
-    "leave-relaxed": Bug((LEAVE,), WEAK, "the getter's last look is not ordered before the reaper's destructor"),
+    "leave-relaxed": Bug((LEAVE,), WEAK, "the getter's last read is not ordered before the reaper's destructor"),
 })  # fmt: skip
 def death_get_get(core):
     """The victim gets a page and puts it, and so does a living client."""
@@ -124,7 +128,7 @@ def death_remove_get(core):
 
 @scenario("death/truncate-get", FEW, FEW_PARTS)
 def death_truncate_get(core):
-    """The victim truncates, and the slot's reference may be the last; a living client gets."""
+    """The victim truncates, and the slot's reference may be the last one; a living client gets the page."""
     p = Pool(core)
     return p.program((VICTIM, p.truncater(VICTIM)), (REAPER, p.reaper()), (OTHER, p.getter(OTHER)))
 
@@ -152,7 +156,7 @@ class Pinned(Pool):
     "freeze-relaxed": Bug((lookup.BARRIERS["freeze-relaxed"],), WEAK),
 })  # fmt: skip
 def death_put_put(core):
-    """Two clients drop the last two references; one of them may die on the way, also in the destructor."""
+    """Two clients drop the last two references; one of them may die on the way, in the destructor, too."""
     p = Pinned(core)
     return p.program((VICTIM, p.dropper(VICTIM)), (REAPER, p.reaper()), (OTHER, p.dropper(OTHER)))
 
@@ -165,10 +169,14 @@ def death_put_both(core):
     return p.program(*threads, mortal=(VICTIM, OTHER))
 
 
-@scenario("death/put-late", FEW, FEW_PARTS, {"dead-unasked": Bug((Edit("reap", "_is_named", " and _names(mem",
-    " and client.is_alive(mem, other) and _names(mem"),), ALL, "another dead one's pin is taken for this one's")})  # fmt: skip
+DEAD_UNASKED = Edit("reap", "_is_named", " and _names(mem", " and client.is_alive(mem, other) and _names(mem")
+
+
+@scenario("death/put-late", FEW, FEW_PARTS, {
+    "dead-unasked": Bug((DEAD_UNASKED,), ALL, "another dead client's pin is taken for this one's"),
+})  # fmt: skip
 def death_put_late(core):
-    """As death/put-both, but the reaper begins as soon as the first has died; the second is settled by another one."""
+    """As death/put-both, but the reaper begins as soon as the first client has died; another reaper settles the second."""
     p = Pinned(core)
     return p.program((VICTIM, p.dropper(VICTIM)), (OTHER, p.dropper(OTHER)), (REAPER, p.reaper()), mortal=(VICTIM, OTHER))
 
@@ -189,7 +197,7 @@ class Reborn(Pool):
         def build(mem):
             core, pfn = self.core, self.pfn
             core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, self.ino, self.place, 1)
-            stage.fill(mem, pfn, (self.ino, self.place))
+            fixtures.fill(mem, pfn, (self.ino, self.place))
             core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
             assert core.mapping.lock(mem, me, self.ino)
             assert core.mapping.insert(mem, me, self.ino, self.place, pfn) == core.layout.XA_OK
@@ -204,13 +212,13 @@ class Reborn(Pool):
 GRACE_BUGS = {
     "no-grace": Bug((Edit("reap", "settle", GRACE, ""),), ALL, "as below"),
     "grace-after-unpublish": Bug((Edit("reap", "settle", GRACE, ""), Edit("reap", "settle", UNPUBLISH, UNPUBLISH + GRACE)), ALL,
-        "published behind the reaper's back and withdrawn again, its slot's reference is taken for the dead one's"),
+        "published after the reaper has looked, and withdrawn again: the slot's reference is taken for the dead client's"),
 }  # fmt: skip
 
 
 @scenario("death/reborn", FEW, FEW_PARTS, GRACE_BUGS)
 def death_reborn(core):
-    """A living client builds a folio in a page that a dead one has named, publishes it, and withdraws it again."""
+    """A living client builds a folio in a page that a dead client has named, publishes it, and withdraws it again."""
     p = Reborn(core)
     return p.program((REAPER, p.reaper()), (OTHER, p.builder(OTHER)), dead=(VICTIM,))
 
@@ -219,7 +227,6 @@ class Requeued(Pool):
     """Client 1 has died with a reference to a page that client 2 is filling. Client 0 reclaims, client 3 reaps."""
 
     clients = 4
-
     queues = True
 
     def setup(self, mem):
@@ -233,8 +240,8 @@ class Requeued(Pool):
         core.page_ref.get(mem, at)
 
     def fill_and_reclaim(self, filler, reclaimer):
-        """Two clients, one after the other: the second finds on a queue what the first has put there. (The first does what
-        ``filemap.complete`` ends with, and drops its pin.)"""
+        """Return two clients, one after the other: the second finds on a queue the folio that the first has put there. (The
+        first does what ``filemap.complete`` ends with, and drops its pin.)"""
 
         def complete(mem):
             core = self.core
@@ -254,10 +261,14 @@ class Requeued(Pool):
         return run
 
 
-@scenario("death/requeued", {**FEW, "SCAN_BATCH": 1}, (*PARTS, stage.TREE[2]), {"queued-unattached": Bug((Edit("lru", "_may_join",
-    "attached != 0 and ", ""),), ALL, "reclaim gets the name from a queue, after it has been asked for names")})  # fmt: skip
+UNATTACHED = Edit("lru", "_may_join", "attached != 0 and ", "")
+
+
+@scenario("death/requeued", {**FEW, "SCAN_BATCH": 1}, (*PARTS, fixtures.TREE[2]), {
+    "queued-unattached": Bug((UNATTACHED,), ALL, "reclaim gets the name from a queue, after it has been asked for names"),
+})  # fmt: skip
 def death_requeued(core):
-    """The reaper takes a folio out while it is being filled; the filler completes it, and reclaim looks for something to evict (and
-    lets it be)."""
+    """The reaper takes a folio out while it is being filled; the filler completes it, and reclaim looks for a folio to evict
+    and leaves this one."""
     p = Requeued(core)
     return p.program((3, p.reaper(3)), (OTHER, p.fill_and_reclaim(OTHER, 0)), dead=(VICTIM,))

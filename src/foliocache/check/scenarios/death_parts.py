@@ -1,11 +1,11 @@
-"""Death in the parts: the allocator's blocks, a window's table, a fill, a lock with its sleepers, and a slot that is used again."""
+"""Death in single parts: the allocator's blocks, a window's table, a fill, a lock with its sleepers, a slot used again."""
 
 from .. import steps
 from ..mutation import Edit, Replace
-from ..scenario import ALL, WEAK, Bug, scenario
-from . import stage, tree
+from ..scenario import ALL, WEAK, Bug
+from . import fixtures, scenario, tree
+from .crash_fixtures import FEW, FEW_PARTS, OTHER, PARTS, REAPER, VICTIM, Pool
 from .death_path import TAKEN_OVER
-from .mortal import FEW, FEW_PARTS, OTHER, PARTS, REAPER, VICTIM, Pool
 
 PAIR = {**FEW, "MAX_ORDER": 1}
 MARKS = "        _set_mark(mem, pfn + (1 << have), have + 1)\n        _set_mark(mem, pfn, have + 1)\n"
@@ -14,15 +14,16 @@ UNMARK = "            _set_mark(mem, pfn, 0)\n"
 MERGE = "        _set_mark(mem, pfn, order + 1)\n        _set_mark(mem, pfn + (1 << (order - 1)), 0)\n"
 ALLOC_BUGS = {
     "split-from-below": Bug((Edit("page_alloc", "_split", MARKS, "".join(reversed(MARKS.splitlines(keepends=True)))),), ALL,
-        "between the two marks the upper half is nobody's"),
+        "between the two marks the upper half has no owner"),
     "merge-from-above": Bug((Edit("page_alloc", "_merge", MERGE, "".join(reversed(MERGE.splitlines(keepends=True)))),), ALL,
-        "and here, too"),
-    "taken-unnamed": Bug((Edit("page_alloc", "_take", TAKE + UNMARK, UNMARK + TAKE),), ALL, "a block that nobody has written down"),
+        "the same"),
+    "taken-unnamed": Bug((Edit("page_alloc", "_take", TAKE + UNMARK, UNMARK + TAKE),), ALL,
+        "a block that no client has written down"),
 }  # fmt: skip
 
 
 class Blocks(Pool):
-    """Two pages: one block of order 1, or two of order 0. Nothing else is there."""
+    """Two pages: one block of order 1, or two of order 0. There is nothing else."""
 
     def setup(self, mem):
         core = self.core
@@ -33,7 +34,7 @@ class Blocks(Pool):
             core.client.set_state(mem, client, core.layout.SLOT_ATTACHED)
 
     def user(self, me, order):
-        """Take a block, use it, give it back, as one operation."""
+        """Return a thread that takes a block, uses it and frees it, as one operation."""
 
         def use(mem):
             core = self.core
@@ -42,7 +43,7 @@ class Blocks(Pool):
                 return "nothing free"
             core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, order, 0, 0, 0)
             for each in range(pfn, pfn + (1 << order)):
-                stage.fill(mem, each, me)
+                fixtures.fill(mem, each, me)
             core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
             core.folio.put(mem, me, pfn)
             return "used"
@@ -55,7 +56,7 @@ class Blocks(Pool):
 
 
 def blocks(core, victim, other):
-    """Two who want blocks of these orders."""
+    """Return a program of two clients that want blocks of these orders."""
     p = Blocks(core)
     return p.program((VICTIM, p.user(VICTIM, victim)), (OTHER, p.user(OTHER, other)))
 
@@ -63,24 +64,24 @@ def blocks(core, victim, other):
 @scenario("death/alloc-split", PAIR, FEW_PARTS, {**{k: ALLOC_BUGS[k] for k in ("split-from-below", "taken-unnamed")},
     "allocator-unrepaired": TAKEN_OVER["allocator-unrepaired"]})  # fmt: skip
 def alloc_split(core):
-    """The victim takes a small block out of a large one, and gives it back; somebody else wants a large one."""
+    """The victim takes a small block out of a large one, and frees it; another client wants a large one."""
     return blocks(core, 0, 1)
 
 
 @scenario("death/alloc-both", PAIR, FEW_PARTS, {"merge-from-above": ALLOC_BUGS["merge-from-above"]})
 def alloc_both(core):
-    """Both want a small block: split and merge, with a lock that is taken over."""
+    """Two clients want a small block: split and merge, with a lock that is taken over."""
     return blocks(core, 0, 0)
 
 
 @scenario("death/alloc-large", PAIR, FEW_PARTS)
 def alloc_large(core):
-    """The victim takes all, somebody else wants a small block."""
+    """The victim takes all pages; another client wants a small block."""
     return blocks(core, 1, 0)
 
 
 class Records(Blocks):
-    """Nothing is there, not even a page of records."""
+    """An empty pool, without a page of records."""
 
     def opener(self, me):
         return self.operation(me, lambda mem: tree.opened(self.core, mem, me, me=me))
@@ -91,18 +92,18 @@ class Records(Blocks):
 
 @scenario("death/slab-grow", PAIR, FEW_PARTS, {
     "type-first": Bug((Edit("slab", "_grow", "layout.TYPE_NONE, 0, 0, 0, 0)", "_type(cache), 0, 0, 0, 0)"),), ALL,
-        "who repairs finds objects in a page that has none yet"),
+        "the repair finds objects in a page that has none yet"),
     "grow-unnamed": Bug((Edit("page_alloc", "_take", TAKE + UNMARK, UNMARK + TAKE),), ALL),
 })  # fmt: skip
 def slab_grow(core):
-    """Two make the first records: the cache takes a page from the allocator."""
+    """Two clients make the first records: the slab takes a page from the allocator."""
     p = Records(core)
     return p.program((VICTIM, p.opener(VICTIM)), (OTHER, p.opener(OTHER)))
 
 
 @scenario("death/alloc-again", PAIR, FEW_PARTS)
 def alloc_again(core):
-    """The victim splits and merges; the reaper dies, too."""
+    """The victim splits and merges. The reaper may die, too."""
     p = Blocks(core)
     threads = [
         (VICTIM, p.user(VICTIM, 0)),
@@ -113,7 +114,7 @@ def alloc_again(core):
 
 
 class Window(Pool):
-    """Client 1 makes a table, gives a lease to it, looks it up there, and releases all."""
+    """Client 1 makes a table, moves a lease into it, looks it up there, and releases everything."""
 
     def user(self, me):
         def use(mem):
@@ -143,10 +144,10 @@ WINDOW_BUGS = {
     "table-dropped-first": Bug((Edit("pagetable", "release",
         "    released = clear(mem, me, table)\n    if released:\n        client.drop(mem, me, n, table)\n",
         "    client.drop(mem, me, n, table)\n    released = clear(mem, me, table)\n    if released:\n"),),
-        ALL, "nobody knows what the table has mapped"),
+        ALL, "no word says what the table has mapped"),
     "map-unnamed": Bug((Edit("pagetable", "move", "    client.drop(mem, me, n, pfn)\n    map(mem, table, entry, pfn)\n",
         "    client.drop(mem, me, n, pfn)\n    client.done(mem, me, pfn)\n    map(mem, table, entry, pfn)\n"),), ALL,
-        "on its way into the table the reference is nobody's"),
+        "on its way into the table the reference has no owner"),
 }  # fmt: skip
 
 
@@ -159,7 +160,7 @@ def death_window(core):
 
 @scenario("death/window-again", FEW, FEW_PARTS, slow=True)
 def death_window_again(core):
-    """As death/window, and the reaper dies, too."""
+    """As death/window, and the reaper may die, too."""
     p = Window(core, 3)
     return p.program(
         (VICTIM, p.user(VICTIM)), (OTHER, p.reaper(OTHER)), (REAPER, p.reaper(REAPER, (VICTIM, OTHER))), mortal=(VICTIM, OTHER)
@@ -168,13 +169,13 @@ def death_window_again(core):
 
 @scenario("death/window-truncate", FEW, FEW_PARTS, slow=True)
 def death_window_truncate(core):
-    """As death/window, beside somebody who truncates what it looks at."""
+    """As death/window, beside a client that truncates the mapping."""
     p = Window(core, 3)
     return p.program((VICTIM, p.user(VICTIM)), (OTHER, p.truncater(OTHER)))
 
 
 class Mapped(Pool):
-    """Client 2 has a window on the page, which nothing else names."""
+    """Client 2 has a window on the page, and no other name of it."""
 
     def setup(self, mem):
         super().setup(mem)
@@ -191,10 +192,14 @@ class Mapped(Pool):
         return use
 
 
-@scenario("death/window-hold", FEW, FEW_PARTS, {"tables-unasked": Bug((Edit("reap", "_is_name",
-    " or (named < atomics.npages(mem) and _is_mapped(mem, named, pfn))", ""),), ALL, "a window's reference is taken for the dead one's")})  # fmt: skip
+TABLES_UNASKED = Edit("reap", "_is_name", " or (named < atomics.npages(mem) and _is_mapped(mem, named, pfn))", "")
+
+
+@scenario("death/window-hold", FEW, FEW_PARTS, {
+    "tables-unasked": Bug((TABLES_UNASKED,), ALL, "a window's reference is taken for the dead client's"),
+})  # fmt: skip
 def death_window_hold(core):
-    """The victim gets a page that somebody else has in a window."""
+    """The victim gets a page that another client has in a window."""
     p = Mapped(core, 3)
     return p.program((VICTIM, p.getter(VICTIM)), (REAPER, p.reaper()), (OTHER, p.user(OTHER)))
 
@@ -215,7 +220,7 @@ class Range(Pool):
             core.pagetable.map(mem, self.table, entry, pfn)
 
     def user(self, me):
-        """Pin both through the window, which goes; use them; unpin them."""
+        """Return a thread that pins both pages through the window, releases the window, uses the pages and unpins them."""
 
         def use(mem):
             core = self.core
@@ -228,9 +233,14 @@ class Range(Pool):
         return use
 
 
-@scenario("death/gup", FEW, FEW_PARTS, {"pin-unnamed": Bug((Edit("pagetable", "gup",
-    "        map(mem, pins, i, pfn)\n        client.done(mem, me, pfn)\n", "        client.done(mem, me, pfn)\n        map(mem, pins, i, pfn)\n"),), ALL,
-    "on its way into the table of pins the reference is nobody's")})  # fmt: skip
+PIN_UNNAMED = Edit("pagetable", "gup",
+    "        map(mem, pins, i, pfn)\n        client.done(mem, me, pfn)\n",
+    "        client.done(mem, me, pfn)\n        map(mem, pins, i, pfn)\n")  # fmt: skip
+
+
+@scenario("death/gup", FEW, FEW_PARTS, {
+    "pin-unnamed": Bug((PIN_UNNAMED,), ALL, "on its way into the table of pins the reference has no owner"),
+})  # fmt: skip
 def death_gup(core):
     """The victim pins a range through its window, uses it, and unpins it."""
     p = Range(core)
@@ -239,13 +249,13 @@ def death_gup(core):
 
 @scenario("death/gup-remove", FEW, FEW_PARTS, slow=True)
 def death_gup_remove(core):
-    """As death/gup, beside somebody who removes one of the pages."""
+    """As death/gup, beside a client that removes one of the pages."""
     p = Range(core)
     return p.program((VICTIM, p.user(VICTIM)), (OTHER, p.remover(OTHER)))
 
 
 class Filling(Pool):
-    """Nothing is cached; or, ``begun``, client 1 has a folio locked and pinned, to fill it."""
+    """Nothing is cached; or, ``begun``, client 1 has a folio locked and pinned, which it fills."""
 
     def __init__(self, core, begun=False):
         super().__init__(core)
@@ -261,11 +271,11 @@ class Filling(Pool):
             core.client.hold(mem, VICTIM, 0, self.pfn)
 
     def complete(self, mem, me, pfn):
-        stage.fill(mem, pfn, (self.ino, self.place))
+        fixtures.fill(mem, pfn, (self.ino, self.place))
         self.operation(me, lambda mem: self.core.filemap.complete(mem, me, pfn))(mem)
 
     def filler(self, me):
-        """Add the folio, or find it, as one operation; fill it if it is new; drop it."""
+        """Return a thread that adds or finds the folio, as one operation, fills it if it is new, and drops it."""
 
         def grab(mem):
             core = self.core
@@ -287,7 +297,7 @@ class Filling(Pool):
         return fill
 
     def failer(self, me):
-        """The source of what was begun fails."""
+        """Return a thread that withdraws the folio because its source fails."""
 
         def failing(mem):
             self.core.filemap.remove(mem, me, self.ino, self.pfn)
@@ -300,7 +310,10 @@ class Filling(Pool):
         return fail
 
     def reader(self, me):
-        """Look the folio up and wait until it is filled; fill it if its filler is dead. As ``lease`` does it, but for the sleep."""
+        """Return a thread that looks the folio up and waits until it is filled, or fills it if its filler is dead.
+
+        As ``lease`` does it, but for the sleep.
+        """
 
         def read(mem):
             core, layout = self.core, self.core.layout
@@ -325,7 +338,7 @@ class Filling(Pool):
         return read
 
     def successor(self, mem):
-        """The next client in the victim's slot settles what that has left there, as ``foliocache.client`` does when no slot is clean."""
+        """The next client in the victim's slot settles the victim, as ``foliocache.client`` does if no slot is clean."""
         core = self.core
         if not steps.has_died(mem, VICTIM):
             return
@@ -334,39 +347,40 @@ class Filling(Pool):
         core.client.attach(mem, VICTIM)
         core.reap.locks(mem, VICTIM, VICTIM)
         core.reap.pins(mem, VICTIM, VICTIM)
-        if core.reap.vague(mem, VICTIM, VICTIM):  # it is not to be had yet
+        if core.reap.vague(mem, VICTIM, VICTIM):  # the slot cannot be taken yet
             steps.set_alive(mem, VICTIM, False)
 
 
 FILL_BUGS = {
-    "owner-unasked": Bug((Edit("fill", "take_over", "not client.is_alive(mem, owner) and ", ""),), ALL, "two fill the same folio"),
+    "owner-unasked": Bug((Edit("fill", "take_over", "not client.is_alive(mem, owner) and ", ""),), ALL,
+        "two clients fill the same folio"),
     "no-take-over": Bug((Edit("fill", "take_over", "    owner = atomics", "    return False\n    owner = atomics"),), ALL,
-        "who waits for a dead filler waits for ever"),
+        "a client that waits for a dead filler waits for ever"),
 }  # fmt: skip
 ABANDON = {
     "abandon-relaxed": Bug((Edit("fill", "abandon", "cmpxchg_release", "cmpxchg_relaxed"),), WEAK,
-        "who takes over from nobody does not see that the content is there"),
+        "the client that takes the folio over does not see that the content is there"),
     "take-over-relaxed": Bug((Edit("fill", "take_over", "cmpxchg_acquire", "cmpxchg_relaxed"),), WEAK, "the same"),
 }  # fmt: skip
 
 
 @scenario("death/fill-read", FEW, FEW_PARTS, FILL_BUGS)
 def death_fill_read(core):
-    """The victim adds a folio and fills it; who waits for it takes over."""
+    """The victim adds a folio and fills it; a client that waits for it takes over."""
     p = Filling(core)
     return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.reader(OTHER)))
 
 
 @scenario("death/fill-reap-read", FEW, FEW_PARTS, ABANDON, slow=True)
 def death_fill_reap_read(core):
-    """The victim fills; the reaper finds its pin while somebody waits for the content."""
+    """The victim fills a folio; the reaper finds its pin while another client waits for the content."""
     p = Filling(core, begun=True)
     return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.reader(OTHER)), (REAPER, p.reaper()))
 
 
 @scenario("death/fill-read-both", FEW, FEW_PARTS)
 def death_fill_read_both(core):
-    """As death/fill-read, and who takes over may die, too."""
+    """As death/fill-read, and the client that takes over may die, too."""
     p = Filling(core)
     threads = [(VICTIM, p.filler(VICTIM)), (OTHER, p.reader(OTHER)), (REAPER, p.reaper(REAPER, (VICTIM, OTHER)))]
     return p.program(*threads, mortal=(VICTIM, OTHER))
@@ -374,35 +388,35 @@ def death_fill_read_both(core):
 
 @scenario("death/fill-fill", FEW, FEW_PARTS, slow=True)
 def death_fill_fill(core):
-    """Two want to add the same folio, one of them dies."""
+    """Two clients add the same folio; one of them may die."""
     p = Filling(core)
     return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.filler(OTHER)))
 
 
 @scenario("death/slot-again", FEW, FEW_PARTS, slow=True)
 def death_slot_again(core):
-    """The victim's slot is the next client's, who settles it as a living one; somebody may wait for the folio."""
+    """Another client takes the victim's slot and settles it, alive; a third may wait for the folio."""
     p = Filling(core, begun=True)
     return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.reader(OTHER)), ("successor", p.successor))
 
 
 @scenario("death/fill-truncate", FEW, FEW_PARTS)
 def death_fill_truncate(core):
-    """The victim fills what is truncated meanwhile; the reaper comes at any time."""
+    """The victim fills a folio that is truncated meanwhile; the reaper comes at any time."""
     p = Filling(core, begun=True)
     return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.truncater(OTHER)), (REAPER, p.reaper()))
 
 
 @scenario("death/fill-read-truncate", FEW, FEW_PARTS)
 def death_fill_read_truncate(core):
-    """The victim fills, somebody waits for the content, and somebody else truncates."""
+    """The victim fills a folio, a second client waits for the content, and a third truncates."""
     p = Filling(core, begun=True)
     return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.reader(OTHER)), (REAPER, p.truncater(REAPER)))
 
 
 @scenario("death/fail-read", FEW, FEW_PARTS)
 def death_fail_read(core):
-    """The victim's source fails, and somebody waits for the content."""
+    """The victim's source fails while another client waits for the content."""
     p = Filling(core, begun=True)
     return p.program((VICTIM, p.failer(VICTIM)), (OTHER, p.reader(OTHER)))
 
@@ -432,10 +446,10 @@ WORD = 0x900
 
 
 class Locked(Pool):
-    """A lock that really sleeps. What it protects is "whole" or "half"."""
+    """A lock that sleeps. Its critical section makes a content "half" and then "whole"."""
 
     def setup(self, mem):
-        stage.fill(mem, 0, "whole")
+        fixtures.fill(mem, 0, "whole")
         for client in range(self.clients):
             self.core.client.set_state(mem, client, self.core.layout.SLOT_ATTACHED)
 
@@ -443,10 +457,10 @@ class Locked(Pool):
         def critical(mem):
             repair = self.core.wait.lock(mem, WORD, me)
             if repair:
-                stage.fill(mem, 0, "whole")
-            assert stage.look(mem, 0) == "whole", "half a critical section is taken for a whole one"
-            stage.fill(mem, 0, "half")
-            stage.fill(mem, 0, "whole")
+                fixtures.fill(mem, 0, "whole")
+            assert fixtures.look(mem, 0) == "whole", "half a critical section is taken for a whole one"
+            fixtures.fill(mem, 0, "half")
+            fixtures.fill(mem, 0, "whole")
             self.core.wait.unlock(mem, WORD)
 
         return critical
@@ -461,12 +475,13 @@ class Locked(Pool):
 
 
 @scenario("death/lock", FEW, PARTS[1:], {
-    "no-repair": Bug((Edit("wait", "_lock_slow", "return layout.LOCK_REPAIR", "return layout.LOCK_TAKEN"),), ALL, "nobody is told to repair"),
+    "no-repair": Bug((Edit("wait", "_lock_slow", "return layout.LOCK_REPAIR", "return layout.LOCK_TAKEN"),), ALL,
+        "no client is told to repair"),
     "owner-unasked": TAKEN_OVER["owner-unasked"],
     "owner-trusted": Bug((Edit("wait", "_lock_slow", "client.is_alive(mem, found - 1):", "found < layout.LOCK_BROKEN:"),), ALL,
-        "the dead owner's lock is waited for, for ever"),
+        "a client waits for ever for the dead owner's lock"),
 })  # fmt: skip
 def death_lock(core):
-    """The victim dies in its critical section, before, behind, or between unlock and wake; somebody sleeps on the lock."""
+    """The victim dies before, in or after its critical section, or between unlock and wake; another client sleeps."""
     p = Locked(core)
     return p.program((VICTIM, p.locker(VICTIM)), (OTHER, p.locker(OTHER)), timeouts=True)

@@ -1,14 +1,14 @@
 """The whole path again, with a client that dies at any of its writes.
 
-The scenarios of ``tree`` and ``nodes``, their clients with names and a ledger. The reaper comes when all have ended, so what is explored is
-the death beside the living ones, who find locks with a dead owner and take them over; and then that everything can be put right.
-In ``death/...-again`` the reaper dies, too, and a second one settles both.
+The scenarios of ``tree`` and ``nodes``, their clients with names and a ledger. The reaper comes when all have ended. So these
+explore the death beside living clients, which find locks with a dead owner and take them over, and then that everything can be
+repaired. In ``death/...-again`` the reaper may die, too, and a second one settles both.
 """
 
 from ..mutation import Edit
-from ..scenario import ALL, Bug, scenario
-from . import nodes, stage, tree
-from .mortal import FEW, FEW_PARTS, OTHER, PARTS, REAPER, SMALL, VICTIM, Pool
+from ..scenario import ALL, Bug
+from . import fixtures, nodes, scenario, tree
+from .crash_fixtures import FEW, FEW_PARTS, OTHER, PARTS, REAPER, SMALL, VICTIM, Pool
 from .tree import INDEX
 
 BOTH = (VICTIM, OTHER)
@@ -31,23 +31,23 @@ TAKEN_OVER = {
 
 
 class Queued(Pool):
-    """With the queues, which the others have not."""
+    """As ``Pool``, with queues."""
 
     queues = True
 
     def evicter(self, me):
-        """Insert into another mapping, for which something has to go."""
+        """Return a thread that inserts into another mapping, for which a page has to be evicted."""
         return self.inserter(me, 2, INDEX)
 
 
 def beside(core, victim, other, pages=4, height=1, more=(), mortal=(VICTIM,)):
-    """The victim's function and the other one's are named as in ``Pool``."""
+    """Return a program of two clients; ``victim`` and ``other`` are names of methods of ``Pool``."""
     p = Queued(core, pages, more, height)
     return p.program((VICTIM, getattr(p, victim)(VICTIM)), (OTHER, getattr(p, other)(OTHER)), mortal=mortal)
 
 
 def again(core, victim, pages=4):
-    """The victim, a reaper that may die, and one that does not."""
+    """Return a program of the victim, a reaper that may die, and one that does not."""
     p = Queued(core, pages, height=1)
     threads = [
         (VICTIM, getattr(p, victim)(VICTIM)),
@@ -65,7 +65,7 @@ def path_get_truncate(core):
 
 @scenario("death/path-truncate-get", SMALL, PARTS)
 def path_truncate_get(core):
-    """The victim truncates: folio, node and record go, while somebody walks the tree."""
+    """The victim truncates, which frees folio, node and record, while another client walks the tree."""
     return beside(core, "truncater", "getter")
 
 
@@ -77,13 +77,13 @@ def path_get_truncate_both(core):
 
 @scenario("death/path-truncate-truncate", SMALL, PARTS, slow=True)
 def path_truncate_truncate(core):
-    """Two truncate: each lock's next owner finds it with a dead one, and repairs what it protects."""
+    """Two clients truncate: the next owner of each lock finds a dead owner, and repairs what the lock protects."""
     return beside(core, "truncater", "truncater")
 
 
 @scenario("death/path-remove-remove", SMALL, PARTS, {k: TAKEN_OVER[k] for k in ("owner-unasked", "trees-unrepaired")})
 def path_remove_remove(core):
-    """Two remove the same folio, its neighbour stays."""
+    """Two clients remove the same folio; its neighbour stays."""
     return beside(core, "remover", "remover", 5, more=(2,))
 
 
@@ -95,7 +95,7 @@ def path_remove_both(core):
 
 @scenario("death/path-truncate-open", SMALL, PARTS, {k: TAKEN_OVER[k] for k in ("slab-unrepaired", "table-unrepaired")})
 def path_truncate_open(core):
-    """The victim's truncation drops the mapping's record, while another mapping's is made."""
+    """The victim's truncation frees the mapping's record, while another mapping's record is made."""
     p = Queued(core, 4, height=1)
     other = p.operation(OTHER, lambda mem: tree.opened(core, mem, 2, me=OTHER))
     return p.program((VICTIM, p.truncater(VICTIM)), (OTHER, other))
@@ -119,14 +119,14 @@ class Two(Queued):
 
 @scenario("death/path-drop-drop", SMALL, PARTS, {k: TAKEN_OVER[k] for k in ("queues-unrepaired", "allocator-unrepaired")})
 def path_drop_drop(core):
-    """Two drop the last references to two folios: the queues and the allocator are what they have in common."""
+    """Two clients drop the last references to two folios: they share only the queues and the allocator."""
     p = Two(core, 5, more=(2,), height=1)
     return p.program((VICTIM, p.dropper(VICTIM)), (OTHER, p.dropper(OTHER)))
 
 
 @scenario("death/path-node-freed", SMALL, PARTS)
 def path_node_freed(core):
-    """With its last folio the lower node of a tree goes, by the victim's hand, while somebody stands in it."""
+    """The victim frees the lower node of a tree with its last folio, while another client is in that node."""
     return beside(core, "remover", "getter", 5, more=(5,), height=2)
 
 
@@ -137,8 +137,8 @@ def path_node_freed_both(core):
 
 
 class Reuse(Pool):
-    """As ``nodes.Other``: client 1 removes a page, which frees the leaf above it; client 2 puts one into another mapping, and may
-    get that leaf for it; client 0 looks for the page that is removed."""
+    """As ``nodes.Other``: client 1 removes a page, which frees the leaf above it; client 2 puts a page into another mapping,
+    and may get that leaf for it; client 0 looks for the page that is removed."""
 
     def __init__(self, core):
         super().__init__(core, 5, (nodes.NEIGHBOUR,), 2)
@@ -152,7 +152,7 @@ class Reuse(Pool):
         def store(mem):
             core, pfn = self.core, self.page
             core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, self.b, self.place, 1)
-            stage.fill(mem, pfn, (self.b, self.place))
+            fixtures.fill(mem, pfn, (self.b, self.place))
             core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
             assert core.mapping.lock(mem, me, self.b)
             assert core.mapping.insert(mem, me, self.b, self.place, pfn) == core.layout.XA_OK
@@ -169,20 +169,21 @@ class Reuse(Pool):
 
 @scenario("death/path-node-reuse", FEW, FEW_PARTS, slow=True)
 def path_node_reuse(core):
-    """The leaf that the victim has freed, or was about to, is another mapping's while somebody stands in it."""
+    """The leaf that the victim has freed, or was about to free, becomes another mapping's while a client is in it."""
     p = Reuse(core)
     return p.program((VICTIM, p.remover(VICTIM)), (OTHER, p.storer(OTHER)), (REAPER, p.getter(REAPER)))
 
 
 @scenario("death/path-get-evict", SMALL, PARTS)
 def path_get_evict(core):
-    """The victim gets a page that somebody else needs."""
+    """The victim gets a page that another client needs."""
     return beside(core, "getter", "evicter", 3)
 
 
 @scenario("death/path-evict-get", SMALL, PARTS, slow=True)
 def path_evict_get(core):
-    """The victim needs a page: evicts it, frees it, takes it, fills it and inserts it into a new mapping. Somebody else gets it."""
+    """The victim needs a page: it evicts one, frees it, takes it, fills it and inserts it into a new mapping, while another
+    client gets it."""
     return beside(core, "evicter", "getter", 3)
 
 
@@ -194,7 +195,7 @@ def path_evict_get_both(core):
 
 @scenario("death/path-insert-get", ROUNDS, PARTS)
 def path_insert_get(core):
-    """The victim adds a page to a tree in which somebody walks."""
+    """The victim adds a page to a tree that another client walks."""
     return beside(core, "inserter", "getter")
 
 
@@ -206,17 +207,17 @@ def path_insert_get_both(core):
 
 @scenario("death/path-hold-again", SMALL, PARTS)
 def path_hold_again(core):
-    """The victim holds a page. The reaper dies, too."""
+    """The victim holds a page. The reaper may die, too."""
     return again(core, "holder")
 
 
 @scenario("death/path-insert-again", SMALL, PARTS, slow=True)
 def path_insert_again(core):
-    """The victim inserts a page: allocator, slab and tree. The reaper dies, too."""
+    """The victim inserts a page, which changes allocator, slab and tree. The reaper may die, too."""
     return again(core, "inserter")
 
 
 @scenario("death/path-truncate-again", SMALL, PARTS, slow=True)
 def path_truncate_again(core):
-    """The victim truncates: tree, slab, queues, allocator and table. The reaper dies, too."""
+    """The victim truncates, which changes tree, slab, queues, allocator and table. The reaper may die, too."""
     return again(core, "truncater")

@@ -1,19 +1,18 @@
-"""Lookup against removal and reuse (design section 2, rules 4 and 5), and the question whether there are enough barriers.
+"""Lookup against removal and reuse, and the question whether there are enough barriers.
 
 One slot (an XArray of height 0), one page. A remover takes the folio out and drops it; a reuser sets the page up as another
-folio in another slot, or in the same one; getters come at any time. All of it is shipped code: ``filemap.find_get``,
-``xarray.erase`` and
-``store``, ``folio.prepare`` and ``put``, ``page_ref``. The allocator alone is a stand-in (one word).
+folio in another slot, or in the same one; getters come at any time. The code is the shipped one: ``filemap.find_get``,
+``xarray.erase`` and ``store``, ``folio.prepare`` and ``put``, ``page_ref``. Only the allocator is a stand-in (one word).
 """
 
 from ..mutation import Edit, Replace
 from ..program import Program
-from ..scenario import ALL, WEAK, Bug, scenario
-from . import counting, stage
+from ..scenario import ALL, WEAK, Bug
+from . import fixtures, refcount, scenario
 
 INDEX = 0
 ONE_TRY = {"FIND_RETRIES": 1}
-PARTS = stage.ONE_PAGE + stage.TREE
+PARTS = fixtures.ONE_PAGE + fixtures.TREE
 
 NO_RECHECK = Edit("filemap", "find_get", " and xarray.reload(mem, slot) == pfn and folio.is_identity(mem, pfn, ino, index)", "")
 SLOT_ONLY = Edit("filemap", "find_get", " and folio.is_identity(mem, pfn, ino, index)", "")
@@ -28,8 +27,12 @@ DROP_FIRST = Replace(
 """,
 )
 TRUNCATE_DROP_FIRST = (
-    Edit("filemap", "truncate", "            left = mapping.remove", "            folio.put(mem, me, pfn)\n            left = mapping.remove"),
-    Edit("filemap", "truncate", "        if pfn != layout.NIL and not folio.put(mem, me, pfn):\n            return False\n", ""),
+    Edit("filemap", "truncate",
+        "            left = mapping.remove",
+        "            folio.put(mem, me, pfn)\n            left = mapping.remove"),
+    Edit("filemap", "truncate",
+        "        if pfn != layout.NIL and not folio.put(mem, me, pfn):\n            return False\n",
+        ""),
 )  # fmt: skip
 DESTROY_FIRST = (
     Edit("vmscan", "evict", "    left = mapping.remove", "    folio.destroy(mem, me, pfn)\n    left = mapping.remove"),
@@ -37,15 +40,15 @@ DESTROY_FIRST = (
 )
 CLEAR = "    if level == 0:\n        atomics.store_relaxed(mem, slot, 0)"
 
-# One order at a time, the whole path of a reference from publication to destruction. What is not here is relaxed as shipped.
+# One order at a time, on the whole path of a reference from publication to destruction. All others are relaxed as shipped.
 BARRIERS = {
     "add-relaxed": Edit("page_ref", "try_get", "fetch_add_acquire", "fetch_add_relaxed"),
-    "sub-relaxed": counting.RELAXED_SUB,
-    "freeze-relaxed": counting.RELAXED_FREEZE,
-    "init-relaxed": counting.RELAXED_INIT,
+    "sub-relaxed": refcount.RELAXED_SUB,
+    "freeze-relaxed": refcount.RELAXED_FREEZE,
+    "init-relaxed": refcount.RELAXED_INIT,
 }
 NEEDED = {name: Bug((edit,), WEAK) for name, edit in BARRIERS.items()}
-# What the kernel has: rcu_assign_pointer to publish and to clear, rcu_dereference to load. As right as ours, and not needed.
+# The kernel's orders: rcu_assign_pointer to publish and to clear, rcu_dereference to load. As right as ours, and not needed.
 KERNEL_ORDERS = (
     Edit("xarray", "_publish", "store_relaxed(mem, slot, entry)", "store_release(mem, slot, entry)"),
     Edit("xarray", "find", "load_relaxed", "load_acquire"),
@@ -58,25 +61,25 @@ KERNEL_ORDERS = (
 
 
 def published(core):
-    """Setup: page 0 is a FILE folio in the slot; the slot has a reference, and so has the remover."""
+    """Return a setup: page 0 is a FILE folio in the slot; the slot has a reference, and so has the remover."""
 
     def setup(mem):
         core.page_ref.init(mem, core.atomics.folio_at(mem, 1), 1)
-        core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, stage.INO, INDEX, 1)
-        stage.fill(mem, 0, stage.INO)
-        core.page_ref.init(mem, stage.MEMMAP, 2)
-        core.mapping.insert(mem, 0, stage.INO, INDEX, 0)
+        core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, fixtures.INO, INDEX, 1)
+        fixtures.fill(mem, 0, fixtures.INO)
+        core.page_ref.init(mem, fixtures.MEMMAP, 2)
+        core.mapping.insert(mem, 0, fixtures.INO, INDEX, 0)
 
     return setup
 
 
 def getter(core, me):
     def get(mem):
-        pfn = core.filemap.find_get(mem, me, stage.INO, stage.HEAD, 0, INDEX)
+        pfn = core.filemap.find_get(mem, me, fixtures.INO, fixtures.HEAD, 0, INDEX)
         if pfn == core.layout.NIL:
             return "miss"
-        content = stage.look(mem, pfn)
-        assert content == stage.INO, "the getter was given another mapping's page"
+        content = fixtures.look(mem, pfn)
+        assert content == fixtures.INO, "the getter was given another mapping's page"
         core.folio.put(mem, me, pfn)
         return "hit"
 
@@ -85,7 +88,7 @@ def getter(core, me):
 
 def remover(core, me):
     def remove(mem):
-        core.filemap.remove(mem, me, stage.INO, 0)
+        core.filemap.remove(mem, me, fixtures.INO, 0)
         core.folio.put(mem, me, 0)
 
     return remove
@@ -96,37 +99,37 @@ def reuser(core, me, head):
         pfn = core.page_alloc.alloc(mem, me, 0)
         if pfn == core.layout.NIL:
             return "nothing free"
-        core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, stage.OTHER_INO, INDEX, 1)
-        stage.fill(mem, pfn, stage.OTHER_INO)
+        core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, fixtures.OTHER_INO, INDEX, 1)
+        fixtures.fill(mem, pfn, fixtures.OTHER_INO)
         core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
-        core.xarray.store(mem, me, head, 0, INDEX, pfn, stage.OTHER_INO)
+        core.xarray.store(mem, me, head, 0, INDEX, pfn, fixtures.OTHER_INO)
         return "reused"
 
     return reuse
 
 
 def one_owner(core):
-    """In the end either the page is free, or it was reused and has the one reference of its new slot."""
+    """Return a judgement: either the page is free, or it was reused and has the one reference of its new slot."""
 
     def final(mem, results):
-        if mem.values.get(stage.FREE, 0):
-            got = core.page_ref.try_get(mem, stage.MEMMAP)
+        if mem.values.get(fixtures.FREE, 0):
+            got = core.page_ref.try_get(mem, fixtures.MEMMAP)
             assert got == core.layout.DEAD, "the free page can be got"
         else:
-            assert "reused" in results, "the page is lost: nobody destroyed it"
-            word = core.page_ref.count(mem, stage.MEMMAP)
+            assert "reused" in results, "the page is lost: no thread destroyed it"
+            word = core.page_ref.count(mem, fixtures.MEMMAP)
             assert word == 1, f"the word is {word:#x}, not 1"
 
     return final
 
 
 def program(core, threads, setup=published, equal=()):
-    return Program(threads, setup(core), one_owner(core), stage.geometry(), names=stage.names, equal=equal)
+    return Program(threads, setup(core), one_owner(core), fixtures.geometry(), names=fixtures.names, equal=equal)
 
 
 NOT_NEEDED = {
     "kernel-orders": Bug(KERNEL_ORDERS),
-    # An ino is never given twice, so the identity alone tells; the second look at the slot only finds it out sooner.
+    # An ino is never given twice, so the identity alone is enough; the second look at the slot only notices sooner.
     "identity-only": Bug((IDENTITY_ONLY,)),
 }
 
@@ -136,15 +139,15 @@ NOT_NEEDED = {
     ONE_TRY,
     PARTS,
     bugs={
-        "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns whatever the page has become"),
+        "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns the page, whatever it holds by now"),
         **NEEDED,
     },
     # The remover holds a pin of its own here, so the order of clear and drop does not matter; in lookup/truncate it does.
-    variants={**counting.SCHEMES, **NOT_NEEDED, "slot-only": Bug((SLOT_ONLY,)), "drop-before-unpublish": Bug((DROP_FIRST,))},
+    variants={**refcount.SCHEMES, **NOT_NEEDED, "slot-only": Bug((SLOT_ONLY,)), "drop-before-unpublish": Bug((DROP_FIRST,))},
 )
 def lookup_reuse(core):
-    """A getter, the remover, and a reuser who puts the page into another slot as another folio."""
-    return program(core, [getter(core, 1), remover(core, 2), reuser(core, 3, stage.OTHER)])
+    """A getter, the remover, and a reuser that puts the page into another slot as another folio."""
+    return program(core, [getter(core, 1), remover(core, 2), reuser(core, 3, fixtures.OTHER)])
 
 
 @scenario(
@@ -152,56 +155,56 @@ def lookup_reuse(core):
     ONE_TRY,
     PARTS,
     bugs={
-        "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns whatever the page has become"),
+        "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns the page, whatever it holds by now"),
         "slot-only": Bug((SLOT_ONLY,), ALL, "the same slot names the same page, as another mapping's"),
         **NEEDED,
     },
-    variants={**counting.SCHEMES, **NOT_NEEDED},
+    variants={**refcount.SCHEMES, **NOT_NEEDED},
 )
 def lookup_same_slot(core):
-    """As lookup/reuse, but the slot's memory, too, is used again: it names the same page, which is another mapping's now."""
-    return program(core, [getter(core, 1), remover(core, 2), reuser(core, 3, stage.HEAD)])
+    """As lookup/reuse, but the slot's memory is used again, too: it names the same page, which is another mapping's now."""
+    return program(core, [getter(core, 1), remover(core, 2), reuser(core, 3, fixtures.HEAD)])
 
 
 @scenario("lookup/two-getters", ONE_TRY, PARTS)
 def lookup_two(core):
-    """Two getters, remover, reuser."""
-    return program(core, [remover(core, 3), reuser(core, 4, stage.OTHER), getter(core, 1), getter(core, 2)], equal=[(2, 3)])
+    """Two getters, a remover and a reuser."""
+    return program(core, [remover(core, 3), reuser(core, 4, fixtures.OTHER), getter(core, 1), getter(core, 2)], equal=[(2, 3)])
 
 
 @scenario("lookup/three-getters", ONE_TRY, PARTS)
 def lookup_three(core):
-    """Three getters, remover, reuser."""
+    """Three getters, a remover and a reuser."""
     return program(
-        core, [remover(core, 4), reuser(core, 5, stage.OTHER), *(getter(core, me) for me in (1, 2, 3))], equal=[(2, 3, 4)]
+        core, [remover(core, 4), reuser(core, 5, fixtures.OTHER), *(getter(core, me) for me in (1, 2, 3))], equal=[(2, 3, 4)]
     )
 
 
 def reclaimer(core, me):
-    """What ``vmscan.shrink`` does with the folio that it isolated."""
+    """Return a thread that does what ``vmscan.shrink`` does with a folio that it has isolated."""
 
     def reclaim(mem):
-        if core.page_ref.try_get(mem, stage.MEMMAP) == core.layout.GOT:
+        if core.page_ref.try_get(mem, fixtures.MEMMAP) == core.layout.GOT:
             core.vmscan.evict(mem, me, 0)
 
     return reclaim
 
 
 def cached(core):
-    """Setup: as published, with the slot's reference only."""
+    """Return a setup: as published, with the slot's reference only."""
 
     def setup(mem):
         published(core)(mem)
-        core.page_ref.init(mem, stage.MEMMAP, 1)
+        core.page_ref.init(mem, fixtures.MEMMAP, 1)
 
     return setup
 
 
 def evicted_or_kept(core):
     def final(mem, results):
-        word = core.page_ref.count(mem, stage.MEMMAP)
-        if mem.values.get(stage.FREE, 0):
-            assert core.page_ref.try_get(mem, stage.MEMMAP) == core.layout.DEAD, "the free page can be got"
+        word = core.page_ref.count(mem, fixtures.MEMMAP)
+        if mem.values.get(fixtures.FREE, 0):
+            assert core.page_ref.try_get(mem, fixtures.MEMMAP) == core.layout.DEAD, "the free page can be got"
         else:
             assert word == 1, f"the word is {word:#x}, not 1"
 
@@ -213,19 +216,19 @@ def evicted_or_kept(core):
     ONE_TRY,
     PARTS,
     bugs={
-        "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns whatever the page has become"),
-        "destroy-before-unpublish": Bug(DESTROY_FIRST, ALL, "the page is somebody else's while its slot still names it"),
+        "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns the page, whatever it holds by now"),
+        "destroy-before-unpublish": Bug(DESTROY_FIRST, ALL, "the page is used again while its slot still names it"),
         "freeze-relaxed": Bug((Edit("page_ref", "freeze", "cmpxchg_acquire", "cmpxchg_relaxed"),), WEAK),
         "init-relaxed": Bug((BARRIERS["init-relaxed"],), WEAK),
         "add-relaxed": Bug((BARRIERS["add-relaxed"],), WEAK),
         "sub-relaxed": Bug((BARRIERS["sub-relaxed"],), WEAK),
     },
-    variants=counting.SCHEMES,
+    variants=refcount.SCHEMES,
 )
 def lookup_evict(core):
-    """A getter against reclaim, which freezes the folio and takes it out, and a reuser."""
-    threads = [getter(core, 1), reclaimer(core, 2), reuser(core, 3, stage.OTHER)]
-    return Program(threads, cached(core), evicted_or_kept(core), stage.geometry(), names=stage.names)
+    """A getter against reclaim, which freezes the folio and takes it out, and against a reuser."""
+    threads = [getter(core, 1), reclaimer(core, 2), reuser(core, 3, fixtures.OTHER)]
+    return Program(threads, cached(core), evicted_or_kept(core), fixtures.geometry(), names=fixtures.names)
 
 
 @scenario(
@@ -233,22 +236,22 @@ def lookup_evict(core):
     ONE_TRY,
     PARTS,
     bugs={
-        "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns whatever the page has become"),
-        "drop-before-unpublish": Bug(TRUNCATE_DROP_FIRST, ALL, "the page is somebody else's while its slot still names it"),
+        "no-recheck": Bug((NO_RECHECK,), ALL, "the getter returns the page, whatever it holds by now"),
+        "drop-before-unpublish": Bug(TRUNCATE_DROP_FIRST, ALL, "the page is used again while its slot still names it"),
         **NEEDED,
     },
-    variants={**counting.SCHEMES, **NOT_NEEDED},
+    variants={**refcount.SCHEMES, **NOT_NEEDED},
 )
 def lookup_truncate(core):
-    """A getter against truncation, which holds no pin: the slot's reference may be the last. And a reuser."""
+    """A getter against truncation, which holds no pin, so the slot's reference may be the last, and against a reuser."""
 
     def truncate(mem):
-        core.filemap.truncate(mem, 2, stage.INO, INDEX)
+        core.filemap.truncate(mem, 2, fixtures.INO, INDEX)
 
     def final(mem, results):
         one_owner(core)(mem, results)
-        assert core.mapping.folios(mem, stage.INO) == 0, "the mapping counts a folio that is gone"
-        assert core.xarray.load(mem, stage.HEAD) == core.layout.NIL, "the slot still names the page"
+        assert core.mapping.folios(mem, fixtures.INO) == 0, "the mapping counts a folio that is gone"
+        assert core.xarray.load(mem, fixtures.HEAD) == core.layout.NIL, "the slot still names the page"
 
-    threads = [getter(core, 1), truncate, reuser(core, 3, stage.OTHER)]
-    return Program(threads, cached(core), final, stage.geometry(), names=stage.names)
+    threads = [getter(core, 1), truncate, reuser(core, 3, fixtures.OTHER)]
+    return Program(threads, cached(core), final, fixtures.geometry(), names=fixtures.names)

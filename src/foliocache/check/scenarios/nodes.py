@@ -1,16 +1,16 @@
-"""What a walker stands in is freed, and at once used again for another mapping.
+"""A node is freed while a walker is in it, and is used again at once for another mapping.
 
-The whole path as in ``tree``, with the trees of two mappings, A and B. A walker looks for a page of A. A remover takes that page
-out, which empties the leaf above it: the leaf is freed, and A's root stays. A third client puts a page into B; if the leaf is
-free by then, the slab hands him that very node, for it hands out first what came back last and waits for nobody. So the walker,
-who read the pointer to the leaf before, reads a slot of B's.
+The whole path as in ``tree``, with the trees of two mappings, A and B. A walker looks for a page of A. A remover takes that
+page out, which empties the leaf above it: the leaf is freed, and A's root stays. A third client puts a page into B; if the
+leaf is free by then, the slab returns that very node, because it returns the object that was freed last and waits for no
+reader. So the walker, which read the pointer to the leaf before, reads a slot of B's.
 
-Nothing here rests on the slab's page going back: its other objects keep it, and it has room for all that is asked for.
+The slab's page does not go back in these scenarios: its other objects keep it, and it has room for all that is asked for.
 """
 
 from ..mutation import Edit
-from ..scenario import ALL, Bug, scenario
-from . import lookup, stage, tree
+from ..scenario import ALL, Bug
+from . import fixtures, lookup, scenario, tree
 from .tree import INDEX
 
 PAGE_SHIFT = 9  # 6 nodes to a page, and 4 records
@@ -21,18 +21,18 @@ FREE_FIRST = Edit("xarray", "_erase",
     "    atomics.store_relaxed(mem, slot, 0)\n    freed = slab.free(mem, me, layout.SLAB_NODES, entry >> 1)",
     "    freed = slab.free(mem, me, layout.SLAB_NODES, entry >> 1)\n    atomics.store_relaxed(mem, slot, 0)")  # fmt: skip
 BUGS = {
-    "no-recheck": Bug((lookup.NO_RECHECK,), ALL, "the walker returns whatever B's slot names"),
-    "slot-only": Bug((lookup.SLOT_ONLY,), ALL, "B's slot still names B's page: that it does proves nothing about A"),
+    "no-recheck": Bug((lookup.NO_RECHECK,), ALL, "the walker returns the page that B's slot names"),
+    "slot-only": Bug((lookup.SLOT_ONLY,), ALL, "that B's slot still names B's page proves nothing about A"),
 }
 VARIANTS = {
     **lookup.NOT_NEEDED,
-    # A walker who comes through the parent's slot is no worse off than one who came before; writers wait for A's lock.
+    # A walker that comes through the parent's slot is no worse off than one that came before; writers wait for A's lock.
     "free-before-unlink": Bug((FREE_FIRST,)),
 }
 
 
 class Other(tree.Cached):
-    """Client 3 puts a page into B, whose record is there already: a page that he has (``spare``), or one that he asks for."""
+    """Client 3 puts a page into B, whose record exists: a page that the client has (``spare``), or one that it allocates."""
 
     def __init__(self, core, pages, height=1, index=INDEX, spare=True):
         super().__init__(core, pages, more=(NEIGHBOUR,), height=2)
@@ -51,7 +51,7 @@ class Other(tree.Cached):
             self.words.update((slot + 4 * i, f"{node}[{i}]") for i in range(4))
 
     def name(self, loc):
-        return self.words.get(loc) or stage.names(loc)
+        return self.words.get(loc) or fixtures.names(loc)
 
     def storer(self, me):
         def store(mem):
@@ -66,14 +66,14 @@ class Other(tree.Cached):
     def put_in(self, mem, me, ino, pfn):
         core = self.core
         core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, ino, self.index, 1)
-        stage.fill(mem, pfn, (ino, self.index))
+        fixtures.fill(mem, pfn, (ino, self.index))
         core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
         assert core.mapping.lock(mem, me, ino)
         assert core.mapping.insert(mem, me, ino, self.index, pfn) == core.layout.XA_OK
         core.mapping.unlock(mem, ino)
 
     def left(self, mem, results):
-        """In the end A has lost its leaf and kept the other one, and B has its page."""
+        """Judge the end: A has lost this leaf and kept the other one, and B has its page."""
         assert self.core.xarray.find(mem, self.head, 2, INDEX) == 0, "the freed leaf is still linked"
         assert self.entry(mem, NEIGHBOUR) != self.core.layout.NIL, "the neighbour is gone"
         if results[2] == "stored":
@@ -94,7 +94,7 @@ def node_reuse(core):
 
 @scenario("node/folio-reuse", tree.SMALL, tree.SPIN, {**BUGS, **lookup.NEEDED}, VARIANTS)
 def node_folio_reuse(core):
-    """The leaf and the page become B's: the same slot names the same page, and only the page's identity tells."""
+    """The leaf and the page become B's: the same slot names the same page, and only the page's identity differs."""
     return Other(core, 4, spare=False).program()
 
 
@@ -113,7 +113,7 @@ def node_leaf_to_root(core):
 
 
 class Record(Other):
-    """A has one page, named by the head in its record; B has no record yet. Another mapping's keeps the page of records."""
+    """A has one page, named by the head in its record; B has no record yet. A third mapping keeps the page of records."""
 
     def __init__(self, core):
         super().__init__(core, 3, height=0)
@@ -136,5 +136,5 @@ class Record(Other):
 
 @scenario("node/record-reuse", tree.SMALL, tree.SPIN, BUGS, lookup.NOT_NEEDED)
 def node_record_reuse(core):
-    """A's last page goes, its record with it, and the record becomes B's: the first slot of the walk is B's."""
+    """A's last page goes, and its record with it. The record becomes B's, so the first slot of the walk is B's."""
     return Record(core).program()

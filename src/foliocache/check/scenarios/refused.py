@@ -1,33 +1,36 @@
-"""Locks that are refused: the owner lives, and has stopped in the critical section for longer than anybody waits.
+"""Locks that are refused: the owner lives, but has stopped in the critical section for longer than a client waits.
 
-Time stands still here, so a client waits for no lock at all (LOCK_PATIENCE_NS is 0). Client 2 is the one that stops: it takes one of the locks, any
-one at any time, and goes on later. Client 1 does its work meanwhile. Where it is refused it gives its operation up as if it had died there,
-leaves names in its slot and locks that are broken, and lives on. In the end it settles its own names, as ``Attachment.settle`` does when the
-owner has gone on, and nothing may be lost.
+Time stands still here, so a client waits for no lock at all (LOCK_PATIENCE_NS is 0). Client 2 is the one that stops: it takes
+one of the locks, any one at any time, and goes on later. Client 1 works meanwhile. Where a lock is refused, client 1 gives up
+its operation as if it had died there, leaves names in its slot and broken locks, and lives on. In the end it settles its own
+names, as ``Attachment.settle`` does when the owner has gone on, and nothing may be lost.
 """
 
 from .. import steps
 from ..mutation import Edit
-from ..scenario import ALL, Bug, scenario
+from ..scenario import ALL, Bug
+from . import scenario
+from .crash_fixtures import Pool
 from .death_path import OTHER, PARTS, REAPER, SMALL, VICTIM, Queued, Two
-from .mortal import Pool
 
 REFUSED = {**SMALL, "LOCK_PATIENCE_NS": 0, "OPS": 6}
 WORKER, STOPPED = VICTIM, OTHER
 
 
 class Refusing(Pool):
-    """What the worker has left it settles before the audit."""
+    """The worker settles what it has left before the audit."""
 
     def left(self, mem):
         core = self.core
-        core.reap.locks(mem, REAPER, WORKER)  # nobody is dead: those that are broken
-        assert core.reap.vague(mem, WORKER, WORKER) == 0, "the worker cannot settle what it has left, though nobody works"
+        core.reap.locks(mem, REAPER, WORKER)  # no client is dead: the broken ones
+        assert core.reap.vague(mem, WORKER, WORKER) == 0, (
+            "the worker cannot settle what it has left, though no client is in an operation"
+        )
         core.reap.sweep(mem, REAPER)
         super().left(mem)
 
     def stopped(self, mem):
-        """Holds one of the locks for a while."""
+        """Hold one of the locks for a while."""
         words = [*self.locks()]
         word = words[steps.choose(mem, len(words))]
         got = self.core.wait.lock(mem, word, STOPPED)
@@ -43,7 +46,7 @@ class Cached(Refusing, Queued):
 
 
 class Held(Refusing, Two):
-    """Two folios that have left their mapping; each client holds one, and the stopped one drops its own when it has gone on."""
+    """Two folios that have left their mapping; each client holds one, and the stopped client drops its own when it goes on."""
 
     def stopped(self, mem):
         super().stopped(mem)
@@ -65,8 +68,8 @@ REFUSED_TAKEN = Edit("page_alloc", "_lock", "return got != layout.LOCK_BUSY", "r
 
 
 @scenario("refused/drop", REFUSED, PARTS, {
-    "release-dropped": Bug((RELEASE_DROPPED,), ALL, "the page is nobody's"),
-    "refused-taken": Bug((REFUSED_TAKEN,), ALL, "two are in the critical section"),
+    "release-dropped": Bug((RELEASE_DROPPED,), ALL, "the page has no owner"),
+    "refused-taken": Bug((REFUSED_TAKEN,), ALL, "two clients are in the critical section"),
 })  # fmt: skip
 def refused_drop(core):
     """The worker drops the last reference."""
@@ -75,20 +78,20 @@ def refused_drop(core):
 
 
 @scenario("refused/truncate", REFUSED, PARTS, {
-    "name-dropped": Bug((NAME_DROPPED,), ALL, "the page is nobody's"),
-    "node-unmarked": Bug((UNMARKED,), ALL, "a node that is linked nowhere stays in use"),
-    "record-unmarked": Bug((RECORD_UNMARKED,), ALL, "a record that says no ino stays in use"),
-    "unlock-forgets": Bug((UNLOCK_FORGETS,), ALL, "nobody repairs"),
+    "name-dropped": Bug((NAME_DROPPED,), ALL, "the page has no owner"),
+    "node-unmarked": Bug((UNMARKED,), ALL, "a node that no tree links stays in use"),
+    "record-unmarked": Bug((RECORD_UNMARKED,), ALL, "a record without an ino stays in use"),
+    "unlock-forgets": Bug((UNLOCK_FORGETS,), ALL, "no client repairs"),
 })  # fmt: skip
 def refused_truncate(core):
-    """The worker truncates: tree, slabs, queues, allocator and table."""
+    """The worker truncates, which takes the locks of the tree, the slabs, the queues, the allocator and the table."""
     p = Cached(core, 4, height=1)
     return p.beside(p.truncater(WORKER))
 
 
-@scenario("refused/evict", REFUSED, PARTS, {"evicted-dropped": Bug((EVICTED_DROPPED,), ALL, "the page is nobody's")})
+@scenario("refused/evict", REFUSED, PARTS, {"evicted-dropped": Bug((EVICTED_DROPPED,), ALL, "the page has no owner")})
 def refused_evict(core):
-    """The worker needs a page for another mapping, and evicts."""
+    """The worker needs a page for another mapping, and evicts one."""
     p = Cached(core, 3, height=1)
     return p.beside(p.evicter(WORKER))
 

@@ -1,28 +1,27 @@
-"""The whole path, nothing left out but how a lock sleeps: mappings, radix trees with nodes, the slab, the buddy allocator, the
-queues.
+"""The whole path: mappings, radix trees with nodes, the slab, the buddy allocator, the queues. Only a lock's sleep is left out.
 
-Geometry is as small as it goes: nodes of 4 slots, pages of 256 bytes (3 nodes, 2 records). A lock is a spin lock here; that the
-shipped one is a lock at all is shown in ``waiting``.
+The geometry is as small as it can be: nodes of 4 slots, pages of 256 bytes (3 nodes, 2 records). Locks spin here; the shipped
+lock is checked in ``waiting``.
 """
 
 from ..mutation import Edit
 from ..program import Program
-from ..scenario import ALL, WEAK, Bug, scenario
-from . import lookup, stage
+from ..scenario import ALL, WEAK, Bug
+from . import fixtures, lookup, scenario
 
 SMALL = {
     "NODE_SHIFT": 2, "OBJECT_SHIFT": 6, "MAPPING_TEXT_MAX": 0, "MAX_ORDER": 2,
     "FIND_RETRIES": 1, "SHRINK_TRIES": 1, "PINNED_MAX": 1, "SCAN_BATCH": 2, "BLOCKS_MAX": 1,
 }  # fmt: skip
 SPIN = (
-    *stage.SPIN_LOCK,
+    *fixtures.SPIN_LOCK,
     Edit("page_alloc", "free", "    if not _lock(", "    atomics.poison(mem, pfn)\n    if not _lock("),
 )  # fmt: skip
 INDEX = 1
 
 
 def geometry(pages):
-    shape = stage.geometry(pages)
+    shape = fixtures.geometry(pages)
     shape["page_shift"] = 8
     return shape
 
@@ -32,7 +31,7 @@ def opened(core, mem, digest, height=1, me=0):
 
 
 def audit(core, pages):
-    """What is left of the pool in the end: every page is free or in use, never both, never neither."""
+    """Return a judgement: in the end every page is either free or in use."""
 
     def final(mem, results):
         layout = core.layout
@@ -48,7 +47,7 @@ def audit(core, pages):
 
 
 def unused(core, mem):
-    """Pages that are free, or empty in a slab, which gives them back when memory is short."""
+    """Return the number of pages that are free, or empty in a slab, which gives them back when memory is short."""
     layout, load = core.layout, core.atomics.load_relaxed
     empty = [load(mem, layout.SLAB_EMPTY + cache * layout.SLAB_STRIDE) for cache in range(layout.SLABS)]
     return core.page_alloc.free_pages(mem) + sum(empty)
@@ -73,7 +72,7 @@ class Cached:
             grabbed = core.filemap.grab(mem, 0, self.ino, index, 0, 1)
             assert grabbed & core.layout.GRAB_ADDED
             self.pfn = grabbed & 0xFFFFFFFF
-            stage.fill(mem, self.pfn, (self.ino, index))
+            fixtures.fill(mem, self.pfn, (self.ino, index))
             core.filemap.complete(mem, 0, self.pfn)
             core.folio.put(mem, 0, self.pfn)
         self.head = core.mapping.head(mem, self.ino)
@@ -90,7 +89,7 @@ class Cached:
         return get
 
     def check(self, mem, pfn):
-        content, right = stage.look(mem, pfn), (self.ino, self.place)
+        content, right = fixtures.look(mem, pfn), (self.ino, self.place)
         assert content == right, f"looked for {right}, found {content}"
 
     def truncater(self, me):
@@ -107,7 +106,7 @@ class Cached:
                 return "no memory"
             pfn = grabbed & 0xFFFFFFFF
             if grabbed & core.layout.GRAB_ADDED:
-                stage.fill(mem, pfn, (ino, index))
+                fixtures.fill(mem, pfn, (ino, index))
                 core.filemap.complete(mem, me, pfn)
             core.folio.put(mem, me, pfn)
             return "inserted"
@@ -123,7 +122,7 @@ class Cached:
         return remove
 
     def entry(self, mem, index):
-        """The pfn in the tree, in the end."""
+        """Return the pfn in the tree, in the end; NIL if there is none."""
         slot = self.core.xarray.find(mem, self.head, self.height, index)
         return self.core.xarray.load(mem, slot) if slot else self.core.layout.NIL
 
@@ -135,7 +134,7 @@ class Cached:
             if final:
                 final(mem, results)
 
-        return Program(list(threads), self.setup, judge, geometry(self.pages), names=stage.names, equal=equal)
+        return Program(list(threads), self.setup, judge, geometry(self.pages), names=fixtures.names, equal=equal)
 
 
 BUGS = {
@@ -153,14 +152,14 @@ KERNEL_ORDERS = {"kernel-orders": Bug(lookup.KERNEL_ORDERS)}
 
 @scenario("tree/lookup-truncate", SMALL, SPIN, {k: BUGS[k] for k in ("sub-relaxed", "freeze-relaxed")}, KERNEL_ORDERS)
 def tree_lookup_truncate(core):
-    """A getter walks the tree while it is truncated: folio, node and record go."""
+    """A getter walks the tree while it is truncated: folio, node and record are freed."""
     c = Cached(core, 4)
     return c.program(c.getter(1), c.truncater(2))
 
 
 @scenario("tree/lookup-remove", SMALL, SPIN, BUGS, KERNEL_ORDERS)
 def tree_lookup_remove(core):
-    """A getter, and a remover of the same folio; its neighbour stays, and so does the node."""
+    """A getter and a remover of the same folio; its neighbour stays, and so does the node."""
     c = Cached(core, 5, more=(2,))
 
     def final(mem, results):
@@ -170,11 +169,14 @@ def tree_lookup_remove(core):
     return c.program(c.getter(1), c.remover(2), final=final)
 
 
-@scenario("tree/node-freed", SMALL, SPIN, {"unlink-dropped": Bug((Edit("xarray", "_erase",
-    "        return below & layout.XA_LEAKED\n    atomics.store_relaxed(mem, slot, 0)", "        return below & layout.XA_LEAKED"),), ALL,
-    "the parent names a free node")})  # fmt: skip
+UNLINK_DROPPED = Edit("xarray", "_erase",
+    "        return below & layout.XA_LEAKED\n    atomics.store_relaxed(mem, slot, 0)",
+    "        return below & layout.XA_LEAKED")  # fmt: skip
+
+
+@scenario("tree/node-freed", SMALL, SPIN, {"unlink-dropped": Bug((UNLINK_DROPPED,), ALL, "the parent names a free node")})
 def tree_node_freed(core):
-    """A tree of two levels: with its last folio the lower node goes, while a getter stands in it."""
+    """A tree of two levels: the lower node is freed with its last folio, while a getter is in it."""
     c = Cached(core, 5, more=(5,), height=2)
 
     def final(mem, results):
@@ -186,28 +188,28 @@ def tree_node_freed(core):
 
 @scenario("tree/insert-race", {**SMALL, "SHRINK_TRIES": 2}, SPIN, INSERT_BUGS, KERNEL_ORDERS)
 def tree_insert_race(core):
-    """Two fillers, one page: one of them adds it, the other finds it, or loses and gives its own back."""
+    """Two fillers, one page: one of them adds it; the other finds it, or loses and frees its own."""
     c = Cached(core, 5)
 
     def final(mem, results):
         assert results == ["inserted"] * 2, f"the inserters say {results}"
         assert core.page_alloc.free_pages(mem) == 1, "the page that lost is not free"
         pfn = c.entry(mem, 2)
-        assert pfn != core.layout.NIL and stage.look(mem, pfn) == (c.ino, 2), "the inserted folio is not in the tree"
+        assert pfn != core.layout.NIL and fixtures.look(mem, pfn) == (c.ino, 2), "the inserted folio is not in the tree"
 
     return c.program(c.inserter(1, 1, 2), c.inserter(2, 1, 2), final=final, equal=[(0, 1)])
 
 
 @scenario("tree/lookup-evict", SMALL, SPIN, {}, KERNEL_ORDERS)
 def tree_lookup_evict(core):
-    """A getter, and somebody whose insert needs the page: it is evicted and used again, if the getter does not hold it."""
+    """A getter, and a client whose insert needs the page: it is evicted and used again, unless the getter holds it."""
     c = Cached(core, 3)
     return c.program(c.getter(1), c.inserter(2, 2))
 
 
 class Stale(Cached):
-    """Client 1 has a page from the allocator whose last folio was being evicted by a client that was killed between its freeze and the
-    clear of F_ATTACHED, and that the reaper has freed."""
+    """Client 1 has a page from the allocator. The page's last folio was being evicted by a client that was killed between its
+    freeze and the clear of F_ATTACHED, and the reaper has freed the page."""
 
     def setup(self, mem):
         super().setup(mem)
@@ -216,7 +218,7 @@ class Stale(Cached):
         core.atomics.store_relaxed(mem, core.atomics.folio_at(mem, self.page) + core.layout.F_ATTACHED, 1)
 
     def loser(self, me):
-        """``filemap._grab`` from ``prepare`` on, when another has added the folio meanwhile."""
+        """``filemap._grab`` from ``prepare`` on, when another client has added the folio meanwhile."""
 
         def lose(mem):
             core, pfn = self.core, self.page
@@ -247,12 +249,12 @@ ATTACHED_KEPT = Edit("folio", "prepare", "    atomics.store_relaxed(mem, folio +
     },
 )
 def tree_insert_stale(core):
-    """A losing insert into a page that a killed evictor has left marked as attached, beside somebody who clears a block of pages."""
+    """A losing insert into a page that a killed evictor has left marked as attached, while a client clears a block."""
     c = Stale(core, 5)
     return c.program(c.loser(1), c.clearer(2))
 
 
-# A filler under way, a truncation, and somebody who waits for the page.
+# A fill under way, a truncation, and a client that waits for the page.
 
 NOT_LOCKED = Edit("filemap", "_grab", "        fill.begin(mem, me, pfn)\n", "")
 KEPT_BY_TRUNCATE = Edit(
@@ -263,7 +265,7 @@ REMOVED_TWICE = Edit("filemap", "remove", "atomics.load_relaxed(mem, atomics.fol
 
 
 class Filling(Cached):
-    """Nothing is cached yet but a mapping; or, ``begun``, client 1 has a folio at INDEX locked, to fill it."""
+    """There is a mapping without folios; or, ``begun``, client 1 has a locked folio at INDEX, which it fills."""
 
     def __init__(self, core, pages, begun):
         super().__init__(core, pages)
@@ -293,7 +295,7 @@ class Filling(Cached):
                 core.filemap.remove(mem, me, self.ino, pfn)
                 core.fill.fail(mem, pfn)
             else:
-                stage.fill(mem, pfn, (self.ino, INDEX))
+                fixtures.fill(mem, pfn, (self.ino, INDEX))
                 core.filemap.complete(mem, me, pfn)
             core.folio.put(mem, me, pfn)
             return "filled"
@@ -309,11 +311,11 @@ class Filling(Cached):
             seen = core.fill.wait(mem, pfn, 1)
             if seen & core.layout.PG_ERROR:
                 again = core.filemap.find_get(mem, me, self.ino, self.head, self.height, INDEX)
-                assert again == core.layout.NIL, "who wakes to PG_ERROR finds the failed folio again"
+                assert again == core.layout.NIL, "a waiter that wakes to PG_ERROR finds the failed folio again"
                 content = "miss"
             else:
                 assert seen & core.layout.PG_UPTODATE, f"woke to flags {seen:#x}"
-                content = stage.look(mem, pfn)
+                content = fixtures.look(mem, pfn)
                 assert content == (self.ino, INDEX), f"waited for {(self.ino, INDEX)}, found {content}"
             core.folio.put(mem, me, pfn)
             return content
@@ -334,21 +336,21 @@ class Filling(Cached):
     SMALL,
     SPIN,
     bugs={
-        "kept-by-truncate": Bug((KEPT_BY_TRUNCATE,), ALL, "nobody drops the slot's reference"),
+        "kept-by-truncate": Bug((KEPT_BY_TRUNCATE,), ALL, "the slot's reference is never dropped"),
         "result-relaxed": Bug((Edit("flags", "unlock", "fetch_or_release", "fetch_or_relaxed"),), WEAK),
         "sub-relaxed": Bug((lookup.BARRIERS["sub-relaxed"],), WEAK),
     },
     variants=KERNEL_ORDERS,
 )
 def tree_fill_truncate(core):
-    """A folio is being filled while its mapping is truncated, and somebody waits for it: he gets its content, or a miss."""
+    """A folio is being filled while its mapping is truncated, and a client waits for it: it gets the content, or a miss."""
     c = Filling(core, 4, begun=True)
     return c.program(c.filler(1), c.truncater(2), c.waiter(3))
 
 
 @scenario("tree/grab-truncate", SMALL, SPIN, {"not-locked": Bug((NOT_LOCKED,), ALL, "a waiter finds neither lock nor content")})
 def tree_grab_truncate(core):
-    """As tree/fill-truncate, from the first look: the folio may be added before, after, or to a mapping that is gone."""
+    """As tree/fill-truncate, from the lookup on: the folio may be added before, after, or to a mapping that is gone."""
     c = Filling(core, 4, begun=False)
     return c.program(c.filler(1), c.truncater(2), c.waiter(3))
 
@@ -363,6 +365,6 @@ def tree_grab_truncate(core):
     },
 )
 def tree_fail_truncate(core):
-    """The fill fails, and its folio is withdrawn, by the filler or by the truncation; a waiter finds a miss."""
+    """The fill fails, and the filler or the truncation withdraws its folio; a waiter finds a miss."""
     c = Filling(core, 4, begun=True)
     return c.program(c.filler(1, fails=True), c.truncater(2), c.waiter(3))

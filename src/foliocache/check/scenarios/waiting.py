@@ -1,23 +1,23 @@
-"""Locks, sleeping and waking, and who fills a page: no lost wake-up, no double fill, nobody sees half a page."""
+"""Locks, sleeping and waking, and filling a page: no lost wake-up, no double fill, no reader of half a page."""
 
 from ..mutation import Edit, Replace
 from ..program import Program
-from ..scenario import ALL, WEAK, Bug, scenario
-from . import stage
+from ..scenario import ALL, WEAK, Bug
+from . import fixtures, scenario
 
 WORD = 0x900
 NO_SPIN = {"LOCK_SPINS": 0}
 
 
 def names(loc):
-    return "lock" if loc == WORD else stage.names(loc)
+    return "lock" if loc == WORD else fixtures.names(loc)
 
 
 def locker(core, me):
     def critical(mem):
         core.wait.lock(mem, WORD, me)
-        seen = stage.look(mem, 0)
-        stage.fill(mem, 0, seen + 1)
+        seen = fixtures.look(mem, 0)
+        fixtures.fill(mem, 0, seen + 1)
         core.wait.unlock(mem, WORD)
 
     return critical
@@ -29,13 +29,13 @@ LOCK_BUGS = {
         Edit("wait", "_lock_slow", "held = atomics.cmpxchg_acquire", "held = atomics.cmpxchg_relaxed"),), WEAK),
     "unlock-relaxed": Bug((Edit("wait", "unlock", "fetch_and_release", "fetch_and_relaxed"),), WEAK),
     "no-waiters-bit": Bug((Edit("wait", "_lock_slow", "(me + 1) | layout.LOCK_WAITERS", "me + 1"),), ALL,
-        "with a third waiter: whoever slept forgets the others"),
-    "no-wake": Bug((Edit("wait", "unlock", "atomics.futex_wake(mem, word, 1)", "pass"),), ALL, "nobody wakes the sleeper"),
+        "with a third waiter: the one that slept forgets the others"),
+    "no-wake": Bug((Edit("wait", "unlock", "atomics.futex_wake(mem, word, 1)", "pass"),), ALL, "no thread wakes the sleeper"),
     "sleep-without-bit": Bug((Replace("wait", "_sleep", """
         def _sleep(mem, word, held):
             if held:
                 atomics.futex_wait(mem, word, held, layout.LOCK_SLICE_NS)
-    """),), ALL, "the owner does not know that somebody sleeps"),
+    """),), ALL, "the owner does not know that a thread sleeps"),
 }  # fmt: skip
 
 
@@ -50,32 +50,32 @@ def counted(threads):
 
 @scenario("lock/two", NO_SPIN, bugs={k: v for k, v in LOCK_BUGS.items() if k != "no-waiters-bit"})
 def lock_two(core):
-    """Two clients, one lock: one at a time inside, and nobody sleeps for ever."""
-    setup = lambda mem: stage.fill(mem, 0, 0)  # noqa: E731
-    return Program([locker(core, 1), locker(core, 2)], setup, counted(2), stage.geometry(), names=names, equal=[(0, 1)])
+    """Two clients, one lock: one at a time inside, and none sleeps for ever."""
+    setup = lambda mem: fixtures.fill(mem, 0, 0)  # noqa: E731
+    return Program([locker(core, 1), locker(core, 2)], setup, counted(2), fixtures.geometry(), names=names, equal=[(0, 1)])
 
 
 @scenario("lock/three", NO_SPIN, bugs={"no-waiters-bit": LOCK_BUGS["no-waiters-bit"], "no-wake": LOCK_BUGS["no-wake"]})
 def lock_three(core):
-    """Three clients."""
-    setup = lambda mem: stage.fill(mem, 0, 0)  # noqa: E731
+    """As lock/two, with three clients."""
+    setup = lambda mem: fixtures.fill(mem, 0, 0)  # noqa: E731
     threads = [locker(core, me) for me in (1, 2, 3)]
-    return Program(threads, setup, counted(3), stage.geometry(), names=names, equal=[(0, 1, 2)])
+    return Program(threads, setup, counted(3), fixtures.geometry(), names=names, equal=[(0, 1, 2)])
 
 
 def filling(core):
     def setup(mem):
         core.lru.setup(mem)
-        core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, stage.INO, 0, 1)
+        core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, fixtures.INO, 0, 1)
         core.fill.begin(mem, 1, 0)
-        core.page_ref.init(mem, stage.MEMMAP, 3)
+        core.page_ref.init(mem, fixtures.MEMMAP, 3)
 
     return setup
 
 
 def filler(core):
     def fill(mem):
-        stage.fill(mem, 0, "content")
+        fixtures.fill(mem, 0, "content")
         core.fill.complete(mem, 0)
 
     return fill
@@ -85,12 +85,12 @@ def waiter(core):
     def wait(mem):
         seen = core.fill.wait(mem, 0, 1)
         assert seen & core.layout.PG_UPTODATE, f"woke to flags {seen:#x}"
-        return stage.look(mem, 0)
+        return fixtures.look(mem, 0)
 
     return wait
 
 
-def everybody_knows(mem, results):
+def all_have_seen_it(mem, results):
     assert results[1:] == ["content"] * (len(results) - 1), f"the waiters saw {results[1:]}"
 
 
@@ -109,35 +109,35 @@ FILL_BUGS = {
     """),), ALL, "a waiter finds the lock gone and no result"),
     "result-relaxed": Bug((RESULT_RELAXED,), WEAK, "nothing orders the content before the result"),
 }  # fmt: skip
-# Which of unlock's two steps releases makes no difference to who waits until both are done; for who does not, it does:
-# fill/early-reader.
+# Which of unlock's two steps releases makes no difference to a thread that waits until both are done. To one that does not
+# wait it does: fill/early-reader.
 RELEASE_LAST = (RESULT_RELAXED, Edit("flags", "unlock", "fetch_and_relaxed", "fetch_and_release"))
 
 
 @scenario("fill/one-waiter", bugs=FILL_BUGS, variants={"release-last": Bug(RELEASE_LAST)})
 def fill_one(core):
-    """The filler writes and unlocks, a waiter sleeps on the folio: it is woken, and sees the content."""
+    """The filler writes and unlocks, and a waiter sleeps on the folio: it is woken, and sees the content."""
     threads = [filler(core), waiter(core)]
-    return Program(threads, filling(core), everybody_knows, stage.geometry(), names=stage.names)
+    return Program(threads, filling(core), all_have_seen_it, fixtures.geometry(), names=fixtures.names)
 
 
 @scenario("fill/two-waiters", bugs={"wake-one": Bug((Edit("flags", "unlock", "F_FLAGS, layout.NIL", "F_FLAGS, 1"),), ALL)})
 def fill_two(core):
     """Two waiters: both are woken."""
     threads = [filler(core), waiter(core), waiter(core)]
-    return Program(threads, filling(core), everybody_knows, stage.geometry(), names=stage.names, equal=[(1, 2)])
+    return Program(threads, filling(core), all_have_seen_it, fixtures.geometry(), names=fixtures.names, equal=[(1, 2)])
 
 
 @scenario("fill/early-reader", bugs={
     "load-relaxed": Bug((Edit("flags", "load", "load_acquire", "load_relaxed"),), WEAK, "the content may not be there yet"),
-    "release-last": Bug(RELEASE_LAST, WEAK, "who sees the result before the unlock is not ordered after the content"),
+    "release-last": Bug(RELEASE_LAST, WEAK, "a reader that sees the result before the unlock is not ordered after the content"),
 })  # fmt: skip
 def fill_early(core):
-    """A reader who does not wait, and finds PG_UPTODATE, perhaps with PG_LOCKED still beside it."""
+    """A reader that does not wait, and finds PG_UPTODATE, perhaps with PG_LOCKED still beside it."""
 
     def read(mem):
-        if core.flags.load(mem, stage.MEMMAP) & core.layout.PG_UPTODATE:
-            return stage.look(mem, 0)
+        if core.flags.load(mem, fixtures.MEMMAP) & core.layout.PG_UPTODATE:
+            return fixtures.look(mem, 0)
         return "content"
 
-    return Program([filler(core), read], filling(core), everybody_knows, stage.geometry(), names=stage.names)
+    return Program([filler(core), read], filling(core), all_have_seen_it, fixtures.geometry(), names=fixtures.names)

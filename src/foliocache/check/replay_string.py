@@ -1,14 +1,15 @@
 """The replay string of an execution.
 
-First the thread that fails (``-`` if it is the final state), then, separated by slashes, for each thread a token for each of
-its events: what a read takes (``i``, the initial value, or thread.event), where a write stands in its location's order
-(``w3``), what was chosen (``c1``), ``f`` for a fence.
+It begins with the number of the thread that fails (``-`` if the final state does). For each thread follow, after a slash, the
+tokens of its events: the write that a read takes (``i`` for the initial value, or thread.event), the place of a write in its
+location's order (``w3``), the value chosen (``c1``), ``f`` for a fence.
 """
 
 from .graph import CHOICE, FENCE, READ
 
 
 def encode(graph, failing):
+    """Return the replay string of ``graph``, in which thread ``failing`` fails; None for the final state."""
     ranks = {w: rank for writes in graph.mo.values() for rank, w in enumerate(writes)}
     threads = (",".join(_token(e, ranks) for e in events) for events in graph.threads)
     return "/".join(["-" if failing is None else str(failing), *threads])

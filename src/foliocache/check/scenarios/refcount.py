@@ -1,15 +1,18 @@
-"""The reference word alone: who destroys, what is destroyed, what late getters do to it (design section 2, rules 1-3, 6)."""
+"""The reference word alone: which thread destroys the page, what it destroys, and what late getters do to the word.
+
+The rules are 1 to 3 and 6 of docs/protocol.md.
+"""
 
 from ..mutation import Edit, Replace
 from ..program import Program
-from ..scenario import ALL, WEAK, Bug, scenario
-from . import stage
+from ..scenario import ALL, WEAK, Bug
+from . import fixtures, scenario
 
 RELAXED_SUB = Edit("page_ref", "put", "fetch_sub_release", "fetch_sub_relaxed")
 RELAXED_FREEZE = Edit("page_ref", "put", "cmpxchg_acquire", "cmpxchg_relaxed")
 RELAXED_INIT = Edit("page_ref", "init", "store_release", "store_relaxed")
 
-# The kernel before the series: zero is dead, and a getter must not touch it, so it loops.
+# The kernel before the series: zero is dead, and a getter must not change it, so it loops.
 MAINLINE = (
     Replace("page_ref", "try_get", """
         def try_get(mem, folio):
@@ -30,7 +33,7 @@ MAINLINE = (
     """),
 )  # fmt: skip
 CMPXCHG_LOOP = MAINLINE[:1]
-# The series' v4: as ours, but a failed getter leaves its count behind, and the allocator's store cleans up.
+# The series' v4: as ours, but a getter that fails leaves its count behind, and the allocator's store overwrites it.
 V4 = (Replace("page_ref", "_refuse", """
     def _refuse(mem, folio, old):
         return layout.DEAD if old & layout.FROZEN else layout.SATURATED
@@ -49,28 +52,28 @@ TYPE_BEFORE = Replace("folio", "put", """
 FREE_STORES_ZERO = Replace("page_alloc", "free", f"""
     def free(mem, me, pfn, order):
         atomics.poison(mem, pfn)
-        assert atomics.exchange_release(mem, {stage.FREE}, 1) == 0, "the page is freed twice"
+        assert atomics.exchange_release(mem, {fixtures.FREE}, 1) == 0, "the page is freed twice"
         page_ref.init(mem, atomics.folio_at(mem, pfn), 0)
         return True
 """)  # fmt: skip
 
 
 def live(core, references, type):
-    """Setup: page 0 is a folio with that many references."""
+    """Return a setup: page 0 is a folio with that many references."""
 
     def setup(mem):
         core.folio.prepare(mem, 0, type, 0, 0, 0, 0)
         core.page_ref.init(mem, core.atomics.folio_at(mem, 0), references)
-        stage.fill(mem, 0, type)
+        fixtures.fill(mem, 0, type)
 
     return setup
 
 
 def all_free(core):
-    """In the end the page is free, and a getter is refused."""
+    """Return a judgement: in the end the page is free, and a getter is refused."""
 
     def final(mem, results):
-        assert mem.values.get(stage.FREE) == 1, "the page is lost: nobody destroyed it"
+        assert mem.values.get(fixtures.FREE) == 1, "the page is lost: no thread destroyed it"
         got = core.page_ref.try_get(mem, core.atomics.folio_at(mem, 0))
         assert got == core.layout.DEAD, "the free page can be got"
 
@@ -79,7 +82,7 @@ def all_free(core):
 
 def dropper(core, me):
     def put(mem):
-        stage.look(mem, 0)
+        fixtures.look(mem, 0)
         core.folio.put(mem, me, 0)
 
     return put
@@ -88,7 +91,7 @@ def dropper(core, me):
 def optimist(core, me):
     def get_use_put(mem):
         if core.page_ref.try_get(mem, core.atomics.folio_at(mem, 0)) == core.layout.GOT:
-            stage.look(mem, 0)
+            fixtures.look(mem, 0)
             core.folio.put(mem, me, 0)
             return "got"
         return "refused"
@@ -102,7 +105,7 @@ def reuser(core, me, type):
         if pfn == core.layout.NIL:
             return "nothing free"
         core.folio.prepare(mem, pfn, type, 0, 0, 0, 0)
-        stage.fill(mem, pfn, type)
+        fixtures.fill(mem, pfn, type)
         core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
         core.folio.put(mem, me, pfn)
         return "reused"
@@ -111,20 +114,20 @@ def reuser(core, me, type):
 
 
 def program(core, setup, threads, final=None, equal=()):
-    return Program(threads, setup, final, stage.geometry(), names=stage.names, equal=equal)
+    return Program(threads, setup, final, fixtures.geometry(), names=fixtures.names, equal=equal)
 
 
 @scenario(
     "put/parallel",
-    stand_ins=stage.ONE_PAGE,
+    stand_ins=fixtures.ONE_PAGE,
     bugs={
-        "sub-relaxed": Bug((RELAXED_SUB,), WEAK, "a holder's last look at the page is not ordered before the destructor"),
-        "freeze-relaxed": Bug((RELAXED_FREEZE,), WEAK, "the destructor is not ordered after the other holders' last looks"),
+        "sub-relaxed": Bug((RELAXED_SUB,), WEAK, "a holder's last read of the page is not ordered before the destructor"),
+        "freeze-relaxed": Bug((RELAXED_FREEZE,), WEAK, "the destructor is not ordered after the other holders' last reads"),
     },
     variants=SCHEMES,
 )  # fmt: skip
 def put_parallel(core):
-    """Two holders drop their references at once: one destructor, after both have finished with the page."""
+    """Two holders drop their references at once: one destructor runs, after both have finished with the page."""
     threads = [dropper(core, 1), dropper(core, 2)]
     return program(core, live(core, 2, core.layout.TYPE_FILE), threads, all_free(core), equal=[(0, 1)])
 
@@ -139,9 +142,9 @@ TYPE_AFTER_SUB = Replace("page_ref", "put", """
 
 @scenario(
     "put/parallel-reuse",
-    stand_ins=stage.ONE_PAGE,
+    stand_ins=fixtures.ONE_PAGE,
     bugs={
-        "type-after-sub": Bug((TYPE_AFTER_SUB,), ALL, "after the sub the folio may be another's already"),
+        "type-after-sub": Bug((TYPE_AFTER_SUB,), ALL, "after the sub the folio may have been used again already"),
         "sub-relaxed": Bug((RELAXED_SUB,), WEAK),
         "freeze-relaxed": Bug((RELAXED_FREEZE,), WEAK),
     },
@@ -156,29 +159,30 @@ def put_parallel_reuse(core):
 
 @scenario(
     "put/revive",
-    stand_ins=stage.ONE_PAGE,
+    stand_ins=fixtures.ONE_PAGE,
     bugs={
         "no-freeze": Bug((Replace("page_ref", "put", """
             def put(mem, folio):
                 return atomics.fetch_sub_acq_rel(mem, folio + layout.F_REF, 1) == 1
-        """),), ALL, "everybody who makes the count zero destroys: a revived zero is destroyed twice"),
-        "sub-relaxed": Bug((RELAXED_SUB,), WEAK, "the optimist's look is not ordered before another's destructor"),
-        "freeze-relaxed": Bug((RELAXED_FREEZE,), WEAK, ""),
-        "freeze-unheeded": Bug((Edit("page_ref", "put", "FROZEN) == 0", "FROZEN) >= 0"),), ALL, "the loser destroys, too"),
+        """),), ALL, "every thread that makes the count zero destroys: a revived zero is destroyed twice"),
+        "sub-relaxed": Bug((RELAXED_SUB,), WEAK, "the getter's read is not ordered before another thread's destructor"),
+        "freeze-relaxed": Bug((RELAXED_FREEZE,), WEAK),
+        "freeze-unheeded": Bug((Edit("page_ref", "put", "FROZEN) == 0", "FROZEN) >= 0"),), ALL,
+            "the thread that loses the freeze destroys, too"),
     },
     variants=SCHEMES,
 )  # fmt: skip
 def put_revive(core):
-    """The last holder drops; two getters may revive the zero, each drops it again. Exactly one of the three destroys."""
+    """The last holder drops; two getters may revive the zero, and each drops it again. Exactly one of the three destroys."""
     threads = [dropper(core, 1), optimist(core, 2), optimist(core, 3)]
     return program(core, live(core, 1, core.layout.TYPE_FILE), threads, all_free(core), equal=[(1, 2)])
 
 
 @scenario(
     "put/aba",
-    stand_ins=stage.ONE_PAGE,
+    stand_ins=fixtures.ONE_PAGE,
     bugs={
-        "type-before-freeze": Bug((TYPE_BEFORE,), ALL, "the thread's race: a second zero is taken for the first"),
+        "type-before-freeze": Bug((TYPE_BEFORE,), ALL, "the race of the mailing list: a second zero is taken for the first"),
         "sub-relaxed": Bug((RELAXED_SUB,), WEAK),
         "freeze-relaxed": Bug((RELAXED_FREEZE,), WEAK),
         "init-relaxed": Bug((RELAXED_INIT,), WEAK, "a late getter is not ordered after the set-up of the new life"),
@@ -188,15 +192,15 @@ def put_revive(core):
     variants=SCHEMES,
 )  # fmt: skip
 def put_aba(core):
-    """The thread's T1, T2, T3. T1 drops 1 -> 0 and sleeps before its cmpxchg. T2 gets 0 -> 1, uses the page, drops it and frees
-    it. T3 allocates it as another type and drops it to 0. T1 wakes, and its cmpxchg succeeds on the other zero."""
+    """T1, T2, T3 of the mailing list. T1 drops 1 -> 0 and sleeps before its cmpxchg. T2 gets 0 -> 1, uses the page, drops it
+    and frees it. T3 allocates it as another type and drops it to 0. T1 wakes, and its cmpxchg succeeds on the other zero."""
     threads = [dropper(core, 1), optimist(core, 2), reuser(core, 3, core.layout.TYPE_NODE)]
     return program(core, live(core, 1, core.layout.TYPE_FILE), threads, all_free(core))
 
 
 @scenario(
     "freeze/gets",
-    stand_ins=stage.ONE_PAGE,
+    stand_ins=fixtures.ONE_PAGE,
     bugs={
         "freeze-relaxed": Bug((Edit("page_ref", "freeze", "cmpxchg_acquire", "cmpxchg_relaxed"),), WEAK),
         "freeze-by-store": Bug((Replace("page_ref", "freeze", """
@@ -205,7 +209,7 @@ def put_aba(core):
                     return False
                 atomics.store_relaxed(mem, folio + layout.F_REF, layout.FROZEN)
                 return True
-        """),), ALL, "a get between the look and the store is lost"),
+        """),), ALL, "a get between the load and the store is lost"),
         "unfreeze-relaxed": Bug((Edit("page_ref", "unfreeze", "store_release", "store_relaxed"),), WEAK),
         "add-relaxed": Bug((Edit("page_ref", "try_get", "fetch_add_acquire", "fetch_add_relaxed"),), WEAK),
         "reset-by-store": Bug((Edit("page_ref", "_refuse",
@@ -219,12 +223,12 @@ def put_aba(core):
 )  # fmt: skip
 def freeze_gets(core):
     """Reclaim freezes a folio with one reference and changes it, then gives it back; two getters come at any time."""
-    at = stage.MEMMAP
+    at = fixtures.MEMMAP
 
     def reclaim(mem):
         if not core.page_ref.freeze(mem, at, 1):
             return False
-        stage.fill(mem, 0, "changed")
+        fixtures.fill(mem, 0, "changed")
         core.page_ref.unfreeze(mem, at, 1)
         return True
 
@@ -237,12 +241,12 @@ def freeze_gets(core):
 
 @scenario(
     "get/overflow",
-    bugs={"v4": Bug(V4, ALL, "nobody resets the word: it creeps on, and overflows in the end")},
+    bugs={"v4": Bug(V4, ALL, "no thread resets the word: it grows until it overflows")},
     variants={name: SCHEMES[name] for name in ("mainline", "cmpxchg-loop")},
 )
 def get_overflow(core):
-    """Failed getters leave the frozen word as it was, however they overlap: its excess is bounded by those under way."""
-    at = stage.MEMMAP
+    """Getters that fail leave the frozen word as it was, however they overlap: its excess is at most their number."""
+    at = fixtures.MEMMAP
 
     def getter(mem):
         assert core.page_ref.try_get(mem, at) == core.layout.DEAD
@@ -257,19 +261,19 @@ def get_overflow(core):
 # Large folios, on the shipped buddy allocator: two pages, one block of order 1 or two of order 0.
 PAIR = {"MAX_ORDER": 1}
 BUDDIES = (
-    *stage.SPIN_LOCK,
+    *fixtures.SPIN_LOCK,
     Edit("page_alloc", "free", "    if not _lock(",
         "    for each in range(pfn, pfn + (1 << order)):\n        atomics.poison(mem, each)\n    if not _lock("),
-    stage.ONE_PAGE[2],
+    fixtures.ONE_PAGE[2],
 )  # fmt: skip
 THAWED = "page_ref.init(mem, atomics.folio_at(mem, {}), 0)"
 LARGE_BUGS = {
     "destroy-stores-zero": Bug((Edit("folio", "destroy", "    return page_alloc.free(mem, me, pfn, order)", f"""\
     for tail in range(1, 1 << order):
         {THAWED.format("pfn + tail")}
-    return page_alloc.free(mem, me, pfn, order)"""),), ALL, "the tails of a large folio come free thawed"),
+    return page_alloc.free(mem, me, pfn, order)"""),), ALL, "the tails of a large folio are free and not frozen"),
     "split-stores-zero": Bug((Edit("page_alloc", "_split", "        have -= 1\n",
-        f"        have -= 1\n        {THAWED.format('pfn + (1 << have)')}\n"),), ALL, "the upper half comes free thawed"),
+        f"        have -= 1\n        {THAWED.format('pfn + (1 << have)')}\n"),), ALL, "the upper half is free and not frozen"),
 }  # fmt: skip
 TAIL_THAWED = Edit("folio", "prepare", "    kind.set(mem, pfn, type, order)\n", f"""\
     kind.set(mem, pfn, type, order)
@@ -279,23 +283,23 @@ TAIL_THAWED = Edit("folio", "prepare", "    kind.set(mem, pfn, type, order)\n", 
 
 
 def begin(core, mem, me, order, content):
-    """Allocate and set up a folio: its pfn, or NIL."""
+    """Allocate and set up a folio; return its pfn, or NIL."""
     pfn = core.page_alloc.alloc(mem, me, order)
     if pfn != core.layout.NIL:
         core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, order, 0, pfn, 0)
         for each in range(pfn, pfn + (1 << order)):
-            stage.fill(mem, each, content)
+            fixtures.fill(mem, each, content)
         core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
     return pfn
 
 
 def late(core, me, pfn):
-    """A getter who has a pfn from a former life."""
+    """Return a getter that has a pfn from a former life."""
 
     def get_use_put(mem):
         if core.page_ref.try_get(mem, core.atomics.folio_at(mem, pfn)) != core.layout.GOT:
             return "refused"
-        content = stage.look(mem, pfn)
+        content = fixtures.look(mem, pfn)
         assert content == "small", f"page {pfn} was got as a folio of its own, and is {content}"
         assert core.kind.order(mem, pfn) == 0
         core.folio.put(mem, me, pfn)
@@ -305,7 +309,7 @@ def late(core, me, pfn):
 
 
 def pair_left(core):
-    """In the end the second thread says how many pages it has; the others are free. Whether they refuse, the getter sees."""
+    """Return a judgement: the pages that the second thread does not have are free. (The getter sees whether they refuse.)"""
 
     def final(mem, results):
         free = core.page_alloc.free_pages(mem)

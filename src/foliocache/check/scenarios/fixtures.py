@@ -1,18 +1,23 @@
 """What the scenarios share: a tiny segment, page contents, and stand-ins for parts that a scenario is not about.
 
-Contents of pages live in cells of their own, not at offsets: a late walker of the XArray may load a word that is file data by
-now, which the protocol allows (it proves what it found elsewhere) and which would otherwise count as a race.
+The content of a page is a cell of its own, not bytes at offsets. A late walker of the XArray may load a word that has become
+file data, which the protocol allows (the walker verifies by other means what it found) and which would otherwise count as a
+race.
 """
 
-from .. import loader, plain
+from pathlib import Path
+
+from .. import facade_threads, loader
 from ..mutation import Replace
+
+CORE = Path(__file__).resolve().parents[2] / "mm"
 
 MEMMAP, DATA, CLIENTS, BUCKETS, GHOSTS = 0x10000, 0x20000, 0x30000, 0x40000, 0x50000
 # Two mappings, of height 0: their records are the first two objects of page 1, and each one's head is its only slot.
 INO, OTHER_INO = 7 << 31 | 16, 8 << 31 | 17
 HEAD, OTHER = DATA + 0x1000, DATA + 0x1200
 FREE = 0x70000  # the stand-in allocator's word: 1 while page 0 is free
-LAYOUT = loader.load(plain).layout
+LAYOUT = loader.load(CORE, facade_threads).layout
 
 
 def geometry(pages=2):
@@ -22,7 +27,7 @@ def geometry(pages=2):
     }  # fmt: skip
 
 
-# A lock without its sleep, which ``waiting`` is about.
+# A lock that spins: its sleep is checked in ``waiting``.
 SPIN_LOCK = (
     Replace(
         "wait",
@@ -43,7 +48,7 @@ SPIN_LOCK = (
     """,
     ),
 )
-# The mapping is there, and nobody else changes it: what matters is the order of what goes on inside.
+# The mapping exists and no other thread changes it: only the order of the steps inside matters.
 TREE = (
     Replace("mapping", "lock", """
         def lock(mem, me, ino):
@@ -89,7 +94,7 @@ for _cache, _what in enumerate(("nodes", "records")):
 
 
 def names(loc):
-    """Offsets as the reader knows them."""
+    """Return the name under which a reader knows the location, or None."""
     if isinstance(loc, tuple):
         return {"page": "content of page {}", "futex": "sleepers on [{}]", "dead": "death of T{}"}[loc[0]].format(loc[1])
     known = {HEAD: "slot", OTHER: "slot'", FREE: "free"}.get(loc) or HEADER.get(loc)
@@ -102,12 +107,18 @@ def names(loc):
 
 
 def look(mem, pfn):
-    """Read a page's content."""
+    """Return a page's content."""
     return mem.read(("page", pfn))
 
 
 def fill(mem, pfn, content):
+    """Write a page's content."""
     mem.write(("page", pfn), content)
+
+
+def poison(mem, pfn):
+    """For stand-ins, as ``atomics.poison``: write a page's content, so that a thread that still uses the page races with it."""
+    mem.write(("page", pfn), "freed")
 
 
 # The allocator as one word, and no queues: for scenarios about references. The real ones have scenarios of their own.

@@ -1,14 +1,14 @@
-"""What the scenarios of death share: a pool whose clients write down what they do, a reaper, and an audit of what is left.
+"""What the scenarios of death share: a pool whose clients keep a ledger, a reaper, and an audit of what is left.
 
-The whole path as in ``tree``, down to the shipped lock with its take-over; of it only the sleep is left out (``death/lock`` has that).
-Client 0 sets the pool up, reaps, and looks at it in the end; client 1 is the victim, which may die before each of its writes;
-client 2 lives on beside it, unless it is a second victim.
+The whole path as in ``tree``, down to the shipped lock with its take-over; only the lock's sleep is left out (``death/lock``
+has it). Client 0 sets the pool up, reaps, and audits it in the end; client 1 is the victim, which may die before each of its
+writes; client 2 lives on beside it, unless it is a second victim.
 """
 
 from .. import steps
 from ..mutation import Edit, Replace
 from ..program import Program
-from . import stage, tree
+from . import fixtures, tree
 from .tree import INDEX
 
 OPS, PINS, LEDGER = 4, 2, 256
@@ -23,11 +23,12 @@ PARTS = (
     Edit("page_alloc", "_give", "    _set_mark(mem, pfn, order + 1)",
         "    assert not _is_free_mark(mark(mem, pfn)), 'the page is freed twice'\n    _set_mark(mem, pfn, order + 1)"),
 )  # fmt: skip
-# Neither queues nor the end of a mapping: for scenarios about references. The smallest pool: a page of records, and the folio.
+# Without queues and without the end of a mapping: for scenarios about references. The smallest pool: a page of records, the
+# folio.
 FEW = {**SMALL, "MAX_ORDER": 0}
 FEW_PARTS = (
     *PARTS,
-    stage.ONE_PAGE[2],
+    fixtures.ONE_PAGE[2],
     Replace("lru", "add", """
         def add(mem, me, pfn, queue):
             return True
@@ -40,7 +41,7 @@ FEW_PARTS = (
         def is_queued(mem, pfn):
             return False
     """),
-    stage.TREE[2],
+    fixtures.TREE[2],
 )  # fmt: skip
 REAPER, VICTIM, OTHER = 0, 1, 2
 
@@ -49,7 +50,6 @@ class Pool(tree.Cached):
     """As ``tree.Cached``: a pool with one page cached, at ``place`` of mapping ``ino``."""
 
     clients = 3
-
     queues = False  # in FEW_PARTS there are none
 
     def __init__(self, core, pages=2, more=(), height=0):
@@ -62,13 +62,13 @@ class Pool(tree.Cached):
             self.core.client.set_state(mem, client, self.core.layout.SLOT_ATTACHED)
 
     def pinned(self, mem, client, pfn, n=0):
-        """In the setup: one more reference, and it is a pin of that client's."""
+        """In the setup: take one more reference, as a pin of that client."""
         core = self.core
         core.page_ref.get(mem, core.atomics.folio_at(mem, pfn))
         core.atomics.store_relaxed(mem, core.client.pin(mem, client, n), pfn | core.layout.PIN_HELD)
 
     def operation(self, me, body):
-        """``body`` as one operation of client me."""
+        """Return ``body`` as one operation of client me."""
 
         def run(mem):
             self.core.client.enter(mem, me)
@@ -78,10 +78,10 @@ class Pool(tree.Cached):
 
         return run
 
-    # What clients do.
+    # Threads of clients.
 
     def holder(self, me, n=0):
-        """Look the page up, use it under a pin, release it: two operations."""
+        """Return a thread that looks the page up, uses it under a pin and releases it: two operations."""
 
         def hold(mem):
             core = self.core
@@ -95,7 +95,7 @@ class Pool(tree.Cached):
         return hold
 
     def remover(self, me):
-        """Look the page up and withdraw it, as one operation."""
+        """Return a thread that looks the page up and withdraws it, as one operation."""
 
         def remove(mem):
             core = self.core
@@ -115,10 +115,11 @@ class Pool(tree.Cached):
     def inserter(self, me, digest=1, index=2):
         return self.operation(me, super().inserter(me, digest, index))
 
-    # Who cleans up.
+    # The reaper.
 
     def reaper(self, me=REAPER, victims=(VICTIM,), whole=False):
-        """Wait for the end of all who may die, then settle what those who have died have named; ``whole``: and the rest."""
+        """Return a thread that waits for the end of all victims, then settles those that have died (``whole`` as in
+        ``settle``)."""
 
         def reap(mem):
             dead = [victim for victim in victims if steps.has_died(mem, victim)]
@@ -127,10 +128,11 @@ class Pool(tree.Cached):
         return reap
 
     def settle(self, mem, me, dead, whole=True):
-        """``foliocache.client.reap``: how many of the dead have to wait.
+        """Do as ``foliocache.client.reap``; return how many of the dead have to wait.
 
-        Not ``whole``: without the locks that a dead one holds (who needs one takes it over) and without empty mappings, because each
-        look at something that others change is one more thing to try. A slot is not clean then, and in the end somebody does it all.
+        Not ``whole``: without the locks that a dead client holds (a client that needs one takes it over) and without empty
+        mappings, because each look at a word that others change is one more choice to explore. The slot is not clean then, and
+        in the end another call settles the rest.
         """
         core = self.core
         for client in dead:
@@ -149,13 +151,14 @@ class Pool(tree.Cached):
             core.reap.sweep(mem, me)
         return len(keepers)
 
-    # What must be left in the end.
+    # The judgement.
 
     def left(self, mem):
+        """Settle what is still left, then assert that nothing is lost, held or named."""
         core, layout = self.core, self.core.layout
         clean = layout.SLOT_CLEAN
         dead = [c for c in range(self.clients) if not core.atomics.client_alive(mem, c) and core.client.state(mem, c) != clean]
-        assert self.settle(mem, REAPER, dead) == 0, "somebody still waits, though nobody uses anything"
+        assert self.settle(mem, REAPER, dead) == 0, "a dead client still has to wait, though no page is in use"
         for client in range(self.clients):
             assert core.client.is_idle(mem, client), f"client {client} still names a folio"
         for word, name in self.locks().items():
@@ -165,11 +168,12 @@ class Pool(tree.Cached):
             if finding["check"] == "queue" and not self.queues:
                 continue
             raise AssertionError("{check}: {where} {message}".format(**finding))
-        assert found.pins == 0, f"{found.pins} references are nobody's"
+        assert found.pins == 0, f"{found.pins} references have no owner"
         marks = [core.page_alloc.mark(mem, pfn) for pfn in range(self.pages)]
         assert max(marks) <= layout.MAX_ORDER + 1, f"a quarantine was not ended: {marks}"
 
     def locks(self):
+        """Return the name of each lock, by the offset of its word."""
         layout = self.core.layout
         words = {layout.ALLOC_LOCK: "allocator's lock", layout.LRU_LOCK: "queues' lock", layout.TABLE_LOCK: "table's lock"}
         words |= {
@@ -180,7 +184,7 @@ class Pool(tree.Cached):
         return words
 
     def program(self, *threads, mortal=(VICTIM,), dead=(), timeouts=False):
-        """``threads`` by client: ``(1, function)``. Those who are ``dead`` have died before it began."""
+        """``threads`` are ``(client, function)``. The clients in ``dead`` died before the program begins."""
         numbers = {client: thread for thread, (client, _) in enumerate(threads)}
         numbers |= {client: f"client {client}" for client in dead}
         self.client_of = {thread: client for client, thread in numbers.items()}
@@ -193,15 +197,23 @@ class Pool(tree.Cached):
         shape = tree.geometry(self.pages)
         shape["nclients"] = self.clients
         return Program(
-            [run for _, run in threads], setup, lambda mem, results: self.left(mem), shape, [f"client {c}" for c, _ in threads], self.name,
-            frozenset(numbers[client] for client in (*mortal, *dead) if client in numbers), timeouts, journals=True, clients=numbers,
-        )  # fmt: skip
+            [run for _, run in threads],
+            setup,
+            lambda mem, results: self.left(mem),
+            shape,
+            [f"client {client}" for client, _ in threads],
+            self.name,
+            mortal=frozenset(numbers[client] for client in (*mortal, *dead) if client in numbers),
+            timeouts=timeouts,
+            journals=True,
+            clients=numbers,
+        )
 
     def name(self, loc):
-        if isinstance(loc, int) and stage.CLIENTS <= loc < stage.BUCKETS:
-            client, off = divmod(loc - stage.CLIENTS, LEDGER + 4 * PINS)
+        if isinstance(loc, int) and fixtures.CLIENTS <= loc < fixtures.BUCKETS:
+            client, off = divmod(loc - fixtures.CLIENTS, LEDGER + 4 * PINS)
             what = {8: "state", 64: "busy"}.get(off) or (f"name {(off - 68) // 4}" if off < 256 else f"pin {(off - 256) // 4}")
             return f"{what} of client {client}"
         if isinstance(loc, tuple) and loc[0] == "dead":
             return f"end of client {self.client_of[loc[1]]}"
-        return stage.names(loc)
+        return fixtures.names(loc)

@@ -1,12 +1,12 @@
 """The facade over simulated memory: the names of ``mm/atomics.pxd``, each handed to the ``mem`` it is called with.
 
 Memory operations go to ``mem`` (see ``memory`` and ``machine``). Fences, ``cpu_relax`` and ``now_ns`` have no ``mem``; they go
-to the one that runs at present, :data:`current`. Time stands still here: a timeout never expires unless a scenario makes it a
-choice.
+to :data:`current`, the memory of the thread that runs at present. Time stands still here: a timeout never expires unless a
+scenario makes it a choice.
 """
 
-from . import plain
-from .plain import GEOMETRY, ORDERS
+from . import facade_threads
+from .facade_threads import GEOMETRY, ORDERS
 
 M32 = 0xFFFFFFFF
 M64 = 0xFFFFFFFFFFFFFFFF
@@ -14,14 +14,14 @@ current = None
 
 
 def folio_at(mem, pfn):
-    """Whoever gets here with a number that he has not checked walks out of the segment."""
+    """A number that was not checked before would lead out of the segment: AssertionError."""
     assert 0 <= pfn < mem.npages, f"there is no page {pfn}"
-    return plain.folio_at(mem, pfn)
+    return facade_threads.folio_at(mem, pfn)
 
 
 def page_at(mem, pfn):
     assert 0 <= pfn < mem.npages, f"there is no page {pfn}"
-    return plain.page_at(mem, pfn)
+    return facade_threads.page_at(mem, pfn)
 
 
 def load_relaxed(mem, off):
@@ -142,7 +142,7 @@ read64 = read32
 
 
 def write_bytes(mem, off, data, n):
-    """Names and other text: one cell, written at once."""
+    """Keys and other text: one cell, written at once."""
     mem.write(off, bytes(data[:n]))
 
 
@@ -158,7 +158,7 @@ def journaled32(mem, off):
 
 
 def light_barrier(mem):
-    """Nothing by itself: the other side, ``membarrier``, makes every thread fence."""
+    """Has an effect only with its partner ``membarrier``, see ``barriers``."""
     mem.light_barrier()
 
 
@@ -175,7 +175,7 @@ def client_alive(mem, client):
 
 
 def is_stalled(mem, client, busy):
-    """What a process remembers only saves it another wait."""
+    """Always False: what a process remembers of a stalled client only saves it another wait."""
     return False
 
 
@@ -188,7 +188,7 @@ def set_stalled(mem, client, busy):
 
 
 def count64(mem, off, n):
-    """Statistics: nobody decides anything by them, so they are left out."""
+    """Does nothing: no decision depends on statistics."""
 
 
 def futex_wait(mem, off, expected, timeout_ns):

@@ -1,7 +1,7 @@
-"""The facade over plain memory: the names of ``mm/atomics.pxd`` on a ``bytearray``.
+"""The facade for real Python threads: the names of ``mm/atomics.pxd`` on a ``bytearray``.
 
-For unit tests of the core uncompiled: real Python threads, every access under one lock, no memory model. An order in a name has
-no meaning here; what orders mean is the business of ``atomics`` in this package.
+For unit tests of the core uncompiled. Every access is under one lock, and there is no memory model: the order in a name has no
+effect here. ``facade_model`` has the same names with orders.
 """
 
 import collections
@@ -21,7 +21,7 @@ _lock = threading.Lock()
 
 
 class Memory:
-    """A segment of ``size`` zero bytes; ``geometry`` has the keys of :data:`GEOMETRY` (those missing are 0)."""
+    """A segment of ``size`` zero bytes, or ``buffer``; ``geometry`` has keys of :data:`GEOMETRY` (a missing one is 0)."""
 
     def __init__(self, size, geometry=(), buffer=None):
         self.buffer = bytearray(size) if buffer is None else buffer
@@ -111,7 +111,7 @@ def membarrier_register():
 
 
 def client_alive(mem, client):
-    """Whether ``client`` is not in ``mem.dead``, which a test fills."""
+    """Return True unless ``client`` is in ``mem.dead``, which a test fills."""
     return client not in mem.dead
 
 
