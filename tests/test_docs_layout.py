@@ -1,10 +1,11 @@
 """docs/layout.md says where every word of a segment lies, how wide it is and what it may hold, and is right."""
 
 import ast
+import itertools
 import re
 
 import pytest
-from docs import MM, atomic_calls, functions, number, page, rows, section
+from documents import MM, atomic_calls, functions, number, page, rows, section
 
 from foliocache import segment
 from foliocache.mm import layout
@@ -48,7 +49,7 @@ def test_words_do_not_overlap(title):
     """But for those of a folio descriptor that two types of folio use for different things."""
     said = {name: where for name, where in words(title).items() if name != "F_DIGEST"}
     ordered = sorted(said.values())
-    assert all(at + width <= behind for (at, width), (behind, _) in zip(ordered, ordered[1:], strict=False))
+    assert all(at + width <= behind for (at, width), (behind, _) in itertools.pairwise(ordered))
     assert ordered[-1][0] + ordered[-1][1] <= SIZES.get(
         title, layout.FOLIO_SIZE if title == "Folio descriptor" else layout.HEADER_SIZE
     )
@@ -180,7 +181,7 @@ def test_counts_are_those_of_the_constants():
 
 
 def test_encodings_are_those_of_the_constants():
-    said = {word: text for word, text in rows(TEXT, "word", "encoding")}
+    said = dict(rows(TEXT, "word", "encoding"))
     bit = re.compile(r"bit (\d+)")
     assert [1 << int(n) for n in bit.findall(said["lock"])] == [layout.LOCK_WAITERS, layout.LOCK_BROKEN]
     name = next(text for word, text in said.items() if word.startswith("name "))

@@ -52,9 +52,9 @@ def functions(path):
 def atomic_calls(node):
     """The calls of the facade to shared memory below a node: (name of the operation, call)."""
     for call in ast.walk(node):
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
-            if isinstance(call.func.value, ast.Name) and call.func.value.id == "atomics":
-                yield call.func.attr, call
+        match call:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="atomics"), attr=name)):
+                yield name, call
 
 
 def number(text):
