@@ -28,7 +28,12 @@ def test_the_example_does_what_it_says(tmp_path):
     with tempfile.TemporaryDirectory(prefix="foliocache-test-", dir="/dev/shm") as folder:
         environment = dict(os.environ) | {"FOLIOCACHE_DIR": folder}
         done = subprocess.run(
-            [sys.executable, "-W", "error", str(script)], env=environment, capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, "-W", "error", str(script)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
     said = re.search(r"It prints `([^`]+)`", TEXT)[1]
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{said}\n", "")
