@@ -8,7 +8,7 @@ from documents import page
 from foliocache.check import scenario
 
 TEXT = page("protocol.md")
-COUNT = re.compile(r"`(?:foliocache verify )?([a-z]+/[a-z-]+)`\s+\(([\d,]+) executions?\b")
+COUNT = re.compile(r"`(?:foliocache verify )?([a-z]+/[a-z-]+)`\s+\(([\d,]+)\s+executions?\b")
 TOLD = {name: int(count.replace(",", "")) for name, count in COUNT.findall(TEXT)}
 
 
