@@ -1,0 +1,32 @@
+"""The documents that docs/cli.md shows have the keys of those that the pool returns."""
+
+import json
+import re
+
+from documents import page, section
+
+TEXT = page("cli.md")
+
+
+def shown(command):
+    return json.loads(re.search(r"^```json\n(.*?)^```$", section(TEXT, command), re.DOTALL | re.MULTILINE)[1])
+
+
+def keys(thing):
+    """The keys of dicts in dicts and lists of them."""
+    if isinstance(thing, dict):
+        return {key: keys(value) for key, value in thing.items()}
+    return [keys(thing[0])] if isinstance(thing, list) and thing else None
+
+
+def test_stat_and_ls(cache):
+    with cache.mapping("k", 100, "1", lambda offset, length: bytes(length)).lease(0):
+        assert keys(shown("stat")) == keys(cache.stat())
+        assert keys(shown("ls")) == keys(cache.mappings())
+
+
+def test_the_sums_of_the_shown_pool():
+    told = shown("stat")
+    assert sum(told["pages_by_state"].values()) == told["pages"] == told["pool_bytes"] // told["page_size"]
+    assert told["free_bytes"] == told["pages_by_state"]["free"] * told["page_size"]
+    assert told["metadata_ratio"] == round(told["metadata_bytes"] / told["pool_bytes"], 4)

@@ -1,0 +1,132 @@
+"""docs/limits.md has the numbers of the source."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from documents import PACKAGE, page, rows
+
+from foliocache import cache, client, mapping, segment
+from foliocache.mm import layout
+from foliocache.sizes import format_size
+
+TEXT = page("limits.md")
+ROWS = {limit: value for limit, value, _ in rows(TEXT, "limit", "value")}
+REASONS = {limit: why for limit, _, why in rows(TEXT, "limit", "value")}
+
+
+def spaced(n):
+    """16 KiB, as the documents write it."""
+    return re.sub(r"(\d)([KMGT]iB)", r"\1 \2", format_size(n))
+
+
+def power(n):
+    assert n == 1 << n.bit_length() - 1
+    return f"2^{n.bit_length() - 1}"
+
+
+def gather_share():
+    """A C constant of lease.pyx."""
+    return int(re.search(r"^cdef u64 GATHER_SHARE = (\d+)$", (PACKAGE / "lease.pyx").read_text(), re.MULTILINE)[1])
+
+
+NUMBERS = {
+    "pool": lambda: f"{segment.PAGES_MIN} pages to {spaced(segment.SIZE_MAX)};",
+    "page size": lambda: (
+        f"{spaced(segment.PAGE_SIZE_MIN)} to {spaced(segment.PAGE_SIZE_MAX)}; default {spaced(segment.DEFAULT_PAGE_SIZE)}"
+    ),
+    "block": lambda: f"{power(1 << layout.MAX_ORDER)} pages",
+    "folio": lambda: (
+        f"{spaced(mapping.FOLIO_MAX)}, 1/{mapping.FOLIOS_PER_POOL} of the pool, and {power(1 << layout.MAX_ORDER)} pages;"
+    ),
+    "folios of one object": lambda: power(1 << layout.XA_INDEX_BITS),
+    "references to one folio": lambda: power(layout.REF_MAX),
+    "wait for another creator of the same pool": lambda: (
+        f"{segment._CREATION_WAIT:.0f} s, and 1 s for each {spaced(segment._CREATION_RATE)};"
+    ),
+    "clients": lambda: f"{segment.DEFAULT_CLIENTS} processes at once; 1 to {segment.CLIENTS_MAX:,} if",
+    "leases and windows of one process": lambda: f"{layout.PINS - 1:,} at once",
+    "pool name": lambda: "1 to 100 of letters, digits, `_`, `-`, `.`; not `.` first",
+    "text of key and version": lambda: (
+        f"{layout.MAPPING_TEXT_MAX} bytes together, the version's part at most {layout.MAPPING_TEXT_MAX // 4}"
+    ),
+    "folios in a window": lambda: f"{power(1 << 14 + layout.MAX_ORDER - 2)} with pages of 16 KiB;",
+    "readahead": lambda: f"{spaced(mapping.READAHEAD_MAX)} and 1/16 of the pool",
+    "wait for another process's fill": lambda: f"{cache.FILL_TIMEOUT:.0f} s, then",
+    "wait for a lock": lambda: f"{layout.LOCK_PATIENCE_NS // 10**9} s, then",
+    "gather": lambda: f"at most 1/{gather_share()} of the pool",
+    "mapping records ever made in a pool": lambda: power(1 << 64 - layout.OBJECT_BITS),
+}
+
+
+def test_every_limit_is_held():
+    assert list(ROWS) == list(NUMBERS)
+
+
+@pytest.mark.parametrize("limit", NUMBERS)
+def test_a_limit(limit):
+    assert NUMBERS[limit]() in ROWS[limit]
+
+
+def test_what_stands_beside_the_numbers():
+    assert f"{layout.OBJECT_BITS} bits and counts in units of {1 << layout.OBJECT_SHIFT} bytes" in REASONS["pool"]
+    assert f"{spaced(layout.CLIENT_SIZE)} of shared memory each" in REASONS["clients"]
+    assert REASONS["folios of one object"].startswith(f"{layout.XA_HEIGHT_MAX} levels")
+    assert cache.FILL_TIMEOUT_MAX == 1e9 and "up to 10^9 s" in ROWS["wait for another process's fill"]
+
+
+def test_what_the_text_says():
+    text = " ".join(TEXT.split())
+    whole = segment.geometry(segment.DEFAULT_SIZE >> 14, segment.DEFAULT_PAGE_SIZE, segment.DEFAULT_CLIENTS)
+    assert (
+        f"The tables take {100 * whole['data'] / segment.DEFAULT_SIZE:.2f} % of a {spaced(segment.DEFAULT_SIZE)} pool" in text
+    )
+    assert f"mapping record takes {layout.MAPPING_SIZE} bytes more" in text
+    assert f"into at most {mapping.FOLIOS_PER_OBJECT} folios" in text
+    assert f"notices Ctrl-C within {layout.WAIT_SLICE_NS / 1e9} s" in text
+    assert f"and for {client.ADOPT_WAIT:.0f} s at most" in text
+
+
+def test_folio_sizes():
+    """Objects up to 512 KiB have folios of a page, and those over 16 MiB have folios of 1 MiB."""
+
+    def order(size):
+        return mapping._order_for(size, segment.DEFAULT_PAGE_SIZE, segment.DEFAULT_SIZE)
+
+    assert [order(512 << 10), order((512 << 10) + 1)] == [0, 1]
+    assert [segment.DEFAULT_PAGE_SIZE << order(size) for size in (16 << 20, (16 << 20) + 1, 1 << 40)] == [
+        1 << 19,
+        1 << 20,
+        1 << 20,
+    ]
+
+
+def test_the_longest_name():
+    assert segment.path_of("a" * 100).endswith("a" * 100)
+    for name in ("", "a" * 101, ".a", "a/b"):
+        with pytest.raises(ValueError, match="use 1 to 100 letters"):
+            segment.path_of(name)
+
+
+def test_descriptors_of_a_pool(pool_name):
+    code = """
+import os, sys, foliocache
+before = set(os.listdir("/proc/self/fd"))
+cache = foliocache.open(sys.argv[1], size="1MiB", page_size=4096)
+with cache.mapping("k", 100, "1", lambda offset, length: bytes(length)).lease(0):
+    print(len(set(os.listdir("/proc/self/fd")) - before))
+"""
+    command = [sys.executable, "-c", code, pool_name]
+    counted = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=dict(os.environ)).stdout
+    assert int(counted) == 4 and "has four descriptors open" in TEXT
+
+
+def test_every_constant_that_it_names_is_there():
+    named = set(re.findall(r"`(layout|segment|mapping|cache|client|lease)\.(_?[A-Z_]+)`", TEXT))
+    assert len(named) > 15
+    for module, name in named:
+        path = PACKAGE / ("mm" if module == "layout" else "") / f"{module}.py"
+        source = path.read_text() if path.exists() else (PACKAGE / f"{module}.pyx").read_text().replace("cdef u64 ", "")
+        assert re.search(rf"^{name} = ", source, re.MULTILINE), f"{module}.{name}"
