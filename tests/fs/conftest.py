@@ -61,6 +61,7 @@ def _s3():
 def s3(_s3):
     """The counting proxy of a real S3 endpoint; `s3.options` for s3fs; an empty bucket `bucket`."""
     _s3.options = {"key": "k", "secret": "s", "endpoint_url": _s3.url, "client_kwargs": {"region_name": "eu-west-1"}}
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # with the listings that its instances remember of other tests
     bare = fsspec.filesystem("s3", **_s3.options, use_listings_cache=False)
     if bare.exists("bucket"):
         bare.rm("bucket", recursive=True)

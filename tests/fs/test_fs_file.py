@@ -307,14 +307,44 @@ def test_file_goes_on_over_a_pool_that_was_closed(local, path, data):
         assert bytes(other.lease(SIZE - 5, 5)) == data[SIZE - 5 : SIZE]
 
 
-def test_pool_is_closed_under_a_reader(local, tmp_path, data, settled):
-    """The read ends on what it has; only readahead, which would need a thread of the pool's, stays out."""
-    (tmp_path / "large").write_bytes(data)
-    pages = local.open(settled(tmp_path / "large"))._mapping
-    for start in range(0, len(data), 1000):
-        assert pages.read_bytes(start, 1000) == data[start : start + 1000]
-        if start == 500_000:
-            local.cache.close()
+def test_pool_is_closed_in_the_middle_of_a_read(http, origin, data, tmp_path):
+    """What has been asked for is read to its end, over the pool opened anew."""
+
+    def closing(use):
+        pools = []
+        url = origin.put(f"/{use.__name__}", data)
+        origin.before_get = lambda path, headers: pools or pools.append(http.cache) or pools[0].close()
+        result = use(url)
+        assert pools[0].closed and not http.cache.closed
+        return result
+
+    def cat(url):
+        return http.cat_file(url)
+
+    def leased(url):
+        return bytes(http.lease(url, 10))
+
+    def ranges(url):
+        return http.cat_ranges([url, url], [0, 1_000_000], [1_000_000, None])
+
+    def downloaded(url):
+        http.get_file(url, tmp_path / "copy")
+        return (tmp_path / "copy").read_bytes()
+
+    def read(url):
+        with http.open(url) as file:
+            return file.read()
+
+    def filled(url):
+        buffer = bytearray(len(data))
+        with http.open(url) as file:
+            assert file.readinto(buffer) == len(data)
+        return bytes(buffer)
+
+    for use in (cat, downloaded, read, filled):
+        assert closing(use) == data
+    assert closing(leased) == data[10:]
+    assert closing(ranges) == [data[:1_000_000], data[1_000_000:]]
 
 
 def test_pickled_file_goes_on_where_it_was(local, path, data):

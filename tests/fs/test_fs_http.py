@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import time
 from itertools import count
@@ -133,6 +134,54 @@ def test_servers_that_contradict_themselves_are_read_and_not_refused_for_ever(ht
     assert http.cat_ranges([url, url], [0, 100], [10, 200]) == [data[:10], data[100:200]]
     with http.open(url, "rb") as file:
         assert file.read(10) == data[:10]
+
+
+def head_promises_more(data):
+    def twist(method, status, body, headers):
+        return status, body + bytes(100_000) if method == "HEAD" else body
+
+    return twist
+
+
+CONTRADICTIONS = [flapping, never_the_same, head_and_get_differ, head_promises_more]
+
+
+@pytest.mark.parametrize("habit", CONTRADICTIONS)
+def test_file_that_finds_out_that_nothing_is_proven_reads_on_uncached(http, origin, data, habit):
+    """The contradiction shows in the first fetch, when the file has promised nothing yet."""
+    buffer = bytearray(50)
+    for number, read in enumerate(
+        (
+            lambda file: file.read(50),
+            lambda file: file.peek(50)[:50],
+            lambda file: bytes(file.read_buffer(50)),
+            lambda file: bytes(file.lease(file.tell(), 50)),
+            lambda file: buffer[: file.readinto(buffer)],
+        )
+    ):
+        url = origin.put(f"/{number}", data, twist=habit(data))
+        with http.open(url, "rb") as file:
+            file.seek(400_000)
+            assert read(file) == data[400_000:400_050]
+            file.seek(len(data) - 10)
+            assert file.read() == data[-10:]
+            assert file.read(10) == b""
+            with pytest.raises(ValueError, match="negative"):
+                file.lease(-1, 5)
+
+
+def test_file_that_has_given_bytes_goes_on_with_no_others(http, origin, data):
+    url = origin.put("/x", data)
+    with http.open(url, "rb") as file:
+        assert file.read(10) == data[:10]
+        again = pickle.loads(pickle.dumps(file))
+        origin.put("/x", other(data), twist=head_and_get_differ(data))
+        for one in (file, again):
+            one.seek(1_900_000)
+            with pytest.raises(ChangedError):
+                one.read(10)
+    with http.open(url, "rb") as file:
+        assert file.read(10) == other(data)[:10]
 
 
 def test_unsteady_objects_are_cached_again_after_a_minute(http, origin, data, monkeypatch):

@@ -8,6 +8,8 @@ from typing import Any
 
 from fsspec import AbstractFileSystem
 
+_PIECE = 4 << 20
+
 
 def pairs(fs: AbstractFileSystem, rpath: Any, lpath: Any, **options: Any) -> list[tuple[str, str]]:
     """(remote, local) of all that ``AbstractFileSystem.get()`` would copy, in its order."""
@@ -41,10 +43,10 @@ def is_same_file(path: str, lpath: str) -> bool:
     return False
 
 
-def copy_out(source: Any, lpath: str, callback: Any) -> None:
-    """A file of ours into a local one."""
-    callback.set_size(source.size)
+def copy_out(mapping: Any, lpath: str, callback: Any) -> None:
+    """An object of the pool into a local file."""
+    callback.set_size(mapping.size)
     callback.absolute_update(0)  # it may be the second attempt
     with open(lpath, "wb") as sink:
-        while piece := source.read(source.fs.blocksize):
-            callback.relative_update(sink.write(piece))
+        for offset in range(0, mapping.size, _PIECE):
+            callback.relative_update(sink.write(mapping.read_bytes(offset, _PIECE)))

@@ -3,6 +3,9 @@
 A :class:`FolioFile` is one version of one object for as long as it is open, whatever happens at the origin meanwhile: it
 reads that version's pages, or it raises :class:`~foliocache.fs.target.ChangedError`. There is no buffer of its own; the
 pool is the buffer, and all it keeps is a position.
+
+A server that contradicts itself is only found out by the first fetch. A file that has given no byte yet has promised no version,
+so from then on it reads what the target reads, uncached, as if it had been opened a moment later.
 """
 
 from __future__ import annotations
@@ -12,6 +15,10 @@ import os
 from collections.abc import Callable
 from operator import index
 from typing import TYPE_CHECKING, Any, Self
+
+from foliocache.errors import FoliocacheError
+
+from .target import ChangedError
 
 if TYPE_CHECKING:
     from .filesystem import FolioFileSystem
@@ -25,7 +32,7 @@ class FolioFile(io.BufferedIOBase):
 
     mode = "rb"
 
-    def __init__(self, fs: FolioFileSystem, path: str, identity: Identity, position: int = 0) -> None:
+    def __init__(self, fs: FolioFileSystem, path: str, identity: Identity, position: int = 0, is_bound: bool = False) -> None:
         super().__init__()
         self.fs = fs
         self.path = path
@@ -33,6 +40,8 @@ class FolioFile(io.BufferedIOBase):
         self.identity = identity
         self._mapping = fs._map(path, identity)
         self._position = position
+        self._is_bound = is_bound  # to this version, for some of its bytes were given out
+        self._uncached: Uncached | None = None
 
     @property
     def _pages(self) -> Any:
@@ -43,9 +52,29 @@ class FolioFile(io.BufferedIOBase):
             self._mapping = self.fs._map(self.path, self.identity)
         return self._mapping
 
+    def _get(self, method: str, offset: int, what: Any) -> Any:
+        """What this method of the mapping returns for (offset, what)."""
+        if (uncached := self._uncached) is not None:
+            return getattr(uncached, method)(offset, what)
+        mapping = self._mapping
+        try:
+            result = getattr(self._pages, method)(offset, what)
+        except FoliocacheError:
+            if mapping is None or (mapping is self._mapping and not mapping.cache.closed):
+                raise
+            return self._get(method, offset, what)  # the pool was closed in the middle
+        except ChangedError:
+            if self._is_bound or (now := self.fs._identify(self.path)).size is not None:
+                raise
+            self._is_bound, self._uncached = True, Uncached(self.fs, self.path, now)
+            return self._get(method, offset, what)
+        if result:
+            self._is_bound = True
+        return result
+
     def __reduce__(self) -> tuple[Any, ...]:
         self._check_open()
-        return type(self), (self.fs, self.path, self.identity, self._position)
+        return type(self), (self.fs, self.path, self.identity, self._position, self._is_bound)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.path!r} at {self._position} of {self.size}>"
@@ -89,7 +118,7 @@ class FolioFile(io.BufferedIOBase):
         return position
 
     def read(self, size: int | None = -1, /) -> bytes:
-        data = self._pages.read_bytes(self._position, self._length(size))
+        data = self._get("read_bytes", self._position, self._length(size))
         self._position += len(data)
         return data
 
@@ -98,17 +127,17 @@ class FolioFile(io.BufferedIOBase):
 
     def read_buffer(self, size: int | None = -1, /) -> memoryview:
         """Like read(), but a read-only view: of the page itself where one page has it all. pyarrow asks for this."""
-        data = self._pages.read(self._position, self._length(size))
+        data = self._get("read", self._position, self._length(size))
         self._position += len(data)
         return data
 
     def readinto(self, buffer: Any, /) -> int:
-        pages = self._pages
+        self._check_open()
         with memoryview(buffer) as view:
             if not view.nbytes:  # an array with a zero in its shape is no view of bytes to cast()
                 return 0
             with view.cast("B") as target:
-                count: int = pages.readinto(self._position, target)
+                count: int = self._get("readinto", self._position, target)
         self._position += count
         return count
 
@@ -116,14 +145,14 @@ class FolioFile(io.BufferedIOBase):
 
     def peek(self, size: int = 0, /) -> bytes:
         """The next bytes without moving. io's readline() and its iteration search these for the newline."""
-        return self._pages.read_bytes(self._position, self._length(max(size, _PEEK)))
+        return self._get("read_bytes", self._position, self._length(max(size, _PEEK)))
 
     def lease(self, offset: int, length: int) -> memoryview:
         """The bytes at `offset`, zero-copy where one page has them all, wherever the position is."""
-        return self._pages.read(index(offset), index(length))
+        return self._get("read", index(offset), index(length))
 
     def close(self) -> None:
-        self._mapping = None
+        self._mapping = self._uncached = None
         super().close()
 
     def _length(self, size: int | None) -> int:
@@ -133,6 +162,28 @@ class FolioFile(io.BufferedIOBase):
     def _check_open(self) -> None:
         if self._mapping is None:
             raise ValueError("I/O operation on closed file.")
+
+
+class Uncached:
+    """The reads of a mapping, by the target: of an object that was found out to prove nothing."""
+
+    def __init__(self, fs: FolioFileSystem, path: str, identity: Identity) -> None:
+        self._fs = fs
+        self._path = path
+        self._identity = identity
+
+    def read_bytes(self, offset: int, length: int) -> bytes:
+        if offset < 0 or length < 0:
+            raise ValueError(f"offset and length must not be negative: {offset}, {length}")
+        return self._fs.target.uncached(self._path, self._identity, offset, offset + length) if length else b""
+
+    def read(self, offset: int, length: int) -> memoryview:
+        return memoryview(self.read_bytes(offset, length))
+
+    def readinto(self, offset: int, target: memoryview) -> int:
+        data = self.read_bytes(offset, len(target))
+        target[: len(data)] = data
+        return len(data)
 
 
 class WriteThrough:

@@ -28,6 +28,7 @@ from fsspec.implementations.chained import ChainedFileSystem
 from fsspec.utils import isfilelike
 
 import foliocache
+from foliocache.errors import FoliocacheError
 
 from .download import copy_out, is_same_file, make_folder_for, pairs
 from .file import FolioFile, WriteThrough
@@ -185,6 +186,17 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
                     raise
         raise AssertionError("unreachable")
 
+    def _mapped(self, path: str, identity: Identity, use: Callable[[Any], T]) -> T:
+        """What `use` makes of the object's mapping. It begins again if the pool, which the whole process has in common, is closed."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            pool = self.cache
+            try:
+                return use(self._map(path, identity))
+            except FoliocacheError:
+                if attempt == _ATTEMPTS or not pool.closed:
+                    raise
+        raise AssertionError("unreachable")
+
     def _map(self, path: str, identity: Identity) -> Any:
         """The object's mapping: the one that this thread used last, or a new one."""
         last = getattr(self._last, "used", None)
@@ -257,8 +269,8 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
     def _range(self, path: str, identity: Identity, start: int | None, end: int | None, copy: bool = False) -> Any:
         if not identity.cacheable:
             return self.target.uncached(path, identity, start, end)
-        mapping = self._map(path, identity)
-        return (mapping.read_bytes if copy else mapping.read)(*extent(start, end, identity.size or 0))
+        offset, length = extent(start, end, identity.size or 0)
+        return self._mapped(path, identity, lambda at: at.read_bytes(offset, length) if copy else at.read(offset, length))
 
     def get_file(
         self, rpath: Any, lpath: Any = None, callback: Any = DEFAULT_CALLBACK, outfile: Any = None, **kwargs: Any
@@ -281,8 +293,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         if options or not identity.cacheable or os.path.isdir(lpath) or (self.target.aliases and is_same_file(path, lpath)):
             self.target.get_file(path, identity, lpath, callback=callback, **options)
             return
-        with FolioFile(self, path, identity) as source:
-            copy_out(source, lpath, callback)
+        self._mapped(path, identity, lambda mapping: copy_out(mapping, lpath, callback))
 
     def get(
         self,
@@ -339,6 +350,10 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
                 return maps[path].read_bytes(*extent(start, end, maps[path].size))
             except ChangedError:
                 return self.cat_file(path, start, end)
+            except FoliocacheError:
+                if not maps[path].cache.closed:
+                    raise
+                return self._range(path, known[path], start, end, copy=True)
 
         def is_quick(path: str, start: int | None, end: int | None) -> bool:
             return path in maps and _is_cached(maps[path], start, end)
@@ -407,4 +422,7 @@ def _failed(result: Any) -> bool:
 def _is_cached(mapping: Any, start: int | None, end: int | None) -> bool:
     offset, length = extent(start, end, mapping.size)
     first, stop = offset // mapping.folio_size, -(-(offset + length) // mapping.folio_size)
-    return all(mapping.is_cached(number) for number in range(first, stop))
+    try:
+        return all(mapping.is_cached(number) for number in range(first, stop))
+    except FoliocacheError:  # the pool was closed, say: the read will see
+        return False
