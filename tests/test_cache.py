@@ -456,7 +456,9 @@ def test_after_close_everything_raises_and_what_is_out_stays(pool_name, source):
         cache.stat, cache.audit, cache.repair, cache.mappings, cache.__enter__,
         lambda: cache.forget("k"), lambda: cache.mapping("k", 10), lambda: mapping.lease(0), lambda: mapping.lease(5),
         lambda: mapping.read(0, 10), lambda: mapping.read_bytes(0, 100_000), lambda: mapping.readinto(0, bytearray(10)),
-        lambda: mapping.window(0, 10), mapping.invalidate, lambda: mapping.is_cached(0),
+        lambda: mapping.window(0, 10), mapping.invalidate, lambda: mapping.is_cached(0), lambda: mapping.length_of(0),
+        lambda: mapping.read(0, 0), lambda: mapping.read_bytes(1 << 40, 1), lambda: mapping.readinto(0, bytearray()),
+        lambda: mapping.window(0, 0), lambda: mapping.lease(-1),
     ]  # fmt: skip
     for use in uses:
         with pytest.raises(foliocache.FoliocacheError, match="has been closed in this process; open it again"):

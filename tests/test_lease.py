@@ -181,7 +181,26 @@ def test_what_cannot_be_filled_is_refused_in_words(mapping, buffer):
         mapping.readinto(0, buffer)
 
 
-@pytest.mark.parametrize("dtype", ["u1", "<f8", "<i4,<i4", "S5"])
+OBJECTS = {
+    "array": lambda: np.full(3, None),
+    "record": lambda: np.zeros(3, [("n", "i8"), ("o", object)]),
+    "dated": lambda: np.zeros(3, [("when", "M8[s]"), ("o", object)]),  # says nothing of its format
+    "view": lambda: memoryview(np.full(3, None)),
+    "ctypes": lambda: (ctypes.py_object * 3)(*"abc"),
+}
+
+
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_bytes_are_not_read_over_pointers_to_objects_nor_pointers_taken_for_bytes(cache, mapping, kind):
+    """Numpy and ctypes let anybody write there, and the process would die of it."""
+    buffer = OBJECTS[kind]()
+    with pytest.raises(TypeError, match="of Python objects"):
+        mapping.readinto(0, buffer)
+    with pytest.raises(foliocache.SourceError, match="of Python objects"):
+        cache.mapping("objects", 24, "", lambda offset, length: buffer).read(0, 8)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<f8", "<i4,<i4", "S5", "M8[s]", [("OO", "i4"), ("O", "u1")]])
 def test_buffers_of_any_format_are_filled(mapping, source, dtype):
     array = np.zeros((7, 4), dtype)
     assert mapping.readinto(3, array) == array.nbytes

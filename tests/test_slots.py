@@ -124,6 +124,25 @@ def test_repair_of_a_sound_pool_finds_no_damaged_slot(cache):
     assert is_clean(cache)
 
 
+def test_who_attaches_during_a_repair_does_not_wait_for_it(cache, monkeypatch):
+    """All the other slots have been looked at by then, and each was let go at once."""
+    last = others(cache)[-1]
+    put(cache, last, *WORDS["no mark"])
+    attached = []
+
+    def repair_slot(segment, number):
+        if number == last:
+            attached.append(in_child(lambda: use(cache)))
+        return original(segment, number)
+
+    original = client._repair_slot
+    monkeypatch.setattr(client, "_repair_slot", repair_slot)
+    assert cache._attachment.repair() == 1
+    assert attached == [0]
+    cache._attachment.reap()
+    assert is_clean(cache)
+
+
 def test_repair_leaves_the_slots_of_the_living_alone(cache):
     down, up = os.pipe(), os.pipe()
     pid = os.fork()

@@ -96,10 +96,19 @@ def test_what_has_no_bytes_to_give_is_a_source_error(cache, make):
     assert cache.mappings() == [] and cache.stat()["pins"] == 0
 
 
-def test_a_readinto_without_a_count_is_an_error(cache):
+@pytest.mark.parametrize("count", [None, float(SIZE), str(SIZE), [SIZE]])
+def test_a_readinto_without_a_count_is_an_error(cache, count):
     with pytest.raises(foliocache.SourceError, match="must return how many bytes"):
-        cache.mapping("k", SIZE, "v", readinto=lambda offset, buffer: None).lease(0)
+        cache.mapping("k", SIZE, "v", readinto=lambda offset, buffer: count).lease(0)
     assert cache.mappings() == []
+
+
+def test_a_count_is_whatever_counts(cache):
+    def fill(offset, buffer):
+        buffer[:] = CONTENT[offset : offset + len(buffer)]
+        return np.uint32(len(buffer))
+
+    assert cache.mapping("k", SIZE, "v", readinto=fill).read(0, SIZE) == CONTENT
 
 
 def test_a_readinto_finds_and_leaves_no_bytes_of_former_objects(pool_name):

@@ -28,6 +28,7 @@ cdef class Attachment:
     cdef void wait(self, u32 entry) noexcept
     cdef void tidy(self) noexcept
     cdef void settle(self) noexcept
+    cpdef check_open(self)
     cdef int _be_client(self) except -1
     cdef bint _begin(self) noexcept
 

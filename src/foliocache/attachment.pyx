@@ -81,12 +81,16 @@ cdef class Attachment:
         cdef bint new = self.me == layout.NIL
         if self.joined:
             return
-        if self.closed:
-            raise FoliocacheError(f"cache {self.segment.name!r} has been closed in this process; open it again")
+        self.check_open()
         self._be_client()
         self.joined = not self.closed
         if new:
             reap(self.slot)
+
+    cpdef check_open(self):
+        """Raises FoliocacheError when the cache has been closed here."""
+        if self.closed:
+            raise FoliocacheError(f"cache {self.segment.name!r} has been closed in this process; open it again")
 
     cdef int _be_client(self) except -1:
         if self.me == layout.NIL:

@@ -256,8 +256,7 @@ class Cache:
         return self._attachment.segment.memory
 
     def _check_open(self):
-        if self.closed:
-            raise FoliocacheError(f"cache {self.name!r} has been closed in this process; open it again")
+        self._attachment.check_open()
 
     def _background(self, function, *args):
         """Run function in a thread of this process, unless the interpreter is going down."""

@@ -125,14 +125,31 @@ def repair(slot):
     with Reaping(slot) as reaping:
         if not reaping:
             return 0
-        held = [n for n in range(segment.geometry["nclients"]) if n != me and slot.lock(n)]
-        damaged = sum(_repair_slot(segment, number) for number in held)
-        dead = [n for n in held if core.state(segment.mem, n) != layout.SLOT_CLEAN]
-        for number in dead:
-            core.set_state(segment.mem, number, layout.SLOT_DEAD)
+        damaged, dead = 0, []
+        for number in range(segment.geometry["nclients"]):
+            if number == me or not slot.lock(number):
+                continue
+            if not _is_sound(segment, number):
+                damaged += _repair_slot(segment, number)
+            if core.state(segment.mem, number) == layout.SLOT_CLEAN:
+                slot.unlock(number)
+            else:
+                core.set_state(segment.mem, number, layout.SLOT_DEAD)
+                dead.append(number)
         if dead:
             _settle(segment.mem, me, dead)
         return damaged
+
+
+def _is_sound(segment, number):
+    """Whether a slot is clean and says so in every word: nearly all are, and nobody has to wait for a look at them."""
+    mem = segment.mem
+    return (
+        core.state(mem, number) == layout.SLOT_CLEAN
+        and core.is_idle(mem, number)
+        and not core.activity(mem, number) & 1
+        and not segment.memory.peek32(offset(segment, number) + layout.CLIENT_UNNAMED)
+    )
 
 
 def _repair_slot(segment, number):

@@ -57,7 +57,7 @@ cdef class FolioMap:
     cdef u64 _index(self, n) except? 0xFFFFFFFFFFFFFFFF
     cdef u64 _clip_any(self, n, what) except? 0xFFFFFFFFFFFFFFFF
     cdef u64 _index_any(self, n) except? 0xFFFFFFFFFFFFFFFF
-    cdef int _check_made(self) except -1
+    cdef int _check(self) except -1
     cdef Py_ssize_t _length(self, u64 index) noexcept
     cdef bint _is_cached(self, u64 index) except -1
     cdef Lease _copy(self, u64 index)

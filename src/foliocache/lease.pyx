@@ -351,7 +351,7 @@ cdef class FolioMap:
         cdef Lease lease
         cdef bytes copy
         if start == end:
-            self._check_made()
+            self._check()
             return b""
         first = start // self.folio_size
         begin = start - first * self.folio_size
@@ -375,7 +375,7 @@ cdef class FolioMap:
         cdef u64 first
         cdef Lease lease
         if start == end:
-            self._check_made()
+            self._check()
             return memoryview(b"")
         first = start // self.folio_size
         if end > (first + 1) * self.folio_size:
@@ -398,7 +398,8 @@ cdef class FolioMap:
             end = start + min(<u64>target.len, self.size - start)
             if start < end:
                 self._gather(start, end, <char *>target.buf)
-            self._check_made()
+            else:
+                self._check()
         finally:
             PyBuffer_Release(&target)
         return end - start
@@ -450,17 +451,20 @@ cdef class FolioMap:
         cdef int overflow = 0
         cdef long long value = PyLong_AsLongLongAndOverflow(integer(n, "the number of a folio"), &overflow)
         if overflow or value < 0 or <u64>value >= self.folios:
-            self._check_made()
+            self._check()
             raise IndexError(f"folio {n} of an object with {self.folios}")
         return value
 
-    cdef int _check_made(self) except -1:
+    cdef int _check(self) except -1:
+        """What does not ask the pool obeys the same rule as what does: not before there is one, and not after it was closed."""
         if self.attachment is None:
             raise FoliocacheError("this mapping has never been initialized; mappings come from Cache.mapping()")
+        self.attachment.check_open()
         return 0
 
     def length_of(self, index):
         """Valid bytes of folio index."""
+        self._check()
         return self._length(self._index(index))
 
     @cython.final
@@ -587,7 +591,7 @@ cdef class FolioMap:
         cdef u64 end = min(index + count, self.folios)
         cdef u64 filled
         cdef Lease lease
-        self._check_made()
+        self._check()
         try:
             while index < end:
                 lease = self._grab(index)
@@ -602,7 +606,7 @@ cdef class FolioMap:
 
     def _first_missing(self, u64 index, u64 end):
         """The first folio in index .. end - 1 that is not cached, or end."""
-        self._check_made()
+        self._check()
         end = min(end, self.folios)
         while index < end and self._is_cached(index):
             index += 1
@@ -864,7 +868,7 @@ cdef class FolioMap:
         Raises FoliocacheError if it could not be finished: another process has stopped while it holds a lock of the pool.
         """
         cdef bint done = True
-        self._check_made()
+        self._check()
         self.attachment.join()
         if self.folios:
             done = filemap.invalidate(self.mem, self.attachment.me, self.low, self.high, self.folios - 1)
@@ -918,7 +922,26 @@ cdef int _get_writable(buffer, Py_buffer *view) except -1:
         raise TypeError(
             f"readinto needs a writable buffer whose bytes lie side by side, not {type(buffer).__name__}: {error}"
         ) from None
+    try:
+        if view.len and _has_objects(buffer):
+            raise TypeError(f"readinto needs a buffer of bytes or numbers, not {type(buffer).__name__} of Python objects")
+    except BaseException:
+        PyBuffer_Release(view)
+        raise
     return 0
+
+
+cdef bint _has_objects(buffer) except -1:
+    """Whether a buffer's bytes are pointers to Python objects. Numpy and ctypes lend such to whoever does not ask what they are."""
+    if type(buffer) is bytes or type(buffer) is bytearray:
+        return False
+    if getattr(getattr(buffer, "dtype", None), "hasobject", False) is True:
+        return True
+    try:
+        with memoryview(buffer) as view:
+            return any("O" in part for part in view.format.split(":")[::2])  # names of fields are between colons
+    except Exception:  # no buffer, or one that cannot say what it has (dates)
+        return False
 
 
 cdef int _get_plain(content, Py_buffer *view, key) except -1:
@@ -934,6 +957,8 @@ cdef int _get_plain(content, Py_buffer *view, key) except -1:
 
 cdef int _get_readable(content, Py_buffer *view, key) except -1:
     """The bytes of a source's answer, side by side; in the order of ``bytes(content)`` if they were scattered."""
+    if _has_objects(content):
+        raise SourceError(f"the source of {key!r} returned {type(content).__name__} of Python objects, not bytes")
     try:
         PyObject_GetBuffer(content, view, PyBUF_FULL_RO)
     except TypeError:
@@ -941,8 +966,6 @@ cdef int _get_readable(content, Py_buffer *view, key) except -1:
     except Exception:
         _get_plain(content, view, key)
     try:
-        if view.format != NULL and view.format[0] == b"O" and view.format[1] == 0:
-            raise SourceError(f"the source of {key!r} returned {type(content).__name__} of Python objects, not bytes")
         if PyBuffer_IsContiguous(view, b"C"):
             return 0
         copy = PyBytes_FromStringAndSize(NULL, view.len)

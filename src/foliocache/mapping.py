@@ -81,9 +81,13 @@ class Mapping(FolioMap):
 
     def _call_readinto(self, offset, target):
         got = self._source_readinto(offset, target)
-        if got is None:
-            raise SourceError(f"the source of {self.key!r} returned None; readinto must return how many bytes it has written")
-        self._check_length(got, offset, len(target))
+        try:
+            count = operator.index(got)
+        except TypeError:
+            raise SourceError(
+                f"the source of {self.key!r} returned {got!r}; readinto must return how many bytes it has written"
+            ) from None
+        self._check_length(count, offset, len(target))
 
     def _check_length(self, got, offset, length):
         if got != length:

@@ -230,7 +230,8 @@ def _refusal(error, name, path):
         return SegmentError(
             f"segment {name!r} ({path}) may not be opened: it belongs to another user, or lacks write permission"
         )
-    return SegmentError(f"segment {name!r} ({path}) cannot be opened: {error.strerror}")
+    advice = "; close some, or raise the limit (ulimit -n)" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+    return SegmentError(f"segment {name!r} ({path}) cannot be opened: {error.strerror}{advice}")
 
 
 def _check_file(found, name, path, any_owner):
@@ -254,7 +255,7 @@ def parameters(size=None, page_size=None, clients=None):
     }
     page = wanted["page_size"] or DEFAULT_PAGE_SIZE
     if page & (page - 1) or not PAGE_SIZE_MIN <= page <= PAGE_SIZE_MAX:
-        raise ValueError(f"page_size must be a power of two from 4KiB to 2MiB, not {format_size(page)}")
+        raise ValueError(f"page_size must be a power of two from 4KiB to 2MiB, not {page_size!r}")
     pool = wanted["size"] or DEFAULT_SIZE
     if not PAGES_MIN * page <= pool <= SIZE_MAX:
         raise ValueError(

@@ -120,6 +120,11 @@ cdef class ClientSlot:
             return False
         return self.file.lock(n) == 0
 
+    def unlock(self, u32 n):
+        """Let go of the lock on slot n, which is another's to claim again, for who is reaping."""
+        if self.reaper is not None and self.file is not None and n != self.number and n < atomics.nclients(self.mem):
+            self.file.unlock(n, 1)
+
     def close(self):
         """Give the slot back: clean if no folio is named in it, else for a reaper. Doing it twice is harmless."""
         self._give_back()

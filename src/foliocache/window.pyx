@@ -190,7 +190,7 @@ cdef class Window:
 
 def open_window(FolioMap mapping not None, offset, length):
     """As :meth:`Mapping.window`."""
-    mapping._check_made()
+    mapping._check()
     cdef u64 start = mapping._clip(offset, "offset")
     cdef u64 size = mapping.size - start if length is None else min(mapping._clip(length, "length"), mapping.size - start)
     cdef Window window = Window.__new__(Window)

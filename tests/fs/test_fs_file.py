@@ -284,6 +284,14 @@ def test_nothing_is_read_into_an_empty_array(local, path):
             assert file.readinto(buffer) == file.tell() == 0
 
 
+@pytest.mark.parametrize("dtype", ["u1", "<f4", "<i4,<i4", "M8[s]"])
+def test_arrays_are_filled_whatever_they_are_of(local, path, data, dtype):
+    array = np.zeros((3, 5), dtype)
+    with local.open(path) as file:
+        assert file.readinto(array) == array.nbytes == file.tell()
+    assert array.tobytes() == data[: array.nbytes]
+
+
 def test_positions_are_whole_numbers(local, path, data):
     with local.open(path) as file:
         assert file.seek(np.int64(7)) == 7

@@ -132,12 +132,7 @@ class FolioFile(io.BufferedIOBase):
         return data
 
     def readinto(self, buffer: Any, /) -> int:
-        self._check_open()
-        with memoryview(buffer) as view:
-            if not view.nbytes:  # an array with a zero in its shape is no view of bytes to cast()
-                return 0
-            with view.cast("B") as target:
-                count: int = self._get("readinto", self._position, target)
+        count: int = self._get("readinto", self._position, buffer)
         self._position += count
         return count
 
@@ -180,9 +175,13 @@ class Uncached:
     def read(self, offset: int, length: int) -> memoryview:
         return memoryview(self.read_bytes(offset, length))
 
-    def readinto(self, offset: int, target: memoryview) -> int:
-        data = self.read_bytes(offset, len(target))
-        target[: len(data)] = data
+    def readinto(self, offset: int, buffer: Any) -> int:
+        with memoryview(buffer) as view:
+            if not view.nbytes:  # an array with a zero in its shape is no view of bytes to cast()
+                return 0
+            with view.cast("B") as target:
+                data = self.read_bytes(offset, len(target))
+                target[: len(data)] = data
         return len(data)
 
 
