@@ -83,7 +83,10 @@ class StoreBuffers(Interleaving):
         return super().allows(graph, event) and (not graph.seq_cst or not graph.light or barriers.ordered(self, graph, event))
 
     def program(self, events, e):
-        """Return the nearest earlier events that ``e`` is ordered after: loads, locked ones, and for all but a load stores."""
+        """Return the nearest earlier events that ``e`` is ordered after.
+
+        Those are loads and locked ones, and stores unless ``e`` is a plain load.
+        """
         found = []
         load = e.kind is READ and not e.ex
         want_load, want_store = True, not load

@@ -13,16 +13,15 @@ from .parallel import spread
 
 @dataclasses.dataclass
 class Program:
-    """``threads`` are functions of ``mem`` that touch nothing but ``mem``; the values they return go to ``final(mem,
-    results)``.
+    """``threads`` are functions of ``mem`` that touch nothing else; the values they return go to ``final(mem, results)``.
 
     ``final`` looks at the memory that is left and raises ``AssertionError`` if it is wrong; the value it returns (or, without
     it, the results) is the execution's *outcome*. A ``mortal`` thread may die before each of its writes; its result is None
     then. With ``timeouts`` every futex_wait may also time out. ``barriers`` is how often one of the threads calls
     ``steps.membarrier``. With ``journals`` other threads read what a client writes about itself. ``clients`` maps the clients
-    that the core may ask about to threads. ``names`` gives locations names for a reader: ``{offset: "slot"}`` or a function.
-    ``equal`` has groups of threads that differ only by their numbers, see ``symmetry``; of executions that differ only by an
-    exchange of those, one is explored.
+    that the core may ask about to threads. ``names`` gives locations names for a reader: ``{offset: "slot"}`` or a function;
+    ``show(value, name)`` returns a value as a reader knows it. ``equal`` has groups of threads that differ only by their numbers,
+    see ``symmetry``; of executions that differ only by an exchange of those, one is explored.
     """
 
     threads: list
@@ -31,6 +30,7 @@ class Program:
     geometry: dict = dataclasses.field(default_factory=dict)
     labels: list | None = None
     names: object = None
+    show: Callable | None = None
     mortal: frozenset = frozenset()
     timeouts: bool = False
     barriers: int = 0
@@ -55,6 +55,10 @@ class Program:
         if known:
             return known
         return f"[{loc}]" if isinstance(loc, int) else "/".join(map(str, loc))
+
+    def text(self, value, loc):
+        """Return a value of that location as a reader knows it."""
+        return self.show(value, self.name(loc)) if self.show else str(value)
 
     def judge(self, graph):
         """Return the outcome of a complete execution. Raises Failure."""

@@ -35,12 +35,13 @@ class Suite:
     """The scenarios on the source in the folder ``package``, by name.
 
     ``helpers`` are functions that stand-ins for parts of the source may call besides those of the facade, as in
-    ``atomics.poison``.
+    ``atomics.poison``. ``show`` is that of its programs, unless they have one of their own.
     """
 
-    def __init__(self, package, helpers=None):
+    def __init__(self, package, helpers=None, show=None):
         self.package = package
         self.helpers = helpers or {}
+        self.show = show
         self.scenarios = {}
         self.claims = None  # of ``coverage``, if the suite makes any
 
@@ -108,7 +109,9 @@ class Scenario:
         edits = ()
         if mutation is not None:
             edits = (self.bugs.get(mutation) or self.variants[mutation]).edits
-        return self.build(self.suite.load(self.layout, (*self.stand_ins, *edits)))
+        program = self.build(self.suite.load(self.layout, (*self.stand_ins, *edits)))
+        program.show = program.show or self.suite.show
+        return program
 
 
 @dataclasses.dataclass

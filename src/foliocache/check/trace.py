@@ -150,12 +150,12 @@ def _describe(step, program, number, newest, graph):
     elif e.plain and len(step.events) > 1:
         step.text = f"{function}  write " + ", ".join(program.name(w.loc) for w in step.events)
     else:
-        name = program.name(e.loc)
-        shown = f"[{show(e.value, name)}]" if last is e else f"[{show(e.value, name)} -> {show(last.value, name)}]"
+        name, value = program.name(e.loc), program.text(e.value, e.loc)
+        shown = f"[{value}]" if last is e else f"[{value} -> {program.text(last.value, e.loc)}]"
         if e.kind is READ and e.ex and last is e:
             shown += " fails"
         step.text = f"{function}  {verb} {name} {shown}"
-        step.note = _staleness(e, last, number, newest, graph, name)
+        step.note = _staleness(e, last, number, newest, graph, program)
         if step.note and e.kind is READ and e.rf in number:
             step.source, step.origin = number[e.rf], e.rf.thread
         for w in step.events:
@@ -163,27 +163,17 @@ def _describe(step, program, number, newest, graph):
                 newest[w.loc] = w
 
 
-def _staleness(e, last, number, newest, graph, name):
+def _staleness(e, last, number, newest, graph, program):
     top = newest.get(e.loc)
     if top is None:
         return ""
     writes = graph.mo[e.loc]
     if e.kind is READ and writes.index(e.rf) < writes.index(top):
         source = f"step {number[e.rf]}" if e.rf in number else "the start"
-        return f"stale: reads from {source}, though step {number[top]} has stored {show(top.value, name)}"
+        return f"stale: reads from {source}, though step {number[top]} has stored {program.text(top.value, e.loc)}"
     if last.kind is WRITE and writes.index(last) < writes.index(top):
         return f"lands before the store of step {number[top]}"
     return ""
-
-
-def show(value, name):
-    """Return a value as a reader knows it: bit 31 of a reference count is FROZEN, of a lock LOCK_WAITERS."""
-    if not isinstance(value, int) or value < 0x80000000:
-        return str(value)
-    rest = value - 0x80000000
-    if name.startswith("ref") and rest < 0x100:
-        return f"FROZEN+{rest}" if rest else "FROZEN"
-    return f"{rest}+waiters" if name.endswith("lock") and rest < 0x100 else f"{value:#x}"
 
 
 def text(graph, program, failure):

@@ -4,9 +4,9 @@ Every module here is imported by :func:`load_all`; a new one need not be listed 
 """
 
 from ..scenario import Suite, load_suite
-from .fixtures import CORE, poison
+from .fixtures import CORE, poison, show
 
-SUITE = Suite(CORE, {"poison": poison})
+SUITE = Suite(CORE, {"poison": poison}, show)
 scenario = SUITE.scenario
 
 

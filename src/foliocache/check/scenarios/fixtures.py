@@ -106,6 +106,16 @@ def names(loc):
     return known
 
 
+def show(value, name):
+    """Return a value as a reader knows it: bit 31 of a reference count is FROZEN, of a lock LOCK_WAITERS."""
+    if not isinstance(value, int) or value < 0x80000000:
+        return str(value)
+    rest = value - 0x80000000
+    if name.startswith("ref") and rest < 0x100:
+        return f"FROZEN+{rest}" if rest else "FROZEN"
+    return f"{rest}+waiters" if name.endswith("lock") and rest < 0x100 else f"{value:#x}"
+
+
 def look(mem, pfn):
     """Return a page's content."""
     return mem.read(("page", pfn))
