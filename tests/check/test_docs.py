@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from test_litmus import TESTS as LITMUS
 
-from foliocache.check import scenario
+from foliocache.check import replay, scenario, trace
 from foliocache.check.program import litmus
 from foliocache.check.scenarios import SUITE, load_all
 
@@ -45,6 +45,19 @@ def test_the_scenario_of_death():
 def test_the_tables_of_reliability_say_what_the_scenarios_say(part):
     told = re.findall(rf"^\| `({part}/[a-z-]+)` \| (.*?) \|", (DOCS / "reliability.md").read_text(), re.MULTILINE)
     assert told == [(name, " ".join(s.doc.split())) for name, s in load_all().items() if name.startswith(f"{part}/")]
+
+
+def without_lines(text):
+    return re.sub(r"(\.py):\d+", r"\1", text)
+
+
+def test_the_counterexample_is_the_one_that_is_printed():
+    which = load_all()["freeze/gets"]
+    row = scenario.run(which, "rc11", "reset-by-sub")
+    program = which.program("reset-by-sub")
+    graph, failure = replay.replay(program, "rc11", row.found.replay_string)
+    (shown,) = re.findall(r"```text\n( +T1.*?)\n```", TEXT, re.DOTALL)
+    assert without_lines(shown).split() == without_lines(trace.text(graph, program, failure)).split()
 
 
 def test_the_number_of_litmus_tests():

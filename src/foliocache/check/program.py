@@ -20,8 +20,8 @@ class Program:
     then. With ``timeouts`` every futex_wait may also time out. ``barriers`` is how often one of the threads calls
     ``steps.membarrier``. With ``journals`` other threads read what a client writes about itself. ``clients`` maps the clients
     that the core may ask about to threads. ``names`` gives locations names for a reader: ``{offset: "slot"}`` or a function;
-    ``show(value, name)`` returns a value as a reader knows it. ``equal`` has groups of threads that differ only by their
-    numbers, see ``symmetry``; of executions that differ only by an exchange of those, one is explored.
+    ``show(value, name)`` returns a value as text. ``equal`` has groups of threads that differ only by their numbers,
+    see ``symmetry``; of executions that differ only by an exchange of those, one is explored.
     """
 
     threads: list
