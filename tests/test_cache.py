@@ -9,6 +9,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -347,6 +348,24 @@ def test_a_concurrent_source_is_read_ahead_in_the_background(pool_name, make_sou
     cache.close()
     assert foliocache.open(pool_name).stat()["counters"]["readahead"] > 0
     assert source.bytes_read == 8 << 20
+
+
+def test_close_waits_for_what_is_read_ahead_as_long_as_for_any_fill(pool_name):
+    cache = foliocache.open(pool_name, size="4MiB", fill_timeout=0.5)
+    begun, end = threading.Event(), threading.Event()
+
+    def read(offset, length):
+        begun.set()
+        end.wait(60)
+        return bytes(length)
+
+    mapping = cache.mapping("k", 100_000, "v", read, concurrent=True)
+    cache._background(mapping._read_ahead, 1, 1, None)
+    assert begun.wait(60)
+    before = time.monotonic()
+    cache.close()
+    assert 0.4 < time.monotonic() - before < 30
+    end.set()
 
 
 def test_pickling(cache, source):

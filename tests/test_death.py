@@ -533,6 +533,17 @@ while cache.stat()["counters"]["waits"] < 1: pass
         "concurrent = cache.mapping('c', 500_000, 'v', read, concurrent=True)\nfor n in range(20): concurrent.lease(n)",
         0,
     ),
+    "reading ahead from a source that hangs": (
+        """
+begun = threading.Event()
+def hang(offset, length):
+    begun.set()
+    threading.Event().wait()
+cache._background(cache.mapping("ahead", 500_000, "v", hang, concurrent=True)._read_ahead, 0, 1, None)
+begun.wait()
+""",
+        0,
+    ),
     "workers of a pool": (
         """
 def work(n):

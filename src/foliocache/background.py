@@ -11,9 +11,13 @@ import contextlib
 import itertools
 import os
 import queue
+import time
 import weakref
 
 THREADS = 2
+EXIT_PATIENCE = (
+    2.0  # seconds that the end of the interpreter waits: a source may hang, and what is not read ahead is lost to nobody
+)
 
 _all: "weakref.WeakSet[Background]" = weakref.WeakSet()
 
@@ -44,17 +48,19 @@ class Background:
             with contextlib.suppress(RuntimeError):
                 self._idents.append(_thread.start_new_thread(_serve, (self._work, self._ended)))
 
-    def close(self):
-        """Take nothing new, and wait until what was asked for is done. Doing it twice is harmless."""
+    def close(self, patience):
+        """Take nothing new, and wait until what was asked for is done, at most ``patience`` seconds. Doing it twice is harmless."""
         self._closed = True
         if not self.is_ours:
             return
         idents, self._idents = self._idents, []
         for _ in idents:
             self._work.put(None)
-        for ident in idents:
-            if ident != _thread.get_ident():
-                self._ended.get()
+        deadline = time.monotonic() + patience
+        with contextlib.suppress(queue.Empty):
+            for ident in idents:
+                if ident != _thread.get_ident():
+                    self._ended.get(timeout=max(0.0, deadline - time.monotonic()))
 
 
 def _serve(work, ended):
@@ -70,7 +76,7 @@ def _serve(work, ended):
 
 def _close_all():
     for background in list(_all):
-        background.close()
+        background.close(EXIT_PATIENCE)
 
 
 atexit.register(_close_all)

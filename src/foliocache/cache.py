@@ -162,12 +162,13 @@ class Cache:
     def close(self):
         """Make no more use of the cache here: from now on its methods and those of its mappings raise FoliocacheError.
 
-        What has begun goes on. Leases, windows and views that are out stay valid, and the client slot goes with the last of them.
+        What has begun goes on, and what is being read ahead is waited for, at most ``fill_timeout`` seconds. Leases, windows and
+        views that are out stay valid, and the client slot goes with the last of them.
         Closing twice is harmless, and :func:`open` gives another Cache.
         """
         try:
             if self._later is not None:
-                self._later.close()
+                self._later.close(self.fill_timeout)
         finally:
             self._attachment.close()
 

@@ -932,7 +932,7 @@ cdef int _get_writable(buffer, Py_buffer *view) except -1:
 
 
 cdef bint _has_objects(buffer) except -1:
-    """Whether a buffer's bytes are pointers to Python objects. Numpy and ctypes lend such to whoever does not ask what they are."""
+    """Whether a buffer's bytes are pointers to Python objects: numpy and ctypes lend such to whoever does not ask."""
     if type(buffer) is bytes or type(buffer) is bytearray:
         return False
     if getattr(getattr(buffer, "dtype", None), "hasobject", False) is True:

@@ -10,6 +10,7 @@ import fsspec
 import pytest
 from fsspec import AbstractFileSystem
 from fsspec.asyn import AsyncFileSystem
+from fsspec.implementations.dirfs import DirFileSystem
 
 from foliocache.fs import FolioFileSystem
 from foliocache.fs.passthrough import PassThrough
@@ -219,14 +220,16 @@ def test_folders_are_downloaded_as_such(local, tmp_path):
     assert os.listdir(tmp_path / "folder") == []
 
 
-def test_file_is_not_downloaded_onto_itself(local, tmp_path):
+def test_file_is_not_downloaded_onto_itself(local, pool, tmp_path):
     path = f"{tmp_path}/x"
     local.pipe_file(path, b"data")
     os.symlink(path, f"{path}-link")
-    for lpath in (path, f"{path}-link"):
-        with pytest.raises(OSError, match="same file"):
-            local.get_file(path, lpath)
-    assert (tmp_path / "x").read_bytes() == b"data"
+    within = FolioFileSystem(fs=DirFileSystem(str(tmp_path), fsspec.filesystem("file")), **pool)
+    for fs, name in ((local, path), (within, "x")):
+        for lpath in (path, f"{path}-link"):
+            with pytest.raises(OSError, match="same file"):
+                fs.get_file(name, lpath)
+            assert (tmp_path / "x").read_bytes() == b"data"
 
 
 def test_download_begins_again_with_a_new_version(pool, origin, tmp_path):

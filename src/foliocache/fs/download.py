@@ -36,10 +36,10 @@ def make_folder_for(lpath: str) -> None:
         os.makedirs(folder, exist_ok=True)
 
 
-def is_same_file(path: str, lpath: str) -> bool:
-    """Whether two names are one file of this machine: to copy it would be to truncate it."""
+def is_same_file(path: str | None, lpath: str) -> bool:
+    """Whether two names are one file of this machine: to copy it would be to truncate it. None is the name of no file."""
     with suppress(OSError):
-        return os.path.samefile(path, lpath)
+        return path is not None and os.path.samefile(path, lpath)
     return False
 
 

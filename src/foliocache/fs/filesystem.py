@@ -290,7 +290,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
 
     def _download(self, path: str, lpath: str, callback: Any, options: dict[str, Any], identity: Identity) -> None:
         """Out of the pool; by the target if it has other words for it (options), or is to say what is wrong with the names."""
-        if options or not identity.cacheable or os.path.isdir(lpath) or (self.target.aliases and is_same_file(path, lpath)):
+        if options or not identity.cacheable or os.path.isdir(lpath) or is_same_file(self.target.local_name(path), lpath):
             self.target.get_file(path, identity, lpath, callback=callback, **options)
             return
         self._mapped(path, identity, lambda mapping: copy_out(mapping, lpath, callback))

@@ -170,6 +170,10 @@ class Target:
         """Text that differs if the object does, as far as anyone can tell."""
         return f"{self.key(path)}\n{identity.version}" if identity.stamp else str(self.fs.ukey(path))
 
+    def local_name(self, path: str) -> str | None:
+        """The file of this machine that the path is; None for an object that is somewhere else."""
+        return None
+
     def exists(self, path: str, **kwargs: Any) -> bool:
         return self.fs.exists(path, **kwargs)
 

@@ -51,6 +51,9 @@ class LocalTarget(Target):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         return Identity(_size(status), _stamp(status), nonce=place.nonce() if _racy(status, now) else "")
 
+    def local_name(self, path: str) -> str | None:
+        return path
+
     def reader(self, path: str, identity: Identity) -> Callable[[int, Any], int]:
         """A function of (offset, buffer) that fills the buffer. In the caller's thread: no one writes there once it ends."""
 

@@ -32,6 +32,9 @@ class WrappedTarget(Target):
     def ukey(self, path: str, identity: Identity) -> str:
         return self.inner.ukey(self._rename(path), identity)
 
+    def local_name(self, path: str) -> str | None:
+        return self.inner.local_name(self._rename(path))
+
     def exists(self, path: str, **kwargs: Any) -> bool:
         return self.inner.exists(self._rename(path), **kwargs)
 
