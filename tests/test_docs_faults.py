@@ -7,7 +7,9 @@ from documents import page
 
 TESTS = Path(__file__).parent
 SECTION = page("reliability.md").partition("## Faults that were found")[2]
-DEFINED = {name for file in TESTS.rglob("test_*.py") for name in re.findall(r"^\s*def (test_\w+)", file.read_text(), re.MULTILINE)}
+DEFINED = {
+    name for file in TESTS.rglob("test_*.py") for name in re.findall(r"^\s*def (test_\w+)", file.read_text(), re.MULTILINE)
+}
 
 
 def test_what_is_named_is_there():
