@@ -156,8 +156,15 @@ def _repair_slot(segment, number):
     """Set right what can only be damage in a slot whose lock we have; whether there was any."""
     mem, memory = segment.mem, segment.memory
     state = core.state(mem, number)
-    places = [core.word_at(mem, number, n) for n in range(core.words(mem))]
-    wrong = {at: right for at in places if (right := _repaired(segment, state, memory.peek32(at))) is not None}
+    wrong = {}
+    for n in range(core.words(mem)):
+        at = core.word_at(mem, number, n)
+        right = _repaired(segment, state, memory.peek32(at), n < layout.OPS)
+        if right is not None:
+            wrong[at] = right
+    unnamed = offset(segment, number) + layout.CLIENT_UNNAMED
+    if memory.peek32(unnamed):
+        wrong[unnamed] = 0
     for at, right in wrong.items():
         memory.poke32(at, right)
     if state not in STATES:
@@ -169,8 +176,8 @@ def _repair_slot(segment, number):
     return True
 
 
-def _repaired(segment, state, word):
-    """What should stand in place of a word of a slot that is in this state; None if the word may be right."""
+def _repaired(segment, state, word, vague):
+    """What should stand in place of a word of a slot that is in this state; None if the word may be right. vague: it is one of an operation."""
     if word == 0:
         return None
     pfn, mark = word & layout.PIN_PFN, word & ~layout.PIN_PFN
@@ -178,7 +185,7 @@ def _repaired(segment, state, word):
         return 0
     if mark == layout.PIN_HELD and segment.memory.peek32(_count_at(segment, pfn)) & layout.FROZEN:
         return 0  # nobody has a reference to that
-    return pfn | layout.PIN_BUSY if mark == layout.PIN_BUSY | layout.PIN_HELD else None
+    return pfn | layout.PIN_BUSY if mark == layout.PIN_BUSY | layout.PIN_HELD or (vague and mark == layout.PIN_HELD) else None
 
 
 def _count_at(segment, pfn):

@@ -17,11 +17,11 @@ _PAGES = (layout.REPAIR_LISTS, layout.REPAIR_QUEUES)
 PARTS = {
     "buddy": _PAGES,
     "free": _PAGES,
-    "kind": _PAGES,
+    "kind": (*_PAGES, layout.REPAIR_SLABS),
     "tail": _PAGES,
     "queue": _PAGES,
     "list": (*_PAGES, layout.REPAIR_SLABS),
-    "slab": (layout.REPAIR_SLABS, layout.REPAIR_TREES),
+    "slab": (layout.REPAIR_SLABS, layout.REPAIR_TABLE, layout.REPAIR_TREES),
     "table": (layout.REPAIR_TABLE, layout.REPAIR_TREES),
     "mapping": (layout.REPAIR_TABLE, layout.REPAIR_TREES),
     "node": (layout.REPAIR_SLABS, layout.REPAIR_TREES),

@@ -124,7 +124,7 @@ def a_live_folio_of_an_unknown_type(busy):
 
 def a_live_folio_of_an_impossible_order(busy):
     busy.set(busy.layout.F_KIND, busy.layout.TYPE_FILE | 11 << 8, busy.segment.find(busy.large, 1, 5000))
-    return "frozen"
+    return "kind"
 
 
 def a_cached_folio_left_frozen(busy):

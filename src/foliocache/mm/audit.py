@@ -188,7 +188,7 @@ class Audit:
         free_order = self.field(pfn, layout.F_BUDDY)
         if free_order and free_order not in (layout.BUDDY_QUARANTINED, layout.BUDDY_PARKED):
             return self.walk_free(pfn, free_order - 1)
-        order = kind.order(self.mem, pfn)
+        order = self.reach(pfn)
         type = kind.type(self.mem, pfn)
         if self.field(pfn, layout.F_BUDDY) and pfn not in self.vague:
             self.find(
@@ -200,14 +200,36 @@ class Audit:
                 return 1 << order
             self.find("frozen", f"pfn {pfn}", f"belongs to nobody: neither free nor a live folio (word {word:#x}, type {type})")
             return 1 << order
-        if self.field(pfn, layout.F_KIND) != type | order << layout.ORDER_SHIFT:
-            self.find("kind", f"pfn {pfn}", f"has kind {self.field(pfn, layout.F_KIND):#x}, which reaches beyond the segment")
+        if pfn not in self.vague or self.field(pfn, layout.F_ATTACHED):
+            self.check_kind(pfn, type)
+        if type != layout.TYPE_FILE and not kind.is_private(self.mem, pfn, type):
+            type = layout.TYPE_FILE
         name = TYPES[type]
         self.pages[name] += 1 << order
         self.folios[name] += 1
         self.check_live(pfn, word, type)
         self.check_tails(pfn, 1 << order)
         return 1 << order
+
+    def reach(self, pfn):
+        """The order of the folio at pfn. If its length says more, and no folio begins there, then that: its pages may be in use."""
+        order = kind.order(self.mem, pfn)
+        if kind.type(self.mem, pfn) == layout.TYPE_FILE and self.field(pfn, layout.F_LENGTH):
+            longer = kind.limit(self.mem, pfn)
+            tails = range(pfn + (1 << order), min(pfn + (1 << longer), atomics.npages(self.mem)))
+            if longer > order and all(self.field(tail, layout.F_BUDDY) == kind.type(self.mem, tail) == 0 for tail in tails):
+                return longer
+        return order
+
+    def check_kind(self, pfn, type):
+        """That no other word contradicts F_KIND."""
+        word, order = self.field(pfn, layout.F_KIND), kind.order(self.mem, pfn)
+        if word != type | order << layout.ORDER_SHIFT:
+            self.find("kind", f"pfn {pfn}", f"has kind {word:#x}, which cannot be")
+        elif type != layout.TYPE_FILE and not kind.is_private(self.mem, pfn, type):
+            self.find("kind", f"pfn {pfn}", f"has kind {word:#x}, but belongs to ino {self.long(pfn, layout.F_INO):#x}")
+        elif type == layout.TYPE_FILE and self.field(pfn, layout.F_LENGTH) > 1 << atomics.page_shift(self.mem) + order:
+            self.find("kind", f"pfn {pfn}", f"has order {order}, but {self.field(pfn, layout.F_LENGTH)} bytes")
 
     def walk_free(self, pfn, order):
         if order > layout.MAX_ORDER or pfn & ((1 << order) - 1) or pfn + (1 << order) > atomics.npages(self.mem):
@@ -217,6 +239,8 @@ class Audit:
         self.pages["free"] += 1 << order
         if not self.word(pfn) & layout.FROZEN:
             self.find("free", f"pfn {pfn}", f"is free, but its count is {self.word(pfn)} instead of FROZEN")
+        if kind.type(self.mem, pfn) != layout.TYPE_NONE:
+            self.find("free", f"pfn {pfn}", f"is marked free, but has type {kind.type(self.mem, pfn)}")
         if self.queue(pfn) != layout.QUEUE_NONE:
             self.find("free", f"pfn {pfn}", f"is free, but marked as on queue {self.queue(pfn)}")
         self.check_tails(pfn, 1 << order)
@@ -232,6 +256,8 @@ class Audit:
                 )
             if self.field(tail, layout.F_BUDDY):
                 self.find("tail", f"pfn {tail}", f"lies within the block at {pfn}, but heads a free block")
+            if kind.type(self.mem, tail) != layout.TYPE_NONE:
+                self.find("tail", f"pfn {tail}", f"lies within the block at {pfn}, but has type {kind.type(self.mem, tail)}")
 
     def check_live(self, pfn, word, type):
         owned = 1
@@ -270,14 +296,30 @@ class Audit:
         """That the slot of an attached folio names it."""
         if pfn not in self.attached:
             return
-        ino, index = self.attached[pfn]
-        record = slab.at(self.mem, layout.SLAB_MAPPINGS, ino & layout.OBJECT_MASK)
-        slot = 0
-        if record and atomics.load_relaxed64(self.mem, record + layout.MAPPING_INO) == ino:
-            height = min(atomics.read32(self.mem, record + layout.MAPPING_HEIGHT), layout.XA_HEIGHT_MAX)
-            slot = xarray.find(self.mem, record + layout.MAPPING_HEAD, height, index)
+        slot = self.slot_of(*self.attached[pfn])
         if not slot or xarray.load(self.mem, slot) != pfn:
             self.find("slot", f"pfn {pfn}", "is attached, but no slot names it")
+
+    def slot_of(self, ino, index):
+        """The offset of a folio's slot; 0 if the way there does not lead over records and nodes that are in use."""
+        number = ino & layout.OBJECT_MASK
+        if not self.is_object(layout.SLAB_MAPPINGS, number):
+            return 0
+        record = slab.at(self.mem, layout.SLAB_MAPPINGS, number)
+        if atomics.load_relaxed64(self.mem, record + layout.MAPPING_INO) != ino:
+            return 0
+        slot = record + layout.MAPPING_HEAD
+        for level in reversed(range(min(atomics.read32(self.mem, record + layout.MAPPING_HEIGHT), layout.XA_HEIGHT_MAX))):
+            entry = atomics.load_relaxed(self.mem, slot)
+            if not entry & layout.XA_NODE or not self.is_object(layout.SLAB_NODES, entry >> 1):
+                return 0
+            slot = xarray.slot_at(xarray.node_at(self.mem, entry), level, index)
+        return slot
+
+    def is_object(self, cache, number):
+        """Whether there is such an object, and it is in use."""
+        there = slab.at(self.mem, cache, number) and slab.holds(self.mem, cache, number)
+        return there and slab.is_used(self.mem, cache, number)
 
     # Free lists.
 
@@ -302,6 +344,15 @@ class Audit:
             seen.append(pfn)
             pfn = self.field(pfn, layout.F_NEXT)
             pfn = pfn if pfn < atomics.npages(self.mem) else layout.NIL
+        before = layout.NIL
+        for pfn in seen:
+            if self.field(pfn, layout.F_PREV) != before:
+                self.find(
+                    "list",
+                    name,
+                    f"leads from {before:#x} to pfn {pfn}, which says that it follows {self.field(pfn, layout.F_PREV):#x}",
+                )
+            before = pfn
         if len(set(seen)) != len(seen):
             self.find("list", name, "goes in a circle")
             return []
@@ -318,7 +369,7 @@ class Audit:
             number = atomics.read32(self.mem, atomics.buckets(self.mem) + bucket * 4)
             while number != layout.NIL:
                 at = slab.at(self.mem, layout.SLAB_MAPPINGS, number)
-                if at == 0 or number in found:
+                if number in found or not self.is_object(layout.SLAB_MAPPINGS, number):
                     self.find(
                         "table", f"bucket {bucket}", f"chain leads to {number:#x}, which is no record or is in a chain already"
                     )
@@ -358,7 +409,7 @@ class Audit:
                 yield index, pfn
             return
         node = xarray.node_at(self.mem, entry)
-        if node == 0 or node in self.nodes:
+        if node == 0 or node in self.nodes or not self.is_object(layout.SLAB_NODES, entry >> 1):
             self.find("node", f"ino {ino:#x} index {index}", f"slot holds {entry:#x}, which is no node or has a place already")
             return
         self.nodes.add(node)

@@ -240,6 +240,7 @@ def set_state(mem, client, state):
 def attach(mem, me):
     """Begin to use a slot."""
     _end_operation(mem, me)
+    atomics.journal32(mem, slot(mem, me) + layout.CLIENT_UNNAMED, 0)
     set_state(mem, me, layout.SLOT_ATTACHED)
 
 

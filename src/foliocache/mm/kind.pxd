@@ -7,5 +7,8 @@ from .atomics cimport mem_t
 
 cpdef void set(mem_t mem, u32 pfn, u32 type, u32 order) noexcept nogil
 cpdef u32 type(mem_t mem, u32 pfn) noexcept nogil
-@cython.locals(found=u32)
+@cython.locals(word=u32, type=u32, found=u32)
 cpdef u32 order(mem_t mem, u32 pfn) noexcept nogil
+cpdef bint is_private(mem_t mem, u32 pfn, u32 wanted) noexcept nogil
+@cython.locals(length=u32, size=u64, found=u32)
+cpdef u32 limit(mem_t mem, u32 pfn) noexcept nogil

@@ -67,6 +67,8 @@ cdef void _unlink(mem_t mem, u32 pfn) noexcept nogil
 cdef void _account(mem_t mem, u32 pfn, u32 queue, int64_t sign) noexcept nogil
 cdef void _mark(mem_t mem, u32 pfn, u32 queue, u32 heat, u32 verdict) noexcept nogil
 cdef u32 _queue_of(mem_t mem, u32 pfn) noexcept nogil
+@cython.locals(word=u32)
+cdef void _correct(mem_t mem, u32 pfn) noexcept nogil
 cdef u32 _heat(mem_t mem, u32 pfn) noexcept nogil
 cdef u32 _verdict(mem_t mem, u32 pfn) noexcept nogil
 cdef u64 _list(u32 queue) noexcept nogil

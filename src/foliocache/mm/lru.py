@@ -116,6 +116,7 @@ def rebuild(mem):
     """
     _empty(mem)
     for pfn in range(atomics.npages(mem)):
+        _correct(mem, pfn)
         queue = _queue_of(mem, pfn)
         if kind.type(mem, pfn) != layout.TYPE_FILE:  # nothing else is ever on a queue
             _mark(mem, pfn, layout.QUEUE_NONE, 0, 0)
@@ -432,6 +433,13 @@ def _mark(mem, pfn, queue, heat, verdict):
 def _queue_of(mem, pfn):
     queue = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE) & layout.QUEUE_MASK
     return queue if queue < layout.QUEUES else layout.QUEUE_NONE
+
+
+def _correct(mem, pfn):
+    """Put a folio that says it is on a queue that there is not on a real one."""
+    word = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE)
+    if word & layout.QUEUE_MASK >= layout.QUEUES:
+        _mark(mem, pfn, layout.QUEUE_SMALL, 0, 0)
 
 
 def _heat(mem, pfn):

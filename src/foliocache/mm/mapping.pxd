@@ -53,6 +53,8 @@ cdef void _free_unlinked(mem_t mem, u32 me, u64 ino, u32 number) noexcept nogil
 cdef void _link(mem_t mem, u32 number) noexcept nogil
 @cython.locals(left=u32)
 cdef u32 _add_folios(mem_t mem, u64 ino, int64_t n) noexcept nogil
+cdef bint _is_record(mem_t mem, u32 number) noexcept nogil
+cdef u64 _linked_at(mem_t mem, u32 number) noexcept nogil
 @cython.locals(found=u64, number=u32)
 cdef u32 _search(mem_t mem, u64 low, u64 high) noexcept nogil
 cdef u32 _make(mem_t mem, u32 me, u64 low, u64 high, u64 key, u64 size, u32 order, u32 height, const char *text, u32 key_length,

@@ -237,7 +237,7 @@ def _repair_table(mem, me):
     _reset(mem)
     number = slab.next_of(mem, layout.SLAB_MAPPINGS, layout.NIL)
     while number != layout.NIL:
-        if _ino(mem, number) & layout.OBJECT_MASK == number and _ino(mem, number) != 0:
+        if _is_record(mem, number):
             _link(mem, number)
         else:
             _free_record(mem, me, number)
@@ -285,7 +285,7 @@ def _find_key_in(mem, bucket, key):
     """The ino of a record of one chain whose key has this digest, or 0; under TABLE_LOCK."""
     number = atomics.read32(mem, atomics.buckets(mem) + bucket * 4)
     for _ in range(layout.CHAIN_MAX):
-        found = slab.at(mem, layout.SLAB_MAPPINGS, number) if number != layout.NIL else 0
+        found = _linked_at(mem, number)
         if found == 0:
             break
         if atomics.read64(mem, found + layout.MAPPING_KEY) == key:
@@ -301,10 +301,29 @@ def _add_folios(mem, ino, n):
     return left
 
 
+def _is_record(mem, number):
+    """Whether a record in use is there, which says so itself; under TABLE_LOCK."""
+    return (
+        slab.holds(mem, layout.SLAB_MAPPINGS, number)
+        and _ino(mem, number) & layout.OBJECT_MASK == number
+        and _ino(mem, number) != 0
+    )
+
+
+def _linked_at(mem, number):
+    """The offset of a record that a chain leads to; 0 at its end, and where there is none, which breaks the chain. Under TABLE_LOCK."""
+    if number == layout.NIL:
+        return 0
+    if not _is_record(mem, number):
+        wait.mark_broken(mem, layout.TABLE_LOCK)
+        return 0
+    return slab.at(mem, layout.SLAB_MAPPINGS, number)
+
+
 def _search(mem, low, high):
     number = atomics.read32(mem, _bucket(mem, low))
     for _ in range(layout.CHAIN_MAX):
-        found = slab.at(mem, layout.SLAB_MAPPINGS, number) if number != layout.NIL else 0
+        found = _linked_at(mem, number)
         if found == 0:
             break
         if atomics.read64(mem, found + layout.MAPPING_DIGEST_LO) == low and (
@@ -354,7 +373,7 @@ def _drop(mem, me, ino):
         if atomics.read32(mem, link) == number:
             atomics.write32(mem, link, atomics.read32(mem, record(mem, ino) + layout.MAPPING_CHAIN))
             break
-        found = slab.at(mem, layout.SLAB_MAPPINGS, atomics.read32(mem, link))
+        found = _linked_at(mem, atomics.read32(mem, link))
         if found == 0:
             break
         link = found + layout.MAPPING_CHAIN

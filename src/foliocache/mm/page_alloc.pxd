@@ -27,11 +27,15 @@ cdef void _give(mem_t mem, u32 pfn, u32 order) noexcept nogil
 cdef void _merge(mem_t mem, u32 pfn, u32 order) noexcept nogil
 cdef void _merge_down(mem_t mem, u32 pfn, u32 order) noexcept nogil
 cdef bint _is_free(mem_t mem, u32 pfn, u32 order) noexcept nogil
+cdef bint _is_parked(mem_t mem, u32 pfn) noexcept nogil
+cdef bint _is_nobodys(mem_t mem, u32 pfn, u32 end) noexcept nogil
 cdef bint _is_free_mark(u32 mark) noexcept nogil
 cdef void _set_mark(mem_t mem, u32 pfn, u32 mark) noexcept nogil
 cdef void _freeze(mem_t mem, u32 pfn) noexcept nogil
-@cython.locals(order=u32)
+@cython.locals(order=u32, free=bint)
 cdef u32 _order_at(mem_t mem, u32 pfn) noexcept nogil
+@cython.locals(found=u32)
+cdef void _correct(mem_t mem, u32 pfn, u32 order) noexcept nogil
 cdef bint _may_begin(mem_t mem, u32 pfn, u32 order) noexcept nogil
 @cython.locals(head=u32)
 cdef u32 _head_of(mem_t mem, u32 pfn) noexcept nogil

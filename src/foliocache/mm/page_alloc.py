@@ -15,6 +15,10 @@ is marked while the mark of the whole still covers it, then the whole's mark shr
 lost in between, because a block that is taken is named in its taker's slot before its mark goes (``client.note``), and one that
 is given back is named until its mark is there. ``rebuild`` makes the lists, which are no truth but an index, from this.
 
+**Damage.** A page goes from one owner to another only if two words agree: F_BUDDY says that it is free, and F_KIND that no folio begins there. A
+free block has no type, for that goes before the mark comes; no page behind the first of a block has one. What contradicts itself is not
+handed out, and the lists are made again.
+
 **Quarantine.** A page that a dead client may have had in hand must not begin a new life while the reaper looks into it
 (see ``reap``): a block marked BUDDY_QUARANTINED becomes BUDDY_PARKED when it is freed, and goes nowhere until the reaper is done.
 
@@ -64,7 +68,7 @@ def quarantine(mem, me, pfn):
     if not _lock(mem, me):
         return layout.LOCK_BUSY
     found = _head_of(mem, pfn) == pfn and not _is_free_mark(mark(mem, pfn))
-    if found and mark(mem, pfn) == layout.BUDDY_PARKED:
+    if found and _is_parked(mem, pfn):
         _give(mem, pfn, kind.order(mem, pfn))
         found = False
     elif found:
@@ -77,9 +81,9 @@ def end_quarantine(mem, me, pfn):
     """Free it if it has been parked, else let it live on. False if the lock is refused."""
     if not _lock(mem, me):
         return False
-    if mark(mem, pfn) == layout.BUDDY_PARKED:
+    if _is_parked(mem, pfn):
         _give(mem, pfn, kind.order(mem, pfn))
-    elif mark(mem, pfn) == layout.BUDDY_QUARANTINED:
+    elif mark(mem, pfn) == layout.BUDDY_QUARANTINED or mark(mem, pfn) == layout.BUDDY_PARKED:
         _set_mark(mem, pfn, 0)
     wait.unlock(mem, layout.ALLOC_LOCK)
     return True
@@ -97,7 +101,9 @@ def rebuild(mem):
             _set_mark(mem, tail, 0)
             _freeze(mem, tail)
             kind.set(mem, tail, layout.TYPE_NONE, 0)
-        if _is_free_mark(mark(mem, pfn)):
+        if kind.type(mem, pfn) != layout.TYPE_NONE or not _is_free_mark(mark(mem, pfn)):
+            _correct(mem, pfn, order)
+        else:
             _freeze(mem, pfn)
             kind.set(mem, pfn, layout.TYPE_NONE, order)
             _set_mark(mem, pfn, order + 1)
@@ -156,7 +162,9 @@ def _lock(mem, me):
 def _take(mem, me, order):
     for larger in range(order, layout.MAX_ORDER + 1):
         pfn = pagelist.first(mem, _list(larger))
-        if pfn != layout.NIL and _is_free(mem, pfn, larger):
+        if pfn == layout.NIL:
+            continue
+        if _is_free(mem, pfn, larger) and _is_nobodys(mem, pfn + 1, pfn + (1 << order)):
             pagelist.remove(mem, _list(larger), pfn)
             _split(mem, pfn, larger, order)
             client.note(mem, me, pfn)
@@ -164,6 +172,7 @@ def _take(mem, me, order):
             _set_mark(mem, pfn, 0)
             _add_free(mem, -(1 << order))
             return pfn
+        wait.mark_broken(mem, layout.ALLOC_LOCK)  # damaged: whose pages these are, the next owner finds out
     return layout.NIL
 
 
@@ -208,7 +217,21 @@ def _merge_down(mem, pfn, order):
 
 
 def _is_free(mem, pfn, order):
-    return pfn + (1 << order) <= atomics.npages(mem) and mark(mem, pfn) == order + 1
+    return pfn + (1 << order) <= atomics.npages(mem) and mark(mem, pfn) == order + 1 and kind.type(mem, pfn) == layout.TYPE_NONE
+
+
+def _is_parked(mem, pfn):
+    """Whether a block was freed in quarantine."""
+    return mark(mem, pfn) == layout.BUDDY_PARKED and kind.type(mem, pfn) == layout.TYPE_NONE
+
+
+def _is_nobodys(mem, pfn, end):
+    """Whether no folio begins in pfn .. end - 1: so it must be in a free block, or one in use, behind its first page."""
+    while pfn < end:
+        if kind.type(mem, pfn) != layout.TYPE_NONE:
+            return False
+        pfn += 1
+    return True
 
 
 def _is_free_mark(mark):
@@ -227,9 +250,23 @@ def _freeze(mem, pfn):
 
 
 def _order_at(mem, pfn):
-    """The order of the block that begins at pfn; 0 if what is written there cannot be."""
-    order = mark(mem, pfn) - 1 if _is_free_mark(mark(mem, pfn)) else kind.order(mem, pfn)
-    return order if _may_begin(mem, pfn, order) else 0
+    """The order of the block that begins at pfn; a smaller one if what is written there cannot be."""
+    free = _is_free_mark(mark(mem, pfn)) and kind.type(mem, pfn) == layout.TYPE_NONE
+    order = mark(mem, pfn) - 1 if free else kind.order(mem, pfn)
+    if not _may_begin(mem, pfn, order):
+        return 0
+    while order and not _is_nobodys(mem, pfn + 1, pfn + (1 << order)):
+        order -= 1
+    return order
+
+
+def _correct(mem, pfn, order):
+    """Let the words of a block in use say that it is one, of this order."""
+    found = mark(mem, pfn)
+    if found != 0 and found != layout.BUDDY_QUARANTINED and found != layout.BUDDY_PARKED:
+        _set_mark(mem, pfn, 0)
+    if kind.order(mem, pfn) != order:
+        kind.set(mem, pfn, kind.type(mem, pfn), order)
 
 
 def _may_begin(mem, pfn, order):

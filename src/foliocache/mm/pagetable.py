@@ -34,7 +34,7 @@ def create(mem, me, entries):
         return layout.NIL
     for entry in range(_capacity(mem, order)):
         atomics.store_relaxed(mem, _entry(mem, pfn, entry), 0)
-    folio.prepare(mem, pfn, layout.TYPE_TABLE, order, 0, 0, 0)
+    folio.prepare(mem, pfn, layout.TYPE_TABLE, order, 0, 0, _capacity(mem, order) * 4)
     page_ref.init(mem, atomics.folio_at(mem, pfn), 1)
     return pfn
 
@@ -73,7 +73,9 @@ def release(mem, me, n, table):
 
 def clear(mem, me, table):
     """Unmap everything. False if it was broken off because a lock is refused."""
-    for entry in range(_capacity(mem, kind.order(mem, table))):
+    if not kind.is_private(mem, table, layout.TYPE_TABLE):  # its type is damaged
+        return True
+    for entry in range(_capacity(mem, min(kind.order(mem, table), kind.limit(mem, table)))):
         if not unmap(mem, me, table, entry):
             return False
     return True

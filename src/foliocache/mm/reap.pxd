@@ -25,10 +25,9 @@ cdef void _repair_trees(mem_t mem, u32 me) noexcept nogil
 @cython.locals(at=u64)
 cdef bint _drop_pin(mem_t mem, u32 me, u32 dead, u32 n, u32 pfn) noexcept nogil
 cdef bint _finish(mem_t mem, u32 me, u32 dead, u32 pfn) noexcept nogil
-@cython.locals(type=u32, unpublished=bint)
+@cython.locals(unpublished=bint)
 cdef bint _unpublish(mem_t mem, u32 me, u32 pfn) noexcept nogil
 cdef void _fail(mem_t mem, u32 pfn) noexcept nogil
-@cython.locals(type=u32)
 cdef bint _settle_word(mem_t mem, u32 me, u32 pfn, u32 word) noexcept nogil
 @cython.locals(other=u32, alive=bint)
 cdef bint _is_named(mem_t mem, u32 dead, u32 pfn) noexcept nogil

@@ -222,8 +222,7 @@ def _unpublish(mem, me, pfn):
         client.done(mem, me, pfn)
         return True
     unpublished = True
-    type = kind.type(mem, pfn)
-    if type != layout.TYPE_NODE and type != layout.TYPE_INODE and type != layout.TYPE_TABLE:
+    if not slab.is_page(mem, pfn) and not kind.is_private(mem, pfn, layout.TYPE_TABLE):
         unpublished = filemap.remove(mem, me, atomics.read64(mem, at + layout.F_INO), pfn)
         if unpublished:
             atomics.store_relaxed(mem, at + layout.F_ATTACHED, 0)  # one whose mapping is gone was damaged
@@ -242,11 +241,10 @@ def _fail(mem, pfn):
 
 def _settle_word(mem, me, pfn, word):
     at = atomics.folio_at(mem, pfn)
-    type = kind.type(mem, pfn)
     if page_alloc.mark(mem, pfn) == layout.BUDDY_PARKED:
         return True
     if not word & layout.FROZEN:
-        if type == layout.TYPE_NODE or type == layout.TYPE_INODE:
+        if slab.is_page(mem, pfn):
             return word == 1 or page_ref.correct(mem, at, word, 1)
         if atomics.load_relaxed(mem, at + layout.F_ATTACHED) or lru.is_queued(mem, pfn) or not page_ref.freeze(mem, at, word):
             return False

@@ -16,6 +16,9 @@ cpdef bint shrink(mem_t mem, u32 me) noexcept nogil
 cpdef u32 next_of(mem_t mem, u32 cache, u32 number) noexcept nogil
 cpdef bint is_used(mem_t mem, u32 cache, u32 number) noexcept nogil
 @cython.locals(pfn=u32)
+cpdef bint holds(mem_t mem, u32 cache, u32 number) noexcept nogil
+cpdef bint is_page(mem_t mem, u32 pfn) noexcept nogil
+@cython.locals(pfn=u32)
 cpdef void rebuild(mem_t mem, u32 cache) noexcept nogil
 cpdef void repair(mem_t mem, u32 me, u32 cache) noexcept nogil
 @cython.locals(cache=u32)
@@ -31,7 +34,7 @@ cdef void _reset(mem_t mem, u32 cache) noexcept nogil
 cdef u32 _grow(mem_t mem, u32 me, u32 cache) noexcept nogil
 @cython.locals(page=u64, chain=u32, used=u32, back=u32, place=u32, link=u64)
 cdef void _rebuild_page(mem_t mem, u32 cache, u32 pfn) noexcept nogil
-@cython.locals(number=u32, chain=u32, used=u32)
+@cython.locals(number=u32, link=u32, chain=u32, used=u32)
 cdef u32 _take(mem_t mem, u32 cache, u32 pfn, u64 owner) noexcept nogil
 @cython.locals(used=u32, chain=u32)
 cdef void _give(mem_t mem, u32 cache, u32 pfn, u32 number) noexcept nogil
@@ -41,6 +44,7 @@ cdef u32 _retire(mem_t mem, u32 me, u32 cache) noexcept nogil
 cdef bint _give_back(mem_t mem, u32 me, u32 cache, u32 pfn) noexcept nogil
 @cython.locals(off=u32)
 cdef void _clear(mem_t mem, u32 cache, u64 object) noexcept nogil
+cdef bint _is_mine(mem_t mem, u32 cache, u32 pfn) noexcept nogil
 cdef u32 _number(mem_t mem, u32 pfn, u32 place) noexcept nogil
 cdef u32 _place(mem_t mem, u32 number) noexcept nogil  # inline
 cdef u32 _type(u32 cache) noexcept nogil

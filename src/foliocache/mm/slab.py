@@ -38,6 +38,8 @@ def alloc(mem, me, cache, owner):
     if pfn == layout.NIL:
         pfn = _grow(mem, me, cache)
     number = _take(mem, cache, pfn, owner) if pfn != layout.NIL else layout.NIL
+    if pfn != layout.NIL and number == layout.NIL:  # the list or the page's chain is damaged
+        wait.mark_broken(mem, _word(cache, layout.SLAB_LOCK))
     wait.unlock(mem, _word(cache, layout.SLAB_LOCK))
     return number
 
@@ -88,6 +90,17 @@ def is_used(mem, cache, number):
     return not atomics.load_relaxed(mem, at(mem, cache, number) + layout.OBJECT_NEXT) & layout.OBJECT_FREE
 
 
+def holds(mem, cache, number):
+    """Whether an object's page is its cache's, so that it may be written to; for who knows that the page stays, if it is."""
+    pfn = pfn_of(mem, number)
+    return pfn < atomics.npages(mem) and kind.is_private(mem, pfn, _type(cache))
+
+
+def is_page(mem, pfn):
+    """Whether a page belongs to one of the caches."""
+    return kind.is_private(mem, pfn, layout.TYPE_NODE) or kind.is_private(mem, pfn, layout.TYPE_INODE)
+
+
 def rebuild(mem, cache):
     """Make chains, list and counts from the objects; under the lock, and may be broken off and started again.
 
@@ -95,7 +108,7 @@ def rebuild(mem, cache):
     """
     _reset(mem, cache)
     for pfn in range(atomics.npages(mem)):
-        if kind.type(mem, pfn) == _type(cache) and not page_ref.is_frozen(mem, atomics.folio_at(mem, pfn)):
+        if _is_mine(mem, cache, pfn) and not page_ref.is_frozen(mem, atomics.folio_at(mem, pfn)):
             kind.set(mem, pfn, _type(cache), 0)
             _rebuild_page(mem, cache, pfn)
 
@@ -192,13 +205,17 @@ def _rebuild_page(mem, cache, pfn):
 
 
 def _take(mem, cache, pfn, owner):
+    """The first free object of a page on the list; NIL if there is none, because something is damaged."""
     page = atomics.folio_at(mem, pfn)
     first = atomics.read32(mem, page + layout.F_FREE)
-    if first == 0 or first > _per_page(mem, cache):
+    if first == 0 or first > _per_page(mem, cache) or not _is_mine(mem, cache, pfn):
         return layout.NIL
     number = _number(mem, pfn, first - 1)
     object = at(mem, cache, number)
-    chain = atomics.load_relaxed(mem, object + layout.OBJECT_NEXT) & ~layout.OBJECT_FREE
+    link = atomics.load_relaxed(mem, object + layout.OBJECT_NEXT)
+    if not link & layout.OBJECT_FREE:
+        return layout.NIL
+    chain = link & ~layout.OBJECT_FREE
     used = atomics.read32(mem, page + layout.F_USED)
     _clear(mem, cache, object)
     atomics.store_relaxed64(mem, object + layout.OBJECT_OWNER, owner)
@@ -215,6 +232,8 @@ def _take(mem, cache, pfn, owner):
 
 def _give(mem, cache, pfn, number):
     """Put an object back on its page's chain. An empty page goes to the end of the list, to be used last."""
+    if not holds(mem, cache, number):  # damaged: it is somebody else's page
+        return
     page = atomics.folio_at(mem, pfn)
     partial = _word(cache, layout.SLAB_PARTIAL)
     chain = atomics.read32(mem, page + layout.F_FREE)
@@ -240,7 +259,7 @@ def _retire(mem, me, cache):
     if pfn != layout.NIL:
         client.note(mem, me, pfn)
         page = atomics.folio_at(mem, pfn)
-        if atomics.read32(mem, page + layout.F_USED) == 0 and page_ref.freeze(mem, page, 1):
+        if _is_mine(mem, cache, pfn) and atomics.read32(mem, page + layout.F_USED) == 0 and page_ref.freeze(mem, page, 1):
             kind.set(mem, pfn, layout.TYPE_NONE, 0)
             pagelist.remove(mem, _word(cache, layout.SLAB_PARTIAL), pfn)
             _add(mem, _word(cache, layout.SLAB_PAGES), -1)
@@ -277,6 +296,11 @@ def _clear(mem, cache, object):
     atomics.store_relaxed(mem, object, 0)
     for off in range(layout.OBJECT_OWNER, _size(cache), 4):
         atomics.store_relaxed(mem, object + off, 0)
+
+
+def _is_mine(mem, cache, pfn):
+    """Whether a page is the cache's; under its lock."""
+    return kind.is_private(mem, pfn, _type(cache))
 
 
 def _number(mem, pfn, place):

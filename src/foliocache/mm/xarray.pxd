@@ -18,6 +18,7 @@ cpdef bint is_linked(mem_t mem, u64 head, u32 height, u32 number) noexcept nogil
 cpdef u64 node_at(mem_t mem, u32 entry) noexcept nogil  # inline
 cpdef u64 slot_at(u64 node, u32 level, u64 index) noexcept nogil  # inline
 cpdef u32 pfn_of(mem_t mem, u32 entry) noexcept nogil  # inline
+cdef u64 _own_node_at(mem_t mem, u32 entry) noexcept nogil
 cdef u32 _empty_level(mem_t mem, u64 head, u32 height, u64 index) noexcept nogil
 cdef u32 _put(mem_t mem, u32 me, u64 parent, u64 slot, u32 level, u64 index, u32 pfn, u64 ino) noexcept nogil
 cdef void _publish(mem_t mem, u64 parent, u64 slot, u32 entry) noexcept nogil

@@ -121,6 +121,13 @@ def node_at(mem, entry):
     return slab.at(mem, layout.SLAB_NODES, entry >> 1)
 
 
+def _own_node_at(mem, entry):
+    """As ``node_at``, for writers: 0 also if the node's page is not one of nodes. Under the tree lock, which keeps a linked node there."""
+    if not entry & layout.XA_NODE or not slab.holds(mem, layout.SLAB_NODES, entry >> 1):
+        return 0
+    return node_at(mem, entry)
+
+
 def slot_at(node, level, index):
     """The offset of the slot for index in a node at level."""
     return node + layout.NODE_SLOTS + ((index >> (level * layout.NODE_SHIFT)) & layout.NODE_MASK) * 4
@@ -159,7 +166,7 @@ def _put(mem, me, parent, slot, level, index, pfn, ino):
             return layout.XA_NOMEM
         entry = number << 1 | layout.XA_NODE
         _publish(mem, parent, slot, entry)
-    node = node_at(mem, entry)
+    node = _own_node_at(mem, entry)
     if node == 0:
         return layout.XA_NOMEM
     return _put(mem, me, node, slot_at(node, level - 1, index), level - 1, index, pfn, ino)
@@ -199,7 +206,7 @@ def _erase(mem, me, slot, level, index):
     if level == 0:
         atomics.store_relaxed(mem, slot, 0)
         return layout.XA_CLEARED
-    node = node_at(mem, entry)
+    node = _own_node_at(mem, entry)
     if node == 0:
         return 0
     left = atomics.read32(mem, node + layout.NODE_COUNT)
@@ -220,7 +227,7 @@ def _recount(mem, me, slot, level, index, ino):
         return 0
     if level == 0:
         return _recount_folio(mem, slot, pfn_of(mem, entry), index, ino)
-    node = node_at(mem, entry)
+    node = _own_node_at(mem, entry)
     if node == 0 or not slab.is_used(mem, layout.SLAB_NODES, entry >> 1):
         atomics.store_relaxed(mem, slot, 0)
         return 0

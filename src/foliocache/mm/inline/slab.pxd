@@ -9,6 +9,7 @@ from ..slab cimport _clear
 from ..slab cimport _give
 from ..slab cimport _give_back
 from ..slab cimport _grow
+from ..slab cimport _is_mine
 from ..slab cimport _lock
 from ..slab cimport _number
 from ..slab cimport _per_page
@@ -20,6 +21,8 @@ from ..slab cimport _type
 from ..slab cimport _word
 from ..slab cimport alloc
 from ..slab cimport free
+from ..slab cimport holds
+from ..slab cimport is_page
 from ..slab cimport is_used
 from ..slab cimport next_of
 from ..slab cimport objects

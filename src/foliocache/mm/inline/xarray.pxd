@@ -9,6 +9,7 @@ from ..xarray cimport _belongs
 from ..xarray cimport _empty_level
 from ..xarray cimport _erase
 from ..xarray cimport _new_node
+from ..xarray cimport _own_node_at
 from ..xarray cimport _publish
 from ..xarray cimport _put
 from ..xarray cimport _recount

@@ -1,0 +1,129 @@
+"""One damaged word that could make metadata be written over user data, or give a page in use to somebody else: it does not."""
+
+import pytest
+
+import foliocache
+from foliocache.mm import layout
+
+PAGE = 4096
+OBJECTS = 120
+FULL = b"\xff" * PAGE  # in place of an object's link: a free one
+
+
+def content(number):
+    return FULL if number % 2 else bytes([number]) * PAGE
+
+
+@pytest.fixture
+def cache(pool_name):
+    cache = foliocache.open(pool_name, size="1MiB", page_size=PAGE, clients=4)
+    read_all(cache)
+    return cache
+
+
+def mapping(cache, number):
+    return cache.mapping(f"{number}", PAGE, "1", lambda offset, length: content(number)[offset : offset + length])
+
+
+def read_all(cache):
+    for number in range(OBJECTS):
+        assert mapping(cache, number).read_bytes(0, PAGE) == content(number)
+
+
+def churn(cache):
+    """Other pages in and out, of one page and of several."""
+    for number in range(200):
+        cache.mapping(f"other {number}", PAGE, "1", lambda offset, length: b"o" * length).read_bytes(0, PAGE)
+    large = cache.mapping("large", 200 * PAGE, "1", lambda offset, length: b"l" * length)
+    assert set(large.read_bytes(0, large.size)) == {ord("l")}
+
+
+def pfn_of(lease):
+    return int(repr(lease).split("pfn ")[1].rstrip(">"))
+
+
+def descriptor(cache, pfn):
+    segment = cache._attachment.segment
+    return segment.memory, segment.geometry["memmap"] + pfn * layout.FOLIO_SIZE
+
+
+def damage(cache, pfn, field, value):
+    memory, at = descriptor(cache, pfn)
+    memory.poke32(at + field, value)
+
+
+def pages_of(cache, kind):
+    memory, at = descriptor(cache, 0)
+    pages = cache._attachment.segment.geometry["npages"]
+    return [
+        pfn for pfn in range(pages) if memory.peek32(at + pfn * layout.FOLIO_SIZE + layout.F_KIND) & layout.TYPE_MASK == kind
+    ]
+
+
+WORDS = {
+    "a page of nodes": (layout.F_KIND, layout.TYPE_NODE),
+    "a page of records": (layout.F_KIND, layout.TYPE_INODE),
+    "a window's table": (layout.F_KIND, layout.TYPE_TABLE),
+    "nothing": (layout.F_KIND, layout.TYPE_NONE),
+    "a folio over others": (layout.F_KIND, layout.TYPE_FILE | 3 << layout.ORDER_SHIFT),
+    "free": (layout.F_BUDDY, 1),
+    "the head of a free block over others": (layout.F_BUDDY, 4),
+    "freed in quarantine": (layout.F_BUDDY, layout.BUDDY_PARKED),
+    "longer than it is": (layout.F_LENGTH, 8 * PAGE),
+}
+
+
+@pytest.mark.parametrize("first", ["used", "repaired"])
+@pytest.mark.parametrize("what", WORDS)
+def test_a_page_in_use_that_claims_to_be_something_else(cache, what, first):
+    numbers = range(40, 60)
+    held = [mapping(cache, number).lease(0) for number in numbers]
+    damage(cache, pfn_of(held[5]), *WORDS[what])
+    if first == "used":
+        cache.mapping(f"{39}", PAGE, "1").invalidate()
+        churn(cache)
+    assert cache.repair() == []
+    churn(cache)
+    assert [bytes(lease) for lease in held] == [content(number) for number in numbers]
+    read_all(cache)
+    held.clear()
+    assert cache.repair() == []
+    read_all(cache)
+    assert cache.audit() == []
+
+
+@pytest.mark.parametrize("kind", [layout.TYPE_NODE, layout.TYPE_INODE])
+@pytest.mark.parametrize("claim", [layout.TYPE_FILE, layout.TYPE_NONE, layout.TYPE_TABLE])
+def test_a_page_of_objects_that_claims_to_be_something_else(cache, kind, claim):
+    """It is given back and used again, while trees and chains still lead there: nothing is written by that way."""
+    churn(cache)
+    for pfn in pages_of(cache, kind):
+        damage(cache, pfn, layout.F_KIND, claim)
+    assert cache.repair() == []
+    for _ in range(3):
+        read_all(cache)
+        churn(cache)
+    assert cache.audit() == []
+
+
+def test_a_link_that_leads_nowhere_from_the_back_is_found(cache):
+    damage(cache, pfn_of(mapping(cache, 3).lease(0)), layout.F_PREV, layout.NIL)
+    assert {found["check"] for found in cache.audit()} == {"list"}
+    assert cache.repair() == []
+
+
+def test_a_queue_that_there_is_not(cache):
+    lease = mapping(cache, 3).lease(0)
+    damage(cache, pfn_of(lease), layout.F_QUEUE, 9)
+    assert cache.repair() == []
+    read_all(cache)
+    assert cache.audit() == []
+
+
+def test_records_whose_page_was_taken_from_them_are_made_anew(cache):
+    (page, *_) = pages_of(cache, layout.TYPE_INODE)
+    damage(cache, page, layout.F_KIND, layout.TYPE_FILE)
+    read_all(cache)
+    assert cache.repair() == []
+    read_all(cache)
+    assert all(mapping(cache, number).is_cached(0) for number in range(OBJECTS))
