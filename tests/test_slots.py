@@ -193,7 +193,7 @@ def test_any_table_can_be_lived_with_and_repaired(cache, seed):
 def test_a_pid_of_another_namespace_is_shown_as_such(cache):
     segment, memory, _ = parts(cache)
     (mine,) = cache.stat()["clients"]
-    assert (mine["pid"], mine["pid_namespace"]) == (os.getpid(), None)
+    assert (mine["pid"], mine["pid_namespace"]) == (os.getpid(), os.stat("/proc/self/ns/pid").st_ino)
     at = client.offset(segment, mine["slot"]) + layout.CLIENT_PID_NAMESPACE
     assert memory.peek64(at) == os.stat("/proc/self/ns/pid").st_ino
     memory.poke64(at, 4_026_999_999)
