@@ -25,9 +25,9 @@ import traceback
 from collections import Counter
 
 import foliocache
-from foliocache import segment as segments
 from foliocache.cli import app
 from foliocache.mm import layout
+from foliocache.pool import segment as segments
 
 SIZES = [100_000, 1_500_000, 5_000, 9_000_000, *[3_000] * 50, *[20_000] * 8]
 FILLING = len(SIZES)  # the object whose fill is never finished

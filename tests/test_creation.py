@@ -17,7 +17,7 @@ import pytest
 from lines import STRIDE, answer_of, at_line, count_lines, in_child
 
 import foliocache
-from foliocache import segment
+from foliocache.pool import segment
 
 SMALL = {"size": "1MiB", "clients": 4}
 

@@ -15,8 +15,8 @@ import traceback
 import pytest
 
 import foliocache
-from foliocache import client
 from foliocache.mm import client as core
+from foliocache.pool import client
 
 PAGE = 16384
 CONTENT = bytes(range(256)) * 400  # 102,400 bytes: 7 folios
@@ -287,7 +287,7 @@ def test_who_finds_no_clean_slot_waits_for_a_reaper_who_is_at_work(pool_name, mo
     reaper.start()
     assert begun.wait(60)
     code = f"""if True:
-        import foliocache.client, time
+        import foliocache.pool.client, time
         sleep = time.sleep
         time.sleep = lambda seconds: (print("waits", flush=True), sleep(seconds))
         foliocache.attach({pool_name!r})
@@ -318,7 +318,7 @@ def test_who_finds_no_clean_slot_does_not_wait_for_a_reaper_who_is_stopped(pool_
         with Child(reap_and_stop) as stopped:
             assert stopped.hear() == "reaps"
             assert os.WIFSTOPPED(os.waitpid(stopped.pid, os.WUNTRACED)[1])
-            code = f"import foliocache.client; foliocache.client.ADOPT_WAIT = 0.1; foliocache.attach({pool_name!r})"
+            code = f"import foliocache.pool.client; foliocache.pool.client.ADOPT_WAIT = 0.1; foliocache.attach({pool_name!r})"
             late = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
             assert "no free client slot" in late.stderr and "stopped?" in late.stderr
             stopped.go_on()

@@ -7,8 +7,8 @@ import re
 import pytest
 from documents import MM, atomic_calls, functions, number, page, rows, section
 
-from foliocache import segment
 from foliocache.mm import layout
+from foliocache.pool import segment
 
 TEXT = page("layout.md")
 # What a section's tables are about: the constants with these beginnings are the offsets, or are no offsets.

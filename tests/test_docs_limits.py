@@ -8,8 +8,9 @@ import sys
 import pytest
 from documents import PACKAGE, page, rows
 
-from foliocache import cache, client, mapping, segment
 from foliocache.mm import layout
+from foliocache.pool import client, mapping, segment
+from foliocache.pool import pool as cache
 from foliocache.sizes import format_size
 
 TEXT = page("limits.md")
@@ -29,7 +30,7 @@ def power(n):
 
 def gather_share():
     """A C constant of lease.pyx."""
-    return int(re.search(r"^cdef u64 GATHER_SHARE = (\d+)$", (PACKAGE / "lease.pyx").read_text(), re.MULTILINE)[1])
+    return int(re.search(r"^cdef u64 GATHER_SHARE = (\d+)$", (PACKAGE / "pool" / "lease.pyx").read_text(), re.MULTILINE)[1])
 
 
 NUMBERS = {
@@ -124,9 +125,11 @@ with cache.mapping("k", 100, "1", lambda offset, length: bytes(length)).lease(0)
 
 
 def test_every_constant_that_it_names_is_there():
-    named = set(re.findall(r"`(layout|segment|mapping|cache|client|lease)\.(_?[A-Z_]+)`", TEXT))
+    named = set(re.findall(r"`(layout|segment|mapping|pool|client|lease)\.(_?[A-Z_]+)`", TEXT))
     assert len(named) > 15
     for module, name in named:
-        path = PACKAGE / ("mm" if module == "layout" else "") / f"{module}.py"
-        source = path.read_text() if path.exists() else (PACKAGE / f"{module}.pyx").read_text().replace("cdef u64 ", "")
+        path = PACKAGE / ("mm" if module == "layout" else "pool") / f"{module}.py"
+        source = (
+            path.read_text() if path.exists() else (PACKAGE / "pool" / f"{module}.pyx").read_text().replace("cdef u64 ", "")
+        )
         assert re.search(rf"^{name} = ", source, re.MULTILINE), f"{module}.{name}"

@@ -12,14 +12,14 @@ import traceback
 
 import numpy as np
 import pytest
-from foliocache.lease import Target
-from foliocache.window import Window
+from foliocache.pool.lease import Target
+from foliocache.pool.window import Window
 
 import foliocache
-from foliocache import client as clients
-from foliocache import lease as leases
-from foliocache.mapping import Mapping
 from foliocache.mm import layout
+from foliocache.pool import client as clients
+from foliocache.pool import lease as leases
+from foliocache.pool.mapping import Mapping
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import pytest
 from lines import PACKAGE, STRIDE, at_line, count_lines, in_child
 
 import foliocache
-from foliocache import segment
 from foliocache.mm import client
+from foliocache.pool import segment
 
 CONTENT = bytes(range(250)) * 400
 

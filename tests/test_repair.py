@@ -7,8 +7,8 @@ import signal
 import pytest
 
 import foliocache
-from foliocache import repair
 from foliocache.mm import audit, layout
+from foliocache.pool import repair
 
 PAGE = 4096
 OBJECTS = 60

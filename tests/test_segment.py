@@ -15,8 +15,8 @@ import pytest
 from lines import answer_of
 
 import foliocache
-from foliocache import segment
 from foliocache.mm import layout
+from foliocache.pool import segment
 from foliocache.sizes import format_size, parse_size
 
 SPAWN = multiprocessing.get_context("spawn")

@@ -8,9 +8,9 @@ import pytest
 from lines import in_child
 
 import foliocache
-from foliocache import client
 from foliocache.mm import client as core
 from foliocache.mm import layout
+from foliocache.pool import client
 
 CONTENT = bytes(range(256)) * 1000
 CLIENTS = 8

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import foliocache
-from foliocache import failure
+from foliocache.filler import failure
 
 FORK = multiprocessing.get_context("fork")
 SIZE = 10_000

@@ -16,10 +16,10 @@ from typing import Any
 import foliocache
 from benchmarks.common import native
 from benchmarks.common.measure import Unavailable
-from foliocache.mapping import object_digest
 from foliocache.mm import mapping as mappings
 from foliocache.mm import page_alloc, page_ref, xarray
-from foliocache.segment import PAGES_MIN
+from foliocache.pool.mapping import object_digest
+from foliocache.pool.segment import PAGES_MIN
 
 __all__ = [
     "PAGES_MIN",

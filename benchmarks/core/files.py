@@ -9,7 +9,7 @@ from benchmarks.common.measure import Found, interleave, per_op, record
 from benchmarks.common.plan import Plan
 from benchmarks.common.pools import VALUE, pool
 from benchmarks.common.stub import PATH, MemoryStub
-from foliocache.fs import FolioFileSystem
+from foliocache.adapters.fsspec import FolioFileSystem
 
 
 def fsspec(plan: Plan) -> list[Found]:

@@ -223,7 +223,7 @@ def folio_lease(spec: tuple[str, str], count: int, size: int) -> Reader:
 
 def _folio(spec: tuple[str, str]) -> Any:
     from benchmarks.common.stub import FileStub
-    from foliocache.fs import FolioFileSystem
+    from foliocache.adapters.fsspec import FolioFileSystem
 
     name, path = spec
     return FolioFileSystem(fs=FileStub(path), name=name, check_files=False, trust_info=True).open(path)

@@ -10,7 +10,6 @@ In short::
         memoryview(lease)        # zero-copy, read-only, pinned
 """
 
-from .cache import Cache, attach, open
 from .errors import (
     FoliocacheError,
     LeaseError,
@@ -21,10 +20,11 @@ from .errors import (
     SegmentNotFound,
     SourceError,
 )
-from .lease import Lease
-from .mapping import Mapping
-from .segment import remove, segments
-from .window import Window
+from .pool.lease import Lease
+from .pool.mapping import Mapping
+from .pool.pool import Cache, attach, open
+from .pool.segment import remove, segments
+from .pool.window import Window
 
 __version__ = "0.1.0"
 __all__ = [

@@ -14,9 +14,9 @@ import signal
 from stepping import AT_THE_END, REACHED, Stepper
 
 import foliocache
-from foliocache.client import adopt as adopt_slot
-from foliocache.client import opened
 from foliocache.mm import client, layout, page_alloc, slab, vmscan
+from foliocache.pool.client import adopt as adopt_slot
+from foliocache.pool.client import opened
 
 PAGE = 4096
 PAGES = 128

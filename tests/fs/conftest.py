@@ -12,9 +12,9 @@ import pytest
 from origin import Origin, Proxy, moto
 
 import foliocache
-import foliocache.fs
-from foliocache.fs import FolioFileSystem, identities
-from foliocache.fs.target import target_for
+import foliocache.adapters.fsspec
+from foliocache.adapters.fsspec import FolioFileSystem, identities
+from foliocache.adapters.fsspec.target import target_for
 
 _numbers = itertools.count()
 

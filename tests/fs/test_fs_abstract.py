@@ -8,7 +8,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem, make_path_posix
 from fsspec.tests import abstract
 
-from foliocache.fs import FolioFileSystem
+from foliocache.adapters.fsspec import FolioFileSystem
 
 
 class FileFixtures(abstract.AbstractFixtures):

@@ -14,7 +14,7 @@ from test_fs_identity import cached_bytes, other
 from test_fs_targets import tar_of
 from together import together
 
-from foliocache.fs import ChangedError, FolioFileSystem
+from foliocache.adapters.fsspec import ChangedError, FolioFileSystem
 
 SIZE = 400_000
 ONE, TWO = b"1" * SIZE, b"2" * SIZE

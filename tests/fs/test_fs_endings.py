@@ -9,14 +9,14 @@ import threading
 
 import pytest
 
-from foliocache.fs import FolioFileSystem
-from foliocache.fs.gather import gather
+from foliocache.adapters.fsspec import FolioFileSystem
+from foliocache.adapters.fsspec.gather import gather
 
 _PATIENCE = 60
 
 BEGIN = """
 import atexit, contextlib, sys, threading
-from foliocache.fs import FolioFileSystem
+from foliocache.adapters.fsspec import FolioFileSystem
 
 protocol, url, name = sys.argv[1:]
 fs = FolioFileSystem(target_protocol=protocol, name=name, size="16MiB")

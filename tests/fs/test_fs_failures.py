@@ -8,7 +8,7 @@ import time
 import pytest
 
 import foliocache
-from foliocache.fs import ChangedError
+from foliocache.adapters.fsspec import ChangedError
 
 PATIENCE = 60
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from foliocache.fs import FolioFile
-from foliocache.fs.ranges import Merged
+from foliocache.adapters.fsspec import FolioFile
+from foliocache.adapters.fsspec.ranges import Merged
 
 SIZE = 150_001
 TEXT = "".join(f"line {number} ü\n" for number in range(5000)) + "no newline at the end"

@@ -11,7 +11,7 @@ from collections import Counter
 import fsspec
 import pytest
 
-from foliocache.fs import ChangedError, FolioFileSystem
+from foliocache.adapters.fsspec import ChangedError, FolioFileSystem
 
 pytest.importorskip("pyftpdlib")
 SIZE = 300_000

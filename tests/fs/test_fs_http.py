@@ -11,7 +11,7 @@ import pytest
 from origin import http_date
 from test_fs_identity import cached_bytes, other
 
-from foliocache.fs import ChangedError, FolioFileSystem
+from foliocache.adapters.fsspec import ChangedError, FolioFileSystem
 
 OLD = http_date(1e9)
 
@@ -190,7 +190,7 @@ def test_unsteady_objects_are_cached_again_after_a_minute(http, origin, data, mo
     assert url in http.target.unsteady
     origin.put("/x", data)
     now = time.monotonic()
-    monkeypatch.setattr("foliocache.fs.targets.base.monotonic", lambda: now + 61)
+    monkeypatch.setattr("foliocache.adapters.fsspec.targets.base.monotonic", lambda: now + 61)
     assert http.cat_file(url) == data
     assert cached_bytes(http) == len(data)
 

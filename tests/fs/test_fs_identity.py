@@ -11,9 +11,9 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from origin import http_date
 
-from foliocache.fs import ChangedError, FolioFile, FolioFileSystem
-from foliocache.fs.identities import Identities, trust_seconds
-from foliocache.fs.target import Identity, target_for
+from foliocache.adapters.fsspec import ChangedError, FolioFile, FolioFileSystem
+from foliocache.adapters.fsspec.identities import Identities, trust_seconds
+from foliocache.adapters.fsspec.target import Identity, target_for
 
 
 class Unknown(LocalFileSystem):
@@ -202,7 +202,7 @@ def test_how_often_the_origin_is_asked(pool, origin, data, options, asked):
 
 def test_trust_ends_with_expiry(pool, origin, data, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr("foliocache.fs.identities.monotonic", lambda: now[0])
+    monkeypatch.setattr("foliocache.adapters.fsspec.identities.monotonic", lambda: now[0])
     fs = FolioFileSystem(target_protocol="http", expiry=30, **pool)
     url = origin.put("/x", data)
     assert fs.cat_file(url) == data
@@ -241,7 +241,7 @@ def test_trust(check, expiry, seconds):
 
 
 def test_remembered_identities_are_bounded_and_form_a_tree(monkeypatch):
-    monkeypatch.setattr("foliocache.fs.identities._LIMIT", 3)
+    monkeypatch.setattr("foliocache.adapters.fsspec.identities._LIMIT", 3)
     table = Identities()
     for path in ("a", "a/b", "ab", "a/c"):
         table.ask(path, "me").identity = Identity(1, path)
@@ -297,9 +297,9 @@ def test_nothing_is_remembered_of_what_is_being_written():
 
 def test_trust_counts_from_the_question(monkeypatch):
     table = Identities()
-    monkeypatch.setattr("foliocache.fs.identities.monotonic", lambda: 100.0)
+    monkeypatch.setattr("foliocache.adapters.fsspec.identities.monotonic", lambda: 100.0)
     question = table.ask("a", "me")
-    monkeypatch.setattr("foliocache.fs.identities.monotonic", lambda: 107.0)
+    monkeypatch.setattr("foliocache.adapters.fsspec.identities.monotonic", lambda: 107.0)
     question.identity = Identity(1, "1")
     assert table.recall("a", "me", 7) is None
     assert table.recall("a", "me", 7.1) == Identity(1, "1")

@@ -9,7 +9,7 @@ import pickle
 import fsspec
 import pytest
 
-from foliocache.fs import FolioFileSystem
+from foliocache.adapters.fsspec import FolioFileSystem
 
 
 def test_url_opens_through_us(pool, tmp_path):

@@ -14,7 +14,7 @@ from test_fs_identity import other
 from together import together
 
 import foliocache
-from foliocache.fs import FolioFileSystem
+from foliocache.adapters.fsspec import FolioFileSystem
 
 WORKERS = 3
 

@@ -12,8 +12,8 @@ from fsspec import AbstractFileSystem
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.dirfs import DirFileSystem
 
-from foliocache.fs import FolioFileSystem
-from foliocache.fs.passthrough import PassThrough
+from foliocache.adapters.fsspec import FolioFileSystem
+from foliocache.adapters.fsspec.passthrough import PassThrough
 
 ASKED = {  # the target answers, with its own method of that name
     "ls": "path",

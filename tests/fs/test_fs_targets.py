@@ -19,12 +19,12 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.tar import TarFileSystem
 from test_fs_identity import Unknown, other
 
-from foliocache.fs import ChangedError, FolioFileSystem
-from foliocache.fs.target import target_for
-from foliocache.fs.targets import local as local_target
-from foliocache.fs.targets import place
-from foliocache.fs.targets.asked import KNOWN, instant
-from foliocache.fs.targets.base import Turn
+from foliocache.adapters.fsspec import ChangedError, FolioFileSystem
+from foliocache.adapters.fsspec.target import target_for
+from foliocache.adapters.fsspec.targets import local as local_target
+from foliocache.adapters.fsspec.targets import place
+from foliocache.adapters.fsspec.targets.asked import KNOWN, instant
+from foliocache.adapters.fsspec.targets.base import Turn
 
 SIZE = 300_000
 

@@ -12,7 +12,7 @@ import fsspec
 import pytest
 
 import foliocache
-from foliocache.fs import FolioFileSystem
+from foliocache.adapters.fsspec import FolioFileSystem
 
 OLD, NEW = b"old " * 50_000, b"new " * 50_000
 
@@ -466,7 +466,7 @@ def test_download_comes_out_of_the_pool(trusting, cached, tmp_path, monkeypatch)
     def no_read(*args):
         raise AssertionError("the source was read again")
 
-    monkeypatch.setattr("foliocache.fs.source.Source.__call__", no_read)
+    monkeypatch.setattr("foliocache.adapters.fsspec.source.Source.__call__", no_read)
     trusting.get(cached, f"{tmp_path}/copy")
     trusting.get_file(cached, f"{tmp_path}/copy2")
     trusting.download(os.path.dirname(cached), f"{tmp_path}/copies", recursive=True)

@@ -8,7 +8,7 @@ import signal
 import pytest
 from world import ME, PAGE, Segment, compiled, forked
 
-from foliocache import segment as segments_module
+from foliocache.pool import segment as segments_module
 
 NIL, FROZEN = 0xFFFFFFFF, 0x80000000
 

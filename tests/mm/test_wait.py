@@ -8,7 +8,7 @@ import pytest
 from world import ME, World, compiled, forked, together
 from world import Segment as NewSegment
 
-from foliocache import segment as segments_module
+from foliocache.pool import segment as segments_module
 
 WAITERS = 0x80000000
 ROUNDS = 400

@@ -15,9 +15,9 @@ import traceback
 
 from hypothesis import settings
 
-from foliocache import segment as segments
 from foliocache.check import facade_threads, loader
 from foliocache.check.scenarios import CORE
+from foliocache.pool import segment as segments
 
 MODULES = loader.modules(CORE)
 PAGE = 4096

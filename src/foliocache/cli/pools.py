@@ -91,7 +91,7 @@ def since(client: dict[str, Any]) -> str:
 
 def who(client: dict[str, Any]) -> str:
     """What the pid means here: nothing, if it is one of another namespace (a container's)."""
-    from foliocache.slot import pid_namespace
+    from foliocache.pool.slot import pid_namespace
 
     here, there = pid_namespace(), client["pid_namespace"]
     if there and here and there != here:

@@ -75,8 +75,8 @@ def resolve(url: str, options: dict[str, Any]) -> list[Target]:
     """The files that a URL, a glob or a folder stands for."""
     from fsspec.core import url_to_fs
 
-    import foliocache.fs  # noqa: F401 - registers the protocol where foliocache is on the path but not installed
-    from foliocache.fs.passthrough import refuse_misspelled
+    import foliocache.adapters.fsspec  # noqa: F401 - registers the protocol where foliocache is on the path but not installed
+    from foliocache.adapters.fsspec.passthrough import refuse_misspelled
 
     full = absolute(url)
     with named(url):

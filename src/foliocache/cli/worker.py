@@ -58,7 +58,7 @@ class Reader:
         from fsspec.core import url_to_fs
 
         if job.url.startswith("folio::"):
-            import foliocache.fs  # noqa: F401 - registers the protocol where foliocache is on the path but not installed
+            import foliocache.adapters.fsspec  # noqa: F401 - registers the protocol where foliocache is on the path but not installed
         self.job = job
         self.dataset = Dataset.load(job.index)
         self.fs, self.root = url_to_fs(job.url, **job.filesystem)

@@ -128,7 +128,7 @@ class Pool(tree.Cached):
         return reap
 
     def settle(self, mem, me, dead, whole=True):
-        """Do as ``foliocache.client.reap``; return how many of the dead have to wait.
+        """Do as ``foliocache.pool.client.reap``; return how many of the dead have to wait.
 
         Not ``whole``: without the locks that a dead client holds (a client that needs one takes it over) and without empty
         mappings, because each look at a word that others change is one more choice to explore. The slot is not clean then, and

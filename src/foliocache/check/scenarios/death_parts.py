@@ -338,7 +338,7 @@ class Filling(Pool):
         return read
 
     def successor(self, mem):
-        """The next client in the victim's slot settles the victim, as ``foliocache.client`` does if no slot is clean."""
+        """The next client in the victim's slot settles the victim, as ``foliocache.pool.client`` does if no slot is clean."""
         core = self.core
         if not steps.has_died(mem, VICTIM):
             return

@@ -8,8 +8,8 @@ The audit takes no lock, so an operation under way can look like damage to it. T
   (``audit.is_damaged``). If there is no such moment, the finding stands, and a later repair looks again.
 """
 
-from .mm import audit, client, layout, wait
-from .mm import reap as core
+from ..mm import audit, client, layout, wait
+from ..mm import reap as core
 
 LOOKS = 3
 ROUNDS = 4  # what is dropped in one can leave something to be counted again in the next

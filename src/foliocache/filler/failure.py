@@ -18,7 +18,7 @@ import threading
 import typing
 import zlib
 
-from .errors import FoliocacheError, SourceError
+from ..errors import FoliocacheError, SourceError
 
 RECORD_MAX = 2048  # less than the smallest page
 _HEADER = struct.Struct("<II")  # bytes of JSON behind it, and their CRC

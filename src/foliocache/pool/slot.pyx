@@ -17,7 +17,7 @@ cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
 from .descriptor cimport reopen
-from .mm cimport atomics, client, layout
+from ..mm cimport atomics, client, layout
 
 import contextlib
 import errno

@@ -1,8 +1,8 @@
 cimport cython
 from libc.stdint cimport uint32_t as u32
 
-from .mm cimport layout
-from .mm.atomics cimport Memory, mem_t
+from ..mm cimport layout
+from ..mm.atomics cimport Memory, mem_t
 from .slot cimport ClientSlot
 
 

@@ -28,9 +28,9 @@ from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.string cimport memcpy, memset
 
 from .attachment cimport Attachment, spare
-from .mm cimport atomics, fill, layout, mapping
-from .mm.atomics cimport fc_mem, mem_t
-from .mm.inline cimport client, filemap, flags, folio
+from ..mm cimport atomics, fill, layout, mapping
+from ..mm.atomics cimport fc_mem, mem_t
+from ..mm.inline cimport client, filemap, flags, folio
 
 cdef extern from *:
     """
@@ -57,10 +57,10 @@ cdef extern from "Python.h":
 
 import threading
 
-from . import failure
+from ..filler import failure
 from .attachment import refused
-from .errors import FoliocacheError, LeaseError, SourceError
-from .sizes import integer
+from ..errors import FoliocacheError, LeaseError, SourceError
+from ..sizes import integer
 
 cdef u64 TIMEOUT_MAX_NS = (<u64>1) << 62
 cdef int NESTED_MAX = 2  # private reads of one folio within each other; a signal's handler may come in the middle of one

@@ -8,10 +8,10 @@ holder.
 
 import time
 
-from .errors import SegmentError
-from .mm import atomics, layout
-from .mm import client as core
-from .mm import reap as reaper
+from ..errors import SegmentError
+from ..mm import atomics, layout
+from ..mm import client as core
+from ..mm import reap as reaper
 from .slot import ClientSlot, Reaping, is_reaping_here
 
 STATES = {layout.SLOT_CLEAN: "clean", layout.SLOT_ATTACHED: "attached", layout.SLOT_DEAD: "dead"}

@@ -15,13 +15,13 @@ from posix.mman cimport mmap, munmap
 
 import os
 
-from .errors import FoliocacheError, LeaseError
-from .sizes import integer
+from ..errors import FoliocacheError, LeaseError
+from ..sizes import integer
 
 from .attachment cimport Attachment
 from .lease cimport FolioMap, Lease, new_lease
-from .mm cimport atomics, layout, pagetable
-from .mm.atomics cimport mem_t
+from ..mm cimport atomics, layout, pagetable
+from ..mm.atomics cimport mem_t
 
 
 @cython.final

@@ -3,14 +3,14 @@ cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.stdlib cimport free, malloc
 
-from .mm cimport atomics, client, filemap, layout, pagetable
-from .mm cimport reap as core
+from ..mm cimport atomics, client, filemap, layout, pagetable
+from ..mm cimport reap as core
 
 import os
 import weakref
 
 from .client import adopt, opened, reap, repair
-from .errors import FoliocacheError
+from ..errors import FoliocacheError
 
 _attachments = weakref.WeakSet()
 

@@ -1,7 +1,7 @@
 from libc.stdint cimport uint32_t as u32
 
 from .descriptor cimport Descriptor
-from .mm.atomics cimport Memory, mem_t
+from ..mm.atomics cimport Memory, mem_t
 
 
 cdef class ClientSlot:

@@ -4,13 +4,13 @@ import contextlib
 import functools
 import weakref
 
+from ..errors import FoliocacheError, SegmentNotFound
+from ..mm import audit, layout
 from . import client, repair
 from . import segment as segments_module
 from .attachment import Attachment
 from .background import Background
-from .errors import FoliocacheError, SegmentNotFound
 from .mapping import Mapping, key_digest
-from .mm import audit, layout
 
 FILL_TIMEOUT = 60.0
 FILL_TIMEOUT_MAX = 1e9  # seconds; the core counts nanoseconds in 64 bits

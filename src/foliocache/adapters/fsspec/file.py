@@ -1,7 +1,7 @@
 """The files that ``folio`` hands out: reads come out of the pool, writes go to the target and invalidate.
 
 A :class:`FolioFile` is one version of one object for as long as it is open, whatever happens at the origin meanwhile: it
-reads that version's pages, or it raises :class:`~foliocache.fs.target.ChangedError`. There is no buffer of its own; the
+reads that version's pages, or it raises :class:`~foliocache.adapters.fsspec.target.ChangedError`. There is no buffer of its own; the
 pool is the buffer, and all it keeps is a position.
 
 A server that contradicts itself is only found out by the first fetch. A file that has given no byte yet has promised no version,

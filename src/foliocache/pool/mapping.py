@@ -8,11 +8,11 @@ folio while it holds locked ones, so fillers cannot wait for each other in a cir
 import hashlib
 import operator
 
-from . import failure
-from .errors import SourceError
+from ..errors import SourceError
+from ..filler import failure
+from ..filler.readahead import Readahead
+from ..mm import layout, xarray
 from .lease import FolioMap
-from .mm import layout, xarray
-from .readahead import Readahead
 from .window import open_window
 
 FOLIO_MAX = 1 << 20

@@ -2,7 +2,7 @@ cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
 from .attachment cimport Attachment
-from .mm.atomics cimport mem_t
+from ..mm.atomics cimport mem_t
 
 
 @cython.final

@@ -33,10 +33,10 @@ import time
 import traceback
 import zlib
 
+from ..errors import SegmentDamaged, SegmentError, SegmentFull, SegmentMismatch, SegmentNotFound
+from ..mm import atomics, layout, lru, mapping, page_alloc, slab
+from ..sizes import format_size, parse_count, parse_size
 from .descriptor import open_file
-from .errors import SegmentDamaged, SegmentError, SegmentFull, SegmentMismatch, SegmentNotFound
-from .mm import atomics, layout, lru, mapping, page_alloc, slab
-from .sizes import format_size, parse_count, parse_size
 
 PREFIX = "foliocache."
 DEFAULT_SIZE = 4 << 30

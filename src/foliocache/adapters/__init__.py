@@ -1,0 +1,1 @@
+"""Other libraries' interfaces to a pool. Nothing here is imported before it is asked for."""
