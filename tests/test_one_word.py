@@ -4,6 +4,7 @@ import pytest
 
 import foliocache
 from foliocache.mm import layout
+from foliocache.mm import reap as core
 
 PAGE = 4096
 OBJECTS = 120
@@ -127,3 +128,31 @@ def test_records_whose_page_was_taken_from_them_are_made_anew(cache):
     assert cache.repair() == []
     read_all(cache)
     assert all(mapping(cache, number).is_cached(0) for number in range(OBJECTS))
+
+
+def records(cache):
+    """Where the records in use lie."""
+    segment = cache._attachment.segment
+    for page in pages_of(cache, layout.TYPE_INODE):
+        for place in range(PAGE // layout.MAPPING_SIZE):
+            at = segment.geometry["data"] + page * PAGE + place * layout.MAPPING_SIZE
+            if not segment.memory.peek32(at + layout.OBJECT_NEXT) & layout.OBJECT_FREE:
+                yield at
+
+
+@pytest.mark.parametrize("first", ["used", "repaired"])
+def test_records_that_have_changed_names(cache, first):
+    """An object is found by another's: its folios say whose they are."""
+    memory = cache._attachment.segment.memory
+    one, other = list(records(cache))[30:32]
+    for field in (layout.MAPPING_DIGEST_LO, layout.MAPPING_DIGEST_HI):
+        a, b = memory.peek64(one + field), memory.peek64(other + field)
+        memory.poke64(one + field, b)
+        memory.poke64(other + field, a)
+    if first == "repaired":
+        cache._attachment.repair()
+        core.repair(cache._attachment.segment.mem, cache._attachment.number, layout.REPAIR_TABLE)
+    read_all(cache)
+    assert cache.repair() == []
+    read_all(cache)
+    assert cache.audit() == []

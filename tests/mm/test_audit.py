@@ -127,6 +127,12 @@ def a_live_folio_of_an_impossible_order(busy):
     return "kind"
 
 
+def a_folio_of_another_object(busy):
+    pfn = busy.segment.find(busy.large, 1, 5000)
+    busy.set(busy.layout.F_DIGEST, 0xDEADBEEF, pfn)
+    return "object"
+
+
 def a_cached_folio_left_frozen(busy):
     busy.set(busy.layout.F_REF, FROZEN)
     return "frozen"
@@ -373,7 +379,7 @@ def a_single_page_of_an_absurd_order(busy):
 
 DAMAGES = (
     a_page_that_belongs_to_nobody, a_live_folio_without_a_type, a_live_folio_of_an_unknown_type,
-    a_live_folio_of_an_impossible_order, a_cached_folio_left_frozen, a_free_block_that_is_misplaced,
+    a_live_folio_of_an_impossible_order, a_folio_of_another_object, a_cached_folio_left_frozen, a_free_block_that_is_misplaced,
     a_free_block_of_another_order_than_its_list, a_free_block_of_an_impossible_order, a_free_page_that_is_not_frozen,
     a_wrong_number_of_free_pages, a_free_block_on_no_list, a_tail_of_a_free_block_that_is_not_frozen,
     a_tail_of_a_folio_that_is_not_frozen, a_tail_that_heads_a_free_block, a_count_of_zero,

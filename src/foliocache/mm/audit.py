@@ -296,7 +296,11 @@ class Audit:
         """That the slot of an attached folio names it."""
         if pfn not in self.attached:
             return
-        slot = self.slot_of(*self.attached[pfn])
+        ino, index = self.attached[pfn]
+        slot = self.slot_of(ino, index)
+        record = slab.at(self.mem, layout.SLAB_MAPPINGS, ino & layout.OBJECT_MASK)
+        if slot and self.long(pfn, layout.F_DIGEST) != atomics.read64(self.mem, record + layout.MAPPING_DIGEST_LO):
+            self.find("object", f"pfn {pfn}", f"belongs to ino {ino:#x}, but to another object by its digest")
         if not slot or xarray.load(self.mem, slot) != pfn:
             self.find("slot", f"pfn {pfn}", "is attached, but no slot names it")
 
@@ -392,6 +396,8 @@ class Audit:
         for index, pfn in found:
             if self.attached.pop(pfn, None) != (ino, index):
                 self.find("slot", f"ino {ino:#x} index {index}", f"names pfn {pfn}, which is not that folio or is named twice")
+            elif self.long(pfn, layout.F_DIGEST) != atomics.read64(self.mem, record + layout.MAPPING_DIGEST_LO):
+                self.find("object", f"pfn {pfn}", f"belongs to ino {ino:#x}, but to another object by its digest")
         counted = atomics.load_relaxed(self.mem, record + layout.MAPPING_FOLIOS)
         if counted != len(found) or not found:
             self.find("mapping", f"ino {ino:#x}", f"{counted} folios counted, {len(found)} in the tree")

@@ -83,5 +83,6 @@ cdef class FolioMap:
     cdef int _nested(self, u64 index, bint private) except -1
     cdef Lease _private(self, bytes content)
     cdef bint _fits(self, u32 pfn, u64 index) noexcept
+    cdef bint _is_ours(self, u64 at) noexcept
     cdef void _bind(self, u64 ino) noexcept
     cdef bint _open(self) noexcept

@@ -335,6 +335,8 @@ cdef class FolioMap:
         seen = flags.load(mem, at)
         if not seen & layout.PG_UPTODATE:
             return self._wait(lease, index) or self._miss(index, wanted)
+        if not self._is_ours(at):
+            return self._read_privately(index)
         if not seen & layout.PG_REFERENCED:
             flags.mark_referenced(mem, at, seen)
         client.count(mem, self.attachment.me, layout.COUNT_HITS, 1)
@@ -494,9 +496,11 @@ cdef class FolioMap:
         cdef bytes content = PyBytes_FromStringAndSize(NULL, self._length(index))
         cdef const char *data
         cdef bint copied = False
+        cdef u64 at
         cdef u32 pfn = filemap.lookup(mem, self.attachment.me, spare(), self.ino, self.head, self.height, index)
         if pfn != layout.NIL:
-            if self._fits(pfn, index) and flags.load(mem, atomics.folio_at(mem, pfn)) & layout.PG_UPTODATE:
+            at = atomics.folio_at(mem, pfn)
+            if self._fits(pfn, index) and flags.load(mem, at) & layout.PG_UPTODATE and self._is_ours(at):
                 data = (<const fc_mem *>mem).ro + atomics.page_at(mem, pfn)
                 memcpy(PyBytes_AS_STRING(content), data, PyBytes_GET_SIZE(content))
                 copied = True
@@ -538,6 +542,8 @@ cdef class FolioMap:
             self._fill(lease, index, 1, None)
             self.attachment.reap()
             seen = layout.PG_UPTODATE
+        elif seen & layout.PG_UPTODATE and not self._is_ours(atomics.folio_at(self.mem, lease.pfn)):
+            return self._read_privately(index)
         if seen & layout.PG_UPTODATE:
             flags.mark_referenced(self.mem, atomics.folio_at(self.mem, lease.pfn), seen)
             self.previous = index
@@ -884,6 +890,13 @@ cdef class FolioMap:
         """
         cdef u64 end = (<u64>pfn << atomics.page_shift(self.mem)) + self._length(index)
         return end <= <u64>atomics.npages(self.mem) << atomics.page_shift(self.mem)
+
+    cdef bint _is_ours(self, u64 at) noexcept:
+        """Whether the filled folio at this descriptor is the object's by its digest, too, and not only by its ino.
+
+        Fails only where a record was damaged, so that one object was found by another's name.
+        """
+        return atomics.read64(self.mem, at + layout.F_DIGEST) == self.low
 
     cdef void _bind(self, u64 ino) noexcept:
         self.ino = ino
