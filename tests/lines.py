@@ -9,7 +9,7 @@ import foliocache
 
 PACKAGE = os.path.dirname(foliocache.__file__)
 SOAK = "FOLIOCACHE_STRESS_SECONDS" in os.environ
-STRIDE = 1 if SOAK else 5  # of the lines that are tried
+STRIDE = 1 if SOAK else 11  # of the lines that are tried
 
 
 @contextlib.contextmanager
