@@ -58,14 +58,10 @@ def children(process: subprocess.Popen[str], wanted: int, kind: str = "") -> lis
     raise AssertionError(f"there never were {wanted} children: {process.communicate(timeout=LIMIT)}")
 
 
-def ends(process: subprocess.Popen[str], code: int, last: str, *, starting: bool = False) -> None:
-    """It ends soon: so do all who have its pipes, for these are read until nobody has them.
-
-    starting: its workers may only just have been started. ``multiprocessing`` ends such a one with a traceback of its own when the
-    parent has gone.
-    """
+def ends(process: subprocess.Popen[str], code: int, last: str) -> None:
+    """It ends soon: so do all who have its pipes, for these are read until nobody has them."""
     out, err = process.communicate(timeout=SOON)
     assert process.returncode == code, err
     assert out == ""
     assert re.fullmatch(last, err.splitlines()[-1]), err
-    assert starting or "Traceback" not in err, err
+    assert "Traceback" not in err
