@@ -64,4 +64,4 @@ def ends(process: subprocess.Popen[str], code: int, last: str) -> None:
     assert process.returncode == code, err
     assert out == ""
     assert re.fullmatch(last, err.splitlines()[-1]), err
-    assert "Traceback" not in err
+    assert "Traceback" not in err, err

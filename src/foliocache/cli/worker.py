@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
@@ -138,4 +139,5 @@ def work(pipe: Connection, job: Job) -> None:
     except Exception as error:
         import traceback
 
-        pipe.send(("failed", (f"{type(error).__name__}: {error}", traceback.format_exc())))
+        with suppress(OSError):  # another worker has failed first, and the demo has gone away
+            pipe.send(("failed", (f"{type(error).__name__}: {error}", traceback.format_exc())))
