@@ -18,7 +18,7 @@ from benchmarks.common import inside, loops, plot
 from benchmarks.common.baselines import lmdb_cases, shared_slices
 from benchmarks.common.measure import Skipped, Unavailable, cpus, interleave, per_op, pinned, record
 from benchmarks.common.plan import Plan
-from benchmarks.common.pools import GIB, KIB, MIB, attach_ms, metadata_per_page, pool, values
+from benchmarks.common.pools import GIB, KIB, MIB, attach_ms, metadata_per_page, new_pool, values
 from benchmarks.common.report import Section, Table
 
 PAGE = 4 * KIB
@@ -67,9 +67,9 @@ def folios(section: Section, plan: Plan) -> None:
             for where, folder in (("", None), ("huge ", plan.huge)):
                 if where and folder is None:
                     continue
-                cache = stack.enter_context(pool(count * PAGE * 9 // 8 + 4 * MIB, PAGE, 64, folder))
-                mapping = values(cache, count, PAGE)
-                overhead[count] = metadata_per_page(cache)
+                pool = stack.enter_context(new_pool(count * PAGE * 9 // 8 + 4 * MIB, PAGE, 64, folder))
+                mapping = values(pool, count, PAGE)
+                overhead[count] = metadata_per_page(pool)
                 for kind, chosen in numbers.items():
                     cases[f"{where}{kind} {count}"] = per_op(loops.leases(mapping, chosen), len(chosen))
             slices = stack.enter_context(shared_slices(count, PAGE))
@@ -108,11 +108,11 @@ def clients(section: Section, plan: Plan) -> None:
     counts = plan.of([1, 8, 32, 64], [1, 3])
     table = Table("ns per hit, by clients attached", ("clients", "lease"))
     took: dict[int, float] = {}
-    with pool(2 * HOT * 16 * KIB, 16 * KIB, clients=80) as cache:
-        mapping = values(cache, HOT, 16 * KIB)
+    with new_pool(2 * HOT * 16 * KIB, 16 * KIB, clients=80) as pool:
+        mapping = values(pool, HOT, 16 * KIB)
         loop = per_op(loops.leases(mapping, loops.order(HOT, plan.hits)), plan.hits)
         for count in counts:
-            with attached(cache, count - 1), pinned(cpus()[:1]):
+            with attached(pool, count - 1), pinned(cpus()[:1]):
                 took[count] = interleave({"lease": loop}, plan.rounds)["lease"]
             table.add(count, took[count])
     section.tables.append(table)
@@ -122,14 +122,14 @@ def clients(section: Section, plan: Plan) -> None:
 
 
 @contextlib.contextmanager
-def attached(cache: Any, count: int) -> Iterator[None]:
+def attached(pool: Any, count: int) -> Iterator[None]:
     """``count`` forked processes that are clients of the pool and do nothing."""
     context = multiprocessing.get_context("fork")
     clients: list[tuple[Any, Any]] = []
     try:
         for _ in range(count):
             ours, theirs = context.Pipe()
-            client = context.Process(target=_client, args=(cache, theirs, [ours, *(pipe for _, pipe in clients)]), daemon=True)
+            client = context.Process(target=_client, args=(pool, theirs, [ours, *(pipe for _, pipe in clients)]), daemon=True)
             client.start()
             theirs.close()
             clients.append((client, ours))
@@ -154,10 +154,10 @@ def _await(pipe: Any) -> None:
     raise RuntimeError("a client could not attach")
 
 
-def _client(cache: Any, pipe: Any, inherited: list[Any]) -> None:
+def _client(pool: Any, pipe: Any, inherited: list[Any]) -> None:
     for each in inherited:  # while anybody has one of them open, its other end does not end with the parent
         each.close()
-    pipe.send(inside.number_of(cache) >= 0)
+    pipe.send(inside.number_of(pool) >= 0)
     with contextlib.suppress(EOFError):
         pipe.recv()
 
@@ -174,12 +174,12 @@ def sizes(section: Section, plan: Plan) -> None:
     rows = {}
     for size in chosen:
         with (
-            pool(2 * count * size, min(size, 64 * KIB)) as cache,
+            new_pool(2 * count * size, min(size, 64 * KIB)) as pool,
             shared_slices(count, size) as buffer,
             lmdb_cases(numbers, size) as lmdb,
             pinned(cpus()[:1]),
         ):
-            mapping = values(cache, count, size)
+            mapping = values(pool, count, size)
             cases: dict[str, Callable[[], int]] = {
                 "lease": loops.leases(mapping, numbers),
                 "memoryview(lease)": loops.views(mapping, numbers),
@@ -215,8 +215,8 @@ def attaching(section: Section, plan: Plan) -> None:
     table = Table("ms to attach, by the pool's size", ("GiB", "ms"))
     for size in plan.of([1 * GIB, 4 * GIB, 16 * GIB], [4 * MIB]):
         try:
-            with pool(size) as cache:
-                took = interleave({"attach": partial(attach_ms, cache.name)}, plan.rounds)["attach"]
+            with new_pool(size) as pool:
+                took = interleave({"attach": partial(attach_ms, pool.name)}, plan.rounds)["attach"]
         except Unavailable as missing:
             section.found.append(Skipped(f"attach, {size / GIB:g} GiB", str(missing)))
             continue

@@ -16,9 +16,9 @@ def slow_source(offset: int, length: int) -> bytes:
 
 
 def main() -> None:
-    cache = foliocache.open(NAME, size="16MiB")
+    pool = foliocache.open(NAME, size="16MiB")
     try:
-        mapping = cache.mapping("example://numbers", SIZE, version="1", read=slow_source)
+        mapping = pool.mapping("example://numbers", SIZE, version="1", read=slow_source)
 
         print("the first read fetches, the second does not:")
         first = bytes(mapping.read(500_000, 10))
@@ -28,7 +28,7 @@ def main() -> None:
         with mapping.lease(0) as lease, memoryview(lease) as view:
             print(f"  {len(view)} bytes, readonly={view.readonly}, begins with {view[:5].tolist()}")
 
-        print(f"counters: {cache.stat()['counters']}")
+        print(f"counters: {pool.stat()['counters']}")
     finally:
         foliocache.remove(NAME)
 

@@ -17,12 +17,12 @@ NAME = "example-fsspec"
 
 def main() -> None:
     url = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).resolve().as_uri()
-    cache = foliocache.open(NAME, size="64MiB")  # folio:: would make it as well
+    pool = foliocache.open(NAME, size="64MiB")  # folio:: would make it as well
     try:
         for turn in ("from the origin", "from the pool"):
             with fsspec.open(f"folio::{url}", folio={"name": NAME}) as file:
                 data = file.read()
-            counters = cache.stat()["counters"]
+            counters = pool.stat()["counters"]
             print(f"{turn}: {len(data)} bytes; {counters['fills']} fills, {counters['hits']} hits so far")
     finally:
         foliocache.remove(NAME)

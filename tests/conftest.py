@@ -23,16 +23,16 @@ def pool_name():
     """A name that no other test uses."""
     name = f"test-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     yield name
-    with contextlib.suppress(foliocache.SegmentNotFound):
+    with contextlib.suppress(foliocache.PoolNotFoundError):
         foliocache.remove(name)
 
 
 @pytest.fixture
-def cache(pool_name):
+def pool(pool_name):
     """A pool of 256 pages of 16 KiB. After the test everything in it must add up."""
-    cache = foliocache.open(pool_name, size="4MiB")
-    yield cache
-    assert (foliocache.open(pool_name) if cache.closed else cache).audit() == []
+    pool = foliocache.open(pool_name, size="4MiB")
+    yield pool
+    assert (foliocache.open(pool_name) if pool.closed else pool).audit() == []
 
 
 class Source:

@@ -48,8 +48,8 @@ def content(number, offset, length):
     return PATTERN[start : start + max(0, min(length, SIZES[number] - offset))]
 
 
-def mapping(cache, number, read=None):
-    return cache.mapping(
+def mapping(pool, number, read=None):
+    return pool.mapping(
         f"object {number}", SIZES[number], "1", read or (lambda offset, length: content(number, offset, length))
     )
 
@@ -121,9 +121,9 @@ def _pool(page_size, size):
 
 def _live(name, page_size, size, go):
     """Use a pool, and never come back."""
-    cache = foliocache.open(name, size=size, page_size=page_size, clients=CLIENTS)
+    pool = foliocache.open(name, size=size, page_size=page_size, clients=CLIENTS)
     rng = random.Random(1)
-    objects = [mapping(cache, number) for number in range(FILLING)]
+    objects = [mapping(pool, number) for number in range(FILLING)]
     for _ in range(400):
         number = rng.randrange(FILLING)
         objects[number].read_bytes(rng.randrange(SIZES[number]), rng.choice(LENGTHS))
@@ -135,7 +135,7 @@ def _live(name, page_size, size, go):
             signal.pause()
 
     with objects[0].window(0, 50_000):
-        mapping(cache, FILLING, stopped).read(0, 10)
+        mapping(pool, FILLING, stopped).read(0, 10)
 
 
 def _read(name):
@@ -191,7 +191,7 @@ class Mutant:
         return rng.choice(
             (
                 0, 1, 2, old + 1, old - 1, old ^ 1, old ^ 1 << rng.randrange(32), rng.getrandbits(32), 0xFFFFFFFF, 0x7FFFFFFF, pfn,
-                pages << 1, (pfn + 1) << 1, pfn << 1 | layout.XA_NODE, layout.FROZEN, layout.FROZEN | pfn, layout.PIN_HELD | pfn,
+                pages << 1, (pfn + 1) << 1, pfn << 1 | layout.XA_NODE, layout.FROZEN, layout.FROZEN | pfn, layout.PIN_OWNED | pfn,
                 layout.BUDDY_PARKED, layout.BUDDY_QUARANTINED, rng.randrange(12), rng.randrange(12) << layout.ORDER_SHIFT | rng.randrange(6),
             )
         ) & 0xFFFFFFFF  # fmt: skip
@@ -342,30 +342,30 @@ class Trial:
 
     def run(self):
         self.at("attach")
-        cache = self.step(foliocache.attach, self.name)
-        if cache is None:
+        pool = self.step(foliocache.attach, self.name)
+        if pool is None:
             self.step(foliocache.open, self.name)
         else:
-            cache.fill_timeout = 0.01
-            held = self.hold(cache)
-            self.read(cache, "read")
+            pool.fill_timeout = 0.01
+            held = self.hold(pool)
+            self.read(pool, "read")
         for command in (["ls"], ["stat"], ["fsck"], ["fsck", "--repair"]):
             self.command(command)
-        if cache is not None:
+        if pool is not None:
             self.at("repair")
-            self.is_clean(self.step(cache.repair))
+            self.is_clean(self.step(pool.repair))
             self.check(held)
-            self.read(cache, "read again")
+            self.read(pool, "read again")
             self.at("audit")
-            self.is_clean(self.step(cache.audit))
+            self.is_clean(self.step(pool.audit))
 
-    def hold(self, cache):
+    def hold(self, pool):
         """Leases and a window that stay: pairs of them and what they should say."""
         self.at("hold")
         if self.mutant.may_lose_pins():
             return []
-        held = [(self.step(mapping(cache, number).lease, 0), number, None) for number in (0, 2, 5, 60)]
-        held.append((self.step(mapping(cache, 0).window, 0, 50_000), 0, 50_000))
+        held = [(self.step(mapping(pool, number).lease, 0), number, None) for number in (0, 2, 5, 60)]
+        held.append((self.step(mapping(pool, 0).window, 0, 50_000), 0, 50_000))
         return [(lease, content(number, 0, length or len(lease))) for lease, number, length in held if lease is not None]
 
     def check(self, held):
@@ -373,15 +373,15 @@ class Trial:
             if bytes(memoryview(lease)) != wanted:
                 self.say("wrong bytes", of=repr(lease))
 
-    def read(self, cache, stage):
+    def read(self, pool, stage):
         self.at(stage)
         for _ in range(READS):
             number = self.rng.choice((self.rng.randrange(len(SIZES)), self.rng.randrange(4), FILLING))
             if number not in self.excused:
-                self.step(self.read_one, cache, number)
+                self.step(self.read_one, pool, number)
 
-    def read_one(self, cache, number):
-        found = mapping(cache, number)
+    def read_one(self, pool, number):
+        found = mapping(pool, number)
         offset, length = self.rng.randrange(SIZES[number]), self.rng.choice(LENGTHS)
         if bytes(found.read(offset, length)) != content(number, offset, length):
             self.say("wrong bytes", object=number, offset=offset, length=length)
@@ -393,7 +393,7 @@ class Trial:
                 if view != content(number, offset, 20_000):
                     self.say("wrong bytes", window=number, offset=offset)
         elif chance < 0.12:
-            cache.forget(found.key)
+            pool.forget(found.key)
 
     def command(self, command):
         self.at(" ".join(command))

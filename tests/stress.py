@@ -44,13 +44,13 @@ class Job:
 
     def run(self, workers):
         """The number of reads of each worker; raises if one found a wrong byte or died."""
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            return list(pool.map(self.work, range(workers), timeout=self.seconds + 120))
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as executor:
+            return list(executor.map(self.work, range(workers), timeout=self.seconds + 120))
 
     def work(self, number):
         rng = random.Random(self.seed * 1000 + number)
-        cache = foliocache.attach(self.name)
-        mappings = [cache.mapping(str(key), size, "v", source(key)) for key, size in self.objects]
+        pool = foliocache.attach(self.name)
+        mappings = [pool.mapping(str(key), size, "v", source(key)) for key, size in self.objects]
         deadline = time.monotonic() + self.seconds
         held = []
         reads = 0
@@ -91,11 +91,11 @@ class MortalJob(Job):
     def _try_to_live(self, seed):
         try:
             rng = random.Random(seed)
-            cache = foliocache.attach(self.name)
+            pool = foliocache.attach(self.name)
             held = []
             while True:
                 key, size = rng.choice(self.objects)
-                mapping = cache.mapping(str(key), size, "v", self._mortal_source(key, rng))
+                mapping = pool.mapping(str(key), size, "v", self._mortal_source(key, rng))
                 self.step(rng, ((key, size), mapping), held)
                 if rng.random() < 0.05:
                     self._look_through_a_window(rng, mapping, key)

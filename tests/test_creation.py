@@ -63,13 +63,13 @@ def way(request, monkeypatch):
     return request.param
 
 
-def pool(**options):
+def make_pool(**options):
     return foliocache.open("pool", **(SMALL | options))
 
 
-def works(cache):
-    mapping = cache.mapping("k", 100, "1", lambda offset, length: b"x" * length)
-    return mapping.read_bytes(0, 5) == b"xxxxx" and cache.audit() == []
+def works(pool):
+    mapping = pool.mapping("k", 100, "1", lambda offset, length: b"x" * length)
+    return mapping.read_bytes(0, 5) == b"xxxxx" and pool.audit() == []
 
 
 def deleted_memory(pid="self"):
@@ -97,7 +97,7 @@ def interrupt():
 
 def test_interrupted_at_any_line_nothing_stays(folder, way):
     """Neither a file, nor memory, nor a descriptor, although somebody keeps the exception."""
-    lines = count_lines(pool)
+    lines = count_lines(make_pool)
     foliocache.remove("pool")
     gc.collect()
     memory, descriptors = deleted_memory(), len(os.listdir("/proc/self/fd"))
@@ -105,12 +105,12 @@ def test_interrupted_at_any_line_nothing_stays(folder, way):
     for line in range(1, lines + 10, STRIDE):
         try:
             with at_line(line, interrupt):
-                cache = pool()
+                pool = make_pool()
         except Handler as error:
             if "foliocache.pool" not in os.listdir(folder):
                 kept.append(error)
         else:
-            del cache
+            del pool
         names = os.listdir(folder)
         if "foliocache.pool" in names:
             whole += 1
@@ -123,7 +123,7 @@ def test_interrupted_at_any_line_nothing_stays(folder, way):
     kept.clear()
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == descriptors
-    assert works(pool())
+    assert works(make_pool())
     assert os.listdir(folder) == ["foliocache.pool"]
 
 
@@ -131,14 +131,14 @@ def test_memory_comes_back_although_the_exception_is_kept(folder, way, monkeypat
     before = deleted_memory()
     monkeypatch.setattr(segment, "_setup_tables", lambda mem: interrupt())
     with pytest.raises(Handler) as kept:
-        pool()
+        make_pool()
     assert kept.value is not None and deleted_memory() == before
     assert os.listdir(folder) == []
 
 
 def die_at(line):
     with at_line(line, lambda: os.kill(os.getpid(), signal.SIGKILL)):
-        pool()
+        make_pool()
 
 
 def test_killed_at_any_line_a_whole_pool_or_none_is_there(folder, way):
@@ -151,10 +151,10 @@ def test_killed_at_any_line_a_whole_pool_or_none_is_there(folder, way):
             assert works(foliocache.attach("pool"))
             foliocache.remove("pool")
         else:
-            with pytest.raises(foliocache.SegmentNotFound):
+            with pytest.raises(foliocache.PoolNotFoundError):
                 foliocache.attach("pool")
         if line % 9 == 0 or status == 0:
-            assert works(pool())
+            assert works(make_pool())
             assert os.listdir(folder) == ["foliocache.pool"], "what the killed ones have left is gone"
             foliocache.remove("pool")
         gc.collect()
@@ -163,7 +163,7 @@ def test_killed_at_any_line_a_whole_pool_or_none_is_there(folder, way):
 
 
 def test_rm_removes_what_killed_creators_have_left(folder, monkeypatch):
-    pool()
+    make_pool()
     leftover = folder / ".foliocache.pool~0123456789abcdef"
     others = [folder / ".foliocache.pool.x~0123456789abcdef", folder / ".foliocache.pool~0123"]
     for path in (leftover, *others):
@@ -183,7 +183,7 @@ def held_in_creation(monkeypatch):
 
     monkeypatch.setattr(segment, "_setup_tables", slowly)
     made = []
-    thread = threading.Thread(target=lambda: made.append(pool()))
+    thread = threading.Thread(target=lambda: made.append(make_pool()))
     thread.start()
     assert begun.wait(60)
 
@@ -197,10 +197,10 @@ def held_in_creation(monkeypatch):
 
 def test_a_pool_that_is_being_made_is_not_there_yet(folder, way, monkeypatch):
     finish = held_in_creation(monkeypatch)
-    with pytest.raises(foliocache.SegmentNotFound):
+    with pytest.raises(foliocache.PoolNotFoundError):
         foliocache.attach("pool")
-    assert foliocache.segments() == []
-    assert works(finish()) and foliocache.segments() == ["pool"]
+    assert foliocache.pools() == []
+    assert works(finish()) and foliocache.pools() == ["pool"]
 
 
 _OPENS = """
@@ -220,22 +220,22 @@ def test_creators_take_turns(folder, way, monkeypatch):
         assert other.stdout.readline() == "waits\n"
         files = [name for name in os.listdir(folder) if not name.endswith("~lock")]
         assert len(files) == (way != "nameless"), "no second one is being made"
-        cache = finish()
+        pool = finish()
         assert other.stdout.read().split("\n")[-2] == "has it"
-    assert works(cache) and os.listdir(folder) == ["foliocache.pool"]
+    assert works(pool) and os.listdir(folder) == ["foliocache.pool"]
 
 
 def test_threads_take_turns_and_get_one_cache(folder, monkeypatch):
     finish = held_in_creation(monkeypatch)
     caches = []
-    threads = [threading.Thread(target=lambda: caches.append(pool())) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: caches.append(make_pool())) for _ in range(3)]
     for thread in threads:
         thread.start()
-    cache = finish()
+    pool = finish()
     for thread in threads:
         thread.join(60)
-    assert {id(other) for other in caches} == {id(cache)}
-    assert len(cache.stat()["clients"]) == 1
+    assert {id(other) for other in caches} == {id(pool)}
+    assert len(pool.stat()["clients"]) == 1
 
 
 def lock_holder(folder):
@@ -260,11 +260,11 @@ def test_a_creator_that_is_stopped_is_not_waited_for_for_ever(folder, monkeypatc
     monkeypatch.setattr(segment, "_CREATION_RATE", 1 << 40)
     pid = lock_holder(folder)
     try:
-        with pytest.raises(foliocache.SegmentError, match=f"by process {pid}; is it stopped"):
-            pool()
+        with pytest.raises(foliocache.PoolError, match=f"by process {pid}; is it stopped"):
+            make_pool()
     finally:
         end(pid)
-    assert works(pool()) and os.listdir(folder) == ["foliocache.pool"]
+    assert works(make_pool()) and os.listdir(folder) == ["foliocache.pool"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file away")
@@ -273,7 +273,7 @@ def test_a_strangers_lock_is_not_waited_for(folder):
     os.chown(folder / ".foliocache.pool~lock", 12345, 12345)
     try:
         start = time.monotonic()
-        assert works(pool())
+        assert works(make_pool())
         assert time.monotonic() - start < 30
     finally:
         end(pid)
@@ -297,14 +297,14 @@ def test_a_killed_creators_children_hold_nobody_up(folder, way, when):
             os.posix_fallocate = lambda *arguments: (reserve(*arguments), fork())
         else:
             segment._setup_tables = lambda mem: fork()
-        pool()
+        make_pool()
 
     inherited = deleted_memory()  # of other tests, whose pools are removed while something of them lives
     assert in_child(creator) == -signal.SIGKILL
     orphan = int(os.read(reader, 10))
     try:
         assert when == "setting up" or deleted_memory(orphan) <= inherited
-        assert answer_of(lambda: works(pool()), 10) == "True"
+        assert answer_of(lambda: works(make_pool()), 10) == "True"
     finally:
         os.kill(orphan, signal.SIGKILL)
         os.close(reader)
@@ -332,26 +332,26 @@ def address_space(more):
 
 @pytest.mark.parametrize("more", [8 << 20, 96 << 20], ids=["for neither mapping", "for one mapping"])
 def test_no_address_space(folder, way, more):
-    said = limited(resource.RLIMIT_AS, lambda: address_space(more), lambda: pool(size="64MiB"))
-    assert said.startswith("SegmentError") and "ulimit -v" in said
+    said = limited(resource.RLIMIT_AS, lambda: address_space(more), lambda: make_pool(size="64MiB"))
+    assert said.startswith("PoolError") and "ulimit -v" in said
     assert os.listdir(folder) == []
-    cache = pool(size="64MiB")
+    pool = make_pool(size="64MiB")
     said = limited(resource.RLIMIT_AS, lambda: address_space(more), lambda: works(foliocache.attach("pool")))
     assert said == "True", "who has it already needs none"
-    assert works(cache)
-    del cache
+    assert works(pool)
+    del pool
     gc.collect()
     said = limited(resource.RLIMIT_AS, lambda: address_space(more), lambda: foliocache.attach("pool"))
-    assert said.startswith("SegmentError") and "ulimit -v" in said
+    assert said.startswith("PoolError") and "ulimit -v" in said
 
 
 def test_files_may_not_become_large_enough(folder, way):
     def work():
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # as where Python is embedded
-        return pool(size="8MiB")
+        return make_pool(size="8MiB")
 
     said = limited(resource.RLIMIT_FSIZE, 1 << 20, work)
-    assert said.startswith("SegmentFull") and "ulimit -f" in said
+    assert said.startswith("PoolFullError") and "ulimit -f" in said
     assert os.listdir(folder) == []
 
 
@@ -363,18 +363,18 @@ def test_any_number_of_descriptors_is_enough_or_too_few_in_words(folder, way):
                 fds.append(os.open("/dev/null", os.O_RDONLY))
         for fd in fds[:n]:
             os.close(fd)
-        return works(pool())
+        return works(make_pool())
 
     answers = set()
     for n in range(12):
         said = limited(resource.RLIMIT_NOFILE, 100, functools.partial(with_descriptors, n))
         answers.add(said.split(":")[0])
-        assert said == "True" or (said.startswith("SegmentError") and "Too many open files" in said), said
+        assert said == "True" or (said.startswith("PoolError") and "Too many open files" in said), said
         names = os.listdir(folder)
         assert names == (["foliocache.pool"] if said == "True" else []), n
         if said == "True":
             foliocache.remove("pool")
-    assert answers == {"True", "SegmentError"}
+    assert answers == {"True", "PoolError"}
 
 
 def test_a_reservation_outlives_frequent_signals(folder, monkeypatch):
@@ -382,14 +382,14 @@ def test_a_reservation_outlives_frequent_signals(folder, monkeypatch):
     pieces = []
     reserve = os.posix_fallocate
     monkeypatch.setattr(os, "posix_fallocate", lambda fd, offset, length: (pieces.append(length), reserve(fd, offset, length)))
-    pool(size="64MiB")
+    make_pool(size="64MiB")
     assert max(pieces) <= 4 << 20 and sum(pieces) >= 64 << 20
 
 
 def test_no_such_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("FOLIOCACHE_DIR", str(tmp_path / "nowhere"))
-    for work in (pool, lambda: foliocache.attach("pool"), foliocache.segments):
-        with pytest.raises(foliocache.SegmentError, match="FOLIOCACHE_DIR"):
+    for work in (make_pool, lambda: foliocache.attach("pool"), foliocache.pools):
+        with pytest.raises(foliocache.PoolError, match="FOLIOCACHE_DIR"):
             work()
 
 
@@ -399,7 +399,7 @@ def test_an_empty_folder_name_is_the_usual_one_and_a_relative_one_is_fixed(monke
     monkeypatch.setenv("FOLIOCACHE_DIR", "here")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
-    assert pool().path == str(tmp_path / "here" / "foliocache.pool")
+    assert make_pool().path == str(tmp_path / "here" / "foliocache.pool")
 
 
 @pytest.mark.parametrize("mask", [0, 0o077, 0o777])
@@ -408,7 +408,7 @@ def test_the_mode_is_exact_from_the_first_moment(folder, way, monkeypatch, mask)
     monkeypatch.setattr(os, "link", lambda one, other: (modes.append(stat.S_IMODE(os.stat(one).st_mode)), link(one, other)))
     before = os.umask(mask)
     try:
-        path = pool(mode=0o640).path
+        path = make_pool(mode=0o640).path
     finally:
         os.umask(before)
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o640 and set(modes) <= {0o640}

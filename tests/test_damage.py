@@ -19,9 +19,9 @@ from test_damage import damage
 
 name, seed = sys.argv[1], int(sys.argv[2])
 rng = random.Random(seed)
-cache = foliocache.open(name, size="2MiB", page_size="4KiB", clients=4, fill_timeout=0.01)
+pool = foliocache.open(name, size="2MiB", page_size="4KiB", clients=4, fill_timeout=0.01)
 sizes = [100_000, 2_000_000, 5_000, 3_000_000] + [3_000] * 60
-mappings = [cache.mapping(str(i), size, "v", lambda offset, length: bytes(length)) for i, size in enumerate(sizes)]
+mappings = [pool.mapping(str(i), size, "v", lambda offset, length: bytes(length)) for i, size in enumerate(sizes)]
 held = []
 
 def work(steps):
@@ -41,9 +41,9 @@ def work(steps):
 
 work(200)
 for round in range(20):
-    damage(cache._attachment.segment, rng, rng.choice((1, 3, 30)))
+    damage(pool._attachment.segment, rng, rng.choice((1, 3, 30)))
     work(100)
-cache.audit(), cache.mappings(), cache.stat()
+pool.audit(), pool.mappings(), pool.stat()
 print("survived")
 """
 

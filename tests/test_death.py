@@ -121,33 +121,33 @@ def python(code, *args):
     return subprocess.run([sys.executable, "-c", program, *args], capture_output=True, text=True, timeout=120)
 
 
-def pins(cache):
-    return cache.stat()["pins"]
+def pins(pool):
+    return pool.stat()["pins"]
 
 
-def settled(cache):
+def settled(pool):
     """Nothing is left of the dead."""
-    cache._attachment.reap()
-    assert cache.audit() == [] and pins(cache) == 0
-    assert [c["pid"] for c in cache.stat()["clients"]] == [os.getpid()]
+    pool._attachment.reap()
+    assert pool.audit() == [] and pins(pool) == 0
+    assert [c["pid"] for c in pool.stat()["clients"]] == [os.getpid()]
 
 
 # Fillers.
 
 
-def test_who_waits_for_a_filler_that_dies_reads_the_page_himself(cache):
+def test_who_waits_for_a_filler_that_dies_reads_the_page_himself(pool):
     calls = []
 
     def counted(offset, length):
         calls.append(offset)
         return read(offset, length)
 
-    mapping = cache.mapping("k", len(CONTENT), "v", counted)
-    with slow_filler(cache.name) as filler:
+    mapping = pool.mapping("k", len(CONTENT), "v", counted)
+    with slow_filler(pool.name) as filler:
         leases = []
         waiter = threading.Thread(target=lambda: leases.append(mapping.lease(0)))
         waiter.start()
-        while cache.stat()["counters"]["waits"] < 1:
+        while pool.stat()["counters"]["waits"] < 1:
             threading.Event().wait(0.001)
         start = time.monotonic()
         filler.kill()
@@ -155,42 +155,42 @@ def test_who_waits_for_a_filler_that_dies_reads_the_page_himself(cache):
     assert time.monotonic() - start < 10, "long before fill_timeout"
     assert memoryview(leases[0]) == page(0) and leases[0].cached and calls == [0]
     leases.clear()
-    settled(cache)
+    settled(pool)
 
 
-def test_of_several_who_wait_one_reads(cache):
+def test_of_several_who_wait_one_reads(pool):
     def body(child):
         def source(offset, length):
             child.say("reads")
             return read(offset, length)
 
-        lease = foliocache.attach(cache.name).mapping("k", len(CONTENT), "v", source).lease(0)
+        lease = foliocache.attach(pool.name).mapping("k", len(CONTENT), "v", source).lease(0)
         child.say("right" if lease.cached and memoryview(lease) == page(0) else "wrong")
 
-    with slow_filler(cache.name) as filler, contextlib.ExitStack() as stack:
+    with slow_filler(pool.name) as filler, contextlib.ExitStack() as stack:
         waiters = [stack.enter_context(Child(body)) for _ in range(3)]
-        while cache.stat()["counters"]["waits"] < 3:
+        while pool.stat()["counters"]["waits"] < 3:
             threading.Event().wait(0.001)
         filler.kill()
         words = [word for waiter in waiters for word in iter(waiter.hear, "")]
         assert [waiter.wait() for waiter in waiters] == [0, 0, 0]
     assert sorted(words) == ["reads", "right", "right", "right"]
-    settled(cache)
+    settled(pool)
 
 
-def test_a_dead_fillers_page_that_nobody_waits_for_is_read_by_the_next_one(cache):
-    with slow_filler(cache.name, 3) as filler:
+def test_a_dead_fillers_page_that_nobody_waits_for_is_read_by_the_next_one(pool):
+    with slow_filler(pool.name, 3) as filler:
         filler.kill()
-    assert memoryview(cache.mapping("k", len(CONTENT), "v", read).lease(3)) == page(3)
-    settled(cache)
+    assert memoryview(pool.mapping("k", len(CONTENT), "v", read).lease(3)) == page(3)
+    settled(pool)
 
 
 @pytest.mark.parametrize("how", ["stopped", "its source hangs"])
-def test_a_stuck_filler_harms_nobody(cache, how):
+def test_a_stuck_filler_harms_nobody(pool, how):
     """Who waits gives up after fill_timeout and reads for himself alone."""
-    cache = foliocache.open(cache.name, fill_timeout=0.3)
-    mapping = cache.mapping("k", len(CONTENT), "v", read)
-    with slow_filler(cache.name) as filler:
+    pool = foliocache.open(pool.name, fill_timeout=0.3)
+    mapping = pool.mapping("k", len(CONTENT), "v", read)
+    with slow_filler(pool.name) as filler:
         if how == "stopped":
             filler.stop()
         start = time.monotonic()
@@ -198,7 +198,7 @@ def test_a_stuck_filler_harms_nobody(cache, how):
         assert time.monotonic() - start >= 0.3
         assert memoryview(lease) == page(0) and not lease.cached
         assert mapping.lease(5).cached, "other pages of the object are nobody's business"
-        assert cache.mapping("other", 10, "v", read).lease(0).cached
+        assert pool.mapping("other", 10, "v", read).lease(0).cached
         if how == "stopped":
             filler.go_on()
         filler.say("go")
@@ -207,24 +207,24 @@ def test_a_stuck_filler_harms_nobody(cache, how):
         filler.say("end")
         assert filler.wait() == 0
     lease.release()
-    settled(cache)
+    settled(pool)
 
 
 # Pins and slots.
 
 
-def test_a_dead_clients_leases_are_given_back_when_another_attaches(cache):
-    with holder(cache.name, 0, 1, 2) as child:
-        assert pins(cache) == 3
+def test_a_dead_clients_leases_are_given_back_when_another_attaches(pool):
+    with holder(pool.name, 0, 1, 2) as child:
+        assert pins(pool) == 3
         child.kill()
-    said = python("print(foliocache.attach(name).stat()['pins'])", cache.name)
+    said = python("print(foliocache.attach(name).stat()['pins'])", pool.name)
     assert (said.stdout, said.stderr) == ("0\n", "")
-    settled(cache)
+    settled(pool)
 
 
-def test_a_dead_clients_window_is_given_back(cache):
+def test_a_dead_clients_window_is_given_back(pool):
     def body(child):
-        mapping = foliocache.attach(cache.name).mapping("k", len(CONTENT), "v", read)
+        mapping = foliocache.attach(pool.name).mapping("k", len(CONTENT), "v", read)
         child.window, child.lease = mapping.window(), mapping.lease(1)
         child.say("holds")
         child.hear()
@@ -232,19 +232,19 @@ def test_a_dead_clients_window_is_given_back(cache):
     with Child(body) as child:
         assert child.hear() == "holds"
         child.kill()
-    settled(cache)
-    assert cache.stat()["pages_by_state"]["table"] == 0
+    settled(pool)
+    assert pool.stat()["pages_by_state"]["table"] == 0
 
 
-def test_a_folio_that_a_living_client_holds_too_stays(cache):
-    lease = cache.mapping("k", len(CONTENT), "v", read).lease(0)
-    with holder(cache.name, 0, 0) as child:
-        assert pins(cache) == 3
+def test_a_folio_that_a_living_client_holds_too_stays(pool):
+    lease = pool.mapping("k", len(CONTENT), "v", read).lease(0)
+    with holder(pool.name, 0, 0) as child:
+        assert pins(pool) == 3
         child.kill()
-    assert cache._attachment.reap() == (1, 0)
-    assert pins(cache) == 1 and memoryview(lease) == page(0)
+    assert pool._attachment.reap() == (1, 0)
+    assert pins(pool) == 1 and memoryview(lease) == page(0)
     lease.release()
-    settled(cache)
+    settled(pool)
 
 
 def test_when_every_slot_is_a_dead_clients_the_next_one_takes_over(pool_name):
@@ -260,18 +260,18 @@ def test_one_client_too_many_is_told_so_until_one_dies(pool_name):
     assert python("foliocache.open(name, size='4MiB', clients=4)", pool_name).returncode == 0
     with contextlib.ExitStack() as stack:
         children = [stack.enter_context(holder(pool_name, n)) for n in range(4)]
-        with pytest.raises(foliocache.SegmentError, match="room for 4 client processes and all are attached"):
+        with pytest.raises(foliocache.PoolError, match="room for 4 client processes and all are attached"):
             foliocache.attach(pool_name)
         children[2].kill()
-        cache = foliocache.attach(pool_name)
-        assert cache.audit() == [] and pins(cache) == 3
-        assert len(cache.stat()["clients"]) == 4
-    settled(cache)
+        pool = foliocache.attach(pool_name)
+        assert pool.audit() == [] and pins(pool) == 3
+        assert len(pool.stat()["clients"]) == 4
+    settled(pool)
 
 
 def test_who_finds_no_clean_slot_waits_for_a_reaper_who_is_at_work(pool_name, monkeypatch):
     """Until he is done he has the locks of the dead ones' slots, and they look as if they were in use."""
-    cache = foliocache.open(pool_name, size="4MiB", clients=3)
+    pool = foliocache.open(pool_name, size="4MiB", clients=3)
     settle, begun, go = client._settle, threading.Event(), threading.Event()
 
     def slowly(*args):
@@ -283,7 +283,7 @@ def test_who_finds_no_clean_slot_waits_for_a_reaper_who_is_at_work(pool_name, mo
         one.kill()
         other.kill()
     monkeypatch.setattr(client, "_settle", slowly)
-    reaper = threading.Thread(target=cache._attachment.reap)
+    reaper = threading.Thread(target=pool._attachment.reap)
     reaper.start()
     assert begun.wait(60)
     code = f"""if True:
@@ -297,11 +297,11 @@ def test_who_finds_no_clean_slot_waits_for_a_reaper_who_is_at_work(pool_name, mo
     go.set()
     assert (late.wait(60), late.stderr.read()) == (0, "")
     reaper.join(60)
-    settled(cache)
+    settled(pool)
 
 
 def test_who_finds_no_clean_slot_does_not_wait_for_a_reaper_who_is_stopped(pool_name, monkeypatch):
-    cache = foliocache.open(pool_name, size="4MiB", clients=3)
+    pool = foliocache.open(pool_name, size="4MiB", clients=3)
     settle = client._settle
 
     def stop(*args):
@@ -311,7 +311,7 @@ def test_who_finds_no_clean_slot_does_not_wait_for_a_reaper_who_is_stopped(pool_
     def reap_and_stop(child):
         client._settle = stop
         child.say("reaps")
-        cache._attachment.join()
+        pool._attachment.join()
 
     with holder(pool_name, 0) as one:
         one.kill()
@@ -323,13 +323,13 @@ def test_who_finds_no_clean_slot_does_not_wait_for_a_reaper_who_is_stopped(pool_
             assert "no free client slot" in late.stderr and "stopped?" in late.stderr
             stopped.go_on()
             assert stopped.wait() == 0
-    settled(cache)
+    settled(pool)
 
 
 def test_names_that_wait_take_one_slot_alone(pool_name):
     """Who dies while he names what somebody holds on to leaves his slot to others."""
-    cache = foliocache.open(pool_name, size="4MiB", clients=3)
-    mapping = cache.mapping("k", len(CONTENT), "v", read)
+    pool = foliocache.open(pool_name, size="4MiB", clients=3)
+    mapping = pool.mapping("k", len(CONTENT), "v", read)
     lease = mapping.lease(0)
 
     def name_it(child):
@@ -343,42 +343,42 @@ def test_names_that_wait_take_one_slot_alone(pool_name):
     for _ in range(5):
         with Child(name_it) as child:
             assert child.wait() == -signal.SIGKILL
-    assert cache._attachment.reap()[1] == 1
+    assert pool._attachment.reap()[1] == 1
     assert memoryview(lease) == page(0)
     lease.release()
-    settled(cache)
+    settled(pool)
 
 
-def test_two_who_died_at_once_are_settled_at_once(cache):
-    with slow_filler(cache.name, 0) as one, slow_filler(cache.name, 4) as other:
+def test_two_who_died_at_once_are_settled_at_once(pool):
+    with slow_filler(pool.name, 0) as one, slow_filler(pool.name, 4) as other:
         one.kill()
         other.kill()
-    assert cache._attachment.reap() == (2, 0)
-    settled(cache)
+    assert pool._attachment.reap() == (2, 0)
+    settled(pool)
 
 
-def test_a_stopped_client_holds_up_nobody(cache):
-    with holder(cache.name, 0) as stopped, holder(cache.name, 0, 1) as dead:
+def test_a_stopped_client_holds_up_nobody(pool):
+    with holder(pool.name, 0) as stopped, holder(pool.name, 0, 1) as dead:
         stopped.stop()
         dead.kill()
-        cache._attachment.reap()
-        assert pins(cache) == 1
-        mapping = cache.mapping("k", len(CONTENT), "v", read)
+        pool._attachment.reap()
+        assert pins(pool) == 1
+        mapping = pool.mapping("k", len(CONTENT), "v", read)
         assert all(memoryview(mapping.lease(index)) == page(index) for index in range(7))
         mapping.invalidate()
         stopped.go_on()
         stopped.say("end")
         assert stopped.wait() == 0
-    settled(cache)
+    settled(pool)
 
 
 # Forks and other ways to start a process.
 
 
-def test_a_forked_child_is_a_client_of_its_own_and_inherits_nothing(cache):
-    mapping = cache.mapping("k", len(CONTENT), "v", read)
+def test_a_forked_child_is_a_client_of_its_own_and_inherits_nothing(pool):
+    mapping = pool.mapping("k", len(CONTENT), "v", read)
     lease, window = mapping.lease(0), mapping.window()
-    before = pins(cache)
+    before = pins(pool)
 
     def body(child):
         for inherited in (lease, window):
@@ -392,18 +392,18 @@ def test_a_forked_child_is_a_client_of_its_own_and_inherits_nothing(cache):
 
     with Child(body) as child:
         assert child.hear() == "True"
-        assert pins(cache) == before + 1 and {c["pid"] for c in cache.stat()["clients"]} == {os.getpid(), child.pid}
+        assert pins(pool) == before + 1 and {c["pid"] for c in pool.stat()["clients"]} == {os.getpid(), child.pid}
         child.say("end")
         assert child.wait() == 0
-    assert pins(cache) == before, "it ended by os._exit, with a lease, and stat() has settled that"
-    assert cache._attachment.reap() == (0, 0)
+    assert pins(pool) == before, "it ended by os._exit, with a lease, and stat() has settled that"
+    assert pool._attachment.reap() == (0, 0)
     assert memoryview(lease) == page(0) and memoryview(window) == CONTENT
     lease.release()
     window.close()
-    settled(cache)
+    settled(pool)
 
 
-def test_a_child_forked_while_another_thread_reaps_does_not_keep_others_from_it(cache, monkeypatch):
+def test_a_child_forked_while_another_thread_reaps_does_not_keep_others_from_it(pool, monkeypatch):
     settle, begun, go = client._settle, threading.Event(), threading.Event()
 
     def slowly(*args):
@@ -415,10 +415,10 @@ def test_a_child_forked_while_another_thread_reaps_does_not_keep_others_from_it(
         child.say("forked")
         child.hear()
 
-    with holder(cache.name, 0) as dead, holder(cache.name, 1) as dead_later:
+    with holder(pool.name, 0) as dead, holder(pool.name, 1) as dead_later:
         dead.kill()
         monkeypatch.setattr(client, "_settle", slowly)
-        reaper = threading.Thread(target=cache._attachment.reap)
+        reaper = threading.Thread(target=pool._attachment.reap)
         reaper.start()
         assert begun.wait(60)
         with Child(live) as forked:
@@ -427,41 +427,41 @@ def test_a_child_forked_while_another_thread_reaps_does_not_keep_others_from_it(
             reaper.join(60)
             monkeypatch.undo()
             dead_later.kill()
-            assert cache._attachment.reap() == (1, 0)
+            assert pool._attachment.reap() == (1, 0)
             forked.say("end")
             assert forked.wait() == 0
-    settled(cache)
+    settled(pool)
 
 
-def use(cache, mapping, said):
+def use(pool, mapping, said):
     with mapping.lease(2) as lease:
-        said.put((os.getpid(), cache.name, memoryview(lease) == page(2), pins(cache)))
+        said.put((os.getpid(), pool.name, memoryview(lease) == page(2), pins(pool)))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_a_cache_and_its_mappings_can_be_passed_to_a_process(cache, method):
+def test_a_cache_and_its_mappings_can_be_passed_to_a_process(pool, method):
     context = multiprocessing.get_context(method)
-    mapping, said = cache.mapping("k", len(CONTENT), "v", read), context.Queue()
-    worker = context.Process(target=use, args=(cache, mapping, said))
+    mapping, said = pool.mapping("k", len(CONTENT), "v", read), context.Queue()
+    worker = context.Process(target=use, args=(pool, mapping, said))
     worker.start()
-    assert said.get(timeout=60) == (worker.pid, cache.name, True, 1)
+    assert said.get(timeout=60) == (worker.pid, pool.name, True, 1)
     worker.join(60)
-    assert worker.exitcode == 0 and pins(cache) == 0
+    assert worker.exitcode == 0 and pins(pool) == 0
 
 
-def test_a_cache_pickles_by_name_and_keeps_its_fill_timeout(cache):
-    cache = foliocache.open(cache.name, fill_timeout=7)
+def test_a_cache_pickles_by_name_and_keeps_its_fill_timeout(pool):
+    pool = foliocache.open(pool.name, fill_timeout=7)
     code = """
         import pickle
-        cache = pickle.loads(bytes.fromhex(sys.argv[2]))
-        print(cache.name == name, cache.fill_timeout)
+        pool = pickle.loads(bytes.fromhex(sys.argv[2]))
+        print(pool.name == name, pool.fill_timeout)
     """
-    said = python(code, cache.name, pickle.dumps(cache).hex())
+    said = python(code, pool.name, pickle.dumps(pool).hex())
     assert (said.stdout, said.stderr) == ("True 7.0\n", "")
 
 
-def test_leases_may_be_released_by_any_thread(cache):
-    mapping = cache.mapping("k", len(CONTENT), "v", read)
+def test_leases_may_be_released_by_any_thread(pool):
+    mapping = pool.mapping("k", len(CONTENT), "v", read)
     leases = [mapping.lease(n % 7) for n in range(100)]
     windows = [mapping.window() for _ in range(4)]
     threads = [threading.Thread(target=lease.release) for lease in leases]
@@ -470,24 +470,24 @@ def test_leases_may_be_released_by_any_thread(cache):
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert pins(cache) == 0
+    assert pins(pool) == 0
 
 
 # Ends of an interpreter.
 
 SETUP = """
 import multiprocessing, os, threading
-cache = foliocache.open(name)
-mapping = cache.mapping("k", 500_000, "v", read)
+pool = foliocache.open(name)
+mapping = pool.mapping("k", 500_000, "v", read)
 """
 
 ENDS = {
     "leases and windows alive": ("lease, window = mapping.lease(0), mapping.window()", 0),
     "views alive": ("import numpy; array = numpy.frombuffer(mapping.lease(0), 'u1'); view = memoryview(mapping.window())", 0),
     "a lease in a cycle": ("cycle = [mapping.lease(0)]; cycle.append(cycle); del cycle", 0),
-    "a lease in another module": ("os.lease = mapping.lease(0); sys.cache = cache", 0),
+    "a lease in another module": ("os.lease = mapping.lease(0); sys.pool = pool", 0),
     "a lease taken by an atexit handler": ("import atexit; atexit.register(lambda: setattr(os, 'lease', mapping.lease(0)))", 0),
-    "a lease with the cache closed": ("lease = mapping.lease(0); cache.close(); del cache, mapping", 0),
+    "a lease with the cache closed": ("lease = mapping.lease(0); pool.close(); del pool, mapping", 0),
     "os._exit": ("lease = mapping.lease(0); os._exit(3)", 3),
     "sys.exit": ("lease = mapping.lease(0); sys.exit(4)", 4),
     "sys.exit in a thread": ("thread = threading.Thread(target=lambda: (mapping.lease(0), sys.exit(5))); thread.start()", 0),
@@ -510,7 +510,7 @@ inside = threading.Event()
 def hang(offset, length):
     inside.set()
     threading.Event().wait()
-threading.Thread(target=cache.mapping("hangs", 10, "v", hang).lease, args=(0,), daemon=True).start()
+threading.Thread(target=pool.mapping("hangs", 10, "v", hang).lease, args=(0,), daemon=True).start()
 inside.wait()
 """,
         0,
@@ -521,16 +521,16 @@ inside = threading.Event()
 def hang(offset, length):
     inside.set()
     threading.Event().wait()
-hanging = cache.mapping("hangs", 10, "v", hang)
+hanging = pool.mapping("hangs", 10, "v", hang)
 threading.Thread(target=hanging.lease, args=(0,), daemon=True).start()
 inside.wait()
-threading.Thread(target=cache.mapping("hangs", 10, "v", hang).lease, args=(0,), daemon=True).start()
-while cache.stat()["counters"]["waits"] < 1: pass
+threading.Thread(target=pool.mapping("hangs", 10, "v", hang).lease, args=(0,), daemon=True).start()
+while pool.stat()["counters"]["waits"] < 1: pass
 """,
         0,
     ),
     "reading ahead in the background": (
-        "concurrent = cache.mapping('c', 500_000, 'v', read, concurrent=True)\nfor n in range(20): concurrent.lease(n)",
+        "concurrent = pool.mapping('c', 500_000, 'v', read, concurrent=True)\nfor n in range(20): concurrent.lease(n)",
         0,
     ),
     "reading ahead from a source that hangs": (
@@ -539,7 +539,7 @@ begun = threading.Event()
 def hang(offset, length):
     begun.set()
     threading.Event().wait()
-cache._background(cache.mapping("ahead", 500_000, "v", hang, concurrent=True)._read_ahead, 0, 1, None)
+pool._background(pool.mapping("ahead", 500_000, "v", hang, concurrent=True)._read_ahead, 0, 1, None)
 begun.wait()
 """,
         0,
@@ -583,23 +583,23 @@ sys.exit(worker.exitcode)
 
 
 @pytest.mark.parametrize("how", ENDS)
-def test_every_end_of_an_interpreter_is_clean(cache, how):
+def test_every_end_of_an_interpreter_is_clean(pool, how):
     code, expected = ENDS[how]
-    ended = python(SETUP + code, cache.name)
+    ended = python(SETUP + code, pool.name)
     assert (ended.returncode, ended.stdout, ended.stderr) == (expected, "", "")
-    settled(cache)
+    settled(pool)
 
 
-def test_an_orderly_end_leaves_a_clean_slot(cache):
-    assert python("lease = foliocache.open(name).mapping('k', 10, 'v', read).lease(0)", cache.name).returncode == 0
-    assert [c["pid"] for c in cache.stat()["clients"]] == [os.getpid()], "without any reaper"
-    assert pins(cache) == 0
+def test_an_orderly_end_leaves_a_clean_slot(pool):
+    assert python("lease = foliocache.open(name).mapping('k', 10, 'v', read).lease(0)", pool.name).returncode == 0
+    assert [c["pid"] for c in pool.stat()["clients"]] == [os.getpid()], "without any reaper"
+    assert pins(pool) == 0
 
 
 def test_the_pool_stays_for_the_next_one_with_its_content(pool_name):
-    first = "cache = foliocache.open(name, size='4MiB'); print(len(cache.mapping('k', 500_000, 'v', read).read(0, 500_000)))"
+    first = "pool = foliocache.open(name, size='4MiB'); print(len(pool.mapping('k', 500_000, 'v', read).read(0, 500_000)))"
     said = python(first, pool_name)
     assert (said.stdout, said.stderr) == ("500000\n", "")
-    cache = foliocache.attach(pool_name)
-    assert cache.mapping("k", 500_000, "v").read(0, 500_000) == bytes(500_000), "without a source"
-    settled(cache)
+    pool = foliocache.attach(pool_name)
+    assert pool.mapping("k", 500_000, "v").read(0, 500_000) == bytes(500_000), "without a source"
+    settled(pool)

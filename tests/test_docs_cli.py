@@ -19,10 +19,10 @@ def keys(thing):
     return [keys(thing[0])] if isinstance(thing, list) and thing else None
 
 
-def test_stat_and_ls(cache):
-    with cache.mapping("k", 100, "1", lambda offset, length: bytes(length)).lease(0):
-        assert keys(shown("stat")) == keys(cache.stat())
-        assert keys(shown("ls")) == keys(cache.mappings())
+def test_stat_and_ls(pool):
+    with pool.mapping("k", 100, "1", lambda offset, length: bytes(length)).lease(0):
+        assert keys(shown("stat")) == keys(pool.stat())
+        assert keys(shown("ls")) == keys(pool.mappings())
 
 
 def test_the_sums_of_the_shown_pool():

@@ -163,7 +163,7 @@ def test_counts_are_those_of_the_constants():
     said = {name: width for title in PARTS for name, (_, width) in words(title).items()}
     assert said["ALLOC_LISTS"] == (layout.MAX_ORDER + 1) * layout.LIST_SIZE
     assert said["LRU_LISTS"] == layout.QUEUES * layout.LIST_SIZE and said["LRU_PAGES"] == layout.QUEUES * 4
-    assert said["LRU_WENT"] == said["LRU_BACK"] == (layout.VERDICT_MASK + 1) * 4
+    assert said["LRU_EVICTED"] == said["LRU_REFAULTED"] == (layout.VERDICT_MASK + 1) * 4
     assert said["NODE_SLOTS"] == 4 << layout.NODE_SHIFT
     assert said["MAPPING_TEXT"] == layout.MAPPING_TEXT_MAX
     assert said["CLIENT_OPS"] == layout.OPS * 4 and said["CLIENT_LEDGER"] == layout.PINS * 4
@@ -185,7 +185,7 @@ def test_encodings_are_those_of_the_constants():
     bit = re.compile(r"bit (\d+)")
     assert [1 << int(n) for n in bit.findall(said["lock"])] == [layout.LOCK_WAITERS, layout.LOCK_BROKEN]
     name = next(text for word, text in said.items() if word.startswith("name "))
-    assert [1 << int(n) for n in bit.findall(name)] == [layout.PIN_BUSY, layout.PIN_HELD]
+    assert [1 << int(n) for n in bit.findall(name)] == [layout.PIN_INTENT, layout.PIN_OWNED]
     assert [int(n, 16) for n in re.findall("0x[0-9a-f]+", said["F_BUDDY"])] == [layout.BUDDY_QUARANTINED, layout.BUDDY_PARKED]
     assert 1 << int(bit.search(said["OBJECT_NEXT"])[1]) == layout.OBJECT_FREE
     grabbed = said["result of `filemap.grab`"]

@@ -9,8 +9,7 @@ import pytest
 from documents import PACKAGE, page, rows
 
 from foliocache.mm import layout
-from foliocache.pool import client, mapping, segment
-from foliocache.pool import pool as cache
+from foliocache.pool import client, mapping, pool, segment
 from foliocache.sizes import format_size
 
 TEXT = page("limits.md")
@@ -55,7 +54,7 @@ NUMBERS = {
     ),
     "folios in a window": lambda: f"{power(1 << 14 + layout.MAX_ORDER - 2)} with pages of 16 KiB;",
     "readahead": lambda: f"{spaced(mapping.READAHEAD_MAX)} and 1/16 of the pool",
-    "wait for another process's fill": lambda: f"{cache.FILL_TIMEOUT:.0f} s, then",
+    "wait for another process's fill": lambda: f"{pool.FILL_TIMEOUT:.0f} s, then",
     "wait for a lock": lambda: f"{layout.LOCK_PATIENCE_NS // 10**9} s, then",
     "gather": lambda: f"at most 1/{gather_share()} of the pool",
     "mapping records ever made in a pool": lambda: power(1 << 64 - layout.OBJECT_BITS),
@@ -75,7 +74,7 @@ def test_what_stands_beside_the_numbers():
     assert f"{layout.OBJECT_BITS} bits and counts in units of {1 << layout.OBJECT_SHIFT} bytes" in REASONS["pool"]
     assert f"{spaced(layout.CLIENT_SIZE)} of shared memory each" in REASONS["clients"]
     assert REASONS["folios of one object"].startswith(f"{layout.XA_HEIGHT_MAX} levels")
-    assert cache.FILL_TIMEOUT_MAX == 1e9 and "up to 10^9 s" in ROWS["wait for another process's fill"]
+    assert pool.FILL_TIMEOUT_MAX == 1e9 and "up to 10^9 s" in ROWS["wait for another process's fill"]
 
 
 def test_what_the_text_says():
@@ -115,8 +114,8 @@ def test_descriptors_of_a_pool(pool_name):
     code = """
 import os, sys, foliocache
 before = set(os.listdir("/proc/self/fd"))
-cache = foliocache.open(sys.argv[1], size="1MiB", page_size=4096)
-with cache.mapping("k", 100, "1", lambda offset, length: bytes(length)).lease(0):
+pool = foliocache.open(sys.argv[1], size="1MiB", page_size=4096)
+with pool.mapping("k", 100, "1", lambda offset, length: bytes(length)).lease(0):
     print(len(set(os.listdir("/proc/self/fd")) - before))
 """
     command = [sys.executable, "-c", code, pool_name]

@@ -22,11 +22,11 @@ def bytes_of(offset, length):
 
 @pytest.fixture
 def mappings(pool_name):
-    cache = foliocache.open(pool_name, size="4MiB", page_size="4KiB", clients=8)
+    pool = foliocache.open(pool_name, size="4MiB", page_size="4KiB", clients=8)
     small = [
-        cache.mapping(f"small {n}", len(SMALL), read=lambda offset, length: SMALL[offset : offset + length]) for n in range(50)
+        pool.mapping(f"small {n}", len(SMALL), read=lambda offset, length: SMALL[offset : offset + length]) for n in range(50)
     ]
-    return cache, [cache.mapping("big", len(BIG), read=bytes_of), *small]
+    return pool, [pool.mapping("big", len(BIG), read=bytes_of), *small]
 
 
 def read_all(mappings):
@@ -35,9 +35,9 @@ def read_all(mappings):
         assert mapping.read_bytes(0, mapping.size) == expected
 
 
-def damage(cache, rng):
+def damage(pool, rng):
     """Overwrite one word: of a descriptor, of a hash chain, or of a page of nodes or records."""
-    segment = cache._attachment.segment
+    segment = pool._attachment.segment
     memory, shape = segment.memory, segment.geometry
 
     def kind(pfn):
@@ -54,38 +54,38 @@ def damage(cache, rng):
 
 
 def test_whatever_is_damaged_is_dropped(mappings):
-    cache, maps = mappings
+    pool, maps = mappings
     rng = random.Random(1)
     found = 0
     for _ in range(100):
         read_all(maps)
-        assert cache.audit() == []
+        assert pool.audit() == []
         for _ in range(3):
-            damage(cache, rng)
-        found += len(cache.audit())
-        assert cache.repair() == []
+            damage(pool, rng)
+        found += len(pool.audit())
+        assert pool.repair() == []
     read_all(maps)
-    assert cache.audit() == []
+    assert pool.audit() == []
     assert found > 100
 
 
 def test_a_page_in_use_stays_with_its_holder_and_goes_with_him(mappings):
-    cache, maps = mappings
+    pool, maps = mappings
     lease = maps[0].lease(3)
     with memoryview(lease) as view:
         content = bytes(view)
-    shape = cache._attachment.segment.geometry
+    shape = pool._attachment.segment.geometry
     pfn = int(repr(lease).split("pfn ")[1].rstrip(">"))
     count = shape["memmap"] + pfn * layout.FOLIO_SIZE
-    cache._attachment.segment.memory.poke32(count, 7)
-    assert [found["check"] for found in cache.audit()] == ["count"]
-    assert cache.repair() == []
+    pool._attachment.segment.memory.poke32(count, 7)
+    assert [found["check"] for found in pool.audit()] == ["count"]
+    assert pool.repair() == []
     assert not maps[0].is_cached(3)
     assert bytes(lease) == content
-    used = cache.stat()["pages_by_state"]["file"]
+    used = pool.stat()["pages_by_state"]["file"]
     lease.release()
-    assert cache.repair() == []
-    assert cache.stat()["pages_by_state"]["file"] < used
+    assert pool.repair() == []
+    assert pool.stat()["pages_by_state"]["file"] < used
     read_all(maps)
 
 
@@ -94,14 +94,14 @@ def command(*arguments):
 
 
 def test_the_command(mappings):
-    cache, maps = mappings
+    pool, maps = mappings
     read_all(maps)
-    clean = command("fsck", cache.name)
+    clean = command("fsck", pool.name)
     assert (clean.returncode, "is clean" in clean.stdout) == (0, True), clean
-    cache._attachment.segment.memory.poke32(layout.ALLOC_FREE, 1)
-    assert command("fsck", cache.name).returncode == 1
-    done = command("fsck", cache.name, "--repair", "--json")
+    pool._attachment.segment.memory.poke32(layout.ALLOC_FREE, 1)
+    assert command("fsck", pool.name).returncode == 1
+    done = command("fsck", pool.name, "--repair", "--json")
     assert done.returncode == 0, done
     assert json.loads(done.stdout) == {"clean": True, "findings": [], "repaired": 1}
-    assert command("fsck", cache.name).returncode == 0
+    assert command("fsck", pool.name).returncode == 0
     read_all(maps)

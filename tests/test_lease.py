@@ -23,12 +23,12 @@ from foliocache.pool.mapping import Mapping
 
 
 @pytest.fixture
-def mapping(cache, source):
-    return cache.mapping("k", len(source.content), "v", source.read)
+def mapping(pool, source):
+    return pool.mapping("k", len(source.content), "v", source.read)
 
 
 @pytest.fixture
-def target(cache):
+def target(pool):
     """What a source is given to fill."""
     given = []
 
@@ -36,7 +36,7 @@ def target(cache):
         given.append(buffer.obj)
         return len(buffer)
 
-    cache.mapping("target", 100, readinto=readinto).lease(0).release()
+    pool.mapping("target", 100, readinto=readinto).lease(0).release()
     return given[0]
 
 
@@ -54,8 +54,8 @@ def test_what_owns_something_is_not_copied(mapping, target, kind, how):
 
 
 def test_a_copied_mapping_is_another_handle_of_the_same_object(mapping, source):
-    for other in (copy.copy(mapping), pickle.loads(pickle.dumps(mapping.cache.mapping("p", 100, "v")))):
-        assert type(other) is Mapping and other.cache is mapping.cache
+    for other in (copy.copy(mapping), pickle.loads(pickle.dumps(mapping.pool.mapping("p", 100, "v")))):
+        assert type(other) is Mapping and other.pool is mapping.pool
     assert copy.copy(mapping).read(0, 1000) == source.content[:1000]
 
 
@@ -69,16 +69,16 @@ def test_an_empty_owner_cannot_be_made(kind, make):
         make(kind)
 
 
-def test_nothing_is_initialized_again(cache, mapping, target, source):
+def test_nothing_is_initialized_again(pool, mapping, target, source):
     for owner, arguments in ((mapping.lease(0), ()), (mapping.window(), (mapping, 0, 10)), (target, ())):
         with pytest.raises(TypeError):
             owner.__init__(*arguments)
     with pytest.raises(TypeError, match="make another one"):
-        mapping.__init__(cache, "other", 10, "v")
+        mapping.__init__(pool, "other", 10, "v")
     assert mapping.key == "k" and mapping.read(0, 10) == source.content[:10]
     with mapping.window() as window:
         assert bytes(window) == source.content
-    assert cache.stat()["folios_by_type"]["table"] == 0
+    assert pool.stat()["folios_by_type"]["table"] == 0
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_module_of_pickles_cannot_make_one():
 
 
 @pytest.mark.parametrize("number", [np.int64(2), np.uint8(2), np.int32(2)])
-def test_whatever_has_an_index_is_a_number(cache, mapping, source, number):
+def test_whatever_has_an_index_is_a_number(pool, mapping, source, number):
     lease = mapping.lease(number)
     assert bytes(lease[:5]) == source.content[2 * 16384 :][:5] and lease[number] == source.content[2 * 16384 + 2]
     assert mapping.read(number, number) == mapping.read_bytes(number, number) == source.content[2:4]
@@ -120,7 +120,7 @@ def test_whatever_has_an_index_is_a_number(cache, mapping, source, number):
         assert bytes(window) == source.content[2:4]
     with mapping.window() as window:
         assert bytes(window.lease(number)) == bytes(lease)
-    assert cache.mapping("n", number).size == 2 and type(cache.mapping("n", number).size) is int
+    assert pool.mapping("n", number).size == 2 and type(pool.mapping("n", number).size) is int
 
 
 @pytest.mark.parametrize("number", [1.5, 1.0, "1", None, np.float64(1), [1]])
@@ -191,13 +191,13 @@ OBJECTS = {
 
 
 @pytest.mark.parametrize("kind", OBJECTS)
-def test_bytes_are_not_read_over_pointers_to_objects_nor_pointers_taken_for_bytes(cache, mapping, kind):
+def test_bytes_are_not_read_over_pointers_to_objects_nor_pointers_taken_for_bytes(pool, mapping, kind):
     """Numpy and ctypes let anybody write there, and the process would die of it."""
     buffer = OBJECTS[kind]()
     with pytest.raises(TypeError, match="of Python objects"):
         mapping.readinto(0, buffer)
     with pytest.raises(foliocache.SourceError, match="of Python objects"):
-        cache.mapping("objects", 24, "", lambda offset, length: buffer).read(0, 8)
+        pool.mapping("objects", 24, "", lambda offset, length: buffer).read(0, 8)
 
 
 @pytest.mark.parametrize("dtype", ["u1", "<f8", "<i4,<i4", "S5", "M8[s]", [("OO", "i4"), ("O", "u1")]])
@@ -213,17 +213,17 @@ def test_buffers_of_any_format_are_filled(mapping, source, dtype):
 class Ledger:
     """A cache's client slot, and how to see that nothing is left in it."""
 
-    def __init__(self, cache):
-        self.cache = cache
-        self.segment = cache._attachment.segment
-        self.at = clients.offset(self.segment, cache._attachment.number)
+    def __init__(self, pool):
+        self.pool = pool
+        self.segment = pool._attachment.segment
+        self.at = clients.offset(self.segment, pool._attachment.number)
 
     def word(self, offset):
         return self.segment.memory.peek32(self.at + offset)
 
     def check(self):
         """In no operation, no name, no pin, no finding."""
-        assert self.word(layout.CLIENT_BUSY) % 2 == 0
+        assert self.word(layout.CLIENT_OP_SEQ) % 2 == 0
         assert [self.word(layout.CLIENT_OPS + 4 * n) for n in range(layout.OPS)] == [0] * layout.OPS
         assert [n for n in range(layout.PINS) if self.word(layout.CLIENT_LEDGER + 4 * n)] == []
 
@@ -304,17 +304,17 @@ def interrupted_everywhere(moments, operation, prepare, most):
 
 
 OPERATIONS = {
-    "hit": lambda mapping, cache: mapping.lease(0).release(),
-    "miss": lambda mapping, cache: (mapping.invalidate(), mapping.lease(0).release()),
-    "miss into": lambda mapping, cache: (cache.into.invalidate(), cache.into.lease(0).release()),
-    "read": lambda mapping, cache: (mapping.invalidate(), mapping.read(100, 60_000), mapping.read_bytes(5, 40_000)),
-    "readinto": lambda mapping, cache: (mapping.invalidate(), mapping.readinto(100, bytearray(60_000))),
-    "window": lambda mapping, cache: (mapping.invalidate(), mapping.window(0, 50_000).close()),
-    "window's lease": lambda mapping, cache: mapping.window(0, 50_000).lease(1).release(),
-    "forget": lambda mapping, cache: (mapping.lease(0), cache.forget("k")),
-    "a new mapping": lambda mapping, cache: cache.mapping("new", 100_000, "v", bytes_of).read(0, 100),
-    "reap": lambda mapping, cache: cache._attachment.reap(),
-    "repair": lambda mapping, cache: cache.repair(),
+    "hit": lambda mapping, pool: mapping.lease(0).release(),
+    "miss": lambda mapping, pool: (mapping.invalidate(), mapping.lease(0).release()),
+    "miss into": lambda mapping, pool: (pool.into.invalidate(), pool.into.lease(0).release()),
+    "read": lambda mapping, pool: (mapping.invalidate(), mapping.read(100, 60_000), mapping.read_bytes(5, 40_000)),
+    "readinto": lambda mapping, pool: (mapping.invalidate(), mapping.readinto(100, bytearray(60_000))),
+    "window": lambda mapping, pool: (mapping.invalidate(), mapping.window(0, 50_000).close()),
+    "window's lease": lambda mapping, pool: mapping.window(0, 50_000).lease(1).release(),
+    "forget": lambda mapping, pool: (mapping.lease(0), pool.forget("k")),
+    "a new mapping": lambda mapping, pool: pool.mapping("new", 100_000, "v", bytes_of).read(0, 100),
+    "reap": lambda mapping, pool: pool._attachment.reap(),
+    "repair": lambda mapping, pool: pool.repair(),
 }
 
 
@@ -342,32 +342,32 @@ def fill_with_zeros(offset, buffer):
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_exception_at_any_moment_leaves_nothing(pool_name, name, moments):
     """As a signal's handler may raise one. Nothing is left while the exception, and with it each frame's variables, still lives."""
-    cache = foliocache.open(pool_name, size="4MiB", clients=4, fill_timeout=1)
-    mapping = cache.mapping("k", 100_000, "v", bytes_of)
-    cache.into = cache.mapping("into", 20_000, "v", readinto=fill_with_zeros)
-    ledger, count = Ledger(cache), 0
+    pool = foliocache.open(pool_name, size="4MiB", clients=4, fill_timeout=1)
+    mapping = pool.mapping("k", 100_000, "v", bytes_of)
+    pool.into = pool.mapping("into", 20_000, "v", readinto=fill_with_zeros)
+    ledger, count = Ledger(pool), 0
     mapping.read(0, mapping.size)
     prepare = PREPARE.get(name, lambda mapping: None)
     most = 10_000 if SOAK or name not in PREPARE else 40  # each of those takes a process that dies
-    for error in interrupted_everywhere(moments, lambda: OPERATIONS[name](mapping, cache), lambda: prepare(mapping), most):
+    for error in interrupted_everywhere(moments, lambda: OPERATIONS[name](mapping, pool), lambda: prepare(mapping), most):
         count += 1
-        assert ledger.word(layout.CLIENT_BUSY) % 2 == 0
+        assert ledger.word(layout.CLIENT_OP_SEQ) % 2 == 0
         assert [ledger.word(layout.CLIENT_OPS + 4 * n) for n in range(layout.OPS)] == [0] * layout.OPS
-        locked = [n for n in range(layout.PINS) if ledger.word(layout.CLIENT_LEDGER + 4 * n) and _is_locked(cache, ledger, n)]
+        locked = [n for n in range(layout.PINS) if ledger.word(layout.CLIENT_LEDGER + 4 * n) and _is_locked(pool, ledger, n)]
         assert locked == [], f"a folio that nobody fills stays locked after {traceback.format_tb(error.__traceback__)}"
         del error
     assert count > 1 or moments is EndsOfCalls  # a hit has none but its own
     gc.collect()
-    cache._attachment.reap()
+    pool._attachment.reap()
     ledger.check()
-    assert cache.stat()["pins"] == 0
+    assert pool.stat()["pins"] == 0
     assert mapping.read(0, 100) == bytes(100)
-    cache.forget("k"), cache.forget("into"), cache.forget("new")
-    assert cache.audit() == [] and cache.stat()["pages_by_state"]["file"] == 0
+    pool.forget("k"), pool.forget("into"), pool.forget("new")
+    assert pool.audit() == [] and pool.stat()["pages_by_state"]["file"] == 0
     ledger.check_all_words(mapping)
 
 
-def _is_locked(cache, ledger, n):
+def _is_locked(pool, ledger, n):
     pfn = ledger.word(layout.CLIENT_LEDGER + 4 * n) & layout.PIN_PFN
     flags = ledger.segment.geometry["memmap"] + pfn * layout.FOLIO_SIZE + layout.F_FLAGS
     return ledger.segment.memory.peek32(flags) & layout.PG_LOCKED != 0
@@ -375,9 +375,9 @@ def _is_locked(cache, ledger, n):
 
 def test_a_signal_at_any_moment_leaves_nothing(pool_name):
     """Real ones, as fast as they come, whose handler raises now and then; reads, misses and windows meanwhile."""
-    cache = foliocache.open(pool_name, size="4MiB")
-    mapping = cache.mapping("k", 100_000, "v", bytes_of)
-    ledger, armed, stops = Ledger(cache), [False], 0
+    pool = foliocache.open(pool_name, size="4MiB")
+    mapping = pool.mapping("k", 100_000, "v", bytes_of)
+    ledger, armed, stops = Ledger(pool), [False], 0
 
     def handler(number, frame):
         if armed[0]:
@@ -399,14 +399,14 @@ def test_a_signal_at_any_moment_leaves_nothing(pool_name):
             finally:
                 armed[0] = False
             if turn % 100 == 0:
-                assert ledger.word(layout.CLIENT_BUSY) % 2 == 0
+                assert ledger.word(layout.CLIENT_OP_SEQ) % 2 == 0
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert stops == 1500
     gc.collect()
     ledger.check()
-    assert cache.audit() == []
+    assert pool.audit() == []
     ledger.check_all_words(mapping)
 
 
@@ -419,34 +419,34 @@ except ImportError:
 @pytest.mark.skipif(not hasattr(_testcapi, "set_nomemory"), reason="this Python has no allocator that fails on demand")
 @pytest.mark.parametrize("name", ["hit", "miss", "miss into", "read", "readinto", "window", "window's lease"])
 def test_no_memory_at_any_allocation_leaves_nothing(pool_name, name):
-    cache = foliocache.open(pool_name, size="4MiB")
-    mapping = cache.mapping("k", 100_000, "v", bytes_of)
-    cache.into = cache.mapping("into", 20_000, "v", readinto=fill_with_zeros)
-    ledger = Ledger(cache)
+    pool = foliocache.open(pool_name, size="4MiB")
+    mapping = pool.mapping("k", 100_000, "v", bytes_of)
+    pool.into = pool.mapping("into", 20_000, "v", readinto=fill_with_zeros)
+    ledger = Ledger(pool)
     mapping.read(0, mapping.size)
     kept = [mapping.lease(0) for _ in range(300)]  # the free list of leases is empty then
     failures = 0
     for nth in range(60):
         try:
             _testcapi.set_nomemory(nth, nth + 1)
-            OPERATIONS[name](mapping, cache)
+            OPERATIONS[name](mapping, pool)
         except MemoryError:
             failures += 1
         finally:
             _testcapi.remove_mem_hooks()
-        assert ledger.word(layout.CLIENT_BUSY) % 2 == 0
+        assert ledger.word(layout.CLIENT_OP_SEQ) % 2 == 0
     assert failures > 0
     kept.clear()
     gc.collect()
     ledger.check()
-    assert cache.audit() == []
+    assert pool.audit() == []
     ledger.check_all_words(mapping)
 
 
-def test_a_buffer_that_is_asked_for_wrongly_leaves_no_view(cache, mapping):
+def test_a_buffer_that_is_asked_for_wrongly_leaves_no_view(pool, mapping):
     lease = mapping.lease(0)
     for _ in range(3):
         with pytest.raises(BufferError):
             ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(lease), ctypes.create_string_buffer(200), 1)  # PyBUF_WRITABLE
     lease.release()
-    assert cache.stat()["pins"] == 0
+    assert pool.stat()["pins"] == 0

@@ -16,26 +16,26 @@ def content(number):
 
 
 @pytest.fixture
-def cache(pool_name):
-    cache = foliocache.open(pool_name, size="1MiB", page_size=PAGE, clients=4)
-    read_all(cache)
-    return cache
+def pool(pool_name):
+    pool = foliocache.open(pool_name, size="1MiB", page_size=PAGE, clients=4)
+    read_all(pool)
+    return pool
 
 
-def mapping(cache, number):
-    return cache.mapping(f"{number}", PAGE, "1", lambda offset, length: content(number)[offset : offset + length])
+def mapping(pool, number):
+    return pool.mapping(f"{number}", PAGE, "1", lambda offset, length: content(number)[offset : offset + length])
 
 
-def read_all(cache):
+def read_all(pool):
     for number in range(OBJECTS):
-        assert mapping(cache, number).read_bytes(0, PAGE) == content(number)
+        assert mapping(pool, number).read_bytes(0, PAGE) == content(number)
 
 
-def churn(cache):
+def churn(pool):
     """Other pages in and out, of one page and of several."""
     for number in range(200):
-        cache.mapping(f"other {number}", PAGE, "1", lambda offset, length: b"o" * length).read_bytes(0, PAGE)
-    large = cache.mapping("large", 200 * PAGE, "1", lambda offset, length: b"l" * length)
+        pool.mapping(f"other {number}", PAGE, "1", lambda offset, length: b"o" * length).read_bytes(0, PAGE)
+    large = pool.mapping("large", 200 * PAGE, "1", lambda offset, length: b"l" * length)
     assert set(large.read_bytes(0, large.size)) == {ord("l")}
 
 
@@ -43,19 +43,19 @@ def pfn_of(lease):
     return int(repr(lease).split("pfn ")[1].rstrip(">"))
 
 
-def descriptor(cache, pfn):
-    segment = cache._attachment.segment
+def descriptor(pool, pfn):
+    segment = pool._attachment.segment
     return segment.memory, segment.geometry["memmap"] + pfn * layout.FOLIO_SIZE
 
 
-def damage(cache, pfn, field, value):
-    memory, at = descriptor(cache, pfn)
+def damage(pool, pfn, field, value):
+    memory, at = descriptor(pool, pfn)
     memory.poke32(at + field, value)
 
 
-def pages_of(cache, kind):
-    memory, at = descriptor(cache, 0)
-    pages = cache._attachment.segment.geometry["npages"]
+def pages_of(pool, kind):
+    memory, at = descriptor(pool, 0)
+    pages = pool._attachment.segment.geometry["npages"]
     return [
         pfn for pfn in range(pages) if memory.peek32(at + pfn * layout.FOLIO_SIZE + layout.F_KIND) & layout.TYPE_MASK == kind
     ]
@@ -76,64 +76,64 @@ WORDS = {
 
 @pytest.mark.parametrize("first", ["used", "repaired"])
 @pytest.mark.parametrize("what", WORDS)
-def test_a_page_in_use_that_claims_to_be_something_else(cache, what, first):
+def test_a_page_in_use_that_claims_to_be_something_else(pool, what, first):
     numbers = range(40, 60)
-    held = [mapping(cache, number).lease(0) for number in numbers]
-    damage(cache, pfn_of(held[5]), *WORDS[what])
+    held = [mapping(pool, number).lease(0) for number in numbers]
+    damage(pool, pfn_of(held[5]), *WORDS[what])
     if first == "used":
-        cache.mapping(f"{39}", PAGE, "1").invalidate()
-        churn(cache)
-    assert cache.repair() == []
-    churn(cache)
+        pool.mapping(f"{39}", PAGE, "1").invalidate()
+        churn(pool)
+    assert pool.repair() == []
+    churn(pool)
     assert [bytes(lease) for lease in held] == [content(number) for number in numbers]
-    read_all(cache)
+    read_all(pool)
     held.clear()
-    assert cache.repair() == []
-    read_all(cache)
-    assert cache.audit() == []
+    assert pool.repair() == []
+    read_all(pool)
+    assert pool.audit() == []
 
 
 @pytest.mark.parametrize("kind", [layout.TYPE_NODE, layout.TYPE_INODE])
 @pytest.mark.parametrize("claim", [layout.TYPE_FILE, layout.TYPE_NONE, layout.TYPE_TABLE])
-def test_a_page_of_objects_that_claims_to_be_something_else(cache, kind, claim):
+def test_a_page_of_objects_that_claims_to_be_something_else(pool, kind, claim):
     """It is given back and used again, while trees and chains still lead there: nothing is written by that way."""
-    churn(cache)
-    for pfn in pages_of(cache, kind):
-        damage(cache, pfn, layout.F_KIND, claim)
-    assert cache.repair() == []
+    churn(pool)
+    for pfn in pages_of(pool, kind):
+        damage(pool, pfn, layout.F_KIND, claim)
+    assert pool.repair() == []
     for _ in range(3):
-        read_all(cache)
-        churn(cache)
-    assert cache.audit() == []
+        read_all(pool)
+        churn(pool)
+    assert pool.audit() == []
 
 
-def test_a_link_that_leads_nowhere_from_the_back_is_found(cache):
-    damage(cache, pfn_of(mapping(cache, 3).lease(0)), layout.F_PREV, layout.NIL)
-    assert {found["check"] for found in cache.audit()} == {"list"}
-    assert cache.repair() == []
+def test_a_link_that_leads_nowhere_from_the_back_is_found(pool):
+    damage(pool, pfn_of(mapping(pool, 3).lease(0)), layout.F_PREV, layout.NIL)
+    assert {found["check"] for found in pool.audit()} == {"list"}
+    assert pool.repair() == []
 
 
-def test_a_queue_that_there_is_not(cache):
-    lease = mapping(cache, 3).lease(0)
-    damage(cache, pfn_of(lease), layout.F_QUEUE, 9)
-    assert cache.repair() == []
-    read_all(cache)
-    assert cache.audit() == []
+def test_a_queue_that_there_is_not(pool):
+    lease = mapping(pool, 3).lease(0)
+    damage(pool, pfn_of(lease), layout.F_QUEUE, 9)
+    assert pool.repair() == []
+    read_all(pool)
+    assert pool.audit() == []
 
 
-def test_records_whose_page_was_taken_from_them_are_made_anew(cache):
-    (page, *_) = pages_of(cache, layout.TYPE_INODE)
-    damage(cache, page, layout.F_KIND, layout.TYPE_FILE)
-    read_all(cache)
-    assert cache.repair() == []
-    read_all(cache)
-    assert all(mapping(cache, number).is_cached(0) for number in range(OBJECTS))
+def test_records_whose_page_was_taken_from_them_are_made_anew(pool):
+    (page, *_) = pages_of(pool, layout.TYPE_INODE)
+    damage(pool, page, layout.F_KIND, layout.TYPE_FILE)
+    read_all(pool)
+    assert pool.repair() == []
+    read_all(pool)
+    assert all(mapping(pool, number).is_cached(0) for number in range(OBJECTS))
 
 
-def records(cache):
+def records(pool):
     """Where the records in use lie."""
-    segment = cache._attachment.segment
-    for page in pages_of(cache, layout.TYPE_INODE):
+    segment = pool._attachment.segment
+    for page in pages_of(pool, layout.TYPE_INODE):
         for place in range(PAGE // layout.MAPPING_SIZE):
             at = segment.geometry["data"] + page * PAGE + place * layout.MAPPING_SIZE
             if not segment.memory.peek32(at + layout.OBJECT_NEXT) & layout.OBJECT_FREE:
@@ -141,18 +141,18 @@ def records(cache):
 
 
 @pytest.mark.parametrize("first", ["used", "repaired"])
-def test_records_that_have_changed_names(cache, first):
+def test_records_that_have_changed_names(pool, first):
     """An object is found by another's: its folios say whose they are."""
-    memory = cache._attachment.segment.memory
-    one, other = list(records(cache))[30:32]
+    memory = pool._attachment.segment.memory
+    one, other = list(records(pool))[30:32]
     for field in (layout.MAPPING_DIGEST_LO, layout.MAPPING_DIGEST_HI):
         a, b = memory.peek64(one + field), memory.peek64(other + field)
         memory.poke64(one + field, b)
         memory.poke64(other + field, a)
     if first == "repaired":
-        cache._attachment.repair()
-        core.repair(cache._attachment.segment.mem, cache._attachment.number, layout.REPAIR_TABLE)
-    read_all(cache)
-    assert cache.repair() == []
-    read_all(cache)
-    assert cache.audit() == []
+        pool._attachment.repair()
+        core.repair(pool._attachment.segment.mem, pool._attachment.number, layout.REPAIR_TABLE)
+    read_all(pool)
+    assert pool.repair() == []
+    read_all(pool)
+    assert pool.audit() == []

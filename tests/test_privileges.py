@@ -20,12 +20,12 @@ def read(offset, length):
 
 
 @pytest.fixture(params=[0o600, 0o666], ids=oct)
-def cache(pool_name, request):
-    cache = foliocache.open(pool_name, size="1MiB", page_size=PAGE, clients=8, mode=request.param)
-    cache.mapping("k", len(CONTENT), "1", read).read(0, 1)
-    yield cache
-    cache._attachment.reap()
-    assert cache.audit() == []
+def pool(pool_name, request):
+    pool = foliocache.open(pool_name, size="1MiB", page_size=PAGE, clients=8, mode=request.param)
+    pool.mapping("k", len(CONTENT), "1", read).read(0, 1)
+    yield pool
+    pool._attachment.reap()
+    assert pool.audit() == []
 
 
 def drop_uid():
@@ -53,56 +53,56 @@ LOSSES = [
 ]
 
 
-def reads(cache):
+def reads(pool):
     """Hits, misses, more than there is room for, and a dead client in the way: every byte is right. How many folios were cached."""
-    mapping = cache.mapping("k", len(CONTENT), "1", read)
+    mapping = pool.mapping("k", len(CONTENT), "1", read)
     assert mapping.read_bytes(0, 10) == CONTENT[:10]
     leases = [mapping.lease(index) for index in range(mapping.folios)]
     size = mapping.folio_size
     assert all(memoryview(lease) == CONTENT[index * size : index * size + size] for index, lease in enumerate(leases))
     cached = sum(lease.cached for lease in leases)
     assert 0 < cached < len(leases), "there is not room for all of it"
-    assert cache.stat()["counters"]["bypasses"] > 0
+    assert pool.stat()["counters"]["bypasses"] > 0
     return cached
 
 
 @pytest.mark.parametrize("lose", LOSSES)
-def test_who_has_read_before_goes_on(cache, lose):
+def test_who_has_read_before_goes_on(pool, lose):
     def work():
-        cache.mapping("k", len(CONTENT), "1", read).read(0, 1)
+        pool.mapping("k", len(CONTENT), "1", read).read(0, 1)
         lose()
-        return reads(cache) > 0
+        return reads(pool) > 0
 
     assert answer_of(work) == "True"
 
 
 @pytest.mark.parametrize("lose", LOSSES)
-def test_a_forked_worker_reads_for_the_first_time_afterwards(cache, lose):
+def test_a_forked_worker_reads_for_the_first_time_afterwards(pool, lose):
     """What it needs was opened when it was forked."""
-    assert answer_of(lambda: (lose(), reads(cache) > 0)[1]) == "True"
+    assert answer_of(lambda: (lose(), reads(pool) > 0)[1]) == "True"
 
 
 @pytest.mark.parametrize("lose", LOSSES)
-def test_the_dead_are_reaped_afterwards(cache, lose):
+def test_the_dead_are_reaped_afterwards(pool, lose):
     def work():
-        cache.mapping("k", len(CONTENT), "1", read).read(0, 1)
+        pool.mapping("k", len(CONTENT), "1", read).read(0, 1)
         pid = os.fork()
         if pid == 0:
-            lease = cache.mapping("k", len(CONTENT), "1", read).lease(1)
+            lease = pool.mapping("k", len(CONTENT), "1", read).lease(1)
             os._exit(0 if lease else 1)
         os.waitpid(pid, 0)
         lose()
-        return cache._attachment.reap()
+        return pool._attachment.reap()
 
     assert answer_of(work) == "(1, 0)"
 
 
 @pytest.mark.parametrize("lose", [LOSSES[2]])
-def test_opening_again_needs_nothing(cache, lose):
+def test_opening_again_needs_nothing(pool, lose):
     def work():
-        cache._attachment.join()
+        pool._attachment.join()
         lose()
-        return foliocache.open(cache.name) is cache and foliocache.attach(cache.name) is cache
+        return foliocache.open(pool.name) is pool and foliocache.attach(pool.name) is pool
 
     assert answer_of(work) == "True"
 
@@ -110,13 +110,13 @@ def test_opening_again_needs_nothing(cache, lose):
 @needs_root
 def test_a_child_of_one_that_has_dropped_its_rights_is_told_what_to_do(pool_name):
     """It can attach where the mode lets it."""
-    for mode, expected in ((0o666, "True"), (0o600, "SegmentError")):
-        cache = foliocache.open(pool_name, size="1MiB", page_size=PAGE, mode=mode)
+    for mode, expected in ((0o666, "True"), (0o600, "PoolError")):
+        pool = foliocache.open(pool_name, size="1MiB", page_size=PAGE, mode=mode)
 
-        def work(cache=cache):
-            cache.mapping("k", len(CONTENT), "1", read).read(0, 1)
+        def work(pool=pool):
+            pool.mapping("k", len(CONTENT), "1", read).read(0, 1)
             drop_uid()
-            return answer_of(lambda: reads(cache) > 0)
+            return answer_of(lambda: reads(pool) > 0)
 
         said = answer_of(work)
         assert said.startswith(expected)
@@ -126,40 +126,40 @@ def test_a_child_of_one_that_has_dropped_its_rights_is_told_what_to_do(pool_name
 
 
 @needs_root
-def test_a_child_without_proc_finds_the_file_by_its_path(cache):
+def test_a_child_without_proc_finds_the_file_by_its_path(pool):
     """If it is the same one there."""
 
     def work(there):
         root = tempfile.mkdtemp()
-        folder = os.path.dirname(cache.path)
+        folder = os.path.dirname(pool.path)
         os.makedirs(root + folder)
         if there == "another":
-            with open(root + cache.path, "wb") as file:
+            with open(root + pool.path, "wb") as file:
                 file.write(b"something else")
         elif there == "same":
             libc = ctypes.CDLL(None, use_errno=True)
             assert libc.unshare(0x20000) == 0  # CLONE_NEWNS
             assert libc.mount(None, b"/", None, 0x44000, None) == 0  # MS_PRIVATE | MS_REC
             assert libc.mount(folder.encode(), (root + folder).encode(), None, 0x1000, None) == 0  # MS_BIND
-        cache._attachment.join()
+        pool._attachment.join()
         os.chroot(root)
-        return answer_of(lambda: reads(cache) > 0)
+        return answer_of(lambda: reads(pool) > 0)
 
     assert answer_of(lambda: work("same")) == "True"
     for there in ("nothing", "another"):
-        assert answer_of(lambda there=there: work(there)).startswith("SegmentError")
+        assert answer_of(lambda there=there: work(there)).startswith("PoolError")
 
 
 def test_no_slot_object_is_left_half_made(pool_name, monkeypatch, capsys):
     """Where its file cannot be opened, the error is ours, and nothing is said when it is finalized."""
-    cache = foliocache.open(pool_name, size="1MiB")
-    cache._attachment.join()
+    pool = foliocache.open(pool_name, size="1MiB")
+    pool._attachment.join()
 
     def work():
         use_up_descriptors()
         second = os.fork()  # has closed the parent's, and may open one instead
         if second == 0:
-            cache._attachment.join()
+            pool._attachment.join()
             os._exit(0)
         return os.waitstatus_to_exitcode(os.waitpid(second, 0)[1])
 

@@ -15,12 +15,12 @@ ROOT = Path(__file__).parent.parent
 INSTALL = 600  # seconds: it compiles the core
 SMOKE = """
 import sys, foliocache, fsspec
-cache = foliocache.open(sys.argv[1], size="4MiB")
-mapping = cache.mapping("k", 100_000, "v", lambda offset, length: bytes(length))
+pool = foliocache.open(sys.argv[1], size="4MiB")
+mapping = pool.mapping("k", 100_000, "v", lambda offset, length: bytes(length))
 assert mapping.read(0, 100_000) == bytes(100_000)
 with open(__file__, "rb") as mine, fsspec.open("folio::file://" + __file__, folio={"name": sys.argv[1]}) as through:
     assert mine.read() == through.read()
-assert cache.audit() == []
+assert pool.audit() == []
 foliocache.remove(sys.argv[1])
 print("fine", sys.version_info[:2])
 """

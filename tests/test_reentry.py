@@ -32,13 +32,13 @@ def name(pool_name):
     return pool_name
 
 
-def used(cache, key="k"):
+def used(pool, key="k"):
     """A cache that has been used: it is one client, whatever happened meanwhile."""
-    mapping = cache.mapping(key, len(CONTENT), "1", read)
+    mapping = pool.mapping(key, len(CONTENT), "1", read)
     assert mapping.read_bytes(0, 5000) == CONTENT[:5000]
-    assert cache.audit() == [] or key != "k"
-    assert [client["pid"] for client in cache.stat()["clients"]].count(os.getpid()) == 1
-    return cache
+    assert pool.audit() == [] or key != "k"
+    assert [client["pid"] for client in pool.stat()["clients"]].count(os.getpid()) == 1
+    return pool
 
 
 def open_of(name):
@@ -79,57 +79,57 @@ def test_a_handler_opens_what_is_being_opened(name, make):
 
 @pytest.mark.parametrize("inner", ["read", "open", "stat", "reap"])
 def test_a_handler_uses_what_a_forked_child_is_joining(name, inner):
-    cache = foliocache.open(name)
-    mapping = cache.mapping("k", len(CONTENT), "1", read)
+    pool = foliocache.open(name)
+    mapping = pool.mapping("k", len(CONTENT), "1", read)
     mapping.read(0, 10)
     actions = {
         "read": lambda: mapping.read_bytes(4096, 10) == CONTENT[4096:4106] or os._exit(2),
-        "open": lambda: foliocache.open(name) is cache or os._exit(3),
-        "stat": cache.stat,
-        "reap": cache._attachment.reap,
+        "open": lambda: foliocache.open(name) is pool or os._exit(3),
+        "stat": pool.stat,
+        "reap": pool._attachment.reap,
     }
     lines = 40
 
     def first_use(line):
         with at_line(line, actions[inner]):
             assert mapping.read_bytes(0, 10) == CONTENT[:10]
-        used(cache)
+        used(pool)
 
     for line in range(1, lines, STRIDE):
         assert in_child(lambda line=line: first_use(line)) == 0, line
-    cache._attachment.reap()
-    assert cache.audit() == [] and len(cache.stat()["clients"]) == 1
+    pool._attachment.reap()
+    assert pool.audit() == [] and len(pool.stat()["clients"]) == 1
 
 
 def test_a_handler_uses_what_its_thread_adopts(name):
     """Every slot is a dead client's, so joining takes long. The handler is served, or told so."""
-    cache = foliocache.open(name)
-    mem = cache._attachment.segment.mem
+    pool = foliocache.open(name)
+    mem = pool._attachment.segment.mem
 
     def adopt(line):
         while not all(client.state(mem, n) for n in range(8)):
             pid = os.fork()
             if pid == 0:
-                assert cache._attachment.number < 8
+                assert pool._attachment.number < 8
                 os.kill(os.getpid(), signal.SIGKILL)
             os.waitpid(pid, 0)
 
         def again():
-            with contextlib.suppress(foliocache.SegmentError):
-                assert cache.mapping("another key", 100, "1", read).read_bytes(0, 5) == CONTENT[:5]
+            with contextlib.suppress(foliocache.PoolError):
+                assert pool.mapping("another key", 100, "1", read).read_bytes(0, 5) == CONTENT[:5]
 
         with at_line(line, again):
-            used(cache)
+            used(pool)
 
     for line in range(1, 60, 2):
         assert in_child(lambda line=line: adopt(line)) == 0, line
-    cache._attachment.reap()
-    assert cache.audit() == [] and len(cache.stat()["clients"]) == 1
+    pool._attachment.reap()
+    assert pool.audit() == [] and len(pool.stat()["clients"]) == 1
 
 
 def test_an_exception_at_any_line_of_joining_leaves_no_lock_behind(name):
     """Others can reap, and the process can go on."""
-    cache = foliocache.open(name)
+    pool = foliocache.open(name)
 
     class Handler(Exception):
         pass
@@ -140,26 +140,26 @@ def test_an_exception_at_any_line_of_joining_leaves_no_lock_behind(name):
     def join(line):
         try:
             with at_line(line, raise_it):
-                used(cache)
+                used(pool)
         except Handler:
             pass
-        used(cache)
+        used(pool)
         mine, dead = os.getpid(), os.fork()
         if dead == 0:
-            used(cache)
+            used(pool)
             os.kill(os.getpid(), signal.SIGKILL)
         os.waitpid(dead, 0)
         assert in_child(lambda: used(foliocache.open(name)) and None) == 0
-        cache._attachment.reap()
-        assert {client["pid"] for client in cache.stat()["clients"]} <= {mine, os.getppid()}
+        pool._attachment.reap()
+        assert {client["pid"] for client in pool.stat()["clients"]} <= {mine, os.getppid()}
 
     for line in range(1, 60):
         assert in_child(lambda line=line: join(line)) == 0, line
 
 
 def test_a_finalizer_reads_while_a_forked_child_joins(name):
-    cache = foliocache.open(name)
-    mapping = cache.mapping("k", len(CONTENT), "1", read)
+    pool = foliocache.open(name)
+    mapping = pool.mapping("k", len(CONTENT), "1", read)
     mapping.read(0, 10)
     reads = []
 
@@ -177,7 +177,7 @@ def test_a_finalizer_reads_while_a_forked_child_joins(name):
         gc.set_threshold(gc.get_count()[0] + n)
         gc.enable()
         mapping.read(0, 10)
-        used(cache)
+        used(pool)
         gc.collect()
         assert reads == [CONTENT[:3]] * 5
 
@@ -247,8 +247,8 @@ def test_a_child_is_forked_at_any_line_of_another_threads_creation(pool_name, mo
 
 def test_threads_join_at_once_and_are_one_client(pool_name):
     """Also where there is no slot to spare."""
-    cache = foliocache.open(pool_name, size="1MiB", page_size="4KiB", clients=2)
-    mapping = cache.mapping("k", len(CONTENT), "1", read)
+    pool = foliocache.open(pool_name, size="1MiB", page_size="4KiB", clients=2)
+    mapping = pool.mapping("k", len(CONTENT), "1", read)
 
     def many():
         sys.setswitchinterval(1e-6)
@@ -268,7 +268,7 @@ def test_threads_join_at_once_and_are_one_client(pool_name):
         for thread in threads:
             thread.join(20)
         assert failed == []
-        used(cache)
+        used(pool)
 
     for _ in range(20):
         assert in_child(many) == 0
@@ -276,8 +276,8 @@ def test_threads_join_at_once_and_are_one_client(pool_name):
 
 def test_a_handler_reads_ahead_while_its_thread_starts_to(pool_name):
     """Work in the background is asked for without a lock that the thread could meet again."""
-    cache = foliocache.open(pool_name, size="16MiB")
-    one = cache.mapping("one", 4 << 20, "1", lambda offset, length: bytes(length), concurrent=True)
+    pool = foliocache.open(pool_name, size="16MiB")
+    one = pool.mapping("one", 4 << 20, "1", lambda offset, length: bytes(length), concurrent=True)
     background = os.path.join(PACKAGE, "background.py")
 
     def body(line):
@@ -291,18 +291,18 @@ def test_a_handler_reads_ahead_while_its_thread_starts_to(pool_name):
                 seen += 1
                 if seen == line:
                     sys.settrace(None)
-                    cache._background(lambda: done.set())
+                    pool._background(lambda: done.set())
             return trace
 
         done = threading.Event()
         sys.settrace(trace)
-        cache._background(lambda: None)
+        pool._background(lambda: None)
         sys.settrace(None)
         if seen >= line:
             assert done.wait(10)
         for index in range(one.folios):
             one.lease(index).release()
-        cache.close()
+        pool.close()
         return seen
 
     for line in range(1, 25):
@@ -331,7 +331,7 @@ def test_creation_is_free_again_in_a_forked_child(pool_name, monkeypatch):
 
 def test_a_child_is_forked_while_another_thread_is_in_the_source(name):
     """The source is called by one thread at a time; that one is not in the child."""
-    cache = foliocache.open(name)
+    pool = foliocache.open(name)
     inside, go = threading.Event(), threading.Event()
     parent = os.getpid()
 
@@ -341,7 +341,7 @@ def test_a_child_is_forked_while_another_thread_is_in_the_source(name):
             assert go.wait(60)
         return read(offset, length)
 
-    mapping = cache.mapping("k", len(CONTENT), "1", slow)
+    mapping = pool.mapping("k", len(CONTENT), "1", slow)
     thread = threading.Thread(target=lambda: mapping.lease(0))
     thread.start()
     assert inside.wait(60)

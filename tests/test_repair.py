@@ -1,4 +1,4 @@
-"""``Cache.repair`` on a pool that is sound and in use changes nothing; on one that is damaged and in use, what is damaged."""
+"""``Pool.repair`` on a pool that is sound and in use changes nothing; on one that is damaged and in use, what is damaged."""
 
 import contextlib
 import os
@@ -20,20 +20,20 @@ def source(offset, length):
 
 
 @pytest.fixture
-def cache(pool_name):
-    cache = foliocache.open(pool_name, size="4MiB", page_size=PAGE, clients=8)
-    for mapping in mappings(cache):
+def pool(pool_name):
+    pool = foliocache.open(pool_name, size="4MiB", page_size=PAGE, clients=8)
+    for mapping in mappings(pool):
         mapping.read_bytes(0, len(CONTENT))
-    return cache
+    return pool
 
 
-def mappings(cache):
-    return [cache.mapping(f"object {n}", len(CONTENT), read=source) for n in range(OBJECTS)]
+def mappings(pool):
+    return [pool.mapping(f"object {n}", len(CONTENT), read=source) for n in range(OBJECTS)]
 
 
-def hammer(cache):
+def hammer(pool):
     """Leases of few objects, again and again: their counts are seldom what they should be."""
-    hot = mappings(cache)[:3]
+    hot = mappings(pool)[:3]
     while True:
         for mapping in hot:
             leases = [mapping.lease(n) for n in range(mapping.folios)]
@@ -41,7 +41,7 @@ def hammer(cache):
 
 
 @contextlib.contextmanager
-def at_work(cache, work, count=3):
+def at_work(pool, work, count=3):
     """While children are at it."""
     children = []
     try:
@@ -51,7 +51,7 @@ def at_work(cache, work, count=3):
             if pid == 0:
                 signal.alarm(120)
                 os.write(go, b".")
-                work(cache)
+                work(pool)
             children.append(pid)
             assert os.read(ready, 1)
             os.close(ready)
@@ -63,24 +63,24 @@ def at_work(cache, work, count=3):
             os.waitpid(pid, 0)
 
 
-def test_a_sound_pool_in_use_stays_as_it_is(cache):
-    before = cache.stat()
-    with at_work(cache, hammer):
+def test_a_sound_pool_in_use_stays_as_it_is(pool):
+    before = pool.stat()
+    with at_work(pool, hammer):
         for _ in range(30):
-            cache.repair()
-    cache._attachment.reap()
-    assert cache.audit() == []
-    after = cache.stat()
+            pool.repair()
+    pool._attachment.reap()
+    assert pool.audit() == []
+    after = pool.stat()
     assert (
         after["cached_bytes"] >= before["cached_bytes"] - 3 * 3 * PAGE
     )  # the price of the children's deaths, not of the repairs
     assert after["counters"]["misses"] == before["counters"]["misses"]
-    assert all(mapping.is_cached(0) for mapping in mappings(cache)[3:])
+    assert all(mapping.is_cached(0) for mapping in mappings(pool)[3:])
 
 
-def test_what_looks_damaged_in_passing_is_not_dropped(cache, monkeypatch):
+def test_what_looks_damaged_in_passing_is_not_dropped(pool, monkeypatch):
     """An audit that finds fault with every page proves nothing."""
-    pages = cache.stat()["pages"]
+    pages = pool.stat()["pages"]
     real = audit.audit
     accused = [{"check": "count", "where": f"pfn {pfn}", "message": "seen in passing"} for pfn in range(pages)]
     calls = []
@@ -90,49 +90,49 @@ def test_what_looks_damaged_in_passing_is_not_dropped(cache, monkeypatch):
         return accused if len(calls) < 20 else real(memory)
 
     monkeypatch.setattr(repair.audit, "audit", accusing)
-    cached = cache.stat()["cached_bytes"]
-    cache.repair()
+    cached = pool.stat()["cached_bytes"]
+    pool.repair()
     assert len(calls) > 5
-    assert cache.stat()["cached_bytes"] == cached
-    assert real(cache._attachment.memory) == []
+    assert pool.stat()["cached_bytes"] == cached
+    assert real(pool._attachment.memory) == []
 
 
-def test_damage_is_repaired_beside_others(cache):
+def test_damage_is_repaired_beside_others(pool):
     """Pages that nobody uses are damaged while others are at work elsewhere, with moments of rest."""
 
-    def work(cache):
-        hot = mappings(cache)[:3]
+    def work(pool):
+        hot = mappings(pool)[:3]
         while True:
             for mapping in hot:
                 mapping.read_bytes(0, len(CONTENT))
             signal.sigtimedwait([], 0.002)
 
-    victim = mappings(cache)[20]
+    victim = mappings(pool)[20]
     pfn = int(repr(victim.lease(0)).split("pfn ")[1].rstrip(">"))
-    segment = cache._attachment.segment
+    segment = pool._attachment.segment
     at = segment.geometry["memmap"] + pfn * layout.FOLIO_SIZE
-    with at_work(cache, work):
+    with at_work(pool, work):
         segment.memory.poke32(at + layout.F_REF, 9)
         for _ in range(20):
-            if not any(found["where"] == f"pfn {pfn}" for found in cache.repair()):
+            if not any(found["where"] == f"pfn {pfn}" for found in pool.repair()):
                 break
         assert segment.memory.peek32(at + layout.F_REF) != 9
-    cache._attachment.reap()
-    assert cache.repair() == []
+    pool._attachment.reap()
+    assert pool.repair() == []
     assert victim.read_bytes(0, len(CONTENT)) == CONTENT
 
 
-def test_names_that_wait_are_never_lost(cache):
+def test_names_that_wait_are_never_lost(pool):
     """More damaged pages that somebody holds than an operation has names: all come free when they are let go of."""
-    held = [mapping.lease(0) for mapping in mappings(cache)[: layout.OPS + 10]]
-    segment = cache._attachment.segment
+    held = [mapping.lease(0) for mapping in mappings(pool)[: layout.OPS + 10]]
+    segment = pool._attachment.segment
     for lease in held:
         pfn = int(repr(lease).split("pfn ")[1].rstrip(">"))
         segment.memory.poke32(segment.geometry["memmap"] + pfn * layout.FOLIO_SIZE + layout.F_REF, 7)
-    assert cache.repair() == []
+    assert pool.repair() == []
     del held, lease
-    assert cache.repair() == []
+    assert pool.repair() == []
     found = audit.Audit(segment.mem)
     assert found.run() == []
-    assert not found.vague
-    assert cache.stat()["pages_by_state"]["frozen"] == 0
+    assert not found.intents
+    assert pool.stat()["pages_by_state"]["frozen"] == 0

@@ -24,9 +24,9 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a 
 
 
 def test_creates_with_the_asked_parameters_and_mode(pool_name):
-    cache = foliocache.open(pool_name, size="4MiB", page_size="32KiB", mode=0o640)
-    assert (cache.pool_bytes, cache.page_size) == (4 << 20, 32 << 10)
-    found = os.stat(cache.path)
+    pool = foliocache.open(pool_name, size="4MiB", page_size="32KiB", mode=0o640)
+    assert (pool.pool_bytes, pool.page_size) == (4 << 20, 32 << 10)
+    found = os.stat(pool.path)
     assert stat.S_IMODE(found.st_mode) == 0o640
     assert found.st_blocks * 512 >= found.st_size, "memory must be reserved at creation"
 
@@ -44,16 +44,16 @@ def test_attaches_with_what_the_segment_has(pool_name):
 )
 def test_other_parameters_are_refused_naming_both(pool_name, parameters, named):
     foliocache.open(pool_name, size="4MiB")
-    with pytest.raises(foliocache.SegmentMismatch) as caught:
+    with pytest.raises(foliocache.PoolMismatchError) as caught:
         foliocache.open(pool_name, **parameters)
     assert all(text in str(caught.value) for text in named)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\0b", ".hidden", "x" * 101, "näme", None, 3])
 def test_names_stay_in_their_folder(name):
-    with pytest.raises(ValueError, match="segment name"):
+    with pytest.raises(ValueError, match="pool name"):
         foliocache.open(name, size="4MiB")
-    with pytest.raises(ValueError, match="segment name"):
+    with pytest.raises(ValueError, match="pool name"):
         foliocache.remove(name)
 
 
@@ -72,25 +72,25 @@ def test_names_stay_in_their_folder(name):
 def test_senseless_parameters_are_value_errors(pool_name, parameters):
     with pytest.raises(ValueError, match=next(iter(parameters))):
         foliocache.open(pool_name, **({"size": "4MiB"} | parameters))
-    assert pool_name not in foliocache.segments()
+    assert pool_name not in foliocache.pools()
 
 
 def test_numbers_of_every_kind(pool_name):
-    cache = foliocache.open(
+    pool = foliocache.open(
         pool_name, size=np.int64(4 << 20), page_size=np.uint16(8192), clients=np.int8(7), mode=np.int32(0o640)
     )
-    assert (cache.pool_bytes, cache.page_size, cache.stat()["max_clients"]) == (4 << 20, 8192, 7)
+    assert (pool.pool_bytes, pool.page_size, pool.stat()["max_clients"]) == (4 << 20, 8192, 7)
 
 
 @pytest.mark.parametrize("seconds", [0, 1.5, np.float32(2), np.int64(3), float("inf"), 1e300, 10**400])
 def test_any_time_can_be_waited(pool_name, seconds):
-    cache = foliocache.open(pool_name, size="4MiB", fill_timeout=seconds)
-    assert cache.fill_timeout == min(seconds, 1e9)
-    assert int(cache.fill_timeout * 1e9) < 1 << 63, "the core counts nanoseconds"
-    cache.fill_timeout = 5
+    pool = foliocache.open(pool_name, size="4MiB", fill_timeout=seconds)
+    assert pool.fill_timeout == min(seconds, 1e9)
+    assert int(pool.fill_timeout * 1e9) < 1 << 63, "the core counts nanoseconds"
+    pool.fill_timeout = 5
     with pytest.raises(ValueError, match="fill_timeout"):
-        cache.fill_timeout = -1
-    assert cache.fill_timeout == 5
+        pool.fill_timeout = -1
+    assert pool.fill_timeout == 5
 
 
 @pytest.mark.parametrize(
@@ -115,23 +115,23 @@ def test_sizes_for_people():
 
 
 def test_remove_and_list(pool_name):
-    cache = foliocache.open(pool_name, size="4MiB")
-    assert pool_name in foliocache.segments()
+    pool = foliocache.open(pool_name, size="4MiB")
+    assert pool_name in foliocache.pools()
     foliocache.remove(pool_name)
-    assert pool_name not in foliocache.segments()
-    with pytest.raises(foliocache.SegmentNotFound, match=pool_name):
+    assert pool_name not in foliocache.pools()
+    with pytest.raises(foliocache.PoolNotFoundError, match=pool_name):
         foliocache.remove(pool_name)
-    with pytest.raises(foliocache.SegmentNotFound, match=pool_name):
+    with pytest.raises(foliocache.PoolNotFoundError, match=pool_name):
         foliocache.attach(pool_name)
-    assert cache.audit() == [], "who is attached keeps what he has"
+    assert pool.audit() == [], "who is attached keeps what he has"
     again = foliocache.open(pool_name, size="4MiB")
-    assert again is not cache
+    assert again is not pool
 
 
 def _open_in_child(name, barrier, found):
     barrier.wait(60)
-    cache = foliocache.open(name, size="8MiB")
-    found.put((os.stat(cache.path).st_ino, cache.stat()["free_bytes"]))
+    pool = foliocache.open(name, size="8MiB")
+    found.put((os.stat(pool.path).st_ino, pool.stat()["free_bytes"]))
     barrier.wait(60)
 
 
@@ -162,7 +162,7 @@ def test_what_is_no_whole_segment_is_refused_and_never_written_to(pool_name, con
     with open(path, "wb") as file:
         file.write(content)
     for attach in (lambda: foliocache.open(pool_name, size="4MiB"), lambda: foliocache.attach(pool_name)):
-        with pytest.raises(foliocache.SegmentDamaged, match=f"foliocache rm {pool_name}"):
+        with pytest.raises(foliocache.PoolDamagedError, match=f"foliocache rm {pool_name}"):
             attach()
     with open(path, "rb") as file:
         assert file.read() == content
@@ -170,23 +170,23 @@ def test_what_is_no_whole_segment_is_refused_and_never_written_to(pool_name, con
 
 def test_one_flipped_bit_of_the_header_harms_nobody_who_is_attached(pool_name):
     """Whoever comes is refused; whoever is there goes on."""
-    cache = foliocache.open(pool_name, size="1MiB", clients=4)
-    mapping = cache.mapping("k", 100_000, "1", bytes_of)
-    size = os.stat(cache.path).st_size
-    with open(cache.path, "r+b", buffering=0) as file:
+    pool = foliocache.open(pool_name, size="1MiB", clients=4)
+    mapping = pool.mapping("k", 100_000, "1", bytes_of)
+    size = os.stat(pool.path).st_size
+    with open(pool.path, "r+b", buffering=0) as file:
         for bit in range(8 * layout.HDR_IDENTITY_END):
             file.seek(bit // 8)
             byte = file.read(1)[0]
             file.seek(bit // 8)
             file.write(bytes([byte ^ 1 << bit % 8]))
             for attach in (segment.attach, lambda name: segment.create_or_attach(name, segment.parameters("1MiB", None, 4))):
-                with pytest.raises(foliocache.SegmentError, match=f"foliocache rm {pool_name}"):
+                with pytest.raises(foliocache.PoolError, match=f"foliocache rm {pool_name}"):
                     attach(pool_name)
             file.seek(bit // 8)
             file.write(bytes([byte]))
-    assert os.stat(cache.path).st_size == size
+    assert os.stat(pool.path).st_size == size
     assert mapping.read_bytes(0, 100_000) == bytes_of(0, 100_000)
-    assert foliocache.open(pool_name) is cache and cache.audit() == []
+    assert foliocache.open(pool_name) is pool and pool.audit() == []
 
 
 def test_a_header_that_only_seems_to_make_sense(pool_name):
@@ -204,7 +204,7 @@ def test_a_header_that_only_seems_to_make_sense(pool_name):
         with open(path, "wb") as file:
             file.write(segment._identity(shape | wrong, layout.STATE_READY))
             file.truncate(shape["size"])
-        with pytest.raises(foliocache.SegmentDamaged, match="makes no sense"):
+        with pytest.raises(foliocache.PoolDamagedError, match="makes no sense"):
             foliocache.attach(pool_name)
 
 
@@ -231,7 +231,7 @@ def test_damaged_segments_are_refused_and_left_alone(pool_name, how):
     _damage(path, how)
     before = os.stat(path)
     for attach in (lambda: foliocache.open(pool_name, size="4MiB"), lambda: foliocache.attach(pool_name)):
-        with pytest.raises(foliocache.SegmentError, match=r"(?s)(remove it|rm )"):
+        with pytest.raises(foliocache.PoolError, match=r"(?s)(remove it|rm )"):
             attach()
     assert os.stat(path).st_size == before.st_size
 
@@ -255,12 +255,12 @@ def test_no_regular_file(pool_name, make):
     make(path)
     try:
         for attach in (lambda: foliocache.open(pool_name, size="4MiB"), lambda: foliocache.attach(pool_name)):
-            with pytest.raises(foliocache.SegmentError, match="not a regular file"):
+            with pytest.raises(foliocache.PoolError, match="not a regular file"):
                 attach()
-        assert pool_name not in foliocache.segments()
+        assert pool_name not in foliocache.pools()
     finally:
         if os.path.isdir(path):
-            with pytest.raises(foliocache.SegmentError, match="cannot be removed"):
+            with pytest.raises(foliocache.PoolError, match="cannot be removed"):
                 foliocache.remove(pool_name)
             os.rmdir(path)
         else:
@@ -284,7 +284,7 @@ def test_a_strangers_file_is_refused_before_it_is_opened_or_waited_for(pool_name
             assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
             for work in (lambda: foliocache.open(pool_name, size="4MiB"), lambda: foliocache.attach(pool_name)):
                 assert "uid 12345" in answer_of(work, 10)
-            assert "not a foliocache segment" in answer_of(lambda: foliocache.attach(pool_name, any_owner=True), 10)
+            assert "not a foliocache pool" in answer_of(lambda: foliocache.attach(pool_name, any_owner=True), 10)
             assert planted.tell() == 0 and os.stat(path).st_size == 0
         finally:
             os.kill(pid, signal.SIGKILL)
@@ -295,22 +295,22 @@ def test_a_strangers_file_is_refused_before_it_is_opened_or_waited_for(pool_name
 def test_another_users_segment_is_refused_unless_asked_for(pool_name):
     path = foliocache.open(pool_name, size="4MiB").path
     os.chown(path, 12345, 12345)
-    with pytest.raises(foliocache.SegmentError, match="uid 12345"):
+    with pytest.raises(foliocache.PoolError, match="uid 12345"):
         foliocache.open(pool_name)
     assert foliocache.open(pool_name, any_owner=True).audit() == []
 
 
 def test_a_full_file_system_is_an_error_at_once(pool_name, monkeypatch):
     free = os.statvfs("/dev/shm").f_bavail * os.statvfs("/dev/shm").f_frsize
-    with pytest.raises(foliocache.SegmentFull, match=r"no room.*smaller size"):
+    with pytest.raises(foliocache.PoolFullError, match=r"no room.*smaller size"):
         foliocache.open(pool_name, size=free * 2 // 65536 * 65536)
-    assert pool_name not in foliocache.segments(), "nothing half made is left behind"
+    assert pool_name not in foliocache.pools(), "nothing half made is left behind"
 
 
 def test_another_folder(pool_name, monkeypatch, tmp_path):
     monkeypatch.setenv("FOLIOCACHE_DIR", str(tmp_path))
     assert foliocache.open(pool_name, size="4MiB").path == str(tmp_path / f"foliocache.{pool_name}")
-    assert foliocache.segments() == [pool_name]
+    assert foliocache.pools() == [pool_name]
     foliocache.remove(pool_name)
 
 
@@ -335,8 +335,8 @@ def test_descriptors_are_not_inherited(pool_name):
 
 _WRITE_THROUGH_THE_READ_ONLY_MAPPING = """
 import ctypes, sys, foliocache
-cache = foliocache.open(sys.argv[1])
-lease = cache.mapping("k", 10, read=lambda offset, length: bytes(length)).lease(0)
+pool = foliocache.open(sys.argv[1])
+lease = pool.mapping("k", 10, read=lambda offset, length: bytes(length)).lease(0)
 address = ctypes.c_void_p.from_buffer_copy(b"\\0" * 8)
 view = memoryview(lease)
 import numpy
@@ -347,25 +347,25 @@ print("written")
 """
 
 
-def test_a_stray_write_faults_in_the_offender_and_harms_nobody(cache):
+def test_a_stray_write_faults_in_the_offender_and_harms_nobody(pool):
     child = subprocess.run(
-        [sys.executable, "-c", _WRITE_THROUGH_THE_READ_ONLY_MAPPING, cache.name], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", _WRITE_THROUGH_THE_READ_ONLY_MAPPING, pool.name], capture_output=True, text=True, timeout=60
     )
     assert child.stdout == "about to write\n" and child.returncode == -11, child.stderr
-    assert bytes(cache.mapping("k", 10).lease(0)) == bytes(10)
+    assert bytes(pool.mapping("k", 10).lease(0)) == bytes(10)
     # The child died with its lease: settling dead clients' pins is not built yet, so this test leaves nothing to audit behind.
-    cache.mapping("k", 10).invalidate()
+    pool.mapping("k", 10).invalidate()
 
 
 def test_one_client_too_many(pool_name):
     first = foliocache.open(pool_name, size="4MiB", clients=1)
-    code = f"import foliocache\ntry: foliocache.open({pool_name!r})\nexcept foliocache.SegmentError as e: print(e)"
+    code = f"import foliocache\ntry: foliocache.open({pool_name!r})\nexcept foliocache.PoolError as e: print(e)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
     assert "room for 1 client" in said
     lease = first.mapping("k", 10, read=lambda offset, length: bytes(length)).lease(0)
     first.close()
     del first
-    with pytest.raises(foliocache.SegmentError, match="room for 1 client"):
+    with pytest.raises(foliocache.PoolError, match="room for 1 client"):
         foliocache.open(pool_name)
     lease.release()
     del lease

@@ -30,8 +30,8 @@ def until(condition):
         time.sleep(0.001)
 
 
-def waits(cache):
-    return cache.stat()["counters"]["waits"]
+def waits(pool):
+    return pool.stat()["counters"]["waits"]
 
 
 class Gate:
@@ -74,8 +74,8 @@ PLANE = np.frombuffer(CONTENT, np.uint8).reshape(100, 100)
     ],
     ids=["bytearray", "memoryview", "floats", "records", "dates", "doubles", "plane", "fortran", "strided", "reversed"],
 )
-def test_any_buffer_is_an_answer_in_the_order_of_its_bytes(cache, answer):
-    assert cache.mapping("k", SIZE, "v", lambda offset, length: answer).read(0, SIZE) == CONTENT
+def test_any_buffer_is_an_answer_in_the_order_of_its_bytes(pool, answer):
+    assert pool.mapping("k", SIZE, "v", lambda offset, length: answer).read(0, SIZE) == CONTENT
 
 
 def released():
@@ -90,31 +90,31 @@ class Refuses:
 
 
 @pytest.mark.parametrize("make", [released, lambda: np.array([None] * (SIZE // 8)), Refuses, lambda: np.array(5.0)])
-def test_what_has_no_bytes_to_give_is_a_source_error(cache, make):
+def test_what_has_no_bytes_to_give_is_a_source_error(pool, make):
     with pytest.raises(foliocache.SourceError, match="the source of 'k'"):
-        cache.mapping("k", SIZE, "v", lambda offset, length: make()).lease(0)
-    assert cache.mappings() == [] and cache.stat()["pins"] == 0
+        pool.mapping("k", SIZE, "v", lambda offset, length: make()).lease(0)
+    assert pool.mappings() == [] and pool.stat()["pins"] == 0
 
 
 @pytest.mark.parametrize("count", [None, float(SIZE), str(SIZE), [SIZE]])
-def test_a_readinto_without_a_count_is_an_error(cache, count):
+def test_a_readinto_without_a_count_is_an_error(pool, count):
     with pytest.raises(foliocache.SourceError, match="must return how many bytes"):
-        cache.mapping("k", SIZE, "v", readinto=lambda offset, buffer: count).lease(0)
-    assert cache.mappings() == []
+        pool.mapping("k", SIZE, "v", readinto=lambda offset, buffer: count).lease(0)
+    assert pool.mappings() == []
 
 
-def test_a_count_is_whatever_counts(cache):
+def test_a_count_is_whatever_counts(pool):
     def fill(offset, buffer):
         buffer[:] = CONTENT[offset : offset + len(buffer)]
         return np.uint32(len(buffer))
 
-    assert cache.mapping("k", SIZE, "v", readinto=fill).read(0, SIZE) == CONTENT
+    assert pool.mapping("k", SIZE, "v", readinto=fill).read(0, SIZE) == CONTENT
 
 
 def test_a_readinto_finds_and_leaves_no_bytes_of_former_objects(pool_name):
     """Every page has held a secret; the source writes nothing and claims to have written all."""
-    cache = foliocache.open(pool_name, size="256KiB", page_size=4096)
-    secret = cache.mapping("secret", 60 * 4096, "v", lambda offset, length: b"S" * length)
+    pool = foliocache.open(pool_name, size="256KiB", page_size=4096)
+    secret = pool.mapping("secret", 60 * 4096, "v", lambda offset, length: b"S" * length)
     secret.read(0, secret.size)
     secret.invalidate()
     seen = []
@@ -124,27 +124,27 @@ def test_a_readinto_finds_and_leaves_no_bytes_of_former_objects(pool_name):
         return len(buffer)
 
     for n in range(20):
-        assert not any(cache.mapping(f"k{n}", 4000, "v", readinto=readinto).read(0, 4000))
+        assert not any(pool.mapping(f"k{n}", 4000, "v", readinto=readinto).read(0, 4000))
     assert not any(map(any, seen)) and len(seen) == 20
 
 
 @pytest.mark.parametrize("how", ["read", "readinto"])
 def test_the_tail_of_a_page_holds_nothing_of_former_objects(pool_name, source, how):
     """A window maps whole pages, so its memory goes on behind the last byte."""
-    cache = foliocache.open(pool_name, size="256KiB", page_size=4096)
-    secret = cache.mapping("secret", 60 * 4096, "v", lambda offset, length: b"S" * length)
+    pool = foliocache.open(pool_name, size="256KiB", page_size=4096)
+    secret = pool.mapping("secret", 60 * 4096, "v", lambda offset, length: b"S" * length)
     secret.read(0, secret.size)
     secret.invalidate()
-    segment = cache._attachment.segment
+    segment = pool._attachment.segment
     for n in range(10):
-        mapping = cache.mapping(f"k{n}", 4096 + 100, "v", **{how: getattr(source, how)})
+        mapping = pool.mapping(f"k{n}", 4096 + 100, "v", **{how: getattr(source, how)})
         lease = mapping.lease(1)
         pfn = int(repr(lease).split("pfn ")[1].rstrip(">"))
         page = segment.memory.peek_bytes(segment.geometry["data"] + pfn * 4096, 4096)
         assert page[:100] == bytes(lease) and page[100:] == bytes(3996)
 
 
-def test_a_buffer_is_no_way_back_to_a_page_that_is_filled(cache):
+def test_a_buffer_is_no_way_back_to_a_page_that_is_filled(pool):
     """What a view was made of cannot be looked through again once the fill is over."""
     kept = []
 
@@ -153,7 +153,7 @@ def test_a_buffer_is_no_way_back_to_a_page_that_is_filled(cache):
         buffer[:] = CONTENT[offset : offset + len(buffer)]
         return len(buffer)
 
-    lease = cache.mapping("k", SIZE, "v", readinto=readinto).lease(0)
+    lease = pool.mapping("k", SIZE, "v", readinto=readinto).lease(0)
     with pytest.raises(foliocache.LeaseError, match="not being filled"):
         memoryview(kept[0])
     assert bytes(lease) == CONTENT
@@ -162,7 +162,7 @@ def test_a_buffer_is_no_way_back_to_a_page_that_is_filled(cache):
 # Who waits for a failure.
 
 
-def test_one_failure_answers_all_who_wait_and_the_next_asks_again(cache):
+def test_one_failure_answers_all_who_wait_and_the_next_asks_again(pool):
     calls = []
     gate = Gate(fail(TimeoutError(errno.ETIMEDOUT, "the origin is down")))
 
@@ -174,7 +174,7 @@ def test_one_failure_answers_all_who_wait_and_the_next_asks_again(cache):
 
     def reader():
         try:
-            cache.mapping("k", SIZE, "v", read).lease(0)
+            pool.mapping("k", SIZE, "v", read).lease(0)
         except OSError as error:
             errors.append(error)
 
@@ -182,7 +182,7 @@ def test_one_failure_answers_all_who_wait_and_the_next_asks_again(cache):
     for thread in threads:
         thread.start()
     assert gate.started.wait(PATIENCE)
-    until(lambda: waits(cache) == 5)
+    until(lambda: waits(pool) == 5)
     gate.go.set()
     for thread in threads:
         thread.join(PATIENCE)
@@ -190,9 +190,9 @@ def test_one_failure_answers_all_who_wait_and_the_next_asks_again(cache):
     assert [error.errno for error in errors] == [errno.ETIMEDOUT] * 6
     told = [error for error in errors if isinstance(error, foliocache.SourceError)]
     assert len(told) == 5 and all("the origin is down" in str(error) and "TimeoutError" in str(error) for error in told)
-    assert cache.mappings() == [] and cache.stat()["pins"] == 0
+    assert pool.mappings() == [] and pool.stat()["pins"] == 0
     with pytest.raises(TimeoutError):
-        cache.mapping("k", SIZE, "v", read).lease(0)
+        pool.mapping("k", SIZE, "v", read).lease(0)
     assert len(calls) == 2
 
 
@@ -204,22 +204,22 @@ def _failing_process(name, gate, out):
         out.put((type(error).__name__, error.errno))
 
 
-def test_a_failure_reaches_those_who_wait_in_other_processes(cache):
+def test_a_failure_reaches_those_who_wait_in_other_processes(pool):
     gate, out = Gate(fail(OSError(errno.EHOSTDOWN, "no route")), FORK), FORK.Queue()
-    process = FORK.Process(target=_failing_process, args=(cache.name, gate, out))
+    process = FORK.Process(target=_failing_process, args=(pool.name, gate, out))
     process.start()
     assert gate.started.wait(PATIENCE)
     errors = []
 
     def reader():
         with pytest.raises(foliocache.SourceError, match="no route") as caught:
-            cache.mapping("k", SIZE, "v", lambda offset, length: CONTENT[offset : offset + length]).lease(0)
+            pool.mapping("k", SIZE, "v", lambda offset, length: CONTENT[offset : offset + length]).lease(0)
         errors.append(caught.value.errno)
 
     threads = [threading.Thread(target=reader) for _ in range(3)]
     for thread in threads:
         thread.start()
-    until(lambda: waits(cache) == 3)
+    until(lambda: waits(pool) == 3)
     gate.go.set()
     for thread in threads:
         thread.join(PATIENCE)
@@ -228,19 +228,19 @@ def test_a_failure_reaches_those_who_wait_in_other_processes(cache):
     process.join(PATIENCE)
 
 
-def test_every_folio_of_a_run_carries_the_failure(cache):
+def test_every_folio_of_a_run_carries_the_failure(pool):
     """Who waits for a later one of the folios that are read in one call is answered as well."""
     gate = Gate(fail(OSError(errno.EIO, "broken")))
-    mapping = cache.mapping("k", 5 * cache.page_size, "v", gate)
+    mapping = pool.mapping("k", 5 * pool.page_size, "v", gate)
     first = threading.Thread(target=_swallow, args=(mapping.read, 0, mapping.size))
     first.start()
     assert gate.started.wait(PATIENCE)
     caught = []
     other = threading.Thread(
-        target=lambda: caught.append(_swallow(cache.mapping("k", 5 * cache.page_size, "v", fail(AssertionError())).lease, 3))
+        target=lambda: caught.append(_swallow(pool.mapping("k", 5 * pool.page_size, "v", fail(AssertionError())).lease, 3))
     )
     other.start()
-    until(lambda: waits(cache) == 1)
+    until(lambda: waits(pool) == 1)
     gate.go.set()
     first.join(PATIENCE)
     other.join(PATIENCE)
@@ -268,28 +268,28 @@ def _swallow(function, *args):
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_filler_whose_error_says_nothing_about_the_origin_is_replaced(cache, make_source, error):
+def test_a_filler_whose_error_says_nothing_about_the_origin_is_replaced(pool, make_source, error):
     gate, good = Gate(fail(error)), make_source(SIZE)
-    filler = threading.Thread(target=lambda: _swallow(cache.mapping("k", SIZE, "v", gate).lease, 0))
+    filler = threading.Thread(target=lambda: _swallow(pool.mapping("k", SIZE, "v", gate).lease, 0))
     filler.start()
     assert gate.started.wait(PATIENCE)
     results = []
-    waiter = threading.Thread(target=lambda: results.append(bytes(cache.mapping("k", SIZE, "v", good.read).lease(0))))
+    waiter = threading.Thread(target=lambda: results.append(bytes(pool.mapping("k", SIZE, "v", good.read).lease(0))))
     waiter.start()
-    until(lambda: waits(cache) == 1)
+    until(lambda: waits(pool) == 1)
     gate.go.set()
     filler.join(PATIENCE)
     waiter.join(PATIENCE)
     assert results == [good.content] and len(good.calls) == 1
 
 
-def test_a_mapping_without_a_source_knows_nothing_about_the_origin(cache):
-    assert cache.mapping("k", SIZE)._reason(foliocache.SourceError("no source")) is None
+def test_a_mapping_without_a_source_knows_nothing_about_the_origin(pool):
+    assert pool.mapping("k", SIZE)._reason(foliocache.SourceError("no source")) is None
 
 
-def test_a_former_content_is_never_taken_for_a_reason(cache, make_source):
+def test_a_former_content_is_never_taken_for_a_reason(pool, make_source):
     """A filler that is interrupted leaves in the page what was there: here, what looks like a record."""
-    forged = failure.record(OSError(errno.EIO, "forged")).ljust(cache.page_size, b"\0")
+    forged = failure.record(OSError(errno.EIO, "forged")).ljust(pool.page_size, b"\0")
 
     def readinto(offset, buffer):
         buffer[:] = forged[: len(buffer)]
@@ -298,13 +298,13 @@ def test_a_former_content_is_never_taken_for_a_reason(cache, make_source):
         raise KeyboardInterrupt
 
     gate, good = Gate(None), make_source(SIZE)
-    filler = threading.Thread(target=lambda: _swallow(cache.mapping("k", SIZE, "v", readinto=readinto).lease, 0))
+    filler = threading.Thread(target=lambda: _swallow(pool.mapping("k", SIZE, "v", readinto=readinto).lease, 0))
     filler.start()
     assert gate.started.wait(PATIENCE)
     results = []
-    waiter = threading.Thread(target=lambda: results.append(bytes(cache.mapping("k", SIZE, "v", good.read).lease(0))))
+    waiter = threading.Thread(target=lambda: results.append(bytes(pool.mapping("k", SIZE, "v", good.read).lease(0))))
     waiter.start()
-    until(lambda: waits(cache) == 1)
+    until(lambda: waits(pool) == 1)
     gate.go.set()
     filler.join(PATIENCE)
     waiter.join(PATIENCE)
@@ -353,7 +353,7 @@ def test_an_exception_that_has_no_text_has_a_record():
 
 
 @pytest.mark.parametrize("how", ["read", "readinto"])
-def test_a_source_that_reads_its_own_mapping_is_told_so(cache, how):
+def test_a_source_that_reads_its_own_mapping_is_told_so(pool, how):
     calls, mappings = [], []
 
     def own(offset, what):
@@ -364,48 +364,48 @@ def test_a_source_that_reads_its_own_mapping_is_told_so(cache, how):
         what[:] = data
         return len(what)
 
-    mappings.append(cache.mapping("k", SIZE, "v", **{how: own}))
+    mappings.append(pool.mapping("k", SIZE, "v", **{how: own}))
     start = time.monotonic()
     with pytest.raises(foliocache.SourceError, match="reads the same bytes of its own mapping"):
         mappings[0].lease(0)
     assert time.monotonic() - start < 30 and len(calls) <= 4
-    assert cache.mappings() == [] and cache.stat()["pins"] == 0
+    assert pool.mappings() == [] and pool.stat()["pins"] == 0
 
 
-def test_through_another_mapping_of_the_same_object_it_is_the_same(cache):
+def test_through_another_mapping_of_the_same_object_it_is_the_same(pool):
     def own(offset, length):
-        return bytes(cache.mapping("k", SIZE, "v", own).read(offset, length))
+        return bytes(pool.mapping("k", SIZE, "v", own).read(offset, length))
 
     with pytest.raises(foliocache.SourceError, match="its own mapping"):
-        cache.mapping("k", SIZE, "v", own).lease(0)
+        pool.mapping("k", SIZE, "v", own).lease(0)
 
 
-def test_two_sources_that_read_each_other_are_told_so(cache):
+def test_two_sources_that_read_each_other_are_told_so(pool):
     def of(key, other):
-        return cache.mapping(key, SIZE, "v", lambda offset, length: bytes(of(other, key).read(offset, length)))
+        return pool.mapping(key, SIZE, "v", lambda offset, length: bytes(of(other, key).read(offset, length)))
 
     with pytest.raises(foliocache.SourceError, match="its own mapping"):
         of("a", "b").lease(0)
-    assert cache.mappings() == []
+    assert pool.mappings() == []
 
 
-def test_a_source_may_read_other_folios_of_its_own_mapping(cache):
+def test_a_source_may_read_other_folios_of_its_own_mapping(pool):
     """Each folio is made of the one behind it."""
-    page = cache.page_size
+    page = pool.page_size
 
     def read(offset, length):
         if offset + length >= mapping.size:
             return b"x" * length
         return bytes(mapping.read(offset + length, page))[:length]
 
-    mapping = cache.mapping("k", 4 * page, "v", read)
+    mapping = pool.mapping("k", 4 * page, "v", read)
     mapping._readahead.most = 1
     assert mapping.lease(0)[0] == ord("x")
 
 
 @pytest.mark.parametrize("concurrent", [False, True])
 def test_a_source_that_reads_its_own_mapping_in_another_thread_ends(pool_name, concurrent):
-    cache = foliocache.open(pool_name, size="4MiB", fill_timeout=1)
+    pool = foliocache.open(pool_name, size="4MiB", fill_timeout=1)
     errors = []
 
     def own(offset, length):
@@ -418,12 +418,12 @@ def test_a_source_that_reads_its_own_mapping_in_another_thread_ends(pool_name, c
         assert not thread.is_alive()
         return CONTENT[offset : offset + length]
 
-    mapping = cache.mapping("k", SIZE, "v", own, concurrent=concurrent)
+    mapping = pool.mapping("k", SIZE, "v", own, concurrent=concurrent)
     assert bytes(mapping.lease(0)) == CONTENT
     assert isinstance(errors[0], foliocache.SourceError) and len(errors) <= 3
 
 
-def test_a_signal_handler_may_read_what_its_thread_is_reading(cache, make_source):
+def test_a_signal_handler_may_read_what_its_thread_is_reading(pool, make_source):
     """In the middle of the source, of the very bytes that it is to give."""
     source, results = make_source(SIZE), []
 
@@ -436,7 +436,7 @@ def test_a_signal_handler_may_read_what_its_thread_is_reading(cache, make_source
         results.append(None)
         results.append(bytes(mapping.lease(0)))
 
-    mapping = cache.mapping("k", SIZE, "v", read)
+    mapping = pool.mapping("k", SIZE, "v", read)
     before = signal.signal(signal.SIGUSR1, handler)
     try:
         assert bytes(mapping.lease(0)) == source.content
@@ -445,17 +445,17 @@ def test_a_signal_handler_may_read_what_its_thread_is_reading(cache, make_source
     assert results == [None, source.content]
 
 
-def test_a_child_that_is_forked_during_a_call_of_the_source_may_call_it(cache):
+def test_a_child_that_is_forked_during_a_call_of_the_source_may_call_it(pool):
     """The parent's thread in the source has the lock of the mapping; the child has no such thread."""
     gate = Gate(lambda offset, length: bytes(length))
-    mapping = cache.mapping(
-        "k", 2 * cache.page_size, "v", lambda offset, length: gate(offset, length) if offset == 0 else bytes(length)
+    mapping = pool.mapping(
+        "k", 2 * pool.page_size, "v", lambda offset, length: gate(offset, length) if offset == 0 else bytes(length)
     )
     mapping._readahead.most = 1
     filler = threading.Thread(target=lambda: mapping.lease(0))
     filler.start()
     assert gate.started.wait(PATIENCE)
-    child = FORK.Process(target=lambda: os._exit(7 if bytes(mapping.lease(1)) == bytes(cache.page_size) else 8))
+    child = FORK.Process(target=lambda: os._exit(7 if bytes(mapping.lease(1)) == bytes(pool.page_size) else 8))
     child.start()
     child.join(PATIENCE)
     gate.go.set()
@@ -465,15 +465,15 @@ def test_a_child_that_is_forked_during_a_call_of_the_source_may_call_it(cache):
 
 @pytest.mark.parametrize("timeout", [float("inf"), 1e300, 2e10, 5.0])
 def test_any_patience_is_heeded(pool_name, timeout):
-    cache = foliocache.open(pool_name, size="4MiB", fill_timeout=timeout)
+    pool = foliocache.open(pool_name, size="4MiB", fill_timeout=timeout)
     gate = Gate(lambda offset, length: CONTENT[offset : offset + length])
-    filler = threading.Thread(target=lambda: cache.mapping("k", SIZE, "v", gate).lease(0))
+    filler = threading.Thread(target=lambda: pool.mapping("k", SIZE, "v", gate).lease(0))
     filler.start()
     assert gate.started.wait(PATIENCE)
     results = []
-    waiter = threading.Thread(target=lambda: results.append(_swallow(cache.mapping("k", SIZE, "v").lease, 0)))
+    waiter = threading.Thread(target=lambda: results.append(_swallow(pool.mapping("k", SIZE, "v").lease, 0)))
     waiter.start()
-    until(lambda: waits(cache) == 1)
+    until(lambda: waits(pool) == 1)
     gate.go.set()
     filler.join(PATIENCE)
     waiter.join(PATIENCE)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import foliocache
-from foliocache.mm import client, layout, wait
+from foliocache.mm import client, layout, robust_lock
 
 LOCKS = {
     "allocator": [layout.ALLOC_LOCK],
@@ -27,19 +27,19 @@ def source(offset, length):
 
 
 @contextlib.contextmanager
-def stopped(cache, words):
+def stopped(pool, words):
     """While a child has stopped with these locks in its hands; it goes on at the end."""
     pid = os.fork()
     if pid == 0:
         signal.alarm(60)
-        me, mem = cache._attachment.number, cache._attachment.segment.mem
-        client.enter(mem, me)
+        me, mem = pool._attachment.number, pool._attachment.segment.mem
+        client.op_begin(mem, me)
         for word in words:
-            assert wait.lock(mem, word, me) == layout.LOCK_TAKEN
+            assert robust_lock.lock(mem, word, me) == layout.LOCK_TAKEN
         os.kill(os.getpid(), signal.SIGSTOP)
         for word in words:
-            wait.unlock(mem, word)
-        client.leave(mem, me)
+            robust_lock.unlock(mem, word)
+        client.op_end(mem, me)
         os._exit(0)
     try:
         assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
@@ -51,59 +51,59 @@ def stopped(cache, words):
 
 
 @pytest.fixture
-def cache(pool_name):
-    cache = foliocache.open(pool_name, size="1MiB", page_size=4096, clients=8)
-    cache.mapping("cached", len(CONTENT), read=source).read_bytes(0, len(CONTENT))
-    return cache
+def pool(pool_name):
+    pool = foliocache.open(pool_name, size="1MiB", page_size=4096, clients=8)
+    pool.mapping("cached", len(CONTENT), read=source).read_bytes(0, len(CONTENT))
+    return pool
 
 
-def read_new(cache):
+def read_new(pool):
     for n in range(20):
-        assert cache.mapping(f"new {n}", 9000, read=source).read_bytes(0, 9000) == CONTENT[:9000]
+        assert pool.mapping(f"new {n}", 9000, read=source).read_bytes(0, 9000) == CONTENT[:9000]
 
 
 @pytest.mark.parametrize("locks", LOCKS.values(), ids=LOCKS)
-def test_reads_go_on_and_nothing_is_lost(cache, locks):
-    before = cache.stat()["counters"]
-    with stopped(cache, locks) as pid:
-        cached = cache.mapping("cached", len(CONTENT), read=source)
+def test_reads_go_on_and_nothing_is_lost(pool, locks):
+    before = pool.stat()["counters"]
+    with stopped(pool, locks) as pid:
+        cached = pool.mapping("cached", len(CONTENT), read=source)
         assert cached.read_bytes(0, len(CONTENT)) == CONTENT
-        read_new(cache)
-        found = cache.stat()
+        read_new(pool)
+        found = pool.stat()
         assert found["counters"]["stalls"] > before["stalls"]
         if locks != LOCKS["queues"]:  # those are needed when the page is there already
             assert found["counters"]["bypasses"] > before["bypasses"]
         assert {held["pid"] for held in found["locks"]} == {pid}
-    read_new(cache)
-    cache._attachment.reap()
-    assert cache.audit() == []
-    assert cache.stat()["pins"] == 0
-    assert cache.stat()["locks"] == []
+    read_new(pool)
+    pool._attachment.reap()
+    assert pool.audit() == []
+    assert pool.stat()["pins"] == 0
+    assert pool.stat()["locks"] == []
 
 
 @pytest.mark.parametrize("locks", LOCKS.values(), ids=LOCKS)
-def test_last_references_come_free_later(cache, locks):
+def test_last_references_come_free_later(pool, locks):
     """More of them than an operation can name, while no page can be freed."""
-    mapping = cache.mapping("cached", len(CONTENT), read=source)
+    mapping = pool.mapping("cached", len(CONTENT), read=source)
     leases = [mapping.lease(n) for n in range(mapping.folios)]
     window = mapping.window()
     assert len(leases) > layout.OPS
     mapping.invalidate()
-    free = cache.stat()["free_bytes"]
-    with stopped(cache, locks):
+    free = pool.stat()["free_bytes"]
+    with stopped(pool, locks):
         leases.clear()
         window.close()
-        read_new(cache)
-    cache._attachment.reap()
-    assert cache.audit() == []
-    assert cache.stat()["pins"] == 0
-    cache.repair()
-    read_new(cache)
+        read_new(pool)
+    pool._attachment.reap()
+    assert pool.audit() == []
+    assert pool.stat()["pins"] == 0
+    pool.repair()
+    read_new(pool)
     for n in range(20):
-        cache.forget(f"new {n}")
+        pool.forget(f"new {n}")
     kept = layout.SLABS * layout.SLAB_KEEP * 4096
-    assert cache.stat()["free_bytes"] >= free + len(CONTENT) - kept
-    assert cache.audit() == []
+    assert pool.stat()["free_bytes"] >= free + len(CONTENT) - kept
+    assert pool.audit() == []
 
 
 def refusal(method):
@@ -116,37 +116,37 @@ def refusal(method):
 
 
 @pytest.mark.parametrize("locks", LOCKS.values(), ids=LOCKS)
-def test_what_has_to_be_certain_is_refused_in_words(cache, locks):
-    mapping = cache.mapping("cached", len(CONTENT), read=source)
-    with stopped(cache, locks):
-        for method in (mapping.invalidate, lambda: cache.forget("cached")):
+def test_what_has_to_be_certain_is_refused_in_words(pool, locks):
+    mapping = pool.mapping("cached", len(CONTENT), read=source)
+    with stopped(pool, locks):
+        for method in (mapping.invalidate, lambda: pool.forget("cached")):
             said = refusal(method)
             assert "foliocache stat" in said if said else not any(mapping.is_cached(n) for n in range(mapping.folios))
     mapping.invalidate()
     assert not any(mapping.is_cached(n) for n in range(mapping.folios))
-    cache._attachment.reap()
-    assert cache.audit() == []
+    pool._attachment.reap()
+    assert pool.audit() == []
 
 
-def test_a_fill_that_cannot_be_withdrawn_is_taken_over(cache):
+def test_a_fill_that_cannot_be_withdrawn_is_taken_over(pool):
     """Its source fails while the folio cannot leave its mapping: the next reader fills it."""
 
     def failing(offset, length):
-        entered.append(contexts.enter_context(stopped(cache, LOCKS["trees"])))
+        entered.append(contexts.enter_context(stopped(pool, LOCKS["trees"])))
         raise OSError("the origin is down")
 
     entered = []
     with contextlib.ExitStack() as contexts:
         with pytest.raises(OSError, match="origin is down"):
-            cache.mapping("failing", 4096, read=failing).read(0, 10)
+            pool.mapping("failing", 4096, read=failing).read(0, 10)
         assert entered
-    assert cache.mapping("failing", 4096, read=source).read_bytes(0, 10) == CONTENT[:10]
-    assert cache.audit() == []
+    assert pool.mapping("failing", 4096, read=source).read_bytes(0, 10) == CONTENT[:10]
+    assert pool.audit() == []
 
 
-def test_the_command_line_says_who_holds_a_lock(cache):
-    command = [sys.executable, "-m", "foliocache", "stat", cache.name]
-    with stopped(cache, LOCKS["allocator"]) as pid:
+def test_the_command_line_says_who_holds_a_lock(pool):
+    command = [sys.executable, "-m", "foliocache", "stat", pool.name]
+    with stopped(pool, LOCKS["allocator"]) as pid:
         said = " ".join(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split())
         assert "locks held: allocator by slot" in said
         assert f"(pid {pid})" in said

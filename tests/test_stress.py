@@ -12,18 +12,18 @@ SECONDS = float(os.environ.get("FOLIOCACHE_STRESS_SECONDS", "20"))
 
 @pytest.mark.timeout(SECONDS + 300)
 def test_nothing_is_wrong_and_nothing_leaks(pool_name):
-    cache = foliocache.open(pool_name, size="16MiB")
+    pool = foliocache.open(pool_name, size="16MiB")
     big = [36_000_000, 12_345_678, 9_000_000, 4_000_000, 1_000_000, 300_000]
     objects = list(enumerate(big + [20_000] * 200 + [3_000] * 900))
-    assert sum(size for _, size in objects) >= 4 * cache.pool_bytes
+    assert sum(size for _, size in objects) >= 4 * pool.pool_bytes
     reads = Job(pool_name, objects, SECONDS, seed=int.from_bytes(os.urandom(4), "little")).run(workers=4)
-    stat = cache.stat()
-    assert min(reads) > 0 and stat["counters"]["evictions"] > cache.stat()["pages"]
-    assert cache.audit() == [] and stat["pins"] == 0
-    for record in cache.mappings():
-        cache.forget(record["key"])
-    left = cache.stat()["pages_by_state"]
-    assert cache.audit() == []
+    stat = pool.stat()
+    assert min(reads) > 0 and stat["counters"]["evictions"] > pool.stat()["pages"]
+    assert pool.audit() == [] and stat["pins"] == 0
+    for record in pool.mappings():
+        pool.forget(record["key"])
+    left = pool.stat()["pages_by_state"]
+    assert pool.audit() == []
     assert (
         left["free"] + left["node"] + left["inode"] == stat["pages"]
     )  # empty pages of nodes and records wait for their next use

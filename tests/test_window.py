@@ -7,8 +7,8 @@ import foliocache
 
 
 @pytest.fixture
-def mapping(cache, source):
-    return cache.mapping("k", len(source.content), "v", source.read)
+def mapping(pool, source):
+    return pool.mapping("k", len(source.content), "v", source.read)
 
 
 @pytest.mark.parametrize("span", [(0, None), (5, 100), (16_000, 1_000), (123_456, 354_321), (1_000_000, 100), (0, 16384)])
@@ -17,17 +17,17 @@ def test_every_range_is_one_contiguous_buffer(mapping, source, span):
     with mapping.window(offset, length) as window:
         assert bytes(window) == source.content[offset:][:length]
         assert memoryview(window).readonly
-    assert mapping.cache.stat()["pins"] == 0
+    assert mapping.pool.stat()["pins"] == 0
 
 
-def test_nothing_is_copied(cache, mapping):
+def test_nothing_is_copied(pool, mapping):
     with mapping.window() as window, mapping.lease(3) as lease:
-        assert cache.stat()["pins"] >= mapping.folios
+        assert pool.stat()["pins"] >= mapping.folios
         assert bytes(np.frombuffer(window, np.uint8)[3 * 16384 : 4 * 16384]) == bytes(lease)
-    assert cache.stat()["folios_by_type"]["table"] == 0
+    assert pool.stat()["folios_by_type"]["table"] == 0
 
 
-def test_views_keep_it_open(cache, mapping, source):
+def test_views_keep_it_open(pool, mapping, source):
     window = mapping.window()
     array = np.frombuffer(window, np.uint8)
     window.close()
@@ -35,33 +35,33 @@ def test_views_keep_it_open(cache, mapping, source):
         memoryview(window)
     assert array.tobytes() == source.content
     del array
-    assert cache.stat()["pins"] == 0
+    assert pool.stat()["pins"] == 0
 
 
-def test_a_windows_folios_can_be_leased_alone(cache, mapping, source):
+def test_a_windows_folios_can_be_leased_alone(pool, mapping, source):
     with mapping.window(20_000, 100_000) as window:
         lease = window.lease(2)
         with pytest.raises(IndexError):
             window.lease(100)
     assert bytes(lease) == source.content[3 * 16384 : 4 * 16384]
-    assert cache.stat()["pins"] == 1
+    assert pool.stat()["pins"] == 1
     lease.release()
 
 
-def test_mapped_folios_are_not_evicted(cache, mapping, source, make_source):
+def test_mapped_folios_are_not_evicted(pool, mapping, source, make_source):
     with mapping.window(0, 500_000) as window:
         other = make_source(20 << 20)
-        assert cache.mapping("big", 20 << 20, "v", other.read).read(0, 20 << 20) == other.content
+        assert pool.mapping("big", 20 << 20, "v", other.read).read(0, 20 << 20) == other.content
         assert bytes(window) == source.content[:500_000]
     assert source.bytes_read < 2 * 500_000
 
 
-def test_a_window_larger_than_the_pool_is_a_clear_error(cache, make_source):
+def test_a_window_larger_than_the_pool_is_a_clear_error(pool, make_source):
     source = make_source(8 << 20)
-    mapping = cache.mapping("big", 8 << 20, "v", source.read)
+    mapping = pool.mapping("big", 8 << 20, "v", source.read)
     with pytest.raises(foliocache.FoliocacheError, match="no room for a window"):
         mapping.window()
-    assert cache.stat()["pins"] == 0 and cache.stat()["pages_by_state"]["table"] == 0
+    assert pool.stat()["pins"] == 0 and pool.stat()["pages_by_state"]["table"] == 0
 
 
 def test_an_empty_window(mapping):

@@ -37,13 +37,13 @@ __all__ = [
 
 
 @contextlib.contextmanager
-def folios_of(size: int, cache: Any) -> Iterator[None]:
+def folios_of(size: int, pool: Any) -> Iterator[None]:
     """Mappings made meanwhile have folios of ``size`` bytes: in place of the library's own choice, which has no option."""
     owner: Any = sys.modules[foliocache.Mapping.__module__]
     if not hasattr(owner, "_order_for"):
         raise Unavailable(f"the library chooses its folios' size in another way now; see {__file__}")
     chosen = owner._order_for
-    owner._order_for = lambda *_: (size // cache.page_size).bit_length() - 1
+    owner._order_for = lambda *_: (size // pool.page_size).bit_length() - 1
     try:
         yield
     finally:
@@ -58,28 +58,28 @@ def switch_readahead_off(mapping: Any) -> None:
 # The core.
 
 
-def memory_of(cache: Any) -> int:
+def memory_of(pool: Any) -> int:
     """The handle of a pool's memory, the first argument of every function of the core."""
-    return cache._attachment.segment.memory.handle
+    return pool._attachment.segment.memory.handle
 
 
-def number_of(cache: Any) -> int:
+def number_of(pool: Any) -> int:
     """The number of this process's client slot."""
-    return cache._attachment.number
+    return pool._attachment.number
 
 
-def table_bytes(cache: Any) -> int:
+def table_bytes(pool: Any) -> int:
     """What a pool's tables take that grow with its pages."""
-    geometry = cache._attachment.segment.geometry
+    geometry = pool._attachment.segment.geometry
     return geometry["data"] - geometry["buckets"]
 
 
 @contextlib.contextmanager
-def counted_page(cache: Any) -> Iterator[tuple[int, int]]:
+def counted_page(pool: Any) -> Iterator[tuple[int, int]]:
     """A page with one reference, for measuring: (memory, the offset of its descriptor)."""
-    mem, me = memory_of(cache), number_of(cache)
+    mem, me = memory_of(pool), number_of(pool)
     pfn = page_alloc.alloc(mem, me, 0)
-    folio = cache._attachment.segment.geometry["memmap"] + pfn * 64
+    folio = pool._attachment.segment.geometry["memmap"] + pfn * 64
     page_ref.init(mem, folio, 1)
     try:
         yield mem, folio
@@ -88,10 +88,10 @@ def counted_page(cache: Any) -> Iterator[tuple[int, int]]:
         page_alloc.free(mem, me, pfn, 0)
 
 
-def place_of_first_folio(cache: Any, mapping: Any) -> tuple[Any, ...]:
+def place_of_first_folio(pool: Any, mapping: Any) -> tuple[Any, ...]:
     """What ``read_core`` of pairs.c needs to look the mapping's first folio up."""
-    mem, me = memory_of(cache), number_of(cache)
-    geometry = cache._attachment.segment.geometry
+    mem, me = memory_of(pool), number_of(pool)
+    geometry = pool._attachment.segment.geometry
     digest = object_digest(mapping.key, mapping.size, mapping.version)
     ino = mappings.lookup(mem, me, int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little"))
     if ino == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.common.pools import KIB, one_per_folio, pool
+from benchmarks.common.pools import KIB, new_pool, one_per_folio
 
 PAGE = 4 * KIB
 
@@ -14,7 +14,7 @@ def hit_ratio(trace: Sequence[int], pages: int, skip: int = 0) -> float:
     """Hits / accesses behind the first ``skip`` accesses, in a pool with room for ``pages`` folios beside its index."""
     objects = max(trace) + 1
     source = Misses()
-    with pool(max(pages + _nodes(objects, pages), 64) * PAGE, PAGE) as cache:
+    with new_pool(max(pages + _nodes(objects, pages), 64) * PAGE, PAGE) as cache:
         mapping = one_per_folio(cache, objects, PAGE, readinto=source, readahead=False)
         _touch(mapping, trace[:skip])
         before = source.count

@@ -16,14 +16,14 @@ from benchmarks.common.measure import Unavailable, available_memory
 from benchmarks.common.plan import GIB, KIB, MIB
 from foliocache.cli.shield import CleanupStack, shielded
 
-__all__ = ["GIB", "KIB", "MIB", "VALUE", "Pattern", "attach_ms", "metadata_per_page", "one_per_folio", "pool", "values"]
+__all__ = ["GIB", "KIB", "MIB", "VALUE", "Pattern", "attach_ms", "metadata_per_page", "new_pool", "one_per_folio", "values"]
 
 VALUE = 64 * KIB
 SPARE = 1 * GIB
 
 
 @contextlib.contextmanager
-def pool(size: int, page_size: int = 16 * KIB, clients: int = 64, folder: Path | None = None) -> Iterator[Any]:
+def new_pool(size: int, page_size: int = 16 * KIB, clients: int = 64, folder: Path | None = None) -> Iterator[Any]:
     """A new pool, gone afterwards; in another tmpfs than the usual one if a folder is given. Raises Unavailable when the machine has no
     memory for it."""
     size = max(size, inside.PAGES_MIN * page_size)
@@ -32,14 +32,14 @@ def pool(size: int, page_size: int = 16 * KIB, clients: int = 64, folder: Path |
         stack.callback(_remove, name, folder)
         with shielded(), _placed(folder):
             require_memory(size)
-            cache = foliocache.open(name, size=size, page_size=page_size, clients=clients)
-        stack.callback(cache.close)
-        yield cache
+            pool = foliocache.open(name, size=size, page_size=page_size, clients=clients)
+        stack.callback(pool.close)
+        yield pool
 
 
 def _remove(name: str, folder: Path | None) -> None:
     """Unlink a pool, if it came to be."""
-    with _placed(folder), contextlib.suppress(foliocache.SegmentNotFound):
+    with _placed(folder), contextlib.suppress(foliocache.PoolNotFoundError):
         foliocache.remove(name)
 
 
@@ -64,22 +64,22 @@ def require_memory(size: int) -> None:
         raise Unavailable(f"needs {size / GIB:.1f} GiB of memory, {max(room, 0) / GIB:.1f} GiB are free")
 
 
-def values(cache: Any, count: int, size: int, key: str = "values") -> Any:
+def values(pool: Any, count: int, size: int, key: str = "values") -> Any:
     """A mapping of ``count`` values of ``size`` bytes, one folio each, all cached."""
-    mapping = one_per_folio(cache, count, size, key, readahead=False)
+    mapping = one_per_folio(pool, count, size, key, readahead=False)
     for index in range(count):
         mapping.lease(index).release()
     return mapping
 
 
-def one_per_folio(cache: Any, count: int, size: int, key: str = "values", readinto: Any = None, readahead: bool = True) -> Any:
+def one_per_folio(pool: Any, count: int, size: int, key: str = "values", readinto: Any = None, readahead: bool = True) -> Any:
     """A mapping of ``count`` values of ``size`` bytes, one folio each, with nothing cached yet.
 
     The library chooses larger folios for larger objects; that is switched off here, so that a value is a folio. ``size`` must be the
     pool's page size times a power of two.
     """
-    with inside.folios_of(size, cache):
-        mapping = cache.mapping(key, count * size, "1", readinto=readinto or Pattern(size))
+    with inside.folios_of(size, pool):
+        mapping = pool.mapping(key, count * size, "1", readinto=readinto or Pattern(size))
     if mapping.folio_size != size:
         raise Unavailable(f"the library cuts this object into folios of {mapping.folio_size} bytes, not {size}")
     if not readahead:
@@ -100,12 +100,12 @@ class Pattern:
         return len(buffer)
 
 
-def metadata_per_page(cache: Any) -> float:
+def metadata_per_page(pool: Any) -> float:
     """Bytes of tables and of index nodes per cached page; the fixed header and the client table are left out."""
-    stat = cache.stat()
+    stat = pool.stat()
     nodes = sum(count for name, count in stat["pages_by_state"].items() if name not in ("free", "file")) * stat["page_size"]
     cached = stat["pages_by_state"]["file"]
-    return inside.table_bytes(cache) / stat["pages"] + nodes / max(cached, 1)
+    return inside.table_bytes(pool) / stat["pages"] + nodes / max(cached, 1)
 
 
 def attach_ms(name: str) -> float:

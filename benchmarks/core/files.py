@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.common import loops
 from benchmarks.common.measure import Found, interleave, per_op, record
 from benchmarks.common.plan import Plan
-from benchmarks.common.pools import VALUE, pool
+from benchmarks.common.pools import VALUE, new_pool
 from benchmarks.common.stub import PATH, MemoryStub
 from foliocache.adapters.fsspec import FolioFileSystem
 
@@ -16,8 +16,8 @@ def fsspec(plan: Plan) -> list[Found]:
     """64 KiB reads of a cached file: ``folio::`` against fsspec's own blockcache, over a stub in memory."""
     target = MemoryStub(bytes(range(256)) * (plan.values * VALUE // 256))
     numbers = loops.order(plan.values, plan.hits // 8)
-    with pool(2 * plan.values * VALUE) as cache:
-        folio = FolioFileSystem(fs=target, name=cache.name, check_files=False, trust_info=True)
+    with new_pool(2 * plan.values * VALUE) as pool:
+        folio = FolioFileSystem(fs=target, name=pool.name, check_files=False, trust_info=True)
         ours, theirs = folio.open(PATH), target.open(PATH, cache_type="blockcache", cache_options={"maxblocks": 1024})
         cases = {
             "blockcache": loops.file_reads(theirs, VALUE, numbers),

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.common.measure import Case, Found, interleave, record
 from benchmarks.common.plan import Plan
-from benchmarks.common.pools import VALUE, one_per_folio, pool
+from benchmarks.common.pools import VALUE, new_pool, one_per_folio
 
 
 def fill(plan: Plan) -> list[Found]:
@@ -24,7 +24,7 @@ def fill(plan: Plan) -> list[Found]:
         memoryview(target)[:] = view
         return total / (time.perf_counter_ns() - begin)
 
-    with pool(2 * total) as roomy, pool(total) as tight:
+    with new_pool(2 * total) as roomy, new_pool(total) as tight:
         cases = {
             "memcpy": memcpy,
             "default folios": _filler(roomy, total, view, None),
@@ -48,9 +48,9 @@ def fill(plan: Plan) -> list[Found]:
     ]
 
 
-def _filler(cache: Any, total: int, source: memoryview, folio: int | None) -> Case:
+def _filler(pool: Any, total: int, source: memoryview, folio: int | None) -> Case:
     """GB/s of reading an object of which nothing is cached, folio by folio."""
-    mapping = _object(cache, "object", total, source, folio)
+    mapping = _object(pool, "object", total, source, folio)
 
     def case() -> float:
         mapping.invalidate()
@@ -59,9 +59,9 @@ def _filler(cache: Any, total: int, source: memoryview, folio: int | None) -> Ca
     return case
 
 
-def _evicting(cache: Any, total: int, source: memoryview, folio: int) -> Case:
+def _evicting(pool: Any, total: int, source: memoryview, folio: int) -> Case:
     """The same in a pool that is full of other objects, so that every page comes from an eviction."""
-    objects = [_object(cache, f"object {n}", total, source, folio) for n in range(3)]
+    objects = [_object(pool, f"object {n}", total, source, folio) for n in range(3)]
     turns = iter(range(1 << 30))
 
     def case() -> float:
@@ -70,14 +70,14 @@ def _evicting(cache: Any, total: int, source: memoryview, folio: int) -> Case:
     return case
 
 
-def _object(cache: Any, key: str, size: int, source: memoryview, folio: int | None) -> Any:
+def _object(pool: Any, key: str, size: int, source: memoryview, folio: int | None) -> Any:
     def readinto(offset: int, buffer: Any) -> int:
         buffer[:] = source[offset : offset + len(buffer)]
         return len(buffer)
 
     if folio is None:
-        return cache.mapping(key, size, "1", readinto=readinto)
-    return one_per_folio(cache, size // folio, folio, key, readinto)
+        return pool.mapping(key, size, "1", readinto=readinto)
+    return one_per_folio(pool, size // folio, folio, key, readinto)
 
 
 def _read_all(mapping: Any) -> float:

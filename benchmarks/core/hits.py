@@ -7,7 +7,7 @@ from benchmarks.common import loops
 from benchmarks.common.baselines import SLICE, lmdb_cases, shared_slices
 from benchmarks.common.measure import Found, Skipped, Unavailable, cpus, interleave, per_op, pinned, record
 from benchmarks.common.plan import Plan
-from benchmarks.common.pools import VALUE, one_per_folio, pool, values
+from benchmarks.common.pools import VALUE, new_pool, one_per_folio, values
 from benchmarks.common.worker_pool import WorkerPool
 
 
@@ -15,11 +15,11 @@ def hit(plan: Plan) -> list[Found]:
     """One hit of a 64 KiB value from a Python loop, first byte touched."""
     numbers = loops.order(plan.values, plan.hits)
     with (
-        pool(2 * plan.values * VALUE, VALUE) as cache,
+        new_pool(2 * plan.values * VALUE, VALUE) as pool,
         shared_slices(plan.values, VALUE) as buffer,
         lmdb_cases(numbers) as lmdb,
     ):
-        mapping = values(cache, plan.values, VALUE)
+        mapping = values(pool, plan.values, VALUE)
         held = {n: bytes(buffer[n * VALUE : (n + 1) * VALUE]) for n in range(plan.values)}
         cases = {
             "dict": loops.dictionary(held, numbers),
@@ -68,9 +68,9 @@ def processes(plan: Plan) -> list[Found]:
     if len(cpus()) < 2:
         raise Unavailable("needs two processors")
     length = plan.hits * 4
-    with pool(2 * plan.values * VALUE, VALUE) as cache:
-        values(cache, plan.values, VALUE)
-        with WorkerPool(hitters, [(cache.name, plan.values, n, length) for n in range(2)], cpus()) as workers:
+    with new_pool(2 * plan.values * VALUE, VALUE) as pool:
+        values(pool, plan.values, VALUE)
+        with WorkerPool(hitters, [(pool.name, plan.values, n, length) for n in range(2)], cpus()) as workers:
             rates = interleave(
                 {
                     "one": lambda: workers.rate("different", 1),

@@ -8,13 +8,13 @@ from functools import partial
 from benchmarks.common import inside, native
 from benchmarks.common.measure import Found, Unavailable, cpus, interleave, record
 from benchmarks.common.plan import Plan
-from benchmarks.common.pools import MIB, pool
+from benchmarks.common.pools import MIB, new_pool
 
 
 def refcount(plan: Plan) -> list[Found]:
     """get+put without the GIL: the compiled core against the same pair in plain C."""
     library, line = native.library(), native.Line()
-    with pool(16 * MIB) as cache, inside.counted_page(cache) as (mem, folio):
+    with new_pool(16 * MIB) as pool, inside.counted_page(pool) as (mem, folio):
 
         def alone(kind: str) -> float:
             job = native.pair_job(kind, line.address, plan.pairs, mem, folio)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from benchmarks.common import loops
 from benchmarks.common.measure import Found, interleave, per_op, record
 from benchmarks.common.plan import Plan
-from benchmarks.common.pools import KIB, MIB, attach_ms, metadata_per_page, pool, values
+from benchmarks.common.pools import KIB, MIB, attach_ms, metadata_per_page, new_pool, values
 
 
 def growth(plan: Plan) -> list[Found]:
     """A thousand hot folios among ever more cached ones; attaching."""
     hot, page = min(1000, plan.grown), 4 * KIB
-    with pool(2 * hot * page + 4 * MIB, page) as small, pool(plan.grown * page * 9 // 8 + 4 * MIB, page) as large:
+    with new_pool(2 * hot * page + 4 * MIB, page) as small, new_pool(plan.grown * page * 9 // 8 + 4 * MIB, page) as large:
         few, many = values(small, hot, page), values(large, plan.grown, page)
         took = interleave(
             {
@@ -36,6 +36,6 @@ def growth(plan: Plan) -> list[Found]:
 
 def attach(plan: Plan) -> list[Found]:
     """Attaching to a pool that exists, until it can be used."""
-    with pool(plan.attach_bytes) as cache:
-        took = interleave({"attach": lambda: attach_ms(cache.name)}, plan.rounds)
+    with new_pool(plan.attach_bytes) as pool:
+        took = interleave({"attach": lambda: attach_ms(pool.name)}, plan.rounds)
     return [record(f"attach, pool of {plan.attach_bytes // MIB} MiB", took["attach"], "ms", budget="<= 100")]

@@ -6,7 +6,7 @@ from benchmarks.common import loops
 from benchmarks.common.baselines import SLICE, shared_slices
 from benchmarks.common.measure import Found, Unavailable, interleave, per_op, record
 from benchmarks.common.plan import Plan
-from benchmarks.common.pools import KIB, MIB, pool, values
+from benchmarks.common.pools import KIB, MIB, new_pool, values
 
 
 def consume(plan: Plan) -> list[Found]:
@@ -17,8 +17,8 @@ def consume(plan: Plan) -> list[Found]:
         raise Unavailable("needs numpy") from None
     count = max(plan.values // 16, 4)
     numbers = loops.order(count, max(plan.hits // 64, count))
-    with pool(2 * count * MIB, 64 * KIB) as cache, shared_slices(count, MIB) as buffer:
-        mapping = values(cache, count, MIB)
+    with new_pool(2 * count * MIB, 64 * KIB) as pool, shared_slices(count, MIB) as buffer:
+        mapping = values(pool, count, MIB)
         took = interleave(
             {
                 "lease": per_op(loops.sums(mapping.lease, numbers), len(numbers)),

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.common.measure import Unavailable
-from benchmarks.common.pools import KIB, MIB, pool, values
+from benchmarks.common.pools import KIB, MIB, new_pool, values
 from benchmarks.peers.openers import content
 
 START_SECONDS = 10
@@ -30,7 +30,7 @@ def needs(module: str) -> None:
 
 @contextlib.contextmanager
 def folios(count: int, size: int, folder: str) -> Iterator[str]:
-    with pool(2 * count * size, min(size, 64 * KIB)) as cache:
+    with new_pool(2 * count * size, min(size, 64 * KIB)) as cache:
         values(cache, count, size)
         yield cache.name
 
@@ -38,7 +38,7 @@ def folios(count: int, size: int, folder: str) -> Iterator[str]:
 @contextlib.contextmanager
 def folio_pool(count: int, size: int, folder: str) -> Iterator[tuple[str, str]]:
     """An empty pool, and the file that is read through it."""
-    with pool(2 * count * size) as cache, data_file(count, size, folder) as path:
+    with new_pool(2 * count * size) as cache, data_file(count, size, folder) as path:
         yield cache.name, path
 
 

@@ -22,7 +22,7 @@ import foliocache
 from benchmarks.common import inside, native
 from benchmarks.common.measure import Unavailable, cpus, interleave
 from benchmarks.common.plan import Plan
-from benchmarks.common.pools import MIB, pool
+from benchmarks.common.pools import MIB, new_pool
 from benchmarks.common.report import Section, Table
 from benchmarks.common.worker_pool import WorkerPool
 from benchmarks.core.pairs import refcount
@@ -35,7 +35,7 @@ def run(plan: Plan) -> Section:
     section = Section("refcount", refcount(plan))
     table = Table("ns of wall time per get+put, all runners together", ("who", *KINDS))
     measured: dict[int, dict[str, float]] = {}
-    with pool(16 * MIB) as cache, inside.counted_page(cache) as (mem, folio):
+    with new_pool(16 * MIB) as pool, inside.counted_page(pool) as (mem, folio):
         for count in runners():
             found = threads(plan, count, mem, folio, shared=True)
             measured[count] = found
@@ -44,7 +44,7 @@ def run(plan: Plan) -> Section:
                 apart = threads(plan, count, mem, folio, shared=False)
                 table.add(f"{count} threads, a line each", *[apart.get(kind) for kind in KINDS])
         for count in runners()[1:]:
-            found = processes(plan, count, cache.name, folio)
+            found = processes(plan, count, pool.name, folio)
             table.add(f"{count} processes, one line", *[found[kind] for kind in KINDS])
     section.tables.append(table)
     model.add(section, measured)
@@ -108,9 +108,9 @@ def counters(name: str, folio: int, memory_name: str, pairs: int) -> dict[str, C
     memory = shared_memory.SharedMemory(memory_name, **untracked)
     view: Any = memory.buf
     held = (ctypes.c_char * memory.size).from_buffer(view)
-    cache = foliocache.attach(name)
-    mem = inside.memory_of(cache)
-    keep: list[Any] = [cache, memory, held]
+    pool = foliocache.attach(name)
+    mem = inside.memory_of(pool)
+    keep: list[Any] = [pool, memory, held]
 
     def case(kind: str) -> Callable[[], int]:
         def run_pairs() -> int:

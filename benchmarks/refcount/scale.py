@@ -14,7 +14,7 @@ import foliocache
 from benchmarks.common import inside, native, plot
 from benchmarks.common.measure import Skipped, Unavailable, cpus, interleave
 from benchmarks.common.plan import Plan
-from benchmarks.common.pools import MIB, one_per_folio, pool, values
+from benchmarks.common.pools import MIB, new_pool, one_per_folio, values
 from benchmarks.common.report import Section, Table
 from benchmarks.common.worker_pool import WorkerPool
 
@@ -46,12 +46,12 @@ def add(section: Section, plan: Plan) -> None:
 def measure(plan: Plan) -> dict[int, dict[str, float]]:
     native.library()
     path = f"/dev/shm/bench-pread-{os.getpid()}"
-    with pool(16 * MIB, SIZE) as cache, open(path, "wb") as file:
+    with new_pool(16 * MIB, SIZE) as pool, open(path, "wb") as file:
         try:
             file.write(bytes(SIZE))
             file.flush()
-            values(cache, 1, SIZE)
-            return _rates(plan, cache.name, path)
+            values(pool, 1, SIZE)
+            return _rates(plan, pool.name, path)
         finally:
             os.unlink(path)
 
@@ -66,11 +66,11 @@ def _rates(plan: Plan, name: str, path: str) -> dict[int, dict[str, float]]:
 
 def readers(name: str, path: str, count: int) -> dict[str, Callable[[], int]]:
     """WorkerPool: the four loops."""
-    cache = foliocache.attach(name)
-    mapping = one_per_folio(cache, 1, SIZE)
+    pool = foliocache.attach(name)
+    mapping = one_per_folio(pool, 1, SIZE)
     fd = os.open(path, os.O_RDONLY)
     library, total = native.library(), ctypes.c_uint64()
-    arguments = inside.place_of_first_folio(cache, mapping)
+    arguments = inside.place_of_first_folio(pool, mapping)
     few = count // 10
 
     def core_c() -> int:

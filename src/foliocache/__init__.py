@@ -4,8 +4,8 @@ In short::
 
     import foliocache
 
-    cache = foliocache.open("default", size="4GiB")
-    mapping = cache.mapping("key", size, version, read=lambda offset, length: ...)
+    pool = foliocache.open("default", size="4GiB")
+    mapping = pool.mapping("key", size, version, read=lambda offset, length: ...)
     with mapping.lease(0) as lease:
         memoryview(lease)        # zero-copy, read-only, pinned
 """
@@ -13,35 +13,35 @@ In short::
 from .errors import (
     FoliocacheError,
     LeaseError,
-    SegmentDamaged,
-    SegmentError,
-    SegmentFull,
-    SegmentMismatch,
-    SegmentNotFound,
+    PoolDamagedError,
+    PoolError,
+    PoolFullError,
+    PoolMismatchError,
+    PoolNotFoundError,
     SourceError,
 )
 from .pool.lease import Lease
 from .pool.mapping import Mapping
-from .pool.pool import Cache, attach, open
-from .pool.segment import remove, segments
+from .pool.pool import Pool, attach, open
+from .pool.segment import pools, remove
 from .pool.window import Window
 
 __version__ = "0.1.0"
 __all__ = [
-    "Cache",
     "FoliocacheError",
     "Lease",
     "LeaseError",
     "Mapping",
-    "SegmentDamaged",
-    "SegmentError",
-    "SegmentFull",
-    "SegmentMismatch",
-    "SegmentNotFound",
+    "Pool",
+    "PoolDamagedError",
+    "PoolError",
+    "PoolFullError",
+    "PoolMismatchError",
+    "PoolNotFoundError",
     "SourceError",
     "Window",
     "attach",
     "open",
+    "pools",
     "remove",
-    "segments",
 ]

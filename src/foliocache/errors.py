@@ -5,23 +5,23 @@ class FoliocacheError(Exception):
     """Base of all of them; the message says what was wrong and what to do."""
 
 
-class SegmentNotFound(FoliocacheError, FileNotFoundError):
-    """There is no segment of that name."""
+class PoolNotFoundError(FoliocacheError, FileNotFoundError):
+    """There is no pool of that name."""
 
 
-class SegmentError(FoliocacheError):
-    """A segment cannot be used: somebody else's, full of clients, of another version, or damaged."""
+class PoolError(FoliocacheError):
+    """A pool cannot be used: somebody else's, full of clients, of another version, or damaged."""
 
 
-class SegmentDamaged(SegmentError):
-    """A segment's file is damaged, or was never one."""
+class PoolDamagedError(PoolError):
+    """A pool's file is damaged, or was never one."""
 
 
-class SegmentMismatch(SegmentError, ValueError):
-    """A segment exists with other parameters than those asked for."""
+class PoolMismatchError(PoolError, ValueError):
+    """A pool exists with other parameters than those asked for."""
 
 
-class SegmentFull(SegmentError, OSError):
+class PoolFullError(PoolError, OSError):
     """The shared memory file system has no room for the pool."""
 
 

@@ -15,8 +15,8 @@ OPS = {
     "write": lambda mem, loc: a.store_relaxed(mem, loc, 1),
     "release": lambda mem, loc: a.store_release(mem, loc, 1),
     "add": lambda mem, loc: a.fetch_add_relaxed(mem, loc, 1),
-    "light": lambda mem, loc: a.light_barrier(mem),
-    "heavy": lambda mem, loc: a.membarrier(mem),
+    "light": lambda mem, loc: a.asymmetric_fence_light(mem),
+    "heavy": lambda mem, loc: a.asymmetric_fence_heavy(mem),
 }
 INTERRUPT = {**OPS, "light": lambda mem, loc: None, "heavy": lambda mem, loc: steps.membarrier(mem)}
 models = pytest.mark.parametrize("model", ["sc", "tso", "rc11"])

@@ -89,10 +89,10 @@ def test_clients_are_asked_for_by_number(model):
 @models
 def test_a_journal_is_an_event_only_where_it_is_read(model):
     def writer(mem):
-        a.journal32(mem, X, 1)
-        assert a.journaled32(mem, X) == 1
+        a.write_once(mem, X, 1)
+        assert a.read_once(mem, X) == 1
         a.store_relaxed(mem, X, 2)
-        return a.journaled32(mem, X)
+        return a.read_once(mem, X)
 
     def reader(mem):
         return a.load_relaxed(mem, X)

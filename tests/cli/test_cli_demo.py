@@ -172,7 +172,7 @@ def test_sigkill_leaves_no_process(folder, tmp_path):
     wait_for(process, "folio")
     process.kill()
     process.communicate(timeout=LIMIT)  # the workers and the origin have the same stderr, and it has ended
-    assert [name[:5] for name in foliocache.segments()] == ["demo-"], "what SIGKILL leaves is for foliocache rm"
+    assert [name[:5] for name in foliocache.pools()] == ["demo-"], "what SIGKILL leaves is for foliocache rm"
 
 
 def test_a_pool_that_cannot_be_made(folder, scratch, pools, cli):

@@ -234,8 +234,8 @@ def test_a_signal_to_warm(hanging, pool_name, number, code, word):
         assert hanging.hanging.wait(LIMIT)
         process.send_signal(number)
         ends(process, code, f"foliocache: {word}")
-    cache = foliocache.attach(pool_name)
-    assert cache.audit() == [] and cache.stat()["pins"] == 0
+    pool = foliocache.attach(pool_name)
+    assert pool.audit() == [] and pool.stat()["pins"] == 0
 
 
 def test_warm_is_killed(hanging, pool_name):
@@ -243,5 +243,5 @@ def test_warm_is_killed(hanging, pool_name):
         assert hanging.hanging.wait(LIMIT)
         process.kill()
         process.communicate(timeout=SOON)
-    cache = foliocache.attach(pool_name)
-    assert cache.audit() == [] and cache.stat()["pins"] == 0
+    pool = foliocache.attach(pool_name)
+    assert pool.audit() == [] and pool.stat()["pins"] == 0

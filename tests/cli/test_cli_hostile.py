@@ -68,10 +68,10 @@ def one_line(err: str) -> None:
 @pytest.fixture
 def hostile(pool_name):
     """A pool of objects with such keys and versions."""
-    cache = foliocache.open(pool_name, size="8MiB")
+    pool = foliocache.open(pool_name, size="8MiB")
     for key in HOSTILE:
-        cache.mapping(key, 10, key[:40], read=lambda offset, length: bytes(length)).read(0, 10)
-    return cache
+        pool.mapping(key, 10, key[:40], read=lambda offset, length: bytes(length)).read(0, 10)
+    return pool
 
 
 def test_shown_is_printable_and_tells_everything_apart():
@@ -111,9 +111,9 @@ def test_json_can_be_read_back(hostile, pool_name):
 
 
 def test_a_long_key_is_cut_between_characters(pool_name, cli_json):
-    cache = foliocache.open(pool_name, size="8MiB")
+    pool = foliocache.open(pool_name, size="8MiB")
     for text in ("ü" * 300, "x" + "ü" * 300, "漢" * 300, "y\udce9" + "\udcff" * 300, "z" * 1000):
-        cache.mapping(text, 10, text, read=lambda offset, length: bytes(length)).read(0, 10)
+        pool.mapping(text, 10, text, read=lambda offset, length: bytes(length)).read(0, 10)
         (found,) = [each for each in cli_json("ls", pool_name) if each["key"][:2] == text[:2]]
         assert text.startswith(found["key"]) and text.startswith(found["version"]), "no half of a character at the end"
         assert len((found["key"] + found["version"]).encode("utf-8", "surrogatepass")) > 378

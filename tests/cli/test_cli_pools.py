@@ -23,7 +23,7 @@ OBJECT = 300_000
 
 
 @pytest.fixture
-def cache(pool_name):
+def pool(pool_name):
     """A pool with one object half cached, and one of which nothing is."""
     made = foliocache.open(pool_name, size=SIZE)
     data = pattern(7, OBJECT)
@@ -38,9 +38,9 @@ def plain(text: str) -> bool:
     return "\x1b" not in text
 
 
-def test_stat_is_what_the_cache_says(cache, pool_name, cli_json):
+def test_stat_is_what_the_cache_says(pool, pool_name, cli_json):
     found = cli_json("stat", pool_name)
-    own = cache.stat()
+    own = pool.stat()
     assert found.keys() == own.keys()
     assert found["name"] == pool_name
     for key in ("path", "pool_bytes", "page_size", "pages", "metadata_bytes", "mappings", "cached_bytes", "counters"):
@@ -50,7 +50,7 @@ def test_stat_is_what_the_cache_says(cache, pool_name, cli_json):
     assert os.getpid() in [client["pid"] for client in found["clients"]]
 
 
-def test_stat_for_people(cache, pool_name, cli):
+def test_stat_for_people(pool, pool_name, cli):
     done = cli("stat", pool_name)
     assert done.code == 0, done.err
     assert plain(done.out)
@@ -80,7 +80,7 @@ def holder(name: str, *wrapper: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate(timeout=LIMIT)
 
 
-def test_stat_says_what_a_pid_is_one_of(cache, pool_name, cli, cli_json):
+def test_stat_says_what_a_pid_is_one_of(pool, pool_name, cli, cli_json):
     unshare = ["unshare", "--pid", "--fork", "--kill-child"]
     if not shutil.which("unshare") or subprocess.run([*unshare, "true"], timeout=LIMIT, capture_output=True).returncode:
         pytest.skip("a process may not be put into another pid namespace here")
@@ -95,7 +95,7 @@ def test_stat_says_what_a_pid_is_one_of(cache, pool_name, cli, cli_json):
     assert shown.count("this command") == 1
 
 
-def test_stat_settles_what_the_dead_have_left(cache, pool_name, cli, cli_json):
+def test_stat_settles_what_the_dead_have_left(pool, pool_name, cli, cli_json):
     with holder(pool_name) as held:
         assert cli_json("stat", pool_name)["pins"] == 1
         held.kill()
@@ -104,9 +104,9 @@ def test_stat_settles_what_the_dead_have_left(cache, pool_name, cli, cli_json):
     assert found["pins"] == 0 and held.pid not in [client["pid"] for client in found["clients"]]
 
 
-def test_stat_says_what_is_to_be_done_about_the_dead(cache, pool_name, cli):
-    lease = cache.mapping("memory://half", OBJECT, "v1").lease(0)
-    memory = cache._attachment.segment.mem
+def test_stat_says_what_is_to_be_done_about_the_dead(pool, pool_name, cli):
+    lease = pool.mapping("memory://half", OBJECT, "v1").lease(0)
+    memory = pool._attachment.segment.mem
     pid = os.fork()
     if pid == 0:
         mine = foliocache.attach(pool_name)._attachment.number
@@ -122,8 +122,8 @@ def test_stat_says_what_is_to_be_done_about_the_dead(cache, pool_name, cli):
     assert "dead" not in shown and "died" not in shown
 
 
-def test_ls_shows_what_is_cached_and_pinned(cache, pool_name, cli, cli_json):
-    with cache.mapping("memory://half", OBJECT, "v1", read=None).lease(0):
+def test_ls_shows_what_is_cached_and_pinned(pool, pool_name, cli, cli_json):
+    with pool.mapping("memory://half", OBJECT, "v1", read=None).lease(0):
         (found,) = [mapping for mapping in cli_json("ls", pool_name) if mapping["key"] == "memory://half"]
         assert (found["version"], found["size"], found["pins"]) == ("v1", OBJECT, 1)
         assert 2000 <= found["cached_bytes"] <= OBJECT
@@ -135,16 +135,16 @@ def test_ls_shows_what_is_cached_and_pinned(cache, pool_name, cli, cli_json):
 
 
 def test_ls_of_an_empty_pool(pool_name, cli, cli_json):
-    cache = foliocache.open(pool_name, size=SIZE)
+    pool = foliocache.open(pool_name, size=SIZE)
     assert cli_json("ls", pool_name) == []
     assert "no mappings" in cli("ls", pool_name).out
-    assert cache.stat()["mappings"] == 0
+    assert pool.stat()["mappings"] == 0
 
 
 def test_long_keys_fold_in_a_terminal_and_not_in_a_pipe(pool_name, cli):
     key = "https://example.org/" + "a-long-path/" * 12 + "shard-000.tar"
-    cache = foliocache.open(pool_name, size=SIZE)
-    cache.mapping(key, 10, "v", read=lambda offset, length: bytes(length)).read(0, 10)
+    pool = foliocache.open(pool_name, size=SIZE)
+    pool.mapping(key, 10, "v", read=lambda offset, length: bytes(length)).read(0, 10)
     assert key in cli("ls", pool_name).out
     folded = cli("ls", pool_name, FORCE_COLOR="1", COLUMNS="80").out
     lines = re.sub(r"\x1b\[[0-9;]*m", "", folded).splitlines()
@@ -152,7 +152,7 @@ def test_long_keys_fold_in_a_terminal_and_not_in_a_pipe(pool_name, cli):
     assert max(map(len, lines)) <= 80
 
 
-def test_fsck_of_a_sound_pool(cache, pool_name, cli, cli_json):
+def test_fsck_of_a_sound_pool(pool, pool_name, cli, cli_json):
     assert cli_json("fsck", pool_name) == {"clean": True, "findings": []}
     done = cli("fsck", pool_name)
     assert (done.code, "is clean" in done.out) == (0, True)
@@ -161,7 +161,7 @@ def test_fsck_of_a_sound_pool(cache, pool_name, cli, cli_json):
 def test_rm(pool_name, cli_json, cli):
     foliocache.open(pool_name, size=SIZE)
     assert cli_json("rm", pool_name) == {"removed": pool_name}
-    assert pool_name not in foliocache.segments()
+    assert pool_name not in foliocache.pools()
     assert cli("rm", pool_name).code == 3
 
 
@@ -183,9 +183,9 @@ def test_a_name_that_leaves_the_folder(cli, name):
 
 def damage(name: str, offset: int, data: bytes) -> None:
     """Overwrite a part of a pool's file."""
-    cache = foliocache.open(name, size=SIZE)
-    path = cache.stat()["path"]
-    del cache
+    pool = foliocache.open(name, size=SIZE)
+    path = pool.stat()["path"]
+    del pool
     with open(path, "r+b") as file:
         file.seek(offset)
         file.write(data)
@@ -203,10 +203,10 @@ def test_a_pool_with_a_foreign_header(pool_name, cli, cli_json):
     assert cli("rm", pool_name).code == 0
 
 
-def test_fsck_finds_a_damaged_folio(cache, pool_name, cli, cli_json):
-    table = cache._attachment.segment.geometry["memmap"]
-    with open(cache.path, "r+b") as file:
-        file.seek(table + (cache.stat()["pages"] - 1) * layout.FOLIO_SIZE)
+def test_fsck_finds_a_damaged_folio(pool, pool_name, cli, cli_json):
+    table = pool._attachment.segment.geometry["memmap"]
+    with open(pool.path, "r+b") as file:
+        file.seek(table + (pool.stat()["pages"] - 1) * layout.FOLIO_SIZE)
         file.write(b"\x07" * layout.FOLIO_SIZE)
     found = cli_json("fsck", pool_name, code=1)
     assert found["clean"] is False
@@ -225,7 +225,7 @@ def test_a_truncated_pool(pool_name, cli, cli_json):
     assert cli_json("fsck", pool_name, code=1)["clean"] is False
 
 
-def test_a_reader_that_leaves_is_not_an_error(cache, pool_name):
+def test_a_reader_that_leaves_is_not_an_error(pool, pool_name):
     command = f"{sys.executable} -m foliocache stat {pool_name} | head -c 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], env=environment(), capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stderr) == (0, "")

@@ -85,7 +85,7 @@ def test_sizes(files, pool_name, cli):
         done = cli("warm", files / "odd", "--name", pool_name, "--size", size)
         assert (done.code, done.out, done.err.count("\n")) == (code, "", 1)
         assert "--size" in done.err and size in done.err
-    assert pool_name not in foliocache.segments()
+    assert pool_name not in foliocache.pools()
     assert cli("warm", files / "odd", "--name", pool_name, "--size", "16MiB").code == 0
     done = cli("warm", files / "odd", "--name", pool_name, "--size", "32MiB")
     assert (done.code, done.err.count("\n")) == (3, 1)

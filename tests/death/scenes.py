@@ -37,8 +37,8 @@ class World:
     """The segment, and this process as its first client, which goes on after the others' deaths."""
 
     def __init__(self, name):
-        self.cache = foliocache.open(name, size=PAGES * PAGE, page_size=PAGE, clients=4)
-        self.attachment = self.cache._attachment
+        self.pool = foliocache.open(name, size=PAGES * PAGE, page_size=PAGE, clients=4)
+        self.attachment = self.pool._attachment
         self.segment = self.attachment.segment
         self.mem = self.segment.mem
         self.memory = mmap.mmap(self.segment.fd, self.segment.geometry["size"])
@@ -48,7 +48,7 @@ class World:
 
     def mapping(self, key):
         """A new one each time: the segment is set back now and then, so an old one may know the number of a record that is to come."""
-        return self.cache.mapping(key, len(content(key)), "v", source(key))
+        return self.pool.mapping(key, len(content(key)), "v", source(key))
 
     def fill(self, key, count=None):
         """Have an object's first folios in the cache."""
@@ -70,16 +70,16 @@ class World:
         assert waiting == 0
         self.check()
         self.work()
-        for record in self.cache.mappings():
-            self.cache.forget(record["key"])
+        for record in self.pool.mappings():
+            self.pool.forget(record["key"])
         self.check()
-        pages = self.cache.stat()["pages_by_state"]
+        pages = self.pool.stat()["pages_by_state"]
         assert pages["file"] == pages["table"] == 0, pages
 
     def check(self):
         """Nothing is lost, nothing is pinned, every slot is clean but this process's, which names nothing."""
-        assert self.cache.audit() == []
-        stat = self.cache.stat()
+        assert self.pool.audit() == []
+        stat = self.pool.stat()
         pages = stat["pages_by_state"]
         assert sum(pages.values()) == PAGES and pages["frozen"] == 0 and stat["pins"] == 0, stat
         assert [(c["slot"], c["state"], c["pins"]) for c in stat["clients"]] == [(self.join(), "attached", 0)], stat["clients"]
@@ -145,9 +145,9 @@ def evict(world):
         me = world.join()
 
         def operation():
-            client.enter(world.mem, me)
+            client.op_begin(world.mem, me)
             vmscan.shrink(world.mem, me, 100)
-            client.leave(world.mem, me)
+            client.op_end(world.mem, me)
 
         return operation
 
@@ -222,7 +222,7 @@ def fail(world):
     def broken(offset, length):
         raise OSError
 
-    mapping = world.cache.mapping("other", SIZES["other"], "v", broken)
+    mapping = world.pool.mapping("other", SIZES["other"], "v", broken)
 
     def prepare():
         world.join()
@@ -272,18 +272,18 @@ def hold(world):
 def shrink_slab(world):
     """An empty page of records goes back to the allocator."""
     for number in range(40):
-        world.cache.mapping(f"tiny {number}", 10, "v", lambda offset, length: bytes(length)).lease(0)
+        world.pool.mapping(f"tiny {number}", 10, "v", lambda offset, length: bytes(length)).lease(0)
     for number in range(40):
-        world.cache.forget(f"tiny {number}")
-    assert world.cache.stat()["pages_by_state"]["inode"] > layout.SLAB_KEEP
+        world.pool.forget(f"tiny {number}")
+    assert world.pool.stat()["pages_by_state"]["inode"] > layout.SLAB_KEEP
 
     def prepare():
         me = world.join()
 
         def operation():
-            client.enter(world.mem, me)
+            client.op_begin(world.mem, me)
             slab.shrink(world.mem, me)
-            client.leave(world.mem, me)
+            client.op_end(world.mem, me)
 
         return operation
 
@@ -310,7 +310,7 @@ def join_and_leave(world):
 def take_over(world):
     """A folio whose filler has died is filled by one who waits for it, who then reaps."""
     mapping = world.mapping("other")
-    victim = world.cache.mapping("other", SIZES["other"], "v", lambda offset, length: os.kill(os.getpid(), signal.SIGKILL))
+    victim = world.pool.mapping("other", SIZES["other"], "v", lambda offset, length: os.kill(os.getpid(), signal.SIGKILL))
     pid = os.fork()
     if pid == 0:
         victim.lease(2)

@@ -79,8 +79,8 @@ class Crew:
 class Survivor:
     """This process: holds leases and windows across the others' deaths, and works, too."""
 
-    def __init__(self, cache, job, rng):
-        self.cache = cache
+    def __init__(self, pool, job, rng):
+        self.pool = pool
         self.job = job
         self.rng = rng
         self.held = []
@@ -88,7 +88,7 @@ class Survivor:
 
     def live(self):
         key, size = self.rng.choice(self.job.objects)
-        mapping = self.cache.mapping(str(key), size, "v", lambda offset, length: content(key, offset, length))
+        mapping = self.pool.mapping(str(key), size, "v", lambda offset, length: content(key, offset, length))
         self.job.step(self.rng, ((key, size), mapping), self.reads)
         index = self.rng.randrange(mapping.folios)
         start = index * mapping.folio_size
@@ -108,9 +108,9 @@ class Survivor:
 def test_killed_and_stopped_at_random(pool_name, record_property):
     seed = int.from_bytes(os.urandom(4), "little")
     rng = random.Random(seed)
-    cache = foliocache.open(pool_name, size="8MiB", page_size="4KiB", clients=12, fill_timeout=5)
+    pool = foliocache.open(pool_name, size="8MiB", page_size="4KiB", clients=12, fill_timeout=5)
     job = MortalJob(pool_name, list(enumerate(SIZES)), SECONDS, invalidate=0.01)
-    crew, survivor, reaped = Crew(job, rng), Survivor(cache, job, rng), 0
+    crew, survivor, reaped = Crew(job, rng), Survivor(pool, job, rng), 0
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         crew.complete()
@@ -118,29 +118,29 @@ def test_killed_and_stopped_at_random(pool_name, record_property):
         time.sleep(rng.random() * 0.12)
         crew.complete()
         crew.strike()
-        reaped += cache._attachment.reap()[0] if rng.random() < 0.3 else 0
+        reaped += pool._attachment.reap()[0] if rng.random() < 0.3 else 0
     crew.complete()
     crew.kill_all()
     survivor.rest()
-    report = {"seed": seed, "born": crew.born} | crew.counts | cache.stat()["counters"]
-    reaped += settle(cache)
+    report = {"seed": seed, "born": crew.born} | crew.counts | pool.stat()["counters"]
+    reaped += settle(pool)
     print(report | {"reaped by the survivor": reaped})
     record_property("soak", report)
-    assert crew.counts["killed"] >= 2 * SECONDS and report["evictions"] > cache.stat()["pages"]
+    assert crew.counts["killed"] >= 2 * SECONDS and report["evictions"] > pool.stat()["pages"]
 
 
-def settle(cache):
+def settle(pool):
     """What is left of the dead is settled at once, and everything adds up."""
-    reaped, waiting = cache._attachment.reap()
-    assert waiting == 0 and cache.audit() == []
-    stat, segment = cache.stat(), cache._attachment.segment
+    reaped, waiting = pool._attachment.reap()
+    assert waiting == 0 and pool.audit() == []
+    stat, segment = pool.stat(), pool._attachment.segment
     pages = stat["pages_by_state"]
     assert sum(pages.values()) == stat["pages"] and pages["frozen"] == pages["table"] == stat["pins"] == 0
     assert [c["pid"] for c in stat["clients"]] == [os.getpid()]
     assert all(client.is_idle(segment.mem, slot) for slot in range(segment.geometry["nclients"]))
-    for record in cache.mappings():
-        cache.forget(record["key"])
-    assert cache.audit() == []
-    pages = cache.stat()["pages_by_state"]
+    for record in pool.mappings():
+        pool.forget(record["key"])
+    assert pool.audit() == []
+    pages = pool.stat()["pages_by_state"]
     assert pages["free"] + pages["node"] + pages["inode"] == stat["pages"]
     return reaped

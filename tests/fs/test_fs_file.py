@@ -306,10 +306,10 @@ def test_positions_are_whole_numbers(local, path, data):
 def test_file_goes_on_over_a_pool_that_was_closed(local, path, data):
     with local.open(path) as file, local.open(path) as other:
         assert file.read(10) == data[:10]
-        local.cache.close()
+        local.pool.close()
         assert file.read(100_000) == data[10:100_010]
-        assert not file._mapping.cache.closed
-        local.cache.close()
+        assert not file._mapping.pool.closed
+        local.pool.close()
         buffer = bytearray(10)
         assert other.readinto(buffer) == 10 and buffer == data[:10]
         assert bytes(other.lease(SIZE - 5, 5)) == data[SIZE - 5 : SIZE]
@@ -321,9 +321,9 @@ def test_pool_is_closed_in_the_middle_of_a_read(http, origin, data, tmp_path):
     def closing(use):
         pools = []
         url = origin.put(f"/{use.__name__}", data)
-        origin.before_get = lambda path, headers: pools or pools.append(http.cache) or pools[0].close()
+        origin.before_get = lambda path, headers: pools or pools.append(http.pool) or pools[0].close()
         result = use(url)
-        assert pools[0].closed and not http.cache.closed
+        assert pools[0].closed and not http.pool.closed
         return result
 
     def cat(url):

@@ -225,7 +225,7 @@ def test_without_a_validator_nothing_is_cached(http, origin, data, etag):
     assert bytes(http.lease(url, 7, 70)) == other(data)[7:77]
     with http.open(url, "rb") as file:
         assert file.read(10) == other(data)[:10]
-    assert http.cache.mappings() == []
+    assert http.pool.mappings() == []
 
 
 def test_range_of_an_uncached_object_is_one_small_request(http, origin, data):

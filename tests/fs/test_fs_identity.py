@@ -116,7 +116,7 @@ def test_object_that_never_holds_still_is_read_uncached_and_not_mixed(http, orig
 
 
 def cached_bytes(fs):
-    return sum(record["cached_bytes"] for record in fs.cache.mappings())
+    return sum(record["cached_bytes"] for record in fs.pool.mappings())
 
 
 def test_opening_again_helps(place, data):
@@ -367,7 +367,7 @@ def test_further_options_go_to_the_target(http, origin, data):
         assert http.cat_ranges([url], [0], [10], headers={"X-Other": "2"}) == [data[:10]]
         assert http.open(url, "rb", headers={"X-Other": "3"}).read(10) == data[:10]
     assert asked == ["1", "2", "3"] * 2
-    assert http.cache.mappings() == []
+    assert http.pool.mappings() == []
 
 
 def test_unknown_length_is_not_cached(http, origin, data):
@@ -418,7 +418,7 @@ def test_memory_is_each_processs_own(pool):
     assert fs.cat_file("/identity/x") == b"one"
     fs.fs.pipe_file("/identity/x", b"two")
     assert fs.cat_file("/identity/x") == b"two"
-    assert fs.cache.mappings() == []
+    assert fs.pool.mappings() == []
     fs.rm("/identity", recursive=True)
 
 

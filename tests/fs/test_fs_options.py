@@ -91,7 +91,7 @@ def test_pickle_and_json(local, tmp_path):
     for fs in copies:
         assert type(fs) is FolioFileSystem
         assert fs.cat(f"{tmp_path}/x") == b"data"
-        assert fs.cache is local.cache
+        assert fs.pool is local.pool
 
 
 def test_target_given_as_an_object(pool, tmp_path):
@@ -114,7 +114,7 @@ def test_paths_as_objects(local, tmp_path):
 def test_pool_that_was_closed_is_opened_again(local, tmp_path):
     local.pipe_file(f"{tmp_path}/x", b"data")
     assert local.cat(f"{tmp_path}/x") == b"data"
-    local.cache.close()
+    local.pool.close()
     assert local.cat(f"{tmp_path}/x") == b"data"
 
 
@@ -126,9 +126,9 @@ def test_long_names_stay_different_and_forgettable(pool, tmp_path, settled):
     for name in "ab":
         (folder / name).write_text(name)
         assert fs.cat_file(settled(folder / name)) == name.encode()
-    assert len(fs.cache.mappings()) == 2
+    assert len(fs.pool.mappings()) == 2
     fs.rm(str(folder / "a"))
-    assert [record["key"] for record in fs.cache.mappings()] == [fs.target.key(str(folder / "b"))]
+    assert [record["key"] for record in fs.pool.mappings()] == [fs.target.key(str(folder / "b"))]
 
 
 def test_attributes_of_the_target(pool, s3):

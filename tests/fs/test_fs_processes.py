@@ -168,7 +168,7 @@ def test_delete_in_one_process_is_seen_by_another(local, tmp_path, data):
     local.pipe_file(path, data)
     assert local.cat_file(path) == data
     together("spawn", 1, remove, local, path)
-    assert local.cache.mappings() == []
+    assert local.pool.mappings() == []
     with pytest.raises(FileNotFoundError):
         local.cat_file(path)
 
@@ -178,4 +178,4 @@ def remove(number, fs, path):
 
 
 def test_pool_is_the_same_object_in_one_process(pool, local):
-    assert pickle.loads(pickle.dumps(local)).cache is local.cache is foliocache.open(**pool)
+    assert pickle.loads(pickle.dumps(local)).pool is local.pool is foliocache.open(**pool)

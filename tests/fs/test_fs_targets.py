@@ -54,14 +54,14 @@ def test_unknown_filesystem_passes_through(pool, tmp_path):
         assert fs.ukey(str(path)) == fs.ukey(str(path))
     with pytest.raises(FileNotFoundError):
         fs.cat_file(str(tmp_path / "none"))
-    assert fs.cache.mappings() == []
+    assert fs.pool.mappings() == []
 
 
 def test_user_may_answer_for_a_filesystem(pool, tmp_path):
     fs = FolioFileSystem(fs=Unknown(), trust_info=True, **pool)
     (tmp_path / "x").write_bytes(b"1" * SIZE)
     assert fs.cat_file(str(tmp_path / "x")) == b"1" * SIZE
-    assert len(fs.cache.mappings()) == 1
+    assert len(fs.pool.mappings()) == 1
 
 
 @pytest.mark.parametrize("trust", ["yes", None, 1])
@@ -79,7 +79,7 @@ def test_other_caches_are_not_believed_even_by_request(pool, origin, tmp_path, p
     assert fs.cat_file(url) == b"1" * SIZE
     origin.put("/x", b"2" * SIZE)
     assert fs.cat_file(url) == fs.fs.cat_file(url)
-    assert fs.cache.mappings() == []
+    assert fs.pool.mappings() == []
     plain = FolioFileSystem(target_protocol="http", **pool)
     assert plain.cat_file(url) == b"2" * SIZE
 
@@ -118,7 +118,7 @@ def test_folder_shares_the_pages_of_what_is_in_it(pool, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fs = FolioFileSystem(fs=DirFileSystem("data", LocalFileSystem(), skip_instance_cache=True), **pool)
     assert fs.cat_file("x") == b"1" * SIZE
-    assert [record["key"] for record in fs.cache.mappings()] == [f"file://{tmp_path}/data/x"]
+    assert [record["key"] for record in fs.pool.mappings()] == [f"file://{tmp_path}/data/x"]
 
 
 def test_relative_folders_are_as_many_places_as_there_are_working_directories(pool, tmp_path, monkeypatch):
@@ -152,7 +152,7 @@ def test_asynchronous_wrapper_is_what_it_wraps(pool, tmp_path):
     (tmp_path / "x").write_bytes(b"1" * SIZE)
     fs = FolioFileSystem(fs=AsyncFileSystemWrapper(LocalFileSystem(), asynchronous=False), **pool)
     assert fs.cat_file(str(tmp_path / "x")) == b"1" * SIZE
-    assert [record["key"] for record in fs.cache.mappings()] == [f"file://{tmp_path}/x"]
+    assert [record["key"] for record in fs.pool.mappings()] == [f"file://{tmp_path}/x"]
 
 
 def test_objects_that_are_options_are_not_taken_for_others_at_their_address(pool):
@@ -269,7 +269,7 @@ def test_file_dated_by_hand_is_read_once(local, tmp_path, settled, days):
     settled(path)
     for _ in range(3):
         assert local.cat_file(str(path)) == b"1" * SIZE
-    assert local.cache.stat()["counters"]["fill_bytes"] == SIZE
+    assert local.pool.stat()["counters"]["fill_bytes"] == SIZE
 
 
 def test_whole_seconds_are_a_coarse_clock(tmp_path):

@@ -37,7 +37,7 @@ def cached(trusting, tmp_path, settled):
 
 
 def keys(fs):
-    return {record["key"] for record in fs.cache.mappings()}
+    return {record["key"] for record in fs.pool.mappings()}
 
 
 def write_text(fs, path):
@@ -340,7 +340,7 @@ def test_write_needs_no_pool(tmp_path, pool_name):
     with fs.open(f"{tmp_path}/y", "wb") as file:
         file.write(NEW)
     fs.rm(f"{tmp_path}/y")
-    with pytest.raises(foliocache.SegmentNotFound):
+    with pytest.raises(foliocache.PoolNotFoundError):
         foliocache.attach(pool_name)
     foliocache.open(pool_name, size="4MiB")
     for options in ({"name": pool_name, "size": "8MiB"}, {"name": "../no/name"}):

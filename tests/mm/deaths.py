@@ -13,7 +13,7 @@ DYING, REAPER, THIRD, LIVING = 1, 2, 3, 0
 
 # Few words to look through, small nodes, and no empty pages kept, so that whoever gives everything back gets a whole pool.
 SMALL = worlds.SMALL_NODES | {"CLIENT_SIZE": 512, "TREE_LOCKS": 2, "SLAB_KEEP": 0, "LOCK_SPINS": 1}
-WRITES = ("store_", "record32", "journal32", "write", "fetch_", "exchange_", "cmpxchg_", "count64")
+WRITES = ("store_", "record32", "write_once", "write", "fetch_", "exchange_", "cmpxchg_", "count64")
 
 
 class Killed(BaseException):
@@ -35,9 +35,9 @@ class Bench(worlds.Segment):
 
     @contextlib.contextmanager
     def operation(self, me):
-        self.client.enter(me)
+        self.client.op_begin(me)
         yield
-        self.client.leave(me)
+        self.client.op_end(me)
 
     def open_mapping(self, me, key):
         with self.operation(me):
@@ -97,7 +97,7 @@ class Bench(worlds.Segment):
         for pfn in pfns:
             assert pfn != self.layout.NIL
         for pfn in pfns:
-            self.client.note(me, pfn)
+            self.client.announce(me, pfn)
             self.folio.put(me, pfn)
         self.write(self.client.pin(me, 0), 0)
         return pfns
@@ -138,7 +138,7 @@ class Bench(worlds.Segment):
     def is_vague(self, me, pfn):
         """Whether a client's operation names a folio."""
         words = [self.read(self.client.word_at(me, n)) for n in range(self.layout.OPS)]
-        return pfn | self.layout.PIN_BUSY in words
+        return pfn | self.layout.PIN_INTENT in words
 
     def dead(self):
         clients = range(self.shape["nclients"])
@@ -152,7 +152,9 @@ class Bench(worlds.Segment):
             self.reap.pins(me, number)
         keepers = []
         for number in dead:
-            if self.reap.vague(me, number) and not any(self.reap.entrust(number, keeper) for keeper in keepers):
+            if self.reap.resolve_intents(me, number) and not any(
+                self.reap.hand_over_unresolved(number, keeper) for keeper in keepers
+            ):
                 keepers.append(number)
             elif number != me:
                 self.client.detach(number)
@@ -162,7 +164,7 @@ class Bench(worlds.Segment):
     def adopt(self, me):
         """As ``client.ClientSlot._adopt``: the successor in a dead client's slot settles it himself."""
         self.mem.dead.discard(me)
-        self.client.set_aside(me)
+        self.client.move_intents(me)
         self.client.attach(me)
         return self.settle(me, [me])
 

@@ -108,7 +108,7 @@ def test_everything_can_be_given_back(busy):
 
 
 def a_page_that_belongs_to_nobody(busy):
-    busy.segment.client.done(ME, busy.segment.page_alloc.alloc(ME, 0))
+    busy.segment.client.retract(ME, busy.segment.page_alloc.alloc(ME, 0))
     return "frozen"
 
 
@@ -331,13 +331,13 @@ def a_clean_slot_with_a_pin(busy):
 
 
 def a_name_of_no_page(busy):
-    busy.segment.client.note(ME, 256)
+    busy.segment.client.announce(ME, 256)
     return "client"
 
 
 def a_lock_held_by_the_dead(busy):
     busy.segment.client.set_state(3, busy.layout.SLOT_DEAD)
-    busy.segment.wait.lock(busy.layout.TREE_LOCK + 7 * busy.layout.LINE, 3)
+    busy.segment.robust_lock.lock(busy.layout.TREE_LOCK + 7 * busy.layout.LINE, 3)
     return "lock"
 
 

@@ -152,7 +152,7 @@ class Cache(RuleBasedStateMachine):
         pfn = self.segment.vmscan.alloc_folio(ME, order)
         if pfn != NIL:
             self.segment.page_alloc.free(ME, pfn, order)
-            self.segment.client.done(ME, pfn)
+            self.segment.client.retract(ME, pfn)
         elif order == 0:
             assert self.segment.free() == 0
         self.forget_evicted()

@@ -47,46 +47,46 @@ def ledger(segment, me=D):
 
 def test_note_and_done(segment):
     assert segment.client.is_idle(D)
-    segment.client.note(D, 0)
-    segment.client.note(D, 63)
+    segment.client.announce(D, 0)
+    segment.client.announce(D, 63)
     assert operation(segment) == [0, 63]
     assert not segment.client.is_idle(D)
-    segment.client.done(D, 0)
+    segment.client.retract(D, 0)
     assert operation(segment) == [63]
-    segment.client.done(D, 63)
+    segment.client.retract(D, 63)
     assert segment.client.is_idle(D)
 
 
 def test_two_references_are_two_names(segment):
     for _ in range(2):
-        segment.client.note(D, 7)
+        segment.client.announce(D, 7)
     assert operation(segment) == [7, 7]
-    segment.client.done(D, 7)
+    segment.client.retract(D, 7)
     assert operation(segment) == [7]
 
 
 def test_done_of_what_was_not_named(segment):
-    segment.client.note(D, 5)
-    segment.client.done(D, 6)
+    segment.client.announce(D, 5)
+    segment.client.retract(D, 6)
     assert operation(segment) == [5]
 
 
 def test_too_many_names_touch_nothing_else(segment):
     for pfn in range(segment.layout.OPS + 3):
-        segment.client.note(D, pfn)
+        segment.client.announce(D, pfn)
     assert operation(segment) == list(range(segment.layout.OPS))
     assert ledger(segment) == {}
     assert segment.client.is_idle(D + 1)
 
 
 def test_hold_and_drop(segment):
-    segment.client.note(D, 9)
+    segment.client.announce(D, 9)
     segment.client.hold(D, 3, 9)
-    assert (operation(segment), ledger(segment)) == ([], {3: (9, segment.layout.PIN_HELD)})
+    assert (operation(segment), ledger(segment)) == ([], {3: (9, segment.layout.PIN_OWNED)})
     assert segment.client.pins(D) == 1
     segment.client.drop(D, 3, 9)
     assert (operation(segment), ledger(segment)) == ([9], {})
-    segment.client.done(D, 9)
+    segment.client.retract(D, 9)
     assert segment.client.is_idle(D)
 
 
@@ -101,45 +101,45 @@ def test_every_word_of_the_ledger_is_looked_at(segment, word):
 def test_set_aside_makes_room_for_a_successors_names(segment):
     segment.client.hold(D, 1, 30)
     for pfn in (5, 6, 5):
-        segment.client.note(D, pfn)
-    segment.client.set_aside(D)
-    busy = segment.layout.PIN_BUSY
+        segment.client.announce(D, pfn)
+    segment.client.move_intents(D)
+    busy = segment.layout.PIN_INTENT
     assert operation(segment) == []
-    assert ledger(segment) == {0: (5, busy), 1: (30, segment.layout.PIN_HELD), 2: (6, busy), 3: (5, busy)}
-    segment.client.set_aside(D)
+    assert ledger(segment) == {0: (5, busy), 1: (30, segment.layout.PIN_OWNED), 2: (6, busy), 3: (5, busy)}
+    segment.client.move_intents(D)
     assert len(ledger(segment)) == 4
 
 
 def test_set_aside_with_a_full_ledger_loses_nothing(segment):
     for n in range(segment.layout.PINS - 1):
         segment.client.hold(D, n, 1)
-    segment.client.note(D, 5)
-    segment.client.note(D, 6)
-    segment.client.set_aside(D)
+    segment.client.announce(D, 5)
+    segment.client.announce(D, 6)
+    segment.client.move_intents(D)
     assert operation(segment) == [6]
-    assert ledger(segment)[segment.layout.PINS - 1] == (5, segment.layout.PIN_BUSY)
+    assert ledger(segment)[segment.layout.PINS - 1] == (5, segment.layout.PIN_INTENT)
 
 
 def test_attach_ends_the_operation_in_which_the_former_client_died(segment):
     segment.client.attach(D)
-    assert segment.client.activity(D) % 2 == 0
-    segment.client.enter(D)
-    assert segment.client.activity(D) % 2 == 1
-    before = segment.client.activity(D)
+    assert segment.client.op_seq(D) % 2 == 0
+    segment.client.op_begin(D)
+    assert segment.client.op_seq(D) % 2 == 1
+    before = segment.client.op_seq(D)
     segment.client.attach(D)
-    assert segment.client.activity(D) == before + 1
+    assert segment.client.op_seq(D) == before + 1
     assert segment.client.state(D) == segment.layout.SLOT_ATTACHED
     segment.client.attach(D)
-    assert segment.client.activity(D) == before + 1
+    assert segment.client.op_seq(D) == before + 1
 
 
 def test_activity_changes_with_every_operation(segment):
-    seen = [segment.client.activity(D)]
+    seen = [segment.client.op_seq(D)]
     for _ in range(3):
-        segment.client.enter(D)
-        seen.append(segment.client.activity(D))
-        segment.client.leave(D)
-        seen.append(segment.client.activity(D))
+        segment.client.op_begin(D)
+        seen.append(segment.client.op_seq(D))
+        segment.client.op_end(D)
+        seen.append(segment.client.op_seq(D))
     assert [activity % 2 for activity in seen] == [0, 1] * 3 + [0]
     assert len(set(seen)) == len(seen)
 
@@ -152,21 +152,21 @@ def test_liveness(segment):
 
 
 def test_grace_waits_for_living_clients_in_an_operation_alone(segment):
-    assert segment.client.grace(D)
-    segment.client.enter(OTHER)
-    assert not segment.client.grace(D)
-    assert segment.client.grace(OTHER)  # not for oneself
-    segment.client.leave(OTHER)
-    assert segment.client.grace(D)
-    segment.client.enter(OTHER)
+    assert segment.client.wait_grace_period(D)
+    segment.client.op_begin(OTHER)
+    assert not segment.client.wait_grace_period(D)
+    assert segment.client.wait_grace_period(OTHER)  # not for oneself
+    segment.client.op_end(OTHER)
+    assert segment.client.wait_grace_period(D)
+    segment.client.op_begin(OTHER)
     segment.client.set_state(OTHER, segment.layout.SLOT_DEAD)
-    assert segment.client.grace(D)
+    assert segment.client.wait_grace_period(D)
 
 
 def test_grace_ends_when_the_operation_does(segment):
     unlocked = segment.unlocked.client
-    segment.client.enter(OTHER)
-    assert together(lambda: bool(unlocked.grace(D)), lambda: segment.client.leave(OTHER)) == [True, None]
+    segment.client.op_begin(OTHER)
+    assert together(lambda: bool(unlocked.wait_grace_period(D)), lambda: segment.client.op_end(OTHER)) == [True, None]
 
 
 # No operation leaves a name behind, whatever comes of it.
@@ -300,8 +300,8 @@ def test_gup_of_what_cannot_be_got_names_nothing(segment, word):
 def test_wipe_clears_what_is_named_in_one_slot(segment):
     layout, client = segment.layout, segment.client
     for me in (D, OTHER):
-        client.note(me, 7)
-        segment.write(client.pin(me, 0), 5 | layout.PIN_HELD)
+        client.announce(me, 7)
+        segment.write(client.pin(me, 0), 5 | layout.PIN_OWNED)
         segment.write(client.pin(me, layout.PINS - 1), 0xFFFFFFFF)
     client.count(D, layout.COUNT_HITS, 3)
     client.wipe(D)

@@ -77,7 +77,7 @@ def test_large_folios(segment, order):
     ino = segment.open(order=order)
     pfn = segment.add(ino, 2, order)
     assert segment.free() == 64 - (1 << order) - 2  # a node and a record
-    assert segment.kind.order(pfn) == order
+    assert segment.page_type.order(pfn) == order
     assert segment.find(ino, 2) == pfn
     assert segment.findings() == []
 
@@ -340,7 +340,7 @@ def is_idle(segment):
     """Whether ME is in no operation, and names nothing in one."""
     at = segment.client.slot(ME)
     ops = range(at + segment.layout.CLIENT_OPS, at + segment.layout.CLIENT_OPS + 4 * segment.layout.OPS, 4)
-    return segment.read(at + segment.layout.CLIENT_BUSY) % 2 == 0 and not any(segment.read(op) for op in ops)
+    return segment.read(at + segment.layout.CLIENT_OP_SEQ) % 2 == 0 and not any(segment.read(op) for op in ops)
 
 
 def open_object(segment, folios=64):
@@ -358,9 +358,9 @@ def test_add_pins_the_smallest_folio_that_will_do(segment, length, order):
     found = segment.filemap.add(ME, ENTRY, ino, 7, length)
     pfn = found & NIL
     assert found == segment.layout.GRAB_ADDED | pfn
-    assert segment.world.kind.order(segment.mem, pfn) == order
+    assert segment.world.page_type.order(segment.mem, pfn) == order
     assert segment.field(pfn, segment.layout.F_LENGTH) == length
-    assert pin_of(segment) == pfn | segment.layout.PIN_HELD and is_idle(segment)
+    assert pin_of(segment) == pfn | segment.layout.PIN_OWNED and is_idle(segment)
     assert segment.filemap.add(ME, ENTRY + 1, ino, 7, length) == pfn
     assert segment.count(pfn) == 3 and segment.findings() == []
 
@@ -383,7 +383,7 @@ def test_finish_fill_and_lookup(segment):
     segment.folio.release(ME, ENTRY, pfn)
     height = segment.world.xarray.height_for(64)
     assert segment.filemap.lookup(ME, ENTRY, ino, segment.mapping.head(ino), height, 7) == pfn
-    assert pin_of(segment) == pfn | segment.layout.PIN_HELD and is_idle(segment)
+    assert pin_of(segment) == pfn | segment.layout.PIN_OWNED and is_idle(segment)
     assert segment.filemap.lookup(ME, ENTRY + 1, ino, segment.mapping.head(ino), height, 8) == NIL
     assert is_idle(segment) and segment.findings() == []
 
@@ -394,7 +394,7 @@ def test_withdraw_leaves_the_pin_alone(segment, explained, flags):
     pfn = segment.filemap.add(ME, ENTRY, ino, 7, PAGE) & NIL
     segment.filemap.withdraw(ME, pfn, explained)
     assert segment.flags.load(segment.at(pfn)) == sum(getattr(segment.layout, flag) for flag in flags.split())
-    assert segment.count(pfn) == 1 and pin_of(segment) == pfn | segment.layout.PIN_HELD and is_idle(segment)
+    assert segment.count(pfn) == 1 and pin_of(segment) == pfn | segment.layout.PIN_OWNED and is_idle(segment)
     assert segment.filemap.resolve(ME, KEY, KEY + 1) == 0, "the record went with its only folio"
     segment.folio.release(ME, ENTRY, pfn)
     assert segment.findings() == [] and segment.available() == 64

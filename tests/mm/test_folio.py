@@ -52,7 +52,7 @@ def test_put_of_the_last_gives_every_page_back(segment, order):
     assert segment.free() == 64 - (1 << order)
     segment.folio.put(ME, pfn)
     assert segment.free() == 64
-    assert segment.kind.type(pfn) == segment.layout.TYPE_NONE
+    assert segment.page_type.type(pfn) == segment.layout.TYPE_NONE
     assert segment.findings() == []
 
 

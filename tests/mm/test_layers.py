@@ -18,8 +18,8 @@ MM = Path(foliocache.mm.__file__).parent
 # From the ground up: a module imports from the lines above its own alone.
 LAYERS = (
     ("layout", "atomics"),
-    ("page_ref", "flags", "kind", "pagelist", "client", "ghost"),
-    ("wait", "fill"),
+    ("page_ref", "flags", "page_type", "pagelist", "client", "ghost"),
+    ("robust_lock", "fill"),
     ("page_alloc", "lru"),
     ("folio",),
     ("slab",),
@@ -103,7 +103,7 @@ def operations(module):
     """The functions of a core module that begin an operation."""
     for node in ast.parse((MM / f"{module}.py").read_text()).body:
         calls = [ast.unparse(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)]
-        if isinstance(node, ast.FunctionDef) and {"client.enter", "client.let_go"} & set(calls):
+        if isinstance(node, ast.FunctionDef) and {"client.op_begin", "client.let_go"} & set(calls):
             yield node.name
 
 
@@ -162,8 +162,8 @@ SIZES = {
     "MAPPING_INO": 8, "MAPPING_DIGEST_LO": 8, "MAPPING_DIGEST_HI": 8, "MAPPING_OBJECT_SIZE": 8, "MAPPING_KEY": 8,
     "MAPPING_TEXT": layout.MAPPING_TEXT_MAX, "CLIENT_ATTACHED": 8, "CLIENT_PID_NAMESPACE": 8, "CLIENT_COUNTERS": 8 * len(layout.COUNTERS),
     "CLIENT_OPS": 4 * layout.OPS, "CLIENT_LEDGER": 4 * layout.PINS, "ALLOC_LISTS": layout.LIST_SIZE * (layout.MAX_ORDER + 1),
-    "LRU_LISTS": layout.LIST_SIZE * layout.QUEUES, "LRU_PAGES": 4 * layout.QUEUES, "LRU_WENT": 4 * (layout.VERDICT_MASK + 1),
-    "LRU_BACK": 4 * (layout.VERDICT_MASK + 1), "TABLE_NEXT_INO": 8,
+    "LRU_LISTS": layout.LIST_SIZE * layout.QUEUES, "LRU_PAGES": 4 * layout.QUEUES, "LRU_EVICTED": 4 * (layout.VERDICT_MASK + 1),
+    "LRU_REFAULTED": 4 * (layout.VERDICT_MASK + 1), "TABLE_NEXT_INO": 8,
     "SLAB_PARTIAL": layout.LIST_SIZE, "TREE_LOCK": layout.TREE_LOCKS * layout.LINE,
 }  # fmt: skip
 NO_FIELDS = {
@@ -278,8 +278,8 @@ def test_a_free_object_is_told_from_one_in_use():
 
 
 def test_what_is_written_at_a_name_is_told_apart():
-    assert layout.PIN_BUSY & layout.PIN_HELD == 0
-    assert layout.PIN_PFN & (layout.PIN_BUSY | layout.PIN_HELD) == 0
+    assert layout.PIN_INTENT & layout.PIN_OWNED == 0
+    assert layout.PIN_PFN & (layout.PIN_INTENT | layout.PIN_OWNED) == 0
     assert len({layout.SLOT_CLEAN, layout.SLOT_ATTACHED, layout.SLOT_DEAD}) == 3
     assert layout.SLOT_CLEAN == 0  # that of a new segment
 
@@ -292,8 +292,8 @@ def test_marks_of_a_reaper_are_no_orders_of_a_free_block():
 def test_what_a_client_writes_alone_is_on_its_own_lines():
     """Others read its state at any time; what it writes in every operation is not there."""
     assert layout.CLIENT_SIZE % layout.LINE == 0
-    assert layout.CLIENT_STATE // layout.LINE != layout.CLIENT_BUSY // layout.LINE
-    assert layout.CLIENT_BUSY // layout.LINE == (layout.CLIENT_OPS + 4 * layout.OPS - 1) // layout.LINE
+    assert layout.CLIENT_STATE // layout.LINE != layout.CLIENT_OP_SEQ // layout.LINE
+    assert layout.CLIENT_OP_SEQ // layout.LINE == (layout.CLIENT_OPS + 4 * layout.OPS - 1) // layout.LINE
     assert layout.CLIENT_LEDGER + 4 * layout.PINS == layout.CLIENT_SIZE
 
 

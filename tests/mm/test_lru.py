@@ -154,7 +154,7 @@ def test_isolate_takes_the_oldest_and_pins_it(segment):
 
 def test_isolate_on_empty_queues(segment):
     assert isolate(segment) == NIL
-    assert segment.wait.owner(segment.layout.LRU_LOCK) == NIL
+    assert segment.robust_lock.owner(segment.layout.LRU_LOCK) == NIL
 
 
 def test_a_use_in_new_does_not_count(segment):
@@ -311,7 +311,7 @@ def test_heat_has_a_bound(segment):
 
 def counts(segment, **words):
     for name, (verdict, events) in words.items():
-        place = segment.layout.LRU_WENT if name.startswith("went") else segment.layout.LRU_BACK
+        place = segment.layout.LRU_EVICTED if name.startswith("went") else segment.layout.LRU_REFAULTED
         segment.write(place + 4 * verdict, events * segment.layout.EVENT)
 
 
@@ -411,7 +411,7 @@ def test_counts_fade(segment):
     counts(segment, went1=(LOST, 100))
     for _ in range(200):
         learnt(segment)
-    assert segment.read(segment.layout.LRU_WENT + 4 * LOST) < segment.layout.EVENT
+    assert segment.read(segment.layout.LRU_EVICTED + 4 * LOST) < segment.layout.EVENT
 
 
 # Making the queues again.

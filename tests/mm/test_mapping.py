@@ -102,7 +102,7 @@ def test_lock_and_unlock(segment):
     ino = segment.open()
     assert segment.mapping.lock(ME, ino)
     words = range(segment.layout.TREE_LOCK, segment.layout.HEADER_SIZE, segment.layout.LINE)
-    assert [segment.wait.owner(word) for word in words if segment.read(word)] == [ME]
+    assert [segment.robust_lock.owner(word) for word in words if segment.read(word)] == [ME]
     segment.mapping.unlock(ino)
     assert all_unlocked(segment)
 

@@ -169,7 +169,7 @@ def test_the_lock_is_released(segment):
     alloc(segment, 0)
     alloc(segment, 20)
     free(segment, 0, 0)
-    assert segment.wait.owner(segment.layout.ALLOC_LOCK) == NIL
+    assert segment.robust_lock.owner(segment.layout.ALLOC_LOCK) == NIL
 
 
 class Allocator(RuleBasedStateMachine):
@@ -198,7 +198,7 @@ class Allocator(RuleBasedStateMachine):
         else:
             assert pfn in room
             self.used[pfn] = order
-            self.segment.client.done(ME, pfn)
+            self.segment.client.retract(ME, pfn)
         return pfn
 
     @rule(pfn=consumes(blocks))

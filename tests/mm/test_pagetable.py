@@ -32,7 +32,7 @@ def gup_fast(segment, table, number):
 def test_create(segment, entries, order):
     segment.buffer[segment.shape["data"] :] = b"\xff" * (64 * PAGE)
     table = segment.pagetable.create(ME, entries)
-    assert segment.kind.order(table) == order
+    assert segment.page_type.order(table) == order
     assert segment.count(table) == 1
     assert {entry(segment, table, number) for number in range(WORDS << order)} == {0}
     assert segment.findings() == []

@@ -351,7 +351,7 @@ def let_go(bench):
     """The living one releases what it holds."""
     for n in range(bench.layout.PINS):
         pfn = bench.read(bench.client.pin(LIVING, n)) & bench.layout.PIN_PFN
-        if pfn and bench.kind.type(pfn) == bench.layout.TYPE_TABLE:
+        if pfn and bench.page_type.type(pfn) == bench.layout.TYPE_TABLE:
             bench.pagetable.release(LIVING, n, pfn)
         elif pfn:
             bench.drop(LIVING, n, pfn)
@@ -484,8 +484,8 @@ def test_names_that_have_to_wait_are_gathered_in_one_slot(world):
     bench = Bench(world, folios=2)
     for number, pfn in zip((DYING, THIRD), bench.load_all(REAPER, KEY, [0, 1]), strict=True):
         assert bench.look_up(LIVING, number, KEY, (DYING, THIRD).index(number)) == pfn
-        bench.client.enter(number)
-        bench.client.note(number, pfn)
+        bench.client.op_begin(number)
+        bench.client.announce(number, pfn)
         bench.die(number)
     image, k, killed = bytes(bench.buffer), 0, ""
     while killed is not None:
@@ -508,9 +508,9 @@ def test_a_slot_without_room_keeps_its_own_names(world):
     bench = Bench(world)
     layout = bench.layout
     for n in range(layout.PINS):
-        bench.write(bench.client.pin(DYING, n), layout.PIN_BUSY | 1)
-    bench.client.note(THIRD, 2)
-    assert not bench.reap.entrust(THIRD, DYING)
+        bench.write(bench.client.pin(DYING, n), layout.PIN_INTENT | 1)
+    bench.client.announce(THIRD, 2)
+    assert not bench.reap.hand_over_unresolved(THIRD, DYING)
     assert bench.is_vague(THIRD, 2)
 
 
@@ -522,9 +522,9 @@ def test_a_client_in_an_operation_is_waited_for(world):
             continue
         if not any(bench.is_vague(DYING, pfn) for pfn in range(bench.pages)):
             continue
-        bench.client.enter(LIVING)
+        bench.client.op_begin(LIVING)
         assert bench.settle(REAPER, [DYING]) == 1
-        bench.client.leave(LIVING)
+        bench.client.op_end(LIVING)
         assert bench.settle(REAPER, [DYING]) == 0
         check(operation, bench, REAPER)
 
@@ -535,8 +535,8 @@ def test_a_stale_reference_on_a_page_of_objects_is_taken_back(world):
     bench.load_all(REAPER, KEY, [0])
     ino = bench.mapping.lookup(REAPER, KEY, KEY + 1)
     page = bench.slab.pfn_of(ino & bench.layout.OBJECT_MASK)
-    bench.client.enter(DYING)
-    bench.client.note(DYING, page)
+    bench.client.op_begin(DYING)
+    bench.client.announce(DYING, page)
     bench.page_ref.try_get(bench.at(page))
     bench.die(DYING)
     assert bench.settle(REAPER, [DYING]) == 0

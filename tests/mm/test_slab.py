@@ -162,7 +162,7 @@ def test_shrink_leaves_a_pinned_page(cache):
     pinned = cache.partial()[-1]
     cache.segment.page_ref.get(cache.segment.at(pinned))
     assert not cache.segment.slab.shrink(ME)
-    cache.segment.client.note(ME, pinned)
+    cache.segment.client.announce(ME, pinned)
     cache.segment.folio.put(ME, pinned)
     assert cache.segment.slab.shrink(ME)
     assert cache.segment.count(pinned) == FROZEN
@@ -176,13 +176,13 @@ def test_shrink_waits_for_those_who_may_stand_in_the_page(cache):
         for number in numbers:
             cache.free(number)
     segment.client.attach(3)
-    segment.client.enter(3)
-    segment.client.enter(ME)
+    segment.client.op_begin(3)
+    segment.client.op_begin(ME)
     assert not segment.slab.shrink(ME)
     assert (cache.pages(), segment.empty(), segment.findings()) == (4, 4, [])
-    segment.client.leave(3)
+    segment.client.op_end(3)
     assert segment.slab.shrink(ME)
-    segment.client.leave(ME)
+    segment.client.op_end(ME)
     assert segment.client.is_idle(ME)
 
 
@@ -225,7 +225,7 @@ def test_out_of_memory_is_nil(cache):
         numbers.append(number)
     assert len(set(numbers)) == len(numbers) == 64 * cache.per_page
     assert cache.segment.free() == 0
-    assert cache.segment.wait.owner(cache.segment.layout.SLAB_LOCK + cache.number * 64) == NIL
+    assert cache.segment.robust_lock.owner(cache.segment.layout.SLAB_LOCK + cache.number * 64) == NIL
     for number in numbers:
         cache.free(number)
     assert cache.segment.available() == 64

@@ -193,7 +193,7 @@ class Segment:
 
     def let_go(self, pfn):
         """Drop one that is written down."""
-        self.folio.release(ME, self.word_of(pfn | self.layout.PIN_HELD), pfn)
+        self.folio.release(ME, self.word_of(pfn | self.layout.PIN_OWNED), pfn)
 
     def give_back_empty_pages(self, me=ME):
         """All but those that the slabs keep."""

@@ -149,20 +149,20 @@ def write_bytes(mem, off, data, n):
 record32 = store_relaxed
 
 
-def journal32(mem, off, value):
+def write_once(mem, off, value):
     mem.journal(off, value & M32)
 
 
-def journaled32(mem, off):
+def read_once(mem, off):
     return mem.journaled(off)
 
 
-def light_barrier(mem):
+def asymmetric_fence_light(mem):
     """Has an effect only with its partner ``membarrier``, see ``barriers``."""
-    mem.light_barrier()
+    mem.asymmetric_fence_light()
 
 
-def membarrier(mem):
+def asymmetric_fence_heavy(mem):
     mem.membarrier()
 
 

@@ -98,11 +98,11 @@ def write_bytes(mem, off, data, n):
     mem.buffer[off : off + n] = bytes(data[:n])
 
 
-def light_barrier(mem):
+def asymmetric_fence_light(mem):
     pass
 
 
-def membarrier(mem):
+def asymmetric_fence_heavy(mem):
     pass
 
 
@@ -162,8 +162,8 @@ def cpu_relax():
 now_ns = time.monotonic_ns
 
 read32, write32, read64, write64 = _load32, _store32, _load64, _store64
-load_relaxed = load_acquire = load_seq_cst = journaled32 = _load32
-store_relaxed = store_release = store_seq_cst = record32 = journal32 = _store32
+load_relaxed = load_acquire = load_seq_cst = read_once = _load32
+store_relaxed = store_release = store_seq_cst = record32 = write_once = _store32
 load_relaxed64 = load_acquire64 = _load64
 store_relaxed64 = store_release64 = _store64
 fence_acquire = fence_release = fence_acq_rel = fence_seq_cst = _fence

@@ -85,7 +85,7 @@ class Direct(Geometry):
     def membarrier(self):
         pass
 
-    def light_barrier(self):
+    def asymmetric_fence_light(self):
         pass
 
     def client_alive(self, client):

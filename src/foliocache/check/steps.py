@@ -10,8 +10,9 @@ thread})``.
 - ``steps.membarrier`` is an interrupt, as in the kernel: once it has been sent, another thread may take it before each of its
   operations, which is a seq_cst fence there, and acknowledges it; the caller fences, sends, waits for all, fences. A thread
   that has ended has passed a fence on its way out. This model is exact and expensive: every place is a choice.
-- The core's ``atomics.membarrier`` has a partner, ``atomics.light_barrier``, and only its effect on that partner counts here:
-  see ``barriers``. That is weaker than the interrupt, so a program that is right with it is right with the interrupt.
+- The core's ``atomics.asymmetric_fence_heavy`` has a partner, ``atomics.asymmetric_fence_light``, and only its effect on that
+  partner counts here: see ``barriers``. That is weaker than the interrupt, so a program that is right with it is right with the
+  interrupt.
 """
 
 from .memory import Blocked, Died
@@ -87,7 +88,7 @@ class Steps:
     def membarrier(self):
         self.fence("seq_cst")
 
-    def light_barrier(self):
+    def asymmetric_fence_light(self):
         if self.shared:
             self.fence("light")
 
@@ -96,7 +97,7 @@ class Steps:
         return thread not in self.mortals or self.load(("dead", thread), "acquire") != DEAD
 
 
-def membarrier(mem):
+def asymmetric_fence_heavy(mem):
     """One thread of a program may call this, n times with ``Program(barriers=n)``."""
     mem.send_interrupt()
 

@@ -182,23 +182,23 @@ def run_folio(plan: Plan, watch: Silent) -> dict[str, Any]:
     with CleanupStack() as stack:
         stack.callback(remove, name)
         with shielded():
-            cache = open_pool(name, plan.pool)
-        path = cache.stat()["path"]
+            shared = open_pool(name, plan.pool)
+        path = shared.stat()["path"]
         jobs = plan.jobs("folio::", filesystem={"folio": {"name": name, "size": plan.pool}})
         made = run(plan, watch, "folio", jobs, path)
         made["idle_each_bytes"] -= allocated(path) // plan.workers
-        return made | pool_summary(cache, path)
+        return made | pool_summary(shared, path)
 
 
-def pool_summary(cache: Any, path: str) -> dict[str, Any]:
+def pool_summary(shared: Any, path: str) -> dict[str, Any]:
     """What the pool itself has to say after the run."""
-    counters = cache.stat()["counters"]
+    counters = shared.stat()["counters"]
     return {
         "hits": counters["hits"],
         "misses": counters["misses"],
         "pool_bytes": allocated(path),
         "counters": counters,
-        "findings": list(cache.audit()),
+        "findings": list(shared.audit()),
     }
 
 
@@ -206,5 +206,5 @@ def remove(name: str) -> None:
     """Unlink the demo's pool, if it got as far as having one."""
     import foliocache
 
-    with suppress(foliocache.SegmentNotFound):
+    with suppress(foliocache.PoolNotFoundError):
         foliocache.remove(name)

@@ -27,7 +27,7 @@ def stat(name: Name = "default", /, *, json: Json = False) -> None:
     name
         The pool.
     json
-        Print what cache.stat() returns, as JSON.
+        Print what pool.stat() returns, as JSON.
     """
     import foliocache
 
@@ -179,9 +179,9 @@ def findings_of(name: str, method: str) -> list[dict[str, Any]]:
 
     try:
         return list(getattr(foliocache.attach(name), method)())
-    except foliocache.SegmentNotFound:
+    except foliocache.PoolNotFoundError:
         raise
-    except foliocache.SegmentError as error:
+    except foliocache.PoolError as error:
         return [{"check": "attach", "where": name, "message": exits.one_line(error)}]
     except Exception as error:
         message = f"the {method} could not be finished: {type(error).__name__}: {exits.one_line(error)}"

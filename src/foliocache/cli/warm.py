@@ -55,12 +55,12 @@ def warm(
     json
         Print what was read as JSON.
     """
-    cache = open_pool(name, pool_size)
-    before, begin = cache.stat()["counters"], time.monotonic()
+    pool = open_pool(name, pool_size)
+    before, begin = pool.stat()["counters"], time.monotonic()
     options = {"name": name, "check_files": False}  # asking once who a file is will do for the moment that this takes
     targets = [target for one in (url, *urls) for target in resolve(one, options)]
     read(targets, concurrency, quiet=json)
-    after = cache.stat()["counters"]
+    after = pool.stat()["counters"]
     report = {
         "name": name,
         "files": len(targets),

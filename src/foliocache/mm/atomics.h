@@ -37,7 +37,7 @@ typedef struct {
     uint32_t nghosts;     /* a multiple of GHOST_WAYS */
     int fd;               /* the segment's file, to ask who is alive; -1 where nobody dies */
     uint32_t stalled;     /* client + 1 that held a lock when this process was refused it, or 0 ... */
-    uint32_t stalled_at;  /* ... and its CLIENT_BUSY then */
+    uint32_t stalled_at;  /* ... and its CLIENT_OP_SEQ then */
     uint32_t fenced;      /* membarrier(2) is not to be had: every operation begins with a fence instead */
 } fc_mem;
 
@@ -133,11 +133,11 @@ static inline void fc_record32(mem_t mem, uint64_t off, uint32_t v)
 
 /* The same for this client's own journal, which nobody else writes; and a load of it. Names of their own, because a program in which
  * nobody dies need not explore them. */
-static inline void fc_journal32(mem_t mem, uint64_t off, uint32_t v) { fc_record32(mem, off, v); }
-static inline uint32_t fc_journaled32(mem_t mem, uint64_t off) { return __atomic_load_n(FC_P32(mem, off), __ATOMIC_RELAXED); }
+static inline void fc_write_once(mem_t mem, uint64_t off, uint32_t v) { fc_record32(mem, off, v); }
+static inline uint32_t fc_read_once(mem_t mem, uint64_t off) { return __atomic_load_n(FC_P32(mem, off), __ATOMIC_RELAXED); }
 
-/* After an operation's first store to its journal. Pairs with fc_membarrier, which makes it cost nothing where it can. */
-static inline void fc_light_barrier(mem_t mem)
+/* After an operation's first store to its journal. Pairs with fc_asymmetric_fence_heavy, which makes it cost nothing where it can. */
+static inline void fc_asymmetric_fence_light(mem_t mem)
 {
     if (FC_MEM(mem)->fenced)
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -146,7 +146,7 @@ static inline void fc_light_barrier(mem_t mem)
 }
 
 /* A full fence in every process that uses the segment, at some point between call and return. */
-static inline void fc_membarrier(mem_t mem)
+static inline void fc_asymmetric_fence_heavy(mem_t mem)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (!FC_MEM(mem)->fenced)

@@ -1,1 +1,1 @@
-from . cimport atomics, client, flags, kind, layout, page_ref, pagelist, pagetable, slab, wait, xarray
+from . cimport atomics, client, flags, layout, page_ref, page_type, pagelist, pagetable, robust_lock, slab, xarray

@@ -17,7 +17,7 @@ the ``Memory`` object, and returns Python objects.
 import cython
 
 if not cython.compiled:
-    from . import atomics, client, flags, kind, layout, page_ref, pagelist, pagetable, slab, wait, xarray
+    from . import atomics, client, flags, layout, page_ref, page_type, pagelist, pagetable, robust_lock, slab, xarray
 
 TYPES = ("none", "file", "node", "inode", "table")
 
@@ -60,7 +60,7 @@ def held_locks(memory):
     slot, belongs to a process that has stopped."""
     found = []
     for word in lock_words():
-        owner = wait.owner(memory.handle, word)
+        owner = robust_lock.owner(memory.handle, word)
         if owner != layout.NIL:
             found.append({"lock": _lock_name(word), "slot": owner})
     return found
@@ -84,13 +84,13 @@ def is_damaged(memory, pfn):
 
 
 def _activities(mem):
-    """What ``client.activity`` says of each living client; None if one of them is in an operation.
+    """What ``client.op_seq`` says of each living client; None if one of them is in an operation.
 
     Equal before and, with the barrier in between, behind some loads: these show the words as they were all the time.
     """
-    atomics.membarrier(mem)
+    atomics.asymmetric_fence_heavy(mem)
     numbers = [n for n in range(atomics.nclients(mem)) if client.state(mem, n) != layout.SLOT_CLEAN and client.is_alive(mem, n)]
-    found = [(n, client.activity(mem, n)) for n in numbers]
+    found = [(n, client.op_seq(mem, n)) for n in numbers]
     return None if any(activity & 1 for _, activity in found) else found
 
 
@@ -112,7 +112,7 @@ class Audit:
         self.folios = {"file": 0, "node": 0, "inode": 0, "table": 0}
         self.pins = 0
         self.held = {}  # pfn -> pins
-        self.vague = set()
+        self.intents = set()
         self.attached = {}
         self.slab_used = {}
         self.objects = {layout.TYPE_NODE: 0, layout.TYPE_INODE: 0}
@@ -139,11 +139,11 @@ class Audit:
     # Clients.
 
     def read_names(self):
-        """What the clients say of themselves; ``held`` counts pins by pfn, ``vague`` has the folios of operations under way."""
+        """What the clients say of themselves; ``held`` counts pins by pfn, ``intents`` has the folios of operations under way."""
         for number in range(atomics.nclients(self.mem)):
             words = [atomics.load_relaxed(self.mem, client.word_at(self.mem, number, n)) for n in range(client.words(self.mem))]
             names = [word for word in words if word]
-            if client.state(self.mem, number) == layout.SLOT_CLEAN and any(word & layout.PIN_HELD for word in names):
+            if client.state(self.mem, number) == layout.SLOT_CLEAN and any(word & layout.PIN_OWNED for word in names):
                 self.find("client", f"slot {number}", "belongs to nobody, but has pins in its ledger")
             unnamed = atomics.load_relaxed(self.mem, client.slot(self.mem, number) + layout.CLIENT_UNNAMED)
             if unnamed:
@@ -155,11 +155,11 @@ class Audit:
         pfn = word & layout.PIN_PFN
         if pfn >= atomics.npages(self.mem):
             self.find("client", f"slot {number}", f"names pfn {pfn}, which there is not")
-        elif word & layout.PIN_BUSY:
-            self.vague.add(pfn)
+        elif word & layout.PIN_INTENT:
+            self.intents.add(pfn)
         else:
             self.count_pin(pfn)
-            if kind.type(self.mem, pfn) == layout.TYPE_TABLE:
+            if page_type.type(self.mem, pfn) == layout.TYPE_TABLE:
                 for mapped in pagetable.entries(self.mem, pfn):
                     self.count_pin(mapped)
 
@@ -168,7 +168,7 @@ class Audit:
 
     def check_locks(self):
         for word in lock_words():
-            owner = wait.owner(self.mem, word)
+            owner = robust_lock.owner(self.mem, word)
             if owner == layout.NIL and atomics.load_relaxed(self.mem, word) & layout.LOCK_BROKEN:
                 self.find("lock", f"lock at {word}", "is broken: its next owner repairs what it protects")
             if owner != layout.NIL and not client.is_alive(self.mem, owner):
@@ -189,20 +189,20 @@ class Audit:
         if free_order and free_order not in (layout.BUDDY_QUARANTINED, layout.BUDDY_PARKED):
             return self.walk_free(pfn, free_order - 1)
         order = self.reach(pfn)
-        type = kind.type(self.mem, pfn)
-        if self.field(pfn, layout.F_BUDDY) and pfn not in self.vague:
+        type = page_type.type(self.mem, pfn)
+        if self.field(pfn, layout.F_BUDDY) and pfn not in self.intents:
             self.find(
                 "quarantine", f"pfn {pfn}", f"is marked {self.field(pfn, layout.F_BUDDY):#x} for a reaper, but nobody names it"
             )
         if word & layout.FROZEN or not 0 < type < len(TYPES):
             self.pages["frozen"] += 1 << order
-            if pfn in self.vague:
+            if pfn in self.intents:
                 return 1 << order
             self.find("frozen", f"pfn {pfn}", f"belongs to nobody: neither free nor a live folio (word {word:#x}, type {type})")
             return 1 << order
-        if pfn not in self.vague or self.field(pfn, layout.F_ATTACHED):
+        if pfn not in self.intents or self.field(pfn, layout.F_ATTACHED):
             self.check_kind(pfn, type)
-        if type != layout.TYPE_FILE and not kind.is_private(self.mem, pfn, type):
+        if type != layout.TYPE_FILE and not page_type.is_private(self.mem, pfn, type):
             type = layout.TYPE_FILE
         name = TYPES[type]
         self.pages[name] += 1 << order
@@ -213,20 +213,22 @@ class Audit:
 
     def reach(self, pfn):
         """The order of the folio at pfn. If its length says more, and no folio begins there, then that: its pages may be in use."""
-        order = kind.order(self.mem, pfn)
-        if kind.type(self.mem, pfn) == layout.TYPE_FILE and self.field(pfn, layout.F_LENGTH):
-            longer = kind.limit(self.mem, pfn)
+        order = page_type.order(self.mem, pfn)
+        if page_type.type(self.mem, pfn) == layout.TYPE_FILE and self.field(pfn, layout.F_LENGTH):
+            longer = page_type.limit(self.mem, pfn)
             tails = range(pfn + (1 << order), min(pfn + (1 << longer), atomics.npages(self.mem)))
-            if longer > order and all(self.field(tail, layout.F_BUDDY) == kind.type(self.mem, tail) == 0 for tail in tails):
+            if longer > order and all(
+                self.field(tail, layout.F_BUDDY) == page_type.type(self.mem, tail) == 0 for tail in tails
+            ):
                 return longer
         return order
 
     def check_kind(self, pfn, type):
         """That no other word contradicts F_KIND."""
-        word, order = self.field(pfn, layout.F_KIND), kind.order(self.mem, pfn)
+        word, order = self.field(pfn, layout.F_KIND), page_type.order(self.mem, pfn)
         if word != type | order << layout.ORDER_SHIFT:
             self.find("kind", f"pfn {pfn}", f"has kind {word:#x}, which cannot be")
-        elif type != layout.TYPE_FILE and not kind.is_private(self.mem, pfn, type):
+        elif type != layout.TYPE_FILE and not page_type.is_private(self.mem, pfn, type):
             self.find("kind", f"pfn {pfn}", f"has kind {word:#x}, but belongs to ino {self.long(pfn, layout.F_INO):#x}")
         elif type == layout.TYPE_FILE and self.field(pfn, layout.F_LENGTH) > 1 << atomics.page_shift(self.mem) + order:
             self.find("kind", f"pfn {pfn}", f"has order {order}, but {self.field(pfn, layout.F_LENGTH)} bytes")
@@ -239,8 +241,8 @@ class Audit:
         self.pages["free"] += 1 << order
         if not self.word(pfn) & layout.FROZEN:
             self.find("free", f"pfn {pfn}", f"is free, but its count is {self.word(pfn)} instead of FROZEN")
-        if kind.type(self.mem, pfn) != layout.TYPE_NONE:
-            self.find("free", f"pfn {pfn}", f"is marked free, but has type {kind.type(self.mem, pfn)}")
+        if page_type.type(self.mem, pfn) != layout.TYPE_NONE:
+            self.find("free", f"pfn {pfn}", f"is marked free, but has type {page_type.type(self.mem, pfn)}")
         if self.queue(pfn) != layout.QUEUE_NONE:
             self.find("free", f"pfn {pfn}", f"is free, but marked as on queue {self.queue(pfn)}")
         self.check_tails(pfn, 1 << order)
@@ -256,8 +258,10 @@ class Audit:
                 )
             if self.field(tail, layout.F_BUDDY):
                 self.find("tail", f"pfn {tail}", f"lies within the block at {pfn}, but heads a free block")
-            if kind.type(self.mem, tail) != layout.TYPE_NONE:
-                self.find("tail", f"pfn {tail}", f"lies within the block at {pfn}, but has type {kind.type(self.mem, tail)}")
+            if page_type.type(self.mem, tail) != layout.TYPE_NONE:
+                self.find(
+                    "tail", f"pfn {tail}", f"lies within the block at {pfn}, but has type {page_type.type(self.mem, tail)}"
+                )
 
     def check_live(self, pfn, word, type):
         owned = 1
@@ -276,7 +280,7 @@ class Audit:
                 self.objects[type] += used
                 self.empty[type] += used == 0
         held = self.held.get(pfn, 0)
-        if pfn not in self.vague and word != owned + held:
+        if pfn not in self.intents and word != owned + held:
             self.find(
                 "count", f"pfn {pfn}", f"has {word} references, but {owned} of the cache itself and {held} pins are known"
             )
@@ -285,7 +289,7 @@ class Audit:
     def check_reclaim(self, pfn, attached):
         """That reclaim can find what nobody uses, and that somebody reads what is being read."""
         seen = flags.load(self.mem, atomics.folio_at(self.mem, pfn))
-        idle = attached and pfn not in self.held and pfn not in self.vague
+        idle = attached and pfn not in self.held and pfn not in self.intents
         if idle and seen & layout.PG_UPTODATE and self.field(pfn, layout.F_QUEUE) == layout.QUEUE_NONE:
             self.find("queue", f"pfn {pfn}", "is cached and unused, but on no queue")
         owner = self.field(pfn, layout.F_OWNER)
@@ -481,7 +485,7 @@ class Audit:
         for queue in (layout.QUEUE_NEW, layout.QUEUE_SMALL, layout.QUEUE_MAIN):
             pages = 0
             for pfn in self.pages_on(layout.LRU_LISTS + queue * layout.LIST_SIZE, f"queue {queue}"):
-                pages += 1 << kind.order(self.mem, pfn)
+                pages += 1 << page_type.order(self.mem, pfn)
                 self.queued.discard(pfn)
                 if self.queue(pfn) != queue:
                     self.find("queue", f"pfn {pfn}", f"is on queue {queue}, but marked {self.queue(pfn)}")

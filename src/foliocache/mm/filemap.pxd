@@ -24,11 +24,11 @@ cpdef u64 add(mem_t mem, u32 me, u32 n, u64 ino, u64 index, u32 length) noexcept
 cpdef void finish_fill(mem_t mem, u32 me, u32 pfn) noexcept nogil
 cpdef void withdraw(mem_t mem, u32 me, u32 pfn, bint explained) noexcept nogil
 @cython.locals(ino=u64, done=bint)
-cpdef bint invalidate(mem_t mem, u32 me, u64 low, u64 high, u64 last) noexcept nogil
+cpdef bint invalidate(mem_t mem, u32 me, u64 digest_lo, u64 digest_hi, u64 last) noexcept nogil
 @cython.locals(ino=u64)
 cpdef u64 forget(mem_t mem, u32 me, u64 key, u64 before) noexcept nogil
 @cython.locals(ino=u64)
-cpdef u64 open(mem_t mem, u32 me, u64 low, u64 high, u64 key, u64 size, u32 order, u32 height, const char *text, u32 key_length,
+cpdef u64 open(mem_t mem, u32 me, u64 digest_lo, u64 digest_hi, u64 key, u64 size, u32 order, u32 height, const char *text, u32 key_length,
                u32 version_length) noexcept nogil
 @cython.locals(ino=u64)
-cpdef u64 resolve(mem_t mem, u32 me, u64 low, u64 high) noexcept nogil
+cpdef u64 resolve(mem_t mem, u32 me, u64 digest_lo, u64 digest_hi) noexcept nogil

@@ -40,12 +40,12 @@ def find_get(mem, me, ino, head, height, index):
         pfn = xarray.load(mem, slot)
         if pfn == layout.NIL:
             break
-        client.note(mem, me, pfn)
+        client.announce(mem, me, pfn)
         got = page_ref.try_get(mem, atomics.folio_at(mem, pfn))
         if got == layout.GOT and xarray.reload(mem, slot) == pfn and folio.is_identity(mem, pfn, ino, index):
             return pfn
         if got == layout.DEAD:
-            client.done(mem, me, pfn)
+            client.retract(mem, me, pfn)
         elif not folio.put(mem, me, pfn):
             break
     return layout.NIL
@@ -72,7 +72,7 @@ def complete(mem, me, pfn):
     """
     fill.complete(mem, pfn)
     if not lru.insert(mem, me, pfn):
-        client.note(mem, me, pfn)
+        client.announce(mem, me, pfn)
 
 
 def remove(mem, me, ino, pfn):
@@ -83,7 +83,7 @@ def remove(mem, me, ino, pfn):
     attached = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED)
     left = 1
     if attached:
-        client.note(mem, me, pfn)
+        client.announce(mem, me, pfn)
         left = mapping.remove(mem, me, ino, pfn)
     mapping.unlock(mem, ino)
     if attached:
@@ -110,7 +110,7 @@ def truncate(mem, me, ino, last):
         index += 1
         left = mapping.folios(mem, ino)
         if pfn != layout.NIL:
-            client.note(mem, me, pfn)
+            client.announce(mem, me, pfn)
             left = mapping.remove(mem, me, ino, pfn)
         mapping.unlock(mem, ino)
         if pfn != layout.NIL and not folio.put(mem, me, pfn):
@@ -122,10 +122,10 @@ def truncate(mem, me, ino, last):
 
 def lookup(mem, me, n, ino, head, height, index):
     """As find_get, as an operation of its own; the pin is word n of the ledger."""
-    client.enter(mem, me)
+    client.op_begin(mem, me)
     pfn = find_get(mem, me, ino, head, height, index)
     if pfn == layout.NIL:
-        client.leave(mem, me)
+        client.op_end(mem, me)
     else:
         client.keep(mem, me, n, pfn)
     return pfn
@@ -138,41 +138,41 @@ def add(mem, me, n, ino, index, length):
     while size < length:
         size <<= 1
         order += 1
-    client.enter(mem, me)
+    client.op_begin(mem, me)
     found = grab(mem, me, ino, index, order, length)
     if found != layout.GRAB_NOMEM and found != layout.GRAB_GONE:
         client.hold(mem, me, n, found & layout.NIL)
-    client.leave(mem, me)
+    client.op_end(mem, me)
     return found
 
 
 def finish_fill(mem, me, pfn):
     """As complete, as an operation of its own: a folio that this client pins and fills has its content."""
-    client.enter(mem, me)
+    client.op_begin(mem, me)
     complete(mem, me, pfn)
-    client.leave(mem, me)
+    client.op_end(mem, me)
 
 
 def withdraw(mem, me, pfn, explained):
     """Give up the fill of a folio that this client pins, as an operation of its own: out of its mapping, and whoever waits is woken.
     The pin stays. explained: its first bytes say why (``fill.explain``). If a lock is refused, the folio stays, too, and whoever waits
     for it takes the filler's place."""
-    client.enter(mem, me)
+    client.op_begin(mem, me)
     if not remove(mem, me, atomics.read64(mem, atomics.folio_at(mem, pfn) + layout.F_INO), pfn):
         fill.abandon(mem, me, pfn)
     elif explained:
         fill.explain(mem, pfn)
     else:
         fill.fail(mem, pfn)
-    client.leave(mem, me)
+    client.op_end(mem, me)
 
 
-def invalidate(mem, me, low, high, last):
+def invalidate(mem, me, digest_lo, digest_hi, last):
     """As truncate, as an operation of its own, of the object with this digest, if anything of it is cached. False if a lock is refused."""
-    client.enter(mem, me)
-    ino = mapping.lookup(mem, me, low, high)
+    client.op_begin(mem, me)
+    ino = mapping.lookup(mem, me, digest_lo, digest_hi)
     done = ino != layout.INO_BUSY and (ino == 0 or truncate(mem, me, ino, last))
-    client.leave(mem, me)
+    client.op_end(mem, me)
     return done
 
 
@@ -182,30 +182,30 @@ def forget(mem, me, key, before):
 
     Once more until that is 0. With the ino that is found again (before, from the last time), nothing is done: it is being filled anew.
     """
-    client.enter(mem, me)
+    client.op_begin(mem, me)
     ino = mapping.find_key(mem, me, key)
     if ino and ino != before and ino != layout.INO_BUSY and not truncate(mem, me, ino, layout.XA_INDEX_MAX):
         ino = layout.INO_BUSY
-    client.leave(mem, me)
+    client.op_end(mem, me)
     return ino
 
 
-def open(mem, me, low, high, key, size, order, height, text, key_length, version_length):
+def open(mem, me, digest_lo, digest_hi, key, size, order, height, text, key_length, version_length):
     """As mapping.open, as an operation of its own, which evicts if the record has no room otherwise."""
-    client.enter(mem, me)
+    client.op_begin(mem, me)
     for _ in range(layout.SHRINK_TRIES):
-        ino = mapping.open(mem, me, low, high, key, size, order, height, text, key_length, version_length)
+        ino = mapping.open(mem, me, digest_lo, digest_hi, key, size, order, height, text, key_length, version_length)
         if ino or vmscan.shrink(mem, me, 1) == 0:
             break
-    client.leave(mem, me)
+    client.op_end(mem, me)
     return ino
 
 
-def resolve(mem, me, low, high):
+def resolve(mem, me, digest_lo, digest_hi):
     """As mapping.lookup, as an operation of its own; 0 also if the lock is refused."""
-    client.enter(mem, me)
-    ino = mapping.lookup(mem, me, low, high)
-    client.leave(mem, me)
+    client.op_begin(mem, me)
+    ino = mapping.lookup(mem, me, digest_lo, digest_hi)
+    client.op_end(mem, me)
     return ino if ino != layout.INO_BUSY else 0
 
 
@@ -223,11 +223,11 @@ def _grab(mem, me, ino, index, order, length):
             return layout.GRAB_NOMEM
         folio.prepare(mem, pfn, layout.TYPE_FILE, order, ino, index, length)
         fill.begin(mem, me, pfn)
-        client.note(mem, me, pfn)  # a second time, for a second reference
+        client.announce(mem, me, pfn)  # a second time, for a second reference
         page_ref.init(mem, atomics.folio_at(mem, pfn), 2)  # the slot's and the caller's
         status = _insert(mem, me, ino, index, pfn)
         if status == layout.XA_OK:
-            client.done(mem, me, pfn)
+            client.retract(mem, me, pfn)
             return layout.GRAB_ADDED | pfn
         # Lost against another inserter, or no page for a node. Stale getters may hold the folio for a moment: both references are
         # dropped like anybody's.

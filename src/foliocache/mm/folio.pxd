@@ -1,6 +1,6 @@
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
-from . cimport atomics, client, flags, kind, layout, lru, page_alloc, page_ref
+from . cimport atomics, client, flags, layout, lru, page_alloc, page_ref, page_type
 from .atomics cimport mem_t
 
 

@@ -18,7 +18,7 @@ The descriptors of the tail pages are frozen throughout, so that a getter with a
 import cython
 
 if not cython.compiled:
-    from . import atomics, client, flags, kind, layout, lru, page_alloc, page_ref
+    from . import atomics, client, flags, layout, lru, page_alloc, page_ref, page_type
 
 
 def prepare(mem, pfn, type, order, ino, index, length):
@@ -28,7 +28,7 @@ def prepare(mem, pfn, type, order, ino, index, length):
     ``destroy`` clears it before the block is free, whoever runs it.
     """
     folio = atomics.folio_at(mem, pfn)
-    kind.set(mem, pfn, type, order)
+    page_type.set(mem, pfn, type, order)
     atomics.write64(mem, folio + layout.F_INO, ino)
     atomics.write64(mem, folio + layout.F_INDEX, index)
     atomics.store_relaxed(mem, folio + layout.F_ATTACHED, 0)
@@ -43,15 +43,15 @@ def put(mem, me, pfn):
     as ``destroy`` has left it, and stays named."""
     if page_ref.put(mem, atomics.folio_at(mem, pfn)) and not destroy(mem, me, pfn):
         return False
-    client.done(mem, me, pfn)
+    client.retract(mem, me, pfn)
     return True
 
 
 def release(mem, me, n, pfn):
-    """Drop the pin that is word n of the ledger: an operation of its own. False if a lock is refused: the word is a vague name then."""
+    """Drop the pin that is word n of the ledger: an operation of its own. False if a lock is refused: the word is an intent then."""
     client.let_go(mem, me, n, pfn)
     if page_ref.put(mem, atomics.folio_at(mem, pfn)) and not destroy(mem, me, pfn):
-        client.keep_vague(mem, me, n, pfn)
+        client.keep_intent(mem, me, n, pfn)
         return False
     client.finish(mem, me, pfn)
     return True
@@ -62,10 +62,10 @@ def destroy(mem, me, pfn):
 
     May be broken off anywhere and started again by a reaper. False if it is, because a lock is refused.
     """
-    order = kind.order(mem, pfn)
-    if kind.type(mem, pfn) == layout.TYPE_FILE and not lru.remove(mem, me, pfn):
+    order = page_type.order(mem, pfn)
+    if page_type.type(mem, pfn) == layout.TYPE_FILE and not lru.remove(mem, me, pfn):
         return False
-    kind.set(mem, pfn, layout.TYPE_NONE, order)
+    page_type.set(mem, pfn, layout.TYPE_NONE, order)
     return page_alloc.free(mem, me, pfn, order)
 
 

@@ -50,8 +50,8 @@ cdef extern from *:
     #define FC_LRU_LEARNT 0x388u
     #define FC_LRU_RIVALS 0x38cu
     #define FC_LRU_SMALL 0x390u
-    #define FC_LRU_WENT 0x394u
-    #define FC_LRU_BACK 0x3a4u
+    #define FC_LRU_EVICTED 0x394u
+    #define FC_LRU_REFAULTED 0x3a4u
     #define FC_LRU_ASKED 0x3b4u
     #define FC_LRU_MET 0x3b8u
     #define FC_LRU_USED 0x3bcu
@@ -223,7 +223,7 @@ cdef extern from *:
     #define FC_CLIENT_STATE 0x8u
     #define FC_CLIENT_ATTACHED 0x10u
     #define FC_CLIENT_PID_NAMESPACE 0x18u
-    #define FC_CLIENT_BUSY 0x40u
+    #define FC_CLIENT_OP_SEQ 0x40u
     #define FC_CLIENT_OPS 0x44u
     #define FC_CLIENT_COUNTERS 0x80u
     #define FC_CLIENT_UNNAMED 0xfcu
@@ -233,8 +233,8 @@ cdef extern from *:
     #define FC_SLOT_CLEAN 0x0u
     #define FC_SLOT_ATTACHED 0x1u
     #define FC_SLOT_DEAD 0x2u
-    #define FC_PIN_BUSY 0x80000000u
-    #define FC_PIN_HELD 0x40000000u
+    #define FC_PIN_INTENT 0x80000000u
+    #define FC_PIN_OWNED 0x40000000u
     #define FC_PIN_PFN 0x3fffffffu
     #define FC_GRACE_NS 0x5f5e100u
     #define FC_QUIET_TRIES 0x64u
@@ -300,8 +300,8 @@ cdef extern from *:
     const u32 LRU_LEARNT "FC_LRU_LEARNT"
     const u32 LRU_RIVALS "FC_LRU_RIVALS"
     const u32 LRU_SMALL "FC_LRU_SMALL"
-    const u32 LRU_WENT "FC_LRU_WENT"
-    const u32 LRU_BACK "FC_LRU_BACK"
+    const u32 LRU_EVICTED "FC_LRU_EVICTED"
+    const u32 LRU_REFAULTED "FC_LRU_REFAULTED"
     const u32 LRU_ASKED "FC_LRU_ASKED"
     const u32 LRU_MET "FC_LRU_MET"
     const u32 LRU_USED "FC_LRU_USED"
@@ -473,7 +473,7 @@ cdef extern from *:
     const u32 CLIENT_STATE "FC_CLIENT_STATE"
     const u32 CLIENT_ATTACHED "FC_CLIENT_ATTACHED"
     const u32 CLIENT_PID_NAMESPACE "FC_CLIENT_PID_NAMESPACE"
-    const u32 CLIENT_BUSY "FC_CLIENT_BUSY"
+    const u32 CLIENT_OP_SEQ "FC_CLIENT_OP_SEQ"
     const u32 CLIENT_OPS "FC_CLIENT_OPS"
     const u32 CLIENT_COUNTERS "FC_CLIENT_COUNTERS"
     const u32 CLIENT_UNNAMED "FC_CLIENT_UNNAMED"
@@ -483,8 +483,8 @@ cdef extern from *:
     const u32 SLOT_CLEAN "FC_SLOT_CLEAN"
     const u32 SLOT_ATTACHED "FC_SLOT_ATTACHED"
     const u32 SLOT_DEAD "FC_SLOT_DEAD"
-    const u32 PIN_BUSY "FC_PIN_BUSY"
-    const u32 PIN_HELD "FC_PIN_HELD"
+    const u32 PIN_INTENT "FC_PIN_INTENT"
+    const u32 PIN_OWNED "FC_PIN_OWNED"
     const u32 PIN_PFN "FC_PIN_PFN"
     const u32 GRACE_NS "FC_GRACE_NS"
     const u32 QUIET_TRIES "FC_QUIET_TRIES"

@@ -75,8 +75,8 @@ LRU_CLOCK = 900  # pages evicted by age, modulo 2^32
 LRU_LEARNT = 904  # the clock when the next two were last set
 LRU_RIVALS = 908  # a newcomer is held against 2 to this power of main's oldest
 LRU_SMALL = 912  # the share of new and small in all pages, in 1024ths
-LRU_WENT = 916  # a word for each verdict: folios that went with it, of late, in EVENTs
-LRU_BACK = 932  # and those of them that came back soon
+LRU_EVICTED = 916  # a word for each verdict: folios that went with it, of late, in EVENTs
+LRU_REFAULTED = 932  # and those of them that came back soon
 LRU_ASKED = 948  # the clock when lru last asked whether main is of any use; and since then, of folios:
 LRU_MET = 952  # the hand came by in main
 LRU_USED = 956  # and how many of them had been used
@@ -272,14 +272,14 @@ INO_BUSY = HASH_MASK  # in place of an ino: a lock was refused
 FIND_RETRIES = 8
 GRAB_TRIES = 64
 
-# Client slot. The lines of CLIENT_BUSY and behind are written by the client alone (and by who reaps it).
+# Client slot. The lines of CLIENT_OP_SEQ and behind are written by the client alone (and by who reaps it).
 CLIENT_SIZE = 8192
 CLIENT_PID = 0
 CLIENT_GENERATION = 4
 CLIENT_STATE = 8
 CLIENT_ATTACHED = 16
 CLIENT_PID_NAMESPACE = 24  # 64 bits: the one that CLIENT_PID is a number of; 0 if its client could not tell
-CLIENT_BUSY = 64  # odd while an operation is under way
+CLIENT_OP_SEQ = 64  # odd while an operation is under way
 CLIENT_OPS = 68  # OPS words: the folios that the operation under way is getting, dropping, building or destroying
 CLIENT_COUNTERS = 128
 CLIENT_UNNAMED = (
@@ -292,8 +292,8 @@ SLOT_CLEAN = 0
 SLOT_ATTACHED = 1
 SLOT_DEAD = 2  # its client is known to be dead; a reaper is at it, or waits for somebody who uses one of its folios
 # A word of CLIENT_OPS or of the ledger: 0, or a pfn with one of these.
-PIN_BUSY = 0x80000000  # references may have been taken or dropped, nobody can know
-PIN_HELD = 0x40000000  # exactly one reference
+PIN_INTENT = 0x80000000  # references may have been taken or dropped, nobody can know
+PIN_OWNED = 0x40000000  # exactly one reference
 PIN_PFN = 0x3FFFFFFF
 GRACE_NS = 100_000_000
 QUIET_TRIES = 100

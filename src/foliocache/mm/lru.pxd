@@ -1,7 +1,7 @@
 cimport cython
 from libc.stdint cimport int64_t, uint32_t as u32, uint64_t as u64
 
-from . cimport atomics, client, flags, ghost, kind, layout, page_ref, pagelist, wait
+from . cimport atomics, client, flags, ghost, layout, page_ref, page_type, pagelist, robust_lock
 from .atomics cimport mem_t
 
 
@@ -27,13 +27,13 @@ cdef u32 _choose(mem_t mem, bint spare_main) noexcept nogil
 @cython.locals(used=bint)
 cdef u32 _look(mem_t mem, u32 me, u32 queue) noexcept nogil
 @cython.locals(left=u32, beaten=u32)
-cdef u32 _graduate(mem_t mem, u32 me, u32 pfn) noexcept nogil
+cdef u32 _promote_or_evict(mem_t mem, u32 me, u32 pfn) noexcept nogil
 @cython.locals(used=bint)
 cdef u32 _contest(mem_t mem, u32 heat) noexcept nogil
 @cython.locals(left=u32)
 cdef u32 _outdated(mem_t mem) noexcept nogil
 @cython.locals(noted=u32)
-cdef bint _warm(mem_t mem, u32 pfn) noexcept nogil
+cdef bint _harvest_referenced(mem_t mem, u32 pfn) noexcept nogil
 @cython.locals(dead=bint)
 cdef u32 _leave(mem_t mem, u32 me, u32 pfn, u32 verdict) noexcept nogil
 @cython.locals(digest=u64, index=u64, order=u32, verdict=u32)

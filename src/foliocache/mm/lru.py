@@ -41,7 +41,7 @@ again from it alone, whatever their owner was doing when he died (``rebuild``). 
 import cython
 
 if not cython.compiled:
-    from . import atomics, client, flags, ghost, kind, layout, page_ref, pagelist, wait
+    from . import atomics, client, flags, ghost, layout, page_ref, page_type, pagelist, robust_lock
 
 
 def setup(mem):
@@ -59,7 +59,7 @@ def insert(mem, me, pfn):
         return False
     if _may_join(mem, pfn):
         _add(mem, pfn, layout.QUEUE_MAIN if _is_filling(mem) else layout.QUEUE_NEW, _recall(mem, pfn))
-    wait.unlock(mem, layout.LRU_LOCK)
+    robust_lock.unlock(mem, layout.LRU_LOCK)
     return True
 
 
@@ -70,7 +70,7 @@ def add(mem, me, pfn, queue):
         return False
     if _may_join(mem, pfn):
         _add(mem, pfn, queue, _heat(mem, pfn))
-    wait.unlock(mem, layout.LRU_LOCK)
+    robust_lock.unlock(mem, layout.LRU_LOCK)
     return True
 
 
@@ -84,7 +84,7 @@ def remove(mem, me, pfn):
     elif _verdict(mem, pfn):
         _remember(mem, pfn)
     _mark(mem, pfn, layout.QUEUE_NONE, 0, 0)
-    wait.unlock(mem, layout.LRU_LOCK)
+    robust_lock.unlock(mem, layout.LRU_LOCK)
     return True
 
 
@@ -105,7 +105,7 @@ def isolate(mem, me, spare_main):
         pfn = _look(mem, me, queue)
         if pfn != layout.NIL:
             break
-    wait.unlock(mem, layout.LRU_LOCK)
+    robust_lock.unlock(mem, layout.LRU_LOCK)
     return pfn
 
 
@@ -118,7 +118,7 @@ def rebuild(mem):
     for pfn in range(atomics.npages(mem)):
         _correct(mem, pfn)
         queue = _queue_of(mem, pfn)
-        if kind.type(mem, pfn) != layout.TYPE_FILE:  # nothing else is ever on a queue
+        if page_type.type(mem, pfn) != layout.TYPE_FILE:  # nothing else is ever on a queue
             _mark(mem, pfn, layout.QUEUE_NONE, 0, 0)
         elif queue != layout.QUEUE_NONE:
             pagelist.push_first(mem, _list(queue), pfn)
@@ -127,16 +127,16 @@ def rebuild(mem):
 
 def repair(mem, me):
     """Rebuild while others work."""
-    if wait.lock(mem, layout.LRU_LOCK, me) != layout.LOCK_BUSY:
+    if robust_lock.lock(mem, layout.LRU_LOCK, me) != layout.LOCK_BUSY:
         rebuild(mem)
-        wait.unlock(mem, layout.LRU_LOCK)
+        robust_lock.unlock(mem, layout.LRU_LOCK)
 
 
 def reap(mem, me, dead):
     """If a dead client holds LRU_LOCK, take it over, repair, and unlock."""
-    if wait.take_over(mem, layout.LRU_LOCK, dead, me):
+    if robust_lock.take_over(mem, layout.LRU_LOCK, dead, me):
         rebuild(mem)
-        wait.unlock(mem, layout.LRU_LOCK)
+        robust_lock.unlock(mem, layout.LRU_LOCK)
 
 
 def is_queued(mem, pfn):
@@ -156,7 +156,7 @@ def cached(mem):
 
 def _lock(mem, me):
     """False if it is refused."""
-    got = wait.lock(mem, layout.LRU_LOCK, me)
+    got = robust_lock.lock(mem, layout.LRU_LOCK, me)
     if got == layout.LOCK_REPAIR:
         rebuild(mem)
     return got != layout.LOCK_BUSY
@@ -193,16 +193,16 @@ def _look(mem, me, queue):
         flags.clear(mem, atomics.folio_at(mem, pfn), layout.PG_REFERENCED)
         _move(mem, pfn, layout.QUEUE_SMALL, _heat(mem, pfn))
         return layout.NIL
-    used = _warm(mem, pfn)
+    used = _harvest_referenced(mem, pfn)
     if queue == layout.QUEUE_SMALL:
-        return _graduate(mem, me, pfn)
+        return _promote_or_evict(mem, me, pfn)
     if not used and _heat(mem, pfn) == 0:
         return _leave(mem, me, pfn, layout.VERDICT_BEATEN)
     _move(mem, pfn, layout.QUEUE_MAIN, _heat(mem, pfn) if used else _heat(mem, pfn) >> 1)
     return layout.NIL
 
 
-def _graduate(mem, me, pfn):
+def _promote_or_evict(mem, me, pfn):
     """What becomes of small's oldest: it goes, or somebody of main does, or nobody because main has not its share."""
     beaten = _outdated(mem)
     if beaten != layout.NIL:
@@ -210,7 +210,7 @@ def _graduate(mem, me, pfn):
         return _leave(mem, me, beaten, layout.VERDICT_BEATEN)
     if _heat(mem, pfn) == 0:
         return _leave(mem, me, pfn, layout.VERDICT_LEFT)
-    left = pages(mem, layout.QUEUE_NEW) + pages(mem, layout.QUEUE_SMALL) - (1 << kind.order(mem, pfn))
+    left = pages(mem, layout.QUEUE_NEW) + pages(mem, layout.QUEUE_SMALL) - (1 << page_type.order(mem, pfn))
     if left > _share(mem, cached(mem)):
         _move(mem, pfn, layout.QUEUE_MAIN, _heat(mem, pfn))
         return layout.NIL
@@ -227,7 +227,7 @@ def _contest(mem, heat):
         rival = _oldest(mem, layout.QUEUE_MAIN)
         if rival == layout.NIL:
             break
-        used = _warm(mem, rival)
+        used = _harvest_referenced(mem, rival)
         if not used and _heat(mem, rival) < heat:
             return rival
         _move(mem, rival, layout.QUEUE_MAIN, _heat(mem, rival) if used else _heat(mem, rival) - 1)
@@ -241,13 +241,13 @@ def _outdated(mem):
     if left == 0 or pfn == layout.NIL:
         return layout.NIL
     atomics.write32(mem, layout.LRU_RENEW, left - 1)
-    if not _warm(mem, pfn):
+    if not _harvest_referenced(mem, pfn):
         return pfn
     _move(mem, pfn, layout.QUEUE_MAIN, _heat(mem, pfn))
     return layout.NIL
 
 
-def _warm(mem, pfn):
+def _harvest_referenced(mem, pfn):
     """Whether it was used since its last turn; then it gains a degree of heat."""
     noted = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE) >> layout.USED_SHIFT
     if not flags.clear(mem, atomics.folio_at(mem, pfn), layout.PG_REFERENCED) and not noted:
@@ -258,10 +258,10 @@ def _warm(mem, pfn):
 
 def _leave(mem, me, pfn, verdict):
     """Pin one that shall be evicted, and take it off its queue. NIL when somebody is destroying it."""
-    client.note(mem, me, pfn)  # before it leaves the queue: nobody would find it if this client died here
+    client.announce(mem, me, pfn)  # before it leaves the queue: nobody would find it if this client died here
     dead = page_ref.try_get(mem, atomics.folio_at(mem, pfn)) == layout.DEAD
     if dead:
-        client.done(mem, me, pfn)
+        client.retract(mem, me, pfn)
     _unlink(mem, pfn)
     _mark(mem, pfn, layout.QUEUE_NONE, _heat(mem, pfn), 0 if dead else verdict)
     return layout.NIL if dead else pfn
@@ -274,9 +274,9 @@ def _remember(mem, pfn):
     """Leave a ghost of an evicted folio, and count it."""
     folio = atomics.folio_at(mem, pfn)
     digest, index = atomics.read64(mem, folio + layout.F_DIGEST), atomics.read64(mem, folio + layout.F_INDEX)
-    order, verdict = kind.order(mem, pfn), _verdict(mem, pfn)
+    order, verdict = page_type.order(mem, pfn), _verdict(mem, pfn)
     ghost.remember(mem, digest, index, order, verdict, _heat(mem, pfn), _tick(mem))
-    _bump(mem, layout.LRU_WENT + 4 * verdict, layout.EVENT)
+    _bump(mem, layout.LRU_EVICTED + 4 * verdict, layout.EVENT)
     _bump(mem, layout.LRU_GONE, verdict != layout.VERDICT_BEATEN)
     _bump(mem, layout.LRU_CLOCK, 1 << order)
     _pass_hand(mem, 1 << order)
@@ -290,12 +290,12 @@ def _recall(mem, pfn):
     """The heat of a new folio: a degree more than its ghost's, or 0. Who was beaten had its chance in main, and starts anew."""
     folio = atomics.folio_at(mem, pfn)
     digest, index = atomics.read64(mem, folio + layout.F_DIGEST), atomics.read64(mem, folio + layout.F_INDEX)
-    left = ghost.take(mem, digest, index, kind.order(mem, pfn), _tick(mem))
+    left = ghost.take(mem, digest, index, page_type.order(mem, pfn), _tick(mem))
     if left == 0:
         return 0
     verdict = left & layout.VERDICT_MASK
     if left >> layout.GHOST_TICK_SHIFT <= layout.TICKS_SOON:
-        _bump(mem, layout.LRU_BACK + 4 * verdict, layout.EVENT)
+        _bump(mem, layout.LRU_REFAULTED + 4 * verdict, layout.EVENT)
     if verdict == layout.VERDICT_BEATEN:
         return 0
     _bump(mem, layout.LRU_AGAIN, 1)
@@ -316,7 +316,7 @@ def _learn(mem):
         small = max(small - (small >> layout.SMALL_STEP), layout.SMALL_MIN)
     atomics.write32(mem, layout.LRU_SMALL, small)
     atomics.write32(mem, layout.LRU_LEARNT, atomics.read32(mem, layout.LRU_CLOCK))
-    for word in range(layout.LRU_WENT, layout.LRU_ASKED, 4):
+    for word in range(layout.LRU_EVICTED, layout.LRU_ASKED, 4):
         atomics.write32(mem, word, (atomics.read32(mem, word) * ((1 << layout.FADE) - 1)) >> layout.FADE)
 
 
@@ -360,11 +360,11 @@ def _returns(mem, verdict):
 
 
 def _went(mem, verdict):
-    return atomics.read32(mem, layout.LRU_WENT + 4 * verdict)
+    return atomics.read32(mem, layout.LRU_EVICTED + 4 * verdict)
 
 
 def _back(mem, verdict):
-    return atomics.read32(mem, layout.LRU_BACK + 4 * verdict)
+    return atomics.read32(mem, layout.LRU_REFAULTED + 4 * verdict)
 
 
 def _bump(mem, word, n):
@@ -422,7 +422,7 @@ def _unlink(mem, pfn):
 
 def _account(mem, pfn, queue, sign):
     now = atomics.load_relaxed(mem, _pages(queue))
-    atomics.store_relaxed(mem, _pages(queue), now + sign * (1 << kind.order(mem, pfn)))
+    atomics.store_relaxed(mem, _pages(queue), now + sign * (1 << page_type.order(mem, pfn)))
 
 
 def _mark(mem, pfn, queue, heat, verdict):

@@ -1,7 +1,7 @@
 cimport cython
 from libc.stdint cimport int64_t, uint32_t as u32, uint64_t as u64
 
-from . cimport atomics, kind, layout, slab, wait, xarray
+from . cimport atomics, layout, page_type, robust_lock, slab, xarray
 from .atomics cimport mem_t
 
 
@@ -15,8 +15,8 @@ cpdef u32 repair_tree(mem_t mem, u32 me, u32 number) noexcept nogil
 cpdef u32 repair_node(mem_t mem, u32 me, u32 number) noexcept nogil
 @cython.locals(n=u64)
 cpdef void reap(mem_t mem, u32 me, u32 dead) noexcept nogil
-cpdef u64 lookup(mem_t mem, u32 me, u64 low, u64 high) noexcept nogil
-cpdef u64 open(mem_t mem, u32 me, u64 low, u64 high, u64 key, u64 size, u32 order, u32 height, const char *text, u32 key_length,
+cpdef u64 lookup(mem_t mem, u32 me, u64 digest_lo, u64 digest_hi) noexcept nogil
+cpdef u64 open(mem_t mem, u32 me, u64 digest_lo, u64 digest_hi, u64 key, u64 size, u32 order, u32 height, const char *text, u32 key_length,
                u32 version_length) noexcept nogil
 @cython.locals(got=u32)
 cpdef u32 lock(mem_t mem, u32 me, u64 ino) noexcept nogil
@@ -56,8 +56,8 @@ cdef u32 _add_folios(mem_t mem, u64 ino, int64_t n) noexcept nogil
 cdef bint _is_record(mem_t mem, u32 number) noexcept nogil
 cdef u64 _linked_at(mem_t mem, u32 number) noexcept nogil
 @cython.locals(found=u64, number=u32)
-cdef u32 _search(mem_t mem, u64 low, u64 high) noexcept nogil
-cdef u32 _make(mem_t mem, u32 me, u64 low, u64 high, u64 key, u64 size, u32 order, u32 height, const char *text, u32 key_length,
+cdef u32 _search(mem_t mem, u64 digest_lo, u64 digest_hi) noexcept nogil
+cdef u32 _make(mem_t mem, u32 me, u64 digest_lo, u64 digest_hi, u64 key, u64 size, u32 order, u32 height, const char *text, u32 key_length,
                u32 version_length) noexcept nogil
 @cython.locals(found=u64, link=u64)
 cdef void _drop(mem_t mem, u32 me, u64 ino) noexcept nogil
@@ -67,5 +67,5 @@ cdef bint _is_alive(mem_t mem, u64 ino) noexcept nogil
 cdef u64 _ino(mem_t mem, u32 number) noexcept nogil
 @cython.locals(mixed=u64)
 cdef u64 _tree_lock(u64 ino) noexcept nogil
-cdef u64 _bucket(mem_t mem, u64 low) noexcept nogil
+cdef u64 _bucket(mem_t mem, u64 digest_lo) noexcept nogil
 cdef void _count(mem_t mem, int64_t n) noexcept nogil

@@ -18,7 +18,7 @@ A reader's walk starts at the record's head word without any of this: see ``xarr
 import cython
 
 if not cython.compiled:
-    from . import atomics, kind, layout, slab, wait, xarray
+    from . import atomics, layout, page_type, robust_lock, slab, xarray
 
 
 def setup(mem):
@@ -27,49 +27,49 @@ def setup(mem):
     atomics.write64(mem, layout.TABLE_NEXT_INO, 0)
 
 
-def lookup(mem, me, low, high):
+def lookup(mem, me, digest_lo, digest_hi):
     """The ino of the object with this 128-bit digest of key, version and size; 0 if nothing of it is cached, INO_BUSY if the lock is
     refused."""
     if not _lock_table(mem, me):
         return layout.INO_BUSY
-    number = _search(mem, low, high)
+    number = _search(mem, digest_lo, digest_hi)
     ino = _ino(mem, number) if number != layout.NIL else 0
-    wait.unlock(mem, layout.TABLE_LOCK)
+    robust_lock.unlock(mem, layout.TABLE_LOCK)
     return ino
 
 
-def open(mem, me, low, high, key, size, order, height, text, key_length, version_length):
+def open(mem, me, digest_lo, digest_hi, key, size, order, height, text, key_length, version_length):
     """As lookup, but makes the record if there is none; 0 only when there is no memory for it, or a lock is refused.
 
     key is a 64-bit digest of the key alone; text is key and version for people, cut to MAPPING_TEXT_MAX bytes.
     """
     if not _lock_table(mem, me):
         return 0
-    number = _search(mem, low, high)
+    number = _search(mem, digest_lo, digest_hi)
     if number == layout.NIL:
-        number = _make(mem, me, low, high, key, size, order, height, text, key_length, version_length)
+        number = _make(mem, me, digest_lo, digest_hi, key, size, order, height, text, key_length, version_length)
     ino = _ino(mem, number) if number != layout.NIL else 0
-    wait.unlock(mem, layout.TABLE_LOCK)
+    robust_lock.unlock(mem, layout.TABLE_LOCK)
     return ino
 
 
 def lock(mem, me, ino):
     """Take the tree lock of ino's mapping: TREE_LOCKED; or, without the lock, TREE_GONE when the mapping is gone, and LOCK_BUSY when the
     lock is refused."""
-    got = wait.lock(mem, _tree_lock(ino), me)
+    got = robust_lock.lock(mem, _tree_lock(ino), me)
     if got == layout.LOCK_BUSY:
         return got
     if got == layout.LOCK_REPAIR:
         _repair_trees(mem, me, _tree_lock(ino))
     if _is_alive(mem, ino):
         return layout.TREE_LOCKED
-    wait.unlock(mem, _tree_lock(ino))
+    robust_lock.unlock(mem, _tree_lock(ino))
     return layout.TREE_GONE
 
 
 def unlock(mem, ino):
     """Release it."""
-    wait.unlock(mem, _tree_lock(ino))
+    robust_lock.unlock(mem, _tree_lock(ino))
 
 
 def find_key(mem, me, key):
@@ -86,7 +86,7 @@ def find_key(mem, me, key):
         while ino == 0 and bucket < end:
             ino = _find_key_in(mem, bucket, key)
             bucket += 1
-        wait.unlock(mem, layout.TABLE_LOCK)
+        robust_lock.unlock(mem, layout.TABLE_LOCK)
     return ino
 
 
@@ -114,7 +114,7 @@ def repair_table(mem, me):
     """Make the table's chains again, while others work."""
     if _lock_table(mem, me):
         _repair_table(mem, me)
-        wait.unlock(mem, layout.TABLE_LOCK)
+        robust_lock.unlock(mem, layout.TABLE_LOCK)
 
 
 def repair_tree(mem, me, number):
@@ -137,23 +137,23 @@ def repair_node(mem, me, number):
     number = slab.next_of(mem, layout.SLAB_NODES, number)
     if number != layout.NIL:
         ino = _owner(mem, number)
-        if lock(mem, me, ino) != layout.TREE_LOCKED and wait.lock(mem, _tree_lock(ino), me) == layout.LOCK_BUSY:
+        if lock(mem, me, ino) != layout.TREE_LOCKED and robust_lock.lock(mem, _tree_lock(ino), me) == layout.LOCK_BUSY:
             return number
         if slab.is_used(mem, layout.SLAB_NODES, number) and _owner(mem, number) == ino:
             _free_unlinked(mem, me, ino, number)
-        wait.unlock(mem, _tree_lock(ino))
+        robust_lock.unlock(mem, _tree_lock(ino))
     return number
 
 
 def reap(mem, me, dead):
     """Take over the tree locks and the table's lock from a dead client, repair, and unlock."""
     for n in range(layout.TREE_LOCKS):
-        if wait.take_over(mem, layout.TREE_LOCK + n * layout.LINE, dead, me):
+        if robust_lock.take_over(mem, layout.TREE_LOCK + n * layout.LINE, dead, me):
             _repair_trees(mem, me, layout.TREE_LOCK + n * layout.LINE)
-            wait.unlock(mem, layout.TREE_LOCK + n * layout.LINE)
-    if wait.take_over(mem, layout.TABLE_LOCK, dead, me):
+            robust_lock.unlock(mem, layout.TREE_LOCK + n * layout.LINE)
+    if robust_lock.take_over(mem, layout.TABLE_LOCK, dead, me):
         _repair_table(mem, me)
-        wait.unlock(mem, layout.TABLE_LOCK)
+        robust_lock.unlock(mem, layout.TABLE_LOCK)
 
 
 def head(mem, ino):
@@ -194,7 +194,7 @@ def insert(mem, me, ino, index, pfn):
     atomics.write64(mem, atomics.folio_at(mem, pfn) + layout.F_DIGEST, digest)
     status = xarray.store(mem, me, head(mem, ino), height(mem, ino), index, pfn, ino)
     if status == layout.XA_BROKEN:
-        wait.mark_broken(mem, _tree_lock(ino))
+        robust_lock.mark_broken(mem, _tree_lock(ino))
     if status == layout.XA_OK:
         atomics.record32(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED, 1)
         _add_folios(mem, ino, 1)
@@ -209,7 +209,7 @@ def remove(mem, me, ino, pfn):
     if find(mem, ino, index) != pfn:  # the table is damaged
         return folios(mem, ino)
     if not xarray.erase(mem, me, head(mem, ino), height(mem, ino), index):
-        wait.mark_broken(mem, _tree_lock(ino))
+        robust_lock.mark_broken(mem, _tree_lock(ino))
     return _add_folios(mem, ino, -1)
 
 
@@ -220,7 +220,7 @@ def folios(mem, ino):
 
 def _lock_table(mem, me):
     """False if it is refused."""
-    got = wait.lock(mem, layout.TABLE_LOCK, me)
+    got = robust_lock.lock(mem, layout.TABLE_LOCK, me)
     if got == layout.LOCK_REPAIR:
         _repair_table(mem, me)
     return got != layout.LOCK_BUSY
@@ -278,7 +278,7 @@ def _free_unlinked(mem, me, ino, number):
     """Free a node of ino's tree that has no place in it; under the tree lock."""
     linked = _is_alive(mem, ino) and xarray.is_linked(mem, head(mem, ino), height(mem, ino), number)
     if not linked and not slab.free(mem, me, layout.SLAB_NODES, number):
-        wait.mark_broken(mem, _tree_lock(ino))
+        robust_lock.mark_broken(mem, _tree_lock(ino))
 
 
 def _find_key_in(mem, bucket, key):
@@ -315,32 +315,32 @@ def _linked_at(mem, number):
     if number == layout.NIL:
         return 0
     if not _is_record(mem, number):
-        wait.mark_broken(mem, layout.TABLE_LOCK)
+        robust_lock.mark_broken(mem, layout.TABLE_LOCK)
         return 0
     return slab.at(mem, layout.SLAB_MAPPINGS, number)
 
 
-def _search(mem, low, high):
-    number = atomics.read32(mem, _bucket(mem, low))
+def _search(mem, digest_lo, digest_hi):
+    number = atomics.read32(mem, _bucket(mem, digest_lo))
     for _ in range(layout.CHAIN_MAX):
         found = _linked_at(mem, number)
         if found == 0:
             break
-        if atomics.read64(mem, found + layout.MAPPING_DIGEST_LO) == low and (
-            atomics.read64(mem, found + layout.MAPPING_DIGEST_HI) == high
+        if atomics.read64(mem, found + layout.MAPPING_DIGEST_LO) == digest_lo and (
+            atomics.read64(mem, found + layout.MAPPING_DIGEST_HI) == digest_hi
         ):
             return number
         number = atomics.read32(mem, found + layout.MAPPING_CHAIN)
     return layout.NIL
 
 
-def _make(mem, me, low, high, key, size, order, height, text, key_length, version_length):
+def _make(mem, me, digest_lo, digest_hi, key, size, order, height, text, key_length, version_length):
     number = slab.alloc(mem, me, layout.SLAB_MAPPINGS, 0)
     if number == layout.NIL:
         return layout.NIL
     new = slab.at(mem, layout.SLAB_MAPPINGS, number)
-    atomics.write64(mem, new + layout.MAPPING_DIGEST_LO, low)
-    atomics.write64(mem, new + layout.MAPPING_DIGEST_HI, high)
+    atomics.write64(mem, new + layout.MAPPING_DIGEST_LO, digest_lo)
+    atomics.write64(mem, new + layout.MAPPING_DIGEST_HI, digest_hi)
     atomics.write64(mem, new + layout.MAPPING_KEY, key)
     atomics.write64(mem, new + layout.MAPPING_OBJECT_SIZE, size)
     atomics.write32(mem, new + layout.MAPPING_ORDER, order)
@@ -385,7 +385,7 @@ def _drop(mem, me, ino):
 def _free_record(mem, me, number):
     """Give a record back that says no ino; under TABLE_LOCK. If the slab's lock is refused, the next repair of the table does."""
     if not slab.free(mem, me, layout.SLAB_MAPPINGS, number):
-        wait.mark_broken(mem, layout.TABLE_LOCK)
+        robust_lock.mark_broken(mem, layout.TABLE_LOCK)
 
 
 def _drop_empty(mem, me, ino):
@@ -395,7 +395,7 @@ def _drop_empty(mem, me, ino):
         if folios(mem, ino) == 0:
             _drop(mem, me, ino)
         unlock(mem, ino)
-    wait.unlock(mem, layout.TABLE_LOCK)
+    robust_lock.unlock(mem, layout.TABLE_LOCK)
 
 
 def _is_alive(mem, ino):
@@ -405,7 +405,7 @@ def _is_alive(mem, ino):
     that still has it keeps it (see ``slab``).
     """
     where = record(mem, ino)
-    if ino == 0 or where == 0 or kind.type(mem, slab.pfn_of(mem, ino & layout.OBJECT_MASK)) != layout.TYPE_INODE:
+    if ino == 0 or where == 0 or page_type.type(mem, slab.pfn_of(mem, ino & layout.OBJECT_MASK)) != layout.TYPE_INODE:
         return False
     return atomics.load_acquire64(mem, where + layout.MAPPING_INO) == ino
 
@@ -420,8 +420,8 @@ def _tree_lock(ino):
     return layout.TREE_LOCK + (mixed & (layout.TREE_LOCKS - 1)) * layout.LINE
 
 
-def _bucket(mem, low):
-    return atomics.buckets(mem) + (low & (atomics.nbuckets(mem) - 1)) * 4
+def _bucket(mem, digest_lo):
+    return atomics.buckets(mem) + (digest_lo & (atomics.nbuckets(mem) - 1)) * 4
 
 
 def _count(mem, n):

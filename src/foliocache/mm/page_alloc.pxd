@@ -1,7 +1,7 @@
 cimport cython
 from libc.stdint cimport int64_t, uint32_t as u32, uint64_t as u64
 
-from . cimport atomics, client, kind, layout, page_ref, pagelist, wait
+from . cimport atomics, client, layout, page_ref, page_type, pagelist, robust_lock
 from .atomics cimport mem_t
 
 

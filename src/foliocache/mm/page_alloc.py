@@ -12,7 +12,7 @@ from what the owner of a page may be writing.
 killed in the middle of what: F_BUDDY says that a block is free and how large, or else the order in F_KIND says how far the block in
 use reaches (it is set here, and keeps its order until the block is free again). So a block is split from the top: the upper half
 is marked while the mark of the whole still covers it, then the whole's mark shrinks; and merged the other way round. Nothing is
-lost in between, because a block that is taken is named in its taker's slot before its mark goes (``client.note``), and one that
+lost in between, because a block that is taken is named in its taker's slot before its mark goes (``client.announce``), and one that
 is given back is named until its mark is there. ``rebuild`` makes the lists, which are no truth but an index, from this.
 
 **Damage.** A page goes from one owner to another only if two words agree: F_BUDDY says that it is free, and F_KIND that no folio begins there. A
@@ -29,19 +29,19 @@ would merge into is half free already (buddy_merge_likely), so that it is handed
 import cython
 
 if not cython.compiled:
-    from . import atomics, client, kind, layout, page_ref, pagelist, wait
+    from . import atomics, client, layout, page_ref, page_type, pagelist, robust_lock
 
 
 def alloc(mem, me, order):
     """Take a block of 2^order pages off the free lists, split from a larger one if need be: its first pfn, or NIL, also if the lock is
     refused.
 
-    The block stays named in the caller's slot (``client.note``) until he says ``client.done``.
+    The block stays named in the caller's slot (``client.announce``) until he says ``client.retract``.
     """
     if not _lock(mem, me):
         return layout.NIL
     pfn = _take(mem, me, order)
-    wait.unlock(mem, layout.ALLOC_LOCK)
+    robust_lock.unlock(mem, layout.ALLOC_LOCK)
     return pfn
 
 
@@ -53,7 +53,7 @@ def free(mem, me, pfn, order):
         _set_mark(mem, pfn, layout.BUDDY_PARKED)
     else:
         _give(mem, pfn, order)
-    wait.unlock(mem, layout.ALLOC_LOCK)
+    robust_lock.unlock(mem, layout.ALLOC_LOCK)
     return True
 
 
@@ -69,11 +69,11 @@ def quarantine(mem, me, pfn):
         return layout.LOCK_BUSY
     found = _head_of(mem, pfn) == pfn and not _is_free_mark(mark(mem, pfn))
     if found and _is_parked(mem, pfn):
-        _give(mem, pfn, kind.order(mem, pfn))
+        _give(mem, pfn, page_type.order(mem, pfn))
         found = False
     elif found:
         _set_mark(mem, pfn, layout.BUDDY_QUARANTINED)
-    wait.unlock(mem, layout.ALLOC_LOCK)
+    robust_lock.unlock(mem, layout.ALLOC_LOCK)
     return layout.QUARANTINE_ON if found else layout.QUARANTINE_NONE
 
 
@@ -82,10 +82,10 @@ def end_quarantine(mem, me, pfn):
     if not _lock(mem, me):
         return False
     if _is_parked(mem, pfn):
-        _give(mem, pfn, kind.order(mem, pfn))
+        _give(mem, pfn, page_type.order(mem, pfn))
     elif mark(mem, pfn) == layout.BUDDY_QUARANTINED or mark(mem, pfn) == layout.BUDDY_PARKED:
         _set_mark(mem, pfn, 0)
-    wait.unlock(mem, layout.ALLOC_LOCK)
+    robust_lock.unlock(mem, layout.ALLOC_LOCK)
     return True
 
 
@@ -100,12 +100,12 @@ def rebuild(mem):
         for tail in range(pfn + 1, pfn + (1 << order)):
             _set_mark(mem, tail, 0)
             _freeze(mem, tail)
-            kind.set(mem, tail, layout.TYPE_NONE, 0)
-        if kind.type(mem, pfn) != layout.TYPE_NONE or not _is_free_mark(mark(mem, pfn)):
+            page_type.set(mem, tail, layout.TYPE_NONE, 0)
+        if page_type.type(mem, pfn) != layout.TYPE_NONE or not _is_free_mark(mark(mem, pfn)):
             _correct(mem, pfn, order)
         else:
             _freeze(mem, pfn)
-            kind.set(mem, pfn, layout.TYPE_NONE, order)
+            page_type.set(mem, pfn, layout.TYPE_NONE, order)
             _set_mark(mem, pfn, order + 1)
             _add_free(mem, 1 << order)
             _merge_down(mem, pfn, order)
@@ -114,16 +114,16 @@ def rebuild(mem):
 
 def repair(mem, me):
     """Rebuild while others work."""
-    if wait.lock(mem, layout.ALLOC_LOCK, me) != layout.LOCK_BUSY:
+    if robust_lock.lock(mem, layout.ALLOC_LOCK, me) != layout.LOCK_BUSY:
         rebuild(mem)
-        wait.unlock(mem, layout.ALLOC_LOCK)
+        robust_lock.unlock(mem, layout.ALLOC_LOCK)
 
 
 def reap(mem, me, dead):
     """If a dead client holds ALLOC_LOCK, take it over, repair, and unlock."""
-    if wait.take_over(mem, layout.ALLOC_LOCK, dead, me):
+    if robust_lock.take_over(mem, layout.ALLOC_LOCK, dead, me):
         rebuild(mem)
-        wait.unlock(mem, layout.ALLOC_LOCK)
+        robust_lock.unlock(mem, layout.ALLOC_LOCK)
 
 
 def free_pages(mem):
@@ -147,13 +147,13 @@ def setup(mem, me):
         _set_mark(mem, pfn, order + 1)
         _add_free(mem, 1 << order)
         pagelist.push_last(mem, _list(order), pfn)
-        wait.unlock(mem, layout.ALLOC_LOCK)
+        robust_lock.unlock(mem, layout.ALLOC_LOCK)
         pfn += 1 << order
 
 
 def _lock(mem, me):
     """False if it is refused."""
-    got = wait.lock(mem, layout.ALLOC_LOCK, me)
+    got = robust_lock.lock(mem, layout.ALLOC_LOCK, me)
     if got == layout.LOCK_REPAIR:
         rebuild(mem)
     return got != layout.LOCK_BUSY
@@ -167,12 +167,12 @@ def _take(mem, me, order):
         if _is_free(mem, pfn, larger) and _is_nobodys(mem, pfn + 1, pfn + (1 << order)):
             pagelist.remove(mem, _list(larger), pfn)
             _split(mem, pfn, larger, order)
-            client.note(mem, me, pfn)
-            kind.set(mem, pfn, layout.TYPE_NONE, order)
+            client.announce(mem, me, pfn)
+            page_type.set(mem, pfn, layout.TYPE_NONE, order)
             _set_mark(mem, pfn, 0)
             _add_free(mem, -(1 << order))
             return pfn
-        wait.mark_broken(mem, layout.ALLOC_LOCK)  # damaged: whose pages these are, the next owner finds out
+        robust_lock.mark_broken(mem, layout.ALLOC_LOCK)  # damaged: whose pages these are, the next owner finds out
     return layout.NIL
 
 
@@ -217,18 +217,22 @@ def _merge_down(mem, pfn, order):
 
 
 def _is_free(mem, pfn, order):
-    return pfn + (1 << order) <= atomics.npages(mem) and mark(mem, pfn) == order + 1 and kind.type(mem, pfn) == layout.TYPE_NONE
+    return (
+        pfn + (1 << order) <= atomics.npages(mem)
+        and mark(mem, pfn) == order + 1
+        and page_type.type(mem, pfn) == layout.TYPE_NONE
+    )
 
 
 def _is_parked(mem, pfn):
     """Whether a block was freed in quarantine."""
-    return mark(mem, pfn) == layout.BUDDY_PARKED and kind.type(mem, pfn) == layout.TYPE_NONE
+    return mark(mem, pfn) == layout.BUDDY_PARKED and page_type.type(mem, pfn) == layout.TYPE_NONE
 
 
 def _is_nobodys(mem, pfn, end):
     """Whether no folio begins in pfn .. end - 1: so it must be in a free block, or one in use, behind its first page."""
     while pfn < end:
-        if kind.type(mem, pfn) != layout.TYPE_NONE:
+        if page_type.type(mem, pfn) != layout.TYPE_NONE:
             return False
         pfn += 1
     return True
@@ -251,8 +255,8 @@ def _freeze(mem, pfn):
 
 def _order_at(mem, pfn):
     """The order of the block that begins at pfn; a smaller one if what is written there cannot be."""
-    free = _is_free_mark(mark(mem, pfn)) and kind.type(mem, pfn) == layout.TYPE_NONE
-    order = mark(mem, pfn) - 1 if free else kind.order(mem, pfn)
+    free = _is_free_mark(mark(mem, pfn)) and page_type.type(mem, pfn) == layout.TYPE_NONE
+    order = mark(mem, pfn) - 1 if free else page_type.order(mem, pfn)
     if not _may_begin(mem, pfn, order):
         return 0
     while order and not _is_nobodys(mem, pfn + 1, pfn + (1 << order)):
@@ -265,8 +269,8 @@ def _correct(mem, pfn, order):
     found = mark(mem, pfn)
     if found != 0 and found != layout.BUDDY_QUARANTINED and found != layout.BUDDY_PARKED:
         _set_mark(mem, pfn, 0)
-    if kind.order(mem, pfn) != order:
-        kind.set(mem, pfn, kind.type(mem, pfn), order)
+    if page_type.order(mem, pfn) != order:
+        page_type.set(mem, pfn, page_type.type(mem, pfn), order)
 
 
 def _may_begin(mem, pfn, order):

@@ -1,7 +1,7 @@
 cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
-from . cimport atomics, client, folio, kind, layout, page_ref, vmscan, xarray
+from . cimport atomics, client, folio, layout, page_ref, page_type, vmscan, xarray
 from .atomics cimport mem_t
 
 

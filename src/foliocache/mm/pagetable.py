@@ -16,7 +16,7 @@ mapped again, to whatever, between 1 and 3 is the folio that this entry names no
 import cython
 
 if not cython.compiled:
-    from . import atomics, client, folio, kind, layout, page_ref, vmscan, xarray
+    from . import atomics, client, folio, layout, page_ref, page_type, vmscan, xarray
 
 
 def create(mem, me, entries):
@@ -41,11 +41,11 @@ def create(mem, me, entries):
 
 def make(mem, me, n, entries):
     """As create, as an operation of its own; the table is word n of the ledger."""
-    client.enter(mem, me)
+    client.op_begin(mem, me)
     table = create(mem, me, entries)
     if table != layout.NIL:
         client.hold(mem, me, n, table)
-    client.leave(mem, me)
+    client.op_end(mem, me)
     return table
 
 
@@ -60,22 +60,22 @@ def release(mem, me, n, table):
     The ledger names it until it is empty, so that it is found there, with what is left in it, should this client die halfway. False if a
     lock is refused: once more then, while the word holds the table.
     """
-    client.enter(mem, me)
+    client.op_begin(mem, me)
     released = clear(mem, me, table)
     if released:
         client.drop(mem, me, n, table)
         released = folio.put(mem, me, table)
         if not released:
             client.defer(mem, me, n)
-    client.leave(mem, me)
+    client.op_end(mem, me)
     return released
 
 
 def clear(mem, me, table):
     """Unmap everything. False if it was broken off because a lock is refused."""
-    if not kind.is_private(mem, table, layout.TYPE_TABLE):  # its type is damaged
+    if not page_type.is_private(mem, table, layout.TYPE_TABLE):  # its type is damaged
         return True
-    for entry in range(_capacity(mem, min(kind.order(mem, table), kind.limit(mem, table)))):
+    for entry in range(_capacity(mem, min(page_type.order(mem, table), page_type.limit(mem, table)))):
         if not unmap(mem, me, table, entry):
             return False
     return True
@@ -83,7 +83,7 @@ def clear(mem, me, table):
 
 def maps(mem, table, pfn):
     """Whether some entry names pfn."""
-    for entry in range(_capacity(mem, kind.order(mem, table))):
+    for entry in range(_capacity(mem, page_type.order(mem, table))):
         if xarray.load(mem, _entry(mem, table, entry)) == pfn:
             return True
     return False
@@ -91,7 +91,7 @@ def maps(mem, table, pfn):
 
 def entries(mem, table):
     """The pfns that a table holds, as a list; for audits."""
-    found = [xarray.load(mem, _entry(mem, table, entry)) for entry in range(_capacity(mem, kind.order(mem, table)))]
+    found = [xarray.load(mem, _entry(mem, table, entry)) for entry in range(_capacity(mem, page_type.order(mem, table)))]
     return [pfn for pfn in found if pfn != layout.NIL]
 
 
@@ -105,11 +105,11 @@ def map(mem, table, entry, pfn):
 
 def move(mem, me, n, table, entry, pfn):
     """Let an empty entry have the pin that is word n of the ledger: an operation of its own."""
-    client.enter(mem, me)
+    client.op_begin(mem, me)
     client.drop(mem, me, n, pfn)
     map(mem, table, entry, pfn)
-    client.done(mem, me, pfn)
-    client.leave(mem, me)
+    client.retract(mem, me, pfn)
+    client.op_end(mem, me)
 
 
 def unmap(mem, me, table, entry):
@@ -122,9 +122,9 @@ def unmap(mem, me, table, entry):
     pfn = xarray.pfn_of(mem, found)
     if pfn == layout.NIL:
         return True
-    client.note(mem, me, pfn)
+    client.announce(mem, me, pfn)
     if atomics.cmpxchg_relaxed(mem, _entry(mem, table, entry), found, 0) != found:
-        client.done(mem, me, pfn)
+        client.retract(mem, me, pfn)
         return True
     return folio.put(mem, me, pfn)
 
@@ -137,12 +137,12 @@ def gup_fast(mem, me, table, entry):
         pfn = xarray.load(mem, slot)
         if pfn == layout.NIL:
             return layout.NIL
-        client.note(mem, me, pfn)
+        client.announce(mem, me, pfn)
         got = page_ref.try_get(mem, atomics.folio_at(mem, pfn))
         if got == layout.GOT and xarray.reload(mem, slot) == pfn:
             return pfn
         if got == layout.DEAD:
-            client.done(mem, me, pfn)
+            client.retract(mem, me, pfn)
         elif not folio.put(mem, me, pfn):
             break
     return layout.NIL
@@ -150,11 +150,11 @@ def gup_fast(mem, me, table, entry):
 
 def lookup(mem, me, n, table, entry):
     """As gup_fast, as an operation of its own; the pin is word n of the ledger."""
-    client.enter(mem, me)
+    client.op_begin(mem, me)
     pfn = gup_fast(mem, me, table, entry)
     if pfn != layout.NIL:
         client.hold(mem, me, n, pfn)
-    client.leave(mem, me)
+    client.op_end(mem, me)
     return pfn
 
 
@@ -170,7 +170,7 @@ def gup(mem, me, table, first, count, pins):
             unpin(mem, me, pins, i)
             return False
         map(mem, pins, i, pfn)
-        client.done(mem, me, pfn)
+        client.retract(mem, me, pfn)
     return True
 
 

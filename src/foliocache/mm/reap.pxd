@@ -1,7 +1,7 @@
 cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
-from . cimport atomics, client, fill, filemap, flags, folio, kind, layout, lru, mapping, page_alloc, page_ref, pagetable, slab
+from . cimport atomics, client, filemap, fill, flags, folio, layout, lru, mapping, page_alloc, page_ref, page_type, pagetable, slab
 from .atomics cimport mem_t
 
 
@@ -9,9 +9,9 @@ cpdef void locks(mem_t mem, u32 me, u32 dead) noexcept nogil
 @cython.locals(n=u32, word=u32, dropped=bint)
 cpdef void pins(mem_t mem, u32 me, u32 dead) noexcept nogil
 @cython.locals(n=u32, word=u32, waiting=u32)
-cpdef u32 vague(mem_t mem, u32 me, u32 dead) noexcept nogil
+cpdef u32 resolve_intents(mem_t mem, u32 me, u32 dead) noexcept nogil
 @cython.locals(n=u32, free=u32, word=u32)
-cpdef bint entrust(mem_t mem, u32 dead, u32 keeper) noexcept nogil
+cpdef bint hand_over_unresolved(mem_t mem, u32 dead, u32 keeper) noexcept nogil
 @cython.locals(quarantined=u32, unpublished=bint, word=u32)
 cpdef bint settle(mem_t mem, u32 me, u32 dead, u32 pfn) noexcept nogil
 @cython.locals(number=u32)

@@ -4,7 +4,7 @@ The caller has made sure that the client is dead (SLOT_DEAD) and that nobody els
 one's slot stays the record of what is left to do, and every step may be done again.
 
 1. **Locks** that the dead one holds are taken over and what they protect is rebuilt (see each module's ``reap``).
-2. **Pins** in its ledger are certain: one reference each. They are dropped like anybody's, under a vague name first.
+2. **Pins** in its ledger are owned: one reference each. They are dropped like anybody's, under an intent first.
 3. **Vague names** are what it was doing when it died: at most a few folios, of which nobody knows whether they were got, dropped,
    frozen or never touched. Each goes through ``settle``:
 
@@ -22,9 +22,9 @@ one's slot stays the record of what is left to do, and every step may be done ag
       it says, which takes all leaked references at once. Destroy it. A page of a slab stays: its count is 1, and set right.
 
    A folio that a living client still uses waits (its quarantine stays on), and the reaper comes again. The names of all that wait
-   are gathered in one dead client's slot (``entrust``), so that the others can be used again.
+   are gathered in one dead client's slot (``hand_over_unresolved``), so that the others can be used again.
 
-Two dead clients may name the same folio. Pins of all of them go first; vague names of the dead count for nothing in d.
+Two dead clients may name the same folio. Pins of all of them go first; intents of the dead count for nothing in d.
 
 If d did not ask for that moment, a stale getter's passing reference could be taken for a leak, or appear afterwards. With c before b, the
 folio could be published after c and withdrawn by its owner in the middle of d. Without a, the name could appear again in a new life. If
@@ -43,12 +43,12 @@ if not cython.compiled:
         filemap,
         flags,
         folio,
-        kind,
         layout,
         lru,
         mapping,
         page_alloc,
         page_ref,
+        page_type,
         pagetable,
         slab,
     )
@@ -56,35 +56,35 @@ if not cython.compiled:
 
 def locks(mem, me, dead):
     """Step 1. From the innermost lock outwards, because a repair may take locks further in."""
-    client.enter(mem, me)
+    client.op_begin(mem, me)
     page_alloc.reap(mem, me, dead)
     lru.reap(mem, me, dead)
     slab.reap(mem, me, dead)
     mapping.reap(mem, me, dead)
-    client.leave(mem, me)
+    client.op_end(mem, me)
 
 
 def pins(mem, me, dead):
     """Step 2. Ends early when a lock is refused: then it is to be begun again."""
     for n in range(layout.PINS):
         word = atomics.load_relaxed(mem, client.pin(mem, dead, n))
-        if word & layout.PIN_HELD:
-            client.enter(mem, me)
+        if word & layout.PIN_OWNED:
+            client.op_begin(mem, me)
             dropped = _drop_pin(mem, me, dead, n, word & layout.PIN_PFN)
-            client.leave(mem, me)
+            client.op_end(mem, me)
             if not dropped:
                 return
 
 
-def vague(mem, me, dead):
+def resolve_intents(mem, me, dead):
     """Step 3: how many folios have to wait, pins that are left from step 2 among them."""
     waiting = 0
     for n in range(client.words(mem)):
         at = client.word_at(mem, dead, n)
         word = atomics.load_relaxed(mem, at)
-        if word & layout.PIN_HELD and dead != me:
+        if word & layout.PIN_OWNED and dead != me:
             waiting += 1
-        if word & layout.PIN_BUSY:
+        if word & layout.PIN_INTENT:
             if settle(mem, me, dead, word & layout.PIN_PFN):
                 atomics.record32(mem, at, 0)
             else:
@@ -92,7 +92,7 @@ def vague(mem, me, dead):
     return waiting
 
 
-def entrust(mem, dead, keeper):
+def hand_over_unresolved(mem, dead, keeper):
     """Move the names of what has to wait to the ledger of another dead client; whether there was room for all.
 
     The copy comes first. A name in both is no harm: that of a folio which is settled already costs the cache a page. Program order is
@@ -119,11 +119,11 @@ def settle(mem, me, dead, pfn):
     quarantined = page_alloc.quarantine(mem, me, pfn)
     if quarantined != layout.QUARANTINE_ON:
         return quarantined == layout.QUARANTINE_NONE
-    if not client.grace(mem, me):
+    if not client.wait_grace_period(mem, me):
         return False
-    client.enter(mem, me)
+    client.op_begin(mem, me)
     unpublished = _unpublish(mem, me, pfn)
-    client.leave(mem, me)
+    client.op_end(mem, me)
     word = page_ref.count(mem, atomics.folio_at(mem, pfn))
     if not unpublished or _is_named(mem, dead, pfn) or not _settle_word(mem, me, pfn, word):
         return False
@@ -134,9 +134,9 @@ def sweep(mem, me):
     """Drop every record that has no folio, one operation and one hold of the locks for each. No operation may be under way."""
     number = layout.NIL
     while True:
-        client.enter(mem, me)
+        client.op_begin(mem, me)
         number = mapping.sweep(mem, me, number)
-        client.leave(mem, me)
+        client.op_end(mem, me)
         if number == layout.NIL:
             return
 
@@ -147,7 +147,7 @@ def repair(mem, me, part):
     REPAIR_TREES looks at one tree or node at a time and holds a lock no longer than that takes. The others hold one lock while they go
     through the whole folio table: for parts that are known to be damaged.
     """
-    client.enter(mem, me)
+    client.op_begin(mem, me)
     if part == layout.REPAIR_LISTS:
         page_alloc.repair(mem, me)
     elif part == layout.REPAIR_QUEUES:
@@ -157,7 +157,7 @@ def repair(mem, me, part):
             slab.repair(mem, me, cache)
     elif part == layout.REPAIR_TABLE:
         mapping.repair_table(mem, me)
-    client.leave(mem, me)
+    client.op_end(mem, me)
     if part == layout.REPAIR_TREES:
         _repair_trees(mem, me)
 
@@ -165,39 +165,39 @@ def repair(mem, me, part):
 def drop(mem, me, n, pfn):
     """Take a folio whose words are damaged out of the cache, as if a dead client had named it; whether it is settled.
 
-    Word n of the caller's ledger is its name meanwhile. It stays there for ``vague`` if the folio has to wait.
+    Word n of the caller's ledger is its name meanwhile. It stays there for ``resolve_intents`` if the folio has to wait.
     """
     at = client.pin(mem, me, n)
-    atomics.journal32(mem, at, pfn | layout.PIN_BUSY)
+    atomics.write_once(mem, at, pfn | layout.PIN_INTENT)
     settled = settle(mem, me, me, pfn)
     if settled:
-        atomics.journal32(mem, at, 0)
+        atomics.write_once(mem, at, 0)
     return settled
 
 
 def _repair_trees(mem, me):
     number = layout.NIL
     while True:
-        client.enter(mem, me)
+        client.op_begin(mem, me)
         number = mapping.repair_tree(mem, me, number)
-        client.leave(mem, me)
+        client.op_end(mem, me)
         if number == layout.NIL:
             break
     while True:
-        client.enter(mem, me)
+        client.op_begin(mem, me)
         number = mapping.repair_node(mem, me, number)
-        client.leave(mem, me)
+        client.op_end(mem, me)
         if number == layout.NIL:
             return
 
 
 def _drop_pin(mem, me, dead, n, pfn):
-    """False if a lock is refused: the word still holds the pin then, or is a vague name."""
+    """False if a lock is refused: the word still holds the pin then, or is an intent."""
     at = client.pin(mem, dead, n)
     if pfn < atomics.npages(mem):
         if not _finish(mem, me, dead, pfn):
             return False
-        atomics.record32(mem, at, pfn | layout.PIN_BUSY)
+        atomics.record32(mem, at, pfn | layout.PIN_INTENT)
         if not folio.put(mem, me, pfn):
             return False
     atomics.record32(mem, at, 0)
@@ -206,9 +206,9 @@ def _drop_pin(mem, me, dead, n, pfn):
 
 def _finish(mem, me, dead, pfn):
     """What the holder of a pin owed to the folio besides the reference. False if a lock is refused."""
-    if kind.type(mem, pfn) == layout.TYPE_TABLE:
+    if page_type.type(mem, pfn) == layout.TYPE_TABLE:
         return pagetable.clear(mem, me, pfn)
-    if kind.type(mem, pfn) == layout.TYPE_FILE:
+    if page_type.type(mem, pfn) == layout.TYPE_FILE:
         fill.abandon(mem, dead, pfn)
         return lru.add(mem, me, pfn, layout.QUEUE_SMALL)
     return True
@@ -217,12 +217,12 @@ def _finish(mem, me, dead, pfn):
 def _unpublish(mem, me, pfn):
     """False if a lock is refused."""
     at = atomics.folio_at(mem, pfn)
-    client.note(mem, me, pfn)
+    client.announce(mem, me, pfn)
     if page_ref.try_get(mem, at) == layout.DEAD:
-        client.done(mem, me, pfn)
+        client.retract(mem, me, pfn)
         return True
     unpublished = True
-    if not slab.is_page(mem, pfn) and not kind.is_private(mem, pfn, layout.TYPE_TABLE):
+    if not slab.is_page(mem, pfn) and not page_type.is_private(mem, pfn, layout.TYPE_TABLE):
         unpublished = filemap.remove(mem, me, atomics.read64(mem, at + layout.F_INO), pfn)
         if unpublished:
             atomics.store_relaxed(mem, at + layout.F_ATTACHED, 0)  # one whose mapping is gone was damaged
@@ -262,7 +262,7 @@ def _is_named(mem, dead, pfn):
 
 def _names(mem, other, pfn, alive):
     """One client's names, as they were at one moment if it lives. One that does not hold still counts as having it."""
-    before = client.activity(mem, other)
+    before = client.op_seq(mem, other)
     if alive and before & 1:
         return True
     for n in range(client.words(mem)):
@@ -270,16 +270,16 @@ def _names(mem, other, pfn, alive):
             return True
     if not alive:
         return False
-    atomics.membarrier(mem)
-    return client.activity(mem, other) != before
+    atomics.asymmetric_fence_heavy(mem)
+    return client.op_seq(mem, other) != before
 
 
 def _is_name(mem, word, pfn, alive):
     named = word & layout.PIN_PFN
-    if word & layout.PIN_HELD:
+    if word & layout.PIN_OWNED:
         return named == pfn or (named < atomics.npages(mem) and _is_mapped(mem, named, pfn))
-    return alive and word & layout.PIN_BUSY != 0 and named == pfn
+    return alive and word & layout.PIN_INTENT != 0 and named == pfn
 
 
 def _is_mapped(mem, table, pfn):
-    return kind.type(mem, table) == layout.TYPE_TABLE and pagetable.maps(mem, table, pfn)
+    return page_type.type(mem, table) == layout.TYPE_TABLE and pagetable.maps(mem, table, pfn)

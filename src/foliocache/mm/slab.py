@@ -20,7 +20,7 @@ getters after a grace period (see ``reap``). And ``mapping`` relies on it when i
 import cython
 
 if not cython.compiled:
-    from . import atomics, client, folio, kind, layout, page_alloc, page_ref, pagelist, wait
+    from . import atomics, client, folio, layout, page_alloc, page_ref, page_type, pagelist, robust_lock
 
 
 def setup(mem):
@@ -39,8 +39,8 @@ def alloc(mem, me, cache, owner):
         pfn = _grow(mem, me, cache)
     number = _take(mem, cache, pfn, owner) if pfn != layout.NIL else layout.NIL
     if pfn != layout.NIL and number == layout.NIL:  # the list or the page's chain is damaged
-        wait.mark_broken(mem, _word(cache, layout.SLAB_LOCK))
-    wait.unlock(mem, _word(cache, layout.SLAB_LOCK))
+        robust_lock.mark_broken(mem, _word(cache, layout.SLAB_LOCK))
+    robust_lock.unlock(mem, _word(cache, layout.SLAB_LOCK))
     return number
 
 
@@ -49,7 +49,7 @@ def free(mem, me, cache, number):
     if not _lock(mem, me, cache):
         return False
     _give(mem, cache, pfn_of(mem, number), number)
-    wait.unlock(mem, _word(cache, layout.SLAB_LOCK))
+    robust_lock.unlock(mem, _word(cache, layout.SLAB_LOCK))
     return True
 
 
@@ -72,7 +72,7 @@ def next_of(mem, cache, number):
     pfn = pfn_of(mem, number) if number != layout.NIL else 0
     place = _place(mem, number) + 1 if number != layout.NIL else 0
     while pfn < atomics.npages(mem):
-        if kind.type(mem, pfn) == _type(cache):
+        if page_type.type(mem, pfn) == _type(cache):
             while place < _per_page(mem, cache):
                 found = _number(mem, pfn, place)
                 if is_used(mem, cache, found):
@@ -85,7 +85,7 @@ def next_of(mem, cache, number):
 
 def is_used(mem, cache, number):
     """Whether an object is in use, by its own mark, in a page of its cache."""
-    if kind.type(mem, pfn_of(mem, number)) != _type(cache):
+    if page_type.type(mem, pfn_of(mem, number)) != _type(cache):
         return False
     return not atomics.load_relaxed(mem, at(mem, cache, number) + layout.OBJECT_NEXT) & layout.OBJECT_FREE
 
@@ -93,12 +93,12 @@ def is_used(mem, cache, number):
 def holds(mem, cache, number):
     """Whether an object's page is its cache's, so that it may be written to; for who knows that the page stays, if it is."""
     pfn = pfn_of(mem, number)
-    return pfn < atomics.npages(mem) and kind.is_private(mem, pfn, _type(cache))
+    return pfn < atomics.npages(mem) and page_type.is_private(mem, pfn, _type(cache))
 
 
 def is_page(mem, pfn):
     """Whether a page belongs to one of the caches."""
-    return kind.is_private(mem, pfn, layout.TYPE_NODE) or kind.is_private(mem, pfn, layout.TYPE_INODE)
+    return page_type.is_private(mem, pfn, layout.TYPE_NODE) or page_type.is_private(mem, pfn, layout.TYPE_INODE)
 
 
 def rebuild(mem, cache):
@@ -109,23 +109,23 @@ def rebuild(mem, cache):
     _reset(mem, cache)
     for pfn in range(atomics.npages(mem)):
         if _is_mine(mem, cache, pfn) and not page_ref.is_frozen(mem, atomics.folio_at(mem, pfn)):
-            kind.set(mem, pfn, _type(cache), 0)
+            page_type.set(mem, pfn, _type(cache), 0)
             _rebuild_page(mem, cache, pfn)
 
 
 def repair(mem, me, cache):
     """Rebuild while others work."""
-    if wait.lock(mem, _word(cache, layout.SLAB_LOCK), me) != layout.LOCK_BUSY:
+    if robust_lock.lock(mem, _word(cache, layout.SLAB_LOCK), me) != layout.LOCK_BUSY:
         rebuild(mem, cache)
-        wait.unlock(mem, _word(cache, layout.SLAB_LOCK))
+        robust_lock.unlock(mem, _word(cache, layout.SLAB_LOCK))
 
 
 def reap(mem, me, dead):
     """Take over those of the two locks that a dead client holds, repair, and unlock."""
     for cache in range(layout.SLABS):
-        if wait.take_over(mem, _word(cache, layout.SLAB_LOCK), dead, me):
+        if robust_lock.take_over(mem, _word(cache, layout.SLAB_LOCK), dead, me):
             rebuild(mem, cache)
-            wait.unlock(mem, _word(cache, layout.SLAB_LOCK))
+            robust_lock.unlock(mem, _word(cache, layout.SLAB_LOCK))
 
 
 def at(mem, cache, number):
@@ -150,7 +150,7 @@ def objects(mem, cache):
 
 def _lock(mem, me, cache):
     """False if it is refused."""
-    got = wait.lock(mem, _word(cache, layout.SLAB_LOCK), me)
+    got = robust_lock.lock(mem, _word(cache, layout.SLAB_LOCK), me)
     if got == layout.LOCK_REPAIR:
         rebuild(mem, cache)
     return got != layout.LOCK_BUSY
@@ -174,10 +174,10 @@ def _grow(mem, me, cache):
         atomics.store_relaxed64(mem, object + layout.OBJECT_OWNER, 0)
         atomics.record32(mem, object + layout.OBJECT_NEXT, layout.OBJECT_FREE)
     # Only now, with every object marked free, it has the type: whoever looks for objects in use finds none in it.
-    kind.set(mem, pfn, _type(cache), 0)
+    page_type.set(mem, pfn, _type(cache), 0)
     _rebuild_page(mem, cache, pfn)
     page_ref.init(mem, atomics.folio_at(mem, pfn), 1)
-    client.done(mem, me, pfn)
+    client.retract(mem, me, pfn)
     return pfn
 
 
@@ -257,37 +257,37 @@ def _retire(mem, me, cache):
         return layout.NIL
     pfn = pagelist.last(mem, _word(cache, layout.SLAB_PARTIAL))
     if pfn != layout.NIL:
-        client.note(mem, me, pfn)
+        client.announce(mem, me, pfn)
         page = atomics.folio_at(mem, pfn)
         if _is_mine(mem, cache, pfn) and atomics.read32(mem, page + layout.F_USED) == 0 and page_ref.freeze(mem, page, 1):
-            kind.set(mem, pfn, layout.TYPE_NONE, 0)
+            page_type.set(mem, pfn, layout.TYPE_NONE, 0)
             pagelist.remove(mem, _word(cache, layout.SLAB_PARTIAL), pfn)
             _add(mem, _word(cache, layout.SLAB_PAGES), -1)
             _add(mem, _word(cache, layout.SLAB_EMPTY), -1)
         else:
-            client.done(mem, me, pfn)
+            client.retract(mem, me, pfn)
             pfn = layout.NIL
-    wait.unlock(mem, _word(cache, layout.SLAB_LOCK))
+    robust_lock.unlock(mem, _word(cache, layout.SLAB_LOCK))
     return pfn
 
 
 def _give_back(mem, me, cache, pfn):
     """A retired page: to the allocator once all who may stand in it have left, or else to the cache again. If a lock is refused, it stays
     as it is, and named."""
-    client.leave(mem, me)
-    left = client.grace(mem, me)
-    client.enter(mem, me)
+    client.op_end(mem, me)
+    left = client.wait_grace_period(mem, me)
+    client.op_begin(mem, me)
     if left:
         if not page_alloc.free(mem, me, pfn, 0):
             return False
     else:
         if not _lock(mem, me, cache):
             return False
-        kind.set(mem, pfn, _type(cache), 0)
+        page_type.set(mem, pfn, _type(cache), 0)
         _rebuild_page(mem, cache, pfn)
         page_ref.unfreeze(mem, atomics.folio_at(mem, pfn), 1)
-        wait.unlock(mem, _word(cache, layout.SLAB_LOCK))
-    client.done(mem, me, pfn)
+        robust_lock.unlock(mem, _word(cache, layout.SLAB_LOCK))
+    client.retract(mem, me, pfn)
     return left
 
 
@@ -300,7 +300,7 @@ def _clear(mem, cache, object):
 
 def _is_mine(mem, cache, pfn):
     """Whether a page is the cache's; under its lock."""
-    return kind.is_private(mem, pfn, _type(cache))
+    return page_type.is_private(mem, pfn, _type(cache))
 
 
 def _number(mem, pfn, place):

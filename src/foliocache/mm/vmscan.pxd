@@ -1,7 +1,7 @@
 cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
-from . cimport atomics, client, folio, kind, layout, lru, mapping, page_alloc, page_ref, slab
+from . cimport atomics, client, folio, layout, lru, mapping, page_alloc, page_ref, page_type, slab
 from .atomics cimport mem_t
 
 

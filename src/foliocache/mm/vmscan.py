@@ -16,7 +16,7 @@ After the kernel's ``mm/vmscan.c`` (``__remove_mapping``).
 import cython
 
 if not cython.compiled:
-    from . import atomics, client, folio, kind, layout, lru, mapping, page_alloc, page_ref, slab
+    from . import atomics, client, folio, layout, lru, mapping, page_alloc, page_ref, page_type, slab
 
 
 def alloc_folio(mem, me, order):
@@ -60,7 +60,7 @@ def evict(mem, me, pfn):
     refused and it is left named. Takes the pin."""
     at = atomics.folio_at(mem, pfn)
     ino = atomics.read64(mem, at + layout.F_INO)
-    order = kind.order(mem, pfn)
+    order = page_type.order(mem, pfn)
     got = mapping.lock(mem, me, ino)
     if got == layout.TREE_GONE:
         return 0 if folio.put(mem, me, pfn) else layout.NIL
@@ -75,7 +75,7 @@ def evict(mem, me, pfn):
     client.count(mem, me, layout.COUNT_EVICTIONS, 1)
     if not folio.destroy(mem, me, pfn):
         return layout.NIL
-    client.done(mem, me, pfn)
+    client.retract(mem, me, pfn)
     if left == 0:
         mapping.release(mem, me, ino)
     return 1 << order
@@ -86,7 +86,7 @@ def _keep(mem, me, pfn):
     not find it again."""
     if lru.add(mem, me, pfn, layout.QUEUE_MAIN):
         return 0 if folio.put(mem, me, pfn) else layout.NIL
-    client.note(mem, me, pfn)
+    client.announce(mem, me, pfn)
     folio.put(mem, me, pfn)
     return layout.NIL
 
@@ -113,15 +113,15 @@ def _evict_range(mem, me, pfn, end):
         if page_alloc.mark(mem, pfn):  # free, or a reaper is at it
             pfn += 1
             continue
-        client.note(mem, me, pfn)
+        client.announce(mem, me, pfn)
         got = page_ref.try_get(mem, atomics.folio_at(mem, pfn))
         if got == layout.DEAD:  # free by now, a tail page, or on its way out
-            client.done(mem, me, pfn)
+            client.retract(mem, me, pfn)
             pfn += 1
             continue
-        if got != layout.GOT or kind.type(mem, pfn) != layout.TYPE_FILE:
+        if got != layout.GOT or page_type.type(mem, pfn) != layout.TYPE_FILE:
             return folio.put(mem, me, pfn)
-        size = 1 << kind.order(mem, pfn)
+        size = 1 << page_type.order(mem, pfn)
         freed = evict(mem, me, pfn)
         if freed == 0 or freed == layout.NIL:
             return freed == 0

@@ -1,7 +1,7 @@
 cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
-from . cimport atomics, folio, kind, layout, page_ref, slab
+from . cimport atomics, folio, layout, page_ref, page_type, slab
 from .atomics cimport mem_t
 
 

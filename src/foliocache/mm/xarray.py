@@ -22,7 +22,7 @@ Writers hold the tree lock of the mapping. Erasing clears the slot first and fre
 import cython
 
 if not cython.compiled:
-    from . import atomics, folio, kind, layout, page_ref, slab
+    from . import atomics, folio, layout, page_ref, page_type, slab
 
 
 def height_for(count):
@@ -250,11 +250,11 @@ def _recount_folio(mem, slot, pfn, index, ino):
     if pfn == layout.NIL or not _belongs(mem, pfn, index, ino):
         atomics.store_relaxed(mem, slot, 0)
         return 0
-    kind.set(mem, pfn, layout.TYPE_FILE, kind.order(mem, pfn))
+    page_type.set(mem, pfn, layout.TYPE_FILE, page_type.order(mem, pfn))
     atomics.store_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED, 1)
     return 1
 
 
 def _belongs(mem, pfn, index, ino):
     frozen = page_ref.is_frozen(mem, atomics.folio_at(mem, pfn))
-    return not frozen and kind.type(mem, pfn) == layout.TYPE_FILE and folio.is_identity(mem, pfn, ino, index)
+    return not frozen and page_type.type(mem, pfn) == layout.TYPE_FILE and folio.is_identity(mem, pfn, ino, index)

@@ -76,7 +76,7 @@ cdef class Attachment:
     def join(self):
         """Become a client, unless this process is one, and settle what dead ones have left then.
 
-        Raises FoliocacheError when the cache has been closed here, SegmentError.
+        Raises FoliocacheError when the pool has been closed here, PoolError.
         """
         cdef bint new = self.me == layout.NIL
         if self.joined:
@@ -88,9 +88,9 @@ cdef class Attachment:
             reap(self.slot)
 
     cpdef check_open(self):
-        """Raises FoliocacheError when the cache has been closed here."""
+        """Raises FoliocacheError when the pool has been closed here."""
         if self.closed:
-            raise FoliocacheError(f"cache {self.segment.name!r} has been closed in this process; open it again")
+            raise FoliocacheError(f"pool {self.segment.name!r} has been closed in this process; open it again")
 
     cdef int _be_client(self) except -1:
         if self.me == layout.NIL:
@@ -151,8 +151,8 @@ cdef class Attachment:
         if entry == spare():
             other = self.take()
             at = client.pin(self.mem, self.me, entry)
-            client.note(self.mem, self.me, atomics.journaled32(self.mem, at) & layout.PIN_PFN)
-            atomics.journal32(self.mem, at, 0)
+            client.announce(self.mem, self.me, atomics.read_once(self.mem, at) & layout.PIN_PFN)
+            atomics.write_once(self.mem, at, 0)
             if other == layout.NIL:
                 return
             client.defer(self.mem, self.me, other)
@@ -180,12 +180,12 @@ cdef class Attachment:
         if self.nwaiting == 0 or client.is_refused(self.mem):
             return
         for n in range(self.nwaiting):
-            word = atomics.journaled32(self.mem, client.pin(self.mem, self.me, self.waiting[n]))
-            if word & layout.PIN_HELD:  # the table of a window
+            word = atomics.read_once(self.mem, client.pin(self.mem, self.me, self.waiting[n]))
+            if word & layout.PIN_OWNED:  # the table of a window
                 pagetable.release(self.mem, self.me, self.waiting[n], word & layout.PIN_PFN)
-        core.vague(self.mem, self.me, self.me)
+        core.resolve_intents(self.mem, self.me, self.me)
         for n in range(self.nwaiting):
-            if atomics.journaled32(self.mem, client.pin(self.mem, self.me, self.waiting[n])):
+            if atomics.read_once(self.mem, client.pin(self.mem, self.me, self.waiting[n])):
                 self.waiting[kept] = self.waiting[n]
                 kept += 1
             else:

@@ -8,7 +8,7 @@ holder.
 
 import time
 
-from ..errors import SegmentError
+from ..errors import PoolError
 from ..mm import atomics, layout
 from ..mm import client as core
 from ..mm import reap as reaper
@@ -21,7 +21,7 @@ _LOOK_AGAIN = 0.01
 
 
 def opened(segment):
-    """A slot for this process, with what it needs open; no number yet. Raises SegmentError."""
+    """A slot for this process, with what it needs open; no number yet. Raises PoolError."""
     slot = ClientSlot(segment)
     _open(slot)
     return slot
@@ -34,8 +34,8 @@ def _open(slot):
     try:
         slot.open()
     except OSError as error:
-        raise SegmentError(
-            f"segment {segment.name!r} ({segment.path}) cannot be opened again by this process: {error.strerror}. A process that "
+        raise PoolError(
+            f"pool {segment.name!r} ({segment.path}) cannot be opened again by this process: {error.strerror}. A process that "
             "has given up the right to open it, or changed its root, must have attached before, or be forked by one that may; "
             "where descriptors have run out (ulimit -n), close some"
         ) from None
@@ -44,7 +44,7 @@ def _open(slot):
 def adopt(slot):
     """Have a slot where ``slot.claim`` found none that is clean: that of a dead client, which is then reaped by its successor.
 
-    The slots of the dead are locked while somebody reaps, so for this one has to be the reaper. Raises SegmentError.
+    The slots of the dead are locked while somebody reaps, so for this one has to be the reaper. Raises PoolError.
     """
     segment = slot.segment
     _open(slot)
@@ -54,20 +54,20 @@ def adopt(slot):
             if reaping and _adopt_one(slot):
                 return
         if right.problem:
-            raise SegmentError(f"segment {segment.name!r} cannot be used: {segment.path} cannot be locked: {right.problem}")
+            raise PoolError(f"pool {segment.name!r} cannot be used: {segment.path} cannot be locked: {right.problem}")
         if reaping:
-            raise SegmentError(
-                f"segment {segment.name!r} has room for {segment.geometry['nclients']} client processes and all are attached; "
+            raise PoolError(
+                f"pool {segment.name!r} has room for {segment.geometry['nclients']} client processes and all are attached; "
                 "stop one, or create it with a larger clients="
             )
         if is_reaping_here(slot):
-            raise SegmentError(
-                f"segment {segment.name!r} is being attached by this very thread, below a signal handler or a finalizer that uses "
+            raise PoolError(
+                f"pool {segment.name!r} is being attached by this very thread, below a signal handler or a finalizer that uses "
                 "it; use it once before, or somewhere else"
             )
         if time.monotonic() > deadline:
-            raise SegmentError(
-                f"segment {segment.name!r} has no free client slot, and another process has been cleaning up after dead ones for "
+            raise PoolError(
+                f"pool {segment.name!r} has no free client slot, and another process has been cleaning up after dead ones for "
                 f"{ADOPT_WAIT:.0f} s; is one of its users stopped?"
             )
         time.sleep(_LOOK_AGAIN)
@@ -84,11 +84,11 @@ def _adopt_one(slot):
 def _inherit(slot, number):
     """Settle what the last holder of a slot has left, and all others who are dead, as its successor; whether it can be used then.
 
-    For others the slot is attached from here on, and alive. What it calls itself in an operation is not the vague names of the
+    For others the slot is attached from here on, and alive. What it calls itself in an operation is not the intents of the
     dead one: those are moved out of the way first.
     """
     mem = slot.segment.mem
-    core.set_aside(mem, number)
+    core.move_intents(mem, number)
     core.attach(mem, number)
     _settle(mem, number, [*_find_dead(slot, number), number])
     return core.is_idle(mem, number)
@@ -119,7 +119,7 @@ def repair(slot):
     """Clear what is damaged in the slots that nobody holds, and settle those of the dead: how many slots were damaged.
 
     A clean slot names nothing. In a dead one's, what names no page there is goes; a word that is no name, too; and what claims to be
-    both, a certain name and a vague one, counts as vague. Does nothing while somebody else reaps.
+    both, an owned name and an intent, counts as an intent. Does nothing while somebody else reaps.
     """
     segment, me = slot.segment, slot.number
     with Reaping(slot) as reaping:
@@ -147,7 +147,7 @@ def _is_sound(segment, number):
     return (
         core.state(mem, number) == layout.SLOT_CLEAN
         and core.is_idle(mem, number)
-        and not core.activity(mem, number) & 1
+        and not core.op_seq(mem, number) & 1
         and not segment.memory.peek32(offset(segment, number) + layout.CLIENT_UNNAMED)
     )
 
@@ -169,23 +169,27 @@ def _repair_slot(segment, number):
         memory.poke32(at, right)
     if state not in STATES:
         core.set_state(mem, number, layout.SLOT_DEAD)
-    elif state == layout.SLOT_CLEAN and core.activity(mem, number) & 1:
+    elif state == layout.SLOT_CLEAN and core.op_seq(mem, number) & 1:
         core.detach(mem, number)
     else:
         return bool(wrong)
     return True
 
 
-def _repaired(segment, state, word, vague):
-    """What should stand in place of a word of a slot that is in this state; None if the word may be right. vague: it is one of an operation."""
+def _repaired(segment, state, word, is_intent):
+    """What should stand in place of a word of a slot that is in this state; None if the word may be right. is_intent: it is a word of CLIENT_OPS."""
     if word == 0:
         return None
     pfn, mark = word & layout.PIN_PFN, word & ~layout.PIN_PFN
     if state == layout.SLOT_CLEAN or pfn >= segment.geometry["npages"] or not mark:
         return 0
-    if mark == layout.PIN_HELD and segment.memory.peek32(_count_at(segment, pfn)) & layout.FROZEN:
+    if mark == layout.PIN_OWNED and segment.memory.peek32(_count_at(segment, pfn)) & layout.FROZEN:
         return 0  # nobody has a reference to that
-    return pfn | layout.PIN_BUSY if mark == layout.PIN_BUSY | layout.PIN_HELD or (vague and mark == layout.PIN_HELD) else None
+    return (
+        pfn | layout.PIN_INTENT
+        if mark == layout.PIN_INTENT | layout.PIN_OWNED or (is_intent and mark == layout.PIN_OWNED)
+        else None
+    )
 
 
 def _count_at(segment, pfn):
@@ -193,14 +197,16 @@ def _count_at(segment, pfn):
 
 
 def _settle(mem, me, dead):
-    """Everybody's locks, then everybody's pins, then what is vague; how many slots are not clean then: one, if something has to wait."""
+    """Everybody's locks, then everybody's pins, then the intents; how many slots are not clean then: one, if something has to wait."""
     for number in dead:
         reaper.locks(mem, me, number)
     for number in dead:
         reaper.pins(mem, me, number)
     keepers = []
     for number in dead:
-        if reaper.vague(mem, me, number) and not any(reaper.entrust(mem, number, keeper) for keeper in keepers):
+        if reaper.resolve_intents(mem, me, number) and not any(
+            reaper.hand_over_unresolved(mem, number, keeper) for keeper in keepers
+        ):
             keepers.append(number)
         elif number != me:
             core.detach(mem, number)

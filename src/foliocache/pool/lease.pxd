@@ -41,7 +41,7 @@ cdef Lease new_lease()
 cdef class FolioMap:
     cdef readonly Attachment attachment
     cdef mem_t mem
-    cdef u64 ino, head, low, high, key_digest, calls
+    cdef u64 ino, head, digest_lo, digest_hi, key_digest, calls
     cdef u32 height, order, key_length, lock_epoch
     cdef bytes text
     cdef object lock

@@ -113,7 +113,7 @@ cdef class Lease:
     cdef int _check_filling(self, Attachment attachment) except -1:
         """That this process is filling the lease's folio: it may write to it, and must finish or give up."""
         if self.attachment is not attachment:
-            raise LeaseError("this lease is another cache's")
+            raise LeaseError("this lease is another pool's")
         if self.epoch != attachment.epoch:
             raise LeaseError("this process was forked while it read from the source; the fill is the parent's to finish")
         if not self.filling:
@@ -251,12 +251,12 @@ cdef Lease new_lease():
 cdef class _Reading:
     """Folios that a thread is reading, as long as this is among its ``_reads``: in its source, or about to call it."""
     cdef mem_t mem
-    cdef u64 low, high, first, end, since
+    cdef u64 digest_lo, digest_hi, first, end, since
     cdef u32 epoch
     cdef bint private
 
     cdef bint has(self, FolioMap object, u64 index) noexcept:
-        return self.mem == object.mem and self.low == object.low and self.high == object.high and self.first <= index < self.end
+        return self.mem == object.mem and self.digest_lo == object.digest_lo and self.digest_hi == object.digest_hi and self.first <= index < self.end
 
 
 _thread = threading.local()
@@ -293,13 +293,13 @@ cdef class FolioMap:
         self.order = order
         self.height = height
         self.folio_size = <u64>1 << (atomics.page_shift(self.mem) + order)
-        self.low = int.from_bytes(digest[:8], "little")
-        self.high = int.from_bytes(digest[8:16], "little")
+        self.digest_lo = int.from_bytes(digest[:8], "little")
+        self.digest_hi = int.from_bytes(digest[8:16], "little")
         self.key_digest = int.from_bytes(key_digest, "little")
         self.text = key + version
         self.key_length = len(key)
         self.previous = layout.HASH_MASK
-        self._bind(filemap.resolve(self.mem, attachment.me, self.low, self.high))
+        self._bind(filemap.resolve(self.mem, attachment.me, self.digest_lo, self.digest_hi))
         self.folios = (size + self.folio_size - 1) // self.folio_size
         self.lock, self.lock_epoch = threading.RLock(), attachment.epoch
         self.attachment = attachment
@@ -460,7 +460,7 @@ cdef class FolioMap:
     cdef int _check(self) except -1:
         """What does not ask the pool obeys the same rule as what does: not before there is one, and not after it was closed."""
         if self.attachment is None:
-            raise FoliocacheError("this mapping has never been initialized; mappings come from Cache.mapping()")
+            raise FoliocacheError("this mapping has never been initialized; mappings come from Pool.mapping()")
         self.attachment.check_open()
         return 0
 
@@ -566,7 +566,7 @@ cdef class FolioMap:
 
     cdef u64 _patience(self) except? 0:
         """How long to wait for another, in ns."""
-        cdef double seconds = self.cache.fill_timeout
+        cdef double seconds = self.pool.fill_timeout
         return TIMEOUT_MAX_NS if seconds * 1e9 >= TIMEOUT_MAX_NS else <u64>(seconds * 1e9) if seconds > 0 else 0
 
     cdef u32 _sleep(self, Lease lease, u64 timeout_ns) except? 0xFFFFFFFF:
@@ -771,7 +771,7 @@ cdef class FolioMap:
             if other.has(self, index) and other.epoch == reading.epoch and reading.since - other.since >= patience:
                 raise SourceError(
                     f"{self.key!r} at offset {index * self.folio_size}: two calls of its source have not returned for "
-                    f"{self.cache.fill_timeout:g} s each; the origin hangs, or the source reads its own mapping in a thread"
+                    f"{self.pool.fill_timeout:g} s each; the origin hangs, or the source reads its own mapping in a thread"
                 )
         _stalled.append(reading)
         try:
@@ -843,7 +843,7 @@ cdef class FolioMap:
 
     cdef object _reading(self, u64 index, u64 count, bint private):
         cdef _Reading reading = _Reading.__new__(_Reading)
-        reading.mem, reading.low, reading.high = self.mem, self.low, self.high
+        reading.mem, reading.digest_lo, reading.digest_hi = self.mem, self.digest_lo, self.digest_hi
         reading.first, reading.end = index, index + count
         reading.since, reading.epoch = atomics.now_ns(), self.attachment.epoch
         reading.private = private
@@ -877,7 +877,7 @@ cdef class FolioMap:
         self._check()
         self.attachment.join()
         if self.folios:
-            done = filemap.invalidate(self.mem, self.attachment.me, self.low, self.high, self.folios - 1)
+            done = filemap.invalidate(self.mem, self.attachment.me, self.digest_lo, self.digest_hi, self.folios - 1)
             self.attachment.tidy()
         if not done:
             raise refused(f"invalidate of {self.key!r}")
@@ -896,7 +896,7 @@ cdef class FolioMap:
 
         Fails only where a record was damaged, so that one object was found by another's name.
         """
-        return atomics.read64(self.mem, at + layout.F_DIGEST) == self.low
+        return atomics.read64(self.mem, at + layout.F_DIGEST) == self.digest_lo
 
     cdef void _bind(self, u64 ino) noexcept:
         self.ino = ino
@@ -906,7 +906,7 @@ cdef class FolioMap:
         """Find or make the mapping's record; False when there is no memory for it even after evicting."""
         cdef const char *text = PyBytes_AS_STRING(self.text)
         cdef u32 length = PyBytes_GET_SIZE(self.text)
-        cdef u64 ino = filemap.open(self.mem, self.attachment.me, self.low, self.high, self.key_digest, self.size, self.order,
+        cdef u64 ino = filemap.open(self.mem, self.attachment.me, self.digest_lo, self.digest_hi, self.key_digest, self.size, self.order,
                                     self.height, text, self.key_length, length - self.key_length)
         if ino:
             self._bind(ino)

@@ -1,4 +1,4 @@
-"""One object of a cache: what it is called, where its bytes come from, and how far to read.
+"""One object of a pool: what it is called, where its bytes come from, and how far to read.
 
 Hits and misses are in ``lease``. Whoever adds a missing folio fills it, together with the missing ones right behind it that the read
 or its readahead wants: one call of the source for the whole run, one pin on each until it is done. A filler never waits for another
@@ -27,30 +27,30 @@ class Mapping(FolioMap):
     The folio size follows from the object's size, the same in every process: a page for small objects, up to 1 MiB for big ones.
     """
 
-    def __init__(self, cache, key, size, version="", read=None, readinto=None, concurrent=False):
+    def __init__(self, pool, key, size, version="", read=None, readinto=None, concurrent=False):
         key, version = _plain(key, "key"), _plain(version, "version")
         size = _size_of(key, size)
-        order = _order_for(size, cache.page_size, cache.pool_bytes)
-        folios = -(-size // (cache.page_size << order))
+        order = _order_for(size, pool.page_size, pool.pool_bytes)
+        folios = -(-size // (pool.page_size << order))
         if folios > 1 << layout.XA_INDEX_BITS:
             raise ValueError(f"{key!r} is too large: {size} bytes are more than 2^{layout.XA_INDEX_BITS} folios")
         digest = object_digest(key, size, version)
         super().__init__(
-            cache._attachment, size, order, xarray.height_for(folios), digest, key_digest(key), *_texts(key, version)
+            pool._attachment, size, order, xarray.height_for(folios), digest, key_digest(key), *_texts(key, version)
         )
-        self.cache = cache
+        self.pool = pool
         self.key = key
         self.version = version
         self._source_read = read
         self._source_readinto = readinto
         self._concurrent = concurrent
-        self._readahead = Readahead(max(1, min(READAHEAD_MAX, cache.pool_bytes // 16) // self.folio_size))
+        self._readahead = Readahead(max(1, min(READAHEAD_MAX, pool.pool_bytes // 16) // self.folio_size))
 
     def __repr__(self):
         return f"<foliocache.Mapping {self.key!r} version {self.version!r}, {self.size} bytes in {self.folios} folios>"
 
     def __reduce__(self):
-        arguments = self.cache, self.key, self.size, self.version, self._source_read, self._source_readinto, self._concurrent
+        arguments = self.pool, self.key, self.size, self.version, self._source_read, self._source_readinto, self._concurrent
         return Mapping, arguments
 
     def window(self, offset=0, length=None):
@@ -71,7 +71,7 @@ class Mapping(FolioMap):
         """A hit on the folio that the last window marked: read the next window in the background."""
         if self._concurrent:
             start, count, mark = self._readahead.on_mark(index, self._first_missing(index + 1, index + self._readahead.most))
-            self.cache._background(self._read_ahead, start, count, mark)
+            self.pool._background(self._read_ahead, start, count, mark)
 
     def _call_read(self, offset, length):
         """The source's answer, whatever it is."""
@@ -98,7 +98,7 @@ class Mapping(FolioMap):
 
     def _reason(self, error):
         """What those who wait for the same bytes are told of our source's error, as bytes; None if it says nothing about the origin."""
-        if self.cache.closed or (self._source_read is None and self._source_readinto is None):
+        if self.pool.closed or (self._source_read is None and self._source_readinto is None):
             return None
         return failure.record(error)
 

@@ -1,10 +1,10 @@
-"""A cache in this process: open it, map objects into it, look at it."""
+"""A pool in this process: open it, map objects into it, look at it."""
 
 import contextlib
 import functools
 import weakref
 
-from ..errors import FoliocacheError, SegmentNotFound
+from ..errors import FoliocacheError, PoolNotFoundError
 from ..mm import audit, layout
 from . import client, repair
 from . import segment as segments_module
@@ -16,46 +16,46 @@ FILL_TIMEOUT = 60.0
 FILL_TIMEOUT_MAX = 1e9  # seconds; the core counts nanoseconds in 64 bits
 
 # The open caches of this process, by what tells their files from others. There is no lock: each step is a single call of a dict, so
-# a signal's handler or a finalizer may open a cache while its thread is at it, and a forked child finds no lock that nobody releases.
-_caches: dict[tuple[int, int], "weakref.ref[Cache]"] = {}
+# a signal's handler or a finalizer may open a pool while its thread is at it, and a forked child finds no lock that nobody releases.
+_pools: dict[tuple[int, int], "weakref.ref[Pool]"] = {}
 
 
 def open(name="default", size=None, page_size=None, mode=0o600, *, clients=None, any_owner=False, fill_timeout=None):
-    """Attach to the cache called name, creating it if there is none.
+    """Attach to the pool called name, creating it if there is none.
 
-    :param name: letters, digits, ``_``, ``-``, ``.``; one segment of shared memory per name.
-    :param size: bytes of the pool, or a string such as ``"4GiB"``. None: what the segment has; 4 GiB for a new one.
-    :param page_size: a power of two from 4 KiB to 2 MiB. None: what the segment has; 16 KiB for a new one.
-    :param mode: permissions of a new segment's file; its owner must be allowed to read and write.
-    :param clients: how many processes may attach at once. None: what the segment has; 256 for a new one.
-    :param any_owner: attach to a segment that belongs to another user, too. It can change its bytes at any time.
+    :param name: letters, digits, ``_``, ``-``, ``.``; one pool per name.
+    :param size: bytes of the pool, or a string such as ``"4GiB"``. None: what the pool has; 4 GiB for a new one.
+    :param page_size: a power of two from 4 KiB to 2 MiB. None: what the pool has; 16 KiB for a new one.
+    :param mode: permissions of a new pool's file; its owner must be allowed to read and write.
+    :param clients: how many processes may attach at once. None: what the pool has; 256 for a new one.
+    :param any_owner: attach to a pool that belongs to another user, too. It can change its bytes at any time.
     :param fill_timeout: seconds to wait for another process that is reading a page from the source. Then this one reads it too, for
         itself alone, uncached. 60 by default; ``float("inf")`` for as long as it takes. It is this process's, and what the last
         ``open`` here said is valid. A process that has died is not waited for: its page is read by one who waits.
-    :raises SegmentMismatch: the segment has other parameters than those given.
-    :raises SegmentFull: shared memory has no room for the pool.
-    :raises SegmentError: the segment is damaged, foreign, somebody else's, or has no client slot left; or this process lacks
+    :raises PoolMismatchError: the pool has other parameters than those given.
+    :raises PoolFullError: shared memory has no room for the pool.
+    :raises PoolError: the pool is damaged, foreign, somebody else's, or has no client slot left; or this process lacks
         descriptors, address space or rights for it.
     :raises ValueError: a parameter makes no sense.
     """
     wanted = segments_module.parameters(size, page_size, clients)
     mode = segments_module.permissions(mode)
     timeout = None if fill_timeout is None else _seconds(fill_timeout)
-    cache = _known(name, any_owner, wanted)
-    if cache is None:
-        cache = _new(segments_module.create_or_attach(name, wanted, mode, any_owner), any_owner)
+    pool = _known(name, any_owner, wanted)
+    if pool is None:
+        pool = _new(segments_module.create_or_attach(name, wanted, mode, any_owner), any_owner)
     if timeout is not None:
-        cache.fill_timeout = timeout
-    return cache
+        pool.fill_timeout = timeout
+    return pool
 
 
 def attach(name="default", *, any_owner=False):
-    """Attach to an existing cache with the parameters it has. Raises SegmentNotFound, SegmentError."""
+    """Attach to an existing pool with the parameters it has. Raises PoolNotFoundError, PoolError."""
     return _known(name, any_owner, {}) or _new(segments_module.attach(name, any_owner), any_owner)
 
 
 def _reopen(name, size, page_size, any_owner, fill_timeout):
-    """What a pickled Cache becomes in another process."""
+    """What a pickled Pool becomes in another process."""
     return open(name, size, page_size, any_owner=any_owner, fill_timeout=fill_timeout)
 
 
@@ -74,35 +74,35 @@ def _seconds(value):
 
 
 def _known(name, any_owner, wanted):
-    """The cache called name, if this process has it open: needs neither descriptors nor memory. None if not."""
+    """The pool called name, if this process has it open: needs neither descriptors nor memory. None if not."""
     try:
-        found = _caches.get(segments_module.locate(name, any_owner))
-    except SegmentNotFound:
+        found = _pools.get(segments_module.locate(name, any_owner))
+    except PoolNotFoundError:
         return None
-    cache = found and found()
-    if cache is None or cache.closed:
+    pool = found and found()
+    if pool is None or pool.closed:
         return None
-    segments_module.check_parameters(name, cache._attachment.segment.geometry, wanted)
+    segments_module.check_parameters(name, pool._attachment.segment.geometry, wanted)
     try:
-        return _joined(cache)
+        return _joined(pool)
     except FoliocacheError:
-        if cache.closed:  # just now, by another thread
+        if pool.closed:  # just now, by another thread
             return None
         raise
 
 
 def _new(segment, any_owner):
-    """A cache for a segment that has just been mapped; another one, if a thread or a signal's handler here was faster.
+    """A pool for a segment that has just been mapped; another one, if a thread or a signal's handler here was faster.
 
     It is made known before it becomes a client, so that all of them become one.
     """
-    return _joined(_published(Cache(segment, any_owner), segment.inode))
+    return _joined(_published(Pool(segment, any_owner), segment.inode))
 
 
-def _published(cache, key):
-    mine = weakref.ref(cache, functools.partial(_forget, key))
+def _published(pool, key):
+    mine = weakref.ref(pool, functools.partial(_forget, key))
     while True:
-        ref = _caches.setdefault(key, mine)
+        ref = _pools.setdefault(key, mine)
         found = ref()
         if found is not None and not found.closed:
             return found
@@ -110,16 +110,16 @@ def _published(cache, key):
 
 
 def _forget(key, ref):
-    if _caches.get(key) is ref:
-        _caches.pop(key, None)
+    if _pools.get(key) is ref:
+        _pools.pop(key, None)
 
 
-def _joined(cache):
-    cache._attachment.join()
-    return cache
+def _joined(pool):
+    pool._attachment.join()
+    return pool
 
 
-class Cache:
+class Pool:
     """A pool of shared pages. Made by :func:`open` and :func:`attach`; pickles by name; may be used after fork and by threads."""
 
     def __init__(self, segment, any_owner=False):
@@ -133,7 +133,7 @@ class Cache:
         self._later = None
 
     def __repr__(self):
-        return f"<foliocache.Cache {self.name!r}, {self.pool_bytes} bytes in pages of {self.page_size}>"
+        return f"<foliocache.Pool {self.name!r}, {self.pool_bytes} bytes in pages of {self.page_size}>"
 
     def __reduce__(self):
         return _reopen, (self.name, self.pool_bytes, self.page_size, self._any_owner, self.fill_timeout)
@@ -160,11 +160,11 @@ class Cache:
         return self._attachment.closed
 
     def close(self):
-        """Make no more use of the cache here: from now on its methods and those of its mappings raise FoliocacheError.
+        """Make no more use of the pool here: from now on its methods and those of its mappings raise FoliocacheError.
 
         What has begun goes on, and what is being read ahead is waited for, at most ``fill_timeout`` seconds. Leases, windows and
         views that are out stay valid, and the client slot goes with the last of them.
-        Closing twice is harmless, and :func:`open` gives another Cache.
+        Closing twice is harmless, and :func:`open` gives another Pool.
         """
         try:
             if self._later is not None:
@@ -175,7 +175,7 @@ class Cache:
     def mapping(self, key, size, version="", read=None, readinto=None, *, concurrent=False):
         """The object called key, of size bytes, at one version: a :class:`Mapping`.
 
-        :param key: what names the object to everybody who uses this cache.
+        :param key: what names the object to everybody that uses this pool.
         :param size: its length in bytes.
         :param version: whatever changes when its bytes do, such as an etag. Another version is another object to the cache.
         :param read: ``read(offset, length)`` returns exactly those bytes of the source, as any bytes-like object.
@@ -184,7 +184,7 @@ class Cache:
         :param concurrent: the source may be called from several threads at once, also from a background thread of this library
             that reads ahead. Otherwise calls for this mapping are made one at a time, by those who want the data.
         :raises ValueError: size is negative or no integer, or too large for the index.
-        :raises FoliocacheError: the cache has been closed.
+        :raises FoliocacheError: the pool has been closed.
         """
         self._check_open()
         return Mapping(self, key, size, version, read, readinto, concurrent)
@@ -202,9 +202,9 @@ class Cache:
         return audit.mappings(self._memory)
 
     def audit(self):
-        """Check every invariant of the segment: a list of findings, each a dict of check, where and message; empty when it is clean.
+        """Check every invariant of the pool: a list of findings, each a dict of check, where and message; empty when it is clean.
 
-        Exact while nobody else works on the cache; otherwise an operation in flight may show.
+        Exact while nobody else works on the pool; otherwise an operation in flight may show.
         """
         self._check_open()
         return audit.audit(self._memory)

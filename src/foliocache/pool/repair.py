@@ -8,7 +8,7 @@ The audit takes no lock, so an operation under way can look like damage to it. T
   (``audit.is_damaged``). If there is no such moment, the finding stands, and a later repair looks again.
 """
 
-from ..mm import audit, client, layout, wait
+from ..mm import audit, client, layout, robust_lock
 from ..mm import reap as core
 
 LOOKS = 3
@@ -55,7 +55,7 @@ def _same_again(memory, me, findings):
     for _ in range(LOOKS - 1):
         if not findings:
             break
-        client.grace(memory.handle, me)
+        client.wait_grace_period(memory.handle, me)
         again = audit.audit(memory)
         findings = [found for found in findings if found in again]
     return findings
@@ -68,7 +68,7 @@ def _pages(findings):
 def _free_locks(mem, me):
     """Take over the locks that are broken, or whose words name nobody who lives, and repair what they protect."""
     core.locks(mem, me, me)
-    owners = {wait.owner(mem, word) for word in audit.lock_words()} - {layout.NIL}
+    owners = {robust_lock.owner(mem, word) for word in audit.lock_words()} - {layout.NIL}
     for owner in owners:
         if not client.is_alive(mem, owner):
             core.locks(mem, me, owner)

@@ -33,7 +33,7 @@ import time
 import traceback
 import zlib
 
-from ..errors import SegmentDamaged, SegmentError, SegmentFull, SegmentMismatch, SegmentNotFound
+from ..errors import PoolDamagedError, PoolError, PoolFullError, PoolMismatchError, PoolNotFoundError
 from ..mm import atomics, layout, lru, mapping, page_alloc, slab
 from ..sizes import format_size, parse_count, parse_size
 from .descriptor import open_file
@@ -63,26 +63,24 @@ _RECORD_LOCK = struct.Struct("@hhqqi0q")
 
 
 def directory():
-    """Where segments live: /dev/shm, or what FOLIOCACHE_DIR says (another tmpfs, for a container or a test)."""
+    """where pools live: /dev/shm, or what FOLIOCACHE_DIR says (another tmpfs, for a container or a test)."""
     return os.path.abspath(os.environ.get("FOLIOCACHE_DIR") or "/dev/shm")
 
 
 def path_of(name):
     """The file of the segment called name. ValueError for a name that could leave the folder."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", name):
-        raise ValueError(f"segment name {name!r}: use 1 to 100 letters, digits, '_', '-' and '.', not starting with '.'")
+        raise ValueError(f"pool name {name!r}: use 1 to 100 letters, digits, '_', '-' and '.', not starting with '.'")
     return os.path.join(directory(), PREFIX + name)
 
 
-def segments():
-    """Names of the segments of this folder that belong to this user. Raises SegmentError if the folder cannot be listed."""
+def pools():
+    """Names of the pools of this folder that belong to this user. Raises PoolError if the folder cannot be listed."""
     try:
         with os.scandir(directory()) as entries:
             mine = [entry.name for entry in entries if entry.name.startswith(PREFIX) and _is_my_file(entry)]
     except OSError as error:
-        raise SegmentError(
-            f"{directory()} cannot be listed: {error.strerror}; FOLIOCACHE_DIR says where segments live"
-        ) from None
+        raise PoolError(f"{directory()} cannot be listed: {error.strerror}; FOLIOCACHE_DIR says where pools live") from None
     return sorted(name.removeprefix(PREFIX) for name in mine)
 
 
@@ -94,17 +92,17 @@ def _is_my_file(entry):
 
 
 def remove(name):
-    """Unlink a segment. Processes that are attached keep it until they go. Raises SegmentNotFound, SegmentError."""
+    """Unlink a pool. Processes that are attached keep it until they go. Raises PoolNotFoundError, PoolError."""
     path = path_of(name)
     _sweep(path)
     try:
         os.unlink(path)
     except FileNotFoundError:
-        raise SegmentNotFound(f"there is no segment {name!r} in {directory()}") from None
+        raise PoolNotFoundError(f"there is no pool {name!r} in {directory()}") from None
     except PermissionError:
-        raise SegmentError(f"segment {name!r} in {directory()} belongs to somebody else; its owner has to remove it") from None
+        raise PoolError(f"pool {name!r} in {directory()} belongs to somebody else; its owner has to remove it") from None
     except OSError as error:
-        raise SegmentError(f"{path} cannot be removed: {error.strerror}") from None
+        raise PoolError(f"{path} cannot be removed: {error.strerror}") from None
 
 
 def geometry(pages, page_size, clients):
@@ -163,26 +161,26 @@ class Segment:
 
 
 def _map(name, file, size):
-    """The whole file twice: read-write, read-only. Raises SegmentError."""
+    """The whole file twice: read-write, read-only. Raises PoolError."""
     try:
         return mmap.mmap(file.fd, size), mmap.mmap(file.fd, size, prot=mmap.PROT_READ)
     except OSError as error:
-        raise SegmentError(
-            f"segment {name!r} cannot be mapped: {error.strerror}. A process needs address space for it twice, {format_size(2 * size)}; "
-            "raise the limit (ulimit -v), or make a smaller segment"
+        raise PoolError(
+            f"pool {name!r} cannot be mapped: {error.strerror}. A process needs address space for it twice, {format_size(2 * size)}; "
+            "raise the limit (ulimit -v), or make a smaller pool"
         ) from None
     except ValueError:
-        raise SegmentDamaged(f"segment {name!r} is being truncated by somebody; remove it (foliocache rm {name})") from None
+        raise PoolDamagedError(f"pool {name!r} is being truncated by somebody; remove it (foliocache rm {name})") from None
 
 
 # Attaching.
 
 
 def create_or_attach(name, wanted, mode=0o600, any_owner=False):
-    """The segment called name, made if there is none: ``wanted`` is what ``parameters`` returns. Raises SegmentError."""
+    """The segment called name, made if there is none: ``wanted`` is what ``parameters`` returns. Raises PoolError."""
     path = path_of(name)
     while True:
-        with contextlib.suppress(SegmentNotFound):
+        with contextlib.suppress(PoolNotFoundError):
             return attach(name, any_owner, wanted)
         made = _create(name, path, mode, **{key: value or _DEFAULTS[key] for key, value in wanted.items()})
         if made is not None:
@@ -190,7 +188,7 @@ def create_or_attach(name, wanted, mode=0o600, any_owner=False):
 
 
 def attach(name, any_owner=False, wanted=None):
-    """The segment called name, with the parameters it has, or as ``wanted``. Raises SegmentNotFound, SegmentError."""
+    """The segment called name, with the parameters it has, or as ``wanted``. Raises PoolNotFoundError, PoolError."""
     path = path_of(name)
     locate(name, any_owner)
     try:
@@ -201,15 +199,15 @@ def attach(name, any_owner=False, wanted=None):
     shape = _read_identity(file.fd, name, path)
     check_parameters(name, shape, wanted or {})
     if not shape["fenced"] and _needs_fences():
-        raise SegmentError(
-            f"segment {name!r} was made by a process that may use membarrier(2), which is forbidden here (by seccomp, say), and its "
+        raise PoolError(
+            f"pool {name!r} was made by a process that may use membarrier(2), which is forbidden here (by seccomp, say), and its "
             f"users rely on it; make it anew from a process like this one (foliocache rm {name})"
         )
     return Segment(name, path, file, shape)
 
 
 def locate(name, any_owner=False):
-    """What tells the file of the segment called name from others, without opening it. Raises SegmentNotFound, SegmentError."""
+    """What tells the file of the segment called name from others, without opening it. Raises PoolNotFoundError, PoolError."""
     path = path_of(name)
     try:
         found = os.lstat(path)
@@ -221,25 +219,21 @@ def locate(name, any_owner=False):
 
 def _refusal(error, name, path):
     if isinstance(error, FileNotFoundError) and os.path.isdir(directory()):
-        return SegmentNotFound(f"there is no segment {name!r} in {directory()}; foliocache.open() creates one")
+        return PoolNotFoundError(f"there is no pool {name!r} in {directory()}; foliocache.open() creates one")
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return SegmentError(
-            f"there is no folder {directory()} for segment {name!r}; make it, or set FOLIOCACHE_DIR to another one"
-        )
+        return PoolError(f"there is no folder {directory()} for pool {name!r}; make it, or set FOLIOCACHE_DIR to another one")
     if isinstance(error, PermissionError):
-        return SegmentError(
-            f"segment {name!r} ({path}) may not be opened: it belongs to another user, or lacks write permission"
-        )
+        return PoolError(f"pool {name!r} ({path}) may not be opened: it belongs to another user, or lacks write permission")
     advice = "; close some, or raise the limit (ulimit -n)" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
-    return SegmentError(f"segment {name!r} ({path}) cannot be opened: {error.strerror}{advice}")
+    return PoolError(f"pool {name!r} ({path}) cannot be opened: {error.strerror}{advice}")
 
 
 def _check_file(found, name, path, any_owner):
     if not stat.S_ISREG(found.st_mode):
-        raise SegmentError(f"{path} is not a regular file; remove it, or use another name than {name!r}")
+        raise PoolError(f"{path} is not a regular file; remove it, or use another name than {name!r}")
     if found.st_uid != os.geteuid() and not any_owner:
-        raise SegmentError(
-            f"segment {name!r} belongs to uid {found.st_uid}, you are uid {os.geteuid()}; pass any_owner=True if you trust them"
+        raise PoolError(
+            f"pool {name!r} belongs to uid {found.st_uid}, you are uid {os.geteuid()}; pass any_owner=True if you trust them"
         )
 
 
@@ -276,7 +270,7 @@ def permissions(mode):
 
 
 def check_parameters(name, shape, wanted):
-    """SegmentMismatch, if a segment of this geometry is not as wanted."""
+    """PoolMismatchError, if a segment of this geometry is not as wanted."""
     found = {
         "size": shape["npages"] << shape["page_shift"],
         "page_size": 1 << shape["page_shift"],
@@ -288,9 +282,9 @@ def check_parameters(name, shape, wanted):
     if differing:
         asked = ", ".join(f"{key}={_shown(key, wanted[key])}" for key in differing)
         has = ", ".join(f"{key}={_shown(key, found[key])}" for key in differing)
-        raise SegmentMismatch(
-            f"segment {name!r} exists with {has}, but {asked} was asked for; leave it out, use another name, "
-            f"or remove the segment first (foliocache rm {name})"
+        raise PoolMismatchError(
+            f"pool {name!r} exists with {has}, but {asked} was asked for; leave it out, use another name, "
+            f"or remove the pool first (foliocache rm {name})"
         )
 
 
@@ -309,7 +303,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _create(name, path, mode, size, page_size, clients):
-    """A new segment under its name; None if somebody else has made one meanwhile. Raises SegmentFull, SegmentError."""
+    """A new segment under its name; None if somebody else has made one meanwhile. Raises PoolFullError, PoolError."""
     shape = geometry(size // page_size, page_size, clients) | {"fenced": _needs_fences()}
     try:
         with _creation, _turn(name, path, shape["size"]) as alone:
@@ -321,18 +315,18 @@ def _create(name, path, mode, size, page_size, clients):
     except FileExistsError:
         return None
     except OSError as error:
-        if isinstance(error, SegmentError):
+        if isinstance(error, PoolError):
             raise
         raise _failure(error, name, shape) from None
 
 
 def _failure(error, name, shape):
     if error.errno not in _FULL:
-        return SegmentError(f"segment {name!r} cannot be made in {directory()}: {error.strerror}")
+        return PoolError(f"pool {name!r} cannot be made in {directory()}: {error.strerror}")
     free = os.statvfs(directory())
     pool = shape["npages"] << shape["page_shift"]
     advice = "allow larger files (ulimit -f)" if error.errno == errno.EFBIG else "enlarge it (docker run --shm-size=...)"
-    return SegmentFull(
+    return PoolFullError(
         f"{directory()} has no room for a pool of {format_size(pool)} with its tables ({format_size(shape['size'])}; "
         f"{format_size(free.f_bavail * free.f_frsize)} free): {error.strerror}. Ask for a smaller size, or {advice}"
     )
@@ -456,8 +450,8 @@ def _lock(name, path, lock, patience):
                 return None
             if not _try_lock(file):
                 if time.monotonic() > deadline:
-                    raise SegmentError(
-                        f"segment {name!r} has been made for {patience:.0f} s by process {_holder(file)}; is it stopped?"
+                    raise PoolError(
+                        f"pool {name!r} has been made for {patience:.0f} s by process {_holder(file)}; is it stopped?"
                     )
                 time.sleep(_LOOK_AGAIN)
             elif _is_at(file, lock):
@@ -572,26 +566,26 @@ def _read_identity(fd, name, path):
     advice = f"remove it (foliocache rm {name}) or use another name"
     head = os.pread(fd, _IDENTITY.size, 0)
     if len(head) < _IDENTITY.size or struct.unpack_from("<Q", head)[0] != layout.MAGIC:
-        raise SegmentDamaged(f"{path} is not a foliocache segment; {advice}")
+        raise PoolDamagedError(f"{path} is not a foliocache pool; {advice}")
     (
         _, abi, state, size, page_shift, pages, clients, buckets, ghosts,
         memmap, data, clients_at, buckets_at, ghosts_at, _, _, fenced,
     ) = _IDENTITY.unpack(head)  # fmt: skip
     if abi != layout.ABI:
-        raise SegmentError(f"segment {name!r} has layout version {abi}, this foliocache needs {layout.ABI}; {advice}")
+        raise PoolError(f"pool {name!r} has layout version {abi}, this foliocache needs {layout.ABI}; {advice}")
     checksum = zlib.crc32(head[layout.HDR_SIZE : layout.HDR_CHECKSUM] + head[layout.HDR_MEMMAP :])
     if checksum != struct.unpack_from("<I", head, layout.HDR_CHECKSUM)[0]:
-        raise SegmentDamaged(f"segment {name!r} is damaged: its header does not match its checksum; {advice}")
+        raise PoolDamagedError(f"pool {name!r} is damaged: its header does not match its checksum; {advice}")
     if state != layout.STATE_READY:
-        raise SegmentDamaged(f"segment {name!r} is damaged: its header says that it was never finished; {advice}")
+        raise PoolDamagedError(f"pool {name!r} is damaged: its header says that it was never finished; {advice}")
     if not _makes_sense(page_shift, pages, clients):
-        raise SegmentDamaged(f"segment {name!r} is damaged: its header makes no sense; {advice}")
+        raise PoolDamagedError(f"pool {name!r} is damaged: its header makes no sense; {advice}")
     shape = geometry(pages, 1 << page_shift, clients)
     said = (size, buckets, ghosts, memmap, data, clients_at, buckets_at, ghosts_at)
     if said != tuple(shape[key] for key in ("size", "nbuckets", "nghosts", "memmap", "data", "clients", "buckets", "ghosts")):
-        raise SegmentDamaged(f"segment {name!r} is damaged: its header contradicts itself; {advice}")
+        raise PoolDamagedError(f"pool {name!r} is damaged: its header contradicts itself; {advice}")
     if os.fstat(fd).st_size != size:
-        raise SegmentDamaged(f"segment {name!r} is truncated: {os.fstat(fd).st_size} bytes instead of {size}; {advice}")
+        raise PoolDamagedError(f"pool {name!r} is truncated: {os.fstat(fd).st_size} bytes instead of {size}; {advice}")
     return shape | {"fenced": fenced}
 
 

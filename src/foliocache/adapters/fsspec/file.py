@@ -48,7 +48,7 @@ class FolioFile(io.BufferedIOBase):
         """The object's mapping; another one if someone has closed the pool, which the whole process has in common."""
         if self._mapping is None:
             raise ValueError("I/O operation on closed file.")
-        if self._mapping.cache.closed:
+        if self._mapping.pool.closed:
             self._mapping = self.fs._map(self.path, self.identity)
         return self._mapping
 
@@ -60,7 +60,7 @@ class FolioFile(io.BufferedIOBase):
         try:
             result = getattr(self._pages, method)(offset, what)
         except FoliocacheError:
-            if mapping is None or (mapping is self._mapping and not mapping.cache.closed):
+            if mapping is None or (mapping is self._mapping and not mapping.pool.closed):
                 raise
             return self._get(method, offset, what)  # the pool was closed in the middle
         except ChangedError:

@@ -150,17 +150,17 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         return self.target.fs
 
     @property
-    def cache(self) -> Any:
+    def pool(self) -> Any:
         """The pool; made or attached when it is first needed, so that listing needs none, and again if someone closed it."""
         if self._pool is None or self._pool.closed:
             self._pool = foliocache.open(**self._pool_options)
         return self._pool
 
     def _existing_pool(self) -> Any:
-        """The pool; raises SegmentNotFound instead of making one."""
+        """The pool; raises PoolNotFoundError instead of making one."""
         if self._pool is None or self._pool.closed:
             foliocache.attach(self._pool_options.get("name", "default"))
-        return self.cache
+        return self.pool
 
     # Identity
 
@@ -189,7 +189,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
     def _mapped(self, path: str, identity: Identity, use: Callable[[Any], T]) -> T:
         """What `use` makes of the object's mapping. It begins again if the pool, which the whole process has in common, is closed."""
         for attempt in range(1, _ATTEMPTS + 1):
-            pool = self.cache
+            pool = self.pool
             try:
                 return use(self._map(path, identity))
             except FoliocacheError:
@@ -200,9 +200,9 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
     def _map(self, path: str, identity: Identity) -> Any:
         """The object's mapping: the one that this thread used last, or a new one."""
         last = getattr(self._last, "used", None)
-        if last is not None and last[:3] == (path, identity, self.target) and not last[3].cache.closed:
+        if last is not None and last[:3] == (path, identity, self.target) and not last[3].pool.closed:
             return last[3]
-        mapping = self.cache.mapping(
+        mapping = self.pool.mapping(
             self.target.key(path), identity.size, identity.version, **Source(self, path, identity).arguments()
         )
         self._last.used = path, identity, self.target, mapping
@@ -351,7 +351,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
             except ChangedError:
                 return self.cat_file(path, start, end)
             except FoliocacheError:
-                if not maps[path].cache.closed:
+                if not maps[path].pool.closed:
                     raise
                 return self._range(path, known[path], start, end, copy=True)
 

@@ -26,7 +26,7 @@ class Source:
         self._made: tuple[Target, Callable[[int, Any], Any]] | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """The keywords that ``cache.mapping`` wants. A target that reads in another thread must not be given the page:
+        """The keywords that ``pool.mapping`` wants. A target that reads in another thread must not be given the page:
         an interrupted caller would leave that thread writing to a page that is someone else's by then."""
         return {"readinto" if self.fs.target.into else "read": self, "concurrent": True}
 

@@ -14,11 +14,12 @@ from .tree import INDEX
 OPS, PINS, LEDGER = 4, 2, 256
 SMALL = {**tree.SMALL, "OPS": OPS, "CLIENT_SIZE": LEDGER + 4 * PINS, "TREE_LOCKS": 1, "LOCK_SPINS": 0}
 PARTS = (
-    Replace("wait", "_sleep", """
+    Replace("robust_lock", "_sleep", """
         def _sleep(mem, word, held):
             atomics.cpu_relax()
     """),
-    Edit("client", "note", "    if op < end:", "    assert op < end, 'there is no room for one more name'\n    if op < end:"),
+    Edit("client", "announce", "    if op < end:",
+        "    assert op < end, 'there is no room for one more name'\n    if op < end:"),
     Edit("page_alloc", "free", "    if not _lock(", "    atomics.poison(mem, pfn)\n    if not _lock("),
     Edit("page_alloc", "_give", "    _set_mark(mem, pfn, order + 1)",
         "    assert not _is_free_mark(mark(mem, pfn)), 'the page is freed twice'\n    _set_mark(mem, pfn, order + 1)"),
@@ -65,15 +66,15 @@ class Pool(tree.Cached):
         """In the setup: take one more reference, as a pin of that client."""
         core = self.core
         core.page_ref.get(mem, core.atomics.folio_at(mem, pfn))
-        core.atomics.store_relaxed(mem, core.client.pin(mem, client, n), pfn | core.layout.PIN_HELD)
+        core.atomics.store_relaxed(mem, core.client.pin(mem, client, n), pfn | core.layout.PIN_OWNED)
 
     def operation(self, me, body):
         """Return ``body`` as one operation of client me."""
 
         def run(mem):
-            self.core.client.enter(mem, me)
+            self.core.client.op_begin(mem, me)
             value = body(mem)
-            self.core.client.leave(mem, me)
+            self.core.client.op_end(mem, me)
             return value
 
         return run
@@ -143,7 +144,9 @@ class Pool(tree.Cached):
             core.reap.pins(mem, me, client)
         keepers = []
         for client in dead:
-            if core.reap.vague(mem, me, client) and not any(core.reap.entrust(mem, client, keeper) for keeper in keepers):
+            if core.reap.resolve_intents(mem, me, client) and not any(
+                core.reap.hand_over_unresolved(mem, client, keeper) for keeper in keepers
+            ):
                 keepers.append(client)
             elif whole:
                 core.client.set_state(mem, client, core.layout.SLOT_CLEAN)

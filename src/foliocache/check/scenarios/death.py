@@ -10,7 +10,7 @@ from ..scenario import ALL, WEAK, Bug
 from . import fixtures, lookup, scenario
 from .crash_fixtures import FEW, FEW_PARTS, OTHER, PARTS, REAPER, VICTIM, Pool
 
-NOTE = "        client.note(mem, me, pfn)\n"
+NOTE = "        client.announce(mem, me, pfn)\n"
 GET = "        got = page_ref.try_get(mem, atomics.folio_at(mem, pfn))\n"
 RELEASE = Replace(
     "folio",
@@ -19,7 +19,7 @@ RELEASE = Replace(
     def release(mem, me, n, pfn):
         client.let_go(mem, me, n, pfn)
         put(mem, me, pfn)
-        client.leave(mem, me)
+        client.op_end(mem, me)
 """,
 )
 NAMES = {
@@ -27,37 +27,37 @@ NAMES = {
         "a reference that no client has written down"),
     "done-before-sub": Bug((Replace("folio", "put", """
         def put(mem, me, pfn):
-            client.done(mem, me, pfn)
+            client.retract(mem, me, pfn)
             if page_ref.put(mem, atomics.folio_at(mem, pfn)):
                 destroy(mem, me, pfn)
     """), RELEASE), ALL, "the same"),
     "done-before-destroy": Bug((Replace("folio", "put", """
         def put(mem, me, pfn):
             last = page_ref.put(mem, atomics.folio_at(mem, pfn))
-            client.done(mem, me, pfn)
+            client.retract(mem, me, pfn)
             if last:
                 destroy(mem, me, pfn)
     """), RELEASE), ALL, "a frozen page that no client has written down"),
     "hold-done-first": Bug((Replace("client", "hold", """
         def hold(mem, me, n, pfn):
-            done(mem, me, pfn)
-            atomics.journal32(mem, pin(mem, me, n), pfn | layout.PIN_HELD)
+            retract(mem, me, pfn)
+            atomics.write_once(mem, pin(mem, me, n), pfn | layout.PIN_OWNED)
     """),), ALL, "on its way from the operation to the ledger the reference is in neither"),
     "drop-unnamed": Bug((Replace("client", "drop", """
         def drop(mem, me, n, pfn):
-            atomics.journal32(mem, pin(mem, me, n), 0)
-            note(mem, me, pfn)
+            atomics.write_once(mem, pin(mem, me, n), 0)
+            announce(mem, me, pfn)
     """),), ALL, "and on its way back"),
 }  # fmt: skip
-UNPUBLISH = "    client.enter(mem, me)\n    unpublished = _unpublish(mem, me, pfn)\n    client.leave(mem, me)\n"
-GRACE = "    if not client.grace(mem, me):\n        return False\n"
+UNPUBLISH = "    client.op_begin(mem, me)\n    unpublished = _unpublish(mem, me, pfn)\n    client.op_end(mem, me)\n"
+GRACE = "    if not client.wait_grace_period(mem, me):\n        return False\n"
 BUSY = Edit("reap", "_names", "    if alive and before & 1:\n        return True\n", "")
-QUIET = Edit("reap", "_names", "    return client.activity(mem, other) != before", "    return False")
+QUIET = Edit("reap", "_names", "    return client.op_seq(mem, other) != before", "    return False")
 NO_QUARANTINE = Edit("page_alloc", "quarantine", "_set_mark(mem, pfn, layout.BUDDY_QUARANTINED)", "pass")
 LET_GO = Edit("page_alloc", "free", "mark(mem, pfn) == layout.BUDDY_QUARANTINED", "False")
 UNASKED = Edit("reap", "_is_named", " and _names(mem", " and not client.is_alive(mem, other) and _names(mem")
-NO_LIGHT = Edit("client", "enter", "    atomics.light_barrier(mem)\n", "")
-LEAVE = Edit("client", "leave", "store_release", "store_relaxed")
+NO_LIGHT = Edit("client", "op_begin", "    atomics.asymmetric_fence_light(mem)\n", "")
+LEAVE = Edit("client", "op_end", "store_release", "store_relaxed")
 QUARANTINE = {
     "no-quarantine": Bug(
         (NO_QUARANTINE,), ALL, "a client that uses the page frees it meanwhile, and the reaper frees it again"
@@ -188,10 +188,10 @@ class Reborn(Pool):
         super().setup(mem)
         core = self.core
         super().truncater(REAPER)(mem)
-        core.client.enter(mem, OTHER)
+        core.client.op_begin(mem, OTHER)
         assert core.page_alloc.alloc(mem, OTHER, 0) == self.pfn
-        core.client.enter(mem, VICTIM)
-        core.client.note(mem, VICTIM, self.pfn)
+        core.client.op_begin(mem, VICTIM)
+        core.client.announce(mem, VICTIM, self.pfn)
 
     def builder(self, me):
         def build(mem):
@@ -202,8 +202,8 @@ class Reborn(Pool):
             assert core.mapping.lock(mem, me, self.ino)
             assert core.mapping.insert(mem, me, self.ino, self.place, pfn) == core.layout.XA_OK
             core.mapping.unlock(mem, self.ino)
-            core.client.done(mem, me, pfn)
-            core.client.leave(mem, me)
+            core.client.retract(mem, me, pfn)
+            core.client.op_end(mem, me)
             self.truncater(me)(mem)
 
         return build
@@ -235,8 +235,8 @@ class Requeued(Pool):
         core.lru.remove(mem, REAPER, self.pfn)
         core.fill.begin(mem, OTHER, self.pfn)
         self.pinned(mem, OTHER, self.pfn)
-        core.client.enter(mem, VICTIM)
-        core.client.note(mem, VICTIM, self.pfn)
+        core.client.op_begin(mem, VICTIM)
+        core.client.announce(mem, VICTIM, self.pfn)
         core.page_ref.get(mem, at)
 
     def fill_and_reclaim(self, filler, reclaimer):

@@ -9,7 +9,7 @@ from .death_path import TAKEN_OVER
 
 PAIR = {**FEW, "MAX_ORDER": 1}
 MARKS = "        _set_mark(mem, pfn + (1 << have), have + 1)\n        _set_mark(mem, pfn, have + 1)\n"
-TAKE = "            client.note(mem, me, pfn)\n            kind.set(mem, pfn, layout.TYPE_NONE, order)\n"
+TAKE = "            client.announce(mem, me, pfn)\n            page_type.set(mem, pfn, layout.TYPE_NONE, order)\n"
 UNMARK = "            _set_mark(mem, pfn, 0)\n"
 MERGE = "        _set_mark(mem, pfn, order + 1)\n        _set_mark(mem, pfn + (1 << (order - 1)), 0)\n"
 ALLOC_BUGS = {
@@ -137,7 +137,7 @@ WINDOW_BUGS = {
             pfn = xarray.pfn_of(mem, atomics.exchange_relaxed(mem, _entry(mem, table, entry), 0))
             if pfn == layout.NIL:
                 return False
-            client.note(mem, me, pfn)
+            client.announce(mem, me, pfn)
             folio.put(mem, me, pfn)
             return True
     """),), ALL, "the reference is neither the entry's nor the operation's"),
@@ -146,7 +146,7 @@ WINDOW_BUGS = {
         "    client.drop(mem, me, n, table)\n    released = clear(mem, me, table)\n    if released:\n"),),
         ALL, "no word says what the table has mapped"),
     "map-unnamed": Bug((Edit("pagetable", "move", "    client.drop(mem, me, n, pfn)\n    map(mem, table, entry, pfn)\n",
-        "    client.drop(mem, me, n, pfn)\n    client.done(mem, me, pfn)\n    map(mem, table, entry, pfn)\n"),), ALL,
+        "    client.drop(mem, me, n, pfn)\n    client.retract(mem, me, pfn)\n    map(mem, table, entry, pfn)\n"),), ALL,
         "on its way into the table the reference has no owner"),
 }  # fmt: skip
 
@@ -234,8 +234,8 @@ class Range(Pool):
 
 
 PIN_UNNAMED = Edit("pagetable", "gup",
-    "        map(mem, pins, i, pfn)\n        client.done(mem, me, pfn)\n",
-    "        client.done(mem, me, pfn)\n        map(mem, pins, i, pfn)\n")  # fmt: skip
+    "        map(mem, pins, i, pfn)\n        client.retract(mem, me, pfn)\n",
+    "        client.retract(mem, me, pfn)\n        map(mem, pins, i, pfn)\n")  # fmt: skip
 
 
 @scenario("death/gup", FEW, FEW_PARTS, {
@@ -343,11 +343,11 @@ class Filling(Pool):
         if not steps.has_died(mem, VICTIM):
             return
         steps.set_alive(mem, VICTIM, True)
-        core.client.set_aside(mem, VICTIM)
+        core.client.move_intents(mem, VICTIM)
         core.client.attach(mem, VICTIM)
         core.reap.locks(mem, VICTIM, VICTIM)
         core.reap.pins(mem, VICTIM, VICTIM)
-        if core.reap.vague(mem, VICTIM, VICTIM):  # the slot cannot be taken yet
+        if core.reap.resolve_intents(mem, VICTIM, VICTIM):  # the slot cannot be taken yet
             steps.set_alive(mem, VICTIM, False)
 
 
@@ -455,18 +455,18 @@ class Locked(Pool):
 
     def locker(self, me):
         def critical(mem):
-            repair = self.core.wait.lock(mem, WORD, me)
+            repair = self.core.robust_lock.lock(mem, WORD, me)
             if repair:
                 fixtures.fill(mem, 0, "whole")
             assert fixtures.look(mem, 0) == "whole", "half a critical section is taken for a whole one"
             fixtures.fill(mem, 0, "half")
             fixtures.fill(mem, 0, "whole")
-            self.core.wait.unlock(mem, WORD)
+            self.core.robust_lock.unlock(mem, WORD)
 
         return critical
 
     def left(self, mem):
-        owner = self.core.wait.owner(mem, WORD)
+        owner = self.core.robust_lock.owner(mem, WORD)
         assert owner in (self.core.layout.NIL, VICTIM), "the lock is left held"
         assert owner != VICTIM or not self.core.atomics.client_alive(mem, VICTIM), "the lock is left held"
 
@@ -475,11 +475,12 @@ class Locked(Pool):
 
 
 @scenario("death/lock", FEW, PARTS[1:], {
-    "no-repair": Bug((Edit("wait", "_lock_slow", "return layout.LOCK_REPAIR", "return layout.LOCK_TAKEN"),), ALL,
+    "no-repair": Bug((Edit("robust_lock", "_lock_slow", "return layout.LOCK_REPAIR", "return layout.LOCK_TAKEN"),), ALL,
         "no client is told to repair"),
     "owner-unasked": TAKEN_OVER["owner-unasked"],
-    "owner-trusted": Bug((Edit("wait", "_lock_slow", "client.is_alive(mem, found - 1):", "found < layout.LOCK_BROKEN:"),), ALL,
-        "a client waits for ever for the dead owner's lock"),
+    "owner-trusted": Bug((
+        Edit("robust_lock", "_lock_slow", "client.is_alive(mem, found - 1):", "found < layout.LOCK_BROKEN:"),
+        ), ALL, "a client waits for ever for the dead owner's lock"),
 })  # fmt: skip
 def death_lock(core):
     """The victim dies before, in or after its critical section, or between unlock and wake; another client sleeps."""

@@ -13,7 +13,7 @@ from .tree import INDEX
 
 BOTH = (VICTIM, OTHER)
 ROUNDS = {**SMALL, "SHRINK_TRIES": 2}
-OWNER_UNASKED = Edit("wait", "_lock_slow", "client.is_alive(mem, found - 1):", "found >= layout.LOCK_BROKEN:")
+OWNER_UNASKED = Edit("robust_lock", "_lock_slow", "client.is_alive(mem, found - 1):", "found >= layout.LOCK_BROKEN:")
 UNREPAIRED = {
     "allocator": Edit("page_alloc", "_lock", "        rebuild(mem)", "        pass"),
     "trees": Edit("mapping", "lock", "        _repair_trees(mem, me, _tree_lock(ino))", "        pass"),
@@ -157,7 +157,7 @@ class Reuse(Pool):
             assert core.mapping.lock(mem, me, self.b)
             assert core.mapping.insert(mem, me, self.b, self.place, pfn) == core.layout.XA_OK
             core.mapping.unlock(mem, self.b)
-            core.client.done(mem, me, pfn)
+            core.client.retract(mem, me, pfn)
 
         return self.operation(me, store)
 

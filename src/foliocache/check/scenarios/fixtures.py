@@ -30,7 +30,7 @@ def geometry(pages=2):
 # A lock that spins: its sleep is checked in ``waiting``.
 SPIN_LOCK = (
     Replace(
-        "wait",
+        "robust_lock",
         "lock",
         """
         def lock(mem, word, me):
@@ -40,7 +40,7 @@ SPIN_LOCK = (
     """,
     ),
     Replace(
-        "wait",
+        "robust_lock",
         "unlock",
         """
         def unlock(mem, word):

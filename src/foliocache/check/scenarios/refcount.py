@@ -275,8 +275,8 @@ LARGE_BUGS = {
     "split-stores-zero": Bug((Edit("page_alloc", "_split", "        have -= 1\n",
         f"        have -= 1\n        {THAWED.format('pfn + (1 << have)')}\n"),), ALL, "the upper half is free and not frozen"),
 }  # fmt: skip
-TAIL_THAWED = Edit("folio", "prepare", "    kind.set(mem, pfn, type, order)\n", f"""\
-    kind.set(mem, pfn, type, order)
+TAIL_THAWED = Edit("folio", "prepare", "    page_type.set(mem, pfn, type, order)\n", f"""\
+    page_type.set(mem, pfn, type, order)
     for tail in range(1, 1 << order):
         {THAWED.format("pfn + tail")}
 """)  # fmt: skip
@@ -301,7 +301,7 @@ def late(core, me, pfn):
             return "refused"
         content = fixtures.look(mem, pfn)
         assert content == "small", f"page {pfn} was got as a folio of its own, and is {content}"
-        assert core.kind.order(mem, pfn) == 0
+        assert core.page_type.order(mem, pfn) == 0
         core.folio.put(mem, me, pfn)
         return "got"
 

@@ -23,7 +23,7 @@ class Refusing(Pool):
     def left(self, mem):
         core = self.core
         core.reap.locks(mem, REAPER, WORKER)  # no client is dead: the broken ones
-        assert core.reap.vague(mem, WORKER, WORKER) == 0, (
+        assert core.reap.resolve_intents(mem, WORKER, WORKER) == 0, (
             "the worker cannot settle what it has left, though no client is in an operation"
         )
         core.reap.sweep(mem, REAPER)
@@ -33,9 +33,9 @@ class Refusing(Pool):
         """Hold one of the locks for a while."""
         words = [*self.locks()]
         word = words[steps.choose(mem, len(words))]
-        got = self.core.wait.lock(mem, word, STOPPED)
+        got = self.core.robust_lock.lock(mem, word, STOPPED)
         if got != self.core.layout.LOCK_BUSY:
-            self.core.wait.unlock(mem, word)
+            self.core.robust_lock.unlock(mem, word)
 
     def beside(self, work):
         return self.program((WORKER, work), (STOPPED, self.stopped), mortal=())
@@ -53,17 +53,17 @@ class Held(Refusing, Two):
         self.dropper(STOPPED)(mem)
 
     def left(self, mem):
-        assert self.core.reap.vague(mem, STOPPED, STOPPED) == 0
+        assert self.core.reap.resolve_intents(mem, STOPPED, STOPPED) == 0
         super().left(mem)
 
 
 NAME_DROPPED = Edit("folio", "put", " and not destroy(mem, me, pfn):\n        return False", ":\n        destroy(mem, me, pfn)")
-RELEASE_DROPPED = Edit("folio", "release", "        client.keep_vague(mem, me, n, pfn)", "        client.finish(mem, me, pfn)")
-EVICTED_DROPPED = Edit("vmscan", "evict", "        return layout.NIL\n    client.done(", "        pass\n    client.done(")
-UNMARKED = Edit("mapping", "remove", "        wait.mark_broken(mem, _tree_lock(ino))", "        pass")
-UNLOCK_FORGETS = Edit("wait", "unlock", "layout.LOCK_BROKEN) &", "0) &")
-RECORD_UNMARKED = Edit("mapping", "_free_record", "        wait.mark_broken(mem, layout.TABLE_LOCK)", "        pass")
-UNQUEUED = Edit("filemap", "complete", "        client.note(mem, me, pfn)", "        pass")
+RELEASE_DROPPED = Edit("folio", "release", "        client.keep_intent(mem, me, n, pfn)", "        client.finish(mem, me, pfn)")
+EVICTED_DROPPED = Edit("vmscan", "evict", "        return layout.NIL\n    client.retract(", "        pass\n    client.retract(")
+UNMARKED = Edit("mapping", "remove", "        robust_lock.mark_broken(mem, _tree_lock(ino))", "        pass")
+UNLOCK_FORGETS = Edit("robust_lock", "unlock", "layout.LOCK_BROKEN) &", "0) &")
+RECORD_UNMARKED = Edit("mapping", "_free_record", "        robust_lock.mark_broken(mem, layout.TABLE_LOCK)", "        pass")
+UNQUEUED = Edit("filemap", "complete", "        client.announce(mem, me, pfn)", "        pass")
 REFUSED_TAKEN = Edit("page_alloc", "_lock", "return got != layout.LOCK_BUSY", "return True")
 
 

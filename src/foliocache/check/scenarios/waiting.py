@@ -15,23 +15,24 @@ def names(loc):
 
 def locker(core, me):
     def critical(mem):
-        core.wait.lock(mem, WORD, me)
+        core.robust_lock.lock(mem, WORD, me)
         seen = fixtures.look(mem, 0)
         fixtures.fill(mem, 0, seen + 1)
-        core.wait.unlock(mem, WORD)
+        core.robust_lock.unlock(mem, WORD)
 
     return critical
 
 
 LOCK_BUGS = {
-    "lock-relaxed": Bug((Edit("wait", "lock", "cmpxchg_acquire", "cmpxchg_relaxed"),), WEAK, "as with no lock at all"),
+    "lock-relaxed": Bug((Edit("robust_lock", "lock", "cmpxchg_acquire", "cmpxchg_relaxed"),), WEAK, "as with no lock at all"),
     "slow-lock-relaxed": Bug((
-        Edit("wait", "_lock_slow", "held = atomics.cmpxchg_acquire", "held = atomics.cmpxchg_relaxed"),), WEAK),
-    "unlock-relaxed": Bug((Edit("wait", "unlock", "fetch_and_release", "fetch_and_relaxed"),), WEAK),
-    "no-waiters-bit": Bug((Edit("wait", "_lock_slow", "(me + 1) | layout.LOCK_WAITERS", "me + 1"),), ALL,
+        Edit("robust_lock", "_lock_slow", "held = atomics.cmpxchg_acquire", "held = atomics.cmpxchg_relaxed"),), WEAK),
+    "unlock-relaxed": Bug((Edit("robust_lock", "unlock", "fetch_and_release", "fetch_and_relaxed"),), WEAK),
+    "no-waiters-bit": Bug((Edit("robust_lock", "_lock_slow", "(me + 1) | layout.LOCK_WAITERS", "me + 1"),), ALL,
         "with a third waiter: the one that slept forgets the others"),
-    "no-wake": Bug((Edit("wait", "unlock", "atomics.futex_wake(mem, word, 1)", "pass"),), ALL, "no thread wakes the sleeper"),
-    "sleep-without-bit": Bug((Replace("wait", "_sleep", """
+    "no-wake": Bug((Edit("robust_lock", "unlock", "atomics.futex_wake(mem, word, 1)", "pass"),), ALL,
+        "no thread wakes the sleeper"),
+    "sleep-without-bit": Bug((Replace("robust_lock", "_sleep", """
         def _sleep(mem, word, held):
             if held:
                 atomics.futex_wait(mem, word, held, layout.LOCK_SLICE_NS)

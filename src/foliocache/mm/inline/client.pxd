@@ -6,22 +6,22 @@ from .. cimport atomics, layout
 from ..atomics cimport mem_t
 from ..client cimport _end_operation
 from ..client cimport _has_left
-from ..client cimport activity
 from ..client cimport attach
 from ..client cimport defer
 from ..client cimport detach
-from ..client cimport grace
 from ..client cimport in_hand
 from ..client cimport is_alive
 from ..client cimport is_idle
 from ..client cimport is_refused
 from ..client cimport is_stalled
-from ..client cimport keep_vague
+from ..client cimport keep_intent
+from ..client cimport move_intents
+from ..client cimport op_seq
 from ..client cimport pins
 from ..client cimport refused
-from ..client cimport set_aside
 from ..client cimport set_state
 from ..client cimport state
+from ..client cimport wait_grace_period
 from ..client cimport wipe
 from ..client cimport word_at
 from ..client cimport words
@@ -35,36 +35,36 @@ cdef inline void count(mem_t mem, u32 me, u32 counter, u64 n) noexcept nogil:
     atomics.count64(mem, slot(mem, me) + layout.CLIENT_COUNTERS + counter * 8, n)
 
 
-cdef inline void enter(mem_t mem, u32 me) noexcept nogil:
-    busy = slot(mem, me) + layout.CLIENT_BUSY
-    atomics.journal32(mem, busy, atomics.journaled32(mem, busy) + 1)
-    atomics.light_barrier(mem)
+cdef inline void op_begin(mem_t mem, u32 me) noexcept nogil:
+    busy = slot(mem, me) + layout.CLIENT_OP_SEQ
+    atomics.write_once(mem, busy, atomics.read_once(mem, busy) + 1)
+    atomics.asymmetric_fence_light(mem)
 
 
-cdef inline void leave(mem_t mem, u32 me) noexcept nogil:
-    busy = slot(mem, me) + layout.CLIENT_BUSY
-    atomics.store_release(mem, busy, atomics.journaled32(mem, busy) + 1)
+cdef inline void op_end(mem_t mem, u32 me) noexcept nogil:
+    busy = slot(mem, me) + layout.CLIENT_OP_SEQ
+    atomics.store_release(mem, busy, atomics.read_once(mem, busy) + 1)
 
 
-cdef inline void note(mem_t mem, u32 me, u32 pfn) noexcept nogil:
+cdef inline void announce(mem_t mem, u32 me, u32 pfn) noexcept nogil:
     op = slot(mem, me) + layout.CLIENT_OPS
     end = op + layout.OPS * 4
-    while op < end and atomics.journaled32(mem, op) != 0:
+    while op < end and atomics.read_once(mem, op) != 0:
         op += 4
     if op < end:
-        atomics.journal32(mem, op, pfn | layout.PIN_BUSY)
+        atomics.write_once(mem, op, pfn | layout.PIN_INTENT)
     else:
         unnamed = slot(mem, me) + layout.CLIENT_UNNAMED
-        atomics.journal32(mem, unnamed, atomics.journaled32(mem, unnamed) + 1)
+        atomics.write_once(mem, unnamed, atomics.read_once(mem, unnamed) + 1)
 
 
-cdef inline void done(mem_t mem, u32 me, u32 pfn) noexcept nogil:
+cdef inline void retract(mem_t mem, u32 me, u32 pfn) noexcept nogil:
     op = slot(mem, me) + layout.CLIENT_OPS
     end = op + layout.OPS * 4
-    while op < end and atomics.journaled32(mem, op) != pfn | layout.PIN_BUSY:
+    while op < end and atomics.read_once(mem, op) != pfn | layout.PIN_INTENT:
         op += 4
     if op < end:
-        atomics.journal32(mem, op, 0)
+        atomics.write_once(mem, op, 0)
 
 
 cdef inline u64 pin(mem_t mem, u64 me, u32 n) noexcept nogil:
@@ -72,25 +72,25 @@ cdef inline u64 pin(mem_t mem, u64 me, u32 n) noexcept nogil:
 
 
 cdef inline void hold(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil:
-    atomics.journal32(mem, pin(mem, me, n), pfn | layout.PIN_HELD)
-    done(mem, me, pfn)
+    atomics.write_once(mem, pin(mem, me, n), pfn | layout.PIN_OWNED)
+    retract(mem, me, pfn)
 
 
 cdef inline void drop(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil:
-    note(mem, me, pfn)
-    atomics.journal32(mem, pin(mem, me, n), 0)
+    announce(mem, me, pfn)
+    atomics.write_once(mem, pin(mem, me, n), 0)
 
 
 cdef inline void keep(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil:
     hold(mem, me, n, pfn)
-    leave(mem, me)
+    op_end(mem, me)
 
 
 cdef inline void let_go(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil:
-    enter(mem, me)
+    op_begin(mem, me)
     drop(mem, me, n, pfn)
 
 
 cdef inline void finish(mem_t mem, u32 me, u32 pfn) noexcept nogil:
-    done(mem, me, pfn)
-    leave(mem, me)
+    retract(mem, me, pfn)
+    op_end(mem, me)

@@ -32,12 +32,12 @@ cdef inline u32 find_get(mem_t mem, u32 me, u64 ino, u64 head, u32 height, u64 i
         pfn = xarray.load(mem, slot)
         if pfn == layout.NIL:
             break
-        client.note(mem, me, pfn)
+        client.announce(mem, me, pfn)
         got = page_ref.try_get(mem, atomics.folio_at(mem, pfn))
         if got == layout.GOT and xarray.reload(mem, slot) == pfn and folio.is_identity(mem, pfn, ino, index):
             return pfn
         if got == layout.DEAD:
-            client.done(mem, me, pfn)
+            client.retract(mem, me, pfn)
         elif not folio.put(mem, me, pfn):
             break
     return layout.NIL
@@ -45,10 +45,10 @@ cdef inline u32 find_get(mem_t mem, u32 me, u64 ino, u64 head, u32 height, u64 i
 
 @cython.locals(pfn=u32)
 cdef inline u32 lookup(mem_t mem, u32 me, u32 n, u64 ino, u64 head, u32 height, u64 index) noexcept nogil:
-    client.enter(mem, me)
+    client.op_begin(mem, me)
     pfn = find_get(mem, me, ino, head, height, index)
     if pfn == layout.NIL:
-        client.leave(mem, me)
+        client.op_end(mem, me)
     else:
         client.keep(mem, me, n, pfn)
     return pfn

@@ -13,14 +13,14 @@ from ..folio cimport prepare
 cdef inline bint put(mem_t mem, u32 me, u32 pfn) noexcept nogil:
     if page_ref.put(mem, atomics.folio_at(mem, pfn)) and not destroy(mem, me, pfn):
         return False
-    client.done(mem, me, pfn)
+    client.retract(mem, me, pfn)
     return True
 
 
 cdef inline bint release(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil:
     client.let_go(mem, me, n, pfn)
     if page_ref.put(mem, atomics.folio_at(mem, pfn)) and not destroy(mem, me, pfn):
-        client.keep_vague(mem, me, n, pfn)
+        client.keep_intent(mem, me, n, pfn)
         return False
     client.finish(mem, me, pfn)
     return True

@@ -32,22 +32,22 @@ class Shout(enum.StrEnum):
 
 @pytest.mark.parametrize("key", [Name.DATA, Shout.DATA, np.str_("data"), Masked("data")])
 @pytest.mark.parametrize("what", ["key", "version"])
-def test_a_string_is_the_characters_that_it_has(cache, make_source, key, what):
+def test_a_string_is_the_characters_that_it_has(pool, make_source, key, what):
     first, second = make_source(100), make_source(100, seed=1)
     names = {"key": "data", "version": "data"}
-    cache.mapping(size=100, read=first.read, **names).read(0, 100)
-    mapping = cache.mapping(size=100, read=second.read, **(names | {what: key}))
+    pool.mapping(size=100, read=first.read, **names).read(0, 100)
+    mapping = pool.mapping(size=100, read=second.read, **(names | {what: key}))
     assert mapping.read(0, 100) == first.content and second.calls == []
     assert type(mapping.key) is str and type(mapping.version) is str
-    assert [(found["key"], found["version"]) for found in cache.mappings()] == [("data", "data")]
+    assert [(found["key"], found["version"]) for found in pool.mappings()] == [("data", "data")]
 
 
-def test_what_a_string_says_of_itself_does_not_make_two_one(cache, make_source):
+def test_what_a_string_says_of_itself_does_not_make_two_one(pool, make_source):
     sources = {Masked(name): make_source(100, seed) for seed, name in enumerate(("one", "two", "three"))}
     for key, source in sources.items():
-        assert cache.mapping(key, 100, "v", source.read).read(0, 100) == source.content
-    assert cache.forget(Masked("two")) == 1
-    assert {found["key"] for found in cache.mappings()} == {"one", "three"}
+        assert pool.mapping(key, 100, "v", source.read).read(0, 100) == source.content
+    assert pool.forget(Masked("two")) == 1
+    assert {found["key"] for found in pool.mappings()} == {"one", "three"}
 
 
 PAIRS = [
@@ -63,37 +63,37 @@ PAIRS = [
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_two_objects_never_share_a_name(cache, pair):
+def test_two_objects_never_share_a_name(pool, pair):
     for number, (key, size, version) in enumerate(pair):
-        mapping = cache.mapping(key, size, version, lambda offset, length, number=number: bytes([number]) * length)
+        mapping = pool.mapping(key, size, version, lambda offset, length, number=number: bytes([number]) * length)
         assert mapping.read(0, size) == bytes([number]) * size
-    assert len(cache.mappings()) == 2
+    assert len(pool.mappings()) == 2
 
 
-def test_bad_names_are_refused_in_words(cache):
+def test_bad_names_are_refused_in_words(pool):
     for key in (b"k", 5, None, ["k"]):
         with pytest.raises(ValueError, match="the key of an object must be a string, not"):
-            cache.mapping(key, 10)
+            pool.mapping(key, 10)
         with pytest.raises(ValueError, match="must be a string, not"):
-            cache.forget(key)
+            pool.forget(key)
         with pytest.raises(ValueError, match="the version of an object must be a string, not"):
-            cache.mapping("k", 10, key)
+            pool.mapping("k", 10, key)
 
 
 @pytest.mark.parametrize("size", [np.int64(10), np.uint8(10), 10])
-def test_a_size_is_whatever_has_an_index(cache, size):
-    assert cache.mapping("k", size, "v", lambda offset, length: b"x" * length).read(0, 20) == b"x" * 10
-    assert cache.mapping("k", 10, "v").read(0, 10) == b"x" * 10
+def test_a_size_is_whatever_has_an_index(pool, size):
+    assert pool.mapping("k", size, "v", lambda offset, length: b"x" * length).read(0, 20) == b"x" * 10
+    assert pool.mapping("k", 10, "v").read(0, 10) == b"x" * 10
 
 
 @pytest.mark.parametrize("size", [True, np.bool_(True), 10.0, np.float64(10), "10", None, -1, np.int64(-1), np.array([1, 2])])
-def test_what_is_no_size(cache, size):
+def test_what_is_no_size(pool, size):
     with pytest.raises(ValueError, match="the size of 'k' must be a number of bytes, not"):
-        cache.mapping("k", size)
+        pool.mapping("k", size)
 
 
-def test_the_mapping_without_a_source_reads_what_is_cached(cache, source):
-    cache.mapping("k", len(source.content), "v", source.read).read(0, 10)
-    assert cache.mapping("k", len(source.content), "v").read(0, 10) == source.content[:10]
+def test_the_mapping_without_a_source_reads_what_is_cached(pool, source):
+    pool.mapping("k", len(source.content), "v", source.read).read(0, 10)
+    assert pool.mapping("k", len(source.content), "v").read(0, 10) == source.content[:10]
     with pytest.raises(foliocache.SourceError, match="without a source"):
-        cache.mapping("k", len(source.content), "w").read(0, 10)
+        pool.mapping("k", len(source.content), "w").read(0, 10)

@@ -26,12 +26,12 @@ SPAWN = multiprocessing.get_context("spawn")
 FORK = multiprocessing.get_context("fork")
 
 
-def pins(cache):
-    return cache.stat()["pins"]
+def pins(pool):
+    return pool.stat()["pins"]
 
 
-def test_a_lease_is_a_read_only_zero_copy_buffer(cache, source):
-    mapping = cache.mapping("k", len(source.content), "v", source.read)
+def test_a_lease_is_a_read_only_zero_copy_buffer(pool, source):
+    mapping = pool.mapping("k", len(source.content), "v", source.read)
     with mapping.lease(2) as lease:
         view = memoryview(lease)
         assert view.readonly and len(lease) == mapping.folio_size
@@ -43,11 +43,11 @@ def test_a_lease_is_a_read_only_zero_copy_buffer(cache, source):
         with pytest.raises(BufferError):
             ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(lease), ctypes.create_string_buffer(200), 1)  # PyBUF_WRITABLE
         view.release()
-    assert pins(cache) == 0
+    assert pins(pool) == 0
 
 
-def test_views_keep_the_pin_after_release(cache, source):
-    mapping = cache.mapping("k", len(source.content), "v", source.read)
+def test_views_keep_the_pin_after_release(pool, source):
+    mapping = pool.mapping("k", len(source.content), "v", source.read)
     with mapping.lease(0) as lease:
         array = np.frombuffer(lease, dtype=np.uint8)
     with pytest.raises(foliocache.LeaseError, match="released"):
@@ -55,28 +55,28 @@ def test_views_keep_the_pin_after_release(cache, source):
     with pytest.raises(foliocache.LeaseError, match="released"):
         lease[0]
     lease.release()
-    assert pins(cache) == 1 and array[:10].tobytes() == source.content[:10]
+    assert pins(pool) == 1 and array[:10].tobytes() == source.content[:10]
     del array
-    assert pins(cache) == 0
+    assert pins(pool) == 0
 
 
-def test_garbage_collection_releases(cache, source):
-    mapping = cache.mapping("k", len(source.content), "v", source.read)
+def test_garbage_collection_releases(pool, source):
+    mapping = pool.mapping("k", len(source.content), "v", source.read)
     lease = mapping.lease(0)
-    assert pins(cache) == 1
+    assert pins(pool) == 1
     del lease
     gc.collect()
-    assert pins(cache) == 0
+    assert pins(pool) == 0
     mapping.lease(0)
-    assert pins(cache) == 0
+    assert pins(pool) == 0
 
 
 def test_the_memory_outlives_the_cache_object(pool_name, source):
-    cache = foliocache.open(pool_name, size="4MiB")
-    array = np.frombuffer(cache.mapping("k", len(source.content), "v", source.read).lease(0), np.uint8)
-    cache.close()
+    pool = foliocache.open(pool_name, size="4MiB")
+    array = np.frombuffer(pool.mapping("k", len(source.content), "v", source.read).lease(0), np.uint8)
+    pool.close()
     foliocache.remove(pool_name)
-    del cache
+    del pool
     gc.collect()
     assert array.tobytes() == source.content[: len(array)]
 
@@ -87,9 +87,9 @@ def test_leases_cannot_be_made_by_hand():
 
 
 @pytest.mark.parametrize("how", ["read", "readinto", "both"])
-def test_every_range_of_an_object(cache, source, how):
+def test_every_range_of_an_object(pool, source, how):
     sources = {name: getattr(source, name) for name in ("read", "readinto") if how in (name, "both")}
-    mapping = cache.mapping("k", len(source.content), "v", **sources)
+    mapping = pool.mapping("k", len(source.content), "v", **sources)
     size = mapping.size
     for offset, length in [
         (0, 1),
@@ -109,8 +109,8 @@ def test_every_range_of_an_object(cache, source, how):
     assert source.bytes_read == size, "every byte is read from the source once"
 
 
-def test_one_call_of_the_source_for_a_run_of_missing_folios(cache, source):
-    mapping = cache.mapping("k", len(source.content), "v", source.read)
+def test_one_call_of_the_source_for_a_run_of_missing_folios(pool, source):
+    mapping = pool.mapping("k", len(source.content), "v", source.read)
     assert mapping.folio_size == 16384
     mapping.read(100_000, 300_000)
     first, last = 100_000 // 16384, 399_999 // 16384
@@ -118,63 +118,63 @@ def test_one_call_of_the_source_for_a_run_of_missing_folios(cache, source):
     assert len(source.calls) == 1
 
 
-def test_bad_arguments(cache, source):
+def test_bad_arguments(pool, source):
     for size in (-1, 1.5, "10", None, True):
         with pytest.raises(ValueError, match="size"):
-            cache.mapping("k", size, "v", source.read)
+            pool.mapping("k", size, "v", source.read)
     with pytest.raises(ValueError, match="must be a string"):
-        cache.mapping(b"k", 10)
+        pool.mapping(b"k", 10)
     with pytest.raises(ValueError, match="too large"):
-        cache.mapping("k", 1 << 62)
-    mapping = cache.mapping("k", len(source.content), "v", source.read)
+        pool.mapping("k", 1 << 62)
+    mapping = pool.mapping("k", len(source.content), "v", source.read)
     for index in (mapping.folios, -1, 1 << 50):
         with pytest.raises(IndexError):
             mapping.lease(index)
     with pytest.raises(ValueError, match="negative"):
         mapping.read(-1, 5)
     with pytest.raises(foliocache.SourceError, match="without a source"):
-        cache.mapping("never read", 10).lease(0)
-    cache.close()
+        pool.mapping("never read", 10).lease(0)
+    pool.close()
     with pytest.raises(foliocache.FoliocacheError, match="closed"):
-        cache.mapping("k", 10)
+        pool.mapping("k", 10)
 
 
-def test_an_empty_object(cache):
-    mapping = cache.mapping("empty", 0)
+def test_an_empty_object(pool):
+    mapping = pool.mapping("empty", 0)
     assert mapping.folios == 0 and mapping.read(0, 10) == b"" and mapping.readinto(0, bytearray(3)) == 0
 
 
 @pytest.mark.parametrize("answer", [b"", b"short", b"x" * 20_000, "text", None, 5, [1, 2]])
-def test_wrong_answers_of_a_source_are_clear_errors_and_leave_nothing(cache, answer):
-    mapping = cache.mapping("k", 10_000, "v", lambda offset, length: answer)
+def test_wrong_answers_of_a_source_are_clear_errors_and_leave_nothing(pool, answer):
+    mapping = pool.mapping("k", 10_000, "v", lambda offset, length: answer)
     for _ in range(2):
         with pytest.raises(foliocache.SourceError, match="the source of 'k'"):
             mapping.lease(0)
-    assert cache.stat()["cached_bytes"] == 0 and cache.mappings() == []
+    assert pool.stat()["cached_bytes"] == 0 and pool.mappings() == []
 
 
 @pytest.mark.parametrize("count", [0, 5, 10_001])
-def test_readinto_with_a_wrong_count(cache, count):
+def test_readinto_with_a_wrong_count(pool, count):
     with pytest.raises(foliocache.SourceError, match=f"{count} bytes"):
-        cache.mapping("k", 10_000, "v", readinto=lambda offset, buffer: count).lease(0)
+        pool.mapping("k", 10_000, "v", readinto=lambda offset, buffer: count).lease(0)
 
 
-def test_a_source_that_keeps_its_buffer_is_an_error(cache):
+def test_a_source_that_keeps_its_buffer_is_an_error(pool):
     kept = []
 
     def readinto(offset, buffer):
         kept.append(np.frombuffer(buffer, np.uint8))
         return len(buffer)
 
-    mapping = cache.mapping("k", 10_000, readinto=readinto)
+    mapping = pool.mapping("k", 10_000, readinto=readinto)
     with pytest.raises(foliocache.SourceError, match="kept the buffer"):
         mapping.lease(0)
-    assert cache.mappings() == [] and pins(cache) == 1, "nobody else gets a page that somebody can still write to"
+    assert pool.mappings() == [] and pins(pool) == 1, "nobody else gets a page that somebody can still write to"
     kept.clear()
-    assert cache.stat()["cached_bytes"] == 0
+    assert pool.stat()["cached_bytes"] == 0
 
 
-def test_a_failing_source_raises_for_its_caller_and_is_asked_again(cache, source):
+def test_a_failing_source_raises_for_its_caller_and_is_asked_again(pool, source):
     trouble = [OSError("the network is down"), KeyboardInterrupt()]
 
     def read(offset, length):
@@ -182,17 +182,17 @@ def test_a_failing_source_raises_for_its_caller_and_is_asked_again(cache, source
             raise trouble.pop(0)
         return source.read(offset, length)
 
-    mapping = cache.mapping("k", len(source.content), "v", read)
+    mapping = pool.mapping("k", len(source.content), "v", read)
     with pytest.raises(OSError, match="network is down"):
         mapping.lease(0)
     with pytest.raises(KeyboardInterrupt):
         mapping.lease(0)
-    assert cache.stat()["pages_by_state"]["file"] == 0
+    assert pool.stat()["pages_by_state"]["file"] == 0
     assert bytes(mapping.lease(0)) == source.content[: mapping.folio_size]
-    assert cache.stat()["counters"]["errors"] == 2
+    assert pool.stat()["counters"]["errors"] == 2
 
 
-def test_threads_that_miss_at_once_read_once(cache, make_source):
+def test_threads_that_miss_at_once_read_once(pool, make_source):
     source = make_source(10_000)
     started, go = threading.Event(), threading.Event()
 
@@ -201,13 +201,13 @@ def test_threads_that_miss_at_once_read_once(cache, make_source):
         assert go.wait(60)
         return source.read(offset, length)
 
-    mapping = cache.mapping("k", 10_000, "v", read)
+    mapping = pool.mapping("k", 10_000, "v", read)
     results = []
     threads = [threading.Thread(target=lambda: results.append(bytes(mapping.lease(0)))) for _ in range(8)]
     for thread in threads:
         thread.start()
     assert started.wait(60)
-    while cache.stat()["counters"]["waits"] < 7:
+    while pool.stat()["counters"]["waits"] < 7:
         threading.Event().wait(0.001)
     go.set()
     for thread in threads:
@@ -227,10 +227,10 @@ def _read_all(name, size, barrier, log):
 
 
 @pytest.mark.parametrize("context", [SPAWN, FORK], ids=["spawn", "fork"])
-def test_processes_that_miss_at_once_read_once(cache, context):
+def test_processes_that_miss_at_once_read_once(pool, context):
     size = 1_000_000
     barrier, log = context.Barrier(4), context.Queue()
-    children = [context.Process(target=_read_all, args=(cache.name, size, barrier, log)) for _ in range(4)]
+    children = [context.Process(target=_read_all, args=(pool.name, size, barrier, log)) for _ in range(4)]
     for child in children:
         child.start()
     fetched = 0
@@ -242,35 +242,35 @@ def test_processes_that_miss_at_once_read_once(cache, context):
     assert fetched == size and log.empty()
 
 
-def test_full_of_pinned_pages_reads_privately(cache, make_source):
+def test_full_of_pinned_pages_reads_privately(pool, make_source):
     source = make_source(8 << 20, seed=3)
-    mapping = cache.mapping("big", 8 << 20, "v", source.read)
+    mapping = pool.mapping("big", 8 << 20, "v", source.read)
     leases = [mapping.lease(index) for index in range(mapping.folios)]
     assert all(
         bytes(lease) == source.content[i * mapping.folio_size : (i + 1) * mapping.folio_size] for i, lease in enumerate(leases)
     )
     assert not leases[-1].cached and leases[0].cached
     bypassed = sum(not lease.cached for lease in leases)
-    assert cache.stat()["counters"]["bypasses"] == bypassed > 0
+    assert pool.stat()["counters"]["bypasses"] == bypassed > 0
     leases.clear()
-    assert pins(cache) == 0
+    assert pins(pool) == 0
     assert mapping.lease(mapping.folios - 1).cached
 
 
-def test_an_object_larger_than_the_pool(cache, make_source):
+def test_an_object_larger_than_the_pool(pool, make_source):
     source = make_source(20 << 20)
-    mapping = cache.mapping("big", 20 << 20, "v", source.read)
+    mapping = pool.mapping("big", 20 << 20, "v", source.read)
     assert mapping.read(0, mapping.size) == source.content
-    assert cache.stat()["counters"]["evictions"] > 0
-    assert cache.audit() == []
+    assert pool.stat()["counters"]["evictions"] > 0
+    assert pool.audit() == []
 
 
-def test_small_objects_share_the_pool_page_by_page(cache, make_source):
+def test_small_objects_share_the_pool_page_by_page(pool, make_source):
     sources = [make_source(1000 + i, seed=i) for i in range(400)]
     for i, source in enumerate(sources):
-        assert cache.mapping(f"small {i}", len(source.content), "v", source.read).read(0, 2000) == source.content
-    assert cache.stat()["counters"]["evictions"] > 0
-    assert len(cache.mappings()) == cache.stat()["mappings"] <= 256
+        assert pool.mapping(f"small {i}", len(source.content), "v", source.read).read(0, 2000) == source.content
+    assert pool.stat()["counters"]["evictions"] > 0
+    assert len(pool.mappings()) == pool.stat()["mappings"] <= 256
 
 
 def test_folio_sizes_follow_the_object():
@@ -284,48 +284,48 @@ def test_folio_sizes_follow_the_object():
 
 
 def test_the_tail_of_a_large_object_takes_no_more_pages_than_it_needs(pool_name, make_source):
-    cache = foliocache.open(pool_name, size="64MiB")
+    pool = foliocache.open(pool_name, size="64MiB")
     source = make_source((20 << 20) + 1)
-    mapping = cache.mapping("k", len(source.content), "v", source.read)
+    mapping = pool.mapping("k", len(source.content), "v", source.read)
     assert mapping.folio_size == 1 << 20
     assert bytes(mapping.lease(mapping.folios - 1)) == source.content[-1:]
-    assert cache.stat()["pages_by_state"]["file"] == 1
+    assert pool.stat()["pages_by_state"]["file"] == 1
 
 
-def test_versions_are_different_objects(cache, make_source):
+def test_versions_are_different_objects(pool, make_source):
     old, new = make_source(5000, seed=1), make_source(5000, seed=2)
-    assert cache.mapping("k", 5000, "1", old.read).read(0, 5000) == old.content
-    assert cache.mapping("k", 5000, "2", new.read).read(0, 5000) == new.content
-    assert cache.mapping("k", 5000, "1").read(0, 5000) == old.content
-    assert sorted((m["key"], m["version"]) for m in cache.mappings()) == [("k", "1"), ("k", "2")]
-    assert cache.forget("k") == 2 and cache.mappings() == []
+    assert pool.mapping("k", 5000, "1", old.read).read(0, 5000) == old.content
+    assert pool.mapping("k", 5000, "2", new.read).read(0, 5000) == new.content
+    assert pool.mapping("k", 5000, "1").read(0, 5000) == old.content
+    assert sorted((m["key"], m["version"]) for m in pool.mappings()) == [("k", "1"), ("k", "2")]
+    assert pool.forget("k") == 2 and pool.mappings() == []
 
 
-def test_invalidate_spares_leases_that_are_out(cache, source):
-    mapping = cache.mapping("k", len(source.content), "v", source.read)
+def test_invalidate_spares_leases_that_are_out(pool, source):
+    mapping = pool.mapping("k", len(source.content), "v", source.read)
     lease = mapping.lease(1)
     mapping.invalidate()
-    assert cache.mappings() == [] and bytes(lease) == source.content[16384:32768]
+    assert pool.mappings() == [] and bytes(lease) == source.content[16384:32768]
     assert not mapping.is_cached(1)
     again = mapping.lease(1)
-    assert bytes(again) == bytes(lease) and pins(cache) == 2
+    assert bytes(again) == bytes(lease) and pins(pool) == 2
 
 
-def test_long_names_are_cut_for_people_but_not_for_identity(cache, make_source):
+def test_long_names_are_cut_for_people_but_not_for_identity(pool, make_source):
     one, two = make_source(100, seed=1), make_source(100, seed=2)
     key = "schlüssel/" * 200
-    assert cache.mapping(key + "1", 100, "", one.read).read(0, 100) == one.content
-    assert cache.mapping(key + "2", 100, "", two.read).read(0, 100) == two.content
-    assert all(key.startswith(m["key"][:300]) for m in cache.mappings())
-    assert cache.mapping(key + "2", 100, "version " * 100, two.read).read(0, 100) == two.content
-    assert cache.forget(key + "2") == 2
-    assert cache.forget(key + "1") == 1 and cache.mappings() == []
+    assert pool.mapping(key + "1", 100, "", one.read).read(0, 100) == one.content
+    assert pool.mapping(key + "2", 100, "", two.read).read(0, 100) == two.content
+    assert all(key.startswith(m["key"][:300]) for m in pool.mappings())
+    assert pool.mapping(key + "2", 100, "version " * 100, two.read).read(0, 100) == two.content
+    assert pool.forget(key + "2") == 2
+    assert pool.forget(key + "1") == 1 and pool.mappings() == []
 
 
 def test_sequential_reads_are_read_ahead_and_random_ones_are_not(pool_name, make_source):
-    cache = foliocache.open(pool_name, size="64MiB")
+    pool = foliocache.open(pool_name, size="64MiB")
     source = make_source(4 << 20)
-    mapping = cache.mapping("sequential", 4 << 20, "v", source.read)
+    mapping = pool.mapping("sequential", 4 << 20, "v", source.read)
     for index in range(mapping.folios):
         mapping.lease(index)
     lengths = [length for _, length in source.calls]
@@ -333,25 +333,25 @@ def test_sequential_reads_are_read_ahead_and_random_ones_are_not(pool_name, make
     assert lengths[:-1] == sorted(lengths[:-1]), "the window grows"
     assert source.bytes_read == 4 << 20
     scattered = make_source(4 << 20)
-    mapping = cache.mapping("random", 4 << 20, "v", scattered.read)
+    mapping = pool.mapping("random", 4 << 20, "v", scattered.read)
     for index in (17, 3, 30, 9, 25, 22):
         mapping.lease(index)
     assert [length for _, length in scattered.calls] == [mapping.folio_size] * 6
 
 
 def test_a_concurrent_source_is_read_ahead_in_the_background(pool_name, make_source):
-    cache = foliocache.open(pool_name, size="64MiB")
+    pool = foliocache.open(pool_name, size="64MiB")
     source = make_source(8 << 20)
-    mapping = cache.mapping("k", 8 << 20, "v", source.read, concurrent=True)
+    mapping = pool.mapping("k", 8 << 20, "v", source.read, concurrent=True)
     for index in range(mapping.folios):
         assert bytes(mapping.lease(index)) == source.content[index * mapping.folio_size : (index + 1) * mapping.folio_size]
-    cache.close()
+    pool.close()
     assert foliocache.open(pool_name).stat()["counters"]["readahead"] > 0
     assert source.bytes_read == 8 << 20
 
 
 def test_close_waits_for_what_is_read_ahead_as_long_as_for_any_fill(pool_name):
-    cache = foliocache.open(pool_name, size="4MiB", fill_timeout=0.5)
+    pool = foliocache.open(pool_name, size="4MiB", fill_timeout=0.5)
     begun, end = threading.Event(), threading.Event()
 
     def read(offset, length):
@@ -359,19 +359,19 @@ def test_close_waits_for_what_is_read_ahead_as_long_as_for_any_fill(pool_name):
         end.wait(60)
         return bytes(length)
 
-    mapping = cache.mapping("k", 100_000, "v", read, concurrent=True)
-    cache._background(mapping._read_ahead, 1, 1, None)
+    mapping = pool.mapping("k", 100_000, "v", read, concurrent=True)
+    pool._background(mapping._read_ahead, 1, 1, None)
     assert begun.wait(60)
     before = time.monotonic()
-    cache.close()
+    pool.close()
     assert 0.4 < time.monotonic() - before < 30
     end.set()
 
 
-def test_pickling(cache, source):
-    cache.mapping("k", len(source.content), "v", source.read).lease(0)
-    assert pickle.loads(pickle.dumps(cache)) is cache
-    mapping = pickle.loads(pickle.dumps(cache.mapping("k", len(source.content), "v")))
+def test_pickling(pool, source):
+    pool.mapping("k", len(source.content), "v", source.read).lease(0)
+    assert pickle.loads(pickle.dumps(pool)) is pool
+    mapping = pickle.loads(pickle.dumps(pool.mapping("k", len(source.content), "v")))
     assert bytes(mapping.lease(0)) == source.content[: mapping.folio_size]
 
 
@@ -385,8 +385,8 @@ def _use_inherited(lease, mapping, said):
     said.put(mapping.attachment.number)
 
 
-def test_a_forked_child_owns_nothing_of_its_parents(cache, source):
-    mapping = cache.mapping("k", len(source.content), "v", source.read)
+def test_a_forked_child_owns_nothing_of_its_parents(pool, source):
+    mapping = pool.mapping("k", len(source.content), "v", source.read)
     lease = mapping.lease(0)
     said = FORK.Queue()
     child = FORK.Process(target=_use_inherited, args=(lease, mapping, said))
@@ -395,11 +395,11 @@ def test_a_forked_child_owns_nothing_of_its_parents(cache, source):
     assert said.get(timeout=60) == bytes(lease)
     assert said.get(timeout=60) != mapping.attachment.number
     child.join(60)
-    assert child.exitcode == 0 and pins(cache) == 1
+    assert child.exitcode == 0 and pins(pool) == 1
     assert len(source.calls) == 1
 
 
-def test_a_fork_within_a_source_leaves_the_fill_to_the_parent(cache, make_source):
+def test_a_fork_within_a_source_leaves_the_fill_to_the_parent(pool, make_source):
     source = make_source(10_000)
     reader, writer = os.pipe()
 
@@ -408,7 +408,7 @@ def test_a_fork_within_a_source_leaves_the_fill_to_the_parent(cache, make_source
         child = os.fork()
         return source.read(offset, length) if child == 0 else (os.waitpid(child, 0), source.read(offset, length))[1]
 
-    mapping = cache.mapping("k", 10_000, "v", fork_and_return)
+    mapping = pool.mapping("k", 10_000, "v", fork_and_return)
     parent = os.getpid()
     try:
         content = bytes(mapping.lease(0))
@@ -424,7 +424,7 @@ def test_a_fork_within_a_source_leaves_the_fill_to_the_parent(cache, make_source
     os.close(writer)
 
 
-def test_a_signal_interrupts_a_wait_for_another_filler(cache, make_source):
+def test_a_signal_interrupts_a_wait_for_another_filler(pool, make_source):
     started, go = threading.Event(), threading.Event()
 
     def slow(offset, length):
@@ -432,48 +432,48 @@ def test_a_signal_interrupts_a_wait_for_another_filler(cache, make_source):
         assert go.wait(60)
         return bytes(length)
 
-    filler = threading.Thread(target=lambda: cache.mapping("k", 10_000, "v", slow).lease(0))
+    filler = threading.Thread(target=lambda: pool.mapping("k", 10_000, "v", slow).lease(0))
     filler.start()
     assert started.wait(60)
 
     def interrupt():
-        while cache.stat()["counters"]["waits"] < 1:
+        while pool.stat()["counters"]["waits"] < 1:
             threading.Event().wait(0.001)
         os.kill(os.getpid(), signal.SIGINT)
 
     interrupter = threading.Thread(target=interrupt)
     interrupter.start()
     with pytest.raises(KeyboardInterrupt):
-        cache.mapping("k", 10_000, "v", slow).lease(0)
+        pool.mapping("k", 10_000, "v", slow).lease(0)
     go.set()
     filler.join(60)
     interrupter.join(60)
-    assert bytes(cache.mapping("k", 10_000, "v").lease(0)) == bytes(10_000)
+    assert bytes(pool.mapping("k", 10_000, "v").lease(0)) == bytes(10_000)
 
 
-def test_stat_adds_up(cache, source):
-    mapping = cache.mapping("k", len(source.content), "v", source.read)
+def test_stat_adds_up(pool, source):
+    mapping = pool.mapping("k", len(source.content), "v", source.read)
     mapping.read(0, mapping.size)
     lease = mapping.lease(0)
-    stat = cache.stat()
+    stat = pool.stat()
     assert sum(stat["pages_by_state"].values()) == stat["pages"]
     assert stat["pins"] == 1 and stat["mappings"] == 1 and stat["counters"]["fill_bytes"] == mapping.size
     assert [c["pid"] for c in stat["clients"]] == [os.getpid()]
-    assert cache.mappings()[0]["pins"] == 1 and cache.mappings()[0]["cached_bytes"] == mapping.size
+    assert pool.mappings()[0]["pins"] == 1 and pool.mappings()[0]["cached_bytes"] == mapping.size
     del lease
 
 
 def test_after_close_everything_raises_and_what_is_out_stays(pool_name, source):
-    cache = foliocache.open(pool_name, size="4MiB")
-    mapping = cache.mapping("k", len(source.content), "v", source.read)
+    pool = foliocache.open(pool_name, size="4MiB")
+    mapping = pool.mapping("k", len(source.content), "v", source.read)
     lease, window = mapping.lease(0), mapping.window(0, 40_000)
     view = mapping.read(20_000, 10)
-    cache.close()
-    cache.close()
-    assert cache.closed and repr(cache) and cache.name == pool_name
+    pool.close()
+    pool.close()
+    assert pool.closed and repr(pool) and pool.name == pool_name
     uses = [
-        cache.stat, cache.audit, cache.repair, cache.mappings, cache.__enter__,
-        lambda: cache.forget("k"), lambda: cache.mapping("k", 10), lambda: mapping.lease(0), lambda: mapping.lease(5),
+        pool.stat, pool.audit, pool.repair, pool.mappings, pool.__enter__,
+        lambda: pool.forget("k"), lambda: pool.mapping("k", 10), lambda: mapping.lease(0), lambda: mapping.lease(5),
         lambda: mapping.read(0, 10), lambda: mapping.read_bytes(0, 100_000), lambda: mapping.readinto(0, bytearray(10)),
         lambda: mapping.window(0, 10), mapping.invalidate, lambda: mapping.is_cached(0), lambda: mapping.length_of(0),
         lambda: mapping.read(0, 0), lambda: mapping.read_bytes(1 << 40, 1), lambda: mapping.readinto(0, bytearray()),
@@ -483,22 +483,22 @@ def test_after_close_everything_raises_and_what_is_out_stays(pool_name, source):
         with pytest.raises(foliocache.FoliocacheError, match="has been closed in this process; open it again"):
             use()
     again = foliocache.open(pool_name)
-    assert again is not cache and len(again.stat()["clients"]) == 2
+    assert again is not pool and len(again.stat()["clients"]) == 2
     assert bytes(lease) == source.content[: len(lease)] and bytes(window) == source.content[:40_000]
     assert bytes(view) == source.content[20_000:20_010]
     lease.release()
     view.release()
     window.close()
     uses.clear()
-    use = cache = mapping = lease = view = window = None
+    use = pool = mapping = lease = view = window = None
     gc.collect()
     assert len(again.stat()["clients"]) == 1 and again.audit() == []
 
 
 def test_a_child_inherits_that_it_is_closed(pool_name, source):
-    cache = foliocache.open(pool_name, size="4MiB")
-    mapping = cache.mapping("k", len(source.content), "v", source.read)
-    cache.close()
+    pool = foliocache.open(pool_name, size="4MiB")
+    mapping = pool.mapping("k", len(source.content), "v", source.read)
+    pool.close()
     child = os.fork()
     if child == 0:
         try:
@@ -509,16 +509,16 @@ def test_a_child_inherits_that_it_is_closed(pool_name, source):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def owners(cache):
-    attachment = cache._attachment
+def owners(pool):
+    attachment = pool._attachment
     slot = ClientSlot(attachment.segment)
     file = open_file("/dev/null", os.O_RDONLY)
     return [attachment, attachment.segment, attachment.segment.memory, slot, Reaping(slot), file]
 
 
 @pytest.mark.parametrize("number", range(6))
-def test_what_owns_something_is_not_copied_or_pickled(cache, number):
-    owner = owners(cache)[number]
+def test_what_owns_something_is_not_copied_or_pickled(pool, number):
+    owner = owners(pool)[number]
     for copied in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(TypeError, match="cannot be copied or pickled"):
             copied(owner)
@@ -549,12 +549,12 @@ def test_an_attachment_that_nothing_was_attached_to_says_so():
         Attachment.__new__(Attachment).join()
 
 
-def test_an_attachment_is_not_initialized_twice(cache):
+def test_an_attachment_is_not_initialized_twice(pool):
     with pytest.raises(TypeError, match="twice"):
-        cache._attachment.__init__(cache._attachment.segment)
-    assert cache.audit() == []
+        pool._attachment.__init__(pool._attachment.segment)
+    assert pool.audit() == []
 
 
-def test_forget_takes_a_string(cache):
+def test_forget_takes_a_string(pool):
     with pytest.raises(ValueError, match="key must be a string, not 5"):
-        cache.forget(5)
+        pool.forget(5)

@@ -32,7 +32,7 @@ class Lock:
         return self.segment.read(self.at)
 
     def __getattr__(self, function):
-        return lambda *args: getattr(self.segment.unlocked.wait, function)(self.at, *args)
+        return lambda *args: getattr(self.segment.unlocked.robust_lock, function)(self.at, *args)
 
     def increment(self, me):
         """Anything but atomic, and slow enough for others to come between if the lock lets them."""
@@ -269,7 +269,7 @@ def test_a_lock_that_is_not_let_go_of_is_refused(impatient):
 
 def test_a_client_that_was_refused_does_not_wait_for_the_same_one_again(segment):
     """Until that has gone on: whatever lock it holds."""
-    segment.client.enter(0)
+    segment.client.op_begin(0)
     segment.client.refused(ME, 0)
     assert segment.client.is_refused()
     lock = Lock(segment)
@@ -277,7 +277,7 @@ def test_a_client_that_was_refused_does_not_wait_for_the_same_one_again(segment)
     begin = time.monotonic()
     assert lock.lock(ME) == segment.layout.LOCK_BUSY
     assert time.monotonic() - begin < segment.layout.LOCK_PATIENCE_NS / 1e9
-    segment.client.leave(0)
+    segment.client.op_end(0)
     assert not segment.client.is_refused()
 
 

@@ -10,7 +10,7 @@ started any number of times. A wake-up that died with its sender is made up for 
 
 An owner may also be *stopped* (SIGSTOP, a debugger, a frozen cgroup) and live on. Nobody may take the lock from it, so a client that has
 waited LOCK_PATIENCE_NS is refused (LOCK_BUSY). It gives its operation up as if it had died there: folios that it cannot put where
-they belong stay named in its slot, for ``reap.vague`` to settle when the lock is free again; and an outer lock whose part it leaves
+they belong stay named in its slot, for ``reap.resolve_intents`` to settle when the lock is free again; and an outer lock whose part it leaves
 half changed gets LOCK_BROKEN, which its next owner treats like the word of a dead one. As long as that owner does not go on, the
 client is refused at once (``atomics.is_stalled``).
 """
