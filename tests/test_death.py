@@ -335,8 +335,8 @@ def test_names_that_wait_take_one_slot_alone(pool_name):
     def name_it(child):
         mine = foliocache.attach(pool_name)
         mem, me = mine._attachment.segment.mem, mine._attachment.number
-        core.enter(mem, me)
-        core.note(mem, me, pfn)
+        core.op_begin(mem, me)
+        core.announce(mem, me, pfn)
         os.kill(os.getpid(), signal.SIGKILL)
 
     pfn = int(repr(lease).split()[-1].rstrip(">"))
@@ -539,7 +539,8 @@ begun = threading.Event()
 def hang(offset, length):
     begun.set()
     threading.Event().wait()
-pool._background(pool.mapping("ahead", 500_000, "v", hang, concurrent=True)._read_ahead, 0, 1, None)
+mapping = pool.mapping("ahead", 500_000, "v", hang, concurrent=True)
+pool._background(mapping.filler.read_ahead, mapping, 0, 1, None)
 begun.wait()
 """,
         0,
