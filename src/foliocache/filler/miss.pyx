@@ -1,8 +1,7 @@
-"""The miss: a process that adds a missing folio fills it, and with it the missing ones right behind that the read or its readahead
-wants.
+"""The miss: a process that adds a missing folio fills it, and with it the missing ones right behind it that are wanted.
 
-One call of the source for the whole run, one pin on each folio until it is done. A filler never waits for another folio while it
-holds locked ones, so fillers cannot wait for each other in a circle.
+One call of the source for the whole run, one pin on each folio until it is done. A filler never waits for another folio while
+it holds locked ones, so fillers cannot wait for each other in a circle.
 
 The module is compiled because a traceback keeps the variables of Python's frames alive, and must not keep a locked folio: here,
 a lease that is filling goes with the exception, and withdraws its folio.
@@ -366,7 +365,7 @@ cdef class Filler:
         )
 
     def reason(self, error):
-        """What those who wait for the same bytes are told of the source's error, as bytes; None if it does not concern the origin."""
+        """What those who wait for the same bytes are told of the source's error; None if it does not concern the origin."""
         if self.pool.closed or (self.call_read is None and self.call_readinto is None):
             return None
         return failure.record(error)
