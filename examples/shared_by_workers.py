@@ -56,12 +56,12 @@ def run(path: str, log: str) -> None:
     """All workers at once."""
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(WORKERS)
-    crew = [context.Process(target=worker, args=(path, log, number, start)) for number in range(WORKERS)]
-    for process in crew:
+    workers = [context.Process(target=worker, args=(path, log, number, start)) for number in range(WORKERS)]
+    for process in workers:
         process.start()
-    for process in crew:
+    for process in workers:
         process.join()
-    if any(process.exitcode for process in crew):
+    if any(process.exitcode for process in workers):
         sys.exit("a worker has failed")
 
 

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
+import pkgutil
 import subprocess
 import sys
 
 import pytest
 from cli_command import LIMIT, environment
 
+from foliocache.cli import exits
+from foliocache.cli.app import COMMANDS
+
 
 def test_help_names_every_command_and_the_exit_codes(cli):
     done = cli("--help")
     assert done.code == 0
-    for word in ("demo", "warm", "stat", "ls", "fsck", "rm", "Exit codes"):
-        assert word in done.out
+    told = " ".join(done.out.split())
+    assert [name for name in COMMANDS if f" {name} " not in told] == []
+    assert [code for code, meaning in exits.MEANINGS.items() if f" {code} {meaning}" not in told] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_summary_of_a_command_is_that_of_its_function(name):
+    place, summary = COMMANDS[name]
+    assert inspect.getdoc(pkgutil.resolve_name(place)).splitlines()[0] == summary
 
 
 def test_no_command_is_help(cli):
@@ -26,7 +38,7 @@ def test_help_and_workers_import_nothing_heavy():
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True, timeout=LIMIT
     )
     assert not {"fsspec", "aiohttp", "numpy", "pandas"} & set(done.stdout.rpartition("\n\n")[2].split())
-    code = "import foliocache.cli.worker, foliocache.cli, sys; print(*sys.modules)"
+    code = "import foliocache.cli.demo.worker, sys; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True, timeout=LIMIT
     )
@@ -65,5 +77,5 @@ def test_the_demo_without_aiohttp_says_what_to_install():
     code = "import sys\nsys.modules['aiohttp'] = None\nfrom foliocache.cli import main\nraise SystemExit(main(['demo']))"
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stdout) == (3, "")
-    assert "pip install 'foliocache[http]'" in done.stderr
+    assert 'pip install "foliocache[http]"' in done.stderr
     assert done.stderr.count("\n") == 1

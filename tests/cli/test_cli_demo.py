@@ -20,7 +20,7 @@ SLOW = ["--workers", "2", "--shards", "1", "--epochs", "1", "--latency", "300", 
 RUN_KEYS = {"name", "origin_bytes", "requests", "seconds", "peak_pss_bytes", "wrong_bytes"}
 TAMPER = """
 import json, sys
-from foliocache.cli import dataset, demo
+from foliocache.cli.demo import dataset
 packing = dataset.pack
 
 def pack_and_change_a_byte(paths, folder, shards):

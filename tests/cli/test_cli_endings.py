@@ -139,7 +139,7 @@ def test_the_demos_origin_is_killed(demo, shared_memory):
     with started(*demo) as process:
         until(process, "uncached")
         children(process, 2, "spawn_main")
-        os.kill(children(process, 1, "foliocache.cli.origin")[0], signal.SIGKILL)
+        os.kill(children(process, 1, "foliocache.cli.demo.origin")[0], signal.SIGKILL)
         ends(process, 3, "foliocache: (worker . failed|the origin server).*")
     assert os.listdir(shared_memory) == []
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from foliocache.cli.dataset import Dataset, choose, digest, library, pack, spread, walk
+from foliocache.cli.demo.dataset import Dataset, choose, digest, library, pack, spread, walk
 from foliocache.cli.exits import CommandError
 
 
