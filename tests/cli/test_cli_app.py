@@ -66,6 +66,14 @@ def test_wrong_usage_is_one_line_and_code_2(cli, arguments, message):
     assert done.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("package", ["cyclopts", "cyclopts.exceptions"])
+def test_without_the_extra_it_says_what_to_install(package):
+    code = f"import sys\nsys.modules[{package!r}] = None\nfrom foliocache.cli import main\nraise SystemExit(main(['ls']))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=LIMIT)
+    wanted = 'foliocache: the command line needs cyclopts, which is missing or too old: pip install "foliocache[cli]"\n'
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", wanted)
+
+
 def test_a_bug_is_a_traceback_and_a_code_of_its_own():
     code = "import foliocache\nfoliocache.attach = None\nfrom foliocache.cli import main\nraise SystemExit(main(['stat']))"
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=LIMIT)
