@@ -1,4 +1,4 @@
-"""Spawned workers that read the same object: it is fetched once, by whichever of them comes first, page by page.
+"""Spawned workers that read the same object: each page is fetched once, by the worker that needs it first.
 
     python examples/shared_by_workers.py
 
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def run(path: str, log: str) -> None:
-    """All workers at once."""
+    """Run all workers at once."""
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(WORKERS)
     workers = [context.Process(target=worker, args=(path, log, number, start)) for number in range(WORKERS)]
@@ -66,7 +66,7 @@ def run(path: str, log: str) -> None:
 
 
 def report(log: str) -> None:
-    """Who fetched how much."""
+    """Print how much each process has fetched."""
     fetched: Counter[str] = Counter()
     for pid, length in map(str.split, log.splitlines()):
         fetched[pid] += int(length)

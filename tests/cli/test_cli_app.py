@@ -1,4 +1,4 @@
-"""Parsing, help, and errors that no command is needed for."""
+"""Parsing, help, and errors that do not come from a command."""
 
 from __future__ import annotations
 

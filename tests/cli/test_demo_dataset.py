@@ -1,4 +1,4 @@
-"""Packing: the index tells the truth, and the library is large enough to mean something."""
+"""Packing: the index is right, and the library has enough files."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def jobs(index: Path, workers: int = 2, url: str | None = None, **options: float
 
 
 def gone(pool: WorkerPool) -> bool:
-    """Whether every worker has been reaped."""
+    """True if every worker has been reaped."""
     return all(worker.exitcode is not None for worker in pool.workers)
 
 

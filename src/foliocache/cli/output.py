@@ -18,12 +18,13 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
+T = TypeVar("T")
 PIPE_WIDTH = 1 << 16  # more than the longest key, however much of it has to be escaped
 
 
@@ -116,7 +117,7 @@ def _plain_table(title: str | None, **options: Any) -> Table:
     return Plain(title=title and shown(title), title_justify="left", title_style="bold", **options)
 
 
-def _harmless(thing: Any) -> Any:
+def _harmless(thing: T) -> T | str:
     """A string as ``shown`` gives it; anything else, such as a table, is rich's own."""
     return shown(thing) if isinstance(thing, str) else thing
 
@@ -139,7 +140,7 @@ def trace() -> None:
 
 
 def tell(*lines: str) -> None:
-    """Print lines on stderr, in one write, so that Ctrl-C does not cut one in two. It is no error if nobody reads them."""
+    """Print lines on stderr, in one write, so that Ctrl-C does not cut one in two. That they cannot be written is no error."""
     with contextlib.suppress(OSError, AttributeError):  # AttributeError: stderr was closed before the interpreter began
         sys.stderr.write("".join(f"{shown(line)}\n" for line in lines))
         sys.stderr.flush()

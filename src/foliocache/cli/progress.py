@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from foliocache.cli.output import console, tell
 from foliocache.sizes import format_size
 
-Progress = Callable[[int, int, int], object]  # of a worker: its number, files read, bytes read
+WorkerProgress = Callable[[int, int, int], object]  # called with the number of a worker, and the files and bytes it has read
 
 
 def ignore(worker: int, members: int, read: int) -> None:
@@ -23,7 +23,7 @@ class Silent:
         """Show that a step begins."""
 
     @contextmanager
-    def workers(self, workers: int, total: int) -> Iterator[Progress]:
+    def workers(self, workers: int, total: int) -> Iterator[WorkerProgress]:
         """A bar for each worker while this is entered; ``total`` files are a whole bar."""
         yield ignore
 
@@ -50,7 +50,7 @@ class Bars(Silent):
         self.console.print(text)
 
     @contextmanager
-    def workers(self, workers: int, total: int) -> Iterator[Progress]:
+    def workers(self, workers: int, total: int) -> Iterator[WorkerProgress]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         count, read = MofNCompleteColumn(), TextColumn("files  {task.fields[read]}")

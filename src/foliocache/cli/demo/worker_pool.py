@@ -18,7 +18,7 @@ from typing import Any, Self
 from foliocache.cli.demo.worker import Job, Tally, work
 from foliocache.cli.exits import CommandError
 from foliocache.cli.memory import together
-from foliocache.cli.progress import Progress, ignore
+from foliocache.cli.progress import WorkerProgress, ignore
 
 SAMPLE_EVERY = 0.1  # seconds between two samples of the memory
 GRACE = 10  # seconds a worker has to leave by itself when its work is done
@@ -51,7 +51,7 @@ class WorkerPool:
         Called with a worker's number, and the files and bytes that it has read, every now and then.
     """
 
-    def __init__(self, jobs: list[Job], pool: str | None = None, progress: Progress = ignore):
+    def __init__(self, jobs: list[Job], pool: str | None = None, progress: WorkerProgress = ignore):
         self.jobs = jobs
         self.pool = pool
         self.progress = progress
