@@ -97,7 +97,7 @@ class Steps:
         return thread not in self.mortals or self.load(("dead", thread), "acquire") != DEAD
 
 
-def asymmetric_fence_heavy(mem):
+def membarrier(mem):
     """One thread of a program may call this, n times with ``Program(barriers=n)``."""
     mem.send_interrupt()
 

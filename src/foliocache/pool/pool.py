@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import weakref
 
 from ..errors import FoliocacheError, PoolNotFoundError
@@ -130,7 +131,7 @@ class Pool:
         self.page_size = segment.page_size
         self.pool_bytes = segment.pool_bytes
         self._fill_timeout = FILL_TIMEOUT
-        self._engine = None
+        self._engines = {}  # by pid; a forked child starts its own
 
     def __repr__(self):
         return f"<foliocache.Pool {self.name!r}, {self.pool_bytes} bytes in pages of {self.page_size}>"
@@ -166,11 +167,9 @@ class Pool:
         views that are out stay valid, and the client slot goes with the last of them.
         Closing twice is harmless, and :func:`open` gives another Pool.
         """
-        try:
-            if self._engine is not None:
-                self._engine.close(self.fill_timeout)
-        finally:
-            self._attachment.close()
+        self._attachment.close()
+        for engine in list(self._engines.values()):
+            engine.close(self.fill_timeout)
 
     def mapping(self, key, size, version="", read=None, readinto=None, *, concurrent=False):
         """The object called key, of size bytes, at one version: a :class:`Mapping`.
@@ -262,6 +261,5 @@ class Pool:
     @property
     def engine(self):
         """The threads in which this process calls its sources, an :class:`Engine`."""
-        if self._engine is None or not self._engine.is_ours:
-            self._engine = Engine()
-        return self._engine
+        pid = os.getpid()
+        return self._engines.get(pid) or self._engines.setdefault(pid, Engine())
