@@ -163,7 +163,7 @@ cdef class Attachment:
     cdef void tidy(self) noexcept:
         """After an operation: names that it had to leave go to words of the ledger, so that the next has room for its own."""
         cdef u32 entry
-        while client.in_hand(self.mem, self.me):
+        while client.intents(self.mem, self.me):
             entry = self.take()
             if entry == layout.NIL:
                 return
