@@ -27,6 +27,7 @@ from collections import Counter
 import foliocache
 from foliocache.cli import app
 from foliocache.mm import layout
+from foliocache.pool import files
 from foliocache.pool import segment as segments
 
 SIZES = [100_000, 1_500_000, 5_000, 9_000_000, *[3_000] * 50, *[20_000] * 8]
@@ -139,7 +140,7 @@ def _live(name, page_size, size, go):
 
 
 def _read(name):
-    with open(segments.path_of(name), "rb") as file:
+    with open(files.path_of(name), "rb") as file:
         return file.read()
 
 

@@ -17,7 +17,7 @@ import pytest
 from lines import STRIDE, answer_of, at_line, count_lines, in_child
 
 import foliocache
-from foliocache.pool import segment
+from foliocache.pool import creation, files
 
 SMALL = {"size": "1MiB", "clients": 4}
 
@@ -39,10 +39,10 @@ def way(request, monkeypatch):
                 raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
             return real(path, flags, *args, **options)
 
-        real = segment.open_file
-        monkeypatch.setattr(segment, "open_file", without_nameless)
+        real = creation.open_file
+        monkeypatch.setattr(creation, "open_file", without_nameless)
     if request.param == "unlinkable":
-        real_file = segment.open_file
+        real_file = creation.open_file
 
         class Unlinkable:
             def __init__(self, file):
@@ -59,7 +59,7 @@ def way(request, monkeypatch):
             file = real_file(path, flags, *args, **options)
             return Unlinkable(file) if flags & os.O_TMPFILE == os.O_TMPFILE else file
 
-        monkeypatch.setattr(segment, "open_file", unlinkable)
+        monkeypatch.setattr(creation, "open_file", unlinkable)
     return request.param
 
 
@@ -129,7 +129,7 @@ def test_interrupted_at_any_line_nothing_stays(folder, way):
 
 def test_memory_comes_back_although_the_exception_is_kept(folder, way, monkeypatch):
     before = deleted_memory()
-    monkeypatch.setattr(segment, "_setup_tables", lambda mem: interrupt())
+    monkeypatch.setattr(creation, "_setup_tables", lambda mem: interrupt())
     with pytest.raises(Handler) as kept:
         make_pool()
     assert kept.value is not None and deleted_memory() == before
@@ -174,14 +174,14 @@ def test_rm_removes_what_killed_creators_have_left(folder, monkeypatch):
 
 def held_in_creation(monkeypatch):
     """A thread of this process that stands in the middle of making the pool, and what lets it go on."""
-    begun, go, setup = threading.Event(), threading.Event(), segment._setup_tables
+    begun, go, setup = threading.Event(), threading.Event(), creation._setup_tables
 
     def slowly(mem):
         begun.set()
         assert go.wait(60)
         setup(mem)
 
-    monkeypatch.setattr(segment, "_setup_tables", slowly)
+    monkeypatch.setattr(creation, "_setup_tables", slowly)
     made = []
     thread = threading.Thread(target=lambda: made.append(make_pool()))
     thread.start()
@@ -256,8 +256,8 @@ def end(pid):
 
 
 def test_a_creator_that_is_stopped_is_not_waited_for_for_ever(folder, monkeypatch):
-    monkeypatch.setattr(segment, "_CREATION_WAIT", 0.2)
-    monkeypatch.setattr(segment, "_CREATION_RATE", 1 << 40)
+    monkeypatch.setattr(creation, "_CREATION_WAIT", 0.2)
+    monkeypatch.setattr(creation, "_CREATION_RATE", 1 << 40)
     pid = lock_holder(folder)
     try:
         with pytest.raises(foliocache.PoolError, match=f"by process {pid}; is it stopped"):
@@ -296,7 +296,7 @@ def test_a_killed_creators_children_hold_nobody_up(folder, way, when):
             reserve = os.posix_fallocate
             os.posix_fallocate = lambda *arguments: (reserve(*arguments), fork())
         else:
-            segment._setup_tables = lambda mem: fork()
+            creation._setup_tables = lambda mem: fork()
         make_pool()
 
     inherited = deleted_memory()  # of other tests, whose pools are removed while something of them lives
@@ -395,7 +395,7 @@ def test_no_such_folder(monkeypatch, tmp_path):
 
 def test_an_empty_folder_name_is_the_usual_one_and_a_relative_one_is_fixed(monkeypatch, tmp_path):
     monkeypatch.setenv("FOLIOCACHE_DIR", "")
-    assert segment.directory() == "/dev/shm"
+    assert files.directory() == "/dev/shm"
     monkeypatch.setenv("FOLIOCACHE_DIR", "here")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()

@@ -16,7 +16,7 @@ from lines import PACKAGE, STRIDE, at_line, count_lines, in_child
 
 import foliocache
 from foliocache.mm import client
-from foliocache.pool import segment
+from foliocache.pool import creation
 
 CONTENT = bytes(range(250)) * 400
 
@@ -311,14 +311,14 @@ def test_a_handler_reads_ahead_while_its_thread_starts_to(pool_name):
 
 def test_creation_is_free_again_in_a_forked_child(pool_name, monkeypatch):
     begun, go = threading.Event(), threading.Event()
-    setup = segment._setup_tables
-    monkeypatch.setattr(segment, "_setup_tables", lambda mem: (begun.set(), go.wait(60), setup(mem)))
+    setup = creation._setup_tables
+    monkeypatch.setattr(creation, "_setup_tables", lambda mem: (begun.set(), go.wait(60), setup(mem)))
     thread = threading.Thread(target=lambda: foliocache.open(pool_name, size="1MiB"))
     thread.start()
     assert begun.wait(60)
 
     def child():
-        segment._setup_tables = setup
+        creation._setup_tables = setup
         foliocache.open(pool_name + "x", size="1MiB")
         foliocache.remove(pool_name + "x")
 

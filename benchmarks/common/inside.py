@@ -18,8 +18,8 @@ from benchmarks.common import native
 from benchmarks.common.measure import Unavailable
 from foliocache.mm import mapping as mappings
 from foliocache.mm import page_alloc, page_ref, xarray
+from foliocache.pool.geometry import PAGES_MIN
 from foliocache.pool.mapping import object_digest
-from foliocache.pool.segment import PAGES_MIN
 
 __all__ = [
     "PAGES_MIN",

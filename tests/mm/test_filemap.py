@@ -8,7 +8,7 @@ import signal
 import pytest
 from world import ME, PAGE, Segment, compiled, forked
 
-from foliocache.pool import segment as segments_module
+from foliocache.pool import geometry
 
 NIL, FROZEN = 0xFFFFFFFF, 0x80000000
 
@@ -485,7 +485,7 @@ def ends_soon(function):
 
 def test_processes_at_once():
     """Three processes look up, fill, withdraw and evict in a pool that is too small; every byte that they see is right."""
-    shape = segments_module.geometry(48, PAGE, 4)
+    shape = geometry.compute(48, PAGE, 4)
     segment = Segment(compiled(), 48, buffer=mmap.mmap(-1, shape["size"]))
     forked(*(lambda me=me: _work(segment, me) for me in range(3)))
     assert segment.findings() == []

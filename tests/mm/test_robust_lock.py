@@ -8,7 +8,7 @@ import pytest
 from world import ME, World, compiled, forked, together
 from world import Segment as NewSegment
 
-from foliocache.pool import segment as segments_module
+from foliocache.pool import geometry
 
 WAITERS = 0x80000000
 ROUNDS = 400
@@ -210,7 +210,7 @@ def test_release_between_mark_and_sleep_is_seen(segments, between):
 
 def _shared(pages=64):
     """A segment in memory that forked children share."""
-    size = segments_module.geometry(pages, 4096, 4)["size"]
+    size = geometry.compute(pages, 4096, 4)["size"]
     return NewSegment(compiled(), pages, buffer=mmap.mmap(-1, size))
 
 

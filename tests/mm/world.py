@@ -17,7 +17,7 @@ from hypothesis import settings
 
 from foliocache.check import facade_threads, loader
 from foliocache.check.scenarios import CORE
-from foliocache.pool import segment as segments
+from foliocache.pool import geometry
 
 MODULES = loader.modules(CORE)
 PAGE = 4096
@@ -86,7 +86,7 @@ class Segment:
     def __init__(self, world, pages=64, page_size=PAGE, clients=4, buffer=None):
         self.world = world
         self.layout = world.layout
-        self.shape = segments.geometry(pages, page_size, clients)
+        self.shape = geometry.compute(pages, page_size, clients)
         self.buffer = bytearray(self.shape["size"]) if buffer is None else buffer
         self.memory = world.memory(self.shape, self.buffer)
         self.mem = self.memory.handle

@@ -14,7 +14,7 @@ from foliocache.cli.exits import CommandError
 
 def check_name(type_: Any, name: str) -> None:
     """ValueError for a name that no pool can have."""
-    from foliocache.pool.segment import path_of
+    from foliocache.pool.files import path_of
 
     path_of(name)
 

@@ -7,9 +7,11 @@ import weakref
 from ..errors import FoliocacheError, PoolNotFoundError
 from ..mm import audit, layout
 from . import client, repair
-from . import segment as segments_module
+from . import segment as segments
 from .attachment import Attachment
 from .background import Background
+from .creation import create_or_attach
+from .geometry import check_parameters, parameters, permissions
 from .mapping import Mapping, key_digest
 
 FILL_TIMEOUT = 60.0
@@ -38,12 +40,12 @@ def open(name="default", size=None, page_size=None, mode=0o600, *, clients=None,
         descriptors, address space or rights for it.
     :raises ValueError: a parameter makes no sense.
     """
-    wanted = segments_module.parameters(size, page_size, clients)
-    mode = segments_module.permissions(mode)
+    wanted = parameters(size, page_size, clients)
+    mode = permissions(mode)
     timeout = None if fill_timeout is None else _seconds(fill_timeout)
     pool = _known(name, any_owner, wanted)
     if pool is None:
-        pool = _new(segments_module.create_or_attach(name, wanted, mode, any_owner), any_owner)
+        pool = _new(create_or_attach(name, wanted, mode, any_owner), any_owner)
     if timeout is not None:
         pool.fill_timeout = timeout
     return pool
@@ -51,7 +53,7 @@ def open(name="default", size=None, page_size=None, mode=0o600, *, clients=None,
 
 def attach(name="default", *, any_owner=False):
     """Attach to an existing pool with the parameters it has. Raises PoolNotFoundError, PoolError."""
-    return _known(name, any_owner, {}) or _new(segments_module.attach(name, any_owner), any_owner)
+    return _known(name, any_owner, {}) or _new(segments.attach(name, any_owner), any_owner)
 
 
 def _reopen(name, size, page_size, any_owner, fill_timeout):
@@ -76,13 +78,13 @@ def _seconds(value):
 def _known(name, any_owner, wanted):
     """The pool called name, if this process has it open: needs neither descriptors nor memory. None if not."""
     try:
-        found = _pools.get(segments_module.locate(name, any_owner))
+        found = _pools.get(segments.locate(name, any_owner))
     except PoolNotFoundError:
         return None
     pool = found and found()
     if pool is None or pool.closed:
         return None
-    segments_module.check_parameters(name, pool._attachment.segment.geometry, wanted)
+    check_parameters(name, pool._attachment.segment.geometry, wanted)
     try:
         return _joined(pool)
     except FoliocacheError:
