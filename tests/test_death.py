@@ -335,8 +335,8 @@ def test_names_that_wait_take_one_slot_alone(pool_name):
     def name_it(child):
         mine = foliocache.attach(pool_name)
         mem, me = mine._attachment.segment.mem, mine._attachment.number
-        core.enter(mem, me)
-        core.note(mem, me, pfn)
+        core.op_begin(mem, me)
+        core.announce(mem, me, pfn)
         os.kill(os.getpid(), signal.SIGKILL)
 
     pfn = int(repr(lease).split()[-1].rstrip(">"))

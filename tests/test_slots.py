@@ -209,8 +209,8 @@ def test_stat_settles_the_dead_or_says_that_they_wait(pool):
     pid = os.fork()
     if pid == 0:
         mem, me = pool._attachment.segment.mem, pool._attachment.number
-        core.enter(mem, me)
-        core.note(mem, me, pfn)
+        core.op_begin(mem, me)
+        core.announce(mem, me, pfn)
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
     assert sorted(found["state"] for found in pool.stat()["clients"]) == ["attached", "dead"]

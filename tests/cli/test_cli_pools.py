@@ -110,8 +110,8 @@ def test_stat_says_what_is_to_be_done_about_the_dead(pool, pool_name, cli):
     pid = os.fork()
     if pid == 0:
         mine = foliocache.attach(pool_name)._attachment.number
-        core.enter(memory, mine)
-        core.note(memory, mine, int(repr(lease).split()[-1].rstrip(">")))
+        core.op_begin(memory, mine)
+        core.announce(memory, mine, int(repr(lease).split()[-1].rstrip(">")))
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
     shown = cli("stat", pool_name).out
