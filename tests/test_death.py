@@ -539,7 +539,8 @@ begun = threading.Event()
 def hang(offset, length):
     begun.set()
     threading.Event().wait()
-pool._background(pool.mapping("ahead", 500_000, "v", hang, concurrent=True)._read_ahead, 0, 1, None)
+mapping = pool.mapping("ahead", 500_000, "v", hang, concurrent=True)
+pool._background(mapping.filler.read_ahead, mapping, 0, 1, None)
 begun.wait()
 """,
         0,

@@ -86,7 +86,7 @@ def test_nothing_is_initialized_again(pool, mapping, target, source):
     [
         lambda half: half.lease(0), lambda half: half.read(0, 1), lambda half: half.read_bytes(0, 1), lambda half: half.read(0, 0),
         lambda half: half.readinto(0, bytearray(1)), lambda half: half.window(), lambda half: half.is_cached(0),
-        lambda half: half.length_of(0), lambda half: half.invalidate(), lambda half: half._read_ahead(0, 1, None),
+        lambda half: half.length_of(0), lambda half: half.invalidate(),
     ],
 )  # fmt: skip
 def test_a_mapping_that_was_never_initialized_says_so(use):
@@ -96,7 +96,7 @@ def test_a_mapping_that_was_never_initialized_says_so(use):
 
 
 def test_the_private_parts_of_a_fill_are_out_of_reach(mapping):
-    for name in ("_complete", "_sleep", "_target", "_private", "_grab", "_take_mark"):
+    for name in ("complete", "grab", "target", "private", "write", "wait", "withdraw", "explain", "_sleep"):
         assert not hasattr(mapping, name)
 
 

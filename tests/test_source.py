@@ -284,7 +284,7 @@ def test_a_filler_whose_error_says_nothing_about_the_origin_is_replaced(pool, ma
 
 
 def test_a_mapping_without_a_source_knows_nothing_about_the_origin(pool):
-    assert pool.mapping("k", SIZE)._reason(foliocache.SourceError("no source")) is None
+    assert pool.mapping("k", SIZE).filler.reason(foliocache.SourceError("no source")) is None
 
 
 def test_a_former_content_is_never_taken_for_a_reason(pool, make_source):
@@ -399,7 +399,7 @@ def test_a_source_may_read_other_folios_of_its_own_mapping(pool):
         return bytes(mapping.read(offset + length, page))[:length]
 
     mapping = pool.mapping("k", 4 * page, "v", read)
-    mapping._readahead.most = 1
+    mapping.filler.readahead.most = 1
     assert mapping.lease(0)[0] == ord("x")
 
 
@@ -451,7 +451,7 @@ def test_a_child_that_is_forked_during_a_call_of_the_source_may_call_it(pool):
     mapping = pool.mapping(
         "k", 2 * pool.page_size, "v", lambda offset, length: gate(offset, length) if offset == 0 else bytes(length)
     )
-    mapping._readahead.most = 1
+    mapping.filler.readahead.most = 1
     filler = threading.Thread(target=lambda: mapping.lease(0))
     filler.start()
     assert gate.started.wait(PATIENCE)

@@ -52,7 +52,7 @@ def folios_of(size: int, pool: Any) -> Iterator[None]:
 
 def switch_readahead_off(mapping: Any) -> None:
     """A miss fetches the folios that are asked for, and no more."""
-    mapping._readahead.most = 1
+    mapping.filler.readahead.most = 1
 
 
 # The core.

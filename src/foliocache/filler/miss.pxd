@@ -1,0 +1,32 @@
+from libc.stdint cimport uint32_t as u32, uint64_t as u64
+
+from .steps cimport Steps
+
+
+cdef class Filler:
+    cdef object key, pool, call_read, call_readinto, lock
+    cdef readonly object readahead
+    cdef bint concurrent
+    cdef u32 lock_epoch
+    cdef u64 calls
+
+    cdef object miss(self, Steps mapping, u64 index, u64 wanted)
+    cdef object join(self, Steps mapping, lease, u64 index, u64 wanted)
+    cdef object read_privately(self, Steps mapping, u64 index)
+    cdef int read_ahead_from(self, Steps mapping, u64 index) except -1
+    cdef object _join(self, Steps mapping, lease, u64 index)
+    cdef int _raise_failure(self, Steps mapping, lease, u64 index) except -1
+    cdef u64 _patience(self) except? 0
+    cdef int _fill_missing(self, Steps mapping, lease, u64 index, u64 wanted) except -1
+    cdef u64 _fill(self, Steps mapping, lease, u64 index, u64 count, mark) except? 0
+    cdef int _extend(self, Steps mapping, list run, u64 index, u64 count) except -1
+    cdef int _fill_run(self, Steps mapping, list run, u64 index) except -1
+    cdef int _read_run(self, Steps mapping, list run, u64 index) except -1
+    cdef int _read_into_page(self, Steps mapping, lease, u64 index) except -1
+    cdef object _read_late(self, Steps mapping, u64 index)
+    cdef bytes _content(self, Steps mapping, u64 index)
+    cdef object _read(self, u64 offset, u64 length)
+    cdef int _readinto(self, Steps mapping, u64 offset, target) except -1
+    cdef int _check_length(self, Steps mapping, Py_ssize_t got, u64 offset, Py_ssize_t length) except -1
+    cdef object _short(self, Steps mapping, got, u64 offset, Py_ssize_t length)
+    cdef object _take_turn(self, Steps mapping)
