@@ -1,8 +1,8 @@
-"""Functions that run later, in threads of this process: reading ahead.
+"""Functions that run in background threads of this process: readahead.
 
-Whoever asks may be a signal's handler or a finalizer, and may have interrupted this very code, or somebody's thread pool. The locks of
-``concurrent.futures`` and ``threading`` are not made for being met again by the thread that holds them, so there are none here: a
-``SimpleQueue``, which may be put to from anywhere, and threads that are started without ceremony.
+The caller may be a signal handler or a finalizer that has interrupted this code, or a thread pool. The locks of
+``concurrent.futures`` and ``threading`` are not reentrant, so none is used here: only a ``SimpleQueue``, to which a handler may
+put an item at any time, and threads started by ``_thread``.
 """
 
 import _thread
@@ -15,15 +15,13 @@ import time
 import weakref
 
 THREADS = 2
-EXIT_PATIENCE = (
-    2.0  # seconds that the end of the interpreter waits: a source may hang, and what is not read ahead is lost to nobody
-)
+EXIT_PATIENCE = 2.0  # seconds that the end of the interpreter waits: a source may hang, and no caller waits for readahead
 
 _all: "weakref.WeakSet[Background]" = weakref.WeakSet()
 
 
 class Background:
-    """At most THREADS threads, and what they are to do. One that was inherited by fork has none: ``is_ours`` tells."""
+    """At most THREADS threads and their queue of work. One that was inherited by fork has no threads: see ``is_ours``."""
 
     def __init__(self):
         self._pid = os.getpid()
@@ -36,11 +34,12 @@ class Background:
 
     @property
     def is_ours(self):
-        """Whether it belongs to this process."""
+        """True if this object was made by this process."""
         return self._pid == os.getpid()
 
     def run(self, function, *args):
-        """Have function called with args soon, unless this is closed or the interpreter is going down. What it raises is lost."""
+        """Call function with args in a background thread, unless this is closed or the interpreter is shutting down. Its
+        exceptions are dropped."""
         if self._closed:
             return
         self._work.put((function, args))
@@ -49,7 +48,8 @@ class Background:
                 self._idents.append(_thread.start_new_thread(_serve, (self._work, self._ended)))
 
     def close(self, patience):
-        """Take nothing new, and wait until what was asked for is done, at most ``patience`` seconds. Doing it twice is harmless."""
+        """Accept no more work, and wait at most ``patience`` seconds until what was accepted is done. Closing twice is
+        harmless."""
         self._closed = True
         if not self.is_ours:
             return
@@ -67,7 +67,7 @@ def _serve(work, ended):
     try:
         while (task := work.get()) is not None:
             function, args = task
-            with contextlib.suppress(BaseException):  # of interest to nobody, and the next one is to have its turn
+            with contextlib.suppress(BaseException):  # no caller waits for it, and the thread goes on with the next task
                 function(*args)
             del task, function, args
     finally:

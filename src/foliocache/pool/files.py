@@ -1,8 +1,8 @@
 """The folder of the pools: the files' names, their removal, and the hidden files that creators use.
 
-Creators of one pool take turns, by a record lock on a hidden file, so that two at once do not need the room for two. Nothing else
-depends on that lock: it ends with its holder, fork does not inherit it, and another user's is ignored. A hidden file that is not a
-lock is a pool that is being made where the file system has no files without a name (``creation``).
+Creators of one pool take turns, by a record lock on a hidden file, so that two at once do not need the room for two. Nothing
+else depends on that lock: it ends with its holder, fork does not inherit it, and another user's is ignored. A hidden file that
+is not a lock is a pool that is being made where the file system has no files without a name (``creation``).
 """
 
 import contextlib
@@ -129,7 +129,8 @@ def _try_lock(file):
 
 
 def _remove_lock(lock):
-    """Remove a lock file that no process has locked. A process that waits for it looks, once it has the lock, whether it is there."""
+    """Remove a lock file that no process has locked. A process that waits for it looks, once it has the lock, whether it is
+    there."""
     with contextlib.suppress(OSError):
         file = open_file(lock, OPEN_FLAGS)
         if _is_mine(file) and _try_lock(file) and _is_at(file, lock):

@@ -64,9 +64,8 @@ def parameters(size=None, page_size=None, clients=None):
         raise ValueError(f"page_size must be a power of two from {least} to {most}, not {page_size!r}")
     pool = wanted["size"] or DEFAULT_SIZE
     if not PAGES_MIN * page <= pool <= SIZE_MAX:
-        raise ValueError(
-            f"size must be from {PAGES_MIN} pages ({format_size(PAGES_MIN * page)}) to {format_size(SIZE_MAX)}, not {format_size(pool)}"
-        )
+        least, most = format_size(PAGES_MIN * page), format_size(SIZE_MAX)
+        raise ValueError(f"size must be from {PAGES_MIN} pages ({least}) to {most}, not {format_size(pool)}")
     if clients is not None and not 1 <= wanted["clients"] <= CLIENTS_MAX:
         raise ValueError(f"clients must be a number from 1 to {CLIENTS_MAX}, not {clients!r}")
     return wanted

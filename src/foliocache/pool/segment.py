@@ -1,10 +1,12 @@
 """The segment: a pool's file, mapped; and how a process attaches to it.
 
-**Attaching** trusts nothing: type and owner of the file, checked before it is opened and afterwards, and everything in its header,
-including a geometry that is computed again from page size, pages and clients. The geometry that passed is kept in private memory
-(``mm.atomics.Memory``), and the core's bounds checks use that copy. Attaching takes no lock and waits for no other process.
+**Attaching** trusts nothing: type and owner of the file, checked before it is opened and afterwards, and everything in its
+header, including a geometry that is computed again from page size, pages and clients. The geometry that passed is kept in
+private memory (``mm.atomics.Memory``), and the core's bounds checks use that copy. Attaching takes no lock and waits for no
+other process.
 
-**Two mappings** of the file: one read-write, for the tables and for filling pages; one read-only, to which users' buffers point.
+**Two mappings** of the file: one read-write, for the tables and for filling pages; one read-only, to which users' buffers
+point.
 
 ``multiprocessing.shared_memory`` is not used because its resource tracker unlinks segments that other processes still use.
 """
@@ -61,8 +63,8 @@ def map_file(name, file, size):
         return mmap.mmap(file.fd, size), mmap.mmap(file.fd, size, prot=mmap.PROT_READ)
     except OSError as error:
         raise PoolError(
-            f"pool {name!r} cannot be mapped: {error.strerror}. A process needs address space for it twice, {format_size(2 * size)}; "
-            "raise the limit (ulimit -v), or make a smaller pool"
+            f"pool {name!r} cannot be mapped: {error.strerror}. A process needs address space for it twice, "
+            f"{format_size(2 * size)}; raise the limit (ulimit -v), or make a smaller pool"
         ) from None
     except ValueError:
         raise PoolDamagedError(
@@ -83,8 +85,8 @@ def attach(name, any_owner=False, wanted=None):
     check_parameters(name, shape, wanted or {})
     if not shape["fenced"] and needs_fences():
         raise PoolError(
-            f"pool {name!r} was made by a process that may use membarrier(2), which is forbidden here (by seccomp, say), and its "
-            f"users rely on it; make it anew from a process like this one (foliocache rm {name})"
+            f"pool {name!r} was made by a process that may use membarrier(2), and its users rely on it, but membarrier(2) is "
+            f"forbidden here (by seccomp, say); remove it (foliocache rm {name}) and create it from a process like this one"
         )
     return Segment(name, path, file, shape)
 
