@@ -225,7 +225,8 @@ def test_out_of_memory_is_nil(cache):
         numbers.append(number)
     assert len(set(numbers)) == len(numbers) == 64 * cache.per_page
     assert cache.segment.free() == 0
-    assert cache.segment.robust_lock.owner(cache.segment.layout.SLAB_LOCK + cache.number * 64) == NIL
+    layout = cache.segment.layout
+    assert cache.segment.robust_lock.owner(layout.SLAB_LOCK + cache.number * layout.SLAB_STRIDE) == NIL
     for number in numbers:
         cache.free(number)
     assert cache.segment.available() == 64

@@ -319,4 +319,4 @@ COUNT_WAITS = 6
 COUNT_READAHEAD = 7
 COUNT_ERRORS = 8
 COUNT_STALLS = 9
-COUNTERS = ("hits", "misses", "fills", "fill_bytes", "evictions", "bypasses", "waits", "readahead", "errors", "stalls")
+COUNTERS = tuple(name.removeprefix("COUNT_").lower() for name in list(globals()) if name.startswith("COUNT_"))  # in their order
