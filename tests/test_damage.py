@@ -1,8 +1,8 @@
 """A pool whose tables are damaged while it is in use: clear errors or misses, but no crash and no endless loop.
 
-The damage is done to the tables, to the descriptors and to whole pages of nodes and records, word by word, with values that hurt:
-random ones, small ones, ends of ranges, neighbours of what was there. Locks are left out: what a lock that nobody holds does to
-its waiters is the business of liveness, not of bounds.
+The damage is done to the tables, to the descriptors and to whole pages of nodes and records, word by word, with values likely
+to do harm: random ones, small ones, ends of ranges, neighbours of what was there. Locks are left out: what a lock without a
+holder does to its waiters concerns liveness, not bounds.
 """
 
 import subprocess
@@ -49,7 +49,7 @@ print("survived")
 
 
 def targets(segment, rng):
-    """An offset to damage: anywhere but in the identity, in locks, and in what users read."""
+    """Return an offset to damage: anywhere except in the identity, in locks, and in user data."""
     shape = segment.geometry
     page = 1 << shape["page_shift"]
     where = rng.choice(("lists", "buckets", "ghosts", "memmap", "memmap", "objects", "objects"))

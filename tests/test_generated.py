@@ -18,7 +18,7 @@ def test_nothing_has_drifted():
 
 
 def test_drift_is_found(tmp_path):
-    """Of a copy in which one constant differs, and one that has a file too many."""
+    """In a copy in which one constant differs, and mm/inline has one file too many."""
     for folder in ("tools", "src/foliocache/mm"):
         (tmp_path / folder).parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["cp", "-r", str(ROOT / folder), str(tmp_path / folder)], check=True, timeout=60)

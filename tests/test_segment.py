@@ -1,4 +1,4 @@
-"""Creation, attachment, and everything that is refused."""
+"""Creating and attaching to pools, and everything that is refused."""
 
 import fcntl
 import multiprocessing
@@ -123,7 +123,7 @@ def test_remove_and_list(pool_name):
         foliocache.remove(pool_name)
     with pytest.raises(foliocache.PoolNotFoundError, match=pool_name):
         foliocache.attach(pool_name)
-    assert pool.audit() == [], "who is attached keeps what he has"
+    assert pool.audit() == [], "an attached process keeps its mapping"
     again = foliocache.open(pool_name, size="4MiB")
     assert again is not pool
 
@@ -169,7 +169,7 @@ def test_what_is_no_whole_segment_is_refused_and_never_written_to(pool_name, con
 
 
 def test_one_flipped_bit_of_the_header_harms_nobody_who_is_attached(pool_name):
-    """Whoever comes is refused; whoever is there goes on."""
+    """Processes that attach are refused; attached processes go on."""
     pool = foliocache.open(pool_name, size="1MiB", clients=4)
     mapping = pool.mapping("k", 100_000, "1", bytes_of)
     size = os.stat(pool.path).st_size
@@ -190,7 +190,7 @@ def test_one_flipped_bit_of_the_header_harms_nobody_who_is_attached(pool_name):
 
 
 def test_a_header_that_only_seems_to_make_sense(pool_name):
-    """Its checksum is right, but no segment could be so."""
+    """Its checksum is right, but its numbers are impossible."""
     path = files.path_of(pool_name)
     shape = geometry.compute(64, 4096, 4) | {"fenced": 0}
     for wrong in (
@@ -269,7 +269,7 @@ def test_no_regular_file(pool_name, make):
 
 @needs_root
 def test_a_strangers_file_is_refused_before_it_is_opened_or_waited_for(pool_name):
-    """Whatever it is, and whatever locks its owner has on it."""
+    """Whatever it contains, and whatever locks its owner has on it."""
     path = files.path_of(pool_name)
     with open(path, "wb") as planted:
         os.chown(path, 12345, 12345)
@@ -353,7 +353,7 @@ def test_a_stray_write_faults_in_the_offender_and_harms_nobody(pool):
     )
     assert child.stdout == "about to write\n" and child.returncode == -11, child.stderr
     assert bytes(pool.mapping("k", 10).lease(0)) == bytes(10)
-    # The child died with its lease: settling dead clients' pins is not built yet, so this test leaves nothing to audit behind.
+    # The child died with its lease.
     pool.mapping("k", 10).invalidate()
 
 

@@ -1,4 +1,4 @@
-"""What is installed: the library, and nothing that measures, tests or generates it."""
+"""The wheel contains the library, and nothing that measures, tests or generates it."""
 
 import tomllib
 from pathlib import Path

@@ -74,7 +74,8 @@ def test_what_is_cimported_is_imported_under_a_guard_alone(module):
 
 
 def begun_outside_the_core():
-    """(file, line, name) wherever the package begins or ends an operation outside mm/ and the checker, by whatever module's name."""
+    """(file, line, name) wherever the package begins or ends an operation outside mm/ and the checker, by whatever module's
+    name."""
     for path in sorted(path for path in MM.parent.rglob("*") if path.suffix in (".py", ".pyx", ".pxd")):
         if MM in path.parents or MM.parent / "check" in path.parents:
             continue
