@@ -540,7 +540,7 @@ def hang(offset, length):
     begun.set()
     threading.Event().wait()
 mapping = pool.mapping("ahead", 500_000, "v", hang, concurrent=True)
-pool._background(mapping.filler.read_ahead, mapping, 0, 1, None)
+mapping.filler.read_ahead(mapping, 0, 1)
 begun.wait()
 """,
         0,

@@ -360,7 +360,7 @@ def test_close_waits_for_what_is_read_ahead_as_long_as_for_any_fill(pool_name):
         return bytes(length)
 
     mapping = pool.mapping("k", 100_000, "v", read, concurrent=True)
-    pool._background(mapping.filler.read_ahead, mapping, 1, 1, None)
+    mapping.filler.read_ahead(mapping, 1, 2)
     assert begun.wait(60)
     before = time.monotonic()
     pool.close()

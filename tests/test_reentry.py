@@ -8,6 +8,7 @@ import contextlib
 import functools
 import gc
 import os
+import queue
 import signal
 import sys
 import threading
@@ -16,6 +17,7 @@ import pytest
 from lines import PACKAGE, STRIDE, at_line, count_lines, in_child
 
 import foliocache
+from foliocache.filler import engine
 from foliocache.mm import client
 from foliocache.pool import creation
 
@@ -275,38 +277,40 @@ def test_threads_join_at_once_and_are_one_client(pool_name):
         assert in_child(many) == 0
 
 
-def test_a_handler_reads_ahead_while_its_thread_starts_to(pool_name):
-    """Background work is queued without a lock that the interrupted thread could hold."""
+@pytest.mark.parametrize("ask", ["later", "run"])
+def test_a_handler_asks_the_engine_while_its_thread_does(pool_name, ask):
+    """The engine is asked without a lock that the interrupted thread could hold."""
     pool = foliocache.open(pool_name, size="16MiB")
     one = pool.mapping("one", 4 << 20, "1", lambda offset, length: bytes(length), concurrent=True)
-    background = os.path.join(PACKAGE, "background.py")
+    file = engine.__file__
 
     def body(line):
-        seen = 0
+        """Both requests are served, if there is such a line. Returns how many lines there are."""
+        seen, served = 0, queue.SimpleQueue()
 
         def trace(frame, event, _):
             nonlocal seen
-            if frame.f_code.co_filename != background:
+            if frame.f_code.co_filename != file:
                 return trace if frame.f_code.co_filename.startswith(PACKAGE) else None
             if event == "line":
                 seen += 1
                 if seen == line:
                     sys.settrace(None)
-                    pool._background(lambda: done.set())
+                    getattr(pool.engine, ask)(lambda: served.put(1))
             return trace
 
-        done = threading.Event()
         sys.settrace(trace)
-        pool._background(lambda: None)
+        getattr(pool.engine, ask)(lambda: served.put(2))
         sys.settrace(None)
-        if seen >= line:
-            assert done.wait(10)
+        assert {served.get(timeout=10) for _ in range(1 + (seen >= line))} == ({1, 2} if seen >= line else {2})
         for index in range(one.folios):
             one.lease(index).release()
         pool.close()
         return seen
 
-    for line in range(1, 25):
+    lines = in_child(lambda: os._exit(body(1000)))
+    assert 5 < lines < 100
+    for line in range(1, lines + 1):
         assert in_child(lambda line=line: body(line) and None) == 0, line
 
 

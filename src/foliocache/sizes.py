@@ -38,8 +38,7 @@ def _parse(text, what):
 
 
 def format_size(n):
-    """Return n bytes as text, in powers of 1024: "4 GiB", "1.5 MiB", "512 B"; from 2^80 on as the power of two below, "2^80
-    B"."""
+    """Return n bytes as text, in powers of 1024: "4 GiB", "1.5 MiB", "293 KiB"; from 2^80 on only the power, "2^80 B"."""
     if n >= 1 << 80:
         return f"2^{int(n).bit_length() - 1} B"
     units = ["B", "KiB", "MiB", "GiB", "TiB"]
@@ -47,7 +46,7 @@ def format_size(n):
         n /= 1024
         units.pop(0)
     unit = units[0]
-    return f"{n:.0f} {unit}" if n == int(n) else f"{n:.1f} {unit}"
+    return f"{n:.0f} {unit}" if n == int(n) or abs(n) >= 100 else f"{n:.1f} {unit}"
 
 
 def integer(n, what):

@@ -1,7 +1,12 @@
 """The miss: a process that adds a missing folio fills it, and with it the missing ones right behind it that are wanted.
 
-One call of the source for the whole run, one pin on each folio until it is done. A filler never waits for another folio while
-it holds locked ones, so fillers cannot wait for each other in a circle.
+What is wanted is cut into *requests*: one call of the source for a run of folios, one pin on each until it is done. A filler never
+waits for another folio while it holds locked ones, so fillers cannot wait for each other in a circle.
+
+A source that may be called by several threads at once gets several requests at a time, in the threads of the pool's engine, which
+locks the folios of a request when it begins. There the folio that somebody waits for is filled, too, if that is Python's main
+thread: so a fill goes on when its caller is interrupted. The two have the lease in common, and the caller waits for the request.
+Other sources are called by the threads that want the data, one at a time.
 
 The module is compiled because a traceback keeps the variables of Python's frames alive, and must not keep a locked folio: here,
 a lease that is filling goes with the exception, and withdraws its folio.
@@ -14,14 +19,18 @@ from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
 import operator
 import threading
+from _thread import allocate_lock, get_ident
 
 from .buffers cimport get_readable, release
-from .steps cimport FAILED, FOREIGN, LATE, OURS, Steps
+from .steps cimport FAILED, FILLED, FOREIGN, LATE, OURS, Steps
 from ..mm cimport atomics, layout
 from ..errors import SourceError
 from . import failure
 
 cdef u64 TIMEOUT_MAX_NS = (<u64>1) << 62
+cdef u64 REQUEST_MIN = 1 << 20  # bytes of a request that is one of several
+cdef u64 REQUEST_MAX = 4 << 20
+cdef u64 REQUESTS = 32  # as many as the engine serves at a time
 cdef int NESTED_MAX = 2  # private reads of one folio within each other; a signal's handler may come in the middle of one
 
 
@@ -68,12 +77,51 @@ cdef int _nested(Steps mapping, u64 index, bint private) except -1:
     return count
 
 
+@cython.final
+@cython.auto_pickle(False)
+cdef class Request:
+    """Folios first .. end - 1 of an object, to be filled as far as they are missing: what a thread of the engine calls.
+
+    ``lease`` is on folio first, and filling, if somebody waits for that; ``wait`` returns when it is filled.
+    """
+    def __call__(self):
+        cdef Filler filler = self.filler
+        if filler is None:
+            raise TypeError("requests are made by a Filler")
+        lease, self.lease = self.lease, None
+        if self.is_ahead and self.epoch == self.mapping.epoch():
+            filler.queued -= 1
+        try:
+            filler._serve(self.mapping, lease, self.first, self.end, self.mark, self)
+        except BaseException as error:
+            self.tell(error)
+        else:
+            self.tell(None)
+
+    cdef int wait(self, u64 timeout_ns) except -1:
+        """FILLED; LATE after timeout_ns. Raises the source's error, and what a signal's handler raises."""
+        cdef double seconds = min(<double>timeout_ns / 1e9, threading.TIMEOUT_MAX)
+        if not self.told.acquire(True, seconds):
+            return LATE
+        if self.error is not None:
+            raise self.error
+        return FILLED
+
+    cdef int tell(self, error) except -1:
+        """Wake who waits: the folio is filled, or the source has failed. Further calls do nothing."""
+        told, self.told_by = self.told_by, None
+        if told is not None:
+            self.error = error
+            told.release()
+        return 0
+
+
 @cython.auto_pickle(False)
 cdef class Filler:
     """Fills the folios of one mapping from its source.
 
     read, readinto: the source, see ``Pool.mapping``; concurrent: several threads may call it at once. readahead says how far
-    to read; pool has ``fill_timeout``, ``closed`` and ``_background``.
+    to read; pool has ``fill_timeout``, ``closed`` and ``engine``.
     """
     def __init__(self, key, pool, read, readinto, bint concurrent, readahead):
         self.key, self.pool, self.readahead = key, pool, readahead
@@ -94,7 +142,9 @@ cdef class Filler:
             if lease is None:
                 break
             if mapping.is_filling(lease):
-                self._fill_missing(mapping, lease, index, wanted)
+                lease = self._fill_missing(mapping, lease, index, wanted)
+                if lease is None:
+                    return self._read_late(mapping, index)
                 mapping.previous = index  # no use yet in reclaim's sense: a scan must not look like one
                 return lease
             lease = self._join(mapping, lease, index)
@@ -115,10 +165,10 @@ cdef class Filler:
             mapping.count(layout.COUNT_WAITS, 1)
         end = mapping.wait(lease, 0 if nested else self._patience())  # nested: this thread may be the one that fills it
         if end == OURS:
-            self._fill(mapping, lease, index, 1, None)
+            self._fill(mapping, lease, index, 1, None, None)
             mapping.reap()
         elif end == LATE:
-            mapping.withdraw(lease)
+            lease = None
             return self.read_privately(mapping, index) if nested else self._read_late(mapping, index)
         elif end == FAILED:
             self._raise_failure(mapping, lease, index)
@@ -148,10 +198,42 @@ cdef class Filler:
         cdef double seconds = self.pool.fill_timeout
         return TIMEOUT_MAX_NS if seconds * 1e9 >= TIMEOUT_MAX_NS else <u64>(seconds * 1e9) if seconds > 0 else 0
 
-    # Reading ahead.
+    # Planning.
+
+    cdef object _fill_missing(self, Steps mapping, lease, u64 index, u64 wanted):
+        """Fill the folio that a reader has missed, and have those behind it filled that it is about to ask for.
+
+        Returns its lease, or None if that takes too long.
+        """
+        cdef u64 stop
+        cdef Request request
+        mapping.count(layout.COUNT_MISSES, 1)
+        count, mark = self._plan(mapping, index, wanted)
+        if not self.concurrent:
+            self._fill(mapping, lease, index, count, mark, None)
+            return lease
+        stop = self._first_stop(mapping, index, count)
+        if index + <u64>count > stop:
+            self._ask_ahead(mapping, stop, index + <u64>count, mark, False)
+        if get_ident() == threading.main_thread().ident:
+            request = self._request(mapping, index, stop, mark, False)
+            request.lease, request.told_by = lease, request.told
+            if self.pool.engine.run(request):
+                return lease if request.wait(self._patience()) == FILLED else None
+            request.lease = None
+        self._serve(mapping, lease, index, stop, mark, None)
+        return lease
+
+    cdef object _plan(self, Steps mapping, u64 index, u64 wanted):
+        """How many folios to read from index on, and which one to mark, or None."""
+        if self.queued_epoch != mapping.epoch():  # the requests of a parent are none of ours
+            self.queued, self.queued_epoch = 0, mapping.epoch()
+        if self.queued and self.queued_first <= index < self.queued_end:  # what is behind has been asked for
+            return min(wanted, self.queued_end - index, self._request_folios(mapping, wanted)), None
+        return self.readahead.on_miss(index, wanted, mapping.previous if mapping.previous < mapping.folios else None)
 
     cdef int read_ahead_from(self, Steps mapping, u64 index) except -1:
-        """A hit on the folio that the last window marked: read the next window in the background."""
+        """A hit on the folio that the last window marked: have the next window read."""
         cdef u64 missing = index + 1
         cdef u64 end
         if not self.concurrent:
@@ -160,35 +242,69 @@ cdef class Filler:
         while missing < end and mapping.probe(missing):
             missing += 1
         start, count, mark = self.readahead.on_mark(index, missing)
-        self.pool._background(self.read_ahead, mapping, start, count, mark)
+        return self._ask_ahead(mapping, start, min(<u64>start + <u64>count, mapping.folios), mark, True)
+
+    def read_ahead(self, Steps mapping not None, u64 first, u64 end):
+        """Have folios first .. end - 1 read in the background, if the source allows that."""
+        if self.concurrent:
+            self._ask_ahead(mapping, first, end, None, True)
+
+    cdef int _ask_ahead(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead) except -1:
+        """Have folios first .. end - 1 read, in requests that the engine serves when it has threads to spare."""
+        cdef u64 size = self._request_folios(mapping, end - first if first < end else 1)
+        cdef u64 stop
+        cdef Request request
+        end = min(end, mapping.folios)
+        if self.queued_epoch != mapping.epoch() or not self.queued:
+            self.queued, self.queued_epoch, self.queued_first = 0, mapping.epoch(), first
+        self.queued_end = end
+        while first < end:
+            stop = min((first // size + 1) * size, end)
+            request = self._request(mapping, first, stop, mark, is_readahead)
+            request.is_ahead = True
+            self.queued += 1
+            self.pool.engine.later(request)
+            first = stop
         return 0
 
-    def read_ahead(self, Steps mapping, u64 index, u64 count, mark):
-        """Read folios from index on. Errors are the business of who asks for the data."""
-        cdef u64 end = min(index + count, mapping.folios)
-        cdef u64 filled
-        try:
-            while index < end:
-                lease = mapping.grab(index)
-                if lease is None:
-                    return
-                filled = self._fill(mapping, lease, index, end - index, mark) if mapping.is_filling(lease) else 1
-                mapping.count(layout.COUNT_READAHEAD, filled)
-                lease = None
-                index += filled
-        except Exception:
-            pass
+    cdef u64 _request_folios(self, Steps mapping, u64 folios) noexcept:
+        """How many folios each of several requests for so many has."""
+        cdef u64 size = REQUEST_MAX
+        while size > REQUEST_MIN and size * REQUESTS > folios * mapping.folio_size:
+            size >>= 1
+        return max(size // mapping.folio_size, <u64>1)
+
+    cdef u64 _first_stop(self, Steps mapping, u64 index, u64 count) noexcept:
+        """Where the first of the requests for so many folios from index on ends: requests begin at multiples of their size."""
+        cdef u64 size = self._request_folios(mapping, count)
+        return min(index + count if count <= size else (index // size + 1) * size, mapping.folios)
+
+    cdef Request _request(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead):
+        cdef Request request = Request.__new__(Request)
+        request.filler, request.mapping, request.epoch = self, mapping, mapping.epoch()
+        request.first, request.end, request.mark, request.is_readahead = first, end, mark, is_readahead
+        request.told = allocate_lock()
+        request.told.acquire()
+        return request
 
     # Filling.
 
-    cdef int _fill_missing(self, Steps mapping, lease, u64 index, u64 wanted) except -1:
-        """Fill a folio that a reader has missed, and those behind it that it is about to ask for."""
-        mapping.count(layout.COUNT_MISSES, 1)
-        count, mark = self.readahead.on_miss(index, wanted, mapping.previous if mapping.previous < mapping.folios else None)
-        self._fill(mapping, lease, index, count, mark)
+    cdef int _serve(self, Steps mapping, lease, u64 index, u64 end, mark, Request request) except -1:
+        """Fill the missing ones of folios index .. end - 1. lease: on the first of them, which is filling; or None."""
+        cdef u64 filled
+        while index < end:
+            if lease is None:
+                lease = mapping.grab(index)
+                if lease is None:
+                    break
+            filled = self._fill(mapping, lease, index, end - index, mark, request) if mapping.is_filling(lease) else 1
+            if request is not None and request.is_readahead:
+                mapping.count(layout.COUNT_READAHEAD, filled)
+            lease = None
+            index += filled
         return 0
 
-    cdef u64 _fill(self, Steps mapping, lease, u64 index, u64 count, mark) except? 0:
+    cdef u64 _fill(self, Steps mapping, lease, u64 index, u64 count, mark, Request request) except? 0:
         """Fill folio index, whose lease is filling, and those behind it that can be added, at most ``count``: how many."""
         cdef list run = [lease], reads = _reads()
         cdef _Reading reading = _reading(mapping, index, count, False)
@@ -208,6 +324,8 @@ cdef class Filler:
         for at in range(filled):
             size += mapping.length(index + at)
             mapping.complete(run[at], mark is not None and index + at == mark)
+            if at == 0 and request is not None:
+                request.tell(None)
         mapping.count(layout.COUNT_FILLS, filled)
         mapping.count(layout.COUNT_FILL_BYTES, size)
         return filled

@@ -12,7 +12,9 @@ from .window import open_window
 FOLIO_MAX = 1 << 20
 FOLIOS_PER_OBJECT = 32
 FOLIOS_PER_POOL = 64
-READAHEAD_MAX = 4 << 20
+READAHEAD_MAX = 64 << 20  # bytes, and one READAHEAD_SHARE-th of the pool
+READAHEAD_SHARE = 8
+READAHEAD_ALONE = 4 << 20  # where the source is called one at a time, by those who want the data
 
 
 class Mapping(FolioMap):
@@ -29,7 +31,8 @@ class Mapping(FolioMap):
         if folios > 1 << layout.XA_INDEX_BITS:
             raise ValueError(f"{key!r} is too large: {size} bytes are more than 2^{layout.XA_INDEX_BITS} folios")
         digest = object_digest(key, size, version)
-        readahead = Readahead(max(1, min(READAHEAD_MAX, pool.pool_bytes // 16) // (pool.page_size << order)))
+        most = min(READAHEAD_MAX if concurrent else READAHEAD_ALONE, pool.pool_bytes // READAHEAD_SHARE)
+        readahead = Readahead(max(1, most // (pool.page_size << order)))
         filler = Filler(key, pool, read, readinto, concurrent, readahead)
         super().__init__(
             pool._attachment, filler, size, order, xarray.height_for(folios), digest, key_digest(key), *_texts(key, version)

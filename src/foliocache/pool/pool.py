@@ -5,11 +5,11 @@ import functools
 import weakref
 
 from ..errors import FoliocacheError, PoolNotFoundError
+from ..filler.engine import Engine
 from ..mm import audit, layout
 from . import client, repair
 from . import segment as segments
 from .attachment import Attachment
-from .background import Background
 from .creation import create_or_attach
 from .geometry import check_parameters, parameters, permissions
 from .mapping import Mapping, key_digest
@@ -132,7 +132,7 @@ class Pool:
         self.page_size = segment.page_size
         self.pool_bytes = segment.pool_bytes
         self._fill_timeout = FILL_TIMEOUT
-        self._later = None
+        self._engine = None
 
     def __repr__(self):
         return f"<foliocache.Pool {self.name!r}, {self.pool_bytes} bytes in pages of {self.page_size}>"
@@ -169,8 +169,8 @@ class Pool:
         :func:`open` returns another Pool.
         """
         try:
-            if self._later is not None:
-                self._later.close(self.fill_timeout)
+            if self._engine is not None:
+                self._engine.close(self.fill_timeout)
         finally:
             self._attachment.close()
 
@@ -266,8 +266,9 @@ class Pool:
     def _check_open(self):
         self._attachment.check_open()
 
-    def _background(self, function, *args):
-        """Run function in a background thread of this process, unless the interpreter is shutting down."""
-        if self._later is None or not self._later.is_ours:
-            self._later = Background()
-        self._later.run(function, *args)
+    @property
+    def engine(self):
+        """The threads in which this process calls its sources, an :class:`Engine`."""
+        if self._engine is None or not self._engine.is_ours:
+            self._engine = Engine()
+        return self._engine
