@@ -23,7 +23,7 @@ class Mapping(FolioMap):
     The folio size follows from the object's size, the same in every process: a page for small objects, up to 1 MiB for big ones.
     """
 
-    def __init__(self, pool, key, size, version="", read=None, readinto=None, concurrent=False):
+    def __init__(self, pool, key, size, version="", read=None, readinto=None, source=None, concurrent=False):
         key, version = _plain(key, "key"), _plain(version, "version")
         size = _size_of(key, size)
         order = _order_for(size, pool.page_size, pool.pool_bytes)
@@ -33,7 +33,7 @@ class Mapping(FolioMap):
         digest = object_digest(key, size, version)
         most = min(READAHEAD_MAX if concurrent else READAHEAD_ALONE, pool.pool_bytes // READAHEAD_SHARE)
         readahead = Readahead(max(1, most // (pool.page_size << order)))
-        filler = Filler(key, pool, read, readinto, concurrent, readahead)
+        filler = Filler(key, pool, read, readinto, source, concurrent, readahead)
         super().__init__(
             pool._attachment, filler, size, order, xarray.height_for(folios), digest, key_digest(key), *_texts(key, version)
         )

@@ -173,7 +173,7 @@ class Pool:
         for engine in list(self._engines.values()):
             engine.close(self.fill_timeout)
 
-    def mapping(self, key, size, version="", read=None, readinto=None, *, concurrent=False):
+    def mapping(self, key, size, version="", read=None, readinto=None, *, source=None, concurrent=False):
         """Return a :class:`Mapping` of an object at one version.
 
         :param key: the object's key; all processes that use the pool must use the same one. :param size: the object's length in
@@ -182,13 +182,14 @@ class Pool:
         :param readinto: ``readinto(offset, buffer)`` fills the writable buffer, which is all zeros, from the source and returns
         the
             number of bytes. Saves a copy. One of the two is enough; with neither, only cached folios can be read.
+        :param source: instead of both, a :class:`foliocache.sources.Source`: ``read_into(offset, buffers)`` fills them in order.
         :param concurrent: the source may be called from several threads at once, also from a background thread of this library
             that reads ahead. Otherwise it is called once at a time for this mapping, by the threads that want the data.
         :raises ValueError: size is not an integer, is negative or is too large for the index.
         :raises FoliocacheError: the pool has been closed.
         """
         self._check_open()
-        return Mapping(self, key, size, version, read, readinto, concurrent)
+        return Mapping(self, key, size, version, read, readinto, source, concurrent)
 
     def forget(self, key):
         """Remove every version of the object called key from the pool. Leases stay valid. Return how many versions there

@@ -16,8 +16,8 @@ import errno
 import io
 import os
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from time import monotonic
 from typing import Any, TypeVar
@@ -27,6 +27,7 @@ from fsspec import AbstractFileSystem
 from . import place
 
 T = TypeVar("T")
+Stream = Callable[[int, Sequence[memoryview]], Iterator[object]]
 
 _UNSTEADY_SECONDS = 60.0
 _UNSTEADY_MAX = 4096  # paths
@@ -52,6 +53,7 @@ class Identity:
     modified: str | None = None
     nonce: str = ""  # of a version that its stamp can't tell from the next one: it is this one open's alone
     within: Identity | None = None  # of the object that this one is a part of
+    ranged: bool = field(default=False, compare=False)  # its server has said that it answers ranges
 
     @property
     def version(self) -> str:
@@ -191,6 +193,13 @@ class Target:
     def reader(self, path: str, identity: Identity) -> Callable[[int, Any], Any]:
         """A function of (offset, length) that returns the bytes, or raises ChangedError if they aren't the identity's."""
         raise NotImplementedError(f"{type(self).__name__} caches nothing")
+
+    def stream(self, path: str, identity: Identity) -> Stream | None:
+        """A faster reader, if there is one: a function of (offset, buffers) that fills them in order and yields after each.
+
+        It stops, and yields no more, where an answer needs a second look: what is left is then the reader's.
+        """
+        return None
 
     def uncached(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
         """What is not cacheable, sliced as Python would."""
