@@ -13,7 +13,7 @@ SOURCE = Path(foliocache.__file__).parent
 LAYERS = (
     ("errors", "sizes", "check"),  # the checker loads the files of mm, and imports none of them
     ("mm",),
-    ("filler",),
+    ("filler", "observe"),
     ("pool",),
     ("foliocache",),
     ("adapters",),

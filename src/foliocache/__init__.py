@@ -20,6 +20,7 @@ from .errors import (
     PoolNotFoundError,
     SourceError,
 )
+from .observe.records import ClientInfo, Finding, ObjectInfo, Stat
 from .pool.lease import Lease
 from .pool.mapping import Mapping
 from .pool.pool import Pool, attach, open
@@ -28,10 +29,13 @@ from .pool.window import Window
 
 __version__ = "0.1.0"
 __all__ = [
+    "ClientInfo",
+    "Finding",
     "FoliocacheError",
     "Lease",
     "LeaseError",
     "Mapping",
+    "ObjectInfo",
     "Pool",
     "PoolDamagedError",
     "PoolError",
@@ -39,6 +43,7 @@ __all__ = [
     "PoolMismatchError",
     "PoolNotFoundError",
     "SourceError",
+    "Stat",
     "Window",
     "attach",
     "open",

@@ -116,7 +116,7 @@ def test_object_that_never_holds_still_is_read_uncached_and_not_mixed(http, orig
 
 
 def cached_bytes(fs):
-    return sum(record["cached_bytes"] for record in fs.pool.mappings())
+    return sum(record.cached_bytes for record in fs.pool.mappings())
 
 
 def test_opening_again_helps(place, data):

@@ -12,6 +12,7 @@ from ..errors import PoolError
 from ..mm import atomics, layout
 from ..mm import client as core
 from ..mm import reap as reaper
+from ..observe.records import ClientInfo
 from .slot import ClientSlot, Reaping, is_reaping_here
 
 STATES = {layout.SLOT_CLEAN: "clean", layout.SLOT_ATTACHED: "attached", layout.SLOT_DEAD: "dead"}
@@ -225,33 +226,24 @@ def offset(segment, number):
 
 
 def describe(segment, number):
-    """The slot for people and scripts: {"slot", "pid", "pid_namespace", "attached" (seconds since the epoch), "state", "pins",
-    "counters"}.
-
-    The pid is one of the namespace that has this inode; 0 means that it is not known (there was no /proc).
-    The state is "attached"; "dead", for a client that has not been reaped yet (or not completely: a living one still uses a folio
-    that it died upon); or "clean", for one that has gone.
-    """
+    """The slot for people and scripts: a ClientInfo. One that nobody has ever held is clean, of pid 0."""
     at, memory = offset(segment, number), segment.memory
-    namespace = memory.peek64(at + layout.CLIENT_PID_NAMESPACE)
     state = STATES.get(core.state(segment.mem, number), "dead")
     if state == "attached" and not is_alive(segment, number):
         state = "dead"
-    return {
-        "slot": number,
-        "pid": memory.peek32(at + layout.CLIENT_PID),
-        "pid_namespace": namespace,
-        "attached": memory.peek64(at + layout.CLIENT_ATTACHED) / 1e9,
-        "state": state,
-        "pins": core.pins(segment.mem, number) if state != "clean" else 0,
-        "counters": counters(segment, number),
-    }
+    return ClientInfo(
+        slot=number,
+        pid=memory.peek32(at + layout.CLIENT_PID),
+        pid_namespace=memory.peek64(at + layout.CLIENT_PID_NAMESPACE),
+        attached=memory.peek64(at + layout.CLIENT_ATTACHED) / 1e9,
+        state=state,
+        pins=core.pins(segment.mem, number) if state != "clean" else 0,
+    )
 
 
-def counters(segment, number):
-    """The counters of slot number, over all who have held it: see ``layout.COUNTERS``."""
-    at = offset(segment, number) + layout.CLIENT_COUNTERS
-    return {name: segment.memory.peek64(at + i * 8) for i, name in enumerate(layout.COUNTERS)}
+def counter(segment, number, n):
+    """The n-th of ``layout.COUNTERS``, as slot number has it over all who have held it."""
+    return segment.memory.peek64(offset(segment, number) + layout.CLIENT_COUNTERS + n * 8)
 
 
 def used_slots(segment):

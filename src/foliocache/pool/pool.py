@@ -7,6 +7,8 @@ import weakref
 from ..errors import FoliocacheError, PoolNotFoundError
 from ..filler.engine import Engine
 from ..mm import audit, layout
+from ..observe import look
+from ..observe.records import Counters, FoliosByType, LockInfo, PagesByState, Stat
 from . import client, repair
 from . import segment as segments_module
 from .attachment import Attachment
@@ -197,17 +199,17 @@ class Pool:
         return self._attachment.forget(key_digest(key))
 
     def mappings(self):
-        """The cached objects: dicts of key, version, size, folio_size, folios, cached_folios, cached_bytes, pins."""
+        """The cached objects: a list of :class:`ObjectInfo`."""
         self._check_open()
-        return audit.mappings(self._memory)
+        return look.objects(self._memory)
 
     def audit(self):
-        """Check every invariant of the pool: a list of findings, each a dict of check, where and message; empty when it is clean.
+        """Check every invariant of the pool: a list of :class:`Finding`; empty when it is clean.
 
         Exact while nobody else works on the pool; otherwise an operation in flight may show.
         """
         self._check_open()
-        return audit.audit(self._memory)
+        return look.findings(self._memory)
 
     def repair(self):
         """Settle what dead processes have left, and repair what is proven to be damaged: the findings that are left.
@@ -220,7 +222,7 @@ class Pool:
         return repair.repair(self._attachment)
 
     def stat(self):
-        """Sizes, pages by state, folios by type, mappings, pins, clients and counters, as a dict ready for JSON.
+        """Sizes, pages by state, folios by type, mappings, pins, clients and counters: a :class:`Stat`.
 
         Settles what dead processes have left first, unless somebody else is at it or this process may not. So a client whose state
         is "dead" is one of which something has to wait: a living one still uses a folio that it died upon. A client's pid is one of
@@ -232,25 +234,30 @@ class Pool:
         segment = self._attachment.segment
         geometry = segment.geometry
         census = audit.census(self._memory)
-        clients = [client.describe(segment, number) for number in client.used_slots(segment)]
-        pids = {found["slot"]: found["pid"] for found in clients}
-        return {
-            "name": self.name,
-            "path": self.path,
-            "pool_bytes": self.pool_bytes,
-            "page_size": self.page_size,
-            "pages": geometry["npages"],
-            "metadata_bytes": segment.metadata_bytes,
-            "metadata_ratio": segment.metadata_bytes / self.pool_bytes,
-            "free_bytes": census["pages_by_state"]["free"] * self.page_size,
-            "cached_bytes": census["pages_by_state"]["file"] * self.page_size,
-            **census,
-            "mappings": segment.memory.peek32(layout.TABLE_COUNT),
-            "max_clients": geometry["nclients"],
-            "locks": [held | {"pid": pids.get(held["slot"])} for held in audit.held_locks(self._memory)],
-            "clients": [{key: c[key] for key in c if key != "counters"} for c in clients if c["state"] != "clean"],
-            "counters": {name: sum(c["counters"][name] for c in clients) for name in layout.COUNTERS},
-        }
+        slots = client.used_slots(segment)
+        clients = [client.describe(segment, number) for number in slots]
+        pids = {found.slot: found.pid for found in clients}
+        return Stat(
+            name=self.name,
+            path=self.path,
+            pool_bytes=self.pool_bytes,
+            page_size=self.page_size,
+            pages=geometry["npages"],
+            metadata_bytes=segment.metadata_bytes,
+            metadata_ratio=segment.metadata_bytes / self.pool_bytes,
+            free_bytes=census["pages_by_state"]["free"] * self.page_size,
+            cached_bytes=census["pages_by_state"]["file"] * self.page_size,
+            pages_by_state=PagesByState(**census["pages_by_state"]),
+            folios_by_type=FoliosByType(**census["folios_by_type"]),
+            pins=census["pins"],
+            mappings=segment.memory.peek32(layout.TABLE_COUNT),
+            max_clients=geometry["nclients"],
+            locks=tuple(LockInfo(**held, pid=pids.get(held["slot"])) for held in audit.held_locks(self._memory)),
+            clients=tuple(found for found in clients if found.state != "clean"),
+            counters=Counters(
+                **{name: sum(client.counter(segment, slot, n) for slot in slots) for n, name in enumerate(layout.COUNTERS)}
+            ),
+        )
 
     @property
     def _memory(self):

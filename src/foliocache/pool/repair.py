@@ -10,6 +10,7 @@ The audit takes no lock, so an operation under way can look like damage to it. T
 
 from ..mm import audit, client, layout, robust_lock
 from ..mm import reap as core
+from ..observe import look
 
 LOOKS = 3
 ROUNDS = 4  # what is dropped in one can leave something to be counted again in the next
@@ -34,19 +35,19 @@ def repair(attachment):
     memory, mem, me = attachment.memory, attachment.memory.handle, attachment.number
     attachment.repair()
     attachment.reap()
-    findings = audit.audit(memory)
+    findings = look.findings(memory)
     for _ in range(ROUNDS):
         certain = _same_again(memory, me, findings)
         if not certain:
             break
         _free_locks(mem, me)
-        for part in sorted({part for found in certain for part in PARTS.get(found["check"], ())}):
+        for part in sorted({part for found in certain for part in PARTS.get(found.check, ())}):
             core.repair(mem, me, part)
         core.sweep(mem, me)
-        for pfn in _pages(_same_again(memory, me, audit.audit(memory))):
+        for pfn in _pages(_same_again(memory, me, look.findings(memory))):
             if audit.is_damaged(memory, pfn):
                 attachment.drop(pfn)
-        findings = audit.audit(memory)
+        findings = look.findings(memory)
     return findings
 
 
@@ -56,13 +57,13 @@ def _same_again(memory, me, findings):
         if not findings:
             break
         client.wait_grace_period(memory.handle, me)
-        again = audit.audit(memory)
+        again = look.findings(memory)
         findings = [found for found in findings if found in again]
     return findings
 
 
 def _pages(findings):
-    return sorted({int(found["where"].removeprefix("pfn ")) for found in findings if found["where"].startswith("pfn ")})
+    return sorted({int(found.where.removeprefix("pfn ")) for found in findings if found.where.startswith("pfn ")})
 
 
 def _free_locks(mem, me):
