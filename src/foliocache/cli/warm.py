@@ -83,7 +83,7 @@ def warm(
         Print what was read as JSON.
     """
     pool = open_pool(name, pool_size)
-    before, begin = pool.stat()["counters"], time.monotonic()
+    before, begin = pool.stat().counters, time.monotonic()
     options = {"name": name, "check_files": False}  # an answer about a file is good enough for as long as this command takes
     files = [file for one in (url, *urls) for file in _resolve(one, options)]
     total = sum(file.size for file in files)
@@ -91,7 +91,7 @@ def warm(
     with watcher(quiet=json).transfer(total) as advance:
         for length in Fetching(pieces).run(concurrency):
             advance(length)
-    fetched, seconds = pool.stat()["counters"]["fill_bytes"] - before["fill_bytes"], time.monotonic() - begin
+    fetched, seconds = pool.stat().counters.fill_bytes - before.fill_bytes, time.monotonic() - begin
     if json:
         return emit_json(
             {"name": name, "files": len(files), "bytes": total, "fetched_bytes": fetched, "seconds": round(seconds, 3)}
