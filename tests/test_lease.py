@@ -12,14 +12,14 @@ import traceback
 
 import numpy as np
 import pytest
-from foliocache.pool.lease import Target
-from foliocache.pool.window import Window
 
 import foliocache
 from foliocache.mm import layout
 from foliocache.pool import client as clients
 from foliocache.pool import lease as leases
+from foliocache.pool.lease import Target
 from foliocache.pool.mapping import Mapping
+from foliocache.pool.window import Window
 
 
 @pytest.fixture

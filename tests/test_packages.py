@@ -30,8 +30,8 @@ def package_of(path):
 
 
 def imports_of(path):
-    """Dotted names, as absolute ones, that a file imports anywhere: of a Python file by its syntax, else by the look of its lines."""
-    if path.suffix == ".py":
+    """Dotted names, as absolute ones, that a file imports anywhere: of a Python file or a stub by its syntax, else by the look of its lines."""
+    if path.suffix in (".py", ".pyi"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)
@@ -57,7 +57,9 @@ def imported_packages(path):
             yield parts[1] if len(parts) > 1 and parts[1] in RANK else "foliocache"
 
 
-FILES = sorted(path for kind in ("*.py", "*.pyx", "*.pxd") for path in SOURCE.rglob(kind) if path.name != "__init__.pxd")
+FILES = sorted(
+    path for kind in ("*.py", "*.pyi", "*.pyx", "*.pxd") for path in SOURCE.rglob(kind) if path.name != "__init__.pxd"
+)
 
 
 def test_every_package_has_its_place():

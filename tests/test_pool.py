@@ -13,14 +13,14 @@ import time
 
 import numpy as np
 import pytest
-from foliocache.pool.attachment import Attachment
-from foliocache.pool.descriptor import Descriptor, open_file
-from foliocache.pool.slot import ClientSlot, Reaping
 
 import foliocache
 from foliocache.mm.atomics import Memory
+from foliocache.pool.attachment import Attachment
+from foliocache.pool.descriptor import Descriptor, open_file
 from foliocache.pool.mapping import _order_for
 from foliocache.pool.segment import Segment
+from foliocache.pool.slot import ClientSlot, Reaping
 
 SPAWN = multiprocessing.get_context("spawn")
 FORK = multiprocessing.get_context("fork")

@@ -19,7 +19,9 @@ from collections.abc import Callable
 
 CONCURRENCY = 32  # requests that were asked for ahead of their use, at a time
 THREADS_MAX = 2 * CONCURRENCY  # with those that somebody waits for
-EXIT_PATIENCE = 2.0  # seconds that the end of the interpreter waits: a source may hang, and what is read ahead is lost to nobody
+EXIT_PATIENCE = (
+    2.0  # seconds that the end of the interpreter waits: a source may hang, and what is read ahead is lost to nobody
+)
 
 Request = Callable[[], object]
 

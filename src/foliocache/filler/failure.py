@@ -41,7 +41,7 @@ class Failure(typing.NamedTuple):
     text: str
 
 
-def record(error):
+def record(error: BaseException) -> bytes | None:
     """An exception as at most RECORD_MAX bytes; None for one that says nothing about the origin."""
     number = getattr(error, "errno", None)
     number = number if type(number) is int and 0 < number < 1 << 31 else None
@@ -55,7 +55,7 @@ def record(error):
         text = text[: len(text) // 2]
 
 
-def read(page):
+def read(page: bytes) -> Failure | None:
     """The Failure that a page begins with; None if that is something else."""
     length, check = _HEADER.unpack_from(page)
     body = page[_HEADER.size : _HEADER.size + length]
@@ -70,13 +70,13 @@ def read(page):
     return Failure(kind, number, text)
 
 
-def _is_our_own(error):
+def _is_our_own(error: BaseException) -> bool:
     if not isinstance(error, Exception) or isinstance(error, _OWN_EXCEPTIONS) or not threading.main_thread().is_alive():
         return True
     return sys.is_finalizing() or (isinstance(error, FoliocacheError) and not isinstance(error, SourceError))
 
 
-def _text_of(error):
+def _text_of(error: BaseException) -> str:
     try:
         return str(error)[:RECORD_MAX]
     except Exception:

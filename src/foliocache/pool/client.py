@@ -6,7 +6,10 @@ how); one more lock byte is for that (``slot.Reaping``), so that one process at 
 holder.
 """
 
+from __future__ import annotations
+
 import time
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import PoolError
 from ..mm import atomics, layout
@@ -15,20 +18,27 @@ from ..mm import reap as reaper
 from ..observe.records import ClientInfo
 from .slot import ClientSlot, Reaping, is_reaping_here
 
-STATES = {layout.SLOT_CLEAN: "clean", layout.SLOT_ATTACHED: "attached", layout.SLOT_DEAD: "dead"}
+if TYPE_CHECKING:
+    from .segment import Segment
+
+STATES: dict[int, Literal["clean", "attached", "dead"]] = {
+    layout.SLOT_CLEAN: "clean",
+    layout.SLOT_ATTACHED: "attached",
+    layout.SLOT_DEAD: "dead",
+}
 # How long who finds no clean slot waits for another process that reaps, and may be stopped: seconds.
 ADOPT_WAIT = 10.0
 _LOOK_AGAIN = 0.01
 
 
-def opened(segment):
+def opened(segment: Segment) -> ClientSlot:
     """A slot for this process, with what it needs open; no number yet. Raises PoolError."""
     slot = ClientSlot(segment)
     _open(slot)
     return slot
 
 
-def _open(slot):
+def _open(slot: ClientSlot) -> None:
     segment = slot.segment
     if not segment.geometry["fenced"]:
         atomics.membarrier_errno()  # attaching has asked whether it works; a forked child asks for itself
@@ -42,7 +52,7 @@ def _open(slot):
         ) from None
 
 
-def adopt(slot):
+def adopt(slot: ClientSlot) -> None:
     """Have a slot where ``slot.claim`` found none that is clean: that of a dead client, which is then reaped by its successor.
 
     The slots of the dead are locked while somebody reaps, so for this one has to be the reaper. Raises PoolError.
@@ -74,7 +84,7 @@ def adopt(slot):
         time.sleep(_LOOK_AGAIN)
 
 
-def _adopt_one(slot):
+def _adopt_one(slot: ClientSlot) -> bool:
     for number in range(slot.segment.geometry["nclients"]):
         if slot.lock(number) and (core.state(slot.segment.mem, number) == layout.SLOT_CLEAN or _inherit(slot, number)):
             slot.keep(number)
@@ -82,7 +92,7 @@ def _adopt_one(slot):
     return False
 
 
-def _inherit(slot, number):
+def _inherit(slot: ClientSlot, number: int) -> bool:
     """Settle what the last holder of a slot has left, and all others who are dead, as its successor; whether it can be used then.
 
     For others the slot is attached from here on, and alive. What it calls itself in an operation is not the intents of the
@@ -95,7 +105,7 @@ def _inherit(slot, number):
     return core.is_idle(mem, number)
 
 
-def reap(slot):
+def reap(slot: ClientSlot) -> tuple[int, int]:
     """Settle what dead clients have left behind: how many of them are settled, and how many wait for a living one's lease.
 
     Does nothing while another process, or another thread of this one, is at it.
@@ -106,7 +116,7 @@ def reap(slot):
         return (len(dead), _settle(mem, me, dead)) if dead else (0, 0)
 
 
-def _find_dead(slot, me):
+def _find_dead(slot: ClientSlot, me: int) -> list[int]:
     """The slots of dead clients besides me. Their locks are the reaper's then, so that nobody adopts them."""
     mem = slot.segment.mem
     numbers = range(slot.segment.geometry["nclients"])
@@ -116,7 +126,7 @@ def _find_dead(slot, me):
     return dead
 
 
-def repair(slot):
+def repair(slot: ClientSlot) -> int:
     """Clear what is damaged in the slots that nobody holds, and settle those of the dead: how many slots were damaged.
 
     A clean slot names nothing. In a dead one's, what names no page there is goes; a word that is no name, too; and what claims to be
@@ -142,7 +152,7 @@ def repair(slot):
         return damaged
 
 
-def _is_sound(segment, number):
+def _is_sound(segment: Segment, number: int) -> bool:
     """Whether a slot is clean and says so in every word: nearly all are, and nobody has to wait for a look at them."""
     mem = segment.mem
     return (
@@ -153,7 +163,7 @@ def _is_sound(segment, number):
     )
 
 
-def _repair_slot(segment, number):
+def _repair_slot(segment: Segment, number: int) -> bool:
     """Set right what can only be damage in a slot whose lock we have; whether there was any."""
     mem, memory = segment.mem, segment.memory
     state = core.state(mem, number)
@@ -177,7 +187,7 @@ def _repair_slot(segment, number):
     return True
 
 
-def _repaired(segment, state, word, is_intent):
+def _repaired(segment: Segment, state: int, word: int, is_intent: bool) -> int | None:
     """What should stand in place of a word of a slot that is in this state; None if the word may be right. is_intent: it is a word of CLIENT_OPS."""
     if word == 0:
         return None
@@ -193,17 +203,17 @@ def _repaired(segment, state, word, is_intent):
     )
 
 
-def _count_at(segment, pfn):
+def _count_at(segment: Segment, pfn: int) -> int:
     return segment.geometry["memmap"] + pfn * layout.FOLIO_SIZE + layout.F_REF
 
 
-def _settle(mem, me, dead):
+def _settle(mem: int, me: int, dead: list[int]) -> int:
     """Everybody's locks, then everybody's pins, then the intents; how many slots are not clean then: one, if something has to wait."""
     for number in dead:
         reaper.locks(mem, me, number)
     for number in dead:
         reaper.pins(mem, me, number)
-    keepers = []
+    keepers: list[int] = []
     for number in dead:
         if reaper.resolve_intents(mem, me, number) and not any(
             reaper.hand_over_unresolved(mem, number, keeper) for keeper in keepers
@@ -215,17 +225,17 @@ def _settle(mem, me, dead):
     return len(keepers)
 
 
-def is_alive(segment, number):
+def is_alive(segment: Segment, number: int) -> bool:
     """Whether a process holds slot number now."""
     return core.is_alive(segment.mem, number)
 
 
-def offset(segment, number):
+def offset(segment: Segment, number: int) -> int:
     """Where slot number lies."""
     return segment.geometry["clients"] + number * layout.CLIENT_SIZE
 
 
-def describe(segment, number):
+def describe(segment: Segment, number: int) -> ClientInfo:
     """The slot for people and scripts: a ClientInfo. One that nobody has ever held is clean, of pid 0."""
     at, memory = offset(segment, number), segment.memory
     state = STATES.get(core.state(segment.mem, number), "dead")
@@ -241,16 +251,16 @@ def describe(segment, number):
     )
 
 
-def counter(segment, number, n):
+def counter(segment: Segment, number: int, n: int) -> int:
     """The n-th of ``layout.COUNTERS``, as slot number has it over all who have held it."""
     return segment.memory.peek64(offset(segment, number) + layout.CLIENT_COUNTERS + n * 8)
 
 
-def used_slots(segment):
+def used_slots(segment: Segment) -> list[int]:
     """Numbers of the slots that somebody has ever held."""
 
-    def is_used(number):
+    def is_used(number: int) -> bool:
         generation = segment.memory.peek32(offset(segment, number) + layout.CLIENT_GENERATION)
-        return generation or core.state(segment.mem, number) != layout.SLOT_CLEAN
+        return generation != 0 or core.state(segment.mem, number) != layout.SLOT_CLEAN
 
     return [number for number in range(segment.geometry["nclients"]) if is_used(number)]

@@ -1,28 +1,46 @@
 """A pool in this process: open it, map objects into it, look at it."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import weakref
+from typing import TYPE_CHECKING, Self, SupportsFloat, SupportsIndex, TypeAlias
 
 from ..errors import FoliocacheError, PoolNotFoundError
 from ..filler.engine import Engine
 from ..mm import audit, layout
 from ..observe import look
-from ..observe.records import Counters, FoliosByType, LockInfo, PagesByState, Stat
+from ..observe.records import Counters, Finding, FoliosByType, LockInfo, ObjectInfo, PagesByState, Stat
 from . import client, repair
 from . import segment as segments_module
 from .attachment import Attachment
 from .mapping import Mapping, key_digest
+
+if TYPE_CHECKING:
+    from ..filler.source import Read, ReadInto
+    from ..mm.atomics import Memory
+
+Seconds: TypeAlias = SupportsFloat | SupportsIndex
 
 FILL_TIMEOUT = 60.0
 FILL_TIMEOUT_MAX = 1e9  # seconds; the core counts nanoseconds in 64 bits
 
 # The open caches of this process, by what tells their files from others. There is no lock: each step is a single call of a dict, so
 # a signal's handler or a finalizer may open a pool while its thread is at it, and a forked child finds no lock that nobody releases.
-_pools: dict[tuple[int, int], "weakref.ref[Pool]"] = {}
+_pools: dict[tuple[int, int], weakref.ref[Pool]] = {}
 
 
-def open(name="default", size=None, page_size=None, mode=0o600, *, clients=None, any_owner=False, fill_timeout=None):
+def open(
+    name: str = "default",
+    size: SupportsIndex | str | None = None,
+    page_size: SupportsIndex | str | None = None,
+    mode: SupportsIndex = 0o600,
+    *,
+    clients: SupportsIndex | None = None,
+    any_owner: bool = False,
+    fill_timeout: Seconds | None = None,
+) -> Pool:
     """Attach to the pool called name, creating it if there is none.
 
     :param name: letters, digits, ``_``, ``-``, ``.``; one pool per name.
@@ -51,23 +69,29 @@ def open(name="default", size=None, page_size=None, mode=0o600, *, clients=None,
     return pool
 
 
-def attach(name="default", *, any_owner=False):
+def attach(name: str = "default", *, any_owner: bool = False) -> Pool:
     """Attach to an existing pool with the parameters it has. Raises PoolNotFoundError, PoolError."""
     return _known(name, any_owner, {}) or _new(segments_module.attach(name, any_owner), any_owner)
 
 
-def _reopen(name, size, page_size, any_owner, fill_timeout):
+def _reopen(
+    name: str,
+    size: SupportsIndex | str | None,
+    page_size: SupportsIndex | str | None,
+    any_owner: bool,
+    fill_timeout: Seconds | None,
+) -> Pool:
     """What a pickled Pool becomes in another process."""
     return open(name, size, page_size, any_owner=any_owner, fill_timeout=fill_timeout)
 
 
-def _seconds(value):
+def _seconds(value: Seconds) -> float:
     try:
         if isinstance(value, (bool, str, bytes, bytearray)):
             raise TypeError
         seconds = float(value)
     except OverflowError:
-        seconds = FILL_TIMEOUT_MAX if value > 0 else -1.0
+        seconds = FILL_TIMEOUT_MAX if value > 0 else -1.0  # type: ignore[operator]  # a huge int or fraction
     except (TypeError, ValueError):
         seconds = -1.0
     if not seconds >= 0:
@@ -75,13 +99,13 @@ def _seconds(value):
     return min(seconds, FILL_TIMEOUT_MAX)
 
 
-def _known(name, any_owner, wanted):
+def _known(name: str, any_owner: bool, wanted: segments_module.Wanted) -> Pool | None:
     """The pool called name, if this process has it open: needs neither descriptors nor memory. None if not."""
     try:
-        found = _pools.get(segments_module.locate(name, any_owner))
+        ref = _pools.get(segments_module.locate(name, any_owner))
     except PoolNotFoundError:
         return None
-    pool = found and found()
+    pool = ref() if ref is not None else None
     if pool is None or pool.closed:
         return None
     segments_module.check_parameters(name, pool._attachment.segment.geometry, wanted)
@@ -93,7 +117,7 @@ def _known(name, any_owner, wanted):
         raise
 
 
-def _new(segment, any_owner):
+def _new(segment: segments_module.Segment, any_owner: bool) -> Pool:
     """A pool for a segment that has just been mapped; another one, if a thread or a signal's handler here was faster.
 
     It is made known before it becomes a client, so that all of them become one.
@@ -101,7 +125,7 @@ def _new(segment, any_owner):
     return _joined(_published(Pool(segment, any_owner), segment.inode))
 
 
-def _published(pool, key):
+def _published(pool: Pool, key: tuple[int, int]) -> Pool:
     mine = weakref.ref(pool, functools.partial(_forget, key))
     while True:
         ref = _pools.setdefault(key, mine)
@@ -111,12 +135,12 @@ def _published(pool, key):
         _forget(key, ref)
 
 
-def _forget(key, ref):
+def _forget(key: tuple[int, int], ref: weakref.ref[Pool]) -> None:
     if _pools.get(key) is ref:
         _pools.pop(key, None)
 
 
-def _joined(pool):
+def _joined(pool: Pool) -> Pool:
     pool._attachment.join()
     return pool
 
@@ -124,7 +148,7 @@ def _joined(pool):
 class Pool:
     """A pool of shared pages. Made by :func:`open` and :func:`attach`; pickles by name; may be used after fork and by threads."""
 
-    def __init__(self, segment, any_owner=False):
+    def __init__(self, segment: segments_module.Segment, any_owner: bool = False) -> None:
         self._attachment = Attachment(segment)
         self._any_owner = any_owner
         self.name = segment.name
@@ -132,36 +156,36 @@ class Pool:
         self.page_size = segment.page_size
         self.pool_bytes = segment.pool_bytes
         self._fill_timeout = FILL_TIMEOUT
-        self._engine = None
+        self._engine: Engine | None = None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<foliocache.Pool {self.name!r}, {self.pool_bytes} bytes in pages of {self.page_size}>"
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, ...]:
         return _reopen, (self.name, self.pool_bytes, self.page_size, self._any_owner, self.fill_timeout)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._check_open()
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     @property
-    def fill_timeout(self):
+    def fill_timeout(self) -> float:
         """Seconds to wait for another process that is reading a page from the source: see :func:`open`."""
         return self._fill_timeout
 
     @fill_timeout.setter
-    def fill_timeout(self, seconds):
+    def fill_timeout(self, seconds: Seconds) -> None:
         self._fill_timeout = _seconds(seconds)
 
     @property
-    def closed(self):
+    def closed(self) -> bool:
         """Whether it has been closed in this process."""
         return self._attachment.closed
 
-    def close(self):
+    def close(self) -> None:
         """Make no more use of the pool here: from now on its methods and those of its mappings raise FoliocacheError.
 
         What has begun goes on, and what is being read ahead is waited for, at most ``fill_timeout`` seconds. Leases, windows and
@@ -174,7 +198,16 @@ class Pool:
         finally:
             self._attachment.close()
 
-    def mapping(self, key, size, version="", read=None, readinto=None, *, concurrent=False):
+    def mapping(
+        self,
+        key: str,
+        size: SupportsIndex,
+        version: str = "",
+        read: Read | None = None,
+        readinto: ReadInto | None = None,
+        *,
+        concurrent: bool = False,
+    ) -> Mapping:
         """The object called key, of size bytes, at one version: a :class:`Mapping`.
 
         :param key: what names the object to everybody that uses this pool.
@@ -191,19 +224,19 @@ class Pool:
         self._check_open()
         return Mapping(self, key, size, version, read, readinto, concurrent)
 
-    def forget(self, key):
+    def forget(self, key: str) -> int:
         """Withdraw every version of the object called key. Leases that are out stay valid. How many versions there were."""
         self._check_open()
         if not isinstance(key, str):
             raise ValueError(f"key must be a string, not {key!r}")
         return self._attachment.forget(key_digest(key))
 
-    def mappings(self):
+    def mappings(self) -> list[ObjectInfo]:
         """The cached objects: a list of :class:`ObjectInfo`."""
         self._check_open()
         return look.objects(self._memory)
 
-    def audit(self):
+    def audit(self) -> list[Finding]:
         """Check every invariant of the pool: a list of :class:`Finding`; empty when it is clean.
 
         Exact while nobody else works on the pool; otherwise an operation in flight may show.
@@ -211,7 +244,7 @@ class Pool:
         self._check_open()
         return look.findings(self._memory)
 
-    def repair(self):
+    def repair(self) -> list[Finding]:
         """Settle what dead processes have left, and repair what is proven to be damaged: the findings that are left.
 
         Others may go on working meanwhile; in a sound pool nothing is changed. What is dropped is fetched again when it is wanted. A page
@@ -221,7 +254,7 @@ class Pool:
         self._check_open()
         return repair.repair(self._attachment)
 
-    def stat(self):
+    def stat(self) -> Stat:
         """Sizes, pages by state, folios by type, mappings, pins, clients and counters: a :class:`Stat`.
 
         Settles what dead processes have left first, unless somebody else is at it or this process may not. So a client whose state
@@ -260,14 +293,14 @@ class Pool:
         )
 
     @property
-    def _memory(self):
+    def _memory(self) -> Memory:
         return self._attachment.segment.memory
 
-    def _check_open(self):
+    def _check_open(self) -> None:
         self._attachment.check_open()
 
     @property
-    def engine(self):
+    def engine(self) -> Engine:
         """The threads in which this process calls its sources, an :class:`Engine`."""
         if self._engine is None or not self._engine.is_ours:
             self._engine = Engine()

@@ -8,9 +8,18 @@ The audit takes no lock, so an operation under way can look like damage to it. T
   (``audit.is_damaged``). If there is no such moment, the finding stands, and a later repair looks again.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ..mm import audit, client, layout, robust_lock
 from ..mm import reap as core
 from ..observe import look
+
+if TYPE_CHECKING:
+    from ..mm.atomics import Memory
+    from ..observe.records import Finding
+    from .attachment import Attachment
 
 LOOKS = 3
 ROUNDS = 4  # what is dropped in one can leave something to be counted again in the next
@@ -30,7 +39,7 @@ PARTS = {
 }
 
 
-def repair(attachment):
+def repair(attachment: Attachment) -> list[Finding]:
     """Settle what the dead have left, repair what is proven to be damaged: the findings of the audit that are left."""
     memory, mem, me = attachment.memory, attachment.memory.handle, attachment.number
     attachment.repair()
@@ -51,7 +60,7 @@ def repair(attachment):
     return findings
 
 
-def _same_again(memory, me, findings):
+def _same_again(memory: Memory, me: int, findings: list[Finding]) -> list[Finding]:
     """Those of the findings that further audits find again."""
     for _ in range(LOOKS - 1):
         if not findings:
@@ -62,11 +71,11 @@ def _same_again(memory, me, findings):
     return findings
 
 
-def _pages(findings):
+def _pages(findings: list[Finding]) -> list[int]:
     return sorted({int(found.where.removeprefix("pfn ")) for found in findings if found.where.startswith("pfn ")})
 
 
-def _free_locks(mem, me):
+def _free_locks(mem: int, me: int) -> None:
     """Take over the locks that are broken, or whose words name nobody who lives, and repair what they protect."""
     core.locks(mem, me, me)
     owners = {robust_lock.owner(mem, word) for word in audit.lock_words()} - {layout.NIL}

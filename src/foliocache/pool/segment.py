@@ -18,6 +18,8 @@ memory (``mm.atomics.Memory``), and the core's bounds checks use that copy. It t
 ``multiprocessing.shared_memory`` would not do: its resource tracker unlinks segments that other processes still use.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import fcntl
@@ -32,11 +34,16 @@ import threading
 import time
 import traceback
 import zlib
+from collections.abc import Iterable, Iterator
+from typing import NoReturn, SupportsIndex, TypeAlias
 
-from ..errors import PoolDamagedError, PoolError, PoolFullError, PoolMismatchError, PoolNotFoundError
+from ..errors import FoliocacheError, PoolDamagedError, PoolError, PoolFullError, PoolMismatchError, PoolNotFoundError
 from ..mm import atomics, layout, lru, mapping, page_alloc, slab
 from ..sizes import format_size, parse_count, parse_size
-from .descriptor import open_file
+from .descriptor import Descriptor, open_file
+
+Geometry: TypeAlias = dict[str, int]  # what ``geometry`` returns
+Wanted: TypeAlias = dict[str, int | None]  # what ``parameters`` returns
 
 PREFIX = "foliocache."
 DEFAULT_SIZE = 4 << 30
@@ -62,19 +69,19 @@ _LOOK_AGAIN = 0.01
 _RECORD_LOCK = struct.Struct("@hhqqi0q")
 
 
-def directory():
+def directory() -> str:
     """where pools live: /dev/shm, or what FOLIOCACHE_DIR says (another tmpfs, for a container or a test)."""
     return os.path.abspath(os.environ.get("FOLIOCACHE_DIR") or "/dev/shm")
 
 
-def path_of(name):
+def path_of(name: str) -> str:
     """The file of the segment called name. ValueError for a name that could leave the folder."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", name):
         raise ValueError(f"pool name {name!r}: use 1 to 100 letters, digits, '_', '-' and '.', not starting with '.'")
     return os.path.join(directory(), PREFIX + name)
 
 
-def pools():
+def pools() -> list[str]:
     """Names of the pools of this folder that belong to this user. Raises PoolError if the folder cannot be listed."""
     try:
         with os.scandir(directory()) as entries:
@@ -84,14 +91,14 @@ def pools():
     return sorted(name.removeprefix(PREFIX) for name in mine)
 
 
-def _is_my_file(entry):
+def _is_my_file(entry: os.DirEntry[str]) -> bool:
     with contextlib.suppress(FileNotFoundError):
         found = entry.stat(follow_symlinks=False)
         return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
     return False
 
 
-def remove(name):
+def remove(name: str) -> None:
     """Unlink a pool. Processes that are attached keep it until they go. Raises PoolNotFoundError, PoolError."""
     path = path_of(name)
     _sweep(path)
@@ -105,7 +112,7 @@ def remove(name):
         raise PoolError(f"{path} cannot be removed: {error.strerror}") from None
 
 
-def geometry(pages, page_size, clients):
+def geometry(pages: int, page_size: int, clients: int) -> Geometry:
     """Where each table begins and how large it is, in the terms of ``layout``; "size" is that of the file."""
     shape = {
         "npages": pages,
@@ -131,7 +138,7 @@ def geometry(pages, page_size, clients):
 class Segment:
     """A mapped segment: ``memory`` for the core, ``geometry``, and the open ``file`` it came from."""
 
-    def __init__(self, name, path, file, shape):
+    def __init__(self, name: str, path: str, file: Descriptor, shape: Geometry) -> None:
         self.name = name
         self.path = path
         self.geometry = shape
@@ -140,27 +147,27 @@ class Segment:
         self.memory = atomics.Memory(*_map(name, file, shape["size"]), shape | {"fd": file.fd})
         self.mem = self.memory.handle
 
-    def __reduce__(self):
+    def __reduce__(self) -> NoReturn:
         raise TypeError("a mapped segment belongs to one process and cannot be copied or pickled; attach to it by its name")
 
     @property
-    def fd(self):
+    def fd(self) -> int:
         return self.file.fd
 
     @property
-    def page_size(self):
+    def page_size(self) -> int:
         return 1 << self.geometry["page_shift"]
 
     @property
-    def pool_bytes(self):
+    def pool_bytes(self) -> int:
         return self.geometry["npages"] * self.page_size
 
     @property
-    def metadata_bytes(self):
+    def metadata_bytes(self) -> int:
         return self.geometry["data"]
 
 
-def _map(name, file, size):
+def _map(name: str, file: Descriptor, size: int) -> tuple[mmap.mmap, mmap.mmap]:
     """The whole file twice: read-write, read-only. Raises PoolError."""
     try:
         return mmap.mmap(file.fd, size), mmap.mmap(file.fd, size, prot=mmap.PROT_READ)
@@ -176,7 +183,7 @@ def _map(name, file, size):
 # Attaching.
 
 
-def create_or_attach(name, wanted, mode=0o600, any_owner=False):
+def create_or_attach(name: str, wanted: Wanted, mode: int = 0o600, any_owner: bool = False) -> Segment:
     """The segment called name, made if there is none: ``wanted`` is what ``parameters`` returns. Raises PoolError."""
     path = path_of(name)
     while True:
@@ -187,7 +194,7 @@ def create_or_attach(name, wanted, mode=0o600, any_owner=False):
             return made
 
 
-def attach(name, any_owner=False, wanted=None):
+def attach(name: str, any_owner: bool = False, wanted: Wanted | None = None) -> Segment:
     """The segment called name, with the parameters it has, or as ``wanted``. Raises PoolNotFoundError, PoolError."""
     path = path_of(name)
     locate(name, any_owner)
@@ -206,7 +213,7 @@ def attach(name, any_owner=False, wanted=None):
     return Segment(name, path, file, shape)
 
 
-def locate(name, any_owner=False):
+def locate(name: str, any_owner: bool = False) -> tuple[int, int]:
     """What tells the file of the segment called name from others, without opening it. Raises PoolNotFoundError, PoolError."""
     path = path_of(name)
     try:
@@ -217,7 +224,7 @@ def locate(name, any_owner=False):
     return _inode(found)
 
 
-def _refusal(error, name, path):
+def _refusal(error: OSError, name: str, path: str) -> FoliocacheError:
     if isinstance(error, FileNotFoundError) and os.path.isdir(directory()):
         return PoolNotFoundError(f"there is no pool {name!r} in {directory()}; foliocache.open() creates one")
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
@@ -228,7 +235,7 @@ def _refusal(error, name, path):
     return PoolError(f"pool {name!r} ({path}) cannot be opened: {error.strerror}{advice}")
 
 
-def _check_file(found, name, path, any_owner):
+def _check_file(found: os.stat_result, name: str, path: str, any_owner: bool) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise PoolError(f"{path} is not a regular file; remove it, or use another name than {name!r}")
     if found.st_uid != os.geteuid() and not any_owner:
@@ -240,27 +247,27 @@ def _check_file(found, name, path, any_owner):
 _DEFAULTS = {"size": DEFAULT_SIZE, "page_size": DEFAULT_PAGE_SIZE, "clients": DEFAULT_CLIENTS}
 
 
-def parameters(size=None, page_size=None, clients=None):
+def parameters(
+    size: SupportsIndex | str | None = None, page_size: SupportsIndex | str | None = None, clients: SupportsIndex | None = None
+) -> Wanted:
     """What somebody asks of a segment, as ``create_or_attach`` takes it. Raises ValueError."""
-    wanted = {
-        "size": None if size is None else parse_size(size),
-        "page_size": None if page_size is None else parse_size(page_size, "page_size"),
-        "clients": None if clients is None else parse_count(clients, "clients"),
-    }
-    page = wanted["page_size"] or DEFAULT_PAGE_SIZE
+    pool_bytes = None if size is None else parse_size(size)
+    page_bytes = None if page_size is None else parse_size(page_size, "page_size")
+    processes = None if clients is None else parse_count(clients, "clients")
+    page = page_bytes or DEFAULT_PAGE_SIZE
     if page & (page - 1) or not PAGE_SIZE_MIN <= page <= PAGE_SIZE_MAX:
         raise ValueError(f"page_size must be a power of two from 4KiB to 2MiB, not {page_size!r}")
-    pool = wanted["size"] or DEFAULT_SIZE
+    pool = pool_bytes or DEFAULT_SIZE
     if not PAGES_MIN * page <= pool <= SIZE_MAX:
         raise ValueError(
             f"size must be from {PAGES_MIN} pages ({format_size(PAGES_MIN * page)}) to {format_size(SIZE_MAX)}, not {format_size(pool)}"
         )
-    if clients is not None and not 1 <= wanted["clients"] <= CLIENTS_MAX:
+    if processes is not None and not 1 <= processes <= CLIENTS_MAX:
         raise ValueError(f"clients must be a number from 1 to {CLIENTS_MAX}, not {clients!r}")
-    return wanted
+    return {"size": pool_bytes, "page_size": page_bytes, "clients": processes}
 
 
-def permissions(mode):
+def permissions(mode: SupportsIndex) -> int:
     """mode as a number that a segment can have. Raises ValueError."""
     number = parse_count(mode, "mode", "permissions, such as 0o600")
     if not 0 <= number <= 0o777 or number & 0o600 != 0o600:
@@ -269,18 +276,19 @@ def permissions(mode):
     return number
 
 
-def check_parameters(name, shape, wanted):
+def check_parameters(name: str, shape: Geometry, wanted: Wanted) -> None:
     """PoolMismatchError, if a segment of this geometry is not as wanted."""
     found = {
         "size": shape["npages"] << shape["page_shift"],
         "page_size": 1 << shape["page_shift"],
         "clients": shape["nclients"],
     }
-    if wanted.get("size"):
-        wanted = wanted | {"size": wanted["size"] // found["page_size"] * found["page_size"]}
-    differing = [key for key, value in wanted.items() if value not in (None, found[key])]
+    asked_for = {key: value for key, value in wanted.items() if value is not None}
+    if "size" in asked_for:
+        asked_for["size"] = asked_for["size"] // found["page_size"] * found["page_size"]
+    differing = [key for key, value in asked_for.items() if value != found[key]]
     if differing:
-        asked = ", ".join(f"{key}={_shown(key, wanted[key])}" for key in differing)
+        asked = ", ".join(f"{key}={_shown(key, asked_for[key])}" for key in differing)
         has = ", ".join(f"{key}={_shown(key, found[key])}" for key in differing)
         raise PoolMismatchError(
             f"pool {name!r} exists with {has}, but {asked} was asked for; leave it out, use another name, "
@@ -294,7 +302,7 @@ def check_parameters(name, shape, wanted):
 _creation = threading.RLock()  # a record lock is the process's, so its threads take turns by this one
 
 
-def _after_fork_in_child():
+def _after_fork_in_child() -> None:
     global _creation
     _creation = threading.RLock()
 
@@ -302,7 +310,7 @@ def _after_fork_in_child():
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _create(name, path, mode, size, page_size, clients):
+def _create(name: str, path: str, mode: int, size: int, page_size: int, clients: int) -> Segment | None:
     """A new segment under its name; None if somebody else has made one meanwhile. Raises PoolFullError, PoolError."""
     shape = geometry(size // page_size, page_size, clients) | {"fenced": _needs_fences()}
     try:
@@ -320,7 +328,7 @@ def _create(name, path, mode, size, page_size, clients):
         raise _failure(error, name, shape) from None
 
 
-def _failure(error, name, shape):
+def _failure(error: OSError, name: str, shape: Geometry) -> PoolError:
     if error.errno not in _FULL:
         return PoolError(f"pool {name!r} cannot be made in {directory()}: {error.strerror}")
     free = os.statvfs(directory())
@@ -332,8 +340,10 @@ def _failure(error, name, shape):
     )
 
 
-def _make_nameless(name, path, mode, shape):
+def _make_nameless(name: str, path: str, mode: int, shape: Geometry) -> Segment | None:
     """The segment, made in a file that has no name before it is whole; None where that cannot be done."""
+    segment: Segment | None
+    file: Descriptor | None
     try:
         file = open_file(directory(), os.O_RDWR | os.O_TMPFILE, private=True)
     except OSError as error:
@@ -353,7 +363,7 @@ def _make_nameless(name, path, mode, shape):
     return segment
 
 
-def _link_nameless(file, path):
+def _link_nameless(file: Descriptor, path: str) -> bool:
     """Whether a nameless file could be given this name. Raises FileExistsError."""
     try:
         file.link(path)
@@ -364,9 +374,11 @@ def _link_nameless(file, path):
     return True
 
 
-def _make_hidden(name, path, mode, shape):
+def _make_hidden(name: str, path: str, mode: int, shape: Geometry) -> Segment:
     """The same by way of a hidden name."""
     hidden = _hidden(path, secrets.token_hex(8))
+    segment: Segment | None
+    file: Descriptor | None
     try:
         file = open_file(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL, private=True)
         segment = _build(name, path, file, mode, shape)
@@ -381,19 +393,19 @@ def _make_hidden(name, path, mode, shape):
     return segment
 
 
-def _link(hidden, path):
+def _link(hidden: str, path: str) -> None:
     try:
         os.link(hidden, path)
     except FileNotFoundError:  # a signal's handler has made the segment meanwhile, and cleaned up
         raise FileExistsError(path) from None
 
 
-def _forget_frames(error):
+def _forget_frames(error: BaseException) -> None:
     """Whoever catches the exception may keep it for long; the memory that was reserved is not to be kept with it."""
     traceback.clear_frames(error.__traceback__)
 
 
-def _build(name, path, file, mode, shape):
+def _build(name: str, path: str, file: Descriptor, mode: int, shape: Geometry) -> Segment:
     size = shape["size"]
     most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)  # beyond it there is also a signal, which may kill
     if most != resource.RLIM_INFINITY and size > most:
@@ -412,21 +424,21 @@ def _build(name, path, file, mode, shape):
     return segment
 
 
-def _check_room(size):
+def _check_room(size: int) -> None:
     """Before others find the file system full, too. Where it has no bound it says 0 of 0 free."""
     found = os.statvfs(directory())
     if found.f_blocks and size > found.f_bavail * found.f_frsize:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _hidden(path, what):
+def _hidden(path: str, what: str) -> str:
     """A name beside path that no segment can have, and that belongs to this segment alone."""
     folder, name = os.path.split(path)
     return os.path.join(folder, f"{_HIDDEN}{name.removeprefix(PREFIX)}~{what}")
 
 
 @contextlib.contextmanager
-def _turn(name, path, size):
+def _turn(name: str, path: str, size: int) -> Iterator[bool]:
     """One creator of a segment at a time: whether this is the one. False if the segment is there, or there is no lock to be had."""
     lock, file = _hidden(path, "lock"), None
     try:
@@ -440,7 +452,7 @@ def _turn(name, path, size):
         del file
 
 
-def _lock(name, path, lock, patience):
+def _lock(name: str, path: str, lock: str, patience: float) -> Descriptor | None:
     """The lock file, locked; None if that cannot be, or there is no need to wait for it any more."""
     deadline = time.monotonic() + patience
     while not os.path.lexists(path):
@@ -461,7 +473,7 @@ def _lock(name, path, lock, patience):
     return None
 
 
-def _try_lock(file):
+def _try_lock(file: Descriptor) -> bool:
     """Take the record lock on a file: whether nobody else has it. OSError where there are no such locks."""
     try:
         fcntl.lockf(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -472,7 +484,7 @@ def _try_lock(file):
     return True
 
 
-def _remove_lock(lock):
+def _remove_lock(lock: str) -> None:
     """Whoever waits for the lock file looks whether it is still there once it has the lock."""
     with contextlib.suppress(OSError):
         file = open_file(lock, _ATTACH)
@@ -480,23 +492,24 @@ def _remove_lock(lock):
             os.unlink(lock)
 
 
-def _is_mine(file):
+def _is_mine(file: Descriptor) -> bool:
     found = os.fstat(file.fd)
     return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
 
 
-def _is_at(file, path):
+def _is_at(file: Descriptor, path: str) -> bool:
     with contextlib.suppress(FileNotFoundError):
         return _inode(os.fstat(file.fd)) == _inode(os.lstat(path))
     return False
 
 
-def _holder(file):
+def _holder(file: Descriptor) -> int:
     asked = _RECORD_LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    return _RECORD_LOCK.unpack(fcntl.fcntl(file.fd, fcntl.F_GETLK, asked))[4]
+    pid: int = _RECORD_LOCK.unpack(fcntl.fcntl(file.fd, fcntl.F_GETLK, asked))[4]
+    return pid
 
 
-def _sweep(path):
+def _sweep(path: str) -> None:
     """Remove what killed creators of a segment have left under hidden names, unless one is at work."""
     with contextlib.suppress(OSError):
         leftovers = list(_leftovers(path))
@@ -507,12 +520,12 @@ def _sweep(path):
             os.unlink(lock)
 
 
-def _unlink_all(paths):
+def _unlink_all(paths: Iterable[str]) -> None:
     for path in list(paths):
         _unlink(path)
 
 
-def _leftovers(path):
+def _leftovers(path: str) -> Iterator[str]:
     folder, prefix = os.path.split(_hidden(path, ""))
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -520,19 +533,19 @@ def _leftovers(path):
                 yield entry.path
 
 
-def _unlink(path):
+def _unlink(path: str) -> None:
     with contextlib.suppress(OSError):
         os.unlink(path)
 
 
-def _setup_tables(mem):
+def _setup_tables(mem: int) -> None:
     page_alloc.setup(mem, _SETUP_CLIENT)
     lru.setup(mem)
     slab.setup(mem)
     mapping.setup(mem)
 
 
-def _identity(shape, state):
+def _identity(shape: Geometry, state: int) -> bytes:
     fields = [shape[key] for key in ("size", "page_shift", "npages", "nclients", "nbuckets", "nghosts")]
     places = [shape[key] for key in ("memmap", "data", "clients", "buckets", "ghosts")]
     packed = _IDENTITY.pack(
@@ -549,7 +562,7 @@ def _identity(shape, state):
     return packed[: layout.HDR_CHECKSUM] + struct.pack("<I", checksum) + packed[layout.HDR_MEMMAP :]
 
 
-def _needs_fences():
+def _needs_fences() -> int:
     """1 where membarrier(2) is not to be had, or not wanted (FOLIOCACHE_FENCES): every operation begins with a fence then.
 
     Registers this process for it otherwise.
@@ -557,11 +570,11 @@ def _needs_fences():
     return int(bool(os.environ.get("FOLIOCACHE_FENCES")) or atomics.membarrier_errno() != 0)
 
 
-def _shown(key, value):
+def _shown(key: str, value: int) -> str:
     return str(value) if key == "clients" else format_size(value)
 
 
-def _read_identity(fd, name, path):
+def _read_identity(fd: int, name: str, path: str) -> Geometry:
     """The geometry in the header, once everything about it has been checked."""
     advice = f"remove it (foliocache rm {name}) or use another name"
     head = os.pread(fd, _IDENTITY.size, 0)
@@ -589,7 +602,7 @@ def _read_identity(fd, name, path):
     return shape | {"fenced": fenced}
 
 
-def _makes_sense(page_shift, pages, clients):
+def _makes_sense(page_shift: int, pages: int, clients: int) -> bool:
     return (
         PAGE_SIZE_MIN <= 1 << min(page_shift, 64) <= PAGE_SIZE_MAX
         and PAGES_MIN <= pages <= SIZE_MAX >> page_shift
@@ -597,13 +610,13 @@ def _makes_sense(page_shift, pages, clients):
     )
 
 
-def _inode(found):
+def _inode(found: os.stat_result) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _power_of_two(n):
+def _power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def _align(n, to):
+def _align(n: int, to: int) -> int:
     return (n + to - 1) // to * to
