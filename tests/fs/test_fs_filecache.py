@@ -119,9 +119,9 @@ def test_explicit_identity(pool, data):
         return data[start:end]
 
     for _ in range(2):
-        pool = FolioCache(1, fetch, len(data), pool=pool, key="object", version="1")
-        assert pool._fetch(0, None) == data
-        assert pool._fetch(5, 5) == pool._fetch(len(data), len(data) + 5) == b""
+        cache = FolioCache(1, fetch, len(data), pool=pool, key="object", version="1")
+        assert cache._fetch(0, None) == data
+        assert cache._fetch(5, 5) == pool._fetch(len(data), len(data) + 5) == b""
     assert sum(fetched) == len(data)
 
 

@@ -36,6 +36,12 @@ Entry: TypeAlias = "tuple[Graph, Choices]"
 class Result:
     """The result of an exploration; results of parts add up (:meth:`add`)."""
 
+    executions: int
+    blocked: int
+    operations: int
+    stutters: int
+    finished: bool
+
     def __init__(self) -> None:
         self.executions = self.blocked = self.operations = self.stutters = 0
         self.keys: set[int] = set()
@@ -61,12 +67,28 @@ class Result:
 class Found:
     """A failure, and the replay string of the execution that ends in it."""
 
+    kind: str
+    message: str
+    thread: int | None
+    replay_string: str
+
     def __init__(self, failure: Failure, graph: Graph) -> None:
         self.kind, self.message, self.thread = failure.kind, failure.message, failure.thread
         self.replay_string = encode(graph, failure.thread)
 
 
 class Explorer:
+    program: Program
+    model: Model
+    names: list[str]
+    timeouts: bool
+    lower: list[int | None]
+    machine: Machine
+    result: Result
+    deadline: float | None
+    stop: bool
+    bound: int | None
+
     def __init__(
         self,
         program: Program,

@@ -12,10 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, Self
-
-if TYPE_CHECKING:
-    pass
+from typing import Any, Protocol, Self, TypeAlias
 
 ORDERS = ("relaxed", "acquire", "release", "acq_rel", "seq_cst")
 GEOMETRY = ("memmap", "data", "clients", "buckets", "ghosts", "npages", "page_shift", "nclients", "nbuckets", "nghosts")
@@ -57,7 +54,7 @@ class Memory:
     nghosts: int
 
     def __init__(self, size: int, geometry: Mapping[str, int] | Iterable[tuple[str, int]] = (), buffer: Any = None) -> None:
-        self.buffer = bytearray(size) if buffer is None else buffer
+        self.buffer: Any = bytearray(size) if buffer is None else buffer
         self.size = size
         self.sleepers: dict[int, collections.deque[threading.Event]] = collections.defaultdict(collections.deque)
         self.dead: set[int] = set()
@@ -193,14 +190,31 @@ def cpu_relax() -> None:
     time.sleep(0)
 
 
-now_ns = time.monotonic_ns
+now_ns: Callable[[], int] = time.monotonic_ns
 
-read32, write32, read64, write64 = _load32, _store32, _load64, _store64
-load_relaxed = load_acquire = load_seq_cst = read_once = _load32
-store_relaxed = store_release = store_seq_cst = record32 = write_once = _store32
-load_relaxed64 = load_acquire64 = _load64
-store_relaxed64 = store_release64 = _store64
-fence_acquire = fence_release = fence_acq_rel = fence_seq_cst = _fence
+_Load: TypeAlias = Callable[[Memory, int], int]
+_Store: TypeAlias = Callable[[Memory, int, int], None]
+read32: _Load = _load32
+load_relaxed: _Load = _load32
+load_acquire: _Load = _load32
+load_seq_cst: _Load = _load32
+read_once: _Load = _load32
+write32: _Store = _store32
+store_relaxed: _Store = _store32
+store_release: _Store = _store32
+store_seq_cst: _Store = _store32
+record32: _Store = _store32
+write_once: _Store = _store32
+read64: _Load = _load64
+load_relaxed64: _Load = _load64
+load_acquire64: _Load = _load64
+write64: _Store = _store64
+store_relaxed64: _Store = _store64
+store_release64: _Store = _store64
+fence_acquire: Callable[[], None] = _fence
+fence_release: Callable[[], None] = _fence
+fence_acq_rel: Callable[[], None] = _fence
+fence_seq_cst: Callable[[], None] = _fence
 
 for _name in GEOMETRY:
     globals()[_name] = _geometry(_name)

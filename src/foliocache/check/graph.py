@@ -109,6 +109,9 @@ class Graph:
     reads: dict[Loc, list[Event]]
     plain: dict[Loc, list[Event]]
     done: list[End | None]
+    stamp: int
+    seq_cst: int
+    light: int
 
     def __init__(self, nthreads: int) -> None:
         self.threads = [[] for _ in range(nthreads)]

@@ -25,7 +25,8 @@ from .symmetry import causes, lowest, twin
 
 if TYPE_CHECKING:
     from .explore import Explorer
-    from .graph import Graph, Loc, Value
+    from .graph import Clock, Graph, Loc, Value
+    from .model import Model
     from .program import Program
 
 Choices: TypeAlias = "list[tuple[Event, int]] | list[tuple[Event, None]]"  # an event, and its place in ``mo`` if it is a write
@@ -33,6 +34,11 @@ MAX_EVENTS = 2000
 
 
 class Machine(Steps, Geometry):
+    explorer: Explorer
+    model: Model
+    none: Clock
+    lower: list[int | None]
+    operations: int
     graph: Graph
     thread: int
     log: list[Event]

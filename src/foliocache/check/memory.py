@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 class Blocked(BaseException):
     """The thread cannot go on in this graph. ``why`` is spin, stutter, futex, await, assume or replay."""
 
+    why: str
+    reads: Sequence[Event]
+    detail: tuple[Loc, Value] | None
+
     def __init__(self, why: str, reads: Sequence[Event] = (), detail: tuple[Loc, Value] | None = None) -> None:
         super().__init__(why)
         self.why, self.reads, self.detail = why, reads, detail
@@ -35,6 +39,10 @@ class Died(BaseException):
 
 class Failure(Exception):
     """An execution that must not happen: what is wrong in it (``kind``, ``message``), and in which thread."""
+
+    kind: str
+    message: str
+    thread: int | None
 
     def __init__(self, kind: str, message: str, thread: int | None = None) -> None:
         super().__init__(message)
@@ -78,7 +86,7 @@ class Geometry:
     def __init__(self, geometry: Mapping[str, int]) -> None:
         for name in facade_threads.GEOMETRY:
             setattr(self, name, geometry.get(name, 0))
-        self.size = geometry.get("size", 0)
+        self.size: int = geometry.get("size", 0)
 
     def load(self, loc: Loc, order: str) -> Value:
         raise NotImplementedError
@@ -105,7 +113,7 @@ class Direct(Geometry):
     ) -> None:
         super().__init__(geometry)
         self.values: dict[Loc, Value] = {} if values is None else values
-        self.processes = clients or {}
+        self.processes: Mapping[int, Hashable] = clients or {}
 
     def load(self, loc: Loc, order: str) -> Value:
         return self.values.get(loc, 0)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .explore import Explorer
     from .graph import Event, Loc, Value
     from .machine import Choices
+    from .model import Model
     from .program import Program
 
 Site: TypeAlias = tuple[str | None, str, str, int]  # facade function, module.function, file, line
@@ -32,7 +33,8 @@ class Replayer(Machine):
         self, explorer: _NoExplorer, geometry: Mapping[str, int], initial: Mapping[Loc, Value], tokens: list[list[str]]
     ) -> None:
         super().__init__(explorer, geometry, initial, len(tokens))  # type: ignore[arg-type]
-        self.tokens, self.free = tokens, False
+        self.tokens: list[list[str]] = tokens
+        self.free: bool = False
         self.rank: dict[Event, int] = {}
 
     def event(self, kind: str, loc: Loc, order: str) -> Event:
@@ -110,8 +112,11 @@ class _NoExplorer:
     """Stands in for the explorer: nothing is explored."""
 
     def __init__(self, explorer: Explorer) -> None:
-        self.model, self.timeouts, self.names, self.name = explorer.model, explorer.timeouts, explorer.names, explorer.name
-        self.lower = [None] * len(explorer.lower)
+        self.model: Model = explorer.model
+        self.timeouts: bool = explorer.timeouts
+        self.names: list[str] = explorer.names
+        self.name: Callable[[Loc], str] = explorer.name
+        self.lower: list[int | None] = [None] * len(explorer.lower)
 
     def push(self, graph: Graph, choices: Choices) -> None:
         pass

@@ -60,7 +60,7 @@ class Suite:
         show: Callable[[Value, str], str] | None = None,
     ) -> None:
         self.package = package
-        self.helpers = helpers or {}
+        self.helpers: dict[str, Callable[..., Any]] = helpers or {}
         self.show = show
         self.scenarios: dict[str, Scenario] = {}
         self.claims: Claims | None = None  # of ``coverage``, if the suite makes any

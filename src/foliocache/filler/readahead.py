@@ -12,7 +12,9 @@ class Readahead:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.start = self.size = self.behind = 0
+        self.start: int = 0
+        self.size: int = 0
+        self.behind: int = 0
 
     def on_miss(self, index: int, wanted: int, previous: int | None) -> tuple[int, int | None]:
         """The reader misses ``wanted`` folios from index on; ``previous`` is the one it used last, or None.

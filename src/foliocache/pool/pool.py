@@ -151,10 +151,10 @@ class Pool:
     def __init__(self, segment: segments_module.Segment, any_owner: bool = False) -> None:
         self._attachment = Attachment(segment)
         self._any_owner = any_owner
-        self.name = segment.name
-        self.path = segment.path
-        self.page_size = segment.page_size
-        self.pool_bytes = segment.pool_bytes
+        self.name: str = segment.name
+        self.path: str = segment.path
+        self.page_size: int = segment.page_size
+        self.pool_bytes: int = segment.pool_bytes
         self._fill_timeout = FILL_TIMEOUT
         self._engine: Engine | None = None
 

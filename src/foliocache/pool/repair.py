@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LOOKS = 3
 ROUNDS = 4  # what is dropped in one can leave something to be counted again in the next
 _PAGES = (layout.REPAIR_LISTS, layout.REPAIR_QUEUES)
-PARTS = {
+PARTS: dict[str, tuple[int, ...]] = {
     "buddy": _PAGES,
     "free": _PAGES,
     "kind": (*_PAGES, layout.REPAIR_SLABS),

@@ -143,9 +143,9 @@ class Segment:
         self.path = path
         self.geometry = shape
         self.file = file
-        self.inode = _inode(os.fstat(file.fd))
-        self.memory = atomics.Memory(*_map(name, file, shape["size"]), shape | {"fd": file.fd})
-        self.mem = self.memory.handle
+        self.inode: tuple[int, int] = _inode(os.fstat(file.fd))
+        self.memory: atomics.Memory = atomics.Memory(*_map(name, file, shape["size"]), shape | {"fd": file.fd})
+        self.mem: int = self.memory.handle
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a mapped segment belongs to one process and cannot be copied or pickled; attach to it by its name")

@@ -198,7 +198,7 @@ class WriteThrough:
         self._writer = fs._identities.begin_writing(path)
         try:
             with fs._changing(path):
-                self.file = opener()
+                self.file: Any = opener()
         except BaseException:
             self._end()
             raise

@@ -96,8 +96,8 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
 
     def _adopt(self, fs: fsspec.AbstractFileSystem) -> None:
         """Paths are the target's. Set per instance: fsspec asks the class about URLs before there is a target."""
-        self.sep = fs.sep
-        self.root_marker = fs.root_marker
+        self.sep: str = fs.sep
+        self.root_marker: str = fs.root_marker
         self._parent = fs._parent
         self._strip_protocol = partial(_stripped, fs)
 

@@ -11,10 +11,12 @@ from ..scenario import Suite, load_suite
 from .fixtures import CORE, poison, show
 
 if TYPE_CHECKING:
-    from ..scenario import Scenario
+    from collections.abc import Callable
+
+    from ..scenario import Build, Scenario
 
 SUITE = Suite(CORE, {"poison": poison}, show)
-scenario = SUITE.scenario
+scenario: Callable[..., Callable[[Build], Build]] = SUITE.scenario
 
 
 def load_all() -> dict[str, Scenario]:

@@ -62,6 +62,8 @@ REAPER, VICTIM, OTHER = 0, 1, 2
 class Pool(tree.Cached):
     """As ``tree.Cached``: a pool with one page cached, at ``place`` of mapping ``ino``."""
 
+    client_of: dict[Hashable, Hashable]
+
     clients = 3
     queues = False  # in FEW_PARTS there are none
 

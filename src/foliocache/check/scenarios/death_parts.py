@@ -188,6 +188,8 @@ def death_window_truncate(core: Core) -> Program:
 class Mapped(Pool):
     """Client 2 has a window on the page, and no other name of it."""
 
+    table: int
+
     def setup(self, mem: Direct) -> None:
         super().setup(mem)
         pagetable = self.core.pagetable
@@ -217,6 +219,9 @@ def death_window_hold(core: Core) -> Program:
 
 class Range(Pool):
     """Client 1 has a window on two pages, and an empty table for pins."""
+
+    table: int
+    pins: int
 
     def __init__(self, core: Core) -> None:
         super().__init__(core, 6, (2,), 1)
@@ -278,7 +283,7 @@ class Filling(Pool):
         self.truncater(REAPER)(mem)
         if self.begun:
             pfn = self.operation(VICTIM, lambda mem: core.filemap.grab(mem, VICTIM, self.ino, self.place, 0, 1))(mem)
-            self.pfn = pfn & 0xFFFFFFFF
+            self.pfn: int = pfn & 0xFFFFFFFF
             core.client.hold(mem, VICTIM, 0, self.pfn)
 
     def complete(self, mem: Mem, me: int, pfn: int) -> None:

@@ -125,7 +125,7 @@ class Two(Queued):
     def setup(self, mem: Direct) -> None:
         super().setup(mem)
         core = self.core
-        self.held = {}
+        self.held: dict[int, int] = {}
         for client, index in ((VICTIM, INDEX), (OTHER, 2)):
             pfn = self.held[client] = core.mapping.find(mem, self.ino, index)
             self.pinned(mem, client, pfn)
@@ -157,6 +157,9 @@ def path_node_freed_both(core: Core) -> Program:
 class Reuse(Pool):
     """As ``nodes.Other``: client 1 removes a page, which frees the leaf above it; client 2 puts a page into another mapping,
     and may get that leaf for it; client 0 looks for the page that is removed."""
+
+    b: int
+    page: int
 
     def __init__(self, core: Core) -> None:
         super().__init__(core, 5, (nodes.NEIGHBOUR,), 2)

@@ -10,6 +10,7 @@ The slab's page does not go back in these scenarios: its other objects keep it, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..mutation import Edit
@@ -43,6 +44,13 @@ VARIANTS = {
 class Other(tree.Cached):
     """Client 3 puts a page into B, whose record exists: a page that the client has (``spare``), or one that it allocates."""
 
+    height_of_b: int
+    index: int
+    spare: bool
+    b: int
+    page: Any
+    words: dict[int, str]
+
     def __init__(self, core: Core, pages: int, height: int = 1, index: int = INDEX, spare: bool = True) -> None:
         super().__init__(core, pages, more=(NEIGHBOUR,), height=2)
         self.height_of_b, self.index, self.spare = height, index, spare
@@ -50,7 +58,7 @@ class Other(tree.Cached):
     def setup(self, mem: Direct) -> None:
         super().setup(mem)
         self.b = tree.opened(self.core, mem, B, self.height_of_b)
-        self.page: Any = self.core.page_alloc.alloc(mem, 3, 0) if self.spare else None
+        self.page = self.core.page_alloc.alloc(mem, 3, 0) if self.spare else None
         self.words = {self.head: "A's head", self.core.mapping.head(mem, self.b): "B's head"}
         slot = self.head
         for node in ("root", "leaf"):
@@ -126,13 +134,14 @@ class Record(Other):
 
     def __init__(self, core: Core) -> None:
         super().__init__(core, 3, height=0)
-        self.more, self.height = (), 0
+        self.more: Sequence[int] = ()
+        self.height: int = 0
 
     def setup(self, mem: Direct) -> None:
         tree.Cached.setup(self, mem)
         tree.opened(self.core, mem, C)
-        self.page = self.core.page_alloc.alloc(mem, 3, 0)
-        self.words = {self.head: "the head"}
+        self.page: Any = self.core.page_alloc.alloc(mem, 3, 0)
+        self.words: dict[int, str] = {self.head: "the head"}
 
     def storer(self, me: int) -> Thread:
         return lambda mem: self.put_in(mem, me, tree.opened(self.core, mem, B, 0), self.page)

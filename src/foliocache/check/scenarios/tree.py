@@ -66,6 +66,14 @@ def unused(core: Core, mem: Mem) -> Any:
 class Cached:
     """A pool with one page cached, at ``place`` of mapping ``ino``."""
 
+    core: Core
+    pages: int
+    more: Sequence[int]
+    height: int
+    ino: int
+    pfn: int
+    head: int
+
     place = INDEX
 
     def __init__(self, core: Core, pages: int, more: Sequence[int] = (), height: int = 1) -> None:
@@ -221,6 +229,8 @@ class Stale(Cached):
     """Client 1 has a page from the allocator. The page's last folio was being evicted by a client that was killed between its
     freeze and the clear of F_ATTACHED, and the reaper has freed the page."""
 
+    page: int
+
     def setup(self, mem: Direct) -> None:
         super().setup(mem)
         core = self.core
@@ -286,10 +296,10 @@ class Filling(Cached):
         for part in (core.slab, core.lru, core.mapping):
             part.setup(mem)
         core.page_alloc.setup(mem, 0)
-        self.ino = opened(core, mem, 1)
-        self.head = core.mapping.head(mem, self.ino)
+        self.ino: int = opened(core, mem, 1)
+        self.head: int = core.mapping.head(mem, self.ino)
         if self.begun:
-            self.pfn = core.filemap.grab(mem, 1, self.ino, INDEX, 0, 1) & 0xFFFFFFFF
+            self.pfn: int = core.filemap.grab(mem, 1, self.ino, INDEX, 0, 1) & 0xFFFFFFFF
 
     def filler(self, me: int, fails: bool = False) -> Thread:
         def fill(mem: Mem) -> str:

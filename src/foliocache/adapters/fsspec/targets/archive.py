@@ -108,7 +108,9 @@ class ArchiveTarget(Target):
         if opened is None or opened.identity != archive:
             now = Opened(self.given, self.container, self.path, archive)
             if opened is not None:
-                self.fs = type(self.given)(*self.given.storage_args, **self.given.storage_options)  # for listings
+                self.fs: AbstractFileSystem = type(self.given)(
+                    *self.given.storage_args, **self.given.storage_options
+                )  # for listings
             self._opened = opened = now
         return opened
 

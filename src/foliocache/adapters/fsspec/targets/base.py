@@ -139,8 +139,8 @@ class Target:
         self.fs = fs
         self.given = fs  # `fs` may be renewed
         self.trusted = trusted
-        self.pid = os.getpid()  # sessions and event loops do not survive a fork
-        self.unsteady = Unsteady()
+        self.pid: int = os.getpid()  # sessions and event loops do not survive a fork
+        self.unsteady: Unsteady = Unsteady()
         self._turn = Turn()
 
     def key(self, path: str) -> str:

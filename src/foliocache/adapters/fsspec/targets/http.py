@@ -53,7 +53,7 @@ class Answer:
 class HTTPTarget(Target):
     """A ranged GET per read, whose response must show the identity's ETag, date and length."""
 
-    manners = frozenset({"simple_links", "same_scheme", "size_policy", "encoded"})
+    manners: frozenset[str] = frozenset({"simple_links", "same_scheme", "size_policy", "encoded"})
 
     def __init__(self, fs: AbstractFileSystem, trusted: bool = False) -> None:
         super().__init__(fs, trusted)
@@ -98,7 +98,8 @@ class HTTPTarget(Target):
             return False
         return True
 
-    isfile = exists
+    def isfile(self, path: str) -> bool:
+        return self.exists(path)
 
     def isdir(self, path: str) -> bool:
         """A page of links, as HTTPFileSystem has it; but only what is one by HEAD is fetched and searched for links."""

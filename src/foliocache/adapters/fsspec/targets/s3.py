@@ -19,7 +19,7 @@ _AWS = re.compile(r"https?://s3([.-](?!us-gov|us-iso|cn-)[a-z0-9-]+)?\.amazonaws
 class S3Target(Target):
     """s3fs: its ``get_object``, with its retries, and the answer checked, since not every endpoint heeds If-Match."""
 
-    manners = frozenset(
+    manners: frozenset[str] = frozenset(
         {"key", "anon", "profile", "session", "requester_pays", "config_kwargs", "endpoint_url", "client_kwargs", "use_ssl"}
         | {"cache_regions", "fixed_upload_size", "local_expiry_check", "version_aware"}
     )
