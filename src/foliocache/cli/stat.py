@@ -13,8 +13,9 @@ from foliocache.pool.slot import pid_namespace
 from foliocache.sizes import format_size
 
 if TYPE_CHECKING:
-    from foliocache import ClientInfo, Stat
     from rich.table import Table
+
+    from foliocache import ClientInfo, Stat
 
 
 def stat(name: Name = "default", /, *, json: Json = False) -> None:

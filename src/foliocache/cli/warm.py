@@ -104,10 +104,10 @@ class Fetching:
     """Threads that read pieces, each taking the next one when it is free."""
 
     def __init__(self, pieces: list[Piece]):
-        self.count = len(pieces)
-        self.todo = iter(pieces)  # a list's: its next() is atomic
+        self.count: int = len(pieces)
+        self.todo: Iterator[Piece] = iter(pieces)  # a list's: its next() is atomic
         self.outcomes: SimpleQueue[int | BaseException] = SimpleQueue()
-        self.over = False
+        self.over: bool = False
 
     def run(self, concurrency: int) -> Iterator[int]:
         """The lengths of the pieces as they come; raises the first error. What is under way when this ends is left behind."""
