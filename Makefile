@@ -32,6 +32,7 @@ lint: $(VENV)/.lint build
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint src
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest --concise --mypy-config-file pyproject.toml --ignore-unused-allowlist --allowlist tools/stubtest.txt $(STUBS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=tools/typings pyright --ignoreexternal --verifytypes foliocache
 
 bench: $(VENV)/.bench build
 	$(BIN)/python -m benchmarks
