@@ -11,6 +11,7 @@ In short::
 """
 
 from .errors import (
+    ChangedError,
     FoliocacheError,
     LeaseError,
     PoolDamagedError,
@@ -29,6 +30,7 @@ from .pool.window import Window
 
 __version__ = "0.1.0"
 __all__ = [
+    "ChangedError",
     "ClientInfo",
     "Finding",
     "FoliocacheError",

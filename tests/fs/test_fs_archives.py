@@ -14,7 +14,8 @@ from test_fs_identity import cached_bytes, other
 from test_fs_targets import tar_of
 from together import together
 
-from foliocache.adapters.fsspec import ChangedError, FolioFileSystem
+from foliocache import ChangedError
+from foliocache.adapters.fsspec import FolioFileSystem
 
 SIZE = 400_000
 ONE, TWO = b"1" * SIZE, b"2" * SIZE

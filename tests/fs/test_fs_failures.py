@@ -8,7 +8,7 @@ import time
 import pytest
 
 import foliocache
-from foliocache.adapters.fsspec import ChangedError
+from foliocache import ChangedError
 
 PATIENCE = 60
 

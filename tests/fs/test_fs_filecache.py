@@ -12,7 +12,8 @@ from test_fs_http import begins_earlier
 from test_fs_identity import other
 from together import together
 
-from foliocache.adapters.fsspec import ChangedError, FolioCache, FolioFileSystem
+from foliocache import ChangedError
+from foliocache.adapters.fsspec import FolioCache, FolioFileSystem
 
 BIG = 1 << 30  # HTTPFile.read() of more than a block goes past any cache
 
@@ -121,7 +122,7 @@ def test_explicit_identity(pool, data):
     for _ in range(2):
         cache = FolioCache(1, fetch, len(data), pool=pool, key="object", version="1")
         assert cache._fetch(0, None) == data
-        assert cache._fetch(5, 5) == pool._fetch(len(data), len(data) + 5) == b""
+        assert cache._fetch(5, 5) == cache._fetch(len(data), len(data) + 5) == b""
     assert sum(fetched) == len(data)
 
 

@@ -11,7 +11,8 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from origin import http_date
 
-from foliocache.adapters.fsspec import ChangedError, FolioFile, FolioFileSystem
+from foliocache import ChangedError
+from foliocache.adapters.fsspec import FolioFile, FolioFileSystem
 from foliocache.adapters.fsspec.identities import Identities, trust_seconds
 from foliocache.adapters.fsspec.target import Identity, target_for
 

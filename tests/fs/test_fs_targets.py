@@ -19,7 +19,8 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.tar import TarFileSystem
 from test_fs_identity import Unknown, other
 
-from foliocache.adapters.fsspec import ChangedError, FolioFileSystem
+from foliocache import ChangedError
+from foliocache.adapters.fsspec import FolioFileSystem
 from foliocache.adapters.fsspec.target import target_for
 from foliocache.adapters.fsspec.targets import local as local_target
 from foliocache.adapters.fsspec.targets import place

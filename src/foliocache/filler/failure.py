@@ -18,7 +18,7 @@ import threading
 import typing
 import zlib
 
-from ..errors import FoliocacheError, SourceError
+from ..errors import ChangedError, FoliocacheError, SourceError
 
 RECORD_MAX = 2048  # less than the smallest page
 _HEADER = struct.Struct("<II")  # bytes of JSON behind it, and their CRC
@@ -73,7 +73,7 @@ def read(page: bytes) -> Failure | None:
 def _is_our_own(error: BaseException) -> bool:
     if not isinstance(error, Exception) or isinstance(error, _OWN_EXCEPTIONS) or not threading.main_thread().is_alive():
         return True
-    return sys.is_finalizing() or (isinstance(error, FoliocacheError) and not isinstance(error, SourceError))
+    return sys.is_finalizing() or (isinstance(error, FoliocacheError) and not isinstance(error, (ChangedError, SourceError)))
 
 
 def _text_of(error: BaseException) -> str:

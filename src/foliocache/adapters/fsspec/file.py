@@ -1,7 +1,7 @@
 """The files that ``folio`` hands out: reads come out of the pool, writes go to the target and invalidate.
 
 A :class:`FolioFile` is one version of one object for as long as it is open, whatever happens at the origin meanwhile: it
-reads that version's pages, or it raises :class:`~foliocache.adapters.fsspec.target.ChangedError`. There is no buffer of its own; the
+reads that version's pages, or it raises :class:`~foliocache.ChangedError`. There is no buffer of its own; the
 pool is the buffer, and all it keeps is a position.
 
 A server that contradicts itself is only found out by the first fetch. A file that has given no byte yet has promised no version,
@@ -16,9 +16,8 @@ from collections.abc import Callable
 from operator import index
 from typing import TYPE_CHECKING, Any, Self
 
+from foliocache import ChangedError
 from foliocache.errors import FoliocacheError
-
-from .target import ChangedError
 
 if TYPE_CHECKING:
     from .filesystem import FolioFileSystem
@@ -59,15 +58,15 @@ class FolioFile(io.BufferedIOBase):
         mapping = self._mapping
         try:
             result = getattr(self._pages, method)(offset, what)
-        except FoliocacheError:
-            if mapping is None or (mapping is self._mapping and not mapping.pool.closed):
-                raise
-            return self._get(method, offset, what)  # the pool was closed in the middle
         except ChangedError:
             if self._is_bound or (now := self.fs._identify(self.path)).size is not None:
                 raise
             self._is_bound, self._uncached = True, Uncached(self.fs, self.path, now)
             return self._get(method, offset, what)
+        except FoliocacheError:
+            if mapping is None or (mapping is self._mapping and not mapping.pool.closed):
+                raise
+            return self._get(method, offset, what)  # the pool was closed in the middle
         if result:
             self._is_bound = True
         return result

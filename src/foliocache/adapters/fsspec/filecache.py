@@ -18,8 +18,9 @@ from fsspec.caching import BaseCache, caches
 from fsspec.utils import tokenize
 
 import foliocache
+from foliocache import ChangedError
 
-from .target import ChangedError, Identity, bytes_reader, target_for
+from .target import Identity, bytes_reader, target_for
 
 POOL_OPTIONS = ("name", "size", "page_size", "mode")
 

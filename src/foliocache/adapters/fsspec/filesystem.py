@@ -28,6 +28,7 @@ from fsspec.implementations.chained import ChainedFileSystem
 from fsspec.utils import isfilelike
 
 import foliocache
+from foliocache import ChangedError
 from foliocache.errors import FoliocacheError
 
 from .download import copy_out, is_same_file, make_folder_for, pairs
@@ -38,7 +39,7 @@ from .identities import Identities, trust_seconds
 from .passthrough import FolioTransaction, PassThrough, refuse_misspelled, unprefixed
 from .ranges import Merged, Range, extent, ranges_of
 from .source import Source
-from .target import ChangedError, Identity, Target, renewed, target_for
+from .target import Identity, Target, renewed, target_for
 
 _OPTIONS = (*POOL_OPTIONS, "check_files", "expiry", "trust_info", "fs", "fo", "target_protocol", "target_options")
 _FSSPEC_OPTIONS = frozenset({"asynchronous", "loop", "batch_size", "use_listings_cache", "listings_expiry_time", "max_paths"})

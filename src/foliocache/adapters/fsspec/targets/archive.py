@@ -14,8 +14,10 @@ from fsspec import AbstractFileSystem
 from fsspec.core import OpenFile
 from fsspec.spec import AbstractBufferedFile
 
+from foliocache import ChangedError
+
 from . import place
-from .base import UNCACHED, ChangedError, Held, Identity, Target, bytes_reader, refuse_directory
+from .base import UNCACHED, Held, Identity, Target, bytes_reader, refuse_directory
 
 _BLOCK = 1 << 20
 _HOW_TO_OPEN = ("fo", "target_protocol", "target_options")

@@ -24,22 +24,14 @@ from typing import Any, TypeVar
 
 from fsspec import AbstractFileSystem
 
+from foliocache import ChangedError
+
 from . import place
 
 T = TypeVar("T")
 
 _UNSTEADY_SECONDS = 60.0
 _UNSTEADY_MAX = 4096  # paths
-
-
-class ChangedError(OSError):
-    """The origin's object is not the one any more that was opened."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(errno.ESTALE, "The object changed at its origin since it was opened; open it again", path)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.filename,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,10 @@ from typing import Any
 from fsspec import AbstractFileSystem
 from fsspec.asyn import sync
 
+from foliocache import ChangedError
+
 from . import place
-from .base import UNCACHED, ChangedError, Held, Identity, Target, Unsteady
+from .base import UNCACHED, Held, Identity, Target, Unsteady
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)$")
 _MORE_TRIES = 2  # at a server whose answers differ, as those of mirrors behind one name do

@@ -9,8 +9,10 @@ from typing import Any
 
 from fsspec.asyn import sync
 
+from foliocache import ChangedError
+
 from . import place
-from .base import UNCACHED, ChangedError, Identity, Target, refuse_directory
+from .base import UNCACHED, Identity, Target, refuse_directory
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)$")
 _AWS = re.compile(r"https?://s3([.-](?!us-gov|us-iso|cn-)[a-z0-9-]+)?\.amazonaws\.com$")  # bucket names are the world's there
