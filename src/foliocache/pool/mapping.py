@@ -25,9 +25,23 @@ READAHEAD_ALONE = 4 << 20  # where the source is called one at a time, by those 
 
 
 class Mapping(FolioMap):
-    """One object at one version, in folios of ``folio_size`` bytes: ``folios`` of them, the last one shorter.
+    """One object at one version, from `Pool.mapping`: its bytes in folios, which are leased, read or mapped.
 
-    The folio size follows from the object's size, the same in every process: a page for small objects, up to 1 MiB for big ones.
+    The folio size follows from the object's size, the same in every process: a page for small objects, up to 1 MiB for big ones. It
+    pickles with its pool and its source.
+
+    Attributes
+    ----------
+    pool : Pool
+        Where it is cached.
+    key, version : str
+        What it is called.
+    size : int
+        Its length in bytes.
+    folio_size : int
+        Bytes of a folio; the last one is shorter.
+    folios : int
+        How many there are.
     """
 
     def __init__(
@@ -64,10 +78,26 @@ class Mapping(FolioMap):
         return Mapping, (self.pool, self.key, self.size, self.version, *self.filler.source)
 
     def window(self, offset: SupportsIndex = 0, length: SupportsIndex | None = None) -> Window:
-        """Bytes offset .. offset + length - 1 (to the end, without a length) as one contiguous, read-only :class:`Window`.
+        """A range of the object as one contiguous buffer, without a copy however many folios it lies in.
 
-        Zero-copy however many folios they lie in: these are mapped side by side, and all of them stay pinned until it is closed.
-        Raises FoliocacheError when the pool has no room for all of them at once.
+        Parameters
+        ----------
+        offset : int
+            The first byte.
+        length : int, optional
+            How many, cut off at the end of the object. By default up to the end.
+
+        Returns
+        -------
+        Window
+            The folios, mapped side by side. All of them stay pinned until it is closed.
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has no room for all of them at once, or has been closed.
+        SourceError
+            As in `lease`.
         """
         return open_window(self, offset, length)
 

@@ -43,20 +43,43 @@ def open(
 ) -> Pool:
     """Attach to the pool called name, creating it if there is none.
 
-    :param name: letters, digits, ``_``, ``-``, ``.``; one pool per name.
-    :param size: bytes of the pool, or a string such as ``"4GiB"``. None: what the pool has; 4 GiB for a new one.
-    :param page_size: a power of two from 4 KiB to 2 MiB. None: what the pool has; 16 KiB for a new one.
-    :param mode: permissions of a new pool's file; its owner must be allowed to read and write.
-    :param clients: how many processes may attach at once. None: what the pool has; 256 for a new one.
-    :param any_owner: attach to a pool that belongs to another user, too. It can change its bytes at any time.
-    :param fill_timeout: seconds to wait for another process that is reading a page from the source. Then this one reads it too, for
-        itself alone, uncached. 60 by default; ``float("inf")`` for as long as it takes. It is this process's, and what the last
-        ``open`` here said is valid. A process that has died is not waited for: its page is read by one who waits.
-    :raises PoolMismatchError: the pool has other parameters than those given.
-    :raises PoolFullError: shared memory has no room for the pool.
-    :raises PoolError: the pool is damaged, foreign, somebody else's, or has no client slot left; or this process lacks
-        descriptors, address space or rights for it.
-    :raises ValueError: a parameter makes no sense.
+    Parameters
+    ----------
+    name : str
+        Letters, digits, ``_``, ``-``, ``.``; one pool per name.
+    size : int or str, optional
+        Bytes of the pool, or a string such as ``"4GiB"``. By default what the pool has, and 4 GiB for a new one.
+    page_size : int or str, optional
+        Bytes of a page, a power of two from 4 KiB to 2 MiB. By default what the pool has, and 16 KiB for a new one.
+    mode : int
+        Permissions of a new pool's file; its owner must be allowed to read and write.
+    clients : int, optional
+        How many processes may be attached at once. By default what the pool has, and 256 for a new one.
+    any_owner : bool
+        Attach to a pool of another user, too, who can change its bytes at any time.
+    fill_timeout : float, optional
+        Seconds to wait for another process that is reading a page from the source; then this one reads it too, for itself alone,
+        uncached. 60 by default; ``float("inf")`` waits as long as it takes. It is per process, and the last ``open`` wins. A process
+        that has died is not waited for: one of those that wait reads the page.
+
+    Returns
+    -------
+    Pool
+        The same object each time, as long as this process has it open.
+
+    Raises
+    ------
+    PoolMismatchError
+        The pool has other parameters than those given.
+    PoolFullError
+        Shared memory has no room for the pool.
+    PoolDamagedError
+        The file is damaged, or no pool.
+    PoolError
+        The pool is another user's, of another version, or has no client slot left; or this process lacks descriptors, address space
+        or rights for it.
+    ValueError
+        A parameter makes no sense.
     """
     wanted = segments_module.parameters(size, page_size, clients)
     mode = segments_module.permissions(mode)
@@ -70,7 +93,27 @@ def open(
 
 
 def attach(name: str = "default", *, any_owner: bool = False) -> Pool:
-    """Attach to an existing pool with the parameters it has. Raises PoolNotFoundError, PoolError."""
+    """Attach to an existing pool, with the parameters that it has.
+
+    Parameters
+    ----------
+    name : str
+        The pool.
+    any_owner : bool
+        As in `open`.
+
+    Returns
+    -------
+    Pool
+        The same object each time, as long as this process has it open.
+
+    Raises
+    ------
+    PoolNotFoundError
+        There is no pool of that name.
+    PoolError
+        As in `open`.
+    """
     return _known(name, any_owner, {}) or _new(segments_module.attach(name, any_owner), any_owner)
 
 
@@ -146,7 +189,21 @@ def _joined(pool: Pool) -> Pool:
 
 
 class Pool:
-    """A pool of shared pages. Made by :func:`open` and :func:`attach`; pickles by name; may be used after fork and by threads."""
+    """A pool of shared pages, made by `open` and `attach`.
+
+    It pickles by its name, and may be used by threads and after a fork. As a context manager it closes itself.
+
+    Attributes
+    ----------
+    name : str
+        The pool.
+    path : str
+        Its file.
+    page_size : int
+        Bytes of a page.
+    pool_bytes : int
+        Bytes of all pages together.
+    """
 
     def __init__(self, segment: segments_module.Segment, any_owner: bool = False) -> None:
         self._attachment = Attachment(segment)
@@ -173,7 +230,7 @@ class Pool:
 
     @property
     def fill_timeout(self) -> float:
-        """Seconds to wait for another process that is reading a page from the source: see :func:`open`."""
+        """Seconds to wait for another process that is reading a page from the source, see `open`; may be set."""
         return self._fill_timeout
 
     @fill_timeout.setter
@@ -182,15 +239,14 @@ class Pool:
 
     @property
     def closed(self) -> bool:
-        """Whether it has been closed in this process."""
+        """True if it has been closed in this process."""
         return self._attachment.closed
 
     def close(self) -> None:
-        """Make no more use of the pool here: from now on its methods and those of its mappings raise FoliocacheError.
+        """Make no more use of the pool in this process: its methods and those of its mappings raise FoliocacheError from now on.
 
-        What has begun goes on, and what is being read ahead is waited for, at most ``fill_timeout`` seconds. Leases, windows and
-        views that are out stay valid, and the client slot goes with the last of them.
-        Closing twice is harmless, and :func:`open` gives another Pool.
+        What has begun goes on, and what is being read ahead is waited for, at most `fill_timeout` seconds. Leases, windows and views
+        that exist stay valid, and the client slot goes with the last of them. Closing twice is harmless; `open` gives another Pool.
         """
         try:
             if self._engine is not None:
@@ -208,58 +264,129 @@ class Pool:
         *,
         concurrent: bool = False,
     ) -> Mapping:
-        """The object called key, of size bytes, at one version: a :class:`Mapping`.
+        """An object at one version, whether something of it is cached or not.
 
-        :param key: what names the object to everybody that uses this pool.
-        :param size: its length in bytes.
-        :param version: whatever changes when its bytes do, such as an etag. Another version is another object to the cache.
-        :param read: ``read(offset, length)`` returns exactly those bytes of the source, as any bytes-like object.
-        :param readinto: ``readinto(offset, buffer)`` fills the writable buffer, which is all zeros, from the source and returns the
-            number of bytes. Saves a copy. One of the two is enough; with neither only cached folios can be read.
-        :param concurrent: the source may be called from several threads at once, also from a background thread of this library
-            that reads ahead. Otherwise calls for this mapping are made one at a time, by those who want the data.
-        :raises ValueError: size is negative or no integer, or too large for the index.
-        :raises FoliocacheError: the pool has been closed.
+        Parameters
+        ----------
+        key : str
+            What names the object to all who use this pool.
+        size : int
+            Its length in bytes.
+        version : str
+            Whatever changes when its bytes do, such as an ETag. Another version is another object to the pool.
+        read : callable, optional
+            ``read(offset, length)`` returns exactly those bytes of the source, as a bytes-like object.
+        readinto : callable, optional
+            ``readinto(offset, buffer)`` fills the writable buffer, which is all zeros, from the source, and returns the number of
+            bytes. It saves a copy. With neither only cached folios can be read.
+        concurrent : bool
+            The source may be called by several threads at once, those of this library among them. Otherwise its calls for this mapping
+            are made one at a time, by threads that want the data.
+
+        Returns
+        -------
+        Mapping
+
+        Raises
+        ------
+        ValueError
+            A size that is negative, no integer, or too large for the index; a key or version that is no string.
+        FoliocacheError
+            The pool has been closed.
         """
         self._check_open()
         return Mapping(self, key, size, version, read, readinto, concurrent)
 
     def forget(self, key: str) -> int:
-        """Withdraw every version of the object called key. Leases that are out stay valid. How many versions there were."""
+        """Withdraw every version of an object. Leases that exist stay valid.
+
+        Parameters
+        ----------
+        key : str
+            The object.
+
+        Returns
+        -------
+        int
+            How many versions there were.
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed; or another process has stopped while it holds a lock of the pool.
+        """
         self._check_open()
         if not isinstance(key, str):
             raise ValueError(f"key must be a string, not {key!r}")
         return self._attachment.forget(key_digest(key))
 
     def mappings(self) -> list[ObjectInfo]:
-        """The cached objects: a list of :class:`ObjectInfo`."""
+        """The cached objects.
+
+        Returns
+        -------
+        list of ObjectInfo
+            One for each object and version, in no order.
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed.
+        """
         self._check_open()
         return look.objects(self._memory)
 
     def audit(self) -> list[Finding]:
-        """Check every invariant of the pool: a list of :class:`Finding`; empty when it is clean.
+        """Check every invariant of the pool.
 
-        Exact while nobody else works on the pool; otherwise an operation in flight may show.
+        Returns
+        -------
+        list of Finding
+            What does not agree; empty if the pool is sound. Exact while no other process works on the pool: an operation that is under way
+            may show.
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed.
         """
         self._check_open()
         return look.findings(self._memory)
 
     def repair(self) -> list[Finding]:
-        """Settle what dead processes have left, and repair what is proven to be damaged: the findings that are left.
+        """Settle what dead processes have left, and repair what is proven to be damaged.
 
         Others may go on working meanwhile; in a sound pool nothing is changed. What is dropped is fetched again when it is wanted. A page
-        that somebody still holds is out of the cache at once, but comes free only after its holder has let go, by another repair or
-        when this process has ended. What could not be proven while others worked is left, and found again by another repair.
+        that is still held is out of the cache at once, but comes free only after its holder has let go, by another repair or when this
+        process has ended.
+
+        Returns
+        -------
+        list of Finding
+            What is left. What could not be proven while others worked is among it, and another repair looks again.
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed.
         """
         self._check_open()
         return repair.repair(self._attachment)
 
     def stat(self) -> Stat:
-        """Sizes, pages by state, folios by type, mappings, pins, clients and counters: a :class:`Stat`.
+        """What is in the pool, and which processes use it.
 
-        Settles what dead processes have left first, unless somebody else is at it or this process may not. So a client whose state
-        is "dead" is one of which something has to wait: a living one still uses a folio that it died upon. A client's pid is one of
-        its own pid namespace, whose number is beside it if that is another one than ours.
+        What dead processes have left is settled first, unless another process is at it, or this one may not. So a client whose state is
+        "dead" is one of which something has to wait: a living one still uses a folio that it died upon.
+
+        Returns
+        -------
+        Stat
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed.
         """
         self._check_open()
         with contextlib.suppress(FoliocacheError):

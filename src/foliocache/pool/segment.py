@@ -82,7 +82,18 @@ def path_of(name: str) -> str:
 
 
 def pools() -> list[str]:
-    """Names of the pools of this folder that belong to this user. Raises PoolError if the folder cannot be listed."""
+    """The pools of this user in the folder where pools live: /dev/shm, or what FOLIOCACHE_DIR says.
+
+    Returns
+    -------
+    list of str
+        Their names, in alphabetical order.
+
+    Raises
+    ------
+    PoolError
+        The folder cannot be listed.
+    """
     try:
         with os.scandir(directory()) as entries:
             mine = [entry.name for entry in entries if entry.name.startswith(PREFIX) and _is_my_file(entry)]
@@ -99,7 +110,20 @@ def _is_my_file(entry: os.DirEntry[str]) -> bool:
 
 
 def remove(name: str) -> None:
-    """Unlink a pool. Processes that are attached keep it until they go. Raises PoolNotFoundError, PoolError."""
+    """Remove a pool. Processes that have it attached keep it until they end; others get a new one.
+
+    Parameters
+    ----------
+    name : str
+        The pool.
+
+    Raises
+    ------
+    PoolNotFoundError
+        There is no pool of that name.
+    PoolError
+        It belongs to another user, or cannot be removed.
+    """
     path = path_of(name)
     _sweep(path)
     try:

@@ -27,10 +27,10 @@ from ..mm.atomics cimport mem_t
 @cython.final
 @cython.auto_pickle(False)
 cdef class Window:
-    """``length`` contiguous bytes of an object, from :meth:`Mapping.window`: a read-only buffer.
+    """A range of an object as one contiguous, read-only buffer of ``len(window)`` bytes, from `Mapping.window`.
 
-    A context manager; ``close`` unmaps it and unpins its folios once the last view of it has gone. ``lease(n)`` pins its n-th
-    folio alone, beyond the window's own life. It cannot be copied or pickled (TypeError).
+    A context manager; `close` unmaps it and unpins its folios once the last view of it has gone. It cannot be copied or pickled
+    (TypeError). Using it after its end, or in a process that inherited it by fork, raises LeaseError.
     """
     cdef Attachment attachment
     cdef char *base
@@ -93,7 +93,24 @@ cdef class Window:
                 self._drop()
 
     def lease(self, number):
-        """Pin one of the window's folios, from 0 on: gup_fast through its page table. Raises IndexError, LeaseError."""
+        """Pin one of the window's folios alone, beyond the window's own life.
+
+        Parameters
+        ----------
+        number : int
+            Which one, from 0.
+
+        Returns
+        -------
+        Lease
+
+        Raises
+        ------
+        IndexError
+            There is no such folio.
+        LeaseError
+            The window has been closed, or was inherited by fork.
+        """
         cdef u32 n, pfn, entry
         cdef Lease lease = new_lease()
         number = integer(number, "the number of a folio")

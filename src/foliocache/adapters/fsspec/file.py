@@ -27,7 +27,19 @@ _PEEK = io.DEFAULT_BUFFER_SIZE
 
 
 class FolioFile(io.BufferedIOBase):
-    """A cached object, open for reading in binary mode."""
+    """A cached object, open for reading in binary mode: what ``fs.open`` returns.
+
+    An open file is one version: it gives that version's bytes or raises ChangedError. It pickles with its file system.
+
+    Attributes
+    ----------
+    fs : FolioFileSystem
+        Whose file it is.
+    path : str
+        The object, as the target names it.
+    size : int
+        Its length in bytes.
+    """
 
     mode = "rb"
 
@@ -125,7 +137,22 @@ class FolioFile(io.BufferedIOBase):
         return self.read(_PEEK if size < 0 else size)
 
     def read_buffer(self, size: int | None = -1, /) -> memoryview:
-        """Like read(), but a read-only view: of the page itself where one page has it all. pyarrow asks for this."""
+        """Like `read`, but a read-only view: of the page itself where one page has it all. pyarrow asks for this.
+
+        Parameters
+        ----------
+        size : int, optional
+            How many bytes; by default, or if negative, up to the end.
+
+        Returns
+        -------
+        memoryview
+
+        Raises
+        ------
+        ChangedError
+            The object at the origin is another version now, and these bytes are not cached.
+        """
         data = self._get("read", self._position, self._length(size))
         self._position += len(data)
         return data
@@ -142,7 +169,23 @@ class FolioFile(io.BufferedIOBase):
         return self._get("read_bytes", self._position, self._length(max(size, _PEEK)))
 
     def lease(self, offset: int, length: int) -> memoryview:
-        """The bytes at `offset`, zero-copy where one page has them all, wherever the position is."""
+        """A range of the object as a view, zero-copy where one page has all of it, wherever the position is.
+
+        Parameters
+        ----------
+        offset, length : int
+            The first byte, and how many; cut off at the end of the object.
+
+        Returns
+        -------
+        memoryview
+            Read-only; the page stays pinned as long as it lives.
+
+        Raises
+        ------
+        ChangedError
+            The object at the origin is another version now, and these bytes are not cached.
+        """
         return self._get("read", index(offset), index(length))
 
     def close(self) -> None:
