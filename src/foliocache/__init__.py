@@ -22,10 +22,10 @@ from .errors import (
     SourceError,
 )
 from .observe.records import ClientInfo, Finding, ObjectInfo, Stat
+from .pool.files import pools, remove
 from .pool.lease import Lease
 from .pool.mapping import Mapping
 from .pool.pool import Pool, attach, open
-from .pool.segment import pools, remove
 from .pool.window import Window
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Sizes as people write them, and numbers as programs give them."""
+"""Parsing and formatting of sizes, and checking of numbers that callers pass."""
 
 import operator
 import re
@@ -10,10 +10,10 @@ for _power, _letter in enumerate("kmgt", start=1):
 
 
 def parse_size(value: SupportsIndex | str, what: str = "size") -> int:
-    """Bytes: of a number with ``__index__`` (an int, numpy's), or of a string such as "4GiB", "64 MiB", "1.5G" (1024-based) or
-    "500MB" (1000-based).
+    """Return bytes, from a number with ``__index__`` (an int, numpy's integers) or a string such as "4GiB", "64 MiB", "1.5G"
+    (1024-based) or "500MB" (1000-based).
 
-    Raises ValueError for anything else, or less than 1.
+    Raises ValueError for anything else, and for less than 1.
     """
     size = _parse(value, what) if isinstance(value, str) else parse_count(value, what, "bytes or a string such as '4GiB'")
     if size < 1:
@@ -22,7 +22,7 @@ def parse_size(value: SupportsIndex | str, what: str = "size") -> int:
 
 
 def parse_count(value: SupportsIndex, what: str, kind: str = "a whole number") -> int:
-    """A number with ``__index__`` as an int. Raises ValueError for anything else, and for True and False."""
+    """Return a number with ``__index__`` as an int. Raises ValueError for anything else, and for True and False."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -39,7 +39,7 @@ def _parse(text: str, what: str) -> int:
 
 
 def format_size(n: float) -> str:
-    """Bytes for people, in powers of 1024: "4 GiB", "1.5 MiB", "293 KiB"; of what no memory has, the power of two below."""
+    """Return n bytes as text, in powers of 1024: "4 GiB", "1.5 MiB", "293 KiB"; from 2^80 on only the power, "2^80 B"."""
     if n >= 1 << 80:
         return f"2^{int(n).bit_length() - 1} B"
     units = ["B", "KiB", "MiB", "GiB", "TiB"]
@@ -51,7 +51,8 @@ def format_size(n: float) -> str:
 
 
 def integer(n: SupportsIndex, what: str) -> int:
-    """n as an int: anything with ``__index__``, such as numpy's integers, but no float and no string. Raises TypeError."""
+    """Return n as an int: anything with ``__index__``, such as numpy's integers, but no float and no string. Raises
+    TypeError."""
     try:
         return operator.index(n)
     except TypeError:

@@ -151,11 +151,11 @@ def test_file_opened_with_options_of_its_own_is_not_cached(origin, pool, data):
     """They may choose other bytes than the path names, and nobody else asked for those."""
     url = origin.put("/x", data)
     fs = fsspec.filesystem("http")
-    pool = {"cache_type": "folio", "cache_options": {"pool": pool}}
-    with fs.open(url, "rb", block_size=BIG, headers={"Accept-Language": "de"}, **pool) as file:
+    cache = {"cache_type": "folio", "cache_options": {"pool": pool}}
+    with fs.open(url, "rb", block_size=BIG, headers={"Accept-Language": "de"}, **cache) as file:
         assert file.cache._mapping is None
         assert file.read(10) == data[:10]
-    with fs.open(url, "rb", block_size=BIG, **pool) as file:
+    with fs.open(url, "rb", block_size=BIG, **cache) as file:
         assert file.cache._mapping is not None
 
 

@@ -1,7 +1,7 @@
 """The facade over simulated memory: the names of ``mm/atomics.pxd``, each handed to the ``mem`` it is called with.
 
 Memory operations go to ``mem`` (see ``memory`` and ``machine``). Fences, ``cpu_relax`` and ``now_ns`` have no ``mem``; they go
-to :data:`current`, the memory of the thread that runs at present. Time stands still here: a timeout never expires unless a
+to :data:`current`, the memory of the thread that is running. Simulated time does not advance: a timeout never expires unless a
 scenario makes it a choice.
 """
 
@@ -23,7 +23,8 @@ current: Mem | None = None
 
 
 def folio_at(mem: Mem, pfn: int) -> int:
-    """A number that was not checked before would lead out of the segment: AssertionError."""
+    """Return the offset of a page's descriptor. Raises AssertionError for a pfn beyond the segment, which the core must have
+    checked."""
     assert 0 <= pfn < mem.npages, f"there is no page {pfn}"
     return facade_threads.folio_at(mem, pfn)
 
@@ -151,7 +152,7 @@ read64 = read32
 
 
 def write_bytes(mem: Mem, off: Loc, data: bytes, n: int) -> None:
-    """Keys and other text: one cell, written at once."""
+    """Write text, such as a key, as one cell in one step."""
     mem.write(off, bytes(data[:n]))
 
 
@@ -159,15 +160,15 @@ record32 = store_relaxed
 
 
 def write_once(mem: Mem, off: Loc, value: int) -> None:
-    mem.journal(off, value & M32)
+    mem.write_once(off, value & M32)
 
 
 def read_once(mem: Mem, off: Loc) -> Value:
-    return mem.journaled(off)
+    return mem.read_once(off)
 
 
 def asymmetric_fence_light(mem: Mem) -> None:
-    """Has an effect only with its partner ``membarrier``, see ``barriers``."""
+    """Has an effect only with its partner ``asymmetric_fence_heavy``, see ``barriers``."""
     mem.asymmetric_fence_light()
 
 
@@ -184,7 +185,7 @@ def client_alive(mem: Mem, client: int) -> bool:
 
 
 def is_stalled(mem: Mem, client: int, busy: int) -> bool:
-    """Always False: what a process remembers of a stalled client only saves it another wait."""
+    """Return False: what a process remembers about a stalled client only saves it another wait."""
     return False
 
 
@@ -197,7 +198,7 @@ def set_stalled(mem: Mem, client: int, busy: int) -> None:
 
 
 def count64(mem: Mem, off: Loc, n: int) -> None:
-    """Does nothing: no decision depends on statistics."""
+    """Do nothing: no decision depends on statistics."""
 
 
 def futex_wait(mem: Mem, off: Loc, expected: int, timeout_ns: int) -> int:

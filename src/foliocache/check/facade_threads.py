@@ -16,6 +16,7 @@ from typing import Any, Protocol, Self, TypeAlias
 
 ORDERS = ("relaxed", "acquire", "release", "acq_rel", "seq_cst")
 GEOMETRY = ("memmap", "data", "clients", "buckets", "ghosts", "npages", "page_shift", "nclients", "nbuckets", "nghosts")
+FOLIO_SIZE = 64  # of mm/layout.py, which this module does not import; tests/mm/test_atomics.py compares the two
 M32 = 0xFFFFFFFF
 M64 = 0xFFFFFFFFFFFFFFFF
 
@@ -118,7 +119,7 @@ def _fence() -> None:
 
 
 def folio_at(mem: Shape, pfn: int) -> int:
-    return mem.memmap + pfn * 64
+    return mem.memmap + pfn * FOLIO_SIZE
 
 
 def page_at(mem: Shape, pfn: int) -> int:

@@ -125,13 +125,13 @@ class Machine(Steps, Geometry):
                 self.new_write(loc, new, order, r)
         return r.value
 
-    def journal(self, loc: Loc, value: Value) -> None:
-        """A thread's journal is private, and no event, unless other threads read journals (``Program.journals``)."""
+    def write_once(self, loc: Loc, value: Value) -> None:
+        """Store a word of the client's own slot: no event, unless other threads read it (``Program.shared_slots``)."""
         if self.shared:
             self.store(loc, value, "relaxed")
         self.own[loc] = value
 
-    def journaled(self, loc: Loc) -> Value:
+    def read_once(self, loc: Loc) -> Value:
         if self.shared and loc not in self.own:
             self.own[loc] = self.load(loc, "relaxed")
         return self.own.get(loc, self.initial.get(loc, 0))
@@ -191,7 +191,7 @@ class Machine(Steps, Geometry):
         return self.take(choices).value
 
     def assume(self, condition: object) -> None:
-        """Give up this execution unless ``condition`` holds."""
+        """Abandon this execution unless ``condition`` holds."""
         if not condition:
             raise Blocked("assume")
 

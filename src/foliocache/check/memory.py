@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Blocked(BaseException):
-    """The thread cannot go on in this graph. ``why`` is spin, stutter, futex, await, assume or replay."""
+    """The thread cannot continue in this graph. ``why`` is spin, stutter, futex, await, assume or replay."""
 
     why: str
     reads: Sequence[Event]
@@ -57,8 +57,8 @@ class Mem(facade_threads.Shape, Protocol):
     def rmw(self, loc: Loc, order: str, compute: Callable[[Value], Value]) -> Value: ...
     def read(self, loc: Loc) -> Value: ...
     def write(self, loc: Loc, value: Value) -> None: ...
-    def journal(self, loc: Loc, value: Value) -> None: ...
-    def journaled(self, loc: Loc) -> Value: ...
+    def write_once(self, loc: Loc, value: Value) -> None: ...
+    def read_once(self, loc: Loc) -> Value: ...
     def fence(self, order: str) -> None: ...
     def membarrier(self) -> None: ...
     def asymmetric_fence_light(self) -> None: ...
@@ -70,7 +70,7 @@ class Mem(facade_threads.Shape, Protocol):
 
 
 class Geometry:
-    """What both memories have in common: the numbers that the facade asks ``mem`` for."""
+    """The base class of both memories: the numbers that the facade asks ``mem`` for."""
 
     memmap: int
     data: int
@@ -98,10 +98,10 @@ class Geometry:
     def handle(self) -> Self:
         return self
 
-    def journal(self, loc: Loc, value: Value) -> None:
+    def write_once(self, loc: Loc, value: Value) -> None:
         self.store(loc, value, "relaxed")
 
-    def journaled(self, loc: Loc) -> Value:
+    def read_once(self, loc: Loc) -> Value:
         return self.load(loc, "relaxed")
 
 

@@ -1,6 +1,6 @@
 """Work on several cores: forked workers that get one task at a time and end with their parent.
 
-``multiprocessing.Pool`` will not do: it waits for ever for the answer of a worker that was killed. Nor will
+``multiprocessing.Pool`` cannot be used: it waits for ever for the answer of a worker that was killed. Neither can
 ``concurrent.futures``: it cannot end a worker within a task, so after Ctrl-C it waits for all tasks under way, and after a
 SIGKILL its workers wait for ever for the next one.
 
@@ -109,7 +109,7 @@ def _answer(pipe: Connection, process: ForkProcess) -> Any:
 
 @contextlib.contextmanager
 def _forked(work: Callable[[Any], Any], jobs: int) -> Iterator[dict[Connection, ForkProcess]]:
-    """A dictionary of workers, by the pipes to them."""
+    """Fork workers for the time of a ``with``. Gives a dictionary of them by the pipes to them."""
     context = multiprocessing.get_context("fork")
     workers = {}
     try:
@@ -132,7 +132,7 @@ def _forked(work: Callable[[Any], Any], jobs: int) -> Iterator[dict[Connection, 
 
 @contextlib.contextmanager
 def _held_back() -> Iterator[_Signals]:
-    """Signals with a handler in Python are blocked within."""
+    """Block the signals that have a handler in Python, for the time of a ``with``."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _handled())
     try:
         yield before

@@ -46,7 +46,8 @@ class Replayer(Machine):
         return f"{super().race(e, o)}\n      here: {_place(e)}\n      there: {_place(o)}"
 
     def token(self) -> str | None:
-        """Return the next event's token; None when the thread that fails goes on alone. Raises Blocked where others wait."""
+        """Return the next event's token; None if only the thread that fails continues. Raises Blocked if this thread must
+        wait."""
         tokens = self.tokens[self.thread]
         if self.n < len(tokens):
             return tokens[self.n]
@@ -109,7 +110,7 @@ def _place(e: Event) -> str:
 
 
 class _NoExplorer:
-    """Stands in for the explorer: nothing is explored."""
+    """A stand-in for the explorer that explores nothing."""
 
     def __init__(self, explorer: Explorer) -> None:
         self.model: Model = explorer.model

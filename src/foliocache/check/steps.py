@@ -64,7 +64,7 @@ class Steps:
 
     def prepare_steps(self, program: Program) -> None:
         self.mortal = self.thread in program.mortal
-        self.processes, self.mortals, self.shared = program.clients, program.mortal, program.journals
+        self.processes, self.mortals, self.shared = program.clients, program.mortal, program.shared_slots
         self.interrupts = program.barriers
         self.taken = self.sent = 0
         self.timed_out = False

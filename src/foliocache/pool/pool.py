@@ -1,9 +1,10 @@
-"""A pool in this process: open it, map objects into it, look at it."""
+"""A pool as one process uses it: opening it, mappings of its objects, statistics and repair."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import weakref
 from typing import TYPE_CHECKING, Self, SupportsFloat, SupportsIndex, TypeAlias
 
@@ -13,8 +14,10 @@ from ..mm import audit, layout
 from ..observe import look
 from ..observe.records import Counters, Finding, FoliosByType, LockInfo, ObjectInfo, PagesByState, Stat
 from . import client, repair
-from . import segment as segments_module
+from . import segment as segments
 from .attachment import Attachment
+from .creation import create_or_attach
+from .geometry import Wanted, check_parameters, parameters, permissions
 from .mapping import Mapping, key_digest
 
 if TYPE_CHECKING:
@@ -26,8 +29,8 @@ Seconds: TypeAlias = SupportsFloat | SupportsIndex
 FILL_TIMEOUT = 60.0
 FILL_TIMEOUT_MAX = 1e9  # seconds; the core counts nanoseconds in 64 bits
 
-# The open caches of this process, by what tells their files from others. There is no lock: each step is a single call of a dict, so
-# a signal's handler or a finalizer may open a pool while its thread is at it, and a forked child finds no lock that nobody releases.
+# The open pools of this process, by device and inode of their files. There is no lock: each step is a single call of a dict, so
+# a signal handler or a finalizer may open a pool while its thread is opening it, and a forked child inherits no locked lock.
 _pools: dict[tuple[int, int], weakref.ref[Pool]] = {}
 
 
@@ -81,12 +84,12 @@ def open(
     ValueError
         A parameter makes no sense.
     """
-    wanted = segments_module.parameters(size, page_size, clients)
-    mode = segments_module.permissions(mode)
+    wanted = parameters(size, page_size, clients)
+    mode = permissions(mode)
     timeout = None if fill_timeout is None else _seconds(fill_timeout)
     pool = _known(name, any_owner, wanted)
     if pool is None:
-        pool = _new(segments_module.create_or_attach(name, wanted, mode, any_owner), any_owner)
+        pool = _new(create_or_attach(name, wanted, mode, any_owner), any_owner)
     if timeout is not None:
         pool.fill_timeout = timeout
     return pool
@@ -114,7 +117,7 @@ def attach(name: str = "default", *, any_owner: bool = False) -> Pool:
     PoolError
         As in `open`.
     """
-    return _known(name, any_owner, {}) or _new(segments_module.attach(name, any_owner), any_owner)
+    return _known(name, any_owner, {}) or _new(segments.attach(name, any_owner), any_owner)
 
 
 def _reopen(
@@ -124,7 +127,7 @@ def _reopen(
     any_owner: bool,
     fill_timeout: Seconds | None,
 ) -> Pool:
-    """What a pickled Pool becomes in another process."""
+    """Open a pool that was pickled."""
     return open(name, size, page_size, any_owner=any_owner, fill_timeout=fill_timeout)
 
 
@@ -142,16 +145,16 @@ def _seconds(value: Seconds) -> float:
     return min(seconds, FILL_TIMEOUT_MAX)
 
 
-def _known(name: str, any_owner: bool, wanted: segments_module.Wanted) -> Pool | None:
-    """The pool called name, if this process has it open: needs neither descriptors nor memory. None if not."""
+def _known(name: str, any_owner: bool, wanted: Wanted) -> Pool | None:
+    """Return the pool called name if this process has it open, else None. Needs neither descriptors nor memory."""
     try:
-        ref = _pools.get(segments_module.locate(name, any_owner))
+        ref = _pools.get(segments.locate(name, any_owner))
     except PoolNotFoundError:
         return None
     pool = ref() if ref is not None else None
     if pool is None or pool.closed:
         return None
-    segments_module.check_parameters(name, pool._attachment.segment.geometry, wanted)
+    check_parameters(name, pool._attachment.segment.geometry, wanted)
     try:
         return _joined(pool)
     except FoliocacheError:
@@ -160,10 +163,11 @@ def _known(name: str, any_owner: bool, wanted: segments_module.Wanted) -> Pool |
         raise
 
 
-def _new(segment: segments_module.Segment, any_owner: bool) -> Pool:
-    """A pool for a segment that has just been mapped; another one, if a thread or a signal's handler here was faster.
+def _new(segment: segments.Segment, any_owner: bool) -> Pool:
+    """Return a Pool for a segment that has just been mapped, or the Pool that another thread or a signal handler has made
+    meanwhile.
 
-    It is made known before it becomes a client, so that all of them become one.
+    It is published before it becomes a client, so that concurrent openers become one client.
     """
     return _joined(_published(Pool(segment, any_owner), segment.inode))
 
@@ -205,7 +209,7 @@ class Pool:
         Bytes of all pages together.
     """
 
-    def __init__(self, segment: segments_module.Segment, any_owner: bool = False) -> None:
+    def __init__(self, segment: segments.Segment, any_owner: bool = False) -> None:
         self._attachment = Attachment(segment)
         self._any_owner = any_owner
         self.name: str = segment.name
@@ -213,7 +217,7 @@ class Pool:
         self.page_size: int = segment.page_size
         self.pool_bytes: int = segment.pool_bytes
         self._fill_timeout = FILL_TIMEOUT
-        self._engine: Engine | None = None
+        self._engines: dict[int, Engine] = {}  # by pid; a forked child starts its own
 
     def __repr__(self) -> str:
         return f"<foliocache.Pool {self.name!r}, {self.pool_bytes} bytes in pages of {self.page_size}>"
@@ -248,11 +252,9 @@ class Pool:
         What has begun goes on, and what is being read ahead is waited for, at most `fill_timeout` seconds. Leases, windows and views
         that exist stay valid, and the client slot goes with the last of them. Closing twice is harmless; `open` gives another Pool.
         """
-        try:
-            if self._engine is not None:
-                self._engine.close(self.fill_timeout)
-        finally:
-            self._attachment.close()
+        self._attachment.close()
+        for engine in list(self._engines.values()):
+            engine.close(self.fill_timeout)
 
     def mapping(
         self,
@@ -429,6 +431,5 @@ class Pool:
     @property
     def engine(self) -> Engine:
         """The threads in which this process calls its sources, an :class:`Engine`."""
-        if self._engine is None or not self._engine.is_ours:
-            self._engine = Engine()
-        return self._engine
+        pid = os.getpid()
+        return self._engines.get(pid) or self._engines.setdefault(pid, Engine())
