@@ -408,7 +408,7 @@ class Trial:
 
     def is_clean(self, findings):
         if findings:
-            self.say("left to find", count=len(findings), first=findings[0])
+            self.say("left to find", count=len(findings), first=findings[0].to_dict())
 
 
 def attempt(seed, bases, folder):

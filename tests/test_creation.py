@@ -235,7 +235,7 @@ def test_threads_take_turns_and_get_one_pool(folder, monkeypatch):
     for thread in threads:
         thread.join(60)
     assert {id(other) for other in caches} == {id(pool)}
-    assert len(pool.stat()["clients"]) == 1
+    assert len(pool.stat().clients) == 1
 
 
 def lock_holder(folder):

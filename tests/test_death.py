@@ -122,14 +122,14 @@ def python(code, *args):
 
 
 def pins(pool):
-    return pool.stat()["pins"]
+    return pool.stat().pins
 
 
 def settled(pool):
     """True if nothing of dead clients remains."""
     pool._attachment.reap()
     assert pool.audit() == [] and pins(pool) == 0
-    assert [c["pid"] for c in pool.stat()["clients"]] == [os.getpid()]
+    assert [c.pid for c in pool.stat().clients] == [os.getpid()]
 
 
 # Fillers.
@@ -147,7 +147,7 @@ def test_who_waits_for_a_filler_that_dies_reads_the_page_himself(pool):
         leases = []
         waiter = threading.Thread(target=lambda: leases.append(mapping.lease(0)))
         waiter.start()
-        while pool.stat()["counters"]["waits"] < 1:
+        while pool.stat().counters.waits < 1:
             threading.Event().wait(0.001)
         start = time.monotonic()
         filler.kill()
@@ -169,7 +169,7 @@ def test_of_several_who_wait_one_reads(pool):
 
     with slow_filler(pool.name) as filler, contextlib.ExitStack() as stack:
         waiters = [stack.enter_context(Child(body)) for _ in range(3)]
-        while pool.stat()["counters"]["waits"] < 3:
+        while pool.stat().counters.waits < 3:
             threading.Event().wait(0.001)
         filler.kill()
         words = [word for waiter in waiters for word in iter(waiter.hear, "")]
@@ -217,7 +217,7 @@ def test_a_dead_clients_leases_are_given_back_when_another_attaches(pool):
     with holder(pool.name, 0, 1, 2) as child:
         assert pins(pool) == 3
         child.kill()
-    said = python("print(foliocache.attach(name).stat()['pins'])", pool.name)
+    said = python("print(foliocache.attach(name).stat().pins)", pool.name)
     assert (said.stdout, said.stderr) == ("0\n", "")
     settled(pool)
 
@@ -233,7 +233,7 @@ def test_a_dead_clients_window_is_given_back(pool):
         assert child.hear() == "holds"
         child.kill()
     settled(pool)
-    assert pool.stat()["pages_by_state"]["table"] == 0
+    assert pool.stat().pages_by_state.table == 0
 
 
 def test_a_folio_that_a_living_client_holds_too_stays(pool):
@@ -265,7 +265,7 @@ def test_one_client_too_many_is_told_so_until_one_dies(pool_name):
         children[2].kill()
         pool = foliocache.attach(pool_name)
         assert pool.audit() == [] and pins(pool) == 3
-        assert len(pool.stat()["clients"]) == 4
+        assert len(pool.stat().clients) == 4
     settled(pool)
 
 
@@ -392,7 +392,7 @@ def test_a_forked_child_is_a_client_of_its_own_and_inherits_nothing(pool):
 
     with Child(body) as child:
         assert child.hear() == "True"
-        assert pins(pool) == before + 1 and {c["pid"] for c in pool.stat()["clients"]} == {os.getpid(), child.pid}
+        assert pins(pool) == before + 1 and {c.pid for c in pool.stat().clients} == {os.getpid(), child.pid}
         child.say("end")
         assert child.wait() == 0
     assert pins(pool) == before, "it ended by os._exit, with a lease, and stat() has settled that"
@@ -525,7 +525,7 @@ hanging = pool.mapping("hangs", 10, "v", hang)
 threading.Thread(target=hanging.lease, args=(0,), daemon=True).start()
 inside.wait()
 threading.Thread(target=pool.mapping("hangs", 10, "v", hang).lease, args=(0,), daemon=True).start()
-while pool.stat()["counters"]["waits"] < 1: pass
+while pool.stat().counters.waits < 1: pass
 """,
         0,
     ),
@@ -593,7 +593,7 @@ def test_every_end_of_an_interpreter_is_clean(pool, how):
 
 def test_an_orderly_end_leaves_a_clean_slot(pool):
     assert python("lease = foliocache.open(name).mapping('k', 10, 'v', read).lease(0)", pool.name).returncode == 0
-    assert [c["pid"] for c in pool.stat()["clients"]] == [os.getpid()], "without any reaper"
+    assert [c.pid for c in pool.stat().clients] == [os.getpid()], "without any reaper"
     assert pins(pool) == 0
 
 

@@ -13,14 +13,14 @@ import traceback
 
 import numpy as np
 import pytest
-from foliocache.pool.lease import Target
-from foliocache.pool.window import Window
 
 import foliocache
 from foliocache.mm import layout
 from foliocache.pool import client as clients
 from foliocache.pool import lease as leases
+from foliocache.pool.lease import Target
 from foliocache.pool.mapping import Mapping
+from foliocache.pool.window import Window
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_nothing_is_initialized_again(pool, mapping, target, source):
     assert mapping.key == "k" and mapping.read(0, 10) == source.content[:10]
     with mapping.window() as window:
         assert bytes(window) == source.content
-    assert pool.stat()["folios_by_type"]["table"] == 0
+    assert pool.stat().folios_by_type.table == 0
 
 
 @pytest.mark.parametrize(
@@ -362,10 +362,10 @@ def test_an_exception_at_any_moment_leaves_nothing(pool_name, name, moments):
     gc.collect()
     pool._attachment.reap()
     ledger.check()
-    assert pool.stat()["pins"] == 0
+    assert pool.stat().pins == 0
     assert mapping.read(0, 100) == bytes(100)
     pool.forget("k"), pool.forget("into"), pool.forget("new")
-    assert pool.audit() == [] and pool.stat()["pages_by_state"]["file"] == 0
+    assert pool.audit() == [] and pool.stat().pages_by_state.file == 0
     ledger.check_all_words(mapping)
 
 
@@ -451,4 +451,4 @@ def test_a_buffer_that_is_asked_for_wrongly_leaves_no_view(pool, mapping):
         with pytest.raises(BufferError):
             ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(lease), ctypes.create_string_buffer(200), 1)  # PyBUF_WRITABLE
     lease.release()
-    assert pool.stat()["pins"] == 0
+    assert pool.stat().pins == 0

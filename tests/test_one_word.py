@@ -109,7 +109,7 @@ def test_a_page_of_objects_that_claims_to_be_something_else(pool, kind, claim):
 
 def test_a_link_that_leads_nowhere_from_the_back_is_found(pool):
     damage(pool, pfn_of(mapping(pool, 3).lease(0)), layout.F_PREV, layout.NIL)
-    assert {found["check"] for found in pool.audit()} == {"list"}
+    assert {found.check for found in pool.audit()} == {"list"}
     assert pool.repair() == []
 
 

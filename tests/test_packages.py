@@ -13,7 +13,8 @@ SOURCE = Path(foliocache.__file__).parent
 LAYERS = (
     ("errors", "sizes", "check"),  # the checker loads the files of mm, and imports none of them
     ("mm",),
-    ("filler", "sources"),
+    ("filler", "observe"),
+    ("sources",),
     ("pool",),
     ("foliocache",),
     ("adapters",),
@@ -31,7 +32,7 @@ def package_of(path):
 
 def imports_of(path):
     """Yield the absolute dotted names that a file imports anywhere: by the syntax of a Python file, else by matching lines."""
-    if path.suffix == ".py":
+    if path.suffix in (".py", ".pyi"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)
@@ -57,7 +58,9 @@ def imported_packages(path):
             yield parts[1] if len(parts) > 1 and parts[1] in RANK else "foliocache"
 
 
-FILES = sorted(path for kind in ("*.py", "*.pyx", "*.pxd") for path in SOURCE.rglob(kind) if path.name != "__init__.pxd")
+FILES = sorted(
+    path for kind in ("*.py", "*.pyi", "*.pyx", "*.pxd") for path in SOURCE.rglob(kind) if path.name != "__init__.pxd"
+)
 
 
 def test_every_package_has_its_place():

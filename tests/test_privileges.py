@@ -62,7 +62,7 @@ def reads(pool):
     assert all(memoryview(lease) == CONTENT[index * size : index * size + size] for index, lease in enumerate(leases))
     cached = sum(lease.cached for lease in leases)
     assert 0 < cached < len(leases), "there is not room for all of it"
-    assert pool.stat()["counters"]["bypasses"] > 0
+    assert pool.stat().counters.bypasses > 0
     return cached
 
 

@@ -40,7 +40,7 @@ def used(pool, key="k"):
     mapping = pool.mapping(key, len(CONTENT), "1", read)
     assert mapping.read_bytes(0, 5000) == CONTENT[:5000]
     assert pool.audit() == [] or key != "k"
-    assert [client["pid"] for client in pool.stat()["clients"]].count(os.getpid()) == 1
+    assert [client.pid for client in pool.stat().clients].count(os.getpid()) == 1
     return pool
 
 
@@ -101,7 +101,7 @@ def test_a_handler_uses_what_a_forked_child_is_joining(name, inner):
     for line in range(1, lines, STRIDE):
         assert in_child(lambda line=line: first_use(line)) == 0, line
     pool._attachment.reap()
-    assert pool.audit() == [] and len(pool.stat()["clients"]) == 1
+    assert pool.audit() == [] and len(pool.stat().clients) == 1
 
 
 def test_a_handler_uses_what_its_thread_adopts(name):
@@ -127,7 +127,7 @@ def test_a_handler_uses_what_its_thread_adopts(name):
     for line in range(1, 60, 2):
         assert in_child(lambda line=line: adopt(line)) == 0, line
     pool._attachment.reap()
-    assert pool.audit() == [] and len(pool.stat()["clients"]) == 1
+    assert pool.audit() == [] and len(pool.stat().clients) == 1
 
 
 def test_an_exception_at_any_line_of_joining_leaves_no_lock_behind(name):
@@ -154,7 +154,7 @@ def test_an_exception_at_any_line_of_joining_leaves_no_lock_behind(name):
         os.waitpid(dead, 0)
         assert in_child(lambda: used(foliocache.open(name)) and None) == 0
         pool._attachment.reap()
-        assert {client["pid"] for client in pool.stat()["clients"]} <= {mine, os.getppid()}
+        assert {client.pid for client in pool.stat().clients} <= {mine, os.getppid()}
 
     for line in range(1, 60):
         assert in_child(lambda line=line: join(line)) == 0, line

@@ -71,16 +71,14 @@ def test_a_sound_pool_in_use_stays_as_it_is(pool):
     pool._attachment.reap()
     assert pool.audit() == []
     after = pool.stat()
-    assert (
-        after["cached_bytes"] >= before["cached_bytes"] - 3 * 3 * PAGE
-    )  # the price of the children's deaths, not of the repairs
-    assert after["counters"]["misses"] == before["counters"]["misses"]
+    assert after.cached_bytes >= before.cached_bytes - 3 * 3 * PAGE  # the price of the children's deaths, not of the repairs
+    assert after.counters.misses == before.counters.misses
     assert all(mapping.is_cached(0) for mapping in mappings(pool)[3:])
 
 
 def test_what_looks_damaged_in_passing_is_not_dropped(pool, monkeypatch):
     """An audit that reports every page proves nothing."""
-    pages = pool.stat()["pages"]
+    pages = pool.stat().pages
     real = audit.audit
     accused = [{"check": "count", "where": f"pfn {pfn}", "message": "seen in passing"} for pfn in range(pages)]
     calls = []
@@ -90,10 +88,10 @@ def test_what_looks_damaged_in_passing_is_not_dropped(pool, monkeypatch):
         return accused if len(calls) < 20 else real(memory)
 
     monkeypatch.setattr(repair.audit, "audit", accusing)
-    cached = pool.stat()["cached_bytes"]
+    cached = pool.stat().cached_bytes
     pool.repair()
     assert len(calls) > 5
-    assert pool.stat()["cached_bytes"] == cached
+    assert pool.stat().cached_bytes == cached
     assert real(pool._attachment.memory) == []
 
 
@@ -114,7 +112,7 @@ def test_damage_is_repaired_beside_others(pool):
     with at_work(pool, work):
         segment.memory.poke32(at + layout.F_REF, 9)
         for _ in range(20):
-            if not any(found["where"] == f"pfn {pfn}" for found in pool.repair()):
+            if not any(found.where == f"pfn {pfn}" for found in pool.repair()):
                 break
         assert segment.memory.peek32(at + layout.F_REF) != 9
     pool._attachment.reap()
@@ -135,4 +133,4 @@ def test_names_that_wait_are_never_lost(pool):
     found = audit.Audit(segment.mem)
     assert found.run() == []
     assert not found.intents
-    assert pool.stat()["pages_by_state"]["frozen"] == 0
+    assert pool.stat().pages_by_state.frozen == 0

@@ -79,7 +79,7 @@ def test_numbers_of_every_kind(pool_name):
     pool = foliocache.open(
         pool_name, size=np.int64(4 << 20), page_size=np.uint16(8192), clients=np.int8(7), mode=np.int32(0o640)
     )
-    assert (pool.pool_bytes, pool.page_size, pool.stat()["max_clients"]) == (4 << 20, 8192, 7)
+    assert (pool.pool_bytes, pool.page_size, pool.stat().max_clients) == (4 << 20, 8192, 7)
 
 
 @pytest.mark.parametrize("seconds", [0, 1.5, np.float32(2), np.int64(3), float("inf"), 1e300, 10**400])
@@ -131,7 +131,7 @@ def test_remove_and_list(pool_name):
 def _open_in_child(name, barrier, found):
     barrier.wait(60)
     pool = foliocache.open(name, size="8MiB")
-    found.put((os.stat(pool.path).st_ino, pool.stat()["free_bytes"]))
+    found.put((os.stat(pool.path).st_ino, pool.stat().free_bytes))
     barrier.wait(60)
 
 
@@ -369,4 +369,4 @@ def test_one_client_too_many(pool_name):
         foliocache.open(pool_name)
     lease.release()
     del lease
-    assert foliocache.open(pool_name).stat()["clients"][0]["slot"] == 0, "the slot goes with the last lease"
+    assert foliocache.open(pool_name).stat().clients[0].slot == 0, "the slot goes with the last lease"

@@ -119,7 +119,7 @@ def test_repair_of_a_sound_pool_finds_no_damaged_slot(pool):
     assert pool._attachment.repair() == 0
     die(pool)
     assert pool._attachment.repair() == 0
-    assert memoryview(lease) == CONTENT[5 * size : 6 * size] and pool.stat()["pins"] == 1
+    assert memoryview(lease) == CONTENT[5 * size : 6 * size] and pool.stat().pins == 1
     lease.release()
     assert is_clean(pool)
 
@@ -155,7 +155,7 @@ def test_repair_leaves_the_slots_of_the_living_alone(pool):
         lease.release()
         os._exit(0 if right else 1)
     os.read(up[0], 1)
-    assert pool.repair() == [] and pool.stat()["pins"] == 1
+    assert pool.repair() == [] and pool.stat().pins == 1
     os.write(down[1], b"x")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     pool._attachment.reap()
@@ -193,18 +193,18 @@ def test_any_table_can_be_lived_with_and_repaired(pool, seed):
 
 def test_a_pid_of_another_namespace_is_shown_as_such(pool):
     segment, memory, _ = parts(pool)
-    (mine,) = pool.stat()["clients"]
-    assert (mine["pid"], mine["pid_namespace"]) == (os.getpid(), os.stat("/proc/self/ns/pid").st_ino)
-    at = client.offset(segment, mine["slot"]) + layout.CLIENT_PID_NAMESPACE
+    (mine,) = pool.stat().clients
+    assert (mine.pid, mine.pid_namespace) == (os.getpid(), os.stat("/proc/self/ns/pid").st_ino)
+    at = client.offset(segment, mine.slot) + layout.CLIENT_PID_NAMESPACE
     assert memory.peek64(at) == os.stat("/proc/self/ns/pid").st_ino
     memory.poke64(at, 4_026_999_999)
-    assert pool.stat()["clients"][0]["pid_namespace"] == 4_026_999_999
+    assert pool.stat().clients[0].pid_namespace == 4_026_999_999
 
 
 def test_stat_settles_the_dead_or_says_that_they_wait(pool):
     mapping = pool.mapping("k", len(CONTENT), "1", read)
     die(pool)
-    assert pool.stat()["pins"] == 0 and len(pool.stat()["clients"]) == 1
+    assert pool.stat().pins == 0 and len(pool.stat().clients) == 1
     lease = mapping.lease(9)
     pfn = int(repr(lease).split("pfn ")[1].rstrip(">"))
     pid = os.fork()
@@ -214,7 +214,7 @@ def test_stat_settles_the_dead_or_says_that_they_wait(pool):
         core.announce(mem, me, pfn)
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
-    assert sorted(found["state"] for found in pool.stat()["clients"]) == ["attached", "dead"]
+    assert sorted(found.state for found in pool.stat().clients) == ["attached", "dead"]
     lease.release()
-    assert [found["state"] for found in pool.stat()["clients"]] == ["attached"]
+    assert [found.state for found in pool.stat().clients] == ["attached"]
     assert is_clean(pool)

@@ -31,7 +31,7 @@ def until(condition):
 
 
 def waits(pool):
-    return pool.stat()["counters"]["waits"]
+    return pool.stat().counters.waits
 
 
 class Gate:
@@ -93,7 +93,7 @@ class Refuses:
 def test_what_has_no_bytes_to_give_is_a_source_error(pool, make):
     with pytest.raises(foliocache.SourceError, match="the source of 'k'"):
         pool.mapping("k", SIZE, "v", lambda offset, length: make()).lease(0)
-    assert pool.mappings() == [] and pool.stat()["pins"] == 0
+    assert pool.mappings() == [] and pool.stat().pins == 0
 
 
 @pytest.mark.parametrize("count", [None, float(SIZE), str(SIZE), [SIZE]])
@@ -190,7 +190,7 @@ def test_one_failure_answers_all_who_wait_and_the_next_asks_again(pool):
     assert [error.errno for error in errors] == [errno.ETIMEDOUT] * 6
     told = [error for error in errors if isinstance(error, foliocache.SourceError)]
     assert len(told) == 5 and all("the origin is down" in str(error) and "TimeoutError" in str(error) for error in told)
-    assert pool.mappings() == [] and pool.stat()["pins"] == 0
+    assert pool.mappings() == [] and pool.stat().pins == 0
     with pytest.raises(TimeoutError):
         pool.mapping("k", SIZE, "v", read).lease(0)
     assert len(calls) == 2
@@ -369,7 +369,7 @@ def test_a_source_that_reads_its_own_mapping_is_told_so(pool, how):
     with pytest.raises(foliocache.SourceError, match="reads the same bytes of its own mapping"):
         mappings[0].lease(0)
     assert time.monotonic() - start < 30 and len(calls) <= 4
-    assert pool.mappings() == [] and pool.stat()["pins"] == 0
+    assert pool.mappings() == [] and pool.stat().pins == 0
 
 
 def test_through_another_mapping_of_the_same_object_it_is_the_same(pool):

@@ -64,21 +64,21 @@ def read_new(pool):
 
 @pytest.mark.parametrize("locks", LOCKS.values(), ids=LOCKS)
 def test_reads_go_on_and_nothing_is_lost(pool, locks):
-    before = pool.stat()["counters"]
+    before = pool.stat().counters
     with stopped(pool, locks) as pid:
         cached = pool.mapping("cached", len(CONTENT), read=source)
         assert cached.read_bytes(0, len(CONTENT)) == CONTENT
         read_new(pool)
         found = pool.stat()
-        assert found["counters"]["stalls"] > before["stalls"]
+        assert found.counters.stalls > before.stalls
         if locks != LOCKS["queues"]:  # those are needed when the page is there already
-            assert found["counters"]["bypasses"] > before["bypasses"]
-        assert {held["pid"] for held in found["locks"]} == {pid}
+            assert found.counters.bypasses > before.bypasses
+        assert {held.pid for held in found.locks} == {pid}
     read_new(pool)
     pool._attachment.reap()
     assert pool.audit() == []
-    assert pool.stat()["pins"] == 0
-    assert pool.stat()["locks"] == []
+    assert pool.stat().pins == 0
+    assert pool.stat().locks == ()
 
 
 @pytest.mark.parametrize("locks", LOCKS.values(), ids=LOCKS)
@@ -89,20 +89,20 @@ def test_last_references_come_free_later(pool, locks):
     window = mapping.window()
     assert len(leases) > layout.OPS
     mapping.invalidate()
-    free = pool.stat()["free_bytes"]
+    free = pool.stat().free_bytes
     with stopped(pool, locks):
         leases.clear()
         window.close()
         read_new(pool)
     pool._attachment.reap()
     assert pool.audit() == []
-    assert pool.stat()["pins"] == 0
+    assert pool.stat().pins == 0
     pool.repair()
     read_new(pool)
     for n in range(20):
         pool.forget(f"new {n}")
     kept = layout.SLABS * layout.SLAB_KEEP * 4096
-    assert pool.stat()["free_bytes"] >= free + len(CONTENT) - kept
+    assert pool.stat().free_bytes >= free + len(CONTENT) - kept
     assert pool.audit() == []
 
 

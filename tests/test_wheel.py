@@ -41,6 +41,10 @@ def test_the_wheel_has_the_library_alone(distribution, tmp_path):
     assert {each.parts[0] for each in files} == {"foliocache"}
     sources = [path for path in (ROOT / "src").rglob("*") if path.suffix in (".py", ".pyx", ".pxd", ".pyi", ".h", ".typed")]
     assert len(sources) > 100 and set(files) == {path.relative_to(ROOT / "src") for path in sources}
+    compiled = {each.with_suffix("") for each in files if each.suffix in (".pyx", ".pxd") and each.stem != "__init__"}
+    stubs = {each.with_suffix("") for each in files if each.suffix == ".pyi"}
+    inline = {each for each in compiled if each.parent.name == "inline"}
+    assert stubs == compiled - inline - {Path("foliocache/mm/layout")}, "each compiled module has a stub"
     assert not [each for each in files if {"bench", "benchmarks", "tests", "tools", "examples"} & set(each.parts)]
 
 

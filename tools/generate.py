@@ -1,9 +1,10 @@
-"""Writes the Cython declarations that follow from the core's sources. Their output is committed; a test finds drift.
+"""Writes the declarations that follow from the core's sources. Their output is committed; a test finds drift.
 
 - ``mm/layout.h`` and ``mm/layout.pxd``: the integers of ``layout.py`` as C constants, so that no offset is written down twice.
 - ``mm/inline/``: copies of the functions of the hit path, text for text, as ``cdef inline``. Cython calls the functions of another
   module through pointers, and a hit makes some twenty such calls; ``lease.pyx`` cimports the copies instead, and makes none. A
   declaration in a ``.pxd`` that ends in ``# inline`` marks such a function.
+- ``mm/*.pyi``: for type checkers, the functions that Python can call, with the types that the ``.pxd`` of their module gives them.
 
 ::
 
@@ -20,8 +21,14 @@ from pathlib import Path
 MM = Path(__file__).resolve().parent.parent / "src" / "foliocache" / "mm"
 MARK = "# inline"
 DECLARATION = re.compile(
-    r"(?P<locals>(?:@cython.*\n)*)cp?def (?P<head>(?:\w+ )+(?P<name>\w+)\((?:[^()]|\n)*\)[^#\n]*)(?P<mark>#.*)?"
+    r"(?P<locals>(?:@cython.*\n)*)(?P<how>cp?def) (?P<head>(?:\w+ )+(?P<name>\w+)\((?:[^()]|\n)*\)[^#\n]*)(?P<mark>#.*)?"
 )
+LINE_LENGTH = 128  # ruff's
+# The modules that have Python of their own; their stubs are written by hand.
+BY_HAND = ("atomics", "audit")
+PYTHON_TYPES = {
+    "u32": "int", "u64": "int", "mem_t": "int", "bint": "bool", "void": "None", "list": "list[int]", "const char *": "bytes"
+}  # fmt: skip
 HEADER = """\
 # Written by tools/generate.py from {0}.py and {0}.pxd.
 cimport cython
@@ -92,20 +99,41 @@ def inline_pxd(module, names, modules):
     return "".join(parts)
 
 
+def stub(module):
+    """The type stub of a module, from its .pxd."""
+    signatures = [signature(match["head"]) for match in declarations(module).values() if match["how"] == "cpdef"]
+    return f"# Written by tools/generate.py from {module}.pxd.\n" + "".join(signatures)
+
+
+def signature(head):
+    """A declaration's head, as a line of a stub."""
+    returned, name, declared = re.match(r"(\w+) (\w+)\(([^()]*)\)", head).groups()
+    parameters = [re.match(r"(.+?) ?(\w+)$", " ".join(each.split())).groups() for each in declared.split(",") if each]
+    typed = [f"{parameter}: {PYTHON_TYPES[kind]}" for kind, parameter in parameters]
+    line = f"def {name}({', '.join(typed)}) -> {PYTHON_TYPES[returned]}: ...\n"
+    if len(line) - 1 > LINE_LENGTH:
+        line = f"def {name}(\n" + "".join(f"    {each},\n" for each in typed) + f") -> {PYTHON_TYPES[returned]}: ...\n"
+    return line
+
+
 def outputs():
     """{path: text} of everything that is written here."""
     modules = {path.stem: names for path in sorted(MM.glob("*.pxd")) if (names := inlined(path.stem))}
     texts = {MM / "layout.h": layout_h(), MM / "layout.pxd": layout_pxd(), MM / "inline" / "__init__.pxd": ""}
     for module, names in modules.items():
         texts[MM / "inline" / f"{module}.pxd"] = inline_pxd(module, names, modules)
+    for path in MM.glob("*.pxd"):
+        if path.stem not in ("__init__", "layout", *BY_HAND):
+            texts[path.with_suffix(".pyi")] = stub(path.stem)
     return texts
 
 
 def stale():
-    """The paths whose text differs from what would be written, and the files of mm/inline that would not be written."""
+    """The paths whose text differs from what would be written, and the generated files that would not be written."""
     wanted = outputs()
     differing = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
-    return differing, [path for path in (MM / "inline").glob("*.pxd") if path not in wanted]
+    written = [*(MM / "inline").glob("*.pxd"), *(path for path in MM.glob("*.pyi") if path.stem not in BY_HAND)]
+    return differing, [path for path in written if path not in wanted]
 
 
 def main(arguments):

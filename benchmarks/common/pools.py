@@ -103,9 +103,10 @@ class Pattern:
 def metadata_per_page(pool: Any) -> float:
     """Bytes of tables and of index nodes per cached page; the fixed header and the client table are left out."""
     stat = pool.stat()
-    nodes = sum(count for name, count in stat["pages_by_state"].items() if name not in ("free", "file")) * stat["page_size"]
-    cached = stat["pages_by_state"]["file"]
-    return inside.table_bytes(pool) / stat["pages"] + nodes / max(cached, 1)
+    pages = stat.pages_by_state
+    nodes = (pages.node + pages.inode + pages.table + pages.frozen) * stat.page_size
+    cached = pages.file
+    return inside.table_bytes(pool) / stat.pages + nodes / max(cached, 1)
 
 
 def attach_ms(name: str) -> float:

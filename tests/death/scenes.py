@@ -71,18 +71,18 @@ class World:
         self.check()
         self.work()
         for record in self.pool.mappings():
-            self.pool.forget(record["key"])
+            self.pool.forget(record.key)
         self.check()
-        pages = self.pool.stat()["pages_by_state"]
-        assert pages["file"] == pages["table"] == 0, pages
+        pages = self.pool.stat().pages_by_state
+        assert pages.file == pages.table == 0, pages
 
     def check(self):
         """Nothing is lost, nothing is pinned, every slot is clean but this process's, which names nothing."""
         assert self.pool.audit() == []
         stat = self.pool.stat()
-        pages = stat["pages_by_state"]
-        assert sum(pages.values()) == PAGES and pages["frozen"] == 0 and stat["pins"] == 0, stat
-        assert [(c["slot"], c["state"], c["pins"]) for c in stat["clients"]] == [(self.join(), "attached", 0)], stat["clients"]
+        pages = stat.pages_by_state
+        assert sum(pages.to_dict().values()) == PAGES and pages.frozen == 0 and stat.pins == 0, stat
+        assert [(c.slot, c.state, c.pins) for c in stat.clients] == [(self.join(), "attached", 0)], stat.clients
         assert all(client.is_idle(self.mem, slot) for slot in range(self.segment.geometry["nclients"]))
 
     def work(self):
@@ -275,7 +275,7 @@ def shrink_slab(world):
         world.pool.mapping(f"tiny {number}", 10, "v", lambda offset, length: bytes(length)).lease(0)
     for number in range(40):
         world.pool.forget(f"tiny {number}")
-    assert world.pool.stat()["pages_by_state"]["inode"] > layout.SLAB_KEEP
+    assert world.pool.stat().pages_by_state.inode > layout.SLAB_KEEP
 
     def prepare():
         me = world.join()

@@ -12,7 +12,8 @@ from test_fs_http import begins_earlier
 from test_fs_identity import other
 from together import together
 
-from foliocache.adapters.fsspec import ChangedError, FolioCache, FolioFileSystem
+from foliocache import ChangedError
+from foliocache.adapters.fsspec import FolioCache, FolioFileSystem
 
 BIG = 1 << 30  # HTTPFile.read() of more than a block goes past any cache
 

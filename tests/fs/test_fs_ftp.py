@@ -11,7 +11,8 @@ from collections import Counter
 import fsspec
 import pytest
 
-from foliocache.adapters.fsspec import ChangedError, FolioFileSystem
+from foliocache import ChangedError
+from foliocache.adapters.fsspec import FolioFileSystem
 
 pytest.importorskip("pyftpdlib")
 SIZE = 300_000

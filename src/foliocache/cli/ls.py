@@ -20,13 +20,13 @@ def ls(name: Name = "default", /, *, json: Json = False) -> None:
     json
         Print a list of mappings as JSON.
     """
-    found = sorted(foliocache.attach(name).mappings(), key=lambda mapping: (mapping["key"], mapping["version"]))
+    found = sorted(foliocache.attach(name).mappings(), key=lambda mapping: (mapping.key, mapping.version))
     if json:
-        return emit_json(found)
+        return emit_json([mapping.to_dict() for mapping in found])
     made = table(None, "key", "version", ">cached", ">of", ">share", ">pins")
     made.columns[1].overflow, made.columns[1].max_width, made.columns[1].no_wrap = "ellipsis", VERSION_WIDTH, True
     for mapping in found:
-        cached, size = mapping["cached_bytes"], mapping["size"]
+        cached, size = mapping.cached_bytes, mapping.size
         share = percent(cached, size)
-        made.add_row(mapping["key"], mapping["version"], format_size(cached), format_size(size), share, number(mapping["pins"]))
+        made.add_row(mapping.key, mapping.version, format_size(cached), format_size(size), share, number(mapping.pins))
     console().print(made if found else f"pool {name} holds no mappings")

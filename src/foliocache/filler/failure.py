@@ -18,7 +18,7 @@ import threading
 import typing
 import zlib
 
-from ..errors import FoliocacheError, SourceError
+from ..errors import ChangedError, FoliocacheError, SourceError
 
 RECORD_MAX = 2048  # less than the smallest page
 _HEADER = struct.Struct("<II")  # the number of bytes of JSON that follow, and their CRC
@@ -41,7 +41,7 @@ class Failure(typing.NamedTuple):
     text: str
 
 
-def record(error):
+def record(error: BaseException) -> bytes | None:
     """Return an exception as a record of at most RECORD_MAX bytes, or None if it does not concern the origin."""
     number = getattr(error, "errno", None)
     number = number if type(number) is int and 0 < number < 1 << 31 else None
@@ -55,7 +55,7 @@ def record(error):
         text = text[: len(text) // 2]
 
 
-def read(page):
+def read(page: bytes) -> Failure | None:
     """Return the Failure at the beginning of a page, or None if there is no valid record."""
     length, check = _HEADER.unpack_from(page)
     body = page[_HEADER.size : _HEADER.size + length]
@@ -70,13 +70,13 @@ def read(page):
     return Failure(kind, number, text)
 
 
-def _is_our_own(error):
+def _is_our_own(error: BaseException) -> bool:
     if not isinstance(error, Exception) or isinstance(error, _OWN_EXCEPTIONS) or not threading.main_thread().is_alive():
         return True
-    return sys.is_finalizing() or (isinstance(error, FoliocacheError) and not isinstance(error, SourceError))
+    return sys.is_finalizing() or (isinstance(error, FoliocacheError) and not isinstance(error, (ChangedError, SourceError)))
 
 
-def _text_of(error):
+def _text_of(error: BaseException) -> str:
     try:
         return str(error)[:RECORD_MAX]
     except Exception:

@@ -1,12 +1,12 @@
 """The miss: a process that adds a missing folio fills it, and with it the missing ones right behind it that are wanted.
 
-What is wanted is cut into *requests*: one call of the source for a run of folios, one pin on each until it is done. A filler never
-waits for another folio while it holds locked ones, so fillers cannot wait for each other in a circle.
+What is wanted is cut into *requests*: one call of the source for a run of folios, one pin on each until it is done. A filler
+never waits for another folio while it holds locked ones, so fillers cannot wait for each other in a circle.
 
-A source that may be called by several threads at once gets several requests at a time, in the threads of the pool's engine, which
-locks the folios of a request when it begins. There the folio that somebody waits for is filled, too, if that is Python's main
-thread: so a fill goes on when its caller is interrupted. The two have the lease in common, and the caller waits for the request.
-Other sources are called by the threads that want the data, one at a time.
+A source that may be called by several threads at once gets several requests at a time, in the threads of the pool's engine,
+which locks the folios of a request when it begins. What Python's main thread waits for is filled there, too: so a fill goes on
+when its caller is interrupted. The two share the lease, and the caller waits for the request. Other sources are called by the
+threads that want the data, one at a time.
 
 The module is compiled because a traceback keeps the variables of Python's frames alive, and must not keep a locked folio: here,
 a lease that is filling goes with the exception, and withdraws its folio.
@@ -120,8 +120,8 @@ cdef class Request:
 cdef class Filler:
     """Fills the folios of one mapping from its source.
 
-    read, readinto, source: where missing bytes come from, see ``Pool.mapping``; concurrent: several threads may call it at once.
-    readahead says how far to read; pool has ``fill_timeout``, ``closed`` and ``engine``.
+    read, readinto, source: where missing bytes come from, see ``Pool.mapping``; concurrent: several threads may call it at
+    once. readahead says how far to read; pool has ``fill_timeout``, ``closed`` and ``engine``.
     """
     def __init__(self, key, pool, read, readinto, source, bint concurrent, readahead):
         self.key, self.pool, self.readahead = key, pool, readahead
@@ -343,8 +343,8 @@ cdef class Filler:
         return 0
 
     cdef int _fill_run(self, Steps mapping, list run, u64 index, mark, Request request) except -1:
-        """One call of the source for a whole run of folios, unless all that it has is ``readinto``, for one. A failure is written
-        down for those who wait for one of them."""
+        """One call of the source for a whole run of folios, unless all that it has is ``readinto``, for one. A failure is
+        written down for those who wait for one of them."""
         cdef bytes reason
         cdef Py_ssize_t at
         lock = self._take_turn(mapping)

@@ -11,11 +11,13 @@ class Readahead:
     """The state of one sequential stream: the window ``start`` .. ``start + size - 1``, marked ``behind`` folios before its
     end."""
 
-    def __init__(self, most):
+    def __init__(self, most: int) -> None:
         self.most = most
-        self.start = self.size = self.behind = 0
+        self.start: int = 0
+        self.size: int = 0
+        self.behind: int = 0
 
-    def on_miss(self, index, wanted, previous):
+    def on_miss(self, index: int, wanted: int, previous: int | None) -> tuple[int, int | None]:
         """Decide about a miss of ``wanted`` folios from index on; ``previous`` is the index that was used last, or None.
 
         Return how many folios to read from index on, and the index to mark, or None.
@@ -33,7 +35,7 @@ class Readahead:
         self.size = max(self.size, wanted)
         return self.size, self._mark()
 
-    def on_mark(self, index, next_missing):
+    def on_mark(self, index: int, next_missing: int) -> tuple[int, int, int | None]:
         """Decide about a hit on a marked folio; ``next_missing`` is the first index after it that is not cached.
 
         Return the window to read: its first index, how many folios, and the index to mark.
@@ -43,14 +45,14 @@ class Readahead:
         self.behind = self.size
         return self.start, self.size, self._mark()
 
-    def _mark(self):
+    def _mark(self) -> int | None:
         return self.start + self.size - self.behind if self.behind else None
 
-    def _initial(self, wanted):
+    def _initial(self, wanted: int) -> int:
         size = 1 << (wanted - 1).bit_length()
         if size <= self.most // 32:
             return size * 4
         return min(size * 2, self.most) if size <= self.most // 4 else self.most
 
-    def _grown(self):
+    def _grown(self) -> int:
         return min(self.size * 4 if self.size < self.most // 16 else self.size * 2, self.most)

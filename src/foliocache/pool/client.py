@@ -6,28 +6,39 @@ no folio is named in it. A slot that is not clean and whose lock is free is a de
 holder.
 """
 
+from __future__ import annotations
+
 import time
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import PoolError
 from ..mm import atomics, layout
 from ..mm import client as core
 from ..mm import reap as reaper
+from ..observe.records import ClientInfo
 from .slot import ClientSlot, Reaping, is_reaping_here
 
-STATES = {layout.SLOT_CLEAN: "clean", layout.SLOT_ATTACHED: "attached", layout.SLOT_DEAD: "dead"}
+if TYPE_CHECKING:
+    from .segment import Segment
+
+STATES: dict[int, Literal["clean", "attached", "dead"]] = {
+    layout.SLOT_CLEAN: "clean",
+    layout.SLOT_ATTACHED: "attached",
+    layout.SLOT_DEAD: "dead",
+}
 # How many seconds a process that finds no clean slot waits for another one that reaps, and may be stopped.
 ADOPT_WAIT = 10.0
 _LOOK_AGAIN = 0.01
 
 
-def opened(segment):
+def opened(segment: Segment) -> ClientSlot:
     """Return a ClientSlot for this process with its descriptor open, and no number yet. Raises PoolError."""
     slot = ClientSlot(segment)
     _open(slot)
     return slot
 
 
-def _open(slot):
+def _open(slot: ClientSlot) -> None:
     segment = slot.segment
     if not segment.geometry["fenced"]:
         atomics.membarrier_errno()  # registers this process: attaching has done so already, a forked child has not
@@ -41,7 +52,7 @@ def _open(slot):
         ) from None
 
 
-def adopt(slot):
+def adopt(slot: ClientSlot) -> None:
     """Take the slot of a dead client, after ``slot.claim`` found no clean one, and settle it. Raises PoolError.
 
     A reaper has the locks of the slots of dead clients, so this process must become the reaper.
@@ -73,7 +84,7 @@ def adopt(slot):
         time.sleep(_LOOK_AGAIN)
 
 
-def _adopt_one(slot):
+def _adopt_one(slot: ClientSlot) -> bool:
     for number in range(slot.segment.geometry["nclients"]):
         if slot.lock(number) and (core.state(slot.segment.mem, number) == layout.SLOT_CLEAN or _inherit(slot, number)):
             slot.keep(number)
@@ -81,7 +92,7 @@ def _adopt_one(slot):
     return False
 
 
-def _inherit(slot, number):
+def _inherit(slot: ClientSlot, number: int) -> bool:
     """As the next client of a slot, settle what the last one and all other dead clients have left. True if the slot can be
     used.
 
@@ -95,7 +106,7 @@ def _inherit(slot, number):
     return core.is_idle(mem, number)
 
 
-def reap(slot):
+def reap(slot: ClientSlot) -> tuple[int, int]:
     """Settle what dead clients have left. Return how many there are, and how many of them wait for a living client's lease.
 
     Does nothing while another process, or another thread of this one, reaps.
@@ -106,7 +117,7 @@ def reap(slot):
         return (len(dead), _settle(mem, me, dead)) if dead else (0, 0)
 
 
-def _find_dead(slot, me):
+def _find_dead(slot: ClientSlot, me: int) -> list[int]:
     """Return the slots of dead clients other than me, with their locks taken, so that no other process adopts them."""
     mem = slot.segment.mem
     numbers = range(slot.segment.geometry["nclients"])
@@ -116,7 +127,7 @@ def _find_dead(slot, me):
     return dead
 
 
-def repair(slot):
+def repair(slot: ClientSlot) -> int:
     """Clear damaged words in the slots without a holder, and settle those of dead clients. Return how many slots were damaged.
 
     A clean slot names no folio. In a dead client's slot, words are cleared that name a page beyond the pool or have neither
@@ -142,7 +153,7 @@ def repair(slot):
         return damaged
 
 
-def _is_sound(segment, number):
+def _is_sound(segment: Segment, number: int) -> bool:
     """True if a slot is clean in every word. Nearly all are, and checking them takes no lock of the core."""
     mem = segment.mem
     return (
@@ -153,7 +164,7 @@ def _is_sound(segment, number):
     )
 
 
-def _repair_slot(segment, number):
+def _repair_slot(segment: Segment, number: int) -> bool:
     """Correct what can only be damage in a slot whose lock this process has. True if there was any."""
     mem, memory = segment.mem, segment.memory
     state = core.state(mem, number)
@@ -177,7 +188,7 @@ def _repair_slot(segment, number):
     return True
 
 
-def _repaired(segment, state, word, is_intent):
+def _repaired(segment: Segment, state: int, word: int, is_intent: bool) -> int | None:
     """Return the value that a word of a slot in this state must have; None if the word may be right. is_intent: it is one of
     CLIENT_OPS."""
     if word == 0:
@@ -194,18 +205,18 @@ def _repaired(segment, state, word, is_intent):
     )
 
 
-def _count_at(segment, pfn):
+def _count_at(segment: Segment, pfn: int) -> int:
     return segment.geometry["memmap"] + pfn * layout.FOLIO_SIZE + layout.F_REF
 
 
-def _settle(mem, me, dead):
+def _settle(mem: int, me: int, dead: list[int]) -> int:
     """Settle the locks of all dead clients, then all their pins, then their intents. Return how many slots stay in state
     SLOT_DEAD: at most one, which keeps what has to wait, unless its words do not suffice."""
     for number in dead:
         reaper.locks(mem, me, number)
     for number in dead:
         reaper.pins(mem, me, number)
-    keepers = []
+    keepers: list[int] = []
     for number in dead:
         if reaper.resolve_intents(mem, me, number) and not any(
             reaper.hand_over_unresolved(mem, number, keeper) for keeper in keepers
@@ -217,51 +228,42 @@ def _settle(mem, me, dead):
     return len(keepers)
 
 
-def is_alive(segment, number):
+def is_alive(segment: Segment, number: int) -> bool:
     """True if a process holds this slot."""
     return core.is_alive(segment.mem, number)
 
 
-def offset(segment, number):
+def offset(segment: Segment, number: int) -> int:
     """Return the offset of a slot in the segment."""
     return segment.geometry["clients"] + number * layout.CLIENT_SIZE
 
 
-def describe(segment, number):
-    """Return a slot as a dict: "slot", "pid", "pid_namespace", "attached" (seconds since the epoch), "state", "pins",
-    "counters".
-
-    The pid is a number of the namespace with this inode number; 0 means that the namespace is unknown (there was no /proc). The
-    state is "attached"; "dead", for a client that has not been reaped (or not completely: a living one still uses a folio that
-    it died upon); or "clean".
-    """
+def describe(segment: Segment, number: int) -> ClientInfo:
+    """Return a slot as a ClientInfo. One that has never been held is clean, with pid 0."""
     at, memory = offset(segment, number), segment.memory
-    namespace = memory.peek64(at + layout.CLIENT_PID_NAMESPACE)
     state = STATES.get(core.state(segment.mem, number), "dead")
     if state == "attached" and not is_alive(segment, number):
         state = "dead"
-    return {
-        "slot": number,
-        "pid": memory.peek32(at + layout.CLIENT_PID),
-        "pid_namespace": namespace,
-        "attached": memory.peek64(at + layout.CLIENT_ATTACHED) / 1e9,
-        "state": state,
-        "pins": core.pins(segment.mem, number) if state != "clean" else 0,
-        "counters": counters(segment, number),
-    }
+    return ClientInfo(
+        slot=number,
+        pid=memory.peek32(at + layout.CLIENT_PID),
+        pid_namespace=memory.peek64(at + layout.CLIENT_PID_NAMESPACE),
+        attached=memory.peek64(at + layout.CLIENT_ATTACHED) / 1e9,
+        state=state,
+        pins=core.pins(segment.mem, number) if state != "clean" else 0,
+    )
 
 
-def counters(segment, number):
-    """Return the counters of a slot, summed over all clients that have held it: see ``layout.COUNTERS``."""
-    at = offset(segment, number) + layout.CLIENT_COUNTERS
-    return {name: segment.memory.peek64(at + i * 8) for i, name in enumerate(layout.COUNTERS)}
+def counter(segment: Segment, number: int, n: int) -> int:
+    """Return the n-th of ``layout.COUNTERS`` of a slot, summed over all clients that have held it."""
+    return segment.memory.peek64(offset(segment, number) + layout.CLIENT_COUNTERS + n * 8)
 
 
-def used_slots(segment):
+def used_slots(segment: Segment) -> list[int]:
     """Return the numbers of the slots that have ever been held."""
 
-    def is_used(number):
+    def is_used(number: int) -> bool:
         generation = segment.memory.peek32(offset(segment, number) + layout.CLIENT_GENERATION)
-        return generation or core.state(segment.mem, number) != layout.SLOT_CLEAN
+        return generation != 0 or core.state(segment.mem, number) != layout.SLOT_CLEAN
 
     return [number for number in range(segment.geometry["nclients"]) if is_used(number)]

@@ -8,6 +8,8 @@ name, or they cannot be linked, the file is made under a hidden name, and the ne
 there.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import os
@@ -20,8 +22,9 @@ from ..errors import PoolError, PoolFullError, PoolNotFoundError
 from ..mm import layout, lru, mapping, page_alloc, slab
 from ..sizes import format_size
 from . import files, geometry, header
-from .descriptor import open_file
+from .descriptor import Descriptor, open_file
 from .files import directory
+from .geometry import Geometry, Wanted
 from .segment import Segment, attach, map_file, needs_fences
 
 _SETUP_CLIENT = 0
@@ -34,7 +37,7 @@ _CREATION_RATE = 128 << 20
 _creation = threading.RLock()  # a record lock is the process's, so its threads take turns by this one
 
 
-def _after_fork_in_child():
+def _after_fork_in_child() -> None:
     global _creation
     _creation = threading.RLock()
 
@@ -42,7 +45,7 @@ def _after_fork_in_child():
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def create_or_attach(name, wanted, mode=0o600, any_owner=False):
+def create_or_attach(name: str, wanted: Wanted, mode: int = 0o600, any_owner: bool = False) -> Segment:
     """Return the segment of a pool, created if there is none. ``wanted``: see ``geometry.parameters``. Raises PoolError."""
     path = files.path_of(name)
     while True:
@@ -53,7 +56,7 @@ def create_or_attach(name, wanted, mode=0o600, any_owner=False):
             return made
 
 
-def _create(name, path, mode, size, page_size, clients):
+def _create(name: str, path: str, mode: int, size: int, page_size: int, clients: int) -> Segment | None:
     """Return a new segment under its name; None if another process has made one meanwhile. Raises PoolFullError, PoolError."""
     shape = geometry.compute(size // page_size, page_size, clients) | {"fenced": needs_fences()}
     try:
@@ -71,7 +74,7 @@ def _create(name, path, mode, size, page_size, clients):
         raise _failure(error, name, shape) from None
 
 
-def _failure(error, name, shape):
+def _failure(error: OSError, name: str, shape: Geometry) -> PoolError:
     """Return the PoolError that says why a pool could not be created."""
     if error.errno not in _FULL:
         return PoolError(f"pool {name!r} cannot be made in {directory()}: {error.strerror}")
@@ -84,8 +87,10 @@ def _failure(error, name, shape):
     )
 
 
-def _make_nameless(name, path, mode, shape):
+def _make_nameless(name: str, path: str, mode: int, shape: Geometry) -> Segment | None:
     """Make the segment in a file that gets its name when it is complete. None where that is impossible."""
+    segment: Segment | None
+    file: Descriptor | None
     try:
         file = open_file(directory(), os.O_RDWR | os.O_TMPFILE, private=True)
     except OSError as error:
@@ -105,7 +110,7 @@ def _make_nameless(name, path, mode, shape):
     return segment
 
 
-def _link_nameless(file, path):
+def _link_nameless(file: Descriptor, path: str) -> bool:
     """Give a file without a name this one. False if that is impossible; FileExistsError if there is a file."""
     try:
         file.link(path)
@@ -116,9 +121,11 @@ def _link_nameless(file, path):
     return True
 
 
-def _make_hidden(name, path, mode, shape):
+def _make_hidden(name: str, path: str, mode: int, shape: Geometry) -> Segment:
     """Make the segment in a file that has a hidden name until it is complete."""
     hidden = files.hidden(path, secrets.token_hex(8))
+    segment: Segment | None
+    file: Descriptor | None
     try:
         file = open_file(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL, private=True)
         segment = _build(name, path, file, mode, shape)
@@ -133,19 +140,19 @@ def _make_hidden(name, path, mode, shape):
     return segment
 
 
-def _link(hidden, path):
+def _link(hidden: str, path: str) -> None:
     try:
         os.link(hidden, path)
     except FileNotFoundError:  # a signal handler has made the pool meanwhile, and cleaned up
         raise FileExistsError(path) from None
 
 
-def _forget_frames(error):
+def _forget_frames(error: BaseException) -> None:
     """Release the reserved memory even if the exception, with its traceback, is kept."""
     traceback.clear_frames(error.__traceback__)
 
 
-def _build(name, path, file, mode, shape):
+def _build(name: str, path: str, file: Descriptor, mode: int, shape: Geometry) -> Segment:
     size = shape["size"]
     most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)  # beyond it there is also a signal, which may kill
     if most != resource.RLIM_INFINITY and size > most:
@@ -164,14 +171,14 @@ def _build(name, path, file, mode, shape):
     return segment
 
 
-def _check_room(size):
+def _check_room(size: int) -> None:
     """Raise OSError before other processes find the file system full. One without a limit reports 0 of 0 free."""
     found = os.statvfs(directory())
     if found.f_blocks and size > found.f_bavail * found.f_frsize:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _setup_tables(mem):
+def _setup_tables(mem: int) -> None:
     page_alloc.setup(mem, _SETUP_CLIENT)
     lru.setup(mem)
     slab.setup(mem)

@@ -5,6 +5,8 @@ else depends on that lock: it ends with its holder, fork does not inherit it, an
 is not a lock is a pool that is being made where the file system has no files without a name (``creation``).
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import fcntl
@@ -13,9 +15,10 @@ import re
 import stat
 import struct
 import time
+from collections.abc import Iterator
 
 from ..errors import PoolError, PoolNotFoundError
-from .descriptor import open_file
+from .descriptor import Descriptor, open_file
 
 PREFIX = "foliocache."
 OPEN_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -24,20 +27,31 @@ _LOOK_AGAIN = 0.01  # seconds
 _RECORD_LOCK = struct.Struct("@hhqqi0q")  # struct flock
 
 
-def directory():
+def directory() -> str:
     """Return the folder of the pools: FOLIOCACHE_DIR (another tmpfs, for a container or a test), or /dev/shm."""
     return os.path.abspath(os.environ.get("FOLIOCACHE_DIR") or "/dev/shm")
 
 
-def path_of(name):
+def path_of(name: str) -> str:
     """Return the path of a pool's file. Raises ValueError for a name that could leave the folder."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", name):
         raise ValueError(f"pool name {name!r}: use 1 to 100 letters, digits, '_', '-' and '.', not starting with '.'")
     return os.path.join(directory(), PREFIX + name)
 
 
-def pools():
-    """Return the names of this user's pools. Raises PoolError if the folder cannot be listed."""
+def pools() -> list[str]:
+    """The pools of this user in the folder of the pools: FOLIOCACHE_DIR, or /dev/shm.
+
+    Returns
+    -------
+    list of str
+        Their names, in alphabetical order.
+
+    Raises
+    ------
+    PoolError
+        The folder cannot be listed.
+    """
     try:
         with os.scandir(directory()) as entries:
             mine = [entry.name for entry in entries if entry.name.startswith(PREFIX) and _is_my_entry(entry)]
@@ -46,8 +60,21 @@ def pools():
     return sorted(name.removeprefix(PREFIX) for name in mine)
 
 
-def remove(name):
-    """Unlink a pool. Processes that are attached keep it until they detach. Raises PoolNotFoundError, PoolError."""
+def remove(name: str) -> None:
+    """Remove a pool. Processes that have it attached keep it until they end; others get a new one.
+
+    Parameters
+    ----------
+    name : str
+        The pool.
+
+    Raises
+    ------
+    PoolNotFoundError
+        There is no pool of that name.
+    PoolError
+        It belongs to another user, or cannot be removed.
+    """
     path = path_of(name)
     _sweep(path)
     try:
@@ -60,26 +87,26 @@ def remove(name):
         raise PoolError(f"{path} cannot be removed: {error.strerror}") from None
 
 
-def hidden(path, what):
+def hidden(path: str, what: str) -> str:
     """Return a path beside ``path`` that no pool can have, and no other pool's creators use."""
     folder, name = os.path.split(path)
     return os.path.join(folder, f"{_HIDDEN}{name.removeprefix(PREFIX)}~{what}")
 
 
-def remove_leftovers(path):
+def remove_leftovers(path: str) -> None:
     """Remove the hidden files of creators of this pool that were killed. The caller has the turn."""
     for left in list(_leftovers(path)):
         unlink(left)
 
 
-def unlink(path):
+def unlink(path: str) -> None:
     """Remove a file if that is possible."""
     with contextlib.suppress(OSError):
         os.unlink(path)
 
 
 @contextlib.contextmanager
-def turn(name, path, patience):
+def turn(name: str, path: str, patience: float) -> Iterator[bool]:
     """Be the only creator of a pool for the time of a ``with``. Gives False if the pool exists, or no lock can be had.
 
     Raises PoolError if another creator has had the turn for ``patience`` seconds.
@@ -96,7 +123,7 @@ def turn(name, path, patience):
         del file
 
 
-def _lock(name, path, lock, patience):
+def _lock(name: str, path: str, lock: str, patience: float) -> Descriptor | None:
     """Return the lock file, locked; None if that is impossible, or unnecessary because the pool exists."""
     deadline = time.monotonic() + patience
     while not os.path.lexists(path):
@@ -117,7 +144,7 @@ def _lock(name, path, lock, patience):
     return None
 
 
-def _try_lock(file):
+def _try_lock(file: Descriptor) -> bool:
     """Take the record lock on a file. False if another process has it; OSError where there are no such locks."""
     try:
         fcntl.lockf(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,7 +155,7 @@ def _try_lock(file):
     return True
 
 
-def _remove_lock(lock):
+def _remove_lock(lock: str) -> None:
     """Remove a lock file that no process has locked. A process that waits for it looks, once it has the lock, whether it is
     there."""
     with contextlib.suppress(OSError):
@@ -137,7 +164,7 @@ def _remove_lock(lock):
             os.unlink(lock)
 
 
-def _sweep(path):
+def _sweep(path: str) -> None:
     """Remove the hidden files of creators of this pool that were killed, unless one is at work."""
     with contextlib.suppress(OSError):
         leftovers = list(_leftovers(path))
@@ -148,7 +175,7 @@ def _sweep(path):
             os.unlink(lock)
 
 
-def _leftovers(path):
+def _leftovers(path: str) -> Iterator[str]:
     folder, prefix = os.path.split(hidden(path, ""))
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -156,32 +183,33 @@ def _leftovers(path):
                 yield entry.path
 
 
-def _holder(file):
+def _holder(file: Descriptor) -> int:
     """Return the pid of the process that has the record lock on a file."""
     asked = _RECORD_LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    return _RECORD_LOCK.unpack(fcntl.fcntl(file.fd, fcntl.F_GETLK, asked))[4]
+    pid: int = _RECORD_LOCK.unpack(fcntl.fcntl(file.fd, fcntl.F_GETLK, asked))[4]
+    return pid
 
 
-def _is_my_entry(entry):
+def _is_my_entry(entry: os.DirEntry[str]) -> bool:
     with contextlib.suppress(FileNotFoundError):
         return _is_my_file(entry.stat(follow_symlinks=False))
     return False
 
 
-def _is_mine(file):
+def _is_mine(file: Descriptor) -> bool:
     return _is_my_file(os.fstat(file.fd))
 
 
-def _is_my_file(found):
+def _is_my_file(found: os.stat_result) -> bool:
     return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
 
 
-def _is_at(file, path):
+def _is_at(file: Descriptor, path: str) -> bool:
     with contextlib.suppress(FileNotFoundError):
         return inode(os.fstat(file.fd)) == inode(os.lstat(path))
     return False
 
 
-def inode(found):
+def inode(found: os.stat_result) -> tuple[int, int]:
     """Return what tells a file from all others, of its ``os.stat_result``."""
     return found.st_dev, found.st_ino

@@ -8,13 +8,14 @@ import zlib
 from ..errors import PoolDamagedError, PoolError
 from ..mm import layout
 from . import geometry
+from .geometry import Geometry
 
 _OFFSETS = sorted((at, name.removeprefix("HDR_").lower()) for name, at in vars(layout).items() if name.startswith("HDR_"))
 # The bytes of each field: up to where the next begins; the last offset is the end.
 FIELDS = {name: slice(at, end) for (at, name), (end, _) in itertools.pairwise(_OFFSETS)}
 
 
-def pack(shape, state):
+def pack(shape: Geometry, state: int) -> bytes:
     """Return the header of a segment of this geometry (``geometry.compute``, and "fenced"), in bytes."""
     values = shape | {
         "magic": layout.MAGIC,
@@ -28,7 +29,7 @@ def pack(shape, state):
     return head[: layout.HDR_CHECKSUM] + _checksum(head).to_bytes(4, "little") + head[layout.HDR_MEMMAP :]
 
 
-def read(fd, name, path):
+def read(fd: int, name: str, path: str) -> Geometry:
     """Return the geometry and "fenced" from the header of a file, after checking all of it. Raises PoolError."""
     advice = f"remove it (foliocache rm {name}) or use another name"
     head = os.pread(fd, layout.HDR_IDENTITY_END, 0)
@@ -51,6 +52,6 @@ def read(fd, name, path):
     return shape | {"fenced": said["fenced"]}
 
 
-def _checksum(head):
+def _checksum(head: bytes) -> int:
     """Of everything but magic, version, state and the checksum itself."""
     return zlib.crc32(head[layout.HDR_SIZE : layout.HDR_CHECKSUM] + head[layout.HDR_MEMMAP :])

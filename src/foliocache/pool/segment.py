@@ -11,53 +11,56 @@ point.
 ``multiprocessing.shared_memory`` is not used because its resource tracker unlinks segments that other processes still use.
 """
 
+from __future__ import annotations
+
 import errno
 import mmap
 import os
 import stat
+from typing import NoReturn
 
-from ..errors import PoolDamagedError, PoolError, PoolNotFoundError
+from ..errors import FoliocacheError, PoolDamagedError, PoolError, PoolNotFoundError
 from ..mm import atomics
 from ..sizes import format_size
 from . import header
-from .descriptor import open_file
+from .descriptor import Descriptor, open_file
 from .files import OPEN_FLAGS, directory, inode, path_of
-from .geometry import check_parameters
+from .geometry import Geometry, Wanted, check_parameters
 
 
 class Segment:
     """A mapped segment: ``memory`` for the core, ``geometry``, and the open ``file``."""
 
-    def __init__(self, name, path, file, shape):
+    def __init__(self, name: str, path: str, file: Descriptor, shape: Geometry) -> None:
         self.name = name
         self.path = path
         self.geometry = shape
         self.file = file
-        self.inode = inode(os.fstat(file.fd))
-        self.memory = atomics.Memory(*map_file(name, file, shape["size"]), shape | {"fd": file.fd})
-        self.mem = self.memory.handle
+        self.inode: tuple[int, int] = inode(os.fstat(file.fd))
+        self.memory: atomics.Memory = atomics.Memory(*map_file(name, file, shape["size"]), shape | {"fd": file.fd})
+        self.mem: int = self.memory.handle
 
-    def __reduce__(self):
+    def __reduce__(self) -> NoReturn:
         raise TypeError("a mapped segment belongs to one process and cannot be copied or pickled; attach to it by its name")
 
     @property
-    def fd(self):
+    def fd(self) -> int:
         return self.file.fd
 
     @property
-    def page_size(self):
+    def page_size(self) -> int:
         return 1 << self.geometry["page_shift"]
 
     @property
-    def pool_bytes(self):
+    def pool_bytes(self) -> int:
         return self.geometry["npages"] * self.page_size
 
     @property
-    def metadata_bytes(self):
+    def metadata_bytes(self) -> int:
         return self.geometry["data"]
 
 
-def map_file(name, file, size):
+def map_file(name: str, file: Descriptor, size: int) -> tuple[mmap.mmap, mmap.mmap]:
     """Map the whole file twice: return (read-write, read-only). Raises PoolError."""
     try:
         return mmap.mmap(file.fd, size), mmap.mmap(file.fd, size, prot=mmap.PROT_READ)
@@ -72,7 +75,7 @@ def map_file(name, file, size):
         ) from None
 
 
-def attach(name, any_owner=False, wanted=None):
+def attach(name: str, any_owner: bool = False, wanted: Wanted | None = None) -> Segment:
     """Attach to the segment of a pool, which must have the parameters in ``wanted``. Raises PoolNotFoundError, PoolError."""
     path = path_of(name)
     locate(name, any_owner)
@@ -91,7 +94,7 @@ def attach(name, any_owner=False, wanted=None):
     return Segment(name, path, file, shape)
 
 
-def locate(name, any_owner=False):
+def locate(name: str, any_owner: bool = False) -> tuple[int, int]:
     """Return what tells a pool's file from others, without opening it. Raises PoolNotFoundError, PoolError."""
     path = path_of(name)
     try:
@@ -102,7 +105,7 @@ def locate(name, any_owner=False):
     return inode(found)
 
 
-def needs_fences():
+def needs_fences() -> int:
     """Return 1 if membarrier(2) cannot be used, or is not wanted (FOLIOCACHE_FENCES): every operation then begins with a fence.
 
     Registers this process for membarrier(2) otherwise.
@@ -110,7 +113,7 @@ def needs_fences():
     return int(bool(os.environ.get("FOLIOCACHE_FENCES")) or atomics.membarrier_errno() != 0)
 
 
-def _refusal(error, name, path):
+def _refusal(error: OSError, name: str, path: str) -> FoliocacheError:
     """Return the PoolError that says why a pool's file cannot be opened."""
     if isinstance(error, FileNotFoundError) and os.path.isdir(directory()):
         return PoolNotFoundError(f"there is no pool {name!r} in {directory()}; foliocache.open() creates one")
@@ -122,7 +125,7 @@ def _refusal(error, name, path):
     return PoolError(f"pool {name!r} ({path}) cannot be opened: {error.strerror}{advice}")
 
 
-def _check_file(found, name, path, any_owner):
+def _check_file(found: os.stat_result, name: str, path: str, any_owner: bool) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise PoolError(f"{path} is not a regular file; remove it, or use another name than {name!r}")
     if found.st_uid != os.geteuid() and not any_owner:

@@ -27,10 +27,10 @@ from ..mm.atomics cimport mem_t
 @cython.final
 @cython.auto_pickle(False)
 cdef class Window:
-    """``length`` contiguous bytes of an object, from :meth:`Mapping.window`: a read-only buffer.
+    """A range of an object as one contiguous, read-only buffer of ``len(window)`` bytes, from `Mapping.window`.
 
-    A context manager; ``close`` unmaps it and unpins its folios when its last view has been released. ``lease(n)`` pins its
-    n-th folio by itself, also beyond the window's life. It cannot be copied or pickled (TypeError).
+    A context manager; `close` unmaps it and unpins its folios once the last view of it has gone. It cannot be copied or pickled
+    (TypeError). Using it after its end, or in a process that inherited it by fork, raises LeaseError.
     """
     cdef Attachment attachment
     cdef char *base
@@ -86,15 +86,31 @@ cdef class Window:
         return f"<Window of {self.length} bytes over {self.count} folios{', closed' if self.closed else ''}>"
 
     def close(self):
-        """Unmap and unpin, now or when the last view is released. Closing twice is harmless."""
+        """Unmap and unpin, now or when the last view goes. Doing it twice is harmless."""
         if not self.closed:
             self.closed = True
             if self.views == 0:
                 self._drop()
 
     def lease(self, number):
-        """Return a :class:`Lease` of one of the window's folios, counted from 0. Raises IndexError, LeaseError,
-        FoliocacheError."""
+        """Pin one of the window's folios alone, beyond the window's own life.
+
+        Parameters
+        ----------
+        number : int
+            Which one, from 0.
+
+        Returns
+        -------
+        Lease
+
+        Raises
+        ------
+        IndexError
+            There is no such folio.
+        LeaseError
+            The window has been closed, or was inherited by fork.
+        """
         cdef u32 n, pfn, entry
         cdef Lease lease = new_lease()
         number = integer(number, "the number of a folio")

@@ -29,7 +29,7 @@ class Question:
     __slots__ = ("identity", "since")
 
     def __init__(self) -> None:
-        self.since = monotonic()
+        self.since: float = monotonic()
         self.identity: Identity | None = None
 
 

@@ -10,7 +10,9 @@ import errno
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .target import ChangedError, Identity, Target
+from foliocache import ChangedError
+
+from .target import Identity, Target
 
 if TYPE_CHECKING:
     from .filesystem import FolioFileSystem

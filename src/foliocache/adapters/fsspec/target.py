@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from .targets.archive import ArchiveTarget
 from .targets.asked import KNOWN, AskedTarget, TrustedTarget
-from .targets.base import ChangedError, Identity, Target, bytes_reader
+from .targets.base import Identity, Target, bytes_reader
 from .targets.ftp import FTPTarget
 from .targets.http import HTTPTarget
 from .targets.local import LocalTarget
@@ -22,7 +22,7 @@ from .targets.reference import ReferenceTarget
 from .targets.s3 import S3Target
 from .targets.wrapped import WrappedTarget
 
-__all__ = ["ChangedError", "Identity", "Target", "bytes_reader", "renewed", "target_for"]
+__all__ = ["Identity", "Target", "bytes_reader", "renewed", "target_for"]
 
 Make = Callable[[AbstractFileSystem, bool], Target | None]
 

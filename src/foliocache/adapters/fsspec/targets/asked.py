@@ -79,12 +79,13 @@ KNOWN["gcsfs.extended_gcsfs.ExtendedGcsFileSystem"] = KNOWN["gcsfs.core.GCSFileS
 class AskedTarget(Target):
     """A question before the first read and one after each, both of the origin."""
 
-    known = Known()
+    known: Known = Known()
 
     def __init__(self, fs: AbstractFileSystem, trusted: bool = False, known: Known | None = None) -> None:
         super().__init__(fs, trusted)
         self.known = known or self.known
-        self.manners, self.attributes = self.known.manners, self.known.attributes
+        self.manners: frozenset[str] = self.known.manners
+        self.attributes: tuple[str, ...] = self.known.attributes
 
     def where(self) -> str:
         text = super().where()
@@ -135,7 +136,7 @@ class AskedTarget(Target):
 class TrustedTarget(AskedTarget):
     """A filesystem of which the user says that its ``info()`` reaches the origin and tells versions apart (trust_info)."""
 
-    known = Known(CONTENT + MORE_CONTENT, DATE + MORE_DATE)
+    known: Known = Known(CONTENT + MORE_CONTENT, DATE + MORE_DATE)
 
     def where(self) -> str:
         """Nothing is known of its options: a relative path among them means another place in another directory."""

@@ -24,6 +24,8 @@ from typing import Any, TypeVar
 
 from fsspec import AbstractFileSystem
 
+from foliocache import ChangedError
+
 from . import place
 
 T = TypeVar("T")
@@ -31,16 +33,6 @@ Stream = Callable[[int, Sequence[memoryview]], Iterator[object]]
 
 _UNSTEADY_SECONDS = 60.0
 _UNSTEADY_MAX = 4096  # paths
-
-
-class ChangedError(OSError):
-    """The origin's object is not the one any more that was opened."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(errno.ESTALE, "The object changed at its origin since it was opened; open it again", path)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.filename,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +138,8 @@ class Target:
         self.fs = fs
         self.given = fs  # `fs` may be renewed
         self.trusted = trusted
-        self.pid = os.getpid()  # sessions and event loops do not survive a fork
-        self.unsteady = Unsteady()
+        self.pid: int = os.getpid()  # sessions and event loops do not survive a fork
+        self.unsteady: Unsteady = Unsteady()
         self._turn = Turn()
 
     def key(self, path: str) -> str:

@@ -22,7 +22,7 @@ _NOT_KNOWN_HERE = ("500", "501", "502", "504")
 class FTPTarget(AskedTarget):
     """Size, date and, where the server has it, the file's unique number."""
 
-    known = Known(
+    known: Known = Known(
         date=("modify",), extra=("unique",), listings=True, attributes=("host", "port"), manners=frozenset({"tempdir", "tls"})
     )
 

@@ -22,10 +22,11 @@ from fsspec import AbstractFileSystem
 from fsspec.asyn import sync
 from fsspec.implementations.http import HTTPFileSystem, get_client
 
+from foliocache import ChangedError
 from foliocache.sources.http import Client
 
 from . import place
-from .base import UNCACHED, ChangedError, Held, Identity, Stream, Target, Unsteady
+from .base import UNCACHED, Held, Identity, Stream, Target, Unsteady
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)$")
 _MORE_TRIES = 2  # at a server whose answers differ, as those of mirrors behind one name do
@@ -61,7 +62,7 @@ class Answer:
 class HTTPTarget(Target):
     """A ranged GET per read, whose response must show the identity's ETag, date and length."""
 
-    manners = frozenset({"simple_links", "same_scheme", "size_policy", "encoded"})
+    manners: frozenset[str] = frozenset({"simple_links", "same_scheme", "size_policy", "encoded"})
 
     def __init__(self, fs: AbstractFileSystem, trusted: bool = False) -> None:
         super().__init__(fs, trusted)
@@ -107,7 +108,8 @@ class HTTPTarget(Target):
             return False
         return True
 
-    isfile = exists
+    def isfile(self, path: str) -> bool:
+        return self.exists(path)
 
     def isdir(self, path: str) -> bool:
         """A page of links, as HTTPFileSystem has it; but only what is one by HEAD is fetched and searched for links."""

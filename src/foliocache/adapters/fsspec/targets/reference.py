@@ -69,7 +69,7 @@ class ReferenceTarget(Target):
         if self._loaded != identity:
             text = bytes_reader(target, path, identity)(0, identity.size or 0)
             options = {name: value for name, value in self.given.storage_options.items() if name not in _HOW_TO_OPEN}
-            self.fs = type(self.given)(fo=json.loads(text), **{**options, "skip_instance_cache": True})
+            self.fs: AbstractFileSystem = type(self.given)(fo=json.loads(text), **{**options, "skip_instance_cache": True})
             self._loaded = identity
         return True
 

@@ -1,9 +1,16 @@
-"""What a source is."""
+"""What a source is: where an object's missing bytes come from. Two functions, or an object that fills pages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol, SupportsIndex, runtime_checkable
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+# read(offset, length) returns exactly those bytes; readinto(offset, buffer) fills the buffer and returns how many bytes that is.
+Read = Callable[[int, int], "Buffer"]
+ReadInto = Callable[[int, memoryview], SupportsIndex]
 
 
 @runtime_checkable
