@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import weakref
 
 from ..errors import FoliocacheError, PoolNotFoundError
@@ -132,7 +133,7 @@ class Pool:
         self.page_size = segment.page_size
         self.pool_bytes = segment.pool_bytes
         self._fill_timeout = FILL_TIMEOUT
-        self._engine = None
+        self._engines = {}  # by pid; a forked child starts its own
 
     def __repr__(self):
         return f"<foliocache.Pool {self.name!r}, {self.pool_bytes} bytes in pages of {self.page_size}>"
@@ -168,11 +169,9 @@ class Pool:
         and their views stay valid, and the client slot is freed with the last of them. Closing twice is harmless. After that,
         :func:`open` returns another Pool.
         """
-        try:
-            if self._engine is not None:
-                self._engine.close(self.fill_timeout)
-        finally:
-            self._attachment.close()
+        self._attachment.close()
+        for engine in list(self._engines.values()):
+            engine.close(self.fill_timeout)
 
     def mapping(self, key, size, version="", read=None, readinto=None, *, concurrent=False):
         """Return a :class:`Mapping` of an object at one version.
@@ -269,6 +268,5 @@ class Pool:
     @property
     def engine(self):
         """The threads in which this process calls its sources, an :class:`Engine`."""
-        if self._engine is None or not self._engine.is_ours:
-            self._engine = Engine()
-        return self._engine
+        pid = os.getpid()
+        return self._engines.get(pid) or self._engines.setdefault(pid, Engine())
