@@ -192,9 +192,10 @@ class Mutant:
         pfn = rng.randrange(pages + 2)
         return rng.choice(
             (
-                0, 1, 2, old + 1, old - 1, old ^ 1, old ^ 1 << rng.randrange(32), rng.getrandbits(32), 0xFFFFFFFF, 0x7FFFFFFF, pfn,
-                pages << 1, (pfn + 1) << 1, pfn << 1 | layout.XA_NODE, layout.FROZEN, layout.FROZEN | pfn, layout.PIN_OWNED | pfn,
-                layout.BUDDY_PARKED, layout.BUDDY_QUARANTINED, rng.randrange(12), rng.randrange(12) << layout.ORDER_SHIFT | rng.randrange(6),
+                0, 1, 2, old + 1, old - 1, old ^ 1, old ^ 1 << rng.randrange(32), rng.getrandbits(32), 0xFFFFFFFF, 0x7FFFFFFF,
+                pfn, pages << 1, (pfn + 1) << 1, pfn << 1 | layout.XA_NODE, layout.FROZEN, layout.FROZEN | pfn,
+                layout.PIN_OWNED | pfn, layout.BUDDY_PARKED, layout.BUDDY_QUARANTINED, rng.randrange(12),
+                rng.randrange(12) << layout.ORDER_SHIFT | rng.randrange(6),
             )
         ) & 0xFFFFFFFF  # fmt: skip
 

@@ -85,9 +85,9 @@ def test_nothing_is_initialized_again(pool, mapping, target, source):
 @pytest.mark.parametrize(
     "use",
     [
-        lambda half: half.lease(0), lambda half: half.read(0, 1), lambda half: half.read_bytes(0, 1), lambda half: half.read(0, 0),
-        lambda half: half.readinto(0, bytearray(1)), lambda half: half.window(), lambda half: half.is_cached(0),
-        lambda half: half.length_of(0), lambda half: half.invalidate(),
+        lambda half: half.lease(0), lambda half: half.read(0, 1), lambda half: half.read_bytes(0, 1),
+        lambda half: half.read(0, 0), lambda half: half.readinto(0, bytearray(1)), lambda half: half.window(),
+        lambda half: half.is_cached(0), lambda half: half.length_of(0), lambda half: half.invalidate(),
     ],
 )  # fmt: skip
 def test_a_mapping_that_was_never_initialized_says_so(use):

@@ -19,6 +19,7 @@ from lines import PACKAGE, STRIDE, at_line, count_lines, in_child
 import foliocache
 from foliocache.filler import engine
 from foliocache.mm import client
+from foliocache.pool import client as clients
 from foliocache.pool import creation
 
 CONTENT = bytes(range(250)) * 400
@@ -275,6 +276,40 @@ def test_threads_join_at_once_and_are_one_client(pool_name):
 
     for _ in range(20):
         assert in_child(many) == 0
+
+
+def test_a_thread_that_is_late_to_adopt_does_not_settle_its_own_process(pool_name):
+    """It found no slot; before it may reap, another thread has adopted the only one, and pins a folio with it."""
+    pool = foliocache.open(pool_name, size="1MiB", clients=2)
+    mapping = pool.mapping("k", len(CONTENT), "1", read)
+
+    def die():
+        lease = mapping.lease(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+        del lease
+
+    def body():
+        answers, looked, go = [], threading.Event(), threading.Event()
+
+        def reaping(slot):
+            if threading.current_thread() is late:
+                looked.set()
+                assert go.wait(60)
+            return Reaping(slot)
+
+        clients.Reaping = reaping
+        late = threading.Thread(target=lambda: answers.append(mapping.read_bytes(0, 5)))
+        late.start()
+        assert looked.wait(60)
+        lease = mapping.lease(0)
+        go.set()
+        late.join(60)
+        assert (answers, bytes(lease)[:5]) == ([CONTENT[:5]], CONTENT[:5])
+        assert pool.stat()["pins"] == 1 and pool.audit() == []
+
+    Reaping = clients.Reaping
+    assert in_child(die) == -signal.SIGKILL
+    assert in_child(body) == 0
 
 
 @pytest.mark.parametrize("ask", ["later", "run"])

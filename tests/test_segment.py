@@ -61,12 +61,13 @@ def test_names_stay_in_their_folder(name):
     "parameters",
     [
         {"size": 0}, {"size": -1}, {"size": "lots"}, {"size": "4 XiB"}, {"size": 1.5}, {"size": True}, {"size": "100KiB"},
-        {"size": "1024TiB"}, {"page_size": 1000}, {"page_size": "3KiB"}, {"page_size": "4MiB"}, {"clients": 0}, {"clients": "two"},
-        {"size": 10**400}, {"size": "9" * 5000}, {"size": "9" * 400 + ".5"}, {"size": "0.0001"}, {"size": "nan"}, {"size": np.True_},
-        {"size": np.float64(1e9)}, {"page_size": 0}, {"page_size": -4096}, {"clients": True}, {"clients": 1 << 40}, {"clients": 2.0},
+        {"size": "1024TiB"}, {"size": 10**400}, {"size": "9" * 5000}, {"size": "9" * 400 + ".5"}, {"size": "0.0001"},
+        {"size": "nan"}, {"size": np.True_}, {"size": np.float64(1e9)},
+        {"page_size": 1000}, {"page_size": "3KiB"}, {"page_size": "4MiB"}, {"page_size": 0}, {"page_size": -4096},
+        {"clients": 0}, {"clients": "two"}, {"clients": True}, {"clients": 1 << 40}, {"clients": 2.0},
         {"mode": -1}, {"mode": 1 << 40}, {"mode": "0600"}, {"mode": 0o400}, {"mode": 0o4600}, {"mode": True}, {"mode": None},
-        {"fill_timeout": float("nan")}, {"fill_timeout": -1}, {"fill_timeout": "5"}, {"fill_timeout": True}, {"fill_timeout": -(10**400)},
-        {"fill_timeout": [1]},
+        {"fill_timeout": float("nan")}, {"fill_timeout": -1}, {"fill_timeout": "5"}, {"fill_timeout": True},
+        {"fill_timeout": -(10**400)}, {"fill_timeout": [1]},
     ],
 )  # fmt: skip
 def test_senseless_parameters_are_value_errors(pool_name, parameters):

@@ -1,8 +1,8 @@
-"""All that the benchmarks take from the inside of foliocache, because no public name gives it. No other file here does so, but for
-``native``, which calls the compiled core by its pointers.
+"""All that the benchmarks take from the inside of foliocache, because no public name gives it. No other file here does so, but
+for ``native``, which calls the compiled core by its pointers.
 
-Two kinds: options that the library does not have (the size of folios, no readahead), and the core itself, which is timed without the
-library around it.
+Two kinds: options that the library does not have (the size of folios, no readahead), and the core itself, which is timed
+without the library around it.
 """
 
 from __future__ import annotations

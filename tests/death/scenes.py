@@ -47,7 +47,8 @@ class World:
         self.held = []  # by the child
 
     def mapping(self, key):
-        """A new one each time: the segment is set back now and then, so an old one may know the number of a record that is to come."""
+        """A new one each time: the segment is set back now and then, so an old one may know the number of a record that is to
+        come."""
         return self.pool.mapping(key, len(content(key)), "v", source(key))
 
     def fill(self, key, count=None):
@@ -63,7 +64,8 @@ class World:
     # What holds after a death.
 
     def settle(self, work_first):
-        """Everything that dead clients left is settled, and the cache works. Survivors may also be at work before the reaper comes."""
+        """Everything that dead clients left is settled, and the cache works. Survivors may also be at work before the reaper
+        comes."""
         if work_first:
             self.work()
         _, waiting = self.attachment.reap()
@@ -337,7 +339,8 @@ def adopt(world):
 
 
 def die(world, prepare, part):
-    """Leave a client that has died when that part of an operation's stores was done; or before the first of a module of the core."""
+    """Leave a client that has died when that part of an operation's stores was done; or before the first of a module of the
+    core."""
     before = bytes(world.memory)
     if part == 1:
         world.stepper.kill(prepare, AT_THE_END)
@@ -405,7 +408,8 @@ def withdraw(world):
 
 
 def beside(operation, part):
-    """A living client gets and puts a folio with which another died in the middle of an operation. It takes no lock on the way."""
+    """A living client gets and puts a folio with which another died in the middle of an operation. It takes no lock on the
+    way."""
 
     def scene(world):
         die(world, operation(world), part)

@@ -1,4 +1,5 @@
-"""Workers are killed and stopped at random while they work a pool that is much too small, and a client that lives sees nothing of it."""
+"""Workers are killed and stopped at random while they work a pool that is much too small, and a client that lives sees nothing
+of it."""
 
 import multiprocessing
 import os

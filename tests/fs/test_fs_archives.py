@@ -96,7 +96,8 @@ def test_open_member_is_one_version(kind, archive, pool):
 
 
 def test_change_between_the_index_and_the_member(pool, origin):
-    """The archive changes at the first request after the question: whatever was read of it is of no version, and is not kept."""
+    """The archive changes at the first request after the question: whatever was read of it is of no version, and is not
+    kept."""
     url = origin.put("/archive", tar_of(a=ONE, b=ONE))
     fs = opened("tar", url, pool)
     changes = iter([tar_of(a=ONE, b=TWO)])

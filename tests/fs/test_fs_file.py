@@ -317,7 +317,7 @@ def test_file_goes_on_over_a_pool_that_was_closed(local, path, data):
 
 
 def test_pool_is_closed_in_the_middle_of_a_read(http, origin, data, tmp_path):
-    """What has been asked for is read to its end, over the pool opened anew."""
+    """What has been asked for is read to its end, over the reopened pool."""
 
     def closing(use):
         pools = []

@@ -1,4 +1,4 @@
-"""FTP, over a real server: one file is asked for by name, not looked up in a listing that somebody made once."""
+"""FTP, over a real server: one file is asked for by name, not looked up in a former listing."""
 
 from __future__ import annotations
 

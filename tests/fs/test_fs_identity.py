@@ -121,7 +121,7 @@ def cached_bytes(fs):
 
 
 def test_opening_again_helps(place, data):
-    """An open file can't begin again with another version; but whoever opens it again must get the new one."""
+    """An open file can't begin again with another version; but opening it again must give the new one."""
     fs, path, write = place
     write(data)
     fs._trust = 1e9

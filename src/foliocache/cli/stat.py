@@ -100,8 +100,8 @@ def _held(found: Stat) -> str:
         return ""
     locks = "; ".join(f"{lock.lock} by slot {lock.slot} (pid {lock.pid})" for lock in found.locks)
     return (
-        f"locks held: {locks}. That is a matter of microseconds. If it is the same when you look again, that process has stopped, and "
-        "others read privately what is not cached: let it go on (SIGCONT), or kill it."
+        f"locks held: {locks}. That is a matter of microseconds. If it is the same when you look again, that process has "
+        "stopped, and others read privately what is not cached: let it go on (SIGCONT), or kill it."
     )
 
 
@@ -111,6 +111,6 @@ def _unsettled(found: Stat) -> str:
     if not dead:
         return ""
     return (
-        f"{counted(dead, 'client')} died, and not all is settled: another process is about to do it, or still uses a page that the "
-        f"dead one named. Look again; `foliocache fsck {found.name}` settles what can be settled."
+        f"{counted(dead, 'client')} died, and not all is settled: another process is about to do it, or still uses a page that "
+        f"the dead one named. Look again; `foliocache fsck {found.name}` settles what can be settled."
     )

@@ -2,7 +2,7 @@
 
 A word contains a fingerprint of the object's digest and the folio's index, why the folio was evicted (its *verdict*), its heat,
 and the time of the eviction in ticks (``layout``, "A ghost's word"). The digest is used because it stays the same when an
-object's record is dropped with its last folio and made again; the ino does not.
+object's record is dropped with its last folio and later recreated; the ino does not.
 
 The table is divided into sets of GHOST_WAYS words. A ghost may be anywhere in the set that its hash selects, and replaces the
 oldest there. The table has a word for each page of the pool, and folios of 2^order pages use 1 / 2^order of it. So about as

@@ -62,7 +62,7 @@ def adopt(slot: ClientSlot) -> None:
     deadline = time.monotonic() + ADOPT_WAIT
     while not slot.join():
         with (right := Reaping(slot)) as reaping:
-            if reaping and _adopt_one(slot):
+            if reaping and (slot.join() or _adopt_one(slot)):  # another thread may have adopted one meanwhile
                 return
         if right.problem:
             raise PoolError(f"pool {segment.name!r} cannot be used: {segment.path} cannot be locked: {right.problem}")

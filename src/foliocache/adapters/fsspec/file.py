@@ -1,11 +1,11 @@
 """The files that ``folio`` hands out: reads come out of the pool, writes go to the target and invalidate.
 
-A :class:`FolioFile` is one version of one object for as long as it is open, whatever happens at the origin meanwhile: it
-reads that version's pages, or it raises :class:`~foliocache.ChangedError`. There is no buffer of its own; the
+A :class:`FolioFile` is one version of one object for as long as it is open, whatever happens at the origin meanwhile: it reads
+that version's pages, or it raises :class:`~foliocache.ChangedError`. There is no buffer of its own; the
 pool is the buffer, and all it keeps is a position.
 
-A server that contradicts itself is only found out by the first fetch. A file that has given no byte yet has promised no version,
-so from then on it reads what the target reads, uncached, as if it had been opened a moment later.
+A server that contradicts itself is only found out by the first fetch. A file that has given no byte yet has promised no
+version, so from then on it reads what the target reads, uncached, as if it had been opened a moment later.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class FolioFile(io.BufferedIOBase):
 
     @property
     def _pages(self) -> Any:
-        """The object's mapping; another one if someone has closed the pool, which the whole process has in common."""
+        """The object's mapping; another one if the pool, which the whole process shares, has been closed."""
         if self._mapping is None:
             raise ValueError("I/O operation on closed file.")
         if self._mapping.pool.closed:

@@ -40,7 +40,7 @@ class FolioCache(BaseCache):
     pool
         Options of ``foliocache.open``: ``{"name": …, "size": …, "page_size": …, "mode": …}``.
     key, version
-        The object's identity, where it can't be asked for or is known better. Whoever gives them answers for them: bytes
+        The object's identity, where it can't be asked for or is known better. The caller vouches for them: bytes
         are then filed as that version without a further question.
     """
 

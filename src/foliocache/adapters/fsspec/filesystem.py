@@ -115,7 +115,8 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         return self._forgetting(value) if inspect.isroutine(value) else value
 
     def _forgetting(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """A method of the target's that we don't know. It may write, and where, only it knows: nothing is remembered after it."""
+        """A method of the target's that we don't know. It may write, and where, only it knows: nothing is remembered after
+        it."""
 
         @wraps(method)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -152,7 +153,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
 
     @property
     def pool(self) -> foliocache.Pool:
-        """The pool; made or attached when it is first needed, so that listing needs none, and again if someone closed it."""
+        """The pool; made or attached when it is first needed, so that listing needs none, and again if it has been closed."""
         if self._pool is None or self._pool.closed:
             self._pool = foliocache.open(**self._pool_options)
         return self._pool
@@ -188,7 +189,8 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         raise AssertionError("unreachable")
 
     def _mapped(self, path: str, identity: Identity, use: Callable[[Any], T]) -> T:
-        """What `use` makes of the object's mapping. It begins again if the pool, which the whole process has in common, is closed."""
+        """What `use` makes of the object's mapping. It begins again if the pool, which the whole process has in common, is
+        closed."""
         for attempt in range(1, _ATTEMPTS + 1):
             pool = self.pool
             try:

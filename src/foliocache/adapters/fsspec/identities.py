@@ -4,8 +4,8 @@ One table per place, shared by all the filesystem objects that the process has f
 set of options, and what one of them writes must not stay remembered in another. An answer is only for who asked (`who`: the
 account and other options), but forgetting is for all.
 
-An answer is written into its question, and the question is in the table from before it is asked. So whoever forgets a path
-also forgets the questions that are on their way: their answers may be older than what made them void, and are nobody's.
+An answer is written into its question, and the question is in the table from before it is asked. So forgetting a path
+also forgets the questions that are on their way: their answers may be older than what made them void, and are not used.
 
 Every step is one operation of a plain dict, so no lock is needed that a fork could copy while it is held, or that a signal
 handler or a finalizer could meet again.

@@ -193,7 +193,8 @@ class PassThrough(AbstractFileSystem):
         self._withdraw(void)
 
     def _withdraw(self, paths: set[str]) -> None:
-        """Withdraw the pages of all versions of the paths, as far as there is a pool. What was written stays written without."""
+        """Withdraw the pages of all versions of the paths, as far as there is a pool. What was written stays written
+        without."""
         with suppress(FoliocacheError, OSError, ValueError):
             pool = self._existing_pool()
             for path in paths:

@@ -30,7 +30,7 @@ class Source:
 
     def arguments(self) -> dict[str, Any]:
         """The keywords that ``pool.mapping`` wants. A target that reads in another thread must not be given the page:
-        an interrupted caller would leave that thread writing to a page that is someone else's by then."""
+        an interrupted caller would leave that thread writing to a page that is another folio's by then."""
         return {"source" if self._streams else "readinto" if self.fs.target.into else "read": self, "concurrent": True}
 
     def __call__(self, offset: int, what: Any) -> Any:

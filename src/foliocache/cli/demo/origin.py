@@ -251,7 +251,8 @@ class Origin:
 
 
 def main() -> None:
-    """Serve until stdin ends. SIGINT stays blocked if the parent had blocked it: a Ctrl-C meant for the parent may be pending here."""
+    """Serve until stdin ends. SIGINT stays blocked if the parent had blocked it: a Ctrl-C meant for the parent may be pending
+    here."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
     parser = argparse.ArgumentParser(description="Serve a folder over HTTP with range requests, on loopback.")
     parser.add_argument("folder", type=Path)

@@ -105,7 +105,7 @@ class ArchiveTarget(Target):
         return Identity(size, stamp, nonce=archive.nonce, within=archive)
 
     def _open(self, archive: Identity) -> Opened:
-        """The archive at that version. What may change without a new version (it has a nonce) is opened anew each time."""
+        """The archive at that version. What may change without a new version (it has a nonce) is opened each time."""
         opened = self._opened
         if opened is None or opened.identity != archive:
             now = Opened(self.given, self.container, self.path, archive)

@@ -1,7 +1,7 @@
 """Filesystems whose ``info()`` reaches the origin: identity and proof are a question before and one after each read.
 
 Of each it is known that the question is answered by the origin and not by a memory, and what in the answer tells versions
-apart. It is asked through an instance of our own, with no listings cache, that nobody else talks through.
+apart. It is asked through an instance of our own, with no listings cache, that nothing else uses.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class AskedTarget(Target):
 
     @cached_property
     def own(self) -> AbstractFileSystem:
-        """An instance that only this object talks through: an answer to somebody else's question is none of ours."""
+        """An instance that only this object uses, so that every answer is one to a question of its own."""
         quiet = {"use_listings_cache": False} if self.known.listings else {}
         return type(self.given)(
             *self.given.storage_args, **{**self.given.storage_options, **quiet, "skip_instance_cache": True}

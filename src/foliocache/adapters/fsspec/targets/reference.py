@@ -1,7 +1,7 @@
 """``reference://``: parts of other objects under names of their own.
 
 The set of references is a memory of the filesystem's, so the origin is asked whether the file that it came from is still the
-same, and else it is read anew. A part is then proven as the object that it is a part of.
+same, and otherwise it is read again. A part is then proven as the object that it is a part of.
 """
 
 from __future__ import annotations
