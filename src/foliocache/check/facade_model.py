@@ -143,7 +143,8 @@ read64 = read32
 
 def write_bytes(mem, off, data, n):
     """Keys and other text: one cell, written at once."""
-    mem.write(off, bytes(data[:n]))
+    if n:
+        mem.write(off, bytes(data[:n]))
 
 
 record32 = store_relaxed

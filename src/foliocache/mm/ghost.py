@@ -1,12 +1,13 @@
-"""Ghosts: what is remembered of folios that reclaim has evicted. One word each; LRU_LOCK guards them all.
+"""Ghosts: what is remembered of folios that reclaim has evicted. One word for each unit; LRU_LOCK guards them all.
 
 A word says whose it is, how it went, how hot it was and when (``layout``, "A ghost's word"). Whose it is: a fingerprint of the
-object's digest and the index. A digest stays the same when an object's record goes with its last folio and is made anew, which
+object's digest and the unit's index, so that what was evicted as one folio is found when it is read again as several, or as a part
+of a larger one. A digest stays the same when an object's record goes with its last folio and is made anew, which
 an ino does not.
 
 The table is cut into sets of GHOST_WAYS words. A ghost may stand anywhere in the set that its hash names, and takes the place of
-the oldest there. The table has a word for each page of the pool, and folios of 2^order pages use 1 / 2^order of it. So about as many
-evictions are remembered as such folios fit (more would be less: what comes back after longer than that may as well be out), and
+the oldest there. The table has a word for each page of the pool, and units of 2^order pages use 1 / 2^order of it. So about as many
+evictions are remembered as such units fit (more would be less: what comes back after longer than that may as well be out), and
 what is older fades out, without a list to keep. Any content of the table is sound: a wrong word is a wrong guess about one folio.
 """
 

@@ -105,8 +105,11 @@ cdef extern from *:
     #define FC_TYPE_NODE 0x2u
     #define FC_TYPE_INODE 0x3u
     #define FC_TYPE_TABLE 0x4u
-    #define FC_ORDER_SHIFT 0x8u
     #define FC_TYPE_MASK 0xffu
+    #define FC_ORDER_SHIFT 0x8u
+    #define FC_ORDER_MASK 0xffu
+    #define FC_SPAN_SHIFT 0x10u
+    #define FC_SPAN_MASK 0x7u
     #define FC_PG_LOCKED 0x1u
     #define FC_PG_WAITERS 0x2u
     #define FC_PG_UPTODATE 0x4u
@@ -173,6 +176,7 @@ cdef extern from *:
     #define FC_BLOCKS_MAX 0x40u
     #define FC_NODE_SHIFT 0x6u
     #define FC_NODE_MASK 0x3fu
+    #define FC_SPAN_MAX 0x4u
     #define FC_NODE_COUNT 0x0u
     #define FC_OBJECT_NEXT 0x4u
     #define FC_OBJECT_FREE 0x80000000u
@@ -190,8 +194,9 @@ cdef extern from *:
     #define FC_XA_EXISTS 0x1u
     #define FC_XA_NOMEM 0x2u
     #define FC_XA_BROKEN 0x3u
-    #define FC_XA_CLEARED 0x1u
-    #define FC_XA_LEAKED 0x2u
+    #define FC_XA_COUNT 0xffu
+    #define FC_XA_CLEARED 0x100u
+    #define FC_XA_LEAKED 0x200u
     #define FC_CHAIN_MAX 0x3e8u
     #define FC_TREE_GONE 0x0u
     #define FC_TREE_LOCKED 0x1u
@@ -203,7 +208,7 @@ cdef extern from *:
     #define FC_MAPPING_OBJECT_SIZE 0x20u
     #define FC_MAPPING_FOLIOS 0x28u
     #define FC_MAPPING_HEIGHT 0x2cu
-    #define FC_MAPPING_ORDER 0x30u
+    #define FC_MAPPING_UNIT_ORDER 0x30u
     #define FC_MAPPING_CHAIN 0x34u
     #define FC_MAPPING_KEY_LENGTH 0x38u
     #define FC_MAPPING_VERSION_LENGTH 0x3cu
@@ -355,8 +360,11 @@ cdef extern from *:
     const u32 TYPE_NODE "FC_TYPE_NODE"
     const u32 TYPE_INODE "FC_TYPE_INODE"
     const u32 TYPE_TABLE "FC_TYPE_TABLE"
-    const u32 ORDER_SHIFT "FC_ORDER_SHIFT"
     const u32 TYPE_MASK "FC_TYPE_MASK"
+    const u32 ORDER_SHIFT "FC_ORDER_SHIFT"
+    const u32 ORDER_MASK "FC_ORDER_MASK"
+    const u32 SPAN_SHIFT "FC_SPAN_SHIFT"
+    const u32 SPAN_MASK "FC_SPAN_MASK"
     const u32 PG_LOCKED "FC_PG_LOCKED"
     const u32 PG_WAITERS "FC_PG_WAITERS"
     const u32 PG_UPTODATE "FC_PG_UPTODATE"
@@ -423,6 +431,7 @@ cdef extern from *:
     const u32 BLOCKS_MAX "FC_BLOCKS_MAX"
     const u32 NODE_SHIFT "FC_NODE_SHIFT"
     const u32 NODE_MASK "FC_NODE_MASK"
+    const u32 SPAN_MAX "FC_SPAN_MAX"
     const u32 NODE_COUNT "FC_NODE_COUNT"
     const u32 OBJECT_NEXT "FC_OBJECT_NEXT"
     const u32 OBJECT_FREE "FC_OBJECT_FREE"
@@ -440,6 +449,7 @@ cdef extern from *:
     const u32 XA_EXISTS "FC_XA_EXISTS"
     const u32 XA_NOMEM "FC_XA_NOMEM"
     const u32 XA_BROKEN "FC_XA_BROKEN"
+    const u32 XA_COUNT "FC_XA_COUNT"
     const u32 XA_CLEARED "FC_XA_CLEARED"
     const u32 XA_LEAKED "FC_XA_LEAKED"
     const u32 CHAIN_MAX "FC_CHAIN_MAX"
@@ -453,7 +463,7 @@ cdef extern from *:
     const u32 MAPPING_OBJECT_SIZE "FC_MAPPING_OBJECT_SIZE"
     const u32 MAPPING_FOLIOS "FC_MAPPING_FOLIOS"
     const u32 MAPPING_HEIGHT "FC_MAPPING_HEIGHT"
-    const u32 MAPPING_ORDER "FC_MAPPING_ORDER"
+    const u32 MAPPING_UNIT_ORDER "FC_MAPPING_UNIT_ORDER"
     const u32 MAPPING_CHAIN "FC_MAPPING_CHAIN"
     const u32 MAPPING_KEY_LENGTH "FC_MAPPING_KEY_LENGTH"
     const u32 MAPPING_VERSION_LENGTH "FC_MAPPING_VERSION_LENGTH"

@@ -1,4 +1,6 @@
-"""What a folio is: its type and its order, in one word of its descriptor (F_KIND), and the only module that touches it.
+"""What a folio is: its type, its order and its span, in one word of its descriptor (F_KIND), and the only module that touches it.
+
+A folio has 2^order pages. One of FILE has 2^span units of its mapping; the span of any other is 0.
 
 Written by the owner of a frozen folio; read by whoever holds a reference or owns it, and by those who walk the folio table to repair
 something: hence atomic, relaxed. The order part of a block changes under page_alloc's lock alone. The order decides how far a folio reaches, so
@@ -12,9 +14,10 @@ if not cython.compiled:
     from . import atomics, layout
 
 
-def set(mem, pfn, type, order):
+def set(mem, pfn, type, order, span):
     """Begin (or, with TYPE_NONE, end) a life."""
-    atomics.store_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_KIND, type | order << layout.ORDER_SHIFT)
+    word = type | order << layout.ORDER_SHIFT | span << layout.SPAN_SHIFT
+    atomics.store_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_KIND, word)
 
 
 def type(mem, pfn):
@@ -26,12 +29,17 @@ def order(mem, pfn):
     """The folio has 2^order pages."""
     word = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_KIND)
     type = word & layout.TYPE_MASK
-    found = word >> layout.ORDER_SHIFT
+    found = word >> layout.ORDER_SHIFT & layout.ORDER_MASK
     if found > layout.MAX_ORDER or pfn + (1 << found) > atomics.npages(mem):
         return 0
     if type == layout.TYPE_NODE or type == layout.TYPE_INODE:  # single pages
         return 0
     return found
+
+
+def span(mem, pfn):
+    """The folio has 2^span units. At most SPAN_MASK, if the word is damaged."""
+    return atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_KIND) >> layout.SPAN_SHIFT & layout.SPAN_MASK
 
 
 def is_private(mem, pfn, wanted):

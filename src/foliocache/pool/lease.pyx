@@ -631,7 +631,7 @@ cdef class FolioMap:
             return None
         for _ in range(layout.GRAB_TRIES):
             if self.ino or self._open():
-                got = filemap.add(self.mem, self.attachment.me, entry, self.ino, index, length)
+                got = filemap.add(self.mem, self.attachment.me, entry, self.ino, index, self.order, 0, self.size)
                 if got != layout.GRAB_GONE:
                     break
                 self.ino = 0

@@ -62,7 +62,7 @@ def live(core, references, type):
     """Return a setup: page 0 is a folio with that many references."""
 
     def setup(mem):
-        core.folio.prepare(mem, 0, type, 0, 0, 0, 0)
+        core.folio.prepare(mem, 0, type, 0, 0, 0, 0, 0)
         core.page_ref.init(mem, core.atomics.folio_at(mem, 0), references)
         fixtures.fill(mem, 0, type)
 
@@ -104,7 +104,7 @@ def reuser(core, me, type):
         pfn = core.page_alloc.alloc(mem, me, 0)
         if pfn == core.layout.NIL:
             return "nothing free"
-        core.folio.prepare(mem, pfn, type, 0, 0, 0, 0)
+        core.folio.prepare(mem, pfn, type, 0, 0, 0, 0, 0)
         fixtures.fill(mem, pfn, type)
         core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
         core.folio.put(mem, me, pfn)
@@ -275,8 +275,8 @@ LARGE_BUGS = {
     "split-stores-zero": Bug((Edit("page_alloc", "_split", "        have -= 1\n",
         f"        have -= 1\n        {THAWED.format('pfn + (1 << have)')}\n"),), ALL, "the upper half is free and not frozen"),
 }  # fmt: skip
-TAIL_THAWED = Edit("folio", "prepare", "    page_type.set(mem, pfn, type, order)\n", f"""\
-    page_type.set(mem, pfn, type, order)
+TAIL_THAWED = Edit("folio", "prepare", "    page_type.set(mem, pfn, type, order, span)\n", f"""\
+    page_type.set(mem, pfn, type, order, span)
     for tail in range(1, 1 << order):
         {THAWED.format("pfn + tail")}
 """)  # fmt: skip
@@ -286,7 +286,7 @@ def begin(core, mem, me, order, content):
     """Allocate and set up a folio; return its pfn, or NIL."""
     pfn = core.page_alloc.alloc(mem, me, order)
     if pfn != core.layout.NIL:
-        core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, order, 0, pfn, 0)
+        core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, order, 0, 0, pfn, 0)
         for each in range(pfn, pfn + (1 << order)):
             fixtures.fill(mem, each, content)
         core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)

@@ -67,7 +67,7 @@ def lock_three(core):
 def filling(core):
     def setup(mem):
         core.lru.setup(mem)
-        core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, fixtures.INO, 0, 1)
+        core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, 0, fixtures.INO, 0, 1)
         core.fill.begin(mem, 1, 0)
         core.page_ref.init(mem, fixtures.MEMMAP, 3)
 
