@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# The extras of pyproject.toml that a target needs, where it is not one called like the target.
+EXTRAS_demo := cli,http
+
 .PHONY: demo test coverage lint build bench soak clean
 
 demo: $(VENV)/.demo build
@@ -41,7 +44,7 @@ build: $(VENV)/.demo
 $(VENV)/.demo $(VENV)/.test $(VENV)/.coverage $(VENV)/.bench $(VENV)/.lint: $(VENV)/.%: pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "setuptools>=77" "cython==3.3.1"
-	$(BIN)/pip install --quiet --no-build-isolation --editable ".[$(if $(filter demo,$*),http,$*)]"
+	$(BIN)/pip install --quiet --no-build-isolation --editable ".[$(or $(EXTRAS_$*),$*)]"
 	touch $@
 
 clean:

@@ -24,7 +24,7 @@ def main() -> None:
         first = bytes(mapping.read(500_000, 10))
         assert bytes(mapping.read(500_000, 10)) == first
 
-        print("a lease is a page itself, read-only and without a copy; it cannot be evicted while you hold it:")
+        print("a lease is the page itself, read-only and without a copy; it is not evicted while you hold it:")
         with mapping.lease(0) as lease, memoryview(lease) as view:
             print(f"  {len(view)} bytes, readonly={view.readonly}, begins with {view[:5].tolist()}")
 

@@ -1,4 +1,4 @@
-"""Spawned workers that read the same object: it is fetched once, by whichever of them comes first, page by page.
+"""Spawned workers that read the same object: each page is fetched once, by the worker that needs it first.
 
     python examples/shared_by_workers.py
 
@@ -53,20 +53,20 @@ def main() -> None:
 
 
 def run(path: str, log: str) -> None:
-    """All workers at once."""
+    """Run all workers at once."""
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(WORKERS)
-    crew = [context.Process(target=worker, args=(path, log, number, start)) for number in range(WORKERS)]
-    for process in crew:
+    workers = [context.Process(target=worker, args=(path, log, number, start)) for number in range(WORKERS)]
+    for process in workers:
         process.start()
-    for process in crew:
+    for process in workers:
         process.join()
-    if any(process.exitcode for process in crew):
+    if any(process.exitcode for process in workers):
         sys.exit("a worker has failed")
 
 
 def report(log: str) -> None:
-    """Who fetched how much."""
+    """Print how much each process has fetched."""
     fetched: Counter[str] = Counter()
     for pid, length in map(str.split, log.splitlines()):
         fetched[pid] += int(length)

@@ -1,9 +1,12 @@
-"""The documents that docs/cli.md shows have the keys of those that the pool returns."""
+"""What docs/cli.md shows is what the commands print: the keys of documents, the exit codes, a section for each command."""
 
 import json
 import re
 
-from documents import page, section
+from documents import page, rows, section
+
+from foliocache.cli import exits
+from foliocache.cli.app import COMMANDS
 
 TEXT = page("cli.md")
 
@@ -30,3 +33,11 @@ def test_the_sums_of_the_shown_pool():
     assert sum(told["pages_by_state"].values()) == told["pages"] == told["pool_bytes"] // told["page_size"]
     assert told["free_bytes"] == told["pages_by_state"]["free"] * told["page_size"]
     assert told["metadata_ratio"] == round(told["metadata_bytes"] / told["pool_bytes"], 4)
+
+
+def test_the_exit_codes():
+    assert {int(code): meaning for code, meaning, _ in rows(TEXT, "code", "meaning")} == exits.MEANINGS
+
+
+def test_every_command_has_its_section():
+    assert set(re.findall(r"^## (.*)$", TEXT, re.MULTILINE)) == {"Exit codes", *COMMANDS}

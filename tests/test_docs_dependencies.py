@@ -7,11 +7,24 @@ import sys
 import tomllib
 from pathlib import Path
 
-from documents import ROOT, page, rows
+import pytest
+from documents import ROOT, page, rows, section
 
 import foliocache
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+SECTIONS = {
+    "To run": PROJECT["project"]["dependencies"],
+    "To build": PROJECT["build-system"]["requires"],
+    "To test": EXTRAS["test"],
+    "To benchmark": EXTRAS["bench"],
+    "To measure coverage": EXTRAS["coverage"],
+    "To lint": EXTRAS["lint"],
+}
+FOR_USERS = EXTRAS.keys() - {"test", "bench", "coverage", "lint"}
 
 
 def packages(requirements):
@@ -19,18 +32,19 @@ def packages(requirements):
     return names - {"foliocache"}
 
 
-def test_every_package_has_its_row():
-    text = page("dependencies.md")
-    extras = PROJECT["project"]["optional-dependencies"]
-    needed = packages(
-        [
-            *PROJECT["project"]["dependencies"],
-            *PROJECT["build-system"]["requires"],
-            *(one for all in extras.values() for one in all),
-        ]
-    )
-    told = {row[0] for row in rows(text, "package", "why")} | {row[1] for row in rows(text, "extra", "package", "why")}
-    assert told == needed
+@pytest.mark.parametrize("title", SECTIONS)
+def test_every_package_has_its_row(title):
+    told = [row[0] for row in rows(section(page("dependencies.md"), title), "package", "why")]
+    assert sorted(told) == sorted(packages(SECTIONS[title]))
+
+
+def test_every_package_of_an_extra_has_its_row():
+    told = [(row[0].strip("`"), row[1]) for row in rows(page("dependencies.md"), "extra", "package", "why")]
+    assert sorted(told) == sorted((extra, package) for extra in FOR_USERS for package in packages(EXTRAS[extra]))
+
+
+def test_all_is_all_extras_for_users():
+    assert EXTRAS["all"] == [f"foliocache[{','.join(sorted(FOR_USERS - {'all'}))}]"]
 
 
 def test_the_library_itself_imports_none_of_them():

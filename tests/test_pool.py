@@ -1,4 +1,4 @@
-"""Mappings, leases, fills: what users rely on."""
+"""Mappings, leases and fills, as users rely on them."""
 
 import contextlib
 import copy
@@ -169,7 +169,7 @@ def test_a_source_that_keeps_its_buffer_is_an_error(pool):
     mapping = pool.mapping("k", 10_000, readinto=readinto)
     with pytest.raises(foliocache.SourceError, match="kept the buffer"):
         mapping.lease(0)
-    assert pool.mappings() == [] and pins(pool) == 1, "nobody else gets a page that somebody can still write to"
+    assert pool.mappings() == [] and pins(pool) == 1, "a page that can still be written to is not reused"
     kept.clear()
     assert pool.stat()["cached_bytes"] == 0
 
@@ -360,7 +360,7 @@ def test_close_waits_for_what_is_read_ahead_as_long_as_for_any_fill(pool_name):
         return bytes(length)
 
     mapping = pool.mapping("k", 100_000, "v", read, concurrent=True)
-    pool._background(mapping._read_ahead, 1, 1, None)
+    mapping.filler.read_ahead(mapping, 1, 2)
     assert begun.wait(60)
     before = time.monotonic()
     pool.close()
@@ -404,7 +404,7 @@ def test_a_fork_within_a_source_leaves_the_fill_to_the_parent(pool, make_source)
     reader, writer = os.pipe()
 
     def fork_and_return(offset, length):
-        """The child goes back into the fill that belongs to its parent."""
+        """Fork in the source; the child returns into the fill that belongs to its parent."""
         child = os.fork()
         return source.read(offset, length) if child == 0 else (os.waitpid(child, 0), source.read(offset, length))[1]
 

@@ -1,4 +1,4 @@
-"""What an object is called: one key for equal strings, and never one for two."""
+"""Keys: equal strings are one key, different strings never are."""
 
 import enum
 

@@ -1,12 +1,14 @@
-"""The pool is used again in the middle of being opened, joined or reaped: by a signal's handler, a finalizer, a thread, a forked child.
+"""The pool is used again while it is being opened, joined or reaped: by a signal handler, a finalizer, a thread, a forked
+child.
 
-Whoever comes again finds no lock that its own thread holds, and no half-made state: it does its work, or is told why not.
+The second user finds no lock that its own thread holds, and no half-made state: it does its work, or an error says why not.
 """
 
 import contextlib
 import functools
 import gc
 import os
+import queue
 import signal
 import sys
 import threading
@@ -15,8 +17,9 @@ import pytest
 from lines import PACKAGE, STRIDE, at_line, count_lines, in_child
 
 import foliocache
+from foliocache.filler import engine
 from foliocache.mm import client
-from foliocache.pool import segment
+from foliocache.pool import creation
 
 CONTENT = bytes(range(250)) * 400
 
@@ -33,7 +36,7 @@ def name(pool_name):
 
 
 def used(pool, key="k"):
-    """A cache that has been used: it is one client, whatever happened meanwhile."""
+    """Use a pool, and assert that this process is one client of it. Return the pool."""
     mapping = pool.mapping(key, len(CONTENT), "1", read)
     assert mapping.read_bytes(0, 5000) == CONTENT[:5000]
     assert pool.audit() == [] or key != "k"
@@ -55,7 +58,7 @@ def create_of(name):
 
 @pytest.mark.parametrize("make", [open_of, create_of], ids=["attach", "create"])
 def test_a_handler_opens_what_is_being_opened(name, make):
-    """At every line; both get the same cache, which is one client."""
+    """At every line; both get the same Pool, which is one client."""
     work = make(name)
 
     def again():
@@ -102,7 +105,7 @@ def test_a_handler_uses_what_a_forked_child_is_joining(name, inner):
 
 
 def test_a_handler_uses_what_its_thread_adopts(name):
-    """Every slot is a dead client's, so joining takes long. The handler is served, or told so."""
+    """Every slot is a dead client's, so joining takes long. The handler gets its bytes, or an error that says so."""
     pool = foliocache.open(name)
     mem = pool._attachment.segment.mem
 
@@ -128,7 +131,7 @@ def test_a_handler_uses_what_its_thread_adopts(name):
 
 
 def test_an_exception_at_any_line_of_joining_leaves_no_lock_behind(name):
-    """Others can reap, and the process can go on."""
+    """Other processes can reap, and this process can go on."""
     pool = foliocache.open(name)
 
     class Handler(Exception):
@@ -186,7 +189,7 @@ def test_a_finalizer_reads_while_a_forked_child_joins(name):
 
 
 def test_a_child_is_forked_at_any_line_of_another_threads_open(name):
-    """What the thread was at in the parent holds nobody up in the child."""
+    """What the thread was doing in the parent does not block the child."""
     lines = count_lines(lambda: foliocache.open(name)) + 5
     gc.collect()
     for line in range(1, lines, STRIDE):
@@ -246,7 +249,7 @@ def test_a_child_is_forked_at_any_line_of_another_threads_creation(pool_name, mo
 
 
 def test_threads_join_at_once_and_are_one_client(pool_name):
-    """Also where there is no slot to spare."""
+    """Even if there is only one slot to spare."""
     pool = foliocache.open(pool_name, size="1MiB", page_size="4KiB", clients=2)
     mapping = pool.mapping("k", len(CONTENT), "1", read)
 
@@ -274,51 +277,53 @@ def test_threads_join_at_once_and_are_one_client(pool_name):
         assert in_child(many) == 0
 
 
-def test_a_handler_reads_ahead_while_its_thread_starts_to(pool_name):
-    """Work in the background is asked for without a lock that the thread could meet again."""
+@pytest.mark.parametrize("ask", ["later", "run"])
+def test_a_handler_asks_the_engine_while_its_thread_does(pool_name, ask):
+    """The engine is asked without a lock that the interrupted thread could hold."""
     pool = foliocache.open(pool_name, size="16MiB")
     one = pool.mapping("one", 4 << 20, "1", lambda offset, length: bytes(length), concurrent=True)
-    background = os.path.join(PACKAGE, "background.py")
+    file = engine.__file__
 
     def body(line):
-        seen = 0
+        """Both requests are served, if there is such a line. Returns how many lines there are."""
+        seen, served = 0, queue.SimpleQueue()
 
         def trace(frame, event, _):
             nonlocal seen
-            if frame.f_code.co_filename != background:
+            if frame.f_code.co_filename != file:
                 return trace if frame.f_code.co_filename.startswith(PACKAGE) else None
             if event == "line":
                 seen += 1
                 if seen == line:
                     sys.settrace(None)
-                    pool._background(lambda: done.set())
+                    getattr(pool.engine, ask)(lambda: served.put(1))
             return trace
 
-        done = threading.Event()
         sys.settrace(trace)
-        pool._background(lambda: None)
+        getattr(pool.engine, ask)(lambda: served.put(2))
         sys.settrace(None)
-        if seen >= line:
-            assert done.wait(10)
+        assert {served.get(timeout=10) for _ in range(1 + (seen >= line))} == ({1, 2} if seen >= line else {2})
         for index in range(one.folios):
             one.lease(index).release()
         pool.close()
         return seen
 
-    for line in range(1, 25):
+    lines = in_child(lambda: os._exit(body(1000)))
+    assert 5 < lines < 100
+    for line in range(1, lines + 1):
         assert in_child(lambda line=line: body(line) and None) == 0, line
 
 
 def test_creation_is_free_again_in_a_forked_child(pool_name, monkeypatch):
     begun, go = threading.Event(), threading.Event()
-    setup = segment._setup_tables
-    monkeypatch.setattr(segment, "_setup_tables", lambda mem: (begun.set(), go.wait(60), setup(mem)))
+    setup = creation._setup_tables
+    monkeypatch.setattr(creation, "_setup_tables", lambda mem: (begun.set(), go.wait(60), setup(mem)))
     thread = threading.Thread(target=lambda: foliocache.open(pool_name, size="1MiB"))
     thread.start()
     assert begun.wait(60)
 
     def child():
-        segment._setup_tables = setup
+        creation._setup_tables = setup
         foliocache.open(pool_name + "x", size="1MiB")
         foliocache.remove(pool_name + "x")
 

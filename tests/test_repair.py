@@ -1,4 +1,4 @@
-"""``Pool.repair`` on a pool that is sound and in use changes nothing; on one that is damaged and in use, what is damaged."""
+"""``Pool.repair`` on a pool in use changes nothing in a pool without damage, and only what is damaged otherwise."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ def mappings(pool):
 
 
 def hammer(pool):
-    """Leases of few objects, again and again: their counts are seldom what they should be."""
+    """Take leases of a few objects repeatedly, so that their counts change all the time."""
     hot = mappings(pool)[:3]
     while True:
         for mapping in hot:
@@ -42,7 +42,7 @@ def hammer(pool):
 
 @contextlib.contextmanager
 def at_work(pool, work, count=3):
-    """While children are at it."""
+    """Run children that use the pool, for the time of a ``with``."""
     children = []
     try:
         for _ in range(count):
@@ -79,7 +79,7 @@ def test_a_sound_pool_in_use_stays_as_it_is(pool):
 
 
 def test_what_looks_damaged_in_passing_is_not_dropped(pool, monkeypatch):
-    """An audit that finds fault with every page proves nothing."""
+    """An audit that reports every page proves nothing."""
     pages = pool.stat()["pages"]
     real = audit.audit
     accused = [{"check": "count", "where": f"pfn {pfn}", "message": "seen in passing"} for pfn in range(pages)]
@@ -98,7 +98,7 @@ def test_what_looks_damaged_in_passing_is_not_dropped(pool, monkeypatch):
 
 
 def test_damage_is_repaired_beside_others(pool):
-    """Pages that nobody uses are damaged while others are at work elsewhere, with moments of rest."""
+    """Pages not in use are damaged while children work on other pages, with pauses."""
 
     def work(pool):
         hot = mappings(pool)[:3]
@@ -123,7 +123,7 @@ def test_damage_is_repaired_beside_others(pool):
 
 
 def test_names_that_wait_are_never_lost(pool):
-    """More damaged pages that somebody holds than an operation has names: all come free when they are let go of."""
+    """More damaged pages are held than an operation has words: all are freed when they are released."""
     held = [mapping.lease(0) for mapping in mappings(pool)[: layout.OPS + 10]]
     segment = pool._attachment.segment
     for lease in held:

@@ -1,4 +1,4 @@
-"""The client table, with anything in it: claimed, reaped, described and repaired."""
+"""Client slots with any content are claimed, reaped, described and repaired."""
 
 import os
 import random
@@ -44,7 +44,7 @@ def others(pool):
 
 
 def die(pool):
-    """A client has died with two leases: the number of its slot."""
+    """Let a client die with two leases. Return the number of its slot."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -65,7 +65,7 @@ def put(pool, number, offset, value):
 
 
 def is_clean(pool):
-    """Nothing is found, nothing is named in a slot but by this process, and everything can be read."""
+    """Assert that the audit is empty, that only this process's slot names folios, and that everything can be read."""
     mem = pool._attachment.segment.mem
     assert pool.audit() == []
     assert [number for number in others(pool) if not core.is_idle(mem, number)] == []
@@ -78,7 +78,7 @@ def is_clean(pool):
 LEDGER = layout.CLIENT_LEDGER + 4 * 100
 WORDS = {
     "a page that there is not, held": (LEDGER, layout.PIN_OWNED | 0x3FFFFF),
-    "a page that there is not, vague": (layout.CLIENT_OPS, layout.PIN_INTENT | 0x3FFFFFFF),
+    "a page beyond the pool, as an intent": (layout.CLIENT_OPS, layout.PIN_INTENT | 0x3FFFFFFF),
     "a page that is free, held": (LEDGER, layout.PIN_OWNED | 255),
     "no mark": (LEDGER, 5),
     "both marks": (LEDGER, layout.PIN_OWNED | layout.PIN_INTENT | 7),
@@ -105,7 +105,7 @@ def test_repair_clears_damaged_slots_that_nobody_holds(pool, what, whose):
 
 @pytest.mark.parametrize("what", WORDS)
 def test_a_damaged_clean_slot_is_claimed_clean(pool, what):
-    """What is named there is nobody's, and would be taken for the next client's when it dies."""
+    """Otherwise its words would be taken for the next client's pins when that dies."""
     offset, value = WORDS[what]
     put(pool, others(pool)[0], offset, value)
     assert in_child(lambda: use(pool)) == 0
@@ -164,7 +164,8 @@ def test_repair_leaves_the_slots_of_the_living_alone(pool):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_any_table_can_be_lived_with_and_repaired(pool, seed):
-    """Random words all over the slots of others: attaching, reaping, looking and reading go on, and a repair leaves nothing to find."""
+    """Random words all over the slots of others: attaching, reaping, looking and reading go on, and a repair leaves nothing to
+    find."""
     segment, memory, _ = parts(pool)
     rng = random.Random(seed)
     for _ in range(20):
@@ -209,8 +210,8 @@ def test_stat_settles_the_dead_or_says_that_they_wait(pool):
     pid = os.fork()
     if pid == 0:
         mem, me = pool._attachment.segment.mem, pool._attachment.number
-        core.enter(mem, me)
-        core.note(mem, me, pfn)
+        core.op_begin(mem, me)
+        core.announce(mem, me, pfn)
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
     assert sorted(found["state"] for found in pool.stat()["clients"]) == ["attached", "dead"]

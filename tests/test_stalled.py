@@ -1,4 +1,4 @@
-"""A process that lives, and has stopped in a critical section: others read privately, and nothing is lost when it goes on."""
+"""A living process has stopped in a critical section: others read uncached, and nothing is lost when it goes on."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ def source(offset, length):
 
 @contextlib.contextmanager
 def stopped(pool, words):
-    """While a child has stopped with these locks in its hands; it goes on at the end."""
+    """Run the body of a ``with`` while a child has stopped with these locks held; it goes on at the end."""
     pid = os.fork()
     if pid == 0:
         signal.alarm(60)
@@ -83,7 +83,7 @@ def test_reads_go_on_and_nothing_is_lost(pool, locks):
 
 @pytest.mark.parametrize("locks", LOCKS.values(), ids=LOCKS)
 def test_last_references_come_free_later(pool, locks):
-    """More of them than an operation can name, while no page can be freed."""
+    """More of them than an operation has words, while no page can be freed."""
     mapping = pool.mapping("cached", len(CONTENT), read=source)
     leases = [mapping.lease(n) for n in range(mapping.folios)]
     window = mapping.window()
@@ -107,7 +107,7 @@ def test_last_references_come_free_later(pool, locks):
 
 
 def refusal(method):
-    """What the error says that method() raises; nothing if it raises none."""
+    """Return the text of the error that method() raises, or an empty string."""
     try:
         method()
     except foliocache.FoliocacheError as error:
@@ -129,7 +129,7 @@ def test_what_has_to_be_certain_is_refused_in_words(pool, locks):
 
 
 def test_a_fill_that_cannot_be_withdrawn_is_taken_over(pool):
-    """Its source fails while the folio cannot leave its mapping: the next reader fills it."""
+    """The source fails while the folio cannot leave its mapping: the next reader fills it."""
 
     def failing(offset, length):
         entered.append(contexts.enter_context(stopped(pool, LOCKS["trees"])))

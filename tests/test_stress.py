@@ -1,4 +1,4 @@
-"""Four processes, a pool a quarter of the data, every byte checked; at the end everything adds up."""
+"""Four processes, a pool a quarter the size of the data, every byte checked; at the end the audit is empty."""
 
 import os
 

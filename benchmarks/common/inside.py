@@ -16,10 +16,10 @@ from typing import Any
 import foliocache
 from benchmarks.common import native
 from benchmarks.common.measure import Unavailable
+from foliocache.mm import layout, page_alloc, page_ref, xarray
 from foliocache.mm import mapping as mappings
-from foliocache.mm import page_alloc, page_ref, xarray
+from foliocache.pool.geometry import PAGES_MIN
 from foliocache.pool.mapping import object_digest
-from foliocache.pool.segment import PAGES_MIN
 
 __all__ = [
     "PAGES_MIN",
@@ -52,7 +52,7 @@ def folios_of(size: int, pool: Any) -> Iterator[None]:
 
 def switch_readahead_off(mapping: Any) -> None:
     """A miss fetches the folios that are asked for, and no more."""
-    mapping._readahead.most = 1
+    mapping.filler.readahead.most = 1
 
 
 # The core.
@@ -79,7 +79,7 @@ def counted_page(pool: Any) -> Iterator[tuple[int, int]]:
     """A page with one reference, for measuring: (memory, the offset of its descriptor)."""
     mem, me = memory_of(pool), number_of(pool)
     pfn = page_alloc.alloc(mem, me, 0)
-    folio = pool._attachment.segment.geometry["memmap"] + pfn * 64
+    folio = pool._attachment.segment.geometry["memmap"] + pfn * layout.FOLIO_SIZE
     page_ref.init(mem, folio, 1)
     try:
         yield mem, folio

@@ -14,7 +14,7 @@ import foliocache
 from benchmarks.common import inside
 from benchmarks.common.measure import Unavailable, available_memory
 from benchmarks.common.plan import GIB, KIB, MIB
-from foliocache.cli.shield import CleanupStack, shielded
+from foliocache.cli.signals import CleanupStack, blocked
 
 __all__ = ["GIB", "KIB", "MIB", "VALUE", "Pattern", "attach_ms", "metadata_per_page", "new_pool", "one_per_folio", "values"]
 
@@ -30,7 +30,7 @@ def new_pool(size: int, page_size: int = 16 * KIB, clients: int = 64, folder: Pa
     name = f"bench-{os.getpid()}-{secrets.token_hex(4)}"
     with CleanupStack() as stack:
         stack.callback(_remove, name, folder)
-        with shielded(), _placed(folder):
+        with blocked(), _placed(folder):
             require_memory(size)
             pool = foliocache.open(name, size=size, page_size=page_size, clients=clients)
         stack.callback(pool.close)

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from benchmarks.common.measure import Unavailable, collected
 from foliocache.cli.exits import CommandError
-from foliocache.cli.shield import shielded
+from foliocache.cli.signals import blocked
 
 HEAD_START_NS = 5_000_000
 GRACE = 10  # seconds a process has to leave by itself
@@ -36,9 +36,9 @@ class WorkerPool:
 
     def __init__(self, setup: Setup, arguments: Sequence[tuple[Any, ...]], cpus: Sequence[int] | None = None):
         self._members: list[tuple[Any, Any]] = []
-        resource_tracker.ensure_running()  # before the shield: when it starts, it opens the signal mask
+        resource_tracker.ensure_running()  # before signals are blocked: when it starts, it opens the signal mask
         try:
-            with shielded():
+            with blocked():
                 self._start(setup, arguments, cpus)
             for process, pipe in self._members:
                 self._answer(process, pipe)
@@ -60,7 +60,7 @@ class WorkerPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        with shielded():
+        with blocked():
             for _, pipe in self._members:
                 pipe.close()
             for process, _ in self._members:

@@ -20,10 +20,10 @@ from .errors import (
     PoolNotFoundError,
     SourceError,
 )
+from .pool.files import pools, remove
 from .pool.lease import Lease
 from .pool.mapping import Mapping
 from .pool.pool import Pool, attach, open
-from .pool.segment import pools, remove
 from .pool.window import Window
 
 __version__ = "0.1.0"

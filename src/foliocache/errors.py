@@ -1,20 +1,21 @@
-"""Everything that foliocache raises on its own account."""
+"""The exceptions that foliocache defines."""
 
 
 class FoliocacheError(Exception):
-    """Base of all of them; the message says what was wrong and what to do."""
+    """Base class of the exceptions that foliocache raises. The message says what was wrong and what to do."""
 
 
 class PoolNotFoundError(FoliocacheError, FileNotFoundError):
-    """There is no pool of that name."""
+    """There is no pool with that name."""
 
 
 class PoolError(FoliocacheError):
-    """A pool cannot be used: somebody else's, full of clients, of another version, or damaged."""
+    """A pool cannot be used: it belongs to another user, has no free client slot, was made by another version, or is
+    damaged."""
 
 
 class PoolDamagedError(PoolError):
-    """A pool's file is damaged, or was never one."""
+    """A file with a pool's name is damaged, or is not a pool."""
 
 
 class PoolMismatchError(PoolError, ValueError):

@@ -1,4 +1,4 @@
-"""Sizes as people write them, and numbers as programs give them."""
+"""Parsing and formatting of sizes, and checking of numbers that callers pass."""
 
 import operator
 import re
@@ -9,10 +9,10 @@ for _power, _letter in enumerate("kmgt", start=1):
 
 
 def parse_size(value, what="size"):
-    """Bytes: of a number with ``__index__`` (an int, numpy's), or of a string such as "4GiB", "64 MiB", "1.5G" (1024-based) or
-    "500MB" (1000-based).
+    """Return bytes, from a number with ``__index__`` (an int, numpy's integers) or a string such as "4GiB", "64 MiB", "1.5G"
+    (1024-based) or "500MB" (1000-based).
 
-    Raises ValueError for anything else, or less than 1.
+    Raises ValueError for anything else, and for less than 1.
     """
     size = _parse(value, what) if isinstance(value, str) else parse_count(value, what, "bytes or a string such as '4GiB'")
     if size < 1:
@@ -21,7 +21,7 @@ def parse_size(value, what="size"):
 
 
 def parse_count(value, what, kind="a whole number"):
-    """A number with ``__index__`` as an int. Raises ValueError for anything else, and for True and False."""
+    """Return a number with ``__index__`` as an int. Raises ValueError for anything else, and for True and False."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -38,7 +38,7 @@ def _parse(text, what):
 
 
 def format_size(n):
-    """Bytes for people, in powers of 1024: "4 GiB", "1.5 MiB", "512 B"; of what no memory has, the power of two below."""
+    """Return n bytes as text, in powers of 1024: "4 GiB", "1.5 MiB", "293 KiB"; from 2^80 on only the power, "2^80 B"."""
     if n >= 1 << 80:
         return f"2^{int(n).bit_length() - 1} B"
     units = ["B", "KiB", "MiB", "GiB", "TiB"]
@@ -46,11 +46,12 @@ def format_size(n):
         n /= 1024
         units.pop(0)
     unit = units[0]
-    return f"{n:.0f} {unit}" if n == int(n) else f"{n:.1f} {unit}"
+    return f"{n:.0f} {unit}" if n == int(n) or abs(n) >= 100 else f"{n:.1f} {unit}"
 
 
 def integer(n, what):
-    """n as an int: anything with ``__index__``, such as numpy's integers, but no float and no string. Raises TypeError."""
+    """Return n as an int: anything with ``__index__``, such as numpy's integers, but no float and no string. Raises
+    TypeError."""
     try:
         return operator.index(n)
     except TypeError:

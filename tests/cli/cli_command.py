@@ -1,4 +1,4 @@
-"""What the tests of the command line have in common that is no fixture."""
+"""What the tests of the command line share besides fixtures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SOURCE = str(Path(foliocache.__file__).parents[1])
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment, with the foliocache under test in it and nothing that colours output."""
+    """This process's environment, with the foliocache under test on its path and nothing in it that colours output."""
     plain = {key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE")}
     path = os.pathsep.join(part for part in (SOURCE, plain.get("PYTHONPATH")) if part)
     return plain | {"PYTHONPATH": path} | more
@@ -47,7 +47,7 @@ def in_terminal(*arguments: object, **more: str) -> tuple[int, bytes]:
 
 
 def pieces(terminal: int) -> Iterator[bytes]:
-    """What is written to a terminal, until nobody has it open any more."""
+    """Yield what is written to a terminal until its last writer has closed it."""
     deadline = time.monotonic() + LIMIT
     while select.select([terminal], [], [], max(0, deadline - time.monotonic()))[0]:
         try:
@@ -58,6 +58,6 @@ def pieces(terminal: int) -> Iterator[bytes]:
 
 
 def pattern(seed: int, size: int) -> bytes:
-    """Bytes that repeat nowhere within a file and between no two files."""
+    """Bytes that do not repeat within a file, nor in the file of another seed."""
     words = (seed << 40 | number for number in range(size // 8 + 1))
     return b"".join(word.to_bytes(8, "big") for word in words)[:size]

@@ -1,4 +1,4 @@
-"""The real command line in processes of its own, and pools that no test leaves behind."""
+"""The command line in processes of its own, and pools that no test leaves behind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cli_command import pattern, run
 
 @pytest.fixture(autouse=True)
 def shared_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for pools that this test alone uses; what it leaves there is gone afterwards."""
+    """A folder for the pools of this test alone; it is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="foliocache-test-", dir="/dev/shm") as folder:
         monkeypatch.setenv("FOLIOCACHE_DIR", folder)
         yield Path(folder)
@@ -29,7 +29,7 @@ def cli() -> Callable[..., SimpleNamespace]:
 
 @pytest.fixture
 def cli_json() -> Callable[..., Any]:
-    """The command line with ``--json``: its document, when the exit code is as expected."""
+    """The command line with ``--json``: returns its document, and asserts the exit code."""
 
     def call(*arguments: object, code: int = 0) -> Any:
         done = run(*arguments, "--json")
@@ -47,7 +47,7 @@ def pool_name() -> str:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """A folder of files that differ in every byte's place: empty, tiny, aligned, odd and larger than a piece."""
+    """A folder of files with different bytes at every place: empty, tiny, aligned, odd and larger than a piece."""
     folder = tmp_path / "files"
     (folder / "deep").mkdir(parents=True)
     sizes = {"empty": 0, "tiny": 1, "page": 16384, "odd": 50_001, "deep/large": 1_500_000, "deep/other": 70_000}

@@ -1,19 +1,31 @@
-"""Parsing, help, and errors that no command is needed for."""
+"""Parsing, help, and errors that do not come from a command."""
 
 from __future__ import annotations
 
+import inspect
+import pkgutil
 import subprocess
 import sys
 
 import pytest
 from cli_command import LIMIT, environment
 
+from foliocache.cli import exits
+from foliocache.cli.app import COMMANDS
+
 
 def test_help_names_every_command_and_the_exit_codes(cli):
     done = cli("--help")
     assert done.code == 0
-    for word in ("demo", "warm", "stat", "ls", "fsck", "rm", "Exit codes"):
-        assert word in done.out
+    told = " ".join(done.out.split())
+    assert [name for name in COMMANDS if f" {name} " not in told] == []
+    assert [code for code, meaning in exits.MEANINGS.items() if f" {code} {meaning}" not in told] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_summary_of_a_command_is_that_of_its_function(name):
+    place, summary = COMMANDS[name]
+    assert inspect.getdoc(pkgutil.resolve_name(place)).splitlines()[0] == summary
 
 
 def test_no_command_is_help(cli):
@@ -26,7 +38,7 @@ def test_help_and_workers_import_nothing_heavy():
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True, timeout=LIMIT
     )
     assert not {"fsspec", "aiohttp", "numpy", "pandas"} & set(done.stdout.rpartition("\n\n")[2].split())
-    code = "import foliocache.cli.worker, foliocache.cli, sys; print(*sys.modules)"
+    code = "import foliocache.cli.demo.worker, sys; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True, timeout=LIMIT
     )
@@ -54,6 +66,14 @@ def test_wrong_usage_is_one_line_and_code_2(cli, arguments, message):
     assert done.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("package", ["cyclopts", "cyclopts.exceptions"])
+def test_without_the_extra_it_says_what_to_install(package):
+    code = f"import sys\nsys.modules[{package!r}] = None\nfrom foliocache.cli import main\nraise SystemExit(main(['ls']))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=LIMIT)
+    wanted = 'foliocache: the command line needs cyclopts, which is missing or too old: pip install "foliocache[cli]"\n'
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", wanted)
+
+
 def test_a_bug_is_a_traceback_and_a_code_of_its_own():
     code = "import foliocache\nfoliocache.attach = None\nfrom foliocache.cli import main\nraise SystemExit(main(['stat']))"
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=LIMIT)
@@ -65,5 +85,5 @@ def test_the_demo_without_aiohttp_says_what_to_install():
     code = "import sys\nsys.modules['aiohttp'] = None\nfrom foliocache.cli import main\nraise SystemExit(main(['demo']))"
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stdout) == (3, "")
-    assert "pip install 'foliocache[http]'" in done.stderr
+    assert 'pip install "foliocache[http]"' in done.stderr
     assert done.stderr.count("\n") == 1

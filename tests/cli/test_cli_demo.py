@@ -1,4 +1,4 @@
-"""The demo as its user runs it, small; and that nothing stays behind, whatever ends it."""
+"""The demo as a user runs it, but small; and that it leaves nothing behind, whatever ends it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SLOW = ["--workers", "2", "--shards", "1", "--epochs", "1", "--latency", "300", 
 RUN_KEYS = {"name", "origin_bytes", "requests", "seconds", "peak_pss_bytes", "wrong_bytes"}
 TAMPER = """
 import json, sys
-from foliocache.cli import dataset, demo
+from foliocache.cli.demo import dataset
 packing = dataset.pack
 
 def pack_and_change_a_byte(paths, folder, shards):
@@ -50,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pools(shared_memory):
-    """In the end, no demo's pool is there."""
+    """No pool of a demo is left in the end."""
     yield
     assert list(shared_memory.iterdir()) == []
 
@@ -65,7 +65,7 @@ def scratch(tmp_path):
 
 
 def start(scratch: Path, *arguments: object) -> subprocess.Popen[str]:
-    """The demo in a session of its own, as a terminal would have it."""
+    """Start the demo in a session of its own, as in a terminal."""
     command = [sys.executable, "-m", "foliocache", "demo", *map(str, arguments)]
     environ = environment(TMPDIR=str(scratch))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -77,7 +77,7 @@ def wait_for(process: subprocess.Popen[str], word: str) -> None:
     for line in process.stderr:
         if line.startswith(word):
             return
-    raise AssertionError(f"the demo never came to {word}")
+    raise AssertionError(f"the demo did not come to {word}")
 
 
 def test_json(folder, pools, cli_json):
@@ -151,7 +151,7 @@ def test_sigterm_leaves_nothing(folder, scratch, pools):
 
 
 def spawned_worker(parent: int) -> int:
-    """One of the demo's workers, as soon as there is one."""
+    """The pid of one of the demo's workers, as soon as there is one."""
     while True:
         for child in map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()):
             if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():

@@ -26,20 +26,20 @@ SPREAD = ["verify", "death/path-truncate-again", "--model", "tso", "--jobs", "2"
 
 
 def started(*arguments: object) -> AbstractContextManager[subprocess.Popen[str]]:
-    """A command in a session of its own, of which nothing is left in the end."""
+    """A command in a session of its own; no process of it is left in the end."""
     return endings.started([sys.executable, "-m", "foliocache", *map(str, arguments)], environment())
 
 
 @pytest.mark.parametrize("command", [WHOLE, SPREAD], ids=["verify", "one scenario"])
 class TestProcesses:
-    @pytest.mark.parametrize("whom", ["the command", "all"])
+    @pytest.mark.parametrize("target", ["the command", "all"])
     @pytest.mark.parametrize(
         ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
     )
-    def test_a_signal(self, command, whom, number, code, word):
+    def test_a_signal(self, command, target, number, code, word):
         with started(*command) as process:
             children(process, 2)
-            (os.kill if whom == "the command" else os.killpg)(process.pid, number)
+            (os.kill if target == "the command" else os.killpg)(process.pid, number)
             ends(process, code, f"foliocache: {word}")
 
     def test_the_command_is_killed(self, command):
@@ -65,7 +65,7 @@ def test_a_worker_that_raises_says_where():
         list(parallel.each(work, [4], 2))
 
 
-def test_an_exception_that_cannot_be_sent_is_told():
+def test_an_exception_that_cannot_be_pickled_is_described():
     class Local(Exception):
         pass
 
@@ -76,7 +76,7 @@ def test_an_exception_that_cannot_be_sent_is_told():
         list(parallel.each(work, [1], 1))
 
 
-def test_workers_have_default_signals_and_their_parents_mask():
+def test_workers_have_default_handlers_and_the_signal_mask_of_their_parent():
     before = signal.signal(signal.SIGTERM, lambda *args: None), signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     numbers = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1
 
@@ -92,7 +92,7 @@ def test_workers_have_default_signals_and_their_parents_mask():
     assert mask == signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
-def test_who_stops_asking_ends_the_workers():
+def test_closing_the_generator_ends_the_workers():
     asked = parallel.each(lambda thing: (os.getpid(), signal.pause() if thing == 2 else None), range(10), 2)
     pids = [next(asked)[1][0] for _ in range(3)]
     asked.close()
@@ -118,7 +118,7 @@ def demo(dataset: Path) -> list[str]:
 
 
 def until(process: subprocess.Popen[str], word: str) -> None:
-    """Read stderr until a line begins so."""
+    """Read stderr until a line begins with the word."""
     for line in process.stderr:
         if line.startswith(word):
             return
@@ -139,13 +139,13 @@ def test_the_demos_origin_is_killed(demo, shared_memory):
     with started(*demo) as process:
         until(process, "uncached")
         children(process, 2, "spawn_main")
-        os.kill(children(process, 1, "foliocache.cli.origin")[0], signal.SIGKILL)
+        os.kill(children(process, 1, "foliocache.cli.demo.origin")[0], signal.SIGKILL)
         ends(process, 3, "foliocache: (worker . failed|the origin server).*")
     assert os.listdir(shared_memory) == []
 
 
-def test_nobody_reads_what_the_demo_says(dataset, shared_memory):
-    """Neither what it says meanwhile nor what it says in the end; it cleans up all the same."""
+def test_the_output_of_the_demo_is_closed(dataset, shared_memory):
+    """Neither its progress nor its report can be written; it cleans up all the same."""
     command = [sys.executable, "-m", "foliocache", "demo", "--dataset", str(dataset), "--workers", "1", "--latency", "0"]
     reader, writer = os.pipe()
     os.close(reader)
@@ -157,7 +157,7 @@ def test_nobody_reads_what_the_demo_says(dataset, shared_memory):
 
 @pytest.mark.parametrize("arguments", [["ls"], ["ls", "--json"], ["stat"], ["stat", "--json"], ["--help"]], ids=" ".join)
 def test_what_cannot_be_written(pool_name, arguments):
-    """Neither a traceback nor the interpreter's own words and exit code, also where the last flush is the first write."""
+    """No traceback, and no message or exit code of the interpreter's own, also where the last flush is the first write."""
     foliocache.open(pool_name, size="4MiB")
     command = [sys.executable, "-m", "foliocache", *arguments, *([] if "--help" in arguments else [pool_name])]
     reader, writer = os.pipe()
@@ -174,7 +174,7 @@ def test_what_cannot_be_written(pool_name, arguments):
 
 
 class Hanging(ThreadingHTTPServer):
-    """A server of one large object, which sends the first ranges that it is asked for, and never the others."""
+    """A server of one large object, which answers so many requests of ranges, and never the next ones."""
 
     daemon_threads = True
     size = 64 * 2**20
@@ -190,7 +190,7 @@ class Hanging(ThreadingHTTPServer):
 
 
 class Slow(BaseHTTPRequestHandler):
-    """Its requests."""
+    """Handles its requests."""
 
     server: Hanging
 

@@ -1,4 +1,4 @@
-"""Names from outside: whatever is in a key, a path or a message, a terminal gets printable characters and nothing else of it."""
+"""Keys, paths and messages from outside: whatever is in them, a terminal gets printable characters only."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
 def harmless(data: bytes, cursor: bool = False) -> str:
-    """The text of what a terminal was sent; it holds nothing but text, line breaks and rich's own colours."""
+    """The text that a terminal was sent; asserts that it is text, line breaks and rich's own colours."""
     text = SGR.sub(b"", data)
     assert not [found for found in SGR.findall(data) if b"3;7;9" in found], data
     text = CURSOR.sub(b"", text) if cursor else text.replace(b"\r\n", b"\n")
@@ -60,7 +60,7 @@ def harmless(data: bytes, cursor: bool = False) -> str:
 
 
 def one_line(err: str) -> None:
-    """One line of ours, and printable."""
+    """Assert that it is one printable line of ours."""
     assert err.startswith("foliocache: ") and err.endswith("\n")
     assert err[:-1].isprintable(), err
 
@@ -120,7 +120,7 @@ def test_a_long_key_is_cut_between_characters(pool_name, cli_json):
 
 
 def command_lines(name: str) -> list[list[str]]:
-    """Every way to say something wrong with such a name in it."""
+    """Wrong command lines with such a name in them."""
     return [
         [name],
         *([command, name] for command in ("stat", "ls", "fsck", "rm")),
@@ -218,7 +218,7 @@ def test_warm_names_the_files_of_a_folder(folder, pool_name):
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith(f"{count} files")
     for path in folder.iterdir():
-        assert run("warm", path, "--name", pool_name).out.startswith("1 file, 4.88 KiB"), "a file that is there is no pattern"
+        assert run("warm", path, "--name", pool_name).out.startswith("1 file, 4.9 KiB"), "a file that is there is no pattern"
         break
     code, got = in_terminal("warm", folder, "--name", pool_name, TERM="xterm")
     assert code == 0

@@ -1,4 +1,4 @@
-"""stat, ls, fsck and rm on pools that really are there."""
+"""stat, ls, fsck and rm."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OBJECT = 300_000
 
 @pytest.fixture
 def pool(pool_name):
-    """A pool with one object half cached, and one of which nothing is."""
+    """A pool with one object, cached in part."""
     made = foliocache.open(pool_name, size=SIZE)
     data = pattern(7, OBJECT)
     mapping = made.mapping("memory://half", OBJECT, "v1", read=lambda offset, length: data[offset : offset + length])
@@ -34,11 +34,11 @@ def pool(pool_name):
 
 
 def plain(text: str) -> bool:
-    """No escape codes."""
+    """True if there are no escape codes."""
     return "\x1b" not in text
 
 
-def test_stat_is_what_the_cache_says(pool, pool_name, cli_json):
+def test_stat_is_what_the_pool_returns(pool, pool_name, cli_json):
     found = cli_json("stat", pool_name)
     own = pool.stat()
     assert found.keys() == own.keys()
@@ -80,7 +80,7 @@ def holder(name: str, *wrapper: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate(timeout=LIMIT)
 
 
-def test_stat_says_what_a_pid_is_one_of(pool, pool_name, cli, cli_json):
+def test_stat_says_which_namespace_a_pid_is_of(pool, pool_name, cli, cli_json):
     unshare = ["unshare", "--pid", "--fork", "--kill-child"]
     if not shutil.which("unshare") or subprocess.run([*unshare, "true"], timeout=LIMIT, capture_output=True).returncode:
         pytest.skip("a process may not be put into another pid namespace here")
@@ -95,7 +95,7 @@ def test_stat_says_what_a_pid_is_one_of(pool, pool_name, cli, cli_json):
     assert shown.count("this command") == 1
 
 
-def test_stat_settles_what_the_dead_have_left(pool, pool_name, cli, cli_json):
+def test_stat_settles_what_dead_clients_have_left(pool, pool_name, cli, cli_json):
     with holder(pool_name) as held:
         assert cli_json("stat", pool_name)["pins"] == 1
         held.kill()
@@ -104,14 +104,14 @@ def test_stat_settles_what_the_dead_have_left(pool, pool_name, cli, cli_json):
     assert found["pins"] == 0 and held.pid not in [client["pid"] for client in found["clients"]]
 
 
-def test_stat_says_what_is_to_be_done_about_the_dead(pool, pool_name, cli):
+def test_stat_says_what_to_do_about_dead_clients(pool, pool_name, cli):
     lease = pool.mapping("memory://half", OBJECT, "v1").lease(0)
     memory = pool._attachment.segment.mem
     pid = os.fork()
     if pid == 0:
         mine = foliocache.attach(pool_name)._attachment.number
-        core.enter(memory, mine)
-        core.note(memory, mine, int(repr(lease).split()[-1].rstrip(">")))
+        core.op_begin(memory, mine)
+        core.announce(memory, mine, int(repr(lease).split()[-1].rstrip(">")))
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
     shown = cli("stat", pool_name).out
@@ -175,7 +175,7 @@ def test_a_pool_that_is_not_there(cli, command, more):
 
 
 @pytest.mark.parametrize("name", ["../etc/passwd", "a/b", ".", ""])
-def test_a_name_that_leaves_the_folder(cli, name):
+def test_a_name_that_is_no_name(cli, name):
     done = cli("stat", name)
     assert (done.code, done.out) == (2, "")
     assert done.err.count("\n") == 1
@@ -225,7 +225,7 @@ def test_a_truncated_pool(pool_name, cli, cli_json):
     assert cli_json("fsck", pool_name, code=1)["clean"] is False
 
 
-def test_a_reader_that_leaves_is_not_an_error(pool, pool_name):
+def test_output_that_is_closed_early_is_no_error(pool, pool_name):
     command = f"{sys.executable} -m foliocache stat {pool_name} | head -c 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], env=environment(), capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stderr) == (0, "")

@@ -6,7 +6,7 @@ import pytest
 from cli_command import LIMIT
 
 import foliocache
-from foliocache.cli.origin import Origin
+from foliocache.cli.demo.origin import Origin
 
 SIZE = "16MiB"
 TOTAL = 1 + 16384 + 50_001 + 1_500_000 + 70_000

@@ -1,4 +1,4 @@
-"""Packing: the index tells the truth, and the library is large enough to mean something."""
+"""Packing: the index is right, and the library has enough files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from foliocache.cli.dataset import Dataset, choose, digest, library, pack, spread, walk
+from foliocache.cli.demo.dataset import Dataset, choose, digest, library, pack, spread, walk
 from foliocache.cli.exits import CommandError
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from foliocache.cli import origin as origin_module
-from foliocache.cli.origin import Origin, Unsatisfiable, parse_range
+from foliocache.cli.demo import origin as origin_module
+from foliocache.cli.demo.origin import Origin, Unsatisfiable, parse_range
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import tempfile
 import pytest
 from cli_command import LIMIT
 
-from foliocache.cli import report
+from foliocache.cli.demo import report
 from foliocache.cli.memory import allocated, private_and_shared, together
 
 MIB = 2**20
@@ -63,14 +63,14 @@ def test_shared_memory_is_counted_once():
         file.write(bytes(64 * MIB))
         file.flush()
         command = [sys.executable, "-c", TOUCH, file.name]
-        crew = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-        assert [process.stdout.readline() for process in crew] == ["touched\n"] * 2
-        pids = [process.pid for process in crew]
+        readers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        assert [process.stdout.readline() for process in readers] == ["touched\n"] * 2
+        pids = [process.pid for process in readers]
         private = sum(private_and_shared(pid)[0] for pid in pids)
         shared = sum(private_and_shared(pid)[1] for pid in pids)
         assert together(pids, file.name) == pytest.approx(private + 64 * MIB, abs=MIB)
         assert shared == pytest.approx(64 * MIB, abs=MIB)
-        for process in crew:
+        for process in readers:
             process.communicate(timeout=LIMIT)
         assert together(pids, file.name) == allocated(file.name) == 64 * MIB
     assert together(pids, None) == 0

@@ -4,8 +4,8 @@ A light barrier is a compiler barrier; a membarrier makes every other thread fen
 return. If p is behind the light barrier L in its thread, everything before L is visible after the membarrier M; if p is before
 L, everything before M is visible behind L. Either way M and L are ordered as two seq_cst fences would be, and only that is
 modelled here; two light barriers are not ordered with each other. (P1202, "Asymmetric fences", proposes the same rule for the
-C++ standard.) The system call does more, since p may be anywhere. So a program that is right here is right with the system
-call, and also with real fences in the place of light ones (``HDR_FENCED``).
+C++ standard.) The system call does more, since p may be anywhere. So a program that is correct here is correct with the system
+call, and also with real fences in place of light ones (``HDR_FENCED``).
 
 A cycle over fences is forbidden if of any two neighbours in it one is a membarrier. Under rc11 an edge from fence to fence is
 ``hb`` or ``hb ; eco ; hb`` (``psc_F`` of the paper, see ``psc``); under tso it is any path in the global order.

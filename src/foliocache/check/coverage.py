@@ -1,7 +1,7 @@
-"""Is every atomic operation needed as it is? Each one is weakened and each one is dropped, against a whole suite.
+"""Checks that every atomic operation is needed as it is: each is weakened and dropped in turn, against a whole suite.
 
 ``python -m foliocache.check.coverage`` prints, for every atomic operation of the modules that the protocol's argument rests
-on, which scenario fails without it, or the reason why it may be weaker than it is. An operation with neither is a hole in the
+on, which scenario fails without it, or the reason why it may be weaker than it is. An operation with neither is a gap in the
 suite.
 """
 
@@ -14,11 +14,11 @@ from . import scenario
 
 @dataclasses.dataclass(frozen=True)
 class Claims:
-    """What a suite claims of the atomic operations in ``modules``; ``Suite.claims``.
+    """What a suite claims about the atomic operations in ``modules``; ``Suite.claims``.
 
-    ``reasons`` are those of the operations that may stay although no scenario fails without them, by (module, function,
-    "weaken" or "drop"). ``asked(name, function)`` is true if the scenario of that name is to be tried on a change in that
-    function. ``rechecks`` are about second looks at a word: (caller, scenario, bug, expected verdict, remark).
+    ``reasons`` says why operations stay although no scenario fails without them, by (module, function, "weaken" or "drop").
+    ``asked(name, function)`` returns True if the scenario of that name is to be tried on a change in that function.
+    ``rechecks`` are about second loads of a word: (caller, scenario, bug, expected verdict, remark).
     """
 
     modules: tuple
@@ -115,7 +115,7 @@ def survey(suite):
 
 
 def rechecks(suite):
-    """Return (row of ``Claims.rechecks``, the verdict now) for each."""
+    """Return (row of ``Claims.rechecks``, the verdict found) for each."""
     return [(row, scenario.run(suite.scenarios[row[1]], "rc11", row[2]).verdict) for row in suite.claims.rechecks]
 
 

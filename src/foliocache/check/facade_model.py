@@ -1,7 +1,7 @@
 """The facade over simulated memory: the names of ``mm/atomics.pxd``, each handed to the ``mem`` it is called with.
 
 Memory operations go to ``mem`` (see ``memory`` and ``machine``). Fences, ``cpu_relax`` and ``now_ns`` have no ``mem``; they go
-to :data:`current`, the memory of the thread that runs at present. Time stands still here: a timeout never expires unless a
+to :data:`current`, the memory of the thread that is running. Simulated time does not advance: a timeout never expires unless a
 scenario makes it a choice.
 """
 
@@ -14,7 +14,8 @@ current = None
 
 
 def folio_at(mem, pfn):
-    """A number that was not checked before would lead out of the segment: AssertionError."""
+    """Return the offset of a page's descriptor. Raises AssertionError for a pfn beyond the segment, which the core must have
+    checked."""
     assert 0 <= pfn < mem.npages, f"there is no page {pfn}"
     return facade_threads.folio_at(mem, pfn)
 
@@ -142,7 +143,7 @@ read64 = read32
 
 
 def write_bytes(mem, off, data, n):
-    """Keys and other text: one cell, written at once."""
+    """Write text, such as a key, as one cell in one step."""
     if n:
         mem.write(off, bytes(data[:n]))
 
@@ -151,15 +152,15 @@ record32 = store_relaxed
 
 
 def write_once(mem, off, value):
-    mem.journal(off, value & M32)
+    mem.write_once(off, value & M32)
 
 
 def read_once(mem, off):
-    return mem.journaled(off)
+    return mem.read_once(off)
 
 
 def asymmetric_fence_light(mem):
-    """Has an effect only with its partner ``membarrier``, see ``barriers``."""
+    """Has an effect only with its partner ``asymmetric_fence_heavy``, see ``barriers``."""
     mem.asymmetric_fence_light()
 
 
@@ -176,7 +177,7 @@ def client_alive(mem, client):
 
 
 def is_stalled(mem, client, busy):
-    """Always False: what a process remembers of a stalled client only saves it another wait."""
+    """Return False: what a process remembers about a stalled client only saves it another wait."""
     return False
 
 
@@ -189,7 +190,7 @@ def set_stalled(mem, client, busy):
 
 
 def count64(mem, off, n):
-    """Does nothing: no decision depends on statistics."""
+    """Do nothing: no decision depends on statistics."""
 
 
 def futex_wait(mem, off, expected, timeout_ns):

@@ -12,6 +12,7 @@ import time
 
 ORDERS = ("relaxed", "acquire", "release", "acq_rel", "seq_cst")
 GEOMETRY = ("memmap", "data", "clients", "buckets", "ghosts", "npages", "page_shift", "nclients", "nbuckets", "nghosts")
+FOLIO_SIZE = 64  # of mm/layout.py, which this module does not import; tests/mm/test_atomics.py compares the two
 M32 = 0xFFFFFFFF
 M64 = 0xFFFFFFFFFFFFFFFF
 
@@ -87,7 +88,7 @@ def _fence():
 
 
 def folio_at(mem, pfn):
-    return mem.memmap + pfn * 64
+    return mem.memmap + pfn * FOLIO_SIZE
 
 
 def page_at(mem, pfn):

@@ -6,12 +6,12 @@ name on the same ``__path__`` is then a complete, independent copy. Three things
 and nothing in the package knows of them:
 
 - a meta-path finder serves the alias package from ``.py`` files only; the extension modules beside them are never looked at;
-- ``<alias>.atomics`` is in ``sys.modules`` before anything imports it, so the body given by the caller is found there;
+- ``<alias>.atomics`` is in ``sys.modules`` before anything imports it, so the caller's implementation is found there;
 - the source passes through :func:`rewrite` on its way to the compiler: constants of ``layout`` can be made smaller, and
   mutations (see ``mutation``) can damage one function on purpose. Line numbers stay those of the file on disk.
 
-``import cython`` inside the copy finds a stand-in, whether Cython is installed or not. Source that started to use
-``cython.cast`` and the like would fail here at once, instead of meaning something else uncompiled.
+``import cython`` inside the copy finds a stand-in, whether Cython is installed or not. Source that uses ``cython.cast`` and the
+like fails here at once; uncompiled, it would mean something else.
 """
 
 import ast
@@ -48,7 +48,7 @@ class Core:
         return found
 
     def detach(self):
-        """Import what has not been imported yet, then leave ``sys.modules`` and ``sys.meta_path``. The copy goes on working."""
+        """Import all modules, then remove the copy from ``sys.modules`` and ``sys.meta_path``. It remains usable."""
         for module in modules(self._finder.package):
             getattr(self, module)
         with contextlib.suppress(ValueError):
@@ -79,7 +79,7 @@ def load(package, facade, overrides=None, mutations=(), name=None):
     sys.meta_path.insert(0, finder)
     core = Core(alias, facade, finder)
     for mutation in finder.mutations:
-        getattr(core, mutation.module)  # a mutation that no longer fits its source must fail here, not go unnoticed
+        getattr(core, mutation.module)  # raises Mismatch if a mutation no longer fits its source
     return core
 
 

@@ -100,13 +100,13 @@ class Machine(Steps, Geometry):
                 self.new_write(loc, new, order, r)
         return r.value
 
-    def journal(self, loc, value):
-        """A thread's journal is private, and no event, unless other threads read journals (``Program.journals``)."""
+    def write_once(self, loc, value):
+        """Store a word of the client's own slot: no event, unless other threads read it (``Program.shared_slots``)."""
         if self.shared:
             self.store(loc, value, "relaxed")
         self.own[loc] = value
 
-    def journaled(self, loc):
+    def read_once(self, loc):
         if self.shared and loc not in self.own:
             self.own[loc] = self.load(loc, "relaxed")
         return self.own.get(loc, self.initial.get(loc, 0))
@@ -166,7 +166,7 @@ class Machine(Steps, Geometry):
         return self.take(choices).value
 
     def assume(self, condition):
-        """Give up this execution unless ``condition`` holds."""
+        """Abandon this execution unless ``condition`` holds."""
         if not condition:
             raise Blocked("assume")
 

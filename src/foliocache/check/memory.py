@@ -10,7 +10,7 @@ from . import facade_threads
 
 
 class Blocked(BaseException):
-    """The thread cannot go on in this graph. ``why`` is spin, stutter, futex, await, assume or replay."""
+    """The thread cannot continue in this graph. ``why`` is spin, stutter, futex, await, assume or replay."""
 
     def __init__(self, why, reads=(), detail=None):
         super().__init__(why)
@@ -34,7 +34,7 @@ class Failure(Exception):
 
 
 class Geometry:
-    """What both memories have in common: the numbers that the facade asks ``mem`` for."""
+    """The base class of both memories: the numbers that the facade asks ``mem`` for."""
 
     def __init__(self, geometry):
         for name in facade_threads.GEOMETRY:
@@ -45,10 +45,10 @@ class Geometry:
     def handle(self):
         return self
 
-    def journal(self, loc, value):
+    def write_once(self, loc, value):
         self.store(loc, value, "relaxed")
 
-    def journaled(self, loc):
+    def read_once(self, loc):
         return self.load(loc, "relaxed")
 
 

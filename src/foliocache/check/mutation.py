@@ -1,7 +1,7 @@
-"""Damage done to the source on purpose, to see that a scenario notices.
+"""Deliberate damage to the source, to verify that a scenario detects it.
 
-A mutation names a module and a function, and a text inside that function. The text must occur there exactly once: when the
-source changes, a mutation that no longer fits raises :class:`Mismatch`; it does not turn into a test of nothing.
+A mutation names a module, a function, and a text inside that function. The text must occur there exactly once: when the
+source changes, a mutation that no longer fits raises :class:`Mismatch` instead of testing nothing.
 """
 
 import ast

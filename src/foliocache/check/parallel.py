@@ -1,6 +1,6 @@
 """Work on several cores: forked workers that get one task at a time and end with their parent.
 
-``multiprocessing.Pool`` will not do: it waits for ever for the answer of a worker that was killed. Nor will
+``multiprocessing.Pool`` cannot be used: it waits for ever for the answer of a worker that was killed. Neither can
 ``concurrent.futures``: it cannot end a worker within a task, so after Ctrl-C it waits for all tasks under way, and after a
 SIGKILL its workers wait for ever for the next one.
 
@@ -96,7 +96,7 @@ def _answer(pipe, process):
 
 @contextlib.contextmanager
 def _forked(work, jobs):
-    """A dictionary of workers, by the pipes to them."""
+    """Fork workers for the time of a ``with``. Gives a dictionary of them by the pipes to them."""
     context = multiprocessing.get_context("fork")
     workers = {}
     try:
@@ -119,7 +119,7 @@ def _forked(work, jobs):
 
 @contextlib.contextmanager
 def _held_back():
-    """Signals with a handler in Python are blocked within."""
+    """Block the signals that have a handler in Python, for the time of a ``with``."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _handled())
     try:
         yield before

@@ -13,12 +13,12 @@ from .parallel import spread
 
 @dataclasses.dataclass
 class Program:
-    """``threads`` are functions of ``mem`` that touch nothing else; the values they return go to ``final(mem, results)``.
+    """``threads`` are functions of ``mem`` that access nothing else; the values they return go to ``final(mem, results)``.
 
-    ``final`` looks at the memory that is left and raises ``AssertionError`` if it is wrong; the value it returns (or, without
-    it, the results) is the execution's *outcome*. A ``mortal`` thread may die before each of its writes; its result is None
-    then. With ``timeouts`` every futex_wait may also time out. ``barriers`` is how often one of the threads calls
-    ``steps.membarrier``. With ``journals`` other threads read what a client writes about itself. ``clients`` maps the clients
+    ``final`` looks at the final memory and raises ``AssertionError`` if it is wrong; the value it returns (or, without
+    it, the results) is the execution's *outcome*. A ``mortal`` thread may die before each of its writes; its result is then
+    None. With ``timeouts`` every futex_wait may also time out. ``barriers`` is how often one of the threads calls
+    ``steps.membarrier``. With ``shared_slots`` other threads read a client's slot. ``clients`` maps the clients
     that the core may ask about to threads. ``names`` gives locations names for a reader: ``{offset: "slot"}`` or a function;
     ``show(value, name)`` returns a value as text. ``equal`` has groups of threads that differ only by their numbers,
     see ``symmetry``; of executions that differ only by an exchange of those, one is explored.
@@ -34,7 +34,7 @@ class Program:
     mortal: frozenset = frozenset()
     timeouts: bool = False
     barriers: int = 0
-    journals: bool = False
+    shared_slots: bool = False
     clients: dict = dataclasses.field(default_factory=dict)
     equal: tuple = ()
 
@@ -57,7 +57,7 @@ class Program:
         return f"[{loc}]" if isinstance(loc, int) else "/".join(map(str, loc))
 
     def text(self, value, loc):
-        """Return a value of that location as a reader knows it."""
+        """Return a value of that location as text."""
         return self.show(value, self.name(loc)) if self.show else str(value)
 
     def judge(self, graph):

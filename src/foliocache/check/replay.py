@@ -30,7 +30,8 @@ class Replayer(Machine):
         return f"{super().race(e, o)}\n      here: {_place(e)}\n      there: {_place(o)}"
 
     def token(self):
-        """Return the next event's token; None when the thread that fails goes on alone. Raises Blocked where others wait."""
+        """Return the next event's token; None if only the thread that fails continues. Raises Blocked if this thread must
+        wait."""
         tokens = self.tokens[self.thread]
         if self.n < len(tokens):
             return tokens[self.n]
@@ -93,7 +94,7 @@ def _place(e):
 
 
 class _NoExplorer:
-    """Stands in for the explorer: nothing is explored."""
+    """A stand-in for the explorer that explores nothing."""
 
     def __init__(self, explorer):
         self.model, self.timeouts, self.names, self.name = explorer.model, explorer.timeouts, explorer.names, explorer.name

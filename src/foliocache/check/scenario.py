@@ -1,10 +1,10 @@
-"""Scenarios: named programs over a package's source, with the bugs that each must notice.
+"""Scenarios: named programs over a package's source, with the bugs that each must detect.
 
 A scenario is a function that builds a :class:`Program` from a copy of the package. Its *bugs* are mutations of the source;
-each says under which models it must be found. A bug that goes unnoticed is as much a surprise as a failure without one.
-*Variants* are mutations that are right as well: another scheme, or an order that the protocol does not need.
+each says under which models it must be found. A bug that is not found is as much a surprise as a failure without a bug.
+*Variants* are mutations that are correct: another scheme, or without an order that the protocol does not need.
 
-The scenarios on one package are a :class:`Suite`, kept in a package of its own. The engine gets at it only by
+The scenarios on one package are a :class:`Suite`, in a package of its own. The engine accesses it only through
 :func:`load_suite`.
 """
 

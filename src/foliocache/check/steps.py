@@ -25,7 +25,7 @@ class Steps:
 
     def prepare_steps(self, program):
         self.mortal = self.thread in program.mortal
-        self.processes, self.mortals, self.shared = program.clients, program.mortal, program.journals
+        self.processes, self.mortals, self.shared = program.clients, program.mortal, program.shared_slots
         self.interrupts = program.barriers
         self.taken = self.sent = 0
         self.timed_out = False
@@ -97,7 +97,7 @@ class Steps:
         return thread not in self.mortals or self.load(("dead", thread), "acquire") != DEAD
 
 
-def asymmetric_fence_heavy(mem):
+def membarrier(mem):
     """One thread of a program may call this, n times with ``Program(barriers=n)``."""
     mem.send_interrupt()
 

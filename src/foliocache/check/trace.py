@@ -1,7 +1,7 @@
-"""Writes an execution out as a schedule: its steps in one order, a column for each thread.
+"""Shows an execution as a schedule: its steps in one order, a column for each thread.
 
-A graph is not a schedule. Of its schedules the one is shown that needs the fewest oddities (a load of a message that is not
-the newest any more, a store that lands before an earlier one), and among those the one with the fewest preemptions. Under
+A graph is not a schedule. Of its schedules, the one is shown that needs the fewest oddities (a load of a message that is no
+longer the newest, a store that takes effect before an earlier one), and among those the one with the fewest preemptions. Under
 ``sc`` there are no oddities.
 """
 

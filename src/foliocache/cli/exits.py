@@ -1,20 +1,27 @@
 """Exit codes, and the errors of a command that are not the library's own.
 
-A script must be able to tell "the answer is no" (a damaged pool, a wrong byte) from "there is no answer" (no such pool, no
-such host), because only the first says anything about the data. Hence 1 and 3 are two codes.
+A script must be able to tell "the answer is no" (a damaged pool, a wrong byte) from "there is no answer" (no such pool, no such
+host): only the first says anything about the data. Hence 1 and 3 are two codes.
 """
 
 from __future__ import annotations
 
-from foliocache.cli.output import shown
-
 OK = 0
-FOUND = 1  # the command did its work, and what it looked for is there: findings, wrong bytes, a counterexample
-USAGE = 2  # the command line makes no sense
-FAILED = 3  # the work could not be done; stderr says why in one line
-BUG = 70  # an error that nobody expected; the traceback is on stderr
-INTERRUPTED = 130  # SIGINT
-TERMINATED = 143  # SIGTERM
+FOUND = 1
+USAGE = 2
+FAILED = 3
+BUG = 70
+INTERRUPTED = 130
+TERMINATED = 143
+MEANINGS = {
+    OK: "done",
+    FOUND: "findings, wrong bytes or a violation",
+    USAGE: "wrong usage",
+    FAILED: "it could not be done",
+    BUG: "a bug",
+    INTERRUPTED: "Ctrl-C",
+    TERMINATED: "SIGTERM",
+}
 
 
 class CommandError(Exception):
@@ -22,9 +29,4 @@ class CommandError(Exception):
 
 
 class Terminated(SystemExit):
-    """SIGTERM, as an exception, so that it unwinds through the same clean-up as Ctrl-C."""
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, on one line and harmless; its type's name where it says nothing."""
-    return shown(str(error).strip()) or type(error).__name__
+    """SIGTERM as an exception, so that it unwinds through the same clean-up as Ctrl-C."""

@@ -1,47 +1,56 @@
 """The options that commands share, checked before anything is done; and the pool that they name.
 
-The library's own functions are the judges of names and sizes, so that the command line and the library accept the same.
+Names and sizes are judged by the library's own functions, so that the command line and the library accept the same.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter, validators
 
+import foliocache
 from foliocache.cli.exits import CommandError
+from foliocache.pool.files import path_of
+from foliocache.sizes import parse_size
+
+if TYPE_CHECKING:
+    from foliocache import Pool
 
 
-def check_name(type_: Any, name: str) -> None:
-    """ValueError for a name that no pool can have."""
-    from foliocache.pool.segment import path_of
+def open_pool(name: str, size: str | int | None) -> Pool:
+    """Open a pool as :func:`foliocache.open` does.
 
-    path_of(name)
-
-
-def check_size(type_: Any, size: str | None) -> None:
-    """ValueError for a size that nobody can read."""
-    from foliocache.sizes import parse_size
-
-    if size is not None:
-        parse_size(size)
-
-
-def open_pool(name: str, size: str | int | None) -> Any:
-    """The pool of that name, as it is or new; a size that is no pool's is said to be ``--size``."""
-    import foliocache
-
+    Raises
+    ------
+    CommandError
+        The size is none that a pool can have; the message names the option.
+    FoliocacheError
+        As :func:`foliocache.open`.
+    """
     try:
-        return foliocache.open(name, size=size)
+        pool: Pool = foliocache.open(name, size=size)
     except foliocache.FoliocacheError:
         raise
     except ValueError as error:
         raise CommandError(f"--size {size}: {error}") from error
+    return pool
+
+
+def _check_name(type_: object, name: str) -> None:
+    """ValueError for a name that no pool can have."""
+    path_of(name)
+
+
+def _check_size(type_: object, size: str | None) -> None:
+    """ValueError for a size that cannot be read."""
+    if size is not None:
+        parse_size(size)
 
 
 Json = Annotated[bool, Parameter(show_default=False)]
-Name = Annotated[str, Parameter(validator=check_name)]
-Size = Annotated[str | None, Parameter(name="--size", validator=check_size)]
+Name = Annotated[str, Parameter(validator=_check_name)]
+Size = Annotated[str | None, Parameter(name="--size", validator=_check_size)]
 Positive = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 Share = Annotated[float, Parameter(validator=validators.Number(gt=0, lte=1))]
 Milliseconds = Annotated[float, Parameter(validator=validators.Number(gte=0))]

@@ -1,11 +1,12 @@
 """How commands print: JSON for scripts, tables for people.
 
-Keys, versions, paths and messages of other libraries come from outside, and may hold anything: escape sequences, line breaks,
-what rich takes for markup. All that a command prints goes through ``shown``: tables, consoles, ``complain`` and ``trace`` see
-to it, so that nobody has to think of it. JSON escapes in its own way, and can be read back.
+Keys, versions, paths and messages of other libraries come from outside and may hold anything: escape sequences, line breaks,
+markup of rich. All that a command prints goes through ``shown``: tables, consoles, ``complain`` and ``trace`` see to it.
+JSON escapes in its own way, and can be read back.
 
-A table is as wide as what it holds. In a terminal, columns fold to fit it; in a pipe nothing folds, so that ``grep`` finds
-whole lines. Rich leaves the colours out of a pipe by itself. Units are binary and say so, because sizes are given that way.
+A table is as wide as its content. In a terminal, columns fold to fit it; in a pipe nothing folds, so that ``grep`` finds
+whole lines. rich leaves colours out of a pipe by itself. It is imported when something is printed with it: ``--json`` needs none
+of it.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.table import Table
 
+T = TypeVar("T")
 PIPE_WIDTH = 1 << 16  # more than the longest key, however much of it has to be escaped
-UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def shown(text: str) -> str:
@@ -38,20 +39,33 @@ def shown(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
-def printable(streams: Iterable[Any]) -> None:
-    """Let what a stream's encoding cannot say be escaped, too, rather than be an error."""
-    for stream in streams:
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+def one_line(error: BaseException) -> str:
+    """An error's message on one line, as ``shown`` gives it; the name of its type if it has none."""
+    return shown(str(error).strip()) or type(error).__name__
 
 
-def emit_json(value: Any) -> None:
-    """The one JSON document of a command, on stdout, in ASCII."""
+def number(count: int) -> str:
+    """``1234567`` -> ``1,234,567``."""
+    return f"{count:,}"
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 worker``, ``4 workers``."""
+    return f"{number(count)} {noun}{'s' * (count != 1)}"
+
+
+def percent(part: float, whole: float) -> str:
+    """A share of a whole; a dash if the whole is 0."""
+    return f"{100 * part / whole:.1f}%" if whole else "-"
+
+
+def emit_json(value: object) -> None:
+    """Print the one JSON document of a command, in ASCII."""
     print(json.dumps(value, indent=2))
 
 
 def console(stderr: bool = False) -> Console:
-    """A console that never folds a pipe's lines, and takes every string as it is: no markup, no emoji, no colours for numbers."""
+    """A console that folds no line in a pipe, and takes every string as it is: no markup, no emoji, no colours for numbers."""
     from rich.console import Console
 
     class Plain(Console):
@@ -61,7 +75,7 @@ def console(stderr: bool = False) -> Console:
             raise BrokenPipeError
 
         def print(self, *objects: Any, **options: Any) -> None:
-            super().print(*(shown(each) if isinstance(each, str) else each for each in objects), **options)
+            super().print(*(_harmless(each) for each in objects), **options)
 
     def make(width: int | None = None) -> Console:
         return Plain(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
@@ -70,32 +84,11 @@ def console(stderr: bool = False) -> Console:
     return made if made.is_terminal else make(PIPE_WIDTH)
 
 
-def size(count: float) -> str:
-    """``1234567`` -> ``1.18 MiB``: three digits are enough, and keep columns narrow."""
-    if abs(count) < 1024:
-        return f"{int(count)} B"
-    for unit in UNITS:
-        count /= 1024
-        if abs(count) < 1024 or unit == UNITS[-1]:
-            break
-    return f"{count:.0f} {unit}" if abs(count) >= 100 else f"{count:.3g} {unit}"
-
-
-def number(count: int) -> str:
-    """``1234567`` -> ``1,234,567``."""
-    return f"{count:,}"
-
-
-def percent(part: float, whole: float) -> str:
-    """A share of a whole; a dash where there is no whole."""
-    return f"{100 * part / whole:.1f}%" if whole else "-"
-
-
 def table(title: str | None, *columns: str) -> Table:
     """An empty table; a column whose name begins with ``>`` is aligned to the right."""
     from rich import box
 
-    made = _plain_table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 0, 0, 1))
+    made = _plain_table(title, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 0, 0, 1))
     for name in columns:
         right = name.startswith(">")
         made.add_column(name.lstrip(">"), justify="right" if right else "left", overflow="fold", no_wrap=right)
@@ -103,8 +96,8 @@ def table(title: str | None, *columns: str) -> Table:
 
 
 def pairs(title: str | None, rows: Iterable[tuple[str, str]]) -> Table:
-    """Names and values, one under the other."""
-    made = _plain_table(title=title, box=None, show_header=False, pad_edge=False)
+    """A table of names and values, without a head."""
+    made = _plain_table(title, box=None, show_header=False, pad_edge=False)
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")
     for name, value in rows:
@@ -118,31 +111,49 @@ def _plain_table(title: str | None, **options: Any) -> Table:
     class Plain(Table):
         """Takes a string in a cell as it is."""
 
-        def add_row(self, *cells: Any, **options: Any) -> None:
-            super().add_row(*(shown(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+        def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+            super().add_row(*(_harmless(cell) for cell in cells), **options)
 
     return Plain(title=title and shown(title), title_justify="left", title_style="bold", **options)
 
 
+def _harmless(thing: T) -> T | str:
+    """A string as ``shown`` gives it; anything else, such as a table, is rich's own."""
+    return shown(thing) if isinstance(thing, str) else thing
+
+
+def printable(streams: Iterable[object]) -> None:
+    """Let streams escape what their encoding does not have, rather than raise an error."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def complain(message: str) -> None:
-    """The one line on stderr."""
+    """Print the one line of an error on stderr."""
     tell(f"foliocache: {message}")
 
 
 def trace() -> None:
-    """The traceback of the exception that is being handled, on stderr."""
+    """Print the traceback of the exception that is being handled on stderr."""
     tell(*traceback.format_exc().split("\n"))
 
 
 def tell(*lines: str) -> None:
-    """Lines on stderr, in one write: Ctrl-C must not cut one in two. Whoever has left need not be told."""
-    with contextlib.suppress(OSError, AttributeError):  # AttributeError: stderr was closed before we began
+    """Print lines on stderr, in one write, so that Ctrl-C does not cut one in two. That they cannot be written is no error."""
+    with contextlib.suppress(OSError, AttributeError):  # AttributeError: stderr was closed before the interpreter began
         sys.stderr.write("".join(f"{shown(line)}\n" for line in lines))
         sys.stderr.flush()
 
 
-def finish(stream: Any) -> None:
-    """Have everything written. Raises OSError if it cannot be; and then the interpreter, at its end, has nothing left to try."""
+def finish(stream: IO[str] | None) -> None:
+    """Flush a stream (None: it is closed).
+
+    Raises
+    ------
+    OSError
+        The output cannot be written. It is dropped then, so that the interpreter does not try again at its end.
+    """
     if stream is None:
         return
     try:

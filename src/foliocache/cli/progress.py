@@ -1,43 +1,47 @@
-"""What is seen while the demo works: a bar per worker in a terminal, a line per step in a pipe, nothing under ``--json``."""
+"""Progress on stderr: bars in a terminal, a line per step in a pipe, nothing under ``--json``."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-from foliocache.cli.output import console, number, size, tell
+from foliocache.cli.output import console, tell
+from foliocache.sizes import format_size
 
-if TYPE_CHECKING:
-    from foliocache.cli.crew import Progress
+WorkerProgress = Callable[[int, int, int], object]  # called with the number of a worker, and the files and bytes it has read
 
 
 def ignore(worker: int, members: int, read: int) -> None:
-    """Progress that nobody watches."""
+    """Progress that is not shown."""
 
 
 class Silent:
-    """For ``--json``."""
+    """For ``--json``: shows nothing."""
 
     def say(self, text: str) -> None:
-        """Not a word."""
+        """Show that a step begins."""
 
     @contextmanager
-    def bars(self, name: str, workers: int, total: int) -> Iterator[Progress]:
-        """No bars."""
+    def workers(self, workers: int, total: int) -> Iterator[WorkerProgress]:
+        """A bar for each worker while this is entered; ``total`` files are a whole bar."""
         yield ignore
+
+    @contextmanager
+    def transfer(self, total: int) -> Iterator[Callable[[int], object]]:
+        """A bar of ``total`` bytes while this is entered; what it gives is to be called with the bytes that have come."""
+        yield lambda count: None
 
 
 class Lines(Silent):
-    """For pipes and logs: what begins, as plain lines on stderr."""
+    """For pipes and logs: a line when a step begins."""
 
     def say(self, text: str) -> None:
         tell(text)
 
 
 class Bars(Silent):
-    """For a terminal: one bar per worker, gone when the run is over."""
+    """For a terminal: bars, which are erased in the end."""
 
     def __init__(self) -> None:
         self.console = console(stderr=True)
@@ -46,23 +50,27 @@ class Bars(Silent):
         self.console.print(text)
 
     @contextmanager
-    def bars(self, name: str, workers: int, total: int) -> Iterator[Progress]:
+    def workers(self, workers: int, total: int) -> Iterator[WorkerProgress]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         count, read = MofNCompleteColumn(), TextColumn("files  {task.fields[read]}")
         columns = TextColumn("  {task.description}"), BarColumn(24), count, read, TimeElapsedColumn()
         with Progress(*columns, console=self.console, transient=True) as progress:
-            tasks = [progress.add_task(f"worker {n + 1}", total=total, read=size(0)) for n in range(workers)]
-            yield lambda worker, members, read: progress.update(tasks[worker], completed=members, read=size(read))
+            tasks = [progress.add_task(f"worker {n + 1}", total=total, read=format_size(0)) for n in range(workers)]
+            yield lambda worker, members, read: progress.update(tasks[worker], completed=members, read=format_size(read))
+
+    @contextmanager
+    def transfer(self, total: int) -> Iterator[Callable[[int], object]]:
+        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+        columns = BarColumn(24), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task("", total=total)
+            yield lambda count: progress.advance(task, count)
 
 
 def watcher(quiet: bool) -> Silent:
-    """The one that fits where stderr goes."""
+    """The one of these that fits where stderr goes."""
     if quiet:
         return Silent()
     return Bars() if sys.stderr.isatty() else Lines()
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 worker``, ``4 workers``."""
-    return f"{number(count)} {noun}{'s' * (count != 1)}"

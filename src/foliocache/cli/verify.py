@@ -4,15 +4,38 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from cyclopts import Parameter
+from rich.text import Text
 
+from foliocache.check import html as html_page
+from foliocache.check import parallel, scenario, scenarios, trace
+from foliocache.check.replay import replay as replayed
 from foliocache.cli import exits
 from foliocache.cli.options import Json, Positive
-from foliocache.cli.output import complain, console, emit_json, table
+from foliocache.cli.output import complain, console, counted, emit_json, table
+
+if TYPE_CHECKING:
+    from foliocache.check.scenario import Row, Scenario
 
 FIELDS = ("scenario", "model", "mutation", "verdict", "expected", "exact", "executions", "graphs", "operations", "seconds")
+
+
+class Exploration(NamedTuple):
+    """One scenario to explore under one model; the arguments of ``scenario.run``."""
+
+    scenario: str
+    model: str
+    mutation: str | None
+    budget: float | None
+    bound: int | None
+
+    def run(self, jobs: int = 1) -> Row:
+        """Explore it with ``jobs`` processes."""
+        which = scenarios.load_all()[self.scenario]
+        row: Row = scenario.run(which, self.model, self.mutation, jobs, self.budget, self.bound)
+        return row
 
 
 def verify(
@@ -26,9 +49,10 @@ def verify(
     bound: int | None = None,
     replay: str | None = None,
 ) -> int:
-    """Explore the scenarios on the shipped core, as it is and with each of the bugs that it must not have.
+    """Check the shipped core with the model checker.
 
-    Without names the whole suite runs. Exit code 1 on any surprise: a scenario that fails as shipped, or a bug that goes unseen.
+    It explores the scenarios on the core as it is, and with each of the bugs that it must not have; without names, all of them.
+    The exit code is 1 on any surprise: a scenario that fails as shipped, or a bug that is not found.
 
     Parameters
     ----------
@@ -51,10 +75,8 @@ def verify(
     replay
         Do not explore: show the execution of this replay string (one scenario, one model).
     """
-    from foliocache.check import parallel, scenario, scenarios
-
     known = scenarios.load_all()
-    chosen = _choose(known, names, mutate)
+    chosen = _chosen(known, names, mutate)
     models = tuple(model) or (scenario.ALL if mutate is None and replay is None else scenario.WEAK)
     if not chosen or not set(models) <= set(scenario.ALL):
         there_are = ", ".join(known if not chosen else scenario.ALL)
@@ -62,55 +84,46 @@ def verify(
         return exits.USAGE
     if bound is not None and bound < 3:
         complain(f"a bound of {bound} is a test, not a proof: the ABA needs 2 preemptions, and other bugs may need more")
-    jobs = jobs or os.cpu_count() or 1
     if replay is not None:
         print(_story(chosen[0], models[0], mutate, replay))
         return exits.OK
-    tasks = [(s.name, m, mutation, budget, bound) for s in chosen for mutation in _mutations(s, mutate) for m in models]
+    tasks = [
+        Exploration(s.name, m, mutation, budget, bound) for s in chosen for mutation in _mutations(s, mutate) for m in models
+    ]
     try:
-        rows = _run(tasks, jobs)
+        rows = _run(tasks, jobs or os.cpu_count() or 1)
     except parallel.WorkerDied as died:
         raise exits.CommandError(f"{died}; if it was the kernel, for want of memory: --jobs 1") from died
     if json:
         emit_json({"results": [{field: getattr(row, field) for field in FIELDS} for row in rows]})
     else:
-        _table(rows)
-        _counterexamples(rows, mutate)
+        _show(rows)
+        _show_counterexamples(known, rows, mutate)
     found = next((row for row in rows if row.found and (row.surprise or mutate)), None)
     if html is not None and found:
-        html.write_text(_page(found))
+        html.write_text(_page(known[found.scenario], found))
     return exits.FOUND if any(row.surprise for row in rows) else exits.OK
 
 
-def _choose(scenarios: dict[str, Any], names: tuple[str, ...], mutate: str | None) -> list[Any]:
-    wanted = [s for name, s in scenarios.items() if not names or any(name.startswith(n) for n in names)]
+def _chosen(known: dict[str, Scenario], names: tuple[str, ...], mutate: str | None) -> list[Scenario]:
+    wanted = [s for name, s in known.items() if not names or any(name.startswith(n) for n in names)]
     return [s for s in wanted if mutate is None or mutate in s.mutations()]
 
 
-def _mutations(scenario: Any, mutate: str | None) -> list[str | None]:
-    return [None, *scenario.mutations()] if mutate is None else [mutate]
+def _mutations(which: Scenario, mutate: str | None) -> list[str | None]:
+    return [None, *which.mutations()] if mutate is None else [mutate]
 
 
-def _run(tasks: list[tuple[Any, ...]], jobs: int) -> list[Any]:
-    """Every task, in the order given. One task alone is spread over the processes itself."""
-    from foliocache.check import parallel
-
+def _run(tasks: list[Exploration], jobs: int) -> list[Row]:
+    """Run every task; the rows are in the order given. One task alone is spread over the processes itself."""
     if len(tasks) == 1 or jobs == 1:
-        return [_one(task, jobs) for task in tasks]
-    rows = dict(parallel.each(lambda number: _one(tasks[number]), range(len(tasks)), jobs))
+        return [task.run(jobs) for task in tasks]
+    rows = dict(parallel.each(lambda number: tasks[number].run(), range(len(tasks)), jobs))
     return [rows[number] for number in range(len(tasks))]
 
 
-def _one(task: tuple[Any, ...], jobs: int = 1) -> Any:
-    from foliocache.check import scenario, scenarios
-
-    name, model, mutation, budget, bound = task
-    return scenario.run(scenarios.load_all()[name], model, mutation, jobs, budget, bound)
-
-
-def _table(rows: list[Any]) -> None:
-    from rich.text import Text
-
+def _show(rows: list[Row]) -> None:
+    """Print the table."""
     made = table(None, "scenario", "mutation", "model", "verdict", "expected", ">executions", ">operations", ">time")
     for row in rows:
         verdict = row.verdict if row.exact or row.found else f"{row.verdict} (bounded)"
@@ -121,39 +134,41 @@ def _table(rows: list[Any]) -> None:
         )  # fmt: skip
     out = console()
     out.print(made)
-    surprises = sum(row.surprise for row in rows)
     out.print()
-    out.print(f"{len(rows)} explorations, {surprises} surprise{'s' * (surprises != 1)}")
+    out.print(f"{counted(len(rows), 'exploration')}, {counted(sum(row.surprise for row in rows), 'surprise')}")
 
 
-def _counterexamples(rows: list[Any], mutate: str | None) -> None:
-    from foliocache.check import scenarios
-
-    known = scenarios.load_all()
+def _show_counterexamples(known: dict[str, Scenario], rows: list[Row], mutate: str | None) -> None:
+    """Print the executions that fail by surprise, or with the bug that was asked for."""
     for row in rows:
         if row.found and (row.surprise or mutate):
             which = known[row.scenario]
             print(f"\n{row.scenario} under {row.model}{f' with {row.mutation}' if row.mutation else ''}\n{which.doc}\n")
-            print(_story(which, row.model, row.mutation, row.found.replay_string))
-            print(f"replay: {row.found.replay_string}")
+            print(_story(which, row.model, row.mutation, _replay_string(row)))
+            print(f"replay: {_replay_string(row)}")
 
 
-def _story(which: Any, model: str, mutation: str | None, replay_string: str) -> str:
-    from foliocache.check import replay, trace
+def _replay_string(row: Row) -> str:
+    """What ``--replay`` takes to show the execution that failed."""
+    found: Any = row.found
+    return str(found.replay_string)
 
+
+def _story(which: Scenario, model: str, mutation: str | None, replay_string: str) -> str:
+    """An execution as text. Raises CommandError if the replay string is none of that scenario and model."""
     program = which.program(mutation)
     try:
-        graph, failure = replay.replay(program, model, replay_string)
+        graph, failure = replayed(program, model, replay_string)
     except (IndexError, ValueError) as error:
         raise exits.CommandError(f"--replay {replay_string}: not an execution of {which.name} under {model}") from error
-    return trace.text(graph, program, failure)
+    told: str = trace.text(graph, program, failure)
+    return told
 
 
-def _page(row: Any) -> str:
-    from foliocache.check import html, replay, scenarios
-
-    which = scenarios.load_all()[row.scenario]
+def _page(which: Scenario, row: Row) -> str:
+    """A counterexample as a page of HTML."""
     program = which.program(row.mutation)
-    graph, failure = replay.replay(program, row.model, row.found.replay_string)
+    graph, failure = replayed(program, row.model, _replay_string(row))
     title = f"{row.scenario} under {row.model}{f', with {row.mutation}' if row.mutation else ''}"
-    return html.page(title, which.doc, graph, program, failure, row.found.replay_string)
+    made: str = html_page.page(title, which.doc, graph, program, failure, _replay_string(row))
+    return made

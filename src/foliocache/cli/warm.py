@@ -1,32 +1,59 @@
 """``foliocache warm``: fill a pool before the work begins.
 
-Reads through ``folio::`` like any other user and throws the bytes away. Files are cut into pieces, so that one large file
-keeps all threads busy as well as many small ones do; a piece is read with the same calls that a reader would make, hence what
-is cached already costs nothing and another process that warms the same files costs nothing either.
+It reads through ``folio::`` as any other user does, and drops the bytes. Files are cut into pieces, so that one large file
+keeps all threads busy as well as many small ones do. A piece is read with the calls that a reader would make: what is cached
+already costs nothing, and another process that warms the same files costs nothing either.
 
-The threads are daemons, and not an executor's: whoever presses Ctrl-C does not wait until a source that hangs has answered.
+The threads are daemons, and not an executor's: Ctrl-C does not wait until a source that hangs has answered.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from foliocache.cli import exits
+from foliocache import FoliocacheError
+from foliocache.cli.exits import CommandError
 from foliocache.cli.options import Json, Name, Positive, Size, open_pool
-from foliocache.cli.output import console, emit_json, size
-from foliocache.cli.progress import counted
+from foliocache.cli.output import console, counted, emit_json, one_line
+from foliocache.cli.progress import watcher
+from foliocache.sizes import format_size
+
+if TYPE_CHECKING:
+    from foliocache.adapters.fsspec import FolioFileSystem
 
 PIECE = 4 * 2**20
 GLOB = frozenset("*[")
-Target = tuple[Any, str, int]  # a filesystem, a path in it, the file's size
-Piece = tuple[Any, str, int, int]  # a filesystem, a path in it, start and end
+
+
+class File(NamedTuple):
+    """A file to read, and its size in bytes."""
+
+    fs: FolioFileSystem
+    path: str
+    size: int
+
+
+class Piece(NamedTuple):
+    """A part of a file, from ``start`` to before ``end``."""
+
+    fs: FolioFileSystem
+    path: str
+    start: int
+    end: int
+
+    def fetch(self) -> int:
+        """Read it and drop the bytes; return how many they were. Raises CommandError."""
+        with _named(self.path):
+            got = len(self.fs.cat_file(self.path, start=self.start, end=self.end))
+            if got != self.end - self.start:
+                raise OSError(f"{got} bytes instead of {self.end - self.start} at {self.start}")
+            return got
 
 
 def warm(
@@ -57,104 +84,28 @@ def warm(
     """
     pool = open_pool(name, pool_size)
     before, begin = pool.stat()["counters"], time.monotonic()
-    options = {"name": name, "check_files": False}  # asking once who a file is will do for the moment that this takes
-    targets = [target for one in (url, *urls) for target in resolve(one, options)]
-    read(targets, concurrency, quiet=json)
-    after = pool.stat()["counters"]
-    report = {
-        "name": name,
-        "files": len(targets),
-        "bytes": sum(length for _, _, length in targets),
-        "fetched_bytes": after["fill_bytes"] - before["fill_bytes"],
-        "seconds": round(time.monotonic() - begin, 3),
-    }
-    emit_json(report) if json else show(report)
-
-
-def resolve(url: str, options: dict[str, Any]) -> list[Target]:
-    """The files that a URL, a glob or a folder stands for."""
-    from fsspec.core import url_to_fs
-
-    import foliocache.adapters.fsspec  # noqa: F401 - registers the protocol where foliocache is on the path but not installed
-    from foliocache.adapters.fsspec.passthrough import refuse_misspelled
-
-    full = absolute(url)
-    with named(url):
-        refuse_misspelled(url)
-        fs, path = url_to_fs(f"folio::{full}", folio=options)
-        found = sorted(expand(fs, path, is_glob(full)))
-        if not found:
-            raise FileNotFoundError("no file matches")
-        return [(fs, one, length(fs, one)) for one in found]
-
-
-def absolute(url: str) -> str:
-    """A URL without the ``folio::`` that is put in front anyway; a plain path becomes a file URL."""
-    bare = url.removeprefix("folio::")
-    return bare if "://" in bare or "::" in bare else f"file://{os.path.abspath(bare)}"
-
-
-def is_glob(url: str) -> bool:
-    """Whether a URL is a pattern; behind http a question mark begins a query, and a local file's name is no pattern."""
-    if url.startswith("file://") and os.path.lexists(url.removeprefix("file://")):
-        return False
-    return not GLOB.isdisjoint(url) or ("?" in url and not url.startswith("http"))
-
-
-def expand(fs: Any, path: str, pattern: bool) -> list[str]:
-    """The files that a path stands for."""
-    if pattern:
-        return [name for name, info in fs.glob(path, detail=True).items() if info["type"] == "file"]
-    if fs.isfile(path):
-        return [path]
-    return fs.find(path)
-
-
-def length(fs: Any, path: str) -> int:
-    """A file's size; a store that does not tell cannot be cached by pages."""
-    found = fs.info(path).get("size")
-    if found is None:
-        raise ValueError(f"the store does not tell the size of {path}")
-    if found and not fs._identify(path).cacheable:
-        raise ValueError(f"nothing proves which version the bytes of {path} are, so they are not cached (docs/fsspec.md)")
-    return found
-
-
-@contextmanager
-def named(url: str) -> Iterator[None]:
-    """Errors of the source, whatever library they come from, as one line that names the URL."""
-    from foliocache import FoliocacheError
-
-    try:
-        yield
-    except FoliocacheError:
-        raise
-    except Exception as error:
-        raise exits.CommandError(f"{url}: {type(error).__name__}: {exits.one_line(error)}") from error
-
-
-def pieces(targets: list[Target]) -> Iterator[Piece]:
-    """The files cut up: filesystem, path, start, end."""
-    for fs, path, whole in targets:
-        for start in range(0, whole, PIECE):
-            yield fs, path, start, min(whole, start + PIECE)
-
-
-def fetch(fs: Any, path: str, start: int, end: int) -> int:
-    """Read a piece and forget it; its length."""
-    with named(path):
-        got = len(fs.cat_file(path, start=start, end=end))
-        if got != end - start:
-            raise OSError(f"{got} bytes instead of {end - start} at {start}")
-        return got
+    options = {"name": name, "check_files": False}  # an answer about a file is good enough for as long as this command takes
+    files = [file for one in (url, *urls) for file in _resolve(one, options)]
+    total = sum(file.size for file in files)
+    pieces = [piece for file in files for piece in _pieces(file)]
+    with watcher(quiet=json).transfer(total) as advance:
+        for length in Fetching(pieces).run(concurrency):
+            advance(length)
+    fetched, seconds = pool.stat()["counters"]["fill_bytes"] - before["fill_bytes"], time.monotonic() - begin
+    if json:
+        return emit_json(
+            {"name": name, "files": len(files), "bytes": total, "fetched_bytes": fetched, "seconds": round(seconds, 3)}
+        )
+    read = f"{counted(len(files), 'file')}, {format_size(total)}, in pool {name}"
+    console().print(f"{read}: {format_size(fetched)} fetched in {seconds:.1f} s")
 
 
 class Fetching:
-    """Pieces, fetched by threads that share them out among themselves."""
+    """Threads that read pieces, each taking the next one when it is free."""
 
-    def __init__(self, todo: list[Piece]):
-        self.count = len(todo)
-        self.todo = iter(todo)  # a list's: its next() is atomic
+    def __init__(self, pieces: list[Piece]):
+        self.count = len(pieces)
+        self.todo = iter(pieces)  # a list's: its next() is atomic
         self.outcomes: SimpleQueue[int | BaseException] = SimpleQueue()
         self.over = False
 
@@ -172,40 +123,75 @@ class Fetching:
             self.over = True
 
     def work(self) -> None:
-        """One thread."""
+        """What each thread does."""
         for piece in self.todo:
             if self.over:
                 return
             try:
-                self.outcomes.put(fetch(*piece))
-            except BaseException as error:  # whatever it was, somebody waits for this piece
+                self.outcomes.put(piece.fetch())
+            except BaseException as error:  # run() waits for an outcome of every piece
                 self.outcomes.put(error)
 
 
-def read(targets: list[Target], concurrency: int, quiet: bool) -> None:
-    """Read all pieces, ``concurrency`` at a time; the first error stops it."""
-    with progress(sum(whole for _, _, whole in targets), quiet) as advance:
-        for length in Fetching(list(pieces(targets))).run(concurrency):
-            advance(length)
+def _resolve(url: str, options: dict[str, Any]) -> list[File]:
+    """The files that a URL, a glob or a folder stands for. Raises CommandError."""
+    from fsspec.core import url_to_fs
+
+    import foliocache.adapters.fsspec  # noqa: F401 - registers the protocol where foliocache is on the path but not installed
+    from foliocache.adapters.fsspec.passthrough import refuse_misspelled
+
+    full = _absolute(url)
+    with _named(url):
+        refuse_misspelled(url)
+        fs, path = url_to_fs(f"folio::{full}", folio=options)
+        found = sorted(_expand(fs, path, _is_glob(full)))
+        if not found:
+            raise FileNotFoundError("no file matches")
+        return [File(fs, one, _size(fs, one)) for one in found]
+
+
+def _absolute(url: str) -> str:
+    """A URL without the ``folio::`` that is put in front anyway; a plain path becomes a file URL."""
+    bare = url.removeprefix("folio::")
+    return bare if "://" in bare or "::" in bare else f"file://{os.path.abspath(bare)}"
+
+
+def _is_glob(url: str) -> bool:
+    """Whether a URL is a pattern; behind http a question mark begins a query, and a local file's name is no pattern."""
+    if url.startswith("file://") and os.path.lexists(url.removeprefix("file://")):
+        return False
+    return not GLOB.isdisjoint(url) or ("?" in url and not url.startswith("http"))
+
+
+def _expand(fs: FolioFileSystem, path: str, pattern: bool) -> list[str]:
+    """The files that a path stands for."""
+    if pattern:
+        return [name for name, info in fs.glob(path, detail=True).items() if info["type"] == "file"]
+    return [path] if fs.isfile(path) else list(fs.find(path))
+
+
+def _size(fs: FolioFileSystem, path: str) -> int:
+    """A file's size in bytes. Raises ValueError for a file that cannot be cached."""
+    found: int | None = fs.info(path).get("size")
+    if found is None:
+        raise ValueError(f"the store does not tell the size of {path}")
+    if found and not fs._identify(path).cacheable:
+        raise ValueError(f"nothing proves which version the bytes of {path} are, so they are not cached (docs/fsspec.md)")
+    return found
+
+
+def _pieces(file: File) -> Iterator[Piece]:
+    """The file, cut up."""
+    for start in range(0, file.size, PIECE):
+        yield Piece(file.fs, file.path, start, min(file.size, start + PIECE))
 
 
 @contextmanager
-def progress(total: int, quiet: bool) -> Iterator[Callable[[int], object]]:
-    """A bar of bytes in a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = BarColumn(24), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda count: bar.advance(task, count)
-
-
-def show(report: dict[str, Any]) -> None:
-    """What was read."""
-    console().print(
-        f"{counted(report['files'], 'file')}, {size(report['bytes'])}, in pool {report['name']}: "
-        f"{size(report['fetched_bytes'])} fetched in {report['seconds']:.1f} s"
-    )
+def _named(url: str) -> Iterator[None]:
+    """Errors of the source, whatever library they come from, as one line that names the URL."""
+    try:
+        yield
+    except FoliocacheError:
+        raise
+    except Exception as error:
+        raise CommandError(f"{url}: {type(error).__name__}: {one_line(error)}") from error

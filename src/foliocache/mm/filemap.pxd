@@ -35,7 +35,8 @@ cpdef bint invalidate(mem_t mem, u32 me, u64 digest_lo, u64 digest_hi, u64 last)
 @cython.locals(ino=u64)
 cpdef u64 forget(mem_t mem, u32 me, u64 key, u64 before) noexcept nogil
 @cython.locals(ino=u64)
-cpdef u64 open(mem_t mem, u32 me, u64 digest_lo, u64 digest_hi, u64 key, u64 size, u32 order, u32 height, const char *text, u32 key_length,
+cpdef u64 open(mem_t mem, u32 me, u64 digest_lo, u64 digest_hi, u64 key, u64 size, u32 order, u32 height,
+               const char *text, u32 key_length,
                u32 version_length) noexcept nogil
 @cython.locals(ino=u64)
 cpdef u64 resolve(mem_t mem, u32 me, u64 digest_lo, u64 digest_hi) noexcept nogil

@@ -16,7 +16,8 @@ cpdef u32 repair_node(mem_t mem, u32 me, u32 number) noexcept nogil
 @cython.locals(n=u64)
 cpdef void reap(mem_t mem, u32 me, u32 dead) noexcept nogil
 cpdef u64 lookup(mem_t mem, u32 me, u64 digest_lo, u64 digest_hi) noexcept nogil
-cpdef u64 open(mem_t mem, u32 me, u64 digest_lo, u64 digest_hi, u64 key, u64 size, u32 order, u32 height, const char *text, u32 key_length,
+cpdef u64 open(mem_t mem, u32 me, u64 digest_lo, u64 digest_hi, u64 key, u64 size, u32 order, u32 height,
+               const char *text, u32 key_length,
                u32 version_length) noexcept nogil
 @cython.locals(got=u32)
 cpdef u32 lock(mem_t mem, u32 me, u64 ino) noexcept nogil
@@ -59,7 +60,8 @@ cdef bint _is_record(mem_t mem, u32 number) noexcept nogil
 cdef u64 _linked_at(mem_t mem, u32 number) noexcept nogil
 @cython.locals(found=u64, number=u32)
 cdef u32 _search(mem_t mem, u64 digest_lo, u64 digest_hi) noexcept nogil
-cdef u32 _make(mem_t mem, u32 me, u64 digest_lo, u64 digest_hi, u64 key, u64 size, u32 order, u32 height, const char *text, u32 key_length,
+cdef u32 _make(mem_t mem, u32 me, u64 digest_lo, u64 digest_hi, u64 key, u64 size, u32 order, u32 height,
+               const char *text, u32 key_length,
                u32 version_length) noexcept nogil
 @cython.locals(found=u64, link=u64)
 cdef void _drop(mem_t mem, u32 me, u64 ino) noexcept nogil

@@ -2,6 +2,8 @@ cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
 from .attachment cimport Attachment
+from ..filler.miss cimport Filler
+from ..filler.steps cimport Steps
 from ..mm.atomics cimport mem_t
 
 
@@ -38,17 +40,13 @@ cdef class Target:
 cdef Lease new_lease()
 
 
-cdef class FolioMap:
+cdef class FolioMap(Steps):
     cdef readonly Attachment attachment
+    cdef readonly Filler filler
     cdef mem_t mem
-    cdef u64 ino, head, digest_lo, digest_hi, key_digest, calls
-    cdef u32 height, order, key_length, lock_epoch
+    cdef u64 ino, head, digest_lo, digest_hi, key_digest
+    cdef u32 height, order, key_length
     cdef bytes text
-    cdef object lock
-    cdef readonly u64 size
-    cdef readonly u64 folios
-    cdef readonly u64 folio_size
-    cdef public u64 previous
 
     cdef Lease _lease(self, u64 index, u64 wanted)
     cdef int _gather(self, u64 start, u64 end, char *target) except -1
@@ -59,29 +57,8 @@ cdef class FolioMap:
     cdef u64 _index_any(self, n) except? 0xFFFFFFFFFFFFFFFF
     cdef int _check(self) except -1
     cdef Py_ssize_t _length(self, u64 index) noexcept
-    cdef bint _is_cached(self, u64 index) except -1
     cdef Lease _copy(self, u64 index)
-    cdef Lease _miss(self, u64 index, u64 wanted)
-    cdef Lease _wait(self, Lease lease, u64 index)
-    cdef int _raise_failure(self, Lease lease, u64 index) except -1
-    cdef u64 _patience(self) except? 0
     cdef u32 _sleep(self, Lease lease, u64 timeout_ns) except? 0xFFFFFFFF
-    cdef Lease _grab(self, u64 index)
-    cdef int _fill_missing(self, Lease lease, u64 index, u64 wanted) except -1
-    cdef u64 _fill(self, Lease lease, u64 index, u64 count, mark) except? 0
-    cdef int _extend(self, list run, u64 index, u64 count) except -1
-    cdef int _read_source(self, list run, u64 index) except -1
-    cdef void _explain(self, list run, bytes reason) noexcept
-    cdef int _read_to_pages(self, list run, u64 index) except -1
-    cdef int _read_into_page(self, Lease lease, u64 index) except -1
-    cdef int _complete(self, Lease lease, bint mark) except -1
-    cdef Lease _read_stalled(self, u64 index)
-    cdef Lease _read_privately(self, u64 index)
-    cdef bytes _content(self, u64 index)
-    cdef object _take_turn(self)
-    cdef object _reading(self, u64 index, u64 count, bint private)
-    cdef int _nested(self, u64 index, bint private) except -1
-    cdef Lease _private(self, bytes content)
     cdef bint _fits(self, u32 pfn, u64 index) noexcept
     cdef bint _is_ours(self, u64 at) noexcept
     cdef void _bind(self, u64 ino) noexcept

@@ -1,10 +1,10 @@
-"""Pins as Python objects: the hit path, and what happens on a miss.
+"""Pins as Python objects: the hit path, and the steps of a fill.
 
 A hit is one crossing into C: :meth:`FolioMap.lease` walks, gets, looks again (``mm.filemap.find_get``), reads the flags, and
-hands out a :class:`Lease`, which holds the pin and exports the folio's bytes through the buffer protocol. What is not a plain
-hit goes on in ``_miss`` and ``_wait``. How far to read, and the calls of the source, are Python's: ``mapping.Mapping``.
+returns a :class:`Lease`, which holds the pin and exports the folio's bytes through the buffer protocol. What is not a plain hit
+goes through one door, ``filler.miss.Filler``, which comes back for the steps of a fill (``filler.steps``).
 
-While a folio is being filled, the lease of its filler also stands for that duty (``filling``): let go before ``_complete``, on
+While a folio is being filled, the lease of its filler also stands for that duty (``filling``): dropped before ``complete``, on
 whatever exception, it withdraws the folio and wakes those who wait, so no way out of a fill leaves a locked folio behind. Such
 a lease is in compiled frames alone: those go with the exception, while a traceback keeps the variables of Python's.
 
@@ -17,8 +17,7 @@ A lease whose views are still in use cannot give its pin back: ``release`` then 
 drops the pin. So ``numpy.frombuffer(lease)`` outlives a ``with`` block without any care.
 """
 cimport cython
-from cpython.buffer cimport PyBUF_FULL_RO, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release
-from cpython.buffer cimport PyBuffer_IsContiguous, PyBuffer_ToContiguous, PyObject_GetBuffer
+from cpython.buffer cimport PyBuffer_FillInfo, PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromObject
@@ -28,6 +27,9 @@ from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.string cimport memcpy, memset
 
 from .attachment cimport Attachment, spare
+from ..filler.buffers cimport get_writable
+from ..filler.miss cimport Filler
+from ..filler.steps cimport FAILED, FILLED, FOREIGN, LATE, OURS, Steps
 from ..mm cimport atomics, fill, layout, mapping
 from ..mm.atomics cimport fc_mem, mem_t
 from ..mm.inline cimport client, filemap, flags, folio
@@ -55,15 +57,11 @@ cdef extern from *:
 cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object n, int *overflow) except? -1
 
-import threading
-
-from ..filler import failure
+from ..filler.failure import RECORD_MAX
 from .attachment import refused
-from ..errors import FoliocacheError, LeaseError, SourceError
+from ..errors import FoliocacheError, LeaseError
 from ..sizes import integer
 
-cdef u64 TIMEOUT_MAX_NS = (<u64>1) << 62
-cdef int NESTED_MAX = 2  # private reads of one folio within each other; a signal's handler may come in the middle of one
 cdef u64 GATHER_SHARE = 4
 
 
@@ -246,43 +244,12 @@ cdef Lease new_lease():
     return Lease.__new__(Lease)
 
 
-@cython.final
 @cython.auto_pickle(False)
-cdef class _Reading:
-    """Folios that a thread is reading, as long as this is among its ``_reads``: in its source, or about to call it."""
-    cdef mem_t mem
-    cdef u64 digest_lo, digest_hi, first, end, since
-    cdef u32 epoch
-    cdef bint private
-
-    cdef bint has(self, FolioMap object, u64 index) noexcept:
-        return self.mem == object.mem and self.digest_lo == object.digest_lo and self.digest_hi == object.digest_hi and self.first <= index < self.end
-
-
-_thread = threading.local()
-cdef list _stalled = []  # private reads of all threads here, because a filler took too long
-
-
-cdef list _reads():
-    """What this thread is reading, the innermost last."""
-    try:
-        return _thread.reads
-    except AttributeError:
-        _thread.reads = []
-        return _thread.reads
-
-
-@cython.auto_pickle(False)
-cdef class FolioMap:
-    """The compiled part of a mapping: which object, how large its folios are, and where its index is.
-
-    The Python class on top has ``_plan(index, wanted, previous)``: how many folios a miss reads, and which one to mark;
-    ``_read_ahead_from(index)``; ``_call_read``, ``_call_readinto``: the source; ``_reason``, ``_failed``: what is said of a
-    failure, and the exception for that of another.
-    """
+cdef class FolioMap(Steps):
+    """The compiled part of a mapping: which object, how large its folios are, where its index is. Misses go to ``filler``."""
     def __init__(
-        self, Attachment attachment not None, u64 size, u32 order, u32 height, bytes digest not None, bytes key_digest not None,
-        bytes key not None, bytes version not None
+        self, Attachment attachment not None, Filler filler not None, u64 size, u32 order, u32 height, bytes digest not None,
+        bytes key_digest not None, bytes key not None, bytes version not None
     ):
         """digest: 16 bytes for key, version and size; key_digest: 8 for the key; key and version as shown to people."""
         if self.attachment is not None:
@@ -301,7 +268,8 @@ cdef class FolioMap:
         self.previous = layout.HASH_MASK
         self._bind(filemap.resolve(self.mem, attachment.me, self.digest_lo, self.digest_hi))
         self.folios = (size + self.folio_size - 1) // self.folio_size
-        self.lock, self.lock_epoch = threading.RLock(), attachment.epoch
+        self.identity = self.mem, digest
+        self.filler = filler
         self.attachment = attachment
 
     def lease(self, index):
@@ -327,21 +295,21 @@ cdef class FolioMap:
         pfn = filemap.lookup(mem, self.attachment.me, entry, self.ino, self.head, self.height, index)
         if pfn == layout.NIL:
             self.attachment.give(entry)
-            return self._miss(index, wanted)
+            return self.filler.miss(self, index, wanted)
         if not self._fits(pfn, index):
-            return self._miss(index, wanted)
+            return self.filler.miss(self, index, wanted)
         lease._bind(self.attachment, entry, pfn, self._length(index))
         at = atomics.folio_at(mem, pfn)
         seen = flags.load(mem, at)
         if not seen & layout.PG_UPTODATE:
-            return self._wait(lease, index) or self._miss(index, wanted)
+            return self.filler.join(self, lease, index, wanted)
         if not self._is_ours(at):
-            return self._read_privately(index)
+            return self.filler.read_privately(self, index)
         if not seen & layout.PG_REFERENCED:
             flags.mark_referenced(mem, at, seen)
         client.count(mem, self.attachment.me, layout.COUNT_HITS, 1)
         if seen & layout.PG_READAHEAD and flags.clear(mem, at, layout.PG_READAHEAD):
-            self._read_ahead_from(index)
+            self.filler.read_ahead_from(self, index)
         self.previous = index
         return lease
 
@@ -395,7 +363,7 @@ cdef class FolioMap:
         cdef u64 start = self._clip(offset, "offset")
         cdef u64 end
         cdef Py_buffer target
-        _get_writable(buffer, &target)
+        get_writable(buffer, &target)
         try:
             end = start + min(<u64>target.len, self.size - start)
             if start < end:
@@ -476,9 +444,9 @@ cdef class FolioMap:
 
     def is_cached(self, index):
         """Whether folio index is in the cache and filled, without counting as a use."""
-        return self._is_cached(self._index(index))
+        return self.probe(self._index(index))
 
-    cdef bint _is_cached(self, u64 index) except -1:
+    cdef bint probe(self, u64 index) except -1:
         cdef mem_t mem = self.mem
         cdef u32 pfn, seen
         self.attachment.join()
@@ -506,120 +474,14 @@ cdef class FolioMap:
                 copied = True
             if not folio.release(mem, self.attachment.me, spare(), pfn):
                 self.attachment.wait(spare())
-        return self._private(content) if copied else self._read_privately(index)
+        return self.private(content) if copied else self.filler.read_privately(self, index)
 
-    # Misses.
+    # The steps of a fill: see ``filler.steps``.
 
-    cdef Lease _miss(self, u64 index, u64 wanted):
-        """Folio index, of which ``wanted`` folios from it on are about to be asked for."""
-        cdef Lease lease
-        for _ in range(layout.GRAB_TRIES):
-            lease = self._grab(index)
-            if lease is None and self.attachment.reap()[0]:
-                lease = self._grab(index)  # dead processes still had some room
-            if lease is None:
-                break
-            if lease.filling:
-                self._fill_missing(lease, index, wanted)
-                self.previous = index  # no use yet in reclaim's sense: a scan must not look like one
-                return lease
-            lease = self._wait(lease, index)
-            if lease is not None:
-                return lease
-        return self._read_privately(index)
+    cdef Py_ssize_t length(self, u64 index) noexcept:
+        return self._length(index)
 
-    cdef Lease _wait(self, Lease lease, u64 index):
-        """A lease on what another is filling, once that is done. None if it gave up; an exception if it says why its source
-        failed. Privately read if it takes too long; filled by us if it died."""
-        cdef u32 seen
-        cdef bint nested = self._nested(index, False) > 0
-        if nested:  # this thread may be the one that fills it
-            seen = flags.load(self.mem, atomics.folio_at(self.mem, lease.pfn))
-        else:
-            self.attachment.count(layout.COUNT_WAITS, 1)
-            seen = self._sleep(lease, self._patience())
-        if lease.filling:
-            self._fill(lease, index, 1, None)
-            self.attachment.reap()
-            seen = layout.PG_UPTODATE
-        elif seen & layout.PG_UPTODATE and not self._is_ours(atomics.folio_at(self.mem, lease.pfn)):
-            return self._read_privately(index)
-        if seen & layout.PG_UPTODATE:
-            flags.mark_referenced(self.mem, atomics.folio_at(self.mem, lease.pfn), seen)
-            self.previous = index
-            return lease
-        if seen & layout.PG_LOCKED:
-            lease.release()
-            return self._read_privately(index) if nested else self._read_stalled(index)
-        if seen & layout.PG_REASON:
-            self._raise_failure(lease, index)
-        return None
-
-    cdef int _raise_failure(self, Lease lease, u64 index) except -1:
-        """Raise what a folio's filler has written down about its source, if that is it."""
-        cdef const char *data = (<const fc_mem *>self.mem).ro + atomics.page_at(self.mem, lease.pfn)
-        cdef bytes said = data[:failure.RECORD_MAX]
-        reason = failure.read(said)
-        if reason is not None:
-            raise self._failed(reason, index * self.folio_size)
-        return 0
-
-    cdef u64 _patience(self) except? 0:
-        """How long to wait for another, in ns."""
-        cdef double seconds = self.pool.fill_timeout
-        return TIMEOUT_MAX_NS if seconds * 1e9 >= TIMEOUT_MAX_NS else <u64>(seconds * 1e9) if seconds > 0 else 0
-
-    cdef u32 _sleep(self, Lease lease, u64 timeout_ns) except? 0xFFFFFFFF:
-        """Wait for the filler of a pinned folio: the folio's flags then. If the filler is dead, the lease is ``filling`` now.
-        Raises what a signal's handler raises."""
-        cdef u32 pfn = lease.pfn
-        cdef mem_t mem = self.mem
-        cdef u64 deadline = atomics.now_ns() + timeout_ns
-        cdef u64 now = 0
-        cdef u32 seen = flags.load(mem, atomics.folio_at(mem, pfn))
-        # In slices: a signal that comes just before the futex call does not interrupt it, and must not wait for the filler. And
-        # nobody wakes us when it dies.
-        while seen & layout.PG_LOCKED and now < deadline:
-            if fill.take_over(mem, self.attachment.me, pfn):
-                lease.filling = True
-                seen = flags.load(mem, atomics.folio_at(mem, pfn))
-                if seen & layout.PG_UPTODATE:
-                    self._complete(lease, False)
-                return seen
-            now = atomics.now_ns()
-            with nogil:
-                seen = fill.wait(mem, pfn, min(deadline - min(now, deadline), layout.WAIT_SLICE_NS))
-            PyErr_CheckSignals()
-        return seen
-
-    def _read_ahead(self, u64 index, u64 count, mark):
-        """Read folios from index on, in a background thread: errors are the business of who asks for the data."""
-        cdef u64 end = min(index + count, self.folios)
-        cdef u64 filled
-        cdef Lease lease
-        self._check()
-        try:
-            while index < end:
-                lease = self._grab(index)
-                if lease is None:
-                    return
-                filled = self._fill(lease, index, end - index, mark) if lease.filling else 1
-                self.attachment.count(layout.COUNT_READAHEAD, filled)
-                lease = None
-                index += filled
-        except Exception:
-            pass
-
-    def _first_missing(self, u64 index, u64 end):
-        """The first folio in index .. end - 1 that is not cached, or end."""
-        self._check()
-        end = min(end, self.folios)
-        while index < end and self._is_cached(index):
-            index += 1
-        return index
-
-    cdef Lease _grab(self, u64 index):
-        """Pin folio index, adding it if need be: a lease, ``filling`` if it is new. None when there is no room."""
+    cdef object grab(self, u64 index):
         cdef u64 got = layout.GRAB_GONE
         cdef u32 length = self._length(index)
         cdef u32 entry
@@ -644,222 +506,89 @@ cdef class FolioMap:
         lease.filling = got & layout.GRAB_ADDED != 0
         return lease
 
-    # Filling.
+    cdef bint is_filling(self, lease) noexcept:
+        return (<Lease>lease).filling
 
-    cdef int _fill_missing(self, Lease lease, u64 index, u64 wanted) except -1:
-        """Fill a folio that a reader has missed, and those behind it that it is about to ask for."""
-        self.attachment.count(layout.COUNT_MISSES, 1)
-        count, mark = self._plan(index, wanted, self.previous if self.previous < self.folios else None)
-        self._fill(lease, index, count, mark)
-        return 0
+    cdef int wait(self, lease, u64 timeout_ns) except -1:
+        cdef Lease waiting = lease
+        cdef u64 at = atomics.folio_at(self.mem, waiting.pfn)
+        cdef u32 seen = self._sleep(waiting, timeout_ns)
+        if waiting.filling:
+            return OURS
+        if seen & layout.PG_UPTODATE:
+            if not self._is_ours(at):
+                return FOREIGN
+            flags.mark_referenced(self.mem, at, seen)
+            return FILLED
+        return LATE if seen & layout.PG_LOCKED else FAILED
 
-    cdef u64 _fill(self, Lease lease, u64 index, u64 count, mark) except? 0:
-        """Fill folio index, whose lease is ``filling``, and those behind it that can be added, at most ``count``: how many."""
-        cdef list run = [lease], reads = _reads()
-        cdef _Reading reading = self._reading(index, count, False)
-        cdef u64 filled, size = 0
-        reads.append(reading)
-        try:
-            self._extend(run, index, count)
-            self._read_source(run, index)
-        except BaseException:
-            for lease in run:
-                lease.release()
-            self.attachment.count(layout.COUNT_ERRORS, 1)
-            raise
-        finally:
-            reads.remove(reading)
-        filled = len(run)
-        for at in range(filled):
-            lease = run[at]
-            size += lease.length
-            self._complete(lease, mark is not None and index + at == mark)
-        self.attachment.count(layout.COUNT_FILLS, filled)
-        self.attachment.count(layout.COUNT_FILL_BYTES, size)
-        return filled
+    cdef u32 _sleep(self, Lease lease, u64 timeout_ns) except? 0xFFFFFFFF:
+        """Wait for the filler of a pinned folio. Returns the folio's flags.
 
-    cdef int _extend(self, list run, u64 index, u64 count) except -1:
-        """Add the missing folios right behind the first one, until ``count`` are in the run."""
-        cdef u64 behind
-        cdef Lease lease
-        for behind in range(index + 1, min(index + count, self.folios)):
-            lease = self._grab(behind)
-            if lease is None or not lease.filling:
-                break
-            run.append(lease)
-        return 0
+        If the filler is dead, the lease is ``filling`` then, unless the content was there already.
+        """
+        cdef u32 pfn = lease.pfn
+        cdef mem_t mem = self.mem
+        cdef u64 deadline = atomics.now_ns() + timeout_ns
+        cdef u64 now = 0
+        cdef u32 seen = flags.load(mem, atomics.folio_at(mem, pfn))
+        # In slices: a signal that comes just before the futex call does not interrupt it, and must not wait for the filler. And
+        # nobody wakes us when it dies.
+        while seen & layout.PG_LOCKED and now < deadline:
+            if fill.take_over(mem, self.attachment.me, pfn):
+                lease.filling = True
+                seen = flags.load(mem, atomics.folio_at(mem, pfn))
+                if seen & layout.PG_UPTODATE:
+                    self.complete(lease, False)
+                return seen
+            now = atomics.now_ns()
+            with nogil:
+                seen = fill.wait(mem, pfn, min(deadline - min(now, deadline), layout.WAIT_SLICE_NS))
+            PyErr_CheckSignals()
+        return seen
 
-    cdef int _read_source(self, list run, u64 index) except -1:
-        """One call of the source for a whole run of folios, if it is one that returns bytes. A failure is written down for
-        those who wait for one of them."""
-        cdef Lease lease
-        lock = self._take_turn()
-        try:
-            if self._source_readinto is None or (self._source_read is not None and len(run) > 1):
-                self._read_to_pages(run, index)
-            else:
-                for lease in run:
-                    self._read_into_page(lease, index)
-                    index += 1
-        except Exception as error:
-            self._explain(run, self._reason(error))
-            raise
-        finally:
-            if lock is not None:
-                lock.release()
-        return 0
+    cdef bytes explanation(self, lease):
+        cdef Lease failed = lease
+        if not flags.load(self.mem, atomics.folio_at(self.mem, failed.pfn)) & layout.PG_REASON:
+            return None
+        return ((<const fc_mem *>self.mem).ro + atomics.page_at(self.mem, failed.pfn))[:<Py_ssize_t>RECORD_MAX]
 
-    cdef void _explain(self, list run, bytes reason) noexcept:
-        """Write down why a source failed, in the pages that it did not fill."""
-        cdef Lease lease
-        for lease in run:
-            if reason is not None and lease.filling and lease.epoch == self.attachment.epoch:
-                memcpy(lease._page(), PyBytes_AS_STRING(reason), PyBytes_GET_SIZE(reason))
-                lease.explained = True
-
-    cdef int _read_to_pages(self, list run, u64 index) except -1:
-        cdef Lease lease
-        cdef Py_ssize_t length = 0, at = 0
-        cdef Py_buffer answer
-        for lease in run:
-            length += lease.length
-        content = self._call_read(index * self.folio_size, length)
-        _get_readable(content, &answer, self.key)
-        try:
-            self._check_length(answer.len, index * self.folio_size, length)
-            for lease in run:
-                lease._check_filling(self.attachment)
-                memcpy(lease._page(), <char *>answer.buf + at, lease.length)
-                _clear_tail(self.mem, lease)
-                at += lease.length
-        finally:
-            PyBuffer_Release(&answer)
-        return 0
-
-    cdef int _read_into_page(self, Lease lease, u64 index) except -1:
+    cdef object target(self, lease):
         cdef Target target = Target.__new__(Target)
-        lease._check_filling(self.attachment)
         target.lease = lease
-        memset(lease._page(), 0, lease.length)  # what the page held before is not the source's to see, or to leave there
-        _clear_tail(self.mem, lease)
-        view = PyMemoryView_FromObject(target)
-        try:
-            self._call_readinto(index * self.folio_size, view)
-        finally:
-            kept = not _release(view) or target.views != 0
-        if kept:
-            raise SourceError(f"the source of {self.key!r} kept the buffer that it was given to fill")
+        target.lease._check_filling(self.attachment)
+        memset(target.lease._page(), 0, target.lease.length)  # what the page held before is not the source's to see
+        _clear_tail(self.mem, target.lease)
+        return target
+
+    cdef int write(self, lease, const char *data) except -1:
+        cdef Lease filling = lease
+        filling._check_filling(self.attachment)
+        memcpy(filling._page(), data, filling.length)
+        _clear_tail(self.mem, filling)
         return 0
 
-    cdef int _complete(self, Lease lease, bint mark) except -1:
-        """End a fill: the content is there. mark: reading on from here should read ahead."""
-        lease._check_filling(self.attachment)
+    cdef int complete(self, lease, bint mark) except -1:
+        cdef Lease filling = lease
+        filling._check_filling(self.attachment)
         if mark:
-            flags.set_readahead(self.mem, atomics.folio_at(self.mem, lease.pfn))
-        lease.filling = False
-        filemap.finish_fill(self.mem, self.attachment.me, lease.pfn)
+            flags.set_readahead(self.mem, atomics.folio_at(self.mem, filling.pfn))
+        filling.filling = False
+        filemap.finish_fill(self.mem, self.attachment.me, filling.pfn)
         self.attachment.tidy()
         return 0
 
-    cdef Lease _read_stalled(self, u64 index):
-        """Read privately what takes its filler too long. Not if another thread here has been at that for too long already: it
-        may be in the source, which reads its own mapping in yet another thread, and would do so for ever."""
-        cdef _Reading reading = self._reading(index, 1, True)
-        cdef _Reading other
-        cdef u64 patience = max(self._patience(), <u64>1_000_000_000)
-        for other in _stalled:
-            if other.has(self, index) and other.epoch == reading.epoch and reading.since - other.since >= patience:
-                raise SourceError(
-                    f"{self.key!r} at offset {index * self.folio_size}: two calls of its source have not returned for "
-                    f"{self.pool.fill_timeout:g} s each; the origin hangs, or the source reads its own mapping in a thread"
-                )
-        _stalled.append(reading)
-        try:
-            return self._read_privately(index)
-        finally:
-            _stalled.remove(reading)
+    cdef void explain(self, lease, bytes reason) noexcept:
+        cdef Lease failed = lease
+        if failed.filling and failed.epoch == self.attachment.epoch:
+            memcpy(failed._page(), PyBytes_AS_STRING(reason), PyBytes_GET_SIZE(reason))
+            failed.explained = True
 
-    cdef Lease _read_privately(self, u64 index):
-        """Every page is in use, or another takes too long: bytes of our own, uncached."""
-        cdef list reads = _reads()
-        cdef _Reading reading = self._reading(index, 1, True)
-        if self._nested(index, True) >= NESTED_MAX:
-            raise SourceError(
-                f"the source of {self.key!r} reads the same bytes of its own mapping, at offset {index * self.folio_size}, and "
-                "would do so for ever"
-            )
-        self.attachment.count(layout.COUNT_BYPASSES, 1)
-        reads.append(reading)
-        try:
-            return self._private(self._content(index))
-        finally:
-            reads.remove(reading)
+    cdef int withdraw(self, lease) except -1:
+        (<Lease>lease).release()
+        return 0
 
-    cdef bytes _content(self, u64 index):
-        """Folio index, from the source."""
-        cdef u64 offset = index * self.folio_size
-        cdef Py_ssize_t length = self._length(index)
-        cdef Py_buffer answer
-        lock = self._take_turn()
-        try:
-            if self._source_read is None and self._source_readinto is not None:
-                target = bytearray(length)
-                with memoryview(target) as view:
-                    self._call_readinto(offset, view)
-                return bytes(target)
-            _get_readable(self._call_read(offset, length), &answer, self.key)
-            try:
-                self._check_length(answer.len, offset, length)
-                return PyBytes_FromStringAndSize(<char *>answer.buf, length)
-            finally:
-                PyBuffer_Release(&answer)
-        finally:
-            if lock is not None:
-                lock.release()
-
-    cdef object _take_turn(self):
-        """The source is ours, until the lock that is returned is released; None for one that several threads may call at once.
-
-        A thread that is within the source already may call it again. Waits as long as other threads' calls come to an end.
-        """
-        cdef double seconds
-        cdef u64 calls
-        if self._concurrent:
-            return None
-        if self.lock_epoch != self.attachment.epoch:  # another thread of the parent may have been in the source
-            self.lock, self.lock_epoch = threading.RLock(), self.attachment.epoch
-        lock = self.lock
-        seconds = min(max(self._patience() / 1e9, 1), threading.TIMEOUT_MAX)
-        while True:
-            calls = self.calls
-            if lock.acquire(True, seconds):
-                self.calls += 1
-                return lock
-            if calls == self.calls:
-                raise SourceError(
-                    f"the source of {self.key!r} has not returned for {seconds:g} s in another thread, and this mapping calls "
-                    "it in one thread at a time; open it with concurrent=True if it may be called by several"
-                )
-
-    cdef object _reading(self, u64 index, u64 count, bint private):
-        cdef _Reading reading = _Reading.__new__(_Reading)
-        reading.mem, reading.digest_lo, reading.digest_hi = self.mem, self.digest_lo, self.digest_hi
-        reading.first, reading.end = index, index + count
-        reading.since, reading.epoch = atomics.now_ns(), self.attachment.epoch
-        reading.private = private
-        return reading
-
-    cdef int _nested(self, u64 index, bint private) except -1:
-        """How often this thread is reading a folio of this object already; private: those reads alone that are."""
-        cdef _Reading reading
-        cdef int count = 0
-        for reading in _reads():
-            if reading.has(self, index) and (reading.private or not private):
-                count += 1
-        return count
-
-    cdef Lease _private(self, bytes content):
-        """A lease on bytes of our own."""
+    cdef object private(self, bytes content):
         cdef Lease lease = Lease.__new__(Lease)
         lease.attachment = self.attachment
         lease.epoch = self.attachment.epoch
@@ -867,6 +596,18 @@ cdef class FolioMap:
         lease.data = PyBytes_AS_STRING(content)
         lease.length = PyBytes_GET_SIZE(content)
         return lease
+
+    cdef u32 epoch(self) noexcept:
+        return self.attachment.epoch
+
+    cdef int count(self, u32 counter, u64 n) except -1:
+        self.attachment.count(counter, n)
+        return 0
+
+    cdef bint reap(self) except -1:
+        return self.attachment.reap()[0] > 0
+
+    # The object.
 
     def invalidate(self):
         """Withdraw every folio of this object at this version from the cache. Leases that are out stay valid.
@@ -891,6 +632,7 @@ cdef class FolioMap:
         cdef u64 end = (<u64>pfn << atomics.page_shift(self.mem)) + self._length(index)
         return end <= <u64>atomics.npages(self.mem) << atomics.page_shift(self.mem)
 
+    @cython.final
     cdef bint _is_ours(self, u64 at) noexcept:
         """Whether the filled folio at this descriptor is the object's by its digest, too, and not only by its ino.
 
@@ -906,8 +648,8 @@ cdef class FolioMap:
         """Find or make the mapping's record; False when there is no memory for it even after evicting."""
         cdef const char *text = PyBytes_AS_STRING(self.text)
         cdef u32 length = PyBytes_GET_SIZE(self.text)
-        cdef u64 ino = filemap.open(self.mem, self.attachment.me, self.digest_lo, self.digest_hi, self.key_digest, self.size, self.order,
-                                    self.height, text, self.key_length, length - self.key_length)
+        cdef u64 ino = filemap.open(self.mem, self.attachment.me, self.digest_lo, self.digest_hi, self.key_digest, self.size,
+                                    self.order, self.height, text, self.key_length, length - self.key_length)
         if ino:
             self._bind(ino)
         return ino != 0
@@ -917,75 +659,3 @@ cdef void _clear_tail(mem_t mem, Lease lease) noexcept:
     """Behind the folio's last byte, to the end of its page: a window maps whole pages."""
     cdef Py_ssize_t page = 1 << atomics.page_shift(mem)
     memset(lease._page() + lease.length, 0, -lease.length & (page - 1))
-
-
-cdef bint _release(memoryview view) except -1:
-    """Whether nobody looks through the view any more."""
-    try:
-        view.release()
-    except BufferError:
-        return False
-    return True
-
-
-cdef int _get_writable(buffer, Py_buffer *view) except -1:
-    try:
-        PyObject_GetBuffer(buffer, view, PyBUF_WRITABLE)
-    except Exception as error:
-        raise TypeError(
-            f"readinto needs a writable buffer whose bytes lie side by side, not {type(buffer).__name__}: {error}"
-        ) from None
-    try:
-        if view.len and _has_objects(buffer):
-            raise TypeError(f"readinto needs a buffer of bytes or numbers, not {type(buffer).__name__} of Python objects")
-    except BaseException:
-        PyBuffer_Release(view)
-        raise
-    return 0
-
-
-cdef bint _has_objects(buffer) except -1:
-    """Whether a buffer's bytes are pointers to Python objects: numpy and ctypes lend such to whoever does not ask."""
-    if type(buffer) is bytes or type(buffer) is bytearray:
-        return False
-    if getattr(getattr(buffer, "dtype", None), "hasobject", False) is True:
-        return True
-    try:
-        with memoryview(buffer) as view:
-            return any("O" in part for part in view.format.split(":")[::2])  # names of fields are between colons
-    except Exception:  # no buffer, or one that cannot say what it has (dates)
-        return False
-
-
-cdef int _get_plain(content, Py_buffer *view, key) except -1:
-    """The bytes of something that can say nothing about them, such as numpy's dates."""
-    try:
-        PyObject_GetBuffer(content, view, PyBUF_SIMPLE)
-    except Exception as error:
-        raise SourceError(
-            f"the source of {key!r} returned {type(content).__name__} whose bytes cannot be had: {error}"
-        ) from error
-    return 0
-
-
-cdef int _get_readable(content, Py_buffer *view, key) except -1:
-    """The bytes of a source's answer, side by side; in the order of ``bytes(content)`` if they were scattered."""
-    if _has_objects(content):
-        raise SourceError(f"the source of {key!r} returned {type(content).__name__} of Python objects, not bytes")
-    try:
-        PyObject_GetBuffer(content, view, PyBUF_FULL_RO)
-    except TypeError:
-        raise SourceError(f"the source of {key!r} returned {type(content).__name__}, not a bytes-like object") from None
-    except Exception:
-        _get_plain(content, view, key)
-    try:
-        if PyBuffer_IsContiguous(view, b"C"):
-            return 0
-        copy = PyBytes_FromStringAndSize(NULL, view.len)
-        PyBuffer_ToContiguous(PyBytes_AS_STRING(copy), view, view.len, b"C")
-    except BaseException:
-        PyBuffer_Release(view)
-        raise
-    PyBuffer_Release(view)
-    PyObject_GetBuffer(copy, view, PyBUF_SIMPLE)
-    return 0

@@ -1,15 +1,9 @@
-"""One object of a pool: what it is called, where its bytes come from, and how far to read.
-
-Hits and misses are in ``lease``. Whoever adds a missing folio fills it, together with the missing ones right behind it that the read
-or its readahead wants: one call of the source for the whole run, one pin on each until it is done. A filler never waits for another
-folio while it holds locked ones, so fillers cannot wait for each other in a circle.
-"""
+"""One object of a pool: its identity, its folio size, and where its bytes come from. Hits are in ``lease``, misses in ``filler``."""
 
 import hashlib
 import operator
 
-from ..errors import SourceError
-from ..filler import failure
+from ..filler.miss import Filler
 from ..filler.readahead import Readahead
 from ..mm import layout, xarray
 from .lease import FolioMap
@@ -18,7 +12,9 @@ from .window import open_window
 FOLIO_MAX = 1 << 20
 FOLIOS_PER_OBJECT = 32
 FOLIOS_PER_POOL = 64
-READAHEAD_MAX = 4 << 20
+READAHEAD_MAX = 64 << 20  # bytes, and one READAHEAD_SHARE-th of the pool
+READAHEAD_SHARE = 8
+READAHEAD_ALONE = 4 << 20  # where the source is called one at a time, by those who want the data
 
 
 class Mapping(FolioMap):
@@ -35,23 +31,21 @@ class Mapping(FolioMap):
         if folios > 1 << layout.XA_INDEX_BITS:
             raise ValueError(f"{key!r} is too large: {size} bytes are more than 2^{layout.XA_INDEX_BITS} folios")
         digest = object_digest(key, size, version)
+        most = min(READAHEAD_MAX if concurrent else READAHEAD_ALONE, pool.pool_bytes // READAHEAD_SHARE)
+        readahead = Readahead(max(1, most // (pool.page_size << order)))
+        filler = Filler(key, pool, read, readinto, concurrent, readahead)
         super().__init__(
-            pool._attachment, size, order, xarray.height_for(folios), digest, key_digest(key), *_texts(key, version)
+            pool._attachment, filler, size, order, xarray.height_for(folios), digest, key_digest(key), *_texts(key, version)
         )
         self.pool = pool
         self.key = key
         self.version = version
-        self._source_read = read
-        self._source_readinto = readinto
-        self._concurrent = concurrent
-        self._readahead = Readahead(max(1, min(READAHEAD_MAX, pool.pool_bytes // 16) // self.folio_size))
 
     def __repr__(self):
         return f"<foliocache.Mapping {self.key!r} version {self.version!r}, {self.size} bytes in {self.folios} folios>"
 
     def __reduce__(self):
-        arguments = self.pool, self.key, self.size, self.version, self._source_read, self._source_readinto, self._concurrent
-        return Mapping, arguments
+        return Mapping, (self.pool, self.key, self.size, self.version, *self.filler.source)
 
     def window(self, offset=0, length=None):
         """Bytes offset .. offset + length - 1 (to the end, without a length) as one contiguous, read-only :class:`Window`.
@@ -60,54 +54,6 @@ class Mapping(FolioMap):
         Raises FoliocacheError when the pool has no room for all of them at once.
         """
         return open_window(self, offset, length)
-
-    # What the compiled part asks on a miss.
-
-    def _plan(self, index, wanted, previous):
-        """A reader of ``wanted`` folios, whose last was ``previous``, misses folio index: how many to read, and which one to mark."""
-        return self._readahead.on_miss(index, wanted, previous)
-
-    def _read_ahead_from(self, index):
-        """A hit on the folio that the last window marked: read the next window in the background."""
-        if self._concurrent:
-            start, count, mark = self._readahead.on_mark(index, self._first_missing(index + 1, index + self._readahead.most))
-            self.pool._background(self._read_ahead, start, count, mark)
-
-    def _call_read(self, offset, length):
-        """The source's answer, whatever it is."""
-        if self._source_read is None:
-            raise SourceError(f"{self.key!r} is not cached at offset {offset}, and its mapping was opened without a source")
-        return self._source_read(offset, length)
-
-    def _call_readinto(self, offset, target):
-        got = self._source_readinto(offset, target)
-        try:
-            count = operator.index(got)
-        except TypeError:
-            raise SourceError(
-                f"the source of {self.key!r} returned {got!r}; readinto must return how many bytes it has written"
-            ) from None
-        self._check_length(count, offset, len(target))
-
-    def _check_length(self, got, offset, length):
-        if got != length:
-            raise SourceError(
-                f"the source of {self.key!r} gave {got} bytes at offset {offset} instead of {length}; "
-                f"has it changed since its size was {self.size}?"
-            )
-
-    def _reason(self, error):
-        """What those who wait for the same bytes are told of our source's error, as bytes; None if it says nothing about the origin."""
-        if self.pool.closed or (self._source_read is None and self._source_readinto is None):
-            return None
-        return failure.record(error)
-
-    def _failed(self, reason, offset):
-        """The exception for one who waited while another process (or thread) asked the source, and that failed."""
-        said = f"the process that was reading {self.key!r} at offset {offset} failed: {reason.kind}: {reason.text}"
-        error = SourceError(said) if reason.errno is None else SourceError(reason.errno, said)
-        translate = getattr(self._source_read or self._source_readinto, "failure", None)
-        return error if translate is None else translate(error)
 
 
 def _order_for(size, page_size, pool_bytes):

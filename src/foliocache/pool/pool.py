@@ -1,61 +1,63 @@
-"""A pool in this process: open it, map objects into it, look at it."""
+"""A pool as one process uses it: opening it, mappings of its objects, statistics and repair."""
 
 import contextlib
 import functools
+import os
 import weakref
 
 from ..errors import FoliocacheError, PoolNotFoundError
+from ..filler.engine import Engine
 from ..mm import audit, layout
 from . import client, repair
-from . import segment as segments_module
+from . import segment as segments
 from .attachment import Attachment
-from .background import Background
+from .creation import create_or_attach
+from .geometry import check_parameters, parameters, permissions
 from .mapping import Mapping, key_digest
 
 FILL_TIMEOUT = 60.0
 FILL_TIMEOUT_MAX = 1e9  # seconds; the core counts nanoseconds in 64 bits
 
-# The open caches of this process, by what tells their files from others. There is no lock: each step is a single call of a dict, so
-# a signal's handler or a finalizer may open a pool while its thread is at it, and a forked child finds no lock that nobody releases.
+# The open pools of this process, by device and inode of their files. There is no lock: each step is a single call of a dict, so
+# a signal handler or a finalizer may open a pool while its thread is opening it, and a forked child inherits no locked lock.
 _pools: dict[tuple[int, int], "weakref.ref[Pool]"] = {}
 
 
 def open(name="default", size=None, page_size=None, mode=0o600, *, clients=None, any_owner=False, fill_timeout=None):
-    """Attach to the pool called name, creating it if there is none.
+    """Attach to the pool called name, creating it if there is none. Return a :class:`Pool`.
 
-    :param name: letters, digits, ``_``, ``-``, ``.``; one pool per name.
-    :param size: bytes of the pool, or a string such as ``"4GiB"``. None: what the pool has; 4 GiB for a new one.
-    :param page_size: a power of two from 4 KiB to 2 MiB. None: what the pool has; 16 KiB for a new one.
-    :param mode: permissions of a new pool's file; its owner must be allowed to read and write.
-    :param clients: how many processes may attach at once. None: what the pool has; 256 for a new one.
-    :param any_owner: attach to a pool that belongs to another user, too. It can change its bytes at any time.
-    :param fill_timeout: seconds to wait for another process that is reading a page from the source. Then this one reads it too, for
-        itself alone, uncached. 60 by default; ``float("inf")`` for as long as it takes. It is this process's, and what the last
-        ``open`` here said is valid. A process that has died is not waited for: its page is read by one who waits.
-    :raises PoolMismatchError: the pool has other parameters than those given.
-    :raises PoolFullError: shared memory has no room for the pool.
-    :raises PoolError: the pool is damaged, foreign, somebody else's, or has no client slot left; or this process lacks
-        descriptors, address space or rights for it.
-    :raises ValueError: a parameter makes no sense.
+    :param name: 1 to 100 letters, digits, ``_``, ``-``, ``.``, not starting with ``.``. :param size: bytes of the pool's pages,
+    or a string such as ``"4GiB"``. None: any; 4 GiB for a new pool. :param page_size: bytes of a page, a power of two from 4
+    KiB to 2 MiB. None: any; 16 KiB for a new pool. :param mode: permissions of a new pool's file; its owner must be allowed to
+    read and write. :param clients: how many processes can be attached at once. None: any; 256 for a new pool. :param any_owner:
+    attach even if the pool belongs to another user, who can change its bytes at any time. :param fill_timeout: seconds to wait
+    for another process that is reading a folio from the source. After that, this process reads
+        the folio itself, without caching it. 60 by default; ``float("inf")`` to wait as long as it takes. Per process; the last
+        ``open()`` wins. If the other process has died, a process that waits takes over the fill at once.
+    :raises PoolMismatchError: the pool exists with other parameters. :raises PoolFullError: shared memory has no room for the
+    pool. :raises PoolError: the pool is damaged, was made by another version, belongs to another user, or has no client slot
+    left; or this
+        process lacks descriptors, address space or rights.
+    :raises ValueError: a parameter is out of range.
     """
-    wanted = segments_module.parameters(size, page_size, clients)
-    mode = segments_module.permissions(mode)
+    wanted = parameters(size, page_size, clients)
+    mode = permissions(mode)
     timeout = None if fill_timeout is None else _seconds(fill_timeout)
     pool = _known(name, any_owner, wanted)
     if pool is None:
-        pool = _new(segments_module.create_or_attach(name, wanted, mode, any_owner), any_owner)
+        pool = _new(create_or_attach(name, wanted, mode, any_owner), any_owner)
     if timeout is not None:
         pool.fill_timeout = timeout
     return pool
 
 
 def attach(name="default", *, any_owner=False):
-    """Attach to an existing pool with the parameters it has. Raises PoolNotFoundError, PoolError."""
-    return _known(name, any_owner, {}) or _new(segments_module.attach(name, any_owner), any_owner)
+    """Attach to an existing pool, whatever its parameters. Raises PoolNotFoundError, PoolError."""
+    return _known(name, any_owner, {}) or _new(segments.attach(name, any_owner), any_owner)
 
 
 def _reopen(name, size, page_size, any_owner, fill_timeout):
-    """What a pickled Pool becomes in another process."""
+    """Open a pool that was pickled."""
     return open(name, size, page_size, any_owner=any_owner, fill_timeout=fill_timeout)
 
 
@@ -74,15 +76,15 @@ def _seconds(value):
 
 
 def _known(name, any_owner, wanted):
-    """The pool called name, if this process has it open: needs neither descriptors nor memory. None if not."""
+    """Return the pool called name if this process has it open, else None. Needs neither descriptors nor memory."""
     try:
-        found = _pools.get(segments_module.locate(name, any_owner))
+        found = _pools.get(segments.locate(name, any_owner))
     except PoolNotFoundError:
         return None
     pool = found and found()
     if pool is None or pool.closed:
         return None
-    segments_module.check_parameters(name, pool._attachment.segment.geometry, wanted)
+    check_parameters(name, pool._attachment.segment.geometry, wanted)
     try:
         return _joined(pool)
     except FoliocacheError:
@@ -92,9 +94,10 @@ def _known(name, any_owner, wanted):
 
 
 def _new(segment, any_owner):
-    """A pool for a segment that has just been mapped; another one, if a thread or a signal's handler here was faster.
+    """Return a Pool for a segment that has just been mapped, or the Pool that another thread or a signal handler has made
+    meanwhile.
 
-    It is made known before it becomes a client, so that all of them become one.
+    It is published before it becomes a client, so that concurrent openers become one client.
     """
     return _joined(_published(Pool(segment, any_owner), segment.inode))
 
@@ -120,7 +123,7 @@ def _joined(pool):
 
 
 class Pool:
-    """A pool of shared pages. Made by :func:`open` and :func:`attach`; pickles by name; may be used after fork and by threads."""
+    """A pool in shared memory. Made by :func:`open` and :func:`attach`; pickled by name; usable from threads and after fork."""
 
     def __init__(self, segment, any_owner=False):
         self._attachment = Attachment(segment)
@@ -130,7 +133,7 @@ class Pool:
         self.page_size = segment.page_size
         self.pool_bytes = segment.pool_bytes
         self._fill_timeout = FILL_TIMEOUT
-        self._later = None
+        self._engines = {}  # by pid; a forked child starts its own
 
     def __repr__(self):
         return f"<foliocache.Pool {self.name!r}, {self.pool_bytes} bytes in pages of {self.page_size}>"
@@ -147,7 +150,7 @@ class Pool:
 
     @property
     def fill_timeout(self):
-        """Seconds to wait for another process that is reading a page from the source: see :func:`open`."""
+        """Seconds to wait for another process that is reading a folio from the source: see :func:`open`."""
         return self._fill_timeout
 
     @fill_timeout.setter
@@ -156,75 +159,78 @@ class Pool:
 
     @property
     def closed(self):
-        """Whether it has been closed in this process."""
+        """True if the pool has been closed in this process."""
         return self._attachment.closed
 
     def close(self):
-        """Make no more use of the pool here: from now on its methods and those of its mappings raise FoliocacheError.
+        """Stop using the pool in this process: from now on its methods and those of its mappings raise FoliocacheError.
 
-        What has begun goes on, and what is being read ahead is waited for, at most ``fill_timeout`` seconds. Leases, windows and
-        views that are out stay valid, and the client slot goes with the last of them.
-        Closing twice is harmless, and :func:`open` gives another Pool.
+        Calls that have begun go on. Waits for readahead that is under way, at most ``fill_timeout`` seconds. Leases, windows
+        and their views stay valid, and the client slot is freed with the last of them. Closing twice is harmless. After that,
+        :func:`open` returns another Pool.
         """
-        try:
-            if self._later is not None:
-                self._later.close(self.fill_timeout)
-        finally:
-            self._attachment.close()
+        self._attachment.close()
+        for engine in list(self._engines.values()):
+            engine.close(self.fill_timeout)
 
     def mapping(self, key, size, version="", read=None, readinto=None, *, concurrent=False):
-        """The object called key, of size bytes, at one version: a :class:`Mapping`.
+        """Return a :class:`Mapping` of an object at one version.
 
-        :param key: what names the object to everybody that uses this pool.
-        :param size: its length in bytes.
-        :param version: whatever changes when its bytes do, such as an etag. Another version is another object to the cache.
-        :param read: ``read(offset, length)`` returns exactly those bytes of the source, as any bytes-like object.
-        :param readinto: ``readinto(offset, buffer)`` fills the writable buffer, which is all zeros, from the source and returns the
-            number of bytes. Saves a copy. One of the two is enough; with neither only cached folios can be read.
+        :param key: the object's key; all processes that use the pool must use the same one. :param size: the object's length in
+        bytes. :param version: a string that changes when the object's bytes do, such as an ETag. Another version is another
+        object. :param read: ``read(offset, length)`` returns exactly those bytes of the source, as any bytes-like object.
+        :param readinto: ``readinto(offset, buffer)`` fills the writable buffer, which is all zeros, from the source and returns
+        the
+            number of bytes. Saves a copy. One of the two is enough; with neither, only cached folios can be read.
         :param concurrent: the source may be called from several threads at once, also from a background thread of this library
-            that reads ahead. Otherwise calls for this mapping are made one at a time, by those who want the data.
-        :raises ValueError: size is negative or no integer, or too large for the index.
+            that reads ahead. Otherwise it is called once at a time for this mapping, by the threads that want the data.
+        :raises ValueError: size is not an integer, is negative or is too large for the index.
         :raises FoliocacheError: the pool has been closed.
         """
         self._check_open()
         return Mapping(self, key, size, version, read, readinto, concurrent)
 
     def forget(self, key):
-        """Withdraw every version of the object called key. Leases that are out stay valid. How many versions there were."""
+        """Remove every version of the object called key from the pool. Leases stay valid. Return how many versions there
+        were."""
         self._check_open()
         if not isinstance(key, str):
             raise ValueError(f"key must be a string, not {key!r}")
         return self._attachment.forget(key_digest(key))
 
     def mappings(self):
-        """The cached objects: dicts of key, version, size, folio_size, folios, cached_folios, cached_bytes, pins."""
+        """Return the cached objects, each a dict of key, version, size, folio_size, folios, cached_folios, cached_bytes,
+        pins."""
         self._check_open()
         return audit.mappings(self._memory)
 
     def audit(self):
-        """Check every invariant of the pool: a list of findings, each a dict of check, where and message; empty when it is clean.
+        """Check every invariant of the pool. Return a list of findings, each a dict of check, where and message; empty if it is
+        clean.
 
-        Exact while nobody else works on the pool; otherwise an operation in flight may show.
+        Exact while no other process or thread uses the pool; otherwise an operation that is under way may appear as a finding.
         """
         self._check_open()
         return audit.audit(self._memory)
 
     def repair(self):
-        """Settle what dead processes have left, and repair what is proven to be damaged: the findings that are left.
+        """Settle what dead processes have left, and repair what is proven to be damaged. Return the findings that remain.
 
-        Others may go on working meanwhile; in a sound pool nothing is changed. What is dropped is fetched again when it is wanted. A page
-        that somebody still holds is out of the cache at once, but comes free only after its holder has let go, by another repair or
-        when this process has ended. What could not be proven while others worked is left, and found again by another repair.
+        Other processes may use the pool meanwhile; a pool without damage is not changed. Folios that are dropped are fetched
+        again when they are needed. A page that is still held leaves the cache at once, but becomes free only after its holder
+        has released it, by another repair or when this process has ended. Damage that could not be proven while other processes
+        worked stays, and another repair finds it again.
         """
         self._check_open()
         return repair.repair(self._attachment)
 
     def stat(self):
-        """Sizes, pages by state, folios by type, mappings, pins, clients and counters, as a dict ready for JSON.
+        """Return sizes, pages by state, folios by type, mappings, pins, clients and counters, as a dict that JSON can
+        represent.
 
-        Settles what dead processes have left first, unless somebody else is at it or this process may not. So a client whose state
-        is "dead" is one of which something has to wait: a living one still uses a folio that it died upon. A client's pid is one of
-        its own pid namespace, whose number is beside it if that is another one than ours.
+        Settles first what dead processes have left, unless another process is doing so or this one may not. So a client whose
+        state is "dead" could not be settled completely: a living one still uses a folio that it died upon. A client's pid is a
+        number of its own pid namespace, whose inode number is ``pid_namespace``.
         """
         self._check_open()
         with contextlib.suppress(FoliocacheError):
@@ -259,8 +265,8 @@ class Pool:
     def _check_open(self):
         self._attachment.check_open()
 
-    def _background(self, function, *args):
-        """Run function in a thread of this process, unless the interpreter is going down."""
-        if self._later is None or not self._later.is_ours:
-            self._later = Background()
-        self._later.run(function, *args)
+    @property
+    def engine(self):
+        """The threads in which this process calls its sources, an :class:`Engine`."""
+        pid = os.getpid()
+        return self._engines.get(pid) or self._engines.setdefault(pid, Engine())

@@ -1,18 +1,19 @@
-"""Put a damaged pool right while others use it: what is proven to be damaged, and nothing else.
+"""Repair a damaged pool while other processes use it: what is proven to be damaged, and nothing else.
 
-The audit takes no lock, so an operation under way can look like damage to it. Two steps keep a healthy pool as it is:
+The audit takes no lock, so an operation that is under way can look like damage. Two rules keep a pool without damage unchanged:
 
-- Lists, chains and counts are made again only where LOOKS audits found the very same, each after all operations of the one before had
-  ended. Making them again changes nothing in a sound part; it only holds the part's lock for as long as a look at every page takes.
-- A folio is dropped only if its words contradict each other at a moment in which no client was in an operation
-  (``audit.is_damaged``). If there is no such moment, the finding stands, and a later repair looks again.
+- Lists, chains and counts are rebuilt only if LOOKS audits found the same, each begun after all operations of the one before
+  had ended. Rebuilding changes nothing in a part without damage; it only holds the part's lock for as long as reading every
+  page's descriptor takes.
+- A folio is dropped only if its words contradict each other when sampled outside any operation (``audit.is_damaged``). If no
+  such sample is possible, the finding stays, and a later repair looks again.
 """
 
 from ..mm import audit, client, layout, robust_lock
 from ..mm import reap as core
 
 LOOKS = 3
-ROUNDS = 4  # what is dropped in one can leave something to be counted again in the next
+ROUNDS = 4  # dropping folios in one round can make it necessary to rebuild counts in the next
 _PAGES = (layout.REPAIR_LISTS, layout.REPAIR_QUEUES)
 PARTS = {
     "buddy": _PAGES,
@@ -30,17 +31,18 @@ PARTS = {
 
 
 def repair(attachment):
-    """Settle what the dead have left, repair what is proven to be damaged: the findings of the audit that are left."""
+    """Settle what dead clients have left, and repair what is proven to be damaged. Return the findings of the audit that
+    remain."""
     memory, mem, me = attachment.memory, attachment.memory.handle, attachment.number
     attachment.repair()
     attachment.reap()
     findings = audit.audit(memory)
     for _ in range(ROUNDS):
-        certain = _same_again(memory, me, findings)
-        if not certain:
+        proven = _same_again(memory, me, findings)
+        if not proven:
             break
         _free_locks(mem, me)
-        for part in sorted({part for found in certain for part in PARTS.get(found["check"], ())}):
+        for part in sorted({part for found in proven for part in PARTS.get(found["check"], ())}):
             core.repair(mem, me, part)
         core.sweep(mem, me)
         for pfn in _pages(_same_again(memory, me, audit.audit(memory))):
@@ -51,7 +53,7 @@ def repair(attachment):
 
 
 def _same_again(memory, me, findings):
-    """Those of the findings that further audits find again."""
+    """Return those of the findings that further audits find again."""
     for _ in range(LOOKS - 1):
         if not findings:
             break
@@ -66,7 +68,7 @@ def _pages(findings):
 
 
 def _free_locks(mem, me):
-    """Take over the locks that are broken, or whose words name nobody who lives, and repair what they protect."""
+    """Take over the locks that are marked broken, or whose owner is not alive, and repair what they protect."""
     core.locks(mem, me, me)
     owners = {robust_lock.owner(mem, word) for word in audit.lock_words()} - {layout.NIL}
     for owner in owners:

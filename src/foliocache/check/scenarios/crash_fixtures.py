@@ -1,8 +1,8 @@
-"""What the scenarios of death share: a pool whose clients keep a ledger, a reaper, and an audit of what is left.
+"""Shared by the scenarios of death: a pool whose clients keep a ledger, a reaper, and an audit of the final state.
 
-The whole path as in ``tree``, down to the shipped lock with its take-over; only the lock's sleep is left out (``death/lock``
-has it). Client 0 sets the pool up, reaps, and audits it in the end; client 1 is the victim, which may die before each of its
-writes; client 2 lives on beside it, unless it is a second victim.
+The whole path as in ``tree``, down to the shipped lock with its take-over; only the lock's sleep is omitted (``death/lock``
+has it). Client 0 sets the pool up, reaps, and audits it at the end; client 1 is the victim, which may die before each of its
+writes; client 2 lives on, unless it is a second victim.
 """
 
 from .. import steps
@@ -129,7 +129,7 @@ class Pool(tree.Cached):
         return reap
 
     def settle(self, mem, me, dead, whole=True):
-        """Do as ``foliocache.pool.client.reap``; return how many of the dead have to wait.
+        """Do what ``foliocache.pool.client.reap`` does; return how many dead clients have to wait.
 
         Not ``whole``: without the locks that a dead client holds (a client that needs one takes it over) and without empty
         mappings, because each look at a word that others change is one more choice to explore. The slot is not clean then, and
@@ -157,7 +157,7 @@ class Pool(tree.Cached):
     # The judgement.
 
     def left(self, mem):
-        """Settle what is still left, then assert that nothing is lost, held or named."""
+        """Settle what remains, then assert that no page is lost, pinned or named."""
         core, layout = self.core, self.core.layout
         clean = layout.SLOT_CLEAN
         dead = [c for c in range(self.clients) if not core.atomics.client_alive(mem, c) and core.client.state(mem, c) != clean]
@@ -208,7 +208,7 @@ class Pool(tree.Cached):
             self.name,
             mortal=frozenset(numbers[client] for client in (*mortal, *dead) if client in numbers),
             timeouts=timeouts,
-            journals=True,
+            shared_slots=True,
             clients=numbers,
         )
 

@@ -1,4 +1,4 @@
-"""Death in single parts: the allocator's blocks, a window's table, a fill, a lock with its sleepers, a slot used again."""
+"""Death in single parts: the allocator's blocks, a window's table, a fill, a lock with its sleepers, a reused slot."""
 
 from .. import steps
 from ..mutation import Edit, Replace

@@ -1,8 +1,7 @@
-"""What the scenarios share: a tiny segment, page contents, and stand-ins for parts that a scenario is not about.
+"""Shared by the scenarios: a tiny segment, page contents, and stand-ins for parts that a scenario does not concern.
 
 The content of a page is a cell of its own, not bytes at offsets. A late walker of the XArray may load a word that has become
-file data, which the protocol allows (the walker verifies by other means what it found) and which would otherwise count as a
-race.
+file data; the protocol allows that (the walker verifies what it found by other means), but it would otherwise count as a race.
 """
 
 from pathlib import Path
@@ -94,7 +93,7 @@ for _cache, _what in enumerate(("nodes", "records")):
 
 
 def names(loc):
-    """Return the name under which a reader knows the location, or None."""
+    """Return the name of the location in a counterexample, or None."""
     if isinstance(loc, tuple):
         return {"page": "content of page {}", "futex": "sleepers on [{}]", "dead": "death of T{}"}[loc[0]].format(loc[1])
     known = {HEAD: "slot", OTHER: "slot'", FREE: "free"}.get(loc) or HEADER.get(loc)
@@ -107,7 +106,7 @@ def names(loc):
 
 
 def show(value, name):
-    """Return a value as a reader knows it: bit 31 of a reference count is FROZEN, of a lock LOCK_WAITERS."""
+    """Return a value as text: bit 31 of a reference count is FROZEN, of a lock LOCK_WAITERS."""
     if not isinstance(value, int) or value < 0x80000000:
         return str(value)
     rest = value - 0x80000000

@@ -1,4 +1,4 @@
-"""Which atomic operations of the core the protocol needs as they are: what ``coverage`` holds against the scenarios."""
+"""Which atomic operations of the core the protocol needs as they are: the claims that ``coverage`` tests."""
 
 from ..coverage import Claims
 from . import SUITE

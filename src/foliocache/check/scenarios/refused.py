@@ -1,9 +1,9 @@
 """Locks that are refused: the owner lives, but has stopped in the critical section for longer than a client waits.
 
-Time stands still here, so a client waits for no lock at all (LOCK_PATIENCE_NS is 0). Client 2 is the one that stops: it takes
-one of the locks, any one at any time, and goes on later. Client 1 works meanwhile. Where a lock is refused, client 1 gives up
-its operation as if it had died there, leaves names in its slot and broken locks, and lives on. In the end it settles its own
-names, as ``Attachment.settle`` does when the owner has gone on, and nothing may be lost.
+Simulated time does not advance, so LOCK_PATIENCE_NS is 0 and a client does not wait for a lock. Client 2 is the one that stops:
+it takes one of the locks, any one at any time, and continues later. Client 1 works meanwhile. If a lock is refused, client 1
+gives up its operation as if it had died there, leaves intents in its slot and broken locks, and lives on. At the end it settles
+its own intents, as ``Attachment.settle`` does when the owner has continued, and nothing may be lost.
 """
 
 from .. import steps

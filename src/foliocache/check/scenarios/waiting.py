@@ -51,7 +51,7 @@ def counted(threads):
 
 @scenario("lock/two", NO_SPIN, bugs={k: v for k, v in LOCK_BUGS.items() if k != "no-waiters-bit"})
 def lock_two(core):
-    """Two clients, one lock: one at a time inside, and none sleeps for ever."""
+    """Two clients, one lock: one at a time is inside, and none sleeps for ever."""
     setup = lambda mem: fixtures.fill(mem, 0, 0)  # noqa: E731
     return Program([locker(core, 1), locker(core, 2)], setup, counted(2), fixtures.geometry(), names=names, equal=[(0, 1)])
 

@@ -87,15 +87,20 @@ class Unsteady:
     """Paths whose origin contradicts itself, so that nothing of them can be proven: they are not cached for a minute."""
 
     def __init__(self) -> None:
-        self._since: dict[str, float] = {}
+        self._since: dict[str, tuple[float, str]] = {}
 
     def __contains__(self, path: str) -> bool:
-        return monotonic() - self._since.get(path, -_UNSTEADY_SECONDS) < _UNSTEADY_SECONDS
+        return self.get(path) is not None
 
-    def add(self, path: str) -> None:
+    def get(self, path: str, default: str | None = None) -> str | None:
+        """The stamp that the path was added with lately."""
+        since, stamp = self._since.get(path, (-_UNSTEADY_SECONDS, ""))
+        return stamp if monotonic() - since < _UNSTEADY_SECONDS else default
+
+    def add(self, path: str, stamp: str = "") -> None:
         while len(self._since) >= _UNSTEADY_MAX:
             self._since.pop(next(iter(list(self._since)), ""), None)
-        self._since[path] = monotonic()
+        self._since[path] = monotonic(), stamp
 
     def discard(self, path: str) -> None:
         self._since.pop(path, None)

@@ -57,7 +57,7 @@ class HTTPTarget(Target):
 
     def __init__(self, fs: AbstractFileSystem, trusted: bool = False) -> None:
         super().__init__(fs, trusted)
-        self._changed = Unsteady()  # and of which no answer has been the identity's since
+        self._changed = Unsteady()  # paths that were another version than this, of which no answer has come since
 
     def identify(self, path: str) -> Identity:
         if path in self.unsteady:
@@ -146,9 +146,9 @@ class HTTPTarget(Target):
         answer = sync(self.fs.loop, self._get, path, identity, asked)
         if answer.verdict == OTHER:
             if answer.agrees_with(now := self.identify(path)) and not now.same(identity):
-                if path in self._changed:  # it changes faster than it can be read
+                if self._changed.get(path, identity.stamp) != identity.stamp:  # it changes faster than it can be read
                     self.unsteady.add(path)
-                self._changed.add(path)
+                self._changed.add(path, identity.stamp)
                 raise ChangedError(path)
             answer = self._another(path, identity, asked)
         self._changed.discard(path)

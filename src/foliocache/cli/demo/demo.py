@@ -1,6 +1,6 @@
 """``foliocache demo``: what the cache is for, on this machine, in about a minute.
 
-Real files in tar shards, a real HTTP server that counts what leaves it, and spawned workers that read every file in an order
+Real files in tar shards, a real HTTP server that counts what it sends, and spawned workers that read every file in an order
 of their own and check every byte: without a cache, with fsspec's own block cache (one per worker), and through ``folio::``
 (one for all). The pool, the folder, the server and the workers are gone afterwards, whatever ended it.
 """
@@ -16,18 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foliocache.cli import dataset as files
-from foliocache.cli import report
-from foliocache.cli.crew import Crew, Measured
+import foliocache
+from foliocache.cli.demo import dataset as files
+from foliocache.cli.demo import report
+from foliocache.cli.demo.origin import Origin
+from foliocache.cli.demo.worker import Job
+from foliocache.cli.demo.worker_pool import Measured, WorkerPool
 from foliocache.cli.exits import CommandError
 from foliocache.cli.memory import allocated
 from foliocache.cli.options import Json, Milliseconds, Positive, Share, Size, open_pool
-from foliocache.cli.origin import Origin
-from foliocache.cli.output import emit_json
-from foliocache.cli.output import size as show_size
-from foliocache.cli.progress import Silent, counted, watcher
-from foliocache.cli.shield import CleanupStack, shielded
-from foliocache.cli.worker import Job
+from foliocache.cli.output import counted, emit_json
+from foliocache.cli.progress import Silent, watcher
+from foliocache.cli.signals import CleanupStack, blocked
+from foliocache.sizes import format_size
 
 MIB = 2**20
 DATASET_BYTES = 110 * MIB
@@ -42,7 +43,7 @@ SPARE = 1.25  # the pool's size over the dataset's, where none is given
 
 @dataclass(frozen=True)
 class Plan:
-    """What is read, by whom, from where."""
+    """What is read, by how many workers, from where."""
 
     dataset: files.Dataset
     index: Path
@@ -91,20 +92,23 @@ def demo(
         Print the result as JSON.
     """
     if importlib.util.find_spec("aiohttp") is None:
-        raise CommandError("the demo reads over HTTP, for which fsspec needs aiohttp: pip install 'foliocache[http]'")
+        raise CommandError('the demo reads over HTTP, for which fsspec needs aiohttp: pip install "foliocache[http]"')
     watch = watcher(quiet=json)
     with CleanupStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="foliocache-demo-")))
-        packed = pack(root, source(dataset), shards, watch)
+        packed = _pack(root, _source(dataset), shards, watch)
         origin = stack.enter_context(Origin(root / SERVED, latency / 1000))
         watch.say(f"origin {origin.url}, {latency:g} ms before each answer")
         pool = size or -(-int(packed.total_bytes * SPARE) // MIB) * MIB
-        result = measure(Plan(packed, root / INDEX, origin, workers, epochs, sample, pool), watch)
-    emit_json(result) if json else report.show(result)
+        result = _measure(Plan(packed, root / INDEX, origin, workers, epochs, sample, pool), watch)
+    if json:
+        emit_json(result)
+    else:
+        report.show(result)
     return report.exit_code(result)
 
 
-def source(folder: Path | None) -> list[Path]:
+def _source(folder: Path | None) -> list[Path]:
     """The files to read: a folder's, or enough of Python's own."""
     if folder is None:
         return files.choose(files.library(), DATASET_BYTES)
@@ -113,22 +117,22 @@ def source(folder: Path | None) -> list[Path]:
     return list(files.walk(folder))
 
 
-def pack(root: Path, paths: list[Path], shards: int, watch: Silent) -> files.Dataset:
+def _pack(root: Path, paths: list[Path], shards: int, watch: Silent) -> files.Dataset:
     """Pack the files into ``root``, and write their index next to them."""
     (root / SERVED).mkdir()
     packed = files.pack(paths, root / SERVED, shards)
     packed.save(root / INDEX)
-    content = f"{counted(len(packed.members), 'file')}, {show_size(packed.total_bytes)}"
+    content = f"{counted(len(packed.members), 'file')}, {format_size(packed.total_bytes)}"
     watch.say(f"packed {content}, into {counted(len(packed.shards), 'tar shard')}")
     return packed
 
 
-def measure(plan: Plan, watch: Silent) -> dict[str, Any]:
-    """The three runs, one after the other."""
+def _measure(plan: Plan, watch: Silent) -> dict[str, Any]:
+    """Make the three runs, one after the other; the document of ``--json``."""
     runs = [
-        run(plan, watch, "uncached", plan.jobs(sample=plan.sample, opening={"cache_type": "none"})),
-        run(plan, watch, "blockcache", plan.jobs(opening={"cache_type": "blockcache"})),
-        run_folio(plan, watch),
+        _run(plan, watch, "uncached", plan.jobs(sample=plan.sample, opening={"cache_type": "none"})),
+        _run(plan, watch, "blockcache", plan.jobs(opening={"cache_type": "blockcache"})),
+        _run_folio(plan, watch),
     ]
     return {
         "dataset_bytes": plan.dataset.total_bytes,
@@ -141,70 +145,60 @@ def measure(plan: Plan, watch: Silent) -> dict[str, Any]:
     }
 
 
-def run(plan: Plan, watch: Silent, name: str, jobs: list[Job], pool: str | None = None) -> dict[str, Any]:
-    """Let a crew do these jobs; what it and the origin saw."""
+def _run(plan: Plan, watch: Silent, name: str, jobs: list[Job], pool: str | None = None) -> dict[str, Any]:
+    """Have workers do these jobs; what they and the origin have counted."""
     reads = jobs[0].members(plan.dataset) * plan.epochs
     watch.say(f"{name}: {counted(plan.workers, 'worker')}, {counted(reads, 'file')} each; {KINDS[name]}")
     before = plan.origin.counts()
-    with watch.bars(name, plan.workers, reads) as progress, CleanupStack() as stack:
-        measured = stack.enter_context(Crew(jobs, pool, progress)).run()
+    with watch.workers(plan.workers, reads) as progress, CleanupStack() as stack:
+        measured = stack.enter_context(WorkerPool(jobs, pool, progress)).run()
     after = plan.origin.counts()
-    return summary(name, jobs[0].sample, measured, {key: after[key] - before[key] for key in after})
+    return _summary(name, jobs[0].sample, measured, {key: after[key] - before[key] for key in after})
 
 
-def summary(name: str, sample: float, measured: Measured, origin: dict[str, int]) -> dict[str, Any]:
+def _summary(name: str, sample: float, measured: Measured, origin: dict[str, int]) -> dict[str, Any]:
     """One run, as the JSON has it."""
     tallies = measured.tallies
-
-    def total(key: str) -> int:
-        return sum(getattr(tally, key) for tally in tallies)
-
     return {
         "name": name,
         "sample": sample,
-        "members": total("members"),
-        "read_bytes": total("read_bytes"),
+        "members": sum(tally.members for tally in tallies),
+        "read_bytes": sum(tally.read_bytes for tally in tallies),
         "origin_bytes": origin["bytes"],
         "requests": origin["requests"],
         "seconds": round(measured.seconds, 3),
-        "hits": total("hits"),
-        "misses": total("misses"),
+        "hits": sum(tally.hits for tally in tallies),
+        "misses": sum(tally.misses for tally in tallies),
         "peak_pss_bytes": measured.peak_bytes,
         "idle_each_bytes": measured.idle_bytes // len(tallies),
-        "wrong_bytes": total("wrong_bytes"),
+        "wrong_bytes": sum(tally.wrong_bytes for tally in tallies),
         "wrong_members": sorted({name for tally in tallies for name in tally.wrong}),
     }
 
 
-def run_folio(plan: Plan, watch: Silent) -> dict[str, Any]:
-    """The run through a pool of our own, which is removed whatever happens."""
+def _run_folio(plan: Plan, watch: Silent) -> dict[str, Any]:
+    """The run through a pool of its own, which is removed whatever happens."""
     name = f"demo-{os.getpid()}-{secrets.token_hex(4)}"
     with CleanupStack() as stack:
-        stack.callback(remove, name)
-        with shielded():
-            shared = open_pool(name, plan.pool)
-        path = shared.stat()["path"]
+        stack.callback(_remove, name)
+        with blocked():
+            pool = open_pool(name, plan.pool)
+        path = pool.path
         jobs = plan.jobs("folio::", filesystem={"folio": {"name": name, "size": plan.pool}})
-        made = run(plan, watch, "folio", jobs, path)
+        made = _run(plan, watch, "folio", jobs, path)
         made["idle_each_bytes"] -= allocated(path) // plan.workers
-        return made | pool_summary(shared, path)
+        counters = pool.stat()["counters"]
+        made |= {
+            "hits": counters["hits"],
+            "misses": counters["misses"],
+            "pool_bytes": allocated(path),
+            "counters": counters,
+            "findings": list(pool.audit()),
+        }
+    return made
 
 
-def pool_summary(shared: Any, path: str) -> dict[str, Any]:
-    """What the pool itself has to say after the run."""
-    counters = shared.stat()["counters"]
-    return {
-        "hits": counters["hits"],
-        "misses": counters["misses"],
-        "pool_bytes": allocated(path),
-        "counters": counters,
-        "findings": list(shared.audit()),
-    }
-
-
-def remove(name: str) -> None:
-    """Unlink the demo's pool, if it got as far as having one."""
-    import foliocache
-
+def _remove(name: str) -> None:
+    """Remove the demo's pool, if it was made."""
     with suppress(foliocache.PoolNotFoundError):
         foliocache.remove(name)

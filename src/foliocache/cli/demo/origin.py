@@ -1,14 +1,14 @@
 """An HTTP origin that counts: real sockets, real range requests, its own process.
 
-"Every page was fetched once" is a statement about what left the origin, so the origin is what counts, in bytes of bodies and
+"Every page was fetched once" is a statement about what the origin has sent, so the origin counts, in bytes of bodies and
 in requests; a client that counts itself would miss its own mistakes. It runs in its own process, or its threads would share
 the interpreter lock with the readers it is measured against, and it sends with ``sendfile``, so that it costs little of the
-two cores that the readers need. ``latency`` is waited before each answer, as a distant store would let one wait.
+cores that the readers need. ``latency`` is waited before each answer, as with a distant store.
 
-The counts are charged before a body is sent and corrected when it breaks off: a client that has its last byte and asks for
-the counts then finds that byte in them. Asking (``/-/counts``) neither counts nor waits.
+A body is counted before it is sent, and corrected when it breaks off: a client that has its last byte and asks for the counts
+then finds that byte in them. Asking (``/-/counts``) neither counts nor waits.
 
-It ends when its stdin does: its parent can die in any way and leaves no server behind. ``python -m foliocache.cli.origin
+It ends when its stdin does: however its parent dies, it leaves no server behind. ``python -m foliocache.cli.demo.origin
 FOLDER`` serves a folder by hand.
 """
 
@@ -33,6 +33,8 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
+
+from foliocache.cli import exits
 
 COUNTS = "/-/counts"
 PATIENCE = 60  # seconds for the server to answer, or to end
@@ -81,13 +83,13 @@ class Server(socketserver.ThreadingTCPServer):
                 self.counts[name] += change
 
     def find(self, url: str) -> Path | None:
-        """The file or folder that a URL names; None if there is none, or it is not ours to give."""
+        """The file or folder that a URL names; None if there is none, or it is outside the folder that is served."""
         name = urllib.parse.unquote(urllib.parse.urlsplit(url).path).lstrip("/")
         path = (self.folder / name).resolve()
         return path if path.is_relative_to(self.folder) and path.exists() else None
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is not an error of the server; anything else is shown."""
+        """Show an error, unless it is that a client went away."""
         if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
@@ -113,7 +115,7 @@ class Handler(BaseHTTPRequestHandler):
         self.reply()
 
     def reply(self) -> None:
-        """Wait as long as a distant store would, then answer."""
+        """Wait, then answer."""
         time.sleep(self.server.latency)
         path = self.server.find(self.path)
         if path is None:
@@ -133,7 +135,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def send_file(self, path: Path) -> None:
-        """A file or the range of it that was asked for."""
+        """Send a file, or the range of it that was asked for."""
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             try:
@@ -146,7 +148,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_body(file, start, end - start)
 
     def send_file_headers(self, status: os.stat_result, asked: tuple[int, int] | None, length: int) -> None:
-        """Length, range and identity of what follows."""
+        """Send the length, range and identity of what follows."""
         self.send_response(206 if asked else 200)
         if asked:
             self.send_header("Content-Range", f"bytes {asked[0]}-{asked[1] - 1}/{status.st_size}")
@@ -158,7 +160,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def send_body(self, file: IO[bytes], start: int, length: int) -> None:
-        """The bytes, from the page cache to the socket; charged at once, corrected if the client leaves."""
+        """Send bytes from the page cache to the socket; they are counted at once, and corrected if the client leaves."""
         self.server.count(bytes=length)
         sent = 0
         try:
@@ -173,14 +175,14 @@ class Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
 
     def refuse_range(self, size: int) -> None:
-        """416, with the size that would have been right."""
+        """Send 416, with the size of the file."""
         self.send_response(416)
         self.send_header("Content-Range", f"bytes */{size}")
         self.send_header("Content-Length", "0")
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the counts are the log."""
+        """Log nothing: the counts are the log."""
 
 
 def index(folder: Path) -> bytes:
@@ -191,14 +193,27 @@ def index(folder: Path) -> bytes:
 
 
 class Origin:
-    """The server as its user sees it: a process, a URL, the counts so far."""
+    """The server, in a process of its own while this is entered.
+
+    Parameters
+    ----------
+    folder
+        What it serves.
+    latency
+        Seconds that it waits before each answer.
+
+    Raises
+    ------
+    OSError
+        It does not start, or does not answer.
+    """
 
     def __init__(self, folder: Path, latency: float = 0.0):
         self.folder = folder
         self.latency = latency
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "foliocache.cli.origin", str(self.folder), "--latency", str(self.latency)]
+        command = [sys.executable, "-m", "foliocache.cli.demo.origin", str(self.folder), "--latency", str(self.latency)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
         assert self.process.stdout
         ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)  # Ctrl-C may have to wait until this is over
@@ -217,15 +232,16 @@ class Origin:
 
     @property
     def url(self) -> str:
-        """Where the folder is; no slash at the end."""
+        """The URL of the folder, without a slash at the end."""
         return f"http://127.0.0.1:{self.port}"
 
     def counts(self) -> dict[str, int]:
-        """``requests``, ``get``, ``head``, ``bytes`` (of file bodies) since the start."""
+        """``requests``, ``get``, ``head`` and ``bytes`` (of the bodies of files), since the start."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request("GET", COUNTS)
-            return json.loads(connection.getresponse().read())
+            counts: dict[str, int] = json.loads(connection.getresponse().read())
+            return counts
         except OSError as error:
             raise OSError(f"the origin server for {self.folder} does not answer: {error}") from error
         finally:
@@ -233,7 +249,7 @@ class Origin:
 
 
 def main() -> None:
-    """Serve until stdin ends. SIGINT stays blocked if the parent had it so: the parent's own Ctrl-C may be pending here."""
+    """Serve until stdin ends. SIGINT stays blocked if the parent had blocked it: a Ctrl-C meant for the parent may be pending here."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
     parser = argparse.ArgumentParser(description="Serve a folder over HTTP with range requests, on loopback.")
     parser.add_argument("folder", type=Path)
@@ -248,7 +264,7 @@ def main() -> None:
     try:
         sys.stdin.read()
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        raise SystemExit(exits.INTERRUPTED) from None
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""One reader of the demo, spawned: reads every member in an order of its own and checks every byte.
+"""One reader of the demo, spawned: it reads every member in an order of its own and checks every byte.
 
 The three runs differ in the arguments that fsspec gets and in nothing else, so a difference in the table is a difference of
-the caches. A worker imports what it needs to read, and no more: four copies of it are in the memory that the table shows.
+the caches. A worker imports what it needs to read, and no more: the memory that the table shows has a copy of it per worker.
 
-It talks to its crew over one pipe: ``ready`` when it could start, ``progress``, ``done`` or ``failed``; then it stays until it
-is told to go, because its memory is measured when it holds most of it. When the pipe breaks, the demo is gone and so is it.
+It talks to the demo over one pipe: ``ready`` when it could start, ``progress``, ``done`` or ``failed``; then it stays until it
+is told to go, because its memory is measured when it holds most of it. When the pipe breaks, the demo is gone, and it ends.
 """
 
 from __future__ import annotations
@@ -14,18 +14,22 @@ import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from foliocache.cli.dataset import Dataset, Member
+from foliocache.cli.demo.dataset import DIGEST_SIZE, Dataset, Member
 
-PIECE = 2**20  # a member is read in pieces of this size, so that a large one does not show up as the worker's memory
+if TYPE_CHECKING:
+    from fsspec.spec import AbstractBufferedFile
+
+PIECE = 2**20  # bytes; a member is read in such pieces, so that a large one does not show up as the worker's memory
 REPORT_EVERY = 0.1  # seconds
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is told."""
+    """What a worker is to read, from where, and with which options of fsspec."""
 
     number: int
     index: str
@@ -42,7 +46,7 @@ class Job:
 
 @dataclass
 class Tally:
-    """What a worker has read, and how much of it was wrong."""
+    """What a worker has read, how much of it was wrong, and what its files' own caches have counted."""
 
     members: int = 0
     read_bytes: int = 0
@@ -63,7 +67,7 @@ class Reader:
         self.job = job
         self.dataset = Dataset.load(job.index)
         self.fs, self.root = url_to_fs(job.url, **job.filesystem)
-        self.files: dict[int, Any] = {}
+        self.files: dict[int, AbstractBufferedFile] = {}
         self.tally = Tally()
 
     def orders(self) -> list[list[Member]]:
@@ -72,7 +76,7 @@ class Reader:
         wanted = self.job.members(self.dataset)
         return [shuffle(self.dataset.members, wanted) for _ in range(self.job.epochs)]
 
-    def open(self, shard: int) -> Any:
+    def open(self, shard: int) -> AbstractBufferedFile:
         """A shard, opened once: a block cache lives as long as its file object."""
         if shard not in self.files:
             path = f"{self.root.rstrip('/')}/{self.dataset.shards[shard]}"
@@ -81,11 +85,9 @@ class Reader:
 
     def check(self, member: Member) -> None:
         """Read one member and judge it by its hash."""
-        from hashlib import blake2b
-
         file = self.open(member.shard)
         file.seek(member.offset)
-        state, left = blake2b(digest_size=len(member.digest) // 2), member.size
+        state, left = blake2b(digest_size=DIGEST_SIZE), member.size
         while left:
             piece = file.read(min(PIECE, left))
             if not piece:
@@ -95,7 +97,7 @@ class Reader:
         self.count(member, left == 0 and state.hexdigest() == member.digest)
 
     def count(self, member: Member, right: bool) -> None:
-        """One more member; a wrong one is wrong as a whole, for a hash does not say where."""
+        """Add a member to the tally; a wrong one is wrong as a whole, for a hash does not say where."""
         self.tally.members += 1
         self.tally.read_bytes += member.size
         if not right:
@@ -113,7 +115,7 @@ class Reader:
 
 
 def read_all(reader: Reader, pipe: Connection) -> Tally:
-    """Every epoch, with a word about it every now and then."""
+    """Read every epoch, sending the progress every now and then; the tally."""
     told = time.monotonic()
     for order in reader.orders():
         for member in order:
@@ -126,7 +128,7 @@ def read_all(reader: Reader, pipe: Connection) -> Tally:
 
 
 def work(pipe: Connection, job: Job) -> None:
-    """A worker's life."""
+    """A worker from beginning to end."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
     try:
         reader = Reader(job)

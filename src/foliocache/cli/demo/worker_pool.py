@@ -1,6 +1,6 @@
-"""The demo's workers as one thing: started together, measured together, gone together.
+"""The demo's workers: started together, measured together, gone together.
 
-Workers are *spawned*, as PyTorch's DataLoader and every server with threads must: nothing is inherited, so what they share
+Workers are *spawned*, as PyTorch's DataLoader and every server with threads must do: nothing is inherited, so what they share
 they share through the pool alone. One loop serves all pipes and takes a sample of their memory between two messages; there is
 no thread that a crash could leave behind. A worker that dies closes its pipe, which the loop sees at once.
 """
@@ -8,7 +8,6 @@ no thread that a crash could leave behind. A worker that dies closes its pipe, w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, resource_tracker
@@ -16,13 +15,13 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Self
 
+from foliocache.cli.demo.worker import Job, Tally, work
 from foliocache.cli.exits import CommandError
 from foliocache.cli.memory import together
-from foliocache.cli.worker import Job, Tally, work
+from foliocache.cli.progress import WorkerProgress, ignore
 
-SAMPLE_EVERY = 0.1  # seconds between two looks at the memory
+SAMPLE_EVERY = 0.1  # seconds between two samples of the memory
 GRACE = 10  # seconds a worker has to leave by itself when its work is done
-Progress = Callable[[int, int, int], None]
 
 
 class WorkerDied(CommandError):
@@ -31,7 +30,7 @@ class WorkerDied(CommandError):
 
 @dataclass(frozen=True)
 class Measured:
-    """What a crew did."""
+    """What the workers did: seconds from the first read to the last, bytes of memory, and the tally of each."""
 
     seconds: float
     peak_bytes: int
@@ -39,10 +38,20 @@ class Measured:
     tallies: list[Tally]
 
 
-class Crew:
-    """Workers, their pipes, and the loop that listens to them."""
+class WorkerPool:
+    """A worker for each job, while it is entered.
 
-    def __init__(self, jobs: list[Job], pool: str | None = None, progress: Progress = lambda worker, members, size: None):
+    Parameters
+    ----------
+    jobs
+        What each worker is to do.
+    pool
+        The path of the pool that they share, whose memory is counted once; None if they share none.
+    progress
+        Called with a worker's number, and the files and bytes that it has read, every now and then.
+    """
+
+    def __init__(self, jobs: list[Job], pool: str | None = None, progress: WorkerProgress = ignore):
         self.jobs = jobs
         self.pool = pool
         self.progress = progress
@@ -50,7 +59,7 @@ class Crew:
         self.pipes: list[connection.Connection] = []
         self.peak = 0
         self.sampled = 0.0
-        resource_tracker.ensure_running()  # here, and not under the shield: when it starts, it opens the signal mask
+        resource_tracker.ensure_running()  # here, before signals are blocked: when it starts, it opens the signal mask
 
     def __enter__(self) -> Self:
         context = get_context("spawn")
@@ -77,37 +86,44 @@ class Crew:
             worker.join()
 
     def run(self) -> Measured:
-        """Let them read; their tallies, the time from the first read to the last, and the memory they held."""
+        """Have all of them read at once.
+
+        Raises
+        ------
+        WorkerDied
+            One has died or failed.
+        """
         self.gather("ready")
-        idle = self.look()
+        idle = self.sample()
         begin = time.monotonic()
         for pipe in self.pipes:
-            with suppress(BrokenPipeError, ConnectionResetError):  # it died since; gather() finds out and says so
+            with suppress(BrokenPipeError, ConnectionResetError):  # it has died since; gather() finds out and says so
                 pipe.send("go")
         tallies = self.gather("done")
         seconds = time.monotonic() - begin
-        self.look()
+        self.sample()
         return Measured(seconds, self.peak, idle, tallies)
 
     def gather(self, wanted: str) -> list[Any]:
-        """Wait until every worker has said ``wanted``; what they said, in their order."""
+        """Wait until every worker has said ``wanted``; what came with it, in the order of the workers. Raises WorkerDied."""
         answers: dict[int, Any] = {}
         waiting = {pipe: number for number, pipe in enumerate(self.pipes)}
         while waiting:
             for pipe in connection.wait(list(waiting), timeout=SAMPLE_EVERY):
-                number = waiting[pipe]  # type: ignore[index]
+                assert isinstance(pipe, connection.Connection)
+                number = waiting[pipe]
                 word, value = self.receive(number)
                 if word == wanted:
                     answers[number] = value
-                    del waiting[pipe]  # type: ignore[arg-type]
+                    del waiting[pipe]
                 else:
                     self.progress(number, *value)
             if time.monotonic() - self.sampled >= SAMPLE_EVERY:
-                self.look()
+                self.sample()
         return [answers[number] for number in range(len(self.pipes))]
 
     def receive(self, number: int) -> tuple[str, Any]:
-        """One message; a death or a failure is an error here."""
+        """One message of a worker: a word, and what comes with it. Raises WorkerDied."""
         try:
             word, value = self.pipes[number].recv()
         except (EOFError, OSError):  # OSError: in the middle of a message
@@ -117,8 +133,8 @@ class Crew:
             raise WorkerDied(f"worker {number + 1} failed: {value[0]}") from RuntimeError(value[1])
         return word, value
 
-    def look(self) -> int:
-        """Take a sample of the memory; the peak follows."""
+    def sample(self) -> int:
+        """The bytes of memory that workers and pool hold now; the peak follows."""
         held = together((worker.pid for worker in self.workers if worker.pid), self.pool)
         self.peak = max(self.peak, held)
         self.sampled = time.monotonic()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from foliocache.cli.crew import Crew, WorkerDied
-from foliocache.cli.dataset import Dataset, pack, walk
-from foliocache.cli.worker import Job
+from foliocache.cli.demo.dataset import Dataset, pack, walk
+from foliocache.cli.demo.worker import Job
+from foliocache.cli.demo.worker_pool import WorkerDied, WorkerPool
 
 
 @pytest.fixture
@@ -27,26 +27,26 @@ def jobs(index: Path, workers: int = 2, url: str | None = None, **options: float
     return [Job(number, str(index), url or f"file://{index.parent}", **settings) for number in range(workers)]
 
 
-def gone(crew: Crew) -> bool:
-    """Whether every worker has been reaped."""
-    return all(worker.exitcode is not None for worker in crew.workers)
+def gone(pool: WorkerPool) -> bool:
+    """True if every worker has been reaped."""
+    return all(worker.exitcode is not None for worker in pool.workers)
 
 
 def test_every_member_is_read_by_every_worker_in_every_epoch(packed):
     dataset, index = packed
     seen: dict[int, tuple[int, int]] = {}
-    with Crew(jobs(index), progress=lambda worker, members, size: seen.update({worker: (members, size)})) as crew:
-        measured = crew.run()
+    with WorkerPool(jobs(index), progress=lambda worker, members, size: seen.update({worker: (members, size)})) as pool:
+        measured = pool.run()
     wanted = 2 * sum(member.size for member in dataset.members)
     assert [(tally.members, tally.read_bytes, tally.wrong_bytes) for tally in measured.tallies] == [(10, wanted, 0)] * 2
     assert measured.peak_bytes >= measured.idle_bytes > 0
-    assert gone(crew)
+    assert gone(pool)
 
 
 def test_a_sample_reads_that_share(packed):
     _, index = packed
-    with Crew(jobs(index, workers=1, sample=0.4)) as crew:
-        (tally,) = crew.run().tallies
+    with WorkerPool(jobs(index, workers=1, sample=0.4)) as pool:
+        (tally,) = pool.run().tallies
     assert tally.members == 2 * 2
 
 
@@ -56,8 +56,8 @@ def test_one_changed_byte_makes_its_member_wrong(packed):
     with (index.parent / dataset.shards[victim.shard]).open("r+b") as shard:
         shard.seek(victim.offset + victim.size - 1)
         shard.write(b"\xff")
-    with Crew(jobs(index)) as crew:
-        tallies = crew.run().tallies
+    with WorkerPool(jobs(index)) as pool:
+        tallies = pool.run().tallies
     assert [(tally.wrong_bytes, set(tally.wrong)) for tally in tallies] == [(2 * victim.size, {victim.name})] * 2
 
 
@@ -65,32 +65,35 @@ def test_a_truncated_shard_is_wrong_bytes_not_a_hang(packed):
     dataset, index = packed
     victim = dataset.members[0]
     os.truncate(index.parent / dataset.shards[victim.shard], victim.offset + victim.size - 1)
-    with Crew(jobs(index, workers=1)) as crew:
-        (tally,) = crew.run().tallies
+    with WorkerPool(jobs(index, workers=1)) as pool:
+        (tally,) = pool.run().tallies
     assert victim.name in tally.wrong
 
 
 def test_a_worker_that_fails_says_why(packed):
     _, index = packed
-    with pytest.raises(WorkerDied, match=r"worker \d failed: FileNotFoundError"), Crew(jobs(index, url="file:///none")) as crew:
-        crew.run()
-    assert gone(crew)
+    with (
+        pytest.raises(WorkerDied, match=r"worker \d failed: FileNotFoundError"),
+        WorkerPool(jobs(index, url="file:///none")) as pool,
+    ):
+        pool.run()
+    assert gone(pool)
 
 
 def test_a_worker_that_is_killed_ends_the_run_and_all_others(packed):
     _, index = packed
-    with Crew(jobs(index, workers=3)) as crew:
-        crew.gather("ready")
-        os.kill(crew.workers[1].pid, signal.SIGKILL)
-        crew.workers[1].join(60)
+    with WorkerPool(jobs(index, workers=3)) as pool:
+        pool.gather("ready")
+        os.kill(pool.workers[1].pid, signal.SIGKILL)
+        pool.workers[1].join(60)
         with pytest.raises(WorkerDied, match="worker 2 died with exit code -9"):
-            crew.gather("done")
-    assert gone(crew)
+            pool.gather("done")
+    assert gone(pool)
 
 
 def test_an_error_in_the_demo_leaves_no_worker(packed):
     _, index = packed
-    with pytest.raises(ZeroDivisionError), Crew(jobs(index)) as crew:
-        crew.gather("ready")
+    with pytest.raises(ZeroDivisionError), WorkerPool(jobs(index)) as pool:
+        pool.gather("ready")
         raise ZeroDivisionError
-    assert gone(crew)
+    assert gone(pool)

@@ -1,9 +1,8 @@
-"""The demo's dataset: files that are really on this machine, packed into tar shards, with an index that can prove a read.
+"""The demo's dataset: files of this machine, packed into tar shards, with an index that can prove a read.
 
-Tar shards because that is how training data travels (webdataset), and because a shard's members are the awkward case for a
-cache: unaligned, of every size, read in random order out of few large objects. The index is made from two sources on purpose:
-digests from the files' bytes as they go in, offsets from reading the finished shards back; a read that ends up right has
-therefore agreed with both.
+Tar shards are how training data travels (webdataset), and a shard's members are the awkward case for a cache: unaligned, of
+every size, read in random order out of few large objects. The index is made from two sources on purpose: digests from the
+files' bytes as they go in, offsets from reading the finished shards back. A read that is right has agreed with both.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ LARGEST = 4 * 2**20  # bytes of one library file
 
 
 class Member(NamedTuple):
-    """One file of the dataset: where it lies and what it must hash to."""
+    """One file of the dataset: its shard, offset and size in bytes there, and the hash of its bytes."""
 
     name: str
     shard: int
@@ -39,7 +38,7 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Shards in a folder, and their members."""
+    """Shards in a folder, their members, and the shards' size together."""
 
     folder: str
     shards: list[str]
@@ -47,18 +46,18 @@ class Dataset:
     total_bytes: int
 
     def save(self, path: Path) -> None:
-        """Write the index for the workers."""
+        """Write the index, for the workers."""
         path.write_text(json.dumps(asdict(self) | {"members": self.members}))
 
     @classmethod
     def load(cls, path: str | Path) -> Dataset:
-        """Read an index."""
+        """Read an index that :meth:`save` has written."""
         fields = json.loads(Path(path).read_text())
         return cls(**fields | {"members": [Member(*row) for row in fields["members"]]})
 
 
 def digest(data: bytes | memoryview) -> str:
-    """The hash by which a read is judged."""
+    """The hash by which a read is judged, as hexadecimal digits."""
     return hashlib.blake2b(data, digest_size=DIGEST_SIZE).hexdigest()
 
 
@@ -87,7 +86,7 @@ def library() -> Iterator[Path]:
 
 
 def choose(files: Iterable[Path], wanted: int) -> list[Path]:
-    """Files from the front until they hold ``wanted`` bytes; all of them if they never do."""
+    """The first files that hold ``wanted`` bytes together; all of them if they do not."""
     chosen, total = [], 0
     for path in files:
         if total >= wanted:
@@ -98,7 +97,7 @@ def choose(files: Iterable[Path], wanted: int) -> list[Path]:
 
 
 def spread(files: list[Path], shards: int) -> list[list[Path]]:
-    """The files dealt out so that the shards come out equally large: each to the smallest so far, the largest first."""
+    """The files of each shard, so that the shards are about equally large: the largest file first, each to the smallest shard so far."""
     sizes = [0] * shards
     dealt: list[list[Path]] = [[] for _ in range(shards)]
     for path in sorted(files, key=lambda path: (-path.stat().st_size, str(path))):
@@ -109,7 +108,7 @@ def spread(files: list[Path], shards: int) -> list[list[Path]]:
 
 
 def write_shard(path: Path, files: list[Path]) -> dict[str, str]:
-    """One tar of these files; their digests by member name."""
+    """Write one tar of these files; return their digests by member name."""
     digests: dict[str, str] = {}
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
         for file in sorted(files):
@@ -129,7 +128,22 @@ def read_back(path: Path, shard: int, digests: dict[str, str]) -> Iterator[Membe
 
 
 def pack(files: Iterable[Path], folder: Path, shards: int) -> Dataset:
-    """Pack files into ``shards`` tars in ``folder``."""
+    """Pack files into tar shards.
+
+    Parameters
+    ----------
+    files
+        What to pack.
+    folder
+        Where the shards are written.
+    shards
+        How many; no more than there are files.
+
+    Raises
+    ------
+    CommandError
+        There are no files.
+    """
     chosen = list(files)
     if not chosen:
         raise CommandError("the dataset folder holds no files that are not empty")

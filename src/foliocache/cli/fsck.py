@@ -1,0 +1,67 @@
+"""``foliocache fsck``: whether a pool is sound, and its repair.
+
+A pool that refuses to be attached because it is damaged is an answer (not clean), not a failure: that is just what ``fsck`` is
+asked.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import foliocache
+from foliocache.cli import exits
+from foliocache.cli.options import Json, Name
+from foliocache.cli.output import console, counted, emit_json, one_line, table
+
+
+def fsck(name: Name = "default", /, *, repair: bool = False, json: Json = False) -> int:
+    """Walk a whole pool and say what is wrong in it.
+
+    The exit code is 1 if anything is (after the repair, with --repair). What dead processes have left behind is settled before.
+    Others may go on using the pool, but an operation of theirs that is under way can look like damage.
+
+    Parameters
+    ----------
+    name
+        The pool.
+    repair
+        Drop what is damaged, and rebuild lists and counts. Whatever is dropped is fetched again when it is wanted.
+    json
+        Print {"clean": bool, "findings": [...]} as JSON; with --repair also "repaired", the number of findings that are gone.
+    """
+    begin = time.monotonic()
+    before = _findings(name, "audit")
+    findings = _findings(name, "repair") if repair else before
+    repaired = max(0, len(before) - len(findings))
+    if json:
+        emit_json({"clean": not findings, "findings": findings} | ({"repaired": repaired} if repair else {}))
+    else:
+        if repaired:
+            console().print(f"pool {name}: {counted(repaired, 'finding')} repaired")
+        _show(name, findings, time.monotonic() - begin)
+    return exits.FOUND if findings else exits.OK
+
+
+def _findings(name: str, method: str) -> list[dict[str, Any]]:
+    """What ``audit`` or ``repair`` finds; a pool too damaged to be attached, or to be walked to the end, is one finding."""
+    try:
+        return list(getattr(foliocache.attach(name), method)())
+    except foliocache.PoolNotFoundError:
+        raise
+    except foliocache.PoolError as error:
+        return [{"check": "attach", "where": name, "message": one_line(error)}]
+    except Exception as error:
+        message = f"the {method} could not be finished: {type(error).__name__}: {one_line(error)}"
+        return [{"check": method, "where": name, "message": message}]
+
+
+def _show(name: str, findings: list[dict[str, Any]], seconds: float) -> None:
+    """Print the findings, or that there are none."""
+    out = console()
+    if not findings:
+        return out.print(f"pool {name} is clean ({seconds:.2f} s)")
+    made = table(f"pool {name}: {counted(len(findings), 'finding')}", "check", "where", "message")
+    for finding in findings:
+        made.add_row(finding["check"], str(finding["where"]), finding["message"])
+    out.print(made)

@@ -1,0 +1,79 @@
+"""The bytes of what users hand in: buffers to read into, and the answers of their sources. Errors are ours, in words."""
+from cpython.buffer cimport PyBUF_FULL_RO, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release
+from cpython.buffer cimport PyBuffer_IsContiguous, PyBuffer_ToContiguous, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+
+from ..errors import SourceError
+
+
+cdef bint release(memoryview view) except -1:
+    """Release a view. False if somebody still looks through it."""
+    try:
+        view.release()
+    except BufferError:
+        return False
+    return True
+
+
+cdef int get_writable(buffer, Py_buffer *view) except -1:
+    """A contiguous, writable buffer of bytes or numbers. Raises TypeError for anything else."""
+    try:
+        PyObject_GetBuffer(buffer, view, PyBUF_WRITABLE)
+    except Exception as error:
+        raise TypeError(
+            f"readinto needs a writable buffer whose bytes lie side by side, not {type(buffer).__name__}: {error}"
+        ) from None
+    try:
+        if view.len and _has_objects(buffer):
+            raise TypeError(f"readinto needs a buffer of bytes or numbers, not {type(buffer).__name__} of Python objects")
+    except BaseException:
+        PyBuffer_Release(view)
+        raise
+    return 0
+
+
+cdef bint _has_objects(buffer) except -1:
+    """True if a buffer's bytes are pointers to Python objects: NumPy and ctypes lend such to whoever does not ask."""
+    if type(buffer) is bytes or type(buffer) is bytearray:
+        return False
+    if getattr(getattr(buffer, "dtype", None), "hasobject", False) is True:
+        return True
+    try:
+        with memoryview(buffer) as view:
+            return any("O" in part for part in view.format.split(":")[::2])  # names of fields are between colons
+    except Exception:  # no buffer, or one that cannot say what it has (dates)
+        return False
+
+
+cdef int _get_plain(content, Py_buffer *view, key) except -1:
+    """The bytes of an answer that cannot describe them, such as NumPy's dates."""
+    try:
+        PyObject_GetBuffer(content, view, PyBUF_SIMPLE)
+    except Exception as error:
+        raise SourceError(
+            f"the source of {key!r} returned {type(content).__name__} whose bytes cannot be had: {error}"
+        ) from error
+    return 0
+
+
+cdef int get_readable(content, Py_buffer *view, key) except -1:
+    """The bytes of a source's answer, contiguous, in the order of ``bytes(content)``. Raises SourceError."""
+    if _has_objects(content):
+        raise SourceError(f"the source of {key!r} returned {type(content).__name__} of Python objects, not bytes")
+    try:
+        PyObject_GetBuffer(content, view, PyBUF_FULL_RO)
+    except TypeError:
+        raise SourceError(f"the source of {key!r} returned {type(content).__name__}, not a bytes-like object") from None
+    except Exception:
+        _get_plain(content, view, key)
+    try:
+        if PyBuffer_IsContiguous(view, b"C"):
+            return 0
+        copy = PyBytes_FromStringAndSize(NULL, view.len)
+        PyBuffer_ToContiguous(PyBytes_AS_STRING(copy), view, view.len, b"C")
+    except BaseException:
+        PyBuffer_Release(view)
+        raise
+    PyBuffer_Release(view)
+    PyObject_GetBuffer(copy, view, PyBUF_SIMPLE)
+    return 0

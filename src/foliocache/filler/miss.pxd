@@ -1,0 +1,55 @@
+cimport cython
+from libc.stdint cimport uint32_t as u32, uint64_t as u64
+
+from .steps cimport Steps
+
+
+cdef class Filler
+
+
+@cython.final
+cdef class Request:
+    cdef Filler filler
+    cdef Steps mapping
+    cdef object lease, mark, error, told, told_by
+    cdef u64 first, end
+    cdef u32 epoch
+    cdef bint is_ahead, is_readahead
+
+    cdef int wait(self, u64 timeout_ns) except -1
+    cdef int tell(self, error) except -1
+
+
+cdef class Filler:
+    cdef object key, pool, call_read, call_readinto, lock
+    cdef readonly object readahead
+    cdef bint concurrent
+    cdef u32 lock_epoch, queued_epoch
+    cdef u64 calls, queued, queued_first, queued_end
+
+    cdef object miss(self, Steps mapping, u64 index, u64 wanted)
+    cdef object join(self, Steps mapping, lease, u64 index, u64 wanted)
+    cdef object read_privately(self, Steps mapping, u64 index)
+    cdef int read_ahead_from(self, Steps mapping, u64 index) except -1
+    cdef object _join(self, Steps mapping, lease, u64 index)
+    cdef int _raise_failure(self, Steps mapping, lease, u64 index) except -1
+    cdef u64 _patience(self) except? 0
+    cdef object _fill_missing(self, Steps mapping, lease, u64 index, u64 wanted)
+    cdef object _plan(self, Steps mapping, u64 index, u64 wanted)
+    cdef int _ask_ahead(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead) except -1
+    cdef u64 _request_folios(self, Steps mapping, u64 folios) noexcept
+    cdef u64 _first_stop(self, Steps mapping, u64 index, u64 count) noexcept
+    cdef Request _request(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead)
+    cdef int _serve(self, Steps mapping, lease, u64 index, u64 end, mark, Request request) except -1
+    cdef u64 _fill(self, Steps mapping, lease, u64 index, u64 count, mark, Request request) except? 0
+    cdef int _extend(self, Steps mapping, list run, u64 index, u64 count) except -1
+    cdef int _fill_run(self, Steps mapping, list run, u64 index) except -1
+    cdef int _read_run(self, Steps mapping, list run, u64 index) except -1
+    cdef int _read_into_page(self, Steps mapping, lease, u64 index) except -1
+    cdef object _read_late(self, Steps mapping, u64 index)
+    cdef bytes _content(self, Steps mapping, u64 index)
+    cdef object _read(self, u64 offset, u64 length)
+    cdef int _readinto(self, Steps mapping, u64 offset, target) except -1
+    cdef int _check_length(self, Steps mapping, Py_ssize_t got, u64 offset, Py_ssize_t length) except -1
+    cdef object _short(self, Steps mapping, got, u64 offset, Py_ssize_t length)
+    cdef object _take_turn(self, Steps mapping)

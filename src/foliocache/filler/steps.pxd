@@ -1,0 +1,32 @@
+from libc.stdint cimport uint32_t as u32, uint64_t as u64
+
+cdef enum Fill:
+    FILLED = 0
+    FAILED = 1
+    LATE = 2
+    OURS = 3
+    FOREIGN = 4
+
+
+cdef class Steps:
+    cdef readonly u64 size
+    cdef readonly u64 folios
+    cdef readonly u64 folio_size
+    cdef public u64 previous
+    cdef object identity
+
+    cdef bint probe(self, u64 index) except -1
+    cdef Py_ssize_t length(self, u64 index) noexcept
+    cdef object grab(self, u64 index)
+    cdef bint is_filling(self, lease) noexcept
+    cdef int wait(self, lease, u64 timeout_ns) except -1
+    cdef bytes explanation(self, lease)
+    cdef object target(self, lease)
+    cdef int write(self, lease, const char *data) except -1
+    cdef int complete(self, lease, bint mark) except -1
+    cdef void explain(self, lease, bytes reason) noexcept
+    cdef int withdraw(self, lease) except -1
+    cdef object private(self, bytes content)
+    cdef u32 epoch(self) noexcept
+    cdef int count(self, u32 counter, u64 n) except -1
+    cdef bint reap(self) except -1

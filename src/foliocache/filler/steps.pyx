@@ -1,0 +1,78 @@
+"""What a filler may do to the folios of one object: all that it knows of the pool.
+
+``pool.lease.FolioMap`` implements these steps; they are calls through C pointers, out of reach for Python code. A *lease* here
+is a ``pool.lease.Lease``. While ``is_filling`` holds for it, its folio is locked, and this process has to ``complete`` or
+``withdraw`` it; a lease that is dropped on whatever exception withdraws it. A filler that holds such leases waits for no other
+filler.
+"""
+from libc.stdint cimport uint32_t as u32, uint64_t as u64
+
+
+cdef class Steps:
+    """The steps, of an object of ``size`` bytes in ``folios`` folios of ``folio_size`` bytes, the last one shorter.
+
+    ``previous`` is the folio that was used last, ``identity`` what the same object has in all its mappings here.
+    """
+
+    cdef bint probe(self, u64 index) except -1:
+        """True if folio index is cached and filled. It does not count as a use."""
+        raise NotImplementedError
+
+    cdef Py_ssize_t length(self, u64 index) noexcept:
+        """Bytes of folio index."""
+        return 0
+
+    cdef object grab(self, u64 index):
+        """A lease on folio index, which is added, and then ``is_filling``, if it is not there. None if the pool has no room."""
+        raise NotImplementedError
+
+    cdef bint is_filling(self, lease) noexcept:
+        """True if this process has to fill the lease's folio."""
+        return False
+
+    cdef int wait(self, lease, u64 timeout_ns) except -1:
+        """Sleep until another's fill of a lease's folio ends. Raises what a signal's handler raises.
+
+        Returns FILLED, FAILED (it is withdrawn), LATE after timeout_ns, OURS (the filler has died, and this process takes its
+        place), or FOREIGN (the tables are damaged: the folio holds another object's bytes).
+        """
+        raise NotImplementedError
+
+    cdef bytes explanation(self, lease):
+        """After FAILED, what the filler has written down about its source (``failure.read``); None if nothing."""
+        raise NotImplementedError
+
+    cdef object target(self, lease):
+        """A writable buffer over the folio, all zeros, valid while the lease is filling. Its ``views`` counts those in use."""
+        raise NotImplementedError
+
+    cdef int write(self, lease, const char *data) except -1:
+        """Copy the folio's bytes from data, as many as it has."""
+        raise NotImplementedError
+
+    cdef int complete(self, lease, bint mark) except -1:
+        """The content is there: wake all who wait. mark: a hit on this folio starts reading ahead."""
+        raise NotImplementedError
+
+    cdef void explain(self, lease, bytes reason) noexcept:
+        """Write into the folio why it could not be filled, for those who wait; before it is withdrawn."""
+
+    cdef int withdraw(self, lease) except -1:
+        """Give the fill up, and the lease."""
+        raise NotImplementedError
+
+    cdef object private(self, bytes content):
+        """A lease on bytes of this process's own, uncached."""
+        raise NotImplementedError
+
+    cdef u32 epoch(self) noexcept:
+        """How many forks this process has behind it."""
+        return 0
+
+    cdef int count(self, u32 counter, u64 n) except -1:
+        """Add n to one of this process's statistics, a ``layout.COUNT_`` number."""
+        raise NotImplementedError
+
+    cdef bint reap(self) except -1:
+        """Settle what dead processes have left. True if there was any."""
+        raise NotImplementedError
