@@ -38,10 +38,12 @@ NUMBERS = {
         f"{spaced(geometry.PAGE_SIZE_MIN)} to {spaced(geometry.PAGE_SIZE_MAX)}; default {spaced(geometry.DEFAULT_PAGE_SIZE)}"
     ),
     "block": lambda: f"{power(1 << layout.MAX_ORDER)} pages",
+    "unit": lambda: f"{spaced(mapping.UNIT_MAX)} and 1/{mapping.FOLIOS_PER_POOL} of the pool;",
     "folio": lambda: (
-        f"{spaced(mapping.FOLIO_MAX)}, 1/{mapping.FOLIOS_PER_POOL} of the pool, and {power(1 << layout.MAX_ORDER)} pages;"
+        f"{2**layout.SPAN_MAX} units, {spaced(mapping.FOLIO_MAX)}, 1/{mapping.FOLIOS_PER_POOL} of the pool, "
+        f"and {power(1 << layout.MAX_ORDER)} pages;"
     ),
-    "folios of one object": lambda: power(1 << layout.XA_INDEX_BITS),
+    "units of one object": lambda: power(1 << layout.XA_INDEX_BITS),
     "references to one folio": lambda: power(layout.REF_MAX),
     "wait for another creator of the same pool": lambda: (
         f"{creation._CREATION_WAIT:.0f} s, and 1 s for each {spaced(creation._CREATION_RATE)};"
@@ -52,7 +54,7 @@ NUMBERS = {
     "text of key and version": lambda: (
         f"{layout.MAPPING_TEXT_MAX} bytes together, the version's part at most {layout.MAPPING_TEXT_MAX // 4}"
     ),
-    "folios in a window": lambda: f"{power(1 << 14 + layout.MAX_ORDER - 2)} with pages of 16 KiB;",
+    "units in a window": lambda: f"{power(1 << 14 + layout.MAX_ORDER - 2)} with pages of 16 KiB;",
     "readahead": lambda: f"{spaced(mapping.READAHEAD_MAX)} and 1/16 of the pool",
     "wait for another process's fill": lambda: f"{pool.FILL_TIMEOUT:.0f} s, then",
     "wait for a lock": lambda: f"{layout.LOCK_PATIENCE_NS // 10**9} s, then",
@@ -73,7 +75,7 @@ def test_a_limit(limit):
 def test_what_stands_beside_the_numbers():
     assert f"{layout.OBJECT_BITS} bits and counts in units of {1 << layout.OBJECT_SHIFT} bytes" in REASONS["pool"]
     assert f"{spaced(layout.CLIENT_SIZE)} of shared memory each" in REASONS["clients"]
-    assert REASONS["folios of one object"].startswith(f"{layout.XA_HEIGHT_MAX} levels")
+    assert REASONS["units of one object"].startswith(f"{layout.XA_HEIGHT_MAX} levels")
     assert pool.FILL_TIMEOUT_MAX == 1e9 and "up to 10^9 s" in ROWS["wait for another process's fill"]
 
 
@@ -84,22 +86,22 @@ def test_what_the_text_says():
         f"The tables take {100 * whole['data'] / geometry.DEFAULT_SIZE:.2f} % of a {spaced(geometry.DEFAULT_SIZE)} pool" in text
     )
     assert f"mapping record takes {layout.MAPPING_SIZE} bytes more" in text
-    assert f"into at most {mapping.FOLIOS_PER_OBJECT} folios" in text
+    assert f"into at most {mapping.UNITS_PER_OBJECT} units" in text
     assert f"notices Ctrl-C within {layout.WAIT_SLICE_NS / 1e9} s" in text
     assert f"and for {client.ADOPT_WAIT:.0f} s at most" in text
 
 
-def test_folio_sizes():
-    """Objects up to 512 KiB have folios of a page, and those over 16 MiB have folios of 1 MiB."""
+def test_unit_sizes():
+    """Objects up to 512 KiB have units of a page, and those over 1 MiB have units of 64 KiB."""
 
     def order(size):
         return mapping._order_for(size, geometry.DEFAULT_PAGE_SIZE, geometry.DEFAULT_SIZE)
 
     assert [order(512 << 10), order((512 << 10) + 1)] == [0, 1]
-    assert [geometry.DEFAULT_PAGE_SIZE << order(size) for size in (16 << 20, (16 << 20) + 1, 1 << 40)] == [
-        1 << 19,
-        1 << 20,
-        1 << 20,
+    assert [geometry.DEFAULT_PAGE_SIZE << order(size) for size in (1 << 20, (1 << 20) + 1, 1 << 40)] == [
+        1 << 15,
+        1 << 16,
+        1 << 16,
     ]
 
 

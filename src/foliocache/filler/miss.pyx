@@ -134,30 +134,31 @@ cdef class Filler:
         return self.call_read, self.call_readinto, self.concurrent
 
     cdef object miss(self, Steps mapping, u64 index, u64 wanted):
-        """A lease on folio index; ``wanted`` folios from it on are about to be asked for. Raises what the source raises."""
+        """A lease on unit index, and on those behind it in its folio up to ``wanted``, which are about to be asked for. Raises what
+        the source raises."""
         for _ in range(layout.GRAB_TRIES):
-            lease = mapping.grab(index)
+            lease = mapping.grab(index, wanted)
             if lease is None and mapping.reap():
-                lease = mapping.grab(index)  # dead processes still had some room
+                lease = mapping.grab(index, wanted)  # dead processes still had some room
             if lease is None:
                 break
             if mapping.is_filling(lease):
                 lease = self._fill_missing(mapping, lease, index, wanted)
                 if lease is None:
                     return self._read_late(mapping, index)
-                mapping.previous = index  # no use yet in reclaim's sense: a scan must not look like one
+                mapping.previous = index + mapping.units(lease) - 1  # no use yet in reclaim's sense: a scan must not look like one
                 return lease
-            lease = self._join(mapping, lease, index)
+            lease = self._join(mapping, lease, index, wanted)
             if lease is not None:
                 return lease
         return self.read_privately(mapping, index)
 
     cdef object join(self, Steps mapping, lease, u64 index, u64 wanted):
         """As ``miss``, where another is filling the folio of a lease already."""
-        lease = self._join(mapping, lease, index)
+        lease = self._join(mapping, lease, index, wanted)
         return self.miss(mapping, index, wanted) if lease is None else lease
 
-    cdef object _join(self, Steps mapping, lease, u64 index):
+    cdef object _join(self, Steps mapping, lease, u64 index, u64 wanted):
         """The lease, once its folio is filled. None if the filler gave up; an exception if its source failed; privately read if
         it takes too long; filled here if the filler has died."""
         cdef bint nested = _nested(mapping, index, False) > 0
@@ -165,7 +166,8 @@ cdef class Filler:
             mapping.count(layout.COUNT_WAITS, 1)
         end = mapping.wait(lease, 0 if nested else self._patience())  # nested: this thread may be the one that fills it
         if end == OURS:
-            self._fill(mapping, lease, index, 1, None, None)
+            self._fill(mapping, lease, mapping.widen(lease), 1, None, None)
+            mapping.narrow(lease, index, wanted)
             mapping.reap()
         elif end == LATE:
             lease = None
@@ -175,7 +177,7 @@ cdef class Filler:
             return None
         elif end == FOREIGN:
             return self.read_privately(mapping, index)
-        mapping.previous = index
+        mapping.previous = index + mapping.units(lease) - 1
         return lease
 
     cdef int _raise_failure(self, Steps mapping, lease, u64 index) except -1:
@@ -225,23 +227,23 @@ cdef class Filler:
         return lease
 
     cdef object _plan(self, Steps mapping, u64 index, u64 wanted):
-        """How many folios to read from index on, and which one to mark, or None."""
+        """How many units to read from index on, and which one to mark, or None."""
         if self.queued_epoch != mapping.epoch():  # the requests of a parent are none of ours
             self.queued, self.queued_epoch = 0, mapping.epoch()
         if self.queued and self.queued_first <= index < self.queued_end:  # what is behind has been asked for
             return min(wanted, self.queued_end - index, self._request_folios(mapping, wanted)), None
         return self.readahead.on_miss(index, wanted, mapping.previous if mapping.previous < mapping.folios else None)
 
-    cdef int read_ahead_from(self, Steps mapping, u64 index) except -1:
-        """A hit on the folio that the last window marked: have the next window read."""
-        cdef u64 missing = index + 1
+    cdef int read_ahead_from(self, Steps mapping, u64 first, u64 behind) except -1:
+        """A hit on the folio of units first .. behind - 1, which the last window marked: have the next window read."""
+        cdef u64 missing = behind
         cdef u64 end
         if not self.concurrent:
             return 0
-        end = min(index + <u64>self.readahead.most, mapping.folios)
+        end = min(first + <u64>self.readahead.most, mapping.folios)
         while missing < end and mapping.probe(missing):
             missing += 1
-        start, count, mark = self.readahead.on_mark(index, missing)
+        start, count, mark = self.readahead.on_mark(first, behind, missing)
         return self._ask_ahead(mapping, start, min(<u64>start + <u64>count, mapping.folios), mark, True)
 
     def read_ahead(self, Steps mapping not None, u64 first, u64 end):
@@ -290,25 +292,25 @@ cdef class Filler:
     # Filling.
 
     cdef int _serve(self, Steps mapping, lease, u64 index, u64 end, mark, Request request) except -1:
-        """Fill the missing ones of folios index .. end - 1. lease: on the first of them, which is filling; or None."""
-        cdef u64 filled
+        """Fill the missing ones of units index .. end - 1. lease: on the first of them, which is filling; or None."""
         while index < end:
             if lease is None:
-                lease = mapping.grab(index)
+                lease = mapping.grab(index, end - index)
                 if lease is None:
                     break
-            filled = self._fill(mapping, lease, index, end - index, mark, request) if mapping.is_filling(lease) else 1
-            if request is not None and request.is_readahead:
-                mapping.count(layout.COUNT_READAHEAD, filled)
+            if mapping.is_filling(lease):
+                index += self._fill(mapping, lease, index, end - index, mark, request)
+            else:
+                index += mapping.units(lease)
             lease = None
-            index += filled
         return 0
 
     cdef u64 _fill(self, Steps mapping, lease, u64 index, u64 count, mark, Request request) except? 0:
-        """Fill folio index, whose lease is filling, and those behind it that can be added, at most ``count``: how many."""
+        """Fill the folio that begins at unit index, whose lease is filling, and those behind it that can be added, up to unit
+        index + count. Returns how many units."""
         cdef list run = [lease], reads = _reads()
-        cdef _Reading reading = _reading(mapping, index, count, False)
-        cdef u64 filled, at, size = 0
+        cdef _Reading reading = _reading(mapping, index, max(count, mapping.units(lease)), False)
+        cdef u64 at = index, size = 0, units
         reads.append(reading)
         try:
             self._extend(mapping, run, index, count)
@@ -320,24 +322,29 @@ cdef class Filler:
             raise
         finally:
             reads.remove(reading)
-        filled = len(run)
-        for at in range(filled):
-            size += mapping.length(index + at)
-            mapping.complete(run[at], mark is not None and index + at == mark)
-            if at == 0 and request is not None:
+        for lease in run:
+            units = mapping.units(lease)
+            size += mapping.bytes(lease)
+            mapping.complete(lease, mark is not None and at <= <u64>mark < at + units)
+            if at == index and request is not None:
                 request.tell(None)
-        mapping.count(layout.COUNT_FILLS, filled)
+            at += units
+        mapping.count(layout.COUNT_FILLS, len(run))
         mapping.count(layout.COUNT_FILL_BYTES, size)
-        return filled
+        if request is not None and request.is_readahead:
+            mapping.count(layout.COUNT_READAHEAD, len(run))
+        return at - index
 
     cdef int _extend(self, Steps mapping, list run, u64 index, u64 count) except -1:
-        """Add the missing folios right behind the first one, until ``count`` are in the run."""
-        cdef u64 behind
-        for behind in range(index + 1, min(index + count, mapping.folios)):
-            lease = mapping.grab(behind)
+        """Add missing folios right behind the first one, up to unit index + count."""
+        cdef u64 end = min(index + count, mapping.folios)
+        cdef u64 behind = index + mapping.units(run[0])
+        while behind < end:
+            lease = mapping.grab(behind, end - behind)
             if lease is None or not mapping.is_filling(lease):
                 break
             run.append(lease)
+            behind += mapping.units(lease)
         return 0
 
     cdef int _fill_run(self, Steps mapping, list run, u64 index) except -1:
@@ -351,7 +358,7 @@ cdef class Filler:
             else:
                 for lease in run:
                     self._read_into_page(mapping, lease, index)
-                    index += 1
+                    index += mapping.units(lease)
         except Exception as error:
             reason = self.reason(error)
             if reason is not None:
@@ -365,18 +372,17 @@ cdef class Filler:
 
     cdef int _read_run(self, Steps mapping, list run, u64 index) except -1:
         cdef Py_ssize_t at = 0, length = 0
-        cdef u64 behind, offset = index * mapping.folio_size
+        cdef u64 offset = index * mapping.folio_size
         cdef Py_buffer answer
-        for behind in range(index, index + <u64>len(run)):
-            length += mapping.length(behind)
+        for lease in run:
+            length += mapping.bytes(lease)
         content = self._read(offset, length)
         get_readable(content, &answer, self.key)
         try:
             self._check_length(mapping, answer.len, offset, length)
             for lease in run:
                 mapping.write(lease, <char *>answer.buf + at)
-                at += mapping.length(index)
-                index += 1
+                at += mapping.bytes(lease)
         finally:
             PyBuffer_Release(&answer)
         return 0
@@ -429,7 +435,7 @@ cdef class Filler:
             reads.remove(reading)
 
     cdef bytes _content(self, Steps mapping, u64 index):
-        """Folio index, from the source."""
+        """Unit index, from the source."""
         cdef u64 offset = index * mapping.folio_size
         cdef Py_ssize_t length = mapping.length(index)
         cdef Py_buffer answer
