@@ -134,8 +134,8 @@ cdef class Filler:
         return self.call_read, self.call_readinto, self.concurrent
 
     cdef object miss(self, Steps mapping, u64 index, u64 wanted):
-        """A lease on unit index, and on those behind it in its folio up to ``wanted``, which are about to be asked for. Raises what
-        the source raises."""
+        """A lease on unit index, and on those behind it in its folio up to ``wanted``, which are about to be asked for. Raises
+        what the source raises."""
         for _ in range(layout.GRAB_TRIES):
             lease = mapping.grab(index, wanted)
             if lease is None and mapping.reap():
@@ -146,7 +146,8 @@ cdef class Filler:
                 lease = self._fill_missing(mapping, lease, index, wanted)
                 if lease is None:
                     return self._read_late(mapping, index)
-                mapping.previous = index + mapping.units(lease) - 1  # no use yet in reclaim's sense: a scan must not look like one
+                # It is no use yet in reclaim's sense: a scan must not look like one.
+                mapping.previous = index + mapping.units(lease) - 1
                 return lease
             lease = self._join(mapping, lease, index, wanted)
             if lease is not None:

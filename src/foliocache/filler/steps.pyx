@@ -11,8 +11,8 @@ from libc.stdint cimport uint32_t as u32, uint64_t as u64
 cdef class Steps:
     """The steps, of an object of ``size`` bytes in ``folios`` units of ``folio_size`` bytes, the last one shorter.
 
-    A lease is on some units of one folio. ``previous`` is the unit that was used last, ``identity`` what the same object has in all
-    its mappings here.
+    A lease is on some units of one folio. ``previous`` is the unit that was used last, ``identity`` what the same object has in
+    all its mappings here.
     """
 
     cdef bint probe(self, u64 index) except -1:

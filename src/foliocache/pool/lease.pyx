@@ -176,7 +176,7 @@ cdef class Lease:
         return (<const fc_mem *>self.attachment.mem).base + atomics.page_at(self.attachment.mem, self.pfn)
 
     cdef void _bind(self, Attachment attachment, u32 entry, u32 pfn, u64 begin, Py_ssize_t length) noexcept:
-        """Give a new lease its pin, which is word entry of the ledger, and ``length`` bytes of the folio from byte ``begin`` on."""
+        """Give a new lease its pin, word entry of the ledger, and ``length`` bytes of the folio from byte ``begin`` on."""
         self.data = (<const fc_mem *>attachment.mem).ro + atomics.page_at(attachment.mem, pfn) + begin
         prefetch(self.data)  # the first byte is what most users touch, and its line is on its way while the lease is made
         self.epoch = attachment.epoch
@@ -316,7 +316,8 @@ cdef class FolioMap(Steps):
             flags.mark_referenced(mem, at, seen)
         client.count(mem, self.attachment.me, layout.COUNT_HITS, 1)
         if seen & layout.PG_READAHEAD and flags.clear(mem, at, layout.PG_READAHEAD):
-            self.filler.read_ahead_from(self, filemap.first_of(mem, pfn), filemap.first_of(mem, pfn) + (<u64>1 << page_type.span(mem, pfn)))
+            begin = filemap.first_of(mem, pfn)
+            self.filler.read_ahead_from(self, begin, begin + (<u64>1 << page_type.span(mem, pfn)))
         self.previous = index if wanted == 1 else index + self._units(lease.length) - 1
         return lease
 
@@ -669,13 +670,14 @@ cdef class FolioMap(Steps):
 
     @cython.final
     cdef u64 _more(self, u32 pfn, u64 begin, u64 length, u64 wanted) noexcept:
-        """Return the bytes of up to ``wanted`` units from byte begin of a held folio on: those of the first one are ``length``."""
+        """Return the bytes of up to ``wanted`` units from byte begin of a held folio on; the first one has ``length``."""
         cdef u64 there = self._bytes(pfn, filemap.first_of(self.mem, pfn))
         return max(length, min(max(there, begin) - begin, wanted << self.shift))
 
     @cython.final
     cdef u64 _bytes(self, u32 pfn, u64 first) noexcept:
-        """Return the bytes of a held folio, of which ``first`` is the first unit: no more than two of its words say, and the object has."""
+        """Return the bytes of a held folio whose first unit is ``first``: no more than two of its words say, and the object
+        has."""
         cdef u64 length = atomics.read32(self.mem, atomics.folio_at(self.mem, pfn) + layout.F_LENGTH)
         return min(min(length, self.folio_size << page_type.span(self.mem, pfn)), self.size - (first << self.shift))
 

@@ -1,8 +1,8 @@
 """Windows: consecutive folios as one contiguous, read-only buffer, without a copy.
 
 A window reserves address space and maps the folios' pages into it one after the other, read-only, from the segment's file.
-Its page table (``mm.pagetable``) has an entry for each unit. The entry of a folio's first unit in the window owns a reference, and the
-others are empty, so none of the folios is evicted while the window is open. The
+Its page table (``mm.pagetable``) has an entry for each unit. The entry of a folio's first unit in the window owns a reference,
+and the others are empty, so none of the folios is evicted while the window is open. The
 kernel merges mappings of neighbouring pages, but in the worst case each folio is a mapping of its own: ``vm.max_map_count``
 (65,530 by default) bounds how many a process can have.
 """
