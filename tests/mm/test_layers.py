@@ -26,7 +26,7 @@ LAYERS = (
     ("xarray",),
     ("mapping",),
     ("vmscan",),
-    ("filemap", "pagetable"),
+    ("filemap", "names", "pagetable"),
     ("reap",),
     ("audit",),
 )

@@ -95,6 +95,7 @@ class Segment:
         self.lru.setup()
         self.slab.setup()
         self.mapping.setup()
+        self.names.setup()
         self.client.attach(ME)
 
     def __getattr__(self, module):
@@ -207,7 +208,7 @@ class Segment:
 
     def empty(self):
         """Slab pages without an object: their caches keep them for a while."""
-        layout, types = self.layout, {self.layout.TYPE_NODE: 0, self.layout.TYPE_INODE: 0}
+        layout, types = self.layout, {self.layout.TYPE_NODE: 0, self.layout.TYPE_INODE: 0, self.layout.TYPE_NAME: 0}
         for pfn in range(self.pages):
             if self.field(pfn, layout.F_KIND) in types and self.field(pfn, layout.F_USED) == 0 and not self.count(pfn) >> 31:
                 types[self.field(pfn, layout.F_KIND)] += 1

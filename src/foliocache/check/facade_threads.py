@@ -11,7 +11,9 @@ import threading
 import time
 
 ORDERS = ("relaxed", "acquire", "release", "acq_rel", "seq_cst")
-GEOMETRY = ("memmap", "data", "clients", "buckets", "ghosts", "npages", "page_shift", "nclients", "nbuckets", "nghosts")
+GEOMETRY = (
+    "memmap", "data", "clients", "buckets", "ghosts", "names", "npages", "page_shift", "nclients", "nbuckets", "nghosts", "nnames",
+)  # fmt: skip
 M32 = 0xFFFFFFFF
 M64 = 0xFFFFFFFFFFFFFFFF
 
@@ -96,6 +98,15 @@ def page_at(mem, pfn):
 
 def write_bytes(mem, off, data, n):
     mem.buffer[off : off + n] = bytes(data[:n])
+
+
+def copy_in_relaxed(mem, off, data, n):
+    with _lock:
+        mem.buffer[off : off + n] = bytes(data[:n])
+
+
+def copy_out_relaxed(mem, off, data, n):
+    data[:n] = mem.buffer[off : off + n]
 
 
 def asymmetric_fence_light(mem):

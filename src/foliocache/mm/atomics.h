@@ -30,11 +30,13 @@ typedef struct {
     uint64_t clients;     /* offset of the client table */
     uint64_t buckets;     /* offset of the mapping table's buckets */
     uint64_t ghosts;      /* offset of the ghost table of lru */
+    uint64_t names;       /* offset of the name table's index */
     uint32_t npages;
     uint32_t page_shift;
     uint32_t nclients;
     uint32_t nbuckets;    /* a power of two */
     uint32_t nghosts;     /* a multiple of GHOST_WAYS */
+    uint32_t nnames;      /* a multiple of NAME_WAYS */
     int fd;               /* the segment's file, to ask who is alive; -1 where nobody dies */
     uint32_t stalled;     /* client + 1 that held a lock when this process was refused it, or 0 ... */
     uint32_t stalled_at;  /* ... and its CLIENT_OP_SEQ then */
@@ -58,11 +60,13 @@ FC_GEOMETRY(data, uint64_t)
 FC_GEOMETRY(clients, uint64_t)
 FC_GEOMETRY(buckets, uint64_t)
 FC_GEOMETRY(ghosts, uint64_t)
+FC_GEOMETRY(names, uint64_t)
 FC_GEOMETRY(npages, uint32_t)
 FC_GEOMETRY(page_shift, uint32_t)
 FC_GEOMETRY(nclients, uint32_t)
 FC_GEOMETRY(nbuckets, uint32_t)
 FC_GEOMETRY(nghosts, uint32_t)
+FC_GEOMETRY(nnames, uint32_t)
 
 /* Offsets of a page's descriptor and of its data. The caller has checked pfn < npages. */
 static inline uint64_t fc_folio_at(mem_t mem, uint32_t pfn) { return FC_MEM(mem)->memmap + (uint64_t)pfn * 64; }
@@ -188,6 +192,25 @@ static inline void fc_set_stalled(mem_t mem, uint32_t client, uint64_t busy)
 
 /* Plain bytes: a mapping's name, for people. */
 static inline void fc_write_bytes(mem_t mem, uint64_t off, const char *bytes, uint32_t n) { memcpy(FC_MEM(mem)->base + off, bytes, n); }
+
+/* n bytes, a multiple of 8, into the segment or out of it, in atomic words of 64 bits: for what a reader may copy while it changes, and
+ * then finds out by a sequence word. */
+static inline void fc_copy_in_relaxed(mem_t mem, uint64_t off, const char *bytes, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i += 8) {
+        uint64_t word;
+        memcpy(&word, bytes + i, 8);
+        __atomic_store_n(FC_P64(mem, off + i), word, __ATOMIC_RELAXED);
+    }
+}
+
+static inline void fc_copy_out_relaxed(mem_t mem, uint64_t off, char *bytes, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i += 8) {
+        uint64_t word = __atomic_load_n(FC_P64(mem, off + i), __ATOMIC_RELAXED);
+        memcpy(bytes + i, &word, 8);
+    }
+}
 
 /* A statistics counter: each client has its own, so no lock prefix is needed; threads of one client may lose an increment. */
 static inline void fc_count64(mem_t mem, uint64_t off, uint64_t n)

@@ -31,7 +31,9 @@ cdef extern from *:
     #define FC_HDR_CREATED 0x58u
     #define FC_HDR_POOL 0x60u
     #define FC_HDR_FENCED 0x68u
-    #define FC_HDR_IDENTITY_END 0x6cu
+    #define FC_HDR_NNAMES 0x6cu
+    #define FC_HDR_NAMES 0x70u
+    #define FC_HDR_IDENTITY_END 0x78u
     #define FC_STATE_BUILDING 0x0u
     #define FC_STATE_READY 0x1u
     #define FC_LIST_FIRST 0x0u
@@ -64,6 +66,8 @@ cdef extern from *:
     #define FC_TABLE_LOCK 0x400u
     #define FC_TABLE_COUNT 0x404u
     #define FC_TABLE_NEXT_INO 0x408u
+    #define FC_NAMES_LOCK 0x480u
+    #define FC_NAMES_SERIAL 0x488u
     #define FC_SLAB_STRIDE 0x40u
     #define FC_SLAB_LOCK 0x500u
     #define FC_SLAB_PARTIAL 0x508u
@@ -72,7 +76,8 @@ cdef extern from *:
     #define FC_SLAB_EMPTY 0x518u
     #define FC_SLAB_NODES 0x0u
     #define FC_SLAB_MAPPINGS 0x1u
-    #define FC_SLABS 0x2u
+    #define FC_SLAB_NAMES 0x2u
+    #define FC_SLABS 0x3u
     #define FC_SLAB_KEEP 0x2u
     #define FC_OBJECT_SHIFT 0x8u
     #define FC_OBJECT_BITS 0x1fu
@@ -105,6 +110,7 @@ cdef extern from *:
     #define FC_TYPE_NODE 0x2u
     #define FC_TYPE_INODE 0x3u
     #define FC_TYPE_TABLE 0x4u
+    #define FC_TYPE_NAME 0x5u
     #define FC_ORDER_SHIFT 0x8u
     #define FC_TYPE_MASK 0xffu
     #define FC_PG_LOCKED 0x1u
@@ -211,6 +217,39 @@ cdef extern from *:
     #define FC_MAPPING_TEXT 0x80u
     #define FC_MAPPING_TEXT_MAX 0x180u
     #define FC_MAPPING_SIZE 0x200u
+    #define FC_NAME_WAYS 0x10u
+    #define FC_NAME_SHARE 0x40u
+    #define FC_NAME_SEQ 0x0u
+    #define FC_NAME_ID 0x8u
+    #define FC_NAME_ASKER 0x10u
+    #define FC_NAME_ASKER_LIFE 0x14u
+    #define FC_NAME_ASKED 0x18u
+    #define FC_NAME_USED 0x20u
+    #define FC_NAME_DIGEST_LO 0x28u
+    #define FC_NAME_DIGEST_HI 0x30u
+    #define FC_NAME_KEY 0x38u
+    #define FC_NAME_STATE 0x40u
+    #define FC_NAME_SINCE 0x48u
+    #define FC_NAME_OBJECT_SIZE 0x50u
+    #define FC_NAME_TEXT 0x58u
+    #define FC_NAME_TEXT_MAX 0xa8u
+    #define FC_NAME_DATA 0x100u
+    #define FC_NAME_DATA_MAX 0x100u
+    #define FC_NAME_SIZE 0x200u
+    #define FC_NAME_WAITERS 0x80000000u
+    #define FC_NAME_UNKNOWN 0x0u
+    #define FC_NAME_PRESENT 0x1u
+    #define FC_NAME_ABSENT 0x2u
+    #define FC_NAME_STATE_MASK 0xffu
+    #define FC_NAME_VERSION_SHIFT 0x8u
+    #define FC_NAME_EXTRA_SHIFT 0x18u
+    #define FC_NAME_TEXT_SHIFT 0x28u
+    #define FC_NAME_LENGTH_MASK 0xffffu
+    #define FC_NAME_NOMEM 0x0u
+    #define FC_NAME_FRESH 0x1u
+    #define FC_NAME_TAKEN 0x2u
+    #define FC_NAME_BUSY 0x3u
+    #define FC_NAME_AHEAD_NS 0x3b9aca00u
     #define FC_GRAB_ADDED 0x100000000ull
     #define FC_GRAB_NOMEM 0x200000000ull
     #define FC_GRAB_GONE 0x400000000ull
@@ -243,6 +282,7 @@ cdef extern from *:
     #define FC_REPAIR_SLABS 0x2u
     #define FC_REPAIR_TABLE 0x3u
     #define FC_REPAIR_TREES 0x4u
+    #define FC_REPAIR_NAMES 0x5u
     #define FC_COUNT_HITS 0x0u
     #define FC_COUNT_MISSES 0x1u
     #define FC_COUNT_FILLS 0x2u
@@ -281,6 +321,8 @@ cdef extern from *:
     const u32 HDR_CREATED "FC_HDR_CREATED"
     const u32 HDR_POOL "FC_HDR_POOL"
     const u32 HDR_FENCED "FC_HDR_FENCED"
+    const u32 HDR_NNAMES "FC_HDR_NNAMES"
+    const u32 HDR_NAMES "FC_HDR_NAMES"
     const u32 HDR_IDENTITY_END "FC_HDR_IDENTITY_END"
     const u32 STATE_BUILDING "FC_STATE_BUILDING"
     const u32 STATE_READY "FC_STATE_READY"
@@ -314,6 +356,8 @@ cdef extern from *:
     const u32 TABLE_LOCK "FC_TABLE_LOCK"
     const u32 TABLE_COUNT "FC_TABLE_COUNT"
     const u32 TABLE_NEXT_INO "FC_TABLE_NEXT_INO"
+    const u32 NAMES_LOCK "FC_NAMES_LOCK"
+    const u32 NAMES_SERIAL "FC_NAMES_SERIAL"
     const u32 SLAB_STRIDE "FC_SLAB_STRIDE"
     const u32 SLAB_LOCK "FC_SLAB_LOCK"
     const u32 SLAB_PARTIAL "FC_SLAB_PARTIAL"
@@ -322,6 +366,7 @@ cdef extern from *:
     const u32 SLAB_EMPTY "FC_SLAB_EMPTY"
     const u32 SLAB_NODES "FC_SLAB_NODES"
     const u32 SLAB_MAPPINGS "FC_SLAB_MAPPINGS"
+    const u32 SLAB_NAMES "FC_SLAB_NAMES"
     const u32 SLABS "FC_SLABS"
     const u32 SLAB_KEEP "FC_SLAB_KEEP"
     const u32 OBJECT_SHIFT "FC_OBJECT_SHIFT"
@@ -355,6 +400,7 @@ cdef extern from *:
     const u32 TYPE_NODE "FC_TYPE_NODE"
     const u32 TYPE_INODE "FC_TYPE_INODE"
     const u32 TYPE_TABLE "FC_TYPE_TABLE"
+    const u32 TYPE_NAME "FC_TYPE_NAME"
     const u32 ORDER_SHIFT "FC_ORDER_SHIFT"
     const u32 TYPE_MASK "FC_TYPE_MASK"
     const u32 PG_LOCKED "FC_PG_LOCKED"
@@ -461,6 +507,39 @@ cdef extern from *:
     const u32 MAPPING_TEXT "FC_MAPPING_TEXT"
     const u32 MAPPING_TEXT_MAX "FC_MAPPING_TEXT_MAX"
     const u32 MAPPING_SIZE "FC_MAPPING_SIZE"
+    const u32 NAME_WAYS "FC_NAME_WAYS"
+    const u32 NAME_SHARE "FC_NAME_SHARE"
+    const u32 NAME_SEQ "FC_NAME_SEQ"
+    const u32 NAME_ID "FC_NAME_ID"
+    const u32 NAME_ASKER "FC_NAME_ASKER"
+    const u32 NAME_ASKER_LIFE "FC_NAME_ASKER_LIFE"
+    const u32 NAME_ASKED "FC_NAME_ASKED"
+    const u32 NAME_USED "FC_NAME_USED"
+    const u32 NAME_DIGEST_LO "FC_NAME_DIGEST_LO"
+    const u32 NAME_DIGEST_HI "FC_NAME_DIGEST_HI"
+    const u32 NAME_KEY "FC_NAME_KEY"
+    const u32 NAME_STATE "FC_NAME_STATE"
+    const u32 NAME_SINCE "FC_NAME_SINCE"
+    const u32 NAME_OBJECT_SIZE "FC_NAME_OBJECT_SIZE"
+    const u32 NAME_TEXT "FC_NAME_TEXT"
+    const u32 NAME_TEXT_MAX "FC_NAME_TEXT_MAX"
+    const u32 NAME_DATA "FC_NAME_DATA"
+    const u32 NAME_DATA_MAX "FC_NAME_DATA_MAX"
+    const u32 NAME_SIZE "FC_NAME_SIZE"
+    const u32 NAME_WAITERS "FC_NAME_WAITERS"
+    const u32 NAME_UNKNOWN "FC_NAME_UNKNOWN"
+    const u32 NAME_PRESENT "FC_NAME_PRESENT"
+    const u32 NAME_ABSENT "FC_NAME_ABSENT"
+    const u32 NAME_STATE_MASK "FC_NAME_STATE_MASK"
+    const u32 NAME_VERSION_SHIFT "FC_NAME_VERSION_SHIFT"
+    const u32 NAME_EXTRA_SHIFT "FC_NAME_EXTRA_SHIFT"
+    const u32 NAME_TEXT_SHIFT "FC_NAME_TEXT_SHIFT"
+    const u32 NAME_LENGTH_MASK "FC_NAME_LENGTH_MASK"
+    const u32 NAME_NOMEM "FC_NAME_NOMEM"
+    const u32 NAME_FRESH "FC_NAME_FRESH"
+    const u32 NAME_TAKEN "FC_NAME_TAKEN"
+    const u32 NAME_BUSY "FC_NAME_BUSY"
+    const u32 NAME_AHEAD_NS "FC_NAME_AHEAD_NS"
     const u64 GRAB_ADDED "FC_GRAB_ADDED"
     const u64 GRAB_NOMEM "FC_GRAB_NOMEM"
     const u64 GRAB_GONE "FC_GRAB_GONE"
@@ -493,6 +572,7 @@ cdef extern from *:
     const u32 REPAIR_SLABS "FC_REPAIR_SLABS"
     const u32 REPAIR_TABLE "FC_REPAIR_TABLE"
     const u32 REPAIR_TREES "FC_REPAIR_TREES"
+    const u32 REPAIR_NAMES "FC_REPAIR_NAMES"
     const u32 COUNT_HITS "FC_COUNT_HITS"
     const u32 COUNT_MISSES "FC_COUNT_MISSES"
     const u32 COUNT_FILLS "FC_COUNT_FILLS"

@@ -34,7 +34,7 @@ import traceback
 import zlib
 
 from ..errors import PoolDamagedError, PoolError, PoolFullError, PoolMismatchError, PoolNotFoundError
-from ..mm import atomics, layout, lru, mapping, page_alloc, slab
+from ..mm import atomics, layout, lru, mapping, names, page_alloc, slab
 from ..sizes import format_size, parse_count, parse_size
 from .descriptor import open_file
 
@@ -48,7 +48,7 @@ PAGES_MIN = 64
 # An object's number has OBJECT_BITS bits, OBJECT_SHIFT of them count units within 256 bytes.
 SIZE_MAX = 1 << (layout.OBJECT_BITS + layout.OBJECT_SHIFT)
 
-_IDENTITY = struct.Struct("<QII QIIIII4x QQQQQ QQ I")
+_IDENTITY = struct.Struct("<QII QIIIII4x QQQQQ QQ II Q")
 _SETUP_CLIENT = 0
 CLIENTS_MAX = 65536
 _HIDDEN = ".foliocache."
@@ -113,12 +113,14 @@ def geometry(pages, page_size, clients):
         "nclients": clients,
         "nbuckets": max(64, _power_of_two(pages) // 4),
         "nghosts": _align(pages, layout.GHOST_WAYS),
+        "nnames": _align(pages * page_size // (layout.NAME_SHARE * layout.NAME_SIZE), layout.NAME_WAYS),
     }
     at = layout.HEADER_SIZE
     for table, count, width in (
         ("clients", clients, layout.CLIENT_SIZE),
         ("buckets", shape["nbuckets"], 4),
         ("ghosts", shape["nghosts"], 4),
+        ("names", shape["nnames"], 4),
         ("memmap", pages, layout.FOLIO_SIZE),
     ):
         shape[table] = at
@@ -530,6 +532,7 @@ def _setup_tables(mem):
     lru.setup(mem)
     slab.setup(mem)
     mapping.setup(mem)
+    names.setup(mem)
 
 
 def _identity(shape, state):
@@ -544,6 +547,8 @@ def _identity(shape, state):
         time.time_ns(),
         shape["npages"] << shape["page_shift"],
         shape["fenced"],
+        shape["nnames"],
+        shape["names"],
     )
     checksum = zlib.crc32(packed[layout.HDR_SIZE : layout.HDR_CHECKSUM] + packed[layout.HDR_MEMMAP :])
     return packed[: layout.HDR_CHECKSUM] + struct.pack("<I", checksum) + packed[layout.HDR_MEMMAP :]
@@ -569,7 +574,7 @@ def _read_identity(fd, name, path):
         raise PoolDamagedError(f"{path} is not a foliocache pool; {advice}")
     (
         _, abi, state, size, page_shift, pages, clients, buckets, ghosts,
-        memmap, data, clients_at, buckets_at, ghosts_at, _, _, fenced,
+        memmap, data, clients_at, buckets_at, ghosts_at, _, _, fenced, names, names_at,
     ) = _IDENTITY.unpack(head)  # fmt: skip
     if abi != layout.ABI:
         raise PoolError(f"pool {name!r} has layout version {abi}, this foliocache needs {layout.ABI}; {advice}")
@@ -581,8 +586,9 @@ def _read_identity(fd, name, path):
     if not _makes_sense(page_shift, pages, clients):
         raise PoolDamagedError(f"pool {name!r} is damaged: its header makes no sense; {advice}")
     shape = geometry(pages, 1 << page_shift, clients)
-    said = (size, buckets, ghosts, memmap, data, clients_at, buckets_at, ghosts_at)
-    if said != tuple(shape[key] for key in ("size", "nbuckets", "nghosts", "memmap", "data", "clients", "buckets", "ghosts")):
+    said = (size, buckets, ghosts, names, memmap, data, clients_at, buckets_at, ghosts_at, names_at)
+    keys = ("size", "nbuckets", "nghosts", "nnames", "memmap", "data", "clients", "buckets", "ghosts", "names")
+    if said != tuple(shape[key] for key in keys):
         raise PoolDamagedError(f"pool {name!r} is damaged: its header contradicts itself; {advice}")
     if os.fstat(fd).st_size != size:
         raise PoolDamagedError(f"pool {name!r} is truncated: {os.fstat(fd).st_size} bytes instead of {size}; {advice}")
