@@ -52,20 +52,21 @@ def targets(segment, rng):
     """An offset to damage: anywhere but in the identity, in locks, and in what users read."""
     shape = segment.geometry
     page = 1 << shape["page_shift"]
-    where = rng.choice(("lists", "buckets", "ghosts", "memmap", "memmap", "objects", "objects"))
+    where = rng.choice(("lists", "buckets", "ghosts", "names", "memmap", "memmap", "objects", "objects"))
     if where == "lists":
         return rng.randrange(512, layout.TREE_LOCK, 4)
     if where == "objects":
         kinds = [(segment.memory.peek32(shape["memmap"] + n * 64 + layout.F_KIND), n) for n in range(shape["npages"])]
         pages = [n for kind, n in kinds if kind & layout.TYPE_MASK not in (layout.TYPE_NONE, layout.TYPE_FILE)] or [0]
         return shape["data"] + rng.choice(pages) * page + rng.randrange(0, page, 4)
-    size = {"buckets": shape["nbuckets"] * 4, "ghosts": shape["nghosts"] * 4, "memmap": shape["npages"] * 64}[where]
+    sizes = {"buckets": shape["nbuckets"] * 4, "ghosts": shape["nghosts"] * 4, "names": shape["nnames"] * 4}
+    size = (sizes | {"memmap": shape["npages"] * 64})[where]
     return shape[where] + rng.randrange(0, size, 4)
 
 
 def locks():
-    slabs = (layout.SLAB_LOCK, layout.SLAB_LOCK + layout.SLAB_STRIDE)
-    return {layout.ALLOC_LOCK, layout.LRU_LOCK, layout.TABLE_LOCK, *slabs}
+    slabs = (layout.SLAB_LOCK + cache * layout.SLAB_STRIDE for cache in range(layout.SLABS))
+    return {layout.ALLOC_LOCK, layout.LRU_LOCK, layout.TABLE_LOCK, layout.NAMES_LOCK, *slabs}
 
 
 def damage(segment, rng, words):

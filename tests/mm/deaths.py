@@ -174,7 +174,7 @@ class Bench(worlds.Segment):
         layout = self.layout
         slabs = [layout.SLAB_LOCK + n * layout.SLAB_STRIDE for n in range(layout.SLABS)]
         trees = [layout.TREE_LOCK + n * layout.LINE for n in range(layout.TREE_LOCKS)]
-        return [layout.ALLOC_LOCK, layout.LRU_LOCK, layout.TABLE_LOCK, *slabs, *trees]
+        return [layout.ALLOC_LOCK, layout.LRU_LOCK, layout.TABLE_LOCK, layout.NAMES_LOCK, *slabs, *trees]
 
     def assert_settled(self, pins=0):
         """Nothing of a dead client is left: no name, no lock, no page that is neither free nor in use, no reference."""

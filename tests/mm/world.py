@@ -282,7 +282,7 @@ class _UnlockedModule:
 
 _C_TYPES = {
     "void": None, "int": ctypes.c_int, "uint32_t": ctypes.c_uint32, "uint64_t": ctypes.c_uint64, "int64_t": ctypes.c_int64,
-    "mem_t": ctypes.c_size_t, "char const *": ctypes.c_char_p,
+    "mem_t": ctypes.c_size_t, "char const *": ctypes.c_char_p, "char *": ctypes.c_char_p,
 }  # fmt: skip
 
 

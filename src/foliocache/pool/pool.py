@@ -11,6 +11,7 @@ from . import client, repair
 from . import segment as segments_module
 from .attachment import Attachment
 from .mapping import Mapping, key_digest
+from .names import Names
 
 FILL_TIMEOUT = 60.0
 FILL_TIMEOUT_MAX = 1e9  # seconds; the core counts nanoseconds in 64 bits
@@ -131,6 +132,7 @@ class Pool:
         self.pool_bytes = segment.pool_bytes
         self._fill_timeout = FILL_TIMEOUT
         self._engine = None
+        self._asking = set()
 
     def __repr__(self):
         return f"<foliocache.Pool {self.name!r}, {self.pool_bytes} bytes in pages of {self.page_size}>"
@@ -195,6 +197,12 @@ class Pool:
         if not isinstance(key, str):
             raise ValueError(f"key must be a string, not {key!r}")
         return self._attachment.forget(key_digest(key))
+
+    @property
+    def names(self):
+        """Which objects keys mean, asked for once by all processes: see :class:`foliocache.pool.names.Names`. Internal, for adapters."""
+        self._check_open()
+        return Names(self)
 
     def mappings(self):
         """The cached objects: dicts of key, version, size, folio_size, folios, cached_folios, cached_bytes, pins."""
