@@ -275,7 +275,11 @@ class Mutant:
             self.notes.append(f"{size} bytes at {one + place} and {other + place} swapped")
 
     def object_at(self):
-        kinds = ((layout.TYPE_NODE, layout.NODE_SIZE), (layout.TYPE_INODE, layout.MAPPING_SIZE), (layout.TYPE_NAME, layout.NAME_SIZE))
+        kinds = (
+            (layout.TYPE_NODE, layout.NODE_SIZE),
+            (layout.TYPE_INODE, layout.MAPPING_SIZE),
+            (layout.TYPE_NAME, layout.NAME_SIZE),
+        )
         kind, size = self.rng.choice(kinds)
         pfn = self.rng.choice([pfn for pfn in self.base.objects if self.base.kinds[pfn] == kind])
         return self.base.shape["data"] + pfn * self.base.page + self.rng.randrange(self.base.page // size) * size

@@ -9,7 +9,7 @@ import pytest
 from documents import PACKAGE, page, rows
 
 from foliocache.mm import layout
-from foliocache.pool import client, mapping, pool, segment
+from foliocache.pool import client, mapping, names, pool, segment
 from foliocache.sizes import format_size
 
 TEXT = page("limits.md")
@@ -57,6 +57,11 @@ NUMBERS = {
     "wait for another process's fill": lambda: f"{pool.FILL_TIMEOUT:.0f} s, then",
     "wait for a lock": lambda: f"{layout.LOCK_PATIENCE_NS // 10**9} s, then",
     "gather": lambda: f"at most 1/{gather_share()} of the pool",
+    "names": lambda: (
+        f"1 for {spaced(layout.NAME_SHARE * layout.NAME_SIZE)} of the pool, which is 1/{layout.NAME_SHARE} of its pages"
+    ),
+    "a name's text": lambda: f"first {layout.NAME_TEXT_MAX} bytes",
+    "a name's version and extra bytes": lambda: f"{layout.NAME_DATA_MAX} bytes together, extra {names.EXTRA_MAX} at most",
     "mapping records ever made in a pool": lambda: power(1 << 64 - layout.OBJECT_BITS),
 }
 
@@ -124,7 +129,7 @@ with pool.mapping("k", 100, "1", lambda offset, length: bytes(length)).lease(0):
 
 
 def test_every_constant_that_it_names_is_there():
-    named = set(re.findall(r"`(layout|segment|mapping|pool|client|lease)\.(_?[A-Z_]+)`", TEXT))
+    named = set(re.findall(r"`(layout|segment|mapping|names|pool|client|lease)\.(_?[A-Z_]+)`", TEXT))
     assert len(named) > 15
     for module, name in named:
         path = PACKAGE / ("mm" if module == "layout" else "pool") / f"{module}.py"

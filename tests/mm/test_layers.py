@@ -181,7 +181,14 @@ STRUCTS = {
     "TABLE_": (1024, 1152), "NAMES_": (1152, 1280), "SLAB_": (1280, 1280 + layout.SLAB_STRIDE),
 }  # fmt: skip
 # Words of the header that belong together: those that one lock guards, or that are never written.
-GUARDED = {"identity": ("HDR_",), "alloc": ("ALLOC_",), "lru": ("LRU_",), "hand": ("BLOCK_HAND",), "table": ("TABLE_",), "names": ("NAMES_",)}
+GUARDED = {
+    "identity": ("HDR_",),
+    "alloc": ("ALLOC_",),
+    "lru": ("LRU_",),
+    "hand": ("BLOCK_HAND",),
+    "table": ("TABLE_",),
+    "names": ("NAMES_",),
+}
 
 
 def fields(prefix):

@@ -12,7 +12,8 @@ import time
 
 ORDERS = ("relaxed", "acquire", "release", "acq_rel", "seq_cst")
 GEOMETRY = (
-    "memmap", "data", "clients", "buckets", "ghosts", "names", "npages", "page_shift", "nclients", "nbuckets", "nghosts", "nnames",
+    "memmap", "data", "clients", "buckets", "ghosts", "names",
+    "npages", "page_shift", "nclients", "nbuckets", "nghosts", "nnames",
 )  # fmt: skip
 M32 = 0xFFFFFFFF
 M64 = 0xFFFFFFFFFFFFFFFF

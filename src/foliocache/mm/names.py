@@ -1,28 +1,31 @@
 """Names: what a key means now. The kernel's dentries, for keys that only somebody far away can look up.
 
-A name is a record that says which object its key means (NAME_PRESENT: size, version, and some bytes of the asker's own), or that there is
-no such thing (NAME_ABSENT), and when the question was asked whose answer that is; or that a client is asking the origin now. All
-processes share it, so one of them asks and the others use the answer (``begin``), or sleep until it is there (``join``, ``sleep``).
+A name is a record that says which object its key means (NAME_PRESENT: size, version, and some bytes of the asker's own), or
+that there is no such thing (NAME_ABSENT), and when the question was asked whose answer that is; or that a client is asking the
+origin now. All processes share it, so one of them asks and the others use the answer (``begin``), or sleep until it is there
+(``join``, ``sleep``).
 
-A name has an *id* that is never given twice. Whoever asks has been given the id, and an answer is written only while the record is
-still that id's. ``forget`` drops the record, so an answer that was asked for before is nobody's afterwards: the next ``begin`` makes another
-record, with another id. Nothing else has to be kept of a key that was forgotten.
+A name has an *id* that is never given twice. Whoever asks has been given the id, and an answer is written only while the record
+is still that id's. ``forget`` drops the record, so an answer that was asked for before is nobody's afterwards: the next
+``begin`` makes another record, with another id. Nothing else has to be kept of a key that was forgotten.
 
-**Readers take no lock.** The index is an array of words in sets of NAME_WAYS; a key's digest chooses the set, all words of which are
-looked at. ``lookup`` copies a record between two looks at its sequence word, which is odd while somebody writes, and has an even
-value once only, in whatever life of the record: so what was copied between two equal even values is one answer, and that of the digest that
-was copied with it. What a writer is at counts as unknown; ``begin`` finds out under the lock. Within an operation a record's page
-stays one of names (see ``slab``).
+**Readers take no lock.** The index is an array of words in sets of NAME_WAYS; a key's digest chooses the set, all words of
+which are looked at. ``lookup`` copies a record between two looks at its sequence word, which is odd while somebody writes, and
+has an even value once only, in whatever life of the record: so what was copied between two equal even values is one answer, and
+that of the digest that was copied with it. What a writer is at counts as unknown; ``begin`` finds out under the lock. Within an
+operation a record's page stays one of names (see ``slab``).
 
-**Writers** hold NAMES_LOCK. Where a set is full, a name that nobody has looked up since the last time makes room, or else the one whose
-answer is the oldest; never one that is being asked for. There are nnames words, so names take a bounded share of the pool.
+**Writers** hold NAMES_LOCK. Where a set is full, a name that nobody has looked up since the last time makes room, or else the
+one whose answer is the oldest; never one that is being asked for. There are nnames words, so names take a bounded share of the
+pool.
 
-**Ground truth**, for repairs after an owner of the lock was killed: a name is a record that is in use in its slab, says its own number in
-NAME_ID and has an even sequence word that is not 0. The index is made from those. One that was being written is dropped with its id: the
-question is asked once more.
+**Ground truth**, for repairs after an owner of the lock was killed: a name is a record that is in use in its slab, says its own
+number in NAME_ID and has an even sequence word that is not 0. The index is made from those. One that was being written is
+dropped with its id: the question is asked once more.
 
-**A dead asker** is found by who wants the answer: NAME_ASKER names a client, and NAME_ASKER_LIFE says which of those that have had its slot.
-It takes its place (``begin``). Sleepers look again after WAIT_SLICE_NS, so no wake-up that died with its sender is waited for.
+**A dead asker** is found by who wants the answer: NAME_ASKER names a client, and NAME_ASKER_LIFE says which of those that have
+had its slot. It takes its place (``begin``). Sleepers look again after WAIT_SLICE_NS, so no wake-up that died with its sender
+is waited for.
 """
 
 import cython
@@ -41,8 +44,8 @@ def setup(mem):
 
 
 def lookup(mem, me, key, digest_lo, digest_hi, out):
-    """Copy what is known of the name with this digest to out, from NAME_KEY on: NAME_PRESENT, NAME_ABSENT; or NAME_UNKNOWN, which may be
-    wrong, and then out is to be left alone. key is a 64-bit digest of the key without who asks."""
+    """Copy what is known of the name with this digest to out, from NAME_KEY on: NAME_PRESENT, NAME_ABSENT; or NAME_UNKNOWN,
+    which may be wrong, and then out is to be left alone. key is a 64-bit digest of the key without who asks."""
     client.op_begin(mem, me)
     state = _lookup(mem, key, digest_lo, digest_hi, out)
     client.op_end(mem, me)
@@ -50,11 +53,11 @@ def lookup(mem, me, key, digest_lo, digest_hi, out):
 
 
 def begin(mem, me, key, digest_lo, digest_hi, now, oldest, text, text_length):
-    """Become the asker of a name: its id. Or NAME_FRESH: what is known of it was asked for at oldest or later. Or NAME_TAKEN: another client
-    has been asking since then. Or NAME_NOMEM, NAME_BUSY: nothing can be remembered.
+    """Become the asker of a name: its id. Or NAME_FRESH: what is known of it was asked for at oldest or later. Or NAME_TAKEN:
+    another client has been asking since then. Or NAME_NOMEM, NAME_BUSY: nothing can be remembered.
 
-    now is the time at which the caller begins to ask; text is the key for people, of a multiple of 8 bytes, NAME_TEXT_MAX at most, of which
-    text_length count. An asker that began before oldest is replaced, for its answer would be of no use.
+    now is the time at which the caller begins to ask; text is the key for people, of a multiple of 8 bytes, NAME_TEXT_MAX at
+    most, of which text_length count. An asker that began before oldest is replaced, for its answer would be of no use.
     """
     client.op_begin(mem, me)
     for _ in range(layout.SHRINK_TRIES):
@@ -66,11 +69,11 @@ def begin(mem, me, key, digest_lo, digest_hi, now, oldest, text, text_length):
 
 
 def answer(mem, me, id, asked, state, size, data, length):
-    """What the origin has answered to a question of that time; False if it is not remembered: the name was forgotten meanwhile, a later
-    question has been answered, or the lock is refused.
+    """What the origin has answered to a question of that time; False if it is not remembered: the name was forgotten meanwhile,
+    a later question has been answered, or the lock is refused.
 
-    state is NAME_PRESENT or NAME_ABSENT | the lengths of version and extra at their shifts; data is the two of them, of a multiple of 8
-    bytes, NAME_DATA_MAX at most.
+    state is NAME_PRESENT or NAME_ABSENT | the lengths of version and extra at their shifts; data is the two of them, of a
+    multiple of 8 bytes, NAME_DATA_MAX at most.
     """
     client.op_begin(mem, me)
     remembered = False
@@ -100,7 +103,8 @@ def withdraw(mem, me, id, asked):
 
 
 def forget(mem, me, key):
-    """Drop all names of a key, whoever asked. An answer that was asked for before is not remembered. False if the lock is refused."""
+    """Drop all names of a key, whoever asked. An answer that was asked for before is not remembered. False if the lock is
+    refused."""
     client.op_begin(mem, me)
     done = _lock(mem, me)
     if done:
@@ -134,16 +138,17 @@ def join(mem, me, key, digest_lo, digest_hi):
 def sleep(mem, ticket, timeout_ns):
     """Sleep until the asker has ended, or for that long, or WAIT_SLICE_NS; INTERRUPTED at a signal. Not an operation.
 
-    No wake-up is lost: the asker ends under the lock under which the ticket was written, so the word has changed, or it finds NAME_WAITERS.
-    By now the record may be another name's, or its page have another use: then the kernel compares some word, and what is left is the time.
+    No wake-up is lost: the asker ends under the lock under which the ticket was written, so the word has changed, or it finds
+    NAME_WAITERS. By now the record may be another name's, or its page have another use: then the kernel compares some word, and
+    what is left is the time.
     """
     at = slab.at(mem, layout.SLAB_NAMES, ticket & layout.OBJECT_MASK)
     return atomics.futex_wait(mem, at + layout.NAME_ASKER, ticket >> 32, min(timeout_ns, layout.WAIT_SLICE_NS))
 
 
 def next_used(mem, me, n, out):
-    """Copy the first name at word n of the index or behind it to out, from NAME_KEY on, also one that is not answered: the number of its
-    word, or NIL behind the last."""
+    """Copy the first name at word n of the index or behind it to out, from NAME_KEY on, also one that is not answered: the
+    number of its word, or NIL behind the last."""
     client.op_begin(mem, me)
     found = layout.NIL
     while n < atomics.nnames(mem) and found == layout.NIL:
@@ -220,8 +225,8 @@ def _lookup(mem, key, digest_lo, digest_hi, out):
 
 
 def _begin_copy(mem, at):
-    """A record's sequence word; 0 if it is being written. Acquire pairs with the release of ``_end_change``: what is read from here on is
-    that change's, or a later one's."""
+    """A record's sequence word; 0 if it is being written. Acquire pairs with the release of ``_end_change``: what is read from
+    here on is that change's, or a later one's."""
     sequence = atomics.load_acquire(mem, at + layout.NAME_SEQ)
     return 0 if sequence & 1 else sequence
 
@@ -229,9 +234,9 @@ def _begin_copy(mem, at):
 def _copy(mem, at, sequence, out):
     """Copy a record; whether all that was read of it since ``_begin_copy`` belongs together.
 
-    The fence pairs with the one in ``_begin_change``: if a word is a later change's, then the second look at the sequence word finds that
-    change's odd value, or what came after it. And with the release of ``_index``: the second look finds no value that the record had before
-    it was indexed. So nothing is taken that its page held before, when it was not one of names.
+    The fence pairs with the one in ``_begin_change``: if a word is a later change's, then the second look at the sequence word
+    finds that change's odd value, or what came after it. And with the release of ``_index``: the second look finds no value
+    that the record had before it was indexed. So nothing is taken that its page held before, when it was not one of names.
     """
     atomics.copy_out_relaxed(mem, at + layout.NAME_KEY, out, layout.NAME_SIZE - layout.NAME_KEY)
     atomics.fence_acquire()
@@ -239,7 +244,8 @@ def _copy(mem, at, sequence, out):
 
 
 def _is(mem, at, digest_lo, digest_hi):
-    """Whether a record is the name with this digest; under the lock, or before ``_copy`` has found that it all belongs together."""
+    """Whether a record is the name with this digest; under the lock, or before ``_copy`` has found that it all belongs
+    together."""
     return (
         atomics.load_relaxed64(mem, at + layout.NAME_DIGEST_LO) == digest_lo
         and atomics.load_relaxed64(mem, at + layout.NAME_DIGEST_HI) == digest_hi
@@ -313,7 +319,8 @@ def _ask(mem, me, at, now, oldest):
 
 
 def _is_within(time, now, oldest):
-    """Whether a time is oldest or later, and one of this clock. Another process may have looked at it a little later than the caller."""
+    """Whether a time is oldest or later, and one of this clock. Another process may have looked at it a little later than the
+    caller."""
     return oldest <= time <= now + layout.NAME_AHEAD_NS
 
 
@@ -382,14 +389,15 @@ def _write(mem, at, asked, state, size, data, length):
 
 
 def _begin_change(mem, at):
-    """From here on no reader believes what it copies. The fence pairs with the one in ``_copy``: a reader that sees a store behind it sees
-    the odd value."""
+    """From here on no reader believes what it copies. The fence pairs with the one in ``_copy``: a reader that sees a store
+    behind it sees the odd value."""
     atomics.store_relaxed(mem, at + layout.NAME_SEQ, atomics.load_relaxed(mem, at + layout.NAME_SEQ) | 1)
     atomics.fence_release()
 
 
 def _end_change(mem, at, serial):
-    """Release: a reader that sees the value sees the change. No other change has this value, so the record's former lives have not."""
+    """Release: a reader that sees the value sees the change. No other change has this value, so the record's former lives have
+    not."""
     atomics.store_release(mem, at + layout.NAME_SEQ, (serial & layout.OBJECT_MASK) << 1)
 
 
@@ -468,8 +476,8 @@ def _empty(mem, key):
 
 
 def _victim(mem, key):
-    """The place of a set's name with the oldest answer, of those that were not used since the last time if there are any; 0 if all are
-    being asked for. All count as not used from now on."""
+    """The place of a set's name with the oldest answer, of those that were not used since the last time if there are any; 0 if
+    all are being asked for. All count as not used from now on."""
     place = _set(mem, key)
     found = 0
     least = 0
@@ -498,7 +506,8 @@ def _search(mem, key, digest_lo, digest_hi):
 
 
 def _indexed(mem, place):
-    """The offset of the record that a word of the index names; 0 for an empty one, and where there is no name, which breaks the index."""
+    """The offset of the record that a word of the index names; 0 for an empty one, and where there is no name, which breaks the
+    index."""
     number = atomics.load_relaxed(mem, place)
     if number == 0:
         return 0

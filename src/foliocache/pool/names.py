@@ -1,10 +1,10 @@
 """Names: which object a key means now, asked for once by all processes of the machine.
 
-The core's part, and what happens when several ask at once, is in ``mm.names``. Here a name is found by a key and by who asks (an account,
-say, for which the answer may be another); forgetting is for all who ask.
+The core's part, and what happens when several ask at once, is in ``mm.names``. Here a name is found by a key and by who asks
+(an account, say, for which the answer may be another); forgetting is for all who ask.
 
-Times are those of CLOCK_BOOTTIME: all processes of the machine share it, it goes on while the machine sleeps, so an answer from before is as
-old as it is, and nobody sets it. It begins anew when the machine boots, and so does a pool.
+Times are those of CLOCK_BOOTTIME: all processes of the machine share it, it goes on while the machine sleeps, so an answer from
+before is as old as it is, and nobody sets it. It begins anew when the machine boots, and so does a pool.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ class Names:
     def ask(self, key: str, max_age: float = 0.0, *, who: str = "") -> Ask:
         """Return a question, to be answered by this process unless its ``known`` says the answer already.
 
-        If another process, or another thread, is asking for the same name since less than ``max_age`` seconds, this waits for its answer; at
-        most ``fill_timeout`` seconds. If that question fails or its asker dies, this one is for the caller to answer. With a ``max_age``
-        of 0 the caller always asks.
+        If another process, or another thread, is asking for the same name since less than ``max_age`` seconds, this waits for
+        its answer; at most ``fill_timeout`` seconds. If that question fails or its asker dies, this one is for the caller to
+        answer. With a ``max_age`` of 0 the caller always asks.
 
         Use it as a context manager: a question that ends without an answer is withdrawn.
 
@@ -148,7 +148,8 @@ class Names:
                 self._table.forget(key)
 
     def list(self) -> list[dict[str, Any]]:
-        """Return all names: dicts of key, exists (None if nobody has answered yet), size, version, extra_bytes, and age in seconds.
+        """Return all names: dicts of key, exists (None if nobody has answered yet), size, version, extra_bytes, and age in
+        seconds.
 
         A key longer than 168 bytes is cut.
         """
@@ -160,7 +161,11 @@ class Names:
             if name is None:
                 names.append({"key": key, "exists": None, "size": 0, "version": "", "extra_bytes": 0, "age": None})
             else:
-                more: dict[str, Any] = {"version": name.version, "extra_bytes": len(name.extra), "age": max(0, now - name.asked) / _SECOND}
+                more: dict[str, Any] = {
+                    "version": name.version,
+                    "extra_bytes": len(name.extra),
+                    "age": max(0, now - name.asked) / _SECOND,
+                }
                 names.append({"key": key, "exists": name.exists, "size": name.size, **more})
         return names
 
@@ -179,8 +184,8 @@ class Names:
 class Ask:
     """A question for which object a key means. Made by :meth:`Names.ask`.
 
-    ``known`` is the answer, if there is one already. If it is None, the caller asks the origin and says the answer, which is remembered
-    unless the name was forgotten meanwhile, or there is no room.
+    ``known`` is the answer, if there is one already. If it is None, the caller asks the origin and says the answer, which is
+    remembered unless the name was forgotten meanwhile, or there is no room.
     """
 
     def __init__(self, known: Name | None, question: Any = None) -> None:
@@ -190,9 +195,7 @@ class Ask:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.withdraw()
 
     def answer(self, size: int, version: str = "", extra: bytes = b"") -> bool:

@@ -1,7 +1,7 @@
 """The steps of ``names`` that cannot be Python: a question under way, and a sleep without the GIL.
 
-A question is an object from the moment it is asked: whatever exception comes between it and its answer, its end withdraws it, and who
-waits for the answer is woken. Every operation of the core is one call, in which no Python runs.
+A question is an object from the moment it is asked: whatever exception comes between it and its answer, its end withdraws it,
+and who waits for the answer is woken. Every operation of the core is one call, in which no Python runs.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -117,8 +117,10 @@ cdef class NameTable:
         return question if question.id else found
 
     def wait(self, u64 key, u64 lo, u64 hi, u64 timeout_ns):
-        """Sleep until whoever asks for a name has ended, or for a slice of time; returns False at once if nobody asks. Raises what a
-        signal's handler raises."""
+        """Sleep until whoever asks for a name has ended, or for a slice of time; returns False at once if nobody asks.
+
+        Raises what a signal's handler raises.
+        """
         cdef u64 ticket
         self.attachment.join()
         ticket = core.join(self.attachment.mem, self.attachment.me, key, lo, hi)
@@ -138,7 +140,7 @@ cdef class NameTable:
             raise refused("forgetting a name")
 
     def next(self, u32 n):
-        """The first name at word n of the index or behind it, as (number of its word, words from NAME_KEY on); None if there is none."""
+        """The first name at word n of the index or behind it: (number of its word, its words). None if there is none."""
         cdef bytes found = PyBytes_FromStringAndSize(NULL, COPIED)
         self.attachment.join()
         n = core.next_used(self.attachment.mem, self.attachment.me, n, PyBytes_AS_STRING(found))

@@ -22,8 +22,8 @@ LAYOUT = loader.load(CORE, facade_threads).layout
 
 def geometry(pages=2):
     return {
-        "npages": pages, "page_shift": 12, "nclients": 4, "nbuckets": 1, "nghosts": 4, "nnames": 0, "memmap": MEMMAP, "data": DATA,
-        "clients": CLIENTS, "buckets": BUCKETS, "ghosts": GHOSTS, "names": NAMES,
+        "npages": pages, "page_shift": 12, "nclients": 4, "nbuckets": 1, "nghosts": 4, "nnames": 0,
+        "memmap": MEMMAP, "data": DATA, "clients": CLIENTS, "buckets": BUCKETS, "ghosts": GHOSTS, "names": NAMES,
     }  # fmt: skip
 
 
