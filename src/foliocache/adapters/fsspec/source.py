@@ -35,7 +35,7 @@ class Source:
         try:
             return self._function()(offset, what)
         except (ChangedError, FileNotFoundError):
-            self.fs._identities.forget(self.path, self.identity)  # or "open it again" would lead here again
+            self.fs._forget(self.path, self.identity)  # or "open it again" would lead here again
             raise ChangedError(self.path) from None
 
     def failure(self, error: OSError) -> OSError:

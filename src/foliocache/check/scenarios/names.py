@@ -413,7 +413,7 @@ def death_forget(core):
     return m.beside(m.table.forgetter(VICTIM, A), m.table.reader(OTHER, A))
 
 
-@scenario("death/names-reclaim", DEATH, FEW_PARTS)
+@scenario("death/names-reclaim", DEATH, FEW_PARTS, slow=True)
 def death_reclaim(core):
     """The set is full: the victim asks for a third name, while another client looks one of the two up."""
     m = Mortal(core, A, B)
