@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import pickle
+import time
 
 import pytest
 from fsspec.implementations.local import LocalFileSystem
