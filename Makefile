@@ -23,11 +23,16 @@ coverage: $(VENV)/.coverage build
 	$(BIN)/coverage report
 	$(BIN)/coverage html -q -d build/coverage
 
-lint: $(VENV)/.lint
+# The compiled modules, which stubtest holds their stubs against.
+STUBS = $(subst /,.,$(patsubst src/%.pyi,%,$(shell find src -name "*.pyi")))
+
+lint: $(VENV)/.lint build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint src
 	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest --concise --mypy-config-file pyproject.toml --ignore-unused-allowlist --allowlist tools/stubtest.txt $(STUBS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=tools/typings pyright --ignoreexternal --verifytypes foliocache
 
 bench: $(VENV)/.bench build
 	$(BIN)/python -m benchmarks

@@ -21,13 +21,13 @@ def extension(path):
         ".".join(path.with_suffix("").parts[1:]),
         [str(path)],
         include_dirs=[str(MM)],
-        depends=[str(MM / "atomics.h"), str(MM / "layout.pxd")],
+        depends=[str(MM / "atomics.h"), str(MM / "layout.h"), str(MM / "layout.pxd")],
         extra_compile_args=["-O2", "-Wall", "-Werror", "-Wno-unused-function", "-fno-strict-aliasing"],
     )
 
 
 def layout_is_newer():
-    """Whether some C file is older than the constants. Cython does not see that every module depends on them."""
+    """True if some C file is older than the constants' declarations. Cython does not see that every module depends on them."""
     written = [path.stat().st_mtime for path in BUILD.rglob("*.c")]
     return bool(written) and min(written) < (MM / "layout.pxd").stat().st_mtime
 

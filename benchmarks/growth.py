@@ -1,9 +1,9 @@
 """Cost as things grow: cached folios, attached clients, the value's size, the segment's size; memory per cached folio.
 
-"Hot" is a thousand folios with neighbouring numbers: what grows is the index above them. "Spread" is a thousand folios anywhere among
-all that are cached: each then has an index node and a descriptor in memory pages of its own, which the processor must translate.
-"Random" is every folio as likely as any other: there each hit misses the processor's
-caches, and the plain slice beside it shows how much of that anyone would pay.
+"Hot" is a thousand folios with neighbouring numbers: what grows is the index above them. "Spread" is a thousand folios anywhere
+among all that are cached: each then has an index node and a descriptor in memory pages of its own, which the processor must
+translate. "Random" is every folio as likely as any other: there each hit misses the processor's caches, and the plain slice
+beside it shows how much of that anyone would pay.
 """
 
 from __future__ import annotations

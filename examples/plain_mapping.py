@@ -28,7 +28,7 @@ def main() -> None:
         with mapping.lease(0) as lease, memoryview(lease) as view:
             print(f"  {len(view)} bytes, readonly={view.readonly}, begins with {view[:5].tolist()}")
 
-        print(f"counters: {pool.stat()['counters']}")
+        print(f"counters: {pool.stat().counters}")
     finally:
         foliocache.remove(NAME)
 

@@ -22,8 +22,8 @@ def main() -> None:
         for turn in ("from the origin", "from the pool"):
             with fsspec.open(f"folio::{url}", folio={"name": NAME}) as file:
                 data = file.read()
-            counters = pool.stat()["counters"]
-            print(f"{turn}: {len(data)} bytes; {counters['fills']} fills, {counters['hits']} hits so far")
+            counters = pool.stat().counters
+            print(f"{turn}: {len(data)} bytes; {counters.fills} fills, {counters.hits} hits so far")
     finally:
         foliocache.remove(NAME)
 

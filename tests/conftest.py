@@ -1,4 +1,4 @@
-"""Pools of their own for every test, removed afterwards."""
+"""Every test has its own pools, which are removed afterwards."""
 
 import contextlib
 import os
@@ -10,7 +10,8 @@ import pytest
 
 import foliocache
 
-# A shell that starts the tests in the background lets them ignore SIGINT, and so would every process that they start.
+# A shell that starts the tests in the background makes them ignore SIGINT, and every process that they start would inherit
+# that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -29,14 +30,14 @@ def pool_name():
 
 @pytest.fixture
 def pool(pool_name):
-    """A pool of 256 pages of 16 KiB. After the test everything in it must add up."""
+    """A pool of 256 pages of 16 KiB. After the test its audit must be empty."""
     pool = foliocache.open(pool_name, size="4MiB")
     yield pool
     assert (foliocache.open(pool_name) if pool.closed else pool).audit() == []
 
 
 class Source:
-    """An object of ``size`` bytes that counts what is read of it."""
+    """A source of ``size`` bytes that records its calls."""
 
     def __init__(self, size, seed=0):
         pattern = bytes((i * 7 + seed) % 251 for i in range(251 * 64))
@@ -59,7 +60,7 @@ class Source:
 
 @pytest.fixture
 def source():
-    """A Source of 500,003 bytes: 31 folios of one page in the cache fixture's pool."""
+    """A Source of 500,003 bytes: 31 folios of one page in the pool of the fixture."""
     return Source(500_003)
 
 

@@ -1,4 +1,4 @@
-"""Reads the project's documents and source, for the tests that hold the one to the other."""
+"""Reads the project's documents and source, for the tests that compare them."""
 
 import ast
 import re
@@ -11,12 +11,12 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 
 def page(name):
-    """The text of a document of docs/."""
+    """Return the text of a document of docs/."""
     return (ROOT / "docs" / name).read_text()
 
 
 def section(text, title):
-    """What stands under a heading, up to the next one of the same level or a higher one."""
+    """Return the text under a heading, up to the next heading of the same or a higher level."""
     start = re.search(rf"^(#+) {re.escape(title)}$", text, re.MULTILINE)
     level = len(start[1])
     rest = text[start.end() :]
@@ -25,7 +25,7 @@ def section(text, title):
 
 
 def rows(text, *heads):
-    """The rows of the tables whose first cells of the head are these: a list of cells for each."""
+    """Return the rows of the tables whose header begins with these cells, each a list of cells."""
     found, inside = [], False
     for line in text.splitlines():
         cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
@@ -50,7 +50,7 @@ def functions(path):
 
 
 def atomic_calls(node):
-    """The calls of the facade to shared memory below a node: (name of the operation, call)."""
+    """Yield the calls of the facade to shared memory below a node: (name of the operation, call)."""
     for call in ast.walk(node):
         match call:
             case ast.Call(func=ast.Attribute(value=ast.Name(id="atomics"), attr=name)):
@@ -58,5 +58,5 @@ def atomic_calls(node):
 
 
 def number(text):
-    """The integer in a cell: 20,480 or 0x40."""
+    """Return the integer in a cell: 20,480 or 0x40."""
     return int(text.replace(",", ""), 0)

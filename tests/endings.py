@@ -1,4 +1,4 @@
-"""Commands that are ended in the middle of their work: nothing waits for ever, and no process stays."""
+"""Commands that are interrupted or killed in the middle of their work: nothing waits for ever, and no process remains."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-LIMIT = 120  # seconds after which a command hangs
+LIMIT = 120  # seconds after which a command counts as hung
 SOON = 30  # seconds; much more than an end takes, much less than the work that it cuts short
 
 
 @contextmanager
 def started(command: list[str], environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A command in a session of its own, of which nothing is left in the end."""
+    """Run a command in a session of its own, for the time of a ``with``; no process of the session remains."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
     try:
@@ -33,7 +33,7 @@ def started(command: list[str], environment: dict[str, str] | None = None) -> It
 
 
 def members(session: int) -> dict[int, str]:
-    """The processes of a session that still run, and their command lines."""
+    """Return the processes of a session that are running, with their command lines."""
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -47,7 +47,7 @@ def members(session: int) -> dict[int, str]:
 
 
 def children(process: subprocess.Popen[str], wanted: int, kind: str = "") -> list[int]:
-    """The command's own children, once there are that many whose command line has such a word."""
+    """Wait until the command has that many children whose command line contains this word, and return them."""
     deadline = time.monotonic() + LIMIT
     while time.monotonic() < deadline and process.poll() is None:
         found = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
@@ -59,7 +59,8 @@ def children(process: subprocess.Popen[str], wanted: int, kind: str = "") -> lis
 
 
 def ends(process: subprocess.Popen[str], code: int, last: str) -> None:
-    """It ends soon: so do all who have its pipes, for these are read until nobody has them."""
+    """Assert that the command ends soon, and with it all processes that have its pipes, which are read until they are
+    closed."""
     out, err = process.communicate(timeout=SOON)
     assert process.returncode == code, err
     assert out == ""

@@ -1,11 +1,12 @@
-"""A fuzzer of pools: damages copies of one, and requires that whoever uses them never crashes, hangs or is given wrong bytes.
+"""A fuzzer of pools: damages copies of a pool, and requires that a process that uses them never crashes, hangs or reads wrong
+bytes.
 
-``python tests/fuzz.py FIRST COUNT`` tries mutants FIRST .. FIRST + COUNT - 1, prints each that fails, and statistics; exits with 1 if one
-has failed. A mutant's number is its seed: ``python tests/fuzz.py N 1`` tries the same damage again.
+``python tests/fuzz.py FIRST COUNT`` tries mutants FIRST .. FIRST + COUNT - 1, prints each that fails, and statistics; exits
+with 1 if one has failed. A mutant's number is its seed: ``python tests/fuzz.py N 1`` tries the same damage again.
 
-Four pools are damaged: two page sizes, each as a process leaves it that is killed in the middle of everything (leases, a window, a fill),
-and as it is when that has been settled. Everything but the bytes that users read may be damaged. In a child of its own, each mutant is attached,
-read, listed, audited, repaired by the command line, read and audited again. Wanted:
+Four pools are damaged: two page sizes, each as a process leaves it that is killed in the middle of everything (leases, a
+window, a fill), and as it is when that has been settled. Everything but the bytes that users read may be damaged. In a child of
+its own, each mutant is attached, read, listed, audited, repaired by the command line, read and audited again. Wanted:
 
 - no crash, no hang, no exception but FoliocacheError and MemoryError, no traceback from the command line;
 - every byte that is read is right;
@@ -27,6 +28,7 @@ from collections import Counter
 import foliocache
 from foliocache.cli import app
 from foliocache.mm import layout
+from foliocache.pool import files
 from foliocache.pool import segment as segments
 
 SIZES = [100_000, 1_500_000, 5_000, 9_000_000, *[3_000] * 50, *[20_000] * 8]
@@ -44,7 +46,7 @@ PATTERN = random.Random(0).randbytes(max(SIZES) + 4096)
 
 
 def content(number, offset, length):
-    """Bytes of an object: those of no other are the same at the same place."""
+    """Return bytes of an object; no other object has the same bytes at the same offset."""
     start = offset + 61 * number
     return PATTERN[start : start + max(0, min(length, SIZES[number] - offset))]
 
@@ -56,7 +58,7 @@ def mapping(pool, number, read=None):
 
 
 class Base:
-    """A pool to damage: its bytes, and where things lie in it."""
+    """A pool to damage: its bytes and its geometry."""
 
     def __init__(self, image, shape):
         self.image = image
@@ -74,7 +76,7 @@ class Base:
         return int.from_bytes(self.image[at : at + 4], "little")
 
     def regions(self):
-        """(name, begin, end) of everything that may be damaged: all but pages that are free or have user data."""
+        """Return (name, begin, end) of everything that may be damaged: all except free pages and user data."""
         shape = self.shape
         return [
             ("identity", 0, 128),
@@ -90,7 +92,7 @@ class Base:
 
 
 def bases():
-    """The pools, made anew: the same for every run but for times, pids and the pool's own number."""
+    """Make the pools: the same in every run except for times, pids and the pool's own number."""
     found = []
     for page_size, size in POOLS:
         found += _pool(page_size, size)
@@ -122,7 +124,7 @@ def _pool(page_size, size):
 
 
 def _live(name, page_size, size, go):
-    """Use a pool, and never come back."""
+    """Use a pool until this process is killed."""
     pool = foliocache.open(name, size=size, page_size=page_size, clients=CLIENTS)
     rng = random.Random(1)
     objects = [mapping(pool, number) for number in range(FILLING)]
@@ -145,7 +147,7 @@ def _live(name, page_size, size, go):
 
 
 def _read(name):
-    with open(segments.path_of(name), "rb") as file:
+    with open(files.path_of(name), "rb") as file:
         return file.read()
 
 
@@ -160,7 +162,7 @@ def _in_child(function):
 
 
 class Mutant:
-    """One damaged copy: ``bytes``, and in ``notes`` what was done to it."""
+    """One damaged copy: ``bytes``, and in ``notes`` the damage."""
 
     def __init__(self, seed, bases):
         self.rng = random.Random(seed)
@@ -177,7 +179,7 @@ class Mutant:
         return self.rng.choice([region for region in self.base.regions() if region[0] == name])
 
     def place(self):
-        """The offset of a word, and the end of what may be damaged behind it. What is in use is hit more often."""
+        """Return the offset of a word, and the end of what may be damaged after it. Words in use are chosen more often."""
         name, begin, end = self.region()
         if name == "folios":
             pfn = self.rng.choice((self.rng.randrange(self.base.shape["npages"]), self.rng.choice(self.base.files)))
@@ -191,14 +193,15 @@ class Mutant:
         return begin + 4 * self.rng.randrange((end - begin) // 4), end
 
     def value(self, old):
-        """A word that hurts."""
+        """Return a value that is likely to do harm."""
         rng, pages = self.rng, self.base.shape["npages"]
         pfn = rng.randrange(pages + 2)
         return rng.choice(
             (
-                0, 1, 2, old + 1, old - 1, old ^ 1, old ^ 1 << rng.randrange(32), rng.getrandbits(32), 0xFFFFFFFF, 0x7FFFFFFF, pfn,
-                pages << 1, (pfn + 1) << 1, pfn << 1 | layout.XA_NODE, layout.FROZEN, layout.FROZEN | pfn, layout.PIN_OWNED | pfn,
-                layout.BUDDY_PARKED, layout.BUDDY_QUARANTINED, rng.randrange(12), rng.randrange(12) << layout.ORDER_SHIFT | rng.randrange(6),
+                0, 1, 2, old + 1, old - 1, old ^ 1, old ^ 1 << rng.randrange(32), rng.getrandbits(32), 0xFFFFFFFF, 0x7FFFFFFF,
+                pfn, pages << 1, (pfn + 1) << 1, pfn << 1 | layout.XA_NODE, layout.FROZEN, layout.FROZEN | pfn,
+                layout.PIN_OWNED | pfn, layout.BUDDY_PARKED, layout.BUDDY_QUARANTINED, rng.randrange(12),
+                rng.randrange(12) << layout.ORDER_SHIFT | rng.randrange(6),
             )
         ) & 0xFFFFFFFF  # fmt: skip
 
@@ -232,14 +235,14 @@ class Mutant:
         self.notes.append(f"{size} bytes of {byte!r} at {at}")
 
     def field(self):
-        """The same field of many descriptors."""
+        """Damage the same field of many descriptors."""
         field, value = 4 * self.rng.randrange(layout.FOLIO_SIZE // 4), self.value(0)
         for pfn in range(self.base.shape["npages"]):
             if self.rng.random() < 0.3:
                 self.poke(self.base.at(pfn, field), value)
 
     def kinds(self):
-        """What a page in use is, and where it belongs: every way to get it wrong in one or two words."""
+        """Damage the type or the identity of a page in use, in one or two words."""
         for _ in range(self.rng.randrange(1, 6)):
             pfn = self.rng.choice(self.base.files + self.base.objects)
             kind, mark = self.rng.randrange(6) | self.rng.randrange(12) << layout.ORDER_SHIFT, self.rng.randrange(13)
@@ -255,14 +258,14 @@ class Mutant:
             self.poke(self.base.at(pfn, field), value)
 
     def shuffle(self):
-        """Lines copied over others."""
+        """Copy cache lines over others."""
         for _ in range(self.rng.randrange(1, 10)):
             source, target = self.place()[0] & ~63, self.place()[0] & ~63
             self.bytes[target : target + 64] = self.base.image[source : source + 64]
             self.notes.append(f"line at {source} to {target}")
 
     def swap(self):
-        """The same words of two descriptors, or of two records or nodes."""
+        """Exchange words of two descriptors, or of two records or nodes."""
         for _ in range(self.rng.randrange(1, 6)):
             if self.rng.random() < 0.5:
                 one, other = (self.base.at(self.rng.choice(self.base.files), 0) for _ in range(2))
@@ -294,17 +297,17 @@ class Mutant:
         self.notes.append(f"extended to {len(self.bytes)} bytes")
 
     def changed(self, pfns, field):
-        """Whether this field of one of these descriptors is damaged."""
+        """True if this field of one of these descriptors is damaged."""
         places = [self.base.at(pfn, field) for pfn in pfns]
         return any(self.bytes[at : at + 4] != self.base.image[at : at + 4] for at in places)
 
     def excused(self):
-        """Objects whose bytes may be wrong. Nothing but PG_UPTODATE says that a page has its content (docs/limits.md, "Trust"): where the
-        flags of the page that was being filled are damaged, its object is not asked for."""
+        """Return objects whose bytes may be wrong. Only PG_UPTODATE says that a page has its content (docs/limits.md, "Trust"):
+        if the flags of the page that was being filled are damaged, its object is not asked for."""
         return {FILLING} if self.changed(self.base.unfilled, layout.F_FLAGS) else set()
 
     def may_lose_pins(self):
-        """Whether a page may be evicted under its holder. Nothing but the count says how many hold it (docs/limits.md, "Trust")."""
+        """True if a page may be evicted while it is held. Only the count says how many hold it (docs/limits.md, "Trust")."""
         return self.changed(self.base.files, layout.F_REF)
 
 
@@ -326,7 +329,7 @@ OPERATIONS = ["word"] * 4 + [
 
 
 class Trial:
-    """What becomes of one mutant, in a child; ``say`` tells the parent what is wrong."""
+    """The test of one mutant, in a child process; ``say`` tells the parent what is wrong."""
 
     def __init__(self, mutant, name, pipe):
         self.mutant = mutant
@@ -371,7 +374,7 @@ class Trial:
             self.is_clean(self.step(pool.audit))
 
     def hold(self, pool):
-        """Leases and a window that stay: pairs of them and what they should say."""
+        """Return leases and a window that are kept, each with the bytes it should have."""
         self.at("hold")
         if self.mutant.may_lose_pins():
             return []
@@ -426,11 +429,11 @@ class Trial:
 
     def is_clean(self, findings):
         if findings:
-            self.say("left to find", count=len(findings), first=findings[0])
+            self.say("left to find", count=len(findings), first=findings[0].to_dict())
 
 
 def attempt(seed, bases, folder):
-    """Try one mutant: a list of what is wrong, and the mutant."""
+    """Try one mutant. Return a list of what is wrong, and the mutant."""
     mutant = Mutant(seed, bases)
     name = f"mutant{seed}"
     path = os.path.join(folder, f"foliocache.{name}")
@@ -462,7 +465,7 @@ def attempt(seed, bases, folder):
 
 
 def fuzz(first, count):
-    """Try so many mutants, and print what fails: how many did, and statistics."""
+    """Try mutants and print those that fail. Return how many failed, and statistics."""
     folder = tempfile.mkdtemp(prefix="foliocache-fuzz-", dir="/dev/shm")
     os.environ["FOLIOCACHE_DIR"] = folder
     failed, statistics = 0, Counter()

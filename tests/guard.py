@@ -1,13 +1,14 @@
-"""No test run stands still, and none leaves a process behind.
+"""No test run hangs, and none leaves a process behind.
 
 pytest-timeout (configured in pyproject.toml) raises in a test that takes too long, by a signal. What that cannot reach:
 
-- a child: a timer is not inherited by fork. It is ended with its test, and then the test has failed; and if the tests
+- a child: a timer is not inherited by fork. It is killed when its test ends, and then the test has failed; and if the tests
   themselves are killed, the kernel kills what they have forked.
-- a test that does not come back to the interpreter, in compiled code: ``faulthandler_timeout`` ends the whole run, a while later.
-- the end of the interpreter, which waits for threads: it has a minute.
+- a test that does not return to the interpreter, in compiled code: ``faulthandler_timeout`` ends the whole run later.
+- the end of the interpreter, which waits for threads: it is killed after a minute.
 
-A plugin of pytest; ``tests/conftest.py`` registers it. (A conftest's own hooks are not asked about fixtures of the whole session.)
+A plugin of pytest; ``tests/conftest.py`` registers it. (A conftest's own hooks are not asked about fixtures of the whole
+session.)
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-GRACE = 20  # seconds for a process to end that has been told to
+GRACE = 20  # seconds that a process has to end after it was asked to
 HELPERS = b"multiprocessing.resource_tracker", b"multiprocessing.forkserver"  # end with the tests
 EXIT = 60  # seconds
 _PR_SET_PDEATHSIG = 1
@@ -29,7 +30,7 @@ _lasting = set()  # the servers of fixtures that outlive a test
 
 
 def pytest_configure():
-    """From now on, what the main thread forks is killed when this process ends. Grandchildren are not: some tests need orphans."""
+    """Make the kernel kill the main thread's children when this process ends. Not grandchildren: some tests need orphans."""
     tests, libc, ours = os.getpid(), ctypes.CDLL(None), []
 
     def before():
@@ -45,12 +46,12 @@ def pytest_configure():
 
 
 def pytest_unconfigure():
-    """The interpreter has so long to end."""
+    """Kill this process if the interpreter does not end within EXIT seconds."""
     faulthandler.dump_traceback_later(EXIT, exit=True)
 
 
 def children(known=()):
-    """This process's children that run, but for the known ones and multiprocessing's helpers: their command lines by pid."""
+    """Return this process's running children except the known ones and multiprocessing's helpers: command lines by pid."""
     found = {}
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -62,7 +63,7 @@ def children(known=()):
 
 
 def running(pid):
-    """A process's command line; None if it has ended."""
+    """Return a process's command line; None if it has ended."""
     try:
         if Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z":
             return None
@@ -73,7 +74,7 @@ def running(pid):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef):
-    """Whatever a fixture of a wider scope starts may stay, also where a test asks for it by name in its middle."""
+    """Let processes that a fixture of a wider scope starts outlive the test, even if the test requests it dynamically."""
     before = children()
     made = yield
     if fixturedef.scope != "function":

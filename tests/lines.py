@@ -1,4 +1,4 @@
-"""Something happens at one line of the package's Python: what a signal's handler does, a finalizer, another thread, or a kill."""
+"""Runs an action at one line of the package's Python: that of a signal handler, a finalizer or another thread, or a kill."""
 
 import contextlib
 import os
@@ -36,7 +36,7 @@ def at_line(n, action):
 
 
 def count_lines(work):
-    """How many lines of the package's Python work() executes."""
+    """Return how many lines of the package's Python work() executes."""
     lines = 0
 
     def trace(frame, event, _):
@@ -55,7 +55,8 @@ def count_lines(work):
 
 
 def in_child(work, seconds=20):
-    """Run work() in a forked child, which SIGALRM ends after so many seconds: its exit status, as of ``waitstatus_to_exitcode``.
+    """Run work() in a forked child, which SIGALRM ends after ``seconds``. Return its exit status, as of
+    ``waitstatus_to_exitcode``.
 
     What work() raises is printed, and is status 1.
     """
@@ -76,7 +77,7 @@ def in_child(work, seconds=20):
 
 
 def answer_of(work, seconds=20):
-    """What work() returns in a forked child, as a str; of an exception, its type and text. "SIGNAL n" if it was killed."""
+    """Return what work() returns in a forked child, as a str; an exception's type and text; or "SIGNAL n" if it was killed."""
     reader, writer = os.pipe()
 
     def body():

@@ -1,7 +1,7 @@
 """Workers that read random ranges of objects which do not fit into the pool, and check every byte.
 
-The content of an object is a function of its key and the offset, so that a worker needs no copy to compare with: each 8-byte word
-is its own position times a constant that depends on the key.
+The content of an object is a function of its key and the offset, so that a worker needs no copy to compare with: each 8-byte
+word is its own position times a constant that depends on the key.
 """
 
 import contextlib
@@ -77,8 +77,8 @@ class Job:
 
 
 class MortalJob(Job):
-    """Workers of two threads that live until they are killed, and do whatever can be interrupted: they read, invalidate, hold leases,
-    open windows, and some die while they read from the source."""
+    """Workers with two threads that run until they are killed, and do everything that can be interrupted: read, invalidate,
+    hold leases, open windows, and some die while they read from the source."""
 
     def live(self, number):
         """The body of a forked worker. Any way out of it is a failure."""

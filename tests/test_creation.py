@@ -1,4 +1,4 @@
-"""A pool comes into being whole, or not at all: whoever is interrupted, killed, stopped, or short of something on the way."""
+"""A pool is created completely or not at all, if its creator is interrupted, killed, stopped, or short of a resource."""
 
 import errno
 import fcntl
@@ -17,21 +17,21 @@ import pytest
 from lines import STRIDE, answer_of, at_line, count_lines, in_child
 
 import foliocache
-from foliocache.pool import segment
+from foliocache.pool import creation, files
 
 SMALL = {"size": "1MiB", "clients": 4}
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder of this test's own for pools."""
+    """A folder for the pools of this test."""
     monkeypatch.setenv("FOLIOCACHE_DIR", str(tmp_path))
     return tmp_path
 
 
 @pytest.fixture(params=["nameless", "hidden", "unlinkable"])
 def way(request, monkeypatch):
-    """Every way in which a pool's file is made: where there are nameless files, where there are none, where they get no name."""
+    """Every way to make a pool's file: with nameless files, without them, and where they cannot be linked."""
     if request.param == "hidden":
 
         def without_nameless(path, flags, *args, **options):
@@ -39,10 +39,10 @@ def way(request, monkeypatch):
                 raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
             return real(path, flags, *args, **options)
 
-        real = segment.open_file
-        monkeypatch.setattr(segment, "open_file", without_nameless)
+        real = creation.open_file
+        monkeypatch.setattr(creation, "open_file", without_nameless)
     if request.param == "unlinkable":
-        real_file = segment.open_file
+        real_file = creation.open_file
 
         class Unlinkable:
             def __init__(self, file):
@@ -59,7 +59,7 @@ def way(request, monkeypatch):
             file = real_file(path, flags, *args, **options)
             return Unlinkable(file) if flags & os.O_TMPFILE == os.O_TMPFILE else file
 
-        monkeypatch.setattr(segment, "open_file", unlinkable)
+        monkeypatch.setattr(creation, "open_file", unlinkable)
     return request.param
 
 
@@ -73,7 +73,7 @@ def works(pool):
 
 
 def deleted_memory(pid="self"):
-    """Bytes of the files without a name that a process has open, or mapped."""
+    """Return the bytes of the files without a name that a process has open or mapped."""
     gc.collect()
     bytes_of = {}
     for folder in (f"/proc/{pid}/fd", f"/proc/{pid}/map_files"):
@@ -88,7 +88,7 @@ def deleted_memory(pid="self"):
 
 
 class Handler(Exception):
-    """What a signal's handler raises."""
+    """The exception that a signal handler raises."""
 
 
 def interrupt():
@@ -96,7 +96,7 @@ def interrupt():
 
 
 def test_interrupted_at_any_line_nothing_stays(folder, way):
-    """Neither a file, nor memory, nor a descriptor, although somebody keeps the exception."""
+    """Neither a file, nor memory, nor a descriptor remains, although the exception is kept."""
     lines = count_lines(make_pool)
     foliocache.remove("pool")
     gc.collect()
@@ -129,7 +129,7 @@ def test_interrupted_at_any_line_nothing_stays(folder, way):
 
 def test_memory_comes_back_although_the_exception_is_kept(folder, way, monkeypatch):
     before = deleted_memory()
-    monkeypatch.setattr(segment, "_setup_tables", lambda mem: interrupt())
+    monkeypatch.setattr(creation, "_setup_tables", lambda mem: interrupt())
     with pytest.raises(Handler) as kept:
         make_pool()
     assert kept.value is not None and deleted_memory() == before
@@ -173,15 +173,15 @@ def test_rm_removes_what_killed_creators_have_left(folder, monkeypatch):
 
 
 def held_in_creation(monkeypatch):
-    """A thread of this process that stands in the middle of making the pool, and what lets it go on."""
-    begun, go, setup = threading.Event(), threading.Event(), segment._setup_tables
+    """Start a thread that stops in the middle of creating the pool. Return a function that lets it finish."""
+    begun, go, setup = threading.Event(), threading.Event(), creation._setup_tables
 
     def slowly(mem):
         begun.set()
         assert go.wait(60)
         setup(mem)
 
-    monkeypatch.setattr(segment, "_setup_tables", slowly)
+    monkeypatch.setattr(creation, "_setup_tables", slowly)
     made = []
     thread = threading.Thread(target=lambda: made.append(make_pool()))
     thread.start()
@@ -214,7 +214,7 @@ print("has it")
 
 @pytest.mark.parametrize("way", ["nameless", "hidden"], indirect=True)
 def test_creators_take_turns(folder, way, monkeypatch):
-    """Or a folder with room for one pool would be full for both."""
+    """Otherwise a folder with room for one pool would be full for both."""
     finish = held_in_creation(monkeypatch)
     with subprocess.Popen([sys.executable, "-c", _OPENS], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "waits\n"
@@ -225,7 +225,7 @@ def test_creators_take_turns(folder, way, monkeypatch):
     assert works(pool) and os.listdir(folder) == ["foliocache.pool"]
 
 
-def test_threads_take_turns_and_get_one_cache(folder, monkeypatch):
+def test_threads_take_turns_and_get_one_pool(folder, monkeypatch):
     finish = held_in_creation(monkeypatch)
     caches = []
     threads = [threading.Thread(target=lambda: caches.append(make_pool())) for _ in range(3)]
@@ -235,11 +235,11 @@ def test_threads_take_turns_and_get_one_cache(folder, monkeypatch):
     for thread in threads:
         thread.join(60)
     assert {id(other) for other in caches} == {id(pool)}
-    assert len(pool.stat()["clients"]) == 1
+    assert len(pool.stat().clients) == 1
 
 
 def lock_holder(folder):
-    """A child that holds the creators' lock, and is stopped."""
+    """Return the pid of a child that holds the creators' lock, and is stopped."""
     pid = os.fork()
     if pid == 0:
         fd = os.open(folder / ".foliocache.pool~lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -256,8 +256,8 @@ def end(pid):
 
 
 def test_a_creator_that_is_stopped_is_not_waited_for_for_ever(folder, monkeypatch):
-    monkeypatch.setattr(segment, "_CREATION_WAIT", 0.2)
-    monkeypatch.setattr(segment, "_CREATION_RATE", 1 << 40)
+    monkeypatch.setattr(creation, "_CREATION_WAIT", 0.2)
+    monkeypatch.setattr(creation, "_CREATION_RATE", 1 << 40)
     pid = lock_holder(folder)
     try:
         with pytest.raises(foliocache.PoolError, match=f"by process {pid}; is it stopped"):
@@ -281,7 +281,7 @@ def test_a_strangers_lock_is_not_waited_for(folder):
 
 @pytest.mark.parametrize("when", ["reserving", "setting up"])
 def test_a_killed_creators_children_hold_nobody_up(folder, way, when):
-    """They inherit what it had open, and live on. What it had reserved comes free, unless it was just setting the tables up."""
+    """They inherit its open files and live on. What it had reserved is freed, unless it was setting up the tables."""
     reader, writer = os.pipe()
 
     def creator():
@@ -296,7 +296,7 @@ def test_a_killed_creators_children_hold_nobody_up(folder, way, when):
             reserve = os.posix_fallocate
             os.posix_fallocate = lambda *arguments: (reserve(*arguments), fork())
         else:
-            segment._setup_tables = lambda mem: fork()
+            creation._setup_tables = lambda mem: fork()
         make_pool()
 
     inherited = deleted_memory()  # of other tests, whose pools are removed while something of them lives
@@ -311,11 +311,11 @@ def test_a_killed_creators_children_hold_nobody_up(folder, way, when):
         os.close(writer)
 
 
-# What may be short.
+# Missing resources.
 
 
 def limited(what, limit, work):
-    """work() in a child under a resource limit: a number, or a function that gives it there."""
+    """Return the answer of work() in a child under a resource limit: a number, or a function that the child calls for it."""
 
     def body():
         value = limit() if callable(limit) else limit
@@ -337,7 +337,7 @@ def test_no_address_space(folder, way, more):
     assert os.listdir(folder) == []
     pool = make_pool(size="64MiB")
     said = limited(resource.RLIMIT_AS, lambda: address_space(more), lambda: works(foliocache.attach("pool")))
-    assert said == "True", "who has it already needs none"
+    assert said == "True", "a process that has the pool open needs no more"
     assert works(pool)
     del pool
     gc.collect()
@@ -378,7 +378,8 @@ def test_any_number_of_descriptors_is_enough_or_too_few_in_words(folder, way):
 
 
 def test_a_reservation_outlives_frequent_signals(folder, monkeypatch):
-    """The kernel gives a reservation up at a signal. It goes on piece by piece, or a profiler's timer would keep it from ever ending."""
+    """The kernel aborts a reservation at a signal. It is made piece by piece, so that a profiler's timer cannot keep it from
+    ending."""
     pieces = []
     reserve = os.posix_fallocate
     monkeypatch.setattr(os, "posix_fallocate", lambda fd, offset, length: (pieces.append(length), reserve(fd, offset, length)))
@@ -395,7 +396,7 @@ def test_no_such_folder(monkeypatch, tmp_path):
 
 def test_an_empty_folder_name_is_the_usual_one_and_a_relative_one_is_fixed(monkeypatch, tmp_path):
     monkeypatch.setenv("FOLIOCACHE_DIR", "")
-    assert segment.directory() == "/dev/shm"
+    assert files.directory() == "/dev/shm"
     monkeypatch.setenv("FOLIOCACHE_DIR", "here")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()

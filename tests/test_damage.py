@@ -1,8 +1,8 @@
 """A pool whose tables are damaged while it is in use: clear errors or misses, but no crash and no endless loop.
 
-The damage is done to the tables, to the descriptors and to whole pages of nodes and records, word by word, with values that hurt:
-random ones, small ones, ends of ranges, neighbours of what was there. Locks are left out: what a lock that nobody holds does to
-its waiters is the business of liveness, not of bounds.
+The damage is done to the tables, to the descriptors and to whole pages of nodes and records, word by word, with values likely
+to do harm: random ones, small ones, ends of ranges, neighbours of what was there. Locks are left out: what a lock without a
+holder does to its waiters concerns liveness, not bounds.
 """
 
 import subprocess
@@ -49,19 +49,20 @@ print("survived")
 
 
 def targets(segment, rng):
-    """An offset to damage: anywhere but in the identity, in locks, and in what users read."""
+    """Return an offset to damage: anywhere except in the identity, in locks, and in user data."""
     shape = segment.geometry
     page = 1 << shape["page_shift"]
     where = rng.choice(("lists", "buckets", "ghosts", "names", "memmap", "memmap", "objects", "objects"))
     if where == "lists":
-        return rng.randrange(512, layout.TREE_LOCK, 4)
+        return rng.randrange(layout.ALLOC_LOCK, layout.TREE_LOCK, 4)
     if where == "objects":
-        kinds = [(segment.memory.peek32(shape["memmap"] + n * 64 + layout.F_KIND), n) for n in range(shape["npages"])]
+        descriptors = ((shape["memmap"] + n * layout.FOLIO_SIZE, n) for n in range(shape["npages"]))
+        kinds = [(segment.memory.peek32(at + layout.F_KIND), n) for at, n in descriptors]
         pages = [n for kind, n in kinds if kind & layout.TYPE_MASK not in (layout.TYPE_NONE, layout.TYPE_FILE)] or [0]
         return shape["data"] + rng.choice(pages) * page + rng.randrange(0, page, 4)
-    sizes = {"buckets": shape["nbuckets"] * 4, "ghosts": shape["nghosts"] * 4, "names": shape["nnames"] * 4}
-    size = (sizes | {"memmap": shape["npages"] * 64})[where]
-    return shape[where] + rng.randrange(0, size, 4)
+    tables = {"buckets": shape["nbuckets"] * 4, "ghosts": shape["nghosts"] * 4, "names": shape["nnames"] * 4}
+    tables["memmap"] = shape["npages"] * layout.FOLIO_SIZE
+    return shape[where] + rng.randrange(0, tables[where], 4)
 
 
 def locks():

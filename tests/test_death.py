@@ -1,4 +1,4 @@
-"""What users see of other processes' deaths, of forks, and of every way in which a process can end."""
+"""What users see when other processes die, fork, or end in any other way."""
 
 import contextlib
 import multiprocessing
@@ -31,8 +31,8 @@ def page(index):
 
 
 class Child:
-    """A forked process that runs ``body(child)``. The two talk through pipes: ``say`` here is ``hear`` there, and the other way round.
-    It is killed at the end, if it still lives."""
+    """A forked process that runs ``body(child)``. Parent and child talk through pipes: ``say`` on one side is ``hear`` on the
+    other. It is killed at the end, if it is alive."""
 
     def __init__(self, body):
         down, up = os.pipe(), os.pipe()
@@ -53,7 +53,7 @@ class Child:
         os.write(self._writer, word.encode().ljust(16))
 
     def hear(self):
-        """The next word; "" if there is none to come."""
+        """Return the next word; "" at the end."""
         return os.read(self._reader, 16).decode().strip()
 
     def stop(self):
@@ -82,7 +82,7 @@ class Child:
 
 
 def slow_filler(name, index=0):
-    """A child that reads one folio from a source that waits for a word."""
+    """Start a child that reads one folio from a source that waits for a word."""
 
     def body(child):
         def source(offset, length):
@@ -100,7 +100,7 @@ def slow_filler(name, index=0):
 
 
 def holder(name, *indices):
-    """A child that holds leases."""
+    """Start a child that holds leases."""
 
     def body(child):
         mapping = foliocache.open(name).mapping("k", len(CONTENT), "v", read)
@@ -114,7 +114,7 @@ def holder(name, *indices):
 
 
 def python(code, *args):
-    """Another interpreter that shares nothing with this one."""
+    """Start another interpreter that shares nothing with this one."""
     program = "import foliocache, sys\nname = sys.argv[1]\nread = lambda offset, length: bytes(length)\n" + textwrap.dedent(
         code
     )
@@ -122,14 +122,14 @@ def python(code, *args):
 
 
 def pins(pool):
-    return pool.stat()["pins"]
+    return pool.stat().pins
 
 
 def settled(pool):
-    """Nothing is left of the dead."""
+    """True if nothing of dead clients remains."""
     pool._attachment.reap()
     assert pool.audit() == [] and pins(pool) == 0
-    assert [c["pid"] for c in pool.stat()["clients"]] == [os.getpid()]
+    assert [c.pid for c in pool.stat().clients] == [os.getpid()]
 
 
 # Fillers.
@@ -147,7 +147,7 @@ def test_who_waits_for_a_filler_that_dies_reads_the_page_himself(pool):
         leases = []
         waiter = threading.Thread(target=lambda: leases.append(mapping.lease(0)))
         waiter.start()
-        while pool.stat()["counters"]["waits"] < 1:
+        while pool.stat().counters.waits < 1:
             threading.Event().wait(0.001)
         start = time.monotonic()
         filler.kill()
@@ -169,7 +169,7 @@ def test_of_several_who_wait_one_reads(pool):
 
     with slow_filler(pool.name) as filler, contextlib.ExitStack() as stack:
         waiters = [stack.enter_context(Child(body)) for _ in range(3)]
-        while pool.stat()["counters"]["waits"] < 3:
+        while pool.stat().counters.waits < 3:
             threading.Event().wait(0.001)
         filler.kill()
         words = [word for waiter in waiters for word in iter(waiter.hear, "")]
@@ -187,7 +187,7 @@ def test_a_dead_fillers_page_that_nobody_waits_for_is_read_by_the_next_one(pool)
 
 @pytest.mark.parametrize("how", ["stopped", "its source hangs"])
 def test_a_stuck_filler_harms_nobody(pool, how):
-    """Who waits gives up after fill_timeout and reads for himself alone."""
+    """A process that waits gives up after fill_timeout and reads the bytes itself, uncached."""
     pool = foliocache.open(pool.name, fill_timeout=0.3)
     mapping = pool.mapping("k", len(CONTENT), "v", read)
     with slow_filler(pool.name) as filler:
@@ -197,7 +197,7 @@ def test_a_stuck_filler_harms_nobody(pool, how):
         lease = mapping.lease(0)
         assert time.monotonic() - start >= 0.3
         assert memoryview(lease) == page(0) and not lease.cached
-        assert mapping.lease(5).cached, "other pages of the object are nobody's business"
+        assert mapping.lease(5).cached, "other pages of the object are not touched"
         assert pool.mapping("other", 10, "v", read).lease(0).cached
         if how == "stopped":
             filler.go_on()
@@ -217,7 +217,7 @@ def test_a_dead_clients_leases_are_given_back_when_another_attaches(pool):
     with holder(pool.name, 0, 1, 2) as child:
         assert pins(pool) == 3
         child.kill()
-    said = python("print(foliocache.attach(name).stat()['pins'])", pool.name)
+    said = python("print(foliocache.attach(name).stat().pins)", pool.name)
     assert (said.stdout, said.stderr) == ("0\n", "")
     settled(pool)
 
@@ -233,7 +233,7 @@ def test_a_dead_clients_window_is_given_back(pool):
         assert child.hear() == "holds"
         child.kill()
     settled(pool)
-    assert pool.stat()["pages_by_state"]["table"] == 0
+    assert pool.stat().pages_by_state.table == 0
 
 
 def test_a_folio_that_a_living_client_holds_too_stays(pool):
@@ -265,12 +265,12 @@ def test_one_client_too_many_is_told_so_until_one_dies(pool_name):
         children[2].kill()
         pool = foliocache.attach(pool_name)
         assert pool.audit() == [] and pins(pool) == 3
-        assert len(pool.stat()["clients"]) == 4
+        assert len(pool.stat().clients) == 4
     settled(pool)
 
 
 def test_who_finds_no_clean_slot_waits_for_a_reaper_who_is_at_work(pool_name, monkeypatch):
-    """Until he is done he has the locks of the dead ones' slots, and they look as if they were in use."""
+    """Until the reaper has finished, it has the locks of the dead clients' slots, which look as if they were in use."""
     pool = foliocache.open(pool_name, size="4MiB", clients=3)
     settle, begun, go = client._settle, threading.Event(), threading.Event()
 
@@ -327,7 +327,7 @@ def test_who_finds_no_clean_slot_does_not_wait_for_a_reaper_who_is_stopped(pool_
 
 
 def test_names_that_wait_take_one_slot_alone(pool_name):
-    """Who dies while he names what somebody holds on to leaves his slot to others."""
+    """The slot of a client that died with a name of a folio that is still held can be used by others."""
     pool = foliocache.open(pool_name, size="4MiB", clients=3)
     mapping = pool.mapping("k", len(CONTENT), "v", read)
     lease = mapping.lease(0)
@@ -392,7 +392,7 @@ def test_a_forked_child_is_a_client_of_its_own_and_inherits_nothing(pool):
 
     with Child(body) as child:
         assert child.hear() == "True"
-        assert pins(pool) == before + 1 and {c["pid"] for c in pool.stat()["clients"]} == {os.getpid(), child.pid}
+        assert pins(pool) == before + 1 and {c.pid for c in pool.stat().clients} == {os.getpid(), child.pid}
         child.say("end")
         assert child.wait() == 0
     assert pins(pool) == before, "it ended by os._exit, with a lease, and stat() has settled that"
@@ -525,7 +525,7 @@ hanging = pool.mapping("hangs", 10, "v", hang)
 threading.Thread(target=hanging.lease, args=(0,), daemon=True).start()
 inside.wait()
 threading.Thread(target=pool.mapping("hangs", 10, "v", hang).lease, args=(0,), daemon=True).start()
-while pool.stat()["counters"]["waits"] < 1: pass
+while pool.stat().counters.waits < 1: pass
 """,
         0,
     ),
@@ -593,7 +593,7 @@ def test_every_end_of_an_interpreter_is_clean(pool, how):
 
 def test_an_orderly_end_leaves_a_clean_slot(pool):
     assert python("lease = foliocache.open(name).mapping('k', 10, 'v', read).lease(0)", pool.name).returncode == 0
-    assert [c["pid"] for c in pool.stat()["clients"]] == [os.getpid()], "without any reaper"
+    assert [c.pid for c in pool.stat().clients] == [os.getpid()], "without any reaper"
     assert pins(pool) == 0
 
 

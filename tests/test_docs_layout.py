@@ -8,7 +8,8 @@ import pytest
 from documents import MM, atomic_calls, functions, number, page, rows, section
 
 from foliocache.mm import layout
-from foliocache.pool import segment
+from foliocache.pool import geometry, header
+from foliocache.sizes import parse_size
 
 TEXT = page("layout.md")
 # What a section's tables are about: the constants with these beginnings are the offsets, or are no offsets.
@@ -98,9 +99,9 @@ def test_widths_are_those_of_the_accesses():
 
 def test_the_header_is_packed_as_it_is_described():
     said = [where for name, where in words("Header").items() if name.startswith("HDR_")]
-    assert said[-1][0] + said[-1][1] == layout.HDR_IDENTITY_END == segment._IDENTITY.size
-    shape = segment.geometry(64, 4096, 1) | {"fenced": 0}
-    head = segment._identity(shape, layout.STATE_READY)
+    assert said[-1][0] + said[-1][1] == layout.HDR_IDENTITY_END
+    shape = geometry.compute(64, 4096, 1) | {"fenced": 0}
+    head = header.pack(shape, layout.STATE_READY)
     read = {
         name: int.from_bytes(head[at : at + width], "little")
         for name, (at, width) in words("Header").items()
@@ -127,8 +128,8 @@ def test_the_header_is_packed_as_it_is_described():
 
 
 def test_the_map_is_that_of_the_default_pool():
-    pages = segment.DEFAULT_SIZE // segment.DEFAULT_PAGE_SIZE
-    shape = segment.geometry(pages, segment.DEFAULT_PAGE_SIZE, segment.DEFAULT_CLIENTS)
+    pages = geometry.DEFAULT_SIZE // geometry.DEFAULT_PAGE_SIZE
+    shape = geometry.compute(pages, geometry.DEFAULT_PAGE_SIZE, geometry.DEFAULT_CLIENTS)
     drawn = [number(at) for at in re.findall(r"^\+-+\+ ([\d,]+)", section(TEXT, "Map"), re.MULTILINE)]
     tables = [shape[name] for name in ("clients", "buckets", "ghosts", "names", "memmap", "data", "size")]
     assert drawn == [0, layout.TREE_LOCK, *tables] and shape["clients"] == layout.HEADER_SIZE
@@ -159,27 +160,27 @@ def test_the_formula_of_the_tables(pages, page_size, clients):
     factors = re.sub(r"(\d) (?=[A-Zm])", r"\1 * ", re.sub(r"(?<=\d),(?=\d)", "", said))
     terms = factors.split(" + ")
     total = sum(lines(int(eval(term, {"max": max} | names))) for term in terms)
-    assert -(-total // page_size) * page_size == segment.geometry(pages, page_size, clients)["data"]
+    assert -(-total // page_size) * page_size == geometry.compute(pages, page_size, clients)["data"]
 
 
 def size(text):
-    return segment.parse_size(text.replace(" ", ""))
+    return parse_size(text.replace(" ", ""))
 
 
 def test_the_tables_of_some_pools():
     found = rows(TEXT, "pool", "page", "tables")
     assert len(found) > 4
     for pool, page_size, tables, share in found:
-        data = segment.geometry(size(pool) // size(page_size), size(page_size), segment.DEFAULT_CLIENTS)["data"]
+        data = geometry.compute(size(pool) // size(page_size), size(page_size), geometry.DEFAULT_CLIENTS)["data"]
         assert (tables, share) == (f"{data:,} B", f"{100 * data / size(pool):.3f} %")
     page_size, least, most = 16384, re.search(r"([\d.]+) % at 16 KiB", TEXT)[1], re.search(r"([\d.]+) % at worst", TEXT)[1]
-    ratios = [segment.geometry(pages, page_size, 256)["data"] / (pages * page_size) for pages in (1 << 24, (1 << 24) + 1)]
+    ratios = [geometry.compute(pages, page_size, 256)["data"] / (pages * page_size) for pages in (1 << 24, (1 << 24) + 1)]
     assert [f"{100 * ratio:.2f}" for ratio in ratios] == [least, most]
 
 
 def test_objects_to_a_page():
     for _, each, count, _ in rows(TEXT, "", "size"):
-        assert number(count) == segment.DEFAULT_PAGE_SIZE // number(each.removesuffix(" B"))
+        assert number(count) == geometry.DEFAULT_PAGE_SIZE // number(each.removesuffix(" B"))
     assert [number(row[1].removesuffix(" B")) for row in rows(TEXT, "", "size")] == [
         layout.NODE_SIZE,
         layout.MAPPING_SIZE,
@@ -237,6 +238,4 @@ def test_encodings_are_those_of_the_constants():
 
 
 def test_the_bytes_of_the_locks_of_slots():
-    """They are in the C code alone, which is where the kernel is asked."""
-    shift = re.search(r"#define FC_LOCK_BYTES \(1LL << (\d+)\)", (MM / "atomics.h").read_text())[1]
-    assert re.findall(r"byte 2\^(\d+) \+", TEXT, re.IGNORECASE) == [shift, shift]
+    assert [1 << int(shift) for shift in re.findall(r"byte 2\^(\d+) \+", TEXT, re.IGNORECASE)] == [layout.LOCK_BYTES] * 2

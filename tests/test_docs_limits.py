@@ -9,7 +9,7 @@ import pytest
 from documents import PACKAGE, page, rows
 
 from foliocache.mm import layout
-from foliocache.pool import client, mapping, names, pool, segment
+from foliocache.pool import client, creation, files, geometry, mapping, names, pool
 from foliocache.sizes import format_size
 
 TEXT = page("limits.md")
@@ -33,9 +33,9 @@ def gather_share():
 
 
 NUMBERS = {
-    "pool": lambda: f"{segment.PAGES_MIN} pages to {spaced(segment.SIZE_MAX)};",
+    "pool": lambda: f"{geometry.PAGES_MIN} pages to {spaced(geometry.SIZE_MAX)};",
     "page size": lambda: (
-        f"{spaced(segment.PAGE_SIZE_MIN)} to {spaced(segment.PAGE_SIZE_MAX)}; default {spaced(segment.DEFAULT_PAGE_SIZE)}"
+        f"{spaced(geometry.PAGE_SIZE_MIN)} to {spaced(geometry.PAGE_SIZE_MAX)}; default {spaced(geometry.DEFAULT_PAGE_SIZE)}"
     ),
     "block": lambda: f"{power(1 << layout.MAX_ORDER)} pages",
     "folio": lambda: (
@@ -44,9 +44,9 @@ NUMBERS = {
     "folios of one object": lambda: power(1 << layout.XA_INDEX_BITS),
     "references to one folio": lambda: power(layout.REF_MAX),
     "wait for another creator of the same pool": lambda: (
-        f"{segment._CREATION_WAIT:.0f} s, and 1 s for each {spaced(segment._CREATION_RATE)};"
+        f"{creation._CREATION_WAIT:.0f} s, and 1 s for each {spaced(creation._CREATION_RATE)};"
     ),
-    "clients": lambda: f"{segment.DEFAULT_CLIENTS} processes at once; 1 to {segment.CLIENTS_MAX:,} if",
+    "clients": lambda: f"{geometry.DEFAULT_CLIENTS} processes at once; 1 to {geometry.CLIENTS_MAX:,} if",
     "leases and windows of one process": lambda: f"{layout.PINS - 1:,} at once",
     "pool name": lambda: "1 to 100 of letters, digits, `_`, `-`, `.`; not `.` first",
     "text of key and version": lambda: (
@@ -84,9 +84,9 @@ def test_what_stands_beside_the_numbers():
 
 def test_what_the_text_says():
     text = " ".join(TEXT.split())
-    whole = segment.geometry(segment.DEFAULT_SIZE >> 14, segment.DEFAULT_PAGE_SIZE, segment.DEFAULT_CLIENTS)
+    whole = geometry.compute(geometry.DEFAULT_SIZE >> 14, geometry.DEFAULT_PAGE_SIZE, geometry.DEFAULT_CLIENTS)
     assert (
-        f"The tables take {100 * whole['data'] / segment.DEFAULT_SIZE:.2f} % of a {spaced(segment.DEFAULT_SIZE)} pool" in text
+        f"The tables take {100 * whole['data'] / geometry.DEFAULT_SIZE:.2f} % of a {spaced(geometry.DEFAULT_SIZE)} pool" in text
     )
     assert f"mapping record takes {layout.MAPPING_SIZE} bytes more" in text
     assert f"into at most {mapping.FOLIOS_PER_OBJECT} folios" in text
@@ -98,10 +98,10 @@ def test_folio_sizes():
     """Objects up to 512 KiB have folios of a page, and those over 16 MiB have folios of 1 MiB."""
 
     def order(size):
-        return mapping._order_for(size, segment.DEFAULT_PAGE_SIZE, segment.DEFAULT_SIZE)
+        return mapping._order_for(size, geometry.DEFAULT_PAGE_SIZE, geometry.DEFAULT_SIZE)
 
     assert [order(512 << 10), order((512 << 10) + 1)] == [0, 1]
-    assert [segment.DEFAULT_PAGE_SIZE << order(size) for size in (16 << 20, (16 << 20) + 1, 1 << 40)] == [
+    assert [geometry.DEFAULT_PAGE_SIZE << order(size) for size in (16 << 20, (16 << 20) + 1, 1 << 40)] == [
         1 << 19,
         1 << 20,
         1 << 20,
@@ -109,10 +109,10 @@ def test_folio_sizes():
 
 
 def test_the_longest_name():
-    assert segment.path_of("a" * 100).endswith("a" * 100)
+    assert files.path_of("a" * 100).endswith("a" * 100)
     for name in ("", "a" * 101, ".a", "a/b"):
         with pytest.raises(ValueError, match="use 1 to 100 letters"):
-            segment.path_of(name)
+            files.path_of(name)
 
 
 def test_descriptors_of_a_pool(pool_name):
@@ -129,7 +129,7 @@ with pool.mapping("k", 100, "1", lambda offset, length: bytes(length)).lease(0):
 
 
 def test_every_constant_that_it_names_is_there():
-    named = set(re.findall(r"`(layout|segment|mapping|names|pool|client|lease)\.(_?[A-Z_]+)`", TEXT))
+    named = set(re.findall(r"`(layout|geometry|creation|mapping|names|pool|client|lease)\.(_?[A-Z_]+)`", TEXT))
     assert len(named) > 15
     for module, name in named:
         path = PACKAGE / ("mm" if module == "layout" else "pool") / f"{module}.py"

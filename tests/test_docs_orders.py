@@ -10,7 +10,7 @@ from foliocache.mm import layout
 TEXT = section(page("protocol.md"), "Every order, its partner and its reason")
 TABLE = rows(TEXT, "access", "operation")
 ORDERED = re.compile(
-    r"\w+_(relaxed|acquire|release|acq_rel|seq_cst)(64)?|record32|write_once|read_once|count64|asymmetric_fence_light|asymmetric_fence_heavy"
+    r"\w+_(relaxed|acquire|release|acq_rel|seq_cst)(64)?|record32|write_once|read_once|count64|asymmetric_fence_(light|heavy)"
 )
 PLAIN = {"read32", "write32", "read64", "write64", "write_bytes"}
 NAME = re.compile(r"`([\w.]+)`")

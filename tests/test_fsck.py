@@ -78,14 +78,14 @@ def test_a_page_in_use_stays_with_its_holder_and_goes_with_him(mappings):
     pfn = int(repr(lease).split("pfn ")[1].rstrip(">"))
     count = shape["memmap"] + pfn * layout.FOLIO_SIZE
     pool._attachment.segment.memory.poke32(count, 7)
-    assert [found["check"] for found in pool.audit()] == ["count"]
+    assert [found.check for found in pool.audit()] == ["count"]
     assert pool.repair() == []
     assert not maps[0].is_cached(3)
     assert bytes(lease) == content
-    used = pool.stat()["pages_by_state"]["file"]
+    used = pool.stat().pages_by_state.file
     lease.release()
     assert pool.repair() == []
-    assert pool.stat()["pages_by_state"]["file"] < used
+    assert pool.stat().pages_by_state.file < used
     read_all(maps)
 
 

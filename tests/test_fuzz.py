@@ -12,7 +12,7 @@ PARTS = 2
 
 @pytest.mark.timeout(300 + MUTANTS * 2)
 def test_no_damage_gives_wrong_bytes_crashes_hangs_or_outlives_a_repair(request):
-    """The same mutants in every run. What fails is printed with the command that tries it again."""
+    """The same mutants in every run. A failure is printed with the command that reproduces it."""
     share = -(-MUTANTS // PARTS)
     parts = [
         subprocess.Popen(

@@ -18,17 +18,17 @@ def test_nothing_has_drifted():
 
 
 def test_drift_is_found(tmp_path):
-    """Of a copy in which one constant differs, and one that has a file too many."""
+    """In a copy in which one constant differs, and mm/inline has one file too many."""
     for folder in ("tools", "src/foliocache/mm"):
         (tmp_path / folder).parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["cp", "-r", str(ROOT / folder), str(tmp_path / folder)], check=True, timeout=60)
     layout = tmp_path / "src/foliocache/mm/layout.py"
-    layout.write_text(layout.read_text().replace("LINE = 64\n", "LINE = 128\n"))
+    layout.write_text(layout.read_text().replace("LINE = 64 ", "LINE = 128 "))
     (tmp_path / "src/foliocache/mm/inline/other.pxd").write_text("")
     command = [sys.executable, str(tmp_path / "tools" / "generate.py")]
     found = subprocess.run([*command, "--check"], capture_output=True, text=True, timeout=60)
     assert found.returncode == 1
-    assert "layout.pxd is not up to date" in found.stderr
+    assert "layout.h is not up to date" in found.stderr
     assert "inline/other.pxd is not up to date" in found.stderr
     subprocess.run(command, check=True, timeout=60)
     assert subprocess.run([*command, "--check"], timeout=60).returncode == 0

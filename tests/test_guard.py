@@ -1,4 +1,4 @@
-"""What ends a test that would never end, and what it leaves behind: test runs of their own, with the guard's patience shortened."""
+"""A test that hangs is ended, and so is what it has started: in test runs of their own, with shorter limits."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ def start(tmp_path):
 
 
 def outcome(run):
-    """The exit code and the text; ends only when every process of the run has."""
+    """Return exit code and output, once every process of the run has ended."""
     text, _ = run.communicate(timeout=60)
     return run.returncode, text
 

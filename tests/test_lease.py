@@ -1,4 +1,5 @@
-"""What owns something is not copied, made half or initialized again; and no way out of a call loses what it had taken."""
+"""Objects that own something cannot be copied, half made or initialized twice; and no way out of a call leaks what it has
+taken."""
 
 import copy
 import ctypes
@@ -12,14 +13,14 @@ import traceback
 
 import numpy as np
 import pytest
-from foliocache.pool.lease import Target
-from foliocache.pool.window import Window
 
 import foliocache
 from foliocache.mm import layout
 from foliocache.pool import client as clients
 from foliocache.pool import lease as leases
+from foliocache.pool.lease import Target
 from foliocache.pool.mapping import Mapping
+from foliocache.pool.window import Window
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def mapping(pool, source):
 
 @pytest.fixture
 def target(pool):
-    """What a source is given to fill."""
+    """Return the buffer that a source is given to fill."""
     given = []
 
     def readinto(offset, buffer):
@@ -59,7 +60,7 @@ def test_a_copied_mapping_is_another_handle_of_the_same_object(mapping, source):
     assert copy.copy(mapping).read(0, 1000) == source.content[:1000]
 
 
-# Half made, or made twice.
+# Half made, or initialized twice.
 
 
 @pytest.mark.parametrize("kind", [foliocache.Lease, Target, Window])
@@ -78,15 +79,15 @@ def test_nothing_is_initialized_again(pool, mapping, target, source):
     assert mapping.key == "k" and mapping.read(0, 10) == source.content[:10]
     with mapping.window() as window:
         assert bytes(window) == source.content
-    assert pool.stat()["folios_by_type"]["table"] == 0
+    assert pool.stat().folios_by_type.table == 0
 
 
 @pytest.mark.parametrize(
     "use",
     [
-        lambda half: half.lease(0), lambda half: half.read(0, 1), lambda half: half.read_bytes(0, 1), lambda half: half.read(0, 0),
-        lambda half: half.readinto(0, bytearray(1)), lambda half: half.window(), lambda half: half.is_cached(0),
-        lambda half: half.length_of(0), lambda half: half.invalidate(),
+        lambda half: half.lease(0), lambda half: half.read(0, 1), lambda half: half.read_bytes(0, 1),
+        lambda half: half.read(0, 0), lambda half: half.readinto(0, bytearray(1)), lambda half: half.window(),
+        lambda half: half.is_cached(0), lambda half: half.length_of(0), lambda half: half.invalidate(),
     ],
 )  # fmt: skip
 def test_a_mapping_that_was_never_initialized_says_so(use):
@@ -101,7 +102,7 @@ def test_the_private_parts_of_a_fill_are_out_of_reach(mapping):
 
 
 def test_a_module_of_pickles_cannot_make_one():
-    """Cython's own unpickling would."""
+    """Cython's generated unpickling would."""
     assert not [name for name in dir(leases) if "unpickle" in name]
 
 
@@ -192,7 +193,7 @@ OBJECTS = {
 
 @pytest.mark.parametrize("kind", OBJECTS)
 def test_bytes_are_not_read_over_pointers_to_objects_nor_pointers_taken_for_bytes(pool, mapping, kind):
-    """Numpy and ctypes let anybody write there, and the process would die of it."""
+    """NumPy and ctypes allow any write there, and the process would crash."""
     buffer = OBJECTS[kind]()
     with pytest.raises(TypeError, match="of Python objects"):
         mapping.readinto(0, buffer)
@@ -207,11 +208,11 @@ def test_buffers_of_any_format_are_filled(mapping, source, dtype):
     assert array.tobytes() == source.content[3 : 3 + array.nbytes]
 
 
-# Whatever ends a call leaves nothing.
+# However a call ends, it leaks nothing.
 
 
 class Ledger:
-    """A cache's client slot, and how to see that nothing is left in it."""
+    """A pool's client slot, with assertions that nothing is left in it."""
 
     def __init__(self, pool):
         self.pool = pool
@@ -222,13 +223,13 @@ class Ledger:
         return self.segment.memory.peek32(self.at + offset)
 
     def check(self):
-        """In no operation, no name, no pin, no finding."""
+        """Assert that there is no operation under way, no intent, no pin, no finding."""
         assert self.word(layout.CLIENT_OP_SEQ) % 2 == 0
         assert [self.word(layout.CLIENT_OPS + 4 * n) for n in range(layout.OPS)] == [0] * layout.OPS
         assert [n for n in range(layout.PINS) if self.word(layout.CLIENT_LEDGER + 4 * n)] == []
 
     def check_all_words(self, mapping):
-        """Every word of the ledger can be used still."""
+        """Assert that every word of the ledger can still be used."""
         held = [mapping.lease(0) for _ in range(layout.PINS + 5)]
         assert [lease.cached for lease in held] == [True] * (layout.PINS - 1) + [False] * 6
 
@@ -237,12 +238,12 @@ SOAK = "FOLIOCACHE_STRESS_SECONDS" in os.environ
 
 
 class Stop(Exception):
-    """What a handler raises."""
+    """The exception that a handler raises."""
 
 
 class Moments:
-    """The moments at which Python calls signal handlers, and a handler that raises at one: after a call, at a function's beginning and
-    when a loop goes on. ``first``: how many there were before each place was reached for the first time."""
+    """The moments at which Python calls signal handlers, and a handler that raises at one: after a call, at a function's
+    beginning and when a loop goes on. ``first``: how many there were before each place was reached for the first time."""
 
     install = sys.settrace
     _after = ("CALL", "RESUME", "JUMP_BACKWARD", "POP_JUMP_BACKWARD")
@@ -251,7 +252,7 @@ class Moments:
         self.count, self.last, self.first, self._previous = 0, last, {}, {}
 
     def __call__(self, frame, event, argument):
-        """As a trace function; the frame's next bytecode is about to be executed."""
+        """The trace function: called before the frame's next bytecode is executed."""
         frame.f_trace_opcodes = True
         if event == "opcode":
             name = dis.opname[frame.f_code.co_code[frame.f_lasti]]
@@ -277,7 +278,7 @@ class Moments:
 
 
 class EndsOfCalls(Moments):
-    """When a function of C has returned, as a profile function: what it returned, or took, is lost with the exception."""
+    """Raises when a C function has returned, as a profile function: its result is lost with the exception."""
 
     install = sys.setprofile
 
@@ -287,7 +288,8 @@ class EndsOfCalls(Moments):
 
 
 def interrupted_everywhere(moments, operation, prepare, most):
-    """Do operation again and again, each time with a raise at another place, or at ``most`` of the places, evenly spread: the exceptions."""
+    """Run operation repeatedly, each time with an exception at another place, at ``most`` of them, evenly spread. Yield the
+    exceptions."""
     prepare()
     way = moments()
     way.run(operation)
@@ -300,7 +302,7 @@ def interrupted_everywhere(moments, operation, prepare, most):
         except Stop as error:
             yield error  # whose traceback keeps every frame's variables, as an interactive session does
         else:
-            assert way.count < last, "it was raised, and nobody let it through"
+            assert way.count < last, "it was raised, and was not propagated"
 
 
 OPERATIONS = {
@@ -319,7 +321,7 @@ OPERATIONS = {
 
 
 def die_with_a_lease(mapping):
-    """Leave a dead client, whose pin is to be given back."""
+    """Leave a dead client with a pin to be settled."""
     pid = os.fork()
     if pid == 0:
         mapping.lease(0)
@@ -341,7 +343,7 @@ def fill_with_zeros(offset, buffer):
 @pytest.mark.parametrize("moments", [Moments, EndsOfCalls])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_exception_at_any_moment_leaves_nothing(pool_name, name, moments):
-    """As a signal's handler may raise one. Nothing is left while the exception, and with it each frame's variables, still lives."""
+    """As raised by a signal handler. Nothing is left even while the exception, and with it each frame's variables, is kept."""
     pool = foliocache.open(pool_name, size="4MiB", clients=4, fill_timeout=1)
     mapping = pool.mapping("k", 100_000, "v", bytes_of)
     pool.into = pool.mapping("into", 20_000, "v", readinto=fill_with_zeros)
@@ -354,16 +356,16 @@ def test_an_exception_at_any_moment_leaves_nothing(pool_name, name, moments):
         assert ledger.word(layout.CLIENT_OP_SEQ) % 2 == 0
         assert [ledger.word(layout.CLIENT_OPS + 4 * n) for n in range(layout.OPS)] == [0] * layout.OPS
         locked = [n for n in range(layout.PINS) if ledger.word(layout.CLIENT_LEDGER + 4 * n) and _is_locked(pool, ledger, n)]
-        assert locked == [], f"a folio that nobody fills stays locked after {traceback.format_tb(error.__traceback__)}"
+        assert locked == [], f"a folio without a filler stays locked after {traceback.format_tb(error.__traceback__)}"
         del error
     assert count > 1 or moments is EndsOfCalls  # a hit has none but its own
     gc.collect()
     pool._attachment.reap()
     ledger.check()
-    assert pool.stat()["pins"] == 0
+    assert pool.stat().pins == 0
     assert mapping.read(0, 100) == bytes(100)
     pool.forget("k"), pool.forget("into"), pool.forget("new")
-    assert pool.audit() == [] and pool.stat()["pages_by_state"]["file"] == 0
+    assert pool.audit() == [] and pool.stat().pages_by_state.file == 0
     ledger.check_all_words(mapping)
 
 
@@ -374,7 +376,7 @@ def _is_locked(pool, ledger, n):
 
 
 def test_a_signal_at_any_moment_leaves_nothing(pool_name):
-    """Real ones, as fast as they come, whose handler raises now and then; reads, misses and windows meanwhile."""
+    """Real signals, as fast as possible, whose handler sometimes raises, during reads, misses and windows."""
     pool = foliocache.open(pool_name, size="4MiB")
     mapping = pool.mapping("k", 100_000, "v", bytes_of)
     ledger, armed, stops = Ledger(pool), [False], 0
@@ -449,4 +451,4 @@ def test_a_buffer_that_is_asked_for_wrongly_leaves_no_view(pool, mapping):
         with pytest.raises(BufferError):
             ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(lease), ctypes.create_string_buffer(200), 1)  # PyBUF_WRITABLE
     lease.release()
-    assert pool.stat()["pins"] == 0
+    assert pool.stat().pins == 0

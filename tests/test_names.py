@@ -321,7 +321,7 @@ def test_a_pool_full_of_pinned_pages_remembers_nothing(pool, make_source):
     source = make_source(pool.pool_bytes)
     mapping = pool.mapping("big", pool.pool_bytes, "v", source.read)
     held = [mapping.lease(index) for index in range(mapping.folios)]
-    while pool.stat()["free_bytes"]:
+    while pool.stat().free_bytes:
         held.append(pool.mapping(f"tiny {len(held)}", 10, "v", lambda offset, length: bytes(length)).lease(0))
     ask = pool.names.ask("k", 60)
     assert ask.known is None
@@ -349,4 +349,4 @@ def test_names_are_bounded(pool):
     for number in range(3 * most):
         pool.names.ask(f"key {number}").answer(number)
     assert most // 2 < len(pool.names.list()) <= most
-    assert pool.stat()["pages_by_state"]["name"] <= -(-most * layout.NAME_SIZE // pool.page_size) + 1
+    assert pool.stat().pages_by_state.name <= -(-most * layout.NAME_SIZE // pool.page_size) + 1

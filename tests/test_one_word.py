@@ -1,4 +1,4 @@
-"""One damaged word that could make metadata be written over user data, or give a page in use to somebody else: it does not."""
+"""No single damaged word makes the core write metadata over user data, or allocate a page that is in use."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def read_all(pool):
 
 
 def churn(pool):
-    """Other pages in and out, of one page and of several."""
+    """Fill and evict other folios, of one page and of several."""
     for number in range(200):
         pool.mapping(f"other {number}", PAGE, "1", lambda offset, length: b"o" * length).read_bytes(0, PAGE)
     large = pool.mapping("large", 200 * PAGE, "1", lambda offset, length: b"l" * length)
@@ -96,7 +96,7 @@ def test_a_page_in_use_that_claims_to_be_something_else(pool, what, first):
 @pytest.mark.parametrize("kind", [layout.TYPE_NODE, layout.TYPE_INODE])
 @pytest.mark.parametrize("claim", [layout.TYPE_FILE, layout.TYPE_NONE, layout.TYPE_TABLE])
 def test_a_page_of_objects_that_claims_to_be_something_else(pool, kind, claim):
-    """It is given back and used again, while trees and chains still lead there: nothing is written by that way."""
+    """It is freed and reused while trees and chains still lead to it: nothing is written through them."""
     churn(pool)
     for pfn in pages_of(pool, kind):
         damage(pool, pfn, layout.F_KIND, claim)
@@ -109,7 +109,7 @@ def test_a_page_of_objects_that_claims_to_be_something_else(pool, kind, claim):
 
 def test_a_link_that_leads_nowhere_from_the_back_is_found(pool):
     damage(pool, pfn_of(mapping(pool, 3).lease(0)), layout.F_PREV, layout.NIL)
-    assert {found["check"] for found in pool.audit()} == {"list"}
+    assert {found.check for found in pool.audit()} == {"list"}
     assert pool.repair() == []
 
 
@@ -131,7 +131,7 @@ def test_records_whose_page_was_taken_from_them_are_made_anew(pool):
 
 
 def records(pool):
-    """Where the records in use lie."""
+    """Return the offsets of the records in use."""
     segment = pool._attachment.segment
     for page in pages_of(pool, layout.TYPE_INODE):
         for place in range(PAGE // layout.MAPPING_SIZE):
@@ -142,7 +142,7 @@ def records(pool):
 
 @pytest.mark.parametrize("first", ["used", "repaired"])
 def test_records_that_have_changed_names(pool, first):
-    """An object is found by another's: its folios say whose they are."""
+    """An object's record is found for another object: the folios' identity shows the difference."""
     memory = pool._attachment.segment.memory
     one, other = list(records(pool))[30:32]
     for field in (layout.MAPPING_DIGEST_LO, layout.MAPPING_DIGEST_HI):

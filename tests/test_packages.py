@@ -1,4 +1,4 @@
-"""Which package imports which: down alone, and never in a circle. That of the modules of ``mm`` is in mm/test_layers.py."""
+"""Packages import downwards only, and never in a circle. The same for the modules of ``mm`` is in mm/test_layers.py."""
 
 import ast
 import re
@@ -9,11 +9,12 @@ import pytest
 import foliocache
 
 SOURCE = Path(foliocache.__file__).parent
-# From the ground up: a package imports from the lines above its own, and from itself. "foliocache" is the public names.
+# The lowest first: a package imports from the lines above its own, and from itself. "foliocache" stands for the public names.
 LAYERS = (
     ("errors", "sizes", "check"),  # the checker loads the files of mm, and imports none of them
     ("mm",),
-    ("filler",),
+    ("filler", "observe"),
+    ("sources",),
     ("pool",),
     ("foliocache",),
     ("adapters",),
@@ -24,14 +25,14 @@ CIMPORT = re.compile(r"^\s*(?:from\s+(\S+)\s+c?import\s+([\w ,]+)|c?import\s+(\S
 
 
 def package_of(path):
-    """The package that a file belongs to; a module of the root is one by itself."""
+    """Return the package that a file belongs to; a module of the root counts as a package."""
     first, *rest = path.relative_to(SOURCE).parts
     return first if rest else {"__init__.py": "foliocache", "__main__.py": "cli"}.get(first, first.partition(".")[0])
 
 
 def imports_of(path):
-    """Dotted names, as absolute ones, that a file imports anywhere: of a Python file by its syntax, else by the look of its lines."""
-    if path.suffix == ".py":
+    """Yield the absolute dotted names that a file imports anywhere: by the syntax of a Python file, else by matching lines."""
+    if path.suffix in (".py", ".pyi"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)
@@ -57,7 +58,9 @@ def imported_packages(path):
             yield parts[1] if len(parts) > 1 and parts[1] in RANK else "foliocache"
 
 
-FILES = sorted(path for kind in ("*.py", "*.pyx", "*.pxd") for path in SOURCE.rglob(kind) if path.name != "__init__.pxd")
+FILES = sorted(
+    path for kind in ("*.py", "*.pyi", "*.pyx", "*.pxd") for path in SOURCE.rglob(kind) if path.name != "__init__.pxd"
+)
 
 
 def test_every_package_has_its_place():
@@ -68,13 +71,13 @@ def test_every_package_has_its_place():
 def test_imports_point_down(path):
     own = package_of(path)
     if own == "foliocache":
-        return  # the public names come from everywhere below
+        return  # the public names come from all packages below
     above = {name for name in imported_packages(path) if name != own and RANK[name] >= RANK[own]}
     assert not above, f"{own} is below {', '.join(sorted(above))}"
 
 
 def test_an_import_upwards_is_found(tmp_path):
-    wrong = SOURCE / "mm" / "wrong.pxd"  # only its name is looked at
+    wrong = SOURCE / "mm" / "wrong.pxd"  # need not exist
     assert list(absolute(wrong, "..pool.attachment", ["Attachment"])) == ["foliocache.pool.attachment.Attachment"]
     assert list(absolute(wrong, ".", ["layout"])) == ["foliocache.mm.layout"]
     assert list(absolute(wrong, "foliocache.cli", ["app"])) == ["foliocache.cli.app"]

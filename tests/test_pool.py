@@ -1,4 +1,4 @@
-"""Mappings, leases, fills: what users rely on."""
+"""Mappings, leases and fills, as users rely on them."""
 
 import contextlib
 import copy
@@ -13,21 +13,21 @@ import time
 
 import numpy as np
 import pytest
-from foliocache.pool.attachment import Attachment
-from foliocache.pool.descriptor import Descriptor, open_file
-from foliocache.pool.slot import ClientSlot, Reaping
 
 import foliocache
 from foliocache.mm.atomics import Memory
+from foliocache.pool.attachment import Attachment
+from foliocache.pool.descriptor import Descriptor, open_file
 from foliocache.pool.mapping import _order_for
 from foliocache.pool.segment import Segment
+from foliocache.pool.slot import ClientSlot, Reaping
 
 SPAWN = multiprocessing.get_context("spawn")
 FORK = multiprocessing.get_context("fork")
 
 
 def pins(pool):
-    return pool.stat()["pins"]
+    return pool.stat().pins
 
 
 def test_a_lease_is_a_read_only_zero_copy_buffer(pool, source):
@@ -150,7 +150,7 @@ def test_wrong_answers_of_a_source_are_clear_errors_and_leave_nothing(pool, answ
     for _ in range(2):
         with pytest.raises(foliocache.SourceError, match="the source of 'k'"):
             mapping.lease(0)
-    assert pool.stat()["cached_bytes"] == 0 and pool.mappings() == []
+    assert pool.stat().cached_bytes == 0 and pool.mappings() == []
 
 
 @pytest.mark.parametrize("count", [0, 5, 10_001])
@@ -169,9 +169,9 @@ def test_a_source_that_keeps_its_buffer_is_an_error(pool):
     mapping = pool.mapping("k", 10_000, readinto=readinto)
     with pytest.raises(foliocache.SourceError, match="kept the buffer"):
         mapping.lease(0)
-    assert pool.mappings() == [] and pins(pool) == 1, "nobody else gets a page that somebody can still write to"
+    assert pool.mappings() == [] and pins(pool) == 1, "a page that can still be written to is not reused"
     kept.clear()
-    assert pool.stat()["cached_bytes"] == 0
+    assert pool.stat().cached_bytes == 0
 
 
 def test_a_failing_source_raises_for_its_caller_and_is_asked_again(pool, source):
@@ -187,9 +187,9 @@ def test_a_failing_source_raises_for_its_caller_and_is_asked_again(pool, source)
         mapping.lease(0)
     with pytest.raises(KeyboardInterrupt):
         mapping.lease(0)
-    assert pool.stat()["pages_by_state"]["file"] == 0
+    assert pool.stat().pages_by_state.file == 0
     assert bytes(mapping.lease(0)) == source.content[: mapping.folio_size]
-    assert pool.stat()["counters"]["errors"] == 2
+    assert pool.stat().counters.errors == 2
 
 
 def test_threads_that_miss_at_once_read_once(pool, make_source):
@@ -207,7 +207,7 @@ def test_threads_that_miss_at_once_read_once(pool, make_source):
     for thread in threads:
         thread.start()
     assert started.wait(60)
-    while pool.stat()["counters"]["waits"] < 7:
+    while pool.stat().counters.waits < 7:
         threading.Event().wait(0.001)
     go.set()
     for thread in threads:
@@ -251,7 +251,7 @@ def test_full_of_pinned_pages_reads_privately(pool, make_source):
     )
     assert not leases[-1].cached and leases[0].cached
     bypassed = sum(not lease.cached for lease in leases)
-    assert pool.stat()["counters"]["bypasses"] == bypassed > 0
+    assert pool.stat().counters.bypasses == bypassed > 0
     leases.clear()
     assert pins(pool) == 0
     assert mapping.lease(mapping.folios - 1).cached
@@ -261,7 +261,7 @@ def test_an_object_larger_than_the_pool(pool, make_source):
     source = make_source(20 << 20)
     mapping = pool.mapping("big", 20 << 20, "v", source.read)
     assert mapping.read(0, mapping.size) == source.content
-    assert pool.stat()["counters"]["evictions"] > 0
+    assert pool.stat().counters.evictions > 0
     assert pool.audit() == []
 
 
@@ -269,8 +269,8 @@ def test_small_objects_share_the_pool_page_by_page(pool, make_source):
     sources = [make_source(1000 + i, seed=i) for i in range(400)]
     for i, source in enumerate(sources):
         assert pool.mapping(f"small {i}", len(source.content), "v", source.read).read(0, 2000) == source.content
-    assert pool.stat()["counters"]["evictions"] > 0
-    assert len(pool.mappings()) == pool.stat()["mappings"] <= 256
+    assert pool.stat().counters.evictions > 0
+    assert len(pool.mappings()) == pool.stat().mappings <= 256
 
 
 def test_folio_sizes_follow_the_object():
@@ -289,7 +289,7 @@ def test_the_tail_of_a_large_object_takes_no_more_pages_than_it_needs(pool_name,
     mapping = pool.mapping("k", len(source.content), "v", source.read)
     assert mapping.folio_size == 1 << 20
     assert bytes(mapping.lease(mapping.folios - 1)) == source.content[-1:]
-    assert pool.stat()["pages_by_state"]["file"] == 1
+    assert pool.stat().pages_by_state.file == 1
 
 
 def test_versions_are_different_objects(pool, make_source):
@@ -297,7 +297,7 @@ def test_versions_are_different_objects(pool, make_source):
     assert pool.mapping("k", 5000, "1", old.read).read(0, 5000) == old.content
     assert pool.mapping("k", 5000, "2", new.read).read(0, 5000) == new.content
     assert pool.mapping("k", 5000, "1").read(0, 5000) == old.content
-    assert sorted((m["key"], m["version"]) for m in pool.mappings()) == [("k", "1"), ("k", "2")]
+    assert sorted((m.key, m.version) for m in pool.mappings()) == [("k", "1"), ("k", "2")]
     assert pool.forget("k") == 2 and pool.mappings() == []
 
 
@@ -316,7 +316,7 @@ def test_long_names_are_cut_for_people_but_not_for_identity(pool, make_source):
     key = "schlüssel/" * 200
     assert pool.mapping(key + "1", 100, "", one.read).read(0, 100) == one.content
     assert pool.mapping(key + "2", 100, "", two.read).read(0, 100) == two.content
-    assert all(key.startswith(m["key"][:300]) for m in pool.mappings())
+    assert all(key.startswith(m.key[:300]) for m in pool.mappings())
     assert pool.mapping(key + "2", 100, "version " * 100, two.read).read(0, 100) == two.content
     assert pool.forget(key + "2") == 2
     assert pool.forget(key + "1") == 1 and pool.mappings() == []
@@ -346,7 +346,7 @@ def test_a_concurrent_source_is_read_ahead_in_the_background(pool_name, make_sou
     for index in range(mapping.folios):
         assert bytes(mapping.lease(index)) == source.content[index * mapping.folio_size : (index + 1) * mapping.folio_size]
     pool.close()
-    assert foliocache.open(pool_name).stat()["counters"]["readahead"] > 0
+    assert foliocache.open(pool_name).stat().counters.readahead > 0
     assert source.bytes_read == 8 << 20
 
 
@@ -404,7 +404,7 @@ def test_a_fork_within_a_source_leaves_the_fill_to_the_parent(pool, make_source)
     reader, writer = os.pipe()
 
     def fork_and_return(offset, length):
-        """The child goes back into the fill that belongs to its parent."""
+        """Fork in the source; the child returns into the fill that belongs to its parent."""
         child = os.fork()
         return source.read(offset, length) if child == 0 else (os.waitpid(child, 0), source.read(offset, length))[1]
 
@@ -437,7 +437,7 @@ def test_a_signal_interrupts_a_wait_for_another_filler(pool, make_source):
     assert started.wait(60)
 
     def interrupt():
-        while pool.stat()["counters"]["waits"] < 1:
+        while pool.stat().counters.waits < 1:
             threading.Event().wait(0.001)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -456,10 +456,10 @@ def test_stat_adds_up(pool, source):
     mapping.read(0, mapping.size)
     lease = mapping.lease(0)
     stat = pool.stat()
-    assert sum(stat["pages_by_state"].values()) == stat["pages"]
-    assert stat["pins"] == 1 and stat["mappings"] == 1 and stat["counters"]["fill_bytes"] == mapping.size
-    assert [c["pid"] for c in stat["clients"]] == [os.getpid()]
-    assert pool.mappings()[0]["pins"] == 1 and pool.mappings()[0]["cached_bytes"] == mapping.size
+    assert sum(stat.pages_by_state.to_dict().values()) == stat.pages
+    assert stat.pins == 1 and stat.mappings == 1 and stat.counters.fill_bytes == mapping.size
+    assert [c.pid for c in stat.clients] == [os.getpid()]
+    assert pool.mappings()[0].pins == 1 and pool.mappings()[0].cached_bytes == mapping.size
     del lease
 
 
@@ -483,7 +483,7 @@ def test_after_close_everything_raises_and_what_is_out_stays(pool_name, source):
         with pytest.raises(foliocache.FoliocacheError, match="has been closed in this process; open it again"):
             use()
     again = foliocache.open(pool_name)
-    assert again is not pool and len(again.stat()["clients"]) == 2
+    assert again is not pool and len(again.stat().clients) == 2
     assert bytes(lease) == source.content[: len(lease)] and bytes(window) == source.content[:40_000]
     assert bytes(view) == source.content[20_000:20_010]
     lease.release()
@@ -492,7 +492,7 @@ def test_after_close_everything_raises_and_what_is_out_stays(pool_name, source):
     uses.clear()
     use = pool = mapping = lease = view = window = None
     gc.collect()
-    assert len(again.stat()["clients"]) == 1 and again.audit() == []
+    assert len(again.stat().clients) == 1 and again.audit() == []
 
 
 def test_a_child_inherits_that_it_is_closed(pool_name, source):

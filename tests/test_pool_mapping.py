@@ -1,4 +1,4 @@
-"""What an object is called: one key for equal strings, and never one for two."""
+"""Keys: equal strings are one key, different strings never are."""
 
 import enum
 
@@ -39,7 +39,7 @@ def test_a_string_is_the_characters_that_it_has(pool, make_source, key, what):
     mapping = pool.mapping(size=100, read=second.read, **(names | {what: key}))
     assert mapping.read(0, 100) == first.content and second.calls == []
     assert type(mapping.key) is str and type(mapping.version) is str
-    assert [(found["key"], found["version"]) for found in pool.mappings()] == [("data", "data")]
+    assert [(found.key, found.version) for found in pool.mappings()] == [("data", "data")]
 
 
 def test_what_a_string_says_of_itself_does_not_make_two_one(pool, make_source):
@@ -47,7 +47,7 @@ def test_what_a_string_says_of_itself_does_not_make_two_one(pool, make_source):
     for key, source in sources.items():
         assert pool.mapping(key, 100, "v", source.read).read(0, 100) == source.content
     assert pool.forget(Masked("two")) == 1
-    assert {found["key"] for found in pool.mappings()} == {"one", "three"}
+    assert {found.key for found in pool.mappings()} == {"one", "three"}
 
 
 PAIRS = [

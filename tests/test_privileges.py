@@ -1,4 +1,4 @@
-"""A process that has attached goes on reading when it has no descriptors, no rights and no /proc any more; so do its forked children."""
+"""A process that has attached can go on reading without descriptors, rights and /proc; so can its forked children."""
 
 import ctypes
 import os
@@ -54,7 +54,7 @@ LOSSES = [
 
 
 def reads(pool):
-    """Hits, misses, more than there is room for, and a dead client in the way: every byte is right. How many folios were cached."""
+    """Assert every byte of hits, misses and evictions, with a dead client to settle. Return how many folios were cached."""
     mapping = pool.mapping("k", len(CONTENT), "1", read)
     assert mapping.read_bytes(0, 10) == CONTENT[:10]
     leases = [mapping.lease(index) for index in range(mapping.folios)]
@@ -62,7 +62,7 @@ def reads(pool):
     assert all(memoryview(lease) == CONTENT[index * size : index * size + size] for index, lease in enumerate(leases))
     cached = sum(lease.cached for lease in leases)
     assert 0 < cached < len(leases), "there is not room for all of it"
-    assert pool.stat()["counters"]["bypasses"] > 0
+    assert pool.stat().counters.bypasses > 0
     return cached
 
 
@@ -78,7 +78,7 @@ def test_who_has_read_before_goes_on(pool, lose):
 
 @pytest.mark.parametrize("lose", LOSSES)
 def test_a_forked_worker_reads_for_the_first_time_afterwards(pool, lose):
-    """What it needs was opened when it was forked."""
+    """Its descriptor was opened when it was forked."""
     assert answer_of(lambda: (lose(), reads(pool) > 0)[1]) == "True"
 
 
@@ -109,7 +109,7 @@ def test_opening_again_needs_nothing(pool, lose):
 
 @needs_root
 def test_a_child_of_one_that_has_dropped_its_rights_is_told_what_to_do(pool_name):
-    """It can attach where the mode lets it."""
+    """It can attach if the mode allows it."""
     for mode, expected in ((0o666, "True"), (0o600, "PoolError")):
         pool = foliocache.open(pool_name, size="1MiB", page_size=PAGE, mode=mode)
 
@@ -127,7 +127,7 @@ def test_a_child_of_one_that_has_dropped_its_rights_is_told_what_to_do(pool_name
 
 @needs_root
 def test_a_child_without_proc_finds_the_file_by_its_path(pool):
-    """If it is the same one there."""
+    """If the path leads to the same file."""
 
     def work(there):
         root = tempfile.mkdtemp()
@@ -151,7 +151,7 @@ def test_a_child_without_proc_finds_the_file_by_its_path(pool):
 
 
 def test_no_slot_object_is_left_half_made(pool_name, monkeypatch, capsys):
-    """Where its file cannot be opened, the error is ours, and nothing is said when it is finalized."""
+    """If its file cannot be opened, it raises FoliocacheError, and its finalizer prints nothing."""
     pool = foliocache.open(pool_name, size="1MiB")
     pool._attachment.join()
 

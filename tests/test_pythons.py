@@ -1,5 +1,5 @@
-"""The package as a user gets it: install from the source tree into a fresh environment, use it. ``make soak`` does it with every CPython
-of this machine, from 3.11 on."""
+"""The package as a user gets it: install from the source tree into a fresh environment, use it. ``make soak`` does it with
+every CPython of this machine, from 3.11 on."""
 
 import os
 import re
@@ -49,8 +49,8 @@ def test_installs_and_runs(version, tmp_path, pool_name):
     source = tmp_path / "source"
     built = "lib.*", "temp.*", "bdist.*", "*.so", "*.egg-info"
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv*", "__pycache__", *built))
-    # The C code is the same for every Python, and takes as long to write as to compile. Cython takes it as it is unless it is older than
-    # Cython's own files, which pip is about to install.
+    # The C code is the same for every Python, and takes as long to write as to compile. Cython takes it as it is unless it is
+    # older than Cython's own files, which pip is about to install.
     for written in (source / "build").rglob("*.c"):
         os.utime(written, (time.time() + 3600,) * 2)
     subprocess.run([pythons()[version], "-m", "venv", environment], check=True, timeout=INSTALL)

@@ -1,6 +1,7 @@
-"""The pool is used again in the middle of being opened, joined or reaped: by a signal's handler, a finalizer, a thread, a forked child.
+"""The pool is used again while it is being opened, joined or reaped: by a signal handler, a finalizer, a thread, a forked
+child.
 
-Whoever comes again finds no lock that its own thread holds, and no half-made state: it does its work, or is told why not.
+The second user finds no lock that its own thread holds, and no half-made state: it does its work, or an error says why not.
 """
 
 import contextlib
@@ -18,7 +19,8 @@ from lines import PACKAGE, STRIDE, at_line, count_lines, in_child
 import foliocache
 from foliocache.filler import engine
 from foliocache.mm import client
-from foliocache.pool import segment
+from foliocache.pool import client as clients
+from foliocache.pool import creation
 
 CONTENT = bytes(range(250)) * 400
 
@@ -35,11 +37,11 @@ def name(pool_name):
 
 
 def used(pool, key="k"):
-    """A cache that has been used: it is one client, whatever happened meanwhile."""
+    """Use a pool, and assert that this process is one client of it. Return the pool."""
     mapping = pool.mapping(key, len(CONTENT), "1", read)
     assert mapping.read_bytes(0, 5000) == CONTENT[:5000]
     assert pool.audit() == [] or key != "k"
-    assert [client["pid"] for client in pool.stat()["clients"]].count(os.getpid()) == 1
+    assert [client.pid for client in pool.stat().clients].count(os.getpid()) == 1
     return pool
 
 
@@ -57,7 +59,7 @@ def create_of(name):
 
 @pytest.mark.parametrize("make", [open_of, create_of], ids=["attach", "create"])
 def test_a_handler_opens_what_is_being_opened(name, make):
-    """At every line; both get the same cache, which is one client."""
+    """At every line; both get the same Pool, which is one client."""
     work = make(name)
 
     def again():
@@ -100,11 +102,11 @@ def test_a_handler_uses_what_a_forked_child_is_joining(name, inner):
     for line in range(1, lines, STRIDE):
         assert in_child(lambda line=line: first_use(line)) == 0, line
     pool._attachment.reap()
-    assert pool.audit() == [] and len(pool.stat()["clients"]) == 1
+    assert pool.audit() == [] and len(pool.stat().clients) == 1
 
 
 def test_a_handler_uses_what_its_thread_adopts(name):
-    """Every slot is a dead client's, so joining takes long. The handler is served, or told so."""
+    """Every slot is a dead client's, so joining takes long. The handler gets its bytes, or an error that says so."""
     pool = foliocache.open(name)
     mem = pool._attachment.segment.mem
 
@@ -126,11 +128,11 @@ def test_a_handler_uses_what_its_thread_adopts(name):
     for line in range(1, 60, 2):
         assert in_child(lambda line=line: adopt(line)) == 0, line
     pool._attachment.reap()
-    assert pool.audit() == [] and len(pool.stat()["clients"]) == 1
+    assert pool.audit() == [] and len(pool.stat().clients) == 1
 
 
 def test_an_exception_at_any_line_of_joining_leaves_no_lock_behind(name):
-    """Others can reap, and the process can go on."""
+    """Other processes can reap, and this process can go on."""
     pool = foliocache.open(name)
 
     class Handler(Exception):
@@ -153,7 +155,7 @@ def test_an_exception_at_any_line_of_joining_leaves_no_lock_behind(name):
         os.waitpid(dead, 0)
         assert in_child(lambda: used(foliocache.open(name)) and None) == 0
         pool._attachment.reap()
-        assert {client["pid"] for client in pool.stat()["clients"]} <= {mine, os.getppid()}
+        assert {client.pid for client in pool.stat().clients} <= {mine, os.getppid()}
 
     for line in range(1, 60):
         assert in_child(lambda line=line: join(line)) == 0, line
@@ -188,7 +190,7 @@ def test_a_finalizer_reads_while_a_forked_child_joins(name):
 
 
 def test_a_child_is_forked_at_any_line_of_another_threads_open(name):
-    """What the thread was at in the parent holds nobody up in the child."""
+    """What the thread was doing in the parent does not block the child."""
     lines = count_lines(lambda: foliocache.open(name)) + 5
     gc.collect()
     for line in range(1, lines, STRIDE):
@@ -248,7 +250,7 @@ def test_a_child_is_forked_at_any_line_of_another_threads_creation(pool_name, mo
 
 
 def test_threads_join_at_once_and_are_one_client(pool_name):
-    """Also where there is no slot to spare."""
+    """Even if there is only one slot to spare."""
     pool = foliocache.open(pool_name, size="1MiB", page_size="4KiB", clients=2)
     mapping = pool.mapping("k", len(CONTENT), "1", read)
 
@@ -276,9 +278,43 @@ def test_threads_join_at_once_and_are_one_client(pool_name):
         assert in_child(many) == 0
 
 
+def test_a_thread_that_is_late_to_adopt_does_not_settle_its_own_process(pool_name):
+    """It found no slot; before it may reap, another thread has adopted the only one, and pins a folio with it."""
+    pool = foliocache.open(pool_name, size="1MiB", clients=2)
+    mapping = pool.mapping("k", len(CONTENT), "1", read)
+
+    def die():
+        lease = mapping.lease(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+        del lease
+
+    def body():
+        answers, looked, go = [], threading.Event(), threading.Event()
+
+        def reaping(slot):
+            if threading.current_thread() is late:
+                looked.set()
+                assert go.wait(60)
+            return Reaping(slot)
+
+        clients.Reaping = reaping
+        late = threading.Thread(target=lambda: answers.append(mapping.read_bytes(0, 5)))
+        late.start()
+        assert looked.wait(60)
+        lease = mapping.lease(0)
+        go.set()
+        late.join(60)
+        assert (answers, bytes(lease)[:5]) == ([CONTENT[:5]], CONTENT[:5])
+        assert pool.stat()["pins"] == 1 and pool.audit() == []
+
+    Reaping = clients.Reaping
+    assert in_child(die) == -signal.SIGKILL
+    assert in_child(body) == 0
+
+
 @pytest.mark.parametrize("ask", ["later", "run"])
 def test_a_handler_asks_the_engine_while_its_thread_does(pool_name, ask):
-    """The engine is asked without a lock that the thread could meet again."""
+    """The engine is asked without a lock that the interrupted thread could hold."""
     pool = foliocache.open(pool_name, size="16MiB")
     one = pool.mapping("one", 4 << 20, "1", lambda offset, length: bytes(length), concurrent=True)
     file = engine.__file__
@@ -315,14 +351,14 @@ def test_a_handler_asks_the_engine_while_its_thread_does(pool_name, ask):
 
 def test_creation_is_free_again_in_a_forked_child(pool_name, monkeypatch):
     begun, go = threading.Event(), threading.Event()
-    setup = segment._setup_tables
-    monkeypatch.setattr(segment, "_setup_tables", lambda mem: (begun.set(), go.wait(60), setup(mem)))
+    setup = creation._setup_tables
+    monkeypatch.setattr(creation, "_setup_tables", lambda mem: (begun.set(), go.wait(60), setup(mem)))
     thread = threading.Thread(target=lambda: foliocache.open(pool_name, size="1MiB"))
     thread.start()
     assert begun.wait(60)
 
     def child():
-        segment._setup_tables = setup
+        creation._setup_tables = setup
         foliocache.open(pool_name + "x", size="1MiB")
         foliocache.remove(pool_name + "x")
 

@@ -1,4 +1,4 @@
-"""``Pool.repair`` on a pool that is sound and in use changes nothing; on one that is damaged and in use, what is damaged."""
+"""``Pool.repair`` on a pool in use changes nothing in a pool without damage, and only what is damaged otherwise."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ def mappings(pool):
 
 
 def hammer(pool):
-    """Leases of few objects, again and again: their counts are seldom what they should be."""
+    """Take leases of a few objects repeatedly, so that their counts change all the time."""
     hot = mappings(pool)[:3]
     while True:
         for mapping in hot:
@@ -42,7 +42,7 @@ def hammer(pool):
 
 @contextlib.contextmanager
 def at_work(pool, work, count=3):
-    """While children are at it."""
+    """Run children that use the pool, for the time of a ``with``."""
     children = []
     try:
         for _ in range(count):
@@ -71,16 +71,14 @@ def test_a_sound_pool_in_use_stays_as_it_is(pool):
     pool._attachment.reap()
     assert pool.audit() == []
     after = pool.stat()
-    assert (
-        after["cached_bytes"] >= before["cached_bytes"] - 3 * 3 * PAGE
-    )  # the price of the children's deaths, not of the repairs
-    assert after["counters"]["misses"] == before["counters"]["misses"]
+    assert after.cached_bytes >= before.cached_bytes - 3 * 3 * PAGE  # the price of the children's deaths, not of the repairs
+    assert after.counters.misses == before.counters.misses
     assert all(mapping.is_cached(0) for mapping in mappings(pool)[3:])
 
 
 def test_what_looks_damaged_in_passing_is_not_dropped(pool, monkeypatch):
-    """An audit that finds fault with every page proves nothing."""
-    pages = pool.stat()["pages"]
+    """An audit that reports every page proves nothing."""
+    pages = pool.stat().pages
     real = audit.audit
     accused = [{"check": "count", "where": f"pfn {pfn}", "message": "seen in passing"} for pfn in range(pages)]
     calls = []
@@ -90,15 +88,15 @@ def test_what_looks_damaged_in_passing_is_not_dropped(pool, monkeypatch):
         return accused if len(calls) < 20 else real(memory)
 
     monkeypatch.setattr(repair.audit, "audit", accusing)
-    cached = pool.stat()["cached_bytes"]
+    cached = pool.stat().cached_bytes
     pool.repair()
     assert len(calls) > 5
-    assert pool.stat()["cached_bytes"] == cached
+    assert pool.stat().cached_bytes == cached
     assert real(pool._attachment.memory) == []
 
 
 def test_damage_is_repaired_beside_others(pool):
-    """Pages that nobody uses are damaged while others are at work elsewhere, with moments of rest."""
+    """Pages not in use are damaged while children work on other pages, with pauses."""
 
     def work(pool):
         hot = mappings(pool)[:3]
@@ -114,7 +112,7 @@ def test_damage_is_repaired_beside_others(pool):
     with at_work(pool, work):
         segment.memory.poke32(at + layout.F_REF, 9)
         for _ in range(20):
-            if not any(found["where"] == f"pfn {pfn}" for found in pool.repair()):
+            if not any(found.where == f"pfn {pfn}" for found in pool.repair()):
                 break
         assert segment.memory.peek32(at + layout.F_REF) != 9
     pool._attachment.reap()
@@ -123,7 +121,7 @@ def test_damage_is_repaired_beside_others(pool):
 
 
 def test_names_that_wait_are_never_lost(pool):
-    """More damaged pages that somebody holds than an operation has names: all come free when they are let go of."""
+    """More damaged pages are held than an operation has words: all are freed when they are released."""
     held = [mapping.lease(0) for mapping in mappings(pool)[: layout.OPS + 10]]
     segment = pool._attachment.segment
     for lease in held:
@@ -135,4 +133,4 @@ def test_names_that_wait_are_never_lost(pool):
     found = audit.Audit(segment.mem)
     assert found.run() == []
     assert not found.intents
-    assert pool.stat()["pages_by_state"]["frozen"] == 0
+    assert pool.stat().pages_by_state.frozen == 0

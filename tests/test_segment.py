@@ -1,4 +1,4 @@
-"""Creation, attachment, and everything that is refused."""
+"""Creating and attaching to pools, and everything that is refused."""
 
 import fcntl
 import multiprocessing
@@ -16,7 +16,7 @@ from lines import answer_of
 
 import foliocache
 from foliocache.mm import layout
-from foliocache.pool import segment
+from foliocache.pool import creation, files, geometry, header, segment
 from foliocache.sizes import format_size, parse_size
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -61,12 +61,13 @@ def test_names_stay_in_their_folder(name):
     "parameters",
     [
         {"size": 0}, {"size": -1}, {"size": "lots"}, {"size": "4 XiB"}, {"size": 1.5}, {"size": True}, {"size": "100KiB"},
-        {"size": "1024TiB"}, {"page_size": 1000}, {"page_size": "3KiB"}, {"page_size": "4MiB"}, {"clients": 0}, {"clients": "two"},
-        {"size": 10**400}, {"size": "9" * 5000}, {"size": "9" * 400 + ".5"}, {"size": "0.0001"}, {"size": "nan"}, {"size": np.True_},
-        {"size": np.float64(1e9)}, {"page_size": 0}, {"page_size": -4096}, {"clients": True}, {"clients": 1 << 40}, {"clients": 2.0},
+        {"size": "1024TiB"}, {"size": 10**400}, {"size": "9" * 5000}, {"size": "9" * 400 + ".5"}, {"size": "0.0001"},
+        {"size": "nan"}, {"size": np.True_}, {"size": np.float64(1e9)},
+        {"page_size": 1000}, {"page_size": "3KiB"}, {"page_size": "4MiB"}, {"page_size": 0}, {"page_size": -4096},
+        {"clients": 0}, {"clients": "two"}, {"clients": True}, {"clients": 1 << 40}, {"clients": 2.0},
         {"mode": -1}, {"mode": 1 << 40}, {"mode": "0600"}, {"mode": 0o400}, {"mode": 0o4600}, {"mode": True}, {"mode": None},
-        {"fill_timeout": float("nan")}, {"fill_timeout": -1}, {"fill_timeout": "5"}, {"fill_timeout": True}, {"fill_timeout": -(10**400)},
-        {"fill_timeout": [1]},
+        {"fill_timeout": float("nan")}, {"fill_timeout": -1}, {"fill_timeout": "5"}, {"fill_timeout": True},
+        {"fill_timeout": -(10**400)}, {"fill_timeout": [1]},
     ],
 )  # fmt: skip
 def test_senseless_parameters_are_value_errors(pool_name, parameters):
@@ -79,7 +80,7 @@ def test_numbers_of_every_kind(pool_name):
     pool = foliocache.open(
         pool_name, size=np.int64(4 << 20), page_size=np.uint16(8192), clients=np.int8(7), mode=np.int32(0o640)
     )
-    assert (pool.pool_bytes, pool.page_size, pool.stat()["max_clients"]) == (4 << 20, 8192, 7)
+    assert (pool.pool_bytes, pool.page_size, pool.stat().max_clients) == (4 << 20, 8192, 7)
 
 
 @pytest.mark.parametrize("seconds", [0, 1.5, np.float32(2), np.int64(3), float("inf"), 1e300, 10**400])
@@ -123,7 +124,7 @@ def test_remove_and_list(pool_name):
         foliocache.remove(pool_name)
     with pytest.raises(foliocache.PoolNotFoundError, match=pool_name):
         foliocache.attach(pool_name)
-    assert pool.audit() == [], "who is attached keeps what he has"
+    assert pool.audit() == [], "an attached process keeps its mapping"
     again = foliocache.open(pool_name, size="4MiB")
     assert again is not pool
 
@@ -131,7 +132,7 @@ def test_remove_and_list(pool_name):
 def _open_in_child(name, barrier, found):
     barrier.wait(60)
     pool = foliocache.open(name, size="8MiB")
-    found.put((os.stat(pool.path).st_ino, pool.stat()["free_bytes"]))
+    found.put((os.stat(pool.path).st_ino, pool.stat().free_bytes))
     barrier.wait(60)
 
 
@@ -144,7 +145,7 @@ def test_racing_creators_get_one_segment(pool_name):
     for child in children:
         child.join(60)
     assert {child.exitcode for child in children} == {0}
-    assert set(results) == {(os.stat(segment.path_of(pool_name)).st_ino, 8 << 20)}
+    assert set(results) == {(os.stat(files.path_of(pool_name)).st_ino, 8 << 20)}
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_racing_creators_get_one_segment(pool_name):
     ids=lambda content: f"{len(content)} bytes",
 )
 def test_what_is_no_whole_segment_is_refused_and_never_written_to(pool_name, content):
-    path = segment.path_of(pool_name)
+    path = files.path_of(pool_name)
     with open(path, "wb") as file:
         file.write(content)
     for attach in (lambda: foliocache.open(pool_name, size="4MiB"), lambda: foliocache.attach(pool_name)):
@@ -169,7 +170,7 @@ def test_what_is_no_whole_segment_is_refused_and_never_written_to(pool_name, con
 
 
 def test_one_flipped_bit_of_the_header_harms_nobody_who_is_attached(pool_name):
-    """Whoever comes is refused; whoever is there goes on."""
+    """Processes that attach are refused; attached processes go on."""
     pool = foliocache.open(pool_name, size="1MiB", clients=4)
     mapping = pool.mapping("k", 100_000, "1", bytes_of)
     size = os.stat(pool.path).st_size
@@ -179,7 +180,7 @@ def test_one_flipped_bit_of_the_header_harms_nobody_who_is_attached(pool_name):
             byte = file.read(1)[0]
             file.seek(bit // 8)
             file.write(bytes([byte ^ 1 << bit % 8]))
-            for attach in (segment.attach, lambda name: segment.create_or_attach(name, segment.parameters("1MiB", None, 4))):
+            for attach in (segment.attach, lambda name: creation.create_or_attach(name, geometry.parameters("1MiB", None, 4))):
                 with pytest.raises(foliocache.PoolError, match=f"foliocache rm {pool_name}"):
                     attach(pool_name)
             file.seek(bit // 8)
@@ -190,9 +191,9 @@ def test_one_flipped_bit_of_the_header_harms_nobody_who_is_attached(pool_name):
 
 
 def test_a_header_that_only_seems_to_make_sense(pool_name):
-    """Its checksum is right, but no segment could be so."""
-    path = segment.path_of(pool_name)
-    shape = segment.geometry(64, 4096, 4) | {"fenced": 0}
+    """Its checksum is right, but its numbers are impossible."""
+    path = files.path_of(pool_name)
+    shape = geometry.compute(64, 4096, 4) | {"fenced": 0}
     for wrong in (
         {"page_shift": 40},
         {"page_shift": 4},
@@ -202,7 +203,7 @@ def test_a_header_that_only_seems_to_make_sense(pool_name):
         {"nclients": 70_000},
     ):
         with open(path, "wb") as file:
-            file.write(segment._identity(shape | wrong, layout.STATE_READY))
+            file.write(header.pack(shape | wrong, layout.STATE_READY))
             file.truncate(shape["size"])
         with pytest.raises(foliocache.PoolDamagedError, match="makes no sense"):
             foliocache.attach(pool_name)
@@ -251,7 +252,7 @@ def _socket(path):
 )  # fmt: skip
 def test_no_regular_file(pool_name, make):
     """Not opened at all: a fifo may wait for its other end, and a device may do anything."""
-    path = segment.path_of(pool_name)
+    path = files.path_of(pool_name)
     make(path)
     try:
         for attach in (lambda: foliocache.open(pool_name, size="4MiB"), lambda: foliocache.attach(pool_name)):
@@ -269,8 +270,8 @@ def test_no_regular_file(pool_name, make):
 
 @needs_root
 def test_a_strangers_file_is_refused_before_it_is_opened_or_waited_for(pool_name):
-    """Whatever it is, and whatever locks its owner has on it."""
-    path = segment.path_of(pool_name)
+    """Whatever it contains, and whatever locks its owner has on it."""
+    path = files.path_of(pool_name)
     with open(path, "wb") as planted:
         os.chown(path, 12345, 12345)
         pid = os.fork()
@@ -319,10 +320,10 @@ def bytes_of(offset, length):
 
 
 def test_metadata_stays_below_half_a_percent():
-    shape = segment.geometry(
-        segment.DEFAULT_SIZE // segment.DEFAULT_PAGE_SIZE, segment.DEFAULT_PAGE_SIZE, segment.DEFAULT_CLIENTS
+    shape = geometry.compute(
+        geometry.DEFAULT_SIZE // geometry.DEFAULT_PAGE_SIZE, geometry.DEFAULT_PAGE_SIZE, geometry.DEFAULT_CLIENTS
     )
-    assert shape["data"] / segment.DEFAULT_SIZE <= 0.005
+    assert shape["data"] / geometry.DEFAULT_SIZE <= 0.005
 
 
 def test_descriptors_are_not_inherited(pool_name):
@@ -353,7 +354,7 @@ def test_a_stray_write_faults_in_the_offender_and_harms_nobody(pool):
     )
     assert child.stdout == "about to write\n" and child.returncode == -11, child.stderr
     assert bytes(pool.mapping("k", 10).lease(0)) == bytes(10)
-    # The child died with its lease: settling dead clients' pins is not built yet, so this test leaves nothing to audit behind.
+    # The child died with its lease.
     pool.mapping("k", 10).invalidate()
 
 
@@ -369,4 +370,4 @@ def test_one_client_too_many(pool_name):
         foliocache.open(pool_name)
     lease.release()
     del lease
-    assert foliocache.open(pool_name).stat()["clients"][0]["slot"] == 0, "the slot goes with the last lease"
+    assert foliocache.open(pool_name).stat().clients[0].slot == 0, "the slot goes with the last lease"

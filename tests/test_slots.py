@@ -1,4 +1,4 @@
-"""The client table, with anything in it: claimed, reaped, described and repaired."""
+"""Client slots with any content are claimed, reaped, described and repaired."""
 
 import os
 import random
@@ -44,7 +44,7 @@ def others(pool):
 
 
 def die(pool):
-    """A client has died with two leases: the number of its slot."""
+    """Let a client die with two leases. Return the number of its slot."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -65,7 +65,7 @@ def put(pool, number, offset, value):
 
 
 def is_clean(pool):
-    """Nothing is found, nothing is named in a slot but by this process, and everything can be read."""
+    """Assert that the audit is empty, that only this process's slot names folios, and that everything can be read."""
     mem = pool._attachment.segment.mem
     assert pool.audit() == []
     assert [number for number in others(pool) if not core.is_idle(mem, number)] == []
@@ -78,7 +78,7 @@ def is_clean(pool):
 LEDGER = layout.CLIENT_LEDGER + 4 * 100
 WORDS = {
     "a page that there is not, held": (LEDGER, layout.PIN_OWNED | 0x3FFFFF),
-    "a page that there is not, vague": (layout.CLIENT_OPS, layout.PIN_INTENT | 0x3FFFFFFF),
+    "a page beyond the pool, as an intent": (layout.CLIENT_OPS, layout.PIN_INTENT | 0x3FFFFFFF),
     "a page that is free, held": (LEDGER, layout.PIN_OWNED | 255),
     "no mark": (LEDGER, 5),
     "both marks": (LEDGER, layout.PIN_OWNED | layout.PIN_INTENT | 7),
@@ -105,7 +105,7 @@ def test_repair_clears_damaged_slots_that_nobody_holds(pool, what, whose):
 
 @pytest.mark.parametrize("what", WORDS)
 def test_a_damaged_clean_slot_is_claimed_clean(pool, what):
-    """What is named there is nobody's, and would be taken for the next client's when it dies."""
+    """Otherwise its words would be taken for the next client's pins when that dies."""
     offset, value = WORDS[what]
     put(pool, others(pool)[0], offset, value)
     assert in_child(lambda: use(pool)) == 0
@@ -119,7 +119,7 @@ def test_repair_of_a_sound_pool_finds_no_damaged_slot(pool):
     assert pool._attachment.repair() == 0
     die(pool)
     assert pool._attachment.repair() == 0
-    assert memoryview(lease) == CONTENT[5 * size : 6 * size] and pool.stat()["pins"] == 1
+    assert memoryview(lease) == CONTENT[5 * size : 6 * size] and pool.stat().pins == 1
     lease.release()
     assert is_clean(pool)
 
@@ -155,7 +155,7 @@ def test_repair_leaves_the_slots_of_the_living_alone(pool):
         lease.release()
         os._exit(0 if right else 1)
     os.read(up[0], 1)
-    assert pool.repair() == [] and pool.stat()["pins"] == 1
+    assert pool.repair() == [] and pool.stat().pins == 1
     os.write(down[1], b"x")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     pool._attachment.reap()
@@ -164,7 +164,8 @@ def test_repair_leaves_the_slots_of_the_living_alone(pool):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_any_table_can_be_lived_with_and_repaired(pool, seed):
-    """Random words all over the slots of others: attaching, reaping, looking and reading go on, and a repair leaves nothing to find."""
+    """Random words all over the slots of others: attaching, reaping, looking and reading go on, and a repair leaves nothing to
+    find."""
     segment, memory, _ = parts(pool)
     rng = random.Random(seed)
     for _ in range(20):
@@ -192,18 +193,18 @@ def test_any_table_can_be_lived_with_and_repaired(pool, seed):
 
 def test_a_pid_of_another_namespace_is_shown_as_such(pool):
     segment, memory, _ = parts(pool)
-    (mine,) = pool.stat()["clients"]
-    assert (mine["pid"], mine["pid_namespace"]) == (os.getpid(), os.stat("/proc/self/ns/pid").st_ino)
-    at = client.offset(segment, mine["slot"]) + layout.CLIENT_PID_NAMESPACE
+    (mine,) = pool.stat().clients
+    assert (mine.pid, mine.pid_namespace) == (os.getpid(), os.stat("/proc/self/ns/pid").st_ino)
+    at = client.offset(segment, mine.slot) + layout.CLIENT_PID_NAMESPACE
     assert memory.peek64(at) == os.stat("/proc/self/ns/pid").st_ino
     memory.poke64(at, 4_026_999_999)
-    assert pool.stat()["clients"][0]["pid_namespace"] == 4_026_999_999
+    assert pool.stat().clients[0].pid_namespace == 4_026_999_999
 
 
 def test_stat_settles_the_dead_or_says_that_they_wait(pool):
     mapping = pool.mapping("k", len(CONTENT), "1", read)
     die(pool)
-    assert pool.stat()["pins"] == 0 and len(pool.stat()["clients"]) == 1
+    assert pool.stat().pins == 0 and len(pool.stat().clients) == 1
     lease = mapping.lease(9)
     pfn = int(repr(lease).split("pfn ")[1].rstrip(">"))
     pid = os.fork()
@@ -213,7 +214,7 @@ def test_stat_settles_the_dead_or_says_that_they_wait(pool):
         core.announce(mem, me, pfn)
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
-    assert sorted(found["state"] for found in pool.stat()["clients"]) == ["attached", "dead"]
+    assert sorted(found.state for found in pool.stat().clients) == ["attached", "dead"]
     lease.release()
-    assert [found["state"] for found in pool.stat()["clients"]] == ["attached"]
+    assert [found.state for found in pool.stat().clients] == ["attached"]
     assert is_clean(pool)

@@ -1,4 +1,4 @@
-"""Sources that misbehave: what they return, what they raise, and whom they wait for."""
+"""Sources that misbehave: in what they return, what they raise, and what they wait for."""
 
 import array
 import concurrent.futures
@@ -31,11 +31,11 @@ def until(condition):
 
 
 def waits(pool):
-    return pool.stat()["counters"]["waits"]
+    return pool.stat().counters.waits
 
 
 class Gate:
-    """A source that stands still until it is told to go on; ``then`` says what it does then."""
+    """A source that waits until the test lets it go on; ``then`` says what it does after that."""
 
     def __init__(self, then, context=threading):
         self.started, self.go, self.then = context.Event(), context.Event(), then
@@ -93,7 +93,7 @@ class Refuses:
 def test_what_has_no_bytes_to_give_is_a_source_error(pool, make):
     with pytest.raises(foliocache.SourceError, match="the source of 'k'"):
         pool.mapping("k", SIZE, "v", lambda offset, length: make()).lease(0)
-    assert pool.mappings() == [] and pool.stat()["pins"] == 0
+    assert pool.mappings() == [] and pool.stat().pins == 0
 
 
 @pytest.mark.parametrize("count", [None, float(SIZE), str(SIZE), [SIZE]])
@@ -130,7 +130,7 @@ def test_a_readinto_finds_and_leaves_no_bytes_of_former_objects(pool_name):
 
 @pytest.mark.parametrize("how", ["read", "readinto"])
 def test_the_tail_of_a_page_holds_nothing_of_former_objects(pool_name, source, how):
-    """A window maps whole pages, so its memory goes on behind the last byte."""
+    """A window maps whole pages, so its memory continues after the last byte."""
     pool = foliocache.open(pool_name, size="256KiB", page_size=4096)
     secret = pool.mapping("secret", 60 * 4096, "v", lambda offset, length: b"S" * length)
     secret.read(0, secret.size)
@@ -145,7 +145,7 @@ def test_the_tail_of_a_page_holds_nothing_of_former_objects(pool_name, source, h
 
 
 def test_a_buffer_is_no_way_back_to_a_page_that_is_filled(pool):
-    """What a view was made of cannot be looked through again once the fill is over."""
+    """The object of a view gives no access any more once the fill has ended."""
     kept = []
 
     def readinto(offset, buffer):
@@ -159,7 +159,7 @@ def test_a_buffer_is_no_way_back_to_a_page_that_is_filled(pool):
     assert bytes(lease) == CONTENT
 
 
-# Who waits for a failure.
+# Clients that wait for a fill that fails.
 
 
 def test_one_failure_answers_all_who_wait_and_the_next_asks_again(pool):
@@ -190,7 +190,7 @@ def test_one_failure_answers_all_who_wait_and_the_next_asks_again(pool):
     assert [error.errno for error in errors] == [errno.ETIMEDOUT] * 6
     told = [error for error in errors if isinstance(error, foliocache.SourceError)]
     assert len(told) == 5 and all("the origin is down" in str(error) and "TimeoutError" in str(error) for error in told)
-    assert pool.mappings() == [] and pool.stat()["pins"] == 0
+    assert pool.mappings() == [] and pool.stat().pins == 0
     with pytest.raises(TimeoutError):
         pool.mapping("k", SIZE, "v", read).lease(0)
     assert len(calls) == 2
@@ -229,7 +229,7 @@ def test_a_failure_reaches_those_who_wait_in_other_processes(pool):
 
 
 def test_every_folio_of_a_run_carries_the_failure(pool):
-    """Who waits for a later one of the folios that are read in one call is answered as well."""
+    """A client that waits for a later folio of a run that is read in one call gets the failure as well."""
     gate = Gate(fail(OSError(errno.EIO, "broken")))
     mapping = pool.mapping("k", 5 * pool.page_size, "v", gate)
     first = threading.Thread(target=_swallow, args=(mapping.read, 0, mapping.size))
@@ -288,7 +288,7 @@ def test_a_mapping_without_a_source_knows_nothing_about_the_origin(pool):
 
 
 def test_a_former_content_is_never_taken_for_a_reason(pool, make_source):
-    """A filler that is interrupted leaves in the page what was there: here, what looks like a record."""
+    """A filler that is interrupted leaves the page's former content: here, what looks like a record."""
     forged = failure.record(OSError(errno.EIO, "forged")).ljust(pool.page_size, b"\0")
 
     def readinto(offset, buffer):
@@ -369,7 +369,7 @@ def test_a_source_that_reads_its_own_mapping_is_told_so(pool, how):
     with pytest.raises(foliocache.SourceError, match="reads the same bytes of its own mapping"):
         mappings[0].lease(0)
     assert time.monotonic() - start < 30 and len(calls) <= 4
-    assert pool.mappings() == [] and pool.stat()["pins"] == 0
+    assert pool.mappings() == [] and pool.stat().pins == 0
 
 
 def test_through_another_mapping_of_the_same_object_it_is_the_same(pool):
@@ -390,7 +390,7 @@ def test_two_sources_that_read_each_other_are_told_so(pool):
 
 
 def test_a_source_may_read_other_folios_of_its_own_mapping(pool):
-    """Each folio is made of the one behind it."""
+    """Each folio is computed from the one after it."""
     page = pool.page_size
 
     def read(offset, length):
@@ -424,7 +424,7 @@ def test_a_source_that_reads_its_own_mapping_in_another_thread_ends(pool_name, c
 
 
 def test_a_signal_handler_may_read_what_its_thread_is_reading(pool, make_source):
-    """In the middle of the source, of the very bytes that it is to give."""
+    """In the middle of the source, the same bytes."""
     source, results = make_source(SIZE), []
 
     def read(offset, length):

@@ -1,4 +1,4 @@
-"""A process that lives, and has stopped in a critical section: others read privately, and nothing is lost when it goes on."""
+"""A living process has stopped in a critical section: others read uncached, and nothing is lost when it goes on."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ def source(offset, length):
 
 @contextlib.contextmanager
 def stopped(pool, words):
-    """While a child has stopped with these locks in its hands; it goes on at the end."""
+    """Run the body of a ``with`` while a child has stopped with these locks held; it goes on at the end."""
     pid = os.fork()
     if pid == 0:
         signal.alarm(60)
@@ -64,50 +64,50 @@ def read_new(pool):
 
 @pytest.mark.parametrize("locks", LOCKS.values(), ids=LOCKS)
 def test_reads_go_on_and_nothing_is_lost(pool, locks):
-    before = pool.stat()["counters"]
+    before = pool.stat().counters
     with stopped(pool, locks) as pid:
         cached = pool.mapping("cached", len(CONTENT), read=source)
         assert cached.read_bytes(0, len(CONTENT)) == CONTENT
         read_new(pool)
         found = pool.stat()
-        assert found["counters"]["stalls"] > before["stalls"]
+        assert found.counters.stalls > before.stalls
         if locks != LOCKS["queues"]:  # those are needed when the page is there already
-            assert found["counters"]["bypasses"] > before["bypasses"]
-        assert {held["pid"] for held in found["locks"]} == {pid}
+            assert found.counters.bypasses > before.bypasses
+        assert {held.pid for held in found.locks} == {pid}
     read_new(pool)
     pool._attachment.reap()
     assert pool.audit() == []
-    assert pool.stat()["pins"] == 0
-    assert pool.stat()["locks"] == []
+    assert pool.stat().pins == 0
+    assert pool.stat().locks == ()
 
 
 @pytest.mark.parametrize("locks", LOCKS.values(), ids=LOCKS)
 def test_last_references_come_free_later(pool, locks):
-    """More of them than an operation can name, while no page can be freed."""
+    """More of them than an operation has words, while no page can be freed."""
     mapping = pool.mapping("cached", len(CONTENT), read=source)
     leases = [mapping.lease(n) for n in range(mapping.folios)]
     window = mapping.window()
     assert len(leases) > layout.OPS
     mapping.invalidate()
-    free = pool.stat()["free_bytes"]
+    free = pool.stat().free_bytes
     with stopped(pool, locks):
         leases.clear()
         window.close()
         read_new(pool)
     pool._attachment.reap()
     assert pool.audit() == []
-    assert pool.stat()["pins"] == 0
+    assert pool.stat().pins == 0
     pool.repair()
     read_new(pool)
     for n in range(20):
         pool.forget(f"new {n}")
     kept = layout.SLABS * layout.SLAB_KEEP * 4096
-    assert pool.stat()["free_bytes"] >= free + len(CONTENT) - kept
+    assert pool.stat().free_bytes >= free + len(CONTENT) - kept
     assert pool.audit() == []
 
 
 def refusal(method):
-    """What the error says that method() raises; nothing if it raises none."""
+    """Return the text of the error that method() raises, or an empty string."""
     try:
         method()
     except foliocache.FoliocacheError as error:
@@ -129,7 +129,7 @@ def test_what_has_to_be_certain_is_refused_in_words(pool, locks):
 
 
 def test_a_fill_that_cannot_be_withdrawn_is_taken_over(pool):
-    """Its source fails while the folio cannot leave its mapping: the next reader fills it."""
+    """The source fails while the folio cannot leave its mapping: the next reader fills it."""
 
     def failing(offset, length):
         entered.append(contexts.enter_context(stopped(pool, LOCKS["trees"])))

@@ -1,4 +1,4 @@
-"""Four processes, a pool a quarter of the data, every byte checked; at the end everything adds up."""
+"""Four processes, a pool a quarter the size of the data, every byte checked; at the end the audit is empty."""
 
 import os
 
@@ -18,12 +18,10 @@ def test_nothing_is_wrong_and_nothing_leaks(pool_name):
     assert sum(size for _, size in objects) >= 4 * pool.pool_bytes
     reads = Job(pool_name, objects, SECONDS, seed=int.from_bytes(os.urandom(4), "little")).run(workers=4)
     stat = pool.stat()
-    assert min(reads) > 0 and stat["counters"]["evictions"] > pool.stat()["pages"]
-    assert pool.audit() == [] and stat["pins"] == 0
+    assert min(reads) > 0 and stat.counters.evictions > pool.stat().pages
+    assert pool.audit() == [] and stat.pins == 0
     for record in pool.mappings():
-        pool.forget(record["key"])
-    left = pool.stat()["pages_by_state"]
+        pool.forget(record.key)
+    left = pool.stat().pages_by_state
     assert pool.audit() == []
-    assert (
-        left["free"] + left["node"] + left["inode"] == stat["pages"]
-    )  # empty pages of nodes and records wait for their next use
+    assert left.free + left.node + left.inode == stat.pages  # empty pages of nodes and records wait for their next use

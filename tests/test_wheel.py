@@ -1,4 +1,4 @@
-"""What is installed: the library, and nothing that measures, tests or generates it; and what works without the extras."""
+"""The wheel contains the library, and nothing that measures, tests or generates it; and what works without the extras."""
 
 import os
 import re
@@ -39,8 +39,12 @@ def test_the_wheel_has_the_library_alone(distribution, tmp_path):
     command.ensure_finalized()
     files = [Path(each).relative_to(built) for each in command.get_outputs(include_bytecode=False)]
     assert {each.parts[0] for each in files} == {"foliocache"}
-    assert Path("foliocache/mm/page_ref.py") in files and Path("foliocache/py.typed") in files
-    assert not {each.suffix for each in files} - {".py", ".pyx", ".pxd", ".pyi", ".h", ".typed"}
+    sources = [path for path in (ROOT / "src").rglob("*") if path.suffix in (".py", ".pyx", ".pxd", ".pyi", ".h", ".typed")]
+    assert len(sources) > 100 and set(files) == {path.relative_to(ROOT / "src") for path in sources}
+    compiled = {each.with_suffix("") for each in files if each.suffix in (".pyx", ".pxd") and each.stem != "__init__"}
+    stubs = {each.with_suffix("") for each in files if each.suffix == ".pyi"}
+    inline = {each for each in compiled if each.parent.name == "inline"}
+    assert stubs == compiled - inline - {Path("foliocache/mm/layout")}, "each compiled module has a stub"
     assert not [each for each in files if {"bench", "benchmarks", "tests", "tools", "examples"} & set(each.parts)]
 
 

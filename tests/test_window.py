@@ -17,14 +17,14 @@ def test_every_range_is_one_contiguous_buffer(mapping, source, span):
     with mapping.window(offset, length) as window:
         assert bytes(window) == source.content[offset:][:length]
         assert memoryview(window).readonly
-    assert mapping.pool.stat()["pins"] == 0
+    assert mapping.pool.stat().pins == 0
 
 
 def test_nothing_is_copied(pool, mapping):
     with mapping.window() as window, mapping.lease(3) as lease:
-        assert pool.stat()["pins"] >= mapping.folios
+        assert pool.stat().pins >= mapping.folios
         assert bytes(np.frombuffer(window, np.uint8)[3 * 16384 : 4 * 16384]) == bytes(lease)
-    assert pool.stat()["folios_by_type"]["table"] == 0
+    assert pool.stat().folios_by_type.table == 0
 
 
 def test_views_keep_it_open(pool, mapping, source):
@@ -35,7 +35,7 @@ def test_views_keep_it_open(pool, mapping, source):
         memoryview(window)
     assert array.tobytes() == source.content
     del array
-    assert pool.stat()["pins"] == 0
+    assert pool.stat().pins == 0
 
 
 def test_a_windows_folios_can_be_leased_alone(pool, mapping, source):
@@ -44,7 +44,7 @@ def test_a_windows_folios_can_be_leased_alone(pool, mapping, source):
         with pytest.raises(IndexError):
             window.lease(100)
     assert bytes(lease) == source.content[3 * 16384 : 4 * 16384]
-    assert pool.stat()["pins"] == 1
+    assert pool.stat().pins == 1
     lease.release()
 
 
@@ -61,7 +61,7 @@ def test_a_window_larger_than_the_pool_is_a_clear_error(pool, make_source):
     mapping = pool.mapping("big", 8 << 20, "v", source.read)
     with pytest.raises(foliocache.FoliocacheError, match="no room for a window"):
         mapping.window()
-    assert pool.stat()["pins"] == 0 and pool.stat()["pages_by_state"]["table"] == 0
+    assert pool.stat().pins == 0 and pool.stat().pages_by_state.table == 0
 
 
 def test_an_empty_window(mapping):

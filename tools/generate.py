@@ -1,9 +1,10 @@
-"""Writes the Cython declarations that follow from the core's sources. Their output is committed; a test finds drift.
+"""Writes the declarations that follow from the core's sources. Their output is committed; a test finds drift.
 
-- ``mm/layout.pxd``: the integers of ``layout.py`` as C constants, so that the two worlds cannot disagree about an offset.
-- ``mm/inline/``: the functions of the hit path once more, text for text, as ``cdef inline``. Cython calls the functions of another
-  module through pointers, and a hit makes some twenty such calls; ``lease.pyx`` cimports these instead, and makes none. Which
-  functions these are, the ``.pxd`` of their module says: a declaration that ends in ``# inline``.
+- ``mm/layout.h`` and ``mm/layout.pxd``: the integers of ``layout.py`` as C constants, so that no offset is written down twice.
+- ``mm/inline/``: copies of the functions of the hit path, text for text, as ``cdef inline``. Cython calls the functions of
+  another module through pointers, and a hit makes some twenty such calls; ``lease.pyx`` cimports the copies instead, and makes
+  none. A declaration in a ``.pxd`` that ends in ``# inline`` marks such a function.
+- ``mm/*.pyi``: for type checkers, the functions that Python can call, with the types of their module's ``.pxd``.
 
 ::
 
@@ -20,8 +21,15 @@ from pathlib import Path
 MM = Path(__file__).resolve().parent.parent / "src" / "foliocache" / "mm"
 MARK = "# inline"
 DECLARATION = re.compile(
-    r"(?P<locals>(?:@cython.*\n)*)cp?def (?P<head>(?:\w+ )+(?P<name>\w+)\((?:[^()]|\n)*\)[^#\n]*)(?P<mark>#.*)?"
+    r"(?P<locals>(?:@cython.*\n)*)(?P<how>cp?def) (?P<head>(?:\w+ )+(?P<name>\w+)\((?:[^()]|\n)*\)[^#\n]*)(?P<mark>#.*)?"
 )
+LINE_LENGTH = 128  # ruff's
+# The modules that have Python of their own; their stubs are written by hand.
+BY_HAND = ("atomics", "audit")
+PYTHON_TYPES = {
+    "u32": "int", "u64": "int", "mem_t": "int", "bint": "bool", "void": "None", "list": "list[int]", "const char *": "bytes",
+    "char *": "bytearray",
+}  # fmt: skip
 HEADER = """\
 # Written by tools/generate.py from {0}.py and {0}.pxd.
 cimport cython
@@ -32,18 +40,29 @@ from ..atomics cimport mem_t
 """
 
 
-def layout_pxd():
+def constants():
+    """The integers of layout.py: {name: value}."""
     spec = importlib.util.spec_from_file_location("layout", MM / "layout.py")
     layout = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(layout)
-    constants = {name: value for name, value in vars(layout).items() if name.isupper() and isinstance(value, int)}
-    wide = {name for name, value in constants.items() if value > 0xFFFFFFFF}
-    defines = "\n".join(f"    #define FC_{name} {value:#x}u{'ll' if name in wide else ''}" for name, value in constants.items())
-    names = "\n".join(f'    const {"u64" if name in wide else "u32"} {name} "FC_{name}"' for name in constants)
+    return {name: value for name, value in vars(layout).items() if name.isupper() and isinstance(value, int)}
+
+
+def is_wide(value):
+    return value > 0xFFFFFFFF
+
+
+def layout_h():
+    defines = (f"#define FC_{name} {value:#x}u{'ll' if is_wide(value) else ''}\n" for name, value in constants().items())
+    return f"/* Written by tools/generate.py from layout.py. */\n#pragma once\n\n{''.join(defines)}"
+
+
+def layout_pxd():
+    names = (f'    const {"u64" if is_wide(value) else "u32"} {name} "FC_{name}"\n' for name, value in constants().items())
     return (
         "# Written by tools/generate.py from layout.py.\n"
         "from libc.stdint cimport uint32_t as u32, uint64_t as u64\n\n\n"
-        f'cdef extern from *:\n    """\n{defines}\n    """\n{names}\n'
+        f'cdef extern from "layout.h":\n{"".join(names)}'
     )
 
 
@@ -53,7 +72,7 @@ def declarations(module):
 
 
 def inlined(module):
-    """The names of those that are marked."""
+    """The names of the functions of a module that are marked with MARK."""
     return [name for name, match in declarations(module).items() if match["mark"] == MARK]
 
 
@@ -66,7 +85,7 @@ def body(source, function):
 
 
 def inline_pxd(module, names, modules):
-    """The functions with these names inline, the module's other ones as they are; modules have inline copies, too."""
+    """The inline/*.pxd of a module: these functions inline, the others cimported. modules: those that have such a file."""
     source = (MM / f"{module}.py").read_text()
     functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
     declared = declarations(module)
@@ -81,20 +100,41 @@ def inline_pxd(module, names, modules):
     return "".join(parts)
 
 
+def stub(module):
+    """The type stub of a module, from its .pxd."""
+    signatures = [signature(match["head"]) for match in declarations(module).values() if match["how"] == "cpdef"]
+    return f"# Written by tools/generate.py from {module}.pxd.\n" + "".join(signatures)
+
+
+def signature(head):
+    """A declaration's head, as a line of a stub."""
+    returned, name, declared = re.match(r"(\w+) (\w+)\(([^()]*)\)", head).groups()
+    parameters = [re.match(r"(.+?) ?(\w+)$", " ".join(each.split())).groups() for each in declared.split(",") if each]
+    typed = [f"{parameter}: {PYTHON_TYPES[kind]}" for kind, parameter in parameters]
+    line = f"def {name}({', '.join(typed)}) -> {PYTHON_TYPES[returned]}: ...\n"
+    if len(line) - 1 > LINE_LENGTH:
+        line = f"def {name}(\n" + "".join(f"    {each},\n" for each in typed) + f") -> {PYTHON_TYPES[returned]}: ...\n"
+    return line
+
+
 def outputs():
     """{path: text} of everything that is written here."""
     modules = {path.stem: names for path in sorted(MM.glob("*.pxd")) if (names := inlined(path.stem))}
-    texts = {MM / "layout.pxd": layout_pxd(), MM / "inline" / "__init__.pxd": ""}
+    texts = {MM / "layout.h": layout_h(), MM / "layout.pxd": layout_pxd(), MM / "inline" / "__init__.pxd": ""}
     for module, names in modules.items():
         texts[MM / "inline" / f"{module}.pxd"] = inline_pxd(module, names, modules)
+    for path in MM.glob("*.pxd"):
+        if path.stem not in ("__init__", "layout", *BY_HAND):
+            texts[path.with_suffix(".pyi")] = stub(path.stem)
     return texts
 
 
 def stale():
-    """The paths whose text is not what it should be, and the files of mm/inline that nothing writes any more."""
+    """The paths whose text differs from what would be written, and the generated files that would not be written."""
     wanted = outputs()
     differing = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
-    return differing, [path for path in (MM / "inline").glob("*.pxd") if path not in wanted]
+    written = [*(MM / "inline").glob("*.pxd"), *(path for path in MM.glob("*.pyi") if path.stem not in BY_HAND)]
+    return differing, [path for path in written if path not in wanted]
 
 
 def main(arguments):

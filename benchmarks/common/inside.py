@@ -1,8 +1,8 @@
-"""All that the benchmarks take from the inside of foliocache, because no public name gives it. No other file here does so, but for
-``native``, which calls the compiled core by its pointers.
+"""All that the benchmarks take from the inside of foliocache, because no public name gives it. No other file here does so, but
+for ``native``, which calls the compiled core by its pointers.
 
-Two kinds: options that the library does not have (the size of folios, no readahead), and the core itself, which is timed without the
-library around it.
+Two kinds: options that the library does not have (the size of folios, no readahead), and the core itself, which is timed
+without the library around it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 import foliocache
 from benchmarks.common import native
 from benchmarks.common.measure import Unavailable
+from foliocache.mm import layout, page_alloc, page_ref, xarray
 from foliocache.mm import mapping as mappings
-from foliocache.mm import page_alloc, page_ref, xarray
+from foliocache.pool.geometry import PAGES_MIN
 from foliocache.pool.mapping import object_digest
-from foliocache.pool.segment import PAGES_MIN
 
 __all__ = [
     "PAGES_MIN",
@@ -79,7 +79,7 @@ def counted_page(pool: Any) -> Iterator[tuple[int, int]]:
     """A page with one reference, for measuring: (memory, the offset of its descriptor)."""
     mem, me = memory_of(pool), number_of(pool)
     pfn = page_alloc.alloc(mem, me, 0)
-    folio = pool._attachment.segment.geometry["memmap"] + pfn * 64
+    folio = pool._attachment.segment.geometry["memmap"] + pfn * layout.FOLIO_SIZE
     page_ref.init(mem, folio, 1)
     try:
         yield mem, folio

@@ -1,7 +1,7 @@
 """Measuring: interleaved rounds, medians, and what becomes of them.
 
-Cases that are compared run in turns within one process, in an order that rotates from round to round, so that whatever disturbs the
-machine disturbs all of them alike. A figure is the median of its rounds; the claim is the ratio of two medians of one run.
+Cases that are compared run in turns within one process, in an order that rotates from round to round, so that whatever disturbs
+the machine disturbs all of them alike. A figure is the median of its rounds; the claim is the ratio of two medians of one run.
 """
 
 from __future__ import annotations

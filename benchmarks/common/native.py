@@ -1,7 +1,7 @@
 """C without Python around it: ``pairs.c``, compiled once per version of it, and the compiled core's own functions.
 
-The core's modules export their ``cpdef`` functions as capsules named by their C signature. A pointer is taken only under the very
-signature that ``pairs.c`` calls it by, so a core that has changed is skipped with a word and never called wrongly.
+The core's modules export their ``cpdef`` functions as capsules named by their C signature. A pointer is taken only under the
+very signature that ``pairs.c`` calls it by, so a core that has changed is skipped with a word and never called wrongly.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ _SIGNATURES = {
 
 
 def core_function(module: str, name: str) -> int:
-    """The address of a function of ``foliocache.mm``. Raises Unavailable when its signature is not the one that pairs.c calls."""
+    """The address of a function of ``foliocache.mm``. Raises Unavailable when its signature is not the one that pairs.c
+    calls."""
     capsule = importlib.import_module(f"foliocache.mm.{module}").__pyx_capi__.get(name)
     get_name, get_pointer = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
     get_name.restype, get_name.argtypes = c_char_p, [ctypes.py_object]

@@ -30,7 +30,7 @@ typedef struct {
     size_t mem;
     uint64_t folio;
     uint64_t count;
-    uint64_t begin_ns;    /* CLOCK_MONOTONIC: everybody starts then */
+    uint64_t begin_ns;    /* CLOCK_MONOTONIC: all start then */
     uint64_t took_ns;     /* out */
     uint64_t failed;      /* out: pairs that did not get a reference, cmpxchg loops that went round again */
 } job;

@@ -85,7 +85,8 @@ def _series(name: str, points: Points, x: Axis, y: Axis, number: int, dashed: bo
     return [
         f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>',
         *dots,
-        f'<line x1="{WIDTH - RIGHT + 10}" x2="{WIDTH - RIGHT + 28}" y1="{at - 4}" y2="{at - 4}" stroke="{colour}" stroke-width="2"{dash}/>',
+        f'<line x1="{WIDTH - RIGHT + 10}" x2="{WIDTH - RIGHT + 28}" y1="{at - 4}" y2="{at - 4}"'
+        f' stroke="{colour}" stroke-width="2"{dash}/>',
         f'<text x="{WIDTH - RIGHT + 33}" y="{at}">{escape(name)}</text>',
     ]
 

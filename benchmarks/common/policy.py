@@ -39,5 +39,6 @@ def _touch(mapping: Any, trace: Sequence[int]) -> None:
 
 
 def _nodes(objects: int, pages: int) -> int:
-    """Pages of index nodes that an object of so many folios needs while ``pages`` of them are cached: 12 nodes of 64 slots a page."""
+    """Pages of index nodes that an object of so many folios needs while ``pages`` of them are cached: 12 nodes of 64 slots a
+    page."""
     return min(-(-objects // 64), pages) // 12 + -(-objects // 4096) // 12 + 3

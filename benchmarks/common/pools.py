@@ -24,8 +24,8 @@ SPARE = 1 * GIB
 
 @contextlib.contextmanager
 def new_pool(size: int, page_size: int = 16 * KIB, clients: int = 64, folder: Path | None = None) -> Iterator[Any]:
-    """A new pool, gone afterwards; in another tmpfs than the usual one if a folder is given. Raises Unavailable when the machine has no
-    memory for it."""
+    """A new pool, gone afterwards; in another tmpfs than the usual one if a folder is given. Raises Unavailable when the
+    machine has no memory for it."""
     size = max(size, inside.PAGES_MIN * page_size)
     name = f"bench-{os.getpid()}-{secrets.token_hex(4)}"
     with CleanupStack() as stack:
@@ -75,8 +75,8 @@ def values(pool: Any, count: int, size: int, key: str = "values") -> Any:
 def one_per_folio(pool: Any, count: int, size: int, key: str = "values", readinto: Any = None, readahead: bool = True) -> Any:
     """A mapping of ``count`` values of ``size`` bytes, one folio each, with nothing cached yet.
 
-    The library chooses larger folios for larger objects; that is switched off here, so that a value is a folio. ``size`` must be the
-    pool's page size times a power of two.
+    The library chooses larger folios for larger objects; that is switched off here, so that a value is a folio. ``size`` must
+    be the pool's page size times a power of two.
     """
     with inside.folios_of(size, pool):
         mapping = pool.mapping(key, count * size, "1", readinto=readinto or Pattern(size))
@@ -103,9 +103,10 @@ class Pattern:
 def metadata_per_page(pool: Any) -> float:
     """Bytes of tables and of index nodes per cached page; the fixed header and the client table are left out."""
     stat = pool.stat()
-    nodes = sum(count for name, count in stat["pages_by_state"].items() if name not in ("free", "file")) * stat["page_size"]
-    cached = stat["pages_by_state"]["file"]
-    return inside.table_bytes(pool) / stat["pages"] + nodes / max(cached, 1)
+    pages = stat.pages_by_state
+    nodes = (pages.node + pages.inode + pages.table + pages.frozen) * stat.page_size
+    cached = pages.file
+    return inside.table_bytes(pool) / stat.pages + nodes / max(cached, 1)
 
 
 def attach_ms(name: str) -> float:

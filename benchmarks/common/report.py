@@ -1,4 +1,5 @@
-"""What the benches found: sections of records, tables and plots; as JSON, as markdown and on a terminal; the machine in words."""
+"""What the benches found: sections of records, tables and plots; as JSON, as markdown and on a terminal; the machine in
+words."""
 
 from __future__ import annotations
 
@@ -115,7 +116,8 @@ def machine() -> str:
     with open("/proc/meminfo") as file:
         total = int(file.readline().split()[1]) / (1 << 20)
     return (
-        f"{model.get('model name', platform.machine())} (family {model.get('cpu family', '?')}, model {model.get('model', '?')}), "
+        f"{model.get('model name', platform.machine())} "
+        f"(family {model.get('cpu family', '?')}, model {model.get('model', '?')}), "
         f"{len(cpus())} processors for us of {os.cpu_count()}{', virtual' if 'hypervisor' in model.get('flags', '') else ''}, "
         f"{total:.0f} GiB of memory, Linux {platform.release()}, CPython {platform.python_version()}"
     )

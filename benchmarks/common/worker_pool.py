@@ -1,10 +1,10 @@
 """Several processes that do the same thing at the same time.
 
-Each is spawned, makes its cases once, and then runs the one it is told to, from a moment that all of them are given: the monotonic
-clock is the same for all processes of a machine.
+Each is spawned, makes its cases once, and then runs the one it is told to, from a moment that all of them are given: the
+monotonic clock is the same for all processes of a machine.
 
-They are started with SIGINT blocked: the terminal sends it to all, and the process that measures is the one that ends the others.
-One that is killed closes its pipe, and the process that waits for it learns so.
+They are started with SIGINT blocked: the terminal sends it to all, and the process that measures is the one that ends the
+others. One that is killed closes its pipe, and the process that waits for it learns so.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The figures that the project has budgets for, each against its baseline in the same interleaved run, within two minutes.
 
-A group is a function from a :class:`Plan` to its records. What needs something that is not here (a compiler, LMDB, numpy, memory)
-is skipped with a word.
+A group is a function from a :class:`Plan` to its records. What needs something that is not here (a compiler, LMDB, numpy,
+memory) is skipped with a word.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Hit ratios: the shipped core on a real pool, against libCacheSim's policies and the offline optimum, on the same traces.
 
-Every page is 4 KiB, every access a lease that is let go at once. Made traces run with several seeds: the tables have the means, and
-the budgets are judged by the seed that is worst for us. The budgets: not worse than the best of LRU, SIEVE and S3-FIFO by more than
-1 % of its hit ratio, and on epochs over more data than fits at least 0.9 x pool/data.
+Every page is 4 KiB, every access a lease that is let go at once. Made traces run with several seeds: the tables have the means,
+and the budgets are judged by the seed that is worst for us. The budgets: not worse than the best of LRU, SIEVE and S3-FIFO by
+more than 1 % of its hit ratio, and on epochs over more data than fits at least 0.9 x pool/data.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Everyone else: what a hit costs, what two processes get, what reading all of a value gives, what four workers hold.
 
-The same values for all: ``values`` of 64 KiB (1 MiB where all of them is read), every one cached, asked for in the same shuffled
-order from a Python loop, the first byte touched. Latencies are of interleaved rounds; the socket peers also with client and server
-on one processor, because waking an idle one inflates the rest.
+The same values for all: ``values`` of 64 KiB (1 MiB where all of them is read), every one cached, asked for in the same
+shuffled order from a Python loop, the first byte touched. Latencies are of interleaved rounds; the socket peers also with
+client and server on one processor, because waking an idle one inflates the rest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What four workers hold once each has read every value: the sum of their PSS (a shared page counts once), and of a server's."""
+"""What four workers hold once each has read every value: the sum of their PSS (a shared page counts once), and of a
+server's."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Where each peer keeps the values: files, stores and servers, filled once, gone afterwards.
 
-A store is a context manager ``(count, size, folder) -> what its openers need``. Raises Unavailable, with the word to print, when the
-peer is not here.
+A store is a context manager ``(count, size, folder) -> what its openers need``. Raises Unavailable, with the word to print,
+when the peer is not here.
 """
 
 from __future__ import annotations

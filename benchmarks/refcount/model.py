@@ -1,8 +1,8 @@
 """A MODEL, not a measurement: what a shared line costs with more processors than were at hand.
 
-One atomic instruction on a line that another processor has costs a transfer ``t`` on top of its local cost ``l``. With N processors
-at it at random, the line is elsewhere with probability (N - 1) / N, and a pair of two instructions takes, in wall time of the
-whole machine (the line is in one place at a time, so processors do not add up)::
+One atomic instruction on a line that another processor has costs a transfer ``t`` on top of its local cost ``l``. With N
+processors at it at random, the line is elsewhere with probability (N - 1) / N, and a pair of two instructions takes, in wall
+time of the whole machine (the line is in one place at a time, so processors do not add up)::
 
     xadd, fetch_add, core    2 l + 2 t (N - 1) / N
     cmpxchg loops            the same, and for the get a further round l + t for each time that another came between

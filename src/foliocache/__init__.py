@@ -11,6 +11,7 @@ In short::
 """
 
 from .errors import (
+    ChangedError,
     FoliocacheError,
     LeaseError,
     PoolDamagedError,
@@ -20,18 +21,23 @@ from .errors import (
     PoolNotFoundError,
     SourceError,
 )
+from .observe.records import ClientInfo, Finding, ObjectInfo, Stat
+from .pool.files import pools, remove
 from .pool.lease import Lease
 from .pool.mapping import Mapping
 from .pool.pool import Pool, attach, open
-from .pool.segment import pools, remove
 from .pool.window import Window
 
 __version__ = "0.1.0"
 __all__ = [
+    "ChangedError",
+    "ClientInfo",
+    "Finding",
     "FoliocacheError",
     "Lease",
     "LeaseError",
     "Mapping",
+    "ObjectInfo",
     "Pool",
     "PoolDamagedError",
     "PoolError",
@@ -39,6 +45,7 @@ __all__ = [
     "PoolMismatchError",
     "PoolNotFoundError",
     "SourceError",
+    "Stat",
     "Window",
     "attach",
     "open",

@@ -1,8 +1,12 @@
-"""Everything that foliocache raises on its own account."""
+"""The errors that foliocache raises on its own account. Their messages say what was wrong, and what to do."""
+
+from __future__ import annotations
+
+import errno
 
 
 class FoliocacheError(Exception):
-    """Base of all of them; the message says what was wrong and what to do."""
+    """Base of all of them. By itself: a pool that was closed here, or work that a stopped process holds up."""
 
 
 class PoolNotFoundError(FoliocacheError, FileNotFoundError):
@@ -10,15 +14,15 @@ class PoolNotFoundError(FoliocacheError, FileNotFoundError):
 
 
 class PoolError(FoliocacheError):
-    """A pool cannot be used: somebody else's, full of clients, of another version, or damaged."""
+    """A pool cannot be used: it is another user's, has no room for one more process, or is of another version."""
 
 
 class PoolDamagedError(PoolError):
-    """A pool's file is damaged, or was never one."""
+    """The file of a pool is damaged, or was never a pool's."""
 
 
 class PoolMismatchError(PoolError, ValueError):
-    """A pool exists with other parameters than those asked for."""
+    """A pool exists with other parameters than those that were asked for."""
 
 
 class PoolFullError(PoolError, OSError):
@@ -26,8 +30,27 @@ class PoolFullError(PoolError, OSError):
 
 
 class SourceError(FoliocacheError, OSError):
-    """The source of a mapping returned something other than the bytes it was asked for."""
+    """A source did not give the bytes that it was asked for, or there is none, or it failed in the process that asked it.
+
+    Its ``errno`` is that of the source's own error, if that had one.
+    """
+
+
+class ChangedError(FoliocacheError, OSError):
+    """The object at the origin is another one than that which was opened; open it again. Its ``errno`` is ``ESTALE``.
+
+    Parameters
+    ----------
+    path : str
+        The object, as its file system names it; ``filename`` of the error.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(errno.ESTALE, "The object changed at its origin since it was opened; open it again", path)
+
+    def __reduce__(self) -> tuple[type[ChangedError], tuple[str]]:
+        return type(self), (self.filename,)
 
 
 class LeaseError(FoliocacheError, ValueError):
-    """A lease was used after its release, or in a process that inherited it by fork."""
+    """A lease or a window was used after its end, or in a process that inherited it by fork."""

@@ -1,18 +1,19 @@
-"""Sizes as people write them, and numbers as programs give them."""
+"""Parsing and formatting of sizes, and checking of numbers that callers pass."""
 
 import operator
 import re
+from typing import SupportsIndex
 
 _UNITS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", start=1):
     _UNITS |= {_letter: 1024**_power, f"{_letter}ib": 1024**_power, f"{_letter}b": 1000**_power}
 
 
-def parse_size(value, what="size"):
-    """Bytes: of a number with ``__index__`` (an int, numpy's), or of a string such as "4GiB", "64 MiB", "1.5G" (1024-based) or
-    "500MB" (1000-based).
+def parse_size(value: SupportsIndex | str, what: str = "size") -> int:
+    """Return bytes, from a number with ``__index__`` (an int, numpy's integers) or a string such as "4GiB", "64 MiB", "1.5G"
+    (1024-based) or "500MB" (1000-based).
 
-    Raises ValueError for anything else, or less than 1.
+    Raises ValueError for anything else, and for less than 1.
     """
     size = _parse(value, what) if isinstance(value, str) else parse_count(value, what, "bytes or a string such as '4GiB'")
     if size < 1:
@@ -20,8 +21,8 @@ def parse_size(value, what="size"):
     return size
 
 
-def parse_count(value, what, kind="a whole number"):
-    """A number with ``__index__`` as an int. Raises ValueError for anything else, and for True and False."""
+def parse_count(value: SupportsIndex, what: str, kind: str = "a whole number") -> int:
+    """Return a number with ``__index__`` as an int. Raises ValueError for anything else, and for True and False."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -30,15 +31,15 @@ def parse_count(value, what, kind="a whole number"):
         raise ValueError(f"{what} must be {kind}, not {value!r}") from None
 
 
-def _parse(text, what):
+def _parse(text: str, what: str) -> int:
     match = re.fullmatch(r"\s*(\d{1,30}(?:\.\d{1,30})?)\s*([a-z]*)\s*", text.lower())
     if not match or match[2] not in _UNITS:
         raise ValueError(f"{what} {text!r} is not a size; write bytes, or a number with KiB, MiB, GiB or TiB, such as '4GiB'")
     return int(float(match[1]) * _UNITS[match[2]]) if "." in match[1] else int(match[1]) * _UNITS[match[2]]
 
 
-def format_size(n):
-    """Bytes for people, in powers of 1024: "4 GiB", "1.5 MiB", "293 KiB"; of what no memory has, the power of two below."""
+def format_size(n: float) -> str:
+    """Return n bytes as text, in powers of 1024: "4 GiB", "1.5 MiB", "293 KiB"; from 2^80 on only the power, "2^80 B"."""
     if n >= 1 << 80:
         return f"2^{int(n).bit_length() - 1} B"
     units = ["B", "KiB", "MiB", "GiB", "TiB"]
@@ -49,8 +50,9 @@ def format_size(n):
     return f"{n:.0f} {unit}" if n == int(n) or abs(n) >= 100 else f"{n:.1f} {unit}"
 
 
-def integer(n, what):
-    """n as an int: anything with ``__index__``, such as numpy's integers, but no float and no string. Raises TypeError."""
+def integer(n: SupportsIndex, what: str) -> int:
+    """Return n as an int: anything with ``__index__``, such as numpy's integers, but no float and no string. Raises
+    TypeError."""
     try:
         return operator.index(n)
     except TypeError:

@@ -27,7 +27,7 @@ def outcomes(program, model, ops=OPS):
         return lambda mem: tuple(ops[op](mem, loc) for op, loc in steps)
 
     barriers = sum(op == "heavy" for steps in program for op, _ in steps) if ops is INTERRUPT else 0
-    result = explore(Program([thread(steps) for steps in program], barriers=barriers, journals=True), model, stop=False)
+    result = explore(Program([thread(steps) for steps in program], barriers=barriers, shared_slots=True), model, stop=False)
     assert not result.failure
     assert result.executions == result.graphs
     return result.outcomes

@@ -87,7 +87,7 @@ def test_clients_are_asked_for_by_number(model):
 
 
 @models
-def test_a_journal_is_an_event_only_where_it_is_read(model):
+def test_write_once_is_an_event_only_where_other_threads_read_it(model):
     def writer(mem):
         a.write_once(mem, X, 1)
         assert a.read_once(mem, X) == 1
@@ -97,7 +97,7 @@ def test_a_journal_is_an_event_only_where_it_is_read(model):
     def reader(mem):
         return a.load_relaxed(mem, X)
 
-    assert litmus(writer, reader, model=model, journals=True) == {(2, 0), (2, 1), (2, 2)}
+    assert litmus(writer, reader, model=model, shared_slots=True) == {(2, 0), (2, 1), (2, 2)}
 
 
 @models

@@ -235,7 +235,7 @@ def test_a_signal_to_warm(hanging, pool_name, number, code, word):
         process.send_signal(number)
         ends(process, code, f"foliocache: {word}")
     pool = foliocache.attach(pool_name)
-    assert pool.audit() == [] and pool.stat()["pins"] == 0
+    assert pool.audit() == [] and pool.stat().pins == 0
 
 
 def test_warm_is_killed(hanging, pool_name):
@@ -244,4 +244,4 @@ def test_warm_is_killed(hanging, pool_name):
         process.kill()
         process.communicate(timeout=SOON)
     pool = foliocache.attach(pool_name)
-    assert pool.audit() == [] and pool.stat()["pins"] == 0
+    assert pool.audit() == [] and pool.stat().pins == 0

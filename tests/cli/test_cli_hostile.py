@@ -190,7 +190,8 @@ def test_the_folder_of_the_pools(shared_memory, pool_name):
 
 def test_a_bugs_traceback():
     code = (
-        "import foliocache\ndef attach(name): raise RuntimeError('a\\x1b[3;7;9m\\u202e\\n\\udcff')\nfoliocache.attach = attach\n"
+        "import foliocache\ndef attach(name): raise RuntimeError('a\\x1b[3;7;9m\\u202e\\n\\udcff')\n"
+        "foliocache.attach = attach\n"
         "from foliocache.cli import main\nraise SystemExit(main(['stat']))"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, timeout=LIMIT, check=False)

@@ -41,7 +41,7 @@ def plain(text: str) -> bool:
 
 def test_stat_is_what_the_pool_returns(pool, pool_name, cli_json):
     found = cli_json("stat", pool_name)
-    own = pool.stat()
+    own = pool.stat().to_dict()
     assert found.keys() == own.keys()
     assert found["name"] == pool_name
     for key in ("path", "pool_bytes", "page_size", "pages", "metadata_bytes", "mappings", "cached_bytes", "counters"):
@@ -158,7 +158,7 @@ def test_ls_of_an_empty_pool(pool_name, cli, cli_json):
     pool = foliocache.open(pool_name, size=SIZE)
     assert cli_json("ls", pool_name) == []
     assert "no mappings" in cli("ls", pool_name).out
-    assert pool.stat()["mappings"] == 0
+    assert pool.stat().mappings == 0
 
 
 def test_long_keys_fold_in_a_terminal_and_not_in_a_pipe(pool_name, cli):
@@ -204,7 +204,7 @@ def test_a_name_that_is_no_name(cli, name):
 def damage(name: str, offset: int, data: bytes) -> None:
     """Overwrite a part of a pool's file."""
     pool = foliocache.open(name, size=SIZE)
-    path = pool.stat()["path"]
+    path = pool.stat().path
     del pool
     with open(path, "r+b") as file:
         file.seek(offset)
@@ -226,7 +226,7 @@ def test_a_pool_with_a_foreign_header(pool_name, cli, cli_json):
 def test_fsck_finds_a_damaged_folio(pool, pool_name, cli, cli_json):
     table = pool._attachment.segment.geometry["memmap"]
     with open(pool.path, "r+b") as file:
-        file.seek(table + (pool.stat()["pages"] - 1) * layout.FOLIO_SIZE)
+        file.seek(table + (pool.stat().pages - 1) * layout.FOLIO_SIZE)
         file.write(b"\x07" * layout.FOLIO_SIZE)
     found = cli_json("fsck", pool_name, code=1)
     assert found["clean"] is False
@@ -239,7 +239,7 @@ def test_fsck_finds_a_damaged_folio(pool, pool_name, cli, cli_json):
 
 
 def test_a_truncated_pool(pool_name, cli, cli_json):
-    path = foliocache.open(pool_name, size=SIZE).stat()["path"]
+    path = foliocache.open(pool_name, size=SIZE).stat().path
     os.truncate(path, 5000)
     assert cli("stat", pool_name).code == 3
     assert cli_json("fsck", pool_name, code=1)["clean"] is False

@@ -1,7 +1,7 @@
 """Kill (or stop) a child at one instruction after the other of a scene, and look each time whether everything is settled.
 
-``python killing.py SEGMENT SCENE [MOST]`` prints what has been done, as JSON. A process of its own, because it forks all the time and
-its children should be small.
+``python killing.py SEGMENT SCENE [MOST]`` prints what has been done, as JSON. A process of its own, because it forks all the
+time and its children should be small.
 """
 
 import faulthandler
@@ -20,8 +20,8 @@ LONG = 20_000  # instructions
 
 
 def points(world, prepare, most):
-    """Where to kill: at every store to the segment and every instruction, in long operations at TURNS turns of each loop; or at most
-    ``most`` of the stores, evenly spread, but for the later turns of long loops."""
+    """Where to kill: at every store to the segment and every instruction, in long operations at TURNS turns of each loop; or at
+    most ``most`` of the stores, evenly spread, but for the later turns of long loops."""
     before = bytes(world.memory)
     chosen = world.stepper.stores(prepare)
     world.memory[:] = before

@@ -48,7 +48,8 @@ class World:
         self.held = []  # by the child
 
     def mapping(self, key):
-        """A new one each time: the segment is set back now and then, so an old one may know the number of a record that is to come."""
+        """A new one each time: the segment is set back now and then, so an old one may know the number of a record that is to
+        come."""
         return self.pool.mapping(key, len(content(key)), "v", source(key))
 
     def fill(self, key, count=None):
@@ -64,7 +65,8 @@ class World:
     # What holds after a death.
 
     def settle(self, work_first):
-        """Everything that dead clients left is settled, and the cache works. Survivors may also be at work before the reaper comes."""
+        """Everything that dead clients left is settled, and the cache works. Survivors may also be at work before the reaper
+        comes."""
         if work_first:
             self.work()
         _, waiting = self.attachment.reap()
@@ -72,18 +74,18 @@ class World:
         self.check()
         self.work()
         for record in self.pool.mappings():
-            self.pool.forget(record["key"])
+            self.pool.forget(record.key)
         self.check()
-        pages = self.pool.stat()["pages_by_state"]
-        assert pages["file"] == pages["table"] == 0, pages
+        pages = self.pool.stat().pages_by_state
+        assert pages.file == pages.table == 0, pages
 
     def check(self):
         """Nothing is lost, nothing is pinned, every slot is clean but this process's, which names nothing."""
         assert self.pool.audit() == []
         stat = self.pool.stat()
-        pages = stat["pages_by_state"]
-        assert sum(pages.values()) == PAGES and pages["frozen"] == 0 and stat["pins"] == 0, stat
-        assert [(c["slot"], c["state"], c["pins"]) for c in stat["clients"]] == [(self.join(), "attached", 0)], stat["clients"]
+        pages = stat.pages_by_state
+        assert sum(pages.to_dict().values()) == PAGES and pages.frozen == 0 and stat.pins == 0, stat
+        assert [(c.slot, c.state, c.pins) for c in stat.clients] == [(self.join(), "attached", 0)], stat.clients
         assert all(client.is_idle(self.mem, slot) for slot in range(self.segment.geometry["nclients"]))
 
     def work(self):
@@ -279,7 +281,7 @@ def shrink_slab(world):
         world.pool.mapping(f"tiny {number}", 10, "v", lambda offset, length: bytes(length)).lease(0)
     for number in range(40):
         world.pool.forget(f"tiny {number}")
-    assert world.pool.stat()["pages_by_state"]["inode"] > layout.SLAB_KEEP
+    assert world.pool.stat().pages_by_state.inode > layout.SLAB_KEEP
 
     def prepare():
         me = world.join()
@@ -373,7 +375,8 @@ def adopt(world):
 
 
 def die(world, prepare, part):
-    """Leave a client that has died when that part of an operation's stores was done; or before the first of a module of the core."""
+    """Leave a client that has died when that part of an operation's stores was done; or before the first of a module of the
+    core."""
     before = bytes(world.memory)
     if part == 1:
         world.stepper.kill(prepare, AT_THE_END)
@@ -443,7 +446,8 @@ def withdraw(world):
 
 
 def beside(operation, part):
-    """A living client gets and puts a folio with which another died in the middle of an operation. It takes no lock on the way."""
+    """A living client gets and puts a folio with which another died in the middle of an operation. It takes no lock on the
+    way."""
 
     def scene(world):
         die(world, operation(world), part)

@@ -41,8 +41,8 @@ class Stepper:
         return self._path(prepare, self.library.step_trace)
 
     def stores(self, prepare):
-        """Only those that write to the segment. What a killed process leaves is the segment and nothing else, so the deaths between two
-        stores are one and the same."""
+        """Only those that write to the segment. What a killed process leaves is the segment and nothing else, so the deaths
+        between two stores are one and the same."""
         return self._path(prepare, self.library.step_stores, *map(ctypes.c_uint64, (self.gate, self.base, self.size)))
 
     def kill(self, prepare, point):

@@ -1,7 +1,7 @@
 """A process is killed at every instruction of every operation, and what it leaves is settled.
 
-``make test`` takes some of the instructions, those that write to the segment; with FOLIOCACHE_STRESS_SECONDS set, as by ``make soak``,
-it is all of them.
+``make test`` takes some of the instructions, those that write to the segment; with FOLIOCACHE_STRESS_SECONDS set, as by ``make
+soak``, it is all of them.
 """
 
 import os

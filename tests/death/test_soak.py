@@ -1,4 +1,5 @@
-"""Workers are killed and stopped at random while they work a pool that is much too small, and a client that lives sees nothing of it."""
+"""Workers are killed and stopped at random while they work a pool that is much too small, and a client that lives sees nothing
+of it."""
 
 import multiprocessing
 import os
@@ -122,11 +123,11 @@ def test_killed_and_stopped_at_random(pool_name, record_property):
     crew.complete()
     crew.kill_all()
     survivor.rest()
-    report = {"seed": seed, "born": crew.born} | crew.counts | pool.stat()["counters"]
+    report = {"seed": seed, "born": crew.born} | crew.counts | pool.stat().counters.to_dict()
     reaped += settle(pool)
     print(report | {"reaped by the survivor": reaped})
     record_property("soak", report)
-    assert crew.counts["killed"] >= 2 * SECONDS and report["evictions"] > pool.stat()["pages"]
+    assert crew.counts["killed"] >= 2 * SECONDS and report["evictions"] > pool.stat().pages
 
 
 def settle(pool):
@@ -134,13 +135,13 @@ def settle(pool):
     reaped, waiting = pool._attachment.reap()
     assert waiting == 0 and pool.audit() == []
     stat, segment = pool.stat(), pool._attachment.segment
-    pages = stat["pages_by_state"]
-    assert sum(pages.values()) == stat["pages"] and pages["frozen"] == pages["table"] == stat["pins"] == 0
-    assert [c["pid"] for c in stat["clients"]] == [os.getpid()]
+    pages = stat.pages_by_state
+    assert sum(pages.to_dict().values()) == stat.pages and pages.frozen == pages.table == stat.pins == 0
+    assert [c.pid for c in stat.clients] == [os.getpid()]
     assert all(client.is_idle(segment.mem, slot) for slot in range(segment.geometry["nclients"]))
     for record in pool.mappings():
-        pool.forget(record["key"])
+        pool.forget(record.key)
     assert pool.audit() == []
-    pages = pool.stat()["pages_by_state"]
-    assert pages["free"] + pages["node"] + pages["inode"] == stat["pages"]
+    pages = pool.stat().pages_by_state
+    assert pages.free + pages.node + pages.inode == stat.pages
     return reaped

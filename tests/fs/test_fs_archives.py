@@ -14,7 +14,8 @@ from test_fs_identity import cached_bytes, other
 from test_fs_targets import tar_of
 from together import together
 
-from foliocache.adapters.fsspec import ChangedError, FolioFileSystem
+from foliocache import ChangedError
+from foliocache.adapters.fsspec import FolioFileSystem
 
 SIZE = 400_000
 ONE, TWO = b"1" * SIZE, b"2" * SIZE
@@ -95,22 +96,23 @@ def test_open_member_is_one_version(kind, archive, pool):
 
 
 def test_change_between_the_index_and_the_member(pool, origin):
-    """The archive changes at the first request after the question: whatever was read of it is of no version, and is not kept."""
+    """The archive changes at the first request after the question: whatever was read of it is of no version, and is not
+    kept."""
     url = origin.put("/archive", tar_of(a=ONE, b=ONE))
     fs = opened("tar", url, pool)
     changes = iter([tar_of(a=ONE, b=TWO)])
     origin.before_get = lambda path, headers: [origin.put("/archive", data) for data in changes]
     assert fs.cat_file("b") == TWO
-    assert {record["cached_bytes"] for record in fs.pool.mappings() if record["cached_bytes"]} == {SIZE}
+    assert {record.cached_bytes for record in fs.pool.mappings() if record.cached_bytes} == {SIZE}
 
 
 def test_member_is_fetched_once_and_shared(kind, pool, origin):
     url = origin.put("/archive", MAKERS[kind](a=ONE, b=TWO))
     assert opened(kind, url, pool).cat_file("b") == TWO
     fs = opened(kind, url, pool)
-    filled = fs.pool.stat()["counters"]["fill_bytes"]
+    filled = fs.pool.stat().counters.fill_bytes
     assert fs.cat_file("b") == fs.open("b", "rb").read() == TWO
-    assert fs.pool.stat()["counters"]["fill_bytes"] == filled == SIZE
+    assert fs.pool.stat().counters.fill_bytes == filled == SIZE
 
 
 def test_members_read_at_once(kind, archive, pool):

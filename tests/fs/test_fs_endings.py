@@ -81,7 +81,8 @@ def run(code, *args):
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("protocol", ["file", "http"])
 def test_reads_at_the_end(pool, origin, tmp_path, protocol, ending):
-    """The loop of async targets has stopped when modules are torn down: then it is refused, where fsspec would wait for ever."""
+    """The loop of async targets has stopped when modules are torn down: then it is refused, where fsspec would wait for
+    ever."""
     for number in range(4):
         (tmp_path / str(number)).write_bytes(b"x" * 1000)
         origin.put(f"/{number}", b"x" * 1000)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 import foliocache
-from foliocache.adapters.fsspec import ChangedError
+from foliocache import ChangedError
 
 PATIENCE = 60
 
@@ -39,7 +39,7 @@ def read_by_three(http, origin, url, pool, meanwhile):
     for thread in threads[1:]:
         thread.start()
     deadline = time.monotonic() + PATIENCE
-    while foliocache.attach(pool["name"]).stat()["counters"]["waits"] < 2:
+    while foliocache.attach(pool["name"]).stat().counters.waits < 2:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     go.set()

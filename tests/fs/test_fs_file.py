@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import tarfile
+import threading
 import zipfile
 
 import fsspec
@@ -316,12 +317,21 @@ def test_file_goes_on_over_a_pool_that_was_closed(local, path, data):
 
 
 def test_pool_is_closed_in_the_middle_of_a_read(http, origin, data, tmp_path):
-    """What has been asked for is read to its end, over the pool opened anew."""
+    """What has been asked for is read to its end, over the reopened pool."""
 
     def closing(use):
         pools = []
         url = origin.put(f"/{use.__name__}", data)
-        origin.before_get = lambda path, headers: pools or pools.append(http.pool) or pools[0].close()
+
+        def close(path, headers):
+            """Closing waits for what is read ahead, perhaps for this very answer."""
+            if not pools:
+                pools.append(http.pool)
+                threading.Thread(target=pools[0].close).start()
+                while not pools[0].closed:
+                    threading.Event().wait(0.001)
+
+        origin.before_get = close
         result = use(url)
         assert pools[0].closed and not http.pool.closed
         return result

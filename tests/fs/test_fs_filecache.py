@@ -12,7 +12,8 @@ from test_fs_http import begins_earlier
 from test_fs_identity import other
 from together import together
 
-from foliocache.adapters.fsspec import ChangedError, FolioCache, FolioFileSystem
+from foliocache import ChangedError
+from foliocache.adapters.fsspec import FolioCache, FolioFileSystem
 
 BIG = 1 << 30  # HTTPFile.read() of more than a block goes past any cache
 
@@ -48,7 +49,7 @@ def test_object_is_fetched_once(place, pool, data):
     fs, server, path, _ = place
     for _ in range(3):
         with opened(fs, path, pool) as file:
-            assert isinstance(file.pool, FolioCache)
+            assert isinstance(file.cache, FolioCache)
             assert file.read() == data
             file.seek(1000)
             assert file.read(50) == data[1000:1050]
@@ -91,7 +92,7 @@ def test_pickled_file_keeps_its_pool(place, pool, data):
 
 def read_pickled(number, pickled, pool_name):
     file = pickle.loads(pickled)
-    assert file.pool._mapping.pool.name == pool_name
+    assert file.cache._mapping.pool.name == pool_name
     return file.read(10)
 
 
@@ -119,9 +120,9 @@ def test_explicit_identity(pool, data):
         return data[start:end]
 
     for _ in range(2):
-        pool = FolioCache(1, fetch, len(data), pool=pool, key="object", version="1")
-        assert pool._fetch(0, None) == data
-        assert pool._fetch(5, 5) == pool._fetch(len(data), len(data) + 5) == b""
+        cache = FolioCache(1, fetch, len(data), pool=pool, key="object", version="1")
+        assert cache._fetch(0, None) == data
+        assert cache._fetch(5, 5) == cache._fetch(len(data), len(data) + 5) == b""
     assert sum(fetched) == len(data)
 
 
@@ -150,12 +151,12 @@ def test_file_opened_with_options_of_its_own_is_not_cached(origin, pool, data):
     """They may choose other bytes than the path names, and nobody else asked for those."""
     url = origin.put("/x", data)
     fs = fsspec.filesystem("http")
-    pool = {"cache_type": "folio", "cache_options": {"pool": pool}}
-    with fs.open(url, "rb", block_size=BIG, headers={"Accept-Language": "de"}, **pool) as file:
-        assert file.pool._mapping is None
+    cache = {"cache_type": "folio", "cache_options": {"pool": pool}}
+    with fs.open(url, "rb", block_size=BIG, headers={"Accept-Language": "de"}, **cache) as file:
+        assert file.cache._mapping is None
         assert file.read(10) == data[:10]
-    with fs.open(url, "rb", block_size=BIG, **pool) as file:
-        assert file.pool._mapping is not None
+    with fs.open(url, "rb", block_size=BIG, **cache) as file:
+        assert file.cache._mapping is not None
 
 
 def test_answer_that_begins_elsewhere_is_not_filed(origin, pool, data):
@@ -172,8 +173,8 @@ def test_what_nothing_proves_is_not_cached(origin, pool, data):
     fs = fsspec.filesystem("http")
     for content in (data, other(data)):
         with opened(fs, origin.put("/x", content, etag=None), pool) as file:
-            assert file.pool._mapping is None
+            assert file.cache._mapping is None
             assert file.read() == content
     with opened(fs, origin.put("/x", data, etag=None), pool, trust_info=True) as file:
-        assert file.pool._mapping is not None
+        assert file.cache._mapping is not None
         assert file.read() == data

@@ -1,4 +1,4 @@
-"""FTP, over a real server: one file is asked for by name, not looked up in a listing that somebody made once."""
+"""FTP, over a real server: one file is asked for by name, not looked up in a former listing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from collections import Counter
 import fsspec
 import pytest
 
-from foliocache.adapters.fsspec import ChangedError, FolioFileSystem
+from foliocache import ChangedError
+from foliocache.adapters.fsspec import FolioFileSystem
 
 pytest.importorskip("pyftpdlib")
 SIZE = 300_000

@@ -11,7 +11,8 @@ import pytest
 from origin import http_date
 from test_fs_identity import cached_bytes, other
 
-from foliocache.adapters.fsspec import ChangedError, FolioFileSystem
+from foliocache import ChangedError
+from foliocache.adapters.fsspec import FolioFileSystem
 
 OLD = http_date(1e9)
 

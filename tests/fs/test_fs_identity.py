@@ -12,7 +12,8 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from origin import http_date
 
-from foliocache.adapters.fsspec import ChangedError, FolioFile, FolioFileSystem
+from foliocache import ChangedError
+from foliocache.adapters.fsspec import FolioFile, FolioFileSystem
 from foliocache.adapters.fsspec.identities import Identities, trust_seconds
 from foliocache.adapters.fsspec.target import Identity, target_for
 
@@ -117,11 +118,11 @@ def test_object_that_never_holds_still_is_read_uncached_and_not_mixed(http, orig
 
 
 def cached_bytes(fs):
-    return sum(record["cached_bytes"] for record in fs.pool.mappings())
+    return sum(record.cached_bytes for record in fs.pool.mappings())
 
 
 def test_opening_again_helps(place, data):
-    """An open file can't begin again with another version; but whoever opens it again must get the new one."""
+    """An open file can't begin again with another version; but opening it again must give the new one."""
     fs, path, write = place
     write(data)
     fs._trust = 1e9

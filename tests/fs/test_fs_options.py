@@ -128,7 +128,7 @@ def test_long_names_stay_different_and_forgettable(pool, tmp_path, settled):
         assert fs.cat_file(settled(folder / name)) == name.encode()
     assert len(fs.pool.mappings()) == 2
     fs.rm(str(folder / "a"))
-    assert [record["key"] for record in fs.pool.mappings()] == [fs.target.key(str(folder / "b"))]
+    assert [record.key for record in fs.pool.mappings()] == [fs.target.key(str(folder / "b"))]
 
 
 def test_attributes_of_the_target(pool, s3):

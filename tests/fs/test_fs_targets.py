@@ -19,7 +19,8 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.tar import TarFileSystem
 from test_fs_identity import Unknown, other
 
-from foliocache.adapters.fsspec import ChangedError, FolioFileSystem
+from foliocache import ChangedError
+from foliocache.adapters.fsspec import FolioFileSystem
 from foliocache.adapters.fsspec.target import target_for
 from foliocache.adapters.fsspec.targets import local as local_target
 from foliocache.adapters.fsspec.targets import place
@@ -118,7 +119,7 @@ def test_folder_shares_the_pages_of_what_is_in_it(pool, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fs = FolioFileSystem(fs=DirFileSystem("data", LocalFileSystem(), skip_instance_cache=True), **pool)
     assert fs.cat_file("x") == b"1" * SIZE
-    assert [record["key"] for record in fs.pool.mappings()] == [f"file://{tmp_path}/data/x"]
+    assert [record.key for record in fs.pool.mappings()] == [f"file://{tmp_path}/data/x"]
 
 
 def test_relative_folders_are_as_many_places_as_there_are_working_directories(pool, tmp_path, monkeypatch):
@@ -152,7 +153,7 @@ def test_asynchronous_wrapper_is_what_it_wraps(pool, tmp_path):
     (tmp_path / "x").write_bytes(b"1" * SIZE)
     fs = FolioFileSystem(fs=AsyncFileSystemWrapper(LocalFileSystem(), asynchronous=False), **pool)
     assert fs.cat_file(str(tmp_path / "x")) == b"1" * SIZE
-    assert [record["key"] for record in fs.pool.mappings()] == [f"file://{tmp_path}/x"]
+    assert [record.key for record in fs.pool.mappings()] == [f"file://{tmp_path}/x"]
 
 
 def test_objects_that_are_options_are_not_taken_for_others_at_their_address(pool):
@@ -269,7 +270,7 @@ def test_file_dated_by_hand_is_read_once(local, tmp_path, settled, days):
     settled(path)
     for _ in range(3):
         assert local.cat_file(str(path)) == b"1" * SIZE
-    assert local.pool.stat()["counters"]["fill_bytes"] == SIZE
+    assert local.pool.stat().counters.fill_bytes == SIZE
 
 
 def test_whole_seconds_are_a_coarse_clock(tmp_path):

@@ -37,7 +37,7 @@ def cached(trusting, tmp_path, settled):
 
 
 def keys(fs):
-    return {record["key"] for record in fs.pool.mappings()}
+    return {record.key for record in fs.pool.mappings()}
 
 
 def write_text(fs, path):

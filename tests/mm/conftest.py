@@ -1,4 +1,4 @@
-"""Fixtures: the worlds, and makers of segments in them."""
+"""Fixtures: the compiled and the interpreted core, and makers of segments for them."""
 
 import contextlib
 import functools
@@ -13,7 +13,7 @@ settings.load_profile("mm")
 
 @pytest.fixture(params=["compiled", "interpreted"])
 def world(request):
-    """The core, in each of its worlds."""
+    """The core, compiled and interpreted."""
     return getattr(worlds, request.param)()
 
 

@@ -1,4 +1,4 @@
-"""A segment whose clients can be killed at every step: what they do, who settles it, and what must hold afterwards.
+"""A segment whose clients can be killed at every step: what they do, how it is settled, and what must hold afterwards.
 
 In the interpreted world only, whose steps are calls of the facade's functions. A client is stopped right before a write; a
 stop before a load would leave behind the same as one before the write that follows it.
@@ -11,7 +11,7 @@ import world as worlds
 
 DYING, REAPER, THIRD, LIVING = 1, 2, 3, 0
 
-# Few words to look through, small nodes, and no empty pages kept, so that whoever gives everything back gets a whole pool.
+# Few words in a slot, small nodes, and no empty pages kept, so that a pool in which everything is freed is one free block.
 SMALL = worlds.SMALL_NODES | {"CLIENT_SIZE": 512, "TREE_LOCKS": 2, "SLAB_KEEP": 0, "LOCK_SPINS": 1}
 WRITES = ("store_", "record32", "write_once", "write", "copy_in", "fetch_", "exchange_", "cmpxchg_", "count64")
 
@@ -20,14 +20,14 @@ NAME = 5  # the name that somebody asks for
 
 
 class Killed(BaseException):
-    """No handler in the core may stop it, as none could a SIGKILL."""
+    """Simulates SIGKILL: derived from BaseException, so no handler in the core catches it."""
 
 
 class Bench(worlds.Segment):
-    """A segment on which clients work as processes do: see ``lease.pyx`` for each of these."""
+    """A segment on which clients work as processes do: ``lease.pyx`` has the same operations."""
 
     def __init__(self, world, pages=64, folios=1, order=0):
-        """All objects have that many folios of that order."""
+        """Make a segment in which all objects have that many folios of that order."""
         super().__init__(world, pages)
         self.folios = folios
         self.order = order
@@ -47,7 +47,7 @@ class Bench(worlds.Segment):
             return self.open(key, self.folios, self.order, me=me)
 
     def look_up(self, me, n, key, index):
-        """Pin what is cached at index, in word n of the ledger: its pfn, or NIL."""
+        """Pin the folio cached at index, in word n of the ledger. Return its pfn, or NIL."""
         with self.operation(me):
             ino = self.mapping.lookup(me, key, key + 1)
         if ino == 0:
@@ -55,7 +55,7 @@ class Bench(worlds.Segment):
         return self.filemap.lookup(me, n, ino, self.mapping.head(ino), self.height, index)
 
     def grab(self, me, n, key, index):
-        """Pin what is at index, made if need be: what ``filemap.grab`` says."""
+        """Pin the folio at index, adding it if necessary. Return what ``filemap.grab`` returns."""
         layout = self.layout
         got = layout.GRAB_GONE
         while got == layout.GRAB_GONE:
@@ -74,7 +74,7 @@ class Bench(worlds.Segment):
             self.filemap.complete(me, pfn)
 
     def load(self, me, n, key, index):
-        """Pin folio index with its content, filling it if nobody has: its pfn, or NIL when there is no room."""
+        """Pin folio index with its content, filling it if necessary. Return its pfn, or NIL if there is no room."""
         got = self.grab(me, n, key, index)
         if got == self.layout.GRAB_NOMEM:
             return self.layout.NIL
@@ -82,7 +82,7 @@ class Bench(worlds.Segment):
         if got & self.layout.GRAB_ADDED:
             self.fill_folio(me, pfn, content_of(key, index))
         elif not self.flags.load(self.at(pfn)) & self.layout.PG_UPTODATE:
-            assert self.fill.take_over(me, pfn), "a folio that nobody fills"
+            assert self.fill.take_over(me, pfn), "the folio's filler is dead"
             self.fill_folio(me, pfn, content_of(key, index))
         return pfn
 
@@ -95,7 +95,7 @@ class Bench(worlds.Segment):
         self.folio.release(me, n, pfn)
 
     def load_all(self, me, key, indices):
-        """Load folios and let go of them: their pfns."""
+        """Load folios and release them. Return their pfns."""
         pfns = [self.load(me, 0, key, index) for index in indices]
         for pfn in pfns:
             assert pfn != self.layout.NIL
@@ -153,13 +153,13 @@ class Bench(worlds.Segment):
         self.client.set_state(me, self.layout.SLOT_DEAD)
 
     def restore(self, image, dead=()):
-        """Back to when it was copied."""
+        """Restore the state of the copy."""
         self.buffer[:] = image
         self.mem.dead.clear()
         self.mem.dead.update(dead)
 
-    def is_vague(self, me, pfn):
-        """Whether a client's operation names a folio."""
+    def has_intent(self, me, pfn):
+        """True if a client's operation has an intent for a folio."""
         words = [self.read(self.client.word_at(me, n)) for n in range(self.layout.OPS)]
         return pfn | self.layout.PIN_INTENT in words
 
@@ -168,7 +168,7 @@ class Bench(worlds.Segment):
         return [n for n in clients if self.client.state(n) == self.layout.SLOT_DEAD]
 
     def settle(self, me, dead):
-        """As ``client._settle``: how many have to wait."""
+        """Do what ``client._settle`` does. Return how many clients have to wait."""
         for number in dead:
             self.reap.locks(me, number)
         for number in dead:
@@ -185,7 +185,7 @@ class Bench(worlds.Segment):
         return len(keepers)
 
     def adopt(self, me):
-        """As ``client.ClientSlot._adopt``: the successor in a dead client's slot settles it himself."""
+        """Do what ``client._inherit`` does: the next client in a dead client's slot settles it."""
         self.mem.dead.discard(me)
         self.client.move_intents(me)
         self.client.attach(me)
@@ -200,7 +200,8 @@ class Bench(worlds.Segment):
         return [layout.ALLOC_LOCK, layout.LRU_LOCK, layout.TABLE_LOCK, layout.NAMES_LOCK, *slabs, *trees]
 
     def assert_settled(self, pins=0):
-        """Nothing of a dead client is left: no name, no lock, no page that is neither free nor in use, no reference."""
+        """Assert that nothing of a dead client is left: no name, no lock, no reference, no page that is neither free nor in
+        use."""
         assert [hex(word) for word in self.locks() if self.read(word)] == []
         assert [me for me in self.dead() if not self.client.is_idle(me)] == []
         assert self.findings() == []
@@ -210,7 +211,7 @@ class Bench(worlds.Segment):
         assert self.free() == census["pages_by_state"]["free"]
 
     def assert_works(self, me, key, index):
-        """The folio that the dead one was at can be had by anybody, with the right content, by both ways."""
+        """Assert that the folio on which the client died can be pinned, with the right content, by lookup and by grab."""
         pfn = self.load(me, 0, key, index)
         assert pfn != self.layout.NIL
         assert self.content(pfn) == content_of(key, index)
@@ -223,7 +224,7 @@ class Bench(worlds.Segment):
         assert self.client.is_idle(me)
 
     def assert_whole(self, me, keys):
-        """Everything can be given back, and is one piece again."""
+        """Assert that everything can be freed, and is one free block then."""
         for key in keys:
             self.truncate(me, key)
         self.forget_names(me)
@@ -281,7 +282,7 @@ class Steps:
         return step
 
     def _due(self, when, name):
-        """What another does now, if he does."""
+        """Return what another client does at this step, or None."""
         if self.interruption is None or self.interruption[:2] != (when, name):
             return None
         _, _, left, action = self.interruption

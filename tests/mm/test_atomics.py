@@ -1,4 +1,4 @@
-"""The facade: every name of atomics.pxd does what it says, in the C header and in the plain body.
+"""The facade: every function of atomics.pxd does what its name says, in the C header and in facade_threads.
 
 That the bodies have the same names is for tests/check/test_facade.py.
 """
@@ -31,13 +31,13 @@ def declared():
 
 
 def _type(argument):
-    """Of an argument with its name."""
+    """Return the ctypes type of an argument declared with its name."""
     return re.sub(r"\w+$", "", argument).strip()
 
 
 @pytest.fixture(scope="session")
 def header(tmp_path_factory):
-    """The functions of atomics.h, which are inline, as a library."""
+    """Compile the inline functions of atomics.h as a library."""
     compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
     if not shutil.which(compiler):
         pytest.skip(f"no C compiler ({compiler})")
@@ -59,14 +59,14 @@ def header(tmp_path_factory):
 
 @pytest.fixture(params=["compiled", "interpreted"])
 def facade(request):
-    """Calls one body of the facade on a segment's memory: ``facade.load_relaxed(at)``."""
+    """One implementation of the facade on a segment's memory: ``facade.load_relaxed(at)``."""
     if request.param == "compiled":
         return Facade(Segment(compiled()), request.getfixturevalue("header"), "call_")
     return Facade(Segment(interpreted()), facade_threads, "")
 
 
 class Facade:
-    """Every call is watched: no word but the one it was given may change, nor the one behind it for a name of 64 bits."""
+    """Checks every call: only the word that it was given may change, and the next one for a 64-bit function."""
 
     def __init__(self, segment, body, prefix):
         self.segment = segment
@@ -82,7 +82,7 @@ class Facade:
         return (self.segment.read64 if wide else self.segment.read)(self.at)
 
     def change(self, name, before, *args, wide=False):
-        """Put a value in the word and call: what it returned, and the word then."""
+        """Store a value in the word and call. Return the call's result and the word."""
         (self.segment.write64 if wide else self.segment.write)(self.at, before)
         others = bytes(self.segment.buffer)
         result = getattr(self, name)(self.at, *args)
@@ -105,7 +105,7 @@ def test_the_core_has_no_seq_cst():
 
 
 def test_every_read_modify_write_of_the_core_names_its_order():
-    """No call without an order, and none that the facade does not declare."""
+    """Every call names an order, and is declared in the facade."""
     for module in MODULES:
         used = set(re.findall(r"atomics\.(\w+)\(", (MM / f"{module}.py").read_text()))
         assert used <= declared().keys(), module
@@ -213,7 +213,7 @@ def test_futex_wakes_as_many_as_asked(facade):
 
 
 def test_peek_and_poke(segment):
-    """The compiled world's Memory, as Python sees it."""
+    """The compiled core's Memory, from Python."""
     if not segment.world.compiled:
         assert segment.memory.handle is segment.memory
         return

@@ -1,4 +1,4 @@
-"""audit: nothing to say about a sound segment, and something about every kind of damage."""
+"""audit: no finding on a segment without damage, and a finding for every kind of damage."""
 
 import random
 import re
@@ -12,7 +12,7 @@ NIL, FROZEN = 0xFFFFFFFF, 0x80000000
 
 
 class Busy:
-    """A segment with some of everything: trees of several heights, large folios, queues, pins, a withdrawn folio, a table."""
+    """A segment with trees of several heights, large folios, queues, pins, a withdrawn folio and a table."""
 
     def __init__(self, world):
         self.segment = segment = Segment(world, 256)
@@ -45,7 +45,7 @@ class Busy:
         self.segment.set_field(self.cached[9] if pfn is None else pfn, offset, value)
 
     def free_block(self):
-        """The first page of a free block of several, and its order."""
+        """Return the first page of a free block of several pages, and its order."""
         order, pfns = max(self.segment.free_lists().items())
         return pfns[0], order
 
@@ -53,7 +53,7 @@ class Busy:
         return self.segment.mapping.record(ino) + offset
 
     def node(self, ino):
-        """The root of a tree."""
+        """Return the root node of a tree."""
         return self.segment.xarray.node_at(self.segment.read(self.segment.mapping.head(ino)))
 
     def slot(self, ino, index):
@@ -111,7 +111,7 @@ def test_everything_can_be_given_back(busy):
     assert segment.findings() == []
 
 
-# Damage, and the check that must notice. Each function gets a Busy and breaks one thing.
+# Damage, and the check that must find it. Each function gets a Busy and damages one thing.
 
 
 def a_page_that_belongs_to_nobody(busy):
@@ -426,7 +426,8 @@ DAMAGES = (
     a_wrong_length_of_a_queue, a_queued_folio_of_an_absurd_order,
     a_single_page_of_an_absurd_order, a_reference_that_nobody_wrote_down, a_pin_without_its_reference, a_clean_slot_with_a_pin,
     a_name_of_no_page, a_lock_held_by_the_dead, a_page_in_quarantine_for_nobody, a_fill_that_nobody_is_at,
-    a_cached_folio_that_reclaim_cannot_find, a_name_that_is_no_object, a_name_half_written, a_name_in_another_set, a_name_in_two_places,
+    a_cached_folio_that_reclaim_cannot_find,
+    a_name_that_is_no_object, a_name_half_written, a_name_in_another_set, a_name_in_two_places,
 )  # fmt: skip
 
 
@@ -451,7 +452,7 @@ def test_every_check_is_damaged_here(world):
 @given(seed=st.integers(0, 2**32 - 1), words=st.integers(1, 400))
 @settings(max_examples=40)
 def test_garbage_never_crashes_it(make, seed, words):
-    """Words up to a million, and pfns and numbers that are nearly right, anywhere in tables and object pages."""
+    """Words up to a million, and pfns and numbers that are almost right, anywhere in tables and object pages."""
     busy, rng = _busy(make), random.Random(seed)
     segment = busy.segment
     for _ in range(words):
@@ -466,7 +467,7 @@ _images = {}
 
 
 def _busy(make):
-    """A Busy segment as it was when new."""
+    """Return a Busy segment in its first state."""
     if make not in _images:
         busy = Busy(make())
         _images[make] = busy, bytes(busy.segment.buffer)

@@ -1,4 +1,4 @@
-"""The cache as a whole against a plain dict: whatever is done to it, contents are right, pins hold, and no page is lost."""
+"""The whole cache against a dict: after any calls, contents are right, pins hold, and no page is lost."""
 
 import itertools
 import random
@@ -34,7 +34,7 @@ class Cache(RuleBasedStateMachine):
     # Helpers.
 
     def index(self, key, place):
-        """A few near ones, and the last ones."""
+        """An index: one of the first few, or of the last."""
         return min(place, FOLIOS[key] - 1) if place < 8 else max(0, FOLIOS[key] - place + 7)
 
     def open(self, key):
@@ -55,7 +55,7 @@ class Cache(RuleBasedStateMachine):
         return self.segment.find(ino, index, FOLIOS[key]) if ino else NIL
 
     def forget_evicted(self):
-        """After whatever may evict: folios that have gone are no longer cached, and none of them was in use."""
+        """After a call that may evict: drop evicted folios from the model, and assert that none of them was in use."""
         for (key, index), folio in list(self.cached.items()):
             found = self.find(key, index)
             if found == NIL:
@@ -66,10 +66,10 @@ class Cache(RuleBasedStateMachine):
                 self.segment.folio.put(ME, found)
 
     def is_pinned(self, folio):
-        """A folio is its pfn and its content: the page may belong to another one by now."""
+        """True if this folio, by pfn and content, is pinned: the page may belong to another folio by now."""
         return folio in self.pins or any(folio == (pfn, content) for pfn, _, content in self.filling)
 
-    # What users do.
+    # Calls of users.
 
     @rule(key=objects, place=places)
     def grab(self, key, place):
@@ -138,7 +138,7 @@ class Cache(RuleBasedStateMachine):
             self.segment.filemap.truncate(ME, self.inos[key], last)
             self.cached = {(owner, i): what for (owner, i), what in self.cached.items() if owner != key or i > last}
 
-    # What memory pressure does.
+    # Reclaim.
 
     @rule(want=st.integers(1, 12))
     def shrink(self, want):
@@ -161,7 +161,7 @@ class Cache(RuleBasedStateMachine):
 
     @rule(seed=st.integers(0, 99), count=st.integers(5, 60))
     def flood(self, seed, count):
-        """Many folios, let go of at once: the pool overflows, and trees and records come and go."""
+        """Add many folios and release them at once: the pool overflows, and trees and records are made and freed."""
         rng = random.Random(seed)
         for _ in range(count):
             held, before = len(self.pins), len(self.filling)
@@ -171,7 +171,7 @@ class Cache(RuleBasedStateMachine):
             while len(self.pins) > held:
                 self.unpin(held)
 
-    # What always holds.
+    # Invariants.
 
     @invariant()
     def the_segment_is_clean(self):
@@ -216,7 +216,7 @@ calls = st.sampled_from(["grab", "let go", "truncate", "shrink", "use", "table"]
 @given(steps=st.lists(st.tuples(calls, objects, places), max_size=60))
 @settings(max_examples=40)
 def test_both_worlds_leave_the_same_bytes(steps):
-    """Every word of the segment, after the same calls with the same answers."""
+    """Every word of the segment is the same after the same calls with the same results."""
     segments = Segment(compiled(), PAGES), Segment(interpreted(), PAGES)
     answers = [_play(segment, steps) for segment in segments]
     assert answers[0] == answers[1]
@@ -253,7 +253,7 @@ def _play(segment, steps):
 
 @pytest.mark.parametrize("make", [compiled, interpreted])
 def test_the_machine_finds_an_eviction_of_a_pinned_folio(make):
-    """That the model would notice: drop a pin behind its back, and let the pool overflow."""
+    """The model detects it if a pin is dropped without its knowledge and the pool overflows."""
 
     class Broken(Cache):
         pass

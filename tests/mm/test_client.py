@@ -1,4 +1,4 @@
-"""client: the slot of a client in the core: its counters, and what it writes down for those who come after it."""
+"""client: a client's slot: counters, intents, and the ledger."""
 
 import pytest
 from world import ME, together
@@ -28,13 +28,13 @@ def test_counters_end_before_the_ledger(world):
     assert world.layout.CLIENT_COUNTERS + 8 * len(world.layout.COUNTERS) <= world.layout.CLIENT_LEDGER
 
 
-# Names. D is a client whose slot is looked at.
+# Intents and pins. D is the client whose slot is looked at.
 
 D, OTHER = 2, 3
 
 
 def operation(segment, me=D):
-    """The names in a client's operation, in no order."""
+    """Return the pfns of the intents in CLIENT_OPS, sorted."""
     words = [segment.read(segment.client.word_at(me, n)) for n in range(segment.layout.OPS)]
     return sorted(word & segment.layout.PIN_PFN for word in words if word)
 
@@ -155,7 +155,7 @@ def test_grace_waits_for_living_clients_in_an_operation_alone(segment):
     assert segment.client.wait_grace_period(D)
     segment.client.op_begin(OTHER)
     assert not segment.client.wait_grace_period(D)
-    assert segment.client.wait_grace_period(OTHER)  # not for oneself
+    assert segment.client.wait_grace_period(OTHER)  # it does not wait for itself
     segment.client.op_end(OTHER)
     assert segment.client.wait_grace_period(D)
     segment.client.op_begin(OTHER)
@@ -169,7 +169,7 @@ def test_grace_ends_when_the_operation_does(segment):
     assert together(lambda: bool(unlocked.wait_grace_period(D)), lambda: segment.client.op_end(OTHER)) == [True, None]
 
 
-# No operation leaves a name behind, whatever comes of it.
+# No operation leaves an intent, however it ends.
 
 
 def look_up(segment, ino, index):
@@ -198,7 +198,7 @@ def test_a_miss_names_nothing(segment):
 
 
 def test_a_failed_second_look_names_nothing(segment):
-    """The folio says that it is another one."""
+    """The folio has another identity."""
     ino = segment.open()
     pfn = segment.cache(ino, [5])[5]
     segment.write64(segment.at(pfn) + segment.layout.F_INDEX, 6)

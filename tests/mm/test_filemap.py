@@ -8,7 +8,7 @@ import signal
 import pytest
 from world import ME, PAGE, Segment, compiled, forked
 
-from foliocache.pool import segment as segments_module
+from foliocache.pool import geometry
 
 NIL, FROZEN = 0xFFFFFFFF, 0x80000000
 
@@ -22,7 +22,7 @@ def put(segment, pfn):
 
 
 def take_all(segment):
-    """Every free page, as frozen single pages."""
+    """Allocate every free page, as frozen single pages."""
     taken = []
     while (pfn := segment.page_alloc.alloc(ME, 0)) != NIL:
         taken.append(pfn)
@@ -90,7 +90,7 @@ def test_two_objects_do_not_mix(segment):
 
 
 def test_find_get_refuses_a_folio_of_another_identity(segment):
-    """A node that was used again: the slot leads to a live folio, but to another one's. It keeps its references."""
+    """The node was reused: the slot leads to a live folio of another mapping. It keeps its references."""
     ino, other = segment.open(1), segment.open(2)
     pfn, wrong = segment.add(ino, 5), segment.add(other, 5)
     slot = segment.xarray.find(segment.mapping.head(ino), 1, 5)
@@ -183,7 +183,7 @@ def test_grab_of_a_mapping_that_is_gone(segment):
 
 
 def test_grab_without_a_free_page(segment):
-    """Nothing to evict either; the record that was made for it goes."""
+    """There is nothing to evict either; the record that was made for the folio is freed."""
     ino = segment.open()
     taken = take_all(segment)
     assert grab(segment, ino, 0) == segment.layout.GRAB_NOMEM
@@ -210,17 +210,17 @@ def test_grab_keeps_a_mapping_that_has_folios(segment):
 
 
 def test_losing_against_another_inserter(segments, between):
-    """Somebody inserts the same index while we set ours up: ours goes back, and we get his."""
+    """Another client inserts the same index while ME sets its folio up: that is freed, and ME gets the other one."""
     segment = segments()
     ino = segment.open()
     if segment.world.compiled:
-        his = grab(segment, ino, 3) & NIL
-        assert grab(segment, ino, 3) == his
+        other = grab(segment, ino, 3) & NIL
+        assert grab(segment, ino, 3) == other
         return
-    his = []
-    with _once_after(segment, "store_release", lambda: his.append(grab(segment, ino, 3) & NIL)):
+    other = []
+    with _once_after(segment, "store_release", lambda: other.append(grab(segment, ino, 3) & NIL)):
         mine = grab(segment, ino, 3)
-    assert [mine] == his
+    assert [mine] == other
     assert segment.count(mine) == 3
     assert segment.lru.pages(segment.layout.QUEUE_SMALL) == 0, "no candidate for reclaim before it is filled"
     segment.filemap.complete(ME, mine)
@@ -331,13 +331,13 @@ def test_truncate_leaves_pins_alone(segment):
     assert segment.findings() == []
 
 
-# Operations: each begins and ends itself, and leaves no name but that of its pin.
+# Operations: each begins and ends itself, and leaves no word but its pin's.
 
 KEY, ENTRY = 11, 5
 
 
 def is_idle(segment):
-    """Whether ME is in no operation, and names nothing in one."""
+    """True if ME is in no operation and has no intent."""
     at = segment.client.slot(ME)
     ops = range(at + segment.layout.CLIENT_OPS, at + segment.layout.CLIENT_OPS + 4 * segment.layout.OPS, 4)
     return segment.read(at + segment.layout.CLIENT_OP_SEQ) % 2 == 0 and not any(segment.read(op) for op in ops)
@@ -432,7 +432,7 @@ def test_forget_of_what_was_just_forgotten_does_nothing(segment):
 
 
 def test_open_evicts_for_the_record(segment):
-    """Every page is in use by folios that nobody holds."""
+    """Every page is used by folios that are not pinned."""
     ino = segment.open(1)
     segment.cache(ino, range(64 - 3))  # less the record, and two nodes
     take_all(segment)
@@ -442,11 +442,11 @@ def test_open_evicts_for_the_record(segment):
         assert segment.filemap.open(ME, key, 0, key, 64 * PAGE, 0, height, b"key", 3, 0) != 0
 
 
-# Damage, and what nobody may wait for.
+# Damage, and calls that must end nevertheless.
 
 
 def test_a_damaged_slot_is_found_out_under_the_lock_as_well(segment):
-    """It names another object's folio: neither way of looking takes that for the one that was asked for."""
+    """It names another object's folio: neither lookup returns that."""
     ino, other = segment.open(1), segment.open(2)
     pfn, wrong = segment.add(ino, 3), segment.add(other, 3)
     slot = segment.xarray.find(segment.mapping.head(ino), 1, 3)
@@ -460,7 +460,7 @@ def test_a_damaged_slot_is_found_out_under_the_lock_as_well(segment):
 
 @pytest.mark.parametrize("height", [0, 1, 2])
 def test_a_truncation_goes_no_further_than_the_tree(segment, height):
-    """Of a record without folios, to the last index that any object can have. It would count to 2^40 one by one."""
+    """On a record without folios, up to the last possible index: it would otherwise count to 2^40."""
     ino = segment.mapping.open(ME, 7, 8, 1, 1 << 40, 0, height, b"key", 3, 0)
     ends_soon(lambda: segment.filemap.truncate(ME, ino, segment.layout.XA_INDEX_MAX))
     assert segment.filemap.truncate(ME, ino, segment.layout.XA_INDEX_MAX)
@@ -468,7 +468,8 @@ def test_a_truncation_goes_no_further_than_the_tree(segment, height):
 
 
 def ends_soon(function):
-    """In a child, which the kernel kills if it does not end: compiled code that goes round in a circle cannot be stopped otherwise."""
+    """Run it in a child, which the kernel kills if it does not end: an endless loop of compiled code cannot be stopped
+    otherwise."""
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -480,12 +481,12 @@ def ends_soon(function):
     assert os.waitpid(pid, 0)[1] == 0
 
 
-# Processes, in the compiled world.
+# Processes, with the compiled core.
 
 
 def test_processes_at_once():
     """Three processes look up, fill, withdraw and evict in a pool that is too small; every byte that they see is right."""
-    shape = segments_module.geometry(48, PAGE, 4)
+    shape = geometry.compute(48, PAGE, 4)
     segment = Segment(compiled(), 48, buffer=mmap.mmap(-1, shape["size"]))
     forked(*(lambda me=me: _work(segment, me) for me in range(3)))
     assert segment.findings() == []
@@ -517,7 +518,7 @@ def _let_go(segment, me, pfn, wanted):
 
 
 def _get(segment, me, key, index):
-    """Pin a filled folio, filling it if need be: its pfn or NIL, and the ino."""
+    """Pin a filled folio, filling it if necessary. Return its pfn or NIL, and the ino."""
     layout = segment.layout
     while True:
         ino = segment.open(key, 40, text=b"", me=me)

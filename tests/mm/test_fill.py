@@ -1,4 +1,4 @@
-"""fill: one fills, the others wait."""
+"""fill: one client fills, the others wait."""
 
 import pytest
 from world import ME, together

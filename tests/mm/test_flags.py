@@ -1,4 +1,4 @@
-"""flags: bits, and sleeping until PG_LOCKED goes."""
+"""flags: bits, and sleeping until PG_LOCKED is cleared."""
 
 import errno
 import signal
@@ -110,7 +110,7 @@ def test_other_words_of_the_folio_are_not_touched(word):
 
 @pytest.mark.parametrize("result", [UPTODATE, ERROR])
 def test_unlock_wakes_all_who_wait(word, result):
-    """Again and again, so that the unlock meets the waiters at every stage of going to sleep."""
+    """Repeatedly, so that the unlock meets the waiters at every stage of going to sleep."""
 
     def wait():
         return word.wait(HOUR)
@@ -123,7 +123,7 @@ def test_unlock_wakes_all_who_wait(word, result):
 
 @pytest.mark.parametrize("result", [UPTODATE, ERROR])
 def test_unlock_wakes_all_who_sleep(word, result):
-    """The unlock comes when both have said that they sleep, and really do, as far as that can be seen."""
+    """The unlock comes when both waiters have set PG_WAITERS and sleep, as far as that can be observed."""
 
     def wait():
         return word.wait(HOUR)
@@ -139,12 +139,12 @@ def test_unlock_wakes_all_who_sleep(word, result):
 
 
 def _sleepers(word):
-    """On the futex; the kernel does not tell."""
+    """Return how many sleep on the futex; the kernel does not say."""
     return 2 if word.segment.world.compiled else len(word.segment.mem.sleepers[word.at + word.segment.layout.F_FLAGS])
 
 
 def test_unlock_before_the_sleep_is_not_slept_through(segments, between):
-    """The word changes between the waiter's mark and its futex: the futex refuses to sleep."""
+    """The word changes between the waiter's cmpxchg and its futex call: the futex does not sleep."""
     word = Word(segments())
     word.value = LOCKED
     if word.segment.world.compiled:
@@ -156,7 +156,7 @@ def test_unlock_before_the_sleep_is_not_slept_through(segments, between):
 
 
 def test_a_changed_word_makes_the_waiter_look_again(segments, between):
-    """The word changes between the waiter's look and its mark: it marks what is there now."""
+    """The word changes between the waiter's load and its cmpxchg: it marks the new value."""
     word = Word(segments())
     if word.segment.world.compiled:
         word.value = LOCKED
@@ -169,7 +169,7 @@ def test_a_changed_word_makes_the_waiter_look_again(segments, between):
 
 
 def test_the_sleep_is_on_the_value_with_the_mark(monkeypatch):
-    """What the futex compares is what the waiter has put there: LOCKED with WAITERS, never a value from before."""
+    """The futex compares with the value that the waiter has stored: LOCKED with WAITERS, never an earlier one."""
     word = Word(Segment(interpreted()))  # the compiled core's futex calls cannot be watched
     slept_on = []
 
@@ -185,7 +185,7 @@ def test_the_sleep_is_on_the_value_with_the_mark(monkeypatch):
 
 
 def test_a_signal_ends_the_wait(segments, monkeypatch):
-    """The flags as they are, still locked: Python gets to run its handlers."""
+    """It returns the flags, still locked, so that Python can run its handlers."""
     word = Word(segments())
     word.value = LOCKED
     if not word.segment.world.compiled:

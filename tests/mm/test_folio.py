@@ -1,4 +1,4 @@
-"""folio: preparing, dropping, and the destructor that is the folio's own."""
+"""folio: setting up, dropping, and the destructor by type."""
 
 import pytest
 from world import ME
@@ -68,7 +68,7 @@ def test_the_destructor_of_a_file_takes_it_off_its_queue(segment, number):
 
 @pytest.mark.parametrize("order", range(1, 5))
 def test_the_order_of_a_block_survives_its_destruction(segments, order):
-    """A free page that a reaper looks at, or that is parked, still says how far it reaches."""
+    """A free page that a reaper looks at, or that is parked, still has its order."""
     segment = segments()
     pfn = segment.new_file(order)
     assert segment.page_alloc.quarantine(ME, pfn)
@@ -81,7 +81,7 @@ def test_the_order_of_a_block_survives_its_destruction(segments, order):
 
 @pytest.mark.parametrize("type", [NODE, INODE])
 def test_the_destructor_of_a_page_of_objects_leaves_the_queues_alone(segment, type):
-    """F_QUEUE means nothing in its descriptor: what is there by chance is not obeyed."""
+    """F_QUEUE means nothing in its descriptor and is ignored."""
     pfn = segment.page_alloc.alloc(ME, 0)
     segment.folio.prepare(pfn, type, 0, 0, 0, 0)
     segment.set_field(pfn, segment.layout.F_QUEUE, 1)

@@ -1,4 +1,4 @@
-"""How the core's modules stand on each other, and where the words of the layout lie."""
+"""The core's modules import downwards as in the drawing of docs/design.md; and the words of the layout do not overlap."""
 
 import ast
 import itertools
@@ -9,28 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from documents import page
 
 import foliocache.mm
 from foliocache.mm import layout
+from foliocache.pool import header
 
 MM = Path(foliocache.mm.__file__).parent
 
-# From the ground up: a module imports from the lines above its own alone.
-LAYERS = (
-    ("layout", "atomics"),
-    ("page_ref", "flags", "page_type", "pagelist", "client", "ghost"),
-    ("robust_lock", "fill"),
-    ("page_alloc", "lru"),
-    ("folio",),
-    ("slab",),
-    ("xarray",),
-    ("mapping",),
-    ("vmscan",),
-    ("filemap", "names", "pagetable"),
-    ("reap",),
-    ("audit",),
-)
-LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
+BOX = page("design.md").partition("mm, compiled")[2].partition("+----")[0]
+LAYERS = [re.match(r"   \|  (\w+(?:  \w+)*) ", line)[1].split() for line in BOX.splitlines() if line.startswith("   |  ")]
+LEVEL = {module: -line for line, modules in enumerate(LAYERS) for module in modules}
 MODULES = sorted(set(LEVEL) - {"layout"})
 
 
@@ -56,8 +45,8 @@ def cimported(module):
     return names | named, others
 
 
-def test_every_module_has_its_layer():
-    assert set(LEVEL) == {path.stem for path in MM.glob("*.py")} - {"__init__"}
+def test_every_module_is_drawn_once():
+    assert sorted(itertools.chain(*LAYERS)) == sorted(path.stem for path in MM.glob("*.py") if path.stem != "__init__")
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -85,12 +74,13 @@ def test_what_is_cimported_is_imported_under_a_guard_alone(module):
 
 
 def begun_outside_the_core():
-    """(file, line, name) wherever the package begins or ends an operation outside mm/ and the checker, by whatever module's name."""
+    """(file, line, name) wherever the package begins or ends an operation outside mm/ and the checker, by whatever module's
+    name."""
     for path in sorted(path for path in MM.parent.rglob("*") if path.suffix in (".py", ".pyx", ".pxd")):
         if MM in path.parents or MM.parent / "check" in path.parents:
             continue
         for number, line in enumerate(path.read_text().splitlines(), 1):
-            for name in re.findall(r"\b\w+\.(enter|leave|let_go)\(", line):
+            for name in re.findall(r"\b\w+\.(op_begin|op_end|let_go|keep_intent)\(", line):
                 yield str(path.relative_to(MM.parent)), number, name
 
 
@@ -156,29 +146,33 @@ def test_the_uncompiled_package_refuses_as_a_whole(tmp_path):
 # The layout. Fields of 4 bytes, but for those named here.
 
 SIZES = {
-    "HDR_MAGIC": 8, "HDR_SIZE": 8, "HDR_MEMMAP": 8, "HDR_DATA": 8, "HDR_CLIENTS": 8, "HDR_BUCKETS": 8, "HDR_GHOSTS": 8,
-    "HDR_CREATED": 8, "HDR_POOL": 8, "F_INO": 8, "F_INDEX": 8, "F_DIGEST": 8,
+    **{f"HDR_{name.upper()}": field.stop - field.start for name, field in header.FIELDS.items()},
+    "F_INO": 8, "F_INDEX": 8, "F_DIGEST": 8,
     "OBJECT_OWNER": 8, "NODE_INO": 8, "NODE_INDEX": 8, "NODE_SLOTS": 4 << layout.NODE_SHIFT,
     "MAPPING_INO": 8, "MAPPING_DIGEST_LO": 8, "MAPPING_DIGEST_HI": 8, "MAPPING_OBJECT_SIZE": 8, "MAPPING_KEY": 8,
-    "MAPPING_TEXT": layout.MAPPING_TEXT_MAX, "CLIENT_ATTACHED": 8, "CLIENT_PID_NAMESPACE": 8, "CLIENT_COUNTERS": 8 * len(layout.COUNTERS),
+    "MAPPING_TEXT": layout.MAPPING_TEXT_MAX, "CLIENT_ATTACHED": 8, "CLIENT_PID_NAMESPACE": 8,
+    "CLIENT_COUNTERS": 8 * len(layout.COUNTERS),
     "CLIENT_OPS": 4 * layout.OPS, "CLIENT_LEDGER": 4 * layout.PINS, "ALLOC_LISTS": layout.LIST_SIZE * (layout.MAX_ORDER + 1),
     "LRU_LISTS": layout.LIST_SIZE * layout.QUEUES, "LRU_PAGES": 4 * layout.QUEUES, "LRU_EVICTED": 4 * (layout.VERDICT_MASK + 1),
     "LRU_REFAULTED": 4 * (layout.VERDICT_MASK + 1), "TABLE_NEXT_INO": 8,
     "SLAB_PARTIAL": layout.LIST_SIZE, "TREE_LOCK": layout.TREE_LOCKS * layout.LINE,
     "HDR_NAMES": 8, "NAMES_SERIAL": 8, "NAME_ID": 8, "NAME_ASKED": 8, "NAME_DIGEST_LO": 8, "NAME_DIGEST_HI": 8, "NAME_KEY": 8,
-    "NAME_STATE": 8, "NAME_SINCE": 8, "NAME_OBJECT_SIZE": 8, "NAME_TEXT": layout.NAME_TEXT_MAX, "NAME_DATA": layout.NAME_DATA_MAX,
+    "NAME_STATE": 8, "NAME_SINCE": 8, "NAME_OBJECT_SIZE": 8, "NAME_TEXT": layout.NAME_TEXT_MAX,
+    "NAME_DATA": layout.NAME_DATA_MAX,
 }  # fmt: skip
 NO_FIELDS = {
-    "HDR_IDENTITY_END", "SLAB_STRIDE", "SLAB_NODES", "SLAB_MAPPINGS", "SLAB_NAMES", "SLAB_KEEP", "TREE_LOCKS", "NODE_SHIFT", "NODE_MASK",
-    "NAME_WAYS", "NAME_SHARE", "NAME_TEXT_MAX", "NAME_DATA_MAX", "NAME_SIZE", "NAME_WAITERS", "NAME_UNKNOWN", "NAME_PRESENT", "NAME_ABSENT",
-    "NAME_STATE_MASK", "NAME_VERSION_SHIFT", "NAME_EXTRA_SHIFT", "NAME_TEXT_SHIFT", "NAME_LENGTH_MASK", "NAME_NOMEM", "NAME_FRESH",
-    "NAME_TAKEN", "NAME_BUSY", "NAME_AHEAD_NS",
-    "NODE_SIZE", "MAPPING_SIZE", "MAPPING_TEXT_MAX", "CLIENT_SIZE", "FOLIO_SIZE", "LRU_END", "F_DIGEST",
+    "HDR_IDENTITY_END", "SLAB_STRIDE", "SLAB_NODES", "SLAB_MAPPINGS", "SLAB_NAMES", "SLAB_KEEP", "TREE_LOCKS", "NODE_SHIFT",
+    "NODE_MASK", "NAME_WAYS", "NAME_SHARE", "NAME_TEXT_MAX", "NAME_DATA_MAX", "NAME_SIZE", "NAME_WAITERS", "NAME_UNKNOWN",
+    "NAME_PRESENT", "NAME_ABSENT", "NAME_STATE_MASK", "NAME_VERSION_SHIFT", "NAME_EXTRA_SHIFT", "NAME_TEXT_SHIFT",
+    "NAME_LENGTH_MASK", "NAME_NOMEM", "NAME_FRESH", "NAME_TAKEN", "NAME_BUSY", "NAME_AHEAD_NS", "NODE_SIZE", "MAPPING_SIZE",
+    "MAPPING_TEXT_MAX", "CLIENT_SIZE", "FOLIO_SIZE", "LRU_END", "F_DIGEST",
 }  # fmt: skip
 STRUCTS = {
     "HDR_": (0, layout.HDR_IDENTITY_END), "F_": (0, layout.FOLIO_SIZE), "NODE_": (0, layout.NODE_SIZE),
-    "MAPPING_": (0, layout.MAPPING_SIZE), "NAME_": (0, layout.NAME_SIZE), "CLIENT_": (0, layout.CLIENT_SIZE), "ALLOC_": (512, 768), "LRU_": (768, layout.LRU_END),
-    "TABLE_": (1024, 1152), "NAMES_": (1152, 1280), "SLAB_": (1280, 1280 + layout.SLAB_STRIDE),
+    "MAPPING_": (0, layout.MAPPING_SIZE), "NAME_": (0, layout.NAME_SIZE), "CLIENT_": (0, layout.CLIENT_SIZE),
+    "ALLOC_": (layout.ALLOC_LOCK, layout.LRU_LOCK), "LRU_": (layout.LRU_LOCK, layout.LRU_END),
+    "TABLE_": (layout.TABLE_LOCK, layout.NAMES_LOCK), "NAMES_": (layout.NAMES_LOCK, layout.SLAB_LOCK),
+    "SLAB_": (layout.SLAB_LOCK, layout.SLAB_LOCK + layout.SLAB_STRIDE),
 }  # fmt: skip
 # Words of the header that belong together: those that one lock guards, or that are never written.
 GUARDED = {

@@ -1,4 +1,4 @@
-"""names: what a key means, asked for once, copied without a lock, forgotten, and dropped where it is damaged or half written."""
+"""names: what a key means, asked for once, copied without a lock, forgotten; damaged and half written ones are dropped."""
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -421,7 +421,7 @@ def test_the_word_of_a_damaged_index_may_lead_to_user_data(names):
     )
 )
 def test_any_sequence_keeps_the_last_answer(make, steps):
-    """Against a dict: an answer of an id that was forgotten changes nothing, and what is known is the latest answer, or nothing."""
+    """Against a dict: an answer of an id that was forgotten changes nothing; what is known is the latest answer, or nothing."""
     names = Names(Segment(make(), 256))
     for client in (0, 2):
         names.segment.client.attach(client)

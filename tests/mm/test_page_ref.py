@@ -222,7 +222,7 @@ def _word_of(make):
 
 
 def test_one_winner_per_life_under_threads(segments):
-    """Threads get and put one folio; whoever freezes it is its only owner, and starts its next life with one reference."""
+    """Threads get and put one folio; the one that freezes it is its only owner, and starts its next life with one reference."""
     segment = segments()
     page, owner = segment.at(5), segment.at(6)
     ref = segment.unlocked.page_ref

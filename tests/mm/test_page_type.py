@@ -1,4 +1,4 @@
-"""kind: type and order in one word."""
+"""page_type: type and order in one word."""
 
 import pytest
 

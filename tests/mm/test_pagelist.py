@@ -9,7 +9,7 @@ NIL = 0xFFFFFFFF
 
 
 class List:
-    """A list whose two words lie where no other part of the segment looks."""
+    """A list whose two words are where no other part of the segment looks."""
 
     def __init__(self, segment):
         self.segment = segment

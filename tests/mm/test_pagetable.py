@@ -16,7 +16,7 @@ def entry(segment, table, number):
 
 
 def mapped(segment, table, *numbers):
-    """A new folio with one reference in each of the entries."""
+    """Map a new folio, with one reference for each of the entries. Return its pfn."""
     pfn = segment.new_file()
     for _ in numbers[1:]:
         segment.page_ref.get(segment.at(pfn))
@@ -108,7 +108,7 @@ def test_gup_fast_of_a_saturated_folio(segment, table):
 
 
 def test_gup_fast_looks_again(segments, between):
-    """Unmapped and mapped to another folio between the first look and the get: it returns the other one."""
+    """The entry is changed to another folio between the first load and the get: gup_fast returns the other folio."""
     segment = segments()
     table = segment.pagetable.create(ME, 8)
     old, new = mapped(segment, table, 0), segment.new_file()
@@ -128,7 +128,7 @@ def test_gup_fast_looks_again(segments, between):
 
 
 def test_gup_fast_puts_a_folio_that_it_found_by_the_old_entry(segments, between):
-    """The old folio lives on elsewhere, so the get succeeds; but the entry names another one by then."""
+    """The old folio lives on elsewhere, so the get succeeds; but the entry names another folio by then."""
     segment = segments()
     table = segment.pagetable.create(ME, 8)
     old = mapped(segment, table, 0, 1)

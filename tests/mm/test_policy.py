@@ -1,4 +1,5 @@
-"""What the policy comes to: hit ratios of the core on made traces, each with its seed. benchmarks/eviction has longer ones and rivals."""
+"""Hit ratios of lru's policy on generated traces, each with its seed. benchmarks/eviction has longer traces and other
+policies."""
 
 import random
 from collections import OrderedDict
@@ -14,7 +15,7 @@ NIL = 0xFFFFFFFF
 
 @pytest.fixture(scope="module")
 def world():
-    """Compiled only: a trace takes too long in the other one, where test_lru has every step."""
+    """The compiled core only: a trace takes too long interpreted; test_lru has every step."""
     return worlds.compiled()
 
 
@@ -33,7 +34,7 @@ class Cache:
         return self.segment.open(name, folios=self.folios), index
 
     def use(self, key):
-        """Whether it was a hit."""
+        """Return True for a hit."""
         segment = self.segment
         ino, index = self.place(key)
         pfn = segment.find(ino, index, self.folios)
@@ -77,7 +78,7 @@ def epochs(rng, keys, count):
 @pytest.mark.parametrize("objects", [False, True], ids=["one object", "objects of a page"])
 @pytest.mark.parametrize("percent", [25, 50, 80])
 def test_shuffled_epochs_keep_a_stable_part(world, percent, objects):
-    """LRU has next to nothing of it. An object of one page loses its record with it, and is known again all the same."""
+    """LRU has almost no hits. An object of one page loses its record with the page, and its ghost is found nevertheless."""
     cache = Cache(world, objects)
     data = POOL * 100 // percent
     trace = epochs(random.Random(percent), data, 8)
@@ -109,7 +110,7 @@ def test_zipf_is_far_above_lru(world, alpha):
 
 
 def test_a_scan_leaves_the_working_set_alone(world):
-    """Ten pools' worth of pages read once flow past what is in use."""
+    """Ten pools' worth of pages are read once, and the working set stays."""
     cache, rng = Cache(world), random.Random(8)
     hot = zipf(rng, 200, 0.5, 4000)
     cache.hits(hot)
@@ -118,7 +119,7 @@ def test_a_scan_leaves_the_working_set_alone(world):
 
 
 def test_what_is_popular_changes(world):
-    """Residents of yesterday do not keep today's out: no worse than LRU, which has no yesterday."""
+    """Formerly popular pages do not keep popular ones out: no worse than LRU, which has no memory of them."""
     cache, rng = Cache(world), random.Random(9)
     parts = [[key + n * 10000 for key in zipf(rng, 10 * POOL, 0.9, 15000)] for n in range(4)]
     trace = [key for part in parts for key in part]
@@ -126,7 +127,7 @@ def test_what_is_popular_changes(world):
 
 
 def test_recency_is_served(world):
-    """Each page is used a few times within half a pool, and then no more: LRU's best case, and LRU has five pages more."""
+    """Each page is used a few times within half a pool, and then never again: LRU's best case, and LRU gets five pages more."""
     rng = random.Random(10)
     trace = [max(at // 8 - int(rng.expovariate(1 / (POOL * 0.3))), 0) for at in range(40000)]
     assert Cache(world).hits(trace) >= 0.97 * lru_hits(trace, POOL)

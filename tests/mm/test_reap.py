@@ -1,4 +1,4 @@
-"""reap: a client is stopped at every step of everything it does; a reaper makes good what it left, or another after it."""
+"""reap: a client is killed at every step of each operation; a reaper settles what it left, or a second reaper after it."""
 
 import traceback
 
@@ -7,7 +7,7 @@ import pytest
 import world as worlds
 from deaths import DYING, LIVING, NAME, REAPER, THIRD, Bench, content_of
 
-STRIDE = 13  # of the second death's places
+STRIDE = 13  # of the steps at which the second client is killed
 
 KEY, OTHER, NEW = 1, 2, 3
 
@@ -18,14 +18,14 @@ def world():
 
 
 class Operation:
-    """One thing that a client does. ``begin`` prepares the segment; ``run`` is what the client is killed in."""
+    """One operation. ``begin`` prepares the segment; ``run`` is what the client is killed in."""
 
     pages, folios, order = 16, 1, 0
     index = 0
     keys = (KEY, OTHER, NEW)
     is_in_use = False  # a living client has a folio that the dead one may name
     stride = 1
-    wanted = KEY  # the object that is looked at afterwards
+    wanted = KEY  # the object that is read afterwards
 
     def make(self, world):
         bench = Bench(world, self.pages, self.folios, self.order)
@@ -36,7 +36,7 @@ class Operation:
         bench.load_all(REAPER, KEY, range(self.folios))
 
     def interrupt(self, bench):
-        """What another does in the middle of it: see ``Bench.killed_at``."""
+        """Return what another client does in the middle of it: see ``Bench.killed_at``."""
 
 
 class Hit(Operation):
@@ -55,14 +55,14 @@ class Miss(Operation):
 
 
 class StaleSlot(Hit):
-    """The folio is freed between the look at its slot and the get."""
+    """The folio is freed between the load of its slot and the get."""
 
     def interrupt(self, bench):
         return "before", "fetch_add_acquire", 0, lambda: bench.truncate(REAPER, KEY)
 
 
 class StaleSlotReused(Hit):
-    """... and its page is another folio by then."""
+    """The same, and its page is another folio by then."""
 
     def interrupt(self, bench):
         def reuse():
@@ -73,7 +73,7 @@ class StaleSlotReused(Hit):
 
 
 class UnpublishedBehindTheGet(Hit):
-    """The getter finds at its second look that the slot is empty, and has the last reference then."""
+    """The getter's second load finds the slot empty, and the getter has the last reference."""
 
     def interrupt(self, bench):
         pfn = bench.look_up(REAPER, 0, KEY, 0)
@@ -153,7 +153,7 @@ class LoadLargeEvicting(Load):
 
 
 class LoadWithoutRoom(Load):
-    """All is pinned; there is a page for the folio and none for its nodes."""
+    """Every folio is pinned; there is a page for the folio and none for its nodes."""
 
     pages, folios, wanted, is_in_use = 8, 16, NEW, True
 
@@ -171,7 +171,7 @@ class LoadWithoutRoom(Load):
 
 
 class LoadLosing(Load):
-    """Another inserts the same folio first."""
+    """Another client inserts the same folio first."""
 
     def begin(self, bench):
         bench.load_all(REAPER, OTHER, [0])
@@ -202,7 +202,7 @@ class EvictOneOfMany(Evict):
 
 
 class EvictUsed(Evict):
-    """Reclaim meets a folio that somebody uses."""
+    """Reclaim finds a folio that is in use."""
 
     def begin(self, bench):
         bench.load(LIVING, 0, KEY, 5)
@@ -312,7 +312,7 @@ class LookupInTable(MoveIntoTable):
 
 
 class ReleaseTable(MoveIntoTable):
-    """One of its folios has been withdrawn and goes with it."""
+    """One of its folios has been withdrawn and is freed with the table."""
 
     def begin(self, bench):
         super().begin(bench)
@@ -385,7 +385,8 @@ OPERATIONS = {operation.__name__: operation for operation in (
 
 
 def stops(operation, world, first=0, stride=1):
-    """The segment after each stop of the operation, and last after its end, its client found dead; and where the stop was."""
+    """Yield the segment after each kill, and at last after the operation's end, with its client dead; and where the kill
+    was."""
     bench = operation.make(world)
     image = bytes(bench.buffer)
     k, place = first, ""
@@ -400,7 +401,7 @@ def stops(operation, world, first=0, stride=1):
 
 
 def let_go(bench):
-    """The living one releases what it holds."""
+    """The living client releases what it holds."""
     for n in range(bench.layout.PINS):
         pfn = bench.read(bench.client.pin(LIVING, n)) & bench.layout.PIN_PFN
         if pfn and bench.page_type.type(pfn) == bench.layout.TYPE_TABLE:
@@ -410,7 +411,7 @@ def let_go(bench):
 
 
 def check(operation, bench, me):
-    """All is settled, and the segment is as good as new."""
+    """Assert that everything is settled, and that the segment works."""
     if operation.is_in_use:
         let_go(bench)
         assert bench.settle(me, bench.dead()) == 0
@@ -427,7 +428,7 @@ def reaped(operation, bench):
 
 
 def adopted(operation, bench):
-    """Its successor in the slot settles it."""
+    """The next client in its slot settles it."""
     waiting = bench.adopt(DYING)
     assert waiting == 0 or operation.is_in_use
     if waiting == 0:
@@ -435,7 +436,7 @@ def adopted(operation, bench):
 
 
 def missed(operation, bench):
-    """Others go on, with the same object, before anybody reaps."""
+    """Other clients use the same object before a reaper runs."""
     for key in (operation.wanted, OTHER):
         if (pfn := bench.load(THIRD, 0, key, operation.index)) != bench.layout.NIL:
             assert bench.content(pfn) == content_of(key, operation.index)
@@ -448,7 +449,7 @@ def missed(operation, bench):
 
 
 def errors_of(place, function, *args):
-    """What fails, and where the client was killed."""
+    """Return the failed assertions, with where the client was killed."""
     try:
         function(*args)
     except Exception as error:
@@ -477,21 +478,21 @@ def adopts(operation, bench):
 
 
 def works(operation, bench):
-    """One who meets the dead client's locks and folios before it is reaped."""
+    """A client that finds the dead client's locks and folios before it is reaped."""
     bench.load(REAPER, 0, operation.wanted, operation.index)
     bench.ask(REAPER, NAME, 30)
 
 
 TWICE = (
-    "StaleSlotReused", "ReleaseLast", "LoadDeepBeside", "LoadEvicting", "EvictOneOfMany", "Shrink", "ReleaseTable", "AskNameAgain",
-    "AskNameReclaiming",
+    "StaleSlotReused", "ReleaseLast", "LoadDeepBeside", "LoadEvicting", "EvictOneOfMany", "Shrink", "ReleaseTable",
+    "AskNameAgain", "AskNameReclaiming",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("duty", [settles, adopts, works])
 @pytest.mark.parametrize("name", TWICE)
 def test_who_comes_after_it_may_die_as_well(world, name, duty):
-    """A third one settles both."""
+    """A third client settles both."""
     operation = OPERATIONS[name]()
     heir = DYING if duty is adopts else REAPER
     failed = []
@@ -516,15 +517,15 @@ def settled_by_a_third(operation, bench):
 
 
 @pytest.mark.parametrize("name", ["Hit", "Release", "EvictUsed", "Remove"])
-def test_a_folio_that_somebody_holds_waits_for_him(world, name):
-    """He keeps page and content, nobody else gets the page, and once he has let go all is settled."""
+def test_a_folio_that_a_living_client_holds_waits_for_it(world, name):
+    """It keeps page and content, the page is not reused, and once it has released it everything is settled."""
     operation = OPERATIONS[name]()
     waited = 0
     for bench, _ in stops(operation, world):
         pfn = bench.look_up(LIVING, 7, KEY, operation.index)
         if pfn == bench.layout.NIL:
             continue
-        named = bench.is_vague(DYING, pfn)
+        named = bench.has_intent(DYING, pfn)
         assert bench.settle(REAPER, [DYING]) == named
         assert bench.client.state(DYING) == (bench.layout.SLOT_DEAD if named else bench.layout.SLOT_CLEAN)
         assert bench.content(pfn) == content_of(KEY, operation.index)
@@ -538,7 +539,7 @@ def test_a_folio_that_somebody_holds_waits_for_him(world, name):
 
 
 def test_names_that_have_to_wait_are_gathered_in_one_slot(world):
-    """So that the other slots can be used again. Who gathers them may die at every step."""
+    """So that the other slots can be reused. The reaper may be killed at every step."""
     bench = Bench(world, folios=2)
     for number, pfn in zip((DYING, THIRD), bench.load_all(REAPER, KEY, [0, 1]), strict=True):
         assert bench.look_up(LIVING, number, KEY, (DYING, THIRD).index(number)) == pfn
@@ -569,16 +570,16 @@ def test_a_slot_without_room_keeps_its_own_names(world):
         bench.write(bench.client.pin(DYING, n), layout.PIN_INTENT | 1)
     bench.client.announce(THIRD, 2)
     assert not bench.reap.hand_over_unresolved(THIRD, DYING)
-    assert bench.is_vague(THIRD, 2)
+    assert bench.has_intent(THIRD, 2)
 
 
 def test_a_client_in_an_operation_is_waited_for(world):
-    """It may have seen the name before it was withdrawn."""
+    """It may have loaded the slot before the folio was withdrawn."""
     operation = Hit()
     for bench, _ in stops(operation, world):
         if bench.client.is_idle(DYING):
             continue
-        if not any(bench.is_vague(DYING, pfn) for pfn in range(bench.pages)):
+        if not any(bench.has_intent(DYING, pfn) for pfn in range(bench.pages)):
             continue
         bench.client.op_begin(LIVING)
         assert bench.settle(REAPER, [DYING]) == 1
@@ -588,7 +589,7 @@ def test_a_client_in_an_operation_is_waited_for(world):
 
 
 def test_a_stale_reference_on_a_page_of_objects_is_taken_back(world):
-    """Its getter died before it saw that the page is no file's. The page stays, with its cache's reference alone."""
+    """Its getter died before it saw that the page is not a FILE. The page stays, with only its slab cache's reference."""
     bench = Bench(world)
     bench.load_all(REAPER, KEY, [0])
     ino = bench.mapping.lookup(REAPER, KEY, KEY + 1)

@@ -1,4 +1,4 @@
-"""wait: locks, between threads in both worlds and between processes."""
+"""robust_lock: between threads, compiled and interpreted, and between processes."""
 
 import mmap
 import os
@@ -8,7 +8,7 @@ import pytest
 from world import ME, World, compiled, forked, together
 from world import Segment as NewSegment
 
-from foliocache.pool import segment as segments_module
+from foliocache.pool import geometry
 
 WAITERS = 0x80000000
 ROUNDS = 400
@@ -20,7 +20,7 @@ def lock(segment):
 
 
 class Lock:
-    """One lock word of a segment and a counter that only its holder touches."""
+    """One lock word of a segment, and a counter that only the lock's owner changes."""
 
     def __init__(self, segment):
         self.segment = segment
@@ -35,7 +35,7 @@ class Lock:
         return lambda *args: getattr(self.segment.unlocked.robust_lock, function)(self.at, *args)
 
     def increment(self, me):
-        """Anything but atomic, and slow enough for others to come between if the lock lets them."""
+        """Increment the counter, not atomically, and slowly enough for others to interfere if the lock allows it."""
         for _ in range(ROUNDS):
             self.lock(me)
             seen = self.segment.read(self.counter)
@@ -80,7 +80,7 @@ def test_threads_exclude_each_other(lock):
 
 
 def test_the_sleeper_gets_the_lock_and_is_recorded(lock):
-    """The holder lets go only once the other has marked that it sleeps."""
+    """The owner unlocks only after the other has set LOCK_WAITERS."""
     lock.lock(1)
 
     def holder():
@@ -103,7 +103,7 @@ def test_the_sleeper_gets_the_lock_and_is_recorded(lock):
 
 
 def kill(segment, client):
-    """So that both worlds know: a living client may be asked about at any time, a dead one has said so."""
+    """Mark a client as dead for the compiled and the interpreted core."""
     segment.client.set_state(client, segment.layout.SLOT_DEAD)
 
 
@@ -126,7 +126,7 @@ def test_a_living_owner_is_left_alone(lock):
 
 
 def test_the_lock_of_no_client_is_taken_over(lock):
-    """A number that cannot be a client's: somebody damaged the word."""
+    """The number is not a client's: the word is damaged."""
     lock.segment.write(lock.at, lock.segment.shape["nclients"] + 1)
     assert lock.lock(1)
     assert lock.owner() == 1
@@ -152,7 +152,7 @@ def test_one_of_many_takes_over(lock):
 
 
 def test_a_sleeper_finds_out_that_the_owner_has_died(lock):
-    """Nobody wakes it: it looks again by itself."""
+    """No wake-up comes: it looks again after LOCK_SLICE_NS."""
     lock.lock(2)
 
     def die():
@@ -175,7 +175,7 @@ def test_the_dead_are_known_by_their_process_too(segments):
 
 
 def test_no_wake_up_is_lost():
-    """Sleeps that only a wake-up ends: with slices of an hour, a lost one is a thread that hangs."""
+    """With a LOCK_SLICE_NS of an hour, a lost wake-up is a thread that hangs."""
     world = World("impatient to sleep", {"LOCK_SPINS": 1, "LOCK_SLICE_NS": 3600 * 10**9})
     lock = Lock(NewSegment(world))
     together(*(lambda me=me: lock.increment(me) for me in range(4)))
@@ -184,7 +184,7 @@ def test_no_wake_up_is_lost():
 
 
 def test_release_between_look_and_mark_is_seen(segments, between):
-    """The holder goes between the waiter's look and its mark: the waiter does not mark a free lock, and takes it."""
+    """The owner unlocks between the waiter's load and its cmpxchg: the waiter does not mark a free lock, and takes it."""
     lock = Lock(segments())
     lock.lock(1)
     if lock.segment.world.compiled:
@@ -210,7 +210,7 @@ def test_release_between_mark_and_sleep_is_seen(segments, between):
 
 def _shared(pages=64):
     """A segment in memory that forked children share."""
-    size = segments_module.geometry(pages, 4096, 4)["size"]
+    size = geometry.compute(pages, 4096, 4)["size"]
     return NewSegment(compiled(), pages, buffer=mmap.mmap(-1, size))
 
 
@@ -222,7 +222,7 @@ def test_processes_exclude_each_other():
 
 
 def test_a_process_waits_for_another_one():
-    """The child has the lock when the parent asks; it hands on a number written under it."""
+    """The child has the lock when the parent wants it; the parent then reads a number that the child wrote under it."""
     lock = Lock(_shared())
     taken, tell = os.pipe()
 
@@ -251,7 +251,7 @@ def test_a_process_waits_for_another_one():
 
 @pytest.fixture
 def impatient():
-    """The interpreted core, whose clients wait for nobody."""
+    """The interpreted core, with LOCK_PATIENCE_NS 0."""
     world = World("impatient", {"LOCK_PATIENCE_NS": 0, "LOCK_SPINS": 1})
     return NewSegment(world)
 
@@ -268,7 +268,7 @@ def test_a_lock_that_is_not_let_go_of_is_refused(impatient):
 
 
 def test_a_client_that_was_refused_does_not_wait_for_the_same_one_again(segment):
-    """Until that has gone on: whatever lock it holds."""
+    """Until that client has made progress, whichever lock it holds."""
     segment.client.op_begin(0)
     segment.client.refused(ME, 0)
     assert segment.client.is_refused()

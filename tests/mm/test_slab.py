@@ -128,7 +128,7 @@ def test_the_page_stays_when_its_last_object_goes(cache):
 
 
 def fill_pages(cache, pages):
-    """Objects that fill so many pages: [[those of a page]]."""
+    """Allocate objects that fill this many pages. Return a list for each page."""
     return [[cache.alloc() for _ in range(cache.per_page)] for _ in range(pages)]
 
 
@@ -154,7 +154,7 @@ def test_shrink_takes_no_page_that_is_in_use(cache):
 
 
 def test_shrink_leaves_a_pinned_page(cache):
-    """A stale getter, or a reaper, may have a reference for a moment."""
+    """A stale getter, or a reaper, may have a reference for a short time."""
     pages = fill_pages(cache, 4)
     for numbers in pages:
         for number in numbers:
@@ -170,7 +170,7 @@ def test_shrink_leaves_a_pinned_page(cache):
 
 
 def test_shrink_waits_for_those_who_may_stand_in_the_page(cache):
-    """A client that stays in its operation keeps the page in its cache."""
+    """While a client stays in its operation, the page stays in its slab cache."""
     segment = cache.segment
     for numbers in fill_pages(cache, 4):
         for number in numbers:
@@ -225,7 +225,8 @@ def test_out_of_memory_is_nil(cache):
         numbers.append(number)
     assert len(set(numbers)) == len(numbers) == 64 * cache.per_page
     assert cache.segment.free() == 0
-    assert cache.segment.robust_lock.owner(cache.segment.layout.SLAB_LOCK + cache.number * 64) == NIL
+    layout = cache.segment.layout
+    assert cache.segment.robust_lock.owner(layout.SLAB_LOCK + cache.number * layout.SLAB_STRIDE) == NIL
     for number in numbers:
         cache.free(number)
     assert cache.segment.available() == 64

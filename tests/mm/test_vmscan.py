@@ -1,4 +1,4 @@
-"""vmscan: what is evicted, and what never is."""
+"""vmscan: which folios are evicted, and which never are."""
 
 import pytest
 from world import ME
@@ -7,7 +7,7 @@ NIL, FROZEN = 0xFFFFFFFF, 0x80000000
 
 
 def cached(segment, ino, indices, folios=64):
-    """Those of the indices that are cached."""
+    """Return those of the indices that are cached."""
     found = set()
     for index in indices:
         pfn = segment.find(ino, index, folios)
@@ -52,7 +52,7 @@ def test_evict_of_the_last_folio_takes_the_record(segment):
 
 
 def test_evict_leaves_a_pinned_folio_and_takes_only_its_own_pin(segment):
-    """It counts as hot."""
+    """It counts as used."""
     ino = segment.open()
     pfn = segment.add(ino, 0)
     assert segment.lru.isolate(ME, False) == pfn
@@ -85,7 +85,7 @@ def test_evict_of_a_folio_that_was_withdrawn_meanwhile(segment):
 
 
 def test_evict_leaves_a_withdrawn_folio_to_its_user(segment):
-    """Two references, but neither is a slot's: the user's and ours."""
+    """It has two references, but neither is a slot's: the user's and the caller's."""
     ino = segment.open()
     pfns = segment.cache(ino, range(2))
     assert segment.find(ino, 0) == segment.lru.isolate(ME, False) == pfns[0]
@@ -150,7 +150,7 @@ def test_shrink_when_everything_is_pinned(segment):
 
 
 def test_shrink_when_everything_was_used(segments):
-    """Each gets its second chance, then some are evicted all the same."""
+    """Each gets another round, then some are evicted nevertheless."""
     segment = segments(400)
     ino = segment.open(folios=4096)
     for pfn in segment.cache(ino, range(300)).values():
@@ -214,7 +214,7 @@ def test_alloc_folio_of_an_order_larger_than_the_pool(segment):
 
 
 def fragmented(segment, spare):
-    """A pool full of single pages, one pinned in each block of 8 but ``spare``, whose pages have been used the latest."""
+    """Fill a pool with single pages, one pinned in each block of 8 except ``spare``, whose pages were used last."""
     ino = segment.open(folios=4096)
     pfns = {index: segment.hold(segment.add(ino, index)) for index in range(segment.pages - 8)}
     while (found := segment.filemap.grab(ME, ino, len(pfns), 0, 4096)) & segment.layout.GRAB_ADDED:
@@ -257,7 +257,7 @@ def test_no_large_block_when_each_has_a_pin(segments):
 
 
 def test_main_in_use_does_not_keep_reclaim_from_the_rest(segment):
-    """All that main holds is pinned, and small has no more than its share."""
+    """All folios of main are pinned, and small has no more than its share."""
     ino = segment.open()
     pinned = [segment.add(ino, index) for index in range(40)]
     for pfn in pinned:

@@ -1,4 +1,4 @@
-"""That the tests run where they say."""
+"""The tests run with the core that their fixture names."""
 
 from world import MODULES
 

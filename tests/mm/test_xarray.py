@@ -14,7 +14,7 @@ LIMIT = 1 << 40
 
 
 class Tree:
-    """A tree of one height, its head where no other part of the segment looks."""
+    """A tree of one height, whose head is where no other part of the segment looks."""
 
     def __init__(self, world, height, pages=64):
         self.segment = Segment(world, pages)
@@ -161,7 +161,7 @@ def test_a_node_goes_when_it_is_empty_and_its_page_is_free_with_the_last(tree):
 
 
 def test_without_memory_nothing_changes(tree):
-    """Also when the way down is made in part: what was made is taken back."""
+    """Even if some nodes on the way down have been made: they are freed."""
     tree = tree(5, pages=2)
     stored = []
     for refused in range(0, tree.limit, 1 << 2 * tree.shift):  # each one needs two nodes of its own, or more
@@ -214,7 +214,7 @@ def test_a_nodes_words_tell_where_it_belongs(tree):
     assert slot == tree.slot(index)
 
 
-# Garbage: a walker meets whatever a node's memory is used for next.
+# Garbage: a walker reads memory of a node that is used for something else.
 
 
 def test_an_entry_is_a_folio_a_node_or_nothing(tree):
@@ -244,7 +244,7 @@ _trees = {}
 @given(seed=st.integers(0, 2**32 - 1), height=st.integers(0, 7), share=st.sampled_from([0.0, 0.5, 0.95, 1.0]))
 @settings(max_examples=60)
 def test_walks_through_garbage_stay_inside_and_end(make, seed, height, share):
-    """Every word of the data is garbage, of which some look like nodes that are there."""
+    """Every word of the data is garbage, some of which looks like existing nodes."""
     tree, rng = Tree(make(), height, pages=8), random.Random(seed)
     data, size = tree.segment.shape["data"], tree.segment.shape["size"]
     units = 8 << (tree.segment.shape["page_shift"] - tree.layout.OBJECT_SHIFT)
@@ -265,7 +265,7 @@ def test_walks_through_garbage_stay_inside_and_end(make, seed, height, share):
 
 
 class TreeMachine(RuleBasedStateMachine):
-    """Against a dict, with memory that may run out."""
+    """A tree against a dict, with memory that may run out."""
 
     make = None
     pages = 24

@@ -1,4 +1,4 @@
-"""The core in the worlds that it runs in, and segments of plain memory for it to work on.
+"""The core, compiled and interpreted (the two *worlds*), and segments of plain memory for it.
 
 ``compiled`` is what users import; ``interpreted`` is the same files, run uncompiled by the checker's loader on plain memory. A
 test that takes the fixture ``segments`` (see conftest) runs in both.
@@ -17,7 +17,7 @@ from hypothesis import settings
 
 from foliocache.check import facade_threads, loader
 from foliocache.check.scenarios import CORE
-from foliocache.pool import segment as segments
+from foliocache.pool import geometry
 
 MODULES = loader.modules(CORE)
 PAGE = 4096
@@ -46,7 +46,7 @@ class World:
         self._check()
 
     def _check(self):
-        """That this really is the world it says; every test's segment comes from here."""
+        """Assert that the core is compiled, or interpreted, as it says. Every test's segment comes from here."""
         for module in MODULES:
             file = getattr(self, module).__file__
             shared_object = self.compiled and module != "layout"
@@ -59,7 +59,7 @@ class World:
 
 
 class PlainMemory(facade_threads.Memory):
-    """With what ``audit.mappings`` asks of the compiled world's Memory."""
+    """Plain memory with the methods of the compiled core's Memory that ``audit.mappings`` calls."""
 
     def peek_bytes(self, off, n):
         return bytes(self.buffer[off : off + n])
@@ -86,7 +86,7 @@ class Segment:
     def __init__(self, world, pages=64, page_size=PAGE, clients=4, buffer=None):
         self.world = world
         self.layout = world.layout
-        self.shape = segments.geometry(pages, page_size, clients)
+        self.shape = geometry.compute(pages, page_size, clients)
         self.buffer = bytearray(self.shape["size"]) if buffer is None else buffer
         self.memory = world.memory(self.shape, self.buffer)
         self.mem = self.memory.handle
@@ -127,7 +127,7 @@ class Segment:
     # Folios.
 
     def at(self, pfn):
-        """The offset of a page's descriptor."""
+        """Return the offset of a page's descriptor."""
         return self.shape["memmap"] + pfn * self.layout.FOLIO_SIZE
 
     def field(self, pfn, offset):
@@ -148,7 +148,7 @@ class Segment:
         self.buffer[start : start + len(content)] = content
 
     def new_file(self, order=0, ino=0, index=0):
-        """A live FILE folio with one reference, the caller's; in no mapping."""
+        """Make a live FILE folio with one reference, the caller's, in no mapping. Return its pfn."""
         pfn = self.page_alloc.alloc(ME, order)
         assert pfn != self.layout.NIL
         self.folio.prepare(pfn, self.layout.TYPE_FILE, order, ino, index, 1)
@@ -158,16 +158,17 @@ class Segment:
     # Mappings.
 
     def open(self, key=1, folios=64, order=0, text=b"key", me=ME):
-        """The ino of an object of so many folios, made if need be. Keys with the same last digit are versions of one object."""
+        """Return the ino of an object of that many folios, made if necessary. Keys with the same last digit are versions of one
+        object."""
         height = self.world.xarray.height_for(folios)
         return self.mapping.open(me, key, key + 1, key % 10, folios * PAGE << order, order, height, text, len(text), 0)
 
     def find(self, ino, index, folios=64):
-        """Pin by the lock-free way: a pfn or NIL."""
+        """Pin by the lock-free lookup. Return a pfn or NIL."""
         return self.filemap.find_get(ME, ino, self.mapping.head(ino), self.world.xarray.height_for(folios), index)
 
     def add(self, ino, index, order=0):
-        """Grab and fill a folio that is not cached yet; its pfn, pinned."""
+        """Grab and fill a folio that is not cached yet. Return its pfn, pinned."""
         found = self.filemap.grab(ME, ino, index, order, PAGE << order)
         assert found & self.layout.GRAB_ADDED, hex(found)
         pfn = found & self.layout.NIL
@@ -175,39 +176,39 @@ class Segment:
         return pfn
 
     def cache(self, ino, indices, order=0):
-        """Add folios and let go of them: {index: pfn}."""
+        """Add folios and release them. Return {index: pfn}."""
         added = {}
         for index in indices:
             added[index] = self.add(ino, index, order)
             self.folio.put(ME, added[index])
         return added
 
-    # The ledger of ME: for what the audit is to know of, and when more is pinned than an operation can name.
+    # The ledger of ME: for pins that the audit has to know, and for more pins than an operation has words.
 
     def word_of(self, value):
         return next(n for n in range(self.layout.PINS) if self.read(self.client.pin(ME, n)) == value)
 
     def hold(self, pfn):
-        """Write a reference of ours down; the pfn."""
+        """Record a reference of ME in its ledger. Return the pfn."""
         self.client.hold(ME, self.word_of(0), pfn)
         return pfn
 
     def let_go(self, pfn):
-        """Drop one that is written down."""
+        """Drop a reference that is recorded."""
         self.folio.release(ME, self.word_of(pfn | self.layout.PIN_OWNED), pfn)
 
     def give_back_empty_pages(self, me=ME):
-        """All but those that the slabs keep."""
+        """Return all empty pages to the allocator, except those that the slab caches keep."""
         while self.slab.shrink(me):
             pass
 
-    # What is there.
+    # Contents.
 
     def free(self):
         return self.page_alloc.free_pages()
 
     def empty(self):
-        """Slab pages without an object: their caches keep them for a while."""
+        """Return how many slab pages have no object in use."""
         layout, types = self.layout, {self.layout.TYPE_NODE: 0, self.layout.TYPE_INODE: 0, self.layout.TYPE_NAME: 0}
         for pfn in range(self.pages):
             if self.field(pfn, layout.F_KIND) in types and self.field(pfn, layout.F_USED) == 0 and not self.count(pfn) >> 31:
@@ -217,11 +218,11 @@ class Segment:
         return sum(counted)
 
     def available(self):
-        """Pages that hold nothing."""
+        """Return how many pages are free or have no object in use."""
         return self.free() + self.empty()
 
     def words_on(self, where):
-        """The pfns on a list, first to last."""
+        """Return the pfns on a list, first to last."""
         found, pfn = [], self.read(where + self.layout.LIST_FIRST)
         while pfn != self.layout.NIL:
             found.append(pfn)
@@ -229,7 +230,7 @@ class Segment:
         return found
 
     def free_lists(self):
-        """{order: pfns} of the free blocks, lists in their order."""
+        """Return {order: pfns} of the free blocks, in the lists' order."""
         start, size = self.layout.ALLOC_LISTS, self.layout.LIST_SIZE
         lists = {order: self.words_on(start + order * size) for order in range(self.layout.MAX_ORDER + 1)}
         return {order: pfns for order, pfns in lists.items() if pfns}
@@ -242,7 +243,7 @@ class Segment:
 
 
 class _Bound:
-    """A module of the core whose functions get ``mem`` by themselves."""
+    """A module of the core whose functions are called without ``mem``."""
 
     def __init__(self, module, mem):
         self._module = module
@@ -310,7 +311,7 @@ def state_machine(machine, make_world, examples):
 
 
 def together(*functions):
-    """Run each in a thread of its own, started at once; their results. Raises what one raised, or if one hangs."""
+    """Run each function in a thread, all started at once. Return their results. Raises what one raised, or if one hangs."""
     start = threading.Barrier(len(functions))
     results, errors = [None] * len(functions), []
 
@@ -333,7 +334,7 @@ def together(*functions):
 
 
 def forked(*functions):
-    """Run each in a forked process; raises unless every one returns in time."""
+    """Run each function in a forked process. Raises unless every one returns in time."""
     children = [_fork(function) for function in functions]
     failed = []
     for pid in children:

@@ -4,23 +4,35 @@ A light barrier is a compiler barrier; a membarrier makes every other thread fen
 return. If p is behind the light barrier L in its thread, everything before L is visible after the membarrier M; if p is before
 L, everything before M is visible behind L. Either way M and L are ordered as two seq_cst fences would be, and only that is
 modelled here; two light barriers are not ordered with each other. (P1202, "Asymmetric fences", proposes the same rule for the
-C++ standard.) The system call does more, since p may be anywhere. So a program that is right here is right with the system
-call, and also with real fences in the place of light ones (``HDR_FENCED``).
+C++ standard.) The system call does more, since p may be anywhere. So a program that is correct here is correct with the system
+call, and also with real fences in place of light ones (``HDR_FENCED``).
 
 A cycle over fences is forbidden if of any two neighbours in it one is a membarrier. Under rc11 an edge from fence to fence is
 ``hb`` or ``hb ; eco ; hb`` (``psc_F`` of the paper, see ``psc``); under tso it is any path in the global order.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
 from .graph import FENCE, READ, WRITE
 
+if TYPE_CHECKING:
+    from .graph import Event, Graph, Loc
+    from .model import Interleaving
 
-def fences(graph):
+
+_Places: TypeAlias = "list[dict[Loc, int]]"
+_State: TypeAlias = "tuple[Event, bool, bool | None]"
+
+
+def fences(graph: Graph) -> tuple[list[Event], list[Event]]:
     """Return the seq_cst fences and the light ones."""
     found = [e for events in graph.threads for e in events if e.kind is FENCE and e.order in ("seq_cst", "light")]
     return [e for e in found if e.order == "seq_cst"], [e for e in found if e.order == "light"]
 
 
-def acyclic(graph):
+def acyclic(graph: Graph) -> bool:
     """Return True if the condition under rc11 holds."""
     heavy, light = fences(graph)
     every = heavy + light
@@ -33,20 +45,20 @@ def acyclic(graph):
     return not _has_cycle(after)
 
 
-def _before(every, first, last, i, j):
+def _before(every: list[Event], first: _Places, last: _Places, i: int, j: int) -> bool:
     f, g = every[i], every[j]
     if f.index < g.hb[f.thread]:
         return True
     return any(place < last[j].get(loc, -1) for loc, place in first[i].items())
 
 
-def _reach(graph, every):
+def _reach(graph: Graph, every: list[Event]) -> tuple[_Places, _Places]:
     """Return for each fence, by location, the first place that is reached behind the fence, and the last one before it.
 
     Places are those of ``eco``: write number n of a location is at 2n, a read from it at 2n + 1.
     """
-    first = [{} for _ in every]
-    last = [{} for _ in every]
+    first: _Places = [{} for _ in every]
+    last: _Places = [{} for _ in every]
     for loc, writes in graph.mo.items():
         if len(writes) > 1:
             rank = {w: 2 * n for n, w in enumerate(writes)}
@@ -63,9 +75,9 @@ def _reach(graph, every):
     return first, last
 
 
-def _has_cycle(after):
+def _has_cycle(after: list[list[int]]) -> bool:
     left = [len(targets) for targets in after]
-    into = [[] for _ in after]
+    into: list[list[int]] = [[] for _ in after]
     for i, targets in enumerate(after):
         for j in targets:
             into[j].append(i)
@@ -80,7 +92,7 @@ def _has_cycle(after):
     return gone < len(after)
 
 
-def ordered(model, graph, event):
+def ordered(model: Interleaving, graph: Graph, event: Event) -> bool:
     """Return True if the condition under tso holds: no cycle through ``event`` and light barriers. (The global order has none.)
 
     The search goes backwards from the event. A path may pass a light barrier as if it were a fence; it is a forbidden cycle if
@@ -103,7 +115,7 @@ def ordered(model, graph, event):
     return True
 
 
-def _back(model, graph, e, heavy, start):
+def _back(model: Interleaving, graph: Graph, e: Event, heavy: bool, start: bool | None) -> list[_State]:
     heavy = heavy or (e.kind is FENCE and e.order == "seq_cst")
     found = [(p, heavy, start) for p in model.before(graph, e)]
     if e.thread >= 0 and (start is None or heavy):
@@ -115,7 +127,7 @@ def _back(model, graph, e, heavy, start):
     return found
 
 
-def _last(events, index):
+def _last(events: list[Event], index: int) -> list[Event]:
     """Return the nearest events before that place in a thread, one of each kind."""
     kinds = [READ, WRITE, FENCE]
     found = []

@@ -1,30 +1,41 @@
-"""Is every atomic operation needed as it is? Each one is weakened and each one is dropped, against a whole suite.
+"""Checks that every atomic operation is needed as it is: each is weakened and dropped in turn, against a whole suite.
 
 ``python -m foliocache.check.coverage`` prints, for every atomic operation of the modules that the protocol's argument rests
-on, which scenario fails without it, or the reason why it may be weaker than it is. An operation with neither is a hole in the
+on, which scenario fails without it, or the reason why it may be weaker than it is. An operation with neither is a gap in the
 suite.
 """
+
+from __future__ import annotations
 
 import ast
 import dataclasses
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 from . import scenario
+
+if TYPE_CHECKING:
+    from .scenario import Scenario, Suite
+
+
+Recheck: TypeAlias = tuple[str, str, str, str, str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Claims:
-    """What a suite claims of the atomic operations in ``modules``; ``Suite.claims``.
+    """What a suite claims about the atomic operations in ``modules``; ``Suite.claims``.
 
-    ``reasons`` are those of the operations that may stay although no scenario fails without them, by (module, function,
-    "weaken" or "drop"). ``asked(name, function)`` is true if the scenario of that name is to be tried on a change in that
-    function. ``rechecks`` are about second looks at a word: (caller, scenario, bug, expected verdict, remark).
+    ``reasons`` says why operations stay although no scenario fails without them, by (module, function, "weaken" or "drop").
+    ``asked(name, function)`` returns True if the scenario of that name is to be tried on a change in that function.
+    ``rechecks`` are about second loads of a word: (caller, scenario, bug, expected verdict, remark).
     """
 
-    modules: tuple
-    reasons: dict
-    asked: object
-    rechecks: tuple = ()
+    modules: tuple[str, ...]
+    reasons: dict[tuple[str, str, str], str]
+    asked: Callable[[str, str], bool]
+    rechecks: tuple[Recheck, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +51,7 @@ class Change:
     new: str
     how: str
 
-    def apply(self, source):
+    def apply(self, source: str) -> str:
         lines = source.splitlines(keepends=True)
         line = lines[self.line - 1].encode()
         assert line[self.column : self.end].decode() == self.old
@@ -48,17 +59,17 @@ class Change:
         return "".join(lines)
 
 
-def changes(package, module):
+def changes(package: Path, module: str) -> Iterator[Change]:
     """Yield every change of every atomic call in a module that has an order or an effect."""
     source = (package / f"{module}.py").read_text()
     for function in ast.parse(source).body:
         if isinstance(function, ast.FunctionDef):
             for call in ast.walk(function):
                 if isinstance(call, ast.Call) and _is_atomic(call.func):
-                    yield from _changes(module, function.name, call, source)
+                    yield from _changes(module, function.name, call, call.func.attr, source)
 
 
-def _is_atomic(func):
+def _is_atomic(func: ast.expr) -> TypeGuard[ast.Attribute]:
     orders = ("relaxed", "acquire", "release", "acq_rel", "seq_cst", "relaxed64", "acquire64", "release64")
     return (
         isinstance(func, ast.Attribute)
@@ -68,12 +79,11 @@ def _is_atomic(func):
     )
 
 
-def _changes(module, function, call, source):
-    old = ast.get_source_segment(source, call)
+def _changes(module: str, function: str, call: ast.Call, name: str, source: str) -> Iterator[Change]:
+    old = _text(source, call)
     if call.lineno != call.end_lineno:
         raise ValueError(f"{module}.py:{call.lineno}: an atomic call over several lines")
-    place = (module, function, call.lineno, call.col_offset, call.end_col_offset, old)
-    name = call.func.attr
+    place = (module, function, call.lineno, call.col_offset, call.end_col_offset or 0, old)
     wide = "64" if name.endswith("64") else ""
     operation = name.removesuffix("64").replace("_acq_rel", "").replace("_seq_cst", "").rsplit("_", 1)[0]
     operation = (
@@ -86,21 +96,28 @@ def _changes(module, function, call, source):
     if operation == "store":
         yield Change(*place, "None", "drop")
     elif operation != "load":
-        arguments = ", ".join(ast.get_source_segment(source, a) for a in call.args[:2])
+        arguments = ", ".join(_text(source, a) for a in call.args[:2])
         yield Change(*place, f"atomics.load_relaxed({arguments})", "drop")
 
 
-def caught(suite, change):
+def _text(source: str, node: ast.AST) -> str:
+    text = ast.get_source_segment(source, node)
+    assert text is not None
+    return text
+
+
+def caught(suite: Suite, change: Change) -> tuple[str, str] | None:
     """Return the first scenario that fails with this change under rc11, and how it fails; None if all hold."""
+    claims = _claims(suite)
     for which in suite.scenarios.values():
-        if suite.claims.asked(which.name, change.function):
+        if claims.asked(which.name, change.function):
             how = _run(which, change)
             if how:
                 return which.name, how
     return None
 
 
-def _run(which, change):
+def _run(which: Scenario, change: Change) -> str | None:
     changed = dataclasses.replace(which, bugs={"change": scenario.Bug((change,))}, variants={})
     try:
         row = scenario.run(changed, "rc11", "change", budget=60)
@@ -109,21 +126,27 @@ def _run(which, change):
     return row.found.kind if row.found else None
 
 
-def survey(suite):
+def _claims(suite: Suite) -> Claims:
+    if suite.claims is None:
+        raise ValueError("this suite makes no claims")
+    return suite.claims
+
+
+def survey(suite: Suite) -> list[tuple[Change, tuple[str, str] | None]]:
     """Return (change, what catches it or None) for every change."""
-    return [(change, caught(suite, change)) for module in suite.claims.modules for change in changes(suite.package, module)]
+    return [(change, caught(suite, change)) for module in _claims(suite).modules for change in changes(suite.package, module)]
 
 
-def rechecks(suite):
-    """Return (row of ``Claims.rechecks``, the verdict now) for each."""
-    return [(row, scenario.run(suite.scenarios[row[1]], "rc11", row[2]).verdict) for row in suite.claims.rechecks]
+def rechecks(suite: Suite) -> list[tuple[Recheck, str]]:
+    """Return (row of ``Claims.rechecks``, the verdict found) for each."""
+    return [(row, scenario.run(suite.scenarios[row[1]], "rc11", row[2]).verdict) for row in _claims(suite).rechecks]
 
 
-def main(suite):
+def main(suite: Suite) -> int:
     """Print the survey of ``suite``; return 1 if an operation is neither needed nor explained, else 0."""
     holes = 0
     for change, found in survey(suite):
-        reason = suite.claims.reasons.get((change.module, change.function, change.how))
+        reason = _claims(suite).reasons.get((change.module, change.function, change.how))
         verdict = f"{found[0]}: {found[1]}" if found else f"not needed: {reason}" if reason else "NOT CAUGHT"
         holes += not found and not reason
         print(f"{change.module}.{change.function:12} {change.how:6} {change.old:62.62} {verdict}")

@@ -11,31 +11,49 @@ The work left is a stack of (graph, alternatives). Any entry can be explored wit
 over processes (``parallel``).
 """
 
+from __future__ import annotations
+
 import time
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
 from .graph import CHOICE, READ, WRITE, Graph, join
-from .machine import Machine
+from .machine import Choices, Machine
 from .memory import Abandon, Failure
 from .replay_string import encode
 from .symmetry import causes, lowest, predecessors
 from .trace import preemptions
 
+if TYPE_CHECKING:
+    from .graph import Event, Loc, Value
+    from .model import Model
+    from .program import Program
+
+
+Entry: TypeAlias = "tuple[Graph, Choices]"
+
 
 class Result:
     """The result of an exploration; results of parts add up (:meth:`add`)."""
 
-    def __init__(self):
+    executions: int
+    blocked: int
+    operations: int
+    stutters: int
+    finished: bool
+
+    def __init__(self) -> None:
         self.executions = self.blocked = self.operations = self.stutters = 0
-        self.keys = set()
-        self.outcomes = set()
-        self.failure = None
+        self.keys: set[int] = set()
+        self.outcomes: set[Hashable] = set()
+        self.failure: Found | None = None
         self.finished = True
 
     @property
-    def graphs(self):
+    def graphs(self) -> int:
         return len(self.keys)
 
-    def add(self, other):
+    def add(self, other: Result) -> None:
         self.executions += other.executions
         self.blocked += other.blocked
         self.operations += other.operations
@@ -49,32 +67,57 @@ class Result:
 class Found:
     """A failure, and the replay string of the execution that ends in it."""
 
-    def __init__(self, failure, graph):
+    kind: str
+    message: str
+    thread: int | None
+    replay_string: str
+
+    def __init__(self, failure: Failure, graph: Graph) -> None:
         self.kind, self.message, self.thread = failure.kind, failure.message, failure.thread
         self.replay_string = encode(graph, failure.thread)
 
 
 class Explorer:
-    def __init__(self, program, model, initial, names, deadline=None, stop=True, bound=None):
+    program: Program
+    model: Model
+    names: list[str]
+    timeouts: bool
+    lower: list[int | None]
+    machine: Machine
+    result: Result
+    deadline: float | None
+    stop: bool
+    bound: int | None
+
+    def __init__(
+        self,
+        program: Program,
+        model: Model,
+        initial: Mapping[Loc, Value],
+        names: list[str],
+        deadline: float | None = None,
+        stop: bool = True,
+        bound: int | None = None,
+    ) -> None:
         self.program, self.model, self.names = program, model, names
         self.timeouts = program.timeouts
         self.lower = predecessors(program)
         self.machine = Machine(self, program.geometry, initial, len(program.threads))
         self.result = Result()
-        self.stack = []
+        self.stack: list[Entry] = []
         self.deadline, self.stop, self.bound = deadline, stop, bound
         self.result.finished = bound is None
 
-    def name(self, loc):
+    def name(self, loc: Loc) -> str:
         return self.program.name(loc)
 
-    def push(self, graph, choices):
+    def push(self, graph: Graph, choices: Choices) -> None:
         self.stack.append((graph, choices))
 
-    def start(self):
+    def start(self) -> None:
         self.visit(Graph(len(self.program.threads)))
 
-    def run(self, enough=None):
+    def run(self, enough: int | None = None) -> Result:
         """Explore until the stack is empty, or has ``enough`` entries; return the result so far."""
         while self.stack and not (self.stop and self.result.failure):
             if enough and len(self.stack) >= enough:
@@ -86,10 +129,10 @@ class Explorer:
         self.result.operations = self.machine.operations
         return self.result
 
-    def late(self):
+    def late(self) -> bool:
         return self.deadline is not None and time.perf_counter() > self.deadline
 
-    def pop(self):
+    def pop(self) -> Graph:
         graph, choices = self.stack[-1]
         e, position = choices.pop()
         if choices:
@@ -101,7 +144,7 @@ class Explorer:
         graph.add(e)
         return graph
 
-    def visit(self, graph):
+    def visit(self, graph: Graph) -> None:
         """Run the threads that can run, lowest first, until all have ended."""
         try:
             while None in graph.done:
@@ -115,9 +158,9 @@ class Explorer:
                 self.result.failure = Found(failure, graph)
             self.result.executions += 1
 
-    def complete(self, graph):
+    def complete(self, graph: Graph) -> None:
         """Judge a graph in which no thread can go on. Raises Failure."""
-        blocked = [end[1] for end in graph.done if end[0] == "blocked"]
+        blocked = [end[1] for end in graph.done if end is not None and end[0] == "blocked"]
         if not blocked:
             self.result.executions += 1
             self.result.keys.add(hash(graph.key()))
@@ -131,7 +174,7 @@ class Explorer:
 
     # -- revisits ------------------------------------------------------------------------------------------------------------
 
-    def revisit(self, machine, graph, write):
+    def revisit(self, machine: Machine, graph: Graph, write: Event) -> None:
         for r in graph.reads[write.loc]:
             if r.index < write.pf[r.thread] or r.plain:
                 continue
@@ -140,7 +183,7 @@ class Explorer:
             if maximal(graph, r, write) and all(maximal(graph, e, write) for e in cut):
                 self.offer(machine, graph.restrict(keep, self.redirected(machine, graph, r, write)), write)
 
-    def redirected(self, machine, graph, r, write):
+    def redirected(self, machine: Machine, graph: Graph, r: Event, write: Event) -> Event:
         new = r.clone()
         t, i = r.thread, r.index
         if i:
@@ -155,7 +198,7 @@ class Explorer:
             new.pf = join(new.pf, causes(graph, new))
         return machine.reading(new, write)
 
-    def offer(self, machine, graph, write):
+    def offer(self, machine: Machine, graph: Graph, write: Event) -> None:
         """Queue ``graph``, whose revisited read takes ``write``, with each place in ``mo`` that is consistent with both."""
         r = next(r for r in graph.reads[write.loc] if r.rf is write)
         before = graph.threads[r.thread][r.index - 1].hb if r.index else machine.none
@@ -165,7 +208,7 @@ class Explorer:
         if choices:
             self.push(graph, choices)
 
-    def suits(self, machine, graph, write, position, r):
+    def suits(self, machine: Machine, graph: Graph, write: Event, position: int, r: Event) -> bool:
         writes = graph.mo[write.loc]
         if position == len(writes):
             return True
@@ -177,7 +220,7 @@ class Explorer:
         return self.model.allows(trial, r) and self.model.allows(trial, write)
 
 
-def kept(graph, r, write):
+def kept(graph: Graph, r: Event, write: Event) -> list[int]:
     """Return how many events of each thread stay when ``write`` revisits ``r``: those not after r, and causes of the write."""
     keep = []
     for t, events in enumerate(graph.threads):
@@ -189,10 +232,10 @@ def kept(graph, r, write):
     return keep
 
 
-def maximal(graph, e, write):
+def maximal(graph: Graph, e: Event, write: Event) -> bool:
     """Return True if ``e`` was added in the plainest way, given the events before it and the causes of ``write``."""
 
-    def previous(x):
+    def previous(x: Event) -> bool:
         return x.stamp <= e.stamp or x.index < write.pf[x.thread]
 
     if e.kind is CHOICE:

@@ -1,58 +1,68 @@
 """The facade over simulated memory: the names of ``mm/atomics.pxd``, each handed to the ``mem`` it is called with.
 
 Memory operations go to ``mem`` (see ``memory`` and ``machine``). Fences, ``cpu_relax`` and ``now_ns`` have no ``mem``; they go
-to :data:`current`, the memory of the thread that runs at present. Time stands still here: a timeout never expires unless a
+to :data:`current`, the memory of the thread that is running. Simulated time does not advance: a timeout never expires unless a
 scenario makes it a choice.
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from . import facade_threads
 from .facade_threads import GEOMETRY, ORDERS
 
+if TYPE_CHECKING:
+    from .graph import Loc, Value
+    from .memory import Mem
+
 M32 = 0xFFFFFFFF
 M64 = 0xFFFFFFFFFFFFFFFF
-current = None
+current: Mem | None = None
 
 
-def folio_at(mem, pfn):
-    """A number that was not checked before would lead out of the segment: AssertionError."""
+def folio_at(mem: Mem, pfn: int) -> int:
+    """Return the offset of a page's descriptor. Raises AssertionError for a pfn beyond the segment, which the core must have
+    checked."""
     assert 0 <= pfn < mem.npages, f"there is no page {pfn}"
     return facade_threads.folio_at(mem, pfn)
 
 
-def page_at(mem, pfn):
+def page_at(mem: Mem, pfn: int) -> int:
     assert 0 <= pfn < mem.npages, f"there is no page {pfn}"
     return facade_threads.page_at(mem, pfn)
 
 
-def load_relaxed(mem, off):
+def load_relaxed(mem: Mem, off: Loc) -> Value:
     return mem.load(off, "relaxed")
 
 
-def load_acquire(mem, off):
+def load_acquire(mem: Mem, off: Loc) -> Value:
     return mem.load(off, "acquire")
 
 
-def load_seq_cst(mem, off):
+def load_seq_cst(mem: Mem, off: Loc) -> Value:
     return mem.load(off, "seq_cst")
 
 
-def store_relaxed(mem, off, value):
+def store_relaxed(mem: Mem, off: Loc, value: int) -> None:
     mem.store(off, value & M32, "relaxed")
 
 
-def store_release(mem, off, value):
+def store_release(mem: Mem, off: Loc, value: int) -> None:
     mem.store(off, value & M32, "release")
 
 
-def store_seq_cst(mem, off, value):
+def store_seq_cst(mem: Mem, off: Loc, value: int) -> None:
     mem.store(off, value & M32, "seq_cst")
 
 
-def store_relaxed64(mem, off, value):
+def store_relaxed64(mem: Mem, off: Loc, value: int) -> None:
     mem.store(off, value & M64, "relaxed")
 
 
-def store_release64(mem, off, value):
+def store_release64(mem: Mem, off: Loc, value: int) -> None:
     mem.store(off, value & M64, "release")
 
 
@@ -60,58 +70,58 @@ load_relaxed64 = load_relaxed
 load_acquire64 = load_acquire
 
 
-def _fetch_add(order):
-    def fetch_add(mem, off, value):
+def _fetch_add(order: str) -> Callable[[Mem, Loc, int], Value]:
+    def fetch_add(mem: Mem, off: Loc, value: int) -> Value:
         return mem.rmw(off, order, lambda old: (old + value) & M32)
 
     return fetch_add
 
 
-def _fetch_sub(order):
-    def fetch_sub(mem, off, value):
+def _fetch_sub(order: str) -> Callable[[Mem, Loc, int], Value]:
+    def fetch_sub(mem: Mem, off: Loc, value: int) -> Value:
         return mem.rmw(off, order, lambda old: (old - value) & M32)
 
     return fetch_sub
 
 
-def _fetch_or(order):
-    def fetch_or(mem, off, value):
+def _fetch_or(order: str) -> Callable[[Mem, Loc, int], Value]:
+    def fetch_or(mem: Mem, off: Loc, value: int) -> Value:
         return mem.rmw(off, order, lambda old: old | value & M32)
 
     return fetch_or
 
 
-def _fetch_and(order):
-    def fetch_and(mem, off, value):
+def _fetch_and(order: str) -> Callable[[Mem, Loc, int], Value]:
+    def fetch_and(mem: Mem, off: Loc, value: int) -> Value:
         return mem.rmw(off, order, lambda old: old & value)
 
     return fetch_and
 
 
-def _exchange(order):
-    def exchange(mem, off, value):
+def _exchange(order: str) -> Callable[[Mem, Loc, int], Value]:
+    def exchange(mem: Mem, off: Loc, value: int) -> Value:
         return mem.rmw(off, order, lambda old: value & M32)
 
     return exchange
 
 
-def _cmpxchg(order):
-    def cmpxchg(mem, off, expected, new):
+def _cmpxchg(order: str) -> Callable[[Mem, Loc, int, int], Value]:
+    def cmpxchg(mem: Mem, off: Loc, expected: int, new: int) -> Value:
         return mem.rmw(off, order, lambda old: new & M32 if old == expected & M32 else None)
 
     return cmpxchg
 
 
-def _fence(order):
-    def fence():
+def _fence(order: str) -> Callable[[], None]:
+    def fence() -> None:
         if current is not None:
             current.fence(order)
 
     return fence
 
 
-def _geometry(name):
-    def read(mem):
+def _geometry(name: str) -> Callable[[Mem], int]:
+    def read(mem: Mem) -> int:
         return getattr(mem, name)
 
     return read
@@ -126,32 +136,32 @@ for _order in ORDERS:
         globals()[f"fence_{_order}"] = _fence(_order)
 
 
-def read32(mem, off):
+def read32(mem: Mem, off: Loc) -> Value:
     return mem.read(off)
 
 
-def write32(mem, off, value):
+def write32(mem: Mem, off: Loc, value: int) -> None:
     mem.write(off, value & M32)
 
 
-def write64(mem, off, value):
+def write64(mem: Mem, off: Loc, value: int) -> None:
     mem.write(off, value & M64)
 
 
 read64 = read32
 
 
-def write_bytes(mem, off, data, n):
-    """Keys and other text: one cell, written at once."""
+def write_bytes(mem: Mem, off: Loc, data: bytes, n: int) -> None:
+    """Write text, such as a key, as one cell in one step."""
     mem.write(off, bytes(data[:n]))
 
 
-def copy_in_relaxed(mem, off, data, n):
+def copy_in_relaxed(mem: Mem, off: int, data: bytes, n: int) -> None:
     for at in range(0, n, 8):
         mem.store(off + at, int.from_bytes(data[at : at + 8], "little"), "relaxed")
 
 
-def copy_out_relaxed(mem, off, data, n):
+def copy_out_relaxed(mem: Mem, off: int, data: bytearray, n: int) -> None:
     for at in range(0, n, 8):
         data[at : at + 8] = mem.load(off + at, "relaxed").to_bytes(8, "little")
 
@@ -159,60 +169,60 @@ def copy_out_relaxed(mem, off, data, n):
 record32 = store_relaxed
 
 
-def write_once(mem, off, value):
-    mem.journal(off, value & M32)
+def write_once(mem: Mem, off: Loc, value: int) -> None:
+    mem.write_once(off, value & M32)
 
 
-def read_once(mem, off):
-    return mem.journaled(off)
+def read_once(mem: Mem, off: Loc) -> Value:
+    return mem.read_once(off)
 
 
-def asymmetric_fence_light(mem):
-    """Has an effect only with its partner ``membarrier``, see ``barriers``."""
+def asymmetric_fence_light(mem: Mem) -> None:
+    """Has an effect only with its partner ``asymmetric_fence_heavy``, see ``barriers``."""
     mem.asymmetric_fence_light()
 
 
-def asymmetric_fence_heavy(mem):
+def asymmetric_fence_heavy(mem: Mem) -> None:
     mem.membarrier()
 
 
-def membarrier_register():
+def membarrier_register() -> int:
     return 0
 
 
-def client_alive(mem, client):
+def client_alive(mem: Mem, client: int) -> bool:
     return mem.client_alive(client)
 
 
-def is_stalled(mem, client, busy):
-    """Always False: what a process remembers of a stalled client only saves it another wait."""
+def is_stalled(mem: Mem, client: int, busy: int) -> bool:
+    """Return False: what a process remembers about a stalled client only saves it another wait."""
     return False
 
 
-def stalled_by(mem):
+def stalled_by(mem: Mem) -> int:
     return M32
 
 
-def set_stalled(mem, client, busy):
+def set_stalled(mem: Mem, client: int, busy: int) -> None:
     pass
 
 
-def count64(mem, off, n):
-    """Does nothing: no decision depends on statistics."""
+def count64(mem: Mem, off: Loc, n: int) -> None:
+    """Do nothing: no decision depends on statistics."""
 
 
-def futex_wait(mem, off, expected, timeout_ns):
+def futex_wait(mem: Mem, off: Loc, expected: int, timeout_ns: int) -> int:
     return mem.wait(off, expected)
 
 
-def futex_wake(mem, off, n):
+def futex_wake(mem: Mem, off: Loc, n: int) -> int:
     return mem.wake(off, n)
 
 
-def cpu_relax():
+def cpu_relax() -> None:
     if current is not None:
         current.relax()
 
 
-def now_ns():
+def now_ns() -> int:
     return 1_000_000_000

@@ -4,17 +4,22 @@ For unit tests of the core uncompiled. Every access is under one lock, and there
 effect here. ``facade_model`` has the same names with orders.
 """
 
+from __future__ import annotations
+
 import collections
 import errno
 import struct
 import threading
 import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, Self, TypeAlias
 
 ORDERS = ("relaxed", "acquire", "release", "acq_rel", "seq_cst")
 GEOMETRY = (
     "memmap", "data", "clients", "buckets", "ghosts", "names",
     "npages", "page_shift", "nclients", "nbuckets", "nghosts", "nnames",
 )  # fmt: skip
+FOLIO_SIZE = 64  # of mm/layout.py, which this module does not import; tests/mm/test_atomics.py compares the two
 M32 = 0xFFFFFFFF
 M64 = 0xFFFFFFFFFFFFFFFF
 
@@ -23,14 +28,41 @@ _u64 = struct.Struct("<Q")
 _lock = threading.Lock()
 
 
+class Shape(Protocol):
+    """What both memories have: the numbers of :data:`GEOMETRY`."""
+
+    memmap: int
+    data: int
+    clients: int
+    buckets: int
+    ghosts: int
+    npages: int
+    page_shift: int
+    nclients: int
+    nbuckets: int
+    nghosts: int
+
+
 class Memory:
     """A segment of ``size`` zero bytes, or ``buffer``; ``geometry`` has keys of :data:`GEOMETRY` (a missing one is 0)."""
 
-    def __init__(self, size, geometry=(), buffer=None):
-        self.buffer = bytearray(size) if buffer is None else buffer
+    memmap: int
+    data: int
+    npages: int
+    page_shift: int
+    clients: int
+    buckets: int
+    ghosts: int
+    nclients: int
+    nbuckets: int
+    nghosts: int
+
+    def __init__(self, size: int, geometry: Mapping[str, int] | Iterable[tuple[str, int]] = (), buffer: Any = None) -> None:
+        self.buffer: Any = bytearray(size) if buffer is None else buffer
         self.size = size
-        self.sleepers = collections.defaultdict(collections.deque)
-        self.dead = set()
+        self.sleepers: dict[int, collections.deque[threading.Event]] = collections.defaultdict(collections.deque)
+        self.dead: set[int] = set()
+        self.stalled: tuple[int, int] = (M32, 0)  # a client, and the word that it was busy with
         given = dict(geometry)
         for name in GEOMETRY:
             setattr(self, name, given.pop(name, 0))
@@ -38,37 +70,37 @@ class Memory:
             raise TypeError(f"no such geometry: {', '.join(given)}")
 
     @property
-    def handle(self):
+    def handle(self) -> Self:
         return self
 
 
-def _geometry(name):
-    def read(mem):
+def _geometry(name: str) -> Callable[[Memory], int]:
+    def read(mem: Memory) -> int:
         return getattr(mem, name)
 
     return read
 
 
-def _load32(mem, off):
+def _load32(mem: Memory, off: int) -> int:
     return _u32.unpack_from(mem.buffer, off)[0]
 
 
-def _store32(mem, off, value):
+def _store32(mem: Memory, off: int, value: int) -> None:
     with _lock:
         _u32.pack_into(mem.buffer, off, value & M32)
 
 
-def _load64(mem, off):
+def _load64(mem: Memory, off: int) -> int:
     return _u64.unpack_from(mem.buffer, off)[0]
 
 
-def _store64(mem, off, value):
+def _store64(mem: Memory, off: int, value: int) -> None:
     with _lock:
         _u64.pack_into(mem.buffer, off, value & M64)
 
 
-def _rmw(compute):
-    def rmw(mem, off, value):
+def _rmw(compute: Callable[[int, int], int]) -> Callable[[Memory, int, int], int]:
+    def rmw(mem: Memory, off: int, value: int) -> int:
         with _lock:
             (old,) = _u32.unpack_from(mem.buffer, off)
             _u32.pack_into(mem.buffer, off, compute(old, value) & M32)
@@ -77,7 +109,7 @@ def _rmw(compute):
     return rmw
 
 
-def _cmpxchg(mem, off, old, new):
+def _cmpxchg(mem: Memory, off: int, old: int, new: int) -> int:
     with _lock:
         (found,) = _u32.unpack_from(mem.buffer, off)
         if found == old & M32:
@@ -85,65 +117,65 @@ def _cmpxchg(mem, off, old, new):
     return found
 
 
-def _fence():
+def _fence() -> None:
     pass
 
 
-def folio_at(mem, pfn):
-    return mem.memmap + pfn * 64
+def folio_at(mem: Shape, pfn: int) -> int:
+    return mem.memmap + pfn * FOLIO_SIZE
 
 
-def page_at(mem, pfn):
+def page_at(mem: Shape, pfn: int) -> int:
     return mem.data + (pfn << mem.page_shift)
 
 
-def write_bytes(mem, off, data, n):
+def write_bytes(mem: Memory, off: int, data: bytes, n: int) -> None:
     mem.buffer[off : off + n] = bytes(data[:n])
 
 
-def copy_in_relaxed(mem, off, data, n):
+def copy_in_relaxed(mem: Memory, off: int, data: bytes, n: int) -> None:
     with _lock:
         mem.buffer[off : off + n] = bytes(data[:n])
 
 
-def copy_out_relaxed(mem, off, data, n):
+def copy_out_relaxed(mem: Memory, off: int, data: bytearray, n: int) -> None:
     data[:n] = mem.buffer[off : off + n]
 
 
-def asymmetric_fence_light(mem):
+def asymmetric_fence_light(mem: Memory) -> None:
     pass
 
 
-def asymmetric_fence_heavy(mem):
+def asymmetric_fence_heavy(mem: Memory) -> None:
     pass
 
 
-def membarrier_register():
+def membarrier_register() -> int:
     return 0
 
 
-def client_alive(mem, client):
+def client_alive(mem: Memory, client: int) -> bool:
     """Return True unless ``client`` is in ``mem.dead``, which a test fills."""
     return client not in mem.dead
 
 
-def is_stalled(mem, client, busy):
-    return getattr(mem, "stalled", None) == (client, _load32(mem, busy))
+def is_stalled(mem: Memory, client: int, busy: int) -> bool:
+    return mem.stalled == (client, _load32(mem, busy))
 
 
-def stalled_by(mem):
-    return getattr(mem, "stalled", (M32, 0))[0]
+def stalled_by(mem: Memory) -> int:
+    return mem.stalled[0]
 
 
-def set_stalled(mem, client, busy):
+def set_stalled(mem: Memory, client: int, busy: int) -> None:
     mem.stalled = client, _load32(mem, busy)
 
 
-def count64(mem, off, n):
+def count64(mem: Memory, off: int, n: int) -> None:
     _store64(mem, off, _load64(mem, off) + n)
 
 
-def futex_wait(mem, off, expected, timeout_ns):
+def futex_wait(mem: Memory, off: int, expected: int, timeout_ns: int) -> int:
     woken = threading.Event()
     with _lock:
         if _load32(mem, off) != expected:
@@ -158,7 +190,7 @@ def futex_wait(mem, off, expected, timeout_ns):
     return errno.ETIMEDOUT
 
 
-def futex_wake(mem, off, n):
+def futex_wake(mem: Memory, off: int, n: int) -> int:
     with _lock:
         queue = mem.sleepers[off]
         count = min(n, len(queue))
@@ -167,18 +199,35 @@ def futex_wake(mem, off, n):
     return count
 
 
-def cpu_relax():
+def cpu_relax() -> None:
     time.sleep(0)
 
 
-now_ns = time.monotonic_ns
+now_ns: Callable[[], int] = time.monotonic_ns
 
-read32, write32, read64, write64 = _load32, _store32, _load64, _store64
-load_relaxed = load_acquire = load_seq_cst = read_once = _load32
-store_relaxed = store_release = store_seq_cst = record32 = write_once = _store32
-load_relaxed64 = load_acquire64 = _load64
-store_relaxed64 = store_release64 = _store64
-fence_acquire = fence_release = fence_acq_rel = fence_seq_cst = _fence
+_Load: TypeAlias = Callable[[Memory, int], int]
+_Store: TypeAlias = Callable[[Memory, int, int], None]
+read32: _Load = _load32
+load_relaxed: _Load = _load32
+load_acquire: _Load = _load32
+load_seq_cst: _Load = _load32
+read_once: _Load = _load32
+write32: _Store = _store32
+store_relaxed: _Store = _store32
+store_release: _Store = _store32
+store_seq_cst: _Store = _store32
+record32: _Store = _store32
+write_once: _Store = _store32
+read64: _Load = _load64
+load_relaxed64: _Load = _load64
+load_acquire64: _Load = _load64
+write64: _Store = _store64
+store_relaxed64: _Store = _store64
+store_release64: _Store = _store64
+fence_acquire: Callable[[], None] = _fence
+fence_release: Callable[[], None] = _fence
+fence_acq_rel: Callable[[], None] = _fence
+fence_seq_cst: Callable[[], None] = _fence
 
 for _name in GEOMETRY:
     globals()[_name] = _geometry(_name)

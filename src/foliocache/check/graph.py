@@ -15,6 +15,16 @@ What a thread knows is a vector clock over the events of all threads (the last e
 A read-modify-write is two events, both ``ex``: a read, and a write that comes at once after the message read (its ``rf``, too).
 """
 
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any, TypeAlias, overload
+
+Loc: TypeAlias = Hashable  # an offset, or a tuple or string for what is not memory; None for a fence
+Value: TypeAlias = Any  # what a program keeps there: numbers, and the content of pages
+Clock: TypeAlias = tuple[int, ...]
+End: TypeAlias = tuple[str, Any]  # how a thread ended: "finished" and its value, "blocked" and the Blocked, "died" and None
+
 READ, WRITE, FENCE, CHOICE = "R", "W", "F", "C"
 
 
@@ -38,28 +48,50 @@ class Event:
         "twin",
         "value",
     )  # fmt: skip
+    thread: int
+    index: int
+    stamp: int
+    kind: str
+    loc: Loc
+    value: Value
+    order: str
+    rf: Event  # unset (None) for what reads nothing
+    ex: bool
+    plain: bool
+    op: Any  # of a replay: where in the source; see ``replay.Site``
+    hb: Clock
+    pf: Clock
+    rel: Clock | None
+    relf: Clock | None
+    acqp: Clock | None
+    twin: Event | None
 
-    def clone(self):
+    def clone(self) -> Event:
         new = Event.__new__(Event)
         for name in Event.__slots__:
             setattr(new, name, getattr(self, name))
         return new
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"{self.op or self.kind}@{self.thread}.{self.index}"
 
 
-def initial_write(loc, value, none):
+def initial_write(loc: Loc, value: Value, none: Clock) -> Event:
     """Return the message that the location starts with; it happens before everything."""
     e = Event.__new__(Event)
-    e.thread, e.index, e.stamp, e.kind, e.loc, e.value, e.rf = -1, 0, 0, WRITE, loc, value, None
+    e.thread, e.index, e.stamp, e.kind, e.loc, e.value = -1, 0, 0, WRITE, loc, value
+    e.rf = None  # type: ignore[assignment]
     e.order, e.ex, e.plain, e.op = "relaxed", False, False, "init"
     e.hb = e.pf = none
     e.rel = e.relf = e.acqp = None
     return e
 
 
-def join(a, b):
+@overload
+def join(a: Clock, b: Clock | None) -> Clock: ...
+@overload
+def join(a: Clock | None, b: Clock | None) -> Clock | None: ...
+def join(a: Clock | None, b: Clock | None) -> Clock | None:
     """Return the clock that knows what ``a`` or ``b`` knows; None is an empty one."""
     if a is b or b is None:
         return a
@@ -72,8 +104,16 @@ class Graph:
     """One (partial) execution. ``done[t]``: None while thread t can go on, else how it ended (see ``machine``)."""
 
     __slots__ = ("done", "light", "mo", "plain", "reads", "seq_cst", "stamp", "threads")
+    threads: list[list[Event]]
+    mo: dict[Loc, list[Event]]
+    reads: dict[Loc, list[Event]]
+    plain: dict[Loc, list[Event]]
+    done: list[End | None]
+    stamp: int
+    seq_cst: int
+    light: int
 
-    def __init__(self, nthreads):
+    def __init__(self, nthreads: int) -> None:
         self.threads = [[] for _ in range(nthreads)]
         self.mo = {}
         self.reads = {}
@@ -82,7 +122,7 @@ class Graph:
         self.stamp = 0
         self.seq_cst = self.light = 0
 
-    def copy(self):
+    def copy(self) -> Graph:
         new = Graph.__new__(Graph)
         new.threads = [list(events) for events in self.threads]
         new.mo = {loc: list(writes) for loc, writes in self.mo.items()}
@@ -94,7 +134,7 @@ class Graph:
         new.light = self.light
         return new
 
-    def add(self, e):
+    def add(self, e: Event) -> None:
         """Append ``e`` to its thread. The caller puts a write into ``mo``."""
         self.stamp += 1
         e.stamp = self.stamp
@@ -108,7 +148,7 @@ class Graph:
         elif e.order == "light":
             self.light += 1
 
-    def restrict(self, keep, last):
+    def restrict(self, keep: Sequence[int], last: Event) -> Graph:
         """Return a copy with ``keep[t]`` events of each thread, and ``last`` in place of the last one of its own thread."""
         new = Graph.__new__(Graph)
         new.threads = [events[:n] for events, n in zip(self.threads, keep, strict=True)]
@@ -126,7 +166,7 @@ class Graph:
         new.light = sum(e.order == "light" for events in new.threads for e in events) if self.light else 0
         return new
 
-    def view(self, loc, hb):
+    def view(self, loc: Loc, hb: Clock) -> int:
         """Return the position in ``mo`` of the oldest message of ``loc`` that an observer with clock ``hb`` may still read."""
         writes = self.mo[loc]
         seen = {r.rf for r in self.reads[loc] if r.index < hb[r.thread]}
@@ -136,15 +176,15 @@ class Graph:
                 return position
         return 0
 
-    def split(self, loc, position):
+    def split(self, loc: Loc, position: int) -> bool:
         """Return True if a write at ``position`` would come between a read-modify-write and the message that it read."""
         writes = self.mo[loc]
         return position < len(writes) and writes[position].ex and writes[position].rf is writes[position - 1]
 
-    def events(self):
+    def events(self) -> list[Event]:
         return [e for events in self.threads for e in events]
 
-    def key(self):
+    def key(self) -> Hashable:
         """Return a value that is equal for equal executions: every choice, every reads-from, every modification order."""
         reads = tuple(
             tuple(

@@ -1,8 +1,18 @@
 """A counterexample as one HTML page without any other file: the schedule, a column for each thread."""
 
+from __future__ import annotations
+
 import html
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from .trace import tell
+
+if TYPE_CHECKING:
+    from .graph import Graph
+    from .memory import Failure
+    from .program import Program
+    from .trace import Step
 
 ROW, TOP, LEFT = 30, 64, 46
 STYLE = """
@@ -23,7 +33,7 @@ font-size:.8rem;word-break:break-all;max-width:none}
 """
 
 
-def page(title, intro, graph, program, failure, replay_string):
+def page(title: str, intro: str, graph: Graph, program: Program, failure: Failure | None, replay_string: str) -> str:
     """Return the whole document."""
     told, preemptions = tell(graph, program)
     labels = program.label()
@@ -38,11 +48,11 @@ def page(title, intro, graph, program, failure, replay_string):
     )
 
 
-def _(text):
+def _(text: object) -> str:
     return html.escape(str(text))
 
 
-def _drawing(told, labels, failure):
+def _drawing(told: list[Step], labels: list[str], failure: Failure | None) -> str:
     longest = [
         max([len(s.text) for s in told if s.thread == t] + [len(s.note) - 6 for s in told if s.thread == t] + [16])
         for t in range(len(labels))
@@ -69,7 +79,7 @@ def _drawing(told, labels, failure):
     return "".join(parts) + "</svg>"
 
 
-def _row(s, rows, starts, previous, end):
+def _row(s: Step, rows: dict[int, int], starts: list[int], previous: Step | None, end: int) -> Iterator[str]:
     left, y = starts[s.thread], rows[s.number]
     if previous is not None and previous.thread != s.thread:
         there = starts[previous.thread]

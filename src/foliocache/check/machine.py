@@ -10,7 +10,11 @@ its reads. A round that did change something is repeated unless an earlier round
 *stutter*).
 """
 
+from __future__ import annotations
+
 import errno
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
 from . import facade_model
 from .graph import CHOICE, FENCE, READ, WRITE, Event, initial_write, join
@@ -19,28 +23,49 @@ from .model import ACQUIRE, RELEASE
 from .steps import Steps
 from .symmetry import causes, lowest, twin
 
+if TYPE_CHECKING:
+    from .explore import Explorer
+    from .graph import Clock, Graph, Loc, Value
+    from .model import Model
+    from .program import Program
+
+Choices: TypeAlias = "list[tuple[Event, int]] | list[tuple[Event, None]]"  # an event, and its place in ``mo`` if it is a write
 MAX_EVENTS = 2000
 
 
 class Machine(Steps, Geometry):
-    def __init__(self, explorer, geometry, initial, nthreads):
+    explorer: Explorer
+    model: Model
+    none: Clock
+    lower: list[int | None]
+    operations: int
+    graph: Graph
+    thread: int
+    log: list[Event]
+    i: int
+    n: int
+    mark: int
+    sleeps: int
+
+    def __init__(self, explorer: Explorer, geometry: Mapping[str, int], initial: Mapping[Loc, Value], nthreads: int) -> None:
         super().__init__(geometry)
         self.explorer, self.model = explorer, explorer.model
         self.initial = initial
         self.none = (0,) * nthreads + (1,)
-        self.first = {}  # location -> its initial write
+        self.first: dict[Loc, Event] = {}  # location -> its initial write
         self.operations = 0
         self.lower = explorer.lower  # of each thread: the one that it is compared with, see ``symmetry``
 
     # -- running a thread ----------------------------------------------------------------------------------------------------
 
-    def run(self, graph, thread, program):
+    def run(self, graph: Graph, thread: int, program: Program) -> None:
         """Run that thread to its end or until it blocks; its outcome goes to ``graph.done``. Raises Failure."""
         self.graph, self.thread, self.log = graph, thread, graph.threads[thread]
         self.i, self.n = 0, len(self.log)
-        self.mark, self.rounds, self.sleeps = 0, [], 0
+        self.mark, self.sleeps = 0, 0
+        self.rounds: list[list[tuple[Loc, Value]]] = []
         self.prepare_steps(program)
-        self.own = {}
+        self.own: dict[Loc, Value] = {}
         facade_model.current = self
         try:
             value = program.threads[thread](self)
@@ -61,7 +86,7 @@ class Machine(Steps, Geometry):
 
     # -- operations ----------------------------------------------------------------------------------------------------------
 
-    def load(self, loc, order):
+    def load(self, loc: Loc, order: str) -> Value:
         if self.steps:
             self.step()
         self.operations += 1
@@ -71,7 +96,7 @@ class Machine(Steps, Geometry):
             return self.log[i].value
         return self.new_read(loc, order, False).value
 
-    def store(self, loc, value, order):
+    def store(self, loc: Loc, value: Value, order: str) -> None:
         if self.steps:
             self.step(writes=True)
         if self.shared:
@@ -82,7 +107,7 @@ class Machine(Steps, Geometry):
         else:
             self.new_write(loc, value, order, None)
 
-    def rmw(self, loc, order, compute):
+    def rmw(self, loc: Loc, order: str, compute: Callable[[Value], Value]) -> Value:
         if self.steps:
             self.step(writes=True)
         self.operations += 1
@@ -100,18 +125,18 @@ class Machine(Steps, Geometry):
                 self.new_write(loc, new, order, r)
         return r.value
 
-    def journal(self, loc, value):
-        """A thread's journal is private, and no event, unless other threads read journals (``Program.journals``)."""
+    def write_once(self, loc: Loc, value: Value) -> None:
+        """Store a word of the client's own slot: no event, unless other threads read it (``Program.shared_slots``)."""
         if self.shared:
             self.store(loc, value, "relaxed")
         self.own[loc] = value
 
-    def journaled(self, loc):
+    def read_once(self, loc: Loc) -> Value:
         if self.shared and loc not in self.own:
             self.own[loc] = self.load(loc, "relaxed")
         return self.own.get(loc, self.initial.get(loc, 0))
 
-    def fence(self, order):
+    def fence(self, order: str) -> None:
         self.operations += 1
         if self.i < self.n:
             self.i += 1
@@ -123,7 +148,7 @@ class Machine(Steps, Geometry):
             e.relf = e.hb
         self.append(e)
 
-    def read(self, loc):
+    def read(self, loc: Loc) -> Value:
         """A plain load: every write to ``loc`` must be ordered before it, so it reads the last one."""
         if self.i < self.n:
             self.i += 1
@@ -137,7 +162,7 @@ class Machine(Steps, Geometry):
         self.append(e)
         return e.value
 
-    def write(self, loc, value):
+    def write(self, loc: Loc, value: Value) -> None:
         if self.steps:
             self.step(writes=True)
         if self.i < self.n:
@@ -151,7 +176,7 @@ class Machine(Steps, Geometry):
         writes.append(e)
         self.append(e)
 
-    def choose(self, n, what="relaxed"):
+    def choose(self, n: int, what: str = "relaxed") -> int:
         """Return one of ``range(n)``; the explorer tries all."""
         if self.i < self.n:
             self.i += 1
@@ -165,14 +190,14 @@ class Machine(Steps, Geometry):
             choices.append((e, None))
         return self.take(choices).value
 
-    def assume(self, condition):
-        """Give up this execution unless ``condition`` holds."""
+    def assume(self, condition: object) -> None:
+        """Abandon this execution unless ``condition`` holds."""
         if not condition:
             raise Blocked("assume")
 
     # -- waiting -------------------------------------------------------------------------------------------------------------
 
-    def relax(self):
+    def relax(self) -> None:
         done = self.log[self.mark : self.i]
         reads = [e for e in done if e.kind is READ]
         if all(e.kind is not WRITE for e in done):
@@ -186,7 +211,7 @@ class Machine(Steps, Geometry):
         if self.i > MAX_EVENTS:
             raise Failure("livelock", f"{self.i} events in one thread and no end")
 
-    def wait(self, loc, expected):
+    def wait(self, loc: Loc, expected: int) -> int:
         """futex_wait: compare the word and sleep, as one step for every wake on the same word. Return 0 or an errno."""
         queue = ("futex", loc)
         token = (self.thread, self.sleeps)
@@ -209,18 +234,20 @@ class Machine(Steps, Geometry):
             raise
         return 0
 
-    def wake(self, loc, n):
+    def wake(self, loc: Loc, n: int) -> int:
         """futex_wake, first come, first served. It writes even if no thread sleeps: its lock orders it with later sleepers."""
         before = self.rmw(("futex", loc), "acq_rel", lambda sleepers: (sleepers or ())[n:])
         return min(n, len(before or ()))
 
-    def new_or_old_read(self, loc, order):
+    def new_or_old_read(self, loc: Loc, order: str) -> Event:
         if self.i < self.n:
             self.i += 1
             return self.log[self.i - 1]
         return self.new_read(loc, order, True)
 
-    def until(self, loc, satisfied, detail=None, order="relaxed"):
+    def until(
+        self, loc: Loc, satisfied: Callable[[Value], object], detail: tuple[Loc, Value] | None = None, order: str = "relaxed"
+    ) -> Value:
         """Wait for a message of ``loc`` that satisfies, and return its value; of the others only the last is tried, which a
         later write can revisit."""
         if self.i < self.n:
@@ -234,14 +261,15 @@ class Machine(Steps, Geometry):
 
     # -- new events ----------------------------------------------------------------------------------------------------------
 
-    def event(self, kind, loc, order):
+    def event(self, kind: str, loc: Loc, order: str) -> Event:
         if self.n > MAX_EVENTS:
             raise Failure("livelock", f"{self.n} events in one thread and no end")
         t, index = self.thread, self.n
         e = Event.__new__(Event)
-        e.thread, e.index, e.kind, e.loc, e.order, e.rf = t, index, kind, loc, order, None
+        e.thread, e.index, e.kind, e.loc, e.order = t, index, kind, loc, order
+        e.rf = e.stamp = None  # type: ignore[assignment]
         e.ex = e.plain = False
-        e.value = e.rel = e.op = e.stamp = None
+        e.value = e.rel = e.op = None
         if index:
             p = self.log[index - 1]
             hb, pf, e.relf, e.acqp = p.hb, p.pf, p.relf, p.acqp
@@ -256,13 +284,13 @@ class Machine(Steps, Geometry):
             e.pf = join(e.pf, causes(self.graph, e))
         return e
 
-    def append(self, e):
+    def append(self, e: Event) -> Event:
         self.graph.add(e)
         self.i += 1
         self.n += 1
         return e
 
-    def messages(self, loc):
+    def messages(self, loc: Loc) -> list[Event]:
         graph = self.graph
         writes = graph.mo.get(loc)
         if writes is None:
@@ -273,7 +301,7 @@ class Machine(Steps, Geometry):
             graph.reads[loc] = []
         return writes
 
-    def ordered(self, e, others):
+    def ordered(self, e: Event, others: Iterable[Event]) -> None:
         hb = e.hb
         racing = [o for o in others if o.index >= hb[o.thread]]
         if racing:
@@ -282,14 +310,14 @@ class Machine(Steps, Geometry):
             worst = max(racing, key=lambda o: (writes.index(o), 0) if o.kind is WRITE else (-1 - o.thread, -o.index))
             raise Failure("race", self.race(e, worst), self.thread)
 
-    def race(self, e, o):
+    def race(self, e: Event, o: Event) -> str:
         what = {READ: "read", WRITE: "write"}
         return (
             f"data race on {self.explorer.name(e.loc)}: this {e.order} {what[e.kind]} is not ordered with the "
             f"{o.order} {what[o.kind]} by {self.explorer.names[o.thread]}"
         )
 
-    def new_read(self, loc, order, ex, satisfied=None):
+    def new_read(self, loc: Loc, order: str, ex: bool, satisfied: Callable[[Value], object] | None = None) -> Event:
         graph = self.graph
         writes = self.messages(loc)
         base = self.event(READ, loc, order)
@@ -308,7 +336,7 @@ class Machine(Steps, Geometry):
                 choices.append((e, None))
         return self.take(choices)
 
-    def reading(self, e, write):
+    def reading(self, e: Event, write: Event) -> Event:
         """Make ``e``, a read that has the clocks of its predecessor, a read of ``write``; return it."""
         e.rf, e.value = write, write.value
         rel = write.rel
@@ -320,7 +348,7 @@ class Machine(Steps, Geometry):
         e.pf = join(e.pf, write.pf) if write.thread >= 0 else e.pf
         return e
 
-    def consistent(self, e):
+    def consistent(self, e: Event) -> bool:
         graph = self.graph
         if not self.model.strong and e.order != "seq_cst" and not graph.seq_cst:
             return True
@@ -334,7 +362,7 @@ class Machine(Steps, Geometry):
         graph.seq_cst -= e.order == "seq_cst"
         return good
 
-    def new_write(self, loc, value, order, r):
+    def new_write(self, loc: Loc, value: Value, order: str, r: Event | None) -> Event:
         graph = self.graph
         self.messages(loc)
         e = self.event(WRITE, loc, order)
@@ -353,7 +381,7 @@ class Machine(Steps, Geometry):
             raise Abandon
         return self.take(choices)
 
-    def places(self, graph, e):
+    def places(self, graph: Graph, e: Event) -> list[int]:
         """Return the places in ``mo`` that the write ``e``, not in the graph yet, may take; the last one first."""
         writes = graph.mo[e.loc]
         if e.ex:
@@ -364,7 +392,7 @@ class Machine(Steps, Geometry):
             candidates = [p for p in range(len(writes), low, -1) if not graph.split(e.loc, p)]
         return [p for p in candidates if p == len(writes) or self.fits(graph, e, p)]
 
-    def fits(self, graph, e, position):
+    def fits(self, graph: Graph, e: Event, position: int) -> bool:
         if not self.model.strong and e.order != "seq_cst" and not graph.seq_cst:
             return True
         writes = graph.mo[e.loc]
@@ -375,7 +403,7 @@ class Machine(Steps, Geometry):
         self.graph = before
         return good
 
-    def take(self, choices):
+    def take(self, choices: Choices) -> Event:
         if len(choices) > 1:
             self.explorer.push(self.graph.copy(), choices[1:])
         e, position = choices[0]

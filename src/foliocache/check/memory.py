@@ -6,13 +6,25 @@ first one that the graph lacks. Threads are ordinary Python calls, one after the
 unwound by an exception and run again later, so no call is ever suspended.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, NoReturn, Protocol, Self
+
 from . import facade_threads
+
+if TYPE_CHECKING:
+    from .graph import Event, Loc, Value
 
 
 class Blocked(BaseException):
-    """The thread cannot go on in this graph. ``why`` is spin, stutter, futex, await, assume or replay."""
+    """The thread cannot continue in this graph. ``why`` is spin, stutter, futex, await, assume or replay."""
 
-    def __init__(self, why, reads=(), detail=None):
+    why: str
+    reads: Sequence[Event]
+    detail: tuple[Loc, Value] | None
+
+    def __init__(self, why: str, reads: Sequence[Event] = (), detail: tuple[Loc, Value] | None = None) -> None:
         super().__init__(why)
         self.why, self.reads, self.detail = why, reads, detail
 
@@ -28,77 +40,120 @@ class Died(BaseException):
 class Failure(Exception):
     """An execution that must not happen: what is wrong in it (``kind``, ``message``), and in which thread."""
 
-    def __init__(self, kind, message, thread=None):
+    kind: str
+    message: str
+    thread: int | None
+
+    def __init__(self, kind: str, message: str, thread: int | None = None) -> None:
         super().__init__(message)
         self.kind, self.message, self.thread = kind, message, thread
 
 
-class Geometry:
-    """What both memories have in common: the numbers that the facade asks ``mem`` for."""
+class Mem(facade_threads.Shape, Protocol):
+    """What the facade asks of ``mem``."""
 
-    def __init__(self, geometry):
+    def load(self, loc: Loc, order: str) -> Value: ...
+    def store(self, loc: Loc, value: Value, order: str) -> None: ...
+    def rmw(self, loc: Loc, order: str, compute: Callable[[Value], Value]) -> Value: ...
+    def read(self, loc: Loc) -> Value: ...
+    def write(self, loc: Loc, value: Value) -> None: ...
+    def write_once(self, loc: Loc, value: Value) -> None: ...
+    def read_once(self, loc: Loc) -> Value: ...
+    def fence(self, order: str) -> None: ...
+    def membarrier(self) -> None: ...
+    def asymmetric_fence_light(self) -> None: ...
+    def client_alive(self, client: int) -> bool: ...
+    def choose(self, n: int) -> int: ...
+    def relax(self) -> None: ...
+    def wait(self, loc: Loc, expected: int) -> int: ...
+    def wake(self, loc: Loc, n: int) -> int: ...
+
+
+class Geometry:
+    """The base class of both memories: the numbers that the facade asks ``mem`` for."""
+
+    memmap: int
+    data: int
+    clients: int
+    buckets: int
+    ghosts: int
+    npages: int
+    page_shift: int
+    nclients: int
+    nbuckets: int
+    nghosts: int
+
+    def __init__(self, geometry: Mapping[str, int]) -> None:
         for name in facade_threads.GEOMETRY:
             setattr(self, name, geometry.get(name, 0))
-        self.size = geometry.get("size", 0)
+        self.size: int = geometry.get("size", 0)
+
+    def load(self, loc: Loc, order: str) -> Value:
+        raise NotImplementedError
+
+    def store(self, loc: Loc, value: Value, order: str) -> None:
+        raise NotImplementedError
 
     @property
-    def handle(self):
+    def handle(self) -> Self:
         return self
 
-    def journal(self, loc, value):
+    def write_once(self, loc: Loc, value: Value) -> None:
         self.store(loc, value, "relaxed")
 
-    def journaled(self, loc):
+    def read_once(self, loc: Loc) -> Value:
         return self.load(loc, "relaxed")
 
 
 class Direct(Geometry):
     """Sequential memory: ``values`` by location; ``clients`` as in ``Program``."""
 
-    def __init__(self, geometry, values=None, clients=None):
+    def __init__(
+        self, geometry: Mapping[str, int], values: dict[Loc, Value] | None = None, clients: Mapping[int, Hashable] | None = None
+    ) -> None:
         super().__init__(geometry)
-        self.values = {} if values is None else values
-        self.processes = clients or {}
+        self.values: dict[Loc, Value] = {} if values is None else values
+        self.processes: Mapping[int, Hashable] = clients or {}
 
-    def load(self, loc, order):
+    def load(self, loc: Loc, order: str) -> Value:
         return self.values.get(loc, 0)
 
-    def store(self, loc, value, order):
+    def store(self, loc: Loc, value: Value, order: str) -> None:
         self.values[loc] = value
 
-    def rmw(self, loc, order, compute):
+    def rmw(self, loc: Loc, order: str, compute: Callable[[Value], Value]) -> Value:
         old = self.values.get(loc, 0)
         new = compute(old)
         if new is not None:
             self.values[loc] = new
         return old
 
-    def read(self, loc):
+    def read(self, loc: Loc) -> Value:
         return self.values.get(loc, 0)
 
-    def write(self, loc, value):
+    def write(self, loc: Loc, value: Value) -> None:
         self.values[loc] = value
 
-    def fence(self, order):
+    def fence(self, order: str) -> None:
         pass
 
-    def membarrier(self):
+    def membarrier(self) -> None:
         pass
 
-    def asymmetric_fence_light(self):
+    def asymmetric_fence_light(self) -> None:
         pass
 
-    def client_alive(self, client):
+    def client_alive(self, client: int) -> bool:
         return self.values.get(("dead", self.processes.get(client))) != 1
 
-    def choose(self, n):
+    def choose(self, n: int) -> int:
         return 0
 
-    def relax(self):
+    def relax(self) -> NoReturn:
         raise Failure("spin", "a sequential part of the scenario spins, and there is no other thread to end that")
 
-    def wait(self, loc, expected):
+    def wait(self, loc: Loc, expected: int) -> int:
         raise Failure("sleep", "a sequential part of the scenario sleeps, and there is no other thread to wake it")
 
-    def wake(self, loc, n):
+    def wake(self, loc: Loc, n: int) -> int:
         return 0

@@ -17,8 +17,15 @@ time and asks :meth:`Model.allows`.
 An event that comes last in ``mo``, or reads the last message, has no edge to any other: only the others need a search.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from . import barriers
 from .graph import FENCE, READ, WRITE
+
+if TYPE_CHECKING:
+    from .graph import Event, Graph
 
 ACQUIRE = frozenset(("acquire", "acq_rel", "seq_cst"))
 RELEASE = frozenset(("release", "acq_rel", "seq_cst"))
@@ -27,10 +34,10 @@ RELEASE = frozenset(("release", "acq_rel", "seq_cst"))
 class Model:
     strong = False  # every access acquires and releases
 
-    def __init__(self, name):
+    def __init__(self, name: str) -> None:
         self.name = name
 
-    def allows(self, graph, event):
+    def allows(self, graph: Graph, event: Event) -> bool:
         """Return True if ``graph`` is consistent; it contains the new ``event`` and was consistent without it."""
         raise NotImplementedError
 
@@ -40,7 +47,7 @@ class Interleaving(Model):
 
     strong = True
 
-    def allows(self, graph, event):
+    def allows(self, graph: Graph, event: Event) -> bool:
         seen = set()
         todo = self.before(graph, event)
         while todo:
@@ -52,7 +59,7 @@ class Interleaving(Model):
                 todo += self.before(graph, e)
         return True
 
-    def before(self, graph, e):
+    def before(self, graph: Graph, e: Event) -> list[Event]:
         """Return the events that come immediately before ``e`` in the global order."""
         found = self.program(graph.threads[e.thread], e)
         if e.kind is READ:
@@ -64,14 +71,14 @@ class Interleaving(Model):
             found += [r for r in graph.reads[e.loc] if r.rf is last and r is not e]
         return found
 
-    def program(self, events, e):
+    def program(self, events: list[Event], e: Event) -> list[Event]:
         return [events[e.index - 1]] if e.index else []
 
-    def source(self, e):
+    def source(self, e: Event) -> list[Event]:
         return [e.rf]
 
 
-def locked(e):
+def locked(e: Event) -> bool:
     """Return True if ``e`` belongs to an x86 instruction that drains the store buffer."""
     if e.kind is FENCE:
         return e.order == "seq_cst"
@@ -79,10 +86,10 @@ def locked(e):
 
 
 class StoreBuffers(Interleaving):
-    def allows(self, graph, event):
+    def allows(self, graph: Graph, event: Event) -> bool:
         return super().allows(graph, event) and (not graph.seq_cst or not graph.light or barriers.ordered(self, graph, event))
 
-    def program(self, events, e):
+    def program(self, events: list[Event], e: Event) -> list[Event]:
         """Return the nearest earlier events that ``e`` is ordered after.
 
         Those are loads and locked ones, and stores unless ``e`` is a plain load.
@@ -101,12 +108,12 @@ class StoreBuffers(Interleaving):
                 break
         return found
 
-    def source(self, e):
+    def source(self, e: Event) -> list[Event]:
         return [e.rf] if e.rf.thread != e.thread else []
 
 
 class Rc11(Model):
-    def allows(self, graph, event):
+    def allows(self, graph: Graph, event: Event) -> bool:
         if graph.seq_cst + graph.light < 2:
             return True
         from .psc import acyclic
@@ -114,4 +121,4 @@ class Rc11(Model):
         return barriers.acyclic(graph) if graph.light else acyclic(graph)
 
 
-MODELS = {"sc": Interleaving("sc"), "tso": StoreBuffers("tso"), "rc11": Rc11("rc11")}
+MODELS: dict[str, Model] = {"sc": Interleaving("sc"), "tso": StoreBuffers("tso"), "rc11": Rc11("rc11")}

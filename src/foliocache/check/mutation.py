@@ -1,19 +1,28 @@
-"""Damage done to the source on purpose, to see that a scenario notices.
+"""Deliberate damage to the source, to verify that a scenario detects it.
 
-A mutation names a module and a function, and a text inside that function. The text must occur there exactly once: when the
-source changes, a mutation that no longer fits raises :class:`Mismatch`; it does not turn into a test of nothing.
+A mutation names a module, a function, and a text inside that function. The text must occur there exactly once: when the
+source changes, a mutation that no longer fits raises :class:`Mismatch` instead of testing nothing.
 """
 
 import ast
 import dataclasses
 import textwrap
+from typing import Protocol
 
 
 class Mismatch(Exception):
     """The mutation does not fit the source (any more)."""
 
 
-def _span(source, function):
+class Mutation(Protocol):
+    """A change of one module's source."""
+
+    @property
+    def module(self) -> str: ...
+    def apply(self, source: str) -> str: ...
+
+
+def _span(source: str, function: str) -> tuple[int, int]:
     """Return the lines, as slice bounds, of a top-level function or ``Class.method``. Raises Mismatch if there is none."""
     body = ast.parse(source).body
     for part in function.split("."):
@@ -21,7 +30,7 @@ def _span(source, function):
         if len(found) != 1:
             raise Mismatch(f"no function {function!r}")
         body = found[0].body
-    return found[0].lineno - 1, found[0].end_lineno
+    return found[0].lineno - 1, found[0].end_lineno or 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +42,7 @@ class Edit:
     old: str
     new: str
 
-    def apply(self, source):
+    def apply(self, source: str) -> str:
         first, last = _span(source, self.function)
         lines = source.splitlines(keepends=True)
         text = "".join(lines[first:last])
@@ -50,7 +59,7 @@ class Replace:
     function: str
     source: str
 
-    def apply(self, source):
+    def apply(self, source: str) -> str:
         first, last = _span(source, self.function)
         lines = source.splitlines(keepends=True)
         new = textwrap.dedent(self.source).strip("\n").splitlines(keepends=True)

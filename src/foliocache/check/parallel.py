@@ -1,6 +1,6 @@
 """Work on several cores: forked workers that get one task at a time and end with their parent.
 
-``multiprocessing.Pool`` will not do: it waits for ever for the answer of a worker that was killed. Nor will
+``multiprocessing.Pool`` cannot be used: it waits for ever for the answer of a worker that was killed. Neither can
 ``concurrent.futures``: it cannot end a worker within a task, so after Ctrl-C it waits for all tasks under way, and after a
 SIGKILL its workers wait for ever for the next one.
 
@@ -8,6 +8,8 @@ A worker starts with default signal handlers: one written in Python runs between
 cannot end a process that has just begun to wait in the kernel. From before the fork until then these signals are blocked. The
 kernel kills a worker with its parent.
 """
+
+from __future__ import annotations
 
 import contextlib
 import ctypes
@@ -17,9 +19,20 @@ import os
 import pickle
 import signal
 import traceback
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import connection
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from .explore import Result
+
+if TYPE_CHECKING:
+    from .explore import Entry, Explorer
+
+_Signals: TypeAlias = "set[int | signal.Signals]"
+T = TypeVar("T")
+R = TypeVar("R")
 
 ENTRIES_PER_JOB = 32
 PATIENCE = 10  # seconds that a process that has closed its pipe may take to end
@@ -30,7 +43,7 @@ class WorkerDied(RuntimeError):
     """A worker ended without an answer."""
 
 
-def spread(explorer, jobs):
+def spread(explorer: Explorer, jobs: int) -> Result:
     """Run one exploration on several cores; return its result.
 
     The entries of the explorer's stack are independent of each other, so after a start in one process workers explore one each.
@@ -51,7 +64,7 @@ def spread(explorer, jobs):
     return total
 
 
-def _explored(explorer, entry):
+def _explored(explorer: Explorer, entry: Entry) -> Result:
     explorer.result = Result()
     explorer.result.finished = explorer.bound is None
     explorer.machine.operations = 0
@@ -59,7 +72,7 @@ def _explored(explorer, entry):
     return explorer.run()
 
 
-def each(work, things, jobs):
+def each(work: Callable[[T], R], things: Iterable[T], jobs: int) -> Iterator[tuple[T, R]]:
     """Yield ``(thing, work(thing))`` as they are done, by ``jobs`` workers forked from this process.
 
     A thing is taken when a worker is free. Raises what ``work`` raises, and WorkerDied if a worker ends without an answer.
@@ -67,23 +80,23 @@ def each(work, things, jobs):
     """
     things = iter(things)
     with _forked(work, jobs) as workers:
-        busy = {}
+        busy: dict[Connection, T] = {}
         for pipe in workers:
             _ask(pipe, things, busy)
         while busy:
-            for pipe in connection.wait(list(busy)):
+            for pipe in [pipe for pipe in connection.wait(list(busy)) if isinstance(pipe, Connection)]:
                 yield busy.pop(pipe), _answer(pipe, workers[pipe])
                 _ask(pipe, things, busy)
 
 
-def _ask(pipe, things, busy):
+def _ask(pipe: Connection, things: Iterator[Any], busy: dict[Connection, Any]) -> None:
     for thing in itertools.islice(things, 1):
         busy[pipe] = thing
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has died: its answer will say so
             pipe.send(thing)
 
 
-def _answer(pipe, process):
+def _answer(pipe: Connection, process: ForkProcess) -> Any:
     try:
         raised, answer = pipe.recv()
     except (EOFError, OSError):  # OSError: in the middle of an answer
@@ -95,8 +108,8 @@ def _answer(pipe, process):
 
 
 @contextlib.contextmanager
-def _forked(work, jobs):
-    """A dictionary of workers, by the pipes to them."""
+def _forked(work: Callable[[Any], Any], jobs: int) -> Iterator[dict[Connection, ForkProcess]]:
+    """Fork workers for the time of a ``with``. Gives a dictionary of them by the pipes to them."""
     context = multiprocessing.get_context("fork")
     workers = {}
     try:
@@ -118,8 +131,8 @@ def _forked(work, jobs):
 
 
 @contextlib.contextmanager
-def _held_back():
-    """Signals with a handler in Python are blocked within."""
+def _held_back() -> Iterator[_Signals]:
+    """Block the signals that have a handler in Python, for the time of a ``with``."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _handled())
     try:
         yield before
@@ -127,11 +140,11 @@ def _held_back():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _handled():
+def _handled() -> _Signals:
     return {number for number in signal.valid_signals() if callable(signal.getsignal(number))}
 
 
-def _work(work, pipe, parent, mask):
+def _work(work: Callable[[Any], Any], pipe: Connection, parent: int, mask: _Signals) -> None:
     for number in _handled():
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -147,7 +160,7 @@ def _work(work, pipe, parent, mask):
         pipe.send(answer)
 
 
-def _told(error):
+def _told(error: Exception) -> Exception:
     """Return the exception with its traceback as a note, or a RuntimeError of that text if it cannot be pickled."""
     text = "".join(traceback.format_exception(error))
     error.add_note(f"in a worker process:\n{text}")

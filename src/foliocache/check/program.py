@@ -1,8 +1,11 @@
 """A program to explore: a sequential setup, threads, and a judgement of the final state."""
 
+from __future__ import annotations
+
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import facade_model
 from .explore import Explorer
@@ -10,35 +13,45 @@ from .memory import Direct, Failure
 from .model import MODELS
 from .parallel import spread
 
+if TYPE_CHECKING:
+    from .explore import Result
+    from .graph import Graph, Loc, Value
+    from .memory import Blocked
+
+
+# ``mem`` is a Machine in a thread, a Direct in a setup and a judgement; functions are shared between them.
+Thread: TypeAlias = Callable[[Any], Any]
+Final: TypeAlias = Callable[[Any, list[Any]], Hashable]
+
 
 @dataclasses.dataclass
 class Program:
-    """``threads`` are functions of ``mem`` that touch nothing else; the values they return go to ``final(mem, results)``.
+    """``threads`` are functions of ``mem`` that access nothing else; the values they return go to ``final(mem, results)``.
 
-    ``final`` looks at the memory that is left and raises ``AssertionError`` if it is wrong; the value it returns (or, without
-    it, the results) is the execution's *outcome*. A ``mortal`` thread may die before each of its writes; its result is None
-    then. With ``timeouts`` every futex_wait may also time out. ``barriers`` is how often one of the threads calls
-    ``steps.membarrier``. With ``journals`` other threads read what a client writes about itself. ``clients`` maps the clients
+    ``final`` looks at the final memory and raises ``AssertionError`` if it is wrong; the value it returns (or, without
+    it, the results) is the execution's *outcome*. A ``mortal`` thread may die before each of its writes; its result is then
+    None. With ``timeouts`` every futex_wait may also time out. ``barriers`` is how often one of the threads calls
+    ``steps.membarrier``. With ``shared_slots`` other threads read a client's slot. ``clients`` maps the clients
     that the core may ask about to threads. ``names`` gives locations names for a reader: ``{offset: "slot"}`` or a function;
     ``show(value, name)`` returns a value as text. ``equal`` has groups of threads that differ only by their numbers,
     see ``symmetry``; of executions that differ only by an exchange of those, one is explored.
     """
 
-    threads: list
-    setup: Callable | None = None
-    final: Callable | None = None
-    geometry: dict = dataclasses.field(default_factory=dict)
-    labels: list | None = None
-    names: object = None
-    show: Callable | None = None
-    mortal: frozenset = frozenset()
+    threads: Sequence[Thread]
+    setup: Thread | None = None
+    final: Final | None = None
+    geometry: dict[str, int] = dataclasses.field(default_factory=dict)
+    labels: list[str] | None = None
+    names: Mapping[Any, str] | Callable[[Any], str | None] | None = None
+    show: Callable[[Value, str], str] | None = None
+    mortal: frozenset[Hashable] = frozenset()
     timeouts: bool = False
     barriers: int = 0
-    journals: bool = False
-    clients: dict = dataclasses.field(default_factory=dict)
-    equal: tuple = ()
+    shared_slots: bool = False
+    clients: Mapping[int, Hashable] = dataclasses.field(default_factory=dict)
+    equal: Sequence[tuple[int, ...]] = ()
 
-    def initial(self):
+    def initial(self) -> dict[Loc, Value]:
         """Return the memory after the setup."""
         mem = Direct(self.geometry)
         facade_model.current = mem
@@ -47,22 +60,22 @@ class Program:
         facade_model.current = None
         return mem.values
 
-    def label(self):
+    def label(self) -> list[str]:
         return self.labels or [f"T{i + 1}" for i in range(len(self.threads))]
 
-    def name(self, loc):
-        known = self.names.get(loc) if isinstance(self.names, dict) else self.names(loc) if self.names else None
+    def name(self, loc: Loc) -> str:
+        known = self.names(loc) if callable(self.names) else self.names.get(loc) if self.names else None
         if known:
             return known
-        return f"[{loc}]" if isinstance(loc, int) else "/".join(map(str, loc))
+        return "/".join(map(str, loc)) if isinstance(loc, (tuple, str)) else f"[{loc}]"
 
-    def text(self, value, loc):
-        """Return a value of that location as a reader knows it."""
+    def text(self, value: Value, loc: Loc) -> str:
+        """Return a value of that location as text."""
         return self.show(value, self.name(loc)) if self.show else str(value)
 
-    def judge(self, graph):
+    def judge(self, graph: Graph) -> Hashable:
         """Return the outcome of a complete execution. Raises Failure."""
-        results = [end[1] for end in graph.done]
+        results = [end[1] for end in graph.done if end is not None]
         if self.final is None:
             return tuple(results)
         mem = Direct(self.geometry, dict(self.start), self.clients)
@@ -75,7 +88,7 @@ class Program:
         finally:
             facade_model.current = None
 
-    def liveness(self, graph, blocked):
+    def liveness(self, graph: Graph, blocked: list[Blocked]) -> None:
         """Raise Failure if no thread can ever go on: every blocked thread has seen the last message of what it waits for."""
         for block in blocked:
             if block.why in ("assume", "replay"):
@@ -85,8 +98,8 @@ class Program:
                     return
         self.stuck(graph, blocked)
 
-    def stuck(self, graph, blocked):
-        asleep = [b.detail for b in blocked if b.why == "futex"]
+    def stuck(self, graph: Graph, blocked: list[Blocked]) -> None:
+        asleep = [b.detail for b in blocked if b.why == "futex" and b.detail]
         for loc, expected in asleep:
             if graph.mo[loc][-1].value != expected:
                 raise Failure("lost wake-up", f"a thread sleeps on {self.name(loc)} == {expected}, which has changed since")
@@ -94,14 +107,21 @@ class Program:
             raise Failure("deadlock", "every thread that has not ended sleeps")
         raise Failure("livelock", "every thread that has not ended retries for ever and nothing changes")
 
-    start = None
+    start: dict[Loc, Value] = dataclasses.field(default_factory=dict, init=False)
 
-    def explorer(self, model="rc11", **options):
+    def explorer(self, model: str = "rc11", **options: Any) -> Explorer:
         self.start = self.initial()
         return Explorer(self, MODELS[model], self.start, self.label(), **options)
 
 
-def explore(program, model="rc11", jobs=1, budget=None, stop=True, bound=None):
+def explore(
+    program: Program,
+    model: str = "rc11",
+    jobs: int = 1,
+    budget: float | None = None,
+    stop: bool = True,
+    bound: int | None = None,
+) -> Result:
     """Explore ``program`` under the model of that name; return a ``Result``.
 
     ``budget`` is in seconds; ``bound`` leaves out failures whose plainest schedule needs more preemptions. ``stop`` at the
@@ -115,7 +135,7 @@ def explore(program, model="rc11", jobs=1, budget=None, stop=True, bound=None):
     return spread(explorer, jobs)
 
 
-def litmus(*threads, model="rc11", **options):
+def litmus(*threads: Thread, model: str = "rc11", **options: Any) -> set[Any]:
     """Return the set of outcomes of a small program: tuples of what the threads return, or what ``final`` returns.
 
     Raises AssertionError if an execution fails.

@@ -8,10 +8,21 @@ acyclic(psc_base ∪ psc_F): Lahav, Vafeiadis, Kang, Hur, Dreyer, "Repairing Seq
 Only graphs with at least two seq_cst events come here; the protocol's own have none.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
 from .graph import FENCE, READ, WRITE
 
+if TYPE_CHECKING:
+    from .graph import Event, Graph
 
-def _compose(a, b):
+
+Bits: TypeAlias = list[int]  # a relation: for each event a row, in which bit n stands for event number n
+
+
+def _compose(a: Bits, b: Bits) -> Bits:
     rows = []
     for row in a:
         out = 0
@@ -23,7 +34,7 @@ def _compose(a, b):
     return rows
 
 
-def _union(*relations):
+def _union(*relations: Bits) -> Bits:
     rows = []
     for parts in zip(*relations, strict=True):
         row = 0
@@ -33,7 +44,7 @@ def _union(*relations):
     return rows
 
 
-def _closure(a):
+def _closure(a: Bits) -> Bits:
     rows = list(a)
     for k in range(len(rows)):
         bit = 1 << k
@@ -46,15 +57,15 @@ def _closure(a):
     return rows
 
 
-def _relation(events, related):
+def _relation(events: list[Event], related: Callable[[Event, Event], bool]) -> Bits:
     return [sum(1 << j for j, b in enumerate(events) if i != j and related(a, b)) for i, a in enumerate(events)]
 
 
-def _happens_before(a, b):
+def _happens_before(a: Event, b: Event) -> bool:
     return a.index < b.hb[a.thread] and b.thread >= 0
 
 
-def _base(events, seq_cst, fences, hb, po, communication):
+def _base(events: list[Event], seq_cst: int, fences: int, hb: Bits, po: Bits, communication: Bits) -> Bits:
     n = len(events)
     one = [1 << i for i in range(n)]
     differ = [0 if e.loc is None else sum(1 << j for j, o in enumerate(events) if o.loc == e.loc) for e in events]
@@ -67,7 +78,7 @@ def _base(events, seq_cst, fences, hb, po, communication):
     return _compose(_compose(left, scb), right)
 
 
-def acyclic(graph):
+def acyclic(graph: Graph) -> bool:
     """Return True if the condition holds."""
     events = [ws[0] for ws in graph.mo.values()] + graph.events()
     number = {e: i for i, e in enumerate(events)}
@@ -84,7 +95,7 @@ def acyclic(graph):
     return not any(row >> i & 1 for i, row in enumerate(order))
 
 
-def _communication(graph, events, number):
+def _communication(graph: Graph, events: list[Event], number: dict[Event, int]) -> tuple[Bits, Bits, Bits]:
     rf, mo, rb = ([0] * len(events) for _ in range(3))
     for writes in graph.mo.values():
         later = 0

@@ -1,12 +1,14 @@
-"""Scenarios: named programs over a package's source, with the bugs that each must notice.
+"""Scenarios: named programs over a package's source, with the bugs that each must detect.
 
 A scenario is a function that builds a :class:`Program` from a copy of the package. Its *bugs* are mutations of the source;
-each says under which models it must be found. A bug that goes unnoticed is as much a surprise as a failure without one.
-*Variants* are mutations that are right as well: another scheme, or an order that the protocol does not need.
+each says under which models it must be found. A bug that is not found is as much a surprise as a failure without a bug.
+*Variants* are mutations that are correct: another scheme, or without an order that the protocol does not need.
 
-The scenarios on one package are a :class:`Suite`, kept in a package of its own. The engine gets at it only by
+The scenarios on one package are a :class:`Suite`, in a package of its own. The engine accesses it only through
 :func:`load_suite`.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import importlib
@@ -14,9 +16,22 @@ import inspect
 import pkgutil
 import time
 import types
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import facade_model, loader
 from .program import explore
+
+if TYPE_CHECKING:
+    from .coverage import Claims
+    from .explore import Found
+    from .graph import Value
+    from .loader import Core
+    from .mutation import Mutation
+    from .program import Program
+
+Build: TypeAlias = "Callable[[Core], Program]"
 
 ALL = ("sc", "tso", "rc11")
 WEAK = ("rc11",)
@@ -26,8 +41,8 @@ WEAK = ("rc11",)
 class Bug:
     """Edits of the source, the models under which they must make the scenario fail, and what goes wrong."""
 
-    edits: tuple
-    fails: tuple = ALL
+    edits: tuple[Mutation, ...]
+    fails: tuple[str, ...] = ALL
     why: str = ""
 
 
@@ -38,21 +53,34 @@ class Suite:
     ``atomics.poison``. ``show`` is that of its programs, unless they have one of their own.
     """
 
-    def __init__(self, package, helpers=None, show=None):
+    def __init__(
+        self,
+        package: Path,
+        helpers: dict[str, Callable[..., Any]] | None = None,
+        show: Callable[[Value, str], str] | None = None,
+    ) -> None:
         self.package = package
-        self.helpers = helpers or {}
+        self.helpers: dict[str, Callable[..., Any]] = helpers or {}
         self.show = show
-        self.scenarios = {}
-        self.claims = None  # of ``coverage``, if the suite makes any
+        self.scenarios: dict[str, Scenario] = {}
+        self.claims: Claims | None = None  # of ``coverage``, if the suite makes any
 
-    def scenario(self, name, layout=None, stand_ins=(), bugs=None, variants=None, slow=False):
+    def scenario(
+        self,
+        name: str,
+        layout: dict[str, int] | None = None,
+        stand_ins: Iterable[Mutation] = (),
+        bugs: dict[str, Bug] | None = None,
+        variants: dict[str, Bug] | None = None,
+        slow: bool = False,
+    ) -> Callable[[Build], Build]:
         """Register the decorated builder under ``name``.
 
         ``layout`` are constants of that module, made smaller; ``stand_ins`` are mutations of every copy. A ``slow`` scenario is
         explored by ``foliocache verify`` only; the tests look for its bugs and leave the rest.
         """
 
-        def register(build):
+        def register(build: Build) -> Build:
             doc = inspect.cleandoc(build.__doc__ or "")
             self.scenarios[name] = Scenario(
                 name, build, doc, layout or {}, tuple(stand_ins), bugs or {}, variants or {}, slow, self
@@ -61,13 +89,13 @@ class Suite:
 
         return register
 
-    def load(self, layout, mutations):
+    def load(self, layout: Mapping[str, int], mutations: Iterable[Mutation]) -> Core:
         """Return a copy of the source over simulated memory."""
         core = loader.load(self.package, self.facade(), layout, mutations)
         core.detach()
         return core
 
-    def facade(self):
+    def facade(self) -> types.ModuleType:
         """Return a facade of its own for one copy: simulated atomics and the helpers."""
         names = {name: thing for name, thing in vars(facade_model).items() if not name.startswith("_") and name != "current"}
         facade = types.ModuleType(loader.FACADE)
@@ -75,38 +103,39 @@ class Suite:
         return facade
 
 
-def load_suite(name):
+def load_suite(name: str) -> Suite:
     """Import every module of the package ``name`` (those of ``foliocache.check.scenarios``, say) and return its ``SUITE``."""
     package = importlib.import_module(name)
     for module in pkgutil.iter_modules(package.__path__, f"{name}."):
         importlib.import_module(module.name)
-    return package.SUITE
+    suite: Suite = package.SUITE
+    return suite
 
 
 @dataclasses.dataclass
 class Scenario:
     name: str
-    build: object
+    build: Build
     doc: str
-    layout: dict
-    stand_ins: tuple
-    bugs: dict
-    variants: dict
+    layout: dict[str, int]
+    stand_ins: tuple[Mutation, ...]
+    bugs: dict[str, Bug]
+    variants: dict[str, Bug]
     slow: bool
     suite: Suite = dataclasses.field(repr=False)
 
-    def expected(self, model, mutation):
+    def expected(self, model: str, mutation: str | None) -> str:
         """Return "holds" or "fails"."""
         if mutation is None or mutation in self.variants:
             return "holds"
         return "fails" if model in self.bugs[mutation].fails else "holds"
 
-    def mutations(self):
+    def mutations(self) -> list[str]:
         return [*self.bugs, *self.variants]
 
-    def program(self, mutation=None):
+    def program(self, mutation: str | None = None) -> Program:
         """Return the program on a fresh copy of the source, as shipped or with the bug or variant of that name."""
-        edits = ()
+        edits: tuple[Mutation, ...] = ()
         if mutation is not None:
             edits = (self.bugs.get(mutation) or self.variants[mutation]).edits
         program = self.build(self.suite.load(self.layout, (*self.stand_ins, *edits)))
@@ -120,7 +149,7 @@ class Row:
 
     scenario: str
     model: str
-    mutation: str
+    mutation: str | None
     verdict: str
     expected: str
     exact: bool
@@ -128,14 +157,21 @@ class Row:
     graphs: int
     operations: int
     seconds: float
-    found: object = dataclasses.field(default=None, repr=False)
+    found: Found | None = dataclasses.field(default=None, repr=False)
 
     @property
-    def surprise(self):
+    def surprise(self) -> bool:
         return self.verdict != self.expected
 
 
-def run(which, model="rc11", mutation=None, jobs=1, budget=None, bound=None):
+def run(
+    which: Scenario,
+    model: str = "rc11",
+    mutation: str | None = None,
+    jobs: int = 1,
+    budget: float | None = None,
+    bound: int | None = None,
+) -> Row:
     """Explore one scenario under one model, as shipped or with one mutation; return the :class:`Row`."""
     program = which.program(mutation)
     start = time.perf_counter()

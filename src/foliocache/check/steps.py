@@ -15,7 +15,18 @@ thread})``.
   interrupt.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import TYPE_CHECKING
+
 from .memory import Blocked, Died
+
+if TYPE_CHECKING:
+    from .explore import Explorer
+    from .graph import Clock, Loc, Value
+    from .machine import Machine
+    from .program import Program
 
 DEAD, GONE = 1, 2  # a mortal thread that has died, or has come to its end
 
@@ -23,15 +34,43 @@ DEAD, GONE = 1, 2  # a mortal thread that has died, or has come to its end
 class Steps:
     """Part of the machine: ``steps`` is true when a step may happen before the next operation."""
 
-    def prepare_steps(self, program):
+    thread: int
+    explorer: Explorer
+    none: Clock
+    steps: bool
+    mortal: bool
+    processes: Mapping[int, Hashable]
+    mortals: frozenset[Hashable]
+    shared: bool
+    interrupts: int
+    taken: int
+    sent: int
+    timed_out: bool
+
+    if TYPE_CHECKING:  # the machine's
+
+        def load(self, loc: Loc, order: str) -> Value: ...
+        def store(self, loc: Loc, value: Value, order: str) -> None: ...
+        def fence(self, order: str) -> None: ...
+        def choose(self, n: int, what: str = ...) -> int: ...
+        def assume(self, condition: object) -> None: ...
+        def until(
+            self,
+            loc: Loc,
+            satisfied: Callable[[Value], object],
+            detail: tuple[Loc, Value] | None = ...,
+            order: str = ...,
+        ) -> Value: ...
+
+    def prepare_steps(self, program: Program) -> None:
         self.mortal = self.thread in program.mortal
-        self.processes, self.mortals, self.shared = program.clients, program.mortal, program.journals
+        self.processes, self.mortals, self.shared = program.clients, program.mortal, program.shared_slots
         self.interrupts = program.barriers
         self.taken = self.sent = 0
         self.timed_out = False
         self.steps = self.mortal or self.interrupts > 0
 
-    def step(self, writes=False):
+    def step(self, writes: bool = False) -> None:
         self.steps = False
         if writes and self.mortal and self.choose(2, "life"):
             self.store(("dead", self.thread), DEAD, "release")
@@ -42,12 +81,12 @@ class Steps:
             self.take_interrupt()
         self.steps = self.mortal or self.taken < self.interrupts
 
-    def take_interrupt(self):
+    def take_interrupt(self) -> None:
         self.taken += 1
         self.fence("seq_cst")
         self.store(("acknowledged", self.thread), self.taken, "relaxed")
 
-    def leave(self, died=False):
+    def leave(self, died: bool = False) -> None:
         self.steps = False
         if self.mortal and self.processes and not died:
             self.store(("dead", self.thread), GONE, "release")
@@ -55,7 +94,7 @@ class Steps:
             self.taken = self.interrupts - 1
             self.take_interrupt()
 
-    def send_interrupt(self):
+    def send_interrupt(self) -> None:
         self.steps = False
         self.interrupts = 0  # the sender is never interrupted
         self.sent += 1
@@ -72,10 +111,10 @@ class Steps:
     # word that has not changed. An execution in which the thread sleeps on instead is not judged, because in reality it would
     # time out.
 
-    def may_time_out(self):
+    def may_time_out(self) -> bool:
         return bool(self.explorer.timeouts and self.processes and not self.mortal and not self.timed_out)
 
-    def times_out(self):
+    def times_out(self) -> bool:
         if not self.processes:
             return self.choose(2) == 1
         if self.mortal or self.timed_out or self.choose(2) == 0:
@@ -85,48 +124,48 @@ class Steps:
         self.assume(DEAD in ends)
         return True
 
-    def membarrier(self):
+    def membarrier(self) -> None:
         self.fence("seq_cst")
 
-    def asymmetric_fence_light(self):
+    def asymmetric_fence_light(self) -> None:
         if self.shared:
             self.fence("light")
 
-    def client_alive(self, client):
+    def client_alive(self, client: int) -> bool:
         thread = self.processes.get(client)
         return thread not in self.mortals or self.load(("dead", thread), "acquire") != DEAD
 
 
-def asymmetric_fence_heavy(mem):
+def membarrier(mem: Machine) -> None:
     """One thread of a program may call this, n times with ``Program(barriers=n)``."""
     mem.send_interrupt()
 
 
-def is_dead(mem, thread):
+def is_dead(mem: Machine, thread: int) -> bool:
     """Return True if that thread has died, as far as the caller can know by now."""
     return mem.load(("dead", thread), "acquire") == 1
 
 
-def has_died(mem, client):
+def has_died(mem: Machine, client: int) -> bool:
     """Wait until a mortal client has died or come to its end; return True if it has died."""
     return mem.until(("dead", mem.processes[client]), bool, order="acquire") == DEAD
 
 
-def set_alive(mem, client, alive):
+def set_alive(mem: Machine, client: int, alive: bool) -> None:
     """Put a new client into the slot of one that has died (``alive``), or remove it again."""
     mem.store(("dead", mem.processes[client]), GONE if alive else DEAD, "release")
 
 
-def choose(mem, n):
+def choose(mem: Machine, n: int) -> int:
     """Return any of ``range(n)``; all are explored."""
     return mem.choose(n)
 
 
-def assume(mem, condition):
+def assume(mem: Machine, condition: object) -> None:
     """Go on only where ``condition`` holds; an execution in which it does not is not judged."""
     mem.assume(condition)
 
 
-def await_value(mem, loc, satisfied, order="acquire"):
+def await_value(mem: Machine, loc: Loc, satisfied: Callable[[Value], object], order: str = "acquire") -> Value:
     """Wait for a value of ``loc`` for which ``satisfied`` returns true; return the value."""
     return mem.until(loc, satisfied, order=order)

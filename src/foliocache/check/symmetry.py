@@ -17,14 +17,21 @@ differ: the later event reads the last message, or writes the last, and so canno
 in time because the lowest thread runs first, and because two threads that did the same end, or block, at the same place.
 """
 
+from __future__ import annotations
+
 import itertools
+from typing import TYPE_CHECKING
 
 from .graph import READ, WRITE
 
+if TYPE_CHECKING:
+    from .graph import Clock, Event, Graph
+    from .program import Program
 
-def predecessors(program):
+
+def predecessors(program: Program) -> list[int | None]:
     """Return for each thread the next lower one that it is equal to, or None. Raises ValueError if a declaration is wrong."""
-    before = [None] * len(program.threads)
+    before: list[int | None] = [None] * len(program.threads)
     for group in program.equal:
         for lower, higher in itertools.pairwise(group):
             if lower >= higher or program.threads[lower].__code__ is not program.threads[higher].__code__:
@@ -36,7 +43,7 @@ def predecessors(program):
     return before
 
 
-def twin(graph, thread, index, lower):
+def twin(graph: Graph, thread: int, index: int, lower: int) -> Event | None:
     """Return the event that the next one of ``thread`` is compared with; None once the two threads have differed."""
     if index and not same(graph.threads[thread][index - 1]):
         return None
@@ -45,22 +52,24 @@ def twin(graph, thread, index, lower):
     return graph.threads[lower][index]
 
 
-def causes(graph, e):
+def causes(graph: Graph, e: Event) -> Clock:
     """Return the clock of what ``e`` depends on because it comes after its twin: of a read-modify-write, both halves."""
-    if e.twin.ex and e.twin.kind is READ:
-        for later in graph.threads[e.twin.thread][e.index + 1 : e.index + 3]:  # a futex_wait reads its word in between
+    t = e.twin
+    assert t is not None
+    if t.ex and t.kind is READ:
+        for later in graph.threads[t.thread][e.index + 1 : e.index + 3]:  # a futex_wait reads its word in between
             if later.ex:
-                return later.pf if later.kind is WRITE else e.twin.pf
-    return e.twin.pf
+                return later.pf if later.kind is WRITE else t.pf
+    return t.pf
 
 
-def same(e):
+def same(e: Event) -> bool:
     """Return True if a thread and its twin have done the same up to and with ``e``. Of two writes one comes first."""
     t = e.twin
     return t is not None and t.kind is e.kind is not WRITE and t.loc == e.loc and t.rf is e.rf and t.value == e.value
 
 
-def lowest(graph, e):
+def lowest(graph: Graph, e: Event) -> int:
     """Return the position in ``mo`` that ``e`` must not precede: that of its twin, or of the message that its twin reads."""
     t = e.twin
     if t is None or t.kind is not e.kind or t.loc != e.loc:

@@ -1,17 +1,27 @@
-"""Writes an execution out as a schedule: its steps in one order, a column for each thread.
+"""Shows an execution as a schedule: its steps in one order, a column for each thread.
 
-A graph is not a schedule. Of its schedules the one is shown that needs the fewest oddities (a load of a message that is not
-the newest any more, a store that lands before an earlier one), and among those the one with the fewest preemptions. Under
+A graph is not a schedule. Of its schedules, the one is shown that needs the fewest oddities (a load of a message that is no
+longer the newest, a store that takes effect before an earlier one), and among those the one with the fewest preemptions. Under
 ``sc`` there are no oddities.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import heapq
 import re
 import textwrap
+from typing import TYPE_CHECKING, TypeAlias
 
 from .graph import CHOICE, FENCE, READ, WRITE
 from .steps import DEAD
+
+if TYPE_CHECKING:
+    from .graph import End, Event, Graph, Loc
+    from .memory import Failure
+    from .program import Program
+
+_State: TypeAlias = tuple[tuple[int, ...], int]  # how many steps of each thread are behind, and whose was the last (-1: none)
 
 ODD, SWITCH, CHANGE = 1000, 10, 1
 STATES = 300_000
@@ -21,7 +31,7 @@ WIDTH = 40
 @dataclasses.dataclass
 class Step:
     thread: int
-    events: list
+    events: list[Event]
     number: int = 0
     text: str = ""
     note: str = ""
@@ -30,15 +40,15 @@ class Step:
     where: str = ""
 
 
-def _same_writer(before, e):
+def _same_writer(before: Event, e: Event) -> bool:
     return before.plain and before.kind is WRITE and before.op is not None and before.op[1] == e.op[1]
 
 
-def steps(graph):
+def steps(graph: Graph) -> list[list[Step]]:
     """Return each thread's steps: a read-modify-write is one step, and so are plain stores of a function in a row."""
     columns = []
     for t, events in enumerate(graph.threads):
-        column = []
+        column: list[Step] = []
         for e in events:
             if e.kind is CHOICE and e.order == "life":  # shown by what follows
                 continue
@@ -52,14 +62,15 @@ def steps(graph):
     return columns
 
 
-def order(graph):
+def order(graph: Graph) -> tuple[list[Step], int | None]:
     """Return the steps in the order in which they are shown, and the number of preemptions; None if the search was given up."""
     columns = steps(graph)
     rank = {w: i for writes in graph.mo.values() for i, w in enumerate(writes)}
     home = {e: (s.thread, i) for column in columns for i, s in enumerate(column) for e in s.events}
     start = (0,) * len(columns)
     end = tuple(map(len, columns))
-    best, came = {(start, None): 0}, {}
+    best: dict[_State, int] = {(start, -1): 0}
+    came: dict[_State, tuple[tuple[int, ...], int]] = {}
     heap = [(0, start, -1)]
     while heap:
         cost, at, last = heapq.heappop(heap)
@@ -82,18 +93,18 @@ def order(graph):
     return flat, None
 
 
-def _unfinished(end):
+def _unfinished(end: End | None) -> bool:
     """Return True if a thread could still go on after its last event here."""
     return end is None or (end[0] == "blocked" and end[1].why == "replay")
 
 
-def preemptions(graph):
+def preemptions(graph: Graph) -> int:
     """Return how many preemptions the plainest schedule of this execution needs; ``ODD`` if the search was given up."""
     count = order(graph)[1]
     return ODD if count is None else count
 
 
-def _walk(columns, came, state):
+def _walk(columns: list[list[Step]], came: dict[_State, tuple[tuple[int, ...], int]], state: _State) -> list[Step]:
     told = []
     while state in came:
         before = came[state]
@@ -102,16 +113,16 @@ def _walk(columns, came, state):
     return told[::-1]
 
 
-def _ready(step, home, at):
+def _ready(step: Step, home: dict[Event, tuple[int, int]], at: tuple[int, ...]) -> bool:
     return all(e.rf is None or e.rf.thread < 0 or _done(e.rf, home, at) for e in step.events)
 
 
-def _done(e, home, at):
+def _done(e: Event, home: dict[Event, tuple[int, int]], at: tuple[int, ...]) -> bool:
     t, i = home[e]
     return i < at[t]
 
 
-def _odd(step, graph, rank, home, at):
+def _odd(step: Step, graph: Graph, rank: dict[Event, int], home: dict[Event, tuple[int, int]], at: tuple[int, ...]) -> int:
     count = 0
     for e in step.events:
         if e.kind is READ or e.kind is WRITE:
@@ -120,11 +131,11 @@ def _odd(step, graph, rank, home, at):
     return count
 
 
-def tell(graph, program):
+def tell(graph: Graph, program: Program) -> tuple[list[Step], int | None]:
     """Return the steps with their texts, in order, and the number of preemptions."""
     told, preemptions = order(graph)
-    number = {}
-    newest = {}
+    number: dict[Event, int] = {}
+    newest: dict[Loc, Event] = {}
     for count, step in enumerate(told, 1):
         step.number = count
         _describe(step, program, number, newest, graph)
@@ -136,11 +147,12 @@ def tell(graph, program):
 OPERATION = re.compile(r"(?:fetch_)?(\w+?)(?:_(?:relaxed|acquire|release|acq_rel|seq_cst))?(?:32|64)?")
 
 
-def _describe(step, program, number, newest, graph):
+def _describe(step: Step, program: Program, number: dict[Event, int], newest: dict[Loc, Event], graph: Graph) -> None:
     e, last = step.events[0], step.events[-1]
     op, function, file, line = e.op
     step.where = f"{file}:{line}"
-    verb = OPERATION.fullmatch(op)[1]
+    found = OPERATION.fullmatch(op)
+    verb = found[1] if found else op
     if e.kind is WRITE and isinstance(e.loc, tuple) and e.loc[0] == "dead":
         step.text, step.where = "dies" if e.value == DEAD else "ends", ""
     elif e.kind is FENCE:
@@ -163,7 +175,9 @@ def _describe(step, program, number, newest, graph):
                 newest[w.loc] = w
 
 
-def _staleness(e, last, number, newest, graph, program):
+def _staleness(
+    e: Event, last: Event, number: dict[Event, int], newest: dict[Loc, Event], graph: Graph, program: Program
+) -> str:
     top = newest.get(e.loc)
     if top is None:
         return ""
@@ -176,7 +190,7 @@ def _staleness(e, last, number, newest, graph, program):
     return ""
 
 
-def text(graph, program, failure):
+def text(graph: Graph, program: Program, failure: Failure | None) -> str:
     """Return the columns, for a terminal."""
     told, preemptions = tell(graph, program)
     labels = program.label()

@@ -7,9 +7,9 @@ asked.
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import foliocache
+from foliocache import Finding
 from foliocache.cli import exits
 from foliocache.cli.options import Json, Name
 from foliocache.cli.output import console, counted, emit_json, one_line, table
@@ -35,7 +35,8 @@ def fsck(name: Name = "default", /, *, repair: bool = False, json: Json = False)
     findings = _findings(name, "repair") if repair else before
     repaired = max(0, len(before) - len(findings))
     if json:
-        emit_json({"clean": not findings, "findings": findings} | ({"repaired": repaired} if repair else {}))
+        told = [finding.to_dict() for finding in findings]
+        emit_json({"clean": not told, "findings": told} | ({"repaired": repaired} if repair else {}))
     else:
         if repaired:
             console().print(f"pool {name}: {counted(repaired, 'finding')} repaired")
@@ -43,25 +44,25 @@ def fsck(name: Name = "default", /, *, repair: bool = False, json: Json = False)
     return exits.FOUND if findings else exits.OK
 
 
-def _findings(name: str, method: str) -> list[dict[str, Any]]:
+def _findings(name: str, method: str) -> list[Finding]:
     """What ``audit`` or ``repair`` finds; a pool too damaged to be attached, or to be walked to the end, is one finding."""
     try:
         return list(getattr(foliocache.attach(name), method)())
     except foliocache.PoolNotFoundError:
         raise
     except foliocache.PoolError as error:
-        return [{"check": "attach", "where": name, "message": one_line(error)}]
+        return [Finding("attach", name, one_line(error))]
     except Exception as error:
         message = f"the {method} could not be finished: {type(error).__name__}: {one_line(error)}"
-        return [{"check": method, "where": name, "message": message}]
+        return [Finding(method, name, message)]
 
 
-def _show(name: str, findings: list[dict[str, Any]], seconds: float) -> None:
+def _show(name: str, findings: list[Finding], seconds: float) -> None:
     """Print the findings, or that there are none."""
     out = console()
     if not findings:
         return out.print(f"pool {name} is clean ({seconds:.2f} s)")
     made = table(f"pool {name}: {counted(len(findings), 'finding')}", "check", "where", "message")
     for finding in findings:
-        made.add_row(finding["check"], str(finding["where"]), finding["message"])
+        made.add_row(finding.check, finding.where, finding.message)
     out.print(made)

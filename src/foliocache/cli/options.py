@@ -11,7 +11,7 @@ from cyclopts import Parameter, validators
 
 import foliocache
 from foliocache.cli.exits import CommandError
-from foliocache.pool.segment import path_of
+from foliocache.pool.files import path_of
 from foliocache.sizes import parse_size
 
 if TYPE_CHECKING:

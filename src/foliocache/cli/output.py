@@ -4,9 +4,9 @@ Keys, versions, paths and messages of other libraries come from outside and may 
 markup of rich. All that a command prints goes through ``shown``: tables, consoles, ``complain`` and ``trace`` see to it.
 JSON escapes in its own way, and can be read back.
 
-A table is as wide as its content. In a terminal, columns fold to fit it; in a pipe nothing folds, so that ``grep`` finds
-whole lines. rich leaves colours out of a pipe by itself. It is imported when something is printed with it: ``--json`` needs none
-of it.
+A table is as wide as its content. In a terminal, columns fold to fit it; in a pipe nothing folds, so that ``grep`` finds whole
+lines. rich leaves colours out of a pipe by itself. It is imported when something is printed with it: ``--json`` needs none of
+it.
 """
 
 from __future__ import annotations

@@ -5,9 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from foliocache.cli.output import console, tell
 from foliocache.sizes import format_size
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 WorkerProgress = Callable[[int, int, int], object]  # called with the number of a worker, and the files and bytes it has read
 
@@ -44,7 +48,7 @@ class Bars(Silent):
     """For a terminal: bars, which are erased in the end."""
 
     def __init__(self) -> None:
-        self.console = console(stderr=True)
+        self.console: Console = console(stderr=True)
 
     def say(self, text: str) -> None:
         self.console.print(text)

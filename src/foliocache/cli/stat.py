@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import foliocache
 from foliocache.cli.options import Json, Name
@@ -14,6 +14,8 @@ from foliocache.sizes import format_size
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from foliocache import ClientInfo, Stat
 
 
 def stat(name: Name = "default", /, *, json: Json = False) -> None:
@@ -28,13 +30,13 @@ def stat(name: Name = "default", /, *, json: Json = False) -> None:
     """
     found = foliocache.attach(name).stat()
     if json:
-        return emit_json(found)
+        return emit_json(found.to_dict())
     out = console()
-    out.print(pairs(f"pool {found['name']}", _sizes(found)))
+    out.print(pairs(f"pool {found.name}", _sizes(found)))
     out.print()
     out.print(_pages(found))
     out.print()
-    out.print(pairs("counters", ((key, number(value)) for key, value in found["counters"].items())))
+    out.print(pairs("counters", ((key, number(value)) for key, value in found.counters.to_dict().items())))
     out.print()
     out.print(_clients(found))
     for note in filter(None, (_held(found), _unsettled(found))):
@@ -42,37 +44,37 @@ def stat(name: Name = "default", /, *, json: Json = False) -> None:
         out.print(note)
 
 
-def _sizes(found: dict[str, Any]) -> list[tuple[str, str]]:
+def _sizes(found: Stat) -> list[tuple[str, str]]:
     """The head."""
-    counters = found["counters"]
-    lookups = counters["hits"] + counters["misses"]
-    cached, free = format_size(found["cached_bytes"]), format_size(found["free_bytes"])
-    pages = f"{counted(found['pages'], 'page')} of {format_size(found['page_size'])}"
+    counters = found.counters
+    lookups = counters.hits + counters.misses
+    cached, free = format_size(found.cached_bytes), format_size(found.free_bytes)
+    pages = f"{counted(found.pages, 'page')} of {format_size(found.page_size)}"
     return [
-        ("file", found["path"]),
-        ("pool", f"{format_size(found['pool_bytes'])} in {pages}"),
-        ("metadata", f"{format_size(found['metadata_bytes'])}, {100 * found['metadata_ratio']:.2f} % of the pool"),
-        ("cached", f"{cached} in {counted(found['mappings'], 'mapping')}; {free} free"),
-        ("hits", f"{percent(counters['hits'], lookups)} of {number(lookups)} lookups"),
-        ("pins", number(found["pins"])),
+        ("file", found.path),
+        ("pool", f"{format_size(found.pool_bytes)} in {pages}"),
+        ("metadata", f"{format_size(found.metadata_bytes)}, {100 * found.metadata_ratio:.2f} % of the pool"),
+        ("cached", f"{cached} in {counted(found.mappings, 'mapping')}; {free} free"),
+        ("hits", f"{percent(counters.hits, lookups)} of {number(lookups)} lookups"),
+        ("pins", number(found.pins)),
     ]
 
 
-def _pages(found: dict[str, Any]) -> Table:
+def _pages(found: Stat) -> Table:
     """Pages by state, folios by type."""
     made = table("pages", "state", ">pages", ">share", ">folios")
-    folios = found["folios_by_type"]
-    for state, count in found["pages_by_state"].items():
-        made.add_row(state, number(count), percent(count, found["pages"]), number(folios[state]) if state in folios else "")
+    folios = found.folios_by_type.to_dict()
+    for state, count in found.pages_by_state.to_dict().items():
+        made.add_row(state, number(count), percent(count, found.pages), number(folios[state]) if state in folios else "")
     return made
 
 
-def _clients(found: dict[str, Any]) -> Table:
+def _clients(found: Stat) -> Table:
     """The attached processes, this one among them, and dead ones that have not been settled completely."""
     made = table("clients", ">slot", ">pid", "state", ">pins", "attached since", "")
-    for client in found["clients"]:
-        slot, pid, pins = str(client["slot"]), str(client["pid"]), number(client["pins"])
-        made.add_row(slot, pid, client["state"], pins, _since(client["attached"]), _whose(client))
+    for client in found.clients:
+        slot, pid, pins = str(client.slot), str(client.pid), number(client.pins)
+        made.add_row(slot, pid, client.state, pins, _since(client.attached), _whose(client))
     return made
 
 
@@ -84,31 +86,31 @@ def _since(attached: float) -> str:
         return "?"
 
 
-def _whose(client: dict[str, Any]) -> str:
+def _whose(client: ClientInfo) -> str:
     """What a client's pid means here: nothing, if it is one of another namespace (a container's)."""
-    here, there = pid_namespace(), client["pid_namespace"]
+    here, there = pid_namespace(), client.pid_namespace
     if there and here and there != here:
         return f"its pid is one of the namespace pid:[{there}]"
-    return "this command" if client["pid"] == os.getpid() and client["state"] == "attached" else ""
+    return "this command" if client.pid == os.getpid() and client.state == "attached" else ""
 
 
-def _held(found: dict[str, Any]) -> str:
+def _held(found: Stat) -> str:
     """The locks that are held; empty if none is."""
-    if not found["locks"]:
+    if not found.locks:
         return ""
-    locks = "; ".join(f"{lock['lock']} by slot {lock['slot']} (pid {lock['pid']})" for lock in found["locks"])
+    locks = "; ".join(f"{lock.lock} by slot {lock.slot} (pid {lock.pid})" for lock in found.locks)
     return (
-        f"locks held: {locks}. That is a matter of microseconds. If it is the same when you look again, that process has stopped, and "
-        "others read privately what is not cached: let it go on (SIGCONT), or kill it."
+        f"locks held: {locks}. That is a matter of microseconds. If it is the same when you look again, that process has "
+        "stopped, and others read privately what is not cached: let it go on (SIGCONT), or kill it."
     )
 
 
-def _unsettled(found: dict[str, Any]) -> str:
+def _unsettled(found: Stat) -> str:
     """That there are dead clients; empty if there are none."""
-    dead = sum(client["state"] == "dead" for client in found["clients"])
+    dead = sum(client.state == "dead" for client in found.clients)
     if not dead:
         return ""
     return (
-        f"{counted(dead, 'client')} died, and not all is settled: another process is about to do it, or still uses a page that the "
-        f"dead one named. Look again; `foliocache fsck {found['name']}` settles what can be settled."
+        f"{counted(dead, 'client')} died, and not all is settled: another process is about to do it, or still uses a page that "
+        f"the dead one named. Look again; `foliocache fsck {found.name}` settles what can be settled."
     )

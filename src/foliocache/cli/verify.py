@@ -71,7 +71,8 @@ def verify(
     budget
         Seconds for each exploration. One that takes longer is reported as bounded.
     bound
-        Ask only for failures that need at most so many preemptions. Takes as long as without; reported as bounded; below 3 with a warning.
+        Ask only for failures that need at most so many preemptions. Takes as long as without; reported as bounded; below 3 with
+        a warning.
     replay
         Do not explore: show the execution of this replay string (one scenario, one model).
     """

@@ -83,7 +83,7 @@ def warm(
         Print what was read as JSON.
     """
     pool = open_pool(name, pool_size)
-    before, begin = pool.stat()["counters"], time.monotonic()
+    before, begin = pool.stat().counters, time.monotonic()
     options = {"name": name, "check_files": False}  # an answer about a file is good enough for as long as this command takes
     files = [file for one in (url, *urls) for file in _resolve(one, options)]
     total = sum(file.size for file in files)
@@ -91,7 +91,7 @@ def warm(
     with watcher(quiet=json).transfer(total) as advance:
         for length in Fetching(pieces).run(concurrency):
             advance(length)
-    fetched, seconds = pool.stat()["counters"]["fill_bytes"] - before["fill_bytes"], time.monotonic() - begin
+    fetched, seconds = pool.stat().counters.fill_bytes - before.fill_bytes, time.monotonic() - begin
     if json:
         return emit_json(
             {"name": name, "files": len(files), "bytes": total, "fetched_bytes": fetched, "seconds": round(seconds, 3)}
@@ -104,10 +104,10 @@ class Fetching:
     """Threads that read pieces, each taking the next one when it is free."""
 
     def __init__(self, pieces: list[Piece]):
-        self.count = len(pieces)
-        self.todo = iter(pieces)  # a list's: its next() is atomic
+        self.count: int = len(pieces)
+        self.todo: Iterator[Piece] = iter(pieces)  # a list's: its next() is atomic
         self.outcomes: SimpleQueue[int | BaseException] = SimpleQueue()
-        self.over = False
+        self.over: bool = False
 
     def run(self, concurrency: int) -> Iterator[int]:
         """The lengths of the pieces as they come; raises the first error. What is under way when this ends is left behind."""

@@ -1,1 +1,1 @@
-"""What a miss reads: how far ahead, and what is said when the source fails."""
+"""A miss: how much to read, reading it from the source, and what is recorded when the source fails."""

@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import os
 import queue
+import sys
 import time
 import weakref
 from collections import deque
@@ -19,7 +20,9 @@ from collections.abc import Callable
 
 CONCURRENCY = 32  # requests that were asked for ahead of their use, at a time
 THREADS_MAX = 2 * CONCURRENCY  # with those that somebody waits for
-EXIT_PATIENCE = 2.0  # seconds that the end of the interpreter waits: a source may hang, and what is read ahead is lost to nobody
+EXIT_PATIENCE = (
+    2.0  # seconds that the end of the interpreter waits: a source may hang, and what is read ahead is lost to nobody
+)
 
 Request = Callable[[], object]
 
@@ -54,14 +57,16 @@ class Engine:
             self._state.start_ahead()
 
     def close(self, patience: float) -> None:
-        """Take nothing new, drop what has not begun, wait at most ``patience`` seconds for the rest. Closing twice is harmless."""
+        """Take nothing new, drop what has not begun, and wait at most ``patience`` seconds for what is being read ahead.
+
+        What somebody waits for is that caller's to wait for. Closing twice is harmless.
+        """
         self._closed = True
         if not self.is_ours:
             return
-        busy = self._state.close()
         deadline = time.monotonic() + patience
         with contextlib.suppress(queue.Empty):
-            for serving in busy:
+            for serving in self._state.close():
                 if serving.thread != _thread.get_ident():
                     serving.ended.get(timeout=max(0.0, deadline - time.monotonic()))
 
@@ -71,7 +76,7 @@ class Engine:
 
 
 class _Serving:
-    """A thread that is at a request, and what it puts to when that has ended."""
+    """A thread that reads ahead, and what it puts to when a request has ended."""
 
     def __init__(self) -> None:
         self.thread = _thread.get_ident()
@@ -87,11 +92,11 @@ class _State:
         self.idle: deque[None] = deque()  # one for each thread that waits for work and was not given any
         self.spare: deque[None] = deque([None] * THREADS_MAX)  # one for each thread that may still be started
         self.slots: deque[None] = deque([None] * CONCURRENCY)  # one for each request that may be taken from ``ahead``
-        self.busy: deque[_Serving] = deque()
+        self.busy: deque[_Serving] = deque()  # at requests from ``ahead``
         self.closed = False
 
     def close(self) -> list[_Serving]:
-        """Let the threads end that have nothing to do. Returns those that have."""
+        """Let the threads end that have nothing to do. Returns those that read ahead."""
         self.closed = True
         self.ahead.clear()
         busy = list(self.busy)
@@ -102,7 +107,9 @@ class _State:
         return busy
 
     def start(self, request: Request) -> bool:
-        """Give a request to an idle thread, or to a new one."""
+        """Give a request to an idle thread, or to a new one; at the end of the interpreter there are none that would go on."""
+        if sys.is_finalizing():
+            return False
         with contextlib.suppress(IndexError):
             self.idle.pop()
             self.work.put(request)
@@ -118,34 +125,33 @@ class _State:
         return False
 
     def start_ahead(self) -> None:
-        """Give what is in ``ahead`` to threads, as far as there are slots. Once more after a slot came back: see ``serve_ahead``."""
-        while self.ahead:
-            try:
-                self.slots.pop()
-            except IndexError:
-                return
-            if not self.start(self.serve_ahead):
-                self.slots.append(None)
-                return
+        """Have one more thread serve ``ahead``, if there is a slot."""
+        try:
+            self.slots.pop()
+        except IndexError:
+            return
+        if not self.start(self.serve_ahead):
+            self.slots.append(None)
 
     def serve_ahead(self) -> None:
         """Serve ``ahead``, one after the other, until it is empty."""
+        serving = _Serving()
+        self.busy.append(serving)
         while self.ahead:
-            with contextlib.suppress(BaseException):
+            with contextlib.suppress(BaseException):  # of interest to nobody, and the next one is to have its turn
                 self.ahead.popleft()()
+        self.busy.remove(serving)
+        serving.ended.put(None)
         self.slots.append(None)
-        self.start_ahead()  # something may have come between the last look and the slot's return, and found none
+        if self.ahead:
+            self.start_ahead()  # something may have come between the last look and the slot's return, and found none
 
     def serve(self, request: Request | None) -> None:
         """What a thread does: its first request, and then what it is given."""
         while request is not None:
-            serving = _Serving()
-            self.busy.append(serving)
-            with contextlib.suppress(BaseException):  # of interest to nobody, and the next one is to have its turn
+            with contextlib.suppress(BaseException):
                 request()
             del request
-            self.busy.remove(serving)
-            serving.ended.put(None)
             self.idle.append(None)
             if self.closed and self._pop_idle():
                 break

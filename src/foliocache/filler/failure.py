@@ -1,12 +1,12 @@
-"""Why a source failed, written down for those who wait for the same bytes.
+"""Records of why a source failed, for the clients that wait for the same bytes.
 
-A filler whose source raises leaves a record in the page that it could not fill, which has left its mapping and will never be
-anybody's content (``mm.fill.explain``). Whoever slept on that page has it pinned, finds the record, and raises instead of
-asking the source once more: one failure answers all who wait for it, at once. Whoever comes later asks anew.
+A filler whose source raises leaves a record in the page that it could not fill; the page has left its mapping and will have no
+content in this life (``mm.fill.explain``). A client that slept on the page has it pinned, finds the record, and raises instead
+of calling the source again: one failure answers all clients that wait for it. A later reader calls the source again.
 
-A record tells of the *origin*. What only says something about the process that was asking (it was interrupted or cancelled, is
-out of memory or descriptors, may not read what another may, was forked or is on its way out) is not written down, and one of
-those who wait takes its place. Any process may have written anything to the page, so what is read is checked.
+A record describes the *origin*. Failures that concern only the process that asked are not recorded (it was interrupted or
+cancelled, is out of memory or descriptors, may not read what another may, was forked or is exiting); one of the waiting clients
+fills instead. Any process may have written anything to the page, so a record is checked when it is read.
 """
 
 import concurrent.futures
@@ -18,10 +18,10 @@ import threading
 import typing
 import zlib
 
-from ..errors import FoliocacheError, SourceError
+from ..errors import ChangedError, FoliocacheError, SourceError
 
 RECORD_MAX = 2048  # less than the smallest page
-_HEADER = struct.Struct("<II")  # bytes of JSON behind it, and their CRC
+_HEADER = struct.Struct("<II")  # the number of bytes of JSON that follow, and their CRC
 _OWN_EXCEPTIONS = (
     MemoryError,
     RecursionError,
@@ -34,15 +34,15 @@ _OWN_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EA
 
 
 class Failure(typing.NamedTuple):
-    """``kind`` is the name of the exception's class; ``errno`` a number or None."""
+    """A record: ``kind`` is the name of the exception's class, ``errno`` a number or None, ``text`` its message."""
 
     kind: str
     errno: int | None
     text: str
 
 
-def record(error):
-    """An exception as at most RECORD_MAX bytes; None for one that says nothing about the origin."""
+def record(error: BaseException) -> bytes | None:
+    """Return an exception as a record of at most RECORD_MAX bytes, or None if it does not concern the origin."""
     number = getattr(error, "errno", None)
     number = number if type(number) is int and 0 < number < 1 << 31 else None
     if _is_our_own(error) or number in _OWN_ERRNOS:
@@ -55,8 +55,8 @@ def record(error):
         text = text[: len(text) // 2]
 
 
-def read(page):
-    """The Failure that a page begins with; None if that is something else."""
+def read(page: bytes) -> Failure | None:
+    """Return the Failure at the beginning of a page, or None if there is no valid record."""
     length, check = _HEADER.unpack_from(page)
     body = page[_HEADER.size : _HEADER.size + length]
     if not 0 < length == len(body) or zlib.crc32(body) != check:
@@ -70,13 +70,13 @@ def read(page):
     return Failure(kind, number, text)
 
 
-def _is_our_own(error):
+def _is_our_own(error: BaseException) -> bool:
     if not isinstance(error, Exception) or isinstance(error, _OWN_EXCEPTIONS) or not threading.main_thread().is_alive():
         return True
-    return sys.is_finalizing() or (isinstance(error, FoliocacheError) and not isinstance(error, SourceError))
+    return sys.is_finalizing() or (isinstance(error, FoliocacheError) and not isinstance(error, (ChangedError, SourceError)))
 
 
-def _text_of(error):
+def _text_of(error: BaseException) -> str:
     try:
         return str(error)[:RECORD_MAX]
     except Exception:

@@ -21,7 +21,7 @@ cdef class Request:
 
 
 cdef class Filler:
-    cdef object key, pool, call_read, call_readinto, lock
+    cdef object key, pool, call_read, call_readinto, call_read_into, origin, lock
     cdef readonly object readahead
     cdef bint concurrent
     cdef u32 lock_epoch, queued_epoch
@@ -43,7 +43,10 @@ cdef class Filler:
     cdef int _serve(self, Steps mapping, lease, u64 index, u64 end, mark, Request request) except -1
     cdef u64 _fill(self, Steps mapping, lease, u64 index, u64 count, mark, Request request) except? 0
     cdef int _extend(self, Steps mapping, list run, u64 index, u64 count) except -1
-    cdef int _fill_run(self, Steps mapping, list run, u64 index) except -1
+    cdef int _filled(self, Steps mapping, lease, u64 index, mark, Request request) except -1
+    cdef int _fill_run(self, Steps mapping, list run, u64 index, mark, Request request) except -1
+    cdef int _stream_run(self, Steps mapping, list run, u64 index, mark, Request request) except -1
+    cdef int _release_view(self, memoryview view, target) except -1
     cdef int _read_run(self, Steps mapping, list run, u64 index) except -1
     cdef int _read_into_page(self, Steps mapping, lease, u64 index) except -1
     cdef object _read_late(self, Steps mapping, u64 index)

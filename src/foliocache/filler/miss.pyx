@@ -1,12 +1,12 @@
 """The miss: a process that adds a missing folio fills it, and with it the missing ones right behind it that are wanted.
 
-What is wanted is cut into *requests*: one call of the source for a run of folios, one pin on each until it is done. A filler never
-waits for another folio while it holds locked ones, so fillers cannot wait for each other in a circle.
+What is wanted is cut into *requests*: one call of the source for a run of folios, one pin on each until it is done. A filler
+never waits for another folio while it holds locked ones, so fillers cannot wait for each other in a circle.
 
-A source that may be called by several threads at once gets several requests at a time, in the threads of the pool's engine, which
-locks the folios of a request when it begins. There the folio that somebody waits for is filled, too, if that is Python's main
-thread: so a fill goes on when its caller is interrupted. The two have the lease in common, and the caller waits for the request.
-Other sources are called by the threads that want the data, one at a time.
+A source that may be called by several threads at once gets several requests at a time, in the threads of the pool's engine,
+which locks the folios of a request when it begins. What Python's main thread waits for is filled there, too: so a fill goes on
+when its caller is interrupted. The two share the lease, and the caller waits for the request. Other sources are called by the
+threads that want the data, one at a time.
 
 The module is compiled because a traceback keeps the variables of Python's frames alive, and must not keep a locked folio: here,
 a lease that is filling goes with the exception, and withdraws its folio.
@@ -120,18 +120,19 @@ cdef class Request:
 cdef class Filler:
     """Fills the folios of one mapping from its source.
 
-    read, readinto: the source, see ``Pool.mapping``; concurrent: several threads may call it at once. readahead says how far
-    to read; pool has ``fill_timeout``, ``closed`` and ``engine``.
+    read, readinto, source: where missing bytes come from, see ``Pool.mapping``; concurrent: several threads may call it at
+    once. readahead says how far to read; pool has ``fill_timeout``, ``closed`` and ``engine``.
     """
-    def __init__(self, key, pool, read, readinto, bint concurrent, readahead):
+    def __init__(self, key, pool, read, readinto, source, bint concurrent, readahead):
         self.key, self.pool, self.readahead = key, pool, readahead
         self.call_read, self.call_readinto, self.concurrent = read, readinto, concurrent
+        self.origin, self.call_read_into = source, None if source is None else source.read_into
         self.lock = threading.RLock()
 
     @property
     def source(self):
-        """read, readinto and concurrent, as they were given."""
-        return self.call_read, self.call_readinto, self.concurrent
+        """read, readinto, source and concurrent, as they were given."""
+        return self.call_read, self.call_readinto, self.origin, self.concurrent
 
     cdef object miss(self, Steps mapping, u64 index, u64 wanted):
         """A lease on folio index; ``wanted`` folios from it on are about to be asked for. Raises what the source raises."""
@@ -190,7 +191,7 @@ cdef class Filler:
         """The exception for one that waited while another process (or thread) asked the source, and that failed."""
         told = f"the process that was reading {self.key!r} at offset {offset} failed: {reason.kind}: {reason.text}"
         error = SourceError(told) if reason.errno is None else SourceError(reason.errno, told)
-        translate = getattr(self.call_read or self.call_readinto, "failure", None)
+        translate = getattr(self.origin or self.call_read or self.call_readinto, "failure", None)
         return error if translate is None else translate(error)
 
     cdef u64 _patience(self) except? 0:
@@ -308,27 +309,28 @@ cdef class Filler:
         """Fill folio index, whose lease is filling, and those behind it that can be added, at most ``count``: how many."""
         cdef list run = [lease], reads = _reads()
         cdef _Reading reading = _reading(mapping, index, count, False)
-        cdef u64 filled, at, size = 0
         reads.append(reading)
         try:
             self._extend(mapping, run, index, count)
-            self._fill_run(mapping, run, index)
+            self._fill_run(mapping, run, index, mark, request)
         except BaseException:
             for lease in run:
-                mapping.withdraw(lease)
+                if mapping.is_filling(lease):
+                    mapping.withdraw(lease)
             mapping.count(layout.COUNT_ERRORS, 1)
             raise
         finally:
             reads.remove(reading)
-        filled = len(run)
-        for at in range(filled):
-            size += mapping.length(index + at)
-            mapping.complete(run[at], mark is not None and index + at == mark)
-            if at == 0 and request is not None:
-                request.tell(None)
-        mapping.count(layout.COUNT_FILLS, filled)
-        mapping.count(layout.COUNT_FILL_BYTES, size)
-        return filled
+        return len(run)
+
+    cdef int _filled(self, Steps mapping, lease, u64 index, mark, Request request) except -1:
+        """Folio index has its content."""
+        mapping.complete(lease, mark is not None and index == mark)
+        if request is not None and index == request.first:
+            request.tell(None)
+        mapping.count(layout.COUNT_FILLS, 1)
+        mapping.count(layout.COUNT_FILL_BYTES, mapping.length(index))
+        return 0
 
     cdef int _extend(self, Steps mapping, list run, u64 index, u64 count) except -1:
         """Add the missing folios right behind the first one, until ``count`` are in the run."""
@@ -340,18 +342,23 @@ cdef class Filler:
             run.append(lease)
         return 0
 
-    cdef int _fill_run(self, Steps mapping, list run, u64 index) except -1:
-        """One call of the source for a whole run of folios, if it is one that returns bytes. A failure is written down for
-        those who wait for one of them."""
+    cdef int _fill_run(self, Steps mapping, list run, u64 index, mark, Request request) except -1:
+        """One call of the source for a whole run of folios, unless all that it has is ``readinto``, for one. A failure is
+        written down for those who wait for one of them."""
         cdef bytes reason
+        cdef Py_ssize_t at
         lock = self._take_turn(mapping)
         try:
-            if self.call_readinto is None or (self.call_read is not None and len(run) > 1):
+            if self.call_read_into is not None:
+                self._stream_run(mapping, run, index, mark, request)
+            elif self.call_readinto is None or (self.call_read is not None and len(run) > 1):
                 self._read_run(mapping, run, index)
             else:
-                for lease in run:
-                    self._read_into_page(mapping, lease, index)
-                    index += 1
+                for at in range(<Py_ssize_t>len(run)):
+                    self._read_into_page(mapping, run[at], index + at)
+            if self.call_read_into is None:
+                for at in range(<Py_ssize_t>len(run)):
+                    self._filled(mapping, run[at], index + at, mark, request)
         except Exception as error:
             reason = self.reason(error)
             if reason is not None:
@@ -361,6 +368,35 @@ cdef class Filler:
         finally:
             if lock is not None:
                 lock.release()
+        return 0
+
+    cdef int _stream_run(self, Steps mapping, list run, u64 index, mark, Request request) except -1:
+        """Each folio is completed as soon as the source has filled it."""
+        cdef u64 at = 0
+        cdef list targets = [mapping.target(lease) for lease in run]
+        cdef list views = [memoryview(target) for target in targets]
+        answer = self.call_read_into(index * mapping.folio_size, views)
+        try:
+            for _ in answer:
+                if at == <u64>len(run):
+                    break
+                self._release_view(views[at], targets[at])
+                self._filled(mapping, run[at], index + at, mark, request)
+                at += 1
+            if at < <u64>len(run):
+                raise self._short(mapping, at * mapping.folio_size, index * mapping.folio_size, len(run) * mapping.folio_size)
+        finally:
+            close = getattr(answer, "close", None)
+            if close is not None:
+                close()
+            for view in views[at:]:
+                release(view)
+        return 0
+
+    cdef int _release_view(self, memoryview view, target) except -1:
+        """End a source's access to a folio. Raises SourceError if it has kept the buffer."""
+        if not release(view) or target.views != 0:
+            raise SourceError(f"the source of {self.key!r} kept the buffer that it was given to fill")
         return 0
 
     cdef int _read_run(self, Steps mapping, list run, u64 index) except -1:
@@ -386,10 +422,10 @@ cdef class Filler:
         view = PyMemoryView_FromObject(target)
         try:
             self._readinto(mapping, index * mapping.folio_size, view)
-        finally:
-            kept = not release(view) or target.views != 0
-        if kept:
-            raise SourceError(f"the source of {self.key!r} kept the buffer that it was given to fill")
+        except BaseException:
+            release(view)  # the frames of the traceback may keep it
+            raise
+        self._release_view(view, target)
         return 0
 
     # Private reads.
@@ -435,6 +471,12 @@ cdef class Filler:
         cdef Py_buffer answer
         lock = self._take_turn(mapping)
         try:
+            if self.call_read_into is not None:
+                target = bytearray(length)
+                with memoryview(target) as view:
+                    if sum(1 for _ in self.call_read_into(offset, [view])) != 1:
+                        raise self._short(mapping, 0, offset, length)
+                return bytes(target)
             if self.call_read is None and self.call_readinto is not None:
                 target = bytearray(length)
                 with memoryview(target) as view:
@@ -484,7 +526,7 @@ cdef class Filler:
 
     def reason(self, error):
         """What those who wait for the same bytes are told of the source's error; None if it does not concern the origin."""
-        if self.pool.closed or (self.call_read is None and self.call_readinto is None):
+        if self.pool.closed or (self.call_read is None and self.call_readinto is None and self.origin is None):
             return None
         return failure.record(error)
 

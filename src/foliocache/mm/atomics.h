@@ -1,9 +1,9 @@
-/* The production body of the facade `foliocache.mm.atomics`: C11 atomics over one mapped segment.
+/* The compiled implementation of the facade `foliocache.mm.atomics`: C11 atomics over one mapped segment.
  *
- * Every function takes `mem`, the address of a process-private `fc_mem`, and a byte offset into the segment. The order is part
- * of the name. The compiler built-ins are used instead of <stdatomic.h> because the words live in raw shared memory, which
- * has no _Atomic type of its own. The model checker has a second body with the same names, foliocache/check/facade_model.py;
- * tests/check/test_facade.py holds the two lists against each other.
+ * Every function takes `mem`, the address of a process-private `fc_mem`, and a byte offset into the segment. The memory order
+ * is part of the name. The compiler built-ins are used instead of <stdatomic.h> because the words are in raw shared memory,
+ * which has no _Atomic type. The model checker has a second implementation of the same names, foliocache/check/facade_model.py;
+ * tests/check/test_facade.py compares the two lists.
  */
 #ifndef FOLIOCACHE_ATOMICS_H
 #define FOLIOCACHE_ATOMICS_H
@@ -19,8 +19,10 @@
 #include <time.h>
 #include <unistd.h>
 
-/* What one process knows of a segment it has mapped. It is private memory: no other process can change the geometry that
- * bounds checks rely on. */
+#include "layout.h"
+
+/* What one process knows of a segment that it has mapped. This is private memory, so no other process can change the geometry
+ * that the bounds checks rely on. */
 typedef struct {
     char *base;           /* the whole segment, read-write */
     const char *ro;       /* the whole segment again, read-only: users' buffers point here */
@@ -37,10 +39,10 @@ typedef struct {
     uint32_t nbuckets;    /* a power of two */
     uint32_t nghosts;     /* a multiple of GHOST_WAYS */
     uint32_t nnames;      /* a multiple of NAME_WAYS */
-    int fd;               /* the segment's file, to ask who is alive; -1 where nobody dies */
-    uint32_t stalled;     /* client + 1 that held a lock when this process was refused it, or 0 ... */
-    uint32_t stalled_at;  /* ... and its CLIENT_OP_SEQ then */
-    uint32_t fenced;      /* membarrier(2) is not to be had: every operation begins with a fence instead */
+    int fd;               /* the segment's file, to ask which clients are alive; -1: every client counts as alive */
+    uint32_t stalled;     /* number + 1 of the client that held a lock when this process was refused it, or 0 ... */
+    uint32_t stalled_at;  /* ... and that client's CLIENT_OP_SEQ at the time */
+    uint32_t fenced;      /* membarrier(2) is not available: every operation begins with a fence instead */
 } fc_mem;
 
 typedef uintptr_t mem_t;
@@ -53,7 +55,7 @@ typedef uintptr_t mem_t;
 #define FC_P32(mem, off) ((uint32_t *)(void *)(FC_MEM(mem)->base + (off)))
 #define FC_P64(mem, off) ((uint64_t *)(void *)(FC_MEM(mem)->base + (off)))
 
-/* Geometry: trusted, because it is private. */
+/* Geometry: trusted, because it is private memory. */
 #define FC_GEOMETRY(name, type) static inline type fc_##name(mem_t mem) { return FC_MEM(mem)->name; }
 FC_GEOMETRY(memmap, uint64_t)
 FC_GEOMETRY(data, uint64_t)
@@ -69,8 +71,11 @@ FC_GEOMETRY(nghosts, uint32_t)
 FC_GEOMETRY(nnames, uint32_t)
 
 /* Offsets of a page's descriptor and of its data. The caller has checked pfn < npages. */
-static inline uint64_t fc_folio_at(mem_t mem, uint32_t pfn) { return FC_MEM(mem)->memmap + (uint64_t)pfn * 64; }
-static inline uint64_t fc_page_at(mem_t mem, uint32_t pfn) { return FC_MEM(mem)->data + ((uint64_t)pfn << FC_MEM(mem)->page_shift); }
+static inline uint64_t fc_folio_at(mem_t mem, uint32_t pfn) { return FC_MEM(mem)->memmap + (uint64_t)pfn * FC_FOLIO_SIZE; }
+static inline uint64_t fc_page_at(mem_t mem, uint32_t pfn)
+{
+    return FC_MEM(mem)->data + ((uint64_t)pfn << FC_MEM(mem)->page_shift);
+}
 
 #define FC_LOAD(name, type, ptr, order)                                                         \
     static inline type fc_##name(mem_t mem, uint64_t off) { return __atomic_load_n(ptr(mem, off), order); }
@@ -79,7 +84,7 @@ static inline uint64_t fc_page_at(mem_t mem, uint32_t pfn) { return FC_MEM(mem)-
 #define FC_RMW(name, op, order)                                                                 \
     static inline uint32_t fc_##name(mem_t mem, uint64_t off, uint32_t v)                       \
     { return op(FC_P32(mem, off), v, order); }
-/* Returns what was found: the exchange took place exactly when that equals `old`. */
+/* Returns the value found: the exchange took place if and only if that equals `old`. */
 #define FC_CMPXCHG(name, order, failure)                                                        \
     static inline uint32_t fc_##name(mem_t mem, uint64_t off, uint32_t old, uint32_t v)         \
     { __atomic_compare_exchange_n(FC_P32(mem, off), &old, v, 0, order, failure); return old; }
@@ -120,14 +125,15 @@ FC_FENCE(fence_release, __ATOMIC_RELEASE)
 FC_FENCE(fence_acq_rel, __ATOMIC_ACQ_REL)
 FC_FENCE(fence_seq_cst, __ATOMIC_SEQ_CST)
 
-/* Plain accesses: no other thread may touch the word unordered. The checker treats such a pair as a failure. */
+/* Plain accesses: the protocol orders them before and after every access by another thread. The checker reports a race as a
+ * failure. */
 static inline uint32_t fc_read32(mem_t mem, uint64_t off) { return *FC_P32(mem, off); }
 static inline void fc_write32(mem_t mem, uint64_t off, uint32_t v) { *FC_P32(mem, off) = v; }
 static inline uint64_t fc_read64(mem_t mem, uint64_t off) { return *FC_P64(mem, off); }
 static inline void fc_write64(mem_t mem, uint64_t off, uint64_t v) { *FC_P64(mem, off) = v; }
 
-/* A store that stays where it is in the program, as far as the compiler is concerned. Who reads the word after this process has been
- * killed sees what the program had done up to some instruction, all of it and nothing behind it, so program order is what matters. */
+/* A store that the compiler does not reorder. A process that reads the word after this one has been killed sees everything that
+ * this process did up to some instruction and nothing after it, so program order is what matters. */
 static inline void fc_record32(mem_t mem, uint64_t off, uint32_t v)
 {
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
@@ -135,12 +141,13 @@ static inline void fc_record32(mem_t mem, uint64_t off, uint32_t v)
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 
-/* The same for this client's own journal, which nobody else writes; and a load of it. Names of their own, because a program in which
- * nobody dies need not explore them. */
+/* The same for the words of this client's own slot, which no other client writes while it lives; and a load of them. They have
+ * names of their own because the checker need not explore them in a program in which no process dies. */
 static inline void fc_write_once(mem_t mem, uint64_t off, uint32_t v) { fc_record32(mem, off, v); }
 static inline uint32_t fc_read_once(mem_t mem, uint64_t off) { return __atomic_load_n(FC_P32(mem, off), __ATOMIC_RELAXED); }
 
-/* After an operation's first store to its journal. Pairs with fc_asymmetric_fence_heavy, which makes it cost nothing where it can. */
+/* Follows an operation's first store to its client slot. Pairs with fc_asymmetric_fence_heavy; with membarrier(2), this side is
+ * a compiler barrier only. */
 static inline void fc_asymmetric_fence_light(mem_t mem)
 {
     if (FC_MEM(mem)->fenced)
@@ -158,15 +165,14 @@ static inline void fc_asymmetric_fence_heavy(mem_t mem)
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
-/* membarrier(2) reaches those processes alone that have asked for it. 0, or an errno. */
+/* membarrier(2) reaches only processes that have registered for it. Returns 0, or an errno. */
 static inline int fc_membarrier_register(void)
 {
     return syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) == 0 ? 0 : errno;
 }
 
-/* Whether some process holds the lock on a client's byte of the file: the kernel lets go of it after that process's last
- * instruction, not before. If it cannot be asked, everybody lives. */
-#define FC_LOCK_BYTES (1LL << 46)
+/* Returns 1 if a process holds the lock on this client's byte of the file: the kernel drops that lock after the process's last
+ * instruction, not before. Returns 1 as well if the kernel cannot be asked. */
 static inline int fc_client_alive(mem_t mem, uint32_t client)
 {
     struct flock asked = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = FC_LOCK_BYTES + client, .l_len = 1 };
@@ -175,7 +181,8 @@ static inline int fc_client_alive(mem_t mem, uint32_t client)
     return asked.l_type != F_UNLCK;
 }
 
-/* Whether a client is still where it was when a lock that it holds was refused. Private to the process: no other may talk it into giving up. */
+/* Returns 1 if this process was refused a lock that the client held and the client has made no progress since. The record is
+ * private memory, so no other process can make this one give up. */
 static inline int fc_is_stalled(mem_t mem, uint32_t client, uint64_t busy)
 {
     return FC_MEM(mem)->stalled == client + 1 && FC_MEM(mem)->stalled_at == __atomic_load_n(FC_P32(mem, busy), __ATOMIC_RELAXED);
@@ -190,8 +197,11 @@ static inline void fc_set_stalled(mem_t mem, uint32_t client, uint64_t busy)
     m->stalled = client + 1;
 }
 
-/* Plain bytes: a mapping's name, for people. */
-static inline void fc_write_bytes(mem_t mem, uint64_t off, const char *bytes, uint32_t n) { memcpy(FC_MEM(mem)->base + off, bytes, n); }
+/* Plain bytes: a mapping's key and version, for people. */
+static inline void fc_write_bytes(mem_t mem, uint64_t off, const char *bytes, uint32_t n)
+{
+    memcpy(FC_MEM(mem)->base + off, bytes, n);
+}
 
 /* n bytes, a multiple of 8, into the segment or out of it, in atomic words of 64 bits: for what a reader may copy while it changes, and
  * then finds out by a sequence word. */
@@ -212,12 +222,14 @@ static inline void fc_copy_out_relaxed(mem_t mem, uint64_t off, char *bytes, uin
     }
 }
 
-/* A statistics counter: each client has its own, so no lock prefix is needed; threads of one client may lose an increment. */
+/* Adds n to a statistics counter. Each client has its own counters, so no read-modify-write is needed; threads of one client
+ * may lose an increment. */
 static inline void fc_count64(mem_t mem, uint64_t off, uint64_t n)
 { __atomic_store_n(FC_P64(mem, off), __atomic_load_n(FC_P64(mem, off), __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED); }
 
-/* futex(2) on a word of the segment, shared between processes. futex_wait returns 0 when woken (perhaps for nothing),
- * EAGAIN when the word was not `expected`, EINTR at a signal, ETIMEDOUT after timeout_ns. */
+/* futex(2) on a word of the segment, shared between processes. futex_wait returns 0 when woken (possibly spuriously), EAGAIN if
+ * the word was not `expected`, EINTR at a signal, ETIMEDOUT after timeout_ns nanoseconds. futex_wake returns how many it woke.
+ */
 static inline int fc_futex_wait(mem_t mem, uint64_t off, uint32_t expected, uint64_t timeout_ns)
 {
     struct timespec ts = { (time_t)(timeout_ns / 1000000000u), (long)(timeout_ns % 1000000000u) };

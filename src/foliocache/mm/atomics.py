@@ -1,11 +1,12 @@
-"""The only door to shared memory.
+"""The only access to shared memory.
 
-Everything in ``mm`` reads and writes the segment through the names of ``atomics.pxd``: a load, a store, a read-modify-write, a
-fence, each with its C11 order in its name; plain accesses (``read32`` ...) for words that the protocol orders by other means; and
-the futex calls. They are static inline functions of ``atomics.h``, so a ``fetch_add_acquire`` is one ``lock xadd`` where it stands.
+Everything in ``mm`` reads and writes the segment through the functions declared in ``atomics.pxd``: loads, stores,
+read-modify-writes and fences, each with its C11 order in its name; plain accesses (``read32`` ...) for words that the protocol
+orders by other means; and the futex calls. They are static inline functions of ``atomics.h``, so a ``fetch_add_acquire``
+compiles to one ``lock xadd`` at the place of the call.
 
-The model checker replaces this module by ``check.facade_model``, which has the same names over simulated memory. That is
-also why nothing here can be written in Python: this file holds only the compiled world's :class:`Memory`.
+The model checker replaces this module with ``check.facade_model``, which has the same names over simulated memory. Therefore
+this file contains only what the compiled core needs in addition: :class:`Memory`.
 """
 
 import cython
@@ -18,10 +19,10 @@ if not cython.compiled:
 
 
 class Memory:
-    """One mapped segment as the core sees it: addresses and geometry, private to this process.
+    """One mapped segment as the core sees it: addresses and geometry, in memory that is private to this process.
 
-    ``rw`` and ``ro`` are two buffers of the same bytes (one object will do for plain memory); they stay exported as long as this
-    object lives. ``handle`` is what the core's functions take as ``mem``.
+    ``rw`` and ``ro`` are two buffers over the same bytes (plain memory may be passed as both); they stay exported as long as
+    this object lives. ``handle`` is the argument ``mem`` of the core's functions.
     """
 
     def __cinit__(self, rw, ro, geometry):
@@ -57,7 +58,7 @@ class Memory:
         return cython.cast(cython.size_t, cython.address(self.m))
 
     def peek32(self, off):
-        """The word at off, as it is now (relaxed): for tests, statistics and audits in Python."""
+        """Return the word at offset off (a relaxed load). For tests, statistics and audits in Python."""
         return load_relaxed(self.handle, off)
 
     def peek64(self, off):
@@ -70,10 +71,10 @@ class Memory:
         store_relaxed64(self.handle, off, value)
 
     def peek_bytes(self, off, n):
-        """A copy of n bytes at off."""
+        """Return a copy of the n bytes at offset off."""
         return self.m.base[off : off + n]
 
 
 def membarrier_errno():
-    """Let membarrier(2) reach this process: 0, or an errno."""
+    """Register this process for membarrier(2). Return 0, or an errno."""
     return membarrier_register()

@@ -13,7 +13,7 @@ cpdef void op_end(mem_t mem, u32 me) noexcept nogil  # inline
 cpdef void announce(mem_t mem, u32 me, u32 pfn) noexcept nogil  # inline
 cpdef void retract(mem_t mem, u32 me, u32 pfn) noexcept nogil  # inline
 @cython.locals(n=u32, count=u32)
-cpdef u32 in_hand(mem_t mem, u32 me) noexcept nogil
+cpdef u32 intents(mem_t mem, u32 me) noexcept nogil
 @cython.locals(op=u32, name=u32)
 cpdef bint defer(mem_t mem, u32 me, u32 n) noexcept nogil
 cpdef bint is_stalled(mem_t mem, u32 client) noexcept nogil

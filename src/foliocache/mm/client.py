@@ -1,28 +1,32 @@
-"""A client's slot: what one attached process writes down for those who may have to clean up after it.
+"""A client's slot: the record, kept by one attached process, of the folios that it holds and works on. A reaper needs it if it
+dies.
 
 ========================  =========================================================================================
-CLIENT_OP_SEQ               odd from before an operation loads anything that names a folio until it is over
-CLIENT_OPS                the folios that it is getting, dropping, building or destroying just now
+CLIENT_OP_SEQ             odd from before an operation loads anything that names a folio until the operation ends
+CLIENT_OPS                intents: the folios that the operation is getting, dropping, building or destroying
 CLIENT_LEDGER             the pins that outlive an operation, one word each: those of leases and of windows' tables
-CLIENT_UNNAMED            how often CLIENT_OPS was too short: never
+CLIENT_UNNAMED            how many intents found no free word in CLIENT_OPS; 0 unless there is a bug
 CLIENT_COUNTERS           statistics
 ========================  =========================================================================================
 
-**The rule.** Before an operation does the first thing to a folio that another would have to undo (an add, a sub, taking a block
-off the free lists, clearing a slot), the folio's name is in CLIENT_OPS; it leaves again after the last such thing. A name there
-says only that something may have been done. A name in the ledger says that exactly one reference is held. So a lookup goes:
-*announce*, add, look again, *hold*; and a drop: *announce* and take it out of the ledger, sub, perhaps destroy, *retract*. At no point is a
-reference unnamed, and at most a few names are intents.
+**The rule.** Before an operation takes the first step on a folio that a reaper would have to undo (adding or subtracting a
+reference, taking a block off the free lists, clearing a slot of the index), it announces the folio in CLIENT_OPS, and it
+retracts it after the last such step. A word there is an *intent*: it says only that some of the steps may have been taken. An
+*owned* word in the ledger says that exactly one reference is held. So a lookup is: *announce*, add, look again, *hold*; and a
+drop is: *announce* and clear the word of the ledger, subtract, perhaps destroy, *retract*. At no instruction is a reference
+without a word, and no operation has more than four intents.
 
-All these are plain stores to lines of the client's own. No fence orders them, because of who reads them:
+All these are plain stores to cache lines of the client's own. No fence orders them. Two kinds of reader exist:
 
-- one who knows that the client is dead. The kernel dropped its lock after its last instruction, so everything up to some point
-  of its program has been done and can be seen, and nothing behind it. ``write_once`` keeps the compiler from reordering.
-- the reaper, about living clients, after ``wait_grace_period``: a process-wide barrier first (membarrier(2)), so that whoever is not seen in an
-  operation (CLIENT_OP_SEQ even) will see in its next one what the reaper had done before; then it waits for those who were.
+- A reader that knows that the client is dead. The kernel dropped the client's lock after its last instruction, so everything up
+  to some point of its program has been done and is visible, and nothing after it. ``write_once`` keeps the compiler from
+  reordering.
+- A reaper that reads the slots of living clients, after ``wait_grace_period``. That issues a barrier in all processes first
+  (membarrier(2)), so that a client that is not seen in an operation (CLIENT_OP_SEQ is even) sees in its next operation what the
+  reaper did before; then it waits for the clients that were in an operation.
 
 A process runs one operation at a time: its threads hold the GIL throughout, and each operation is one call of a function of the
-core, which begins and ends it. While it sleeps for a filler it is in none.
+core, which begins and ends it. A client that sleeps until a folio is filled is in no operation.
 """
 
 import cython
@@ -32,17 +36,17 @@ if not cython.compiled:
 
 
 def slot(mem, me):
-    """The offset of client me's slot."""
+    """Return the offset of client me's slot."""
     return atomics.clients(mem) + me * layout.CLIENT_SIZE
 
 
 def count(mem, me, counter, n):
-    """Add n to one of a client's counters. Each client writes only its own, so this is no read-modify-write."""
+    """Add n to one of a client's counters. No other client writes them, so this need not be a read-modify-write."""
     atomics.count64(mem, slot(mem, me) + layout.CLIENT_COUNTERS + counter * 8, n)
 
 
 def is_alive(mem, client):
-    """Whether that client's process still is."""
+    """True unless the client's process is known to have ended."""
     if client >= atomics.nclients(mem):
         return False
     return state(mem, client) != layout.SLOT_DEAD and atomics.client_alive(mem, client)
@@ -52,22 +56,24 @@ def is_alive(mem, client):
 
 
 def op_begin(mem, me):
-    """Begin an operation. The barrier pairs with the one in ``wait_grace_period``."""
+    """Begin an operation. The fence pairs with the heavy one in ``wait_grace_period``."""
     busy = slot(mem, me) + layout.CLIENT_OP_SEQ
     atomics.write_once(mem, busy, atomics.read_once(mem, busy) + 1)
     atomics.asymmetric_fence_light(mem)
 
 
 def op_end(mem, me):
-    """End it. Release: who waits for this sees all that the operation did."""
+    """End the operation. Release: a client that waits for this in ``wait_grace_period`` sees everything that the operation
+    did."""
     busy = slot(mem, me) + layout.CLIENT_OP_SEQ
     atomics.store_release(mem, busy, atomics.read_once(mem, busy) + 1)
 
 
 def announce(mem, me, pfn):
-    """Name a folio before the first thing is done to it.
+    """Write an intent for a folio, before the first step on it.
 
-    An operation has four in hand at most, and OPS words. Were there ever one too many, CLIENT_UNNAMED says so, and the audit with it.
+    An operation has at most four intents, and OPS words for them. If a word is missing nevertheless, CLIENT_UNNAMED counts it,
+    and the audit reports it.
     """
     op = slot(mem, me) + layout.CLIENT_OPS
     end = op + layout.OPS * 4
@@ -81,7 +87,7 @@ def announce(mem, me, pfn):
 
 
 def retract(mem, me, pfn):
-    """Take the name away after the last thing has been done."""
+    """Clear the intent for a folio, after the last step on it."""
     op = slot(mem, me) + layout.CLIENT_OPS
     end = op + layout.OPS * 4
     while op < end and atomics.read_once(mem, op) != pfn | layout.PIN_INTENT:
@@ -93,9 +99,9 @@ def retract(mem, me, pfn):
 # Pins.
 
 
-def in_hand(mem, me):
-    """How many names are in CLIENT_OPS now. Between two operations: those of folios that could not be put where they belong, because a
-    lock was held by a client that does not go on."""
+def intents(mem, me):
+    """Return how many intents are in CLIENT_OPS. Between two operations these are the folios that an operation could not finish
+    with, because it was refused a lock."""
     count = 0
     for n in range(layout.OPS):
         if atomics.read_once(mem, word_at(mem, me, n)):
@@ -104,9 +110,10 @@ def in_hand(mem, me):
 
 
 def defer(mem, me, n):
-    """Move a name from CLIENT_OPS to word n of the ledger, as an intent: it is none of the next operation's. False if there is none.
+    """Move an intent from CLIENT_OPS to word n of the ledger, so that the next operation does not meet it. False if there is
+    none.
 
-    The copy comes first; duplicates are harmless.
+    The copy is written first; duplicates are harmless.
     """
     for op in range(layout.OPS):
         name = atomics.read_once(mem, word_at(mem, me, op))
@@ -118,40 +125,40 @@ def defer(mem, me, n):
 
 
 def is_stalled(mem, client):
-    """Whether this process was refused a lock that client held, and client has not gone on since."""
+    """True if this process was refused a lock that client held, and client has made no progress since."""
     return atomics.is_stalled(mem, client, slot(mem, client) + layout.CLIENT_OP_SEQ)
 
 
 def is_refused(mem):
-    """Whether the client that held a lock when this process was refused it has not gone on since."""
+    """True if this process was last refused a lock by a client that has made no progress since."""
     by = atomics.stalled_by(mem)
     return by != layout.NIL and is_stalled(mem, by)
 
 
 def refused(mem, me, client):
-    """Remember that client holds a lock and does not go on."""
+    """Record that me was refused a lock because client holds it and makes no progress."""
     atomics.set_stalled(mem, client, slot(mem, client) + layout.CLIENT_OP_SEQ)
     count(mem, me, layout.COUNT_STALLS, 1)
 
 
 def pin(mem, me, n):
-    """The offset of word n of the ledger, n < PINS."""
+    """Return the offset of word n of the ledger, n < PINS."""
     return slot(mem, me) + layout.CLIENT_LEDGER + n * 4
 
 
 def hold(mem, me, n, pfn):
-    """One reference on a folio that the operation has named is a pin from now on."""
+    """Turn the operation's reference on a folio that it has announced into pin n: the word is owned, the intent retracted."""
     atomics.write_once(mem, pin(mem, me, n), pfn | layout.PIN_OWNED)
     retract(mem, me, pfn)
 
 
 def drop(mem, me, n, pfn):
-    """A pin is none any more: its reference is the operation's, which drops it or gives it away."""
+    """Turn pin n back into a reference of the operation, with an intent, to be dropped or handed over."""
     announce(mem, me, pfn)
     atomics.write_once(mem, pin(mem, me, n), 0)
 
 
-# The same at the ends of an operation, in one call for the hit path.
+# The same together with the begin or the end of the operation, in one call for the hit path.
 
 
 def keep(mem, me, n, pfn):
@@ -173,25 +180,25 @@ def finish(mem, me, pfn):
 
 
 def keep_intent(mem, me, n, pfn):
-    """The name goes from the operation to word n of the ledger, as an intent, and the operation ends."""
+    """Move the intent for pfn to word n of the ledger, and end the operation."""
     atomics.write_once(mem, pin(mem, me, n), pfn | layout.PIN_INTENT)
     finish(mem, me, pfn)
 
 
 def words(mem):
-    """How many words of a slot can name a folio: those of the operation first, then the ledger."""
+    """Return how many words of a slot can name a folio: those of CLIENT_OPS first, then those of the ledger."""
     return layout.OPS + layout.PINS
 
 
 def word_at(mem, client, n):
-    """The offset of the n-th of them."""
+    """Return the offset of the n-th of these words."""
     if n < layout.OPS:
         return slot(mem, client) + layout.CLIENT_OPS + n * 4
     return pin(mem, client, n - layout.OPS)
 
 
 def is_idle(mem, client):
-    """Whether no folio is named in a client's slot; for its owner or its reaper."""
+    """True if no folio is named in a client's slot. For the slot's owner or its reaper."""
     for n in range(words(mem)):
         if atomics.read_once(mem, word_at(mem, client, n)):
             return False
@@ -199,14 +206,15 @@ def is_idle(mem, client):
 
 
 def wipe(mem, client):
-    """Clear what is named in a clean slot, by whoever has the lock on it: there is nothing, unless the slot was damaged."""
+    """Clear all words of a clean slot that can name a folio. The caller has the lock on the slot. They are 0 unless it was
+    damaged."""
     for n in range(words(mem)):
         if atomics.read_once(mem, word_at(mem, client, n)):
             atomics.write_once(mem, word_at(mem, client, n), 0)
 
 
 def pins(mem, client):
-    """How many pins are in a client's ledger."""
+    """Return how many pins are in a client's ledger."""
     count = 0
     for n in range(layout.PINS):
         if atomics.load_relaxed(mem, pin(mem, client, n)) & layout.PIN_OWNED:
@@ -215,8 +223,8 @@ def pins(mem, client):
 
 
 def move_intents(mem, me):
-    """Free CLIENT_OPS of the names that a dead client has left there, for its successor in the slot: they go to the ledger, as
-    intents. The copy comes first, and duplicates are harmless."""
+    """Move the intents that a dead client left in CLIENT_OPS to the ledger, for the next client of this slot. Each copy is
+    written first; duplicates are harmless."""
     n = 0
     for op in range(layout.OPS):
         name = atomics.read_once(mem, word_at(mem, me, op))
@@ -228,42 +236,42 @@ def move_intents(mem, me):
 
 
 def state(mem, client):
-    """SLOT_CLEAN, SLOT_ATTACHED or SLOT_DEAD."""
+    """Return SLOT_CLEAN, SLOT_ATTACHED or SLOT_DEAD."""
     return atomics.load_acquire(mem, slot(mem, client) + layout.CLIENT_STATE)
 
 
 def set_state(mem, client, state):
-    """By whoever holds the lock on the slot."""
+    """Set the slot's state. The caller holds the lock on the slot."""
     atomics.store_release(mem, slot(mem, client) + layout.CLIENT_STATE, state)
 
 
 def attach(mem, me):
-    """Begin to use a slot."""
+    """Start using a slot. The caller holds the lock on it."""
     _end_operation(mem, me)
     atomics.write_once(mem, slot(mem, me) + layout.CLIENT_UNNAMED, 0)
     set_state(mem, me, layout.SLOT_ATTACHED)
 
 
 def detach(mem, client):
-    """Leave a slot in which no folio is named, or clean it up after a dead client."""
+    """Mark a slot in which no folio is named as clean: the caller's own, or a dead client's that has been settled."""
     _end_operation(mem, client)
     set_state(mem, client, layout.SLOT_CLEAN)
 
 
 def _end_operation(mem, client):
-    """The operation in which a client died is over, and no grace period waits for it."""
+    """Make CLIENT_OP_SEQ even, so that no grace period waits for an operation in which a client died."""
     busy = slot(mem, client) + layout.CLIENT_OP_SEQ
     atomics.store_release(mem, busy, (atomics.load_relaxed(mem, busy) + 1) & ~1)
 
 
-# What a reaper asks about the others.
+# What a reaper asks about other clients.
 
 
 def wait_grace_period(mem, me):
-    """Wait until every living client has left the operation it was in. False when one does not (it is stopped, for example).
+    """Wait until every living client has ended the operation that it is in. False if one does not (it is stopped, for example).
 
-    Afterwards no operation is under way that began before the call. Not within an operation of one's own: two who waited for each
-    other would wait long.
+    When this returns True, no operation is under way that began before the call. Must not be called within an operation: two
+    clients could wait for each other until GRACE_NS is over.
     """
     atomics.asymmetric_fence_heavy(mem)
     for client in range(atomics.nclients(mem)):
@@ -273,11 +281,11 @@ def wait_grace_period(mem, me):
 
 
 def op_seq(mem, client):
-    """A number that changes when a client begins or ends an operation; odd while it is in one.
+    """Return a number that changes when a client begins or ends an operation; it is odd while the client is in one.
 
-    Names move within a slot, from the operation to the ledger and back, so what is read there word by word counts only if this
-    is the same before and, with a membarrier in between, behind. If a word that was read was written by an operation, then the
-    barrier has made that operation's odd number visible.
+    Words move within a slot, from CLIENT_OPS to the ledger and back, so reading them one by one is consistent only if this
+    number is the same before and, with a membarrier in between, after. If one of the words read was written by an operation,
+    the barrier has made that operation's odd number visible.
     """
     return atomics.load_acquire(mem, slot(mem, client) + layout.CLIENT_OP_SEQ)
 

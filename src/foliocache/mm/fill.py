@@ -1,16 +1,16 @@
-"""Fill once: of all who miss a folio at once, one reads it from the source, the others sleep.
+"""Fill once: of all clients that miss a folio at the same time, one reads it from the source and the others sleep.
 
-A folio is inserted locked, with F_OWNER naming the client that fills it. The filler writes the content, then ``complete`` sets
-PG_UPTODATE and wakes everybody; or ``fail`` sets PG_ERROR. A failed folio has left its mapping before anybody is woken, so
-one who wakes to PG_ERROR, or comes later, finds a miss and tries for himself. With PG_REASON, the filler has written the reason into
-the page (``explain``): it is nobody else's content, and stays as long as one of those who waited has it pinned.
+A folio is inserted locked, with F_OWNER naming the client that fills it, the *filler*. The filler writes the content, then
+``complete`` sets PG_UPTODATE and wakes all waiters; or ``fail`` sets PG_ERROR. A failed folio has left its mapping before a
+waiter is woken, so a client that wakes to PG_ERROR, or comes later, finds a miss and may fill the folio itself. With PG_REASON,
+the filler has written the reason into the page (``explain``): the page has no other content, and it stays as long as a waiter
+has it pinned.
 
-A filler may die. Whoever waits for it, or comes later, finds that out from F_OWNER and takes its place by a cmpxchg (``take_over``);
-one wins, and fills as if it had added the folio. The reaper only says that nobody is at it (``abandon``): then the folio waits for
-its next reader, or for reclaim.
+A filler may die. A client that waits for it, or comes later, finds that out from F_OWNER and takes its place by a cmpxchg
+(``take_over``); one client wins, and fills the folio as if it had added it. The reaper only clears F_OWNER (``abandon``): then
+the folio waits for its next reader, or for reclaim.
 
-Content is written once in a life, between ``begin`` and ``complete``, and only by the filler: that is what lets readers look at
-it without any lock.
+Content is written once in a life, between ``begin`` and ``complete``, and only by the filler. Therefore readers need no lock.
 """
 
 import cython
@@ -20,33 +20,33 @@ if not cython.compiled:
 
 
 def begin(mem, me, pfn):
-    """Lock a frozen folio for its filler; before ``page_ref.init``."""
+    """Lock a frozen folio for me, its filler. Called before ``page_ref.init``."""
     folio = atomics.folio_at(mem, pfn)
     atomics.store_relaxed(mem, folio + layout.F_OWNER, me)
     flags.init(mem, folio, layout.PG_LOCKED)
 
 
 def complete(mem, pfn):
-    """The content is there."""
+    """End a fill that succeeded: the content is complete and visible to readers."""
     flags.unlock(mem, atomics.folio_at(mem, pfn), layout.PG_UPTODATE)
 
 
 def fail(mem, pfn):
-    """The source failed; the caller has withdrawn the folio (``filemap.remove``)."""
+    """End a fill that failed. The caller has removed the folio from its mapping (``filemap.remove``)."""
     flags.unlock(mem, atomics.folio_at(mem, pfn), layout.PG_ERROR)
 
 
 def explain(mem, pfn):
-    """As fail, after the filler has written into the folio why: for those who wait now, and look before they let go of it."""
+    """Like ``fail``, after the filler has written the reason into the page, for the clients that wait with the folio pinned."""
     flags.unlock(mem, atomics.folio_at(mem, pfn), layout.PG_ERROR | layout.PG_REASON)
 
 
 def take_over(mem, me, pfn):
-    """Become the filler of a locked folio that the caller holds, if its filler is dead; whether he is now.
+    """Become the filler of a locked folio that the caller holds, if its filler is dead. True if this client is now the filler.
 
-    The content may be there already, if the other died on his last steps: look at the flags before anything is written. Acquire: pairs
-    with the release of ``abandon``, so that they are there to be seen if the reaper had seen them. (Who asks himself whether the owner
-    lives is told after the owner's last instruction.)
+    The content may be complete already, if the filler died in its last steps: the caller looks at the flags before it writes
+    anything. Acquire pairs with the release in ``abandon``, so that the caller sees flags that the reaper saw. (A caller that
+    asks the kernel itself whether the owner is alive learns of its death after the owner's last instruction.)
     """
     word = atomics.folio_at(mem, pfn) + layout.F_OWNER
     owner = atomics.load_relaxed(mem, word)
@@ -54,7 +54,8 @@ def take_over(mem, me, pfn):
 
 
 def abandon(mem, dead, pfn):
-    """What the reaper does to a folio that a dead filler holds: finish the fill if its content is there, else leave it to others."""
+    """For the reaper, about a folio that a dead client fills: complete the fill if the content is complete, else clear
+    F_OWNER."""
     folio = atomics.folio_at(mem, pfn)
     seen = flags.load(mem, folio)
     if seen & layout.PG_LOCKED:
@@ -64,5 +65,6 @@ def abandon(mem, dead, pfn):
 
 
 def wait(mem, pfn, timeout_ns):
-    """Sleep until a folio that the caller holds is filled or failed: its flags then, or with PG_LOCKED set after timeout_ns."""
+    """Sleep until the fill of a folio that the caller holds has ended. Return its flags; PG_LOCKED is still set after
+    timeout_ns."""
     return flags.wait(mem, atomics.folio_at(mem, pfn), timeout_ns)

@@ -1,13 +1,13 @@
-"""The flags of a folio: one word of bits, and the only module that touches it.
+"""The flags of a folio, one word of bits. No other module accesses that word.
 
 ============  ===================================================================================================
-PG_LOCKED     its content is being read from the source; F_OWNER is the client that does it
-PG_WAITERS    somebody sleeps on this word until PG_LOCKED goes
-PG_UPTODATE   the content is there, and never changes again in this life
-PG_ERROR      the source failed: the folio has been withdrawn from its mapping
+PG_LOCKED     the content is being read from the source; F_OWNER is the client that does it
+PG_WAITERS    at least one client sleeps on this word until PG_LOCKED is cleared
+PG_UPTODATE   the content is complete, and does not change again in this life
+PG_ERROR      the source failed: the folio has been removed from its mapping
 PG_REFERENCED used since reclaim last looked
-PG_READAHEAD  whoever uses it should read the next folios ahead
-PG_REASON     with PG_ERROR: the page itself says why
+PG_READAHEAD  the client that uses this folio should read ahead
+PG_REASON     with PG_ERROR: the page contains the reason
 ============  ===================================================================================================
 
 The kernel's counterparts are in ``include/linux/page-flags.h`` and ``mm/filemap.c``.
@@ -20,37 +20,37 @@ if not cython.compiled:
 
 
 def init(mem, folio, bits):
-    """First flags of a new life. Relaxed: ``page_ref.init`` publishes them."""
+    """Set the first flags of a new life. Relaxed: ``page_ref.init`` publishes them."""
     atomics.store_relaxed(mem, folio + layout.F_FLAGS, bits)
 
 
 def load(mem, folio):
-    """The flags now. Acquire pairs with ``unlock``: who sees PG_UPTODATE sees the content."""
+    """Return the flags. Acquire pairs with the release in ``unlock``: a client that sees PG_UPTODATE sees the content."""
     return atomics.load_acquire(mem, folio + layout.F_FLAGS)
 
 
 def mark_referenced(mem, folio, seen):
-    """Note a use; seen are the flags just loaded. Most hits write nothing: the bit stays until reclaim comes round."""
+    """Set PG_REFERENCED; seen are the flags just loaded. Most hits write nothing: the bit stays set until reclaim clears it."""
     if not seen & layout.PG_REFERENCED:
         atomics.fetch_or_relaxed(mem, folio + layout.F_FLAGS, layout.PG_REFERENCED)
 
 
 def set_readahead(mem, folio):
-    """Make it the marker at which the next window is read ahead."""
+    """Mark the folio as the one at which the next readahead window starts."""
     atomics.fetch_or_relaxed(mem, folio + layout.F_FLAGS, layout.PG_READAHEAD)
 
 
 def clear(mem, folio, bits):
-    """Clear bits that carry no ordering (PG_REFERENCED, PG_READAHEAD); returns which of them were set."""
+    """Clear bits that order nothing (PG_REFERENCED, PG_READAHEAD). Return those of them that were set."""
     return atomics.fetch_and_relaxed(mem, folio + layout.F_FLAGS, ~bits) & bits
 
 
 def unlock(mem, folio, result):
-    """End a fill: set result (PG_UPTODATE, or PG_ERROR with or without PG_REASON), drop PG_LOCKED, wake everybody who sleeps on it.
+    """End a fill: set result (PG_UPTODATE, or PG_ERROR with or without PG_REASON), clear PG_LOCKED, wake all waiters.
 
-    The result goes in first: a waiter that finds PG_LOCKED gone finds the result in the same word. Release, for the content: a
-    reader may see PG_UPTODATE before PG_LOCKED goes. The second step continues the release sequence of the first, being a
-    read-modify-write, so it may be relaxed.
+    The result is set first: a waiter that finds PG_LOCKED cleared finds the result in the same word. The first step is a
+    release, for the content: a reader may see PG_UPTODATE while PG_LOCKED is still set. The second step is a read-modify-write
+    and so continues the release sequence of the first; it may be relaxed.
     """
     atomics.fetch_or_release(mem, folio + layout.F_FLAGS, result)
     keep = ~(layout.PG_LOCKED | layout.PG_WAITERS)
@@ -59,10 +59,10 @@ def unlock(mem, folio, result):
 
 
 def wait(mem, folio, timeout_ns):
-    """Sleep until the folio is unlocked. The flags then; or with PG_LOCKED still in them, after timeout_ns or at a signal.
+    """Sleep until the folio is unlocked. Return the flags; PG_LOCKED is still set after timeout_ns nanoseconds or at a signal.
 
-    No wake-up is lost: PG_WAITERS is set by a cmpxchg on the very value that the futex compares, so an unlock in between changes
-    the word and the futex refuses to sleep.
+    No wake-up is lost: PG_WAITERS is set by a cmpxchg on the value that the futex compares, so an unlock in between changes the
+    word and the futex does not sleep.
     """
     deadline = atomics.now_ns() + timeout_ns
     while True:

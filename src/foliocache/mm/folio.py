@@ -1,18 +1,18 @@
-"""A folio: 2^order pages with one descriptor, that of its first page; and what happens when its last reference goes.
+"""A folio: 2^order pages with one descriptor, that of its first page; and what happens when its last reference is dropped.
 
 A life of a folio::
 
-    page_alloc.alloc            frozen, nobody can get it
+    page_alloc.alloc            frozen: every try_get fails
     prepare                     type, order, identity, flags: plain stores by the owner
-    page_ref.init               published: from here its identity never changes until it is frozen again
+    page_ref.init               published: the identity does not change until the folio is frozen again
     try_get, get, put           ...
-    put that freezes it         one winner
+    put that freezes it         one client wins
     destroy                     type and order are read here, after the freeze
     page_alloc.free             still frozen
 
-``destroy`` takes nothing from its caller but the place. Whoever won ``0 -> FROZEN`` may have dropped his reference in an earlier
-life of the page, as a folio of another type (see ``page_ref``); the destructor that runs is that of the life that ended.
-The descriptors of the tail pages are frozen throughout, so that a getter with a stale pfn in the middle of a folio fails.
+``destroy`` takes from its caller only the pfn. The client that won ``0 -> FROZEN`` may have dropped its reference in an earlier
+life of the page, as a folio of another type (see ``page_ref``); the destructor that runs is that of the life that has ended.
+The descriptors of the tail pages are frozen throughout, so a getter with a stale pfn in the middle of a folio fails.
 """
 
 import cython
@@ -24,8 +24,8 @@ if not cython.compiled:
 def prepare(mem, pfn, type, order, ino, index, length):
     """Set up a frozen folio for a new life; ``page_ref.init`` comes next. index, and length in valid bytes, are for FILE.
 
-    No word is taken over from the former life: its owner may have been killed anywhere in its end. F_QUEUE is the exception, for
-    ``destroy`` clears it before the block is free, whoever runs it.
+    No word of the former life is reused: its owner may have been killed anywhere at the end of that life. F_QUEUE is the
+    exception: ``destroy`` clears it before the block is free.
     """
     folio = atomics.folio_at(mem, pfn)
     page_type.set(mem, pfn, type, order)
@@ -39,8 +39,8 @@ def prepare(mem, pfn, type, order, ino, index, length):
 
 
 def put(mem, me, pfn):
-    """Drop a reference that the operation under way has named; the last one destroys the folio. False if a lock is refused: the folio is
-    as ``destroy`` has left it, and stays named."""
+    """Drop a reference on a folio that the current operation has announced; the last one destroys the folio. False if a lock is
+    refused: the folio is as ``destroy`` has left it, and the intent stays."""
     if page_ref.put(mem, atomics.folio_at(mem, pfn)) and not destroy(mem, me, pfn):
         return False
     client.retract(mem, me, pfn)
@@ -48,7 +48,8 @@ def put(mem, me, pfn):
 
 
 def release(mem, me, n, pfn):
-    """Drop the pin that is word n of the ledger: an operation of its own. False if a lock is refused: the word is an intent then."""
+    """Drop the pin that is word n of the ledger, in an operation of its own. False if a lock is refused: the word is then an
+    intent."""
     client.let_go(mem, me, n, pfn)
     if page_ref.put(mem, atomics.folio_at(mem, pfn)) and not destroy(mem, me, pfn):
         client.keep_intent(mem, me, n, pfn)
@@ -58,9 +59,10 @@ def release(mem, me, n, pfn):
 
 
 def destroy(mem, me, pfn):
-    """Give the pages of a frozen folio back, as its type demands. The caller owns it: it has frozen the folio, and named it before.
+    """Give the pages of a frozen folio back, as its type requires. The caller owns the folio: it has announced it, then frozen
+    it.
 
-    May be broken off anywhere and started again by a reaper. False if it is, because a lock is refused.
+    A reaper may start this again wherever the caller died. False if a lock is refused: the caller leaves the rest to a reaper.
     """
     order = page_type.order(mem, pfn)
     if page_type.type(mem, pfn) == layout.TYPE_FILE and not lru.remove(mem, me, pfn):
@@ -70,10 +72,10 @@ def destroy(mem, me, pfn):
 
 
 def is_identity(mem, pfn, ino, index):
-    """Whether a folio that the caller holds is the one he looked for: the second half of the re-check.
+    """True if a folio that the caller holds is the one that it looked for: the second half of the re-check.
 
-    Plain loads: these words are written while the folio is frozen, and the caller's get was ordered after the ``init`` that ended
-    that. Only FILE folios have an ino that is not 0.
+    Plain loads: these words are written while the folio is frozen, and the caller's get was ordered after the ``init`` that
+    ended that. Only FILE folios have an ino other than 0.
     """
     folio = atomics.folio_at(mem, pfn)
     return atomics.read64(mem, folio + layout.F_INO) == ino and atomics.read64(mem, folio + layout.F_INDEX) == index

@@ -1,13 +1,14 @@
 """Ghosts: what is remembered of folios that reclaim has evicted. One word each; LRU_LOCK guards them all.
 
-A word says whose it is, how it went, how hot it was and when (``layout``, "A ghost's word"). Whose it is: a fingerprint of the
-object's digest and the index. A digest stays the same when an object's record goes with its last folio and is made anew, which
-an ino does not.
+A word contains a fingerprint of the object's digest and the folio's index, why the folio was evicted (its *verdict*), its heat,
+and the time of the eviction in ticks (``layout``, "A ghost's word"). The digest is used because it stays the same when an
+object's record is dropped with its last folio and later recreated; the ino does not.
 
-The table is cut into sets of GHOST_WAYS words. A ghost may stand anywhere in the set that its hash names, and takes the place of
-the oldest there. The table has a word for each page of the pool, and folios of 2^order pages use 1 / 2^order of it. So about as many
-evictions are remembered as such folios fit (more would be less: what comes back after longer than that may as well be out), and
-what is older fades out, without a list to keep. Any content of the table is sound: a wrong word is a wrong guess about one folio.
+The table is divided into sets of GHOST_WAYS words. A ghost may be anywhere in the set that its hash selects, and replaces the
+oldest there. The table has a word for each page of the pool, and folios of 2^order pages use 1 / 2^order of it. So about as
+many evictions are remembered as such folios fit into the pool; remembering more would not help, because a folio that comes back
+later than that would have been evicted in the meantime. Old ghosts are overwritten, so no list is needed. Any content of the
+table is valid: a wrong word is a wrong guess about one folio.
 """
 
 import cython
@@ -17,14 +18,14 @@ if not cython.compiled:
 
 
 def remember(mem, digest, index, order, verdict, heat, tick):
-    """Leave a ghost."""
+    """Store a ghost."""
     mixed = _hash(digest, index)
     word = verdict | heat << layout.GHOST_HEAT_SHIFT | (tick & layout.GHOST_TICK_MASK) << layout.GHOST_TICK_SHIFT
     atomics.write32(mem, _oldest(mem, _set(mem, mixed, order), tick), word | _print(mixed) << layout.GHOST_PRINT_SHIFT)
 
 
 def take(mem, digest, index, order, tick):
-    """Take a ghost away: its verdict | heat << GHOST_HEAT_SHIFT | age in ticks << GHOST_TICK_SHIFT, or 0 if there is none."""
+    """Remove a ghost. Return verdict | heat << GHOST_HEAT_SHIFT | age in ticks << GHOST_TICK_SHIFT, or 0 if there is none."""
     mixed = _hash(digest, index)
     place = _set(mem, mixed, order)
     for _ in range(layout.GHOST_WAYS):
@@ -39,7 +40,7 @@ def take(mem, digest, index, order, tick):
 
 
 def _oldest(mem, place, tick):
-    """Of the set at place, an empty word or else the oldest one."""
+    """Return the offset of an empty word of the set at place, or else of the oldest ghost there."""
     oldest = place
     most = 0
     for _ in range(layout.GHOST_WAYS):
@@ -67,6 +68,6 @@ def _print(mixed):
 
 
 def _hash(digest, index):
-    """64 bits, mixed (the multiplier is 2^64 / golden ratio; the shifts fold the high half down)."""
+    """Return a 64-bit hash (the multiplier is 2^64 / golden ratio; the shift folds the high bits down)."""
     mixed = ((digest * layout.HASH_MULTIPLIER & layout.HASH_MASK) ^ index) * layout.HASH_MULTIPLIER & layout.HASH_MASK
     return mixed ^ (mixed >> 29)

@@ -1,28 +1,30 @@
-"""Where every word of a segment is, and what its values mean.  All offsets and sizes are in bytes.
+"""Where every word of a segment is, and what its values mean. All offsets and sizes are in bytes.
 
-This file stays plain Python in both worlds. ``tools/generate.py`` writes ``layout.pxd`` from its constants, so that the compiled core has
-them as C constants; the model checker gives its own copy smaller ones (``NODE_SHIFT``, ``MAX_ORDER`` ...) before the core loads.
+This file is plain Python, compiled or not. ``tools/generate.py`` writes ``layout.h`` and ``layout.pxd`` from its constants, so
+the compiled core has them as C constants; the model checker makes some smaller in its own copy (``NODE_SHIFT``, ``MAX_ORDER``
+...).
 
 A segment, in order::
 
-    header       one page of 4096 bytes: identity, geometry, and the global state of each part on a line of its own
-    tree locks   TREE_LOCKS words, one per 64-byte line; a mapping's is chosen by its ino
-    clients      nclients slots of CLIENT_SIZE: who is attached, and the ledger of what each has pinned and is doing
+    header       identity, geometry, and the global state of each part on cache lines of its own
+    tree locks   TREE_LOCKS words, one per line; a mapping's is selected by its ino
+    clients      nclients slots of CLIENT_SIZE: attached processes, with the pins and intents of each
     buckets      nbuckets words: the mapping table's hash chains
-    ghosts       nghosts words: what is remembered of folios evicted lately
-    names        nnames words: the sets of the name table
+    ghosts       nghosts words: what is remembered of evicted folios
+    names        nnames words: the name table's index, in sets of NAME_WAYS
     memmap       npages descriptors of FOLIO_SIZE
     data         npages pages of 1 << page_shift bytes
 
-Numbers that stand for places are never pointers: a page is its *pfn*, a folio the offset of its descriptor, a mapping or a node
-its *object number* (see ``slab``). ``NIL`` stands for none.
+No place is stored as a pointer: a page is its *pfn*, a folio the offset of its descriptor, a mapping or a node its *object
+number* (see ``slab``). ``NIL`` stands for none.
 """
 
 MAGIC = 0x314843_4F494C4F46  # "FOLIOCH1", little-endian
 ABI = 3
 
 NIL = 0xFFFFFFFF
-LINE = 64
+LINE = 64  # bytes of a cache line
+LOCK_BYTES = 1 << 46  # of the segment's file, where the bytes are whose locks say that a client lives: this + its number
 
 # The reference count (page_ref).
 FROZEN = 0x80000000
@@ -31,7 +33,7 @@ DEAD = 0
 GOT = 1
 SATURATED = 2
 
-# Header.
+# Header. There are no gaps between the fields, so the width of each is the distance to the next (``pool.header``).
 HDR_MAGIC = 0
 HDR_ABI = 8
 HDR_STATE = 12
@@ -57,7 +59,7 @@ HDR_IDENTITY_END = 120
 STATE_BUILDING = 0
 STATE_READY = 1
 
-# A list of folios (pagelist): two words, the pfns of its first and last.
+# A list of folios (pagelist): two words, the pfns of its first and its last.
 LIST_FIRST = 0
 LIST_LAST = 4
 LIST_SIZE = 8
@@ -68,38 +70,39 @@ ALLOC_LOCK = 512
 ALLOC_FREE = 516
 ALLOC_LISTS = 576
 
-# lru: the queues and their lengths in pages; vmscan's place in the memmap when it clears a block; what lru has learnt.
+# lru: the queues and their lengths in pages; vmscan's place in the memmap when it clears a block; lru's adapted parameters and
+# counts.
 LRU_LOCK = 768
 LRU_PAGES = 776
 LRU_LISTS = 800
 BLOCK_HAND = 832
-LRU_FULL = 896  # pages on the queues when room was last needed; 0: never
-LRU_CLOCK = 900  # pages evicted by age, modulo 2^32
+LRU_FULL = 896  # pages on the queues when a page was last needed; 0: never
+LRU_CLOCK = 900  # pages that lru has chosen and that were evicted, modulo 2^32
 LRU_LEARNT = 904  # the clock when the next two were last set
-LRU_RIVALS = 908  # a newcomer is held against 2 to this power of main's oldest
+LRU_RIVALS = 908  # a newcomer is compared with 2 to this power of main's oldest
 LRU_SMALL = 912  # the share of new and small in all pages, in 1024ths
-LRU_EVICTED = 916  # a word for each verdict: folios that went with it, of late, in EVENTs
-LRU_REFAULTED = 932  # and those of them that came back soon
-LRU_ASKED = 948  # the clock when lru last asked whether main is of any use; and since then, of folios:
-LRU_MET = 952  # the hand came by in main
-LRU_USED = 956  # and how many of them had been used
-LRU_GONE = 960  # evicted from small
-LRU_AGAIN = 964  # and how many came back at all
-LRU_RENEW = 968  # so many of main's oldest are to go unless they were used
+LRU_EVICTED = 916  # folios evicted lately, EVENT for each, decaying; one word for each verdict
+LRU_REFAULTED = 932  # those of them that were filled again soon
+LRU_ASKED = 948  # the clock when lru last decided whether to renew main; the next four count folios since then:
+LRU_MET = 952  # folios of main that the hand passed
+LRU_USED = 956  # those of them that had been used
+LRU_GONE = 960  # folios evicted from small
+LRU_AGAIN = 964  # evicted folios that were filled again
+LRU_RENEW = 968  # how many of main's oldest are to be evicted unless they were used
 LRU_HAND = 972  # where the hand is, in half pages
-LRU_USELESS = 976  # how often in a row it was of none
+LRU_USELESS = 976  # how often in a row main was of no use
 LRU_END = 980
 
-# mapping table.
+# The mapping table.
 TABLE_LOCK = 1024
 TABLE_COUNT = 1028
 TABLE_NEXT_INO = 1032
 
-# name table.
+# The name table.
 NAMES_LOCK = 1152
 NAMES_SERIAL = 1160  # 64 bits: the last one given, to a name or to a change of one
 
-# slab caches: SLAB_LOCK + cache * SLAB_STRIDE and so on.
+# The slab caches: SLAB_LOCK + cache * SLAB_STRIDE and so on.
 SLAB_STRIDE = 64
 SLAB_LOCK = 1280
 SLAB_PARTIAL = 1288
@@ -110,7 +113,7 @@ SLAB_NODES = 0
 SLAB_MAPPINGS = 1
 SLAB_NAMES = 2
 SLABS = 3
-SLAB_KEEP = 2  # empty pages that a cache keeps for itself
+SLAB_KEEP = 2  # empty pages that a cache keeps
 # An object's number: pfn << (page_shift - OBJECT_SHIFT) | place within the page.
 OBJECT_SHIFT = 8
 OBJECT_BITS = 31
@@ -120,27 +123,28 @@ TREE_LOCKS = 256
 TREE_LOCK = 4096
 HEADER_SIZE = TREE_LOCK + TREE_LOCKS * LINE
 
-# Folio descriptor. Plain words are written by the owner of a frozen folio, or under the lock named behind them.
+# Folio descriptor. Words are written by the owner of the frozen folio, by the module or under the lock that the comment names.
 FOLIO_SIZE = 64
 F_REF = 0  # page_ref
 F_FLAGS = 4  # flags
 F_KIND = 8  # type | order << 8
-F_OWNER = 12  # client that has it locked (flags)
+F_OWNER = 12  # the client that fills it, while PG_LOCKED is set (fill)
 F_INO = 16  # 64 bits: identity, with F_INDEX
 F_INDEX = 24  # 64 bits
-F_ATTACHED = 32  # tree lock: 1 while a slot of its mapping's XArray holds it
+F_ATTACHED = 32  # tree lock: 1 while a slot of its mapping's XArray names it
 F_LENGTH = 36  # valid bytes
 F_PREV = 40  # list links: page_alloc's lock when free, lru's for FILE, the slab's for NODE, INODE and NAME
 F_NEXT = 44
-F_BUDDY = 48  # page_alloc's lock: order + 1 at the head of a free block; or one of the next two; else 0
-F_QUEUE = 52  # lru's lock: queue | heat << 8 | verdict << 16 | used << 18; 0 when it is free or no FILE
-F_DIGEST = 56  # tree lock, for FILE, 64 bits: the low half of its object's digest, by which its ghost will be known
+F_BUDDY = 48  # page_alloc's lock: order + 1 at the head of a free block; BUDDY_QUARANTINED or BUDDY_PARKED; else 0
+F_QUEUE = 52  # lru's lock: queue | heat << 8 | verdict << 16 | used << 18; 0 if it is free or not a FILE
+F_DIGEST = 56  # tree lock, for FILE, 64 bits: the low half of its object's digest, part of its ghost's fingerprint
 F_USED = 56  # slab's lock, for NODE, INODE and NAME: objects in use
 F_FREE = 60  # slab's lock, for NODE, INODE and NAME: first free object of the page, + 1
 
-# F_BUDDY of a block in use that the reaper looks into: once freed, it is not handed out but parked.
+# F_BUDDY of a block that the reaper examines: in use; or freed meanwhile, but not handed out.
 BUDDY_QUARANTINED = 0x40
 BUDDY_PARKED = 0x80
+# What page_alloc.quarantine returns, or LOCK_BUSY.
 QUARANTINE_NONE = 0
 QUARANTINE_ON = 1
 
@@ -163,20 +167,20 @@ PG_REFERENCED = 16
 PG_READAHEAD = 32
 PG_REASON = 64
 
-# Locks (wait): the word is the owner's client number + 1, with LOCK_WAITERS while somebody sleeps on it, and LOCK_BROKEN if what it
-# protects has to be repaired by who takes it next.
+# Locks (robust_lock): the word is the owner's client number + 1, with LOCK_WAITERS while a client sleeps on it, and LOCK_BROKEN
+# if the next owner must repair what it protects.
 LOCK_WAITERS = 0x80000000
 LOCK_BROKEN = 0x40000000
 LOCK_OWNER = 0x3FFFFFFF
-# What taking one comes to.
+# What robust_lock.lock returns.
 LOCK_TAKEN = 0
 LOCK_REPAIR = 1
 LOCK_BUSY = 2
 LOCK_SPINS = 100
 INTERRUPTED = 4  # EINTR, from futex_wait
-LOCK_SLICE_NS = 50_000_000
-LOCK_PATIENCE_NS = 2_000_000_000
-WAIT_SLICE_NS = 100_000_000
+LOCK_SLICE_NS = 50_000_000  # a sleeper looks at the lock again after this time
+LOCK_PATIENCE_NS = 2_000_000_000  # a lock whose living owner does not release it is refused after this time
+WAIT_SLICE_NS = 100_000_000  # a client that waits for a fill looks after this time whether the filler is alive
 
 # lru's queues; and heat and verdict, in F_QUEUE.
 QUEUE_NONE = 0
@@ -188,53 +192,54 @@ QUEUE_MASK = 0xFF
 HEAT_SHIFT = 8
 HEAT_MAX = 7
 VERDICT_SHIFT = 16
-VERDICT_LEFT = 1  # unused at the end of small
-VERDICT_LOST = 2  # a newcomer to main that found no weaker one there
-VERDICT_BEATEN = 3  # one of main that had to make room
+VERDICT_LEFT = 1  # evicted from small without heat
+VERDICT_LOST = 2  # a newcomer that beat no rival
+VERDICT_BEATEN = 3  # evicted from main
 VERDICT_MASK = 3
-USED_SHIFT = 18  # lru's hand has found it used, and taken PG_REFERENCED away
-# What lru learns, and its bounds.
+USED_SHIFT = 18  # lru's hand has found it used, and cleared PG_REFERENCED
+# What lru adapts: first values, bounds and steps.
 RIVALS_FIRST = 3
 RIVALS_MAX = 6
-SMALL_SHIFT = 10
+SMALL_SHIFT = 10  # LRU_SMALL is in units of 1 / 2^SMALL_SHIFT
 SMALL_FIRST = 51
 SMALL_MIN = 16
 SMALL_MAX = 512
-SMALL_STEP = 3
-LEARN_SHARE = 8
-EVENT = 16
-FADE = 4
-WORTH = 32
-ASK_POOLS = 3
-ASK_TIMES = 2
-ASK_RIVALS = 1
-USED_SHARE = 64
-AGAIN_SHARE = 64
-FILLED_SHARE = 8
-# A ghost's word: verdict | heat << 2 | tick << 5 | fingerprint << 15; 0 is none. A tick is a 32nd of the pool's pages.
-GHOST_WAYS = 4
+SMALL_STEP = 3  # the share changes by 1 / 2^SMALL_STEP of itself
+LEARN_SHARE = 8  # the parameters are adapted when 1 / LEARN_SHARE of the cached pages has been evicted
+EVENT = 16  # what one folio adds to LRU_EVICTED and LRU_REFAULTED
+FADE = 4  # those counts lose 1 / 2^FADE each time
+WORTH = 32  # small grows only if at least 1 / WORTH of what left it is filled again soon
+ASK_POOLS = 3  # whether to renew main is decided after so many times the cached pages have been evicted
+ASK_TIMES = 2  # main must have been of no use so often in a row
+ASK_RIVALS = 1  # and LRU_RIVALS must be at most this
+USED_SHARE = 64  # main is of no use if less than 1 / USED_SHARE of the folios that the hand passed had been used
+AGAIN_SHARE = 64  # and more than 1 / AGAIN_SHARE as many as were evicted from small must have been filled again
+FILLED_SHARE = 8  # a pool is filling while more than 1 / FILLED_SHARE of LRU_FULL is missing
+# A ghost's word: verdict | heat << 2 | tick << 5 | fingerprint << 15; 0 is none. A tick is an eviction of a 32nd of the pool's
+# pages.
+GHOST_WAYS = 4  # words of a set
 GHOST_HEAT_SHIFT = 2
 GHOST_TICK_SHIFT = 5
 GHOST_TICK_MASK = 0x3FF
 GHOST_PRINT_SHIFT = 15
 TICK_SHIFT = 5
-TICKS_SOON = 8
-TICKS_MAX = 64
+TICKS_SOON = 8  # "soon": within so many ticks
+TICKS_MAX = 64  # an older ghost is ignored
 HASH_MULTIPLIER = 0x9E3779B97F4A7C15
 HASH_MASK = 0xFFFFFFFFFFFFFFFF
-SCAN_BATCH = 64
+SCAN_BATCH = 64  # folios that reclaim looks at while it holds LRU_LOCK
 LOOKS_MAX = 6  # at one folio: in new, in small, and in main once for a use and three times until no heat is left
 PINNED_MAX = 256
 SHRINK_TRIES = 4
 BLOCKS_MAX = 64
 
-# XArray node, an object of slab SLAB_NODES. Readers touch the slots alone.
+# XArray node, an object of slab SLAB_NODES. Readers access only the slots.
 NODE_SHIFT = 6
 NODE_MASK = (1 << NODE_SHIFT) - 1
 NODE_COUNT = 0
-OBJECT_NEXT = 4  # the same place in every slab object: 0 in use; OBJECT_FREE | next free object of the page, + 1
+OBJECT_NEXT = 4  # at this offset in every slab object: 0 in use; OBJECT_FREE | next free object of the page, + 1
 OBJECT_FREE = 0x80000000
-OBJECT_OWNER = 8  # the same place in every slab object, 64 bits: a record's own ino, a node's mapping, a name's own id
+OBJECT_OWNER = 8  # at this offset in every slab object, 64 bits: a record's own ino, a node's mapping, a name's own id
 NODE_INO = 8
 NODE_INDEX = 16
 NODE_LEVEL = 24
@@ -252,11 +257,11 @@ XA_BROKEN = 3
 XA_CLEARED = 1
 XA_LEAKED = 2
 
-# Mapping record, an object of slab SLAB_MAPPINGS. A chain of records has CHAIN_MAX at most; the mean is four.
+# Mapping record, an object of slab SLAB_MAPPINGS. A hash chain has at most CHAIN_MAX records; the mean is four.
 CHAIN_MAX = 1000
 TREE_GONE = 0
 TREE_LOCKED = 1
-BUCKETS_BATCH = 256  # chains that are looked through under the table's lock at a time
+BUCKETS_BATCH = 256  # chains that are searched while the table's lock is held
 MAPPING_HEAD = 0
 MAPPING_INO = 8
 MAPPING_DIGEST_LO = 16
@@ -273,8 +278,8 @@ MAPPING_TEXT = 128
 MAPPING_TEXT_MAX = 384
 MAPPING_SIZE = MAPPING_TEXT + MAPPING_TEXT_MAX
 
-# Name, an object of slab SLAB_NAMES. The words of the index are in sets of NAME_WAYS: 0, or the object number of a name + 1. NAME_SHARE
-# names to one page's worth of bytes in the pool: all of them take that share of it at most.
+# Name, an object of slab SLAB_NAMES. The words of the index are in sets of NAME_WAYS: 0, or the object number of a name + 1.
+# There are so many words that their names take 1 / NAME_SHARE of the pool at most.
 NAME_WAYS = 16
 NAME_SHARE = 64
 NAME_SEQ = 0  # the sequence word: odd while NAME_DIGEST_LO and what is behind it change, 0 in one that is being made
@@ -314,37 +319,35 @@ NAME_AHEAD_NS = 1_000_000_000  # a time that is further ahead than this is anoth
 GRAB_ADDED = 1 << 32
 GRAB_NOMEM = 1 << 33
 GRAB_GONE = 1 << 34
-INO_BUSY = HASH_MASK  # in place of an ino: a lock was refused
+INO_BUSY = HASH_MASK  # returned in place of an ino: a lock was refused
 FIND_RETRIES = 8
 GRAB_TRIES = 64
 
-# Client slot. The lines of CLIENT_OP_SEQ and behind are written by the client alone (and by who reaps it).
+# Client slot. The lines from CLIENT_OP_SEQ on are written only by the client, and by a reaper once the client is dead.
 CLIENT_SIZE = 8192
 CLIENT_PID = 0
 CLIENT_GENERATION = 4
 CLIENT_STATE = 8
 CLIENT_ATTACHED = 16
-CLIENT_PID_NAMESPACE = 24  # 64 bits: the one that CLIENT_PID is a number of; 0 if its client could not tell
+CLIENT_PID_NAMESPACE = 24  # 64 bits: the inode number of the namespace of CLIENT_PID; 0: unknown
 CLIENT_OP_SEQ = 64  # odd while an operation is under way
-CLIENT_OPS = 68  # OPS words: the folios that the operation under way is getting, dropping, building or destroying
+CLIENT_OPS = 68  # OPS words: intents, for the folios that the current operation is getting, dropping, building or destroying
 CLIENT_COUNTERS = 128
-CLIENT_UNNAMED = (
-    252  # folios that an operation had in hand without a word left in CLIENT_OPS to name them; 0 unless there is a bug
-)
-CLIENT_LEDGER = 256  # PINS words: one for each pin that a lease or a window holds
+CLIENT_UNNAMED = 252  # how many intents found no free word in CLIENT_OPS; 0 unless there is a bug
+CLIENT_LEDGER = 256  # PINS words: owned, for each pin that a lease or a window holds
 OPS = 15
 PINS = (CLIENT_SIZE - CLIENT_LEDGER) // 4
 SLOT_CLEAN = 0
 SLOT_ATTACHED = 1
-SLOT_DEAD = 2  # its client is known to be dead; a reaper is at it, or waits for somebody who uses one of its folios
-# A word of CLIENT_OPS or of the ledger: 0, or a pfn with one of these.
-PIN_INTENT = 0x80000000  # references may have been taken or dropped, nobody can know
-PIN_OWNED = 0x40000000  # exactly one reference
+SLOT_DEAD = 2  # its client is known to be dead, and a reaper has not settled everything yet
+# A word of CLIENT_OPS or of the ledger: 0, or a pfn with one of these bits.
+PIN_INTENT = 0x80000000  # references may have been taken or dropped
+PIN_OWNED = 0x40000000  # exactly one reference is held
 PIN_PFN = 0x3FFFFFFF
-GRACE_NS = 100_000_000
+GRACE_NS = 100_000_000  # how long wait_grace_period waits for one client
 QUIET_TRIES = 100
 
-# Parts that are made again from ground truth (reap.repair).
+# Parts that reap.repair rebuilds from ground truth.
 REPAIR_LISTS = 0  # page_alloc
 REPAIR_QUEUES = 1  # lru
 REPAIR_SLABS = 2
@@ -363,4 +366,4 @@ COUNT_WAITS = 6
 COUNT_READAHEAD = 7
 COUNT_ERRORS = 8
 COUNT_STALLS = 9
-COUNTERS = ("hits", "misses", "fills", "fill_bytes", "evictions", "bypasses", "waits", "readahead", "errors", "stalls")
+COUNTERS = tuple(name.removeprefix("COUNT_").lower() for name in list(globals()) if name.startswith("COUNT_"))  # in their order

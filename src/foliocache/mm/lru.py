@@ -1,41 +1,46 @@
 """The queues that reclaim works on, and the policy: which FILE folio is evicted next.
 
-Three queues. A folio starts in *new*, and passes to *small* when new has half of the share of the two; what it was used for until
-then does not count, because uses that follow each other closely are one use. At small's end it leaves, evicted, or for *main*. So
-what is read once flows through new and small, and main stays as it is.
+Three queues. A folio starts in *new*, and moves to *small* when new has more than half of the share of the two. Uses until then
+do not count, because uses that follow each other closely are one use. At the end of small it is evicted, or moves to *main*. So
+what is read once passes through new and small, and does not change main.
 
-To get into main a folio needs *heat*: it was used in small, or it comes back while its ghost is there (``ghost``). And somebody there
-must have less: it is held against the oldest of main, LRU_RIVALS of them at most. One of them that was used since its last turn
-gains a degree of heat and gets another round, one that has less heat than the newcomer is evicted in its place, and any other loses a
-degree and gets another round. If there is none, the newcomer is evicted. So of folios that are all used alike, as in
-epochs over more data than fits, a stable part stays. Where small is below its share main has to give: its oldest with no heat left
-goes, and any other loses half of it.
+To get into main, a folio (the *newcomer*) needs *heat*: it was used in small, or it was filled again while its ghost was
+remembered (``ghost``). And a folio of main must have less heat: the newcomer is compared with the oldest of main (its
+*rivals*), 2^LRU_RIVALS of them at most. A rival that was used since its last turn gains a degree of heat and goes to main's
+young end; one with less heat than the newcomer is *beaten* and evicted in its place; any other loses a degree and goes to
+main's young end. If no rival is beaten, the newcomer has *lost* and is evicted. So of folios that are all used equally often,
+as in epochs over more data than fits, a stable part stays. If new and small are below their share, main has to shrink: its
+oldest is evicted if it was not used and has no heat; otherwise it goes to the young end, with half of its heat if it was not
+used.
 
-Two things are learnt, whenever a LEARN_SHARE-th of the cached pages was evicted, from what comes back soon after that:
+Two parameters are adapted, each time a LEARN_SHARE-th of the cached pages has been evicted, from what is filled again soon
+after:
 
-- LRU_RIVALS: if newcomers that lost come back at a higher rate than those of main that were beaten, main holds on to the wrong
-  folios, and newcomers get twice as many chances to find a weaker one; else half as many.
-- LRU_SMALL, the share of new and small: if what was unused at the end of small comes back at a higher rate than what left main, and
-  at a rate that is worth it, uses are further apart than small is long, and it grows; else it shrinks.
+- LRU_RIVALS: if newcomers that lost are filled again at a higher rate than folios of main that were beaten, main keeps the
+  wrong folios, and newcomers are compared with twice as many rivals; otherwise with half as many.
+- LRU_SMALL, the share of new and small: if folios that were unused at the end of small are filled again at a higher rate than
+  folios that left main, and at a rate that is worth it, uses are further apart than small is long, and the share grows;
+  otherwise it shrinks.
 
-And every ASK_POOLS pools' worth of evictions: if a hand that goes round found main of no use again, while what was evicted comes
-back, main is renewed. So it is when one set of data is done with, and the next is too large for its folios to meet their ghosts often. Each
-folio of main goes then if it was not used, and small's oldest takes its place, whatever its heat. A mere scan does not come back, and
-leaves main alone.
+Main is *renewed* when its folios are no longer used but evicted ones are filled again: one set of data is finished, and the
+next is too large for its folios to meet their ghosts often. This is decided once for every ASK_POOLS pools' worth of evictions,
+from a sample of main that a hand going round the folio table takes. Then each folio of main is evicted unless it was used, and
+small's oldest takes its place, whatever its heat. Folios of a mere scan are not filled again, so a scan does not change main.
 
-An empty pool fills new and small to their share and then main, so that whatever came first is the stable part.
+In an empty pool, new and small are filled to their share and then main, so what came first is the stable part.
 
-The parts are known. Queues and ghosts: S3-FIFO (Yang et al., SOSP 2023), less its counter of uses, since a hit writes nothing here
-but PG_REFERENCED, and that only when reclaim has cleared it since. Uses in new that do not count: the correlated references of 2Q
-(Johnson and Shasha, VLDB 1994) and LRU-K (O'Neil et al., SIGMOD 1993). Heat in degrees, by turns: GCLOCK (Smith, TODS 1978). The
-contest: TinyLFU's admission (Einziger et al., TOS 2017). Learning from ghosts: ARC (Megiddo and Modha, FAST 2003). What it comes to
-is in docs/performance.md; benchmarks/eviction measures it.
+The parts are known. Queues and ghosts: S3-FIFO (Yang et al., SOSP 2023), without its counter of uses, since a hit writes
+nothing here but PG_REFERENCED, and that only if reclaim has cleared it since. Uses in new that do not count: the correlated
+references of 2Q (Johnson and Shasha, VLDB 1994) and LRU-K (O'Neil et al., SIGMOD 1993). Heat in degrees, by turns: GCLOCK
+(Smith, TODS 1978). The comparison: TinyLFU's admission (Einziger et al., TOS 2017). Adapting by ghosts: ARC (Megiddo and Modha,
+FAST 2003). Hit ratios are in docs/performance.md; benchmarks/eviction measures them.
 
-LRU_LOCK guards the lists, F_QUEUE, all words called LRU_ and the ghosts. A folio on a list is not freed: its destructor takes it
-off first, under the lock. That is what makes the try_get in ``_leave`` safe although it holds no reference.
+LRU_LOCK guards the lists, F_QUEUE, all words called LRU_ and the ghosts. A folio on a list is not freed: its destructor takes
+it off first, under the lock. Therefore the try_get in ``_leave`` is safe although the caller holds no reference.
 
-F_QUEUE says which queue a folio is on, and never less while it moves from one to another: the lists and their lengths can be made
-again from it alone, whatever their owner was doing when he died (``rebuild``). What was learnt is sound whatever it is.
+F_QUEUE names a folio's queue at every instruction, also while the folio moves between queues: the lists and their lengths can
+be made from it alone, wherever the owner of the lock died (``rebuild``). The adapted parameters and counts are valid whatever
+their values.
 """
 
 import cython
@@ -45,7 +50,7 @@ if not cython.compiled:
 
 
 def setup(mem):
-    """Empty queues, for a new segment."""
+    """Make the queues of a new segment, empty."""
     _empty(mem)
     for word in range(layout.LRU_FULL, layout.LRU_END, 4):
         atomics.write32(mem, word, 0)
@@ -54,7 +59,7 @@ def setup(mem):
 
 
 def insert(mem, me, pfn):
-    """Put a new folio that the caller holds on a queue, with the heat that its ghost has kept. False if the lock is refused."""
+    """Put a new folio that the caller holds on a queue, with the heat that its ghost gives it. False if the lock is refused."""
     if not _lock(mem, me):
         return False
     if _may_join(mem, pfn):
@@ -64,8 +69,8 @@ def insert(mem, me, pfn):
 
 
 def add(mem, me, pfn, queue):
-    """Put a folio that the caller holds at the young end of a queue, unless it is on one already, or has left its mapping. False if the
-    lock is refused."""
+    """Put a folio that the caller holds at the young end of a queue, unless it is on a queue already or has left its mapping.
+    False if the lock is refused."""
     if not _lock(mem, me):
         return False
     if _may_join(mem, pfn):
@@ -75,8 +80,8 @@ def add(mem, me, pfn, queue):
 
 
 def remove(mem, me, pfn):
-    """Take a folio off whatever queue it is on, if it is on one; for its destructor. One that was chosen for eviction leaves a
-    ghost. False if the lock is refused."""
+    """Take a folio off its queue, if it is on one; for its destructor. A folio that was chosen for eviction leaves a ghost.
+    False if the lock is refused."""
     if not _lock(mem, me):
         return False
     if _queue_of(mem, pfn) != layout.QUEUE_NONE:
@@ -89,10 +94,12 @@ def remove(mem, me, pfn):
 
 
 def isolate(mem, me, spare_main):
-    """Choose the next folio to evict: take it off its queue and pin it. Its pfn, or NIL when there is none now.
+    """Choose the next folio to evict, take it off its queue and pin it. Return its pfn, or NIL if none was found or the lock is
+    refused.
 
-    spare_main: from new or small, if there is anything, whatever their share; for who finds main in use. Looks at SCAN_BATCH folios
-    at most, and at as many rivals for one of them, so that the lock is held for a bounded time.
+    spare_main: choose from new or small if they have any folio, whatever their share; for a caller that found the folios of
+    main pinned. Looks at SCAN_BATCH folios at most, and at 2^RIVALS_MAX rivals of one of them, so that the lock is held for a
+    bounded time.
     """
     if not _lock(mem, me):
         return layout.NIL
@@ -110,9 +117,9 @@ def isolate(mem, me, spare_main):
 
 
 def rebuild(mem):
-    """Make the lists and their lengths again from F_QUEUE, under LRU_LOCK; may be broken off and started again.
+    """Make the lists and their lengths from F_QUEUE, under LRU_LOCK. May be started again if the client that ran it died.
 
-    Each queue is in order of pfn then. The ghosts and what was learnt stay as they are.
+    Afterwards each queue is in order of pfn. The ghosts and the adapted parameters stay as they are.
     """
     _empty(mem)
     for pfn in range(atomics.npages(mem)):
@@ -126,36 +133,36 @@ def rebuild(mem):
 
 
 def repair(mem, me):
-    """Rebuild while others work."""
+    """Take the lock and rebuild, while other clients are attached."""
     if robust_lock.lock(mem, layout.LRU_LOCK, me) != layout.LOCK_BUSY:
         rebuild(mem)
         robust_lock.unlock(mem, layout.LRU_LOCK)
 
 
 def reap(mem, me, dead):
-    """If a dead client holds LRU_LOCK, take it over, repair, and unlock."""
+    """If a dead client holds LRU_LOCK, take it over, rebuild, and unlock."""
     if robust_lock.take_over(mem, layout.LRU_LOCK, dead, me):
         rebuild(mem)
         robust_lock.unlock(mem, layout.LRU_LOCK)
 
 
 def is_queued(mem, pfn):
-    """Whether reclaim can find the folio now."""
+    """True if the folio is on a queue, so that reclaim can find it."""
     return _queue_of(mem, pfn) != layout.QUEUE_NONE
 
 
 def pages(mem, queue):
-    """Pages on a queue now; never more than there are."""
+    """Return how many pages are on a queue; never more than the pool has."""
     return min(atomics.load_relaxed(mem, _pages(queue)), atomics.npages(mem))
 
 
 def cached(mem):
-    """Pages on all queues now."""
+    """Return how many pages are on all queues."""
     return pages(mem, layout.QUEUE_NEW) + pages(mem, layout.QUEUE_SMALL) + pages(mem, layout.QUEUE_MAIN)
 
 
 def _lock(mem, me):
-    """False if it is refused."""
+    """Take LRU_LOCK, and rebuild if that is necessary. False if the lock is refused."""
     got = robust_lock.lock(mem, layout.LRU_LOCK, me)
     if got == layout.LOCK_REPAIR:
         rebuild(mem)
@@ -163,17 +170,17 @@ def _lock(mem, me):
 
 
 def _may_join(mem, pfn):
-    """Whether a folio is on no queue, and in its mapping.
+    """True if a folio is on no queue and in its mapping.
 
-    So one that has left its mapping, and then been taken off its queue, does not come back: ``reap`` relies on it. Who takes it off
-    had seen it leave before he took the lock.
+    So a folio that has left its mapping, and then been taken off its queue, is not queued again: ``reap`` relies on it. The
+    client that takes it off saw it leave the mapping before it took the lock.
     """
     attached = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED)
     return attached != 0 and _queue_of(mem, pfn) == layout.QUEUE_NONE
 
 
 def _choose(mem, spare_main):
-    """The queue whose oldest is to be looked at, or QUEUE_NONE."""
+    """Return the queue whose oldest folio is to be looked at, or QUEUE_NONE."""
     new = pages(mem, layout.QUEUE_NEW)
     share = _share(mem, cached(mem))
     if new > share >> 1 and _oldest(mem, layout.QUEUE_NEW) != layout.NIL:
@@ -187,7 +194,7 @@ def _choose(mem, spare_main):
 
 
 def _look(mem, me, queue):
-    """Look at a queue's oldest. Whom to evict, pinned; or NIL: nobody this time."""
+    """Look at a queue's oldest folio. Return the folio to evict, pinned; or NIL if there is none this time."""
     pfn = _oldest(mem, queue)
     if queue == layout.QUEUE_NEW:
         flags.clear(mem, atomics.folio_at(mem, pfn), layout.PG_REFERENCED)
@@ -203,7 +210,8 @@ def _look(mem, me, queue):
 
 
 def _promote_or_evict(mem, me, pfn):
-    """What becomes of small's oldest: it goes, or somebody of main does, or nobody because main has not its share."""
+    """Evict small's oldest, or promote it and evict a folio of main instead, or promote it and evict none because main is below
+    its share. Return as ``_look``."""
     beaten = _outdated(mem)
     if beaten != layout.NIL:
         _move(mem, pfn, layout.QUEUE_MAIN, _heat(mem, pfn))
@@ -222,7 +230,7 @@ def _promote_or_evict(mem, me, pfn):
 
 
 def _contest(mem, heat):
-    """One of main's oldest that has less heat, or NIL."""
+    """Return one of main's oldest that has less heat, or NIL."""
     for _ in range(1 << min(atomics.read32(mem, layout.LRU_RIVALS), layout.RIVALS_MAX)):
         rival = _oldest(mem, layout.QUEUE_MAIN)
         if rival == layout.NIL:
@@ -235,7 +243,7 @@ def _contest(mem, heat):
 
 
 def _outdated(mem):
-    """While main is renewed: its oldest, unless that was used; or NIL."""
+    """While main is renewed, return its oldest unless that was used; else NIL."""
     left = atomics.read32(mem, layout.LRU_RENEW)
     pfn = _oldest(mem, layout.QUEUE_MAIN)
     if left == 0 or pfn == layout.NIL:
@@ -248,7 +256,7 @@ def _outdated(mem):
 
 
 def _harvest_referenced(mem, pfn):
-    """Whether it was used since its last turn; then it gains a degree of heat."""
+    """True if a folio was used since its last turn. If so, clear the mark and raise its heat by a degree."""
     noted = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE) >> layout.USED_SHIFT
     if not flags.clear(mem, atomics.folio_at(mem, pfn), layout.PG_REFERENCED) and not noted:
         return False
@@ -257,8 +265,9 @@ def _harvest_referenced(mem, pfn):
 
 
 def _leave(mem, me, pfn, verdict):
-    """Pin one that shall be evicted, and take it off its queue. NIL when somebody is destroying it."""
-    client.announce(mem, me, pfn)  # before it leaves the queue: nobody would find it if this client died here
+    """Pin a folio that is to be evicted, and take it off its queue. Return its pfn, or NIL if another client is destroying
+    it."""
+    client.announce(mem, me, pfn)  # before it leaves the queue: no other client would find it if this one died here
     dead = page_ref.try_get(mem, atomics.folio_at(mem, pfn)) == layout.DEAD
     if dead:
         client.retract(mem, me, pfn)
@@ -267,11 +276,11 @@ def _leave(mem, me, pfn, verdict):
     return layout.NIL if dead else pfn
 
 
-# Ghosts, and learning.
+# Ghosts, and the parameters that are adapted.
 
 
 def _remember(mem, pfn):
-    """Leave a ghost of an evicted folio, and count it."""
+    """Store a ghost of an evicted folio, and count the eviction."""
     folio = atomics.folio_at(mem, pfn)
     digest, index = atomics.read64(mem, folio + layout.F_DIGEST), atomics.read64(mem, folio + layout.F_INDEX)
     order, verdict = page_type.order(mem, pfn), _verdict(mem, pfn)
@@ -287,7 +296,8 @@ def _remember(mem, pfn):
 
 
 def _recall(mem, pfn):
-    """The heat of a new folio: a degree more than its ghost's, or 0. Who was beaten had its chance in main, and starts anew."""
+    """Return the heat of a new folio: a degree more than its ghost's, or 0 if it has no ghost, or one that was beaten in
+    main."""
     folio = atomics.folio_at(mem, pfn)
     digest, index = atomics.read64(mem, folio + layout.F_DIGEST), atomics.read64(mem, folio + layout.F_INDEX)
     left = ghost.take(mem, digest, index, page_type.order(mem, pfn), _tick(mem))
@@ -303,7 +313,7 @@ def _recall(mem, pfn):
 
 
 def _learn(mem):
-    """Set rivals and share, and let the counts fade."""
+    """Adapt LRU_RIVALS and LRU_SMALL, and let the counts decay."""
     if _went(mem, layout.VERDICT_LOST) + _went(mem, layout.VERDICT_BEATEN) > 0:
         rivals = min(atomics.read32(mem, layout.LRU_RIVALS), layout.RIVALS_MAX)
         rivals = min(rivals + 1, layout.RIVALS_MAX) if _returns(mem, layout.VERDICT_LOST) else max(rivals, 1) - 1
@@ -321,8 +331,8 @@ def _learn(mem):
 
 
 def _ask(mem):
-    """Renew main if next to nothing of it was used for a while, though some of what was evicted came back, and losing changes
-    nothing. For a while, because in the first of many epochs nothing is used either."""
+    """Renew main if almost none of its folios were used, ASK_TIMES in a row, while evicted folios were filled again and
+    LRU_RIVALS is already low. ASK_TIMES in a row, because in the first of many epochs no folio is used either."""
     unused = atomics.read32(mem, layout.LRU_USED) * layout.USED_SHARE < atomics.read32(mem, layout.LRU_MET)
     others = atomics.read32(mem, layout.LRU_AGAIN) * layout.AGAIN_SHARE > atomics.read32(mem, layout.LRU_GONE)
     useless = min(atomics.read32(mem, layout.LRU_USELESS) + 1, layout.ASK_TIMES) if unused else 0
@@ -336,7 +346,8 @@ def _ask(mem):
 
 
 def _pass_hand(mem, evicted):
-    """Move the hand over the folio table, half as far as pages were evicted. What it finds used in main, it notes as that."""
+    """Move the hand over the folio table, by half as many pages as were evicted. If it finds a folio of main that was used,
+    count that, and mark the folio as used in F_QUEUE."""
     hand = atomics.read32(mem, layout.LRU_HAND)
     _bump(mem, layout.LRU_HAND, evicted)
     pfn = ((hand + evicted) >> 1) % atomics.npages(mem)
@@ -354,7 +365,7 @@ def _evicted_since(mem, word):
 
 
 def _returns(mem, verdict):
-    """Whether those with this verdict come back at a higher rate than the beaten."""
+    """True if folios with this verdict are filled again at a higher rate than those that were beaten."""
     rate = _back(mem, verdict) * (_went(mem, layout.VERDICT_BEATEN) + layout.EVENT)
     return rate > _back(mem, layout.VERDICT_BEATEN) * (_went(mem, verdict) + layout.EVENT)
 
@@ -380,13 +391,14 @@ def _small(mem):
 
 
 def _share(mem, of):
-    """New's and small's share of so many pages."""
+    """Return the share of new and small in ``of`` pages."""
     share = of * _small(mem) >> layout.SMALL_SHIFT
     return max(share, 1)
 
 
 def _is_filling(mem):
-    """Whether there is room still (or again), and new and small have their share of what will be."""
+    """True if the pool still has (or again has) room, and new and small have their share of what will be cached when it is
+    full."""
     full = atomics.read32(mem, layout.LRU_FULL)
     if full and cached(mem) + full // layout.FILLED_SHARE + 1 >= full:
         return False
@@ -436,7 +448,7 @@ def _queue_of(mem, pfn):
 
 
 def _correct(mem, pfn):
-    """Put a folio that says it is on a queue that there is not on a real one."""
+    """Put a folio whose F_QUEUE names no existing queue on small."""
     word = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE)
     if word & layout.QUEUE_MASK >= layout.QUEUES:
         _mark(mem, pfn, layout.QUEUE_SMALL, 0, 0)

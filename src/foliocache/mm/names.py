@@ -253,7 +253,7 @@ def _is(mem, at, digest_lo, digest_hi):
 
 
 def _mark_used(mem, number, at):
-    """Note a use, for ``_victim``. Most lookups write nothing. If the index is damaged, the record may be a page of user data."""
+    """Note a use, for ``_victim``. Most lookups write nothing. If the index is damaged, the record may lie in user data."""
     if atomics.load_relaxed(mem, at + layout.NAME_USED) == 0 and slab.holds(mem, layout.SLAB_NAMES, number):
         atomics.store_relaxed(mem, at + layout.NAME_USED, 1)
 

@@ -28,7 +28,7 @@ cdef void _merge(mem_t mem, u32 pfn, u32 order) noexcept nogil
 cdef void _merge_down(mem_t mem, u32 pfn, u32 order) noexcept nogil
 cdef bint _is_free(mem_t mem, u32 pfn, u32 order) noexcept nogil
 cdef bint _is_parked(mem_t mem, u32 pfn) noexcept nogil
-cdef bint _is_nobodys(mem_t mem, u32 pfn, u32 end) noexcept nogil
+cdef bint _has_no_folio(mem_t mem, u32 pfn, u32 end) noexcept nogil
 cdef bint _is_free_mark(u32 mark) noexcept nogil
 cdef void _set_mark(mem_t mem, u32 pfn, u32 mark) noexcept nogil
 cdef void _freeze(mem_t mem, u32 pfn) noexcept nogil

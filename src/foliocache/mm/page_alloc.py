@@ -1,29 +1,29 @@
 """The buddy allocator: blocks of 2^order pages, order 0 .. MAX_ORDER, frozen in and frozen out.
 
-Every page that is free, and every tail page of a block, has FROZEN in its reference word, and keeps it until the allocator's
-caller calls ``page_ref.init``. So a getter that comes late, with a pfn from a former life, fails on all of them; the allocator
-never stores a zero, which such a getter could take for a folio that nobody owns yet.
+Every free page, and every tail page of a block, has FROZEN in its reference word, and keeps it until the client that allocated
+it calls ``page_ref.init``. So a late getter, with a pfn from a former life, fails on all of them. The allocator never stores a
+zero, which such a getter could take for a folio that has no owner yet.
 
-A block's first page has F_BUDDY = order + 1 while it is free, else 0. F_BUDDY and the lists are touched only under ALLOC_LOCK,
-also when the neighbour that is looked at belongs to somebody: that is why "is my buddy free" is a word of its own and not read
-from what the owner of a page may be writing.
+A block's first page has F_BUDDY = order + 1 while the block is free, else 0. F_BUDDY and the lists are accessed only under
+ALLOC_LOCK, even if the neighbour that is looked at is in use: so "is my buddy free" is a word of its own, and not a word that
+the owner of a page may be writing.
 
-**Ground truth.** From the first pages of blocks alone, one after the other, the whole pool can be read at any moment, whoever was
-killed in the middle of what: F_BUDDY says that a block is free and how large, or else the order in F_KIND says how far the block in
-use reaches (it is set here, and keeps its order until the block is free again). So a block is split from the top: the upper half
-is marked while the mark of the whole still covers it, then the whole's mark shrinks; and merged the other way round. Nothing is
-lost in between, because a block that is taken is named in its taker's slot before its mark goes (``client.announce``), and one that
-is given back is named until its mark is there. ``rebuild`` makes the lists, which are no truth but an index, from this.
+**Ground truth.** The first pages of blocks, one after the other, describe the whole pool at every instruction, wherever a
+client was killed: F_BUDDY says that a block is free and how large it is, or else the order in F_KIND says how far the block in
+use extends (it is set here, and kept until the block is free again). So a block is split from the top: the upper half is marked
+while the mark of the whole still covers it, then the mark of the whole is reduced; merging is the reverse. No block is lost in
+between: a block that is taken is announced (``client.announce``) before its mark is cleared, and one that is freed stays
+announced until its mark is set. ``rebuild`` makes the lists, which are only an index, from this.
 
-**Damage.** A page goes from one owner to another only if two words agree: F_BUDDY says that it is free, and F_KIND that no folio begins there. A
-free block has no type, for that goes before the mark comes; no page behind the first of a block has one. What contradicts itself is not
-handed out, and the lists are made again.
+**Damage.** A page passes from one owner to another only if two words agree: F_BUDDY says that it is free, and F_KIND that no
+folio begins there. A free block has no type, because the type is cleared before the mark is set; only the first page of a block
+has one. A block whose words contradict each other is not handed out, and the lists are rebuilt.
 
-**Quarantine.** A page that a dead client may have had in hand must not begin a new life while the reaper looks into it
-(see ``reap``): a block marked BUDDY_QUARANTINED becomes BUDDY_PARKED when it is freed, and goes nowhere until the reaper is done.
+**Quarantine.** A page that a dead client may have been working on must not begin a new life while the reaper examines it (see
+``reap``): a block marked BUDDY_QUARANTINED becomes BUDDY_PARKED when it is freed, and stays so until the reaper has finished.
 
-Against fragmentation, as in the kernel's ``mm/page_alloc.c``: a freed block goes to the end of its list when the block that it
-would merge into is half free already (buddy_merge_likely), so that it is handed out last and the merge gets its chance.
+Against fragmentation, as in the kernel's ``mm/page_alloc.c``: a freed block goes to the end of its list if the block that it
+would merge into is already half free (buddy_merge_likely), so that it is handed out last and the merge becomes more likely.
 """
 
 import cython
@@ -33,10 +33,10 @@ if not cython.compiled:
 
 
 def alloc(mem, me, order):
-    """Take a block of 2^order pages off the free lists, split from a larger one if need be: its first pfn, or NIL, also if the lock is
-    refused.
+    """Take a block of 2^order pages off the free lists, split from a larger one if necessary. Return its first pfn, or NIL if
+    there is none or the lock is refused.
 
-    The block stays named in the caller's slot (``client.announce``) until he says ``client.retract``.
+    The block is announced in the caller's slot (``client.announce``) until the caller calls ``client.retract``.
     """
     if not _lock(mem, me):
         return layout.NIL
@@ -46,7 +46,8 @@ def alloc(mem, me, order):
 
 
 def free(mem, me, pfn, order):
-    """Give a frozen block back, which the caller has named; merges it with its buddies. False if the lock is refused: it stays as it is."""
+    """Free a frozen block that the caller has announced, and merge it with its buddies. False if the lock is refused: the block
+    stays as it is."""
     if not _lock(mem, me):
         return False
     if mark(mem, pfn) == layout.BUDDY_QUARANTINED:
@@ -58,13 +59,14 @@ def free(mem, me, pfn, order):
 
 
 def mark(mem, pfn):
-    """A page's F_BUDDY now. 0 in an operation that names pfn or began after a quarantine: not quarantined."""
+    """Return a page's F_BUDDY. If it is 0 in an operation that has announced pfn, or that began after a quarantine, the block
+    is not in quarantine."""
     return atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_BUDDY)
 
 
 def quarantine(mem, me, pfn):
-    """Keep the block that begins at pfn from a new life: QUARANTINE_ON; QUARANTINE_NONE, and nothing done, when none begins there or it is
-    free; LOCK_BUSY if the lock is refused."""
+    """Keep the block that begins at pfn from a new life. Return QUARANTINE_ON; QUARANTINE_NONE, with nothing done, if no block
+    begins there or it is free; or LOCK_BUSY if the lock is refused."""
     if not _lock(mem, me):
         return layout.LOCK_BUSY
     found = _head_of(mem, pfn) == pfn and not _is_free_mark(mark(mem, pfn))
@@ -78,7 +80,7 @@ def quarantine(mem, me, pfn):
 
 
 def end_quarantine(mem, me, pfn):
-    """Free it if it has been parked, else let it live on. False if the lock is refused."""
+    """Free the block if it is parked; else only clear its mark. False if the lock is refused."""
     if not _lock(mem, me):
         return False
     if _is_parked(mem, pfn):
@@ -90,7 +92,7 @@ def end_quarantine(mem, me, pfn):
 
 
 def rebuild(mem):
-    """Make the lists and the count from the marks; under ALLOC_LOCK, and may be broken off and started again."""
+    """Make the lists and the count from the marks, under ALLOC_LOCK. May be started again if the client that ran it died."""
     for order in range(layout.MAX_ORDER + 1):
         pagelist.reset(mem, _list(order))
     atomics.store_relaxed(mem, layout.ALLOC_FREE, 0)
@@ -113,21 +115,21 @@ def rebuild(mem):
 
 
 def repair(mem, me):
-    """Rebuild while others work."""
+    """Take the lock and rebuild, while other clients are attached."""
     if robust_lock.lock(mem, layout.ALLOC_LOCK, me) != layout.LOCK_BUSY:
         rebuild(mem)
         robust_lock.unlock(mem, layout.ALLOC_LOCK)
 
 
 def reap(mem, me, dead):
-    """If a dead client holds ALLOC_LOCK, take it over, repair, and unlock."""
+    """If a dead client holds ALLOC_LOCK, take it over, rebuild, and unlock."""
     if robust_lock.take_over(mem, layout.ALLOC_LOCK, dead, me):
         rebuild(mem)
         robust_lock.unlock(mem, layout.ALLOC_LOCK)
 
 
 def free_pages(mem):
-    """Free pages now; exact when nobody allocates."""
+    """Return how many pages are free; exact while no client allocates."""
     return atomics.load_relaxed(mem, layout.ALLOC_FREE)
 
 
@@ -152,7 +154,7 @@ def setup(mem, me):
 
 
 def _lock(mem, me):
-    """False if it is refused."""
+    """Take ALLOC_LOCK, and rebuild if that is necessary. False if the lock is refused."""
     got = robust_lock.lock(mem, layout.ALLOC_LOCK, me)
     if got == layout.LOCK_REPAIR:
         rebuild(mem)
@@ -164,7 +166,7 @@ def _take(mem, me, order):
         pfn = pagelist.first(mem, _list(larger))
         if pfn == layout.NIL:
             continue
-        if _is_free(mem, pfn, larger) and _is_nobodys(mem, pfn + 1, pfn + (1 << order)):
+        if _is_free(mem, pfn, larger) and _has_no_folio(mem, pfn + 1, pfn + (1 << order)):
             pagelist.remove(mem, _list(larger), pfn)
             _split(mem, pfn, larger, order)
             client.announce(mem, me, pfn)
@@ -172,12 +174,12 @@ def _take(mem, me, order):
             _set_mark(mem, pfn, 0)
             _add_free(mem, -(1 << order))
             return pfn
-        robust_lock.mark_broken(mem, layout.ALLOC_LOCK)  # damaged: whose pages these are, the next owner finds out
+        robust_lock.mark_broken(mem, layout.ALLOC_LOCK)  # damaged: the next owner rebuilds the lists
     return layout.NIL
 
 
 def _split(mem, pfn, have, want):
-    """Give the upper halves back until the block at pfn has the order that is wanted."""
+    """Free the upper halves until the block at pfn has the order that is wanted."""
     while have > want:
         have -= 1
         _set_mark(mem, pfn + (1 << have), have + 1)
@@ -186,7 +188,7 @@ def _split(mem, pfn, have, want):
 
 
 def _give(mem, pfn, order):
-    """The block is free from here on; then merge it."""
+    """Mark the block as free, then merge it with its buddies."""
     _set_mark(mem, pfn, order + 1)
     _add_free(mem, 1 << order)
     _merge(mem, pfn, order)
@@ -206,7 +208,7 @@ def _merge(mem, pfn, order):
 
 
 def _merge_down(mem, pfn, order):
-    """Merge a block with those before it, which are on the lists already; those behind it follow."""
+    """Merge a block with those before it, which are on the lists already; those after it follow later."""
     while order < layout.MAX_ORDER and pfn & (1 << order) and _is_free(mem, pfn ^ (1 << order), order):
         pagelist.remove(mem, _list(order), pfn ^ (1 << order))
         pfn ^= 1 << order
@@ -225,12 +227,12 @@ def _is_free(mem, pfn, order):
 
 
 def _is_parked(mem, pfn):
-    """Whether a block was freed in quarantine."""
+    """True if a block was freed in quarantine."""
     return mark(mem, pfn) == layout.BUDDY_PARKED and page_type.type(mem, pfn) == layout.TYPE_NONE
 
 
-def _is_nobodys(mem, pfn, end):
-    """Whether no folio begins in pfn .. end - 1: so it must be in a free block, or one in use, behind its first page."""
+def _has_no_folio(mem, pfn, end):
+    """True if no folio begins in pfn .. end - 1, as in a free block, or in a block in use after its first page."""
     while pfn < end:
         if page_type.type(mem, pfn) != layout.TYPE_NONE:
             return False
@@ -243,29 +245,29 @@ def _is_free_mark(mark):
 
 
 def _set_mark(mem, pfn, mark):
-    # In program order with what is around it: see "ground truth".
+    # In program order with the accesses around it: see "ground truth".
     atomics.record32(mem, atomics.folio_at(mem, pfn) + layout.F_BUDDY, mark)
 
 
 def _freeze(mem, pfn):
-    """For a page whose words were damaged; death leaves every tail and every free page frozen."""
+    """Freeze a page whose words were damaged; the death of a client leaves every tail and every free page frozen."""
     if not page_ref.is_frozen(mem, atomics.folio_at(mem, pfn)):
         page_ref.init(mem, atomics.folio_at(mem, pfn), layout.FROZEN)
 
 
 def _order_at(mem, pfn):
-    """The order of the block that begins at pfn; a smaller one if what is written there cannot be."""
+    """Return the order of the block that begins at pfn; a smaller one if the words there are impossible."""
     free = _is_free_mark(mark(mem, pfn)) and page_type.type(mem, pfn) == layout.TYPE_NONE
     order = mark(mem, pfn) - 1 if free else page_type.order(mem, pfn)
     if not _may_begin(mem, pfn, order):
         return 0
-    while order and not _is_nobodys(mem, pfn + 1, pfn + (1 << order)):
+    while order and not _has_no_folio(mem, pfn + 1, pfn + (1 << order)):
         order -= 1
     return order
 
 
 def _correct(mem, pfn, order):
-    """Let the words of a block in use say that it is one, of this order."""
+    """Make the words of a block in use consistent: in use, and of this order."""
     found = mark(mem, pfn)
     if found != 0 and found != layout.BUDDY_QUARANTINED and found != layout.BUDDY_PARKED:
         _set_mark(mem, pfn, 0)
@@ -278,7 +280,7 @@ def _may_begin(mem, pfn, order):
 
 
 def _head_of(mem, pfn):
-    """Where the block begins that holds pfn. No block reaches across a multiple of the largest size."""
+    """Return the first pfn of the block that contains pfn. No block crosses a multiple of the largest size."""
     head = pfn & ~((1 << layout.MAX_ORDER) - 1)
     while head + (1 << _order_at(mem, head)) <= pfn:
         head += 1 << _order_at(mem, head)
@@ -290,6 +292,6 @@ def _list(order):
 
 
 def _add_free(mem, pages):
-    # Written under the lock alone; atomic because statistics read it without.
+    # Written only under the lock; atomic because statistics read it without the lock.
     now = atomics.load_relaxed(mem, layout.ALLOC_FREE)
     atomics.store_relaxed(mem, layout.ALLOC_FREE, now + pages)

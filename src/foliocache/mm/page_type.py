@@ -1,9 +1,10 @@
-"""What a folio is: its type and its order, in one word of its descriptor (F_KIND), and the only module that touches it.
+"""What a folio is: its type and its order, in one word of its descriptor (F_KIND). No other module accesses that word.
 
-Written by the owner of a frozen folio; read by whoever holds a reference or owns it, and by those who walk the folio table to repair
-something: hence atomic, relaxed. The order part of a block changes under page_alloc's lock alone. The order decides how far a folio reaches, so
-one that would reach beyond the segment is read as 0: the word lies in shared memory, and somebody may have damaged it. For the same
-reason nobody writes into a page because of this word alone: a second one must say the same (``is_private``, ``limit``).
+It is written by the owner of a frozen folio, and read by clients that hold a reference or own the folio, and by repairs that
+walk the folio table: hence the accesses are atomic and relaxed. The order of a block changes only under page_alloc's lock. The
+order decides how far a folio extends, so one that would extend beyond the segment is read as 0: the word is in shared memory
+and may be damaged. For the same reason, no page is written to because of this word alone: a second one must agree
+(``is_private``, ``limit``).
 """
 
 import cython
@@ -13,17 +14,17 @@ if not cython.compiled:
 
 
 def set(mem, pfn, type, order):
-    """Begin (or, with TYPE_NONE, end) a life."""
+    """Set type and order: begin a life or, with TYPE_NONE, end it."""
     atomics.store_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_KIND, type | order << layout.ORDER_SHIFT)
 
 
 def type(mem, pfn):
-    """TYPE_FILE and so on."""
+    """Return the type: TYPE_FILE and so on."""
     return atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_KIND) & layout.TYPE_MASK
 
 
 def order(mem, pfn):
-    """The folio has 2^order pages."""
+    """Return the order: the folio has 2^order pages."""
     word = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_KIND)
     type = word & layout.TYPE_MASK
     found = word >> layout.ORDER_SHIFT
@@ -35,16 +36,18 @@ def order(mem, pfn):
 
 
 def is_private(mem, pfn, wanted):
-    """Whether a page has this type, which is not FILE, and is no file's: a page of user data whose type was damaged has its ino still.
+    """True if a page has this type, which is not FILE, and its F_INO is 0: a page of user data with a damaged type still has
+    its ino.
 
-    For those who know that the page, if it has that type, keeps it meanwhile.
+    The caller knows that the page, if it has that type, keeps it for the time of the call.
     """
     return type(mem, pfn) == wanted and atomics.read64(mem, atomics.folio_at(mem, pfn) + layout.F_INO) == 0
 
 
 def limit(mem, pfn):
-    """The smallest order that has room for a folio's F_LENGTH bytes: its order, for FILE and TABLE. For who holds or owns it. MAX_ORDER
-    if no length is given."""
+    """Return the smallest order that has room for the folio's F_LENGTH bytes (its order, for FILE and TABLE), or MAX_ORDER if
+    F_LENGTH is
+    0. The caller holds or owns the folio."""
     length = atomics.read32(mem, atomics.folio_at(mem, pfn) + layout.F_LENGTH)
     if length == 0:
         return layout.MAX_ORDER

@@ -1,7 +1,7 @@
 """Doubly linked lists of folios, threaded through their descriptors (F_PREV, F_NEXT).
 
-A list is two words of the header: its first and its last pfn. A folio is on one list at a time, and that list's lock guards
-its links. Links come from shared memory: whatever is not a pfn of this segment counts as the end of the list.
+A list is two words of the header: its first and its last pfn. A folio is on one list at a time, and that list's lock guards its
+links. Links are in shared memory and may be damaged: a value that is not a pfn of this segment counts as the end of the list.
 """
 
 import cython
@@ -11,28 +11,28 @@ if not cython.compiled:
 
 
 def reset(mem, where):
-    """Make the list at offset where empty."""
+    """Make the list at offset ``where`` empty."""
     atomics.write32(mem, where + layout.LIST_FIRST, layout.NIL)
     atomics.write32(mem, where + layout.LIST_LAST, layout.NIL)
 
 
 def first(mem, where):
-    """The first pfn, or NIL."""
+    """Return the first pfn, or NIL."""
     return _checked(mem, atomics.read32(mem, where + layout.LIST_FIRST))
 
 
 def last(mem, where):
-    """The last pfn, or NIL."""
+    """Return the last pfn, or NIL."""
     return _checked(mem, atomics.read32(mem, where + layout.LIST_LAST))
 
 
 def push_first(mem, where, pfn):
-    """Insert before all others."""
+    """Insert pfn before all others."""
     _insert(mem, where, layout.NIL, pfn, first(mem, where))
 
 
 def push_last(mem, where, pfn):
-    """Insert behind all others."""
+    """Insert pfn after all others."""
     _insert(mem, where, last(mem, where), pfn, layout.NIL)
 
 
@@ -50,7 +50,7 @@ def _insert(mem, where, before, pfn, behind):
 
 
 def _link(mem, where, before, behind):
-    """Make the two neighbours; NIL stands for the list's end on that side."""
+    """Make two folios neighbours; NIL stands for the end of the list on that side."""
     if before == layout.NIL:
         atomics.write32(mem, where + layout.LIST_FIRST, behind)
     else:

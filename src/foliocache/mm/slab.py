@@ -1,20 +1,20 @@
 """Small objects, many to a page: XArray nodes, mapping records and names.
 
-A cache of one size of object takes single pages of its type from ``page_alloc``. A page has one reference, the cache's. Empty pages
-stay for a while, and go back when memory is short.
+A slab cache holds objects of one size. It takes single pages of its type from ``page_alloc``; a page has one reference, the
+cache's. Each cache keeps up to SLAB_KEEP empty pages, and returns more of them when memory is short (``shrink``).
 
-An object's *number* says where it is: the pfn, and its place within the page in the low bits. Numbers come from shared memory, so
-``at`` checks them against the geometry before they become an offset. Everything here is under the cache's lock.
+An object's *number* says where it is: the pfn, and its place within the page in the low bits. Numbers are read from shared
+memory, so ``at`` checks them against the geometry before they become an offset. Everything here is done under the cache's lock.
 
-**Ground truth** is in the objects: OBJECT_NEXT has OBJECT_FREE, and the next free place, in one that is not in use; OBJECT_OWNER, set
-before an object is taken into use, says whose it is: who repairs a tree or the mapping table finds there what a dead client had in
-hand (``next_of``). Chains, lists and counts are made from that again by ``rebuild``.
+**Ground truth** is in the objects: OBJECT_NEXT of a free object has OBJECT_FREE and the next free place; OBJECT_OWNER, set
+before an object is taken into use, says to which tree or mapping it belongs, so a repair of a tree or of the mapping table
+finds the objects that a dead client was working on (``next_of``). ``rebuild`` makes chains, lists and counts from that.
 
-**Pages are type-stable.** An object's memory may be read by stale lock-free walkers at any time; they load words atomically,
-check what they load, and prove what they found elsewhere (see ``xarray``), hence objects are cleared by atomic stores. But a page
-goes back to the allocator only after a grace period (``shrink``), so that in a slot a walker always finds the name of a folio
+**Pages are type-stable.** An object's memory may be read by stale lock-free walkers at any time. They load words atomically,
+check what they load, and prove what they found elsewhere (see ``xarray``); hence objects are cleared by atomic stores. But a
+page returns to the allocator only after a grace period (``shrink``), so a walker always finds in a slot the name of a folio
 that is or was in a tree, never other bytes. The reaper relies on that: a folio that has been taken out of its tree has no new
-getters after a grace period (see ``reap``). And ``mapping`` relies on it when it looks whether a record is still there.
+getters after a grace period (see ``reap``). So does ``mapping`` when it checks whether a record still exists.
 """
 
 import cython
@@ -30,8 +30,8 @@ def setup(mem):
 
 
 def alloc(mem, me, cache, owner):
-    """A cleared object whose OBJECT_OWNER is owner: its number, or NIL when no page is free (nothing is reclaimed here) or a lock is
-    refused."""
+    """Take a cleared object and set its OBJECT_OWNER to owner. Return its number, or NIL if no page is free (nothing is
+    reclaimed here) or a lock is refused."""
     if not _lock(mem, me, cache):
         return layout.NIL
     pfn = pagelist.first(mem, _word(cache, layout.SLAB_PARTIAL))
@@ -45,7 +45,8 @@ def alloc(mem, me, cache, owner):
 
 
 def free(mem, me, cache, number):
-    """Give an object back. False if the lock is refused: it stays in use, and the lock of what it belonged to has to be marked as broken."""
+    """Free an object. False if the lock is refused: the object stays in use, and the caller must mark the lock of the structure
+    that it belonged to as broken."""
     if not _lock(mem, me, cache):
         return False
     _give(mem, cache, pfn_of(mem, number), number)
@@ -54,8 +55,11 @@ def free(mem, me, cache, number):
 
 
 def shrink(mem, me):
-    """Give an empty page back to the allocator, after a grace period; whether there was one. No lock may be held, and no name of a
-    folio that has just been loaded: the operation under way ends here, and another begins."""
+    """Return an empty page to the allocator after a grace period. True if there was one.
+
+    The caller must hold no lock and must not use a pfn that it loaded before: the current operation ends here and another
+    begins.
+    """
     for cache in range(layout.SLABS):
         if atomics.load_relaxed(mem, _word(cache, layout.SLAB_EMPTY)) > layout.SLAB_KEEP:
             pfn = _retire(mem, me, cache)
@@ -65,9 +69,9 @@ def shrink(mem, me):
 
 
 def next_of(mem, cache, number):
-    """The next object in use behind number (or the first, for NIL), in the order of their places; NIL behind the last.
+    """Return the next object in use after number (the first, for NIL), in the order of their places; NIL after the last.
 
-    Without the lock; for repairs, which hold a lock that keeps those objects in use that they are about.
+    Takes no lock. For repairs, which hold a lock that keeps the objects that concern them in use.
     """
     pfn = pfn_of(mem, number) if number != layout.NIL else 0
     place = _place(mem, number) + 1 if number != layout.NIL else 0
@@ -84,29 +88,31 @@ def next_of(mem, cache, number):
 
 
 def is_used(mem, cache, number):
-    """Whether an object is in use, by its own mark, in a page of its cache."""
+    """True if an object is in a page of this cache and not marked free."""
     if page_type.type(mem, pfn_of(mem, number)) != _type(cache):
         return False
     return not atomics.load_relaxed(mem, at(mem, cache, number) + layout.OBJECT_NEXT) & layout.OBJECT_FREE
 
 
 def holds(mem, cache, number):
-    """Whether an object's page is its cache's, so that it may be written to; for who knows that the page stays, if it is."""
+    """True if an object's page belongs to this cache, so that the object may be written to. The caller knows that the page
+    stays."""
     pfn = pfn_of(mem, number)
     return pfn < atomics.npages(mem) and page_type.is_private(mem, pfn, _type(cache))
 
 
 def is_page(mem, pfn):
-    """Whether a page belongs to one of the caches."""
+    """True if a page belongs to one of the slab caches."""
     type = page_type.type(mem, pfn)
     is_objects = type == layout.TYPE_NODE or type == layout.TYPE_INODE or type == layout.TYPE_NAME
     return is_objects and page_type.is_private(mem, pfn, type)
 
 
 def rebuild(mem, cache):
-    """Make chains, list and counts from the objects; under the lock, and may be broken off and started again.
+    """Make chains, list and counts from the objects, under the lock. May be started again if the client that ran it died.
 
-    A frozen page is not the cache's (yet, or any more): who was setting it up, or giving it back, is dead, and has named it.
+    A frozen page does not belong to the cache (yet, or any more): the client that was setting it up or giving it back is dead,
+    and has an intent for it.
     """
     _reset(mem, cache)
     for pfn in range(atomics.npages(mem)):
@@ -116,14 +122,14 @@ def rebuild(mem, cache):
 
 
 def repair(mem, me, cache):
-    """Rebuild while others work."""
+    """Take the lock and rebuild, while other clients are attached."""
     if robust_lock.lock(mem, _word(cache, layout.SLAB_LOCK), me) != layout.LOCK_BUSY:
         rebuild(mem, cache)
         robust_lock.unlock(mem, _word(cache, layout.SLAB_LOCK))
 
 
 def reap(mem, me, dead):
-    """Take over those of the two locks that a dead client holds, repair, and unlock."""
+    """Take over each cache's lock if a dead client holds it, rebuild, and unlock."""
     for cache in range(layout.SLABS):
         if robust_lock.take_over(mem, _word(cache, layout.SLAB_LOCK), dead, me):
             rebuild(mem, cache)
@@ -131,7 +137,7 @@ def reap(mem, me, dead):
 
 
 def at(mem, cache, number):
-    """The offset of an object, or 0 if there cannot be such a number."""
+    """Return the offset of an object, or 0 if the number is out of bounds."""
     pfn = pfn_of(mem, number)
     place = _place(mem, number)
     page = 1 << atomics.page_shift(mem)
@@ -141,17 +147,17 @@ def at(mem, cache, number):
 
 
 def pfn_of(mem, number):
-    """The page that a number points into."""
+    """Return the pfn of the page that contains an object."""
     return number >> (atomics.page_shift(mem) - layout.OBJECT_SHIFT)
 
 
 def objects(mem, cache):
-    """Objects in use now."""
+    """Return how many objects are in use."""
     return atomics.load_relaxed(mem, _word(cache, layout.SLAB_OBJECTS))
 
 
 def _lock(mem, me, cache):
-    """False if it is refused."""
+    """Take the cache's lock, and rebuild if that is necessary. False if the lock is refused."""
     got = robust_lock.lock(mem, _word(cache, layout.SLAB_LOCK), me)
     if got == layout.LOCK_REPAIR:
         rebuild(mem, cache)
@@ -166,7 +172,7 @@ def _reset(mem, cache):
 
 
 def _grow(mem, me, cache):
-    """A new page, all of its objects free, first on the partial list; or NIL."""
+    """Add a page in which all objects are free, at the beginning of the partial list. Return its pfn, or NIL."""
     pfn = page_alloc.alloc(mem, me, 0)
     if pfn == layout.NIL:
         return layout.NIL
@@ -175,7 +181,7 @@ def _grow(mem, me, cache):
         object = at(mem, cache, _number(mem, pfn, place))
         atomics.store_relaxed64(mem, object + layout.OBJECT_OWNER, 0)
         atomics.record32(mem, object + layout.OBJECT_NEXT, layout.OBJECT_FREE)
-    # Only now, with every object marked free, it has the type: whoever looks for objects in use finds none in it.
+    # The type is set only now that every object is marked free: a repair that looks for objects in use finds none in this page.
     page_type.set(mem, pfn, _type(cache), 0)
     _rebuild_page(mem, cache, pfn)
     page_ref.init(mem, atomics.folio_at(mem, pfn), 1)
@@ -184,7 +190,7 @@ def _grow(mem, me, cache):
 
 
 def _rebuild_page(mem, cache, pfn):
-    """Chain a page's free objects, count the others, and put it on the list if it has free ones."""
+    """Chain a page's free objects, count the others, and put the page on the partial list if it has free objects."""
     page = atomics.folio_at(mem, pfn)
     chain = 0
     used = 0
@@ -207,7 +213,8 @@ def _rebuild_page(mem, cache, pfn):
 
 
 def _take(mem, cache, pfn, owner):
-    """The first free object of a page on the list; NIL if there is none, because something is damaged."""
+    """Take the first free object of a page on the partial list; NIL if there is none, because the page or the list is
+    damaged."""
     page = atomics.folio_at(mem, pfn)
     first = atomics.read32(mem, page + layout.F_FREE)
     if first == 0 or first > _per_page(mem, cache) or not _is_mine(mem, cache, pfn):
@@ -219,7 +226,7 @@ def _take(mem, cache, pfn, owner):
         return layout.NIL
     chain = link & ~layout.OBJECT_FREE
     used = atomics.read32(mem, page + layout.F_USED)
-    # A late reader of a name that sees one of these stores sees, behind its acquire fence, that the name had been dropped before.
+    # A late reader of a name that sees one of these stores sees, after its acquire fence, that the name had been dropped.
     atomics.fence_release()
     _clear(mem, cache, object)
     atomics.store_relaxed64(mem, object + layout.OBJECT_OWNER, owner)
@@ -235,8 +242,8 @@ def _take(mem, cache, pfn, owner):
 
 
 def _give(mem, cache, pfn, number):
-    """Put an object back on its page's chain. An empty page goes to the end of the list, to be used last."""
-    if not holds(mem, cache, number):  # damaged: it is somebody else's page
+    """Put an object back on its page's chain. An empty page is moved to the end of the list, to be used last."""
+    if not holds(mem, cache, number):  # damaged: the page is not this cache's
         return
     page = atomics.folio_at(mem, pfn)
     partial = _word(cache, layout.SLAB_PARTIAL)
@@ -276,8 +283,8 @@ def _retire(mem, me, cache):
 
 
 def _give_back(mem, me, cache, pfn):
-    """A retired page: to the allocator once all who may stand in it have left, or else to the cache again. If a lock is refused, it stays
-    as it is, and named."""
+    """Return a retired page to the allocator after a grace period or, if there is none, to the cache. If a lock is refused, the
+    page stays as it is, and so does the intent."""
     client.op_end(mem, me)
     left = client.wait_grace_period(mem, me)
     client.op_begin(mem, me)
@@ -296,14 +303,14 @@ def _give_back(mem, me, cache, pfn):
 
 
 def _clear(mem, cache, object):
-    """All but the word that says whether the object is free."""
+    """Clear an object, except the word that says whether it is free."""
     atomics.store_relaxed(mem, object, 0)
     for off in range(layout.OBJECT_OWNER, _size(cache), 4):
         atomics.store_relaxed(mem, object + off, 0)
 
 
 def _is_mine(mem, cache, pfn):
-    """Whether a page is the cache's; under its lock."""
+    """True if a page belongs to the cache. The caller has the cache's lock."""
     return page_type.is_private(mem, pfn, _type(cache))
 
 

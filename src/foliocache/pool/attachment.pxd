@@ -33,13 +33,13 @@ cdef class Attachment:
     cdef bint _begin(self) noexcept
 
     cdef inline u32 take(self) noexcept:
-        """A word of the ledger for one more pin; NIL when all are in use."""
+        """Return a free word of the ledger for a pin, or NIL if all are in use."""
         if self.left == 0:
             return layout.NIL
         self.left -= 1
         return self.unused[self.left]
 
     cdef inline void give(self, u32 n) noexcept:
-        """The pin in word n has gone."""
+        """Free word n of the ledger, whose pin has been dropped."""
         self.unused[self.left] = n
         self.left += 1

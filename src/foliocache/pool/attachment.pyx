@@ -1,4 +1,4 @@
-"""A segment as this process uses it: its client slot, and the words of its ledger that are not in use."""
+"""An attachment of this process to a segment: its client slot, and which words of its ledger are free."""
 cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.stdlib cimport free, malloc
@@ -24,7 +24,8 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def refused(what):
-    """The exception for what cannot be done because another process has stopped in a critical section."""
+    """Return the exception for an operation that was refused a lock because another process has stopped in its critical
+    section."""
     return FoliocacheError(
         f"{what} could not be finished: another process has stopped while it holds a lock of the pool; "
         "see `foliocache stat`, and let that process go on or end it"
@@ -32,16 +33,16 @@ def refused(what):
 
 
 cdef u32 spare() noexcept:
-    """The last word of the ledger: for pins that are dropped before anything else can happen."""
+    """Return the number of the last word of the ledger: for pins that are dropped within the call that took them."""
     return layout.PINS - 1
 
 
 @cython.final
 cdef class Attachment:
-    """A segment as this process uses it: the mapped memory and the process's client slot.
+    """An attachment of this process to a segment: the mapped memory and the process's client slot.
 
-    ``epoch`` counts the forks behind this process: a lease of another epoch belongs to an ancestor. ``joined`` says that new
-    work may begin: the process is a client, and the cache has not been closed.
+    ``epoch`` counts the forks between the process that attached and this one: a lease of another epoch belongs to an ancestor.
+    ``joined`` is true while new work may begin: the process is a client, and the pool has not been closed here.
     """
     def __cinit__(self):
         self.me = layout.NIL
@@ -55,7 +56,7 @@ cdef class Attachment:
         free(self.waiting)
 
     def __init__(self, segment):
-        """Nothing is claimed before ``join``."""
+        """Open what a client needs. No slot is claimed before ``join``."""
         if self.segment is not None:
             raise TypeError("an attachment cannot be initialized twice")
         self.memory = segment.memory
@@ -69,14 +70,14 @@ cdef class Attachment:
 
     @property
     def number(self):
-        """This process's client number."""
+        """This process's client number; it becomes a client if it is none."""
         self._be_client()
         return self.me
 
     def join(self):
-        """Become a client, unless this process is one, and settle what dead ones have left then.
+        """Become a client, unless this process is one, and then settle what dead clients have left.
 
-        Raises FoliocacheError when the pool has been closed here, PoolError.
+        Raises FoliocacheError if the pool has been closed here, PoolError.
         """
         cdef bint new = self.me == layout.NIL
         if self.joined:
@@ -88,7 +89,7 @@ cdef class Attachment:
             reap(self.slot)
 
     cpdef check_open(self):
-        """Raises FoliocacheError when the pool has been closed here."""
+        """Raise FoliocacheError if the pool has been closed here."""
         if self.closed:
             raise FoliocacheError(f"pool {self.segment.name!r} has been closed in this process; open it again")
 
@@ -102,7 +103,8 @@ cdef class Attachment:
         return 0
 
     cdef bint _begin(self) noexcept:
-        """Take a clean slot, or the one that has been adopted, with an empty ledger; no Python runs meanwhile."""
+        """Take a clean slot, or the one that has been adopted, with an empty ledger. False if there is none. No Python runs
+        here."""
         cdef u32 n
         if self.slot is None or not self.slot.claim():
             return False
@@ -115,24 +117,27 @@ cdef class Attachment:
         return True
 
     def close(self):
-        """Let no new work begin here. What has begun goes on, and leases that are out stay valid."""
+        """Let no new work begin here. Calls that have begun go on, and leases stay valid."""
         self.closed = True
         self.joined = False
 
     def reap(self):
-        """Settle what dead processes have left: how many of them are settled, and how many wait for a living one's lease."""
+        """Settle what dead clients have left. Return how many there are, and how many of them wait for a living client's
+        lease."""
         self._be_client()
-        core.locks(self.mem, self.me, self.me)  # nobody's: those that are broken
+        core.locks(self.mem, self.me, self.me)  # the locks that are marked broken and have no owner
         self.settle()
         return reap(self.slot)
 
     def repair(self):
-        """Clear what is damaged in slots that nobody holds, and settle what dead processes have left: how many were damaged."""
+        """Clear damaged words in slots without a holder, and settle those of dead clients. Return how many slots were
+        damaged."""
         self._be_client()
         return repair(self.slot)
 
     def drop(self, u32 pfn):
-        """Take a damaged folio out of the cache; whether it is settled. If not, a word of the ledger names it until it is."""
+        """Take a damaged folio out of the cache. True if that is finished; otherwise a word of the ledger names it until it
+        is."""
         cdef u32 entry
         self._be_client()
         entry = self.take()
@@ -145,7 +150,7 @@ cdef class Attachment:
         return False
 
     cdef void wait(self, u32 entry) noexcept:
-        """Word entry of the ledger stays in use for what could not be finished, until ``settle`` has done it."""
+        """Keep word ``entry`` of the ledger for what could not be finished, until ``settle`` finishes it."""
         cdef u32 other
         cdef u64 at
         if entry == spare():
@@ -161,9 +166,10 @@ cdef class Attachment:
         self.nwaiting += 1
 
     cdef void tidy(self) noexcept:
-        """After an operation: names that it had to leave go to words of the ledger, so that the next has room for its own."""
+        """After an operation: move the intents that it had to leave to the ledger, so that the next operation has
+        CLIENT_OPS."""
         cdef u32 entry
-        while client.in_hand(self.mem, self.me):
+        while client.intents(self.mem, self.me):
             entry = self.take()
             if entry == layout.NIL:
                 return
@@ -172,9 +178,9 @@ cdef class Attachment:
         self.settle()
 
     cdef void settle(self) noexcept:
-        """Try again what had to wait in this client's own ledger, and give the words back that are settled.
+        """Try again what waits in this client's own ledger, and free the words that are settled.
 
-        Not while the client whose lock was refused stays where it is.
+        Does nothing while the client that held a lock when this process was refused it makes no progress.
         """
         cdef u32 n, word, kept = 0
         if self.nwaiting == 0 or client.is_refused(self.mem):
@@ -193,7 +199,7 @@ cdef class Attachment:
         self.nwaiting = kept
 
     def forget(self, bytes key_digest):
-        """Withdraw every version of the object with this key; how many there were."""
+        """Remove every version of the object with this key's digest. Return how many there were. Raises FoliocacheError."""
         cdef u64 key = int.from_bytes(key_digest, "little")
         cdef u64 ino, before = 0
         cdef int count = 0
@@ -203,13 +209,13 @@ cdef class Attachment:
             self.tidy()
             if ino == layout.INO_BUSY:
                 raise refused("forget")
-            if ino == 0 or ino == before:  # the same again: somebody is filling it anew
+            if ino == 0 or ino == before:  # the same again: another client is filling it
                 return count
             before = ino
             count += 1
 
     def disown(self):
-        """In a forked child: own nothing of what the parent owns. Called when it is forked, it opens what it will need."""
+        """In a forked child, right after the fork: forget the parent's slot and pins, and open what a client needs."""
         self.epoch += 1
         self.me = layout.NIL
         self.joined = False

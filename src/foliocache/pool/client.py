@@ -1,36 +1,47 @@
-"""This process as a client of a segment; and what becomes of the slots of the dead.
+"""This process as a client of a segment; and settling the slots of dead clients.
 
-``slot.ClientSlot`` holds the kernel's lock on a byte of the file, and with it a slot of the client table. A slot is *clean* when no
-folio is named in it. One whose lock is free and that is not clean is a dead client's. ``reap`` settles those (``mm.reap`` says
-how); one more lock byte is for that (``slot.Reaping``), so that one process at a time does, and none of the locks outlives its
+``slot.ClientSlot`` holds the kernel's lock on a byte of the file, and with it a slot of the client table. A slot is *clean* if
+no folio is named in it. A slot that is not clean and whose lock is free is a dead client's. ``reap`` settles those slots
+(``mm.reap`` says how). One process at a time does so: it has the lock on one more byte (``slot.Reaping``). No lock outlives its
 holder.
 """
 
+from __future__ import annotations
+
 import time
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import PoolError
 from ..mm import atomics, layout
 from ..mm import client as core
 from ..mm import reap as reaper
+from ..observe.records import ClientInfo
 from .slot import ClientSlot, Reaping, is_reaping_here
 
-STATES = {layout.SLOT_CLEAN: "clean", layout.SLOT_ATTACHED: "attached", layout.SLOT_DEAD: "dead"}
-# How long who finds no clean slot waits for another process that reaps, and may be stopped: seconds.
+if TYPE_CHECKING:
+    from .segment import Segment
+
+STATES: dict[int, Literal["clean", "attached", "dead"]] = {
+    layout.SLOT_CLEAN: "clean",
+    layout.SLOT_ATTACHED: "attached",
+    layout.SLOT_DEAD: "dead",
+}
+# How many seconds a process that finds no clean slot waits for another one that reaps, and may be stopped.
 ADOPT_WAIT = 10.0
 _LOOK_AGAIN = 0.01
 
 
-def opened(segment):
-    """A slot for this process, with what it needs open; no number yet. Raises PoolError."""
+def opened(segment: Segment) -> ClientSlot:
+    """Return a ClientSlot for this process with its descriptor open, and no number yet. Raises PoolError."""
     slot = ClientSlot(segment)
     _open(slot)
     return slot
 
 
-def _open(slot):
+def _open(slot: ClientSlot) -> None:
     segment = slot.segment
     if not segment.geometry["fenced"]:
-        atomics.membarrier_errno()  # attaching has asked whether it works; a forked child asks for itself
+        atomics.membarrier_errno()  # registers this process: attaching has done so already, a forked child has not
     try:
         slot.open()
     except OSError as error:
@@ -41,17 +52,17 @@ def _open(slot):
         ) from None
 
 
-def adopt(slot):
-    """Have a slot where ``slot.claim`` found none that is clean: that of a dead client, which is then reaped by its successor.
+def adopt(slot: ClientSlot) -> None:
+    """Take the slot of a dead client, after ``slot.claim`` found no clean one, and settle it. Raises PoolError.
 
-    The slots of the dead are locked while somebody reaps, so for this one has to be the reaper. Raises PoolError.
+    A reaper has the locks of the slots of dead clients, so this process must become the reaper.
     """
     segment = slot.segment
     _open(slot)
     deadline = time.monotonic() + ADOPT_WAIT
     while not slot.join():
         with (right := Reaping(slot)) as reaping:
-            if reaping and _adopt_one(slot):
+            if reaping and (slot.join() or _adopt_one(slot)):  # another thread may have adopted one meanwhile
                 return
         if right.problem:
             raise PoolError(f"pool {segment.name!r} cannot be used: {segment.path} cannot be locked: {right.problem}")
@@ -62,8 +73,8 @@ def adopt(slot):
             )
         if is_reaping_here(slot):
             raise PoolError(
-                f"pool {segment.name!r} is being attached by this very thread, below a signal handler or a finalizer that uses "
-                "it; use it once before, or somewhere else"
+                f"pool {segment.name!r} is being attached by this thread, which a signal handler or a finalizer that uses the "
+                "pool has interrupted; use the pool once before that can happen, or in another thread"
             )
         if time.monotonic() > deadline:
             raise PoolError(
@@ -73,7 +84,7 @@ def adopt(slot):
         time.sleep(_LOOK_AGAIN)
 
 
-def _adopt_one(slot):
+def _adopt_one(slot: ClientSlot) -> bool:
     for number in range(slot.segment.geometry["nclients"]):
         if slot.lock(number) and (core.state(slot.segment.mem, number) == layout.SLOT_CLEAN or _inherit(slot, number)):
             slot.keep(number)
@@ -81,11 +92,12 @@ def _adopt_one(slot):
     return False
 
 
-def _inherit(slot, number):
-    """Settle what the last holder of a slot has left, and all others who are dead, as its successor; whether it can be used then.
+def _inherit(slot: ClientSlot, number: int) -> bool:
+    """As the next client of a slot, settle what the last one and all other dead clients have left. True if the slot can be
+    used.
 
-    For others the slot is attached from here on, and alive. What it calls itself in an operation is not the intents of the
-    dead one: those are moved out of the way first.
+    Other processes see the slot as attached and alive from here on. The dead client's intents are moved to the ledger first, so
+    that CLIENT_OPS is free for this process's own.
     """
     mem = slot.segment.mem
     core.move_intents(mem, number)
@@ -94,10 +106,10 @@ def _inherit(slot, number):
     return core.is_idle(mem, number)
 
 
-def reap(slot):
-    """Settle what dead clients have left behind: how many of them are settled, and how many wait for a living one's lease.
+def reap(slot: ClientSlot) -> tuple[int, int]:
+    """Settle what dead clients have left. Return how many there are, and how many of them wait for a living client's lease.
 
-    Does nothing while another process, or another thread of this one, is at it.
+    Does nothing while another process, or another thread of this one, reaps.
     """
     mem, me = slot.segment.mem, slot.number
     with Reaping(slot) as reaping:
@@ -105,8 +117,8 @@ def reap(slot):
         return (len(dead), _settle(mem, me, dead)) if dead else (0, 0)
 
 
-def _find_dead(slot, me):
-    """The slots of dead clients besides me. Their locks are the reaper's then, so that nobody adopts them."""
+def _find_dead(slot: ClientSlot, me: int) -> list[int]:
+    """Return the slots of dead clients other than me, with their locks taken, so that no other process adopts them."""
     mem = slot.segment.mem
     numbers = range(slot.segment.geometry["nclients"])
     dead = [n for n in numbers if n != me and core.state(mem, n) != layout.SLOT_CLEAN and slot.lock(n)]
@@ -115,11 +127,11 @@ def _find_dead(slot, me):
     return dead
 
 
-def repair(slot):
-    """Clear what is damaged in the slots that nobody holds, and settle those of the dead: how many slots were damaged.
+def repair(slot: ClientSlot) -> int:
+    """Clear damaged words in the slots without a holder, and settle those of dead clients. Return how many slots were damaged.
 
-    A clean slot names nothing. In a dead one's, what names no page there is goes; a word that is no name, too; and what claims to be
-    both, an owned name and an intent, counts as an intent. Does nothing while somebody else reaps.
+    A clean slot names no folio. In a dead client's slot, words are cleared that name a page beyond the pool or have neither
+    bit; a word with both bits, owned and intent, becomes an intent. Does nothing while another process reaps.
     """
     segment, me = slot.segment, slot.number
     with Reaping(slot) as reaping:
@@ -141,8 +153,8 @@ def repair(slot):
         return damaged
 
 
-def _is_sound(segment, number):
-    """Whether a slot is clean and says so in every word: nearly all are, and nobody has to wait for a look at them."""
+def _is_sound(segment: Segment, number: int) -> bool:
+    """True if a slot is clean in every word. Nearly all are, and checking them takes no lock of the core."""
     mem = segment.mem
     return (
         core.state(mem, number) == layout.SLOT_CLEAN
@@ -152,8 +164,8 @@ def _is_sound(segment, number):
     )
 
 
-def _repair_slot(segment, number):
-    """Set right what can only be damage in a slot whose lock we have; whether there was any."""
+def _repair_slot(segment: Segment, number: int) -> bool:
+    """Correct what can only be damage in a slot whose lock this process has. True if there was any."""
     mem, memory = segment.mem, segment.memory
     state = core.state(mem, number)
     wrong = {}
@@ -176,15 +188,16 @@ def _repair_slot(segment, number):
     return True
 
 
-def _repaired(segment, state, word, is_intent):
-    """What should stand in place of a word of a slot that is in this state; None if the word may be right. is_intent: it is a word of CLIENT_OPS."""
+def _repaired(segment: Segment, state: int, word: int, is_intent: bool) -> int | None:
+    """Return the value that a word of a slot in this state must have; None if the word may be right. is_intent: it is one of
+    CLIENT_OPS."""
     if word == 0:
         return None
     pfn, mark = word & layout.PIN_PFN, word & ~layout.PIN_PFN
     if state == layout.SLOT_CLEAN or pfn >= segment.geometry["npages"] or not mark:
         return 0
     if mark == layout.PIN_OWNED and segment.memory.peek32(_count_at(segment, pfn)) & layout.FROZEN:
-        return 0  # nobody has a reference to that
+        return 0  # a frozen folio has no references
     return (
         pfn | layout.PIN_INTENT
         if mark == layout.PIN_INTENT | layout.PIN_OWNED or (is_intent and mark == layout.PIN_OWNED)
@@ -192,17 +205,18 @@ def _repaired(segment, state, word, is_intent):
     )
 
 
-def _count_at(segment, pfn):
+def _count_at(segment: Segment, pfn: int) -> int:
     return segment.geometry["memmap"] + pfn * layout.FOLIO_SIZE + layout.F_REF
 
 
-def _settle(mem, me, dead):
-    """Everybody's locks, then everybody's pins, then the intents; how many slots are not clean then: one, if something has to wait."""
+def _settle(mem: int, me: int, dead: list[int]) -> int:
+    """Settle the locks of all dead clients, then all their pins, then their intents. Return how many slots stay in state
+    SLOT_DEAD: at most one, which keeps what has to wait, unless its words do not suffice."""
     for number in dead:
         reaper.locks(mem, me, number)
     for number in dead:
         reaper.pins(mem, me, number)
-    keepers = []
+    keepers: list[int] = []
     for number in dead:
         if reaper.resolve_intents(mem, me, number) and not any(
             reaper.hand_over_unresolved(mem, number, keeper) for keeper in keepers
@@ -214,51 +228,42 @@ def _settle(mem, me, dead):
     return len(keepers)
 
 
-def is_alive(segment, number):
-    """Whether a process holds slot number now."""
+def is_alive(segment: Segment, number: int) -> bool:
+    """True if a process holds this slot."""
     return core.is_alive(segment.mem, number)
 
 
-def offset(segment, number):
-    """Where slot number lies."""
+def offset(segment: Segment, number: int) -> int:
+    """Return the offset of a slot in the segment."""
     return segment.geometry["clients"] + number * layout.CLIENT_SIZE
 
 
-def describe(segment, number):
-    """The slot for people and scripts: {"slot", "pid", "pid_namespace", "attached" (seconds since the epoch), "state", "pins",
-    "counters"}.
-
-    The pid is one of the namespace that has this inode; 0 means that it is not known (there was no /proc).
-    The state is "attached"; "dead", for a client that has not been reaped yet (or not completely: a living one still uses a folio
-    that it died upon); or "clean", for one that has gone.
-    """
+def describe(segment: Segment, number: int) -> ClientInfo:
+    """Return a slot as a ClientInfo. One that has never been held is clean, with pid 0."""
     at, memory = offset(segment, number), segment.memory
-    namespace = memory.peek64(at + layout.CLIENT_PID_NAMESPACE)
     state = STATES.get(core.state(segment.mem, number), "dead")
     if state == "attached" and not is_alive(segment, number):
         state = "dead"
-    return {
-        "slot": number,
-        "pid": memory.peek32(at + layout.CLIENT_PID),
-        "pid_namespace": namespace,
-        "attached": memory.peek64(at + layout.CLIENT_ATTACHED) / 1e9,
-        "state": state,
-        "pins": core.pins(segment.mem, number) if state != "clean" else 0,
-        "counters": counters(segment, number),
-    }
+    return ClientInfo(
+        slot=number,
+        pid=memory.peek32(at + layout.CLIENT_PID),
+        pid_namespace=memory.peek64(at + layout.CLIENT_PID_NAMESPACE),
+        attached=memory.peek64(at + layout.CLIENT_ATTACHED) / 1e9,
+        state=state,
+        pins=core.pins(segment.mem, number) if state != "clean" else 0,
+    )
 
 
-def counters(segment, number):
-    """The counters of slot number, over all who have held it: see ``layout.COUNTERS``."""
-    at = offset(segment, number) + layout.CLIENT_COUNTERS
-    return {name: segment.memory.peek64(at + i * 8) for i, name in enumerate(layout.COUNTERS)}
+def counter(segment: Segment, number: int, n: int) -> int:
+    """Return the n-th of ``layout.COUNTERS`` of a slot, summed over all clients that have held it."""
+    return segment.memory.peek64(offset(segment, number) + layout.CLIENT_COUNTERS + n * 8)
 
 
-def used_slots(segment):
-    """Numbers of the slots that somebody has ever held."""
+def used_slots(segment: Segment) -> list[int]:
+    """Return the numbers of the slots that have ever been held."""
 
-    def is_used(number):
+    def is_used(number: int) -> bool:
         generation = segment.memory.peek32(offset(segment, number) + layout.CLIENT_GENERATION)
-        return generation or core.state(segment.mem, number) != layout.SLOT_CLEAN
+        return generation != 0 or core.state(segment.mem, number) != layout.SLOT_CLEAN
 
     return [number for number in range(segment.geometry["nclients"]) if is_used(number)]

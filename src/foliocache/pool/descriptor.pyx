@@ -1,10 +1,10 @@
-"""Files that this process has open: closed with their object, and the private ones in forked children, too.
+"""Files that this process has open: closed with their object; private ones also in forked children.
 
-Each step is one call in which no Python runs. So a signal handler that raises cannot lose a descriptor between its opening and
-somebody who closes it; and a thread that forks finds a file that a child must close either not open yet, or noted.
+Each step is one call in which no Python runs. So a signal handler that raises cannot leak a descriptor between its opening and
+its owner; and if a thread forks, a file that the child must close is either not open yet or recorded.
 
-A forked child shares its parent's *open file descriptions*, and with them their locks, and it keeps a file without a name in
-being. So it closes its copies of the private ones at once.
+A forked child shares its parent's *open file descriptions*, and with them their locks, and it keeps a file without a name
+alive. So it closes its copies of the private files at once.
 """
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR, errno
@@ -29,8 +29,8 @@ cdef extern from *:
     static int fc_same_file(const struct stat *one, const struct stat *other)
     { return S_ISREG(other->st_mode) && one->st_dev == other->st_dev && one->st_ino == other->st_ino; }
 
-    /* Another open file description of fd's file: by its number, also where the file has no name any more; else by its path, if
-     * that leads to the same file. */
+    /* Returns another open file description of fd's file, or -1: through /proc, even if the file has no name any more; else by
+     * its path, if that leads to the same file. */
     static int fc_reopen(int fd, const char *path)
     {
         const int how = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
@@ -55,9 +55,8 @@ cdef extern from *:
         return other;
     }
 
-    /* Give a file without a name one. By its number alone where the kernel lets us, which needs no /proc. */
-    static int fc_link(int fd, const char *path)
-    {
+    /* Gives a file without a name one. By its descriptor where the kernel allows that, which needs no /proc. Returns 0, or -1.
+    */ static int fc_link(int fd, const char *path) {
         char place[40];
         if (linkat(fd, "", AT_FDCWD, path, AT_EMPTY_PATH) == 0)
             return 0;
@@ -67,9 +66,8 @@ cdef extern from *:
         return linkat(AT_FDCWD, place, AT_FDCWD, path, AT_SYMLINK_FOLLOW);
     }
 
-    /* An open file description's lock on the bytes of slots. It goes with the last descriptor of it, by death or otherwise. */
-    static int fc_lock(int fd, int type, uint32_t first, uint32_t count)
-    {
+    /* Takes or releases an open file description's lock on the bytes of slots. It ends with the description's last descriptor.
+    */ static int fc_lock(int fd, int type, uint32_t first, uint32_t count) {
         struct flock lock = { .l_type = (short)type, .l_whence = SEEK_SET, .l_start = FC_LOCK_BYTES + first, .l_len = count };
         return fcntl(fd, F_OFD_SETLK, &lock);
     }
@@ -81,8 +79,8 @@ cdef extern from *:
     int fc_link(int fd, const char *path) noexcept
     int fc_lock(int fd, int type, u32 first, u32 count) noexcept
 
-cdef u32 forks = 0  # that lie behind this process since it imported this
-cdef set private_files = set()  # their numbers
+cdef u32 forks = 0  # between the process that imported this module and this one
+cdef set private_files = set()  # numbers of the open private files
 
 
 def _after_fork_in_child():
@@ -102,7 +100,7 @@ cdef _error(path):
 
 
 cdef class Descriptor:
-    """An open file; its number is ``fd``, -1 when it has been closed, or is a private one that was inherited by fork."""
+    """An open file. ``fd`` is its descriptor, or -1 if it has been closed, or is private and was inherited by fork."""
     def __cinit__(self):
         self.number = -1
 
@@ -123,7 +121,7 @@ cdef class Descriptor:
         return self.get()
 
     def close(self):
-        """Close it. Doing it twice is harmless."""
+        """Close the file. Closing twice is harmless."""
         self._close()
 
     cdef _close(self):
@@ -142,28 +140,29 @@ cdef class Descriptor:
             self.private = True
 
     def share(self):
-        """Private no longer: children that are forked from now on keep it open."""
+        """Make a private file shared: children that are forked from now on keep it open."""
         if self.private and self.get() >= 0:
             private_files.discard(self.number)
             self.private = False
 
     def link(self, path):
-        """Give the file, which has no name, this one. FileExistsError if something is there; OSError if it cannot be done."""
+        """Give a file without a name this one. Raises FileExistsError, or another OSError if that is impossible."""
         if fc_link(self.get(), os.fsencode(path)) != 0:
             raise _error(path)
 
     cdef int lock(self, u32 n) noexcept:
-        """Take the lock on byte n, unless another file description has it: 0, or an errno."""
+        """Take the lock on slot n's byte. Return 0, or an errno if another open file description has it."""
         return 0 if fc_lock(self.get(), F_WRLCK, n, 1) == 0 else errno
 
     cdef void unlock(self, u32 first, u32 count) noexcept:
-        """Let go of the locks on count bytes from first on."""
+        """Release the locks on the bytes of count slots from first on."""
         if count:
             fc_lock(self.get(), F_UNLCK, first, count)
 
 
 def open_file(path, int flags, int mode=0o600, *, bint private=False):
-    """A Descriptor of the file at path, closed on exec; a private one in forked children as well. Raises OSError."""
+    """Return a Descriptor of the file at path. It is closed on exec; a private one in forked children as well. Raises
+    OSError."""
     cdef bytes name = os.fsencode(path)
     cdef Descriptor file = Descriptor()
     cdef int number = -1
@@ -179,7 +178,8 @@ def open_file(path, int flags, int mode=0o600, *, bint private=False):
 
 
 cpdef Descriptor reopen(Descriptor file, object path):
-    """Another open file description of file, whose path is or was this one: private, to read and write. Raises OSError."""
+    """Return a private Descriptor with another open file description of file, which is or was at path, to read and write.
+    Raises OSError."""
     cdef bytes name = os.fsencode(path)
     cdef Descriptor other = Descriptor()
     cdef int number = fc_reopen(file.get(), name)

@@ -72,7 +72,7 @@ cdef u64 GATHER_SHARE = 4
 cdef class Lease:
     """A pin on one folio, and its bytes: a read-only buffer of ``len(lease)`` bytes. ``lease[0]`` is the first, as an int.
 
-    Use it as a context manager, call :meth:`release`, or let it go. While a view of it lives (``memoryview(lease)``,
+    Use it as a context manager, call `release`, or let it go. While a view of it lives (``memoryview(lease)``,
     ``numpy.frombuffer(lease)``) its bytes stay mapped and pinned. Asking for a writable buffer raises BufferError; using a
     released lease, or one inherited by fork, raises LeaseError (a ValueError). It cannot be copied or pickled (TypeError).
     """
@@ -273,9 +273,27 @@ cdef class FolioMap(Steps):
         self.attachment = attachment
 
     def lease(self, index):
-        """Pin folio ``index`` (0 .. ``folios`` - 1), reading it from the source if it is not cached.
+        """Pin a folio, reading it from the source if it is not cached.
 
-        Raises IndexError, SourceError, and whatever the source raises.
+        Parameters
+        ----------
+        index : int
+            Its number, from 0 to ``folios - 1``.
+
+        Returns
+        -------
+        Lease
+
+        Raises
+        ------
+        IndexError
+            There is no such folio.
+        SourceError
+            The source did not give the bytes, or there is none.
+        FoliocacheError
+            The pool has been closed.
+        Exception
+            Whatever the source raises.
         """
         return self._lease(self._index(index), 1)
 
@@ -314,7 +332,26 @@ cdef class FolioMap(Steps):
         return lease
 
     def read_bytes(self, offset, length):
-        """Bytes offset .. offset + length - 1, cut off at the end of the object, as a ``bytes`` object: exactly one copy."""
+        """A range of the object as ``bytes``: exactly one copy.
+
+        Parameters
+        ----------
+        offset, length : int
+            The first byte, and how many; cut off at the end of the object.
+
+        Returns
+        -------
+        bytes
+
+        Raises
+        ------
+        SourceError
+            The source did not give the bytes, or there is none.
+        FoliocacheError
+            The pool has been closed.
+        Exception
+            Whatever the source raises.
+        """
         cdef u64 start = self._clip(offset, "offset")
         cdef u64 end = start + min(self._clip(length, "length"), self.size - start)
         cdef u64 first, begin
@@ -335,10 +372,28 @@ cdef class FolioMap(Steps):
         return copy
 
     def read(self, offset, length):
-        """Bytes offset .. offset + length - 1, cut off at the end of the object, as a read-only memoryview.
+        """A range of the object as a read-only view.
 
-        Zero-copy when they lie in one folio: the view holds its pin. Otherwise one gathered copy, all its folios pinned until
-        it is done (a copy of more than a quarter of the pool is gathered in pieces).
+        It is of the folio itself where one has all of the range, and holds its pin. Otherwise it is of one gathered copy,
+        during which all its folios are pinned (more than a quarter of the pool is gathered in pieces).
+
+        Parameters
+        ----------
+        offset, length : int
+            The first byte, and how many; cut off at the end of the object.
+
+        Returns
+        -------
+        memoryview
+
+        Raises
+        ------
+        SourceError
+            The source did not give the bytes, or there is none.
+        FoliocacheError
+            The pool has been closed.
+        Exception
+            Whatever the source raises.
         """
         cdef u64 start = self._clip(offset, "offset")
         cdef u64 end = start + min(self._clip(length, "length"), self.size - start)
@@ -356,9 +411,30 @@ cdef class FolioMap(Steps):
         return PyMemoryView_FromObject(lease)
 
     def readinto(self, offset, buffer):
-        """Fill a writable buffer, whose bytes lie side by side, from offset on.
+        """Fill a buffer with the object's bytes from offset on.
 
-        Returns how many bytes that is: less than the buffer has only where the object ends. Raises TypeError for other buffers.
+        Parameters
+        ----------
+        offset : int
+            The first byte.
+        buffer : writable bytes-like object
+            Contiguous; of bytes or numbers.
+
+        Returns
+        -------
+        int
+            How many bytes it was given: less than it has only where the object ends.
+
+        Raises
+        ------
+        TypeError
+            Any other buffer.
+        SourceError
+            The source did not give the bytes, or there is none.
+        FoliocacheError
+            The pool has been closed.
+        Exception
+            Whatever the source raises.
         """
         cdef u64 start = self._clip(offset, "offset")
         cdef u64 end
@@ -433,7 +509,22 @@ cdef class FolioMap(Steps):
         return 0
 
     def length_of(self, index):
-        """Valid bytes of folio index."""
+        """How many bytes of the object folio index has.
+
+        Parameters
+        ----------
+        index : int
+            Its number, from 0 to ``folios - 1``.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        IndexError
+            There is no such folio.
+        """
         self._check()
         return self._length(self._index(index))
 
@@ -443,7 +534,22 @@ cdef class FolioMap(Steps):
         return min(self.folio_size, self.size - start)
 
     def is_cached(self, index):
-        """Whether folio index is in the cache and filled, without counting as a use."""
+        """Whether a folio is in the pool, and filled. It does not count as a use.
+
+        Parameters
+        ----------
+        index : int
+            Its number, from 0 to ``folios - 1``.
+
+        Returns
+        -------
+        bool
+
+        Raises
+        ------
+        IndexError
+            There is no such folio.
+        """
         return self.probe(self._index(index))
 
     cdef bint probe(self, u64 index) except -1:
@@ -610,9 +716,13 @@ cdef class FolioMap(Steps):
     # The object.
 
     def invalidate(self):
-        """Withdraw every folio of this object at this version from the cache. Leases that are out stay valid.
+        """Withdraw every folio of this object at this version. Leases that exist stay valid.
 
-        Raises FoliocacheError if it could not be finished: another process has stopped while it holds a lock of the pool.
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed; or it could not be finished, because another process has stopped while it holds a lock of
+            the pool.
         """
         cdef bint done = True
         self._check()

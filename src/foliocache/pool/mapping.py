@@ -1,13 +1,20 @@
 """One object of a pool: its identity, its folio size, and where its bytes come from. Hits are in ``lease``, misses in ``filler``."""
 
+from __future__ import annotations
+
 import hashlib
 import operator
+from typing import TYPE_CHECKING, SupportsIndex
 
 from ..filler.miss import Filler
 from ..filler.readahead import Readahead
 from ..mm import layout, xarray
 from .lease import FolioMap
-from .window import open_window
+from .window import Window, open_window
+
+if TYPE_CHECKING:
+    from ..filler.source import Read, ReadInto, Source
+    from .pool import Pool
 
 FOLIO_MAX = 1 << 20
 FOLIOS_PER_OBJECT = 32
@@ -18,12 +25,36 @@ READAHEAD_ALONE = 4 << 20  # where the source is called one at a time, by those 
 
 
 class Mapping(FolioMap):
-    """One object at one version, in folios of ``folio_size`` bytes: ``folios`` of them, the last one shorter.
+    """One object at one version, from `Pool.mapping`: its bytes in folios, which are leased, read or mapped.
 
-    The folio size follows from the object's size, the same in every process: a page for small objects, up to 1 MiB for big ones.
+    The folio size follows from the object's size, the same in every process: a page for small objects, up to 1 MiB for big ones. It
+    pickles with its pool and its source.
+
+    Attributes
+    ----------
+    pool : Pool
+        Where it is cached.
+    key, version : str
+        What it is called.
+    size : int
+        Its length in bytes.
+    folio_size : int
+        Bytes of a folio; the last one is shorter.
+    folios : int
+        How many there are.
     """
 
-    def __init__(self, pool, key, size, version="", read=None, readinto=None, concurrent=False):
+    def __init__(
+        self,
+        pool: Pool,
+        key: str,
+        size: SupportsIndex,
+        version: str = "",
+        read: Read | None = None,
+        readinto: ReadInto | None = None,
+        source: Source | None = None,
+        concurrent: bool = False,
+    ) -> None:
         key, version = _plain(key, "key"), _plain(version, "version")
         size = _size_of(key, size)
         order = _order_for(size, pool.page_size, pool.pool_bytes)
@@ -33,7 +64,7 @@ class Mapping(FolioMap):
         digest = object_digest(key, size, version)
         most = min(READAHEAD_MAX if concurrent else READAHEAD_ALONE, pool.pool_bytes // READAHEAD_SHARE)
         readahead = Readahead(max(1, most // (pool.page_size << order)))
-        filler = Filler(key, pool, read, readinto, concurrent, readahead)
+        filler = Filler(key, pool, read, readinto, source, concurrent, readahead)
         super().__init__(
             pool._attachment, filler, size, order, xarray.height_for(folios), digest, key_digest(key), *_texts(key, version)
         )
@@ -41,22 +72,38 @@ class Mapping(FolioMap):
         self.key = key
         self.version = version
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<foliocache.Mapping {self.key!r} version {self.version!r}, {self.size} bytes in {self.folios} folios>"
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, ...]:
         return Mapping, (self.pool, self.key, self.size, self.version, *self.filler.source)
 
-    def window(self, offset=0, length=None):
-        """Bytes offset .. offset + length - 1 (to the end, without a length) as one contiguous, read-only :class:`Window`.
+    def window(self, offset: SupportsIndex = 0, length: SupportsIndex | None = None) -> Window:
+        """A range of the object as one contiguous buffer, without a copy however many folios it lies in.
 
-        Zero-copy however many folios they lie in: these are mapped side by side, and all of them stay pinned until it is closed.
-        Raises FoliocacheError when the pool has no room for all of them at once.
+        Parameters
+        ----------
+        offset : int
+            The first byte.
+        length : int, optional
+            How many, cut off at the end of the object. By default up to the end.
+
+        Returns
+        -------
+        Window
+            The folios, mapped side by side. All of them stay pinned until it is closed.
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has no room for all of them at once, or has been closed.
+        SourceError
+            As in `lease`.
         """
         return open_window(self, offset, length)
 
 
-def _order_for(size, page_size, pool_bytes):
+def _order_for(size: int, page_size: int, pool_bytes: int) -> int:
     """An object is cut into about FOLIOS_PER_OBJECT folios, within a page and FOLIO_MAX, and within a small part of the pool."""
     most = min(FOLIO_MAX, pool_bytes // FOLIOS_PER_POOL, page_size << layout.MAX_ORDER)
     order = 0
@@ -65,24 +112,24 @@ def _order_for(size, page_size, pool_bytes):
     return order
 
 
-def object_digest(key, size, version):
+def object_digest(key: str, size: int, version: str) -> bytes:
     """What an object at one version is found by: 16 bytes, of the characters of two strings and a number."""
     return _digest(16, str(size), key, version)
 
 
-def key_digest(key):
+def key_digest(key: str) -> bytes:
     """What an object is found by when its version does not matter: 8 bytes. Raises ValueError for what is no string."""
     return _digest(8, _plain(key, "key"))
 
 
-def _plain(text, what):
+def _plain(text: str, what: str) -> str:
     """A string, as the characters that it has: those of a subclass of str (an Enum, a numpy.str_), too."""
     if not isinstance(text, str):
         raise ValueError(f"the {what} of an object must be a string, not {text!r}")
     return str.__str__(text)
 
 
-def _size_of(key, size):
+def _size_of(key: str, size: SupportsIndex) -> int:
     """A number of bytes, as an int. Raises ValueError for what is none."""
     try:
         number = operator.index(size)
@@ -93,7 +140,7 @@ def _size_of(key, size):
     return number
 
 
-def _digest(size, *texts):
+def _digest(size: int, *texts: str) -> bytes:
     """One of ``size`` bytes, of strings of which nothing is lost: each with its length, lone surrogates as they are."""
     digest = hashlib.blake2b(digest_size=size)
     for text in texts:
@@ -102,13 +149,13 @@ def _digest(size, *texts):
     return digest.digest()
 
 
-def _texts(key, version):
+def _texts(key: str, version: str) -> tuple[bytes, bytes]:
     """Key and version as the segment keeps them for people: cut to what fits. Identity is the digest alone."""
     version_bytes = _cut(version, layout.MAPPING_TEXT_MAX // 4)
     return _cut(key, layout.MAPPING_TEXT_MAX - len(version_bytes)), version_bytes
 
 
-def _cut(text, most):
+def _cut(text: str, most: int) -> bytes:
     """The text's first whole characters that have up to ``most`` bytes. Surrogates (file names that are no text) are kept."""
     data = text.encode("utf-8", "surrogatepass")
     if len(data) > most:

@@ -17,12 +17,13 @@ import threading
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from ..mm import layout
 from ..mm.audit import readable
+from ..observe.records import NameInfo
 from .mapping import _cut, _plain
-from .question import NameTable
+from .question import NameTable, Question
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -70,8 +71,8 @@ class Names:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._attachment: Any = pool._attachment
-        self._table: Any = NameTable(self._attachment, pool._asking)
+        self._attachment = pool._attachment
+        self._table = NameTable(self._attachment, pool._asking)
 
     def recall(self, key: str, max_age: float, *, who: str = "") -> Name | None:
         """Return what the key means, if that was asked for less than ``max_age`` seconds ago; None if it was not.
@@ -147,26 +148,16 @@ class Names:
             if text.startswith(wanted) or (is_cut and wanted.startswith(text)):
                 self._table.forget(key)
 
-    def list(self) -> list[dict[str, Any]]:
-        """Return all names: dicts of key, exists (None if nobody has answered yet), size, version, extra_bytes, and age in
-        seconds.
-
-        A key longer than 168 bytes is cut.
-        """
+    def list(self) -> list[NameInfo]:
+        """Return all names, in no order."""
         now, names = _now(), []
         for found in self._all():
-            _, state, _, _ = _WORDS.unpack_from(found)
-            name = _name(found)
-            key = readable(_text(found, state))
+            name, key = _name(found), readable(_text(found, _WORDS.unpack_from(found)[1]))
             if name is None:
-                names.append({"key": key, "exists": None, "size": 0, "version": "", "extra_bytes": 0, "age": None})
+                names.append(NameInfo(key, None, 0, "", 0, None))
             else:
-                more: dict[str, Any] = {
-                    "version": name.version,
-                    "extra_bytes": len(name.extra),
-                    "age": max(0, now - name.asked) / _SECOND,
-                }
-                names.append({"key": key, "exists": name.exists, "size": name.size, **more})
+                age = max(0, now - name.asked) / _SECOND
+                names.append(NameInfo(key, name.exists, name.size, name.version, len(name.extra), age))
         return names
 
     def _all(self) -> Iterator[bytes]:
@@ -188,7 +179,7 @@ class Ask:
     remembered unless the name was forgotten meanwhile, or there is no room.
     """
 
-    def __init__(self, known: Name | None, question: Any = None) -> None:
+    def __init__(self, known: Name | None, question: Question | None = None) -> None:
         self.known = known
         self._question = question
 
@@ -229,7 +220,7 @@ class Ask:
         remembered = False
         if self._question is not None and len(data) <= layout.NAME_DATA_MAX:
             state |= len(version) << layout.NAME_VERSION_SHIFT | len(extra) << layout.NAME_EXTRA_SHIFT
-            remembered = bool(self._question.answer(state, size, data + bytes(-len(data) % 8)))
+            remembered = self._question.answer(state, size, data + bytes(-len(data) % 8))
         self.withdraw()
         return remembered
 
@@ -245,7 +236,7 @@ class _Digest:
         name = hashlib.blake2b(len(encoded).to_bytes(8, "little") + encoded + asker, digest_size=16)
         self.digest = name.digest()
         self.key = int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")
-        self.words = self.key, *struct.unpack("<QQ", self.digest)
+        self.words: tuple[int, int, int] = (self.key, *struct.unpack("<QQ", self.digest))
         self.text = _cut(key, layout.NAME_TEXT_MAX)
 
 

@@ -1,72 +1,144 @@
-"""A pool in this process: open it, map objects into it, look at it."""
+"""A pool as one process uses it: opening it, mappings of its objects, statistics and repair."""
+
+from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import weakref
+from typing import TYPE_CHECKING, Self, SupportsFloat, SupportsIndex, TypeAlias
 
 from ..errors import FoliocacheError, PoolNotFoundError
 from ..filler.engine import Engine
 from ..mm import audit, layout
+from ..observe import look
+from ..observe.records import Counters, Finding, FoliosByType, LockInfo, ObjectInfo, PagesByState, Stat
 from . import client, repair
-from . import segment as segments_module
+from . import segment as segments
 from .attachment import Attachment
+from .creation import create_or_attach
+from .geometry import Wanted, check_parameters, parameters, permissions
 from .mapping import Mapping, key_digest
 from .names import Names
+
+if TYPE_CHECKING:
+    from ..filler.source import Read, ReadInto, Source
+    from ..mm.atomics import Memory
+
+Seconds: TypeAlias = SupportsFloat | SupportsIndex
 
 FILL_TIMEOUT = 60.0
 FILL_TIMEOUT_MAX = 1e9  # seconds; the core counts nanoseconds in 64 bits
 
-# The open caches of this process, by what tells their files from others. There is no lock: each step is a single call of a dict, so
-# a signal's handler or a finalizer may open a pool while its thread is at it, and a forked child finds no lock that nobody releases.
-_pools: dict[tuple[int, int], "weakref.ref[Pool]"] = {}
+# The open pools of this process, by device and inode of their files. There is no lock: each step is a single call of a dict, so
+# a signal handler or a finalizer may open a pool while its thread is opening it, and a forked child inherits no locked lock.
+_pools: dict[tuple[int, int], weakref.ref[Pool]] = {}
 
 
-def open(name="default", size=None, page_size=None, mode=0o600, *, clients=None, any_owner=False, fill_timeout=None):
+def open(
+    name: str = "default",
+    size: SupportsIndex | str | None = None,
+    page_size: SupportsIndex | str | None = None,
+    mode: SupportsIndex = 0o600,
+    *,
+    clients: SupportsIndex | None = None,
+    any_owner: bool = False,
+    fill_timeout: Seconds | None = None,
+) -> Pool:
     """Attach to the pool called name, creating it if there is none.
 
-    :param name: letters, digits, ``_``, ``-``, ``.``; one pool per name.
-    :param size: bytes of the pool, or a string such as ``"4GiB"``. None: what the pool has; 4 GiB for a new one.
-    :param page_size: a power of two from 4 KiB to 2 MiB. None: what the pool has; 16 KiB for a new one.
-    :param mode: permissions of a new pool's file; its owner must be allowed to read and write.
-    :param clients: how many processes may attach at once. None: what the pool has; 256 for a new one.
-    :param any_owner: attach to a pool that belongs to another user, too. It can change its bytes at any time.
-    :param fill_timeout: seconds to wait for another process that is reading a page from the source. Then this one reads it too, for
-        itself alone, uncached. 60 by default; ``float("inf")`` for as long as it takes. It is this process's, and what the last
-        ``open`` here said is valid. A process that has died is not waited for: its page is read by one who waits.
-    :raises PoolMismatchError: the pool has other parameters than those given.
-    :raises PoolFullError: shared memory has no room for the pool.
-    :raises PoolError: the pool is damaged, foreign, somebody else's, or has no client slot left; or this process lacks
-        descriptors, address space or rights for it.
-    :raises ValueError: a parameter makes no sense.
+    Parameters
+    ----------
+    name : str
+        Letters, digits, ``_``, ``-``, ``.``; one pool per name.
+    size : int or str, optional
+        Bytes of the pool, or a string such as ``"4GiB"``. By default what the pool has, and 4 GiB for a new one.
+    page_size : int or str, optional
+        Bytes of a page, a power of two from 4 KiB to 2 MiB. By default what the pool has, and 16 KiB for a new one.
+    mode : int
+        Permissions of a new pool's file; its owner must be allowed to read and write.
+    clients : int, optional
+        How many processes may be attached at once. By default what the pool has, and 256 for a new one.
+    any_owner : bool
+        Attach to a pool of another user, too, who can change its bytes at any time.
+    fill_timeout : float, optional
+        Seconds to wait for another process that is reading a page from the source; then this one reads it too, for itself alone,
+        uncached. 60 by default; ``float("inf")`` waits as long as it takes. It is per process, and the last ``open`` wins. A process
+        that has died is not waited for: one of those that wait reads the page.
+
+    Returns
+    -------
+    Pool
+        The same object each time, as long as this process has it open.
+
+    Raises
+    ------
+    PoolMismatchError
+        The pool has other parameters than those given.
+    PoolFullError
+        Shared memory has no room for the pool.
+    PoolDamagedError
+        The file is damaged, or no pool.
+    PoolError
+        The pool is another user's, of another version, or has no client slot left; or this process lacks descriptors, address space
+        or rights for it.
+    ValueError
+        A parameter makes no sense.
     """
-    wanted = segments_module.parameters(size, page_size, clients)
-    mode = segments_module.permissions(mode)
+    wanted = parameters(size, page_size, clients)
+    mode = permissions(mode)
     timeout = None if fill_timeout is None else _seconds(fill_timeout)
     pool = _known(name, any_owner, wanted)
     if pool is None:
-        pool = _new(segments_module.create_or_attach(name, wanted, mode, any_owner), any_owner)
+        pool = _new(create_or_attach(name, wanted, mode, any_owner), any_owner)
     if timeout is not None:
         pool.fill_timeout = timeout
     return pool
 
 
-def attach(name="default", *, any_owner=False):
-    """Attach to an existing pool with the parameters it has. Raises PoolNotFoundError, PoolError."""
-    return _known(name, any_owner, {}) or _new(segments_module.attach(name, any_owner), any_owner)
+def attach(name: str = "default", *, any_owner: bool = False) -> Pool:
+    """Attach to an existing pool, with the parameters that it has.
+
+    Parameters
+    ----------
+    name : str
+        The pool.
+    any_owner : bool
+        As in `open`.
+
+    Returns
+    -------
+    Pool
+        The same object each time, as long as this process has it open.
+
+    Raises
+    ------
+    PoolNotFoundError
+        There is no pool of that name.
+    PoolError
+        As in `open`.
+    """
+    return _known(name, any_owner, {}) or _new(segments.attach(name, any_owner), any_owner)
 
 
-def _reopen(name, size, page_size, any_owner, fill_timeout):
-    """What a pickled Pool becomes in another process."""
+def _reopen(
+    name: str,
+    size: SupportsIndex | str | None,
+    page_size: SupportsIndex | str | None,
+    any_owner: bool,
+    fill_timeout: Seconds | None,
+) -> Pool:
+    """Open a pool that was pickled."""
     return open(name, size, page_size, any_owner=any_owner, fill_timeout=fill_timeout)
 
 
-def _seconds(value):
+def _seconds(value: Seconds) -> float:
     try:
         if isinstance(value, (bool, str, bytes, bytearray)):
             raise TypeError
         seconds = float(value)
     except OverflowError:
-        seconds = FILL_TIMEOUT_MAX if value > 0 else -1.0
+        seconds = FILL_TIMEOUT_MAX if value > 0 else -1.0  # type: ignore[operator]  # a huge int or fraction
     except (TypeError, ValueError):
         seconds = -1.0
     if not seconds >= 0:
@@ -74,16 +146,16 @@ def _seconds(value):
     return min(seconds, FILL_TIMEOUT_MAX)
 
 
-def _known(name, any_owner, wanted):
-    """The pool called name, if this process has it open: needs neither descriptors nor memory. None if not."""
+def _known(name: str, any_owner: bool, wanted: Wanted) -> Pool | None:
+    """Return the pool called name if this process has it open, else None. Needs neither descriptors nor memory."""
     try:
-        found = _pools.get(segments_module.locate(name, any_owner))
+        ref = _pools.get(segments.locate(name, any_owner))
     except PoolNotFoundError:
         return None
-    pool = found and found()
+    pool = ref() if ref is not None else None
     if pool is None or pool.closed:
         return None
-    segments_module.check_parameters(name, pool._attachment.segment.geometry, wanted)
+    check_parameters(name, pool._attachment.segment.geometry, wanted)
     try:
         return _joined(pool)
     except FoliocacheError:
@@ -92,15 +164,16 @@ def _known(name, any_owner, wanted):
         raise
 
 
-def _new(segment, any_owner):
-    """A pool for a segment that has just been mapped; another one, if a thread or a signal's handler here was faster.
+def _new(segment: segments.Segment, any_owner: bool) -> Pool:
+    """Return a Pool for a segment that has just been mapped, or the Pool that another thread or a signal handler has made
+    meanwhile.
 
-    It is made known before it becomes a client, so that all of them become one.
+    It is published before it becomes a client, so that concurrent openers become one client.
     """
     return _joined(_published(Pool(segment, any_owner), segment.inode))
 
 
-def _published(pool, key):
+def _published(pool: Pool, key: tuple[int, int]) -> Pool:
     mine = weakref.ref(pool, functools.partial(_forget, key))
     while True:
         ref = _pools.setdefault(key, mine)
@@ -110,129 +183,223 @@ def _published(pool, key):
         _forget(key, ref)
 
 
-def _forget(key, ref):
+def _forget(key: tuple[int, int], ref: weakref.ref[Pool]) -> None:
     if _pools.get(key) is ref:
         _pools.pop(key, None)
 
 
-def _joined(pool):
+def _joined(pool: Pool) -> Pool:
     pool._attachment.join()
     return pool
 
 
 class Pool:
-    """A pool of shared pages. Made by :func:`open` and :func:`attach`; pickles by name; may be used after fork and by threads."""
+    """A pool of shared pages, made by `open` and `attach`.
 
-    def __init__(self, segment, any_owner=False):
+    It pickles by its name, and may be used by threads and after a fork. As a context manager it closes itself.
+
+    Attributes
+    ----------
+    name : str
+        The pool.
+    path : str
+        Its file.
+    page_size : int
+        Bytes of a page.
+    pool_bytes : int
+        Bytes of all pages together.
+    """
+
+    def __init__(self, segment: segments.Segment, any_owner: bool = False) -> None:
         self._attachment = Attachment(segment)
         self._any_owner = any_owner
-        self.name = segment.name
-        self.path = segment.path
-        self.page_size = segment.page_size
-        self.pool_bytes = segment.pool_bytes
+        self.name: str = segment.name
+        self.path: str = segment.path
+        self.page_size: int = segment.page_size
+        self.pool_bytes: int = segment.pool_bytes
         self._fill_timeout = FILL_TIMEOUT
-        self._engine = None
-        self._asking = set()
+        self._engines: dict[int, Engine] = {}  # by pid; a forked child starts its own
+        self._asking: set[tuple[int, int, bytes]] = set()  # the questions of its names that are under way in this process
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<foliocache.Pool {self.name!r}, {self.pool_bytes} bytes in pages of {self.page_size}>"
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, ...]:
         return _reopen, (self.name, self.pool_bytes, self.page_size, self._any_owner, self.fill_timeout)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._check_open()
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     @property
-    def fill_timeout(self):
-        """Seconds to wait for another process that is reading a page from the source: see :func:`open`."""
+    def fill_timeout(self) -> float:
+        """Seconds to wait for another process that is reading a page from the source, see `open`; may be set."""
         return self._fill_timeout
 
     @fill_timeout.setter
-    def fill_timeout(self, seconds):
+    def fill_timeout(self, seconds: Seconds) -> None:
         self._fill_timeout = _seconds(seconds)
 
     @property
-    def closed(self):
-        """Whether it has been closed in this process."""
+    def closed(self) -> bool:
+        """True if it has been closed in this process."""
         return self._attachment.closed
 
-    def close(self):
-        """Make no more use of the pool here: from now on its methods and those of its mappings raise FoliocacheError.
+    def close(self) -> None:
+        """Make no more use of the pool in this process: its methods and those of its mappings raise FoliocacheError from now on.
 
-        What has begun goes on, and what is being read ahead is waited for, at most ``fill_timeout`` seconds. Leases, windows and
-        views that are out stay valid, and the client slot goes with the last of them.
-        Closing twice is harmless, and :func:`open` gives another Pool.
+        What has begun goes on, and what is being read ahead is waited for, at most `fill_timeout` seconds. Leases, windows and views
+        that exist stay valid, and the client slot goes with the last of them. Closing twice is harmless; `open` gives another Pool.
         """
-        try:
-            if self._engine is not None:
-                self._engine.close(self.fill_timeout)
-        finally:
-            self._attachment.close()
+        self._attachment.close()
+        for engine in list(self._engines.values()):
+            engine.close(self.fill_timeout)
 
-    def mapping(self, key, size, version="", read=None, readinto=None, *, concurrent=False):
-        """The object called key, of size bytes, at one version: a :class:`Mapping`.
+    def mapping(
+        self,
+        key: str,
+        size: SupportsIndex,
+        version: str = "",
+        read: Read | None = None,
+        readinto: ReadInto | None = None,
+        *,
+        source: Source | None = None,
+        concurrent: bool = False,
+    ) -> Mapping:
+        """An object at one version, whether something of it is cached or not.
 
-        :param key: what names the object to everybody that uses this pool.
-        :param size: its length in bytes.
-        :param version: whatever changes when its bytes do, such as an etag. Another version is another object to the cache.
-        :param read: ``read(offset, length)`` returns exactly those bytes of the source, as any bytes-like object.
-        :param readinto: ``readinto(offset, buffer)`` fills the writable buffer, which is all zeros, from the source and returns the
-            number of bytes. Saves a copy. One of the two is enough; with neither only cached folios can be read.
-        :param concurrent: the source may be called from several threads at once, also from a background thread of this library
-            that reads ahead. Otherwise calls for this mapping are made one at a time, by those who want the data.
-        :raises ValueError: size is negative or no integer, or too large for the index.
-        :raises FoliocacheError: the pool has been closed.
+        Parameters
+        ----------
+        key : str
+            What names the object to all who use this pool.
+        size : int
+            Its length in bytes.
+        version : str
+            Whatever changes when its bytes do, such as an ETag. Another version is another object to the pool.
+        read : callable, optional
+            ``read(offset, length)`` returns exactly those bytes of the source, as a bytes-like object.
+        readinto : callable, optional
+            ``readinto(offset, buffer)`` fills the writable buffer, which is all zeros, from the source, and returns the number of
+            bytes. It saves a copy. With neither only cached folios can be read.
+        source : foliocache.sources.Source, optional
+            Instead of both: ``read_into(offset, buffers)`` fills the pages, in order, and each can be read as soon as it is full.
+        concurrent : bool
+            The source may be called by several threads at once, those of this library among them. Otherwise its calls for this mapping
+            are made one at a time, by threads that want the data.
+
+        Returns
+        -------
+        Mapping
+
+        Raises
+        ------
+        ValueError
+            A size that is negative, no integer, or too large for the index; a key or version that is no string.
+        FoliocacheError
+            The pool has been closed.
         """
         self._check_open()
-        return Mapping(self, key, size, version, read, readinto, concurrent)
+        return Mapping(self, key, size, version, read, readinto, source, concurrent)
 
-    def forget(self, key):
-        """Withdraw every version of the object called key. Leases that are out stay valid. How many versions there were."""
+    def forget(self, key: str) -> int:
+        """Withdraw every version of an object. Leases that exist stay valid.
+
+        Parameters
+        ----------
+        key : str
+            The object.
+
+        Returns
+        -------
+        int
+            How many versions there were.
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed; or another process has stopped while it holds a lock of the pool.
+        """
         self._check_open()
         if not isinstance(key, str):
             raise ValueError(f"key must be a string, not {key!r}")
         return self._attachment.forget(key_digest(key))
 
     @property
-    def names(self):
-        """Which objects keys mean, asked for once by all processes: see :class:`foliocache.pool.names.Names`. Internal, for adapters."""
+    def names(self) -> Names:
+        """Which object each key means, asked for once by all processes: internal, for adapters."""
         self._check_open()
         return Names(self)
 
-    def mappings(self):
-        """The cached objects: dicts of key, version, size, folio_size, folios, cached_folios, cached_bytes, pins."""
-        self._check_open()
-        return audit.mappings(self._memory)
+    def mappings(self) -> list[ObjectInfo]:
+        """The cached objects.
 
-    def audit(self):
-        """Check every invariant of the pool: a list of findings, each a dict of check, where and message; empty when it is clean.
+        Returns
+        -------
+        list of ObjectInfo
+            One for each object and version, in no order.
 
-        Exact while nobody else works on the pool; otherwise an operation in flight may show.
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed.
         """
         self._check_open()
-        return audit.audit(self._memory)
+        return look.objects(self._memory)
 
-    def repair(self):
-        """Settle what dead processes have left, and repair what is proven to be damaged: the findings that are left.
+    def audit(self) -> list[Finding]:
+        """Check every invariant of the pool.
+
+        Returns
+        -------
+        list of Finding
+            What does not agree; empty if the pool is sound. Exact while no other process works on the pool: an operation that is under way
+            may show.
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed.
+        """
+        self._check_open()
+        return look.findings(self._memory)
+
+    def repair(self) -> list[Finding]:
+        """Settle what dead processes have left, and repair what is proven to be damaged.
 
         Others may go on working meanwhile; in a sound pool nothing is changed. What is dropped is fetched again when it is wanted. A page
-        that somebody still holds is out of the cache at once, but comes free only after its holder has let go, by another repair or
-        when this process has ended. What could not be proven while others worked is left, and found again by another repair.
+        that is still held is out of the cache at once, but comes free only after its holder has let go, by another repair or when this
+        process has ended.
+
+        Returns
+        -------
+        list of Finding
+            What is left. What could not be proven while others worked is among it, and another repair looks again.
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed.
         """
         self._check_open()
         return repair.repair(self._attachment)
 
-    def stat(self):
-        """Sizes, pages by state, folios by type, mappings, pins, clients and counters, as a dict ready for JSON.
+    def stat(self) -> Stat:
+        """What is in the pool, and which processes use it.
 
-        Settles what dead processes have left first, unless somebody else is at it or this process may not. So a client whose state
-        is "dead" is one of which something has to wait: a living one still uses a folio that it died upon. A client's pid is one of
-        its own pid namespace, whose number is beside it if that is another one than ours.
+        What dead processes have left is settled first, unless another process is at it, or this one may not. So a client whose state is
+        "dead" is one of which something has to wait: a living one still uses a folio that it died upon.
+
+        Returns
+        -------
+        Stat
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed.
         """
         self._check_open()
         with contextlib.suppress(FoliocacheError):
@@ -240,36 +407,40 @@ class Pool:
         segment = self._attachment.segment
         geometry = segment.geometry
         census = audit.census(self._memory)
-        clients = [client.describe(segment, number) for number in client.used_slots(segment)]
-        pids = {found["slot"]: found["pid"] for found in clients}
-        return {
-            "name": self.name,
-            "path": self.path,
-            "pool_bytes": self.pool_bytes,
-            "page_size": self.page_size,
-            "pages": geometry["npages"],
-            "metadata_bytes": segment.metadata_bytes,
-            "metadata_ratio": segment.metadata_bytes / self.pool_bytes,
-            "free_bytes": census["pages_by_state"]["free"] * self.page_size,
-            "cached_bytes": census["pages_by_state"]["file"] * self.page_size,
-            **census,
-            "mappings": segment.memory.peek32(layout.TABLE_COUNT),
-            "max_clients": geometry["nclients"],
-            "locks": [held | {"pid": pids.get(held["slot"])} for held in audit.held_locks(self._memory)],
-            "clients": [{key: c[key] for key in c if key != "counters"} for c in clients if c["state"] != "clean"],
-            "counters": {name: sum(c["counters"][name] for c in clients) for name in layout.COUNTERS},
-        }
+        slots = client.used_slots(segment)
+        clients = [client.describe(segment, number) for number in slots]
+        pids = {found.slot: found.pid for found in clients}
+        return Stat(
+            name=self.name,
+            path=self.path,
+            pool_bytes=self.pool_bytes,
+            page_size=self.page_size,
+            pages=geometry["npages"],
+            metadata_bytes=segment.metadata_bytes,
+            metadata_ratio=segment.metadata_bytes / self.pool_bytes,
+            free_bytes=census["pages_by_state"]["free"] * self.page_size,
+            cached_bytes=census["pages_by_state"]["file"] * self.page_size,
+            pages_by_state=PagesByState(**census["pages_by_state"]),
+            folios_by_type=FoliosByType(**census["folios_by_type"]),
+            pins=census["pins"],
+            mappings=segment.memory.peek32(layout.TABLE_COUNT),
+            max_clients=geometry["nclients"],
+            locks=tuple(LockInfo(**held, pid=pids.get(held["slot"])) for held in audit.held_locks(self._memory)),
+            clients=tuple(found for found in clients if found.state != "clean"),
+            counters=Counters(
+                **{name: sum(client.counter(segment, slot, n) for slot in slots) for n, name in enumerate(layout.COUNTERS)}
+            ),
+        )
 
     @property
-    def _memory(self):
+    def _memory(self) -> Memory:
         return self._attachment.segment.memory
 
-    def _check_open(self):
+    def _check_open(self) -> None:
         self._attachment.check_open()
 
     @property
-    def engine(self):
+    def engine(self) -> Engine:
         """The threads in which this process calls its sources, an :class:`Engine`."""
-        if self._engine is None or not self._engine.is_ours:
-            self._engine = Engine()
-        return self._engine
+        pid = os.getpid()
+        return self._engines.get(pid) or self._engines.setdefault(pid, Engine())

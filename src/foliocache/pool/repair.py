@@ -1,20 +1,31 @@
-"""Put a damaged pool right while others use it: what is proven to be damaged, and nothing else.
+"""Repair a damaged pool while other processes use it: what is proven to be damaged, and nothing else.
 
-The audit takes no lock, so an operation under way can look like damage to it. Two steps keep a healthy pool as it is:
+The audit takes no lock, so an operation that is under way can look like damage. Two rules keep a pool without damage unchanged:
 
-- Lists, chains and counts are made again only where LOOKS audits found the very same, each after all operations of the one before had
-  ended. Making them again changes nothing in a sound part; it only holds the part's lock for as long as a look at every page takes.
-- A folio is dropped only if its words contradict each other at a moment in which no client was in an operation
-  (``audit.is_damaged``). If there is no such moment, the finding stands, and a later repair looks again.
+- Lists, chains and counts are rebuilt only if LOOKS audits found the same, each begun after all operations of the one before
+  had ended. Rebuilding changes nothing in a part without damage; it only holds the part's lock for as long as reading every
+  page's descriptor takes.
+- A folio is dropped only if its words contradict each other when sampled outside any operation (``audit.is_damaged``). If no
+  such sample is possible, the finding stays, and a later repair looks again.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from ..mm import audit, client, layout, robust_lock
 from ..mm import reap as core
+from ..observe import look
+
+if TYPE_CHECKING:
+    from ..mm.atomics import Memory
+    from ..observe.records import Finding
+    from .attachment import Attachment
 
 LOOKS = 3
-ROUNDS = 4  # what is dropped in one can leave something to be counted again in the next
+ROUNDS = 4  # dropping folios in one round can make it necessary to rebuild counts in the next
 _PAGES = (layout.REPAIR_LISTS, layout.REPAIR_QUEUES)
-PARTS = {
+PARTS: dict[str, tuple[int, ...]] = {
     "buddy": _PAGES,
     "free": _PAGES,
     "kind": (*_PAGES, layout.REPAIR_SLABS),
@@ -30,44 +41,45 @@ PARTS = {
 }
 
 
-def repair(attachment):
-    """Settle what the dead have left, repair what is proven to be damaged: the findings of the audit that are left."""
+def repair(attachment: Attachment) -> list[Finding]:
+    """Settle what dead clients have left, and repair what is proven to be damaged. Return the findings of the audit that
+    remain."""
     memory, mem, me = attachment.memory, attachment.memory.handle, attachment.number
     attachment.repair()
     attachment.reap()
-    findings = audit.audit(memory)
+    findings = look.findings(memory)
     for _ in range(ROUNDS):
-        certain = _same_again(memory, me, findings)
-        if not certain:
+        proven = _same_again(memory, me, findings)
+        if not proven:
             break
         _free_locks(mem, me)
-        for part in sorted({part for found in certain for part in PARTS.get(found["check"], ())}):
+        for part in sorted({part for found in proven for part in PARTS.get(found.check, ())}):
             core.repair(mem, me, part)
         core.sweep(mem, me)
-        for pfn in _pages(_same_again(memory, me, audit.audit(memory))):
+        for pfn in _pages(_same_again(memory, me, look.findings(memory))):
             if audit.is_damaged(memory, pfn):
                 attachment.drop(pfn)
-        findings = audit.audit(memory)
+        findings = look.findings(memory)
     return findings
 
 
-def _same_again(memory, me, findings):
-    """Those of the findings that further audits find again."""
+def _same_again(memory: Memory, me: int, findings: list[Finding]) -> list[Finding]:
+    """Return those of the findings that further audits find again."""
     for _ in range(LOOKS - 1):
         if not findings:
             break
         client.wait_grace_period(memory.handle, me)
-        again = audit.audit(memory)
+        again = look.findings(memory)
         findings = [found for found in findings if found in again]
     return findings
 
 
-def _pages(findings):
-    return sorted({int(found["where"].removeprefix("pfn ")) for found in findings if found["where"].startswith("pfn ")})
+def _pages(findings: list[Finding]) -> list[int]:
+    return sorted({int(found.where.removeprefix("pfn ")) for found in findings if found.where.startswith("pfn ")})
 
 
-def _free_locks(mem, me):
-    """Take over the locks that are broken, or whose words name nobody who lives, and repair what they protect."""
+def _free_locks(mem: int, me: int) -> None:
+    """Take over the locks that are marked broken, or whose owner is not alive, and repair what they protect."""
     core.locks(mem, me, me)
     owners = {robust_lock.owner(mem, word) for word in audit.lock_words()} - {layout.NIL}
     for owner in owners:

@@ -1,17 +1,16 @@
-"""A process's slot in a segment's client table: taken, held and given back by the kernel's locks.
+"""A process's slot in a segment's client table: taken, held and released by the kernel's file locks.
 
-A slot belongs to whoever holds the lock on its byte of the file: an *open file description* lock, through a descriptor that is
-opened for this alone. The kernel drops it when the process dies, however it dies and not before its last instruction, so a
-slot needs no heartbeat, and pid reuse, pid namespaces and containers that share the folder cannot confuse it. What is written
-in the slot (pid, times) is for people.
+A slot belongs to the process that holds the lock on its byte of the file: an *open file description* lock, through a descriptor
+that is opened only for this. The kernel drops the lock when the process ends, in whatever way, after its last instruction. So a
+slot needs no heartbeat, and pid reuse, pid namespaces and containers that share the folder do not matter. The pid and the time
+in the slot are only for people.
 
-The descriptor is opened when the process attaches, and in a forked child at once, before it can give up its privileges, change
-its root or use up its descriptors. Everything later goes through it: the slot's own lock, and those of the dead while this
-process reaps them.
+The descriptor is opened when the process attaches, and in a forked child at once, before the child can give up its privileges,
+change its root or use up its descriptors. Everything later goes through it: the lock of the process's own slot, and those of
+dead clients' slots while this process reaps them.
 
-Locks of one description do not keep each other out. So whatever threads, signal handlers and finalizers of this process may do
-at once, each step here is one call in which no Python runs, and only one of them at a time has the locks of other slots
-(``Reaping``).
+Locks of one open file description do not exclude each other. Therefore each step here is one call in which no Python runs, and
+only one thread, signal handler or finalizer of the process at a time has the locks of other slots (``Reaping``).
 """
 cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
@@ -45,19 +44,19 @@ _IN_USE = (errno.EAGAIN, errno.EACCES)
 
 
 def pid_namespace():
-    """What tells this process's pid namespace from others: a number, 0 where there is no /proc to ask."""
+    """Return the inode number of this process's pid namespace, or 0 where there is no /proc."""
     return fc_pid_namespace()
 
 
 @cython.final
-@cython.no_gc_clear  # what is not released before uses the memory at the very end
+@cython.no_gc_clear  # __dealloc__ uses the memory
 cdef class ClientSlot:
-    """The slot that this process has in a segment; its ``number`` is what the core takes as ``me``, NIL before it has one."""
+    """The slot of this process in a segment. ``number`` is the argument ``me`` of the core's functions; NIL without a slot."""
     def __cinit__(self):
         self.number = layout.NIL
 
     def __init__(self, segment):
-        """Nothing is opened or claimed yet."""
+        """Open nothing and claim nothing yet."""
         if self.segment is not None:
             raise TypeError("a client's slot cannot be initialized twice")
         self.memory = segment.memory
@@ -71,14 +70,14 @@ cdef class ClientSlot:
         raise TypeError("a client's slot belongs to one process and cannot be copied or pickled")
 
     def open(self):
-        """Have a descriptor. Raises OSError."""
+        """Open the descriptor for the locks, unless it is open. Raises OSError."""
         if self.segment is None:
             raise TypeError("a client's slot is made for a segment")
         if self.file is None or self.file.get() < 0:
             self.file = reopen(self.segment.file, self.segment.path)
 
     cdef bint claim(self) noexcept:
-        """Have a clean slot: whether this process has one now."""
+        """Take a clean slot, unless this process has a slot. True if it has one now."""
         cdef u32 n
         if self.number != layout.NIL:
             return True
@@ -95,11 +94,11 @@ cdef class ClientSlot:
         return False
 
     def join(self):
-        """Have a clean slot, if there is one: whether this process has a slot now."""
+        """Take a clean slot, unless this process has a slot. True if it has one now."""
         return self.claim()
 
     def keep(self, u32 n):
-        """Be client n from now on, whose lock this process has: a former client's slot that has been settled."""
+        """Become client n: a former client's slot that has been settled, and whose lock this process has."""
         if self.reaper is None or n >= atomics.nclients(self.mem):
             raise ValueError(f"slot {n} is not in the hands of this process")
         self._begin(n)
@@ -115,18 +114,18 @@ cdef class ClientSlot:
         self.number = n
 
     def lock(self, u32 n):
-        """Take the lock on slot n, for who is reaping: whether it was free (or ours)."""
+        """Take the lock on slot n, while reaping. True if it was free, or is this process's own."""
         if self.reaper is None or self.file is None or n >= atomics.nclients(self.mem):
             return False
         return self.file.lock(n) == 0
 
     def unlock(self, u32 n):
-        """Let go of the lock on slot n, which is another's to claim again, for who is reaping."""
+        """Release the lock on slot n, while reaping, so that another process can claim the slot."""
         if self.reaper is not None and self.file is not None and n != self.number and n < atomics.nclients(self.mem):
             self.file.unlock(n, 1)
 
     def close(self):
-        """Give the slot back: clean if no folio is named in it, else for a reaper. Doing it twice is harmless."""
+        """Release the slot: clean if no folio is named in it, else for a reaper to settle. Closing twice is harmless."""
         self._give_back()
 
     cdef _give_back(self):
@@ -138,7 +137,7 @@ cdef class ClientSlot:
         self.file.close()
 
     def disown(self):
-        """In a forked child, which has closed its copy of the descriptor: own nothing of the parent's, and open one instead."""
+        """In a forked child, which has closed its copy of the descriptor: forget the parent's slot, and open a descriptor."""
         self.number = layout.NIL
         self.file = None
         self.reaper = None
@@ -148,11 +147,11 @@ cdef class ClientSlot:
 
 @cython.final
 cdef class Reaping:
-    """The right to reap, for the time of a ``with``: False if somebody else has it, here or in another process, or if it cannot
-    be had; ``problem`` says why not then.
+    """The right to reap, for the time of a ``with``. Gives False if another thread or process has it, or if the lock cannot be
+    taken; ``problem`` is then the reason.
 
-    Whoever has it may take the locks of other slots (``ClientSlot.lock``); they are free again at the end. Both ends are single
-    calls, so no exception comes between.
+    Its holder may take the locks of other slots (``ClientSlot.lock``); they are released at the end. Begin and end are single
+    calls, so no exception can come in between.
     """
     cdef ClientSlot slot
     cdef bint held
@@ -193,5 +192,5 @@ cdef class Reaping:
 
 
 def is_reaping_here(ClientSlot slot):
-    """Whether this very thread is reaping, below a signal's handler or a finalizer that asks."""
+    """True if this thread is reaping, and the caller is a signal handler or a finalizer that has interrupted it."""
     return slot.reaper is not None and slot.reaper == threading.get_ident()

@@ -1,6 +1,6 @@
-"""Windows: many folios side by side in one contiguous, read-only buffer, without a copy.
+"""Windows: consecutive folios as one contiguous, read-only buffer, without a copy.
 
-A window reserves address space and maps the folios' pages into it one behind the other, read-only, from the segment's file.
+A window reserves address space and maps the folios' pages into it one after the other, read-only, from the segment's file.
 Its page table (``mm.pagetable``) owns one reference for each folio, so none of them is evicted while the window is open. The
 kernel merges mappings of neighbouring pages, but in the worst case each folio is a mapping of its own: ``vm.max_map_count``
 (65,530 by default) bounds how many a process can have.
@@ -27,10 +27,10 @@ from ..mm.atomics cimport mem_t
 @cython.final
 @cython.auto_pickle(False)
 cdef class Window:
-    """``length`` contiguous bytes of an object, from :meth:`Mapping.window`: a read-only buffer.
+    """A range of an object as one contiguous, read-only buffer of ``len(window)`` bytes, from `Mapping.window`.
 
-    A context manager; ``close`` unmaps it and unpins its folios once the last view of it has gone. ``lease(n)`` pins its n-th
-    folio alone, beyond the window's own life. It cannot be copied or pickled (TypeError).
+    A context manager; `close` unmaps it and unpins its folios once the last view of it has gone. It cannot be copied or pickled
+    (TypeError). Using it after its end, or in a process that inherited it by fork, raises LeaseError.
     """
     cdef Attachment attachment
     cdef char *base
@@ -93,7 +93,24 @@ cdef class Window:
                 self._drop()
 
     def lease(self, number):
-        """Pin one of the window's folios, from 0 on: gup_fast through its page table. Raises IndexError, LeaseError."""
+        """Pin one of the window's folios alone, beyond the window's own life.
+
+        Parameters
+        ----------
+        number : int
+            Which one, from 0.
+
+        Returns
+        -------
+        Lease
+
+        Raises
+        ------
+        IndexError
+            There is no such folio.
+        LeaseError
+            The window has been closed, or was inherited by fork.
+        """
         cdef u32 n, pfn, entry
         cdef Lease lease = new_lease()
         number = integer(number, "the number of a folio")
@@ -156,7 +173,7 @@ cdef class Window:
         self.reserved = self.count * self.folio_size
 
     cdef _add(self, u32 n, Lease lease):
-        """Map the pages of a pinned folio and let the page table own the pin."""
+        """Map the pages of a leased folio, and move the lease's pin to the page table."""
         cdef u64 place = atomics.page_at(self.attachment.mem, lease.pfn)
         cdef size_t page = 1 << atomics.page_shift(self.attachment.mem)
         cdef size_t size = (lease.length + page - 1) // page * page
@@ -189,7 +206,7 @@ cdef class Window:
 
 
 def open_window(FolioMap mapping not None, offset, length):
-    """As :meth:`Mapping.window`."""
+    """Return a :class:`Window`, as :meth:`Mapping.window` does."""
     mapping._check()
     cdef u64 start = mapping._clip(offset, "offset")
     cdef u64 size = mapping.size - start if length is None else min(mapping._clip(length, "length"), mapping.size - start)
@@ -198,7 +215,7 @@ def open_window(FolioMap mapping not None, offset, length):
     return window
 
 
-# Python's own way to an empty window is closed; the code here does not go by tp_new.
+# No Window can be made from Python; Window.__new__ in this module does not call tp_new.
 
 cdef object _no_window(PyTypeObject *kind, PyObject *arguments, PyObject *keywords):
     raise TypeError("windows come from Mapping.window()")

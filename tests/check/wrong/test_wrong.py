@@ -1,6 +1,6 @@
 """Every bug is found, under the models that it says and no others, and its counterexample is the one in this directory.
 
-``wrong/<bug>/<scenario>.txt`` holds the checker's output, without line numbers. To write the files anew after a change of
+``wrong/<bug>/<scenario>.txt`` holds the checker's output, without line numbers. To rewrite the files after a change of
 the core, run this file with ``PIN=1`` in the environment, then read the differences: each is a counterexample that a person has
 to believe.
 """

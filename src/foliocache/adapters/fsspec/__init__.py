@@ -12,9 +12,8 @@ from . import fork as _fork  # noqa: F401 (its hooks)
 from .file import FolioFile
 from .filecache import FolioCache
 from .filesystem import FolioFileSystem
-from .target import ChangedError
 
-__all__ = ["ChangedError", "FolioCache", "FolioFile", "FolioFileSystem"]
+__all__ = ["FolioCache", "FolioFile", "FolioFileSystem"]
 
 fsspec.register_implementation("folio", FolioFileSystem, clobber=True)
 register_cache(FolioCache, clobber=True)

@@ -14,7 +14,7 @@ _PIECE = 4 << 20
 def pairs(fs: AbstractFileSystem, rpath: Any, lpath: Any, **options: Any) -> list[tuple[str, str]]:
     """(remote, local) of all that ``AbstractFileSystem.get()`` would copy, in its order."""
     collector = _Collector(fs)
-    AbstractFileSystem.get(collector, rpath, lpath, **options)  # type: ignore[arg-type]
+    AbstractFileSystem.get(collector, rpath, lpath, **options)
     return collector.found
 
 

@@ -1,11 +1,11 @@
 """The files that ``folio`` hands out: reads come out of the pool, writes go to the target and invalidate.
 
-A :class:`FolioFile` is one version of one object for as long as it is open, whatever happens at the origin meanwhile: it
-reads that version's pages, or it raises :class:`~foliocache.adapters.fsspec.target.ChangedError`. There is no buffer of its own; the
+A :class:`FolioFile` is one version of one object for as long as it is open, whatever happens at the origin meanwhile: it reads
+that version's pages, or it raises :class:`~foliocache.ChangedError`. There is no buffer of its own; the
 pool is the buffer, and all it keeps is a position.
 
-A server that contradicts itself is only found out by the first fetch. A file that has given no byte yet has promised no version,
-so from then on it reads what the target reads, uncached, as if it had been opened a moment later.
+A server that contradicts itself is only found out by the first fetch. A file that has given no byte yet has promised no
+version, so from then on it reads what the target reads, uncached, as if it had been opened a moment later.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from collections.abc import Callable
 from operator import index
 from typing import TYPE_CHECKING, Any, Self
 
+from foliocache import ChangedError
 from foliocache.errors import FoliocacheError
-
-from .target import ChangedError
 
 if TYPE_CHECKING:
     from .filesystem import FolioFileSystem
@@ -28,7 +27,19 @@ _PEEK = io.DEFAULT_BUFFER_SIZE
 
 
 class FolioFile(io.BufferedIOBase):
-    """A cached object, open for reading in binary mode."""
+    """A cached object, open for reading in binary mode: what ``fs.open`` returns.
+
+    An open file is one version: it gives that version's bytes or raises ChangedError. It pickles with its file system.
+
+    Attributes
+    ----------
+    fs : FolioFileSystem
+        Whose file it is.
+    path : str
+        The object, as the target names it.
+    size : int
+        Its length in bytes.
+    """
 
     mode = "rb"
 
@@ -45,7 +56,7 @@ class FolioFile(io.BufferedIOBase):
 
     @property
     def _pages(self) -> Any:
-        """The object's mapping; another one if someone has closed the pool, which the whole process has in common."""
+        """The object's mapping; another one if the pool, which the whole process shares, has been closed."""
         if self._mapping is None:
             raise ValueError("I/O operation on closed file.")
         if self._mapping.pool.closed:
@@ -59,15 +70,15 @@ class FolioFile(io.BufferedIOBase):
         mapping = self._mapping
         try:
             result = getattr(self._pages, method)(offset, what)
-        except FoliocacheError:
-            if mapping is None or (mapping is self._mapping and not mapping.pool.closed):
-                raise
-            return self._get(method, offset, what)  # the pool was closed in the middle
         except ChangedError:
             if self._is_bound or (now := self.fs._identify(self.path)).size is not None:
                 raise
             self._is_bound, self._uncached = True, Uncached(self.fs, self.path, now)
             return self._get(method, offset, what)
+        except FoliocacheError:
+            if mapping is None or (mapping is self._mapping and not mapping.pool.closed):
+                raise
+            return self._get(method, offset, what)  # the pool was closed in the middle
         if result:
             self._is_bound = True
         return result
@@ -126,7 +137,22 @@ class FolioFile(io.BufferedIOBase):
         return self.read(_PEEK if size < 0 else size)
 
     def read_buffer(self, size: int | None = -1, /) -> memoryview:
-        """Like read(), but a read-only view: of the page itself where one page has it all. pyarrow asks for this."""
+        """Like `read`, but a read-only view: of the page itself where one page has it all. pyarrow asks for this.
+
+        Parameters
+        ----------
+        size : int, optional
+            How many bytes; by default, or if negative, up to the end.
+
+        Returns
+        -------
+        memoryview
+
+        Raises
+        ------
+        ChangedError
+            The object at the origin is another version now, and these bytes are not cached.
+        """
         data = self._get("read", self._position, self._length(size))
         self._position += len(data)
         return data
@@ -143,7 +169,23 @@ class FolioFile(io.BufferedIOBase):
         return self._get("read_bytes", self._position, self._length(max(size, _PEEK)))
 
     def lease(self, offset: int, length: int) -> memoryview:
-        """The bytes at `offset`, zero-copy where one page has them all, wherever the position is."""
+        """A range of the object as a view, zero-copy where one page has all of it, wherever the position is.
+
+        Parameters
+        ----------
+        offset, length : int
+            The first byte, and how many; cut off at the end of the object.
+
+        Returns
+        -------
+        memoryview
+            Read-only; the page stays pinned as long as it lives.
+
+        Raises
+        ------
+        ChangedError
+            The object at the origin is another version now, and these bytes are not cached.
+        """
         return self._get("read", index(offset), index(length))
 
     def close(self) -> None:
@@ -198,7 +240,7 @@ class WriteThrough:
         self._writer = fs._identities.begin_writing(path)
         try:
             with fs._changing(path):
-                self.file = opener()
+                self.file: Any = opener()
         except BaseException:
             self._end()
             raise

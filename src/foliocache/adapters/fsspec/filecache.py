@@ -18,8 +18,9 @@ from fsspec.caching import BaseCache, caches
 from fsspec.utils import tokenize
 
 import foliocache
+from foliocache import ChangedError
 
-from .target import ChangedError, Identity, bytes_reader, target_for
+from .target import Identity, bytes_reader, target_for
 
 POOL_OPTIONS = ("name", "size", "page_size", "mode")
 
@@ -39,7 +40,7 @@ class FolioCache(BaseCache):
     pool
         Options of ``foliocache.open``: ``{"name": …, "size": …, "page_size": …, "mode": …}``.
     key, version
-        The object's identity, where it can't be asked for or is known better. Whoever gives them answers for them: bytes
+        The object's identity, where it can't be asked for or is known better. The caller vouches for them: bytes
         are then filed as that version without a further question.
     """
 
@@ -81,7 +82,7 @@ class CacheName(str):
     def of(cls, options: dict[str, Any]) -> CacheName:
         name = cls(f"folio-{tokenize(options)}" if options else "folio")
         name.options = options
-        caches[name] = partial(FolioCache, **options) if options else FolioCache  # type: ignore[assignment]
+        caches[name] = partial(FolioCache, **options) if options else FolioCache
         return name
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -100,7 +101,7 @@ def _mapping(fetcher: Fetcher, size: int, pool: dict[str, Any], key: str | None,
     """The object's mapping; None for what is not cached: the file then reads by itself, each time."""
     if not size:
         return None
-    if key is not None:
+    if key is not None and version is not None:
         return foliocache.open(**pool).mapping(key, size, version, read=_reader(lambda: _fetched(fetcher)))
     file: Any = getattr(fetcher, "__self__", None)
     if not hasattr(file, "fs") or not hasattr(file, "path"):

@@ -30,6 +30,7 @@ from fsspec.implementations.chained import ChainedFileSystem
 from fsspec.utils import isfilelike
 
 import foliocache
+from foliocache import ChangedError
 from foliocache.errors import FoliocacheError
 
 from .download import copy_out, is_same_file, make_folder_for, pairs
@@ -40,7 +41,7 @@ from .identities import Identities, shared, trust_seconds, unshared
 from .passthrough import FolioTransaction, PassThrough, refuse_misspelled, unprefixed
 from .ranges import Merged, Range, extent, ranges_of
 from .source import Source
-from .target import ChangedError, Identity, Target, renewed, target_for
+from .target import Identity, Target, renewed, target_for
 
 _OPTIONS = (*POOL_OPTIONS, "check_files", "expiry", "trust_info", "fs", "fo", "target_protocol", "target_options")
 _FSSPEC_OPTIONS = frozenset({"asynchronous", "loop", "batch_size", "use_listings_cache", "listings_expiry_time", "max_paths"})
@@ -89,7 +90,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         super().__init__(**options)
         self._trust = trust_seconds(check_files, expiry)
         self._pool_options = pool
-        self._pool: Any = None
+        self._pool: foliocache.Pool | None = None
         self._target = target_for(_make_target(fs, target_protocol, target_options), _flag("trust_info", trust_info))
         self._identities = Identities.of(_where(self._target))
         self._who = self._target.who()
@@ -98,8 +99,8 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
 
     def _adopt(self, fs: fsspec.AbstractFileSystem) -> None:
         """Paths are the target's. Set per instance: fsspec asks the class about URLs before there is a target."""
-        self.sep = fs.sep
-        self.root_marker = fs.root_marker
+        self.sep: str = fs.sep
+        self.root_marker: str = fs.root_marker
         self._parent = fs._parent
         self._strip_protocol = partial(_stripped, fs)
 
@@ -116,7 +117,8 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         return self._forgetting(value) if inspect.isroutine(value) else value
 
     def _forgetting(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """A method of the target's that we don't know. It may write, and where, only it knows: nothing is remembered after it."""
+        """A method of the target's that we don't know. It may write, and where, only it knows: nothing is remembered after
+        it."""
 
         @wraps(method)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -152,8 +154,8 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         return self.target.fs
 
     @property
-    def pool(self) -> Any:
-        """The pool; made or attached when it is first needed, so that listing needs none, and again if someone closed it."""
+    def pool(self) -> foliocache.Pool:
+        """The pool; made or attached when it is first needed, so that listing needs none, and again if it has been closed."""
         if self._pool is None or self._pool.closed:
             self._pool = foliocache.open(**self._pool_options)
         return self._pool
@@ -176,7 +178,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
             return self._ask(path, ask) if ask.known is None else unshared(path, ask.known)
 
     def _ask(self, path: str, ask: Any = None) -> Identity:
-        """Ask the origin. The answer is remembered by the pool, if this is the answer to one of its questions and fits; or else here."""
+        """Ask the origin. The pool remembers the answer to a question of its own, if it fits; this process any other."""
         _refuse_at_the_end(self.target.fs)
         question = self._identities.ask(path, self._who)
         try:
@@ -226,7 +228,8 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         raise AssertionError("unreachable")
 
     def _mapped(self, path: str, identity: Identity, use: Callable[[Any], T]) -> T:
-        """What `use` makes of the object's mapping. It begins again if the pool, which the whole process has in common, is closed."""
+        """What `use` makes of the object's mapping. It begins again if the pool, which the whole process has in common, is
+        closed."""
         for attempt in range(1, _ATTEMPTS + 1):
             pool = self.pool
             try:
@@ -241,6 +244,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         last = getattr(self._last, "used", None)
         if last is not None and last[:3] == (path, identity, self.target) and not last[3].pool.closed:
             return last[3]
+        assert identity.size is not None  # it is cacheable
         mapping = self.pool.mapping(
             self.target.key(path), identity.size, identity.version, **Source(self, path, identity).arguments()
         )
@@ -290,9 +294,30 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         raise NotImplementedError("folio: is synchronous; wrap it in fsspec's AsyncFileSystemWrapper")
 
     def lease(self, path: str, offset: int = 0, length: int | None = None) -> memoryview:
-        """A read-only view of a part of an object: of the shared page itself where one page has it all, else of a copy.
+        """A part of an object as a view: of the shared page itself where one page has it all, else of a copy.
 
-        The page stays pinned until the view and all that was made from it (arrays, slices) are gone.
+        Parameters
+        ----------
+        path : str
+            The object.
+        offset : int
+            The first byte.
+        length : int, optional
+            How many bytes, cut off at the end of the object; by default up to the end.
+
+        Returns
+        -------
+        memoryview
+            Read-only. The page stays pinned until the view and all that was made from it (arrays, slices) are gone.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such object.
+        ChangedError
+            It changes faster than it can be read.
+        ValueError
+            A negative offset or length.
         """
         offset, length = index(offset), None if length is None else index(length)
         if offset < 0 or (length or 0) < 0:

@@ -7,8 +7,8 @@ One table per place, shared by all the filesystem objects that the process has f
 set of options, and what one of them writes must not stay remembered in another. An answer is only for who asked (`who`: the
 account and other options), but forgetting is for all.
 
-An answer is written into its question, and the question is in the table from before it is asked. So whoever forgets a path
-also forgets the questions that are on their way: their answers may be older than what made them void, and are nobody's.
+An answer is written into its question, and the question is in the table from before it is asked. So forgetting a path
+also forgets the questions that are on their way: their answers may be older than what made them void, and are not used.
 
 Every step is one operation of a plain dict, so no lock is needed that a fork could copy while it is held, or that a signal
 handler or a finalizer could meet again.
@@ -39,7 +39,7 @@ class Question:
     __slots__ = ("identity", "since")
 
     def __init__(self) -> None:
-        self.since = monotonic()
+        self.since: float = monotonic()
         self.identity: Identity | None = None
 
 
@@ -108,7 +108,8 @@ def shared(identity: Identity) -> tuple[int, str, bytes] | None:
     if identity.size is None or identity.nonce:
         return None
     rest = _rest(identity)
-    return identity.size, identity.stamp, b"" if rest == [None, None, None] else json.dumps(rest, separators=(",", ":")).encode()
+    extra = b"" if rest == [None, None, None] else json.dumps(rest, separators=(",", ":")).encode()
+    return identity.size, identity.stamp, extra
 
 
 def unshared(path: str, name: Name) -> Identity:

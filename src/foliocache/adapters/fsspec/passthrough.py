@@ -89,27 +89,27 @@ class PassThrough(AbstractFileSystem):
         def _forget_below(self, path: str) -> None: ...
         def _forget_all(self) -> None: ...
 
-    ls = _delegated("ls")
-    info = _delegated("info")
-    glob = _delegated("glob")
-    find = _delegated("find")
-    walk = _delegated("walk")
-    du = _delegated("du")
-    size = _delegated("size")
-    created = _delegated("created")
-    modified = _delegated("modified")
-    checksum = _delegated("checksum")
-    lexists = _delegated("lexists")
-    sign = _delegated("sign")
-    expand_path = _delegated("expand_path")
-    mkdir = _delegated("mkdir")
-    makedirs = _delegated("makedirs")
-    rmdir = _delegated("rmdir")
+    ls: Callable[..., Any] = _delegated("ls")
+    info: Callable[..., Any] = _delegated("info")
+    glob: Callable[..., Any] = _delegated("glob")
+    find: Callable[..., Any] = _delegated("find")
+    walk: Callable[..., Any] = _delegated("walk")
+    du: Callable[..., Any] = _delegated("du")
+    size: Callable[..., Any] = _delegated("size")
+    created: Callable[..., Any] = _delegated("created")
+    modified: Callable[..., Any] = _delegated("modified")
+    checksum: Callable[..., Any] = _delegated("checksum")
+    lexists: Callable[..., Any] = _delegated("lexists")
+    sign: Callable[..., Any] = _delegated("sign")
+    expand_path: Callable[..., Any] = _delegated("expand_path")
+    mkdir: Callable[..., Any] = _delegated("mkdir")
+    makedirs: Callable[..., Any] = _delegated("makedirs")
+    rmdir: Callable[..., Any] = _delegated("rmdir")
 
-    pipe_file = _writing("pipe_file")
-    pipe = _writing("pipe")
-    touch = _writing("touch")
-    rm_file = _writing("rm_file")
+    pipe_file: Callable[..., Any] = _writing("pipe_file")
+    pipe: Callable[..., Any] = _writing("pipe")
+    touch: Callable[..., Any] = _writing("touch")
+    rm_file: Callable[..., Any] = _writing("rm_file")
 
     def unstrip_protocol(self, name: str) -> str:
         """A URL that fsspec.open() takes, if the target's options are given again."""
@@ -197,7 +197,8 @@ class PassThrough(AbstractFileSystem):
         self._withdraw(void)
 
     def _withdraw(self, paths: set[str]) -> None:
-        """Withdraw the pages of all versions of the paths, as far as there is a pool. What was written stays written without."""
+        """Withdraw the pages of all versions of the paths, as far as there is a pool. What was written stays written
+        without."""
         with suppress(FoliocacheError, OSError, ValueError):
             pool = self._existing_pool()
             for path in paths:

@@ -7,28 +7,31 @@ fork; so it holds the filesystem and not a connection, and asks for a new reader
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .target import ChangedError, Identity, Target
+from foliocache import ChangedError
+
+from .target import Identity, Target
 
 if TYPE_CHECKING:
     from .filesystem import FolioFileSystem
 
 
 class Source:
-    """The `read` or `readinto` of one mapping."""
+    """The `read`, `readinto` or `source` of one mapping."""
 
     def __init__(self, fs: FolioFileSystem, path: str, identity: Identity) -> None:
         self.fs = fs
         self.path = path
         self.identity = identity
         self._made: tuple[Target, Callable[[int, Any], Any]] | None = None
+        self._streams = fs.target.stream(path, identity) is not None
 
     def arguments(self) -> dict[str, Any]:
         """The keywords that ``pool.mapping`` wants. A target that reads in another thread must not be given the page:
-        an interrupted caller would leave that thread writing to a page that is someone else's by then."""
-        return {"readinto" if self.fs.target.into else "read": self, "concurrent": True}
+        an interrupted caller would leave that thread writing to a page that is another folio's by then."""
+        return {"source" if self._streams else "readinto" if self.fs.target.into else "read": self, "concurrent": True}
 
     def __call__(self, offset: int, what: Any) -> Any:
         """(offset, length) -> bytes, or (offset, buffer) -> count, as the target has it."""
@@ -37,6 +40,23 @@ class Source:
         except (ChangedError, FileNotFoundError):
             self.fs._forget(self.path, self.identity)  # or "open it again" would lead here again
             raise ChangedError(self.path) from None
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> Iterator[None]:
+        """(offset, buffers), straight into them where the target can, and as ``read`` does from where on it cannot."""
+        stream = self.fs.target.stream(self.path, self.identity)
+        done = 0
+        if stream is not None:
+            for _ in stream(offset, buffers):
+                offset += len(buffers[done])
+                done += 1
+                yield
+        if done < len(buffers):
+            data = memoryview(self(offset, sum(map(len, buffers[done:]))))
+            if len(data) != sum(map(len, buffers[done:])):
+                return
+            for buffer in buffers[done:]:
+                buffer[:], data = data[: len(buffer)], data[len(buffer) :]
+                yield
 
     def failure(self, error: OSError) -> OSError:
         """What to raise when another process was reading for us, and its source failed with this errno."""

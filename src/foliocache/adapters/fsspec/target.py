@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from .targets.archive import ArchiveTarget
 from .targets.asked import KNOWN, AskedTarget, TrustedTarget
-from .targets.base import ChangedError, Identity, Target, bytes_reader
+from .targets.base import Identity, Target, bytes_reader
 from .targets.ftp import FTPTarget
 from .targets.http import HTTPTarget
 from .targets.local import LocalTarget
@@ -22,7 +22,7 @@ from .targets.reference import ReferenceTarget
 from .targets.s3 import S3Target
 from .targets.wrapped import WrappedTarget
 
-__all__ = ["ChangedError", "Identity", "Target", "bytes_reader", "renewed", "target_for"]
+__all__ = ["Identity", "Target", "bytes_reader", "renewed", "target_for"]
 
 Make = Callable[[AbstractFileSystem, bool], Target | None]
 
@@ -73,8 +73,8 @@ _MAKERS: dict[str, Make] = {
     "fsspec.implementations.dirfs.DirFileSystem": _directory,
     "fsspec.implementations.asyn_wrapper.AsyncFileSystemWrapper": _asynchronous,
     **{name: _known(name) for name in KNOWN},
-    # Never cached, whoever trusts them. What is in this process's memory needs no cache, and no other process may see it; and
-    # these caches give the bytes of one time with the info of another.
+    # Never cached, even if the user trusts them. What is in this process's memory needs no cache, and no other process may see
+    # it; and these caches give the bytes of one time with the info of another.
     "fsspec.implementations.memory.MemoryFileSystem": Target,
     "fsspec.implementations.data.DataFileSystem": Target,
     "fsspec.implementations.cached.CachingFileSystem": Target,
@@ -90,7 +90,7 @@ _DECIDES = frozenset(
 
 
 def _listed_class(kind: type) -> str:
-    """The nearest class on the list, unless a class between decides anew what it is listed for; else an empty string."""
+    """The nearest class on the list, unless a class in between overrides what it is listed for; else an empty string."""
     for one in kind.__mro__:
         name = f"{one.__module__}.{one.__qualname__}"
         if name in _MAKERS:

@@ -1,15 +1,27 @@
-"""What the scenarios of death share: a pool whose clients keep a ledger, a reaper, and an audit of what is left.
+"""Shared by the scenarios of death: a pool whose clients keep a ledger, a reaper, and an audit of the final state.
 
-The whole path as in ``tree``, down to the shipped lock with its take-over; only the lock's sleep is left out (``death/lock``
-has it). Client 0 sets the pool up, reaps, and audits it in the end; client 1 is the victim, which may die before each of its
-writes; client 2 lives on beside it, unless it is a second victim.
+The whole path as in ``tree``, down to the shipped lock with its take-over; only the lock's sleep is omitted (``death/lock``
+has it). Client 0 sets the pool up, reaps, and audits it at the end; client 1 is the victim, which may die before each of its
+writes; client 2 lives on, unless it is a second victim.
 """
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from .. import steps
 from ..mutation import Edit, Replace
 from ..program import Program
 from . import fixtures, tree
 from .tree import INDEX
+
+if TYPE_CHECKING:
+    from ..graph import Loc
+    from ..loader import Core
+    from ..machine import Machine
+    from ..memory import Direct, Mem
+    from ..program import Program, Thread
 
 OPS, PINS, LEDGER = 4, 2, 256
 SMALL = {**tree.SMALL, "OPS": OPS, "CLIENT_SIZE": LEDGER + 4 * PINS, "TREE_LOCKS": 1, "LOCK_SPINS": 0}
@@ -50,28 +62,30 @@ REAPER, VICTIM, OTHER = 0, 1, 2
 class Pool(tree.Cached):
     """As ``tree.Cached``: a pool with one page cached, at ``place`` of mapping ``ino``."""
 
+    client_of: dict[Hashable, Hashable]
+
     clients = 3
     queues = False  # in FEW_PARTS there are none
 
-    def __init__(self, core, pages=2, more=(), height=0):
+    def __init__(self, core: Core, pages: int = 2, more: Sequence[int] = (), height: int = 0) -> None:
         super().__init__(core, pages, more, height)
         self.place = INDEX if height else 0
 
-    def setup(self, mem):
+    def setup(self, mem: Direct) -> None:
         super().setup(mem)
         for client in range(self.clients):
             self.core.client.set_state(mem, client, self.core.layout.SLOT_ATTACHED)
 
-    def pinned(self, mem, client, pfn, n=0):
+    def pinned(self, mem: Mem, client: int, pfn: int, n: int = 0) -> None:
         """In the setup: take one more reference, as a pin of that client."""
         core = self.core
         core.page_ref.get(mem, core.atomics.folio_at(mem, pfn))
         core.atomics.store_relaxed(mem, core.client.pin(mem, client, n), pfn | core.layout.PIN_OWNED)
 
-    def operation(self, me, body):
+    def operation(self, me: int, body: Thread) -> Thread:
         """Return ``body`` as one operation of client me."""
 
-        def run(mem):
+        def run(mem: Mem) -> Any:
             self.core.client.op_begin(mem, me)
             value = body(mem)
             self.core.client.op_end(mem, me)
@@ -81,10 +95,10 @@ class Pool(tree.Cached):
 
     # Threads of clients.
 
-    def holder(self, me, n=0):
+    def holder(self, me: int, n: int = 0) -> Thread:
         """Return a thread that looks the page up, uses it under a pin and releases it: two operations."""
 
-        def hold(mem):
+        def hold(mem: Mem) -> str:
             core = self.core
             pfn = core.filemap.lookup(mem, me, n, self.ino, self.head, self.height, self.place)
             if pfn == core.layout.NIL:
@@ -95,10 +109,10 @@ class Pool(tree.Cached):
 
         return hold
 
-    def remover(self, me):
+    def remover(self, me: int) -> Thread:
         """Return a thread that looks the page up and withdraws it, as one operation."""
 
-        def remove(mem):
+        def remove(mem: Mem) -> None:
             core = self.core
             pfn = core.filemap.find_get(mem, me, self.ino, self.head, self.height, self.place)
             if pfn != core.layout.NIL:
@@ -107,29 +121,29 @@ class Pool(tree.Cached):
 
         return self.operation(me, remove)
 
-    def truncater(self, me):
+    def truncater(self, me: int) -> Thread:
         return self.operation(me, super().truncater(me))
 
-    def getter(self, me):
+    def getter(self, me: int) -> Thread:
         return self.operation(me, super().getter(me))
 
-    def inserter(self, me, digest=1, index=2):
+    def inserter(self, me: int, digest: int = 1, index: int = 2) -> Thread:
         return self.operation(me, super().inserter(me, digest, index))
 
     # The reaper.
 
-    def reaper(self, me=REAPER, victims=(VICTIM,), whole=False):
+    def reaper(self, me: int = REAPER, victims: Sequence[int] = (VICTIM,), whole: bool = False) -> Thread:
         """Return a thread that waits for the end of all victims, then settles those that have died (``whole`` as in
         ``settle``)."""
 
-        def reap(mem):
+        def reap(mem: Machine) -> Any:
             dead = [victim for victim in victims if steps.has_died(mem, victim)]
             return self.settle(mem, me, dead, whole) if dead else None
 
         return reap
 
-    def settle(self, mem, me, dead, whole=True):
-        """Do as ``foliocache.pool.client.reap``; return how many of the dead have to wait.
+    def settle(self, mem: Mem, me: int, dead: Sequence[int], whole: bool = True) -> int:
+        """Do what ``foliocache.pool.client.reap`` does; return how many dead clients have to wait.
 
         Not ``whole``: without the locks that a dead client holds (a client that needs one takes it over) and without empty
         mappings, because each look at a word that others change is one more choice to explore. The slot is not clean then, and
@@ -142,7 +156,7 @@ class Pool(tree.Cached):
             core.reap.locks(mem, me, client)
         for client in dead:
             core.reap.pins(mem, me, client)
-        keepers = []
+        keepers: list[int] = []
         for client in dead:
             if core.reap.resolve_intents(mem, me, client) and not any(
                 core.reap.hand_over_unresolved(mem, client, keeper) for keeper in keepers
@@ -156,8 +170,8 @@ class Pool(tree.Cached):
 
     # The judgement.
 
-    def left(self, mem):
-        """Settle what is still left, then assert that nothing is lost, held or named."""
+    def left(self, mem: Direct) -> None:
+        """Settle what remains, then assert that no page is lost, pinned or named."""
         core, layout = self.core, self.core.layout
         clean = layout.SLOT_CLEAN
         dead = [c for c in range(self.clients) if not core.atomics.client_alive(mem, c) and core.client.state(mem, c) != clean]
@@ -175,7 +189,7 @@ class Pool(tree.Cached):
         marks = [core.page_alloc.mark(mem, pfn) for pfn in range(self.pages)]
         assert max(marks) <= layout.MAX_ORDER + 1, f"a quarantine was not ended: {marks}"
 
-    def locks(self):
+    def locks(self) -> dict[int, str]:
         """Return the name of each lock, by the offset of its word."""
         layout = self.core.layout
         words = {layout.ALLOC_LOCK: "allocator's lock", layout.LRU_LOCK: "queues' lock", layout.TABLE_LOCK: "table's lock"}
@@ -188,13 +202,19 @@ class Pool(tree.Cached):
         }
         return words
 
-    def program(self, *threads, mortal=(VICTIM,), dead=(), timeouts=False):
+    def program(  # type: ignore[override]
+        self,
+        *threads: tuple[Hashable, Thread],
+        mortal: Sequence[int] = (VICTIM,),
+        dead: Sequence[int] = (),
+        timeouts: bool = False,
+    ) -> Program:
         """``threads`` are ``(client, function)``. The clients in ``dead`` died before the program begins."""
-        numbers = {client: thread for thread, (client, _) in enumerate(threads)}
+        numbers: dict[Any, Hashable] = {client: thread for thread, (client, _) in enumerate(threads)}
         numbers |= {client: f"client {client}" for client in dead}
         self.client_of = {thread: client for client, thread in numbers.items()}
 
-        def setup(mem):
+        def setup(mem: Direct) -> None:
             self.setup(mem)
             for client in dead:
                 mem.values["dead", numbers[client]] = steps.DEAD
@@ -210,11 +230,11 @@ class Pool(tree.Cached):
             self.name,
             mortal=frozenset(numbers[client] for client in (*mortal, *dead) if client in numbers),
             timeouts=timeouts,
-            journals=True,
+            shared_slots=True,
             clients=numbers,
         )
 
-    def name(self, loc):
+    def name(self, loc: Loc) -> str | None:
         if isinstance(loc, int) and fixtures.CLIENTS <= loc < fixtures.BUCKETS:
             client, off = divmod(loc - fixtures.CLIENTS, LEDGER + 4 * PINS)
             what = {8: "state", 64: "busy"}.get(off) or (f"name {(off - 68) // 4}" if off < 256 else f"pin {(off - 256) // 4}")

@@ -5,10 +5,19 @@ Nothing is left out of the path of a reference (names, counts, slot, allocator, 
 in ``death_path``. The reaper learns of the death at any time, in every state that the living client can be in.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ..mutation import Edit, Replace
 from ..scenario import ALL, WEAK, Bug
 from . import fixtures, lookup, scenario
 from .crash_fixtures import FEW, FEW_PARTS, OTHER, PARTS, REAPER, VICTIM, Pool
+
+if TYPE_CHECKING:
+    from ..loader import Core
+    from ..memory import Direct, Mem
+    from ..program import Program, Thread
 
 NOTE = "        client.announce(mem, me, pfn)\n"
 GET = "        got = page_ref.try_get(mem, atomics.folio_at(mem, pfn))\n"
@@ -72,14 +81,14 @@ ASKED = {
 
 
 @scenario("death/hold", FEW, FEW_PARTS, {k: NAMES[k] for k in ("done-before-sub", "hold-done-first", "drop-unnamed")})
-def death_hold(core):
+def death_hold(core: Core) -> Program:
     """A client gets a page, holds it, releases it, and dies at some point; the reaper comes."""
     p = Pool(core)
     return p.program((VICTIM, p.holder(VICTIM)), (REAPER, p.reaper()))
 
 
 @scenario("death/hold-again", FEW, FEW_PARTS)
-def death_hold_again(core):
+def death_hold_again(core: Core) -> Program:
     """As death/hold, and the reaper may die, too; another one settles both."""
     p = Pool(core)
     first, second = p.reaper(OTHER, whole=True), p.reaper(REAPER, (VICTIM, OTHER), whole=True)
@@ -87,7 +96,7 @@ def death_hold_again(core):
 
 
 @scenario("death/hold-both", FEW, FEW_PARTS)
-def death_hold_both(core):
+def death_hold_both(core: Core) -> Program:
     """Two clients hold the same page, and both may die: two names of one page, settled one after the other."""
     p = Pool(core)
     threads = [(VICTIM, p.holder(VICTIM)), (OTHER, p.holder(OTHER)), (REAPER, p.reaper(REAPER, (VICTIM, OTHER)))]
@@ -95,7 +104,7 @@ def death_hold_both(core):
 
 
 @scenario("death/hold-hold", FEW, FEW_PARTS, ASKED)
-def death_hold_hold(core):
+def death_hold_hold(core: Core) -> Program:
     """The victim and a living client hold the same page: the reaper has to wait for the living one, which keeps it."""
     p = Pool(core)
     return p.program((VICTIM, p.holder(VICTIM)), (REAPER, p.reaper()), (OTHER, p.holder(OTHER)))
@@ -106,28 +115,28 @@ def death_hold_hold(core):
     "no-light-barrier": Bug((NO_LIGHT,), WEAK, "the reaper does not see the getter, nor the getter the cleared slot"),
     "leave-relaxed": Bug((LEAVE,), WEAK, "the getter's last read is not ordered before the reaper's destructor"),
 })  # fmt: skip
-def death_get_get(core):
+def death_get_get(core: Core) -> Program:
     """The victim gets a page and puts it, and so does a living client."""
     p = Pool(core)
     return p.program((VICTIM, p.getter(VICTIM)), (REAPER, p.reaper()), (OTHER, p.getter(OTHER)))
 
 
 @scenario("death/get-remove", FEW, FEW_PARTS, {"done-before-destroy": NAMES["done-before-destroy"]})
-def death_get_remove(core):
+def death_get_remove(core: Core) -> Program:
     """The victim gets a page that a living client removes."""
     p = Pool(core)
     return p.program((VICTIM, p.getter(VICTIM)), (REAPER, p.reaper()), (OTHER, p.remover(OTHER)))
 
 
 @scenario("death/remove-get", FEW, FEW_PARTS)
-def death_remove_get(core):
+def death_remove_get(core: Core) -> Program:
     """The victim removes a page that a living client gets."""
     p = Pool(core)
     return p.program((VICTIM, p.remover(VICTIM)), (REAPER, p.reaper()), (OTHER, p.getter(OTHER)))
 
 
 @scenario("death/truncate-get", FEW, FEW_PARTS)
-def death_truncate_get(core):
+def death_truncate_get(core: Core) -> Program:
     """The victim truncates, and the slot's reference may be the last one; a living client gets the page."""
     p = Pool(core)
     return p.program((VICTIM, p.truncater(VICTIM)), (REAPER, p.reaper()), (OTHER, p.getter(OTHER)))
@@ -136,14 +145,14 @@ def death_truncate_get(core):
 class Pinned(Pool):
     """A page that has left its mapping, and is pinned by clients 1 and 2."""
 
-    def setup(self, mem):
+    def setup(self, mem: Direct) -> None:
         super().setup(mem)
         for client in (VICTIM, OTHER):
             self.pinned(mem, client, self.pfn)
         super().truncater(REAPER)(mem)
 
-    def dropper(self, me):
-        def drop(mem):
+    def dropper(self, me: int) -> Thread:
+        def drop(mem: Mem) -> None:
             self.check(mem, self.pfn)
             self.core.folio.release(mem, me, 0, self.pfn)
 
@@ -155,14 +164,14 @@ class Pinned(Pool):
     "sub-relaxed": Bug((lookup.BARRIERS["sub-relaxed"],), WEAK),
     "freeze-relaxed": Bug((lookup.BARRIERS["freeze-relaxed"],), WEAK),
 })  # fmt: skip
-def death_put_put(core):
+def death_put_put(core: Core) -> Program:
     """Two clients drop the last two references; one of them may die on the way, in the destructor, too."""
     p = Pinned(core)
     return p.program((VICTIM, p.dropper(VICTIM)), (REAPER, p.reaper()), (OTHER, p.dropper(OTHER)))
 
 
 @scenario("death/put-both", FEW, FEW_PARTS)
-def death_put_both(core):
+def death_put_both(core: Core) -> Program:
     """As death/put-put, and both may die."""
     p = Pinned(core)
     threads = [(VICTIM, p.dropper(VICTIM)), (OTHER, p.dropper(OTHER)), (REAPER, p.reaper(REAPER, (VICTIM, OTHER)))]
@@ -175,7 +184,7 @@ DEAD_UNASKED = Edit("reap", "_is_named", " and _names(mem", " and client.is_aliv
 @scenario("death/put-late", FEW, FEW_PARTS, {
     "dead-unasked": Bug((DEAD_UNASKED,), ALL, "another dead client's pin is taken for this one's"),
 })  # fmt: skip
-def death_put_late(core):
+def death_put_late(core: Core) -> Program:
     """As death/put-both, but the reaper begins as soon as the first client has died; another reaper settles the second."""
     p = Pinned(core)
     return p.program((VICTIM, p.dropper(VICTIM)), (OTHER, p.dropper(OTHER)), (REAPER, p.reaper()), mortal=(VICTIM, OTHER))
@@ -184,7 +193,7 @@ def death_put_late(core):
 class Reborn(Pool):
     """Client 1 has died with the name of a page in its slot, from a former life of that page. Client 2 makes it a new folio."""
 
-    def setup(self, mem):
+    def setup(self, mem: Direct) -> None:
         super().setup(mem)
         core = self.core
         super().truncater(REAPER)(mem)
@@ -193,8 +202,8 @@ class Reborn(Pool):
         core.client.op_begin(mem, VICTIM)
         core.client.announce(mem, VICTIM, self.pfn)
 
-    def builder(self, me):
-        def build(mem):
+    def builder(self, me: int) -> Thread:
+        def build(mem: Mem) -> None:
             core, pfn = self.core, self.pfn
             core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, self.ino, self.place, 1)
             fixtures.fill(mem, pfn, (self.ino, self.place))
@@ -217,7 +226,7 @@ GRACE_BUGS = {
 
 
 @scenario("death/reborn", FEW, FEW_PARTS, GRACE_BUGS)
-def death_reborn(core):
+def death_reborn(core: Core) -> Program:
     """A living client builds a folio in a page that a dead client has named, publishes it, and withdraws it again."""
     p = Reborn(core)
     return p.program((REAPER, p.reaper()), (OTHER, p.builder(OTHER)), dead=(VICTIM,))
@@ -229,7 +238,7 @@ class Requeued(Pool):
     clients = 4
     queues = True
 
-    def setup(self, mem):
+    def setup(self, mem: Direct) -> None:
         super().setup(mem)
         core, at = self.core, self.core.atomics.folio_at(mem, self.pfn)
         core.lru.remove(mem, REAPER, self.pfn)
@@ -239,22 +248,22 @@ class Requeued(Pool):
         core.client.announce(mem, VICTIM, self.pfn)
         core.page_ref.get(mem, at)
 
-    def fill_and_reclaim(self, filler, reclaimer):
+    def fill_and_reclaim(self, filler: int, reclaimer: int) -> Thread:
         """Return two clients, one after the other: the second finds on a queue the folio that the first has put there. (The
         first does what ``filemap.complete`` ends with, and drops its pin.)"""
 
-        def complete(mem):
+        def complete(mem: Mem) -> None:
             core = self.core
             core.lru.add(mem, filler, self.pfn, core.layout.QUEUE_SMALL)
             core.client.drop(mem, filler, 0, self.pfn)
             core.folio.put(mem, filler, self.pfn)
 
-        def reclaim(mem):
+        def reclaim(mem: Mem) -> None:
             pfn = self.core.lru.isolate(mem, reclaimer, False)
             if pfn != self.core.layout.NIL:
                 self.core.folio.put(mem, reclaimer, pfn)
 
-        def run(mem):
+        def run(mem: Mem) -> None:
             self.operation(filler, complete)(mem)
             self.operation(reclaimer, reclaim)(mem)
 
@@ -267,7 +276,7 @@ UNATTACHED = Edit("lru", "_may_join", "attached != 0 and ", "")
 @scenario("death/requeued", {**FEW, "SCAN_BATCH": 1}, (*PARTS, fixtures.TREE[2]), {
     "queued-unattached": Bug((UNATTACHED,), ALL, "reclaim gets the name from a queue, after it has been asked for names"),
 })  # fmt: skip
-def death_requeued(core):
+def death_requeued(core: Core) -> Program:
     """The reaper takes a folio out while it is being filled; the filler completes it, and reclaim looks for a folio to evict
     and leaves this one."""
     p = Requeued(core)

@@ -1,4 +1,8 @@
-"""Death in single parts: the allocator's blocks, a window's table, a fill, a lock with its sleepers, a slot used again."""
+"""Death in single parts: the allocator's blocks, a window's table, a fill, a lock with its sleepers, a reused slot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from .. import steps
 from ..mutation import Edit, Replace
@@ -6,6 +10,13 @@ from ..scenario import ALL, WEAK, Bug
 from . import fixtures, scenario, tree
 from .crash_fixtures import FEW, FEW_PARTS, OTHER, PARTS, REAPER, VICTIM, Pool
 from .death_path import TAKEN_OVER
+
+if TYPE_CHECKING:
+    from ..graph import Loc
+    from ..loader import Core
+    from ..machine import Machine
+    from ..memory import Direct, Mem
+    from ..program import Program, Thread
 
 PAIR = {**FEW, "MAX_ORDER": 1}
 MARKS = "        _set_mark(mem, pfn + (1 << have), have + 1)\n        _set_mark(mem, pfn, have + 1)\n"
@@ -25,7 +36,7 @@ ALLOC_BUGS = {
 class Blocks(Pool):
     """Two pages: one block of order 1, or two of order 0. There is nothing else."""
 
-    def setup(self, mem):
+    def setup(self, mem: Direct) -> None:
         core = self.core
         for part in (core.slab, core.lru, core.mapping):
             part.setup(mem)
@@ -33,10 +44,10 @@ class Blocks(Pool):
         for client in range(self.clients):
             core.client.set_state(mem, client, core.layout.SLOT_ATTACHED)
 
-    def user(self, me, order):
+    def user(self, me: int, order: int) -> Thread:
         """Return a thread that takes a block, uses it and frees it, as one operation."""
 
-        def use(mem):
+        def use(mem: Mem) -> str:
             core = self.core
             pfn = core.page_alloc.alloc(mem, me, order)
             if pfn == core.layout.NIL:
@@ -50,12 +61,12 @@ class Blocks(Pool):
 
         return self.operation(me, use)
 
-    def left(self, mem):
+    def left(self, mem: Direct) -> None:
         super().left(mem)
         assert self.core.page_alloc.free_pages(mem) == self.pages, "a page is lost"
 
 
-def blocks(core, victim, other):
+def blocks(core: Core, victim: int, other: int) -> Program:
     """Return a program of two clients that want blocks of these orders."""
     p = Blocks(core)
     return p.program((VICTIM, p.user(VICTIM, victim)), (OTHER, p.user(OTHER, other)))
@@ -63,19 +74,19 @@ def blocks(core, victim, other):
 
 @scenario("death/alloc-split", PAIR, FEW_PARTS, {**{k: ALLOC_BUGS[k] for k in ("split-from-below", "taken-unnamed")},
     "allocator-unrepaired": TAKEN_OVER["allocator-unrepaired"]})  # fmt: skip
-def alloc_split(core):
+def alloc_split(core: Core) -> Program:
     """The victim takes a small block out of a large one, and frees it; another client wants a large one."""
     return blocks(core, 0, 1)
 
 
 @scenario("death/alloc-both", PAIR, FEW_PARTS, {"merge-from-above": ALLOC_BUGS["merge-from-above"]})
-def alloc_both(core):
+def alloc_both(core: Core) -> Program:
     """Two clients want a small block: split and merge, with a lock that is taken over."""
     return blocks(core, 0, 0)
 
 
 @scenario("death/alloc-large", PAIR, FEW_PARTS)
-def alloc_large(core):
+def alloc_large(core: Core) -> Program:
     """The victim takes all pages; another client wants a small block."""
     return blocks(core, 1, 0)
 
@@ -83,10 +94,10 @@ def alloc_large(core):
 class Records(Blocks):
     """An empty pool, without a page of records."""
 
-    def opener(self, me):
+    def opener(self, me: int) -> Thread:
         return self.operation(me, lambda mem: tree.opened(self.core, mem, me, me=me))
 
-    def left(self, mem):
+    def left(self, mem: Direct) -> None:
         Pool.left(self, mem)
 
 
@@ -95,14 +106,14 @@ class Records(Blocks):
         "the repair finds objects in a page that has none yet"),
     "grow-unnamed": Bug((Edit("page_alloc", "_take", TAKE + UNMARK, UNMARK + TAKE),), ALL),
 })  # fmt: skip
-def slab_grow(core):
+def slab_grow(core: Core) -> Program:
     """Two clients make the first records: the slab takes a page from the allocator."""
     p = Records(core)
     return p.program((VICTIM, p.opener(VICTIM)), (OTHER, p.opener(OTHER)))
 
 
 @scenario("death/alloc-again", PAIR, FEW_PARTS)
-def alloc_again(core):
+def alloc_again(core: Core) -> Program:
     """The victim splits and merges. The reaper may die, too."""
     p = Blocks(core)
     threads = [
@@ -116,8 +127,8 @@ def alloc_again(core):
 class Window(Pool):
     """Client 1 makes a table, moves a lease into it, looks it up there, and releases everything."""
 
-    def user(self, me):
-        def use(mem):
+    def user(self, me: int) -> Thread:
+        def use(mem: Mem) -> None:
             core = self.core
             table = core.pagetable.make(mem, me, 0, 1)
             pfn = core.filemap.lookup(mem, me, 1, self.ino, self.head, self.height, self.place)
@@ -152,14 +163,14 @@ WINDOW_BUGS = {
 
 
 @scenario("death/window", FEW, FEW_PARTS, WINDOW_BUGS)
-def death_window(core):
+def death_window(core: Core) -> Program:
     """A window is made, filled, used and released by a client that dies."""
     p = Window(core, 3)
     return p.program((VICTIM, p.user(VICTIM)), (REAPER, p.reaper()))
 
 
 @scenario("death/window-again", FEW, FEW_PARTS, slow=True)
-def death_window_again(core):
+def death_window_again(core: Core) -> Program:
     """As death/window, and the reaper may die, too."""
     p = Window(core, 3)
     return p.program(
@@ -168,7 +179,7 @@ def death_window_again(core):
 
 
 @scenario("death/window-truncate", FEW, FEW_PARTS, slow=True)
-def death_window_truncate(core):
+def death_window_truncate(core: Core) -> Program:
     """As death/window, beside a client that truncates the mapping."""
     p = Window(core, 3)
     return p.program((VICTIM, p.user(VICTIM)), (OTHER, p.truncater(OTHER)))
@@ -177,15 +188,17 @@ def death_window_truncate(core):
 class Mapped(Pool):
     """Client 2 has a window on the page, and no other name of it."""
 
-    def setup(self, mem):
+    table: int
+
+    def setup(self, mem: Direct) -> None:
         super().setup(mem)
         pagetable = self.core.pagetable
         self.table = pagetable.make(mem, OTHER, 0, 1)
         self.pinned(mem, OTHER, self.pfn, 1)
         pagetable.move(mem, OTHER, 1, self.table, 0, self.pfn)
 
-    def user(self, me):
-        def use(mem):
+    def user(self, me: int) -> Thread:
+        def use(mem: Mem) -> None:
             self.check(mem, self.pfn)
             self.core.pagetable.release(mem, me, 0, self.table)
 
@@ -198,7 +211,7 @@ TABLES_UNASKED = Edit("reap", "_is_name", " or (named < atomics.npages(mem) and 
 @scenario("death/window-hold", FEW, FEW_PARTS, {
     "tables-unasked": Bug((TABLES_UNASKED,), ALL, "a window's reference is taken for the dead client's"),
 })  # fmt: skip
-def death_window_hold(core):
+def death_window_hold(core: Core) -> Program:
     """The victim gets a page that another client has in a window."""
     p = Mapped(core, 3)
     return p.program((VICTIM, p.getter(VICTIM)), (REAPER, p.reaper()), (OTHER, p.user(OTHER)))
@@ -207,10 +220,13 @@ def death_window_hold(core):
 class Range(Pool):
     """Client 1 has a window on two pages, and an empty table for pins."""
 
-    def __init__(self, core):
+    table: int
+    pins: int
+
+    def __init__(self, core: Core) -> None:
         super().__init__(core, 6, (2,), 1)
 
-    def setup(self, mem):
+    def setup(self, mem: Direct) -> None:
         super().setup(mem)
         core = self.core
         self.table, self.pins = (core.pagetable.make(mem, VICTIM, n, 2) for n in (0, 1))
@@ -219,10 +235,10 @@ class Range(Pool):
             core.page_ref.get(mem, core.atomics.folio_at(mem, pfn))
             core.pagetable.map(mem, self.table, entry, pfn)
 
-    def user(self, me):
+    def user(self, me: int) -> Thread:
         """Return a thread that pins both pages through the window, releases the window, uses the pages and unpins them."""
 
-        def use(mem):
+        def use(mem: Mem) -> None:
             core = self.core
             assert self.operation(me, lambda mem: core.pagetable.gup(mem, me, self.table, 0, 2, self.pins))(mem)
             core.pagetable.release(mem, me, 0, self.table)
@@ -241,14 +257,14 @@ PIN_UNNAMED = Edit("pagetable", "gup",
 @scenario("death/gup", FEW, FEW_PARTS, {
     "pin-unnamed": Bug((PIN_UNNAMED,), ALL, "on its way into the table of pins the reference has no owner"),
 })  # fmt: skip
-def death_gup(core):
+def death_gup(core: Core) -> Program:
     """The victim pins a range through its window, uses it, and unpins it."""
     p = Range(core)
     return p.program((VICTIM, p.user(VICTIM)), (REAPER, p.reaper()))
 
 
 @scenario("death/gup-remove", FEW, FEW_PARTS, slow=True)
-def death_gup_remove(core):
+def death_gup_remove(core: Core) -> Program:
     """As death/gup, beside a client that removes one of the pages."""
     p = Range(core)
     return p.program((VICTIM, p.user(VICTIM)), (OTHER, p.remover(OTHER)))
@@ -257,34 +273,34 @@ def death_gup_remove(core):
 class Filling(Pool):
     """Nothing is cached; or, ``begun``, client 1 has a folio locked and pinned, which it fills."""
 
-    def __init__(self, core, begun=False):
+    def __init__(self, core: Core, begun: bool = False) -> None:
         super().__init__(core)
         self.begun = begun
 
-    def setup(self, mem):
+    def setup(self, mem: Direct) -> None:
         super().setup(mem)
         core = self.core
         self.truncater(REAPER)(mem)
         if self.begun:
             pfn = self.operation(VICTIM, lambda mem: core.filemap.grab(mem, VICTIM, self.ino, self.place, 0, 1))(mem)
-            self.pfn = pfn & 0xFFFFFFFF
+            self.pfn: int = pfn & 0xFFFFFFFF
             core.client.hold(mem, VICTIM, 0, self.pfn)
 
-    def complete(self, mem, me, pfn):
+    def complete(self, mem: Mem, me: int, pfn: int) -> None:
         fixtures.fill(mem, pfn, (self.ino, self.place))
         self.operation(me, lambda mem: self.core.filemap.complete(mem, me, pfn))(mem)
 
-    def filler(self, me):
+    def filler(self, me: int) -> Thread:
         """Return a thread that adds or finds the folio, as one operation, fills it if it is new, and drops it."""
 
-        def grab(mem):
+        def grab(mem: Mem) -> Any:
             core = self.core
             grabbed = core.filemap.grab(mem, me, self.ino, self.place, 0, 1)
             if grabbed < core.layout.GRAB_NOMEM:
                 core.client.hold(mem, me, 0, grabbed & 0xFFFFFFFF)
             return grabbed
 
-        def fill(mem):
+        def fill(mem: Mem) -> str:
             layout = self.core.layout
             grabbed = self.pfn | layout.GRAB_ADDED if self.begun else self.operation(me, grab)(mem)
             if grabbed >= layout.GRAB_NOMEM:
@@ -296,26 +312,26 @@ class Filling(Pool):
 
         return fill
 
-    def failer(self, me):
+    def failer(self, me: int) -> Thread:
         """Return a thread that withdraws the folio because its source fails."""
 
-        def failing(mem):
+        def failing(mem: Mem) -> None:
             self.core.filemap.remove(mem, me, self.ino, self.pfn)
             self.core.fill.fail(mem, self.pfn)
 
-        def fail(mem):
+        def fail(mem: Mem) -> None:
             self.operation(me, failing)(mem)
             self.core.folio.release(mem, me, 0, self.pfn)
 
         return fail
 
-    def reader(self, me):
+    def reader(self, me: int) -> Thread:
         """Return a thread that looks the folio up and waits until it is filled, or fills it if its filler is dead.
 
         As ``lease`` does it, but for the sleep.
         """
 
-        def read(mem):
+        def read(mem: Mem) -> Any:
             core, layout = self.core, self.core.layout
             pfn = core.filemap.lookup(mem, me, 0, self.ino, self.head, self.height, self.place)
             if pfn == layout.NIL:
@@ -337,7 +353,7 @@ class Filling(Pool):
 
         return read
 
-    def successor(self, mem):
+    def successor(self, mem: Machine) -> None:
         """The next client in the victim's slot settles the victim, as ``foliocache.pool.client`` does if no slot is clean."""
         core = self.core
         if not steps.has_died(mem, VICTIM):
@@ -365,21 +381,21 @@ ABANDON = {
 
 
 @scenario("death/fill-read", FEW, FEW_PARTS, FILL_BUGS)
-def death_fill_read(core):
+def death_fill_read(core: Core) -> Program:
     """The victim adds a folio and fills it; a client that waits for it takes over."""
     p = Filling(core)
     return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.reader(OTHER)))
 
 
 @scenario("death/fill-reap-read", FEW, FEW_PARTS, ABANDON, slow=True)
-def death_fill_reap_read(core):
+def death_fill_reap_read(core: Core) -> Program:
     """The victim fills a folio; the reaper finds its pin while another client waits for the content."""
     p = Filling(core, begun=True)
     return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.reader(OTHER)), (REAPER, p.reaper()))
 
 
 @scenario("death/fill-read-both", FEW, FEW_PARTS)
-def death_fill_read_both(core):
+def death_fill_read_both(core: Core) -> Program:
     """As death/fill-read, and the client that takes over may die, too."""
     p = Filling(core)
     threads = [(VICTIM, p.filler(VICTIM)), (OTHER, p.reader(OTHER)), (REAPER, p.reaper(REAPER, (VICTIM, OTHER)))]
@@ -387,56 +403,56 @@ def death_fill_read_both(core):
 
 
 @scenario("death/fill-fill", FEW, FEW_PARTS, slow=True)
-def death_fill_fill(core):
+def death_fill_fill(core: Core) -> Program:
     """Two clients add the same folio; one of them may die."""
     p = Filling(core)
     return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.filler(OTHER)))
 
 
 @scenario("death/slot-again", FEW, FEW_PARTS, slow=True)
-def death_slot_again(core):
+def death_slot_again(core: Core) -> Program:
     """Another client takes the victim's slot and settles it, alive; a third may wait for the folio."""
     p = Filling(core, begun=True)
     return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.reader(OTHER)), ("successor", p.successor))
 
 
 @scenario("death/fill-truncate", FEW, FEW_PARTS)
-def death_fill_truncate(core):
+def death_fill_truncate(core: Core) -> Program:
     """The victim fills a folio that is truncated meanwhile; the reaper comes at any time."""
     p = Filling(core, begun=True)
     return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.truncater(OTHER)), (REAPER, p.reaper()))
 
 
 @scenario("death/fill-read-truncate", FEW, FEW_PARTS)
-def death_fill_read_truncate(core):
+def death_fill_read_truncate(core: Core) -> Program:
     """The victim fills a folio, a second client waits for the content, and a third truncates."""
     p = Filling(core, begun=True)
     return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.reader(OTHER)), (REAPER, p.truncater(REAPER)))
 
 
 @scenario("death/fail-read", FEW, FEW_PARTS)
-def death_fail_read(core):
+def death_fail_read(core: Core) -> Program:
     """The victim's source fails while another client waits for the content."""
     p = Filling(core, begun=True)
     return p.program((VICTIM, p.failer(VICTIM)), (OTHER, p.reader(OTHER)))
 
 
 @scenario("death/fail-truncate", FEW, FEW_PARTS)
-def death_fail_truncate(core):
+def death_fail_truncate(core: Core) -> Program:
     """The victim's source fails while the folio is truncated."""
     p = Filling(core, begun=True)
     return p.program((VICTIM, p.failer(VICTIM)), (OTHER, p.truncater(OTHER)))
 
 
 @scenario("death/grab-truncate", FEW, FEW_PARTS)
-def death_grab_truncate(core):
+def death_grab_truncate(core: Core) -> Program:
     """The victim adds a folio and fills it while it is truncated."""
     p = Filling(core)
     return p.program((VICTIM, p.filler(VICTIM)), (OTHER, p.truncater(OTHER)))
 
 
 @scenario("death/truncate-grab", FEW, FEW_PARTS)
-def death_truncate_grab(core):
+def death_truncate_grab(core: Core) -> Program:
     """The victim truncates while a folio is added and filled."""
     p = Filling(core)
     return p.program((VICTIM, p.truncater(VICTIM)), (OTHER, p.filler(OTHER)))
@@ -448,13 +464,13 @@ WORD = 0x900
 class Locked(Pool):
     """A lock that sleeps. Its critical section makes a content "half" and then "whole"."""
 
-    def setup(self, mem):
+    def setup(self, mem: Direct) -> None:
         fixtures.fill(mem, 0, "whole")
         for client in range(self.clients):
             self.core.client.set_state(mem, client, self.core.layout.SLOT_ATTACHED)
 
-    def locker(self, me):
-        def critical(mem):
+    def locker(self, me: int) -> Thread:
+        def critical(mem: Mem) -> None:
             repair = self.core.robust_lock.lock(mem, WORD, me)
             if repair:
                 fixtures.fill(mem, 0, "whole")
@@ -465,12 +481,12 @@ class Locked(Pool):
 
         return critical
 
-    def left(self, mem):
+    def left(self, mem: Direct) -> None:
         owner = self.core.robust_lock.owner(mem, WORD)
         assert owner in (self.core.layout.NIL, VICTIM), "the lock is left held"
         assert owner != VICTIM or not self.core.atomics.client_alive(mem, VICTIM), "the lock is left held"
 
-    def name(self, loc):
+    def name(self, loc: Loc) -> Any:
         return "lock" if loc == WORD else super().name(loc)
 
 
@@ -482,7 +498,7 @@ class Locked(Pool):
         Edit("robust_lock", "_lock_slow", "client.is_alive(mem, found - 1):", "found < layout.LOCK_BROKEN:"),
         ), ALL, "a client waits for ever for the dead owner's lock"),
 })  # fmt: skip
-def death_lock(core):
+def death_lock(core: Core) -> Program:
     """The victim dies before, in or after its critical section, or between unlock and wake; another client sleeps."""
     p = Locked(core)
     return p.program((VICTIM, p.locker(VICTIM)), (OTHER, p.locker(OTHER)), timeouts=True)

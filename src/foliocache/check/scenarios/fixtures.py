@@ -1,14 +1,20 @@
-"""What the scenarios share: a tiny segment, page contents, and stand-ins for parts that a scenario is not about.
+"""Shared by the scenarios: a tiny segment, page contents, and stand-ins for parts that a scenario does not concern.
 
 The content of a page is a cell of its own, not bytes at offsets. A late walker of the XArray may load a word that has become
-file data, which the protocol allows (the walker verifies by other means what it found) and which would otherwise count as a
-race.
+file data; the protocol allows that (the walker verifies what it found by other means), but it would otherwise count as a race.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .. import facade_threads, loader
 from ..mutation import Replace
+
+if TYPE_CHECKING:
+    from ..graph import Value
+    from ..memory import Mem
 
 CORE = Path(__file__).resolve().parents[2] / "mm"
 
@@ -20,7 +26,7 @@ FREE = 0x70000  # the stand-in allocator's word: 1 while page 0 is free
 LAYOUT = loader.load(CORE, facade_threads).layout
 
 
-def geometry(pages=2):
+def geometry(pages: int = 2) -> dict[str, int]:
     return {
         "npages": pages, "page_shift": 12, "nclients": 4, "nbuckets": 1, "nghosts": 4, "nnames": 0,
         "memmap": MEMMAP, "data": DATA, "clients": CLIENTS, "buckets": BUCKETS, "ghosts": GHOSTS, "names": NAMES,
@@ -95,8 +101,8 @@ for _cache, _what in enumerate(("nodes", "records", "names")):
         HEADER[getattr(LAYOUT, f"SLAB_{_word}") + _cache * LAYOUT.SLAB_STRIDE] = f"{_what}' {_word.lower()}"
 
 
-def names(loc):
-    """Return the name under which a reader knows the location, or None."""
+def names(loc: Any) -> str | None:
+    """Return the name of the location in a counterexample, or None."""
     if isinstance(loc, tuple):
         return {"page": "content of page {}", "futex": "sleepers on [{}]", "dead": "death of T{}"}[loc[0]].format(loc[1])
     known = {HEAD: "slot", OTHER: "slot'", FREE: "free"}.get(loc) or HEADER.get(loc)
@@ -108,8 +114,8 @@ def names(loc):
     return known
 
 
-def show(value, name):
-    """Return a value as a reader knows it: bit 31 of a reference count is FROZEN, of a lock LOCK_WAITERS."""
+def show(value: Value, name: str) -> str:
+    """Return a value as text: bit 31 of a reference count is FROZEN, of a lock LOCK_WAITERS."""
     if not isinstance(value, int) or value < 0x80000000:
         return str(value)
     rest = value - 0x80000000
@@ -118,17 +124,17 @@ def show(value, name):
     return f"{rest}+waiters" if name.endswith("lock") and rest < 0x100 else f"{value:#x}"
 
 
-def look(mem, pfn):
+def look(mem: Mem, pfn: int) -> Value:
     """Return a page's content."""
     return mem.read(("page", pfn))
 
 
-def fill(mem, pfn, content):
+def fill(mem: Mem, pfn: int, content: Value) -> None:
     """Write a page's content."""
     mem.write(("page", pfn), content)
 
 
-def poison(mem, pfn):
+def poison(mem: Mem, pfn: int) -> None:
     """For stand-ins, as ``atomics.poison``: write a page's content, so that a thread that still uses the page races with it."""
     mem.write(("page", pfn), "freed")
 

@@ -4,10 +4,20 @@ As in ``lookup``, with the entry of a page table in place of the slot: page 1 is
 ``lookup`` has the heads of mappings. The code is the shipped one, but for the allocator.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 from ..mutation import Edit, Replace
 from ..program import Program
 from ..scenario import ALL, WEAK, Bug
 from . import fixtures, lookup, refcount, scenario
+
+if TYPE_CHECKING:
+    from ..loader import Core
+    from ..memory import Direct, Mem
+    from ..program import Final, Program, Thread
 
 NO_RECHECK = Edit("pagetable", "gup_fast", " and xarray.reload(mem, slot) == pfn", "")
 UNMAP_DROP_FIRST = Replace(
@@ -23,8 +33,8 @@ UNMAP_DROP_FIRST = Replace(
 )
 
 
-def mapped(core):
-    def setup(mem):
+def mapped(core: Core) -> Thread:
+    def setup(mem: Direct) -> None:
         core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, fixtures.INO, lookup.INDEX, 1)
         fixtures.fill(mem, 0, "mapped")
         core.page_ref.init(mem, fixtures.MEMMAP, 1)
@@ -33,8 +43,8 @@ def mapped(core):
     return setup
 
 
-def fast_getter(core, me):
-    def gup(mem):
+def fast_getter(core: Core, me: int) -> Thread:
+    def gup(mem: Mem) -> Any:
         pfn = core.pagetable.gup_fast(mem, me, 1, 0)
         if pfn == core.layout.NIL:
             return "miss"
@@ -46,7 +56,7 @@ def fast_getter(core, me):
     return gup
 
 
-def unmapper(core, me):
+def unmapper(core: Core, me: int) -> Thread:
     return lambda mem: core.pagetable.unmap(mem, me, 1, 0)
 
 
@@ -67,7 +77,7 @@ def unmapper(core, me):
         "kernel-orders": Bug(lookup.KERNEL_ORDERS),
     },
 )
-def gup_unmap_reuse(core):
+def gup_unmap_reuse(core: Core) -> Program:
     """gup_fast against unmap, while the page is used again elsewhere."""
     return lookup.program(core, [fast_getter(core, 1), unmapper(core, 2), lookup.reuser(core, 3, fixtures.OTHER)], mapped)
 
@@ -83,15 +93,15 @@ def gup_unmap_reuse(core):
     },
     variants=refcount.SCHEMES,
 )
-def gup_aba(core):
+def gup_aba(core: Core) -> Program:
     """T1, T2, T3 of the mailing list, and the re-check fails: T1 clears the entry and drops 1 -> 0; T2 has loaded the entry
     before, gets 0 -> 1, finds it cleared and puts; T3 uses the page again and drops it. A getter whose re-check succeeds keeps
     the page here."""
 
-    def get(mem):
+    def get(mem: Mem) -> Any:
         return "miss" if core.pagetable.gup_fast(mem, 1, 1, 0) == core.layout.NIL else "hit"
 
-    def final(mem, results):
+    def final(mem: Direct, results: list[Any]) -> None:
         if results[1] == "hit":
             word = core.page_ref.count(mem, fixtures.MEMMAP)
             assert word == 1, f"the word is {word:#x}, not 1"
@@ -109,7 +119,7 @@ def gup_aba(core):
     bugs={"drop-before-clear": Bug((UNMAP_DROP_FIRST,), ALL)},
     variants=refcount.SCHEMES,
 )
-def gup_two_unmaps(core):
+def gup_two_unmaps(core: Core) -> Program:
     """Two threads unmap the same entry at once, against gup_fast: one of them drops its reference."""
     return lookup.program(core, [fast_getter(core, 1), unmapper(core, 2), unmapper(core, 3)], mapped, equal=[(1, 2)])
 
@@ -124,16 +134,16 @@ def gup_two_unmaps(core):
         )
     },
 )
-def gup_new_table(core):
+def gup_new_table(core: Core) -> Program:
     """A table made of a used page is empty, whatever the page held before."""
     shape = {**fixtures.geometry(), "page_shift": 4}
 
-    def setup(mem):
+    def setup(mem: Direct) -> None:
         core.atomics.store_relaxed(mem, fixtures.FREE, 1)
         core.atomics.store_relaxed(mem, fixtures.DATA + 4, 2)
         core.page_ref.init(mem, fixtures.MEMMAP, core.layout.FROZEN)
 
-    def create(mem):
+    def create(mem: Mem) -> None:
         table = core.pagetable.create(mem, 1, 2)
         assert core.pagetable.gup_fast(mem, 1, table, 1) == core.layout.NIL, "a new table is not empty"
 
@@ -161,12 +171,12 @@ GUP_RANGE = Replace("pagetable", "gup", """
 RANGE_NAMES = {fixtures.HEAD: "entry 0", fixtures.HEAD + 4: "entry 1", PINS: "pin 0", PINS + 4: "pin 1"}
 
 
-def range_names(loc):
+def range_names(loc: Any) -> str | None:
     return RANGE_NAMES.get(loc) or fixtures.names(loc)
 
 
-def range_mapped(core):
-    def setup(mem):
+def range_mapped(core: Core) -> Thread:
+    def setup(mem: Direct) -> None:
         for pfn, content in IN_RANGE.items():
             core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, fixtures.INO, pfn, 1)
             fixtures.fill(mem, pfn, content)
@@ -177,8 +187,8 @@ def range_mapped(core):
     return setup
 
 
-def range_getter(core, me):
-    def gup(mem):
+def range_getter(core: Core, me: int) -> Thread:
+    def gup(mem: Mem) -> Any:
         if not core.pagetable.gup(mem, me, 1, 0, 2, 3):
             return "none"
         seen = []
@@ -193,10 +203,10 @@ def range_getter(core, me):
     return gup
 
 
-def all_or_none(core, second):
+def all_or_none(core: Core, second: str) -> Final:
     """Return a judgement: no pin is left, and each page that an entry names has the reference of that entry."""
 
-    def final(mem, results):
+    def final(mem: Direct, results: list[Any]) -> None:
         assert results[0] in ("none", "first+mapped", f"first+{second}"), f"gup got {results[0]}"
         assert not mem.values.get(PINS) and not mem.values.get(PINS + 4), "a pin is left"
         words = {pfn: core.page_ref.count(mem, core.atomics.folio_at(mem, pfn)) for pfn in (0, 2, 4)}
@@ -209,7 +219,7 @@ def all_or_none(core, second):
     return final
 
 
-def range_program(core, threads, second):
+def range_program(core: Core, threads: Sequence[Thread], second: str) -> Program:
     return Program(threads, range_mapped(core), all_or_none(core, second), fixtures.geometry(5), names=range_names)
 
 
@@ -225,7 +235,7 @@ def range_program(core, threads, second):
     },
     variants=refcount.SCHEMES,
 )  # fmt: skip
-def gup_range(core):
+def gup_range(core: Core) -> Program:
     """gup of two entries, all or none, against unmap of the second one, whose page is used again elsewhere."""
     threads = [range_getter(core, 1), lambda mem: core.pagetable.unmap(mem, 2, 1, 1), lookup.reuser(core, 3, fixtures.OTHER)]
     return range_program(core, threads, "mapped")
@@ -241,15 +251,15 @@ def gup_range(core):
     },
     variants=refcount.SCHEMES,
 )
-def gup_range_remap(core):
+def gup_range_remap(core: Core) -> Program:
     """As gup/range, and another folio is mapped in its place: the getter gets the one, the other, or none."""
 
-    def remap(mem):
+    def remap(mem: Mem) -> None:
         core.pagetable.unmap(mem, 2, 1, 1)
         core.page_ref.get(mem, core.atomics.folio_at(mem, 4))
         core.pagetable.map(mem, 1, 1, 4)
 
-    def final(mem, results):
+    def final(mem: Direct, results: list[Any]) -> None:
         word = core.page_ref.count(mem, core.atomics.folio_at(mem, 4))
         assert word == 2, f"the word is {word:#x}, not the entry's and the owner's references"
         core.folio.put(mem, 0, 4)

@@ -5,10 +5,20 @@ folio in another slot, or in the same one; getters come at any time. The code is
 ``xarray.erase`` and ``store``, ``folio.prepare`` and ``put``, ``page_ref``. Only the allocator is a stand-in (one word).
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
 from ..mutation import Edit, Replace
 from ..program import Program
 from ..scenario import ALL, WEAK, Bug
 from . import fixtures, refcount, scenario
+
+if TYPE_CHECKING:
+    from ..loader import Core
+    from ..memory import Direct, Mem
+    from ..program import Final, Program, Thread
 
 INDEX = 0
 ONE_TRY = {"FIND_RETRIES": 1}
@@ -60,10 +70,10 @@ KERNEL_ORDERS = (
 )
 
 
-def published(core):
+def published(core: Core) -> Thread:
     """Return a setup: page 0 is a FILE folio in the slot; the slot has a reference, and so has the remover."""
 
-    def setup(mem):
+    def setup(mem: Direct) -> None:
         core.page_ref.init(mem, core.atomics.folio_at(mem, 1), 1)
         core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, fixtures.INO, INDEX, 1)
         fixtures.fill(mem, 0, fixtures.INO)
@@ -73,8 +83,8 @@ def published(core):
     return setup
 
 
-def getter(core, me):
-    def get(mem):
+def getter(core: Core, me: int) -> Thread:
+    def get(mem: Mem) -> str:
         pfn = core.filemap.find_get(mem, me, fixtures.INO, fixtures.HEAD, 0, INDEX)
         if pfn == core.layout.NIL:
             return "miss"
@@ -86,16 +96,16 @@ def getter(core, me):
     return get
 
 
-def remover(core, me):
-    def remove(mem):
+def remover(core: Core, me: int) -> Thread:
+    def remove(mem: Mem) -> None:
         core.filemap.remove(mem, me, fixtures.INO, 0)
         core.folio.put(mem, me, 0)
 
     return remove
 
 
-def reuser(core, me, head):
-    def reuse(mem):
+def reuser(core: Core, me: int, head: int) -> Thread:
+    def reuse(mem: Mem) -> str:
         pfn = core.page_alloc.alloc(mem, me, 0)
         if pfn == core.layout.NIL:
             return "nothing free"
@@ -108,10 +118,10 @@ def reuser(core, me, head):
     return reuse
 
 
-def one_owner(core):
+def one_owner(core: Core) -> Final:
     """Return a judgement: either the page is free, or it was reused and has the one reference of its new slot."""
 
-    def final(mem, results):
+    def final(mem: Direct, results: list[Any]) -> None:
         if mem.values.get(fixtures.FREE, 0):
             got = core.page_ref.try_get(mem, fixtures.MEMMAP)
             assert got == core.layout.DEAD, "the free page can be got"
@@ -123,7 +133,9 @@ def one_owner(core):
     return final
 
 
-def program(core, threads, setup=published, equal=()):
+def program(
+    core: Core, threads: Sequence[Thread], setup: Callable[[Core], Thread] = published, equal: Sequence[tuple[int, ...]] = ()
+) -> Program:
     return Program(threads, setup(core), one_owner(core), fixtures.geometry(), names=fixtures.names, equal=equal)
 
 
@@ -145,7 +157,7 @@ NOT_NEEDED = {
     # The remover holds a pin of its own here, so the order of clear and drop does not matter; in lookup/truncate it does.
     variants={**refcount.SCHEMES, **NOT_NEEDED, "slot-only": Bug((SLOT_ONLY,)), "drop-before-unpublish": Bug((DROP_FIRST,))},
 )
-def lookup_reuse(core):
+def lookup_reuse(core: Core) -> Program:
     """A getter, the remover, and a reuser that puts the page into another slot as another folio."""
     return program(core, [getter(core, 1), remover(core, 2), reuser(core, 3, fixtures.OTHER)])
 
@@ -161,47 +173,47 @@ def lookup_reuse(core):
     },
     variants={**refcount.SCHEMES, **NOT_NEEDED},
 )
-def lookup_same_slot(core):
+def lookup_same_slot(core: Core) -> Program:
     """As lookup/reuse, but the slot's memory is used again, too: it names the same page, which is another mapping's now."""
     return program(core, [getter(core, 1), remover(core, 2), reuser(core, 3, fixtures.HEAD)])
 
 
 @scenario("lookup/two-getters", ONE_TRY, PARTS)
-def lookup_two(core):
+def lookup_two(core: Core) -> Program:
     """Two getters, a remover and a reuser."""
     return program(core, [remover(core, 3), reuser(core, 4, fixtures.OTHER), getter(core, 1), getter(core, 2)], equal=[(2, 3)])
 
 
 @scenario("lookup/three-getters", ONE_TRY, PARTS)
-def lookup_three(core):
+def lookup_three(core: Core) -> Program:
     """Three getters, a remover and a reuser."""
     return program(
         core, [remover(core, 4), reuser(core, 5, fixtures.OTHER), *(getter(core, me) for me in (1, 2, 3))], equal=[(2, 3, 4)]
     )
 
 
-def reclaimer(core, me):
+def reclaimer(core: Core, me: int) -> Thread:
     """Return a thread that does what ``vmscan.shrink`` does with a folio that it has isolated."""
 
-    def reclaim(mem):
+    def reclaim(mem: Mem) -> None:
         if core.page_ref.try_get(mem, fixtures.MEMMAP) == core.layout.GOT:
             core.vmscan.evict(mem, me, 0)
 
     return reclaim
 
 
-def cached(core):
+def cached(core: Core) -> Thread:
     """Return a setup: as published, with the slot's reference only."""
 
-    def setup(mem):
+    def setup(mem: Direct) -> None:
         published(core)(mem)
         core.page_ref.init(mem, fixtures.MEMMAP, 1)
 
     return setup
 
 
-def evicted_or_kept(core):
-    def final(mem, results):
+def evicted_or_kept(core: Core) -> Final:
+    def final(mem: Direct, results: list[Any]) -> None:
         word = core.page_ref.count(mem, fixtures.MEMMAP)
         if mem.values.get(fixtures.FREE, 0):
             assert core.page_ref.try_get(mem, fixtures.MEMMAP) == core.layout.DEAD, "the free page can be got"
@@ -225,7 +237,7 @@ def evicted_or_kept(core):
     },
     variants=refcount.SCHEMES,
 )
-def lookup_evict(core):
+def lookup_evict(core: Core) -> Program:
     """A getter against reclaim, which freezes the folio and takes it out, and against a reuser."""
     threads = [getter(core, 1), reclaimer(core, 2), reuser(core, 3, fixtures.OTHER)]
     return Program(threads, cached(core), evicted_or_kept(core), fixtures.geometry(), names=fixtures.names)
@@ -242,13 +254,13 @@ def lookup_evict(core):
     },
     variants={**refcount.SCHEMES, **NOT_NEEDED},
 )
-def lookup_truncate(core):
+def lookup_truncate(core: Core) -> Program:
     """A getter against truncation, which holds no pin, so the slot's reference may be the last, and against a reuser."""
 
-    def truncate(mem):
+    def truncate(mem: Mem) -> None:
         core.filemap.truncate(mem, 2, fixtures.INO, INDEX)
 
-    def final(mem, results):
+    def final(mem: Direct, results: list[Any]) -> None:
         one_owner(core)(mem, results)
         assert core.mapping.folios(mem, fixtures.INO) == 0, "the mapping counts a folio that is gone"
         assert core.xarray.load(mem, fixtures.HEAD) == core.layout.NIL, "the slot still names the page"

@@ -1,4 +1,6 @@
-"""Which atomic operations of the core the protocol needs as they are: what ``coverage`` holds against the scenarios."""
+"""Which atomic operations of the core the protocol needs as they are: the claims that ``coverage`` tests."""
+
+from __future__ import annotations
 
 from ..coverage import Claims
 from . import SUITE
@@ -29,7 +31,7 @@ RECHECKS = (
 )
 
 
-def asked(name, function):
+def asked(name: str, function: str) -> bool:
     return name not in SLOW and (not name.startswith("death/") or name == AFTER_DEATH.get(function))
 
 

@@ -8,10 +8,20 @@ reader. So the walker, which read the pointer to the leaf before, reads a slot o
 The slab's page does not go back in these scenarios: its other objects keep it, and it has room for all that is asked for.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 from ..mutation import Edit
 from ..scenario import ALL, Bug
 from . import fixtures, lookup, scenario, tree
 from .tree import INDEX
+
+if TYPE_CHECKING:
+    from ..loader import Core
+    from ..memory import Direct, Mem
+    from ..program import Program, Thread
 
 PAGE_SHIFT = 9  # 6 nodes to a page, and 4 records
 NEIGHBOUR = 5  # in another leaf of A
@@ -34,11 +44,18 @@ VARIANTS = {
 class Other(tree.Cached):
     """Client 3 puts a page into B, whose record exists: a page that the client has (``spare``), or one that it allocates."""
 
-    def __init__(self, core, pages, height=1, index=INDEX, spare=True):
+    height_of_b: int
+    index: int
+    spare: bool
+    b: int
+    page: Any
+    words: dict[int, str]
+
+    def __init__(self, core: Core, pages: int, height: int = 1, index: int = INDEX, spare: bool = True) -> None:
         super().__init__(core, pages, more=(NEIGHBOUR,), height=2)
         self.height_of_b, self.index, self.spare = height, index, spare
 
-    def setup(self, mem):
+    def setup(self, mem: Direct) -> None:
         super().setup(mem)
         self.b = tree.opened(self.core, mem, B, self.height_of_b)
         self.page = self.core.page_alloc.alloc(mem, 3, 0) if self.spare else None
@@ -50,11 +67,11 @@ class Other(tree.Cached):
             self.words[at] = f"{node}'s count"
             self.words.update((slot + 4 * i, f"{node}[{i}]") for i in range(4))
 
-    def name(self, loc):
+    def name(self, loc: Any) -> str | None:
         return self.words.get(loc) or fixtures.names(loc)
 
-    def storer(self, me):
-        def store(mem):
+    def storer(self, me: int) -> Thread:
+        def store(mem: Mem) -> str:
             pfn = self.page if self.spare else self.core.page_alloc.alloc(mem, me, 0)
             if pfn == self.core.layout.NIL:
                 return "nothing free"
@@ -63,7 +80,7 @@ class Other(tree.Cached):
 
         return store
 
-    def put_in(self, mem, me, ino, pfn):
+    def put_in(self, mem: Mem, me: int, ino: int, pfn: int) -> None:
         core = self.core
         core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, ino, self.index, 1)
         fixtures.fill(mem, pfn, (ino, self.index))
@@ -72,14 +89,14 @@ class Other(tree.Cached):
         assert core.mapping.insert(mem, me, ino, self.index, pfn) == core.layout.XA_OK
         core.mapping.unlock(mem, ino)
 
-    def left(self, mem, results):
+    def left(self, mem: Direct, results: list[Any]) -> None:
         """Judge the end: A has lost this leaf and kept the other one, and B has its page."""
         assert self.core.xarray.find(mem, self.head, 2, INDEX) == 0, "the freed leaf is still linked"
         assert self.entry(mem, NEIGHBOUR) != self.core.layout.NIL, "the neighbour is gone"
         if results[2] == "stored":
             assert self.core.mapping.find(mem, self.b, self.index) != self.core.layout.NIL, "B's page is not in B"
 
-    def program(self):
+    def program(self) -> Program:  # type: ignore[override]
         program = super().program(self.getter(1), self.remover(2), self.storer(3), final=self.left)
         program.geometry["page_shift"] = PAGE_SHIFT
         program.names = self.name
@@ -87,13 +104,13 @@ class Other(tree.Cached):
 
 
 @scenario("node/reuse", tree.SMALL, tree.SPIN, BUGS, VARIANTS)
-def node_reuse(core):
+def node_reuse(core: Core) -> Program:
     """The leaf becomes a leaf of B: its slot names B's page."""
     return Other(core, 5).program()
 
 
 @scenario("node/folio-reuse", tree.SMALL, tree.SPIN, {**BUGS, **lookup.NEEDED}, VARIANTS)
-def node_folio_reuse(core):
+def node_folio_reuse(core: Core) -> Program:
     """The leaf and the page become B's: the same slot names the same page, and only the page's identity differs."""
     return Other(core, 4, spare=False).program()
 
@@ -107,7 +124,7 @@ def node_folio_reuse(core):
         "no-recheck": BUGS["no-recheck"],
     },
 )
-def node_leaf_to_root(core):
+def node_leaf_to_root(core: Core) -> Program:
     """The leaf becomes the root of B, which has two levels: its slot names a node, where the walker expects a page."""
     return Other(core, 5, height=2, index=NEIGHBOUR).program()
 
@@ -115,26 +132,27 @@ def node_leaf_to_root(core):
 class Record(Other):
     """A has one page, named by the head in its record; B has no record yet. A third mapping keeps the page of records."""
 
-    def __init__(self, core):
+    def __init__(self, core: Core) -> None:
         super().__init__(core, 3, height=0)
-        self.more, self.height = (), 0
+        self.more: Sequence[int] = ()
+        self.height: int = 0
 
-    def setup(self, mem):
+    def setup(self, mem: Direct) -> None:
         tree.Cached.setup(self, mem)
         tree.opened(self.core, mem, C)
-        self.page = self.core.page_alloc.alloc(mem, 3, 0)
-        self.words = {self.head: "the head"}
+        self.page: Any = self.core.page_alloc.alloc(mem, 3, 0)
+        self.words: dict[int, str] = {self.head: "the head"}
 
-    def storer(self, me):
+    def storer(self, me: int) -> Thread:
         return lambda mem: self.put_in(mem, me, tree.opened(self.core, mem, B, 0), self.page)
 
-    def left(self, mem, results):
+    def left(self, mem: Direct, results: list[Any]) -> None:
         assert self.core.mapping.lookup(mem, 0, 1, 1) == 0, "A is still known"
         ino = self.core.mapping.lookup(mem, 0, B, B)
         assert self.core.mapping.find(mem, ino, INDEX) == self.page, "B's page is not in B"
 
 
 @scenario("node/record-reuse", tree.SMALL, tree.SPIN, BUGS, lookup.NOT_NEEDED)
-def node_record_reuse(core):
+def node_record_reuse(core: Core) -> Program:
     """A's last page goes, and its record with it. The record becomes B's, so the first slot of the walk is B's."""
     return Record(core).program()

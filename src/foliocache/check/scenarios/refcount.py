@@ -3,10 +3,21 @@
 The rules are 1 to 3 and 6 of docs/protocol.md.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 from ..mutation import Edit, Replace
 from ..program import Program
 from ..scenario import ALL, WEAK, Bug
 from . import fixtures, scenario
+
+if TYPE_CHECKING:
+    from ..graph import Value
+    from ..loader import Core
+    from ..memory import Direct, Mem
+    from ..program import Final, Program, Thread
 
 RELAXED_SUB = Edit("page_ref", "put", "fetch_sub_release", "fetch_sub_relaxed")
 RELAXED_FREEZE = Edit("page_ref", "put", "cmpxchg_acquire", "cmpxchg_relaxed")
@@ -58,10 +69,10 @@ FREE_STORES_ZERO = Replace("page_alloc", "free", f"""
 """)  # fmt: skip
 
 
-def live(core, references, type):
+def live(core: Core, references: int, type: int) -> Thread:
     """Return a setup: page 0 is a folio with that many references."""
 
-    def setup(mem):
+    def setup(mem: Direct) -> None:
         core.folio.prepare(mem, 0, type, 0, 0, 0, 0)
         core.page_ref.init(mem, core.atomics.folio_at(mem, 0), references)
         fixtures.fill(mem, 0, type)
@@ -69,10 +80,10 @@ def live(core, references, type):
     return setup
 
 
-def all_free(core):
+def all_free(core: Core) -> Final:
     """Return a judgement: in the end the page is free, and a getter is refused."""
 
-    def final(mem, results):
+    def final(mem: Direct, results: list[Any]) -> None:
         assert mem.values.get(fixtures.FREE) == 1, "the page is lost: no thread destroyed it"
         got = core.page_ref.try_get(mem, core.atomics.folio_at(mem, 0))
         assert got == core.layout.DEAD, "the free page can be got"
@@ -80,16 +91,16 @@ def all_free(core):
     return final
 
 
-def dropper(core, me):
-    def put(mem):
+def dropper(core: Core, me: int) -> Thread:
+    def put(mem: Mem) -> None:
         fixtures.look(mem, 0)
         core.folio.put(mem, me, 0)
 
     return put
 
 
-def optimist(core, me):
-    def get_use_put(mem):
+def optimist(core: Core, me: int) -> Thread:
+    def get_use_put(mem: Mem) -> str:
         if core.page_ref.try_get(mem, core.atomics.folio_at(mem, 0)) == core.layout.GOT:
             fixtures.look(mem, 0)
             core.folio.put(mem, me, 0)
@@ -99,8 +110,8 @@ def optimist(core, me):
     return get_use_put
 
 
-def reuser(core, me, type):
-    def reuse(mem):
+def reuser(core: Core, me: int, type: int) -> Thread:
+    def reuse(mem: Mem) -> Any:
         pfn = core.page_alloc.alloc(mem, me, 0)
         if pfn == core.layout.NIL:
             return "nothing free"
@@ -113,7 +124,13 @@ def reuser(core, me, type):
     return reuse
 
 
-def program(core, setup, threads, final=None, equal=()):
+def program(
+    core: Core,
+    setup: Thread,
+    threads: Sequence[Thread],
+    final: Final | None = None,
+    equal: Sequence[tuple[int, ...]] = (),
+) -> Program:
     return Program(threads, setup, final, fixtures.geometry(), names=fixtures.names, equal=equal)
 
 
@@ -126,7 +143,7 @@ def program(core, setup, threads, final=None, equal=()):
     },
     variants=SCHEMES,
 )  # fmt: skip
-def put_parallel(core):
+def put_parallel(core: Core) -> Program:
     """Two holders drop their references at once: one destructor runs, after both have finished with the page."""
     threads = [dropper(core, 1), dropper(core, 2)]
     return program(core, live(core, 2, core.layout.TYPE_FILE), threads, all_free(core), equal=[(0, 1)])
@@ -150,7 +167,7 @@ TYPE_AFTER_SUB = Replace("page_ref", "put", """
     },
     variants={**SCHEMES, "type-before-freeze": Bug((TYPE_BEFORE,))},
 )
-def put_parallel_reuse(core):
+def put_parallel_reuse(core: Core) -> Program:
     """Two holders drop at once, and the page is used again, without any speculative getter: only one put makes the count zero,
     so the type may even be read before the sub, but not between the sub and the freeze."""
     threads = [dropper(core, 1), dropper(core, 2), reuser(core, 3, core.layout.TYPE_NODE)]
@@ -172,7 +189,7 @@ def put_parallel_reuse(core):
     },
     variants=SCHEMES,
 )  # fmt: skip
-def put_revive(core):
+def put_revive(core: Core) -> Program:
     """The last holder drops; two getters may revive the zero, and each drops it again. Exactly one of the three destroys."""
     threads = [dropper(core, 1), optimist(core, 2), optimist(core, 3)]
     return program(core, live(core, 1, core.layout.TYPE_FILE), threads, all_free(core), equal=[(1, 2)])
@@ -191,7 +208,7 @@ def put_revive(core):
     },
     variants=SCHEMES,
 )  # fmt: skip
-def put_aba(core):
+def put_aba(core: Core) -> Program:
     """T1, T2, T3 of the mailing list. T1 drops 1 -> 0 and sleeps before its cmpxchg. T2 gets 0 -> 1, uses the page, drops it
     and frees it. T3 allocates it as another type and drops it to 0. T1 wakes, and its cmpxchg succeeds on the other zero."""
     threads = [dropper(core, 1), optimist(core, 2), reuser(core, 3, core.layout.TYPE_NODE)]
@@ -221,18 +238,18 @@ def put_aba(core):
     },
     variants=SCHEMES,
 )  # fmt: skip
-def freeze_gets(core):
+def freeze_gets(core: Core) -> Program:
     """Reclaim freezes a folio with one reference and changes it, then gives it back; two getters come at any time."""
     at = fixtures.MEMMAP
 
-    def reclaim(mem):
+    def reclaim(mem: Mem) -> Any:
         if not core.page_ref.freeze(mem, at, 1):
             return False
         fixtures.fill(mem, 0, "changed")
         core.page_ref.unfreeze(mem, at, 1)
         return True
 
-    def final(mem, results):
+    def final(mem: Direct, results: list[Any]) -> None:
         assert core.page_ref.count(mem, at) == 1, f"the word is {core.page_ref.count(mem, at):#x}, not 1"
 
     threads = [reclaim, optimist(core, 2), optimist(core, 3)]
@@ -244,15 +261,15 @@ def freeze_gets(core):
     bugs={"v4": Bug(V4, ALL, "no thread resets the word: it grows until it overflows")},
     variants={name: SCHEMES[name] for name in ("mainline", "cmpxchg-loop")},
 )
-def get_overflow(core):
+def get_overflow(core: Core) -> Program:
     """Getters that fail leave the frozen word as it was, however they overlap: its excess is at most their number."""
     at = fixtures.MEMMAP
 
-    def getter(mem):
+    def getter(mem: Mem) -> None:
         assert core.page_ref.try_get(mem, at) == core.layout.DEAD
         assert core.page_ref.try_get(mem, at) == core.layout.DEAD
 
-    def final(mem, results):
+    def final(mem: Direct, results: list[Any]) -> None:
         assert core.page_ref.count(mem, at) == core.layout.FROZEN, f"the word is {core.page_ref.count(mem, at):#x}"
 
     return program(core, lambda mem: core.page_ref.init(mem, at, core.layout.FROZEN), [getter, getter], final, equal=[(0, 1)])
@@ -282,7 +299,7 @@ TAIL_THAWED = Edit("folio", "prepare", "    page_type.set(mem, pfn, type, order)
 """)  # fmt: skip
 
 
-def begin(core, mem, me, order, content):
+def begin(core: Core, mem: Mem, me: int, order: int, content: Value) -> Any:
     """Allocate and set up a folio; return its pfn, or NIL."""
     pfn = core.page_alloc.alloc(mem, me, order)
     if pfn != core.layout.NIL:
@@ -293,10 +310,10 @@ def begin(core, mem, me, order, content):
     return pfn
 
 
-def late(core, me, pfn):
+def late(core: Core, me: int, pfn: int) -> Thread:
     """Return a getter that has a pfn from a former life."""
 
-    def get_use_put(mem):
+    def get_use_put(mem: Mem) -> str:
         if core.page_ref.try_get(mem, core.atomics.folio_at(mem, pfn)) != core.layout.GOT:
             return "refused"
         content = fixtures.look(mem, pfn)
@@ -308,10 +325,10 @@ def late(core, me, pfn):
     return get_use_put
 
 
-def pair_left(core):
+def pair_left(core: Core) -> Final:
     """Return a judgement: the pages that the second thread does not have are free. (The getter sees whether they refuse.)"""
 
-    def final(mem, results):
+    def final(mem: Direct, results: list[Any]) -> None:
         free = core.page_alloc.free_pages(mem)
         assert free == 2 - results[1], f"{free} pages are free, and {results[1]} used"
 
@@ -323,14 +340,14 @@ def pair_left(core):
     "init-relaxed": Bug((RELAXED_INIT,), WEAK, "a late getter is not ordered after the set-up of the new life"),
     "add-relaxed": Bug((Edit("page_ref", "try_get", "fetch_add_acquire", "fetch_add_relaxed"),), WEAK),
 }, variants=SCHEMES)  # fmt: skip
-def large_free_reuse(core):
+def large_free_reuse(core: Core) -> Program:
     """A large folio is freed, its block split, its tail page used as a folio of its own; a getter comes late, with its pfn."""
 
-    def setup(mem):
+    def setup(mem: Direct) -> None:
         core.page_alloc.setup(mem, 0)
         assert begin(core, mem, 0, 1, "large") == 0
 
-    def reuse(mem):
+    def reuse(mem: Mem) -> Any:
         if begin(core, mem, 2, 0, "small") == core.layout.NIL:
             return 0
         pfn = begin(core, mem, 2, 0, "small")
@@ -346,14 +363,14 @@ def large_free_reuse(core):
     "tail-thawed": Bug((TAIL_THAWED,), ALL, "the tail of a new large folio can be got"),
     "sub-relaxed": Bug((RELAXED_SUB,), WEAK, "the getter's look is not ordered before the next life"),
 }, variants=SCHEMES)  # fmt: skip
-def large_merge(core):
+def large_merge(core: Core) -> Program:
     """Two small folios are freed, merge, and become a large one; a getter comes late, with the pfn of what is a tail now."""
 
-    def setup(mem):
+    def setup(mem: Direct) -> None:
         core.page_alloc.setup(mem, 0)
         assert [begin(core, mem, 0, 0, "small") for _ in range(2)] == [0, 1]
 
-    def merge(mem):
+    def merge(mem: Mem) -> Any:
         core.folio.put(mem, 2, 0)
         core.folio.put(mem, 2, 1)
         return 0 if begin(core, mem, 2, 1, "large") == core.layout.NIL else 2

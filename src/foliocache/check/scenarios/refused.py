@@ -1,17 +1,27 @@
 """Locks that are refused: the owner lives, but has stopped in the critical section for longer than a client waits.
 
-Time stands still here, so a client waits for no lock at all (LOCK_PATIENCE_NS is 0). Client 2 is the one that stops: it takes
-one of the locks, any one at any time, and goes on later. Client 1 works meanwhile. Where a lock is refused, client 1 gives up
-its operation as if it had died there, leaves names in its slot and broken locks, and lives on. In the end it settles its own
-names, as ``Attachment.settle`` does when the owner has gone on, and nothing may be lost.
+Simulated time does not advance, so LOCK_PATIENCE_NS is 0 and a client does not wait for a lock. Client 2 is the one that stops:
+it takes one of the locks, any one at any time, and continues later. Client 1 works meanwhile. If a lock is refused, client 1
+gives up its operation as if it had died there, leaves intents in its slot and broken locks, and lives on. At the end it settles
+its own intents, as ``Attachment.settle`` does when the owner has continued, and nothing may be lost.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from .. import steps
 from ..mutation import Edit
 from ..scenario import ALL, Bug
 from . import scenario
-from .crash_fixtures import Pool
-from .death_path import OTHER, PARTS, REAPER, SMALL, VICTIM, Queued, Two
+from .crash_fixtures import OTHER, PARTS, REAPER, SMALL, VICTIM, Pool
+from .death_path import Queued, Two
+
+if TYPE_CHECKING:
+    from ..loader import Core
+    from ..machine import Machine
+    from ..memory import Direct
+    from ..program import Program, Thread
 
 REFUSED = {**SMALL, "LOCK_PATIENCE_NS": 0, "OPS": 6}
 WORKER, STOPPED = VICTIM, OTHER
@@ -20,7 +30,7 @@ WORKER, STOPPED = VICTIM, OTHER
 class Refusing(Pool):
     """The worker settles what it has left before the audit."""
 
-    def left(self, mem):
+    def left(self, mem: Direct) -> None:
         core = self.core
         core.reap.locks(mem, REAPER, WORKER)  # no client is dead: the broken ones
         assert core.reap.resolve_intents(mem, WORKER, WORKER) == 0, (
@@ -29,7 +39,7 @@ class Refusing(Pool):
         core.reap.sweep(mem, REAPER)
         super().left(mem)
 
-    def stopped(self, mem):
+    def stopped(self, mem: Machine) -> None:
         """Hold one of the locks for a while."""
         words = [*self.locks()]
         word = words[steps.choose(mem, len(words))]
@@ -37,7 +47,7 @@ class Refusing(Pool):
         if got != self.core.layout.LOCK_BUSY:
             self.core.robust_lock.unlock(mem, word)
 
-    def beside(self, work):
+    def beside(self, work: Thread) -> Program:
         return self.program((WORKER, work), (STOPPED, self.stopped), mortal=())
 
 
@@ -48,11 +58,11 @@ class Cached(Refusing, Queued):
 class Held(Refusing, Two):
     """Two folios that have left their mapping; each client holds one, and the stopped client drops its own when it goes on."""
 
-    def stopped(self, mem):
+    def stopped(self, mem: Machine) -> None:
         super().stopped(mem)
         self.dropper(STOPPED)(mem)
 
-    def left(self, mem):
+    def left(self, mem: Direct) -> None:
         assert self.core.reap.resolve_intents(mem, STOPPED, STOPPED) == 0
         super().left(mem)
 
@@ -71,7 +81,7 @@ REFUSED_TAKEN = Edit("page_alloc", "_lock", "return got != layout.LOCK_BUSY", "r
     "release-dropped": Bug((RELEASE_DROPPED,), ALL, "the page has no owner"),
     "refused-taken": Bug((REFUSED_TAKEN,), ALL, "two clients are in the critical section"),
 })  # fmt: skip
-def refused_drop(core):
+def refused_drop(core: Core) -> Program:
     """The worker drops the last reference."""
     p = Held(core, 5, more=(2,), height=1)
     return p.beside(p.dropper(WORKER))
@@ -83,21 +93,21 @@ def refused_drop(core):
     "record-unmarked": Bug((RECORD_UNMARKED,), ALL, "a record without an ino stays in use"),
     "unlock-forgets": Bug((UNLOCK_FORGETS,), ALL, "no client repairs"),
 })  # fmt: skip
-def refused_truncate(core):
+def refused_truncate(core: Core) -> Program:
     """The worker truncates, which takes the locks of the tree, the slabs, the queues, the allocator and the table."""
     p = Cached(core, 4, height=1)
     return p.beside(p.truncater(WORKER))
 
 
 @scenario("refused/evict", REFUSED, PARTS, {"evicted-dropped": Bug((EVICTED_DROPPED,), ALL, "the page has no owner")})
-def refused_evict(core):
+def refused_evict(core: Core) -> Program:
     """The worker needs a page for another mapping, and evicts one."""
     p = Cached(core, 3, height=1)
     return p.beside(p.evicter(WORKER))
 
 
 @scenario("refused/insert", REFUSED, PARTS, {"unqueued": Bug((UNQUEUED,), ALL, "reclaim never finds the page")})
-def refused_insert(core):
+def refused_insert(core: Core) -> Program:
     """The worker inserts a page."""
     p = Cached(core, 5, height=1)
     return p.beside(p.inserter(WORKER))

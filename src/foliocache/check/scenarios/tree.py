@@ -4,10 +4,20 @@ The geometry is as small as it can be: nodes of 4 slots, pages of 256 bytes (3 n
 lock is checked in ``waiting``.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 from ..mutation import Edit
 from ..program import Program
 from ..scenario import ALL, WEAK, Bug
 from . import fixtures, lookup, scenario
+
+if TYPE_CHECKING:
+    from ..loader import Core
+    from ..memory import Direct, Mem
+    from ..program import Final, Program, Thread
 
 SMALL = {
     "NODE_SHIFT": 2, "OBJECT_SHIFT": 6, "MAPPING_TEXT_MAX": 0, "MAX_ORDER": 2,
@@ -20,20 +30,20 @@ SPIN = (
 INDEX = 1
 
 
-def geometry(pages):
+def geometry(pages: int) -> dict[str, int]:
     shape = fixtures.geometry(pages)
     shape["page_shift"] = 8
     return shape
 
 
-def opened(core, mem, digest, height=1, me=0):
+def opened(core: Core, mem: Mem, digest: int, height: int = 1, me: int = 0) -> Any:
     return core.mapping.open(mem, me, digest, digest, digest, 1024, 0, height, b"", 0, 0)
 
 
-def audit(core, pages):
+def audit(core: Core, pages: int) -> Final:
     """Return a judgement: in the end every page is either free or in use."""
 
-    def final(mem, results):
+    def final(mem: Direct, results: list[Any]) -> None:
         layout = core.layout
         used = 0
         for pfn in range(pages):
@@ -46,7 +56,7 @@ def audit(core, pages):
     return final
 
 
-def unused(core, mem):
+def unused(core: Core, mem: Mem) -> Any:
     """Return the number of pages that are free, or empty in a slab, which gives them back when memory is short."""
     layout, load = core.layout, core.atomics.load_relaxed
     empty = [load(mem, layout.SLAB_EMPTY + cache * layout.SLAB_STRIDE) for cache in range(layout.SLABS)]
@@ -56,12 +66,20 @@ def unused(core, mem):
 class Cached:
     """A pool with one page cached, at ``place`` of mapping ``ino``."""
 
+    core: Core
+    pages: int
+    more: Sequence[int]
+    height: int
+    ino: int
+    pfn: int
+    head: int
+
     place = INDEX
 
-    def __init__(self, core, pages, more=(), height=1):
+    def __init__(self, core: Core, pages: int, more: Sequence[int] = (), height: int = 1) -> None:
         self.core, self.pages, self.more, self.height = core, pages, more, height
 
-    def setup(self, mem):
+    def setup(self, mem: Direct) -> None:
         core = self.core
         core.page_alloc.setup(mem, 0)
         core.slab.setup(mem)
@@ -77,8 +95,8 @@ class Cached:
             core.folio.put(mem, 0, self.pfn)
         self.head = core.mapping.head(mem, self.ino)
 
-    def getter(self, me):
-        def get(mem):
+    def getter(self, me: int) -> Thread:
+        def get(mem: Mem) -> str:
             pfn = self.core.filemap.find_get(mem, me, self.ino, self.head, self.height, self.place)
             if pfn == self.core.layout.NIL:
                 return "miss"
@@ -88,15 +106,15 @@ class Cached:
 
         return get
 
-    def check(self, mem, pfn):
+    def check(self, mem: Mem, pfn: int) -> None:
         content, right = fixtures.look(mem, pfn), (self.ino, self.place)
         assert content == right, f"looked for {right}, found {content}"
 
-    def truncater(self, me):
+    def truncater(self, me: int) -> Thread:
         return lambda mem: self.core.filemap.truncate(mem, me, self.ino, 3)
 
-    def inserter(self, me, digest, index=INDEX):
-        def insert(mem):
+    def inserter(self, me: int, digest: int, index: int = INDEX) -> Thread:
+        def insert(mem: Mem) -> str:
             core = self.core
             ino = opened(core, mem, digest, me=me)
             if not ino:
@@ -113,23 +131,23 @@ class Cached:
 
         return insert
 
-    def remover(self, me):
-        def remove(mem):
+    def remover(self, me: int) -> Thread:
+        def remove(mem: Mem) -> None:
             if self.core.page_ref.try_get(mem, self.core.atomics.folio_at(mem, self.pfn)) == self.core.layout.GOT:
                 self.core.filemap.remove(mem, me, self.ino, self.pfn)
                 self.core.folio.put(mem, me, self.pfn)
 
         return remove
 
-    def entry(self, mem, index):
+    def entry(self, mem: Mem, index: int) -> Any:
         """Return the pfn in the tree, in the end; NIL if there is none."""
         slot = self.core.xarray.find(mem, self.head, self.height, index)
         return self.core.xarray.load(mem, slot) if slot else self.core.layout.NIL
 
-    def program(self, *threads, final=None, equal=()):
+    def program(self, *threads: Thread, final: Final | None = None, equal: Sequence[tuple[int, ...]] = ()) -> Program:
         left = audit(self.core, self.pages)
 
-        def judge(mem, results):
+        def judge(mem: Direct, results: list[Any]) -> None:
             left(mem, results)
             if final:
                 final(mem, results)
@@ -151,18 +169,18 @@ KERNEL_ORDERS = {"kernel-orders": Bug(lookup.KERNEL_ORDERS)}
 
 
 @scenario("tree/lookup-truncate", SMALL, SPIN, {k: BUGS[k] for k in ("sub-relaxed", "freeze-relaxed")}, KERNEL_ORDERS)
-def tree_lookup_truncate(core):
+def tree_lookup_truncate(core: Core) -> Program:
     """A getter walks the tree while it is truncated: folio, node and record are freed."""
     c = Cached(core, 4)
     return c.program(c.getter(1), c.truncater(2))
 
 
 @scenario("tree/lookup-remove", SMALL, SPIN, BUGS, KERNEL_ORDERS)
-def tree_lookup_remove(core):
+def tree_lookup_remove(core: Core) -> Program:
     """A getter and a remover of the same folio; its neighbour stays, and so does the node."""
     c = Cached(core, 5, more=(2,))
 
-    def final(mem, results):
+    def final(mem: Direct, results: list[Any]) -> None:
         assert c.entry(mem, INDEX) == core.layout.NIL, "the slot of the removed folio still names it"
         assert c.entry(mem, 2) != core.layout.NIL, "the neighbour is gone"
 
@@ -175,11 +193,11 @@ UNLINK_DROPPED = Edit("xarray", "_erase",
 
 
 @scenario("tree/node-freed", SMALL, SPIN, {"unlink-dropped": Bug((UNLINK_DROPPED,), ALL, "the parent names a free node")})
-def tree_node_freed(core):
+def tree_node_freed(core: Core) -> Program:
     """A tree of two levels: the lower node is freed with its last folio, while a getter is in it."""
     c = Cached(core, 5, more=(5,), height=2)
 
-    def final(mem, results):
+    def final(mem: Direct, results: list[Any]) -> None:
         assert core.xarray.find(mem, c.head, 2, INDEX) == 0, "the freed node is still linked"
         assert c.entry(mem, 5) != core.layout.NIL, "the neighbour is gone"
 
@@ -187,11 +205,11 @@ def tree_node_freed(core):
 
 
 @scenario("tree/insert-race", {**SMALL, "SHRINK_TRIES": 2}, SPIN, INSERT_BUGS, KERNEL_ORDERS)
-def tree_insert_race(core):
+def tree_insert_race(core: Core) -> Program:
     """Two fillers, one page: one of them adds it; the other finds it, or loses and frees its own."""
     c = Cached(core, 5)
 
-    def final(mem, results):
+    def final(mem: Direct, results: list[Any]) -> None:
         assert results == ["inserted"] * 2, f"the inserters say {results}"
         assert core.page_alloc.free_pages(mem) == 1, "the page that lost is not free"
         pfn = c.entry(mem, 2)
@@ -201,7 +219,7 @@ def tree_insert_race(core):
 
 
 @scenario("tree/lookup-evict", SMALL, SPIN, {}, KERNEL_ORDERS)
-def tree_lookup_evict(core):
+def tree_lookup_evict(core: Core) -> Program:
     """A getter, and a client whose insert needs the page: it is evicted and used again, unless the getter holds it."""
     c = Cached(core, 3)
     return c.program(c.getter(1), c.inserter(2, 2))
@@ -211,16 +229,18 @@ class Stale(Cached):
     """Client 1 has a page from the allocator. The page's last folio was being evicted by a client that was killed between its
     freeze and the clear of F_ATTACHED, and the reaper has freed the page."""
 
-    def setup(self, mem):
+    page: int
+
+    def setup(self, mem: Direct) -> None:
         super().setup(mem)
         core = self.core
         self.page = core.page_alloc.alloc(mem, 1, 0)
         core.atomics.store_relaxed(mem, core.atomics.folio_at(mem, self.page) + core.layout.F_ATTACHED, 1)
 
-    def loser(self, me):
+    def loser(self, me: int) -> Thread:
         """``filemap._grab`` from ``prepare`` on, when another client has added the folio meanwhile."""
 
-        def lose(mem):
+        def lose(mem: Mem) -> None:
             core, pfn = self.core, self.page
             core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, self.ino, self.place, 1)
             core.fill.begin(mem, me, pfn)
@@ -231,7 +251,7 @@ class Stale(Cached):
 
         return lose
 
-    def clearer(self, me):
+    def clearer(self, me: int) -> Thread:
         return lambda mem: self.core.vmscan._evict_range(mem, me, self.page, self.page + 1)
 
 
@@ -248,7 +268,7 @@ ATTACHED_KEPT = Edit("folio", "prepare", "    atomics.store_relaxed(mem, folio +
         )
     },
 )
-def tree_insert_stale(core):
+def tree_insert_stale(core: Core) -> Program:
     """A losing insert into a page that a killed evictor has left marked as attached, while a client clears a block."""
     c = Stale(core, 5)
     return c.program(c.loser(1), c.clearer(2))
@@ -267,22 +287,22 @@ REMOVED_TWICE = Edit("filemap", "remove", "atomics.load_relaxed(mem, atomics.fol
 class Filling(Cached):
     """There is a mapping without folios; or, ``begun``, client 1 has a locked folio at INDEX, which it fills."""
 
-    def __init__(self, core, pages, begun):
+    def __init__(self, core: Core, pages: int, begun: bool) -> None:
         super().__init__(core, pages)
         self.begun = begun
 
-    def setup(self, mem):
+    def setup(self, mem: Direct) -> None:
         core = self.core
         for part in (core.slab, core.lru, core.mapping):
             part.setup(mem)
         core.page_alloc.setup(mem, 0)
-        self.ino = opened(core, mem, 1)
-        self.head = core.mapping.head(mem, self.ino)
+        self.ino: int = opened(core, mem, 1)
+        self.head: int = core.mapping.head(mem, self.ino)
         if self.begun:
-            self.pfn = core.filemap.grab(mem, 1, self.ino, INDEX, 0, 1) & 0xFFFFFFFF
+            self.pfn: int = core.filemap.grab(mem, 1, self.ino, INDEX, 0, 1) & 0xFFFFFFFF
 
-    def filler(self, me, fails=False):
-        def fill(mem):
+    def filler(self, me: int, fails: bool = False) -> Thread:
+        def fill(mem: Mem) -> str:
             core = self.core
             if self.begun:
                 pfn = self.pfn
@@ -302,8 +322,8 @@ class Filling(Cached):
 
         return fill
 
-    def waiter(self, me):
-        def wait(mem):
+    def waiter(self, me: int) -> Thread:
+        def wait(mem: Mem) -> Any:
             core = self.core
             pfn = core.filemap.find_get(mem, me, self.ino, self.head, self.height, INDEX)
             if pfn == core.layout.NIL:
@@ -322,8 +342,8 @@ class Filling(Cached):
 
         return wait
 
-    def program(self, *threads):
-        def final(mem, results):
+    def program(self, *threads: Thread) -> Program:  # type: ignore[override]
+        def final(mem: Direct, results: list[Any]) -> None:
             if self.core.mapping.lookup(mem, 0, 1, 1):
                 self.core.filemap.truncate(mem, 0, self.ino, 3)
             assert unused(self.core, mem) == self.pages, "a page is lost"
@@ -342,14 +362,14 @@ class Filling(Cached):
     },
     variants=KERNEL_ORDERS,
 )
-def tree_fill_truncate(core):
+def tree_fill_truncate(core: Core) -> Program:
     """A folio is being filled while its mapping is truncated, and a client waits for it: it gets the content, or a miss."""
     c = Filling(core, 4, begun=True)
     return c.program(c.filler(1), c.truncater(2), c.waiter(3))
 
 
 @scenario("tree/grab-truncate", SMALL, SPIN, {"not-locked": Bug((NOT_LOCKED,), ALL, "a waiter finds neither lock nor content")})
-def tree_grab_truncate(core):
+def tree_grab_truncate(core: Core) -> Program:
     """As tree/fill-truncate, from the lookup on: the folio may be added before, after, or to a mapping that is gone."""
     c = Filling(core, 4, begun=False)
     return c.program(c.filler(1), c.truncater(2), c.waiter(3))
@@ -364,7 +384,7 @@ def tree_grab_truncate(core):
         "removed-twice": Bug((REMOVED_TWICE,), ALL, "the slot's reference is dropped twice"),
     },
 )
-def tree_fail_truncate(core):
+def tree_fail_truncate(core: Core) -> Program:
     """The fill fails, and the filler or the truncation withdraws its folio; a waiter finds a miss."""
     c = Filling(core, 4, begun=True)
     return c.program(c.filler(1, fails=True), c.truncater(2), c.waiter(3))

@@ -1,20 +1,30 @@
 """Locks, sleeping and waking, and filling a page: no lost wake-up, no double fill, no reader of half a page."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from ..mutation import Edit, Replace
 from ..program import Program
 from ..scenario import ALL, WEAK, Bug
 from . import fixtures, scenario
 
+if TYPE_CHECKING:
+    from ..graph import Loc
+    from ..loader import Core
+    from ..memory import Direct, Mem
+    from ..program import Final, Program, Thread
+
 WORD = 0x900
 NO_SPIN = {"LOCK_SPINS": 0}
 
 
-def names(loc):
+def names(loc: Loc) -> Any:
     return "lock" if loc == WORD else fixtures.names(loc)
 
 
-def locker(core, me):
-    def critical(mem):
+def locker(core: Core, me: int) -> Thread:
+    def critical(mem: Mem) -> None:
         core.robust_lock.lock(mem, WORD, me)
         seen = fixtures.look(mem, 0)
         fixtures.fill(mem, 0, seen + 1)
@@ -40,8 +50,8 @@ LOCK_BUGS = {
 }  # fmt: skip
 
 
-def counted(threads):
-    def final(mem, results):
+def counted(threads: int) -> Final:
+    def final(mem: Direct, results: list[Any]) -> None:
         total = mem.values[("page", 0)]
         assert total == threads, f"{threads} sections, {total} increments"
         assert mem.values.get(WORD, 0) == 0, "the lock is left held"
@@ -50,22 +60,22 @@ def counted(threads):
 
 
 @scenario("lock/two", NO_SPIN, bugs={k: v for k, v in LOCK_BUGS.items() if k != "no-waiters-bit"})
-def lock_two(core):
-    """Two clients, one lock: one at a time inside, and none sleeps for ever."""
+def lock_two(core: Core) -> Program:
+    """Two clients, one lock: one at a time is inside, and none sleeps for ever."""
     setup = lambda mem: fixtures.fill(mem, 0, 0)  # noqa: E731
     return Program([locker(core, 1), locker(core, 2)], setup, counted(2), fixtures.geometry(), names=names, equal=[(0, 1)])
 
 
 @scenario("lock/three", NO_SPIN, bugs={"no-waiters-bit": LOCK_BUGS["no-waiters-bit"], "no-wake": LOCK_BUGS["no-wake"]})
-def lock_three(core):
+def lock_three(core: Core) -> Program:
     """As lock/two, with three clients."""
     setup = lambda mem: fixtures.fill(mem, 0, 0)  # noqa: E731
     threads = [locker(core, me) for me in (1, 2, 3)]
     return Program(threads, setup, counted(3), fixtures.geometry(), names=names, equal=[(0, 1, 2)])
 
 
-def filling(core):
-    def setup(mem):
+def filling(core: Core) -> Thread:
+    def setup(mem: Direct) -> None:
         core.lru.setup(mem)
         core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, fixtures.INO, 0, 1)
         core.fill.begin(mem, 1, 0)
@@ -74,16 +84,16 @@ def filling(core):
     return setup
 
 
-def filler(core):
-    def fill(mem):
+def filler(core: Core) -> Thread:
+    def fill(mem: Mem) -> None:
         fixtures.fill(mem, 0, "content")
         core.fill.complete(mem, 0)
 
     return fill
 
 
-def waiter(core):
-    def wait(mem):
+def waiter(core: Core) -> Thread:
+    def wait(mem: Mem) -> Any:
         seen = core.fill.wait(mem, 0, 1)
         assert seen & core.layout.PG_UPTODATE, f"woke to flags {seen:#x}"
         return fixtures.look(mem, 0)
@@ -91,7 +101,7 @@ def waiter(core):
     return wait
 
 
-def all_have_seen_it(mem, results):
+def all_have_seen_it(mem: Mem, results: list[Any]) -> None:
     assert results[1:] == ["content"] * (len(results) - 1), f"the waiters saw {results[1:]}"
 
 
@@ -116,14 +126,14 @@ RELEASE_LAST = (RESULT_RELAXED, Edit("flags", "unlock", "fetch_and_relaxed", "fe
 
 
 @scenario("fill/one-waiter", bugs=FILL_BUGS, variants={"release-last": Bug(RELEASE_LAST)})
-def fill_one(core):
+def fill_one(core: Core) -> Program:
     """The filler writes and unlocks, and a waiter sleeps on the folio: it is woken, and sees the content."""
     threads = [filler(core), waiter(core)]
     return Program(threads, filling(core), all_have_seen_it, fixtures.geometry(), names=fixtures.names)
 
 
 @scenario("fill/two-waiters", bugs={"wake-one": Bug((Edit("flags", "unlock", "F_FLAGS, layout.NIL", "F_FLAGS, 1"),), ALL)})
-def fill_two(core):
+def fill_two(core: Core) -> Program:
     """Two waiters: both are woken."""
     threads = [filler(core), waiter(core), waiter(core)]
     return Program(threads, filling(core), all_have_seen_it, fixtures.geometry(), names=fixtures.names, equal=[(1, 2)])
@@ -133,10 +143,10 @@ def fill_two(core):
     "load-relaxed": Bug((Edit("flags", "load", "load_acquire", "load_relaxed"),), WEAK, "the content may not be there yet"),
     "release-last": Bug(RELEASE_LAST, WEAK, "a reader that sees the result before the unlock is not ordered after the content"),
 })  # fmt: skip
-def fill_early(core):
+def fill_early(core: Core) -> Program:
     """A reader that does not wait, and finds PG_UPTODATE, perhaps with PG_LOCKED still beside it."""
 
-    def read(mem):
+    def read(mem: Mem) -> Any:
         if core.flags.load(mem, fixtures.MEMMAP) & core.layout.PG_UPTODATE:
             return fixtures.look(mem, 0)
         return "content"

@@ -97,7 +97,8 @@ def choose(files: Iterable[Path], wanted: int) -> list[Path]:
 
 
 def spread(files: list[Path], shards: int) -> list[list[Path]]:
-    """The files of each shard, so that the shards are about equally large: the largest file first, each to the smallest shard so far."""
+    """The files of each shard, so that the shards are about equally large: the largest file first, each to the smallest shard
+    so far."""
     sizes = [0] * shards
     dealt: list[list[Path]] = [[] for _ in range(shards)]
     for path in sorted(files, key=lambda path: (-path.stat().st_size, str(path))):

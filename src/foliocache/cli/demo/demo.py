@@ -187,13 +187,13 @@ def _run_folio(plan: Plan, watch: Silent) -> dict[str, Any]:
         jobs = plan.jobs("folio::", filesystem={"folio": {"name": name, "size": plan.pool}})
         made = _run(plan, watch, "folio", jobs, path)
         made["idle_each_bytes"] -= allocated(path) // plan.workers
-        counters = pool.stat()["counters"]
+        counters = pool.stat().counters
         made |= {
-            "hits": counters["hits"],
-            "misses": counters["misses"],
+            "hits": counters.hits,
+            "misses": counters.misses,
             "pool_bytes": allocated(path),
-            "counters": counters,
-            "findings": list(pool.audit()),
+            "counters": counters.to_dict(),
+            "findings": [finding.to_dict() for finding in pool.audit()],
         }
     return made
 

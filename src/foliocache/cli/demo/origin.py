@@ -71,10 +71,10 @@ class Server(socketserver.ThreadingTCPServer):
 
     def __init__(self, folder: Path, port: int, latency: float):
         super().__init__(("127.0.0.1", port), Handler)
-        self.folder = folder.resolve()
+        self.folder: Path = folder.resolve()
         self.latency = latency
-        self.counts = {"requests": 0, "get": 0, "head": 0, "bytes": 0}
-        self.lock = threading.Lock()
+        self.counts: dict[str, int] = {"requests": 0, "get": 0, "head": 0, "bytes": 0}
+        self.lock: threading.Lock = threading.Lock()
 
     def count(self, **changes: int) -> None:
         """Add to the counts."""
@@ -214,7 +214,9 @@ class Origin:
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", "foliocache.cli.demo.origin", str(self.folder), "--latency", str(self.latency)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
+        self.process: subprocess.Popen[bytes] = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+        )
         assert self.process.stdout
         ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)  # Ctrl-C may have to wait until this is over
         line = self.process.stdout.readline() if ready else b""
@@ -223,7 +225,7 @@ class Origin:
                 self.process.kill()
             self.process.communicate(timeout=PATIENCE)
             raise OSError(f"the origin server for {self.folder} did not start (exit code {self.process.returncode})")
-        self.port = int(json.loads(line)["port"])
+        self.port: int = int(json.loads(line)["port"])
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
@@ -249,7 +251,8 @@ class Origin:
 
 
 def main() -> None:
-    """Serve until stdin ends. SIGINT stays blocked if the parent had blocked it: a Ctrl-C meant for the parent may be pending here."""
+    """Serve until stdin ends. SIGINT stays blocked if the parent had blocked it: a Ctrl-C meant for the parent may be pending
+    here."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
     parser = argparse.ArgumentParser(description="Serve a folder over HTTP with range requests, on loopback.")
     parser.add_argument("folder", type=Path)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from foliocache.cli.demo.dataset import DIGEST_SIZE, Dataset, Member
 
 if TYPE_CHECKING:
-    from fsspec.spec import AbstractBufferedFile
+    from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 PIECE = 2**20  # bytes; a member is read in such pieces, so that a large one does not show up as the worker's memory
 REPORT_EVERY = 0.1  # seconds
@@ -65,10 +65,12 @@ class Reader:
         if job.url.startswith("folio::"):
             import foliocache.adapters.fsspec  # noqa: F401 - registers the protocol where foliocache is on the path but not installed
         self.job = job
-        self.dataset = Dataset.load(job.index)
+        self.dataset: Dataset = Dataset.load(job.index)
+        self.fs: AbstractFileSystem
+        self.root: str
         self.fs, self.root = url_to_fs(job.url, **job.filesystem)
         self.files: dict[int, AbstractBufferedFile] = {}
-        self.tally = Tally()
+        self.tally: Tally = Tally()
 
     def orders(self) -> list[list[Member]]:
         """The members of each epoch in this worker's order, or the first of them when only a sample is wanted."""

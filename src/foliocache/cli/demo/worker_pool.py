@@ -57,8 +57,8 @@ class WorkerPool:
         self.progress = progress
         self.workers: list[BaseProcess] = []
         self.pipes: list[connection.Connection] = []
-        self.peak = 0
-        self.sampled = 0.0
+        self.peak: int = 0
+        self.sampled: float = 0.0
         resource_tracker.ensure_running()  # here, before signals are blocked: when it starts, it opens the signal mask
 
     def __enter__(self) -> Self:

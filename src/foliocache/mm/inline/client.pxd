@@ -9,7 +9,7 @@ from ..client cimport _has_left
 from ..client cimport attach
 from ..client cimport defer
 from ..client cimport detach
-from ..client cimport in_hand
+from ..client cimport intents
 from ..client cimport is_alive
 from ..client cimport is_idle
 from ..client cimport is_refused

@@ -14,8 +14,10 @@ from fsspec import AbstractFileSystem
 from fsspec.core import OpenFile
 from fsspec.spec import AbstractBufferedFile
 
+from foliocache import ChangedError
+
 from . import place
-from .base import UNCACHED, ChangedError, Held, Identity, Target, bytes_reader, refuse_directory
+from .base import UNCACHED, Held, Identity, Target, bytes_reader, refuse_directory
 
 _BLOCK = 1 << 20
 _HOW_TO_OPEN = ("fo", "target_protocol", "target_options")
@@ -103,12 +105,14 @@ class ArchiveTarget(Target):
         return Identity(size, stamp, nonce=archive.nonce, within=archive)
 
     def _open(self, archive: Identity) -> Opened:
-        """The archive at that version. What may change without a new version (it has a nonce) is opened anew each time."""
+        """The archive at that version. What may change without a new version (it has a nonce) is opened each time."""
         opened = self._opened
         if opened is None or opened.identity != archive:
             now = Opened(self.given, self.container, self.path, archive)
             if opened is not None:
-                self.fs = type(self.given)(*self.given.storage_args, **self.given.storage_options)  # for listings
+                self.fs: AbstractFileSystem = type(self.given)(
+                    *self.given.storage_args, **self.given.storage_options
+                )  # for listings
             self._opened = opened = now
         return opened
 

@@ -1,7 +1,7 @@
 """Filesystems whose ``info()`` reaches the origin: identity and proof are a question before and one after each read.
 
 Of each it is known that the question is answered by the origin and not by a memory, and what in the answer tells versions
-apart. It is asked through an instance of our own, with no listings cache, that nobody else talks through.
+apart. It is asked through an instance of our own, with no listings cache, that nothing else uses.
 """
 
 from __future__ import annotations
@@ -79,12 +79,13 @@ KNOWN["gcsfs.extended_gcsfs.ExtendedGcsFileSystem"] = KNOWN["gcsfs.core.GCSFileS
 class AskedTarget(Target):
     """A question before the first read and one after each, both of the origin."""
 
-    known = Known()
+    known: Known = Known()
 
     def __init__(self, fs: AbstractFileSystem, trusted: bool = False, known: Known | None = None) -> None:
         super().__init__(fs, trusted)
         self.known = known or self.known
-        self.manners, self.attributes = self.known.manners, self.known.attributes
+        self.manners: frozenset[str] = self.known.manners
+        self.attributes: tuple[str, ...] = self.known.attributes
 
     def where(self) -> str:
         text = super().where()
@@ -93,7 +94,7 @@ class AskedTarget(Target):
 
     @cached_property
     def own(self) -> AbstractFileSystem:
-        """An instance that only this object talks through: an answer to somebody else's question is none of ours."""
+        """An instance that only this object uses, so that every answer is one to a question of its own."""
         quiet = {"use_listings_cache": False} if self.known.listings else {}
         return type(self.given)(
             *self.given.storage_args, **{**self.given.storage_options, **quiet, "skip_instance_cache": True}
@@ -135,7 +136,7 @@ class AskedTarget(Target):
 class TrustedTarget(AskedTarget):
     """A filesystem of which the user says that its ``info()`` reaches the origin and tells versions apart (trust_info)."""
 
-    known = Known(CONTENT + MORE_CONTENT, DATE + MORE_DATE)
+    known: Known = Known(CONTENT + MORE_CONTENT, DATE + MORE_DATE)
 
     def where(self) -> str:
         """Nothing is known of its options: a relative path among them means another place in another directory."""

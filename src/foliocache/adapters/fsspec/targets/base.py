@@ -16,30 +16,23 @@ import errno
 import io
 import os
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from time import monotonic
 from typing import Any, TypeVar
 
 from fsspec import AbstractFileSystem
 
+from foliocache import ChangedError
+
 from . import place
 
 T = TypeVar("T")
+Stream = Callable[[int, Sequence[memoryview]], Iterator[object]]
 
 _UNSTEADY_SECONDS = 60.0
 _UNSTEADY_MAX = 4096  # paths
-
-
-class ChangedError(OSError):
-    """The origin's object is not the one any more that was opened."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(errno.ESTALE, "The object changed at its origin since it was opened; open it again", path)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.filename,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +45,7 @@ class Identity:
     modified: str | None = None
     nonce: str = ""  # of a version that its stamp can't tell from the next one: it is this one open's alone
     within: Identity | None = None  # of the object that this one is a part of
+    ranged: bool = field(default=False, compare=False)  # its server has said that it answers ranges
 
     @property
     def version(self) -> str:
@@ -87,15 +81,20 @@ class Unsteady:
     """Paths whose origin contradicts itself, so that nothing of them can be proven: they are not cached for a minute."""
 
     def __init__(self) -> None:
-        self._since: dict[str, float] = {}
+        self._since: dict[str, tuple[float, str]] = {}
 
     def __contains__(self, path: str) -> bool:
-        return monotonic() - self._since.get(path, -_UNSTEADY_SECONDS) < _UNSTEADY_SECONDS
+        return self.get(path) is not None
 
-    def add(self, path: str) -> None:
+    def get(self, path: str, default: str | None = None) -> str | None:
+        """The stamp that the path was added with lately."""
+        since, stamp = self._since.get(path, (-_UNSTEADY_SECONDS, ""))
+        return stamp if monotonic() - since < _UNSTEADY_SECONDS else default
+
+    def add(self, path: str, stamp: str = "") -> None:
         while len(self._since) >= _UNSTEADY_MAX:
             self._since.pop(next(iter(list(self._since)), ""), None)
-        self._since[path] = monotonic()
+        self._since[path] = monotonic(), stamp
 
     def discard(self, path: str) -> None:
         self._since.pop(path, None)
@@ -139,8 +138,8 @@ class Target:
         self.fs = fs
         self.given = fs  # `fs` may be renewed
         self.trusted = trusted
-        self.pid = os.getpid()  # sessions and event loops do not survive a fork
-        self.unsteady = Unsteady()
+        self.pid: int = os.getpid()  # sessions and event loops do not survive a fork
+        self.unsteady: Unsteady = Unsteady()
         self._turn = Turn()
 
     def key(self, path: str) -> str:
@@ -186,6 +185,13 @@ class Target:
     def reader(self, path: str, identity: Identity) -> Callable[[int, Any], Any]:
         """A function of (offset, length) that returns the bytes, or raises ChangedError if they aren't the identity's."""
         raise NotImplementedError(f"{type(self).__name__} caches nothing")
+
+    def stream(self, path: str, identity: Identity) -> Stream | None:
+        """A faster reader, if there is one: a function of (offset, buffers) that fills them in order and yields after each.
+
+        It stops, and yields no more, where an answer needs a second look: what is left is then the reader's.
+        """
+        return None
 
     def uncached(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
         """What is not cacheable, sliced as Python would."""

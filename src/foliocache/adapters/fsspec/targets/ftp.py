@@ -1,6 +1,6 @@
 """FTP: MLST, or MDTM and SIZE, before and after each read.
 
-FTPFileSystem's ``info()`` is a listing of the whole folder, which it keeps until somebody calls ``invalidate_cache()`` of
+FTPFileSystem's ``info()`` is a listing of the whole folder, which it keeps until a caller calls ``invalidate_cache()`` of
 that folder. The protocol has a question for one file, and that is asked here, over a connection of our own.
 """
 
@@ -22,7 +22,7 @@ _NOT_KNOWN_HERE = ("500", "501", "502", "504")
 class FTPTarget(AskedTarget):
     """Size, date and, where the server has it, the file's unique number."""
 
-    known = Known(
+    known: Known = Known(
         date=("modify",), extra=("unique",), listings=True, attributes=("host", "port"), manners=frozenset({"tempdir", "tls"})
     )
 

@@ -7,24 +7,33 @@ versions apart by nothing, is passed through uncached.
 
 from __future__ import annotations
 
+import contextlib
 import re
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException
 from typing import Any
 
 from fsspec import AbstractFileSystem
 from fsspec.asyn import sync
+from fsspec.implementations.http import HTTPFileSystem, get_client
+
+from foliocache import ChangedError
+from foliocache.sources.http import Client
 
 from . import place
-from .base import UNCACHED, ChangedError, Held, Identity, Target, Unsteady
+from .base import UNCACHED, Held, Identity, Stream, Target, Unsteady
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)$")
 _MORE_TRIES = 2  # at a server whose answers differ, as those of mirrors behind one name do
 _TICK = 2.0  # seconds within which a file may change again under the same Last-Modified
 _RECENT = 3600.0  # seconds; what is older was not modified within a tick, however wrong our clock is
+
+_client = Client()
 
 SAME, UNPROVEN, OTHER = "same", "unproven", "other"
 
@@ -53,11 +62,11 @@ class Answer:
 class HTTPTarget(Target):
     """A ranged GET per read, whose response must show the identity's ETag, date and length."""
 
-    manners = frozenset({"simple_links", "same_scheme", "size_policy", "encoded"})
+    manners: frozenset[str] = frozenset({"simple_links", "same_scheme", "size_policy", "encoded"})
 
     def __init__(self, fs: AbstractFileSystem, trusted: bool = False) -> None:
         super().__init__(fs, trusted)
-        self._changed = Unsteady()  # and of which no answer has been the identity's since
+        self._changed = Unsteady()  # paths that were another version than this, of which no answer has come since
 
     def identify(self, path: str) -> Identity:
         if path in self.unsteady:
@@ -68,11 +77,12 @@ class HTTPTarget(Target):
         modified = info.get("Last-Modified") if _date(info.get("Last-Modified")) else None
         said = [f"{name}={value}" for name, value in (("ETag", etag), ("Last-Modified", modified)) if value]
         stamp = place.short(";".join([*said, f"size={size}"]), place.VERSION_MAX)
+        ranged = info.get("partial") is True
         if _is_strong(etag) or (modified and self._is_settled(path, modified)):
-            return Identity(size, stamp, etag, modified)
+            return Identity(size, stamp, etag, modified, ranged=ranged)
         if modified:
-            return Identity(size, stamp, etag, modified, nonce=place.nonce())
-        return Identity(size, stamp, etag) if self.trusted else UNCACHED
+            return Identity(size, stamp, etag, modified, nonce=place.nonce(), ranged=ranged)
+        return Identity(size, stamp, etag, ranged=ranged) if self.trusted else UNCACHED
 
     def _is_settled(self, path: str, modified: str) -> bool:
         """Whether a change after now would change Last-Modified, which counts seconds: by the server's clock, if it is told."""
@@ -98,7 +108,8 @@ class HTTPTarget(Target):
             return False
         return True
 
-    isfile = exists
+    def isfile(self, path: str) -> bool:
+        return self.exists(path)
 
     def isdir(self, path: str) -> bool:
         """A page of links, as HTTPFileSystem has it; but only what is one by HEAD is fetched and searched for links."""
@@ -109,16 +120,47 @@ class HTTPTarget(Target):
 
     def reader(self, path: str, identity: Identity) -> Callable[[int, Any], Any]:
         whole: list[bytes] = []  # a server without ranges sent it all: keep it as long as the reader
+        ranged = [identity.ranged]
+        first = threading.RLock()  # until it is known whether there are ranges, one thread asks at a time
 
         def read(offset: int, length: int) -> bytes:
-            if not whole:
-                data, everything = self._range(path, identity, offset, offset + length)
-                if everything is None:
-                    return data
-                whole.append(everything)
+            with contextlib.nullcontext() if ranged[0] else first:
+                if not whole:
+                    data, everything = self._range(path, identity, offset, offset + length)
+                    if everything is None:
+                        ranged[0] = True
+                        return data
+                    whole.append(everything)
             return whole[0][offset : offset + length]
 
         return read
+
+    def stream(self, path: str, identity: Identity) -> Stream | None:
+        """One ranged GET by ``http.client``, where the filesystem does nothing that this could not: it is aiohttp's in all else."""
+        fs = self.fs
+        if (
+            not identity.ranged
+            or fs.client_kwargs
+            or fs.get_client is not get_client
+            or set(fs.kwargs) - {"headers"}
+            or type(fs) is not HTTPFileSystem
+        ):
+            return None
+
+        def read_into(offset: int, buffers: Sequence[memoryview]) -> Iterator[object]:
+            end = offset + sum(map(len, buffers))
+            headers = {**fs.kwargs.get("headers", {}), "Accept-Encoding": "identity", "Range": f"bytes={offset}-{end - 1}"}
+            with contextlib.suppress(OSError, HTTPException, EOFError, ValueError):
+                answer = _client.get(str(fs.encode_url(path)), headers)
+                try:
+                    length = answer.headers.get("Content-Length")
+                    is_whole = answer.status == 206 and _start(answer) == offset and length == str(end - offset)
+                    if is_whole and _verdict(answer.headers, identity) == SAME:
+                        yield from answer.read_into(buffers)
+                finally:
+                    answer.close()
+
+        return read_into
 
     def _range(self, path: str, identity: Identity, start: int, end: int) -> tuple[bytes, bytes | None]:
         """The range, in as many responses as the server makes of it; or, from one that does not do ranges, the whole object."""
@@ -146,9 +188,9 @@ class HTTPTarget(Target):
         answer = sync(self.fs.loop, self._get, path, identity, asked)
         if answer.verdict == OTHER:
             if answer.agrees_with(now := self.identify(path)) and not now.same(identity):
-                if path in self._changed:  # it changes faster than it can be read
+                if self._changed.get(path, identity.stamp) != identity.stamp:  # it changes faster than it can be read
                     self.unsteady.add(path)
-                self._changed.add(path)
+                self._changed.add(path, identity.stamp)
                 raise ChangedError(path)
             answer = self._another(path, identity, asked)
         self._changed.discard(path)

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from foliocache import ChangedError
+
 from . import place
-from .base import UNCACHED, ChangedError, Identity, Target
+from .base import UNCACHED, Identity, Target
 
 _TICK_NS = 20_000_000  # the coarsest clock that Linux stamps files with ticks every 10 ms
 _COARSE_TICK_NS = 2_000_000_000  # of file systems that keep whole seconds, or every second one

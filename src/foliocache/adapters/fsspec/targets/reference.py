@@ -1,7 +1,7 @@
 """``reference://``: parts of other objects under names of their own.
 
 The set of references is a memory of the filesystem's, so the origin is asked whether the file that it came from is still the
-same, and else it is read anew. A part is then proven as the object that it is a part of.
+same, and otherwise it is read again. A part is then proven as the object that it is a part of.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class ReferenceTarget(Target):
         if self._loaded != identity:
             text = bytes_reader(target, path, identity)(0, identity.size or 0)
             options = {name: value for name, value in self.given.storage_options.items() if name not in _HOW_TO_OPEN}
-            self.fs = type(self.given)(fo=json.loads(text), **{**options, "skip_instance_cache": True})
+            self.fs: AbstractFileSystem = type(self.given)(fo=json.loads(text), **{**options, "skip_instance_cache": True})
             self._loaded = identity
         return True
 

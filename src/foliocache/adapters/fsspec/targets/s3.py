@@ -9,8 +9,10 @@ from typing import Any
 
 from fsspec.asyn import sync
 
+from foliocache import ChangedError
+
 from . import place
-from .base import UNCACHED, ChangedError, Identity, Target, refuse_directory
+from .base import UNCACHED, Identity, Target, refuse_directory
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)$")
 _AWS = re.compile(r"https?://s3([.-](?!us-gov|us-iso|cn-)[a-z0-9-]+)?\.amazonaws\.com$")  # bucket names are the world's there
@@ -19,7 +21,7 @@ _AWS = re.compile(r"https?://s3([.-](?!us-gov|us-iso|cn-)[a-z0-9-]+)?\.amazonaws
 class S3Target(Target):
     """s3fs: its ``get_object``, with its retries, and the answer checked, since not every endpoint heeds If-Match."""
 
-    manners = frozenset(
+    manners: frozenset[str] = frozenset(
         {"key", "anon", "profile", "session", "requester_pays", "config_kwargs", "endpoint_url", "client_kwargs", "use_ssl"}
         | {"cache_regions", "fixed_upload_size", "local_expiry_check", "version_aware"}
     )

@@ -17,7 +17,8 @@ class WrappedTarget(Target):
     def __init__(self, fs: AbstractFileSystem, inner: Target, rename: Callable[[str], str], trusted: bool = False) -> None:
         super().__init__(fs, trusted)
         self.inner = inner
-        self.into, self.aliases = inner.into, inner.aliases
+        self.into: bool = inner.into
+        self.aliases: bool = inner.aliases
         self._rename = rename
 
     def key(self, path: str) -> str:

@@ -1,0 +1,42 @@
+from typing import Protocol, final, type_check_only
+
+from typing_extensions import disjoint_base
+
+from .engine import Engine
+from .failure import Failure
+from .readahead import Readahead
+from .source import Read, ReadInto, Source
+from .steps import Steps
+
+@type_check_only
+class _Pool(Protocol):
+    @property
+    def fill_timeout(self) -> float: ...
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def engine(self) -> Engine: ...
+
+@final
+class Request:
+    def __call__(self) -> None: ...
+
+@disjoint_base
+class Filler:
+    @property
+    def readahead(self) -> Readahead: ...
+    @property
+    def source(self) -> tuple[Read | None, ReadInto | None, Source | None, bool]: ...
+    def __init__(
+        self,
+        key: str,
+        pool: _Pool,
+        read: Read | None,
+        readinto: ReadInto | None,
+        source: Source | None,
+        concurrent: bool,
+        readahead: Readahead,
+    ) -> None: ...
+    def failed(self, reason: Failure, offset: int) -> BaseException: ...
+    def reason(self, error: BaseException) -> bytes | None: ...
+    def read_ahead(self, mapping: Steps, first: int, end: int) -> None: ...

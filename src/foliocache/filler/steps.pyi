@@ -1,0 +1,11 @@
+from typing_extensions import disjoint_base
+
+@disjoint_base
+class Steps:
+    previous: int
+    @property
+    def size(self) -> int: ...
+    @property
+    def folios(self) -> int: ...
+    @property
+    def folio_size(self) -> int: ...

@@ -1,0 +1,1 @@
+"""What a pool says of itself, as types: statistics, findings, cached objects."""

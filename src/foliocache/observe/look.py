@@ -1,0 +1,21 @@
+"""What the core's audit says of a pool's memory, as records."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..mm import audit
+from .records import Finding, ObjectInfo
+
+if TYPE_CHECKING:
+    from ..mm.atomics import Memory
+
+
+def findings(memory: Memory) -> list[Finding]:
+    """All that does not agree; empty on a sound segment that nobody is using at the moment."""
+    return [Finding(**found) for found in audit.audit(memory)]
+
+
+def objects(memory: Memory) -> list[ObjectInfo]:
+    """The cached objects."""
+    return [ObjectInfo(**found) for found in audit.mappings(memory)]
