@@ -62,7 +62,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         The pool, as in ``foliocache.open``; what is not given is not compared with the pool that exists.
     check_files, expiry
         When a path's identity is asked for again: by default at each open, cat or lease; with ``expiry=N`` at most every N
-        seconds; with ``check_files=False`` and no expiry, once per process.
+        seconds; with ``check_files=False`` and no expiry, once per machine, account and path.
     trust_info
         The user's word that the target's ``info()`` reaches the origin and tells versions apart. It is needed for
         filesystems of which that is not known: without it they pass through uncached.
