@@ -218,8 +218,8 @@ def test_another_process_writes(pool, tmp_path, data):
     assert fs.cat_file(path) == other(data)
 
 
-def remove(number, options, path):
-    FolioFileSystem(target_protocol="file", **options).rm(path)
+def remove_tree(number, options, path):
+    FolioFileSystem(target_protocol="file", **options).rm(path, recursive=True)
 
 
 def test_another_process_removes_a_tree(pool, tmp_path, data):
@@ -228,8 +228,7 @@ def test_another_process_removes_a_tree(pool, tmp_path, data):
     path = str(tmp_path / "folder" / "x")
     fs.pipe_file(path, data)
     assert fs.cat_file(path) == data
-    together("spawn", 1, write, options, path, other(data))
-    together("spawn", 1, remove, options, path)
+    together("spawn", 1, remove_tree, options, str(tmp_path / "folder"))
     with pytest.raises(FileNotFoundError):
         fs.cat_file(path)
 
