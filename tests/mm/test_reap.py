@@ -428,8 +428,9 @@ OPERATIONS = {operation.__name__: operation for operation in (
     Hit, Miss, StaleSlot, StaleSlotReused, UnpublishedBehindTheGet, Release, ReleaseLast, ReleaseLastLarge, Load,
     LoadDeep, LoadDeepBeside, LoadLarge, LoadEvicting, LoadLargeEvicting, LoadWithoutRoom, LoadLosing, FailedFill,
     Evict, EvictOneOfMany, EvictUsed, Truncate, Remove, OpenAndRelease, OpenInOneChain, Shrink, Sweep, MakeTable,
-    MakeLargeTable, MoveIntoTable, LookupInTable, ReleaseTable, LoadSpan, LoadLargeSpan, LoadSpanLosing, EvictSpan,
-    TruncateSpan, RemoveSpan, AskName, AskNameAgain, AskNameReclaiming, AskNameEvicting, ForgetName, WithdrawName,
+    MakeLargeTable, MoveIntoTable, LookupInTable, ReleaseTable, AskName, AskNameAgain, AskNameReclaiming, AskNameEvicting,
+    ForgetName, WithdrawName, LoadSpan, LoadLargeSpan, LoadSpanLosing, EvictSpan,
+    TruncateSpan, RemoveSpan,
 )}  # fmt: skip
 
 
@@ -534,7 +535,7 @@ def works(operation, bench):
 
 TWICE = (
     "StaleSlotReused", "ReleaseLast", "LoadDeepBeside", "LoadEvicting", "EvictOneOfMany", "Shrink", "ReleaseTable",
-    "LoadSpanLosing", "RemoveSpan", "AskNameAgain", "AskNameReclaiming",
+    "AskNameAgain", "AskNameReclaiming", "LoadSpanLosing", "RemoveSpan",
 )  # fmt: skip
 
 

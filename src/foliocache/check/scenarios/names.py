@@ -133,7 +133,7 @@ class Table:
 
         return resolve
 
-    def program(self, *threads: Thread, final: Final | None = None, equal: Sequence[Sequence[int]] = ()) -> Program:
+    def program(self, *threads: Thread, final: Final | None = None, equal: Sequence[tuple[int, ...]] = ()) -> Program:
         def judge(mem: Direct, results: list[Any]) -> None:
             for finding in self.core.audit.Audit(mem).run():
                 raise AssertionError("{check}: {where} {message}".format(**finding))
