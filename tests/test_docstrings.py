@@ -1,4 +1,5 @@
-"""The public names have docstrings of one style, numpydoc: each parameter is described, and what is returned and raised has a section."""
+"""The public names have docstrings of one style, numpydoc: each parameter is described, and what is returned and raised has a
+section."""
 
 import inspect
 import re

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol, SupportsIndex, runtime_checkable
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-# read(offset, length) returns exactly those bytes; readinto(offset, buffer) fills the buffer and returns how many bytes that is.
+# read(offset, length) returns exactly those bytes; readinto(offset, buffer) fills the buffer and returns how many bytes that
+# is.
 Read = Callable[[int, int], "Buffer"]
 ReadInto = Callable[[int, memoryview], SupportsIndex]
 
@@ -25,7 +26,8 @@ class Source(Protocol):
         offset
             Of the first byte, in bytes.
         buffers
-            Writable and contiguous. They are the pages themselves: no reference may be kept beyond the yield that reports them full.
+            Writable and contiguous. They are the pages themselves: no reference may be kept beyond the yield that reports them
+            full.
 
         Yields
         ------

@@ -61,9 +61,9 @@ def open(
     any_owner : bool
         Attach to a pool of another user, too, who can change its bytes at any time.
     fill_timeout : float, optional
-        Seconds to wait for another process that is reading a page from the source; then this one reads it too, for itself alone,
-        uncached. 60 by default; ``float("inf")`` waits as long as it takes. It is per process, and the last ``open`` wins. A process
-        that has died is not waited for: one of those that wait reads the page.
+        Seconds to wait for another process that is reading a page from the source; then this one reads it too, for itself
+        alone, uncached. 60 by default; ``float("inf")`` waits as long as it takes. It is per process, and the last ``open``
+        wins. A process that has died is not waited for: one of those that wait reads the page.
 
     Returns
     -------
@@ -79,8 +79,8 @@ def open(
     PoolDamagedError
         The file is damaged, or no pool.
     PoolError
-        The pool is another user's, of another version, or has no client slot left; or this process lacks descriptors, address space
-        or rights for it.
+        The pool is another user's, of another version, or has no client slot left; or this process lacks descriptors, address
+        space or rights for it.
     ValueError
         A parameter makes no sense.
     """
@@ -247,10 +247,12 @@ class Pool:
         return self._attachment.closed
 
     def close(self) -> None:
-        """Make no more use of the pool in this process: its methods and those of its mappings raise FoliocacheError from now on.
+        """Make no more use of the pool in this process: its methods and those of its mappings raise FoliocacheError from now
+        on.
 
-        What has begun goes on, and what is being read ahead is waited for, at most `fill_timeout` seconds. Leases, windows and views
-        that exist stay valid, and the client slot goes with the last of them. Closing twice is harmless; `open` gives another Pool.
+        What has begun goes on, and what is being read ahead is waited for, at most `fill_timeout` seconds. Leases, windows and
+        views that exist stay valid, and the client slot goes with the last of them. Closing twice is harmless; `open` gives
+        another Pool.
         """
         self._attachment.close()
         for engine in list(self._engines.values()):
@@ -280,13 +282,14 @@ class Pool:
         read : callable, optional
             ``read(offset, length)`` returns exactly those bytes of the source, as a bytes-like object.
         readinto : callable, optional
-            ``readinto(offset, buffer)`` fills the writable buffer, which is all zeros, from the source, and returns the number of
-            bytes. It saves a copy. With neither only cached folios can be read.
+            ``readinto(offset, buffer)`` fills the writable buffer, which is all zeros, from the source, and returns the number
+            of bytes. It saves a copy. With neither only cached folios can be read.
         source : foliocache.sources.Source, optional
-            Instead of both: ``read_into(offset, buffers)`` fills the pages, in order, and each can be read as soon as it is full.
+            Instead of both: ``read_into(offset, buffers)`` fills the pages, in order, and each can be read as soon as it is
+            full.
         concurrent : bool
-            The source may be called by several threads at once, those of this library among them. Otherwise its calls for this mapping
-            are made one at a time, by threads that want the data.
+            The source may be called by several threads at once, those of this library among them. Otherwise its calls for this
+            mapping are made one at a time, by threads that want the data.
 
         Returns
         -------
@@ -347,8 +350,8 @@ class Pool:
         Returns
         -------
         list of Finding
-            What does not agree; empty if the pool is sound. Exact while no other process works on the pool: an operation that is under way
-            may show.
+            What does not agree; empty if the pool is sound. Exact while no other process works on the pool: an operation that
+            is under way may show.
 
         Raises
         ------
@@ -361,9 +364,9 @@ class Pool:
     def repair(self) -> list[Finding]:
         """Settle what dead processes have left, and repair what is proven to be damaged.
 
-        Others may go on working meanwhile; in a sound pool nothing is changed. What is dropped is fetched again when it is wanted. A page
-        that is still held is out of the cache at once, but comes free only after its holder has let go, by another repair or when this
-        process has ended.
+        Others may go on working meanwhile; in a sound pool nothing is changed. What is dropped is fetched again when it is
+        wanted. A page that is still held is out of the cache at once, but comes free only after its holder has let go, by
+        another repair or when this process has ended.
 
         Returns
         -------
@@ -381,8 +384,8 @@ class Pool:
     def stat(self) -> Stat:
         """What is in the pool, and which processes use it.
 
-        What dead processes have left is settled first, unless another process is at it, or this one may not. So a client whose state is
-        "dead" is one of which something has to wait: a living one still uses a folio that it died upon.
+        What dead processes have left is settled first, unless another process is doing so, or this one may not. So a client
+        whose state is "dead" is one of which something has to wait: a living one still uses a folio that it died upon.
 
         Returns
         -------
