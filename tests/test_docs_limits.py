@@ -8,6 +8,7 @@ import sys
 import pytest
 from documents import PACKAGE, page, rows
 
+from foliocache.filler import engine
 from foliocache.mm import layout
 from foliocache.pool import client, creation, files, geometry, mapping, pool
 from foliocache.sizes import format_size
@@ -38,10 +39,12 @@ NUMBERS = {
         f"{spaced(geometry.PAGE_SIZE_MIN)} to {spaced(geometry.PAGE_SIZE_MAX)}; default {spaced(geometry.DEFAULT_PAGE_SIZE)}"
     ),
     "block": lambda: f"{power(1 << layout.MAX_ORDER)} pages",
+    "unit": lambda: f"{spaced(mapping.UNIT_MAX)} and 1/{mapping.FOLIOS_PER_POOL} of the pool;",
     "folio": lambda: (
-        f"{spaced(mapping.FOLIO_MAX)}, 1/{mapping.FOLIOS_PER_POOL} of the pool, and {power(1 << layout.MAX_ORDER)} pages;"
+        f"{2**layout.SPAN_MAX} units, {spaced(mapping.FOLIO_MAX)}, 1/{mapping.FOLIOS_PER_POOL} of the pool, "
+        f"and {power(1 << layout.MAX_ORDER)} pages;"
     ),
-    "folios of one object": lambda: power(1 << layout.XA_INDEX_BITS),
+    "units of one object": lambda: power(1 << layout.XA_INDEX_BITS),
     "references to one folio": lambda: power(layout.REF_MAX),
     "wait for another creator of the same pool": lambda: (
         f"{creation._CREATION_WAIT:.0f} s, and 1 s for each {spaced(creation._CREATION_RATE)};"
@@ -52,8 +55,13 @@ NUMBERS = {
     "text of key and version": lambda: (
         f"{layout.MAPPING_TEXT_MAX} bytes together, the version's part at most {layout.MAPPING_TEXT_MAX // 4}"
     ),
-    "folios in a window": lambda: f"{power(1 << 14 + layout.MAX_ORDER - 2)} with pages of 16 KiB;",
-    "readahead": lambda: f"{spaced(mapping.READAHEAD_MAX)} and 1/16 of the pool",
+    "units in a window": lambda: f"{power(1 << 14 + layout.MAX_ORDER - 2)} with pages of 16 KiB;",
+    "readahead": lambda: (
+        f"{spaced(mapping.READAHEAD_MAX)} and 1/{mapping.READAHEAD_SHARE} of the pool; {spaced(mapping.READAHEAD_ALONE)} where"
+    ),
+    "requests of one process to its sources": lambda: (
+        f"{engine.CONCURRENCY} that are ahead of their use, {engine.THREADS_MAX} in all"
+    ),
     "wait for another process's fill": lambda: f"{pool.FILL_TIMEOUT:.0f} s, then",
     "wait for a lock": lambda: f"{layout.LOCK_PATIENCE_NS // 10**9} s, then",
     "gather": lambda: f"at most 1/{gather_share()} of the pool",
@@ -73,7 +81,7 @@ def test_a_limit(limit):
 def test_what_stands_beside_the_numbers():
     assert f"{layout.OBJECT_BITS} bits and counts in units of {1 << layout.OBJECT_SHIFT} bytes" in REASONS["pool"]
     assert f"{spaced(layout.CLIENT_SIZE)} of shared memory each" in REASONS["clients"]
-    assert REASONS["folios of one object"].startswith(f"{layout.XA_HEIGHT_MAX} levels")
+    assert REASONS["units of one object"].startswith(f"{layout.XA_HEIGHT_MAX} levels")
     assert pool.FILL_TIMEOUT_MAX == 1e9 and "up to 10^9 s" in ROWS["wait for another process's fill"]
 
 
@@ -84,22 +92,22 @@ def test_what_the_text_says():
         f"The tables take {100 * whole['data'] / geometry.DEFAULT_SIZE:.2f} % of a {spaced(geometry.DEFAULT_SIZE)} pool" in text
     )
     assert f"mapping record takes {layout.MAPPING_SIZE} bytes more" in text
-    assert f"into at most {mapping.FOLIOS_PER_OBJECT} folios" in text
+    assert f"into at most {mapping.UNITS_PER_OBJECT} units" in text
     assert f"notices Ctrl-C within {layout.WAIT_SLICE_NS / 1e9} s" in text
     assert f"and for {client.ADOPT_WAIT:.0f} s at most" in text
 
 
-def test_folio_sizes():
-    """Objects up to 512 KiB have folios of a page, and those over 16 MiB have folios of 1 MiB."""
+def test_unit_sizes():
+    """Objects up to 512 KiB have units of a page, and those over 1 MiB have units of 64 KiB."""
 
     def order(size):
         return mapping._order_for(size, geometry.DEFAULT_PAGE_SIZE, geometry.DEFAULT_SIZE)
 
     assert [order(512 << 10), order((512 << 10) + 1)] == [0, 1]
-    assert [geometry.DEFAULT_PAGE_SIZE << order(size) for size in (16 << 20, (16 << 20) + 1, 1 << 40)] == [
-        1 << 19,
-        1 << 20,
-        1 << 20,
+    assert [geometry.DEFAULT_PAGE_SIZE << order(size) for size in (1 << 20, (1 << 20) + 1, 1 << 40)] == [
+        1 << 15,
+        1 << 16,
+        1 << 16,
     ]
 
 
@@ -124,10 +132,10 @@ with pool.mapping("k", 100, "1", lambda offset, length: bytes(length)).lease(0):
 
 
 def test_every_constant_that_it_names_is_there():
-    named = set(re.findall(r"`(layout|geometry|creation|mapping|pool|client|lease)\.(_?[A-Z_]+)`", TEXT))
+    named = set(re.findall(r"`(layout|geometry|creation|engine|mapping|pool|client|lease)\.(_?[A-Z_]+)`", TEXT))
     assert len(named) > 15
     for module, name in named:
-        path = PACKAGE / ("mm" if module == "layout" else "pool") / f"{module}.py"
+        path = PACKAGE / {"layout": "mm", "engine": "filler"}.get(module, "pool") / f"{module}.py"
         source = (
             path.read_text() if path.exists() else (PACKAGE / "pool" / f"{module}.pyx").read_text().replace("cdef u64 ", "")
         )

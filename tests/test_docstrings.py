@@ -1,5 +1,4 @@
-"""The public names have docstrings of one style, numpydoc: each parameter is described, and what is returned and raised has a
-section."""
+"""The public names have docstrings of one style, numpydoc: parameters, what is returned and what is raised have sections."""
 
 import inspect
 import re

@@ -18,7 +18,7 @@ import foliocache
 from foliocache.mm.atomics import Memory
 from foliocache.pool.attachment import Attachment
 from foliocache.pool.descriptor import Descriptor, open_file
-from foliocache.pool.mapping import _order_for
+from foliocache.pool.mapping import _order_for, _span_for
 from foliocache.pool.segment import Segment
 from foliocache.pool.slot import ClientSlot, Reaping
 
@@ -273,23 +273,47 @@ def test_small_objects_share_the_pool_page_by_page(pool, make_source):
     assert len(pool.mappings()) == pool.stat().mappings <= 256
 
 
-def test_folio_sizes_follow_the_object():
+def test_units_follow_the_object():
     page, pool = 16 << 10, 4 << 30
     assert [page << _order_for(size, page, pool) for size in (0, 1000, 100_000, 1 << 19)] == [page] * 4
-    assert page << _order_for(3 << 20, page, pool) == 128 << 10
-    assert page << _order_for(10 << 20, page, pool) == 512 << 10
-    assert page << _order_for(1 << 40, page, pool) == 1 << 20
-    assert page << _order_for(1 << 40, page, 16 << 20) == 256 << 10
+    assert page << _order_for(1 << 20, page, pool) == 32 << 10
+    assert [page << _order_for(size, page, pool) for size in (2 << 20, 10 << 20, 1 << 40)] == [64 << 10] * 3
+    assert page << _order_for(1 << 40, page, 2 << 20) == 32 << 10
     assert 65536 << _order_for(1 << 40, 65536, 4 << 20) == 65536
+
+
+def test_folios_have_up_to_sixteen_units_and_a_small_part_of_the_pool():
+    assert _span_for(16 << 10, 16 << 10, 4 << 30) == _span_for(64 << 10, 16 << 10, 4 << 30) == 4
+    assert _span_for(64 << 10, 16 << 10, 16 << 20) == 2
+    assert _span_for(16 << 10, 16 << 10, 1 << 20) == _span_for(2 << 20, 2 << 20, 4 << 30) == 0
 
 
 def test_the_tail_of_a_large_object_takes_no_more_pages_than_it_needs(pool_name, make_source):
     pool = foliocache.open(pool_name, size="64MiB")
     source = make_source((20 << 20) + 1)
     mapping = pool.mapping("k", len(source.content), "v", source.read)
-    assert mapping.folio_size == 1 << 20
+    assert mapping.folio_size == 64 << 10
     assert bytes(mapping.lease(mapping.folios - 1)) == source.content[-1:]
     assert pool.stat().pages_by_state.file == 1
+
+
+def test_reads_of_any_size_leave_folios_of_any_size(pool_name, make_source):
+    """What is there is taken piece by piece, and what is between is filled: the bytes are right, and each is fetched once."""
+    pool = foliocache.open(pool_name, size="64MiB")
+    source = make_source((4 << 20) + 5)
+    mapping = pool.mapping("k", len(source.content), "v", source.read)
+    unit = mapping.folio_size
+    for first, count in ((21, 1), (8, 8), (18, 2), (3, 40), (64, 1), (0, 65)):
+        start, length = first * unit + 3, count * unit - 7
+        assert mapping.read_bytes(start, length) == source.content[start : start + length]
+        with mapping.window(start, length) as window:
+            assert bytes(window) == source.content[start : start + length]
+            assert bytes(window.lease(count - 1)) == source.content[(first + count - 1) * unit :][:unit]
+    assert source.bytes_read == len(source.content)
+    (cached,) = pool.mappings()
+    assert cached.cached_folios < mapping.folios and cached.cached_bytes == mapping.size
+    assert all(bytes(mapping.lease(n)) == source.content[n * unit :][:unit] for n in range(mapping.folios))
+    assert bytes(mapping.read(8 * unit, 8 * unit)) == source.content[8 * unit : 16 * unit]
 
 
 def test_versions_are_different_objects(pool, make_source):

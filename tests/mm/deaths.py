@@ -23,11 +23,12 @@ class Killed(BaseException):
 class Bench(worlds.Segment):
     """A segment on which clients work as processes do: ``lease.pyx`` has the same operations."""
 
-    def __init__(self, world, pages=64, folios=1, order=0):
-        """Make a segment in which all objects have that many folios of that order."""
+    def __init__(self, world, pages=64, folios=1, order=0, span=0):
+        """Make a segment in which all objects have that many units of that order; folios have up to 2^span of them."""
         super().__init__(world, pages)
         self.folios = folios
         self.order = order
+        self.span = span
         self.height = world.xarray.height_for(folios)
         self.whole = self.free_lists()
         for me in range(self.shape["nclients"]):
@@ -60,7 +61,7 @@ class Bench(worlds.Segment):
             if ino == 0:
                 return layout.GRAB_NOMEM
             with self.operation(me):
-                got = self.filemap.grab(me, ino, index, self.order, worlds.PAGE << self.order)
+                got = self.filemap.grab(me, ino, index, self.order, self.span, self.folios * worlds.PAGE << self.order)
                 if got not in (layout.GRAB_NOMEM, layout.GRAB_GONE):
                     self.client.hold(me, n, got & layout.NIL)
         return got

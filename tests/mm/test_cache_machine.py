@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from world import ME, PAGE, Segment, compiled, interpreted, state_machine
+from world import BYTES, ME, Segment, compiled, interpreted, state_machine
 
 NIL = 0xFFFFFFFF
 ORDERS = {1: 0, 2: 0, 3: 1, 4: 2}  # object: its folios' order
@@ -48,7 +48,7 @@ class Cache(RuleBasedStateMachine):
 
     def grab_folio(self, key, index):
         ino = self.open(key)
-        return self.segment.filemap.grab(ME, ino, index, ORDERS[key], PAGE) if ino else self.layout.GRAB_NOMEM
+        return self.segment.filemap.grab(ME, ino, index, ORDERS[key], 0, BYTES) if ino else self.layout.GRAB_NOMEM
 
     def find(self, key, index):
         ino = self.inos.get(key)
@@ -229,7 +229,7 @@ def _play(segment, steps):
         ino = segment.open(key, FOLIOS[key], ORDERS[key])
         index = min(place, FOLIOS[key] - 1)
         if step == "grab" and ino:
-            found = segment.filemap.grab(ME, ino, index, ORDERS[key], PAGE)
+            found = segment.filemap.grab(ME, ino, index, ORDERS[key], 0, BYTES)
             answers.append(found)
             if found & segment.layout.GRAB_ADDED:
                 segment.filemap.complete(ME, found & NIL)

@@ -1,7 +1,7 @@
 """client: a client's slot: counters, intents, and the ledger."""
 
 import pytest
-from world import ME, together
+from world import BYTES, ME, together
 
 NIL = 0xFFFFFFFF
 
@@ -177,7 +177,7 @@ def look_up(segment, ino, index):
 
 
 def grab(segment, ino, index):
-    return segment.filemap.grab(D, ino, index, 0, 100)
+    return segment.filemap.grab(D, ino, index, 0, 0, BYTES)
 
 
 def test_a_hit_names_what_it_pins_until_it_is_put(segment):

@@ -6,7 +6,7 @@ import random
 import signal
 
 import pytest
-from world import ME, PAGE, Segment, compiled, forked
+from world import BYTES, ME, PAGE, Segment, compiled, forked
 
 from foliocache.pool import geometry
 
@@ -14,7 +14,7 @@ NIL, FROZEN = 0xFFFFFFFF, 0x80000000
 
 
 def grab(segment, ino, index, order=0):
-    return segment.filemap.grab(ME, ino, index, order, PAGE << order)
+    return segment.filemap.grab(ME, ino, index, order, 0, BYTES)
 
 
 def put(segment, pfn):
@@ -353,31 +353,32 @@ def pin_of(segment):
 
 
 @pytest.mark.parametrize(("length", "order"), [(1, 0), (PAGE, 0), (PAGE + 1, 1), (4 * PAGE, 2), (4 * PAGE + 1, 3)])
-def test_add_pins_the_smallest_folio_that_will_do(segment, length, order):
-    ino = open_object(segment)
-    found = segment.filemap.add(ME, ENTRY, ino, 7, length)
+def test_add_pins_the_smallest_folio_that_will_do_at_the_end(segment, length, order):
+    ino = segment.open(KEY, order=3)
+    size = 7 * (PAGE << 3) + length
+    found = segment.filemap.add(ME, ENTRY, ino, 7, 3, 0, size)
     pfn = found & NIL
     assert found == segment.layout.GRAB_ADDED | pfn
     assert segment.world.page_type.order(segment.mem, pfn) == order
     assert segment.field(pfn, segment.layout.F_LENGTH) == length
     assert pin_of(segment) == pfn | segment.layout.PIN_OWNED and is_idle(segment)
-    assert segment.filemap.add(ME, ENTRY + 1, ino, 7, length) == pfn
+    assert segment.filemap.add(ME, ENTRY + 1, ino, 7, 3, 0, size) == pfn
     assert segment.count(pfn) == 3 and segment.findings() == []
 
 
 def test_add_without_room_or_mapping_leaves_the_word_alone(segment):
-    assert segment.filemap.add(ME, ENTRY, 1 << 40, 7, PAGE) == segment.layout.GRAB_GONE
+    assert segment.filemap.add(ME, ENTRY, 1 << 40, 7, 0, 0, BYTES) == segment.layout.GRAB_GONE
     ino = open_object(segment)
     take_all(segment)
     before = [segment.read(segment.client.word_at(ME, n)) for n in range(segment.layout.OPS)]
-    assert segment.filemap.add(ME, ENTRY, ino, 7, PAGE) == segment.layout.GRAB_NOMEM
+    assert segment.filemap.add(ME, ENTRY, ino, 7, 0, 0, BYTES) == segment.layout.GRAB_NOMEM
     assert pin_of(segment) == 0
     assert [segment.read(segment.client.word_at(ME, n)) for n in range(segment.layout.OPS)] == before
 
 
 def test_finish_fill_and_lookup(segment):
     ino = open_object(segment)
-    pfn = segment.filemap.add(ME, ENTRY, ino, 7, PAGE) & NIL
+    pfn = segment.filemap.add(ME, ENTRY, ino, 7, 0, 0, BYTES) & NIL
     segment.filemap.finish_fill(ME, pfn)
     assert segment.flags.load(segment.at(pfn)) == segment.layout.PG_UPTODATE and is_idle(segment)
     segment.folio.release(ME, ENTRY, pfn)
@@ -391,7 +392,7 @@ def test_finish_fill_and_lookup(segment):
 @pytest.mark.parametrize(("explained", "flags"), [(False, "PG_ERROR"), (True, "PG_ERROR PG_REASON")])
 def test_withdraw_leaves_the_pin_alone(segment, explained, flags):
     ino = open_object(segment)
-    pfn = segment.filemap.add(ME, ENTRY, ino, 7, PAGE) & NIL
+    pfn = segment.filemap.add(ME, ENTRY, ino, 7, 0, 0, BYTES) & NIL
     segment.filemap.withdraw(ME, pfn, explained)
     assert segment.flags.load(segment.at(pfn)) == sum(getattr(segment.layout, flag) for flag in flags.split())
     assert segment.count(pfn) == 1 and pin_of(segment) == pfn | segment.layout.PIN_OWNED and is_idle(segment)
@@ -526,7 +527,7 @@ def _get(segment, me, key, index):
             return NIL, 0
         pfn = segment.filemap.find_get(me, ino, segment.mapping.head(ino), 1, index)
         if pfn == NIL:
-            found = segment.filemap.grab(me, ino, index, 0, PAGE)
+            found = segment.filemap.grab(me, ino, index, 0, 0, BYTES)
             if found == layout.GRAB_NOMEM:
                 return NIL, ino
             if found == layout.GRAB_GONE:

@@ -18,13 +18,13 @@ def bits(segment, flags):
 def filling(segment):
     """A folio that client ME fills."""
     ino = segment.open()
-    found = segment.filemap.grab(ME, ino, 3, 0, 100)
+    found = segment.filemap.grab(ME, ino, 3, 0, 0, 3 * 4096 + 100)
     return found & segment.layout.NIL
 
 
 def test_begin(segment):
     pfn = segment.page_alloc.alloc(ME, 0)
-    segment.folio.prepare(pfn, segment.layout.TYPE_FILE, 0, 1, 2, 3)
+    segment.folio.prepare(pfn, segment.layout.TYPE_FILE, 0, 0, 1, 2, 3)
     segment.fill.begin(3, pfn)
     assert segment.flags.load(segment.at(pfn)) == segment.layout.PG_LOCKED
     assert segment.field(pfn, segment.layout.F_OWNER) == 3

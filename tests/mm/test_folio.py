@@ -20,9 +20,9 @@ def test_prepare_sets_every_word_of_the_new_life(segment):
     for offset in range(4, 64, 4):
         if offset not in [getattr(segment.layout, name) for name in others]:
             segment.set_field(pfn, offset, 0xDEADBEEF)
-    segment.folio.prepare(pfn, FILE, 2, 1 << 40 | 5, 1 << 33, 16384)
+    segment.folio.prepare(pfn, FILE, 2, 1, 1 << 40 | 5, 1 << 33, 16384)
     words = {
-        "F_REF": FROZEN, "F_FLAGS": 0, "F_KIND": FILE | 2 << 8, "F_ATTACHED": 0, "F_LENGTH": 16384,
+        "F_REF": FROZEN, "F_FLAGS": 0, "F_KIND": FILE | 2 << 8 | 1 << 16, "F_ATTACHED": 0, "F_LENGTH": 16384,
         "F_BUDDY": 0, "F_QUEUE": 0, "F_USED": 0, "F_FREE": 0,
     }  # fmt: skip
     assert {name: segment.field(pfn, getattr(segment.layout, name)) for name in words} == words
@@ -83,7 +83,7 @@ def test_the_order_of_a_block_survives_its_destruction(segments, order):
 def test_the_destructor_of_a_page_of_objects_leaves_the_queues_alone(segment, type):
     """F_QUEUE means nothing in its descriptor and is ignored."""
     pfn = segment.page_alloc.alloc(ME, 0)
-    segment.folio.prepare(pfn, type, 0, 0, 0, 0)
+    segment.folio.prepare(pfn, type, 0, 0, 0, 0, 0)
     segment.set_field(pfn, segment.layout.F_QUEUE, 1)
     segment.page_ref.init(segment.at(pfn), 1)
     before = segment.buffer[segment.layout.LRU_LOCK : segment.layout.TABLE_LOCK]
@@ -126,7 +126,7 @@ def another_zero(segment, type, order):
     segment.folio.put(ME, pfn)
     assert segment.free() == 64
     assert segment.page_alloc.alloc(ME, order) == pfn  # T3
-    segment.folio.prepare(pfn, type, order, 0, 0, 0)
+    segment.folio.prepare(pfn, type, order, 0, 0, 0, 0)
     segment.page_ref.init(at, 1)
     segment.write(at, 0)
     assert segment.page_ref.freeze(at, 0)  # T1: the cmpxchg
@@ -155,7 +155,7 @@ def test_the_destructor_is_chosen_after_the_freeze(segments, between):
         assert segment.page_ref.try_get(at) == segment.layout.GOT
         segment.folio.put(ME, pfn)
         assert segment.page_alloc.alloc(ME, 2) == pfn
-        segment.folio.prepare(pfn, FILE, 2, 0, 0, 0)
+        segment.folio.prepare(pfn, FILE, 2, 0, 0, 0, 0)
         segment.page_ref.init(at, 1)
         segment.lru.add(ME, pfn, segment.layout.QUEUE_MAIN)
         segment.write(at, 0)  # its last holder is at the same point as we are

@@ -1,7 +1,7 @@
 """lru: the three queues, who is evicted, what is learnt, and making the queues again."""
 
 import pytest
-from world import ME
+from world import BYTES, ME
 
 NIL, FROZEN = 0xFFFFFFFF, 0x80000000
 NONE, NEW, SMALL, MAIN = 0, 1, 2, 3
@@ -483,7 +483,7 @@ def die(segment, patch, step):
 
 
 def an_insert(segment, ino):
-    pfn = segment.filemap.grab(ME, ino, 200, 0, 4096) & NIL
+    pfn = segment.filemap.grab(ME, ino, 200, 0, 0, BYTES) & NIL
     return lambda: segment.lru.insert(ME, pfn)
 
 

@@ -67,7 +67,7 @@ def test_the_record_says_what_was_opened(segment):
     assert segment.read64(record + layout.MAPPING_KEY) == 3 << 62
     assert segment.read64(record + layout.MAPPING_OBJECT_SIZE) == (1 << 52) + 1
     assert segment.read64(record + layout.MAPPING_INO) == ino
-    numbers = {"MAPPING_HEAD": 0, "MAPPING_FOLIOS": 0, "MAPPING_HEIGHT": 6, "MAPPING_ORDER": 4, "MAPPING_KEY_LENGTH": 7,
+    numbers = {"MAPPING_HEAD": 0, "MAPPING_FOLIOS": 0, "MAPPING_HEIGHT": 6, "MAPPING_UNIT_ORDER": 4, "MAPPING_KEY_LENGTH": 7,
                "MAPPING_VERSION_LENGTH": 2, "MAPPING_CHAIN": NIL}  # fmt: skip
     assert {name: segment.read(record + getattr(layout, name)) for name in numbers} == numbers
     assert bytes(segment.buffer[record + layout.MAPPING_TEXT :][:10]) == b"the/keyv1\0"

@@ -20,7 +20,7 @@ def world():
 class Operation:
     """One operation. ``begin`` prepares the segment; ``run`` is what the client is killed in."""
 
-    pages, folios, order = 16, 1, 0
+    pages, folios, order, span = 16, 1, 0, 0
     index = 0
     keys = (KEY, OTHER, NEW)
     is_in_use = False  # a living client has a folio that the dead one may name
@@ -28,7 +28,7 @@ class Operation:
     wanted = KEY  # the object that is read afterwards
 
     def make(self, world):
-        bench = Bench(world, self.pages, self.folios, self.order)
+        bench = Bench(world, self.pages, self.folios, self.order, self.span)
         self.begin(bench)
         return bench
 
@@ -180,6 +180,30 @@ class LoadLosing(Load):
         return "before", "store_release", 1, lambda: bench.load_all(REAPER, KEY, [0])
 
 
+class LoadSpan(Load):
+    """A folio of four units."""
+
+    folios, span, index = 16, 2, 8
+
+
+class LoadLargeSpan(Load):
+    """A folio of two units of two pages."""
+
+    folios, order, span, index = 8, 1, 1, 4
+
+
+class LoadSpanLosing(LoadSpan):
+    """Another inserts a folio of the last unit first, so that there is room for two."""
+
+    def interrupt(self, bench):
+        def load_small():
+            bench.span = 0
+            bench.load_all(REAPER, KEY, [11])
+            bench.span = self.span
+
+        return "before", "store_release", 1, load_small
+
+
 class FailedFill(Load):
     def run(self, bench):
         bench.fail_fill(DYING, bench.grab(DYING, 0, KEY, 0) & bench.layout.NIL)
@@ -199,6 +223,13 @@ class Evict(Operation):
 class EvictOneOfMany(Evict):
     def begin(self, bench):
         bench.load_all(REAPER, KEY, [4, 5])
+
+
+class EvictSpan(Evict):
+    span, index = 2, 4
+
+    def begin(self, bench):
+        bench.load_all(REAPER, KEY, [4])
 
 
 class EvictUsed(Evict):
@@ -228,6 +259,24 @@ class Remove(Release):
         with bench.operation(DYING):
             ino = bench.mapping.lookup(DYING, KEY, KEY + 1)
             bench.filemap.remove(DYING, ino, self.pfn)
+
+
+class TruncateSpan(Operation):
+    folios, span, index = 8, 1, 4
+
+    def begin(self, bench):
+        bench.load_all(REAPER, KEY, [0, 4])
+
+    def run(self, bench):
+        bench.truncate(DYING, KEY)
+
+
+class RemoveSpan(Remove):
+    folios, span, index = 8, 2, 0
+
+    def begin(self, bench):
+        bench.load_all(REAPER, KEY, [4])
+        Release.begin(self, bench)
 
 
 class OpenAndRelease(Operation):
@@ -328,7 +377,8 @@ OPERATIONS = {operation.__name__: operation for operation in (
     Hit, Miss, StaleSlot, StaleSlotReused, UnpublishedBehindTheGet, Release, ReleaseLast, ReleaseLastLarge, Load,
     LoadDeep, LoadDeepBeside, LoadLarge, LoadEvicting, LoadLargeEvicting, LoadWithoutRoom, LoadLosing, FailedFill,
     Evict, EvictOneOfMany, EvictUsed, Truncate, Remove, OpenAndRelease, OpenInOneChain, Shrink, Sweep, MakeTable,
-    MakeLargeTable, MoveIntoTable, LookupInTable, ReleaseTable,
+    MakeLargeTable, MoveIntoTable, LookupInTable, ReleaseTable, LoadSpan, LoadLargeSpan, LoadSpanLosing, EvictSpan,
+    TruncateSpan, RemoveSpan,
 )}  # fmt: skip
 
 
@@ -428,7 +478,10 @@ def works(operation, bench):
     bench.load(REAPER, 0, operation.wanted, operation.index)
 
 
-TWICE = ("StaleSlotReused", "ReleaseLast", "LoadDeepBeside", "LoadEvicting", "EvictOneOfMany", "Shrink", "ReleaseTable")
+TWICE = (
+    "StaleSlotReused", "ReleaseLast", "LoadDeepBeside", "LoadEvicting", "EvictOneOfMany", "Shrink", "ReleaseTable",
+    "LoadSpanLosing", "RemoveSpan",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("duty", [settles, adopts, works])

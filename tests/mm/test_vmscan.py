@@ -1,7 +1,7 @@
 """vmscan: which folios are evicted, and which never are."""
 
 import pytest
-from world import ME
+from world import BYTES, ME
 
 NIL, FROZEN = 0xFFFFFFFF, 0x80000000
 
@@ -173,7 +173,7 @@ def test_a_fill_in_flight_does_not_keep_reclaim_from_the_main_queue(segment):
     for pfn in segment.cache(cold, range(30)).values():
         segment.lru.remove(ME, pfn)
         segment.lru.add(ME, pfn, segment.layout.QUEUE_MAIN)
-    filling = segment.filemap.grab(ME, ino, 0, 3, 8 * 4096) & NIL
+    filling = segment.filemap.grab(ME, ino, 0, 3, 0, BYTES) & NIL
     assert segment.vmscan.shrink(ME, 5) == 5
     assert segment.count(filling) == 2
 
@@ -217,7 +217,7 @@ def fragmented(segment, spare):
     """Fill a pool with single pages, one pinned in each block of 8 except ``spare``, whose pages were used last."""
     ino = segment.open(folios=4096)
     pfns = {index: segment.hold(segment.add(ino, index)) for index in range(segment.pages - 8)}
-    while (found := segment.filemap.grab(ME, ino, len(pfns), 0, 4096)) & segment.layout.GRAB_ADDED:
+    while (found := segment.filemap.grab(ME, ino, len(pfns), 0, 0, BYTES)) & segment.layout.GRAB_ADDED:
         pfns[len(pfns)] = segment.hold(found & NIL)
         segment.filemap.complete(ME, found & NIL)
     keep = {}

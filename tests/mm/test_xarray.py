@@ -27,10 +27,13 @@ class Tree:
         self.limit = min(LIMIT, 1 << height * self.shift)
 
     def store(self, index, pfn):
-        return self.xarray.store(ME, self.head, self.height, index, pfn, 77)
+        return self.xarray.store(ME, self.head, self.height, index, 0, pfn, 77)
 
     def erase(self, index):
-        return self.xarray.erase(ME, self.head, self.height, index)
+        pfn = self.load(index)
+        erased = self.xarray.erase(ME, self.head, self.height, index, 0, pfn if pfn != NIL else 0)
+        assert bool(erased & self.layout.XA_CLEARED) == (pfn != NIL)
+        return erased & self.layout.XA_LEAKED == 0
 
     def slot(self, index):
         return self.xarray.find(self.head, self.height, index)

@@ -21,6 +21,7 @@ from foliocache.pool import geometry
 
 MODULES = loader.modules(CORE)
 PAGE = 4096
+BYTES = 1 << 60  # of an object whose end no test comes to
 ME = 1
 PATIENCE = 30  # seconds until a thread or process counts as hung
 
@@ -150,7 +151,7 @@ class Segment:
         """Make a live FILE folio with one reference, the caller's, in no mapping. Return its pfn."""
         pfn = self.page_alloc.alloc(ME, order)
         assert pfn != self.layout.NIL
-        self.folio.prepare(pfn, self.layout.TYPE_FILE, order, ino, index, 1)
+        self.folio.prepare(pfn, self.layout.TYPE_FILE, order, 0, ino, index, 1)
         self.page_ref.init(self.at(pfn), 1)
         return pfn
 
@@ -168,7 +169,7 @@ class Segment:
 
     def add(self, ino, index, order=0):
         """Grab and fill a folio that is not cached yet. Return its pfn, pinned."""
-        found = self.filemap.grab(ME, ino, index, order, PAGE << order)
+        found = self.filemap.grab(ME, ino, index, order, 0, BYTES)
         assert found & self.layout.GRAB_ADDED, hex(found)
         pfn = found & self.layout.NIL
         self.filemap.complete(ME, pfn)

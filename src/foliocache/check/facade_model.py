@@ -153,7 +153,8 @@ read64 = read32
 
 def write_bytes(mem: Mem, off: Loc, data: bytes, n: int) -> None:
     """Write text, such as a key, as one cell in one step."""
-    mem.write(off, bytes(data[:n]))
+    if n:
+        mem.write(off, bytes(data[:n]))
 
 
 record32 = store_relaxed

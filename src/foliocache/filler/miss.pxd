@@ -30,8 +30,8 @@ cdef class Filler:
     cdef object miss(self, Steps mapping, u64 index, u64 wanted)
     cdef object join(self, Steps mapping, lease, u64 index, u64 wanted)
     cdef object read_privately(self, Steps mapping, u64 index)
-    cdef int read_ahead_from(self, Steps mapping, u64 index) except -1
-    cdef object _join(self, Steps mapping, lease, u64 index)
+    cdef int read_ahead_from(self, Steps mapping, u64 first, u64 behind) except -1
+    cdef object _join(self, Steps mapping, lease, u64 index, u64 wanted)
     cdef int _raise_failure(self, Steps mapping, lease, u64 index) except -1
     cdef u64 _patience(self) except? 0
     cdef object _fill_missing(self, Steps mapping, lease, u64 index, u64 wanted)

@@ -135,30 +135,32 @@ cdef class Filler:
         return self.call_read, self.call_readinto, self.origin, self.concurrent
 
     cdef object miss(self, Steps mapping, u64 index, u64 wanted):
-        """A lease on folio index; ``wanted`` folios from it on are about to be asked for. Raises what the source raises."""
+        """A lease on unit index, and on those behind it in its folio up to ``wanted``, which are about to be asked for. Raises
+        what the source raises."""
         for _ in range(layout.GRAB_TRIES):
-            lease = mapping.grab(index)
+            lease = mapping.grab(index, wanted)
             if lease is None and mapping.reap():
-                lease = mapping.grab(index)  # dead processes still had some room
+                lease = mapping.grab(index, wanted)  # dead processes still had some room
             if lease is None:
                 break
             if mapping.is_filling(lease):
                 lease = self._fill_missing(mapping, lease, index, wanted)
                 if lease is None:
                     return self._read_late(mapping, index)
-                mapping.previous = index  # no use yet in reclaim's sense: a scan must not look like one
+                # It is no use yet in reclaim's sense: a scan must not look like one.
+                mapping.previous = index + mapping.units(lease) - 1
                 return lease
-            lease = self._join(mapping, lease, index)
+            lease = self._join(mapping, lease, index, wanted)
             if lease is not None:
                 return lease
         return self.read_privately(mapping, index)
 
     cdef object join(self, Steps mapping, lease, u64 index, u64 wanted):
         """As ``miss``, where another is filling the folio of a lease already."""
-        lease = self._join(mapping, lease, index)
+        lease = self._join(mapping, lease, index, wanted)
         return self.miss(mapping, index, wanted) if lease is None else lease
 
-    cdef object _join(self, Steps mapping, lease, u64 index):
+    cdef object _join(self, Steps mapping, lease, u64 index, u64 wanted):
         """The lease, once its folio is filled. None if the filler gave up; an exception if its source failed; privately read if
         it takes too long; filled here if the filler has died."""
         cdef bint nested = _nested(mapping, index, False) > 0
@@ -166,7 +168,8 @@ cdef class Filler:
             mapping.count(layout.COUNT_WAITS, 1)
         end = mapping.wait(lease, 0 if nested else self._patience())  # nested: this thread may be the one that fills it
         if end == OURS:
-            self._fill(mapping, lease, index, 1, None, None)
+            self._fill(mapping, lease, mapping.widen(lease), 1, None, None)
+            mapping.narrow(lease, index, wanted)
             mapping.reap()
         elif end == LATE:
             lease = None
@@ -176,7 +179,7 @@ cdef class Filler:
             return None
         elif end == FOREIGN:
             return self.read_privately(mapping, index)
-        mapping.previous = index
+        mapping.previous = index + mapping.units(lease) - 1
         return lease
 
     cdef int _raise_failure(self, Steps mapping, lease, u64 index) except -1:
@@ -226,23 +229,23 @@ cdef class Filler:
         return lease
 
     cdef object _plan(self, Steps mapping, u64 index, u64 wanted):
-        """How many folios to read from index on, and which one to mark, or None."""
+        """How many units to read from index on, and which one to mark, or None."""
         if self.queued_epoch != mapping.epoch():  # the requests of a parent are none of ours
             self.queued, self.queued_epoch = 0, mapping.epoch()
         if self.queued and self.queued_first <= index < self.queued_end:  # what is behind has been asked for
             return min(wanted, self.queued_end - index, self._request_folios(mapping, wanted)), None
         return self.readahead.on_miss(index, wanted, mapping.previous if mapping.previous < mapping.folios else None)
 
-    cdef int read_ahead_from(self, Steps mapping, u64 index) except -1:
-        """A hit on the folio that the last window marked: have the next window read."""
-        cdef u64 missing = index + 1
+    cdef int read_ahead_from(self, Steps mapping, u64 first, u64 behind) except -1:
+        """A hit on the folio of units first .. behind - 1, which the last window marked: have the next window read."""
+        cdef u64 missing = behind
         cdef u64 end
         if not self.concurrent:
             return 0
-        end = min(index + <u64>self.readahead.most, mapping.folios)
+        end = min(first + <u64>self.readahead.most, mapping.folios)
         while missing < end and mapping.probe(missing):
             missing += 1
-        start, count, mark = self.readahead.on_mark(index, missing)
+        start, count, mark = self.readahead.on_mark(first, behind, missing)
         return self._ask_ahead(mapping, start, min(<u64>start + <u64>count, mapping.folios), mark, True)
 
     def read_ahead(self, Steps mapping not None, u64 first, u64 end):
@@ -291,24 +294,25 @@ cdef class Filler:
     # Filling.
 
     cdef int _serve(self, Steps mapping, lease, u64 index, u64 end, mark, Request request) except -1:
-        """Fill the missing ones of folios index .. end - 1. lease: on the first of them, which is filling; or None."""
-        cdef u64 filled
+        """Fill the missing ones of units index .. end - 1. lease: on the first of them, which is filling; or None."""
         while index < end:
             if lease is None:
-                lease = mapping.grab(index)
+                lease = mapping.grab(index, end - index)
                 if lease is None:
                     break
-            filled = self._fill(mapping, lease, index, end - index, mark, request) if mapping.is_filling(lease) else 1
-            if request is not None and request.is_readahead:
-                mapping.count(layout.COUNT_READAHEAD, filled)
+            if mapping.is_filling(lease):
+                index += self._fill(mapping, lease, index, end - index, mark, request)
+            else:
+                index += mapping.units(lease)
             lease = None
-            index += filled
         return 0
 
     cdef u64 _fill(self, Steps mapping, lease, u64 index, u64 count, mark, Request request) except? 0:
-        """Fill folio index, whose lease is filling, and those behind it that can be added, at most ``count``: how many."""
+        """Fill the folio that begins at unit index, whose lease is filling, and those behind it that can be added, up to unit
+        index + count. Returns how many units."""
         cdef list run = [lease], reads = _reads()
-        cdef _Reading reading = _reading(mapping, index, count, False)
+        cdef _Reading reading = _reading(mapping, index, max(count, mapping.units(lease)), False)
+        cdef u64 units = 0
         reads.append(reading)
         try:
             self._extend(mapping, run, index, count)
@@ -321,32 +325,39 @@ cdef class Filler:
             raise
         finally:
             reads.remove(reading)
-        return len(run)
+        for lease in run:
+            units += mapping.units(lease)
+        return units
 
     cdef int _filled(self, Steps mapping, lease, u64 index, mark, Request request) except -1:
-        """Folio index has its content."""
-        mapping.complete(lease, mark is not None and index == mark)
-        if request is not None and index == request.first:
-            request.tell(None)
+        """The folio that begins at unit index has its content."""
+        mapping.complete(lease, mark is not None and index <= <u64>mark < index + mapping.units(lease))
+        if request is not None:
+            if index == request.first:
+                request.tell(None)
+            if request.is_readahead:
+                mapping.count(layout.COUNT_READAHEAD, 1)
         mapping.count(layout.COUNT_FILLS, 1)
-        mapping.count(layout.COUNT_FILL_BYTES, mapping.length(index))
+        mapping.count(layout.COUNT_FILL_BYTES, mapping.bytes(lease))
         return 0
 
     cdef int _extend(self, Steps mapping, list run, u64 index, u64 count) except -1:
-        """Add the missing folios right behind the first one, until ``count`` are in the run."""
-        cdef u64 behind
-        for behind in range(index + 1, min(index + count, mapping.folios)):
-            lease = mapping.grab(behind)
+        """Add missing folios right behind the first one, up to unit index + count."""
+        cdef u64 end = min(index + count, mapping.folios)
+        cdef u64 behind = index + mapping.units(run[0])
+        while behind < end:
+            lease = mapping.grab(behind, end - behind)
             if lease is None or not mapping.is_filling(lease):
                 break
             run.append(lease)
+            behind += mapping.units(lease)
         return 0
 
     cdef int _fill_run(self, Steps mapping, list run, u64 index, mark, Request request) except -1:
         """One call of the source for a whole run of folios, unless all that it has is ``readinto``, for one. A failure is
         written down for those who wait for one of them."""
         cdef bytes reason
-        cdef Py_ssize_t at
+        cdef u64 at = index
         lock = self._take_turn(mapping)
         try:
             if self.call_read_into is not None:
@@ -354,11 +365,14 @@ cdef class Filler:
             elif self.call_readinto is None or (self.call_read is not None and len(run) > 1):
                 self._read_run(mapping, run, index)
             else:
-                for at in range(<Py_ssize_t>len(run)):
-                    self._read_into_page(mapping, run[at], index + at)
+                for lease in run:
+                    self._read_into_page(mapping, lease, at)
+                    at += mapping.units(lease)
             if self.call_read_into is None:
-                for at in range(<Py_ssize_t>len(run)):
-                    self._filled(mapping, run[at], index + at, mark, request)
+                at = index
+                for lease in run:
+                    self._filled(mapping, lease, at, mark, request)
+                    at += mapping.units(lease)
         except Exception as error:
             reason = self.reason(error)
             if reason is not None:
@@ -372,24 +386,27 @@ cdef class Filler:
 
     cdef int _stream_run(self, Steps mapping, list run, u64 index, mark, Request request) except -1:
         """Each folio is completed as soon as the source has filled it."""
-        cdef u64 at = 0
+        cdef Py_ssize_t number = 0
+        cdef u64 at = index
         cdef list targets = [mapping.target(lease) for lease in run]
         cdef list views = [memoryview(target) for target in targets]
         answer = self.call_read_into(index * mapping.folio_size, views)
         try:
             for _ in answer:
-                if at == <u64>len(run):
+                if number == <Py_ssize_t>len(run):
                     break
-                self._release_view(views[at], targets[at])
-                self._filled(mapping, run[at], index + at, mark, request)
-                at += 1
-            if at < <u64>len(run):
-                raise self._short(mapping, at * mapping.folio_size, index * mapping.folio_size, len(run) * mapping.folio_size)
+                self._release_view(views[number], targets[number])
+                self._filled(mapping, run[number], at, mark, request)
+                at += mapping.units(run[number])
+                number += 1
+            if number < <Py_ssize_t>len(run):
+                raise self._short(mapping, (at - index) * mapping.folio_size, index * mapping.folio_size,
+                                  sum([mapping.bytes(lease) for lease in run]))
         finally:
             close = getattr(answer, "close", None)
             if close is not None:
                 close()
-            for view in views[at:]:
+            for view in views[number:]:
                 release(view)
         return 0
 
@@ -401,18 +418,17 @@ cdef class Filler:
 
     cdef int _read_run(self, Steps mapping, list run, u64 index) except -1:
         cdef Py_ssize_t at = 0, length = 0
-        cdef u64 behind, offset = index * mapping.folio_size
+        cdef u64 offset = index * mapping.folio_size
         cdef Py_buffer answer
-        for behind in range(index, index + <u64>len(run)):
-            length += mapping.length(behind)
+        for lease in run:
+            length += mapping.bytes(lease)
         content = self._read(offset, length)
         get_readable(content, &answer, self.key)
         try:
             self._check_length(mapping, answer.len, offset, length)
             for lease in run:
                 mapping.write(lease, <char *>answer.buf + at)
-                at += mapping.length(index)
-                index += 1
+                at += mapping.bytes(lease)
         finally:
             PyBuffer_Release(&answer)
         return 0
@@ -465,7 +481,7 @@ cdef class Filler:
             reads.remove(reading)
 
     cdef bytes _content(self, Steps mapping, u64 index):
-        """Folio index, from the source."""
+        """Unit index, from the source."""
         cdef u64 offset = index * mapping.folio_size
         cdef Py_ssize_t length = mapping.length(index)
         cdef Py_buffer answer

@@ -35,13 +35,13 @@ class Readahead:
         self.size = max(self.size, wanted)
         return self.size, self._mark()
 
-    def on_mark(self, index: int, next_missing: int) -> tuple[int, int, int | None]:
+    def on_mark(self, first: int, end: int, next_missing: int) -> tuple[int, int, int | None]:
         """Decide about a hit on a marked folio; ``next_missing`` is the first index after it that is not cached.
 
         Return the window to read: its first index, how many folios, and the index to mark.
         """
-        known = self.size and index == self.start + self.size - self.behind
-        self.start, self.size = next_missing, self._grown() if known else min(2 * max(next_missing - index, 1), self.most)
+        known = self.size and first <= self.start + self.size - self.behind < end
+        self.start, self.size = next_missing, self._grown() if known else min(2 * max(next_missing - first, 1), self.most)
         self.behind = self.size
         return self.start, self.size, self._mark()
 

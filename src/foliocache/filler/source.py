@@ -26,8 +26,8 @@ class Source(Protocol):
         offset
             Of the first byte, in bytes.
         buffers
-            Writable and contiguous. They are the pages themselves: no reference may be kept beyond the yield that reports them
-            full.
+            Writable and contiguous. They are the pages themselves: no reference may be kept beyond the yield that reports
+            them full.
 
         Yields
         ------

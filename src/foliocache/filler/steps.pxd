@@ -17,7 +17,11 @@ cdef class Steps:
 
     cdef bint probe(self, u64 index) except -1
     cdef Py_ssize_t length(self, u64 index) noexcept
-    cdef object grab(self, u64 index)
+    cdef object grab(self, u64 index, u64 count)
+    cdef u64 units(self, lease) noexcept
+    cdef Py_ssize_t bytes(self, lease) noexcept
+    cdef u64 widen(self, lease) noexcept
+    cdef void narrow(self, lease, u64 index, u64 count) noexcept
     cdef bint is_filling(self, lease) noexcept
     cdef int wait(self, lease, u64 timeout_ns) except -1
     cdef bytes explanation(self, lease)

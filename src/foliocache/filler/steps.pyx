@@ -9,22 +9,42 @@ from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
 
 cdef class Steps:
-    """The steps, of an object of ``size`` bytes in ``folios`` folios of ``folio_size`` bytes, the last one shorter.
+    """The steps, of an object of ``size`` bytes in ``folios`` units of ``folio_size`` bytes, the last one shorter.
 
-    ``previous`` is the folio that was used last, ``identity`` what the same object has in all its mappings here.
+    A lease is on some units of one folio. ``previous`` is the unit that was used last, ``identity`` what the same object has in
+    all its mappings here.
     """
 
     cdef bint probe(self, u64 index) except -1:
-        """True if folio index is cached and filled. It does not count as a use."""
+        """True if unit index is cached and filled. It does not count as a use."""
         raise NotImplementedError
 
     cdef Py_ssize_t length(self, u64 index) noexcept:
-        """Bytes of folio index."""
+        """Bytes of unit index."""
         return 0
 
-    cdef object grab(self, u64 index):
-        """A lease on folio index, which is added, and then ``is_filling``, if it is not there. None if the pool has no room."""
+    cdef object grab(self, u64 index, u64 count):
+        """A lease on unit index and those behind it in its folio, ``count`` at most. None if the pool has no room.
+
+        If there is no folio, one is added that begins there and is as large as fits: ``is_filling``, and the lease is on all of
+        it.
+        """
         raise NotImplementedError
+
+    cdef u64 units(self, lease) noexcept:
+        """How many units a lease has."""
+        return 0
+
+    cdef Py_ssize_t bytes(self, lease) noexcept:
+        """How many bytes a lease has."""
+        return 0
+
+    cdef u64 widen(self, lease) noexcept:
+        """After OURS: let the lease be on all of its folio, which is to be filled. Returns the folio's first unit."""
+        return 0
+
+    cdef void narrow(self, lease, u64 index, u64 count) noexcept:
+        """Let a lease on all of a folio be on unit index and those behind it, ``count`` at most."""
 
     cdef bint is_filling(self, lease) noexcept:
         """True if this process has to fill the lease's folio."""

@@ -4,8 +4,8 @@ Takes no lock and pins nothing, so it is exact only while nobody works on the se
 execution). What it holds against each other:
 
 - every page belongs to exactly one free block or one folio, and every one that is not a live folio's head is frozen;
-- every folio that a slot names says the same of itself, and every attached folio is named by exactly one slot;
-- every folio's count is its slot's reference (or its slab's), plus one for each pin in a ledger and each entry of a page table; but
+- every folio that a slot names says the same of itself, and every attached folio is named by exactly one slot for each of its units;
+- every folio's count is its slots' reference (or its slab's), plus one for each pin in a ledger and each entry of a page table; but
   for those that an operation under way (or a client that has not been reaped) names;
 - every cached folio is on a queue, where reclaim finds it; no lock is held by the dead, no page is in quarantine for nobody;
 - node and mapping counts, the table's chains, the slabs' pages and the queues' lengths are what is really there.
@@ -225,11 +225,14 @@ class Audit:
 
     def check_kind(self, pfn, type):
         """That no other word contradicts F_KIND."""
-        word, order = self.field(pfn, layout.F_KIND), page_type.order(self.mem, pfn)
-        if word != type | order << layout.ORDER_SHIFT:
+        word, order, span = self.field(pfn, layout.F_KIND), page_type.order(self.mem, pfn), page_type.span(self.mem, pfn)
+        most = min(order, layout.SPAN_MAX) if type == layout.TYPE_FILE else 0
+        if word != type | order << layout.ORDER_SHIFT | span << layout.SPAN_SHIFT or span > most:
             self.find("kind", f"pfn {pfn}", f"has kind {word:#x}, which cannot be")
         elif type != layout.TYPE_FILE and not page_type.is_private(self.mem, pfn, type):
             self.find("kind", f"pfn {pfn}", f"has kind {word:#x}, but belongs to ino {self.long(pfn, layout.F_INO):#x}")
+        elif type == layout.TYPE_FILE and self.long(pfn, layout.F_INDEX) & ((1 << span) - 1):
+            self.find("kind", f"pfn {pfn}", f"has 2^{span} units, but begins at index {self.long(pfn, layout.F_INDEX)}")
         elif type == layout.TYPE_FILE and self.field(pfn, layout.F_LENGTH) > 1 << atomics.page_shift(self.mem) + order:
             self.find("kind", f"pfn {pfn}", f"has order {order}, but {self.field(pfn, layout.F_LENGTH)} bytes")
 
@@ -270,7 +273,11 @@ class Audit:
             if self.queue(pfn) != layout.QUEUE_NONE:
                 self.queued.add(pfn)
             if owned:
-                self.attached[pfn] = (self.long(pfn, layout.F_INO), self.long(pfn, layout.F_INDEX))
+                self.attached[pfn] = (
+                    self.long(pfn, layout.F_INO),
+                    self.long(pfn, layout.F_INDEX),
+                    page_type.span(self.mem, pfn),
+                )
             self.check_reclaim(pfn, owned)
         elif type == layout.TYPE_TABLE:
             owned = 0  # its only reference is its owner's pin
@@ -297,16 +304,24 @@ class Audit:
             self.find("fill", f"pfn {pfn}", f"is being filled by client {owner}, which does not hold it")
 
     def check_place(self, pfn):
-        """That the slot of an attached folio names it."""
+        """That the slots of an attached folio name it."""
         if pfn not in self.attached:
             return
-        ino, index = self.attached[pfn]
-        slot = self.slot_of(ino, index)
-        record = slab.at(self.mem, layout.SLAB_MAPPINGS, ino & layout.OBJECT_MASK)
-        if slot and self.long(pfn, layout.F_DIGEST) != atomics.read64(self.mem, record + layout.MAPPING_DIGEST_LO):
+        ino, index, span = self.attached[pfn]
+        slots = [self.slot_of(ino, index + unit) for unit in range(1 << span)]
+        if all(slots):
+            self.check_owner(pfn, slab.at(self.mem, layout.SLAB_MAPPINGS, ino & layout.OBJECT_MASK), ino)
+        if not all(slot and xarray.load(self.mem, slot) == pfn for slot in slots):
+            self.find("slot", f"pfn {pfn}", "is attached, but not named by a slot for each of its units")
+
+    def check_owner(self, pfn, record, ino):
+        """That the words of an attached folio agree with its mapping's record."""
+        if self.long(pfn, layout.F_DIGEST) != atomics.read64(self.mem, record + layout.MAPPING_DIGEST_LO):
             self.find("object", f"pfn {pfn}", f"belongs to ino {ino:#x}, but to another object by its digest")
-        if not slot or xarray.load(self.mem, slot) != pfn:
-            self.find("slot", f"pfn {pfn}", "is attached, but no slot names it")
+        order, span = page_type.order(self.mem, pfn), page_type.span(self.mem, pfn)
+        unit = atomics.read32(self.mem, record + layout.MAPPING_UNIT_ORDER)
+        if order != unit + span if span else order > unit:  # the object's last unit alone may have fewer pages
+            self.find("kind", f"pfn {pfn}", f"has 2^{order} pages, but 2^{span} units of 2^{unit}")
 
     def slot_of(self, ino, index):
         """The offset of a folio's slot; 0 if the way there does not lead over records and nodes that are in use."""
@@ -396,18 +411,25 @@ class Audit:
         self.use_object(number, "mapping")
         if ino & layout.OBJECT_MASK != number:
             self.find("mapping", f"record {number:#x}", f"carries ino {ino:#x}, whose record is another")
-        found = list(self.walk_tree(record + layout.MAPPING_HEAD, height, 0, ino))
-        for index, pfn in found:
-            if self.attached.pop(pfn, None) != (ino, index):
-                self.find("slot", f"ino {ino:#x} index {index}", f"names pfn {pfn}, which is not that folio or is named twice")
-            elif self.long(pfn, layout.F_DIGEST) != atomics.read64(self.mem, record + layout.MAPPING_DIGEST_LO):
-                self.find("object", f"pfn {pfn}", f"belongs to ino {ino:#x}, but to another object by its digest")
+        found = {}
+        for index, pfn in self.walk_tree(record + layout.MAPPING_HEAD, height, 0, ino):
+            found[pfn] = found.get(pfn, 0) + 1
+            owner, first, span = self.attached.get(pfn, (0, 0, 0))
+            if owner != ino or not first <= index < first + (1 << span):
+                self.find("slot", f"ino {ino:#x} index {index}", f"names pfn {pfn}, which is not that folio")
+        for pfn, slots in found.items():
+            _, first, span = self.attached.pop(pfn, (0, 0, 0))
+            if slots != 1 << span:
+                self.find(
+                    "slot", f"ino {ino:#x} index {first}", f"has {slots} slots that name pfn {pfn}, which has 2^{span} units"
+                )
+            self.check_owner(pfn, record, ino)
         counted = atomics.load_relaxed(self.mem, record + layout.MAPPING_FOLIOS)
         if counted != len(found) or not found:
             self.find("mapping", f"ino {ino:#x}", f"{counted} folios counted, {len(found)} in the tree")
 
     def walk_tree(self, slot, level, index, ino):
-        """(index, pfn) of every entry below slot; checks the nodes on the way."""
+        """Yield (index, pfn) of every slot below slot that names a folio; check the nodes on the way."""
         entry = atomics.load_relaxed(self.mem, slot)
         if entry == 0:
             return
@@ -446,11 +468,10 @@ class Audit:
         version_length = min(atomics.read32(self.mem, record + layout.MAPPING_VERSION_LENGTH), layout.MAPPING_TEXT_MAX)
         text = memory.peek_bytes(record + layout.MAPPING_TEXT, layout.MAPPING_TEXT_MAX)
         size = atomics.read64(self.mem, record + layout.MAPPING_OBJECT_SIZE)
-        folio_size = 1 << atomics.page_shift(self.mem) + min(
-            atomics.read32(self.mem, record + layout.MAPPING_ORDER), layout.MAX_ORDER
-        )
+        unit_order = min(atomics.read32(self.mem, record + layout.MAPPING_UNIT_ORDER), layout.MAX_ORDER)
+        folio_size = 1 << atomics.page_shift(self.mem) + unit_order
         height = min(atomics.read32(self.mem, record + layout.MAPPING_HEIGHT), layout.XA_HEIGHT_MAX)
-        cached = [pfn for _, pfn in self.walk_tree(record + layout.MAPPING_HEAD, height, 0, 0)]
+        cached = {pfn for _, pfn in self.walk_tree(record + layout.MAPPING_HEAD, height, 0, 0)}
         return {
             "key": readable(text[:key_length]),
             "version": readable(text[key_length : key_length + version_length]),

@@ -1,20 +1,26 @@
 """Lookup, insert and removal of a mapping's folios.
 
-Lookup is optimistic and takes no lock:
+A folio has 2^span aligned units of its mapping, a slot of the index for each, and one reference for all of its slots.
 
-1. load the slot (``xarray.find``, ``load``);
+Lookup of a unit is optimistic and takes no lock:
+
+1. load the unit's slot (``xarray.find``, ``load``);
 2. get the folio that it names: one atomic add;
-3. load the slot again and compare the folio's own identity. On any difference put it and start over.
+3. load the slot again, and ask the folio for its identity: the mapping is right, and the unit is one of its own. On any difference put
+   it and start over.
+
+The folio's first unit and its span are loaded after the get (``first_of``, ``page_type.span``); what they were before may be of
+another life of its pages.
 
 Removal, under the mapping's tree lock (reclaim freezes first, see ``vmscan``):
 
-A. clear the slot; B. unlock; C. drop the slot's reference.
+A. clear all slots; B. unlock; C. drop the slots' reference.
 
 There are two interleavings that matter. If 2 comes before C, the count never reaches zero in between: the folio stays this one
-while the getter looks again, and the getter either sees it still published (it comes before A, and is right to return it) or
-puts it. If 2 comes after C, the folio may be frozen (2 fails), or be anything by now, but then A is visible to the getter,
-because C is a release and 2 an acquire of the same word's chain, so 3 finds a difference. Node memory may have been used
-again as well: the same slot may show the same pfn for another index or another mapping, which is why 3 asks the folio too.
+while the getter looks again, and the getter either sees the slot still filled (it comes before A, and is right to return the folio)
+or puts the folio. If 2 comes after C, the folio may be frozen (2 fails), or anything else by now, but then A is visible to the
+getter, because C is a release and 2 an acquire of the same word's chain, so 3 finds a difference. Node memory may have been used
+again as well: the same slot may hold the same pfn for another index or another mapping, which is why 3 asks the folio too.
 
 A miss proves nothing: ``grab`` looks again under the lock before it inserts. After the kernel's ``mm/filemap.c``.
 
@@ -25,13 +31,13 @@ no Python runs, no exception is raised and no signal handler is called within on
 import cython
 
 if not cython.compiled:
-    from . import atomics, client, fill, folio, layout, lru, mapping, page_ref, vmscan, xarray
+    from . import atomics, client, fill, folio, layout, lru, mapping, page_ref, page_type, vmscan, xarray
 
 
 def find_get(mem, me, ino, head, height, index):
-    """Pin the folio at index of ino's mapping: its pfn, or NIL for a miss, which may be false. head is ``mapping.head`` of ino.
+    """Pin the folio that has unit index of ino's mapping. Returns its pfn, or NIL for a miss, which may be false.
 
-    What is pinned is named in the slot of me: see ``client``.
+    head is ``mapping.head`` of ino; index is within the tree. The pinned folio is named in the slot of me: see ``client``.
     """
     for _ in range(layout.FIND_RETRIES):
         slot = xarray.find(mem, head, height, index)
@@ -51,14 +57,23 @@ def find_get(mem, me, ino, head, height, index):
     return layout.NIL
 
 
-def grab(mem, me, ino, index, order, length):
-    """Pin the folio at index, adding it if there is none.
+def first_of(mem, pfn):
+    """Return the first unit of a FILE folio that the caller holds. It has 2^span units (``page_type.span``), and F_LENGTH valid bytes."""
+    return atomics.read64(mem, atomics.folio_at(mem, pfn) + layout.F_INDEX)
 
-    Its pfn; with GRAB_ADDED when it is new: then it is locked, and the caller must fill it and call ``complete``, or withdraw
+
+def grab(mem, me, ino, index, order, span, size):
+    """Pin the folio that has unit index, adding it if there is none.
+
+    A unit has 2^order pages, and the object ``size`` bytes. A folio that is added has as many units as fit, aligned, around index: 2^span
+    at most, within the object, none of them cached yet, and no more than memory is found for. Only one at the object's end may have
+    fewer pages, the fewest that hold its bytes.
+
+    Returns its pfn, with GRAB_ADDED if it is new: then it is locked, and the caller must fill it and call ``complete``, or withdraw
     it (``remove``, then ``fill.fail``). The pin is named in the slot of me. GRAB_NOMEM: everything is in use. GRAB_GONE: the
-    mapping is gone, open it again.
+    mapping is gone, and has to be opened again.
     """
-    found = _grab(mem, me, ino, index, order, length)
+    found = _grab(mem, me, ino, index, order, span, size)
     if found == layout.GRAB_NOMEM:
         mapping.release(mem, me, ino)
     return found
@@ -67,8 +82,8 @@ def grab(mem, me, ino, index, order, length):
 def complete(mem, me, pfn):
     """End a fill: the content is there.
 
-    Only now reclaim may consider the folio. While it was being filled it was no candidate, and on a queue it could only have been
-    in the way of those that are. If the queues' lock is refused, it is left named, and out of the cache with the name.
+    Reclaim considers the folio from now on. While it was being filled it could not be evicted, and on a queue it would only have been in
+    the way of others. If the queues' lock is refused, it is left named, and the reaper takes it out of the cache with the name.
     """
     fill.complete(mem, pfn)
     if not lru.insert(mem, me, pfn):
@@ -76,7 +91,7 @@ def complete(mem, me, pfn):
 
 
 def remove(mem, me, ino, pfn):
-    """Withdraw one folio that the caller holds from its mapping, if it is still in it. False if the lock is refused: it stays."""
+    """Withdraw one folio that the caller holds from its mapping, if it is still in it. Returns False if the lock is refused: it stays."""
     got = mapping.lock(mem, me, ino)
     if got != layout.TREE_LOCKED:
         return got == layout.TREE_GONE
@@ -94,10 +109,9 @@ def remove(mem, me, ino, pfn):
 
 
 def truncate(mem, me, ino, last):
-    """Withdraw every folio with an index of 0 .. last. Leases that are out keep theirs; one inserted meanwhile may stay.
+    """Withdraw every folio that has one of the units 0 .. last. Holders keep theirs; a folio inserted meanwhile may stay.
 
-    The lock is taken for each folio anew, and what is looked through under it is the tree: the rest of 0 .. last is not. False if a
-    lock is refused: some may stay.
+    The lock is taken anew for each folio. Indices beyond the tree are not looked at. Returns False if a lock is refused: some may stay.
     """
     index = 0
     while index <= last:
@@ -121,7 +135,7 @@ def truncate(mem, me, ino, last):
 
 
 def lookup(mem, me, n, ino, head, height, index):
-    """As find_get, as an operation of its own; the pin is word n of the ledger."""
+    """As ``find_get``, as an operation of its own; the pin is word n of the ledger."""
     client.op_begin(mem, me)
     pfn = find_get(mem, me, ino, head, height, index)
     if pfn == layout.NIL:
@@ -131,15 +145,10 @@ def lookup(mem, me, n, ino, head, height, index):
     return pfn
 
 
-def add(mem, me, n, ino, index, length):
-    """As grab, as an operation of its own, with the smallest folio that holds length bytes; the pin is word n of the ledger."""
-    order = 0
-    size = 1 << atomics.page_shift(mem)
-    while size < length:
-        size <<= 1
-        order += 1
+def add(mem, me, n, ino, index, order, span, size):
+    """As ``grab``, as an operation of its own; the pin is word n of the ledger."""
     client.op_begin(mem, me)
-    found = grab(mem, me, ino, index, order, length)
+    found = grab(mem, me, ino, index, order, span, size)
     if found != layout.GRAB_NOMEM and found != layout.GRAB_GONE:
         client.hold(mem, me, n, found & layout.NIL)
     client.op_end(mem, me)
@@ -147,16 +156,18 @@ def add(mem, me, n, ino, index, length):
 
 
 def finish_fill(mem, me, pfn):
-    """As complete, as an operation of its own: a folio that this client pins and fills has its content."""
+    """As ``complete``, as an operation of its own: a folio that this client pins and fills has its content."""
     client.op_begin(mem, me)
     complete(mem, me, pfn)
     client.op_end(mem, me)
 
 
 def withdraw(mem, me, pfn, explained):
-    """Give up the fill of a folio that this client pins, as an operation of its own: out of its mapping, and whoever waits is woken.
-    The pin stays. explained: its first bytes say why (``fill.explain``). If a lock is refused, the folio stays, too, and whoever waits
-    for it takes the filler's place."""
+    """Give up the fill of a folio that this client pins, as an operation of its own: it leaves its mapping, and its waiters are woken.
+
+    The pin stays. explained: its first bytes say why (``fill.explain``). If a lock is refused, the folio stays in its mapping, and one of
+    its waiters becomes the filler.
+    """
     client.op_begin(mem, me)
     if not remove(mem, me, atomics.read64(mem, atomics.folio_at(mem, pfn) + layout.F_INO), pfn):
         fill.abandon(mem, me, pfn)
@@ -168,7 +179,8 @@ def withdraw(mem, me, pfn, explained):
 
 
 def invalidate(mem, me, digest_lo, digest_hi, last):
-    """As truncate, as an operation of its own, of the object with this digest, if anything of it is cached. False if a lock is refused."""
+    """As ``truncate``, as an operation of its own, of the object with this digest, if anything of it is cached. Returns False if a lock is
+    refused."""
     client.op_begin(mem, me)
     ino = mapping.lookup(mem, me, digest_lo, digest_hi)
     done = ino != layout.INO_BUSY and (ino == 0 or truncate(mem, me, ino, last))
@@ -177,10 +189,11 @@ def invalidate(mem, me, digest_lo, digest_hi, last):
 
 
 def forget(mem, me, key, before):
-    """Withdraw some version of the object whose key has this digest, as an operation of its own: its ino, 0 if there is none, INO_BUSY if a
-    lock is refused.
+    """Withdraw one version of the object whose key has this digest, as an operation of its own. Returns its ino; 0 if there is none;
+    INO_BUSY if a lock is refused.
 
-    Once more until that is 0. With the ino that is found again (before, from the last time), nothing is done: it is being filled anew.
+    To be called until it returns 0, each time with the ino that it has returned last (before). If it finds that one again, it does
+    nothing: the version is being filled anew.
     """
     client.op_begin(mem, me)
     ino = mapping.find_key(mem, me, key)
@@ -191,7 +204,7 @@ def forget(mem, me, key, before):
 
 
 def open(mem, me, digest_lo, digest_hi, key, size, order, height, text, key_length, version_length):
-    """As mapping.open, as an operation of its own, which evicts if the record has no room otherwise."""
+    """As ``mapping.open``, as an operation of its own, which evicts if there is no memory for the record. order is that of a unit."""
     client.op_begin(mem, me)
     for _ in range(layout.SHRINK_TRIES):
         ino = mapping.open(mem, me, digest_lo, digest_hi, key, size, order, height, text, key_length, version_length)
@@ -202,30 +215,29 @@ def open(mem, me, digest_lo, digest_hi, key, size, order, height, text, key_leng
 
 
 def resolve(mem, me, digest_lo, digest_hi):
-    """As mapping.lookup, as an operation of its own; 0 also if the lock is refused."""
+    """As ``mapping.lookup``, as an operation of its own; 0 also if the lock is refused."""
     client.op_begin(mem, me)
     ino = mapping.lookup(mem, me, digest_lo, digest_hi)
     client.op_end(mem, me)
     return ino if ino != layout.INO_BUSY else 0
 
 
-def _grab(mem, me, ino, index, order, length):
-    for _ in range(layout.SHRINK_TRIES):
+def _grab(mem, me, ino, index, order, span, size):
+    for _ in range(layout.SHRINK_TRIES + span):
         got = mapping.lock(mem, me, ino)
         if got != layout.TREE_LOCKED:
             return layout.GRAB_GONE if got == layout.TREE_GONE else layout.GRAB_NOMEM
         pfn = _find_locked(mem, me, ino, index)
+        # Worked out in every round: another client's folio in the way is not at index, so the same span would lose again.
+        room = mapping.room(mem, ino, index, span, (size - 1) >> (atomics.page_shift(mem) + order)) if pfn == layout.NIL else 0
         mapping.unlock(mem, ino)
         if pfn != layout.NIL:
             return pfn
-        pfn = vmscan.alloc_folio(mem, me, order)
+        pfn = _alloc(mem, me, index, order, room, size)
         if pfn == layout.NIL:
             return layout.GRAB_NOMEM
-        folio.prepare(mem, pfn, layout.TYPE_FILE, order, ino, index, length)
-        fill.begin(mem, me, pfn)
-        client.announce(mem, me, pfn)  # a second time, for a second reference
-        page_ref.init(mem, atomics.folio_at(mem, pfn), 2)  # the slot's and the caller's
-        status = _insert(mem, me, ino, index, pfn)
+        first = _prepare(mem, me, pfn, ino, index, order, size)
+        status = _insert(mem, me, ino, first, pfn)
         if status == layout.XA_OK:
             client.retract(mem, me, pfn)
             return layout.GRAB_ADDED | pfn
@@ -237,18 +249,56 @@ def _grab(mem, me, ino, index, order, length):
     return layout.GRAB_NOMEM
 
 
-def _find_locked(mem, me, ino, index):
-    """``find_get`` under the tree lock, where a miss is none that may be false.
+def _alloc(mem, me, index, order, span, size):
+    """Return a frozen block for 2^span units around index, or for fewer if there is no room for as many; NIL if there is none for one."""
+    while span > 0:
+        pfn = vmscan.try_alloc(mem, me, order + span)
+        if pfn != layout.NIL:
+            return pfn
+        span -= 1
+    length = _length(mem, index, order, 0, size)
+    smallest = 0
+    block = 1 << atomics.page_shift(mem)
+    while block < length:
+        block <<= 1
+        smallest += 1
+    return vmscan.alloc_folio(mem, me, smallest)
 
-    The slot's own reference cannot go, so the first round finds what is there. It is asked for its identity all the same: the slot
-    may be damaged. Such a folio, and a saturated one, is as good as none: the insert will lose, and the caller reads privately.
+
+def _prepare(mem, me, pfn, ino, index, order, size):
+    """Make a folio of a block: locked for its filler, live, with a reference for its slots and one for the caller. Returns its first unit.
+
+    More than one unit fill the block, so its order says how many they are.
+    """
+    pages = page_type.order(mem, pfn)
+    span = pages - min(pages, order)
+    first = index >> span << span
+    folio.prepare(mem, pfn, layout.TYPE_FILE, pages, span, ino, first, _length(mem, first, order, span, size))
+    fill.begin(mem, me, pfn)
+    client.announce(mem, me, pfn)  # a second time, for a second reference
+    page_ref.init(mem, atomics.folio_at(mem, pfn), 2)
+    return first
+
+
+def _length(mem, first, order, span, size):
+    """Return the bytes of 2^span units from first on, up to the end of the object."""
+    unit = atomics.page_shift(mem) + order
+    whole = 1 << (unit + span)
+    return min(whole, size - (first << unit))
+
+
+def _find_locked(mem, me, ino, index):
+    """As ``find_get``, under the tree lock, where no miss is false.
+
+    The slots' own reference cannot go, so the first round finds what is there. It is asked for its identity all the same: the slot
+    may be damaged. A folio that is not the right one, and a saturated one, counts as none: the insert will lose, and the caller reads
+    privately.
     """
     return find_get(mem, me, ino, mapping.head(mem, ino), mapping.height(mem, ino), index)
 
 
 def _insert(mem, me, ino, index, pfn):
-    """As mapping.insert; XA_EXISTS also stands for a mapping that went meanwhile, or a lock that is refused, which the next round finds
-    out."""
+    """As ``mapping.insert``; XA_EXISTS also stands for a mapping that is gone, or a lock that is refused, which the next round finds out."""
     if mapping.lock(mem, me, ino) != layout.TREE_LOCKED:
         return layout.XA_EXISTS
     status = mapping.insert(mem, me, ino, index, pfn)

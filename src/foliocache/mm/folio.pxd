@@ -4,7 +4,7 @@ from . cimport atomics, client, flags, layout, lru, page_alloc, page_ref, page_t
 from .atomics cimport mem_t
 
 
-cpdef void prepare(mem_t mem, u32 pfn, u32 type, u32 order, u64 ino, u64 index, u32 length) noexcept nogil
+cpdef void prepare(mem_t mem, u32 pfn, u32 type, u32 order, u32 span, u64 ino, u64 index, u32 length) noexcept nogil
 cpdef bint put(mem_t mem, u32 me, u32 pfn) noexcept nogil  # inline
 cpdef bint release(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil  # inline
 cpdef bint destroy(mem_t mem, u32 me, u32 pfn) noexcept nogil

@@ -21,14 +21,15 @@ if not cython.compiled:
     from . import atomics, client, flags, layout, lru, page_alloc, page_ref, page_type
 
 
-def prepare(mem, pfn, type, order, ino, index, length):
-    """Set up a frozen folio for a new life; ``page_ref.init`` comes next. index, and length in valid bytes, are for FILE.
+def prepare(mem, pfn, type, order, span, ino, index, length):
+    """Set up a frozen folio for a new life; ``page_ref.init`` comes next. span, index (of the first unit), and length in valid
+    bytes, are for FILE.
 
     No word of the former life is reused: its owner may have been killed anywhere at the end of that life. F_QUEUE is the
     exception: ``destroy`` clears it before the block is free.
     """
     folio = atomics.folio_at(mem, pfn)
-    page_type.set(mem, pfn, type, order)
+    page_type.set(mem, pfn, type, order, span)
     atomics.write64(mem, folio + layout.F_INO, ino)
     atomics.write64(mem, folio + layout.F_INDEX, index)
     atomics.store_relaxed(mem, folio + layout.F_ATTACHED, 0)
@@ -67,15 +68,18 @@ def destroy(mem, me, pfn):
     order = page_type.order(mem, pfn)
     if page_type.type(mem, pfn) == layout.TYPE_FILE and not lru.remove(mem, me, pfn):
         return False
-    page_type.set(mem, pfn, layout.TYPE_NONE, order)
+    page_type.set(mem, pfn, layout.TYPE_NONE, order, 0)
     return page_alloc.free(mem, me, pfn, order)
 
 
 def is_identity(mem, pfn, ino, index):
-    """True if a folio that the caller holds is the one that it looked for: the second half of the re-check.
+    """True if a folio that the caller holds has the unit that it looked for: the second half of the re-check.
 
     Plain loads: these words are written while the folio is frozen, and the caller's get was ordered after the ``init`` that
-    ended that. Only FILE folios have an ino other than 0.
+    ended that. Only FILE folios have an ino other than 0. An index before the folio's first unit wraps (or is negative, in
+    Python): it is not 0 after the shift.
     """
     folio = atomics.folio_at(mem, pfn)
-    return atomics.read64(mem, folio + layout.F_INO) == ino and atomics.read64(mem, folio + layout.F_INDEX) == index
+    if atomics.read64(mem, folio + layout.F_INO) != ino:
+        return False
+    return (index - atomics.read64(mem, folio + layout.F_INDEX)) >> page_type.span(mem, pfn) == 0

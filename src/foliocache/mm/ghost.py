@@ -1,12 +1,13 @@
-"""Ghosts: what is remembered of folios that reclaim has evicted. One word each; LRU_LOCK guards them all.
+"""Ghosts: what is remembered of folios that reclaim has evicted. One word for each unit; LRU_LOCK guards them all.
 
-A word contains a fingerprint of the object's digest and the folio's index, why the folio was evicted (its *verdict*), its heat,
-and the time of the eviction in ticks (``layout``, "A ghost's word"). The digest is used because it stays the same when an
-object's record is dropped with its last folio and later recreated; the ino does not.
+A word contains a fingerprint of the object's digest and the unit's index, why the folio was evicted (its *verdict*), its
+heat, and the time of the eviction in ticks (``layout``, "A ghost's word"). A ghost is a unit's, and not a folio's, so that it
+is found when what was evicted as one folio is read again as several, or as a part of a larger one. The digest is used because
+it stays the same when an object's record is dropped with its last folio and recreated; the ino does not.
 
 The table is divided into sets of GHOST_WAYS words. A ghost may be anywhere in the set that its hash selects, and replaces the
-oldest there. The table has a word for each page of the pool, and folios of 2^order pages use 1 / 2^order of it. So about as
-many evictions are remembered as such folios fit into the pool; remembering more would not help, because a folio that comes back
+oldest there. The table has a word for each page of the pool, and units of 2^order pages use 1 / 2^order of it. So about as
+many evictions are remembered as such units fit into the pool; remembering more would not help, because a folio that comes back
 later than that would have been evicted in the meantime. Old ghosts are overwritten, so no list is needed. Any content of the
 table is valid: a wrong word is a wrong guess about one folio.
 """

@@ -103,8 +103,11 @@
 #define FC_TYPE_NODE 0x2u
 #define FC_TYPE_INODE 0x3u
 #define FC_TYPE_TABLE 0x4u
-#define FC_ORDER_SHIFT 0x8u
 #define FC_TYPE_MASK 0xffu
+#define FC_ORDER_SHIFT 0x8u
+#define FC_ORDER_MASK 0xffu
+#define FC_SPAN_SHIFT 0x10u
+#define FC_SPAN_MASK 0x7u
 #define FC_PG_LOCKED 0x1u
 #define FC_PG_WAITERS 0x2u
 #define FC_PG_UPTODATE 0x4u
@@ -171,6 +174,7 @@
 #define FC_BLOCKS_MAX 0x40u
 #define FC_NODE_SHIFT 0x6u
 #define FC_NODE_MASK 0x3fu
+#define FC_SPAN_MAX 0x4u
 #define FC_NODE_COUNT 0x0u
 #define FC_OBJECT_NEXT 0x4u
 #define FC_OBJECT_FREE 0x80000000u
@@ -188,8 +192,9 @@
 #define FC_XA_EXISTS 0x1u
 #define FC_XA_NOMEM 0x2u
 #define FC_XA_BROKEN 0x3u
-#define FC_XA_CLEARED 0x1u
-#define FC_XA_LEAKED 0x2u
+#define FC_XA_COUNT 0xffu
+#define FC_XA_CLEARED 0x100u
+#define FC_XA_LEAKED 0x200u
 #define FC_CHAIN_MAX 0x3e8u
 #define FC_TREE_GONE 0x0u
 #define FC_TREE_LOCKED 0x1u
@@ -201,7 +206,7 @@
 #define FC_MAPPING_OBJECT_SIZE 0x20u
 #define FC_MAPPING_FOLIOS 0x28u
 #define FC_MAPPING_HEIGHT 0x2cu
-#define FC_MAPPING_ORDER 0x30u
+#define FC_MAPPING_UNIT_ORDER 0x30u
 #define FC_MAPPING_CHAIN 0x34u
 #define FC_MAPPING_KEY_LENGTH 0x38u
 #define FC_MAPPING_VERSION_LENGTH 0x3cu

@@ -119,11 +119,11 @@ HEADER_SIZE = TREE_LOCK + TREE_LOCKS * LINE
 FOLIO_SIZE = 64
 F_REF = 0  # page_ref
 F_FLAGS = 4  # flags
-F_KIND = 8  # type | order << 8
+F_KIND = 8  # type | order << 8 | span << 16
 F_OWNER = 12  # the client that fills it, while PG_LOCKED is set (fill)
 F_INO = 16  # 64 bits: identity, with F_INDEX
-F_INDEX = 24  # 64 bits
-F_ATTACHED = 32  # tree lock: 1 while a slot of its mapping's XArray names it
+F_INDEX = 24  # 64 bits: the first of its units
+F_ATTACHED = 32  # tree lock: 1 while the slots of its mapping's XArray name it
 F_LENGTH = 36  # valid bytes
 F_PREV = 40  # list links: page_alloc's lock when free, lru's for FILE, the slab's for NODE and INODE
 F_NEXT = 44
@@ -146,8 +146,11 @@ TYPE_FILE = 1
 TYPE_NODE = 2
 TYPE_INODE = 3
 TYPE_TABLE = 4
-ORDER_SHIFT = 8
 TYPE_MASK = 0xFF
+ORDER_SHIFT = 8
+ORDER_MASK = 0xFF
+SPAN_SHIFT = 16
+SPAN_MASK = 7
 
 # Flags, in F_FLAGS.
 PG_LOCKED = 1
@@ -227,6 +230,7 @@ BLOCKS_MAX = 64
 # XArray node, an object of slab SLAB_NODES. Readers access only the slots.
 NODE_SHIFT = 6
 NODE_MASK = (1 << NODE_SHIFT) - 1
+SPAN_MAX = min(4, NODE_SHIFT)  # a folio of FILE has 2^span units, and their slots are in one leaf
 NODE_COUNT = 0
 OBJECT_NEXT = 4  # at this offset in every slab object: 0 in use; OBJECT_FREE | next free object of the page, + 1
 OBJECT_FREE = 0x80000000
@@ -245,8 +249,9 @@ XA_OK = 0
 XA_EXISTS = 1
 XA_NOMEM = 2
 XA_BROKEN = 3
-XA_CLEARED = 1
-XA_LEAKED = 2
+XA_COUNT = 0xFF
+XA_CLEARED = 0x100
+XA_LEAKED = 0x200
 
 # Mapping record, an object of slab SLAB_MAPPINGS. A hash chain has at most CHAIN_MAX records; the mean is four.
 CHAIN_MAX = 1000
@@ -260,7 +265,7 @@ MAPPING_DIGEST_HI = 24
 MAPPING_OBJECT_SIZE = 32
 MAPPING_FOLIOS = 40
 MAPPING_HEIGHT = 44
-MAPPING_ORDER = 48
+MAPPING_UNIT_ORDER = 48
 MAPPING_CHAIN = 52
 MAPPING_KEY_LENGTH = 56
 MAPPING_VERSION_LENGTH = 60

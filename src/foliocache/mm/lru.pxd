@@ -36,10 +36,13 @@ cdef u32 _outdated(mem_t mem) noexcept nogil
 cdef bint _harvest_referenced(mem_t mem, u32 pfn) noexcept nogil
 @cython.locals(dead=bint)
 cdef u32 _leave(mem_t mem, u32 me, u32 pfn, u32 verdict) noexcept nogil
-@cython.locals(digest=u64, index=u64, order=u32, verdict=u32)
+@cython.locals(digest=u64, index=u64, order=u32, span=u32, verdict=u32, unit=u32)
 cdef void _remember(mem_t mem, u32 pfn) noexcept nogil
-@cython.locals(digest=u64, index=u64, left=u32, verdict=u32)
+@cython.locals(digest=u64, index=u64, order=u32, span=u32, heat=u32, unit=u32)
 cdef u32 _recall(mem_t mem, u32 pfn) noexcept nogil
+@cython.locals(left=u32, verdict=u32)
+cdef u32 _recall_unit(mem_t mem, u64 digest, u64 index, u32 order) noexcept nogil
+cdef u32 _span(mem_t mem, u32 pfn) noexcept nogil
 @cython.locals(rivals=u32, small=u32, worth=bint, word=u32)
 cdef void _learn(mem_t mem) noexcept nogil
 @cython.locals(unused=bint, others=bint, useless=u32, word=u32)

@@ -280,13 +280,14 @@ def _leave(mem, me, pfn, verdict):
 
 
 def _remember(mem, pfn):
-    """Store a ghost of an evicted folio, and count the eviction."""
+    """Store a ghost of each unit of an evicted folio, and count the eviction."""
     folio = atomics.folio_at(mem, pfn)
     digest, index = atomics.read64(mem, folio + layout.F_DIGEST), atomics.read64(mem, folio + layout.F_INDEX)
-    order, verdict = page_type.order(mem, pfn), _verdict(mem, pfn)
-    ghost.remember(mem, digest, index, order, verdict, _heat(mem, pfn), _tick(mem))
-    _bump(mem, layout.LRU_EVICTED + 4 * verdict, layout.EVENT)
-    _bump(mem, layout.LRU_GONE, verdict != layout.VERDICT_BEATEN)
+    order, span, verdict = page_type.order(mem, pfn), _span(mem, pfn), _verdict(mem, pfn)
+    for unit in range(1 << span):
+        ghost.remember(mem, digest, index + unit, order - span, verdict, _heat(mem, pfn), _tick(mem))
+    _bump(mem, layout.LRU_EVICTED + 4 * verdict, layout.EVENT << span)
+    _bump(mem, layout.LRU_GONE, 1 << span if verdict != layout.VERDICT_BEATEN else 0)
     _bump(mem, layout.LRU_CLOCK, 1 << order)
     _pass_hand(mem, 1 << order)
     if _evicted_since(mem, layout.LRU_LEARNT) * layout.LEARN_SHARE >= cached(mem):
@@ -296,11 +297,19 @@ def _remember(mem, pfn):
 
 
 def _recall(mem, pfn):
-    """Return the heat of a new folio: a degree more than its ghost's, or 0 if it has no ghost, or one that was beaten in
-    main."""
+    """Return the heat of a new folio: that of its hottest unit."""
     folio = atomics.folio_at(mem, pfn)
     digest, index = atomics.read64(mem, folio + layout.F_DIGEST), atomics.read64(mem, folio + layout.F_INDEX)
-    left = ghost.take(mem, digest, index, page_type.order(mem, pfn), _tick(mem))
+    order, span = page_type.order(mem, pfn), _span(mem, pfn)
+    heat = 0
+    for unit in range(1 << span):
+        heat = max(heat, _recall_unit(mem, digest, index + unit, order - span))
+    return heat
+
+
+def _recall_unit(mem, digest, index, order):
+    """Return the heat of a new unit: a degree more than its ghost's; 0 without a ghost, or if it was beaten in main."""
+    left = ghost.take(mem, digest, index, order, _tick(mem))
     if left == 0:
         return 0
     verdict = left & layout.VERDICT_MASK
@@ -310,6 +319,11 @@ def _recall(mem, pfn):
         return 0
     _bump(mem, layout.LRU_AGAIN, 1)
     return min((left >> layout.GHOST_HEAT_SHIFT & layout.HEAT_MAX) + 1, layout.HEAT_MAX)
+
+
+def _span(mem, pfn):
+    """Return the span of a folio; no more than its order, if its words are damaged."""
+    return min(page_type.span(mem, pfn), min(page_type.order(mem, pfn), layout.SPAN_MAX))
 
 
 def _learn(mem):

@@ -35,8 +35,10 @@ cpdef u32 height(mem_t mem, u64 ino) noexcept nogil
 cpdef u64 last_index(mem_t mem, u64 ino) noexcept nogil
 cpdef u32 find(mem_t mem, u64 ino, u64 index) noexcept nogil
 cpdef u64 next_index(mem_t mem, u64 ino, u64 index, u64 last) noexcept nogil
+cpdef u32 room(mem_t mem, u64 ino, u64 index, u32 span, u64 last) noexcept nogil
 @cython.locals(status=u32)
 cpdef u32 insert(mem_t mem, u32 me, u64 ino, u64 index, u32 pfn) noexcept nogil
+@cython.locals(span=u32, erased=u32)
 cpdef u32 remove(mem_t mem, u32 me, u64 ino, u32 pfn) noexcept nogil
 @cython.locals(got=u32)
 cdef bint _lock_table(mem_t mem, u32 me) noexcept nogil

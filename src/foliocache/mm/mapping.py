@@ -172,27 +172,34 @@ def height(mem, ino):
 
 
 def last_index(mem, ino):
-    """The last index that the tree has a place for. Beyond it a walk would come to other indices' slots."""
+    """Return the last index that the tree has a slot for. A walk for one beyond it would come to another index's slot."""
     bits = height(mem, ino) * layout.NODE_SHIFT
     return layout.HASH_MASK >> (64 - bits) if bits else 0
 
 
 def find(mem, ino, index):
-    """The pfn at index, or NIL; under the tree lock, which keeps it there."""
+    """Return the pfn at index, or NIL; under the tree lock, which keeps it there."""
     slot = xarray.find(mem, head(mem, ino), height(mem, ino), index)
     return xarray.load(mem, slot) if slot else layout.NIL
 
 
 def next_index(mem, ino, index, last):
-    """The first index in index .. last that is cached, or last + 1; under the tree lock."""
+    """Return the first index in index .. last that is cached, or last + 1; under the tree lock."""
     return xarray.next_index(mem, head(mem, ino), height(mem, ino), index, last)
 
 
+def room(mem, ino, index, span, last):
+    """As ``xarray.room``, within the tree; under the tree lock."""
+    return xarray.room(mem, head(mem, ino), height(mem, ino), index, span, min(last, last_index(mem, ino)))
+
+
 def insert(mem, me, ino, index, pfn):
-    """Give a folio its slot, which takes over one of its references; under the tree lock. As xarray.store."""
+    """Give a folio its slots, from index on, which take over one of its references; under the tree lock. Returns as ``xarray.store``."""
+    if index > last_index(mem, ino):  # the record's height is damaged
+        return layout.XA_EXISTS
     digest = atomics.read64(mem, record(mem, ino) + layout.MAPPING_DIGEST_LO)
     atomics.write64(mem, atomics.folio_at(mem, pfn) + layout.F_DIGEST, digest)
-    status = xarray.store(mem, me, head(mem, ino), height(mem, ino), index, pfn, ino)
+    status = xarray.store(mem, me, head(mem, ino), height(mem, ino), index, page_type.span(mem, pfn), pfn, ino)
     if status == layout.XA_BROKEN:
         robust_lock.mark_broken(mem, _tree_lock(ino))
     if status == layout.XA_OK:
@@ -202,15 +209,20 @@ def insert(mem, me, ino, index, pfn):
 
 
 def remove(mem, me, ino, pfn):
-    """Take a folio out of its slot; under the tree lock. The slot's reference is the caller's to drop, who has named it. Folios that
-    are left. One that dies in between leaves a slot that may name a folio, never a folio that wrongly claims a slot."""
+    """Take a folio out of all of its slots; under the tree lock. Returns the number of folios that are left. The slots' reference is the
+    caller's to drop, who has named the folio.
+
+    A client that dies before the last slot is cleared leaves slots that name a folio, never a folio that wrongly claims slots.
+    """
     index = atomics.read64(mem, atomics.folio_at(mem, pfn) + layout.F_INDEX)
+    span = min(page_type.span(mem, pfn), layout.SPAN_MAX)
     atomics.record32(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED, 0)
-    if find(mem, ino, index) != pfn:  # the table is damaged
+    if index & ((1 << span) - 1) or index + (1 << span) - 1 > last_index(mem, ino):  # its words are damaged
         return folios(mem, ino)
-    if not xarray.erase(mem, me, head(mem, ino), height(mem, ino), index):
+    erased = xarray.erase(mem, me, head(mem, ino), height(mem, ino), index, span, pfn)
+    if erased & layout.XA_LEAKED:
         robust_lock.mark_broken(mem, _tree_lock(ino))
-    return _add_folios(mem, ino, -1)
+    return _add_folios(mem, ino, -1) if erased & layout.XA_CLEARED else folios(mem, ino)
 
 
 def folios(mem, ino):
@@ -343,7 +355,7 @@ def _make(mem, me, digest_lo, digest_hi, key, size, order, height, text, key_len
     atomics.write64(mem, new + layout.MAPPING_DIGEST_HI, digest_hi)
     atomics.write64(mem, new + layout.MAPPING_KEY, key)
     atomics.write64(mem, new + layout.MAPPING_OBJECT_SIZE, size)
-    atomics.write32(mem, new + layout.MAPPING_ORDER, order)
+    atomics.write32(mem, new + layout.MAPPING_UNIT_ORDER, order)
     atomics.write32(mem, new + layout.MAPPING_HEIGHT, height)
     atomics.write32(mem, new + layout.MAPPING_KEY_LENGTH, key_length)
     atomics.write32(mem, new + layout.MAPPING_VERSION_LENGTH, version_length)

@@ -102,12 +102,12 @@ def rebuild(mem):
         for tail in range(pfn + 1, pfn + (1 << order)):
             _set_mark(mem, tail, 0)
             _freeze(mem, tail)
-            page_type.set(mem, tail, layout.TYPE_NONE, 0)
+            page_type.set(mem, tail, layout.TYPE_NONE, 0, 0)
         if page_type.type(mem, pfn) != layout.TYPE_NONE or not _is_free_mark(mark(mem, pfn)):
             _correct(mem, pfn, order)
         else:
             _freeze(mem, pfn)
-            page_type.set(mem, pfn, layout.TYPE_NONE, order)
+            page_type.set(mem, pfn, layout.TYPE_NONE, order, 0)
             _set_mark(mem, pfn, order + 1)
             _add_free(mem, 1 << order)
             _merge_down(mem, pfn, order)
@@ -170,7 +170,7 @@ def _take(mem, me, order):
             pagelist.remove(mem, _list(larger), pfn)
             _split(mem, pfn, larger, order)
             client.announce(mem, me, pfn)
-            page_type.set(mem, pfn, layout.TYPE_NONE, order)
+            page_type.set(mem, pfn, layout.TYPE_NONE, order, 0)
             _set_mark(mem, pfn, 0)
             _add_free(mem, -(1 << order))
             return pfn
@@ -272,7 +272,7 @@ def _correct(mem, pfn, order):
     if found != 0 and found != layout.BUDDY_QUARANTINED and found != layout.BUDDY_PARKED:
         _set_mark(mem, pfn, 0)
     if page_type.order(mem, pfn) != order:
-        page_type.set(mem, pfn, page_type.type(mem, pfn), order)
+        page_type.set(mem, pfn, page_type.type(mem, pfn), order, page_type.span(mem, pfn))
 
 
 def _may_begin(mem, pfn, order):

@@ -1,4 +1,6 @@
-"""What a folio is: its type and its order, in one word of its descriptor (F_KIND). No other module accesses that word.
+"""What a folio is: type, order and span, in one word of its descriptor (F_KIND). No other module accesses that word.
+
+A folio has 2^order pages. One of FILE has 2^span units of its mapping; the span of any other is 0.
 
 It is written by the owner of a frozen folio, and read by clients that hold a reference or own the folio, and by repairs that
 walk the folio table: hence the accesses are atomic and relaxed. The order of a block changes only under page_alloc's lock. The
@@ -13,9 +15,10 @@ if not cython.compiled:
     from . import atomics, layout
 
 
-def set(mem, pfn, type, order):
-    """Set type and order: begin a life or, with TYPE_NONE, end it."""
-    atomics.store_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_KIND, type | order << layout.ORDER_SHIFT)
+def set(mem, pfn, type, order, span):
+    """Set type, order and span: begin a life or, with TYPE_NONE, end it."""
+    word = type | order << layout.ORDER_SHIFT | span << layout.SPAN_SHIFT
+    atomics.store_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_KIND, word)
 
 
 def type(mem, pfn):
@@ -27,12 +30,17 @@ def order(mem, pfn):
     """Return the order: the folio has 2^order pages."""
     word = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_KIND)
     type = word & layout.TYPE_MASK
-    found = word >> layout.ORDER_SHIFT
+    found = word >> layout.ORDER_SHIFT & layout.ORDER_MASK
     if found > layout.MAX_ORDER or pfn + (1 << found) > atomics.npages(mem):
         return 0
     if type == layout.TYPE_NODE or type == layout.TYPE_INODE:  # single pages
         return 0
     return found
+
+
+def span(mem, pfn):
+    """Return the span: the folio has 2^span units. It is at most SPAN_MASK, whatever the word holds."""
+    return atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_KIND) >> layout.SPAN_SHIFT & layout.SPAN_MASK
 
 
 def is_private(mem, pfn, wanted):

@@ -34,7 +34,7 @@ def create(mem, me, entries):
         return layout.NIL
     for entry in range(_capacity(mem, order)):
         atomics.store_relaxed(mem, _entry(mem, pfn, entry), 0)
-    folio.prepare(mem, pfn, layout.TYPE_TABLE, order, 0, 0, _capacity(mem, order) * 4)
+    folio.prepare(mem, pfn, layout.TYPE_TABLE, order, 0, 0, 0, _capacity(mem, order) * 4)
     page_ref.init(mem, atomics.folio_at(mem, pfn), 1)
     return pfn
 

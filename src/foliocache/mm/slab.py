@@ -115,7 +115,7 @@ def rebuild(mem, cache):
     _reset(mem, cache)
     for pfn in range(atomics.npages(mem)):
         if _is_mine(mem, cache, pfn) and not page_ref.is_frozen(mem, atomics.folio_at(mem, pfn)):
-            page_type.set(mem, pfn, _type(cache), 0)
+            page_type.set(mem, pfn, _type(cache), 0, 0)
             _rebuild_page(mem, cache, pfn)
 
 
@@ -174,13 +174,13 @@ def _grow(mem, me, cache):
     pfn = page_alloc.alloc(mem, me, 0)
     if pfn == layout.NIL:
         return layout.NIL
-    folio.prepare(mem, pfn, layout.TYPE_NONE, 0, 0, 0, 0)
+    folio.prepare(mem, pfn, layout.TYPE_NONE, 0, 0, 0, 0, 0)
     for place in range(_per_page(mem, cache)):
         object = at(mem, cache, _number(mem, pfn, place))
         atomics.store_relaxed64(mem, object + layout.OBJECT_OWNER, 0)
         atomics.record32(mem, object + layout.OBJECT_NEXT, layout.OBJECT_FREE)
     # The type is set only now that every object is marked free: a repair that looks for objects in use finds none in this page.
-    page_type.set(mem, pfn, _type(cache), 0)
+    page_type.set(mem, pfn, _type(cache), 0, 0)
     _rebuild_page(mem, cache, pfn)
     page_ref.init(mem, atomics.folio_at(mem, pfn), 1)
     client.retract(mem, me, pfn)
@@ -267,7 +267,7 @@ def _retire(mem, me, cache):
         client.announce(mem, me, pfn)
         page = atomics.folio_at(mem, pfn)
         if _is_mine(mem, cache, pfn) and atomics.read32(mem, page + layout.F_USED) == 0 and page_ref.freeze(mem, page, 1):
-            page_type.set(mem, pfn, layout.TYPE_NONE, 0)
+            page_type.set(mem, pfn, layout.TYPE_NONE, 0, 0)
             pagelist.remove(mem, _word(cache, layout.SLAB_PARTIAL), pfn)
             _add(mem, _word(cache, layout.SLAB_PAGES), -1)
             _add(mem, _word(cache, layout.SLAB_EMPTY), -1)
@@ -290,7 +290,7 @@ def _give_back(mem, me, cache, pfn):
     else:
         if not _lock(mem, me, cache):
             return False
-        page_type.set(mem, pfn, _type(cache), 0)
+        page_type.set(mem, pfn, _type(cache), 0, 0)
         _rebuild_page(mem, cache, pfn)
         page_ref.unfreeze(mem, atomics.folio_at(mem, pfn), 1)
         robust_lock.unlock(mem, _word(cache, layout.SLAB_LOCK))

@@ -1,14 +1,15 @@
 """Reclaim: take cold folios out of the cache until there is room.
 
-A folio in the cache that nobody uses has one reference, its slot's. To evict it (numbered as in ``filemap``'s lookup):
+A cached folio that nobody uses has one reference, which stands for all of its slots. To evict it (numbered as in ``filemap``'s lookup):
 
-A. pin it (``lru.isolate`` does): from now on its identity stands still;
-B. take its mapping's tree lock: now its slot stands still too, and with it the slot's reference;
-C. ``freeze(2)``: its slot's reference and ours. Fails when a user holds it, and then it stays;
-D. clear the slot; E. destroy it.
+A. pin it (``lru.isolate`` does): from now on its identity cannot change;
+B. take its mapping's tree lock: now its slots cannot change either, and with them their reference;
+C. ``freeze(2)``: the slots' reference and ours. Fails if anybody else holds the folio, which then stays;
+D. clear the slots; E. destroy it.
 
-There are two interleavings that matter, and both end well because C is one atomic step: a getter whose add comes before C makes
-it fail; one whose add comes after C finds FROZEN and treats the page as a miss, which it confirms under the tree lock.
+C is one atomic step, so of the interleavings with a getter there are two: a getter whose add comes before C makes it fail; one whose
+add comes after C finds FROZEN and takes it for a miss, which it confirms under the tree lock. With D before C, a folio that cannot
+be frozen would have lost its slots.
 
 After the kernel's ``mm/vmscan.c`` (``__remove_mapping``).
 """
@@ -20,7 +21,7 @@ if not cython.compiled:
 
 
 def alloc_folio(mem, me, order):
-    """A frozen block of 2^order pages, after evicting as much as that takes; NIL when everything is in use. No lock may be held.
+    """Return a frozen block of 2^order pages, after evicting as much as that takes; NIL if everything is in use. No lock may be held.
     The block stays named in the slot of me, as by ``page_alloc.alloc``."""
     pfn = page_alloc.alloc(mem, me, order)
     for _ in range(layout.SHRINK_TRIES):
@@ -32,11 +33,19 @@ def alloc_folio(mem, me, order):
     return pfn
 
 
-def shrink(mem, me, want):
-    """Evict cold folios until want pages have come free; how many have.
+def try_alloc(mem, me, order):
+    """As ``alloc_folio``, for a caller that can do with less: evicts so many pages once, by age, and clears no block for it."""
+    pfn = page_alloc.alloc(mem, me, order)
+    if pfn == layout.NIL and (slab.shrink(mem, me) or shrink(mem, me, 1 << order)):
+        pfn = page_alloc.alloc(mem, me, order)
+    return pfn
 
-    Gives up when PINNED_MAX in a row were in use, or every one that there is; or with the first folio that has to stay named because a
-    lock is refused.
+
+def shrink(mem, me, want):
+    """Evict cold folios until ``want`` pages have come free. Returns how many have.
+
+    Ends early after PINNED_MAX folios in a row, or as many as there are, that were in use; or with the first folio that has to stay
+    named because a lock is refused.
     """
     freed = 0
     refused = 0
@@ -56,8 +65,10 @@ def shrink(mem, me, want):
 
 
 def evict(mem, me, pfn):
-    """Evict a FILE folio that the caller has named and pinned, if nobody else holds it. Pages freed; 0 when it stays; NIL when a lock is
-    refused and it is left named. Takes the pin."""
+    """Evict a FILE folio that the caller has named and pinned, if nobody else holds it. Takes the pin.
+
+    Returns the pages freed; 0 if the folio stays; NIL if a lock is refused and the folio is left named.
+    """
     at = atomics.folio_at(mem, pfn)
     ino = atomics.read64(mem, at + layout.F_INO)
     order = page_type.order(mem, pfn)
@@ -82,8 +93,8 @@ def evict(mem, me, pfn):
 
 
 def _keep(mem, me, pfn):
-    """Drop the pin on a folio that stays. One that is in use is hot. 0, or NIL if it is left named because a lock is refused: reclaim would
-    not find it again."""
+    """Drop the pin on a folio that stays, and put it on the queue of the hot ones, for it is in use. Returns 0; or NIL if it is left named,
+    because a lock is refused and reclaim would not find it again."""
     if lru.add(mem, me, pfn, layout.QUEUE_MAIN):
         return 0 if folio.put(mem, me, pfn) else layout.NIL
     client.announce(mem, me, pfn)
@@ -92,9 +103,9 @@ def _keep(mem, me, pfn):
 
 
 def _clear_block(mem, me, order):
-    """Evict what lies in one aligned block after the other until a block of that order is free.
+    """Evict what lies in one aligned block after the other until a block of that order is free. Returns it, or NIL.
 
-    Evicting by age scatters the freed pages; where folios of several orders are mixed, only this brings large blocks back.
+    Evicting by age scatters the freed pages; where folios of several orders are mixed, only this frees large blocks.
     """
     for _ in range(layout.BLOCKS_MAX):
         block = atomics.fetch_add_relaxed(mem, layout.BLOCK_HAND, 1) % ((atomics.npages(mem) >> order) + 1)
@@ -107,7 +118,7 @@ def _clear_block(mem, me, order):
 
 
 def _evict_range(mem, me, pfn, end):
-    """Evict the FILE folios that begin in pfn .. end - 1, up to the first that stays. False if one is left named because a lock is
+    """Evict the FILE folios that begin in pfn .. end - 1, up to the first that stays. Returns False if one is left named because a lock is
     refused."""
     while pfn < end and pfn < atomics.npages(mem):
         if page_alloc.mark(mem, pfn):  # free, or a reaper is at it
@@ -115,7 +126,7 @@ def _evict_range(mem, me, pfn, end):
             continue
         client.announce(mem, me, pfn)
         got = page_ref.try_get(mem, atomics.folio_at(mem, pfn))
-        if got == layout.DEAD:  # free by now, a tail page, or on its way out
+        if got == layout.DEAD:  # free by now, a tail page, or about to be freed
             client.retract(mem, me, pfn)
             pfn += 1
             continue

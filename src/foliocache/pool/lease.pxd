@@ -28,7 +28,7 @@ cdef class Lease:
     cdef void _drop(self) noexcept
     cdef void _fail(self) noexcept
     cdef char *_page(self) noexcept
-    cdef void _bind(self, Attachment attachment, u32 entry, u32 pfn, Py_ssize_t length) noexcept
+    cdef void _bind(self, Attachment attachment, u32 entry, u32 pfn, u64 begin, Py_ssize_t length) noexcept
 
 
 @cython.final
@@ -45,7 +45,7 @@ cdef class FolioMap(Steps):
     cdef readonly Filler filler
     cdef mem_t mem
     cdef u64 ino, head, digest_lo, digest_hi, key_digest
-    cdef u32 height, order, key_length
+    cdef u32 height, order, span, shift, key_length
     cdef bytes text
 
     cdef Lease _lease(self, u64 index, u64 wanted)
@@ -57,9 +57,13 @@ cdef class FolioMap(Steps):
     cdef u64 _index_any(self, n) except? 0xFFFFFFFFFFFFFFFF
     cdef int _check(self) except -1
     cdef Py_ssize_t _length(self, u64 index) noexcept
+    cdef u64 _units(self, u64 length) noexcept
     cdef Lease _copy(self, u64 index)
     cdef u32 _sleep(self, Lease lease, u64 timeout_ns) except? 0xFFFFFFFF
-    cdef bint _fits(self, u32 pfn, u64 index) noexcept
+    cdef bint _bind_units(self, Lease lease, u32 entry, u32 pfn, u64 index, u64 wanted) noexcept
+    cdef u64 _more(self, u32 pfn, u64 begin, u64 length, u64 wanted) noexcept
+    cdef u64 _bytes(self, u32 pfn, u64 first) noexcept
+    cdef bint _fits(self, u32 pfn, u64 length) noexcept
     cdef bint _is_ours(self, u64 at) noexcept
     cdef void _bind(self, u64 ino) noexcept
     cdef bint _open(self) noexcept

@@ -32,7 +32,7 @@ from ..filler.miss cimport Filler
 from ..filler.steps cimport FAILED, FILLED, FOREIGN, LATE, OURS, Steps
 from ..mm cimport atomics, fill, layout, mapping
 from ..mm.atomics cimport fc_mem, mem_t
-from ..mm.inline cimport client, filemap, flags, folio
+from ..mm.inline cimport client, filemap, flags, folio, page_type
 
 cdef extern from *:
     """
@@ -175,9 +175,9 @@ cdef class Lease:
         """Where the folio's bytes can be written to; for its filler."""
         return (<const fc_mem *>self.attachment.mem).base + atomics.page_at(self.attachment.mem, self.pfn)
 
-    cdef void _bind(self, Attachment attachment, u32 entry, u32 pfn, Py_ssize_t length) noexcept:
-        """A new lease gets its pin: word entry of the ledger."""
-        self.data = (<const fc_mem *>attachment.mem).ro + atomics.page_at(attachment.mem, pfn)
+    cdef void _bind(self, Attachment attachment, u32 entry, u32 pfn, u64 begin, Py_ssize_t length) noexcept:
+        """Give a new lease its pin, word entry of the ledger, and ``length`` bytes of the folio from byte ``begin`` on."""
+        self.data = (<const fc_mem *>attachment.mem).ro + atomics.page_at(attachment.mem, pfn) + begin
         prefetch(self.data)  # the first byte is what most users touch, and its line is on its way while the lease is made
         self.epoch = attachment.epoch
         self.entry = entry
@@ -249,7 +249,7 @@ cdef class FolioMap(Steps):
     """The compiled part of a mapping: which object, how large its folios are, where its index is. Misses go to ``filler``."""
     def __init__(
         self, Attachment attachment not None, Filler filler not None, u64 size, u32 order, u32 height, bytes digest not None,
-        bytes key_digest not None, bytes key not None, bytes version not None
+        bytes key_digest not None, bytes key not None, bytes version not None, u32 span
     ):
         """digest: 16 bytes for key, version and size; key_digest: 8 for the key; key and version as shown to people."""
         if self.attachment is not None:
@@ -258,8 +258,10 @@ cdef class FolioMap(Steps):
         self.mem = attachment.mem
         self.size = size
         self.order = order
+        self.span = span
         self.height = height
-        self.folio_size = <u64>1 << (atomics.page_shift(self.mem) + order)
+        self.shift = atomics.page_shift(self.mem) + order
+        self.folio_size = <u64>1 << self.shift
         self.digest_lo = int.from_bytes(digest[:8], "little")
         self.digest_hi = int.from_bytes(digest[8:16], "little")
         self.key_digest = int.from_bytes(key_digest, "little")
@@ -302,7 +304,7 @@ cdef class FolioMap(Steps):
         """Folio index, less than folios; a miss reads up to ``wanted`` folios at once."""
         cdef mem_t mem = self.mem
         cdef u32 entry, pfn, seen
-        cdef u64 at
+        cdef u64 at, begin, length
         cdef Lease lease
         if not self.attachment.joined:
             self.attachment.join()
@@ -314,9 +316,14 @@ cdef class FolioMap(Steps):
         if pfn == layout.NIL:
             self.attachment.give(entry)
             return self.filler.miss(self, index, wanted)
-        if not self._fits(pfn, index):
+        # As _bind_units, whose call would be a twentieth of a hit.
+        begin = (index - filemap.first_of(mem, pfn)) << self.shift
+        length = self._length(index)
+        if wanted != 1:
+            length = self._more(pfn, begin, length, wanted)
+        if not self._fits(pfn, begin + length):
             return self.filler.miss(self, index, wanted)
-        lease._bind(self.attachment, entry, pfn, self._length(index))
+        lease._bind(self.attachment, entry, pfn, begin, length)
         at = atomics.folio_at(mem, pfn)
         seen = flags.load(mem, at)
         if not seen & layout.PG_UPTODATE:
@@ -327,8 +334,9 @@ cdef class FolioMap(Steps):
             flags.mark_referenced(mem, at, seen)
         client.count(mem, self.attachment.me, layout.COUNT_HITS, 1)
         if seen & layout.PG_READAHEAD and flags.clear(mem, at, layout.PG_READAHEAD):
-            self.filler.read_ahead_from(self, index)
-        self.previous = index
+            begin = filemap.first_of(mem, pfn)
+            self.filler.read_ahead_from(self, begin, begin + (<u64>1 << page_type.span(mem, pfn)))
+        self.previous = index if wanted == 1 else index + self._units(lease.length) - 1
         return lease
 
     def read_bytes(self, offset, length):
@@ -397,16 +405,17 @@ cdef class FolioMap(Steps):
         """
         cdef u64 start = self._clip(offset, "offset")
         cdef u64 end = start + min(self._clip(length, "length"), self.size - start)
-        cdef u64 first
+        cdef u64 first, begin
         cdef Lease lease
         if start == end:
             self._check()
             return memoryview(b"")
-        first = start // self.folio_size
-        if end > (first + 1) * self.folio_size:
+        first = start >> self.shift
+        begin = start - (first << self.shift)
+        lease = self._lease(first, self._units(begin + end - start))
+        if begin + end - start > <u64>lease.length:
             return memoryview(self.read_bytes(start, end - start))
-        lease = self._lease(first, 1)
-        lease.data += start - first * self.folio_size
+        lease.data += begin
         lease.length = end - start
         return PyMemoryView_FromObject(lease)
 
@@ -460,18 +469,20 @@ cdef class FolioMap(Steps):
 
     cdef int _gather_pinned(self, u64 start, u64 end, char *target) except -1:
         """Copy one range whose folios are all pinned at once."""
-        cdef u64 size = self.folio_size
-        cdef u64 first = start // size
-        cdef u64 last = (end - 1) // size
-        cdef u64 index, begin, stop
+        cdef u64 index = start >> self.shift
+        cdef u64 last = (end - 1) >> self.shift
+        cdef u64 place = index << self.shift
+        cdef u64 begin, stop
         cdef list leases = []
         cdef Lease lease
-        for index in range(first, last + 1):
-            leases.append(self._lease(index, last - index + 1))
-        for index in range(first, last + 1):
-            lease = leases[index - first]
-            begin, stop = max(start, index * size), min(end, (index + 1) * size)
-            memcpy(target + (begin - start), lease.data + (begin - index * size), stop - begin)
+        while index <= last:
+            lease = self._lease(index, last - index + 1)
+            leases.append(lease)
+            index += self._units(lease.length)
+        for lease in leases:
+            begin, stop = max(start, place), min(end, place + lease.length)
+            memcpy(target + (begin - start), lease.data + (begin - place), stop - begin)
+            place += lease.length
         return 0
 
     @cython.final
@@ -530,8 +541,12 @@ cdef class FolioMap(Steps):
 
     @cython.final
     cdef Py_ssize_t _length(self, u64 index) noexcept:
-        cdef u64 start = index * self.folio_size
-        return min(self.folio_size, self.size - start)
+        return min(self.folio_size, self.size - (index << self.shift))
+
+    @cython.final
+    cdef u64 _units(self, u64 length) noexcept:
+        """Return how many units so many bytes are."""
+        return (length + self.folio_size - 1) >> self.shift
 
     def is_cached(self, index):
         """Whether a folio is in the pool, and filled. It does not count as a use.
@@ -570,12 +585,13 @@ cdef class FolioMap(Steps):
         cdef bytes content = PyBytes_FromStringAndSize(NULL, self._length(index))
         cdef const char *data
         cdef bint copied = False
-        cdef u64 at
+        cdef u64 at, begin
         cdef u32 pfn = filemap.lookup(mem, self.attachment.me, spare(), self.ino, self.head, self.height, index)
         if pfn != layout.NIL:
             at = atomics.folio_at(mem, pfn)
-            if self._fits(pfn, index) and flags.load(mem, at) & layout.PG_UPTODATE and self._is_ours(at):
-                data = (<const fc_mem *>mem).ro + atomics.page_at(mem, pfn)
+            begin = (index - filemap.first_of(mem, pfn)) << self.shift
+            if self._fits(pfn, begin + self._length(index)) and flags.load(mem, at) & layout.PG_UPTODATE and self._is_ours(at):
+                data = (<const fc_mem *>mem).ro + atomics.page_at(mem, pfn) + begin
                 memcpy(PyBytes_AS_STRING(content), data, PyBytes_GET_SIZE(content))
                 copied = True
             if not folio.release(mem, self.attachment.me, spare(), pfn):
@@ -587,28 +603,44 @@ cdef class FolioMap(Steps):
     cdef Py_ssize_t length(self, u64 index) noexcept:
         return self._length(index)
 
-    cdef object grab(self, u64 index):
+    cdef u64 units(self, lease) noexcept:
+        return self._units((<Lease>lease).length)
+
+    cdef Py_ssize_t bytes(self, lease) noexcept:
+        return (<Lease>lease).length
+
+    cdef u64 widen(self, lease) noexcept:
+        cdef Lease whole = lease
+        cdef u64 first = filemap.first_of(self.mem, whole.pfn)
+        whole._bind(self.attachment, whole.entry, whole.pfn, 0, self._bytes(whole.pfn, first))
+        return first
+
+    cdef void narrow(self, lease, u64 index, u64 count) noexcept:
+        self._bind_units(lease, (<Lease>lease).entry, (<Lease>lease).pfn, index, count)
+
+    cdef object grab(self, u64 index, u64 count):
         cdef u64 got = layout.GRAB_GONE
-        cdef u32 length = self._length(index)
         cdef u32 entry
+        cdef u32 span = 0
         cdef Lease lease = Lease.__new__(Lease)
         self.attachment.join()
         self.attachment.tidy()
         entry = self.attachment.take()
         if entry == layout.NIL:
             return None
+        while span < self.span and <u64>2 << span <= count and index & ((<u64>2 << span) - 1) == 0:
+            span += 1
         for _ in range(layout.GRAB_TRIES):
             if self.ino or self._open():
-                got = filemap.add(self.mem, self.attachment.me, entry, self.ino, index, length)
+                got = filemap.add(self.mem, self.attachment.me, entry, self.ino, index, self.order, span, self.size)
                 if got != layout.GRAB_GONE:
                     break
                 self.ino = 0
         if got == layout.GRAB_NOMEM or got == layout.GRAB_GONE:
             self.attachment.give(entry)
             return None
-        if not self._fits(<u32>got, index):
+        if not self._bind_units(lease, entry, <u32>got, index, count):
             return None
-        lease._bind(self.attachment, entry, <u32>got, length)
         lease.filling = got & layout.GRAB_ADDED != 0
         return lease
 
@@ -734,13 +766,35 @@ cdef class FolioMap(Steps):
             raise refused(f"invalidate of {self.key!r}")
 
     @cython.final
-    cdef bint _fits(self, u32 pfn, u64 index) noexcept:
-        """Whether folio index can lie at pfn without reaching beyond the pool: the last check before bytes are handed out.
+    cdef bint _bind_units(self, Lease lease, u32 entry, u32 pfn, u64 index, u64 wanted) noexcept:
+        """Bind a lease to unit index of a held folio, and to those behind it, ``wanted`` at most.
 
-        Fails only for damaged tables. The pin is not given back then: nobody knows whose it is.
+        Returns False for damaged tables. The pin is not given back then: nobody knows whose it is.
         """
-        cdef u64 end = (<u64>pfn << atomics.page_shift(self.mem)) + self._length(index)
-        return end <= <u64>atomics.npages(self.mem) << atomics.page_shift(self.mem)
+        cdef u64 begin = (index - filemap.first_of(self.mem, pfn)) << self.shift
+        cdef u64 length = self._more(pfn, begin, self._length(index), wanted)
+        if not self._fits(pfn, begin + length):
+            return False
+        lease._bind(self.attachment, entry, pfn, begin, length)
+        return True
+
+    @cython.final
+    cdef u64 _more(self, u32 pfn, u64 begin, u64 length, u64 wanted) noexcept:
+        """Return the bytes of up to ``wanted`` units from byte begin of a held folio on; the first one has ``length``."""
+        cdef u64 there = self._bytes(pfn, filemap.first_of(self.mem, pfn))
+        return max(length, min(max(there, begin) - begin, wanted << self.shift))
+
+    @cython.final
+    cdef u64 _bytes(self, u32 pfn, u64 first) noexcept:
+        """Return the bytes of a held folio whose first unit is ``first``: no more than two of its words say, and the object
+        has."""
+        cdef u64 length = atomics.read32(self.mem, atomics.folio_at(self.mem, pfn) + layout.F_LENGTH)
+        return min(min(length, self.folio_size << page_type.span(self.mem, pfn)), self.size - (first << self.shift))
+
+    @cython.final
+    cdef bint _fits(self, u32 pfn, u64 length) noexcept:
+        """Return True if so many bytes from pfn on are within the pool: the last check before bytes are handed out."""
+        return (<u64>pfn << atomics.page_shift(self.mem)) + length <= <u64>atomics.npages(self.mem) << atomics.page_shift(self.mem)
 
     @cython.final
     cdef bint _is_ours(self, u64 at) noexcept:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from ..filler.source import Read, ReadInto, Source
     from .pool import Pool
 
+UNIT_MAX = 64 << 10
+UNITS_PER_OBJECT = 32
 FOLIO_MAX = 1 << 20
-FOLIOS_PER_OBJECT = 32
 FOLIOS_PER_POOL = 64
 READAHEAD_MAX = 64 << 20  # bytes, and one READAHEAD_SHARE-th of the pool
 READAHEAD_SHARE = 8
@@ -25,10 +26,11 @@ READAHEAD_ALONE = 4 << 20  # where the source is called one at a time, by those 
 
 
 class Mapping(FolioMap):
-    """One object at one version, from `Pool.mapping`: its bytes in folios, which are leased, read or mapped.
+    """One object at one version, from `Pool.mapping`: its bytes in units, which are leased, read or mapped.
 
-    The folio size follows from the object's size, the same in every process: a page for small objects, up to 1 MiB for big ones. It
-    pickles with its pool and its source.
+    The unit follows from the object's size, the same in every process: a page for small objects, up to 64 KiB for big ones. What
+    is read, pinned and evicted together are folios of 1 to 16 units, 1 MiB at most: as large as the reads that miss. It pickles
+    with its pool and its source.
 
     Attributes
     ----------
@@ -39,9 +41,9 @@ class Mapping(FolioMap):
     size : int
         Its length in bytes.
     folio_size : int
-        Bytes of a folio; the last one is shorter.
+        Bytes of a unit; the last one is shorter.
     folios : int
-        How many there are.
+        How many units there are.
     """
 
     def __init__(
@@ -58,22 +60,31 @@ class Mapping(FolioMap):
         key, version = _plain(key, "key"), _plain(version, "version")
         size = _size_of(key, size)
         order = _order_for(size, pool.page_size, pool.pool_bytes)
-        folios = -(-size // (pool.page_size << order))
-        if folios > 1 << layout.XA_INDEX_BITS:
-            raise ValueError(f"{key!r} is too large: {size} bytes are more than 2^{layout.XA_INDEX_BITS} folios")
+        unit = pool.page_size << order
+        units = -(-size // unit)
+        if units > 1 << layout.XA_INDEX_BITS:
+            raise ValueError(f"{key!r} is too large: {size} bytes are more than 2^{layout.XA_INDEX_BITS} units")
         digest = object_digest(key, size, version)
         most = min(READAHEAD_MAX if concurrent else READAHEAD_ALONE, pool.pool_bytes // READAHEAD_SHARE)
-        readahead = Readahead(max(1, most // (pool.page_size << order)))
+        readahead = Readahead(max(1, most // unit))
         filler = Filler(key, pool, read, readinto, source, concurrent, readahead)
         super().__init__(
-            pool._attachment, filler, size, order, xarray.height_for(folios), digest, key_digest(key), *_texts(key, version)
+            pool._attachment,
+            filler,
+            size,
+            order,
+            xarray.height_for(units),
+            digest,
+            key_digest(key),
+            *_texts(key, version),
+            _span_for(unit, pool.page_size, pool.pool_bytes),
         )
         self.pool = pool
         self.key = key
         self.version = version
 
     def __repr__(self) -> str:
-        return f"<foliocache.Mapping {self.key!r} version {self.version!r}, {self.size} bytes in {self.folios} folios>"
+        return f"<foliocache.Mapping {self.key!r} version {self.version!r}, {self.size} bytes in {self.folios} units>"
 
     def __reduce__(self) -> tuple[object, ...]:
         return Mapping, (self.pool, self.key, self.size, self.version, *self.filler.source)
@@ -104,12 +115,21 @@ class Mapping(FolioMap):
 
 
 def _order_for(size: int, page_size: int, pool_bytes: int) -> int:
-    """An object is cut into about FOLIOS_PER_OBJECT folios, within a page and FOLIO_MAX, and within a small part of the pool."""
-    most = min(FOLIO_MAX, pool_bytes // FOLIOS_PER_POOL, page_size << layout.MAX_ORDER)
+    """An object is cut into about UNITS_PER_OBJECT units, within a page and UNIT_MAX, and within a small part of the pool."""
+    most = min(UNIT_MAX, _folio_max(page_size, pool_bytes))
     order = 0
-    while page_size << (order + 1) <= most and (page_size << order) * FOLIOS_PER_OBJECT < size:
+    while page_size << (order + 1) <= most and (page_size << order) * UNITS_PER_OBJECT < size:
         order += 1
     return order
+
+
+def _span_for(unit: int, page_size: int, pool_bytes: int) -> int:
+    """Log2 of how many units of so many bytes a folio may have."""
+    return min(layout.SPAN_MAX, max(_folio_max(page_size, pool_bytes) // unit, 1).bit_length() - 1)
+
+
+def _folio_max(page_size: int, pool_bytes: int) -> int:
+    return min(FOLIO_MAX, pool_bytes // FOLIOS_PER_POOL, page_size << layout.MAX_ORDER)
 
 
 def object_digest(key: str, size: int, version: str) -> bytes:

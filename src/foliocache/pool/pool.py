@@ -247,12 +247,11 @@ class Pool:
         return self._attachment.closed
 
     def close(self) -> None:
-        """Make no more use of the pool in this process: its methods and those of its mappings raise FoliocacheError from now
-        on.
+        """Stop using the pool in this process: its methods and those of its mappings raise FoliocacheError from now on.
 
-        What has begun goes on, and what is being read ahead is waited for, at most `fill_timeout` seconds. Leases, windows and
-        views that exist stay valid, and the client slot goes with the last of them. Closing twice is harmless; `open` gives
-        another Pool.
+        What has begun goes on, and what is being read ahead is waited for, at most `fill_timeout` seconds. Leases, windows
+        and views that exist stay valid, and the client slot goes with the last of them. Closing twice is harmless; `open`
+        gives another Pool.
         """
         self._attachment.close()
         for engine in list(self._engines.values()):
@@ -282,14 +281,14 @@ class Pool:
         read : callable, optional
             ``read(offset, length)`` returns exactly those bytes of the source, as a bytes-like object.
         readinto : callable, optional
-            ``readinto(offset, buffer)`` fills the writable buffer, which is all zeros, from the source, and returns the number
-            of bytes. It saves a copy. With neither only cached folios can be read.
+            ``readinto(offset, buffer)`` fills the writable buffer, which is all zeros, from the source, and returns the
+            number of bytes. It saves a copy. With neither only cached folios can be read.
         source : foliocache.sources.Source, optional
             Instead of both: ``read_into(offset, buffers)`` fills the pages, in order, and each can be read as soon as it is
             full.
         concurrent : bool
-            The source may be called by several threads at once, those of this library among them. Otherwise its calls for this
-            mapping are made one at a time, by threads that want the data.
+            The source may be called by several threads at once, those of this library among them. Otherwise its calls for
+            this mapping are made one at a time, by threads that want the data.
 
         Returns
         -------
@@ -384,7 +383,7 @@ class Pool:
     def stat(self) -> Stat:
         """What is in the pool, and which processes use it.
 
-        What dead processes have left is settled first, unless another process is doing so, or this one may not. So a client
+        What dead processes have left is settled first, unless another process is doing that, or this one may not. So a client
         whose state is "dead" is one of which something has to wait: a living one still uses a folio that it died upon.
 
         Returns

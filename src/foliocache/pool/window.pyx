@@ -1,7 +1,8 @@
 """Windows: consecutive folios as one contiguous, read-only buffer, without a copy.
 
 A window reserves address space and maps the folios' pages into it one after the other, read-only, from the segment's file.
-Its page table (``mm.pagetable``) owns one reference for each folio, so none of them is evicted while the window is open. The
+Its page table (``mm.pagetable``) has an entry for each unit. The entry of a folio's first unit in the window owns a reference,
+and the others are empty, so none of the folios is evicted while the window is open. The
 kernel merges mappings of neighbouring pages, but in the worst case each folio is a mapping of its own: ``vm.max_map_count``
 (65,530 by default) bounds how many a process can have.
 """
@@ -21,7 +22,8 @@ from ..sizes import integer
 from .attachment cimport Attachment
 from .lease cimport FolioMap, Lease, new_lease
 from ..mm cimport atomics, layout, pagetable
-from ..mm.atomics cimport mem_t
+from ..mm.atomics cimport fc_mem, mem_t
+from ..mm.inline cimport filemap
 
 
 @cython.final
@@ -37,6 +39,7 @@ cdef class Window:
     cdef size_t reserved
     cdef size_t begin
     cdef Py_ssize_t length
+    cdef u64 first
     cdef u64 folio_size
     cdef Py_ssize_t last_length
     cdef u32 table
@@ -83,7 +86,7 @@ cdef class Window:
             self._drop()
 
     def __repr__(self):
-        return f"<Window of {self.length} bytes over {self.count} folios{', closed' if self.closed else ''}>"
+        return f"<Window of {self.length} bytes over {self.count} units{', closed' if self.closed else ''}>"
 
     def close(self):
         """Unmap and unpin, now or when the last view goes. Doing it twice is harmless."""
@@ -93,7 +96,7 @@ cdef class Window:
                 self._drop()
 
     def lease(self, number):
-        """Pin one of the window's folios alone, beyond the window's own life.
+        """Pin one of the window's units alone, beyond the window's own life.
 
         Parameters
         ----------
@@ -107,11 +110,13 @@ cdef class Window:
         Raises
         ------
         IndexError
-            There is no such folio.
+            There is no such unit.
         LeaseError
             The window has been closed, or was inherited by fork.
         """
         cdef u32 n, pfn, entry
+        cdef u32 back = 0
+        cdef u64 begin
         cdef Lease lease = new_lease()
         number = integer(number, "the number of a folio")
         if not 0 <= number < self.count:
@@ -120,10 +125,14 @@ cdef class Window:
         self._check()
         entry = self._take()
         pfn = pagetable.lookup(self.attachment.mem, self.attachment.me, entry, self.table, n)
+        while pfn == layout.NIL and back < n and back >> layout.SPAN_MAX == 0:
+            back += 1
+            pfn = pagetable.lookup(self.attachment.mem, self.attachment.me, entry, self.table, n - back)
         if pfn == layout.NIL:
             self.attachment.give(entry)
             raise LeaseError("this window is being closed by another thread")
-        lease._bind(self.attachment, entry, pfn, self.last_length if n + 1 == self.count else self.folio_size)
+        begin = (self.first + n - filemap.first_of(self.attachment.mem, pfn)) * self.folio_size
+        lease._bind(self.attachment, entry, pfn, begin, self.last_length if n + 1 == self.count else self.folio_size)
         return lease
 
     cdef u32 _take(self) except? 0xFFFFFFFE:
@@ -142,9 +151,12 @@ cdef class Window:
         cdef mem_t mem = mapping.mem
         cdef u64 first = offset // mapping.folio_size
         cdef u64 count = (offset + length - 1) // mapping.folio_size - first + 1 if length else 0
+        cdef u32 n = 0
+        cdef Lease lease
         self.attachment = mapping.attachment
         self.attachment.join()
         self.epoch = self.attachment.epoch
+        self.first = first
         self.folio_size = mapping.folio_size
         self.length = length
         self.begin = offset - first * self.folio_size
@@ -153,9 +165,12 @@ cdef class Window:
         self.count = count
         self.closed = False
         if self.count:
+            self.last_length = mapping._length(first + self.count - 1)
             self._reserve()
-            for n in range(self.count):
-                self._add(n, mapping._lease(first + n, self.count - n))
+            while n < self.count:
+                lease = mapping._lease(first + n, self.count - n)
+                self._add(n, lease)
+                n += mapping._units(lease.length)
 
     cdef _reserve(self):
         cdef void *found
@@ -163,7 +178,7 @@ cdef class Window:
         self.table = pagetable.make(self.attachment.mem, self.attachment.me, self.entry, self.count)
         if self.table == layout.NIL:
             self.attachment.give(self.entry)
-            raise FoliocacheError(f"no room in the pool for the page table of a window over {self.count} folios")
+            raise FoliocacheError(f"no room in the pool for the page table of a window over {self.count} units")
         found = mmap(NULL, self.count * self.folio_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         if found == MAP_FAILED:
             raise FoliocacheError(
@@ -173,21 +188,20 @@ cdef class Window:
         self.reserved = self.count * self.folio_size
 
     cdef _add(self, u32 n, Lease lease):
-        """Map the pages of a leased folio, and move the lease's pin to the page table."""
-        cdef u64 place = atomics.page_at(self.attachment.mem, lease.pfn)
+        """Map the pages of a lease, which begins with unit n of the window, and move its pin to the page table."""
+        cdef u64 place = lease.data - (<const fc_mem *>self.attachment.mem).ro
         cdef size_t page = 1 << atomics.page_shift(self.attachment.mem)
         cdef size_t size = (lease.length + page - 1) // page * page
         cdef void *at = self.base + n * self.folio_size
         if lease.private is not None:
             raise FoliocacheError(
-                f"the pool has no room for a window over {self.count} folios of {self.folio_size} bytes: too much of it is "
+                f"the pool has no room for a window over {self.count} units of {self.folio_size} bytes: too much of it is "
                 "pinned. Open smaller windows, or use read(), which copies"
             )
         if mmap(at, size, PROT_READ, MAP_SHARED | MAP_FIXED, self.attachment.segment.fd, place) == MAP_FAILED:
             raise FoliocacheError(
-                f"a window over {self.count} folios cannot be mapped: {os.strerror(errno)} (see vm.max_map_count)"
+                f"a window over {self.count} units cannot be mapped: {os.strerror(errno)} (see vm.max_map_count)"
             )
-        self.last_length = lease.length
         pagetable.move(self.attachment.mem, self.attachment.me, lease.entry, self.table, n, lease.pfn)
         self.attachment.give(lease.entry)
         lease.released = True

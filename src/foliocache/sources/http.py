@@ -1,7 +1,7 @@
 """A ranged GET whose body goes from the socket straight into the pages: ``http.client`` under a set of idle connections.
 
-One process reads with up to some dozens of threads, each with a connection of its own while it reads. Why not urllib3 or
-aiohttp: both copy each body at least once more, and aiohttp runs on one thread (docs/dependencies.md has the figures).
+A process reads with up to some dozens of threads, each with a connection of its own meanwhile. Why not urllib3 or aiohttp: both
+copy each body at least once more, and aiohttp runs on one thread.
 """
 
 from __future__ import annotations
@@ -82,8 +82,7 @@ class Client:
         raise http.client.HTTPException(f"more than {REDIRECTS_MAX} redirects")
 
     def _ask(self, parts: SplitResult, headers: Headers) -> Response:
-        """One question. A server may close an idle connection at any time, so the request is repeated once on a new one if this
-        one was used before."""
+        """One question. A server may close an idle connection at any time: then it is asked again over a new one."""
         place = _place(parts)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection = self._take(place)

@@ -205,7 +205,7 @@ class Reborn(Pool):
     def builder(self, me: int) -> Thread:
         def build(mem: Mem) -> None:
             core, pfn = self.core, self.pfn
-            core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, self.ino, self.place, 1)
+            core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, 0, self.ino, self.place, 1)
             fixtures.fill(mem, pfn, (self.ino, self.place))
             core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
             assert core.mapping.lock(mem, me, self.ino)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PAIR = {**FEW, "MAX_ORDER": 1}
 MARKS = "        _set_mark(mem, pfn + (1 << have), have + 1)\n        _set_mark(mem, pfn, have + 1)\n"
-TAKE = "            client.announce(mem, me, pfn)\n            page_type.set(mem, pfn, layout.TYPE_NONE, order)\n"
+TAKE = "            client.announce(mem, me, pfn)\n            page_type.set(mem, pfn, layout.TYPE_NONE, order, 0)\n"
 UNMARK = "            _set_mark(mem, pfn, 0)\n"
 MERGE = "        _set_mark(mem, pfn, order + 1)\n        _set_mark(mem, pfn + (1 << (order - 1)), 0)\n"
 ALLOC_BUGS = {
@@ -52,7 +52,7 @@ class Blocks(Pool):
             pfn = core.page_alloc.alloc(mem, me, order)
             if pfn == core.layout.NIL:
                 return "nothing free"
-            core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, order, 0, 0, 0)
+            core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, order, 0, 0, 0, 0)
             for each in range(pfn, pfn + (1 << order)):
                 fixtures.fill(mem, each, me)
             core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
@@ -102,7 +102,7 @@ class Records(Blocks):
 
 
 @scenario("death/slab-grow", PAIR, FEW_PARTS, {
-    "type-first": Bug((Edit("slab", "_grow", "layout.TYPE_NONE, 0, 0, 0, 0)", "_type(cache), 0, 0, 0, 0)"),), ALL,
+    "type-first": Bug((Edit("slab", "_grow", "layout.TYPE_NONE, 0, 0, 0, 0, 0)", "_type(cache), 0, 0, 0, 0, 0)"),), ALL,
         "the repair finds objects in a page that has none yet"),
     "grow-unnamed": Bug((Edit("page_alloc", "_take", TAKE + UNMARK, UNMARK + TAKE),), ALL),
 })  # fmt: skip
@@ -282,8 +282,8 @@ class Filling(Pool):
         core = self.core
         self.truncater(REAPER)(mem)
         if self.begun:
-            pfn = self.operation(VICTIM, lambda mem: core.filemap.grab(mem, VICTIM, self.ino, self.place, 0, 1))(mem)
-            self.pfn: int = pfn & 0xFFFFFFFF
+            grab = self.operation(VICTIM, lambda mem: core.filemap.grab(mem, VICTIM, self.ino, self.place, 0, 0, tree.BYTES))
+            self.pfn: int = grab(mem) & 0xFFFFFFFF
             core.client.hold(mem, VICTIM, 0, self.pfn)
 
     def complete(self, mem: Mem, me: int, pfn: int) -> None:
@@ -295,7 +295,7 @@ class Filling(Pool):
 
         def grab(mem: Mem) -> Any:
             core = self.core
-            grabbed = core.filemap.grab(mem, me, self.ino, self.place, 0, 1)
+            grabbed = core.filemap.grab(mem, me, self.ino, self.place, 0, 0, tree.BYTES)
             if grabbed < core.layout.GRAB_NOMEM:
                 core.client.hold(mem, me, 0, grabbed & 0xFFFFFFFF)
             return grabbed

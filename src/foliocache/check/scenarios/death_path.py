@@ -172,7 +172,7 @@ class Reuse(Pool):
     def storer(self, me: int) -> Thread:
         def store(mem: Mem) -> None:
             core, pfn = self.core, self.page
-            core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, self.b, self.place, 1)
+            core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, 0, self.b, self.place, 1)
             fixtures.fill(mem, pfn, (self.b, self.place))
             core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
             assert core.mapping.lock(mem, me, self.b)

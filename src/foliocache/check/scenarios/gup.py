@@ -35,7 +35,7 @@ UNMAP_DROP_FIRST = Replace(
 
 def mapped(core: Core) -> Thread:
     def setup(mem: Direct) -> None:
-        core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, fixtures.INO, lookup.INDEX, 1)
+        core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, 0, fixtures.INO, lookup.INDEX, 1)
         fixtures.fill(mem, 0, "mapped")
         core.page_ref.init(mem, fixtures.MEMMAP, 1)
         core.pagetable.map(mem, 1, 0, 0)
@@ -178,7 +178,7 @@ def range_names(loc: Any) -> str | None:
 def range_mapped(core: Core) -> Thread:
     def setup(mem: Direct) -> None:
         for pfn, content in IN_RANGE.items():
-            core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, fixtures.INO, pfn, 1)
+            core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, 0, fixtures.INO, pfn, 1)
             fixtures.fill(mem, pfn, content)
             core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
         core.pagetable.map(mem, 1, 0, 2)

@@ -48,7 +48,7 @@ DESTROY_FIRST = (
     Edit("vmscan", "evict", "    left = mapping.remove", "    folio.destroy(mem, me, pfn)\n    left = mapping.remove"),
     Edit("vmscan", "evict", "1)\n    if not folio.destroy(mem, me, pfn):\n        return layout.NIL", "1)"),
 )
-CLEAR = "    if level == 0:\n        atomics.store_relaxed(mem, slot, 0)"
+CLEAR = "            atomics.store_relaxed(mem, slot + n * 4, 0)\n"
 
 # One order at a time, on the whole path of a reference from publication to destruction. All others are relaxed as shipped.
 BARRIERS = {
@@ -64,7 +64,7 @@ KERNEL_ORDERS = (
     Edit("xarray", "find", "load_relaxed", "load_acquire"),
     Edit("xarray", "load", "load_relaxed", "load_acquire"),
     Edit("xarray", "reload", "load_relaxed", "load_acquire"),
-    Edit("xarray", "_erase", CLEAR, CLEAR.replace("relaxed", "release")),
+    Edit("xarray", "_clear", CLEAR, CLEAR.replace("relaxed", "release")),
     Edit("pagetable", "map", "cmpxchg_relaxed", "cmpxchg_release"),
     Edit("pagetable", "unmap", "cmpxchg_relaxed", "cmpxchg_release"),
 )
@@ -75,7 +75,7 @@ def published(core: Core) -> Thread:
 
     def setup(mem: Direct) -> None:
         core.page_ref.init(mem, core.atomics.folio_at(mem, 1), 1)
-        core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, fixtures.INO, INDEX, 1)
+        core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, 0, fixtures.INO, INDEX, 1)
         fixtures.fill(mem, 0, fixtures.INO)
         core.page_ref.init(mem, fixtures.MEMMAP, 2)
         core.mapping.insert(mem, 0, fixtures.INO, INDEX, 0)
@@ -109,10 +109,10 @@ def reuser(core: Core, me: int, head: int) -> Thread:
         pfn = core.page_alloc.alloc(mem, me, 0)
         if pfn == core.layout.NIL:
             return "nothing free"
-        core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, fixtures.OTHER_INO, INDEX, 1)
+        core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, 0, fixtures.OTHER_INO, INDEX, 1)
         fixtures.fill(mem, pfn, fixtures.OTHER_INO)
         core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
-        core.xarray.store(mem, me, head, 0, INDEX, pfn, fixtures.OTHER_INO)
+        core.xarray.store(mem, me, head, 0, INDEX, 0, pfn, fixtures.OTHER_INO)
         return "reused"
 
     return reuse

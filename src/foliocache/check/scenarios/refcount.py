@@ -73,7 +73,7 @@ def live(core: Core, references: int, type: int) -> Thread:
     """Return a setup: page 0 is a folio with that many references."""
 
     def setup(mem: Direct) -> None:
-        core.folio.prepare(mem, 0, type, 0, 0, 0, 0)
+        core.folio.prepare(mem, 0, type, 0, 0, 0, 0, 0)
         core.page_ref.init(mem, core.atomics.folio_at(mem, 0), references)
         fixtures.fill(mem, 0, type)
 
@@ -115,7 +115,7 @@ def reuser(core: Core, me: int, type: int) -> Thread:
         pfn = core.page_alloc.alloc(mem, me, 0)
         if pfn == core.layout.NIL:
             return "nothing free"
-        core.folio.prepare(mem, pfn, type, 0, 0, 0, 0)
+        core.folio.prepare(mem, pfn, type, 0, 0, 0, 0, 0)
         fixtures.fill(mem, pfn, type)
         core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
         core.folio.put(mem, me, pfn)
@@ -292,8 +292,8 @@ LARGE_BUGS = {
     "split-stores-zero": Bug((Edit("page_alloc", "_split", "        have -= 1\n",
         f"        have -= 1\n        {THAWED.format('pfn + (1 << have)')}\n"),), ALL, "the upper half is free and not frozen"),
 }  # fmt: skip
-TAIL_THAWED = Edit("folio", "prepare", "    page_type.set(mem, pfn, type, order)\n", f"""\
-    page_type.set(mem, pfn, type, order)
+TAIL_THAWED = Edit("folio", "prepare", "    page_type.set(mem, pfn, type, order, span)\n", f"""\
+    page_type.set(mem, pfn, type, order, span)
     for tail in range(1, 1 << order):
         {THAWED.format("pfn + tail")}
 """)  # fmt: skip
@@ -303,7 +303,7 @@ def begin(core: Core, mem: Mem, me: int, order: int, content: Value) -> Any:
     """Allocate and set up a folio; return its pfn, or NIL."""
     pfn = core.page_alloc.alloc(mem, me, order)
     if pfn != core.layout.NIL:
-        core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, order, 0, pfn, 0)
+        core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, order, 0, 0, pfn, 0)
         for each in range(pfn, pfn + (1 << order)):
             fixtures.fill(mem, each, content)
         core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)

@@ -77,7 +77,7 @@ def lock_three(core: Core) -> Program:
 def filling(core: Core) -> Thread:
     def setup(mem: Direct) -> None:
         core.lru.setup(mem)
-        core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, fixtures.INO, 0, 1)
+        core.folio.prepare(mem, 0, core.layout.TYPE_FILE, 0, 0, fixtures.INO, 0, 1)
         core.fill.begin(mem, 1, 0)
         core.page_ref.init(mem, fixtures.MEMMAP, 3)
 

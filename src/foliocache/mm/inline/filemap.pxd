@@ -8,9 +8,12 @@ from . cimport client
 from . cimport folio
 from . cimport page_ref
 from . cimport xarray
+from ..filemap cimport _alloc
 from ..filemap cimport _find_locked
 from ..filemap cimport _grab
 from ..filemap cimport _insert
+from ..filemap cimport _length
+from ..filemap cimport _prepare
 from ..filemap cimport add
 from ..filemap cimport complete
 from ..filemap cimport finish_fill
@@ -52,3 +55,7 @@ cdef inline u32 lookup(mem_t mem, u32 me, u32 n, u64 ino, u64 head, u32 height, 
     else:
         client.keep(mem, me, n, pfn)
     return pfn
+
+
+cdef inline u64 first_of(mem_t mem, u32 pfn) noexcept nogil:
+    return atomics.read64(mem, atomics.folio_at(mem, pfn) + layout.F_INDEX)

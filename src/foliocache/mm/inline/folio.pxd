@@ -6,6 +6,7 @@ from .. cimport atomics, layout
 from ..atomics cimport mem_t
 from . cimport client
 from . cimport page_ref
+from . cimport page_type
 from ..folio cimport destroy
 from ..folio cimport prepare
 
@@ -28,4 +29,6 @@ cdef inline bint release(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil:
 
 cdef inline bint is_identity(mem_t mem, u32 pfn, u64 ino, u64 index) noexcept nogil:
     folio = atomics.folio_at(mem, pfn)
-    return atomics.read64(mem, folio + layout.F_INO) == ino and atomics.read64(mem, folio + layout.F_INDEX) == index
+    if atomics.read64(mem, folio + layout.F_INO) != ino:
+        return False
+    return (index - atomics.read64(mem, folio + layout.F_INDEX)) >> page_type.span(mem, pfn) == 0

@@ -6,8 +6,10 @@ from .. cimport atomics, layout
 from ..atomics cimport mem_t
 from . cimport slab
 from ..xarray cimport _belongs
+from ..xarray cimport _clear
 from ..xarray cimport _empty_level
 from ..xarray cimport _erase
+from ..xarray cimport _is_whole
 from ..xarray cimport _new_node
 from ..xarray cimport _own_node_at
 from ..xarray cimport _publish
@@ -20,6 +22,7 @@ from ..xarray cimport height_for
 from ..xarray cimport is_linked
 from ..xarray cimport next_index
 from ..xarray cimport recount
+from ..xarray cimport room
 from ..xarray cimport store
 
 

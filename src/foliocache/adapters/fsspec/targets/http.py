@@ -136,8 +136,7 @@ class HTTPTarget(Target):
         return read
 
     def stream(self, path: str, identity: Identity) -> Stream | None:
-        """One ranged GET by ``http.client``, where the filesystem does nothing that this could not: it is aiohttp's in all
-        else."""
+        """One ranged GET by ``http.client``, where the filesystem would do nothing else; aiohttp is for all the rest."""
         fs = self.fs
         if (
             not identity.ranged
