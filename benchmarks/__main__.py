@@ -1,4 +1,4 @@
-"""Measure foliocache on this machine: all benches, or those that are named."""
+"""Measure foliocache on this machine: all benches, or those named."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    """What the command line asks for. Raises SystemExit(2) for what makes no sense."""
+    """Parse the command line. Raises SystemExit(2) for invalid arguments."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     listed = "; ".join(f"{name}: {what}" for name, what in BENCHES.items())
     parser.add_argument("benches", nargs="*", metavar="bench", help=f"{listed}. All of them if none is named")
@@ -71,14 +71,14 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def positive(text: str) -> int:
-    """The number. Raises ValueError unless it is 1 or more."""
+    """Return the number. Raises ValueError unless it is 1 or more."""
     if (number := int(text)) < 1:
         raise ValueError(text)
     return number
 
 
 def run(asked: argparse.Namespace) -> int:
-    """Measure, and say what was found."""
+    """Measure, and print the results."""
     quiet = asked.json
     if not quiet:
         print(f"machine: {machine()}", flush=True)
@@ -100,13 +100,13 @@ def run(asked: argparse.Namespace) -> int:
 
 
 def plan(asked: argparse.Namespace) -> Plan:
-    """How much is measured."""
+    """Return the plan: how much is measured."""
     made = Plan.tiny() if asked.tiny else Plan(rounds=asked.rounds)
     return replace(made, only=asked.only, seeds=tuple(asked.seeds), traces=tuple(asked.trace), huge=asked.huge)
 
 
 def measure(name: str, wanted: Plan) -> Section:
-    """One bench; a peer, a compiler or memory that is not there is skipped with a word."""
+    """Run one bench. What needs a missing peer, compiler or memory is skipped, with a message."""
     module = importlib.import_module(f"benchmarks.{name}")
     try:
         return module.run(wanted)
@@ -115,7 +115,7 @@ def measure(name: str, wanted: Plan) -> Section:
 
 
 def summary(sections: Iterable[Section]) -> dict[str, Any]:
-    """What ``--json`` prints: the figures of all sections, what was skipped, and the tables where there are any."""
+    """Return what ``--json`` prints: the figures of all sections, what was skipped, and the tables."""
     sections = list(sections)
     figures = as_document(each for section in sections for each in section.found)
     tables = [each.as_dict() for section in sections for each in section.tables]
@@ -123,7 +123,7 @@ def summary(sections: Iterable[Section]) -> dict[str, Any]:
 
 
 def document(sections: Iterable[Section]) -> dict[str, Any]:
-    """The run as it is recorded."""
+    """Return the run as it is recorded."""
     return {
         "machine": machine(),
         "load_average_behind": os.getloadavg(),
@@ -132,7 +132,7 @@ def document(sections: Iterable[Section]) -> dict[str, Any]:
 
 
 def write(sections: list[Section]) -> None:
-    """Plots, tables and the recorded run. A section's tables go between its markers in docs/performance.md."""
+    """Write plots, tables and the recorded run. A section's tables go between its markers in docs/performance.md."""
     page = DOCS / "performance.md"
     text = page.read_text()
     for section in sections:
@@ -147,7 +147,7 @@ def write(sections: list[Section]) -> None:
 
 
 def between_markers(text: str, name: str, content: str) -> str:
-    """The text with other content between the two markers of that name; as it is where it has none."""
+    """Return the text with the content between the two markers of that name replaced; unchanged if there are none."""
     begin, end = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
     before, _, rest = text.partition(begin)
     _, found, after = rest.partition(end)

@@ -1,4 +1,4 @@
-"""Cost as things grow: cached folios, attached clients, the value's size, the segment's size; memory per cached folio.
+"""Cost by number of cached folios, number of clients, size of values and size of the pool; memory per cached folio.
 
 "Hot" is a thousand folios with neighbouring numbers: what grows is the index above them. "Spread" is a thousand folios anywhere
 among all that are cached: each then has an index node and a descriptor in memory pages of its own, which the processor must
@@ -38,7 +38,7 @@ def run(plan: Plan) -> Section:
 
 
 def folios(section: Section, plan: Plan) -> None:
-    """Hit time from 10^3 to 10^6 cached folios, and what each costs in memory."""
+    """Hit time from 10^3 to 10^6 cached folios, and memory per folio."""
     counts = plan.of([10**3, 10**4, 10**5, 10**6], [1000, 1200])
     table = Table(
         "ns per hit, by folios cached (4 KiB each)",
@@ -123,7 +123,7 @@ def clients(section: Section, plan: Plan) -> None:
 
 @contextlib.contextmanager
 def attached(pool: Any, count: int) -> Iterator[None]:
-    """``count`` forked processes that are clients of the pool and do nothing."""
+    """Fork ``count`` processes that are clients of the pool and do nothing, for the time of a ``with``."""
     context = multiprocessing.get_context("fork")
     clients: list[tuple[Any, Any]] = []
     try:
@@ -145,7 +145,7 @@ def attached(pool: Any, count: int) -> Iterator[None]:
 
 
 def _await(pipe: Any) -> None:
-    """Raises RuntimeError unless the client is there in time; one that has died has closed its end."""
+    """Raise RuntimeError unless the client has attached in time; one that died has closed its end."""
     try:
         if pipe.poll(SECONDS) and pipe.recv():
             return
@@ -155,7 +155,7 @@ def _await(pipe: Any) -> None:
 
 
 def _client(pool: Any, pipe: Any, inherited: list[Any]) -> None:
-    for each in inherited:  # while anybody has one of them open, its other end does not end with the parent
+    for each in inherited:  # while any process has one of them open, its other end does not end with the parent
         each.close()
     pipe.send(inside.number_of(pool) >= 0)
     with contextlib.suppress(EOFError):

@@ -305,7 +305,7 @@ def test_a_thread_that_is_late_to_adopt_does_not_settle_its_own_process(pool_nam
         go.set()
         late.join(60)
         assert (answers, bytes(lease)[:5]) == ([CONTENT[:5]], CONTENT[:5])
-        assert pool.stat()["pins"] == 1 and pool.audit() == []
+        assert pool.stat().pins == 1 and pool.audit() == []
 
     Reaping = clients.Reaping
     assert in_child(die) == -signal.SIGKILL

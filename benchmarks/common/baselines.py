@@ -1,4 +1,4 @@
-"""What a hit is held against: plain shared memory, and LMDB."""
+"""What a hit is compared with: plain shared memory, and LMDB."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SLICE = "shared-memory slice"
 
 @contextlib.contextmanager
 def shared_slices(count: int, size: int) -> Iterator[memoryview]:
-    """``count`` values of ``size`` bytes in plain shared memory."""
+    """Return ``count`` values of ``size`` bytes in plain shared memory."""
     from multiprocessing import shared_memory
 
     memory = shared_memory.SharedMemory(create=True, size=count * size)

@@ -1,4 +1,4 @@
-"""All that the benchmarks take from the inside of foliocache, because no public name gives it. No other file here does so, but
+"""Everything that the benchmarks use of foliocache's private names. No other file here does so, except
 for ``native``, which calls the compiled core by its pointers.
 
 Two kinds: options that the library does not have (the size of folios, no readahead), and the core itself, which is timed
@@ -38,7 +38,7 @@ __all__ = [
 
 @contextlib.contextmanager
 def folios_of(size: int, pool: Any) -> Iterator[None]:
-    """Mappings made meanwhile have folios of ``size`` bytes: in place of the library's own choice, which has no option."""
+    """Give mappings made within folios of ``size`` bytes, instead of the size that the library chooses."""
     owner: Any = sys.modules[foliocache.Mapping.__module__]
     if not hasattr(owner, "_order_for"):
         raise Unavailable(f"the library chooses its folios' size in another way now; see {__file__}")
@@ -51,7 +51,7 @@ def folios_of(size: int, pool: Any) -> Iterator[None]:
 
 
 def switch_readahead_off(mapping: Any) -> None:
-    """A miss fetches the folios that are asked for, and no more."""
+    """Make a miss fetch only the folios that are asked for."""
     mapping.filler.readahead.most = 1
 
 
@@ -59,17 +59,17 @@ def switch_readahead_off(mapping: Any) -> None:
 
 
 def memory_of(pool: Any) -> int:
-    """The handle of a pool's memory, the first argument of every function of the core."""
+    """Return the handle of a pool's memory, the first argument of every function of the core."""
     return pool._attachment.segment.memory.handle
 
 
 def number_of(pool: Any) -> int:
-    """The number of this process's client slot."""
+    """Return the number of this process's client slot."""
     return pool._attachment.number
 
 
 def table_bytes(pool: Any) -> int:
-    """What a pool's tables take that grow with its pages."""
+    """Return the bytes of those tables of a pool that grow with its pages."""
     geometry = pool._attachment.segment.geometry
     return geometry["data"] - geometry["buckets"]
 
@@ -89,7 +89,7 @@ def counted_page(pool: Any) -> Iterator[tuple[int, int]]:
 
 
 def place_of_first_folio(pool: Any, mapping: Any) -> tuple[Any, ...]:
-    """What ``read_core`` of pairs.c needs to look the mapping's first folio up."""
+    """Return the arguments that ``read_core`` of pairs.c needs to look up the mapping's first folio."""
     mem, me = memory_of(pool), number_of(pool)
     geometry = pool._attachment.segment.geometry
     digest = object_digest(mapping.key, mapping.size, mapping.version)

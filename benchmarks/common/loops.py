@@ -1,4 +1,4 @@
-"""The loops that are timed: one hit each round, the first byte touched, whatever there is to release released.
+"""The timed loops: one hit each round, its first byte read, and what it holds released.
 
 All of them take the same list of value numbers. Each is a function of its own, so that names are local and the loops differ in
 nothing but the hit.
@@ -14,7 +14,7 @@ Loop = Callable[[], int]
 
 
 def anywhere(hot: int, count: int) -> list[int]:
-    """``hot`` numbers below count, at random: at even distances their first bytes would share even fewer cache sets."""
+    """Return ``hot`` random numbers below count: at even distances their first bytes would share fewer cache sets."""
     return random.Random(hot).sample(range(count), hot)
 
 
@@ -70,7 +70,7 @@ def slices(buffer: memoryview, size: int, numbers: list[int]) -> Loop:
 
 
 def leases(mapping: Any, numbers: list[int]) -> Loop:
-    """The budgets' hit."""
+    """The hit to which the budgets apply: a lease."""
     lease = mapping.lease
 
     def loop() -> int:
@@ -141,7 +141,7 @@ def file_leases(file: Any, size: int, numbers: list[int]) -> Loop:
 
 
 def transactions(environment: Any, keys: list[bytes]) -> Loop:
-    """LMDB with a transaction per get: the match for pin and release."""
+    """LMDB with a transaction per get, which corresponds to pin and release."""
     begin = environment.begin
 
     def loop() -> int:
@@ -154,7 +154,7 @@ def transactions(environment: Any, keys: list[bytes]) -> Loop:
 
 
 def sums(get: Callable[[int], Any], numbers: list[int]) -> Loop:
-    """Consume all of each value: numpy's sum of its 64-bit words."""
+    """Read all of each value: numpy's sum of its 64-bit words."""
     import numpy as np
 
     def loop() -> int:

@@ -1,4 +1,4 @@
-"""Measuring: interleaved rounds, medians, and what becomes of them.
+"""Measuring: interleaved rounds and their medians.
 
 Cases that are compared run in turns within one process, in an order that rotates from round to round, so that whatever disturbs
 the machine disturbs all of them alike. A figure is the median of its rounds; the claim is the ratio of two medians of one run.
@@ -52,7 +52,7 @@ Found = Record | Skipped
 
 
 class Unavailable(Exception):
-    """Something that a benchmark needs is not here; says what."""
+    """Something that a benchmark needs is missing; the message says what."""
 
 
 def record(
@@ -73,7 +73,7 @@ def record(
 
 
 def holds(value: float, budget: str | None) -> bool:
-    """Whether a value is within a budget such as ``<= 1.5``."""
+    """True if a value is within a budget such as ``<= 1.5``."""
     if budget is None:
         return True
     relation, bound = budget.split()
@@ -81,13 +81,13 @@ def holds(value: float, budget: str | None) -> bool:
 
 
 def interleave(cases: Mapping[str, Case], rounds: int, warmup: int = 1) -> dict[str, float]:
-    """The median of what each case returns over the rounds."""
+    """Return the median of each case's results over the rounds."""
     taken = samples(cases, rounds, warmup)
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
 def samples(cases: Mapping[str, Case], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
-    """All that each case returned, after ``warmup`` rounds that do not count."""
+    """Return all results of each case, after ``warmup`` rounds that do not count."""
     taken: dict[str, list[float]] = {name: [] for name in cases}
     names = list(cases)
     with collected():
@@ -101,7 +101,7 @@ def samples(cases: Mapping[str, Case], rounds: int, warmup: int = 1) -> dict[str
 
 
 def per_op(function: Callable[[], Any], operations: int) -> Case:
-    """A case: nanoseconds per operation of a function that does that many."""
+    """Return a case: nanoseconds per operation of a function that does that many operations."""
 
     def case() -> float:
         begin = time.perf_counter_ns()
@@ -113,7 +113,7 @@ def per_op(function: Callable[[], Any], operations: int) -> Case:
 
 @contextlib.contextmanager
 def collected() -> Iterator[None]:
-    """The garbage collector runs before, not meanwhile."""
+    """Collect garbage before, and not during, the time of a ``with``."""
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()
@@ -137,12 +137,12 @@ def pinned(cpus: Iterable[int] | None) -> Iterator[None]:
 
 
 def cpus() -> list[int]:
-    """The processors that this process may use."""
+    """Return the processors that this process may use."""
     return sorted(os.sched_getaffinity(0))
 
 
 def available_memory() -> int:
-    """Bytes that could be allocated without swapping."""
+    """Return how many bytes could be allocated without swapping."""
     with open("/proc/meminfo") as file:
         fields = dict(line.split(":", 1) for line in file)
     return int(fields["MemAvailable"].split()[0]) * 1024

@@ -1,7 +1,7 @@
 """C without Python around it: ``pairs.c``, compiled once per version of it, and the compiled core's own functions.
 
 The core's modules export their ``cpdef`` functions as capsules named by their C signature. A pointer is taken only under the
-very signature that ``pairs.c`` calls it by, so a core that has changed is skipped with a word and never called wrongly.
+very signature that ``pairs.c`` calls it by, so a core that has changed is skipped with a message and never called wrongly.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How much of everything is measured."""
+"""How much is measured."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Plan:
 
     @classmethod
     def tiny(cls, **chosen: Any) -> Plan:
-        """For tests: it yields every figure, and none that means anything."""
+        """Return a plan for tests: it gives every figure, none of them meaningful."""
         small: dict[str, Any] = {
             "rounds": 1,
             "values": 32,
@@ -48,5 +48,5 @@ class Plan:
         return cls(**small, is_tiny=True, **chosen)
 
     def of(self, real: Any, tiny: Any) -> Any:
-        """The one or the other size."""
+        """Return the full or the tiny size."""
         return tiny if self.is_tiny else real

@@ -1,4 +1,4 @@
-"""Line charts as SVG, by hand: no dependency, and a file that a diff can read."""
+"""Line charts as SVG, without a dependency, in files that can be compared by diff."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def lines(
     log_y: bool = False,
     dashed: Sequence[str] = (),
 ) -> str:
-    """One chart; ``dashed`` names series that are drawn broken, such as those of a model."""
+    """Return one chart; ``dashed`` names series that are drawn dashed, such as those of a model."""
     x = Axis([px for points in series.values() for px, _ in points], LEFT, WIDTH - RIGHT, log_x)
     y = Axis([py for points in series.values() for _, py in points], HEIGHT - BOTTOM, TOP, log_y)
     parts = [_frame(title, across, up), *_grid(x, y)]

@@ -1,4 +1,4 @@
-"""The shipped policy on a trace: a real pool of small pages, a source that costs nothing, every access a lease."""
+"""The shipped policy on a trace: a pool of small pages, a source without cost, a lease for every access."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PAGE = 4 * KIB
 
 
 def hit_ratio(trace: Sequence[int], pages: int, skip: int = 0) -> float:
-    """Hits / accesses behind the first ``skip`` accesses, in a pool with room for ``pages`` folios beside its index."""
+    """Return hits / accesses after the first ``skip`` accesses, in a pool with room for ``pages`` folios beside its index."""
     objects = max(trace) + 1
     source = Misses()
     with new_pool(max(pages + _nodes(objects, pages), 64) * PAGE, PAGE) as cache:

@@ -1,4 +1,4 @@
-"""Pools for measuring: made for one purpose, filled, removed."""
+"""Pools for measuring: created for one purpose, filled, removed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def new_pool(size: int, page_size: int = 16 * KIB, clients: int = 64, folder: Pa
 
 
 def _remove(name: str, folder: Path | None) -> None:
-    """Unlink a pool, if it came to be."""
+    """Unlink a pool, if it was created."""
     with _placed(folder), contextlib.suppress(foliocache.PoolNotFoundError):
         foliocache.remove(name)
 
@@ -88,7 +88,7 @@ def one_per_folio(pool: Any, count: int, size: int, key: str = "values", readint
 
 
 class Pattern:
-    """A source in memory: every value begins with its number."""
+    """A source in memory, in which every value begins with its number."""
 
     def __init__(self, size: int):
         self.size = size
@@ -110,7 +110,7 @@ def metadata_per_page(pool: Any) -> float:
 
 
 def attach_ms(name: str) -> float:
-    """How long it takes to attach to a pool that exists, until it can be used."""
+    """Return the milliseconds that it takes to attach to an existing pool, until it can be used."""
     known = foliocache.attach(name)
     known.close()
     begin = time.perf_counter_ns()

@@ -34,7 +34,7 @@ class Table:
 
 @dataclass
 class Section:
-    """What one bench found: figures with budgets, tables, plots by file name."""
+    """The results of one bench: figures with budgets, tables, plots by file name."""
 
     name: str
     found: list[Found] = field(default_factory=list)
@@ -56,7 +56,7 @@ BUDGET_COLUMNS = ("metric", "value", "unit", "baseline", "against", "ratio", "bu
 
 
 def budget_table(found: Iterable[Found]) -> Table:
-    """The records, without what was skipped."""
+    """Return the table of the records, without what was skipped."""
     made = Table("Figures and budgets", BUDGET_COLUMNS)
     for each in found:
         if isinstance(each, Record):
@@ -75,7 +75,7 @@ def as_document(found: Iterable[Found]) -> dict[str, Any]:
 
 
 def show(section: Section) -> None:
-    """The section on stdout."""
+    """Print the section on stdout."""
     for each in section.tables:
         shown = table(each.title, each.columns[0], *[f">{column}" for column in each.columns[1:]])
         for row in each.rows:
@@ -100,7 +100,7 @@ def _show_budgets(found: Iterable[Found]) -> None:
 
 
 def figure(value: Any) -> str:
-    """Three significant digits; nothing for None."""
+    """Return a value with three significant digits; an empty string for None."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -109,7 +109,7 @@ def figure(value: Any) -> str:
 
 
 def machine() -> str:
-    """The machine in words."""
+    """Return a description of the machine."""
     with open("/proc/cpuinfo") as file:
         fields = dict(line.split(":", 1) for line in file if ":" in line)
     model = {key.strip(): value.strip() for key, value in fields.items()}

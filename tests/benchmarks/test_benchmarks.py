@@ -1,4 +1,4 @@
-"""Every bench runs with tiny sizes and says what it should; no figure is judged here."""
+"""Every bench runs with tiny sizes and gives the expected records; no figure is judged here."""
 
 import ast
 import json
@@ -130,7 +130,7 @@ def test_a_core_with_another_signature_is_not_called(monkeypatch):
 
 
 def test_the_registry_names_every_bench():
-    """What is a bench has a function run(plan)."""
+    """Every module of benchmarks with a function run(plan) is in the registry."""
     found = {module.name for module in pkgutil.iter_modules(benchmarks.__path__)} - {"__main__", "common"}
     assert set(command.BENCHES) == found
 
@@ -186,7 +186,7 @@ def test_every_bench_has_its_place_in_the_document():
 
 
 def test_one_file_alone_reaches_into_the_library():
-    """By private names of others, or by modules that are not documented for users."""
+    """Through private names, or modules that are not documented for users."""
     allowed = {
         "foliocache.adapters.fsspec",
         "foliocache.cli.exits",
@@ -213,7 +213,7 @@ CREW = [*PROGRAM, "core", "--only", "processes", "--rounds", "1000", "--json"]
 
 
 class TestEndings:
-    """Whatever ends it in the middle, or one of its processes: nothing waits for ever, and nothing stays."""
+    """However the run or one of its processes is ended: nothing waits for ever, and no process or pool remains."""
 
     @pytest.mark.parametrize("whom", ["the command", "all"])
     @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ class TestEndings:
 
 
 def test_the_command_is_killed():
-    """Its processes end; the pool's file stays, as nothing is left to remove it."""
+    """Its processes end; the pool's file stays, because no process is left to remove it."""
     before = set(os.listdir("/dev/shm"))
     with endings.started(CREW, ENVIRONMENT) as process:
         endings.children(process, 2, "spawn_main")

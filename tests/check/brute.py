@@ -1,8 +1,8 @@
-"""The second opinion: small straight-line programs, enumerated without any cleverness.
+"""An independent reference for the checker: small straight-line programs, enumerated naively.
 
 A program is a list of threads, a thread a list of instructions: ("W", loc, value, order), ("R", loc, order), ("A", loc, n,
 order) for fetch_add, ("F", order). ``sc`` interleaves over one memory; ``tso`` does the same with a store buffer for each
-thread (Owens, Sarkar, Sewell 2009), an altogether different definition from the checker's axioms. ``rc11`` enumerates all
+thread (Owens, Sarkar, Sewell 2009), a definition that has nothing in common with the checker's axioms. ``rc11`` enumerates all
 reads-from and modification orders and keeps those that satisfy the axioms as they stand in the paper, without seq_cst.
 """
 
@@ -14,7 +14,7 @@ LOCS = {"x": 0, "y": 64, "z": 128}
 
 
 def body(instructions):
-    """The same thread as a function for the checker; returns what it read."""
+    """Return the thread as a function for the checker, which returns what it read."""
 
     def run(mem):
         seen = []
@@ -33,7 +33,7 @@ def body(instructions):
 
 
 def machine(threads, buffered):
-    """All outcomes of the sc or the store-buffer machine: (what each thread read, final memory)."""
+    """Return all outcomes of the sc or the store-buffer machine: (what each thread read, final memory)."""
     start = (tuple(0 for _ in threads), tuple(() for _ in threads), tuple(() for _ in threads), tuple((k, 0) for k in LOCS))
     seen, todo, outcomes = {start}, [start], set()
     while todo:
@@ -89,7 +89,7 @@ ACQ, REL = ("acquire", "acq_rel"), ("release", "acq_rel")
 
 
 def rc11(threads):
-    """All outcomes that RC11's axioms allow, and the number of executions they come from."""
+    """Return all outcomes that RC11's axioms allow, and the number of their executions."""
     events, reads, writes = _events(threads)
     outcomes, count = set(), 0
     for choice in itertools.product(*([w for w in writes if w.loc == r.loc and w is not r.half] for r in reads)):
@@ -126,7 +126,7 @@ def _events(threads):
 
 
 def _values(rf, writes):
-    """The value of each write: fixed, or for an add what was read plus n; None if that goes round in a circle."""
+    """Return the value of each write: fixed, or for an add what was read plus n; None if that is circular."""
     values = {w: w.value for w in writes if w.half is None}
     while len(values) < len(writes):
         ready = [w for w in writes if w not in values and rf[w.half] in values]
@@ -200,7 +200,7 @@ def _outcome(threads, reads, rf, mo, values):
 
 
 def renamings(threads, equal):
-    """Every way to permute the numbers of equal threads: old number to new."""
+    """Yield every permutation of the numbers of equal threads: old number to new."""
     for orders in itertools.product(*(itertools.permutations(group) for group in equal)):
         names = {t: t for t in range(-1, threads)}
         for group, order in zip(equal, orders, strict=True):
@@ -209,7 +209,7 @@ def renamings(threads, equal):
 
 
 def orbit(graph, equal):
-    """The same for graphs of the checker that differ only by the numbers of equal threads."""
+    """Return a value that is equal for graphs of the checker that differ only by the numbers of equal threads."""
     return min(repr(_renamed(graph, names)) for names in renamings(len(graph.threads), equal))
 
 

@@ -1,4 +1,4 @@
-"""The light barrier and its partner: never stronger than membarrier(2) as the interrupt that it is."""
+"""The asymmetric fences: never stronger than membarrier(2) modelled as an interrupt."""
 
 import random
 
@@ -53,7 +53,7 @@ def test_two_light_ones_do_not(model):
 
 @models
 def test_a_read_of_what_came_behind_a_light_one_sees_what_came_before(model):
-    """How the reaper asks: a name, a membarrier, then whether its owner is in an operation."""
+    """As the reaper reads: a word of a slot, a heavy fence, then whether its owner is in an operation."""
     program = [[("write", X), ("light", 0), ("write", Y)], [("read", Y), ("heavy", 0), ("read", X)]]
     assert {(found[1][0], found[1][2]) for found in outcomes(program, model)} == {(0, 0), (0, 1), (1, 1)}
 

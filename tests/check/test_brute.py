@@ -1,4 +1,4 @@
-"""Random small programs: the explorer against plain enumeration. The same outcomes, and no execution explored twice."""
+"""Random small programs: the explorer finds the same outcomes as enumeration, and explores no execution twice."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Every atomic operation of the protocol is either needed as it is, or known not to be."""
+"""Every atomic operation of the protocol is needed as it is, or has a recorded reason."""
 
 from foliocache.check import coverage, scenario
 

@@ -1,4 +1,4 @@
-"""What docs/checker.md teaches does what it says."""
+"""The examples of docs/checker.md do what it says."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The engine knows nothing of foliocache: it is told where a package is, and checks it."""
+"""The engine imports nothing of foliocache: it is given the folder of a package, and checks that."""
 
 import ast
 import sys
@@ -66,7 +66,7 @@ def test_a_suite_is_reached_through_the_registry_alone():
 
 @pytest.fixture
 def counter(tmp_path):
-    """A package that is not foliocache's."""
+    """A package that has nothing to do with foliocache."""
     (tmp_path / "layout.py").write_text("COUNT = 8\nSTEP = 2\n")
     (tmp_path / "counter.py").write_text(COUNTER)
     return tmp_path
@@ -77,7 +77,7 @@ def test_another_package_is_checked(counter):
 
     @suite.scenario("count/two", {"STEP": 1}, bugs={"racy": scenario.Bug((RACY,), scenario.ALL, "an increment is lost")})
     def two(core):
-        """Two threads count."""
+        """A program of two threads that count."""
 
         def final(mem, results):
             assert core.atomics.load_relaxed(mem, core.layout.COUNT) == 2

@@ -1,4 +1,4 @@
-"""The explorer around its core: the same again, on several cores, within a bound, for a while; and replay of what it finds."""
+"""The explorer: determinism, several cores, bounds, time budgets; and replay of what it finds."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The facade has three bodies: atomics.h, the one for threads, the simulated one. All three have the same names."""
+"""The facade has three implementations: atomics.h, facade_threads, facade_model. All three have the same names."""
 
 import re
 
@@ -26,6 +26,6 @@ def test_every_declared_name_exists(body):
 
 @pytest.mark.parametrize("body", [facade_threads, facade_model])
 def test_nothing_else_can_be_called(body):
-    """A core that used such a name would run under the checker and not compile."""
+    """A core that used another name would run under the checker and not compile."""
     own = {name for name, thing in vars(body).items() if callable(thing) and not name.startswith("_") and name.islower()}
     assert own <= declared() | {"sleepers"}

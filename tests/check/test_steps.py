@@ -1,4 +1,4 @@
-"""Death, the process-wide barrier, choice, waiting and its failures: on programs small enough to know the answer."""
+"""Death, the process-wide barrier, choice, waiting and its failures: on programs whose outcomes are known."""
 
 import errno
 

@@ -1,4 +1,4 @@
-"""Equal threads: one execution is explored for each class of those that differ only by which of them did what."""
+"""Equal threads: of executions that differ only by an exchange of such threads, one is explored."""
 
 import random
 
@@ -21,7 +21,7 @@ models = pytest.mark.parametrize("model", MODELS)
 
 
 def compare(program, model, monkeypatch):
-    """Explore with and without: (what is explored, the classes there are, what is explored without)."""
+    """Explore with and without the declaration. Return (executions with, classes, executions without)."""
     equal, program.equal = program.equal, ()
     with monkeypatch.context() as patch:
         patch.setattr(Graph, "key", lambda graph: brute.orbit(graph, equal))
@@ -34,7 +34,7 @@ def compare(program, model, monkeypatch):
 
 
 def renamed(outcomes, equal):
-    """Outcomes (results of the threads, memory), those that differ by the threads' order once."""
+    """Return the outcomes (results of the threads, memory), without those that differ only by the threads' order."""
     found = set()
     for results, memory in outcomes:
         results = list(results)
@@ -71,7 +71,7 @@ def code(rng, fences, most):
 
 
 def mixed(rng, fences):
-    """Threads of which some are equal, in any places."""
+    """Return threads of which some are equal, in any position."""
     shape = rng.choice(["aa", "aaa", "aab", "aba", "baa", "abab", "aabb"])
     codes = {which: code(rng, fences, 3 if len(shape) < 4 else 2) for which in "ab"}
     groups = [tuple(t for t, which in enumerate(shape) if which == one) for one in "ab"]

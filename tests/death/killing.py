@@ -1,7 +1,7 @@
-"""Kill (or stop) a child at one instruction after the other of a scene, and look each time whether everything is settled.
+"""Kill (or stop) a child at one instruction after the other of a scene, and check each time that everything is settled.
 
-``python killing.py SEGMENT SCENE [MOST]`` prints what has been done, as JSON. A process of its own, because it forks all the
-time and its children should be small.
+``python killing.py SEGMENT SCENE [MOST]`` prints what was done, as JSON. It is a process of its own because it forks often, and
+its children should be small.
 """
 
 import faulthandler
@@ -54,14 +54,14 @@ def kill_everywhere(world, scene, most):
         kills += outcome == REACHED
         unreached += outcome == ENDED and point is not AT_THE_END
     signal.alarm(0)
-    # The compiler's glue code between Python and the core may take another turn now and then.
+    # The generated code between Python and the core may take another path now and then.
     assert unreached <= len(chosen) // 100, f"{unreached} points of {len(chosen)} were not on every child's path"
     seconds = round(time.monotonic() - start, 1)
     return {"scene": scene.__name__, "steps": steps, "kills": kills, "unreached": unreached, "seconds": seconds}
 
 
 def stop_everywhere(world, scene, most):
-    """The child is alive and only stops; meanwhile this process reaps another, and works. Neither may harm the other."""
+    """Stop the child without killing it; meanwhile this process reaps another client, and works. Both go on without damage."""
     world.memory[:] = world.empty
     prepare = scene(world)
     before = bytes(world.memory)

@@ -1,4 +1,4 @@
-"""What is going on when a process is killed: one small segment, and the operations that a child does in it.
+"""The operations in which a process is killed, on one small segment.
 
 A scene is a function of a ``World``. It sets the segment up, and returns what the child does first: that joins as a client, and
 returns the operation itself, which is run to one of its instructions and no further.
@@ -35,7 +35,7 @@ def source(key):
 
 
 class World:
-    """The segment, and this process as its first client, which goes on after the others' deaths."""
+    """The segment, and this process as its first client, which lives on."""
 
     def __init__(self, name):
         self.pool = foliocache.open(name, size=PAGES * PAGE, page_size=PAGE, clients=4)
@@ -48,12 +48,12 @@ class World:
         self.held = []  # by the child
 
     def mapping(self, key):
-        """A new one each time: the segment is set back now and then, so an old one may know the number of a record that is to
-        come."""
+        """Return a new mapping each time: the segment is reset between kills, and an old mapping could know the ino of a later
+        record."""
         return self.pool.mapping(key, len(content(key)), "v", source(key))
 
     def fill(self, key, count=None):
-        """Have an object's first folios in the cache."""
+        """Fill an object's first folios."""
         mapping = self.mapping(key)
         for index in range(count or mapping.folios):
             mapping.lease(index)
@@ -62,11 +62,11 @@ class World:
     def join(self):
         return self.attachment.number
 
-    # What holds after a death.
+    # Assertions after a death.
 
     def settle(self, work_first):
-        """Everything that dead clients left is settled, and the cache works. Survivors may also be at work before the reaper
-        comes."""
+        """Settle what dead clients left, and assert that the pool works. Living clients may also work before the reaper
+        runs."""
         if work_first:
             self.work()
         _, waiting = self.attachment.reap()
@@ -80,7 +80,7 @@ class World:
         assert pages.file == pages.table == 0, pages
 
     def check(self):
-        """Nothing is lost, nothing is pinned, every slot is clean but this process's, which names nothing."""
+        """Assert that no page is lost or pinned, and that every slot is clean except this process's, which names no folio."""
         assert self.pool.audit() == []
         stat = self.pool.stat()
         pages = stat.pages_by_state
@@ -142,7 +142,7 @@ def put_last(world):
 
 
 def evict(world):
-    """Reclaim takes the coldest folio out of a tree of two levels, and with it the node that it was alone in."""
+    """Reclaim evicts the coldest folio of a tree of two levels, and frees the node that contained only this folio."""
     world.fill("small")
     mapping = world.mapping("large")
     mapping.lease(70)
@@ -161,7 +161,7 @@ def evict(world):
 
 
 def insert(world):
-    """A miss in an empty cache: record, nodes and folio are made, the source is read, the fill completed."""
+    """A miss in an empty pool: record, nodes and folio are made, the source is read, the fill completed."""
     mapping = world.mapping("large")
 
     def prepare():
@@ -193,7 +193,7 @@ def insert_full(world):
 
 
 def insert_in_vain(world):
-    """A miss for which there is a page, but none for the node that it needs: what has been done is taken back."""
+    """A miss for which there is a page, but none for the node that it needs: the folio is freed again."""
     large, *pairs, another = world.mapping("large"), *map(world.mapping, PAIRS)
 
     def prepare():
@@ -375,8 +375,7 @@ def adopt(world):
 
 
 def die(world, prepare, part):
-    """Leave a client that has died when that part of an operation's stores was done; or before the first of a module of the
-    core."""
+    """Leave a client that died after this part of an operation's stores, or before the first store of a module of the core."""
     before = bytes(world.memory)
     if part == 1:
         world.stepper.kill(prepare, AT_THE_END)
@@ -435,7 +434,7 @@ REAPS = (
 
 
 def withdraw(world):
-    """As truncate, of an object of one level."""
+    """As ``truncate``, on an object of one level."""
     mapping = world.fill("small")
 
     def prepare():
@@ -446,8 +445,7 @@ def withdraw(world):
 
 
 def beside(operation, part):
-    """A living client gets and puts a folio with which another died in the middle of an operation. It takes no lock on the
-    way."""
+    """A living client gets and puts a folio on which another died in the middle of an operation. It takes no lock."""
 
     def scene(world):
         die(world, operation(world), part)

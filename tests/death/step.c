@@ -1,9 +1,9 @@
 /* Walks a child through one operation instruction by instruction, and stops it at a chosen one. x86-64 Linux.
  *
- * The child calls step_begin, the operation, step_end; both stop it. Its parent traces it: once to write down its path, which is the
- * program counter at every instruction in the core (step_trace), or only at those that write to the segment (step_stores). Then
- * step_to, for other children, who take the same path: a breakpoint at one instruction, and there they stand when it is about to be
- * executed for the n-th time, to be killed or to be sent on.
+ * The child calls step_begin, the operation, step_end; both stop it. Its parent traces it: once to write down its path, which
+ * is the program counter at every instruction in the core (step_trace), or only at those that write to the segment
+ * (step_stores). Then step_to, for other children, who take the same path: a breakpoint at one instruction, and there they
+ * stand when it is about to be executed for the n-th time, to be killed or to be sent on.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -58,8 +58,8 @@ static int in_core(uint64_t pc, const struct range *core, int ranges)
     return 0;
 }
 
-/* From step_begin to step_end: every instruction in the core, up to max of them; their number, or -1. A repeated instruction counts
- * once, as it does for a breakpoint. */
+/* From step_begin to step_end: every instruction in the core, up to max of them; their number, or -1. A repeated instruction
+ * counts once, as it does for a breakpoint. */
 long step_trace(pid_t pid, const struct range *core, int ranges, uint64_t *path, long max)
 {
     long n = 0;
@@ -96,9 +96,9 @@ static int protect(pid_t pid, uint64_t gate, uint64_t memory, uint64_t size, int
     return ptrace(PTRACE_SETREGS, pid, 0, &saved) == 0;
 }
 
-/* As step_trace, but only the instructions that write to the child's size bytes at memory: it may not write there, and is allowed to
- * whenever it tries, for one instruction. Where others than the core write on and on, which is the content of pages, one page is open
- * to them until the next fault. */
+/* As step_trace, but only the instructions that write to the child's size bytes at memory: it may not write there, and is
+ * allowed to whenever it tries, for one instruction. Where others than the core write on and on, which is the content of pages,
+ * one page is open to them until the next fault. */
 long step_stores(pid_t pid, uint64_t gate, uint64_t memory, uint64_t size, const struct range *core, int ranges, uint64_t *path,
                  long max)
 {
@@ -128,7 +128,8 @@ long step_stores(pid_t pid, uint64_t gate, uint64_t memory, uint64_t size, const
     return signal == SIGSTOP ? n : -1;
 }
 
-/* Stop it when it is about to execute the instruction at pc for the n-th time: REACHED; or at step_end if that comes first: ENDED. */
+/* Stop it when it is about to execute the instruction at pc for the n-th time: REACHED; or at step_end if that comes first:
+ * ENDED. */
 int step_to(pid_t pid, uint64_t pc, long n)
 {
     ptrace(PTRACE_SETOPTIONS, pid, 0, PTRACE_O_EXITKILL);
@@ -153,5 +154,5 @@ int step_to(pid_t pid, uint64_t pc, long n)
     }
 }
 
-/* Let a stopped child go on to step_end; whether it came there. */
+/* Lets a stopped child go on to step_end. Returns 1 if it got there. */
 int step_on(pid_t pid) { return resume(PTRACE_CONT, pid) == SIGSTOP; }

@@ -1,4 +1,4 @@
-"""Forked children that run one operation and are killed in the middle of it, at an instruction of one's choice."""
+"""Forked children that run one operation and are killed at a chosen instruction of it."""
 
 import collections
 import contextlib
@@ -37,7 +37,7 @@ class Stepper:
         self.gate = _gate()
 
     def instructions(self, prepare):
-        """An operation's path: every instruction of the core in it, from the first to the last."""
+        """Return an operation's path: every instruction of the core in it, from the first to the last."""
         return self._path(prepare, self.library.step_trace)
 
     def stores(self, prepare):
@@ -52,7 +52,8 @@ class Stepper:
 
     @contextlib.contextmanager
     def stopped(self, prepare, point):
-        """A child that stands at a point, and is killed in the end: its pid, and as for ``kill``."""
+        """Run a child up to a point and stop it there; it is killed at the end. Gives its pid, and the result as of
+        ``kill``."""
         pid = self._start(prepare)
         try:
             outcome = self.library.step_to(pid, ctypes.c_uint64(point.pc), ctypes.c_long(point.nth))
@@ -62,11 +63,11 @@ class Stepper:
             _kill(pid)
 
     def go_on(self, pid):
-        """Let a stopped child come to the end of its operation."""
+        """Let a stopped child finish its operation."""
         assert self.library.step_on(pid), "a child that had been stopped did not come to the end of its operation"
 
     def where(self, pc):
-        """An address as module + offset, for objdump."""
+        """Return an address as module + offset, for objdump."""
         return next(
             (f"{name}+{pc - start + offset:#x}" for start, end, name, offset in self.core if start <= pc < end), "at the end"
         )
@@ -85,7 +86,7 @@ class Stepper:
         return points
 
     def _start(self, prepare):
-        """A child that stands right before the operation, which is what ``prepare()`` returns."""
+        """Start a child that stops right before the operation, which ``prepare()`` returns."""
         pid = os.fork()
         if pid == 0:
             try:
@@ -130,6 +131,6 @@ def _core():
 
 
 def _gate():
-    """The address of some syscall instruction."""
+    """Return the address of a syscall instruction."""
     start = ctypes.cast(ctypes.CDLL(None).syscall, ctypes.c_void_p).value
     return start + ctypes.string_at(start, 64).index(b"\x0f\x05")

@@ -1,5 +1,5 @@
-"""Workers are killed and stopped at random while they work a pool that is much too small, and a client that lives sees nothing
-of it."""
+"""Workers are killed and stopped at random while they use a pool that is much too small; a client that lives on is not
+affected."""
 
 import multiprocessing
 import os
@@ -20,7 +20,7 @@ SIZES = [30_000_000, 6_000_000, 2_000_000, 500_000] + [40_000] * 40 + [3_000] * 
 
 
 class Crew:
-    """WORKERS living workers; the dead are replaced."""
+    """WORKERS living workers; dead ones are replaced."""
 
     def __init__(self, job, rng):
         self.job = job
@@ -30,7 +30,7 @@ class Crew:
         self.counts = {"killed": 0, "died in a source": 0, "stopped": 0, "all killed at once": 0}
 
     def complete(self):
-        """Bury the dead, who were killed and did not fail, and start others."""
+        """Wait for dead workers, which must have been killed and not have failed, and start others."""
         for worker in [worker for worker in self.workers if not worker.is_alive()]:
             self.bury(worker, "died in a source")
         while len(self.workers) < WORKERS:
@@ -57,7 +57,7 @@ class Crew:
         self.counts["all killed at once"] += 1
 
     def stop(self, worker):
-        """For a while; every second one is killed while it is stopped."""
+        """Stop workers for a short time; every second one is killed while it is stopped."""
         os.kill(worker.pid, signal.SIGSTOP)
         time.sleep(self.rng.random() * 0.1)
         if self.rng.random() < 0.5:
@@ -78,7 +78,7 @@ class Crew:
 
 
 class Survivor:
-    """This process: holds leases and windows across the others' deaths, and works, too."""
+    """This process: holds leases and windows across the workers' deaths, and reads."""
 
     def __init__(self, pool, job, rng):
         self.pool = pool
@@ -131,7 +131,7 @@ def test_killed_and_stopped_at_random(pool_name, record_property):
 
 
 def settle(pool):
-    """What is left of the dead is settled at once, and everything adds up."""
+    """Assert that one reap settles everything, and that the audit is empty."""
     reaped, waiting = pool._attachment.reap()
     assert waiting == 0 and pool.audit() == []
     stat, segment = pool.stat(), pool._attachment.segment

@@ -26,7 +26,7 @@ def test_holds(name, mutation, model):
 
 
 def test_the_documents_state_numbers():
-    """Of every death and every refused lock under each model, and of some scenarios of the living."""
+    """For every scenario of death and of refused locks under each model, and for some others."""
     told = {name for name, s in SCENARIOS.items() if name.startswith(("death/", "refused/"))}
     assert {(name, model) for name in told for model in documented.MODELS} <= set(DOCUMENTED)
     living = {name for name, _ in DOCUMENTED} - told

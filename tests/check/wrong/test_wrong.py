@@ -1,8 +1,7 @@
-"""Every bug is found, under the models that it says and no others, and its counterexample is the one in this directory.
+"""Every bug is found under exactly the models that it names, and its counterexample is the one in this directory.
 
 ``wrong/<bug>/<scenario>.txt`` holds the checker's output, without line numbers. To rewrite the files after a change of
-the core, run this file with ``PIN=1`` in the environment, then read the differences: each is a counterexample that a person has
-to believe.
+the core, run this file with ``PIN=1`` in the environment, then read the differences: each counterexample must be plausible.
 """
 
 import os
