@@ -794,7 +794,8 @@ cdef class FolioMap(Steps):
     @cython.final
     cdef bint _fits(self, u32 pfn, u64 length) noexcept:
         """Return True if so many bytes from pfn on are within the pool: the last check before bytes are handed out."""
-        return (<u64>pfn << atomics.page_shift(self.mem)) + length <= <u64>atomics.npages(self.mem) << atomics.page_shift(self.mem)
+        cdef u32 shift = atomics.page_shift(self.mem)
+        return (<u64>pfn << shift) + length <= <u64>atomics.npages(self.mem) << shift
 
     @cython.final
     cdef bint _is_ours(self, u64 at) noexcept:
