@@ -50,7 +50,9 @@ class Table:
     """A pool with one page of names. Client 0 has asked for the keys ``known``, and been answered; each answer is its time."""
 
     def __init__(self, core: Core, *known: int, ways: int = 2) -> None:
-        self.core, self.known, self.ways = core, known, ways
+        self.core: Core = core
+        self.known: tuple[int, ...] = known
+        self.ways: int = ways
 
     def setup(self, mem: Direct) -> None:
         core = self.core
@@ -293,7 +295,7 @@ class Asked(Table):
 
     def setup(self, mem: Direct) -> None:
         super().setup(mem)
-        self.id = self.begin(mem, 1, A, 1, 1)
+        self.id: int = self.begin(mem, 1, A, 1, 1)
 
     def sleeper(self, me: int) -> Thread:
         def sleep(mem: Mem) -> int:
@@ -361,7 +363,7 @@ class Mortal(Pool):
 
     def __init__(self, core: Core, *known: int) -> None:
         super().__init__(core)
-        self.table = Table(core, *known)
+        self.table: Table = Table(core, *known)
 
     def setup(self, mem: Direct) -> None:
         self.table.setup(mem)
