@@ -7,8 +7,8 @@ from . import SUITE
 
 MODULES = ("page_ref", "folio", "xarray", "pagetable")
 SLOW = {"lookup/three-getters", "lock/three", "lookup/two-getters"}
-# The scenarios of death are many, those of large folios repeat the small ones, and names come to none of these modules; these are
-# for functions that only a repair calls.
+# The scenarios of death are many, those of large folios repeat the small ones, and names come to none of these modules; these
+# are for functions that only a repair calls.
 AFTER_DEATH: dict[str, tuple[str, ...]] = {
     "_recount": ("death/path-node-freed-both",),
     "_recount_folio": ("death/path-evict-get", "death/folio-remove"),
