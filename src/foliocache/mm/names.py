@@ -1,16 +1,16 @@
-"""Names: what a key means now. The kernel's dentries, for keys that only somebody far away can look up.
+"""Names: what a key means now. The kernel's dentries, for keys that only a far origin can look up.
 
 A name is a record that says which object its key means (NAME_PRESENT: size, version, and some bytes of the asker's own), or
 that there is no such thing (NAME_ABSENT), and when the question was asked whose answer that is; or that a client is asking the
 origin now. All processes share it, so one of them asks and the others use the answer (``begin``), or sleep until it is there
 (``join``, ``sleep``).
 
-A name has an *id* that is never given twice. Whoever asks has been given the id, and an answer is written only while the record
+A name has an *id* that is never given twice. The asker has been given the id, and an answer is written only while the record
 is still that id's. ``forget`` drops the record, so an answer that was asked for before is nobody's afterwards: the next
 ``begin`` makes another record, with another id. Nothing else has to be kept of a key that was forgotten.
 
 **Readers take no lock.** The index is an array of words in sets of NAME_WAYS; a key's digest chooses the set, all words of
-which are looked at. ``lookup`` copies a record between two looks at its sequence word, which is odd while somebody writes, and
+which are looked at. ``lookup`` copies a record between two looks at its sequence word, which is odd while a client writes, and
 has an even value once only, in whatever life of the record: so what was copied between two equal even values is one answer, and
 that of the digest that was copied with it. What a writer is at counts as unknown; ``begin`` finds out under the lock. Within an
 operation a record's page stays one of names (see ``slab``).
@@ -90,7 +90,7 @@ def answer(mem, me, id, asked, state, size, data, length):
 
 
 def withdraw(mem, me, id, asked):
-    """Give up a question: whoever waits for its answer is woken, and asks."""
+    """Give up a question: a client that waits for its answer is woken, and asks."""
     client.op_begin(mem, me)
     if _lock(mem, me):
         at = _record(mem, id)
@@ -103,7 +103,7 @@ def withdraw(mem, me, id, asked):
 
 
 def forget(mem, me, key):
-    """Drop all names of a key, whoever asked. An answer that was asked for before is not remembered. False if the lock is
+    """Drop all names of a key, of all accounts. An answer that was asked for before is not remembered. False if the lock is
     refused."""
     client.op_begin(mem, me)
     done = _lock(mem, me)
@@ -357,7 +357,7 @@ def _end_asking(mem, me, at, asked):
 
 
 def _wake(mem, at):
-    """Nobody asks for the name any more; whoever sleeps for it looks again."""
+    """Nobody asks for the name any more; sleepers look again."""
     asker = atomics.load_relaxed(mem, at + layout.NAME_ASKER)
     atomics.store_relaxed(mem, at + layout.NAME_ASKER, 0)
     if asker & layout.NAME_WAITERS:
@@ -445,7 +445,7 @@ def _drop(mem, me, place, number):
 
 def _discard(mem, me, number):
     """Free a record. If the slab's lock is refused, the next repair does."""
-    if not slab.holds(mem, layout.SLAB_NAMES, number):  # damaged: it is somebody else's page
+    if not slab.holds(mem, layout.SLAB_NAMES, number):  # damaged: it is another's page
         return
     at = slab.at(mem, layout.SLAB_NAMES, number)
     _begin_change(mem, at)
