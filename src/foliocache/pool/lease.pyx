@@ -216,7 +216,7 @@ cdef class Target:
     """The writable bytes of a folio that is being filled, and no longer.
 
     ``views`` are those that are still in use. A source may keep one, and spoil the fill by that; each counts as a view of the
-    lease too, so that the page stays pinned, and no other content gets there, as long as somebody can write to it.
+    lease too, so that the page stays pinned, and no other content gets there, as long as it can be written to.
     """
     def __init__(self):
         raise TypeError("a source is given the buffer that it is to fill; it cannot be made")
@@ -794,7 +794,8 @@ cdef class FolioMap(Steps):
     @cython.final
     cdef bint _fits(self, u32 pfn, u64 length) noexcept:
         """Return True if so many bytes from pfn on are within the pool: the last check before bytes are handed out."""
-        return (<u64>pfn << atomics.page_shift(self.mem)) + length <= <u64>atomics.npages(self.mem) << atomics.page_shift(self.mem)
+        cdef u32 shift = atomics.page_shift(self.mem)
+        return (<u64>pfn << shift) + length <= <u64>atomics.npages(self.mem) << shift
 
     @cython.final
     cdef bint _is_ours(self, u64 at) noexcept:
