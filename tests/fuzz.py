@@ -32,6 +32,7 @@ from foliocache.pool import files
 from foliocache.pool import segment as segments
 
 SIZES = [100_000, 1_500_000, 5_000, 9_000_000, *[3_000] * 50, *[20_000] * 8]
+NAMES = 30
 FILLING = len(SIZES)  # the object whose fill is never finished
 SIZES.append(8_000)
 POOLS = (("4KiB", "2MiB"), ("16KiB", "4MiB"))
@@ -84,6 +85,7 @@ class Base:
             ("clients", shape["clients"], shape["clients"] + CLIENTS * layout.CLIENT_SIZE),
             ("buckets", shape["buckets"], shape["buckets"] + 4 * shape["nbuckets"]),
             ("ghosts", shape["ghosts"], shape["ghosts"] + 4 * shape["nghosts"]),
+            ("names", shape["names"], shape["names"] + 4 * shape["nnames"]),
             ("folios", shape["memmap"], shape["memmap"] + layout.FOLIO_SIZE * shape["npages"]),
             *[("objects", shape["data"] + pfn * self.page, shape["data"] + (pfn + 1) * self.page) for pfn in self.objects],
         ]
@@ -130,6 +132,9 @@ def _live(name, page_size, size, go):
         number = rng.randrange(FILLING)
         objects[number].read_bytes(rng.randrange(SIZES[number]), rng.choice(LENGTHS))
     held = [objects[number].lease(0) for number in (0, 1, 5, 9)]
+    for number in range(NAMES):
+        pool.names.ask(f"object {number}").answer(SIZES[number], "1")
+    asking = pool.names.ask("asked")
 
     def stopped(offset, length):
         os.write(go, b"x")
@@ -138,6 +143,7 @@ def _live(name, page_size, size, go):
 
     with objects[0].window(0, 50_000):
         mapping(pool, FILLING, stopped).read(0, 10)
+    asking.withdraw()
 
 
 def _read(name):
@@ -181,7 +187,7 @@ class Mutant:
         if name == "clients" and self.rng.random() < 0.7:
             return begin + 4 * self.rng.randrange(layout.CLIENT_LEDGER // 4 + 8), end
         if name == "objects" and self.rng.random() < 0.5:
-            size = self.rng.choice((layout.NODE_SIZE, layout.MAPPING_SIZE))
+            size = self.rng.choice((layout.NODE_SIZE, layout.MAPPING_SIZE, layout.NAME_SIZE))
             place = self.rng.randrange(self.base.page // size) * size + 4 * self.rng.randrange(layout.NODE_SLOTS // 4 + 2)
             return begin + place, end
         return begin + 4 * self.rng.randrange((end - begin) // 4), end
@@ -272,7 +278,12 @@ class Mutant:
             self.notes.append(f"{size} bytes at {one + place} and {other + place} swapped")
 
     def object_at(self):
-        kind, size = self.rng.choice(((layout.TYPE_NODE, layout.NODE_SIZE), (layout.TYPE_INODE, layout.MAPPING_SIZE)))
+        kinds = (
+            (layout.TYPE_NODE, layout.NODE_SIZE),
+            (layout.TYPE_INODE, layout.MAPPING_SIZE),
+            (layout.TYPE_NAME, layout.NAME_SIZE),
+        )
+        kind, size = self.rng.choice(kinds)
         pfn = self.rng.choice([pfn for pfn in self.base.objects if self.base.kinds[pfn] == kind])
         return self.base.shape["data"] + pfn * self.base.page + self.rng.randrange(self.base.page // size) * size
 
@@ -352,7 +363,7 @@ class Trial:
             pool.fill_timeout = 0.01
             held = self.hold(pool)
             self.read(pool, "read")
-        for command in (["ls"], ["stat"], ["fsck"], ["fsck", "--repair"]):
+        for command in (["ls"], ["ls", "--names"], ["stat"], ["fsck"], ["fsck", "--repair"]):
             self.command(command)
         if pool is not None:
             self.at("repair")
@@ -382,6 +393,15 @@ class Trial:
             number = self.rng.choice((self.rng.randrange(len(SIZES)), self.rng.randrange(4), FILLING))
             if number not in self.excused:
                 self.step(self.read_one, pool, number)
+                self.step(self.use_name, pool, f"object {self.rng.randrange(2 * NAMES)}")
+
+    def use_name(self, pool, key):
+        chance = self.rng.random()
+        if chance < 0.1:
+            pool.names.forget(key)
+        elif pool.names.recall(key, 60) is None or chance < 0.3:
+            with pool.names.ask(key) as ask:
+                ask.answer(self.rng.randrange(1 << 40), "2", bytes(self.rng.randrange(100)))
 
     def read_one(self, pool, number):
         found = mapping(pool, number)

@@ -52,7 +52,7 @@ def targets(segment, rng):
     """Return an offset to damage: anywhere except in the identity, in locks, and in user data."""
     shape = segment.geometry
     page = 1 << shape["page_shift"]
-    where = rng.choice(("lists", "buckets", "ghosts", "memmap", "memmap", "objects", "objects"))
+    where = rng.choice(("lists", "buckets", "ghosts", "names", "memmap", "memmap", "objects", "objects"))
     if where == "lists":
         return rng.randrange(layout.ALLOC_LOCK, layout.TREE_LOCK, 4)
     if where == "objects":
@@ -60,13 +60,14 @@ def targets(segment, rng):
         kinds = [(segment.memory.peek32(at + layout.F_KIND), n) for at, n in descriptors]
         pages = [n for kind, n in kinds if kind & layout.TYPE_MASK not in (layout.TYPE_NONE, layout.TYPE_FILE)] or [0]
         return shape["data"] + rng.choice(pages) * page + rng.randrange(0, page, 4)
-    tables = {"buckets": shape["nbuckets"] * 4, "ghosts": shape["nghosts"] * 4, "memmap": shape["npages"] * layout.FOLIO_SIZE}
+    tables = {"buckets": shape["nbuckets"] * 4, "ghosts": shape["nghosts"] * 4, "names": shape["nnames"] * 4}
+    tables["memmap"] = shape["npages"] * layout.FOLIO_SIZE
     return shape[where] + rng.randrange(0, tables[where], 4)
 
 
 def locks():
-    slabs = (layout.SLAB_LOCK, layout.SLAB_LOCK + layout.SLAB_STRIDE)
-    return {layout.ALLOC_LOCK, layout.LRU_LOCK, layout.TABLE_LOCK, *slabs}
+    slabs = (layout.SLAB_LOCK + cache * layout.SLAB_STRIDE for cache in range(layout.SLABS))
+    return {layout.ALLOC_LOCK, layout.LRU_LOCK, layout.TABLE_LOCK, layout.NAMES_LOCK, *slabs}
 
 
 def damage(segment, rng, words):

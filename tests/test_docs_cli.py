@@ -11,8 +11,8 @@ from foliocache.cli.app import COMMANDS
 TEXT = page("cli.md")
 
 
-def shown(command):
-    return json.loads(re.search(r"^```json\n(.*?)^```$", section(TEXT, command), re.DOTALL | re.MULTILINE)[1])
+def shown(command, n=0):
+    return json.loads(re.findall(r"^```json\n(.*?)^```$", section(TEXT, command), re.DOTALL | re.MULTILINE)[n])
 
 
 def keys(thing):
@@ -26,6 +26,8 @@ def test_stat_and_ls(pool):
     with pool.mapping("k", 100, "1", lambda offset, length: bytes(length)).lease(0):
         assert keys(shown("stat")) == keys(pool.stat().to_dict())
         assert keys(shown("ls")) == keys([found.to_dict() for found in pool.mappings()])
+        pool.names.ask("k").answer(100, "1")
+        assert keys(shown("ls", 1)) == keys([found.to_dict() for found in pool.names.list()])
 
 
 def test_the_sums_of_the_shown_pool():

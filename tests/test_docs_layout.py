@@ -13,18 +13,39 @@ from foliocache.sizes import parse_size
 
 TEXT = page("layout.md")
 # What a section's tables are about: the constants with these beginnings are the offsets, or are no offsets.
-HEADER = ("HDR_", "ALLOC_", "LRU_", "BLOCK_HAND", "TABLE_", "SLAB_", "TREE_LOCK")
+HEADER = ("HDR_", "ALLOC_", "LRU_", "BLOCK_HAND", "TABLE_", "NAMES_", "SLAB_", "TREE_LOCK")
 PARTS = {
     "Header": (
         HEADER,
-        {"HDR_IDENTITY_END", "LRU_END", "SLAB_STRIDE", "SLAB_NODES", "SLAB_MAPPINGS", "SLAB_KEEP", "TREE_LOCKS", "TREE_LOCKED"},
+        {"HDR_IDENTITY_END", "LRU_END", "SLAB_STRIDE", "SLAB_NODES", "SLAB_MAPPINGS", "SLAB_NAMES", "SLAB_KEEP"}
+        | {"TREE_LOCKS", "TREE_LOCKED"},
     ),
     "Folio descriptor": (("F_",), set()),
     "XArray node": (("NODE_", "OBJECT_NEXT"), {"NODE_SHIFT", "NODE_MASK", "NODE_SIZE"}),
     "Mapping record": (("MAPPING_", "OBJECT_NEXT"), {"MAPPING_TEXT_MAX", "MAPPING_SIZE"}),
+    "Name": (
+        ("NAME_", "OBJECT_NEXT"),
+        {
+            "NAME_WAYS",
+            "NAME_SHARE",
+            "NAME_TEXT_MAX",
+            "NAME_DATA_MAX",
+            "NAME_SIZE",
+            "NAME_WAITERS",
+            "NAME_UNKNOWN",
+            "NAME_PRESENT",
+        }
+        | {"NAME_ABSENT", "NAME_STATE_MASK", "NAME_VERSION_SHIFT", "NAME_EXTRA_SHIFT", "NAME_TEXT_SHIFT", "NAME_LENGTH_MASK"}
+        | {"NAME_NOMEM", "NAME_FRESH", "NAME_TAKEN", "NAME_BUSY", "NAME_AHEAD_NS"},
+    ),
     "Client slot": (("CLIENT_",), {"CLIENT_SIZE"}),
 }
-SIZES = {"XArray node": layout.NODE_SIZE, "Mapping record": layout.MAPPING_SIZE, "Client slot": layout.CLIENT_SIZE}
+SIZES = {
+    "XArray node": layout.NODE_SIZE,
+    "Mapping record": layout.MAPPING_SIZE,
+    "Name": layout.NAME_SIZE,
+    "Client slot": layout.CLIENT_SIZE,
+}
 
 
 def words(title):
@@ -62,7 +83,8 @@ def accessed():
     for path in sorted(MM.glob("*.py")):
         for _, node in functions(path):
             for operation, call in atomic_calls(node):
-                for part in ast.walk(call.args[1]) if len(call.args) > 1 else ():
+                copies = operation.startswith("copy_")
+                for part in ast.walk(call.args[1]) if len(call.args) > 1 and not copies else ():
                     if isinstance(part, ast.Attribute) and ast.unparse(part).startswith("layout."):
                         found.setdefault(part.attr, set()).add(64 if operation.endswith("64") else 32)
     return found
@@ -98,6 +120,8 @@ def test_the_header_is_packed_as_it_is_described():
         "clients",
         "buckets",
         "ghosts",
+        "nnames",
+        "names",
     ):
         assert read[f"HDR_{name.upper()}"] == shape[name]
     assert read["HDR_POOL"] == 64 * 4096
@@ -107,7 +131,7 @@ def test_the_map_is_that_of_the_default_pool():
     pages = geometry.DEFAULT_SIZE // geometry.DEFAULT_PAGE_SIZE
     shape = geometry.compute(pages, geometry.DEFAULT_PAGE_SIZE, geometry.DEFAULT_CLIENTS)
     drawn = [number(at) for at in re.findall(r"^\+-+\+ ([\d,]+)", section(TEXT, "Map"), re.MULTILINE)]
-    tables = [shape[name] for name in ("clients", "buckets", "ghosts", "memmap", "data", "size")]
+    tables = [shape[name] for name in ("clients", "buckets", "ghosts", "names", "memmap", "data", "size")]
     assert drawn == [0, layout.TREE_LOCK, *tables] and shape["clients"] == layout.HEADER_SIZE
     inside = [int(at) for at in re.findall(r" at +(\d+) \|", section(TEXT, "Map"))]
     assert inside == [
@@ -117,8 +141,8 @@ def test_the_map_is_that_of_the_default_pool():
         layout.BLOCK_HAND,
         layout.LRU_FULL,
         layout.TABLE_LOCK,
-        layout.SLAB_LOCK,
-        layout.SLAB_LOCK + layout.SLAB_STRIDE,
+        layout.NAMES_LOCK,
+        *(layout.SLAB_LOCK + cache * layout.SLAB_STRIDE for cache in range(layout.SLABS)),
     ]
 
 
@@ -132,6 +156,7 @@ def lines(n):
 def test_the_formula_of_the_tables(pages, page_size, clients):
     said = re.search(r"^tables = (.*)$", TEXT, re.MULTILINE)[1]
     names = {"C": clients, "P": pages, "Q": 1 << (pages - 1).bit_length(), "G": -(-pages // 4) * 4}
+    names["N"] = -(-(pages * page_size // (layout.NAME_SHARE * layout.NAME_SIZE)) // layout.NAME_WAYS) * layout.NAME_WAYS
     factors = re.sub(r"(\d) (?=[A-Zm])", r"\1 * ", re.sub(r"(?<=\d),(?=\d)", "", said))
     terms = factors.split(" + ")
     total = sum(lines(int(eval(term, {"max": max} | names))) for term in terms)
@@ -156,7 +181,11 @@ def test_the_tables_of_some_pools():
 def test_objects_to_a_page():
     for _, each, count, _ in rows(TEXT, "", "size"):
         assert number(count) == geometry.DEFAULT_PAGE_SIZE // number(each.removesuffix(" B"))
-    assert [number(row[1].removesuffix(" B")) for row in rows(TEXT, "", "size")] == [layout.NODE_SIZE, layout.MAPPING_SIZE]
+    assert [number(row[1].removesuffix(" B")) for row in rows(TEXT, "", "size")] == [
+        layout.NODE_SIZE,
+        layout.MAPPING_SIZE,
+        layout.NAME_SIZE,
+    ]
 
 
 def test_counts_are_those_of_the_constants():
@@ -167,6 +196,8 @@ def test_counts_are_those_of_the_constants():
     assert said["LRU_EVICTED"] == said["LRU_REFAULTED"] == (layout.VERDICT_MASK + 1) * 4
     assert said["NODE_SLOTS"] == 4 << layout.NODE_SHIFT
     assert said["MAPPING_TEXT"] == layout.MAPPING_TEXT_MAX
+    assert (said["NAME_TEXT"], said["NAME_DATA"]) == (layout.NAME_TEXT_MAX, layout.NAME_DATA_MAX)
+    assert f"sets of {layout.NAME_WAYS};" in TEXT and f"take 1/{layout.NAME_SHARE} of the pool" in TEXT
     assert said["CLIENT_OPS"] == layout.OPS * 4 and said["CLIENT_LEDGER"] == layout.PINS * 4
     assert said["CLIENT_COUNTERS"] == len(layout.COUNTERS) * 8
     assert f"| {', '.join(layout.COUNTERS)} |" in TEXT
@@ -199,6 +230,8 @@ def test_encodings_are_those_of_the_constants():
         and f"{layout.OBJECT_BITS} bits" in said["object number"]
     )
     assert f"serial << {layout.OBJECT_BITS} " in said["ino"]
+    state = [int(n) for n in re.findall(r"<< (\d+)", said["NAME_STATE"])]
+    assert state == [layout.NAME_VERSION_SHIFT, layout.NAME_EXTRA_SHIFT, layout.NAME_TEXT_SHIFT]
     assert f"order << {layout.ORDER_SHIFT}" in said["F_KIND"]
     queue = next(row[3] for row in rows(TEXT, "offset", "bits", "field", "meaning", "written by") if row[2] == "`F_QUEUE`")
     assert [int(n) for n in re.findall(r"<< (\d+)", queue)] == [layout.HEAT_SHIFT, layout.VERDICT_SHIFT, layout.USED_SHIFT]

@@ -10,7 +10,7 @@ from documents import PACKAGE, page, rows
 
 from foliocache.filler import engine
 from foliocache.mm import layout
-from foliocache.pool import client, creation, files, geometry, mapping, pool
+from foliocache.pool import client, creation, files, geometry, mapping, names, pool
 from foliocache.sizes import format_size
 
 TEXT = page("limits.md")
@@ -65,6 +65,11 @@ NUMBERS = {
     "wait for another process's fill": lambda: f"{pool.FILL_TIMEOUT:.0f} s, then",
     "wait for a lock": lambda: f"{layout.LOCK_PATIENCE_NS // 10**9} s, then",
     "gather": lambda: f"at most 1/{gather_share()} of the pool",
+    "names": lambda: (
+        f"1 for {spaced(layout.NAME_SHARE * layout.NAME_SIZE)} of the pool, which is 1/{layout.NAME_SHARE} of its pages"
+    ),
+    "a name's text": lambda: f"first {layout.NAME_TEXT_MAX} bytes",
+    "a name's version and extra bytes": lambda: f"{layout.NAME_DATA_MAX} bytes together, extra {names.EXTRA_MAX} at most",
     "mapping records ever made in a pool": lambda: power(1 << 64 - layout.OBJECT_BITS),
 }
 
@@ -132,7 +137,7 @@ with pool.mapping("k", 100, "1", lambda offset, length: bytes(length)).lease(0):
 
 
 def test_every_constant_that_it_names_is_there():
-    named = set(re.findall(r"`(layout|geometry|creation|engine|mapping|pool|client|lease)\.(_?[A-Z_]+)`", TEXT))
+    named = set(re.findall(r"`(layout|geometry|creation|engine|mapping|names|pool|client|lease)\.(_?[A-Z_]+)`", TEXT))
     assert len(named) > 15
     for module, name in named:
         path = PACKAGE / {"layout": "mm", "engine": "filler"}.get(module, "pool") / f"{module}.py"

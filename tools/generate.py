@@ -27,7 +27,8 @@ LINE_LENGTH = 128  # ruff's
 # The modules that have Python of their own; their stubs are written by hand.
 BY_HAND = ("atomics", "audit")
 PYTHON_TYPES = {
-    "u32": "int", "u64": "int", "mem_t": "int", "bint": "bool", "void": "None", "list": "list[int]", "const char *": "bytes"
+    "u32": "int", "u64": "int", "mem_t": "int", "bint": "bool", "void": "None", "list": "list[int]", "const char *": "bytes",
+    "char *": "bytearray",
 }  # fmt: skip
 HEADER = """\
 # Written by tools/generate.py from {0}.py and {0}.pxd.

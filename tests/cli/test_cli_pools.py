@@ -17,6 +17,7 @@ from cli_command import LIMIT, environment, pattern
 import foliocache
 from foliocache.mm import client as core
 from foliocache.mm import layout
+from foliocache.sizes import format_size
 
 SIZE = 8 * 2**20
 OBJECT = 300_000
@@ -132,6 +133,25 @@ def test_ls_shows_what_is_cached_and_pinned(pool, pool_name, cli, cli_json):
     assert plain(listed.out)
     assert re.search(r"memory://half +v1 .* 293 KiB .*% +1", listed.out)
     assert cli_json("ls", pool_name)[0]["pins"] == 0
+
+
+def test_ls_lists_names(pool, pool_name, cli, cli_json):
+    assert cli_json("ls", pool_name, "--names") == []
+    assert "no names" in cli("ls", pool_name, "--names").out
+    pool.names.ask("s3://bucket/there").answer(3_000_000, "etag", b"more")
+    pool.names.ask("s3://bucket/gone").answer_absent()
+    asking = pool.names.ask("s3://bucket/asked")
+    found = {name.pop("key"): name for name in cli_json("ls", pool_name, "--names")}
+    there = found["s3://bucket/there"]
+    assert 0 <= there.pop("age") < 3600
+    assert there == {"exists": True, "size": 3_000_000, "version": "etag", "extra_bytes": 4}
+    assert found["s3://bucket/gone"]["exists"] is False
+    assert found["s3://bucket/asked"]["exists"] is None and found["s3://bucket/asked"]["age"] is None
+    lines = {line.split()[0]: line for line in cli("ls", pool_name, "--names").out.splitlines() if "s3://" in line}
+    assert format_size(3_000_000) in lines["s3://bucket/there"] and "etag" in lines["s3://bucket/there"]
+    assert "none" in lines["s3://bucket/gone"]
+    assert "asking" in lines["s3://bucket/asked"]
+    asking.withdraw()
 
 
 def test_ls_of_an_empty_pool(pool_name, cli, cli_json):

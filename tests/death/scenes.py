@@ -14,7 +14,8 @@ import signal
 from stepping import AT_THE_END, REACHED, Stepper
 
 import foliocache
-from foliocache.mm import client, layout, page_alloc, slab, vmscan
+from foliocache.mm import client, layout, names, page_alloc, slab, vmscan
+from foliocache.pool import names as names_module
 from foliocache.pool.client import adopt as adopt_slot
 from foliocache.pool.client import opened
 
@@ -88,7 +89,10 @@ class World:
         assert all(client.is_idle(self.mem, slot) for slot in range(self.segment.geometry["nclients"]))
 
     def work(self):
-        """Read with hits, misses, evictions of both orders, and a window; assert every byte."""
+        """Hits, misses and evictions of folios of both orders, a window, and a name; every byte is right."""
+        with self.pool.names.ask("name") as ask:
+            assert ask.answer(100, "v")
+        assert self.pool.names.recall("name", 3600).size == 100
         for key in SIZES:
             reader = self.mapping(key)
             for index in range(0, reader.folios, 1 + reader.folios // 12):
@@ -292,6 +296,38 @@ def shrink_slab(world):
     return prepare
 
 
+def ask(world):
+    """A name that is known is asked for again, and a new one, for which another has to go; the first is forgotten."""
+    for number in range(layout.NAME_WAYS - 1):
+        world.pool.names.ask(f"name {number}").answer(number, "v")
+    world.pool.names.ask("name").answer(1, "v", bytes(100))
+
+    def prepare():
+        world.join()
+
+        def operation():
+            world.pool.names.ask("name").answer(2, "w", bytes(50))
+            world.pool.names.ask("new").answer(3, "v")
+            world.pool.names.forget("name")
+
+        return operation
+
+    return prepare
+
+
+def withdraw_question(world):
+    """A question fails while another client sleeps for its answer."""
+
+    def prepare():
+        me = world.join()
+        asking = world.pool.names.ask("name")
+        words = names_module._Digest("name", "").words
+        assert names.join(world.mem, me, *words)
+        return asking.withdraw
+
+    return prepare
+
+
 def attach(world):
     """A process becomes a client, and stops being one."""
     world.fill("small")
@@ -382,11 +418,13 @@ OPERATIONS = (
     fail,
     window,
     shrink_slab,
+    ask,
+    withdraw_question,
     attach,
     take_over,
     adopt,
 )
-KILLED_IN = (put_last, evict, insert, insert_full, truncate, fail, window)
+KILLED_IN = (put_last, evict, insert, insert_full, truncate, fail, window, ask)
 REAPS = (
     reap((hold, 1)),
     *(reap((operation, part / 10)) for operation in KILLED_IN for part in (1, 3, 5, 7, 9)),

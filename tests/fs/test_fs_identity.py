@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import pickle
+import time
 
 import pytest
 from fsspec.implementations.local import LocalFileSystem
@@ -202,15 +203,15 @@ def test_how_often_the_origin_is_asked(pool, origin, data, options, asked):
 
 
 def test_trust_ends_with_expiry(pool, origin, data, monkeypatch):
-    now = [1000.0]
-    monkeypatch.setattr("foliocache.adapters.fsspec.identities.monotonic", lambda: now[0])
+    now = [time.clock_gettime_ns(time.CLOCK_BOOTTIME)]
+    monkeypatch.setattr("foliocache.pool.names._now", lambda: now[0])
     fs = FolioFileSystem(target_protocol="http", expiry=30, **pool)
     url = origin.put("/x", data)
     assert fs.cat_file(url) == data
     origin.put("/x", other(data))
-    now[0] += 29
+    now[0] += 29 * 10**9
     assert fs.cat_file(url) == data
-    now[0] += 1
+    now[0] += 10**9
     assert fs.cat_file(url) == other(data)
 
 

@@ -179,3 +179,78 @@ def remove(number, fs, path):
 
 def test_pool_is_the_same_object_in_one_process(pool, local):
     assert pickle.loads(pickle.dumps(local)).pool is local.pool is foliocache.open(**pool)
+
+
+# What a path means is asked for once by the machine.
+
+
+def read_names(number, url, options):
+    with fsspec.open(url, **options) as file:
+        return digest(file.read())
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.parametrize("options", [{"expiry": 60}, {"check_files": False}])
+def test_the_origin_is_asked_once(pool, origin, data, method, options):
+    url = f"folio::{origin.put('/x', data)}"
+    assert together(method, WORKERS, read_names, url, {"folio": pool | options}) == [digest(data)] * WORKERS
+    assert origin.requests["HEAD"] == 1
+
+
+def test_by_default_each_open_asks(pool, origin, data):
+    url = f"folio::{origin.put('/x', data)}"
+    together("spawn", WORKERS, read_names, url, {"folio": pool})
+    assert origin.requests["HEAD"] == WORKERS
+
+
+def write(number, options, path, data):
+    FolioFileSystem(target_protocol="file", **options).pipe_file(path, data)
+
+
+def test_another_process_writes(pool, tmp_path, data):
+    """Through the same pool: at once, whatever is remembered here."""
+    path = str(tmp_path / "x")
+    options = pool | {"check_files": False}
+    fs = FolioFileSystem(target_protocol="file", **options)
+    fs.pipe_file(path, data)
+    assert fs.cat_file(path) == data
+    together("spawn", 1, write, options, path, other(data))
+    assert fs.cat_file(path) == other(data)
+
+
+def remove_tree(number, options, path):
+    FolioFileSystem(target_protocol="file", **options).rm(path, recursive=True)
+
+
+def test_another_process_removes_a_tree(pool, tmp_path, data):
+    options = pool | {"check_files": False}
+    fs = FolioFileSystem(target_protocol="file", target_options={"auto_mkdir": True}, **options)
+    path = str(tmp_path / "folder" / "x")
+    fs.pipe_file(path, data)
+    assert fs.cat_file(path) == data
+    together("spawn", 1, remove_tree, options, str(tmp_path / "folder"))
+    with pytest.raises(FileNotFoundError):
+        fs.cat_file(path)
+
+
+def is_missing(number, url, options):
+    try:
+        fsspec.open(url, **options).open()
+    except FileNotFoundError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(("options", "asked"), [({"expiry": 60}, 1), ({"check_files": False}, WORKERS)])
+def test_that_there_is_nothing_is_remembered_with_expiry_alone(pool, origin, options, asked):
+    url = f"folio::{origin.url}/nothing"
+    assert together("spawn", WORKERS, is_missing, url, {"folio": pool | options}) == [True] * WORKERS
+    assert origin.requests["HEAD"] == asked
+
+
+def test_another_account_asks_for_itself(pool, origin, data):
+    url = origin.put("/x", data)
+    for token in ("one", "two", "one"):
+        target = {"client_kwargs": {"headers": {"Authorization": token}}}
+        assert FolioFileSystem(target_protocol="http", target_options=target, expiry=60, **pool).cat_file(url) == data
+    assert origin.requests["HEAD"] == 2

@@ -13,7 +13,10 @@ DYING, REAPER, THIRD, LIVING = 1, 2, 3, 0
 
 # Few words in a slot, small nodes, and no empty pages kept, so that a pool in which everything is freed is one free block.
 SMALL = worlds.SMALL_NODES | {"CLIENT_SIZE": 512, "TREE_LOCKS": 2, "SLAB_KEEP": 0, "LOCK_SPINS": 1}
-WRITES = ("store_", "record32", "write_once", "write", "fetch_", "exchange_", "cmpxchg_", "count64")
+WRITES = ("store_", "record32", "write_once", "write", "copy_in", "fetch_", "exchange_", "cmpxchg_", "count64")
+
+
+NAME = 5  # the name that somebody asks for
 
 
 class Killed(BaseException):
@@ -109,6 +112,26 @@ class Bench(worlds.Segment):
             if ino:
                 self.filemap.truncate(me, ino, self.folios - 1)
 
+    def ask(self, me, key, now):
+        """Ask for a name and answer; False if there is no room."""
+        id = self.names.begin(me, key, key, key, now, now, b"", 0)
+        if id <= self.layout.NAME_BUSY:
+            return False
+        return self.names.answer(me, id, now, self.layout.NAME_PRESENT, now, b"", 0)
+
+    def known(self, me, key):
+        """The size that a name says, or None."""
+        out = bytearray(self.layout.NAME_SIZE - self.layout.NAME_KEY)
+        if self.names.lookup(me, key, key, key, out) == self.layout.NAME_UNKNOWN:
+            return None
+        at = self.layout.NAME_OBJECT_SIZE - self.layout.NAME_KEY
+        return int.from_bytes(out[at : at + 8], "little")
+
+    def forget_names(self, me):
+        out = bytearray(self.layout.NAME_SIZE - self.layout.NAME_KEY)
+        while self.names.next_used(me, 0, out) != self.layout.NIL:
+            assert self.names.forget(me, int.from_bytes(out[:8], "little"))
+
     # Death.
 
     @contextlib.contextmanager
@@ -175,7 +198,7 @@ class Bench(worlds.Segment):
         layout = self.layout
         slabs = [layout.SLAB_LOCK + n * layout.SLAB_STRIDE for n in range(layout.SLABS)]
         trees = [layout.TREE_LOCK + n * layout.LINE for n in range(layout.TREE_LOCKS)]
-        return [layout.ALLOC_LOCK, layout.LRU_LOCK, layout.TABLE_LOCK, *slabs, *trees]
+        return [layout.ALLOC_LOCK, layout.LRU_LOCK, layout.TABLE_LOCK, layout.NAMES_LOCK, *slabs, *trees]
 
     def assert_settled(self, pins=0):
         """Assert that nothing of a dead client is left: no name, no lock, no reference, no page that is neither free nor in
@@ -196,12 +219,16 @@ class Bench(worlds.Segment):
         assert self.look_up(me, 1, key, index) == pfn
         for n in (0, 1):
             self.drop(me, n, pfn)
+        for now in (1000, 1001):
+            assert self.ask(me, NAME, now)
+            assert self.known(me, NAME) == now
         assert self.client.is_idle(me)
 
     def assert_whole(self, me, keys):
         """Assert that everything can be freed, and is one free block then."""
         for key in keys:
             self.truncate(me, key)
+        self.forget_names(me)
         with self.operation(me):
             while self.slab.shrink(me):
                 pass

@@ -20,7 +20,7 @@ from foliocache.check import facade_threads
 MM = Path(foliocache.mm.__file__).parent
 ORDERS = ("relaxed", "acquire", "release", "acq_rel", "seq_cst")
 TYPES = {"u32": ctypes.c_uint32, "u64": ctypes.c_uint64, "int": ctypes.c_int, "bint": ctypes.c_int, "void": None,
-         "mem_t": ctypes.c_size_t, "const char *": ctypes.c_char_p}  # fmt: skip
+         "mem_t": ctypes.c_size_t, "const char *": ctypes.c_char_p, "char *": ctypes.c_char_p}  # fmt: skip
 M32 = 0xFFFFFFFF
 
 
@@ -153,6 +153,18 @@ def test_write_bytes(facade):
     facade.segment.write64(facade.at, 0)
     facade.write_bytes(facade.at + 1, b"abcdef", 4)
     assert bytes(facade.segment.buffer[facade.at : facade.at + 8]) == b"\0abcd\0\0\0"
+
+
+def test_copies(facade):
+    """Whole words in, and out again; nothing beside them."""
+    segment, text = facade.segment, b"abcdefgh12345678"
+    others = bytes(segment.buffer)
+    facade.copy_in_relaxed(facade.at, text + b"x", 16)
+    assert bytes(segment.buffer) == others[: facade.at] + text + others[facade.at + 16 :]
+    out = bytearray(b"." * 20)
+    held = (ctypes.c_char * 20).from_buffer(out) if facade.prefix else out
+    facade.copy_out_relaxed(facade.at, held, 16)
+    assert bytes(out) == text + b"...."
 
 
 def test_geometry(facade):

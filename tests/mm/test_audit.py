@@ -33,6 +33,12 @@ class Busy:
         self.table = segment.hold(segment.pagetable.create(ME, 4))
         segment.page_ref.get(segment.at(self.pinned))
         segment.pagetable.map(self.table, 0, self.pinned)
+        self.name = segment.names.begin(ME, 7, 7, 7, 10, 10, b"", 0)
+        segment.names.answer(ME, self.name, 10, segment.layout.NAME_PRESENT, 100, b"", 0)
+
+    def index(self):
+        """The word of the index that names the name."""
+        return self.segment.shape["names"] + 4 * self.segment.names.first_of(7)
 
     def set(self, offset, value, pfn=None):
         """Set a word of a descriptor; by default that of a cached page."""
@@ -69,7 +75,7 @@ def test_a_busy_segment_is_clean(busy):
 
 def test_census(busy):
     census = busy.segment.census()
-    assert census["folios_by_type"] == {"file": 1 + 19 + 4 + 1 + 1, "node": 1, "inode": 1, "table": 1}
+    assert census["folios_by_type"] == {"file": 1 + 19 + 4 + 1 + 1, "node": 1, "inode": 1, "table": 1, "name": 1}
     pages = census["pages_by_state"]
     assert (pages["file"], pages["frozen"]) == (1 + 19 + 4 * 4 + 1 + 1, 0)
     assert pages["free"] == busy.segment.free()
@@ -94,6 +100,7 @@ def test_mappings(busy):
 
 def test_everything_can_be_given_back(busy):
     segment = busy.segment
+    segment.names.forget(ME, 7)
     segment.pagetable.clear(ME, busy.table)
     segment.let_go(busy.table)
     for ino in (busy.small, busy.wide, busy.large):
@@ -377,6 +384,31 @@ def a_single_page_of_an_absurd_order(busy):
     return "kind"
 
 
+def a_name_that_is_no_object(busy):
+    busy.segment.write(busy.index(), 1)
+    return "name"
+
+
+def a_name_half_written(busy):
+    at = busy.segment.slab.at(busy.layout.SLAB_NAMES, busy.name & busy.layout.OBJECT_MASK)
+    busy.segment.write(at + busy.layout.NAME_SEQ, 7)
+    return "name"
+
+
+def a_name_in_another_set(busy):
+    at = busy.index()
+    words = 4 * busy.segment.shape["nnames"]
+    other = busy.segment.shape["names"] + (at - busy.segment.shape["names"] + words // 2) % words
+    busy.segment.write(other, busy.segment.read(at))
+    busy.segment.write(at, 0)
+    return "name"
+
+
+def a_name_in_two_places(busy):
+    busy.segment.write(busy.index() + 4, busy.segment.read(busy.index()))
+    return "name"
+
+
 DAMAGES = (
     a_page_that_belongs_to_nobody, a_live_folio_without_a_type, a_live_folio_of_an_unknown_type,
     a_live_folio_of_an_impossible_order, a_folio_of_another_object, a_cached_folio_left_frozen, a_free_block_that_is_misplaced,
@@ -395,6 +427,7 @@ DAMAGES = (
     a_single_page_of_an_absurd_order, a_reference_that_nobody_wrote_down, a_pin_without_its_reference, a_clean_slot_with_a_pin,
     a_name_of_no_page, a_lock_held_by_the_dead, a_page_in_quarantine_for_nobody, a_fill_that_nobody_is_at,
     a_cached_folio_that_reclaim_cannot_find,
+    a_name_that_is_no_object, a_name_half_written, a_name_in_another_set, a_name_in_two_places,
 )  # fmt: skip
 
 
@@ -426,7 +459,7 @@ def test_garbage_never_crashes_it(make, seed, words):
         at = rng.randrange(512, segment.shape["data"] + 30 * 4096, 4)
         segment.write(at, rng.choice((0, 1, NIL, FROZEN, rng.randrange(300), rng.randrange(300) << 1 | 1, rng.getrandbits(20))))
     assert isinstance(segment.findings(), list)
-    assert segment.census()["pages_by_state"].keys() == {"free", "file", "node", "inode", "table", "frozen"}
+    assert segment.census()["pages_by_state"].keys() == {"free", "file", "node", "inode", "table", "name", "frozen"}
     assert isinstance(segment.world.audit.mappings(segment.memory), list)
 
 

@@ -156,19 +156,33 @@ SIZES = {
     "LRU_LISTS": layout.LIST_SIZE * layout.QUEUES, "LRU_PAGES": 4 * layout.QUEUES, "LRU_EVICTED": 4 * (layout.VERDICT_MASK + 1),
     "LRU_REFAULTED": 4 * (layout.VERDICT_MASK + 1), "TABLE_NEXT_INO": 8,
     "SLAB_PARTIAL": layout.LIST_SIZE, "TREE_LOCK": layout.TREE_LOCKS * layout.LINE,
+    "HDR_NAMES": 8, "NAMES_SERIAL": 8, "NAME_ID": 8, "NAME_ASKED": 8, "NAME_DIGEST_LO": 8, "NAME_DIGEST_HI": 8, "NAME_KEY": 8,
+    "NAME_STATE": 8, "NAME_SINCE": 8, "NAME_OBJECT_SIZE": 8, "NAME_TEXT": layout.NAME_TEXT_MAX,
+    "NAME_DATA": layout.NAME_DATA_MAX,
 }  # fmt: skip
 NO_FIELDS = {
-    "HDR_IDENTITY_END", "SLAB_STRIDE", "SLAB_NODES", "SLAB_MAPPINGS", "SLAB_KEEP", "TREE_LOCKS", "NODE_SHIFT", "NODE_MASK",
-    "NODE_SIZE", "MAPPING_SIZE", "MAPPING_TEXT_MAX", "CLIENT_SIZE", "FOLIO_SIZE", "LRU_END", "F_DIGEST",
+    "HDR_IDENTITY_END", "SLAB_STRIDE", "SLAB_NODES", "SLAB_MAPPINGS", "SLAB_NAMES", "SLAB_KEEP", "TREE_LOCKS", "NODE_SHIFT",
+    "NODE_MASK", "NAME_WAYS", "NAME_SHARE", "NAME_TEXT_MAX", "NAME_DATA_MAX", "NAME_SIZE", "NAME_WAITERS", "NAME_UNKNOWN",
+    "NAME_PRESENT", "NAME_ABSENT", "NAME_STATE_MASK", "NAME_VERSION_SHIFT", "NAME_EXTRA_SHIFT", "NAME_TEXT_SHIFT",
+    "NAME_LENGTH_MASK", "NAME_NOMEM", "NAME_FRESH", "NAME_TAKEN", "NAME_BUSY", "NAME_AHEAD_NS", "NODE_SIZE", "MAPPING_SIZE",
+    "MAPPING_TEXT_MAX", "CLIENT_SIZE", "FOLIO_SIZE", "LRU_END", "F_DIGEST",
 }  # fmt: skip
 STRUCTS = {
     "HDR_": (0, layout.HDR_IDENTITY_END), "F_": (0, layout.FOLIO_SIZE), "NODE_": (0, layout.NODE_SIZE),
-    "MAPPING_": (0, layout.MAPPING_SIZE), "CLIENT_": (0, layout.CLIENT_SIZE), "ALLOC_": (layout.ALLOC_LOCK, layout.LRU_LOCK),
-    "LRU_": (layout.LRU_LOCK, layout.LRU_END), "TABLE_": (layout.TABLE_LOCK, layout.SLAB_LOCK),
+    "MAPPING_": (0, layout.MAPPING_SIZE), "NAME_": (0, layout.NAME_SIZE), "CLIENT_": (0, layout.CLIENT_SIZE),
+    "ALLOC_": (layout.ALLOC_LOCK, layout.LRU_LOCK), "LRU_": (layout.LRU_LOCK, layout.LRU_END),
+    "TABLE_": (layout.TABLE_LOCK, layout.NAMES_LOCK), "NAMES_": (layout.NAMES_LOCK, layout.SLAB_LOCK),
     "SLAB_": (layout.SLAB_LOCK, layout.SLAB_LOCK + layout.SLAB_STRIDE),
 }  # fmt: skip
 # Words of the header that belong together: those that one lock guards, or that are never written.
-GUARDED = {"identity": ("HDR_",), "alloc": ("ALLOC_",), "lru": ("LRU_",), "hand": ("BLOCK_HAND",), "table": ("TABLE_",)}
+GUARDED = {
+    "identity": ("HDR_",),
+    "alloc": ("ALLOC_",),
+    "lru": ("LRU_",),
+    "hand": ("BLOCK_HAND",),
+    "table": ("TABLE_",),
+    "names": ("NAMES_",),
+}
 
 
 def fields(prefix):
@@ -191,7 +205,7 @@ def test_the_sizes_are_those_that_the_core_uses():
     found = {access for module in MODULES for access in accesses(module)}
     assert {("write64", "F_INO"), ("record32", "F_ATTACHED"), ("store_release64", "MAPPING_INO")} <= found
     for name, field in found:
-        if name not in ("write_bytes", "count64"):
+        if name not in ("write_bytes", "copy_in_relaxed", "copy_out_relaxed", "count64"):
             assert name.endswith("64") == (SIZES.get(field, 4) == 8), (name, field)
 
 
@@ -199,7 +213,7 @@ def test_the_sizes_are_those_that_the_core_uses():
 def test_fields_do_not_overlap_and_lie_within(prefix):
     begin, end = STRUCTS[prefix]
     found = sorted(fields(prefix).items(), key=lambda item: item[1])
-    assert len(found) >= 3
+    assert len(found) >= 2
     for (name, (_, stop)), (behind, (start, _)) in itertools.pairwise(found):
         assert stop <= start, f"{name} reaches into {behind}"
     assert begin <= found[0][1][0]
@@ -223,7 +237,7 @@ def test_what_different_locks_guard_is_on_different_lines():
             for begin, end in fields(prefix).values():
                 for line in lines(begin, end):
                     assert taken.setdefault(line, owner) == owner, f"{owner} shares line {line} with {taken[line]}"
-    for cache in (layout.SLAB_NODES, layout.SLAB_MAPPINGS):
+    for cache in range(layout.SLABS):
         for begin, end in fields("SLAB_").values():
             for line in lines(begin + cache * layout.SLAB_STRIDE, end + cache * layout.SLAB_STRIDE):
                 assert taken.setdefault(line, cache) == cache
@@ -256,17 +270,35 @@ def test_the_fields_of_a_queue_word_and_of_a_ghost_do_not_touch():
 
 def test_objects_can_be_numbered():
     """The places of a page fit into the low bits of a number, and numbers into a word that has a bit to spare."""
-    for size in (layout.NODE_SIZE, layout.MAPPING_SIZE):
+    for size in (layout.NODE_SIZE, layout.MAPPING_SIZE, layout.NAME_SIZE):
         assert size >= 1 << layout.OBJECT_SHIFT
     assert layout.OBJECT_BITS == 31
     assert layout.OBJECT_NEXT >= 4
-    assert layout.OBJECT_OWNER == layout.NODE_INO == layout.MAPPING_INO >= layout.OBJECT_NEXT + 4
+    assert layout.OBJECT_OWNER == layout.NODE_INO == layout.MAPPING_INO == layout.NAME_ID >= layout.OBJECT_NEXT + 4
 
 
 def test_a_free_object_is_told_from_one_in_use():
     """OBJECT_NEXT is 0 in use; a place in a page never reaches the bit that says free."""
     assert layout.OBJECT_FREE & (layout.OBJECT_FREE - 1) == 0
     assert (1 << 21) // (1 << layout.OBJECT_SHIFT) < layout.OBJECT_FREE  # pages have 2 MiB at most
+
+
+def test_what_is_copied_of_a_name_is_words_of_64_bits():
+    assert layout.NAME_KEY % 8 == layout.NAME_TEXT_MAX % 8 == layout.NAME_DATA_MAX % 8 == layout.NAME_SIZE % 8 == 0
+    assert all(end - begin >= 8 for begin, end in fields("NAME_").values() if begin >= layout.NAME_KEY)
+
+
+def test_the_parts_of_a_names_state_do_not_touch():
+    assert max(layout.NAME_UNKNOWN, layout.NAME_PRESENT, layout.NAME_ABSENT) <= layout.NAME_STATE_MASK
+    assert layout.NAME_STATE_MASK < 1 << layout.NAME_VERSION_SHIFT
+    width = layout.NAME_LENGTH_MASK.bit_length()
+    assert layout.NAME_VERSION_SHIFT + width <= layout.NAME_EXTRA_SHIFT
+    assert layout.NAME_EXTRA_SHIFT + width <= layout.NAME_TEXT_SHIFT <= 64 - width
+
+
+def test_results_of_begin_are_no_ids():
+    results = (layout.NAME_NOMEM, layout.NAME_FRESH, layout.NAME_TAKEN, layout.NAME_BUSY)
+    assert len(set(results)) == 4 and max(results) == layout.NAME_BUSY < 1 << layout.OBJECT_BITS
 
 
 def test_what_is_written_at_a_name_is_told_apart():

@@ -5,7 +5,7 @@ import traceback
 import deaths
 import pytest
 import world as worlds
-from deaths import DYING, LIVING, REAPER, THIRD, Bench, content_of
+from deaths import DYING, LIVING, NAME, REAPER, THIRD, Bench, content_of
 
 STRIDE = 13  # of the steps at which the second client is killed
 
@@ -373,11 +373,63 @@ class ReleaseTable(MoveIntoTable):
         bench.pagetable.release(DYING, 0, self.table)
 
 
+class AskName(Operation):
+    """A new name, in a new page."""
+
+    def run(self, bench):
+        assert bench.ask(DYING, NAME, 20)
+
+
+class AskNameAgain(AskName):
+    def begin(self, bench):
+        super().begin(bench)
+        assert bench.ask(REAPER, NAME, 10)
+
+
+class AskNameReclaiming(AskName):
+    """The set is full."""
+
+    def begin(self, bench):
+        super().begin(bench)
+        for key in range(100, 100 + bench.shape["nnames"]):
+            assert bench.ask(REAPER, key, 10)
+
+
+class AskNameEvicting(AskName):
+    """Every page is in use, and all folios are cold."""
+
+    folios = 16
+
+    def begin(self, bench):
+        index = 0
+        while bench.free():
+            bench.load_all(REAPER, KEY, [index])
+            index += 1
+
+
+class ForgetName(AskNameAgain):
+    def run(self, bench):
+        assert bench.names.forget(DYING, NAME)
+
+
+class WithdrawName(Operation):
+    """Another sleeps for the answer."""
+
+    def begin(self, bench):
+        super().begin(bench)
+        self.id = bench.names.begin(DYING, NAME, NAME, NAME, 10, 10, b"", 0)
+        assert bench.names.join(REAPER, NAME, NAME, NAME)
+
+    def run(self, bench):
+        bench.names.withdraw(DYING, self.id, 10)
+
+
 OPERATIONS = {operation.__name__: operation for operation in (
     Hit, Miss, StaleSlot, StaleSlotReused, UnpublishedBehindTheGet, Release, ReleaseLast, ReleaseLastLarge, Load,
     LoadDeep, LoadDeepBeside, LoadLarge, LoadEvicting, LoadLargeEvicting, LoadWithoutRoom, LoadLosing, FailedFill,
     Evict, EvictOneOfMany, EvictUsed, Truncate, Remove, OpenAndRelease, OpenInOneChain, Shrink, Sweep, MakeTable,
-    MakeLargeTable, MoveIntoTable, LookupInTable, ReleaseTable, LoadSpan, LoadLargeSpan, LoadSpanLosing, EvictSpan,
+    MakeLargeTable, MoveIntoTable, LookupInTable, ReleaseTable, AskName, AskNameAgain, AskNameReclaiming, AskNameEvicting,
+    ForgetName, WithdrawName, LoadSpan, LoadLargeSpan, LoadSpanLosing, EvictSpan,
     TruncateSpan, RemoveSpan,
 )}  # fmt: skip
 
@@ -439,6 +491,8 @@ def missed(operation, bench):
         if (pfn := bench.load(THIRD, 0, key, operation.index)) != bench.layout.NIL:
             assert bench.content(pfn) == content_of(key, operation.index)
             bench.drop(THIRD, 0, pfn)
+    bench.ask(THIRD, NAME, 30)
+    bench.names.forget(THIRD, NAME)
     with bench.operation(THIRD):
         bench.vmscan.shrink(THIRD, 2)
     reaped(operation, bench)
@@ -476,11 +530,12 @@ def adopts(operation, bench):
 def works(operation, bench):
     """A client that finds the dead client's locks and folios before it is reaped."""
     bench.load(REAPER, 0, operation.wanted, operation.index)
+    bench.ask(REAPER, NAME, 30)
 
 
 TWICE = (
     "StaleSlotReused", "ReleaseLast", "LoadDeepBeside", "LoadEvicting", "EvictOneOfMany", "Shrink", "ReleaseTable",
-    "LoadSpanLosing", "RemoveSpan",
+    "AskNameAgain", "AskNameReclaiming", "LoadSpanLosing", "RemoveSpan",
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from world import ME, Segment, compiled, interpreted
 
 NIL, FROZEN = 0xFFFFFFFF, 0x80000000
 NEXT, FREE = 4, 0x80000000
-CACHES = {"nodes": 0, "mappings": 1}
+CACHES = {"nodes": 0, "mappings": 1, "names": 2}
 
 
 @pytest.fixture(params=CACHES)
@@ -18,13 +18,13 @@ def cache(request, segment):
 
 
 class Cache:
-    """One of a segment's two slab caches."""
+    """One of a segment's slab caches."""
 
     def __init__(self, segment, number):
         self.segment = segment
         self.number = number
-        self.type = (segment.layout.TYPE_NODE, segment.layout.TYPE_INODE)[number]
-        self.size = (segment.layout.NODE_SIZE, segment.layout.MAPPING_SIZE)[number]
+        self.type = (segment.layout.TYPE_NODE, segment.layout.TYPE_INODE, segment.layout.TYPE_NAME)[number]
+        self.size = (segment.layout.NODE_SIZE, segment.layout.MAPPING_SIZE, segment.layout.NAME_SIZE)[number]
         self.per_page = (1 << segment.shape["page_shift"]) // self.size
 
     def alloc(self, owner=0):
@@ -267,7 +267,7 @@ def test_at_knows_what_cannot_be_a_number(cache):
 def test_no_number_leads_out_of_the_data(make, cache, number):
     segment = _segments.setdefault(make, Segment(make(), 100))
     at = segment.slab.at(cache, number)
-    size = (segment.layout.NODE_SIZE, segment.layout.MAPPING_SIZE)[cache]
+    size = (segment.layout.NODE_SIZE, segment.layout.MAPPING_SIZE, segment.layout.NAME_SIZE)[cache]
     assert at == 0 or segment.shape["data"] <= at <= segment.shape["size"] - size
 
 

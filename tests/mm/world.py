@@ -96,6 +96,7 @@ class Segment:
         self.lru.setup()
         self.slab.setup()
         self.mapping.setup()
+        self.names.setup()
         self.client.attach(ME)
 
     def __getattr__(self, module):
@@ -209,7 +210,7 @@ class Segment:
 
     def empty(self):
         """Return how many slab pages have no object in use."""
-        layout, types = self.layout, {self.layout.TYPE_NODE: 0, self.layout.TYPE_INODE: 0}
+        layout, types = self.layout, {self.layout.TYPE_NODE: 0, self.layout.TYPE_INODE: 0, self.layout.TYPE_NAME: 0}
         for pfn in range(self.pages):
             if self.field(pfn, layout.F_KIND) in types and self.field(pfn, layout.F_USED) == 0 and not self.count(pfn) >> 31:
                 types[self.field(pfn, layout.F_KIND)] += 1
@@ -283,7 +284,7 @@ class _UnlockedModule:
 
 _C_TYPES = {
     "void": None, "int": ctypes.c_int, "uint32_t": ctypes.c_uint32, "uint64_t": ctypes.c_uint64, "int64_t": ctypes.c_int64,
-    "mem_t": ctypes.c_size_t, "char const *": ctypes.c_char_p,
+    "mem_t": ctypes.c_size_t, "char const *": ctypes.c_char_p, "char *": ctypes.c_char_p,
 }  # fmt: skip
 
 

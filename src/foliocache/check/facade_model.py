@@ -157,6 +157,16 @@ def write_bytes(mem: Mem, off: Loc, data: bytes, n: int) -> None:
         mem.write(off, bytes(data[:n]))
 
 
+def copy_in_relaxed(mem: Mem, off: int, data: bytes, n: int) -> None:
+    for at in range(0, n, 8):
+        mem.store(off + at, int.from_bytes(data[at : at + 8], "little"), "relaxed")
+
+
+def copy_out_relaxed(mem: Mem, off: int, data: bytearray, n: int) -> None:
+    for at in range(0, n, 8):
+        data[at : at + 8] = mem.load(off + at, "relaxed").to_bytes(8, "little")
+
+
 record32 = store_relaxed
 
 

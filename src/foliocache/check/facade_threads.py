@@ -15,7 +15,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, Self, TypeAlias
 
 ORDERS = ("relaxed", "acquire", "release", "acq_rel", "seq_cst")
-GEOMETRY = ("memmap", "data", "clients", "buckets", "ghosts", "npages", "page_shift", "nclients", "nbuckets", "nghosts")
+GEOMETRY = (
+    "memmap", "data", "clients", "buckets", "ghosts", "names",
+    "npages", "page_shift", "nclients", "nbuckets", "nghosts", "nnames",
+)  # fmt: skip
 FOLIO_SIZE = 64  # of mm/layout.py, which this module does not import; tests/mm/test_atomics.py compares the two
 M32 = 0xFFFFFFFF
 M64 = 0xFFFFFFFFFFFFFFFF
@@ -128,6 +131,15 @@ def page_at(mem: Shape, pfn: int) -> int:
 
 def write_bytes(mem: Memory, off: int, data: bytes, n: int) -> None:
     mem.buffer[off : off + n] = bytes(data[:n])
+
+
+def copy_in_relaxed(mem: Memory, off: int, data: bytes, n: int) -> None:
+    with _lock:
+        mem.buffer[off : off + n] = bytes(data[:n])
+
+
+def copy_out_relaxed(mem: Memory, off: int, data: bytearray, n: int) -> None:
+    data[:n] = mem.buffer[off : off + n]
 
 
 def asymmetric_fence_light(mem: Memory) -> None:

@@ -1,25 +1,34 @@
-"""``foliocache ls``: the objects in a pool."""
+"""``foliocache ls``: the objects in a pool, or the names."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import foliocache
 from foliocache.cli.options import Json, Name
 from foliocache.cli.output import console, emit_json, number, percent, table
 from foliocache.sizes import format_size
 
+if TYPE_CHECKING:
+    from foliocache.observe.records import NameInfo
+
 VERSION_WIDTH = 12  # columns of a version, which is for machines; --json has it whole
 
 
-def ls(name: Name = "default", /, *, json: Json = False) -> None:
+def ls(name: Name = "default", /, *, names: bool = False, json: Json = False) -> None:
     """The objects in a pool: how much of each is cached, and its pins.
 
     Parameters
     ----------
     name
         The pool.
+    names
+        List what the pool knows of names instead: which object each means, and how long ago that was asked.
     json
-        Print a list of mappings as JSON.
+        Print a list of mappings, or of names, as JSON.
     """
+    if names:
+        return list_names(name, json)
     found = sorted(foliocache.attach(name).mappings(), key=lambda mapping: (mapping.key, mapping.version))
     if json:
         return emit_json([mapping.to_dict() for mapping in found])
@@ -30,3 +39,21 @@ def ls(name: Name = "default", /, *, json: Json = False) -> None:
         share = percent(cached, size)
         made.add_row(mapping.key, mapping.version, format_size(cached), format_size(size), share, number(mapping.pins))
     console().print(made if found else f"pool {name} holds no mappings")
+
+
+def list_names(pool: str, json: bool) -> None:
+    """What the pool knows of names."""
+    found = sorted(foliocache.attach(pool).names.list(), key=lambda name: (name.key, name.version))
+    if json:
+        return emit_json([name.to_dict() for name in found])
+    made = table(None, "key", "version", ">size", ">age")
+    made.columns[1].overflow, made.columns[1].max_width, made.columns[1].no_wrap = "ellipsis", VERSION_WIDTH, True
+    for name in found:
+        made.add_row(name.key, name.version, _meaning(name), "" if name.age is None else f"{name.age:.0f} s")
+    console().print(made if found else f"pool {pool} knows no names")
+
+
+def _meaning(name: NameInfo) -> str:
+    if name.exists is None:
+        return "asking"
+    return format_size(name.size) if name.exists else "none"

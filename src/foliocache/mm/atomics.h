@@ -32,11 +32,13 @@ typedef struct {
     uint64_t clients;     /* offset of the client table */
     uint64_t buckets;     /* offset of the mapping table's buckets */
     uint64_t ghosts;      /* offset of the ghost table of lru */
+    uint64_t names;       /* offset of the name table's index */
     uint32_t npages;
     uint32_t page_shift;
     uint32_t nclients;
     uint32_t nbuckets;    /* a power of two */
     uint32_t nghosts;     /* a multiple of GHOST_WAYS */
+    uint32_t nnames;      /* a multiple of NAME_WAYS */
     int fd;               /* the segment's file, to ask which clients are alive; -1: every client counts as alive */
     uint32_t stalled;     /* number + 1 of the client that held a lock when this process was refused it, or 0 ... */
     uint32_t stalled_at;  /* ... and that client's CLIENT_OP_SEQ at the time */
@@ -60,11 +62,13 @@ FC_GEOMETRY(data, uint64_t)
 FC_GEOMETRY(clients, uint64_t)
 FC_GEOMETRY(buckets, uint64_t)
 FC_GEOMETRY(ghosts, uint64_t)
+FC_GEOMETRY(names, uint64_t)
 FC_GEOMETRY(npages, uint32_t)
 FC_GEOMETRY(page_shift, uint32_t)
 FC_GEOMETRY(nclients, uint32_t)
 FC_GEOMETRY(nbuckets, uint32_t)
 FC_GEOMETRY(nghosts, uint32_t)
+FC_GEOMETRY(nnames, uint32_t)
 
 /* Offsets of a page's descriptor and of its data. The caller has checked pfn < npages. */
 static inline uint64_t fc_folio_at(mem_t mem, uint32_t pfn) { return FC_MEM(mem)->memmap + (uint64_t)pfn * FC_FOLIO_SIZE; }
@@ -197,6 +201,25 @@ static inline void fc_set_stalled(mem_t mem, uint32_t client, uint64_t busy)
 static inline void fc_write_bytes(mem_t mem, uint64_t off, const char *bytes, uint32_t n)
 {
     memcpy(FC_MEM(mem)->base + off, bytes, n);
+}
+
+/* n bytes, a multiple of 8, into the segment or out of it, in atomic words of 64 bits: for what a reader may copy while it changes, and
+ * then finds out by a sequence word. */
+static inline void fc_copy_in_relaxed(mem_t mem, uint64_t off, const char *bytes, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i += 8) {
+        uint64_t word;
+        memcpy(&word, bytes + i, 8);
+        __atomic_store_n(FC_P64(mem, off + i), word, __ATOMIC_RELAXED);
+    }
+}
+
+static inline void fc_copy_out_relaxed(mem_t mem, uint64_t off, char *bytes, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i += 8) {
+        uint64_t word = __atomic_load_n(FC_P64(mem, off + i), __ATOMIC_RELAXED);
+        memcpy(bytes + i, &word, 8);
+    }
 }
 
 /* Adds n to a statistics counter. Each client has its own counters, so no read-modify-write is needed; threads of one client

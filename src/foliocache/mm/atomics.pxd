@@ -14,11 +14,13 @@ cdef extern from "atomics.h" nogil:
         u64 clients
         u64 buckets
         u64 ghosts
+        u64 names
         u32 npages
         u32 page_shift
         u32 nclients
         u32 nbuckets
         u32 nghosts
+        u32 nnames
         int fd
         u32 stalled
         u32 stalled_at
@@ -29,11 +31,13 @@ cdef extern from "atomics.h" nogil:
     u64 clients "fc_clients" (mem_t mem)
     u64 buckets "fc_buckets" (mem_t mem)
     u64 ghosts "fc_ghosts" (mem_t mem)
+    u64 names "fc_names" (mem_t mem)
     u32 npages "fc_npages" (mem_t mem)
     u32 page_shift "fc_page_shift" (mem_t mem)
     u32 nclients "fc_nclients" (mem_t mem)
     u32 nbuckets "fc_nbuckets" (mem_t mem)
     u32 nghosts "fc_nghosts" (mem_t mem)
+    u32 nnames "fc_nnames" (mem_t mem)
     u64 folio_at "fc_folio_at" (mem_t mem, u32 pfn)
     u64 page_at "fc_page_at" (mem_t mem, u32 pfn)
 
@@ -90,6 +94,8 @@ cdef extern from "atomics.h" nogil:
     u64 read64 "fc_read64" (mem_t mem, u64 off)
     void write64 "fc_write64" (mem_t mem, u64 off, u64 value)
     void write_bytes "fc_write_bytes" (mem_t mem, u64 off, const char *data, u32 n)
+    void copy_in_relaxed "fc_copy_in_relaxed" (mem_t mem, u64 off, const char *data, u32 n)
+    void copy_out_relaxed "fc_copy_out_relaxed" (mem_t mem, u64 off, char *data, u32 n)
     void record32 "fc_record32" (mem_t mem, u64 off, u32 value)
     void write_once "fc_write_once" (mem_t mem, u64 off, u32 value)
     u32 read_once "fc_read_once" (mem_t mem, u64 off)

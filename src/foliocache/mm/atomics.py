@@ -36,11 +36,13 @@ class Memory:
         self.m.clients = geometry["clients"]
         self.m.buckets = geometry["buckets"]
         self.m.ghosts = geometry["ghosts"]
+        self.m.names = geometry["names"]
         self.m.npages = geometry["npages"]
         self.m.page_shift = geometry["page_shift"]
         self.m.nclients = geometry["nclients"]
         self.m.nbuckets = geometry["nbuckets"]
         self.m.nghosts = geometry["nghosts"]
+        self.m.nnames = geometry["nnames"]
         self.m.fd = geometry.get("fd", -1)
         self.m.fenced = geometry.get("fenced", 0)
 

@@ -9,7 +9,8 @@ an execution). It checks that
   except for those that an operation under way (or a client that has not been reaped) names;
 - every cached folio is on a queue, where reclaim finds it; no lock is held by a dead client, no page is in quarantine without a
   name;
-- node and mapping counts, the table's chains, the slabs' pages and the queues' lengths are correct.
+- node and mapping counts, the table's chains, the slabs' pages and the queues' lengths are correct;
+- every word of the name table's index leads to a name of its set, each name is in it once, and none is half written.
 
 It reads through the facade like the rest of the core, and runs compiled and interpreted. Unlike the rest it is called from
 Python, with the ``Memory`` object, and returns Python objects.
@@ -18,9 +19,9 @@ Python, with the ``Memory`` object, and returns Python objects.
 import cython
 
 if not cython.compiled:
-    from . import atomics, client, flags, layout, page_ref, page_type, pagelist, pagetable, robust_lock, slab, xarray
+    from . import atomics, client, flags, layout, names, page_ref, page_type, pagelist, pagetable, robust_lock, slab, xarray
 
-TYPES = ("none", "file", "node", "inode", "table")
+TYPES = ("none", "file", "node", "inode", "table", "name")
 
 
 def audit(memory):
@@ -44,14 +45,15 @@ def mappings(memory):
 
 def lock_words():
     """Return the offsets of all locks of a segment."""
-    singles = [layout.ALLOC_LOCK, layout.LRU_LOCK, layout.TABLE_LOCK]
+    singles = [layout.ALLOC_LOCK, layout.LRU_LOCK, layout.TABLE_LOCK, layout.NAMES_LOCK]
     slabs = [layout.SLAB_LOCK + cache * layout.SLAB_STRIDE for cache in range(layout.SLABS)]
     return [*singles, *slabs, *(layout.TREE_LOCK + n * layout.LINE for n in range(layout.TREE_LOCKS))]
 
 
 def _lock_name(word):
     if word < layout.SLAB_LOCK:
-        return {layout.ALLOC_LOCK: "allocator", layout.LRU_LOCK: "queues", layout.TABLE_LOCK: "mapping table"}[word]
+        singles = {layout.ALLOC_LOCK: "allocator", layout.LRU_LOCK: "queues", layout.TABLE_LOCK: "mapping table"}
+        return (singles | {layout.NAMES_LOCK: "name table"})[word]
     if word < layout.TREE_LOCK:
         return f"slab {(word - layout.SLAB_LOCK) // layout.SLAB_STRIDE}"
     return f"tree {(word - layout.TREE_LOCK) // layout.LINE}"
@@ -110,15 +112,15 @@ class Audit:
     def __init__(self, mem):
         self.mem = mem
         self.findings = []
-        self.pages = {"free": 0, "file": 0, "node": 0, "inode": 0, "table": 0, "frozen": 0}
-        self.folios = {"file": 0, "node": 0, "inode": 0, "table": 0}
+        self.pages = {"free": 0, "file": 0, "node": 0, "inode": 0, "table": 0, "name": 0, "frozen": 0}
+        self.folios = {"file": 0, "node": 0, "inode": 0, "table": 0, "name": 0}
         self.pins = 0
         self.held = {}  # pfn -> pins
         self.intents = set()
         self.attached = {}
         self.slab_used = {}
-        self.objects = {layout.TYPE_NODE: 0, layout.TYPE_INODE: 0}
-        self.empty = {layout.TYPE_NODE: 0, layout.TYPE_INODE: 0}
+        self.objects = {layout.TYPE_NODE: 0, layout.TYPE_INODE: 0, layout.TYPE_NAME: 0}
+        self.empty = {layout.TYPE_NODE: 0, layout.TYPE_INODE: 0, layout.TYPE_NAME: 0}
         self.nodes = set()
         self.queued = set()
 
@@ -131,6 +133,7 @@ class Audit:
             self.check_mapping(number)
         for pfn in self.attached:
             self.find("slot", f"pfn {pfn}", "is attached, but no slot names it")
+        self.check_names()
         self.check_slabs()
         self.check_queues()
         return self.findings
@@ -485,13 +488,42 @@ class Audit:
             "pins": sum(max(0, (self.word(pfn) & ~layout.FROZEN) - 1) for pfn in cached),
         }
 
+    # Names.
+
+    def check_names(self):
+        found = set()
+        for n in range(atomics.nnames(self.mem)):
+            word = atomics.load_relaxed(self.mem, atomics.names(self.mem) + n * 4)
+            if word:
+                self.check_name(n, word - 1, found)
+
+    def check_name(self, n, number, found):
+        where = f"name {number:#x}"
+        if not self.is_object(layout.SLAB_NAMES, number):
+            self.find("name", where, f"is in word {n} of the index, but is no object in use")
+            return
+        self.use_object(number, "name")
+        if not names.is_sound(self.mem, number):
+            self.find("name", where, "contradicts itself, or is half written")
+            return
+        at = slab.at(self.mem, layout.SLAB_NAMES, number)
+        key = atomics.load_relaxed64(self.mem, at + layout.NAME_KEY)
+        lo = atomics.load_relaxed64(self.mem, at + layout.NAME_DIGEST_LO)
+        hi = atomics.load_relaxed64(self.mem, at + layout.NAME_DIGEST_HI)
+        if not 0 <= n - names.first_of(self.mem, key) < layout.NAME_WAYS:
+            self.find("name", where, f"is in word {n} of the index, which is not of its set")
+        if (lo, hi) in found:
+            self.find("name", where, "is in the index twice")
+        found.add((lo, hi))
+
     # Slabs and queues.
 
     def check_slabs(self):
         for pfn, left in self.slab_used.items():
             if left:
                 self.find("slab", f"pfn {pfn}", f"counts {left} more objects in use than are referenced")
-        for cache, name, type in ((0, "node", layout.TYPE_NODE), (1, "inode", layout.TYPE_INODE)):
+        for cache, type in enumerate((layout.TYPE_NODE, layout.TYPE_INODE, layout.TYPE_NAME)):
+            name = TYPES[type]
             for word, what, there in (
                 (layout.SLAB_PAGES, "pages", self.folios[name]),
                 (layout.SLAB_OBJECTS, "objects in use", self.objects[type]),

@@ -11,6 +11,7 @@ A segment, in order::
     clients      nclients slots of CLIENT_SIZE: attached processes, with the pins and intents of each
     buckets      nbuckets words: the mapping table's hash chains
     ghosts       nghosts words: what is remembered of evicted folios
+    names        nnames words: the name table's index, in sets of NAME_WAYS
     memmap       npages descriptors of FOLIO_SIZE
     data         npages pages of 1 << page_shift bytes
 
@@ -51,7 +52,9 @@ HDR_GHOSTS = 80
 HDR_CREATED = 88
 HDR_POOL = 96
 HDR_FENCED = 104
-HDR_IDENTITY_END = 108
+HDR_NNAMES = 108
+HDR_NAMES = 112
+HDR_IDENTITY_END = 120
 
 STATE_BUILDING = 0
 STATE_READY = 1
@@ -95,6 +98,10 @@ TABLE_LOCK = 1024
 TABLE_COUNT = 1028
 TABLE_NEXT_INO = 1032
 
+# The name table.
+NAMES_LOCK = 1152
+NAMES_SERIAL = 1160  # 64 bits: the last one given, to a name or to a change of one
+
 # The slab caches: SLAB_LOCK + cache * SLAB_STRIDE and so on.
 SLAB_STRIDE = 64
 SLAB_LOCK = 1280
@@ -104,7 +111,8 @@ SLAB_OBJECTS = 1300
 SLAB_EMPTY = 1304
 SLAB_NODES = 0
 SLAB_MAPPINGS = 1
-SLABS = 2
+SLAB_NAMES = 2
+SLABS = 3
 SLAB_KEEP = 2  # empty pages that a cache keeps
 # An object's number: pfn << (page_shift - OBJECT_SHIFT) | place within the page.
 OBJECT_SHIFT = 8
@@ -125,13 +133,13 @@ F_INO = 16  # 64 bits: identity, with F_INDEX
 F_INDEX = 24  # 64 bits: the first of its units
 F_ATTACHED = 32  # tree lock: 1 while the slots of its mapping's XArray name it
 F_LENGTH = 36  # valid bytes
-F_PREV = 40  # list links: page_alloc's lock when free, lru's for FILE, the slab's for NODE and INODE
+F_PREV = 40  # list links: page_alloc's lock when free, lru's for FILE, the slab's for NODE, INODE and NAME
 F_NEXT = 44
 F_BUDDY = 48  # page_alloc's lock: order + 1 at the head of a free block; BUDDY_QUARANTINED or BUDDY_PARKED; else 0
 F_QUEUE = 52  # lru's lock: queue | heat << 8 | verdict << 16 | used << 18; 0 if it is free or not a FILE
 F_DIGEST = 56  # tree lock, for FILE, 64 bits: the low half of its object's digest, part of its ghost's fingerprint
-F_USED = 56  # slab's lock, for NODE and INODE: objects in use
-F_FREE = 60  # slab's lock, for NODE and INODE: first free object of the page, + 1
+F_USED = 56  # slab's lock, for NODE, INODE and NAME: objects in use
+F_FREE = 60  # slab's lock, for NODE, INODE and NAME: first free object of the page, + 1
 
 # F_BUDDY of a block that the reaper examines: in use; or freed meanwhile, but not handed out.
 BUDDY_QUARANTINED = 0x40
@@ -146,6 +154,7 @@ TYPE_FILE = 1
 TYPE_NODE = 2
 TYPE_INODE = 3
 TYPE_TABLE = 4
+TYPE_NAME = 5
 TYPE_MASK = 0xFF
 ORDER_SHIFT = 8
 ORDER_MASK = 0xFF
@@ -234,7 +243,7 @@ SPAN_MAX = min(4, NODE_SHIFT)  # a folio of FILE has 2^span units, and their slo
 NODE_COUNT = 0
 OBJECT_NEXT = 4  # at this offset in every slab object: 0 in use; OBJECT_FREE | next free object of the page, + 1
 OBJECT_FREE = 0x80000000
-OBJECT_OWNER = 8  # at this offset in every slab object, 64 bits: a record's own ino, the ino of a node's mapping
+OBJECT_OWNER = 8  # at this offset in every slab object, 64 bits: a record's own ino, a node's mapping, a name's own id
 NODE_INO = 8
 NODE_INDEX = 16
 NODE_LEVEL = 24
@@ -274,6 +283,43 @@ MAPPING_TEXT = 128
 MAPPING_TEXT_MAX = 384
 MAPPING_SIZE = MAPPING_TEXT + MAPPING_TEXT_MAX
 
+# Name, an object of slab SLAB_NAMES. The words of the index are in sets of NAME_WAYS: 0, or the object number of a name + 1.
+# There are so many words that their names take 1 / NAME_SHARE of the pool at most.
+NAME_WAYS = 16
+NAME_SHARE = 64
+NAME_SEQ = 0  # the sequence word: odd while NAME_DIGEST_LO and what is behind it change, 0 in one that is being made
+NAME_ID = 8  # 64 bits (OBJECT_OWNER): serial << OBJECT_BITS | object number; 0 in one that is being made or dropped
+NAME_ASKER = 16  # client number + 1 of who asks the origin now, with NAME_WAITERS while somebody sleeps on this word; or 0
+NAME_ASKER_LIFE = 20  # CLIENT_GENERATION of that client's slot
+NAME_ASKED = 24  # 64 bits: when it began to ask
+NAME_USED = 32  # 1 if it was looked up since the last reclaim of its set
+NAME_DIGEST_LO = 40
+NAME_DIGEST_HI = 48
+NAME_KEY = 56  # 64 bits: digest of the key without who asks; chooses the set
+NAME_STATE = 64  # 64 bits: one of the next three | lengths of version, extra and text at their shifts
+NAME_SINCE = 72  # 64 bits: when the question was asked whose answer this is
+NAME_OBJECT_SIZE = 80  # 64 bits
+NAME_TEXT = 88  # the key, for people
+NAME_TEXT_MAX = 168
+NAME_DATA = NAME_TEXT + NAME_TEXT_MAX  # the version, and behind it what the asker has added
+NAME_DATA_MAX = 256
+NAME_SIZE = NAME_DATA + NAME_DATA_MAX
+NAME_WAITERS = 0x80000000
+NAME_UNKNOWN = 0
+NAME_PRESENT = 1
+NAME_ABSENT = 2
+NAME_STATE_MASK = 0xFF
+NAME_VERSION_SHIFT = 8
+NAME_EXTRA_SHIFT = 24
+NAME_TEXT_SHIFT = 40
+NAME_LENGTH_MASK = 0xFFFF
+# What names.begin returns: the id of a name whose asker the caller is now, or one of these.
+NAME_NOMEM = 0
+NAME_FRESH = 1
+NAME_TAKEN = 2
+NAME_BUSY = 3
+NAME_AHEAD_NS = 1_000_000_000  # a time that is further ahead than this is another clock's
+
 # What filemap.grab returns: a pfn, with GRAB_ADDED when the folio is new and locked by the caller; or one of the last two.
 GRAB_ADDED = 1 << 32
 GRAB_NOMEM = 1 << 33
@@ -312,6 +358,7 @@ REPAIR_QUEUES = 1  # lru
 REPAIR_SLABS = 2
 REPAIR_TABLE = 3  # the mapping table's chains
 REPAIR_TREES = 4
+REPAIR_NAMES = 5  # the name table's index
 
 # Counters of a client, 64 bits each.
 COUNT_HITS = 0

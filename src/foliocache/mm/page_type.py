@@ -33,7 +33,7 @@ def order(mem, pfn):
     found = word >> layout.ORDER_SHIFT & layout.ORDER_MASK
     if found > layout.MAX_ORDER or pfn + (1 << found) > atomics.npages(mem):
         return 0
-    if type == layout.TYPE_NODE or type == layout.TYPE_INODE:  # single pages
+    if type == layout.TYPE_NODE or type == layout.TYPE_INODE or type == layout.TYPE_NAME:  # single pages
         return 0
     return found
 

@@ -52,6 +52,7 @@ if not cython.compiled:
         layout,
         lru,
         mapping,
+        names,
         page_alloc,
         page_ref,
         page_type,
@@ -66,6 +67,7 @@ def locks(mem, me, dead):
     page_alloc.reap(mem, me, dead)
     lru.reap(mem, me, dead)
     slab.reap(mem, me, dead)
+    names.reap(mem, me, dead)
     mapping.reap(mem, me, dead)
     client.op_end(mem, me)
 
@@ -166,6 +168,8 @@ def repair(mem, me, part):
             slab.repair(mem, me, cache)
     elif part == layout.REPAIR_TABLE:
         mapping.repair_table(mem, me)
+    elif part == layout.REPAIR_NAMES:
+        names.repair(mem, me)
     client.op_end(mem, me)
     if part == layout.REPAIR_TREES:
         _repair_trees(mem, me)

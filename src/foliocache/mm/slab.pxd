@@ -17,6 +17,7 @@ cpdef u32 next_of(mem_t mem, u32 cache, u32 number) noexcept nogil
 cpdef bint is_used(mem_t mem, u32 cache, u32 number) noexcept nogil
 @cython.locals(pfn=u32)
 cpdef bint holds(mem_t mem, u32 cache, u32 number) noexcept nogil
+@cython.locals(type=u32, is_objects=bint)
 cpdef bint is_page(mem_t mem, u32 pfn) noexcept nogil
 @cython.locals(pfn=u32)
 cpdef void rebuild(mem_t mem, u32 cache) noexcept nogil

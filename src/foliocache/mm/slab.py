@@ -1,4 +1,4 @@
-"""Small objects, many to a page: XArray nodes and mapping records.
+"""Small objects, many to a page: XArray nodes, mapping records and names.
 
 A slab cache holds objects of one size. It takes single pages of its type from ``page_alloc``; a page has one reference, the
 cache's. Each cache keeps up to SLAB_KEEP empty pages, and returns more of them when memory is short (``shrink``).
@@ -103,7 +103,9 @@ def holds(mem, cache, number):
 
 def is_page(mem, pfn):
     """True if a page belongs to one of the slab caches."""
-    return page_type.is_private(mem, pfn, layout.TYPE_NODE) or page_type.is_private(mem, pfn, layout.TYPE_INODE)
+    type = page_type.type(mem, pfn)
+    is_objects = type == layout.TYPE_NODE or type == layout.TYPE_INODE or type == layout.TYPE_NAME
+    return is_objects and page_type.is_private(mem, pfn, type)
 
 
 def rebuild(mem, cache):
@@ -224,6 +226,8 @@ def _take(mem, cache, pfn, owner):
         return layout.NIL
     chain = link & ~layout.OBJECT_FREE
     used = atomics.read32(mem, page + layout.F_USED)
+    # A late reader of a name that sees one of these stores sees, after its acquire fence, that the name had been dropped.
+    atomics.fence_release()
     _clear(mem, cache, object)
     atomics.store_relaxed64(mem, object + layout.OBJECT_OWNER, owner)
     atomics.record32(mem, object + layout.OBJECT_NEXT, 0)
@@ -319,11 +323,15 @@ def _place(mem, number):
 
 
 def _type(cache):
-    return layout.TYPE_NODE if cache == layout.SLAB_NODES else layout.TYPE_INODE
+    if cache == layout.SLAB_NODES:
+        return layout.TYPE_NODE
+    return layout.TYPE_INODE if cache == layout.SLAB_MAPPINGS else layout.TYPE_NAME
 
 
 def _size(cache):
-    return layout.NODE_SIZE if cache == layout.SLAB_NODES else layout.MAPPING_SIZE
+    if cache == layout.SLAB_NODES:
+        return layout.NODE_SIZE
+    return layout.MAPPING_SIZE if cache == layout.SLAB_MAPPINGS else layout.NAME_SIZE
 
 
 def _per_page(mem, cache):

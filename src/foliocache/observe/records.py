@@ -82,6 +82,34 @@ class ObjectInfo(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class NameInfo(Record):
+    """What the pool knows of a key.
+
+    Attributes
+    ----------
+    key : str
+        A long one is cut to what the pool keeps of it.
+    exists : bool or None
+        Whether there is such an object; None while a process asks for the first time. Then the rest is empty.
+    size : int
+        The object's length in bytes.
+    version : str
+        Its version.
+    extra_bytes : int
+        How much the asker has added.
+    age : float or None
+        Seconds since the question was asked.
+    """
+
+    key: str
+    exists: bool | None
+    size: int
+    version: str
+    extra_bytes: int
+    age: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class ClientInfo(Record):
     """A process that has a client slot of the pool, or had one.
 
@@ -175,8 +203,8 @@ class PagesByState(Record):
     ----------
     free : int
         In the allocator.
-    file, node, inode, table : int
-        Content of objects; nodes of their indexes; records of objects; page tables of windows.
+    file, node, inode, table, name : int
+        Content of objects; nodes of their indexes; records of objects; page tables of windows; what keys mean.
     frozen : int
         Being made or destroyed at this moment, or lost: an audit tells.
     """
@@ -186,6 +214,7 @@ class PagesByState(Record):
     node: int
     inode: int
     table: int
+    name: int
     frozen: int
 
 
@@ -195,7 +224,7 @@ class FoliosByType(Record):
 
     Attributes
     ----------
-    file, node, inode, table : int
+    file, node, inode, table, name : int
         As in `PagesByState`.
     """
 
@@ -203,6 +232,7 @@ class FoliosByType(Record):
     node: int
     inode: int
     table: int
+    name: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import threading
 import traceback
 
 from ..errors import PoolError, PoolFullError, PoolNotFoundError
-from ..mm import layout, lru, mapping, page_alloc, slab
+from ..mm import layout, lru, mapping, names, page_alloc, slab
 from ..sizes import format_size
 from . import files, geometry, header
 from .descriptor import Descriptor, open_file
@@ -183,3 +183,4 @@ def _setup_tables(mem: int) -> None:
     lru.setup(mem)
     slab.setup(mem)
     mapping.setup(mem)
+    names.setup(mem)

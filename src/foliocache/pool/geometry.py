@@ -32,12 +32,14 @@ def compute(pages: int, page_size: int, clients: int) -> Geometry:
         "nclients": clients,
         "nbuckets": max(64, _power_of_two(pages) // 4),
         "nghosts": _align(pages, layout.GHOST_WAYS),
+        "nnames": _align(pages * page_size // (layout.NAME_SHARE * layout.NAME_SIZE), layout.NAME_WAYS),
     }
     at = layout.HEADER_SIZE
     for table, count, width in (
         ("clients", clients, layout.CLIENT_SIZE),
         ("buckets", shape["nbuckets"], 4),
         ("ghosts", shape["nghosts"], 4),
+        ("names", shape["nnames"], 4),
         ("memmap", pages, layout.FOLIO_SIZE),
     ):
         shape[table] = at

@@ -19,6 +19,7 @@ from .attachment import Attachment
 from .creation import create_or_attach
 from .geometry import Wanted, check_parameters, parameters, permissions
 from .mapping import Mapping, key_digest
+from .names import Names
 
 if TYPE_CHECKING:
     from ..filler.source import Read, ReadInto, Source
@@ -218,6 +219,7 @@ class Pool:
         self.pool_bytes: int = segment.pool_bytes
         self._fill_timeout = FILL_TIMEOUT
         self._engines: dict[int, Engine] = {}  # by pid; a forked child starts its own
+        self._asking: set[tuple[int, int, bytes]] = set()  # the questions of its names that are under way in this process
 
     def __repr__(self) -> str:
         return f"<foliocache.Pool {self.name!r}, {self.pool_bytes} bytes in pages of {self.page_size}>"
@@ -326,6 +328,12 @@ class Pool:
         if not isinstance(key, str):
             raise ValueError(f"key must be a string, not {key!r}")
         return self._attachment.forget(key_digest(key))
+
+    @property
+    def names(self) -> Names:
+        """Which object each key means, asked for once by all processes: internal, for adapters."""
+        self._check_open()
+        return Names(self)
 
     def mappings(self) -> list[ObjectInfo]:
         """The cached objects.

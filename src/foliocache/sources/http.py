@@ -33,8 +33,8 @@ class Response:
         self, client: Client, place: Place, connection: http.client.HTTPConnection, raw: http.client.HTTPResponse
     ) -> None:
         self._client, self._place, self._connection, self._raw = client, place, connection, raw
-        self.status = raw.status
-        self.headers = raw.headers
+        self.status: int = raw.status
+        self.headers: http.client.HTTPMessage = raw.headers
 
     def read_into(self, buffers: Sequence[memoryview]) -> Iterator[int]:
         """Fill the buffers, in order, and yield the length of each when it is full. Raises EOFError if the body is shorter."""

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial, wraps
 from operator import index
 from typing import Any, ClassVar, TypeVar
@@ -35,7 +37,7 @@ from .download import copy_out, is_same_file, make_folder_for, pairs
 from .file import FolioFile, WriteThrough
 from .filecache import POOL_OPTIONS
 from .gather import gather
-from .identities import Identities, trust_seconds
+from .identities import Identities, shared, trust_seconds, unshared
 from .passthrough import FolioTransaction, PassThrough, refuse_misspelled, unprefixed
 from .ranges import Merged, Range, extent, ranges_of
 from .source import Source
@@ -60,7 +62,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         The pool, as in ``foliocache.open``; what is not given is not compared with the pool that exists.
     check_files, expiry
         When a path's identity is asked for again: by default at each open, cat or lease; with ``expiry=N`` at most every N
-        seconds; with ``check_files=False`` and no expiry, once per process.
+        seconds; with ``check_files=False`` and no expiry, once per machine, account and path.
     trust_info
         The user's word that the target's ``info()`` reaches the origin and tells versions apart. It is needed for
         filesystems of which that is not known: without it they pass through uncached.
@@ -123,14 +125,14 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
             try:
                 return method(*args, **kwargs)
             finally:
-                self._identities.forget_all()
+                self._forget_all()
 
         @wraps(method)
         async def call_async(*args: Any, **kwargs: Any) -> Any:
             try:
                 return await method(*args, **kwargs)
             finally:
-                self._identities.forget_all()
+                self._forget_all()
 
         return call_async if inspect.iscoroutinefunction(method) else call
 
@@ -168,14 +170,51 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
 
     def _identify(self, path: str) -> Identity:
         identity = self._identities.recall(path, self._who, self._trust)
-        if identity is None:
-            _refuse_at_the_end(self.target.fs)
-            question = self._identities.ask(path, self._who)
-            identity = question.identity = self.target.identify(path)
+        if identity is not None:
+            return identity
+        if not self._trust or self._identities.is_written(path):
+            return self._ask(path)
+        with self.pool.names.ask(self.target.key(path), self._trust, who=self._who) as ask:
+            return self._ask(path, ask) if ask.known is None else unshared(path, ask.known)
+
+    def _ask(self, path: str, ask: Any = None) -> Identity:
+        """Ask the origin. The pool remembers the answer to a question of its own, if it fits; this process any other."""
+        _refuse_at_the_end(self.target.fs)
+        question = self._identities.ask(path, self._who)
+        try:
+            identity = self.target.identify(path)
+        except FileNotFoundError:
+            if ask is not None and math.isfinite(self._trust):
+                ask.answer_absent()
+            raise
+        answer = None if ask is None or self._identities.is_written(path) else shared(identity)
+        if answer is None or not ask.answer(*answer):
+            question.identity = identity
         return identity
 
     def _is_remembered(self, path: str) -> bool:
-        return self._identities.recall(path, self._who, self._trust) is not None
+        if self._identities.recall(path, self._who, self._trust) is not None:
+            return True
+        return bool(self._trust) and self.pool.names.recall(self.target.key(path), self._trust, who=self._who) is not None
+
+    def _forget(self, path: str, identity: Identity | None = None) -> None:
+        """What is remembered of a path proves wrong (with ``identity``: if it is that)."""
+        self._identities.forget(path, identity)
+        with suppress(FoliocacheError, OSError, ValueError):
+            self._existing_pool().names.forget(self.target.key(path))
+
+    def _forget_below(self, path: str) -> None:
+        """Forget what is remembered of a path and all that may lie under it; of everything, for a root."""
+        for seen in self._identities.below(path):
+            self._identities.forget(seen)
+        with suppress(FoliocacheError, OSError, ValueError):
+            self._existing_pool().names.forget_below(self.fs.unstrip_protocol(path).rstrip("/"))
+
+    def _forget_all(self) -> None:
+        """Forget what is remembered of the place, and of others of its kind."""
+        self._identities.forget_all()
+        with suppress(FoliocacheError, OSError, ValueError):
+            self._existing_pool().names.forget_below(self.fs.unstrip_protocol("").partition("://")[0])
 
     def _while_unchanged(self, path: str, use: Callable[[Identity], T]) -> T:
         """A read by path has promised no version yet: if the object changes under it, it begins again with the new one."""
@@ -183,7 +222,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
             try:
                 return use(self._identify(path))
             except ChangedError:
-                self._identities.forget(path)
+                self._forget(path)
                 if attempt == _ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
@@ -220,8 +259,10 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
     def invalidate_cache(self, path: str | None = None) -> None:
         """Forget listings and remembered identities: the next open asks the origin. Pages stay, for they name their version."""
         super().invalidate_cache(path)
-        for seen in self._identities.below("" if path is None else self._strip_protocol(path)):
-            self._identities.forget(seen)
+        if path is None:
+            self._forget_all()
+        else:
+            self._forget_below(self._strip_protocol(path))
         self.fs.invalidate_cache(path if path is None else self._strip_protocol(path))
 
     # Reading

@@ -1,4 +1,7 @@
-"""Which version of each path this process last saw, and for how long it may go on believing it.
+"""Which version each path had when the origin was last asked, and for how long that is believed.
+
+The pool's names remember it for all processes (``shared``, ``unshared``). What does not fit there, this process remembers for
+itself; and which paths it is writing to.
 
 One table per place, shared by all the filesystem objects that the process has for it: fsspec makes one object per thread and
 set of options, and what one of them writes must not stay remembered in another. An answer is only for who asked (`who`: the
@@ -13,10 +16,17 @@ handler or a finalizer could meet again.
 
 from __future__ import annotations
 
+import errno
+import json
 import math
+import os
 from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 from .target import Identity
+
+if TYPE_CHECKING:
+    from foliocache.pool.names import Name
 
 _LIMIT = 1 << 16  # paths; the oldest entries make room, which costs a later open one more info()
 
@@ -48,14 +58,14 @@ class Identities:
     def recall(self, path: str, who: str, trust: float) -> Identity | None:
         """What was last answered, if that was less than `trust` seconds ago."""
         question = self._asked.get(path, {}).get(who)
-        if question is None or self._is_written(path) or monotonic() - question.since >= trust:
+        if question is None or self.is_written(path) or monotonic() - question.since >= trust:
             return None
         return question.identity
 
     def ask(self, path: str, who: str) -> Question:
         """A new question, to be made before the origin is asked; its `identity`, when set, is what is remembered."""
         question = Question()
-        if not self._is_written(path):
+        if not self.is_written(path):
             if path not in self._asked and len(self._asked) >= _LIMIT:
                 for oldest in list(self._asked)[: max(1, _LIMIT // 8)]:
                     self._asked.pop(oldest, None)
@@ -88,8 +98,34 @@ class Identities:
         if path is not None:
             self.forget(path)
 
-    def _is_written(self, path: str) -> bool:
+    def is_written(self, path: str) -> bool:
+        """Whether this process is changing what is at the path: nothing may be remembered of it."""
         return path in self.uncommitted or path in list(self._writing.values())
+
+
+def shared(identity: Identity) -> tuple[int, str, bytes] | None:
+    """What a name says of an identity: size, version, extra bytes. None if it is one open's alone, or is not to be cached."""
+    if identity.size is None or identity.nonce:
+        return None
+    rest = _rest(identity)
+    extra = b"" if rest == [None, None, None] else json.dumps(rest, separators=(",", ":")).encode()
+    return identity.size, identity.stamp, extra
+
+
+def unshared(path: str, name: Name) -> Identity:
+    """The identity that a name says. Raises FileNotFoundError if it says that there is nothing."""
+    if not name.exists:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    return _made(name.size, name.version, *json.loads(name.extra or b"[null,null,null]"))
+
+
+def _rest(identity: Identity) -> list[Any]:
+    within = identity.within
+    return [identity.etag, identity.modified, within and [within.size, within.stamp, *_rest(within)]]
+
+
+def _made(size: int, stamp: str, etag: str | None, modified: str | None, within: list[Any] | None) -> Identity:
+    return Identity(size, stamp, etag, modified, within=None if within is None else _made(*within))
 
 
 def trust_seconds(check_files: bool | None, expiry: float | None) -> float:

@@ -25,7 +25,7 @@ from foliocache.errors import FoliocacheError
 
 if TYPE_CHECKING:
     from .identities import Identities
-    from .target import Target
+    from .target import Identity, Target
 
 _MISSPELLED = re.compile(r"folio:(?!:)/*(?=[a-z][a-z0-9+.-]*(?:://|::))")
 
@@ -85,6 +85,9 @@ class PassThrough(AbstractFileSystem):
         @property
         def target(self) -> Target: ...
         def _existing_pool(self) -> Any: ...
+        def _forget(self, path: str, identity: Identity | None = None) -> None: ...
+        def _forget_below(self, path: str) -> None: ...
+        def _forget_all(self) -> None: ...
 
     ls: Callable[..., Any] = _delegated("ls")
     info: Callable[..., Any] = _delegated("info")
@@ -177,8 +180,7 @@ class PassThrough(AbstractFileSystem):
             yield
         finally:
             for folder in {_folder(self._strip_protocol(glob)) for glob in globs if has_magic(glob)}:
-                for seen in self._identities.below(folder):
-                    self._identities.forget(seen)
+                self._forget_below(folder)
             self._void([self._strip_protocol(path) for path in paths], tree)
 
     def _void(self, paths: list[str], tree: bool = False) -> None:
@@ -187,9 +189,11 @@ class PassThrough(AbstractFileSystem):
         if self.fs._intrans:
             self._identities.uncommitted |= void
         if self.target.aliases:
-            self._identities.forget_all()
+            self._forget_all()
+        for path in paths if tree else ():
+            self._forget_below(path)
         for path in void:
-            self._identities.forget(path)
+            self._forget(path)
         self._withdraw(void)
 
     def _withdraw(self, paths: set[str]) -> None:

@@ -38,7 +38,7 @@ class Source:
         try:
             return self._function()(offset, what)
         except (ChangedError, FileNotFoundError):
-            self.fs._identities.forget(self.path, self.identity)  # or "open it again" would lead here again
+            self.fs._forget(self.path, self.identity)  # or "open it again" would lead here again
             raise ChangedError(self.path) from None
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> Iterator[None]:

@@ -197,6 +197,8 @@ class Pool(tree.Cached):
             layout.TREE_LOCK: "tree lock",
             layout.SLAB_LOCK: "nodes' lock",
             layout.SLAB_LOCK + layout.SLAB_STRIDE: "records' lock",
+            layout.SLAB_LOCK + 2 * layout.SLAB_STRIDE: "names' lock",
+            layout.NAMES_LOCK: "name table's lock",
         }
         return words
 

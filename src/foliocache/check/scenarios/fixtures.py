@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CORE = Path(__file__).resolve().parents[2] / "mm"
 
-MEMMAP, DATA, CLIENTS, BUCKETS, GHOSTS = 0x10000, 0x20000, 0x30000, 0x40000, 0x50000
+MEMMAP, DATA, CLIENTS, BUCKETS, GHOSTS, NAMES = 0x10000, 0x20000, 0x30000, 0x40000, 0x50000, 0x60000
 # Two mappings, of height 0: their records are the first two objects of page 1, and each one's head is its only slot.
 INO, OTHER_INO = 7 << 31 | 16, 8 << 31 | 17
 HEAD, OTHER = DATA + 0x1000, DATA + 0x1200
@@ -28,8 +28,8 @@ LAYOUT = loader.load(CORE, facade_threads).layout
 
 def geometry(pages: int = 2) -> dict[str, int]:
     return {
-        "npages": pages, "page_shift": 12, "nclients": 4, "nbuckets": 1, "nghosts": 4, "memmap": MEMMAP, "data": DATA,
-        "clients": CLIENTS, "buckets": BUCKETS, "ghosts": GHOSTS,
+        "npages": pages, "page_shift": 12, "nclients": 4, "nbuckets": 1, "nghosts": 4, "nnames": 0,
+        "memmap": MEMMAP, "data": DATA, "clients": CLIENTS, "buckets": BUCKETS, "ghosts": GHOSTS, "names": NAMES,
     }  # fmt: skip
 
 
@@ -93,8 +93,10 @@ HEADER = {
     LAYOUT.TABLE_LOCK: "table lock",
     LAYOUT.TABLE_COUNT: "mappings",
     LAYOUT.TABLE_NEXT_INO: "last ino",
+    LAYOUT.NAMES_LOCK: "names lock",
+    LAYOUT.NAMES_SERIAL: "last serial",
 }
-for _cache, _what in enumerate(("nodes", "records")):
+for _cache, _what in enumerate(("nodes", "records", "names")):
     for _word in ("LOCK", "PARTIAL", "PAGES", "OBJECTS"):
         HEADER[getattr(LAYOUT, f"SLAB_{_word}") + _cache * LAYOUT.SLAB_STRIDE] = f"{_what}' {_word.lower()}"
 

@@ -85,10 +85,10 @@ class Folios(tree.Cached):
         for part in (core.slab, core.lru, core.mapping):
             part.setup(mem)
         core.page_alloc.setup(mem, 0)
-        self.ino = tree.opened(core, mem, 1, self.height, order=self.unit)
-        self.head = core.mapping.head(mem, self.ino)
+        self.ino: int = tree.opened(core, mem, 1, self.height, order=self.unit)
+        self.head: int = core.mapping.head(mem, self.ino)
         if self.span is not None:
-            self.pfn = self.add(mem, 0, 0, self.span)
+            self.pfn: int = self.add(mem, 0, 0, self.span)
             assert core.page_type.span(mem, self.pfn) == self.span, "there is no room for the folio"
 
     def grab(self, mem: Mem, me: int, index: int, span: int) -> Any:
@@ -490,7 +490,7 @@ class Mortal(crash_fixtures.Pool):
 
     def setup(self, mem: Direct) -> None:
         self.folios.setup(mem)
-        self.ino = self.folios.ino
+        self.ino: int = self.folios.ino
         for client in range(self.clients):
             self.core.client.set_state(mem, client, self.core.layout.SLOT_ATTACHED)
 

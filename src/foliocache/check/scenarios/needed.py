@@ -9,7 +9,7 @@ MODULES = ("page_ref", "folio", "xarray", "pagetable")
 SLOW = {"lookup/three-getters", "lock/three", "lookup/two-getters"}
 # The scenarios of death are many, and those of large folios repeat the small ones; these are for functions that only a repair
 # calls.
-AFTER_DEATH = {
+AFTER_DEATH: dict[str, tuple[str, ...]] = {
     "_recount": ("death/path-node-freed-both",),
     "_recount_folio": ("death/path-evict-get", "death/folio-remove"),
 }

@@ -52,4 +52,6 @@ cdef inline u32 _place(mem_t mem, u32 number) noexcept nogil:
 
 
 cdef inline u32 _size(u32 cache) noexcept nogil:
-    return layout.NODE_SIZE if cache == layout.SLAB_NODES else layout.MAPPING_SIZE
+    if cache == layout.SLAB_NODES:
+        return layout.NODE_SIZE
+    return layout.MAPPING_SIZE if cache == layout.SLAB_MAPPINGS else layout.NAME_SIZE

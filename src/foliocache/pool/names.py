@@ -1,0 +1,271 @@
+"""Names: which object a key means now, asked for once by all processes of the machine.
+
+The core's part, and what happens when several ask at once, is in ``mm.names``. Here a name is found by a key and by who asks
+(an account, say, for which the answer may be another); forgetting is for all who ask.
+
+Times are those of CLOCK_BOOTTIME: all processes of the machine share it, it goes on while the machine sleeps, so an answer from
+before is as old as it is, and nobody sets it. It begins anew when the machine boots, and so does a pool.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from ..mm import layout
+from ..mm.audit import readable
+from ..observe.records import NameInfo
+from .mapping import _cut, _plain
+from .question import NameTable, Question
+
+if TYPE_CHECKING:
+    from .pool import Pool
+
+_WORDS = struct.Struct("<QQQQ")  # key, state, since, size
+_TEXT = layout.NAME_TEXT - layout.NAME_KEY
+_DATA = layout.NAME_DATA - layout.NAME_KEY
+_ROUNDS = 8  # of answers that are replaced while they are read
+_SECOND = 1_000_000_000
+EXTRA_MAX = 192  # bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Name:
+    """What a key means.
+
+    Parameters
+    ----------
+    exists
+        False if there is no such object; the rest is empty then.
+    size
+        Bytes.
+    version
+        As of :meth:`Pool.mapping`.
+    extra
+        What the asker has added.
+    asked
+        When the question was asked whose answer this is: CLOCK_BOOTTIME, in nanoseconds.
+    """
+
+    exists: bool
+    size: int = 0
+    version: str = ""
+    extra: bytes = b""
+    asked: int = 0
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was asked for."""
+        return (_now() - self.asked) / _SECOND
+
+
+class Names:
+    """The names of a pool; ``Pool.names``. Threads, forked children and signal handlers may use it."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._attachment = pool._attachment
+        self._table = NameTable(self._attachment, pool._asking)
+
+    def recall(self, key: str, max_age: float, *, who: str = "") -> Name | None:
+        """Return what the key means, if that was asked for less than ``max_age`` seconds ago; None if it was not.
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed.
+        """
+        return self._recall(_Digest(key, who), _oldest(_now(), max_age))
+
+    def ask(self, key: str, max_age: float = 0.0, *, who: str = "") -> Ask:
+        """Return a question, to be answered by this process unless its ``known`` says the answer already.
+
+        If another process, or another thread, is asking for the same name since less than ``max_age`` seconds, this waits for
+        its answer; at most ``fill_timeout`` seconds. If that question fails or its asker dies, this one is for the caller to
+        answer. With a ``max_age`` of 0 the caller always asks.
+
+        Use it as a context manager: a question that ends without an answer is withdrawn.
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed.
+        """
+        name = _Digest(key, who)
+        start = _now()
+        oldest = _oldest(start, max_age)
+        deadline = start + int(self._pool.fill_timeout * _SECOND)
+        mine = self._attachment.epoch, threading.get_ident(), name.digest
+        nested = mine in self._pool._asking
+        for _ in range(_ROUNDS):
+            known = self._recall(name, oldest)
+            if known is not None:
+                return Ask(known)
+            if nested:  # whoever waited for its own thread would wait long
+                break
+            question = self._table.begin(*name.words, _now(), oldest, name.text, mine)
+            while question == layout.NAME_TAKEN:
+                now = _now()
+                if now >= deadline:
+                    oldest = now + 2 * layout.NAME_AHEAD_NS  # no answer is so late: take the asker's place
+                elif self._table.wait(*name.words, deadline - now):
+                    known = self._recall(name, oldest)
+                    if known is not None:
+                        return Ask(known)
+                question = self._table.begin(*name.words, _now(), oldest, name.text, mine)
+            if not isinstance(question, int):
+                return Ask(None, question)
+            if question != layout.NAME_FRESH:
+                break
+        return Ask(None)
+
+    def forget(self, key: str) -> None:
+        """Forget what the key means, whoever asked. The answer to a question that is under way will not be remembered.
+
+        For whoever has changed what the key means, after that.
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed; or it could not be done, because a process that has stopped holds a lock.
+        """
+        self._table.forget(_Digest(key, "").key)
+
+    def forget_below(self, prefix: str) -> None:
+        """Forget all keys that begin with ``prefix``, and those whose text is too long to tell. Raises as :meth:`forget`."""
+        wanted = _plain(prefix, "prefix").encode("utf-8", "surrogatepass")
+        for found in self._all():
+            key, state, _, _ = _WORDS.unpack_from(found)
+            text = _text(found, state)
+            is_cut = len(text) > layout.NAME_TEXT_MAX - 4  # a character more would not have fit, perhaps
+            if text.startswith(wanted) or (is_cut and wanted.startswith(text)):
+                self._table.forget(key)
+
+    def list(self) -> list[NameInfo]:
+        """Return all names, in no order."""
+        now, names = _now(), []
+        for found in self._all():
+            name, key = _name(found), readable(_text(found, _WORDS.unpack_from(found)[1]))
+            if name is None:
+                names.append(NameInfo(key, None, 0, "", 0, None))
+            else:
+                age = max(0, now - name.asked) / _SECOND
+                names.append(NameInfo(key, name.exists, name.size, name.version, len(name.extra), age))
+        return names
+
+    def _all(self) -> Iterator[bytes]:
+        n = 0
+        while (found := self._table.next(n)) is not None:
+            yield found[1]
+            n = found[0] + 1
+
+    def _recall(self, name: _Digest, oldest: int) -> Name | None:
+        found = self._table.lookup(*name.words)
+        known = None if found is None else _name(found)
+        return known if known is not None and oldest <= known.asked <= _now() else None
+
+
+class Ask:
+    """A question for which object a key means. Made by :meth:`Names.ask`.
+
+    ``known`` is the answer, if there is one already. If it is None, the caller asks the origin and says the answer, which is
+    remembered unless the name was forgotten meanwhile, or there is no room.
+    """
+
+    def __init__(self, known: Name | None, question: Question | None = None) -> None:
+        self.known = known
+        self._question = question
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.withdraw()
+
+    def answer(self, size: int, version: str = "", extra: bytes = b"") -> bool:
+        """Say which object the key means. Returns True if the answer is remembered.
+
+        An answer whose version is too long beside ``extra`` is not remembered.
+
+        Raises
+        ------
+        ValueError
+            ``extra`` has more than 192 bytes, or the size is negative.
+        """
+        if len(extra) > EXTRA_MAX:
+            raise ValueError(f"extra has {EXTRA_MAX} bytes at most, not {len(extra)}")
+        if not 0 <= size < 1 << 64:
+            raise ValueError(f"size must be a number of bytes, not {size!r}")
+        return self._say(layout.NAME_PRESENT, size, _plain(version, "version").encode("utf-8", "surrogatepass"), bytes(extra))
+
+    def answer_absent(self) -> bool:
+        """Say that there is no such object. Returns True if that is remembered."""
+        return self._say(layout.NAME_ABSENT, 0, b"", b"")
+
+    def withdraw(self) -> None:
+        """End the question without an answer, unless it has one: whoever waits for it asks."""
+        question, self._question = self._question, None
+        if question is not None:
+            question.withdraw()
+
+    def _say(self, state: int, size: int, version: bytes, extra: bytes) -> bool:
+        data = version + extra
+        remembered = False
+        if self._question is not None and len(data) <= layout.NAME_DATA_MAX:
+            state |= len(version) << layout.NAME_VERSION_SHIFT | len(extra) << layout.NAME_EXTRA_SHIFT
+            remembered = self._question.answer(state, size, data + bytes(-len(data) % 8))
+        self.withdraw()
+        return remembered
+
+
+class _Digest:
+    """By what a name is found: of the key and who asks, and of the key alone."""
+
+    __slots__ = ("digest", "key", "text", "words")
+
+    def __init__(self, key: str, who: str) -> None:
+        encoded = _plain(key, "key").encode("utf-8", "surrogatepass")
+        asker = _plain(who, "who").encode("utf-8", "surrogatepass")
+        name = hashlib.blake2b(len(encoded).to_bytes(8, "little") + encoded + asker, digest_size=16)
+        self.digest = name.digest()
+        self.key = int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")
+        self.words: tuple[int, int, int] = (self.key, *struct.unpack("<QQ", self.digest))
+        self.text = _cut(key, layout.NAME_TEXT_MAX)
+
+
+def _now() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def _oldest(now: int, max_age: float) -> int:
+    """The time since which an answer must have been asked for. Raises ValueError."""
+    if isinstance(max_age, bool) or not isinstance(max_age, (int, float)) or not max_age >= 0:
+        raise ValueError(f"max_age must be a number of seconds, 0 or more, not {max_age!r}")
+    if max_age == 0:
+        return now + 2 * layout.NAME_AHEAD_NS  # also those who began at this moment
+    return 0 if math.isinf(max_age) else max(0, now - int(min(max_age, now / _SECOND) * _SECOND) + 1)
+
+
+def _name(found: bytes) -> Name | None:
+    """What a copy of a record says; None if it has no answer."""
+    _, state, since, size = _WORDS.unpack_from(found)
+    kind = state & layout.NAME_STATE_MASK
+    if kind == layout.NAME_ABSENT:
+        return Name(False, asked=since)
+    if kind != layout.NAME_PRESENT:
+        return None
+    version = state >> layout.NAME_VERSION_SHIFT & layout.NAME_LENGTH_MASK
+    extra = state >> layout.NAME_EXTRA_SHIFT & layout.NAME_LENGTH_MASK
+    data = found[_DATA:]
+    return Name(True, size, readable(data[:version]), data[version : version + extra], since)
+
+
+def _text(found: bytes, state: int) -> bytes:
+    return found[_TEXT : _TEXT + min(state >> layout.NAME_TEXT_SHIFT, layout.NAME_TEXT_MAX)]
