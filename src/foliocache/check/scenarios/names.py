@@ -371,7 +371,7 @@ class Mortal(Pool):
             self.core.client.set_state(mem, client, self.core.layout.SLOT_ATTACHED)
 
     def left(self, mem: Direct) -> None:
-        """As ``Pool.left``, and everybody gets an answer."""
+        """As ``Pool.left``, and every client gets an answer."""
         super().left(mem)
         for key in (A, B):
             assert self.table.resolver(0, key)(mem) in ("asked", "told")
