@@ -16,7 +16,7 @@ SMALL = worlds.SMALL_NODES | {"CLIENT_SIZE": 512, "TREE_LOCKS": 2, "SLAB_KEEP": 
 WRITES = ("store_", "record32", "write_once", "write", "copy_in", "fetch_", "exchange_", "cmpxchg_", "count64")
 
 
-NAME = 5  # the name that is asked for
+NAME = 5  # the name that a client asks for
 
 
 class Killed(BaseException):

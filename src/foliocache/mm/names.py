@@ -1,31 +1,31 @@
-"""Names: what a key means now. They correspond to the kernel's dentries, for keys that only a remote origin can look up.
+"""Names: what a key means now. The kernel's dentries, for keys that only a far origin can look up.
 
 A name is a record that says which object its key means (NAME_PRESENT: size, version, and some bytes of the asker's own), or
-that there is no such object (NAME_ABSENT), with the time at which the question was asked; or that a client is asking the origin
-now (the *asker*). All processes share it, so one of them asks and the others use the answer (``begin``), or sleep until there
-is one (``join``, ``sleep``).
+that there is no such thing (NAME_ABSENT), and when the question was asked whose answer that is; or that a client is asking the
+origin now. All processes share it, so one of them asks and the others use the answer (``begin``), or sleep until it is there
+(``join``, ``sleep``).
 
-A name has an *id* that is never given twice. The asker has been given the id, and its answer is written only while the record
-is still that id's. ``forget`` drops the record, so an answer to an earlier question is not written: the next
-``begin`` makes another record, with another id. Nothing else has to be remembered of a key that was forgotten.
+A name has an *id* that is never given twice. The asker has been given the id, and an answer is written only while the record
+is still that id's. ``forget`` drops the record, so an answer that was asked for before is nobody's afterwards: the next
+``begin`` makes another record, with another id. Nothing else has to be kept of a key that was forgotten.
 
 **Readers take no lock.** The index is an array of words in sets of NAME_WAYS; a key's digest chooses the set, all words of
-which are looked at. ``lookup`` copies a record between two looks at its sequence word, which is odd during a write, and has
-each even value only once over all lives of the record: so what was copied between two equal even values is one answer, and that
-of the digest that was copied with it. A record that is being written counts as unknown; ``begin`` looks again under the lock.
-Within an operation a record's page stays one of names (see ``slab``).
+which are looked at. ``lookup`` copies a record between two looks at its sequence word, which is odd while a client writes, and
+has an even value once only, in whatever life of the record: so what was copied between two equal even values is one answer, and
+that of the digest that was copied with it. What a writer is at counts as unknown; ``begin`` finds out under the lock. Within an
+operation a record's page stays one of names (see ``slab``).
 
-**Writers** hold NAMES_LOCK. If a set is full, a name is dropped that has not been looked up since the last time, or else the
+**Writers** hold NAMES_LOCK. Where a set is full, a name that nobody has looked up since the last time makes room, or else the
 one whose answer is the oldest; never one that is being asked for. There are nnames words, so names take a bounded share of the
 pool.
 
 **Ground truth**, for repairs after an owner of the lock was killed: a name is a record that is in use in its slab, says its own
 number in NAME_ID and has an even sequence word that is not 0. The index is made from those. One that was being written is
-dropped with its id: the question is asked again.
+dropped with its id: the question is asked once more.
 
-**A dead asker** is found by a client that wants the answer: NAME_ASKER names a client, and NAME_ASKER_LIFE says which of those
-that have had its slot. The client takes its place (``begin``). Sleepers look again after WAIT_SLICE_NS, so a wake-up that is
-lost because its sender died only delays them.
+**A dead asker** is found by who wants the answer: NAME_ASKER names a client, and NAME_ASKER_LIFE says which of those that have
+had its slot. It takes its place (``begin``). Sleepers look again after WAIT_SLICE_NS, so no wake-up that died with its sender
+is waited for.
 """
 
 import cython
@@ -35,7 +35,7 @@ if not cython.compiled:
 
 
 def setup(mem):
-    """Make the name table of a new segment, empty."""
+    """An empty table, for a new segment."""
     _reset(mem)
     atomics.write64(mem, layout.NAMES_SERIAL, 0)
 
@@ -90,7 +90,7 @@ def answer(mem, me, id, asked, state, size, data, length):
 
 
 def withdraw(mem, me, id, asked):
-    """Give up a question: the clients that wait for its answer are woken, and one of them asks."""
+    """Give up a question: a client that waits for its answer is woken, and asks."""
     client.op_begin(mem, me)
     if _lock(mem, me):
         at = _record(mem, id)
@@ -103,7 +103,7 @@ def withdraw(mem, me, id, asked):
 
 
 def forget(mem, me, key):
-    """Drop all names of a key, of all askers. The answer to an earlier question is not remembered. False if the lock is
+    """Drop all names of a key, of all accounts. An answer that was asked for before is not remembered. False if the lock is
     refused."""
     client.op_begin(mem, me)
     done = _lock(mem, me)
@@ -357,7 +357,7 @@ def _end_asking(mem, me, at, asked):
 
 
 def _wake(mem, at):
-    """End the question: no client asks for the name any more, and sleepers look again."""
+    """Nobody asks for the name any more; sleepers look again."""
     asker = atomics.load_relaxed(mem, at + layout.NAME_ASKER)
     atomics.store_relaxed(mem, at + layout.NAME_ASKER, 0)
     if asker & layout.NAME_WAITERS:
@@ -445,7 +445,7 @@ def _drop(mem, me, place, number):
 
 def _discard(mem, me, number):
     """Free a record. If the slab's lock is refused, the next repair does."""
-    if not slab.holds(mem, layout.SLAB_NAMES, number):  # damaged: the page is used for something else
+    if not slab.holds(mem, layout.SLAB_NAMES, number):  # damaged: it is another's page
         return
     at = slab.at(mem, layout.SLAB_NAMES, number)
     _begin_change(mem, at)

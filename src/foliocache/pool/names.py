@@ -4,8 +4,7 @@ The core's part, and what happens when several ask at once, is in ``mm.names``. 
 (an account, say, for which the answer may be another); forgetting is for all who ask.
 
 Times are those of CLOCK_BOOTTIME: all processes of the machine share it, it goes on while the machine sleeps, so an answer from
-before has its real age, and the clock cannot be set. It starts at zero when the machine boots, and a pool does not survive
-that.
+before is as old as it is, and nobody sets it. It restarts when the machine boots, and so does a pool.
 """
 
 from __future__ import annotations
@@ -109,7 +108,7 @@ class Names:
             known = self._recall(name, oldest)
             if known is not None:
                 return Ask(known)
-            if nested:  # it would wait for its own thread
+            if nested:  # a thread that waited for itself would wait long
                 break
             question = self._table.begin(*name.words, _now(), oldest, name.text, mine)
             while question == layout.NAME_TAKEN:
@@ -128,9 +127,9 @@ class Names:
         return Ask(None)
 
     def forget(self, key: str) -> None:
-        """Forget what the key means, for all askers. The answer to a question that is under way will not be remembered.
+        """Forget what the key means, for all who asked. The answer to a question that is under way will not be remembered.
 
-        Call it after changing what the key means.
+        For a process that has changed what the key means, after that.
 
         Raises
         ------
@@ -211,7 +210,7 @@ class Ask:
         return self._say(layout.NAME_ABSENT, 0, b"", b"")
 
     def withdraw(self) -> None:
-        """End the question without an answer, unless it has one: a thread that waits for it asks."""
+        """End the question without an answer, unless it has one: a client that waits for it asks."""
         question, self._question = self._question, None
         if question is not None:
             question.withdraw()

@@ -117,7 +117,7 @@ cdef class NameTable:
         return question if question.id else found
 
     def wait(self, u64 key, u64 lo, u64 hi, u64 timeout_ns):
-        """Sleep until the question for a name has ended, or for a slice of time; return False at once if no client asks.
+        """Sleep until the client that asks for a name has ended, or for a slice of time; returns False at once if nobody asks.
 
         Raises what a signal's handler raises.
         """

@@ -18,6 +18,7 @@ CONNECT_TIMEOUT = 30.0  # seconds
 READ_TIMEOUT = 300.0  # seconds without a byte
 REDIRECTS_MAX = 10
 IDLE_MAX = 64  # connections
+REST_MAX = 64 << 10  # bytes of a body that are read for the sake of the connection
 
 Headers = Mapping[str, str]
 Place = tuple[str, str, int]
@@ -48,7 +49,10 @@ class Response:
             yield at
 
     def close(self) -> None:
-        """Keep the connection if the body has been read to its end, else close it."""
+        """Keep the connection if what is left of the body is little, else close it."""
+        if not self._raw.isclosed() and self._raw.length is not None and self._raw.length <= REST_MAX:
+            with suppress(OSError, http.client.HTTPException):
+                self._raw.read()
         if self._raw.isclosed() and not self._raw.will_close:
             self._client._keep(self._place, self._connection)
         else:

@@ -7,8 +7,8 @@ from . import SUITE
 
 MODULES = ("page_ref", "folio", "xarray", "pagetable")
 SLOW = {"lookup/three-getters", "lock/three", "lookup/two-getters"}
-# The scenarios of death are many, and those of large folios repeat the small ones; these are for functions that only a repair
-# calls.
+# The scenarios of death are many, those of large folios repeat the small ones, and names come to none of these modules; these
+# are for functions that only a repair calls.
 AFTER_DEATH: dict[str, tuple[str, ...]] = {
     "_recount": ("death/path-node-freed-both",),
     "_recount_folio": ("death/path-evict-get", "death/folio-remove"),
@@ -19,7 +19,7 @@ REASONS = {
     ),
     ("xarray", "_say_where", "drop"): "a node names its place already, unless it was damaged: tests/test_fsck.py",
     ("xarray", "_recount_folio", "drop"): (
-        "F_ATTACHED = 0: no death leaves it 1 in a folio with some of its slots, damage does; tests/mm/test_reap.py"
+        "F_ATTACHED = 0: no death leaves it 1 in a folio with some of its slots, damage does; tests/mm/test_units.py"
     ),
     ("xarray", "_recount", "drop"): "after a death within a tree's lock; every step of it is in tests/mm/test_reap.py",
 }
@@ -39,7 +39,7 @@ RECHECKS = (
 
 
 def asked(name: str, function: str) -> bool:
-    return name not in SLOW and (not name.startswith(("death/", "folio/")) or name in AFTER_DEATH.get(function, ()))
+    return name not in SLOW and (not name.startswith(("death/", "folio/", "names/")) or name in AFTER_DEATH.get(function, ()))
 
 
 SUITE.claims = Claims(MODULES, REASONS, asked, RECHECKS)

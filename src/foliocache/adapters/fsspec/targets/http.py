@@ -20,7 +20,6 @@ from typing import Any
 
 from fsspec import AbstractFileSystem
 from fsspec.asyn import sync
-from fsspec.implementations.http import HTTPFileSystem, get_client
 
 from foliocache import ChangedError
 from foliocache.sources.http import Client
@@ -137,6 +136,8 @@ class HTTPTarget(Target):
 
     def stream(self, path: str, identity: Identity) -> Stream | None:
         """One ranged GET by ``http.client``, where the filesystem would do nothing else; aiohttp is for all the rest."""
+        from fsspec.implementations.http import HTTPFileSystem, get_client  # without aiohttp there is no such target
+
         fs = self.fs
         if (
             not identity.ranged

@@ -1,0 +1,127 @@
+"""``sources.http``: ranged GETs over connections that are kept, straight into buffers."""
+
+import http.client
+import os
+import socket
+import threading
+
+import pytest
+
+from foliocache.sources.http import Client
+
+
+def body(client, url, length, headers=None):
+    """The first bytes of an answer, and its status."""
+    answer = client.get(url, headers or {})
+    buffers = [memoryview(bytearray(length // 2)), memoryview(bytearray(length - length // 2))]
+    try:
+        filled = list(answer.read_into(buffers))
+    finally:
+        answer.close()
+    assert filled == [len(buffer) for buffer in buffers]
+    return answer.status, b"".join(buffers)
+
+
+def test_buffers_are_filled_in_order_and_the_connection_is_kept(origin):
+    url, client = origin.put("/x", bytes(range(200))), Client()
+    for _ in range(3):
+        assert body(client, url, 100, {"Range": "bytes=10-109"}) == (206, bytes(range(10, 110)))
+    assert len(client._idle) == 1
+
+
+def test_a_body_that_is_not_read_to_its_end_costs_the_connection(origin):
+    client = Client()
+    client.get(origin.put("/large", bytes(200_000)), {}).close()
+    assert not client._idle
+    client.get(origin.put("/small", bytes(200)), {}).close()
+    assert len(client._idle) == 1
+
+
+def test_a_body_that_is_too_short(origin):
+    url, client = origin.put("/x", bytes(50)), Client()
+    with pytest.raises(EOFError, match="50 bytes early"):
+        body(client, url, 100)
+
+
+@pytest.fixture
+def talk():
+    """Serve connections, one after the other, with what a test says: a list of answers for each connection; what was asked."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    asked = []
+
+    def serve(connections):
+        for answers in connections:
+            connection, _ = listener.accept()
+            with connection:
+                for answer in answers:
+                    head = b""
+                    while not head.endswith(b"\r\n\r\n"):
+                        head += connection.recv(1) or b"\r\n\r\n"
+                    asked.append(head.decode())
+                    connection.sendall(answer)
+
+    threads = []
+
+    def start(*connections):
+        threads.append(threading.Thread(target=serve, args=(connections,)))
+        threads[-1].start()
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    yield start, asked
+    for thread in threads:
+        thread.join(60)
+    listener.close()
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabcd"
+
+
+def moved(where):
+    return f"HTTP/1.1 302 Found\r\nLocation: {where}\r\nContent-Length: 0\r\n\r\n".encode()
+
+
+def test_a_connection_that_the_server_has_closed_meanwhile_is_made_anew(talk):
+    start, asked = talk
+    url, client = start([OK], [OK]), Client()
+    assert body(client, url, 4) == body(client, url, 4) == (200, b"abcd")
+    assert len(asked) == 2
+
+
+def test_a_server_that_closes_new_connections_is_an_error(talk):
+    start, _ = talk
+    with pytest.raises((ConnectionError, http.client.HTTPException)):
+        body(Client(), start([b""]), 4)
+
+
+def test_redirects_are_followed_and_secrets_stay_behind(talk, origin):
+    start, asked = talk
+    there = origin.put("/there", b"abcd")
+    seen = []
+    origin.before_get = lambda path, headers: seen.append(headers.get("Authorization"))
+    url = start([moved("/again"), moved(there)])
+    assert body(Client(), url, 4, {"Authorization": "secret"}) == (200, b"abcd")
+    assert all("Authorization: secret" in head for head in asked) and len(asked) == 2 and seen == [None]
+
+
+def test_redirects_in_a_circle_end(talk):
+    start, _ = talk
+    with pytest.raises(http.client.HTTPException, match="redirects"):
+        body(Client(), start([moved("/")] * 10), 4)
+
+
+@pytest.mark.parametrize("url", ["ftp://x/y", "file:///etc/passwd", "http://", "x"])
+def test_what_is_no_http_url(url):
+    with pytest.raises(ValueError, match="not an HTTP URL"):
+        Client().get(url, {})
+
+
+def test_a_forked_child_leaves_the_connections_alone(origin):
+    url, client = origin.put("/x", b"abcd"), Client()
+    assert body(client, url, 4) == (200, b"abcd")
+    pid = os.fork()
+    if pid == 0:
+        ours = client._idle[0][1]
+        good = body(client, url, 4) == (200, b"abcd") and client._idle[0][1] is not ours
+        os._exit(0 if good else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert body(client, url, 4) == (200, b"abcd")

@@ -1,0 +1,172 @@
+"""Sources that several threads may call: requests in parallel, fills that outlive their callers, pages that are ready early."""
+
+import os
+import queue
+import signal
+import threading
+
+import pytest
+
+import foliocache
+
+MIB = 1 << 20
+PATIENCE = 60
+
+
+@pytest.fixture
+def roomy(pool_name):
+    """A pool of 64 MiB. After the test its audit must be empty."""
+    pool = foliocache.open(pool_name, size="64MiB")
+    yield pool
+    assert pool.audit() == []
+
+
+def test_a_fill_goes_on_when_its_caller_is_interrupted(roomy):
+    begun, end, calls = threading.Event(), threading.Event(), []
+
+    def read(offset, length):
+        calls.append((offset, length))
+        begun.set()
+        assert end.wait(PATIENCE)
+        return b"x" * length
+
+    mapping = roomy.mapping("k", 100_000, "v", read, concurrent=True)
+    thread = threading.Thread(target=lambda: begun.wait(PATIENCE) and signal.pthread_kill(main, signal.SIGINT))
+    main = threading.get_ident()
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        mapping.lease(0)
+    thread.join()
+    assert not mapping.is_cached(0)
+    end.set()
+    assert mapping.read_bytes(0, 10) == b"x" * 10
+    assert [offset for offset, _ in calls].count(0) == 1, "it was not asked again"
+
+
+def test_requests_of_one_read_are_under_way_at_once(roomy):
+    meet = threading.Barrier(8)
+
+    def read(offset, length):
+        meet.wait(PATIENCE)
+        return offset.to_bytes(8, "little") + bytes(length - 8)
+
+    mapping = roomy.mapping("k", 8 * MIB, "v", read, concurrent=True)
+    content = mapping.read_bytes(0, 8 * MIB)
+    assert [content[at : at + 8] for at in range(0, 8 * MIB, MIB)] == [
+        at.to_bytes(8, "little") for at in range(0, 8 * MIB, MIB)
+    ]
+
+
+def test_a_source_that_takes_one_call_at_a_time_gets_one(roomy):
+    inside, most = [], []
+
+    def read(offset, length):
+        inside.append(offset)
+        most.append(len(inside))
+        inside.pop()
+        return bytes(length)
+
+    mapping = roomy.mapping("k", 8 * MIB, "v", read)
+    threads = [threading.Thread(target=mapping.read_bytes, args=(at, MIB)) for at in range(0, 8 * MIB, MIB)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert set(most) == {1}
+
+
+def test_an_error_of_the_source_is_raised_as_it_is(roomy):
+    class Strange(Exception):
+        pass
+
+    def read(offset, length):
+        raise Strange("no")
+
+    mapping = roomy.mapping("k", 100, "v", read, concurrent=True)
+    with pytest.raises(Strange, match="no"):
+        mapping.lease(0)
+
+
+def test_a_forked_child_has_an_engine_of_its_own(roomy):
+    mapping = roomy.mapping("k", 8 * MIB, "v", lambda offset, length: b"%8d" % os.getpid() * (length // 8), concurrent=True)
+    mapping.read_bytes(0, MIB)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(PATIENCE)
+        mine = mapping.read_bytes(4 * MIB, 4 * MIB)
+        os._exit(0 if mine[-8:] == b"%8d" % os.getpid() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+class Streaming:
+    """A source of zeros that fills buffers when it is told to; ``told`` gets what to do with the next one."""
+
+    def __init__(self):
+        self.told = queue.SimpleQueue()
+
+    def read_into(self, offset, buffers):
+        for buffer in buffers:
+            word = self.told.get(timeout=PATIENCE)
+            if word == "fail":
+                raise OSError("the line is dead")
+            if word == "stop":
+                return
+            buffer[:] = word * len(buffer)
+            yield
+
+
+def two_folios(pool, source):
+    """A mapping of two units that one request reads."""
+    mapping = pool.mapping("k", 2 * pool.page_size, "v", source=source, concurrent=True)
+    assert mapping.folios == 2
+    mapping.filler.read_ahead(mapping, 0, 2)
+    return mapping
+
+
+def test_a_source_fills_pages_in_order(roomy):
+    source = Streaming()
+    mapping = two_folios(roomy, source)
+    for _ in range(2):
+        source.told.put(b"x")
+    assert mapping.read_bytes(0, mapping.size) == b"x" * mapping.size
+
+
+@pytest.mark.parametrize(
+    ("words", "error"), [((b"x", "fail"), OSError), (("fail",), OSError), (("stop",), foliocache.SourceError)]
+)
+def test_a_source_that_ends_early(roomy, words, error):
+    source = Streaming()
+    for word in words:
+        source.told.put(word)
+    mapping = roomy.mapping("k", 100, "v", source=source, concurrent=True)
+    if words[0] == b"x":
+        assert mapping.read_bytes(0, 3) == b"xxx"
+        mapping = roomy.mapping("l", 100, "v", source=source, concurrent=True)
+    with pytest.raises(error):
+        mapping.lease(0)
+    assert not mapping.is_cached(0)
+
+
+def test_a_source_that_keeps_a_page_is_refused(roomy):
+    kept = []
+
+    class Keeping:
+        def read_into(self, offset, buffers):
+            for buffer in buffers:
+                kept.append(buffer[:])
+                yield
+
+    with pytest.raises(foliocache.SourceError, match="kept the buffer"):
+        roomy.mapping("k", 100, "v", source=Keeping(), concurrent=True).lease(0)
+    kept.clear()
+
+
+def test_a_private_read_of_a_streaming_source(pool):
+    source = Streaming()
+    for _ in range(400):
+        source.told.put(b"y")
+    pins = [pool.mapping(str(n), 100, "v", lambda offset, length: bytes(length)).lease(0) for n in range(300)]
+    lease = pool.mapping("k", 100, "v", source=source, concurrent=True).lease(0)
+    assert not lease.cached and bytes(lease) == b"y" * 100
+    for pin in pins:
+        pin.release()
