@@ -7,7 +7,7 @@ from ..errors import SourceError
 
 
 cdef bint release(memoryview view) except -1:
-    """Release a view. False if somebody still looks through it."""
+    """Release a view. False if it has other users."""
     try:
         view.release()
     except BufferError:
@@ -33,7 +33,8 @@ cdef int get_writable(buffer, Py_buffer *view) except -1:
 
 
 cdef bint _has_objects(buffer) except -1:
-    """True if a buffer's bytes are pointers to Python objects: NumPy and ctypes lend such to whoever does not ask."""
+    """True if a buffer's bytes are pointers to Python objects: NumPy and ctypes give such buffers to a caller that does not ask
+    for a format."""
     if type(buffer) is bytes or type(buffer) is bytearray:
         return False
     if getattr(getattr(buffer, "dtype", None), "hasobject", False) is True:

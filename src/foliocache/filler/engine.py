@@ -1,10 +1,10 @@
 """The threads in which a process calls its sources: one engine for each pool, several requests at a time.
 
-A fill that has begun is the engine's and not its caller's: the caller may be interrupted, and the fill goes on to its end. Whoever asks
-may also be a signal's handler or a finalizer, and may have interrupted this very code, or somebody's thread pool. The locks of
+A fill that has begun is the engine's and not its caller's: the caller may be interrupted, and the fill goes on to its end. The
+caller may also be a signal handler or a finalizer that has interrupted this code or a thread pool. The locks of
 ``concurrent.futures`` and ``threading`` are not made for being met again by the thread that holds them, so there are none here:
-deques, whose methods are single steps, a ``SimpleQueue``, which may be put to from anywhere, and threads that are started without
-ceremony.
+deques, whose methods are single steps, a ``SimpleQueue``, which may be put to from anywhere, and threads that are started
+without ceremony.
 """
 
 import _thread
@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 
 CONCURRENCY = 32  # requests that were asked for ahead of their use, at a time
-THREADS_MAX = 2 * CONCURRENCY  # with those that somebody waits for
+THREADS_MAX = 2 * CONCURRENCY  # with those that a caller waits for
 EXIT_PATIENCE = (
     2.0  # seconds that the end of the interpreter waits: a source may hang, and what is read ahead is lost to nobody
 )
@@ -51,7 +51,8 @@ class Engine:
         return not self._closed and self._state.start(request)
 
     def later(self, request: Request) -> None:
-        """Have ``request()`` called when fewer than CONCURRENCY such requests are under way, unless the engine is closed meanwhile."""
+        """Have ``request()`` called when fewer than CONCURRENCY such requests are under way, unless the engine is closed
+        meanwhile."""
         if not self._closed:
             self._state.ahead.append(request)
             self._state.start_ahead()
@@ -59,7 +60,7 @@ class Engine:
     def close(self, patience: float) -> None:
         """Take nothing new, drop what has not begun, and wait at most ``patience`` seconds for what is being read ahead.
 
-        What somebody waits for is that caller's to wait for. Closing twice is harmless.
+        A caller that waits for a fill does so itself. Closing twice is harmless.
         """
         self._closed = True
         if not self.is_ours:

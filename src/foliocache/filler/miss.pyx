@@ -82,7 +82,7 @@ cdef int _nested(Steps mapping, u64 index, bint private) except -1:
 cdef class Request:
     """Folios first .. end - 1 of an object, to be filled as far as they are missing: what a thread of the engine calls.
 
-    ``lease`` is on folio first, and filling, if somebody waits for that; ``wait`` returns when it is filled.
+    ``lease`` is on folio first, and filling, if a caller waits for that; ``wait`` returns when it is filled.
     """
     def __call__(self):
         cdef Filler filler = self.filler

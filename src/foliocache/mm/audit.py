@@ -1,18 +1,19 @@
-"""The audit: walk the whole folio table, every XArray and every free list, and say what does not agree.
+"""The audit: walk the whole folio table, every XArray and every free list, and report what is inconsistent.
 
-Takes no lock and pins nothing, so it is exact only while nobody works on the segment (or, in the checker, at the end of an
-execution). What it holds against each other:
+It takes no lock and pins nothing, so it is exact only while no client works on the segment (or, in the checker, at the end of
+an execution). It checks that
 
 - every page belongs to exactly one free block or one folio, and every one that is not a live folio's head is frozen;
-- every folio that a slot names says the same of itself, and every attached folio is named by exactly one slot for each of its units;
-- every folio's count is its slots' reference (or its slab's), plus one for each pin in a ledger and each entry of a page table; but
-  for those that an operation under way (or a client that has not been reaped) names;
-- every cached folio is on a queue, where reclaim finds it; no lock is held by the dead, no page is in quarantine for nobody;
-- node and mapping counts, the table's chains, the slabs' pages and the queues' lengths are what is really there;
+- every folio that a slot names has that identity, and every attached folio is named by exactly one slot for each of its units;
+- every folio's count is its slots' reference (or its slab's), plus one for each pin in a ledger and each entry of a page table;
+  except for those that an operation under way (or a client that has not been reaped) names;
+- every cached folio is on a queue, where reclaim finds it; no lock is held by a dead client, no page is in quarantine without a
+  name;
+- node and mapping counts, the table's chains, the slabs' pages and the queues' lengths are correct;
 - every word of the name table's index leads to a name of its set, each name is in it once, and none is half written.
 
-Reads through the facade like the rest of the core, and runs in both worlds. Unlike the rest it is called from Python, with
-the ``Memory`` object, and returns Python objects.
+It reads through the facade like the rest of the core, and runs compiled and interpreted. Unlike the rest it is called from
+Python, with the ``Memory`` object, and returns Python objects.
 """
 
 import cython
@@ -24,25 +25,26 @@ TYPES = ("none", "file", "node", "inode", "table", "name")
 
 
 def audit(memory):
-    """Findings: dicts of "check", "where" and "message"; none on a sound segment that nobody is using at the moment."""
+    """Return findings: dicts of "check", "where" and "message"; none on a segment without damage that is not in use at the
+    moment."""
     return Audit(memory.handle).run()
 
 
 def census(memory):
-    """Pages by state, folios by type, and pins (references beyond the slots' and slabs'), as a dict."""
+    """Return pages by state, folios by type, and pins (references beyond the slots' and slabs'), as a dict."""
     found = Audit(memory.handle)
     found.walk_pages()
     return {"pages_by_state": found.pages, "folios_by_type": found.folios, "pins": found.pins}
 
 
 def mappings(memory):
-    """Each cached object: key, version, size, folio_size, folios, cached_folios, cached_bytes, pins."""
+    """Return a dict for each cached object: key, version, size, folio_size, folios, cached_folios, cached_bytes, pins."""
     found = Audit(memory.handle)
     return [found.describe(memory, number) for number in found.records()]
 
 
 def lock_words():
-    """The offsets of all locks of a segment."""
+    """Return the offsets of all locks of a segment."""
     singles = [layout.ALLOC_LOCK, layout.LRU_LOCK, layout.TABLE_LOCK, layout.NAMES_LOCK]
     slabs = [layout.SLAB_LOCK + cache * layout.SLAB_STRIDE for cache in range(layout.SLABS)]
     return [*singles, *slabs, *(layout.TREE_LOCK + n * layout.LINE for n in range(layout.TREE_LOCKS))]
@@ -58,8 +60,8 @@ def _lock_name(word):
 
 
 def held_locks(memory):
-    """The locks that are held at this moment: dicts of lock (its name) and slot. One that is still there at the next look, with the same
-    slot, belongs to a process that has stopped."""
+    """Return the locks that are held now: dicts of lock (its name) and slot. A lock that a second call finds with the same slot
+    belongs to a process that has stopped."""
     found = []
     for word in lock_words():
         owner = robust_lock.owner(memory.handle, word)
@@ -69,9 +71,9 @@ def held_locks(memory):
 
 
 def is_damaged(memory, pfn):
-    """Whether the words of the folio at pfn contradict each other, seen at a moment in which no client was in an operation.
+    """True if the words of the folio at pfn contradict each other, sampled outside any operation.
 
-    False also if there was no such moment in QUIET_TRIES tries: nothing is proven then.
+    False as well if there was no such sample in QUIET_TRIES tries: nothing is proven then.
     """
     for _ in range(layout.QUIET_TRIES):
         before = _activities(memory.handle)
@@ -86,9 +88,9 @@ def is_damaged(memory, pfn):
 
 
 def _activities(mem):
-    """What ``client.op_seq`` says of each living client; None if one of them is in an operation.
+    """Return ``client.op_seq`` of each living client; None if one of them is in an operation.
 
-    Equal before and, with the barrier in between, behind some loads: these show the words as they were all the time.
+    If it is equal before some loads and, with a heavy fence in between, after them, they are a consistent sample.
     """
     atomics.asymmetric_fence_heavy(mem)
     numbers = [n for n in range(atomics.nclients(mem)) if client.state(mem, n) != layout.SLOT_CLEAN and client.is_alive(mem, n)]
@@ -97,7 +99,7 @@ def _activities(mem):
 
 
 def readable(data):
-    """Text as ``Mapping`` has encoded it; of damaged text what can be read."""
+    """Return text as ``Mapping`` has encoded it; of damaged text, what can be read."""
     try:
         return data.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
@@ -142,7 +144,7 @@ class Audit:
     # Clients.
 
     def read_names(self):
-        """What the clients say of themselves; ``held`` counts pins by pfn, ``intents`` has the folios of operations under way."""
+        """Read all client slots: ``held`` counts pins by pfn, ``intents`` has the folios of operations under way."""
         for number in range(atomics.nclients(self.mem)):
             words = [atomics.load_relaxed(self.mem, client.word_at(self.mem, number, n)) for n in range(client.words(self.mem))]
             names = [word for word in words if word]
@@ -150,7 +152,7 @@ class Audit:
                 self.find("client", f"slot {number}", "belongs to nobody, but has pins in its ledger")
             unnamed = atomics.load_relaxed(self.mem, client.slot(self.mem, number) + layout.CLIENT_UNNAMED)
             if unnamed:
-                self.find("client", f"slot {number}", f"had {unnamed} folios in hand that it had no word to name by")
+                self.find("client", f"slot {number}", f"had {unnamed} folios for which it had no word")
             for word in names:
                 self.read_name(number, word)
 
@@ -180,13 +182,13 @@ class Audit:
     # Pages.
 
     def walk_pages(self):
-        """Every page once, folio by folio."""
+        """Visit every page once, folio by folio."""
         pfn = 0
         while pfn < atomics.npages(self.mem):
             pfn += self.walk_folio(pfn)
 
     def walk_folio(self, pfn):
-        """Account for the folio or free block at pfn; its number of pages."""
+        """Account for the folio or free block at pfn. Return its number of pages."""
         word = self.word(pfn)
         free_order = self.field(pfn, layout.F_BUDDY)
         if free_order and free_order not in (layout.BUDDY_QUARANTINED, layout.BUDDY_PARKED):
@@ -215,7 +217,7 @@ class Audit:
         return 1 << order
 
     def reach(self, pfn):
-        """The order of the folio at pfn. If its length says more, and no folio begins there, then that: its pages may be in use."""
+        """Return the order of the folio at pfn; a larger one if its length requires it and no folio begins in those pages."""
         order = page_type.order(self.mem, pfn)
         if page_type.type(self.mem, pfn) == layout.TYPE_FILE and self.field(pfn, layout.F_LENGTH):
             longer = page_type.limit(self.mem, pfn)
@@ -227,7 +229,7 @@ class Audit:
         return order
 
     def check_kind(self, pfn, type):
-        """That no other word contradicts F_KIND."""
+        """Check that no other word contradicts F_KIND."""
         word, order, span = self.field(pfn, layout.F_KIND), page_type.order(self.mem, pfn), page_type.span(self.mem, pfn)
         most = min(order, layout.SPAN_MAX) if type == layout.TYPE_FILE else 0
         if word != type | order << layout.ORDER_SHIFT | span << layout.SPAN_SHIFT or span > most:
@@ -297,7 +299,7 @@ class Audit:
         self.pins += max(0, word - owned)
 
     def check_reclaim(self, pfn, attached):
-        """That reclaim can find what nobody uses, and that somebody reads what is being read."""
+        """Check that reclaim can find folios that are not in use, and that locked folios have a filler."""
         seen = flags.load(self.mem, atomics.folio_at(self.mem, pfn))
         idle = attached and pfn not in self.held and pfn not in self.intents
         if idle and seen & layout.PG_UPTODATE and self.field(pfn, layout.F_QUEUE) == layout.QUEUE_NONE:
@@ -307,7 +309,7 @@ class Audit:
             self.find("fill", f"pfn {pfn}", f"is being filled by client {owner}, which does not hold it")
 
     def check_place(self, pfn):
-        """That the slots of an attached folio name it."""
+        """Check that the slots of an attached folio name it."""
         if pfn not in self.attached:
             return
         ino, index, span = self.attached[pfn]
@@ -318,7 +320,7 @@ class Audit:
             self.find("slot", f"pfn {pfn}", "is attached, but not named by a slot for each of its units")
 
     def check_owner(self, pfn, record, ino):
-        """That the words of an attached folio agree with its mapping's record."""
+        """Check that the words of an attached folio agree with its mapping's record."""
         if self.long(pfn, layout.F_DIGEST) != atomics.read64(self.mem, record + layout.MAPPING_DIGEST_LO):
             self.find("object", f"pfn {pfn}", f"belongs to ino {ino:#x}, but to another object by its digest")
         order, span = page_type.order(self.mem, pfn), page_type.span(self.mem, pfn)
@@ -343,7 +345,7 @@ class Audit:
         return slot
 
     def is_object(self, cache, number):
-        """Whether there is such an object, and it is in use."""
+        """True if there is such an object, and it is in use."""
         there = slab.at(self.mem, cache, number) and slab.holds(self.mem, cache, number)
         return there and slab.is_used(self.mem, cache, number)
 
@@ -363,7 +365,7 @@ class Audit:
             self.find("free", "page_alloc", f"{listed} pages on the lists, {counted} counted, {self.pages['free']} marked free")
 
     def pages_on(self, where, name):
-        """The pfns on a list; a list that goes in a circle is a finding."""
+        """Return the pfns on a list; a circular list is a finding."""
         pfn = pagelist.first(self.mem, where)
         seen = []
         while pfn != layout.NIL and len(seen) <= atomics.npages(self.mem):
@@ -465,7 +467,7 @@ class Audit:
             self.slab_used[pfn] -= 1
 
     def describe(self, memory, number):
-        """One mapping for people."""
+        """Return one mapping as a dict, for people."""
         record = slab.at(self.mem, layout.SLAB_MAPPINGS, number)
         key_length = min(atomics.read32(self.mem, record + layout.MAPPING_KEY_LENGTH), layout.MAPPING_TEXT_MAX)
         version_length = min(atomics.read32(self.mem, record + layout.MAPPING_VERSION_LENGTH), layout.MAPPING_TEXT_MAX)
@@ -519,7 +521,7 @@ class Audit:
     def check_slabs(self):
         for pfn, left in self.slab_used.items():
             if left:
-                self.find("slab", f"pfn {pfn}", f"counts {left} more objects in use than somebody points to")
+                self.find("slab", f"pfn {pfn}", f"counts {left} more objects in use than are referenced")
         for cache, type in enumerate((layout.TYPE_NODE, layout.TYPE_INODE, layout.TYPE_NAME)):
             name = TYPES[type]
             for word, what, there in (

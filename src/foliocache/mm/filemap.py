@@ -6,8 +6,8 @@ Lookup of a unit is optimistic and takes no lock:
 
 1. load the unit's slot (``xarray.find``, ``load``);
 2. get the folio that it names: one atomic add;
-3. load the slot again, and ask the folio for its identity: the mapping is right, and the unit is one of its own. On any difference put
-   it and start over.
+3. load the slot again, and ask the folio for its identity: the mapping is right, and the unit is one of its own. On any
+   difference put it and start over.
 
 The folio's first unit and its span are loaded after the get (``first_of``, ``page_type.span``); what they were before may be of
 another life of its pages.
@@ -17,15 +17,16 @@ Removal, under the mapping's tree lock (reclaim freezes first, see ``vmscan``):
 A. clear all slots; B. unlock; C. drop the slots' reference.
 
 There are two interleavings that matter. If 2 comes before C, the count never reaches zero in between: the folio stays this one
-while the getter looks again, and the getter either sees the slot still filled (it comes before A, and is right to return the folio)
-or puts the folio. If 2 comes after C, the folio may be frozen (2 fails), or anything else by now, but then A is visible to the
-getter, because C is a release and 2 an acquire of the same word's chain, so 3 finds a difference. Node memory may have been used
-again as well: the same slot may hold the same pfn for another index or another mapping, which is why 3 asks the folio too.
+while the getter looks again, and the getter either sees the slot still filled (it comes before A, and is right to return the
+folio) or puts the folio. If 2 comes after C, the folio may be frozen (2 fails), or anything else by now, but then A is visible
+to the getter, because C is a release and 2 an acquire of the same word's chain, so 3 finds a difference. Node memory may have
+been used again as well: the same slot may hold the same pfn for another index or another mapping, which is why 3 asks the folio
+too.
 
 A miss proves nothing: ``grab`` looks again under the lock before it inserts. After the kernel's ``mm/filemap.c``.
 
-Those from ``lookup`` to ``resolve`` are *operations*: what a process asks for from outside the core. Each begins and ends itself, so
-no Python runs, no exception is raised and no signal handler is called within one.
+Those from ``lookup`` to ``resolve`` are *operations*: what a process asks for from outside the core. Each begins and ends
+itself, so no Python runs, no exception is raised and no signal handler is called within one.
 """
 
 import cython
@@ -58,20 +59,21 @@ def find_get(mem, me, ino, head, height, index):
 
 
 def first_of(mem, pfn):
-    """Return the first unit of a FILE folio that the caller holds. It has 2^span units (``page_type.span``), and F_LENGTH valid bytes."""
+    """Return the first unit of a FILE folio that the caller holds. It has 2^span units (``page_type.span``), and F_LENGTH valid
+    bytes."""
     return atomics.read64(mem, atomics.folio_at(mem, pfn) + layout.F_INDEX)
 
 
 def grab(mem, me, ino, index, order, span, size):
     """Pin the folio that has unit index, adding it if there is none.
 
-    A unit has 2^order pages, and the object ``size`` bytes. A folio that is added has as many units as fit, aligned, around index: 2^span
-    at most, within the object, none of them cached yet, and no more than memory is found for. Only one at the object's end may have
-    fewer pages, the fewest that hold its bytes.
+    A unit has 2^order pages, and the object ``size`` bytes. A folio that is added has as many units as fit, aligned, around
+    index: 2^span at most, within the object, none of them cached yet, and no more than memory is found for. Only one at the
+    object's end may have fewer pages, the fewest that hold its bytes.
 
-    Returns its pfn, with GRAB_ADDED if it is new: then it is locked, and the caller must fill it and call ``complete``, or withdraw
-    it (``remove``, then ``fill.fail``). The pin is named in the slot of me. GRAB_NOMEM: everything is in use. GRAB_GONE: the
-    mapping is gone, and has to be opened again.
+    Returns its pfn, with GRAB_ADDED if it is new: then it is locked, and the caller must fill it and call ``complete``, or
+    withdraw it (``remove``, then ``fill.fail``). The pin is named in the slot of me. GRAB_NOMEM: everything is in use.
+    GRAB_GONE: the mapping is gone, and has to be opened again.
     """
     found = _grab(mem, me, ino, index, order, span, size)
     if found == layout.GRAB_NOMEM:
@@ -82,8 +84,9 @@ def grab(mem, me, ino, index, order, span, size):
 def complete(mem, me, pfn):
     """End a fill: the content is there.
 
-    Reclaim considers the folio from now on. While it was being filled it could not be evicted, and on a queue it would only have been in
-    the way of others. If the queues' lock is refused, it is left named, and the reaper takes it out of the cache with the name.
+    Reclaim considers the folio from now on. While it was being filled it could not be evicted, and on a queue it would only
+    have been in the way of others. If the queues' lock is refused, it is left named, and the reaper takes it out of the cache
+    with the name.
     """
     fill.complete(mem, pfn)
     if not lru.insert(mem, me, pfn):
@@ -91,7 +94,8 @@ def complete(mem, me, pfn):
 
 
 def remove(mem, me, ino, pfn):
-    """Withdraw one folio that the caller holds from its mapping, if it is still in it. Returns False if the lock is refused: it stays."""
+    """Withdraw one folio that the caller holds from its mapping, if it is still in it. Returns False if the lock is refused: it
+    stays."""
     got = mapping.lock(mem, me, ino)
     if got != layout.TREE_LOCKED:
         return got == layout.TREE_GONE
@@ -111,7 +115,8 @@ def remove(mem, me, ino, pfn):
 def truncate(mem, me, ino, last):
     """Withdraw every folio that has one of the units 0 .. last. Holders keep theirs; a folio inserted meanwhile may stay.
 
-    The lock is taken anew for each folio. Indices beyond the tree are not looked at. Returns False if a lock is refused: some may stay.
+    The lock is taken again for each folio. Indices beyond the tree are not looked at. Returns False if a lock is refused: some
+    may stay.
     """
     index = 0
     while index <= last:
@@ -163,10 +168,11 @@ def finish_fill(mem, me, pfn):
 
 
 def withdraw(mem, me, pfn, explained):
-    """Give up the fill of a folio that this client pins, as an operation of its own: it leaves its mapping, and its waiters are woken.
+    """Give up the fill of a folio that this client pins, as an operation of its own: it leaves its mapping, and its waiters are
+    woken.
 
-    The pin stays. explained: its first bytes say why (``fill.explain``). If a lock is refused, the folio stays in its mapping, and one of
-    its waiters becomes the filler.
+    The pin stays. explained: its first bytes say why (``fill.explain``). If a lock is refused, the folio stays in its mapping,
+    and one of its waiters becomes the filler.
     """
     client.op_begin(mem, me)
     if not remove(mem, me, atomics.read64(mem, atomics.folio_at(mem, pfn) + layout.F_INO), pfn):
@@ -179,8 +185,8 @@ def withdraw(mem, me, pfn, explained):
 
 
 def invalidate(mem, me, digest_lo, digest_hi, last):
-    """As ``truncate``, as an operation of its own, of the object with this digest, if anything of it is cached. Returns False if a lock is
-    refused."""
+    """As ``truncate``, as an operation of its own, of the object with this digest, if anything of it is cached. Returns False
+    if a lock is refused."""
     client.op_begin(mem, me)
     ino = mapping.lookup(mem, me, digest_lo, digest_hi)
     done = ino != layout.INO_BUSY and (ino == 0 or truncate(mem, me, ino, last))
@@ -189,11 +195,11 @@ def invalidate(mem, me, digest_lo, digest_hi, last):
 
 
 def forget(mem, me, key, before):
-    """Withdraw one version of the object whose key has this digest, as an operation of its own. Returns its ino; 0 if there is none;
-    INO_BUSY if a lock is refused.
+    """Withdraw one version of the object whose key has this digest, as an operation of its own. Returns its ino; 0 if there is
+    none; INO_BUSY if a lock is refused.
 
-    To be called until it returns 0, each time with the ino that it has returned last (before). If it finds that one again, it does
-    nothing: the version is being filled anew.
+    To be called until it returns 0, each time with the ino that it has returned last (before). If it finds that one again, it
+    does nothing: the version is being filled again.
     """
     client.op_begin(mem, me)
     ino = mapping.find_key(mem, me, key)
@@ -204,7 +210,8 @@ def forget(mem, me, key, before):
 
 
 def open(mem, me, digest_lo, digest_hi, key, size, order, height, text, key_length, version_length):
-    """As ``mapping.open``, as an operation of its own, which evicts if there is no memory for the record. order is that of a unit."""
+    """As ``mapping.open``, as an operation of its own, which evicts if there is no memory for the record. order is that of a
+    unit."""
     client.op_begin(mem, me)
     for _ in range(layout.SHRINK_TRIES):
         ino = mapping.open(mem, me, digest_lo, digest_hi, key, size, order, height, text, key_length, version_length)
@@ -241,8 +248,8 @@ def _grab(mem, me, ino, index, order, span, size):
         if status == layout.XA_OK:
             client.retract(mem, me, pfn)
             return layout.GRAB_ADDED | pfn
-        # Lost against another inserter, or no page for a node. Stale getters may hold the folio for a moment: both references are
-        # dropped like anybody's.
+        # Lost against another inserter, or no page for a node. Stale getters may hold the folio for a moment: both references
+        # are dropped like anybody's.
         folio.put(mem, me, pfn)
         if not folio.put(mem, me, pfn) or (status >= layout.XA_NOMEM and vmscan.shrink(mem, me, 1) == 0):
             return layout.GRAB_NOMEM
@@ -250,7 +257,8 @@ def _grab(mem, me, ino, index, order, span, size):
 
 
 def _alloc(mem, me, index, order, span, size):
-    """Return a frozen block for 2^span units around index, or for fewer if there is no room for as many; NIL if there is none for one."""
+    """Return a frozen block for 2^span units around index, or for fewer if there is no room for as many; NIL if there is none
+    for one."""
     while span > 0:
         pfn = vmscan.try_alloc(mem, me, order + span)
         if pfn != layout.NIL:
@@ -266,7 +274,8 @@ def _alloc(mem, me, index, order, span, size):
 
 
 def _prepare(mem, me, pfn, ino, index, order, size):
-    """Make a folio of a block: locked for its filler, live, with a reference for its slots and one for the caller. Returns its first unit.
+    """Make a folio of a block: locked for its filler, live, with a reference for its slots and one for the caller. Returns its
+    first unit.
 
     More than one unit fill the block, so its order says how many they are.
     """
@@ -290,15 +299,16 @@ def _length(mem, first, order, span, size):
 def _find_locked(mem, me, ino, index):
     """As ``find_get``, under the tree lock, where no miss is false.
 
-    The slots' own reference cannot go, so the first round finds what is there. It is asked for its identity all the same: the slot
-    may be damaged. A folio that is not the right one, and a saturated one, counts as none: the insert will lose, and the caller reads
-    privately.
+    The slots' own reference cannot go, so the first round finds what is there. It is asked for its identity all the same: the
+    slot may be damaged. A folio that is not the right one, and a saturated one, counts as none: the insert will lose, and the
+    caller reads privately.
     """
     return find_get(mem, me, ino, mapping.head(mem, ino), mapping.height(mem, ino), index)
 
 
 def _insert(mem, me, ino, index, pfn):
-    """As ``mapping.insert``; XA_EXISTS also stands for a mapping that is gone, or a lock that is refused, which the next round finds out."""
+    """As ``mapping.insert``; XA_EXISTS also stands for a mapping that is gone, or a lock that is refused, which the next round
+    finds out."""
     if mapping.lock(mem, me, ino) != layout.TREE_LOCKED:
         return layout.XA_EXISTS
     status = mapping.insert(mem, me, ino, index, pfn)

@@ -2,15 +2,17 @@
 
 A mapping's record exists only while at least one folio is cached (or one is about to be inserted): it is made by the first
 insert and freed with the last folio. Handles in processes hold no reference to it. What they hold is its *ino*: a number that
-is never given twice and has the record's place in its low bits. Whoever acts on a record takes the tree lock that the ino
-names, then asks whether the record is still this ino's (``lock``); one who finds it gone opens the object again.
+is never given twice and has the record's place in its low bits. A client that uses a record takes the tree lock that the ino
+selects, then checks that the record is still this ino's (``lock``); if it is gone, the client opens the object again.
 
-Two locks: TABLE_LOCK guards the hash chains, and is taken first; the tree locks are an array in the header, so that taking
-one never writes to a record's memory, which may be anybody's by then. A record is made under the first and freed under both.
+Two locks: TABLE_LOCK guards the hash chains, and is taken first; the tree locks are an array in the header, so that taking one
+never writes to a record's memory, which may be used for something else by then. A record is made under the first and freed
+under both.
 
-**Ground truth**, for repairs after an owner of a lock was killed: a record is one that is in use in its slab and says its own number
-in its MAPPING_INO, which is written last when it is made and first when it is dropped. The chains are made from that. A tree is
-counted again from its slots, and nodes that are in use and linked nowhere in the tree of their owner were in the dead one's hands.
+**Ground truth**, for repairs after an owner of a lock was killed: a record is one that is in use in its slab and says its own
+number in its MAPPING_INO, which is written last when it is made and first when it is dropped. The chains are made from that. A
+tree is recounted from its slots, and nodes that are in use and linked nowhere in the tree of their owner are freed: a dead
+client was working on them.
 
 A reader's walk starts at the record's head word without any of this: see ``xarray`` and ``filemap``.
 """
@@ -22,14 +24,14 @@ if not cython.compiled:
 
 
 def setup(mem):
-    """An empty table, for a new segment."""
+    """Make the mapping table of a new segment, empty."""
     _reset(mem)
     atomics.write64(mem, layout.TABLE_NEXT_INO, 0)
 
 
 def lookup(mem, me, digest_lo, digest_hi):
-    """The ino of the object with this 128-bit digest of key, version and size; 0 if nothing of it is cached, INO_BUSY if the lock is
-    refused."""
+    """Return the ino of the object with this 128-bit digest of key, version and size; 0 if nothing of it is cached, INO_BUSY if
+    the lock is refused."""
     if not _lock_table(mem, me):
         return layout.INO_BUSY
     number = _search(mem, digest_lo, digest_hi)
@@ -39,7 +41,7 @@ def lookup(mem, me, digest_lo, digest_hi):
 
 
 def open(mem, me, digest_lo, digest_hi, key, size, order, height, text, key_length, version_length):
-    """As lookup, but makes the record if there is none; 0 only when there is no memory for it, or a lock is refused.
+    """Like ``lookup``, but make the record if there is none. Returns 0 only if there is no memory for it, or a lock is refused.
 
     key is a 64-bit digest of the key alone; text is key and version for people, cut to MAPPING_TEXT_MAX bytes.
     """
@@ -54,8 +56,8 @@ def open(mem, me, digest_lo, digest_hi, key, size, order, height, text, key_leng
 
 
 def lock(mem, me, ino):
-    """Take the tree lock of ino's mapping: TREE_LOCKED; or, without the lock, TREE_GONE when the mapping is gone, and LOCK_BUSY when the
-    lock is refused."""
+    """Take the tree lock of ino's mapping. Return TREE_LOCKED; or, without the lock, TREE_GONE if the mapping is gone, or
+    LOCK_BUSY if the lock is refused."""
     got = robust_lock.lock(mem, _tree_lock(ino), me)
     if got == layout.LOCK_BUSY:
         return got
@@ -68,14 +70,15 @@ def lock(mem, me, ino):
 
 
 def unlock(mem, ino):
-    """Release it."""
+    """Release the tree lock of ino's mapping."""
     robust_lock.unlock(mem, _tree_lock(ino))
 
 
 def find_key(mem, me, key):
-    """The ino of some version of the object whose key has this digest; 0 if there is none; INO_BUSY if the lock is refused.
+    """Return the ino of some version of the object whose key has this digest; 0 if there is none; INO_BUSY if the lock is
+    refused.
 
-    Looks at every record, and lets go of the lock after each BUCKETS_BATCH chains. A record that is made meanwhile may be missed.
+    Looks at every record, and releases the lock after each BUCKETS_BATCH chains. A record that is made meanwhile may be missed.
     """
     ino = 0
     bucket = 0
@@ -91,16 +94,16 @@ def find_key(mem, me, key):
 
 
 def release(mem, me, ino):
-    """Free the record if its mapping holds no folio any more. For those who took the last one out. If a lock is refused, the record
-    stays for ``sweep``."""
+    """Free the record if its mapping has no folio any more. For the client that took the last one out. If a lock is refused,
+    the record stays for ``sweep``."""
     _drop_empty(mem, me, ino)
 
 
 def sweep(mem, me, number):
     """Drop the next record behind number (or the first, for NIL) if it has no folio; its number, NIL behind the last.
 
-    A dead client may have made the record, or have left it with the last folio that it took out. A client that is about to insert finds
-    its mapping gone and opens it again.
+    A dead client may have made the record, or have left it with the last folio that it took out. A client that is about to
+    insert finds its mapping gone and opens it again.
     """
     number = slab.next_of(mem, layout.SLAB_MAPPINGS, number)
     if number != layout.NIL:
@@ -111,7 +114,7 @@ def sweep(mem, me, number):
 
 
 def repair_table(mem, me):
-    """Make the table's chains again, while others work."""
+    """Rebuild the table's chains, while other clients work."""
     if _lock_table(mem, me):
         _repair_table(mem, me)
         robust_lock.unlock(mem, layout.TABLE_LOCK)
@@ -131,8 +134,8 @@ def repair_tree(mem, me, number):
 def repair_node(mem, me, number):
     """Free the next node behind number (or the first, for NIL) if it is linked nowhere; its number, NIL behind the last.
 
-    A node names its owner before it is linked, and is linked and freed under its owner's lock. So under that lock, one that still names
-    the owner and has no place in its tree is nobody's.
+    A node names its owner before it is linked, and is linked and freed under its owner's lock. So under that lock, one that
+    still names the owner and has no place in its tree is not in use.
     """
     number = slab.next_of(mem, layout.SLAB_NODES, number)
     if number != layout.NIL:
@@ -157,17 +160,17 @@ def reap(mem, me, dead):
 
 
 def head(mem, ino):
-    """The offset of the XArray's head. May be read without a lock, for a walk that trusts nothing."""
+    """Return the offset of the XArray's head. May be called without a lock, for a walk that checks everything."""
     return record(mem, ino) + layout.MAPPING_HEAD
 
 
 def record(mem, ino):
-    """The offset of the record that ino's mapping had, or has."""
+    """Return the offset of the record that ino's mapping has, or had."""
     return slab.at(mem, layout.SLAB_MAPPINGS, ino & layout.OBJECT_MASK)
 
 
 def height(mem, ino):
-    """Levels of nodes in the tree; as ``head``, a hint without the lock."""
+    """Return the levels of nodes in the tree; without the lock it is a hint."""
     return min(atomics.read32(mem, record(mem, ino) + layout.MAPPING_HEIGHT), layout.XA_HEIGHT_MAX)
 
 
@@ -194,7 +197,8 @@ def room(mem, ino, index, span, last):
 
 
 def insert(mem, me, ino, index, pfn):
-    """Give a folio its slots, from index on, which take over one of its references; under the tree lock. Returns as ``xarray.store``."""
+    """Give a folio its slots, from index on, which take over one of its references; under the tree lock. Returns as
+    ``xarray.store``."""
     if index > last_index(mem, ino):  # the record's height is damaged
         return layout.XA_EXISTS
     digest = atomics.read64(mem, record(mem, ino) + layout.MAPPING_DIGEST_LO)
@@ -209,8 +213,8 @@ def insert(mem, me, ino, index, pfn):
 
 
 def remove(mem, me, ino, pfn):
-    """Take a folio out of all of its slots; under the tree lock. Returns the number of folios that are left. The slots' reference is the
-    caller's to drop, who has named the folio.
+    """Take a folio out of all of its slots; under the tree lock. Returns the number of folios that are left. The slots'
+    reference is the caller's to drop, who has named the folio.
 
     A client that dies before the last slot is cleared leaves slots that name a folio, never a folio that wrongly claims slots.
     """
@@ -226,12 +230,12 @@ def remove(mem, me, ino, pfn):
 
 
 def folios(mem, ino):
-    """Folios in the mapping; exact under its tree lock."""
+    """Return how many folios the mapping has; exact under its tree lock."""
     return atomics.load_relaxed(mem, record(mem, ino) + layout.MAPPING_FOLIOS)
 
 
 def _lock_table(mem, me):
-    """False if it is refused."""
+    """Take TABLE_LOCK, and repair if that is necessary. False if the lock is refused."""
     got = robust_lock.lock(mem, layout.TABLE_LOCK, me)
     if got == layout.LOCK_REPAIR:
         _repair_table(mem, me)
@@ -245,7 +249,7 @@ def _reset(mem):
 
 
 def _repair_table(mem, me):
-    """Make the chains from the records; under TABLE_LOCK. Records are made and dropped under it alone."""
+    """Make the chains from the records, under TABLE_LOCK. Records are made and dropped only under it."""
     _reset(mem)
     number = slab.next_of(mem, layout.SLAB_MAPPINGS, layout.NIL)
     while number != layout.NIL:
@@ -257,9 +261,9 @@ def _repair_table(mem, me):
 
 
 def _repair_trees(mem, me, word):
-    """Count all trees of one tree lock again, and free the nodes that a dead client had in hand; under that lock.
+    """Recount all trees of one tree lock, and free the nodes that a dead client was working on, under that lock.
 
-    Which of the mappings the dead one was at is not asked, so it does not matter how many have died here one after the other.
+    All mappings are repaired, so it does not matter how many clients have died here one after the other.
     """
     number = slab.next_of(mem, layout.SLAB_MAPPINGS, layout.NIL)
     while number != layout.NIL:
@@ -276,25 +280,25 @@ def _repair_trees(mem, me, word):
 
 
 def _recount(mem, me, ino):
-    """Count one tree again; under its lock."""
+    """Recount one tree, under its lock."""
     count = xarray.recount(mem, me, head(mem, ino), height(mem, ino), ino)
     atomics.store_relaxed(mem, record(mem, ino) + layout.MAPPING_FOLIOS, count)
 
 
 def _owner(mem, number):
-    """The ino of the mapping that a node in use belongs to."""
+    """Return the ino of the mapping that a node in use belongs to."""
     return atomics.load_relaxed64(mem, slab.at(mem, layout.SLAB_NODES, number) + layout.OBJECT_OWNER)
 
 
 def _free_unlinked(mem, me, ino, number):
-    """Free a node of ino's tree that has no place in it; under the tree lock."""
+    """Free a node of ino's tree that has no place in it, under the tree lock."""
     linked = _is_alive(mem, ino) and xarray.is_linked(mem, head(mem, ino), height(mem, ino), number)
     if not linked and not slab.free(mem, me, layout.SLAB_NODES, number):
         robust_lock.mark_broken(mem, _tree_lock(ino))
 
 
 def _find_key_in(mem, bucket, key):
-    """The ino of a record of one chain whose key has this digest, or 0; under TABLE_LOCK."""
+    """Return the ino of a record of one chain whose key has this digest, or 0. The caller has TABLE_LOCK."""
     number = atomics.read32(mem, atomics.buckets(mem) + bucket * 4)
     for _ in range(layout.CHAIN_MAX):
         found = _linked_at(mem, number)
@@ -314,7 +318,7 @@ def _add_folios(mem, ino, n):
 
 
 def _is_record(mem, number):
-    """Whether a record in use is there, which says so itself; under TABLE_LOCK."""
+    """True if there is a record in use whose MAPPING_INO has this number. The caller has TABLE_LOCK."""
     return (
         slab.holds(mem, layout.SLAB_MAPPINGS, number)
         and _ino(mem, number) & layout.OBJECT_MASK == number
@@ -323,7 +327,8 @@ def _is_record(mem, number):
 
 
 def _linked_at(mem, number):
-    """The offset of a record that a chain leads to; 0 at its end, and where there is none, which breaks the chain. Under TABLE_LOCK."""
+    """The offset of a record that a chain leads to; 0 at its end, and where there is none, which breaks the chain. Under
+    TABLE_LOCK."""
     if number == layout.NIL:
         return 0
     if not _is_record(mem, number):
@@ -369,7 +374,7 @@ def _make(mem, me, digest_lo, digest_hi, key, size, order, height, text, key_len
 
 
 def _link(mem, number):
-    """Put a record at the head of its chain."""
+    """Insert a record at the head of its chain."""
     at = slab.at(mem, layout.SLAB_MAPPINGS, number)
     bucket = _bucket(mem, atomics.read64(mem, at + layout.MAPPING_DIGEST_LO))
     atomics.write32(mem, at + layout.MAPPING_CHAIN, atomics.read32(mem, bucket))
@@ -378,7 +383,7 @@ def _link(mem, number):
 
 
 def _drop(mem, me, ino):
-    """Unlink and free; under both locks."""
+    """Unlink a record and free it, under both locks."""
     number = ino & layout.OBJECT_MASK
     link = _bucket(mem, atomics.read64(mem, record(mem, ino) + layout.MAPPING_DIGEST_LO))
     for _ in range(layout.CHAIN_MAX):
@@ -395,7 +400,8 @@ def _drop(mem, me, ino):
 
 
 def _free_record(mem, me, number):
-    """Give a record back that says no ino; under TABLE_LOCK. If the slab's lock is refused, the next repair of the table does."""
+    """Free a record whose MAPPING_INO is 0, under TABLE_LOCK. If the slab's lock is refused, the next repair of the table frees
+    it."""
     if not slab.free(mem, me, layout.SLAB_MAPPINGS, number):
         robust_lock.mark_broken(mem, layout.TABLE_LOCK)
 
@@ -411,10 +417,10 @@ def _drop_empty(mem, me, ino):
 
 
 def _is_alive(mem, ino):
-    """Whether the record is ino's; under its tree lock, which keeps the answer true.
+    """True if the record is ino's. The caller has its tree lock, which keeps the answer true.
 
-    The record's page may have been given back and be file data now, so its type is looked at first: within an operation, a page
-    that still has it keeps it (see ``slab``).
+    The record's page may have been freed and contain file data now, so its type is checked first: within an operation, a page
+    that still has the type keeps it (see ``slab``).
     """
     where = record(mem, ino)
     if ino == 0 or where == 0 or page_type.type(mem, slab.pfn_of(mem, ino & layout.OBJECT_MASK)) != layout.TYPE_INODE:

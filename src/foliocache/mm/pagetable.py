@@ -1,16 +1,16 @@
 """Page tables: a window over many folios, in which each entry owns a reference; and getting pages through it.
 
-A table is a folio of type TABLE, an array of words: 0, or a folio's pfn + 1, shifted left (as in an XArray slot). ``map`` hands a
-reference over to an entry, ``unmap`` clears the entry and then drops it. A mapped folio has a reference that reclaim cannot
+A table is a folio of type TABLE, an array of words: 0, or a folio's pfn + 1, shifted left (as in an XArray slot). ``map`` hands
+a reference over to an entry, ``unmap`` clears the entry and then drops it. A mapped folio has a reference that reclaim cannot
 freeze, so it is never evicted.
 
 ``gup_fast`` pins a folio through its entry without any lock, as the kernel's ``gup_fast_pte_range`` (``mm/gup.c``) does:
 
 1. load the entry;  2. get the folio that it names;  3. load the entry again, and put the folio if it has changed.
 
-The interleavings are those of ``filemap``: if 2 comes before the drop of ``unmap``, the folio stays; if it comes after, then 3 sees
-the cleared entry. There is no identity to compare here. The entry itself is what makes the folio right: one that was unmapped and
-mapped again, to whatever, between 1 and 3 is the folio that this entry names now.
+The interleavings are those of ``filemap``: if 2 comes before the drop of ``unmap``, the folio stays; if it comes after, then 3
+sees the cleared entry. There is no identity to compare here. The entry itself is what makes the folio right: one that was
+unmapped and mapped again, to whatever, between 1 and 3 is the folio that this entry names now.
 """
 
 import cython
@@ -20,9 +20,9 @@ if not cython.compiled:
 
 
 def create(mem, me, entries):
-    """An empty table: its pfn, or NIL when there is no room for it or it would need more than the largest folio.
+    """Make an empty table. Return its pfn, or NIL if there is no room for it or it would need more than the largest folio.
 
-    It is named in the slot of me.
+    It is announced in the slot of me.
     """
     order = 0
     while _capacity(mem, order) < entries:
@@ -40,7 +40,7 @@ def create(mem, me, entries):
 
 
 def make(mem, me, n, entries):
-    """As create, as an operation of its own; the table is word n of the ledger."""
+    """Like ``create``, as an operation of its own; the table is word n of the ledger."""
     client.op_begin(mem, me)
     table = create(mem, me, entries)
     if table != layout.NIL:
@@ -50,15 +50,15 @@ def make(mem, me, n, entries):
 
 
 def destroy(mem, me, table):
-    """Unmap everything and drop the table, which the operation under way has named. False if a lock is refused."""
+    """Unmap everything and drop the table, which the current operation has announced. False if a lock is refused."""
     return clear(mem, me, table) and folio.put(mem, me, table)
 
 
 def release(mem, me, n, table):
     """Destroy a table that is word n of the ledger: an operation of its own.
 
-    The ledger names it until it is empty, so that it is found there, with what is left in it, should this client die halfway. False if a
-    lock is refused: once more then, while the word holds the table.
+    The ledger names it until it is empty, so that a reaper finds it, with what is left in it, if this client dies. False if a
+    lock is refused: the caller tries again while the word names the table.
     """
     client.op_begin(mem, me)
     released = clear(mem, me, table)
@@ -72,7 +72,7 @@ def release(mem, me, n, table):
 
 
 def clear(mem, me, table):
-    """Unmap everything. False if it was broken off because a lock is refused."""
+    """Unmap everything. False if it ended early because a lock is refused."""
     if not page_type.is_private(mem, table, layout.TYPE_TABLE):  # its type is damaged
         return True
     for entry in range(_capacity(mem, min(page_type.order(mem, table), page_type.limit(mem, table)))):
@@ -82,7 +82,7 @@ def clear(mem, me, table):
 
 
 def maps(mem, table, pfn):
-    """Whether some entry names pfn."""
+    """True if some entry names pfn."""
     for entry in range(_capacity(mem, page_type.order(mem, table))):
         if xarray.load(mem, _entry(mem, table, entry)) == pfn:
             return True
@@ -90,7 +90,7 @@ def maps(mem, table, pfn):
 
 
 def entries(mem, table):
-    """The pfns that a table holds, as a list; for audits."""
+    """Return the pfns that a table names, as a list. For audits."""
     found = [xarray.load(mem, _entry(mem, table, entry)) for entry in range(_capacity(mem, page_type.order(mem, table)))]
     return [pfn for pfn in found if pfn != layout.NIL]
 
@@ -98,13 +98,13 @@ def entries(mem, table):
 def map(mem, table, entry, pfn):
     """Publish a folio in an entry, which takes over one of the caller's references. False, and nothing taken, if it is in use.
 
-    Relaxed, as in ``xarray``: what a getter may believe of the folio it has from its get, which synchronizes with ``page_ref.init``.
+    Relaxed, as in ``xarray``: a getter relies only on its get, which synchronizes with ``page_ref.init``.
     """
     return atomics.cmpxchg_relaxed(mem, _entry(mem, table, entry), 0, (pfn + 1) << 1) == 0
 
 
 def move(mem, me, n, table, entry, pfn):
-    """Let an empty entry have the pin that is word n of the ledger: an operation of its own."""
+    """Move the pin that is word n of the ledger to an empty entry, as an operation of its own."""
     client.op_begin(mem, me)
     client.drop(mem, me, n, pfn)
     map(mem, table, entry, pfn)
@@ -115,8 +115,8 @@ def move(mem, me, n, table, entry, pfn):
 def unmap(mem, me, table, entry):
     """Clear an entry, then drop its reference, if it is not empty. False if the folio stays named because a lock is refused.
 
-    The cmpxchg decides who drops, when two unmap at once. The order that a getter relies on is that of the drop (``page_ref.put``
-    is a release), so the cmpxchg may be relaxed.
+    The cmpxchg decides who drops, when two unmap at once. The order that a getter relies on is that of the drop
+    (``page_ref.put`` is a release), so the cmpxchg may be relaxed.
     """
     found = atomics.load_relaxed(mem, _entry(mem, table, entry))
     pfn = xarray.pfn_of(mem, found)
@@ -130,8 +130,8 @@ def unmap(mem, me, table, entry):
 
 
 def gup_fast(mem, me, table, entry):
-    """Pin the folio that an entry names: its pfn, or NIL if the entry is empty or changes under us every time. The pin is named in the
-    slot of me."""
+    """Pin the folio that an entry names. Return its pfn, or NIL if the entry is empty or has changed each time. The pin is
+    announced in the slot of me."""
     for _ in range(layout.FIND_RETRIES):
         slot = _entry(mem, table, entry)
         pfn = xarray.load(mem, slot)
@@ -149,7 +149,7 @@ def gup_fast(mem, me, table, entry):
 
 
 def lookup(mem, me, n, table, entry):
-    """As gup_fast, as an operation of its own; the pin is word n of the ledger."""
+    """Like ``gup_fast``, as an operation of its own; the pin is word n of the ledger."""
     client.op_begin(mem, me)
     pfn = gup_fast(mem, me, table, entry)
     if pfn != layout.NIL:
@@ -159,10 +159,10 @@ def lookup(mem, me, n, table, entry):
 
 
 def gup(mem, me, table, first, count, pins):
-    """Pin the folios of entries first .. first + count - 1, all or none; whether they are pinned.
+    """Pin the folios of entries first .. first + count - 1, all or none. True if they are pinned.
 
-    pins is another table, of at least count entries and all of them empty: entry i receives the reference on the i-th folio, which is
-    so written down where it can be found. ``unpin`` gives them back.
+    pins is another table, of at least count entries and all of them empty: entry i receives the reference on the i-th folio,
+    where a reaper finds it. ``unpin`` drops them.
     """
     for i in range(count):
         pfn = gup_fast(mem, me, table, first + i)

@@ -1,36 +1,42 @@
-"""Settle what a dead client has left behind, exactly: nothing leaks, nothing is freed twice, nobody is disturbed.
+"""Settle what a dead client has left, exactly: nothing leaks, nothing is freed twice, no living client is disturbed.
 
-The caller has made sure that the client is dead (SLOT_DEAD) and that nobody else reaps. He may be killed himself, anywhere: the dead
-one's slot stays the record of what is left to do, and every step may be done again.
+The caller has made sure that the client is dead (SLOT_DEAD) and that no other process reaps. The caller may be killed at any
+instruction: the dead client's slot stays the record of what is left to do, and every step may be repeated.
 
-1. **Locks** that the dead one holds are taken over and what they protect is rebuilt (see each module's ``reap``).
-2. **Pins** in its ledger are owned: one reference each. They are dropped like anybody's, under an intent first.
-3. **Vague names** are what it was doing when it died: at most a few folios, of which nobody knows whether they were got, dropped,
+1. **Locks** that the dead client holds are taken over, and what they protect is rebuilt (see each module's ``reap``).
+2. **Pins** in its ledger are owned: one reference each. They are dropped as any client drops its pins, under an intent first.
+3. **Intents** are what it was doing when it died: at most a few folios, of which it is unknown whether they were got, dropped,
    frozen or never touched. Each goes through ``settle``:
 
    a. *Quarantine*, under the allocator's lock. A page that is free, or a tail, has leaked nothing. Any other may be freed by
-      whoever uses it, but does not begin a new life meanwhile.
-   b. *Grace period*: every operation that was under way is over. So the folio is not about to be built and published by a living client
-      who had it from the allocator before a.
-   c. *Unpublish*: out of its mapping, off the queues, by ordinary means. It stays so: a folio has a slot once in its life, and without
-      one it gets on no queue (``lru.add``).
-   d. *Nobody names it*: no living client has it in its ledger, its windows or its operation, at a moment in which it is in none. From
-      then on it cannot come by the name any more, for names come from slots and queues (empty since c), from a scan of the memmap
-      (which leaves quarantined pages alone), from the allocator (not since a) and from other names. So every reference that is left
-      is the dead one's, and the word stands still.
-   e. *Settle* by the word: frozen, then its owner died in the middle of building or destroying it; else freeze it from whatever
-      it says, which takes all leaked references at once. Destroy it. A page of a slab stays: its count is 1, and set right.
+      a client that uses it, but does not begin a new life meanwhile.
+   b. *Grace period*: every operation that was under way has ended. So no living client that had the folio from the allocator
+   before
+      a is about to publish it.
+   c. *Unpublish*: take the folio out of its mapping and off the queues, by the ordinary functions. It stays out: a folio is
+   published
+      once in its life, and an unpublished one is not queued (``lru.add``).
+   d. *No client names it*: no living client has it in its ledger, its windows or its operation, sampled outside any operation.
+   From
+      then on no client can come by its pfn: pfns come from slots and queues (empty since c), from a scan of the memmap (which
+      skips quarantined pages), from the allocator (not since a) and from other names. So every reference that remains is the
+      dead client's, and the count does not change.
+   e. *Settle* by the count: if it is frozen, its owner died while it built or destroyed the folio; else freeze it from whatever
+      it is, which takes all leaked references at once. Destroy the folio. A page of a slab stays: its count is corrected to 1.
 
-   A folio that a living client still uses waits (its quarantine stays on), and the reaper comes again. The names of all that wait
-   are gathered in one dead client's slot (``hand_over_unresolved``), so that the others can be used again.
+   A folio that a living client still uses has to wait (its quarantine stays on) until a reaper runs again. The names of all
+   folios that wait are gathered in one dead client's slot (``hand_over_unresolved``), so that the other slots can be used
+   again.
 
-Two dead clients may name the same folio. Pins of all of them go first; intents of the dead count for nothing in d.
+Two dead clients may name the same folio. The pins of all dead clients are dropped first; their intents are ignored in d.
 
-If d did not ask for that moment, a stale getter's passing reference could be taken for a leak, or appear afterwards. With c before b, the
-folio could be published after c and withdrawn by its owner in the middle of d. Without a, the name could appear again in a new life. If
-the ledger were written after the add, a reference would be nobody's. Each is a mutation that the checker catches.
-Source: docs/reliability.md, with hazard pointers (Michael 2004) for names, and the asymmetric
-barrier of userspace-rcu (membarrier(2)) for the grace period.
+If d did not sample outside operations, a stale getter's temporary reference could be taken for a leak, or appear afterwards.
+With c before b, the folio could be published after c and withdrawn by its owner during d. Without a, the name could appear
+again in a new life. If the ledger were written after the add, a reference would have no name. Each is a mutation that the
+checker finds.
+
+Source: docs/reliability.md, with hazard pointers (Michael 2004) for names, and the asymmetric barrier of userspace-rcu
+(membarrier(2)) for the grace period.
 """
 
 import cython
@@ -56,7 +62,7 @@ if not cython.compiled:
 
 
 def locks(mem, me, dead):
-    """Step 1. From the innermost lock outwards, because a repair may take locks further in."""
+    """Step 1. From the innermost lock outwards, because a repair may take inner locks."""
     client.op_begin(mem, me)
     page_alloc.reap(mem, me, dead)
     lru.reap(mem, me, dead)
@@ -67,7 +73,7 @@ def locks(mem, me, dead):
 
 
 def pins(mem, me, dead):
-    """Step 2. Ends early when a lock is refused: then it is to be begun again."""
+    """Step 2. Ends early if a lock is refused; it is then repeated later."""
     for n in range(layout.PINS):
         word = atomics.load_relaxed(mem, client.pin(mem, dead, n))
         if word & layout.PIN_OWNED:
@@ -79,7 +85,7 @@ def pins(mem, me, dead):
 
 
 def resolve_intents(mem, me, dead):
-    """Step 3: how many folios have to wait, pins that are left from step 2 among them."""
+    """Step 3. Return how many folios have to wait, including pins that are left from step 2."""
     waiting = 0
     for n in range(client.words(mem)):
         at = client.word_at(mem, dead, n)
@@ -95,10 +101,11 @@ def resolve_intents(mem, me, dead):
 
 
 def hand_over_unresolved(mem, dead, keeper):
-    """Move the names of what has to wait to the ledger of another dead client; whether there was room for all.
+    """Move the names of folios that have to wait to the ledger of another dead client. True if there was room for all.
 
-    The copy comes first. A name in both is no harm: that of a folio which is settled already costs the cache a page. Program order is
-    enough: the next reaper has the kernel's lock after us, and the slot's next client sees it empty by the release of ``detach``.
+    The copy is written first. Duplicates are harmless: the name of a folio that is settled already costs the cache a page.
+    Program order is enough: the next reaper gets the kernel's lock after this one, and the release in ``detach`` shows the
+    empty slot to its next client.
     """
     free = 0
     for n in range(client.words(mem)):
@@ -115,7 +122,8 @@ def hand_over_unresolved(mem, dead, keeper):
 
 
 def settle(mem, me, dead, pfn):
-    """Steps a to e for one folio that a dead client (or NIL) has named; whether it is settled. No operation may be under way."""
+    """Do steps a to e for one folio that a dead client (or NIL) has named. True if it is settled. Must not be called within an
+    operation."""
     if pfn >= atomics.npages(mem):
         return True
     quarantined = page_alloc.quarantine(mem, me, pfn)
@@ -133,7 +141,8 @@ def settle(mem, me, dead, pfn):
 
 
 def sweep(mem, me):
-    """Drop every record that has no folio, one operation and one hold of the locks for each. No operation may be under way."""
+    """Drop every record that has no folio, each in an operation and under locks of its own. Must not be called within an
+    operation."""
     number = layout.NIL
     while True:
         client.op_begin(mem, me)
@@ -144,10 +153,10 @@ def sweep(mem, me):
 
 
 def repair(mem, me, part):
-    """Make one part again from ground truth, while others work. No operation may be under way.
+    """Rebuild one part from ground truth, while other clients work. Must not be called within an operation.
 
-    REPAIR_TREES looks at one tree or node at a time and holds a lock no longer than that takes. The others hold one lock while they go
-    through the whole folio table: for parts that are known to be damaged.
+    REPAIR_TREES looks at one tree or node at a time and holds a lock no longer than that takes. The others hold one lock while
+    they go through the whole folio table: for parts that are known to be damaged.
     """
     client.op_begin(mem, me)
     if part == layout.REPAIR_LISTS:
@@ -167,9 +176,9 @@ def repair(mem, me, part):
 
 
 def drop(mem, me, n, pfn):
-    """Take a folio whose words are damaged out of the cache, as if a dead client had named it; whether it is settled.
+    """Take a folio whose words are damaged out of the cache, as if a dead client had named it. True if it is settled.
 
-    Word n of the caller's ledger is its name meanwhile. It stays there for ``resolve_intents`` if the folio has to wait.
+    Word n of the caller's ledger names it meanwhile, and stays for ``resolve_intents`` if the folio has to wait.
     """
     at = client.pin(mem, me, n)
     atomics.write_once(mem, at, pfn | layout.PIN_INTENT)
@@ -196,7 +205,7 @@ def _repair_trees(mem, me):
 
 
 def _drop_pin(mem, me, dead, n, pfn):
-    """False if a lock is refused: the word still holds the pin then, or is an intent."""
+    """Drop a dead client's pin. False if a lock is refused: the word is still the pin then, or an intent."""
     at = client.pin(mem, dead, n)
     if pfn < atomics.npages(mem):
         if not _finish(mem, me, dead, pfn):
@@ -209,7 +218,7 @@ def _drop_pin(mem, me, dead, n, pfn):
 
 
 def _finish(mem, me, dead, pfn):
-    """What the holder of a pin owed to the folio besides the reference. False if a lock is refused."""
+    """Do what the holder of a pin still had to do with the folio besides dropping it. False if a lock is refused."""
     if page_type.type(mem, pfn) == layout.TYPE_TABLE:
         return pagetable.clear(mem, me, pfn)
     if page_type.type(mem, pfn) == layout.TYPE_FILE:
@@ -219,7 +228,7 @@ def _finish(mem, me, dead, pfn):
 
 
 def _unpublish(mem, me, pfn):
-    """False if a lock is refused."""
+    """Step c. False if a lock is refused."""
     at = atomics.folio_at(mem, pfn)
     client.announce(mem, me, pfn)
     if page_ref.try_get(mem, at) == layout.DEAD:
@@ -237,7 +246,7 @@ def _unpublish(mem, me, pfn):
 
 
 def _fail(mem, pfn):
-    """A folio that was to be filled and has left its mapping: whoever waits for it looks for it anew."""
+    """End the fill of a folio that has left its mapping: clients that wait for it look it up again."""
     at = atomics.folio_at(mem, pfn)
     if flags.load(mem, at) & layout.PG_LOCKED and not client.is_alive(mem, atomics.load_relaxed(mem, at + layout.F_OWNER)):
         fill.fail(mem, pfn)
@@ -256,7 +265,7 @@ def _settle_word(mem, me, pfn, word):
 
 
 def _is_named(mem, dead, pfn):
-    """Whether somebody may have a reference: a living client under any name, a dead one whose pins have not been dropped yet."""
+    """True if a client may have a reference: a living one by any name, a dead one by pins that have not been dropped yet."""
     for other in range(atomics.nclients(mem)):
         alive = other != dead and client.is_alive(mem, other)
         if client.state(mem, other) != layout.SLOT_CLEAN and _names(mem, other, pfn, alive):
@@ -265,7 +274,8 @@ def _is_named(mem, dead, pfn):
 
 
 def _names(mem, other, pfn, alive):
-    """One client's names, as they were at one moment if it lives. One that does not hold still counts as having it."""
+    """True if a client names the folio, in a consistent sample if it is alive. A client without a consistent sample counts as
+    naming it."""
     before = client.op_seq(mem, other)
     if alive and before & 1:
         return True

@@ -1,15 +1,16 @@
 """Reclaim: take cold folios out of the cache until there is room.
 
-A cached folio that nobody uses has one reference, which stands for all of its slots. To evict it (numbered as in ``filemap``'s lookup):
+A cached folio that is not in use has one reference, which stands for all of its slots. To evict it (numbered as in
+``filemap``'s lookup):
 
 A. pin it (``lru.isolate`` does): from now on its identity cannot change;
 B. take its mapping's tree lock: now its slots cannot change either, and with them their reference;
-C. ``freeze(2)``: the slots' reference and ours. Fails if anybody else holds the folio, which then stays;
+C. ``freeze(2)``: the slots' reference and ours. It fails if another client holds the folio, which then stays;
 D. clear the slots; E. destroy it.
 
-C is one atomic step, so of the interleavings with a getter there are two: a getter whose add comes before C makes it fail; one whose
-add comes after C finds FROZEN and takes it for a miss, which it confirms under the tree lock. With D before C, a folio that cannot
-be frozen would have lost its slots.
+C is one atomic step, so of the interleavings with a getter there are two: a getter whose add comes before C makes it fail; one
+whose add comes after C finds FROZEN and takes it for a miss, which it confirms under the tree lock. With D before C, a folio
+that cannot be frozen would have lost its slots.
 
 After the kernel's ``mm/vmscan.c`` (``__remove_mapping``).
 """
@@ -21,8 +22,8 @@ if not cython.compiled:
 
 
 def alloc_folio(mem, me, order):
-    """Return a frozen block of 2^order pages, after evicting as much as that takes; NIL if everything is in use. No lock may be held.
-    The block stays named in the slot of me, as by ``page_alloc.alloc``."""
+    """Return a frozen block of 2^order pages, after evicting as much as that takes; NIL if everything is in use. No lock may be
+    held. The block stays named in the slot of me, as by ``page_alloc.alloc``."""
     pfn = page_alloc.alloc(mem, me, order)
     for _ in range(layout.SHRINK_TRIES):
         if pfn != layout.NIL or (not slab.shrink(mem, me) and shrink(mem, me, 1 << order) == 0):
@@ -44,8 +45,8 @@ def try_alloc(mem, me, order):
 def shrink(mem, me, want):
     """Evict cold folios until ``want`` pages have come free. Returns how many have.
 
-    Ends early after PINNED_MAX folios in a row, or as many as there are, that were in use; or with the first folio that has to stay
-    named because a lock is refused.
+    Ends early after PINNED_MAX folios in a row, or as many as there are, that were in use; or with the first folio that has to
+    stay named because a lock is refused.
     """
     freed = 0
     refused = 0
@@ -65,7 +66,7 @@ def shrink(mem, me, want):
 
 
 def evict(mem, me, pfn):
-    """Evict a FILE folio that the caller has named and pinned, if nobody else holds it. Takes the pin.
+    """Evict a FILE folio that the caller has named and pinned, if no other client holds it. Takes the pin.
 
     Returns the pages freed; 0 if the folio stays; NIL if a lock is refused and the folio is left named.
     """
@@ -93,8 +94,8 @@ def evict(mem, me, pfn):
 
 
 def _keep(mem, me, pfn):
-    """Drop the pin on a folio that stays, and put it on the queue of the hot ones, for it is in use. Returns 0; or NIL if it is left named,
-    because a lock is refused and reclaim would not find it again."""
+    """Drop the pin on a folio that stays, and put it on the queue of the hot ones, for it is in use. Returns 0; or NIL if it is
+    left named, because a lock is refused and reclaim would not find it again."""
     if lru.add(mem, me, pfn, layout.QUEUE_MAIN):
         return 0 if folio.put(mem, me, pfn) else layout.NIL
     client.announce(mem, me, pfn)
@@ -103,7 +104,7 @@ def _keep(mem, me, pfn):
 
 
 def _clear_block(mem, me, order):
-    """Evict what lies in one aligned block after the other until a block of that order is free. Returns it, or NIL.
+    """Evict the folios of one aligned block after the other until a block of that order is free. Returns it, or NIL.
 
     Evicting by age scatters the freed pages; where folios of several orders are mixed, only this frees large blocks.
     """
@@ -118,10 +119,10 @@ def _clear_block(mem, me, order):
 
 
 def _evict_range(mem, me, pfn, end):
-    """Evict the FILE folios that begin in pfn .. end - 1, up to the first that stays. Returns False if one is left named because a lock is
-    refused."""
+    """Evict the FILE folios that begin in pfn .. end - 1, up to the first that stays. Returns False if one is left named
+    because a lock is refused."""
     while pfn < end and pfn < atomics.npages(mem):
-        if page_alloc.mark(mem, pfn):  # free, or a reaper is at it
+        if page_alloc.mark(mem, pfn):  # free, or in quarantine
             pfn += 1
             continue
         client.announce(mem, me, pfn)

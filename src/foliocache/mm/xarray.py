@@ -1,7 +1,7 @@
 """The index of a mapping: a radix tree of 64-slot nodes from units to folios, after the kernel's ``lib/xarray.c``.
 
-The index counts *units*, which have one size in a mapping. A folio of span k has 2^k of them, aligned, and a slot for each; all of
-these slots name the folio by its first page. k is NODE_SHIFT at most, so they are neighbours in one leaf.
+The index counts *units*, which have one size in a mapping. A folio of span k has 2^k of them, aligned, and a slot for each; all
+of these slots name the folio by its first page. k is NODE_SHIFT at most, so they are neighbours in one leaf.
 
 An object's size never changes, so its tree has its full height from the start: ``height`` levels of nodes below one word, the
 *head*; at height 0 the head is the only slot. Nothing that guides a walk is stored in a node. An index beyond the tree aliases
@@ -10,19 +10,19 @@ one within it, so the caller checks (``mapping.last_index``).
 An entry is a word: 0; a node's object number with bit 0 set; or a folio's pfn + 1, shifted left.
 
 **Readers take no lock.** A node may be freed and used again, for another tree, during a reader's walk. What a reader loads is
-therefore only a hint: an entry is bounds-checked before it is followed, the walk has ``height`` steps whatever it loads, and the
-caller verifies the folio at its end (get it, load the same slot again, compare its identity; see ``filemap``). A stale walk costs
-a retry or a false miss, and a miss is confirmed under the lock.
+therefore only a hint: an entry is bounds-checked before it is followed, the walk has ``height`` steps whatever it loads, and
+the caller verifies the folio at its end (get it, load the same slot again, compare its identity; see ``filemap``). A stale walk
+costs a retry or a false miss, and a miss is confirmed under the lock.
 
 **No access here needs an order.** Entries are published and loaded relaxed, where the kernel uses rcu_assign_pointer and
-rcu_dereference: a reader that sees a new node's entry before the node's cleared slots follows a hint from the node's former life,
-no worse than arriving late; and what a reader may believe of a folio it has from the get, whose acquire pairs with the folio's
-``page_ref.init``. That an erased slot is seen as erased by who could otherwise misuse the folio is the work of the drop that
-follows the erase (a release) and of the get (an acquire). ``python -m foliocache.check.coverage`` shows it.
+rcu_dereference: a reader that sees a new node's entry before the node's cleared slots follows a hint from the node's former
+life, no worse than arriving late; and what a reader may believe of a folio it has from the get, whose acquire pairs with the
+folio's ``page_ref.init``. That an erased slot is seen as erased by who could otherwise misuse the folio is the work of the drop
+that follows the erase (a release) and of the get (an acquire). ``python -m foliocache.check.coverage`` shows it.
 
-Writers hold the tree lock of the mapping. ``store`` makes the missing nodes, then looks at all slots, then fills them, which cannot
-fail. ``erase`` clears the slots first and frees emptied nodes afterwards, from the leaf up. A reader may find a folio by one of its
-slots while another is still (or already) empty: it has the folio, or a false miss.
+Writers hold the tree lock of the mapping. ``store`` makes the missing nodes, then looks at all slots, then fills them, which
+cannot fail. ``erase`` clears the slots first and frees emptied nodes afterwards, from the leaf up. A reader may find a folio by
+one of its slots while another is still (or already) empty: it has the folio, or a false miss.
 """
 
 import cython
@@ -77,8 +77,8 @@ def next_index(mem, head, height, index, last):
 
 
 def room(mem, head, height, index, span, last):
-    """Return the largest span, up to ``span``, of an aligned range around index that ends at ``last`` at most and has only empty slots;
-    under the tree lock. The slot for index is empty."""
+    """Return the largest span, up to ``span``, of an aligned range around index that ends at ``last`` at most and has only
+    empty slots; under the tree lock. The slot for index is empty."""
     found = 0
     while found < span:
         first = index >> found + 1 << found + 1
@@ -92,8 +92,8 @@ def room(mem, head, height, index, span, last):
 def store(mem, me, head, height, index, span, pfn, ino):
     """Publish a folio that the caller has set up, in the 2^span slots from index on; under the tree lock.
 
-    Returns XA_OK. Otherwise the tree is as it was: XA_EXISTS, one of the slots is taken; XA_NOMEM, no memory for a node; XA_BROKEN,
-    the same, and a node could not be given back.
+    Returns XA_OK. Otherwise the tree is as it was: XA_EXISTS, one of the slots is taken; XA_NOMEM, no memory for a node;
+    XA_BROKEN, the same, and a node could not be given back.
     """
     status = _put(mem, me, 0, head, height, index, span, pfn, ino)
     if status == layout.XA_NOMEM and erase(mem, me, head, height, index, span, pfn) & layout.XA_LEAKED:
@@ -102,11 +102,11 @@ def store(mem, me, head, height, index, span, pfn, ino):
 
 
 def erase(mem, me, head, height, index, span, pfn):
-    """Clear those of the 2^span slots from index on that name the folio, then free the nodes that this leaves empty; under the tree
-    lock.
+    """Clear those of the 2^span slots from index on that name the folio, then free the nodes that this leaves empty; under the
+    tree lock.
 
-    The caller drops the slots' reference afterwards, never before. Returns two bits: XA_CLEARED if a slot named the folio; XA_LEAKED
-    if a node could not be given back, so that it is in use and linked nowhere, until a repair of the tree frees it.
+    The caller drops the slots' reference afterwards, never before. Returns two bits: XA_CLEARED if a slot named the folio;
+    XA_LEAKED if a node could not be given back, so that it is in use and linked nowhere, until a repair of the tree frees it.
     """
     return _erase(mem, me, head, height, index, span, pfn) & ~layout.XA_COUNT
 
@@ -114,9 +114,10 @@ def erase(mem, me, head, height, index, span, pfn):
 def recount(mem, me, head, height, ino):
     """Repair the tree after a writer was killed; under the tree lock. Returns the number of folios.
 
-    A folio stays if all of its slots name it, it says the same of itself, and it is not frozen: only reclaim freezes a folio that has
-    slots, with the tree lock held, so a frozen one was being evicted by the dead writer. Every other slot is cleared. Of a folio that
-    had only some of its slots, the dead writer has the name, and the reaper settles its reference. Empty nodes are freed.
+    A folio stays if all of its slots name it, it says the same of itself, and it is not frozen: only reclaim freezes a folio
+    that has slots, with the tree lock held, so a frozen one was being evicted by the dead writer. Every other slot is cleared.
+    Of a folio that had only some of its slots, the dead writer has the name, and the reaper settles its reference. Empty nodes
+    are freed.
     """
     return _recount(mem, me, head, height, 0, layout.SPAN_MAX if height else 0, ino)
 
@@ -146,7 +147,8 @@ def node_at(mem, entry):
 
 
 def _own_node_at(mem, entry):
-    """As ``node_at``, for writers: 0 also if the node's page is not a page of nodes. The tree lock keeps a linked node there."""
+    """As ``node_at``, for writers: 0 also if the node's page is not a page of nodes. The tree lock keeps a linked node
+    there."""
     if not entry & layout.XA_NODE or not slab.holds(mem, layout.SLAB_NODES, entry >> 1):
         return 0
     return node_at(mem, entry)
@@ -177,8 +179,8 @@ def _empty_level(mem, head, height, index):
 
 
 def _put(mem, me, parent, slot, level, index, span, pfn, ino):
-    """Make the nodes on the way from slot down to index, then fill the slots at its end. parent is the node that holds slot, 0 for the
-    head."""
+    """Make the nodes on the way from slot down to index, then fill the slots at its end. parent is the node that holds slot, 0
+    for the head."""
     if level == 0:
         for n in range(1 << span):
             if atomics.load_relaxed(mem, slot + n * 4) != 0:
@@ -206,8 +208,8 @@ def _publish(mem, parent, slot, entry):
 
 
 def _new_node(mem, me, level, index, ino):
-    """Return the number of a cleared node, or NIL. What is written here is for audits and repair; no walk reads it. If this client
-    dies before the node is linked, a repair finds it in use and not linked: see ``mapping``."""
+    """Return the number of a cleared node, or NIL. What is written here is for audits and repair; no walk reads it. If this
+    client dies before the node is linked, a repair finds it in use and not linked: see ``mapping``."""
     number = slab.alloc(mem, me, layout.SLAB_NODES, ino)
     if number == layout.NIL:
         return layout.NIL
@@ -313,8 +315,8 @@ def _is_whole(mem, slot, pfn):
 
 
 def _belongs(mem, pfn, index, most, ino):
-    """Return True if a folio may have the slot for index in ino's tree: its span is ``most`` at most, and it is aligned, so that its
-    slots are in one leaf."""
+    """Return True if a folio may have the slot for index in ino's tree: its span is ``most`` at most, and it is aligned, so
+    that its slots are in one leaf."""
     at = atomics.folio_at(mem, pfn)
     if (
         page_ref.is_frozen(mem, at)

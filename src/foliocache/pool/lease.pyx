@@ -216,7 +216,7 @@ cdef class Target:
     """The writable bytes of a folio that is being filled, and no longer.
 
     ``views`` are those that are still in use. A source may keep one, and spoil the fill by that; each counts as a view of the
-    lease too, so that the page stays pinned, and no other content gets there, as long as somebody can write to it.
+    lease too, so that the page stays pinned, and no other content gets there, as long as it can be written to.
     """
     def __init__(self):
         raise TypeError("a source is given the buffer that it is to fill; it cannot be made")

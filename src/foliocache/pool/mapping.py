@@ -1,4 +1,5 @@
-"""One object of a pool: its identity, its folio size, and where its bytes come from. Hits are in ``lease``, misses in ``filler``."""
+"""One object of a pool: its identity, its folio size, and where its bytes come from. Hits are in ``lease``, misses in
+``filler``."""
 
 from __future__ import annotations
 
@@ -28,9 +29,9 @@ READAHEAD_ALONE = 4 << 20  # where the source is called one at a time, by those 
 class Mapping(FolioMap):
     """One object at one version, from `Pool.mapping`: its bytes in units, which are leased, read or mapped.
 
-    The unit follows from the object's size, the same in every process: a page for small objects, up to 64 KiB for big ones. What
-    is read, pinned and evicted together are folios of 1 to 16 units, 1 MiB at most: as large as the reads that miss. It pickles
-    with its pool and its source.
+    The unit follows from the object's size, the same in every process: a page for small objects, up to 64 KiB for big ones.
+    What is read, pinned and evicted together are folios of 1 to 16 units, 1 MiB at most: as large as the reads that miss. It
+    pickles with its pool and its source.
 
     Attributes
     ----------
