@@ -786,10 +786,10 @@ cdef class FolioMap(Steps):
 
     @cython.final
     cdef u64 _bytes(self, u32 pfn, u64 first) noexcept:
-        """Return the bytes of a held folio whose first unit is ``first``: no more than two of its words say, and the object
-        has."""
+        """Return the bytes of a held folio whose first unit is ``first``; 0 if its words contradict each other."""
         cdef u64 length = atomics.read32(self.mem, atomics.folio_at(self.mem, pfn) + layout.F_LENGTH)
-        return min(min(length, self.folio_size << page_type.span(self.mem, pfn)), self.size - (first << self.shift))
+        cdef u64 expected = min(self.folio_size << page_type.span(self.mem, pfn), self.size - (first << self.shift))
+        return expected if length == expected else 0
 
     @cython.final
     cdef bint _fits(self, u32 pfn, u64 length) noexcept:
