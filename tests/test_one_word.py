@@ -156,3 +156,20 @@ def test_records_that_have_changed_names(pool, first):
     assert pool.repair() == []
     read_all(pool)
     assert pool.audit() == []
+
+
+@pytest.mark.parametrize("length", [1, PAGE + 1, 2 * PAGE - 1, 2 * PAGE + 1, 0xFFFFFFFF])
+def test_a_length_that_its_span_contradicts(pool_name, length):
+    """Whatever a folio of two units says of its length, a read of both has all bytes of both."""
+    wanted = bytes([1]) * PAGE + bytes([2]) * PAGE
+    pool = foliocache.open(pool_name, size="1MiB", page_size=PAGE, clients=4)
+    two = pool.mapping("two", 2 * PAGE, "1", lambda offset, length: wanted[offset : offset + length])
+    assert two.read_bytes(0, 2 * PAGE) == wanted
+    with two.lease(0) as lease:
+        pfn = pfn_of(lease)
+    memory, at = descriptor(pool, pfn)
+    assert memory.peek32(at + layout.F_LENGTH) == 2 * PAGE, "it is one folio"
+    damage(pool, pfn, layout.F_LENGTH, length)
+    buffer = bytearray(2 * PAGE)
+    assert two.readinto(0, buffer) == 2 * PAGE and buffer == wanted
+    assert two.read(10, 2 * PAGE - 20) == wanted[10:-10] and two.read_bytes(PAGE - 5, 10) == wanted[PAGE - 5 : PAGE + 5]

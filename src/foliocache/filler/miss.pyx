@@ -26,11 +26,12 @@ from .steps cimport FAILED, FILLED, FOREIGN, LATE, OURS, Steps
 from ..mm cimport atomics, layout
 from ..errors import SourceError
 from . import failure
+from .engine import CONCURRENCY
 
 cdef u64 TIMEOUT_MAX_NS = (<u64>1) << 62
 cdef u64 REQUEST_MIN = 1 << 20  # bytes of a request that is one of several
 cdef u64 REQUEST_MAX = 4 << 20
-cdef u64 REQUESTS = 32  # as many as the engine serves at a time
+cdef u64 REQUESTS = CONCURRENCY
 cdef int NESTED_MAX = 2  # private reads of one folio within each other; a signal's handler may come in the middle of one
 
 
@@ -168,7 +169,11 @@ cdef class Filler:
             mapping.count(layout.COUNT_WAITS, 1)
         end = mapping.wait(lease, 0 if nested else self._patience())  # nested: this thread may be the one that fills it
         if end == OURS:
-            self._fill(mapping, lease, mapping.widen(lease), 1, None, None)
+            first = mapping.widen(lease)
+            if mapping.bytes(lease) == 0:  # its words are damaged: nobody can tell what is to be filled
+                mapping.withdraw(lease)
+                return self.read_privately(mapping, index)
+            self._fill(mapping, lease, first, 1, None, None)
             mapping.narrow(lease, index, wanted)
             mapping.reap()
         elif end == LATE:

@@ -40,7 +40,9 @@ cdef class Steps:
         return 0
 
     cdef u64 widen(self, lease) noexcept:
-        """After OURS: let the lease be on all of its folio, which is to be filled. Returns the folio's first unit."""
+        """After OURS: let the lease be on all of its folio, which is to be filled. Returns the folio's first unit.
+
+        The lease has no bytes if the folio's words contradict each other."""
         return 0
 
     cdef void narrow(self, lease, u64 index, u64 count) noexcept:

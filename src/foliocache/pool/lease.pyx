@@ -642,6 +642,9 @@ cdef class FolioMap(Steps):
         if not self._bind_units(lease, entry, <u32>got, index, count):
             return None
         lease.filling = got & layout.GRAB_ADDED != 0
+        if lease.filling and <u64>lease.length != self._bytes(lease.pfn, index):  # or a part of the folio would stay unfilled
+            lease.release()
+            return None
         return lease
 
     cdef bint is_filling(self, lease) noexcept:
