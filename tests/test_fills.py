@@ -76,6 +76,26 @@ def test_a_source_that_takes_one_call_at_a_time_gets_one(roomy):
     assert meet.broken and not met
 
 
+def test_random_reads_fetch_what_they_ask_for_until_they_are_many(roomy):
+    unit, lengths = 64 << 10, []
+
+    def read(offset, length):
+        lengths.append(length // unit)
+        return bytes(length)
+
+    mapping = roomy.mapping("k", 256 * unit, "v", read, concurrent=True)
+    for index in (77, 99, 125, 71, 88, 110, 65, 119):  # all in one region of 64, none next to another
+        mapping.lease(index).release()
+    assert lengths == [1] * 8
+    mapping.lease(128 + 20).release()
+    assert lengths.pop() == 1, "another region is as sparse as it was"
+    reader = threading.Thread(target=mapping.read_bytes, args=(102 * unit, 1))  # its request is its own, and ends with it
+    reader.start()
+    reader.join(PATIENCE)
+    assert lengths[8:] == [8, 7], "on both sides of what is cached at 110"
+    assert sum(mapping.is_cached(index) for index in range(64, 128)) == 8 + 15
+
+
 def test_an_error_of_the_source_is_raised_as_it_is(roomy):
     class Strange(Exception):
         pass

@@ -36,6 +36,7 @@ cdef class Filler:
     cdef u64 _patience(self) except? 0
     cdef object _fill_missing(self, Steps mapping, lease, u64 index, u64 wanted)
     cdef object _plan(self, Steps mapping, u64 index, u64 wanted)
+    cdef bint _is_dense(self, Steps mapping, u64 index) except -1
     cdef int _ask_ahead(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead) except -1
     cdef u64 _request_folios(self, Steps mapping, u64 folios) noexcept
     cdef u64 _first_stop(self, Steps mapping, u64 index, u64 count) noexcept

@@ -32,6 +32,9 @@ cdef u64 TIMEOUT_MAX_NS = (<u64>1) << 62
 cdef u64 REQUEST_MIN = 1 << 20  # bytes of a request that is one of several
 cdef u64 REQUEST_MAX = 4 << 20
 cdef u64 REQUESTS = CONCURRENCY
+cdef u64 REGION = 64  # units around a miss that are looked at
+cdef u64 DENSE = 8  # of them one in so many is cached where a reader works through them in an order of its own
+cdef u64 AROUND = 16  # units that are read there
 cdef int NESTED_MAX = 2  # private reads of one folio within each other; a signal's handler may come in the middle of one
 
 
@@ -239,7 +242,24 @@ cdef class Filler:
             self.queued, self.queued_epoch = 0, mapping.epoch()
         if self.queued and self.queued_first <= index < self.queued_end:  # what is behind has been asked for
             return min(wanted, self.queued_end - index, self._request_folios(mapping, wanted)), None
-        return self.readahead.on_miss(index, wanted, mapping.previous if mapping.previous < mapping.folios else None)
+        count, mark = self.readahead.on_miss(index, wanted, mapping.previous if mapping.previous < mapping.folios else None)
+        if self.concurrent and count == wanted < AROUND and self._is_dense(mapping, index):
+            count = AROUND
+        return count, mark
+
+    cdef bint _is_dense(self, Steps mapping, u64 index) except -1:
+        """True if so much around unit index is cached that what is not will be wanted, too.
+
+        Reads of a few random places stay below that, and fetch what they ask for.
+        """
+        cdef u64 unit = index - index % REGION
+        cdef u64 end = min(unit + REGION, mapping.folios)
+        cdef u64 enough = max((end - unit) // DENSE, <u64>2)
+        cdef u64 cached = 0
+        while unit < end and cached < enough:
+            cached += mapping.probe(unit)
+            unit += 1
+        return cached >= enough
 
     cdef int read_ahead_from(self, Steps mapping, u64 first, u64 behind) except -1:
         """A hit on the folio of units first .. behind - 1, which the last window marked: have the next window read."""
