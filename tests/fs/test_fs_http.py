@@ -7,6 +7,7 @@ import re
 import time
 from itertools import count
 
+import fsspec
 import pytest
 from origin import http_date
 from test_fs_identity import cached_bytes, other
@@ -189,6 +190,7 @@ def test_unsteady_objects_are_cached_again_after_a_minute(http, origin, data, mo
     url = origin.put("/x", data, twist=head_and_get_differ(data))
     assert http.cat_file(url) == data
     assert url in http.target.unsteady
+    http.pool.close()  # waits for the requests that go on, and may say so once more
     origin.put("/x", data)
     now = time.monotonic()
     monkeypatch.setattr("foliocache.adapters.fsspec.targets.base.monotonic", lambda: now + 61)
@@ -267,3 +269,18 @@ def test_empty_object(http, origin):
         assert file.seek(0, 2) == 0
         assert file.read() == b""
     assert http.tail(url) == http.head(url) == b""
+
+
+def test_whose_client_reads(http, origin):
+    """The first answer is aiohttp's; then ``http.client`` reads into the pages, unless options ask for what it cannot do."""
+    data = bytes(range(256)) * (8 << 12)
+    agents = []
+    origin.before_get = lambda path, headers: agents.append("aiohttp" in headers.get("User-Agent", ""))
+    assert http.cat_file(origin.put("/x", data)) == data
+    assert agents.pop(0) and agents and not any(agents)
+    agents.clear()
+    options = {"headers": {"X-Y": "z"}, "ssl": None}
+    with fsspec.open(f"folio::{origin.put('/y', data)}", http=options, folio={"name": http.pool.name}) as file:
+        assert file.read() == data
+    assert agents and all(agents)
+    assert http.pool.stat().counters.errors == 0

@@ -26,12 +26,12 @@ from .steps cimport FAILED, FILLED, FOREIGN, LATE, OURS, Steps
 from ..mm cimport atomics, layout
 from ..errors import SourceError
 from . import failure
-from .engine import CONCURRENCY
+from . import engine
 
 cdef u64 TIMEOUT_MAX_NS = (<u64>1) << 62
 cdef u64 REQUEST_MIN = 1 << 20  # bytes of a request that is one of several
 cdef u64 REQUEST_MAX = 4 << 20
-cdef u64 REQUESTS = CONCURRENCY
+cdef u64 REQUESTS = engine.CONCURRENCY
 cdef u64 REGION = 64  # units around a miss that are looked at
 cdef u64 DENSE = 8  # of them one in so many is cached where a reader works through them in an order of its own
 cdef u64 AROUND = 16  # units that are read there

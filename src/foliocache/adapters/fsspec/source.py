@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from foliocache import ChangedError
@@ -35,28 +36,22 @@ class Source:
 
     def __call__(self, offset: int, what: Any) -> Any:
         """(offset, length) -> bytes, or (offset, buffer) -> count, as the target has it."""
-        try:
+        with self._noticing():
             return self._function()(offset, what)
-        except (ChangedError, FileNotFoundError):
-            self.fs._forget(self.path, self.identity)  # or "open it again" would lead here again
-            raise ChangedError(self.path) from None
 
-    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> Iterator[None]:
-        """(offset, buffers), straight into them where the target can, and as ``read`` does from where on it cannot."""
-        stream = self.fs.target.stream(self.path, self.identity)
-        done = 0
-        if stream is not None:
-            for _ in stream(offset, buffers):
-                offset += len(buffers[done])
-                done += 1
-                yield
-        if done < len(buffers):
-            data = memoryview(self(offset, sum(map(len, buffers[done:]))))
-            if len(data) != sum(map(len, buffers[done:])):
-                return
-            for buffer in buffers[done:]:
-                buffer[:], data = data[: len(buffer)], data[len(buffer) :]
-                yield
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> Iterator[object]:
+        """As ``foliocache.sources.Source``."""
+        with self._noticing():
+            yield from self._function()(offset, buffers)
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        """ChangedError if the object is gone or another one. Its identity is forgotten, or another open would come here."""
+        try:
+            yield
+        except (ChangedError, FileNotFoundError):
+            self.fs._forget(self.path, self.identity)
+            raise ChangedError(self.path) from None
 
     def failure(self, error: OSError) -> OSError:
         """What to raise when another process was reading for us, and its source failed with this errno."""
@@ -66,5 +61,6 @@ class Source:
         target = self.fs.target
         made = self._made
         if made is None or made[0] is not target:
-            self._made = made = target, target.reader(self.path, self.identity)
+            stream = target.stream(self.path, self.identity) if self._streams else None
+            self._made = made = target, stream or target.reader(self.path, self.identity)
         return made[1]

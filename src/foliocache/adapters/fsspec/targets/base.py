@@ -17,7 +17,7 @@ import io
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from time import monotonic
 from typing import Any, TypeVar
@@ -45,7 +45,6 @@ class Identity:
     modified: str | None = None
     nonce: str = ""  # of a version that its stamp can't tell from the next one: it is this one open's alone
     within: Identity | None = None  # of the object that this one is a part of
-    ranged: bool = field(default=False, compare=False)  # its server has said that it answers ranges
 
     @property
     def version(self) -> str:
@@ -75,6 +74,21 @@ class Held(io.BytesIO):
     @property
     def size(self) -> int:
         return len(self.getbuffer())
+
+
+class Some:
+    """A set of paths, bounded: the oldest go first. Its methods are single steps, for any thread."""
+
+    def __init__(self) -> None:
+        self._paths: dict[str, None] = {}
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._paths
+
+    def add(self, path: str) -> None:
+        while len(self._paths) >= _UNSTEADY_MAX:
+            self._paths.pop(next(iter(list(self._paths)), ""), None)
+        self._paths[path] = None
 
 
 class Unsteady:
@@ -187,10 +201,8 @@ class Target:
         raise NotImplementedError(f"{type(self).__name__} caches nothing")
 
     def stream(self, path: str, identity: Identity) -> Stream | None:
-        """A faster reader, if there is one: a function of (offset, buffers) that fills them in order and yields after each.
-
-        It stops, and yields no more, where an answer needs a second look: what is left is then the reader's.
-        """
+        """The reader of a target that can read into pages: a function of (offset, buffers) that fills them in order and yields
+        after each, or raises ChangedError if they aren't the identity's. None if it cannot."""
         return None
 
     def uncached(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:

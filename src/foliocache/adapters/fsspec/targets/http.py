@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
+from itertools import accumulate
 from typing import Any
 
 from fsspec import AbstractFileSystem
@@ -25,7 +26,7 @@ from foliocache import ChangedError
 from foliocache.sources.http import Client
 
 from . import place
-from .base import UNCACHED, Held, Identity, Stream, Target, Unsteady
+from .base import UNCACHED, Held, Identity, Some, Stream, Target, Unsteady
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)$")
 _MORE_TRIES = 2  # at a server whose answers differ, as those of mirrors behind one name do
@@ -33,6 +34,8 @@ _TICK = 2.0  # seconds within which a file may change again under the same Last-
 _RECENT = 3600.0  # seconds; what is older was not modified within a tick, however wrong our clock is
 
 _client = Client()
+
+_FIRST_MAX = 1 << 20  # bytes that are read at once before it is known whether the server does ranges
 
 SAME, UNPROVEN, OTHER = "same", "unproven", "other"
 
@@ -65,6 +68,7 @@ class HTTPTarget(Target):
 
     def __init__(self, fs: AbstractFileSystem, trusted: bool = False) -> None:
         super().__init__(fs, trusted)
+        self._ranged = Some()  # paths of which the server has answered a range
         self._changed = Unsteady()  # paths that were another version than this, of which no answer has come since
 
     def identify(self, path: str) -> Identity:
@@ -76,12 +80,11 @@ class HTTPTarget(Target):
         modified = info.get("Last-Modified") if _date(info.get("Last-Modified")) else None
         said = [f"{name}={value}" for name, value in (("ETag", etag), ("Last-Modified", modified)) if value]
         stamp = place.short(";".join([*said, f"size={size}"]), place.VERSION_MAX)
-        ranged = info.get("partial") is True
         if _is_strong(etag) or (modified and self._is_settled(path, modified)):
-            return Identity(size, stamp, etag, modified, ranged=ranged)
+            return Identity(size, stamp, etag, modified)
         if modified:
-            return Identity(size, stamp, etag, modified, nonce=place.nonce(), ranged=ranged)
-        return Identity(size, stamp, etag, ranged=ranged) if self.trusted else UNCACHED
+            return Identity(size, stamp, etag, modified, nonce=place.nonce())
+        return Identity(size, stamp, etag) if self.trusted else UNCACHED
 
     def _is_settled(self, path: str, modified: str) -> bool:
         """Whether a change after now would change Last-Modified, which counts seconds: by the server's clock, if it is told."""
@@ -119,15 +122,14 @@ class HTTPTarget(Target):
 
     def reader(self, path: str, identity: Identity) -> Callable[[int, Any], Any]:
         whole: list[bytes] = []  # a server without ranges sent it all: keep it as long as the reader
-        ranged = [identity.ranged]
         first = threading.RLock()  # until it is known whether there are ranges, one thread asks at a time
 
         def read(offset: int, length: int) -> bytes:
-            with contextlib.nullcontext() if ranged[0] else first:
+            with contextlib.nullcontext() if path in self._ranged else first:
                 if not whole:
                     data, everything = self._range(path, identity, offset, offset + length)
                     if everything is None:
-                        ranged[0] = True
+                        self._ranged.add(path)
                         return data
                     whole.append(everything)
             return whole[0][offset : offset + length]
@@ -135,33 +137,50 @@ class HTTPTarget(Target):
         return read
 
     def stream(self, path: str, identity: Identity) -> Stream | None:
-        """One ranged GET by ``http.client``, where the filesystem would do nothing else; aiohttp is for all the rest."""
+        """Ranged GETs by ``http.client``, where the filesystem would do nothing else; aiohttp is for all the rest.
+
+        The first answer is aiohttp's, by which it is known whether the server does ranges. Any other that is not the range of
+        the identity, whole and proven, is left unread, and aiohttp's reader looks into it.
+        """
         from fsspec.implementations.http import HTTPFileSystem, get_client  # without aiohttp there is no such target
 
         fs = self.fs
-        if (
-            not identity.ranged
-            or fs.client_kwargs
-            or fs.get_client is not get_client
-            or set(fs.kwargs) - {"headers"}
-            or type(fs) is not HTTPFileSystem
-        ):
+        is_plain = type(fs) is HTTPFileSystem and fs.get_client is get_client and not fs.client_kwargs
+        if not is_plain or set(fs.kwargs) - {"headers"}:
             return None
+        read = self.reader(path, identity)
+        first = threading.RLock()  # one thread asks until it is known
 
         def read_into(offset: int, buffers: Sequence[memoryview]) -> Iterator[object]:
-            end = offset + sum(map(len, buffers))
-            headers = {**fs.kwargs.get("headers", {}), "Accept-Encoding": "identity", "Range": f"bytes={offset}-{end - 1}"}
-            with contextlib.suppress(OSError, HTTPException, EOFError, ValueError):
-                answer = _client.get(str(fs.encode_url(path)), headers)
-                try:
-                    length = answer.headers.get("Content-Length")
-                    is_whole = answer.status == 206 and _start(answer) == offset and length == str(end - offset)
-                    if is_whole and _verdict(answer.headers, identity) == SAME:
-                        yield from answer.read_into(buffers)
-                finally:
-                    answer.close()
+            places = list(accumulate(map(len, buffers), initial=offset))  # a buffer that is full is none of ours any more
+            done = 0
+            if path not in self._ranged:
+                with first:
+                    if path not in self._ranged:
+                        done = _fill(read, offset, buffers if places[-1] - offset <= _FIRST_MAX else buffers[:1])
+                yield from range(done)
+            if path in self._ranged:
+                for _ in self._stream(path, identity, places[done], buffers[done:]):
+                    done += 1
+                    yield done
+            yield from range(_fill(read, places[done], buffers[done:]))
 
         return read_into
+
+    def _stream(self, path: str, identity: Identity, start: int, buffers: Sequence[memoryview]) -> Iterator[object]:
+        """Fill as many of the buffers as one response does; what is not its own is none."""
+        end = start + sum(map(len, buffers))
+        if start == end:
+            return
+        headers = {**self.fs.kwargs.get("headers", {}), "Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"}
+        with contextlib.suppress(OSError, HTTPException, EOFError, ValueError):
+            answer = _client.get(str(self.fs.encode_url(path)), headers)
+            try:
+                is_whole = answer.status == 206 and answer.headers.get("Content-Length") == str(end - start)
+                if is_whole and _start(answer) == start and _verdict(answer.headers, identity) == SAME:
+                    yield from answer.read_into(buffers)
+            finally:
+                answer.close()
 
     def _range(self, path: str, identity: Identity, start: int, end: int) -> tuple[bytes, bytes | None]:
         """The range, in as many responses as the server makes of it; or, from one that does not do ranges, the whole object."""
@@ -244,6 +263,14 @@ class HTTPTarget(Target):
         if identity is not None and identity.size == 0:
             return Held(self.fs.cat_file(path))
         return super().open(path, identity, mode, **kwargs)
+
+
+def _fill(read: Callable[[int, int], bytes], offset: int, buffers: Sequence[memoryview]) -> int:
+    """Read into the buffers. Returns how many there are."""
+    data = memoryview(read(offset, sum(map(len, buffers)))) if buffers else memoryview(b"")
+    for buffer in buffers:
+        buffer[:], data = data[: len(buffer)], data[len(buffer) :]
+    return len(buffers)
 
 
 def _verdict(headers: Any, identity: Identity) -> str:
