@@ -28,8 +28,8 @@ def extension(path):
 
 def layout_is_newer():
     """True if some C file is older than the constants' declarations. Cython does not see that every module depends on them."""
-    written = [path.stat().st_mtime for path in BUILD.rglob("*.c")]
-    return bool(written) and min(written) < (MM / "layout.pxd").stat().st_mtime
+    written = [BUILD / path.with_suffix(".c") for path in sources()]
+    return any(path.exists() and path.stat().st_mtime < (MM / "layout.pxd").stat().st_mtime for path in written)
 
 
 def main():
