@@ -126,6 +126,18 @@ class Names:
                 break
         return Ask(None)
 
+    def digest(self, key: str, who: str) -> _Digest:
+        """Return by what the name is found, for :meth:`raw`. Raises ValueError for what is no string."""
+        return _Digest(key, who)
+
+    def raw(self, name: _Digest) -> bytes | None:
+        """Return the record of a name that has an answer, else None. Two that are equal are the same answer."""
+        return self._table.lookup(*name.words)
+
+    def read(self, raw: bytes) -> Name | None:
+        """Return what a record says."""
+        return _name(raw)
+
     def forget(self, key: str) -> None:
         """Forget what the key means, for all accounts. The answer to a question that is under way will not be remembered.
 
