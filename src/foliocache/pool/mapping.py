@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import TYPE_CHECKING, Literal, SupportsIndex
 
 from ..filler.miss import Filler
 from ..filler.readahead import Readahead
@@ -92,7 +92,9 @@ class Mapping(FolioMap):
     def __reduce__(self) -> tuple[object, ...]:
         return Mapping, (self.pool, self.key, self.size, self.version, *self.filler.source)
 
-    def window(self, offset: SupportsIndex = 0, length: SupportsIndex | None = None) -> Window:
+    def window(
+        self, offset: SupportsIndex = 0, length: SupportsIndex | None = None, *, writable: Literal["copy"] | None = None
+    ) -> Window:
         """A range of the object as one contiguous buffer, without a copy however many folios it lies in.
 
         Parameters
@@ -101,6 +103,8 @@ class Mapping(FolioMap):
             The first byte.
         length : int, optional
             How many, cut off at the end of the object. By default up to the end.
+        writable : {"copy"}, optional
+            The buffer may be written to. What is written is this process's alone, by pages, and gone with the window.
 
         Returns
         -------
@@ -114,7 +118,7 @@ class Mapping(FolioMap):
         SourceError
             As in `lease`.
         """
-        return open_window(self, offset, length)
+        return open_window(self, offset, length, writable)
 
 
 def _order_for(size: int, page_size: int, pool_bytes: int, units: int = UNITS_PER_OBJECT) -> int:
