@@ -59,12 +59,12 @@ class ObjectInfo(Record):
         What it is called; long ones are cut to what the pool keeps of them.
     size : int
         Its length in bytes.
-    folio_size : int
-        Bytes of a folio of it; the last one is shorter.
-    folios : int
-        How many folios it has.
+    unit_size : int
+        Bytes of a unit of it: its folios begin at multiples of that. The last unit is shorter.
+    units : int
+        How many units it has.
     cached_folios : int
-        How many of them are in the pool.
+        How many folios of it are in the pool, of one or more units each.
     cached_bytes : int
         The bytes of the object in those.
     pins : int
@@ -74,8 +74,8 @@ class ObjectInfo(Record):
     key: str
     version: str
     size: int
-    folio_size: int
-    folios: int
+    unit_size: int
+    units: int
     cached_folios: int
     cached_bytes: int
     pins: int
