@@ -56,6 +56,7 @@ class Mapping(FolioMap):
     """
 
     __iter__ = None  # of bytes one by one it would be slow, and `pieces` says what is meant
+    _units_per_object = UNITS_PER_OBJECT
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class Mapping(FolioMap):
     ) -> None:
         key, version = _plain(key, "key"), _plain(version, "version")
         size = _size_of(key, size)
-        usual = order = _order_for(size, pool.page_size, pool.pool_bytes)
+        usual = order = _order_for(size, pool.page_size, pool.pool_bytes, self._units_per_object)
         self.folio_size = None if folio_size is None else _folio_size(folio_size, pool.page_size, pool.pool_bytes)
         self.readahead = None if readahead is None else _readahead(readahead)
         if self.folio_size is not None:
@@ -138,11 +139,11 @@ class Mapping(FolioMap):
         return open_window(self, offset, length)
 
 
-def _order_for(size: int, page_size: int, pool_bytes: int) -> int:
-    """An object is cut into about UNITS_PER_OBJECT units, within a page and UNIT_MAX, and within a small part of the pool."""
+def _order_for(size: int, page_size: int, pool_bytes: int, units: int = UNITS_PER_OBJECT) -> int:
+    """An object is cut into about so many units, within a page and UNIT_MAX, and within a small part of the pool."""
     most = min(UNIT_MAX, _folio_max(page_size, pool_bytes))
     order = 0
-    while page_size << (order + 1) <= most and (page_size << order) * UNITS_PER_OBJECT < size:
+    while page_size << (order + 1) <= most and (page_size << order) * units < size:
         order += 1
     return order
 
