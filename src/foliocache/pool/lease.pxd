@@ -55,7 +55,7 @@ cdef class FolioMap(Steps):
     cdef Lease _join(self, Lease lease, u64 start, u64 most, u64 limit)
     cdef Lease _cut(self, Lease lease, u64 start, u64 most)
     cdef int _gather(self, u64 start, u64 end, char *target) except -1
-    cdef int _gather_pinned(self, u64 start, u64 end, char *target) except -1
+    cdef int _gather_piece(self, u64 start, u64 end, char *target) except -1
     cdef u64 _clip(self, n, what) except? 0xFFFFFFFFFFFFFFFF
     cdef u64 _offset(self, n) except? 0xFFFFFFFFFFFFFFFF
     cdef u64 _clip_any(self, n, what) except? 0xFFFFFFFFFFFFFFFF

@@ -66,8 +66,41 @@ from .attachment import refused
 from ..errors import FoliocacheError, LeaseError
 from ..sizes import integer
 
-# A read has one in so many bytes of the pool pinned, or asked for, at once.
+cdef extern from "<sys/mman.h>" nogil:
+    int madvise(void *where, size_t length, int advice)
+
+# A read has one in so many bytes of the pool asked for at once.
 cdef u64 READ_SHARE = 4
+cdef Py_ssize_t POPULATE_MIN = 64 << 10  # bytes of a folio that is mapped as a whole before it is written, and not page by page
+cdef Py_ssize_t LONG_MIN = 256 << 10  # bytes that are copied without the GIL: others would wait for their page faults
+cdef int MADV_POPULATE_WRITE = 23
+
+
+cdef int copy_long(char *target, const char *data, Py_ssize_t length) except -1:
+    if length < LONG_MIN:
+        memcpy(target, data, length)
+    else:
+        with nogil:
+            memcpy(target, data, length)
+    return 0
+
+
+cdef int clear_long(char *page, Py_ssize_t length) except -1:
+    if length < POPULATE_MIN:
+        memset(page, 0, length)
+    else:
+        with nogil:
+            madvise(page, length, MADV_POPULATE_WRITE)  # which older kernels refuse, and no harm is done
+            memset(page, 0, length)
+    return 0
+
+
+cdef int populate(char *page, Py_ssize_t length) except -1:
+    """Have a folio's pages mapped in one call. It costs half of what as many page faults do."""
+    if length >= POPULATE_MIN:
+        with nogil:
+            madvise(page, length, MADV_POPULATE_WRITE)
+    return 0
 
 
 @cython.final
@@ -550,22 +583,18 @@ cdef class FolioMap(Steps):
         cdef u64 piece = self.most << self.shift
         cdef u64 begin = start
         while begin < end:
-            self._gather_pinned(begin, min(begin + piece, end), target + (begin - start))
+            self._gather_piece(begin, min(begin + piece, end), target + (begin - start))
             begin += piece
         return 0
 
-    cdef int _gather_pinned(self, u64 start, u64 end, char *target) except -1:
-        """Copy one range whose folios are all pinned at once."""
+    cdef int _gather_piece(self, u64 start, u64 end, char *target) except -1:
+        """Copy one range, all of which is asked for at once, and each folio as soon as it is there."""
         cdef u64 place = start
-        cdef list leases = []
         cdef Lease lease
         while place < end:
             lease = self._lease(place, end - place, self.most)
-            leases.append(lease)
+            copy_long(target + (place - start), lease.data, lease.length)
             place += lease.length
-        for lease in leases:
-            memcpy(target, lease.data, lease.length)
-            target += lease.length
         return 0
 
     @cython.final
@@ -778,14 +807,15 @@ cdef class FolioMap(Steps):
         cdef Target target = Target.__new__(Target)
         target.lease = lease
         target.lease._check_filling(self.attachment)
-        memset(target.lease._page(), 0, target.lease.length)  # what the page held before is not the source's to see
+        clear_long(target.lease._page(), target.lease.length)  # what the page held before is not the source's to see
         _clear_tail(self.mem, target.lease)
         return target
 
     cdef int write(self, lease, const char *data) except -1:
         cdef Lease filling = lease
         filling._check_filling(self.attachment)
-        memcpy(filling._page(), data, filling.length)
+        populate(filling._page(), filling.length)
+        copy_long(filling._page(), data, filling.length)
         _clear_tail(self.mem, filling)
         return 0
 
