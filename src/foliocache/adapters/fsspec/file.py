@@ -92,7 +92,7 @@ class FolioFile(io.BufferedIOBase):
 
     @property
     def blocksize(self) -> int:
-        return self._pages.folio_size
+        return self._pages.unit_size
 
     @property
     def details(self) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class FolioFile(io.BufferedIOBase):
         return self.read(_PEEK if size < 0 else size)
 
     def read_buffer(self, size: int | None = -1, /) -> memoryview:
-        """Like `read`, but a read-only view: of the page itself where one page has it all. pyarrow asks for this.
+        """Like `read`, but a read-only view: of the pages themselves where one folio has it all. pyarrow asks for this.
 
         Parameters
         ----------
@@ -169,7 +169,7 @@ class FolioFile(io.BufferedIOBase):
         return self._get("read_bytes", self._position, self._length(max(size, _PEEK)))
 
     def lease(self, offset: int, length: int) -> memoryview:
-        """A range of the object as a view, zero-copy where one page has all of it, wherever the position is.
+        """A range of the object as a view, zero-copy where one folio has all of it, wherever the position is.
 
         Parameters
         ----------
@@ -179,7 +179,7 @@ class FolioFile(io.BufferedIOBase):
         Returns
         -------
         memoryview
-            Read-only; the page stays pinned as long as it lives.
+            Read-only; the folio stays pinned as long as it lives.
 
         Raises
         ------

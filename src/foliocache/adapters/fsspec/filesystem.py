@@ -43,7 +43,18 @@ from .ranges import Merged, Range, extent, ranges_of
 from .source import Source
 from .target import Identity, Target, renewed, target_for
 
-_OPTIONS = (*POOL_OPTIONS, "check_files", "expiry", "trust_info", "fs", "fo", "target_protocol", "target_options")
+_MAPPING_OPTIONS = ("folio_size", "readahead")
+_OPTIONS = (
+    *POOL_OPTIONS,
+    *_MAPPING_OPTIONS,
+    "check_files",
+    "expiry",
+    "trust_info",
+    "fs",
+    "fo",
+    "target_protocol",
+    "target_options",
+)
 _FSSPEC_OPTIONS = frozenset({"asynchronous", "loop", "batch_size", "use_listings_cache", "listings_expiry_time", "max_paths"})
 _OPEN_HINTS = ("cache_type", "cache_options", "block_size", "fill_cache", "size")  # there is no second cache to advise
 _ATTEMPTS = 3  # at an object that changes while it is read
@@ -60,6 +71,8 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         The target: an instance, or how to make one. ``fsspec.open("folio::s3://…", s3={…})`` fills these in.
     name, size, page_size, mode
         The pool, as in ``foliocache.open``; what is not given is not compared with the pool that exists.
+    folio_size, readahead
+        As in ``Pool.mapping``, for every object.
     check_files, expiry
         When a path's identity is asked for again: by default at each open, cat or lease; with ``expiry=N`` at most every N
         seconds; with ``check_files=False`` and no expiry, once per machine, account and path.
@@ -86,6 +99,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         **options: Any,
     ) -> None:
         pool = {name: options.pop(name) for name in POOL_OPTIONS if options.get(name) is not None}
+        self._mapping_options = {name: options.pop(name) for name in _MAPPING_OPTIONS if name in options}
         _refuse_unknown(options)
         super().__init__(**options)
         self._trust = trust_seconds(check_files, expiry)
@@ -246,7 +260,11 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
             return last[3]
         assert identity.size is not None  # it is cacheable
         mapping = self.pool.mapping(
-            self.target.key(path), identity.size, identity.version, **Source(self, path, identity).arguments()
+            self.target.key(path),
+            identity.size,
+            identity.version,
+            **Source(self, path, identity).arguments(),
+            **self._mapping_options,
         )
         self._last.used = path, identity, self.target, mapping
         return mapping
@@ -294,7 +312,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         raise NotImplementedError("folio: is synchronous; wrap it in fsspec's AsyncFileSystemWrapper")
 
     def lease(self, path: str, offset: int = 0, length: int | None = None) -> memoryview:
-        """A part of an object as a view: of the shared page itself where one page has it all, else of a copy.
+        """A part of an object as a view: of the shared pages themselves where one folio has it all, else of a copy.
 
         Parameters
         ----------
@@ -308,7 +326,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         Returns
         -------
         memoryview
-            Read-only. The page stays pinned until the view and all that was made from it (arrays, slices) are gone.
+            Read-only. The folio stays pinned until the view and all that was made from it (arrays, slices) are gone.
 
         Raises
         ------
@@ -439,7 +457,7 @@ def _refuse_unknown(options: dict[str, Any]) -> None:
     for name in options:
         if name not in _FSSPEC_OPTIONS and name not in POOL_OPTIONS:
             raise TypeError(
-                f"folio: no option {name!r}; there are {', '.join(_OPTIONS[:7])}. Options of the target go under "
+                f"folio: no option {name!r}; there are {', '.join(_OPTIONS[:9])}. Options of the target go under "
                 "the target's name, as in fsspec.open('folio::s3://…', s3={…}, folio={…})"
             )
 
@@ -486,9 +504,7 @@ def _failed(result: Any) -> bool:
 
 
 def _is_cached(mapping: Any, start: int | None, end: int | None) -> bool:
-    offset, length = extent(start, end, mapping.size)
-    first, stop = offset // mapping.folio_size, -(-(offset + length) // mapping.folio_size)
     try:
-        return all(mapping.is_cached(number) for number in range(first, stop))
+        return mapping.is_cached(*extent(start, end, mapping.size))
     except FoliocacheError:  # the pool was closed, say: the read will see
         return False
