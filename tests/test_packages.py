@@ -14,6 +14,7 @@ LAYERS = (
     ("errors", "sizes", "check"),  # the checker loads the files of mm, and imports none of them
     ("mm",),
     ("filler", "observe"),
+    ("objects",),
     ("sources",),
     ("pool",),
     ("foliocache",),

@@ -270,7 +270,14 @@ def _swallow(function, *args):
 )
 def test_a_filler_whose_error_says_nothing_about_the_origin_is_replaced(pool, make_source, error):
     gate, good = Gate(fail(error)), make_source(SIZE)
-    filler = threading.Thread(target=lambda: _swallow(pool.mapping("k", SIZE, "v", gate).lease, 0))
+    assert read_beside(pool, gate, pool.mapping("k", SIZE, "v", gate), good) == [good.content]
+    assert len(good.calls) == 1
+
+
+def read_beside(pool, gate, failing, good):
+    """Fill a folio through a mapping whose source waits at the gate; when another thread waits for the folio, let the source
+    fail. Return what that thread, whose own source is good, has read."""
+    filler = threading.Thread(target=lambda: _swallow(failing.lease, 0))
     filler.start()
     assert gate.started.wait(PATIENCE)
     results = []
@@ -280,7 +287,7 @@ def test_a_filler_whose_error_says_nothing_about_the_origin_is_replaced(pool, ma
     gate.go.set()
     filler.join(PATIENCE)
     waiter.join(PATIENCE)
-    assert results == [good.content] and len(good.calls) == 1
+    return results
 
 
 def test_a_mapping_without_a_source_knows_nothing_about_the_origin(pool):
@@ -298,17 +305,7 @@ def test_a_former_content_is_never_taken_for_a_reason(pool, make_source):
         raise KeyboardInterrupt
 
     gate, good = Gate(None), make_source(SIZE)
-    filler = threading.Thread(target=lambda: _swallow(pool.mapping("k", SIZE, "v", readinto=readinto).lease, 0))
-    filler.start()
-    assert gate.started.wait(PATIENCE)
-    results = []
-    waiter = threading.Thread(target=lambda: results.append(bytes(pool.mapping("k", SIZE, "v", good.read).lease(0))))
-    waiter.start()
-    until(lambda: waits(pool) == 1)
-    gate.go.set()
-    filler.join(PATIENCE)
-    waiter.join(PATIENCE)
-    assert results == [good.content]
+    assert read_beside(pool, gate, pool.mapping("k", SIZE, "v", readinto=readinto), good) == [good.content]
 
 
 # The record.

@@ -95,6 +95,10 @@ def test_eviction(tmp_path):
     assert len(section["tables"]) in (2, 4), "without and with libcachesim"
 
 
+def test_objects(tmp_path):
+    assert "get_or_create of 1 MiB, in use" in names(run_bench("objects", tmp_path))
+
+
 def test_peers(tmp_path):
     section = run_bench("peers", tmp_path)
     assert "hit: lease" in names(section)

@@ -17,35 +17,35 @@ WorkerProgress = Callable[[int, int, int], object]  # called with the number of 
 
 
 def ignore(worker: int, members: int, read: int) -> None:
-    """Progress that is not shown."""
+    """Show nothing: for callers that want no progress."""
 
 
 class Silent:
-    """For ``--json``: shows nothing."""
+    """Progress for ``--json``: it shows nothing."""
 
     def say(self, text: str) -> None:
         """Show that a step begins."""
 
     @contextmanager
     def workers(self, workers: int, total: int) -> Iterator[WorkerProgress]:
-        """A bar for each worker while this is entered; ``total`` files are a whole bar."""
+        """Show a bar for each worker while this is entered; ``total`` files fill a bar."""
         yield ignore
 
     @contextmanager
     def transfer(self, total: int) -> Iterator[Callable[[int], object]]:
-        """A bar of ``total`` bytes while this is entered; what it gives is to be called with the bytes that have come."""
+        """Show a bar of ``total`` bytes while this is entered. Call what it yields with the number of bytes that have come."""
         yield lambda count: None
 
 
 class Lines(Silent):
-    """For pipes and logs: a line when a step begins."""
+    """Progress for pipes and logs: a line when a step begins."""
 
     def say(self, text: str) -> None:
         tell(text)
 
 
 class Bars(Silent):
-    """For a terminal: bars, which are erased in the end."""
+    """Progress for a terminal: bars, which are erased at the end."""
 
     def __init__(self) -> None:
         self.console: Console = console(stderr=True)
@@ -74,7 +74,7 @@ class Bars(Silent):
 
 
 def watcher(quiet: bool) -> Silent:
-    """The one of these that fits where stderr goes."""
+    """Return the progress that suits stderr."""
     if quiet:
         return Silent()
     return Bars() if sys.stderr.isatty() else Lines()

@@ -1,4 +1,4 @@
-"""``foliocache verify``: the model checker's table, and its counterexamples."""
+"""``foliocache verify``: run the model checker; print its results, and its counterexamples."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Exploration(NamedTuple):
     bound: int | None
 
     def run(self, jobs: int = 1) -> Row:
-        """Explore it with ``jobs`` processes."""
+        """Explore it with ``jobs`` processes. Return the row of the result."""
         which = scenarios.load_all()[self.scenario]
         row: Row = scenario.run(which, self.model, self.mutation, jobs, self.budget, self.bound)
         return row
@@ -51,30 +51,30 @@ def verify(
 ) -> int:
     """Check the shipped core with the model checker.
 
-    It explores the scenarios on the core as it is, and with each of the bugs that it must not have; without names, all of them.
-    The exit code is 1 on any surprise: a scenario that fails as shipped, or a bug that is not found.
+    It explores each scenario on the core as it is, and on the core with each of the bugs that the scenario must find. The exit
+    code is 1 on any surprise: a scenario that fails on the core as it is, or a bug that is not found.
 
     Parameters
     ----------
     names
-        Scenarios, or beginnings of their names, as in ``put/``.
+        Scenarios, or beginnings of their names, as in ``put/``; all, by default.
     model
-        Memory models: sc, tso, rc11 (all of them, by default; only rc11 with --mutate).
+        Memory models: sc, tso, rc11 (by default all of them; with --mutate, rc11).
     mutate
-        One bug or variant only; its counterexample is shown.
+        Explore only this bug or variant, and show its counterexample.
     json
-        The results as JSON.
+        Print the results as JSON.
     jobs
-        Processes to use; all cores, by default.
+        How many processes to use; by default, one per core.
     html
-        Write the first counterexample to this file as a page.
+        Write the first counterexample to this file, as an HTML page.
     budget
-        Seconds for each exploration. One that takes longer is reported as bounded.
+        Seconds for each exploration. One that would take longer ends and is reported as bounded.
     bound
-        Ask only for failures that need at most so many preemptions. Takes as long as without; reported as bounded; below 3 with
-        a warning.
+        Report only failures that need at most this many preemptions. It takes as long as without, and is reported as bounded;
+        below 3 there is a warning.
     replay
-        Do not explore: show the execution of this replay string (one scenario, one model).
+        Explore nothing; show the execution of this replay string (give one scenario and one model).
     """
     known = scenarios.load_all()
     chosen = _chosen(known, names, mutate)
@@ -116,7 +116,7 @@ def _mutations(which: Scenario, mutate: str | None) -> list[str | None]:
 
 
 def _run(tasks: list[Exploration], jobs: int) -> list[Row]:
-    """Run every task; the rows are in the order given. One task alone is spread over the processes itself."""
+    """Run every task; return the rows in the order of the tasks. A single task is spread over all processes."""
     if len(tasks) == 1 or jobs == 1:
         return [task.run(jobs) for task in tasks]
     rows = dict(parallel.each(lambda number: tasks[number].run(), range(len(tasks)), jobs))
@@ -140,7 +140,7 @@ def _show(rows: list[Row]) -> None:
 
 
 def _show_counterexamples(known: dict[str, Scenario], rows: list[Row], mutate: str | None) -> None:
-    """Print the executions that fail by surprise, or with the bug that was asked for."""
+    """Print the executions that are a surprise, or fail with the bug of --mutate."""
     for row in rows:
         if row.found and (row.surprise or mutate):
             which = known[row.scenario]
@@ -150,13 +150,13 @@ def _show_counterexamples(known: dict[str, Scenario], rows: list[Row], mutate: s
 
 
 def _replay_string(row: Row) -> str:
-    """What ``--replay`` takes to show the execution that failed."""
+    """Return what ``--replay`` takes to show the execution that failed."""
     found: Any = row.found
     return str(found.replay_string)
 
 
 def _story(which: Scenario, model: str, mutation: str | None, replay_string: str) -> str:
-    """An execution as text. Raises CommandError if the replay string is none of that scenario and model."""
+    """Return an execution as text. Raises CommandError if the replay string does not belong to that scenario and model."""
     program = which.program(mutation)
     try:
         graph, failure = replayed(program, model, replay_string)
@@ -167,7 +167,7 @@ def _story(which: Scenario, model: str, mutation: str | None, replay_string: str
 
 
 def _page(which: Scenario, row: Row) -> str:
-    """A counterexample as a page of HTML."""
+    """Return a counterexample as a page of HTML."""
     program = which.program(row.mutation)
     graph, failure = replayed(program, row.model, _replay_string(row))
     title = f"{row.scenario} under {row.model}{f', with {row.mutation}' if row.mutation else ''}"

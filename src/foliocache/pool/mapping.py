@@ -47,6 +47,8 @@ class Mapping(FolioMap):
         How many units there are.
     """
 
+    _units_per_object = UNITS_PER_OBJECT
+
     def __init__(
         self,
         pool: Pool,
@@ -60,7 +62,7 @@ class Mapping(FolioMap):
     ) -> None:
         key, version = _plain(key, "key"), _plain(version, "version")
         size = _size_of(key, size)
-        order = _order_for(size, pool.page_size, pool.pool_bytes)
+        order = _order_for(size, pool.page_size, pool.pool_bytes, self._units_per_object)
         unit = pool.page_size << order
         units = -(-size // unit)
         if units > 1 << layout.XA_INDEX_BITS:
@@ -115,11 +117,11 @@ class Mapping(FolioMap):
         return open_window(self, offset, length)
 
 
-def _order_for(size: int, page_size: int, pool_bytes: int) -> int:
-    """An object is cut into about UNITS_PER_OBJECT units, within a page and UNIT_MAX, and within a small part of the pool."""
+def _order_for(size: int, page_size: int, pool_bytes: int, units: int = UNITS_PER_OBJECT) -> int:
+    """An object is cut into about so many units, within a page and UNIT_MAX, and within a small part of the pool."""
     most = min(UNIT_MAX, _folio_max(page_size, pool_bytes))
     order = 0
-    while page_size << (order + 1) <= most and (page_size << order) * UNITS_PER_OBJECT < size:
+    while page_size << (order + 1) <= most and (page_size << order) * units < size:
         order += 1
     return order
 

@@ -1,10 +1,10 @@
 """Names: which object a key means now, asked for once by all processes of the machine.
 
-The core's part, and what happens when several ask at once, is in ``mm.names``. Here a name is found by a key and by who asks
-(an account, say, for which the answer may be another); forgetting is for all who ask.
+The core's part, and what happens when several processes ask at once, is in ``mm.names``. Here a name is found by a key and by
+``who``, the account for which it is asked, since the answer may differ between accounts. Forgetting is for all accounts.
 
-Times are those of CLOCK_BOOTTIME: all processes of the machine share it, it goes on while the machine sleeps, so an answer from
-before is as old as it is, and nobody sets it. It restarts when the machine boots, and so does a pool.
+Times are those of CLOCK_BOOTTIME. All processes of the machine share this clock, it cannot be set, and it goes on while the
+machine sleeps, so an answer's age is right afterwards. It restarts when the machine boots, and so does a pool.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _WORDS = struct.Struct("<QQQQ")  # key, state, since, size
 _TEXT = layout.NAME_TEXT - layout.NAME_KEY
 _DATA = layout.NAME_DATA - layout.NAME_KEY
-_ROUNDS = 8  # of answers that are replaced while they are read
+_ROUNDS = 8  # how often an answer may be replaced while it is read
 _SECOND = 1_000_000_000
 EXTRA_MAX = 192  # bytes
 
@@ -49,9 +49,9 @@ class Name:
     version
         As of :meth:`Pool.mapping`.
     extra
-        What the asker has added.
+        Bytes that the asker has added to the answer.
     asked
-        When the question was asked whose answer this is: CLOCK_BOOTTIME, in nanoseconds.
+        When the question was asked that this answers: CLOCK_BOOTTIME, in nanoseconds.
     """
 
     exists: bool
@@ -62,7 +62,7 @@ class Name:
 
     @property
     def age(self) -> float:
-        """Seconds since it was asked for."""
+        """Seconds since the question was asked."""
         return (_now() - self.asked) / _SECOND
 
 
@@ -85,11 +85,11 @@ class Names:
         return self._recall(_Digest(key, who), _oldest(_now(), max_age))
 
     def ask(self, key: str, max_age: float = 0.0, *, who: str = "") -> Ask:
-        """Return a question, to be answered by this process unless its ``known`` says the answer already.
+        """Return a question. This process has to answer it, unless its ``known`` has the answer already.
 
-        If another process, or another thread, is asking for the same name since less than ``max_age`` seconds, this waits for
-        its answer; at most ``fill_timeout`` seconds. If that question fails or its asker dies, this one is for the caller to
-        answer. With a ``max_age`` of 0 the caller always asks.
+        If another process or thread has been asking for the same name, for less than ``max_age`` seconds, this waits for that
+        answer, at most ``fill_timeout`` seconds. If that question fails or its asker dies, the caller has to answer this one.
+        With a ``max_age`` of 0 the caller always has to.
 
         Use it as a context manager: a question that ends without an answer is withdrawn.
 
@@ -108,13 +108,13 @@ class Names:
             known = self._recall(name, oldest)
             if known is not None:
                 return Ask(known)
-            if nested:  # a thread that waited for itself would wait long
+            if nested:  # a thread that waits for its own answer would wait for the whole timeout
                 break
             question = self._table.begin(*name.words, _now(), oldest, name.text, mine)
             while question == layout.NAME_TAKEN:
                 now = _now()
                 if now >= deadline:
-                    oldest = now + 2 * layout.NAME_AHEAD_NS  # no answer is so late: take the asker's place
+                    oldest = now + 2 * layout.NAME_AHEAD_NS  # later than every answer: take the asker's place
                 elif self._table.wait(*name.words, deadline - now):
                     known = self._recall(name, oldest)
                     if known is not None:
@@ -126,25 +126,38 @@ class Names:
                 break
         return Ask(None)
 
-    def forget(self, key: str) -> None:
-        """Forget what the key means, for all who asked. The answer to a question that is under way will not be remembered.
+    def digest(self, key: str, who: str) -> _Digest:
+        """Return by what the name is found, for :meth:`raw`. Raises ValueError for what is no string."""
+        return _Digest(key, who)
 
-        For a process that has changed what the key means, after that.
+    def raw(self, name: _Digest) -> bytes | None:
+        """Return the record of a name that has an answer, else None. Two that are equal are the same answer."""
+        return self._table.lookup(*name.words)
+
+    def read(self, raw: bytes) -> Name | None:
+        """Return what a record says."""
+        return _name(raw)
+
+    def forget(self, key: str) -> None:
+        """Forget what the key means, for all accounts. The answer to a question that is under way will not be remembered.
+
+        A process that changes what the key means calls this after the change.
 
         Raises
         ------
         FoliocacheError
-            The pool has been closed; or it could not be done, because a process that has stopped holds a lock.
+            The pool has been closed; or the name could not be forgotten, because a process that has stopped holds a lock.
         """
         self._table.forget(_Digest(key, "").key)
 
     def forget_below(self, prefix: str) -> None:
-        """Forget all keys that begin with ``prefix``, and those whose text is too long to tell. Raises as :meth:`forget`."""
+        """Forget all keys that begin with ``prefix``, and those whose kept text is too short to tell. Raises as
+        :meth:`forget`."""
         wanted = _plain(prefix, "prefix").encode("utf-8", "surrogatepass")
         for found in self._all():
             key, state, _, _ = _WORDS.unpack_from(found)
             text = _text(found, state)
-            is_cut = len(text) > layout.NAME_TEXT_MAX - 4  # a character more would not have fit, perhaps
+            is_cut = len(text) > layout.NAME_TEXT_MAX - 4  # at most 3 bytes of a cut character are left out
             if text.startswith(wanted) or (is_cut and wanted.startswith(text)):
                 self._table.forget(key)
 
@@ -175,8 +188,8 @@ class Names:
 class Ask:
     """A question for which object a key means. Made by :meth:`Names.ask`.
 
-    ``known`` is the answer, if there is one already. If it is None, the caller asks the origin and says the answer, which is
-    remembered unless the name was forgotten meanwhile, or there is no room.
+    ``known`` is the answer, if there is one already. If it is None, the caller asks the origin and passes the answer to
+    `answer` or `answer_absent`; it is remembered unless the name was forgotten meanwhile, or there is no room.
     """
 
     def __init__(self, known: Name | None, question: Question | None = None) -> None:
@@ -190,7 +203,7 @@ class Ask:
         self.withdraw()
 
     def answer(self, size: int, version: str = "", extra: bytes = b"") -> bool:
-        """Say which object the key means. Returns True if the answer is remembered.
+        """Answer the question: the key means this object. Returns True if the answer is remembered.
 
         An answer whose version is too long beside ``extra`` is not remembered.
 
@@ -206,11 +219,11 @@ class Ask:
         return self._say(layout.NAME_PRESENT, size, _plain(version, "version").encode("utf-8", "surrogatepass"), bytes(extra))
 
     def answer_absent(self) -> bool:
-        """Say that there is no such object. Returns True if that is remembered."""
+        """Answer the question: there is no such object. Returns True if the answer is remembered."""
         return self._say(layout.NAME_ABSENT, 0, b"", b"")
 
     def withdraw(self) -> None:
-        """End the question without an answer, unless it has one: a client that waits for it asks."""
+        """End the question without an answer, unless it has one. A client that waits for the answer then asks itself."""
         question, self._question = self._question, None
         if question is not None:
             question.withdraw()
@@ -226,7 +239,7 @@ class Ask:
 
 
 class _Digest:
-    """By what a name is found: of the key and who asks, and of the key alone."""
+    """The digests by which a name is found: of the key and the account, and of the key alone."""
 
     __slots__ = ("digest", "key", "text", "words")
 
@@ -245,16 +258,16 @@ def _now() -> int:
 
 
 def _oldest(now: int, max_age: float) -> int:
-    """The time since which an answer must have been asked for. Raises ValueError."""
+    """Return the time from which on a question must have been asked for its answer to be used. Raises ValueError."""
     if isinstance(max_age, bool) or not isinstance(max_age, (int, float)) or not max_age >= 0:
         raise ValueError(f"max_age must be a number of seconds, 0 or more, not {max_age!r}")
     if max_age == 0:
-        return now + 2 * layout.NAME_AHEAD_NS  # also those who began at this moment
+        return now + 2 * layout.NAME_AHEAD_NS  # later than every question, also one that begins at this moment
     return 0 if math.isinf(max_age) else max(0, now - int(min(max_age, now / _SECOND) * _SECOND) + 1)
 
 
 def _name(found: bytes) -> Name | None:
-    """What a copy of a record says; None if it has no answer."""
+    """Return what a copy of a record says; None if it has no answer."""
     _, state, since, size = _WORDS.unpack_from(found)
     kind = state & layout.NAME_STATE_MASK
     if kind == layout.NAME_ABSENT:

@@ -6,11 +6,13 @@ import contextlib
 import functools
 import os
 import weakref
-from typing import TYPE_CHECKING, Self, SupportsFloat, SupportsIndex, TypeAlias
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, SupportsFloat, SupportsIndex, TypeAlias, TypeVar
 
 from ..errors import FoliocacheError, PoolNotFoundError
 from ..filler.engine import Engine
 from ..mm import audit, layout
+from ..objects import Loads, Make, Memo, Objects
 from ..observe import look
 from ..observe.records import Counters, Finding, FoliosByType, LockInfo, ObjectInfo, PagesByState, Stat
 from . import client, repair
@@ -20,12 +22,15 @@ from .creation import create_or_attach
 from .geometry import Wanted, check_parameters, parameters, permissions
 from .mapping import Mapping, key_digest
 from .names import Names
+from .objects import ObjectMapping
 
 if TYPE_CHECKING:
     from ..filler.source import Read, ReadInto, Source
     from ..mm.atomics import Memory
 
 Seconds: TypeAlias = SupportsFloat | SupportsIndex
+P = ParamSpec("P")
+R = TypeVar("R")
 
 FILL_TIMEOUT = 60.0
 FILL_TIMEOUT_MAX = 1e9  # seconds; the core counts nanoseconds in 64 bits
@@ -219,6 +224,7 @@ class Pool:
         self.pool_bytes: int = segment.pool_bytes
         self._fill_timeout = FILL_TIMEOUT
         self._engines: dict[int, Engine] = {}  # by pid; a forked child starts its own
+        self._objects: Objects | None = None
         self._asking: set[tuple[int, int, bytes]] = set()  # the questions of its names that are under way in this process
 
     def __repr__(self) -> str:
@@ -446,3 +452,165 @@ class Pool:
         """The threads in which this process calls its sources, an :class:`Engine`."""
         pid = os.getpid()
         return self._engines.get(pid) or self._engines.setdefault(pid, Engine())
+
+    # Python objects.
+
+    def get_or_create(
+        self, key: str, make: Make, *, version: str = "", expiry: float | None = None, loads: Loads = "any"
+    ) -> Any:
+        """A Python object, made by the first process that asks for it, and shared by all.
+
+        Parameters
+        ----------
+        key : str
+            What names the object to all who use this pool.
+        make : callable
+            ``make()`` returns the object. It is called if the pool has none: by one process, while the others wait.
+        version : str
+            Another version is another object.
+        expiry : float, optional
+            Seconds after which it is made once more. By default it is good as long as it stays in the pool.
+        loads : {"any", "arrays"}
+            "arrays" keeps and reads only arrays, tensors, bytes and memoryviews, and unpickles nothing. What is unpickled is as
+            trusted as those who may write to the pool.
+
+        Returns
+        -------
+        object
+            An equal object, also to the process that made it. Its arrays are read-only views of the pool's pages, which stay
+            pinned as long as one of them lives. Bytes are a copy; a memoryview is a view.
+
+        Raises
+        ------
+        Exception
+            Whatever ``make`` raises.
+        SourceError
+            Another process was making it, and failed; the next call makes it here.
+        TypeError
+            The object cannot be kept: it does not pickle, or is none of those that ``loads`` allows.
+        ValueError
+            A parameter makes no sense; or the pool has a pickle, and ``loads`` is "arrays".
+        FoliocacheError
+            ``make`` asks for the same object; or the pool has been closed.
+        """
+        return self.objects.get_or_create(key, make, version, expiry, loads)
+
+    def put(self, key: str, value: object, *, version: str = "", loads: Loads = "any") -> bool:
+        """Keep a Python object, in place of the one that the pool has.
+
+        Parameters
+        ----------
+        key, version : str
+            As in `get_or_create`.
+        value : object
+            What to keep.
+        loads : {"any", "arrays"}
+            As in `get_or_create`.
+
+        Returns
+        -------
+        bool
+            False if there is no room for it.
+
+        Raises
+        ------
+        TypeError
+            The object cannot be kept.
+        FoliocacheError
+            The pool has been closed.
+        """
+        return self.objects.put(key, value, version, loads)
+
+    def get(
+        self, key: str, default: object = None, *, version: str = "", expiry: float | None = None, loads: Loads = "any"
+    ) -> Any:
+        """A Python object that the pool has.
+
+        Parameters
+        ----------
+        key, version, expiry, loads
+            As in `get_or_create`.
+        default : object
+            What to return if there is none.
+
+        Returns
+        -------
+        object
+            As of `get_or_create`, or ``default``.
+
+        Raises
+        ------
+        ValueError
+            The pool has a pickle, and ``loads`` is "arrays".
+        FoliocacheError
+            The pool has been closed.
+        """
+        return self.objects.get(key, default, version, expiry, loads)
+
+    def delete(self, key: str) -> None:
+        """Forget a Python object, of all versions. What was got of it stays valid.
+
+        Parameters
+        ----------
+        key : str
+            The object.
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed; or another process has stopped while it holds a lock of the pool.
+        """
+        self.objects.delete(key)
+
+    def memoize(
+        self,
+        *,
+        key: Callable[..., str] | None = None,
+        version: str | None = None,
+        expiry: float | None = None,
+        ignore: Collection[str] = (),
+        loads: Loads = "any",
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """A decorator: keep a function's results in the pool, by its arguments.
+
+        Parameters
+        ----------
+        key : callable, optional
+            ``key(*args, **kwargs)`` returns the key of a call, among those of the function. By default a digest of the
+            arguments and of what the function has closed over.
+        version : str, optional
+            By default a digest of the function's bytecode. What it calls, and globals that it reads, are not part of that.
+        expiry : float, optional
+            As in `get_or_create`.
+        ignore : collection of str
+            Names of parameters on which the result does not depend.
+        loads : {"any", "arrays"}
+            As in `get_or_create`.
+
+        Returns
+        -------
+        callable
+            The decorator. What it returns calls the function where the pool has no result; ``.key(...)`` of that is the key of
+            a call, and ``.delete(...)`` forgets its result.
+
+        Raises
+        ------
+        ValueError
+            ``ignore`` names what is no parameter.
+        """
+
+        def decorate(function: Callable[P, R]) -> Callable[P, R]:
+            return Memo(lambda: self.objects, function, key, version, expiry, ignore, loads).wrapped()
+
+        return decorate
+
+    @property
+    def objects(self) -> Objects:
+        """The Python objects of the pool: internal."""
+        self._check_open()
+        if self._objects is None:
+            self._objects = Objects(self)
+        return self._objects
+
+    def _object(self, key: str, size: int, version: str, source: Source) -> ObjectMapping:
+        return ObjectMapping(self, key, size, version, source=source)

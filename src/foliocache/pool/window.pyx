@@ -48,6 +48,7 @@ cdef class Window:
     cdef u32 epoch
     cdef int views
     cdef bint closed
+    cdef object __weakref__
 
     def __cinit__(self):
         self.closed = True

@@ -1,0 +1,3 @@
+from .lease import FolioMap, Lease
+
+def lease_all(mapping: FolioMap) -> Lease | None: ...
