@@ -382,7 +382,10 @@ cdef class Filler:
         """One call of the source for a whole run of folios, unless all that it has is ``readinto``, for one. A failure is
         written down for those who wait for one of them."""
         cdef bytes reason
+        cdef u64 count = 0
         cdef u64 at = index
+        for lease in run:
+            count += mapping.units(lease)
         lock = self._take_turn(mapping)
         try:
             if self.call_read_into is not None:
@@ -403,6 +406,8 @@ cdef class Filler:
             if reason is not None:
                 for lease in run:
                     mapping.explain(lease, reason)
+                for waiting in list(self.pool.engine.waiting):
+                    waiting.share_failure(mapping.identity, index, index + count, error)
             raise
         finally:
             if lock is not None:

@@ -59,6 +59,7 @@ cdef class FolioMap(Steps):
     cdef Py_ssize_t _length(self, u64 index) noexcept
     cdef u64 _units(self, u64 length) noexcept
     cdef Lease _copy(self, u64 index)
+    cdef Lease _copy_cached(self, u64 index)
     cdef u32 _sleep(self, Lease lease, u64 timeout_ns) except? 0xFFFFFFFF
     cdef bint _bind_units(self, Lease lease, u32 entry, u32 pfn, u64 index, u64 wanted) noexcept
     cdef u64 _more(self, u32 pfn, u64 begin, u64 length, u64 wanted) noexcept

@@ -581,6 +581,11 @@ cdef class FolioMap(Steps):
 
     cdef Lease _copy(self, u64 index):
         """Folio index while every word of the ledger is in use: a lease on a copy."""
+        cdef Lease copy = self._copy_cached(index)
+        return self.filler.read_privately(self, index) if copy is None else copy
+
+    cdef Lease _copy_cached(self, u64 index):
+        """The same if the folio is cached, else None."""
         cdef mem_t mem = self.mem
         cdef bytes content = PyBytes_FromStringAndSize(NULL, self._length(index))
         cdef const char *data
@@ -596,7 +601,7 @@ cdef class FolioMap(Steps):
                 copied = True
             if not folio.release(mem, self.attachment.me, spare(), pfn):
                 self.attachment.wait(spare())
-        return self.private(content) if copied else self.filler.read_privately(self, index)
+        return self.private(content) if copied else None
 
     # The steps of a fill: see ``filler.steps``.
 

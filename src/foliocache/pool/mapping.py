@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, SupportsIndex
 from ..filler.miss import Filler
 from ..filler.readahead import Readahead
 from ..mm import layout, xarray
-from .lease import FolioMap
+from .asynchronous import AsyncReads
 from .window import Window, open_window
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ READAHEAD_SHARE = 8
 READAHEAD_ALONE = 4 << 20  # where the source is called one at a time, by those who want the data
 
 
-class Mapping(FolioMap):
+class Mapping(AsyncReads):
     """One object at one version, from `Pool.mapping`: its bytes in units, which are leased, read or mapped.
 
     The unit follows from the object's size, the same in every process: a page for small objects, up to 64 KiB for big ones.
