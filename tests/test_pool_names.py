@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from units import units
 
 import foliocache
 from foliocache.mm import layout
@@ -321,7 +322,7 @@ def test_many_processes_ask_once(pool, pool_name):
 def test_a_pool_full_of_pinned_pages_remembers_nothing(pool, make_source):
     source = make_source(pool.pool_bytes)
     mapping = pool.mapping("big", pool.pool_bytes, "v", source.read)
-    held = [mapping.lease(index) for index in range(mapping.folios)]
+    held = units(mapping)
     while pool.stat().free_bytes:
         held.append(pool.mapping(f"tiny {len(held)}", 10, "v", lambda offset, length: bytes(length)).lease(0))
     ask = pool.names.ask("k", 60)

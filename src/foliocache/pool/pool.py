@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, SupportsFloat, SupportsI
 from ..errors import FoliocacheError, PoolNotFoundError
 from ..filler.engine import Engine
 from ..mm import audit, layout
-from ..objects import Loads, Make, Memo, Objects
+from ..objects import Loads, Make, Memo, Objects, Writable
 from ..observe import look
 from ..observe.records import Counters, Finding, FoliosByType, LockInfo, ObjectInfo, PagesByState, Stat
 from . import client, repair
@@ -275,6 +275,8 @@ class Pool:
         *,
         source: Source | None = None,
         concurrent: bool = False,
+        folio_size: SupportsIndex | str | None = None,
+        readahead: SupportsIndex | str | None = None,
     ) -> Mapping:
         """An object at one version, whether something of it is cached or not.
 
@@ -297,6 +299,16 @@ class Pool:
         concurrent : bool
             The source may be called by several threads at once, those of this library among them. Otherwise its calls for
             this mapping are made one at a time, by threads that want the data.
+        folio_size : int or str, optional
+            Bytes of every folio that is added through this mapping, or a string such as ``"256KiB"``: a power of two, from the
+            pool's page to 1 MiB and 1/4 of the pool. Folios at the object's end, between others, or in a full pool are
+            smaller, and none has more than 16 units, which are half of a small object. By default a folio is as large as the
+            read that has missed it. Give the same wherever an object is opened: with less than its usual unit it is another
+            object to the pool.
+        readahead : int or str, optional
+            How many bytes to read ahead of a sequential reader at most, or a string such as ``"8MiB"``; never more than 1/8 of
+            the pool. With 0 nothing is read but what was asked for. By default it grows as the reader goes on, up to 64 MiB, or
+            4 MiB without ``concurrent``.
 
         Returns
         -------
@@ -305,12 +317,13 @@ class Pool:
         Raises
         ------
         ValueError
-            A size that is negative, no integer, or too large for the index; a key or version that is no string.
+            A size that is negative, no integer, or too large for the index; a key or version that is no string; a folio_size or
+            readahead that is none.
         FoliocacheError
             The pool has been closed.
         """
         self._check_open()
-        return Mapping(self, key, size, version, read, readinto, source, concurrent)
+        return Mapping(self, key, size, version, read, readinto, source, concurrent, folio_size, readahead)
 
     def forget(self, key: str) -> int:
         """Withdraw every version of an object. Leases that exist stay valid.
@@ -456,7 +469,14 @@ class Pool:
     # Python objects.
 
     def get_or_create(
-        self, key: str, make: Make, *, version: str = "", expiry: float | None = None, loads: Loads = "any"
+        self,
+        key: str,
+        make: Make,
+        *,
+        version: str = "",
+        expiry: float | None = None,
+        loads: Loads = "any",
+        writable: Writable = None,
     ) -> Any:
         """A Python object, made by the first process that asks for it, and shared by all.
 
@@ -473,6 +493,8 @@ class Pool:
         loads : {"any", "arrays"}
             "arrays" keeps and reads only arrays, tensors, bytes and memoryviews, and unpickles nothing. What is unpickled is as
             trusted as those who may write to the pool.
+        writable : {"copy"}, optional
+            The object's arrays, tensors and memoryviews may be written to. What is written is this process's alone.
 
         Returns
         -------
@@ -493,7 +515,7 @@ class Pool:
         FoliocacheError
             ``make`` asks for the same object; or the pool has been closed.
         """
-        return self.objects.get_or_create(key, make, version, expiry, loads)
+        return self.objects.get_or_create(key, make, version, expiry, loads, writable)
 
     def put(self, key: str, value: object, *, version: str = "", loads: Loads = "any") -> bool:
         """Keep a Python object, in place of the one that the pool has.
@@ -522,13 +544,20 @@ class Pool:
         return self.objects.put(key, value, version, loads)
 
     def get(
-        self, key: str, default: object = None, *, version: str = "", expiry: float | None = None, loads: Loads = "any"
+        self,
+        key: str,
+        default: object = None,
+        *,
+        version: str = "",
+        expiry: float | None = None,
+        loads: Loads = "any",
+        writable: Writable = None,
     ) -> Any:
         """A Python object that the pool has.
 
         Parameters
         ----------
-        key, version, expiry, loads
+        key, version, expiry, loads, writable
             As in `get_or_create`.
         default : object
             What to return if there is none.
@@ -545,7 +574,7 @@ class Pool:
         FoliocacheError
             The pool has been closed.
         """
-        return self.objects.get(key, default, version, expiry, loads)
+        return self.objects.get(key, default, version, expiry, loads, writable)
 
     def delete(self, key: str) -> None:
         """Forget a Python object, of all versions. What was got of it stays valid.
