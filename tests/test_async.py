@@ -197,7 +197,7 @@ def test_a_loop_is_closed_while_a_fill_is_under_way(roomy):
     asyncio.run(begin())  # cancels it
     origin.go.set()
     assert asyncio.run(mapping.read_bytes_async(0, 5)) == slice_of(0, 5)
-    assert len(origin.calls) == 1
+    assert [offset for offset, _ in origin.calls].count(0) == 1
 
 
 def test_two_loops_in_two_threads_at_once(roomy):
