@@ -42,8 +42,9 @@ from .passthrough import FolioTransaction, PassThrough, refuse_misspelled, unpre
 from .ranges import Merged, Range, extent, ranges_of
 from .source import Source
 from .target import Identity, Target, renewed, target_for
+from .targets.obstore import check
 
-_OPTIONS = (*POOL_OPTIONS, "check_files", "expiry", "trust_info", "fs", "fo", "target_protocol", "target_options")
+_OPTIONS = (*POOL_OPTIONS, "check_files", "expiry", "trust_info", "client", "fs", "fo", "target_protocol", "target_options")
 _FSSPEC_OPTIONS = frozenset({"asynchronous", "loop", "batch_size", "use_listings_cache", "listings_expiry_time", "max_paths"})
 _OPEN_HINTS = ("cache_type", "cache_options", "block_size", "fill_cache", "size")  # there is no second cache to advise
 _ATTEMPTS = 3  # at an object that changes while it is read
@@ -66,6 +67,9 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
     trust_info
         The user's word that the target's ``info()`` reaches the origin and tells versions apart. It is needed for
         filesystems of which that is not known: without it they pass through uncached.
+    client
+        Who reads the bytes of https:// and s3:// URLs: the target, by default; ``"obstore"``, which is an error where it cannot
+        be told what the target is told; or ``"auto"``, obstore where it can.
     """
 
     protocol: ClassVar[str] = "folio"
@@ -83,6 +87,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         check_files: bool | None = None,
         expiry: float | None = None,
         trust_info: bool = False,
+        client: str | None = None,
         **options: Any,
     ) -> None:
         pool = {name: options.pop(name) for name in POOL_OPTIONS if options.get(name) is not None}
@@ -92,6 +97,8 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         self._pool_options = pool
         self._pool: foliocache.Pool | None = None
         self._target = target_for(_make_target(fs, target_protocol, target_options), _flag("trust_info", trust_info))
+        check(client, self._target)
+        self._target.client = client
         self._identities = Identities.of(_where(self._target))
         self._who = self._target.who()
         self._last = threading.local()
@@ -439,7 +446,7 @@ def _refuse_unknown(options: dict[str, Any]) -> None:
     for name in options:
         if name not in _FSSPEC_OPTIONS and name not in POOL_OPTIONS:
             raise TypeError(
-                f"folio: no option {name!r}; there are {', '.join(_OPTIONS[:7])}. Options of the target go under "
+                f"folio: no option {name!r}; there are {', '.join(_OPTIONS[:-4])}. Options of the target go under "
                 "the target's name, as in fsspec.open('folio::s3://…', s3={…}, folio={…})"
             )
 
