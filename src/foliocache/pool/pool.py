@@ -240,6 +240,13 @@ class Pool:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    async def __aenter__(self) -> Self:
+        self._check_open()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close_async()
+
     @property
     def fill_timeout(self) -> float:
         """Seconds to wait for another process that is reading a page from the source, see `open`; may be set."""
@@ -257,13 +264,28 @@ class Pool:
     def close(self) -> None:
         """Stop using the pool in this process: its methods and those of its mappings raise FoliocacheError from now on.
 
-        What has begun goes on, and what is being read ahead is waited for, at most `fill_timeout` seconds. Leases, windows
+        What has begun goes on, and what is being read ahead is waited for, at most `fill_timeout` seconds. Tasks of event loops
+        that await a read are told by a FoliocacheError. Leases, windows
         and views that exist stay valid, and the client slot goes with the last of them. Closing twice is harmless; `open`
         gives another Pool.
         """
         self._attachment.close()
         for engine in list(self._engines.values()):
             engine.close(self.fill_timeout)
+
+    async def close_async(self) -> None:
+        """`close`, awaited: what is being read ahead is waited for in another thread.
+
+        Tasks that await a read are told at once, by a FoliocacheError.
+        """
+        from ..filler.awaiting import in_engine
+
+        self._attachment.close()
+        closing = Engine()
+        try:
+            await in_engine(closing, self.close)
+        finally:
+            closing.close(0)
 
     def mapping(
         self,
