@@ -43,6 +43,7 @@ from .passthrough import FolioTransaction, PassThrough, refuse_misspelled, unpre
 from .ranges import OPENING, Merged, Range, Want, extent, first_wanted, is_cached, ranges_of
 from .source import Source
 from .target import Identity, Target, renewed, target_for
+from .targets.obstore import check
 
 _MAPPING_OPTIONS = ("folio_size", "readahead")
 _OPTIONS = (
@@ -51,6 +52,7 @@ _OPTIONS = (
     "check_files",
     "expiry",
     "trust_info",
+    "client",
     "fs",
     "fo",
     "target_protocol",
@@ -79,6 +81,9 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
     trust_info
         The user's word that the target's ``info()`` reaches the origin and tells versions apart. It is needed for
         filesystems of which that is not known: without it they pass through uncached.
+    client
+        Who reads the bytes of https:// and s3:// URLs: the target, by default; ``"obstore"``, which is an error where it cannot
+        be told what the target is told; or ``"auto"``, obstore where it can.
     """
 
     protocol: ClassVar[str] = "folio"
@@ -96,6 +101,7 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         check_files: bool | None = None,
         expiry: float | None = None,
         trust_info: bool = False,
+        client: str | None = None,
         **options: Any,
     ) -> None:
         pool = {name: options.pop(name) for name in POOL_OPTIONS if options.get(name) is not None}
@@ -106,6 +112,8 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         self._pool_options = pool
         self._pool: foliocache.Pool | None = None
         self._target = target_for(_make_target(fs, target_protocol, target_options), _flag("trust_info", trust_info))
+        check(client, self._target)
+        self._target.client = client
         self._identities = Identities.of(_where(self._target))
         self._who = self._target.who()
         self._last = threading.local()
@@ -542,7 +550,7 @@ def _refuse_unknown(options: dict[str, Any]) -> None:
     for name in options:
         if name not in _FSSPEC_OPTIONS and name not in POOL_OPTIONS:
             raise TypeError(
-                f"folio: no option {name!r}; there are {', '.join(_OPTIONS[:9])}. Options of the target go under "
+                f"folio: no option {name!r}; there are {', '.join(_OPTIONS[:-4])}. Options of the target go under "
                 "the target's name, as in fsspec.open('folio::s3://…', s3={…}, folio={…})"
             )
 

@@ -175,6 +175,9 @@ class Target:
         self.fs = fs
         self.given = fs  # `fs` may be renewed
         self.trusted = trusted
+        self.client: str | None = None  # who reads the bytes, see ``obstore``
+        self.stores: dict[str, Any] = {}
+        self.obstore_failed = False
         self.pid: int = os.getpid()  # sessions and event loops do not survive a fork
         self.unsteady: Unsteady = Unsteady()
         self._turn = Turn()
