@@ -20,7 +20,7 @@ UNTRACED = $(shell grep -lE "settrace|from lines|import lines" -r tests --includ
 
 # A traced test takes several times as long, so its limit is longer, too.
 coverage: $(VENV)/.coverage build
-	$(BIN)/coverage run -m pytest -o timeout=3000 $(UNTRACED:%=--ignore=%)
+	$(BIN)/coverage run -m pytest -o timeout=1400 $(UNTRACED:%=--ignore=%)
 	$(BIN)/coverage report
 	$(BIN)/coverage html -q -d build/coverage
 
