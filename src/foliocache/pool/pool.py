@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, SupportsFloat, SupportsI
 from ..errors import FoliocacheError, PoolNotFoundError
 from ..filler.engine import Engine
 from ..mm import audit, layout
-from ..objects import Loads, Make, Memo, Objects, Writable
+from ..objects import Loads, Make, MakeAsync, Memo, Objects, Writable
 from ..observe import look
 from ..observe.records import Counters, Finding, FoliosByType, LockInfo, ObjectInfo, PagesByState, Stat
 from . import client, repair
@@ -503,6 +503,37 @@ class Pool:
             ``make`` asks for the same object; or the pool has been closed.
         """
         return self.objects.get_or_create(key, make, version, expiry, loads, writable)
+
+    async def get_or_create_async(
+        self,
+        key: str,
+        make: MakeAsync,
+        *,
+        version: str = "",
+        expiry: float | None = None,
+        loads: Loads = "any",
+        writable: Writable = None,
+    ) -> Any:
+        """`get_or_create` for event loops. An object that the pool has is returned without a wait or a thread.
+
+        Parameters
+        ----------
+        key, version, expiry, loads, writable
+            As in `get_or_create`.
+        make : callable
+            ``await make()`` is the object.
+
+        Returns
+        -------
+        object
+            As of `get_or_create`.
+
+        Raises
+        ------
+        Exception
+            As in `get_or_create`.
+        """
+        return await self.objects.get_or_create_async(key, make, version, expiry, loads, writable)
 
     def put(self, key: str, value: object, *, version: str = "", loads: Loads = "any") -> bool:
         """Keep a Python object, in place of the one that the pool has.
