@@ -30,7 +30,7 @@ def power(n):
 
 def gather_share():
     """A C constant of lease.pyx."""
-    return int(re.search(r"^cdef u64 GATHER_SHARE = (\d+)$", (PACKAGE / "pool" / "lease.pyx").read_text(), re.MULTILINE)[1])
+    return int(re.search(r"^cdef u64 READ_SHARE = (\d+)$", (PACKAGE / "pool" / "lease.pyx").read_text(), re.MULTILINE)[1])
 
 
 NUMBERS = {

@@ -128,7 +128,7 @@ def test_ls_shows_what_is_cached_and_pinned(pool, pool_name, cli, cli_json):
         (found,) = [mapping for mapping in cli_json("ls", pool_name) if mapping["key"] == "memory://half"]
         assert (found["version"], found["size"], found["pins"]) == ("v1", OBJECT, 1)
         assert 2000 <= found["cached_bytes"] <= OBJECT
-        assert 0 < found["cached_folios"] <= found["folios"]
+        assert 0 < found["cached_folios"] <= found["units"]
         listed = cli("ls", pool_name)
     assert plain(listed.out)
     assert re.search(r"memory://half +v1 .* 293 KiB .*% +1", listed.out)

@@ -125,3 +125,46 @@ def test_a_forked_child_leaves_the_connections_alone(origin):
         os._exit(0 if good else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert body(client, url, 4) == (200, b"abcd")
+
+
+def test_large_buffers_are_received_past_http_client(origin):
+    """And what is left of the body, and the connection, are as http.client has them."""
+    data = os.urandom(300_000)
+    url, client = origin.put("/x", data), Client()
+    for _ in range(2):
+        answer = client.get(url, {"Range": "bytes=0-299998"})
+        buffers = [memoryview(bytearray(length)) for length in (100_000, 1, 65_536, 100, 134_362)]
+        assert list(answer.read_into(buffers)) == [len(buffer) for buffer in buffers]
+        assert b"".join(buffers) == data[:-1] and answer._raw.isclosed()
+        answer.close()
+    assert len(client._idle) == 1
+
+
+def test_a_large_body_that_is_too_short(talk):
+    start, _ = talk
+    url = start([b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + bytes(100_000)])
+    answer = Client().get(url, {})
+    with pytest.raises(EOFError, match="100000 bytes early"):
+        list(answer.read_into([memoryview(bytearray(200_000))]))
+    answer.close()
+
+
+def test_a_large_body_that_stops_coming(monkeypatch):
+    monkeypatch.setattr("foliocache.sources.http.READ_TIMEOUT", 1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        def serve():
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + bytes(100_000))
+                connection.recv(1)  # until the client gives up
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        answer = Client().get(url, {})
+        with pytest.raises(OSError):
+            list(answer.read_into([memoryview(bytearray(200_000))]))
+        answer._connection.close()
+        thread.join(60)

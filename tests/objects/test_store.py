@@ -163,8 +163,8 @@ def test_a_part_that_was_evicted_has_it_made_once_more(pool):
         del array
     assert len(calls) > 8
     mapping = pool.mapping("filler", 4 << 20, read=lambda offset, length: bytes(length))
-    for n in range(mapping.folios):
-        mapping.lease(n)
+    for lease in mapping.pieces():
+        lease.release()
     calls.clear()
     assert all(each is None or (each == n).all() for n in range(8) for each in [pool.get(f"k{n}")])
 

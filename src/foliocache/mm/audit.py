@@ -38,7 +38,7 @@ def census(memory):
 
 
 def mappings(memory):
-    """Return a dict for each cached object: key, version, size, folio_size, folios, cached_folios, cached_bytes, pins."""
+    """Return a dict for each cached object: key, version, size, unit_size, units, cached_folios, cached_bytes, pins."""
     found = Audit(memory.handle)
     return [found.describe(memory, number) for number in found.records()]
 
@@ -477,15 +477,15 @@ class Audit:
         text = memory.peek_bytes(record + layout.MAPPING_TEXT, layout.MAPPING_TEXT_MAX)
         size = atomics.read64(self.mem, record + layout.MAPPING_OBJECT_SIZE)
         unit_order = min(atomics.read32(self.mem, record + layout.MAPPING_UNIT_ORDER), layout.MAX_ORDER)
-        folio_size = 1 << atomics.page_shift(self.mem) + unit_order
+        unit_size = 1 << atomics.page_shift(self.mem) + unit_order
         height = min(atomics.read32(self.mem, record + layout.MAPPING_HEIGHT), layout.XA_HEIGHT_MAX)
         cached = {pfn for _, pfn in self.walk_tree(record + layout.MAPPING_HEAD, height, 0, 0)}
         return {
             "key": readable(text[:key_length]),
             "version": readable(text[key_length : key_length + version_length]),
             "size": size,
-            "folio_size": folio_size,
-            "folios": (size + folio_size - 1) // folio_size,
+            "unit_size": unit_size,
+            "units": (size + unit_size - 1) // unit_size,
             "cached_folios": len(cached),
             "cached_bytes": sum(self.field(pfn, layout.F_LENGTH) for pfn in cached),
             "pins": sum(max(0, (self.word(pfn) & ~layout.FROZEN) - 1) for pfn in cached),

@@ -59,9 +59,9 @@ class ObjectInfo(Record):
         Its key and its version. Long texts are cut to what the pool keeps of them.
     size : int
         Its length in bytes.
-    folio_size : int
+    unit_size : int
         Bytes of a unit, the smallest folio of the object. The last unit may be shorter.
-    folios : int
+    units : int
         How many units the object has.
     cached_folios : int
         How many folios of it are in the pool. A folio has one unit or several.
@@ -74,8 +74,8 @@ class ObjectInfo(Record):
     key: str
     version: str
     size: int
-    folio_size: int
-    folios: int
+    unit_size: int
+    units: int
     cached_folios: int
     cached_bytes: int
     pins: int

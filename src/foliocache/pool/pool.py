@@ -275,6 +275,8 @@ class Pool:
         *,
         source: Source | None = None,
         concurrent: bool = False,
+        folio_size: SupportsIndex | str | None = None,
+        readahead: SupportsIndex | str | None = None,
     ) -> Mapping:
         """An object at one version, whether something of it is cached or not.
 
@@ -297,6 +299,16 @@ class Pool:
         concurrent : bool
             The source may be called by several threads at once, those of this library among them. Otherwise its calls for
             this mapping are made one at a time, by threads that want the data.
+        folio_size : int or str, optional
+            Bytes of every folio that is added through this mapping, or a string such as ``"256KiB"``: a power of two, from the
+            pool's page to 1 MiB and 1/4 of the pool. Folios at the object's end, between others, or in a full pool are
+            smaller, and none has more than 16 units, which are half of a small object. By default a folio is as large as the
+            read that has missed it. Give the same wherever an object is opened: with less than its usual unit it is another
+            object to the pool.
+        readahead : int or str, optional
+            How many bytes to read ahead of a sequential reader at most, or a string such as ``"8MiB"``; never more than 1/8 of
+            the pool. With 0 nothing is read but what was asked for. By default it grows as the reader goes on, up to 64 MiB, or
+            4 MiB without ``concurrent``.
 
         Returns
         -------
@@ -305,12 +317,13 @@ class Pool:
         Raises
         ------
         ValueError
-            A size that is negative, no integer, or too large for the index; a key or version that is no string.
+            A size that is negative, no integer, or too large for the index; a key or version that is no string; a folio_size or
+            readahead that is none.
         FoliocacheError
             The pool has been closed.
         """
         self._check_open()
-        return Mapping(self, key, size, version, read, readinto, source, concurrent)
+        return Mapping(self, key, size, version, read, readinto, source, concurrent, folio_size, readahead)
 
     def forget(self, key: str) -> int:
         """Withdraw every version of an object. Leases that exist stay valid.

@@ -15,10 +15,10 @@ def lease_all(FolioMap mapping not None):
         Whatever the source raises.
     """
     cdef Lease lease
-    if mapping.folios == 0:
+    if mapping.size == 0:
         mapping._check()
         return None
-    lease = mapping._lease(0, mapping.folios)
+    lease = mapping._lease(0, mapping.size, mapping.most)
     if lease.private is not None:
         raise FoliocacheError(f"{mapping.key!r} cannot be pinned: the pool has no room for it, or this process no lease left")
     return lease if <unsigned long long>lease.length == <unsigned long long>mapping.size else None

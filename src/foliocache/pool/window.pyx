@@ -23,7 +23,6 @@ from .attachment cimport Attachment
 from .lease cimport FolioMap, Lease, new_lease
 from ..mm cimport atomics, layout, pagetable
 from ..mm.atomics cimport fc_mem, mem_t
-from ..mm.inline cimport filemap
 
 from .private import is_writable, watch
 
@@ -47,14 +46,13 @@ cdef class Window:
     A context manager; `close` unmaps it and unpins its folios once the last view of it has gone. It cannot be copied or pickled
     (TypeError). Using it after its end, or in a process that inherited it by fork, raises LeaseError.
     """
+    cdef FolioMap mapping
     cdef Attachment attachment
     cdef char *base
     cdef size_t reserved
     cdef size_t begin
     cdef Py_ssize_t length
     cdef u64 first
-    cdef u64 folio_size
-    cdef Py_ssize_t last_length
     cdef u32 table
     cdef u32 entry
     cdef u32 count
@@ -101,7 +99,7 @@ cdef class Window:
             self._drop()
 
     def __repr__(self):
-        return f"<Window of {self.length} bytes over {self.count} units{', closed' if self.closed else ''}>"
+        return f"<Window of {self.length} bytes{', closed' if self.closed else ''}>"
 
     def close(self):
         """Unmap and unpin, now or when the last view goes. Doing it twice is harmless."""
@@ -110,13 +108,15 @@ cdef class Window:
             if self.views == 0:
                 self._drop()
 
-    def lease(self, number):
-        """Pin one of the window's units alone, beyond the window's own life.
+    def lease(self, offset, length=None):
+        """Pin bytes of the window alone, beyond the window's own life.
 
         Parameters
         ----------
-        number : int
-            Which one, from 0.
+        offset : int
+            The first byte, in the window.
+        length : int, optional
+            How many at most, from 1 on. By default all up to the end of the folio that has the first one, or of the window.
 
         Returns
         -------
@@ -125,19 +125,26 @@ cdef class Window:
         Raises
         ------
         IndexError
-            There is no such unit.
+            The window has no byte at ``offset``.
         LeaseError
             The window has been closed, or was inherited by fork.
         """
-        cdef u32 n, pfn, entry
-        cdef u32 back = 0
-        cdef u64 begin
-        cdef Lease lease = new_lease()
-        number = integer(number, "the number of a folio")
-        if not 0 <= number < self.count:
-            raise IndexError(f"folio {number} of a window over {self.count}")
-        n = <u32>number
+        offset = integer(offset, "offset")
+        if not 0 <= offset < self.length:
+            raise IndexError(f"byte {offset} of a window of {self.length}")
+        length = self.length - offset if length is None else min(integer(length, "length"), self.length - offset)
+        if length < 1:
+            raise ValueError("a lease has at least 1 byte")
         self._check()
+        return self._lease(offset, length)
+
+    cdef Lease _lease(self, u64 offset, u64 length):
+        cdef u64 unit = (self.begin + offset) // self.mapping.unit_size
+        cdef u64 begin = self.begin + offset - unit * self.mapping.unit_size
+        cdef u32 n = <u32>unit
+        cdef u32 pfn, entry
+        cdef u32 back = 0
+        cdef Lease lease = new_lease()
         entry = self._take()
         pfn = pagetable.lookup(self.attachment.mem, self.attachment.me, entry, self.table, n)
         while pfn == layout.NIL and back < n and back >> layout.SPAN_MAX == 0:
@@ -146,8 +153,10 @@ cdef class Window:
         if pfn == layout.NIL:
             self.attachment.give(entry)
             raise LeaseError("this window is being closed by another thread")
-        begin = (self.first + n - filemap.first_of(self.attachment.mem, pfn)) * self.folio_size
-        lease._bind(self.attachment, entry, pfn, begin, self.last_length if n + 1 == self.count else self.folio_size)
+        if not self.mapping._bind_units(lease, entry, pfn, self.first + n):
+            raise FoliocacheError("the pool's tables are damaged; run 'foliocache fsck --repair'")
+        lease.data += begin
+        lease.length = min(<u64>lease.length - begin, length)
         return lease
 
     cdef u32 _take(self) except? 0xFFFFFFFE:
@@ -164,26 +173,27 @@ cdef class Window:
 
     cdef _open(self, FolioMap mapping, u64 offset, u64 length):
         cdef mem_t mem = mapping.mem
-        cdef u64 first = offset // mapping.folio_size
-        cdef u64 count = (offset + length - 1) // mapping.folio_size - first + 1 if length else 0
+        cdef u64 first = offset // mapping.unit_size
+        cdef u64 count = (offset + length - 1) // mapping.unit_size - first + 1 if length else 0
+        cdef u64 start
         cdef u32 n = 0
         cdef Lease lease
+        self.mapping = mapping
         self.attachment = mapping.attachment
         self.attachment.join()
         self.epoch = self.attachment.epoch
         self.first = first
-        self.folio_size = mapping.folio_size
         self.length = length
-        self.begin = offset - first * self.folio_size
-        if count * (self.folio_size >> atomics.page_shift(mem)) > <u64>atomics.npages(mem) + self.folio_size:
+        self.begin = offset - first * mapping.unit_size
+        if count * (mapping.unit_size >> atomics.page_shift(mem)) > <u64>atomics.npages(mem) + mapping.unit_size:
             raise FoliocacheError(f"a window of {length} bytes is larger than the pool; open smaller ones, or use read()")
         self.count = count
         self.closed = False
         if self.count:
-            self.last_length = mapping._length(first + self.count - 1)
             self._reserve()
             while n < self.count:
-                lease = mapping._lease(first + n, self.count - n)
+                start = (first + n) * mapping.unit_size
+                lease = mapping._lease(start, min((first + self.count) * mapping.unit_size, mapping.size) - start, mapping.most)
                 self._add(n, lease)
                 n += mapping._units(lease.length)
 
@@ -193,31 +203,29 @@ cdef class Window:
         self.table = pagetable.make(self.attachment.mem, self.attachment.me, self.entry, self.count)
         if self.table == layout.NIL:
             self.attachment.give(self.entry)
-            raise FoliocacheError(f"no room in the pool for the page table of a window over {self.count} units")
-        found = mmap(NULL, self.count * self.folio_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+            raise FoliocacheError(f"no room in the pool for the page table of a window of {self.length} bytes")
+        found = mmap(NULL, self.count * self.mapping.unit_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         if found == MAP_FAILED:
-            raise FoliocacheError(
-                f"no address space for a window of {self.count * self.folio_size} bytes: {os.strerror(errno)}"
-            )
+            raise FoliocacheError(f"no address space for a window of {self.length} bytes: {os.strerror(errno)}")
         self.base = <char *>found
-        self.reserved = self.count * self.folio_size
+        self.reserved = self.count * self.mapping.unit_size
 
     cdef _add(self, u32 n, Lease lease):
         """Map the pages of a lease, which begins with unit n of the window, and move its pin to the page table."""
         cdef u64 place = lease.data - (<const fc_mem *>self.attachment.mem).ro
         cdef size_t page = 1 << atomics.page_shift(self.attachment.mem)
         cdef size_t size = (lease.length + page - 1) // page * page
-        cdef void *at = self.base + n * self.folio_size
+        cdef void *at = self.base + n * self.mapping.unit_size
         if lease.private is not None:
             raise FoliocacheError(
-                f"the pool has no room for a window over {self.count} units of {self.folio_size} bytes: too much of it is "
-                "pinned. Open smaller windows, or use read(), which copies"
+                f"the pool has no room for a window of {self.length} bytes: too much of it is pinned. "
+                "Open smaller windows, or use read(), which copies"
             )
         cdef int rights = PROT_READ | PROT_WRITE if self.is_writable else PROT_READ
         cdef int kind = MAP_PRIVATE | MAP_NORESERVE if self.is_writable else MAP_SHARED
         if mmap(at, size, rights, kind | MAP_FIXED, self.attachment.segment.fd, place) == MAP_FAILED:
             raise FoliocacheError(
-                f"a window over {self.count} units cannot be mapped: {os.strerror(errno)} (see vm.max_map_count)"
+                f"a window of {self.length} bytes cannot be mapped: {os.strerror(errno)} (see vm.max_map_count)"
             )
         pagetable.move(self.attachment.mem, self.attachment.me, lease.entry, self.table, n, lease.pfn)
         self.attachment.give(lease.entry)

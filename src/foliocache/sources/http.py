@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import http.client
 import os
+import socket
 import ssl
+import struct
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +20,7 @@ CONNECT_TIMEOUT = 30.0  # seconds
 READ_TIMEOUT = 300.0  # seconds without a byte
 REDIRECTS_MAX = 10
 IDLE_MAX = 64  # connections
+DIRECT_MIN = 64 << 10  # bytes of a buffer from which on it is worth while to go past http.client
 REST_MAX = 64 << 10  # bytes of a body that are read for the sake of the connection
 
 Headers = Mapping[str, str]
@@ -36,17 +39,37 @@ class Response:
         self._client, self._place, self._connection, self._raw = client, place, connection, raw
         self.status: int = raw.status
         self.headers: http.client.HTTPMessage = raw.headers
+        self.has_cookies = False  # one of the redirects to it has set cookies, which are not sent
 
     def read_into(self, buffers: Sequence[memoryview]) -> Iterator[int]:
         """Fill the buffers, in order, and yield the length of each when it is full. Raises EOFError if the body is shorter."""
         for buffer in buffers:
-            at = 0
+            at = self._read_directly(buffer) if len(buffer) >= DIRECT_MIN else 0
             while at < len(buffer):
                 got = self._raw.readinto(buffer[at:])
                 if not got:
                     raise EOFError(f"the body ends {len(buffer) - at} bytes early")
                 at += got
             yield at
+
+    def _read_directly(self, buffer: memoryview) -> int:
+        """Receive all of a buffer but its last byte in one call, which lets go of the GIL and wakes up once. The last one is
+        for http.client, to find the body's end. Returns how many bytes; 0 where that is not possible."""
+        sock, length = self._connection.sock, self._raw.length or 0
+        if type(sock) is not socket.socket or self._raw.chunked or length < len(buffer):
+            return 0
+        at = self._raw.readinto(buffer[: len(self._raw.peek(1))])  # what came along with the headers
+        sock.setblocking(True)  # with SO_RCVTIMEO: a timeout of Python's would poll before each piece
+        try:
+            while at < len(buffer) - 1:
+                got = sock.recv_into(buffer[at : len(buffer) - 1], 0, socket.MSG_WAITALL)
+                if not got:
+                    raise EOFError(f"the body ends {len(buffer) - at} bytes early")
+                at += got
+        finally:
+            self._raw.length = length - at
+            sock.settimeout(READ_TIMEOUT)
+        return at
 
     def close(self) -> None:
         """Keep the connection if what is left of the body is little, else close it."""
@@ -72,13 +95,16 @@ class Client:
 
         Raises OSError and http.client.HTTPException, and ValueError for a URL that is none of HTTP.
         """
+        has_cookies = False
         for _ in range(REDIRECTS_MAX):
             parts = urlsplit(url)
             response = self._ask(parts, headers)
+            response.has_cookies = has_cookies
             location = response.headers.get("Location")
             if response.status not in (301, 302, 303, 307, 308) or not location:
                 return response
             response.close()
+            has_cookies = has_cookies or "Set-Cookie" in response.headers
             target = urljoin(url, location)
             if _place(urlsplit(target)) != _place(parts):
                 headers = {name: value for name, value in headers.items() if name.lower() not in _SECRET}
@@ -117,6 +143,7 @@ class Client:
             connection = http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT)
         connection.connect()
         connection.sock.settimeout(READ_TIMEOUT)
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", int(READ_TIMEOUT), 0))
         return connection
 
     def _take(self, place: Place) -> http.client.HTTPConnection | None:
