@@ -23,31 +23,32 @@ cdef u64 COPY_MAX = 1 << 20  # bytes that are copied before other tasks have the
 cdef class AsyncMap(FolioMap):
     """A mapping's reads as far as they go without waiting."""
 
-    cdef object _look(self, u64 index, u64 wanted):
-        """A `Lease` on unit index and what its folio has behind it; or a `Miss`, which reads up to ``wanted`` units at once."""
+    cdef object _look(self, u64 index, u64 wanted, bint hits_only):
+        """A `Lease` on unit index and what its folio has behind it; or a `Miss`, which reads up to ``wanted`` units at once, or
+        None."""
         cdef u32 entry, pfn, seen
         cdef u64 at, first
         cdef Lease lease
         if not self.attachment.joined:
             self._check()
-            return new_miss(self.filler, self, index, wanted, None)  # to become a client takes locks
+            return self._miss(index, wanted, None, hits_only)  # to become a client takes locks
         entry = self.attachment.take()
         if entry == layout.NIL:
             lease = self._copy_cached(index)
-            return new_miss(self.filler, self, index, wanted, None) if lease is None else lease
+            return self._miss(index, wanted, None, hits_only) if lease is None else lease
         pfn = filemap.lookup(self.mem, self.attachment.me, entry, self.ino, self.head, self.height, index)
         if pfn == layout.NIL:
             self.attachment.give(entry)
-            return new_miss(self.filler, self, index, wanted, None)
+            return self._miss(index, wanted, None, hits_only)
         lease = new_lease()
         if not self._bind_units(lease, entry, pfn, index, WHOLE):
-            return new_miss(self.filler, self, index, wanted, None)
+            return self._miss(index, wanted, None, hits_only)
         at = atomics.folio_at(self.mem, pfn)
         seen = flags.load(self.mem, at)
         if not seen & layout.PG_UPTODATE:
-            return new_miss(self.filler, self, index, wanted, lease)
+            return self._miss(index, wanted, lease, hits_only)
         if not self._is_ours(at):
-            return new_miss(self.filler, self, index, wanted, None)
+            return self._miss(index, wanted, None, hits_only)
         flags.mark_referenced(self.mem, at, seen)
         client.count(self.mem, self.attachment.me, layout.COUNT_HITS, 1)
         if seen & layout.PG_READAHEAD and flags.clear(self.mem, at, layout.PG_READAHEAD):
@@ -56,63 +57,69 @@ cdef class AsyncMap(FolioMap):
         self.previous = index + min(wanted, self._units(lease.length)) - 1
         return lease
 
-    def _look_view(self, offset, length):
-        """A range as far as it is in one folio: a memoryview; or a `Miss` for its first folio; or None if it is in several."""
-        cdef u64 start = self._clip(offset, "offset")
-        cdef u64 end = start + min(self._clip(length, "length"), self.size - start)
-        cdef u64 first
-        if start == end:
-            self._check()
-            return memoryview(b"")
-        first = start >> self.shift
-        found = self._look(first, self._units(end - (first << self.shift)))
-        return self._view(found, start, end) if type(found) is Lease else found
+    cdef object _miss(self, u64 index, u64 wanted, lease, bint hits_only):
+        """lease: on a folio that another is filling."""
+        return None if hits_only else new_miss(self.filler, self, index, wanted, lease)
 
-    def _view_of(self, Lease lease not None, offset, length):
-        """The same of a lease that was awaited: a memoryview, or None."""
-        cdef u64 start = self._clip(offset, "offset")
-        return self._view(lease, start, start + min(self._clip(length, "length"), self.size - start))
-
-    cdef object _view(self, Lease lease, u64 start, u64 end):
-        cdef u64 begin = start - (start >> self.shift << self.shift)
-        if begin + end - start > <u64>lease.length:
-            return None
-        lease.data += begin
-        lease.length = end - start
-        return PyMemoryView_FromObject(lease)
-
-    def _look_bytes(self, offset, length):
-        """A range if it is cached in one unit: bytes; else a `Gather` of it."""
+    def _cached_view(self, offset, length):
+        """A range as a memoryview, if it is cached in one folio, else None."""
         cdef u64 start = self._clip(offset, "offset")
         cdef u64 end = start + min(self._clip(length, "length"), self.size - start)
         cdef u64 first = start >> self.shift
         cdef u64 begin = start - (first << self.shift)
         cdef Lease lease
-        cdef Gather gather
-        found = None
+        if start == end:
+            self._check()
+            return memoryview(b"")
+        lease = self._look(first, self._units(begin + end - start), True)
+        if lease is None or begin + end - start > <u64>lease.length:
+            return None
+        lease.data += begin
+        lease.length = end - start
+        return PyMemoryView_FromObject(lease)
+
+    def _view_of(self, Lease lease not None, offset, length):
+        """A view of a lease that was awaited for a range, if it is on all of that, else None."""
+        cdef u64 start = self._clip(offset, "offset")
+        if <u64>lease.length < min(self._clip(length, "length"), self.size - start):
+            lease.release()
+            return None
+        return PyMemoryView_FromObject(lease)
+
+    def _cached_bytes(self, offset, length):
+        """A range as bytes, if it is cached in one folio, else None."""
+        cdef u64 start = self._clip(offset, "offset")
+        cdef u64 end = start + min(self._clip(length, "length"), self.size - start)
+        cdef u64 first = start >> self.shift
+        cdef u64 begin = start - (first << self.shift)
+        cdef Lease lease
         if start == end:
             self._check()
             return b""
-        if begin + end - start <= self.folio_size:
-            found = self._look(first, 1)
-            if type(found) is Lease:
-                lease = found
-                copy = PyBytes_FromStringAndSize(lease.data + begin, end - start)
-                lease.release()
-                return copy
-        gather = Gather.__new__(Gather)
+        lease = self._look(first, self._units(begin + end - start), True)
+        if lease is None or begin + end - start > <u64>lease.length or end - start > COPY_MAX:
+            return None
+        copy = PyBytes_FromStringAndSize(lease.data + begin, end - start)
+        lease.release()
+        return copy
+
+    def _gather_bytes(self, offset, length):
+        """A `Gather` of a range."""
+        cdef u64 start = self._clip(offset, "offset")
+        cdef u64 end = start + min(self._clip(length, "length"), self.size - start)
+        cdef Gather gather = Gather.__new__(Gather)
         gather.copy = PyBytes_FromStringAndSize(NULL, end - start)
-        gather.begin(self, start, end, PyBytes_AS_STRING(gather.copy), found)
+        gather.begin(self, start, end, PyBytes_AS_STRING(gather.copy))
         return gather
 
-    def _look_into(self, offset, buffer):
+    def _gather_into(self, offset, buffer):
         """A `Gather` that fills a buffer."""
         cdef u64 start = self._clip(offset, "offset")
         cdef Gather gather = Gather.__new__(Gather)
         get_writable(buffer, &gather.buffer)
         gather.has_buffer = True
         self._check()
-        gather.begin(self, start, start + min(<u64>gather.buffer.len, self.size - start), <char *>gather.buffer.buf, None)
+        gather.begin(self, start, start + min(<u64>gather.buffer.len, self.size - start), <char *>gather.buffer.buf)
         return gather
 
     def _look_lease(self, offset, length):
@@ -128,7 +135,7 @@ cdef class AsyncMap(FolioMap):
             if wanted == 0:
                 raise ValueError("a lease has at least 1 byte; read(offset, 0) gives an empty view")
             wanted = self._units(start - (index << self.shift) + min(wanted, self.size - start))
-        found = self._look(index, wanted)
+        found = self._look(index, wanted, False)
         return self._trim(found, offset, length) if type(found) is Lease else found
 
     cpdef _trim(self, Lease lease, offset, length):
@@ -153,7 +160,7 @@ cdef class AsyncMap(FolioMap):
 cdef class Gather:
     """A range of an object on its way to one buffer, folio by folio."""
     cdef AsyncMap mapping
-    cdef object copy, miss
+    cdef object copy
     cdef Py_buffer buffer
     cdef bint has_buffer
     cdef char *target
@@ -165,8 +172,8 @@ cdef class Gather:
     def __dealloc__(self):
         self._release()
 
-    cdef int begin(self, AsyncMap mapping, u64 start, u64 end, char *target, miss) except -1:
-        self.mapping, self.start, self.at, self.end, self.target, self.miss = mapping, start, start, end, target, miss
+    cdef int begin(self, AsyncMap mapping, u64 start, u64 end, char *target) except -1:
+        self.mapping, self.start, self.at, self.end, self.target = mapping, start, start, end, target
         return 0
 
     cdef int _release(self) noexcept:
@@ -185,14 +192,11 @@ cdef class Gather:
         end."""
         cdef u64 turn = self.at + COPY_MAX
         cdef u64 index
-        miss, self.miss = self.miss, None
-        if miss is not None:
-            return miss
         while self.at < self.end:
             if self.at >= turn:
                 return None
             index = self.at >> self.mapping.shift
-            found = self.mapping._look(index, self.mapping._units(self.end - (index << self.mapping.shift)))
+            found = self.mapping._look(index, self.mapping._units(self.end - (index << self.mapping.shift)), False)
             if type(found) is not Lease:
                 return found
             self.take(found)
