@@ -19,7 +19,7 @@ cdef class Miss(Sleeper):
     cdef int _submit(self, int step) except -1
     cdef int _run(self, int step) except -1
     cdef int _begin(self) except -1
-    cdef int _fill(self, lease) except -1
+    cdef int _fill(self, lease, u64 stop, u64 count, mark) except -1
     cdef int _take_over(self) except -1
     cdef int _wait(self, lease) except -1
     cdef int _woken(self, int end) except -1

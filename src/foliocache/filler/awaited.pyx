@@ -122,6 +122,7 @@ cdef class Miss(Sleeper):
         lease, self.filled = self.filled, None
         request, self.request = self.request, None
         if request.error is None:
+            self.mapping.narrow(lease, self.index)
             self.mapping.previous = self.index + self.mapping.units(lease) - 1
             self._tell(lease, None)
         else:
@@ -155,27 +156,25 @@ cdef class Miss(Sleeper):
 
     cdef int _begin(self) except -1:
         cdef Steps mapping = self.mapping
-        lease = mapping.grab(self.index, self.wanted)
+        cdef u64 stop
+        count, mark = self.filler._plan(mapping, self.index, self.wanted)
+        stop = self.filler._first_stop(mapping, self.index, count)
+        lease = mapping.grab(self.index, stop - self.index)
         if lease is None and mapping.reap():
-            lease = mapping.grab(self.index, self.wanted)  # dead processes still had some room
+            lease = mapping.grab(self.index, stop - self.index)  # dead processes still had some room
         if lease is None:
             return self._tell(self.filler.read_privately(mapping, self.index), None)
-        return self._fill(lease) if mapping.is_filling(lease) else self._wait(lease)
+        return self._fill(lease, stop, count, mark) if mapping.is_filling(lease) else self._wait(lease)
 
-    cdef int _fill(self, lease) except -1:
+    cdef int _fill(self, lease, u64 stop, u64 count, mark) except -1:
         """Fill the folio of a lease, and have those behind it filled that are about to be asked for."""
         cdef Steps mapping = self.mapping
         cdef Filler filler = self.filler
         cdef u64 index = self.index
-        cdef u64 stop
         try:
             mapping.count(layout.COUNT_MISSES, 1)
-            count, mark = filler._plan(mapping, index, self.wanted)
-            stop = min(index + <u64>count, mapping.folios)
-            if filler.concurrent:
-                stop = filler._first_stop(mapping, index, count)
-                if index + <u64>count > stop:
-                    filler._ask_ahead(mapping, stop, index + <u64>count, mark, False)
+            if filler.concurrent and index + count > stop:
+                filler._ask_ahead(mapping, stop, index + count, mark, False)
             self.request = filler._request(mapping, index, stop, mark, False)
         except BaseException:
             mapping.withdraw(lease)
@@ -196,7 +195,7 @@ cdef class Miss(Sleeper):
             mapping.withdraw(lease)
             return 0 if self.told else self._tell(self.filler.read_privately(mapping, self.index), None)
         self.filler._fill(mapping, lease, first, 1, None, None)
-        mapping.narrow(lease, self.index, self.wanted)
+        mapping.narrow(lease, self.index)
         mapping.previous = self.index + mapping.units(lease) - 1
         self._tell(lease, None)
         mapping.reap()
@@ -239,6 +238,7 @@ cdef class Miss(Sleeper):
             return self._submit(TAKE_OVER)
         lease, self.lease = self.lease, None
         if end == FILLED:
+            self.mapping.narrow(lease, self.index)
             self.mapping.previous = self.index + self.mapping.units(lease) - 1
             return self._tell(lease, None)
         return self._failed(lease) if end == FAILED else self._submit(PRIVATE)
@@ -269,7 +269,7 @@ cdef class Miss(Sleeper):
 
     cdef object _stuck(self):
         return SourceError(
-            f"{self.filler.key!r} at offset {self.index * self.mapping.folio_size}: the calls of sources that come before have "
+            f"{self.filler.key!r} at offset {self.index * self.mapping.unit_size}: the calls of sources that come before have "
             f"not returned for {self.filler.pool.fill_timeout:g} s; the origin hangs, or it needs concurrent=True"
         )
 

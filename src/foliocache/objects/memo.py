@@ -78,9 +78,7 @@ class Memo(Generic[P, R]):
         async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
             make = functools.partial(self.function, *args, **kwargs)
             key = self.key_of(*args, **kwargs)
-            return await self.objects().get_or_create_async(
-                key, cast("MakeAsync", make), self.version, self.expiry, self.loads
-            )
+            return await self.objects().get_or_create_async(key, cast("MakeAsync", make), self.version, self.expiry, self.loads)
 
         return cast("Callable[P, R]", call)
 

@@ -43,7 +43,7 @@ class AsyncReads(AsyncMap):
             Whatever the source raises.
         """
         found = self._look_lease(offset, length)
-        lease: Lease = found if type(found) is Lease else self._trim(await _lease_of(found), offset, length)
+        lease: Lease = found if type(found) is Lease else self._taken(await _lease_of(found), offset, length)
         return lease
 
     async def read_async(self, offset: SupportsIndex, length: SupportsIndex) -> memoryview:
