@@ -73,6 +73,13 @@ class Memo(Generic[P, R]):
             "R", self.objects().get_or_create(self.key_of(*args, **kwargs), make, self.version, self.expiry, self.loads)
         )
 
+    def _wrapped(self) -> Callable[P, R]:
+        @functools.wraps(self.function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            return self.call(*args, **kwargs)
+
+        return call
+
     def _wrapped_async(self) -> Callable[P, R]:
         @functools.wraps(self.function)
         async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -89,12 +96,7 @@ class Memo(Generic[P, R]):
     def wrapped(self) -> Callable[P, R]:
         """Return the function that users call. It pickles as the original would: by its name."""
 
-        @functools.wraps(self.function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            return self.call(*args, **kwargs)
-
-        if inspect.iscoroutinefunction(self.function):
-            call = self._wrapped_async()
+        call = self._wrapped_async() if inspect.iscoroutinefunction(self.function) else self._wrapped()
         call.key = self.key_of  # type: ignore[attr-defined]
         call.delete = self.delete  # type: ignore[attr-defined]
         return call

@@ -230,6 +230,10 @@ class Objects:
         self._names.forget(PREFIX + key)
         self._pool.forget(PREFIX + key)
 
+    def delete_below(self, prefix: str) -> None:
+        """Forget the objects whose keys begin with prefix, and those whose keys are too long to tell. Raises FoliocacheError."""
+        self._names.forget_below(PREFIX + prefix)
+
     # Finding.
 
     def _know(self, key: str, version: str) -> _Known:
@@ -340,7 +344,7 @@ class Objects:
             self._making.discard(turn.mine)
 
     def _look(self, turn: _Turn, name: Name) -> Any:
-        """Return the object that another has made; MISSING if it is gone already. Raises SourceError if it failed to make it."""
+        """Return the object that another has made; MISSING if it is gone already. Raises SourceError if that one failed."""
         found = self._find(turn.known, turn.key, turn.expiry, turn.loads, turn.writable)
         if found is MISSING:
             turn.previous = name

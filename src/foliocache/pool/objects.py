@@ -14,8 +14,10 @@ class ObjectMapping(Mapping):
     _units_per_object = 1 << layout.SPAN_MAX
 
     def lease_all(self) -> Lease | None:
-        """A lease on all of it, filled if need be; None if it lies in several folios. Raises FoliocacheError if there is no room
-        for it, or this process has as many leases as it can."""
+        """A lease on all of it, filled if need be; None if it lies in several folios.
+
+        Raises FoliocacheError if there is no room for it, or this process has as many leases as it can.
+        """
         if self.size == 0:
             return None
         lease = self.lease(0, self.size)
