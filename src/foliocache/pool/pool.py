@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, SupportsFloat, SupportsI
 from ..errors import FoliocacheError, PoolNotFoundError
 from ..filler.engine import Engine
 from ..mm import audit, layout
-from ..objects import Loads, Make, Memo, Objects, Writable
 from ..observe import look
 from ..observe.records import Counters, Finding, FoliosByType, LockInfo, ObjectInfo, PagesByState, Stat
 from . import client, repair
@@ -27,6 +26,7 @@ from .objects import ObjectMapping
 if TYPE_CHECKING:
     from ..filler.source import AsyncSource, Read, ReadInto, Source
     from ..mm.atomics import Memory
+    from ..objects import Loads, Make, Objects, Writable
 
 Seconds: TypeAlias = SupportsFloat | SupportsIndex
 P = ParamSpec("P")
@@ -652,6 +652,8 @@ class Pool:
         """
 
         def decorate(function: Callable[P, R]) -> Callable[P, R]:
+            from ..objects import Memo  # as in `objects`
+
             return Memo(lambda: self.objects, function, key, version, expiry, ignore, loads).wrapped()
 
         return decorate
@@ -661,6 +663,10 @@ class Pool:
         """The Python objects of the pool: internal."""
         self._check_open()
         if self._objects is None:
+            from ..objects import (
+                Objects,
+            )  # pickle, inspect and ast: a third of the time of an import, which most need not wait for
+
             self._objects = Objects(self)
         return self._objects
 
