@@ -5,14 +5,17 @@ import contextlib
 import gc
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
 import pytest
 import uvloop
+from documents import page
 
 import foliocache
 
@@ -739,6 +742,18 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("end", ["interrupt", "return"])
 @pytest.mark.parametrize("source", ["coroutine", "function"])
 def test_the_interpreter_ends_with_reads_under_way(pool_name, end, source):
-    command = [sys.executable, "-X", "dev", "-c", ENDING, pool_name, end, source]
+    command = [sys.executable, "-W", "always", "-c", ENDING, pool_name, end, source]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert (ended.returncode, ended.stderr) == (0, "") and ended.stdout == ("interrupted\n" if end == "interrupt" else "")
+
+
+def test_the_example_of_the_page_does_what_it_says(tmp_path):
+    text = page("asyncio.md")
+    script = tmp_path / "example.py"
+    script.write_text(re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)[0])
+    with tempfile.TemporaryDirectory(prefix="foliocache-test-", dir="/dev/shm") as folder:
+        environment = os.environ | {"FOLIOCACHE_DIR": folder}
+        command = [sys.executable, "-W", "error", str(script)]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    said = re.search(r"# prints: (.*)", text)[1]
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"{said}\n", "")

@@ -4,7 +4,7 @@ A fill waits in a thread of the engine, or in the one that wants the data, as it
 their requests at once. It is not the caller's: a fill goes on when that is closed, and threads without a loop read, too. So
 what a source uses (an HTTP session) must belong to no other loop: it is made in the coroutine, when it is first called.
 
-A forked child has no such thread, and begins its own loop; that of the parent stays as it was, for to close it would disturb the
+A forked child has no such thread, and begins its own loop. The parent's is left as it is: closing it here would disturb the
 parent's.
 """
 
@@ -70,7 +70,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     if _thread.get_ident() == loop.thread:
         coroutine.close()
         raise FoliocacheError(
-            "a source that is a coroutine reads, without await, what another such source has to fetch, and would wait for ever; "
+            "a source that is a coroutine reads, without await, what another such source has to fetch; it would wait for ever; "
             "use read_async, read_bytes_async or readinto_async there"
         )
     return loop.run(coroutine)
