@@ -21,7 +21,7 @@ cdef class Request:
 
 
 cdef class Filler:
-    cdef object key, pool, call_read, call_readinto, call_read_into, origin, lock, turns
+    cdef object key, pool, given, call_read, call_readinto, call_read_into, origin, lock, turns
     cdef readonly object readahead
     cdef bint concurrent
     cdef u32 lock_epoch, queued_epoch

@@ -27,6 +27,7 @@ from ..mm cimport atomics, layout
 from ..errors import SourceError
 from . import failure
 from . import engine
+from .source import called, read_into_of
 
 cdef u64 TIMEOUT_MAX_NS = (<u64>1) << 62
 cdef u64 REQUEST_MIN = 1 << 20  # bytes of a request that is one of several
@@ -130,14 +131,15 @@ cdef class Filler:
     """
     def __init__(self, key, pool, read, readinto, source, bint concurrent, readahead):
         self.key, self.pool, self.readahead = key, pool, readahead
-        self.call_read, self.call_readinto, self.concurrent = read, readinto, concurrent
-        self.origin, self.call_read_into = source, None if source is None else source.read_into
+        self.given = read, readinto, source, concurrent
+        self.call_read, self.call_readinto, self.call_read_into = called(read), called(readinto), read_into_of(source)
+        self.origin, self.concurrent = source, concurrent
         self.lock = threading.RLock()
 
     @property
     def source(self):
         """read, readinto, source and concurrent, as they were given."""
-        return self.call_read, self.call_readinto, self.origin, self.concurrent
+        return self.given
 
     cdef object miss(self, Steps mapping, u64 index, u64 wanted):
         """A lease on unit index and those behind it in its folio. ``wanted`` units are about to be asked for. Raises what the
