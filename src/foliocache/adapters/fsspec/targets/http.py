@@ -259,7 +259,7 @@ class HTTPTarget(Target):
                 self._ranged.add(path)
                 return answer
             try:
-                if is_ours and answer.status == 200 and length == identity.size and not _is_encoded(answer.headers):
+                if is_ours and answer.status == 200 and length and length == identity.size and not _is_encoded(answer.headers):
                     whole.append(answer.read(length))
             finally:
                 answer.close()
