@@ -125,13 +125,14 @@ cdef class Filler:
     """Fills the folios of one mapping from its source.
 
     read, readinto, source: where missing bytes come from, see ``Pool.mapping``; concurrent: several threads may call it at
-    once. readahead says how far to read; pool has ``fill_timeout``, ``closed`` and ``engine``.
+    once. readahead says how far to read, and ``mark`` is the unit that it has marked last; pool has ``fill_timeout``, ``closed`` and ``engine``.
     """
     def __init__(self, key, pool, read, readinto, source, bint concurrent, readahead):
         self.key, self.pool, self.readahead = key, pool, readahead
         self.call_read, self.call_readinto, self.concurrent = read, readinto, concurrent
         self.origin, self.call_read_into = source, None if source is None else source.read_into
         self.lock = threading.RLock()
+        self.mark = layout.HASH_MASK
 
     @property
     def source(self):
@@ -245,6 +246,7 @@ cdef class Filler:
         if self.queued and self.queued_first <= index < self.queued_end:  # what is behind has been asked for
             return min(wanted, self.queued_end - index, self._request_units(mapping, wanted)), None
         count, mark = self.readahead.on_miss(index, wanted, mapping.previous if mapping.previous < mapping.unit_count else None)
+        self.mark = layout.HASH_MASK if mark is None else mark
         if self.concurrent and count == wanted < AROUND and self.readahead.most > 1 and self._is_dense(mapping, index):
             count = AROUND
         return count, mark
@@ -265,8 +267,17 @@ cdef class Filler:
             unit += max(there, <u64>1)
         return cached >= enough
 
+    cdef bint has_reached(self, u64 first, u64 behind, u64 last) noexcept:
+        """True if who uses unit last of a marked folio, of units first .. behind - 1, is to have the next window read.
+
+        One who reads a header again and again is not, even if its folio is large. Another process's mark is a folio's only.
+        """
+        if first <= self.mark < behind:
+            return last >= self.mark
+        return last > first or behind - first == 1
+
     cdef int read_ahead_from(self, Steps mapping, u64 first, u64 behind) except -1:
-        """A hit on the folio of units first .. behind - 1, which the last window marked: have the next window read."""
+        """The folio of units first .. behind - 1 is used, which the last window marked: have the next window read."""
         cdef u64 missing = behind
         cdef u64 end
         cdef u64 there = 1
@@ -277,6 +288,7 @@ cdef class Filler:
             there = mapping.probe(missing)
             missing += there
         start, count, mark = self.readahead.on_mark(first, behind, missing)
+        self.mark = layout.HASH_MASK if mark is None else mark
         return self._ask_ahead(mapping, start, min(<u64>start + <u64>count, mapping.unit_count), mark, True)
 
     def read_ahead(self, Steps mapping not None, u64 first, u64 end):
@@ -392,7 +404,10 @@ cdef class Filler:
         """One call of the source for a whole run of folios, unless all that it has is ``readinto``, for one. A failure is
         written down for those who wait for one of them."""
         cdef bytes reason
+        cdef u64 count = 0
         cdef u64 at = index
+        for lease in run:
+            count += mapping.units(lease)
         lock = self._take_turn(mapping)
         try:
             if self.call_read_into is not None:
@@ -412,6 +427,8 @@ cdef class Filler:
             if reason is not None:
                 for lease in run:
                     mapping.explain(lease, reason)
+                for waiting in list(self.pool.engine.waiting):
+                    waiting.share_failure(mapping.identity, index, index + count, error)
             raise
         finally:
             if lock is not None:

@@ -24,6 +24,7 @@ cdef class Steps:
     cdef void narrow(self, lease, u64 index) noexcept
     cdef bint is_filling(self, lease) noexcept
     cdef int wait(self, lease, u64 timeout_ns) except -1
+    cdef u32 *sleeper(self, lease, u32 *flags) noexcept
     cdef bytes explanation(self, lease)
     cdef object target(self, lease)
     cdef int write(self, lease, const char *data) except -1

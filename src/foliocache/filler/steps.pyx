@@ -60,6 +60,10 @@ cdef class Steps:
         """
         raise NotImplementedError
 
+    cdef u32 *sleeper(self, lease, u32 *flags) noexcept:
+        """For who waits by other means: the word to sleep on, while it is ``flags``. NULL if the fill has ended."""
+        return NULL
+
     cdef bytes explanation(self, lease):
         """After FAILED, what the filler has written down about its source (``failure.read``); None if nothing."""
         raise NotImplementedError

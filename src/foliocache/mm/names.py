@@ -148,8 +148,12 @@ def sleep(mem, ticket, timeout_ns):
     changed and the kernel does not let the caller sleep, or the asker finds NAME_WAITERS. The record may be another name's by
     now, or its page may have another use; then the kernel compares with an unrelated word, and the timeout ends the sleep.
     """
-    at = slab.at(mem, layout.SLAB_NAMES, ticket & layout.OBJECT_MASK)
-    return atomics.futex_wait(mem, at + layout.NAME_ASKER, ticket >> 32, min(timeout_ns, layout.WAIT_SLICE_NS))
+    return atomics.futex_wait(mem, asker_at(mem, ticket), ticket >> 32, min(timeout_ns, layout.WAIT_SLICE_NS))
+
+
+def asker_at(mem, ticket):
+    """The offset of the word that ``sleep`` waits on, for those who sleep by other means; while it is ``ticket >> 32``."""
+    return slab.at(mem, layout.SLAB_NAMES, ticket & layout.OBJECT_MASK) + layout.NAME_ASKER
 
 
 def next_used(mem, me, n, out):

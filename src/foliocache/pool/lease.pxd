@@ -53,6 +53,7 @@ cdef class FolioMap(Steps):
     cdef Lease _lease(self, u64 start, u64 most, u64 limit)
     cdef Lease _miss(self, u64 start, u64 most, u64 limit)
     cdef Lease _join(self, Lease lease, u64 start, u64 most, u64 limit)
+    cdef int _read_ahead(self, u32 pfn, u64 last) except -1
     cdef Lease _cut(self, Lease lease, u64 start, u64 most)
     cdef int _gather(self, u64 start, u64 end, char *target) except -1
     cdef int _gather_piece(self, u64 start, u64 end, char *target) except -1
@@ -64,6 +65,7 @@ cdef class FolioMap(Steps):
     cdef Py_ssize_t _length(self, u64 index) noexcept
     cdef u64 _units(self, u64 length) noexcept
     cdef Lease _copy(self, u64 index)
+    cdef Lease _copy_cached(self, u64 index)
     cdef u32 _sleep(self, Lease lease, u64 timeout_ns) except? 0xFFFFFFFF
     cdef bint _bind_units(self, Lease lease, u32 entry, u32 pfn, u64 index) noexcept
     cdef u64 _rest(self, u32 pfn, u64 index) noexcept

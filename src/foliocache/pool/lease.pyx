@@ -442,8 +442,8 @@ cdef class FolioMap(Steps):
         if not seen & layout.PG_REFERENCED:
             flags.mark_referenced(mem, at, seen)
         client.count(mem, self.attachment.me, layout.COUNT_HITS, 1)
-        if seen & layout.PG_READAHEAD and flags.clear(mem, at, layout.PG_READAHEAD):
-            self.filler.read_ahead_from(self, first, first + (<u64>1 << page_type.span(mem, pfn)))
+        if seen & layout.PG_READAHEAD:
+            self._read_ahead(pfn, (end - 1) >> self.shift)
         self.previous = (end - 1) >> self.shift
         return lease
 
@@ -460,11 +460,23 @@ cdef class FolioMap(Steps):
         self.narrow(lease, index)
         return self._cut(self.filler.join(self, lease, index, wanted), start, most)
 
+    cdef int _read_ahead(self, u32 pfn, u64 last) except -1:
+        """Unit last of a marked folio is used."""
+        cdef u64 first = filemap.first_of(self.mem, pfn)
+        cdef u64 behind = first + (<u64>1 << page_type.span(self.mem, pfn))
+        if self.filler.has_reached(first, behind, last):
+            if flags.clear(self.mem, atomics.folio_at(self.mem, pfn), layout.PG_READAHEAD):
+                self.filler.read_ahead_from(self, first, behind)
+        return 0
+
     cdef Lease _cut(self, Lease lease, u64 start, u64 most):
-        """Let a lease that begins with a unit be on the bytes from start on, up to ``most`` of them."""
+        """Let a lease that begins with a unit be on the bytes from start on, up to ``most`` of them. They are used now."""
         cdef u64 begin = start & (self.unit_size - 1)
         lease.data += begin
         lease.length = min(<u64>lease.length - begin, most)
+        self.previous = (start + lease.length - 1) >> self.shift
+        if lease.private is None and flags.load(self.mem, atomics.folio_at(self.mem, lease.pfn)) & layout.PG_READAHEAD:
+            self._read_ahead(lease.pfn, self.previous)  # a reader who goes on behind this folio never hits it
         return lease
 
     def read_bytes(self, offset, length):
@@ -686,6 +698,11 @@ cdef class FolioMap(Steps):
 
     cdef Lease _copy(self, u64 index):
         """Unit index while every word of the ledger is in use: a lease on a copy."""
+        cdef Lease copy = self._copy_cached(index)
+        return self.filler.read_privately(self, index) if copy is None else copy
+
+    cdef Lease _copy_cached(self, u64 index):
+        """The same if the unit is cached, else None."""
         cdef mem_t mem = self.mem
         cdef bytes content = PyBytes_FromStringAndSize(NULL, self._length(index))
         cdef const char *data
@@ -701,7 +718,7 @@ cdef class FolioMap(Steps):
                 copied = True
             if not folio.release(mem, self.attachment.me, spare(), pfn):
                 self.attachment.wait(spare())
-        return self.private(content) if copied else self.filler.read_privately(self, index)
+        return self.private(content) if copied else None
 
     # The steps of a fill: see ``filler.steps``.
 

@@ -11,7 +11,7 @@ from ..filler.miss import Filler
 from ..filler.readahead import Readahead
 from ..mm import layout, xarray
 from ..sizes import format_size, parse_count, parse_size
-from .lease import FolioMap
+from .asynchronous import AsyncReads
 from .window import Window, open_window
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ READAHEAD_ALONE = 4 << 20  # where the source is called one at a time, by those 
 Size: TypeAlias = SupportsIndex | str
 
 
-class Mapping(FolioMap):
+class Mapping(AsyncReads):
     """One object at one version, from `Pool.mapping`: its bytes, which are leased, read or mapped.
 
     They are cached as *folios*, which are read, pinned and evicted whole. A folio is as large as the read that has missed it,
