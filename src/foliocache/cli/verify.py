@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -19,6 +20,7 @@ from foliocache.cli.output import complain, console, counted, emit_json, table
 if TYPE_CHECKING:
     from foliocache.check.scenario import Row, Scenario
 
+SHOWN = 16  # names or groups in a message
 FIELDS = ("scenario", "model", "mutation", "verdict", "expected", "exact", "executions", "graphs", "operations", "seconds")
 
 
@@ -79,9 +81,9 @@ def verify(
     known = scenarios.load_all()
     chosen = _chosen(known, names, mutate)
     models = tuple(model) or (scenario.ALL if mutate is None and replay is None else scenario.WEAK)
-    if not chosen or not set(models) <= set(scenario.ALL):
-        there_are = ", ".join(known if not chosen else scenario.ALL)
-        complain(f"no such scenario, bug or model; there are: {there_are}")
+    problem = _problem(known, names, models, mutate)
+    if problem is not None:
+        complain(problem)
         return exits.USAGE
     if bound is not None and bound < 3:
         complain(f"a bound of {bound} is a test, not a proof: the ABA needs 2 preemptions, and other bugs may need more")
@@ -104,6 +106,30 @@ def verify(
     if html is not None and found:
         html.write_text(_page(known[found.scenario], found))
     return exits.FOUND if any(row.surprise for row in rows) else exits.OK
+
+
+def _problem(known: dict[str, Scenario], names: tuple[str, ...], models: tuple[str, ...], mutate: str | None) -> str | None:
+    """Return what is wrong with a choice, and what could have been meant; None if it is right."""
+    for name in names:
+        if not any(one.startswith(name) for one in known):
+            return f"no scenario begins with {name!r}; {_alternatives(name, list(known))}"
+    for model in models:
+        if model not in scenario.ALL:
+            return f"there is no memory model {model!r}; there are {', '.join(scenario.ALL)}"
+    if mutate is not None and not _chosen(known, names, mutate):
+        bugs = {bug for one in _chosen(known, names, None) for bug in one.mutations()}
+        return f"no scenario chosen here has a bug {mutate!r}; {_alternatives(mutate, sorted(bugs))}"
+    return None
+
+
+def _alternatives(wanted: str, names: list[str]) -> str:
+    """Return the names that are most like ``wanted``; if none is, the groups of names."""
+    close = difflib.get_close_matches(wanted, names)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    groups = list(dict.fromkeys(name.partition("/")[0] for name in names))
+    others = f" and {counted(len(groups) - SHOWN, 'other')}" if len(groups) > SHOWN else ""
+    return f"there are {', '.join(groups[:SHOWN])}{others}"
 
 
 def _chosen(known: dict[str, Scenario], names: tuple[str, ...], mutate: str | None) -> list[Scenario]:

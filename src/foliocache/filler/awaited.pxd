@@ -20,11 +20,11 @@ cdef class Miss(Sleeper):
     cdef int _run(self, int step) except -1
     cdef int _begin(self) except -1
     cdef int _fill(self, lease, u64 stop, u64 count, mark) except -1
-    cdef int _use(self, lease) except -1
     cdef int _take_over(self) except -1
     cdef int _wait(self, lease) except -1
     cdef int _woken(self, int end) except -1
     cdef int _failed(self, lease) except -1
+    cdef int _got(self, lease) except -1
     cdef int _tell(self, lease, error) except -1
     cdef u64 _seen(self) except? 0xFFFFFFFFFFFFFFFF
     cdef object _stuck(self)

@@ -287,6 +287,8 @@ cdef class Filler:
         while missing < end and there:
             there = mapping.probe(missing)
             missing += there
+        if self.queued and self.queued_epoch == mapping.epoch() and self.queued_first <= missing < self.queued_end:
+            missing = self.queued_end  # a thread will come to it, and would not mark it for this window
         start, count, mark = self.readahead.on_mark(first, behind, missing)
         self.mark = layout.HASH_MASK if mark is None else mark
         return self._ask_ahead(mapping, start, min(<u64>start + <u64>count, mapping.unit_count), mark, True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -55,7 +55,9 @@ class Mapping(Protocol):
     def size(self) -> int: ...
     def lease_all(self) -> Buffer | None: ...
     def read_bytes(self, offset: SupportsIndex, length: SupportsIndex) -> bytes: ...
-    def window(self, offset: SupportsIndex = 0, length: SupportsIndex | None = None) -> Buffer: ...
+    def window(
+        self, offset: SupportsIndex = 0, length: SupportsIndex | None = None, *, writable: Literal["copy"] | None = None
+    ) -> Buffer: ...
     def invalidate(self) -> None: ...
 
 

@@ -21,7 +21,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ..errors import FoliocacheError, SourceError
 from ..filler import failure
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .host import Ask, Mapping, Name, Pool
 
 Make: TypeAlias = "Callable[[], Any]"
+Writable: TypeAlias = Literal["copy"] | None
 
 PREFIX = "object:"  # of the keys of names and mappings
 KNOWN_MAX = 8192  # objects of which a process keeps what it has worked out
@@ -70,14 +71,23 @@ class _Found:
         self.window: Callable[[], Buffer | None] = _no_window
         self.is_large = False  # more than one folio
 
-    def build(self, loads: Loads, key: str) -> Any:
+    def build(self, loads: Loads, key: str, writable: Writable) -> Any:
         """Build the object. Raises _Gone if a part of it was evicted."""
         build = self.builds.get(loads)
         if build is None:
             assert self.name is not None
             head = self.name.extra if self.content is None else values.split_inline(self.name.extra)[0]
             build = self.builds[loads] = values.decoder(head, loads, key)
+        if writable is not None:
+            return build(self._copy(writable))
         return build(self._bytes() if self.content is None else self.content)
+
+    def _copy(self, writable: Writable) -> Buffer:
+        """The object's bytes, which may be written to."""
+        if self.content is not None:
+            return bytearray(self.content)
+        assert self.mapping is not None
+        return self.mapping.window(writable=writable)
 
     def _bytes(self) -> Buffer:
         """The object's bytes, which stay pinned as long as a view of them lives."""
@@ -114,6 +124,11 @@ def _lease_all(mapping: Mapping) -> Buffer | None:
         return memoryview(mapping.read_bytes(0, mapping.size))
 
 
+def _check_writable(writable: Writable) -> None:
+    if writable not in (None, "copy"):
+        raise ValueError(f'writable must be "copy" or None, not {writable!r}: nobody may write to what others read')
+
+
 def _no_window() -> None:
     return None
 
@@ -130,16 +145,21 @@ class Objects:
         self._known: dict[tuple[str, str], _Known] = {}
         self._making: set[tuple[int, int, str, str]] = set()  # by process and thread
 
-    def get(self, key: str, default: Any, version: str, expiry: float | None, loads: Loads) -> Any:
+    def get(self, key: str, default: Any, version: str, expiry: float | None, loads: Loads, writable: Writable = None) -> Any:
         """Return the object, or default if there is none."""
-        found = self._find(self._know(key, version), key, expiry, loads)
+        found = self._find(self._know(key, version), key, expiry, loads, writable)
         return default if found is MISSING else found
 
-    def get_or_create(self, key: str, make: Make, version: str, expiry: float | None, loads: Loads) -> Any:
+    def get_or_create(
+        self, key: str, make: Make, version: str, expiry: float | None, loads: Loads, writable: Writable = None
+    ) -> Any:
         """Return the object, made by the first that asked. Raises what ``make`` raises, SourceError if another one's did."""
         known = self._know(key, version)
-        found = self._find(known, key, expiry, loads)
-        return self._ask(known, key, make, version, expiry, loads) if found is MISSING else found
+        found = self._find(known, key, expiry, loads, writable)
+        if found is MISSING:
+            _check_writable(writable)
+            found = self._ask(known, key, make, version, expiry, loads, writable)
+        return found
 
     def put(self, key: str, value: Any, version: str, loads: Loads) -> bool:
         """Keep an object. Returns False if there is no room for it."""
@@ -174,7 +194,7 @@ class Objects:
                 raise ValueError(f"the {what} of an object must be a string, not {text!r}")
         return self._names.digest(PREFIX + key, version)
 
-    def _find(self, known: _Known, key: str, expiry: float | None, loads: Loads) -> Any:
+    def _find(self, known: _Known, key: str, expiry: float | None, loads: Loads, writable: Writable) -> Any:
         raw = self._names.raw(known.digest)
         if raw is None:
             return MISSING
@@ -185,7 +205,7 @@ class Objects:
         if name is None or (expiry is not None and not 0 <= name.age < _seconds(expiry)):
             return MISSING
         try:
-            return found.build(loads, key)
+            return found.build(loads, key, writable)
         except _Gone:
             known.found = _NOTHING
             self._forget(key, name)
@@ -207,7 +227,9 @@ class Objects:
 
     # Making.
 
-    def _ask(self, known: _Known, key: str, make: Make, version: str, expiry: float | None, loads: Loads) -> Any:
+    def _ask(
+        self, known: _Known, key: str, make: Make, version: str, expiry: float | None, loads: Loads, writable: Writable
+    ) -> Any:
         start = _now()
         mine = os.getpid(), threading.get_ident(), key, version
         if mine in self._making:
@@ -221,17 +243,24 @@ class Objects:
                 max_age = min(max_age, max(previous.age - 1e-6, 1e-9))
             with self._names.ask(PREFIX + key, max_age, who=version) as ask:
                 if ask.known is None:
-                    return self._make(ask, key, make, mine, loads, previous)
+                    return self._make(ask, key, make, mine, loads, writable, previous)
             previous = ask.known
-            found = self._find(known, key, expiry, loads)
+            found = self._find(known, key, expiry, loads, writable)
             if found is not MISSING:
                 return found
             if previous.extra[:1] == b"!" and _is_refused(previous, key, start):
                 break
-        return values.frozen(self._made(make, mine))
+        return values.alone(self._made(make, mine), writable is not None)
 
     def _make(
-        self, ask: Ask, key: str, make: Make, mine: tuple[int, int, str, str], loads: Loads, previous: Name | None
+        self,
+        ask: Ask,
+        key: str,
+        make: Make,
+        mine: tuple[int, int, str, str],
+        loads: Loads,
+        writable: Writable,
+        previous: Name | None,
     ) -> Any:
         try:
             value = self._made(make, mine)
@@ -239,9 +268,11 @@ class Objects:
         except BaseException as error:
             _tell(ask, error)
             raise
-        content = self._keep(ask, key, stored)
+        content = self._keep(ask, key, stored, writable)
         self._forget(key, previous)
-        return values.frozen(value) if content is None else values.decoder(stored.head, loads, key)(content)
+        if content is None:
+            return values.alone(value, writable is not None)
+        return values.decoder(stored.head, loads, key)(content)
 
     def _made(self, make: Make, mine: tuple[int, int, str, str]) -> Any:
         self._making.add(mine)
@@ -250,15 +281,16 @@ class Objects:
         finally:
             self._making.discard(mine)
 
-    def _keep(self, ask: Ask, key: str, stored: values.Stored) -> Buffer | None:
-        """Put an object into the pool, and answer its name. Returns its bytes there; None if there is no room."""
+    def _keep(self, ask: Ask, key: str, stored: values.Stored, writable: Writable = None) -> Buffer | None:
+        """Put an object into the pool, and answer its name. Returns its bytes; None if there is no room."""
         inline = stored.inline
         if inline is not None:
             ask.answer(0, "", inline)
-            return values.split_inline(inline)[1]
+            beside = values.split_inline(inline)[1]
+            return beside if writable is None else bytearray(beside)
         version = os.urandom(8).hex()
         mapping = self._pool._object(PREFIX + key, stored.size, version, stored)
-        content = self._fill(mapping)
+        content = self._fill(mapping, writable)
         if content is None:
             _invalidate(mapping)
             _refuse(ask)
@@ -267,12 +299,12 @@ class Objects:
             _invalidate(mapping)  # the name was forgotten meanwhile; who has views of it keeps them
         return content
 
-    def _fill(self, mapping: Mapping) -> Buffer | None:
+    def _fill(self, mapping: Mapping, writable: Writable) -> Buffer | None:
         """Write an object into the pool. Returns its bytes; None if there is no room for all of them at once."""
         if mapping.size > self._pool.pool_bytes:
             return None
         try:
-            return mapping.lease_all() or mapping.window()
+            return (mapping.lease_all() if writable is None else None) or mapping.window(writable=writable)
         except FoliocacheError:
             if self._pool.closed:
                 raise

@@ -139,9 +139,11 @@ def split_inline(extra: bytes) -> tuple[bytes, memoryview]:
     return extra[2:end], memoryview(extra)[end:]
 
 
-def frozen(value: Any) -> Any:
-    """Return an object that is not kept, as like one that is as can be: arrays are read-only."""
+def alone(value: Any, is_writable: bool) -> Any:
+    """Return an object that is not kept, as like one that is as can be: arrays are read-only, or a copy."""
     numpy = sys.modules.get("numpy")
+    if is_writable:
+        return value.copy() if numpy is not None and type(value) is numpy.ndarray else value
     if numpy is not None and type(value) is numpy.ndarray:
         value = value.view()
         value.flags.writeable = False

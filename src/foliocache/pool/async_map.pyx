@@ -22,35 +22,36 @@ cdef u64 COPY_MAX = 1 << 20  # bytes that are copied before other tasks have the
 cdef class AsyncMap(FolioMap):
     """A mapping's reads as far as they go without waiting."""
 
-    cdef object _look(self, u64 index, u64 wanted):
-        """A `Lease` on unit index and what its folio has behind it; or a `Miss`, which reads up to ``wanted`` units at once."""
+    cdef object _look(self, u64 start, u64 most, u64 limit, bint hits_only):
+        """What ``_lease`` returns, if it is cached; else None, or a `Miss` for ``_taken``."""
+        cdef u64 index = start >> self.shift
         cdef u32 entry, pfn, seen
         cdef u64 at, first, behind
         cdef Lease lease
-        wanted = min(wanted, self.most)
         if not self.attachment.joined:
             self._check()
-            return new_miss(self.filler, self, index, wanted, None)  # to become a client takes locks
+            return self._later(start, most, limit, None, hits_only)  # to become a client takes locks
         entry = self.attachment.take()
         if entry == layout.NIL:
             lease = self._copy_cached(index)
-            return new_miss(self.filler, self, index, wanted, None) if lease is None else lease
+            return self._later(start, most, limit, None, hits_only) if lease is None else self._cut(lease, start, most)
         pfn = filemap.lookup(self.mem, self.attachment.me, entry, self.ino, self.head, self.height, index)
         if pfn == layout.NIL:
             self.attachment.give(entry)
-            return new_miss(self.filler, self, index, wanted, None)
+            return self._later(start, most, limit, None, hits_only)
         lease = new_lease()
         if not self._bind_units(lease, entry, pfn, index):
-            return new_miss(self.filler, self, index, wanted, None)
+            return self._later(start, most, limit, None, hits_only)
         at = atomics.folio_at(self.mem, pfn)
         seen = flags.load(self.mem, at)
         if not seen & layout.PG_UPTODATE:
-            return new_miss(self.filler, self, index, wanted, lease)
+            return self._later(start, most, limit, lease, hits_only)
         if not self._is_ours(at):
-            return new_miss(self.filler, self, index, wanted, None)
+            return self._later(start, most, limit, None, hits_only)
         flags.mark_referenced(self.mem, at, seen)
         client.count(self.mem, self.attachment.me, layout.COUNT_HITS, 1)
-        self.previous = index + min(wanted, self._units(lease.length)) - 1
+        self._cut(lease, start, most)
+        self.previous = (start + <u64>lease.length - 1) >> self.shift
         if seen & layout.PG_READAHEAD:
             first = filemap.first_of(self.mem, pfn)
             behind = first + (<u64>1 << page_type.span(self.mem, pfn))
@@ -58,89 +59,82 @@ cdef class AsyncMap(FolioMap):
                 read_ahead(self.filler, self, first, behind)
         return lease
 
-    def _look_view(self, offset, length):
-        """A range as far as it is in one folio: a memoryview; or a `Miss` for its first folio; or None if it is in several."""
+    cdef object _later(self, u64 start, u64 most, u64 limit, Lease lease, bint hits_only):
+        """A `Miss` for the bytes from start on. lease: on their folio, which another is filling."""
+        cdef u64 index = start >> self.shift
+        if hits_only:
+            return None
+        return new_miss(self.filler, self, index, min(self._units(start + most) - index, limit), lease)
+
+    def _cached_view(self, offset, length):
+        """A range as a memoryview, if it is cached in one folio, else None."""
         cdef u64 start = self._clip(offset, "offset")
-        cdef u64 end = start + min(self._clip(length, "length"), self.size - start)
-        cdef u64 first
-        if start == end:
+        cdef u64 most = min(self._clip(length, "length"), self.size - start)
+        cdef Lease lease
+        if most == 0:
             self._check()
             return memoryview(b"")
-        first = start >> self.shift
-        found = self._look(first, self._units(end - (first << self.shift)))
-        return self._view(found, start, end) if type(found) is Lease else found
+        lease = self._look(start, most, self.most, True)
+        return None if lease is None or <u64>lease.length != most else PyMemoryView_FromObject(lease)
 
-    def _view_of(self, Lease lease not None, offset, length):
-        """The same of a lease that was awaited: a memoryview, or None."""
+    def _cached_bytes(self, offset, length):
+        """A range as bytes, if it is cached in one folio and not long, else None."""
         cdef u64 start = self._clip(offset, "offset")
-        return self._view(lease, start, start + min(self._clip(length, "length"), self.size - start))
-
-    cdef object _view(self, Lease lease, u64 start, u64 end):
-        cdef u64 begin = start - (start >> self.shift << self.shift)
-        if begin + end - start > <u64>lease.length:
-            return None
-        lease.data += begin
-        lease.length = end - start
-        return PyMemoryView_FromObject(lease)
-
-    def _look_bytes(self, offset, length):
-        """A range if it is cached in one unit: bytes; else a `Gather` of it."""
-        cdef u64 start = self._clip(offset, "offset")
-        cdef u64 end = start + min(self._clip(length, "length"), self.size - start)
-        cdef u64 first = start >> self.shift
-        cdef u64 begin = start - (first << self.shift)
+        cdef u64 most = min(self._clip(length, "length"), self.size - start)
         cdef Lease lease
-        cdef Gather gather
-        found = None
-        if start == end:
+        if most == 0:
             self._check()
             return b""
-        if begin + end - start <= self.unit_size:
-            found = self._look(first, 1)
-            if type(found) is Lease:
-                lease = found
-                copy = PyBytes_FromStringAndSize(lease.data + begin, end - start)
-                lease.release()
-                return copy
-        gather = Gather.__new__(Gather)
-        gather.copy = PyBytes_FromStringAndSize(NULL, end - start)
-        gather.begin(self, start, end, PyBytes_AS_STRING(gather.copy), found)
+        if most > COPY_MAX:
+            return None
+        lease = self._look(start, most, self.most, True)
+        if lease is None or <u64>lease.length != most:
+            return None
+        copy = PyBytes_FromStringAndSize(lease.data, most)
+        lease.release()
+        return copy
+
+    def _gather_bytes(self, offset, length):
+        """A `Gather` of a range."""
+        cdef u64 start = self._clip(offset, "offset")
+        cdef u64 most = min(self._clip(length, "length"), self.size - start)
+        cdef Gather gather = Gather.__new__(Gather)
+        gather.copy = PyBytes_FromStringAndSize(NULL, most)
+        gather.begin(self, start, start + most, PyBytes_AS_STRING(gather.copy))
         return gather
 
-    def _look_into(self, offset, buffer):
+    def _gather_into(self, offset, buffer):
         """A `Gather` that fills a buffer."""
         cdef u64 start = self._clip(offset, "offset")
         cdef Gather gather = Gather.__new__(Gather)
         get_writable(buffer, &gather.buffer)
         gather.has_buffer = True
         self._check()
-        gather.begin(self, start, start + min(<u64>gather.buffer.len, self.size - start), <char *>gather.buffer.buf, None)
+        gather.begin(self, start, start + min(<u64>gather.buffer.len, self.size - start), <char *>gather.buffer.buf)
         return gather
 
     def _look_lease(self, offset, length):
-        """What ``lease(offset, length)`` gives; or a `Miss`, for `_trim`."""
-        cdef u64 start = self._clip(offset, "offset")
-        cdef u64 index = start >> self.shift
-        cdef u64 wanted = 1
-        self._check()
-        if start >= self.size:
-            raise IndexError(f"byte {offset} of an object of {self.size}")
-        if length is not None:
-            wanted = self._clip(length, "length")
-            if wanted == 0:
-                raise ValueError("a lease has at least 1 byte; read(offset, 0) gives an empty view")
-            wanted = self._units(start - (index << self.shift) + min(wanted, self.size - start))
-        found = self._look(index, wanted)
-        return self._trim(found, offset, length) if type(found) is Lease else found
+        """What ``lease(offset, length)`` gives; or a `Miss`, for `_taken`."""
+        cdef u64 start = self._offset(offset)
+        cdef u64 most
+        if length is None:
+            return self._look(start, self.size - start, 1, False)
+        most = self._clip(length, "length")
+        if most == 0:
+            raise ValueError("a lease has at least 1 byte; read(offset, 0) gives an empty view")
+        return self._look(start, min(most, self.size - start), self.most, False)
 
-    cpdef _trim(self, Lease lease, offset, length):
-        """Let a lease that begins at a unit begin at offset, and have ``length`` bytes at most."""
-        cdef u64 start = self._clip(offset, "offset")
-        cdef u64 begin = start - (start >> self.shift << self.shift)
-        cdef u64 most = self.size if length is None else self._clip(length, "length")
-        lease.data += begin
-        lease.length = min(<u64>lease.length - begin, most)
-        return lease
+    def _taken(self, Lease lease not None, offset, length):
+        """What ``lease(offset, length)`` gives, of the lease that its miss has got."""
+        return self._cut(lease, self._offset(offset), self.size if length is None else self._clip(length, "length"))
+
+    def _view_of(self, Lease lease not None, offset, length):
+        """A view of what ``lease(offset, length)`` gives, if that is the whole range, else None."""
+        cdef u64 start = self._offset(offset)
+        if <u64>lease.length < min(self._clip(length, "length"), self.size - start):
+            lease.release()
+            return None
+        return PyMemoryView_FromObject(lease)
 
     cdef u32 *sleeper(self, lease, u32 *seen) noexcept:
         cdef Lease waiting = lease
@@ -155,7 +149,7 @@ cdef class AsyncMap(FolioMap):
 cdef class Gather:
     """A range of an object on its way to one buffer, folio by folio."""
     cdef AsyncMap mapping
-    cdef object copy, miss
+    cdef object copy
     cdef Py_buffer buffer
     cdef bint has_buffer
     cdef char *target
@@ -167,8 +161,8 @@ cdef class Gather:
     def __dealloc__(self):
         self._release()
 
-    cdef int begin(self, AsyncMap mapping, u64 start, u64 end, char *target, miss) except -1:
-        self.mapping, self.start, self.at, self.end, self.target, self.miss = mapping, start, start, end, target, miss
+    cdef int begin(self, AsyncMap mapping, u64 start, u64 end, char *target) except -1:
+        self.mapping, self.start, self.at, self.end, self.target = mapping, start, start, end, target
         return 0
 
     cdef int _release(self) noexcept:
@@ -186,27 +180,24 @@ cdef class Gather:
         """Copy what is cached. Returns a `Miss` for what is behind; None if other tasks should have their turn; or True at the
         end."""
         cdef u64 turn = self.at + COPY_MAX
-        cdef u64 index
-        miss, self.miss = self.miss, None
-        if miss is not None:
-            return miss
         while self.at < self.end:
             if self.at >= turn:
                 return None
-            index = self.at >> self.mapping.shift
-            found = self.mapping._look(index, self.mapping._units(self.end - (index << self.mapping.shift)))
+            found = self.mapping._look(self.at, self.end - self.at, self.mapping.most, False)
             if type(found) is not Lease:
                 return found
-            self.take(found)
+            self._copy(found)
         return True
 
-    cpdef take(self, Lease lease):
-        """Copy from the folio at which ``step`` has arrived."""
-        cdef u64 begin = self.at - (self.at >> self.mapping.shift << self.mapping.shift)
-        cdef u64 length = min(<u64>lease.length - begin, self.end - self.at)
-        memcpy(self.target + (self.at - self.start), lease.data + begin, length)
-        self.at += length
+    def take(self, Lease lease not None):
+        """Copy from the lease that a miss has got, for which ``step`` has returned."""
+        self._copy(self.mapping._cut(lease, self.at, self.end - self.at))
+
+    cdef int _copy(self, Lease lease) except -1:
+        memcpy(self.target + (self.at - self.start), lease.data, lease.length)
+        self.at += lease.length
         lease.release()
+        return 0
 
     def close(self):
         """Let the buffer go."""

@@ -43,7 +43,8 @@ class AsyncReads(AsyncMap):
             Whatever the source raises.
         """
         found = self._look_lease(offset, length)
-        return found if isinstance(found, Lease) else self._trim(await _lease(found), offset, length)
+        lease: Lease = found if type(found) is Lease else self._taken(await _lease_of(found), offset, length)
+        return lease
 
     async def read_async(self, offset: SupportsIndex, length: SupportsIndex) -> memoryview:
         """`read`, awaited: a view of the folio itself where one has all of the range.
@@ -67,14 +68,12 @@ class AsyncReads(AsyncMap):
         Exception
             Whatever the source raises.
         """
-        found = self._look_view(offset, length)
-        if isinstance(found, memoryview):
-            return found
-        if found is not None:
-            found = self._view_of(await _lease(found), offset, length)
-        if found is None:
-            found = memoryview(await self.read_bytes_async(offset, length))
-        return found
+        view = self._cached_view(offset, length)
+        if view is not None:
+            return view
+        lease = await self.lease_async(offset, length)
+        view = self._view_of(lease, offset, length)
+        return memoryview(await self.read_bytes_async(offset, length)) if view is None else view
 
     async def read_bytes_async(self, offset: SupportsIndex, length: SupportsIndex) -> bytes:
         """`read_bytes`, awaited: a copy.
@@ -97,12 +96,13 @@ class AsyncReads(AsyncMap):
         Exception
             Whatever the source raises.
         """
-        found = self._look_bytes(offset, length)
-        if isinstance(found, bytes):
-            return found
-        await _gathered(found)
-        content: bytes = found.result
-        return content
+        content = self._cached_bytes(offset, length)
+        if content is not None:
+            return content
+        gather = self._gather_bytes(offset, length)
+        await _gathered(gather)
+        gathered: bytes = gather.result
+        return gathered
 
     async def readinto_async(self, offset: SupportsIndex, buffer: Buffer) -> int:
         """`readinto`, awaited. If it is cancelled, the buffer may be filled in part.
@@ -130,22 +130,18 @@ class AsyncReads(AsyncMap):
         Exception
             Whatever the source raises.
         """
-        gather = self._look_into(offset, buffer)
+        gather = self._gather_into(offset, buffer)
         await _gathered(gather)
         count: int = gather.result
         return count
 
 
-async def _lease(miss: Miss) -> Lease:
+async def _lease_of(miss: Miss) -> Lease:
     """The lease that a miss is about."""
-    from asyncio import get_running_loop  # here, because importing it takes longer than all of foliocache
+    from ..filler.awaiting import lease_of  # here, because importing asyncio takes longer than all of foliocache
 
-    try:
-        await miss.start(get_running_loop())
-        lease: Lease = miss.take()
-        return lease
-    finally:
-        miss.abandon()
+    lease: Lease = await lease_of(miss)
+    return lease
 
 
 async def _gathered(gather: Gather) -> None:
@@ -157,6 +153,6 @@ async def _gathered(gather: Gather) -> None:
             if step is None:
                 await sleep(0)
             else:
-                gather.take(await _lease(step))
+                gather.take(await _lease_of(step))
     finally:
         gather.close()

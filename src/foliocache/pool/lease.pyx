@@ -451,14 +451,14 @@ cdef class FolioMap(Steps):
         """As ``_lease``, of what is not cached."""
         cdef u64 index = start >> self.shift
         cdef u64 wanted = min(self._units(start + most) - index, limit)
-        return self._cut(self.filler.miss(self, index, wanted), start, most)
+        return self._use(self.filler.miss(self, index, wanted), start, most)
 
     cdef Lease _join(self, Lease lease, u64 start, u64 most, u64 limit):
         """As ``_lease``, where another is filling the folio of a lease."""
         cdef u64 index = start >> self.shift
         cdef u64 wanted = min(self._units(start + most) - index, limit)
         self.narrow(lease, index)
-        return self._cut(self.filler.join(self, lease, index, wanted), start, most)
+        return self._use(self.filler.join(self, lease, index, wanted), start, most)
 
     cdef int _read_ahead(self, u32 pfn, u64 last) except -1:
         """Unit last of a marked folio is used."""
@@ -470,10 +470,15 @@ cdef class FolioMap(Steps):
         return 0
 
     cdef Lease _cut(self, Lease lease, u64 start, u64 most):
-        """Let a lease that begins with a unit be on the bytes from start on, up to ``most`` of them. They are used now."""
+        """Let a lease that begins with a unit be on the bytes from start on, up to ``most`` of them."""
         cdef u64 begin = start & (self.unit_size - 1)
         lease.data += begin
         lease.length = min(<u64>lease.length - begin, most)
+        return lease
+
+    cdef Lease _use(self, Lease lease, u64 start, u64 most):
+        """As ``_cut``, of a lease that was waited for."""
+        self._cut(lease, start, most)
         self.previous = (start + lease.length - 1) >> self.shift
         if lease.private is None and flags.load(self.mem, atomics.folio_at(self.mem, lease.pfn)) & layout.PG_READAHEAD:
             self._read_ahead(lease.pfn, self.previous)  # a reader who goes on behind this folio never hits it
@@ -702,7 +707,7 @@ cdef class FolioMap(Steps):
         return self.filler.read_privately(self, index) if copy is None else copy
 
     cdef Lease _copy_cached(self, u64 index):
-        """The same if the unit is cached, else None."""
+        """The same if the folio is cached, else None."""
         cdef mem_t mem = self.mem
         cdef bytes content = PyBytes_FromStringAndSize(NULL, self._length(index))
         cdef const char *data

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from typing import TYPE_CHECKING, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Literal, SupportsIndex, TypeAlias
 
 from ..filler.miss import Filler
 from ..filler.readahead import Readahead
@@ -114,7 +114,9 @@ class Mapping(AsyncReads):
         options = self.folio_size, self.readahead
         return Mapping, (self.pool, self.key, self.size, self.version, *self.filler.source, *options)
 
-    def window(self, offset: SupportsIndex = 0, length: SupportsIndex | None = None) -> Window:
+    def window(
+        self, offset: SupportsIndex = 0, length: SupportsIndex | None = None, *, writable: Literal["copy"] | None = None
+    ) -> Window:
         """A range of the object as one contiguous buffer, without a copy however many folios it lies in.
 
         Parameters
@@ -123,6 +125,8 @@ class Mapping(AsyncReads):
             The first byte.
         length : int, optional
             How many, cut off at the end of the object. By default up to the end.
+        writable : {"copy"}, optional
+            The buffer may be written to. What is written is this process's alone, by pages, and gone with the window.
 
         Returns
         -------
@@ -136,7 +140,7 @@ class Mapping(AsyncReads):
         SourceError
             As in `lease`.
         """
-        return open_window(self, offset, length)
+        return open_window(self, offset, length, writable)
 
 
 def _order_for(size: int, page_size: int, pool_bytes: int, units: int = UNITS_PER_OBJECT) -> int:

@@ -9,15 +9,17 @@ machine sleeps, so an answer's age is right afterwards. It restarts when the mac
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import math
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 
 from ..mm import layout
 from ..mm.audit import readable
@@ -26,7 +28,11 @@ from .mapping import _cut, _plain
 from .question import NameTable, Question
 
 if TYPE_CHECKING:
+    from ..filler.awaiting import Tell
     from .pool import Pool
+
+T = TypeVar("T")
+_Steps: TypeAlias = "Generator[int | Ask, bool | None, None]"
 
 _WORDS = struct.Struct("<QQQQ")  # key, state, since, size
 _TEXT = layout.NAME_TEXT - layout.NAME_KEY
@@ -99,32 +105,74 @@ class Names:
             The pool has been closed.
         """
         name = _Digest(key, who)
+        with contextlib.closing(self._steps(name, max_age, threading.get_ident())) as steps:
+            step = next(steps)
+            while not isinstance(step, Ask):
+                step = steps.send(self._table.wait(*name.words, step))
+            return step
+
+    async def ask_async(self, key: str, max_age: float = 0.0, *, who: str = "") -> Ask:
+        """Return a question as :meth:`ask` does, awaited. Tasks of one loop wait for each other as processes do.
+
+        Use it as an asynchronous context manager.
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed, also while this waits.
+        """
+        from asyncio import current_task  # here, because importing it takes longer than all of foliocache
+
+        from ..filler.awaiting import outcome
+
+        name = _Digest(key, who)
+        if self._attachment.joined:
+            known = self._recall(name, _oldest(_now(), max_age))
+            if known is not None:
+                return Ask(known)
+        steps = self._steps(name, max_age, -id(current_task()))  # no thread has such a number
+        step: Ask | bool | None = None
+        while not isinstance(step, Ask):
+            step = await outcome(self._pool.engine, functools.partial(self._step, steps, name, step))
+        return step
+
+    def _step(self, steps: _Steps, name: _Digest, has_waited: bool | None, tell: Tell[Ask | bool]) -> None:
+        """In another thread: go on to the question, or to the end of a wait."""
+        step = steps.send(has_waited)
+        if isinstance(step, Ask):
+            tell(step)
+        elif not self._table.doze(*name.words, tell):
+            tell(False)
+
+    def _steps(self, name: _Digest, max_age: float, asker: int) -> _Steps:
+        """Yield how many nanoseconds to wait for another that asks, and is sent whether there was one; and the Ask at the end.
+        asker: the thread or the task."""
         start = _now()
         oldest = _oldest(start, max_age)
         deadline = start + int(self._pool.fill_timeout * _SECOND)
-        mine = self._attachment.epoch, threading.get_ident(), name.digest
+        mine = self._attachment.epoch, asker, name.digest
         nested = mine in self._pool._asking
         for _ in range(_ROUNDS):
             known = self._recall(name, oldest)
             if known is not None:
-                return Ask(known)
-            if nested:  # a thread that waits for its own answer would wait for the whole timeout
+                yield Ask(known)
+            if nested:  # one that waits for its own answer would wait for the whole timeout
                 break
             question = self._table.begin(*name.words, _now(), oldest, name.text, mine)
             while question == layout.NAME_TAKEN:
                 now = _now()
                 if now >= deadline:
                     oldest = now + 2 * layout.NAME_AHEAD_NS  # later than every answer: take the asker's place
-                elif self._table.wait(*name.words, deadline - now):
+                elif (yield deadline - now):
                     known = self._recall(name, oldest)
                     if known is not None:
-                        return Ask(known)
+                        yield Ask(known)
                 question = self._table.begin(*name.words, _now(), oldest, name.text, mine)
             if not isinstance(question, int):
-                return Ask(None, question)
+                yield Ask(None, question, self._pool)
             if question != layout.NAME_FRESH:
                 break
-        return Ask(None)
+        yield Ask(None)
 
     def digest(self, key: str, who: str) -> _Digest:
         """Return by what the name is found, for :meth:`raw`. Raises ValueError for what is no string."""
@@ -192,15 +240,40 @@ class Ask:
     `answer` or `answer_absent`; it is remembered unless the name was forgotten meanwhile, or there is no room.
     """
 
-    def __init__(self, known: Name | None, question: Question | None = None) -> None:
+    def __init__(self, known: Name | None, question: Question | None = None, pool: Pool | None = None) -> None:
         self.known = known
         self._question = question
+        self._pool = pool
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.withdraw()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._in_engine(self.withdraw)
+
+    async def answer_async(self, size: int, version: str = "", extra: bytes = b"") -> bool:
+        """As :meth:`answer`, without blocking the event loop."""
+        return await self._in_engine(functools.partial(self.answer, size, version, extra))
+
+    async def answer_absent_async(self) -> bool:
+        """As :meth:`answer_absent`, without blocking the event loop."""
+        return await self._in_engine(self.answer_absent)
+
+    async def _in_engine(self, function: Callable[[], T]) -> T:
+        """Call what takes a lock of the pool, if there is a question to which it matters."""
+        if self._question is None or self._pool is None or self._pool.closed:
+            return function()
+        from ..filler.awaiting import in_engine
+
+        return await in_engine(self._pool.engine, function)
 
     def answer(self, size: int, version: str = "", extra: bytes = b"") -> bool:
         """Answer the question: the key means this object. Returns True if the answer is remembered.

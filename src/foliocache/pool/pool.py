@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, SupportsFloat, SupportsI
 from ..errors import FoliocacheError, PoolNotFoundError
 from ..filler.engine import Engine
 from ..mm import audit, layout
-from ..objects import Loads, Make, Memo, Objects
+from ..objects import Loads, Make, Memo, Objects, Writable
 from ..observe import look
 from ..observe.records import Counters, Finding, FoliosByType, LockInfo, ObjectInfo, PagesByState, Stat
 from . import client, repair
@@ -469,7 +469,14 @@ class Pool:
     # Python objects.
 
     def get_or_create(
-        self, key: str, make: Make, *, version: str = "", expiry: float | None = None, loads: Loads = "any"
+        self,
+        key: str,
+        make: Make,
+        *,
+        version: str = "",
+        expiry: float | None = None,
+        loads: Loads = "any",
+        writable: Writable = None,
     ) -> Any:
         """A Python object, made by the first process that asks for it, and shared by all.
 
@@ -486,6 +493,8 @@ class Pool:
         loads : {"any", "arrays"}
             "arrays" keeps and reads only arrays, tensors, bytes and memoryviews, and unpickles nothing. What is unpickled is as
             trusted as those who may write to the pool.
+        writable : {"copy"}, optional
+            The object's arrays, tensors and memoryviews may be written to. What is written is this process's alone.
 
         Returns
         -------
@@ -506,7 +515,7 @@ class Pool:
         FoliocacheError
             ``make`` asks for the same object; or the pool has been closed.
         """
-        return self.objects.get_or_create(key, make, version, expiry, loads)
+        return self.objects.get_or_create(key, make, version, expiry, loads, writable)
 
     def put(self, key: str, value: object, *, version: str = "", loads: Loads = "any") -> bool:
         """Keep a Python object, in place of the one that the pool has.
@@ -535,13 +544,20 @@ class Pool:
         return self.objects.put(key, value, version, loads)
 
     def get(
-        self, key: str, default: object = None, *, version: str = "", expiry: float | None = None, loads: Loads = "any"
+        self,
+        key: str,
+        default: object = None,
+        *,
+        version: str = "",
+        expiry: float | None = None,
+        loads: Loads = "any",
+        writable: Writable = None,
     ) -> Any:
         """A Python object that the pool has.
 
         Parameters
         ----------
-        key, version, expiry, loads
+        key, version, expiry, loads, writable
             As in `get_or_create`.
         default : object
             What to return if there is none.
@@ -558,7 +574,7 @@ class Pool:
         FoliocacheError
             The pool has been closed.
         """
-        return self.objects.get(key, default, version, expiry, loads)
+        return self.objects.get(key, default, version, expiry, loads, writable)
 
     def delete(self, key: str) -> None:
         """Forget a Python object, of all versions. What was got of it stays valid.

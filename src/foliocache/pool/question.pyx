@@ -9,8 +9,10 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
 from .attachment cimport Attachment
-from ..mm cimport layout
+from ..filler.waiter cimport Sleeper, sleep_for
+from ..mm cimport atomics, layout
 from ..mm cimport names as core
+from ..mm.atomics cimport fc_mem
 
 from .attachment import refused
 
@@ -73,6 +75,27 @@ cdef class Question:
 
 @cython.final
 @cython.auto_pickle(False)
+cdef class AskerWait(Sleeper):
+    """A wait for the end of the client that asks for a name, or for a slice of time: whether it lives, the core looks."""
+    cdef Attachment attachment
+    cdef object tell
+    cdef u64 at
+    cdef u64 deadline
+
+    cdef bint look(self, bint closely) except -1:
+        cdef bint asks = atomics.load_relaxed(self.attachment.mem, self.at) == self.expected
+        if asks and atomics.now_ns() < self.deadline:
+            return False
+        self.tell(True)
+        return True
+
+    cdef int fail(self, error) except -1:
+        self.tell(error=error)
+        return 0
+
+
+@cython.final
+@cython.auto_pickle(False)
 cdef class NameTable:
     """The names of a pool, by digests: a name's is ``lo`` and ``hi``, and that of its key without who asks is ``key``.
 
@@ -128,6 +151,20 @@ cdef class NameTable:
             with nogil:
                 core.sleep(self.attachment.mem, ticket, timeout_ns)
             PyErr_CheckSignals()
+        return ticket != 0
+
+    def doze(self, u64 key, u64 lo, u64 hi, tell):
+        """As ``wait``, without sleeping: have ``tell()`` called when the sleep would end, in another thread."""
+        cdef AskerWait wait
+        cdef u64 ticket
+        self.attachment.join()
+        ticket = core.join(self.attachment.mem, self.attachment.me, key, lo, hi)
+        if ticket:
+            wait = AskerWait.__new__(AskerWait)
+            wait.attachment, wait.at, wait.tell = self.attachment, core.asker_at(self.attachment.mem, ticket), tell
+            wait.expected, wait.deadline = ticket >> 32, atomics.now_ns() + layout.WAIT_SLICE_NS
+            wait.word = <u32 *>((<const fc_mem *>self.attachment.mem).base + wait.at)
+            sleep_for(wait)
         return ticket != 0
 
     def forget(self, u64 key):

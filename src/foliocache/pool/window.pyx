@@ -11,8 +11,8 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.object cimport PyObject, PyTypeObject
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
-from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ
-from posix.mman cimport mmap, munmap
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED
+from posix.mman cimport PROT_NONE, PROT_READ, PROT_WRITE, mmap, munmap
 
 import os
 
@@ -24,11 +24,24 @@ from .lease cimport FolioMap, Lease, new_lease
 from ..mm cimport atomics, layout, pagetable
 from ..mm.atomics cimport fc_mem, mem_t
 
+from .private import is_writable, watch
+
+cdef extern from *:
+    """
+    static inline void fc_touch(char *at) { __atomic_fetch_or(at, 0, __ATOMIC_RELAXED); }
+    """
+    void touch "fc_touch" (char *at)
+
+cdef size_t PAGE = 4096  # the smallest that there is
+
 
 @cython.final
 @cython.auto_pickle(False)
 cdef class Window:
-    """A range of an object as one contiguous, read-only buffer of ``len(window)`` bytes, from `Mapping.window`.
+    """A range of an object as one contiguous buffer of ``len(window)`` bytes, from `Mapping.window`.
+
+    It is read-only, unless it was opened with ``writable="copy"``: then what is written to it is this process's alone, and gone
+    with the window.
 
     A context manager; `close` unmaps it and unpins its folios once the last view of it has gone. It cannot be copied or pickled
     (TypeError). Using it after its end, or in a process that inherited it by fork, raises LeaseError.
@@ -46,6 +59,7 @@ cdef class Window:
     cdef u32 epoch
     cdef int views
     cdef bint closed
+    cdef bint is_writable
     cdef object __weakref__
 
     def __cinit__(self):
@@ -66,7 +80,7 @@ cdef class Window:
 
     def __getbuffer__(self, Py_buffer *buffer, int wanted):
         self._check()
-        PyBuffer_FillInfo(buffer, self, <void *>(self.base + self.begin), self.length, 1, wanted)
+        PyBuffer_FillInfo(buffer, self, <void *>(self.base + self.begin), self.length, not self.is_writable, wanted)
         self.views += 1
 
     def __releasebuffer__(self, Py_buffer *buffer):
@@ -207,13 +221,23 @@ cdef class Window:
                 f"the pool has no room for a window of {self.length} bytes: too much of it is pinned. "
                 "Open smaller windows, or use read(), which copies"
             )
-        if mmap(at, size, PROT_READ, MAP_SHARED | MAP_FIXED, self.attachment.segment.fd, place) == MAP_FAILED:
+        cdef int rights = PROT_READ | PROT_WRITE if self.is_writable else PROT_READ
+        cdef int kind = MAP_PRIVATE | MAP_NORESERVE if self.is_writable else MAP_SHARED
+        if mmap(at, size, rights, kind | MAP_FIXED, self.attachment.segment.fd, place) == MAP_FAILED:
             raise FoliocacheError(
                 f"a window of {self.length} bytes cannot be mapped: {os.strerror(errno)} (see vm.max_map_count)"
             )
         pagetable.move(self.attachment.mem, self.attachment.me, lease.entry, self.table, n, lease.pfn)
         self.attachment.give(lease.entry)
         lease.released = True
+
+    def _copy_all(self):
+        """Give every page of a writable window to this process alone, without changing what it has."""
+        cdef size_t at = 0
+        cdef size_t end = self.begin + self.length
+        while self.reserved and at < end:
+            touch(self.base + at)  # in one step: another thread may be writing to the same byte
+            at += PAGE
 
     cdef void _drop(self) noexcept:
         if self.reserved:
@@ -228,13 +252,16 @@ cdef class Window:
             self.table = layout.NIL
 
 
-def open_window(FolioMap mapping not None, offset, length):
+def open_window(FolioMap mapping not None, offset, length, writable=None):
     """Return a :class:`Window`, as :meth:`Mapping.window` does."""
     mapping._check()
     cdef u64 start = mapping._clip(offset, "offset")
     cdef u64 size = mapping.size - start if length is None else min(mapping._clip(length, "length"), mapping.size - start)
     cdef Window window = Window.__new__(Window)
+    window.is_writable = is_writable(writable)
     window._open(mapping, start, size)
+    if window.is_writable:
+        watch(window)
     return window
 
 

@@ -39,6 +39,7 @@ class Response:
         self._client, self._place, self._connection, self._raw = client, place, connection, raw
         self.status: int = raw.status
         self.headers: http.client.HTTPMessage = raw.headers
+        self.has_cookies = False  # one of the redirects to it has set cookies, which are not sent
 
     def read_into(self, buffers: Sequence[memoryview]) -> Iterator[int]:
         """Fill the buffers, in order, and yield the length of each when it is full. Raises EOFError if the body is shorter."""
@@ -94,13 +95,16 @@ class Client:
 
         Raises OSError and http.client.HTTPException, and ValueError for a URL that is none of HTTP.
         """
+        has_cookies = False
         for _ in range(REDIRECTS_MAX):
             parts = urlsplit(url)
             response = self._ask(parts, headers)
+            response.has_cookies = has_cookies
             location = response.headers.get("Location")
             if response.status not in (301, 302, 303, 307, 308) or not location:
                 return response
             response.close()
+            has_cookies = has_cookies or "Set-Cookie" in response.headers
             target = urljoin(url, location)
             if _place(urlsplit(target)) != _place(parts):
                 headers = {name: value for name, value in headers.items() if name.lower() not in _SECRET}

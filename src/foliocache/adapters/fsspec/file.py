@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Self
 from foliocache import ChangedError
 from foliocache.errors import FoliocacheError
 
+from .asynchronous import in_thread
+
 if TYPE_CHECKING:
     from .filesystem import FolioFileSystem
     from .target import Identity
@@ -83,6 +85,24 @@ class FolioFile(io.BufferedIOBase):
             self._is_bound = True
         return result
 
+    async def _get_async(self, offset: int, length: int) -> bytes:
+        """The same for ``read_bytes``, awaited."""
+        if self._uncached is not None:
+            return await in_thread(self._get, "read_bytes", offset, length)
+        mapping = self._mapping
+        try:
+            data: bytes = await self._pages.read_bytes_async(offset, length)
+        except ChangedError:
+            if self._is_bound:
+                raise
+            return await in_thread(self._get, "read_bytes", offset, length)  # which finds out what has become of the object
+        except FoliocacheError:
+            if mapping is None or (mapping is self._mapping and not mapping.pool.closed):
+                raise
+            return await self._get_async(offset, length)
+        self._is_bound = self._is_bound or bool(data)
+        return data
+
     def __reduce__(self) -> tuple[Any, ...]:
         self._check_open()
         return type(self), (self.fs, self.path, self.identity, self._position, self._is_bound)
@@ -130,6 +150,27 @@ class FolioFile(io.BufferedIOBase):
 
     def read(self, size: int | None = -1, /) -> bytes:
         data = self._get("read_bytes", self._position, self._length(size))
+        self._position += len(data)
+        return data
+
+    async def read_async(self, size: int | None = -1, /) -> bytes:
+        """Like `read`, awaited.
+
+        Parameters
+        ----------
+        size : int, optional
+            How many bytes; by default, or if negative, up to the end.
+
+        Returns
+        -------
+        bytes
+
+        Raises
+        ------
+        ChangedError
+            The object at the origin is another version now, and these bytes are not cached.
+        """
+        data = await self._get_async(self._position, self._length(size))
         self._position += len(data)
         return data
 
