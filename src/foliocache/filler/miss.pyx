@@ -262,7 +262,7 @@ cdef class Filler:
         cdef u64 cached = 0
         cdef u64 there
         while unit < end and cached < enough:
-            there = min(mapping.probe(unit), end - unit)
+            there = min(mapping.probe(unit, True), end - unit)
             cached += there
             unit += max(there, <u64>1)
         return cached >= enough
@@ -285,7 +285,7 @@ cdef class Filler:
             return 0
         end = min(first + <u64>self.readahead.most, mapping.unit_count)
         while missing < end and there:
-            there = mapping.probe(missing)
+            there = mapping.probe(missing, False)
             missing += there
         if self.queued and self.queued_epoch == mapping.epoch() and self.queued_first <= missing < self.queued_end:
             missing = self.queued_end  # a thread will come to it, and would not mark it for this window

@@ -683,11 +683,11 @@ cdef class FolioMap(Steps):
         cdef u64 there = 1
         self._check()
         while there and index << self.shift < end:
-            there = self.probe(index)
+            there = self.probe(index, True)
             index += there
         return there != 0
 
-    cdef u64 probe(self, u64 index) except? 0:
+    cdef u64 probe(self, u64 index, bint filled) except? 0:
         cdef mem_t mem = self.mem
         cdef u32 pfn, seen
         cdef u64 there
@@ -699,7 +699,7 @@ cdef class FolioMap(Steps):
         there = self._units(self._rest(pfn, index))
         if not folio.release(mem, self.attachment.me, spare(), pfn):
             self.attachment.wait(spare())
-        return there if seen & layout.PG_UPTODATE else 0
+        return there if seen & layout.PG_UPTODATE or not filled else 0
 
     cdef Lease _copy(self, u64 index):
         """Unit index while every word of the ledger is in use: a lease on a copy."""
