@@ -127,15 +127,14 @@ def test_a_forked_child_leaves_the_connections_alone(origin):
     assert body(client, url, 4) == (200, b"abcd")
 
 
-def test_large_buffers_are_received_past_http_client(origin):
-    """And what is left of the body, and the connection, are as http.client has them."""
+def test_large_and_small_buffers(origin):
     data = os.urandom(300_000)
     url, client = origin.put("/x", data), Client()
     for _ in range(2):
         answer = client.get(url, {"Range": "bytes=0-299998"})
         buffers = [memoryview(bytearray(length)) for length in (100_000, 1, 65_536, 100, 134_362)]
         assert list(answer.read_into(buffers)) == [len(buffer) for buffer in buffers]
-        assert b"".join(buffers) == data[:-1] and answer._raw.isclosed()
+        assert b"".join(buffers) == data[:-1]
         answer.close()
     assert len(client._idle) == 1
 
@@ -164,7 +163,7 @@ def test_a_large_body_that_stops_coming(monkeypatch):
         thread = threading.Thread(target=serve)
         thread.start()
         answer = Client().get(url, {})
-        with pytest.raises(OSError):
+        with pytest.raises(TimeoutError, match="nothing for 1 s"):
             list(answer.read_into([memoryview(bytearray(200_000))]))
-        answer._connection.close()
+        answer.close()
         thread.join(60)
