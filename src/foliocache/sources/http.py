@@ -24,7 +24,7 @@ READ_TIMEOUT = 300.0  # seconds without a byte
 REDIRECTS_MAX = 10
 IDLE_MAX = 64  # connections
 HEAD_MAX = 64 << 10  # bytes of a status line and header fields
-HEAD_PIECE = 16 << 10  # bytes that are received at once until they are all there
+HEAD_PIECE = 4 << 10  # bytes that are received at once until they are all there
 REST_MAX = 64 << 10  # bytes of a body that are read for the sake of the connection
 
 Headers = Mapping[str, str]
@@ -149,13 +149,13 @@ def _receive_head(sock: socket.socket) -> tuple[int, Fields, memoryview]:
     """Return the status, the fields, and what came along of the body. Raises ConnectionError if there is none."""
     data = b""
     while (end := data.find(b"\r\n\r\n")) < 0:
+        if len(data) > HEAD_MAX or b"\n\n" in data:
+            raise _Unusual
         with _timely():
             got = sock.recv(HEAD_PIECE)
         if not got:
             raise ConnectionResetError("the server closed the connection without an answer")
         data += got
-        if len(data) > HEAD_MAX or b"\n\n" in data:
-            raise _Unusual
     first, *lines = data[:end].decode("iso-8859-1").split("\r\n")
     fields = Fields()
     for line in lines:
