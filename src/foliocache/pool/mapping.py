@@ -15,7 +15,7 @@ from .asynchronous import AsyncReads
 from .window import Window, open_window
 
 if TYPE_CHECKING:
-    from ..filler.source import Read, ReadInto, Source
+    from ..filler.source import AsyncSource, Read, ReadInto, Source
     from .pool import Pool
 
 UNIT_MAX = 64 << 10
@@ -66,7 +66,7 @@ class Mapping(AsyncReads):
         version: str = "",
         read: Read | None = None,
         readinto: ReadInto | None = None,
-        source: Source | None = None,
+        source: Source | AsyncSource | None = None,
         concurrent: bool = False,
         folio_size: Size | None = None,
         readahead: Size | None = None,
