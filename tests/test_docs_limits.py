@@ -28,6 +28,11 @@ def power(n):
     return f"2^{n.bit_length() - 1}"
 
 
+def waiter_words():
+    """WORDS of the compiled waiter."""
+    return int(re.search(r"^cdef u32 WORDS = (\d+)", (PACKAGE / "filler" / "waiter.pyx").read_text(), re.M)[1])
+
+
 def gather_share():
     """A C constant of lease.pyx."""
     return int(re.search(r"^cdef u64 READ_SHARE = (\d+)$", (PACKAGE / "pool" / "lease.pyx").read_text(), re.MULTILINE)[1])
@@ -62,6 +67,7 @@ NUMBERS = {
     "requests of one process to its sources": lambda: (
         f"{engine.CONCURRENCY} that are ahead of their use, {engine.THREADS_MAX} in all"
     ),
+    "folios that a thread of a process waits for, for its event loops": lambda: f"{waiter_words()}; then",
     "wait for another process's fill": lambda: f"{pool.FILL_TIMEOUT:.0f} s, then",
     "wait for a lock": lambda: f"{layout.LOCK_PATIENCE_NS // 10**9} s, then",
     "gather": lambda: f"at most 1/{gather_share()} of the pool",
