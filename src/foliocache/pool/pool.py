@@ -24,9 +24,9 @@ from .names import Names
 from .objects import ObjectMapping
 
 if TYPE_CHECKING:
-    from ..filler.source import Read, ReadInto, Source
+    from ..filler.source import AsyncSource, Read, ReadInto, Source
     from ..mm.atomics import Memory
-    from ..objects import Loads, Make, Objects, Writable
+    from ..objects import Loads, Make, MakeAsync, Objects, Writable
 
 Seconds: TypeAlias = SupportsFloat | SupportsIndex
 P = ParamSpec("P")
@@ -295,7 +295,7 @@ class Pool:
         read: Read | None = None,
         readinto: ReadInto | None = None,
         *,
-        source: Source | None = None,
+        source: Source | AsyncSource | None = None,
         concurrent: bool = False,
         folio_size: SupportsIndex | str | None = None,
         readahead: SupportsIndex | str | None = None,
@@ -314,10 +314,11 @@ class Pool:
             ``read(offset, length)`` returns exactly those bytes of the source, as a bytes-like object.
         readinto : callable, optional
             ``readinto(offset, buffer)`` fills the writable buffer, which is all zeros, from the source, and returns the
-            number of bytes. It saves a copy. With neither only cached folios can be read.
-        source : foliocache.sources.Source, optional
+            number of bytes. It saves a copy. With neither only cached folios can be read. Either may be a coroutine function
+            (``async def``): it is called on an event loop of foliocache's own, one in each process.
+        source : foliocache.sources.Source or AsyncSource, optional
             Instead of both: ``read_into(offset, buffers)`` fills the pages, in order, and each can be read as soon as it is
-            full.
+            full; or ``read_into_async(offset, buffers)``, on that loop.
         concurrent : bool
             The source may be called by several threads at once, those of this library among them. Otherwise its calls for
             this mapping are made one at a time, by threads that want the data.
@@ -538,6 +539,37 @@ class Pool:
             ``make`` asks for the same object; or the pool has been closed.
         """
         return self.objects.get_or_create(key, make, version, expiry, loads, writable)
+
+    async def get_or_create_async(
+        self,
+        key: str,
+        make: MakeAsync,
+        *,
+        version: str = "",
+        expiry: float | None = None,
+        loads: Loads = "any",
+        writable: Writable = None,
+    ) -> Any:
+        """`get_or_create` for event loops. An object that the pool has is returned without a wait or a thread.
+
+        Parameters
+        ----------
+        key, version, expiry, loads, writable
+            As in `get_or_create`.
+        make : callable
+            ``await make()`` is the object.
+
+        Returns
+        -------
+        object
+            As of `get_or_create`.
+
+        Raises
+        ------
+        Exception
+            As in `get_or_create`.
+        """
+        return await self.objects.get_or_create_async(key, make, version, expiry, loads, writable)
 
     def put(self, key: str, value: object, *, version: str = "", loads: Loads = "any") -> bool:
         """Keep a Python object, in place of the one that the pool has.
