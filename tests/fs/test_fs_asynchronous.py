@@ -263,8 +263,8 @@ def test_zarr_takes_it_as_it_is(pool, origin):
     url, options = f"folio::{origin.url}/a.zarr", {**pool, "check_files": False}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        by_url = storage.FsspecStore.from_url(url, storage_options={"folio": options})
-        mapper = fsspec.get_mapper(url, folio=options)
+        by_url = storage.FsspecStore.from_url(url, storage_options={"folio": dict(options)})  # fsspec adds to it
+        mapper = fsspec.get_mapper(url, folio=dict(options))
         by_mapper = storage.FsspecStore.from_mapper(mapper)
         given = storage.FsspecStore(FolioFileSystem(target_protocol="http", asynchronous=True, **options), path=by_url.path)
         for one in (by_url, by_mapper, given):

@@ -1,11 +1,15 @@
 """The compiled part of reads in event loops: what is cached is given at once, anything else is a `Miss` to be awaited.
 
 Nothing here waits, takes a lock or calls a source: what might is done by the miss, in other threads.
+
+``read_async`` returns a coroutine of its own kind, a `Reading`: a frame of Python for a hit would cost as much as the hit.
 """
 cimport cython
 from cpython.buffer cimport PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromObject
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.string cimport memcpy
 
@@ -15,6 +19,42 @@ from ..filler.buffers cimport get_writable
 from ..mm cimport atomics, fill, layout
 from ..mm.atomics cimport fc_mem
 from ..mm.inline cimport client, filemap, flags, page_type
+
+cdef extern from *:
+    """
+    /* Set by this module: what a reading gives at once; or None, with its coroutine as the second argument; or NULL. */
+    static PyObject *(*fc_begin)(PyObject *reading, PyObject **rest);
+
+    static PySendResult fc_send(PyObject *reading, PyObject *value, PyObject **result)
+    {
+        PyObject *rest = NULL;
+        PySendResult sent;
+        *result = fc_begin(reading, &rest);
+        if (*result == NULL)
+            return PYGEN_ERROR;
+        if (rest == NULL)
+            return PYGEN_RETURN;
+        Py_DECREF(*result);
+        sent = PyIter_Send(rest, value, result);
+        Py_DECREF(rest);
+        return sent;
+    }
+
+    static PyObject *fc_next(PyObject *reading)
+    {
+        PyObject *result = NULL;
+        if (fc_send(reading, Py_None, &result) == PYGEN_RETURN) {
+            PyErr_SetObject(PyExc_StopIteration, result);  /* neither a tuple nor an exception, which would be taken apart */
+            Py_CLEAR(result);
+        }
+        return result;
+    }
+
+    #define FC_SET_COROUTINE(type, begin) \
+        (fc_begin = (begin), ((PyTypeObject *)(type))->tp_as_async->am_send = fc_send, \
+         ((PyTypeObject *)(type))->tp_iternext = fc_next)
+    """
+    void FC_SET_COROUTINE(object type, PyObject *(*begin)(PyObject *, PyObject **) except NULL)
 
 cdef u64 COPY_MAX = 1 << 20  # bytes that are copied before other tasks have their turn
 
@@ -26,7 +66,7 @@ cdef class AsyncMap(FolioMap):
         """What ``_lease`` returns, if it is cached; else None, or a `Miss` for ``_taken``."""
         cdef u64 index = start >> self.shift
         cdef u32 entry, pfn, seen
-        cdef u64 at, first
+        cdef u64 at, first, behind
         cdef Lease lease
         if not self.attachment.joined:
             self._check()
@@ -50,11 +90,13 @@ cdef class AsyncMap(FolioMap):
             return self._later(start, most, limit, None, hits_only)
         flags.mark_referenced(self.mem, at, seen)
         client.count(self.mem, self.attachment.me, layout.COUNT_HITS, 1)
-        if seen & layout.PG_READAHEAD and flags.clear(self.mem, at, layout.PG_READAHEAD):
-            first = filemap.first_of(self.mem, pfn)
-            read_ahead(self.filler, self, first, first + (<u64>1 << page_type.span(self.mem, pfn)))
         self._cut(lease, start, most)
         self.previous = (start + <u64>lease.length - 1) >> self.shift
+        if seen & layout.PG_READAHEAD:
+            first = filemap.first_of(self.mem, pfn)
+            behind = first + (<u64>1 << page_type.span(self.mem, pfn))
+            if self.filler.has_reached(first, behind, self.previous) and flags.clear(self.mem, at, layout.PG_READAHEAD):
+                read_ahead(self.filler, self, first, behind)
         return lease
 
     cdef object _later(self, u64 start, u64 most, u64 limit, Lease lease, bint hits_only):
@@ -64,7 +106,33 @@ cdef class AsyncMap(FolioMap):
             return None
         return new_miss(self.filler, self, index, min(self._units(start + most) - index, limit), lease)
 
-    def _cached_view(self, offset, length):
+    def read_async(self, offset, length):
+        """`read`, awaited: a view of the folio itself where one has all of the range.
+
+        Parameters
+        ----------
+        offset, length : int
+            The first byte, and how many; cut off at the end of the object.
+
+        Returns
+        -------
+        coroutine
+            Of a read-only memoryview.
+
+        Raises
+        ------
+        SourceError
+            The source did not give the bytes, or there is none.
+        FoliocacheError
+            The pool has been closed, also while this waits.
+        Exception
+            Whatever the source raises.
+        """
+        cdef Reading reading = Reading.__new__(Reading)
+        reading.mapping, reading.offset, reading.length = self, offset, length
+        return reading
+
+    cdef object _cached_view(self, offset, length):
         """A range as a memoryview, if it is cached in one folio, else None."""
         cdef u64 start = self._clip(offset, "offset")
         cdef u64 most = min(self._clip(length, "length"), self.size - start)
@@ -200,3 +268,74 @@ cdef class Gather:
     def close(self):
         """Let the buffer go."""
         self._release()
+
+
+@cython.final
+@cython.freelist(64)
+@cython.auto_pickle(False)
+cdef class Reading:
+    """A coroutine: a view of a range. What is cached is given by the first step; else it goes on as ``_read_missing`` does."""
+    cdef AsyncMap mapping
+    cdef object offset, length, rest
+    cdef bint is_over
+
+    def __init__(self):
+        raise TypeError("readings come from Mapping.read_async()")
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise NotImplementedError  # fc_next stands here
+
+    def send(self, value):
+        """Go on, as a loop does."""
+        cdef PyObject *rest = NULL
+        cdef PyObject *begun = _begin(<PyObject *>self, &rest)
+        found = <object>begun
+        Py_DECREF(found)
+        if rest == NULL:
+            raise StopIteration(found)
+        Py_DECREF(self.rest)
+        return self.rest.send(value)
+
+    def throw(self, *error):
+        """Have an error raised where it waits."""
+        if self.rest is None:
+            self.is_over = True
+            self.rest = _nothing()
+        return self.rest.throw(*error)
+
+    def close(self):
+        """End it."""
+        self.is_over = True
+        if self.rest is not None:
+            self.rest.close()
+
+
+async def _nothing():
+    """A coroutine that has not begun."""
+
+
+cdef PyObject *_begin(PyObject *which, PyObject **rest) except NULL:
+    """See fc_begin. Both references are the caller's."""
+    cdef Reading reading = <Reading>which
+    found = None
+    if reading.rest is None:
+        if reading.is_over:
+            raise RuntimeError("this coroutine has been awaited already; read again")
+        reading.is_over = True
+        found = reading.mapping._cached_view(reading.offset, reading.length)
+        if found is None:
+            reading.rest = reading.mapping._read_missing(reading.offset, reading.length)
+    if found is None:
+        Py_INCREF(reading.rest)
+        rest[0] = <PyObject *>reading.rest
+    Py_INCREF(found)
+    return <PyObject *>found
+
+
+FC_SET_COROUTINE(Reading, _begin)

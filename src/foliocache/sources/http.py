@@ -38,7 +38,22 @@ _UNSENDABLE_FIELD = re.compile(r"[^\x20-\x7e]")
 _SECRET = frozenset({"authorization", "cookie", "proxy-authorization"})
 
 
-class Response:
+class Body:
+    """What both kinds of answers can do with their bodies."""
+
+    def read_into(self, buffers: Sequence[memoryview]) -> Iterator[int]:
+        """Fill the buffers, in order, and yield the length of each when it is full. Raises EOFError if the body is shorter."""
+        raise NotImplementedError
+
+    def read(self, length: int) -> bytes:
+        """Return the first bytes of the body. Raises EOFError if it is shorter."""
+        data = bytearray(length)
+        for _ in self.read_into([memoryview(data)]):
+            pass
+        return bytes(data)
+
+
+class Response(Body):
     """The answer to a GET, its body not yet read."""
 
     def __init__(
@@ -50,7 +65,7 @@ class Response:
         self.has_cookies = False  # one of the redirects to it has set cookies, which are not sent
 
     def read_into(self, buffers: Sequence[memoryview]) -> Iterator[int]:
-        """Fill the buffers, in order, and yield the length of each when it is full. Raises EOFError if the body is shorter."""
+        """As `Body` says."""
         for buffer in buffers:
             at = 0
             while at < len(buffer):
@@ -71,7 +86,7 @@ class Response:
             self._connection.close()
 
 
-class Direct:
+class Direct(Body):
     """The same of an answer that is plain: one status line, fields of a line each, a length, no coding of the transfer."""
 
     def __init__(
@@ -90,7 +105,7 @@ class Direct:
         self.has_cookies = False
 
     def read_into(self, buffers: Sequence[memoryview]) -> Iterator[int]:
-        """As that of `Response`."""
+        """As `Body` says."""
         for buffer in buffers:
             at = 0
             while at < len(buffer):
