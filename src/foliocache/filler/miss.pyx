@@ -125,7 +125,8 @@ cdef class Filler:
     """Fills the folios of one mapping from its source.
 
     read, readinto, source: where missing bytes come from, see ``Pool.mapping``; concurrent: several threads may call it at
-    once. readahead says how far to read, and ``mark`` is the unit that it has marked last; pool has ``fill_timeout``, ``closed`` and ``engine``.
+    once. readahead says how far to read, and ``mark`` is the unit that it has marked last. pool has ``fill_timeout``, ``closed``
+    and ``engine``.
     """
     def __init__(self, key, pool, read, readinto, source, bint concurrent, readahead):
         self.key, self.pool, self.readahead = key, pool, readahead
