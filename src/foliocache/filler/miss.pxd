@@ -21,11 +21,12 @@ cdef class Request:
 
 
 cdef class Filler:
-    cdef object key, pool, call_read, call_readinto, call_read_into, origin, lock, turns
+    cdef object key, pool, given, call_read, call_readinto, call_read_into, origin, lock, turns
     cdef readonly object readahead
     cdef bint concurrent
     cdef u32 lock_epoch, queued_epoch
     cdef u64 calls, queued, queued_first, queued_end
+    cdef public u64 request_size
     cdef readonly u64 mark
 
     cdef object miss(self, Steps mapping, u64 index, u64 wanted)

@@ -27,6 +27,7 @@ from ..mm cimport atomics, layout
 from ..errors import SourceError
 from . import failure
 from . import engine
+from .source import called, read_into_of
 
 cdef u64 TIMEOUT_MAX_NS = (<u64>1) << 62
 cdef u64 REQUEST_MIN = 1 << 20  # bytes of a request that is one of several
@@ -125,20 +126,21 @@ cdef class Filler:
     """Fills the folios of one mapping from its source.
 
     read, readinto, source: where missing bytes come from, see ``Pool.mapping``; concurrent: several threads may call it at
-    once. readahead says how far to read, and ``mark`` is the unit that it has marked last. pool has ``fill_timeout``, ``closed``
-    and ``engine``.
+    once. readahead says how far to read, and ``mark`` is the unit that it has marked last. pool has ``fill_timeout``,
+    ``closed`` and ``engine``. ``request_size`` may be set: bytes of each of several requests; 0, for 1 to 4 MiB.
     """
     def __init__(self, key, pool, read, readinto, source, bint concurrent, readahead):
         self.key, self.pool, self.readahead = key, pool, readahead
-        self.call_read, self.call_readinto, self.concurrent = read, readinto, concurrent
-        self.origin, self.call_read_into = source, None if source is None else source.read_into
+        self.given = read, readinto, source, concurrent
+        self.call_read, self.call_readinto, self.call_read_into = called(read), called(readinto), read_into_of(source)
+        self.origin, self.concurrent = source, concurrent
         self.lock = threading.RLock()
         self.mark = layout.HASH_MASK
 
     @property
     def source(self):
         """read, readinto, source and concurrent, as they were given."""
-        return self.call_read, self.call_readinto, self.origin, self.concurrent
+        return self.given
 
     cdef object miss(self, Steps mapping, u64 index, u64 wanted):
         """A lease on unit index and those behind it in its folio. ``wanted`` units are about to be asked for. Raises what the
@@ -320,8 +322,11 @@ cdef class Filler:
     cdef u64 _request_units(self, Steps mapping, u64 units) noexcept:
         """How many units each of several requests for so many has."""
         cdef u64 size = REQUEST_MAX
-        while size > REQUEST_MIN and size * REQUESTS > units * mapping.unit_size:
-            size >>= 1
+        if self.request_size:
+            size = self.request_size
+        else:
+            while size > REQUEST_MIN and size * REQUESTS > units * mapping.unit_size:
+                size >>= 1
         return max(size // mapping.unit_size, <u64>1)
 
     cdef u64 _first_stop(self, Steps mapping, u64 index, u64 count) noexcept:

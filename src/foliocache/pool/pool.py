@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, SupportsFloat, SupportsI
 from ..errors import FoliocacheError, PoolNotFoundError
 from ..filler.engine import Engine
 from ..mm import audit, layout
-from ..objects import Loads, Make, Memo, Objects, Writable
 from ..observe import look
 from ..observe.records import Counters, Finding, FoliosByType, LockInfo, ObjectInfo, PagesByState, Stat
 from . import client, repair
@@ -25,8 +24,9 @@ from .names import Names
 from .objects import ObjectMapping
 
 if TYPE_CHECKING:
-    from ..filler.source import Read, ReadInto, Source
+    from ..filler.source import AsyncSource, Read, ReadInto, Source
     from ..mm.atomics import Memory
+    from ..objects import Loads, Make, MakeAsync, Objects, Writable
 
 Seconds: TypeAlias = SupportsFloat | SupportsIndex
 P = ParamSpec("P")
@@ -240,6 +240,13 @@ class Pool:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    async def __aenter__(self) -> Self:
+        self._check_open()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close_async()
+
     @property
     def fill_timeout(self) -> float:
         """Seconds to wait for another process that is reading a page from the source, see `open`; may be set."""
@@ -257,13 +264,28 @@ class Pool:
     def close(self) -> None:
         """Stop using the pool in this process: its methods and those of its mappings raise FoliocacheError from now on.
 
-        What has begun goes on, and what is being read ahead is waited for, at most `fill_timeout` seconds. Leases, windows
+        What has begun goes on, and what is being read ahead is waited for, at most `fill_timeout` seconds. Tasks of event loops
+        that await a read are told by a FoliocacheError. Leases, windows
         and views that exist stay valid, and the client slot goes with the last of them. Closing twice is harmless; `open`
         gives another Pool.
         """
         self._attachment.close()
         for engine in list(self._engines.values()):
             engine.close(self.fill_timeout)
+
+    async def close_async(self) -> None:
+        """`close`, awaited: what is being read ahead is waited for in another thread.
+
+        Tasks that await a read are told at once, by a FoliocacheError.
+        """
+        from ..filler.awaiting import in_engine
+
+        self._attachment.close()
+        closing = Engine()
+        try:
+            await in_engine(closing, self.close)
+        finally:
+            closing.close(0)
 
     def mapping(
         self,
@@ -273,7 +295,7 @@ class Pool:
         read: Read | None = None,
         readinto: ReadInto | None = None,
         *,
-        source: Source | None = None,
+        source: Source | AsyncSource | None = None,
         concurrent: bool = False,
         folio_size: SupportsIndex | str | None = None,
         readahead: SupportsIndex | str | None = None,
@@ -292,10 +314,11 @@ class Pool:
             ``read(offset, length)`` returns exactly those bytes of the source, as a bytes-like object.
         readinto : callable, optional
             ``readinto(offset, buffer)`` fills the writable buffer, which is all zeros, from the source, and returns the
-            number of bytes. It saves a copy. With neither only cached folios can be read.
-        source : foliocache.sources.Source, optional
+            number of bytes. It saves a copy. With neither only cached folios can be read. Either may be a coroutine function
+            (``async def``): it is called on an event loop of foliocache's own, one in each process.
+        source : foliocache.sources.Source or AsyncSource, optional
             Instead of both: ``read_into(offset, buffers)`` fills the pages, in order, and each can be read as soon as it is
-            full.
+            full; or ``read_into_async(offset, buffers)``, on that loop.
         concurrent : bool
             The source may be called by several threads at once, those of this library among them. Otherwise its calls for
             this mapping are made one at a time, by threads that want the data.
@@ -517,6 +540,37 @@ class Pool:
         """
         return self.objects.get_or_create(key, make, version, expiry, loads, writable)
 
+    async def get_or_create_async(
+        self,
+        key: str,
+        make: MakeAsync,
+        *,
+        version: str = "",
+        expiry: float | None = None,
+        loads: Loads = "any",
+        writable: Writable = None,
+    ) -> Any:
+        """`get_or_create` for event loops. An object that the pool has is returned without a wait or a thread.
+
+        Parameters
+        ----------
+        key, version, expiry, loads, writable
+            As in `get_or_create`.
+        make : callable
+            ``await make()`` is the object.
+
+        Returns
+        -------
+        object
+            As of `get_or_create`.
+
+        Raises
+        ------
+        Exception
+            As in `get_or_create`.
+        """
+        return await self.objects.get_or_create_async(key, make, version, expiry, loads, writable)
+
     def put(self, key: str, value: object, *, version: str = "", loads: Loads = "any") -> bool:
         """Keep a Python object, in place of the one that the pool has.
 
@@ -629,6 +683,8 @@ class Pool:
         """
 
         def decorate(function: Callable[P, R]) -> Callable[P, R]:
+            from ..objects import Memo  # as in `objects`
+
             return Memo(lambda: self.objects, function, key, version, expiry, ignore, loads).wrapped()
 
         return decorate
@@ -638,6 +694,10 @@ class Pool:
         """The Python objects of the pool: internal."""
         self._check_open()
         if self._objects is None:
+            from ..objects import (
+                Objects,
+            )  # pickle, inspect and ast: a third of the time of an import, which most need not wait for
+
             self._objects = Objects(self)
         return self._objects
 
