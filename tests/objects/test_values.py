@@ -37,6 +37,7 @@ VALUES = {
     "few bytes": b"abc",
     "no bytes": b"",
     "view": memoryview(b"abcd" * 10_000),
+    "empty view": memoryview(b""),
     "view of numbers": memoryview(numpy.arange(6000.0).reshape(60, 100)),
     "frame": FRAME,
     "table": TABLE,

@@ -5,7 +5,7 @@ are the decorator. The package is below ``pool``, and knows of it what ``host`` 
 """
 
 from .memo import Memo
-from .store import Make, Objects, Writable
+from .store import Make, MakeAsync, Objects, Writable
 from .values import Loads
 
-__all__ = ["Loads", "Make", "Memo", "Objects", "Writable"]
+__all__ = ["Loads", "Make", "MakeAsync", "Memo", "Objects", "Writable"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from . import keys
-from .store import Objects
+from .store import MakeAsync, Objects
 from .values import Loads
 
 P = ParamSpec("P")
@@ -28,11 +28,15 @@ class Memo(Generic[P, R]):
         ignore: Collection[str],
         loads: Loads,
     ) -> None:
-        self.objects, self.function, self.key, self.expiry, self.loads = objects, function, key, expiry, loads
-        self.version = keys.of_code(function) if version is None else version
-        self.signature = inspect.signature(function) if key is None or ignore else None
-        self.ignore = frozenset((ignore,) if isinstance(ignore, str) else ignore)
-        self.where = keys.where(function)
+        self.objects: Callable[[], Objects] = objects
+        self.function: Callable[P, R] = function
+        self.key: Callable[P, str] | None = key
+        self.expiry: float | None = expiry
+        self.loads: Loads = loads
+        self.version: str = keys.of_code(function) if version is None else version
+        self.signature: inspect.Signature | None = inspect.signature(function) if key is None or ignore else None
+        self.ignore: frozenset[str] = frozenset((ignore,) if isinstance(ignore, str) else ignore)
+        self.where: str = keys.where(function)
         unknown = self.ignore - set(self.signature.parameters if self.signature else ())
         if unknown:
             raise ValueError(f"ignore names {sorted(unknown)}, which {self.where} has no parameters of")
@@ -73,6 +77,22 @@ class Memo(Generic[P, R]):
             "R", self.objects().get_or_create(self.key_of(*args, **kwargs), make, self.version, self.expiry, self.loads)
         )
 
+    def _wrapped(self) -> Callable[P, R]:
+        @functools.wraps(self.function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            return self.call(*args, **kwargs)
+
+        return call
+
+    def _wrapped_async(self) -> Callable[P, R]:
+        @functools.wraps(self.function)
+        async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+            make = functools.partial(self.function, *args, **kwargs)
+            key = self.key_of(*args, **kwargs)
+            return await self.objects().get_or_create_async(key, cast("MakeAsync", make), self.version, self.expiry, self.loads)
+
+        return cast("Callable[P, R]", call)
+
     def delete(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Forget the result of a call."""
         self.objects().delete(self.key_of(*args, **kwargs))
@@ -80,10 +100,7 @@ class Memo(Generic[P, R]):
     def wrapped(self) -> Callable[P, R]:
         """Return the function that users call. It pickles as the original would: by its name."""
 
-        @functools.wraps(self.function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            return self.call(*args, **kwargs)
-
+        call = self._wrapped_async() if inspect.iscoroutinefunction(self.function) else self._wrapped()
         call.key = self.key_of  # type: ignore[attr-defined]
         call.delete = self.delete  # type: ignore[attr-defined]
         return call

@@ -15,12 +15,13 @@ holds: the handle of the mapping, how to build the object, and the window, if so
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ..errors import FoliocacheError, SourceError
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .host import Ask, Mapping, Name, Pool
 
 Make: TypeAlias = "Callable[[], Any]"
+MakeAsync: TypeAlias = "Callable[[], Awaitable[Any]]"
 Writable: TypeAlias = Literal["copy"] | None
 
 PREFIX = "object:"  # of the keys of names and mappings
@@ -114,6 +116,34 @@ class _Found:
         return memoryview(window)
 
 
+class _Turn:
+    """One call that did not find its object: who asks for what, and the last answer of another, which is of no use."""
+
+    def __init__(
+        self,
+        known: _Known,
+        key: str,
+        version: str,
+        expiry: float | None,
+        loads: Loads,
+        writable: Writable,
+        mine: tuple[int, int, str, str],
+    ) -> None:
+        self.known, self.key, self.version, self.mine = known, key, version, mine
+        self.expiry, self.loads, self.writable = expiry, loads, writable
+        self.max_age = float("inf") if expiry is None else _seconds(expiry)
+        self.start = _now()
+        self.previous: Name | None = None
+        self.is_refused = False  # another found no room for the object
+
+    def ages(self) -> Iterator[float]:
+        """Yield how old an answer may be that would do: none that is as old as ``previous``."""
+        for _ in range(TRIES):
+            if self.is_refused:
+                return
+            yield self.max_age if self.previous is None else min(self.max_age, max(self.previous.age - 1e-6, 1e-9))
+
+
 def _lease_all(mapping: Mapping) -> Buffer | None:
     """The object's bytes, if one folio has them all, else None. A copy of them if this process has as many leases as it can."""
     try:
@@ -157,9 +187,34 @@ class Objects:
         known = self._know(key, version)
         found = self._find(known, key, expiry, loads, writable)
         if found is MISSING:
-            _check_writable(writable)
-            found = self._ask(known, key, make, version, expiry, loads, writable)
+            mine = os.getpid(), threading.get_ident(), key, version
+            found = self._ask(self._turn(_Turn(known, key, version, expiry, loads, writable, mine), make), make)
         return found
+
+    async def get_or_create_async(
+        self, key: str, make: MakeAsync, version: str, expiry: float | None, loads: Loads, writable: Writable = None
+    ) -> Any:
+        """As ``get_or_create``, for an event loop; ``make`` returns an awaitable."""
+        known = self._know(key, version)
+        found = self._find(known, key, expiry, loads, writable)
+        if found is MISSING:
+            from asyncio import current_task
+
+            mine = os.getpid(), -id(current_task()), key, version
+            found = await self._ask_async(self._turn(_Turn(known, key, version, expiry, loads, writable, mine), make), make)
+        return found
+
+    def _turn(self, turn: _Turn, make: object) -> _Turn:
+        """Prepare to make an object that was not found."""
+        _check_writable(turn.writable)
+        if not callable(make):
+            raise TypeError(f"make must be a function of no arguments, not {make!r}")
+        if turn.mine in self._making:
+            raise FoliocacheError(
+                f"what makes {turn.key!r} asks for {turn.key!r} itself, and would wait for itself; make it from others"
+            )
+        turn.previous = self._names.recall(PREFIX + turn.key, float("inf"), who=turn.version)
+        return turn
 
     def put(self, key: str, value: Any, version: str, loads: Loads) -> bool:
         """Keep an object. Returns False if there is no room for it."""
@@ -174,6 +229,10 @@ class Objects:
         """Forget all versions of an object. Raises FoliocacheError."""
         self._names.forget(PREFIX + key)
         self._pool.forget(PREFIX + key)
+
+    def delete_below(self, prefix: str) -> None:
+        """Forget the objects whose keys begin with prefix, and those with keys too long to tell. Raises FoliocacheError."""
+        self._names.forget_below(PREFIX + prefix)
 
     # Finding.
 
@@ -227,59 +286,80 @@ class Objects:
 
     # Making.
 
-    def _ask(
-        self, known: _Known, key: str, make: Make, version: str, expiry: float | None, loads: Loads, writable: Writable
-    ) -> Any:
-        start = _now()
-        mine = os.getpid(), threading.get_ident(), key, version
-        if mine in self._making:
-            raise FoliocacheError(f"what makes {key!r} asks for {key!r} itself, and would wait for itself; make it from others")
-        max_age = float("inf") if expiry is None else _seconds(expiry)
-        if not callable(make):
-            raise TypeError(f"make must be a function of no arguments, not {make!r}")
-        previous = self._names.recall(PREFIX + key, float("inf"), who=version)
-        for _ in range(TRIES):
-            if previous is not None:
-                max_age = min(max_age, max(previous.age - 1e-6, 1e-9))
-            with self._names.ask(PREFIX + key, max_age, who=version) as ask:
+    def _ask(self, turn: _Turn, make: Make) -> Any:
+        for max_age in turn.ages():
+            with self._names.ask(PREFIX + turn.key, max_age, who=turn.version) as ask:
                 if ask.known is None:
-                    return self._make(ask, key, make, mine, loads, writable, previous)
-            previous = ask.known
-            found = self._find(known, key, expiry, loads, writable)
+                    return self._make(ask, turn, make)
+            found = self._look(turn, ask.known)
             if found is not MISSING:
                 return found
-            if previous.extra[:1] == b"!" and _is_refused(previous, key, start):
-                break
-        return values.alone(self._made(make, mine), writable is not None)
+        with self._marked(turn):
+            return values.alone(make(), turn.writable is not None)
 
-    def _make(
-        self,
-        ask: Ask,
-        key: str,
-        make: Make,
-        mine: tuple[int, int, str, str],
-        loads: Loads,
-        writable: Writable,
-        previous: Name | None,
-    ) -> Any:
+    def _make(self, ask: Ask, turn: _Turn, make: Make) -> Any:
         try:
-            value = self._made(make, mine)
-            stored = values.encode(value, loads, key)
+            with self._marked(turn):
+                value = make()
+            stored = values.encode(value, turn.loads, turn.key)
         except BaseException as error:
             _tell(ask, error)
             raise
-        content = self._keep(ask, key, stored, writable)
-        self._forget(key, previous)
-        if content is None:
-            return values.alone(value, writable is not None)
-        return values.decoder(stored.head, loads, key)(content)
+        return self._built(turn, value, stored, self._kept(ask, turn, stored))
 
-    def _made(self, make: Make, mine: tuple[int, int, str, str]) -> Any:
-        self._making.add(mine)
+    async def _ask_async(self, turn: _Turn, make: MakeAsync) -> Any:
+        for max_age in turn.ages():
+            async with await self._names.ask_async(PREFIX + turn.key, max_age, who=turn.version) as ask:
+                if ask.known is None:
+                    return await self._make_async(ask, turn, make)
+            found = self._look(turn, ask.known)
+            if found is not MISSING:
+                return found
+        with self._marked(turn):
+            return values.alone(await make(), turn.writable is not None)
+
+    async def _make_async(self, ask: Ask, turn: _Turn, make: MakeAsync) -> Any:
+        """As ``_make``. What may wait for a lock or copies much is done in a thread of the engine."""
+        from ..filler.awaiting import in_engine  # here, because importing asyncio takes longer than all of foliocache
+
+        engine = self._pool.engine
         try:
-            return make()
+            with self._marked(turn):
+                value = await make()
+            stored = await in_engine(engine, lambda: values.encode(value, turn.loads, turn.key))
+        except Exception as error:
+            failed = error
+            await in_engine(engine, lambda: _tell(ask, failed))
+            raise
+        content = await in_engine(engine, lambda: self._kept(ask, turn, stored))
+        return self._built(turn, value, stored, content)
+
+    @contextlib.contextmanager
+    def _marked(self, turn: _Turn) -> Iterator[None]:
+        """Remember what this thread or task is making, so that it is not waited for by what makes it."""
+        self._making.add(turn.mine)
+        try:
+            yield
         finally:
-            self._making.discard(mine)
+            self._making.discard(turn.mine)
+
+    def _look(self, turn: _Turn, name: Name) -> Any:
+        """Return the object that another has made; MISSING if it is gone already. Raises SourceError if that one failed."""
+        found = self._find(turn.known, turn.key, turn.expiry, turn.loads, turn.writable)
+        if found is MISSING:
+            turn.previous = name
+            turn.is_refused = name.extra[:1] == b"!" and _is_refused(name, turn.key, turn.start)
+        return found
+
+    def _kept(self, ask: Ask, turn: _Turn, stored: values.Stored) -> Buffer | None:
+        content = self._keep(ask, turn.key, stored, turn.writable)
+        self._forget(turn.key, turn.previous)
+        return content
+
+    def _built(self, turn: _Turn, value: Any, stored: values.Stored, content: Buffer | None) -> Any:
+        if content is None:
+            return values.alone(value, turn.writable is not None)
+        return values.decoder(stored.head, turn.loads, turn.key)(content)
 
     def _keep(self, ask: Ask, key: str, stored: values.Stored, writable: Writable = None) -> Buffer | None:
         """Put an object into the pool, and answer its name. Returns its bytes; None if there is no room."""

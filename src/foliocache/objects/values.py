@@ -124,6 +124,8 @@ def decoder(head: bytes, loads: Loads, key: str) -> Build:
     if kind == b"T":
         return lambda view: reducers.tensor(view, text, shape)
     if kind == b"V":
+        if math.prod(shape) == 0:
+            return memoryview
         return lambda view: memoryview(view).cast("B").cast(text, shape)  # type: ignore[call-overload]
     raise ValueError(f"{key!r} is of a kind that this version does not know; delete it")
 
@@ -176,6 +178,8 @@ def _fits(head: bytes, content: memoryview) -> Stored | None:
 
 def _view(value: memoryview) -> Stored:
     letter = value.format.removeprefix("@")
+    if value.nbytes == 0 and (value.format, value.ndim) != ("B", 1):
+        raise TypeError("an empty memoryview of anything but bytes cannot be kept, as Python has no way to make one")
     if letter not in _ONE_LETTER:
         raise TypeError(f"a memoryview of format {value.format!r} cannot be kept; one of numbers or bytes can, and arrays")
     content = memoryview(value if value.c_contiguous else value.tobytes()).cast("B") if value.nbytes else memoryview(b"")

@@ -74,8 +74,8 @@ class Mapping(AsyncReads):
         key, version = _plain(key, "key"), _plain(version, "version")
         size = _size_of(key, size)
         usual = order = _order_for(size, pool.page_size, pool.pool_bytes, self._units_per_object)
-        self.folio_size = None if folio_size is None else _folio_size(folio_size, pool.page_size, pool.pool_bytes)
-        self.readahead = None if readahead is None else _readahead(readahead)
+        self.folio_size: int | None = None if folio_size is None else _folio_size(folio_size, pool.page_size, pool.pool_bytes)
+        self.readahead: int | None = None if readahead is None else _readahead(readahead)
         if self.folio_size is not None:
             order = min(order, (self.folio_size // pool.page_size).bit_length() - 1)
         unit = pool.page_size << order

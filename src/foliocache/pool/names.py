@@ -320,10 +320,10 @@ class _Digest:
         encoded = _plain(key, "key").encode("utf-8", "surrogatepass")
         asker = _plain(who, "who").encode("utf-8", "surrogatepass")
         name = hashlib.blake2b(len(encoded).to_bytes(8, "little") + encoded + asker, digest_size=16)
-        self.digest = name.digest()
-        self.key = int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")
+        self.digest: bytes = name.digest()
+        self.key: int = int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")
         self.words: tuple[int, int, int] = (self.key, *struct.unpack("<QQ", self.digest))
-        self.text = _cut(key, layout.NAME_TEXT_MAX)
+        self.text: bytes = _cut(key, layout.NAME_TEXT_MAX)
 
 
 def _now() -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from ..errors import FoliocacheError
 from ..mm import layout
 from .lease import Lease
 from .mapping import Mapping
-from .whole import lease_all
 
 
 class ObjectMapping(Mapping):
@@ -14,5 +14,13 @@ class ObjectMapping(Mapping):
     _units_per_object = 1 << layout.SPAN_MAX
 
     def lease_all(self) -> Lease | None:
-        """A lease on all of it, or None if it lies in several folios."""
-        return lease_all(self)
+        """A lease on all of it, filled if need be; None if it lies in several folios.
+
+        Raises FoliocacheError if there is no room for it, or this process has as many leases as it can.
+        """
+        if self.size == 0:
+            return None
+        lease = self.lease(0, self.size)
+        if not lease.cached:
+            raise FoliocacheError(f"{self.key!r} cannot be pinned: the pool has no room for it, or this process no lease left")
+        return lease if len(lease) == self.size else None

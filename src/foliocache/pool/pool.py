@@ -26,7 +26,7 @@ from .objects import ObjectMapping
 if TYPE_CHECKING:
     from ..filler.source import AsyncSource, Read, ReadInto, Source
     from ..mm.atomics import Memory
-    from ..objects import Loads, Make, Objects, Writable
+    from ..objects import Loads, Make, MakeAsync, Objects, Writable
 
 Seconds: TypeAlias = SupportsFloat | SupportsIndex
 P = ParamSpec("P")
@@ -539,6 +539,37 @@ class Pool:
             ``make`` asks for the same object; or the pool has been closed.
         """
         return self.objects.get_or_create(key, make, version, expiry, loads, writable)
+
+    async def get_or_create_async(
+        self,
+        key: str,
+        make: MakeAsync,
+        *,
+        version: str = "",
+        expiry: float | None = None,
+        loads: Loads = "any",
+        writable: Writable = None,
+    ) -> Any:
+        """`get_or_create` for event loops. An object that the pool has is returned without a wait or a thread.
+
+        Parameters
+        ----------
+        key, version, expiry, loads, writable
+            As in `get_or_create`.
+        make : callable
+            ``await make()`` is the object.
+
+        Returns
+        -------
+        object
+            As of `get_or_create`.
+
+        Raises
+        ------
+        Exception
+            As in `get_or_create`.
+        """
+        return await self.objects.get_or_create_async(key, make, version, expiry, loads, writable)
 
     def put(self, key: str, value: object, *, version: str = "", loads: Loads = "any") -> bool:
         """Keep a Python object, in place of the one that the pool has.

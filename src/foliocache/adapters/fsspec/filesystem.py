@@ -193,7 +193,7 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
 
     def _identify(self, path: str, want: Want | None = None) -> Identity:
         """Who is at the path. ``want``: what will be read of it, which comes along if nobody here knows the object yet."""
-        identity = self._identities.recall(path, self._who, self._trust)
+        identity = self._remembered(path)
         if identity is not None:
             return identity
         if self._identities.is_written(path) or not (self._trust or (want and self.target.tells_with_bytes)):

@@ -1,3 +1,0 @@
-from .lease import FolioMap, Lease
-
-def lease_all(mapping: FolioMap) -> Lease | None: ...
