@@ -8,7 +8,7 @@ import sys
 import pytest
 from documents import PACKAGE, page, rows
 
-from foliocache.filler import engine
+from foliocache.filler import engine, waiter
 from foliocache.mm import layout
 from foliocache.pool import client, creation, files, geometry, mapping, names, pool
 from foliocache.sizes import format_size
@@ -26,11 +26,6 @@ def spaced(n):
 def power(n):
     assert n == 1 << n.bit_length() - 1
     return f"2^{n.bit_length() - 1}"
-
-
-def waiter_words():
-    """WORDS of the compiled waiter."""
-    return int(re.search(r"^cdef u32 WORDS = (\d+)", (PACKAGE / "filler" / "waiter.pyx").read_text(), re.M)[1])
 
 
 def gather_share():
@@ -67,7 +62,7 @@ NUMBERS = {
     "requests of one process to its sources": lambda: (
         f"{engine.CONCURRENCY} that are ahead of their use, {engine.THREADS_MAX} in all"
     ),
-    "folios that a thread of a process waits for, for its event loops": lambda: f"{waiter_words()}; then",
+    "folios that a thread of a process waits for, for its event loops": lambda: f"{waiter.WORDS}; then",
     "wait for another process's fill": lambda: f"{pool.FILL_TIMEOUT:.0f} s, then",
     "wait for a lock": lambda: f"{layout.LOCK_PATIENCE_NS // 10**9} s, then",
     "gather": lambda: f"at most 1/{gather_share()} of the pool",
