@@ -38,7 +38,7 @@ bench: $(VENV)/.bench build
 	$(BIN)/python -m benchmarks
 
 soak: $(VENV)/.test build
-	FOLIOCACHE_STRESS_SECONDS=600 FOLIOCACHE_FUZZ_MUTANTS=20000 $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/test_pythons.py tests/test_stress.py tests/test_reentry.py tests/test_creation.py tests/test_lease.py tests/test_fuzz.py tests/death
+	FOLIOCACHE_STRESS_SECONDS=600 FOLIOCACHE_FUZZ_MUTANTS=20000 $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/test_pythons.py tests/test_stress.py tests/test_async.py tests/test_reentry.py tests/test_creation.py tests/test_lease.py tests/test_fuzz.py tests/death
 	$(BIN)/foliocache verify
 
 # The core, compiled in place. Cheap when nothing has changed.

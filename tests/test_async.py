@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import gc
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import uvloop
@@ -17,6 +19,7 @@ import foliocache
 UNIT = 64 << 10
 SIZE = 64 * UNIT
 PATIENCE = 60
+SECONDS = float(os.environ.get("FOLIOCACHE_STRESS_SECONDS", "3"))
 CONTENT = bytes(range(251)) * (SIZE // 251 + 1)
 
 
@@ -197,7 +200,59 @@ def test_a_loop_is_closed_while_a_fill_is_under_way(roomy):
     asyncio.run(begin())  # cancels it
     origin.go.set()
     assert asyncio.run(mapping.read_bytes_async(0, 5)) == slice_of(0, 5)
-    assert len(origin.calls) == 1
+    assert [offset for offset, _ in origin.calls].count(0) == 1
+
+
+@pytest.mark.parametrize("close", ["close", "aexit"])
+def test_closing_is_awaited(roomy, run, close):
+    """What is read ahead is waited for, and the loop goes on meanwhile."""
+    origin = Origin(held=True)
+    mapping = roomy.mapping("k", SIZE, "1", origin.read, concurrent=True)
+
+    async def main():
+        mapping.filler.read_ahead(mapping, 0, 4)
+        while not origin.called.is_set():
+            await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(0.01, origin.go.set)
+        if close == "close":
+            await roomy.close_async()
+        else:
+            async with roomy:
+                pass
+        assert origin.go.is_set() and roomy.closed
+
+    run(main())
+
+
+def test_a_reading_is_a_coroutine(roomy, run):
+    mapping = roomy.mapping("k", SIZE, "1", slice_of, concurrent=True)
+
+    async def main():
+        for _ in range(2):  # missing, then cached
+            assert await asyncio.create_task(mapping.read_async(0, 5)) == slice_of(0, 5)
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(mapping.read_async(n, 5)) for n in range(5)]
+            assert [bytes(task.result()) for task in tasks] == [slice_of(n, 5) for n in range(5)]
+            assert await asyncio.wait_for(mapping.read_async(7, 5), PATIENCE) == slice_of(7, 5)
+            mapping.invalidate()
+        reading = mapping.read_async(0, 5)
+        await reading
+        with pytest.raises(RuntimeError, match="already"):
+            await reading
+        with pytest.raises(ValueError):
+            await mapping.read_async(-1, 5)
+        closed = mapping.read_async(0, 5)
+        closed.close()
+        with pytest.raises(RuntimeError):
+            await closed
+        thrown = mapping.read_async(0, 5)
+        with pytest.raises(KeyError):
+            thrown.throw(KeyError("k"))
+        with pytest.raises(StopIteration) as end:
+            mapping.read_async(0, 5).send(None)
+        assert end.value.value == slice_of(0, 5)
+
+    run(main())
 
 
 def test_two_loops_in_two_threads_at_once(roomy):
@@ -409,3 +464,183 @@ def test_another_process_answers_or_is_killed(roomy, run, word):
             assert sizes == ([5, 5, 5] if word else [None, 6, 6])
 
         run(main())
+
+
+GUARDED = """
+import asyncio, contextlib, ctypes, os, platform, random, struct, sys, threading, time
+import faulthandler
+import foliocache
+from foliocache.filler import engine, waiter
+
+SIZE, UNIT = int(sys.argv[2]), 65536
+FUTEX, FCNTL, MEMBARRIER = {"x86_64": (202, 72, 324), "aarch64": (98, 25, 283)}[platform.machine()]
+LD_NR, LD_ARG1 = (0x20, 0, 0, 0), (0x20, 0, 0, 24)
+TRAP, ALLOW = (0x06, 0, 0, 0x00030000), (0x06, 0, 0, 0x7FFF0000)
+
+
+def unless(value, skip):
+    return (0x15, 0, skip, value)
+
+
+def forbid_blocking():
+    "From here on, this thread dies of a wait on a shared futex (a lock, a fill), of a file's lock, and of membarrier."
+    program = [
+        LD_NR, unless(MEMBARRIER, 1), TRAP, unless(FUTEX, 4), LD_ARG1, unless(0, 1), TRAP, ALLOW, unless(FCNTL, 5),
+        LD_ARG1, (0x35, 0, 2, 36), (0x25, 1, 0, 38), TRAP, ALLOW, ALLOW,
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(38, 1, 0, 0, 0)
+    if libc.prctl(22, 2, struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)), 0, 0):
+        print("no seccomp", flush=True)
+        os._exit(0)
+
+
+pool = foliocache.open(sys.argv[1], size="4MiB")
+meet = threading.Barrier(engine.THREADS_MAX + 1)
+for _ in range(engine.THREADS_MAX):  # those that start later would be bound, too
+    assert pool.engine.submit(meet.wait)
+meet.wait()
+loop_thread = threading.get_ident()
+
+
+def read(offset, length):
+    assert threading.get_ident() != loop_thread
+    return bytes(length)
+
+
+async def main():
+    held = pool.mapping("k", SIZE, "1", read, concurrent=True)
+    first = asyncio.ensure_future(held.read_bytes_async(0, 5))  # another process fills it, and is killed in the end
+    while waiter.threads()[1] == 0:
+        await asyncio.sleep(0)
+    forbid_blocking()
+    mapping = pool.mapping("j", SIZE, "1", read, concurrent=True)
+    other = pool.mapping("l", SIZE, "1", read)
+    turn = random.Random(1)
+    for n in range(150):
+        offset = turn.randrange(SIZE)
+        tasks = [asyncio.ensure_future(which.read_bytes_async(offset, UNIT)) for which in (mapping, other)]
+        tasks.append(asyncio.ensure_future(mapping.read_async(offset // 2, 9)))
+        if n % 7 == 0:
+            tasks[0].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        async with await pool.names.ask_async(f"k{n % 9}", 60) as ask:
+            if ask.known is None:
+                await ask.answer_async(n)
+    print("kill", flush=True)
+    assert await first == bytes(5)
+
+
+asyncio.run(main())
+print("done", flush=True)
+os._exit(0)
+"""
+
+
+def test_nothing_blocks_in_the_thread_of_the_loop(pool):
+    """The kernel kills it at the first system call that waits. Misses, evictions, names, another's fill, its death."""
+    with another_that_fills(pool) as filler:
+        command = [sys.executable, "-X", "faulthandler", "-c", GUARDED, pool.name, str(SIZE)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as guarded:
+            try:
+                told = guarded.stdout.readline()
+                if told == "no seccomp\n":
+                    pytest.skip("this kernel lets no process forbid itself system calls")
+                assert told == "kill\n"
+                filler.kill()
+                assert guarded.stdout.readline() == "done\n"
+                assert guarded.wait(PATIENCE) == 0
+                assert pool.stat().counters.evictions > 50
+            finally:
+                guarded.kill()
+
+
+def test_the_guard_of_that_test_bites(pool):
+    """A read of the loop's own, without await, is such a call."""
+    script = GUARDED.replace('print("kill"', 'held.read_bytes(0, 5)\n    print("kill"')
+    with another_that_fills(pool):
+        command = [sys.executable, "-c", script, pool.name, str(SIZE)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        assert ended.returncode == -signal.SIGSYS or ended.stdout == "no seccomp\n"
+
+
+READER = """
+import asyncio, random, sys, foliocache
+pool, size, kind = foliocache.attach(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+turn = random.Random(sys.argv[4])
+
+
+def patterned(offset, length):
+    return b"".join(bytes([at % 251]) * 4096 for at in range(offset // 4096, (offset + length) // 4096 + 1))[:length]
+
+
+mappings = [pool.mapping(key, size, "1", patterned, concurrent=key != "b") for key in "abc"]
+
+
+def wish():
+    return turn.choice(mappings), turn.randrange(0, size // 4096) * 4096, turn.choice([4096, 65536, 300000])
+
+
+def check(got, offset, length):
+    length = min(length, size - offset)
+    assert len(got) == length and got[::4096] == patterned(offset, length)[::4096], offset
+
+
+async def task():
+    while True:
+        mapping, offset, length = wish()
+        try:
+            check(await asyncio.wait_for(mapping.read_async(offset, length), turn.choice([0.001, 30])), offset, length)
+        except TimeoutError:
+            pass
+        if turn.random() < 0.1:
+            async with await pool.names.ask_async(f"n{turn.randrange(5)}", 0.05) as ask:
+                if ask.known is None and turn.random() < 0.5:
+                    await ask.answer_async(offset)
+
+
+async def main():
+    await asyncio.gather(*[task() for _ in range(20)])
+
+
+print("ready", flush=True)
+if kind == "async":
+    asyncio.run(main())
+while True:
+    mapping, offset, length = wish()
+    check(mapping.read_bytes(offset, length), offset, length)
+"""
+
+
+@pytest.mark.timeout(300 + SECONDS)
+def test_readers_of_both_kinds_are_killed(pool):
+    """Event loops and threads, which read and ask the same, in a pool that is too small. None ends by itself, and what is left
+    is whole."""
+    turn = random.Random(7)
+
+    def start(n):
+        command = [sys.executable, "-c", READER, pool.name, str(32 * UNIT), ("async", "sync")[n % 2], str(n)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    readers = [start(n) for n in range(4)]
+    try:
+        end, n = time.monotonic() + SECONDS, 4
+        while time.monotonic() < end:
+            victim = readers[n % 4]
+            assert victim.stdout.readline() == "ready\n"
+            time.sleep(turn.random() * 0.3)
+            assert victim.poll() is None, victim.stderr.read()
+            victim.kill()
+            victim.communicate()
+            readers[n % 4] = start(n)
+            n += 1
+        for reader in readers:
+            assert reader.stdout.readline() == "ready\n"
+            assert reader.poll() is None, reader.stderr.read()
+    finally:
+        for reader in readers:
+            reader.kill()
+            reader.communicate()
+    pool.repair()
+    assert pool.stat().pins == 0

@@ -99,6 +99,15 @@ def test_objects(tmp_path):
     assert "get_or_create of 1 MiB, in use" in names(run_bench("objects", tmp_path))
 
 
+def test_cold(tmp_path):
+    section = run_bench("cold", tmp_path)
+    if section["skipped"] and not section["results"]:
+        pytest.skip(section["skipped"][0]["why"])
+    assert section["skipped"] == [] and all(table["rows"] for table in section["tables"])
+    fetched = {each["metric"]: each["value"] for each in section["results"] if each["metric"].endswith("fetched")}
+    assert fetched["processes: four folio::, one object, fetched"] == 1
+
+
 def test_peers(tmp_path):
     section = run_bench("peers", tmp_path)
     assert "hit: lease" in names(section)

@@ -15,6 +15,7 @@ from origin import http_date
 
 import foliocache
 from foliocache import ChangedError, SourceError
+from foliocache.adapters.fsspec import FolioFileSystem
 
 obstore = pytest.importorskip("obstore")
 
@@ -308,3 +309,126 @@ def test_forks(way, is_used, origin, pool):
     environment = os.environ | {"PYTHONPATH": str(Path(foliocache.__file__).parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
     assert done.returncode == 0, done.stderr
+
+
+# folio::, client=
+
+
+@pytest.fixture
+def by_obstore(monkeypatch):
+    """How many bytes obstore has read for folio::."""
+    from foliocache.sources import obstore as module
+
+    read, count = module.read_version, [0]
+
+    def counting(store, path, version, offset, buffers):
+        for each, buffer in zip(read(store, path, version, offset, buffers), list(map(len, buffers)), strict=True):
+            count[0] += buffer
+            yield each
+
+    monkeypatch.setattr(module, "read_version", counting)
+    return count
+
+
+@pytest.mark.parametrize(
+    ("client", "options"),
+    [
+        ("obstore", {"key": None, "secret": None}),  # which are in the environment
+        ("obstore", {"requester_pays": True, "default_block_size": 1 << 20, "client_kwargs": {}}),
+        ("auto", {"anon": True, "key": None, "secret": None}),
+    ],
+)
+def test_s3_by_obstore(client, options, s3, pool, data, by_obstore, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")  # the target is told another one
+    s3.bare.pipe_file("bucket/a folder/x=1+2,3.bin", data, ACL="public-read")
+    fs = FolioFileSystem(target_protocol="s3", target_options={**s3.options, **options}, client=client, **pool)
+    assert fs.cat_file("bucket/a folder/x=1+2,3.bin") == data
+    assert by_obstore == [len(data)]
+    plain = FolioFileSystem(target_protocol="s3", target_options=s3.options, **pool)
+    assert plain.cat_file("bucket/a folder/x=1+2,3.bin") == data and by_obstore == [len(data)], "they share pages"
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"config_kwargs": {"s3": {"addressing_style": "path"}}}, "it has the option config_kwargs"),
+        ({"client_kwargs": {"region_name": "eu-west-1", "verify": False}}, "client_kwargs has verify"),
+        ({"session": None}, "it has the option session"),
+    ],
+)
+def test_what_s3_options_obstore_cannot_be_told(options, word, s3, pool, data, by_obstore):
+    s3.bare.pipe_file("bucket/x", data)
+    target = {"target_protocol": "s3", "target_options": {**s3.options, **options}}
+    with pytest.raises(ValueError, match=rf"obstore cannot be told to read 'bucket/x' as S3FileSystem does: {word}; leave"):
+        FolioFileSystem(**target, client="obstore", **pool).cat_file("bucket/x")
+    assert FolioFileSystem(**target, client="auto", **pool).cat_file("bucket/x") == data
+    assert by_obstore == [0]
+
+
+def test_a_change_is_judged_by_the_target(s3, pool, data, by_obstore):
+    s3.bare.pipe_file("bucket/x", data)
+    fs = FolioFileSystem(target_protocol="s3", target_options=s3.options, client="obstore", **pool)
+    with fs.open("bucket/x") as file:
+        assert file.read(10) == data[:10]
+        s3.bare.pipe_file("bucket/x", bytes(len(data)))
+        with pytest.raises(ChangedError):
+            file.seek(1_900_000)
+            file.read(10)
+    assert fs.cat_file("bucket/x", 0, 10) == bytes(10)
+
+
+@pytest.fixture
+def nginx(tmp_path, data):
+    from benchmarks.common import measure, nginx
+
+    (tmp_path / "x.bin").write_bytes(data)
+    (tmp_path / "x y.bin").write_bytes(data)
+    try:
+        with nginx.serving(tmp_path) as origin:
+            yield origin
+    except measure.Unavailable as missing:
+        pytest.skip(str(missing))
+
+
+def test_http_by_obstore(nginx, pool, data, by_obstore, tmp_path):
+    fs = FolioFileSystem(target_protocol="http", client="obstore", **pool)
+    nginx.sent()
+    assert fs.cat_file(nginx.url("x.bin")) == data
+    assert by_obstore == [len(data)] and nginx.sent()[1] == len(data)
+    with pytest.raises(ValueError, match="obstore would spell its URL otherwise"):
+        fs.cat_file(nginx.url("x%20y.bin"))
+    careful = FolioFileSystem(target_protocol="http", client="auto", **pool)
+    assert careful.cat_file(nginx.url("x%20y.bin")) == data
+    assert by_obstore == [len(data)]
+
+
+def test_what_obstore_cannot_read_the_target_does(origin, pool, data, by_obstore):
+    """A server without ranges. Asked by name, obstore says so itself."""
+    url = origin.put("/x", data, ranges=None)
+    assert FolioFileSystem(target_protocol="http", client="auto", **pool).cat_file(url) == data
+    assert by_obstore == [0]
+    foliocache.open(**pool).forget(url)
+    with pytest.raises(OSError, match=r"(?i)range"):
+        FolioFileSystem(target_protocol="http", client="obstore", **pool).cat_file(url)
+
+
+@pytest.mark.parametrize(
+    ("client", "protocol", "error", "word"),
+    [
+        ("Obstore", "http", ValueError, "client is None, 'auto' or 'obstore', not 'Obstore'"),
+        ("obstore", "file", ValueError, "client='obstore' reads https:// and s3:// URLs, and not what LocalFileSystem has"),
+    ],
+)
+def test_clients_that_make_no_sense(client, protocol, error, word, pool):
+    with pytest.raises(error, match=word):
+        FolioFileSystem(target_protocol=protocol, client=client, **pool)
+    FolioFileSystem(target_protocol="file", client="auto", **pool)
+
+
+def test_without_obstore(monkeypatch, origin, pool, data):
+    monkeypatch.setattr("foliocache.adapters.fsspec.targets.obstore.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"install foliocache\[obstore\]"):
+        FolioFileSystem(target_protocol="http", client="obstore", **pool)
+    assert FolioFileSystem(target_protocol="http", client="auto", **pool).cat_file(origin.put("/x", data)) == data

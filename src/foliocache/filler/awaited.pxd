@@ -24,6 +24,7 @@ cdef class Miss(Sleeper):
     cdef int _wait(self, lease) except -1
     cdef int _woken(self, int end) except -1
     cdef int _failed(self, lease) except -1
+    cdef int _got(self, lease) except -1
     cdef int _tell(self, lease, error) except -1
     cdef u64 _seen(self) except? 0xFFFFFFFFFFFFFFFF
     cdef object _stuck(self)

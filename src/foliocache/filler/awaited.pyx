@@ -122,9 +122,7 @@ cdef class Miss(Sleeper):
         lease, self.filled = self.filled, None
         request, self.request = self.request, None
         if request.error is None:
-            self.mapping.narrow(lease, self.index)
-            self.mapping.previous = self.index + self.mapping.units(lease) - 1
-            self._tell(lease, None)
+            self._got(lease)
         else:
             self._tell(None, request.error)
 
@@ -157,7 +155,9 @@ cdef class Miss(Sleeper):
     cdef int _begin(self) except -1:
         cdef Steps mapping = self.mapping
         cdef u64 stop
-        count, mark = self.filler._plan(mapping, self.index, self.wanted)
+        count, mark = 1, None
+        if not mapping.probe(self.index):  # one that waited for its turn may find what it wants
+            count, mark = self.filler._plan(mapping, self.index, self.wanted)
         stop = self.filler._first_stop(mapping, self.index, count)
         lease = mapping.grab(self.index, stop - self.index)
         if lease is None and mapping.reap():
@@ -195,9 +195,7 @@ cdef class Miss(Sleeper):
             mapping.withdraw(lease)
             return 0 if self.told else self._tell(self.filler.read_privately(mapping, self.index), None)
         self.filler._fill(mapping, lease, first, 1, None, None)
-        mapping.narrow(lease, self.index)
-        mapping.previous = self.index + mapping.units(lease) - 1
-        self._tell(lease, None)
+        self._got(lease)
         mapping.reap()
         return 0
 
@@ -238,9 +236,7 @@ cdef class Miss(Sleeper):
             return self._submit(TAKE_OVER)
         lease, self.lease = self.lease, None
         if end == FILLED:
-            self.mapping.narrow(lease, self.index)
-            self.mapping.previous = self.index + self.mapping.units(lease) - 1
-            return self._tell(lease, None)
+            return self._got(lease)
         return self._failed(lease) if end == FAILED else self._submit(PRIVATE)
 
     cdef int _failed(self, lease) except -1:
@@ -249,6 +245,12 @@ cdef class Miss(Sleeper):
         self.filler._raise_failure(self.mapping, lease, self.index)
         self.tries += 1
         return self._submit(BEGIN if self.tries < <int>layout.GRAB_TRIES else PRIVATE)
+
+    cdef int _got(self, lease) except -1:
+        """The wait is over: the lease is on a folio that is filled."""
+        self.mapping.narrow(lease, self.index)
+        self.mapping.previous = self.index + min(self.wanted, self.mapping.units(lease)) - 1
+        return self._tell(lease, None)
 
     cdef int _tell(self, lease, error) except -1:
         """The wait is over, unless it is already: what comes too late is dropped."""

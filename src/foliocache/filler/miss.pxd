@@ -26,6 +26,7 @@ cdef class Filler:
     cdef bint concurrent
     cdef u32 lock_epoch, queued_epoch
     cdef u64 calls, queued, queued_first, queued_end
+    cdef public u64 request_size
 
     cdef object miss(self, Steps mapping, u64 index, u64 wanted)
     cdef object join(self, Steps mapping, lease, u64 index, u64 wanted)

@@ -23,6 +23,7 @@ class Request:
 
 @disjoint_base
 class Filler:
+    request_size: int
     @property
     def readahead(self) -> Readahead: ...
     @property

@@ -125,7 +125,8 @@ cdef class Filler:
     """Fills the folios of one mapping from its source.
 
     read, readinto, source: where missing bytes come from, see ``Pool.mapping``; concurrent: several threads may call it at
-    once. readahead says how far to read; pool has ``fill_timeout``, ``closed`` and ``engine``.
+    once. readahead says how far to read; pool has ``fill_timeout``, ``closed`` and ``engine``. ``request_size`` may be set: bytes
+    of each of several requests; 0, for 1 to 4 MiB.
     """
     def __init__(self, key, pool, read, readinto, source, bint concurrent, readahead):
         self.key, self.pool, self.readahead = key, pool, readahead
@@ -305,8 +306,11 @@ cdef class Filler:
     cdef u64 _request_units(self, Steps mapping, u64 units) noexcept:
         """How many units each of several requests for so many has."""
         cdef u64 size = REQUEST_MAX
-        while size > REQUEST_MIN and size * REQUESTS > units * mapping.unit_size:
-            size >>= 1
+        if self.request_size:
+            size = self.request_size
+        else:
+            while size > REQUEST_MIN and size * REQUESTS > units * mapping.unit_size:
+                size >>= 1
         return max(size // mapping.unit_size, <u64>1)
 
     cdef u64 _first_stop(self, Steps mapping, u64 index, u64 count) noexcept:

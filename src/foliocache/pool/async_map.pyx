@@ -1,11 +1,15 @@
 """The compiled part of reads in event loops: what is cached is given at once, anything else is a `Miss` to be awaited.
 
 Nothing here waits, takes a lock or calls a source: what might is done by the miss, in other threads.
+
+``read_async`` returns a coroutine of its own kind, a `Reading`: a frame of Python for a hit would cost as much as the hit.
 """
 cimport cython
 from cpython.buffer cimport PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromObject
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.string cimport memcpy
 
@@ -15,6 +19,42 @@ from ..filler.buffers cimport get_writable
 from ..mm cimport atomics, fill, layout
 from ..mm.atomics cimport fc_mem
 from ..mm.inline cimport client, filemap, flags, page_type
+
+cdef extern from *:
+    """
+    /* Set by this module: what a reading gives at once; or None, with its coroutine as the second argument; or NULL. */
+    static PyObject *(*fc_begin)(PyObject *reading, PyObject **rest);
+
+    static PySendResult fc_send(PyObject *reading, PyObject *value, PyObject **result)
+    {
+        PyObject *rest = NULL;
+        PySendResult sent;
+        *result = fc_begin(reading, &rest);
+        if (*result == NULL)
+            return PYGEN_ERROR;
+        if (rest == NULL)
+            return PYGEN_RETURN;
+        Py_DECREF(*result);
+        sent = PyIter_Send(rest, value, result);
+        Py_DECREF(rest);
+        return sent;
+    }
+
+    static PyObject *fc_next(PyObject *reading)
+    {
+        PyObject *result = NULL;
+        if (fc_send(reading, Py_None, &result) == PYGEN_RETURN) {
+            PyErr_SetObject(PyExc_StopIteration, result);  /* neither a tuple nor an exception, which would be taken apart */
+            Py_CLEAR(result);
+        }
+        return result;
+    }
+
+    #define FC_SET_COROUTINE(type, begin) \
+        (fc_begin = (begin), ((PyTypeObject *)(type))->tp_as_async->am_send = fc_send, \
+         ((PyTypeObject *)(type))->tp_iternext = fc_next)
+    """
+    void FC_SET_COROUTINE(object type, PyObject *(*begin)(PyObject *, PyObject **) except NULL)
 
 cdef u64 COPY_MAX = 1 << 20  # bytes that are copied before other tasks have their turn
 
@@ -64,7 +104,33 @@ cdef class AsyncMap(FolioMap):
             return None
         return new_miss(self.filler, self, index, min(self._units(start + most) - index, limit), lease)
 
-    def _cached_view(self, offset, length):
+    def read_async(self, offset, length):
+        """`read`, awaited: a view of the folio itself where one has all of the range.
+
+        Parameters
+        ----------
+        offset, length : int
+            The first byte, and how many; cut off at the end of the object.
+
+        Returns
+        -------
+        coroutine
+            Of a read-only memoryview.
+
+        Raises
+        ------
+        SourceError
+            The source did not give the bytes, or there is none.
+        FoliocacheError
+            The pool has been closed, also while this waits.
+        Exception
+            Whatever the source raises.
+        """
+        cdef Reading reading = Reading.__new__(Reading)
+        reading.mapping, reading.offset, reading.length = self, offset, length
+        return reading
+
+    cdef object _cached_view(self, offset, length):
         """A range as a memoryview, if it is cached in one folio, else None."""
         cdef u64 start = self._clip(offset, "offset")
         cdef u64 most = min(self._clip(length, "length"), self.size - start)
@@ -200,3 +266,74 @@ cdef class Gather:
     def close(self):
         """Let the buffer go."""
         self._release()
+
+
+@cython.final
+@cython.freelist(64)
+@cython.auto_pickle(False)
+cdef class Reading:
+    """A coroutine: a view of a range. What is cached is given by the first step; else it goes on as ``_read_missing`` does."""
+    cdef AsyncMap mapping
+    cdef object offset, length, rest
+    cdef bint is_over
+
+    def __init__(self):
+        raise TypeError("readings come from Mapping.read_async()")
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise NotImplementedError  # fc_next stands here
+
+    def send(self, value):
+        """Go on, as a loop does."""
+        cdef PyObject *rest = NULL
+        cdef PyObject *begun = _begin(<PyObject *>self, &rest)
+        found = <object>begun
+        Py_DECREF(found)
+        if rest == NULL:
+            raise StopIteration(found)
+        Py_DECREF(self.rest)
+        return self.rest.send(value)
+
+    def throw(self, *error):
+        """Have an error raised where it waits."""
+        if self.rest is None:
+            self.is_over = True
+            self.rest = _nothing()
+        return self.rest.throw(*error)
+
+    def close(self):
+        """End it."""
+        self.is_over = True
+        if self.rest is not None:
+            self.rest.close()
+
+
+async def _nothing():
+    """A coroutine that has not begun."""
+
+
+cdef PyObject *_begin(PyObject *which, PyObject **rest) except NULL:
+    """See fc_begin. Both references are the caller's."""
+    cdef Reading reading = <Reading>which
+    found = None
+    if reading.rest is None:
+        if reading.is_over:
+            raise RuntimeError("this coroutine has been awaited already; read again")
+        reading.is_over = True
+        found = reading.mapping._cached_view(reading.offset, reading.length)
+        if found is None:
+            reading.rest = reading.mapping._read_missing(reading.offset, reading.length)
+    if found is None:
+        Py_INCREF(reading.rest)
+        rest[0] = <PyObject *>reading.rest
+    Py_INCREF(found)
+    return <PyObject *>found
+
+
+FC_SET_COROUTINE(Reading, _begin)

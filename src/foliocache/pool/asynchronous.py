@@ -46,31 +46,8 @@ class AsyncReads(AsyncMap):
         lease: Lease = found if type(found) is Lease else self._taken(await _lease_of(found), offset, length)
         return lease
 
-    async def read_async(self, offset: SupportsIndex, length: SupportsIndex) -> memoryview:
-        """`read`, awaited: a view of the folio itself where one has all of the range.
-
-        Parameters
-        ----------
-        offset, length : int
-            The first byte, and how many; cut off at the end of the object.
-
-        Returns
-        -------
-        memoryview
-            Read-only.
-
-        Raises
-        ------
-        SourceError
-            The source did not give the bytes, or there is none.
-        FoliocacheError
-            The pool has been closed, also while this waits.
-        Exception
-            Whatever the source raises.
-        """
-        view = self._cached_view(offset, length)
-        if view is not None:
-            return view
+    async def _read_missing(self, offset: SupportsIndex, length: SupportsIndex) -> memoryview:
+        """What `read_async` returns, if one folio does not have it."""
         lease = await self.lease_async(offset, length)
         view = self._view_of(lease, offset, length)
         return memoryview(await self.read_bytes_async(offset, length)) if view is None else view

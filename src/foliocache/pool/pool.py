@@ -27,6 +27,7 @@ from .objects import ObjectMapping
 if TYPE_CHECKING:
     from ..filler.source import Read, ReadInto, Source
     from ..mm.atomics import Memory
+    from ..objects import Loads, Make, Objects, Writable
 
 Seconds: TypeAlias = SupportsFloat | SupportsIndex
 P = ParamSpec("P")
@@ -240,6 +241,13 @@ class Pool:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    async def __aenter__(self) -> Self:
+        self._check_open()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close_async()
+
     @property
     def fill_timeout(self) -> float:
         """Seconds to wait for another process that is reading a page from the source, see `open`; may be set."""
@@ -257,13 +265,28 @@ class Pool:
     def close(self) -> None:
         """Stop using the pool in this process: its methods and those of its mappings raise FoliocacheError from now on.
 
-        What has begun goes on, and what is being read ahead is waited for, at most `fill_timeout` seconds. Leases, windows
+        What has begun goes on, and what is being read ahead is waited for, at most `fill_timeout` seconds. Tasks of event loops
+        that await a read are told by a FoliocacheError. Leases, windows
         and views that exist stay valid, and the client slot goes with the last of them. Closing twice is harmless; `open`
         gives another Pool.
         """
         self._attachment.close()
         for engine in list(self._engines.values()):
             engine.close(self.fill_timeout)
+
+    async def close_async(self) -> None:
+        """`close`, awaited: what is being read ahead is waited for in another thread.
+
+        Tasks that await a read are told at once, by a FoliocacheError.
+        """
+        from ..filler.awaiting import in_engine
+
+        self._attachment.close()
+        closing = Engine()
+        try:
+            await in_engine(closing, self.close)
+        finally:
+            closing.close(0)
 
     def mapping(
         self,
@@ -660,6 +683,7 @@ class Pool:
         """
 
         def decorate(function: Callable[P, R]) -> Callable[P, R]:
+
             return Memo(lambda: self.objects, function, key, version, expiry, ignore, loads).wrapped()
 
         return decorate
@@ -669,6 +693,10 @@ class Pool:
         """The Python objects of the pool: internal."""
         self._check_open()
         if self._objects is None:
+            from ..objects import (
+                Objects,
+            )  # pickle, inspect and ast: a third of the time of an import, which most need not wait for
+
             self._objects = Objects(self)
         return self._objects
 

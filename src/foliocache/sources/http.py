@@ -71,6 +71,13 @@ class Response:
             sock.settimeout(READ_TIMEOUT)
         return at
 
+    def read(self, length: int) -> bytes:
+        """Return the first bytes of the body. Raises EOFError if it is shorter."""
+        data = bytearray(length)
+        for _ in self.read_into([memoryview(data)]):
+            pass
+        return bytes(data)
+
     def close(self) -> None:
         """Keep the connection if what is left of the body is little, else close it."""
         if not self._raw.isclosed() and self._raw.length is not None and self._raw.length <= REST_MAX:

@@ -127,8 +127,9 @@ def _refuse_after_fork() -> None:
 class Version:
     """What an answer must say to be of one version of an object.
 
-    ``etag`` is a strong one, or None; ``modified`` counts where there is none. ``is_file`` is for what may be written while it
-    is read, and is asked for again after each read. ``is_told`` is the user's word: only the size is compared.
+    ``etag`` is a strong one, or None. It and ``modified``, as far as they are given, must be what the answer says. ``is_file``
+    is for what may be written while it is read, and is asked for again after each read. ``is_told`` is the user's word: only
+    the size is compared.
     """
 
     size: int
@@ -141,9 +142,9 @@ class Version:
         """Whether an answer is of this version."""
         if meta["size"] != self.size or self.is_told:
             return meta["size"] == self.size  # type: ignore[no-any-return]
-        if self.etag is not None:
-            return bool(meta["e_tag"] == self.etag)
-        return self.modified is not None and meta["last_modified"] == self.modified
+        if self.etag is None and self.modified is None:
+            return False
+        return self.etag in (None, meta["e_tag"]) and self.modified in (None, meta["last_modified"])
 
 
 class Object:
@@ -280,7 +281,8 @@ class Object:
             text = f"Last-Modified={format_datetime(modified)};{text}"
             if abs(time.time() - modified.timestamp()) < TICK:
                 text = f"{text}!{secrets.token_hex(8)}"  # it may change again under this date
-        return Version(size, etag if is_file else strong(etag), modified, is_file), text
+            return Version(size, etag if is_file else None, modified, is_file), text
+        return Version(size, etag), text
 
 
 def strong(etag: str | None) -> str | None:
@@ -338,6 +340,7 @@ def read_version(store: Store, path: str, version: Version, offset: int, buffers
 
 
 def _condition(version: Version) -> dict[str, str]:
+    """With this a store need not send what would be thrown away; few heed it."""
     return {} if version.etag is None else {"if_match": version.etag}
 
 

@@ -17,7 +17,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial, wraps
 from operator import index
@@ -31,6 +31,7 @@ from fsspec.utils import isfilelike
 import foliocache
 from foliocache import ChangedError
 from foliocache.errors import FoliocacheError
+from foliocache.sizes import parse_size
 
 from .asynchronous import ATTEMPTS, Asynchronous
 from .download import copy_out, is_same_file, make_folder_for, pairs
@@ -42,6 +43,7 @@ from .passthrough import FolioTransaction, PassThrough, refuse_misspelled, unpre
 from .ranges import OPENING, Merged, Range, Want, extent, first_wanted, is_cached, ranges_of
 from .source import Source
 from .target import Identity, Target, renewed, target_for
+from .targets.obstore import check
 
 _MAPPING_OPTIONS = ("folio_size", "readahead")
 _OPTIONS = (
@@ -50,13 +52,14 @@ _OPTIONS = (
     "check_files",
     "expiry",
     "trust_info",
+    "client",
     "fs",
     "fo",
     "target_protocol",
     "target_options",
 )
 _FSSPEC_OPTIONS = frozenset({"asynchronous", "loop", "batch_size", "use_listings_cache", "listings_expiry_time", "max_paths"})
-_OPEN_HINTS = ("cache_type", "cache_options", "block_size", "fill_cache", "size")  # there is no second cache to advise
+_OPEN_HINTS = ("cache_type", "cache_options", "fill_cache", "size")  # there is no second cache to advise
 
 T = TypeVar("T")
 
@@ -78,6 +81,9 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
     trust_info
         The user's word that the target's ``info()`` reaches the origin and tells versions apart. It is needed for
         filesystems of which that is not known: without it they pass through uncached.
+    client
+        Who reads the bytes of https:// and s3:// URLs: the target, by default; ``"obstore"``, which is an error where it cannot
+        be told what the target is told; or ``"auto"``, obstore where it can.
     """
 
     protocol: ClassVar[str] = "folio"
@@ -95,6 +101,7 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         check_files: bool | None = None,
         expiry: float | None = None,
         trust_info: bool = False,
+        client: str | None = None,
         **options: Any,
     ) -> None:
         pool = {name: options.pop(name) for name in POOL_OPTIONS if options.get(name) is not None}
@@ -105,6 +112,8 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         self._pool_options = pool
         self._pool: foliocache.Pool | None = None
         self._target = target_for(_make_target(fs, target_protocol, target_options), _flag("trust_info", trust_info))
+        check(client, self._target)
+        self._target.client = client
         self._identities = Identities.of(_where(self._target))
         self._who = self._target.who()
         self._last = threading.local()
@@ -232,17 +241,15 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
 
     def _first(self, path: str, want: Want | None) -> Identity | None:
         """Who is at the path, if the answer that brings the first of the wanted bytes says so. They go into the pool."""
-        wanted = want and first_wanted(*want, self.pool.page_size)
+        wanted = want and first_wanted(*want, self._least_folio())
         first = wanted and self.target.first(path, *wanted)
         if not first or not first.identity.cacheable:
             return None
         with suppress(FoliocacheError):  # the pool is closed, say: the read will see
-            mapping = self.pool.mapping(
-                self.target.key(path), first.identity.size or 0, first.identity.version, read=first.read
-            )
-            mapping.filler.readahead.most = 0
-            for offset, length in first.pieces(mapping.folio_size):
-                mapping.read(offset, length)
+            options = self._mapping_options | {"read": first.read, "readahead": 0}
+            mapping = self.pool.mapping(self.target.key(path), first.identity.size or 0, first.identity.version, **options)
+            for piece in mapping.pieces(*first.whole(mapping.folio_size or mapping.unit_size)):
+                piece.release()
         return first.identity
 
     def _remembered(self, path: str) -> Identity | None:
@@ -280,6 +287,46 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         with suppress(FoliocacheError, OSError, ValueError):
             self._existing_pool().names.forget_below(self.fs.unstrip_protocol("").partition("://")[0])
 
+    def _least_folio(self) -> int:
+        """Bytes of the least folio that may be fixed by an option."""
+        wanted = self._mapping_options.get("folio_size")
+        return max(self.pool.page_size, 0 if wanted is None else parse_size(wanted, "folio_size"))
+
+    def fetch(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[int]:
+        """Have a part of an object in the pool, without a copy of it for this process.
+
+        Parameters
+        ----------
+        path : str
+            The object.
+        offset : int
+            The first byte.
+        length : int, optional
+            How many bytes, cut off at the end of the object; by default up to the end.
+
+        Yields
+        ------
+        int
+            How many further bytes are there.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such object.
+        ChangedError
+            It has changed since the first bytes.
+        """
+        path = self._strip_protocol(path)
+        end = None if length is None else offset + length
+        identity = self._identify(path, (offset, end))
+        if not identity.cacheable:
+            return
+        start, wanted = extent(offset, end, identity.size or 0)
+        for piece in self._map(path, identity).pieces(start, wanted):
+            with piece:
+                count = len(piece)
+            yield count
+
     def _while_unchanged(self, path: str, use: Callable[[Identity], T], want: Want | None = None) -> T:
         """A read by path has promised no version yet: if the object changes under it, it begins again with the new one."""
         for attempt in range(1, ATTEMPTS + 1):
@@ -308,16 +355,13 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         last = getattr(self._last, "used", None)
         if last is not None and last[:3] == (path, identity, self.target) and not last[3].pool.closed:
             return last[3]
-        assert identity.size is not None  # it is cacheable
-        mapping = self.pool.mapping(
-            self.target.key(path),
-            identity.size,
-            identity.version,
-            **Source(self, path, identity).arguments(),
-            **self._mapping_options,
-        )
+        mapping = self._new_map(path, identity)
         self._last.used = path, identity, self.target, mapping
         return mapping
+
+    def _new_map(self, path: str, identity: Identity) -> Any:
+        options = Source(self, path, identity).arguments() | self._mapping_options
+        return self.pool.mapping(self.target.key(path), identity.size or 0, identity.version, **options)
 
     def ukey(self, path: str) -> str:
         """A hash of the path's identity: unlike some targets' own, it changes whenever we can tell that the object did."""
@@ -350,7 +394,7 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         identity = None if special else self._identify(path, (0, OPENING))
         if identity is None or not identity.cacheable:
             return self.target.open(path, identity, mode, block_size=block_size, cache_options=cache_options, **kwargs)
-        return FolioFile(self, path, identity)
+        return FolioFile(self, path, identity, block_size=block_size)
 
     def _open_to_write(self, path: str, mode: str, block_size: int | None, autocommit: bool, **kwargs: Any) -> WriteThrough:
         if not autocommit:
@@ -506,7 +550,7 @@ def _refuse_unknown(options: dict[str, Any]) -> None:
     for name in options:
         if name not in _FSSPEC_OPTIONS and name not in POOL_OPTIONS:
             raise TypeError(
-                f"folio: no option {name!r}; there are {', '.join(_OPTIONS[:9])}. Options of the target go under "
+                f"folio: no option {name!r}; there are {', '.join(_OPTIONS[:-4])}. Options of the target go under "
                 "the target's name, as in fsspec.open('folio::s3://…', s3={…}, folio={…})"
             )
 

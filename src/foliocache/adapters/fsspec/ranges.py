@@ -35,20 +35,18 @@ def extent(start: int | None, end: int | None, size: int) -> tuple[int, int]:
 
 def is_cached(mapping: Any, start: int | None, end: int | None) -> bool:
     """Whether all of a slice is in the pool."""
-    offset, length = extent(start, end, mapping.size)
-    first, stop = offset // mapping.folio_size, -(-(offset + length) // mapping.folio_size)
     try:
-        return all(mapping.is_cached(number) for number in range(first, stop))
+        return bool(mapping.is_cached(*extent(start, end, mapping.size)))
     except FoliocacheError:  # the pool was closed, say: the read will see
         return False
 
 
-def first_wanted(start: int | None, end: int | None, page_size: int) -> tuple[int, int] | None:
+def first_wanted(start: int | None, end: int | None, folio_size: int) -> tuple[int, int] | None:
     """The first bytes of a slice as (start, end), of whole folios; None if where they are depends on the object's size."""
     first = start or 0
     if first < 0 or (end is not None and end <= first):
         return None
-    unit = max(_UNIT_MAX, page_size)
+    unit = max(_UNIT_MAX, folio_size)
     begin = first - first % unit
     stop = begin + OPENING if end is None else min(end, begin + _FIRST_MAX)
     return begin, -(-max(stop, first + 1) // unit) * unit

@@ -33,7 +33,6 @@ from . import place
 T = TypeVar("T")
 Stream = Callable[[int, Sequence[memoryview]], Iterator[object]]
 
-_FIRST_STEP = 1 << 20  # bytes that go into the pool at once
 _UNSTEADY_SECONDS = 60.0
 _UNSTEADY_MAX = 4096  # paths
 
@@ -83,14 +82,12 @@ class First:
         """As the ``read`` of a mapping that asks for no more than there is."""
         return memoryview(self.data)[offset - self.start : offset - self.start + length]
 
-    def pieces(self, folio_size: int) -> Iterator[tuple[int, int]]:
-        """(offset, length) of the folios that are here as a whole, some of them at a time."""
-        size = self.identity.size or 0
-        end = min(self.start + len(self.data), size)
-        stop = end if end == size else end - end % folio_size
-        step = max(_FIRST_STEP, folio_size)
-        for offset in range(-(-self.start // folio_size) * folio_size, stop, step):
-            yield offset, min(step, stop - offset)
+    def whole(self, folio_size: int) -> tuple[int, int]:
+        """(offset, length) of what is here of whole folios."""
+        end = self.start + len(self.data)
+        stop = end if end == self.identity.size else end - end % folio_size
+        offset = -(-self.start // folio_size) * folio_size
+        return offset, max(stop - offset, 0)
 
 
 class Held(io.BytesIO):
@@ -178,6 +175,9 @@ class Target:
         self.fs = fs
         self.given = fs  # `fs` may be renewed
         self.trusted = trusted
+        self.client: str | None = None  # who reads the bytes, see ``obstore``
+        self.stores: dict[str, Any] = {}
+        self.obstore_failed = False
         self.pid: int = os.getpid()  # sessions and event loops do not survive a fork
         self.unsteady: Unsteady = Unsteady()
         self._turn = Turn()

@@ -27,7 +27,7 @@ from fsspec import AbstractFileSystem
 from fsspec.asyn import sync
 
 from foliocache import ChangedError
-from foliocache.sources.http import Client
+from foliocache.sources.http import Client, Response
 
 from . import place
 from .base import UNCACHED, First, Held, Identity, Some, Stream, Target, Unsteady
@@ -129,45 +129,47 @@ class HTTPTarget(Target):
                 promised = self._promised(answer.status, answer.headers, start, end)
                 if promised is None or answer.has_cookies:
                     return answer.status, None
-                data = bytearray(promised[2])
-                for _ in answer.read_into([memoryview(data)]):
-                    pass
-                return answer.status, First(promised[0], promised[1], bytes(data))
+                return answer.status, First(promised[0], promised[1], answer.read(promised[2]))
             finally:
                 answer.close()
         return 0, None
 
     async def _first(self, path: str, start: int, end: int) -> tuple[int, First | None]:
         """The same by aiohttp."""
+        from aiohttp import ClientError
+
         options = {name: value for name, value in self.fs.kwargs.items() if name != "headers"}
         session = await self.fs.set_session()
         headers = self._headers(f"bytes={start}-{end - 1}")
-        async with session.get(self.fs.encode_url(path), headers=headers, **options) as response:
-            promised = self._promised(response.status, response.headers, start, end)
-            data = b"" if promised is None else await response.read()
-            if promised is None or len(data) != promised[2]:
-                return response.status, None
-            return response.status, First(promised[0], promised[1], data)
+        with contextlib.suppress(OSError, ClientError, TimeoutError):
+            async with session.get(self.fs.encode_url(path), headers=headers, **options) as response:
+                promised = self._promised(response.status, response.headers, start, end)
+                data = b"" if promised is None else await response.read()
+                if promised is None or len(data) != promised[2]:
+                    return response.status, None
+                return response.status, First(promised[0], promised[1], data)
+        return 0, None
 
     def _promised(self, status: int, headers: Any, start: int, end: int) -> tuple[Identity, int, int] | None:
         """(identity, first byte, how many) of what an answer brings, if it says that it brings bytes of one version.
 
         The identity is the one that HEAD would give: with a weak tag it may have been a strong one there.
         """
-        etag, modified = headers.get("ETag"), headers.get("Last-Modified")
         length = _natural(headers.get("Content-Length"))
         if status == 206:
             found = _RANGE.match(headers.get("Content-Range", ""))
-            size = _natural(found[3]) if found and int(found[1]) == start else None
-            most = end - start
+            size, most = _natural(found[3]) if found and int(found[1]) == start else None, end - start
+        elif status == 200 and headers.get("Accept-Ranges") != "none":
+            size, start, most = length, 0, _WHOLE_MAX
         else:
-            size, start, most = length if status == 200 and headers.get("Accept-Ranges") != "none" else None, 0, _WHOLE_MAX
-        if not size or length != min(size - start, length if status == 200 else most) or length > most or _is_encoded(headers):
             return None
-        if not _is_strong(etag) and (etag or not _date(modified)):
+        etag, modified = headers.get("ETag"), headers.get("Last-Modified")
+        modified = modified if _date(modified) else None
+        if not size or length != min(size - start, most) or _is_encoded(headers):
             return None
-        identity = self._identity(size, etag, modified if _date(modified) else None, lambda: _date(headers.get("Date")) or None)
-        return identity, start, length
+        if not _is_strong(etag) and (etag or not modified):
+            return None
+        return self._identity(size, etag, modified, lambda: _date(headers.get("Date")) or None), start, length
 
     def _headers(self, asked: str | None) -> dict[str, str]:
         return {**self.fs.kwargs.get("headers", {}), "Accept-Encoding": "identity", **({"Range": asked} if asked else {})}
@@ -219,44 +221,49 @@ class HTTPTarget(Target):
     def stream(self, path: str, identity: Identity) -> Stream | None:
         """Ranged GETs by ``http.client``, where the filesystem would do nothing else; aiohttp is for all the rest.
 
-        If it is not known yet whether the server does ranges, the first answer is aiohttp's. Any other that is not the range of
-        the identity, whole and proven, is left unread, and aiohttp's reader looks into it.
+        Until it is known whether the server gives ranges of the object, one thread asks at a time; and if it sends the whole,
+        that is kept as long as the reader. Any other answer that is not the range of the identity, whole and proven, is left
+        unread, and aiohttp's reader looks into it.
         """
         if not self._is_plain(path):
             return None
         read = self.reader(path, identity)
-        first = threading.RLock()  # one thread asks until it is known
+        whole: list[bytes] = []
+        first = threading.RLock()
 
         def read_into(offset: int, buffers: Sequence[memoryview]) -> Iterator[object]:
             places = list(accumulate(map(len, buffers), initial=offset))  # a buffer that is full is none of ours any more
-            done = 0
-            if path not in self._ranged:
-                with first:
-                    if path not in self._ranged:
+            done, answer = 0, None
+            with contextlib.nullcontext() if path in self._ranged else first:
+                if not whole and offset < places[-1]:
+                    answer = self._asked(path, identity, offset, places[-1], whole)
+                    if answer is None and not whole and path not in self._ranged:
                         done = _fill(read, offset, buffers if places[-1] - offset <= _FIRST_MAX else buffers[:1])
-                yield from range(done)
-            if path in self._ranged:
-                for _ in self._stream(path, identity, places[done], buffers[done:]):
-                    done += 1
-                    yield done
-            yield from range(_fill(read, places[done], buffers[done:]))
+            yield from range(done)
+            for _ in _body(answer, buffers):
+                done += 1
+                yield done
+            kept = whole[0] if whole else None
+            rest = read if kept is None else (lambda start, length: kept[start : start + length])
+            yield from range(_fill(rest, places[done], buffers[done:]))
 
         return read_into
 
-    def _stream(self, path: str, identity: Identity, start: int, buffers: Sequence[memoryview]) -> Iterator[object]:
-        """Fill as many of the buffers as one response does; what is not its own is none."""
-        end = start + sum(map(len, buffers))
-        if start == end:
-            return
-        headers = self._headers(f"bytes={start}-{end - 1}")
+    def _asked(self, path: str, identity: Identity, start: int, end: int, whole: list[bytes]) -> Response | None:
+        """The answer that has the range, its body not yet read; None if it is another, or has all of the object (``whole``)."""
         with contextlib.suppress(OSError, HTTPException, EOFError, ValueError):
-            answer = _client.get(str(self.fs.encode_url(path)), headers)
+            answer = _client.get(str(self.fs.encode_url(path)), self._headers(f"bytes={start}-{end - 1}"))
+            length = _natural(answer.headers.get("Content-Length"))
+            is_ours = not answer.has_cookies and _verdict(answer.headers, identity) == SAME
+            if is_ours and answer.status == 206 and length == end - start and _start(answer) == start:
+                self._ranged.add(path)
+                return answer
             try:
-                is_whole = answer.status == 206 and answer.headers.get("Content-Length") == str(end - start)
-                if is_whole and _start(answer) == start and _verdict(answer.headers, identity) == SAME:
-                    yield from answer.read_into(buffers)
+                if is_ours and answer.status == 200 and length == identity.size and not _is_encoded(answer.headers):
+                    whole.append(answer.read(length))
             finally:
                 answer.close()
+        return None
 
     def _range(self, path: str, identity: Identity, start: int, end: int) -> tuple[bytes, bytes | None]:
         """The range, in as many responses as the server makes of it; or, from one that does not do ranges, the whole object."""
@@ -337,6 +344,17 @@ class HTTPTarget(Target):
         if identity is not None and identity.size == 0:
             return Held(self.fs.cat_file(path))
         return super().open(path, identity, mode, **kwargs)
+
+
+def _body(answer: Response | None, buffers: Sequence[memoryview]) -> Iterator[object]:
+    """Fill as many of the buffers as the answer does."""
+    if answer is None:
+        return
+    try:
+        with contextlib.suppress(OSError, HTTPException, EOFError, ValueError):
+            yield from answer.read_into(buffers)
+    finally:
+        answer.close()
 
 
 def _fill(read: Callable[[int, int], bytes], offset: int, buffers: Sequence[memoryview]) -> int:
