@@ -1,6 +1,6 @@
 """Four processes want the same table. It is computed once, and all of them read the same pages.
 
-    python examples/objects.py
+python examples/objects.py
 """
 
 import multiprocessing

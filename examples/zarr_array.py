@@ -1,6 +1,6 @@
 """Four processes read a Zarr array in slabs. Each chunk is decoded once, by one of them.
 
-    python examples/zarr_array.py
+python examples/zarr_array.py
 """
 
 import multiprocessing
