@@ -18,8 +18,9 @@ test: $(VENV)/.test build
 # are the tests that set a trace function of their own, and those that do nothing in this process.
 UNTRACED = $(shell grep -lE "settrace|from lines|import lines" -r tests --include="*.py") tests/death tests/test_stress.py tests/test_pythons.py
 
+# A traced test takes several times as long, so its limit is longer, too.
 coverage: $(VENV)/.coverage build
-	$(BIN)/coverage run -m pytest $(UNTRACED:%=--ignore=%)
+	$(BIN)/coverage run -m pytest -o timeout=1400 $(UNTRACED:%=--ignore=%)
 	$(BIN)/coverage report
 	$(BIN)/coverage html -q -d build/coverage
 

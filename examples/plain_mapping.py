@@ -1,6 +1,6 @@
 """A cache for anything that can be read by offset; here the source is a function that computes the bytes.
 
-    python examples/plain_mapping.py
+python examples/plain_mapping.py
 """
 
 import foliocache

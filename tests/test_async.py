@@ -2,19 +2,25 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import weakref
 
 import pytest
 import uvloop
+from documents import page
 
 import foliocache
+from foliocache.filler import waiter
 
 UNIT = 64 << 10
 SIZE = 64 * UNIT
@@ -142,8 +148,6 @@ def test_one_error_answers_all_who_await_it(roomy, run, concurrent):
 
 
 def waiting_words():
-    from foliocache.filler import waiter
-
     return waiter.threads()[1]
 
 
@@ -644,3 +648,193 @@ def test_readers_of_both_kinds_are_killed(pool):
             reader.communicate()
     pool.repair()
     assert pool.stat().pins == 0
+
+
+class Awaited:
+    """A source that is a coroutine; each of its calls waits until ``meet`` are under way."""
+
+    def __init__(self, meet):
+        self.meet, self.waiting, self.threads = meet, [], set()
+
+    async def read(self, offset, length):
+        self.threads.add(threading.get_ident())
+        self.waiting.append(asyncio.Event())
+        if len(self.waiting) >= self.meet:
+            for event in self.waiting:
+                event.set()
+        await asyncio.wait_for(self.waiting[-1].wait(), PATIENCE)
+        return slice_of(offset, length)
+
+    async def readinto(self, offset, buffer):
+        buffer[:] = await self.read(offset, len(buffer))
+        return len(buffer)
+
+    async def read_into_async(self, offset, buffers):
+        for buffer in buffers:
+            buffer[:] = slice_of(offset, len(buffer))
+            offset += len(buffer)
+            yield
+
+
+def test_a_source_may_be_a_coroutine(roomy, run):
+    """Several calls at once, all on a loop that is neither reader's; readers are threads, too."""
+    source = Awaited(4)
+    mapping = roomy.mapping("k", 4 << 20, "1", source.read, concurrent=True)
+    assert mapping.read_bytes(0, 4 << 20) == slice_of(0, 4 << 20)
+
+    async def main():
+        into = roomy.mapping("j", SIZE, "1", readinto=Awaited(1).readinto)
+        pages = roomy.mapping("l", SIZE, "1", source=Awaited(1), concurrent=True)
+        for each in (into, pages):
+            assert await each.read_bytes_async(0, SIZE) == slice_of(0, SIZE)
+
+    run(main())
+    assert len(source.threads) == 1 and threading.get_ident() not in source.threads
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(PATIENCE)
+        os._exit(roomy.mapping("c", SIZE, "1", Awaited(1).read).read_bytes(0, SIZE) != slice_of(0, SIZE))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_what_a_coroutine_raises(roomy):
+    async def fails(offset, length):
+        raise OSError(5, "the line is dead")
+
+    async def recurses(offset, length):
+        return outer.read_bytes(offset, length)  # without await, from the loop that would have to fetch it
+
+    with pytest.raises(OSError, match="dead"):
+        roomy.mapping("k", SIZE, "1", fails).read_bytes(0, 1)
+    outer = roomy.mapping("j", SIZE, "1", fails)
+    with pytest.raises(foliocache.FoliocacheError, match="without await"):
+        roomy.mapping("l", SIZE, "1", recurses).read_bytes(0, 1)
+
+
+ENDING = """
+import asyncio, os, signal, sys, threading, time
+import foliocache
+pool = foliocache.open(sys.argv[1], size="4MiB")
+begun = threading.Event()
+
+async def hangs(offset, length):
+    begun.set()
+    await asyncio.sleep(3600)
+
+def sleeps(offset, length):
+    begun.set()
+    time.sleep(3600)
+
+async def main(read):
+    tasks = [asyncio.ensure_future(pool.mapping("k", 65536, "1", read, concurrent=True).read_async(0, 1)) for _ in range(9)]
+    while not begun.is_set():
+        await asyncio.sleep(0)
+    if sys.argv[2] == "interrupt":
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.gather(*tasks)
+
+try:
+    asyncio.run(main(hangs if sys.argv[3] == "coroutine" else sleeps))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("end", ["interrupt", "return"])
+@pytest.mark.parametrize("source", ["coroutine", "function"])
+def test_the_interpreter_ends_with_reads_under_way(pool_name, end, source):
+    command = [sys.executable, "-W", "always", "-c", ENDING, pool_name, end, source]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert (ended.returncode, ended.stderr) == (0, "") and ended.stdout == ("interrupted\n" if end == "interrupt" else "")
+
+
+def test_the_example_of_the_page_does_what_it_says(tmp_path):
+    text = page("asyncio.md")
+    script = tmp_path / "example.py"
+    script.write_text(re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)[0])
+    with tempfile.TemporaryDirectory(prefix="foliocache-test-", dir="/dev/shm") as folder:
+        environment = os.environ | {"FOLIOCACHE_DIR": folder}
+        command = [sys.executable, "-W", "error", str(script)]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    said = re.search(r"# prints: (.*)", text)[1]
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"{said}\n", "")
+
+
+def test_more_waits_than_one_thread_takes(roomy, run):
+    """One folio each, all being filled by one call of another process's source."""
+    folio, size = 16 << 10, 4 << 20
+    script = FILLER.replace('"1", read)', f'"1", read, folio_size={folio})').replace("int(sys.argv[3]), 1", f"0, {size}")
+    command = [sys.executable, "-c", script, roomy.name, str(size)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "reading\n"
+
+            async def main():
+                mapping = roomy.mapping("k", size, "1", folio_size=folio)
+                tasks = [asyncio.ensure_future(mapping.read_bytes_async(at, 1)) for at in range(0, size, folio)]
+                while waiting_words() < len(tasks):
+                    await asyncio.sleep(0)
+                assert waiter.threads()[0] == -(-len(tasks) // waiter.WORDS) == 3
+                process.stdin.write("go\n")
+                process.stdin.flush()
+                assert await asyncio.gather(*tasks) == [b"f"] * len(tasks)
+
+            run(main())
+        finally:
+            process.kill()
+
+
+WITHOUT_THE_CALL = """
+import asyncio, ctypes, os, struct, sys
+import foliocache
+pool, size = foliocache.attach(sys.argv[1]), int(sys.argv[2])
+program = [(0x20, 0, 0, 0), (0x15, 0, 1, 449), (0x06, 0, 0, 0x00050000 | int(sys.argv[3])), (0x06, 0, 0, 0x7FFF0000)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
+libc = ctypes.CDLL(None, use_errno=True)
+libc.prctl(38, 1, 0, 0, 0)
+if libc.prctl(22, 2, struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)), 0, 0):
+    os._exit(3)
+assert libc.syscall(449, 0, 0, 0, 0, 0) == -1 and ctypes.get_errno() == int(sys.argv[3])
+
+
+async def main():
+    mapping = pool.mapping("k", size, "1")
+    tasks = [asyncio.ensure_future(mapping.read_bytes_async(0, 2)) for _ in range(10)]
+    await asyncio.sleep(0.01)
+    print("waiting", flush=True)
+    assert set(await asyncio.gather(*tasks)) == {b"ff"}
+
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.EPERM], ids=["old kernel", "sandbox"])
+def test_a_kernel_without_futex_waitv(roomy, error):
+    with another_that_fills(roomy) as filler:
+        command = [sys.executable, "-c", WITHOUT_THE_CALL, roomy.name, str(SIZE), str(error)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            if process.stdout.readline() != "waiting\n":
+                assert process.wait(PATIENCE) == 3
+                pytest.skip("this kernel lets no process forbid itself system calls")
+            filler.stdin.write("go\n")
+            filler.stdin.flush()
+            assert process.wait(PATIENCE) == 0
+
+
+def test_a_pool_goes_while_the_waiter_stays(pool_name):
+    pool = foliocache.open(pool_name, size="64MiB")
+    with another_that_fills(pool) as filler:
+
+        async def main(mapping):
+            tasks = await waits(mapping, 3)
+            filler.stdin.write("go\n")
+            filler.stdin.flush()
+            await asyncio.gather(*tasks)
+
+        asyncio.run(main(pool.mapping("k", SIZE, "1")))
+    assert waiter.threads()[1] == 0
+    gone = weakref.ref(pool)
+    del pool
+    gc.collect()
+    assert gone() is None

@@ -436,6 +436,40 @@ def test_the_first_folio_of_a_large_read_is_as_large_as_the_others(pool_name, ma
     assert [len(lease) for lease in mapping.pieces(2 << 20, 1 << 20)] == [1 << 20]
 
 
+def test_a_header_that_is_read_again_and_again_is_not_read_on(pool_name):
+    """It is in a folio that has the mark of a window, for that folio is as large as the window."""
+    pool = foliocache.open(pool_name, size="64MiB")
+    fetched, last = [], threading.Event()
+
+    def read(offset, length):
+        fetched.append(length)
+        if offset == 100 * 65536:
+            last.set()
+        return bytes(length)
+
+    mapping = pool.mapping("k", 32 << 20, "v", read, concurrent=True)
+    for _ in range(5):
+        mapping.read(0, 100).release()
+    mapping.filler.read_ahead(mapping, 100, 101)  # comes behind anything that was asked for
+    assert last.wait(60)
+    pool.close()
+    assert sum(fetched) == 5 * mapping.unit_size
+
+
+def test_a_reader_of_folios_one_after_the_other_misses_once(pool_name):
+    """It never hits the folio that it has missed; what that folio has marked is read nevertheless."""
+    pool = foliocache.open(pool_name, size="64MiB")
+    mapping = pool.mapping("k", 32 << 20, "v", lambda offset, length: bytes(length), concurrent=True)
+    offset, deadline = 0, time.monotonic() + 60
+    while offset < len(mapping):
+        while offset and not mapping.is_cached(offset, 1):
+            assert time.monotonic() < deadline, "nothing reads it"
+            threading.Event().wait(0.001)
+        with mapping.lease(offset) as lease:
+            offset += len(lease)
+    assert pool.stat().counters.misses == 1
+
+
 def test_random_reads_of_a_cold_object_fetch_little_more_than_they_ask_for(pool_name):
     """256 reads of 64 KiB at multiples of it. 1.25 times as much is allowed; elsewhere a read lies in two units."""
     pool = foliocache.open(pool_name, size="64MiB")

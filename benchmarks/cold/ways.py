@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from benchmarks.common import inside
 from benchmarks.common.measure import Unavailable
 from benchmarks.common.pools import KIB, MIB
 
@@ -65,6 +66,24 @@ def small_objects(fs: Any, urls: Sequence[str]) -> int:
         return sum(map(len, threads.map(fs.cat_file, urls)))
 
 
+def small_objects_in_a_loop(fs: Any, urls: Sequence[str]) -> int:
+    """The same in tasks of an event loop."""
+    return asyncio.run(_each_by(inside.coroutine_of_cat_file(fs), urls))
+
+
+async def _each_by(read: Callable[[str], Awaitable[Any]], names: Sequence[str]) -> int:
+    """Await ``read(name)`` of all names, TASKS at a time."""
+    left = iter(names)
+
+    async def task() -> int:
+        got = 0
+        for name in left:
+            got += len(await read(name))
+        return got
+
+    return sum(await asyncio.gather(*(task() for _ in range(TASKS))))
+
+
 # obstore: into memory of its own, which is then thrown away.
 
 
@@ -114,16 +133,9 @@ class Obstore:
         return sum(map(len, found))
 
     def small_objects(self, urls: Sequence[str]) -> int:
-        return asyncio.run(self._small_objects(urls))
-
-    async def _small_objects(self, urls: Sequence[str]) -> int:
         store, _ = self.store(urls[0])
-        paths = iter([url.split("/", 3)[3] for url in urls])
 
-        async def task() -> int:
-            got = 0
-            for path in paths:
-                got += len(await (await store.get_async(path)).bytes_async())
-            return got
+        async def read(path: str) -> Any:
+            return await (await store.get_async(path)).bytes_async()
 
-        return sum(await asyncio.gather(*(task() for _ in range(TASKS))))
+        return asyncio.run(_each_by(read, [url.split("/", 3)[3] for url in urls]))

@@ -1,7 +1,7 @@
 """Everything that the benchmarks use of foliocache's private names. No other file here does so, except
 for ``native``, which calls the compiled core by its pointers.
 
-It is the core itself, which is timed without the library around it.
+It is the core itself, which is timed without the library around it, and fsspec's name for a coroutine.
 """
 
 from __future__ import annotations
@@ -20,12 +20,18 @@ from foliocache.pool.mapping import object_digest
 
 __all__ = [
     "PAGES_MIN",
+    "coroutine_of_cat_file",
     "counted_page",
     "memory_of",
     "number_of",
     "place_of_first_folio",
     "table_bytes",
 ]
+
+
+def coroutine_of_cat_file(fs: Any) -> Any:
+    """Return what fsspec calls ``cat_file`` by in an event loop."""
+    return fs._cat_file
 
 
 def memory_of(pool: Any) -> int:

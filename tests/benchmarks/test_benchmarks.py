@@ -95,6 +95,11 @@ def test_eviction(tmp_path):
     assert len(section["tables"]) in (2, 4), "without and with libcachesim"
 
 
+def test_loops(tmp_path):
+    found = names(run_bench("loops", tmp_path))
+    assert "await read_async, 64 KiB cached" in found and len(found) == 5
+
+
 def test_objects(tmp_path):
     assert "get_or_create of 1 MiB, in use" in names(run_bench("objects", tmp_path))
 

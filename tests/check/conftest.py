@@ -37,8 +37,10 @@ class Explored:
 
 @pytest.fixture(scope="session")
 def explored(request):
-    """A function of (scenario, model, mutation) that returns the row. A module's ``explorations(item)`` says what a test will ask
-    for."""
+    """A function of (scenario, model, mutation) that returns the row.
+
+    ``explorations(item)`` of a module says what a test of it will ask for.
+    """
     asking = [item for item in request.session.items if "explored" in getattr(item, "fixturenames", ())]
     found = Explored(dict.fromkeys(case for item in asking for case in item.module.explorations(item)))
     found.pull()  # the workers start while the fixture is made: they outlive the test (see guard.py)

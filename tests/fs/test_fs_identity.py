@@ -118,6 +118,10 @@ def test_object_that_never_holds_still_is_read_uncached_and_not_mixed(http, orig
         assert len(set(http.cat_file(url))) == len(set(http.cat_file(url, 5, 1_000_000))) == 1
 
 
+def cached_bytes(fs):
+    return sum(record.cached_bytes for record in fs.pool.mappings())
+
+
 def test_opening_again_helps(place, data):
     """An open file can't begin again with another version; but opening it again must give the new one."""
     fs, path, write = place

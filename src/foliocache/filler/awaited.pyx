@@ -156,7 +156,7 @@ cdef class Miss(Sleeper):
         cdef Steps mapping = self.mapping
         cdef u64 stop
         count, mark = 1, None
-        if not mapping.probe(self.index):  # one that waited for its turn may find what it wants
+        if not mapping.probe(self.index, True):  # one that waited for its turn may find what it wants
             count, mark = self.filler._plan(mapping, self.index, self.wanted)
         stop = self.filler._first_stop(mapping, self.index, count)
         lease = mapping.grab(self.index, stop - self.index)

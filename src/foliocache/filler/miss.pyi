@@ -5,7 +5,7 @@ from typing_extensions import disjoint_base
 from .engine import Engine
 from .failure import Failure
 from .readahead import Readahead
-from .source import Read, ReadInto, Source
+from .source import AsyncSource, Read, ReadInto, Source
 from .steps import Steps
 
 @type_check_only
@@ -27,14 +27,16 @@ class Filler:
     @property
     def readahead(self) -> Readahead: ...
     @property
-    def source(self) -> tuple[Read | None, ReadInto | None, Source | None, bool]: ...
+    def mark(self) -> int: ...
+    @property
+    def source(self) -> tuple[Read | None, ReadInto | None, Source | AsyncSource | None, bool]: ...
     def __init__(
         self,
         key: str,
         pool: _Pool,
         read: Read | None,
         readinto: ReadInto | None,
-        source: Source | None,
+        source: Source | AsyncSource | None,
         concurrent: bool,
         readahead: Readahead,
     ) -> None: ...

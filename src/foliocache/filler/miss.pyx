@@ -27,6 +27,7 @@ from ..mm cimport atomics, layout
 from ..errors import SourceError
 from . import failure
 from . import engine
+from .source import called, read_into_of
 
 cdef u64 TIMEOUT_MAX_NS = (<u64>1) << 62
 cdef u64 REQUEST_MIN = 1 << 20  # bytes of a request that is one of several
@@ -125,19 +126,21 @@ cdef class Filler:
     """Fills the folios of one mapping from its source.
 
     read, readinto, source: where missing bytes come from, see ``Pool.mapping``; concurrent: several threads may call it at
-    once. readahead says how far to read; pool has ``fill_timeout``, ``closed`` and ``engine``. ``request_size`` may be set: bytes
-    of each of several requests; 0, for 1 to 4 MiB.
+    once. readahead says how far to read, and ``mark`` is the unit that it has marked last. pool has ``fill_timeout``,
+    ``closed`` and ``engine``. ``request_size`` may be set: bytes of each of several requests; 0, for 1 to 4 MiB.
     """
     def __init__(self, key, pool, read, readinto, source, bint concurrent, readahead):
         self.key, self.pool, self.readahead = key, pool, readahead
-        self.call_read, self.call_readinto, self.concurrent = read, readinto, concurrent
-        self.origin, self.call_read_into = source, None if source is None else source.read_into
+        self.given = read, readinto, source, concurrent
+        self.call_read, self.call_readinto, self.call_read_into = called(read), called(readinto), read_into_of(source)
+        self.origin, self.concurrent = source, concurrent
         self.lock = threading.RLock()
+        self.mark = layout.HASH_MASK
 
     @property
     def source(self):
         """read, readinto, source and concurrent, as they were given."""
-        return self.call_read, self.call_readinto, self.origin, self.concurrent
+        return self.given
 
     cdef object miss(self, Steps mapping, u64 index, u64 wanted):
         """A lease on unit index and those behind it in its folio. ``wanted`` units are about to be asked for. Raises what the
@@ -246,6 +249,7 @@ cdef class Filler:
         if self.queued and self.queued_first <= index < self.queued_end:  # what is behind has been asked for
             return min(wanted, self.queued_end - index, self._request_units(mapping, wanted)), None
         count, mark = self.readahead.on_miss(index, wanted, mapping.previous if mapping.previous < mapping.unit_count else None)
+        self.mark = layout.HASH_MASK if mark is None else mark
         if self.concurrent and count == wanted < AROUND and self.readahead.most > 1 and self._is_dense(mapping, index):
             count = AROUND
         return count, mark
@@ -261,13 +265,22 @@ cdef class Filler:
         cdef u64 cached = 0
         cdef u64 there
         while unit < end and cached < enough:
-            there = min(mapping.probe(unit), end - unit)
+            there = min(mapping.probe(unit, True), end - unit)
             cached += there
             unit += max(there, <u64>1)
         return cached >= enough
 
+    cdef bint has_reached(self, u64 first, u64 behind, u64 last) noexcept:
+        """True if who uses unit last of a marked folio, of units first .. behind - 1, is to have the next window read.
+
+        One who reads a header again and again is not, even if its folio is large. Another process's mark is a folio's only.
+        """
+        if first <= self.mark < behind:
+            return last >= self.mark
+        return last > first or behind - first == 1
+
     cdef int read_ahead_from(self, Steps mapping, u64 first, u64 behind) except -1:
-        """A hit on the folio of units first .. behind - 1, which the last window marked: have the next window read."""
+        """The folio of units first .. behind - 1 is used, which the last window marked: have the next window read."""
         cdef u64 missing = behind
         cdef u64 end
         cdef u64 there = 1
@@ -275,9 +288,12 @@ cdef class Filler:
             return 0
         end = min(first + <u64>self.readahead.most, mapping.unit_count)
         while missing < end and there:
-            there = mapping.probe(missing)
+            there = mapping.probe(missing, False)
             missing += there
+        if self.queued and self.queued_epoch == mapping.epoch() and self.queued_first <= missing < self.queued_end:
+            missing = self.queued_end  # a thread will come to it, and would not mark it for this window
         start, count, mark = self.readahead.on_mark(first, behind, missing)
+        self.mark = layout.HASH_MASK if mark is None else mark
         return self._ask_ahead(mapping, start, min(<u64>start + <u64>count, mapping.unit_count), mark, True)
 
     def read_ahead(self, Steps mapping not None, u64 first, u64 end):

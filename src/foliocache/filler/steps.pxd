@@ -15,7 +15,7 @@ cdef class Steps:
     cdef public u64 previous
     cdef object identity
 
-    cdef u64 probe(self, u64 index) except? 0
+    cdef u64 probe(self, u64 index, bint filled) except? 0
     cdef Py_ssize_t length(self, u64 index) noexcept
     cdef object grab(self, u64 index, u64 count)
     cdef u64 units(self, lease) noexcept

@@ -15,8 +15,11 @@ cdef class Steps:
     same object has in all its mappings here.
     """
 
-    cdef u64 probe(self, u64 index) except? 0:
-        """How many units from index on are cached in one folio, filled; 0 if there are none. It does not count as a use."""
+    cdef u64 probe(self, u64 index, bint filled) except? 0:
+        """How many units from index on are cached in one folio; 0 if there are none. It does not count as a use.
+
+        filled: a folio that is being filled counts as none.
+        """
         raise NotImplementedError
 
     cdef Py_ssize_t length(self, u64 index) noexcept:

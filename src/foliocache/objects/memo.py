@@ -28,11 +28,15 @@ class Memo(Generic[P, R]):
         ignore: Collection[str],
         loads: Loads,
     ) -> None:
-        self.objects, self.function, self.key, self.expiry, self.loads = objects, function, key, expiry, loads
-        self.version = keys.of_code(function) if version is None else version
-        self.signature = inspect.signature(function) if key is None or ignore else None
-        self.ignore = frozenset((ignore,) if isinstance(ignore, str) else ignore)
-        self.where = keys.where(function)
+        self.objects: Callable[[], Objects] = objects
+        self.function: Callable[P, R] = function
+        self.key: Callable[P, str] | None = key
+        self.expiry: float | None = expiry
+        self.loads: Loads = loads
+        self.version: str = keys.of_code(function) if version is None else version
+        self.signature: inspect.Signature | None = inspect.signature(function) if key is None or ignore else None
+        self.ignore: frozenset[str] = frozenset((ignore,) if isinstance(ignore, str) else ignore)
+        self.where: str = keys.where(function)
         unknown = self.ignore - set(self.signature.parameters if self.signature else ())
         if unknown:
             raise ValueError(f"ignore names {sorted(unknown)}, which {self.where} has no parameters of")

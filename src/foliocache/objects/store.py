@@ -231,7 +231,7 @@ class Objects:
         self._pool.forget(PREFIX + key)
 
     def delete_below(self, prefix: str) -> None:
-        """Forget the objects whose keys begin with prefix, or are too long to tell. Raises FoliocacheError."""
+        """Forget the objects whose keys begin with prefix, and those with keys too long to tell. Raises FoliocacheError."""
         self._names.forget_below(PREFIX + prefix)
 
     # Finding.

@@ -66,7 +66,7 @@ cdef class AsyncMap(FolioMap):
         """What ``_lease`` returns, if it is cached; else None, or a `Miss` for ``_taken``."""
         cdef u64 index = start >> self.shift
         cdef u32 entry, pfn, seen
-        cdef u64 at, first
+        cdef u64 at, first, behind
         cdef Lease lease
         if not self.attachment.joined:
             self._check()
@@ -90,11 +90,13 @@ cdef class AsyncMap(FolioMap):
             return self._later(start, most, limit, None, hits_only)
         flags.mark_referenced(self.mem, at, seen)
         client.count(self.mem, self.attachment.me, layout.COUNT_HITS, 1)
-        if seen & layout.PG_READAHEAD and flags.clear(self.mem, at, layout.PG_READAHEAD):
-            first = filemap.first_of(self.mem, pfn)
-            read_ahead(self.filler, self, first, first + (<u64>1 << page_type.span(self.mem, pfn)))
         self._cut(lease, start, most)
         self.previous = (start + <u64>lease.length - 1) >> self.shift
+        if seen & layout.PG_READAHEAD:
+            first = filemap.first_of(self.mem, pfn)
+            behind = first + (<u64>1 << page_type.span(self.mem, pfn))
+            if self.filler.has_reached(first, behind, self.previous) and flags.clear(self.mem, at, layout.PG_READAHEAD):
+                read_ahead(self.filler, self, first, behind)
         return lease
 
     cdef object _later(self, u64 start, u64 most, u64 limit, Lease lease, bint hits_only):

@@ -53,6 +53,8 @@ cdef class FolioMap(Steps):
     cdef Lease _lease(self, u64 start, u64 most, u64 limit)
     cdef Lease _miss(self, u64 start, u64 most, u64 limit)
     cdef Lease _join(self, Lease lease, u64 start, u64 most, u64 limit)
+    cdef int _read_ahead(self, u32 pfn, u64 last) except -1
+    cdef Lease _use(self, Lease lease, u64 start, u64 most)
     cdef Lease _cut(self, Lease lease, u64 start, u64 most)
     cdef int _gather(self, u64 start, u64 end, char *target) except -1
     cdef int _gather_piece(self, u64 start, u64 end, char *target) except -1

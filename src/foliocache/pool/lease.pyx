@@ -442,8 +442,8 @@ cdef class FolioMap(Steps):
         if not seen & layout.PG_REFERENCED:
             flags.mark_referenced(mem, at, seen)
         client.count(mem, self.attachment.me, layout.COUNT_HITS, 1)
-        if seen & layout.PG_READAHEAD and flags.clear(mem, at, layout.PG_READAHEAD):
-            self.filler.read_ahead_from(self, first, first + (<u64>1 << page_type.span(mem, pfn)))
+        if seen & layout.PG_READAHEAD:
+            self._read_ahead(pfn, (end - 1) >> self.shift)
         self.previous = (end - 1) >> self.shift
         return lease
 
@@ -451,20 +451,37 @@ cdef class FolioMap(Steps):
         """As ``_lease``, of what is not cached."""
         cdef u64 index = start >> self.shift
         cdef u64 wanted = min(self._units(start + most) - index, limit)
-        return self._cut(self.filler.miss(self, index, wanted), start, most)
+        return self._use(self.filler.miss(self, index, wanted), start, most)
 
     cdef Lease _join(self, Lease lease, u64 start, u64 most, u64 limit):
         """As ``_lease``, where another is filling the folio of a lease."""
         cdef u64 index = start >> self.shift
         cdef u64 wanted = min(self._units(start + most) - index, limit)
         self.narrow(lease, index)
-        return self._cut(self.filler.join(self, lease, index, wanted), start, most)
+        return self._use(self.filler.join(self, lease, index, wanted), start, most)
+
+    cdef int _read_ahead(self, u32 pfn, u64 last) except -1:
+        """Unit last of a marked folio is used."""
+        cdef u64 first = filemap.first_of(self.mem, pfn)
+        cdef u64 behind = first + (<u64>1 << page_type.span(self.mem, pfn))
+        if self.filler.has_reached(first, behind, last):
+            if flags.clear(self.mem, atomics.folio_at(self.mem, pfn), layout.PG_READAHEAD):
+                self.filler.read_ahead_from(self, first, behind)
+        return 0
 
     cdef Lease _cut(self, Lease lease, u64 start, u64 most):
         """Let a lease that begins with a unit be on the bytes from start on, up to ``most`` of them."""
         cdef u64 begin = start & (self.unit_size - 1)
         lease.data += begin
         lease.length = min(<u64>lease.length - begin, most)
+        return lease
+
+    cdef Lease _use(self, Lease lease, u64 start, u64 most):
+        """As ``_cut``, of a lease that was waited for."""
+        self._cut(lease, start, most)
+        self.previous = (start + lease.length - 1) >> self.shift
+        if lease.private is None and flags.load(self.mem, atomics.folio_at(self.mem, lease.pfn)) & layout.PG_READAHEAD:
+            self._read_ahead(lease.pfn, self.previous)  # a reader who goes on behind this folio never hits it
         return lease
 
     def read_bytes(self, offset, length):
@@ -666,11 +683,11 @@ cdef class FolioMap(Steps):
         cdef u64 there = 1
         self._check()
         while there and index << self.shift < end:
-            there = self.probe(index)
+            there = self.probe(index, True)
             index += there
         return there != 0
 
-    cdef u64 probe(self, u64 index) except? 0:
+    cdef u64 probe(self, u64 index, bint filled) except? 0:
         cdef mem_t mem = self.mem
         cdef u32 pfn, seen
         cdef u64 there
@@ -682,7 +699,7 @@ cdef class FolioMap(Steps):
         there = self._units(self._rest(pfn, index))
         if not folio.release(mem, self.attachment.me, spare(), pfn):
             self.attachment.wait(spare())
-        return there if seen & layout.PG_UPTODATE else 0
+        return there if seen & layout.PG_UPTODATE or not filled else 0
 
     cdef Lease _copy(self, u64 index):
         """Unit index while every word of the ledger is in use: a lease on a copy."""

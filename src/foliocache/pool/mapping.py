@@ -15,7 +15,7 @@ from .asynchronous import AsyncReads
 from .window import Window, open_window
 
 if TYPE_CHECKING:
-    from ..filler.source import Read, ReadInto, Source
+    from ..filler.source import AsyncSource, Read, ReadInto, Source
     from .pool import Pool
 
 UNIT_MAX = 64 << 10
@@ -66,7 +66,7 @@ class Mapping(AsyncReads):
         version: str = "",
         read: Read | None = None,
         readinto: ReadInto | None = None,
-        source: Source | None = None,
+        source: Source | AsyncSource | None = None,
         concurrent: bool = False,
         folio_size: Size | None = None,
         readahead: Size | None = None,
@@ -74,8 +74,8 @@ class Mapping(AsyncReads):
         key, version = _plain(key, "key"), _plain(version, "version")
         size = _size_of(key, size)
         usual = order = _order_for(size, pool.page_size, pool.pool_bytes, self._units_per_object)
-        self.folio_size = None if folio_size is None else _folio_size(folio_size, pool.page_size, pool.pool_bytes)
-        self.readahead = None if readahead is None else _readahead(readahead)
+        self.folio_size: int | None = None if folio_size is None else _folio_size(folio_size, pool.page_size, pool.pool_bytes)
+        self.readahead: int | None = None if readahead is None else _readahead(readahead)
         if self.folio_size is not None:
             order = min(order, (self.folio_size // pool.page_size).bit_length() - 1)
         unit = pool.page_size << order

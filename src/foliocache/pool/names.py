@@ -202,12 +202,10 @@ class Names:
         """Forget all keys that begin with ``prefix``, and those whose kept text is too short to tell. Raises as
         :meth:`forget`."""
         wanted = _plain(prefix, "prefix").encode("utf-8", "surrogatepass")
-        for found in self._all():
-            key, state, _, _ = _WORDS.unpack_from(found)
-            text = _text(found, state)
-            is_cut = len(text) > layout.NAME_TEXT_MAX - 4  # at most 3 bytes of a cut character are left out
-            if text.startswith(wanted) or (is_cut and wanted.startswith(text)):
-                self._table.forget(key)
+        n = 0
+        while (found := self._table.next_below(n, wanted)) is not None:
+            self._table.forget(_WORDS.unpack_from(found[1])[0])
+            n = found[0] + 1
 
     def list(self) -> list[NameInfo]:
         """Return all names, in no order."""
@@ -320,10 +318,10 @@ class _Digest:
         encoded = _plain(key, "key").encode("utf-8", "surrogatepass")
         asker = _plain(who, "who").encode("utf-8", "surrogatepass")
         name = hashlib.blake2b(len(encoded).to_bytes(8, "little") + encoded + asker, digest_size=16)
-        self.digest = name.digest()
-        self.key = int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")
+        self.digest: bytes = name.digest()
+        self.key: int = int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")
         self.words: tuple[int, int, int] = (self.key, *struct.unpack("<QQ", self.digest))
-        self.text = _cut(key, layout.NAME_TEXT_MAX)
+        self.text: bytes = _cut(key, layout.NAME_TEXT_MAX)
 
 
 def _now() -> int:

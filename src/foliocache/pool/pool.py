@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, SupportsFloat, SupportsI
 from ..errors import FoliocacheError, PoolNotFoundError
 from ..filler.engine import Engine
 from ..mm import audit, layout
-from ..objects import Loads, Make, MakeAsync, Memo, Objects, Writable
 from ..observe import look
 from ..observe.records import Counters, Finding, FoliosByType, LockInfo, ObjectInfo, PagesByState, Stat
 from . import client, repair
@@ -25,9 +24,9 @@ from .names import Names
 from .objects import ObjectMapping
 
 if TYPE_CHECKING:
-    from ..filler.source import Read, ReadInto, Source
+    from ..filler.source import AsyncSource, Read, ReadInto, Source
     from ..mm.atomics import Memory
-    from ..objects import Loads, Make, Objects, Writable
+    from ..objects import Loads, Make, MakeAsync, Objects, Writable
 
 Seconds: TypeAlias = SupportsFloat | SupportsIndex
 P = ParamSpec("P")
@@ -296,7 +295,7 @@ class Pool:
         read: Read | None = None,
         readinto: ReadInto | None = None,
         *,
-        source: Source | None = None,
+        source: Source | AsyncSource | None = None,
         concurrent: bool = False,
         folio_size: SupportsIndex | str | None = None,
         readahead: SupportsIndex | str | None = None,
@@ -315,10 +314,11 @@ class Pool:
             ``read(offset, length)`` returns exactly those bytes of the source, as a bytes-like object.
         readinto : callable, optional
             ``readinto(offset, buffer)`` fills the writable buffer, which is all zeros, from the source, and returns the
-            number of bytes. It saves a copy. With neither only cached folios can be read.
-        source : foliocache.sources.Source, optional
+            number of bytes. It saves a copy. With neither only cached folios can be read. Either may be a coroutine function
+            (``async def``): it is called on an event loop of foliocache's own, one in each process.
+        source : foliocache.sources.Source or AsyncSource, optional
             Instead of both: ``read_into(offset, buffers)`` fills the pages, in order, and each can be read as soon as it is
-            full.
+            full; or ``read_into_async(offset, buffers)``, on that loop.
         concurrent : bool
             The source may be called by several threads at once, those of this library among them. Otherwise its calls for
             this mapping are made one at a time, by threads that want the data.

@@ -11,7 +11,8 @@ from foliocache.check.scenarios import load_all
 
 SCENARIOS = load_all()
 DOCUMENTED = documented.executions()
-# What holds under rc11 holds under the others, which allow a part of its executions (test_brute.py): of variants, no more is asked.
+# What holds under rc11 holds under the others, which allow a part of its executions (test_brute.py): of variants, that is
+# enough.
 CASES = [
     (name, mutation, model)
     for name, s in SCENARIOS.items()

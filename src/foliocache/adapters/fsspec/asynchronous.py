@@ -53,7 +53,8 @@ async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 def _answer(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], call: Callable[[], Any]) -> None:
-    result, error = None, None
+    result: Any = None
+    error: BaseException | None = None
     try:
         result = call()
     except StopIteration as stop:  # no future takes one

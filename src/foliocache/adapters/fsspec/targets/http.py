@@ -27,7 +27,7 @@ from fsspec import AbstractFileSystem
 from fsspec.asyn import sync
 
 from foliocache import ChangedError
-from foliocache.sources.http import Client, Response
+from foliocache.sources.http import Body, Client
 
 from . import place
 from .base import UNCACHED, First, Held, Identity, Some, Stream, Target, Unsteady
@@ -249,7 +249,7 @@ class HTTPTarget(Target):
 
         return read_into
 
-    def _asked(self, path: str, identity: Identity, start: int, end: int, whole: list[bytes]) -> Response | None:
+    def _asked(self, path: str, identity: Identity, start: int, end: int, whole: list[bytes]) -> Body | None:
         """The answer that has the range, its body not yet read; None if it is another, or has all of the object (``whole``)."""
         with contextlib.suppress(OSError, HTTPException, EOFError, ValueError):
             answer = _client.get(str(self.fs.encode_url(path)), self._headers(f"bytes={start}-{end - 1}"))
@@ -259,7 +259,7 @@ class HTTPTarget(Target):
                 self._ranged.add(path)
                 return answer
             try:
-                if is_ours and answer.status == 200 and length == identity.size and not _is_encoded(answer.headers):
+                if is_ours and answer.status == 200 and length and length == identity.size and not _is_encoded(answer.headers):
                     whole.append(answer.read(length))
             finally:
                 answer.close()
@@ -346,7 +346,7 @@ class HTTPTarget(Target):
         return super().open(path, identity, mode, **kwargs)
 
 
-def _body(answer: Response | None, buffers: Sequence[memoryview]) -> Iterator[object]:
+def _body(answer: Body | None, buffers: Sequence[memoryview]) -> Iterator[object]:
     """Fill as many of the buffers as the answer does."""
     if answer is None:
         return
