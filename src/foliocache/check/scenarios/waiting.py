@@ -154,9 +154,10 @@ def all_have_seen_it(mem: Mem, results: list[Any]) -> None:
 RESULT_RELAXED = Edit("flags", "unlock", "fetch_or_release", "fetch_or_relaxed")
 FILL_BUGS = {
     "no-wake": Bug((Edit("flags", "unlock", "atomics.futex_wake(mem, folio + layout.F_FLAGS, layout.NIL)", "pass"),), ALL),
-    "wait-relaxed": Bug((Edit("flags", "wait", "seen = atomics.load_acquire", "seen = atomics.load_relaxed"),), WEAK,
+    "wait-relaxed": Bug((Edit("flags", "begin_wait", "seen = atomics.load_acquire", "seen = atomics.load_relaxed"),), WEAK,
         "the content may be read before it is there"),
-    "sleep-without-bit": Bug((Edit("flags", "wait", "asleep = seen | layout.PG_WAITERS", "asleep = seen"),), ALL),
+    "look-relaxed": Bug((Edit("flags", "wait", "seen = atomics.load_acquire", "seen = atomics.load_relaxed"),), WEAK),
+    "sleep-without-bit": Bug((Edit("flags", "begin_wait", "asleep = seen | layout.PG_WAITERS", "asleep = seen"),), ALL),
     "unlock-first": Bug((Replace("flags", "unlock", """
         def unlock(mem, folio, result):
             keep = ~(layout.PG_LOCKED | layout.PG_WAITERS)
