@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import random
@@ -12,12 +13,14 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 
 import pytest
 import uvloop
 from documents import page
 
 import foliocache
+from foliocache.filler import waiter
 
 UNIT = 64 << 10
 SIZE = 64 * UNIT
@@ -145,8 +148,6 @@ def test_one_error_answers_all_who_await_it(roomy, run, concurrent):
 
 
 def waiting_words():
-    from foliocache.filler import waiter
-
     return waiter.threads()[1]
 
 
@@ -757,3 +758,83 @@ def test_the_example_of_the_page_does_what_it_says(tmp_path):
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     said = re.search(r"# prints: (.*)", text)[1]
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"{said}\n", "")
+
+
+def test_more_waits_than_one_thread_takes(roomy, run):
+    """One folio each, all being filled by one call of another process's source."""
+    folio, size = 16 << 10, 4 << 20
+    script = FILLER.replace('"1", read)', f'"1", read, folio_size={folio})').replace("int(sys.argv[3]), 1", f"0, {size}")
+    command = [sys.executable, "-c", script, roomy.name, str(size)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "reading\n"
+
+            async def main():
+                mapping = roomy.mapping("k", size, "1", folio_size=folio)
+                tasks = [asyncio.ensure_future(mapping.read_bytes_async(at, 1)) for at in range(0, size, folio)]
+                while waiting_words() < len(tasks):
+                    await asyncio.sleep(0)
+                assert waiter.threads()[0] == -(-len(tasks) // waiter.WORDS) == 3
+                process.stdin.write("go\n")
+                process.stdin.flush()
+                assert await asyncio.gather(*tasks) == [b"f"] * len(tasks)
+
+            run(main())
+        finally:
+            process.kill()
+
+
+WITHOUT_THE_CALL = """
+import asyncio, ctypes, os, struct, sys
+import foliocache
+pool, size = foliocache.attach(sys.argv[1]), int(sys.argv[2])
+program = [(0x20, 0, 0, 0), (0x15, 0, 1, 449), (0x06, 0, 0, 0x00050000 | int(sys.argv[3])), (0x06, 0, 0, 0x7FFF0000)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
+libc = ctypes.CDLL(None, use_errno=True)
+libc.prctl(38, 1, 0, 0, 0)
+if libc.prctl(22, 2, struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)), 0, 0):
+    os._exit(3)
+assert libc.syscall(449, 0, 0, 0, 0, 0) == -1 and ctypes.get_errno() == int(sys.argv[3])
+
+
+async def main():
+    mapping = pool.mapping("k", size, "1")
+    tasks = [asyncio.ensure_future(mapping.read_bytes_async(0, 2)) for _ in range(10)]
+    await asyncio.sleep(0.01)
+    print("waiting", flush=True)
+    assert set(await asyncio.gather(*tasks)) == {b"ff"}
+
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.EPERM], ids=["old kernel", "sandbox"])
+def test_a_kernel_without_futex_waitv(roomy, error):
+    with another_that_fills(roomy) as filler:
+        command = [sys.executable, "-c", WITHOUT_THE_CALL, roomy.name, str(SIZE), str(error)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            if process.stdout.readline() != "waiting\n":
+                assert process.wait(PATIENCE) == 3
+                pytest.skip("this kernel lets no process forbid itself system calls")
+            filler.stdin.write("go\n")
+            filler.stdin.flush()
+            assert process.wait(PATIENCE) == 0
+
+
+def test_a_pool_goes_while_the_waiter_stays(pool_name):
+    pool = foliocache.open(pool_name, size="64MiB")
+    with another_that_fills(pool) as filler:
+
+        async def main(mapping):
+            tasks = await waits(mapping, 3)
+            filler.stdin.write("go\n")
+            filler.stdin.flush()
+            await asyncio.gather(*tasks)
+
+        asyncio.run(main(pool.mapping("k", SIZE, "1")))
+    assert waiter.threads()[1] == 0
+    gone = weakref.ref(pool)
+    del pool
+    gc.collect()
+    assert gone() is None

@@ -126,8 +126,8 @@ cdef class Filler:
     """Fills the folios of one mapping from its source.
 
     read, readinto, source: where missing bytes come from, see ``Pool.mapping``; concurrent: several threads may call it at
-    once. readahead says how far to read, and ``mark`` is the unit that it has marked last; pool has ``fill_timeout``, ``closed``
-    and ``engine``. ``request_size`` may be set: bytes of each of several requests; 0, for 1 to 4 MiB.
+    once. readahead says how far to read, and ``mark`` is the unit that it has marked last. pool has ``fill_timeout``,
+    ``closed`` and ``engine``. ``request_size`` may be set: bytes of each of several requests; 0, for 1 to 4 MiB.
     """
     def __init__(self, key, pool, read, readinto, source, bint concurrent, readahead):
         self.key, self.pool, self.readahead = key, pool, readahead

@@ -2,6 +2,8 @@ from typing import final
 
 from typing_extensions import disjoint_base
 
+WORDS: int
+
 @disjoint_base
 class Sleeper: ...
 

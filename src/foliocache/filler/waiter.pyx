@@ -80,7 +80,9 @@ cdef extern from *:
     void fc_ring_bell(u32 *bell) noexcept nogil
     u32 fc_load_bell(u32 *bell) noexcept nogil
 
-cdef u32 WORDS = 127  # the kernel takes 128, and one is the bell
+WORDS = 127  # the kernel takes 128, and one is the bell
+
+cdef u32 _words = WORDS
 cdef u64 POLL_NS = 1_000_000
 cdef u64 IDLE_NS = 5_000_000_000  # how long a thread without sleepers stays
 cdef list _waiters = []
@@ -108,7 +110,7 @@ cdef class Waiter:
 
     def __cinit__(self):
         self.sleepers, self.new = {}, deque()
-        self.waits = calloc(WORDS + 1, sizeof(fc_waitv))
+        self.waits = calloc(_words + 1, sizeof(fc_waitv))
         self.bell = <u32 *>calloc(1, sizeof(u32))
         if self.waits == NULL or self.bell == NULL:
             raise MemoryError
@@ -118,7 +120,7 @@ cdef class Waiter:
         free(self.bell)
 
     cdef bint has_room(self, u32 *word) noexcept:
-        return not self.retired and (<u32>len(self.sleepers) + <u32>len(self.new) < WORDS or <u64>word in self.sleepers)
+        return not self.retired and (<u32>len(self.sleepers) + <u32>len(self.new) < _words or <u64>word in self.sleepers)
 
     cdef int add(self, Sleeper sleeper) except -1:
         self.new.append(sleeper)

@@ -202,12 +202,10 @@ class Names:
         """Forget all keys that begin with ``prefix``, and those whose kept text is too short to tell. Raises as
         :meth:`forget`."""
         wanted = _plain(prefix, "prefix").encode("utf-8", "surrogatepass")
-        for found in self._all():
-            key, state, _, _ = _WORDS.unpack_from(found)
-            text = _text(found, state)
-            is_cut = len(text) > layout.NAME_TEXT_MAX - 4  # at most 3 bytes of a cut character are left out
-            if text.startswith(wanted) or (is_cut and wanted.startswith(text)):
-                self._table.forget(key)
+        n = 0
+        while (found := self._table.next_below(n, wanted)) is not None:
+            self._table.forget(_WORDS.unpack_from(found[1])[0])
+            n = found[0] + 1
 
     def list(self) -> list[NameInfo]:
         """Return all names, in no order."""

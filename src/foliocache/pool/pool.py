@@ -683,7 +683,6 @@ class Pool:
         """
 
         def decorate(function: Callable[P, R]) -> Callable[P, R]:
-            from ..objects import Memo  # as in `objects`
 
             return Memo(lambda: self.objects, function, key, version, expiry, ignore, loads).wrapped()
 

@@ -4,9 +4,10 @@ A question is an object from the moment it is asked: whatever exception comes be
 and who waits for the answer is woken. Every operation of the core is one call, in which no Python runs.
 """
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
+from libc.string cimport memcmp
 
 from .attachment cimport Attachment
 from ..filler.waiter cimport Sleeper, sleep_for
@@ -17,6 +18,7 @@ from ..mm.atomics cimport fc_mem
 from .attachment import refused
 
 cdef u32 COPIED = layout.NAME_SIZE - layout.NAME_KEY
+cdef u64 TEXT_MAX = layout.NAME_TEXT_MAX
 
 
 @cython.final
@@ -182,3 +184,24 @@ cdef class NameTable:
         self.attachment.join()
         n = core.next_used(self.attachment.mem, self.attachment.me, n, PyBytes_AS_STRING(found))
         return None if n == layout.NIL else (n, found)
+
+    def next_below(self, u32 n, bytes prefix):
+        """As ``next``, of the names whose text begins with prefix, and of those whose kept text is too short to tell.
+
+        A pool may have 10^5 names, of which few match. Looking at each takes 50 ns here, and 3 us in Python.
+        """
+        cdef bytes found = PyBytes_FromStringAndSize(NULL, COPIED)
+        cdef char *words = PyBytes_AS_STRING(found)
+        cdef const char *wanted = PyBytes_AS_STRING(prefix)
+        cdef u64 size = PyBytes_GET_SIZE(prefix)
+        cdef u64 length
+        self.attachment.join()
+        while True:
+            n = core.next_used(self.attachment.mem, self.attachment.me, n, words)
+            if n == layout.NIL:
+                return None
+            length = min((<u64 *>(words + (layout.NAME_STATE - layout.NAME_KEY)))[0] >> layout.NAME_TEXT_SHIFT, TEXT_MAX)
+            if memcmp(words + (layout.NAME_TEXT - layout.NAME_KEY), wanted, min(length, size)) == 0:
+                if length >= size or length > TEXT_MAX - 4:  # at most 3 bytes of a cut character are left out
+                    return n, found
+            n += 1

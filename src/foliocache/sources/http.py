@@ -52,6 +52,10 @@ class Body:
             pass
         return bytes(data)
 
+    def close(self) -> None:
+        """Keep the connection if what is left of the body is little, else close it."""
+        raise NotImplementedError
+
 
 class Response(Body):
     """The answer to a GET, its body not yet read."""
@@ -76,7 +80,7 @@ class Response(Body):
             yield at
 
     def close(self) -> None:
-        """Keep the connection if what is left of the body is little, else close it."""
+        """As `Body` says."""
         if not self._raw.isclosed() and self._raw.length is not None and self._raw.length <= REST_MAX:
             with suppress(OSError, http.client.HTTPException):
                 self._raw.read()
@@ -127,7 +131,7 @@ class Direct(Body):
             return sock.recv_into(buffer, 0, socket.MSG_WAITALL)  # one call, which lets go of the GIL and wakes up once
 
     def close(self) -> None:
-        """As that of `Response`."""
+        """As `Body` says."""
         if 0 < self._left <= REST_MAX:
             with suppress(OSError, EOFError):
                 list(self.read_into([memoryview(bytearray(self._left))]))

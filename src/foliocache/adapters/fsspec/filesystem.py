@@ -196,9 +196,10 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         identity = self._remembered(path)
         if identity is not None:
             return identity
-        if self._identities.is_written(path) or not (self._trust or (want and self.target.tells_with_bytes)):
+        asks_with_bytes = want is not None and self.target.tells_with_bytes
+        if self._identities.is_written(path) or not (self._trust or (asks_with_bytes and self._has_pool())):
             return self._ask(path)
-        last = self._last_known(path) if want and self.target.tells_with_bytes else None
+        last = self._last_known(path) if asks_with_bytes else None
         age = self._trust or (math.inf if last is None else 0.0)
         with self.pool.names.ask(self.target.key(path), age, who=self._who) as ask:
             if ask.known is None:
@@ -206,6 +207,13 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
             if self._trust:
                 return unshared(path, ask.known)
         return self._ask(path)  # another has just asked, and has the first bytes; but each open asks for itself
+
+    def _has_pool(self) -> bool:
+        """Whether there is a pool, or one can be made: what is not cached can be read without."""
+        try:
+            return not self.pool.closed
+        except (FoliocacheError, OSError):
+            return False
 
     def _last_known(self, path: str) -> Identity | None:
         """What was last known of the path, however long ago: there may be pages of it."""

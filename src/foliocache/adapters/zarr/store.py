@@ -368,9 +368,9 @@ class _SyncFolioStore(FolioStore):
 
 
 def _is_synchronous(store: object) -> bool:
-    """True if a store has all of the synchronous methods; one that has them and cannot use them says so."""
+    """True if a store has all of the synchronous methods, or every wrapper has them: then it says whether they can be used."""
     has_all = all(isinstance(store, kind) for kind in (SupportsGetSync, SupportsSetSync, SupportsDeleteSync))
-    return has_all and bool(getattr(store, "_supports_sync_io", True))
+    return has_all or hasattr(WrapperStore, "get_sync")
 
 
 def _version(byte_range: ByteRequest | None) -> str:
