@@ -13,8 +13,8 @@ OWN: dict[str, tuple[str, ...]] = {
     "fill": ("fill/one-waiter", "fill/abandoned", "death/fill-read"),
 }
 SLOW = {"lookup/three-getters", "lock/three", "lock/three-spin", "lookup/two-getters"}
-# The scenarios of death are many, those of large folios repeat the small ones, and names come to none of these modules. What only
-# a repair calls, or the making of a node, is asked about where that happens.
+# The scenarios of death are many, those of large folios repeat the small ones, and names come to none of these modules. What
+# only a repair calls, or the making of a node, is asked about where that happens.
 ALONE: dict[str, tuple[str, ...]] = {
     "_recount": ("death/path-node-freed-both",),
     "_recount_folio": ("death/path-evict-get", "death/folio-remove"),
