@@ -683,6 +683,7 @@ class Pool:
         """
 
         def decorate(function: Callable[P, R]) -> Callable[P, R]:
+            from ..objects import Memo  # as in `objects`
 
             return Memo(lambda: self.objects, function, key, version, expiry, ignore, loads).wrapped()
 
@@ -693,9 +694,7 @@ class Pool:
         """The Python objects of the pool: internal."""
         self._check_open()
         if self._objects is None:
-            from ..objects import (
-                Objects,
-            )  # pickle, inspect and ast: a third of the time of an import, which most need not wait for
+            from ..objects import Objects  # here, since most need none, and its imports take a third of the time of all of ours
 
             self._objects = Objects(self)
         return self._objects

@@ -74,7 +74,7 @@ class FolioStore(WrapperStore[Store]):
         self, store: Store, pool: Pool | str, *, name: str | None = None, expiry: float | None = None, listings: float = 0
     ) -> None:
         super().__init__(store)
-        self.pool = open_pool(pool) if isinstance(pool, str) else pool
+        self.pool: Pool = open_pool(pool) if isinstance(pool, str) else pool
         self._options: dict[str, Any] = {"name": name, "expiry": expiry, "listings": listings}
         self._expiry, self._listings = expiry, float(listings)
         self._prefix = f"zarr:{identity(store, name)}:"
