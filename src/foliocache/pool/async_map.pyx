@@ -1,8 +1,8 @@
-"""The compiled part of reads in event loops: what is cached is given at once, anything else is a `Miss` to be awaited.
+"""The compiled part of reads in event loops: cached bytes are returned at once, anything else is a `Miss` to be awaited.
 
-Nothing here waits, takes a lock or calls a source: what might is done by the miss, in other threads.
+Nothing here waits, takes a lock or calls a source: the `Miss` does that, in other threads.
 
-``read_async`` returns a coroutine of its own kind, a `Reading`: a frame of Python for a hit would cost as much as the hit.
+``read_async`` returns a coroutine of a type of its own, `Reading`: a Python frame would take as long as the hit itself.
 """
 cimport cython
 from cpython.buffer cimport PyBuffer_Release
@@ -22,7 +22,8 @@ from ..mm.inline cimport client, filemap, flags, page_type
 
 cdef extern from *:
     """
-    /* Set by this module: what a reading gives at once; or None, with its coroutine as the second argument; or NULL. */
+    /* Set by this module. Returns a Reading's result if it is cached; else None, and sets *rest to the coroutine that goes on;
+     * or NULL with an exception. */
     static PyObject *(*fc_begin)(PyObject *reading, PyObject **rest);
 
     static PySendResult fc_send(PyObject *reading, PyObject *value, PyObject **result)
@@ -56,21 +57,22 @@ cdef extern from *:
     """
     void FC_SET_COROUTINE(object type, PyObject *(*begin)(PyObject *, PyObject **) except NULL)
 
-cdef u64 COPY_MAX = 1 << 20  # bytes that are copied before other tasks have their turn
+cdef u64 COPY_MAX = 1 << 20  # bytes that are copied before other tasks run
 
 
 cdef class AsyncMap(FolioMap):
-    """A mapping's reads as far as they go without waiting."""
+    """The part of a mapping's reads that never waits."""
 
     cdef object _look(self, u64 start, u64 most, u64 limit, bint hits_only):
-        """What ``_lease`` returns, if it is cached; else None, or a `Miss` for ``_taken``."""
+        """Return what ``_lease`` returns, if it is cached. Otherwise return None if hits_only, else a `Miss`, whose lease goes
+        to ``_taken``."""
         cdef u64 index = start >> self.shift
         cdef u32 entry, pfn, seen
         cdef u64 at, first, behind
         cdef Lease lease
         if not self.attachment.joined:
             self._check()
-            return self._later(start, most, limit, None, hits_only)  # to become a client takes locks
+            return self._later(start, most, limit, None, hits_only)  # becoming a client takes locks
         entry = self.attachment.take()
         if entry == layout.NIL:
             lease = self._copy_cached(index)
@@ -100,14 +102,14 @@ cdef class AsyncMap(FolioMap):
         return lease
 
     cdef object _later(self, u64 start, u64 most, u64 limit, Lease lease, bint hits_only):
-        """A `Miss` for the bytes from start on. lease: on their folio, which another is filling."""
+        """Return None if hits_only, else a `Miss` for the bytes from start on. lease: on their folio if it is being filled."""
         cdef u64 index = start >> self.shift
         if hits_only:
             return None
         return new_miss(self.filler, self, index, min(self._units(start + most) - index, limit), lease)
 
     def read_async(self, offset, length):
-        """`read`, awaited: a view of the folio itself where one has all of the range.
+        """`read` for event loops: a view of the folio itself, without a copy, if one folio has all of the range.
 
         Parameters
         ----------
@@ -117,12 +119,12 @@ cdef class AsyncMap(FolioMap):
         Returns
         -------
         coroutine
-            Of a read-only memoryview.
+            It returns a read-only memoryview.
 
         Raises
         ------
         SourceError
-            The source did not give the bytes, or there is none.
+            The source did not return the bytes, or the mapping has no source.
         FoliocacheError
             The pool has been closed, also while this waits.
         Exception
@@ -133,7 +135,7 @@ cdef class AsyncMap(FolioMap):
         return reading
 
     cdef object _cached_view(self, offset, length):
-        """A range as a memoryview, if it is cached in one folio, else None."""
+        """Return a range as a memoryview if it is cached in one folio, else None."""
         cdef u64 start = self._clip(offset, "offset")
         cdef u64 most = min(self._clip(length, "length"), self.size - start)
         cdef Lease lease
@@ -144,7 +146,7 @@ cdef class AsyncMap(FolioMap):
         return None if lease is None or <u64>lease.length != most else PyMemoryView_FromObject(lease)
 
     def _cached_bytes(self, offset, length):
-        """A range as bytes, if it is cached in one folio and not long, else None."""
+        """Return a range as bytes if it is cached in one folio and has at most COPY_MAX bytes, else None."""
         cdef u64 start = self._clip(offset, "offset")
         cdef u64 most = min(self._clip(length, "length"), self.size - start)
         cdef Lease lease
@@ -161,7 +163,7 @@ cdef class AsyncMap(FolioMap):
         return copy
 
     def _gather_bytes(self, offset, length):
-        """A `Gather` of a range."""
+        """Return a `Gather` that makes bytes of a range."""
         cdef u64 start = self._clip(offset, "offset")
         cdef u64 most = min(self._clip(length, "length"), self.size - start)
         cdef Gather gather = Gather.__new__(Gather)
@@ -170,7 +172,7 @@ cdef class AsyncMap(FolioMap):
         return gather
 
     def _gather_into(self, offset, buffer):
-        """A `Gather` that fills a buffer."""
+        """Return a `Gather` that fills a buffer. Raises TypeError for a buffer that cannot be filled."""
         cdef u64 start = self._clip(offset, "offset")
         cdef Gather gather = Gather.__new__(Gather)
         get_writable(buffer, &gather.buffer)
@@ -180,7 +182,7 @@ cdef class AsyncMap(FolioMap):
         return gather
 
     def _look_lease(self, offset, length):
-        """What ``lease(offset, length)`` gives; or a `Miss`, for `_taken`."""
+        """Return what ``lease(offset, length)`` returns, if it is cached, else a `Miss`, whose lease goes to `_taken`."""
         cdef u64 start = self._offset(offset)
         cdef u64 most
         if length is None:
@@ -191,11 +193,11 @@ cdef class AsyncMap(FolioMap):
         return self._look(start, min(most, self.size - start), self.most, False)
 
     def _taken(self, Lease lease not None, offset, length):
-        """What ``lease(offset, length)`` gives, of the lease that its miss has got."""
+        """Return what ``lease(offset, length)`` returns, made from the lease that its `Miss` ended with."""
         return self._cut(lease, self._offset(offset), self.size if length is None else self._clip(length, "length"))
 
     def _view_of(self, Lease lease not None, offset, length):
-        """A view of what ``lease(offset, length)`` gives, if that is the whole range, else None."""
+        """Return a view of what ``lease(offset, length)`` gave if that is the whole range; else release it and return None."""
         cdef u64 start = self._offset(offset)
         if <u64>lease.length < min(self._clip(length, "length"), self.size - start):
             lease.release()
@@ -213,7 +215,7 @@ cdef class AsyncMap(FolioMap):
 @cython.final
 @cython.auto_pickle(False)
 cdef class Gather:
-    """A range of an object on its way to one buffer, folio by folio."""
+    """The copying of a range of an object to one buffer, folio by folio."""
     cdef AsyncMap mapping
     cdef object copy
     cdef Py_buffer buffer
@@ -239,12 +241,12 @@ cdef class Gather:
 
     @property
     def result(self):
-        """The bytes; or, where it fills a buffer, how many those are."""
+        """The bytes; or the number of bytes written, if it fills a buffer."""
         return self.end - self.start if self.copy is None else self.copy
 
     def step(self):
-        """Copy what is cached. Returns a `Miss` for what is behind; None if other tasks should have their turn; or True at the
-        end."""
+        """Copy cached folios up to one that is missing. Return a `Miss` for that one; None if other tasks should run first; or
+        True at the end of the range."""
         cdef u64 turn = self.at + COPY_MAX
         while self.at < self.end:
             if self.at >= turn:
@@ -256,7 +258,7 @@ cdef class Gather:
         return True
 
     def take(self, Lease lease not None):
-        """Copy from the lease that a miss has got, for which ``step`` has returned."""
+        """Copy from the lease that the `Miss` of the last ``step`` ended with."""
         self._copy(self.mapping._cut(lease, self.at, self.end - self.at))
 
     cdef int _copy(self, Lease lease) except -1:
@@ -266,7 +268,7 @@ cdef class Gather:
         return 0
 
     def close(self):
-        """Let the buffer go."""
+        """Release the buffer."""
         self._release()
 
 
@@ -274,7 +276,7 @@ cdef class Gather:
 @cython.freelist(64)
 @cython.auto_pickle(False)
 cdef class Reading:
-    """A coroutine: a view of a range. What is cached is given by the first step; else it goes on as ``_read_missing`` does."""
+    """A coroutine that returns a view of a range: in its first step if it is cached, else as ``_read_missing`` does."""
     cdef AsyncMap mapping
     cdef object offset, length, rest
     cdef bint is_over
@@ -289,10 +291,10 @@ cdef class Reading:
         return self
 
     def __next__(self):
-        raise NotImplementedError  # fc_next stands here
+        raise NotImplementedError  # replaced by fc_next
 
     def send(self, value):
-        """Go on, as a loop does."""
+        """Run to the next suspension, as a loop does."""
         cdef PyObject *rest = NULL
         cdef PyObject *begun = _begin(<PyObject *>self, &rest)
         found = <object>begun
@@ -303,14 +305,14 @@ cdef class Reading:
         return self.rest.send(value)
 
     def throw(self, *error):
-        """Have an error raised where it waits."""
+        """Raise an error where the coroutine waits."""
         if self.rest is None:
             self.is_over = True
             self.rest = _nothing()
         return self.rest.throw(*error)
 
     def close(self):
-        """End it."""
+        """End the coroutine."""
         self.is_over = True
         if self.rest is not None:
             self.rest.close()
@@ -321,7 +323,7 @@ async def _nothing():
 
 
 cdef PyObject *_begin(PyObject *which, PyObject **rest) except NULL:
-    """See fc_begin. Both references are the caller's."""
+    """See fc_begin. Both returned references belong to the caller."""
     cdef Reading reading = <Reading>which
     found = None
     if reading.rest is None:

@@ -1,4 +1,4 @@
-"""Reads in event loops: the coroutines of a mapping. What is cached is in ``async_map``, the wait in ``filler.awaited``."""
+"""Reads in event loops: the coroutines of a mapping. Hits are in ``async_map``, waits for misses in ``filler.awaited``."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
 
 
 class AsyncReads(AsyncMap):
-    """The reads of a mapping that are awaited. What is cached is given at once, in the calling thread."""
+    """The coroutines with which a mapping is read. Cached bytes are returned at once, in the calling thread."""
 
     async def lease_async(self, offset: SupportsIndex, length: SupportsIndex | None = None) -> Lease:
-        """`lease`, awaited.
+        """`lease` for event loops.
 
         Parameters
         ----------
         offset : int
             The first byte.
         length : int, optional
-            How many at most, from 1 on. By default all up to the end of the folio that has the first one.
+            The most bytes to lease, at least 1. By default all up to the end of the folio that has the byte at ``offset``.
 
         Returns
         -------
         Lease
-            At least one byte, and as many as the folio has from there on, up to ``length``.
+            At least one byte: those from ``offset`` to the end of the folio, but at most ``length``.
 
         Raises
         ------
         IndexError
             The object has no byte at ``offset``.
         SourceError
-            The source did not give the bytes, or there is none.
+            The source did not return the bytes, or the mapping has no source.
         FoliocacheError
             The pool has been closed, also while this waits.
         Exception
@@ -47,13 +47,13 @@ class AsyncReads(AsyncMap):
         return lease
 
     async def _read_missing(self, offset: SupportsIndex, length: SupportsIndex) -> memoryview:
-        """What `read_async` returns, if one folio does not have it."""
+        """Return what `read_async` returns, when the range is not cached in one folio."""
         lease = await self.lease_async(offset, length)
         view = self._view_of(lease, offset, length)
         return memoryview(await self.read_bytes_async(offset, length)) if view is None else view
 
     async def read_bytes_async(self, offset: SupportsIndex, length: SupportsIndex) -> bytes:
-        """`read_bytes`, awaited: a copy.
+        """`read_bytes` for event loops: a copy.
 
         Parameters
         ----------
@@ -67,7 +67,7 @@ class AsyncReads(AsyncMap):
         Raises
         ------
         SourceError
-            The source did not give the bytes, or there is none.
+            The source did not return the bytes, or the mapping has no source.
         FoliocacheError
             The pool has been closed, also while this waits.
         Exception
@@ -82,26 +82,26 @@ class AsyncReads(AsyncMap):
         return gathered
 
     async def readinto_async(self, offset: SupportsIndex, buffer: Buffer) -> int:
-        """`readinto`, awaited. If it is cancelled, the buffer may be filled in part.
+        """`readinto` for event loops. If it is cancelled, part of the buffer may have been written.
 
         Parameters
         ----------
         offset : int
             The first byte.
         buffer : writable bytes-like object
-            Contiguous; of bytes or numbers. It cannot be resized meanwhile.
+            Contiguous; of bytes or numbers. It cannot be resized until this ends.
 
         Returns
         -------
         int
-            How many bytes it was given: less than it has only where the object ends.
+            The number of bytes written: less than the buffer's size only at the object's end.
 
         Raises
         ------
         TypeError
-            Any other buffer.
+            The buffer is read-only, not contiguous, or of something else than bytes or numbers.
         SourceError
-            The source did not give the bytes, or there is none.
+            The source did not return the bytes, or the mapping has no source.
         FoliocacheError
             The pool has been closed, also while this waits.
         Exception
@@ -114,7 +114,7 @@ class AsyncReads(AsyncMap):
 
 
 async def _lease_of(miss: Miss) -> Lease:
-    """The lease that a miss is about."""
+    """Return the lease for which ``miss`` waits."""
     from ..filler.awaiting import lease_of  # here, because importing asyncio takes longer than all of foliocache
 
     lease: Lease = await lease_of(miss)
@@ -122,7 +122,7 @@ async def _lease_of(miss: Miss) -> Lease:
 
 
 async def _gathered(gather: Gather) -> None:
-    """Have a range gathered. Other tasks have their turn between parts of it."""
+    """Gather a range. Other tasks run between parts of it."""
     from asyncio import sleep
 
     try:

@@ -24,8 +24,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def refused(what):
-    """Return the exception for an operation that was refused a lock because another process has stopped in its critical
-    section."""
+    """Return the exception for an operation ``what`` that could not take a lock because the lock's holder has stopped."""
     return FoliocacheError(
         f"{what} could not be finished: another process has stopped while it holds a lock of the pool; "
         "see `foliocache stat`, and let that process go on or end it"
@@ -56,7 +55,7 @@ cdef class Attachment:
         free(self.waiting)
 
     def __init__(self, segment):
-        """Open what a client needs. No slot is claimed before ``join``."""
+        """Open the descriptor for the locks. No slot is claimed before ``join``."""
         if self.segment is not None:
             raise TypeError("an attachment cannot be initialized twice")
         self.memory = segment.memory
@@ -70,7 +69,7 @@ cdef class Attachment:
 
     @property
     def number(self):
-        """This process's client number; it becomes a client if it is none."""
+        """This process's client number. The process becomes a client if it is not one."""
         self._be_client()
         return self.me
 
@@ -117,7 +116,7 @@ cdef class Attachment:
         return True
 
     def close(self):
-        """Let no new work begin here. Calls that have begun go on, and leases stay valid."""
+        """Refuse new work in this process. Calls that have begun continue, and leases stay valid."""
         self.closed = True
         self.joined = False
 
@@ -150,7 +149,7 @@ cdef class Attachment:
         return False
 
     cdef void wait(self, u32 entry) noexcept:
-        """Keep word ``entry`` of the ledger for what could not be finished, until ``settle`` finishes it."""
+        """Keep word ``entry`` of the ledger for an operation that could not be finished, until ``settle`` finishes it."""
         cdef u32 other
         cdef u64 at
         if entry == spare():
@@ -178,7 +177,7 @@ cdef class Attachment:
         self.settle()
 
     cdef void settle(self) noexcept:
-        """Try again what waits in this client's own ledger, and free the words that are settled.
+        """Try again the unfinished operations in this client's own ledger, and free the words of those that are finished now.
 
         Does nothing while the client that held a lock when this process was refused it makes no progress.
         """
@@ -209,13 +208,13 @@ cdef class Attachment:
             self.tidy()
             if ino == layout.INO_BUSY:
                 raise refused("forget")
-            if ino == 0 or ino == before:  # the same again: another client is filling it
+            if ino == 0 or ino == before:  # the same object as before: another client is filling it
                 return count
             before = ino
             count += 1
 
     def disown(self):
-        """In a forked child, right after the fork: forget the parent's slot and pins, and open what a client needs."""
+        """In a forked child, right after the fork: forget the parent's slot and pins, and open the descriptor for the locks."""
         self.epoch += 1
         self.me = layout.NIL
         self.joined = False

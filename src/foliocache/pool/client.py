@@ -26,7 +26,7 @@ STATES: dict[int, Literal["clean", "attached", "dead"]] = {
     layout.SLOT_ATTACHED: "attached",
     layout.SLOT_DEAD: "dead",
 }
-# How many seconds a process that finds no clean slot waits for another one that reaps, and may be stopped.
+# Seconds that a process without a clean slot waits for another process that reaps, which may be stopped.
 ADOPT_WAIT = 10.0
 _LOOK_AGAIN = 0.01
 
@@ -93,8 +93,8 @@ def _adopt_one(slot: ClientSlot) -> bool:
 
 
 def _inherit(slot: ClientSlot, number: int) -> bool:
-    """As the next client of a slot, settle what the last one and all other dead clients have left. True if the slot can be
-    used.
+    """As the next client of a slot, settle what the last one and all other dead clients have left. Return True if the slot can
+    be used.
 
     Other processes see the slot as attached and alive from here on. The dead client's intents are moved to the ledger first, so
     that CLIENT_OPS is free for this process's own.

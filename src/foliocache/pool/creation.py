@@ -2,10 +2,10 @@
 
 The file is made without a name (O_TMPFILE). All of it is reserved with ``fallocate``, so that a file system without room is an
 error here and not a SIGBUS at a later write. Then the tables are set up, and only then the file gets its name, by a ``link``
-that fails if another process was faster. So under its name a segment is always complete; a creator that is interrupted or
+that fails if another process was faster. So a file with a pool's name is always complete; a creator that is interrupted or
 killed leaves nothing; and a file that already has the name is never written to. Where the file system has no files without a
-name, or they cannot be linked, the file is made under a hidden name, and the next creator removes what a killed one has left
-there.
+name, or they cannot be linked, the file is made under a hidden name, and the next creator removes a file that a killed one has
+left.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from .segment import Segment, attach, map_file, needs_fences
 
 _SETUP_CLIENT = 0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
-_RESERVED_AT_ONCE = 4 << 20  # bytes; a signal makes the kernel begin such a piece again
+_RESERVED_AT_ONCE = 4 << 20  # bytes; after a signal the kernel starts from the beginning of the piece
 # How long a creator waits for another one of the same pool: seconds, and bytes per second that the other may need in addition.
 _CREATION_WAIT = 60.0
 _CREATION_RATE = 128 << 20
 
-_creation = threading.RLock()  # a record lock is the process's, so its threads take turns by this one
+_creation = threading.RLock()  # a record lock belongs to the process, so its threads take turns by this lock
 
 
 def _after_fork_in_child() -> None:

@@ -178,8 +178,8 @@ def open_file(path, int flags, int mode=0o600, *, bint private=False):
 
 
 cpdef Descriptor reopen(Descriptor file, object path):
-    """Return a private Descriptor with another open file description of file, which is or was at path, to read and write.
-    Raises OSError."""
+    """Return a private Descriptor with another open file description of file, for reading and writing. path: where the file
+    is, or was. Raises OSError."""
     cdef bytes name = os.fsencode(path)
     cdef Descriptor other = Descriptor()
     cdef int number = fc_reopen(file.get(), name)

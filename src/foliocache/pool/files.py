@@ -1,8 +1,8 @@
 """The folder of the pools: the files' names, their removal, and the hidden files that creators use.
 
-Creators of one pool take turns, by a record lock on a hidden file, so that two at once do not need the room for two. Nothing
-else depends on that lock: it ends with its holder, fork does not inherit it, and another user's is ignored. A hidden file that
-is not a lock is a pool that is being made where the file system has no files without a name (``creation``).
+Creators of one pool take turns, by a record lock on a hidden file, so that two of them do not need room for two pools. Nothing
+else depends on that lock: it ends with its holder, fork does not inherit it, and another user's lock file is ignored. A hidden
+file that is not a lock is a pool that is being made on a file system without nameless files (``creation``).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def path_of(name: str) -> str:
 
 
 def pools() -> list[str]:
-    """The pools of this user in the folder of the pools: FOLIOCACHE_DIR, or /dev/shm.
+    """List the pools of this user in the folder of the pools: FOLIOCACHE_DIR, or /dev/shm.
 
     Returns
     -------
@@ -88,13 +88,13 @@ def remove(name: str) -> None:
 
 
 def hidden(path: str, what: str) -> str:
-    """Return a path beside ``path`` that no pool can have, and no other pool's creators use."""
+    """Return a path in the folder of ``path`` that no pool can have, and that only this pool's creators use."""
     folder, name = os.path.split(path)
     return os.path.join(folder, f"{_HIDDEN}{name.removeprefix(PREFIX)}~{what}")
 
 
 def remove_leftovers(path: str) -> None:
-    """Remove the hidden files of creators of this pool that were killed. The caller has the turn."""
+    """Remove the hidden files of creators of this pool that were killed. The caller holds the right to create it (``turn``)."""
     for left in list(_leftovers(path)):
         unlink(left)
 
@@ -107,9 +107,9 @@ def unlink(path: str) -> None:
 
 @contextlib.contextmanager
 def turn(name: str, path: str, patience: float) -> Iterator[bool]:
-    """Be the only creator of a pool for the time of a ``with``. Gives False if the pool exists, or no lock can be had.
+    """Hold the right to create a pool during a ``with``. Yields False if the pool exists, or the lock cannot be used.
 
-    Raises PoolError if another creator has had the turn for ``patience`` seconds.
+    Raises PoolError if another creator has held it for ``patience`` seconds.
     """
     lock, file = hidden(path, "lock"), None
     try:
@@ -156,8 +156,8 @@ def _try_lock(file: Descriptor) -> bool:
 
 
 def _remove_lock(lock: str) -> None:
-    """Remove a lock file that no process has locked. A process that waits for it looks, once it has the lock, whether it is
-    there."""
+    """Remove a lock file that no process has locked. A process that waits for the lock checks that the file still exists when
+    it gets the lock."""
     with contextlib.suppress(OSError):
         file = open_file(lock, OPEN_FLAGS)
         if _is_mine(file) and _try_lock(file) and _is_at(file, lock):
@@ -165,7 +165,7 @@ def _remove_lock(lock: str) -> None:
 
 
 def _sweep(path: str) -> None:
-    """Remove the hidden files of creators of this pool that were killed, unless one is at work."""
+    """Remove the hidden files of creators of this pool that were killed, unless another creator is running."""
     with contextlib.suppress(OSError):
         leftovers = list(_leftovers(path))
         lock = hidden(path, "lock")
@@ -211,5 +211,5 @@ def _is_at(file: Descriptor, path: str) -> bool:
 
 
 def inode(found: os.stat_result) -> tuple[int, int]:
-    """Return what tells a file from all others, of its ``os.stat_result``."""
+    """Return the (device, inode) of an ``os.stat_result``, which identifies a file."""
     return found.st_dev, found.st_ino

@@ -1,4 +1,4 @@
-"""What a pool can be: the parameters that it is created with, and the geometry of its segment that follows from them."""
+"""The parameters with which a pool is created, and the geometry of its segment, which is computed from them."""
 
 from typing import SupportsIndex, TypeAlias
 

@@ -53,5 +53,5 @@ def read(fd: int, name: str, path: str) -> Geometry:
 
 
 def _checksum(head: bytes) -> int:
-    """Of everything but magic, version, state and the checksum itself."""
+    """Return the CRC-32 of everything but magic, version, state and the checksum itself."""
     return zlib.crc32(head[layout.HDR_SIZE : layout.HDR_CHECKSUM] + head[layout.HDR_MEMMAP :])

@@ -1,20 +1,22 @@
 """Pins as Python objects: the hit path, and the steps of a fill.
 
-A hit is one crossing into C: :meth:`FolioMap.lease` walks, gets, looks again (``mm.filemap.find_get``), reads the flags, and
-returns a :class:`Lease`, which holds the pin and exports the bytes through the buffer protocol. What is not a plain hit
-goes through one door, ``filler.miss.Filler``, which comes back for the steps of a fill (``filler.steps``).
+A hit is one call from Python into C: :meth:`FolioMap.lease` walks the index, takes a reference, checks that the folio is still
+the one looked for (``mm.filemap.find_get``), reads the flags, and returns a :class:`Lease`, which holds the pin and exports the
+bytes through the buffer protocol. Everything else goes to ``filler.miss.Filler``, which calls back the steps of a fill
+(``filler.steps``).
 
-While a folio is being filled, the lease of its filler also stands for that duty (``filling``): dropped before ``complete``, on
-whatever exception, it withdraws the folio and wakes those who wait, so no way out of a fill leaves a locked folio behind. Such
-a lease is in compiled frames alone: those go with the exception, while a traceback keeps the variables of Python's.
+While a folio is being filled, its filler's lease is also responsible for the fill (``filling``): if it is dropped before
+``complete``, after whatever exception, it withdraws the folio and wakes the waiters. So no exit from a fill leaves a locked
+folio behind. Only compiled frames hold such a lease: an exception ends them, while a traceback keeps the variables of Python
+frames alive.
 
-Every pin is written down in the process's ledger (``mm.client``), so that it can be given back should the process be killed; a
-lease knows which word is its own. Every *operation* of the core (``filemap.add``, ``folio.release``) is one call from beginning
-to end: no Python runs in it, and the GIL is held, so that a process has one at a time. What may take long (the source, waiting
-for another filler) is between them. The lease is made before its word is taken and its pin got: what then follows cannot fail.
+Every pin is recorded in a word of the process's ledger (``mm.client``), so that it can be dropped if the process is killed; the
+lease has the number of its word. Every *operation* of the core (``filemap.add``, ``folio.release``) is one call, in which no
+Python runs and the GIL is held, so a process has one operation at a time. Whatever may take long (the source, waiting for
+another filler) happens between operations. The lease object is made before its word and its pin are taken: no later step fails.
 
-A lease whose views are still in use cannot give its pin back: ``release`` then only refuses new views, and the last view's end
-drops the pin. So ``numpy.frombuffer(lease)`` outlives a ``with`` block without any care.
+A lease with views in use keeps its pin: ``release`` then refuses new views, and the end of the last view drops the pin.
+So ``numpy.frombuffer(lease)`` may outlive a ``with`` block.
 """
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo, PyBuffer_Release
@@ -36,7 +38,7 @@ from ..mm.inline cimport client, filemap, flags, folio, page_type
 
 cdef extern from *:
     """
-    /* The value of an int that has 64 bits, quickly for one of a digit, which most are; less than 0 for anything else. */
+    /* Returns the value of an int that fits in 63 bits (the fast path is for ints of one digit); below 0 for anything else. */
     static inline long long fc_digit(PyObject *n)
     {
         if (!PyLong_CheckExact(n))
@@ -69,10 +71,10 @@ from ..sizes import integer
 cdef extern from "<sys/mman.h>" nogil:
     int madvise(void *where, size_t length, int advice)
 
-# A read has one in so many bytes of the pool asked for at once.
+# One call of the source reads at most 1/READ_SHARE of the pool.
 cdef u64 READ_SHARE = 4
-cdef Py_ssize_t POPULATE_MIN = 64 << 10  # bytes of a folio that is mapped as a whole before it is written, and not page by page
-cdef Py_ssize_t LONG_MIN = 256 << 10  # bytes that are copied without the GIL: others would wait for their page faults
+cdef Py_ssize_t POPULATE_MIN = 64 << 10  # bytes; the pages of a larger folio are mapped in one call before it is written
+cdef Py_ssize_t LONG_MIN = 256 << 10  # bytes; larger copies release the GIL, because their page faults take long
 cdef int MADV_POPULATE_WRITE = 23
 
 
@@ -90,13 +92,13 @@ cdef int clear_long(char *page, Py_ssize_t length) except -1:
         memset(page, 0, length)
     else:
         with nogil:
-            madvise(page, length, MADV_POPULATE_WRITE)  # which older kernels refuse, and no harm is done
+            madvise(page, length, MADV_POPULATE_WRITE)  # older kernels refuse it, which is harmless
             memset(page, 0, length)
     return 0
 
 
 cdef int populate(char *page, Py_ssize_t length) except -1:
-    """Have a folio's pages mapped in one call. It costs half of what as many page faults do."""
+    """Map a folio's pages in one call, which takes half as long as the page faults do."""
     if length >= POPULATE_MIN:
         with nogil:
             madvise(page, length, MADV_POPULATE_WRITE)
@@ -108,11 +110,12 @@ cdef int populate(char *page, Py_ssize_t length) except -1:
 @cython.freelist(256)
 @cython.auto_pickle(False)
 cdef class Lease:
-    """A pin on one folio, and its bytes: a read-only buffer of ``len(lease)`` bytes. ``lease[0]`` is the first, as an int.
+    """A pin on one folio, and its bytes: a read-only buffer of ``len(lease)`` bytes. ``lease[0]`` is the first byte, as an int.
 
-    Use it as a context manager, call `release`, or let it go. While a view of it lives (``memoryview(lease)``,
-    ``numpy.frombuffer(lease)``) its bytes stay mapped and pinned. Asking for a writable buffer raises BufferError; using a
-    released lease, or one inherited by fork, raises LeaseError (a ValueError). It cannot be copied or pickled (TypeError).
+    Use it as a context manager, call `release`, or drop the last reference to it. While a view of it exists
+    (``memoryview(lease)``, ``numpy.frombuffer(lease)``), its bytes stay mapped and pinned. Asking for a writable buffer raises
+    BufferError; using a released lease, or one inherited by fork, raises LeaseError (a ValueError). It cannot be copied or
+    pickled (TypeError).
     """
     def __init__(self):
         raise TypeError("leases come from Mapping.lease()")
@@ -127,7 +130,7 @@ cdef class Lease:
         return self.length
 
     def __getitem__(self, key):
-        """``lease[n]`` is a byte, as an int; ``lease[a:b]`` a memoryview."""
+        """``lease[n]`` is byte n, as an int; ``lease[a:b]`` is a memoryview."""
         cdef Py_ssize_t n
         if not isinstance(key, int):
             return memoryview(self)[key]
@@ -147,7 +150,7 @@ cdef class Lease:
         return 0
 
     cdef int _check_filling(self, Attachment attachment) except -1:
-        """That this process is filling the lease's folio: it may write to it, and must finish or give up."""
+        """Raise LeaseError unless this process is filling the lease's folio, and so may write to it."""
         if self.attachment is not attachment:
             raise LeaseError("this lease is another pool's")
         if self.epoch != attachment.epoch:
@@ -176,11 +179,11 @@ cdef class Lease:
 
     @property
     def cached(self):
-        """False for bytes that were read privately because every page was in use."""
+        """False if the bytes are a private copy, because every page of the pool was in use."""
         return self.private is None
 
     cpdef release(self):
-        """Give the pin back, now or when the last view of it goes. Doing it twice is harmless."""
+        """Drop the pin, now or when the last view of the lease ends. Releasing twice is harmless."""
         if not self.released:
             self.released = True
             if self.filling and self.epoch == self.attachment.epoch:
@@ -210,13 +213,13 @@ cdef class Lease:
         self.attachment.tidy()
 
     cdef char *_page(self) noexcept:
-        """Where the folio's bytes can be written to; for its filler."""
+        """Return the writable address of the folio's bytes; for its filler."""
         return (<const fc_mem *>self.attachment.mem).base + atomics.page_at(self.attachment.mem, self.pfn)
 
     cdef void _bind(self, Attachment attachment, u32 entry, u32 pfn, u64 begin, Py_ssize_t length) noexcept:
-        """Give a new lease its pin, word entry of the ledger, and ``length`` bytes of the folio from byte ``begin`` on."""
+        """Set a new lease to the pin in word ``entry`` of the ledger, and to ``length`` bytes of the folio from ``begin``."""
         self.data = (<const fc_mem *>attachment.mem).ro + atomics.page_at(attachment.mem, pfn) + begin
-        prefetch(self.data)  # the first byte is what most users touch, and its line is on its way while the lease is made
+        prefetch(self.data)  # most users read the first byte next: load its cache line while the lease is made
         self.epoch = attachment.epoch
         self.entry = entry
         self.pfn = pfn
@@ -224,8 +227,8 @@ cdef class Lease:
         self.attachment = attachment
 
 
-# A lease's end, in place of a __dealloc__: around one, Cython puts the pending exception aside, a twentieth of a hit, and _drop
-# runs no Python and raises nothing. The object has no references left here, and _drop takes none.
+# Replaces a __dealloc__, around which Cython saves and restores the pending exception: 1/20 of a hit's time. _drop runs no
+# Python and raises nothing. The object has no references left here, and _drop takes none.
 cdef destructor _free_lease = (<PyTypeObject *>Lease).tp_dealloc
 
 
@@ -238,7 +241,7 @@ cdef void _end_lease(PyObject *lease) noexcept:
 (<PyTypeObject *>Lease).tp_dealloc = _end_lease
 
 
-# What is made here has a pin from the beginning. Python's way to an empty object is closed; this module does not go by tp_new.
+# A Lease without a pin cannot be made from Python; Lease.__new__ in this module does not call tp_new.
 
 cdef object _no_lease(PyTypeObject *kind, PyObject *arguments, PyObject *keywords):
     raise TypeError("leases come from Mapping.lease()")
@@ -251,10 +254,10 @@ cdef object _no_target(PyTypeObject *kind, PyObject *arguments, PyObject *keywor
 @cython.final
 @cython.auto_pickle(False)
 cdef class Target:
-    """The writable bytes of a folio that is being filled, and no longer.
+    """The writable bytes of a folio, while it is being filled.
 
-    ``views`` are those that are still in use. A source may keep one, and spoil the fill by that; each counts as a view of the
-    lease too, so that the page stays pinned, and no other content gets there, as long as it can be written to.
+    ``views`` is the number of views in use. A source that keeps one makes the fill fail. Each is also a view of the lease, so
+    the page stays pinned, and gets no other content, as long as it can be written to.
     """
     def __init__(self):
         raise TypeError("a source is given the buffer that it is to fill; it cannot be made")
@@ -278,20 +281,20 @@ FC_REFUSE_NEW(Target, <void *>_no_target)
 
 
 cdef Lease new_lease():
-    """One without a pin yet; for other modules, whose ``Lease.__new__`` goes by tp_new."""
+    """Return a lease without a pin; for other modules, where ``Lease.__new__`` would call tp_new."""
     return Lease.__new__(Lease)
 
 
 @cython.auto_pickle(False)
 cdef class FolioMap(Steps):
-    """The compiled part of a mapping: which object, how large its units are, where its index is. Misses go to ``filler``."""
+    """The compiled part of a mapping: its object's identity, the size of its units, its index. Misses go to ``filler``."""
     def __init__(
         self, Attachment attachment not None, Filler filler not None, u64 size, u32 order, u32 height, bytes digest not None,
         bytes key_digest not None, bytes key not None, bytes version not None, u32 span, bint is_fixed, u64 stride
     ):
-        """digest: 16 bytes for key, version and size; key_digest: 8 for the key; key and version as shown to people. A unit has
-        2^order pages, and a new folio up to 2^span units, or always as many (is_fixed). ``pieces`` asks for ``stride`` bytes at
-        once."""
+        """digest: 16 bytes, of key, version and size; key_digest: 8 bytes, of the key; key, version: text to show to people.
+        A unit has 2^order pages; a new folio has up to 2^span units, or exactly so many if is_fixed. ``pieces`` reads
+        ``stride`` bytes at a time."""
         if self.attachment is not None:
             raise TypeError("a mapping is one object at one version for as long as it lives; make another one")
         attachment.join()
@@ -322,7 +325,7 @@ cdef class FolioMap(Steps):
         return self.size
 
     def __getitem__(self, key):
-        """``mapping[a:b]`` is a copy of those bytes; ``mapping[n]`` a byte, as an int."""
+        """``mapping[a:b]`` is a copy of those bytes; ``mapping[n]`` is byte n, as an int."""
         cdef Py_ssize_t n
         self._check()
         if isinstance(key, slice):
@@ -334,29 +337,29 @@ cdef class FolioMap(Steps):
         return self.lease(n + self.size if n < 0 else n, 1)[0]
 
     def lease(self, offset, length=None):
-        """Pin bytes of the object where they lie, reading them from the source if they are not cached.
+        """Pin bytes of the object in the pool, without a copy. If they are not cached, they are read from the source.
 
-        A lease is on bytes of one folio, and folios differ in size. Use `read` for a range as one buffer, `pieces` for all of
-        its leases.
+        A lease has bytes of one folio, and folios differ in size. Use `read` for a range as one buffer, `pieces` for a range as
+        leases.
 
         Parameters
         ----------
         offset : int
             The first byte.
         length : int, optional
-            How many at most, from 1 on. By default all up to the end of the folio that has the first one.
+            The most bytes to lease, at least 1. By default all up to the end of the folio that has the byte at ``offset``.
 
         Returns
         -------
         Lease
-            At least one byte, and as many as the folio has from there on, up to ``length``.
+            At least one byte: those from ``offset`` to the end of the folio, but at most ``length``.
 
         Raises
         ------
         IndexError
             The object has no byte at ``offset``.
         SourceError
-            The source did not give the bytes, or there is none.
+            The source did not return the bytes, or the mapping has no source.
         FoliocacheError
             The pool has been closed.
         Exception
@@ -379,24 +382,24 @@ cdef class FolioMap(Steps):
         offset : int
             The first byte.
         length : int, optional
-            How many, cut off at the end of the object. By default up to the end.
+            How many bytes, cut off at the end of the object. By default all up to the end.
 
         Returns
         -------
         iterator of Lease
-            Each is of the bytes behind the one before, as many as its folio has. It is pinned until it is released or dropped,
-            and the iterator holds none. Where the pool is full of pins, the lease has bytes of its own (``cached`` is False).
-            What is missing is read as the iterator is asked for it, and some way ahead. Next may be called again after it has
-            raised. An iterator is for one thread at a time.
+            Each lease has the bytes that follow those of the one before, up to the end of their folio. It is pinned until it is
+            released or dropped; the iterator keeps none. If all pages of the pool are pinned, the lease has a private copy
+            (``cached`` is False). Missing bytes are read when the iterator gets to them, and some bytes ahead. After ``next``
+            has raised, it may be called again. Only one thread at a time may use an iterator.
 
         Raises
         ------
         SourceError
-            Next: the source did not give the bytes, or there is none.
+            From ``next``: the source did not return the bytes, or the mapping has no source.
         FoliocacheError
             The pool has been closed.
         Exception
-            Next: whatever the source raises.
+            From ``next``: whatever the source raises.
         """
         cdef Pieces pieces = Pieces.__new__(Pieces)
         self._check()
@@ -407,8 +410,8 @@ cdef class FolioMap(Steps):
 
     @cython.final
     cdef Lease _lease(self, u64 start, u64 most, u64 limit):
-        """The bytes from start on, which the object has, up to ``most`` of them and to the end of their folio. A miss reads so
-        many, of ``limit`` units at most."""
+        """Return a lease on the bytes from start on: at most ``most``, and up to the end of their folio. The object must have
+        byte start. A miss reads ``most`` bytes, but at most ``limit`` units."""
         cdef mem_t mem = self.mem
         cdef u64 index = start >> self.shift
         cdef u32 entry, pfn, seen
@@ -424,7 +427,7 @@ cdef class FolioMap(Steps):
         if pfn == layout.NIL:
             self.attachment.give(entry)
             return self._miss(start, most, limit)
-        # As _bind_units, whose call would be a twentieth of a hit.
+        # The body of _bind_units: calling it would take 1/20 of a hit's time.
         first = filemap.first_of(mem, pfn)
         end = (first << self.shift) + self._bytes(pfn, first)
         if end <= start:
@@ -448,20 +451,20 @@ cdef class FolioMap(Steps):
         return lease
 
     cdef Lease _miss(self, u64 start, u64 most, u64 limit):
-        """As ``_lease``, of what is not cached."""
+        """Return what ``_lease`` returns, for bytes that are not cached."""
         cdef u64 index = start >> self.shift
         cdef u64 wanted = min(self._units(start + most) - index, limit)
         return self._use(self.filler.miss(self, index, wanted), start, most)
 
     cdef Lease _join(self, Lease lease, u64 start, u64 most, u64 limit):
-        """As ``_lease``, where another is filling the folio of a lease."""
+        """Return what ``_lease`` returns, when another client or thread is filling the lease's folio."""
         cdef u64 index = start >> self.shift
         cdef u64 wanted = min(self._units(start + most) - index, limit)
         self.narrow(lease, index)
         return self._use(self.filler.join(self, lease, index, wanted), start, most)
 
     cdef int _read_ahead(self, u32 pfn, u64 last) except -1:
-        """Unit last of a marked folio is used."""
+        """Unit ``last`` of a folio with the readahead mark was used: have the next window read, if it is time for that."""
         cdef u64 first = filemap.first_of(self.mem, pfn)
         cdef u64 behind = first + (<u64>1 << page_type.span(self.mem, pfn))
         if self.filler.has_reached(first, behind, last):
@@ -470,22 +473,22 @@ cdef class FolioMap(Steps):
         return 0
 
     cdef Lease _cut(self, Lease lease, u64 start, u64 most):
-        """Let a lease that begins with a unit be on the bytes from start on, up to ``most`` of them."""
+        """Cut a lease that begins with a unit to the bytes from start on, at most ``most``."""
         cdef u64 begin = start & (self.unit_size - 1)
         lease.data += begin
         lease.length = min(<u64>lease.length - begin, most)
         return lease
 
     cdef Lease _use(self, Lease lease, u64 start, u64 most):
-        """As ``_cut``, of a lease that was waited for."""
+        """Do what ``_cut`` does, with a lease that comes from the filler."""
         self._cut(lease, start, most)
         self.previous = (start + lease.length - 1) >> self.shift
         if lease.private is None and flags.load(self.mem, atomics.folio_at(self.mem, lease.pfn)) & layout.PG_READAHEAD:
-            self._read_ahead(lease.pfn, self.previous)  # a reader who goes on behind this folio never hits it
+            self._read_ahead(lease.pfn, self.previous)  # a reader that continues after this folio never hits it
         return lease
 
     def read_bytes(self, offset, length):
-        """A range of the object as ``bytes``: exactly one copy.
+        """Return a range of the object as ``bytes``, copied once.
 
         Parameters
         ----------
@@ -499,7 +502,7 @@ cdef class FolioMap(Steps):
         Raises
         ------
         SourceError
-            The source did not give the bytes, or there is none.
+            The source did not return the bytes, or the mapping has no source.
         FoliocacheError
             The pool has been closed.
         Exception
@@ -518,14 +521,14 @@ cdef class FolioMap(Steps):
             lease.release()
             return copy
         copy = PyBytes_FromStringAndSize(NULL, end - start)
-        self._gather(start, end, PyBytes_AS_STRING(copy))  # nobody else has seen this object yet, so it may still be written to
+        self._gather(start, end, PyBytes_AS_STRING(copy))  # no one else has this object yet, so it may be written to
         return copy
 
     def read(self, offset, length):
-        """A range of the object as a read-only view.
+        """Return a range of the object as a read-only view.
 
-        It is of the folio itself where one has all of the range, and holds its pin. Otherwise it is of one gathered copy,
-        during which all its folios are pinned (more than a quarter of the pool is gathered in pieces).
+        If one folio has all of the range, it is a view of that folio, without a copy, and keeps the folio pinned. Otherwise it
+        is a view of a copy, gathered in pieces of at most 1/4 of the pool.
 
         Parameters
         ----------
@@ -539,7 +542,7 @@ cdef class FolioMap(Steps):
         Raises
         ------
         SourceError
-            The source did not give the bytes, or there is none.
+            The source did not return the bytes, or the mapping has no source.
         FoliocacheError
             The pool has been closed.
         Exception
@@ -569,14 +572,14 @@ cdef class FolioMap(Steps):
         Returns
         -------
         int
-            How many bytes it was given: less than it has only where the object ends.
+            The number of bytes written: less than the buffer's size only at the object's end.
 
         Raises
         ------
         TypeError
-            Any other buffer.
+            The buffer is read-only, not contiguous, or of something else than bytes or numbers.
         SourceError
-            The source did not give the bytes, or there is none.
+            The source did not return the bytes, or the mapping has no source.
         FoliocacheError
             The pool has been closed.
         Exception
@@ -605,7 +608,7 @@ cdef class FolioMap(Steps):
         return 0
 
     cdef int _gather_piece(self, u64 start, u64 end, char *target) except -1:
-        """Copy one range, all of which is asked for at once, and each folio as soon as it is there."""
+        """Copy one range, each folio as soon as it is filled. A miss requests all of the range that remains."""
         cdef u64 place = start
         cdef Lease lease
         while place < end:
@@ -616,7 +619,7 @@ cdef class FolioMap(Steps):
 
     @cython.final
     cdef u64 _clip(self, n, what) except? 0xFFFFFFFFFFFFFFFF:
-        """An offset or a length, no more than the object has."""
+        """Return an offset or a length as a number, at most the object's size. Raises ValueError if it is negative."""
         cdef long long value = digit(n)
         return min(<u64>value, self.size) if value >= 0 else self._clip_any(n, what)
 
@@ -629,7 +632,7 @@ cdef class FolioMap(Steps):
 
     @cython.final
     cdef u64 _offset(self, n) except? 0xFFFFFFFFFFFFFFFF:
-        """The offset of one of the object's bytes."""
+        """Return the offset of one of the object's bytes as a number. Raises IndexError if the object has no such byte."""
         cdef long long value = digit(n)
         return value if 0 <= value and <u64>value < self.size else self._offset_any(n)
 
@@ -642,7 +645,7 @@ cdef class FolioMap(Steps):
         return value
 
     cdef int _check(self) except -1:
-        """What does not ask the pool obeys the same rule as what does: not before there is one, and not after it was closed."""
+        """Raise FoliocacheError if the mapping is not initialized or the pool is closed; for calls that do not use the pool."""
         if self.attachment is None:
             raise FoliocacheError("this mapping has never been initialized; mappings come from Pool.mapping()")
         self.attachment.check_open()
@@ -654,23 +657,23 @@ cdef class FolioMap(Steps):
 
     @cython.final
     cdef u64 _units(self, u64 length) noexcept:
-        """Return how many units so many bytes are."""
+        """Return the number of units that hold ``length`` bytes."""
         return (length + self.unit_size - 1) >> self.shift
 
     def is_cached(self, offset=0, length=None):
-        """Whether a range of the object is in the pool, all of it. It does not count as a use.
+        """Return whether all of a range of the object is cached. This does not count as a use of the folios.
 
         Parameters
         ----------
         offset : int
             The first byte.
         length : int, optional
-            How many, cut off at the end of the object. By default up to the end.
+            How many bytes, cut off at the end of the object. By default all up to the end.
 
         Returns
         -------
         bool
-            True for a range that has no bytes.
+            True also for an empty range.
 
         Raises
         ------
@@ -702,12 +705,12 @@ cdef class FolioMap(Steps):
         return there if seen & layout.PG_UPTODATE or not filled else 0
 
     cdef Lease _copy(self, u64 index):
-        """Unit index while every word of the ledger is in use: a lease on a copy."""
+        """Return a lease on a private copy of unit index, when every word of the ledger is in use."""
         cdef Lease copy = self._copy_cached(index)
         return self.filler.read_privately(self, index) if copy is None else copy
 
     cdef Lease _copy_cached(self, u64 index):
-        """The same if the folio is cached, else None."""
+        """Return a lease on a private copy of unit index if it is cached, else None."""
         cdef mem_t mem = self.mem
         cdef bytes content = PyBytes_FromStringAndSize(NULL, self._length(index))
         cdef const char *data
@@ -795,17 +798,17 @@ cdef class FolioMap(Steps):
         return LATE if seen & layout.PG_LOCKED else FAILED
 
     cdef u32 _sleep(self, Lease lease, u64 timeout_ns) except? 0xFFFFFFFF:
-        """Wait for the filler of a pinned folio. Returns the folio's flags.
+        """Wait until the fill of a pinned folio ends. Return the folio's flags.
 
-        If the filler is dead, the lease is ``filling`` then, unless the content was there already.
+        If the filler has died, this process is now the filler, and the lease is ``filling``, unless the content was complete.
         """
         cdef u32 pfn = lease.pfn
         cdef mem_t mem = self.mem
         cdef u64 deadline = atomics.now_ns() + timeout_ns
         cdef u64 now = 0
         cdef u32 seen = flags.load(mem, atomics.folio_at(mem, pfn))
-        # In slices: a signal that comes just before the futex call does not interrupt it, and must not wait for the filler. And
-        # nobody wakes us when it dies.
+        # In slices: a signal that arrives just before the futex call does not interrupt it, and its handler must not wait for
+        # the filler; and a filler that dies wakes no one.
         while seen & layout.PG_LOCKED and now < deadline:
             if fill.take_over(mem, self.attachment.me, pfn):
                 lease.filling = True
@@ -829,7 +832,7 @@ cdef class FolioMap(Steps):
         cdef Target target = Target.__new__(Target)
         target.lease = lease
         target.lease._check_filling(self.attachment)
-        clear_long(target.lease._page(), target.lease.length)  # what the page held before is not the source's to see
+        clear_long(target.lease._page(), target.lease.length)  # the source must not see what the page held before
         _clear_tail(self.mem, target.lease)
         return target
 
@@ -888,8 +891,8 @@ cdef class FolioMap(Steps):
         Raises
         ------
         FoliocacheError
-            The pool has been closed; or it could not be finished, because another process has stopped while it holds a lock of
-            the pool.
+            The pool has been closed; or this could not be finished, because another process has stopped while it holds a lock
+            of the pool.
         """
         cdef bint done = True
         self._check()
@@ -902,9 +905,9 @@ cdef class FolioMap(Steps):
 
     @cython.final
     cdef inline bint _bind_units(self, Lease lease, u32 entry, u32 pfn, u64 index) noexcept:
-        """Bind a lease to unit index of a held folio, and to those behind it.
+        """Bind a lease to the units of a held folio from unit index on.
 
-        Returns False for damaged tables. The pin is not given back then: nobody knows whose it is.
+        Returns False if the tables are damaged. The pin is then kept: it is not known which folio it counts for.
         """
         cdef u64 begin = (index - filemap.first_of(self.mem, pfn)) << self.shift
         cdef u64 length = self._rest(pfn, index)
@@ -915,7 +918,8 @@ cdef class FolioMap(Steps):
 
     @cython.final
     cdef inline u64 _rest(self, u32 pfn, u64 index) noexcept:
-        """Return the bytes from unit index of a held folio on; those of one unit if the folio's words contradict each other."""
+        """Return the number of bytes of a held folio from unit index on; one unit's if the folio's words contradict each
+        other."""
         cdef u64 first = filemap.first_of(self.mem, pfn)
         cdef u64 there = self._bytes(pfn, first)
         cdef u64 begin = (index - first) << self.shift
@@ -923,22 +927,22 @@ cdef class FolioMap(Steps):
 
     @cython.final
     cdef inline u64 _bytes(self, u32 pfn, u64 first) noexcept:
-        """Return the bytes of a held folio whose first unit is ``first``; 0 if its words contradict each other."""
+        """Return the number of bytes of a held folio whose first unit is ``first``; 0 if its words contradict each other."""
         cdef u64 length = atomics.read32(self.mem, atomics.folio_at(self.mem, pfn) + layout.F_LENGTH)
         cdef u64 expected = min(self.unit_size << page_type.span(self.mem, pfn), self.size - (first << self.shift))
         return expected if length == expected else 0
 
     @cython.final
     cdef bint _fits(self, u32 pfn, u64 length) noexcept:
-        """Return True if so many bytes from pfn on are within the pool: the last check before bytes are handed out."""
+        """Return True if ``length`` bytes from page pfn on are within the pool: the last check before bytes are handed out."""
         cdef u32 shift = atomics.page_shift(self.mem)
         return (<u64>pfn << shift) + length <= <u64>atomics.npages(self.mem) << shift
 
     @cython.final
     cdef bint _is_ours(self, u64 at) noexcept:
-        """Whether the filled folio at this descriptor is the object's by its digest, too, and not only by its ino.
+        """Return True if the filled folio at this descriptor has this object's digest, and not only its ino.
 
-        Fails only where a record was damaged, so that one object was found by another's name.
+        False only if a record was damaged, so that looking up one object finds another.
         """
         return atomics.read64(self.mem, at + layout.F_DIGEST) == self.digest_lo
 
@@ -947,7 +951,7 @@ cdef class FolioMap(Steps):
         self.head = mapping.head(self.mem, ino)
 
     cdef bint _open(self) noexcept:
-        """Find or make the mapping's record; False when there is no memory for it even after evicting."""
+        """Find or make the object's record. False if the pool has no room for it, even after evicting folios."""
         cdef const char *text = PyBytes_AS_STRING(self.text)
         cdef u32 length = PyBytes_GET_SIZE(self.text)
         cdef u64 ino = filemap.open(self.mem, self.attachment.me, self.digest_lo, self.digest_hi, self.key_digest, self.size,
@@ -960,7 +964,7 @@ cdef class FolioMap(Steps):
 @cython.final
 @cython.auto_pickle(False)
 cdef class Pieces:
-    """What ``Mapping.pieces`` returns: the leases of a range, in order. It holds none of them."""
+    """What ``Mapping.pieces`` returns: an iterator of a range's leases, in order. It keeps none of them."""
     def __init__(self):
         raise TypeError("pieces come from Mapping.pieces()")
 
@@ -988,6 +992,6 @@ FC_REFUSE_NEW(Pieces, <void *>_no_pieces)
 
 
 cdef void _clear_tail(mem_t mem, Lease lease) noexcept:
-    """Behind the folio's last byte, to the end of its page: a window maps whole pages."""
+    """Zero the bytes after the folio's last one, up to the end of the page: a window maps whole pages."""
     cdef Py_ssize_t page = 1 << atomics.page_shift(mem)
     memset(lease._page() + lease.length, 0, -lease.length & (page - 1))

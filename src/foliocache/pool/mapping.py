@@ -1,5 +1,5 @@
-"""One object of a pool: its identity, the sizes of its units and folios, and where its bytes come from. Hits are in ``lease``,
-misses in ``filler``."""
+"""One object of a pool: its identity, the sizes of its units and folios, and its source. Hits are in ``lease``, misses in
+``filler``."""
 
 from __future__ import annotations
 
@@ -22,40 +22,41 @@ UNIT_MAX = 64 << 10
 UNITS_PER_OBJECT = 32
 FOLIO_MAX = 1 << 20
 FOLIOS_PER_POOL = 64
-FIXED_PER_POOL = 4  # where the user says how large they are
-READAHEAD_MAX = 64 << 20  # bytes, and one READAHEAD_SHARE-th of the pool
+FIXED_PER_POOL = 4  # the pool has room for so many folios of the largest ``folio_size`` that a user may give
+READAHEAD_MAX = 64 << 20  # bytes; and at most 1/READAHEAD_SHARE of the pool
 READAHEAD_SHARE = 8
-READAHEAD_ALONE = 4 << 20  # where the source is called one at a time, by those who want the data
+READAHEAD_ALONE = 4 << 20  # bytes, if the source is called one call at a time, by threads that wait for the data
 
 Size: TypeAlias = SupportsIndex | str
 
 
 class Mapping(AsyncReads):
-    """One object at one version, from `Pool.mapping`: its bytes, which are leased, read or mapped.
+    """One object at one version, from `Pool.mapping`. Its bytes are leased, read, or mapped by a window.
 
-    They are cached as *folios*, which are read, pinned and evicted whole. A folio is as large as the read that has missed it,
-    from one *unit* to 16 of them, and 1 MiB at most; ``folio_size`` fixes that. The unit follows from the object's size, the
-    same in every process: a page for small objects, up to 64 KiB for big ones.
+    They are cached as *folios*, each of which is read, pinned and evicted as a whole. A folio is as large as the read that
+    missed it, from 1 to 16 *units*, and at most 1 MiB; with ``folio_size``, all have the same size. The size of a unit depends
+    on the object's size alone, so it is the same in every process: one page for small objects, up to 64 KiB for large ones.
 
-    ``len(mapping)`` is the object's size, ``mapping[a:b]`` a copy of a range. A mapping pickles with its pool and its source.
+    ``len(mapping)`` is the object's size in bytes, ``mapping[a:b]`` a copy of a range. A mapping pickles with its pool and its
+    source.
 
     Attributes
     ----------
     pool : Pool
-        Where it is cached.
+        The pool that caches it.
     key, version : str
-        What it is called.
+        The object's key and version.
     size : int
-        Its length in bytes.
+        The object's size in bytes.
     unit_size : int
-        Bytes of a unit: every folio begins at a multiple of it. The object's last unit is shorter.
+        Bytes of a unit: every folio begins at a multiple of it. The object's last unit may be shorter.
     folio_size : int or None
-        What was given for it.
+        The ``folio_size`` given to `Pool.mapping`, in bytes.
     readahead : int or None
-        What was given for it.
+        The ``readahead`` given to `Pool.mapping`, in bytes.
     """
 
-    __iter__ = None  # of bytes one by one it would be slow, and `pieces` says what is meant
+    __iter__ = None  # iterating over single bytes would be slow; use `pieces`
     _units_per_object = UNITS_PER_OBJECT
 
     def __init__(
@@ -117,26 +118,27 @@ class Mapping(AsyncReads):
     def window(
         self, offset: SupportsIndex = 0, length: SupportsIndex | None = None, *, writable: Literal["copy"] | None = None
     ) -> Window:
-        """A range of the object as one contiguous buffer, without a copy however many folios it lies in.
+        """Map a range of the object as one contiguous buffer, without a copy, even if it is in several folios.
 
         Parameters
         ----------
         offset : int
             The first byte.
         length : int, optional
-            How many, cut off at the end of the object. By default up to the end.
+            How many bytes, cut off at the end of the object. By default all up to the end.
         writable : {"copy"}, optional
-            The buffer may be written to. What is written is this process's alone, by pages, and gone with the window.
+            The buffer may be written to. Each page that is written becomes a copy, which only this process sees, and which is
+            lost when the window is closed.
 
         Returns
         -------
         Window
-            The folios, mapped side by side. All of them stay pinned until it is closed.
+            All folios of the range stay pinned until it is closed.
 
         Raises
         ------
         FoliocacheError
-            The pool has no room for all of them at once, or has been closed.
+            The pool has no room for all folios of the range at once, or has been closed.
         SourceError
             As in `lease`.
         """
@@ -144,7 +146,8 @@ class Mapping(AsyncReads):
 
 
 def _order_for(size: int, page_size: int, pool_bytes: int, units: int = UNITS_PER_OBJECT) -> int:
-    """An object is cut into about so many units, within a page and UNIT_MAX, and within a small part of the pool."""
+    """Return log2 of the pages of a unit: the object gets at most ``units`` units, if a unit may be that large (UNIT_MAX, and a
+    small part of the pool)."""
     most = min(UNIT_MAX, _folio_max(page_size, pool_bytes))
     order = 0
     while page_size << (order + 1) <= most and (page_size << order) * units < size:
@@ -153,7 +156,7 @@ def _order_for(size: int, page_size: int, pool_bytes: int, units: int = UNITS_PE
 
 
 def _span_for(unit: int, page_size: int, pool_bytes: int) -> int:
-    """Log2 of how many units of so many bytes a folio may have."""
+    """Return log2 of the largest number of units, of ``unit`` bytes each, that a folio may have."""
     return min(layout.SPAN_MAX, max(_folio_max(page_size, pool_bytes) // unit, 1).bit_length() - 1)
 
 
@@ -162,7 +165,7 @@ def _folio_max(page_size: int, pool_bytes: int) -> int:
 
 
 def _folio_size(wanted: Size, page_size: int, pool_bytes: int) -> int:
-    """What a user gives for ``folio_size``, in bytes. Raises ValueError."""
+    """Return a user's ``folio_size`` in bytes. Raises ValueError."""
     found, most = parse_size(wanted, "folio_size"), min(FOLIO_MAX, pool_bytes // FIXED_PER_POOL, page_size << layout.MAX_ORDER)
     most = 1 << max(most, page_size).bit_length() - 1
     if found & (found - 1) or not page_size <= found <= most:
@@ -172,32 +175,32 @@ def _folio_size(wanted: Size, page_size: int, pool_bytes: int) -> int:
 
 
 def _readahead(wanted: Size) -> int:
-    """What a user gives for ``readahead``, in bytes. Raises ValueError."""
+    """Return a user's ``readahead`` in bytes. Raises ValueError."""
     if isinstance(wanted, str) or parse_count(wanted, "readahead", "bytes or a string such as '8MiB'"):
         return parse_size(wanted, "readahead")
     return 0
 
 
 def object_digest(key: str, size: int, version: str, unit: int | None = None) -> bytes:
-    """What an object at one version is found by: 16 bytes. unit: of so many bytes, if they are not the usual ones; then it is
-    another object to the pool."""
+    """Return the digest by which an object at one version is found: 16 bytes. unit: bytes of its units, if that is not the
+    usual size; the pool then treats it as another object."""
     return _digest(16, str(size), key, version, *([] if unit is None else [str(unit)]))
 
 
 def key_digest(key: str) -> bytes:
-    """What an object is found by when its version does not matter: 8 bytes. Raises ValueError for what is no string."""
+    """Return the digest by which all versions of an object are found: 8 bytes. Raises ValueError if key is not a string."""
     return _digest(8, _plain(key, "key"))
 
 
 def _plain(text: str, what: str) -> str:
-    """A string, as the characters that it has: those of a subclass of str (an Enum, a numpy.str_), too."""
+    """Return text as a plain str, also if it is of a subclass (an Enum, a numpy.str_). Raises ValueError if it is no string."""
     if not isinstance(text, str):
         raise ValueError(f"the {what} of an object must be a string, not {text!r}")
     return str.__str__(text)
 
 
 def _size_of(key: str, size: SupportsIndex) -> int:
-    """A number of bytes, as an int. Raises ValueError for what is none."""
+    """Return an object's size as an int. Raises ValueError if it is not a number of bytes."""
     try:
         number = operator.index(size)
     except TypeError:
@@ -208,7 +211,8 @@ def _size_of(key: str, size: SupportsIndex) -> int:
 
 
 def _digest(size: int, *texts: str) -> bytes:
-    """One of ``size`` bytes, of strings of which nothing is lost: each with its length, lone surrogates as they are."""
+    """Return a digest of ``size`` bytes. Each string goes in with its length, and lone surrogates are kept, so that different
+    strings have different digests."""
     digest = hashlib.blake2b(digest_size=size)
     for text in texts:
         encoded = text.encode("utf-8", "surrogatepass")
@@ -217,13 +221,15 @@ def _digest(size: int, *texts: str) -> bytes:
 
 
 def _texts(key: str, version: str) -> tuple[bytes, bytes]:
-    """Key and version as the segment keeps them for people: cut to what fits. Identity is the digest alone."""
+    """Return key and version as the segment keeps them to show to people, cut to the room there. Only the digest identifies
+    an object."""
     version_bytes = _cut(version, layout.MAPPING_TEXT_MAX // 4)
     return _cut(key, layout.MAPPING_TEXT_MAX - len(version_bytes)), version_bytes
 
 
 def _cut(text: str, most: int) -> bytes:
-    """The text's first whole characters that have up to ``most`` bytes. Surrogates (file names that are no text) are kept."""
+    """Return the first whole characters of text, at most ``most`` bytes. Surrogates (in file names that are not text) are
+    kept."""
     data = text.encode("utf-8", "surrogatepass")
     if len(data) > most:
         while data[most] & 0xC0 == 0x80:

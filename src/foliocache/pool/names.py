@@ -1,4 +1,4 @@
-"""Names: which object a key means now, asked for once by all processes of the machine.
+"""Names: which object a key means now. One process of the machine asks the origin, and all use the answer.
 
 The core's part, and what happens when several processes ask at once, is in ``mm.names``. Here a name is found by a key and by
 ``who``, the account for which it is asked, since the answer may differ between accounts. Forgetting is for all accounts.
@@ -53,9 +53,9 @@ class Name(NamedTuple):
     version
         As of :meth:`Pool.mapping`.
     extra
-        Bytes that the asker has added to the answer.
+        Bytes that the client that asked has added to the answer.
     asked
-        When the question was asked that this answers: CLOCK_BOOTTIME, in nanoseconds.
+        When the question was asked whose answer this is: CLOCK_BOOTTIME, in nanoseconds.
     """
 
     exists: bool
@@ -79,7 +79,7 @@ class Names:
         self._table = NameTable(self._attachment, pool._asking)
 
     def recall(self, key: str, max_age: float, *, who: str = "") -> Name | None:
-        """Return what the key means, if that was asked for less than ``max_age`` seconds ago; None if it was not.
+        """Return what the key means, if the question for it was asked less than ``max_age`` seconds ago, else None.
 
         Raises
         ------
@@ -89,11 +89,11 @@ class Names:
         return self._recall(_Digest(key, who), _oldest(_now(), max_age))
 
     def ask(self, key: str, max_age: float = 0.0, *, who: str = "") -> Ask:
-        """Return a question. This process has to answer it, unless its ``known`` has the answer already.
+        """Return a question. The caller has to answer it, unless its ``known`` has the answer already.
 
         If another process or thread has been asking for the same name, for less than ``max_age`` seconds, this waits for that
-        answer, at most ``fill_timeout`` seconds. If that question fails or its asker dies, the caller has to answer this one.
-        With a ``max_age`` of 0 the caller always has to.
+        answer, at most ``fill_timeout`` seconds. If that question fails or the process that asked dies, the caller has to
+        answer this one. With a ``max_age`` of 0 the caller always has to answer.
 
         Use it as a context manager: a question that ends without an answer is withdrawn.
 
@@ -110,7 +110,7 @@ class Names:
             return step
 
     async def ask_async(self, key: str, max_age: float = 0.0, *, who: str = "") -> Ask:
-        """Return a question as :meth:`ask` does, awaited. Tasks of one loop wait for each other as processes do.
+        """Return a question as :meth:`ask` does, for event loops. Tasks of one loop wait for each other as processes do.
 
         Use it as an asynchronous context manager.
 
@@ -135,7 +135,7 @@ class Names:
         return step
 
     def _step(self, steps: _Steps, name: _Digest, has_waited: bool | None, tell: Tell[Ask | bool]) -> None:
-        """In another thread: go on to the question, or to the end of a wait."""
+        """In another thread: run ``steps`` up to the question, or to the end of a wait, and pass that to ``tell``."""
         step = steps.send(has_waited)
         if isinstance(step, Ask):
             tell(step)
@@ -143,8 +143,8 @@ class Names:
             tell(False)
 
     def _steps(self, name: _Digest, max_age: float, asker: int) -> _Steps:
-        """Yield how many nanoseconds to wait for another that asks, and is sent whether there was one; and the Ask at the end.
-        asker: the thread or the task."""
+        """Yield how many nanoseconds to wait for another client's question, and receive True if there was one; at the end,
+        yield the Ask. asker: a number of the thread or the task that asks."""
         start = _now()
         oldest = _oldest(start, max_age)
         deadline = start + int(self._pool.fill_timeout * _SECOND)
@@ -154,13 +154,13 @@ class Names:
             known = self._recall(name, oldest)
             if known is not None:
                 yield Ask(known)
-            if nested:  # one that waits for its own answer would wait for the whole timeout
+            if nested:  # waiting for its own answer would take the whole timeout
                 break
             question = self._table.begin(*name.words, _now(), oldest, name.text, mine)
             while question == layout.NAME_TAKEN:
                 now = _now()
                 if now >= deadline:
-                    oldest = now + 2 * layout.NAME_AHEAD_NS  # later than every answer: take the asker's place
+                    oldest = now + 2 * layout.NAME_AHEAD_NS  # later than every answer: this client asks, too
                 elif (yield deadline - now):
                     known = self._recall(name, oldest)
                     if known is not None:
@@ -173,19 +173,19 @@ class Names:
         yield Ask(None)
 
     def digest(self, key: str, who: str) -> _Digest:
-        """Return by what the name is found, for :meth:`raw`. Raises ValueError for what is no string."""
+        """Return the digest by which the name is found, for :meth:`raw`. Raises ValueError if key or who is not a string."""
         return _Digest(key, who)
 
     def raw(self, name: _Digest) -> bytes | None:
-        """Return the record of a name that has an answer, else None. Two that are equal are the same answer."""
+        """Return a copy of a name's record, None if the name is not known. Equal records are the same answer."""
         return self._table.lookup(*name.words)
 
     def read(self, raw: bytes) -> Name | None:
-        """Return what a record says."""
+        """Return the answer in a record; None if it has none."""
         return _name(raw)
 
     def forget(self, key: str) -> None:
-        """Forget what the key means, for all accounts. The answer to a question that is under way will not be remembered.
+        """Forget what the key means, for all accounts. The answer to a question that has been asked already is not recorded.
 
         A process that changes what the key means calls this after the change.
 
@@ -197,8 +197,8 @@ class Names:
         self._table.forget(_Digest(key, "").key)
 
     def forget_below(self, prefix: str) -> None:
-        """Forget all keys that begin with ``prefix``, and those whose kept text is too short to tell. Raises as
-        :meth:`forget`."""
+        """Forget all keys that begin with ``prefix``, and those whose kept text was cut before the end of it. Raises what
+        :meth:`forget` raises."""
         wanted = _plain(prefix, "prefix").encode("utf-8", "surrogatepass")
         n = 0
         while (found := self._table.next_below(n, wanted)) is not None:
@@ -206,7 +206,7 @@ class Names:
             n = found[0] + 1
 
     def list(self) -> list[NameInfo]:
-        """Return all names, in no order."""
+        """Return all names, in no particular order."""
         now, names = _now(), []
         for found in self._all():
             name, key = _name(found), readable(_text(found, _WORDS.unpack_from(found)[1]))
@@ -233,7 +233,7 @@ class Ask:
     """A question for which object a key means. Made by :meth:`Names.ask`.
 
     ``known`` is the answer, if there is one already. If it is None, the caller asks the origin and passes the answer to
-    `answer` or `answer_absent`; it is remembered unless the name was forgotten meanwhile, or there is no room.
+    `answer` or `answer_absent`; it is recorded unless the name was forgotten meanwhile, or the pool has no room.
     """
 
     def __init__(self, known: Name | None, question: Question | None = None, pool: Pool | None = None) -> None:
@@ -256,15 +256,15 @@ class Ask:
         await self._in_engine(self.withdraw)
 
     async def answer_async(self, size: int, version: str = "", extra: bytes = b"") -> bool:
-        """As :meth:`answer`, without blocking the event loop."""
+        """Do what :meth:`answer` does, without blocking the event loop."""
         return await self._in_engine(functools.partial(self.answer, size, version, extra))
 
     async def answer_absent_async(self) -> bool:
-        """As :meth:`answer_absent`, without blocking the event loop."""
+        """Do what :meth:`answer_absent` does, without blocking the event loop."""
         return await self._in_engine(self.answer_absent)
 
     async def _in_engine(self, function: Callable[[], T]) -> T:
-        """Call what takes a lock of the pool, if there is a question to which it matters."""
+        """Call a function that takes a lock of the pool, in a thread of the engine; here, if there is no question to end."""
         if self._question is None or self._pool is None or self._pool.closed:
             return function()
         from ..filler.awaiting import in_engine
@@ -272,9 +272,9 @@ class Ask:
         return await in_engine(self._pool.engine, function)
 
     def answer(self, size: int, version: str = "", extra: bytes = b"") -> bool:
-        """Answer the question: the key means this object. Returns True if the answer is remembered.
+        """Answer the question: the key means this object. Return True if the answer is recorded.
 
-        An answer whose version is too long beside ``extra`` is not remembered.
+        An answer whose version and ``extra`` together are too long is not recorded.
 
         Raises
         ------
@@ -288,11 +288,12 @@ class Ask:
         return self._say(layout.NAME_PRESENT, size, _plain(version, "version").encode("utf-8", "surrogatepass"), bytes(extra))
 
     def answer_absent(self) -> bool:
-        """Answer the question: there is no such object. Returns True if the answer is remembered."""
+        """Answer the question: there is no such object. Return True if the answer is recorded."""
         return self._say(layout.NAME_ABSENT, 0, b"", b"")
 
     def withdraw(self) -> None:
-        """End the question without an answer, unless it has one. A client that waits for the answer then asks itself."""
+        """End the question without an answer, unless it has one. A client that waits for the answer then asks the origin
+        itself."""
         question, self._question = self._question, None
         if question is not None:
             question.withdraw()
@@ -336,7 +337,7 @@ def _oldest(now: int, max_age: float) -> int:
 
 
 def _name(found: bytes) -> Name | None:
-    """Return what a copy of a record says; None if it has no answer."""
+    """Return the answer in a copy of a record; None if it has none."""
     _, state, since, size = _WORDS.unpack_from(found)
     kind = state & layout.NAME_STATE_MASK
     if kind == layout.NAME_ABSENT:

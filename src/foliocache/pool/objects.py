@@ -1,4 +1,4 @@
-"""The mapping of one Python object: in as few folios as can be, and read whole."""
+"""The mapping of one Python object, which is kept in as few folios as possible and read as a whole."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from .mapping import Mapping
 
 
 class ObjectMapping(Mapping):
-    """A mapping that is read whole. One of up to a folio's size lies in one folio, if there is one of that size."""
+    """A mapping that is read as a whole. Up to the size of the largest folio it is in one folio, if the pool has one free."""
 
     _units_per_object = 1 << layout.SPAN_MAX
 
     def lease_all(self) -> Lease | None:
-        """A lease on all of it, filled if need be; None if it lies in several folios.
+        """Return a lease on the whole object, which is filled if it is missing; None if it is in several folios, or empty.
 
-        Raises FoliocacheError if there is no room for it, or this process has as many leases as it can.
+        Raises FoliocacheError if the pool has no room for it, or this process has as many leases as it can.
         """
         if self.size == 0:
             return None

@@ -50,26 +50,26 @@ def open(
     any_owner: bool = False,
     fill_timeout: Seconds | None = None,
 ) -> Pool:
-    """Attach to the pool called name, creating it if there is none.
+    """Attach to the pool called name, or create it if there is none.
 
     Parameters
     ----------
     name : str
         Letters, digits, ``_``, ``-``, ``.``; one pool per name.
     size : int or str, optional
-        Bytes of the pool, or a string such as ``"4GiB"``. By default what the pool has, and 4 GiB for a new one.
+        Bytes of the pool, or a string such as ``"4GiB"``. By default that of the existing pool, or 4 GiB for a new one.
     page_size : int or str, optional
-        Bytes of a page, a power of two from 4 KiB to 2 MiB. By default what the pool has, and 16 KiB for a new one.
+        Bytes of a page, a power of two from 4 KiB to 2 MiB. By default that of the existing pool, or 16 KiB for a new one.
     mode : int
         Permissions of a new pool's file; its owner must be allowed to read and write.
     clients : int, optional
-        How many processes may be attached at once. By default what the pool has, and 256 for a new one.
+        How many processes may be attached at once. By default that of the existing pool, or 256 for a new one.
     any_owner : bool
-        Attach to a pool of another user, too, who can change its bytes at any time.
+        Attach also to a pool of another user, who can change its bytes at any time.
     fill_timeout : float, optional
-        Seconds to wait for another process that is reading a page from the source; then this one reads it too, for itself
-        alone, uncached. 60 by default; ``float("inf")`` waits as long as it takes. It is per process, and the last ``open``
-        wins. A process that has died is not waited for: one of those that wait reads the page.
+        Seconds to wait for another process that is reading a folio from the source. After that, this process reads it too, as
+        a private copy that is not cached. 60 by default; ``float("inf")`` waits without a limit. It is per process; the last
+        ``open`` wins. If the other process dies, one of those that wait reads the folio instead.
 
     Returns
     -------
@@ -83,12 +83,12 @@ def open(
     PoolFullError
         Shared memory has no room for the pool.
     PoolDamagedError
-        The file is damaged, or no pool.
+        The file is damaged, or is not a pool.
     PoolError
-        The pool is another user's, of another version, or has no client slot left; or this process lacks descriptors, address
-        space or rights for it.
+        The pool belongs to another user, has another layout version, or has no free client slot; or this process lacks
+        descriptors, address space or permissions for it.
     ValueError
-        A parameter makes no sense.
+        A parameter has an invalid value.
     """
     wanted = parameters(size, page_size, clients)
     mode = permissions(mode)
@@ -164,7 +164,7 @@ def _known(name: str, any_owner: bool, wanted: Wanted) -> Pool | None:
     try:
         return _joined(pool)
     except FoliocacheError:
-        if pool.closed:  # just now, by another thread
+        if pool.closed:  # by another thread, since the check above
             return None
         raise
 
@@ -201,7 +201,7 @@ def _joined(pool: Pool) -> Pool:
 class Pool:
     """A pool of shared pages, made by `open` and `attach`.
 
-    It pickles by its name, and may be used by threads and after a fork. As a context manager it closes itself.
+    It pickles by its name, and may be used by several threads and after a fork. As a context manager it closes itself.
 
     Attributes
     ----------
@@ -249,7 +249,7 @@ class Pool:
 
     @property
     def fill_timeout(self) -> float:
-        """Seconds to wait for another process that is reading a page from the source, see `open`; may be set."""
+        """Seconds to wait for another process that is reading a folio from the source, see `open`; may be set."""
         return self._fill_timeout
 
     @fill_timeout.setter
@@ -264,19 +264,18 @@ class Pool:
     def close(self) -> None:
         """Stop using the pool in this process: its methods and those of its mappings raise FoliocacheError from now on.
 
-        What has begun goes on, and what is being read ahead is waited for, at most `fill_timeout` seconds. Tasks of event loops
-        that await a read are told by a FoliocacheError. Leases, windows
-        and views that exist stay valid, and the client slot goes with the last of them. Closing twice is harmless; `open`
-        gives another Pool.
+        Calls that have begun continue. This waits for reads ahead that have begun, at most `fill_timeout` seconds. Tasks of
+        event loops that await a read get a FoliocacheError. Existing leases, windows and views stay valid; the client slot is
+        released with the last of them. Closing twice is harmless; `open` then returns another Pool.
         """
         self._attachment.close()
         for engine in list(self._engines.values()):
             engine.close(self.fill_timeout)
 
     async def close_async(self) -> None:
-        """`close`, awaited: what is being read ahead is waited for in another thread.
+        """`close` for event loops: another thread waits for the reads ahead that have begun.
 
-        Tasks that await a read are told at once, by a FoliocacheError.
+        Tasks that await a read get a FoliocacheError at once.
         """
         from ..filler.awaiting import in_engine
 
@@ -300,38 +299,40 @@ class Pool:
         folio_size: SupportsIndex | str | None = None,
         readahead: SupportsIndex | str | None = None,
     ) -> Mapping:
-        """An object at one version, whether something of it is cached or not.
+        """Return a mapping of an object at one version, whether any of it is cached or not.
 
         Parameters
         ----------
         key : str
-            What names the object to all who use this pool.
+            The object's name, the same in all processes that use this pool.
         size : int
-            Its length in bytes.
+            The object's size in bytes.
         version : str
-            Whatever changes when its bytes do, such as an ETag. Another version is another object to the pool.
+            A string that changes when the object's bytes change, such as an ETag. The pool treats each version as an object of
+            its own.
         read : callable, optional
             ``read(offset, length)`` returns exactly those bytes of the source, as a bytes-like object.
         readinto : callable, optional
             ``readinto(offset, buffer)`` fills the writable buffer, which is all zeros, from the source, and returns the
-            number of bytes. It saves a copy. With neither only cached folios can be read. Either may be a coroutine function
-            (``async def``): it is called on an event loop of foliocache's own, one in each process.
+            number of bytes. It saves a copy. Without ``read``, ``readinto`` and ``source``, only cached folios can be read.
+            Either may be a coroutine function (``async def``): foliocache calls it on an event loop of its own, one in each
+            process.
         source : foliocache.sources.Source or AsyncSource, optional
-            Instead of both: ``read_into(offset, buffers)`` fills the pages, in order, and each can be read as soon as it is
-            full; or ``read_into_async(offset, buffers)``, on that loop.
+            Instead of ``read`` and ``readinto``: ``read_into(offset, buffers)`` fills the pages, in order, and each can be read
+            as soon as it is full; or ``read_into_async(offset, buffers)``, on foliocache's event loop.
         concurrent : bool
-            The source may be called by several threads at once, those of this library among them. Otherwise its calls for
-            this mapping are made one at a time, by threads that want the data.
+            True if several threads may call the source at once, including threads of this library. Otherwise its calls for
+            this mapping are made one at a time, by threads that wait for the data.
         folio_size : int or str, optional
-            Bytes of every folio that is added through this mapping, or a string such as ``"256KiB"``: a power of two, from the
-            pool's page to 1 MiB and 1/4 of the pool. Folios at the object's end, between others, or in a full pool are
-            smaller, and none has more than 16 units, which are half of a small object. By default a folio is as large as the
-            read that has missed it. Give the same wherever an object is opened: with less than its usual unit it is another
-            object to the pool.
+            Bytes of every folio that is added through this mapping, or a string such as ``"256KiB"``: a power of two, at least
+            the pool's page size, at most 1 MiB and 1/4 of the pool. Folios at the object's end, between existing folios, or in
+            a full pool are smaller, and none has more than 16 units, which are half of a small object. By default a folio is as
+            large as the read that missed it. Give the same value wherever an object is opened: with a value below the object's
+            usual unit, the pool treats it as another object.
         readahead : int or str, optional
-            How many bytes to read ahead of a sequential reader at most, or a string such as ``"8MiB"``; never more than 1/8 of
-            the pool. With 0 nothing is read but what was asked for. By default it grows as the reader goes on, up to 64 MiB, or
-            4 MiB without ``concurrent``.
+            The most bytes to read ahead of a sequential reader, or a string such as ``"8MiB"``; never more than 1/8 of the
+            pool. With 0, only the requested bytes are read. By default the readahead grows as the reader continues, up to
+            64 MiB, or 4 MiB without ``concurrent``.
 
         Returns
         -------
@@ -340,8 +341,8 @@ class Pool:
         Raises
         ------
         ValueError
-            A size that is negative, no integer, or too large for the index; a key or version that is no string; a folio_size or
-            readahead that is none.
+            The size is negative, not an integer, or too large for the index; the key or version is not a string; or the
+            folio_size or readahead is invalid.
         FoliocacheError
             The pool has been closed.
         """
@@ -349,7 +350,7 @@ class Pool:
         return Mapping(self, key, size, version, read, readinto, source, concurrent, folio_size, readahead)
 
     def forget(self, key: str) -> int:
-        """Withdraw every version of an object. Leases that exist stay valid.
+        """Remove every version of an object from the cache. Existing leases stay valid.
 
         Parameters
         ----------
@@ -359,7 +360,7 @@ class Pool:
         Returns
         -------
         int
-            How many versions there were.
+            The number of versions that were removed.
 
         Raises
         ------
@@ -373,17 +374,17 @@ class Pool:
 
     @property
     def names(self) -> Names:
-        """Which object each key means, asked for once by all processes: internal, for adapters."""
+        """The pool's names: which object each key means now. Internal, for adapters."""
         self._check_open()
         return Names(self)
 
     def mappings(self) -> list[ObjectInfo]:
-        """The cached objects.
+        """List the cached objects.
 
         Returns
         -------
         list of ObjectInfo
-            One for each object and version, in no order.
+            One for each object and version, in no particular order.
 
         Raises
         ------
@@ -399,8 +400,8 @@ class Pool:
         Returns
         -------
         list of Finding
-            What does not agree; empty if the pool is sound. Exact while no other process works on the pool: an operation that
-            is under way may show.
+            The violations; empty if the pool is sound. It is exact only while no other process uses the pool: an unfinished
+            operation may appear as a finding.
 
         Raises
         ------
@@ -413,14 +414,15 @@ class Pool:
     def repair(self) -> list[Finding]:
         """Settle what dead processes have left, and repair what is proven to be damaged.
 
-        Others may go on working meanwhile; in a sound pool nothing is changed. What is dropped is fetched again when it is
-        wanted. A page that is still held is out of the cache at once, but comes free only after its holder has let go, by
-        another repair or when this process has ended.
+        Other processes may use the pool meanwhile; a sound pool is not changed. Folios that are dropped are fetched again when
+        they are read. A page that is still pinned leaves the cache at once, but becomes free only after its pins are dropped,
+        by another repair or when this process has ended.
 
         Returns
         -------
         list of Finding
-            What is left. What could not be proven while others worked is among it, and another repair looks again.
+            The findings that remain, including those that could not be proven while other processes used the pool; another
+            repair looks at them again.
 
         Raises
         ------
@@ -431,10 +433,11 @@ class Pool:
         return repair.repair(self._attachment)
 
     def stat(self) -> Stat:
-        """What is in the pool, and which processes use it.
+        """Return the state of the pool, and the processes that use it.
 
-        What dead processes have left is settled first, unless another process is doing that, or this one may not. So a client
-        whose state is "dead" is one of which something has to wait: a living one still uses a folio that it died upon.
+        What dead processes have left is settled first, unless another process is doing that, or this one cannot. So a client
+        whose state is "dead" has left something that must wait for a living client, which still uses a folio of an operation
+        that the dead client had not finished.
 
         Returns
         -------
@@ -501,40 +504,41 @@ class Pool:
         loads: Loads = "any",
         writable: Writable = None,
     ) -> Any:
-        """A Python object, made by the first process that asks for it, and shared by all.
+        """Return a Python object that is made by the first process that asks for it, and shared by all.
 
         Parameters
         ----------
         key : str
-            What names the object to all who use this pool.
+            The object's name, the same in all processes that use this pool.
         make : callable
-            ``make()`` returns the object. It is called if the pool has none: by one process, while the others wait.
+            ``make()`` returns the object. It is called if the pool does not have the object: by one process, while the others
+            wait.
         version : str
-            Another version is another object.
+            Each version is an object of its own.
         expiry : float, optional
-            Seconds after which it is made once more. By default it is good as long as it stays in the pool.
+            Seconds after which the object expires, and is made by the next call. By default it never expires.
         loads : {"any", "arrays"}
-            "arrays" keeps and reads only arrays, tensors, bytes and memoryviews, and unpickles nothing. What is unpickled is as
-            trusted as those who may write to the pool.
+            "arrays" keeps and reads only arrays, tensors, bytes and memoryviews, and unpickles nothing. Unpickling trusts every
+            process that may write to the pool.
         writable : {"copy"}, optional
-            The object's arrays, tensors and memoryviews may be written to. What is written is this process's alone.
+            The object's arrays, tensors and memoryviews may be written to. Only this process sees what it writes.
 
         Returns
         -------
         object
-            An equal object, also to the process that made it. Its arrays are read-only views of the pool's pages, which stay
-            pinned as long as one of them lives. Bytes are a copy; a memoryview is a view.
+            A copy that equals the object, also in the process that made it. Its arrays are read-only views of the pool's pages,
+            which stay pinned while one of them exists. Bytes are copied; a memoryview is a view.
 
         Raises
         ------
         Exception
             Whatever ``make`` raises.
         SourceError
-            Another process was making it, and failed; the next call makes it here.
+            Another process was making the object, and failed; the next call makes it here.
         TypeError
-            The object cannot be kept: it does not pickle, or is none of those that ``loads`` allows.
+            The object cannot be kept: it cannot be pickled, or ``loads`` does not allow it.
         ValueError
-            A parameter makes no sense; or the pool has a pickle, and ``loads`` is "arrays".
+            A parameter has an invalid value; or the pool has a pickle, and ``loads`` is "arrays".
         FoliocacheError
             ``make`` asks for the same object; or the pool has been closed.
         """
@@ -550,14 +554,14 @@ class Pool:
         loads: Loads = "any",
         writable: Writable = None,
     ) -> Any:
-        """`get_or_create` for event loops. An object that the pool has is returned without a wait or a thread.
+        """`get_or_create` for event loops. An object that the pool has is returned at once, without another thread.
 
         Parameters
         ----------
         key, version, expiry, loads, writable
             As in `get_or_create`.
         make : callable
-            ``await make()`` is the object.
+            ``await make()`` returns the object.
 
         Returns
         -------
@@ -572,21 +576,21 @@ class Pool:
         return await self.objects.get_or_create_async(key, make, version, expiry, loads, writable)
 
     def put(self, key: str, value: object, *, version: str = "", loads: Loads = "any") -> bool:
-        """Keep a Python object, in place of the one that the pool has.
+        """Keep a Python object. It replaces the one that the pool has.
 
         Parameters
         ----------
         key, version : str
             As in `get_or_create`.
         value : object
-            What to keep.
+            The object to keep.
         loads : {"any", "arrays"}
             As in `get_or_create`.
 
         Returns
         -------
         bool
-            False if there is no room for it.
+            False if the pool has no room for the object.
 
         Raises
         ------
@@ -607,14 +611,14 @@ class Pool:
         loads: Loads = "any",
         writable: Writable = None,
     ) -> Any:
-        """A Python object that the pool has.
+        """Return a Python object if the pool has it.
 
         Parameters
         ----------
         key, version, expiry, loads, writable
             As in `get_or_create`.
         default : object
-            What to return if there is none.
+            What to return if the pool does not have the object.
 
         Returns
         -------
@@ -631,7 +635,7 @@ class Pool:
         return self.objects.get(key, default, version, expiry, loads, writable)
 
     def delete(self, key: str) -> None:
-        """Forget a Python object, of all versions. What was got of it stays valid.
+        """Remove all versions of a Python object. Objects that were returned before stay valid.
 
         Parameters
         ----------
@@ -654,15 +658,15 @@ class Pool:
         ignore: Collection[str] = (),
         loads: Loads = "any",
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-        """A decorator: keep a function's results in the pool, by its arguments.
+        """Return a decorator that keeps a function's results in the pool, by its arguments.
 
         Parameters
         ----------
         key : callable, optional
-            ``key(*args, **kwargs)`` returns the key of a call, among those of the function. By default a digest of the
-            arguments and of what the function has closed over.
+            ``key(*args, **kwargs)`` returns the key of a call, unique among the calls of the function. By default a digest of
+            the arguments and of the variables of enclosing functions that the function uses.
         version : str, optional
-            By default a digest of the function's bytecode. What it calls, and globals that it reads, are not part of that.
+            By default a digest of the function's bytecode, without the functions that it calls and the globals that it reads.
         expiry : float, optional
             As in `get_or_create`.
         ignore : collection of str
@@ -673,13 +677,13 @@ class Pool:
         Returns
         -------
         callable
-            The decorator. What it returns calls the function where the pool has no result; ``.key(...)`` of that is the key of
-            a call, and ``.delete(...)`` forgets its result.
+            The decorator. The decorated function calls the original one if the pool has no result. Its ``.key(...)`` returns
+            the key of a call, and ``.delete(...)`` removes the call's result.
 
         Raises
         ------
         ValueError
-            ``ignore`` names what is no parameter.
+            ``ignore`` has a name that is not a parameter of the function.
         """
 
         def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -694,7 +698,7 @@ class Pool:
         """The Python objects of the pool: internal."""
         self._check_open()
         if self._objects is None:
-            from ..objects import Objects  # here, since most need none, and its imports take a third of the time of all of ours
+            from ..objects import Objects  # here: few need it, and it takes 1/3 of our import time
 
             self._objects = Objects(self)
         return self._objects

@@ -1,10 +1,10 @@
-"""Windows that may be written to: private copies, page by page, of what is written.
+"""Windows that may be written to: each page that is written becomes a private copy.
 
-Such a window maps the same pages as any other, privately: the first write to a page of the machine gives the process a page of
-its own, and nobody else sees it. Pages that have not been written are the pool's, and the window pins them.
+Such a window maps the pool's pages privately: the first write to a page of the machine gives the process its own copy of that
+page, which no other process sees. Pages that have not been written are the pool's, and the window pins them.
 
-A forked child has none of its parent's pins. So before a fork the parent's windows get all their pages copied: what the child
-inherits is then its own, whatever the parent does, and neither sees what the other writes.
+A forked child has none of its parent's pins. So before a fork all pages of the parent's writable windows are copied: parent and
+child then share no page of the pool through them, and neither sees what the other writes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def is_writable(writable: str | None) -> bool:
 
 
 def watch(window: Window) -> None:
-    """Have a window's pages copied before this process forks."""
+    """Register a window, so that its pages are copied before this process forks."""
     _windows.add(window)
 
 

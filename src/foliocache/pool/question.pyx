@@ -1,7 +1,8 @@
-"""The steps of ``names`` that cannot be Python: a question under way, and a sleep without the GIL.
+"""The steps of ``names`` that cannot be Python: a question that has no answer yet, and a sleep without the GIL.
 
-A question is an object from the moment it is asked: whatever exception comes between it and its answer, its end withdraws it,
-and who waits for the answer is woken. Every operation of the core is one call, in which no Python runs.
+A question is an object from the moment it is asked. If an exception comes before its answer, the object's deallocation
+withdraws the question and wakes those that wait for the answer. Every operation of the core is one call, in which no Python
+runs.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -25,7 +26,7 @@ cdef u64 TEXT_MAX = layout.NAME_TEXT_MAX
 @cython.no_gc
 @cython.auto_pickle(False)
 cdef class Question:
-    """A name that this process asks the origin for. It is withdrawn when it goes unanswered."""
+    """A name for which this process asks the origin. A question that is dropped without an answer is withdrawn."""
     cdef Attachment attachment
     cdef set asking
     cdef tuple member
@@ -57,11 +58,14 @@ cdef class Question:
             self.asking.discard(self.member)
 
     def withdraw(self):
-        """Give it up, unless it has been answered."""
+        """End the question without an answer, unless it has one."""
         self._end()
 
     def answer(self, u64 state, u64 size, bytes data):
-        """Remember the answer: True if it is. ``data`` has a multiple of 8 bytes, NAME_DATA_MAX at most."""
+        """Record the answer. Return True if it is recorded: the question has not been withdrawn, and the name not forgotten.
+
+        Raises ValueError unless ``data`` has a multiple of 8 bytes, at most NAME_DATA_MAX.
+        """
         cdef bint remembered
         if len(data) % 8 or len(data) > layout.NAME_DATA_MAX:
             raise ValueError(f"an answer has a multiple of 8 bytes, {layout.NAME_DATA_MAX} at most, not {len(data)}")
@@ -78,7 +82,7 @@ cdef class Question:
 @cython.final
 @cython.auto_pickle(False)
 cdef class AskerWait(Sleeper):
-    """A wait for the end of the client that asks for a name, or for a slice of time: whether it lives, the core looks."""
+    """A wait of at most WAIT_SLICE_NS for the end of another client's question. The core finds out if that client has died."""
     cdef Attachment attachment
     cdef object tell
     cdef u64 at
@@ -99,9 +103,9 @@ cdef class AskerWait(Sleeper):
 @cython.final
 @cython.auto_pickle(False)
 cdef class NameTable:
-    """The names of a pool, by digests: a name's is ``lo`` and ``hi``, and that of its key without who asks is ``key``.
+    """The names of a pool, found by digests: ``lo`` and ``hi`` are a name's digest, and ``key`` is the digest of its key alone.
 
-    ``asking`` has a member for each question that is under way in this process, as given to :meth:`begin`.
+    ``asking`` has the ``member`` given to :meth:`begin` for each question that this process is asking.
     """
     cdef Attachment attachment
     cdef set asking
@@ -111,7 +115,7 @@ cdef class NameTable:
         self.asking = asking
 
     def lookup(self, u64 key, u64 lo, u64 hi):
-        """What is known of a name, as its words from NAME_KEY on; None if nothing is known."""
+        """Return a copy of a name's record, from its word NAME_KEY on; None if the name is not known."""
         cdef bytes found = PyBytes_FromStringAndSize(NULL, COPIED)
         self.attachment.join()
         if core.lookup(self.attachment.mem, self.attachment.me, key, lo, hi, PyBytes_AS_STRING(found)) == layout.NAME_UNKNOWN:
@@ -119,7 +123,10 @@ cdef class NameTable:
         return found
 
     def begin(self, u64 key, u64 lo, u64 hi, u64 now, u64 oldest, bytes text, tuple member):
-        """A :class:`Question`, or why there is no need or no room for one: NAME_FRESH, NAME_TAKEN, NAME_NOMEM, NAME_BUSY."""
+        """Ask for a name. Return a :class:`Question`; or NAME_FRESH, NAME_TAKEN, NAME_NOMEM or NAME_BUSY if there is none.
+
+        ``now`` and ``oldest`` are nanoseconds of CLOCK_BOOTTIME: an answer to a question asked since ``oldest`` is fresh.
+        """
         cdef Question question = Question.__new__(Question)
         cdef bytes padded = text.ljust((len(text) + 7) // 8 * 8, b"\0")
         cdef u32 length = len(text)
@@ -132,7 +139,7 @@ cdef class NameTable:
         question.asked = now
         question.member = member
         question.asking = self.asking
-        self.asking.add(member)  # before it is asked: a signal's handler may want the same
+        self.asking.add(member)  # before the question is asked: a signal handler may ask for the same name
         found = core.begin(
             self.attachment.mem, self.attachment.me, key, lo, hi, now, oldest, PyBytes_AS_STRING(padded), length
         )
@@ -142,9 +149,10 @@ cdef class NameTable:
         return question if question.id else found
 
     def wait(self, u64 key, u64 lo, u64 hi, u64 timeout_ns):
-        """Sleep until the client that asks for a name has ended, or for a slice of time; returns False at once if nobody asks.
+        """Sleep until another client's question for a name has ended, or for ``timeout_ns``. Return False at once if there is
+        no such question.
 
-        Raises what a signal's handler raises.
+        Raises what a signal handler raises.
         """
         cdef u64 ticket
         self.attachment.join()
@@ -156,7 +164,7 @@ cdef class NameTable:
         return ticket != 0
 
     def doze(self, u64 key, u64 lo, u64 hi, tell):
-        """As ``wait``, without sleeping: have ``tell()`` called when the sleep would end, in another thread."""
+        """Do as ``wait`` does, but without sleeping: ``tell`` is called in another thread when the sleep would end."""
         cdef AskerWait wait
         cdef u64 ticket
         self.attachment.join()
@@ -170,7 +178,7 @@ cdef class NameTable:
         return ticket != 0
 
     def forget(self, u64 key):
-        """Drop all names of a key. Raises FoliocacheError if a process that has stopped holds the lock."""
+        """Remove all names of a key. Raises FoliocacheError if a process that has stopped holds the lock."""
         cdef bint done
         self.attachment.join()
         done = core.forget(self.attachment.mem, self.attachment.me, key)
@@ -179,14 +187,15 @@ cdef class NameTable:
             raise refused("forgetting a name")
 
     def next(self, u32 n):
-        """The first name at word n of the index or behind it: (number of its word, its words). None if there is none."""
+        """Return the first name at word n of the index or after it: (number of its word, copy of its record). None if there is
+        none."""
         cdef bytes found = PyBytes_FromStringAndSize(NULL, COPIED)
         self.attachment.join()
         n = core.next_used(self.attachment.mem, self.attachment.me, n, PyBytes_AS_STRING(found))
         return None if n == layout.NIL else (n, found)
 
     def next_below(self, u32 n, bytes prefix):
-        """As ``next``, of the names whose text begins with prefix, and of those whose kept text is too short to tell.
+        """Return what ``next`` returns, of the names whose text begins with prefix or was cut before the end of prefix.
 
         A pool may have 10^5 names, of which few match. Looking at each takes 50 ns here, and 3 us in Python.
         """
@@ -202,6 +211,6 @@ cdef class NameTable:
                 return None
             length = min((<u64 *>(words + (layout.NAME_STATE - layout.NAME_KEY)))[0] >> layout.NAME_TEXT_SHIFT, TEXT_MAX)
             if memcmp(words + (layout.NAME_TEXT - layout.NAME_KEY), wanted, min(length, size)) == 0:
-                if length >= size or length > TEXT_MAX - 4:  # at most 3 bytes of a cut character are left out
+                if length >= size or length > TEXT_MAX - 4:  # a text that was cut lacks at most 3 bytes of TEXT_MAX
                     return n, found
             n += 1

@@ -1,6 +1,6 @@
-"""Repair a damaged pool while other processes use it: what is proven to be damaged, and nothing else.
+"""Repair a damaged pool while other processes use it: only what is proven to be damaged.
 
-The audit takes no lock, so an operation that is under way can look like damage. Two rules keep a pool without damage unchanged:
+The audit takes no lock, so an unfinished operation can look like damage. Two rules keep a pool without damage unchanged:
 
 - Lists, chains and counts are rebuilt only if LOOKS audits found the same, each begun after all operations of the one before
   had ended. Rebuilding changes nothing in a part without damage; it only holds the part's lock for as long as reading every

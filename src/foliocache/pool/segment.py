@@ -95,7 +95,7 @@ def attach(name: str, any_owner: bool = False, wanted: Wanted | None = None) -> 
 
 
 def locate(name: str, any_owner: bool = False) -> tuple[int, int]:
-    """Return what tells a pool's file from others, without opening it. Raises PoolNotFoundError, PoolError."""
+    """Return the (device, inode) of a pool's file, without opening it. Raises PoolNotFoundError, PoolError."""
     path = path_of(name)
     try:
         found = os.lstat(path)

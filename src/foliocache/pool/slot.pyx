@@ -147,8 +147,8 @@ cdef class ClientSlot:
 
 @cython.final
 cdef class Reaping:
-    """The right to reap, for the time of a ``with``. Gives False if another thread or process has it, or if the lock cannot be
-    taken; ``problem`` is then the reason.
+    """The right to reap, during a ``with``. Its value is False if another thread or process has the right, or if the lock
+    cannot be taken; ``problem`` is then the reason.
 
     Its holder may take the locks of other slots (``ClientSlot.lock``); they are released at the end. Begin and end are single
     calls, so no exception can come in between.

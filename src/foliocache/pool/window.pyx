@@ -32,7 +32,7 @@ cdef extern from *:
     """
     void touch "fc_touch" (char *at)
 
-cdef size_t PAGE = 4096  # the smallest that there is
+cdef size_t PAGE = 4096  # bytes of the smallest page of any machine
 
 
 @cython.final
@@ -40,11 +40,11 @@ cdef size_t PAGE = 4096  # the smallest that there is
 cdef class Window:
     """A range of an object as one contiguous buffer of ``len(window)`` bytes, from `Mapping.window`.
 
-    It is read-only, unless it was opened with ``writable="copy"``: then what is written to it is this process's alone, and gone
-    with the window.
+    It is read-only, unless it was opened with ``writable="copy"``: then only this process sees what it writes, and that is lost
+    when the window is closed.
 
-    A context manager; `close` unmaps it and unpins its folios once the last view of it has gone. It cannot be copied or pickled
-    (TypeError). Using it after its end, or in a process that inherited it by fork, raises LeaseError.
+    A context manager; `close` unmaps it and unpins its folios when its last view has ended. It cannot be copied or pickled
+    (TypeError). Using it after `close`, or in a process that inherited it by fork, raises LeaseError.
     """
     cdef FolioMap mapping
     cdef Attachment attachment
@@ -102,21 +102,22 @@ cdef class Window:
         return f"<Window of {self.length} bytes{', closed' if self.closed else ''}>"
 
     def close(self):
-        """Unmap and unpin, now or when the last view goes. Doing it twice is harmless."""
+        """Unmap the window and unpin its folios, now or when its last view ends. Closing twice is harmless."""
         if not self.closed:
             self.closed = True
             if self.views == 0:
                 self._drop()
 
     def lease(self, offset, length=None):
-        """Pin bytes of the window alone, beyond the window's own life.
+        """Pin some of the window's bytes, also for the time after the window is closed.
 
         Parameters
         ----------
         offset : int
-            The first byte, in the window.
+            The first byte, counted from the window's first.
         length : int, optional
-            How many at most, from 1 on. By default all up to the end of the folio that has the first one, or of the window.
+            The most bytes to lease, at least 1. By default all up to the end of the folio that has the byte at ``offset``, or
+            of the window.
 
         Returns
         -------
@@ -232,11 +233,11 @@ cdef class Window:
         lease.released = True
 
     def _copy_all(self):
-        """Give every page of a writable window to this process alone, without changing what it has."""
+        """Make a private copy of every page of a writable window, without changing its content."""
         cdef size_t at = 0
         cdef size_t end = self.begin + self.length
         while self.reserved and at < end:
-            touch(self.base + at)  # in one step: another thread may be writing to the same byte
+            touch(self.base + at)  # atomically: another thread may be writing to the same byte
             at += PAGE
 
     cdef void _drop(self) noexcept:
