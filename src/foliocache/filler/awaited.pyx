@@ -1,19 +1,20 @@
-"""The miss, for event loops: what ``miss.Filler.miss`` does in a thread that waits, in steps between which no thread waits.
+"""The miss, for event loops: what ``miss.Filler.miss`` does in one thread, divided into steps between which no thread waits.
 
-A `Miss` is one wait of one task for one lease. Its loop's thread makes it, starts it and awaits its future. All that may block
-is done in other threads, and they tell the loop how it ends:
+A `Miss` is one task's wait for one lease. The loop's thread makes it, starts it and awaits its future. Everything that may
+block happens in other threads, which pass the result to the loop:
 
-* ``_begin``, in a thread of the engine: the folio is looked for and added. If it is this process's to fill, that thread fills
-  it, and what was planned with it, to the end; the task goes on as soon as it has its folio. The fill is the engine's: whether
-  anybody still awaits it does not matter to it.
-* ``look``, in the waiter's thread (``waiter``): another is filling the folio. No thread of the engine waits for that.
-* ``_take_over``, in a thread of the engine: the other has died.
-* ``late``, in the loop: it takes longer than ``fill_timeout``. Then the bytes are read privately, or an error says what hangs.
+* ``_begin``, in a thread of the engine: find the folio, or add it. If this process has to fill it, that thread fills it,
+  together with the folios after it that were planned. The task continues as soon as its own folio is filled. The fill belongs
+  to the engine, and continues if the task is cancelled.
+* ``look``, in the waiter's thread (``waiter``): another client or thread is filling the folio. No engine thread waits for it.
+* ``_take_over``, in a thread of the engine: the filler has died.
+* ``late``, in the loop: the wait takes longer than ``fill_timeout``. The bytes are then read privately, or an error says what
+  hangs.
 
-A source that is to be called by one thread at a time has one thread of the engine serve its misses, one after the other.
+If only one thread at a time may call a source, one thread of the engine serves all misses of the source, one after the other.
 
-The variables of compiled frames go with an exception, so a lease that is filling is in those, or in a `Miss` between two of its
-steps; one that is dropped withdraws its folio.
+An exception drops the variables of compiled frames, and a lease that is dropped while it is filling withdraws its folio. So
+such a lease is only in compiled frames, or in a `Miss` between two of its steps.
 """
 cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
@@ -37,15 +38,15 @@ cdef enum Step:
 @cython.final
 @cython.auto_pickle(False)
 cdef class Miss(Sleeper):
-    """One wait for a lease on unit ``index``, and up to ``wanted`` units. ``future`` ends when there is something to ``take``.
+    """One wait for a lease on unit ``index``, and up to ``wanted`` units. ``future`` is done when ``take`` has a result.
 
-    begun: a thread of the engine, or the waiter's, has it or had it. told: it is over.
+    begun: a thread of the engine, or the waiter's thread, has started to work on it. told: it has its result, or is abandoned.
     """
     def __init__(self):
         raise TypeError("a wait for a lease comes from a mapping")
 
     def start(self, loop):
-        """In the loop's thread: begin to wait. Returns the future. Raises FoliocacheError if no wait is possible."""
+        """In the loop's thread: begin to wait. Return the future. Raises FoliocacheError if the process can have no thread."""
         self.loop, self.future, self.engine = loop, loop.create_future(), self.filler.pool.engine
         self.progress = self._seen()
         self.engine.waiting.add(self)
@@ -63,7 +64,7 @@ cdef class Miss(Sleeper):
         return self.future
 
     def take(self):
-        """The lease. Raises what there is to raise."""
+        """Return the lease, or raise the error with which the wait ended."""
         lease, self.lease = self.lease, None
         error, self.error = self.error, None
         if error is not None:
@@ -71,7 +72,7 @@ cdef class Miss(Sleeper):
         return lease
 
     def abandon(self):
-        """Nobody awaits it any more. What has begun goes on."""
+        """End the wait without a result. A fill that has begun continues."""
         cdef bint waits = not self.told
         self.told = True
         self.engine.waiting.discard(self)
@@ -84,18 +85,18 @@ cdef class Miss(Sleeper):
             wake(self)
 
     def deliver(self):
-        """In the loop's thread: the wait is over."""
+        """In the loop's thread: mark the future done."""
         if self.future is not None and not self.future.done():
             self.future.set_result(None)
 
     def close(self):
-        """The pool has been closed."""
+        """End the wait with a FoliocacheError: the pool has been closed."""
         self._tell(None, FoliocacheError(
             f"pool {self.filler.pool.name!r} was closed in this process while {self.filler.key!r} was awaited; open it again"
         ))
 
     def late(self):
-        """In the loop's thread: it takes longer than ``fill_timeout``."""
+        """In the loop's thread, after ``fill_timeout``: read privately, fail, or wait longer if others make progress."""
         cdef u64 progress = self._seen()
         if self.told:
             return
@@ -109,16 +110,16 @@ cdef class Miss(Sleeper):
             self.timer = self.loop.call_later(self.filler._patience() / 1e9, self.late)
 
     def share_failure(self, identity, u64 first, u64 end, error):
-        """The source has failed to give units first .. end - 1 of an object: that is the answer to all who await one now."""
+        """The source has failed for units first .. end - 1 of an object: fail with the same error if this waits for one."""
         if self.told or not first <= self.index < end or self.mapping.identity != identity:
             return
         if self.word != NULL:
-            self.failure = error  # the folio tells, and may be another's
+            self.failure = error  # the folio's flags end the wait; another process may be filling it
         elif not self.begun:
             self._tell(None, error)
 
     def release(self):
-        """A request has the wanted folio, or has failed."""
+        """Called by the request: it has filled the wanted folio, or has failed."""
         lease, self.filled = self.filled, None
         request, self.request = self.request, None
         if request.error is None:
@@ -127,7 +128,7 @@ cdef class Miss(Sleeper):
             self._tell(None, request.error)
 
     cdef int _submit(self, int step) except -1:
-        """Have a step taken in a thread of the engine."""
+        """Run a step in a thread of the engine. Raises FoliocacheError if there is none."""
         cdef Filler filler = self.filler
         if not filler.concurrent:
             _turns_of(filler, self.mapping.epoch()).add(_step(self, step), self.engine)
@@ -156,18 +157,18 @@ cdef class Miss(Sleeper):
         cdef Steps mapping = self.mapping
         cdef u64 stop
         count, mark = 1, None
-        if not mapping.probe(self.index, True):  # one that waited for its turn may find what it wants
+        if not mapping.probe(self.index, True):  # another miss may have filled it while this one waited for a thread
             count, mark = self.filler._plan(mapping, self.index, self.wanted)
         stop = self.filler._first_stop(mapping, self.index, count)
         lease = mapping.grab(self.index, stop - self.index)
         if lease is None and mapping.reap():
-            lease = mapping.grab(self.index, stop - self.index)  # dead processes still had some room
+            lease = mapping.grab(self.index, stop - self.index)  # reaping has freed pages of dead processes
         if lease is None:
             return self._tell(self.filler.read_privately(mapping, self.index), None)
         return self._fill(lease, stop, count, mark) if mapping.is_filling(lease) else self._wait(lease)
 
     cdef int _fill(self, lease, u64 stop, u64 count, mark) except -1:
-        """Fill the folio of a lease, and have those behind it filled that are about to be asked for."""
+        """Fill the folio of a lease, and start filling the folios after it that are wanted, too."""
         cdef Steps mapping = self.mapping
         cdef Filler filler = self.filler
         cdef u64 index = self.index
@@ -191,7 +192,7 @@ cdef class Miss(Sleeper):
         cdef u64 first
         lease, self.lease = self.lease, None
         first = mapping.widen(lease)
-        if self.told or mapping.bytes(lease) == 0:  # its words are damaged: nobody can tell what is to be filled
+        if self.told or mapping.bytes(lease) == 0:  # its words are damaged: what to fill is not known
             mapping.withdraw(lease)
             return 0 if self.told else self._tell(self.filler.read_privately(mapping, self.index), None)
         self.filler._fill(mapping, lease, first, 1, None, None)
@@ -200,7 +201,7 @@ cdef class Miss(Sleeper):
         return 0
 
     cdef int _wait(self, lease) except -1:
-        """Wait for a folio that another is filling."""
+        """Begin to wait for a folio that another client or thread is filling."""
         self.lease, self.begun = lease, True
         self.word = self.mapping.sleeper(lease, &self.expected)
         if self.word == NULL:
@@ -219,7 +220,7 @@ cdef class Miss(Sleeper):
             word = self.mapping.sleeper(self.lease, &self.expected)
             if word != NULL and not closely:
                 return False
-            end = self.mapping.wait(self.lease, 0)  # finds out whether the filler lives
+            end = self.mapping.wait(self.lease, 0)  # checks whether the filler is alive
             if end != LATE:
                 self._woken(end)
                 return True
@@ -230,7 +231,7 @@ cdef class Miss(Sleeper):
         return self._tell(None, error)
 
     cdef int _woken(self, int end) except -1:
-        """The fill that was waited for has ended."""
+        """Take the next step after the other filler's end, which is FILLED, FAILED, OURS or FOREIGN."""
         self.word = NULL
         if end == OURS:
             return self._submit(TAKE_OVER)
@@ -247,13 +248,13 @@ cdef class Miss(Sleeper):
         return self._submit(BEGIN if self.tries < <int>layout.GRAB_TRIES else PRIVATE)
 
     cdef int _got(self, lease) except -1:
-        """The wait is over: the lease is on a folio that is filled."""
+        """End the wait with a lease, whose folio is filled."""
         self.mapping.narrow(lease, self.index)
         self.mapping.previous = self.index + min(self.wanted, self.mapping.units(lease)) - 1
         return self._tell(lease, None)
 
     cdef int _tell(self, lease, error) except -1:
-        """The wait is over, unless it is already: what comes too late is dropped."""
+        """End the wait with a lease or an error. A result that comes after the end is dropped."""
         if self.told:
             return 0
         self.told = True
@@ -266,7 +267,7 @@ cdef class Miss(Sleeper):
         return 0
 
     cdef u64 _seen(self) except? 0xFFFFFFFFFFFFFFFF:
-        """Grows as long as those get anywhere who come before a miss that has not begun."""
+        """Return a number that grows while earlier requests make progress, before a miss that has not begun."""
         return self.engine.served if self.filler.concurrent else self.filler.calls
 
     cdef object _stuck(self):
@@ -279,7 +280,7 @@ cdef class Miss(Sleeper):
 @cython.final
 @cython.auto_pickle(False)
 cdef class _Step:
-    """What a thread of the engine calls."""
+    """One step of a Miss, as a callable for the engine."""
     cdef Miss miss
     cdef int step
 
@@ -296,7 +297,7 @@ cdef _Step _step(Miss miss, int step):
 @cython.final
 @cython.auto_pickle(False)
 cdef class _Turns:
-    """The steps that wait for a source that is called by one thread at a time."""
+    """The queued steps of the misses of a source that one thread at a time may call."""
     cdef object steps, engine
     cdef u32 epoch
     cdef bint serving
@@ -321,7 +322,7 @@ cdef class _Turns:
 
 
 cdef _Turns _turns_of(Filler filler, u32 epoch):
-    """Those of this process."""
+    """Return the filler's _Turns in this process."""
     cdef _Turns turns = filler.turns
     if turns is None or turns.epoch != epoch:
         turns = filler.turns = _Turns.__new__(_Turns)
@@ -332,7 +333,7 @@ cdef _Turns _turns_of(Filler filler, u32 epoch):
 @cython.final
 @cython.auto_pickle(False)
 cdef class _Ahead:
-    """A hit has found the mark of a readahead window."""
+    """A callable for the engine: read the next window, after a hit on the mark of the last one."""
     cdef Filler filler
     cdef Steps mapping
     cdef u64 first, behind
@@ -348,14 +349,14 @@ def _no_threads(Filler filler):
 
 
 cdef Miss new_miss(Filler filler, Steps mapping, u64 index, u64 wanted, lease):
-    """A wait for a lease. lease: one on the folio, which another is filling; or None."""
+    """Return a Miss, which is not started. lease: on the folio, if another client or thread is filling it; or None."""
     cdef Miss miss = Miss.__new__(Miss)
     miss.filler, miss.mapping, miss.index, miss.wanted, miss.lease = filler, mapping, index, wanted, lease
     return miss
 
 
 cdef int read_ahead(Filler filler, Steps mapping, u64 first, u64 behind) except -1:
-    """As ``Filler.read_ahead_from``, in a thread of the engine: it looks at a window's folios."""
+    """Do what ``Filler.read_ahead_from`` does, in a thread of the engine, because that probes all folios of a window."""
     cdef _Ahead ahead
     if filler.concurrent:
         ahead = _Ahead.__new__(_Ahead)

@@ -1,7 +1,8 @@
-"""What is awaited in event loops: a lease, and a call in a thread of the engine.
+"""What event loops await: a lease, and a call in a thread of the engine.
 
-The end of a wait comes from another thread. It is an outcome that the coroutine looks at, never a future's exception: one that
-nobody retrieves, since its task was cancelled, would be reported. A loop that was closed meanwhile has no tasks left to tell.
+Another thread ends the wait. It stores the outcome where the coroutine looks, and never sets an exception on the future:
+asyncio would report one that is not retrieved because the task was cancelled. If the loop has been closed meanwhile, the
+outcome is dropped.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ T_contra = TypeVar("T_contra", contravariant=True)
 
 
 async def lease_of(miss: Miss) -> Any:
-    """Return the lease that a miss is about. Raises what the source raises."""
+    """Return the lease for which ``miss`` waits. Raises what the source raises."""
     try:
         await miss.start(asyncio.get_running_loop())
         return miss.take()
@@ -33,13 +34,15 @@ async def lease_of(miss: Miss) -> Any:
 async def in_engine(engine: Engine, function: Callable[[], T]) -> T:
     """Return what ``function()`` returns, called in a thread of the engine.
 
-    If this is cancelled, it is called to its end. Raises FoliocacheError if the engine has been closed, or has no threads.
+    If this is cancelled, the function still runs to its end. Raises FoliocacheError if the engine has been closed, or has no
+    threads.
     """
     return await outcome(engine, lambda tell: tell(function()))
 
 
 async def outcome(engine: Engine, begin: Callable[[Tell[T]], object]) -> T:
-    """As ``in_engine``, of what ``begin(tell)`` has begun: the result is what ``tell`` is called with, then or later."""
+    """Call ``begin(tell)`` in a thread of the engine, and return the result that ``tell`` is called with, then or later. Raises
+    what ``in_engine`` raises, and the error that ``tell`` is called with."""
     call = _Call(engine, begin)
     if not engine.submit(call):
         call.close()
@@ -51,14 +54,14 @@ async def outcome(engine: Engine, begin: Callable[[Tell[T]], object]) -> T:
 
 
 class Tell(Protocol[T_contra]):
-    """Ends a wait, in any thread, if nothing else has ended it."""
+    """A function that ends a wait, from any thread, unless the wait has ended."""
 
     def __call__(self, result: T_contra | None = None, *, error: BaseException | None = None) -> None:
-        """This is the outcome."""
+        """End the wait with a result, or with an error."""
 
 
 class _Call(Generic[T]):
-    """An outcome that another thread tells a loop."""
+    """A wait in a loop for the outcome of a call in another thread."""
 
     def __init__(self, engine: Engine, begin: Callable[[Tell[T]], object]) -> None:
         self._engine, self._begin = engine, begin
@@ -81,7 +84,7 @@ class _Call(Generic[T]):
         pass
 
     def tell(self, result: T | None = None, *, error: BaseException | None = None) -> None:
-        with contextlib.suppress(KeyError, RuntimeError):  # it has ended; the loop has been closed
+        with contextlib.suppress(KeyError, RuntimeError):  # the wait has ended; or the loop has been closed
             self._engine.waiting.remove(self)
             self._result, self._error = result, error
             self._loop.call_soon_threadsafe(self._wake)
@@ -90,7 +93,7 @@ class _Call(Generic[T]):
         result, error, self._result, self._error = self._result, self._error, None, None
         if error is not None:
             raise error
-        return result  # type: ignore[return-value]  # it is T's None then
+        return result  # type: ignore[return-value]  # a result of None is of type T
 
     def _wake(self) -> None:
         if not self.future.done():

@@ -1,4 +1,4 @@
-"""The bytes of what users hand in: buffers to read into, and the answers of their sources. Errors are ours, in words."""
+"""Access to the bytes of users' buffers: those to read into, and those that sources return. All errors are clear and ours."""
 from cpython.buffer cimport PyBUF_FULL_RO, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release
 from cpython.buffer cimport PyBuffer_IsContiguous, PyBuffer_ToContiguous, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -7,7 +7,7 @@ from ..errors import SourceError
 
 
 cdef bint release(memoryview view) except -1:
-    """Release a view. False if it has other users."""
+    """Release a view. Return False if it has other users."""
     try:
         view.release()
     except BufferError:
@@ -16,7 +16,7 @@ cdef bint release(memoryview view) except -1:
 
 
 cdef int get_writable(buffer, Py_buffer *view) except -1:
-    """A contiguous, writable buffer of bytes or numbers. Raises TypeError for anything else."""
+    """Get a contiguous, writable buffer of bytes or numbers. Raises TypeError for anything else."""
     try:
         PyObject_GetBuffer(buffer, view, PyBUF_WRITABLE)
     except Exception as error:
@@ -42,12 +42,12 @@ cdef bint _has_objects(buffer) except -1:
     try:
         with memoryview(buffer) as view:
             return any("O" in part for part in view.format.split(":")[::2])  # names of fields are between colons
-    except Exception:  # no buffer, or one that cannot say what it has (dates)
+    except Exception:  # not a buffer, or one without a format (dates)
         return False
 
 
 cdef int _get_plain(content, Py_buffer *view, key) except -1:
-    """The bytes of an answer that cannot describe them, such as NumPy's dates."""
+    """Get the bytes of a source's answer whose element type has no buffer format, such as NumPy's dates. Raises SourceError."""
     try:
         PyObject_GetBuffer(content, view, PyBUF_SIMPLE)
     except Exception as error:
@@ -58,7 +58,7 @@ cdef int _get_plain(content, Py_buffer *view, key) except -1:
 
 
 cdef int get_readable(content, Py_buffer *view, key) except -1:
-    """The bytes of a source's answer, contiguous, in the order of ``bytes(content)``. Raises SourceError."""
+    """Get the bytes of a source's answer, contiguous, in the order of ``bytes(content)``. Raises SourceError."""
     if _has_objects(content):
         raise SourceError(f"the source of {key!r} returned {type(content).__name__} of Python objects, not bytes")
     try:

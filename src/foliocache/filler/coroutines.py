@@ -1,11 +1,12 @@
-"""Sources that are coroutines: called on an event loop of our own, one thread of each process, begun when it is first needed.
+"""Sources that are coroutines: called on an event loop of our own, in one thread per process, started at the first call.
 
-A fill waits in a thread of the engine, or in the one that wants the data, as it does for any source; the loop has any number of
-their requests at once. It is not the caller's: a fill goes on when that is closed, and threads without a loop read, too. So
-what a source uses (an HTTP session) must belong to no other loop: it is made in the coroutine, when it is first called.
+As for any source, a fill waits in a thread of the engine, or in the thread that wants the data; the loop runs any number of
+requests at once. It is not the caller's loop: a fill continues when that one is closed, and threads without a loop can read,
+too. So the resources of a source (an HTTP session) must not belong to another loop: make them in the coroutine, at its first
+call.
 
-A forked child has no such thread, and begins its own loop. The parent's is left as it is: closing it here would disturb the
-parent's.
+A forked child has no such thread, and starts its own loop. It leaves its copy of the parent's loop as it is: closing it would
+disturb the parent.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from ..errors import FoliocacheError
 from .source import AsyncSource
 
 T = TypeVar("T")
-EXIT_PATIENCE = 2.0  # seconds that the end of the interpreter waits for coroutines that have been cancelled
+EXIT_PATIENCE = 2.0  # seconds that the interpreter waits at its exit for the cancelled coroutines
 
-_loops: list[_Loop] = []  # the last is this process's, if it is of its pid
+_loops: list[_Loop] = []  # the last one is this process's, if it has this process's pid
 
 
 def called(function: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., T]:
-    """Return a function that waits for what a coroutine function returns."""
+    """Return a function that calls a coroutine function, waits, and returns its result."""
     return functools.partial(_call, function)
 
 
@@ -62,9 +63,9 @@ async def _next(answer: Any) -> Any:
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Return what a coroutine returns, called on the loop of this process. If this is interrupted, the coroutine is cancelled.
+    """Run a coroutine on this process's loop and return its result. If this is interrupted, the coroutine is cancelled.
 
-    Raises FoliocacheError in the thread of that loop, which would wait for itself.
+    Raises FoliocacheError in the loop's own thread, which would wait for itself.
     """
     loop = _loop_of_process()
     if _thread.get_ident() == loop.thread:
@@ -83,7 +84,7 @@ def _loop_of_process() -> _Loop:
 
 
 class _Loop:
-    """A loop and its thread."""
+    """An event loop and its thread."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -100,7 +101,7 @@ class _Loop:
         try:
             self.loop.call_soon_threadsafe(self._begin, call)
             call.ended.acquire()
-        except BaseException:  # a signal's handler raises; or the loop has ended, with the interpreter
+        except BaseException:  # a signal handler raised; or the interpreter is exiting, and the loop has ended
             call.is_over = True
             if not self.loop.is_closed():
                 self.loop.call_soon_threadsafe(call.cancel)
@@ -111,7 +112,7 @@ class _Loop:
         return result  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Cancel what is under way, and wait for that, at most EXIT_PATIENCE seconds."""
+        """Cancel all coroutines, and wait for their end, at most EXIT_PATIENCE seconds."""
         if self.pid == os.getpid() and not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self.loop.stop)
             self.ended.acquire(timeout=EXIT_PATIENCE)
@@ -139,7 +140,7 @@ class _Loop:
 
 
 class _Call:
-    """A coroutine that a thread waits for."""
+    """A coroutine for which a thread waits."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self._coroutine = coroutine

@@ -1,10 +1,9 @@
 """The threads in which a process calls its sources: one engine for each pool, several requests at a time.
 
-A fill that has begun is the engine's and not its caller's: the caller may be interrupted, and the fill goes on to its end. The
-caller may also be a signal handler or a finalizer that has interrupted this code or a thread pool. The locks of
-``concurrent.futures`` and ``threading`` are not made for being met again by the thread that holds them, so there are none here:
-deques, whose methods are single steps, a ``SimpleQueue``, which may be put to from anywhere, and threads that are started
-without ceremony.
+A fill that has begun belongs to the engine, not to its caller: if the caller is interrupted, the fill continues to its end. The
+caller may also be a signal handler or a finalizer that has interrupted this code or a thread pool. It would deadlock on a lock
+of ``concurrent.futures`` or ``threading`` that its own thread holds. So there are no locks here, only deques, whose methods are
+atomic, ``SimpleQueue``, whose ``put`` is reentrant, and threads of the module ``_thread``.
 """
 
 import _thread
@@ -19,36 +18,34 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-CONCURRENCY = 32  # requests that were asked for ahead of their use, at a time
-THREADS_MAX = 2 * CONCURRENCY  # with those that a caller waits for
-EXIT_PATIENCE = (
-    2.0  # seconds that the end of the interpreter waits: a source may hang, and what is read ahead is lost to nobody
-)
+CONCURRENCY = 32  # the most requests for reading ahead at a time
+THREADS_MAX = 2 * CONCURRENCY  # including the requests for which a caller waits
+EXIT_PATIENCE = 2.0  # seconds that the interpreter waits at its exit for reads ahead, since a source may hang
 
 Request = Callable[[], object]
 
 
 class Waiting(Protocol):
-    """A wait that needs no thread: for what a thread of the engine does, or another process."""
+    """A wait without a thread of its own, for a thread of the engine or for another process."""
 
     def close(self) -> None:
-        """The pool has been closed: wait no longer."""
+        """End the wait: the pool has been closed."""
 
     def share_failure(self, identity: object, first: int, end: int, error: BaseException, /) -> None:
-        """The source has failed to give units first .. end - 1 of an object. ``identity`` is what its mappings here share."""
+        """The source has failed for units first .. end - 1 of the object whose mappings in this process have ``identity``."""
 
 
 _all: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 
 
 class Engine:
-    """At most THREADS_MAX threads, started when they are needed. One that was inherited by fork has none: ``is_ours`` tells."""
+    """At most THREADS_MAX threads, started when they are needed. An engine inherited by fork has none; see ``is_ours``."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._state = _State()
         self._closed = False
-        self.waiting: set[Waiting] = set()  # each step is a single call of the set
+        self.waiting: set[Waiting] = set()  # every access is a single, atomic call
         _all.add(self)
 
     @property
@@ -57,37 +54,36 @@ class Engine:
         return self._pid == os.getpid()
 
     def run(self, request: Request) -> bool:
-        """Have ``request()`` called at once, in a thread of the engine. What it raises is lost.
+        """Call ``request()`` at once, in a thread of the engine. Exceptions that it raises are dropped.
 
-        Returns False, and nothing is called, if there is no thread to be had: the caller then does it itself.
+        Return False, without calling it, if no thread is free and none can be started; the caller then calls it itself.
         """
         return not self._closed and self._state.start(request)
 
     def submit(self, request: Request) -> bool:
-        """Have ``request()`` called in a thread of the engine as soon as there is one, before what ``later`` was given.
+        """Call ``request()`` in a thread of the engine as soon as one is free, before the requests given to ``later``.
 
-        Returns False, and nothing is called, if there is none and will be none. It is called even if the engine is closed
-        meanwhile.
+        Return False, without calling it, if there is no thread and none can be started. It is called even if the engine is
+        closed meanwhile.
         """
         return not self._closed and self._state.submit(request)
 
     @property
     def served(self) -> int:
-        """How many requests have ended: grows as long as the engine gets anywhere."""
+        """The number of requests that have ended. It grows while the engine makes progress."""
         return self._state.served
 
     def later(self, request: Request) -> None:
-        """Have ``request()`` called when fewer than CONCURRENCY such requests are under way, unless the engine is closed
-        meanwhile."""
+        """Call ``request()`` when fewer than CONCURRENCY such requests are running, unless the engine is closed meanwhile."""
         if not self._closed:
             self._state.ahead.append(request)
             self._state.start_ahead()
 
     def close(self, patience: float) -> None:
-        """Take nothing new, drop what was to be read ahead, and wait at most ``patience`` seconds for what is being read ahead.
+        """Refuse new requests, drop queued reads ahead, and wait at most ``patience`` seconds for those that are running.
 
-        Those that wait without a thread are told; a caller that waits for a fill in a thread does so itself. Closing twice is
-        harmless.
+        Waits without a thread (``waiting``) are ended. A caller that waits for a fill in its own thread continues to wait.
+        Closing twice is harmless.
         """
         self._closed = True
         if not self.is_ours:
@@ -106,7 +102,7 @@ class Engine:
 
 
 class _Serving:
-    """A thread that reads ahead, and what it puts to when a request has ended."""
+    """A thread that reads ahead, and a queue to which it puts an item when it has served all requests."""
 
     def __init__(self) -> None:
         self.thread = _thread.get_ident()
@@ -114,21 +110,21 @@ class _Serving:
 
 
 class _State:
-    """What the threads share. They keep it alive, and not the engine."""
+    """The state that the threads share. They keep this object alive, but not the engine."""
 
     def __init__(self) -> None:
-        self.wanted: deque[Request] = deque()  # when all threads are busy
+        self.wanted: deque[Request] = deque()  # submitted while all threads were busy
         self.ahead: deque[Request] = deque()
         self.work: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self.idle: deque[None] = deque()  # one for each thread that waits for work and was not given any
+        self.idle: deque[None] = deque()  # one for each thread that waits for work and has not been given any
         self.spare: deque[None] = deque([None] * THREADS_MAX)  # one for each thread that may still be started
         self.slots: deque[None] = deque([None] * CONCURRENCY)  # one for each request that may be taken from ``ahead``
-        self.busy: deque[_Serving] = deque()  # at requests from ``ahead``
+        self.busy: deque[_Serving] = deque()  # the threads that serve ``ahead``
         self.closed = False
         self.served = 0
 
     def close(self) -> list[_Serving]:
-        """Let the threads end that have nothing to do. Returns those that read ahead."""
+        """End the idle threads. Return those that are reading ahead."""
         self.closed = True
         self.ahead.clear()
         busy = list(self.busy)
@@ -139,7 +135,7 @@ class _State:
         return busy
 
     def start(self, request: Request) -> bool:
-        """Give a request to an idle thread, or to a new one; at the end of the interpreter there are none that would go on."""
+        """Give a request to an idle or a new thread. Return False if there is none, or if the interpreter is exiting."""
         if sys.is_finalizing():
             return False
         with contextlib.suppress(IndexError):
@@ -150,19 +146,19 @@ class _State:
             self.spare.pop()
             try:
                 _thread.start_new_thread(self.serve, (request,))
-            except RuntimeError:  # no more threads, or the interpreter is going down
+            except RuntimeError:  # no more threads, or the interpreter is exiting
                 self.spare.append(None)
                 return False
             return True
         return False
 
     def submit(self, request: Request) -> bool:
-        """Give a request to a thread, now or when one has ended what it does. False if there is no thread at all."""
+        """Give a request to a thread, now or when one becomes free. Return False if there is no thread at all."""
         if self.start(request):
             return True
         self.wanted.append(request)
         if len(self.spare) < THREADS_MAX:
-            self.serve_wanted()  # a thread may have come to rest since, and found none
+            self.serve_wanted()  # a thread may have become idle just before the append, and found nothing
             return True
         with contextlib.suppress(ValueError):
             self.wanted.remove(request)
@@ -170,17 +166,17 @@ class _State:
         return True
 
     def serve_wanted(self) -> None:
-        """Give what is wanted to threads that rest."""
+        """Give the wanted requests to idle threads."""
         while self.wanted and self._pop_idle():
             self.work.put(self.next_wanted)
 
     def next_wanted(self) -> None:
-        """Serve what is wanted, if another thread has not done so."""
+        """Serve the first wanted request, unless another thread has done so."""
         with contextlib.suppress(IndexError):
             self.wanted.popleft()()
 
     def start_ahead(self) -> None:
-        """Have one more thread serve ``ahead``, if there is a slot."""
+        """Start one more thread that serves ``ahead``, if there is a slot."""
         try:
             self.slots.pop()
         except IndexError:
@@ -189,20 +185,20 @@ class _State:
             self.slots.append(None)
 
     def serve_ahead(self) -> None:
-        """Serve ``ahead``, one after the other, until it is empty."""
+        """Serve the requests in ``ahead``, one after the other, until it is empty."""
         serving = _Serving()
         self.busy.append(serving)
         while self.ahead:
-            with contextlib.suppress(BaseException):  # of interest to nobody, and the next one is to have its turn
+            with contextlib.suppress(BaseException):  # no one waits for the result, and the next request must be served
                 self.ahead.popleft()()
         self.busy.remove(serving)
         serving.ended.put(None)
         self.slots.append(None)
         if self.ahead:
-            self.start_ahead()  # something may have come between the last look and the slot's return, and found none
+            self.start_ahead()  # a request may have come before the slot was free
 
     def serve(self, request: Request | None) -> None:
-        """What a thread does: its first request, and then what it is given."""
+        """A thread's main function: serve the first request, and then those that it is given."""
         while request is not None:
             self.call(request)
             del request
@@ -221,7 +217,7 @@ class _State:
         self.served += 1
 
     def _pop_idle(self) -> bool:
-        """Take one idle thread out of the count. False if others were given work, or told to end, meanwhile."""
+        """Remove one thread from ``idle``. Return False if all of them have been given work, or told to end, meanwhile."""
         try:
             self.idle.pop()
         except IndexError:

@@ -1,12 +1,13 @@
 """Records of why a source failed, for the clients that wait for the same bytes.
 
-A filler whose source raises leaves a record in the page that it could not fill; the page has left its mapping and will have no
-content in this life (``mm.fill.explain``). A client that slept on the page has it pinned, finds the record, and raises instead
-of calling the source again: one failure answers all clients that wait for it. A later reader calls the source again.
+A filler whose source raises leaves a record in the page that it could not fill; that page is removed from its mapping and gets
+no content until it is freed (``mm.fill.explain``). A client that slept on the page has it pinned, finds the record, and raises
+instead of calling the source again: one failure answers all clients that wait for it. A later reader calls the source again.
 
-A record describes the *origin*. Failures that concern only the process that asked are not recorded (it was interrupted or
-cancelled, is out of memory or descriptors, may not read what another may, was forked or is exiting); one of the waiting clients
-fills instead. Any process may have written anything to the page, so a record is checked when it is read.
+A record describes a failure of the *origin*. Failures that concern only the process that called the source are not recorded (it
+was interrupted or cancelled, is out of memory or descriptors, lacks a permission that others may have, was forked, or is
+exiting); one of the waiting clients fills instead. Any process may have written anything to the page, so a record is checked
+when it is read.
 """
 
 import errno

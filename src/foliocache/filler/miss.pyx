@@ -1,15 +1,16 @@
-"""The miss: a process that adds a missing folio fills it, and with it the missing ones right behind it that are wanted.
+"""The miss: a process that adds a missing folio fills it, together with the missing folios that follow it and are wanted, too.
 
-What is wanted is cut into *requests*: one call of the source for a run of folios, one pin on each until it is done. A filler
-never waits for another folio while it holds locked ones, so fillers cannot wait for each other in a circle.
+The wanted units are divided into *requests*. A request is one call of the source for a run of folios, with one pin on each
+folio until the call ends. A filler never waits for another folio while it holds locked ones, so fillers cannot wait for each
+other in a circle.
 
-A source that may be called by several threads at once gets several requests at a time, in the threads of the pool's engine,
-which locks the folios of a request when it begins. What Python's main thread waits for is filled there, too: so a fill goes on
-when its caller is interrupted. The two share the lease, and the caller waits for the request. Other sources are called by the
-threads that want the data, one at a time.
+A source that several threads may call at once gets several requests at a time, in the threads of the pool's engine. The folios
+of such a request are locked when it begins. A folio that Python's main thread waits for is filled by an engine thread, too, so
+that the fill continues if its caller is interrupted. Both share the lease, and the caller waits for the request. Other sources
+are called by the threads that want the data, one at a time.
 
-The module is compiled because a traceback keeps the variables of Python's frames alive, and must not keep a locked folio: here,
-a lease that is filling goes with the exception, and withdraws its folio.
+The module is compiled because a traceback keeps the variables of Python frames alive, and must not keep a locked folio. In
+compiled frames, a lease that is filling is dropped when the exception passes, and withdraws its folio.
 """
 cimport cython
 from cpython.buffer cimport PyBuffer_Release
@@ -30,19 +31,19 @@ from . import engine
 from .source import called, read_into_of
 
 cdef u64 TIMEOUT_MAX_NS = (<u64>1) << 62
-cdef u64 REQUEST_MIN = 1 << 20  # bytes of a request that is one of several
+cdef u64 REQUEST_MIN = 1 << 20  # bytes of a request, if there are several
 cdef u64 REQUEST_MAX = 4 << 20
 cdef u64 REQUESTS = engine.CONCURRENCY
-cdef u64 REGION = 64  # units around a miss that are looked at
-cdef u64 DENSE = 8  # of them one in so many is cached where a reader works through them in an order of its own
-cdef u64 AROUND = 16  # units that are read there
-cdef int NESTED_MAX = 2  # private reads of one folio within each other; a signal's handler may come in the middle of one
+cdef u64 REGION = 64  # units of the aligned region around a miss in which cached units are counted
+cdef u64 DENSE = 8  # a region is dense if at least 1/DENSE of it is cached: readers then use all of it, in any order
+cdef u64 AROUND = 16  # units that a miss in a dense region reads
+cdef int NESTED_MAX = 2  # nested private reads of one folio; a signal handler may interrupt one and read the same
 
 
 @cython.final
 @cython.auto_pickle(False)
 cdef class _Reading:
-    """Folios that a thread is reading, as long as this is among its ``_reads``: in its source, or about to call it."""
+    """Units that a thread is reading from its source, or is about to read, while this is in the thread's ``_reads``."""
     cdef object identity
     cdef u64 first, end, since
     cdef u32 epoch
@@ -53,11 +54,11 @@ cdef class _Reading:
 
 
 _thread = threading.local()
-cdef list _late = []  # private reads of all threads here, because a filler took too long
+cdef list _late = []  # private reads of all threads of this process that were begun because a filler took too long
 
 
 cdef list _reads():
-    """What this thread is reading, the innermost last."""
+    """Return the list of what this thread is reading, the innermost read last."""
     try:
         return _thread.reads
     except AttributeError:
@@ -73,7 +74,7 @@ cdef _Reading _reading(Steps mapping, u64 index, u64 count, bint private):
 
 
 cdef int _nested(Steps mapping, u64 index, bint private) except -1:
-    """How often this thread is reading a folio of this object already; private: only those reads that are."""
+    """Return how many reads of unit index of this object this thread is in. private: count only private reads."""
     cdef _Reading reading
     cdef int count = 0
     for reading in _reads():
@@ -85,9 +86,9 @@ cdef int _nested(Steps mapping, u64 index, bint private) except -1:
 @cython.final
 @cython.auto_pickle(False)
 cdef class Request:
-    """Folios first .. end - 1 of an object, to be filled as far as they are missing: what a thread of the engine calls.
+    """A call for a thread of the engine: fill those of units first .. end - 1 of an object that are missing.
 
-    ``lease`` is on folio first, and filling, if a caller waits for that; ``wait`` returns when it is filled.
+    If a caller waits for unit first, ``lease`` is on its folio, and is filling; ``wait`` returns when that folio is filled.
     """
     def __call__(self):
         cdef Filler filler = self.filler
@@ -104,7 +105,7 @@ cdef class Request:
             self.tell(None)
 
     cdef int wait(self, u64 timeout_ns) except -1:
-        """FILLED; LATE after timeout_ns. Raises the source's error, and what a signal's handler raises."""
+        """Return FILLED, or LATE after timeout_ns. Raises the source's error, and what a signal handler raises."""
         cdef double seconds = min(<double>timeout_ns / 1e9, threading.TIMEOUT_MAX)
         if not self.told.acquire(True, seconds):
             return LATE
@@ -113,7 +114,7 @@ cdef class Request:
         return FILLED
 
     cdef int tell(self, error) except -1:
-        """Wake who waits: the folio is filled, or the source has failed. Further calls do nothing."""
+        """Wake the caller that waits: the folio is filled (error is None), or the source has failed. Later calls do nothing."""
         told, self.told_by = self.told_by, None
         if told is not None:
             self.error = error
@@ -125,9 +126,9 @@ cdef class Request:
 cdef class Filler:
     """Fills the folios of one mapping from its source.
 
-    read, readinto, source: where missing bytes come from, see ``Pool.mapping``; concurrent: several threads may call it at
-    once. readahead says how far to read, and ``mark`` is the unit that it has marked last. pool has ``fill_timeout``,
-    ``closed`` and ``engine``. ``request_size`` may be set: bytes of each of several requests; 0, for 1 to 4 MiB.
+    read, readinto, source: where missing bytes come from, see ``Pool.mapping``. concurrent: several threads may call it at
+    once. readahead: decides how far to read; ``mark`` is the unit that it marked last. pool: has ``fill_timeout``, ``closed``
+    and ``engine``. ``request_size`` may be set to the bytes of a request, if there are several; 0 means 1 to 4 MiB.
     """
     def __init__(self, key, pool, read, readinto, source, bint concurrent, readahead):
         self.key, self.pool, self.readahead = key, pool, readahead
@@ -139,26 +140,26 @@ cdef class Filler:
 
     @property
     def source(self):
-        """read, readinto, source and concurrent, as they were given."""
+        """The tuple of read, readinto, source and concurrent, as they were given."""
         return self.given
 
     cdef object miss(self, Steps mapping, u64 index, u64 wanted):
-        """A lease on unit index and those behind it in its folio. ``wanted`` units are about to be asked for. Raises what the
-        source raises."""
+        """Fill the missing folio of unit index. Return a lease on its units from index on. wanted: how many units the caller is
+        about to read. Raises what the source raises."""
         cdef u64 stop
         count, mark = self._plan(mapping, index, wanted)
         stop = self._first_stop(mapping, index, count)
         for _ in range(layout.GRAB_TRIES):
             lease = mapping.grab(index, stop - index)
             if lease is None and mapping.reap():
-                lease = mapping.grab(index, stop - index)  # dead processes still had some room
+                lease = mapping.grab(index, stop - index)  # reaping has freed pages of dead processes
             if lease is None:
                 break
             if mapping.is_filling(lease):
                 lease = self._fill_missing(mapping, lease, index, count, mark)
                 if lease is None:
                     return self._read_late(mapping, index)
-                # It is no use yet in reclaim's sense: a scan must not look like one.
+                # The folio is not marked referenced: a scan, which reads each folio once, must not look like use to reclaim.
                 mapping.narrow(lease, index)
                 mapping.previous = index + min(wanted, mapping.units(lease)) - 1
                 return lease
@@ -168,20 +169,23 @@ cdef class Filler:
         return self.read_privately(mapping, index)
 
     cdef object join(self, Steps mapping, lease, u64 index, u64 wanted):
-        """As ``miss``, where another is filling the folio of a lease already."""
+        """Return what ``miss`` returns, when another client or thread is filling the lease's folio already."""
         lease = self._join(mapping, lease, index, wanted)
         return self.miss(mapping, index, wanted) if lease is None else lease
 
     cdef object _join(self, Steps mapping, lease, u64 index, u64 wanted):
-        """The lease, once its folio is filled. None if the filler gave up; an exception if its source failed; privately read if
-        it takes too long; filled here if the filler has died."""
+        """Wait for another filler. Return the lease when its folio is filled, or None if the filler withdrew the folio.
+
+        If the filler takes too long, return a lease on a private copy; if it has died, fill the folio here. If its source
+        failed, raise what ``failed`` returns.
+        """
         cdef bint nested = _nested(mapping, index, False) > 0
         if not nested:
             mapping.count(layout.COUNT_WAITS, 1)
-        end = mapping.wait(lease, 0 if nested else self._patience())  # nested: this thread may be the one that fills it
+        end = mapping.wait(lease, 0 if nested else self._patience())  # nested: this thread may itself be the filler
         if end == OURS:
             first = mapping.widen(lease)
-            if mapping.bytes(lease) == 0:  # its words are damaged: nobody can tell what is to be filled
+            if mapping.bytes(lease) == 0:  # its words are damaged: what to fill is not known
                 mapping.withdraw(lease)
                 return self.read_privately(mapping, index)
             self._fill(mapping, lease, first, 1, None, None)
@@ -199,7 +203,7 @@ cdef class Filler:
         return lease
 
     cdef int _raise_failure(self, Steps mapping, lease, u64 index) except -1:
-        """Raise what a folio's filler has written down about its source, if that is it."""
+        """Raise the error that a folio's filler has recorded about its source. Do nothing if there is no record."""
         cdef bytes told = mapping.explanation(lease)
         reason = None if told is None else failure.read(told)
         if reason is not None:
@@ -207,23 +211,23 @@ cdef class Filler:
         return 0
 
     def failed(self, reason, offset):
-        """The exception for one that waited while another process (or thread) asked the source, and that failed."""
+        """Return the exception for a read that waited for another process or thread, whose source failed."""
         told = f"the process that was reading {self.key!r} at offset {offset} failed: {reason.kind}: {reason.text}"
         error = SourceError(told) if reason.errno is None else SourceError(reason.errno, told)
         translate = getattr(self.origin or self.call_read or self.call_readinto, "failure", None)
         return error if translate is None else translate(error)
 
     cdef u64 _patience(self) except? 0:
-        """How long to wait for another, in ns."""
+        """Return how many nanoseconds to wait for another filler."""
         cdef double seconds = self.pool.fill_timeout
         return TIMEOUT_MAX_NS if seconds * 1e9 >= TIMEOUT_MAX_NS else <u64>(seconds * 1e9) if seconds > 0 else 0
 
     # Planning.
 
     cdef object _fill_missing(self, Steps mapping, lease, u64 index, u64 count, mark):
-        """Fill the folio that a reader has missed, and have those behind it filled, up to unit index + count.
+        """Fill the folio that a reader has missed, and start filling the folios after it, up to unit index + count.
 
-        Returns its lease, or None if that takes too long.
+        Return the folio's lease, or None if the fill takes longer than ``fill_timeout``.
         """
         cdef u64 stop = self._first_stop(mapping, index, count)
         cdef Request request
@@ -243,10 +247,10 @@ cdef class Filler:
         return lease
 
     cdef object _plan(self, Steps mapping, u64 index, u64 wanted):
-        """How many units to read from index on, and which one to mark, or None."""
-        if self.queued_epoch != mapping.epoch():  # the requests of a parent are none of ours
+        """Return how many units to read from index on, and which one to mark, or None."""
+        if self.queued_epoch != mapping.epoch():  # the parent's requests are not this process's
             self.queued, self.queued_epoch = 0, mapping.epoch()
-        if self.queued and self.queued_first <= index < self.queued_end:  # what is behind has been asked for
+        if self.queued and self.queued_first <= index < self.queued_end:  # requests are queued
             return min(wanted, self.queued_end - index, self._request_units(mapping, wanted)), None
         count, mark = self.readahead.on_miss(index, wanted, mapping.previous if mapping.previous < mapping.unit_count else None)
         self.mark = layout.HASH_MASK if mark is None else mark
@@ -255,9 +259,9 @@ cdef class Filler:
         return count, mark
 
     cdef bint _is_dense(self, Steps mapping, u64 index) except -1:
-        """True if so much around unit index is cached that what is not will be wanted, too.
+        """Return True if so much around unit index is cached that the rest is likely to be wanted, too.
 
-        Reads of a few random places stay below that, and fetch what they ask for.
+        A few reads at random places stay below that limit, and fetch only what they ask for.
         """
         cdef u64 unit = index - index % REGION
         cdef u64 end = min(unit + REGION, mapping.unit_count)
@@ -271,16 +275,17 @@ cdef class Filler:
         return cached >= enough
 
     cdef bint has_reached(self, u64 first, u64 behind, u64 last) noexcept:
-        """True if who uses unit last of a marked folio, of units first .. behind - 1, is to have the next window read.
+        """Return True if the use of unit last of a marked folio, of units first .. behind - 1, should start the next window.
 
-        One who reads a header again and again is not, even if its folio is large. Another process's mark is a folio's only.
+        Repeated reads of a header should not, even if the header's folio is large. Which unit another process has marked is not
+        known, only the folio.
         """
         if first <= self.mark < behind:
             return last >= self.mark
         return last > first or behind - first == 1
 
     cdef int read_ahead_from(self, Steps mapping, u64 first, u64 behind) except -1:
-        """The folio of units first .. behind - 1 is used, which the last window marked: have the next window read."""
+        """Start reading the next window: the marked folio of units first .. behind - 1 of the last window has been used."""
         cdef u64 missing = behind
         cdef u64 end
         cdef u64 there = 1
@@ -291,18 +296,18 @@ cdef class Filler:
             there = mapping.probe(missing, False)
             missing += there
         if self.queued and self.queued_epoch == mapping.epoch() and self.queued_first <= missing < self.queued_end:
-            missing = self.queued_end  # a thread will come to it, and would not mark it for this window
+            missing = self.queued_end  # a queued request will read it, with the mark of its own window
         start, count, mark = self.readahead.on_mark(first, behind, missing)
         self.mark = layout.HASH_MASK if mark is None else mark
         return self._ask_ahead(mapping, start, min(<u64>start + <u64>count, mapping.unit_count), mark, True)
 
     def read_ahead(self, Steps mapping not None, u64 first, u64 end):
-        """Have folios first .. end - 1 read in the background, if the source allows that."""
+        """Start reading units first .. end - 1 in the background, if several threads may call the source."""
         if self.concurrent:
             self._ask_ahead(mapping, first, end, None, True)
 
     cdef int _ask_ahead(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead) except -1:
-        """Have folios first .. end - 1 read, in requests that the engine serves when it has threads to spare."""
+        """Queue requests for units first .. end - 1, which the engine serves when it has a free thread."""
         cdef u64 size = self._request_units(mapping, end - first if first < end else 1)
         cdef u64 stop
         cdef Request request
@@ -320,7 +325,7 @@ cdef class Filler:
         return 0
 
     cdef u64 _request_units(self, Steps mapping, u64 units) noexcept:
-        """How many units each of several requests for so many has."""
+        """Return how many units each request has, if ``units`` units are read in several requests."""
         cdef u64 size = REQUEST_MAX
         if self.request_size:
             size = self.request_size
@@ -330,7 +335,8 @@ cdef class Filler:
         return max(size // mapping.unit_size, <u64>1)
 
     cdef u64 _first_stop(self, Steps mapping, u64 index, u64 count) noexcept:
-        """Where the first of the requests for so many units from index on ends: requests begin at multiples of their size."""
+        """Return the end of the first request, if ``count`` units are read from index on. Requests begin at multiples of their
+        size."""
         cdef u64 size = self._request_units(mapping, count) if self.concurrent else count
         return min(index + count if count <= size else (index // size + 1) * size, mapping.unit_count)
 
@@ -345,7 +351,7 @@ cdef class Filler:
     # Filling.
 
     cdef int _serve(self, Steps mapping, lease, u64 index, u64 end, mark, Request request) except -1:
-        """Fill the missing ones of units index .. end - 1. lease: on the first of them, which is filling; or None."""
+        """Fill those of units index .. end - 1 that are missing. lease: on the folio of unit index, and filling; or None."""
         while index < end:
             if lease is None:
                 lease = mapping.grab(index, end - index)
@@ -359,8 +365,8 @@ cdef class Filler:
         return 0
 
     cdef u64 _fill(self, Steps mapping, lease, u64 index, u64 count, mark, Request request) except? 0:
-        """Fill the folio that has unit index, whose lease is filling, and those behind it that can be added, up to unit
-        index + count. Returns how many units from index on."""
+        """Fill the folio that has unit index, whose lease is filling, and the missing folios after it, up to unit
+        index + count. Return how many units from index on are filled."""
         cdef list run = [lease], reads = _reads()
         cdef u64 first = mapping.widen(lease)
         cdef u64 end = max(index + count, first + mapping.units(lease))
@@ -369,7 +375,7 @@ cdef class Filler:
         reads.append(reading)
         try:
             self._extend(mapping, run, first, end)
-            for lease in run:  # before any is complete: what its caller gets may be on fewer
+            for lease in run:  # before any is complete: the caller then narrows its lease
                 behind += mapping.units(lease)
             self._fill_run(mapping, run, first, mark, request)
         except BaseException:
@@ -383,7 +389,7 @@ cdef class Filler:
         return behind - index
 
     cdef u64 _filled(self, Steps mapping, lease, u64 index, mark, Request request) except? 0:
-        """The folio that begins at unit index has its content. Returns the unit behind it."""
+        """Complete the folio that begins at unit index, which has its content now. Return the unit after it."""
         cdef u64 behind = index + mapping.units(lease)
         cdef u64 length = mapping.bytes(lease)
         mapping.complete(lease, mark is not None and index <= <u64>mark < behind)
@@ -397,7 +403,7 @@ cdef class Filler:
         return behind
 
     cdef int _extend(self, Steps mapping, list run, u64 index, u64 end) except -1:
-        """Add missing folios right behind the first one, which begins at unit index, up to unit end."""
+        """Add missing folios to the run, right after its first one, which begins at unit index, up to unit end."""
         cdef u64 behind = index + mapping.units(run[0])
         end = min(end, mapping.unit_count)
         while behind < end:
@@ -409,8 +415,8 @@ cdef class Filler:
         return 0
 
     cdef int _fill_run(self, Steps mapping, list run, u64 index, mark, Request request) except -1:
-        """One call of the source for a whole run of folios, unless all that it has is ``readinto``, for one. A failure is
-        written down for those who wait for one of them."""
+        """Fill a run of folios with one call of the source; with one call each if the source has only ``readinto``. A failure
+        is recorded for the clients that wait for one of the folios."""
         cdef bytes reason
         cdef u64 count = 0
         cdef u64 at = index
@@ -444,7 +450,7 @@ cdef class Filler:
         return 0
 
     cdef int _stream_run(self, Steps mapping, list run, u64 index, mark, Request request) except -1:
-        """Each folio is completed as soon as the source has filled it."""
+        """Fill a run with the source's ``read_into``. Each folio is completed as soon as the source has filled it."""
         cdef Py_ssize_t number = 0
         cdef Py_ssize_t length = sum([mapping.bytes(lease) for lease in run])
         cdef u64 at = index
@@ -497,7 +503,7 @@ cdef class Filler:
         try:
             self._readinto(mapping, index * mapping.unit_size, view)
         except BaseException:
-            release(view)  # the frames of the traceback may keep it
+            release(view)  # the traceback's frames may keep the view
             raise
         self._release_view(view, target)
         return 0
@@ -505,8 +511,11 @@ cdef class Filler:
     # Private reads.
 
     cdef object _read_late(self, Steps mapping, u64 index):
-        """Read privately what takes its filler too long. Not if another thread here has been at that for too long already: it
-        may be in the source, which reads its own mapping in yet another thread, and would do so for ever."""
+        """Return a lease on a private read of unit index, because its filler takes too long.
+
+        Raises SourceError if another thread of this process has been reading the same unit privately for too long already:
+        the source may read its own mapping in another thread, which would go on for ever.
+        """
         cdef _Reading reading = _reading(mapping, index, 1, True)
         cdef _Reading other
         cdef u64 patience = max(self._patience(), <u64>1_000_000_000)
@@ -523,7 +532,8 @@ cdef class Filler:
             _late.remove(reading)
 
     cdef object read_privately(self, Steps mapping, u64 index):
-        """A lease on bytes of this process's own: every page is in use, or another takes too long."""
+        """Return a lease on a private copy of unit index, read from the source: every page is in use, or the filler takes too
+        long."""
         cdef list reads = _reads()
         cdef _Reading reading = _reading(mapping, index, 1, True)
         if _nested(mapping, index, True) >= NESTED_MAX:
@@ -539,7 +549,7 @@ cdef class Filler:
             reads.remove(reading)
 
     cdef bytes _content(self, Steps mapping, u64 index):
-        """Unit index, from the source."""
+        """Return the bytes of unit index, read from the source."""
         cdef u64 offset = index * mapping.unit_size
         cdef Py_ssize_t length = mapping.length(index)
         cdef Py_buffer answer
@@ -569,7 +579,7 @@ cdef class Filler:
     # The source.
 
     cdef object _read(self, u64 offset, u64 length):
-        """The source's answer, whatever it is."""
+        """Return what the source's ``read`` returns, unchecked. Raises SourceError if there is no source."""
         if self.call_read is None:
             raise SourceError(f"{self.key!r} is not cached at offset {offset}, and its mapping was opened without a source")
         return self.call_read(offset, length)
@@ -599,15 +609,17 @@ cdef class Filler:
         )
 
     def reason(self, error):
-        """What those who wait for the same bytes are told of the source's error; None if it does not concern the origin."""
+        """Return the record of a source's error for clients that wait for the same bytes; None if it does not concern the
+        origin."""
         if self.pool.closed or (self.call_read is None and self.call_readinto is None and self.origin is None):
             return None
         return failure.record(error)
 
     cdef object _take_turn(self, Steps mapping):
-        """Returns the lock of a source that one thread calls at a time, held; None for one that several may call.
+        """Take the lock of a source that one thread may call at a time, and return it; None if several threads may call it.
 
-        A thread that is within the source already may call it again. Waits as long as other threads' calls come to an end.
+        A thread that is in the source already may call it again. This waits while other threads' calls of the source return.
+        Raises SourceError if none has returned for ``fill_timeout``, and at least 1 s.
         """
         cdef double seconds
         cdef u64 calls

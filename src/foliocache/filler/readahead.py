@@ -2,8 +2,8 @@
 
 A reader that starts at the beginning, or continues where it stopped, is considered sequential. Its first window is a few times
 what it asked for; each further one is four times, later twice, as large as the one before, up to ``most``. A folio before the
-window's end is marked: a reader that hits the mark reads the next window ahead, in the background where the source allows that.
-A reader that jumps gets only what it asked for.
+window's end is marked: a reader that hits the mark reads the next window ahead, in the background if the source allows that.
+After a jump, only the requested folios are read.
 """
 
 

@@ -1,4 +1,4 @@
-"""What a source is: where an object's missing bytes come from. Two functions, or an object that fills pages."""
+"""What a source is: it delivers an object's missing bytes, as one or two functions, or as an object that fills pages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Source(Protocol):
         Parameters
         ----------
         offset
-            Of the first byte, in bytes.
+            The offset of the first byte, in bytes.
         buffers
             Writable and contiguous. They are the pages themselves: no reference may be kept beyond the yield that reports
             them full.
@@ -33,19 +33,19 @@ class Source(Protocol):
         Yields
         ------
         object
-            Anything, once for each buffer, as soon as that is full: readers of it go on at once.
+            Anything, once for each buffer, as soon as that buffer is full: its readers then continue at once.
 
         Raises
         ------
         Exception
-            If the bytes cannot be had, or are of another version than the mapping's.
+            If the bytes cannot be read, or are of another version than the mapping's.
         """
         ...
 
 
 @runtime_checkable
 class AsyncSource(Protocol):
-    """The same, by a coroutine: it is called on an event loop of foliocache's own, one in each process."""
+    """A source that is a coroutine. It is called on an event loop of foliocache's own, one in each process."""
 
     def read_into_async(self, offset: int, buffers: Sequence[memoryview]) -> AsyncIterator[object]:
         """Fill the buffers, in order, with the object's bytes from offset on: as `Source.read_into`, an asynchronous generator.
@@ -53,7 +53,7 @@ class AsyncSource(Protocol):
         Parameters
         ----------
         offset
-            Of the first byte, in bytes.
+            The offset of the first byte, in bytes.
         buffers
             Writable and contiguous. They are the pages themselves: no reference may be kept beyond the yield that reports
             them full.
@@ -61,18 +61,18 @@ class AsyncSource(Protocol):
         Yields
         ------
         object
-            Anything, once for each buffer, as soon as that is full: readers of it go on at once.
+            Anything, once for each buffer, as soon as that buffer is full: its readers then continue at once.
 
         Raises
         ------
         Exception
-            If the bytes cannot be had, or are of another version than the mapping's.
+            If the bytes cannot be read, or are of another version than the mapping's.
         """
         ...
 
 
 def called(function: Any) -> Any:
-    """Return a function to call in a thread: the one that is given, unless it is a coroutine function, or None."""
+    """Return a function that a thread can call: the given one, or one that runs a coroutine function; None for None."""
     code = getattr(function, "__code__", None)
     if function is None or (code is not None and not code.co_flags & inspect.CO_COROUTINE):
         return function
@@ -84,7 +84,7 @@ def called(function: Any) -> Any:
 
 
 def read_into_of(source: Source | AsyncSource | None) -> Any:
-    """Return what to call in a thread for ``read_into`` of a source, or None."""
+    """Return the function that a thread calls for a source's ``read_into``; None without a source."""
     if source is None or hasattr(source, "read_into"):
         return None if source is None else source.read_into
     from . import coroutines

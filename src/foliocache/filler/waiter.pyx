@@ -1,15 +1,15 @@
-"""Waiting for other processes without a thread for each wait: one thread that sleeps on up to 127 words at a time.
+"""Waiting for other processes without a thread for each wait: one thread sleeps on up to 127 words at a time.
 
-An event loop must not sleep on the futex of a folio, and a thread for each of its waits would be many. So what waits for a
-word in shared memory is a `Sleeper`, and the process has one thread, a `Waiter`, in ``futex_waitv``; a second one for more
-than 127 different words. A word of the waiter's own, its *bell*, wakes it when sleepers come. It looks at all of them each time
-that it wakes, and closely (is the other process alive?) as often as a sleeping thread does, every WAIT_SLICE_NS.
+An event loop must not sleep on the futex of a folio, and one thread for each of its waits would be too many. So each wait for
+a word in shared memory is a `Sleeper`, and the process has one thread, a `Waiter`, that sleeps in ``futex_waitv``; for more
+than 127 different words it has further ones. A word of the waiter's own, its *bell*, wakes it when there is a new sleeper. At
+each wake-up it looks at all sleepers. Every WAIT_SLICE_NS, as often as a sleeping thread does, it looks closely: it also checks
+whether the other process is alive.
 
-A kernel before 5.16, and a sandbox that does not know the call, have no ``futex_waitv``: there the thread looks every POLL_NS.
+A kernel before 5.16 has no ``futex_waitv``, and a sandbox may forbid it: the thread then looks every POLL_NS.
 
-There is no lock: the GIL is held except in the sleep, and what is done with it held runs no Python between two steps that
-belong together. So a signal's handler, a finalizer and a forked child may come at any time. A child has no waiter, until
-something there waits.
+There is no lock. The GIL is held except in the sleep, and no Python runs between two steps that belong together. So a signal
+handler, a finalizer or a fork may come at any time. A forked child has no waiter until something there waits.
 """
 cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
@@ -50,7 +50,7 @@ cdef extern from *:
         wait->reserved = 0;
     }
 
-    /* 0 or an errno: EAGAIN if a word has changed already, ETIMEDOUT, EINTR; ENOSYS, EPERM if the call is not to be had. */
+    /* Returns 0 or an errno: EAGAIN if a word has changed already, ETIMEDOUT, EINTR; ENOSYS, EPERM if there is no such call. */
     static int fc_futex_waitv(fc_waitv *waits, uint32_t count, uint64_t deadline_ns)
     {
         struct { int64_t sec, nsec; } at = { (int64_t)(deadline_ns / 1000000000u), (int64_t)(deadline_ns % 1000000000u) };
@@ -84,29 +84,30 @@ WORDS = 127  # the kernel takes 128, and one is the bell
 
 cdef u32 _words = WORDS
 cdef u64 POLL_NS = 1_000_000
-cdef u64 IDLE_NS = 5_000_000_000  # how long a thread without sleepers stays
+cdef u64 IDLE_NS = 5_000_000_000  # a thread without sleepers ends after this time
 cdef list _waiters = []
 cdef bint _has_waitv = True
 
 
 cdef class Sleeper:
-    """What waits for a word of shared memory to change. ``word`` and ``expected`` say for which, from ``look`` on."""
+    """A wait until ``word``, in shared memory, is no longer ``expected``. ``look`` sets both."""
 
     cdef bint look(self, bint closely) except -1:
-        """True if the wait is over; it has been told then. Else ``word`` is to be slept on while it is ``expected``.
+        """Return True if the wait is over; its result has then been delivered. Otherwise the waiter sleeps while ``word`` is
+        ``expected``.
 
-        closely: it may be that nobody will wake us. Called in the waiter's thread."""
+        closely: check also whether the process that should wake us is alive. Called in the waiter's thread."""
         raise NotImplementedError
 
     cdef int fail(self, error) except -1:
-        """Nobody looks any more, for this reason."""
+        """End the wait with an error: the waiter no longer looks at it."""
         raise NotImplementedError
 
 
 @cython.final
 @cython.auto_pickle(False)
 cdef class Waiter:
-    """The thread. ``sleepers`` are lists, by the address of their word; ``new`` are those that are not among them yet."""
+    """The thread. ``sleepers`` has a list of sleepers for each word's address; ``new`` has those not yet in ``sleepers``."""
 
     def __cinit__(self):
         self.sleepers, self.new = {}, deque()
@@ -140,7 +141,7 @@ cdef class Waiter:
         return 0
 
     def __call__(self):
-        """What the thread does."""
+        """The thread's main function."""
         cdef u64 now, idle_since = 0, next_look = 0
         cdef u32 heard, count
         try:
@@ -162,7 +163,7 @@ cdef class Waiter:
             self._give_up(error)
 
     cdef u32 _look_at_all(self, bint closely) except? 0xFFFFFFFF:
-        """Tell those whose wait is over. Returns on how many words to sleep for the rest."""
+        """Remove the sleepers whose wait is over. Return the number of words to sleep on for the others."""
         cdef u32 count = 0
         cdef Sleeper sleeper
         cdef list group, left
@@ -184,7 +185,7 @@ cdef class Waiter:
         return count
 
     cdef bint _sees(self, Sleeper sleeper, bint closely) noexcept:
-        """True if a sleeper's wait is over."""
+        """Return True if a sleeper's wait is over."""
         try:
             return sleeper.look(closely)
         except BaseException as error:
@@ -206,7 +207,7 @@ cdef class Waiter:
         return 0
 
     def _give_up(self, error):
-        """No memory, say: nobody is left to wait for ever."""
+        """End all waits with an error (out of memory, for example), so that none waits for ever."""
         self.retired, self.running = True, False
         for group in [*self.sleepers.values(), self.new]:
             for sleeper in list(group):
@@ -214,7 +215,7 @@ cdef class Waiter:
 
 
 cdef int sleep_for(Sleeper sleeper) except -1:
-    """Have a sleeper whose ``word`` is known looked at until its wait is over. Raises RuntimeError if there are no threads."""
+    """Give a sleeper whose ``word`` is set to a waiter. Raises RuntimeError if the process can have no thread."""
     cdef Waiter waiter
     if sys.is_finalizing():
         raise RuntimeError("the interpreter is shutting down")
@@ -228,7 +229,7 @@ cdef int sleep_for(Sleeper sleeper) except -1:
 
 
 cdef int wake(Sleeper sleeper) except -1:
-    """Have a sleeper looked at now: it waits no longer."""
+    """Have the waiter look at a sleeper now, because its wait has been ended by other means."""
     cdef Waiter waiter
     for waiter in _waiters:
         if waiter.running and (<u64>sleeper.word in waiter.sleepers or waiter.new):
@@ -237,13 +238,13 @@ cdef int wake(Sleeper sleeper) except -1:
 
 
 def threads():
-    """How many threads of this process wait, and for how many words."""
+    """Return the number of this process's waiter threads, and the number of words that they wait for."""
     cdef Waiter waiter
     return sum([waiter.running for waiter in _waiters]), sum([len(waiter.sleepers) for waiter in _waiters])
 
 
 def _forget_all():
-    """In a forked child: the threads are the parent's, and so is what they waited for."""
+    """In a forked child: drop the waiters, whose threads and sleepers are the parent's."""
     global _waiters
     _waiters = []
 
