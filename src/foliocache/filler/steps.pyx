@@ -73,7 +73,7 @@ cdef class Steps:
         raise NotImplementedError
 
     cdef object target(self, lease):
-        """Return a writable buffer of the folio, all zeros, valid while the lease is filling. ``views``: how many are in use."""
+        """Return a writable buffer of the folio, all zeros, valid while the lease is filling. ``views``: those in use."""
         raise NotImplementedError
 
     cdef int write(self, lease, const char *data) except -1:

@@ -1,6 +1,6 @@
 """The fsspec adapter: ``folio::`` in front of any URL, or ``cache_type="folio"`` for one file. See docs/fsspec.md.
 
-Importing this module registers both; fsspec does it by itself for the first (entry point), not for the second.
+Importing this module registers both. fsspec finds ``folio::`` by itself (by an entry point), but not the cache type.
 """
 
 from __future__ import annotations

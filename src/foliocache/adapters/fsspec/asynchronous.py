@@ -1,10 +1,10 @@
-"""The coroutines of ``folio``: what is cached is read by the calling thread, and what would block is called in another one.
+"""The coroutines of ``folio``: cached bytes are read by the calling thread, and whatever would block is called in another one.
 
-The target is asked by its ordinary functions, in threads of ours: it may be synchronous, and where it is not, its sessions
-belong to fsspec's own loop, which may not be the caller's. So one filesystem object serves any number of loops. Bytes that are
-missing are fetched by the pool's threads, and awaited.
+The target's synchronous methods are called, in threads of ours: the target may be synchronous, and the sessions of an
+asynchronous one belong to fsspec's own loop, which may not be the caller's. So one filesystem object serves any number of
+loops. Missing bytes are fetched by the pool's threads, and awaited.
 
-No synchronous method goes through a loop because of this: ``mirror_sync_methods`` is off.
+The synchronous methods do not go through a loop: ``mirror_sync_methods`` is off.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Coroutines = list[Callable[[], Coroutine[Any, Any, Any]]]
 
-_QUICK_AT_ONCE = 64  # cached ranges that are read before other tasks have their turn
-ATTEMPTS = 3  # at an object that changes while it is read
+_QUICK_AT_ONCE = 64  # cached ranges that are read before other tasks run
+ATTEMPTS = 3  # to read an object that changes while it is read
 
 _engine: Engine | None = None
 
 
 async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """What the function returns, called in another thread. If the caller is cancelled, it goes on to its end."""
+    """Return what the function returns, called in another thread. If this is cancelled, the function still runs to its end."""
     global _engine
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -57,11 +57,11 @@ def _answer(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], call: 
     error: BaseException | None = None
     try:
         result = call()
-    except StopIteration as stop:  # no future takes one
+    except StopIteration as stop:  # a future refuses it
         error = RuntimeError(f"folio: the target raised {stop!r}")
     except BaseException as raised:
         error = raised
-    with suppress(RuntimeError):  # the loop has been closed, and nobody waits any more
+    with suppress(RuntimeError):  # the loop has been closed, and no task waits any more
         loop.call_soon_threadsafe(_tell, future, result, error)
 
 
@@ -75,9 +75,9 @@ def _tell(future: asyncio.Future[Any], result: Any, error: BaseException | None)
 
 
 async def together(calls: Coroutines, on_error: str, is_quick: Callable[[int], bool] = lambda number: False) -> list[Any]:
-    """What all the coroutines return, or raise. With ``on_error="raise"``, the first of those that failed says why.
+    """Return what each coroutine returns or raises. With ``on_error="raise"``, raise the error of the first that failed.
 
-    Those that are quick need no task of their own: they are awaited here, while the others are under way.
+    Quick ones get no task of their own: they are awaited here, while the others run.
     """
     quick = [number for number in range(len(calls)) if is_quick(number)]
     waiting = set(range(len(calls))).difference(quick)
@@ -102,19 +102,19 @@ async def together(calls: Coroutines, on_error: str, is_quick: Callable[[int], b
 
 
 class _ThisThread:
-    """Of which thread an instance is: fsspec would let all threads share that of an async filesystem, but not every target can
-    be shared."""
+    """The thread to which an instance belongs. fsspec would share one asynchronous instance among all threads, but not every
+    target can be shared."""
 
     def __get__(self, instance: Any, owner: type) -> int:
         return threading.get_ident()
 
 
 def _in_thread(name: str) -> Callable[..., Any]:
-    """The synchronous method of that name as a coroutine."""
+    """Return a coroutine method that calls the synchronous method of that name in a thread."""
 
     async def method(self: Asynchronous, *args: Any, **kwargs: Any) -> Any:
         if not self.fs.async_impl:
-            kwargs.pop("batch_size", None)  # which such targets do not know
+            kwargs.pop("batch_size", None)  # synchronous targets do not have this argument
         return await in_thread(self._in_turn, getattr(self, name), *args, **kwargs)
 
     method.__name__ = method.__qualname__ = f"_{name}"
@@ -123,7 +123,7 @@ def _in_thread(name: str) -> Callable[..., Any]:
 
 
 class Asynchronous(AsyncFileSystem):
-    """The half of FolioFileSystem that is awaited."""
+    """The asynchronous methods of FolioFileSystem."""
 
     mirror_sync_methods = False
     _this_thread = _ThisThread()
@@ -145,11 +145,11 @@ class Asynchronous(AsyncFileSystem):
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """fsspec's loop, in this process; None of an instance that is ``asynchronous``. Nothing here is run in it."""
+        """fsspec's loop in this process; None if the instance is ``asynchronous``. Nothing of this class runs in it."""
         return None if self.asynchronous else get_loop()
 
     def _in_turn(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Several threads call one target: not every one that is synchronous can bear that."""
+        """Call a function of the target: one call at a time if several threads must not call the target at once."""
         with nullcontext() if self.fs.async_impl or self.target.aliases else self._turn:
             return function(*args, **kwargs)
 
@@ -214,7 +214,7 @@ class Asynchronous(AsyncFileSystem):
         on_error: str = "return",
         **kwargs: Any,
     ) -> list[Any]:
-        """As ``cat_ranges``: each path's identity is asked for once, and what is missing is fetched at the same time."""
+        """Do what ``cat_ranges`` does: ask for each path's identity once, and fetch missing ranges concurrently."""
         jobs = ranges_of(paths, starts, ends, max_gap)
         if kwargs:
             return await together([partial(self._cat_file, *job, **kwargs) for job in jobs], on_error)
@@ -237,7 +237,7 @@ class Asynchronous(AsyncFileSystem):
         return results if merged is None else merged.split(results)
 
     async def _cat_known(self, known: Any, mapping: Any, job: Range) -> bytes:
-        """A range of an object whose identity has been asked for; mapping: None if it is not cached."""
+        """Return a range of an object whose identity is known. mapping: None if the object is not cached."""
         path, start, end = job
         if mapping is None:
             return await in_thread(self._read_unmapped, path, known, start, end)
@@ -252,16 +252,16 @@ class Asynchronous(AsyncFileSystem):
         return await self._cat_file(path, start, end)
 
     async def open_async(self, path: str, mode: str = "rb", **kwargs: Any) -> AbstractAsyncStreamedFile:
-        """A file whose ``read``, ``write`` and ``close`` are awaited.
+        """Open a file whose ``read``, ``write`` and ``close`` are coroutines.
 
         Parameters
         ----------
         path : str
             The object.
         mode : str
-            A binary one: "rb", or what the target can write.
+            A binary mode: "rb", or one that the target can write with.
         **kwargs
-            As for ``open``.
+            As of ``open``.
 
         Returns
         -------
@@ -270,7 +270,7 @@ class Asynchronous(AsyncFileSystem):
         Raises
         ------
         ValueError
-            A text mode, or a compression.
+            The mode is a text mode, or a compression is given.
         FileNotFoundError
             There is no such object.
         """
@@ -280,18 +280,18 @@ class Asynchronous(AsyncFileSystem):
 
 
 class AsyncFile(AbstractAsyncStreamedFile):
-    """A file of ``open_async``. What is cached is read by the calling thread; all else is done in another one.
+    """A file of ``open_async``. Cached bytes are read by the calling thread; everything else is done in another one.
 
     Attributes
     ----------
     fs : FolioFileSystem
-        Whose file it is.
+        The filesystem that opened the file.
     path : str
         The object, as the target names it.
     mode : str
-        As it was opened.
+        The mode in which it was opened.
     size : int or None
-        Its length in bytes, where it is known.
+        The object's size in bytes; None if it is not known.
     """
 
     def __init__(self, file: Any, fs: Asynchronous, mode: str) -> None:
@@ -304,7 +304,7 @@ class AsyncFile(AbstractAsyncStreamedFile):
 
     @property
     def loc(self) -> int:
-        """The position."""
+        """The position in the file, in bytes."""
         return int(self.file.tell())
 
     def tell(self) -> int:
@@ -347,7 +347,7 @@ class AsyncFile(AbstractAsyncStreamedFile):
                 await in_thread(self.file.close)
 
     def __del__(self) -> None:
-        """Nothing: the file within closes itself."""
+        """Do nothing: the wrapped file closes itself."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.file!r}>"

@@ -1,4 +1,4 @@
-"""Which files ``get()`` copies where, and the copying: fsspec's rules, the pool's bytes."""
+"""Downloads: which files ``get()`` copies where, by fsspec's rules, and copying them from the pool."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _PIECE = 4 << 20
 
 
 def pairs(fs: AbstractFileSystem, rpath: Any, lpath: Any, **options: Any) -> list[tuple[str, str]]:
-    """(remote, local) of all that ``AbstractFileSystem.get()`` would copy, in its order."""
+    """Return (remote, local) for each file that ``AbstractFileSystem.get()`` would copy, in its order."""
     collector = _Collector(fs)
     AbstractFileSystem.get(collector, rpath, lpath, **options)
     return collector.found
 
 
 class _Collector:
-    """Enough of a filesystem for ``AbstractFileSystem.get()``, which says here what it would copy."""
+    """A filesystem with just the methods that ``AbstractFileSystem.get()`` calls. It records what would be copied."""
 
     def __init__(self, fs: AbstractFileSystem) -> None:
         self.expand_path = fs.expand_path
@@ -31,20 +31,21 @@ class _Collector:
 
 
 def make_folder_for(lpath: str) -> None:
-    """The folder that a local file will lie in."""
+    """Make the folder of a local file that will be written."""
     if folder := os.path.dirname(lpath):
         os.makedirs(folder, exist_ok=True)
 
 
 def is_same_file(path: str | None, lpath: str) -> bool:
-    """Whether two names are one file of this machine: to copy it would be to truncate it. None is the name of no file."""
+    """Return True if both names are the same file of this machine: copying it onto itself would truncate it. None names no
+    file."""
     with suppress(OSError):
         return path is not None and os.path.samefile(path, lpath)
     return False
 
 
 def copy_out(mapping: Any, lpath: str, callback: Any) -> None:
-    """An object of the pool into a local file."""
+    """Copy an object from the pool to a local file."""
     callback.set_size(mapping.size)
     callback.absolute_update(0)  # it may be the second attempt
     with open(lpath, "wb") as sink:

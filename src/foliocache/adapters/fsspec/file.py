@@ -1,11 +1,11 @@
-"""The files that ``folio`` hands out: reads come out of the pool, writes go to the target and invalidate.
+"""The files that ``folio`` opens: reads come from the pool, writes go to the target and invalidate the cache.
 
-A :class:`FolioFile` is one version of one object for as long as it is open, whatever happens at the origin meanwhile: it reads
-that version's pages, or it raises :class:`~foliocache.ChangedError`. There is no buffer of its own; the
-pool is the buffer, and all it keeps is a position.
+A :class:`FolioFile` reads one version of one object for as long as it is open, whatever happens at the origin meanwhile: it
+reads that version's pages, or raises :class:`~foliocache.ChangedError`. It has no buffer of its own, only a position; the pool
+is the buffer.
 
-A server that contradicts itself is only found out by the first fetch. A file that has given no byte yet has promised no
-version, so from then on it reads what the target reads, uncached, as if it had been opened a moment later.
+That a server contradicts itself shows only at the first fetch. A file that has not returned any byte before that has not
+committed to a version, so it then reads through the target, uncached, as if it had been opened later.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _PEEK = io.DEFAULT_BUFFER_SIZE
 class FolioFile(io.BufferedIOBase):
     """A cached object, open for reading in binary mode: what ``fs.open`` returns.
 
-    An open file is one version: it gives that version's bytes or raises ChangedError. It pickles with its file system.
+    An open file reads one version: it returns that version's bytes or raises ChangedError. It pickles with its file system.
 
     Attributes
     ----------
     fs : FolioFileSystem
-        Whose file it is.
+        The filesystem that opened the file.
     path : str
         The object, as the target names it.
     size : int
-        Its length in bytes.
+        The object's size in bytes.
     """
 
     mode = "rb"
@@ -59,15 +59,15 @@ class FolioFile(io.BufferedIOBase):
         self.path = path
         self.size: int = identity.size or 0
         self.identity = identity
-        self._block_size = block_size if isinstance(block_size, int) and block_size > 0 else None  # of what is fetched at once
+        self._block_size = block_size if isinstance(block_size, int) and block_size > 0 else None  # bytes of one request
         self._mapping = self._map()
         self._position = position
-        self._is_bound = is_bound  # to this version, for some of its bytes were given out
+        self._is_bound = is_bound  # to this version: some of its bytes have been returned
         self._uncached: Uncached | None = None
 
     @property
     def _pages(self) -> Any:
-        """The object's mapping; another one if the pool, which the whole process shares, has been closed."""
+        """The object's mapping; a new one if the pool, which the whole process shares, has been closed."""
         if self._mapping is None:
             raise ValueError("I/O operation on closed file.")
         if self._mapping.pool.closed:
@@ -75,7 +75,7 @@ class FolioFile(io.BufferedIOBase):
         return self._mapping
 
     def _map(self) -> Any:
-        """The object's mapping; one of our own where it has a request size of its own."""
+        """Return the filesystem's mapping of the object; a new one if the file has a request size of its own."""
         if self._block_size is None:
             return self.fs._map(self.path, self.identity)
         mapping = self.fs._new_map(self.path, self.identity)
@@ -84,7 +84,7 @@ class FolioFile(io.BufferedIOBase):
         return mapping
 
     def _load(self, mapping: Any, offset: int, what: Any) -> None:
-        """Have the blocks fetched, each as a whole, in which something is missing of what is going to be read."""
+        """Fetch the blocks of a range that are not wholly cached, each as a whole. what: the length, or a buffer to fill."""
         length = what if isinstance(what, int) else memoryview(what).nbytes
         block_size = self._block_size
         if block_size is None or length <= 0 or offset < 0 or mapping.is_cached(offset, length):
@@ -98,7 +98,7 @@ class FolioFile(io.BufferedIOBase):
                 next(mapping.pieces(start, stop - start)).release()
 
     def _get(self, method: str, offset: int, what: Any) -> Any:
-        """What this method of the mapping returns for (offset, what)."""
+        """Return what this method of the mapping returns for (offset, what)."""
         if (uncached := self._uncached) is not None:
             return getattr(uncached, method)(offset, what)
         mapping = self._mapping
@@ -114,13 +114,13 @@ class FolioFile(io.BufferedIOBase):
         except FoliocacheError:
             if mapping is None or (mapping is self._mapping and not mapping.pool.closed):
                 raise
-            return self._get(method, offset, what)  # the pool was closed in the middle
+            return self._get(method, offset, what)  # the pool was closed meanwhile
         if result:
             self._is_bound = True
         return result
 
     async def _get_async(self, offset: int, length: int) -> bytes:
-        """The same for ``read_bytes``, awaited."""
+        """Return what ``_get`` returns for ``read_bytes``, without blocking the event loop."""
         if self._uncached is not None or (self._block_size is not None and not self._pages.is_cached(offset, length)):
             return await in_thread(self._get, "read_bytes", offset, length)
         mapping = self._mapping
@@ -129,7 +129,7 @@ class FolioFile(io.BufferedIOBase):
         except ChangedError:
             if self._is_bound:
                 raise
-            return await in_thread(self._get, "read_bytes", offset, length)  # which finds out what has become of the object
+            return await in_thread(self._get, "read_bytes", offset, length)  # _get finds out how the object changed
         except FoliocacheError:
             if mapping is None or (mapping is self._mapping and not mapping.pool.closed):
                 raise
@@ -157,7 +157,7 @@ class FolioFile(io.BufferedIOBase):
         return self.fs.unstrip_protocol(self.path)
 
     def info(self) -> dict[str, Any]:
-        """The target's word on this path today; `size` and the content are those of the version that was opened."""
+        """Return the target's current ``info()`` of the path. It may be newer than the version that this file reads."""
         return self.fs.info(self.path)
 
     def readable(self) -> bool:
@@ -188,12 +188,12 @@ class FolioFile(io.BufferedIOBase):
         return data
 
     async def read_async(self, size: int | None = -1, /) -> bytes:
-        """Like `read`, awaited.
+        """`read` for event loops.
 
         Parameters
         ----------
         size : int, optional
-            How many bytes; by default, or if negative, up to the end.
+            How many bytes. By default, or if negative, all up to the end.
 
         Returns
         -------
@@ -202,7 +202,7 @@ class FolioFile(io.BufferedIOBase):
         Raises
         ------
         ChangedError
-            The object at the origin is another version now, and these bytes are not cached.
+            The origin has another version of the object now, and these bytes are not cached.
         """
         data = await self._get_async(self._position, self._length(size))
         self._position += len(data)
@@ -212,12 +212,12 @@ class FolioFile(io.BufferedIOBase):
         return self.read(_PEEK if size < 0 else size)
 
     def read_buffer(self, size: int | None = -1, /) -> memoryview:
-        """Like `read`, but a read-only view: of the pages themselves where one folio has it all. pyarrow asks for this.
+        """Like `read`, but return a read-only view: of the pages themselves if one folio has all of the range. pyarrow uses it.
 
         Parameters
         ----------
         size : int, optional
-            How many bytes; by default, or if negative, up to the end.
+            How many bytes. By default, or if negative, all up to the end.
 
         Returns
         -------
@@ -226,7 +226,7 @@ class FolioFile(io.BufferedIOBase):
         Raises
         ------
         ChangedError
-            The object at the origin is another version now, and these bytes are not cached.
+            The origin has another version of the object now, and these bytes are not cached.
         """
         data = self._get("read", self._position, self._length(size))
         self._position += len(data)
@@ -240,11 +240,11 @@ class FolioFile(io.BufferedIOBase):
     readinto1 = readinto
 
     def peek(self, size: int = 0, /) -> bytes:
-        """The next bytes without moving. io's readline() and its iteration search these for the newline."""
+        """Return the next bytes without moving the position. ``io`` searches them for newlines, in readline() and iteration."""
         return self._get("read_bytes", self._position, self._length(max(size, _PEEK)))
 
     def lease(self, offset: int, length: int) -> memoryview:
-        """A range of the object as a view, zero-copy where one folio has all of it, wherever the position is.
+        """Return a range of the object as a view, without a copy if one folio has all of it. The position does not matter.
 
         Parameters
         ----------
@@ -254,12 +254,12 @@ class FolioFile(io.BufferedIOBase):
         Returns
         -------
         memoryview
-            Read-only; the folio stays pinned as long as it lives.
+            Read-only. The folio stays pinned while the view exists.
 
         Raises
         ------
         ChangedError
-            The object at the origin is another version now, and these bytes are not cached.
+            The origin has another version of the object now, and these bytes are not cached.
         """
         return self._get("read", index(offset), index(length))
 
@@ -277,7 +277,7 @@ class FolioFile(io.BufferedIOBase):
 
 
 class Uncached:
-    """The reads of a mapping, by the target: of an object that was found out to prove nothing."""
+    """The read methods of a mapping, but uncached, through the target: for an object whose bytes cannot be proven after all."""
 
     def __init__(self, fs: FolioFileSystem, path: str, identity: Identity) -> None:
         self._fs = fs
@@ -294,7 +294,7 @@ class Uncached:
 
     def readinto(self, offset: int, buffer: Any) -> int:
         with memoryview(buffer) as view:
-            if not view.nbytes:  # an array with a zero in its shape is no view of bytes to cast()
+            if not view.nbytes:  # cast() refuses an array with a zero in its shape
                 return 0
             with view.cast("B") as target:
                 data = self.read_bytes(offset, len(target))
@@ -303,9 +303,10 @@ class Uncached:
 
 
 class WriteThrough:
-    """The target's own file, open for writing; nothing is remembered of the path as long, and its pages are void at the end.
+    """The target's own file, open for writing. Meanwhile the path's identity is not remembered; at the end its pages are
+    dropped.
 
-    The end is close(), or that nobody has the file any more: then it is closed, as Python does with files of its own.
+    The end is close(), or the last reference to the file: it is then closed, as Python closes its own files.
     """
 
     def __init__(self, fs: FolioFileSystem, path: str, opener: Callable[[], Any]) -> None:
@@ -325,11 +326,11 @@ class WriteThrough:
             return
         if self._pid == os.getpid():
             self.close()
-        else:  # inherited by fork: it is the parent's to close
+        else:  # inherited by fork: the parent closes it
             self._end()
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("file", "fs", "path", "_pid", "_writer"):  # half made, or half unpickled
+        if name in ("file", "fs", "path", "_pid", "_writer"):  # not yet set: during __init__ or unpickling
             raise AttributeError(name)
         return getattr(self.file, name)
 
@@ -357,7 +358,7 @@ class WriteThrough:
             self.file.commit()
 
     def discard(self) -> None:
-        with self.fs._changing(self.path):  # what was not opened with "w" was perhaps written in place
+        with self.fs._changing(self.path):  # a mode other than "w" may have written in place
             self.file.discard()
 
     def _end(self) -> None:

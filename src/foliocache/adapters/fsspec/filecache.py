@@ -1,10 +1,10 @@
 """``open(url, cache_type="folio")``: the pool under one file of any fsspec filesystem, without ``folio::`` in the URL.
 
-fsspec builds a file's cache from a block size, a fetch function and a size; none of them says which object it is. But the
-function is a method of the file, and the file knows its filesystem and its path. So the object is identified and read as
-``folio::`` does it, and both share the same pages; what ``folio::`` would pass through, and files that were opened with
-options of their own, are read by their own function, uncached. Where the function is not a file's method, ``cache_options``
-must say ``key`` and ``version``.
+fsspec makes a file's cache from a block size, a fetch function and a size; none of them identifies the object. But the function
+is a method of the file, which has its filesystem and its path. So the object is identified and read as ``folio::`` does it, and
+both share the same pages. Objects that ``folio::`` would pass through, and files that were opened with options of their own,
+are read by their own function, uncached. If the function is not a file's method, ``cache_options`` must have ``key`` and
+``version``.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ POOL_OPTIONS = ("name", "size", "page_size", "mode")
 
 Fetcher = Callable[[int, int], bytes]
 
-_HARMLESS = frozenset({"tempdir"})  # options of files that don't choose bytes
-_VERSIONS = {"version_id": "VersionId", "generation": "generation"}  # a file's attribute, and its name in an identity
+_HARMLESS = frozenset({"tempdir"})  # options of files that do not decide which bytes are read
+_VERSIONS = {"version_id": "VersionId", "generation": "generation"}  # attributes of files, and their names in an identity
 
 
 class FolioCache(BaseCache):
@@ -40,8 +40,8 @@ class FolioCache(BaseCache):
     pool
         Options of ``foliocache.open``: ``{"name": …, "size": …, "page_size": …, "mode": …}``.
     key, version
-        The object's identity, where it can't be asked for or is known better. The caller vouches for them: bytes
-        are then filed as that version without a further question.
+        The object's identity, if it cannot be asked for or is known better. The caller vouches for it: bytes are then cached as
+        that version without asking the origin.
     """
 
     name: ClassVar[str] = "folio"
@@ -74,7 +74,8 @@ class FolioCache(BaseCache):
 
 
 class CacheName(str):
-    """A cache's name, which is all that a pickled file carries of it: loading it registers us there, with our options."""
+    """A cache's name, the only part of the cache that a pickled file has. Unpickling it registers the cache type, with its
+    options, in that process."""
 
     options: dict[str, Any]
 
@@ -98,7 +99,7 @@ def _check(options: dict[str, Any]) -> None:
 
 
 def _mapping(fetcher: Fetcher, size: int, pool: dict[str, Any], key: str | None, version: str | None, trust: bool) -> Any:
-    """The object's mapping; None for what is not cached: the file then reads by itself, each time."""
+    """Return the object's mapping; None if it is not cached, and the file reads by itself, each time."""
     if not size:
         return None
     if key is not None and version is not None:
@@ -119,7 +120,7 @@ def _mapping(fetcher: Fetcher, size: int, pool: dict[str, Any], key: str | None,
 
 
 def _is_plain(file: Any, identity: Identity) -> bool:
-    """Whether the file was opened with no option of its own, which may choose other bytes than the path names."""
+    """Return True if the file was opened without options of its own, which may select other bytes than those of the path."""
     usual = getattr(file.fs, "kwargs", None) or {}
     options = {name: value for name, value in (getattr(file, "kwargs", None) or {}).items() if name not in _HARMLESS}
     if any(name not in usual or usual[name] != value for name, value in options.items()):
@@ -134,7 +135,7 @@ def _fetched(fetcher: Fetcher) -> Callable[[int, int], bytes]:
 
 
 def _reader(make: Callable[[], Callable[[int, int], bytes]]) -> Callable[[int, int], bytes]:
-    """The reader that `make` makes when it is needed, in this process alone."""
+    """Return a read function that calls `make` at the first read, and raises in forked children."""
     made_in = os.getpid()
     made: list[Callable[[int, int], bytes]] = []
 

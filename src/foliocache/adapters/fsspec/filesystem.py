@@ -1,12 +1,12 @@
 """``folio::``: any fsspec filesystem, read through the machine's shared page cache.
 
-The filesystem is a thin layer: names, listings and writes are the target's; reads of objects with a known size are views or
-copies of pages that some process of this machine has fetched, once. Its methods are synchronous here, over sync and async
-targets alike, and awaited in ``asynchronous``.
+The filesystem is a thin layer: names, listings and writes are the target's. Reads of objects with a known size are views or
+copies of pages, each of which some process of this machine has fetched once. The synchronous methods are here, for synchronous
+and asynchronous targets alike; the coroutines are in ``asynchronous``.
 
-State and forks: an instance holds its options, its target and the pool. A forked child gets a fresh target on first use (the
-parent's sessions belong to the parent's loop thread, which does not exist in the child; see ``fork``); the pool survives by
-itself.
+State and forks: an instance has its options, its target and the pool. A forked child makes a new target at the first use (the
+parent's sessions belong to the parent's loop thread, which does not exist in the child; see ``fork``); the pool itself survives
+a fork.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _OPTIONS = (
     "target_options",
 )
 _FSSPEC_OPTIONS = frozenset({"asynchronous", "loop", "batch_size", "use_listings_cache", "listings_expiry_time", "max_paths"})
-_OPEN_HINTS = ("cache_type", "cache_options", "fill_cache", "size")  # there is no second cache to advise
+_OPEN_HINTS = ("cache_type", "cache_options", "fill_cache", "size")  # ignored: they are about fsspec's own cache
 
 T = TypeVar("T")
 
@@ -70,26 +70,26 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
     Parameters
     ----------
     fs, target_protocol, target_options, fo
-        The target: an instance, or how to make one. ``fsspec.open("folio::s3://…", s3={…})`` fills these in.
+        The target: an instance, or how to make one. ``fsspec.open("folio::s3://…", s3={…})`` sets these.
     name, size, page_size, mode
-        The pool, as in ``foliocache.open``; what is not given is not compared with the pool that exists.
+        The pool, as in ``foliocache.open``. Parameters that are not given are not compared with those of an existing pool.
     folio_size, readahead
         As in ``Pool.mapping``, for every object.
     check_files, expiry
-        When a path's identity is asked for again: by default at each open, cat or lease; with ``expiry=N`` at most every N
+        When the origin is asked for a path's identity: by default at each open, cat or lease; with ``expiry=N`` at most every N
         seconds; with ``check_files=False`` and no expiry, once per machine, account and path.
     trust_info
-        The user's word that the target's ``info()`` reaches the origin and tells versions apart. It is needed for
+        True if the user vouches that the target's ``info()`` reaches the origin and distinguishes versions. It is needed for
         filesystems of which that is not known: without it they pass through uncached.
     client
-        Who reads the bytes of https:// and s3:// URLs: the target, by default; ``"obstore"``, which is an error where it cannot
-        be told what the target is told; or ``"auto"``, obstore where it can.
+        What reads the bytes of https:// and s3:// URLs: by default the target; ``"obstore"``, which is an error if obstore
+        cannot be configured like the target; or ``"auto"``: obstore if that is possible, else the target.
     """
 
     protocol: ClassVar[str] = "folio"
-    local_file = False  # or open_local() would hand out names instead of files
+    local_file = False  # otherwise open_local() would return names instead of files
     transaction_type = FolioTransaction
-    _strip_tokenize_options = ("fo",)  # the first path that was opened, not a part of what the filesystem is
+    _strip_tokenize_options = ("fo",)  # the first path that was opened; it does not identify the filesystem
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         self._adopt(self._target.fs)
 
     def _adopt(self, fs: fsspec.AbstractFileSystem) -> None:
-        """Paths are the target's. Set per instance: fsspec asks the class about URLs before there is a target."""
+        """Take over the target's syntax of paths. It is set per instance: fsspec asks the class before there is a target."""
         self.sep: str = fs.sep
         self.root_marker: str = fs.root_marker
         self._parent = fs._parent
@@ -133,15 +133,15 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         return {}
 
     def __getattr__(self, name: str) -> Any:
-        """What only the target has."""
-        if name.startswith("_") or hasattr(type(self), name):  # a property of ours that raised AttributeError comes here, too
+        """Return an attribute that only the target has."""
+        if name.startswith("_") or hasattr(type(self), name):  # a property of this class raised AttributeError
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         value = getattr(self.fs, name)
         return self._forgetting(value) if inspect.isroutine(value) else value
 
     def _forgetting(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """A method of the target's that we don't know. It may write, and where, only it knows: nothing is remembered after
-        it."""
+        """Wrap a method that only the target has. It may write to any path, so all remembered identities are forgotten after
+        each call."""
 
         @wraps(method)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -165,7 +165,7 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
 
     @property
     def target(self) -> Target:
-        """The target's adapter; another one after a fork."""
+        """The target's adapter; a new one after a fork."""
         if self._target.pid != os.getpid():
             self._target = renewed(self._target)
         return self._target
@@ -178,13 +178,13 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
 
     @property
     def pool(self) -> foliocache.Pool:
-        """The pool; made or attached when it is first needed, so that listing needs none, and again if it has been closed."""
+        """The pool. It is opened at its first use, so that listings need no pool, and opened again if it has been closed."""
         if self._pool is None or self._pool.closed:
             self._pool = foliocache.open(**self._pool_options)
         return self._pool
 
     def _existing_pool(self) -> Any:
-        """The pool; raises PoolNotFoundError instead of making one."""
+        """Return the pool. Raises PoolNotFoundError if there is none, instead of creating it."""
         if self._pool is None or self._pool.closed:
             foliocache.attach(self._pool_options.get("name", "default"))
         return self.pool
@@ -192,7 +192,8 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
     # Identity
 
     def _identify(self, path: str, want: Want | None = None) -> Identity:
-        """Who is at the path. ``want``: what will be read of it, which comes along if nobody here knows the object yet."""
+        """Return the identity of the object at the path. want: the range that will be read; it may be fetched by the same
+        request, if the identity is not known yet."""
         identity = self._remembered(path)
         if identity is not None:
             return identity
@@ -206,17 +207,17 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
                 return self._ask(path, ask, want, last)
             if self._trust:
                 return unshared(path, ask.known)
-        return self._ask(path)  # another has just asked, and has the first bytes; but each open asks for itself
+        return self._ask(path)  # another process has just asked and fetched the first bytes; but each open asks for itself
 
     def _has_pool(self) -> bool:
-        """Whether there is a pool, or one can be made: what is not cached can be read without."""
+        """Return True if there is a pool, or one can be made. Uncached reads work without one."""
         try:
             return not self.pool.closed
         except (FoliocacheError, OSError):
             return False
 
     def _last_known(self, path: str) -> Identity | None:
-        """What was last known of the path, however long ago: there may be pages of it."""
+        """Return the last known identity of the path, of whatever age, or None: pages of that version may be cached."""
         name = self.pool.names.recall(self.target.key(path), math.inf, who=self._who)
         if name is not None:
             return unshared(path, name) if name.exists else None
@@ -224,7 +225,8 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         return None if identity is None or identity.nonce else identity
 
     def _ask(self, path: str, ask: Any = None, want: Want | None = None, last: Identity | None = None) -> Identity:
-        """Ask the origin. The pool remembers the answer to a question of its own, if it fits; this process any other."""
+        """Ask the origin for the identity. The answer is recorded in the pool if ``ask`` is given and it fits there, else in
+        this process."""
         _refuse_at_the_end(self.target.fs)
         question = self._identities.ask(path, self._who)
         try:
@@ -239,21 +241,23 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         return identity
 
     def _answer(self, path: str, want: Want | None, last: Identity | None) -> Identity:
-        """Who is at the path. Of what is not known, the first bytes come along; of what is known, there may be pages."""
+        """Return the identity from the origin. If no last identity is known, the same request fetches the first bytes;
+        otherwise pages may be cached already."""
         if last is None:
             return self._first(path, want) or self.target.identify(path)
         identity = self.target.identify(path)
-        if identity.etag and identity.etag == last.etag and identity.size != last.size:  # one of both is wrong: bytes decide
+        if identity.etag and identity.etag == last.etag and identity.size != last.size:  # one of them is wrong: ask with bytes
             return self._first(path, want) or identity
         return identity
 
     def _first(self, path: str, want: Want | None) -> Identity | None:
-        """Who is at the path, if the answer that brings the first of the wanted bytes says so. They go into the pool."""
+        """Fetch the first of the wanted bytes, put them into the pool, and return the identity that the response proves; None
+        if it proves none."""
         wanted = want and first_wanted(*want, self._least_folio())
         first = wanted and self.target.first(path, *wanted)
         if not first or not first.identity.cacheable:
             return None
-        with suppress(FoliocacheError):  # the pool is closed, say: the read will see
+        with suppress(FoliocacheError):  # the pool is closed, for example: the read will raise
             options = self._mapping_options | {"read": first.read, "readahead": 0}
             mapping = self.pool.mapping(self.target.key(path), first.identity.size or 0, first.identity.version, **options)
             for piece in mapping.pieces(*first.whole(mapping.folio_size or mapping.unit_size)):
@@ -261,7 +265,8 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         return first.identity
 
     def _remembered(self, path: str) -> Identity | None:
-        """Who is at the path, if that need not be asked: without waiting for anything. Raises FileNotFoundError."""
+        """Return the remembered identity of the path, without waiting; None if the origin must be asked. Raises
+        FileNotFoundError."""
         identity = self._identities.recall(path, self._who, self._trust)
         if identity is not None or not self._trust or self._identities.is_written(path):
             return identity
@@ -277,31 +282,31 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
             return True
 
     def _forget(self, path: str, identity: Identity | None = None) -> None:
-        """What is remembered of a path proves wrong (with ``identity``: if it is that)."""
+        """Forget a path's identity, which was wrong. With ``identity``, this process forgets only that one."""
         self._identities.forget(path, identity)
         with suppress(FoliocacheError, OSError, ValueError):
             self._existing_pool().names.forget(self.target.key(path))
 
     def _forget_below(self, path: str) -> None:
-        """Forget what is remembered of a path and all that may lie under it; of everything, for a root."""
+        """Forget the identities of a path and of all paths below it; all identities, for a root."""
         for seen in self._identities.below(path):
             self._identities.forget(seen)
         with suppress(FoliocacheError, OSError, ValueError):
             self._existing_pool().names.forget_below(self.fs.unstrip_protocol(path).rstrip("/"))
 
     def _forget_all(self) -> None:
-        """Forget what is remembered of the place, and of others of its kind."""
+        """Forget all identities of this place, and in the pool those of all places of the same protocol."""
         self._identities.forget_all()
         with suppress(FoliocacheError, OSError, ValueError):
             self._existing_pool().names.forget_below(self.fs.unstrip_protocol("").partition("://")[0])
 
     def _least_folio(self) -> int:
-        """Bytes of the least folio that may be fixed by an option."""
+        """Return the bytes of the smallest folio: the ``folio_size`` option, or a page of the pool."""
         wanted = self._mapping_options.get("folio_size")
         return max(self.pool.page_size, 0 if wanted is None else parse_size(wanted, "folio_size"))
 
     def fetch(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[int]:
-        """Have a part of an object in the pool, without a copy of it for this process.
+        """Fetch a part of an object into the pool, without a copy for this process.
 
         Parameters
         ----------
@@ -310,19 +315,19 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         offset : int
             The first byte.
         length : int, optional
-            How many bytes, cut off at the end of the object; by default up to the end.
+            How many bytes, cut off at the end of the object. By default all up to the end.
 
         Yields
         ------
         int
-            How many further bytes are there.
+            How many further bytes are cached now.
 
         Raises
         ------
         FileNotFoundError
             There is no such object.
         ChangedError
-            It has changed since the first bytes.
+            The object has changed since the first bytes were fetched.
         """
         path = self._strip_protocol(path)
         end = None if length is None else offset + length
@@ -336,7 +341,8 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
             yield count
 
     def _while_unchanged(self, path: str, use: Callable[[Identity], T], want: Want | None = None) -> T:
-        """A read by path has promised no version yet: if the object changes under it, it begins again with the new one."""
+        """Return ``use(identity)``. A read by path is not bound to a version: if the object changes, start again with the new
+        identity, up to ATTEMPTS times."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return use(self._identify(path, want))
@@ -347,8 +353,7 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         raise AssertionError("unreachable")
 
     def _mapped(self, path: str, identity: Identity, use: Callable[[Any], T]) -> T:
-        """What `use` makes of the object's mapping. It begins again if the pool, which the whole process has in common, is
-        closed."""
+        """Return ``use(mapping)``. If the pool, which the whole process shares, is closed meanwhile, start again."""
         for attempt in range(1, ATTEMPTS + 1):
             pool = self.pool
             try:
@@ -359,7 +364,7 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         raise AssertionError("unreachable")
 
     def _map(self, path: str, identity: Identity) -> Any:
-        """The object's mapping: the one that this thread used last, or a new one."""
+        """Return the object's mapping: the one that this thread used last, or a new one."""
         last = getattr(self._last, "used", None)
         if last is not None and last[:3] == (path, identity, self.target) and not last[3].pool.closed:
             return last[3]
@@ -372,12 +377,12 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         return self.pool.mapping(self.target.key(path), identity.size or 0, identity.version, **options)
 
     def ukey(self, path: str) -> str:
-        """A hash of the path's identity: unlike some targets' own, it changes whenever we can tell that the object did."""
+        """Return a hash of the path's identity. Unlike that of some targets, it changes with every change that can be seen."""
         path = self._strip_protocol(path)
         return hashlib.sha256(self.target.ukey(path, self._identify(path)).encode()).hexdigest()
 
     def invalidate_cache(self, path: str | None = None) -> None:
-        """Forget listings and remembered identities: the next open asks the origin. Pages stay, for they name their version."""
+        """Forget listings and remembered identities: the next open asks the origin. Pages stay: they belong to a version."""
         super().invalidate_cache(path)
         if path is None:
             self._forget_all()
@@ -410,7 +415,7 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         return WriteThrough(self, path, partial(self.fs.open, path, mode, block_size=block_size, **kwargs))
 
     def lease(self, path: str, offset: int = 0, length: int | None = None) -> memoryview:
-        """A part of an object as a view: of the shared pages themselves where one folio has it all, else of a copy.
+        """Return a part of an object as a view: of the shared pages themselves if one folio has all of it, else of a copy.
 
         Parameters
         ----------
@@ -419,21 +424,21 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         offset : int
             The first byte.
         length : int, optional
-            How many bytes, cut off at the end of the object; by default up to the end.
+            How many bytes, cut off at the end of the object. By default all up to the end.
 
         Returns
         -------
         memoryview
-            Read-only. The folio stays pinned until the view and all that was made from it (arrays, slices) are gone.
+            Read-only. The folio stays pinned while the view, or an array or slice made from it, exists.
 
         Raises
         ------
         FileNotFoundError
             There is no such object.
         ChangedError
-            It changes faster than it can be read.
+            The object changes faster than it can be read.
         ValueError
-            A negative offset or length.
+            The offset or length is negative.
         """
         offset, length = index(offset), None if length is None else index(length)
         if offset < 0 or (length or 0) < 0:
@@ -444,7 +449,7 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
         path = self._strip_protocol(path)
-        if kwargs:  # they may choose other bytes (version_id=), so they name no object of ours
+        if kwargs:  # they may select other bytes (version_id=), which are not cached
             return self.fs.cat_file(path, start=start, end=end, **kwargs)
         return self._while_unchanged(
             path, lambda identity: bytes(self._range(path, identity, start, end, copy=True)), (start, end)
@@ -459,7 +464,7 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
     def get_file(
         self, rpath: Any, lpath: Any = None, callback: Any = DEFAULT_CALLBACK, outfile: Any = None, **kwargs: Any
     ) -> None:
-        """Copy one file to a local one, or into a file object. What is a file and what a folder, the target's info() says."""
+        """Copy one file to a local file, or into a file object. The target's info() says which paths are files."""
         path, sink = self._strip_protocol(rpath), lpath if outfile is None else outfile
         if isfilelike(sink):
             return super().get_file(path, outfile=sink, callback=callback, **kwargs)
@@ -475,7 +480,8 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
             os.makedirs(sink, exist_ok=True)
 
     def _download(self, path: str, lpath: str, callback: Any, options: dict[str, Any], identity: Identity) -> None:
-        """Out of the pool; by the target if it has other words for it (options), or is to say what is wrong with the names."""
+        """Copy a file from the pool. The target copies it if there are options, if the object is not cached, or if the names
+        are wrong, so that it raises its own error."""
         if options or not identity.cacheable or os.path.isdir(lpath) or is_same_file(self.target.local_name(path), lpath):
             self.target.get_file(path, identity, lpath, callback=callback, **options)
             return
@@ -490,18 +496,18 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         maxdepth: int | None = None,
         **kwargs: Any,
     ) -> None:
-        kwargs.pop("batch_size", None)  # of async targets' get()
+        kwargs.pop("batch_size", None)  # an argument of asynchronous targets
         files = pairs(self, rpath, lpath, recursive=recursive, maxdepth=maxdepth)
         for _, local in files:
             make_folder_for(local)
         callback.set_size(len(files))
         for path, local in callback.wrap(files):
             with callback.branched(path, local) as child:
-                if not (os.path.isdir(local) and self.isdir(path)):  # a folder that is there has been got
+                if not (os.path.isdir(local) and self.isdir(path)):  # a folder that exists is done
                     self.get_file(path, local, callback=child, **kwargs)
 
     def cat(self, path: Any, recursive: bool = False, on_error: str = "raise", **kwargs: Any) -> Any:
-        kwargs.pop("batch_size", None)  # of async targets' cat(); how much we do at once, we know better
+        kwargs.pop("batch_size", None)  # an argument of asynchronous targets; gather() has a limit of its own
         paths = self.expand_path(path, recursive=recursive)
         results = gather(lambda one: self.cat_file(one, **kwargs), [(one,) for one in paths], on_error)
         if len(paths) == 1 and not isinstance(path, list) and paths[0] == self._strip_protocol(path):
@@ -511,7 +517,7 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
     def cat_ranges(
         self, paths: list[str], starts: Any, ends: Any, max_gap: int | None = None, on_error: str = "return", **kwargs: Any
     ) -> list[Any]:
-        """Many ranges at once: several are fetched at a time, and each path's identity is asked for once.
+        """Read many ranges: several are fetched at a time, and each path's identity is asked for once.
 
         Ranges of one path with no more than `max_gap` bytes between them are read as one.
         """
@@ -574,11 +580,11 @@ def _make_target(
     if not getattr(fs, "asynchronous", False):
         return fs
     plain = {name: value for name, value in fs.storage_options.items() if name not in ("asynchronous", "loop")}
-    return type(fs)(*fs.storage_args, **plain)  # which is asked in fsspec's own loop, whatever loops we are awaited in
+    return type(fs)(*fs.storage_args, **plain)  # it runs in fsspec's own loop, whatever loops await us
 
 
 def _refuse_at_the_end(fs: fsspec.AbstractFileSystem) -> None:
-    """While modules are torn down, the thread of fsspec's event loop has stopped, and fsspec would wait for it for ever."""
+    """Raise RuntimeError while modules are torn down: fsspec's loop thread has stopped, and fsspec would wait for ever."""
     if fs.async_impl and sys.is_finalizing():
         raise RuntimeError(f"folio: the interpreter has ended so far that {type(fs).__name__} can't be asked any more")
 
@@ -595,7 +601,7 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _where(target: Target) -> str:
-    """What target.key() adds to a path: all that tells this place from others."""
+    """Return what identifies the target's place: its protocol and what target.key() adds to a path."""
     protocol = target.fs.protocol
     return f"{protocol if isinstance(protocol, str) else protocol[0]}{target.place}"
 

@@ -1,12 +1,12 @@
-"""A forked child leaves its parent's event loop alone, even when it only tidies up.
+"""Keeps a forked child from disturbing its parent's event loop when it finalizes what it inherited.
 
-fsspec gives a child a fresh loop, and it forgets its cached filesystems there. But the garbage collector then finalizes them,
-in the child: it closes their sessions on the parent's loop, a copy that no thread runs. Closing takes each socket out of that
-loop's selector, and an epoll set is one object in the kernel that parent and child share. So the *parent's* loop never again
-hears of its own connections, and its next request over one of them waits for ever. (Plain fsspec does this; there is a test.)
+fsspec gives a child a new loop, and drops its cached filesystems there. But the garbage collector then finalizes them in the
+child: their sessions are closed on the copy of the parent's loop, which no thread runs. Closing removes each socket from that
+loop's selector, and its epoll set is one object in the kernel that parent and child share. So the *parent's* loop gets no more
+events of its own connections, and its next request over one of them waits for ever. (Plain fsspec does this; there is a test.)
 
-So the child gives its copy of the loop a selector that knows no sockets, and marks it as not running, before any finalizer
-can look. What the finalizers then close is the child's file descriptors and nothing else.
+So the child gives its copy of the loop a selector without sockets, and marks it as not running, before any finalizer can run.
+The finalizers then close only the child's file descriptors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _before_fork: list[Any] = []  # the parent's loop, and whether it collects garba
 
 
 def _in_parent_before() -> None:
-    """fsspec's own hook runs in the child before ours and drops the filesystems; no collection may come in between."""
+    """Disable garbage collection: fsspec's own hook runs in the child before ours and drops the filesystems, and no collection
+    may come in between."""
     _before_fork[:] = fsspec.asyn.loop[0], gc.isenabled()
     gc.disable()
 
@@ -34,7 +35,7 @@ def _collect_again() -> None:
 
 
 def _in_child_after() -> None:
-    fsspec.asyn.reset_lock()  # fsspec's hook forgets this lock, and some thread of the parent may have held it
+    fsspec.asyn.reset_lock()  # fsspec's hook does not reset this lock, which a thread of the parent may have held
     loop = _before_fork[0]
     if isinstance(loop, BaseSelectorEventLoop):
         _disarm(loop)

@@ -1,13 +1,13 @@
-"""Several reads at a time, for ``cat()`` and ``cat_ranges()``, in threads that live as long as the call.
+"""Several reads at a time, for ``cat()`` and ``cat_ranges()``, in threads that end with the call.
 
-No executor does this: it takes no work once the interpreter has begun to end, when ``atexit`` functions and finalizers may
-still read; and it holds plain locks where a signal handler or a finalizer may run, which would wait for them for ever if it
-read through ``folio::`` as well.
+An executor cannot be used: it refuses work once the interpreter is exiting, when ``atexit`` functions and finalizers may still
+read; and it holds plain locks where a signal handler or a finalizer may run, which would wait for them for ever if it read
+through ``folio::``, too.
 
-Here the caller works along, so it gets done with as many threads as there are, or with none. It waits for the jobs that its
-helpers have taken, never for a helper: one that has not begun may be waiting for a lock of the ``threading`` module that the
-caller holds, a few frames further up, where it was interrupted. (They are daemons for the same reason: a thread that Python
-would wait for at its end takes another such lock.)
+Here the caller works as well, so the jobs are done with however many threads there are, or none. The caller waits for jobs that
+its helpers have taken, never for a helper: a helper that has not begun may wait for a lock of the ``threading`` module that the
+caller holds in an outer frame, where it was interrupted. (Helpers are daemons for the same reason: a thread for which Python
+waits at exit takes another such lock.)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-_AT_ONCE = 32  # threads, the caller's among them: as many requests as are read ahead
+_AT_ONCE = 32  # threads, including the caller's: the same as engine.CONCURRENCY
 
 Job = tuple[Any, ...]
 
@@ -30,10 +30,11 @@ def gather(
     on_error: str = "raise",
     is_quick: Callable[..., bool] = lambda *job: False,
 ) -> list[Any]:
-    """``function(*job)`` of all jobs, in order; those that are not quick, several at a time.
+    """Return ``function(*job)`` for all jobs, in order. Jobs that are not quick run several at a time.
 
-    With ``on_error="raise"`` a failure ends it: what has begun is finished, and the first of the jobs that failed says why.
-    Else an exception takes the place of its result. What interrupts the caller (Ctrl-C) waits for nothing that has begun.
+    With ``on_error="raise"`` a failure ends the call: jobs that have begun are finished, and the error of the first failed job
+    is raised. Otherwise an exception is returned in place of its result. If the caller is interrupted (Ctrl-C), it does not
+    wait for jobs that have begun.
     """
     quick: list[int] = []
     slow: deque[int] = deque()
@@ -51,7 +52,7 @@ def gather(
 
 
 class _Work:
-    """Jobs, by number."""
+    """The jobs, by number, and their results."""
 
     def __init__(self, function: Callable[..., Any], jobs: list[Job], stop: bool, todo: deque[int]) -> None:
         self._function = function
@@ -64,7 +65,7 @@ class _Work:
         self._failures: dict[int, BaseException] = {}
 
     def attempt(self, number: int) -> None:
-        """Do one, unless one has failed."""
+        """Do one job, unless another has failed."""
         if self._failures:
             return
         try:
@@ -76,16 +77,16 @@ class _Work:
                 self._results[number] = error
 
     def help(self) -> None:
-        """What a helper does, as long as there is something to do."""
+        """A helper's main function: do jobs as long as there are any."""
         while (number := self._take()) is not None:
             try:
                 self.attempt(number)
-            except BaseException as error:  # nobody further up in this thread could see it
+            except BaseException as error:  # this thread has no caller that would see it
                 self._failures[number] = error
             self._helped.put(number)
 
     def finish(self) -> list[Any]:
-        """What is left is done here; then helpers are waited for as far as they are doing something."""
+        """Do the remaining jobs here, wait for the jobs that helpers have taken, and return all results."""
         mine = 0
         while (number := self._take()) is not None:
             self.attempt(number)
@@ -104,7 +105,7 @@ class _Work:
 
 
 def _start_helpers(work: _Work, count: int) -> None:
-    """Start as many threads as can be had. While modules are torn down, Python starts none and waits for it for ever."""
+    """Start up to ``count`` threads. While modules are torn down, starting one would wait for ever."""
     for _ in range(count):
         if sys.is_finalizing():
             return

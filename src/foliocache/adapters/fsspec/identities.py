@@ -1,17 +1,17 @@
-"""Which version each path had when the origin was last asked, and for how long that is believed.
+"""The identity that each path had when the origin was last asked, and for how long it is trusted.
 
-The pool's names remember it for all processes (``shared``, ``unshared``). What does not fit there, this process remembers for
-itself; and which paths it is writing to.
+The pool's names record identities for all processes (``shared``, ``unshared``). This process remembers those that do not fit
+there, and the paths that it is writing to.
 
-One table per place, shared by all the filesystem objects that the process has for it: fsspec makes one object per thread and
-set of options, and what one of them writes must not stay remembered in another. An answer is only for who asked (`who`: the
-account and other options), but forgetting is for all.
+There is one table per place, shared by all of the process's filesystem objects for it: fsspec makes one object per thread and
+set of options, and what one of them writes must not stay remembered in another. An answer is valid only for the account and
+options with which it was asked (`who`), but forgetting is for all.
 
-An answer is written into its question, and the question is in the table from before it is asked. So forgetting a path
-also forgets the questions that are on their way: their answers may be older than what made them void, and are not used.
+An answer is stored in its question, which is put into the table before the origin is asked. So forgetting a path also forgets
+its unanswered questions: their answers may be older than the change that made them invalid, and are not used.
 
-Every step is one operation of a plain dict, so no lock is needed that a fork could copy while it is held, or that a signal
-handler or a finalizer could meet again.
+Every step is one operation of a plain dict, so there is no lock that a fork could copy while it is held, or on which a signal
+handler or a finalizer could deadlock.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from .target import Identity
 if TYPE_CHECKING:
     from foliocache.pool.names import Name
 
-_LIMIT = 1 << 16  # paths; the oldest entries make room, which costs a later open one more info()
+_LIMIT = 1 << 16  # paths; the oldest entries are dropped, and the next open of one of them costs one more info()
 
-_SAME_MAX = 1024  # identities whose words are not read again
+_SAME_MAX = 1024  # parsed identities that are kept
 
 _tables: dict[str, Identities] = {}
 
 
 class Question:
-    """What version a path has: asked at `since`, and the answer once it is there."""
+    """A question for a path's identity: when it was asked (`since`), and the answer when there is one."""
 
     __slots__ = ("identity", "since")
 
@@ -50,33 +50,33 @@ class Identities:
     """The remembered identities of one place."""
 
     def __init__(self) -> None:
-        self._asked: dict[str, dict[str, Question]] = {}  # by path, and by who asked
-        self._writing: dict[object, str] = {}  # the files that are open for writing: any moment may change their paths
-        self.uncommitted: set[str] = set()  # what the target's transaction will change when it ends
+        self._asked: dict[str, dict[str, Question]] = {}  # by path, then by ``who``
+        self._writing: dict[object, str] = {}  # the files that are open for writing: their paths may change at any time
+        self.uncommitted: set[str] = set()  # the paths that the target's transaction will change when it ends
 
     @classmethod
     def of(cls, place: str) -> Identities:
         return _tables.setdefault(place, cls())
 
     def recall(self, path: str, who: str, trust: float) -> Identity | None:
-        """What was last answered, if that was less than `trust` seconds ago."""
+        """Return the last answer if its question was asked less than `trust` seconds ago, else None."""
         question = self._asked.get(path, {}).get(who)
         if question is None or self.is_written(path) or monotonic() - question.since >= trust:
             return None
         return question.identity
 
     def ask(self, path: str, who: str) -> Question:
-        """A new question, to be made before the origin is asked; its `identity`, when set, is what is remembered."""
+        """Return a new question; call this before asking the origin. The `identity` that is then set in it is remembered."""
         question = Question()
         if not self.is_written(path):
             if path not in self._asked and len(self._asked) >= _LIMIT:
                 for oldest in list(self._asked)[: max(1, _LIMIT // 8)]:
                     self._asked.pop(oldest, None)
-            self._asked.setdefault(path, {})[who] = question  # if the path is forgotten in between, so is the question
+            self._asked.setdefault(path, {})[who] = question  # forgetting the path meanwhile forgets the question, too
         return question
 
     def forget(self, path: str, identity: Identity | None = None) -> None:
-        """Forget the path's identity and the questions under way; with `identity`, only if that is what is remembered."""
+        """Forget the path's identity and its unanswered questions; with `identity`, only if that is the one remembered."""
         asked = list(self._asked.get(path, {}).values())
         if identity is None or any(question.identity == identity for question in asked):
             self._asked.pop(path, None)
@@ -85,12 +85,12 @@ class Identities:
         self._asked.clear()
 
     def below(self, path: str) -> list[str]:
-        """The remembered paths that are `path` or lie under it; all of them for a root."""
+        """Return the remembered paths that are `path` or below it; all of them for a root."""
         root = path.rstrip("/")
         return [seen for seen in list(self._asked) if not root or seen == root or seen.startswith(f"{root}/")]
 
     def begin_writing(self, path: str) -> object:
-        """Until end_writing() nothing is remembered of the path; returns what to give to that."""
+        """Remember nothing of the path until end_writing(). Return the argument for that."""
         writer = object()
         self._writing[writer] = path
         self.forget(path)
@@ -102,12 +102,12 @@ class Identities:
             self.forget(path)
 
     def is_written(self, path: str) -> bool:
-        """Whether this process is changing what is at the path: nothing may be remembered of it."""
+        """Return True if this process is writing to the path, so that its identity must not be remembered."""
         return path in self.uncommitted or path in list(self._writing.values())
 
 
 def shared(identity: Identity) -> tuple[int, str, bytes] | None:
-    """What a name says of an identity: size, version, extra bytes. None if it is one open's alone, or is not to be cached."""
+    """Return an identity as the (size, version, extra) of a name; None if it is valid for one open only, or not cacheable."""
     if identity.size is None or identity.nonce:
         return None
     rest = _rest(identity)
@@ -116,7 +116,7 @@ def shared(identity: Identity) -> tuple[int, str, bytes] | None:
 
 
 def unshared(path: str, name: Name) -> Identity:
-    """The identity that a name says. Raises FileNotFoundError if it says that there is nothing."""
+    """Return the identity in a name. Raises FileNotFoundError if the name says that there is no such object."""
     if not name.exists:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     return _identity(name.size, name.version, name.extra)
@@ -137,7 +137,8 @@ def _made(size: int, stamp: str, etag: str | None, modified: str | None, within:
 
 
 def trust_seconds(check_files: bool | None, expiry: float | None) -> float:
-    """How long an identity is believed: not at all when files are checked, for ever when neither option says anything else."""
+    """Return for how many seconds an identity is trusted: 0 if files are checked at each open, inf with check_files=False and
+    no expiry. Raises ValueError."""
     if expiry is not None and (isinstance(expiry, bool) or not isinstance(expiry, (int, float)) or not expiry >= 0):
         raise ValueError(f"folio: expiry is a number of seconds, 0 or more, or None; not {expiry!r}")
     if check_files not in (None, True, False):

@@ -1,12 +1,12 @@
-"""What ``folio`` does not do itself: names and listings are the target's, and so are writes, which invalidate.
+"""The methods that ``folio`` passes to the target: names, listings, and writes, which also invalidate the cache.
 
-A write through us makes two things void: the identities that this process remembers, and the pages of every version in the
-pool. The second is thrift, not correctness: the new object has a new identity, so nobody can be led to the old pages. That is
-why it may be inexact where exactness would cost a listing (the files below a copied or uploaded folder), and why a pool that
-can't be had fails no write. The first must be exact, or err on the side of asking again.
+A write through ``folio`` invalidates two things: the remembered identities of the path, and the pages of all its versions in
+the pool. Dropping the pages only saves room and is not needed for correctness: the new object has a new identity, so no reader
+gets the old pages. So it may be inexact where exactness would cost a listing (the files below a copied or uploaded folder), and
+a write does not fail if the pool cannot be opened. Identities must be forgotten exactly; in doubt, too many are forgotten.
 
-Every public method of fsspec's base classes is handled on purpose: here, in ``filesystem``, or by leaving it to the base class
-because it only calls others. tests/fs/test_fs_surface.py has the list, and fails when fsspec has a new one.
+Every public method of fsspec's base classes is handled on purpose: here, in ``filesystem``, or by the base class, if it only
+calls other methods. tests/fs/test_fs_surface.py has the list, and fails when fsspec has a new method.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MISSPELLED = re.compile(r"folio:(?!:)/*(?=[a-z][a-z0-9+.-]*(?:://|::))")
 
 
 def _delegated(name: str) -> Callable[..., Any]:
-    """A method that asks the target, by the same name and with the same words."""
+    """Return a method that calls the target's method of the same name with the same arguments."""
 
     def method(self: PassThrough, path: Any, *args: Any, **kwargs: Any) -> Any:
         return getattr(self.fs, name)(unprefixed(path), *args, **kwargs)
@@ -40,7 +40,7 @@ def _delegated(name: str) -> Callable[..., Any]:
 
 
 def _writing(name: str, *, tree: bool = False) -> Callable[..., Any]:
-    """A method that writes to the path it is given (and below it: tree)."""
+    """Return a method that writes to the given path (and below it: tree)."""
 
     def method(self: PassThrough, path: Any, *args: Any, **kwargs: Any) -> Any:
         path = unprefixed(path)
@@ -57,7 +57,7 @@ def _named(method: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 class FolioTransaction(Transaction):
-    """The target's own transaction, so that it defers what it would defer without us; what it wrote is void at the end."""
+    """The target's own transaction, which defers the same writes as without us. At the end the written paths are forgotten."""
 
     def start(self) -> None:
         self.fs.fs.start_transaction()
@@ -70,12 +70,12 @@ class FolioTransaction(Transaction):
         finally:
             super().complete(commit)
             fs._committed()
-            while target._invalidated_caches_in_transaction:  # listings, which fsspec drops at end_transaction() alone
+            while target._invalidated_caches_in_transaction:  # listings, which fsspec drops only in end_transaction()
                 target.invalidate_cache(target._invalidated_caches_in_transaction.pop())
 
 
 class PassThrough(AbstractFileSystem):
-    """The half of FolioFileSystem that is the target's."""
+    """The methods of FolioFileSystem that are passed to the target."""
 
     if TYPE_CHECKING:
         _identities: Identities
@@ -112,7 +112,7 @@ class PassThrough(AbstractFileSystem):
     rm_file: Callable[..., Any] = _writing("rm_file")
 
     def unstrip_protocol(self, name: str) -> str:
-        """A URL that fsspec.open() takes, if the target's options are given again."""
+        """Return a URL that fsspec.open() accepts, if the target's options are given again."""
         return f"folio::{self.fs.unstrip_protocol(unprefixed(name))}"
 
     def exists(self, path: str, **kwargs: Any) -> bool:
@@ -159,7 +159,7 @@ class PassThrough(AbstractFileSystem):
             return self.fs.rm(path, *args, **kwargs)
 
     def start_transaction(self) -> Transaction:
-        """Begin a transaction, non-context version. Our own `_intrans` stays off: it is the target that defers."""
+        """Begin a transaction, non-context version. Our own `_intrans` stays False: the target defers the writes."""
         self._transaction = self.transaction_type(self)
         self._transaction.start()
         return self._transaction
@@ -168,10 +168,10 @@ class PassThrough(AbstractFileSystem):
 
     @contextmanager
     def _changing(self, *paths: str, tree: bool = False, globs: Sequence[str] = ()) -> Iterator[None]:
-        """The block may change what is at the paths (and below them: tree), even if it fails half-way.
+        """Forget the paths (and all below them: tree) after the block, which may have changed them even if it failed.
 
-        What the paths were expanded from (globs) may match more by the time that the target expands it: whatever this process
-        remembers in the folders that it could be in is void, too.
+        globs: the patterns from which the paths were expanded. They may match more paths when the target expands them, so
+        everything in the folders where matches can be is forgotten, too.
         """
         try:
             yield
@@ -181,7 +181,7 @@ class PassThrough(AbstractFileSystem):
             self._void([self._strip_protocol(path) for path in paths], tree)
 
     def _void(self, paths: list[str], tree: bool = False) -> None:
-        """Forget the identities of the paths, and withdraw the pages of all their versions."""
+        """Forget the identities of the paths, and drop the pages of all their versions."""
         void = {*paths, *(seen for path in paths if tree for seen in self._identities.below(path))}
         if self.fs._intrans:
             self._identities.uncommitted |= void
@@ -194,8 +194,7 @@ class PassThrough(AbstractFileSystem):
         self._withdraw(void)
 
     def _withdraw(self, paths: set[str]) -> None:
-        """Withdraw the pages of all versions of the paths, as far as there is a pool. What was written stays written
-        without."""
+        """Drop the pages of all versions of the paths, if there is a pool. A write succeeds without one."""
         with suppress(FoliocacheError, OSError, ValueError):
             pool = self._existing_pool()
             for path in paths:
@@ -207,19 +206,19 @@ class PassThrough(AbstractFileSystem):
         self._void(paths)
 
     def _doomed(self, path: Any, recursive: bool = False, maxdepth: int | None = None, *args: Any, **kwargs: Any) -> list[str]:
-        """What a removal may take away; a path that could be a glob is meant as a name as well.
+        """Return the paths that a removal may remove. A path that looks like a glob is included as a name, too.
 
-        The listing that this may need, the target will do again: pages are worth it."""
+        This may need a listing, which the target then repeats: dropping the right pages is worth that."""
         listed = _listed(path)
         if not recursive and not any(has_magic(one) for one in listed):
             return listed
-        with suppress(Exception):  # it is for the target to say
+        with suppress(Exception):  # the target then raises its own error
             return [*listed, *self.expand_path(path, recursive=recursive, maxdepth=maxdepth)]
         return listed
 
 
 def unprefixed(path: Any) -> Any:
-    """A path, or some, without our prefix; all other forms of paths are the target's business."""
+    """Return a path, or several, without our prefix. All other forms of paths are left to the target."""
     if isinstance(path, dict):
         return {unprefixed(one): value for one, value in path.items()}
     if isinstance(path, (list, tuple, set)):
@@ -234,14 +233,14 @@ def unprefixed(path: Any) -> Any:
 
 
 def refuse_misspelled(url: str) -> None:
-    """Raises ValueError for ``folio:s3://…`` and ``folio://s3://…``, with the right spelling."""
+    """Raise ValueError for ``folio:s3://…`` and ``folio://s3://…``, with the right spelling."""
     right = _MISSPELLED.sub("folio::", url, count=1)
     if right != url:
         raise ValueError(f"folio: {url!r} is not how a target is chained; write {right!r}, with two colons")
 
 
 def _folder(pattern: str) -> str:
-    """The folder that all matches of a glob lie below."""
+    """Return the folder below which all matches of a glob are."""
     return re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
 
 

@@ -1,4 +1,4 @@
-"""Ranges of objects, as fsspec's ``cat_ranges()`` takes them."""
+"""Ranges of objects, in the form of fsspec's ``cat_ranges()``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from foliocache.errors import FoliocacheError
 
-Range = tuple[str, int | None, int | None]  # path, start, end: a slice, as Python has it
+Range = tuple[str, int | None, int | None]  # path, start, end: a Python slice
 Want = tuple[int | None, int | None]  # the same without a path
 
-OPENING = 256 << 10  # bytes that come with the first answer about an object whose reader has not said what it will read
-_FIRST_MAX = 1 << 20  # bytes of one whose reader has: what is behind is read in several requests at a time
-_UNIT_MAX = 64 << 10  # of a mapping, unless pages are larger
+OPENING = 256 << 10  # bytes of an object's first request, if the end of the range to read is not known
+_FIRST_MAX = 1 << 20  # the most bytes of the first request, if it is known; the rest is read by several requests at a time
+_UNIT_MAX = 64 << 10  # the most bytes of a mapping's unit, unless pages are larger
 
 
 def ranges_of(paths: list[str], starts: Any, ends: Any, max_gap: int | None = None) -> list[Range]:
@@ -28,21 +28,21 @@ def ranges_of(paths: list[str], starts: Any, ends: Any, max_gap: int | None = No
 
 
 def extent(start: int | None, end: int | None, size: int) -> tuple[int, int]:
-    """A Python slice as (offset, length)."""
+    """Return a Python slice of ``size`` bytes as (offset, length)."""
     first, last, _ = slice(start, end).indices(size)
     return first, max(last - first, 0)
 
 
 def is_cached(mapping: Any, start: int | None, end: int | None) -> bool:
-    """Whether all of a slice is in the pool."""
+    """Return True if all of a slice is in the pool."""
     try:
         return bool(mapping.is_cached(*extent(start, end, mapping.size)))
-    except FoliocacheError:  # the pool was closed, say: the read will see
+    except FoliocacheError:  # the pool was closed, for example: the read will raise
         return False
 
 
 def first_wanted(start: int | None, end: int | None, folio_size: int) -> tuple[int, int] | None:
-    """The first bytes of a slice as (start, end), of whole folios; None if where they are depends on the object's size."""
+    """Return the first bytes of a slice as (start, end), extended to whole folios; None if they depend on the object's size."""
     first = start or 0
     if first < 0 or (end is not None and end <= first):
         return None
@@ -53,14 +53,14 @@ def first_wanted(start: int | None, end: int | None, folio_size: int) -> tuple[i
 
 
 class Merged:
-    """The reads that ranges come to when those of one object with at most `max_gap` bytes between them are read as one.
+    """Ranges merged into reads: ranges of one object with at most `max_gap` bytes between them are read as one.
 
-    `reads` are as many ranges or fewer; those of objects of unknown size (not in `sizes`) stay as they are.
+    `reads` has at most as many ranges; those of objects of unknown size (not in `sizes`) are not merged.
     """
 
     def __init__(self, ranges: list[Range], sizes: dict[str, int], max_gap: int) -> None:
         self.reads: list[Range] = []
-        self._parts: dict[int, tuple[int, slice]] = {}  # of each range: which read has it, and where
+        self._parts: dict[int, tuple[int, slice]] = {}  # for each range: the number of its read, and the slice of that
         known = {number: extent(start, end, sizes[path]) for number, (path, start, end) in enumerate(ranges) if path in sizes}
         for number, one in enumerate(ranges):
             if number not in known:
@@ -70,7 +70,7 @@ class Merged:
             self._merge(number, ranges[number][0], offset, offset + length, max_gap)
 
     def split(self, results: list[Any]) -> list[Any]:
-        """What the reads have brought, range by range; an exception is that of all the ranges of its read."""
+        """Return the result for each range from those of the reads. A read's exception is the result of all its ranges."""
         return [_part(results[read], part) for _, (read, part) in sorted(self._parts.items())]
 
     def _merge(self, number: int, path: str, first: int, end: int, max_gap: int) -> None:

@@ -1,7 +1,7 @@
-"""Where a mapping's missing folios come from: one object of a target, at one version, in whatever process needs it.
+"""The source of a mapping's missing folios: one object of a target, at one version, in any process.
 
-The core keeps a Source as long as the mapping lives, calls it from any thread (readahead has its own) and carries it over a
-fork; so it holds the filesystem and not a connection, and asks for a new reader whenever the filesystem has a new target.
+A mapping keeps its Source, calls it from any thread (readahead has threads of its own), and a fork copies it. So a Source has
+the filesystem and not a connection, and makes a new reader whenever the filesystem has a new target.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ class Source:
         self._streams = stream(fs.target, path, identity) is not None
 
     def arguments(self) -> dict[str, Any]:
-        """The keywords that ``pool.mapping`` wants. A target that reads in another thread must not be given the page:
-        an interrupted caller would leave that thread writing to a page that is another folio's by then."""
+        """Return the keyword arguments for ``pool.mapping``. A target that reads in another thread must not get the page
+        itself: after the caller was interrupted, that thread would write to a page that may belong to another folio."""
         return {"source" if self._streams else "readinto" if self.fs.target.into else "read": self, "concurrent": True}
 
     def __call__(self, offset: int, what: Any) -> Any:
-        """(offset, length) -> bytes, or (offset, buffer) -> count, as the target has it."""
+        """(offset, length) -> bytes, or (offset, buffer) -> count, whichever the target's reader is."""
         with self._noticing():
             return self._function()(offset, what)
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> Iterator[object]:
-        """As ``foliocache.sources.Source``."""
+        """See ``foliocache.sources.Source``."""
         with self._noticing():
             yield from self._function()(offset, buffers)
 
     @contextmanager
     def _noticing(self) -> Iterator[None]:
-        """ChangedError if the object is gone or another one. Its identity is forgotten, or another open would come here."""
+        """Raise ChangedError if the object is gone or has changed. Its identity is forgotten, so that the next open asks."""
         try:
             yield
         except (ChangedError, FileNotFoundError):
@@ -55,7 +55,7 @@ class Source:
             raise ChangedError(self.path) from None
 
     def failure(self, error: OSError) -> OSError:
-        """What to raise when another process was reading for us, and its source failed with this errno."""
+        """Return the error to raise when this process waited for another one, whose source failed with this errno."""
         return ChangedError(self.path) if error.errno == errno.ESTALE else error
 
     def _function(self) -> Callable[[int, Any], Any]:

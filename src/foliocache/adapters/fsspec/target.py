@@ -1,7 +1,7 @@
-"""Which target filesystem is cached, and by which proof. The kinds are in ``targets``; docs/fsspec.md has the table.
+"""Which target filesystems are cached, and by which proof. The kinds are in ``targets``; docs/fsspec.md has the table.
 
-The list is of what is known to prove its bytes. A filesystem that is not on it passes through uncached, and so does a
-subclass of one that changes how it asks or reads; ``trust_info=True`` is the user's word that its ``info()`` may be believed.
+The list has the filesystems that are known to prove their bytes. A filesystem that is not on it passes through uncached, and so
+does a subclass that overrides how objects are asked for or read; with ``trust_info=True`` the user vouches for its ``info()``.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Make = Callable[[AbstractFileSystem, bool], Target | None]
 
 
 def target_for(fs: AbstractFileSystem, trusted: bool = False) -> Target:
-    """The adapter of the filesystem; one that caches nothing if nothing is known of it and the user does not answer for it."""
+    """Return the adapter of a filesystem. It caches nothing of one that is not known, unless the user vouches for it."""
     make = _MAKERS.get(_listed_class(type(fs)))
     return (make and make(fs, trusted)) or (TrustedTarget if trusted else Target)(fs, trusted)
 
 
 def renewed(target: Target) -> Target:
-    """The target for a process that was forked since: over a filesystem like its own, with a loop and connections of ours."""
+    """Return the target for a forked child: over a filesystem with the same arguments, and connections of the child's own."""
     fs = target.given
     if not isinstance(fs, (LocalFileSystem, MemoryFileSystem)):
         fs = type(fs)(*fs.storage_args, **fs.storage_options)
@@ -75,8 +75,8 @@ _MAKERS: dict[str, Make] = {
     "fsspec.implementations.dirfs.DirFileSystem": _directory,
     "fsspec.implementations.asyn_wrapper.AsyncFileSystemWrapper": _asynchronous,
     **{name: _known(name) for name in KNOWN},
-    # Never cached, even if the user trusts them. What is in this process's memory needs no cache, and no other process may see
-    # it; and these caches give the bytes of one time with the info of another.
+    # Never cached, even if the user trusts them. Objects in this process's memory need no cache, and no other process may see
+    # them; and these caches return the bytes of one time with the info of another.
     "fsspec.implementations.memory.MemoryFileSystem": Target,
     "fsspec.implementations.data.DataFileSystem": Target,
     "fsspec.implementations.cached.CachingFileSystem": Target,
@@ -84,7 +84,7 @@ _MAKERS: dict[str, Make] = {
     "fsspec.implementations.cached.SimpleCacheFileSystem": Target,
 }
 
-# What a subclass may not change if it is to be believed as much as the class that is known.
+# Methods that a subclass must not override if it is to be trusted like its known base class.
 _DECIDES = frozenset(
     {"info", "_info", "ls", "_ls", "cat_file", "_cat_file", "open", "_open", "_strip_protocol", "unstrip_protocol"}
     | {"_call_s3", "set_session", "encode_url", "_join", "_get_dirs", "_cat_common"}
@@ -92,7 +92,7 @@ _DECIDES = frozenset(
 
 
 def _listed_class(kind: type) -> str:
-    """The nearest class on the list, unless a class in between overrides what it is listed for; else an empty string."""
+    """Return the nearest base class on the list, or "" if there is none or a class in between overrides one of _DECIDES."""
     for one in kind.__mro__:
         name = f"{one.__module__}.{one.__qualname__}"
         if name in _MAKERS:

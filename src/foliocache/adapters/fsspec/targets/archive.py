@@ -1,8 +1,8 @@
-"""Members of tar, zip and other archives: who they are says the archive's own identity, at the place where it lies.
+"""Members of tar, zip and other archives: their identity is that of the archive, at the place where it is stored.
 
-An archive filesystem reads an index when it is made, and answers all questions from that memory. So the origin is asked who
-the *archive* is now; and index and members are read through a file that is bound to that one version of the archive by the
-proofs of the target under it. Bytes of another version can't come through it: it raises ChangedError.
+An archive filesystem reads an index when it is made, and answers all questions from that memory. So the origin is asked for the
+current identity of the *archive*; index and members are read through a file that is bound to that version of the archive by the
+proofs of the target under it. Instead of bytes of another version, that file raises ChangedError.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _HOW_TO_OPEN = ("fo", "target_protocol", "target_options")
 
 
 class ProvenFile(AbstractBufferedFile):
-    """One version of an object, for libraries that want a file.
+    """One version of an object, for libraries that need a file.
 
-    What goes wrong is kept in `error`: some of them take an error of their file for a damaged archive, or for its end.
+    An error is kept in `error`: some libraries treat an error of their file as a damaged archive, or as its end.
     """
 
     def __init__(self, target: Target, path: str, identity: Identity) -> None:
@@ -45,7 +45,7 @@ class ProvenFile(AbstractBufferedFile):
 
 
 class Opened:
-    """An archive at one version, its index read."""
+    """An archive at one version, whose index has been read."""
 
     def __init__(self, fs: AbstractFileSystem, target: Target, path: str, identity: Identity) -> None:
         self.identity = identity
@@ -71,7 +71,7 @@ class Opened:
 
 
 class ArchiveTarget(Target):
-    """The archive's identity and the member's name; the proofs are those of the target that the archive lies in."""
+    """The archive's identity and the member's name; the proofs are those of the target that has the archive."""
 
     def __init__(self, fs: AbstractFileSystem, container: Target, path: str, trusted: bool = False) -> None:
         super().__init__(fs, trusted)
@@ -81,7 +81,7 @@ class ArchiveTarget(Target):
 
     @classmethod
     def of(cls, fs: AbstractFileSystem, trusted: bool, choose: Callable[[AbstractFileSystem], Target]) -> Target | None:
-        """The target for an archive that was opened by name, for reading; None for others: who they are nobody can say."""
+        """Return the target for an archive that was opened by name, for reading; None for others, which have no identity."""
         file = getattr(fs, "of", None)
         if not isinstance(file, OpenFile) or file.compression or file.mode != "rb" or len(fs.storage_args) > 1:
             return None
@@ -105,7 +105,7 @@ class ArchiveTarget(Target):
         return Identity(size, stamp, nonce=archive.nonce, within=archive)
 
     def _open(self, archive: Identity) -> Opened:
-        """The archive at that version. What may change without a new version (it has a nonce) is opened each time."""
+        """Return the archive at that version. One that may change without a new stamp (it has a nonce) is opened each time."""
         opened = self._opened
         if opened is None or opened.identity != archive:
             now = Opened(self.given, self.container, self.path, archive)
@@ -136,5 +136,5 @@ class ArchiveTarget(Target):
                 pass
 
     def open(self, path: str, identity: Identity | None, mode: str, **kwargs: Any) -> Any:
-        """An empty member is empty in the archive of now; `fs` may have an older one open."""
+        """Open a member. An empty one is empty in the current archive; `fs` may have an older archive open."""
         return Held() if identity is not None and identity.size == 0 else super().open(path, identity, mode, **kwargs)

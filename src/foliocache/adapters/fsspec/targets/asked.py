@@ -1,7 +1,8 @@
-"""Filesystems whose ``info()`` reaches the origin: identity and proof are a question before and one after each read.
+"""Filesystems whose ``info()`` reaches the origin: it is called before the first read, for the identity, and after each read,
+as the proof.
 
-Of each it is known that the question is answered by the origin and not by a memory, and what in the answer tells versions
-apart. It is asked through an instance of our own, with no listings cache, that nothing else uses.
+For each of them it is known that the origin answers the question, and not a cache, and which fields of the answer distinguish
+versions. It is asked through an instance that only this module uses, without a listings cache.
 """
 
 from __future__ import annotations
@@ -20,30 +21,30 @@ from fsspec import AbstractFileSystem
 from . import place
 from .base import UNCACHED, Identity, Target, refuse_directory
 
-# Fields of info() that change with the content: first those that name it, then those that only date it.
+# Fields of info() that change with the content: first those that identify it, then those that only date it.
 CONTENT = ("ETag", "etag", "e_tag", "VersionId", "version_id", "generation", "md5Hash", "content_md5", "Content-MD5", "md5")
 MORE_CONTENT = ("sha", "sha256", "hex", "checksum", "xet_hash", "blob_id", "Digest", "CRC")
 DATE = ("LastModified", "Last-Modified", "last_modified", "mtime", "modified", "modify", "updated", "timeModified")
 MORE_DATE = ("modificationTime", "date_time", "created")
 
-_TICK = 2.0  # seconds within which an object may change again under the same date
+_TICK = 2.0  # seconds within which an object may change again without a new date
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a filesystem."""
+    """What is known about a filesystem."""
 
-    content: tuple[str, ...] = ()  # fields that name the content: enough by themselves
+    content: tuple[str, ...] = ()  # fields that identify the content: enough by themselves
     date: tuple[str, ...] = ()  # fields that date it
     extra: tuple[str, ...] = ()  # further fields that change with a rewrite
     asking: tuple[str, ...] = ()  # arguments of info() that must be True for the question to reach the origin
     listings: bool = False  # it has a listings cache, which use_listings_cache=False turns off
     manners: frozenset[str] = frozenset()
-    attributes: tuple[str, ...] = ()  # of the filesystem, that say which place it is
-    environment: tuple[str, ...] = ()  # variables that do
+    attributes: tuple[str, ...] = ()  # attributes of the filesystem that identify its place
+    environment: tuple[str, ...] = ()  # environment variables that do
 
 
-_SSH = Known(date=("mtime",), attributes=("host",), environment=("LOGNAME", "USER"))  # whose home a relative path is in
+_SSH = Known(date=("mtime",), attributes=("host",), environment=("LOGNAME", "USER"))  # relative paths are in that user's home
 KNOWN = {
     "fsspec.implementations.sftp.SFTPFileSystem": _SSH,
     "fsspec.implementations.smb.SMBFileSystem": Known(
@@ -69,7 +70,7 @@ KNOWN = {
         manners=frozenset({"anon", "client_id", "tenant_id", "connection_string", "request_session", "socket_timeout"}),
         attributes=("account_url",),
     ),
-    "huggingface_hub.hf_file_system.HfFileSystem": Known(  # asked briefly, it would look in a listing first
+    "huggingface_hub.hf_file_system.HfFileSystem": Known(  # without expand_info it would use a listing first
         content=("xet_hash", "blob_id"), asking=("refresh", "expand_info"), attributes=("endpoint",)
     ),
 }
@@ -77,7 +78,7 @@ KNOWN["gcsfs.extended_gcsfs.ExtendedGcsFileSystem"] = KNOWN["gcsfs.core.GCSFileS
 
 
 class AskedTarget(Target):
-    """A question before the first read and one after each, both of the origin."""
+    """Asks the origin with ``info()`` before the first read and after each read."""
 
     known: Known = Known()
 
@@ -94,7 +95,7 @@ class AskedTarget(Target):
 
     @cached_property
     def own(self) -> AbstractFileSystem:
-        """An instance that only this object uses, so that every answer is one to a question of its own."""
+        """An instance that only this object uses, so that each answer belongs to one of its own questions."""
         quiet = {"use_listings_cache": False} if self.known.listings else {}
         return type(self.given)(
             *self.given.storage_args, **{**self.given.storage_options, **quiet, "skip_instance_cache": True}
@@ -134,12 +135,12 @@ class AskedTarget(Target):
 
 
 class TrustedTarget(AskedTarget):
-    """A filesystem of which the user says that its ``info()`` reaches the origin and tells versions apart (trust_info)."""
+    """A filesystem for which the user vouches (trust_info): its ``info()`` reaches the origin and distinguishes versions."""
 
     known: Known = Known(CONTENT + MORE_CONTENT, DATE + MORE_DATE)
 
     def where(self) -> str:
-        """Nothing is known of its options: a relative path among them means another place in another directory."""
+        """Return the suffix of keys. The options' meaning is not known: if one is an existing path, it counts as absolute."""
         options = self.given.storage_options
         paths = {
             name: os.path.abspath(text) for name, text in options.items() if isinstance(text, str) and os.path.exists(text)
@@ -149,7 +150,7 @@ class TrustedTarget(AskedTarget):
 
     @cached_property
     def own(self) -> AbstractFileSystem:
-        """The user's own instance: what it is made of may be gone, or exist once."""
+        """The user's own instance: it may be impossible to make a second one."""
         return self.given
 
     def ask(self, path: str) -> dict[str, Any]:
@@ -170,13 +171,13 @@ def _said(info: dict[str, Any], names: tuple[str, ...]) -> list[str]:
 
 
 def _is_recent(date: Any) -> bool:
-    """Whether a change now could go by the same date: by this machine's clock, since the origin's is not told."""
+    """Return True if a change now could get the same date, by this machine's clock, since the origin's clock is not known."""
     when = instant(date)
     return when is not None and -_TICK < time.time() - when < _TICK
 
 
 def instant(date: Any) -> float | None:
-    """Seconds since the epoch of a date as filesystems give it: datetime, seconds, milliseconds, ISO, FTP; None of others."""
+    """Return a filesystem's date in seconds since the epoch: datetime, seconds, milliseconds, ISO or FTP; None for others."""
     if isinstance(date, datetime):
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     if isinstance(date, (int, float)):

@@ -1,15 +1,14 @@
-"""What the cache asks of a target filesystem: who is this object now, and give me its bytes while it still is that.
+"""What the cache needs from a target filesystem: an object's current identity, and its bytes while it still has that identity.
 
-Where one answer says both (:class:`First`), an object that nobody knows yet costs one request.
+If one response proves both (:class:`First`), an object that is not known yet costs one request.
 
-A shared cache must not mix two versions of one object: a page that is read after the origin changed, but filed under the
-version that was seen at open, would be wrong for every process of the machine until it ages out. So each read proves that
-its bytes belong to the :class:`Identity` they are filed under: by the answer that carried them, or else by a question after
-the read that reaches the origin. A listing, an index in memory and the process's own listings cache answer no such question.
-What can't be proven is not cached: :class:`Target` itself passes everything through, and its subclasses cache what they can
-prove.
+A shared cache must not mix two versions of an object: a page that is read after the origin changed, but cached as the version
+that was seen at open, would be wrong for every process of the machine until it is evicted. So each read proves that its bytes
+belong to the :class:`Identity` as which they are cached: by the response that carried them, or else by a question to the origin
+after the read. A listing, an index in memory and the process's own listings cache prove nothing. Bytes that cannot be proven
+are not cached: :class:`Target` itself passes everything through, and its subclasses cache what they can prove.
 
-A proof that fails is :class:`ChangedError`, ESTALE, as on NFS.
+A failed proof raises :class:`ChangedError`, an ESTALE, as on NFS.
 """
 
 from __future__ import annotations
@@ -39,27 +38,27 @@ _UNSTEADY_MAX = 4096  # paths
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One object at one version, as its origin tells versions apart."""
+    """One object at one version, as its origin distinguishes versions."""
 
     size: int | None  # None: the object can't be cached
-    stamp: str  # what tells the version
-    etag: str | None = None  # what a response must repeat, where the target has such a thing
+    stamp: str  # text that identifies the version
+    etag: str | None = None  # the ETag that a response must have, if the target has ETags
     modified: str | None = None
-    nonce: str = ""  # of a version that its stamp can't tell from the next one: it is this one open's alone
-    within: Identity | None = None  # of the object that this one is a part of
+    nonce: str = ""  # of a version that its stamp cannot distinguish from the next one: valid for one open only
+    within: Identity | None = None  # the identity of the object of which this one is a part
 
     @property
     def version(self) -> str:
-        """What its pages are filed under."""
+        """The version of the object in the pool."""
         return f"{self.stamp}!{self.nonce}" if self.nonce else self.stamp
 
     @property
     def cacheable(self) -> bool:
-        """Empty objects have no pages; the target reads them each time, and what it can't prove."""
+        """True if the object can be cached: its size is known and not 0. The target reads others each time."""
         return bool(self.size)
 
     def same(self, other: Identity) -> bool:
-        """Whether the origin said the same of both."""
+        """Return True if the origin gave the same answer for both."""
         return _bare(self) == _bare(other)
 
 
@@ -72,18 +71,18 @@ UNCACHED = Identity(None, "")
 
 @dataclass(frozen=True, slots=True)
 class First:
-    """The first answer about an object: who it is, and bytes from ``start`` on, which it proves to be of that version."""
+    """The first response about an object: its identity, and bytes from ``start`` on, which it proves to be of that version."""
 
     identity: Identity
     start: int
     data: bytes
 
     def read(self, offset: int, length: int) -> memoryview:
-        """As the ``read`` of a mapping that asks for no more than there is."""
+        """Return bytes, as a mapping's ``read``; the mapping must ask for no more than ``data`` has."""
         return memoryview(self.data)[offset - self.start : offset - self.start + length]
 
     def whole(self, folio_size: int) -> tuple[int, int]:
-        """(offset, length) of what is here of whole folios."""
+        """Return (offset, length) of the whole folios that ``data`` has."""
         end = self.start + len(self.data)
         stop = end if end == self.identity.size else end - end % folio_size
         offset = -(-self.start // folio_size) * folio_size
@@ -91,7 +90,7 @@ class First:
 
 
 class Held(io.BytesIO):
-    """A file of bytes that are all here."""
+    """A file whose bytes are all in memory."""
 
     @property
     def size(self) -> int:
@@ -99,7 +98,7 @@ class Held(io.BytesIO):
 
 
 class Some:
-    """A set of paths, bounded: the oldest go first. Its methods are single steps, for any thread."""
+    """A bounded set of paths: the oldest are dropped first. Any thread may use it."""
 
     def __init__(self) -> None:
         self._paths: dict[str, None] = {}
@@ -114,7 +113,7 @@ class Some:
 
 
 class Unsteady:
-    """Paths whose origin contradicts itself, so that nothing of them can be proven: they are not cached for a minute."""
+    """Paths whose origin contradicts itself, so that nothing can be proven: they are not cached for a minute."""
 
     def __init__(self) -> None:
         self._since: dict[str, tuple[float, str]] = {}
@@ -123,7 +122,7 @@ class Unsteady:
         return self.get(path) is not None
 
     def get(self, path: str, default: str | None = None) -> str | None:
-        """The stamp that the path was added with lately."""
+        """Return the stamp with which the path was added during the last minute, else default."""
         since, stamp = self._since.get(path, (-_UNSTEADY_SECONDS, ""))
         return stamp if monotonic() - since < _UNSTEADY_SECONDS else default
 
@@ -137,10 +136,10 @@ class Unsteady:
 
 
 class Turn:
-    """One caller at a time, for what answers to one caller at a time: a connection, an open archive.
+    """One call at a time, for things that can serve only one: a connection, an open archive.
 
-    A caller who is called in the middle of its own call (by a signal handler, a finalizer) is refused: to wait would be for
-    ever, and not to wait would mix two answers.
+    A call from within a call of the same thread (by a signal handler or a finalizer) is refused: waiting would last for ever,
+    and going ahead would mix two answers.
     """
 
     def __init__(self) -> None:
@@ -163,11 +162,11 @@ class Turn:
 
 
 class Target:
-    """Any fsspec filesystem, passed through: nothing of it is cached. What can be cached of some is in the subclasses."""
+    """Any fsspec filesystem, passed through: nothing of it is cached. Subclasses cache what their filesystem can prove."""
 
-    into = False  # what reader() returns takes (offset, length); if True: (offset, buffer)
-    tells_with_bytes = False  # whether first() may answer
-    aliases = False  # whether one object may have several names (links, "..")
+    into = False  # True if the function that reader() returns takes (offset, buffer), and not (offset, length)
+    tells_with_bytes = False  # True if first() is implemented
+    aliases = False  # True if one object may have several names (links, "..")
     manners: frozenset[str] = frozenset()  # see place.suffix()
     attributes: tuple[str, ...] = ()
 
@@ -175,7 +174,7 @@ class Target:
         self.fs = fs
         self.given = fs  # `fs` may be renewed
         self.trusted = trusted
-        self.client: str | None = None  # who reads the bytes, see ``obstore``
+        self.client: str | None = None  # what reads the bytes, see ``obstore``
         self.stores: dict[str, Any] = {}
         self.obstore_failed = False
         self.pid: int = os.getpid()  # sessions and event loops do not survive a fork
@@ -183,41 +182,41 @@ class Target:
         self._turn = Turn()
 
     def key(self, path: str) -> str:
-        """The object's name in the pool, the same in every process that means the same object."""
+        """Return the object's key in the pool: the same in every process, and different for different objects."""
         return place.short(f"{self.fs.unstrip_protocol(path)}{self.place}", place.KEY_MAX)
 
     @cached_property
     def place(self) -> str:
-        """What keys end in: where the paths of this filesystem lead, if not where those of all of its kind do."""
+        """The suffix of keys, which identifies the place that this filesystem's paths are in; "" for its kind's usual place."""
         return self.where()
 
     def where(self) -> str:
         return place.suffix(self.given, self.manners, self.attributes)
 
     def who(self) -> str:
-        """On whose behalf, and with which other options: identities are not passed on from one account to another."""
+        """Return a digest of the account and the other options: identities are not shared between accounts."""
         return place.digest(self.place, place.who(self.given))
 
     def identify(self, path: str) -> Identity:
-        """Who is at the path now, by the origin's own word; an identity without a size if it is not to be cached.
+        """Ask the origin, and return the path's current identity; one without a size if it must not be cached.
 
         Raises what the target raises, or IsADirectoryError.
         """
         return UNCACHED
 
     def first(self, path: str, start: int, end: int) -> First | None:
-        """Who is at the path now, and the bytes from start to before end, as far as it has them, by one answer of the origin.
+        """Return the path's current identity and its bytes start .. end - 1, up to the object's end, from one response.
 
-        None if that answer does not prove both, or there is none: then identify() is asked. Raises FileNotFoundError.
+        None if there is no response that proves both; the caller then calls identify(). Raises FileNotFoundError.
         """
         return None
 
     def ukey(self, path: str, identity: Identity) -> str:
-        """Text that differs if the object does, as far as anyone can tell."""
+        """Return a text that changes with every change of the object that can be seen."""
         return f"{self.key(path)}\n{identity.version}" if identity.stamp else str(self.fs.ukey(path))
 
     def local_name(self, path: str) -> str | None:
-        """The file of this machine that the path is; None for an object that is somewhere else."""
+        """Return the name of this machine's file that the path is; None for other objects."""
         return None
 
     def exists(self, path: str, **kwargs: Any) -> bool:
@@ -230,32 +229,34 @@ class Target:
         return self.fs.isdir(path)
 
     def reader(self, path: str, identity: Identity) -> Callable[[int, Any], Any]:
-        """A function of (offset, length) that returns the bytes, or raises ChangedError if they aren't the identity's."""
+        """Return a function of (offset, length) that returns bytes, or raises ChangedError if they are not the identity's."""
         raise NotImplementedError(f"{type(self).__name__} caches nothing")
 
     def stream(self, path: str, identity: Identity) -> Stream | None:
-        """The reader of a target that can read into pages: a function of (offset, buffers) that fills them in order and yields
-        after each, or raises ChangedError if they aren't the identity's. None if it cannot."""
+        """Return a function of (offset, buffers) that fills the buffers in order, yields after each, and raises ChangedError if
+        the bytes are not the identity's; None if the target cannot read into pages."""
         return None
 
     def uncached(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
-        """What is not cacheable, sliced as Python would."""
+        """Return the bytes of a Python slice of an object that is not cacheable."""
         return self.call(self.fs.cat_file, path, start=start, end=end)
 
     def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """For what reads in several threads at once: not every filesystem sorts out the answers, but async ones do."""
+        """Call a function of the filesystem; one call at a time, unless the filesystem is asynchronous: others may mix up the
+        answers for several threads."""
         return function(*args, **kwargs) if self.fs.async_impl else self._turn.call(function, *args, **kwargs)
 
     def open(self, path: str, identity: Identity | None, mode: str, **kwargs: Any) -> Any:
-        """The target's own file: of what is not cacheable, or opened with options of the target's (identity None)."""
+        """Return the target's own file: of an object that is not cacheable, or opened with the target's options (identity
+        None)."""
         return self.fs.open(path, mode, **kwargs)
 
     def get_file(self, path: str, identity: Identity, lpath: str, **kwargs: Any) -> None:
-        """Copy what is not cacheable to a local file."""
+        """Copy an object that is not cacheable to a local file."""
         self.fs.get_file(path, lpath, **kwargs)
 
     def confirm(self, path: str, identity: Identity) -> None:
-        """The second question: ChangedError if the object is not the identity's any more."""
+        """Ask the origin again after a read. Raises ChangedError if the object no longer has this identity."""
         now = self.identify(path)
         if now.same(identity):
             return
@@ -265,7 +266,7 @@ class Target:
 
 
 def bytes_reader(target: Target, path: str, identity: Identity) -> Callable[[int, int], bytes]:
-    """The target's reader as a function of (offset, length) that returns bytes, whichever kind it is."""
+    """Return the target's reader, of whichever kind, as a function of (offset, length) that returns bytes."""
     read = target.reader(path, identity)
     if not target.into:
         return read

@@ -1,7 +1,7 @@
 """FTP: MLST, or MDTM and SIZE, before and after each read.
 
-FTPFileSystem's ``info()`` is a listing of the whole folder, which it keeps until a caller calls ``invalidate_cache()`` of
-that folder. The protocol has a question for one file, and that is asked here, over a connection of our own.
+FTPFileSystem's ``info()`` lists the whole folder, and keeps the listing until ``invalidate_cache()`` is called for that folder.
+The protocol has commands that ask for one file. They are sent here, over a connection of our own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NOT_KNOWN_HERE = ("500", "501", "502", "504")
 
 
 class FTPTarget(AskedTarget):
-    """Size, date and, where the server has it, the file's unique number."""
+    """The identity is the size, the date and, if the server has it, the file's unique number."""
 
     known: Known = Known(
         date=("modify",), extra=("unique",), listings=True, attributes=("host", "port"), manners=frozenset({"tempdir", "tls"})
@@ -36,7 +36,7 @@ class FTPTarget(AskedTarget):
         return self.identity(facts)
 
     def _facts(self, path: str) -> dict[str, Any] | None:
-        """What the server says of one file; None if it does not know the question, or the path is none of a file."""
+        """Return the server's facts about one file; None if the server lacks the commands, or the path is not a file."""
         connection = self._connection()
         try:
             return _parsed(connection.sendcmd(f"MLST {path}"))
@@ -50,7 +50,7 @@ class FTPTarget(AskedTarget):
             return None
 
     def _connection(self) -> ftplib.FTP:
-        """One that is alive: a server hangs up on those who say nothing for some minutes."""
+        """Return a working connection: a server closes one that is idle for some minutes, and it is then opened again."""
         alive = False
         if self.own.ftp.sock is not None:
             with suppress(OSError, EOFError, ftplib.Error):
@@ -71,7 +71,7 @@ class FTPTarget(AskedTarget):
         return read
 
     def _retrieve(self, path: str, offset: int, length: int | None) -> bytes:
-        """The bytes from offset on. If the transfer does not end as it should, the connection is not used again."""
+        """Return the bytes from offset on. If the transfer does not end normally, the connection is closed."""
         connection = self._connection()
         done = False
         try:
@@ -80,7 +80,7 @@ class FTPTarget(AskedTarget):
             with connection.transfercmd(f"RETR {path}", rest=offset or None) as wire:
                 while (length is None or len(data) < length) and (more := wire.recv(_BLOCK)):
                     data += more
-            with suppress(ftplib.error_temp):  # 426: we hung up, for we had enough
+            with suppress(ftplib.error_temp):  # 426: we closed the transfer early
                 connection.voidresp()
             done = True
             return bytes(data if length is None else data[:length])
@@ -95,7 +95,7 @@ class FTPTarget(AskedTarget):
 
 
 def _parsed(answer: str) -> dict[str, Any]:
-    """The facts of an MLST answer, the second of its lines: ``size=5;modify=20260102030405;type=file; /name``."""
+    """Return the facts of an MLST answer, from its second line: ``size=5;modify=20260102030405;type=file; /name``."""
     line = answer.splitlines()[1].strip()
     facts: dict[str, Any] = dict(fact.lower().split("=", 1) for fact in line.split("; ", 1)[0].split(";") if "=" in fact)
     facts["type"] = "file" if facts.get("type") == "file" else "directory" if "dir" in facts.get("type", "") else "other"

@@ -1,11 +1,11 @@
-"""HTTP: the response that carries the bytes says who they are.
+"""HTTP: the response that carries the bytes proves which version they belong to.
 
-The answer is checked, not the question: the status, the start and the total of Content-Range, ETag and Last-Modified. A
-server that says too little in it is asked again after the read; one whose answers contradict each other, or that tells
-versions apart by nothing, is passed through uncached.
+The response is checked, whatever was requested: its status, the start and the total of Content-Range, ETag and Last-Modified.
+If it has too few of these, a HEAD follows the read. An object for which the server's answers contradict each other, or do not
+distinguish versions, is passed through uncached.
 
-So an object that nobody knows yet is asked for by a GET of its first bytes, and not by HEAD. That answer must say all that a
-HEAD would. Where it does not, HEAD is asked after all, and for the next minute nothing else at that server.
+So an object whose identity is not known yet is requested by a GET of its first bytes, and not by HEAD. That response must have
+all that a HEAD would have. If it does not, a HEAD follows, and for the next minute that server is asked by HEAD first.
 """
 
 from __future__ import annotations
@@ -33,51 +33,51 @@ from . import place
 from .base import UNCACHED, First, Held, Identity, Some, Stream, Target, Unsteady
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)$")
-_MORE_TRIES = 2  # at a server whose answers differ, as those of mirrors behind one name do
-_TICK = 2.0  # seconds within which a file may change again under the same Last-Modified
-_RECENT = 3600.0  # seconds; what is older was not modified within a tick, however wrong our clock is
+_MORE_TRIES = 2  # at a server whose responses differ, such as mirrors behind one name
+_TICK = 2.0  # seconds within which a file may change again without a new Last-Modified
+_RECENT = 3600.0  # seconds; an older object was not modified within a tick, even if our clock is wrong
 
 _client = Client()
 
-_FIRST_MAX = 1 << 20  # bytes that are read at once before it is known whether the server does ranges
+_FIRST_MAX = 1 << 20  # bytes that are read at once before it is known whether the server supports ranges
 
-_WHOLE_MAX = 16 << 20  # bytes of an object that come at once because the server gives no ranges
+_WHOLE_MAX = 16 << 20  # the most bytes of an object that are kept when a server without ranges sends all of it
 
 SAME, UNPROVEN, OTHER = "same", "unproven", "other"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response and what it says of itself."""
+    """A response, and what it says about its content."""
 
     verdict: str
     etag: str | None = None
     modified: str | None = None
     start: int | None = None  # None: the whole object
-    data: bytes | None = None  # None: it can't be told which bytes of the object it has
+    data: bytes | None = None  # None: it is not known which bytes of the object it has
 
     def agrees_with(self, identity: Identity) -> bool:
-        """Whether nothing that it says is otherwise in what was told of the object."""
+        """Return True if its ETag and date, as far as it has them, are those of the identity."""
         return self.etag in (None, identity.etag) and self.modified in (None, identity.modified)
 
     def cut(self, start: int, end: int) -> bytes:
-        """What it has of a range, from its start on: a server may begin earlier than it was asked to, and end earlier."""
+        """Return the bytes of a range that it has, from the range's start on: a server may begin and end earlier than asked."""
         if self.data is None or self.start is None or self.start > start:
             return b""
         return self.data[start - self.start : end - self.start]
 
 
 class HTTPTarget(Target):
-    """A ranged GET per read, whose response must show the identity's ETag, date and length."""
+    """Reads by ranged GETs, whose responses must show the identity's ETag, date and length."""
 
     tells_with_bytes = True
     manners: frozenset[str] = frozenset({"simple_links", "same_scheme", "size_policy", "encoded"})
 
     def __init__(self, fs: AbstractFileSystem, trusted: bool = False) -> None:
         super().__init__(fs, trusted)
-        self._ranged = Some()  # paths of which the server has answered a range
-        self._terse = Unsteady()  # servers whose GET has said less than their HEAD may
-        self._changed = Unsteady()  # paths that were another version than this, of which no answer has come since
+        self._ranged = Some()  # paths for which the server has sent a range
+        self._terse = Unsteady()  # servers whose response to GET may have less than that to HEAD
+        self._changed = Unsteady()  # paths that have changed, with the old stamp, until a response shows the new version
 
     def identify(self, path: str) -> Identity:
         if path in self.unsteady:
@@ -90,7 +90,7 @@ class HTTPTarget(Target):
     def _identity(
         self, size: int | None, etag: str | None, modified: str | None, clock: Callable[[], float | None]
     ) -> Identity:
-        """What headers say; ``clock`` is asked for the server's time if that matters."""
+        """Return the identity in headers. ``clock()`` returns the server's time, and is called only if that matters."""
         said = [f"{name}={value}" for name, value in (("ETag", etag), ("Last-Modified", modified)) if value]
         stamp = place.short(";".join([*said, f"size={size}"]), place.VERSION_MAX)
         if _is_strong(etag) or (modified and _is_settled(modified, clock)):
@@ -100,7 +100,7 @@ class HTTPTarget(Target):
         return Identity(size, stamp, etag) if self.trusted else UNCACHED
 
     async def _clock(self, path: str) -> float | None:
-        """The server's Date; None if it tells none."""
+        """Return the server's Date, in seconds since the epoch; None if it sends none."""
         session = await self.fs.set_session()
         async with session.head(self.fs.encode_url(path), allow_redirects=True, **self.fs.kwargs) as response:
             return _date(response.headers.get("Date")) or None
@@ -122,7 +122,7 @@ class HTTPTarget(Target):
         return first
 
     def _first_plain(self, path: str, start: int, end: int) -> tuple[int, First | None]:
-        """(status, what the answer proves), by ``http.client``."""
+        """Return (status, what the response proves), by ``http.client``."""
         with contextlib.suppress(OSError, HTTPException, EOFError, ValueError):
             answer = _client.get(str(self.fs.encode_url(path)), self._headers(f"bytes={start}-{end - 1}"))
             try:
@@ -135,7 +135,7 @@ class HTTPTarget(Target):
         return 0, None
 
     async def _first(self, path: str, start: int, end: int) -> tuple[int, First | None]:
-        """The same by aiohttp."""
+        """Return the same as ``_first_plain``, by aiohttp."""
         from aiohttp import ClientError
 
         options = {name: value for name, value in self.fs.kwargs.items() if name != "headers"}
@@ -151,9 +151,9 @@ class HTTPTarget(Target):
         return 0, None
 
     def _promised(self, status: int, headers: Any, start: int, end: int) -> tuple[Identity, int, int] | None:
-        """(identity, first byte, how many) of what an answer brings, if it says that it brings bytes of one version.
+        """Return (identity, first byte, number of bytes) of a response, if its headers prove that it has bytes of one version.
 
-        The identity is the one that HEAD would give: with a weak tag it may have been a strong one there.
+        The identity must be the one that HEAD would give. So a weak tag is refused: HEAD may have a strong one.
         """
         length = _natural(headers.get("Content-Length"))
         if status == 206:
@@ -175,7 +175,7 @@ class HTTPTarget(Target):
         return {**self.fs.kwargs.get("headers", {}), "Accept-Encoding": "identity", **({"Range": asked} if asked else {})}
 
     def _is_plain(self, path: str) -> bool:
-        """Whether ``http.client`` would do all that the filesystem does."""
+        """Return True if ``http.client`` can do all that the filesystem does for the path."""
         from fsspec.implementations.http import HTTPFileSystem, get_client  # without aiohttp there is no such target
 
         fs = self.fs
@@ -183,7 +183,7 @@ class HTTPTarget(Target):
         return is_plain and not set(fs.kwargs) - {"headers"} and "@" not in urlsplit(path).netloc
 
     def exists(self, path: str, **kwargs: Any) -> bool:
-        """By HEAD: HTTPFileSystem asks by GET, and the server starts to send the whole object."""
+        """Ask by HEAD: HTTPFileSystem uses GET, and the server starts to send the whole object."""
         if kwargs:
             return super().exists(path, **kwargs)
         try:
@@ -196,14 +196,14 @@ class HTTPTarget(Target):
         return self.exists(path)
 
     def isdir(self, path: str) -> bool:
-        """A page of links, as HTTPFileSystem has it; but only what is one by HEAD is fetched and searched for links."""
+        """Return True for a page of links, as HTTPFileSystem does; but fetch the page only if it is HTML according to HEAD."""
         try:
             return self.fs.info(path).get("mimetype") in (None, "text/html") and self.fs.isdir(path)
         except FileNotFoundError:
             return False
 
     def reader(self, path: str, identity: Identity) -> Callable[[int, Any], Any]:
-        whole: list[bytes] = []  # a server without ranges sent it all: keep it as long as the reader
+        whole: list[bytes] = []  # the whole object, from a server without ranges; kept as long as the reader
         first = threading.RLock()  # until it is known whether there are ranges, one thread asks at a time
 
         def read(offset: int, length: int) -> bytes:
@@ -219,11 +219,12 @@ class HTTPTarget(Target):
         return read
 
     def stream(self, path: str, identity: Identity) -> Stream | None:
-        """Ranged GETs by ``http.client``, where the filesystem would do nothing else; aiohttp is for all the rest.
+        """Return a function that reads by ranged GETs with ``http.client``; None if only aiohttp does all that the filesystem
+        does.
 
-        Until it is known whether the server gives ranges of the object, one thread asks at a time; and if it sends the whole,
-        that is kept as long as the reader. Any other answer that is not the range of the identity, whole and proven, is left
-        unread, and aiohttp's reader looks into it.
+        Until it is known whether the server supports ranges of the object, one thread asks at a time. If the server sends the
+        whole object, that is kept as long as the reader. Any other response that is not exactly the range, proven to be of the
+        identity, is not read; the reader that uses aiohttp then asks again.
         """
         if not self._is_plain(path):
             return None
@@ -232,7 +233,7 @@ class HTTPTarget(Target):
         first = threading.RLock()
 
         def read_into(offset: int, buffers: Sequence[memoryview]) -> Iterator[object]:
-            places = list(accumulate(map(len, buffers), initial=offset))  # a buffer that is full is none of ours any more
+            places = list(accumulate(map(len, buffers), initial=offset))  # before the reads: full buffers must not be used
             done, answer = 0, None
             with contextlib.nullcontext() if path in self._ranged else first:
                 if not whole and offset < places[-1]:
@@ -250,7 +251,8 @@ class HTTPTarget(Target):
         return read_into
 
     def _asked(self, path: str, identity: Identity, start: int, end: int, whole: list[bytes]) -> Body | None:
-        """The answer that has the range, its body not yet read; None if it is another, or has all of the object (``whole``)."""
+        """Return a response with the range, its body not yet read; None if it has something else. If that is the whole object,
+        it is put into ``whole``."""
         with contextlib.suppress(OSError, HTTPException, EOFError, ValueError):
             answer = _client.get(str(self.fs.encode_url(path)), self._headers(f"bytes={start}-{end - 1}"))
             length = _natural(answer.headers.get("Content-Length"))
@@ -266,7 +268,8 @@ class HTTPTarget(Target):
         return None
 
     def _range(self, path: str, identity: Identity, start: int, end: int) -> tuple[bytes, bytes | None]:
-        """The range, in as many responses as the server makes of it; or, from one that does not do ranges, the whole object."""
+        """Return (the range, None), from as many responses as the server needs; or (b"", the whole object) if the server does
+        not support ranges."""
         data = bytearray()
         while start < end:
             answer = self._proven(path, identity, f"bytes={start}-{end - 1}")
@@ -287,7 +290,8 @@ class HTTPTarget(Target):
         raise ChangedError(path)
 
     def _proven(self, path: str, identity: Identity, asked: str | None) -> Answer:
-        """An answer that is the identity's; ChangedError if the object is another one now, or nobody can say."""
+        """Return a response with bytes of the identity. Raises ChangedError if the object has changed, or nothing proves that
+        it has not."""
         answer = sync(self.fs.loop, self._get, path, identity, asked)
         if answer.verdict == OTHER:
             if answer.agrees_with(now := self.identify(path)) and not now.same(identity):
@@ -302,7 +306,7 @@ class HTTPTarget(Target):
         return answer
 
     def _another(self, path: str, identity: Identity, asked: str | None) -> Answer:
-        """The server says one thing here and another there: perhaps one of its next answers is the identity's."""
+        """Try again at a server whose responses differ: one of the next may be of the identity. Raises ChangedError if not."""
         for _ in range(_MORE_TRIES):
             answer = sync(self.fs.loop, self._get, path, identity, asked)
             if answer.verdict != OTHER:
@@ -327,7 +331,7 @@ class HTTPTarget(Target):
             return Answer(*says, start, await response.read())
 
     def uncached(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
-        """A range if the server gives the one that was asked for, else of the whole object."""
+        """Return a range, from the server if it sends the right one, else cut from the whole object."""
         first = start or 0
         if first >= 0 and end is not None and end >= 0:
             if end <= first:
@@ -340,14 +344,14 @@ class HTTPTarget(Target):
         return self.fs.cat_file(path)[start:end]
 
     def open(self, path: str, identity: Identity | None, mode: str, **kwargs: Any) -> Any:
-        """An empty object, if that is what it is, can be sought in; HTTPFileSystem would make it a stream."""
+        """Open an uncached object. An empty one is a seekable file; HTTPFileSystem would make it a stream."""
         if identity is not None and identity.size == 0:
             return Held(self.fs.cat_file(path))
         return super().open(path, identity, mode, **kwargs)
 
 
 def _body(answer: Body | None, buffers: Sequence[memoryview]) -> Iterator[object]:
-    """Fill as many of the buffers as the answer does."""
+    """Fill the buffers from a response, as far as it goes. Yields once for each full buffer."""
     if answer is None:
         return
     try:
@@ -358,7 +362,7 @@ def _body(answer: Body | None, buffers: Sequence[memoryview]) -> Iterator[object
 
 
 def _fill(read: Callable[[int, int], bytes], offset: int, buffers: Sequence[memoryview]) -> int:
-    """Read into the buffers. Returns how many there are."""
+    """Fill all buffers with ``read``. Return the number of buffers."""
     data = memoryview(read(offset, sum(map(len, buffers)))) if buffers else memoryview(b"")
     for buffer in buffers:
         buffer[:], data = data[: len(buffer)], data[len(buffer) :]
@@ -366,7 +370,7 @@ def _fill(read: Callable[[int, int], bytes], offset: int, buffers: Sequence[memo
 
 
 def _verdict(headers: Any, identity: Identity) -> str:
-    """Whether a response is of the identity: nothing that it says may be otherwise."""
+    """Return SAME if a response proves that it has the identity, OTHER if it contradicts the identity, else UNPROVEN."""
     total = (found := _RANGE.match(headers.get("Content-Range", ""))) and found[3]
     etag, modified = headers.get("ETag"), headers.get("Last-Modified")
     if total and total != "*" and int(total) != identity.size:
@@ -375,13 +379,13 @@ def _verdict(headers: Any, identity: Identity) -> str:
         return OTHER
     if identity.etag and etag and _opaque(etag) != _opaque(identity.etag):
         return OTHER
-    if identity.etag:  # what gains W/ on the way is of the same name, but not proven
+    if identity.etag:  # a proxy may add W/: it does not contradict, but proves nothing
         return SAME if etag == identity.etag and (_is_strong(etag) or modified or not identity.modified) else UNPROVEN
     return SAME if modified or not identity.modified else UNPROVEN
 
 
 def _start(response: Any) -> int | None:
-    """Where in the object a partial response begins; None if it does not say so, or is of an encoded form of the object."""
+    """Return the offset at which a partial response begins; None if it has none, or is encoded."""
     found = _RANGE.match(response.headers.get("Content-Range", ""))
     return None if found is None or _is_encoded(response.headers) else int(found[1])
 
@@ -395,7 +399,8 @@ def _natural(text: str | None) -> int | None:
 
 
 def _is_settled(modified: str, clock: Callable[[], float | None]) -> bool:
-    """Whether a change after now would change Last-Modified, which counts seconds: by the server's clock, if it is told."""
+    """Return True if any later change would change Last-Modified, which has whole seconds. Uses the server's clock if it is
+    known."""
     when = _date(modified)
     age = time.time() - when
     if abs(age) < _RECENT and (now := clock()) is not None:
@@ -408,12 +413,12 @@ def _opaque(etag: str) -> str:
 
 
 def _is_strong(etag: str | None) -> bool:
-    """A weak tag promises the same meaning, not the same bytes, and an empty one nothing."""
+    """Return True for a strong ETag. A weak one promises the same meaning, not the same bytes; an empty one nothing."""
     return bool(etag) and not etag.startswith("W/") and etag != '""'  # type: ignore[union-attr]
 
 
 def _date(text: str | None) -> float:
-    """Seconds since the epoch; 0.0, which is no date of a file, for what is none."""
+    """Return an HTTP date in seconds since the epoch; 0.0, which no file has, if the text is not a date."""
     try:
         when: datetime = parsedate_to_datetime(text or "")
         return when.timestamp()

@@ -1,4 +1,4 @@
-"""Files of this machine: what is cached here is the work of a slow or a remote disk."""
+"""Files of this machine. Caching them is worth it if their disk is slow or remote."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from foliocache import ChangedError
 from . import place
 from .base import UNCACHED, Identity, Target
 
-_TICK_NS = 20_000_000  # the coarsest clock that Linux stamps files with ticks every 10 ms
-_COARSE_TICK_NS = 2_000_000_000  # of file systems that keep whole seconds, or every second one
-_SKEW_NS = 60_000_000_000  # how far ahead a file server's clock may be; what is dated later was dated by hand
-_CONTENT_IS_CALLED = frozenset(  # file systems whose files are programs, and whose sizes are made up
+_TICK_NS = 20_000_000  # the coarsest clock with which Linux stamps files ticks every 10 ms
+_COARSE_TICK_NS = 2_000_000_000  # for file systems with stamps in whole seconds, or in steps of 2 s
+_SKEW_NS = 60_000_000_000  # how far ahead a file server's clock may be; a later date was set by hand
+_CONTENT_IS_CALLED = frozenset(  # file systems whose content is generated at each read, and whose sizes mean nothing
     [
         "sysfs",
         "proc",
@@ -57,16 +57,16 @@ class LocalTarget(Target):
         return path
 
     def reader(self, path: str, identity: Identity) -> Callable[[int, Any], int]:
-        """A function of (offset, buffer) that fills the buffer. In the caller's thread: no one writes there once it ends."""
+        """Return a function of (offset, buffer) that fills the buffer, in the caller's thread: nothing writes to it later."""
 
         def readinto(offset: int, buffer: Any) -> int:
             view = memoryview(buffer)
-            with io.FileIO(path) as raw:  # a finalizer at the end of the interpreter has no open() any more
+            with io.FileIO(path) as raw:  # not open(), which a finalizer at interpreter exit no longer has
                 raw.seek(offset)
                 count = _fill(raw, view)
                 if identity.stamp != _stamp(os.fstat(raw.fileno())):
                     raise ChangedError(path)
-            if count < len(view):  # fewer bytes than its size says, and it has not changed: the size is not to be believed
+            if count < len(view):  # fewer bytes than its size, without a change: the size cannot be trusted
                 self.unsteady.add(path)
                 raise ChangedError(path)
             return count
@@ -74,12 +74,12 @@ class LocalTarget(Target):
         return readinto
 
     def uncached(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
-        """Each caller opens a file of its own, and may wait for it as long as it likes (a FIFO): nobody has to wait with it."""
+        """Read without ``call``: each caller opens its own file, and one that blocks (a FIFO) must not block the others."""
         return self.fs.cat_file(path, start=start, end=end)
 
 
 def _size(status: os.stat_result) -> int | None:
-    """None for what has no size, or one that means nothing: sysfs says 4096 of files of two bytes."""
+    """Return the size in bytes; None if there is none, or it means nothing: in sysfs a file of 2 bytes has size 4096."""
     if not stat.S_ISREG(status.st_mode):
         return None
     if status.st_size and not status.st_blocks and _kind_of_device(status.st_dev) in _CONTENT_IS_CALLED:
@@ -89,7 +89,7 @@ def _size(status: os.stat_result) -> int | None:
 
 @cache
 def _kind_of_device(device: int) -> str:
-    """The type of the file system that is mounted from the device; empty if the kernel does not say."""
+    """Return the type of the file system that is mounted from the device; "" if that is not known."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
         with open("/proc/self/mountinfo") as mounts:
@@ -104,9 +104,9 @@ def _stamp(status: os.stat_result) -> str:
 
 
 def _racy(status: os.stat_result, now: int) -> bool:
-    """Whether the file may change again without a new stamp, because it changed within the current tick.
+    """Return True if the file may change again without a new stamp, because it changed within the current clock tick.
 
-    Only ctime counts: every change of the content sets it, and nobody can choose the date that it is set to.
+    Only ctime counts: every change of the content sets it, and users cannot choose its value.
     """
     tick = _TICK_NS if status.st_ctime_ns % 1_000_000_000 else _COARSE_TICK_NS
     return -_SKEW_NS < now - status.st_ctime_ns < tick

@@ -1,6 +1,6 @@
-"""obstore for the bytes (``client=``), where a store can be told all that a target is told. Names are the target's.
+"""Reading bytes by obstore (``client=``), if a store can be configured like the target. Names and versions are the target's.
 
-What cannot be said in obstore's words is refused: it might be another object, or another account's.
+A target whose configuration cannot be translated is refused: obstore might read another object, or as another account.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ _CLIENT: Any = {"allow_http": True, "timeout": "300s"}
 
 
 class Untranslatable(Exception):
-    """Why obstore cannot be told what the target is told."""
+    """The target's configuration, or the path, cannot be translated for obstore. Its text is the reason."""
 
 
 def check(client: str | None, target: Target) -> None:
-    """Raise ValueError if ``client`` makes no sense with the target, whatever the path; ImportError without obstore."""
+    """Raise ValueError if ``client`` cannot be used with the target, whatever the path; ImportError without obstore."""
     if client not in (None, AUTO, OBSTORE):
         raise ValueError(f"folio: client is None, {AUTO!r} or {OBSTORE!r}, not {client!r}")
     if client == OBSTORE and find_spec("obstore") is None:
@@ -61,9 +61,9 @@ def check(client: str | None, target: Target) -> None:
 
 
 def stream(target: Target, path: str, identity: Identity) -> Stream | None:
-    """What `Target.stream` is asked for: by obstore where the user has said so and it can be, else by the target.
+    """Return what `Target.stream` returns: by obstore, if ``client`` says so and it is possible, else by the target.
 
-    Raises ValueError if obstore was asked for by name and cannot be told what the target is told.
+    Raises ValueError if client is "obstore" and the target's configuration cannot be translated.
     """
     own = target.stream(path, identity)
     translate = _translation(target) if target.client else None
@@ -86,7 +86,7 @@ def stream(target: Target, path: str, identity: Identity) -> Stream | None:
 
 
 class _Reader:
-    """Reads by obstore; what that cannot get, the target is asked for, which also judges what has changed."""
+    """Reads by obstore. If that fails, the target reads, and also decides whether the object has changed."""
 
     def __init__(
         self, target: Target, path: str, identity: Identity, store: Any, key: str, version: Version, own: Stream | None
@@ -97,7 +97,7 @@ class _Reader:
     def __call__(self, offset: int, buffers: Sequence[memoryview]) -> Iterator[object]:
         from foliocache.sources.obstore import read_version
 
-        places = list(accumulate(map(len, buffers), initial=offset))  # a buffer that is full is none of ours any more
+        places = list(accumulate(map(len, buffers), initial=offset))  # before the reads: full buffers must not be used
         done = 0
         try:
             if not (self._target.client == AUTO and self._target.obstore_failed):
@@ -124,7 +124,7 @@ def _filling(read: Callable[[int, int], bytes]) -> Stream:
     return read_into
 
 
-Translation = Callable[[Any, str, Identity], "tuple[Any, str, Version]"]  # a store, the path in it, what answers must show
+Translation = Callable[[Any, str, Identity], "tuple[Any, str, Version]"]  # a store, the path in it, the version of responses
 
 
 def _translation(target: Target) -> Translation | None:
@@ -166,7 +166,7 @@ def _s3_store(fs: Any, bucket: str) -> Any:
     return S3Store(
         bucket,
         endpoint=meta.endpoint_url,
-        aws_endpoint_url_s3=meta.endpoint_url,  # it goes before the other, and may be in the environment
+        aws_endpoint_url_s3=meta.endpoint_url,  # takes precedence over endpoint, and may be set in the environment
         region=meta.region_name or "us-east-1",
         skip_signature=bool(fs.anon),
         request_payer=bool(fs.req_kw.get("RequestPayer")),
@@ -188,7 +188,7 @@ def _refuse_others(options: dict[str, Any]) -> None:
 
 
 class _Credentials:
-    """The keys that the target signs with now: given ones, or those of its session, renewed as that renews them."""
+    """The keys with which the target signs now: given ones, or those of its session, which renews them."""
 
     def __init__(self, fs: Any) -> None:
         self._fs = fs

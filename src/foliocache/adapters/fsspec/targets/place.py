@@ -1,8 +1,8 @@
-"""Where an object is, in words that are the same in every process that means the same place, and in no other.
+"""The text that identifies an object's place: the same in every process for the same place, and different for different ones.
 
-A key that two places share would hand one's bytes to the other. So what goes into it are values: the text of a string, the
-absolute form of a path, the fields of a plain data object. An object whose value can't be told gets a nonce, which lives as
-long as the object and is never given again, unlike its ``id()`` and the address in its ``repr()``.
+If two places shared a key, readers of one would get the other's bytes. So keys are made of values: the text of a string, the
+absolute form of a path, the fields of a plain data object. An object without such a value gets a nonce, which is valid as long
+as the object exists and is never used again, unlike its ``id()`` and the address in its ``repr()``.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Any
 from fsspec import AbstractFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-KEY_MAX, VERSION_MAX = 280, 90  # bytes of text that the pool keeps of each object, to list and to forget it by
+KEY_MAX, VERSION_MAX = 280, 90  # bytes of text that the pool keeps of each object, for listing and forgetting it
 
-# Options that say how to talk to a place, or with which secret, but not which place. Two processes that differ in them alone
-# share their pages; each must still pass the target's own question with its own credentials before it is given one.
+# Options that say how to access a place, or with which secret, but not which place. Two processes that differ only in them
+# share pages; each must still ask the target for the identity, with its own credentials, before it gets a page.
 MANNERS = frozenset(
     {
         "secret",
@@ -57,10 +57,10 @@ MANNERS = frozenset(
 
 
 def short(text: str, most: int) -> str:
-    """What the pool can show and find again in full: the beginning for people, a digest of it all for the rest.
+    """Return text in at most ``most`` bytes: itself if it fits, else its beginning, for people, and a digest of all of it.
 
-    Names that are not UTF-8 (lone surrogates in Python) are shown escaped, and always with their digest: a name that is
-    spelled like the escape is another name.
+    Names that are not UTF-8 (lone surrogates in Python) are escaped, and always have the digest, because another name may be
+    spelled like the escaped one.
     """
     exact = text.encode(errors="surrogatepass")
     shown = text.encode(errors="backslashreplace")
@@ -70,15 +70,16 @@ def short(text: str, most: int) -> str:
 
 
 def digest(*values: Any) -> str:
-    """16 hexadecimal digits for the values, equal in every process, or else this process's alone."""
+    """Return 16 hexadecimal digits for the values: the same in every process, or unique to this process if a value has a
+    nonce."""
     text = json.dumps([_plain(value) for value in values], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def suffix(fs: AbstractFileSystem, manners: Iterable[str] = (), attributes: Iterable[str] = ()) -> str:
-    """What a key ends in where options lead elsewhere (an endpoint, a user's own root), else nothing.
+    """Return the suffix of keys if options choose another place (an endpoint, a user's own root), else "".
 
-    `manners` are further options of the filesystem that do not choose the place, `attributes` are those of the filesystem
+    `manners` are further options of the filesystem that do not choose the place. `attributes` are attributes of the filesystem
     that do, and that it may have taken from the environment.
     """
     ignored = MANNERS.union(manners)
@@ -90,12 +91,12 @@ def suffix(fs: AbstractFileSystem, manners: Iterable[str] = (), attributes: Iter
 
 
 def who(fs: AbstractFileSystem) -> str:
-    """The place and on whose behalf, this process's alone: identities are not passed on from one account to another."""
+    """Return a digest of the class and all options, secrets included: identities are not shared between accounts."""
     return digest(_name(type(fs)), fs.storage_args, fs.storage_options)
 
 
 def _plain(value: Any) -> Any:
-    """JSON in which values that differ, in type or content, differ."""
+    """Return a value for JSON that differs if the type or the content differs."""
     if value is None or isinstance(value, bool):
         return value
     for kind in (str, int, float):
@@ -120,7 +121,7 @@ def _object(value: Any) -> Any:
         return _plain(os.path.abspath(path) if hasattr(value, "is_absolute") else path)
     if isinstance(value, AbstractFileSystem) and not isinstance(value, MemoryFileSystem):
         return ["filesystem", _name(type(value)), suffix(value)]
-    if type(value).__module__ != "__main__":  # another program's __main__ may have a class of that name
+    if type(value).__module__ != "__main__":  # another program's __main__ may have a class with the same name
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return [_name(type(value)), *(_plain(getattr(value, field.name)) for field in dataclasses.fields(value))]
         if not isinstance(value, type) and hasattr(type(value), "__attrs_attrs__"):
@@ -132,13 +133,13 @@ def _name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-_nonces: dict[int, tuple[Any, str]] = {}  # by id(), of objects that live
+_nonces: dict[int, tuple[Any, str]] = {}  # by id(), of existing objects
 _counter = itertools.count()
 _private: tuple[int, str] = (0, "")
 
 
 def nonce() -> str:
-    """A word that was never given and never will be, in any process."""
+    """Return a text that is unique among all processes, now and later."""
     global _private
     if _private[0] != os.getpid():
         _private = (os.getpid(), secrets.token_hex(8))
@@ -146,7 +147,7 @@ def nonce() -> str:
 
 
 def nonce_of(value: Any) -> str:
-    """The nonce of an object as long as it lives; a new one each time for an object that can't be watched."""
+    """Return the nonce of an object, the same as long as it exists; a new one each time if it has no weak references."""
     known = _nonces.get(id(value))
     if known is not None and known[0]() is value:
         return known[1]

@@ -1,7 +1,7 @@
 """``reference://``: parts of other objects under names of their own.
 
-The set of references is a memory of the filesystem's, so the origin is asked whether the file that it came from is still the
-same, and otherwise it is read again. A part is then proven as the object that it is a part of.
+The filesystem keeps the set of references in memory. So the origin is asked whether the file of references is still the same;
+if it is not, it is read again. A part is then proven like the object of which it is a part.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HOW_TO_OPEN = ("fo", "target_protocol", "target_options", "ref_storage_args")
 
 
 class ReferenceTarget(Target):
-    """Parts of cacheable objects. Bytes that are in the set itself are in memory already, and pass through."""
+    """Parts of cacheable objects. Bytes that are in the references themselves are in memory already, and pass through."""
 
     def __init__(self, fs: AbstractFileSystem, choose: Callable[[AbstractFileSystem], Target], trusted: bool = False) -> None:
         super().__init__(fs, trusted)
@@ -37,13 +37,13 @@ class ReferenceTarget(Target):
 
     @classmethod
     def of(cls, fs: AbstractFileSystem, trusted: bool, choose: Callable[[AbstractFileSystem], Target]) -> Target | None:
-        """None for sets that are read bit by bit (Parquet): they are many files, and no version is that of all of them."""
+        """Return the target; None for references in Parquet, which are read in parts: many files without a common version."""
         if not isinstance(fs.references, dict) or len(fs.storage_args) > 1:
             return None
         return cls(fs, choose, trusted)
 
     def where(self) -> str:
-        """The name says little, and the version all: which part of which object."""
+        """Return the suffix of keys. Which part of which object it is, is in the version, not in the key."""
         return f"?{place.digest(self._file[0].key(self._file[1]))}" if self._file else ""
 
     def identify(self, path: str) -> Identity:
@@ -59,7 +59,7 @@ class ReferenceTarget(Target):
         return self._identity(found, whole) if whole.cacheable else UNCACHED
 
     def _refresh(self) -> bool:
-        """Whether the set of references is the one of now."""
+        """Read the references again if their file has changed. Return False if that file cannot be proven."""
         if self._file is None:
             return True
         target, path = self._file
@@ -74,7 +74,7 @@ class ReferenceTarget(Target):
         return True
 
     def _part(self, path: str) -> tuple[Target, str, int, int | None] | None:
-        """(target, path, offset, length) of the object that the path is a part of; None for bytes that are here."""
+        """Return (target, path, offset, length) of the object of which the path is a part; None if the bytes are in memory."""
         part = self.fs.references.get(path)
         if not isinstance(part, (list, tuple)) or len(part) not in (1, 3):
             return None
@@ -90,14 +90,14 @@ class ReferenceTarget(Target):
         target, path, offset, length = part
         size = (whole.size or 0) - offset if length is None else length
         if offset < 0 or size < 0 or offset + size > (whole.size or 0):
-            return UNCACHED  # for the filesystem to say what it makes of that
+            return UNCACHED  # the filesystem handles that
         stamp = f"{offset}+{size} of {place.digest(target.key(path))}:{whole.stamp}"
         return Identity(size, place.short(stamp, place.VERSION_MAX), nonce=whole.nonce, within=whole)
 
     def reader(self, path: str, identity: Identity) -> Callable[[int, Any], Any]:
         part = self._part(path)
         if part is None or identity.within is None or not self._identity(part, identity.within).same(identity):
-            raise FileNotFoundError(path)  # which is a change: it was there when it was opened
+            raise FileNotFoundError(path)  # a change: it existed when it was opened
         target, whole_path, start, _ = part
         read = bytes_reader(target, whole_path, identity.within)
         return lambda offset, length: read(start + offset, length)

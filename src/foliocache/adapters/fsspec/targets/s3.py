@@ -1,4 +1,4 @@
-"""S3: the ETag of the response that carried the bytes, and ``If-Match`` for the endpoints that heed it."""
+"""S3: proof by the ETag of the response that carried the bytes, and by ``If-Match`` at endpoints that support it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from . import place
 from .base import UNCACHED, First, Identity, Target, refuse_directory
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)$")
-_AWS = re.compile(r"https?://s3([.-](?!us-gov|us-iso|cn-)[a-z0-9-]+)?\.amazonaws\.com$")  # bucket names are the world's there
+_AWS = re.compile(r"https?://s3([.-](?!us-gov|us-iso|cn-)[a-z0-9-]+)?\.amazonaws\.com$")  # bucket names are global there
 
 
 class S3Target(Target):
-    """s3fs: its ``get_object``, with its retries, and the answer checked, since not every endpoint heeds If-Match."""
+    """s3fs: reads by its ``get_object``, with its retries. Responses are checked: not every endpoint supports If-Match."""
 
     tells_with_bytes = True
     manners: frozenset[str] = frozenset(
@@ -29,7 +29,7 @@ class S3Target(Target):
     )
 
     def where(self) -> str:
-        """By the endpoint that is in effect: it may come from the environment or a profile, and not only from the options."""
+        """Return the suffix of keys, by the endpoint in use, which may come from the options, the environment or a profile."""
         sync(self.fs.loop, self.fs.set_session)
         endpoint = self.fs._s3.meta.endpoint_url
         options = super().where()
@@ -49,7 +49,8 @@ class S3Target(Target):
         return Identity(size, place.short(";".join(said), place.VERSION_MAX), etag)
 
     def first(self, path: str, start: int, end: int) -> First | None:
-        """``get_object`` says what ``head_object`` says. What it refuses (an empty object, say), identify() looks into."""
+        """See ``Target.first``. The response to ``get_object`` has the fields of ``head_object``. If it is refused (for an
+        empty object, for example), identify() is called."""
         if path in self.unsteady or not self.fs.split_path(path)[1]:
             return None
         try:
@@ -62,7 +63,7 @@ class S3Target(Target):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
 
     async def _is_folder(self, path: str) -> bool:
-        """Whether there are keys below the path, as s3fs's ``info()`` asks for what is no object."""
+        """Return True if there are keys below the path: the same request that s3fs's ``info()`` makes if there is no object."""
         bucket, key, _ = self.fs.split_path(path)
         asked = {"Bucket": bucket, "Prefix": f"{key.rstrip('/')}/", "Delimiter": "/", "MaxKeys": 1}
         found = await self.fs._call_s3("list_objects_v2", self.fs.kwargs, **asked)
@@ -100,7 +101,7 @@ class S3Target(Target):
                 self._judge(path, identity)
                 raise
             except OSError as error:
-                if error.errno == errno.EINVAL:  # s3fs's word for a precondition that failed, and for a range beyond the end
+                if error.errno == errno.EINVAL:  # s3fs raises it for a failed precondition, and for a range beyond the end
                     self._judge(path, identity)
                     raise ChangedError(path) from None
                 raise
@@ -111,7 +112,7 @@ class S3Target(Target):
         return read
 
     def _judge(self, path: str, identity: Identity) -> None:
-        """An endpoint that says one ETag to HEAD and another to GET proves nothing."""
+        """Do not cache the path if HEAD still shows the identity that GET did not: such an endpoint proves nothing."""
         if self.identify(path).same(identity):
             self.unsteady.add(path)
 
@@ -132,7 +133,7 @@ class S3Target(Target):
         return await _error_wrapper(get, retries=self.fs.retries)
 
     def uncached(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
-        """An empty object has no ranges: S3 refuses to give one. How much there is to read, s3fs looks up in its listings."""
+        """Read uncached. S3 refuses a range of an empty object. s3fs takes sizes from its listings, so they are dropped."""
         self.fs.invalidate_cache(path)
         if identity.size == 0:
             return self.fs.cat_file(path)[start:end]
@@ -144,7 +145,7 @@ class S3Target(Target):
 
 
 def _total(response: Any, start: int) -> int | None:
-    """The object's size, of a response whose bytes begin at ``start``; None if it does not say both."""
+    """Return the object's size from a response whose bytes begin at ``start``; None if the response does not show both."""
     found = _RANGE.match(response.get("ContentRange") or "")
     if found:
         return int(found[3]) if int(found[1]) == start else None
@@ -152,7 +153,8 @@ def _total(response: Any, start: int) -> int | None:
 
 
 def _proves(response: Any, identity: Identity, offset: int, path: str) -> bool:
-    """Whether the response shows the identity; ChangedError if it shows another, or another range."""
+    """Return True if the response proves the identity, False if it has no ETag. Raises ChangedError if it shows another
+    identity, or another range."""
     etag, found = response.get("ETag"), _RANGE.match(response.get("ContentRange") or "")
     if found and (int(found[1]) != offset or int(found[3]) != identity.size):
         raise ChangedError(path)

@@ -1,4 +1,4 @@
-"""Filesystems that only give another one's objects other names, or another way to be called."""
+"""Filesystems that only give other names to another filesystem's objects, or other methods to call it by."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .base import First, Identity, Target
 
 
 class WrappedTarget(Target):
-    """The objects of the filesystem inside, under the keys that they have there, so that pages are shared with it."""
+    """The objects of the inner filesystem, with the keys that they have there, so that pages are shared with it."""
 
     def __init__(self, fs: AbstractFileSystem, inner: Target, rename: Callable[[str], str], trusted: bool = False) -> None:
         super().__init__(fs, trusted)
