@@ -1,4 +1,4 @@
-"""Zarr through a pool: ``store`` keeps what a store has, ``pipeline`` decoded chunks; ``identity`` says which store it is."""
+"""Zarr through a pool: ``store`` caches a store's values, ``pipeline`` decoded chunks; ``identity`` names a store."""
 
 from .pipeline import CachedCodecPipeline
 from .store import FolioStore

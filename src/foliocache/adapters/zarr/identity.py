@@ -1,4 +1,4 @@
-"""What a store is called in a pool: the same in every process that means the same data, and never the same for other data."""
+"""The identity of a store in a pool: the same in every process for the same data, and different for different data."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from zarr.storage import LocalStore, WrapperStore, ZipStore
 
 
 def identity(store: Store, name: str | None) -> str:
-    """Return 16 letters for a store.
+    """Return the identity of a store: 16 hexadecimal digits.
 
     Raises
     ------
     ValueError
-        It is not known where the store's data are, and it was given no name.
+        The store does not say where its data are, and ``name`` is None.
     """
     text = f"name {name}" if name is not None else _text(store)
     if text is None:

@@ -1,8 +1,7 @@
 """A codec pipeline that keeps decoded chunks in the pool of the array's `FolioStore`: each is decoded once per machine.
 
-A decoded chunk is kept beside the value that it was decoded from, under the same key: its version is a digest of the codecs and
-of the chunk's shape, type and fill value. So it is forgotten with the value, whatever is written, and other codecs have
-another.
+A decoded chunk has the same key as the encoded value, and a version of its own: a digest of the codecs and of the chunk's
+shape, type and fill value. So a write to the value forgets the decoded chunk, too, and other codecs have other decoded chunks.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ class CachedCodecPipeline(BatchedCodecPipeline):
     """Zarr's codec pipeline, with decoded chunks kept in a pool.
 
     Used for arrays in a `FolioStore` after ``zarr.config.set({"codec_pipeline.path":
-    "foliocache.zarr.CachedCodecPipeline"})``. Reads of a part of a chunk do not decode it again. Arrays of Python objects, and
-    sharded ones, of which the store keeps the ranges that are read, are decoded as by Zarr's own.
+    "foliocache.zarr.CachedCodecPipeline"})``. Reads of a part of a chunk do not decode it again. Arrays of Python objects are
+    decoded as by Zarr's own pipeline, and so are sharded arrays, whose ranges the store caches.
     """
 
     async def read(self, batch_info: Iterable[Any], out: Any, drop_axes: tuple[int, ...] = ()) -> Any:
@@ -74,14 +73,14 @@ class CachedCodecPipeline(BatchedCodecPipeline):
             return _digest.__wrapped__(self, spec.shape, spec.dtype, repr(spec.fill_value), spec.order)
 
 
-CachedCodecPipeline.__module__ = "foliocache.zarr"  # Zarr's registry goes by that
+CachedCodecPipeline.__module__ = "foliocache.zarr"  # the name in Zarr's registry
 register_pipeline(CachedCodecPipeline)
 
 
 @functools.lru_cache(maxsize=1024)
 def _digest(pipeline: CachedCodecPipeline, *spec: Any) -> str:
     text = "\n".join([*(f"{type(codec).__qualname__} {codec!r}" for codec in pipeline), *(repr(each) for each in spec)])
-    if " at 0x" in text:  # a codec that says where it is and not what it does: this process's alone
+    if " at 0x" in text:  # a codec's repr is an address: valid in this process only
         text += f"\n{os.getpid()} {id(pipeline)} {time.monotonic_ns()}"
     return f"decoded {hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"
 
@@ -91,7 +90,7 @@ def _is_bytes(codec: Any) -> bool:
 
 
 def _is_kept(getter: object, spec: Any) -> bool:
-    """True for a chunk of a store with a pool, in the machine's memory, of elements that are bytes."""
+    """Return True if a chunk's decoded form is kept: it is in a FolioStore, in CPU memory, and has no Python objects."""
     return (
         isinstance(getter, StorePath)
         and isinstance(getter.store, FolioStore)
@@ -116,5 +115,5 @@ def _put(out: Any, item: Any, chunk: Any, drop_axes: tuple[int, ...]) -> None:
 
 
 def _results(chunks: list[Any]) -> Any:
-    """What newer versions of Zarr want to know of each chunk."""
+    """Return the status of each chunk, which newer versions of Zarr expect."""
     return tuple({"status": "missing" if isinstance(chunk, bytes) else "present"} for chunk in chunks)

@@ -1,10 +1,10 @@
-"""A Zarr store around a store: what is read is kept in a pool, for all processes of the machine.
+"""A Zarr store around another store: values that are read are kept in a pool, for all processes of the machine.
 
-A value, or a range of one, is an object of the pool (``objects``): its key is the store and the value's key, its version the
-range. So what is written or deleted through such a store is forgotten with all of its ranges, and what is decoded of it
-(``pipeline``); and a read that began before that is not remembered. Sharding asks for the same ranges each time.
+A value, or a range of one, is an object of the pool (``objects``). Its key is the store's identity and the value's key, its
+version is the range. So a write or a deletion through such a store forgets the value with all of its ranges and decoded chunks
+(``pipeline``), and the result of a read that began before it is not kept. Sharding reads the same ranges each time.
 
-What a store does not have is an answer, too. Nothing is unpickled.
+That a store has no such value is kept, too. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 MISSING = object()
 _ABSENT = b""  # bytes, where a value is a memoryview
-_LISTINGS = "\0listings"  # no key of a value
+_LISTINGS = "\0listings"  # no value has this key
 
 
 class FolioStore(WrapperStore[Store]):
@@ -49,25 +49,25 @@ class FolioStore(WrapperStore[Store]):
     Parameters
     ----------
     store : zarr.abc.store.Store
-        Where the data are.
+        The store that has the data.
     pool : Pool or str
-        Where they are kept; by its name, with the parameters that it has.
+        The pool that keeps them; a name opens the pool with the parameters that it has.
     name : str, optional
-        What the data are called, the same in every process. By default what the store says of where they are.
+        A name for the data, the same in every process. By default it is made of the place that the store says its data are in.
     expiry : float, optional
-        Seconds after which a value is read again. By default it is good until it is written or deleted through a `FolioStore`
-        of this pool, or evicted: then all who write must use one.
+        Seconds after which a value is read again. By default a value is valid until it is written or deleted through a
+        `FolioStore` of this pool, or evicted: all writers must then use such a store.
     listings : float
-        Seconds for which a listing is good. By default none is kept.
+        Seconds for which a listing is kept. By default none is kept.
 
     Raises
     ------
     ValueError
-        The store does not say where its data are, and ``name`` was not given; or a parameter makes no sense.
+        The store does not say where its data are, and ``name`` was not given; or a parameter has an invalid value.
     """
 
     def __new__(cls, store: Store | None = None, *args: Any, **options: Any) -> Self:
-        """Return one with the synchronous methods, if the store has them."""
+        """Return an instance with synchronous methods if the store has them."""
         return super().__new__(cast("type[Self]", _SyncFolioStore) if cls is FolioStore and _is_synchronous(store) else cls)
 
     def __init__(
@@ -81,14 +81,14 @@ class FolioStore(WrapperStore[Store]):
 
     @classmethod
     async def open(cls, store: Store, pool: Pool | str, *, read_only: bool | None = None, **options: Any) -> Self:  # type: ignore[override]
-        """Open a store, and return one around it.
+        """Open a store, and return a FolioStore around it.
 
         Parameters
         ----------
         store, pool, options
             As of `FolioStore`.
         read_only : bool, optional
-            By default what the store is.
+            Whether the store is opened read-only. By default as the store is.
 
         Returns
         -------
@@ -127,7 +127,7 @@ class FolioStore(WrapperStore[Store]):
 
     @property
     def supports_consolidated_metadata(self) -> bool:
-        """What the store does."""
+        """Whether the wrapped store supports consolidated metadata."""
         return self._store.supports_consolidated_metadata
 
     # Reading.
@@ -145,7 +145,8 @@ class FolioStore(WrapperStore[Store]):
         return _content(await self._store.get(key, default_buffer_prototype(), byte_range))
 
     def look(self, key: str, byte_range: ByteRequest | None, version: str) -> Any:
-        """Return a view, b"" if the store has no such value, MISSING if that is not known."""
+        """Return a view of the cached value or range; b"" if the store is known to have no such value; MISSING if neither is
+        cached."""
         found = self._recall(key, version)
         if found is MISSING and byte_range is not None:
             found = self._recall(key, "")
@@ -157,13 +158,14 @@ class FolioStore(WrapperStore[Store]):
         return self.pool.get(self._prefix + key, MISSING, version=version, expiry=self._expiry, loads="arrays")
 
     async def make(self, key: str, version: str, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """Return what is kept beside a key, made once."""
+        """Return what the pool keeps under a key and version; the first process that asks makes it with ``make``."""
         return await self.pool.get_or_create_async(
             self._prefix + key, make, version=version, expiry=self._expiry, loads="arrays"
         )
 
     async def read_unkept(self, key: str) -> Buffer | None:
-        """Return a value for one that keeps what it makes of it: from the pool, if that has it, else from the store alone."""
+        """Return a value for a caller that keeps only what it makes of it: from the pool if it is there, else from the store,
+        without keeping it."""
         found = self.look(key, None, "")
         if found is not MISSING:
             return _buffer(found, None)
@@ -184,25 +186,25 @@ class FolioStore(WrapperStore[Store]):
         max_gap_bytes: int | None = None,
         max_coalesced_bytes: int | None = None,
     ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
-        """Read ranges of one value, each as `get` does: those that follow each other are not read together.
+        """Read ranges of one value, each as `get` does. Adjacent ranges are not joined into one read.
 
         Parameters
         ----------
         key : str
-            The value's.
+            The value's key.
         byte_ranges : sequence of ByteRequest
-            Which ranges.
+            The ranges.
         prototype : BufferPrototype
-            Of the buffers.
+            The type of the buffers.
         max_concurrency : int, optional
-            How many are read at once.
+            How many ranges are read at once. By default Zarr's ``async.concurrency``.
         max_gap_bytes, max_coalesced_bytes : int, optional
-            Of no use here.
+            Not used.
 
         Yields
         ------
         list of (int, Buffer or None)
-            The number of a range, and its bytes.
+            The index of a range, and its bytes; None if there is no such value.
         """
         limit = asyncio.Semaphore(max_concurrency or config.get("async.concurrency"))
 
@@ -278,7 +280,7 @@ class FolioStore(WrapperStore[Store]):
             self._forget_below("")
 
     async def _changing(self, keys: Iterable[str], change: Coroutine[Any, Any, None]) -> None:
-        """Wait for a change, and forget what was known before: also if it fails, for it may have been made."""
+        """Wait for a change, and forget the values: also if it fails, because the store may have made it."""
         try:
             await change
         finally:
@@ -290,7 +292,7 @@ class FolioStore(WrapperStore[Store]):
         Parameters
         ----------
         keys : iterable of str
-            Theirs.
+            The values' keys.
 
         Raises
         ------
@@ -336,7 +338,7 @@ class FolioStore(WrapperStore[Store]):
 
 
 class _SyncFolioStore(FolioStore):
-    """One around a store with synchronous methods, which has them, too."""
+    """A FolioStore around a store with synchronous methods. It has these methods, too."""
 
     def get_sync(
         self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
@@ -368,13 +370,13 @@ class _SyncFolioStore(FolioStore):
 
 
 def _is_synchronous(store: object) -> bool:
-    """True if a store has all of the synchronous methods, or every wrapper has them: then it says whether they can be used."""
+    """Return True if a store has all synchronous methods, or if Zarr's wrappers have them, which then say if they work."""
     has_all = all(isinstance(store, kind) for kind in (SupportsGetSync, SupportsSetSync, SupportsDeleteSync))
     return has_all or hasattr(WrapperStore, "get_sync")
 
 
 def _version(byte_range: ByteRequest | None) -> str:
-    """A range as text. Raises ValueError."""
+    """Return a range as text; "" for the whole value. Raises ValueError."""
     match byte_range:
         case None:
             return ""
