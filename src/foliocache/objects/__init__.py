@@ -1,7 +1,7 @@
-"""Python objects in a pool: made once per machine, and given to all as views of the same pages.
+"""Python objects in a pool: each is made once per machine, and all processes get views of the same pages.
 
-``values`` lays an object out as bytes and builds it from them; ``store`` finds, makes, keeps and forgets; ``memo`` and ``keys``
-are the decorator. The package is below ``pool``, and knows of it what ``host`` says.
+``values`` converts an object to bytes and builds it from them. ``store`` finds, makes, keeps and forgets objects. ``memo`` and
+``keys`` are the decorator. The package does not import ``pool``; ``host`` has the protocols that it needs of a pool.
 """
 
 from .memo import Memo

@@ -1,4 +1,4 @@
-"""What the objects need of a pool; ``pool.Pool`` and ``pool.names`` have it."""
+"""The protocols that this package needs of a pool. ``pool.Pool`` and ``pool.names`` implement them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Name(Protocol):
 
 
 class Ask(Protocol):
-    """A question that this process answers, unless ``known`` is the answer."""
+    """A question that this process has to answer, unless ``known`` is the answer."""
 
     @property
     def known(self) -> Name | None: ...

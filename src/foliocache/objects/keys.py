@@ -1,8 +1,8 @@
-"""Keys of calls: equal arguments of equal types, in whatever process, have the same digest, and others have another one.
+"""Keys of calls: arguments that are equal and of equal types have the same digest in every process, others a different one.
 
-Numbers, strings, bytes, containers of them and arrays are written down with their types, so 1, True and 1.0 differ. Other
-objects count by their pickles: two that are equal may then have two keys, which costs a call and is not wrong. A function
-counts by its bytecode and what it has closed over.
+Numbers, strings, bytes, containers of them and arrays are hashed with their types, so 1, True and 1.0 differ. Other objects are
+hashed by their pickles: two that are equal may then have two keys, which costs a call and is not wrong. A function is hashed by
+its bytecode, its defaults and the variables that it has closed over.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 _LENGTH = struct.Struct("<Q")
-_MAIN = ("__main__", "__mp_main__")  # the second is what a spawned process calls its parent's main module
+_MAIN = ("__main__", "__mp_main__")  # the second is the name of the parent's main module in a spawned process
 
 
 def where(function: Callable[..., Any]) -> str:
-    """Return what a function is called in every process: its module and name, or its file if the module is the main one."""
+    """Return a function's name, the same in every process: its module (its file, for the main module) and qualified name."""
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", type(function).__qualname__)
     code = getattr(function, "__code__", None)
     return f"{os.path.abspath(code.co_filename) if module in _MAIN and code is not None else module}.{name}"
@@ -34,19 +34,19 @@ def digest(value: Any) -> str:
     Raises
     ------
     TypeError
-        It has no content that could be compared: it does not pickle.
+        The value has no digest, because it cannot be pickled, or contains itself.
     """
     return _of(value, ()).hex()
 
 
 def of_code(function: Callable[..., Any]) -> str:
-    """Return a digest of what a function does; "" if it has no bytecode."""
+    """Return a digest of a function's bytecode; "" if it has none."""
     code = getattr(function, "__code__", None)
     return "" if code is None else _code(code).hex()
 
 
 def closed_over(function: Callable[..., Any]) -> list[object]:
-    """Return what a function has closed over, now; a name that has no value yet is left out."""
+    """Return the current values of the variables that a function has closed over; one without a value is left out."""
     return [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if not _is_empty(cell)]
 
 
@@ -100,7 +100,7 @@ def _function(function: types.FunctionType, within: tuple[int, ...]) -> bytes:
 
 
 def _code(code: types.CodeType) -> bytes:
-    """Bytecode without places in files, which are others where a module was not read from its cached compilation."""
+    """Return a digest of bytecode without file names and line numbers, which may differ between processes."""
     parts = [code.co_code, repr((code.co_names, code.co_varnames, code.co_freevars, code.co_flags)).encode()]
     for each in code.co_consts:
         parts.append(_code(each) if inspect.iscode(each) else _of(each, ()))

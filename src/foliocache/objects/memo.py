@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 
 class Memo(Generic[P, R]):
-    """How calls of one function become keys and objects."""
+    """The memoization of one function: it turns calls into keys, and results into objects."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Memo(Generic[P, R]):
             raise ValueError(f"ignore names {sorted(unknown)}, which {self.where} has no parameters of")
 
     def key_of(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Return the key of a call. Raises TypeError for arguments that cannot be part of one."""
+        """Return the key of a call. Raises TypeError if an argument has no digest."""
         if self.key is not None:
             chosen = self.key(*args, **kwargs)
             if not isinstance(chosen, str):
@@ -71,7 +71,7 @@ class Memo(Generic[P, R]):
             ) from error
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Return the result of a call, from the pool if that has it."""
+        """Return the result of a call, from the pool if it is there."""
         make = functools.partial(self.function, *args, **kwargs)
         return cast(
             "R", self.objects().get_or_create(self.key_of(*args, **kwargs), make, self.version, self.expiry, self.loads)

@@ -1,4 +1,4 @@
-"""How objects of other libraries are pickled so that their bytes stay out of band, and built on the pages themselves."""
+"""Pickling objects of other libraries so that their bytes stay out of band, and building them on the pool's pages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def dumps(value: Any) -> tuple[bytes, list[memoryview]]:
-    """Pickle a value: the pickle, and the buffers that are not in it. Raises what pickling raises."""
+    """Pickle a value. Return the pickle, and the buffers that are not in it. Raises what pickling raises."""
     buffers: list[memoryview] = []
     stream = io.BytesIO()
     _Pickler(stream, 5, buffer_callback=lambda buffer: _keep(buffers, buffer)).dump(value)
@@ -23,7 +23,7 @@ def dumps(value: Any) -> tuple[bytes, list[memoryview]]:
 
 
 def _keep(buffers: list[memoryview], buffer: pickle.PickleBuffer) -> bool:
-    """Take a buffer out of the pickle. One whose bytes do not lie side by side stays in it."""
+    """Take a buffer out of the pickle and return False; return True to keep one in it that is not contiguous."""
     try:
         raw = buffer.raw()
     except BufferError:
@@ -42,7 +42,7 @@ class _Pickler(pickle.Pickler):
         return NotImplemented
 
 
-# Arrow: a stream of Arrow's own format has only what a slice shows, and is read without a copy.
+# Arrow: a stream in Arrow's own format has only the rows of a slice, and is read without a copy.
 
 
 def _ipc(value: Any) -> Any:
@@ -64,7 +64,7 @@ def _arrow(content: Buffer, kind: str) -> Any:
 
 
 def is_plain(value: Any) -> bool:
-    """True for a tensor that is its elements, in memory, and no more."""
+    """Return True for a tensor that its type, shape and elements describe completely: strided, on the CPU, no gradient."""
     torch = sys.modules["torch"]
     return bool(
         value.device.type == "cpu"
@@ -86,15 +86,15 @@ def content(value: Any) -> memoryview:
 
 
 def type_name(value: Any) -> str:
-    """Return what its type is called in ``torch``."""
+    """Return the name of a tensor's type in ``torch``."""
     return str(value.dtype).removeprefix("torch.")
 
 
 def tensor(view: Buffer, name: str, shape: Sequence[int]) -> Any:
-    """Return a tensor on the bytes of a view, which lives as long as the tensor does.
+    """Return a tensor on the bytes of a view. The tensor keeps the view alive.
 
-    A tensor knows no read-only memory, and PyTorch warns of such buffers. So it is given one that does not say so. Who writes
-    to the tensor ends with SIGSEGV, as with any stray write to the pool; ``writable="copy"`` gives one that may be written to.
+    PyTorch has no read-only tensors, and warns of read-only buffers. So it gets a buffer that claims to be writable. Writing to
+    the tensor ends the process with SIGSEGV, like any stray write to the pool; use ``writable="copy"`` for a writable tensor.
     """
     import torch
 
@@ -107,7 +107,7 @@ def tensor(view: Buffer, name: str, shape: Sequence[int]) -> Any:
 
 
 def _unmarked(view: Any) -> Any:
-    """Return the same memory as a buffer that seems to be writable, and keeps the view."""
+    """Return a buffer of the same memory that claims to be writable, and keeps the view alive."""
     import numpy
 
     array = numpy.frombuffer(view, numpy.uint8)

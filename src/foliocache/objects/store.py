@@ -1,16 +1,16 @@
 """Finding, making, keeping and forgetting objects.
 
-What an object is called is a *name* (``pool.names``), found by its key and its user's version. One process makes the object,
-and the others sleep until it is there: that is the name's single flight. The answer is the head of the object (``values``), and
-the mapping that has its bytes. Each making has a mapping version of its own, drawn by lot, so bytes of two makings never meet
-in one object: where a folio of it was evicted, there is no object, and it is made once more. The name is answered when all is
-in the pool, and until then nobody knows the version: who finds an object finds it whole.
+An object has a *name* (``pool.names``), which is found by the object's key and the user's version. One process makes the
+object, and the others sleep until it is made: names are asked for by one process at a time. The answer to the name is the
+object's head (``values``) and the version of the mapping that has its bytes. Each time an object is made, that version is
+random, so bytes of two makings are never mixed: if a folio was evicted, the object is gone and is made again. The name is
+answered after all bytes are in the pool. Until then no other process knows the version, so an object that is found is complete.
 
-A maker that fails answers, too: with the reason, and when that was. Who began to wait before that raises it, and who comes
-later makes the object itself. A maker that dies leaves folios that nobody knows, which are evicted in time.
+A maker that fails answers, too, with the reason and the time. Processes that began to wait before that time raise it; later
+ones make the object themselves. A maker that dies leaves folios that no name refers to; they are evicted in time.
 
-A hit: one look at the name. If its record is, byte for byte, what it was the last time, everything that was worked out then
-holds: the handle of the mapping, how to build the object, and the window, if something in this process still uses it.
+A hit looks up the name. If the record is the same, byte for byte, as at the last hit, everything that was computed then is
+still valid: the mapping, the function that builds the object, and the window, if something in this process still uses it.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ MakeAsync: TypeAlias = "Callable[[], Awaitable[Any]]"
 Writable: TypeAlias = Literal["copy"] | None
 
 PREFIX = "object:"  # of the keys of names and mappings
-KNOWN_MAX = 8192  # objects of which a process keeps what it has worked out
-TRIES = 8  # answers of others that are evicted before they are read; then the object is made for this caller alone
+KNOWN_MAX = 8192  # objects for which a process keeps its _Known
+TRIES = 8  # answers of others that may be evicted before they are read; then the object is made for this caller only
 _REASON_MAX = 150  # bytes of a failure's text
 MISSING = object()
 
@@ -50,7 +50,7 @@ class _Gone(FoliocacheError):
 
 
 class _Known:
-    """What a process knows of a key at a user's version: by what its name is found, and what was found the last time."""
+    """What a process keeps for a key at a user's version: the digest of its name, and what the last lookup found."""
 
     __slots__ = ("digest", "found")
 
@@ -60,14 +60,14 @@ class _Known:
 
 
 class _Found:
-    """An object, as one record of its name describes it. ``name`` is None if that is no object."""
+    """An object as one record of its name describes it. ``name`` is None if the record is not that of an object."""
 
     __slots__ = ("builds", "content", "is_large", "mapping", "name", "raw", "window")
 
     def __init__(self, raw: bytes | None, name: Name | None, content: memoryview | None, mapping: Mapping | None) -> None:
         self.raw = raw
         self.name = name
-        self.content = content  # of an object that is kept beside its name
+        self.content = content  # the bytes of an object that is kept in its name
         self.mapping = mapping
         self.builds: dict[Loads, values.Build] = {}
         self.window: Callable[[], Buffer | None] = _no_window
@@ -85,14 +85,14 @@ class _Found:
         return build(self._bytes() if self.content is None else self.content)
 
     def _copy(self, writable: Writable) -> Buffer:
-        """The object's bytes, which may be written to."""
+        """Return a private copy of the object's bytes, which may be written to."""
         if self.content is not None:
             return bytearray(self.content)
         assert self.mapping is not None
         return self.mapping.window(writable=writable)
 
     def _bytes(self) -> Buffer:
-        """The object's bytes, which stay pinned as long as a view of them lives."""
+        """Return the object's bytes, which stay pinned as long as a view of them exists."""
         mapping = self.mapping
         assert mapping is not None
         if not self.is_large:
@@ -110,14 +110,14 @@ class _Found:
             window = mapping.window()
         except _Gone:
             raise
-        except FoliocacheError:  # this process has as many leases and windows as it can have
+        except FoliocacheError:  # this process has as many leases and windows as it can
             return memoryview(mapping.read_bytes(0, mapping.size))
         self.window = weakref.ref(window)
         return memoryview(window)
 
 
 class _Turn:
-    """One call that did not find its object: who asks for what, and the last answer of another, which is of no use."""
+    """One call that did not find its object: its arguments, its process and thread or task, and the last unusable answer."""
 
     def __init__(
         self,
@@ -134,10 +134,10 @@ class _Turn:
         self.max_age = float("inf") if expiry is None else _seconds(expiry)
         self.start = _now()
         self.previous: Name | None = None
-        self.is_refused = False  # another found no room for the object
+        self.is_refused = False  # another process found no room for the object
 
     def ages(self) -> Iterator[float]:
-        """Yield how old an answer may be that would do: none that is as old as ``previous``."""
+        """Yield the greatest acceptable age of an answer, in seconds: always younger than ``previous``."""
         for _ in range(TRIES):
             if self.is_refused:
                 return
@@ -145,7 +145,7 @@ class _Turn:
 
 
 def _lease_all(mapping: Mapping) -> Buffer | None:
-    """The object's bytes, if one folio has them all, else None. A copy of them if this process has as many leases as it can."""
+    """Return the object's bytes if one folio has all of them, else None. A copy if this process can have no more leases."""
     try:
         return mapping.lease_all()
     except _Gone:
@@ -183,7 +183,8 @@ class Objects:
     def get_or_create(
         self, key: str, make: Make, version: str, expiry: float | None, loads: Loads, writable: Writable = None
     ) -> Any:
-        """Return the object, made by the first that asked. Raises what ``make`` raises, SourceError if another one's did."""
+        """Return the object, made by the first process that asks. Raises what ``make`` raises here, SourceError if it raised in
+        another process."""
         known = self._know(key, version)
         found = self._find(known, key, expiry, loads, writable)
         if found is MISSING:
@@ -194,7 +195,7 @@ class Objects:
     async def get_or_create_async(
         self, key: str, make: MakeAsync, version: str, expiry: float | None, loads: Loads, writable: Writable = None
     ) -> Any:
-        """As ``get_or_create``, for an event loop; ``make`` returns an awaitable."""
+        """Do what ``get_or_create`` does, for event loops. ``make`` returns an awaitable."""
         known = self._know(key, version)
         found = self._find(known, key, expiry, loads, writable)
         if found is MISSING:
@@ -217,7 +218,7 @@ class Objects:
         return turn
 
     def put(self, key: str, value: Any, version: str, loads: Loads) -> bool:
-        """Keep an object. Returns False if there is no room for it."""
+        """Keep an object. Return False if the pool has no room for it."""
         stored = values.encode(value, loads, key)
         previous = self._names.recall(PREFIX + key, float("inf"), who=version)
         with self._names.ask(PREFIX + key, who=version) as ask:
@@ -231,7 +232,8 @@ class Objects:
         self._pool.forget(PREFIX + key)
 
     def delete_below(self, prefix: str) -> None:
-        """Forget the objects whose keys begin with prefix, and those with keys too long to tell. Raises FoliocacheError."""
+        """Forget the objects whose keys begin with prefix, and those whose kept keys were cut before the end of prefix. Raises
+        FoliocacheError."""
         self._names.forget_below(PREFIX + prefix)
 
     # Finding.
@@ -271,7 +273,7 @@ class Objects:
             return MISSING
 
     def _learn(self, key: str, raw: bytes) -> _Found:
-        """Work out what a record says."""
+        """Return what a record describes."""
         name = self._names.read(raw)
         if name is None or not name.exists or name.extra[:1] == b"!":
             return _Found(raw, None, None, None)
@@ -280,7 +282,7 @@ class Objects:
         return _Found(raw, name, None, self._pool._object(PREFIX + key, name.size, name.version, _evicted))
 
     def _forget(self, key: str, name: Name | None) -> None:
-        """Take an object that has been replaced, or has lost a part, out of the pool."""
+        """Remove an object that has been replaced, or whose folios were evicted in part, from the pool."""
         if name is not None and name.extra[:1] not in (b"!", b"i"):
             _invalidate(self._pool._object(PREFIX + key, name.size, name.version, _evicted))
 
@@ -319,7 +321,7 @@ class Objects:
             return values.alone(await make(), turn.writable is not None)
 
     async def _make_async(self, ask: Ask, turn: _Turn, make: MakeAsync) -> Any:
-        """As ``_make``. What may wait for a lock or copies much is done in a thread of the engine."""
+        """Do what ``_make`` does. Calls that may wait for a lock, or copy much, are made in a thread of the engine."""
         from ..filler.awaiting import in_engine  # here, because importing asyncio takes longer than all of foliocache
 
         engine = self._pool.engine
@@ -336,7 +338,7 @@ class Objects:
 
     @contextlib.contextmanager
     def _marked(self, turn: _Turn) -> Iterator[None]:
-        """Remember what this thread or task is making, so that it is not waited for by what makes it."""
+        """Remember what this thread or task is making, so that ``make`` cannot wait for its own result."""
         self._making.add(turn.mine)
         try:
             yield
@@ -344,7 +346,8 @@ class Objects:
             self._making.discard(turn.mine)
 
     def _look(self, turn: _Turn, name: Name) -> Any:
-        """Return the object that another has made; MISSING if it is gone already. Raises SourceError if that one failed."""
+        """Return the object that another process has made; MISSING if it is gone already. Raises SourceError if that process
+        failed."""
         found = self._find(turn.known, turn.key, turn.expiry, turn.loads, turn.writable)
         if found is MISSING:
             turn.previous = name
@@ -362,7 +365,7 @@ class Objects:
         return values.decoder(stored.head, turn.loads, turn.key)(content)
 
     def _keep(self, ask: Ask, key: str, stored: values.Stored, writable: Writable = None) -> Buffer | None:
-        """Put an object into the pool, and answer its name. Returns its bytes; None if there is no room."""
+        """Put an object into the pool, and answer its name. Return its bytes; None if the pool has no room."""
         inline = stored.inline
         if inline is not None:
             ask.answer(0, "", inline)
@@ -376,11 +379,11 @@ class Objects:
             _refuse(ask)
             return None
         if not ask.answer(stored.size, version, stored.head):
-            _invalidate(mapping)  # the name was forgotten meanwhile; who has views of it keeps them
+            _invalidate(mapping)  # the name was forgotten meanwhile; existing views stay valid
         return content
 
     def _fill(self, mapping: Mapping, writable: Writable) -> Buffer | None:
-        """Write an object into the pool. Returns its bytes; None if there is no room for all of them at once."""
+        """Write an object into the pool. Return its bytes; None if the pool has no room for all of them at once."""
         if mapping.size > self._pool.pool_bytes:
             return None
         try:
@@ -392,7 +395,7 @@ class Objects:
 
 
 class _Evicted:
-    """The source of an object that has been made: there is none."""
+    """The source of an object that was found: its bytes cannot be fetched again, so it raises _Gone."""
 
     def read_into(self, offset: int, buffers: object) -> Iterator[object]:
         raise _Gone("a part of the object was evicted")
@@ -404,12 +407,12 @@ _evicted = _Evicted()
 def _invalidate(mapping: Mapping) -> None:
     try:
         mapping.invalidate()
-    except FoliocacheError:  # a process that has stopped holds a lock: they are evicted in time
+    except FoliocacheError:  # a process that has stopped holds a lock: the folios are evicted in time
         return
 
 
 def _tell(ask: Ask, error: BaseException) -> None:
-    """Answer with the reason why the object was not made, if that says something to others."""
+    """Answer with the reason why the object was not made, unless it concerns only this process."""
     record = failure.record(error)
     reason = None if record is None else failure.read(record)
     if reason is not None:
@@ -418,7 +421,7 @@ def _tell(ask: Ask, error: BaseException) -> None:
 
 
 def _refuse(ask: Ask) -> None:
-    """Answer that there is no room for the object: who waits need not wait for each other's making of it."""
+    """Answer that the pool has no room for the object: waiting processes then make it themselves, all at once."""
     _answer_failed(ask, "", None, "")
 
 
@@ -427,7 +430,8 @@ def _answer_failed(ask: Ask, kind: str, number: int | None, text: str) -> None:
 
 
 def _is_refused(name: Name, key: str, start: int) -> bool:
-    """True if another found no room for the object since start. Raises SourceError if another failed to make it since then."""
+    """Return True if another process has found no room for the object since ``start``. Raises SourceError if one has failed to
+    make it since then."""
     when, kind, number = json.loads(name.extra[1:])
     if when < start or not kind:
         return bool(when >= start)

@@ -1,15 +1,15 @@
-"""An object as bytes, and back without a copy.
+"""Conversion of objects to bytes, and back without a copy.
 
-A *head* of some bytes says what it is, and the *parts* follow each other in one mapping, each at a multiple of ALIGNMENT. What
-is so small that it fits beside its head has no mapping.
+A *head* of some bytes describes the object. Its *parts* are in one mapping, one after the other, each at a multiple of
+ALIGNMENT. An object that is so small that it fits into its name, with its head, has no mapping.
 
 Kinds, the first byte of a head:
 
 - ``A`` an array of NumPy and ``T`` a tensor of PyTorch: order, shape and type; the bytes are the elements.
 - ``B`` bytes, ``V`` a memoryview: format and shape.
-- ``P`` whatever pickles: the buffers that pickle protocol 5 leaves out of band, a table of where they are, the pickle itself.
+- ``P`` anything else that pickles: the buffers that pickle protocol 5 leaves out of band, a table of their places, the pickle.
 
-What is built from the first four can do no harm. A pickle can run anything, and is as trusted as who may write to the pool.
+Building the first four is harmless. A pickle can run any code: unpickling trusts every process that may write to the pool.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 Loads: TypeAlias = Literal["any", "arrays"]
 Build: TypeAlias = "Callable[[Any], Any]"  # of a bytes-like object
 
-HEAD_MAX = 192  # bytes: what a name keeps for its owner
-ALIGNMENT = 64  # of parts, in bytes: that of a cache line, of AVX-512, and of Arrow's buffers
+HEAD_MAX = 192  # bytes: the most ``extra`` that a name has room for
+ALIGNMENT = 64  # of parts, in bytes: the alignment of cache lines, AVX-512 and Arrow's buffers
 _WHERE = struct.Struct("<Q")
 _COUNT = struct.Struct("<I")
 _PLACE = struct.Struct("<QQ")
@@ -44,7 +44,7 @@ _ONE_LETTER = frozenset("bBhHiIlLqQnNfd?")
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """An object as bytes: ``parts`` are (offset, contiguous bytes), in order, ``size`` where the last one ends."""
+    """An object as bytes: ``parts`` are (offset, contiguous bytes), in order; ``size`` is the end of the last one."""
 
     head: bytes
     parts: Sequence[tuple[int, memoryview]]
@@ -52,13 +52,13 @@ class Stored:
 
     @property
     def inline(self) -> bytes | None:
-        """Head and content together, if there is room for both beside a name; then there is no mapping."""
+        """Head and content together if a name has room for both, so that no mapping is needed; else None."""
         if len(self.head) + 1 + self.size > HEAD_MAX:
             return None
         return b"i" + bytes([len(self.head)]) + self.head + b"".join(self.pieces(0, self.size))
 
     def pieces(self, start: int, end: int) -> Iterator[memoryview | bytes]:
-        """Yield the bytes from start to end; what is between parts is zeros."""
+        """Yield the bytes from start to end. The gaps between parts are zeros."""
         at = start
         for offset, content in self.parts:
             stop = min(offset + len(content), end)
@@ -72,7 +72,7 @@ class Stored:
                 at = stop
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> Iterator[object]:
-        """Fill the buffers, in order: this is a source."""
+        """Fill the buffers, in order, as `Source.read_into` does."""
         for buffer in buffers:
             at = 0
             for piece in self.pieces(offset, offset + len(buffer)):
@@ -83,12 +83,12 @@ class Stored:
 
 
 def encode(value: Any, loads: Loads, key: str) -> Stored:
-    """Lay an object out.
+    """Return an object as bytes.
 
     Raises
     ------
     TypeError
-        It cannot be kept: it does not pickle, or is none of those that ``loads`` allows.
+        It cannot be kept: it cannot be pickled, or ``loads`` does not allow it.
     """
     _check(loads)
     stored = _plain(value)
@@ -108,7 +108,7 @@ def decoder(head: bytes, loads: Loads, key: str) -> Build:
     Raises
     ------
     ValueError
-        It is a pickle, and ``loads`` does not allow that; or the head is none.
+        The object is a pickle, and ``loads`` does not allow that; or the head is of an unknown kind.
     """
     _check(loads)
     kind = head[:1]
@@ -136,13 +136,13 @@ def _check(loads: str) -> None:
 
 
 def split_inline(extra: bytes) -> tuple[bytes, memoryview]:
-    """Return head and content of what ``Stored.inline`` has put together."""
+    """Return the head and the content of a ``Stored.inline``."""
     end = 2 + extra[1]
     return extra[2:end], memoryview(extra)[end:]
 
 
 def alone(value: Any, is_writable: bool) -> Any:
-    """Return an object that is not kept, as like one that is as can be: arrays are read-only, or a copy."""
+    """Return an object that is not kept, as similar as possible to one that is: arrays are read-only, or a copy."""
     numpy = sys.modules.get("numpy")
     if is_writable:
         return value.copy() if numpy is not None and type(value) is numpy.ndarray else value
@@ -152,7 +152,7 @@ def alone(value: Any, is_writable: bool) -> Any:
     return value.toreadonly() if isinstance(value, memoryview) else value
 
 
-# Plain ones.
+# Arrays, tensors, bytes and memoryviews.
 
 
 def _plain(value: Any) -> Stored | None:
@@ -201,7 +201,7 @@ def _array(value: numpy.ndarray[Any, Any]) -> Stored | None:
 
 
 def _bytes_of(array: numpy.ndarray[Any, Any]) -> memoryview:
-    """The bytes of a contiguous array of any type, also one that has no buffer of its own (dates)."""
+    """Return the bytes of a contiguous array of any type, including types without a buffer format (dates)."""
     import numpy
 
     if array.nbytes == 0:
@@ -211,7 +211,7 @@ def _bytes_of(array: numpy.ndarray[Any, Any]) -> memoryview:
 
 
 def _type_text(dtype: numpy.dtype[Any]) -> str | None:
-    """A type as text, as in a .npy file; None for one that this does not describe wholly."""
+    """Return a type as text, as in a .npy file; None if the text would not describe it completely."""
     import numpy
 
     try:
@@ -253,7 +253,7 @@ def _unpack_shape(packed: bytes) -> tuple[tuple[int, ...], str]:
 
 def _pickled(value: Any, key: str) -> Stored:
     if inspect.iscoroutine(value):
-        value.close()  # or it warns that nothing has awaited it
+        value.close()  # otherwise Python warns that it was never awaited
     if inspect.isgenerator(value) or inspect.iscoroutine(value) or inspect.isasyncgen(value):
         raise TypeError(
             f"the value of {key!r} is a {type(value).__name__}, which has no content to keep; return a list or an array"
