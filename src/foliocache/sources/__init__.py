@@ -1,7 +1,7 @@
-"""Where missing bytes come from: the protocol of sources, and clients that read straight into pages.
+"""Sources of missing bytes: the protocol of sources, and clients that read straight into pages.
 
-A mapping's source is asked for ranges of one object at one version. It proves that what it gives is of that version, by the
-answer that carries the bytes or by a question after it, and raises if it is not.
+A mapping's source is asked for ranges of one object at one version. It must prove that its bytes are of that version, by the
+response that carries them or by a question after it, and raise an error if they are not.
 """
 
 from ..filler.source import AsyncSource, Source

@@ -1,8 +1,9 @@
-"""A ranged GET whose body goes from the socket straight into the pages, over connections that are kept.
+"""Ranged GETs whose bodies go from the socket straight into the pages, over connections that are kept open.
 
-A process reads with up to some dozens of threads, each with a connection of its own meanwhile. Why not urllib3 or aiohttp: both
-copy each body at least once more, and aiohttp runs on one thread. ``http.client`` spends twice as long on an answer's header
-fields as all the rest takes: it is asked where an answer is not plain, and a place that has given one is left to it.
+A process reads with up to some dozens of threads; each uses a connection of its own while it reads. urllib3 and aiohttp are not
+used because both copy each body at least once more, and aiohttp runs on one thread. ``http.client`` takes twice as long for a
+response's header fields as everything else takes together. So it is used only for responses that are not plain (see `Direct`),
+and for all later requests to a server that has sent one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ REDIRECTS_MAX = 10
 IDLE_MAX = 64  # connections
 HEAD_MAX = 64 << 10  # bytes of a status line and header fields
 HEAD_PIECE = 4 << 10  # bytes that are received at once until they are all there
-REST_MAX = 64 << 10  # bytes of a body that are read for the sake of the connection
+REST_MAX = 64 << 10  # the most bytes at the end of a body that are read so that the connection can be kept
 
 Headers = Mapping[str, str]
 Place = tuple[str, str, int]
@@ -39,7 +40,7 @@ _SECRET = frozenset({"authorization", "cookie", "proxy-authorization"})
 
 
 class Body:
-    """What both kinds of answers can do with their bodies."""
+    """The body of a response, of either kind."""
 
     def read_into(self, buffers: Sequence[memoryview]) -> Iterator[int]:
         """Fill the buffers, in order, and yield the length of each when it is full. Raises EOFError if the body is shorter."""
@@ -53,12 +54,12 @@ class Body:
         return bytes(data)
 
     def close(self) -> None:
-        """Keep the connection if what is left of the body is little, else close it."""
+        """Keep the connection if at most REST_MAX bytes of the body are left, else close it."""
         raise NotImplementedError
 
 
 class Response(Body):
-    """The answer to a GET, its body not yet read."""
+    """A response to a GET by ``http.client``, its body not yet read."""
 
     def __init__(
         self, client: Client, place: Place, connection: http.client.HTTPConnection, raw: http.client.HTTPResponse
@@ -66,10 +67,10 @@ class Response(Body):
         self._client, self._place, self._connection, self._raw = client, place, connection, raw
         self.status: int = raw.status
         self.headers: http.client.HTTPMessage = raw.headers
-        self.has_cookies = False  # one of the redirects to it has set cookies, which are not sent
+        self.has_cookies = False  # True if a redirect on the way has set cookies, which were not sent
 
     def read_into(self, buffers: Sequence[memoryview]) -> Iterator[int]:
-        """As `Body` says."""
+        """See `Body`."""
         for buffer in buffers:
             at = 0
             while at < len(buffer):
@@ -80,7 +81,7 @@ class Response(Body):
             yield at
 
     def close(self) -> None:
-        """As `Body` says."""
+        """See `Body`."""
         if not self._raw.isclosed() and self._raw.length is not None and self._raw.length <= REST_MAX:
             with suppress(OSError, http.client.HTTPException):
                 self._raw.read()
@@ -91,7 +92,7 @@ class Response(Body):
 
 
 class Direct(Body):
-    """The same of an answer that is plain: one status line, fields of a line each, a length, no coding of the transfer."""
+    """A plain response, read without ``http.client``: header fields of one line each, a length, no transfer coding."""
 
     def __init__(
         self,
@@ -103,13 +104,13 @@ class Direct(Body):
         ahead: memoryview,
     ) -> None:
         self._client, self._place, self._connection, self._ahead = client, place, connection, ahead
-        self._left = 0 if status in (204, 304) else int(headers["content-length"])  # bytes of the body that were not given out
+        self._left = 0 if status in (204, 304) else int(headers["content-length"])  # bytes of the body still to read
         self.status = status
         self.headers = headers
         self.has_cookies = False
 
     def read_into(self, buffers: Sequence[memoryview]) -> Iterator[int]:
-        """As `Body` says."""
+        """See `Body`."""
         for buffer in buffers:
             at = 0
             while at < len(buffer):
@@ -128,10 +129,10 @@ class Direct(Body):
         with _timely():
             if isinstance(sock, ssl.SSLSocket):
                 return sock.recv_into(buffer)
-            return sock.recv_into(buffer, 0, socket.MSG_WAITALL)  # one call, which lets go of the GIL and wakes up once
+            return sock.recv_into(buffer, 0, socket.MSG_WAITALL)  # one call, which releases the GIL and wakes up once
 
     def close(self) -> None:
-        """As `Body` says."""
+        """See `Body`."""
         if 0 < self._left <= REST_MAX:
             with suppress(OSError, EOFError):
                 list(self.read_into([memoryview(bytearray(self._left))]))
@@ -142,7 +143,7 @@ class Direct(Body):
 
 
 class Fields(dict[str, str]):
-    """Header fields by their names in lower case, asked for in any; what comes twice is joined."""
+    """Header fields by name. Names are case-insensitive; the values of a repeated field are joined."""
 
     def get(self, name: str, default: Any = None) -> Any:
         return super().get(name.lower(), default)
@@ -152,12 +153,12 @@ class Fields(dict[str, str]):
 
 
 class _Unusual(Exception):
-    """An answer that is left to http.client."""
+    """The response is not plain: use http.client."""
 
 
 @contextmanager
 def _timely() -> Iterator[None]:
-    """A socket's own timeout says EAGAIN."""
+    """Raise TimeoutError for EAGAIN, which the kernel's socket timeout gives."""
     try:
         yield
     except BlockingIOError:
@@ -165,7 +166,8 @@ def _timely() -> Iterator[None]:
 
 
 def _receive_head(sock: socket.socket) -> tuple[int, Fields, memoryview]:
-    """Return the status, the fields, and what came along of the body. Raises ConnectionError if there is none."""
+    """Return the status, the header fields, and the bytes of the body received with them. Raises ConnectionError if the server
+    closes the connection."""
     data = b""
     while (end := data.find(b"\r\n\r\n")) < 0:
         if len(data) > HEAD_MAX or b"\n\n" in data:
@@ -192,7 +194,7 @@ def _receive_head(sock: socket.socket) -> tuple[int, Fields, memoryview]:
 
 
 class Client:
-    """Connections of this process, for any number of threads."""
+    """An HTTP client with the kept connections of this process, for any number of threads."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -201,9 +203,9 @@ class Client:
         self._unusual: set[Place] = set()
 
     def get(self, url: str, headers: Headers) -> Response | Direct:
-        """GET, after redirects.
+        """Return the response to a GET, after redirects.
 
-        Raises OSError and http.client.HTTPException, and ValueError for a URL that is none of HTTP.
+        Raises OSError and http.client.HTTPException, and ValueError for a URL that is not an HTTP URL.
         """
         has_cookies = False
         for _ in range(REDIRECTS_MAX):
@@ -222,7 +224,7 @@ class Client:
         raise http.client.HTTPException(f"more than {REDIRECTS_MAX} redirects")
 
     def _ask(self, parts: SplitResult, headers: Headers) -> Response | Direct:
-        """One question. A server may close an idle connection at any time: then it is asked again over a new one."""
+        """Send one request. If the server has closed the idle connection, which it may do at any time, use a new one."""
         place = _place(parts)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection = self._take(place)
@@ -263,7 +265,7 @@ class Client:
         connection.connect()
         if isinstance(connection.sock, ssl.SSLSocket):
             connection.sock.settimeout(READ_TIMEOUT)
-        else:  # Python's own timeout would poll before each piece
+        else:  # Python's own timeout would poll before each call
             connection.sock.settimeout(None)
             seconds = struct.pack("@ll", int(READ_TIMEOUT), 0)
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
@@ -271,7 +273,7 @@ class Client:
         return connection
 
     def _take(self, place: Place) -> http.client.HTTPConnection | None:
-        if self._pid != os.getpid():  # a parent's connections are in use by the parent
+        if self._pid != os.getpid():  # after a fork: the connections are the parent's
             self._pid, self._idle = os.getpid(), deque()
         for _ in range(len(self._idle)):
             with suppress(IndexError):
@@ -289,7 +291,7 @@ class Client:
 
 
 def _request(place: Place, path: str, headers: Headers) -> bytes | None:
-    """Return a GET as it is sent. None for what http.client is to quote, or to refuse."""
+    """Return the bytes of a GET request; None if http.client must quote or refuse something in it."""
     scheme, host, port = place
     if "host" in {name.lower() for name in headers} or _UNSENDABLE.search(path):
         return None

@@ -1,8 +1,9 @@
 """Objects of an obstore store (S3, GCS, Azure, HTTP, local files, memory) as sources.
 
-Bytes are streamed into the pages as they arrive, by ``get``, whose answer carries the ETag, the size and the range that it is
-of; ``get_range`` and ``get_ranges`` carry none of them. obstore runs on threads of its own, which a fork does not copy: what it
-does in a child then waits for ever, and disturbs the parent. So a child of a process in which they ran is refused.
+Bytes are streamed into the pages as they arrive, by ``get``, whose response has the ETag, the size and the range of the bytes;
+the results of ``get_range`` and ``get_ranges`` have none of them. obstore runs on threads of its own, which a fork does not
+copy: a call in the child waits for ever, and disturbs the parent. So reads are refused in a child of a process in which these
+threads ran.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ __all__ = ["Object", "Store", "Version", "key_of", "read_version", "strong", "us
 T = TypeVar("T")
 M = TypeVar("M", covariant=True)
 
-CHUNK = 64 << 10  # bytes that obstore hands over at once, at least
-CHUNK_IN_MAIN = 1 << 20  # where each is waited for in another thread
-TICK = 2.0  # seconds within which an object may change again under the same date
-TEXT_MAX = 500  # characters of an error of obstore's, which may contain the whole answer
+CHUNK = 64 << 10  # the least bytes that obstore returns at once
+CHUNK_IN_MAIN = 1 << 20  # the same in the main thread, where another thread waits for each chunk
+TICK = 2.0  # seconds within which an object may change again without a new date
+TEXT_MAX = 500  # characters of an obstore error's text, which may contain the whole response
 
 _DENIED = (obstore.exceptions.PermissionDeniedError, obstore.exceptions.UnauthenticatedError)
 _MANNERS = re.compile(
@@ -54,33 +55,33 @@ _KINDS: tuple[tuple[type, str, str], ...] = (
 
 
 class Store(Protocol):
-    """What is used of a store: obstore's own have it, and so has what follows the protocols of ``obspec``."""
+    """The methods that are used of a store. obstore's own stores have them, and so have stores that follow ``obspec``."""
 
     def head(self, path: str) -> Any:
-        """What is known of an object: ``size``, ``e_tag``, ``version``, ``last_modified``."""
+        """Return an object's metadata: ``size``, ``e_tag``, ``version``, ``last_modified``."""
         ...
 
     def get(self, path: str, *, options: Any) -> Any:
-        """The answer to a GET, its ``meta``, ``range`` and ``stream``."""
+        """Return the response to a GET, with ``meta``, ``range`` and ``stream``."""
         ...
 
 
 class Pool(Protocol[M]):
-    """A pool, as far as it is needed here."""
+    """The method of a pool that is needed here."""
 
     def mapping(self, key: str, size: int, version: str = "", *, source: Source | None = None, concurrent: bool = False) -> M:
-        """An object at one version."""
+        """Return a mapping of an object at one version."""
         ...
 
 
-# What a fork leaves of obstore.
+# obstore after a fork.
 
 _is_in_use = False  # at the last fork of this process
 _was_inherited = False
 
 
 def _look() -> None:
-    """Before a fork: note whether obstore's threads run here, started by this module or not."""
+    """Before a fork: record whether obstore's threads run in this process, whether this module started them or not."""
     global _is_in_use
     _is_in_use = _is_in_use or any(name.startswith("tokio-") for name in _threads())
 
@@ -101,7 +102,7 @@ os.register_at_fork(before=_look, after_in_child=_mark)
 
 
 def usable() -> bool:
-    """Return whether obstore works in this process: not in a child of one in which it was used.
+    """Return whether obstore works in this process.
 
     Returns
     -------
@@ -125,11 +126,11 @@ def _refuse_after_fork() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What an answer must say to be of one version of an object.
+    """What a response must have to be of one version of an object.
 
-    ``etag`` is a strong one, or None. It and ``modified``, as far as they are given, must be what the answer says. ``is_file``
-    is for what may be written while it is read, and is asked for again after each read. ``is_told`` is the user's word: only
-    the size is compared.
+    ``etag`` is a strong ETag, or None. A response must have the same ETag and date as ``etag`` and ``modified``, if they are
+    not None. ``is_file`` is for local files, which may be written while they are read: they are checked again after each read.
+    ``is_told`` means that the user has given the version: only the size is compared.
     """
 
     size: int
@@ -139,7 +140,7 @@ class Version:
     is_told: bool = False
 
     def fits(self, meta: Any) -> bool:
-        """Whether an answer is of this version."""
+        """Return True if a response with this metadata is of this version."""
         if meta["size"] != self.size or self.is_told:
             return meta["size"] == self.size  # type: ignore[no-any-return]
         if self.etag is None and self.modified is None:
@@ -148,28 +149,28 @@ class Version:
 
 
 class Object:
-    """One object of a store, at the version that it has when it is first asked for.
+    """One object of a store, at the version that it has when it is first used.
 
-    ``Object(store, path).mapping(pool)`` is all that a program needs. It pickles if its store does, for spawned processes; in a
-    forked one it can be used unless obstore was used before the fork, which is refused.
+    ``Object(store, path).mapping(pool)`` is all that a program needs. It pickles if its store does, for spawned processes. In a
+    forked process it works only if obstore was not used before the fork.
 
     Parameters
     ----------
     store : obstore.store.ObjectStore
-        Where it lies. Nothing is asked of it yet.
+        The store. The constructor sends no request to it.
     path : str
-        The object in it.
+        The object's path in the store.
     key : str, optional
-        What the pool calls it. By default the URL that store and path make; for a store that is none of obstore's own it must
-        be given.
+        The object's key in the pool. By default the URL made of store and path. It must be given for a store that is not one of
+        obstore's own.
     version : str, optional
-        Your word that the object does not change under this name of a version. Answers are then checked for size and range
-        alone, and an origin that knows no versions can be cached, too.
+        A version, if you vouch that the object does not change while it has this version. Responses are then checked only for
+        size and range, so an origin without versions can be cached, too.
 
     Raises
     ------
     ValueError
-        There is no key.
+        No key was given, and none can be made of the store.
     """
 
     def __init__(self, store: Store, path: str, *, key: str | None = None, version: str | None = None) -> None:
@@ -184,16 +185,16 @@ class Object:
 
     @property
     def size(self) -> int:
-        """Its length in bytes."""
+        """The object's size in bytes."""
         return self._identity()[0].size
 
     @property
     def version(self) -> str:
-        """What its pages are filed under: ETag and version, or the date, and the size."""
+        """The object's version in the pool: ETag and version, or the date, and the size."""
         return self._identity()[1]
 
     def mapping(self, pool: Pool[M]) -> M:
-        """The object in a pool.
+        """Return a mapping of the object in a pool.
 
         Parameters
         ----------
@@ -203,30 +204,30 @@ class Object:
         Returns
         -------
         foliocache.Mapping
-            Its missing bytes are read by this object, several requests at a time.
+            This object reads its missing bytes, several requests at a time.
 
         Raises
         ------
         FileNotFoundError
             There is no such object.
         PermissionError
-            The store refuses it.
+            The store denies access.
         SourceError
-            Nothing tells its versions apart, so that it could not be cached; or the store failed.
+            Nothing distinguishes the object's versions, so it cannot be cached; or the store failed.
         FoliocacheError
             obstore was used in a process that this one was forked from; or the pool has been closed.
         """
         return pool.mapping(self.key, self.size, self.version, source=self, concurrent=True)
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> Iterator[object]:
-        """As `foliocache.sources.Source` has it.
+        """Fill the buffers, in order, as `foliocache.sources.Source` requires.
 
         Parameters
         ----------
         offset : int
-            Of the first byte.
+            The offset of the first byte.
         buffers : sequence of memoryview
-            What is filled.
+            The buffers to fill.
 
         Returns
         -------
@@ -236,26 +237,26 @@ class Object:
         Raises
         ------
         ChangedError
-            The object is another one now, or gone.
+            The object has changed, or is gone.
         PermissionError
-            The store refuses it.
+            The store denies access.
         SourceError
-            The store failed, or gave other bytes than those that were asked for.
+            The store failed, or returned other bytes than the requested ones.
         """
         return read_version(self.store, self.path, self._identity()[0], offset, buffers)
 
     def failure(self, error: OSError) -> OSError:
-        """What is raised where another process asked the store for the same bytes, and that failed.
+        """Return the error to raise when this process waited for another one, whose read failed.
 
         Parameters
         ----------
         error : OSError
-            With the errno of the other process's error.
+            An error with the errno of the other process's error.
 
         Returns
         -------
         OSError
-            The error to raise.
+            ChangedError for ESTALE, else ``error``.
         """
         return ChangedError(self.path) if error.errno == errno.ESTALE else error
 
@@ -265,7 +266,7 @@ class Object:
         return self._known
 
     def _named(self, meta: Any) -> tuple[Version, str]:
-        """The version, and its text for the pool."""
+        """Return the version in an object's metadata, and its text for the pool. Raises SourceError if there is none."""
         size, etag, modified = meta["size"], meta["e_tag"], meta["last_modified"]
         if self._told is not None:
             return Version(size, is_told=True), self._told
@@ -280,23 +281,23 @@ class Object:
                 )
             text = f"Last-Modified={format_datetime(modified)};{text}"
             if abs(time.time() - modified.timestamp()) < TICK:
-                text = f"{text}!{secrets.token_hex(8)}"  # it may change again under this date
+                text = f"{text}!{secrets.token_hex(8)}"  # it may change again without a new date
             return Version(size, etag if is_file else None, modified, is_file), text
         return Version(size, etag), text
 
 
 def strong(etag: str | None) -> str | None:
-    """Return an ETag if it names bytes, else None.
+    """Return an ETag if it is strong, else None.
 
     Parameters
     ----------
     etag : str or None
-        As a server says it.
+        The ETag as a server sends it.
 
     Returns
     -------
     str or None
-        None for a weak one, which promises the same meaning and not the same bytes, and for an empty one.
+        None for a weak ETag, which promises the same meaning but not the same bytes, and for an empty one.
     """
     return None if not etag or etag.startswith("W/") or etag == '""' else etag
 
@@ -305,20 +306,20 @@ def strong(etag: str | None) -> str | None:
 
 
 def read_version(store: Store, path: str, version: Version, offset: int, buffers: Sequence[memoryview]) -> Iterator[object]:
-    """Fill the buffers, in order, with bytes of one version, see `Object.read_into`.
+    """Fill the buffers, in order, with bytes of one version. Raises what `Object.read_into` raises.
 
     Parameters
     ----------
     store : obstore.store.ObjectStore
-        Where the object lies.
+        The store.
     path : str
-        The object in it.
+        The object's path in the store.
     version : Version
-        What the answer must be of.
+        The version that the response must have.
     offset : int
-        Of the first byte.
+        The offset of the first byte.
     buffers : sequence of memoryview
-        What is filled.
+        The buffers to fill.
 
     Yields
     ------
@@ -340,7 +341,7 @@ def read_version(store: Store, path: str, version: Version, offset: int, buffers
 
 
 def _condition(version: Version) -> dict[str, str]:
-    """With this a store need not send what would be thrown away; few heed it."""
+    """Return the option If-Match. A store that supports it does not send a body of another version; few do."""
     return {} if version.etag is None else {"if_match": version.etag}
 
 
@@ -352,7 +353,7 @@ def _check(answer: Any, path: str, version: Version, offset: int, end: int) -> N
 
 
 def _pour(answer: Any, path: str, buffers: Sequence[memoryview]) -> Iterator[int]:
-    """Fill the buffers from an answer's stream; yield the length of each when it is full."""
+    """Fill the buffers from a response's stream. Yields the length of each buffer when it is full."""
     chunks = answer.stream(min_chunk_size=CHUNK_IN_MAIN if _is_main() else CHUNK)
     chunk, at = b"", 0
     for buffer in buffers:
@@ -380,7 +381,8 @@ def _is_main() -> bool:
 
 
 def _call(function: Callable[[], T]) -> T:
-    """Call obstore. It hears signals only when a call of it is done; so the main thread waits for another one that calls."""
+    """Call obstore. Signal handlers run only after such a call returns, so the main thread lets another thread make it, and
+    waits."""
     _refuse_after_fork()
     if not _is_main():
         return function()
@@ -400,7 +402,7 @@ def _call(function: Callable[[], T]) -> T:
 
 
 def _translated(error: Exception, path: str, is_open: bool) -> Exception:
-    """One of our errors, or of Python's, for one of obstore's."""
+    """Return one of our errors, or of Python's, for an error of obstore."""
     if isinstance(error, FoliocacheError):
         return error
     text = str(error).partition("\n\nDebug source")[0][:TEXT_MAX]
@@ -417,24 +419,24 @@ def _translated(error: Exception, path: str, is_open: bool) -> Exception:
 
 
 def key_of(store: Store, path: str) -> str:
-    """Return what a pool calls an object: the same for all that mean the same place, and for no other.
+    """Return an object's key in a pool: the same in every process for the same place, and different for different places.
 
     Parameters
     ----------
     store : obstore.store.ObjectStore
-        Where it lies.
+        The store.
     path : str
-        The object in it.
+        The object's path in the store.
 
     Returns
     -------
     str
-        A URL, with a digest behind it where options lead elsewhere than the URL says.
+        A URL, followed by a digest if options choose another place than the URL says.
 
     Raises
     ------
     ValueError
-        The store is none of obstore's own.
+        The store is not one of obstore's own.
     """
     path = path.strip("/")
     if isinstance(store, HTTPStore):
@@ -453,7 +455,8 @@ def key_of(store: Store, path: str) -> str:
 
 
 def _elsewhere(store: Any, *options: dict[str, Any]) -> str:
-    """A digest of the options that may lead elsewhere. Secrets, and how a client behaves, are left out."""
+    """Return a digest of the options that may choose another place, or "" without any. Secrets, and options for the client's
+    behaviour, are left out."""
     found = [
         {name: str(value) for name, value in each.items() if not _MANNERS.search(name.lower())}
         for each in (*options, store.client_options or {})
@@ -467,7 +470,7 @@ _nonces: dict[int, tuple[weakref.ref[Any], int, str]] = {}
 
 
 def _nonce_of(store: Any) -> str:
-    """A word for a store in this process's memory, as long as both live."""
+    """Return a unique text for a store in this process's memory, valid as long as the process and the store exist."""
     known = _nonces.get(id(store))
     if known is not None and known[0]() is store and known[1] == os.getpid():
         return known[2]
