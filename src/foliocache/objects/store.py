@@ -3,8 +3,9 @@
 An object has a *name* (``pool.names``), which is found by the object's key and the user's version. One process makes the
 object, and the others sleep until it is made: names are asked for by one process at a time. The answer to the name is the
 object's head (``values``) and the version of the mapping that has its bytes. Each time an object is made, that version is
-random, so bytes of two makings are never mixed: if a folio was evicted, the object is gone and is made again. The name is
-answered after all bytes are in the pool. Until then no other process knows the version, so an object that is found is complete.
+random, so bytes of two makings are never mixed: if a folio was evicted, the object is gone, and the next call makes it. The
+name is answered after all bytes are in the pool. Until then no other process knows the version, so an object that is found is
+complete.
 
 A maker that fails answers, too, with the reason and the time. Processes that began to wait before that time raise it; later
 ones make the object themselves. A maker that dies leaves folios that no name refers to; they are evicted in time.
