@@ -77,6 +77,7 @@ class Geometry:
     clients: int
     buckets: int
     ghosts: int
+    backed: int
     npages: int
     page_shift: int
     nclients: int

@@ -202,7 +202,9 @@ class PagesByState(Record):
     Attributes
     ----------
     free : int
-        In the allocator.
+        In the allocator, with memory.
+    hole : int
+        In the allocator, or not even there, without memory: they were never needed.
     file, node, inode, table, name : int
         Content of objects; nodes of their indexes; records of objects; page tables of windows; what keys mean.
     frozen : int
@@ -210,6 +212,7 @@ class PagesByState(Record):
     """
 
     free: int
+    hole: int
     file: int
     node: int
     inode: int
@@ -256,7 +259,7 @@ class Stat(Record):
     metadata_ratio : float
         The same as a share of `pool_bytes`.
     free_bytes, cached_bytes : int
-        Bytes of the pages that are free, and of those that hold content.
+        Bytes of the pages that are free, with memory or without, and of those that hold content.
     pages_by_state : PagesByState
     folios_by_type : FoliosByType
     pins : int

@@ -460,7 +460,7 @@ cdef class FolioMap(Steps):
         return end - start
 
     cdef int _gather(self, u64 start, u64 end, char *target) except -1:
-        cdef u64 piece = max(((<u64>atomics.npages(self.mem)) << atomics.page_shift(self.mem)) // GATHER_SHARE, self.folio_size)
+        cdef u64 piece = max(((<u64>atomics.npages_max(self.mem)) << atomics.page_shift(self.mem)) // GATHER_SHARE, self.folio_size)
         cdef u64 begin = start
         while begin < end:
             self._gather_pinned(begin, min(begin + piece, end), target + (begin - start))

@@ -160,7 +160,7 @@ cdef class Window:
         self.folio_size = mapping.folio_size
         self.length = length
         self.begin = offset - first * self.folio_size
-        if count * (self.folio_size >> atomics.page_shift(mem)) > <u64>atomics.npages(mem) + self.folio_size:
+        if count * (self.folio_size >> atomics.page_shift(mem)) > <u64>atomics.npages_max(mem) + self.folio_size:
             raise FoliocacheError(f"a window of {length} bytes is larger than the pool; open smaller ones, or use read()")
         self.count = count
         self.closed = False
@@ -198,7 +198,7 @@ cdef class Window:
                 f"the pool has no room for a window over {self.count} units of {self.folio_size} bytes: too much of it is "
                 "pinned. Open smaller windows, or use read(), which copies"
             )
-        if mmap(at, size, PROT_READ, MAP_SHARED | MAP_FIXED, self.attachment.segment.fd, place) == MAP_FAILED:
+        if mmap(at, size, PROT_READ, MAP_SHARED | MAP_FIXED, self.attachment.segment.fd_to_read, place) == MAP_FAILED:
             raise FoliocacheError(
                 f"a window over {self.count} units cannot be mapped: {os.strerror(errno)} (see vm.max_map_count)"
             )
