@@ -20,7 +20,21 @@ Python, with the ``Memory`` object, and returns Python objects.
 import cython
 
 if not cython.compiled:
-    from . import atomics, backing, client, flags, layout, names, page_ref, page_type, pagelist, pagetable, robust_lock, slab, xarray
+    from . import (
+        atomics,
+        backing,
+        client,
+        flags,
+        layout,
+        names,
+        page_ref,
+        page_type,
+        pagelist,
+        pagetable,
+        robust_lock,
+        slab,
+        xarray,
+    )
 
 TYPES = ("none", "file", "node", "inode", "table", "name")
 
@@ -263,7 +277,9 @@ class Audit:
 
     def check_backed(self, pfn, order):
         if not backing.is_backed(self.mem, pfn, order):
-            self.find("backing", f"pfn {pfn}", f"is in use or free for use, but not all of its 2^{order} pages are marked as backed")
+            self.find(
+                "backing", f"pfn {pfn}", f"is in use or free for use, but not all of its 2^{order} pages are marked as backed"
+            )
 
     def check_tails(self, pfn, pages):
         for tail in range(pfn + 1, min(pfn + pages, atomics.npages(self.mem))):

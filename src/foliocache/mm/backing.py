@@ -1,19 +1,19 @@
 """Which pages have memory behind them.
 
-The segment's file is sparse: a page of it has no memory until it is asked for (``fallocate``). Where the file system is full, an
-access to such a page through a mapping is a SIGBUS, and elsewhere it takes memory that nobody has counted. So no page is accessed
-before it is *marked*.
+The segment's file is sparse: a page of it has no memory until it is asked for (``fallocate``). Where the file system is full,
+an access to such a page through a mapping is a SIGBUS, and elsewhere it takes memory that nobody has counted. So no page is
+accessed before it is *marked*.
 
-A mark is a bit, for a chunk of pages: 2^CHUNK_SHIFT bytes, or a page if that is larger. It is set by the owner of a frozen block in
-it (``page_alloc``), after the kernel has given memory to the whole chunk. So
+A mark is a bit, for a chunk of pages: 2^CHUNK_SHIFT bytes, or a page if that is larger. It is set by the owner of a frozen
+block in it (``page_alloc``), after the kernel has given memory to the whole chunk. So
 
     a marked chunk has memory, at every instruction, wherever a client was killed.
 
 The reverse does not hold: a client that is killed between the two steps leaves memory without a mark. Asking for it again is
 cheap, and takes no more.
 
-Marks are loaded without a lock, by walkers that follow what they cannot trust (``slab.at``). A mark that is set stays true while
-such a walker's operation lasts.
+Marks are loaded without a lock, by walkers that follow what they cannot trust (``slab.at``). A mark that is set stays true
+while such a walker's operation lasts.
 """
 
 import cython
@@ -49,8 +49,7 @@ def is_backed(mem, pfn, order):
 
 
 def back(mem, pfn, order):
-    """Give the chunks of a block memory, and mark them. The caller owns the block. False if there is none; some may be marked then.
-    """
+    """Give the chunks of a block memory, and mark them; the caller owns it. False if there is none; some may be marked then."""
     end = pfn + (1 << order)
     chunk_pages = 1 << chunk_order(mem)
     pfn = pfn >> chunk_order(mem) << chunk_order(mem)

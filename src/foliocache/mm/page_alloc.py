@@ -22,11 +22,11 @@ has one. A block whose words contradict each other is not handed out, and the li
 **Quarantine.** A page that a dead client may have been working on must not begin a new life while the reaper examines it (see
 ``reap``): a block marked BUDDY_QUARANTINED becomes BUDDY_PARKED when it is freed, and stays so until the reaper has finished.
 
-**Holes.** A free block has memory, or it is a hole (BUDDY_HOLE): the kernel has not been asked for its memory yet. Holes have free
-lists of their own, and merge among themselves. They are whole chunks (``backing``), or the rest of one at the segment's end. ``alloc`` hands out blocks with memory alone. When
-there are none, ``back`` takes a hole, like any block, asks for its memory without the lock, and frees it; which of the two lists it
-then goes to is read from the marks. So a client that is killed on the way leaves a block in use that it has announced, and the
-reaper that frees it does right by it.
+**Holes.** A free block has memory, or it is a hole (BUDDY_HOLE): the kernel has not been asked for its memory yet. Holes have
+free lists of their own, and merge among themselves. They are whole chunks (``backing``), or the rest of one at the segment's
+end. ``alloc`` hands out blocks with memory alone. When there are none, ``back`` takes a hole, like any block, asks for its
+memory without the lock, and frees it; which of the two lists it then goes to is read from the marks. So a client that is killed
+on the way leaves a block in use that it has announced, and the reaper that frees it does right by it.
 
 **Descriptors** of pages that no client has needed yet are holes of the file, too. ``_describe`` gives the next ones memory.
 
@@ -206,8 +206,8 @@ def _take(mem, me, order, hole):
 
 
 def _take_hole(mem, me, order):
-    """Take a hole of 2^order pages, or of a chunk if that is more; at the segment's end, of what is left of one. NIL if there is
-    none, or the pool may have no more memory, or the lock is refused."""
+    """Take a hole of 2^order pages, or of a chunk if that is more; at the end, of what is left of one. NIL if there is none, or
+    the pool may have no more memory, or the lock is refused."""
     if not _lock(mem, me):
         return layout.NIL
     pfn = layout.NIL

@@ -43,7 +43,7 @@ def try_alloc(mem, me, order):
 
 
 def make_room(mem, me, order):
-    """Give free pages memory if the pool may have more, else give an empty page of objects back, else evict 2^order pages by age.
+    """Give free pages memory if the pool may have more, else free an empty page of objects, else evict 2^order pages by age.
     False if none of that is possible. No lock may be held."""
     return page_alloc.back(mem, me, order) > 0 or slab.shrink(mem, me) or shrink(mem, me, 1 << order) > 0
 

@@ -1,12 +1,11 @@
 """How a pool's file is created: whole, or not at all.
 
-The file is made without a name (O_TMPFILE). The tables are reserved with ``fallocate``, so that a file system without room is an
-error here and not a SIGBUS at a later write; the rest is sparse, and gets its memory when it is needed (``mm.backing``). Then the
-tables are set up, and only then the file gets its name, by a ``link``
-that fails if another process was faster. So under its name a segment is always complete; a creator that is interrupted or
-killed leaves nothing; and a file that already has the name is never written to. Where the file system has no files without a
-name, or they cannot be linked, the file is made under a hidden name, and the next creator removes what a killed one has left
-there.
+The file is made without a name (O_TMPFILE). The tables are reserved with ``fallocate``, so that a file system without room is
+an error here and not a SIGBUS at a later write; the rest is sparse, and gets its memory when it is needed (``mm.backing``).
+Then the tables are set up, and only then the file gets its name, by a ``link`` that fails if another process was faster. So
+under its name a segment is always complete; a creator that is interrupted or killed leaves nothing; and a file that already has
+the name is never written to. Where the file system has no files without a name, or they cannot be linked, the file is made
+under a hidden name, and the next creator removes what a killed one has left there.
 """
 
 from __future__ import annotations

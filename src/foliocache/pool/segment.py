@@ -73,8 +73,8 @@ class Segment:
 
 
 def _opened_to_read(file: Descriptor, path: str) -> Descriptor:
-    """Return a descriptor of the file that is open to read alone; the file itself where there is no way to have one (no /proc, and
-    no name yet)."""
+    """Return a descriptor of the file that is open to read alone; the file itself where there can be none (no /proc, no name
+    yet)."""
     try:
         return reopen_to_read(file, path)
     except OSError:

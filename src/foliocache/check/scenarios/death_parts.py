@@ -116,9 +116,7 @@ class Holes(Blocks):
 
 
 PART_BACKED = tuple(part for part in FEW_PARTS if part is not fixtures.ALL_BACKED)
-GIVEN = (
-    "        if not reserve(mem, atomics.page_at(mem, pfn), pages << atomics.page_shift(mem)):\n            return False\n"
-)
+GIVEN = "        if not reserve(mem, atomics.page_at(mem, pfn), pages << atomics.page_shift(mem)):\n            return False\n"
 MARKED = (
     "        for chunk in range(pfn >> chunk_order(mem), (pfn + pages) >> chunk_order(mem)):\n"
     "            atomics.fetch_or_relaxed(mem, _word(mem, chunk), 1 << (chunk & 31))\n"

@@ -14,7 +14,8 @@ from ..mutation import Replace
 
 if TYPE_CHECKING:
     from ..graph import Value
-    from ..memory import Mem
+    from ..loader import Core
+    from ..memory import Direct, Mem
 
 CORE = Path(__file__).resolve().parents[2] / "mm"
 
@@ -29,7 +30,8 @@ LAYOUT = loader.load(CORE, facade_threads).layout
 def geometry(pages: int = 2) -> dict[str, int]:
     return {
         "npages": pages, "page_shift": 12, "nclients": 4, "nbuckets": 1, "nghosts": 4, "nnames": 0,
-        "memmap": MEMMAP, "data": DATA, "clients": CLIENTS, "buckets": BUCKETS, "ghosts": GHOSTS, "names": NAMES, "backed": BACKED,
+        "memmap": MEMMAP, "data": DATA, "clients": CLIENTS, "buckets": BUCKETS, "ghosts": GHOSTS, "names": NAMES,
+        "backed": BACKED,
     }  # fmt: skip
 
 
@@ -41,10 +43,14 @@ def pages(core: Core, mem: Direct) -> None:
 
 
 # For scenarios that have memory for all pages from the beginning, and in which no page loses it.
-ALL_BACKED = Replace("backing", "is_marked", """
+ALL_BACKED = Replace(
+    "backing",
+    "is_marked",
+    """
         def is_marked(mem, pfn):
             return True
-""")
+""",
+)
 # A lock that spins: its sleep is checked in ``waiting``.
 SPIN_LOCK = (
     Replace(
@@ -116,7 +122,9 @@ for _cache, _what in enumerate(("nodes", "records", "names")):
 def names(loc: Any) -> str | None:
     """Return the name of the location in a counterexample, or None."""
     if isinstance(loc, tuple):
-        return {"memory": "memory at {:#x}", "page": "content of page {}", "futex": "sleepers on [{}]", "dead": "death of T{}"}[loc[0]].format(loc[1])
+        return {"memory": "memory at {:#x}", "page": "content of page {}", "futex": "sleepers on [{}]", "dead": "death of T{}"}[
+            loc[0]
+        ].format(loc[1])
     known = {HEAD: "slot", OTHER: "slot'", FREE: "free"}.get(loc) or HEADER.get(loc)
     if LAYOUT.TREE_LOCK <= loc < LAYOUT.HEADER_SIZE:
         known = f"tree lock {(loc - LAYOUT.TREE_LOCK) // LAYOUT.LINE}"
