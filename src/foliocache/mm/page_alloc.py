@@ -232,8 +232,8 @@ def _describe(mem, me):
     them, or the lock is refused.
 
     A getter with a damaged pfn must find no zero there, so the number of pages grows when all of the new ones are frozen; the
-    release pairs with the acquire in ``atomics.npages``. A client that dies before has changed nothing; after, its lock is taken
-    over and the lists are rebuilt from the marks.
+    release pairs with the acquire in ``atomics.npages``. A client that dies before has changed nothing; after that, its lock is
+    taken over and the lists are rebuilt from the marks.
     """
     first = _described(mem)
     end = min(first + (1 << layout.MAX_ORDER), atomics.npages_max(mem))
