@@ -25,6 +25,9 @@ BENCHES = {  # each is benchmarks.NAME, with a function run(plan) that returns a
     "core": "the figures that have a budget, within two minutes",
     "refcount": "get and put: the kernel's ways and ours, by threads and by processes",
     "peers": "the same hits through everyone else",
+    "loops": "reads in event loops",
+    "objects": "cached arrays, beside joblib.Memory and diskcache",
+    "cold": "the first read of everything, beside obstore and fsspec's caches",
     "growth": "cost by cached folios, clients, sizes of values and of pools",
     "eviction": "hit ratios beside other policies and the optimum",
 }

@@ -1,4 +1,4 @@
-"""A cache for anything that can be read by offset: here, a generator of bytes that is slow on purpose.
+"""A cache for anything that can be read by offset; here the source is a function that computes the bytes.
 
 python examples/plain_mapping.py
 """
@@ -10,7 +10,7 @@ SIZE = 1_000_000
 
 
 def slow_source(offset: int, length: int) -> bytes:
-    """Stands for a store: a database, a tape, a computation."""
+    """Return bytes of the object. In your program: read a database, a file on another machine, or compute."""
     print(f"  fetching {length} bytes at {offset}")
     return bytes(number % 251 for number in range(offset, offset + length))
 

@@ -2,8 +2,8 @@
 
     python examples/shared_by_workers.py
 
-What PyTorch's DataLoader does with ``num_workers=4``, without PyTorch: nothing is inherited, nothing is sent; the pool's name
-is all that the workers have in common.
+It does what PyTorch's DataLoader does with ``num_workers=4``, without PyTorch. The workers inherit nothing and send each other
+nothing; all that they have in common is the pool's name.
 """
 
 import multiprocessing
@@ -23,7 +23,7 @@ SIZE = 20_000_000
 
 
 def worker(path: str, log: str, number: int, start: Barrier) -> None:
-    """Read the whole file in random order through the pool, and note every fetch in a log that all share."""
+    """Read the whole file in random order through the pool, and write every fetch into a log that all workers share."""
 
     def read(offset: int, length: int) -> bytes:
         with open(log, "a") as file:
@@ -35,7 +35,7 @@ def worker(path: str, log: str, number: int, start: Barrier) -> None:
     mapping = foliocache.open(NAME).mapping(f"file://{path}", SIZE, version=str(os.path.getmtime(path)), read=read)
     pieces = list(range(0, SIZE, 10_000))
     random.Random(number).shuffle(pieces)
-    start.wait(60)  # seconds; all give up if one does not come
+    start.wait(60)  # seconds; all workers fail if one does not come
     for offset in pieces:
         mapping.read(offset, 10_000)
 
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def run(path: str, log: str) -> None:
-    """Run all workers at once."""
+    """Run all workers at the same time."""
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(WORKERS)
     workers = [context.Process(target=worker, args=(path, log, number, start)) for number in range(WORKERS)]
@@ -66,7 +66,7 @@ def run(path: str, log: str) -> None:
 
 
 def report(log: str) -> None:
-    """Print how much each process has fetched."""
+    """Print how many bytes each process has fetched."""
     fetched: Counter[str] = Counter()
     for pid, length in map(str.split, log.splitlines()):
         fetched[pid] += int(length)

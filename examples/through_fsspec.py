@@ -1,8 +1,8 @@
-"""``folio::`` in front of any URL that fsspec can open; pandas, pyarrow and zarr open it the same way.
+"""Put ``folio::`` in front of any URL that fsspec can open; pandas, pyarrow and zarr open such a URL, too.
 
     python examples/through_fsspec.py [URL]
 
-Without a URL it reads this file.
+Without a URL, this reads its own file.
 """
 
 import sys
@@ -17,7 +17,7 @@ NAME = "example-fsspec"
 
 def main() -> None:
     url = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).resolve().as_uri()
-    pool = foliocache.open(NAME, size="64MiB")  # folio:: would make it as well
+    pool = foliocache.open(NAME, size="64MiB")  # folio:: would create it, too
     try:
         for turn in ("from the origin", "from the pool"):
             with fsspec.open(f"folio::{url}", folio={"name": NAME}) as file:

@@ -30,7 +30,9 @@ def equal_threads():
 
 def _protocol():
     text = " ".join(_read("protocol.md").split())
-    found = re.findall(rf"`{NAME}`(?:, | \()([\d,]+)(?: executions)?(?: under rc11)?\)", text)
+    found = re.findall(
+        rf"`(?:foliocache verify )?{NAME}`(?:, | \()([\d,]+)(?: executions?)?(?: under rc11|, under[^()]*)?\)", text
+    )
     found += re.findall(rf"verify {NAME}`(?:(?! verify ).)*?\*[Hh]olds\*[^()]*\(([\d,]+) executions", text)
     return {(name, "rc11"): number(count) for name, count in found}
 

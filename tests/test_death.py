@@ -13,6 +13,7 @@ import time
 import traceback
 
 import pytest
+from units import unit
 
 import foliocache
 from foliocache.mm import client as core
@@ -90,7 +91,7 @@ def slow_filler(name, index=0):
             child.hear()
             return read(offset, length)
 
-        lease = foliocache.attach(name).mapping("k", len(CONTENT), "v", source).lease(index)
+        lease = unit(foliocache.attach(name).mapping("k", len(CONTENT), "v", source), index)
         child.say("cached" if lease.cached and memoryview(lease) == page(index) else "wrong")
         child.hear()
 
@@ -104,7 +105,7 @@ def holder(name, *indices):
 
     def body(child):
         mapping = foliocache.open(name).mapping("k", len(CONTENT), "v", read)
-        leases = [mapping.lease(index) for index in indices]
+        leases = [unit(mapping, index) for index in indices]
         child.say(f"holds {len(leases)}")
         child.hear()
 
@@ -145,7 +146,7 @@ def test_who_waits_for_a_filler_that_dies_reads_the_page_himself(pool):
     mapping = pool.mapping("k", len(CONTENT), "v", counted)
     with slow_filler(pool.name) as filler:
         leases = []
-        waiter = threading.Thread(target=lambda: leases.append(mapping.lease(0)))
+        waiter = threading.Thread(target=lambda: leases.append(unit(mapping, 0)))
         waiter.start()
         while pool.stat().counters.waits < 1:
             threading.Event().wait(0.001)
@@ -164,7 +165,7 @@ def test_of_several_who_wait_one_reads(pool):
             child.say("reads")
             return read(offset, length)
 
-        lease = foliocache.attach(pool.name).mapping("k", len(CONTENT), "v", source).lease(0)
+        lease = unit(foliocache.attach(pool.name).mapping("k", len(CONTENT), "v", source), 0)
         child.say("right" if lease.cached and memoryview(lease) == page(0) else "wrong")
 
     with slow_filler(pool.name) as filler, contextlib.ExitStack() as stack:
@@ -181,7 +182,7 @@ def test_of_several_who_wait_one_reads(pool):
 def test_a_dead_fillers_page_that_nobody_waits_for_is_read_by_the_next_one(pool):
     with slow_filler(pool.name, 3) as filler:
         filler.kill()
-    assert memoryview(pool.mapping("k", len(CONTENT), "v", read).lease(3)) == page(3)
+    assert memoryview(unit(pool.mapping("k", len(CONTENT), "v", read), 3)) == page(3)
     settled(pool)
 
 
@@ -194,10 +195,10 @@ def test_a_stuck_filler_harms_nobody(pool, how):
         if how == "stopped":
             filler.stop()
         start = time.monotonic()
-        lease = mapping.lease(0)
+        lease = unit(mapping, 0)
         assert time.monotonic() - start >= 0.3
         assert memoryview(lease) == page(0) and not lease.cached
-        assert mapping.lease(5).cached, "other pages of the object are not touched"
+        assert unit(mapping, 5).cached, "other pages of the object are not touched"
         assert pool.mapping("other", 10, "v", read).lease(0).cached
         if how == "stopped":
             filler.go_on()
@@ -225,7 +226,7 @@ def test_a_dead_clients_leases_are_given_back_when_another_attaches(pool):
 def test_a_dead_clients_window_is_given_back(pool):
     def body(child):
         mapping = foliocache.attach(pool.name).mapping("k", len(CONTENT), "v", read)
-        child.window, child.lease = mapping.window(), mapping.lease(1)
+        child.window, child.lease = mapping.window(), unit(mapping, 1)
         child.say("holds")
         child.hear()
 
@@ -237,7 +238,7 @@ def test_a_dead_clients_window_is_given_back(pool):
 
 
 def test_a_folio_that_a_living_client_holds_too_stays(pool):
-    lease = pool.mapping("k", len(CONTENT), "v", read).lease(0)
+    lease = unit(pool.mapping("k", len(CONTENT), "v", read), 0)
     with holder(pool.name, 0, 0) as child:
         assert pins(pool) == 3
         child.kill()
@@ -330,7 +331,7 @@ def test_names_that_wait_take_one_slot_alone(pool_name):
     """The slot of a client that died with a name of a folio that is still held can be used by others."""
     pool = foliocache.open(pool_name, size="4MiB", clients=3)
     mapping = pool.mapping("k", len(CONTENT), "v", read)
-    lease = mapping.lease(0)
+    lease = unit(mapping, 0)
 
     def name_it(child):
         mine = foliocache.attach(pool_name)
@@ -364,7 +365,7 @@ def test_a_stopped_client_holds_up_nobody(pool):
         pool._attachment.reap()
         assert pins(pool) == 1
         mapping = pool.mapping("k", len(CONTENT), "v", read)
-        assert all(memoryview(mapping.lease(index)) == page(index) for index in range(7))
+        assert all(memoryview(unit(mapping, index)) == page(index) for index in range(7))
         mapping.invalidate()
         stopped.go_on()
         stopped.say("end")
@@ -377,7 +378,7 @@ def test_a_stopped_client_holds_up_nobody(pool):
 
 def test_a_forked_child_is_a_client_of_its_own_and_inherits_nothing(pool):
     mapping = pool.mapping("k", len(CONTENT), "v", read)
-    lease, window = mapping.lease(0), mapping.window()
+    lease, window = unit(mapping, 0), mapping.window()
     before = pins(pool)
 
     def body(child):
@@ -386,7 +387,7 @@ def test_a_forked_child_is_a_client_of_its_own_and_inherits_nothing(pool):
                 memoryview(inherited)
         lease.release()
         window.close()
-        child.own = mapping.lease(1)
+        child.own = unit(mapping, 1)
         child.say(f"{memoryview(child.own) == page(1)}")
         child.hear()
 
@@ -434,7 +435,7 @@ def test_a_child_forked_while_another_thread_reaps_does_not_keep_others_from_it(
 
 
 def use(pool, mapping, said):
-    with mapping.lease(2) as lease:
+    with unit(mapping, 2) as lease:
         said.put((os.getpid(), pool.name, memoryview(lease) == page(2), pins(pool)))
 
 
@@ -462,7 +463,7 @@ def test_a_cache_pickles_by_name_and_keeps_its_fill_timeout(pool):
 
 def test_leases_may_be_released_by_any_thread(pool):
     mapping = pool.mapping("k", len(CONTENT), "v", read)
-    leases = [mapping.lease(n % 7) for n in range(100)]
+    leases = [unit(mapping, n % 7) for n in range(100)]
     windows = [mapping.window() for _ in range(4)]
     threads = [threading.Thread(target=lease.release) for lease in leases]
     threads += [threading.Thread(target=window.close) for window in windows]
@@ -530,7 +531,7 @@ while pool.stat().counters.waits < 1: pass
         0,
     ),
     "reading ahead in the background": (
-        "concurrent = pool.mapping('c', 500_000, 'v', read, concurrent=True)\nfor n in range(20): concurrent.lease(n)",
+        "concurrent = pool.mapping('c', 500_000, 'v', read, concurrent=True)\nfor n in range(20): concurrent.lease(n * 16384)",
         0,
     ),
     "reading ahead from a source that hangs": (
@@ -548,7 +549,7 @@ begun.wait()
     "workers of a pool": (
         """
 def work(n):
-    os.lease = mapping.lease(n)
+    os.lease = mapping.lease(n * 16384, 16384)
     return len(os.lease)
 with multiprocessing.get_context("fork").Pool(3) as pool:
     assert pool.map(work, range(20)) == [16384] * 20

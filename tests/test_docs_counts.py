@@ -2,6 +2,7 @@
 
 import re
 
+import documented
 import pytest
 from documents import page
 
@@ -17,10 +18,10 @@ def test_every_count_is_looked_at():
     assert len(TOLD) == len(re.findall(r"executions?\b[^(]*?\)", TEXT)) > 10
 
 
-@pytest.mark.parametrize("name", TOLD)
-def test_a_count(name):
-    found = scenario.run(SCENARIOS[name])
-    assert (found.verdict, found.exact, found.executions) == ("holds", True, TOLD[name])
+def test_every_count_is_compared():
+    """In tests/check/correct, which explores these scenarios anyway."""
+    assert {(name, "rc11"): count for name, count in TOLD.items()}.items() <= documented.executions().items()
+    assert not [name for name in TOLD if SCENARIOS[name].slow]
 
 
 @pytest.mark.parametrize("model", ["sc", "tso"])

@@ -8,7 +8,7 @@ import sys
 import pytest
 from documents import PACKAGE, page, rows
 
-from foliocache.filler import engine
+from foliocache.filler import engine, waiter
 from foliocache.mm import layout
 from foliocache.pool import client, creation, files, geometry, mapping, names, pool
 from foliocache.sizes import format_size
@@ -30,7 +30,7 @@ def power(n):
 
 def gather_share():
     """A C constant of lease.pyx."""
-    return int(re.search(r"^cdef u64 GATHER_SHARE = (\d+)$", (PACKAGE / "pool" / "lease.pyx").read_text(), re.MULTILINE)[1])
+    return int(re.search(r"^cdef u64 READ_SHARE = (\d+)$", (PACKAGE / "pool" / "lease.pyx").read_text(), re.MULTILINE)[1])
 
 
 NUMBERS = {
@@ -62,6 +62,7 @@ NUMBERS = {
     "requests of one process to its sources": lambda: (
         f"{engine.CONCURRENCY} that are ahead of their use, {engine.THREADS_MAX} in all"
     ),
+    "folios that a thread of a process waits for, for its event loops": lambda: f"{waiter.WORDS}; then",
     "wait for another process's fill": lambda: f"{pool.FILL_TIMEOUT:.0f} s, then",
     "wait for a lock": lambda: f"{layout.LOCK_PATIENCE_NS // 10**9} s, then",
     "gather": lambda: f"at most 1/{gather_share()} of the pool",

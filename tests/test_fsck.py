@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from units import is_cached, unit
 
 import foliocache
 from foliocache.mm import layout
@@ -71,7 +72,7 @@ def test_whatever_is_damaged_is_dropped(mappings):
 
 def test_a_page_in_use_stays_with_its_holder_and_goes_with_him(mappings):
     pool, maps = mappings
-    lease = maps[0].lease(3)
+    lease = unit(maps[0], 3)
     with memoryview(lease) as view:
         content = bytes(view)
     shape = pool._attachment.segment.geometry
@@ -80,7 +81,7 @@ def test_a_page_in_use_stays_with_its_holder_and_goes_with_him(mappings):
     pool._attachment.segment.memory.poke32(count, 7)
     assert [found.check for found in pool.audit()] == ["count"]
     assert pool.repair() == []
-    assert not maps[0].is_cached(3)
+    assert not is_cached(maps[0], 3)
     assert bytes(lease) == content
     used = pool.stat().pages_by_state.file
     lease.release()

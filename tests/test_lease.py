@@ -87,7 +87,7 @@ def test_nothing_is_initialized_again(pool, mapping, target, source):
     [
         lambda half: half.lease(0), lambda half: half.read(0, 1), lambda half: half.read_bytes(0, 1),
         lambda half: half.read(0, 0), lambda half: half.readinto(0, bytearray(1)), lambda half: half.window(),
-        lambda half: half.is_cached(0), lambda half: half.length_of(0), lambda half: half.invalidate(),
+        lambda half: half.is_cached(0), lambda half: half.pieces(), lambda half: half.invalidate(), len, lambda half: half[:0],
     ],
 )  # fmt: skip
 def test_a_mapping_that_was_never_initialized_says_so(use):
@@ -112,15 +112,16 @@ def test_a_module_of_pickles_cannot_make_one():
 @pytest.mark.parametrize("number", [np.int64(2), np.uint8(2), np.int32(2)])
 def test_whatever_has_an_index_is_a_number(pool, mapping, source, number):
     lease = mapping.lease(number)
-    assert bytes(lease[:5]) == source.content[2 * 16384 :][:5] and lease[number] == source.content[2 * 16384 + 2]
+    assert bytes(lease[:5]) == source.content[2:7] and lease[number] == source.content[4] == mapping[number + number]
+    assert bytes(mapping.lease(number, number)) == mapping[number : number + number] == source.content[2:4]
     assert mapping.read(number, number) == mapping.read_bytes(number, number) == source.content[2:4]
-    assert mapping.is_cached(number) and mapping.length_of(number) == 16384
+    assert mapping.is_cached(number, number) and bytes(next(mapping.pieces(number, number))) == source.content[2:4]
     buffer = bytearray(4)
     assert mapping.readinto(number, buffer) == 4 and buffer == source.content[2:6]
     with mapping.window(number, number) as window:
         assert bytes(window) == source.content[2:4]
     with mapping.window() as window:
-        assert bytes(window.lease(number)) == bytes(lease)
+        assert bytes(window.lease(number, number)) == bytes(lease[:number])
     assert pool.mapping("n", number).size == 2 and type(pool.mapping("n", number).size) is int
 
 
@@ -128,7 +129,7 @@ def test_whatever_has_an_index_is_a_number(pool, mapping, source, number):
 def test_what_has_none_is_refused(mapping, number):
     buffer = bytearray(4)
     for use in (
-        lambda: mapping.lease(number), lambda: mapping.is_cached(number), lambda: mapping.length_of(number),
+        lambda: mapping.lease(number), lambda: mapping.is_cached(number), lambda: mapping.pieces(number),
         lambda: mapping.read(number, 1), lambda: mapping.read(1, number), lambda: mapping.read_bytes(number, 1),
         lambda: mapping.readinto(number, buffer), lambda: mapping.window(number, 1), lambda: mapping.window().lease(number),
     ):  # fmt: skip
@@ -136,13 +137,27 @@ def test_what_has_none_is_refused(mapping, number):
             use()
 
 
-@pytest.mark.parametrize("index", [-1, -(2**63), -(2**64), 31, 2**31, 2**63, 2**64, 2**70])
-def test_a_folio_that_there_is_not_is_named(mapping, index):
-    for use in (mapping.lease, mapping.is_cached, mapping.length_of):
-        with pytest.raises(IndexError, match=f"^folio {index} of an object with 31$"):
-            use(index)
-    with mapping.window(0, 40_000) as window, pytest.raises(IndexError, match=f"^folio {index} of a window over 3$"):
-        window.lease(index)
+@pytest.mark.parametrize("offset", [-1, -(2**63), -(2**64), 500_003, 2**31, 2**63, 2**64, 2**70])
+def test_a_byte_that_no_object_has_is_named(mapping, offset):
+    with pytest.raises(IndexError, match=f"^byte {offset} of an object of 500003$"):
+        mapping.lease(offset)
+    for length in (0, -1, -(2**70)):
+        with pytest.raises(ValueError, match=r"at least 1 byte|must not be negative"):
+            mapping.lease(0, length)
+
+
+def test_a_mapping_is_a_sequence_of_bytes(mapping, source):
+    content = source.content
+    assert len(mapping) == len(content) and mapping[-1] == content[-1] and mapping[7] == content[7]
+    for key in (slice(None), slice(5, 20), slice(-3, None), slice(20, 5), slice(10, 2**70), slice(100_000, -1)):
+        assert mapping[key] == content[key]
+    with pytest.raises(ValueError, match="step of 2"):
+        mapping[::2]
+    for key in (len(content), -len(content) - 1, 2**70):
+        with pytest.raises(IndexError):
+            mapping[key]
+    with pytest.raises(TypeError, match="not iterable"):
+        iter(mapping)
 
 
 def test_offsets_beyond_any_number(mapping, source):
@@ -156,7 +171,7 @@ def test_offsets_beyond_any_number(mapping, source):
                 read(offset, length)
 
 
-@pytest.mark.parametrize("key", [2**70, -(2**70), 16384, -16385])
+@pytest.mark.parametrize("key", [2**70, -(2**70), 65536, -65537])
 def test_a_byte_that_there_is_not(mapping, key):
     with pytest.raises(IndexError):
         mapping.lease(0)[key]
@@ -312,7 +327,8 @@ OPERATIONS = {
     "read": lambda mapping, pool: (mapping.invalidate(), mapping.read(100, 60_000), mapping.read_bytes(5, 40_000)),
     "readinto": lambda mapping, pool: (mapping.invalidate(), mapping.readinto(100, bytearray(60_000))),
     "window": lambda mapping, pool: (mapping.invalidate(), mapping.window(0, 50_000).close()),
-    "window's lease": lambda mapping, pool: mapping.window(0, 50_000).lease(1).release(),
+    "window's lease": lambda mapping, pool: mapping.window(0, 50_000).lease(20_000).release(),
+    "pieces": lambda mapping, pool: (mapping.invalidate(), [len(lease) for lease in mapping.pieces(100, 60_000)]),
     "forget": lambda mapping, pool: (mapping.lease(0), pool.forget("k")),
     "a new mapping": lambda mapping, pool: pool.mapping("new", 100_000, "v", bytes_of).read(0, 100),
     "reap": lambda mapping, pool: pool._attachment.reap(),

@@ -40,7 +40,7 @@ def test_stat(pool, mapping):
 
 def test_objects(pool, mapping):
     (found,) = pool.mappings()
-    assert found == ObjectInfo("k", "1", SIZE, mapping.folio_size, mapping.folios, mapping.folios, SIZE, 0)
+    assert found == ObjectInfo("k", "1", SIZE, mapping.unit_size, 7, 3, SIZE, 0)
 
 
 def test_findings_of_an_audit_and_of_a_repair(pool, mapping):

@@ -14,11 +14,12 @@ LAYERS = (
     ("errors", "sizes", "check"),  # the checker loads the files of mm, and imports none of them
     ("mm",),
     ("filler", "observe"),
+    ("objects",),
     ("sources",),
     ("pool",),
     ("foliocache",),
     ("adapters",),
-    ("cli",),
+    ("cli", "zarr"),
 )
 RANK = {name: number for number, names in enumerate(LAYERS) for name in names}
 CIMPORT = re.compile(r"^\s*(?:from\s+(\S+)\s+c?import\s+([\w ,]+)|c?import\s+(\S+))", re.MULTILINE)

@@ -7,12 +7,14 @@ import gc
 import multiprocessing
 import os
 import pickle
+import random
 import signal
 import threading
 import time
 
 import numpy as np
 import pytest
+from units import offsets, unit, units
 
 import foliocache
 from foliocache.mm.atomics import Memory
@@ -32,14 +34,15 @@ def pins(pool):
 
 def test_a_lease_is_a_read_only_zero_copy_buffer(pool, source):
     mapping = pool.mapping("k", len(source.content), "v", source.read)
-    with mapping.lease(2) as lease:
+    start, size = 2 * mapping.unit_size + 5, mapping.unit_size - 5
+    with mapping.lease(start) as lease:
         view = memoryview(lease)
-        assert view.readonly and len(lease) == mapping.folio_size
-        assert view == source.content[2 * mapping.folio_size : 3 * mapping.folio_size]
+        assert view.readonly and len(lease) == size
+        assert view == source.content[start : start + size]
         assert lease[0] == view[0] and lease[-1] == view[-1] and lease[5:10] == view[5:10]
         with pytest.raises(IndexError):
-            lease[mapping.folio_size]
-        assert np.shares_memory(np.frombuffer(lease, np.uint8), np.frombuffer(mapping.lease(2), np.uint8))
+            lease[size]
+        assert np.shares_memory(np.frombuffer(lease, np.uint8), np.frombuffer(mapping.lease(start), np.uint8))
         with pytest.raises(BufferError):
             ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(lease), ctypes.create_string_buffer(200), 1)  # PyBUF_WRITABLE
         view.release()
@@ -111,7 +114,7 @@ def test_every_range_of_an_object(pool, source, how):
 
 def test_one_call_of_the_source_for_a_run_of_missing_folios(pool, source):
     mapping = pool.mapping("k", len(source.content), "v", source.read)
-    assert mapping.folio_size == 16384
+    assert mapping.unit_size == 16384
     mapping.read(100_000, 300_000)
     first, last = 100_000 // 16384, 399_999 // 16384
     assert source.calls[0] == (first * 16384, (last + 1 - first) * 16384)
@@ -127,9 +130,9 @@ def test_bad_arguments(pool, source):
     with pytest.raises(ValueError, match="too large"):
         pool.mapping("k", 1 << 62)
     mapping = pool.mapping("k", len(source.content), "v", source.read)
-    for index in (mapping.folios, -1, 1 << 50):
+    for offset in (mapping.size, -1, 1 << 50):
         with pytest.raises(IndexError):
-            mapping.lease(index)
+            mapping.lease(offset)
     with pytest.raises(ValueError, match="negative"):
         mapping.read(-1, 5)
     with pytest.raises(foliocache.SourceError, match="without a source"):
@@ -141,7 +144,10 @@ def test_bad_arguments(pool, source):
 
 def test_an_empty_object(pool):
     mapping = pool.mapping("empty", 0)
-    assert mapping.folios == 0 and mapping.read(0, 10) == b"" and mapping.readinto(0, bytearray(3)) == 0
+    assert len(mapping) == 0 and mapping.read(0, 10) == b"" and mapping.readinto(0, bytearray(3)) == 0
+    assert list(mapping.pieces()) == [] and mapping.is_cached() and mapping[:] == b""
+    with pytest.raises(IndexError):
+        mapping.lease(0)
 
 
 @pytest.mark.parametrize("answer", [b"", b"short", b"x" * 20_000, "text", None, 5, [1, 2]])
@@ -188,7 +194,7 @@ def test_a_failing_source_raises_for_its_caller_and_is_asked_again(pool, source)
     with pytest.raises(KeyboardInterrupt):
         mapping.lease(0)
     assert pool.stat().pages_by_state.file == 0
-    assert bytes(mapping.lease(0)) == source.content[: mapping.folio_size]
+    assert bytes(mapping.lease(0, 5000)) == source.content[:5000]
     assert pool.stat().counters.errors == 2
 
 
@@ -222,8 +228,9 @@ def _read_all(name, size, barrier, log):
 
     mapping = foliocache.attach(name).mapping("k", size, "v", read)
     barrier.wait(60)
-    for index in range(mapping.folios):
-        assert bytes(mapping.lease(index)) == bytes(mapping.length_of(index))
+    for offset in offsets(mapping):
+        with mapping.lease(offset) as lease:
+            assert not any(memoryview(lease))
 
 
 @pytest.mark.parametrize("context", [SPAWN, FORK], ids=["spawn", "fork"])
@@ -245,16 +252,14 @@ def test_processes_that_miss_at_once_read_once(pool, context):
 def test_full_of_pinned_pages_reads_privately(pool, make_source):
     source = make_source(8 << 20, seed=3)
     mapping = pool.mapping("big", 8 << 20, "v", source.read)
-    leases = [mapping.lease(index) for index in range(mapping.folios)]
-    assert all(
-        bytes(lease) == source.content[i * mapping.folio_size : (i + 1) * mapping.folio_size] for i, lease in enumerate(leases)
-    )
+    leases = list(mapping.pieces())
+    assert b"".join(leases) == source.content
     assert not leases[-1].cached and leases[0].cached
     bypassed = sum(not lease.cached for lease in leases)
     assert pool.stat().counters.bypasses == bypassed > 0
     leases.clear()
     assert pins(pool) == 0
-    assert mapping.lease(mapping.folios - 1).cached
+    assert mapping.lease(mapping.size - 1).cached
 
 
 def test_an_object_larger_than_the_pool(pool, make_source):
@@ -292,8 +297,8 @@ def test_the_tail_of_a_large_object_takes_no_more_pages_than_it_needs(pool_name,
     pool = foliocache.open(pool_name, size="64MiB")
     source = make_source((20 << 20) + 1)
     mapping = pool.mapping("k", len(source.content), "v", source.read)
-    assert mapping.folio_size == 64 << 10
-    assert bytes(mapping.lease(mapping.folios - 1)) == source.content[-1:]
+    assert mapping.unit_size == 64 << 10
+    assert bytes(mapping.lease(mapping.size - 1)) == source.content[-1:]
     assert pool.stat().pages_by_state.file == 1
 
 
@@ -301,19 +306,186 @@ def test_reads_of_any_size_leave_folios_of_any_size(pool_name, make_source):
     """What is there is taken piece by piece, and what is between is filled: the bytes are right, and each is fetched once."""
     pool = foliocache.open(pool_name, size="64MiB")
     source = make_source((4 << 20) + 5)
-    mapping = pool.mapping("k", len(source.content), "v", source.read)
-    unit = mapping.folio_size
+    content = source.content
+    mapping = pool.mapping("k", len(content), "v", source.read)
+    size = mapping.unit_size
     for first, count in ((21, 1), (8, 8), (18, 2), (3, 40), (64, 1), (0, 65)):
-        start, length = first * unit + 3, count * unit - 7
-        assert mapping.read_bytes(start, length) == source.content[start : start + length]
-        with mapping.window(start, length) as window:
-            assert bytes(window) == source.content[start : start + length]
-            assert bytes(window.lease(count - 1)) == source.content[(first + count - 1) * unit :][:unit]
-    assert source.bytes_read == len(source.content)
+        start, length = first * size + 3, count * size - 7
+        assert mapping.read_bytes(start, length) == content[start : start + length]
+        last = max(length - size - 5, 0)
+        with mapping.window(start, length) as window, window.lease(last) as lease:
+            assert bytes(window) == content[start : start + length]
+            assert bytes(lease) == content[start + last : start + last + len(lease)]
+            assert bytes(next(mapping.pieces(start + last, length - last))) == bytes(lease)
+    assert source.bytes_read == len(content)
     (cached,) = pool.mappings()
-    assert cached.cached_folios < mapping.folios and cached.cached_bytes == mapping.size
-    assert all(bytes(mapping.lease(n)) == source.content[n * unit :][:unit] for n in range(mapping.folios))
-    assert bytes(mapping.read(8 * unit, 8 * unit)) == source.content[8 * unit : 16 * unit]
+    assert cached.cached_folios < cached.units and cached.cached_bytes == mapping.size
+    pieces = list(mapping.pieces())
+    assert len(pieces) == cached.cached_folios and b"".join(pieces) == content
+    assert [bytes(lease) for lease in units(mapping)] == [content[offset : offset + size] for offset in offsets(mapping)]
+    assert bytes(mapping.read(8 * size, 8 * size)) == content[8 * size : 16 * size]
+
+
+# Pieces, and the options of a mapping.
+
+
+def test_pieces_are_the_range_in_order_and_the_iterator_holds_none(pool, source):
+    mapping = pool.mapping("k", len(source.content), "v", source.read)
+    for offset, length in ((0, None), (5, 100), (16_000, 1_000), (123_456, 300_000), (499_999, 100), (500_000, 5), (0, 0)):
+        end = None if length is None else offset + length
+        found = [bytes(lease) for lease in mapping.pieces(offset, length)]
+        assert b"".join(found) == source.content[offset:end] and all(found)
+        assert pins(pool) == 0
+    pieces = mapping.pieces(100, 200_000)
+    first, second = next(pieces), next(pieces)
+    assert len(first) != len(second) and pins(pool) == 2
+    first.release()
+    mapping.invalidate()
+    del pieces
+    assert pins(pool) == 1 and bytes(second) == source.content[100 + len(first) :][: len(second)]
+
+
+def test_pieces_go_on_after_an_error_of_the_source(pool, source):
+    trouble = []
+
+    def read(offset, length):
+        if trouble:
+            raise trouble.pop()
+        return source.read(offset, length)
+
+    mapping = pool.mapping("k", len(source.content), "v", read, folio_size="16KiB", readahead=0)
+    pieces, found = mapping.pieces(), []
+    for lease in pieces:
+        found.append(bytes(lease))
+        mapping.invalidate()
+        trouble.append(OSError("the network is down"))
+        with pytest.raises(OSError, match="network is down"):
+            next(pieces)
+        if len(found) == 3:
+            break
+    found += [bytes(lease) for lease in pieces]
+    assert b"".join(found) == source.content
+
+
+def test_pieces_do_not_fill_the_pool_with_what_they_have_not_come_to(pool_name):
+    """A range of four pools: what is asked for ahead of a slow consumer is a small part of one."""
+    pool = foliocache.open(pool_name, size="16MiB")
+    fetched = []
+
+    def read(offset, length):
+        fetched.append(length)
+        return bytes(length)
+
+    mapping = pool.mapping("k", 64 << 20, "v", read, concurrent=True)
+    next(mapping.pieces(64 << 10, 60 << 20)).release()
+    mapping.read_bytes(48 << 20, 1)  # its request comes behind those
+    pool.close()
+    assert sum(fetched) <= 4 << 20
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+def test_a_folio_size_that_is_fixed_is_that_of_all_folios(pool_name, make_source, concurrent):
+    pool = foliocache.open(pool_name, size="64MiB")
+    source = make_source(5 << 20)
+    size, content = 256 << 10, source.content
+    mapping = pool.mapping("k", len(content), "v", source.read, concurrent=concurrent, folio_size="256KiB", readahead=0)
+    for offset in (size + 100, 5 * size - 5, 10 * size, 700_000):
+        with mapping.lease(offset, 5) as lease:
+            assert bytes(lease) == content[offset : offset + 5]
+    assert sorted(source.calls) == [(at, size) for at in (size, 2 * size, 4 * size, 10 * size)], "whole folios, and no others"
+    other = pool.mapping("k", len(content), "v", source.read)
+    assert len(other.lease(13 * size + 65536, 5)) == 5 and len(other.lease(13 * size + 65536)) == 65536, "by what is read"
+    assert mapping.read_bytes(0, len(content)) == content and source.bytes_read == len(content)
+    lengths = [len(lease) for lease in mapping.pieces()]
+    assert lengths.count(size) == 19 and sum(lengths) == len(content), "around the small one there are smaller ones"
+    again = pickle.loads(pickle.dumps(pool.mapping("k", len(content), "v", folio_size=size, readahead="1MiB")))
+    assert (again.folio_size, again.readahead) == (size, 1 << 20)
+
+
+def test_a_folio_size_below_the_unit_makes_another_object(pool_name, make_source):
+    pool = foliocache.open(pool_name, size="64MiB")
+    source = make_source(4 << 20)
+    fine = pool.mapping("k", 4 << 20, "v", source.read, folio_size="16KiB")
+    usual = pool.mapping("k", 4 << 20, "v", source.read)
+    assert (fine.unit_size, usual.unit_size) == (16 << 10, 64 << 10)
+    assert fine.read_bytes(1 << 20, 100_000) == usual.read_bytes(1 << 20, 100_000) == source.content[1 << 20 :][:100_000]
+    assert {len(lease) for lease in fine.pieces(1 << 20, 65536)} == {16 << 10}
+    assert sorted(found.unit_size for found in pool.mappings()) == [16 << 10, 64 << 10]
+    assert pool.forget("k") == 2
+
+
+def test_options_that_make_no_sense_are_refused(pool):
+    for folio_size in (0, -1, 3 * 16384, "24KiB", 4096, "2MiB", "1TiB", "big", 1.5, True, b"16KiB"):
+        with pytest.raises(ValueError, match="folio_size"):
+            pool.mapping("k", 1 << 20, folio_size=folio_size)
+    for readahead in (-1, "far", 1.5, True, False, 0.0, b""):
+        with pytest.raises(ValueError, match="readahead"):
+            pool.mapping("k", 1 << 20, readahead=readahead)
+    assert pool.mapping("k", 10, folio_size=np.int64(16384), readahead=np.int64(0)).readahead == 0
+
+
+def test_the_first_folio_of_a_large_read_is_as_large_as_the_others(pool_name, make_source):
+    """Of a window that is read ahead, too: it is not begun with the one unit that was asked for."""
+    pool = foliocache.open(pool_name, size="64MiB")
+    source = make_source(8 << 20)
+    mapping = pool.mapping("k", 8 << 20, "v", source.read)
+    with mapping.lease(0) as lease:
+        assert len(lease) == 4 * mapping.unit_size
+    for start in (2 << 20, (4 << 20) + 65536):
+        mapping.read_bytes(start, 1 << 20)
+    assert [len(lease) for lease in mapping.pieces(2 << 20, 1 << 20)] == [1 << 20]
+
+
+def test_a_header_that_is_read_again_and_again_is_not_read_on(pool_name):
+    """It is in a folio that has the mark of a window, for that folio is as large as the window."""
+    pool = foliocache.open(pool_name, size="64MiB")
+    fetched, last = [], threading.Event()
+
+    def read(offset, length):
+        fetched.append(length)
+        if offset == 100 * 65536:
+            last.set()
+        return bytes(length)
+
+    mapping = pool.mapping("k", 32 << 20, "v", read, concurrent=True)
+    for _ in range(5):
+        mapping.read(0, 100).release()
+    mapping.filler.read_ahead(mapping, 100, 101)  # comes behind anything that was asked for
+    assert last.wait(60)
+    pool.close()
+    assert sum(fetched) == 5 * mapping.unit_size
+
+
+def test_a_reader_of_folios_one_after_the_other_misses_once(pool_name):
+    """It never hits the folio that it has missed; what that folio has marked is read nevertheless."""
+    pool = foliocache.open(pool_name, size="64MiB")
+    mapping = pool.mapping("k", 32 << 20, "v", lambda offset, length: bytes(length), concurrent=True)
+    offset, deadline = 0, time.monotonic() + 60
+    while offset < len(mapping):
+        while offset and not mapping.is_cached(offset, 1):
+            assert time.monotonic() < deadline, "nothing reads it"
+            threading.Event().wait(0.001)
+        with mapping.lease(offset) as lease:
+            offset += len(lease)
+    assert pool.stat().counters.misses == 1
+
+
+def test_random_reads_of_a_cold_object_fetch_little_more_than_they_ask_for(pool_name):
+    """256 reads of 64 KiB at multiples of it. 1.25 times as much is allowed; elsewhere a read lies in two units."""
+    pool = foliocache.open(pool_name, size="64MiB")
+    fetched = []
+
+    def readinto(offset, buffer):
+        fetched.append(len(buffer))
+        return len(buffer)
+
+    mapping = pool.mapping("k", 256 << 20, "v", readinto=readinto, concurrent=True)
+    rng = random.Random(5)
+    places = [rng.randrange(4096) * 65536 for _ in range(256)]
+    for place in places:
+        mapping.read(place, 65536).release()
+    pool.close()
+    assert 65536 * len(set(places)) <= sum(fetched) <= 1.25 * 65536 * 256
 
 
 def test_versions_are_different_objects(pool, make_source):
@@ -327,11 +499,11 @@ def test_versions_are_different_objects(pool, make_source):
 
 def test_invalidate_spares_leases_that_are_out(pool, source):
     mapping = pool.mapping("k", len(source.content), "v", source.read)
-    lease = mapping.lease(1)
+    lease = mapping.lease(16384)
     mapping.invalidate()
     assert pool.mappings() == [] and bytes(lease) == source.content[16384:32768]
-    assert not mapping.is_cached(1)
-    again = mapping.lease(1)
+    assert not mapping.is_cached(16384, 1)
+    again = mapping.lease(16384)
     assert bytes(again) == bytes(lease) and pins(pool) == 2
 
 
@@ -350,25 +522,25 @@ def test_sequential_reads_are_read_ahead_and_random_ones_are_not(pool_name, make
     pool = foliocache.open(pool_name, size="64MiB")
     source = make_source(4 << 20)
     mapping = pool.mapping("sequential", 4 << 20, "v", source.read)
-    for index in range(mapping.folios):
-        mapping.lease(index)
+    for offset in offsets(mapping):
+        mapping.lease(offset)
     lengths = [length for _, length in source.calls]
-    assert len(source.calls) < mapping.folios / 3
+    assert len(source.calls) < len(offsets(mapping)) / 3
     assert lengths[:-1] == sorted(lengths[:-1]), "the window grows"
     assert source.bytes_read == 4 << 20
     scattered = make_source(4 << 20)
     mapping = pool.mapping("random", 4 << 20, "v", scattered.read)
     for index in (17, 3, 30, 9, 25, 22):
-        mapping.lease(index)
-    assert [length for _, length in scattered.calls] == [mapping.folio_size] * 6
+        unit(mapping, index)
+    assert [length for _, length in scattered.calls] == [mapping.unit_size] * 6
 
 
 def test_a_concurrent_source_is_read_ahead_in_the_background(pool_name, make_source):
     pool = foliocache.open(pool_name, size="64MiB")
     source = make_source(8 << 20)
     mapping = pool.mapping("k", 8 << 20, "v", source.read, concurrent=True)
-    for index in range(mapping.folios):
-        assert bytes(mapping.lease(index)) == source.content[index * mapping.folio_size : (index + 1) * mapping.folio_size]
+    for offset in offsets(mapping):
+        assert bytes(mapping.lease(offset, mapping.unit_size)) == source.content[offset : offset + mapping.unit_size]
     pool.close()
     assert foliocache.open(pool_name).stat().counters.readahead > 0
     assert source.bytes_read == 8 << 20
@@ -396,7 +568,7 @@ def test_pickling(pool, source):
     pool.mapping("k", len(source.content), "v", source.read).lease(0)
     assert pickle.loads(pickle.dumps(pool)) is pool
     mapping = pickle.loads(pickle.dumps(pool.mapping("k", len(source.content), "v")))
-    assert bytes(mapping.lease(0)) == source.content[: mapping.folio_size]
+    assert bytes(mapping.lease(0, 5000)) == source.content[:5000]
 
 
 def _use_inherited(lease, mapping, said):
@@ -491,17 +663,18 @@ def test_after_close_everything_raises_and_what_is_out_stays(pool_name, source):
     pool = foliocache.open(pool_name, size="4MiB")
     mapping = pool.mapping("k", len(source.content), "v", source.read)
     lease, window = mapping.lease(0), mapping.window(0, 40_000)
-    view = mapping.read(20_000, 10)
+    view, pieces = mapping.read(20_000, 10), mapping.pieces()
     pool.close()
     pool.close()
     assert pool.closed and repr(pool) and pool.name == pool_name
     uses = [
         pool.stat, pool.audit, pool.repair, pool.mappings, pool.__enter__,
-        lambda: pool.forget("k"), lambda: pool.mapping("k", 10), lambda: mapping.lease(0), lambda: mapping.lease(5),
+        lambda: pool.forget("k"), lambda: pool.mapping("k", 10), lambda: mapping.lease(0), lambda: mapping.lease(5, 5),
         lambda: mapping.read(0, 10), lambda: mapping.read_bytes(0, 100_000), lambda: mapping.readinto(0, bytearray(10)),
-        lambda: mapping.window(0, 10), mapping.invalidate, lambda: mapping.is_cached(0), lambda: mapping.length_of(0),
+        lambda: mapping.window(0, 10), mapping.invalidate, lambda: mapping.is_cached(0),
+        mapping.pieces, lambda: next(pieces),
         lambda: mapping.read(0, 0), lambda: mapping.read_bytes(1 << 40, 1), lambda: mapping.readinto(0, bytearray()),
-        lambda: mapping.window(0, 0), lambda: mapping.lease(-1),
+        lambda: mapping.window(0, 0), lambda: mapping.lease(-1), lambda: len(mapping), lambda: mapping[:0],
     ]  # fmt: skip
     for use in uses:
         with pytest.raises(foliocache.FoliocacheError, match="has been closed in this process; open it again"):
@@ -514,7 +687,7 @@ def test_after_close_everything_raises_and_what_is_out_stays(pool_name, source):
     view.release()
     window.close()
     uses.clear()
-    use = pool = mapping = lease = view = window = None
+    use = pool = mapping = lease = view = window = pieces = None
     gc.collect()
     assert len(again.stat().clients) == 1 and again.audit() == []
 

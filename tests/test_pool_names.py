@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from units import units
 
 import foliocache
 from foliocache.mm import layout
@@ -171,9 +172,9 @@ def test_another_thread_waits_for_the_answer(pool, waited):
     assert [name.size for name in found] == [7]
 
 
-@pytest.mark.parametrize("end", ["withdraw", "forget"])
-def test_another_thread_asks_when_the_question_fails(pool, waited, end):
-    ask, found = pool.names.ask("k", 60), []
+def asking(pool):
+    """Start a thread that wants to know what "k" means, and else answers 8. Return it, and a list for what it is told."""
+    found = []
 
     def want():
         with pool.names.ask("k", 60) as mine:
@@ -181,6 +182,13 @@ def test_another_thread_asks_when_the_question_fails(pool, waited, end):
 
     thread = threading.Thread(target=want)
     thread.start()
+    return thread, found
+
+
+@pytest.mark.parametrize("end", ["withdraw", "forget"])
+def test_another_thread_asks_when_the_question_fails(pool, waited, end):
+    ask = pool.names.ask("k", 60)
+    thread, found = asking(pool)
     assert waited.wait(PATIENCE)
     ask.withdraw() if end == "withdraw" else pool.names.forget("k")
     thread.join(PATIENCE)
@@ -191,14 +199,8 @@ def test_another_thread_asks_when_the_question_fails(pool, waited, end):
 
 def test_who_has_waited_long_asks_in_place_of_the_other(pool):
     pool.fill_timeout = 0.05
-    ask, found = pool.names.ask("k", 60), []
-
-    def want():
-        with pool.names.ask("k", 60) as mine:
-            found.append((mine.known, mine.answer(8)))
-
-    thread = threading.Thread(target=want)
-    thread.start()
+    ask = pool.names.ask("k", 60)
+    thread, found = asking(pool)
     thread.join(PATIENCE)
     assert found == [(None, True)]
     assert not ask.answer(9), "it was asked for earlier"
@@ -320,7 +322,7 @@ def test_many_processes_ask_once(pool, pool_name):
 def test_a_pool_full_of_pinned_pages_remembers_nothing(pool, make_source):
     source = make_source(pool.pool_bytes)
     mapping = pool.mapping("big", pool.pool_bytes, "v", source.read)
-    held = [mapping.lease(index) for index in range(mapping.folios)]
+    held = units(mapping)
     while pool.stat().free_bytes:
         held.append(pool.mapping(f"tiny {len(held)}", 10, "v", lambda offset, length: bytes(length)).lease(0))
     ask = pool.names.ask("k", 60)

@@ -7,6 +7,7 @@ import tempfile
 
 import pytest
 from lines import answer_of
+from units import unit, units
 
 import foliocache
 
@@ -57,8 +58,8 @@ def reads(pool):
     """Assert every byte of hits, misses and evictions, with a dead client to settle. Return how many folios were cached."""
     mapping = pool.mapping("k", len(CONTENT), "1", read)
     assert mapping.read_bytes(0, 10) == CONTENT[:10]
-    leases = [mapping.lease(index) for index in range(mapping.folios)]
-    size = mapping.folio_size
+    leases = units(mapping)
+    size = mapping.unit_size
     assert all(memoryview(lease) == CONTENT[index * size : index * size + size] for index, lease in enumerate(leases))
     cached = sum(lease.cached for lease in leases)
     assert 0 < cached < len(leases), "there is not room for all of it"
@@ -88,7 +89,7 @@ def test_the_dead_are_reaped_afterwards(pool, lose):
         pool.mapping("k", len(CONTENT), "1", read).read(0, 1)
         pid = os.fork()
         if pid == 0:
-            lease = pool.mapping("k", len(CONTENT), "1", read).lease(1)
+            lease = unit(pool.mapping("k", len(CONTENT), "1", read), 1)
             os._exit(0 if lease else 1)
         os.waitpid(pid, 0)
         lose()

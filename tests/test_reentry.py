@@ -15,6 +15,7 @@ import threading
 
 import pytest
 from lines import PACKAGE, STRIDE, at_line, count_lines, in_child
+from units import unit, units
 
 import foliocache
 from foliocache.filler import engine
@@ -284,7 +285,7 @@ def test_a_thread_that_is_late_to_adopt_does_not_settle_its_own_process(pool_nam
     mapping = pool.mapping("k", len(CONTENT), "1", read)
 
     def die():
-        lease = mapping.lease(1)
+        lease = unit(mapping, 1)
         os.kill(os.getpid(), signal.SIGKILL)
         del lease
 
@@ -338,8 +339,8 @@ def test_a_handler_asks_the_engine_while_its_thread_does(pool_name, ask):
         getattr(pool.engine, ask)(lambda: served.put(2))
         sys.settrace(None)
         assert {served.get(timeout=10) for _ in range(1 + (seen >= line))} == ({1, 2} if seen >= line else {2})
-        for index in range(one.folios):
-            one.lease(index).release()
+        for lease in units(one):
+            lease.release()
         pool.close()
         return seen
 
@@ -387,7 +388,7 @@ def test_a_child_is_forked_while_another_thread_is_in_the_source(name):
     assert inside.wait(60)
 
     def child():
-        start = mapping.folio_size * 10
+        start = mapping.unit_size * 10
         assert mapping.read_bytes(start, 10) == CONTENT[start : start + 10]
 
     try:

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 from lines import in_child
+from units import unit
 
 import foliocache
 from foliocache.mm import client as core
@@ -49,7 +50,7 @@ def die(pool):
     pid = os.fork()
     if pid == 0:
         mapping = pool.mapping("k", len(CONTENT), "1", read)
-        leases = [mapping.lease(0), mapping.lease(3)]
+        leases = [unit(mapping, 0), unit(mapping, 3)]
         os.write(writer, bytes([pool._attachment.number, len(leases)]))
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -115,7 +116,7 @@ def test_a_damaged_clean_slot_is_claimed_clean(pool, what):
 
 def test_repair_of_a_sound_pool_finds_no_damaged_slot(pool):
     mapping = pool.mapping("k", len(CONTENT), "1", read)
-    lease, size = mapping.lease(5), mapping.folio_size
+    lease, size = unit(mapping, 5), mapping.unit_size
     assert pool._attachment.repair() == 0
     die(pool)
     assert pool._attachment.repair() == 0
@@ -148,7 +149,7 @@ def test_repair_leaves_the_slots_of_the_living_alone(pool):
     pid = os.fork()
     if pid == 0:
         mapping = pool.mapping("k", len(CONTENT), "1", read)
-        lease, size = mapping.lease(2), mapping.folio_size
+        lease, size = unit(mapping, 2), mapping.unit_size
         os.write(up[1], b"x")
         os.read(down[0], 1)
         right = memoryview(lease) == CONTENT[2 * size : 3 * size]
@@ -205,7 +206,7 @@ def test_stat_settles_the_dead_or_says_that_they_wait(pool):
     mapping = pool.mapping("k", len(CONTENT), "1", read)
     die(pool)
     assert pool.stat().pins == 0 and len(pool.stat().clients) == 1
-    lease = mapping.lease(9)
+    lease = unit(mapping, 9)
     pfn = int(repr(lease).split("pfn ")[1].rstrip(">"))
     pid = os.fork()
     if pid == 0:

@@ -138,7 +138,7 @@ def test_the_tail_of_a_page_holds_nothing_of_former_objects(pool_name, source, h
     segment = pool._attachment.segment
     for n in range(10):
         mapping = pool.mapping(f"k{n}", 4096 + 100, "v", **{how: getattr(source, how)})
-        lease = mapping.lease(1)
+        lease = mapping.lease(4096)
         pfn = int(repr(lease).split("pfn ")[1].rstrip(">"))
         page = segment.memory.peek_bytes(segment.geometry["data"] + pfn * 4096, 4096)
         assert page[:100] == bytes(lease) and page[100:] == bytes(3996)
@@ -270,7 +270,14 @@ def _swallow(function, *args):
 )
 def test_a_filler_whose_error_says_nothing_about_the_origin_is_replaced(pool, make_source, error):
     gate, good = Gate(fail(error)), make_source(SIZE)
-    filler = threading.Thread(target=lambda: _swallow(pool.mapping("k", SIZE, "v", gate).lease, 0))
+    assert read_beside(pool, gate, pool.mapping("k", SIZE, "v", gate), good) == [good.content]
+    assert len(good.calls) == 1
+
+
+def read_beside(pool, gate, failing, good):
+    """Fill a folio through a mapping whose source waits at the gate; when another thread waits for the folio, let the source
+    fail. Return what that thread, whose own source is good, has read."""
+    filler = threading.Thread(target=lambda: _swallow(failing.lease, 0))
     filler.start()
     assert gate.started.wait(PATIENCE)
     results = []
@@ -280,7 +287,7 @@ def test_a_filler_whose_error_says_nothing_about_the_origin_is_replaced(pool, ma
     gate.go.set()
     filler.join(PATIENCE)
     waiter.join(PATIENCE)
-    assert results == [good.content] and len(good.calls) == 1
+    return results
 
 
 def test_a_mapping_without_a_source_knows_nothing_about_the_origin(pool):
@@ -298,17 +305,7 @@ def test_a_former_content_is_never_taken_for_a_reason(pool, make_source):
         raise KeyboardInterrupt
 
     gate, good = Gate(None), make_source(SIZE)
-    filler = threading.Thread(target=lambda: _swallow(pool.mapping("k", SIZE, "v", readinto=readinto).lease, 0))
-    filler.start()
-    assert gate.started.wait(PATIENCE)
-    results = []
-    waiter = threading.Thread(target=lambda: results.append(bytes(pool.mapping("k", SIZE, "v", good.read).lease(0))))
-    waiter.start()
-    until(lambda: waits(pool) == 1)
-    gate.go.set()
-    filler.join(PATIENCE)
-    waiter.join(PATIENCE)
-    assert results == [good.content]
+    assert read_beside(pool, gate, pool.mapping("k", SIZE, "v", readinto=readinto), good) == [good.content]
 
 
 # The record.
@@ -398,8 +395,7 @@ def test_a_source_may_read_other_folios_of_its_own_mapping(pool):
             return b"x" * length
         return bytes(mapping.read(offset + length, page))[:length]
 
-    mapping = pool.mapping("k", 4 * page, "v", read)
-    mapping.filler.readahead.most = 1
+    mapping = pool.mapping("k", 4 * page, "v", read, folio_size=page, readahead=0)
     assert mapping.lease(0)[0] == ord("x")
 
 
@@ -449,13 +445,12 @@ def test_a_child_that_is_forked_during_a_call_of_the_source_may_call_it(pool):
     """The parent's thread in the source has the lock of the mapping; the child has no such thread."""
     gate = Gate(lambda offset, length: bytes(length))
     mapping = pool.mapping(
-        "k", 2 * pool.page_size, "v", lambda offset, length: gate(offset, length) if offset == 0 else bytes(length)
+        "k", 2 * pool.page_size, "v", lambda offset, length: gate(offset, length) if offset == 0 else bytes(length), readahead=0
     )
-    mapping.filler.readahead.most = 1
     filler = threading.Thread(target=lambda: mapping.lease(0))
     filler.start()
     assert gate.started.wait(PATIENCE)
-    child = FORK.Process(target=lambda: os._exit(7 if bytes(mapping.lease(1)) == bytes(pool.page_size) else 8))
+    child = FORK.Process(target=lambda: os._exit(7 if bytes(mapping.lease(pool.page_size)) == bytes(pool.page_size) else 8))
     child.start()
     child.join(PATIENCE)
     gate.go.set()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from units import offsets, units
 
 import foliocache
 from foliocache.mm import client, layout, robust_lock
@@ -85,7 +86,7 @@ def test_reads_go_on_and_nothing_is_lost(pool, locks):
 def test_last_references_come_free_later(pool, locks):
     """More of them than an operation has words, while no page can be freed."""
     mapping = pool.mapping("cached", len(CONTENT), read=source)
-    leases = [mapping.lease(n) for n in range(mapping.folios)]
+    leases = units(mapping)
     window = mapping.window()
     assert len(leases) > layout.OPS
     mapping.invalidate()
@@ -121,9 +122,9 @@ def test_what_has_to_be_certain_is_refused_in_words(pool, locks):
     with stopped(pool, locks):
         for method in (mapping.invalidate, lambda: pool.forget("cached")):
             said = refusal(method)
-            assert "foliocache stat" in said if said else not any(mapping.is_cached(n) for n in range(mapping.folios))
+            assert "foliocache stat" in said if said else not any(mapping.is_cached(offset, 1) for offset in offsets(mapping))
     mapping.invalidate()
-    assert not any(mapping.is_cached(n) for n in range(mapping.folios))
+    assert not any(mapping.is_cached(offset, 1) for offset in offsets(mapping))
     pool._attachment.reap()
     assert pool.audit() == []
 

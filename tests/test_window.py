@@ -21,7 +21,7 @@ def test_every_range_is_one_contiguous_buffer(mapping, source, span):
 
 
 def test_nothing_is_copied(pool, mapping):
-    with mapping.window() as window, mapping.lease(3) as lease:
+    with mapping.window() as window, mapping.lease(3 * 16384, 16384) as lease:
         (cached,) = pool.mappings()
         assert cached.cached_bytes == mapping.size and cached.pins > cached.cached_folios
         assert bytes(np.frombuffer(window, np.uint8)[3 * 16384 : 4 * 16384]) == bytes(lease)
@@ -39,12 +39,26 @@ def test_views_keep_it_open(pool, mapping, source):
     assert pool.stat().pins == 0
 
 
+def window_pieces(window):
+    offset = 0
+    while offset < len(window):
+        with window.lease(offset) as lease:
+            yield bytes(lease)
+            offset += len(lease)
+
+
 def test_a_windows_folios_can_be_leased_alone(pool, mapping, source):
     with mapping.window(20_000, 100_000) as window:
-        lease = window.lease(2)
-        with pytest.raises(IndexError):
-            window.lease(100)
-    assert bytes(lease) == source.content[3 * 16384 : 4 * 16384]
+        lease, rest = window.lease(30_000, 5), window.lease(100_000 - 7)
+        for offset in (-1, 100_000, 2**70):
+            with pytest.raises(IndexError, match=f"^byte {offset} of a window of 100000$"):
+                window.lease(offset)
+        for length in (0, -5):
+            with pytest.raises(ValueError, match="at least 1 byte"):
+                window.lease(0, length)
+        assert b"".join(window_pieces(window)) == bytes(window)
+    assert bytes(lease) == source.content[50_000:50_005] and bytes(rest) == source.content[120_000 - 7 : 120_000]
+    rest.release()
     assert pool.stat().pins == 1
     lease.release()
 

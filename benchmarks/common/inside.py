@@ -1,19 +1,16 @@
 """Everything that the benchmarks use of foliocache's private names. No other file here does so, except
 for ``native``, which calls the compiled core by its pointers.
 
-Two kinds: options that the library does not have (the size of folios, no readahead), and the core itself, which is timed
-without the library around it.
+It is the core itself, which is timed without the library around it, and fsspec's name for a coroutine.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import sys
 from collections.abc import Iterator
 from typing import Any
 
-import foliocache
 from benchmarks.common import native
 from benchmarks.common.measure import Unavailable
 from foliocache.mm import layout, page_alloc, page_ref, xarray
@@ -23,39 +20,18 @@ from foliocache.pool.mapping import object_digest
 
 __all__ = [
     "PAGES_MIN",
+    "coroutine_of_cat_file",
     "counted_page",
-    "folios_of",
     "memory_of",
     "number_of",
     "place_of_first_folio",
-    "switch_readahead_off",
     "table_bytes",
 ]
 
 
-# Options.
-
-
-@contextlib.contextmanager
-def folios_of(size: int, pool: Any) -> Iterator[None]:
-    """Give mappings made within folios of ``size`` bytes, instead of the size that the library chooses."""
-    owner: Any = sys.modules[foliocache.Mapping.__module__]
-    if not hasattr(owner, "_order_for"):
-        raise Unavailable(f"the library chooses its folios' size in another way now; see {__file__}")
-    chosen = owner._order_for
-    owner._order_for = lambda *_: (size // pool.page_size).bit_length() - 1
-    try:
-        yield
-    finally:
-        owner._order_for = chosen
-
-
-def switch_readahead_off(mapping: Any) -> None:
-    """Make a miss fetch only the folios that are asked for."""
-    mapping.filler.readahead.most = 1
-
-
-# The core.
+def coroutine_of_cat_file(fs: Any) -> Any:
+    """Return what fsspec calls ``cat_file`` by in an event loop."""
+    return fs._cat_file
 
 
 def memory_of(pool: Any) -> int:
@@ -103,7 +79,7 @@ def place_of_first_folio(pool: Any, mapping: Any) -> tuple[Any, ...]:
         me,
         ino,
         mappings.head(mem, ino),
-        xarray.height_for(mapping.folios),
+        xarray.height_for(-(-mapping.size // mapping.unit_size)),
         ctypes.c_uint64.from_address(mem).value + geometry["data"],
         geometry["page_shift"],
     )

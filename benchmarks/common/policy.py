@@ -35,7 +35,7 @@ class Misses:
 def _touch(mapping: Any, trace: Sequence[int]) -> None:
     lease = mapping.lease
     for index in trace:
-        lease(index)
+        lease(index * PAGE)
 
 
 def _nodes(objects: int, pages: int) -> int:

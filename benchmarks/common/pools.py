@@ -68,23 +68,20 @@ def values(pool: Any, count: int, size: int, key: str = "values") -> Any:
     """A mapping of ``count`` values of ``size`` bytes, one folio each, all cached."""
     mapping = one_per_folio(pool, count, size, key, readahead=False)
     for index in range(count):
-        mapping.lease(index).release()
+        mapping.lease(index * size).release()
     return mapping
 
 
 def one_per_folio(pool: Any, count: int, size: int, key: str = "values", readinto: Any = None, readahead: bool = True) -> Any:
     """A mapping of ``count`` values of ``size`` bytes, one folio each, with nothing cached yet.
 
-    The library chooses larger folios for larger objects; that is switched off here, so that a value is a folio. ``size`` must
-    be the pool's page size times a power of two.
+    ``size`` must be the pool's page size times a power of two. Without ``readahead`` a miss fetches one value.
     """
-    with inside.folios_of(size, pool):
-        mapping = pool.mapping(key, count * size, "1", readinto=readinto or Pattern(size))
-    if mapping.folio_size != size:
-        raise Unavailable(f"the library cuts this object into folios of {mapping.folio_size} bytes, not {size}")
-    if not readahead:
-        inside.switch_readahead_off(mapping)
-    return mapping
+    ahead = None if readahead else 0
+    try:
+        return pool.mapping(key, count * size, "1", readinto=readinto or Pattern(size), folio_size=size, readahead=ahead)
+    except ValueError as error:
+        raise Unavailable(str(error)) from None
 
 
 class Pattern:

@@ -82,6 +82,6 @@ def _object(pool: Any, key: str, size: int, source: memoryview, folio: int | Non
 
 def _read_all(mapping: Any) -> float:
     begin = time.perf_counter_ns()
-    for index in range(mapping.folios):
-        mapping.lease(index).release()
+    for lease in mapping.pieces():
+        lease.release()
     return mapping.size / (time.perf_counter_ns() - begin)

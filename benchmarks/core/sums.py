@@ -21,7 +21,7 @@ def consume(plan: Plan) -> list[Found]:
         mapping = values(pool, count, MIB)
         took = interleave(
             {
-                "lease": per_op(loops.sums(mapping.lease, numbers), len(numbers)),
+                "lease": per_op(loops.sums(lambda n: mapping.lease(n * MIB), numbers), len(numbers)),
                 "slice": per_op(loops.sums(lambda n: buffer[n * MIB : n * MIB + MIB], numbers), len(numbers)),
             },
             plan.rounds,

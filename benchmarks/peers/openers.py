@@ -40,17 +40,17 @@ def content(n: int, size: int) -> bytes:
 
 def lease(name: str, count: int, size: int) -> Reader:
     mapping = one_per_folio(foliocache.attach(name), count, size)
-    return Reader(lambda numbers: loops.leases(mapping, numbers), mapping.lease)
+    return Reader(lambda numbers: loops.leases(mapping, numbers), lambda n: mapping.lease(n * size))
 
 
 def lease_view(name: str, count: int, size: int) -> Reader:
     mapping = one_per_folio(foliocache.attach(name), count, size)
-    return Reader(lambda numbers: loops.views(mapping, numbers), mapping.lease)
+    return Reader(lambda numbers: loops.views(mapping, numbers), lambda n: mapping.lease(n * size))
 
 
 def lease_with(name: str, count: int, size: int) -> Reader:
     mapping = one_per_folio(foliocache.attach(name), count, size)
-    return Reader(lambda numbers: loops.with_leases(mapping, numbers), mapping.lease)
+    return Reader(lambda numbers: loops.with_leases(mapping, numbers), lambda n: mapping.lease(n * size))
 
 
 def mapping_read(name: str, count: int, size: int) -> Reader:

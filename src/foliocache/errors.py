@@ -1,4 +1,4 @@
-"""The errors that foliocache raises on its own account. Their messages say what was wrong, and what to do."""
+"""The errors that foliocache raises. Their messages say what was wrong, and what to do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 
 
 class FoliocacheError(Exception):
-    """Base of all of them. By itself: a pool that was closed here, or work that a stopped process holds up."""
+    """Base of all errors. Raised itself if a pool was closed in this process, or a stopped process holds up the work."""
 
 
 class PoolNotFoundError(FoliocacheError, FileNotFoundError):
@@ -18,7 +18,7 @@ class PoolError(FoliocacheError):
 
 
 class PoolDamagedError(PoolError):
-    """The file of a pool is damaged, or was never a pool's."""
+    """The file of a pool is damaged, or is no pool's file."""
 
 
 class PoolMismatchError(PoolError, ValueError):
@@ -30,14 +30,14 @@ class PoolFullError(PoolError, OSError):
 
 
 class SourceError(FoliocacheError, OSError):
-    """A source did not give the bytes that it was asked for, or there is none, or it failed in the process that asked it.
+    """A source failed or returned other bytes than it was asked for, in this process or another; or there is no source.
 
     Its ``errno`` is that of the source's own error, if that had one.
     """
 
 
 class ChangedError(FoliocacheError, OSError):
-    """The object at the origin is another one than that which was opened; open it again. Its ``errno`` is ``ESTALE``.
+    """The object at the origin has changed since it was opened; open it again. Its ``errno`` is ``ESTALE``.
 
     Parameters
     ----------

@@ -95,6 +95,24 @@ def test_eviction(tmp_path):
     assert len(section["tables"]) in (2, 4), "without and with libcachesim"
 
 
+def test_loops(tmp_path):
+    found = names(run_bench("loops", tmp_path))
+    assert "await read_async, 64 KiB cached" in found and len(found) == 5
+
+
+def test_objects(tmp_path):
+    assert "get_or_create of 1 MiB, in use" in names(run_bench("objects", tmp_path))
+
+
+def test_cold(tmp_path):
+    section = run_bench("cold", tmp_path)
+    if section["skipped"] and not section["results"]:
+        pytest.skip(section["skipped"][0]["why"])
+    assert section["skipped"] == [] and all(table["rows"] for table in section["tables"])
+    fetched = {each["metric"]: each["value"] for each in section["results"] if each["metric"].endswith("fetched")}
+    assert fetched["processes: four folio::, one object, fetched"] == 1
+
+
 def test_peers(tmp_path):
     section = run_bench("peers", tmp_path)
     assert "hit: lease" in names(section)

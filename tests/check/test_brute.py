@@ -49,3 +49,10 @@ def test_axioms(seed):
     outcomes, count = brute.rc11(threads)
     assert result.outcomes == outcomes
     assert result.executions == result.graphs == count
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_stronger_model_allows_a_part_of_the_executions(seed):
+    threads = program(random.Random(seed), ["seq_cst", "acquire", "release"])
+    sc, tso, rc11 = (run(threads, model).keys for model in ("sc", "tso", "rc11"))
+    assert sc <= tso <= rc11

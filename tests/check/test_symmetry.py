@@ -179,3 +179,26 @@ def test_threads_that_differ_in_length_are_not_equal():
 
     with pytest.raises(ValueError, match="not equal"):
         explore(Program([reader(1), reader(2)], equal=[(0, 1)]))
+
+
+def test_closures_over_different_values_are_not_equal():
+    def adder(n):
+        return lambda mem: a.fetch_add_relaxed(mem, X, n)
+
+    def outer(n):
+        inner = adder(n)
+        return lambda mem: inner(mem)
+
+    def known(me, n=1):
+        return lambda mem, times=n: a.fetch_add_relaxed(mem, X, me * times)
+
+    def two(make, *values, **options):
+        return explore(Program([make(*value) for value in values], equal=[(0, 1)], **options), stop=False).executions
+
+    for make, values in ((adder, [(1,), (2,)]), (outer, [(1,), (2,)]), (known, [(1, 1), (1, 2)])):
+        with pytest.raises(ValueError, match="not equal"):
+            two(make, *values)
+        assert two(make, values[0], values[0]) == 1
+    with pytest.raises(ValueError, match="me is 1 in one and 2"):
+        two(known, (1,), (2,), own=())
+    assert two(known, (1,), (2,)) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 
@@ -87,3 +88,21 @@ def test_the_demo_without_aiohttp_says_what_to_install():
     assert (done.returncode, done.stdout) == (3, "")
     assert 'pip install "foliocache[http]"' in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["put/aab"], r"no scenario begins with 'put/aab'; did you mean put/aba.*\?"),
+        (["put/aba", "zzz"], r"no scenario begins with 'zzz'; there are put, freeze, .*"),
+        (["put/aba", "--model", "x86"], r"there is no memory model 'x86'; there are sc, tso, rc11"),
+        (
+            ["put/aba", "--mutate", "type-before-frieze"],
+            r"no scenario chosen here has a bug .*; did you mean type-before-freeze.*",
+        ),
+        (["--mutate", "zzz"], r"no scenario chosen here has a bug 'zzz'; there are .* and \d+ others"),
+    ],
+)
+def test_verify_says_which_name_is_wrong(cli, arguments, said):
+    done = cli("verify", *arguments)
+    assert done.code == 2 and re.fullmatch(f"foliocache: {said}\n", done.err)

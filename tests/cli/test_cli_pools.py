@@ -117,7 +117,7 @@ def test_stat_says_what_to_do_about_dead_clients(pool, pool_name, cli):
     os.waitpid(pid, 0)
     shown = cli("stat", pool_name).out
     assert re.search(rf"{pid} +dead +0 ", shown)
-    assert "1 client died, and not all is settled" in shown and f"`foliocache fsck {pool_name}`" in shown
+    assert "1 client died, and what it left is not settled completely" in shown and f"`foliocache fsck {pool_name}`" in shown
     lease.release()
     shown = cli("stat", pool_name).out
     assert "dead" not in shown and "died" not in shown
@@ -128,7 +128,7 @@ def test_ls_shows_what_is_cached_and_pinned(pool, pool_name, cli, cli_json):
         (found,) = [mapping for mapping in cli_json("ls", pool_name) if mapping["key"] == "memory://half"]
         assert (found["version"], found["size"], found["pins"]) == ("v1", OBJECT, 1)
         assert 2000 <= found["cached_bytes"] <= OBJECT
-        assert 0 < found["cached_folios"] <= found["folios"]
+        assert 0 < found["cached_folios"] <= found["units"]
         listed = cli("ls", pool_name)
     assert plain(listed.out)
     assert re.search(r"memory://half +v1 .* 293 KiB .*% +1", listed.out)
@@ -157,7 +157,7 @@ def test_ls_lists_names(pool, pool_name, cli, cli_json):
 def test_ls_of_an_empty_pool(pool_name, cli, cli_json):
     pool = foliocache.open(pool_name, size=SIZE)
     assert cli_json("ls", pool_name) == []
-    assert "no mappings" in cli("ls", pool_name).out
+    assert "no objects" in cli("ls", pool_name).out
     assert pool.stat().mappings == 0
 
 

@@ -22,7 +22,9 @@ def origin(files):
 def test_files_are_fetched_once(origin, pool_name, cli_json):
     urls = [f"{origin.url}/odd", f"folio::{origin.url}/deep/large"]
     report = cli_json("warm", *urls, "--name", pool_name, "--size", SIZE)
-    assert report.keys() == {"name", "files", "bytes", "fetched_bytes", "seconds"}
+    assert report.keys() == {"name", "files", "bytes", "fetched_bytes", "seconds", "objects"}
+    assert [(one["path"], one["bytes"]) for one in report["objects"]] == [(urls[0], 50_001), (urls[1][7:], 1_500_000)]
+    assert all(one["bytes_per_second"] > 0 for one in report["objects"])
     assert (report["name"], report["files"], report["bytes"], report["fetched_bytes"]) == (pool_name, 2, 1_550_001, 1_550_001)
     assert origin.counts()["bytes"] == 1_550_001
     again = cli_json("warm", *urls, "--name", pool_name)

@@ -12,6 +12,7 @@ import random
 import signal
 
 from stepping import AT_THE_END, REACHED, Stepper
+from units import offsets, unit
 
 import foliocache
 from foliocache.mm import client, layout, names, page_alloc, slab, vmscan
@@ -55,8 +56,8 @@ class World:
     def fill(self, key, count=None):
         """Fill an object's first folios."""
         mapping = self.mapping(key)
-        for index in range(count or mapping.folios):
-            mapping.lease(index)
+        for index in range(count or len(offsets(mapping))):
+            unit(mapping, index)
         return mapping
 
     def join(self):
@@ -95,9 +96,9 @@ class World:
         assert self.pool.names.recall("name", 3600).size == 100 if answered else page_alloc.free_pages(self.mem) == 0
         for key in SIZES:
             reader = self.mapping(key)
-            for index in range(0, reader.folios, 1 + reader.folios // 12):
-                start = index * reader.folio_size
-                assert memoryview(reader.lease(index)) == content(key)[start : start + reader.folio_size], (key, index)
+            for start in offsets(reader)[:: 1 + len(offsets(reader)) // 12]:
+                lease = reader.lease(start)
+                assert memoryview(lease) == content(key)[start : start + len(lease)], (key, start)
         small = self.mapping("small")
         with small.window() as window:
             assert memoryview(window) == content("small")
@@ -134,7 +135,7 @@ def put_last(world):
     mapping = world.fill("large", 4)
 
     def prepare():
-        lease = mapping.lease(2)
+        lease = unit(mapping, 2)
         mapping.invalidate()
         return lease.release
 
@@ -145,7 +146,7 @@ def evict(world):
     """Reclaim evicts the coldest folio of a tree of two levels, and frees the node that contained only this folio."""
     world.fill("small")
     mapping = world.mapping("large")
-    mapping.lease(70)
+    unit(mapping, 70)
 
     def prepare():
         me = world.join()
@@ -166,7 +167,7 @@ def insert(world):
 
     def prepare():
         world.join()
-        return lambda: world.held.append(mapping.lease(3))
+        return lambda: world.held.append(unit(mapping, 3))
 
     return prepare
 
@@ -185,7 +186,7 @@ def insert_full(world):
 
         def operation():
             world.held.append(mapping.lease(0))
-            world.held.append(larger.lease(73))
+            world.held.append(unit(larger, 73))
 
         return operation
 
@@ -197,12 +198,12 @@ def insert_in_vain(world):
     large, *pairs, another = world.mapping("large"), *map(world.mapping, PAIRS)
 
     def prepare():
-        world.held += [pair.lease(index) for pair in pairs for index in range(2)]  # nine nodes, and three for the large one
-        world.held += [large.lease(index) for index in reversed(range(large.folios - 1))]
+        world.held += [unit(pair, index) for pair in pairs for index in range(2)]  # nine nodes, and three for the large one
+        world.held += [unit(large, index) for index in reversed(range(len(offsets(large)) - 1))]
         assert page_alloc.free_pages(world.mem) == 1 and slab.objects(world.mem, layout.SLAB_NODES) == PAGE // layout.NODE_SIZE
 
         def operation():
-            world.held.append(another.lease(1))
+            world.held.append(unit(another, 1))
             assert not world.held[-1].cached
 
         return operation
@@ -213,7 +214,7 @@ def insert_in_vain(world):
 def truncate(world):
     """An object is withdrawn folio by folio, with its tree and its record."""
     mapping = world.fill("large", 3)
-    mapping.lease(70)
+    unit(mapping, 70)
 
     def prepare():
         world.join()
@@ -251,7 +252,7 @@ def window(world):
 
         def operation():
             opened = mapping.window()
-            opened.lease(1).release()
+            opened.lease(PAGE).release()
             opened.close()
 
         return operation
@@ -267,7 +268,7 @@ def hold(world):
         world.join()
 
         def operation():
-            world.held += [mapping.lease(index) for index in (0, 3, 3)]
+            world.held += [unit(mapping, index) for index in (0, 3, 3)]
             world.held.append(mapping.window(0, 40_000))
 
         return operation
@@ -351,12 +352,12 @@ def take_over(world):
     victim = world.pool.mapping("other", SIZES["other"], "v", lambda offset, length: os.kill(os.getpid(), signal.SIGKILL))
     pid = os.fork()
     if pid == 0:
-        victim.lease(2)
+        unit(victim, 2)
     os.waitpid(pid, 0)
 
     def prepare():
         world.join()
-        return lambda: world.held.append(mapping.lease(2))
+        return lambda: world.held.append(unit(mapping, 2))
 
     return prepare
 

@@ -21,6 +21,7 @@ from scenes import BESIDE, OPERATIONS, QUICK_REAPS, REAPS
 SOAK = "FOLIOCACHE_STRESS_SECONDS" in os.environ
 PATIENCE = 6 * 3600 if SOAK else 600  # seconds for a scene; killing.py has its own for one death
 KILLING = pathlib.Path(__file__).with_name("killing.py")
+PATH = os.pathsep.join(filter(None, [str(KILLING.parent.parent), os.environ.get("PYTHONPATH")]))  # of the tests' modules
 
 pytestmark = pytest.mark.timeout(PATIENCE + 60)
 
@@ -32,7 +33,7 @@ def names(scenes):
 def run(name, scene, most):
     """At most so many points of a scene, or all of them."""
     command = [sys.executable, KILLING, name, scene, str(most or 0)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env={**os.environ, "PYTHONPATH": PATH})
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     print(done.stdout)
 

@@ -91,9 +91,9 @@ class Survivor:
         key, size = self.rng.choice(self.job.objects)
         mapping = self.pool.mapping(str(key), size, "v", lambda offset, length: content(key, offset, length))
         self.job.step(self.rng, ((key, size), mapping), self.reads)
-        index = self.rng.randrange(mapping.folios)
-        start = index * mapping.folio_size
-        self.held.append((mapping.lease(index), content(key, start, min(mapping.folio_size, size - start))))
+        start = self.rng.randrange(size)
+        lease = mapping.lease(start)
+        self.held.append((lease, content(key, start, len(lease))))
         for lease, expected in self.held:
             assert memoryview(lease) == expected, "bytes changed under a lease that was held while others died"
         if len(self.held) > 30:

@@ -205,7 +205,7 @@ class ProxyHandler(BaseHTTPRequestHandler):
         data = reply.read()
         upstream.close()
         path, _, query = self.path.partition("?")
-        self.server.count(self.command, path if not query else "?", len(data))
+        self.server.count(self.command, path if not query else "?", len(data) if reply.status < 400 else 0)
         self.send_response(reply.status)
         for name, value in reply.getheaders():
             if name.lower() not in ("connection", "transfer-encoding", "content-length", "date", "server"):

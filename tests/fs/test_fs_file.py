@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import pickle
+import random
 import tarfile
 import threading
 import zipfile
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from foliocache.adapters.fsspec import FolioFile
+from foliocache.adapters.fsspec import FolioFile, FolioFileSystem
 from foliocache.adapters.fsspec.ranges import Merged
 
 SIZE = 150_001
@@ -397,3 +398,16 @@ def test_chains_on_both_sides(pool, tmp_path, data):
             assert file.read() == data[:SIZE]
     with fsspec.open(f"simplecache::folio::{url}", folio=pool, simplecache={"cache_storage": str(tmp_path / "cache")}) as file:
         assert file.read() == (tmp_path / "a.zip").read_bytes()
+
+
+def test_block_size_is_what_a_miss_fetches_at_once(pool, origin):
+    """As whole blocks, whichever part of one is read first, and by one request each."""
+    data = random.Random(3).randbytes(3_000_000)
+    url = origin.put("/x", data)
+    fs = FolioFileSystem(target_protocol="http", check_files=False, **pool)
+    with fs.open(url, block_size=1_000_000) as file:  # in whole units, that is 1 MiB
+        for offset in (2_500_000, 1_500_000, 700_000, 999_000, 2_000_100, 0, 1_999_000):
+            file.seek(offset)
+            assert file.read(2000) == data[offset : offset + 2000]
+    assert origin.requests == {"GET": 1 + 3}  # the first bytes, and each block
+    assert origin.sent["/x"] == len(data)

@@ -31,7 +31,11 @@ def test_one_instance_for_all_paths(pool, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"pagesize": "4KiB"}, TypeError, r"'pagesize'; there are name, size, page_size, mode, check_files, expiry.*folio::s3"),
+        (
+            {"pagesize": "4KiB"},
+            TypeError,
+            r"'pagesize'; there are name, size, page_size, mode, folio_size, readahead, check_files,.*::s3",
+        ),
         ({"key": "k"}, TypeError, "'key'"),
         ({"expiry": -1}, ValueError, "expiry"),
         ({"expiry": "1h"}, ValueError, "expiry.*'1h'"),
@@ -42,6 +46,19 @@ def test_one_instance_for_all_paths(pool, tmp_path):
 def test_bad_options_are_named(pool, options, error, words):
     with pytest.raises(error, match=words):
         fsspec.open("folio::file:///x", folio={**pool, **options})
+
+
+def test_options_of_mappings_reach_them(pool, tmp_path):
+    (tmp_path / "x").write_bytes(bytes(200_000))
+    options = {**pool, "folio_size": "32KiB", "readahead": 0}
+    fs, path = fsspec.url_to_fs(f"folio::file://{tmp_path}/x", folio=options)
+    assert fs.cat_file(path, 40_000, 40_010) == bytes(10)
+    (found,) = fs.pool.mappings()
+    assert found.cached_bytes == 32 << 10
+    for bad in ({"folio_size": "5KiB"}, {"readahead": -1}):
+        fs, path = fsspec.url_to_fs(f"folio::file://{tmp_path}/x", folio={**pool, **bad})
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            fs.cat_file(path, 0, 10)
 
 
 def test_target_is_needed_once():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import re
 
 import fsspec
 import pytest
@@ -13,6 +14,7 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.dirfs import DirFileSystem
 
 from foliocache.adapters.fsspec import FolioFileSystem
+from foliocache.adapters.fsspec.asynchronous import Asynchronous
 from foliocache.adapters.fsspec.passthrough import PassThrough
 
 ASKED = {  # the target answers, with its own method of that name
@@ -95,7 +97,8 @@ INSTANCE = {  # what the instance is, and its transaction
     "transaction_type",
     "unstrip_protocol",
 }
-ASYNC = {"disable_throttling", "loop", "open_async"}  # of async targets; we are not one, and refuse the last
+ASYNC = {"disable_throttling", "loop", "open_async"}  # the last is ours
+AWAITED = {"_cat", "_walk", "_process_limits"}  # fsspec's own: they await coroutines of ours
 
 
 class Recorder(AbstractFileSystem):
@@ -172,9 +175,15 @@ def test_target_with_few_words_is_given_no_more(pool):
     assert FolioFileSystem(fs=Terse(), **pool).mv("a", "b") == ("a", "b")
 
 
-def test_async_files_are_refused(http):
-    with pytest.raises(NotImplementedError, match="AsyncFileSystemWrapper"):
-        asyncio.run(http.open_async("http://localhost/x", "wb"))
+def test_coroutines_are_ours():
+    private = {name for name in vars(AsyncFileSystem) if re.match("_[a-z]", name) and callable(getattr(AsyncFileSystem, name))}
+    assert private - AWAITED <= vars(Asynchronous).keys()
+
+
+@pytest.mark.parametrize("name", sorted({*ASKED, *WRITTEN} & {name[1:] for name in vars(Asynchronous)}))
+def test_coroutine_calls_the_function_of_its_name(recorded, name):
+    paths = WRITTEN.get(name, ("path",))
+    assert asyncio.run(getattr(recorded, f"_{name}")(*paths, other=2)) == (name, paths, {"other": 2})
 
 
 def test_property_of_ours_that_fails_is_not_looked_for_in_the_target(recorded, monkeypatch):

@@ -125,3 +125,91 @@ def test_a_forked_child_leaves_the_connections_alone(origin):
         os._exit(0 if good else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert body(client, url, 4) == (200, b"abcd")
+
+
+def test_large_and_small_buffers(origin):
+    data = os.urandom(300_000)
+    url, client = origin.put("/x", data), Client()
+    for _ in range(2):
+        answer = client.get(url, {"Range": "bytes=0-299998"})
+        buffers = [memoryview(bytearray(length)) for length in (100_000, 1, 65_536, 100, 134_362)]
+        assert list(answer.read_into(buffers)) == [len(buffer) for buffer in buffers]
+        assert b"".join(buffers) == data[:-1]
+        answer.close()
+    assert len(client._idle) == 1
+
+
+def test_a_large_body_that_is_too_short(talk):
+    start, _ = talk
+    url = start([b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + bytes(100_000)])
+    answer = Client().get(url, {})
+    with pytest.raises(EOFError, match="100000 bytes early"):
+        list(answer.read_into([memoryview(bytearray(200_000))]))
+    answer.close()
+
+
+def test_a_large_body_that_stops_coming(monkeypatch):
+    monkeypatch.setattr("foliocache.sources.http.READ_TIMEOUT", 1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        def serve():
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + bytes(100_000))
+                connection.recv(1)  # until the client gives up
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        answer = Client().get(url, {})
+        with pytest.raises(TimeoutError, match="nothing for 1 s"):
+            list(answer.read_into([memoryview(bytearray(200_000))]))
+        answer.close()
+        thread.join(60)
+
+
+UNUSUAL = [
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
+    b"HTTP/1.1 200 OK\r\nX: a\r\n folded\r\nContent-Length: 4\r\n\r\nabcd",
+    b"HTTP/1.1 200 OK\nContent-Length: 4\n\nabcd",
+    b"HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nabcd",
+    b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabcd",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\nabcd",
+]
+
+
+@pytest.mark.parametrize("answer", UNUSUAL)
+def test_answers_that_are_not_plain_are_left_to_http_client(answer, talk):
+    """The question is asked again, and the place is known from then on."""
+    start, asked = talk
+    url, client = start([answer], [answer], [answer]), Client()
+    for count in (2, 3):
+        got = client.get(url, {})
+        buffer = memoryview(bytearray(4))
+        assert list(got.read_into([buffer])) == [4] and bytes(buffer) == b"abcd"
+        got._connection.close()
+        assert len(asked) == count
+
+
+def test_fields_are_asked_for_in_any_case(talk):
+    start, _ = talk
+    url = start([OK.replace(b"OK\r\n", b"OK\r\neTaG: 1\r\nX: a\r\nx: b\r\n")])
+    got = Client().get(url, {})
+    assert (got.headers.get("ETag"), got.headers.get("X"), "etag" in got.headers, got.headers.get("y")) == (
+        "1",
+        "a, b",
+        True,
+        None,
+    )
+    got.close()
+
+
+@pytest.mark.parametrize("headers", [{"X": "a\r\nY: b"}, {"X\r\nY": "b"}])
+def test_no_field_smuggles_another_one_in(headers, talk):
+    start, asked = talk
+    url = start([])
+    with pytest.raises(ValueError):
+        Client().get(url, headers)
+    assert asked == []

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from world import Segment, interpreted, together
+from world import Word as AnyWord
 
 SECOND = 1_000_000_000
 HOUR = 3600 * SECOND  # longer than a thread may hang: a lost wake-up fails
@@ -18,23 +19,11 @@ def word(segment):
     return Word(segment)
 
 
-class Word:
-    """The flags of one folio: ``word.value``."""
+class Word(AnyWord):
+    """The flags of a folio."""
 
     def __init__(self, segment):
-        self.segment = segment
-        self.at = segment.at(7)
-
-    @property
-    def value(self):
-        return self.segment.field(7, self.segment.layout.F_FLAGS)
-
-    @value.setter
-    def value(self, bits):
-        self.segment.set_field(7, self.segment.layout.F_FLAGS, bits)
-
-    def __getattr__(self, function):
-        return lambda *args: getattr(self.segment.unlocked.flags, function)(self.at, *args)
+        super().__init__(segment, segment.unlocked.flags, segment.at(7), segment.layout.F_FLAGS)
 
 
 def test_the_bits_are_what_layout_says(world):

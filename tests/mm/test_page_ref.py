@@ -4,31 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from world import Segment, compiled, interpreted, together
+from world import Word as AnyWord
 
 FROZEN, REF_MAX = 0x80000000, 0x40000000
 
 
 @pytest.fixture
 def word(segment):
-    """Calls page_ref on one word, which is an attribute: ``word.value``."""
     return Word(segment)
 
 
-class Word:
+class Word(AnyWord):
+    """The reference count of a folio."""
+
     def __init__(self, segment):
-        self.segment = segment
-        self.at = segment.at(5)
-
-    @property
-    def value(self):
-        return self.segment.read(self.at)
-
-    @value.setter
-    def value(self, value):
-        self.segment.write(self.at, value)
-
-    def __getattr__(self, function):
-        return lambda *args: getattr(self.segment.page_ref, function)(self.at, *args)
+        super().__init__(segment, segment.page_ref, segment.at(5))
 
 
 @pytest.mark.parametrize("before", [0, 1, 2, 1000, REF_MAX - 1])

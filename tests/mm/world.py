@@ -245,6 +245,25 @@ class Segment:
         return self.world.audit.census(self.memory)
 
 
+class Word:
+    """A word of a segment, ``word.value``, and a module's functions that are given ``at``: ``word.try_get()``."""
+
+    def __init__(self, segment, functions, at, offset=0):
+        self.segment, self.at = segment, at
+        self._functions, self._word = functions, at + offset
+
+    @property
+    def value(self):
+        return self.segment.read(self._word)
+
+    @value.setter
+    def value(self, value):
+        self.segment.write(self._word, value)
+
+    def __getattr__(self, function):
+        return lambda *args: getattr(self._functions, function)(self.at, *args)
+
+
 class _Bound:
     """A module of the core whose functions are called without ``mem``."""
 

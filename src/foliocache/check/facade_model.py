@@ -8,10 +8,11 @@ scenario makes it a choice.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from . import facade_threads
 from .facade_threads import GEOMETRY, ORDERS
+from .memory import Failure
 
 if TYPE_CHECKING:
     from .graph import Loc, Value
@@ -46,15 +47,24 @@ def fallocate(mem: Mem, off: int, n: int) -> int:
 
 
 def load_relaxed(mem: Mem, off: Loc) -> Value:
-    return mem.load(off, "relaxed")
+    value = mem.load(off, "relaxed")
+    return value if value <= M32 else _too_wide(off)
 
 
 def load_acquire(mem: Mem, off: Loc) -> Value:
-    return mem.load(off, "acquire")
+    value = mem.load(off, "acquire")
+    return value if value <= M32 else _too_wide(off)
 
 
 def load_seq_cst(mem: Mem, off: Loc) -> Value:
-    return mem.load(off, "seq_cst")
+    value = mem.load(off, "seq_cst")
+    return value if value <= M32 else _too_wide(off)
+
+
+def _too_wide(off: Loc) -> NoReturn:
+    raise Failure(
+        "mixed sizes", f"a load of 32 bits of {off}, where 64 bits were stored: a word is accessed with one width here"
+    )
 
 
 def store_relaxed(mem: Mem, off: Loc, value: int) -> None:
@@ -70,15 +80,23 @@ def store_seq_cst(mem: Mem, off: Loc, value: int) -> None:
 
 
 def store_relaxed64(mem: Mem, off: Loc, value: int) -> None:
+    if value > M32:
+        mem.wide(off)
     mem.store(off, value & M64, "relaxed")
 
 
 def store_release64(mem: Mem, off: Loc, value: int) -> None:
+    if value > M32:
+        mem.wide(off)
     mem.store(off, value & M64, "release")
 
 
-load_relaxed64 = load_relaxed
-load_acquire64 = load_acquire
+def load_relaxed64(mem: Mem, off: Loc) -> Value:
+    return mem.load(off, "relaxed")
+
+
+def load_acquire64(mem: Mem, off: Loc) -> Value:
+    return mem.load(off, "acquire")
 
 
 def _fetch_add(order: str) -> Callable[[Mem, Loc, int], Value]:
@@ -156,10 +174,13 @@ def write32(mem: Mem, off: Loc, value: int) -> None:
 
 
 def write64(mem: Mem, off: Loc, value: int) -> None:
+    if value > M32:
+        mem.wide(off)
     mem.write(off, value & M64)
 
 
-read64 = read32
+def read64(mem: Mem, off: Loc) -> Value:
+    return mem.read(off)
 
 
 def write_bytes(mem: Mem, off: Loc, data: bytes, n: int) -> None:

@@ -6,20 +6,23 @@ may read or every place that it may take in ``mo``, goes on with one and gives t
 
 Waiting. A retry loop of the core calls ``cpu_relax`` once per round. A round that changed nothing need not be repeated:
 everything that a second round could read the first one could have read, so the thread is *blocked*, and later writes revisit
-its reads. A round that did change something is repeated unless an earlier round read exactly the same values (then it is a
+its reads. A round that changed the thread's own state, such as a count of tries, is repeated (``rounds`` says how that is
+known). A round that did change memory is repeated unless an earlier round read exactly the same values (then it is a
 *stutter*).
 """
 
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
-from . import facade_model
+from . import facade_model, memory
 from .graph import CHOICE, FENCE, READ, WRITE, Event, initial_write, join
 from .memory import Abandon, Blocked, Died, Failure, Geometry
 from .model import ACQUIRE, RELEASE
+from .rounds import LONGEST, Departs, Echo, changed, local_state
 from .steps import Steps
 from .symmetry import causes, lowest, twin
 
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
 
 Choices: TypeAlias = "list[tuple[Event, int]] | list[tuple[Event, None]]"  # an event, and its place in ``mo`` if it is a write
 MAX_EVENTS = 2000
+MAX_STATES = 16  # rounds that read and change the same, and in which only the thread's own state differs
+DOES = {READ: "loads", WRITE: "stores to", FENCE: "fences", CHOICE: "chooses"}
+ENDLESS = "{} events in one thread and no end; a loop that waits for another thread must call cpu_relax in each round"
 
 
 class Machine(Steps, Geometry):
@@ -54,35 +60,64 @@ class Machine(Steps, Geometry):
         self.none = (0,) * nthreads + (1,)
         self.first: dict[Loc, Event] = {}  # location -> its initial write
         self.operations = 0
+        self.verdicts: dict[
+            object, int | str
+        ] = {}  # of echoes: by the thread and all that it has read; a number is where to begin next
+        self.wides: set[Loc] = set()  # locations where some thread stores more than 32 bits
         self.lower = explorer.lower  # of each thread: the one that it is compared with, see ``symmetry``
 
     # -- running a thread ----------------------------------------------------------------------------------------------------
 
     def run(self, graph: Graph, thread: int, program: Program) -> None:
         """Run that thread to its end or until it blocks; its outcome goes to ``graph.done``. Raises Failure."""
+        while not self.attempt(graph, thread, program):
+            pass
+
+    def attempt(self, graph: Graph, thread: int, program: Program) -> bool:
+        """As ``run``; return False if the thread must be run again, because an echo has come to an end."""
         self.graph, self.thread, self.log = graph, thread, graph.threads[thread]
         self.i, self.n = 0, len(self.log)
         self.mark, self.sleeps = 0, 0
-        self.rounds: list[list[tuple[Loc, Value]]] = []
+        self.rounds: list[tuple[list[tuple[Loc, Value]], object]] = []
         self.prepare_steps(program)
         self.own: dict[Loc, Value] = {}
+        self.own_before = self.own
+        self.echo: Echo | None = None
+        memory.begin_run()
         facade_model.current = self
         try:
             value = program.threads[thread](self)
+            if self.echo is not None:
+                raise Departs
+            if memory.unwinding is not None:
+                raise Failure("thread", memory.SWALLOWED)
             self.leave()
             graph.done[thread] = ("finished", value)
-        except Blocked as block:
-            graph.done[thread] = ("blocked", block)
-        except Died:
-            self.leave(died=True)
-            graph.done[thread] = ("died", None)
-        except Failure as failure:
-            failure.thread = thread
+        except (KeyboardInterrupt, SystemExit):
             raise
-        except AssertionError as error:
-            raise Failure("assertion", str(error) or "assertion failed", thread) from error
+        except BaseException as error:
+            memory.end_run()
+            if self.echo is not None:
+                self.departed(self.echo)
+                return False
+            self.ended(graph, thread, error)
         finally:
             facade_model.current = None
+        return True
+
+    def ended(self, graph: Graph, thread: int, error: BaseException) -> None:
+        """The thread has ended by an exception: record how in the graph, or raise."""
+        if isinstance(error, Blocked):
+            graph.done[thread] = ("blocked", error)
+        elif isinstance(error, Died):
+            self.leave(died=True)
+            graph.done[thread] = ("died", None)
+        elif isinstance(error, AssertionError):
+            raise Failure("assertion", str(error) or "assertion failed", thread) from error
+        else:
+            if isinstance(error, Failure):
+                error.thread = thread
+            raise error
 
     # -- operations ----------------------------------------------------------------------------------------------------------
 
@@ -92,9 +127,48 @@ class Machine(Steps, Geometry):
         self.operations += 1
         i = self.i
         if i < self.n:
-            self.i = i + 1
-            return self.log[i].value
+            e = self.log[i]
+            if e.loc == loc and e.kind is READ:  # ``logged``, without a call
+                self.i = i + 1
+                return e.value
+            return self.logged(READ, loc).value
         return self.new_read(loc, order, False).value
+
+    def logged(self, kind: str, loc: Loc) -> Event:
+        """Return the next event of this thread that the graph has already: the operation that the thread asks for."""
+        e = self.log[self.i]
+        if e.loc != loc or e.kind is not kind:
+            e = self.other(kind, loc)
+        self.i += 1
+        return e
+
+    def other(self, kind: str, loc: Loc) -> Event:
+        """The thread does something else than before. Return where an echo begins instead; Failure where there is none."""
+        if memory.unwinding is not None:
+            memory.swallowed(Machine.attempt)
+        if self.echo is None:
+            now, before = (f"{what} {self.explorer.name(where)}" for what, where in self.two(kind, loc))
+            raise Failure("nondeterminism", f"{now}, where it did {before} before: {memory.NOT_THE_SAME}", self.thread)
+        if self.echo.rounds or self.i != self.echo.start:
+            raise Departs
+        for n in range(self.i - 1, -1, -1):
+            if self.log[n].loc == loc and self.log[n].kind is kind:
+                self.echo.start = self.i = n
+                return self.log[n]
+        self.echo.start = 0
+        raise Departs
+
+    def two(self, kind: str, loc: Loc) -> list[tuple[str, Loc]]:
+        e = self.log[self.i]
+        return [(DOES[kind], loc), (DOES[e.kind], e.loc)]
+
+    def logged_write(self, loc: Loc, value: Value) -> None:
+        e = self.log[self.i]
+        if e.loc == loc and e.kind is WRITE and e.value == value:
+            self.i += 1
+        elif self.logged(WRITE, loc).value != value:
+            what = f"stores another value to {self.explorer.name(loc)}"
+            raise Failure("nondeterminism", f"{what} than before: {memory.NOT_THE_SAME}", self.thread)
 
     def store(self, loc: Loc, value: Value, order: str) -> None:
         if self.steps:
@@ -103,7 +177,7 @@ class Machine(Steps, Geometry):
             self.own.pop(loc, None)
         self.operations += 1
         if self.i < self.n:
-            self.i += 1
+            self.logged_write(loc, value)
         else:
             self.new_write(loc, value, order, None)
 
@@ -113,14 +187,17 @@ class Machine(Steps, Geometry):
         self.operations += 1
         i = self.i
         if i < self.n:
-            self.i = i + 1
             r = self.log[i]
+            if r.loc == loc and r.kind is READ:
+                self.i = i + 1
+            else:
+                r = self.logged(READ, loc)
         else:
             r = self.new_read(loc, order, True)
         new = compute(r.value)
         if new is not None:
             if self.i < self.n:
-                self.i += 1
+                self.logged_write(loc, new)
             else:
                 self.new_write(loc, new, order, r)
         return r.value
@@ -139,7 +216,7 @@ class Machine(Steps, Geometry):
     def fence(self, order: str) -> None:
         self.operations += 1
         if self.i < self.n:
-            self.i += 1
+            self.logged(FENCE, None)
             return
         e = self.event(FENCE, None, order)
         if order in ACQUIRE:
@@ -151,8 +228,7 @@ class Machine(Steps, Geometry):
     def read(self, loc: Loc) -> Value:
         """A plain load: every write to ``loc`` must be ordered before it, so it reads the last one."""
         if self.i < self.n:
-            self.i += 1
-            return self.log[self.i - 1].value
+            return self.logged(READ, loc).value
         e = self.event(READ, loc, "plain")
         e.plain = True
         writes = self.messages(loc)
@@ -166,7 +242,7 @@ class Machine(Steps, Geometry):
         if self.steps:
             self.step(writes=True)
         if self.i < self.n:
-            self.i += 1
+            self.logged_write(loc, value)
             return
         e = self.event(WRITE, loc, "plain")
         e.plain, e.value, e.rel = True, value, None
@@ -179,8 +255,7 @@ class Machine(Steps, Geometry):
     def choose(self, n: int, what: str = "relaxed") -> int:
         """Return one of ``range(n)``; the explorer tries all."""
         if self.i < self.n:
-            self.i += 1
-            return self.log[self.i - 1].value
+            return self.logged(CHOICE, None).value
         choices = []
         for value in range(n):
             e = self.event(CHOICE, None, what)
@@ -198,18 +273,67 @@ class Machine(Steps, Geometry):
     # -- waiting -------------------------------------------------------------------------------------------------------------
 
     def relax(self) -> None:
+        if memory.unwinding is not None:
+            memory.swallowed(Machine.attempt)
+        if self.echo is not None:
+            return self.echoed(self.echo)
         done = self.log[self.mark : self.i]
         reads = [e for e in done if e.kind is READ]
-        if all(e.kind is not WRITE for e in done):
-            raise Blocked("spin", reads)
+        if not any(map(changed, done)):
+            if not self.decided() and not self.goes_on(done):
+                raise Blocked("spin", reads)
+        else:
+            self.repeat(reads)
+        if self.echo is None:
+            self.mark = self.i
+            self.own_before = dict(self.own)
+
+    def decided(self) -> bool:
+        """Return True if the graph has events of a next round already."""
+        return self.i < self.n
+
+    def repeat(self, reads: list[Event]) -> None:
+        """The round has changed memory. Raises Blocked if an earlier one was the same."""
         trace = [(e.loc, e.value) for e in reads]
-        if trace in self.rounds:
+        states = [state for earlier, state in self.rounds if earlier == trace]
+        state, _ = local_state(sys._getframe(2), _ATTEMPT)
+        if state in states or len(states) == MAX_STATES:
             # What follows the first read of a location depends on what the round itself did to it.
             raise Blocked("stutter", list({e.loc: e for e in reversed(reads)}.values()))
-        self.rounds.append(trace)
-        self.mark = self.i
+        self.rounds.append((trace, state))
         if self.i > MAX_EVENTS:
-            raise Failure("livelock", f"{self.i} events in one thread and no end")
+            raise Failure("livelock", ENDLESS.format(self.i))
+
+    def goes_on(self, done: list[Event]) -> bool:
+        """Return True if the next round is another one, although this one has changed nothing; or if an echo begins."""
+        key = self.thread, *(e.value for e in self.log)
+        verdict = self.verdicts.get(key, len(done) - 1)
+        if verdict == "stutter":
+            raise Blocked("stutter", [e for e in done if e.kind is READ])
+        if isinstance(verdict, int):
+            state, _ = local_state(sys._getframe(2), _ATTEMPT)
+            self.echo = Echo(key, done, max(verdict, 0), state)
+            self.log, self.i, self.n = done, self.echo.start, len(done)
+            self.own = dict(self.own_before)
+        return verdict != "spin"
+
+    def echoed(self, echo: Echo) -> None:
+        """The echo has come to a ``cpu_relax``."""
+        if self.i != self.n:
+            raise Departs
+        echo.rounds += 1
+        state, hidden = local_state(sys._getframe(2), _ATTEMPT)
+        same = state == echo.state
+        if (same and not hidden) or echo.rounds == LONGEST:
+            self.verdicts[echo.key] = why = "spin" if same else "stutter"
+            self.echo = None
+            raise Blocked(why, [e for e in echo.events if e.kind is READ])
+        echo.state, self.i = state, echo.start
+        self.own = dict(self.own_before)
+
+    def departed(self, echo: Echo) -> None:
+        """The thread did not do in an echo what it did in the round: either that began later, or the next one is another."""
+        self.verdicts[echo.key] = echo.start - 1 if echo.start and not echo.rounds else "goes on"
 
     def wait(self, loc: Loc, expected: int) -> int:
         """futex_wait: compare the word and sleep, as one step for every wake on the same word. Return 0 or an errno."""
@@ -220,12 +344,13 @@ class Machine(Steps, Geometry):
         if self.load(loc, "relaxed") != expected:
             return errno.EAGAIN
         if self.i < self.n:
-            self.i += 1
+            self.logged(WRITE, queue)
         else:
             self.new_write(queue, (r.value or ()) + (token,), "acq_rel", r)
-        if self.explorer.timeouts and self.times_out():
+        ended = errno.EINTR if self.is_interrupted() else errno.ETIMEDOUT if self.explorer.timeouts and self.times_out() else 0
+        if ended:
             self.rmw(queue, "acq_rel", lambda sleepers: tuple(other for other in sleepers if other != token))
-            return errno.ETIMEDOUT
+            return ended
         try:
             self.until(queue, lambda sleepers: token not in sleepers, (loc, expected))
         except Blocked as block:
@@ -241,8 +366,7 @@ class Machine(Steps, Geometry):
 
     def new_or_old_read(self, loc: Loc, order: str) -> Event:
         if self.i < self.n:
-            self.i += 1
-            return self.log[self.i - 1]
+            return self.logged(READ, loc)
         return self.new_read(loc, order, True)
 
     def until(
@@ -250,11 +374,7 @@ class Machine(Steps, Geometry):
     ) -> Value:
         """Wait for a message of ``loc`` that satisfies, and return its value; of the others only the last is tried, which a
         later write can revisit."""
-        if self.i < self.n:
-            e = self.log[self.i]
-            self.i += 1
-        else:
-            e = self.new_read(loc, order, False, satisfied)
+        e = self.logged(READ, loc) if self.i < self.n else self.new_read(loc, order, False, satisfied)
         if not satisfied(e.value):
             raise Blocked("futex" if detail else "await", [e], detail)
         return e.value
@@ -262,8 +382,12 @@ class Machine(Steps, Geometry):
     # -- new events ----------------------------------------------------------------------------------------------------------
 
     def event(self, kind: str, loc: Loc, order: str) -> Event:
+        if memory.unwinding is not None:
+            memory.swallowed(Machine.attempt)
+        if self.echo is not None:
+            raise Departs
         if self.n > MAX_EVENTS:
-            raise Failure("livelock", f"{self.n} events in one thread and no end")
+            raise Failure("livelock", ENDLESS.format(self.n))
         t, index = self.thread, self.n
         e = Event.__new__(Event)
         e.thread, e.index, e.kind, e.loc, e.order = t, index, kind, loc, order
@@ -297,9 +421,28 @@ class Machine(Steps, Geometry):
             first = self.first.get(loc)
             if first is None:
                 first = self.first[loc] = initial_write(loc, self.initial.get(loc, 0), self.none)
+            if isinstance(loc, int) and loc - 4 in self.wides and loc not in self.initial:
+                self.whole(loc)
             writes = graph.mo[loc] = [first]
             graph.reads[loc] = []
         return writes
+
+    def wide(self, loc: Loc) -> None:
+        self.wides.add(loc)
+        half = loc + 4 if isinstance(loc, int) else None
+        if half not in self.initial and len(self.graph.mo.get(half, ())) == 1 and self.graph.reads[half]:
+            self.mixed(half)
+
+    def whole(self, half: int) -> None:
+        """Raise Failure if the word before ``half``, which was never stored to, has 64 bits."""
+        if any(isinstance(w.value, int) and w.value > facade_model.M32 for w in self.graph.mo.get(half - 4, ())):
+            self.mixed(half)
+
+    def mixed(self, half: Loc) -> NoReturn:
+        name = self.explorer.name(half)
+        raise Failure(
+            "mixed sizes", f"{name} is the upper half of 64 bits that are stored, and accessed by itself: a word has one width"
+        )
 
     def ordered(self, e: Event, others: Iterable[Event]) -> None:
         hb = e.hb
@@ -410,3 +553,6 @@ class Machine(Steps, Geometry):
         if position is not None:
             self.graph.mo[e.loc].insert(position, e)
         return self.append(e)
+
+
+_ATTEMPT = Machine.attempt.__code__

@@ -8,8 +8,11 @@ unwound by an exception and run again later, so no call is ever suspended.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn, Protocol, Self
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 from . import facade_threads
 
@@ -17,7 +20,54 @@ if TYPE_CHECKING:
     from .graph import Event, Loc, Value
 
 
-class Blocked(BaseException):
+NOT_THE_SAME = "a thread may depend on nothing but what it reads through mem, or it cannot be run again"
+SWALLOWED = "the thread has caught what the checker raises: `except:` or `except BaseException` in a thread must raise it again"
+unwinding: BaseException | None = None  # raised in the thread that runs; no operation may follow
+ENGINE = Path(__file__).parent
+_tracers: list[Any] = []  # what ``swallowed`` has put another trace function in place of
+
+
+class Unwind(BaseException):
+    """Ends a run of a thread, which must not catch it."""
+
+    def __init__(self, *args: object) -> None:
+        global unwinding
+        super().__init__(*args)
+        unwinding = self
+
+
+def swallowed(attempt: Callable[..., object]) -> NoReturn:
+    """End a thread that has caught what was to end it: its next line, which is in the handler, raises once more."""
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        if event == "line" and Path(frame.f_code.co_filename).parent != ENGINE:
+            raise Failure("thread", SWALLOWED)
+        return trace
+
+    code = attempt.__code__
+    _tracers.append(sys.gettrace())
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not code:
+        frame.f_trace = trace
+        frame = frame.f_back
+    sys.settrace(trace)
+    raise unwinding if isinstance(unwinding, Failure) else Failure("thread", SWALLOWED)
+
+
+def begin_run() -> None:
+    global unwinding
+    unwinding = None
+
+
+def end_run() -> None:
+    """Give back the trace function that ``swallowed`` has replaced."""
+    begin_run()
+    if _tracers:
+        sys.settrace(_tracers[0])
+        _tracers.clear()
+
+
+class Blocked(Unwind):
     """The thread cannot continue in this graph. ``why`` is spin, stutter, futex, await, assume or replay."""
 
     why: str
@@ -29,11 +79,11 @@ class Blocked(BaseException):
         self.why, self.reads, self.detail = why, reads, detail
 
 
-class Abandon(BaseException):
+class Abandon(Unwind):
     """This graph has no consistent continuation; its revisits have been queued."""
 
 
-class Died(BaseException):
+class Died(Unwind):
     """A mortal thread has chosen to die here."""
 
 
@@ -45,7 +95,9 @@ class Failure(Exception):
     thread: int | None
 
     def __init__(self, kind: str, message: str, thread: int | None = None) -> None:
+        global unwinding
         super().__init__(message)
+        unwinding = self
         self.kind, self.message, self.thread = kind, message, thread
 
 
@@ -59,6 +111,7 @@ class Mem(facade_threads.Shape, Protocol):
     def write(self, loc: Loc, value: Value) -> None: ...
     def write_once(self, loc: Loc, value: Value) -> None: ...
     def read_once(self, loc: Loc) -> Value: ...
+    def wide(self, loc: Loc) -> None: ...
     def fence(self, order: str) -> None: ...
     def membarrier(self) -> None: ...
     def asymmetric_fence_light(self) -> None: ...
@@ -94,6 +147,9 @@ class Geometry:
 
     def store(self, loc: Loc, value: Value, order: str) -> None:
         raise NotImplementedError
+
+    def wide(self, loc: Loc) -> None:
+        """The next access stores more than 32 bits."""
 
     @property
     def handle(self) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import facade_model
@@ -30,11 +30,12 @@ class Program:
 
     ``final`` looks at the final memory and raises ``AssertionError`` if it is wrong; the value it returns (or, without
     it, the results) is the execution's *outcome*. A ``mortal`` thread may die before each of its writes; its result is then
-    None. With ``timeouts`` every futex_wait may also time out. ``barriers`` is how often one of the threads calls
-    ``steps.membarrier``. With ``shared_slots`` other threads read a client's slot. ``clients`` maps the clients
-    that the core may ask about to threads. ``names`` gives locations names for a reader: ``{offset: "slot"}`` or a function;
-    ``show(value, name)`` returns a value as text. ``equal`` has groups of threads that differ only by their numbers,
-    see ``symmetry``; of executions that differ only by an exchange of those, one is explored.
+    None. With ``timeouts`` every futex_wait may also time out; with ``interrupts`` a signal may end one sleep of each thread.
+    ``barriers`` is how often one of the threads calls ``steps.membarrier``. With ``shared_slots`` other threads read a client's
+    slot. ``clients`` maps the clients that the core may ask about to threads. ``names`` gives locations names for a reader:
+    ``{offset: "slot"}`` or a function; ``show(value, name)`` returns a value as text. ``equal`` has groups of threads that
+    differ only by their numbers, see ``symmetry``; of executions that differ only by an exchange of those, one is explored.
+    ``own`` are the names of the closure variables that hold such a number; any other difference is refused.
     """
 
     threads: Sequence[Thread]
@@ -46,10 +47,12 @@ class Program:
     show: Callable[[Value, str], str] | None = None
     mortal: frozenset[Hashable] = frozenset()
     timeouts: bool = False
+    interrupts: bool = False
     barriers: int = 0
     shared_slots: bool = False
     clients: Mapping[int, Hashable] = dataclasses.field(default_factory=dict)
     equal: Sequence[tuple[int, ...]] = ()
+    own: Collection[str] = ("me",)
 
     def initial(self) -> dict[Loc, Value]:
         """Return the memory after the setup."""

@@ -55,6 +55,9 @@ class Replayer(Machine):
             return None
         raise Blocked("replay")
 
+    def decided(self) -> bool:
+        return self.i < self.n or self.n < len(self.tokens[self.thread])
+
     def new_read(self, loc: Loc, order: str, ex: bool, satisfied: Callable[[Value], object] | None = None) -> Event:
         token = self.token()
         if token is None:

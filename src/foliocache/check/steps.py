@@ -46,6 +46,8 @@ class Steps:
     taken: int
     sent: int
     timed_out: bool
+    interruptible: bool
+    interrupted: bool
 
     if TYPE_CHECKING:  # the machine's
 
@@ -67,7 +69,8 @@ class Steps:
         self.processes, self.mortals, self.shared = program.clients, program.mortal, program.shared_slots
         self.interrupts = program.barriers
         self.taken = self.sent = 0
-        self.timed_out = False
+        self.timed_out = self.interrupted = False
+        self.interruptible = program.interrupts
         self.steps = self.mortal or self.interrupts > 0
 
     def step(self, writes: bool = False) -> None:
@@ -123,6 +126,13 @@ class Steps:
         ends = [self.load(("dead", thread), "acquire") for thread in self.mortals]
         self.assume(DEAD in ends)
         return True
+
+    def is_interrupted(self) -> bool:
+        """Return True if a signal ends a sleep of this thread: once, with ``Program(interrupts=True)``."""
+        if not self.interruptible or self.interrupted:
+            return False
+        self.interrupted = self.choose(2) == 1
+        return self.interrupted
 
     def membarrier(self) -> None:
         self.fence("seq_cst")

@@ -1,9 +1,9 @@
 """Equal threads: of the executions that differ only by an exchange of such threads, one is explored.
 
 ``Program(equal=[(0, 1, 2)])`` declares that these threads run the same code, and that exchanging them makes no difference: not
-to themselves (their numbers may be written and compared for equality, but not ordered), not to other threads, not to
-``final``. The method is that of SPORE (Kokologiannakis, Marmanis, Vafeiadis, "SPORE: combining symmetry and partial order
-reduction", PLDI 2024).
+to themselves (their numbers, which are the closure variables that ``Program(own=)`` names, may be written and compared for
+equality, but not ordered), not to other threads, not to ``final``. The method is that of SPORE (Kokologiannakis, Marmanis,
+Vafeiadis, "SPORE: combining symmetry and partial order reduction", PLDI 2024).
 
 *The representative.* Two equal threads do the same until they differ for the first time: one reads an earlier message than the
 other (in ``mo``), or its write stands earlier, or it chose a larger number. Of the ways to number the threads, the one is kept
@@ -20,7 +20,9 @@ in time because the lowest thread runs first, and because two threads that did t
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+import types
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
 
 from .graph import READ, WRITE
 
@@ -34,13 +36,32 @@ def predecessors(program: Program) -> list[int | None]:
     before: list[int | None] = [None] * len(program.threads)
     for group in program.equal:
         for lower, higher in itertools.pairwise(group):
-            if lower >= higher or program.threads[lower].__code__ is not program.threads[higher].__code__:
-                raise ValueError(f"threads {lower} and {higher} are not equal")
+            other = difference(program.threads[lower], program.threads[higher], program.own)
+            if lower >= higher or other:
+                raise ValueError(f"threads {lower} and {higher} are not equal: {other or 'the lower number comes first'}")
             before[higher] = lower
         # Death and membarrier refer to threads by number.
         if program.barriers or program.mortal.intersection(group):
             raise ValueError("equal threads may not die, nor be in a program with a membarrier")
     return before
+
+
+def difference(one: Any, other: Any, own: Collection[str]) -> str | None:
+    """Return in words how two functions differ, but for the closure variables called in ``own``; None if they do not."""
+    one, other = getattr(one, "__func__", one), getattr(other, "__func__", other)
+    if one.__code__ is not other.__code__:
+        return "they are different functions"
+    if (one.__defaults__, one.__kwdefaults__) != (other.__defaults__, other.__kwdefaults__):
+        return "their arguments have different defaults"
+    cells = zip(one.__code__.co_freevars, one.__closure__ or (), other.__closure__ or (), strict=True)
+    for name, mine, theirs in cells:
+        a, b = mine.cell_contents, theirs.cell_contents
+        if isinstance(a, types.FunctionType) and isinstance(b, types.FunctionType):
+            if found := difference(a, b, own):
+                return f"{name}: {found}"
+        elif name not in own and a is not b and (type(a) is not type(b) or a != b):
+            return f"{name} is {a!r} in one and {b!r} in the other (only what Program.own names may differ)"
+    return None
 
 
 def twin(graph: Graph, thread: int, index: int, lower: int) -> Event | None:

@@ -1,7 +1,7 @@
-"""The list of commands, and what becomes of their errors.
+"""The list of commands, and what is done about their errors.
 
-A command's module is imported when the command is run, so that ``foliocache --help`` does not wait for all of them. A command
-returns its exit code or None; every error becomes one line on stderr and a code of ``exits``.
+A command's module is imported when the command runs, so that ``foliocache --help`` does not wait for all of them. A command
+returns its exit code, or None for 0. Every error becomes one line on stderr and an exit code of ``exits``.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ EPILOGUE = f"Exit codes: {', '.join(f'{code} {meaning}' for code, meaning in exi
 COMMANDS = {  # name -> function, summary
     "demo": ("foliocache.cli.demo.demo:demo", "Show what the cache saves, on real files over real HTTP."),
     "warm": ("foliocache.cli.warm:warm", "Read files into a pool, so that the first reader finds them there."),
-    "stat": ("foliocache.cli.stat:stat", "A pool's sizes, pages by state, hits and misses, and its clients."),
-    "ls": ("foliocache.cli.ls:ls", "The objects in a pool: how much of each is cached, and its pins."),
-    "fsck": ("foliocache.cli.fsck:fsck", "Walk a whole pool and say what is wrong in it."),
+    "stat": ("foliocache.cli.stat:stat", "Show a pool's sizes, pages by state, hits and misses, and its clients."),
+    "ls": ("foliocache.cli.ls:ls", "List the objects in a pool: how much of each is cached, and its pins."),
+    "fsck": ("foliocache.cli.fsck:fsck", "Check a whole pool, and report what is wrong in it."),
     "rm": ("foliocache.cli.rm:rm", "Remove a pool."),
     "verify": ("foliocache.cli.verify:verify", "Check the shipped core with the model checker."),
 }
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Run one command line, that of this process if ``argv`` is None; return its exit code."""
+    """Run a command line, this process's own if ``argv`` is None. Return its exit code."""
     return guarded(lambda: _call(sys.argv[1:] if argv is None else list(argv)))
 
 
 def guarded(work: Callable[[], int]) -> int:
-    """Call ``work`` as a command: an error becomes a line on stderr, and SIGTERM an exception.
+    """Call ``work`` as a command: an error becomes one line on stderr, and SIGTERM raises an exception.
 
     Parameters
     ----------
     work
-        Returns an exit code.
+        The command; it returns an exit code.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def guarded(work: Callable[[], int]) -> int:
         return exits.OK  # rich raises it for a broken pipe while cyclopts prints help with it
     except (exits.CommandError, OSError) as error:
         return _refuse(exits.FAILED, error)
-    except Exception:  # the interpreter's own code for this is 1, which a script would take for an answer
+    except Exception:  # the interpreter's own exit code for this is 1, which a script would take for an answer
         trace()
         return exits.BUG
 
@@ -79,7 +79,7 @@ def finished(work: Callable[[], int | None]) -> int:
     Parameters
     ----------
     work
-        Returns an exit code; None for 0.
+        The command; it returns an exit code, or None for 0.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def finished(work: Callable[[], int | None]) -> int:
     Raises
     ------
     CommandError
-        In place of the library's own errors.
+        In place of an error of the library.
     """
     try:
         code = work() or exits.OK
@@ -100,13 +100,13 @@ def finished(work: Callable[[], int | None]) -> int:
 
 
 def _call(argv: list[str]) -> int:
-    """Parse and run."""
+    """Parse a command line and run its command. Return the exit code."""
     command, bound, _ = _app().parse_args(argv, exit_on_error=False, print_error=False, help_on_error=False)
     return finished(lambda: command(*bound.args, **bound.kwargs))
 
 
 def _app() -> App:
-    """The parser. It imports no command."""
+    """Return the parser. It imports no command."""
     app = App(
         name="foliocache",
         help=HELP,
@@ -122,7 +122,7 @@ def _app() -> App:
 
 
 def _version() -> str:
-    """The version of the distribution that is installed."""
+    """Return the version of the installed distribution."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -132,11 +132,11 @@ def _version() -> str:
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM unwinds the stack as Ctrl-C does."""
+    """Unwind the stack at SIGTERM, as Ctrl-C does."""
     raise exits.Terminated(exits.TERMINATED)
 
 
 def _refuse(code: int, error: BaseException) -> int:
-    """Say on stderr what the error was, and return the code."""
+    """Print the error on stderr, and return the code."""
     complain(one_line(error))
     return code

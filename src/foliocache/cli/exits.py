@@ -1,7 +1,7 @@
 """Exit codes, and the errors of a command that are not the library's own.
 
 A script must be able to tell "the answer is no" (a damaged pool, a wrong byte) from "there is no answer" (no such pool, no such
-host): only the first says anything about the data. Hence 1 and 3 are two codes.
+host), because only the first says anything about the data. So 1 and 3 are different codes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MEANINGS = {
 
 
 class CommandError(Exception):
-    """A command cannot go on, for a reason that the user can do something about; the message is the line on stderr."""
+    """A command cannot go on, for a reason that the user can change. The message is the line on stderr."""
 
 
 class Terminated(SystemExit):

@@ -1,7 +1,6 @@
-"""``foliocache fsck``: whether a pool is sound, and its repair.
+"""``foliocache fsck``: check and repair a pool.
 
-A pool that refuses to be attached because it is damaged is an answer (not clean), not a failure: that is just what ``fsck`` is
-asked.
+That a pool is too damaged to be attached is an answer here (not clean), not a failure of the command.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from foliocache.cli.output import console, counted, emit_json, one_line, table
 
 
 def fsck(name: Name = "default", /, *, repair: bool = False, json: Json = False) -> int:
-    """Walk a whole pool and say what is wrong in it.
+    """Check a whole pool, and report what is wrong in it.
 
-    The exit code is 1 if anything is (after the repair, with --repair). What dead processes have left behind is settled before.
-    Others may go on using the pool, but an operation of theirs that is under way can look like damage.
+    The exit code is 1 if anything is (with --repair: after the repair). What dead processes have left behind is settled first.
+    Other processes may go on using the pool, but an operation that is under way can look like damage.
 
     Parameters
     ----------
     name
         The pool.
     repair
-        Drop what is damaged, and rebuild lists and counts. Whatever is dropped is fetched again when it is wanted.
+        Drop what is damaged, and rebuild lists and counts. What is dropped is fetched again when it is needed.
     json
         Print {"clean": bool, "findings": [...]} as JSON; with --repair also "repaired", the number of findings that are gone.
     """
@@ -45,7 +44,8 @@ def fsck(name: Name = "default", /, *, repair: bool = False, json: Json = False)
 
 
 def _findings(name: str, method: str) -> list[Finding]:
-    """What ``audit`` or ``repair`` finds; a pool too damaged to be attached, or to be walked to the end, is one finding."""
+    """Return what ``audit`` or ``repair`` finds. A pool that is too damaged to be attached, or to be checked to the end, is one
+    finding."""
     try:
         return list(getattr(foliocache.attach(name), method)())
     except foliocache.PoolNotFoundError:

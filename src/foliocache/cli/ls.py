@@ -1,4 +1,4 @@
-"""``foliocache ls``: the objects in a pool, or the names."""
+"""``foliocache ls``: list the objects in a pool, or the names."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from foliocache.sizes import format_size
 if TYPE_CHECKING:
     from foliocache.observe.records import NameInfo
 
-VERSION_WIDTH = 12  # columns of a version, which is for machines; --json has it whole
+VERSION_WIDTH = 12  # columns of a version, of which people need no more; --json has all of it
 
 
 def ls(name: Name = "default", /, *, names: bool = False, json: Json = False) -> None:
-    """The objects in a pool: how much of each is cached, and its pins.
+    """List the objects in a pool: how much of each is cached, and its pins.
 
     Parameters
     ----------
     name
         The pool.
     names
-        List what the pool knows of names instead: which object each means, and how long ago that was asked.
+        List the names that the pool knows instead: which object each means, and how long ago that was asked.
     json
-        Print a list of mappings, or of names, as JSON.
+        Print the list as JSON.
     """
     if names:
         return list_names(name, json)
@@ -38,11 +38,11 @@ def ls(name: Name = "default", /, *, names: bool = False, json: Json = False) ->
         cached, size = mapping.cached_bytes, mapping.size
         share = percent(cached, size)
         made.add_row(mapping.key, mapping.version, format_size(cached), format_size(size), share, number(mapping.pins))
-    console().print(made if found else f"pool {name} holds no mappings")
+    console().print(made if found else f"pool {name} holds no objects")
 
 
 def list_names(pool: str, json: bool) -> None:
-    """What the pool knows of names."""
+    """Print the names that a pool knows."""
     found = sorted(foliocache.attach(pool).names.list(), key=lambda name: (name.key, name.version))
     if json:
         return emit_json([name.to_dict() for name in found])

@@ -1,6 +1,6 @@
-"""The options that commands share, checked before anything is done; and the pool that they name.
+"""The options that commands share, and the pool that they name. They are checked before anything is done.
 
-Names and sizes are judged by the library's own functions, so that the command line and the library accept the same.
+Names and sizes are checked by the library's own functions, so the command line and the library accept the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def open_pool(name: str, size: str | int | None) -> Pool:
     Raises
     ------
     CommandError
-        The size is none that a pool can have; the message names the option.
+        No pool can have this size; the message names the option.
     FoliocacheError
         As :func:`foliocache.open`.
     """
@@ -38,12 +38,12 @@ def open_pool(name: str, size: str | int | None) -> Pool:
 
 
 def _check_name(type_: object, name: str) -> None:
-    """ValueError for a name that no pool can have."""
+    """Raise ValueError for a name that no pool can have."""
     path_of(name)
 
 
 def _check_size(type_: object, size: str | None) -> None:
-    """ValueError for a size that cannot be read."""
+    """Raise ValueError for a size that cannot be parsed."""
     if size is not None:
         parse_size(size)
 

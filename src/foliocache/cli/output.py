@@ -1,12 +1,11 @@
 """How commands print: JSON for scripts, tables for people.
 
-Keys, versions, paths and messages of other libraries come from outside and may hold anything: escape sequences, line breaks,
-markup of rich. All that a command prints goes through ``shown``: tables, consoles, ``complain`` and ``trace`` see to it.
-JSON escapes in its own way, and can be read back.
+Keys, versions, paths and messages of other libraries come from outside and may contain anything: escape sequences, line breaks,
+markup of rich. So all that a command prints goes through ``shown``; tables, consoles, ``complain`` and ``trace`` call it. JSON
+has escapes of its own, which can be read back.
 
-A table is as wide as its content. In a terminal, columns fold to fit it; in a pipe nothing folds, so that ``grep`` finds whole
-lines. rich leaves colours out of a pipe by itself. It is imported when something is printed with it: ``--json`` needs none of
-it.
+A table is as wide as its content. In a terminal, columns fold to fit it. In a pipe nothing folds, so that ``grep`` finds whole
+lines, and rich leaves out colours. rich is imported when something is printed with it; ``--json`` does not need it.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ PIPE_WIDTH = 1 << 16  # more than the longest key, however much of it has to be 
 
 
 def shown(text: str) -> str:
-    """The text on one line, and harmless: what does not print as itself is an escape of Python's strings (``\\x1b``, ``\\n``).
+    """Return the text on one line, with what does not print as itself escaped as in Python's strings (``\\x1b``, ``\\n``).
 
-    That is: control and formatting characters (bidirectional overrides among them), every space but the plain one, surrogates
-    (bytes that were no text), and what Unicode has not assigned.
+    Escaped are control and formatting characters (bidirectional overrides among them), every space but the plain one,
+    surrogates (bytes that were no text), and code points that Unicode has not assigned.
     """
     if text.isprintable():
         return text
@@ -40,22 +39,22 @@ def shown(text: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message on one line, as ``shown`` gives it; the name of its type if it has none."""
+    """Return an error's message, through ``shown``; the name of its type if it has no message."""
     return shown(str(error).strip()) or type(error).__name__
 
 
 def number(count: int) -> str:
-    """``1234567`` -> ``1,234,567``."""
+    """Return a number with separators: ``1234567`` -> ``1,234,567``."""
     return f"{count:,}"
 
 
 def counted(count: int, noun: str) -> str:
-    """``1 worker``, ``4 workers``."""
+    """Return a number and a noun: ``1 worker``, ``4 workers``."""
     return f"{number(count)} {noun}{'s' * (count != 1)}"
 
 
 def percent(part: float, whole: float) -> str:
-    """A share of a whole; a dash if the whole is 0."""
+    """Return a share of a whole as text; a dash if the whole is 0."""
     return f"{100 * part / whole:.1f}%" if whole else "-"
 
 
@@ -65,11 +64,12 @@ def emit_json(value: object) -> None:
 
 
 def console(stderr: bool = False) -> Console:
-    """A console that folds no line in a pipe, and takes every string as it is: no markup, no emoji, no colours for numbers."""
+    """Return a console that folds no line in a pipe, and prints every string as it is: no markup, emoji or colours for
+    numbers."""
     from rich.console import Console
 
     class Plain(Console):
-        """Leaves a broken pipe to ``app``: rich's own answer to it is exit code 1, which means something else here."""
+        """A console that leaves a broken pipe to ``app``. rich would exit with code 1, which means something else here."""
 
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
@@ -85,7 +85,7 @@ def console(stderr: bool = False) -> Console:
 
 
 def table(title: str | None, *columns: str) -> Table:
-    """An empty table; a column whose name begins with ``>`` is aligned to the right."""
+    """Return an empty table. A column whose name begins with ``>`` is aligned to the right."""
     from rich import box
 
     made = _plain_table(title, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 0, 0, 1))
@@ -96,7 +96,7 @@ def table(title: str | None, *columns: str) -> Table:
 
 
 def pairs(title: str | None, rows: Iterable[tuple[str, str]]) -> Table:
-    """A table of names and values, without a head."""
+    """Return a table of names and values, without a head."""
     made = _plain_table(title, box=None, show_header=False, pad_edge=False)
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")
@@ -109,7 +109,7 @@ def _plain_table(title: str | None, **options: Any) -> Table:
     from rich.table import Table
 
     class Plain(Table):
-        """Takes a string in a cell as it is."""
+        """A table that prints the string in a cell as it is."""
 
         def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
             super().add_row(*(_harmless(cell) for cell in cells), **options)
@@ -118,12 +118,12 @@ def _plain_table(title: str | None, **options: Any) -> Table:
 
 
 def _harmless(thing: T) -> T | str:
-    """A string as ``shown`` gives it; anything else, such as a table, is rich's own."""
+    """Return a string through ``shown``; anything else, such as a table, as it is."""
     return shown(thing) if isinstance(thing, str) else thing
 
 
 def printable(streams: Iterable[object]) -> None:
-    """Let streams escape what their encoding does not have, rather than raise an error."""
+    """Make streams escape what their encoding does not have, instead of raising an error."""
     for stream in streams:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -140,7 +140,7 @@ def trace() -> None:
 
 
 def tell(*lines: str) -> None:
-    """Print lines on stderr, in one write, so that Ctrl-C does not cut one in two. That they cannot be written is no error."""
+    """Print lines on stderr, in one write, so that Ctrl-C does not cut one in two. It is no error if they cannot be written."""
     with contextlib.suppress(OSError, AttributeError):  # AttributeError: stderr was closed before the interpreter began
         sys.stderr.write("".join(f"{shown(line)}\n" for line in lines))
         sys.stderr.flush()

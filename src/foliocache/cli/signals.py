@@ -1,10 +1,10 @@
 """Clean-up that Ctrl-C starts and a second Ctrl-C cannot stop.
 
-A demo that leaves a pool of shared memory behind has taken memory from the machine until it reboots. Two windows are open in
-the usual ``ExitStack``: a signal between acquiring a thing and registering it, and a signal during the clean-up. Here SIGINT
-and SIGTERM are blocked (not ignored: they stay pending) in both. Processes started meanwhile inherit the mask, which is right
-for SIGINT: the terminal sends it to the whole group, and the parent is the one that stops the others. What stays open are the
-few instructions of ``with`` itself before the mask is set.
+A demo that leaves a pool of shared memory behind takes memory from the machine until it reboots. In the usual ``ExitStack`` a
+signal does harm at two moments: between acquiring a thing and registering it, and during the clean-up. Here SIGINT and SIGTERM
+are blocked in both (not ignored: they stay pending). Processes that are started meanwhile inherit the mask. That is right for
+SIGINT, because the terminal sends it to the whole process group, and the parent stops the others. A signal can still do harm in
+the few instructions of ``with`` itself before the mask is set.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @contextmanager
 def blocked() -> Iterator[None]:
-    """SIGINT and SIGTERM wait until this is left."""
+    """Keep SIGINT and SIGTERM pending until this is left."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -33,7 +33,7 @@ class CleanupStack(ExitStack):
     """An ExitStack that enters contexts and cleans up with SIGINT and SIGTERM blocked."""
 
     def enter_context(self, cm: AbstractContextManager[T]) -> T:
-        """Enter a context; return what it gives."""
+        """Enter a context manager. Return what its ``__enter__`` returns."""
         with blocked():
             return super().enter_context(cm)
 

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def stat(name: Name = "default", /, *, json: Json = False) -> None:
-    """A pool's sizes, pages by state, hits and misses, and its clients.
+    """Show a pool's sizes, pages by state, hits and misses, and its clients.
 
     Parameters
     ----------
     name
         The pool.
     json
-        Print what pool.stat() returns, as JSON.
+        Print the result of pool.stat() as JSON.
     """
     found = foliocache.attach(name).stat()
     if json:
@@ -45,7 +45,7 @@ def stat(name: Name = "default", /, *, json: Json = False) -> None:
 
 
 def _sizes(found: Stat) -> list[tuple[str, str]]:
-    """The head."""
+    """Return the rows of the first table: sizes, hits, misses."""
     counters = found.counters
     lookups = counters.hits + counters.misses
     cached, free = format_size(found.cached_bytes), format_size(found.free_bytes)
@@ -61,7 +61,7 @@ def _sizes(found: Stat) -> list[tuple[str, str]]:
 
 
 def _pages(found: Stat) -> Table:
-    """Pages by state, folios by type."""
+    """Return the table of pages by state and folios by type."""
     made = table("pages", "state", ">pages", ">share", ">folios")
     folios = found.folios_by_type.to_dict()
     for state, count in found.pages_by_state.to_dict().items():
@@ -70,7 +70,8 @@ def _pages(found: Stat) -> Table:
 
 
 def _clients(found: Stat) -> Table:
-    """The attached processes, this one among them, and dead ones that have not been settled completely."""
+    """Return the table of the attached processes, this one among them, and of dead ones that have not been settled
+    completely."""
     made = table("clients", ">slot", ">pid", "state", ">pins", "attached since", "")
     for client in found.clients:
         slot, pid, pins = str(client.slot), str(client.pid), number(client.pins)
@@ -79,7 +80,7 @@ def _clients(found: Stat) -> Table:
 
 
 def _since(attached: float) -> str:
-    """When a client attached; a question mark for what is no time, as a damaged slot may have."""
+    """Return when a client attached; a question mark if that is no time, which a damaged slot may have."""
     try:
         return datetime.fromtimestamp(attached).isoformat(" ", "seconds")
     except (ValueError, OverflowError, OSError):
@@ -87,7 +88,8 @@ def _since(attached: float) -> str:
 
 
 def _whose(client: ClientInfo) -> str:
-    """What a client's pid means here: nothing, if it is one of another namespace (a container's)."""
+    """Return a note on a client's pid if it belongs to another pid namespace (a container's), where it means another
+    process."""
     here, there = pid_namespace(), client.pid_namespace
     if there and here and there != here:
         return f"its pid is one of the namespace pid:[{there}]"
@@ -95,22 +97,22 @@ def _whose(client: ClientInfo) -> str:
 
 
 def _held(found: Stat) -> str:
-    """The locks that are held; empty if none is."""
+    """Return a line on the locks that are held; empty if none is."""
     if not found.locks:
         return ""
     locks = "; ".join(f"{lock.lock} by slot {lock.slot} (pid {lock.pid})" for lock in found.locks)
     return (
-        f"locks held: {locks}. That is a matter of microseconds. If it is the same when you look again, that process has "
-        "stopped, and others read privately what is not cached: let it go on (SIGCONT), or kill it."
+        f"locks held: {locks}. A lock is held for microseconds. If you see the same again, that process is stopped, and others "
+        "read without caching meanwhile: continue it (kill -CONT) or kill it."
     )
 
 
 def _unsettled(found: Stat) -> str:
-    """That there are dead clients; empty if there are none."""
+    """Return a line on dead clients; empty if there are none."""
     dead = sum(client.state == "dead" for client in found.clients)
     if not dead:
         return ""
     return (
-        f"{counted(dead, 'client')} died, and not all is settled: another process is about to do it, or still uses a page that "
-        f"the dead one named. Look again; `foliocache fsck {found.name}` settles what can be settled."
+        f"{counted(dead, 'client')} died, and what it left is not settled completely: another process is about to do that, or "
+        f"still uses a page of it. Look again, or run `foliocache fsck {found.name}`, which settles what can be settled."
     )

@@ -1,7 +1,8 @@
-"""``foliocache verify``: the model checker's table, and its counterexamples."""
+"""``foliocache verify``: run the model checker; print its results, and its counterexamples."""
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -19,6 +20,7 @@ from foliocache.cli.output import complain, console, counted, emit_json, table
 if TYPE_CHECKING:
     from foliocache.check.scenario import Row, Scenario
 
+SHOWN = 16  # names or groups in a message
 FIELDS = ("scenario", "model", "mutation", "verdict", "expected", "exact", "executions", "graphs", "operations", "seconds")
 
 
@@ -32,7 +34,7 @@ class Exploration(NamedTuple):
     bound: int | None
 
     def run(self, jobs: int = 1) -> Row:
-        """Explore it with ``jobs`` processes."""
+        """Explore it with ``jobs`` processes. Return the row of the result."""
         which = scenarios.load_all()[self.scenario]
         row: Row = scenario.run(which, self.model, self.mutation, jobs, self.budget, self.bound)
         return row
@@ -51,37 +53,37 @@ def verify(
 ) -> int:
     """Check the shipped core with the model checker.
 
-    It explores the scenarios on the core as it is, and with each of the bugs that it must not have; without names, all of them.
-    The exit code is 1 on any surprise: a scenario that fails as shipped, or a bug that is not found.
+    It explores each scenario on the core as it is, and on the core with each of the bugs that the scenario must find. The exit
+    code is 1 on any surprise: a scenario that fails on the core as it is, or a bug that is not found.
 
     Parameters
     ----------
     names
-        Scenarios, or beginnings of their names, as in ``put/``.
+        Scenarios, or beginnings of their names, as in ``put/``; all, by default.
     model
-        Memory models: sc, tso, rc11 (all of them, by default; only rc11 with --mutate).
+        Memory models: sc, tso, rc11 (by default all of them; with --mutate, rc11).
     mutate
-        One bug or variant only; its counterexample is shown.
+        Explore only this bug or variant, and show its counterexample.
     json
-        The results as JSON.
+        Print the results as JSON.
     jobs
-        Processes to use; all cores, by default.
+        How many processes to use; by default, one per core.
     html
-        Write the first counterexample to this file as a page.
+        Write the first counterexample to this file, as an HTML page.
     budget
-        Seconds for each exploration. One that takes longer is reported as bounded.
+        Seconds for each exploration. One that would take longer ends and is reported as bounded.
     bound
-        Ask only for failures that need at most so many preemptions. Takes as long as without; reported as bounded; below 3 with
-        a warning.
+        Report only failures that need at most this many preemptions. It takes as long as without, and is reported as bounded;
+        below 3 there is a warning.
     replay
-        Do not explore: show the execution of this replay string (one scenario, one model).
+        Explore nothing; show the execution of this replay string (give one scenario and one model).
     """
     known = scenarios.load_all()
     chosen = _chosen(known, names, mutate)
     models = tuple(model) or (scenario.ALL if mutate is None and replay is None else scenario.WEAK)
-    if not chosen or not set(models) <= set(scenario.ALL):
-        there_are = ", ".join(known if not chosen else scenario.ALL)
-        complain(f"no such scenario, bug or model; there are: {there_are}")
+    problem = _problem(known, names, models, mutate)
+    if problem is not None:
+        complain(problem)
         return exits.USAGE
     if bound is not None and bound < 3:
         complain(f"a bound of {bound} is a test, not a proof: the ABA needs 2 preemptions, and other bugs may need more")
@@ -106,6 +108,30 @@ def verify(
     return exits.FOUND if any(row.surprise for row in rows) else exits.OK
 
 
+def _problem(known: dict[str, Scenario], names: tuple[str, ...], models: tuple[str, ...], mutate: str | None) -> str | None:
+    """Return what is wrong with a choice, and what could have been meant; None if it is right."""
+    for name in names:
+        if not any(one.startswith(name) for one in known):
+            return f"no scenario begins with {name!r}; {_alternatives(name, list(known))}"
+    for model in models:
+        if model not in scenario.ALL:
+            return f"there is no memory model {model!r}; there are {', '.join(scenario.ALL)}"
+    if mutate is not None and not _chosen(known, names, mutate):
+        bugs = {bug for one in _chosen(known, names, None) for bug in one.mutations()}
+        return f"no scenario chosen here has a bug {mutate!r}; {_alternatives(mutate, sorted(bugs))}"
+    return None
+
+
+def _alternatives(wanted: str, names: list[str]) -> str:
+    """Return the names that are most like ``wanted``; if none is, the groups of names."""
+    close = difflib.get_close_matches(wanted, names)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    groups = list(dict.fromkeys(name.partition("/")[0] for name in names))
+    others = f" and {counted(len(groups) - SHOWN, 'other')}" if len(groups) > SHOWN else ""
+    return f"there are {', '.join(groups[:SHOWN])}{others}"
+
+
 def _chosen(known: dict[str, Scenario], names: tuple[str, ...], mutate: str | None) -> list[Scenario]:
     wanted = [s for name, s in known.items() if not names or any(name.startswith(n) for n in names)]
     return [s for s in wanted if mutate is None or mutate in s.mutations()]
@@ -116,7 +142,7 @@ def _mutations(which: Scenario, mutate: str | None) -> list[str | None]:
 
 
 def _run(tasks: list[Exploration], jobs: int) -> list[Row]:
-    """Run every task; the rows are in the order given. One task alone is spread over the processes itself."""
+    """Run every task; return the rows in the order of the tasks. A single task is spread over all processes."""
     if len(tasks) == 1 or jobs == 1:
         return [task.run(jobs) for task in tasks]
     rows = dict(parallel.each(lambda number: tasks[number].run(), range(len(tasks)), jobs))
@@ -140,7 +166,7 @@ def _show(rows: list[Row]) -> None:
 
 
 def _show_counterexamples(known: dict[str, Scenario], rows: list[Row], mutate: str | None) -> None:
-    """Print the executions that fail by surprise, or with the bug that was asked for."""
+    """Print the executions that are a surprise, or fail with the bug of --mutate."""
     for row in rows:
         if row.found and (row.surprise or mutate):
             which = known[row.scenario]
@@ -150,13 +176,13 @@ def _show_counterexamples(known: dict[str, Scenario], rows: list[Row], mutate: s
 
 
 def _replay_string(row: Row) -> str:
-    """What ``--replay`` takes to show the execution that failed."""
+    """Return what ``--replay`` takes to show the execution that failed."""
     found: Any = row.found
     return str(found.replay_string)
 
 
 def _story(which: Scenario, model: str, mutation: str | None, replay_string: str) -> str:
-    """An execution as text. Raises CommandError if the replay string is none of that scenario and model."""
+    """Return an execution as text. Raises CommandError if the replay string does not belong to that scenario and model."""
     program = which.program(mutation)
     try:
         graph, failure = replayed(program, model, replay_string)
@@ -167,7 +193,7 @@ def _story(which: Scenario, model: str, mutation: str | None, replay_string: str
 
 
 def _page(which: Scenario, row: Row) -> str:
-    """A counterexample as a page of HTML."""
+    """Return a counterexample as a page of HTML."""
     program = which.program(row.mutation)
     graph, failure = replayed(program, row.model, _replay_string(row))
     title = f"{row.scenario} under {row.model}{f', with {row.mutation}' if row.mutation else ''}"

@@ -1,8 +1,8 @@
 """``foliocache warm``: fill a pool before the work begins.
 
-It reads through ``folio::`` as any other user does, and drops the bytes. Files are cut into pieces, so that one large file
-keeps all threads busy as well as many small ones do. A piece is read with the calls that a reader would make: what is cached
-already costs nothing, and another process that warms the same files costs nothing either.
+It has the filler fetch what is missing, and copies nothing. Files are cut into pieces, so that one large file keeps all threads
+busy as well as many small ones do; of each piece, the filler makes several requests at a time. What is cached already costs
+nothing, and another process that warms the same files costs nothing either.
 
 The threads are daemons, and not an executor's: Ctrl-C does not wait until a source that hangs has answered.
 """
@@ -27,7 +27,7 @@ from foliocache.sizes import format_size
 if TYPE_CHECKING:
     from foliocache.adapters.fsspec import FolioFileSystem
 
-PIECE = 4 * 2**20
+PIECE = 64 * 2**20
 GLOB = frozenset("*[")
 
 
@@ -42,18 +42,45 @@ class File(NamedTuple):
 class Piece(NamedTuple):
     """A part of a file, from ``start`` to before ``end``."""
 
-    fs: FolioFileSystem
-    path: str
+    file: File
     start: int
     end: int
 
-    def fetch(self) -> int:
-        """Read it and drop the bytes; return how many they were. Raises CommandError."""
-        with _named(self.path):
-            got = len(self.fs.cat_file(self.path, start=self.start, end=self.end))
+    def fetch(self) -> Iterator[int]:
+        """Have it in the pool; yields how many further bytes are there. Raises CommandError."""
+        with _named(self.file.path):
+            got = 0
+            for count in self.file.fs.fetch(self.file.path, self.start, self.end - self.start):
+                got += count
+                yield count
             if got != self.end - self.start:
                 raise OSError(f"{got} bytes instead of {self.end - self.start} at {self.start}")
-            return got
+
+
+class Speed:
+    """How fast one file comes."""
+
+    def __init__(self, file: File) -> None:
+        self.path: str = file.path
+        self.size: int = file.size
+        self.got: int = 0
+        self.begin: float = time.monotonic()
+        self.seconds: float = 0.0
+
+    def advance(self, count: int) -> None:
+        """Count further bytes."""
+        self.got += count
+        self.seconds = time.monotonic() - self.begin
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second, up to now or to its end."""
+        return self.got / max(self.seconds, 1e-6)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The file, as the JSON has it."""
+        rate = round(self.rate) if self.got else 0
+        return {"path": self.path, "bytes": self.got, "seconds": round(self.seconds, 3), "bytes_per_second": rate}
 
 
 def warm(
@@ -86,39 +113,48 @@ def warm(
     before, begin = pool.stat().counters, time.monotonic()
     options = {"name": name, "check_files": False}  # an answer about a file is good enough for as long as this command takes
     files = [file for one in (url, *urls) for file in _resolve(one, options)]
+    speeds: dict[File, Speed] = {}
+    with watcher(quiet=json).transfers(sum(file.size for file in files)) as show:
+        for file, count in Fetching([piece for one in files for piece in _pieces(one)]).run(concurrency):
+            if (speed := speeds.get(file)) is None:
+                speed = speeds[file] = Speed(file)
+            speed.advance(count)
+            show(speed.path, speed.size, count, speed.rate)
     total = sum(file.size for file in files)
-    pieces = [piece for file in files for piece in _pieces(file)]
-    with watcher(quiet=json).transfer(total) as advance:
-        for length in Fetching(pieces).run(concurrency):
-            advance(length)
     fetched, seconds = pool.stat().counters.fill_bytes - before.fill_bytes, time.monotonic() - begin
     if json:
-        return emit_json(
-            {"name": name, "files": len(files), "bytes": total, "fetched_bytes": fetched, "seconds": round(seconds, 3)}
-        )
+        made = {"name": name, "files": len(files), "bytes": total, "fetched_bytes": fetched, "seconds": round(seconds, 3)}
+        return emit_json(made | {"objects": [speeds.get(file, Speed(file)).to_dict() for file in files]})
     read = f"{counted(len(files), 'file')}, {format_size(total)}, in pool {name}"
-    console().print(f"{read}: {format_size(fetched)} fetched in {seconds:.1f} s")
+    console().print(f"{read}: {format_size(fetched)} fetched in {seconds:.1f} s, {format_size(total / max(seconds, 1e-6))}/s")
 
 
 class Fetching:
-    """Threads that read pieces, each taking the next one when it is free."""
+    """Threads that have pieces fetched, each taking the next one when it is free."""
 
     def __init__(self, pieces: list[Piece]):
         self.count: int = len(pieces)
         self.todo: Iterator[Piece] = iter(pieces)  # a list's: its next() is atomic
-        self.outcomes: SimpleQueue[int | BaseException] = SimpleQueue()
+        self.outcomes: SimpleQueue[tuple[File, int] | BaseException | None] = SimpleQueue()
         self.over: bool = False
 
-    def run(self, concurrency: int) -> Iterator[int]:
-        """The lengths of the pieces as they come; raises the first error. What is under way when this ends is left behind."""
+    def run(self, concurrency: int) -> Iterator[tuple[File, int]]:
+        """A file and how many further bytes of it are there, as they come; a file's first time is when it begins, with 0.
+
+        Raises the first error. What is under way when this ends is left behind.
+        """
         for _ in range(min(concurrency, self.count)):
             threading.Thread(target=self.work, name="foliocache-warm", daemon=True).start()
+        ended = 0
         try:
-            for _ in range(self.count):
+            while ended < self.count:
                 outcome = self.outcomes.get()
                 if isinstance(outcome, BaseException):
                     raise outcome
-                yield outcome
+                if outcome is None:
+                    ended += 1
+                else:
+                    yield outcome
         finally:
             self.over = True
 
@@ -128,8 +164,11 @@ class Fetching:
             if self.over:
                 return
             try:
-                self.outcomes.put(piece.fetch())
-            except BaseException as error:  # run() waits for an outcome of every piece
+                self.outcomes.put((piece.file, 0))
+                for count in piece.fetch():
+                    self.outcomes.put((piece.file, count))
+                self.outcomes.put(None)
+            except BaseException as error:  # run() waits for the end of every piece
                 self.outcomes.put(error)
 
 
@@ -172,10 +211,13 @@ def _expand(fs: FolioFileSystem, path: str, pattern: bool) -> list[str]:
 
 def _size(fs: FolioFileSystem, path: str) -> int:
     """A file's size in bytes. Raises ValueError for a file that cannot be cached."""
+    identity = fs._identify(path, (0, None))
+    if identity.cacheable:
+        return identity.size or 0
     found: int | None = fs.info(path).get("size")
     if found is None:
         raise ValueError(f"the store does not tell the size of {path}")
-    if found and not fs._identify(path).cacheable:
+    if found:
         raise ValueError(f"nothing proves which version the bytes of {path} are, so they are not cached (docs/fsspec.md)")
     return found
 
@@ -183,7 +225,7 @@ def _size(fs: FolioFileSystem, path: str) -> int:
 def _pieces(file: File) -> Iterator[Piece]:
     """The file, cut up."""
     for start in range(0, file.size, PIECE):
-        yield Piece(file.fs, file.path, start, min(file.size, start + PIECE))
+        yield Piece(file, start, min(file.size, start + PIECE))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 CONCURRENCY = 32  # requests that were asked for ahead of their use, at a time
 THREADS_MAX = 2 * CONCURRENCY  # with those that a caller waits for
@@ -25,6 +26,17 @@ EXIT_PATIENCE = (
 )
 
 Request = Callable[[], object]
+
+
+class Waiting(Protocol):
+    """A wait that needs no thread: for what a thread of the engine does, or another process."""
+
+    def close(self) -> None:
+        """The pool has been closed: wait no longer."""
+
+    def share_failure(self, identity: object, first: int, end: int, error: BaseException, /) -> None:
+        """The source has failed to give units first .. end - 1 of an object. ``identity`` is what its mappings here share."""
+
 
 _all: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 
@@ -36,6 +48,7 @@ class Engine:
         self._pid = os.getpid()
         self._state = _State()
         self._closed = False
+        self.waiting: set[Waiting] = set()  # each step is a single call of the set
         _all.add(self)
 
     @property
@@ -50,6 +63,19 @@ class Engine:
         """
         return not self._closed and self._state.start(request)
 
+    def submit(self, request: Request) -> bool:
+        """Have ``request()`` called in a thread of the engine as soon as there is one, before what ``later`` was given.
+
+        Returns False, and nothing is called, if there is none and will be none. It is called even if the engine is closed
+        meanwhile.
+        """
+        return not self._closed and self._state.submit(request)
+
+    @property
+    def served(self) -> int:
+        """How many requests have ended: grows as long as the engine gets anywhere."""
+        return self._state.served
+
     def later(self, request: Request) -> None:
         """Have ``request()`` called when fewer than CONCURRENCY such requests are under way, unless the engine is closed
         meanwhile."""
@@ -58,13 +84,16 @@ class Engine:
             self._state.start_ahead()
 
     def close(self, patience: float) -> None:
-        """Take nothing new, drop what has not begun, and wait at most ``patience`` seconds for what is being read ahead.
+        """Take nothing new, drop what was to be read ahead, and wait at most ``patience`` seconds for what is being read ahead.
 
-        A caller that waits for a fill does so itself. Closing twice is harmless.
+        Those that wait without a thread are told; a caller that waits for a fill in a thread does so itself. Closing twice is
+        harmless.
         """
         self._closed = True
         if not self.is_ours:
             return
+        for waiting in list(self.waiting):
+            waiting.close()
         deadline = time.monotonic() + patience
         with contextlib.suppress(queue.Empty):
             for serving in self._state.close():
@@ -88,6 +117,7 @@ class _State:
     """What the threads share. They keep it alive, and not the engine."""
 
     def __init__(self) -> None:
+        self.wanted: deque[Request] = deque()  # when all threads are busy
         self.ahead: deque[Request] = deque()
         self.work: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self.idle: deque[None] = deque()  # one for each thread that waits for work and was not given any
@@ -95,6 +125,7 @@ class _State:
         self.slots: deque[None] = deque([None] * CONCURRENCY)  # one for each request that may be taken from ``ahead``
         self.busy: deque[_Serving] = deque()  # at requests from ``ahead``
         self.closed = False
+        self.served = 0
 
     def close(self) -> list[_Serving]:
         """Let the threads end that have nothing to do. Returns those that read ahead."""
@@ -125,6 +156,29 @@ class _State:
             return True
         return False
 
+    def submit(self, request: Request) -> bool:
+        """Give a request to a thread, now or when one has ended what it does. False if there is no thread at all."""
+        if self.start(request):
+            return True
+        self.wanted.append(request)
+        if len(self.spare) < THREADS_MAX:
+            self.serve_wanted()  # a thread may have come to rest since, and found none
+            return True
+        with contextlib.suppress(ValueError):
+            self.wanted.remove(request)
+            return False
+        return True
+
+    def serve_wanted(self) -> None:
+        """Give what is wanted to threads that rest."""
+        while self.wanted and self._pop_idle():
+            self.work.put(self.next_wanted)
+
+    def next_wanted(self) -> None:
+        """Serve what is wanted, if another thread has not done so."""
+        with contextlib.suppress(IndexError):
+            self.wanted.popleft()()
+
     def start_ahead(self) -> None:
         """Have one more thread serve ``ahead``, if there is a slot."""
         try:
@@ -150,14 +204,21 @@ class _State:
     def serve(self, request: Request | None) -> None:
         """What a thread does: its first request, and then what it is given."""
         while request is not None:
-            with contextlib.suppress(BaseException):
-                request()
+            self.call(request)
             del request
+            while self.wanted:
+                self.call(self.next_wanted)
             self.idle.append(None)
+            self.serve_wanted()
             if self.closed and self._pop_idle():
                 break
             request = self.work.get()
         self.spare.append(None)
+
+    def call(self, request: Request) -> None:
+        with contextlib.suppress(BaseException):
+            request()
+        self.served += 1
 
     def _pop_idle(self) -> bool:
         """Take one idle thread out of the count. False if others were given work, or told to end, meanwhile."""

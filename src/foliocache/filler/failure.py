@@ -9,7 +9,6 @@ cancelled, is out of memory or descriptors, may not read what another may, was f
 fills instead. Any process may have written anything to the page, so a record is checked when it is read.
 """
 
-import concurrent.futures
 import errno
 import json
 import struct
@@ -28,7 +27,6 @@ _OWN_EXCEPTIONS = (
     PermissionError,
     BlockingIOError,
     InterruptedError,
-    concurrent.futures.CancelledError,
 )
 _OWN_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EACCES, errno.EPERM, errno.EAGAIN, errno.EINTR}
 
@@ -73,7 +71,15 @@ def read(page: bytes) -> Failure | None:
 def _is_our_own(error: BaseException) -> bool:
     if not isinstance(error, Exception) or isinstance(error, _OWN_EXCEPTIONS) or not threading.main_thread().is_alive():
         return True
+    if _is_cancelled(error):
+        return True
     return sys.is_finalizing() or (isinstance(error, FoliocacheError) and not isinstance(error, (ChangedError, SourceError)))
+
+
+def _is_cancelled(error: Exception) -> bool:
+    """True for the CancelledError of concurrent.futures, which is imported already if there is such an error."""
+    futures = sys.modules.get("concurrent.futures._base")
+    return isinstance(error, getattr(futures, "CancelledError", ()))
 
 
 def _text_of(error: BaseException) -> str:

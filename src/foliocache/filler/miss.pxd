@@ -21,30 +21,33 @@ cdef class Request:
 
 
 cdef class Filler:
-    cdef object key, pool, call_read, call_readinto, call_read_into, origin, lock
+    cdef object key, pool, given, call_read, call_readinto, call_read_into, origin, lock, turns
     cdef readonly object readahead
     cdef bint concurrent
     cdef u32 lock_epoch, queued_epoch
     cdef u64 calls, queued, queued_first, queued_end
+    cdef public u64 request_size
+    cdef readonly u64 mark
 
     cdef object miss(self, Steps mapping, u64 index, u64 wanted)
     cdef object join(self, Steps mapping, lease, u64 index, u64 wanted)
     cdef object read_privately(self, Steps mapping, u64 index)
+    cdef bint has_reached(self, u64 first, u64 behind, u64 last) noexcept
     cdef int read_ahead_from(self, Steps mapping, u64 first, u64 behind) except -1
     cdef object _join(self, Steps mapping, lease, u64 index, u64 wanted)
     cdef int _raise_failure(self, Steps mapping, lease, u64 index) except -1
     cdef u64 _patience(self) except? 0
-    cdef object _fill_missing(self, Steps mapping, lease, u64 index, u64 wanted)
+    cdef object _fill_missing(self, Steps mapping, lease, u64 index, u64 count, mark)
     cdef object _plan(self, Steps mapping, u64 index, u64 wanted)
     cdef bint _is_dense(self, Steps mapping, u64 index) except -1
     cdef int _ask_ahead(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead) except -1
-    cdef u64 _request_folios(self, Steps mapping, u64 folios) noexcept
+    cdef u64 _request_units(self, Steps mapping, u64 units) noexcept
     cdef u64 _first_stop(self, Steps mapping, u64 index, u64 count) noexcept
     cdef Request _request(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead)
     cdef int _serve(self, Steps mapping, lease, u64 index, u64 end, mark, Request request) except -1
     cdef u64 _fill(self, Steps mapping, lease, u64 index, u64 count, mark, Request request) except? 0
-    cdef int _extend(self, Steps mapping, list run, u64 index, u64 count) except -1
-    cdef int _filled(self, Steps mapping, lease, u64 index, mark, Request request) except -1
+    cdef int _extend(self, Steps mapping, list run, u64 index, u64 end) except -1
+    cdef u64 _filled(self, Steps mapping, lease, u64 index, mark, Request request) except? 0
     cdef int _fill_run(self, Steps mapping, list run, u64 index, mark, Request request) except -1
     cdef int _stream_run(self, Steps mapping, list run, u64 index, mark, Request request) except -1
     cdef int _release_view(self, memoryview view, target) except -1

@@ -5,7 +5,7 @@ from typing_extensions import disjoint_base
 from .engine import Engine
 from .failure import Failure
 from .readahead import Readahead
-from .source import Read, ReadInto, Source
+from .source import AsyncSource, Read, ReadInto, Source
 from .steps import Steps
 
 @type_check_only
@@ -23,17 +23,20 @@ class Request:
 
 @disjoint_base
 class Filler:
+    request_size: int
     @property
     def readahead(self) -> Readahead: ...
     @property
-    def source(self) -> tuple[Read | None, ReadInto | None, Source | None, bool]: ...
+    def mark(self) -> int: ...
+    @property
+    def source(self) -> tuple[Read | None, ReadInto | None, Source | AsyncSource | None, bool]: ...
     def __init__(
         self,
         key: str,
         pool: _Pool,
         read: Read | None,
         readinto: ReadInto | None,
-        source: Source | None,
+        source: Source | AsyncSource | None,
         concurrent: bool,
         readahead: Readahead,
     ) -> None: ...

@@ -27,6 +27,7 @@ from ..mm cimport atomics, layout
 from ..errors import SourceError
 from . import failure
 from . import engine
+from .source import called, read_into_of
 
 cdef u64 TIMEOUT_MAX_NS = (<u64>1) << 62
 cdef u64 REQUEST_MIN = 1 << 20  # bytes of a request that is one of several
@@ -125,34 +126,41 @@ cdef class Filler:
     """Fills the folios of one mapping from its source.
 
     read, readinto, source: where missing bytes come from, see ``Pool.mapping``; concurrent: several threads may call it at
-    once. readahead says how far to read; pool has ``fill_timeout``, ``closed`` and ``engine``.
+    once. readahead says how far to read, and ``mark`` is the unit that it has marked last. pool has ``fill_timeout``,
+    ``closed`` and ``engine``. ``request_size`` may be set: bytes of each of several requests; 0, for 1 to 4 MiB.
     """
     def __init__(self, key, pool, read, readinto, source, bint concurrent, readahead):
         self.key, self.pool, self.readahead = key, pool, readahead
-        self.call_read, self.call_readinto, self.concurrent = read, readinto, concurrent
-        self.origin, self.call_read_into = source, None if source is None else source.read_into
+        self.given = read, readinto, source, concurrent
+        self.call_read, self.call_readinto, self.call_read_into = called(read), called(readinto), read_into_of(source)
+        self.origin, self.concurrent = source, concurrent
         self.lock = threading.RLock()
+        self.mark = layout.HASH_MASK
 
     @property
     def source(self):
         """read, readinto, source and concurrent, as they were given."""
-        return self.call_read, self.call_readinto, self.origin, self.concurrent
+        return self.given
 
     cdef object miss(self, Steps mapping, u64 index, u64 wanted):
-        """A lease on unit index, and on those behind it in its folio up to ``wanted``, which are about to be asked for. Raises
-        what the source raises."""
+        """A lease on unit index and those behind it in its folio. ``wanted`` units are about to be asked for. Raises what the
+        source raises."""
+        cdef u64 stop
+        count, mark = self._plan(mapping, index, wanted)
+        stop = self._first_stop(mapping, index, count)
         for _ in range(layout.GRAB_TRIES):
-            lease = mapping.grab(index, wanted)
+            lease = mapping.grab(index, stop - index)
             if lease is None and mapping.reap():
-                lease = mapping.grab(index, wanted)  # dead processes still had some room
+                lease = mapping.grab(index, stop - index)  # dead processes still had some room
             if lease is None:
                 break
             if mapping.is_filling(lease):
-                lease = self._fill_missing(mapping, lease, index, wanted)
+                lease = self._fill_missing(mapping, lease, index, count, mark)
                 if lease is None:
                     return self._read_late(mapping, index)
                 # It is no use yet in reclaim's sense: a scan must not look like one.
-                mapping.previous = index + mapping.units(lease) - 1
+                mapping.narrow(lease, index)
+                mapping.previous = index + min(wanted, mapping.units(lease)) - 1
                 return lease
             lease = self._join(mapping, lease, index, wanted)
             if lease is not None:
@@ -177,7 +185,7 @@ cdef class Filler:
                 mapping.withdraw(lease)
                 return self.read_privately(mapping, index)
             self._fill(mapping, lease, first, 1, None, None)
-            mapping.narrow(lease, index, wanted)
+            mapping.narrow(lease, index)
             mapping.reap()
         elif end == LATE:
             lease = None
@@ -187,7 +195,7 @@ cdef class Filler:
             return None
         elif end == FOREIGN:
             return self.read_privately(mapping, index)
-        mapping.previous = index + mapping.units(lease) - 1
+        mapping.previous = index + min(wanted, mapping.units(lease)) - 1
         return lease
 
     cdef int _raise_failure(self, Steps mapping, lease, u64 index) except -1:
@@ -195,7 +203,7 @@ cdef class Filler:
         cdef bytes told = mapping.explanation(lease)
         reason = None if told is None else failure.read(told)
         if reason is not None:
-            raise self.failed(reason, index * mapping.folio_size)
+            raise self.failed(reason, index * mapping.unit_size)
         return 0
 
     def failed(self, reason, offset):
@@ -212,21 +220,19 @@ cdef class Filler:
 
     # Planning.
 
-    cdef object _fill_missing(self, Steps mapping, lease, u64 index, u64 wanted):
-        """Fill the folio that a reader has missed, and have those behind it filled that it is about to ask for.
+    cdef object _fill_missing(self, Steps mapping, lease, u64 index, u64 count, mark):
+        """Fill the folio that a reader has missed, and have those behind it filled, up to unit index + count.
 
         Returns its lease, or None if that takes too long.
         """
-        cdef u64 stop
+        cdef u64 stop = self._first_stop(mapping, index, count)
         cdef Request request
         mapping.count(layout.COUNT_MISSES, 1)
-        count, mark = self._plan(mapping, index, wanted)
         if not self.concurrent:
             self._fill(mapping, lease, index, count, mark, None)
             return lease
-        stop = self._first_stop(mapping, index, count)
-        if index + <u64>count > stop:
-            self._ask_ahead(mapping, stop, index + <u64>count, mark, False)
+        if index + count > stop:
+            self._ask_ahead(mapping, stop, index + count, mark, False)
         if get_ident() == threading.main_thread().ident:
             request = self._request(mapping, index, stop, mark, False)
             request.lease, request.told_by = lease, request.told
@@ -241,9 +247,10 @@ cdef class Filler:
         if self.queued_epoch != mapping.epoch():  # the requests of a parent are none of ours
             self.queued, self.queued_epoch = 0, mapping.epoch()
         if self.queued and self.queued_first <= index < self.queued_end:  # what is behind has been asked for
-            return min(wanted, self.queued_end - index, self._request_folios(mapping, wanted)), None
-        count, mark = self.readahead.on_miss(index, wanted, mapping.previous if mapping.previous < mapping.folios else None)
-        if self.concurrent and count == wanted < AROUND and self._is_dense(mapping, index):
+            return min(wanted, self.queued_end - index, self._request_units(mapping, wanted)), None
+        count, mark = self.readahead.on_miss(index, wanted, mapping.previous if mapping.previous < mapping.unit_count else None)
+        self.mark = layout.HASH_MASK if mark is None else mark
+        if self.concurrent and count == wanted < AROUND and self.readahead.most > 1 and self._is_dense(mapping, index):
             count = AROUND
         return count, mark
 
@@ -253,25 +260,41 @@ cdef class Filler:
         Reads of a few random places stay below that, and fetch what they ask for.
         """
         cdef u64 unit = index - index % REGION
-        cdef u64 end = min(unit + REGION, mapping.folios)
+        cdef u64 end = min(unit + REGION, mapping.unit_count)
         cdef u64 enough = max((end - unit) // DENSE, <u64>2)
         cdef u64 cached = 0
+        cdef u64 there
         while unit < end and cached < enough:
-            cached += mapping.probe(unit)
-            unit += 1
+            there = min(mapping.probe(unit, True), end - unit)
+            cached += there
+            unit += max(there, <u64>1)
         return cached >= enough
 
+    cdef bint has_reached(self, u64 first, u64 behind, u64 last) noexcept:
+        """True if who uses unit last of a marked folio, of units first .. behind - 1, is to have the next window read.
+
+        One who reads a header again and again is not, even if its folio is large. Another process's mark is a folio's only.
+        """
+        if first <= self.mark < behind:
+            return last >= self.mark
+        return last > first or behind - first == 1
+
     cdef int read_ahead_from(self, Steps mapping, u64 first, u64 behind) except -1:
-        """A hit on the folio of units first .. behind - 1, which the last window marked: have the next window read."""
+        """The folio of units first .. behind - 1 is used, which the last window marked: have the next window read."""
         cdef u64 missing = behind
         cdef u64 end
+        cdef u64 there = 1
         if not self.concurrent:
             return 0
-        end = min(first + <u64>self.readahead.most, mapping.folios)
-        while missing < end and mapping.probe(missing):
-            missing += 1
+        end = min(first + <u64>self.readahead.most, mapping.unit_count)
+        while missing < end and there:
+            there = mapping.probe(missing, False)
+            missing += there
+        if self.queued and self.queued_epoch == mapping.epoch() and self.queued_first <= missing < self.queued_end:
+            missing = self.queued_end  # a thread will come to it, and would not mark it for this window
         start, count, mark = self.readahead.on_mark(first, behind, missing)
-        return self._ask_ahead(mapping, start, min(<u64>start + <u64>count, mapping.folios), mark, True)
+        self.mark = layout.HASH_MASK if mark is None else mark
+        return self._ask_ahead(mapping, start, min(<u64>start + <u64>count, mapping.unit_count), mark, True)
 
     def read_ahead(self, Steps mapping not None, u64 first, u64 end):
         """Have folios first .. end - 1 read in the background, if the source allows that."""
@@ -280,10 +303,10 @@ cdef class Filler:
 
     cdef int _ask_ahead(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead) except -1:
         """Have folios first .. end - 1 read, in requests that the engine serves when it has threads to spare."""
-        cdef u64 size = self._request_folios(mapping, end - first if first < end else 1)
+        cdef u64 size = self._request_units(mapping, end - first if first < end else 1)
         cdef u64 stop
         cdef Request request
-        end = min(end, mapping.folios)
+        end = min(end, mapping.unit_count)
         if self.queued_epoch != mapping.epoch() or not self.queued:
             self.queued, self.queued_epoch, self.queued_first = 0, mapping.epoch(), first
         self.queued_end = end
@@ -296,17 +319,20 @@ cdef class Filler:
             first = stop
         return 0
 
-    cdef u64 _request_folios(self, Steps mapping, u64 folios) noexcept:
-        """How many folios each of several requests for so many has."""
+    cdef u64 _request_units(self, Steps mapping, u64 units) noexcept:
+        """How many units each of several requests for so many has."""
         cdef u64 size = REQUEST_MAX
-        while size > REQUEST_MIN and size * REQUESTS > folios * mapping.folio_size:
-            size >>= 1
-        return max(size // mapping.folio_size, <u64>1)
+        if self.request_size:
+            size = self.request_size
+        else:
+            while size > REQUEST_MIN and size * REQUESTS > units * mapping.unit_size:
+                size >>= 1
+        return max(size // mapping.unit_size, <u64>1)
 
     cdef u64 _first_stop(self, Steps mapping, u64 index, u64 count) noexcept:
-        """Where the first of the requests for so many folios from index on ends: requests begin at multiples of their size."""
-        cdef u64 size = self._request_folios(mapping, count)
-        return min(index + count if count <= size else (index // size + 1) * size, mapping.folios)
+        """Where the first of the requests for so many units from index on ends: requests begin at multiples of their size."""
+        cdef u64 size = self._request_units(mapping, count) if self.concurrent else count
+        return min(index + count if count <= size else (index // size + 1) * size, mapping.unit_count)
 
     cdef Request _request(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead):
         cdef Request request = Request.__new__(Request)
@@ -333,15 +359,19 @@ cdef class Filler:
         return 0
 
     cdef u64 _fill(self, Steps mapping, lease, u64 index, u64 count, mark, Request request) except? 0:
-        """Fill the folio that begins at unit index, whose lease is filling, and those behind it that can be added, up to unit
-        index + count. Returns how many units."""
+        """Fill the folio that has unit index, whose lease is filling, and those behind it that can be added, up to unit
+        index + count. Returns how many units from index on."""
         cdef list run = [lease], reads = _reads()
-        cdef _Reading reading = _reading(mapping, index, max(count, mapping.units(lease)), False)
-        cdef u64 units = 0
+        cdef u64 first = mapping.widen(lease)
+        cdef u64 end = max(index + count, first + mapping.units(lease))
+        cdef _Reading reading = _reading(mapping, first, end - first, False)
+        cdef u64 behind = first
         reads.append(reading)
         try:
-            self._extend(mapping, run, index, count)
-            self._fill_run(mapping, run, index, mark, request)
+            self._extend(mapping, run, first, end)
+            for lease in run:  # before any is complete: what its caller gets may be on fewer
+                behind += mapping.units(lease)
+            self._fill_run(mapping, run, first, mark, request)
         except BaseException:
             for lease in run:
                 if mapping.is_filling(lease):
@@ -350,26 +380,26 @@ cdef class Filler:
             raise
         finally:
             reads.remove(reading)
-        for lease in run:
-            units += mapping.units(lease)
-        return units
+        return behind - index
 
-    cdef int _filled(self, Steps mapping, lease, u64 index, mark, Request request) except -1:
-        """The folio that begins at unit index has its content."""
-        mapping.complete(lease, mark is not None and index <= <u64>mark < index + mapping.units(lease))
+    cdef u64 _filled(self, Steps mapping, lease, u64 index, mark, Request request) except? 0:
+        """The folio that begins at unit index has its content. Returns the unit behind it."""
+        cdef u64 behind = index + mapping.units(lease)
+        cdef u64 length = mapping.bytes(lease)
+        mapping.complete(lease, mark is not None and index <= <u64>mark < behind)
+        mapping.count(layout.COUNT_FILLS, 1)
+        mapping.count(layout.COUNT_FILL_BYTES, length)
         if request is not None:
-            if index == request.first:
-                request.tell(None)
             if request.is_readahead:
                 mapping.count(layout.COUNT_READAHEAD, 1)
-        mapping.count(layout.COUNT_FILLS, 1)
-        mapping.count(layout.COUNT_FILL_BYTES, mapping.bytes(lease))
-        return 0
+            if index <= request.first < behind:
+                request.tell(None)
+        return behind
 
-    cdef int _extend(self, Steps mapping, list run, u64 index, u64 count) except -1:
-        """Add missing folios right behind the first one, up to unit index + count."""
-        cdef u64 end = min(index + count, mapping.folios)
+    cdef int _extend(self, Steps mapping, list run, u64 index, u64 end) except -1:
+        """Add missing folios right behind the first one, which begins at unit index, up to unit end."""
         cdef u64 behind = index + mapping.units(run[0])
+        end = min(end, mapping.unit_count)
         while behind < end:
             lease = mapping.grab(behind, end - behind)
             if lease is None or not mapping.is_filling(lease):
@@ -382,7 +412,10 @@ cdef class Filler:
         """One call of the source for a whole run of folios, unless all that it has is ``readinto``, for one. A failure is
         written down for those who wait for one of them."""
         cdef bytes reason
+        cdef u64 count = 0
         cdef u64 at = index
+        for lease in run:
+            count += mapping.units(lease)
         lock = self._take_turn(mapping)
         try:
             if self.call_read_into is not None:
@@ -396,13 +429,14 @@ cdef class Filler:
             if self.call_read_into is None:
                 at = index
                 for lease in run:
-                    self._filled(mapping, lease, at, mark, request)
-                    at += mapping.units(lease)
+                    at = self._filled(mapping, lease, at, mark, request)
         except Exception as error:
             reason = self.reason(error)
             if reason is not None:
                 for lease in run:
                     mapping.explain(lease, reason)
+                for waiting in list(self.pool.engine.waiting):
+                    waiting.share_failure(mapping.identity, index, index + count, error)
             raise
         finally:
             if lock is not None:
@@ -412,21 +446,20 @@ cdef class Filler:
     cdef int _stream_run(self, Steps mapping, list run, u64 index, mark, Request request) except -1:
         """Each folio is completed as soon as the source has filled it."""
         cdef Py_ssize_t number = 0
+        cdef Py_ssize_t length = sum([mapping.bytes(lease) for lease in run])
         cdef u64 at = index
         cdef list targets = [mapping.target(lease) for lease in run]
         cdef list views = [memoryview(target) for target in targets]
-        answer = self.call_read_into(index * mapping.folio_size, views)
+        answer = self.call_read_into(index * mapping.unit_size, views)
         try:
             for _ in answer:
                 if number == <Py_ssize_t>len(run):
                     break
                 self._release_view(views[number], targets[number])
-                self._filled(mapping, run[number], at, mark, request)
-                at += mapping.units(run[number])
+                at = self._filled(mapping, run[number], at, mark, request)
                 number += 1
             if number < <Py_ssize_t>len(run):
-                raise self._short(mapping, (at - index) * mapping.folio_size, index * mapping.folio_size,
-                                  sum([mapping.bytes(lease) for lease in run]))
+                raise self._short(mapping, (at - index) * mapping.unit_size, index * mapping.unit_size, length)
         finally:
             close = getattr(answer, "close", None)
             if close is not None:
@@ -443,7 +476,7 @@ cdef class Filler:
 
     cdef int _read_run(self, Steps mapping, list run, u64 index) except -1:
         cdef Py_ssize_t at = 0, length = 0
-        cdef u64 offset = index * mapping.folio_size
+        cdef u64 offset = index * mapping.unit_size
         cdef Py_buffer answer
         for lease in run:
             length += mapping.bytes(lease)
@@ -462,7 +495,7 @@ cdef class Filler:
         target = mapping.target(lease)
         view = PyMemoryView_FromObject(target)
         try:
-            self._readinto(mapping, index * mapping.folio_size, view)
+            self._readinto(mapping, index * mapping.unit_size, view)
         except BaseException:
             release(view)  # the frames of the traceback may keep it
             raise
@@ -480,7 +513,7 @@ cdef class Filler:
         for other in _late:
             if other.epoch == reading.epoch and reading.since - other.since >= patience and other.has(mapping, index):
                 raise SourceError(
-                    f"{self.key!r} at offset {index * mapping.folio_size}: two calls of its source have not returned for "
+                    f"{self.key!r} at offset {index * mapping.unit_size}: two calls of its source have not returned for "
                     f"{self.pool.fill_timeout:g} s each; the origin hangs, or the source reads its own mapping in a thread"
                 )
         _late.append(reading)
@@ -496,7 +529,7 @@ cdef class Filler:
         if _nested(mapping, index, True) >= NESTED_MAX:
             raise SourceError(
                 f"the source of {self.key!r} reads the same bytes of its own mapping, at offset "
-                f"{index * mapping.folio_size}, and would do so for ever"
+                f"{index * mapping.unit_size}, and would do so for ever"
             )
         mapping.count(layout.COUNT_BYPASSES, 1)
         reads.append(reading)
@@ -507,7 +540,7 @@ cdef class Filler:
 
     cdef bytes _content(self, Steps mapping, u64 index):
         """Unit index, from the source."""
-        cdef u64 offset = index * mapping.folio_size
+        cdef u64 offset = index * mapping.unit_size
         cdef Py_ssize_t length = mapping.length(index)
         cdef Py_buffer answer
         lock = self._take_turn(mapping)

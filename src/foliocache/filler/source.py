@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol, SupportsIndex, runtime_checkable
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, runtime_checkable
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 # read(offset, length) returns exactly those bytes; readinto(offset, buffer) fills the buffer and returns how many bytes that
-# is.
-Read = Callable[[int, int], "Buffer"]
-ReadInto = Callable[[int, memoryview], SupportsIndex]
+# is. Either may be a coroutine function.
+Read = Callable[[int, int], "Buffer | Awaitable[Buffer]"]
+ReadInto = Callable[[int, memoryview], SupportsIndex | Awaitable[SupportsIndex]]
 
 
 @runtime_checkable
@@ -40,3 +41,52 @@ class Source(Protocol):
             If the bytes cannot be had, or are of another version than the mapping's.
         """
         ...
+
+
+@runtime_checkable
+class AsyncSource(Protocol):
+    """The same, by a coroutine: it is called on an event loop of foliocache's own, one in each process."""
+
+    def read_into_async(self, offset: int, buffers: Sequence[memoryview]) -> AsyncIterator[object]:
+        """Fill the buffers, in order, with the object's bytes from offset on: as `Source.read_into`, an asynchronous generator.
+
+        Parameters
+        ----------
+        offset
+            Of the first byte, in bytes.
+        buffers
+            Writable and contiguous. They are the pages themselves: no reference may be kept beyond the yield that reports
+            them full.
+
+        Yields
+        ------
+        object
+            Anything, once for each buffer, as soon as that is full: readers of it go on at once.
+
+        Raises
+        ------
+        Exception
+            If the bytes cannot be had, or are of another version than the mapping's.
+        """
+        ...
+
+
+def called(function: Any) -> Any:
+    """Return a function to call in a thread: the one that is given, unless it is a coroutine function, or None."""
+    code = getattr(function, "__code__", None)
+    if function is None or (code is not None and not code.co_flags & inspect.CO_COROUTINE):
+        return function
+    if not any(map(inspect.iscoroutinefunction, (function, getattr(function, "__call__", None)))):  # noqa: B004
+        return function
+    from . import coroutines  # here, because importing asyncio takes longer than all of foliocache
+
+    return coroutines.called(function)
+
+
+def read_into_of(source: Source | AsyncSource | None) -> Any:
+    """Return what to call in a thread for ``read_into`` of a source, or None."""
+    if source is None or hasattr(source, "read_into"):
+        return None if source is None else source.read_into
+    from . import coroutines
+
+    return coroutines.read_into(source)

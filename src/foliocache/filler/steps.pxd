@@ -10,20 +10,21 @@ cdef enum Fill:
 
 cdef class Steps:
     cdef readonly u64 size
-    cdef readonly u64 folios
-    cdef readonly u64 folio_size
+    cdef readonly u64 unit_size
+    cdef u64 unit_count
     cdef public u64 previous
     cdef object identity
 
-    cdef bint probe(self, u64 index) except -1
+    cdef u64 probe(self, u64 index, bint filled) except? 0
     cdef Py_ssize_t length(self, u64 index) noexcept
     cdef object grab(self, u64 index, u64 count)
     cdef u64 units(self, lease) noexcept
     cdef Py_ssize_t bytes(self, lease) noexcept
     cdef u64 widen(self, lease) noexcept
-    cdef void narrow(self, lease, u64 index, u64 count) noexcept
+    cdef void narrow(self, lease, u64 index) noexcept
     cdef bint is_filling(self, lease) noexcept
     cdef int wait(self, lease, u64 timeout_ns) except -1
+    cdef u32 *sleeper(self, lease, u32 *flags) noexcept
     cdef bytes explanation(self, lease)
     cdef object target(self, lease)
     cdef int write(self, lease, const char *data) except -1

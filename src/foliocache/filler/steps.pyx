@@ -9,14 +9,17 @@ from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
 
 cdef class Steps:
-    """The steps, of an object of ``size`` bytes in ``folios`` units of ``folio_size`` bytes, the last one shorter.
+    """The steps, of an object of ``size`` bytes in ``unit_count`` units of ``unit_size`` bytes, the last one shorter.
 
-    A lease is on some units of one folio. ``previous`` is the unit that was used last, ``identity`` what the same object has in
-    all its mappings here.
+    A lease is on units of one folio, up to the folio's end. ``previous`` is the unit that was used last, ``identity`` what the
+    same object has in all its mappings here.
     """
 
-    cdef bint probe(self, u64 index) except -1:
-        """True if unit index is cached and filled. It does not count as a use."""
+    cdef u64 probe(self, u64 index, bint filled) except? 0:
+        """How many units from index on are cached in one folio; 0 if there are none. It does not count as a use.
+
+        filled: a folio that is being filled counts as none.
+        """
         raise NotImplementedError
 
     cdef Py_ssize_t length(self, u64 index) noexcept:
@@ -24,10 +27,10 @@ cdef class Steps:
         return 0
 
     cdef object grab(self, u64 index, u64 count):
-        """A lease on unit index and those behind it in its folio, ``count`` at most. None if the pool has no room.
+        """A lease on unit index and those behind it in its folio. None if the pool has no room.
 
-        If there is no folio, one is added that begins there and is as large as fits: ``is_filling``, and the lease is on all of
-        it.
+        If there is no folio, one is added: ``is_filling``, and the lease is on all of it. It begins at unit index and has
+        ``count`` units at most; or it has the size that the mapping gives to all folios, and may begin before.
         """
         raise NotImplementedError
 
@@ -40,13 +43,13 @@ cdef class Steps:
         return 0
 
     cdef u64 widen(self, lease) noexcept:
-        """After OURS: let the lease be on all of its folio, which is to be filled. Returns the folio's first unit.
+        """Let the lease be on all of its folio, which is to be filled. Returns the folio's first unit.
 
         The lease has no bytes if the folio's words contradict each other."""
         return 0
 
-    cdef void narrow(self, lease, u64 index, u64 count) noexcept:
-        """Let a lease on all of a folio be on unit index and those behind it, ``count`` at most."""
+    cdef void narrow(self, lease, u64 index) noexcept:
+        """Let a lease on all of a folio be on unit index and those behind it."""
 
     cdef bint is_filling(self, lease) noexcept:
         """True if this process has to fill the lease's folio."""
@@ -59,6 +62,10 @@ cdef class Steps:
         place), or FOREIGN (the tables are damaged: the folio holds another object's bytes).
         """
         raise NotImplementedError
+
+    cdef u32 *sleeper(self, lease, u32 *flags) noexcept:
+        """For who waits by other means: the word to sleep on, while it is ``flags``. NULL if the fill has ended."""
+        return NULL
 
     cdef bytes explanation(self, lease):
         """After FAILED, what the filler has written down about its source (``failure.read``); None if nothing."""

@@ -40,8 +40,8 @@ TYPES = ("none", "file", "node", "inode", "table", "name")
 
 
 def audit(memory):
-    """Return findings: dicts of "check", "where" and "message"; none on a segment without damage that is not in use at the
-    moment."""
+    """Return the findings, dicts of "check", "where" and "message". There are none in an undamaged segment in which no
+    operation is under way."""
     return Audit(memory.handle).run()
 
 
@@ -54,7 +54,7 @@ def census(memory):
 
 
 def mappings(memory):
-    """Return a dict for each cached object: key, version, size, folio_size, folios, cached_folios, cached_bytes, pins."""
+    """Return a dict for each cached object: key, version, size, unit_size, units, cached_folios, cached_bytes, pins."""
     found = Audit(memory.handle)
     return [found.describe(memory, number) for number in found.records()]
 
@@ -76,8 +76,8 @@ def _lock_name(word):
 
 
 def held_locks(memory):
-    """Return the locks that are held now: dicts of lock (its name) and slot. A lock that a second call finds with the same slot
-    belongs to a process that has stopped."""
+    """Return the locks that are held now: dicts of lock (its name) and slot (its owner's). A lock that a second call finds with
+    the same slot belongs to a process that has stopped."""
     found = []
     for word in lock_words():
         owner = robust_lock.owner(memory.handle, word)
@@ -87,9 +87,9 @@ def held_locks(memory):
 
 
 def is_damaged(memory, pfn):
-    """True if the words of the folio at pfn contradict each other, sampled outside any operation.
+    """True if the words of the folio at pfn contradict each other, in a sample outside any operation.
 
-    False as well if there was no such sample in QUIET_TRIES tries: nothing is proven then.
+    False also if QUIET_TRIES tries brought no such sample: then nothing is proven.
     """
     for _ in range(layout.QUIET_TRIES):
         before = _activities(memory.handle)
@@ -106,7 +106,7 @@ def is_damaged(memory, pfn):
 def _activities(mem):
     """Return ``client.op_seq`` of each living client; None if one of them is in an operation.
 
-    If it is equal before some loads and, with a heavy fence in between, after them, they are a consistent sample.
+    Loads are a consistent sample if this is the same before and after them, with a heavy fence in between.
     """
     atomics.asymmetric_fence_heavy(mem)
     numbers = [n for n in range(atomics.nclients(mem)) if client.state(mem, n) != layout.SLOT_CLEAN and client.is_alive(mem, n)]
@@ -115,7 +115,7 @@ def _activities(mem):
 
 
 def readable(data):
-    """Return text as ``Mapping`` has encoded it; of damaged text, what can be read."""
+    """Return the text that ``Mapping`` has encoded; if it is damaged, what can be read of it."""
     try:
         return data.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
@@ -160,12 +160,13 @@ class Audit:
     # Clients.
 
     def read_names(self):
-        """Read all client slots: ``held`` counts pins by pfn, ``intents`` has the folios of operations under way."""
+        """Read all client slots: ``held`` gets the number of pins of each pfn, ``intents`` the folios of operations under
+        way."""
         for number in range(atomics.nclients(self.mem)):
             words = [atomics.load_relaxed(self.mem, client.word_at(self.mem, number, n)) for n in range(client.words(self.mem))]
             names = [word for word in words if word]
             if client.state(self.mem, number) == layout.SLOT_CLEAN and any(word & layout.PIN_OWNED for word in names):
-                self.find("client", f"slot {number}", "belongs to nobody, but has pins in its ledger")
+                self.find("client", f"slot {number}", "is clean, but has pins in its ledger")
             unnamed = atomics.load_relaxed(self.mem, client.slot(self.mem, number) + layout.CLIENT_UNNAMED)
             if unnamed:
                 self.find("client", f"slot {number}", f"had {unnamed} folios for which it had no word")
@@ -175,7 +176,7 @@ class Audit:
     def read_name(self, number, word):
         pfn = word & layout.PIN_PFN
         if pfn >= atomics.npages(self.mem):
-            self.find("client", f"slot {number}", f"names pfn {pfn}, which there is not")
+            self.find("client", f"slot {number}", f"names pfn {pfn}, which is beyond the pool")
         elif word & layout.PIN_INTENT:
             self.intents.add(pfn)
         else:
@@ -213,7 +214,9 @@ class Audit:
         type = page_type.type(self.mem, pfn)
         if self.field(pfn, layout.F_BUDDY) and pfn not in self.intents:
             self.find(
-                "quarantine", f"pfn {pfn}", f"is marked {self.field(pfn, layout.F_BUDDY):#x} for a reaper, but nobody names it"
+                "quarantine",
+                f"pfn {pfn}",
+                f"is marked {self.field(pfn, layout.F_BUDDY):#x} for a reaper, but no client names it",
             )
         if word & layout.FROZEN or not 0 < type < len(TYPES):
             self.pages["frozen"] += 1 << order
@@ -354,7 +357,7 @@ class Audit:
             self.find("kind", f"pfn {pfn}", f"has 2^{order} pages, but 2^{span} units of 2^{unit}")
 
     def slot_of(self, ino, index):
-        """The offset of a folio's slot; 0 if the way there does not lead over records and nodes that are in use."""
+        """Return the offset of a folio's slot; 0 if the record or a node on the way to it is not in use."""
         number = ino & layout.OBJECT_MASK
         if not self.is_object(layout.SLAB_MAPPINGS, number):
             return 0
@@ -370,7 +373,7 @@ class Audit:
         return slot
 
     def is_object(self, cache, number):
-        """True if there is such an object, and it is in use."""
+        """True if a slab has an object of this number, and it is in use."""
         there = slab.at(self.mem, cache, number) and slab.holds(self.mem, cache, number)
         return there and slab.is_used(self.mem, cache, number)
 
@@ -419,7 +422,7 @@ class Audit:
     # Mappings and their trees.
 
     def records(self):
-        """Object numbers of the mapping records, chain by chain."""
+        """Return the object numbers of the mapping records, chain by chain."""
         found = {}
         for bucket in range(atomics.nbuckets(self.mem)):
             number = atomics.read32(self.mem, atomics.buckets(self.mem) + bucket * 4)
@@ -443,7 +446,7 @@ class Audit:
         height = min(atomics.read32(self.mem, record + layout.MAPPING_HEIGHT), layout.XA_HEIGHT_MAX)
         self.use_object(number, "mapping")
         if ino & layout.OBJECT_MASK != number:
-            self.find("mapping", f"record {number:#x}", f"carries ino {ino:#x}, whose record is another")
+            self.find("mapping", f"record {number:#x}", f"has ino {ino:#x}, whose record is another one")
         found = {}
         for index, pfn in self.walk_tree(record + layout.MAPPING_HEAD, height, 0, ino):
             found[pfn] = found.get(pfn, 0) + 1
@@ -475,7 +478,7 @@ class Audit:
             return
         node = xarray.node_at(self.mem, entry)
         if node == 0 or node in self.nodes or not self.is_object(layout.SLAB_NODES, entry >> 1):
-            self.find("node", f"ino {ino:#x} index {index}", f"slot holds {entry:#x}, which is no node or has a place already")
+            self.find("node", f"ino {ino:#x} index {index}", f"slot holds {entry:#x}, which is no node, or has a place already")
             return
         self.nodes.add(node)
         self.use_object(entry >> 1, "node")
@@ -495,22 +498,22 @@ class Audit:
             self.slab_used[pfn] -= 1
 
     def describe(self, memory, number):
-        """Return one mapping as a dict, for people."""
+        """Return a mapping as a dict, for display."""
         record = slab.at(self.mem, layout.SLAB_MAPPINGS, number)
         key_length = min(atomics.read32(self.mem, record + layout.MAPPING_KEY_LENGTH), layout.MAPPING_TEXT_MAX)
         version_length = min(atomics.read32(self.mem, record + layout.MAPPING_VERSION_LENGTH), layout.MAPPING_TEXT_MAX)
         text = memory.peek_bytes(record + layout.MAPPING_TEXT, layout.MAPPING_TEXT_MAX)
         size = atomics.read64(self.mem, record + layout.MAPPING_OBJECT_SIZE)
         unit_order = min(atomics.read32(self.mem, record + layout.MAPPING_UNIT_ORDER), layout.MAX_ORDER)
-        folio_size = 1 << atomics.page_shift(self.mem) + unit_order
+        unit_size = 1 << atomics.page_shift(self.mem) + unit_order
         height = min(atomics.read32(self.mem, record + layout.MAPPING_HEIGHT), layout.XA_HEIGHT_MAX)
         cached = {pfn for _, pfn in self.walk_tree(record + layout.MAPPING_HEAD, height, 0, 0)}
         return {
             "key": readable(text[:key_length]),
             "version": readable(text[key_length : key_length + version_length]),
             "size": size,
-            "folio_size": folio_size,
-            "folios": (size + folio_size - 1) // folio_size,
+            "unit_size": unit_size,
+            "units": (size + unit_size - 1) // unit_size,
             "cached_folios": len(cached),
             "cached_bytes": sum(self.field(pfn, layout.F_LENGTH) for pfn in cached),
             "pins": sum(max(0, (self.word(pfn) & ~layout.FROZEN) - 1) for pfn in cached),
@@ -539,7 +542,7 @@ class Audit:
         lo = atomics.load_relaxed64(self.mem, at + layout.NAME_DIGEST_LO)
         hi = atomics.load_relaxed64(self.mem, at + layout.NAME_DIGEST_HI)
         if not 0 <= n - names.first_of(self.mem, key) < layout.NAME_WAYS:
-            self.find("name", where, f"is in word {n} of the index, which is not of its set")
+            self.find("name", where, f"is in word {n} of the index, which is not in its set")
         if (lo, hi) in found:
             self.find("name", where, "is in the index twice")
         found.add((lo, hi))

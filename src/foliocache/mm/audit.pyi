@@ -20,8 +20,8 @@ class _Object(TypedDict):
     key: str
     version: str
     size: int
-    folio_size: int
-    folios: int
+    unit_size: int
+    units: int
     cached_folios: int
     cached_bytes: int
     pins: int

@@ -18,12 +18,12 @@ without a word, and no operation has more than four intents.
 
 All these are plain stores to cache lines of the client's own. No fence orders them. Two kinds of reader exist:
 
-- A reader that knows that the client is dead. The kernel dropped the client's lock after its last instruction, so everything up
-  to some point of its program has been done and is visible, and nothing after it. ``write_once`` keeps the compiler from
-  reordering.
+- A reader that knows that the client is dead. The kernel dropped the client's lock after its last instruction. So everything up
+  to some point of the client's program has been done and is visible, and nothing after that point has been done; ``write_once``
+  keeps the compiler from reordering.
 - A reaper that reads the slots of living clients, after ``wait_grace_period``. That issues a barrier in all processes first
-  (membarrier(2)), so that a client that is not seen in an operation (CLIENT_OP_SEQ is even) sees in its next operation what the
-  reaper did before; then it waits for the clients that were in an operation.
+  (membarrier(2)). A client that is not in an operation then (its CLIENT_OP_SEQ is even) sees in its next operation what the
+  reaper did before the barrier. For the clients that are in an operation, the reaper waits.
 
 A process runs one operation at a time: its threads hold the GIL throughout, and each operation is one call of a function of the
 core, which begins and ends it. A client that sleeps until a folio is filled is in no operation.
@@ -100,8 +100,8 @@ def retract(mem, me, pfn):
 
 
 def intents(mem, me):
-    """Return how many intents are in CLIENT_OPS. Between two operations these are the folios that an operation could not finish
-    with, because it was refused a lock."""
+    """Return how many intents are in CLIENT_OPS. Between two operations, these name the folios of operations that could not be
+    finished, because a lock was refused."""
     count = 0
     for n in range(layout.OPS):
         if atomics.read_once(mem, word_at(mem, me, n)):
@@ -130,7 +130,7 @@ def is_stalled(mem, client):
 
 
 def is_refused(mem):
-    """True if this process was last refused a lock by a client that has made no progress since."""
+    """True if the client that last refused this process a lock has made no progress since."""
     by = atomics.stalled_by(mem)
     return by != layout.NIL and is_stalled(mem, by)
 
@@ -291,6 +291,7 @@ def op_seq(mem, client):
 
 
 def _has_left(mem, client):
+    """Wait until a client has ended the operation that it is in. False if it has not after GRACE_NS, though it is alive."""
     at = slot(mem, client) + layout.CLIENT_OP_SEQ
     before = atomics.load_acquire(mem, at)
     deadline = 0

@@ -16,17 +16,17 @@ Removal, under the mapping's tree lock (reclaim freezes first, see ``vmscan``):
 
 A. clear all slots; B. unlock; C. drop the slots' reference.
 
-There are two interleavings that matter. If 2 comes before C, the count never reaches zero in between: the folio stays this one
-while the getter looks again, and the getter either sees the slot still filled (it comes before A, and is right to return the
-folio) or puts the folio. If 2 comes after C, the folio may be frozen (2 fails), or anything else by now, but then A is visible
-to the getter, because C is a release and 2 an acquire of the same word's chain, so 3 finds a difference. Node memory may have
-been used again as well: the same slot may hold the same pfn for another index or another mapping, which is why 3 asks the folio
-too.
+There are two interleavings that matter. If 2 comes before C, the count never reaches zero in between, so the pages stay this
+folio while the getter looks again. The getter either sees the slot still filled (then its look comes before A, and it is right
+to return the folio) or puts the folio. If 2 comes after C, the folio may be frozen (2 fails), or its pages may be anything else
+by now. But then A is visible to the getter, because C is a release and 2 an acquire of the same count, so 3 finds a difference.
+The node may have been used again as well, so that the same slot holds the same pfn for another index or another mapping; that
+is why 3 compares the folio's identity too.
 
 A miss proves nothing: ``grab`` looks again under the lock before it inserts. After the kernel's ``mm/filemap.c``.
 
-Those from ``lookup`` to ``resolve`` are *operations*: what a process asks for from outside the core. Each begins and ends
-itself, so no Python runs, no exception is raised and no signal handler is called within one.
+The functions from ``lookup`` to ``resolve`` are *operations*: what a process calls from outside the core. Each function begins
+and ends its operation itself, so no Python runs, no exception is raised and no signal handler is called within one.
 """
 
 import cython
@@ -84,9 +84,9 @@ def grab(mem, me, ino, index, order, span, size):
 def complete(mem, me, pfn):
     """End a fill: the content is there.
 
-    Reclaim considers the folio from now on. While it was being filled it could not be evicted, and on a queue it would only
-    have been in the way of others. If the queues' lock is refused, it is left named, and the reaper takes it out of the cache
-    with the name.
+    Reclaim considers the folio from now on. While it was being filled it could not be evicted, and on a queue reclaim would
+    only have met it in vain. If the queues' lock is refused, the folio stays named in this client's slot, and the reaper takes
+    it out of the cache.
     """
     fill.complete(mem, pfn)
     if not lru.insert(mem, me, pfn):
@@ -94,8 +94,8 @@ def complete(mem, me, pfn):
 
 
 def remove(mem, me, ino, pfn):
-    """Withdraw one folio that the caller holds from its mapping, if it is still in it. Returns False if the lock is refused: it
-    stays."""
+    """Withdraw one folio that the caller holds from its mapping, if it is still in it. Returns False if the lock is refused;
+    the folio stays then."""
     got = mapping.lock(mem, me, ino)
     if got != layout.TREE_LOCKED:
         return got == layout.TREE_GONE
@@ -115,8 +115,8 @@ def remove(mem, me, ino, pfn):
 def truncate(mem, me, ino, last):
     """Withdraw every folio that has one of the units 0 .. last. Holders keep theirs; a folio inserted meanwhile may stay.
 
-    The lock is taken again for each folio. Indices beyond the tree are not looked at. Returns False if a lock is refused: some
-    may stay.
+    The lock is taken again for each folio. Indices beyond the tree are not looked at. Returns False if a lock is refused; some
+    of the folios may stay then.
     """
     index = 0
     while index <= last:
@@ -198,8 +198,8 @@ def forget(mem, me, key, before):
     """Withdraw one version of the object whose key has this digest, as an operation of its own. Returns its ino; 0 if there is
     none; INO_BUSY if a lock is refused.
 
-    To be called until it returns 0, each time with the ino that it has returned last (before). If it finds that one again, it
-    does nothing: the version is being filled again.
+    The caller repeats this for the other versions, and passes the ino that the last call returned as ``before`` (0 at first).
+    If the version that is found is that one again, it is left alone: it is being filled again.
     """
     client.op_begin(mem, me)
     ino = mapping.find_key(mem, me, key)
@@ -235,7 +235,7 @@ def _grab(mem, me, ino, index, order, span, size):
         if got != layout.TREE_LOCKED:
             return layout.GRAB_GONE if got == layout.TREE_GONE else layout.GRAB_NOMEM
         pfn = _find_locked(mem, me, ino, index)
-        # Worked out in every round: another client's folio in the way is not at index, so the same span would lose again.
+        # Worked out in every round: if another client's folio is in the way but not at index, the same span would fail again.
         room = mapping.room(mem, ino, index, span, (size - 1) >> (atomics.page_shift(mem) + order)) if pfn == layout.NIL else 0
         mapping.unlock(mem, ino)
         if pfn != layout.NIL:
@@ -248,8 +248,8 @@ def _grab(mem, me, ino, index, order, span, size):
         if status == layout.XA_OK:
             client.retract(mem, me, pfn)
             return layout.GRAB_ADDED | pfn
-        # Lost against another inserter, or no page for a node. Stale getters may hold the folio for a moment: both references
-        # are dropped like anybody's.
+        # Another inserter was faster, or there is no page for a node. Stale getters may hold the folio for a moment, so both
+        # references are dropped in the ordinary way.
         folio.put(mem, me, pfn)
         if not folio.put(mem, me, pfn) or (status >= layout.XA_NOMEM and not vmscan.make_room(mem, me, 0)):
             return layout.GRAB_NOMEM
@@ -299,16 +299,16 @@ def _length(mem, first, order, span, size):
 def _find_locked(mem, me, ino, index):
     """As ``find_get``, under the tree lock, where no miss is false.
 
-    The slots' own reference cannot go, so the first round finds what is there. It is asked for its identity all the same: the
-    slot may be damaged. A folio that is not the right one, and a saturated one, counts as none: the insert will lose, and the
-    caller reads privately.
+    The slots' own reference cannot go, so the first round finds what is there. Its identity is compared all the same, because
+    the slot may be damaged. A folio that is not the right one, or whose count is saturated, counts as none: the insert will
+    fail, and the caller reads privately.
     """
     return find_get(mem, me, ino, mapping.head(mem, ino), mapping.height(mem, ino), index)
 
 
 def _insert(mem, me, ino, index, pfn):
-    """As ``mapping.insert``; XA_EXISTS also stands for a mapping that is gone, or a lock that is refused, which the next round
-    finds out."""
+    """As ``mapping.insert``. Returns XA_EXISTS also if the mapping is gone or the lock is refused; the next round finds that
+    out."""
     if mapping.lock(mem, me, ino) != layout.TREE_LOCKED:
         return layout.XA_EXISTS
     status = mapping.insert(mem, me, ino, index, pfn)

@@ -12,4 +12,5 @@ cpdef void explain(mem_t mem, u32 pfn) noexcept nogil
 @cython.locals(owner=u32)
 cpdef bint take_over(mem_t mem, u32 me, u32 pfn) noexcept nogil
 cpdef void abandon(mem_t mem, u32 dead, u32 pfn) noexcept nogil
+cpdef u32 begin_wait(mem_t mem, u32 pfn) noexcept nogil
 cpdef u32 wait(mem_t mem, u32 pfn, u64 timeout_ns) noexcept nogil

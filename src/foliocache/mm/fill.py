@@ -64,6 +64,11 @@ def abandon(mem, dead, pfn):
             complete(mem, pfn)
 
 
+def begin_wait(mem, pfn):
+    """Announce a sleeper on a folio that the caller holds, who sleeps by other means than ``wait``: ``flags.begin_wait``."""
+    return flags.begin_wait(mem, atomics.folio_at(mem, pfn))
+
+
 def wait(mem, pfn, timeout_ns):
     """Sleep until the fill of a folio that the caller holds has ended. Return its flags; PG_LOCKED is still set after
     timeout_ns."""

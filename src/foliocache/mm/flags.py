@@ -58,22 +58,32 @@ def unlock(mem, folio, result):
         atomics.futex_wake(mem, folio + layout.F_FLAGS, layout.NIL)
 
 
-def wait(mem, folio, timeout_ns):
-    """Sleep until the folio is unlocked. Return the flags; PG_LOCKED is still set after timeout_ns nanoseconds or at a signal.
+def begin_wait(mem, folio):
+    """Announce a sleeper, unless the folio is unlocked. Return the flags; with PG_LOCKED, they are what the futex compares.
 
     No wake-up is lost: PG_WAITERS is set by a cmpxchg on the value that the futex compares, so an unlock in between changes the
     word and the futex does not sleep.
     """
-    deadline = atomics.now_ns() + timeout_ns
     while True:
         seen = atomics.load_acquire(mem, folio + layout.F_FLAGS)
         if not seen & layout.PG_LOCKED:
             return seen
-        now = atomics.now_ns()
-        if now >= deadline:
-            return seen
         asleep = seen | layout.PG_WAITERS
-        if seen != asleep and atomics.cmpxchg_relaxed(mem, folio + layout.F_FLAGS, seen, asleep) != seen:
-            continue
-        if atomics.futex_wait(mem, folio + layout.F_FLAGS, asleep, deadline - now) == layout.INTERRUPTED:
+        if seen == asleep or atomics.cmpxchg_relaxed(mem, folio + layout.F_FLAGS, seen, asleep) == seen:
+            return asleep
+
+
+def wait(mem, folio, timeout_ns):
+    """Sleep until the folio is unlocked. Return the flags; PG_LOCKED is still set after timeout_ns nanoseconds or at a
+    signal."""
+    deadline = atomics.now_ns() + timeout_ns
+    while True:
+        seen = atomics.load_acquire(mem, folio + layout.F_FLAGS)
+        now = atomics.now_ns()
+        if not seen & layout.PG_LOCKED or now >= deadline:
+            return seen
+        seen = begin_wait(mem, folio)
+        if not seen & layout.PG_LOCKED:
+            return seen
+        if atomics.futex_wait(mem, folio + layout.F_FLAGS, seen, deadline - now) == layout.INTERRUPTED:
             return atomics.load_acquire(mem, folio + layout.F_FLAGS)

@@ -117,7 +117,7 @@ def isolate(mem, me, spare_main):
 
 
 def rebuild(mem):
-    """Make the lists and their lengths from F_QUEUE, under LRU_LOCK. May be started again if the client that ran it died.
+    """Rebuild the lists and their lengths from F_QUEUE, under LRU_LOCK. May be started again if the client that ran it died.
 
     Afterwards each queue is in order of pfn. The ghosts and the adapted parameters stay as they are.
     """
@@ -360,8 +360,8 @@ def _ask(mem):
 
 
 def _pass_hand(mem, evicted):
-    """Move the hand over the folio table, by half as many pages as were evicted. If it finds a folio of main that was used,
-    count that, and mark the folio as used in F_QUEUE."""
+    """Move the hand over the folio table, by half as many pages as were evicted. Count the folio of main that it comes to; if
+    that was used, count that too, and mark the folio as used in F_QUEUE."""
     hand = atomics.read32(mem, layout.LRU_HAND)
     _bump(mem, layout.LRU_HAND, evicted)
     pfn = ((hand + evicted) >> 1) % max(atomics.npages(mem), 1)
@@ -375,6 +375,7 @@ def _pass_hand(mem, evicted):
 
 
 def _evicted_since(mem, word):
+    """Return how many pages were evicted since LRU_CLOCK had the value in ``word``."""
     return (atomics.read32(mem, layout.LRU_CLOCK) - atomics.read32(mem, word)) & layout.NIL
 
 
@@ -385,10 +386,12 @@ def _returns(mem, verdict):
 
 
 def _went(mem, verdict):
+    """Return how many folios were evicted lately with this verdict, in units of 1 / EVENT."""
     return atomics.read32(mem, layout.LRU_EVICTED + 4 * verdict)
 
 
 def _back(mem, verdict):
+    """Return how many of those were filled again soon, in the same unit."""
     return atomics.read32(mem, layout.LRU_REFAULTED + 4 * verdict)
 
 
@@ -397,10 +400,12 @@ def _bump(mem, word, n):
 
 
 def _tick(mem):
+    """Return the time of ghosts, which advances with the pages evicted."""
     return atomics.read32(mem, layout.LRU_CLOCK) // max(backing.limit(mem) >> layout.TICK_SHIFT, 1)
 
 
 def _small(mem):
+    """Return the share of new and small, in units of 1 / 2^SMALL_SHIFT; within its bounds if its word is damaged."""
     return max(min(atomics.read32(mem, layout.LRU_SMALL), layout.SMALL_MAX), layout.SMALL_MIN)
 
 
@@ -411,8 +416,8 @@ def _share(mem, of):
 
 
 def _is_filling(mem):
-    """True if the pool still has (or again has) room, and new and small have their share of what will be cached when it is
-    full."""
+    """True if the pool has room (still, or again), while new and small already have their share of what will be cached when it
+    is full. Then a new folio goes to main."""
     full = atomics.read32(mem, layout.LRU_FULL)
     if full and cached(mem) + full // layout.FILLED_SHARE + 1 >= full:
         return False
@@ -420,6 +425,7 @@ def _is_filling(mem):
 
 
 def _empty(mem):
+    """Make all queues empty."""
     for queue in range(layout.QUEUES):
         pagelist.reset(mem, _list(queue))
         atomics.store_relaxed(mem, _pages(queue), 0)

@@ -3,16 +3,16 @@
 A mapping's record exists only while at least one folio is cached (or one is about to be inserted): it is made by the first
 insert and freed with the last folio. Handles in processes hold no reference to it. What they hold is its *ino*: a number that
 is never given twice and has the record's place in its low bits. A client that uses a record takes the tree lock that the ino
-selects, then checks that the record is still this ino's (``lock``); if it is gone, the client opens the object again.
+selects, then checks that the record still has this ino (``lock``); if not, the client opens the object again.
 
 Two locks: TABLE_LOCK guards the hash chains, and is taken first; the tree locks are an array in the header, so that taking one
 never writes to a record's memory, which may be used for something else by then. A record is made under the first and freed
 under both.
 
-**Ground truth**, for repairs after an owner of a lock was killed: a record is one that is in use in its slab and says its own
-number in its MAPPING_INO, which is written last when it is made and first when it is dropped. The chains are made from that. A
-tree is recounted from its slots, and nodes that are in use and linked nowhere in the tree of their owner are freed: a dead
-client was working on them.
+**Ground truth**, for repairs after an owner of a lock was killed: a record is an object that is in use in its slab and has its
+own number in MAPPING_INO, which is written last when a record is made and first when it is dropped. The chains are rebuilt from
+the records. A tree is recounted from its slots. Nodes that are in use but linked nowhere in the tree of their owner are freed,
+because a dead client was working on them.
 
 A reader's walk starts at the record's head word without any of this: see ``xarray`` and ``filemap``.
 """
@@ -100,10 +100,11 @@ def release(mem, me, ino):
 
 
 def sweep(mem, me, number):
-    """Drop the next record behind number (or the first, for NIL) if it has no folio; its number, NIL behind the last.
+    """Drop the next record after number (the first, for NIL) if it has no folio. Return the record's number; NIL if there is
+    none.
 
-    A dead client may have made the record, or have left it with the last folio that it took out. A client that is about to
-    insert finds its mapping gone and opens it again.
+    A dead client may have made the record, or have taken out its last folio. A client that is about to insert into it finds its
+    mapping gone, and opens it again.
     """
     number = slab.next_of(mem, layout.SLAB_MAPPINGS, number)
     if number != layout.NIL:
@@ -121,7 +122,8 @@ def repair_table(mem, me):
 
 
 def repair_tree(mem, me, number):
-    """Count the tree of the next record behind number (or the first, for NIL) again; its number, NIL behind the last."""
+    """Recount the tree of the next record after number (the first, for NIL). Return the record's number; NIL if there is
+    none."""
     number = slab.next_of(mem, layout.SLAB_MAPPINGS, number)
     if number != layout.NIL:
         ino = _ino(mem, number)
@@ -132,10 +134,10 @@ def repair_tree(mem, me, number):
 
 
 def repair_node(mem, me, number):
-    """Free the next node behind number (or the first, for NIL) if it is linked nowhere; its number, NIL behind the last.
+    """Free the next node after number (the first, for NIL) if it is linked nowhere. Return its number; NIL if there is none.
 
-    A node names its owner before it is linked, and is linked and freed under its owner's lock. So under that lock, one that
-    still names the owner and has no place in its tree is not in use.
+    A node names its owner before it is linked, and is linked and freed under its owner's lock. So under that lock, a node that
+    still names the owner and has no place in the owner's tree is not in use.
     """
     number = slab.next_of(mem, layout.SLAB_NODES, number)
     if number != layout.NIL:
@@ -175,7 +177,8 @@ def height(mem, ino):
 
 
 def last_index(mem, ino):
-    """Return the last index that the tree has a slot for. A walk for one beyond it would come to another index's slot."""
+    """Return the last index that the tree has a slot for. A walk for an index beyond it would end at the slot of another
+    index."""
     bits = height(mem, ino) * layout.NODE_SHIFT
     return layout.HASH_MASK >> (64 - bits) if bits else 0
 
@@ -213,8 +216,8 @@ def insert(mem, me, ino, index, pfn):
 
 
 def remove(mem, me, ino, pfn):
-    """Take a folio out of all of its slots; under the tree lock. Returns the number of folios that are left. The slots'
-    reference is the caller's to drop, who has named the folio.
+    """Take a folio out of all of its slots; under the tree lock. Returns the number of folios that are left. The caller, which
+    has announced the folio, drops the slots' reference.
 
     A client that dies before the last slot is cleared leaves slots that name a folio, never a folio that wrongly claims slots.
     """
@@ -243,13 +246,14 @@ def _lock_table(mem, me):
 
 
 def _reset(mem):
+    """Make all chains empty."""
     for bucket in range(atomics.nbuckets(mem)):
         atomics.write32(mem, atomics.buckets(mem) + bucket * 4, layout.NIL)
     atomics.store_relaxed(mem, layout.TABLE_COUNT, 0)
 
 
 def _repair_table(mem, me):
-    """Make the chains from the records, under TABLE_LOCK. Records are made and dropped only under it."""
+    """Rebuild the chains from the records, under TABLE_LOCK. Records are made and dropped only under it."""
     _reset(mem)
     number = slab.next_of(mem, layout.SLAB_MAPPINGS, layout.NIL)
     while number != layout.NIL:
@@ -263,7 +267,7 @@ def _repair_table(mem, me):
 def _repair_trees(mem, me, word):
     """Recount all trees of one tree lock, and free the nodes that a dead client was working on, under that lock.
 
-    All mappings are repaired, so it does not matter how many clients have died here one after the other.
+    All mappings of the lock are repaired, so it does not matter how many clients have died here one after the other.
     """
     number = slab.next_of(mem, layout.SLAB_MAPPINGS, layout.NIL)
     while number != layout.NIL:
@@ -327,8 +331,8 @@ def _is_record(mem, number):
 
 
 def _linked_at(mem, number):
-    """The offset of a record that a chain leads to; 0 at its end, and where there is none, which breaks the chain. Under
-    TABLE_LOCK."""
+    """Return the offset of the record that a chain leads to; 0 at its end. 0 also if there is no such record: then the chain is
+    damaged, and the lock is marked so that its next owner repairs it. Under TABLE_LOCK."""
     if number == layout.NIL:
         return 0
     if not _is_record(mem, number):
@@ -338,6 +342,7 @@ def _linked_at(mem, number):
 
 
 def _search(mem, digest_lo, digest_hi):
+    """Return the number of the record with this digest, or NIL; under TABLE_LOCK."""
     number = atomics.read32(mem, _bucket(mem, digest_lo))
     for _ in range(layout.CHAIN_MAX):
         found = _linked_at(mem, number)
@@ -352,6 +357,7 @@ def _search(mem, digest_lo, digest_hi):
 
 
 def _make(mem, me, digest_lo, digest_hi, key, size, order, height, text, key_length, version_length):
+    """Make a record, under TABLE_LOCK. Return its number, or NIL if there is no memory for it."""
     number = slab.alloc(mem, me, layout.SLAB_MAPPINGS, 0)
     if number == layout.NIL:
         return layout.NIL
@@ -367,7 +373,7 @@ def _make(mem, me, digest_lo, digest_hi, key, size, order, height, text, key_len
     atomics.write_bytes(mem, new + layout.MAPPING_TEXT, text, key_length + version_length)
     serial = atomics.read64(mem, layout.TABLE_NEXT_INO) + 1
     atomics.write64(mem, layout.TABLE_NEXT_INO, serial)
-    # The ino makes the record valid, so it comes last; a stale walker may read it at any time.
+    # The ino makes the record valid, so it is written last; a stale walker may read the record at any time.
     atomics.store_release64(mem, new + layout.MAPPING_INO, serial << layout.OBJECT_BITS | number)
     _link(mem, number)
     return number
@@ -407,6 +413,7 @@ def _free_record(mem, me, number):
 
 
 def _drop_empty(mem, me, ino):
+    """Drop a record if its mapping has no folio. If a lock is refused, the record stays."""
     if not _lock_table(mem, me):
         return
     if lock(mem, me, ino) == layout.TREE_LOCKED:
@@ -417,7 +424,7 @@ def _drop_empty(mem, me, ino):
 
 
 def _is_alive(mem, ino):
-    """True if the record is ino's. The caller has its tree lock, which keeps the answer true.
+    """True if the record has this ino. The caller has the ino's tree lock, which keeps the answer true.
 
     The record's page may have been freed and contain file data now, so its type is checked first: within an operation, a page
     that still has the type keeps it (see ``slab``).

@@ -19,8 +19,8 @@ cpdef void withdraw(mem_t mem, u32 me, u64 id, u64 asked) noexcept nogil
 cpdef bint forget(mem_t mem, u32 me, u64 key) noexcept nogil
 @cython.locals(ticket=u64, place=u64, at=u64, asleep=u64)
 cpdef u64 join(mem_t mem, u32 me, u64 key, u64 digest_lo, u64 digest_hi) noexcept nogil
-@cython.locals(at=u64)
 cpdef u32 sleep(mem_t mem, u64 ticket, u64 timeout_ns) noexcept nogil
+cpdef u64 asker_at(mem_t mem, u64 ticket) noexcept nogil
 @cython.locals(found=u32, number=u32, at=u64, sequence=u32)
 cpdef u32 next_used(mem_t mem, u32 me, u32 n, char *out) noexcept nogil
 cpdef void reap(mem_t mem, u32 me, u32 dead) noexcept nogil

@@ -1,31 +1,31 @@
-"""Names: what a key means now. The kernel's dentries, for keys that only a far origin can look up.
+"""Names: what a key means now. They are the kernel's dentries, for keys that only a remote origin can look up.
 
-A name is a record that says which object its key means (NAME_PRESENT: size, version, and some bytes of the asker's own), or
-that there is no such thing (NAME_ABSENT), and when the question was asked whose answer that is; or that a client is asking the
-origin now. All processes share it, so one of them asks and the others use the answer (``begin``), or sleep until it is there
-(``join``, ``sleep``).
+A name is a record that says what is known of its key: that it means an object (NAME_PRESENT: its size, its version, and some
+bytes that belong to the asker), or that there is no such object (NAME_ABSENT). It also says when the question was asked that
+this answers, and whether a client is asking the origin now. All processes share it. So one of them asks, and the others use the
+answer (``begin``) or sleep until it is there (``join``, ``sleep``).
 
-A name has an *id* that is never given twice. The asker has been given the id, and an answer is written only while the record
-is still that id's. ``forget`` drops the record, so an answer that was asked for before is nobody's afterwards: the next
-``begin`` makes another record, with another id. Nothing else has to be kept of a key that was forgotten.
+A name has an *id* that is never given twice. The asker gets the id with the question, and its answer is written only while the
+record still has that id. ``forget`` drops the record, so an answer to a question from before the ``forget`` finds no record and
+is not written; the next ``begin`` makes another record, with another id. Nothing else has to be kept of a forgotten key.
 
-**Readers take no lock.** The index is an array of words in sets of NAME_WAYS; a key's digest chooses the set, all words of
-which are looked at. ``lookup`` copies a record between two looks at its sequence word, which is odd while a client writes, and
-has an even value once only, in whatever life of the record: so what was copied between two equal even values is one answer, and
-that of the digest that was copied with it. What a writer is at counts as unknown; ``begin`` finds out under the lock. Within an
-operation a record's page stays one of names (see ``slab``).
+**Readers take no lock.** The index is an array of words in sets of NAME_WAYS. A key's digest chooses the set, and every word of
+the set is looked at. ``lookup`` copies a record between two loads of its sequence word. The word is odd while a client writes,
+and each of its even values is given once, whatever records the memory holds in its lives. So what was copied between two equal
+even values is one answer, and belongs to the digest that was copied with it. A record that is being written counts as unknown;
+``begin`` finds out under the lock. Within an operation a record's page remains a page of names (see ``slab``).
 
-**Writers** hold NAMES_LOCK. Where a set is full, a name that nobody has looked up since the last time makes room, or else the
-one whose answer is the oldest; never one that is being asked for. There are nnames words, so names take a bounded share of the
+**Writers** hold NAMES_LOCK. If a set is full, a name that was not looked up since the set was last full makes room, or else the
+one with the oldest answer; never one that a client is asking for. There are nnames words, so names take a bounded share of the
 pool.
 
-**Ground truth**, for repairs after an owner of the lock was killed: a name is a record that is in use in its slab, says its own
-number in NAME_ID and has an even sequence word that is not 0. The index is made from those. One that was being written is
-dropped with its id: the question is asked once more.
+**Ground truth**, for repairs after an owner of the lock was killed: a name is a record that is in use in its slab, has its own
+number in NAME_ID, and has an even sequence word that is not 0. The index is rebuilt from those. A record that was being written
+is dropped with its id, so its key is asked for once more.
 
-**A dead asker** is found by who wants the answer: NAME_ASKER names a client, and NAME_ASKER_LIFE says which of those that have
-had its slot. It takes its place (``begin``). Sleepers look again after WAIT_SLICE_NS, so no wake-up that died with its sender
-is waited for.
+**A dead asker** is found by the client that wants the answer: NAME_ASKER names a client slot, and NAME_ASKER_LIFE says which of
+the clients that have had the slot. The client that finds it asks in its place (``begin``). Sleepers look again after
+WAIT_SLICE_NS, so they do not depend on a wake-up from a client that may have died before it sent it.
 """
 
 import cython
@@ -35,7 +35,7 @@ if not cython.compiled:
 
 
 def setup(mem):
-    """An empty table, for a new segment."""
+    """Make the table of a new segment, empty."""
     _reset(mem)
     atomics.write64(mem, layout.NAMES_SERIAL, 0)
 
@@ -44,8 +44,9 @@ def setup(mem):
 
 
 def lookup(mem, me, key, digest_lo, digest_hi, out):
-    """Copy what is known of the name with this digest to out, from NAME_KEY on: NAME_PRESENT, NAME_ABSENT; or NAME_UNKNOWN,
-    which may be wrong, and then out is to be left alone. key is a 64-bit digest of the key without who asks."""
+    """Copy what is known of the name with this digest to out, from NAME_KEY on. Return NAME_PRESENT or NAME_ABSENT; or
+    NAME_UNKNOWN, which may be false, and then out has no meaning. key is a 64-bit digest of the key alone; the 128-bit digest
+    is also of the account for which it is looked up."""
     client.op_begin(mem, me)
     state = _lookup(mem, key, digest_lo, digest_hi, out)
     client.op_end(mem, me)
@@ -53,11 +54,15 @@ def lookup(mem, me, key, digest_lo, digest_hi, out):
 
 
 def begin(mem, me, key, digest_lo, digest_hi, now, oldest, text, text_length):
-    """Become the asker of a name: its id. Or NAME_FRESH: what is known of it was asked for at oldest or later. Or NAME_TAKEN:
-    another client has been asking since then. Or NAME_NOMEM, NAME_BUSY: nothing can be remembered.
+    """Become the asker of a name. Returns the name's id; or, if the caller is not to ask, one of
 
-    now is the time at which the caller begins to ask; text is the key for people, of a multiple of 8 bytes, NAME_TEXT_MAX at
-    most, of which text_length count. An asker that began before oldest is replaced, for its answer would be of no use.
+    - NAME_FRESH: what is known of the name was asked for at ``oldest`` or later;
+    - NAME_TAKEN: another client is asking, and began at ``oldest`` or later;
+    - NAME_NOMEM, NAME_BUSY: there is no memory for a record, or the lock is refused; an answer cannot be remembered.
+
+    now is the time at which the caller begins to ask; text is the key, for display, in a buffer of a multiple of 8 bytes, of
+    which the first text_length count (NAME_TEXT_MAX at most). An asker that began before ``oldest`` is replaced: its answer
+    would be too old.
     """
     client.op_begin(mem, me)
     for _ in range(layout.SHRINK_TRIES):
@@ -69,11 +74,11 @@ def begin(mem, me, key, digest_lo, digest_hi, now, oldest, text, text_length):
 
 
 def answer(mem, me, id, asked, state, size, data, length):
-    """What the origin has answered to a question of that time; False if it is not remembered: the name was forgotten meanwhile,
-    a later question has been answered, or the lock is refused.
+    """Remember the origin's answer to a question that was asked at the time ``asked``. False if it is not remembered: the name
+    was forgotten meanwhile, a later question has been answered already, or the lock is refused.
 
-    state is NAME_PRESENT or NAME_ABSENT | the lengths of version and extra at their shifts; data is the two of them, of a
-    multiple of 8 bytes, NAME_DATA_MAX at most.
+    state is NAME_PRESENT or NAME_ABSENT, with the lengths of version and extra bytes at their shifts; data is version and extra
+    bytes, one after the other, in a buffer of a multiple of 8 bytes, NAME_DATA_MAX at most.
     """
     client.op_begin(mem, me)
     remembered = False
@@ -90,7 +95,7 @@ def answer(mem, me, id, asked, state, size, data, length):
 
 
 def withdraw(mem, me, id, asked):
-    """Give up a question: a client that waits for its answer is woken, and asks."""
+    """Give up a question. The clients that wait for its answer are woken, and one of them asks."""
     client.op_begin(mem, me)
     if _lock(mem, me):
         at = _record(mem, id)
@@ -103,8 +108,8 @@ def withdraw(mem, me, id, asked):
 
 
 def forget(mem, me, key):
-    """Drop all names of a key, of all accounts. An answer that was asked for before is not remembered. False if the lock is
-    refused."""
+    """Drop all names of a key, those of all accounts. The answer to a question from before this call is not remembered. False
+    if the lock is refused."""
     client.op_begin(mem, me)
     done = _lock(mem, me)
     if done:
@@ -120,7 +125,7 @@ def forget(mem, me, key):
 
 
 def join(mem, me, key, digest_lo, digest_hi):
-    """Be woken when the asker of a name ends: what ``sleep`` takes; 0 if nobody who lives is asking."""
+    """Ask to be woken when the asker of a name ends. Return a ticket for ``sleep``; 0 if no living client is asking."""
     client.op_begin(mem, me)
     ticket = 0
     if _lock(mem, me):
@@ -136,19 +141,24 @@ def join(mem, me, key, digest_lo, digest_hi):
 
 
 def sleep(mem, ticket, timeout_ns):
-    """Sleep until the asker has ended, or for that long, or WAIT_SLICE_NS; INTERRUPTED at a signal. Not an operation.
+    """Sleep until the asker ends, for timeout_ns or WAIT_SLICE_NS at most. Returns as ``atomics.futex_wait``: INTERRUPTED at a
+    signal. Not an operation.
 
-    No wake-up is lost: the asker ends under the lock under which the ticket was written, so the word has changed, or it finds
-    NAME_WAITERS. By now the record may be another name's, or its page have another use: then the kernel compares some word, and
-    what is left is the time.
+    No wake-up is lost: ``join`` set NAME_WAITERS under the lock, and the asker ends under the same lock. So either the word has
+    changed and the kernel does not let the caller sleep, or the asker finds NAME_WAITERS. The record may be another name's by
+    now, or its page may have another use; then the kernel compares with an unrelated word, and the timeout ends the sleep.
     """
-    at = slab.at(mem, layout.SLAB_NAMES, ticket & layout.OBJECT_MASK)
-    return atomics.futex_wait(mem, at + layout.NAME_ASKER, ticket >> 32, min(timeout_ns, layout.WAIT_SLICE_NS))
+    return atomics.futex_wait(mem, asker_at(mem, ticket), ticket >> 32, min(timeout_ns, layout.WAIT_SLICE_NS))
+
+
+def asker_at(mem, ticket):
+    """The offset of the word that ``sleep`` waits on, for those who sleep by other means; while it is ``ticket >> 32``."""
+    return slab.at(mem, layout.SLAB_NAMES, ticket & layout.OBJECT_MASK) + layout.NAME_ASKER
 
 
 def next_used(mem, me, n, out):
-    """Copy the first name at word n of the index or behind it to out, from NAME_KEY on, also one that is not answered: the
-    number of its word, or NIL behind the last."""
+    """Copy the next name to out, from NAME_KEY on: the first at word n of the index or after it, also one without an answer.
+    Return the number of its word, or NIL if there is none."""
     client.op_begin(mem, me)
     found = layout.NIL
     while n < atomics.nnames(mem) and found == layout.NIL:
@@ -166,21 +176,21 @@ def next_used(mem, me, n, out):
 
 
 def reap(mem, me, dead):
-    """Take the lock over from a dead client, repair, and unlock."""
+    """If a dead client holds NAMES_LOCK, take it over, repair, and unlock."""
     if robust_lock.take_over(mem, layout.NAMES_LOCK, dead, me):
         _repair(mem, me)
         robust_lock.unlock(mem, layout.NAMES_LOCK)
 
 
 def repair(mem, me):
-    """Make the index again, while others work."""
+    """Take the lock and rebuild the index, while other clients are attached."""
     if _lock(mem, me):
         _repair(mem, me)
         robust_lock.unlock(mem, layout.NAMES_LOCK)
 
 
 def is_sound(mem, number):
-    """Whether a record in use is a name that is not being written. Under the lock, or as a hint."""
+    """True if a record in use is a name that is not being written. Under the lock; without it, a hint."""
     if not slab.holds(mem, layout.SLAB_NAMES, number):
         return False
     at = slab.at(mem, layout.SLAB_NAMES, number)
@@ -202,7 +212,7 @@ def is_sound(mem, number):
 
 
 def first_of(mem, key):
-    """The number of the first word of a key's set."""
+    """Return the number of the first word of a key's set in the index."""
     return (_set(mem, key) - atomics.names(mem)) // 4
 
 
@@ -225,18 +235,20 @@ def _lookup(mem, key, digest_lo, digest_hi, out):
 
 
 def _begin_copy(mem, at):
-    """A record's sequence word; 0 if it is being written. Acquire pairs with the release of ``_end_change``: what is read from
-    here on is that change's, or a later one's."""
+    """Return a record's sequence word; 0 if the record is being written.
+
+    The acquire pairs with the release of ``_end_change``: what is read from here on was written by that change or a later one.
+    """
     sequence = atomics.load_acquire(mem, at + layout.NAME_SEQ)
     return 0 if sequence & 1 else sequence
 
 
 def _copy(mem, at, sequence, out):
-    """Copy a record; whether all that was read of it since ``_begin_copy`` belongs together.
+    """Copy a record to out. True if all that was read of it since ``_begin_copy`` belongs to one change.
 
-    The fence pairs with the one in ``_begin_change``: if a word is a later change's, then the second look at the sequence word
-    finds that change's odd value, or what came after it. And with the release of ``_index``: the second look finds no value
-    that the record had before it was indexed. So nothing is taken that its page held before, when it was not one of names.
+    The fence pairs with the one in ``_begin_change``: if a word was written by a later change, the second load of the sequence
+    word finds that change's odd value or a later value. It also pairs with the release of ``_index``: the second load finds no
+    value from before the record was indexed, so nothing is accepted that the page held before it was a page of names.
     """
     atomics.copy_out_relaxed(mem, at + layout.NAME_KEY, out, layout.NAME_SIZE - layout.NAME_KEY)
     atomics.fence_acquire()
@@ -244,8 +256,7 @@ def _copy(mem, at, sequence, out):
 
 
 def _is(mem, at, digest_lo, digest_hi):
-    """Whether a record is the name with this digest; under the lock, or before ``_copy`` has found that it all belongs
-    together."""
+    """True if a record is the name with this digest. Without the lock a hint, which ``_copy`` confirms."""
     return (
         atomics.load_relaxed64(mem, at + layout.NAME_DIGEST_LO) == digest_lo
         and atomics.load_relaxed64(mem, at + layout.NAME_DIGEST_HI) == digest_hi
@@ -253,7 +264,10 @@ def _is(mem, at, digest_lo, digest_hi):
 
 
 def _mark_used(mem, number, at):
-    """Note a use, for ``_victim``. Most lookups write nothing. If the index is damaged, the record may lie in user data."""
+    """Mark a name as looked up, for ``_victim``; most lookups find the mark and write nothing.
+
+    If the index is damaged, the record may lie in user data: so the page's type is checked before the store.
+    """
     if atomics.load_relaxed(mem, at + layout.NAME_USED) == 0 and slab.holds(mem, layout.SLAB_NAMES, number):
         atomics.store_relaxed(mem, at + layout.NAME_USED, 1)
 
@@ -262,7 +276,7 @@ def _mark_used(mem, number, at):
 
 
 def _lock(mem, me):
-    """False if it is refused."""
+    """Take NAMES_LOCK, and repair if that is necessary. False if the lock is refused."""
     got = robust_lock.lock(mem, layout.NAMES_LOCK, me)
     if got == layout.LOCK_REPAIR:
         _repair(mem, me)
@@ -275,7 +289,7 @@ def _reset(mem):
 
 
 def _repair(mem, me):
-    """Make the index from the names, and free the records that are none."""
+    """Rebuild the index from the names, and free the records that are not sound names."""
     _reset(mem)
     number = slab.next_of(mem, layout.SLAB_NAMES, layout.NIL)
     while number != layout.NIL:
@@ -285,7 +299,7 @@ def _repair(mem, me):
 
 
 def _index_again(mem, number):
-    """False if its set is full, or has the name already: something was damaged."""
+    """Give a name a place in the index. False if its set is full, or has the name already, because something was damaged."""
     at = slab.at(mem, layout.SLAB_NAMES, number)
     key = atomics.load_relaxed64(mem, at + layout.NAME_KEY)
     lo = atomics.load_relaxed64(mem, at + layout.NAME_DIGEST_LO)
@@ -319,15 +333,16 @@ def _ask(mem, me, at, now, oldest):
 
 
 def _is_within(time, now, oldest):
-    """Whether a time is oldest or later, and one of this clock. Another process may have looked at it a little later than the
-    caller."""
+    """True if a time is ``oldest`` or later, and not in the future. Another process may have read the clock a little later than
+    the caller, so NAME_AHEAD_NS beyond ``now`` still count."""
     return oldest <= time <= now + layout.NAME_AHEAD_NS
 
 
 def _set_asker(mem, me, at, now):
-    """Ask, in place of nobody, of a dead one, or of one that began too early. Its sleepers are woken when this one ends.
+    """Make me the asker, where there was none, a dead one, or one that began too early. Its sleepers are woken when me is done.
 
-    One word after the other: who dies in between leaves a name that nobody asks for, or that a dead client does.
+    The words are written in this order, so that a client that dies in between leaves a name without an asker, or with a dead
+    one.
     """
     waiters = atomics.load_relaxed(mem, at + layout.NAME_ASKER) & layout.NAME_WAITERS
     atomics.record32(mem, at + layout.NAME_ASKER, waiters)
@@ -337,7 +352,7 @@ def _set_asker(mem, me, at, now):
 
 
 def _is_asked(mem, at):
-    """Whether a client that lives is asking for a name."""
+    """True if a living client is asking for a name."""
     asker = _asker(mem, at)
     return (
         asker != 0
@@ -347,7 +362,7 @@ def _is_asked(mem, at):
 
 
 def _is_mine(mem, me, at, asked):
-    """Whether the question that a name waits for is the one that the caller has asked at that time."""
+    """True if the question that a name waits for is the one that me asked at the time ``asked``."""
     return _asker(mem, at) == me + 1 and atomics.load_relaxed64(mem, at + layout.NAME_ASKED) == asked
 
 
@@ -357,7 +372,7 @@ def _end_asking(mem, me, at, asked):
 
 
 def _wake(mem, at):
-    """Nobody asks for the name any more; sleepers look again."""
+    """Clear the asker, and wake the sleepers, which look again."""
     asker = atomics.load_relaxed(mem, at + layout.NAME_ASKER)
     atomics.store_relaxed(mem, at + layout.NAME_ASKER, 0)
     if asker & layout.NAME_WAITERS:
@@ -369,7 +384,7 @@ def _asker(mem, at):
 
 
 def _life(mem, number):
-    """Which of the clients that have had a slot has it now."""
+    """Return the generation of a client slot, which says which of the clients that have had it has it now."""
     return atomics.load_relaxed(mem, client.slot(mem, number) + layout.CLIENT_GENERATION)
 
 
@@ -378,7 +393,7 @@ def _state(mem, at):
 
 
 def _write(mem, at, asked, state, size, data, length):
-    """Put an answer in the place of the last one."""
+    """Replace the last answer by this one."""
     text = atomics.load_relaxed64(mem, at + layout.NAME_STATE) >> layout.NAME_TEXT_SHIFT << layout.NAME_TEXT_SHIFT
     _begin_change(mem, at)
     atomics.store_relaxed64(mem, at + layout.NAME_STATE, text | state)
@@ -389,20 +404,24 @@ def _write(mem, at, asked, state, size, data, length):
 
 
 def _begin_change(mem, at):
-    """From here on no reader believes what it copies. The fence pairs with the one in ``_copy``: a reader that sees a store
-    behind it sees the odd value."""
+    """Make the sequence word odd: from here on no reader accepts what it copies.
+
+    The fence pairs with the one in ``_copy``: a reader that sees a store after the fence sees the odd value.
+    """
     atomics.store_relaxed(mem, at + layout.NAME_SEQ, atomics.load_relaxed(mem, at + layout.NAME_SEQ) | 1)
     atomics.fence_release()
 
 
 def _end_change(mem, at, serial):
-    """Release: a reader that sees the value sees the change. No other change has this value, so the record's former lives have
-    not."""
+    """Give the sequence word the even value of this change. Release: a reader that sees the value sees the change.
+
+    No other change has this value, in no record that this memory has held.
+    """
     atomics.store_release(mem, at + layout.NAME_SEQ, (serial & layout.OBJECT_MASK) << 1)
 
 
 def _serial(mem):
-    """A number that is never given twice, whose OBJECT_BITS low bits are not 0."""
+    """Return a number that is never given twice, whose OBJECT_BITS low bits are not 0."""
     serial = atomics.read64(mem, layout.NAMES_SERIAL) + 1
     if serial & layout.OBJECT_MASK == 0:
         serial += 1
@@ -411,7 +430,8 @@ def _serial(mem):
 
 
 def _make(mem, me, key, digest_lo, digest_hi, text, text_length):
-    """A new name: its place in the index; 0 if there is no page, or all names of its set are being asked for."""
+    """Make a name. Return its place in the index; 0 if there is no memory, or its set is full of names that are being asked
+    for."""
     place = _room(mem, me, key)
     number = slab.alloc(mem, me, layout.SLAB_NAMES, 0) if place else layout.NIL
     if number == layout.NIL:
@@ -432,20 +452,20 @@ def _make(mem, me, key, digest_lo, digest_hi, text, text_length):
 
 
 def _index(mem, place, number):
-    """Release: see ``_copy``."""
+    """Store a record's number in a place of the index. Release: see ``_copy``."""
     atomics.store_release(mem, place, number + 1)
 
 
 def _drop(mem, me, place, number):
-    """Take a name out of the index, if it has a place there, and free it."""
+    """Take a name out of the index, and free its record. place is 0 if the index does not have it."""
     if place:
         atomics.store_relaxed(mem, place, 0)
     _discard(mem, me, number)
 
 
 def _discard(mem, me, number):
-    """Free a record. If the slab's lock is refused, the next repair does."""
-    if not slab.holds(mem, layout.SLAB_NAMES, number):  # damaged: it is another's page
+    """Free a record. If the slab's lock is refused, the next repair frees it."""
+    if not slab.holds(mem, layout.SLAB_NAMES, number):  # damaged: the page has another use
         return
     at = slab.at(mem, layout.SLAB_NAMES, number)
     _begin_change(mem, at)
@@ -456,7 +476,7 @@ def _discard(mem, me, number):
 
 
 def _room(mem, me, key):
-    """An empty place in a key's set, made if need be; 0 if there is none."""
+    """Return an empty place in a key's set, for which a name is dropped if necessary; 0 if there is none."""
     place = _empty(mem, key)
     if place:
         return place
@@ -476,8 +496,11 @@ def _empty(mem, key):
 
 
 def _victim(mem, key):
-    """The place of a set's name with the oldest answer, of those that were not used since the last time if there are any; 0 if
-    all are being asked for. All count as not used from now on."""
+    """Return the place of the name that is to make room in a key's set; 0 if all of them are being asked for.
+
+    It is the one with the oldest answer among those that were not looked up since the last call for this set; if there is none,
+    among all. From now on all of them count as not looked up.
+    """
     place = _set(mem, key)
     found = 0
     least = 0
@@ -495,7 +518,7 @@ def _victim(mem, key):
 
 
 def _search(mem, key, digest_lo, digest_hi):
-    """The place of a name in the index, or 0."""
+    """Return the place of the name with this digest in the index, or 0."""
     place = _set(mem, key)
     for _ in range(layout.NAME_WAYS):
         at = _indexed(mem, place)
@@ -506,8 +529,8 @@ def _search(mem, key, digest_lo, digest_hi):
 
 
 def _indexed(mem, place):
-    """The offset of the record that a word of the index names; 0 for an empty one, and where there is no name, which breaks the
-    index."""
+    """Return the offset of the record that a word of the index names; 0 if the word is empty. 0 also if the record is no sound
+    name: then the index is damaged, and the lock is marked so that its next owner repairs it."""
     number = atomics.load_relaxed(mem, place)
     if number == 0:
         return 0
@@ -518,7 +541,7 @@ def _indexed(mem, place):
 
 
 def _record(mem, id):
-    """The offset of the record that still has this id, or 0."""
+    """Return the offset of the record if it still has this id, or 0."""
     number = id & layout.OBJECT_MASK
     at = slab.at(mem, layout.SLAB_NAMES, number)
     if at == 0 or not is_sound(mem, number) or atomics.load_relaxed64(mem, at + layout.NAME_ID) != id:
@@ -527,7 +550,7 @@ def _record(mem, id):
 
 
 def _place_of(mem, at, number):
-    """Where the index names a record, or 0."""
+    """Return the place in the index that names a record, or 0."""
     place = _set(mem, atomics.load_relaxed64(mem, at + layout.NAME_KEY))
     for _ in range(layout.NAME_WAYS):
         if atomics.load_relaxed(mem, place) == number + 1:
@@ -537,6 +560,6 @@ def _place_of(mem, at, number):
 
 
 def _set(mem, key):
-    """The offset of the first word of a key's set."""
+    """Return the offset of the first word of a key's set."""
     mixed = (key * layout.HASH_MULTIPLIER & layout.HASH_MASK) >> 32
     return atomics.names(mem) + (mixed * (atomics.nnames(mem) // layout.NAME_WAYS) >> 32) * layout.NAME_WAYS * 4

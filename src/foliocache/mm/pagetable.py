@@ -1,4 +1,4 @@
-"""Page tables: a window over many folios, in which each entry owns a reference; and getting pages through it.
+"""Page tables: a window over many folios, in which each entry owns a reference; and pinning folios through them.
 
 A table is a folio of type TABLE, an array of words: 0, or a folio's pfn + 1, shifted left (as in an XArray slot). ``map`` hands
 a reference over to an entry, ``unmap`` clears the entry and then drops it. A mapped folio has a reference that reclaim cannot
@@ -9,8 +9,9 @@ freeze, so it is never evicted.
 1. load the entry;  2. get the folio that it names;  3. load the entry again, and put the folio if it has changed.
 
 The interleavings are those of ``filemap``: if 2 comes before the drop of ``unmap``, the folio stays; if it comes after, then 3
-sees the cleared entry. There is no identity to compare here. The entry itself is what makes the folio right: one that was
-unmapped and mapped again, to whatever, between 1 and 3 is the folio that this entry names now.
+sees the cleared entry. There is no identity to compare here. A folio is the right one because the entry names it: if the entry
+was cleared and filled again between 1 and 3, with whatever folio, and 3 sees the same pfn, then that is the folio that it names
+now.
 """
 
 import cython
@@ -20,10 +21,8 @@ if not cython.compiled:
 
 
 def create(mem, me, entries):
-    """Make an empty table. Return its pfn, or NIL if there is no room for it or it would need more than the largest folio.
-
-    It is announced in the slot of me.
-    """
+    """Make an empty table, which is announced in the slot of me. Return its pfn; NIL if there is no memory, or the table would
+    need more than the largest folio."""
     order = 0
     while _capacity(mem, order) < entries:
         order += 1
@@ -102,7 +101,8 @@ def _readable(mem, table):
 
 
 def map(mem, table, entry, pfn):
-    """Publish a folio in an entry, which takes over one of the caller's references. False, and nothing taken, if it is in use.
+    """Publish a folio in an entry, which takes over one of the caller's references. False if the entry is in use; then the
+    caller keeps the reference.
 
     Relaxed, as in ``xarray``: a getter relies only on its get, which synchronizes with ``page_ref.init``.
     """
@@ -119,9 +119,9 @@ def move(mem, me, n, table, entry, pfn):
 
 
 def unmap(mem, me, table, entry):
-    """Clear an entry, then drop its reference, if it is not empty. False if the folio stays named because a lock is refused.
+    """Clear an entry and then drop its reference, unless it is empty. False if the folio stays named because a lock is refused.
 
-    The cmpxchg decides who drops, when two unmap at once. The order that a getter relies on is that of the drop
+    When two clients unmap an entry at once, the cmpxchg decides which of them drops. A getter relies on the order of the drop
     (``page_ref.put`` is a release), so the cmpxchg may be relaxed.
     """
     found = atomics.load_relaxed(mem, _entry(mem, table, entry))

@@ -10,33 +10,31 @@ instruction: the dead client's slot stays the record of what is left to do, and 
 
    a. *Quarantine*, under the allocator's lock. A page that is free, or a tail, has leaked nothing. Any other may be freed by
       a client that uses it, but does not begin a new life meanwhile.
-   b. *Grace period*: every operation that was under way has ended. So no living client that had the folio from the allocator
-   before
-      a is about to publish it.
+   b. *Grace period*: every operation that was under way has ended. So no living client that got the folio from the allocator
+      before step a is still about to publish it.
    c. *Unpublish*: take the folio out of its mapping and off the queues, by the ordinary functions. It stays out: a folio is
-   published
-      once in its life, and an unpublished one is not queued (``lru.add``).
+      published once in its life, and an unpublished one is not queued (``lru.add``).
    d. *No client names it*: no living client has it in its ledger, its windows or its operation, sampled outside any operation.
-   From
-      then on no client can come by its pfn: pfns come from slots and queues (empty since c), from a scan of the memmap (which
-      skips quarantined pages), from the allocator (not since a) and from other names. So every reference that remains is the
-      dead client's, and the count does not change.
-   e. *Settle* by the count: if it is frozen, its owner died while it built or destroyed the folio; else freeze it from whatever
-      it is, which takes all leaked references at once. Destroy the folio. A page of a slab stays: its count is corrected to 1.
+      From then on no client can learn its pfn: pfns come from slots and queues (which do not name it since step c), from a scan
+      of the memmap (which skips quarantined pages), from the allocator (not since step a) and from other names. So every
+      reference that remains is the dead client's, and the count does not change.
+   e. *Settle* by the count. If it is frozen, its owner died while it built or destroyed the folio. Otherwise freeze the folio
+      at the count that it has, which takes all leaked references at once. Then destroy the folio. A page of a slab is not
+      destroyed: its count is corrected to 1.
 
    A folio that a living client still uses has to wait (its quarantine stays on) until a reaper runs again. The names of all
    folios that wait are gathered in one dead client's slot (``hand_over_unresolved``), so that the other slots can be used
    again.
 
-Two dead clients may name the same folio. The pins of all dead clients are dropped first; their intents are ignored in d.
+Two dead clients may name the same folio. So the pins of all dead clients are dropped first, and step d ignores their intents.
 
-If d did not sample outside operations, a stale getter's temporary reference could be taken for a leak, or appear afterwards.
-With c before b, the folio could be published after c and withdrawn by its owner during d. Without a, the name could appear
-again in a new life. If the ledger were written after the add, a reference would have no name. Each is a mutation that the
-checker finds.
+Each step is needed, and for each there is a mutation that the checker finds. If step d did not sample outside operations, a
+stale getter's temporary reference could be taken for a leak, or appear afterwards. If step c came before step b, the folio
+could be published after step c and withdrawn by its owner during step d. Without step a, the name could appear again in a new
+life of the page. If the ledger were written after the add, a reference would have no name.
 
-Source: docs/reliability.md, with hazard pointers (Michael 2004) for names, and the asymmetric barrier of userspace-rcu
-(membarrier(2)) for the grace period.
+The argument is in docs/reliability.md. Names are after hazard pointers (Michael 2004); the grace period uses the asymmetric
+barrier of userspace-rcu (membarrier(2)).
 """
 
 import cython
@@ -62,7 +60,7 @@ if not cython.compiled:
 
 
 def locks(mem, me, dead):
-    """Step 1. From the innermost lock outwards, because a repair may take inner locks."""
+    """Do step 1, from the innermost lock outwards, because a repair may take inner locks."""
     client.op_begin(mem, me)
     page_alloc.reap(mem, me, dead)
     lru.reap(mem, me, dead)
@@ -73,7 +71,7 @@ def locks(mem, me, dead):
 
 
 def pins(mem, me, dead):
-    """Step 2. Ends early if a lock is refused; it is then repeated later."""
+    """Do step 2. Ends early if a lock is refused; the caller repeats it later."""
     for n in range(layout.PINS):
         word = atomics.load_relaxed(mem, client.pin(mem, dead, n))
         if word & layout.PIN_OWNED:
@@ -85,7 +83,7 @@ def pins(mem, me, dead):
 
 
 def resolve_intents(mem, me, dead):
-    """Step 3. Return how many folios have to wait, including pins that are left from step 2."""
+    """Do step 3. Return how many folios have to wait, including pins that are left from step 2."""
     waiting = 0
     for n in range(client.words(mem)):
         at = client.word_at(mem, dead, n)
@@ -228,7 +226,7 @@ def _finish(mem, me, dead, pfn):
 
 
 def _unpublish(mem, me, pfn):
-    """Step c. False if a lock is refused."""
+    """Do step c. False if a lock is refused."""
     at = atomics.folio_at(mem, pfn)
     client.announce(mem, me, pfn)
     if page_ref.try_get(mem, at) == layout.DEAD:
@@ -246,13 +244,14 @@ def _unpublish(mem, me, pfn):
 
 
 def _fail(mem, pfn):
-    """End the fill of a folio that has left its mapping: clients that wait for it look it up again."""
+    """End the fill of a folio that has left its mapping, so that clients that wait for it look it up again."""
     at = atomics.folio_at(mem, pfn)
     if flags.load(mem, at) & layout.PG_LOCKED and not client.is_alive(mem, atomics.load_relaxed(mem, at + layout.F_OWNER)):
         fill.fail(mem, pfn)
 
 
 def _settle_word(mem, me, pfn, word):
+    """Do step e, for a folio whose count was ``word`` in step d. True if nothing is left to do but to end the quarantine."""
     at = atomics.folio_at(mem, pfn)
     if page_alloc.mark(mem, pfn) == layout.BUDDY_PARKED:
         return True

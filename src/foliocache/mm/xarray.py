@@ -16,9 +16,10 @@ costs a retry or a false miss, and a miss is confirmed under the lock.
 
 **No access here needs an order.** Entries are published and loaded relaxed, where the kernel uses rcu_assign_pointer and
 rcu_dereference: a reader that sees a new node's entry before the node's cleared slots follows a hint from the node's former
-life, no worse than arriving late; and what a reader may believe of a folio it has from the get, whose acquire pairs with the
-folio's ``page_ref.init``. That an erased slot is seen as erased by who could otherwise misuse the folio is the work of the drop
-that follows the erase (a release) and of the get (an acquire). ``python -m foliocache.check.coverage`` shows it.
+life, which is no worse than arriving late; and what a reader may believe of a folio comes from the get, whose acquire pairs
+with the folio's ``page_ref.init``. A reader that could misuse the folio after an erase sees the slot as erased: the drop that
+follows the erase is a release, and the reader's get is an acquire. ``python -m foliocache.check.coverage`` lists what each of
+these is needed for.
 
 Writers hold the tree lock of the mapping. ``store`` makes the missing nodes, then looks at all slots, then fills them, which
 cannot fail. ``erase`` clears the slots first and frees emptied nodes afterwards, from the leaf up. A reader may find a folio by
@@ -41,7 +42,7 @@ def height_for(count):
 
 
 def find(mem, head, height, index):
-    """Return the offset of the slot for an index within the tree; 0 if a node on the way is missing."""
+    """Return the offset of the slot for an index within the tree; 0 if there is no node on the way to it."""
     slot = head
     while height > 0:
         height -= 1
@@ -58,10 +59,10 @@ def load(mem, slot):
 
 
 def reload(mem, slot):
-    """Return the pfn in a slot once more, after a get: the kernel's xas_reload.
+    """Load a slot once more, after a get, and return the pfn in it: the kernel's xas_reload.
 
-    Relaxed is enough: the acquire of the get before it keeps this load behind the get, and what it must not miss is a clear
-    that the remover's drop was ordered after, which that get then read from.
+    Relaxed is enough. The acquire of the get keeps this load after the get. The clear that this load must not miss precedes the
+    remover's drop, which is a release; a get that could misuse the folio has read from that drop, so it sees the clear.
     """
     return pfn_of(mem, atomics.load_relaxed(mem, slot))
 
@@ -116,8 +117,8 @@ def recount(mem, me, head, height, ino):
 
     A folio stays if all of its slots name it, it says the same of itself, and it is not frozen: only reclaim freezes a folio
     that has slots, with the tree lock held, so a frozen one was being evicted by the dead writer. Every other slot is cleared.
-    Of a folio that had only some of its slots, the dead writer has the name, and the reaper settles its reference. Empty nodes
-    are freed.
+    A folio that had only some of its slots is named in the dead writer's client slot, and the reaper settles its reference.
+    Empty nodes are freed.
     """
     return _recount(mem, me, head, height, 0, layout.SPAN_MAX if height else 0, ino)
 
@@ -202,6 +203,7 @@ def _put(mem, me, parent, slot, level, index, span, pfn, ino):
 
 
 def _publish(mem, parent, slot, entry):
+    """Count an entry in its node, then store it."""
     if parent:
         atomics.write32(mem, parent + layout.NODE_COUNT, atomics.read32(mem, parent + layout.NODE_COUNT) + 1)
     atomics.store_relaxed(mem, slot, entry)
@@ -221,6 +223,7 @@ def _new_node(mem, me, level, index, ino):
 
 
 def _say_where(mem, node, level, index, ino):
+    """Write a node's owner and place, for audits and repair."""
     atomics.store_relaxed64(mem, node + layout.OBJECT_OWNER, ino)
     atomics.write64(mem, node + layout.NODE_INDEX, index)
     atomics.write32(mem, node + layout.NODE_LEVEL, level)
@@ -288,7 +291,8 @@ def _recount(mem, me, slot, level, index, most, ino):
 def _recount_folio(mem, slot, pfn, index, most, ino):
     """Keep a slot or clear it. Returns 1 for the first slot of a folio that is kept.
 
-    First slots come first: there all slots of the folio are looked at, and at the others whether the first one was kept.
+    A folio's first slot is visited first. There all of its slots are compared; at each of the others it is enough to see
+    whether the first one was kept.
     """
     if pfn == layout.NIL or not _belongs(mem, pfn, index, most, ino):
         atomics.store_relaxed(mem, slot, 0)

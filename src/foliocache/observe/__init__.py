@@ -1,1 +1,1 @@
-"""What a pool says of itself, as types: statistics, findings, cached objects."""
+"""What a pool reports about itself, as types: statistics, findings, cached objects."""

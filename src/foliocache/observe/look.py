@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def findings(memory: Memory) -> list[Finding]:
-    """All that does not agree; empty on a sound segment that nobody is using at the moment."""
+    """Return all that does not agree; nothing in a sound segment in which no operation is under way."""
     return [Finding(**found) for found in audit.audit(memory)]
 
 
 def objects(memory: Memory) -> list[ObjectInfo]:
-    """The cached objects."""
+    """Return the cached objects."""
     return [ObjectInfo(**found) for found in audit.mappings(memory)]

@@ -1,6 +1,6 @@
 """The results of ``Pool.stat``, ``audit``, ``repair`` and ``mappings``: frozen dataclasses.
 
-Each has ``to_dict``: the same in dicts, lists, strings and numbers, as ``foliocache stat --json`` and its like print it.
+Each has ``to_dict``, which returns the same in dicts, lists, strings and numbers. The commands print that with ``--json``.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Base of them all."""
+    """Base of all records."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields in their order, records in them as dicts and tuples as lists: ready for JSON.
+        """Return the fields as a dict for JSON, in their order. A record within is a dict, and a tuple a list.
 
         Returns
         -------
         dict
-            A new one; changing it changes nothing else.
+            A new dict, which the caller may change.
         """
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
 
@@ -37,11 +37,11 @@ class Finding(Record):
     Attributes
     ----------
     check : str
-        The kind of contradiction, one word: ``"count"``, ``"queue"``, ``"lock"``, ...
+        The check that failed, one word: ``"count"``, ``"queue"``, ``"lock"``, ...
     where : str
         Where it is, such as ``"pfn 17"`` or ``"slot 3"``.
     message : str
-        What is wrong there, for people.
+        What is wrong there.
     """
 
     check: str
@@ -56,17 +56,17 @@ class ObjectInfo(Record):
     Attributes
     ----------
     key, version : str
-        What it is called; long ones are cut to what the pool keeps of them.
+        Its key and its version. Long texts are cut to what the pool keeps of them.
     size : int
         Its length in bytes.
-    folio_size : int
-        Bytes of a folio of it; the last one is shorter.
-    folios : int
-        How many folios it has.
+    unit_size : int
+        Bytes of a unit, the smallest folio of the object. The last unit may be shorter.
+    units : int
+        How many units the object has.
     cached_folios : int
-        How many of them are in the pool.
+        How many folios of it are in the pool. A folio has one unit or several.
     cached_bytes : int
-        The bytes of the object in those.
+        How many bytes of the object these folios hold.
     pins : int
         References to those folios beyond the cache's own: leases, windows, fills.
     """
@@ -74,8 +74,8 @@ class ObjectInfo(Record):
     key: str
     version: str
     size: int
-    folio_size: int
-    folios: int
+    unit_size: int
+    units: int
     cached_folios: int
     cached_bytes: int
     pins: int
@@ -88,17 +88,18 @@ class NameInfo(Record):
     Attributes
     ----------
     key : str
-        A long one is cut to what the pool keeps of it.
+        The key. A long one is cut to what the pool keeps of it.
     exists : bool or None
-        Whether there is such an object; None while a process asks for the first time. Then the rest is empty.
+        True if there is such an object, False if there is none, None while the first question is under way; then the other
+        fields are empty.
     size : int
         The object's length in bytes.
     version : str
         Its version.
     extra_bytes : int
-        How much the asker has added.
+        How many bytes the asker has added to the answer.
     age : float or None
-        Seconds since the question was asked.
+        Seconds since the question was asked that this answers.
     """
 
     key: str
@@ -118,16 +119,16 @@ class ClientInfo(Record):
     slot : int
         The number of the slot.
     pid : int
-        The process, as its own pid namespace counts; 0 when that was not known (there was no /proc).
+        The process's pid in its own pid namespace; 0 if that was not known (there was no /proc).
     pid_namespace : int
-        The inode of that namespace; 0 when that was not known.
+        The inode of that namespace; 0 if that was not known.
     attached : float
-        When it took the slot, in seconds since the epoch.
+        When the process took the slot, in seconds since the epoch.
     state : {"attached", "dead", "clean"}
-        ``"dead"`` is a client that has not been reaped yet, or not completely, because a living one still uses a folio that it
-        died upon; ``"clean"`` one that has gone.
+        ``"dead"``: the process died, and what it left is not settled completely, because no process has reaped it yet, or a
+        living one still uses a folio that it was working on. ``"clean"``: the process has left the slot.
     pins : int
-        Folios that it has pinned.
+        How many folios the process has pinned.
     """
 
     slot: int
@@ -140,18 +141,18 @@ class ClientInfo(Record):
 
 @dataclass(frozen=True, slots=True)
 class LockInfo(Record):
-    """A lock of the pool that was held at the moment of the look.
+    """A lock that a process held when the pool was looked at.
 
-    One that is still there at the next look, with the same slot, belongs to a process that has stopped.
+    If a second look finds the same lock with the same slot, that process has stopped.
 
     Attributes
     ----------
     lock : str
-        Its name.
+        The lock's name.
     slot : int
         The client slot of its owner.
     pid : int or None
-        The process in that slot; None for a slot that nobody has ever had, which only a damaged pool shows.
+        The process in that slot; None if no process has ever had that slot, which happens in a damaged pool only.
     """
 
     lock: str
@@ -161,18 +162,18 @@ class LockInfo(Record):
 
 @dataclass(frozen=True, slots=True)
 class Counters(Record):
-    """What the processes of a pool have counted since it was made, all of them together.
+    """What all processes that have used a pool have counted together since it was created.
 
     Attributes
     ----------
     hits, misses : int
-        Folios that were found, and that had to be read.
+        Lookups that found the folio in the pool, and lookups after which it had to be read.
     fills, fill_bytes : int
         Folios that were read from a source and cached, and their bytes.
     evictions : int
         Folios that were evicted to make room.
     bypasses : int
-        Folios that were read privately and not cached, because there was no room.
+        Folios that were read privately and not cached, because there was no room, or no lock in time.
     waits : int
         Waits for another process or thread that was filling a folio.
     readahead : int
@@ -180,7 +181,7 @@ class Counters(Record):
     errors : int
         Fills that failed.
     stalls : int
-        Locks that were not had in time, because their owner was stopped.
+        Locks that were refused, because their owner was stopped.
     """
 
     hits: int
@@ -202,13 +203,14 @@ class PagesByState(Record):
     Attributes
     ----------
     free : int
-        In the allocator, with memory.
+        Pages in the allocator, with memory.
     hole : int
-        In the allocator, or not even there, without memory: they were never needed.
+        Those in the allocator, or not even there, without memory: they were never needed.
     file, node, inode, table, name : int
-        Content of objects; nodes of their indexes; records of objects; page tables of windows; what keys mean.
+        Pages with the content of objects; with nodes of their indexes; with their records; with page tables of windows; with
+        names, that is what keys mean.
     frozen : int
-        Being made or destroyed at this moment, or lost: an audit tells.
+        Pages of folios that are being made or destroyed at this moment. If they stay so, an audit says what is wrong.
     """
 
     free: int
@@ -240,22 +242,22 @@ class FoliosByType(Record):
 
 @dataclass(frozen=True, slots=True)
 class Stat(Record):
-    """A pool at one moment. It is looked at without a lock, so the parts need not be of the very same instant.
+    """What a pool holds, and which processes use it. It is read without a lock, so the parts may differ by a few operations.
 
     Attributes
     ----------
     name : str
-        The pool.
+        The pool's name.
     path : str
-        Its file.
+        The path of its file.
     pool_bytes : int
         Bytes of all pages together.
     page_size : int
         Bytes of a page.
     pages : int
-        How many there are.
+        How many pages the pool has.
     metadata_bytes : int
-        What the file has besides the pages: tables and client slots.
+        Bytes of the file besides the pages: tables and client slots.
     metadata_ratio : float
         The same as a share of `pool_bytes`.
     free_bytes, cached_bytes : int
@@ -271,7 +273,7 @@ class Stat(Record):
     locks : tuple of LockInfo
         The locks that are held.
     clients : tuple of ClientInfo
-        The processes that are attached, this one among them, and the dead that have not been settled.
+        The processes that are attached, this one among them, and dead ones that have not been settled.
     counters : Counters
     """
 

@@ -15,7 +15,7 @@ cdef class Attachment:
     cdef readonly Memory memory
     cdef mem_t mem
     cdef u32 me
-    cdef bint joined
+    cdef readonly bint joined
     cdef readonly bint closed
     cdef readonly u32 epoch
     cdef ClientSlot slot

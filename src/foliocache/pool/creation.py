@@ -14,7 +14,6 @@ import contextlib
 import errno
 import os
 import resource
-import secrets
 import threading
 import traceback
 
@@ -122,7 +121,7 @@ def _link_nameless(file: Descriptor, path: str) -> bool:
 
 def _make_hidden(name: str, path: str, mode: int, shape: Geometry) -> Segment:
     """Make the segment in a file that has a hidden name until it is complete."""
-    hidden = files.hidden(path, secrets.token_hex(8))
+    hidden = files.hidden(path, os.urandom(8).hex())
     segment: Segment | None
     file: Descriptor | None
     try:

@@ -45,25 +45,39 @@ cdef class FolioMap(Steps):
     cdef readonly Filler filler
     cdef mem_t mem
     cdef u64 ino, head, digest_lo, digest_hi, key_digest
+    cdef u64 stride, most
     cdef u32 height, order, span, shift, key_length
+    cdef bint is_fixed
     cdef bytes text
 
-    cdef Lease _lease(self, u64 index, u64 wanted)
+    cdef Lease _lease(self, u64 start, u64 most, u64 limit)
+    cdef Lease _miss(self, u64 start, u64 most, u64 limit)
+    cdef Lease _join(self, Lease lease, u64 start, u64 most, u64 limit)
+    cdef int _read_ahead(self, u32 pfn, u64 last) except -1
+    cdef Lease _use(self, Lease lease, u64 start, u64 most)
+    cdef Lease _cut(self, Lease lease, u64 start, u64 most)
     cdef int _gather(self, u64 start, u64 end, char *target) except -1
-    cdef int _gather_pinned(self, u64 start, u64 end, char *target) except -1
+    cdef int _gather_piece(self, u64 start, u64 end, char *target) except -1
     cdef u64 _clip(self, n, what) except? 0xFFFFFFFFFFFFFFFF
-    cdef u64 _index(self, n) except? 0xFFFFFFFFFFFFFFFF
+    cdef u64 _offset(self, n) except? 0xFFFFFFFFFFFFFFFF
     cdef u64 _clip_any(self, n, what) except? 0xFFFFFFFFFFFFFFFF
-    cdef u64 _index_any(self, n) except? 0xFFFFFFFFFFFFFFFF
+    cdef u64 _offset_any(self, n) except? 0xFFFFFFFFFFFFFFFF
     cdef int _check(self) except -1
     cdef Py_ssize_t _length(self, u64 index) noexcept
     cdef u64 _units(self, u64 length) noexcept
     cdef Lease _copy(self, u64 index)
+    cdef Lease _copy_cached(self, u64 index)
     cdef u32 _sleep(self, Lease lease, u64 timeout_ns) except? 0xFFFFFFFF
-    cdef bint _bind_units(self, Lease lease, u32 entry, u32 pfn, u64 index, u64 wanted) noexcept
-    cdef u64 _more(self, u32 pfn, u64 begin, u64 length, u64 wanted) noexcept
+    cdef bint _bind_units(self, Lease lease, u32 entry, u32 pfn, u64 index) noexcept
+    cdef u64 _rest(self, u32 pfn, u64 index) noexcept
     cdef u64 _bytes(self, u32 pfn, u64 first) noexcept
     cdef bint _fits(self, u32 pfn, u64 length) noexcept
     cdef bint _is_ours(self, u64 at) noexcept
     cdef void _bind(self, u64 ino) noexcept
     cdef bint _open(self) noexcept
+
+
+@cython.final
+cdef class Pieces:
+    cdef FolioMap mapping
+    cdef u64 place, end

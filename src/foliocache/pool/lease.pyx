@@ -1,7 +1,7 @@
 """Pins as Python objects: the hit path, and the steps of a fill.
 
 A hit is one crossing into C: :meth:`FolioMap.lease` walks, gets, looks again (``mm.filemap.find_get``), reads the flags, and
-returns a :class:`Lease`, which holds the pin and exports the folio's bytes through the buffer protocol. What is not a plain hit
+returns a :class:`Lease`, which holds the pin and exports the bytes through the buffer protocol. What is not a plain hit
 goes through one door, ``filler.miss.Filler``, which comes back for the steps of a fill (``filler.steps``).
 
 While a folio is being filled, the lease of its filler also stands for that duty (``filling``): dropped before ``complete``, on
@@ -36,16 +36,20 @@ from ..mm.inline cimport client, filemap, flags, folio, page_type
 
 cdef extern from *:
     """
-    /* The value of an int of one digit, which almost all are; -1 for anything else. */
+    /* The value of an int that has 64 bits, quickly for one of a digit, which most are; less than 0 for anything else. */
     static inline long long fc_digit(PyObject *n)
     {
         if (!PyLong_CheckExact(n))
             return -1;
     #if PY_VERSION_HEX >= 0x030C0000
-        return PyUnstable_Long_IsCompact((PyLongObject *)n) ? PyUnstable_Long_CompactValue((PyLongObject *)n) : -1;
+        if (PyUnstable_Long_IsCompact((PyLongObject *)n))
+            return PyUnstable_Long_CompactValue((PyLongObject *)n);
     #else
-        return Py_SIZE(n) == 1 ? (long long)((PyLongObject *)n)->ob_digit[0] : Py_SIZE(n) == 0 ? 0 : -1;
+        if (Py_SIZE(n) == 1)
+            return ((PyLongObject *)n)->ob_digit[0];
     #endif
+        int overflow;
+        return PyLong_AsLongLongAndOverflow(n, &overflow);
     }
     #define FC_REFUSE_NEW(type, function) \
         (((PyTypeObject *)(type))->tp_new = (newfunc)(function), ((PyTypeObject *)(type))->tp_vectorcall = NULL)
@@ -62,7 +66,41 @@ from .attachment import refused
 from ..errors import FoliocacheError, LeaseError
 from ..sizes import integer
 
-cdef u64 GATHER_SHARE = 4
+cdef extern from "<sys/mman.h>" nogil:
+    int madvise(void *where, size_t length, int advice)
+
+# A read has one in so many bytes of the pool asked for at once.
+cdef u64 READ_SHARE = 4
+cdef Py_ssize_t POPULATE_MIN = 64 << 10  # bytes of a folio that is mapped as a whole before it is written, and not page by page
+cdef Py_ssize_t LONG_MIN = 256 << 10  # bytes that are copied without the GIL: others would wait for their page faults
+cdef int MADV_POPULATE_WRITE = 23
+
+
+cdef int copy_long(char *target, const char *data, Py_ssize_t length) except -1:
+    if length < LONG_MIN:
+        memcpy(target, data, length)
+    else:
+        with nogil:
+            memcpy(target, data, length)
+    return 0
+
+
+cdef int clear_long(char *page, Py_ssize_t length) except -1:
+    if length < POPULATE_MIN:
+        memset(page, 0, length)
+    else:
+        with nogil:
+            madvise(page, length, MADV_POPULATE_WRITE)  # which older kernels refuse, and no harm is done
+            memset(page, 0, length)
+    return 0
+
+
+cdef int populate(char *page, Py_ssize_t length) except -1:
+    """Have a folio's pages mapped in one call. It costs half of what as many page faults do."""
+    if length >= POPULATE_MIN:
+        with nogil:
+            madvise(page, length, MADV_POPULATE_WRITE)
+    return 0
 
 
 @cython.final
@@ -246,12 +284,14 @@ cdef Lease new_lease():
 
 @cython.auto_pickle(False)
 cdef class FolioMap(Steps):
-    """The compiled part of a mapping: which object, how large its folios are, where its index is. Misses go to ``filler``."""
+    """The compiled part of a mapping: which object, how large its units are, where its index is. Misses go to ``filler``."""
     def __init__(
         self, Attachment attachment not None, Filler filler not None, u64 size, u32 order, u32 height, bytes digest not None,
-        bytes key_digest not None, bytes key not None, bytes version not None, u32 span
+        bytes key_digest not None, bytes key not None, bytes version not None, u32 span, bint is_fixed, u64 stride
     ):
-        """digest: 16 bytes for key, version and size; key_digest: 8 for the key; key and version as shown to people."""
+        """digest: 16 bytes for key, version and size; key_digest: 8 for the key; key and version as shown to people. A unit has
+        2^order pages, and a new folio up to 2^span units, or always as many (is_fixed). ``pieces`` asks for ``stride`` bytes at
+        once."""
         if self.attachment is not None:
             raise TypeError("a mapping is one object at one version for as long as it lives; make another one")
         attachment.join()
@@ -259,9 +299,12 @@ cdef class FolioMap(Steps):
         self.size = size
         self.order = order
         self.span = span
+        self.is_fixed = is_fixed
         self.height = height
         self.shift = atomics.page_shift(self.mem) + order
-        self.folio_size = <u64>1 << self.shift
+        self.unit_size = <u64>1 << self.shift
+        self.stride = self._units(stride)
+        self.most = max((<u64>atomics.npages_max(self.mem) << atomics.page_shift(self.mem)) // READ_SHARE >> self.shift, <u64>1)
         self.digest_lo = int.from_bytes(digest[:8], "little")
         self.digest_hi = int.from_bytes(digest[8:16], "little")
         self.key_digest = int.from_bytes(key_digest, "little")
@@ -269,27 +312,49 @@ cdef class FolioMap(Steps):
         self.key_length = len(key)
         self.previous = layout.HASH_MASK
         self._bind(filemap.resolve(self.mem, attachment.me, self.digest_lo, self.digest_hi))
-        self.folios = (size + self.folio_size - 1) // self.folio_size
+        self.unit_count = self._units(size)
         self.identity = self.mem, digest
         self.filler = filler
         self.attachment = attachment
 
-    def lease(self, index):
-        """Pin a folio, reading it from the source if it is not cached.
+    def __len__(self):
+        self._check()
+        return self.size
+
+    def __getitem__(self, key):
+        """``mapping[a:b]`` is a copy of those bytes; ``mapping[n]`` a byte, as an int."""
+        cdef Py_ssize_t n
+        self._check()
+        if isinstance(key, slice):
+            start, stop, step = key.indices(self.size)
+            if step != 1:
+                raise ValueError(f"a mapping is read by slices of consecutive bytes, not with a step of {step}")
+            return self.read_bytes(start, max(stop - start, 0))
+        n = PyNumber_AsSsize_t(key, IndexError)
+        return self.lease(n + self.size if n < 0 else n, 1)[0]
+
+    def lease(self, offset, length=None):
+        """Pin bytes of the object where they lie, reading them from the source if they are not cached.
+
+        A lease is on bytes of one folio, and folios differ in size. Use `read` for a range as one buffer, `pieces` for all of
+        its leases.
 
         Parameters
         ----------
-        index : int
-            Its number, from 0 to ``folios - 1``.
+        offset : int
+            The first byte.
+        length : int, optional
+            How many at most, from 1 on. By default all up to the end of the folio that has the first one.
 
         Returns
         -------
         Lease
+            At least one byte, and as many as the folio has from there on, up to ``length``.
 
         Raises
         ------
         IndexError
-            There is no such folio.
+            The object has no byte at ``offset``.
         SourceError
             The source did not give the bytes, or there is none.
         FoliocacheError
@@ -297,46 +362,126 @@ cdef class FolioMap(Steps):
         Exception
             Whatever the source raises.
         """
-        return self._lease(self._index(index), 1)
+        cdef u64 start = self._offset(offset)
+        cdef u64 most
+        if length is None:
+            return self._lease(start, self.size - start, 1)
+        most = self._clip(length, "length")
+        if most == 0:
+            raise ValueError("a lease has at least 1 byte; read(offset, 0) gives an empty view")
+        return self._lease(start, min(most, self.size - start), self.most)
+
+    def pieces(self, offset=0, length=None):
+        """A range of the object as leases, one after the other, without a copy and without pinning all of it.
+
+        Parameters
+        ----------
+        offset : int
+            The first byte.
+        length : int, optional
+            How many, cut off at the end of the object. By default up to the end.
+
+        Returns
+        -------
+        iterator of Lease
+            Each is of the bytes behind the one before, as many as its folio has. It is pinned until it is released or dropped,
+            and the iterator holds none. Where the pool is full of pins, the lease has bytes of its own (``cached`` is False).
+            What is missing is read as the iterator is asked for it, and some way ahead. Next may be called again after it has
+            raised. An iterator is for one thread at a time.
+
+        Raises
+        ------
+        SourceError
+            Next: the source did not give the bytes, or there is none.
+        FoliocacheError
+            The pool has been closed.
+        Exception
+            Next: whatever the source raises.
+        """
+        cdef Pieces pieces = Pieces.__new__(Pieces)
+        self._check()
+        pieces.place = self._clip(offset, "offset")
+        pieces.end = self.size if length is None else pieces.place + min(self._clip(length, "length"), self.size - pieces.place)
+        pieces.mapping = self
+        return pieces
 
     @cython.final
-    cdef Lease _lease(self, u64 index, u64 wanted):
-        """Folio index, less than folios; a miss reads up to ``wanted`` folios at once."""
+    cdef Lease _lease(self, u64 start, u64 most, u64 limit):
+        """The bytes from start on, which the object has, up to ``most`` of them and to the end of their folio. A miss reads so
+        many, of ``limit`` units at most."""
         cdef mem_t mem = self.mem
+        cdef u64 index = start >> self.shift
         cdef u32 entry, pfn, seen
-        cdef u64 at, begin, length
+        cdef u64 at, first, end
         cdef Lease lease
         if not self.attachment.joined:
             self.attachment.join()
         lease = Lease.__new__(Lease)
         entry = self.attachment.take()
         if entry == layout.NIL:
-            return self._copy(index)
+            return self._cut(self._copy(index), start, most)
         pfn = filemap.lookup(mem, self.attachment.me, entry, self.ino, self.head, self.height, index)
         if pfn == layout.NIL:
             self.attachment.give(entry)
-            return self.filler.miss(self, index, wanted)
+            return self._miss(start, most, limit)
         # As _bind_units, whose call would be a twentieth of a hit.
-        begin = (index - filemap.first_of(mem, pfn)) << self.shift
-        length = self._length(index)
-        if wanted != 1:
-            length = self._more(pfn, begin, length, wanted)
-        if not self._fits(pfn, begin + length):
-            return self.filler.miss(self, index, wanted)
-        lease._bind(self.attachment, entry, pfn, begin, length)
+        first = filemap.first_of(mem, pfn)
+        end = (first << self.shift) + self._bytes(pfn, first)
+        if end <= start:
+            end = (index << self.shift) + self._length(index)
+        end = min(end, start + most)
+        if not self._fits(pfn, end - (first << self.shift)):
+            return self._miss(start, most, limit)
+        lease._bind(self.attachment, entry, pfn, start - (first << self.shift), end - start)
         at = atomics.folio_at(mem, pfn)
         seen = flags.load(mem, at)
         if not seen & layout.PG_UPTODATE:
-            return self.filler.join(self, lease, index, wanted)
+            return self._join(lease, start, most, limit)
         if not self._is_ours(at):
-            return self.filler.read_privately(self, index)
+            return self._cut(self.filler.read_privately(self, index), start, most)
         if not seen & layout.PG_REFERENCED:
             flags.mark_referenced(mem, at, seen)
         client.count(mem, self.attachment.me, layout.COUNT_HITS, 1)
-        if seen & layout.PG_READAHEAD and flags.clear(mem, at, layout.PG_READAHEAD):
-            begin = filemap.first_of(mem, pfn)
-            self.filler.read_ahead_from(self, begin, begin + (<u64>1 << page_type.span(mem, pfn)))
-        self.previous = index if wanted == 1 else index + self._units(lease.length) - 1
+        if seen & layout.PG_READAHEAD:
+            self._read_ahead(pfn, (end - 1) >> self.shift)
+        self.previous = (end - 1) >> self.shift
+        return lease
+
+    cdef Lease _miss(self, u64 start, u64 most, u64 limit):
+        """As ``_lease``, of what is not cached."""
+        cdef u64 index = start >> self.shift
+        cdef u64 wanted = min(self._units(start + most) - index, limit)
+        return self._use(self.filler.miss(self, index, wanted), start, most)
+
+    cdef Lease _join(self, Lease lease, u64 start, u64 most, u64 limit):
+        """As ``_lease``, where another is filling the folio of a lease."""
+        cdef u64 index = start >> self.shift
+        cdef u64 wanted = min(self._units(start + most) - index, limit)
+        self.narrow(lease, index)
+        return self._use(self.filler.join(self, lease, index, wanted), start, most)
+
+    cdef int _read_ahead(self, u32 pfn, u64 last) except -1:
+        """Unit last of a marked folio is used."""
+        cdef u64 first = filemap.first_of(self.mem, pfn)
+        cdef u64 behind = first + (<u64>1 << page_type.span(self.mem, pfn))
+        if self.filler.has_reached(first, behind, last):
+            if flags.clear(self.mem, atomics.folio_at(self.mem, pfn), layout.PG_READAHEAD):
+                self.filler.read_ahead_from(self, first, behind)
+        return 0
+
+    cdef Lease _cut(self, Lease lease, u64 start, u64 most):
+        """Let a lease that begins with a unit be on the bytes from start on, up to ``most`` of them."""
+        cdef u64 begin = start & (self.unit_size - 1)
+        lease.data += begin
+        lease.length = min(<u64>lease.length - begin, most)
+        return lease
+
+    cdef Lease _use(self, Lease lease, u64 start, u64 most):
+        """As ``_cut``, of a lease that was waited for."""
+        self._cut(lease, start, most)
+        self.previous = (start + lease.length - 1) >> self.shift
+        if lease.private is None and flags.load(self.mem, atomics.folio_at(self.mem, lease.pfn)) & layout.PG_READAHEAD:
+            self._read_ahead(lease.pfn, self.previous)  # a reader who goes on behind this folio never hits it
         return lease
 
     def read_bytes(self, offset, length):
@@ -362,17 +507,14 @@ cdef class FolioMap(Steps):
         """
         cdef u64 start = self._clip(offset, "offset")
         cdef u64 end = start + min(self._clip(length, "length"), self.size - start)
-        cdef u64 first, begin
         cdef Lease lease
         cdef bytes copy
         if start == end:
             self._check()
             return b""
-        first = start // self.folio_size
-        begin = start - first * self.folio_size
-        if end - first * self.folio_size <= self.folio_size:
-            lease = self._lease(first, 1)
-            copy = PyBytes_FromStringAndSize(lease.data + begin, end - start)
+        lease = self._lease(start, end - start, self.most)
+        if <u64>lease.length == end - start:
+            copy = PyBytes_FromStringAndSize(lease.data, end - start)
             lease.release()
             return copy
         copy = PyBytes_FromStringAndSize(NULL, end - start)
@@ -405,18 +547,13 @@ cdef class FolioMap(Steps):
         """
         cdef u64 start = self._clip(offset, "offset")
         cdef u64 end = start + min(self._clip(length, "length"), self.size - start)
-        cdef u64 first, begin
         cdef Lease lease
         if start == end:
             self._check()
             return memoryview(b"")
-        first = start >> self.shift
-        begin = start - (first << self.shift)
-        lease = self._lease(first, self._units(begin + end - start))
-        if begin + end - start > <u64>lease.length:
+        lease = self._lease(start, end - start, self.most)
+        if <u64>lease.length != end - start:
             return memoryview(self.read_bytes(start, end - start))
-        lease.data += begin
-        lease.length = end - start
         return PyMemoryView_FromObject(lease)
 
     def readinto(self, offset, buffer):
@@ -460,28 +597,20 @@ cdef class FolioMap(Steps):
         return end - start
 
     cdef int _gather(self, u64 start, u64 end, char *target) except -1:
-        cdef u64 piece = max(((<u64>atomics.npages_max(self.mem)) << atomics.page_shift(self.mem)) // GATHER_SHARE, self.folio_size)
+        cdef u64 piece = self.most << self.shift
         cdef u64 begin = start
         while begin < end:
-            self._gather_pinned(begin, min(begin + piece, end), target + (begin - start))
+            self._gather_piece(begin, min(begin + piece, end), target + (begin - start))
             begin += piece
         return 0
 
-    cdef int _gather_pinned(self, u64 start, u64 end, char *target) except -1:
-        """Copy one range whose folios are all pinned at once."""
-        cdef u64 index = start >> self.shift
-        cdef u64 last = (end - 1) >> self.shift
-        cdef u64 place = index << self.shift
-        cdef u64 begin, stop
-        cdef list leases = []
+    cdef int _gather_piece(self, u64 start, u64 end, char *target) except -1:
+        """Copy one range, all of which is asked for at once, and each folio as soon as it is there."""
+        cdef u64 place = start
         cdef Lease lease
-        while index <= last:
-            lease = self._lease(index, last - index + 1)
-            leases.append(lease)
-            index += self._units(lease.length)
-        for lease in leases:
-            begin, stop = max(start, place), min(end, place + lease.length)
-            memcpy(target + (begin - start), lease.data + (begin - place), stop - begin)
+        while place < end:
+            lease = self._lease(place, end - place, self.most)
+            copy_long(target + (place - start), lease.data, lease.length)
             place += lease.length
         return 0
 
@@ -499,17 +628,17 @@ cdef class FolioMap(Steps):
         return self.size if overflow else min(<u64>value, self.size)
 
     @cython.final
-    cdef u64 _index(self, n) except? 0xFFFFFFFFFFFFFFFF:
-        """The number of one of the object's folios."""
+    cdef u64 _offset(self, n) except? 0xFFFFFFFFFFFFFFFF:
+        """The offset of one of the object's bytes."""
         cdef long long value = digit(n)
-        return value if 0 <= value and <u64>value < self.folios else self._index_any(n)
+        return value if 0 <= value and <u64>value < self.size else self._offset_any(n)
 
-    cdef u64 _index_any(self, n) except? 0xFFFFFFFFFFFFFFFF:
+    cdef u64 _offset_any(self, n) except? 0xFFFFFFFFFFFFFFFF:
         cdef int overflow = 0
-        cdef long long value = PyLong_AsLongLongAndOverflow(integer(n, "the number of a folio"), &overflow)
-        if overflow or value < 0 or <u64>value >= self.folios:
+        cdef long long value = PyLong_AsLongLongAndOverflow(integer(n, "offset"), &overflow)
+        if overflow or value < 0 or <u64>value >= self.size:
             self._check()
-            raise IndexError(f"folio {n} of an object with {self.folios}")
+            raise IndexError(f"byte {n} of an object of {self.size}")
         return value
 
     cdef int _check(self) except -1:
@@ -519,68 +648,66 @@ cdef class FolioMap(Steps):
         self.attachment.check_open()
         return 0
 
-    def length_of(self, index):
-        """How many bytes of the object folio index has.
-
-        Parameters
-        ----------
-        index : int
-            Its number, from 0 to ``folios - 1``.
-
-        Returns
-        -------
-        int
-
-        Raises
-        ------
-        IndexError
-            There is no such folio.
-        """
-        self._check()
-        return self._length(self._index(index))
-
     @cython.final
     cdef Py_ssize_t _length(self, u64 index) noexcept:
-        return min(self.folio_size, self.size - (index << self.shift))
+        return min(self.unit_size, self.size - (index << self.shift))
 
     @cython.final
     cdef u64 _units(self, u64 length) noexcept:
         """Return how many units so many bytes are."""
-        return (length + self.folio_size - 1) >> self.shift
+        return (length + self.unit_size - 1) >> self.shift
 
-    def is_cached(self, index):
-        """Whether a folio is in the pool, and filled. It does not count as a use.
+    def is_cached(self, offset=0, length=None):
+        """Whether a range of the object is in the pool, all of it. It does not count as a use.
 
         Parameters
         ----------
-        index : int
-            Its number, from 0 to ``folios - 1``.
+        offset : int
+            The first byte.
+        length : int, optional
+            How many, cut off at the end of the object. By default up to the end.
 
         Returns
         -------
         bool
+            True for a range that has no bytes.
 
         Raises
         ------
-        IndexError
-            There is no such folio.
+        FoliocacheError
+            The pool has been closed.
         """
-        return self.probe(self._index(index))
+        cdef u64 start = self._clip(offset, "offset")
+        cdef u64 end = self.size if length is None else start + min(self._clip(length, "length"), self.size - start)
+        cdef u64 index = start >> self.shift
+        cdef u64 there = 1
+        self._check()
+        while there and index << self.shift < end:
+            there = self.probe(index, True)
+            index += there
+        return there != 0
 
-    cdef bint probe(self, u64 index) except -1:
+    cdef u64 probe(self, u64 index, bint filled) except? 0:
         cdef mem_t mem = self.mem
         cdef u32 pfn, seen
+        cdef u64 there
         self.attachment.join()
         pfn = filemap.lookup(mem, self.attachment.me, spare(), self.ino, self.head, self.height, index)
         if pfn == layout.NIL:
-            return False
+            return 0
         seen = flags.load(mem, atomics.folio_at(mem, pfn))
+        there = self._units(self._rest(pfn, index))
         if not folio.release(mem, self.attachment.me, spare(), pfn):
             self.attachment.wait(spare())
-        return seen & layout.PG_UPTODATE != 0
+        return there if seen & layout.PG_UPTODATE or not filled else 0
 
     cdef Lease _copy(self, u64 index):
-        """Folio index while every word of the ledger is in use: a lease on a copy."""
+        """Unit index while every word of the ledger is in use: a lease on a copy."""
+        cdef Lease copy = self._copy_cached(index)
+        return self.filler.read_privately(self, index) if copy is None else copy
+
+    cdef Lease _copy_cached(self, u64 index):
+        """The same if the folio is cached, else None."""
         cdef mem_t mem = self.mem
         cdef bytes content = PyBytes_FromStringAndSize(NULL, self._length(index))
         cdef const char *data
@@ -596,7 +723,7 @@ cdef class FolioMap(Steps):
                 copied = True
             if not folio.release(mem, self.attachment.me, spare(), pfn):
                 self.attachment.wait(spare())
-        return self.private(content) if copied else self.filler.read_privately(self, index)
+        return self.private(content) if copied else None
 
     # The steps of a fill: see ``filler.steps``.
 
@@ -615,8 +742,8 @@ cdef class FolioMap(Steps):
         whole._bind(self.attachment, whole.entry, whole.pfn, 0, self._bytes(whole.pfn, first))
         return first
 
-    cdef void narrow(self, lease, u64 index, u64 count) noexcept:
-        self._bind_units(lease, (<Lease>lease).entry, (<Lease>lease).pfn, index, count)
+    cdef void narrow(self, lease, u64 index) noexcept:
+        self._bind_units(lease, (<Lease>lease).entry, (<Lease>lease).pfn, index)
 
     cdef object grab(self, u64 index, u64 count):
         cdef u64 got = layout.GRAB_GONE
@@ -628,6 +755,8 @@ cdef class FolioMap(Steps):
         entry = self.attachment.take()
         if entry == layout.NIL:
             return None
+        if self.is_fixed:
+            span = self.span
         while span < self.span and <u64>2 << span <= count and index & ((<u64>2 << span) - 1) == 0:
             span += 1
         for _ in range(layout.GRAB_TRIES):
@@ -639,12 +768,14 @@ cdef class FolioMap(Steps):
         if got == layout.GRAB_NOMEM or got == layout.GRAB_GONE:
             self.attachment.give(entry)
             return None
-        if not self._bind_units(lease, entry, <u32>got, index, count):
+        if not self._bind_units(lease, entry, <u32>got, index):
             return None
-        lease.filling = got & layout.GRAB_ADDED != 0
-        if lease.filling and <u64>lease.length != self._bytes(lease.pfn, index):  # or a part of the folio would stay unfilled
-            lease.release()
-            return None
+        if got & layout.GRAB_ADDED:
+            lease.filling = True
+            self.widen(lease)
+            if lease.length == 0:
+                lease.release()
+                return None
         return lease
 
     cdef bint is_filling(self, lease) noexcept:
@@ -698,14 +829,15 @@ cdef class FolioMap(Steps):
         cdef Target target = Target.__new__(Target)
         target.lease = lease
         target.lease._check_filling(self.attachment)
-        memset(target.lease._page(), 0, target.lease.length)  # what the page held before is not the source's to see
+        clear_long(target.lease._page(), target.lease.length)  # what the page held before is not the source's to see
         _clear_tail(self.mem, target.lease)
         return target
 
     cdef int write(self, lease, const char *data) except -1:
         cdef Lease filling = lease
         filling._check_filling(self.attachment)
-        memcpy(filling._page(), data, filling.length)
+        populate(filling._page(), filling.length)
+        copy_long(filling._page(), data, filling.length)
         _clear_tail(self.mem, filling)
         return 0
 
@@ -762,36 +894,38 @@ cdef class FolioMap(Steps):
         cdef bint done = True
         self._check()
         self.attachment.join()
-        if self.folios:
-            done = filemap.invalidate(self.mem, self.attachment.me, self.digest_lo, self.digest_hi, self.folios - 1)
+        if self.unit_count:
+            done = filemap.invalidate(self.mem, self.attachment.me, self.digest_lo, self.digest_hi, self.unit_count - 1)
             self.attachment.tidy()
         if not done:
             raise refused(f"invalidate of {self.key!r}")
 
     @cython.final
-    cdef bint _bind_units(self, Lease lease, u32 entry, u32 pfn, u64 index, u64 wanted) noexcept:
-        """Bind a lease to unit index of a held folio, and to those behind it, ``wanted`` at most.
+    cdef inline bint _bind_units(self, Lease lease, u32 entry, u32 pfn, u64 index) noexcept:
+        """Bind a lease to unit index of a held folio, and to those behind it.
 
         Returns False for damaged tables. The pin is not given back then: nobody knows whose it is.
         """
         cdef u64 begin = (index - filemap.first_of(self.mem, pfn)) << self.shift
-        cdef u64 length = self._more(pfn, begin, self._length(index), wanted)
+        cdef u64 length = self._rest(pfn, index)
         if not self._fits(pfn, begin + length):
             return False
         lease._bind(self.attachment, entry, pfn, begin, length)
         return True
 
     @cython.final
-    cdef u64 _more(self, u32 pfn, u64 begin, u64 length, u64 wanted) noexcept:
-        """Return the bytes of up to ``wanted`` units from byte begin of a held folio on; the first one has ``length``."""
-        cdef u64 there = self._bytes(pfn, filemap.first_of(self.mem, pfn))
-        return max(length, min(max(there, begin) - begin, wanted << self.shift))
+    cdef inline u64 _rest(self, u32 pfn, u64 index) noexcept:
+        """Return the bytes from unit index of a held folio on; those of one unit if the folio's words contradict each other."""
+        cdef u64 first = filemap.first_of(self.mem, pfn)
+        cdef u64 there = self._bytes(pfn, first)
+        cdef u64 begin = (index - first) << self.shift
+        return there - begin if there > begin else <u64>self._length(index)
 
     @cython.final
-    cdef u64 _bytes(self, u32 pfn, u64 first) noexcept:
+    cdef inline u64 _bytes(self, u32 pfn, u64 first) noexcept:
         """Return the bytes of a held folio whose first unit is ``first``; 0 if its words contradict each other."""
         cdef u64 length = atomics.read32(self.mem, atomics.folio_at(self.mem, pfn) + layout.F_LENGTH)
-        cdef u64 expected = min(self.folio_size << page_type.span(self.mem, pfn), self.size - (first << self.shift))
+        cdef u64 expected = min(self.unit_size << page_type.span(self.mem, pfn), self.size - (first << self.shift))
         return expected if length == expected else 0
 
     @cython.final
@@ -821,6 +955,36 @@ cdef class FolioMap(Steps):
         if ino:
             self._bind(ino)
         return ino != 0
+
+
+@cython.final
+@cython.auto_pickle(False)
+cdef class Pieces:
+    """What ``Mapping.pieces`` returns: the leases of a range, in order. It holds none of them."""
+    def __init__(self):
+        raise TypeError("pieces come from Mapping.pieces()")
+
+    def __reduce__(self):
+        raise TypeError("an iterator of leases cannot be copied or pickled; ask the mapping for its pieces again")
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef FolioMap of = self.mapping
+        cdef Lease lease
+        if self.place >= self.end:
+            raise StopIteration
+        lease = of._lease(self.place, self.end - self.place, of.stride)
+        self.place += lease.length
+        return lease
+
+
+cdef object _no_pieces(PyTypeObject *kind, PyObject *arguments, PyObject *keywords):
+    raise TypeError("pieces come from Mapping.pieces()")
+
+
+FC_REFUSE_NEW(Pieces, <void *>_no_pieces)
 
 
 cdef void _clear_tail(mem_t mem, Lease lease) noexcept:

@@ -1,37 +1,43 @@
-"""One object of a pool: its identity, its folio size, and where its bytes come from. Hits are in ``lease``, misses in
-``filler``."""
+"""One object of a pool: its identity, the sizes of its units and folios, and where its bytes come from. Hits are in ``lease``,
+misses in ``filler``."""
 
 from __future__ import annotations
 
 import hashlib
 import operator
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import TYPE_CHECKING, Literal, SupportsIndex, TypeAlias
 
 from ..filler.miss import Filler
 from ..filler.readahead import Readahead
 from ..mm import layout, xarray
-from .lease import FolioMap
+from ..sizes import format_size, parse_count, parse_size
+from .asynchronous import AsyncReads
 from .window import Window, open_window
 
 if TYPE_CHECKING:
-    from ..filler.source import Read, ReadInto, Source
+    from ..filler.source import AsyncSource, Read, ReadInto, Source
     from .pool import Pool
 
 UNIT_MAX = 64 << 10
 UNITS_PER_OBJECT = 32
 FOLIO_MAX = 1 << 20
 FOLIOS_PER_POOL = 64
+FIXED_PER_POOL = 4  # where the user says how large they are
 READAHEAD_MAX = 64 << 20  # bytes, and one READAHEAD_SHARE-th of the pool
 READAHEAD_SHARE = 8
 READAHEAD_ALONE = 4 << 20  # where the source is called one at a time, by those who want the data
 
+Size: TypeAlias = SupportsIndex | str
 
-class Mapping(FolioMap):
-    """One object at one version, from `Pool.mapping`: its bytes in units, which are leased, read or mapped.
 
-    The unit follows from the object's size, the same in every process: a page for small objects, up to 64 KiB for big ones.
-    What is read, pinned and evicted together are folios of 1 to 16 units, 1 MiB at most: as large as the reads that miss. It
-    pickles with its pool and its source.
+class Mapping(AsyncReads):
+    """One object at one version, from `Pool.mapping`: its bytes, which are leased, read or mapped.
+
+    They are cached as *folios*, which are read, pinned and evicted whole. A folio is as large as the read that has missed it,
+    from one *unit* to 16 of them, and 1 MiB at most; ``folio_size`` fixes that. The unit follows from the object's size, the
+    same in every process: a page for small objects, up to 64 KiB for big ones.
+
+    ``len(mapping)`` is the object's size, ``mapping[a:b]`` a copy of a range. A mapping pickles with its pool and its source.
 
     Attributes
     ----------
@@ -41,11 +47,16 @@ class Mapping(FolioMap):
         What it is called.
     size : int
         Its length in bytes.
-    folio_size : int
-        Bytes of a unit; the last one is shorter.
-    folios : int
-        How many units there are.
+    unit_size : int
+        Bytes of a unit: every folio begins at a multiple of it. The object's last unit is shorter.
+    folio_size : int or None
+        What was given for it.
+    readahead : int or None
+        What was given for it.
     """
+
+    __iter__ = None  # of bytes one by one it would be slow, and `pieces` says what is meant
+    _units_per_object = UNITS_PER_OBJECT
 
     def __init__(
         self,
@@ -55,20 +66,30 @@ class Mapping(FolioMap):
         version: str = "",
         read: Read | None = None,
         readinto: ReadInto | None = None,
-        source: Source | None = None,
+        source: Source | AsyncSource | None = None,
         concurrent: bool = False,
+        folio_size: Size | None = None,
+        readahead: Size | None = None,
     ) -> None:
         key, version = _plain(key, "key"), _plain(version, "version")
         size = _size_of(key, size)
-        order = _order_for(size, pool.page_size, pool.pool_bytes)
+        usual = order = _order_for(size, pool.page_size, pool.pool_bytes, self._units_per_object)
+        self.folio_size: int | None = None if folio_size is None else _folio_size(folio_size, pool.page_size, pool.pool_bytes)
+        self.readahead: int | None = None if readahead is None else _readahead(readahead)
+        if self.folio_size is not None:
+            order = min(order, (self.folio_size // pool.page_size).bit_length() - 1)
         unit = pool.page_size << order
         units = -(-size // unit)
         if units > 1 << layout.XA_INDEX_BITS:
             raise ValueError(f"{key!r} is too large: {size} bytes are more than 2^{layout.XA_INDEX_BITS} units")
-        digest = object_digest(key, size, version)
+        digest = object_digest(key, size, version, None if order == usual else unit)
         most = min(READAHEAD_MAX if concurrent else READAHEAD_ALONE, pool.pool_bytes // READAHEAD_SHARE)
-        readahead = Readahead(max(1, most // unit))
-        filler = Filler(key, pool, read, readinto, source, concurrent, readahead)
+        ahead = most if self.readahead is None else min(self.readahead, pool.pool_bytes // READAHEAD_SHARE)
+        filler = Filler(key, pool, read, readinto, source, concurrent, Readahead(max(1, ahead // unit)))
+        if self.folio_size is None:
+            span = _span_for(unit, pool.page_size, pool.pool_bytes)
+        else:
+            span = min(layout.SPAN_MAX, (self.folio_size // unit).bit_length() - 1)
         super().__init__(
             pool._attachment,
             filler,
@@ -78,19 +99,24 @@ class Mapping(FolioMap):
             digest,
             key_digest(key),
             *_texts(key, version),
-            _span_for(unit, pool.page_size, pool.pool_bytes),
+            span,
+            self.folio_size is not None,
+            max(unit, most // 2),
         )
         self.pool = pool
         self.key = key
         self.version = version
 
     def __repr__(self) -> str:
-        return f"<foliocache.Mapping {self.key!r} version {self.version!r}, {self.size} bytes in {self.folios} units>"
+        return f"<foliocache.Mapping {self.key!r} version {self.version!r}, {self.size} bytes>"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Mapping, (self.pool, self.key, self.size, self.version, *self.filler.source)
+        options = self.folio_size, self.readahead
+        return Mapping, (self.pool, self.key, self.size, self.version, *self.filler.source, *options)
 
-    def window(self, offset: SupportsIndex = 0, length: SupportsIndex | None = None) -> Window:
+    def window(
+        self, offset: SupportsIndex = 0, length: SupportsIndex | None = None, *, writable: Literal["copy"] | None = None
+    ) -> Window:
         """A range of the object as one contiguous buffer, without a copy however many folios it lies in.
 
         Parameters
@@ -99,6 +125,8 @@ class Mapping(FolioMap):
             The first byte.
         length : int, optional
             How many, cut off at the end of the object. By default up to the end.
+        writable : {"copy"}, optional
+            The buffer may be written to. What is written is this process's alone, by pages, and gone with the window.
 
         Returns
         -------
@@ -112,14 +140,14 @@ class Mapping(FolioMap):
         SourceError
             As in `lease`.
         """
-        return open_window(self, offset, length)
+        return open_window(self, offset, length, writable)
 
 
-def _order_for(size: int, page_size: int, pool_bytes: int) -> int:
-    """An object is cut into about UNITS_PER_OBJECT units, within a page and UNIT_MAX, and within a small part of the pool."""
+def _order_for(size: int, page_size: int, pool_bytes: int, units: int = UNITS_PER_OBJECT) -> int:
+    """An object is cut into about so many units, within a page and UNIT_MAX, and within a small part of the pool."""
     most = min(UNIT_MAX, _folio_max(page_size, pool_bytes))
     order = 0
-    while page_size << (order + 1) <= most and (page_size << order) * UNITS_PER_OBJECT < size:
+    while page_size << (order + 1) <= most and (page_size << order) * units < size:
         order += 1
     return order
 
@@ -133,9 +161,27 @@ def _folio_max(page_size: int, pool_bytes: int) -> int:
     return min(FOLIO_MAX, pool_bytes // FOLIOS_PER_POOL, page_size << layout.MAX_ORDER)
 
 
-def object_digest(key: str, size: int, version: str) -> bytes:
-    """What an object at one version is found by: 16 bytes, of the characters of two strings and a number."""
-    return _digest(16, str(size), key, version)
+def _folio_size(wanted: Size, page_size: int, pool_bytes: int) -> int:
+    """What a user gives for ``folio_size``, in bytes. Raises ValueError."""
+    found, most = parse_size(wanted, "folio_size"), min(FOLIO_MAX, pool_bytes // FIXED_PER_POOL, page_size << layout.MAX_ORDER)
+    most = 1 << max(most, page_size).bit_length() - 1
+    if found & (found - 1) or not page_size <= found <= most:
+        limits = f"from {format_size(page_size)}, a page of this pool, to {format_size(most)}"
+        raise ValueError(f"folio_size must be a power of two {limits}; not {wanted!r}")
+    return found
+
+
+def _readahead(wanted: Size) -> int:
+    """What a user gives for ``readahead``, in bytes. Raises ValueError."""
+    if isinstance(wanted, str) or parse_count(wanted, "readahead", "bytes or a string such as '8MiB'"):
+        return parse_size(wanted, "readahead")
+    return 0
+
+
+def object_digest(key: str, size: int, version: str, unit: int | None = None) -> bytes:
+    """What an object at one version is found by: 16 bytes. unit: of so many bytes, if they are not the usual ones; then it is
+    another object to the pool."""
+    return _digest(16, str(size), key, version, *([] if unit is None else [str(unit)]))
 
 
 def key_digest(key: str) -> bytes:

@@ -1,23 +1,25 @@
 """Names: which object a key means now, asked for once by all processes of the machine.
 
-The core's part, and what happens when several ask at once, is in ``mm.names``. Here a name is found by a key and by who asks
-(an account, say, for which the answer may be another); forgetting is for all who ask.
+The core's part, and what happens when several processes ask at once, is in ``mm.names``. Here a name is found by a key and by
+``who``, the account for which it is asked, since the answer may differ between accounts. Forgetting is for all accounts.
 
-Times are those of CLOCK_BOOTTIME: all processes of the machine share it, it goes on while the machine sleeps, so an answer from
-before is as old as it is, and nobody sets it. It restarts when the machine boots, and so does a pool.
+Times are those of CLOCK_BOOTTIME. All processes of the machine share this clock, it cannot be set, and it goes on while the
+machine sleeps, so an answer's age is right afterwards. It restarts when the machine boots, and so does a pool.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import math
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 
 from ..mm import layout
 from ..mm.audit import readable
@@ -26,12 +28,16 @@ from .mapping import _cut, _plain
 from .question import NameTable, Question
 
 if TYPE_CHECKING:
+    from ..filler.awaiting import Tell
     from .pool import Pool
+
+T = TypeVar("T")
+_Steps: TypeAlias = "Generator[int | Ask, bool | None, None]"
 
 _WORDS = struct.Struct("<QQQQ")  # key, state, since, size
 _TEXT = layout.NAME_TEXT - layout.NAME_KEY
 _DATA = layout.NAME_DATA - layout.NAME_KEY
-_ROUNDS = 8  # of answers that are replaced while they are read
+_ROUNDS = 8  # how often an answer may be replaced while it is read
 _SECOND = 1_000_000_000
 EXTRA_MAX = 192  # bytes
 
@@ -49,9 +55,9 @@ class Name:
     version
         As of :meth:`Pool.mapping`.
     extra
-        What the asker has added.
+        Bytes that the asker has added to the answer.
     asked
-        When the question was asked whose answer this is: CLOCK_BOOTTIME, in nanoseconds.
+        When the question was asked that this answers: CLOCK_BOOTTIME, in nanoseconds.
     """
 
     exists: bool
@@ -62,7 +68,7 @@ class Name:
 
     @property
     def age(self) -> float:
-        """Seconds since it was asked for."""
+        """Seconds since the question was asked."""
         return (_now() - self.asked) / _SECOND
 
 
@@ -85,11 +91,11 @@ class Names:
         return self._recall(_Digest(key, who), _oldest(_now(), max_age))
 
     def ask(self, key: str, max_age: float = 0.0, *, who: str = "") -> Ask:
-        """Return a question, to be answered by this process unless its ``known`` says the answer already.
+        """Return a question. This process has to answer it, unless its ``known`` has the answer already.
 
-        If another process, or another thread, is asking for the same name since less than ``max_age`` seconds, this waits for
-        its answer; at most ``fill_timeout`` seconds. If that question fails or its asker dies, this one is for the caller to
-        answer. With a ``max_age`` of 0 the caller always asks.
+        If another process or thread has been asking for the same name, for less than ``max_age`` seconds, this waits for that
+        answer, at most ``fill_timeout`` seconds. If that question fails or its asker dies, the caller has to answer this one.
+        With a ``max_age`` of 0 the caller always has to.
 
         Use it as a context manager: a question that ends without an answer is withdrawn.
 
@@ -99,54 +105,107 @@ class Names:
             The pool has been closed.
         """
         name = _Digest(key, who)
+        with contextlib.closing(self._steps(name, max_age, threading.get_ident())) as steps:
+            step = next(steps)
+            while not isinstance(step, Ask):
+                step = steps.send(self._table.wait(*name.words, step))
+            return step
+
+    async def ask_async(self, key: str, max_age: float = 0.0, *, who: str = "") -> Ask:
+        """Return a question as :meth:`ask` does, awaited. Tasks of one loop wait for each other as processes do.
+
+        Use it as an asynchronous context manager.
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed, also while this waits.
+        """
+        from asyncio import current_task  # here, because importing it takes longer than all of foliocache
+
+        from ..filler.awaiting import outcome
+
+        name = _Digest(key, who)
+        if self._attachment.joined:
+            known = self._recall(name, _oldest(_now(), max_age))
+            if known is not None:
+                return Ask(known)
+        steps = self._steps(name, max_age, -id(current_task()))  # no thread has such a number
+        step: Ask | bool | None = None
+        while not isinstance(step, Ask):
+            step = await outcome(self._pool.engine, functools.partial(self._step, steps, name, step))
+        return step
+
+    def _step(self, steps: _Steps, name: _Digest, has_waited: bool | None, tell: Tell[Ask | bool]) -> None:
+        """In another thread: go on to the question, or to the end of a wait."""
+        step = steps.send(has_waited)
+        if isinstance(step, Ask):
+            tell(step)
+        elif not self._table.doze(*name.words, tell):
+            tell(False)
+
+    def _steps(self, name: _Digest, max_age: float, asker: int) -> _Steps:
+        """Yield how many nanoseconds to wait for another that asks, and is sent whether there was one; and the Ask at the end.
+        asker: the thread or the task."""
         start = _now()
         oldest = _oldest(start, max_age)
         deadline = start + int(self._pool.fill_timeout * _SECOND)
-        mine = self._attachment.epoch, threading.get_ident(), name.digest
+        mine = self._attachment.epoch, asker, name.digest
         nested = mine in self._pool._asking
         for _ in range(_ROUNDS):
             known = self._recall(name, oldest)
             if known is not None:
-                return Ask(known)
-            if nested:  # a thread that waited for itself would wait long
+                yield Ask(known)
+            if nested:  # one that waits for its own answer would wait for the whole timeout
                 break
             question = self._table.begin(*name.words, _now(), oldest, name.text, mine)
             while question == layout.NAME_TAKEN:
                 now = _now()
                 if now >= deadline:
-                    oldest = now + 2 * layout.NAME_AHEAD_NS  # no answer is so late: take the asker's place
-                elif self._table.wait(*name.words, deadline - now):
+                    oldest = now + 2 * layout.NAME_AHEAD_NS  # later than every answer: take the asker's place
+                elif (yield deadline - now):
                     known = self._recall(name, oldest)
                     if known is not None:
-                        return Ask(known)
+                        yield Ask(known)
                 question = self._table.begin(*name.words, _now(), oldest, name.text, mine)
             if not isinstance(question, int):
-                return Ask(None, question)
+                yield Ask(None, question, self._pool)
             if question != layout.NAME_FRESH:
                 break
-        return Ask(None)
+        yield Ask(None)
+
+    def digest(self, key: str, who: str) -> _Digest:
+        """Return by what the name is found, for :meth:`raw`. Raises ValueError for what is no string."""
+        return _Digest(key, who)
+
+    def raw(self, name: _Digest) -> bytes | None:
+        """Return the record of a name that has an answer, else None. Two that are equal are the same answer."""
+        return self._table.lookup(*name.words)
+
+    def read(self, raw: bytes) -> Name | None:
+        """Return what a record says."""
+        return _name(raw)
 
     def forget(self, key: str) -> None:
-        """Forget what the key means, for all who asked. The answer to a question that is under way will not be remembered.
+        """Forget what the key means, for all accounts. The answer to a question that is under way will not be remembered.
 
-        For a process that has changed what the key means, after that.
+        A process that changes what the key means calls this after the change.
 
         Raises
         ------
         FoliocacheError
-            The pool has been closed; or it could not be done, because a process that has stopped holds a lock.
+            The pool has been closed; or the name could not be forgotten, because a process that has stopped holds a lock.
         """
         self._table.forget(_Digest(key, "").key)
 
     def forget_below(self, prefix: str) -> None:
-        """Forget all keys that begin with ``prefix``, and those whose text is too long to tell. Raises as :meth:`forget`."""
+        """Forget all keys that begin with ``prefix``, and those whose kept text is too short to tell. Raises as
+        :meth:`forget`."""
         wanted = _plain(prefix, "prefix").encode("utf-8", "surrogatepass")
-        for found in self._all():
-            key, state, _, _ = _WORDS.unpack_from(found)
-            text = _text(found, state)
-            is_cut = len(text) > layout.NAME_TEXT_MAX - 4  # a character more would not have fit, perhaps
-            if text.startswith(wanted) or (is_cut and wanted.startswith(text)):
-                self._table.forget(key)
+        n = 0
+        while (found := self._table.next_below(n, wanted)) is not None:
+            self._table.forget(_WORDS.unpack_from(found[1])[0])
+            n = found[0] + 1
 
     def list(self) -> list[NameInfo]:
         """Return all names, in no order."""
@@ -175,13 +234,14 @@ class Names:
 class Ask:
     """A question for which object a key means. Made by :meth:`Names.ask`.
 
-    ``known`` is the answer, if there is one already. If it is None, the caller asks the origin and says the answer, which is
-    remembered unless the name was forgotten meanwhile, or there is no room.
+    ``known`` is the answer, if there is one already. If it is None, the caller asks the origin and passes the answer to
+    `answer` or `answer_absent`; it is remembered unless the name was forgotten meanwhile, or there is no room.
     """
 
-    def __init__(self, known: Name | None, question: Question | None = None) -> None:
+    def __init__(self, known: Name | None, question: Question | None = None, pool: Pool | None = None) -> None:
         self.known = known
         self._question = question
+        self._pool = pool
 
     def __enter__(self) -> Self:
         return self
@@ -189,8 +249,32 @@ class Ask:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.withdraw()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._in_engine(self.withdraw)
+
+    async def answer_async(self, size: int, version: str = "", extra: bytes = b"") -> bool:
+        """As :meth:`answer`, without blocking the event loop."""
+        return await self._in_engine(functools.partial(self.answer, size, version, extra))
+
+    async def answer_absent_async(self) -> bool:
+        """As :meth:`answer_absent`, without blocking the event loop."""
+        return await self._in_engine(self.answer_absent)
+
+    async def _in_engine(self, function: Callable[[], T]) -> T:
+        """Call what takes a lock of the pool, if there is a question to which it matters."""
+        if self._question is None or self._pool is None or self._pool.closed:
+            return function()
+        from ..filler.awaiting import in_engine
+
+        return await in_engine(self._pool.engine, function)
+
     def answer(self, size: int, version: str = "", extra: bytes = b"") -> bool:
-        """Say which object the key means. Returns True if the answer is remembered.
+        """Answer the question: the key means this object. Returns True if the answer is remembered.
 
         An answer whose version is too long beside ``extra`` is not remembered.
 
@@ -206,11 +290,11 @@ class Ask:
         return self._say(layout.NAME_PRESENT, size, _plain(version, "version").encode("utf-8", "surrogatepass"), bytes(extra))
 
     def answer_absent(self) -> bool:
-        """Say that there is no such object. Returns True if that is remembered."""
+        """Answer the question: there is no such object. Returns True if the answer is remembered."""
         return self._say(layout.NAME_ABSENT, 0, b"", b"")
 
     def withdraw(self) -> None:
-        """End the question without an answer, unless it has one: a client that waits for it asks."""
+        """End the question without an answer, unless it has one. A client that waits for the answer then asks itself."""
         question, self._question = self._question, None
         if question is not None:
             question.withdraw()
@@ -226,7 +310,7 @@ class Ask:
 
 
 class _Digest:
-    """By what a name is found: of the key and who asks, and of the key alone."""
+    """The digests by which a name is found: of the key and the account, and of the key alone."""
 
     __slots__ = ("digest", "key", "text", "words")
 
@@ -234,10 +318,10 @@ class _Digest:
         encoded = _plain(key, "key").encode("utf-8", "surrogatepass")
         asker = _plain(who, "who").encode("utf-8", "surrogatepass")
         name = hashlib.blake2b(len(encoded).to_bytes(8, "little") + encoded + asker, digest_size=16)
-        self.digest = name.digest()
-        self.key = int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")
+        self.digest: bytes = name.digest()
+        self.key: int = int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")
         self.words: tuple[int, int, int] = (self.key, *struct.unpack("<QQ", self.digest))
-        self.text = _cut(key, layout.NAME_TEXT_MAX)
+        self.text: bytes = _cut(key, layout.NAME_TEXT_MAX)
 
 
 def _now() -> int:
@@ -245,16 +329,16 @@ def _now() -> int:
 
 
 def _oldest(now: int, max_age: float) -> int:
-    """The time since which an answer must have been asked for. Raises ValueError."""
+    """Return the time from which on a question must have been asked for its answer to be used. Raises ValueError."""
     if isinstance(max_age, bool) or not isinstance(max_age, (int, float)) or not max_age >= 0:
         raise ValueError(f"max_age must be a number of seconds, 0 or more, not {max_age!r}")
     if max_age == 0:
-        return now + 2 * layout.NAME_AHEAD_NS  # also those who began at this moment
+        return now + 2 * layout.NAME_AHEAD_NS  # later than every question, also one that begins at this moment
     return 0 if math.isinf(max_age) else max(0, now - int(min(max_age, now / _SECOND) * _SECOND) + 1)
 
 
 def _name(found: bytes) -> Name | None:
-    """What a copy of a record says; None if it has no answer."""
+    """Return what a copy of a record says; None if it has no answer."""
     _, state, since, size = _WORDS.unpack_from(found)
     kind = state & layout.NAME_STATE_MASK
     if kind == layout.NAME_ABSENT:

@@ -6,7 +6,8 @@ import contextlib
 import functools
 import os
 import weakref
-from typing import TYPE_CHECKING, Self, SupportsFloat, SupportsIndex, TypeAlias
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, SupportsFloat, SupportsIndex, TypeAlias, TypeVar
 
 from ..errors import FoliocacheError, PoolNotFoundError
 from ..filler.engine import Engine
@@ -20,12 +21,16 @@ from .creation import create_or_attach
 from .geometry import Wanted, check_parameters, parameters, permissions
 from .mapping import Mapping, key_digest
 from .names import Names
+from .objects import ObjectMapping
 
 if TYPE_CHECKING:
-    from ..filler.source import Read, ReadInto, Source
+    from ..filler.source import AsyncSource, Read, ReadInto, Source
     from ..mm.atomics import Memory
+    from ..objects import Loads, Make, MakeAsync, Objects, Writable
 
 Seconds: TypeAlias = SupportsFloat | SupportsIndex
+P = ParamSpec("P")
+R = TypeVar("R")
 
 FILL_TIMEOUT = 60.0
 FILL_TIMEOUT_MAX = 1e9  # seconds; the core counts nanoseconds in 64 bits
@@ -219,6 +224,7 @@ class Pool:
         self.pool_bytes: int = segment.pool_bytes
         self._fill_timeout = FILL_TIMEOUT
         self._engines: dict[int, Engine] = {}  # by pid; a forked child starts its own
+        self._objects: Objects | None = None
         self._asking: set[tuple[int, int, bytes]] = set()  # the questions of its names that are under way in this process
 
     def __repr__(self) -> str:
@@ -233,6 +239,13 @@ class Pool:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> Self:
+        self._check_open()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close_async()
 
     @property
     def fill_timeout(self) -> float:
@@ -251,13 +264,28 @@ class Pool:
     def close(self) -> None:
         """Stop using the pool in this process: its methods and those of its mappings raise FoliocacheError from now on.
 
-        What has begun goes on, and what is being read ahead is waited for, at most `fill_timeout` seconds. Leases, windows
+        What has begun goes on, and what is being read ahead is waited for, at most `fill_timeout` seconds. Tasks of event loops
+        that await a read are told by a FoliocacheError. Leases, windows
         and views that exist stay valid, and the client slot goes with the last of them. Closing twice is harmless; `open`
         gives another Pool.
         """
         self._attachment.close()
         for engine in list(self._engines.values()):
             engine.close(self.fill_timeout)
+
+    async def close_async(self) -> None:
+        """`close`, awaited: what is being read ahead is waited for in another thread.
+
+        Tasks that await a read are told at once, by a FoliocacheError.
+        """
+        from ..filler.awaiting import in_engine
+
+        self._attachment.close()
+        closing = Engine()
+        try:
+            await in_engine(closing, self.close)
+        finally:
+            closing.close(0)
 
     def mapping(
         self,
@@ -267,8 +295,10 @@ class Pool:
         read: Read | None = None,
         readinto: ReadInto | None = None,
         *,
-        source: Source | None = None,
+        source: Source | AsyncSource | None = None,
         concurrent: bool = False,
+        folio_size: SupportsIndex | str | None = None,
+        readahead: SupportsIndex | str | None = None,
     ) -> Mapping:
         """An object at one version, whether something of it is cached or not.
 
@@ -284,13 +314,24 @@ class Pool:
             ``read(offset, length)`` returns exactly those bytes of the source, as a bytes-like object.
         readinto : callable, optional
             ``readinto(offset, buffer)`` fills the writable buffer, which is all zeros, from the source, and returns the
-            number of bytes. It saves a copy. With neither only cached folios can be read.
-        source : foliocache.sources.Source, optional
+            number of bytes. It saves a copy. With neither only cached folios can be read. Either may be a coroutine function
+            (``async def``): it is called on an event loop of foliocache's own, one in each process.
+        source : foliocache.sources.Source or AsyncSource, optional
             Instead of both: ``read_into(offset, buffers)`` fills the pages, in order, and each can be read as soon as it is
-            full.
+            full; or ``read_into_async(offset, buffers)``, on that loop.
         concurrent : bool
             The source may be called by several threads at once, those of this library among them. Otherwise its calls for
             this mapping are made one at a time, by threads that want the data.
+        folio_size : int or str, optional
+            Bytes of every folio that is added through this mapping, or a string such as ``"256KiB"``: a power of two, from the
+            pool's page to 1 MiB and 1/4 of the pool. Folios at the object's end, between others, or in a full pool are
+            smaller, and none has more than 16 units, which are half of a small object. By default a folio is as large as the
+            read that has missed it. Give the same wherever an object is opened: with less than its usual unit it is another
+            object to the pool.
+        readahead : int or str, optional
+            How many bytes to read ahead of a sequential reader at most, or a string such as ``"8MiB"``; never more than 1/8 of
+            the pool. With 0 nothing is read but what was asked for. By default it grows as the reader goes on, up to 64 MiB, or
+            4 MiB without ``concurrent``.
 
         Returns
         -------
@@ -299,12 +340,13 @@ class Pool:
         Raises
         ------
         ValueError
-            A size that is negative, no integer, or too large for the index; a key or version that is no string.
+            A size that is negative, no integer, or too large for the index; a key or version that is no string; a folio_size or
+            readahead that is none.
         FoliocacheError
             The pool has been closed.
         """
         self._check_open()
-        return Mapping(self, key, size, version, read, readinto, source, concurrent)
+        return Mapping(self, key, size, version, read, readinto, source, concurrent, folio_size, readahead)
 
     def forget(self, key: str) -> int:
         """Withdraw every version of an object. Leases that exist stay valid.
@@ -446,3 +488,218 @@ class Pool:
         """The threads in which this process calls its sources, an :class:`Engine`."""
         pid = os.getpid()
         return self._engines.get(pid) or self._engines.setdefault(pid, Engine())
+
+    # Python objects.
+
+    def get_or_create(
+        self,
+        key: str,
+        make: Make,
+        *,
+        version: str = "",
+        expiry: float | None = None,
+        loads: Loads = "any",
+        writable: Writable = None,
+    ) -> Any:
+        """A Python object, made by the first process that asks for it, and shared by all.
+
+        Parameters
+        ----------
+        key : str
+            What names the object to all who use this pool.
+        make : callable
+            ``make()`` returns the object. It is called if the pool has none: by one process, while the others wait.
+        version : str
+            Another version is another object.
+        expiry : float, optional
+            Seconds after which it is made once more. By default it is good as long as it stays in the pool.
+        loads : {"any", "arrays"}
+            "arrays" keeps and reads only arrays, tensors, bytes and memoryviews, and unpickles nothing. What is unpickled is as
+            trusted as those who may write to the pool.
+        writable : {"copy"}, optional
+            The object's arrays, tensors and memoryviews may be written to. What is written is this process's alone.
+
+        Returns
+        -------
+        object
+            An equal object, also to the process that made it. Its arrays are read-only views of the pool's pages, which stay
+            pinned as long as one of them lives. Bytes are a copy; a memoryview is a view.
+
+        Raises
+        ------
+        Exception
+            Whatever ``make`` raises.
+        SourceError
+            Another process was making it, and failed; the next call makes it here.
+        TypeError
+            The object cannot be kept: it does not pickle, or is none of those that ``loads`` allows.
+        ValueError
+            A parameter makes no sense; or the pool has a pickle, and ``loads`` is "arrays".
+        FoliocacheError
+            ``make`` asks for the same object; or the pool has been closed.
+        """
+        return self.objects.get_or_create(key, make, version, expiry, loads, writable)
+
+    async def get_or_create_async(
+        self,
+        key: str,
+        make: MakeAsync,
+        *,
+        version: str = "",
+        expiry: float | None = None,
+        loads: Loads = "any",
+        writable: Writable = None,
+    ) -> Any:
+        """`get_or_create` for event loops. An object that the pool has is returned without a wait or a thread.
+
+        Parameters
+        ----------
+        key, version, expiry, loads, writable
+            As in `get_or_create`.
+        make : callable
+            ``await make()`` is the object.
+
+        Returns
+        -------
+        object
+            As of `get_or_create`.
+
+        Raises
+        ------
+        Exception
+            As in `get_or_create`.
+        """
+        return await self.objects.get_or_create_async(key, make, version, expiry, loads, writable)
+
+    def put(self, key: str, value: object, *, version: str = "", loads: Loads = "any") -> bool:
+        """Keep a Python object, in place of the one that the pool has.
+
+        Parameters
+        ----------
+        key, version : str
+            As in `get_or_create`.
+        value : object
+            What to keep.
+        loads : {"any", "arrays"}
+            As in `get_or_create`.
+
+        Returns
+        -------
+        bool
+            False if there is no room for it.
+
+        Raises
+        ------
+        TypeError
+            The object cannot be kept.
+        FoliocacheError
+            The pool has been closed.
+        """
+        return self.objects.put(key, value, version, loads)
+
+    def get(
+        self,
+        key: str,
+        default: object = None,
+        *,
+        version: str = "",
+        expiry: float | None = None,
+        loads: Loads = "any",
+        writable: Writable = None,
+    ) -> Any:
+        """A Python object that the pool has.
+
+        Parameters
+        ----------
+        key, version, expiry, loads, writable
+            As in `get_or_create`.
+        default : object
+            What to return if there is none.
+
+        Returns
+        -------
+        object
+            As of `get_or_create`, or ``default``.
+
+        Raises
+        ------
+        ValueError
+            The pool has a pickle, and ``loads`` is "arrays".
+        FoliocacheError
+            The pool has been closed.
+        """
+        return self.objects.get(key, default, version, expiry, loads, writable)
+
+    def delete(self, key: str) -> None:
+        """Forget a Python object, of all versions. What was got of it stays valid.
+
+        Parameters
+        ----------
+        key : str
+            The object.
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed; or another process has stopped while it holds a lock of the pool.
+        """
+        self.objects.delete(key)
+
+    def memoize(
+        self,
+        *,
+        key: Callable[..., str] | None = None,
+        version: str | None = None,
+        expiry: float | None = None,
+        ignore: Collection[str] = (),
+        loads: Loads = "any",
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """A decorator: keep a function's results in the pool, by its arguments.
+
+        Parameters
+        ----------
+        key : callable, optional
+            ``key(*args, **kwargs)`` returns the key of a call, among those of the function. By default a digest of the
+            arguments and of what the function has closed over.
+        version : str, optional
+            By default a digest of the function's bytecode. What it calls, and globals that it reads, are not part of that.
+        expiry : float, optional
+            As in `get_or_create`.
+        ignore : collection of str
+            Names of parameters on which the result does not depend.
+        loads : {"any", "arrays"}
+            As in `get_or_create`.
+
+        Returns
+        -------
+        callable
+            The decorator. What it returns calls the function where the pool has no result; ``.key(...)`` of that is the key of
+            a call, and ``.delete(...)`` forgets its result.
+
+        Raises
+        ------
+        ValueError
+            ``ignore`` names what is no parameter.
+        """
+
+        def decorate(function: Callable[P, R]) -> Callable[P, R]:
+            from ..objects import Memo  # as in `objects`
+
+            return Memo(lambda: self.objects, function, key, version, expiry, ignore, loads).wrapped()
+
+        return decorate
+
+    @property
+    def objects(self) -> Objects:
+        """The Python objects of the pool: internal."""
+        self._check_open()
+        if self._objects is None:
+            from ..objects import (
+                Objects,
+            )  # pickle, inspect and ast: a third of the time of an import, which most need not wait for
+
+            self._objects = Objects(self)
+        return self._objects
+
+    def _object(self, key: str, size: int, version: str, source: Source) -> ObjectMapping:
+        return ObjectMapping(self, key, size, version, source=source)

@@ -4,17 +4,21 @@ A question is an object from the moment it is asked: whatever exception comes be
 and who waits for the answer is woken. Every operation of the core is one call, in which no Python runs.
 """
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
+from libc.string cimport memcmp
 
 from .attachment cimport Attachment
-from ..mm cimport layout
+from ..filler.waiter cimport Sleeper, sleep_for
+from ..mm cimport atomics, layout
 from ..mm cimport names as core
+from ..mm.atomics cimport fc_mem
 
 from .attachment import refused
 
 cdef u32 COPIED = layout.NAME_SIZE - layout.NAME_KEY
+cdef u64 TEXT_MAX = layout.NAME_TEXT_MAX
 
 
 @cython.final
@@ -69,6 +73,27 @@ cdef class Question:
         self.attachment.tidy()
         self._done()
         return remembered
+
+
+@cython.final
+@cython.auto_pickle(False)
+cdef class AskerWait(Sleeper):
+    """A wait for the end of the client that asks for a name, or for a slice of time: whether it lives, the core looks."""
+    cdef Attachment attachment
+    cdef object tell
+    cdef u64 at
+    cdef u64 deadline
+
+    cdef bint look(self, bint closely) except -1:
+        cdef bint asks = atomics.load_relaxed(self.attachment.mem, self.at) == self.expected
+        if asks and atomics.now_ns() < self.deadline:
+            return False
+        self.tell(True)
+        return True
+
+    cdef int fail(self, error) except -1:
+        self.tell(error=error)
+        return 0
 
 
 @cython.final
@@ -130,6 +155,20 @@ cdef class NameTable:
             PyErr_CheckSignals()
         return ticket != 0
 
+    def doze(self, u64 key, u64 lo, u64 hi, tell):
+        """As ``wait``, without sleeping: have ``tell()`` called when the sleep would end, in another thread."""
+        cdef AskerWait wait
+        cdef u64 ticket
+        self.attachment.join()
+        ticket = core.join(self.attachment.mem, self.attachment.me, key, lo, hi)
+        if ticket:
+            wait = AskerWait.__new__(AskerWait)
+            wait.attachment, wait.at, wait.tell = self.attachment, core.asker_at(self.attachment.mem, ticket), tell
+            wait.expected, wait.deadline = ticket >> 32, atomics.now_ns() + layout.WAIT_SLICE_NS
+            wait.word = <u32 *>((<const fc_mem *>self.attachment.mem).base + wait.at)
+            sleep_for(wait)
+        return ticket != 0
+
     def forget(self, u64 key):
         """Drop all names of a key. Raises FoliocacheError if a process that has stopped holds the lock."""
         cdef bint done
@@ -145,3 +184,24 @@ cdef class NameTable:
         self.attachment.join()
         n = core.next_used(self.attachment.mem, self.attachment.me, n, PyBytes_AS_STRING(found))
         return None if n == layout.NIL else (n, found)
+
+    def next_below(self, u32 n, bytes prefix):
+        """As ``next``, of the names whose text begins with prefix, and of those whose kept text is too short to tell.
+
+        A pool may have 10^5 names, of which few match. Looking at each takes 50 ns here, and 3 us in Python.
+        """
+        cdef bytes found = PyBytes_FromStringAndSize(NULL, COPIED)
+        cdef char *words = PyBytes_AS_STRING(found)
+        cdef const char *wanted = PyBytes_AS_STRING(prefix)
+        cdef u64 size = PyBytes_GET_SIZE(prefix)
+        cdef u64 length
+        self.attachment.join()
+        while True:
+            n = core.next_used(self.attachment.mem, self.attachment.me, n, words)
+            if n == layout.NIL:
+                return None
+            length = min((<u64 *>(words + (layout.NAME_STATE - layout.NAME_KEY)))[0] >> layout.NAME_TEXT_SHIFT, TEXT_MAX)
+            if memcmp(words + (layout.NAME_TEXT - layout.NAME_KEY), wanted, min(length, size)) == 0:
+                if length >= size or length > TEXT_MAX - 4:  # at most 3 bytes of a cut character are left out
+                    return n, found
+            n += 1

@@ -11,8 +11,8 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.object cimport PyObject, PyTypeObject
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
-from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ
-from posix.mman cimport mmap, munmap
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED
+from posix.mman cimport PROT_NONE, PROT_READ, PROT_WRITE, mmap, munmap
 
 import os
 
@@ -23,31 +23,44 @@ from .attachment cimport Attachment
 from .lease cimport FolioMap, Lease, new_lease
 from ..mm cimport atomics, layout, pagetable
 from ..mm.atomics cimport fc_mem, mem_t
-from ..mm.inline cimport filemap
+
+from .private import is_writable, watch
+
+cdef extern from *:
+    """
+    static inline void fc_touch(char *at) { __atomic_fetch_or(at, 0, __ATOMIC_RELAXED); }
+    """
+    void touch "fc_touch" (char *at)
+
+cdef size_t PAGE = 4096  # the smallest that there is
 
 
 @cython.final
 @cython.auto_pickle(False)
 cdef class Window:
-    """A range of an object as one contiguous, read-only buffer of ``len(window)`` bytes, from `Mapping.window`.
+    """A range of an object as one contiguous buffer of ``len(window)`` bytes, from `Mapping.window`.
+
+    It is read-only, unless it was opened with ``writable="copy"``: then what is written to it is this process's alone, and gone
+    with the window.
 
     A context manager; `close` unmaps it and unpins its folios once the last view of it has gone. It cannot be copied or pickled
     (TypeError). Using it after its end, or in a process that inherited it by fork, raises LeaseError.
     """
+    cdef FolioMap mapping
     cdef Attachment attachment
     cdef char *base
     cdef size_t reserved
     cdef size_t begin
     cdef Py_ssize_t length
     cdef u64 first
-    cdef u64 folio_size
-    cdef Py_ssize_t last_length
     cdef u32 table
     cdef u32 entry
     cdef u32 count
     cdef u32 epoch
     cdef int views
     cdef bint closed
+    cdef bint is_writable
+    cdef object __weakref__
 
     def __cinit__(self):
         self.closed = True
@@ -67,7 +80,7 @@ cdef class Window:
 
     def __getbuffer__(self, Py_buffer *buffer, int wanted):
         self._check()
-        PyBuffer_FillInfo(buffer, self, <void *>(self.base + self.begin), self.length, 1, wanted)
+        PyBuffer_FillInfo(buffer, self, <void *>(self.base + self.begin), self.length, not self.is_writable, wanted)
         self.views += 1
 
     def __releasebuffer__(self, Py_buffer *buffer):
@@ -86,7 +99,7 @@ cdef class Window:
             self._drop()
 
     def __repr__(self):
-        return f"<Window of {self.length} bytes over {self.count} units{', closed' if self.closed else ''}>"
+        return f"<Window of {self.length} bytes{', closed' if self.closed else ''}>"
 
     def close(self):
         """Unmap and unpin, now or when the last view goes. Doing it twice is harmless."""
@@ -95,13 +108,15 @@ cdef class Window:
             if self.views == 0:
                 self._drop()
 
-    def lease(self, number):
-        """Pin one of the window's units alone, beyond the window's own life.
+    def lease(self, offset, length=None):
+        """Pin bytes of the window alone, beyond the window's own life.
 
         Parameters
         ----------
-        number : int
-            Which one, from 0.
+        offset : int
+            The first byte, in the window.
+        length : int, optional
+            How many at most, from 1 on. By default all up to the end of the folio that has the first one, or of the window.
 
         Returns
         -------
@@ -110,19 +125,26 @@ cdef class Window:
         Raises
         ------
         IndexError
-            There is no such unit.
+            The window has no byte at ``offset``.
         LeaseError
             The window has been closed, or was inherited by fork.
         """
-        cdef u32 n, pfn, entry
-        cdef u32 back = 0
-        cdef u64 begin
-        cdef Lease lease = new_lease()
-        number = integer(number, "the number of a folio")
-        if not 0 <= number < self.count:
-            raise IndexError(f"folio {number} of a window over {self.count}")
-        n = <u32>number
+        offset = integer(offset, "offset")
+        if not 0 <= offset < self.length:
+            raise IndexError(f"byte {offset} of a window of {self.length}")
+        length = self.length - offset if length is None else min(integer(length, "length"), self.length - offset)
+        if length < 1:
+            raise ValueError("a lease has at least 1 byte")
         self._check()
+        return self._lease(offset, length)
+
+    cdef Lease _lease(self, u64 offset, u64 length):
+        cdef u64 unit = (self.begin + offset) // self.mapping.unit_size
+        cdef u64 begin = self.begin + offset - unit * self.mapping.unit_size
+        cdef u32 n = <u32>unit
+        cdef u32 pfn, entry
+        cdef u32 back = 0
+        cdef Lease lease = new_lease()
         entry = self._take()
         pfn = pagetable.lookup(self.attachment.mem, self.attachment.me, entry, self.table, n)
         while pfn == layout.NIL and back < n and back >> layout.SPAN_MAX == 0:
@@ -131,8 +153,10 @@ cdef class Window:
         if pfn == layout.NIL:
             self.attachment.give(entry)
             raise LeaseError("this window is being closed by another thread")
-        begin = (self.first + n - filemap.first_of(self.attachment.mem, pfn)) * self.folio_size
-        lease._bind(self.attachment, entry, pfn, begin, self.last_length if n + 1 == self.count else self.folio_size)
+        if not self.mapping._bind_units(lease, entry, pfn, self.first + n):
+            raise FoliocacheError("the pool's tables are damaged; run 'foliocache fsck --repair'")
+        lease.data += begin
+        lease.length = min(<u64>lease.length - begin, length)
         return lease
 
     cdef u32 _take(self) except? 0xFFFFFFFE:
@@ -149,26 +173,27 @@ cdef class Window:
 
     cdef _open(self, FolioMap mapping, u64 offset, u64 length):
         cdef mem_t mem = mapping.mem
-        cdef u64 first = offset // mapping.folio_size
-        cdef u64 count = (offset + length - 1) // mapping.folio_size - first + 1 if length else 0
+        cdef u64 first = offset // mapping.unit_size
+        cdef u64 count = (offset + length - 1) // mapping.unit_size - first + 1 if length else 0
+        cdef u64 start
         cdef u32 n = 0
         cdef Lease lease
+        self.mapping = mapping
         self.attachment = mapping.attachment
         self.attachment.join()
         self.epoch = self.attachment.epoch
         self.first = first
-        self.folio_size = mapping.folio_size
         self.length = length
-        self.begin = offset - first * self.folio_size
-        if count * (self.folio_size >> atomics.page_shift(mem)) > <u64>atomics.npages_max(mem) + self.folio_size:
+        self.begin = offset - first * mapping.unit_size
+        if count * (mapping.unit_size >> atomics.page_shift(mem)) > <u64>atomics.npages_max(mem) + mapping.unit_size:
             raise FoliocacheError(f"a window of {length} bytes is larger than the pool; open smaller ones, or use read()")
         self.count = count
         self.closed = False
         if self.count:
-            self.last_length = mapping._length(first + self.count - 1)
             self._reserve()
             while n < self.count:
-                lease = mapping._lease(first + n, self.count - n)
+                start = (first + n) * mapping.unit_size
+                lease = mapping._lease(start, min((first + self.count) * mapping.unit_size, mapping.size) - start, mapping.most)
                 self._add(n, lease)
                 n += mapping._units(lease.length)
 
@@ -178,33 +203,41 @@ cdef class Window:
         self.table = pagetable.make(self.attachment.mem, self.attachment.me, self.entry, self.count)
         if self.table == layout.NIL:
             self.attachment.give(self.entry)
-            raise FoliocacheError(f"no room in the pool for the page table of a window over {self.count} units")
-        found = mmap(NULL, self.count * self.folio_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+            raise FoliocacheError(f"no room in the pool for the page table of a window of {self.length} bytes")
+        found = mmap(NULL, self.count * self.mapping.unit_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         if found == MAP_FAILED:
-            raise FoliocacheError(
-                f"no address space for a window of {self.count * self.folio_size} bytes: {os.strerror(errno)}"
-            )
+            raise FoliocacheError(f"no address space for a window of {self.length} bytes: {os.strerror(errno)}")
         self.base = <char *>found
-        self.reserved = self.count * self.folio_size
+        self.reserved = self.count * self.mapping.unit_size
 
     cdef _add(self, u32 n, Lease lease):
         """Map the pages of a lease, which begins with unit n of the window, and move its pin to the page table."""
         cdef u64 place = lease.data - (<const fc_mem *>self.attachment.mem).ro
         cdef size_t page = 1 << atomics.page_shift(self.attachment.mem)
         cdef size_t size = (lease.length + page - 1) // page * page
-        cdef void *at = self.base + n * self.folio_size
+        cdef void *at = self.base + n * self.mapping.unit_size
         if lease.private is not None:
             raise FoliocacheError(
-                f"the pool has no room for a window over {self.count} units of {self.folio_size} bytes: too much of it is "
-                "pinned. Open smaller windows, or use read(), which copies"
+                f"the pool has no room for a window of {self.length} bytes: too much of it is pinned. "
+                "Open smaller windows, or use read(), which copies"
             )
-        if mmap(at, size, PROT_READ, MAP_SHARED | MAP_FIXED, self.attachment.segment.fd_to_read, place) == MAP_FAILED:
+        cdef int rights = PROT_READ | PROT_WRITE if self.is_writable else PROT_READ
+        cdef int kind = MAP_PRIVATE | MAP_NORESERVE if self.is_writable else MAP_SHARED
+        if mmap(at, size, rights, kind | MAP_FIXED, self.attachment.segment.fd_to_read, place) == MAP_FAILED:
             raise FoliocacheError(
-                f"a window over {self.count} units cannot be mapped: {os.strerror(errno)} (see vm.max_map_count)"
+                f"a window of {self.length} bytes cannot be mapped: {os.strerror(errno)} (see vm.max_map_count)"
             )
         pagetable.move(self.attachment.mem, self.attachment.me, lease.entry, self.table, n, lease.pfn)
         self.attachment.give(lease.entry)
         lease.released = True
+
+    def _copy_all(self):
+        """Give every page of a writable window to this process alone, without changing what it has."""
+        cdef size_t at = 0
+        cdef size_t end = self.begin + self.length
+        while self.reserved and at < end:
+            touch(self.base + at)  # in one step: another thread may be writing to the same byte
+            at += PAGE
 
     cdef void _drop(self) noexcept:
         if self.reserved:
@@ -219,13 +252,16 @@ cdef class Window:
             self.table = layout.NIL
 
 
-def open_window(FolioMap mapping not None, offset, length):
+def open_window(FolioMap mapping not None, offset, length, writable=None):
     """Return a :class:`Window`, as :meth:`Mapping.window` does."""
     mapping._check()
     cdef u64 start = mapping._clip(offset, "offset")
     cdef u64 size = mapping.size - start if length is None else min(mapping._clip(length, "length"), mapping.size - start)
     cdef Window window = Window.__new__(Window)
+    window.is_writable = is_writable(writable)
     window._open(mapping, start, size)
+    if window.is_writable:
+        watch(window)
     return window
 
 

@@ -4,6 +4,6 @@ A mapping's source is asked for ranges of one object at one version. It proves t
 answer that carries the bytes or by a question after it, and raises if it is not.
 """
 
-from ..filler.source import Source
+from ..filler.source import AsyncSource, Source
 
-__all__ = ["Source"]
+__all__ = ["AsyncSource", "Source"]

@@ -1,33 +1,63 @@
-"""A ranged GET whose body goes from the socket straight into the pages: ``http.client`` under a set of idle connections.
+"""A ranged GET whose body goes from the socket straight into the pages, over connections that are kept.
 
 A process reads with up to some dozens of threads, each with a connection of its own meanwhile. Why not urllib3 or aiohttp: both
-copy each body at least once more, and aiohttp runs on one thread.
+copy each body at least once more, and aiohttp runs on one thread. ``http.client`` spends twice as long on an answer's header
+fields as all the rest takes: it is asked where an answer is not plain, and a place that has given one is left to it.
 """
 
 from __future__ import annotations
 
 import http.client
 import os
+import re
+import socket
 import ssl
+import struct
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 CONNECT_TIMEOUT = 30.0  # seconds
 READ_TIMEOUT = 300.0  # seconds without a byte
 REDIRECTS_MAX = 10
 IDLE_MAX = 64  # connections
+HEAD_MAX = 64 << 10  # bytes of a status line and header fields
+HEAD_PIECE = 4 << 10  # bytes that are received at once until they are all there
 REST_MAX = 64 << 10  # bytes of a body that are read for the sake of the connection
 
 Headers = Mapping[str, str]
 Place = tuple[str, str, int]
 
+_PORTS = {"http": 80, "https": 443}
 _LOST = (http.client.RemoteDisconnected, ConnectionError, http.client.BadStatusLine)
+_STATUS = re.compile(r"HTTP/1\.1 ([1-5]\d\d)(?: |$)")
+_UNSENDABLE = re.compile(r"[^\x21-\x7e]")  # in a path
+_UNSENDABLE_FIELD = re.compile(r"[^\x20-\x7e]")
 _SECRET = frozenset({"authorization", "cookie", "proxy-authorization"})
 
 
-class Response:
+class Body:
+    """What both kinds of answers can do with their bodies."""
+
+    def read_into(self, buffers: Sequence[memoryview]) -> Iterator[int]:
+        """Fill the buffers, in order, and yield the length of each when it is full. Raises EOFError if the body is shorter."""
+        raise NotImplementedError
+
+    def read(self, length: int) -> bytes:
+        """Return the first bytes of the body. Raises EOFError if it is shorter."""
+        data = bytearray(length)
+        for _ in self.read_into([memoryview(data)]):
+            pass
+        return bytes(data)
+
+    def close(self) -> None:
+        """Keep the connection if what is left of the body is little, else close it."""
+        raise NotImplementedError
+
+
+class Response(Body):
     """The answer to a GET, its body not yet read."""
 
     def __init__(
@@ -36,9 +66,10 @@ class Response:
         self._client, self._place, self._connection, self._raw = client, place, connection, raw
         self.status: int = raw.status
         self.headers: http.client.HTTPMessage = raw.headers
+        self.has_cookies = False  # one of the redirects to it has set cookies, which are not sent
 
     def read_into(self, buffers: Sequence[memoryview]) -> Iterator[int]:
-        """Fill the buffers, in order, and yield the length of each when it is full. Raises EOFError if the body is shorter."""
+        """As `Body` says."""
         for buffer in buffers:
             at = 0
             while at < len(buffer):
@@ -49,7 +80,7 @@ class Response:
             yield at
 
     def close(self) -> None:
-        """Keep the connection if what is left of the body is little, else close it."""
+        """As `Body` says."""
         if not self._raw.isclosed() and self._raw.length is not None and self._raw.length <= REST_MAX:
             with suppress(OSError, http.client.HTTPException):
                 self._raw.read()
@@ -59,6 +90,107 @@ class Response:
             self._connection.close()
 
 
+class Direct(Body):
+    """The same of an answer that is plain: one status line, fields of a line each, a length, no coding of the transfer."""
+
+    def __init__(
+        self,
+        client: Client,
+        place: Place,
+        connection: http.client.HTTPConnection,
+        status: int,
+        headers: Fields,
+        ahead: memoryview,
+    ) -> None:
+        self._client, self._place, self._connection, self._ahead = client, place, connection, ahead
+        self._left = 0 if status in (204, 304) else int(headers["content-length"])  # bytes of the body that were not given out
+        self.status = status
+        self.headers = headers
+        self.has_cookies = False
+
+    def read_into(self, buffers: Sequence[memoryview]) -> Iterator[int]:
+        """As `Body` says."""
+        for buffer in buffers:
+            at = 0
+            while at < len(buffer):
+                got = self._receive(buffer[at : at + self._left]) if self._left else 0
+                if not got:
+                    raise EOFError(f"the body ends {len(buffer) - at} bytes early")
+                at, self._left = at + got, self._left - got
+            yield at
+
+    def _receive(self, buffer: memoryview) -> int:
+        if self._ahead:
+            got = min(len(self._ahead), len(buffer))
+            buffer[:got], self._ahead = self._ahead[:got], self._ahead[got:]
+            return got
+        sock = self._connection.sock
+        with _timely():
+            if isinstance(sock, ssl.SSLSocket):
+                return sock.recv_into(buffer)
+            return sock.recv_into(buffer, 0, socket.MSG_WAITALL)  # one call, which lets go of the GIL and wakes up once
+
+    def close(self) -> None:
+        """As `Body` says."""
+        if 0 < self._left <= REST_MAX:
+            with suppress(OSError, EOFError):
+                list(self.read_into([memoryview(bytearray(self._left))]))
+        if not self._left and not self._ahead and self.headers.get("Connection", "").lower() != "close":
+            self._client._keep(self._place, self._connection)
+        else:
+            self._connection.close()
+
+
+class Fields(dict[str, str]):
+    """Header fields by their names in lower case, asked for in any; what comes twice is joined."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name.lower(), default)
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(str(name).lower())
+
+
+class _Unusual(Exception):
+    """An answer that is left to http.client."""
+
+
+@contextmanager
+def _timely() -> Iterator[None]:
+    """A socket's own timeout says EAGAIN."""
+    try:
+        yield
+    except BlockingIOError:
+        raise TimeoutError(f"the server sent nothing for {READ_TIMEOUT:g} s") from None
+
+
+def _receive_head(sock: socket.socket) -> tuple[int, Fields, memoryview]:
+    """Return the status, the fields, and what came along of the body. Raises ConnectionError if there is none."""
+    data = b""
+    while (end := data.find(b"\r\n\r\n")) < 0:
+        if len(data) > HEAD_MAX or b"\n\n" in data:
+            raise _Unusual
+        with _timely():
+            got = sock.recv(HEAD_PIECE)
+        if not got:
+            raise ConnectionResetError("the server closed the connection without an answer")
+        data += got
+    first, *lines = data[:end].decode("iso-8859-1").split("\r\n")
+    fields = Fields()
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or name != name.strip():
+            raise _Unusual
+        name, value = name.lower(), value.strip()
+        fields[name] = f"{fields[name]}, {value}" if name in fields else value
+    found = _STATUS.match(first)
+    status = int(found[1]) if found else 0
+    has_length = fields.get("Content-Length", "").isdecimal() or status in (204, 304)
+    if status < 200 or "Transfer-Encoding" in fields or not has_length:
+        raise _Unusual
+    return status, fields, memoryview(data)[end + 4 :]
+
+
 class Client:
     """Connections of this process, for any number of threads."""
 
@@ -66,26 +198,30 @@ class Client:
         self._pid = os.getpid()
         self._idle: deque[tuple[Place, http.client.HTTPConnection]] = deque()
         self._tls: ssl.SSLContext | None = None
+        self._unusual: set[Place] = set()
 
-    def get(self, url: str, headers: Headers) -> Response:
+    def get(self, url: str, headers: Headers) -> Response | Direct:
         """GET, after redirects.
 
         Raises OSError and http.client.HTTPException, and ValueError for a URL that is none of HTTP.
         """
+        has_cookies = False
         for _ in range(REDIRECTS_MAX):
             parts = urlsplit(url)
             response = self._ask(parts, headers)
+            response.has_cookies = has_cookies
             location = response.headers.get("Location")
             if response.status not in (301, 302, 303, 307, 308) or not location:
                 return response
             response.close()
+            has_cookies = has_cookies or "Set-Cookie" in response.headers
             target = urljoin(url, location)
             if _place(urlsplit(target)) != _place(parts):
                 headers = {name: value for name, value in headers.items() if name.lower() not in _SECRET}
             url = target
         raise http.client.HTTPException(f"more than {REDIRECTS_MAX} redirects")
 
-    def _ask(self, parts: SplitResult, headers: Headers) -> Response:
+    def _ask(self, parts: SplitResult, headers: Headers) -> Response | Direct:
         """One question. A server may close an idle connection at any time: then it is asked again over a new one."""
         place = _place(parts)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -97,8 +233,17 @@ class Client:
                 connection.close()
         return self._send(place, self._connect(place), path, headers)
 
-    def _send(self, place: Place, connection: http.client.HTTPConnection, path: str, headers: Headers) -> Response:
+    def _send(self, place: Place, connection: http.client.HTTPConnection, path: str, headers: Headers) -> Response | Direct:
+        request = None if place in self._unusual else _request(place, path, headers)
         try:
+            if request is not None:
+                try:
+                    connection.sock.sendall(request)
+                    return Direct(self, place, connection, *_receive_head(connection.sock))
+                except _Unusual:
+                    self._unusual.add(place)
+                    connection.close()
+                    connection = self._connect(place)
             connection.request("GET", path, headers=dict(headers))
             return Response(self, place, connection, connection.getresponse())
         except BaseException:
@@ -116,7 +261,13 @@ class Client:
         else:
             connection = http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT)
         connection.connect()
-        connection.sock.settimeout(READ_TIMEOUT)
+        if isinstance(connection.sock, ssl.SSLSocket):
+            connection.sock.settimeout(READ_TIMEOUT)
+        else:  # Python's own timeout would poll before each piece
+            connection.sock.settimeout(None)
+            seconds = struct.pack("@ll", int(READ_TIMEOUT), 0)
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
         return connection
 
     def _take(self, place: Place) -> http.client.HTTPConnection | None:
@@ -137,7 +288,20 @@ class Client:
                 self._idle.pop()[1].close()
 
 
+def _request(place: Place, path: str, headers: Headers) -> bytes | None:
+    """Return a GET as it is sent. None for what http.client is to quote, or to refuse."""
+    scheme, host, port = place
+    if "host" in {name.lower() for name in headers} or _UNSENDABLE.search(path):
+        return None
+    if any(_UNSENDABLE_FIELD.search(f"{name}{value}") for name, value in headers.items()):
+        return None
+    name = f"[{host}]" if ":" in host else host
+    fields = {"Host": name if port == _PORTS[scheme] else f"{name}:{port}", "Accept-Encoding": "identity", **headers}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode()
+
+
 def _place(parts: SplitResult) -> Place:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"not an HTTP URL: {parts.geturl()!r}")
-    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    return parts.scheme, parts.hostname, parts.port or _PORTS[parts.scheme]

@@ -26,11 +26,16 @@ def story(which, model, bug, replay_string):
     return re.sub(r"\s+$", "", re.sub(r"(\.py):\d+", r"\1", text), flags=re.MULTILINE) + "\n"
 
 
+def explorations(item):
+    name, bug, model = (item.callspec.params.get(key) for key in ("name", "bug", "model"))
+    return [(name, model or SCENARIOS[name].bugs[bug].fails[-1], bug)]
+
+
 @pytest.mark.parametrize(("name", "bug"), BUGS, ids=lambda part: part)
-def test_is_found_and_looks_like_this(name, bug):
+def test_is_found_and_looks_like_this(explored, name, bug):
     which = SCENARIOS[name]
     model = which.bugs[bug].fails[-1]
-    row = scenario.run(which, model, bug)
+    row = explored(name, model, bug)
     assert row.verdict == "fails"
     pinned = HERE / bug / f"{name.replace('/', '-')}.{model}.txt"
     told = story(which, model, bug, row.found.replay_string)
@@ -45,8 +50,8 @@ def test_is_found_and_looks_like_this(name, bug):
 @pytest.mark.parametrize(
     ("name", "bug"), [case for case in BUGS if case not in SLOW and not SCENARIOS[case[0]].slow], ids=lambda part: part
 )
-def test_under_which_models(name, bug, model):
-    row = scenario.run(SCENARIOS[name], model, bug)
+def test_under_which_models(explored, name, bug, model):
+    row = explored(name, model, bug)
     assert row.verdict == row.expected
 
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Self
 from foliocache import ChangedError
 from foliocache.errors import FoliocacheError
 
+from .asynchronous import in_thread
+
 if TYPE_CHECKING:
     from .filesystem import FolioFileSystem
     from .target import Identity
@@ -43,13 +45,22 @@ class FolioFile(io.BufferedIOBase):
 
     mode = "rb"
 
-    def __init__(self, fs: FolioFileSystem, path: str, identity: Identity, position: int = 0, is_bound: bool = False) -> None:
+    def __init__(
+        self,
+        fs: FolioFileSystem,
+        path: str,
+        identity: Identity,
+        position: int = 0,
+        is_bound: bool = False,
+        block_size: int | None = None,
+    ) -> None:
         super().__init__()
         self.fs = fs
         self.path = path
         self.size: int = identity.size or 0
         self.identity = identity
-        self._mapping = fs._map(path, identity)
+        self._block_size = block_size if isinstance(block_size, int) and block_size > 0 else None  # of what is fetched at once
+        self._mapping = self._map()
         self._position = position
         self._is_bound = is_bound  # to this version, for some of its bytes were given out
         self._uncached: Uncached | None = None
@@ -60,8 +71,31 @@ class FolioFile(io.BufferedIOBase):
         if self._mapping is None:
             raise ValueError("I/O operation on closed file.")
         if self._mapping.pool.closed:
-            self._mapping = self.fs._map(self.path, self.identity)
+            self._mapping = self._map()
         return self._mapping
+
+    def _map(self) -> Any:
+        """The object's mapping; one of our own where it has a request size of its own."""
+        if self._block_size is None:
+            return self.fs._map(self.path, self.identity)
+        mapping = self.fs._new_map(self.path, self.identity)
+        self._block_size = -(-self._block_size // mapping.unit_size) * mapping.unit_size
+        mapping.filler.request_size = self._block_size
+        return mapping
+
+    def _load(self, mapping: Any, offset: int, what: Any) -> None:
+        """Have the blocks fetched, each as a whole, in which something is missing of what is going to be read."""
+        length = what if isinstance(what, int) else memoryview(what).nbytes
+        block_size = self._block_size
+        if block_size is None or length <= 0 or offset < 0 or mapping.is_cached(offset, length):
+            return
+        end = min(offset + length, self.size)
+        for block in range(offset - offset % block_size, end, block_size):
+            start, stop = block, min(block + block_size, self.size)
+            while start < end and mapping.is_cached(start, mapping.unit_size):
+                start = (start // mapping.unit_size + 1) * mapping.unit_size
+            if start < end:
+                next(mapping.pieces(start, stop - start)).release()
 
     def _get(self, method: str, offset: int, what: Any) -> Any:
         """What this method of the mapping returns for (offset, what)."""
@@ -69,6 +103,8 @@ class FolioFile(io.BufferedIOBase):
             return getattr(uncached, method)(offset, what)
         mapping = self._mapping
         try:
+            if self._block_size is not None:
+                self._load(self._pages, offset, what)
             result = getattr(self._pages, method)(offset, what)
         except ChangedError:
             if self._is_bound or (now := self.fs._identify(self.path)).size is not None:
@@ -83,16 +119,34 @@ class FolioFile(io.BufferedIOBase):
             self._is_bound = True
         return result
 
+    async def _get_async(self, offset: int, length: int) -> bytes:
+        """The same for ``read_bytes``, awaited."""
+        if self._uncached is not None or (self._block_size is not None and not self._pages.is_cached(offset, length)):
+            return await in_thread(self._get, "read_bytes", offset, length)
+        mapping = self._mapping
+        try:
+            data: bytes = await self._pages.read_bytes_async(offset, length)
+        except ChangedError:
+            if self._is_bound:
+                raise
+            return await in_thread(self._get, "read_bytes", offset, length)  # which finds out what has become of the object
+        except FoliocacheError:
+            if mapping is None or (mapping is self._mapping and not mapping.pool.closed):
+                raise
+            return await self._get_async(offset, length)
+        self._is_bound = self._is_bound or bool(data)
+        return data
+
     def __reduce__(self) -> tuple[Any, ...]:
         self._check_open()
-        return type(self), (self.fs, self.path, self.identity, self._position, self._is_bound)
+        return type(self), (self.fs, self.path, self.identity, self._position, self._is_bound, self._block_size)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.path!r} at {self._position} of {self.size}>"
 
     @property
     def blocksize(self) -> int:
-        return self._pages.folio_size
+        return self._pages.unit_size
 
     @property
     def details(self) -> dict[str, Any]:
@@ -133,11 +187,32 @@ class FolioFile(io.BufferedIOBase):
         self._position += len(data)
         return data
 
+    async def read_async(self, size: int | None = -1, /) -> bytes:
+        """Like `read`, awaited.
+
+        Parameters
+        ----------
+        size : int, optional
+            How many bytes; by default, or if negative, up to the end.
+
+        Returns
+        -------
+        bytes
+
+        Raises
+        ------
+        ChangedError
+            The object at the origin is another version now, and these bytes are not cached.
+        """
+        data = await self._get_async(self._position, self._length(size))
+        self._position += len(data)
+        return data
+
     def read1(self, size: int = -1, /) -> bytes:
         return self.read(_PEEK if size < 0 else size)
 
     def read_buffer(self, size: int | None = -1, /) -> memoryview:
-        """Like `read`, but a read-only view: of the page itself where one page has it all. pyarrow asks for this.
+        """Like `read`, but a read-only view: of the pages themselves where one folio has it all. pyarrow asks for this.
 
         Parameters
         ----------
@@ -169,7 +244,7 @@ class FolioFile(io.BufferedIOBase):
         return self._get("read_bytes", self._position, self._length(max(size, _PEEK)))
 
     def lease(self, offset: int, length: int) -> memoryview:
-        """A range of the object as a view, zero-copy where one page has all of it, wherever the position is.
+        """A range of the object as a view, zero-copy where one folio has all of it, wherever the position is.
 
         Parameters
         ----------
@@ -179,7 +254,7 @@ class FolioFile(io.BufferedIOBase):
         Returns
         -------
         memoryview
-            Read-only; the page stays pinned as long as it lives.
+            Read-only; the folio stays pinned as long as it lives.
 
         Raises
         ------

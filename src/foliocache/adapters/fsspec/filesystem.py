@@ -1,9 +1,8 @@
 """``folio::``: any fsspec filesystem, read through the machine's shared page cache.
 
 The filesystem is a thin layer: names, listings and writes are the target's; reads of objects with a known size are views or
-copies of pages that some process of this machine has fetched, once. It is synchronous over sync and async targets alike.
-That is not a lack: a page that another process is fetching is waited for on a futex, which no event loop can do, so async
-callers (zarr) wrap it in fsspec's ``AsyncFileSystemWrapper``, whose threads wait instead of the loop.
+copies of pages that some process of this machine has fetched, once. Its methods are synchronous here, over sync and async
+targets alike, and awaited in ``asynchronous``.
 
 State and forks: an instance holds its options, its target and the pool. A forked child gets a fresh target on first use (the
 parent's sessions belong to the parent's loop thread, which does not exist in the child; see ``fork``); the pool survives by
@@ -18,7 +17,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial, wraps
 from operator import index
@@ -32,26 +31,40 @@ from fsspec.utils import isfilelike
 import foliocache
 from foliocache import ChangedError
 from foliocache.errors import FoliocacheError
+from foliocache.sizes import parse_size
 
+from .asynchronous import ATTEMPTS, Asynchronous
 from .download import copy_out, is_same_file, make_folder_for, pairs
 from .file import FolioFile, WriteThrough
 from .filecache import POOL_OPTIONS
 from .gather import gather
 from .identities import Identities, shared, trust_seconds, unshared
 from .passthrough import FolioTransaction, PassThrough, refuse_misspelled, unprefixed
-from .ranges import Merged, Range, extent, ranges_of
+from .ranges import OPENING, Merged, Range, Want, extent, first_wanted, is_cached, ranges_of
 from .source import Source
 from .target import Identity, Target, renewed, target_for
+from .targets.obstore import check
 
-_OPTIONS = (*POOL_OPTIONS, "check_files", "expiry", "trust_info", "fs", "fo", "target_protocol", "target_options")
+_MAPPING_OPTIONS = ("folio_size", "readahead")
+_OPTIONS = (
+    *POOL_OPTIONS,
+    *_MAPPING_OPTIONS,
+    "check_files",
+    "expiry",
+    "trust_info",
+    "client",
+    "fs",
+    "fo",
+    "target_protocol",
+    "target_options",
+)
 _FSSPEC_OPTIONS = frozenset({"asynchronous", "loop", "batch_size", "use_listings_cache", "listings_expiry_time", "max_paths"})
-_OPEN_HINTS = ("cache_type", "cache_options", "block_size", "fill_cache", "size")  # there is no second cache to advise
-_ATTEMPTS = 3  # at an object that changes while it is read
+_OPEN_HINTS = ("cache_type", "cache_options", "fill_cache", "size")  # there is no second cache to advise
 
 T = TypeVar("T")
 
 
-class FolioFileSystem(PassThrough, ChainedFileSystem):
+class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
     """Reads any target filesystem through a pool of pages that all processes of this machine share.
 
     Parameters
@@ -60,12 +73,17 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         The target: an instance, or how to make one. ``fsspec.open("folio::s3://…", s3={…})`` fills these in.
     name, size, page_size, mode
         The pool, as in ``foliocache.open``; what is not given is not compared with the pool that exists.
+    folio_size, readahead
+        As in ``Pool.mapping``, for every object.
     check_files, expiry
         When a path's identity is asked for again: by default at each open, cat or lease; with ``expiry=N`` at most every N
         seconds; with ``check_files=False`` and no expiry, once per machine, account and path.
     trust_info
         The user's word that the target's ``info()`` reaches the origin and tells versions apart. It is needed for
         filesystems of which that is not known: without it they pass through uncached.
+    client
+        Who reads the bytes of https:// and s3:// URLs: the target, by default; ``"obstore"``, which is an error where it cannot
+        be told what the target is told; or ``"auto"``, obstore where it can.
     """
 
     protocol: ClassVar[str] = "folio"
@@ -83,18 +101,23 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         check_files: bool | None = None,
         expiry: float | None = None,
         trust_info: bool = False,
+        client: str | None = None,
         **options: Any,
     ) -> None:
         pool = {name: options.pop(name) for name in POOL_OPTIONS if options.get(name) is not None}
+        self._mapping_options = {name: options.pop(name) for name in _MAPPING_OPTIONS if name in options}
         _refuse_unknown(options)
         super().__init__(**options)
         self._trust = trust_seconds(check_files, expiry)
         self._pool_options = pool
         self._pool: foliocache.Pool | None = None
         self._target = target_for(_make_target(fs, target_protocol, target_options), _flag("trust_info", trust_info))
+        check(client, self._target)
+        self._target.client = client
         self._identities = Identities.of(_where(self._target))
         self._who = self._target.who()
         self._last = threading.local()
+        self._turn = threading.RLock()
         self._adopt(self._target.fs)
 
     def _adopt(self, fs: fsspec.AbstractFileSystem) -> None:
@@ -168,23 +191,46 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
 
     # Identity
 
-    def _identify(self, path: str) -> Identity:
-        identity = self._identities.recall(path, self._who, self._trust)
+    def _identify(self, path: str, want: Want | None = None) -> Identity:
+        """Who is at the path. ``want``: what will be read of it, which comes along if nobody here knows the object yet."""
+        identity = self._remembered(path)
         if identity is not None:
             return identity
-        if not self._trust or self._identities.is_written(path):
+        asks_with_bytes = want is not None and self.target.tells_with_bytes
+        if self._identities.is_written(path) or not (self._trust or (asks_with_bytes and self._has_pool())):
             return self._ask(path)
-        with self.pool.names.ask(self.target.key(path), self._trust, who=self._who) as ask:
-            return self._ask(path, ask) if ask.known is None else unshared(path, ask.known)
+        last = self._last_known(path) if asks_with_bytes else None
+        age = self._trust or (math.inf if last is None else 0.0)
+        with self.pool.names.ask(self.target.key(path), age, who=self._who) as ask:
+            if ask.known is None:
+                return self._ask(path, ask, want, last)
+            if self._trust:
+                return unshared(path, ask.known)
+        return self._ask(path)  # another has just asked, and has the first bytes; but each open asks for itself
 
-    def _ask(self, path: str, ask: Any = None) -> Identity:
+    def _has_pool(self) -> bool:
+        """Whether there is a pool, or one can be made: what is not cached can be read without."""
+        try:
+            return not self.pool.closed
+        except (FoliocacheError, OSError):
+            return False
+
+    def _last_known(self, path: str) -> Identity | None:
+        """What was last known of the path, however long ago: there may be pages of it."""
+        name = self.pool.names.recall(self.target.key(path), math.inf, who=self._who)
+        if name is not None:
+            return unshared(path, name) if name.exists else None
+        identity = self._identities.recall(path, self._who, math.inf)
+        return None if identity is None or identity.nonce else identity
+
+    def _ask(self, path: str, ask: Any = None, want: Want | None = None, last: Identity | None = None) -> Identity:
         """Ask the origin. The pool remembers the answer to a question of its own, if it fits; this process any other."""
         _refuse_at_the_end(self.target.fs)
         question = self._identities.ask(path, self._who)
         try:
-            identity = self.target.identify(path)
+            identity = self._answer(path, want, last)
         except FileNotFoundError:
-            if ask is not None and math.isfinite(self._trust):
+            if ask is not None and 0 < self._trust < math.inf:
                 ask.answer_absent()
             raise
         answer = None if ask is None or self._identities.is_written(path) else shared(identity)
@@ -192,10 +238,43 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
             question.identity = identity
         return identity
 
-    def _is_remembered(self, path: str) -> bool:
-        if self._identities.recall(path, self._who, self._trust) is not None:
+    def _answer(self, path: str, want: Want | None, last: Identity | None) -> Identity:
+        """Who is at the path. Of what is not known, the first bytes come along; of what is known, there may be pages."""
+        if last is None:
+            return self._first(path, want) or self.target.identify(path)
+        identity = self.target.identify(path)
+        if identity.etag and identity.etag == last.etag and identity.size != last.size:  # one of both is wrong: bytes decide
+            return self._first(path, want) or identity
+        return identity
+
+    def _first(self, path: str, want: Want | None) -> Identity | None:
+        """Who is at the path, if the answer that brings the first of the wanted bytes says so. They go into the pool."""
+        wanted = want and first_wanted(*want, self._least_folio())
+        first = wanted and self.target.first(path, *wanted)
+        if not first or not first.identity.cacheable:
+            return None
+        with suppress(FoliocacheError):  # the pool is closed, say: the read will see
+            options = self._mapping_options | {"read": first.read, "readahead": 0}
+            mapping = self.pool.mapping(self.target.key(path), first.identity.size or 0, first.identity.version, **options)
+            for piece in mapping.pieces(*first.whole(mapping.folio_size or mapping.unit_size)):
+                piece.release()
+        return first.identity
+
+    def _remembered(self, path: str) -> Identity | None:
+        """Who is at the path, if that need not be asked: without waiting for anything. Raises FileNotFoundError."""
+        identity = self._identities.recall(path, self._who, self._trust)
+        if identity is not None or not self._trust or self._identities.is_written(path):
+            return identity
+        if self._pool is None or self._pool.closed or self._target.pid != os.getpid():
+            return None
+        name = self._pool.names.recall(self._target.key(path), self._trust, who=self._who)
+        return None if name is None else unshared(path, name)
+
+    def _is_remembered(self, path: str, want: Want | None = None) -> bool:
+        try:
+            return self._remembered(path) is not None
+        except FileNotFoundError:
             return True
-        return bool(self._trust) and self.pool.names.recall(self.target.key(path), self._trust, who=self._who) is not None
 
     def _forget(self, path: str, identity: Identity | None = None) -> None:
         """What is remembered of a path proves wrong (with ``identity``: if it is that)."""
@@ -216,26 +295,66 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         with suppress(FoliocacheError, OSError, ValueError):
             self._existing_pool().names.forget_below(self.fs.unstrip_protocol("").partition("://")[0])
 
-    def _while_unchanged(self, path: str, use: Callable[[Identity], T]) -> T:
+    def _least_folio(self) -> int:
+        """Bytes of the least folio that may be fixed by an option."""
+        wanted = self._mapping_options.get("folio_size")
+        return max(self.pool.page_size, 0 if wanted is None else parse_size(wanted, "folio_size"))
+
+    def fetch(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[int]:
+        """Have a part of an object in the pool, without a copy of it for this process.
+
+        Parameters
+        ----------
+        path : str
+            The object.
+        offset : int
+            The first byte.
+        length : int, optional
+            How many bytes, cut off at the end of the object; by default up to the end.
+
+        Yields
+        ------
+        int
+            How many further bytes are there.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such object.
+        ChangedError
+            It has changed since the first bytes.
+        """
+        path = self._strip_protocol(path)
+        end = None if length is None else offset + length
+        identity = self._identify(path, (offset, end))
+        if not identity.cacheable:
+            return
+        start, wanted = extent(offset, end, identity.size or 0)
+        for piece in self._map(path, identity).pieces(start, wanted):
+            with piece:
+                count = len(piece)
+            yield count
+
+    def _while_unchanged(self, path: str, use: Callable[[Identity], T], want: Want | None = None) -> T:
         """A read by path has promised no version yet: if the object changes under it, it begins again with the new one."""
-        for attempt in range(1, _ATTEMPTS + 1):
+        for attempt in range(1, ATTEMPTS + 1):
             try:
-                return use(self._identify(path))
+                return use(self._identify(path, want))
             except ChangedError:
                 self._forget(path)
-                if attempt == _ATTEMPTS:
+                if attempt == ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
 
     def _mapped(self, path: str, identity: Identity, use: Callable[[Any], T]) -> T:
         """What `use` makes of the object's mapping. It begins again if the pool, which the whole process has in common, is
         closed."""
-        for attempt in range(1, _ATTEMPTS + 1):
+        for attempt in range(1, ATTEMPTS + 1):
             pool = self.pool
             try:
                 return use(self._map(path, identity))
             except FoliocacheError:
-                if attempt == _ATTEMPTS or not pool.closed:
+                if attempt == ATTEMPTS or not pool.closed:
                     raise
         raise AssertionError("unreachable")
 
@@ -244,12 +363,13 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         last = getattr(self._last, "used", None)
         if last is not None and last[:3] == (path, identity, self.target) and not last[3].pool.closed:
             return last[3]
-        assert identity.size is not None  # it is cacheable
-        mapping = self.pool.mapping(
-            self.target.key(path), identity.size, identity.version, **Source(self, path, identity).arguments()
-        )
+        mapping = self._new_map(path, identity)
         self._last.used = path, identity, self.target, mapping
         return mapping
+
+    def _new_map(self, path: str, identity: Identity) -> Any:
+        options = Source(self, path, identity).arguments() | self._mapping_options
+        return self.pool.mapping(self.target.key(path), identity.size or 0, identity.version, **options)
 
     def ukey(self, path: str) -> str:
         """A hash of the path's identity: unlike some targets' own, it changes whenever we can tell that the object did."""
@@ -279,22 +399,18 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         if mode != "rb":
             return self._open_to_write(path, mode, block_size, autocommit, **kwargs)
         special = {name: value for name, value in kwargs.items() if name not in _OPEN_HINTS}
-        identity = None if special else self._identify(path)
+        identity = None if special else self._identify(path, (0, OPENING))
         if identity is None or not identity.cacheable:
             return self.target.open(path, identity, mode, block_size=block_size, cache_options=cache_options, **kwargs)
-        return FolioFile(self, path, identity)
+        return FolioFile(self, path, identity, block_size=block_size)
 
     def _open_to_write(self, path: str, mode: str, block_size: int | None, autocommit: bool, **kwargs: Any) -> WriteThrough:
         if not autocommit:
             kwargs["autocommit"] = False
         return WriteThrough(self, path, partial(self.fs.open, path, mode, block_size=block_size, **kwargs))
 
-    async def open_async(self, path: str, mode: str = "rb", **kwargs: Any) -> Any:
-        """Async targets have it. Theirs would read past the pool, and write without our notice."""
-        raise NotImplementedError("folio: is synchronous; wrap it in fsspec's AsyncFileSystemWrapper")
-
     def lease(self, path: str, offset: int = 0, length: int | None = None) -> memoryview:
-        """A part of an object as a view: of the shared page itself where one page has it all, else of a copy.
+        """A part of an object as a view: of the shared pages themselves where one folio has it all, else of a copy.
 
         Parameters
         ----------
@@ -308,7 +424,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         Returns
         -------
         memoryview
-            Read-only. The page stays pinned until the view and all that was made from it (arrays, slices) are gone.
+            Read-only. The folio stays pinned until the view and all that was made from it (arrays, slices) are gone.
 
         Raises
         ------
@@ -324,13 +440,15 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
             raise ValueError(f"folio: offset and length must not be negative: {offset}, {length}")
         path = self._strip_protocol(path)
         end = None if length is None else offset + length
-        return self._while_unchanged(path, lambda identity: memoryview(self._range(path, identity, offset, end)))
+        return self._while_unchanged(path, lambda identity: memoryview(self._range(path, identity, offset, end)), (offset, end))
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
         path = self._strip_protocol(path)
         if kwargs:  # they may choose other bytes (version_id=), so they name no object of ours
             return self.fs.cat_file(path, start=start, end=end, **kwargs)
-        return self._while_unchanged(path, lambda identity: bytes(self._range(path, identity, start, end, copy=True)))
+        return self._while_unchanged(
+            path, lambda identity: bytes(self._range(path, identity, start, end, copy=True)), (start, end)
+        )
 
     def _range(self, path: str, identity: Identity, start: int | None, end: int | None, copy: bool = False) -> Any:
         if not identity.cacheable:
@@ -348,7 +466,9 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
         sink = os.fspath(sink)
         make_folder_for(sink)
         try:
-            return self._while_unchanged(path, partial(self._download, path, sink, callback, kwargs))
+            return self._while_unchanged(
+                path, partial(self._download, path, sink, callback, kwargs), None if kwargs else (0, None)
+            )
         except IsADirectoryError as error:
             if error.filename != path:
                 raise
@@ -395,17 +515,16 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
 
         Ranges of one path with no more than `max_gap` bytes between them are read as one.
         """
-        if max_gap is not None and index(max_gap) < 0:
-            raise ValueError(f"cat_ranges: max_gap is a number of bytes, 0 or more, or None; not {max_gap}")
         kwargs.pop("batch_size", None)
-        jobs = ranges_of(paths, starts, ends)
+        jobs = ranges_of(paths, starts, ends, max_gap)
         if kwargs:
             return gather(lambda *job: self.cat_file(*job, **kwargs), jobs, on_error)
         return self._cat_ranges_of([(self._strip_protocol(path), start, end) for path, start, end in jobs], max_gap, on_error)
 
     def _cat_ranges_of(self, jobs: list[Range], max_gap: int | None, on_error: str) -> list[Any]:
+        wanted = {path: (start, end) for path, start, end in reversed(jobs)}  # the first range of each
         paths = list(dict.fromkeys(path for path, _, _ in jobs))
-        answers = gather(self._identify, [(path,) for path in paths], on_error, self._is_remembered)
+        answers = gather(self._identify, [(path, wanted[path]) for path in paths], on_error, self._is_remembered)
         known = dict(zip(paths, answers, strict=True))
         maps = {path: self._map(path, known[path]) for path in paths if not _failed(known[path]) and known[path].cacheable}
 
@@ -422,7 +541,7 @@ class FolioFileSystem(PassThrough, ChainedFileSystem):
                 return self._range(path, known[path], start, end, copy=True)
 
         def is_quick(path: str, start: int | None, end: int | None) -> bool:
-            return path in maps and _is_cached(maps[path], start, end)
+            return path in maps and is_cached(maps[path], start, end)
 
         if max_gap is None:
             return gather(read, jobs, on_error, is_quick)
@@ -439,7 +558,7 @@ def _refuse_unknown(options: dict[str, Any]) -> None:
     for name in options:
         if name not in _FSSPEC_OPTIONS and name not in POOL_OPTIONS:
             raise TypeError(
-                f"folio: no option {name!r}; there are {', '.join(_OPTIONS[:7])}. Options of the target go under "
+                f"folio: no option {name!r}; there are {', '.join(_OPTIONS[:-4])}. Options of the target go under "
                 "the target's name, as in fsspec.open('folio::s3://…', s3={…}, folio={…})"
             )
 
@@ -449,13 +568,13 @@ def _make_target(
 ) -> fsspec.AbstractFileSystem:
     if (fs is None) == (protocol is None):
         raise ValueError("folio: needs one target; chain it, as in 'folio::https://…', or give fs= or target_protocol=")
-    target = fs if fs is not None else fsspec.filesystem(protocol, **(options or {}))
-    if getattr(target, "asynchronous", False):
-        raise ValueError(
-            "folio: the target must not be asynchronous=True; folio waits in threads, and so can its callers "
-            "(fsspec's AsyncFileSystemWrapper)"
-        )
-    return target
+    if fs is None:
+        plain = {name: value for name, value in (options or {}).items() if name not in ("asynchronous", "loop")}
+        return fsspec.filesystem(protocol, **plain)
+    if not getattr(fs, "asynchronous", False):
+        return fs
+    plain = {name: value for name, value in fs.storage_options.items() if name not in ("asynchronous", "loop")}
+    return type(fs)(*fs.storage_args, **plain)  # which is asked in fsspec's own loop, whatever loops we are awaited in
 
 
 def _refuse_at_the_end(fs: fsspec.AbstractFileSystem) -> None:
@@ -483,12 +602,3 @@ def _where(target: Target) -> str:
 
 def _failed(result: Any) -> bool:
     return isinstance(result, BaseException)
-
-
-def _is_cached(mapping: Any, start: int | None, end: int | None) -> bool:
-    offset, length = extent(start, end, mapping.size)
-    first, stop = offset // mapping.folio_size, -(-(offset + length) // mapping.folio_size)
-    try:
-        return all(mapping.is_cached(number) for number in range(first, stop))
-    except FoliocacheError:  # the pool was closed, say: the read will see
-        return False

@@ -19,7 +19,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-_AT_ONCE = 8  # threads, the caller's among them
+_AT_ONCE = 32  # threads, the caller's among them: as many requests as are read ahead
 
 Job = tuple[Any, ...]
 

@@ -20,6 +20,7 @@ import errno
 import json
 import math
 import os
+from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from foliocache.pool.names import Name
 
 _LIMIT = 1 << 16  # paths; the oldest entries make room, which costs a later open one more info()
+
+_SAME_MAX = 1024  # identities whose words are not read again
 
 _tables: dict[str, Identities] = {}
 
@@ -116,7 +119,12 @@ def unshared(path: str, name: Name) -> Identity:
     """The identity that a name says. Raises FileNotFoundError if it says that there is nothing."""
     if not name.exists:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-    return _made(name.size, name.version, *json.loads(name.extra or b"[null,null,null]"))
+    return _identity(name.size, name.version, name.extra)
+
+
+@lru_cache(_SAME_MAX)
+def _identity(size: int, stamp: str, extra: bytes) -> Identity:
+    return _made(size, stamp, *json.loads(extra or b"[null,null,null]"))
 
 
 def _rest(identity: Identity) -> list[Any]:

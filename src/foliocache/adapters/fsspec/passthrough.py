@@ -158,9 +158,6 @@ class PassThrough(AbstractFileSystem):
         with self._changing(*self._doomed(path, *args, **kwargs), tree=True, globs=_listed(path)):
             return self.fs.rm(path, *args, **kwargs)
 
-    def _rm(self, path: str) -> Any:
-        return self.rm_file(path)
-
     def start_transaction(self) -> Transaction:
         """Begin a transaction, non-context version. Our own `_intrans` stays off: it is the target that defers."""
         self._transaction = self.transaction_type(self)

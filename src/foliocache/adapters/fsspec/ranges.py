@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import index
 from typing import Any
 
+from foliocache.errors import FoliocacheError
+
 Range = tuple[str, int | None, int | None]  # path, start, end: a slice, as Python has it
+Want = tuple[int | None, int | None]  # the same without a path
+
+OPENING = 256 << 10  # bytes that come with the first answer about an object whose reader has not said what it will read
+_FIRST_MAX = 1 << 20  # bytes of one whose reader has: what is behind is read in several requests at a time
+_UNIT_MAX = 64 << 10  # of a mapping, unless pages are larger
 
 
-def ranges_of(paths: list[str], starts: Any, ends: Any) -> list[Range]:
+def ranges_of(paths: list[str], starts: Any, ends: Any, max_gap: int | None = None) -> list[Range]:
+    if max_gap is not None and index(max_gap) < 0:
+        raise ValueError(f"cat_ranges: max_gap is a number of bytes, 0 or more, or None; not {max_gap}")
     if not isinstance(paths, list):
         raise TypeError("cat_ranges: paths is a list")
     columns = [list(column) if isinstance(column, Iterable) else [column] * len(paths) for column in (starts, ends)]
@@ -21,6 +31,25 @@ def extent(start: int | None, end: int | None, size: int) -> tuple[int, int]:
     """A Python slice as (offset, length)."""
     first, last, _ = slice(start, end).indices(size)
     return first, max(last - first, 0)
+
+
+def is_cached(mapping: Any, start: int | None, end: int | None) -> bool:
+    """Whether all of a slice is in the pool."""
+    try:
+        return bool(mapping.is_cached(*extent(start, end, mapping.size)))
+    except FoliocacheError:  # the pool was closed, say: the read will see
+        return False
+
+
+def first_wanted(start: int | None, end: int | None, folio_size: int) -> tuple[int, int] | None:
+    """The first bytes of a slice as (start, end), of whole folios; None if where they are depends on the object's size."""
+    first = start or 0
+    if first < 0 or (end is not None and end <= first):
+        return None
+    unit = max(_UNIT_MAX, folio_size)
+    begin = first - first % unit
+    stop = begin + OPENING if end is None else min(end, begin + _FIRST_MAX)
+    return begin, -(-max(stop, first + 1) // unit) * unit
 
 
 class Merged:

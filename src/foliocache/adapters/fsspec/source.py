@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from foliocache import ChangedError
 
 from .target import Identity, Target
+from .targets.obstore import stream
 
 if TYPE_CHECKING:
     from .filesystem import FolioFileSystem
@@ -27,7 +28,7 @@ class Source:
         self.path = path
         self.identity = identity
         self._made: tuple[Target, Callable[[int, Any], Any]] | None = None
-        self._streams = fs.target.stream(path, identity) is not None
+        self._streams = stream(fs.target, path, identity) is not None
 
     def arguments(self) -> dict[str, Any]:
         """The keywords that ``pool.mapping`` wants. A target that reads in another thread must not be given the page:
@@ -61,6 +62,6 @@ class Source:
         target = self.fs.target
         made = self._made
         if made is None or made[0] is not target:
-            stream = target.stream(self.path, self.identity) if self._streams else None
-            self._made = made = target, stream or target.reader(self.path, self.identity)
+            by_stream = stream(target, self.path, self.identity) if self._streams else None
+            self._made = made = target, by_stream or target.reader(self.path, self.identity)
         return made[1]

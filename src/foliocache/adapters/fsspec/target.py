@@ -38,7 +38,9 @@ def renewed(target: Target) -> Target:
     fs = target.given
     if not isinstance(fs, (LocalFileSystem, MemoryFileSystem)):
         fs = type(fs)(*fs.storage_args, **fs.storage_options)
-    return target_for(fs, target.trusted)
+    new = target_for(fs, target.trusted)
+    new.client = target.client
+    return new
 
 
 def _archive(fs: AbstractFileSystem, trusted: bool) -> Target | None:

@@ -546,3 +546,9 @@ def death_lock(core: Core) -> Program:
     """The victim dies before, in or after its critical section, or between unlock and wake; another client sleeps."""
     p = Locked(core)
     return p.program((VICTIM, p.locker(VICTIM)), (OTHER, p.locker(OTHER)), timeouts=True)
+
+
+@scenario("death/lock-spin", {**FEW, "LOCK_SPINS": 1}, PARTS[1:])
+def death_lock_spin(core: Core) -> Program:
+    """As death/lock, and a client looks once more before it sleeps."""
+    return death_lock(core)

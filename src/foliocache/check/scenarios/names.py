@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..mutation import Edit
 from ..program import Program
 from ..scenario import ALL, WEAK, Bug
-from . import fixtures, scenario, tree
+from . import crash_fixtures, fixtures, scenario, tree
 from .crash_fixtures import FEW, FEW_PARTS, OTHER, VICTIM, Pool
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..program import Final, Thread
 
 SMALL = {"NAME_WAYS": 2, "NAME_TEXT_MAX": 0, "NAME_DATA_MAX": 8}
-NAMES = {**tree.SMALL, **SMALL}
+NAMES = {**crash_fixtures.SMALL, **SMALL}
 SPIN = fixtures.SPIN_LOCK
 ORIGIN = 0x900
 A, B, C = 11, 12, 13

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 WORD = 0x900
 NO_SPIN = {"LOCK_SPINS": 0}
+ONE_SPIN = {"LOCK_SPINS": 1}
 
 
 def names(loc: Loc) -> Any:
@@ -74,6 +75,22 @@ def lock_three(core: Core) -> Program:
     return Program(threads, setup, counted(3), fixtures.geometry(), names=names, equal=[(0, 1, 2)])
 
 
+@scenario("lock/spin", ONE_SPIN, bugs={
+    "spin-lock-relaxed": Bug((Edit("robust_lock", "_lock_slow", "and atomics.cmpxchg_acquire", "and atomics.cmpxchg_relaxed"),),
+        WEAK, "who gets the lock while it spins is not ordered after the last owner"),
+    "slow-lock-relaxed": LOCK_BUGS["slow-lock-relaxed"],
+})  # fmt: skip
+def lock_spin(core: Core) -> Program:
+    """As lock/two, and a client looks once more before it sleeps."""
+    return lock_two(core)
+
+
+@scenario("lock/three-spin", ONE_SPIN)
+def lock_three_spin(core: Core) -> Program:
+    """As lock/three, and a client looks once more before it sleeps."""
+    return lock_three(core)
+
+
 def filling(core: Core) -> Thread:
     def setup(mem: Direct) -> None:
         core.lru.setup(mem)
@@ -108,9 +125,10 @@ def all_have_seen_it(mem: Mem, results: list[Any]) -> None:
 RESULT_RELAXED = Edit("flags", "unlock", "fetch_or_release", "fetch_or_relaxed")
 FILL_BUGS = {
     "no-wake": Bug((Edit("flags", "unlock", "atomics.futex_wake(mem, folio + layout.F_FLAGS, layout.NIL)", "pass"),), ALL),
-    "wait-relaxed": Bug((Edit("flags", "wait", "seen = atomics.load_acquire", "seen = atomics.load_relaxed"),), WEAK,
+    "wait-relaxed": Bug((Edit("flags", "begin_wait", "seen = atomics.load_acquire", "seen = atomics.load_relaxed"),), WEAK,
         "the content may be read before it is there"),
-    "sleep-without-bit": Bug((Edit("flags", "wait", "asleep = seen | layout.PG_WAITERS", "asleep = seen"),), ALL),
+    "look-relaxed": Bug((Edit("flags", "wait", "seen = atomics.load_acquire", "seen = atomics.load_relaxed"),), WEAK),
+    "sleep-without-bit": Bug((Edit("flags", "begin_wait", "asleep = seen | layout.PG_WAITERS", "asleep = seen"),), ALL),
     "unlock-first": Bug((Replace("flags", "unlock", """
         def unlock(mem, folio, result):
             keep = ~(layout.PG_LOCKED | layout.PG_WAITERS)
@@ -152,3 +170,18 @@ def fill_early(core: Core) -> Program:
         return "content"
 
     return Program([filler(core), read], filling(core), all_have_seen_it, fixtures.geometry(), names=fixtures.names)
+
+
+@scenario("fill/interrupted", bugs={
+    "interrupted-relaxed": Bug((Edit("flags", "wait", "return atomics.load_acquire", "return atomics.load_relaxed"),), WEAK,
+        "the content may not be there yet"),
+})  # fmt: skip
+def fill_interrupted(core: Core) -> Program:
+    """A signal may end a waiter's sleep: it sees the content, or that the fill goes on."""
+
+    def wait(mem: Mem) -> Any:
+        seen = core.fill.wait(mem, 0, 1)
+        return fixtures.look(mem, 0) if seen & core.layout.PG_UPTODATE else "content"
+
+    threads = [filler(core), wait]
+    return Program(threads, filling(core), all_have_seen_it, fixtures.geometry(), names=fixtures.names, interrupts=True)

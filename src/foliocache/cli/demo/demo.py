@@ -38,6 +38,7 @@ KINDS = {
     "blockcache": "fsspec's block cache, one per worker",
     "folio": "folio::http, one pool for all",
 }
+BLOCK = 5 * MIB  # of a file that is fetched at once: fsspec's default over HTTP, in which its block cache reads as well
 SPARE = 1.25  # the pool's size over the dataset's, where none is given
 
 
@@ -184,7 +185,8 @@ def _run_folio(plan: Plan, watch: Silent) -> dict[str, Any]:
         with blocked():
             pool = open_pool(name, plan.pool)
         path = pool.path
-        jobs = plan.jobs("folio::", filesystem={"folio": {"name": name, "size": plan.pool}})
+        options = {"name": name, "size": plan.pool, "check_files": False}  # who a shard is, is asked once for all workers
+        jobs = plan.jobs("folio::", filesystem={"folio": options}, opening={"block_size": BLOCK})
         made = _run(plan, watch, "folio", jobs, path)
         made["idle_each_bytes"] -= allocated(path) // plan.workers
         counters = pool.stat().counters

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint32_t as u32, uint64_t as u64
 
 from .. cimport atomics, layout
 from ..atomics cimport mem_t
+from ..flags cimport begin_wait
 from ..flags cimport clear
 from ..flags cimport init
 from ..flags cimport mark_referenced

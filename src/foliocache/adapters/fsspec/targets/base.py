@@ -1,5 +1,7 @@
 """What the cache asks of a target filesystem: who is this object now, and give me its bytes while it still is that.
 
+Where one answer says both (:class:`First`), an object that nobody knows yet costs one request.
+
 A shared cache must not mix two versions of one object: a page that is read after the origin changed, but filed under the
 version that was seen at open, would be wrong for every process of the machine until it ages out. So each read proves that
 its bytes belong to the :class:`Identity` they are filed under: by the answer that carried them, or else by a question after
@@ -66,6 +68,26 @@ def _bare(identity: Identity) -> Identity:
 
 
 UNCACHED = Identity(None, "")
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """The first answer about an object: who it is, and bytes from ``start`` on, which it proves to be of that version."""
+
+    identity: Identity
+    start: int
+    data: bytes
+
+    def read(self, offset: int, length: int) -> memoryview:
+        """As the ``read`` of a mapping that asks for no more than there is."""
+        return memoryview(self.data)[offset - self.start : offset - self.start + length]
+
+    def whole(self, folio_size: int) -> tuple[int, int]:
+        """(offset, length) of what is here of whole folios."""
+        end = self.start + len(self.data)
+        stop = end if end == self.identity.size else end - end % folio_size
+        offset = -(-self.start // folio_size) * folio_size
+        return offset, max(stop - offset, 0)
 
 
 class Held(io.BytesIO):
@@ -144,6 +166,7 @@ class Target:
     """Any fsspec filesystem, passed through: nothing of it is cached. What can be cached of some is in the subclasses."""
 
     into = False  # what reader() returns takes (offset, length); if True: (offset, buffer)
+    tells_with_bytes = False  # whether first() may answer
     aliases = False  # whether one object may have several names (links, "..")
     manners: frozenset[str] = frozenset()  # see place.suffix()
     attributes: tuple[str, ...] = ()
@@ -152,6 +175,9 @@ class Target:
         self.fs = fs
         self.given = fs  # `fs` may be renewed
         self.trusted = trusted
+        self.client: str | None = None  # who reads the bytes, see ``obstore``
+        self.stores: dict[str, Any] = {}
+        self.obstore_failed = False
         self.pid: int = os.getpid()  # sessions and event loops do not survive a fork
         self.unsteady: Unsteady = Unsteady()
         self._turn = Turn()
@@ -178,6 +204,13 @@ class Target:
         Raises what the target raises, or IsADirectoryError.
         """
         return UNCACHED
+
+    def first(self, path: str, start: int, end: int) -> First | None:
+        """Who is at the path now, and the bytes from start to before end, as far as it has them, by one answer of the origin.
+
+        None if that answer does not prove both, or there is none: then identify() is asked. Raises FileNotFoundError.
+        """
+        return None
 
     def ukey(self, path: str, identity: Identity) -> str:
         """Text that differs if the object does, as far as anyone can tell."""

@@ -3,6 +3,9 @@
 The answer is checked, not the question: the status, the start and the total of Content-Range, ETag and Last-Modified. A
 server that says too little in it is asked again after the read; one whose answers contradict each other, or that tells
 versions apart by nothing, is passed through uncached.
+
+So an object that nobody knows yet is asked for by a GET of its first bytes, and not by HEAD. That answer must say all that a
+HEAD would. Where it does not, HEAD is asked after all, and for the next minute nothing else at that server.
 """
 
 from __future__ import annotations
@@ -18,15 +21,16 @@ from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from itertools import accumulate
 from typing import Any
+from urllib.parse import urlsplit
 
 from fsspec import AbstractFileSystem
 from fsspec.asyn import sync
 
 from foliocache import ChangedError
-from foliocache.sources.http import Client
+from foliocache.sources.http import Body, Client
 
 from . import place
-from .base import UNCACHED, Held, Identity, Some, Stream, Target, Unsteady
+from .base import UNCACHED, First, Held, Identity, Some, Stream, Target, Unsteady
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)$")
 _MORE_TRIES = 2  # at a server whose answers differ, as those of mirrors behind one name do
@@ -36,6 +40,8 @@ _RECENT = 3600.0  # seconds; what is older was not modified within a tick, howev
 _client = Client()
 
 _FIRST_MAX = 1 << 20  # bytes that are read at once before it is known whether the server does ranges
+
+_WHOLE_MAX = 16 << 20  # bytes of an object that come at once because the server gives no ranges
 
 SAME, UNPROVEN, OTHER = "same", "unproven", "other"
 
@@ -64,11 +70,13 @@ class Answer:
 class HTTPTarget(Target):
     """A ranged GET per read, whose response must show the identity's ETag, date and length."""
 
+    tells_with_bytes = True
     manners: frozenset[str] = frozenset({"simple_links", "same_scheme", "size_policy", "encoded"})
 
     def __init__(self, fs: AbstractFileSystem, trusted: bool = False) -> None:
         super().__init__(fs, trusted)
         self._ranged = Some()  # paths of which the server has answered a range
+        self._terse = Unsteady()  # servers whose GET has said less than their HEAD may
         self._changed = Unsteady()  # paths that were another version than this, of which no answer has come since
 
     def identify(self, path: str) -> Identity:
@@ -76,29 +84,103 @@ class HTTPTarget(Target):
             return UNCACHED
         info = self.fs.info(path)
         size = None if info.get("partial") is False else info.get("size")  # Accept-Ranges: none
-        etag = info.get("ETag")
         modified = info.get("Last-Modified") if _date(info.get("Last-Modified")) else None
+        return self._identity(size, info.get("ETag"), modified, lambda: sync(self.fs.loop, self._clock, path))
+
+    def _identity(
+        self, size: int | None, etag: str | None, modified: str | None, clock: Callable[[], float | None]
+    ) -> Identity:
+        """What headers say; ``clock`` is asked for the server's time if that matters."""
         said = [f"{name}={value}" for name, value in (("ETag", etag), ("Last-Modified", modified)) if value]
         stamp = place.short(";".join([*said, f"size={size}"]), place.VERSION_MAX)
-        if _is_strong(etag) or (modified and self._is_settled(path, modified)):
+        if _is_strong(etag) or (modified and _is_settled(modified, clock)):
             return Identity(size, stamp, etag, modified)
         if modified:
             return Identity(size, stamp, etag, modified, nonce=place.nonce())
         return Identity(size, stamp, etag) if self.trusted else UNCACHED
-
-    def _is_settled(self, path: str, modified: str) -> bool:
-        """Whether a change after now would change Last-Modified, which counts seconds: by the server's clock, if it is told."""
-        when = _date(modified)
-        age = time.time() - when
-        if abs(age) < _RECENT and (now := sync(self.fs.loop, self._clock, path)) is not None:
-            age = now - when
-        return not -_TICK < age < _TICK
 
     async def _clock(self, path: str) -> float | None:
         """The server's Date; None if it tells none."""
         session = await self.fs.set_session()
         async with session.head(self.fs.encode_url(path), allow_redirects=True, **self.fs.kwargs) as response:
             return _date(response.headers.get("Date")) or None
+
+    def first(self, path: str, start: int, end: int) -> First | None:
+        server = urlsplit(path).netloc
+        if path in self.unsteady or server in self._terse:
+            return None
+        if self._is_plain(path):
+            answer, first = self._first_plain(path, start, end)
+        else:
+            answer, first = sync(self.fs.loop, self._first, path, start, end)
+        if answer == 404:
+            raise FileNotFoundError(path)
+        if answer == 206 and first is not None:
+            self._ranged.add(path)
+        if answer in (200, 206) and first is None:
+            self._terse.add(server)
+        return first
+
+    def _first_plain(self, path: str, start: int, end: int) -> tuple[int, First | None]:
+        """(status, what the answer proves), by ``http.client``."""
+        with contextlib.suppress(OSError, HTTPException, EOFError, ValueError):
+            answer = _client.get(str(self.fs.encode_url(path)), self._headers(f"bytes={start}-{end - 1}"))
+            try:
+                promised = self._promised(answer.status, answer.headers, start, end)
+                if promised is None or answer.has_cookies:
+                    return answer.status, None
+                return answer.status, First(promised[0], promised[1], answer.read(promised[2]))
+            finally:
+                answer.close()
+        return 0, None
+
+    async def _first(self, path: str, start: int, end: int) -> tuple[int, First | None]:
+        """The same by aiohttp."""
+        from aiohttp import ClientError
+
+        options = {name: value for name, value in self.fs.kwargs.items() if name != "headers"}
+        session = await self.fs.set_session()
+        headers = self._headers(f"bytes={start}-{end - 1}")
+        with contextlib.suppress(OSError, ClientError, TimeoutError):
+            async with session.get(self.fs.encode_url(path), headers=headers, **options) as response:
+                promised = self._promised(response.status, response.headers, start, end)
+                data = b"" if promised is None else await response.read()
+                if promised is None or len(data) != promised[2]:
+                    return response.status, None
+                return response.status, First(promised[0], promised[1], data)
+        return 0, None
+
+    def _promised(self, status: int, headers: Any, start: int, end: int) -> tuple[Identity, int, int] | None:
+        """(identity, first byte, how many) of what an answer brings, if it says that it brings bytes of one version.
+
+        The identity is the one that HEAD would give: with a weak tag it may have been a strong one there.
+        """
+        length = _natural(headers.get("Content-Length"))
+        if status == 206:
+            found = _RANGE.match(headers.get("Content-Range", ""))
+            size, most = _natural(found[3]) if found and int(found[1]) == start else None, end - start
+        elif status == 200 and headers.get("Accept-Ranges") != "none":
+            size, start, most = length, 0, _WHOLE_MAX
+        else:
+            return None
+        etag, modified = headers.get("ETag"), headers.get("Last-Modified")
+        modified = modified if _date(modified) else None
+        if not size or length != min(size - start, most) or _is_encoded(headers):
+            return None
+        if not _is_strong(etag) and (etag or not modified):
+            return None
+        return self._identity(size, etag, modified, lambda: _date(headers.get("Date")) or None), start, length
+
+    def _headers(self, asked: str | None) -> dict[str, str]:
+        return {**self.fs.kwargs.get("headers", {}), "Accept-Encoding": "identity", **({"Range": asked} if asked else {})}
+
+    def _is_plain(self, path: str) -> bool:
+        """Whether ``http.client`` would do all that the filesystem does."""
+        from fsspec.implementations.http import HTTPFileSystem, get_client  # without aiohttp there is no such target
+
+        fs = self.fs
+        is_plain = type(fs) is HTTPFileSystem and fs.get_client is get_client and not fs.client_kwargs
+        return is_plain and not set(fs.kwargs) - {"headers"} and "@" not in urlsplit(path).netloc
 
     def exists(self, path: str, **kwargs: Any) -> bool:
         """By HEAD: HTTPFileSystem asks by GET, and the server starts to send the whole object."""
@@ -139,48 +221,49 @@ class HTTPTarget(Target):
     def stream(self, path: str, identity: Identity) -> Stream | None:
         """Ranged GETs by ``http.client``, where the filesystem would do nothing else; aiohttp is for all the rest.
 
-        The first answer is aiohttp's, by which it is known whether the server does ranges. Any other that is not the range of
-        the identity, whole and proven, is left unread, and aiohttp's reader looks into it.
+        Until it is known whether the server gives ranges of the object, one thread asks at a time; and if it sends the whole,
+        that is kept as long as the reader. Any other answer that is not the range of the identity, whole and proven, is left
+        unread, and aiohttp's reader looks into it.
         """
-        from fsspec.implementations.http import HTTPFileSystem, get_client  # without aiohttp there is no such target
-
-        fs = self.fs
-        is_plain = type(fs) is HTTPFileSystem and fs.get_client is get_client and not fs.client_kwargs
-        if not is_plain or set(fs.kwargs) - {"headers"}:
+        if not self._is_plain(path):
             return None
         read = self.reader(path, identity)
-        first = threading.RLock()  # one thread asks until it is known
+        whole: list[bytes] = []
+        first = threading.RLock()
 
         def read_into(offset: int, buffers: Sequence[memoryview]) -> Iterator[object]:
             places = list(accumulate(map(len, buffers), initial=offset))  # a buffer that is full is none of ours any more
-            done = 0
-            if path not in self._ranged:
-                with first:
-                    if path not in self._ranged:
+            done, answer = 0, None
+            with contextlib.nullcontext() if path in self._ranged else first:
+                if not whole and offset < places[-1]:
+                    answer = self._asked(path, identity, offset, places[-1], whole)
+                    if answer is None and not whole and path not in self._ranged:
                         done = _fill(read, offset, buffers if places[-1] - offset <= _FIRST_MAX else buffers[:1])
-                yield from range(done)
-            if path in self._ranged:
-                for _ in self._stream(path, identity, places[done], buffers[done:]):
-                    done += 1
-                    yield done
-            yield from range(_fill(read, places[done], buffers[done:]))
+            yield from range(done)
+            for _ in _body(answer, buffers):
+                done += 1
+                yield done
+            kept = whole[0] if whole else None
+            rest = read if kept is None else (lambda start, length: kept[start : start + length])
+            yield from range(_fill(rest, places[done], buffers[done:]))
 
         return read_into
 
-    def _stream(self, path: str, identity: Identity, start: int, buffers: Sequence[memoryview]) -> Iterator[object]:
-        """Fill as many of the buffers as one response does; what is not its own is none."""
-        end = start + sum(map(len, buffers))
-        if start == end:
-            return
-        headers = {**self.fs.kwargs.get("headers", {}), "Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"}
+    def _asked(self, path: str, identity: Identity, start: int, end: int, whole: list[bytes]) -> Body | None:
+        """The answer that has the range, its body not yet read; None if it is another, or has all of the object (``whole``)."""
         with contextlib.suppress(OSError, HTTPException, EOFError, ValueError):
-            answer = _client.get(str(self.fs.encode_url(path)), headers)
+            answer = _client.get(str(self.fs.encode_url(path)), self._headers(f"bytes={start}-{end - 1}"))
+            length = _natural(answer.headers.get("Content-Length"))
+            is_ours = not answer.has_cookies and _verdict(answer.headers, identity) == SAME
+            if is_ours and answer.status == 206 and length == end - start and _start(answer) == start:
+                self._ranged.add(path)
+                return answer
             try:
-                is_whole = answer.status == 206 and answer.headers.get("Content-Length") == str(end - start)
-                if is_whole and _start(answer) == start and _verdict(answer.headers, identity) == SAME:
-                    yield from answer.read_into(buffers)
+                if is_ours and answer.status == 200 and length and length == identity.size and not _is_encoded(answer.headers):
+                    whole.append(answer.read(length))
             finally:
                 answer.close()
+        return None
 
     def _range(self, path: str, identity: Identity, start: int, end: int) -> tuple[bytes, bytes | None]:
         """The range, in as many responses as the server makes of it; or, from one that does not do ranges, the whole object."""
@@ -228,11 +311,9 @@ class HTTPTarget(Target):
         raise ChangedError(path)
 
     async def _get(self, path: str, identity: Identity | None, asked: str | None) -> Answer:
-        options = dict(self.fs.kwargs)
-        ours = {"Accept-Encoding": "identity", **({"Range": asked} if asked else {})}
-        headers = {**options.pop("headers", {}), **ours}
+        options = {name: value for name, value in self.fs.kwargs.items() if name != "headers"}
         session = await self.fs.set_session()
-        async with session.get(self.fs.encode_url(path), headers=headers, **options) as response:
+        async with session.get(self.fs.encode_url(path), headers=self._headers(asked), **options) as response:
             if identity is not None and response.status in (404, 410):
                 raise ChangedError(path)
             if response.status == 416:
@@ -265,6 +346,17 @@ class HTTPTarget(Target):
         return super().open(path, identity, mode, **kwargs)
 
 
+def _body(answer: Body | None, buffers: Sequence[memoryview]) -> Iterator[object]:
+    """Fill as many of the buffers as the answer does."""
+    if answer is None:
+        return
+    try:
+        with contextlib.suppress(OSError, HTTPException, EOFError, ValueError):
+            yield from answer.read_into(buffers)
+    finally:
+        answer.close()
+
+
 def _fill(read: Callable[[int, int], bytes], offset: int, buffers: Sequence[memoryview]) -> int:
     """Read into the buffers. Returns how many there are."""
     data = memoryview(read(offset, sum(map(len, buffers)))) if buffers else memoryview(b"")
@@ -291,9 +383,24 @@ def _verdict(headers: Any, identity: Identity) -> str:
 def _start(response: Any) -> int | None:
     """Where in the object a partial response begins; None if it does not say so, or is of an encoded form of the object."""
     found = _RANGE.match(response.headers.get("Content-Range", ""))
-    if found is None or response.headers.get("Content-Encoding", "identity") not in ("", "identity"):
-        return None
-    return int(found[1])
+    return None if found is None or _is_encoded(response.headers) else int(found[1])
+
+
+def _is_encoded(headers: Any) -> bool:
+    return headers.get("Content-Encoding", "identity") not in ("", "identity")
+
+
+def _natural(text: str | None) -> int | None:
+    return int(text) if text and text.isascii() and text.isdecimal() else None
+
+
+def _is_settled(modified: str, clock: Callable[[], float | None]) -> bool:
+    """Whether a change after now would change Last-Modified, which counts seconds: by the server's clock, if it is told."""
+    when = _date(modified)
+    age = time.time() - when
+    if abs(age) < _RECENT and (now := clock()) is not None:
+        age = now - when
+    return not -_TICK < age < _TICK
 
 
 def _opaque(etag: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from fsspec.asyn import sync
 from foliocache import ChangedError
 
 from . import place
-from .base import UNCACHED, Identity, Target, refuse_directory
+from .base import UNCACHED, First, Identity, Target, refuse_directory
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)$")
 _AWS = re.compile(r"https?://s3([.-](?!us-gov|us-iso|cn-)[a-z0-9-]+)?\.amazonaws\.com$")  # bucket names are the world's there
@@ -21,6 +22,7 @@ _AWS = re.compile(r"https?://s3([.-](?!us-gov|us-iso|cn-)[a-z0-9-]+)?\.amazonaws
 class S3Target(Target):
     """s3fs: its ``get_object``, with its retries, and the answer checked, since not every endpoint heeds If-Match."""
 
+    tells_with_bytes = True
     manners: frozenset[str] = frozenset(
         {"key", "anon", "profile", "session", "requester_pays", "config_kwargs", "endpoint_url", "client_kwargs", "use_ssl"}
         | {"cache_regions", "fixed_upload_size", "local_expiry_check", "version_aware"}
@@ -38,11 +40,57 @@ class S3Target(Target):
             return UNCACHED
         info = self.fs.info(path, refresh=True)
         refuse_directory(path, info)
-        size, etag, version = info["size"], info.get("ETag"), info.get("VersionId")
+        return self._identity(info["size"], info.get("ETag"), info.get("VersionId"))
+
+    def _identity(self, size: int, etag: str | None, version: str | None) -> Identity:
         if not etag and not self.trusted:
             return UNCACHED
         said = [f"{name}={value}" for name, value in (("ETag", etag), ("VersionId", version), ("size", size)) if value]
         return Identity(size, place.short(";".join(said), place.VERSION_MAX), etag)
+
+    def first(self, path: str, start: int, end: int) -> First | None:
+        """``get_object`` says what ``head_object`` says. What it refuses (an empty object, say), identify() looks into."""
+        if path in self.unsteady or not self.fs.split_path(path)[1]:
+            return None
+        try:
+            return sync(self.fs.loop, self._first, path, start, end)
+        except FileNotFoundError:
+            if not sync(self.fs.loop, self._is_folder, path):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
+        except OSError:
+            return None
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+
+    async def _is_folder(self, path: str) -> bool:
+        """Whether there are keys below the path, as s3fs's ``info()`` asks for what is no object."""
+        bucket, key, _ = self.fs.split_path(path)
+        asked = {"Bucket": bucket, "Prefix": f"{key.rstrip('/')}/", "Delimiter": "/", "MaxKeys": 1}
+        found = await self.fs._call_s3("list_objects_v2", self.fs.kwargs, **asked)
+        return bool(found.get("KeyCount") or found.get("Contents") or found.get("CommonPrefixes"))
+
+    async def _first(self, path: str, start: int, end: int) -> First | None:
+        from s3fs.core import _error_wrapper
+
+        async def get() -> First | None:
+            response = await self._object(path, {"Range": f"bytes={start}-{end - 1}"})
+            body = response["Body"]
+            try:
+                total, length = _total(response, start), response.get("ContentLength")
+                identity = self._identity(total, response.get("ETag"), response.get("VersionId")) if total else UNCACHED
+                if not identity.cacheable or not identity.etag or length != min(end, identity.size or 0) - start:
+                    return None
+                return First(identity, start, await body.read())
+            finally:
+                body.close()
+
+        found: First | None = await _error_wrapper(get, retries=self.fs.retries)
+        return found if found is not None and len(found.data) == min(end, found.identity.size or 0) - start else None
+
+    async def _object(self, path: str, asked: dict[str, str]) -> Any:
+        from s3fs.core import version_id_kw
+
+        bucket, key, version = self.fs.split_path(path)
+        return await self.fs._call_s3("get_object", Bucket=bucket, Key=key, **asked, **version_id_kw(version))
 
     def reader(self, path: str, identity: Identity) -> Callable[[int, Any], Any]:
         def read(offset: int, length: int) -> bytes:
@@ -68,13 +116,12 @@ class S3Target(Target):
             self.unsteady.add(path)
 
     async def _get(self, path: str, identity: Identity, offset: int, length: int) -> tuple[bytes, bool]:
-        from s3fs.core import _error_wrapper, version_id_kw
+        from s3fs.core import _error_wrapper
 
-        bucket, key, version = self.fs.split_path(path)
         asked = {"Range": f"bytes={offset}-{offset + length - 1}", **({"IfMatch": identity.etag} if identity.etag else {})}
 
         async def get() -> tuple[bytes, bool]:
-            response = await self.fs._call_s3("get_object", Bucket=bucket, Key=key, **asked, **version_id_kw(version))
+            response = await self._object(path, asked)
             body = response["Body"]
             try:
                 proven = _proves(response, identity, offset, path)
@@ -94,6 +141,14 @@ class S3Target(Target):
     def open(self, path: str, identity: Identity | None, mode: str, **kwargs: Any) -> Any:
         self.fs.invalidate_cache(path)
         return super().open(path, identity, mode, **kwargs)
+
+
+def _total(response: Any, start: int) -> int | None:
+    """The object's size, of a response whose bytes begin at ``start``; None if it does not say both."""
+    found = _RANGE.match(response.get("ContentRange") or "")
+    if found:
+        return int(found[3]) if int(found[1]) == start else None
+    return response.get("ContentLength") if start == 0 else None
 
 
 def _proves(response: Any, identity: Identity, offset: int, path: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 from . import place
-from .base import Identity, Target
+from .base import First, Identity, Target
 
 
 class WrappedTarget(Target):
@@ -19,6 +19,7 @@ class WrappedTarget(Target):
         self.inner = inner
         self.into: bool = inner.into
         self.aliases: bool = inner.aliases
+        self.tells_with_bytes: bool = inner.tells_with_bytes
         self._rename = rename
 
     def key(self, path: str) -> str:
@@ -29,6 +30,9 @@ class WrappedTarget(Target):
 
     def identify(self, path: str) -> Identity:
         return self.inner.identify(self._rename(path))
+
+    def first(self, path: str, start: int, end: int) -> First | None:
+        return self.inner.first(self._rename(path), start, end)
 
     def ukey(self, path: str, identity: Identity) -> str:
         return self.inner.ukey(self._rename(path), identity)

@@ -1,0 +1,135 @@
+"""A cached array: what getting it costs, by size, beside joblib.Memory, diskcache and a dict.
+
+The array is there for all of them, and its first byte is touched. "In use": something in the process still has a view of the
+array, so a large one is mapped already. joblib and diskcache keep their files on tmpfs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from benchmarks.common.measure import Case, Skipped, cpus, interleave, per_op, pinned, record
+from benchmarks.common.plan import KIB, MIB, Plan
+from benchmarks.common.pools import new_pool
+from benchmarks.common.report import Section, Table
+
+OURS, IN_USE, DICT, JOBLIB, DISKCACHE = "foliocache", "foliocache, in use", "dict", "joblib.Memory", "diskcache"
+Get = Callable[[], Any]
+
+
+def run(plan: Plan) -> Section:
+    section = Section("objects")
+    sizes = plan.of([64 * KIB, MIB, 16 * MIB, 256 * MIB], [64 * KIB, 2 * MIB])
+    took = {size: _latency(plan, size, section) for size in sizes}
+    table = Table("us per get of a cached array, first byte touched", ("size", *took[sizes[0]]))
+    for size, row in took.items():
+        table.add(f"{size // KIB:,} KiB", *row.values())
+    section.tables.append(table)
+    one, largest = took[sizes[1]], took[sizes[-1]]
+    section.found.append(record("get_or_create of 1 MiB, in use", one[IN_USE], "us", budget="<= 6"))
+    section.found.append(record("get_or_create of 1 MiB, not in use", one[OURS], "us", budget="<= 60"))
+    section.found.append(
+        record(
+            "get_or_create of 256 MiB, in use", largest[IN_USE], "us", against="1 MiB", baseline=one[IN_USE], budget="<= 1.5"
+        )
+    )
+    for name in (JOBLIB, DISKCACHE):
+        if name in one:
+            section.found.append(
+                record("get_or_create of 1 MiB", one[OURS], "us", against=name, baseline=one[name], budget=">= 50")
+            )
+    return section
+
+
+def _latency(plan: Plan, size: int, section: Section) -> dict[str, float]:
+    """us per get, by who, in one run for all."""
+    import numpy
+
+    array = numpy.arange(size // 8, dtype="f8")
+    with contextlib.ExitStack() as stack:
+        cases: dict[str, Case] = {}
+        for name, opener in PEERS.items():
+            try:
+                get = stack.enter_context(opener(array))
+            except ImportError as missing:
+                if size == 64 * KIB:
+                    section.found.append(Skipped(name, str(missing)))
+                continue
+            is_flat = name in (IN_USE, DICT) or (name == OURS and size <= MIB)
+            cases[name] = per_op(*_loop(get, max(plan.hits // (4 if is_flat else 64 * max(size // MIB, 1)), 2)))
+        with pinned(cpus()[:1]):
+            return {name: each / 1e3 for name, each in interleave(cases, plan.rounds).items()}
+
+
+def _loop(get: Get, times: int) -> tuple[Callable[[], None], int]:
+    def loop() -> None:
+        for _ in itertools.repeat(None, times):
+            get()[0]
+
+    return loop, times
+
+
+@contextlib.contextmanager
+def _ours(array: Any) -> Iterator[Get]:
+    with new_pool(2 * array.nbytes + 64 * MIB) as pool:
+        pool.put("array", array)
+        yield lambda: pool.get_or_create("array", _no_maker)
+
+
+@contextlib.contextmanager
+def _in_use(array: Any) -> Iterator[Get]:
+    with _ours(array) as get:
+        held = get()
+        yield get
+        del held
+
+
+def _no_maker() -> None:
+    raise RuntimeError("the array was evicted: nothing was measured")
+
+
+@contextlib.contextmanager
+def _dict(array: Any) -> Iterator[Get]:
+    known = {"array": array}
+    yield lambda: known["array"]
+
+
+@contextlib.contextmanager
+def _joblib(array: Any) -> Iterator[Get]:
+    import joblib
+
+    with _folder() as folder:
+        kept = joblib.Memory(folder, verbose=0).cache(_Maker(array).make, ignore=["self"])
+        kept()
+        yield kept
+
+
+class _Maker:
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def make(self) -> Any:
+        return self.array
+
+
+@contextlib.contextmanager
+def _diskcache(array: Any) -> Iterator[Get]:
+    import diskcache
+
+    with _folder() as folder, diskcache.Cache(os.path.join(folder, "cache"), size_limit=4 * array.nbytes + 64 * MIB) as cache:
+        cache.set("array", array)
+        yield lambda: cache["array"]
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="foliocache-bench-", dir="/dev/shm") as folder:
+        yield folder
+
+
+PEERS = {OURS: _ours, IN_USE: _in_use, DICT: _dict, JOBLIB: _joblib, DISKCACHE: _diskcache}

@@ -1,0 +1,359 @@
+"""The coroutines of ``folio``: what is cached is read by the calling thread, and what would block is called in another one.
+
+The target is asked by its ordinary functions, in threads of ours: it may be synchronous, and where it is not, its sessions
+belong to fsspec's own loop, which may not be the caller's. So one filesystem object serves any number of loops. Bytes that are
+missing are fetched by the pool's threads, and awaited.
+
+No synchronous method goes through a loop because of this: ``mirror_sync_methods`` is off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import nullcontext, suppress
+from functools import partial
+from operator import index
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fsspec.asyn import AbstractAsyncStreamedFile, AsyncFileSystem, get_loop
+
+from foliocache import ChangedError
+from foliocache.errors import FoliocacheError
+from foliocache.filler.engine import Engine
+
+from .ranges import Merged, Range, Want, extent, is_cached, ranges_of
+
+if TYPE_CHECKING:
+    from .target import Identity, Target
+
+T = TypeVar("T")
+Coroutines = list[Callable[[], Coroutine[Any, Any, Any]]]
+
+_QUICK_AT_ONCE = 64  # cached ranges that are read before other tasks have their turn
+ATTEMPTS = 3  # at an object that changes while it is read
+
+_engine: Engine | None = None
+
+
+async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """What the function returns, called in another thread. If the caller is cancelled, it goes on to its end."""
+    global _engine
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+    call = partial(contextvars.copy_context().run, function, *args, **kwargs)
+    if _engine is None or not _engine.is_ours:
+        _engine = Engine()
+    if not _engine.submit(partial(_answer, loop, future, call)):
+        raise RuntimeError("folio: no thread can be started in which the target could be asked")
+    return await future
+
+
+def _answer(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], call: Callable[[], Any]) -> None:
+    result: Any = None
+    error: BaseException | None = None
+    try:
+        result = call()
+    except StopIteration as stop:  # no future takes one
+        error = RuntimeError(f"folio: the target raised {stop!r}")
+    except BaseException as raised:
+        error = raised
+    with suppress(RuntimeError):  # the loop has been closed, and nobody waits any more
+        loop.call_soon_threadsafe(_tell, future, result, error)
+
+
+def _tell(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if future.done():  # cancelled
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
+async def together(calls: Coroutines, on_error: str, is_quick: Callable[[int], bool] = lambda number: False) -> list[Any]:
+    """What all the coroutines return, or raise. With ``on_error="raise"``, the first of those that failed says why.
+
+    Those that are quick need no task of their own: they are awaited here, while the others are under way.
+    """
+    quick = [number for number in range(len(calls)) if is_quick(number)]
+    waiting = set(range(len(calls))).difference(quick)
+    tasks = asyncio.gather(*(calls[number]() for number in sorted(waiting)), return_exceptions=True)
+    results: list[Any] = [None] * len(calls)
+    try:
+        for turn, number in enumerate(quick):
+            try:
+                results[number] = await calls[number]()
+            except Exception as error:
+                results[number] = error
+            if turn % _QUICK_AT_ONCE == _QUICK_AT_ONCE - 1:
+                await asyncio.sleep(0)
+        for number, result in zip(sorted(waiting), await tasks, strict=True):
+            results[number] = result
+    finally:
+        tasks.cancel()
+    failed = next((result for result in results if isinstance(result, BaseException)), None)
+    if failed is not None and (on_error == "raise" or not isinstance(failed, Exception)):
+        raise failed
+    return results
+
+
+class _ThisThread:
+    """Of which thread an instance is: fsspec would let all threads share that of an async filesystem, but not every target can
+    be shared."""
+
+    def __get__(self, instance: Any, owner: type) -> int:
+        return threading.get_ident()
+
+
+def _in_thread(name: str) -> Callable[..., Any]:
+    """The synchronous method of that name as a coroutine."""
+
+    async def method(self: Asynchronous, *args: Any, **kwargs: Any) -> Any:
+        if not self.fs.async_impl:
+            kwargs.pop("batch_size", None)  # which such targets do not know
+        return await in_thread(self._in_turn, getattr(self, name), *args, **kwargs)
+
+    method.__name__ = method.__qualname__ = f"_{name}"
+    method.__doc__ = getattr(AsyncFileSystem, f"_{name}", method).__doc__
+    return method
+
+
+class Asynchronous(AsyncFileSystem):
+    """The half of FolioFileSystem that is awaited."""
+
+    mirror_sync_methods = False
+    _this_thread = _ThisThread()
+    _extra_tokenize_attributes = ("_this_thread",)
+
+    if TYPE_CHECKING:
+        _pool: Any
+        _turn: threading.RLock
+
+        @property
+        def fs(self) -> Any: ...
+        @property
+        def target(self) -> Target: ...
+        def _identify(self, path: str, want: Want | None = None) -> Identity: ...
+        def _remembered(self, path: str) -> Identity | None: ...
+        def _forget(self, path: str, identity: Identity | None = None) -> None: ...
+        def _map(self, path: str, identity: Identity) -> Any: ...
+        def _read_unmapped(self, path: str, known: Any, start: int | None, end: int | None) -> bytes: ...
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """fsspec's loop, in this process; None of an instance that is ``asynchronous``. Nothing here is run in it."""
+        return None if self.asynchronous else get_loop()
+
+    def _in_turn(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Several threads call one target: not every one that is synchronous can bear that."""
+        with nullcontext() if self.fs.async_impl or self.target.aliases else self._turn:
+            return function(*args, **kwargs)
+
+    _ls: Callable[..., Any] = _in_thread("ls")
+    _info: Callable[..., Any] = _in_thread("info")
+    _exists: Callable[..., Any] = _in_thread("exists")
+    _isfile: Callable[..., Any] = _in_thread("isfile")
+    _isdir: Callable[..., Any] = _in_thread("isdir")
+    _size: Callable[..., Any] = _in_thread("size")
+    _sizes: Callable[..., Any] = _in_thread("sizes")
+    _du: Callable[..., Any] = _in_thread("du")
+    _find: Callable[..., Any] = _in_thread("find")
+    _glob: Callable[..., Any] = _in_thread("glob")
+    _expand_path: Callable[..., Any] = _in_thread("expand_path")
+    _mkdir: Callable[..., Any] = _in_thread("mkdir")
+    _makedirs: Callable[..., Any] = _in_thread("makedirs")
+    _pipe_file: Callable[..., Any] = _in_thread("pipe_file")
+    _pipe: Callable[..., Any] = _in_thread("pipe")
+    _rm_file: Callable[..., Any] = _in_thread("rm_file")
+    _rm: Callable[..., Any] = _in_thread("rm")
+    _cp_file: Callable[..., Any] = _in_thread("cp_file")
+    _copy: Callable[..., Any] = _in_thread("copy")
+    _mv_file: Callable[..., Any] = _in_thread("mv")
+    _put_file: Callable[..., Any] = _in_thread("put_file")
+    _put: Callable[..., Any] = _in_thread("put")
+    _get_file: Callable[..., Any] = _in_thread("get_file")
+    _get: Callable[..., Any] = _in_thread("get")
+
+    async def _identify_async(self, path: str, want: Want | None = None) -> Identity:
+        known = self._remembered(path)
+        return known if known is not None else await in_thread(self._identify, path, want)
+
+    async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
+        path = self._strip_protocol(path)
+        if kwargs:
+            return await in_thread(self._in_turn, self.fs.cat_file, path, start=start, end=end, **kwargs)
+        for attempt in range(1, ATTEMPTS + 1):
+            known = self._remembered(path)
+            identity = known if known is not None else await in_thread(self._identify, path, (start, end))
+            if not identity.cacheable:
+                return await in_thread(self.target.uncached, path, identity, start, end)
+            mapping = self._map(path, identity)
+            try:
+                data: bytes = await mapping.read_bytes_async(*extent(start, end, identity.size or 0))
+                return data
+            except ChangedError:
+                self._forget(path)
+                if attempt == ATTEMPTS:
+                    raise
+            except FoliocacheError:
+                if attempt == ATTEMPTS or not mapping.pool.closed:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _cat_ranges(
+        self,
+        paths: list[str],
+        starts: Any,
+        ends: Any,
+        max_gap: int | None = None,
+        batch_size: int | None = None,
+        on_error: str = "return",
+        **kwargs: Any,
+    ) -> list[Any]:
+        """As ``cat_ranges``: each path's identity is asked for once, and what is missing is fetched at the same time."""
+        jobs = ranges_of(paths, starts, ends, max_gap)
+        if kwargs:
+            return await together([partial(self._cat_file, *job, **kwargs) for job in jobs], on_error)
+        jobs = [(self._strip_protocol(path), start, end) for path, start, end in jobs]
+        wanted = {path: (start, end) for path, start, end in reversed(jobs)}
+        names = list(dict.fromkeys(path for path, _, _ in jobs))
+        answers = await together([partial(self._identify_async, path, wanted[path]) for path in names], on_error)
+        known = dict(zip(names, answers, strict=True))
+        sizes = {path: one.size for path, one in known.items() if not isinstance(one, BaseException) and one.cacheable}
+        merged = None if max_gap is None else Merged(jobs, sizes, max_gap)
+        reads = jobs if merged is None else merged.reads
+        maps = {path: self._map(path, known[path]) for path in sizes}
+
+        def is_quick(number: int) -> bool:
+            path, start, end = reads[number]
+            return path in maps and is_cached(maps[path], start, end)
+
+        calls: Coroutines = [partial(self._cat_known, known[job[0]], maps.get(job[0]), job) for job in reads]
+        results = await together(calls, on_error, is_quick)
+        return results if merged is None else merged.split(results)
+
+    async def _cat_known(self, known: Any, mapping: Any, job: Range) -> bytes:
+        """A range of an object whose identity has been asked for; mapping: None if it is not cached."""
+        path, start, end = job
+        if mapping is None:
+            return await in_thread(self._read_unmapped, path, known, start, end)
+        try:
+            data: bytes = await mapping.read_bytes_async(*extent(start, end, known.size))
+            return data
+        except ChangedError:
+            pass
+        except FoliocacheError:
+            if not mapping.pool.closed:
+                raise
+        return await self._cat_file(path, start, end)
+
+    async def open_async(self, path: str, mode: str = "rb", **kwargs: Any) -> AbstractAsyncStreamedFile:
+        """A file whose ``read``, ``write`` and ``close`` are awaited.
+
+        Parameters
+        ----------
+        path : str
+            The object.
+        mode : str
+            A binary one: "rb", or what the target can write.
+        **kwargs
+            As for ``open``.
+
+        Returns
+        -------
+        AsyncFile
+
+        Raises
+        ------
+        ValueError
+            A text mode, or a compression.
+        FileNotFoundError
+            There is no such object.
+        """
+        if "b" not in mode or kwargs.get("compression"):
+            raise ValueError(f"folio: files in event loops are binary and uncompressed; not {mode!r}")
+        return AsyncFile(await in_thread(self._in_turn, self.open, path, mode, **kwargs), self, mode)
+
+
+class AsyncFile(AbstractAsyncStreamedFile):
+    """A file of ``open_async``. What is cached is read by the calling thread; all else is done in another one.
+
+    Attributes
+    ----------
+    fs : FolioFileSystem
+        Whose file it is.
+    path : str
+        The object, as the target names it.
+    mode : str
+        As it was opened.
+    size : int or None
+        Its length in bytes, where it is known.
+    """
+
+    def __init__(self, file: Any, fs: Asynchronous, mode: str) -> None:
+        self.file = file
+        self.fs = fs
+        self.mode = mode
+        self.path: str = file.path if hasattr(file, "path") else ""
+        self.size: int | None = getattr(file, "size", None)
+        self._closed = False
+
+    @property
+    def loc(self) -> int:
+        """The position."""
+        return int(self.file.tell())
+
+    def tell(self) -> int:
+        return int(self.file.tell())
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return int(self.file.seek(offset, whence))
+
+    def readable(self) -> bool:
+        return not self._closed and "r" in self.mode
+
+    def writable(self) -> bool:
+        return not self._closed and "r" not in self.mode
+
+    def seekable(self) -> bool:
+        return self.readable() and bool(self.file.seekable())
+
+    async def read(self, length: int | None = -1) -> bytes:
+        length = -1 if length is None else index(length)
+        self._check("r")
+        read_async = getattr(self.file, "read_async", None)
+        data: bytes = await (in_thread(self.file.read, length) if read_async is None else read_async(length))
+        return data
+
+    async def write(self, data: Any) -> int:
+        self._check("wax")
+        written: int = await in_thread(self.file.write, data)
+        return written
+
+    async def flush(self, force: bool = False) -> None:
+        if self.writable():
+            await in_thread(self.file.flush)
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            if "r" in self.mode:
+                self.file.close()
+            else:
+                await in_thread(self.file.close)
+
+    def __del__(self) -> None:
+        """Nothing: the file within closes itself."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.file!r}>"
+
+    def _check(self, modes: str) -> None:
+        if self._closed:
+            raise ValueError("I/O operation on closed file.")
+        if not set(modes) & set(self.mode):
+            raise ValueError(f"File not in {'read' if modes == 'r' else 'write'} mode")

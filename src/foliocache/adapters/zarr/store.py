@@ -1,0 +1,411 @@
+"""A Zarr store around a store: what is read is kept in a pool, for all processes of the machine.
+
+A value, or a range of one, is an object of the pool (``objects``): its key is the store and the value's key, its version the
+range. So what is written or deleted through such a store is forgotten with all of its ranges, and what is decoded of it
+(``pipeline``); and a read that began before that is not remembered. Sharding asks for the same ranges each time.
+
+What a store does not have is an answer, too. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import numpy
+from zarr.abc.store import (
+    ByteRequest,
+    OffsetByteRequest,
+    RangeByteRequest,
+    Store,
+    SuffixByteRequest,
+    SupportsDeleteSync,
+    SupportsGetSync,
+    SupportsSetSync,
+)
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.core.config import config
+from zarr.storage import WrapperStore
+
+from ...pool.pool import Pool
+from ...pool.pool import open as open_pool
+from .identity import identity
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+MISSING = object()
+_ABSENT = b""  # bytes, where a value is a memoryview
+_LISTINGS = "\0listings"  # no key of a value
+
+
+class FolioStore(WrapperStore[Store]):
+    """A Zarr store that keeps what it reads from another one in a pool, for all processes of the machine.
+
+    It pickles, and its buffers are views of the pool's pages.
+
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+        Where the data are.
+    pool : Pool or str
+        Where they are kept; by its name, with the parameters that it has.
+    name : str, optional
+        What the data are called, the same in every process. By default what the store says of where they are.
+    expiry : float, optional
+        Seconds after which a value is read again. By default it is good until it is written or deleted through a `FolioStore`
+        of this pool, or evicted: then all who write must use one.
+    listings : float
+        Seconds for which a listing is good. By default none is kept.
+
+    Raises
+    ------
+    ValueError
+        The store does not say where its data are, and ``name`` was not given; or a parameter makes no sense.
+    """
+
+    def __new__(cls, store: Store | None = None, *args: Any, **options: Any) -> Self:
+        """Return one with the synchronous methods, if the store has them."""
+        return super().__new__(cast("type[Self]", _SyncFolioStore) if cls is FolioStore and _is_synchronous(store) else cls)
+
+    def __init__(
+        self, store: Store, pool: Pool | str, *, name: str | None = None, expiry: float | None = None, listings: float = 0
+    ) -> None:
+        super().__init__(store)
+        self.pool = open_pool(pool) if isinstance(pool, str) else pool
+        self._options: dict[str, Any] = {"name": name, "expiry": expiry, "listings": listings}
+        self._expiry, self._listings = expiry, float(listings)
+        self._prefix = f"zarr:{identity(store, name)}:"
+
+    @classmethod
+    async def open(cls, store: Store, pool: Pool | str, *, read_only: bool | None = None, **options: Any) -> Self:  # type: ignore[override]
+        """Open a store, and return one around it.
+
+        Parameters
+        ----------
+        store, pool, options
+            As of `FolioStore`.
+        read_only : bool, optional
+            By default what the store is.
+
+        Returns
+        -------
+        FolioStore
+        """
+        if read_only is not None and read_only != store.read_only:
+            store = store.with_read_only(read_only)
+        await store._ensure_open()
+        return cls(store, pool, **options)
+
+    def _with_store(self, store: Store) -> Self:
+        return cast("Self", FolioStore(store, self.pool, **self._options))
+
+    def __enter__(self) -> Self:
+        self._store.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._store.__exit__(kind, error, traceback)
+
+    def __eq__(self, value: object) -> bool:
+        return (
+            isinstance(value, FolioStore)
+            and self.pool.name == value.pool.name
+            and self._options == value._options
+            and self._store == value._store
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        return f"folio::{self._store}"
+
+    def __repr__(self) -> str:
+        return f"FolioStore({self._store!r}, {self.pool.name!r})"
+
+    @property
+    def supports_consolidated_metadata(self) -> bool:
+        """What the store does."""
+        return self._store.supports_consolidated_metadata
+
+    # Reading.
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        version = _version(byte_range)
+        found = self.look(key, byte_range, version)
+        if found is MISSING:
+            found = await self.make(key, version, lambda: self._read(key, byte_range))
+        return _buffer(found, prototype)
+
+    async def _read(self, key: str, byte_range: ByteRequest | None) -> memoryview | bytes:
+        return _content(await self._store.get(key, default_buffer_prototype(), byte_range))
+
+    def look(self, key: str, byte_range: ByteRequest | None, version: str) -> Any:
+        """Return a view, b"" if the store has no such value, MISSING if that is not known."""
+        found = self._recall(key, version)
+        if found is MISSING and byte_range is not None:
+            found = self._recall(key, "")
+            if isinstance(found, memoryview):
+                return _cut(found, byte_range)
+        return found
+
+    def _recall(self, key: str, version: str) -> Any:
+        return self.pool.get(self._prefix + key, MISSING, version=version, expiry=self._expiry, loads="arrays")
+
+    async def make(self, key: str, version: str, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """Return what is kept beside a key, made once."""
+        return await self.pool.get_or_create_async(
+            self._prefix + key, make, version=version, expiry=self._expiry, loads="arrays"
+        )
+
+    async def read_unkept(self, key: str) -> Buffer | None:
+        """Return a value for one that keeps what it makes of it: from the pool, if that has it, else from the store alone."""
+        found = self.look(key, None, "")
+        if found is not MISSING:
+            return _buffer(found, None)
+        return await self._store.get(key, default_buffer_prototype(), None)
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        return await asyncio.gather(*[self.get(key, prototype, byte_range) for key, byte_range in key_ranges])
+
+    async def get_ranges(
+        self,
+        key: str,
+        byte_ranges: Sequence[ByteRequest | None],
+        *,
+        prototype: BufferPrototype,
+        max_concurrency: int | None = None,
+        max_gap_bytes: int | None = None,
+        max_coalesced_bytes: int | None = None,
+    ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
+        """Read ranges of one value, each as `get` does: those that follow each other are not read together.
+
+        Parameters
+        ----------
+        key : str
+            The value's.
+        byte_ranges : sequence of ByteRequest
+            Which ranges.
+        prototype : BufferPrototype
+            Of the buffers.
+        max_concurrency : int, optional
+            How many are read at once.
+        max_gap_bytes, max_coalesced_bytes : int, optional
+            Of no use here.
+
+        Yields
+        ------
+        list of (int, Buffer or None)
+            The number of a range, and its bytes.
+        """
+        limit = asyncio.Semaphore(max_concurrency or config.get("async.concurrency"))
+
+        async def one(number: int, byte_range: ByteRequest | None) -> tuple[int, Buffer | None]:
+            async with limit:
+                return number, await self.get(key, prototype, byte_range)
+
+        tasks = [asyncio.ensure_future(one(number, each)) for number, each in enumerate(byte_ranges)]
+        try:
+            for task in asyncio.as_completed(tasks):
+                yield [await task]
+        finally:
+            for started in tasks:
+                started.cancel()
+
+    async def _get_many(self, requests: Iterable[tuple[str, BufferPrototype, ByteRequest | None]]) -> Any:
+        for request in requests:
+            yield request[0], await self.get(*request)
+
+    async def exists(self, key: str) -> bool:
+        found = self.look(key, None, "")
+        if found is MISSING:
+            found = await self.make(key, "exists", lambda: self._ask_exists(key))
+        return bool((found is not _ABSENT and found != _ABSENT) or isinstance(found, memoryview))
+
+    async def _ask_exists(self, key: str) -> bytes:
+        return b"1" if await self._store.exists(key) else _ABSENT
+
+    async def getsize(self, key: str) -> int:
+        found = self.look(key, None, "")
+        if found is MISSING:
+            found = await self.make(key, "size", lambda: self._ask_size(key))
+            if found != _ABSENT:
+                return int.from_bytes(found, "little")
+        if isinstance(found, bytes):
+            raise FileNotFoundError(key)
+        return len(found)
+
+    async def _ask_size(self, key: str) -> bytes:
+        try:
+            return (await self._store.getsize(key)).to_bytes(8, "little")
+        except FileNotFoundError:
+            return _ABSENT
+
+    async def getsize_prefix(self, prefix: str) -> int:
+        return await self._store.getsize_prefix(prefix)
+
+    # Writing.
+
+    async def set(self, key: str, value: Buffer) -> None:
+        await self._changing([key], self._store.set(key, value))
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        await self._changing([key], self._store.set_if_not_exists(key, value))
+
+    async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
+        values = list(values)
+        await self._changing([key for key, _ in values], self._store._set_many(values))
+
+    async def delete(self, key: str) -> None:
+        await self._changing([key], self._store.delete(key))
+
+    async def delete_dir(self, prefix: str) -> None:
+        try:
+            await self._store.delete_dir(prefix)
+        finally:
+            self._forget_below(prefix)
+
+    async def clear(self) -> None:
+        try:
+            await self._store.clear()
+        finally:
+            self._forget_below("")
+
+    async def _changing(self, keys: Iterable[str], change: Coroutine[Any, Any, None]) -> None:
+        """Wait for a change, and forget what was known before: also if it fails, for it may have been made."""
+        try:
+            await change
+        finally:
+            self.forget(keys)
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Forget values that have changed.
+
+        Parameters
+        ----------
+        keys : iterable of str
+            Theirs.
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed; or another process has stopped while it holds a lock of the pool.
+        """
+        for key in keys:
+            self.pool.delete(self._prefix + key)
+        self._forget_listings()
+
+    def _forget_below(self, prefix: str) -> None:
+        self.pool.objects.delete_below(self._prefix + (f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""))
+        self._forget_listings()
+
+    def _forget_listings(self) -> None:
+        if self._listings:
+            self.pool.delete(self._prefix + _LISTINGS)
+
+    # Listing.
+
+    def list(self) -> AsyncIterator[str]:
+        return self._listed("", self._store.list)
+
+    def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        return self._listed(f"prefix {prefix}", lambda: self._store.list_prefix(prefix))
+
+    def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        return self._listed(f"dir {prefix}", lambda: self._store.list_dir(prefix))
+
+    async def _listed(self, version: str, ask: Callable[[], AsyncIterator[str]]) -> AsyncIterator[str]:
+        if not self._listings:
+            async for each in ask():
+                yield each
+            return
+
+        async def make() -> memoryview:
+            return memoryview(json.dumps([each async for each in ask()]).encode())
+
+        key = self._prefix + _LISTINGS
+        found = await self.pool.get_or_create_async(key, make, version=version, expiry=self._listings, loads="arrays")
+        for each in json.loads(bytes(found)):
+            yield each
+
+
+class _SyncFolioStore(FolioStore):
+    """One around a store with synchronous methods, which has them, too."""
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        version = _version(byte_range)
+        found = self.look(key, byte_range, version)
+        if found is MISSING:
+            store = cast("SupportsGetSync", self._store)
+            found = self.pool.get_or_create(
+                self._prefix + key,
+                lambda: _content(store.get_sync(key, prototype=default_buffer_prototype(), byte_range=byte_range)),
+                version=version,
+                expiry=self._expiry,
+                loads="arrays",
+            )
+        return _buffer(found, prototype)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        try:
+            cast("SupportsSetSync", self._store).set_sync(key, value)
+        finally:
+            self.forget([key])
+
+    def delete_sync(self, key: str) -> None:
+        try:
+            cast("SupportsDeleteSync", self._store).delete_sync(key)
+        finally:
+            self.forget([key])
+
+
+def _is_synchronous(store: object) -> bool:
+    """True if a store has all of the synchronous methods; one that has them and cannot use them says so."""
+    has_all = all(isinstance(store, kind) for kind in (SupportsGetSync, SupportsSetSync, SupportsDeleteSync))
+    return has_all and bool(getattr(store, "_supports_sync_io", True))
+
+
+def _version(byte_range: ByteRequest | None) -> str:
+    """A range as text. Raises ValueError."""
+    match byte_range:
+        case None:
+            return ""
+        case RangeByteRequest(start, end):
+            return f"{start}-{end}"
+        case OffsetByteRequest(offset):
+            return f"{offset}-"
+        case SuffixByteRequest(suffix):
+            return f"-{suffix}"
+    raise ValueError(f"Unexpected byte_range, got {byte_range}.")
+
+
+def _cut(view: memoryview, byte_range: ByteRequest) -> memoryview:
+    match byte_range:
+        case RangeByteRequest(start, end):
+            return view[start:end]
+        case OffsetByteRequest(offset):
+            return view[offset:]
+        case SuffixByteRequest(suffix):
+            return view[max(len(view) - suffix, 0) :]
+    raise AssertionError(byte_range)
+
+
+def _content(value: Buffer | None) -> memoryview | bytes:
+    if value is None:
+        return _ABSENT
+    array: Any = numpy.ascontiguousarray(value.as_numpy_array()).view(numpy.uint8)
+    return memoryview(array) if array.nbytes else memoryview(b"")
+
+
+def _buffer(found: memoryview | bytes, prototype: BufferPrototype | None) -> Buffer | None:
+    if isinstance(found, bytes):
+        return None
+    return (prototype or default_buffer_prototype()).buffer.from_bytes(cast("bytes", found))

@@ -1,0 +1,106 @@
+"""The decorator: a function whose results are kept in the pool, by its arguments."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Collection
+from typing import Any, Generic, ParamSpec, TypeVar, cast
+
+from . import keys
+from .store import MakeAsync, Objects
+from .values import Loads
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Memo(Generic[P, R]):
+    """How calls of one function become keys and objects."""
+
+    def __init__(
+        self,
+        objects: Callable[[], Objects],
+        function: Callable[P, R],
+        key: Callable[P, str] | None,
+        version: str | None,
+        expiry: float | None,
+        ignore: Collection[str],
+        loads: Loads,
+    ) -> None:
+        self.objects: Callable[[], Objects] = objects
+        self.function: Callable[P, R] = function
+        self.key: Callable[P, str] | None = key
+        self.expiry: float | None = expiry
+        self.loads: Loads = loads
+        self.version: str = keys.of_code(function) if version is None else version
+        self.signature: inspect.Signature | None = inspect.signature(function) if key is None or ignore else None
+        self.ignore: frozenset[str] = frozenset((ignore,) if isinstance(ignore, str) else ignore)
+        self.where: str = keys.where(function)
+        unknown = self.ignore - set(self.signature.parameters if self.signature else ())
+        if unknown:
+            raise ValueError(f"ignore names {sorted(unknown)}, which {self.where} has no parameters of")
+
+    def key_of(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Return the key of a call. Raises TypeError for arguments that cannot be part of one."""
+        if self.key is not None:
+            chosen = self.key(*args, **kwargs)
+            if not isinstance(chosen, str):
+                raise TypeError(f"the key of a call of {self.where} must be a string, not {chosen!r}")
+            return f"{self.where}:{chosen}"
+        return f"{self.where}:{keys.digest(self._parts(args, kwargs))}"
+
+    def _parts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[object]:
+        assert self.signature is not None
+        bound = self.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        parts: list[object] = []
+        for name, value in bound.arguments.items():
+            if name not in self.ignore:
+                parts += name, self._digest(name, value)
+        closed = keys.closed_over(self.function)
+        return [*parts, self._digest("what it has closed over", closed)] if closed else parts
+
+    def _digest(self, name: str, value: object) -> str:
+        try:
+            return keys.digest(value)
+        except (TypeError, RecursionError) as error:
+            raise TypeError(
+                f"{name} of {self.where} cannot be part of a key: {error}. Name it in ignore= if the result does not depend "
+                "on it, or give key="
+            ) from error
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return the result of a call, from the pool if that has it."""
+        make = functools.partial(self.function, *args, **kwargs)
+        return cast(
+            "R", self.objects().get_or_create(self.key_of(*args, **kwargs), make, self.version, self.expiry, self.loads)
+        )
+
+    def _wrapped(self) -> Callable[P, R]:
+        @functools.wraps(self.function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            return self.call(*args, **kwargs)
+
+        return call
+
+    def _wrapped_async(self) -> Callable[P, R]:
+        @functools.wraps(self.function)
+        async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+            make = functools.partial(self.function, *args, **kwargs)
+            key = self.key_of(*args, **kwargs)
+            return await self.objects().get_or_create_async(key, cast("MakeAsync", make), self.version, self.expiry, self.loads)
+
+        return cast("Callable[P, R]", call)
+
+    def delete(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Forget the result of a call."""
+        self.objects().delete(self.key_of(*args, **kwargs))
+
+    def wrapped(self) -> Callable[P, R]:
+        """Return the function that users call. It pickles as the original would: by its name."""
+
+        call = self._wrapped_async() if inspect.iscoroutinefunction(self.function) else self._wrapped()
+        call.key = self.key_of  # type: ignore[attr-defined]
+        call.delete = self.delete  # type: ignore[attr-defined]
+        return call

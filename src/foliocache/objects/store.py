@@ -1,0 +1,445 @@
+"""Finding, making, keeping and forgetting objects.
+
+What an object is called is a *name* (``pool.names``), found by its key and its user's version. One process makes the object,
+and the others sleep until it is there: that is the name's single flight. The answer is the head of the object (``values``), and
+the mapping that has its bytes. Each making has a mapping version of its own, drawn by lot, so bytes of two makings never meet
+in one object: where a folio of it was evicted, there is no object, and it is made once more. The name is answered when all is
+in the pool, and until then nobody knows the version: who finds an object finds it whole.
+
+A maker that fails answers, too: with the reason, and when that was. Who began to wait before that raises it, and who comes
+later makes the object itself. A maker that dies leaves folios that nobody knows, which are evicted in time.
+
+A hit: one look at the name. If its record is, byte for byte, what it was the last time, everything that was worked out then
+holds: the handle of the mapping, how to build the object, and the window, if something in this process still uses it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from ..errors import FoliocacheError, SourceError
+from ..filler import failure
+from . import values
+from .values import Loads
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from .host import Ask, Mapping, Name, Pool
+
+Make: TypeAlias = "Callable[[], Any]"
+MakeAsync: TypeAlias = "Callable[[], Awaitable[Any]]"
+Writable: TypeAlias = Literal["copy"] | None
+
+PREFIX = "object:"  # of the keys of names and mappings
+KNOWN_MAX = 8192  # objects of which a process keeps what it has worked out
+TRIES = 8  # answers of others that are evicted before they are read; then the object is made for this caller alone
+_REASON_MAX = 150  # bytes of a failure's text
+MISSING = object()
+
+
+class _Gone(FoliocacheError):
+    """A part of an object was evicted."""
+
+
+class _Known:
+    """What a process knows of a key at a user's version: by what its name is found, and what was found the last time."""
+
+    __slots__ = ("digest", "found")
+
+    def __init__(self, digest: Any) -> None:
+        self.digest = digest
+        self.found = _NOTHING
+
+
+class _Found:
+    """An object, as one record of its name describes it. ``name`` is None if that is no object."""
+
+    __slots__ = ("builds", "content", "is_large", "mapping", "name", "raw", "window")
+
+    def __init__(self, raw: bytes | None, name: Name | None, content: memoryview | None, mapping: Mapping | None) -> None:
+        self.raw = raw
+        self.name = name
+        self.content = content  # of an object that is kept beside its name
+        self.mapping = mapping
+        self.builds: dict[Loads, values.Build] = {}
+        self.window: Callable[[], Buffer | None] = _no_window
+        self.is_large = False  # more than one folio
+
+    def build(self, loads: Loads, key: str, writable: Writable) -> Any:
+        """Build the object. Raises _Gone if a part of it was evicted."""
+        build = self.builds.get(loads)
+        if build is None:
+            assert self.name is not None
+            head = self.name.extra if self.content is None else values.split_inline(self.name.extra)[0]
+            build = self.builds[loads] = values.decoder(head, loads, key)
+        if writable is not None:
+            return build(self._copy(writable))
+        return build(self._bytes() if self.content is None else self.content)
+
+    def _copy(self, writable: Writable) -> Buffer:
+        """The object's bytes, which may be written to."""
+        if self.content is not None:
+            return bytearray(self.content)
+        assert self.mapping is not None
+        return self.mapping.window(writable=writable)
+
+    def _bytes(self) -> Buffer:
+        """The object's bytes, which stay pinned as long as a view of them lives."""
+        mapping = self.mapping
+        assert mapping is not None
+        if not self.is_large:
+            lease = _lease_all(mapping)
+            if lease is not None:
+                return lease
+            self.is_large = True
+        window = self.window()
+        if window is not None:
+            try:
+                return memoryview(window)
+            except ValueError:  # the parent's, before a fork
+                self.window = _no_window
+        try:
+            window = mapping.window()
+        except _Gone:
+            raise
+        except FoliocacheError:  # this process has as many leases and windows as it can have
+            return memoryview(mapping.read_bytes(0, mapping.size))
+        self.window = weakref.ref(window)
+        return memoryview(window)
+
+
+class _Turn:
+    """One call that did not find its object: who asks for what, and the last answer of another, which is of no use."""
+
+    def __init__(
+        self,
+        known: _Known,
+        key: str,
+        version: str,
+        expiry: float | None,
+        loads: Loads,
+        writable: Writable,
+        mine: tuple[int, int, str, str],
+    ) -> None:
+        self.known, self.key, self.version, self.mine = known, key, version, mine
+        self.expiry, self.loads, self.writable = expiry, loads, writable
+        self.max_age = float("inf") if expiry is None else _seconds(expiry)
+        self.start = _now()
+        self.previous: Name | None = None
+        self.is_refused = False  # another found no room for the object
+
+    def ages(self) -> Iterator[float]:
+        """Yield how old an answer may be that would do: none that is as old as ``previous``."""
+        for _ in range(TRIES):
+            if self.is_refused:
+                return
+            yield self.max_age if self.previous is None else min(self.max_age, max(self.previous.age - 1e-6, 1e-9))
+
+
+def _lease_all(mapping: Mapping) -> Buffer | None:
+    """The object's bytes, if one folio has them all, else None. A copy of them if this process has as many leases as it can."""
+    try:
+        return mapping.lease_all()
+    except _Gone:
+        raise
+    except FoliocacheError:
+        return memoryview(mapping.read_bytes(0, mapping.size))
+
+
+def _check_writable(writable: Writable) -> None:
+    if writable not in (None, "copy"):
+        raise ValueError(f'writable must be "copy" or None, not {writable!r}: nobody may write to what others read')
+
+
+def _no_window() -> None:
+    return None
+
+
+_NOTHING = _Found(None, None, None, None)
+
+
+class Objects:
+    """The objects of a pool; threads, forked children and signal handlers may use it."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._names = pool.names
+        self._known: dict[tuple[str, str], _Known] = {}
+        self._making: set[tuple[int, int, str, str]] = set()  # by process and thread
+
+    def get(self, key: str, default: Any, version: str, expiry: float | None, loads: Loads, writable: Writable = None) -> Any:
+        """Return the object, or default if there is none."""
+        found = self._find(self._know(key, version), key, expiry, loads, writable)
+        return default if found is MISSING else found
+
+    def get_or_create(
+        self, key: str, make: Make, version: str, expiry: float | None, loads: Loads, writable: Writable = None
+    ) -> Any:
+        """Return the object, made by the first that asked. Raises what ``make`` raises, SourceError if another one's did."""
+        known = self._know(key, version)
+        found = self._find(known, key, expiry, loads, writable)
+        if found is MISSING:
+            mine = os.getpid(), threading.get_ident(), key, version
+            found = self._ask(self._turn(_Turn(known, key, version, expiry, loads, writable, mine), make), make)
+        return found
+
+    async def get_or_create_async(
+        self, key: str, make: MakeAsync, version: str, expiry: float | None, loads: Loads, writable: Writable = None
+    ) -> Any:
+        """As ``get_or_create``, for an event loop; ``make`` returns an awaitable."""
+        known = self._know(key, version)
+        found = self._find(known, key, expiry, loads, writable)
+        if found is MISSING:
+            from asyncio import current_task
+
+            mine = os.getpid(), -id(current_task()), key, version
+            found = await self._ask_async(self._turn(_Turn(known, key, version, expiry, loads, writable, mine), make), make)
+        return found
+
+    def _turn(self, turn: _Turn, make: object) -> _Turn:
+        """Prepare to make an object that was not found."""
+        _check_writable(turn.writable)
+        if not callable(make):
+            raise TypeError(f"make must be a function of no arguments, not {make!r}")
+        if turn.mine in self._making:
+            raise FoliocacheError(
+                f"what makes {turn.key!r} asks for {turn.key!r} itself, and would wait for itself; make it from others"
+            )
+        turn.previous = self._names.recall(PREFIX + turn.key, float("inf"), who=turn.version)
+        return turn
+
+    def put(self, key: str, value: Any, version: str, loads: Loads) -> bool:
+        """Keep an object. Returns False if there is no room for it."""
+        stored = values.encode(value, loads, key)
+        previous = self._names.recall(PREFIX + key, float("inf"), who=version)
+        with self._names.ask(PREFIX + key, who=version) as ask:
+            is_kept = self._keep(ask, key, stored) is not None
+        self._forget(key, previous)
+        return is_kept
+
+    def delete(self, key: str) -> None:
+        """Forget all versions of an object. Raises FoliocacheError."""
+        self._names.forget(PREFIX + key)
+        self._pool.forget(PREFIX + key)
+
+    def delete_below(self, prefix: str) -> None:
+        """Forget the objects whose keys begin with prefix, and those with keys too long to tell. Raises FoliocacheError."""
+        self._names.forget_below(PREFIX + prefix)
+
+    # Finding.
+
+    def _know(self, key: str, version: str) -> _Known:
+        try:
+            return self._known[key, version]
+        except KeyError:
+            known = _Known(self._digest(key, version))
+        except TypeError:
+            known = _Known(self._digest(key, version))
+        while len(self._known) >= KNOWN_MAX:
+            self._known.pop(next(iter(self._known)), None)
+        return self._known.setdefault((key, version), known)
+
+    def _digest(self, key: str, version: str) -> Any:
+        for what, text in (("key", key), ("version", version)):
+            if not isinstance(text, str):
+                raise ValueError(f"the {what} of an object must be a string, not {text!r}")
+        return self._names.digest(PREFIX + key, version)
+
+    def _find(self, known: _Known, key: str, expiry: float | None, loads: Loads, writable: Writable) -> Any:
+        raw = self._names.raw(known.digest)
+        if raw is None:
+            return MISSING
+        found = known.found
+        if raw != found.raw:
+            found = known.found = self._learn(key, raw)
+        name = found.name
+        if name is None or (expiry is not None and not 0 <= name.age < _seconds(expiry)):
+            return MISSING
+        try:
+            return found.build(loads, key, writable)
+        except _Gone:
+            known.found = _NOTHING
+            self._forget(key, name)
+            return MISSING
+
+    def _learn(self, key: str, raw: bytes) -> _Found:
+        """Work out what a record says."""
+        name = self._names.read(raw)
+        if name is None or not name.exists or name.extra[:1] == b"!":
+            return _Found(raw, None, None, None)
+        if name.extra[:1] == b"i":
+            return _Found(raw, name, values.split_inline(name.extra)[1], None)
+        return _Found(raw, name, None, self._pool._object(PREFIX + key, name.size, name.version, _evicted))
+
+    def _forget(self, key: str, name: Name | None) -> None:
+        """Take an object that has been replaced, or has lost a part, out of the pool."""
+        if name is not None and name.extra[:1] not in (b"!", b"i"):
+            _invalidate(self._pool._object(PREFIX + key, name.size, name.version, _evicted))
+
+    # Making.
+
+    def _ask(self, turn: _Turn, make: Make) -> Any:
+        for max_age in turn.ages():
+            with self._names.ask(PREFIX + turn.key, max_age, who=turn.version) as ask:
+                if ask.known is None:
+                    return self._make(ask, turn, make)
+            found = self._look(turn, ask.known)
+            if found is not MISSING:
+                return found
+        with self._marked(turn):
+            return values.alone(make(), turn.writable is not None)
+
+    def _make(self, ask: Ask, turn: _Turn, make: Make) -> Any:
+        try:
+            with self._marked(turn):
+                value = make()
+            stored = values.encode(value, turn.loads, turn.key)
+        except BaseException as error:
+            _tell(ask, error)
+            raise
+        return self._built(turn, value, stored, self._kept(ask, turn, stored))
+
+    async def _ask_async(self, turn: _Turn, make: MakeAsync) -> Any:
+        for max_age in turn.ages():
+            async with await self._names.ask_async(PREFIX + turn.key, max_age, who=turn.version) as ask:
+                if ask.known is None:
+                    return await self._make_async(ask, turn, make)
+            found = self._look(turn, ask.known)
+            if found is not MISSING:
+                return found
+        with self._marked(turn):
+            return values.alone(await make(), turn.writable is not None)
+
+    async def _make_async(self, ask: Ask, turn: _Turn, make: MakeAsync) -> Any:
+        """As ``_make``. What may wait for a lock or copies much is done in a thread of the engine."""
+        from ..filler.awaiting import in_engine  # here, because importing asyncio takes longer than all of foliocache
+
+        engine = self._pool.engine
+        try:
+            with self._marked(turn):
+                value = await make()
+            stored = await in_engine(engine, lambda: values.encode(value, turn.loads, turn.key))
+        except Exception as error:
+            failed = error
+            await in_engine(engine, lambda: _tell(ask, failed))
+            raise
+        content = await in_engine(engine, lambda: self._kept(ask, turn, stored))
+        return self._built(turn, value, stored, content)
+
+    @contextlib.contextmanager
+    def _marked(self, turn: _Turn) -> Iterator[None]:
+        """Remember what this thread or task is making, so that it is not waited for by what makes it."""
+        self._making.add(turn.mine)
+        try:
+            yield
+        finally:
+            self._making.discard(turn.mine)
+
+    def _look(self, turn: _Turn, name: Name) -> Any:
+        """Return the object that another has made; MISSING if it is gone already. Raises SourceError if that one failed."""
+        found = self._find(turn.known, turn.key, turn.expiry, turn.loads, turn.writable)
+        if found is MISSING:
+            turn.previous = name
+            turn.is_refused = name.extra[:1] == b"!" and _is_refused(name, turn.key, turn.start)
+        return found
+
+    def _kept(self, ask: Ask, turn: _Turn, stored: values.Stored) -> Buffer | None:
+        content = self._keep(ask, turn.key, stored, turn.writable)
+        self._forget(turn.key, turn.previous)
+        return content
+
+    def _built(self, turn: _Turn, value: Any, stored: values.Stored, content: Buffer | None) -> Any:
+        if content is None:
+            return values.alone(value, turn.writable is not None)
+        return values.decoder(stored.head, turn.loads, turn.key)(content)
+
+    def _keep(self, ask: Ask, key: str, stored: values.Stored, writable: Writable = None) -> Buffer | None:
+        """Put an object into the pool, and answer its name. Returns its bytes; None if there is no room."""
+        inline = stored.inline
+        if inline is not None:
+            ask.answer(0, "", inline)
+            beside = values.split_inline(inline)[1]
+            return beside if writable is None else bytearray(beside)
+        version = os.urandom(8).hex()
+        mapping = self._pool._object(PREFIX + key, stored.size, version, stored)
+        content = self._fill(mapping, writable)
+        if content is None:
+            _invalidate(mapping)
+            _refuse(ask)
+            return None
+        if not ask.answer(stored.size, version, stored.head):
+            _invalidate(mapping)  # the name was forgotten meanwhile; who has views of it keeps them
+        return content
+
+    def _fill(self, mapping: Mapping, writable: Writable) -> Buffer | None:
+        """Write an object into the pool. Returns its bytes; None if there is no room for all of them at once."""
+        if mapping.size > self._pool.pool_bytes:
+            return None
+        try:
+            return (mapping.lease_all() if writable is None else None) or mapping.window(writable=writable)
+        except FoliocacheError:
+            if self._pool.closed:
+                raise
+            return None
+
+
+class _Evicted:
+    """The source of an object that has been made: there is none."""
+
+    def read_into(self, offset: int, buffers: object) -> Iterator[object]:
+        raise _Gone("a part of the object was evicted")
+
+
+_evicted = _Evicted()
+
+
+def _invalidate(mapping: Mapping) -> None:
+    try:
+        mapping.invalidate()
+    except FoliocacheError:  # a process that has stopped holds a lock: they are evicted in time
+        return
+
+
+def _tell(ask: Ask, error: BaseException) -> None:
+    """Answer with the reason why the object was not made, if that says something to others."""
+    record = failure.record(error)
+    reason = None if record is None else failure.read(record)
+    if reason is not None:
+        text = reason.text.encode("utf-8", "surrogatepass")[:_REASON_MAX].decode("utf-8", "ignore")
+        _answer_failed(ask, reason.kind[:40], reason.errno, text)
+
+
+def _refuse(ask: Ask) -> None:
+    """Answer that there is no room for the object: who waits need not wait for each other's making of it."""
+    _answer_failed(ask, "", None, "")
+
+
+def _answer_failed(ask: Ask, kind: str, number: int | None, text: str) -> None:
+    ask.answer(0, text, b"!" + json.dumps([_now(), kind, number]).encode())
+
+
+def _is_refused(name: Name, key: str, start: int) -> bool:
+    """True if another found no room for the object since start. Raises SourceError if another failed to make it since then."""
+    when, kind, number = json.loads(name.extra[1:])
+    if when < start or not kind:
+        return bool(when >= start)
+    told = f"the process that was making {key!r} failed: {kind}: {name.version}"
+    raise SourceError(told) if number is None else SourceError(number, told)
+
+
+def _seconds(expiry: float) -> float:
+    if isinstance(expiry, bool) or not isinstance(expiry, (int, float)) or not expiry >= 0:
+        raise ValueError(f"expiry must be a number of seconds, 0 or more, not {expiry!r}")
+    return float(expiry)
+
+
+def _now() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

@@ -1,0 +1,292 @@
+"""An object as bytes, and back without a copy.
+
+A *head* of some bytes says what it is, and the *parts* follow each other in one mapping, each at a multiple of ALIGNMENT. What
+is so small that it fits beside its head has no mapping.
+
+Kinds, the first byte of a head:
+
+- ``A`` an array of NumPy and ``T`` a tensor of PyTorch: order, shape and type; the bytes are the elements.
+- ``B`` bytes, ``V`` a memoryview: format and shape.
+- ``P`` whatever pickles: the buffers that pickle protocol 5 leaves out of band, a table of where they are, the pickle itself.
+
+What is built from the first four can do no harm. A pickle can run anything, and is as trusted as who may write to the pool.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import math
+import pickle
+import struct
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from . import reducers
+
+if TYPE_CHECKING:
+    import numpy
+
+Loads: TypeAlias = Literal["any", "arrays"]
+Build: TypeAlias = "Callable[[Any], Any]"  # of a bytes-like object
+
+HEAD_MAX = 192  # bytes: what a name keeps for its owner
+ALIGNMENT = 64  # of parts, in bytes: that of a cache line, of AVX-512, and of Arrow's buffers
+_WHERE = struct.Struct("<Q")
+_COUNT = struct.Struct("<I")
+_PLACE = struct.Struct("<QQ")
+_SHAPE = struct.Struct("<cB")
+_ONE_LETTER = frozenset("bBhHiIlLqQnNfd?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """An object as bytes: ``parts`` are (offset, contiguous bytes), in order, ``size`` where the last one ends."""
+
+    head: bytes
+    parts: Sequence[tuple[int, memoryview]]
+    size: int
+
+    @property
+    def inline(self) -> bytes | None:
+        """Head and content together, if there is room for both beside a name; then there is no mapping."""
+        if len(self.head) + 1 + self.size > HEAD_MAX:
+            return None
+        return b"i" + bytes([len(self.head)]) + self.head + b"".join(self.pieces(0, self.size))
+
+    def pieces(self, start: int, end: int) -> Iterator[memoryview | bytes]:
+        """Yield the bytes from start to end; what is between parts is zeros."""
+        at = start
+        for offset, content in self.parts:
+            stop = min(offset + len(content), end)
+            if stop <= at:
+                continue
+            if at < offset:
+                yield bytes(min(offset, end) - at)
+                at = min(offset, end)
+            if at < stop:
+                yield content[at - offset : stop - offset]
+                at = stop
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> Iterator[object]:
+        """Fill the buffers, in order: this is a source."""
+        for buffer in buffers:
+            at = 0
+            for piece in self.pieces(offset, offset + len(buffer)):
+                buffer[at : at + len(piece)] = piece
+                at += len(piece)
+            offset += len(buffer)
+            yield None
+
+
+def encode(value: Any, loads: Loads, key: str) -> Stored:
+    """Lay an object out.
+
+    Raises
+    ------
+    TypeError
+        It cannot be kept: it does not pickle, or is none of those that ``loads`` allows.
+    """
+    _check(loads)
+    stored = _plain(value)
+    if stored is not None:
+        return stored
+    if loads == "arrays":
+        raise TypeError(
+            f'{key!r} was to be arrays or bytes alone (loads="arrays"), and not {type(value).__name__}; '
+            "arrays of objects, subclasses of arrays, and long descriptions of types are none of them"
+        )
+    return _pickled(value, key)
+
+
+def decoder(head: bytes, loads: Loads, key: str) -> Build:
+    """Return a function that builds the object with this head from its bytes.
+
+    Raises
+    ------
+    ValueError
+        It is a pickle, and ``loads`` does not allow that; or the head is none.
+    """
+    _check(loads)
+    kind = head[:1]
+    if kind == b"P":
+        if loads == "arrays":
+            raise ValueError(f'{key!r} is a pickle in this pool, and loads="arrays" unpickles nothing; use another key')
+        return _unpickler(_WHERE.unpack_from(head, 1)[0])
+    if kind == b"B":
+        return bytes
+    shape, text = _unpack_shape(head[2:]) if kind in (b"A", b"T", b"V") else ((), "")
+    if kind == b"A":
+        return _array_builder(shape, text, head[1:2].decode())
+    if kind == b"T":
+        return lambda view: reducers.tensor(view, text, shape)
+    if kind == b"V":
+        if math.prod(shape) == 0:
+            return memoryview
+        return lambda view: memoryview(view).cast("B").cast(text, shape)  # type: ignore[call-overload]
+    raise ValueError(f"{key!r} is of a kind that this version does not know; delete it")
+
+
+def _check(loads: str) -> None:
+    if loads not in ("any", "arrays"):
+        raise ValueError(f'loads must be "any" or "arrays", not {loads!r}')
+
+
+def split_inline(extra: bytes) -> tuple[bytes, memoryview]:
+    """Return head and content of what ``Stored.inline`` has put together."""
+    end = 2 + extra[1]
+    return extra[2:end], memoryview(extra)[end:]
+
+
+def alone(value: Any, is_writable: bool) -> Any:
+    """Return an object that is not kept, as like one that is as can be: arrays are read-only, or a copy."""
+    numpy = sys.modules.get("numpy")
+    if is_writable:
+        return value.copy() if numpy is not None and type(value) is numpy.ndarray else value
+    if numpy is not None and type(value) is numpy.ndarray:
+        value = value.view()
+        value.flags.writeable = False
+    return value.toreadonly() if isinstance(value, memoryview) else value
+
+
+# Plain ones.
+
+
+def _plain(value: Any) -> Stored | None:
+    if type(value) is bytes:
+        return _one(b"B", memoryview(value))
+    if type(value) is memoryview:
+        return _view(value)
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    if numpy is not None and type(value) is numpy.ndarray:
+        return _array(value)
+    if torch is not None and type(value) is torch.Tensor and reducers.is_plain(value):
+        return _fits(b"T" + b"C" + _pack_shape(value.shape, reducers.type_name(value)), reducers.content(value))
+    return None
+
+
+def _one(head: bytes, content: memoryview) -> Stored:
+    return Stored(head, [(0, content)], len(content))
+
+
+def _fits(head: bytes, content: memoryview) -> Stored | None:
+    return _one(head, content) if len(head) < HEAD_MAX else None
+
+
+def _view(value: memoryview) -> Stored:
+    letter = value.format.removeprefix("@")
+    if value.nbytes == 0 and (value.format, value.ndim) != ("B", 1):
+        raise TypeError("an empty memoryview of anything but bytes cannot be kept, as Python has no way to make one")
+    if letter not in _ONE_LETTER:
+        raise TypeError(f"a memoryview of format {value.format!r} cannot be kept; one of numbers or bytes can, and arrays")
+    content = memoryview(value if value.c_contiguous else value.tobytes()).cast("B") if value.nbytes else memoryview(b"")
+    found = _fits(b"VC" + _pack_shape(value.shape or (), letter), content)
+    if found is None:
+        raise TypeError("a memoryview of so many dimensions cannot be kept")
+    return found
+
+
+def _array(value: numpy.ndarray[Any, Any]) -> Stored | None:
+    if value.dtype.hasobject:
+        return None
+    text = _type_text(value.dtype)
+    if text is None:
+        return None
+    is_fortran = value.flags.f_contiguous and not value.flags.c_contiguous
+    whole = value.T if is_fortran else value if value.flags.c_contiguous else value.copy(order="C")
+    return _fits(b"A" + (b"F" if is_fortran else b"C") + _pack_shape(value.shape, text), _bytes_of(whole))
+
+
+def _bytes_of(array: numpy.ndarray[Any, Any]) -> memoryview:
+    """The bytes of a contiguous array of any type, also one that has no buffer of its own (dates)."""
+    import numpy
+
+    if array.nbytes == 0:
+        return memoryview(b"")
+    flat: Any = array.reshape(-1).view(numpy.uint8)
+    return memoryview(flat).cast("B")
+
+
+def _type_text(dtype: numpy.dtype[Any]) -> str | None:
+    """A type as text, as in a .npy file; None for one that this does not describe wholly."""
+    import numpy
+
+    try:
+        text = repr(numpy.lib.format.dtype_to_descr(dtype))
+        same = _type_of(text) == dtype and _type_of(text).isalignedstruct == dtype.isalignedstruct
+    except (ValueError, TypeError, SyntaxError, UserWarning):
+        return None
+    return text if same and dtype.metadata is None and type(dtype).__module__.startswith("numpy") else None
+
+
+def _type_of(text: str) -> numpy.dtype[Any]:
+    import numpy
+
+    return numpy.lib.format.descr_to_dtype(ast.literal_eval(text))
+
+
+def _array_builder(shape: tuple[int, ...], text: str, order: str) -> Build:
+    import numpy
+
+    kind, dtype = numpy.ndarray, _type_of(text)
+    if order == "C":
+        return lambda view: kind(shape, dtype, view)
+    return lambda view: kind(shape, dtype, view, order="F")
+
+
+def _pack_shape(shape: Sequence[int], text: str) -> bytes:
+    encoded = text.encode("utf-8", "surrogatepass")
+    return bytes([len(shape)]) + b"".join(_WHERE.pack(n) for n in shape) + encoded
+
+
+def _unpack_shape(packed: bytes) -> tuple[tuple[int, ...], str]:
+    end = 1 + _WHERE.size * packed[0]
+    shape = tuple(n for (n,) in _WHERE.iter_unpack(packed[1:end]))
+    return shape, packed[end:].decode("utf-8", "surrogatepass")
+
+
+# Pickles.
+
+
+def _pickled(value: Any, key: str) -> Stored:
+    if inspect.iscoroutine(value):
+        value.close()  # or it warns that nothing has awaited it
+    if inspect.isgenerator(value) or inspect.iscoroutine(value) or inspect.isasyncgen(value):
+        raise TypeError(
+            f"the value of {key!r} is a {type(value).__name__}, which has no content to keep; return a list or an array"
+            + (", or use get_or_create_async" if inspect.iscoroutine(value) else "")
+        )
+    try:
+        stream, buffers = reducers.dumps(value)
+    except (pickle.PicklingError, TypeError, AttributeError, RecursionError, ValueError) as error:
+        raise TypeError(
+            f"the value of {key!r}, {type(value).__name__}, cannot be kept, as it does not pickle: {error}"
+        ) from error
+    return _with_buffers(stream, buffers)
+
+
+def _with_buffers(stream: bytes, buffers: Sequence[memoryview]) -> Stored:
+    starts = list(itertools.accumulate((_aligned(len(each)) for each in buffers), initial=0))
+    places = [_PLACE.pack(start, len(each)) for start, each in zip(starts, buffers, strict=False)]
+    tail = memoryview(_COUNT.pack(len(buffers)) + b"".join(places) + stream)
+    parts = [*zip(starts, buffers, strict=False), (starts[-1], tail)]
+    return Stored(b"P" + _WHERE.pack(starts[-1]), parts, starts[-1] + len(tail))
+
+
+def _aligned(size: int) -> int:
+    return math.ceil(size / ALIGNMENT) * ALIGNMENT
+
+
+def _unpickler(start: int) -> Build:
+    def build(content: Any) -> Any:
+        view = memoryview(content)
+        (count,) = _COUNT.unpack_from(view, start)
+        table = start + _COUNT.size
+        stream = table + count * _PLACE.size
+        places = _PLACE.iter_unpack(view[table:stream])
+        return pickle.loads(view[stream:], buffers=[view[at : at + size] for at, size in places])
+
+    return build

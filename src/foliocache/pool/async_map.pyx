@@ -1,0 +1,341 @@
+"""The compiled part of reads in event loops: what is cached is given at once, anything else is a `Miss` to be awaited.
+
+Nothing here waits, takes a lock or calls a source: what might is done by the miss, in other threads.
+
+``read_async`` returns a coroutine of its own kind, a `Reading`: a frame of Python for a hit would cost as much as the hit.
+"""
+cimport cython
+from cpython.buffer cimport PyBuffer_Release
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.memoryview cimport PyMemoryView_FromObject
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport uint32_t as u32, uint64_t as u64
+from libc.string cimport memcpy
+
+from .lease cimport FolioMap, Lease, new_lease
+from ..filler.awaited cimport new_miss, read_ahead
+from ..filler.buffers cimport get_writable
+from ..mm cimport atomics, fill, layout
+from ..mm.atomics cimport fc_mem
+from ..mm.inline cimport client, filemap, flags, page_type
+
+cdef extern from *:
+    """
+    /* Set by this module: what a reading gives at once; or None, with its coroutine as the second argument; or NULL. */
+    static PyObject *(*fc_begin)(PyObject *reading, PyObject **rest);
+
+    static PySendResult fc_send(PyObject *reading, PyObject *value, PyObject **result)
+    {
+        PyObject *rest = NULL;
+        PySendResult sent;
+        *result = fc_begin(reading, &rest);
+        if (*result == NULL)
+            return PYGEN_ERROR;
+        if (rest == NULL)
+            return PYGEN_RETURN;
+        Py_DECREF(*result);
+        sent = PyIter_Send(rest, value, result);
+        Py_DECREF(rest);
+        return sent;
+    }
+
+    static PyObject *fc_next(PyObject *reading)
+    {
+        PyObject *result = NULL;
+        if (fc_send(reading, Py_None, &result) == PYGEN_RETURN) {
+            PyErr_SetObject(PyExc_StopIteration, result);  /* neither a tuple nor an exception, which would be taken apart */
+            Py_CLEAR(result);
+        }
+        return result;
+    }
+
+    #define FC_SET_COROUTINE(type, begin) \
+        (fc_begin = (begin), ((PyTypeObject *)(type))->tp_as_async->am_send = fc_send, \
+         ((PyTypeObject *)(type))->tp_iternext = fc_next)
+    """
+    void FC_SET_COROUTINE(object type, PyObject *(*begin)(PyObject *, PyObject **) except NULL)
+
+cdef u64 COPY_MAX = 1 << 20  # bytes that are copied before other tasks have their turn
+
+
+cdef class AsyncMap(FolioMap):
+    """A mapping's reads as far as they go without waiting."""
+
+    cdef object _look(self, u64 start, u64 most, u64 limit, bint hits_only):
+        """What ``_lease`` returns, if it is cached; else None, or a `Miss` for ``_taken``."""
+        cdef u64 index = start >> self.shift
+        cdef u32 entry, pfn, seen
+        cdef u64 at, first, behind
+        cdef Lease lease
+        if not self.attachment.joined:
+            self._check()
+            return self._later(start, most, limit, None, hits_only)  # to become a client takes locks
+        entry = self.attachment.take()
+        if entry == layout.NIL:
+            lease = self._copy_cached(index)
+            return self._later(start, most, limit, None, hits_only) if lease is None else self._cut(lease, start, most)
+        pfn = filemap.lookup(self.mem, self.attachment.me, entry, self.ino, self.head, self.height, index)
+        if pfn == layout.NIL:
+            self.attachment.give(entry)
+            return self._later(start, most, limit, None, hits_only)
+        lease = new_lease()
+        if not self._bind_units(lease, entry, pfn, index):
+            return self._later(start, most, limit, None, hits_only)
+        at = atomics.folio_at(self.mem, pfn)
+        seen = flags.load(self.mem, at)
+        if not seen & layout.PG_UPTODATE:
+            return self._later(start, most, limit, lease, hits_only)
+        if not self._is_ours(at):
+            return self._later(start, most, limit, None, hits_only)
+        flags.mark_referenced(self.mem, at, seen)
+        client.count(self.mem, self.attachment.me, layout.COUNT_HITS, 1)
+        self._cut(lease, start, most)
+        self.previous = (start + <u64>lease.length - 1) >> self.shift
+        if seen & layout.PG_READAHEAD:
+            first = filemap.first_of(self.mem, pfn)
+            behind = first + (<u64>1 << page_type.span(self.mem, pfn))
+            if self.filler.has_reached(first, behind, self.previous) and flags.clear(self.mem, at, layout.PG_READAHEAD):
+                read_ahead(self.filler, self, first, behind)
+        return lease
+
+    cdef object _later(self, u64 start, u64 most, u64 limit, Lease lease, bint hits_only):
+        """A `Miss` for the bytes from start on. lease: on their folio, which another is filling."""
+        cdef u64 index = start >> self.shift
+        if hits_only:
+            return None
+        return new_miss(self.filler, self, index, min(self._units(start + most) - index, limit), lease)
+
+    def read_async(self, offset, length):
+        """`read`, awaited: a view of the folio itself where one has all of the range.
+
+        Parameters
+        ----------
+        offset, length : int
+            The first byte, and how many; cut off at the end of the object.
+
+        Returns
+        -------
+        coroutine
+            Of a read-only memoryview.
+
+        Raises
+        ------
+        SourceError
+            The source did not give the bytes, or there is none.
+        FoliocacheError
+            The pool has been closed, also while this waits.
+        Exception
+            Whatever the source raises.
+        """
+        cdef Reading reading = Reading.__new__(Reading)
+        reading.mapping, reading.offset, reading.length = self, offset, length
+        return reading
+
+    cdef object _cached_view(self, offset, length):
+        """A range as a memoryview, if it is cached in one folio, else None."""
+        cdef u64 start = self._clip(offset, "offset")
+        cdef u64 most = min(self._clip(length, "length"), self.size - start)
+        cdef Lease lease
+        if most == 0:
+            self._check()
+            return memoryview(b"")
+        lease = self._look(start, most, self.most, True)
+        return None if lease is None or <u64>lease.length != most else PyMemoryView_FromObject(lease)
+
+    def _cached_bytes(self, offset, length):
+        """A range as bytes, if it is cached in one folio and not long, else None."""
+        cdef u64 start = self._clip(offset, "offset")
+        cdef u64 most = min(self._clip(length, "length"), self.size - start)
+        cdef Lease lease
+        if most == 0:
+            self._check()
+            return b""
+        if most > COPY_MAX:
+            return None
+        lease = self._look(start, most, self.most, True)
+        if lease is None or <u64>lease.length != most:
+            return None
+        copy = PyBytes_FromStringAndSize(lease.data, most)
+        lease.release()
+        return copy
+
+    def _gather_bytes(self, offset, length):
+        """A `Gather` of a range."""
+        cdef u64 start = self._clip(offset, "offset")
+        cdef u64 most = min(self._clip(length, "length"), self.size - start)
+        cdef Gather gather = Gather.__new__(Gather)
+        gather.copy = PyBytes_FromStringAndSize(NULL, most)
+        gather.begin(self, start, start + most, PyBytes_AS_STRING(gather.copy))
+        return gather
+
+    def _gather_into(self, offset, buffer):
+        """A `Gather` that fills a buffer."""
+        cdef u64 start = self._clip(offset, "offset")
+        cdef Gather gather = Gather.__new__(Gather)
+        get_writable(buffer, &gather.buffer)
+        gather.has_buffer = True
+        self._check()
+        gather.begin(self, start, start + min(<u64>gather.buffer.len, self.size - start), <char *>gather.buffer.buf)
+        return gather
+
+    def _look_lease(self, offset, length):
+        """What ``lease(offset, length)`` gives; or a `Miss`, for `_taken`."""
+        cdef u64 start = self._offset(offset)
+        cdef u64 most
+        if length is None:
+            return self._look(start, self.size - start, 1, False)
+        most = self._clip(length, "length")
+        if most == 0:
+            raise ValueError("a lease has at least 1 byte; read(offset, 0) gives an empty view")
+        return self._look(start, min(most, self.size - start), self.most, False)
+
+    def _taken(self, Lease lease not None, offset, length):
+        """What ``lease(offset, length)`` gives, of the lease that its miss has got."""
+        return self._cut(lease, self._offset(offset), self.size if length is None else self._clip(length, "length"))
+
+    def _view_of(self, Lease lease not None, offset, length):
+        """A view of what ``lease(offset, length)`` gives, if that is the whole range, else None."""
+        cdef u64 start = self._offset(offset)
+        if <u64>lease.length < min(self._clip(length, "length"), self.size - start):
+            lease.release()
+            return None
+        return PyMemoryView_FromObject(lease)
+
+    cdef u32 *sleeper(self, lease, u32 *seen) noexcept:
+        cdef Lease waiting = lease
+        seen[0] = fill.begin_wait(self.mem, waiting.pfn)
+        if not seen[0] & layout.PG_LOCKED:
+            return NULL
+        return <u32 *>((<const fc_mem *>self.mem).base + atomics.folio_at(self.mem, waiting.pfn) + layout.F_FLAGS)
+
+
+@cython.final
+@cython.auto_pickle(False)
+cdef class Gather:
+    """A range of an object on its way to one buffer, folio by folio."""
+    cdef AsyncMap mapping
+    cdef object copy
+    cdef Py_buffer buffer
+    cdef bint has_buffer
+    cdef char *target
+    cdef u64 start, at, end
+
+    def __init__(self):
+        raise TypeError("a range is gathered by a mapping")
+
+    def __dealloc__(self):
+        self._release()
+
+    cdef int begin(self, AsyncMap mapping, u64 start, u64 end, char *target) except -1:
+        self.mapping, self.start, self.at, self.end, self.target = mapping, start, start, end, target
+        return 0
+
+    cdef int _release(self) noexcept:
+        if self.has_buffer:
+            self.has_buffer = False
+            PyBuffer_Release(&self.buffer)
+        return 0
+
+    @property
+    def result(self):
+        """The bytes; or, where it fills a buffer, how many those are."""
+        return self.end - self.start if self.copy is None else self.copy
+
+    def step(self):
+        """Copy what is cached. Returns a `Miss` for what is behind; None if other tasks should have their turn; or True at the
+        end."""
+        cdef u64 turn = self.at + COPY_MAX
+        while self.at < self.end:
+            if self.at >= turn:
+                return None
+            found = self.mapping._look(self.at, self.end - self.at, self.mapping.most, False)
+            if type(found) is not Lease:
+                return found
+            self._copy(found)
+        return True
+
+    def take(self, Lease lease not None):
+        """Copy from the lease that a miss has got, for which ``step`` has returned."""
+        self._copy(self.mapping._cut(lease, self.at, self.end - self.at))
+
+    cdef int _copy(self, Lease lease) except -1:
+        memcpy(self.target + (self.at - self.start), lease.data, lease.length)
+        self.at += lease.length
+        lease.release()
+        return 0
+
+    def close(self):
+        """Let the buffer go."""
+        self._release()
+
+
+@cython.final
+@cython.freelist(64)
+@cython.auto_pickle(False)
+cdef class Reading:
+    """A coroutine: a view of a range. What is cached is given by the first step; else it goes on as ``_read_missing`` does."""
+    cdef AsyncMap mapping
+    cdef object offset, length, rest
+    cdef bint is_over
+
+    def __init__(self):
+        raise TypeError("readings come from Mapping.read_async()")
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise NotImplementedError  # fc_next stands here
+
+    def send(self, value):
+        """Go on, as a loop does."""
+        cdef PyObject *rest = NULL
+        cdef PyObject *begun = _begin(<PyObject *>self, &rest)
+        found = <object>begun
+        Py_DECREF(found)
+        if rest == NULL:
+            raise StopIteration(found)
+        Py_DECREF(self.rest)
+        return self.rest.send(value)
+
+    def throw(self, *error):
+        """Have an error raised where it waits."""
+        if self.rest is None:
+            self.is_over = True
+            self.rest = _nothing()
+        return self.rest.throw(*error)
+
+    def close(self):
+        """End it."""
+        self.is_over = True
+        if self.rest is not None:
+            self.rest.close()
+
+
+async def _nothing():
+    """A coroutine that has not begun."""
+
+
+cdef PyObject *_begin(PyObject *which, PyObject **rest) except NULL:
+    """See fc_begin. Both references are the caller's."""
+    cdef Reading reading = <Reading>which
+    found = None
+    if reading.rest is None:
+        if reading.is_over:
+            raise RuntimeError("this coroutine has been awaited already; read again")
+        reading.is_over = True
+        found = reading.mapping._cached_view(reading.offset, reading.length)
+        if found is None:
+            reading.rest = reading.mapping._read_missing(reading.offset, reading.length)
+    if found is None:
+        Py_INCREF(reading.rest)
+        rest[0] = <PyObject *>reading.rest
+    Py_INCREF(found)
+    return <PyObject *>found
+
+
+FC_SET_COROUTINE(Reading, _begin)

@@ -1,0 +1,126 @@
+"""Objects in event loops: tasks wait for each other, and for other processes, without blocking the loop."""
+
+import asyncio
+import threading
+
+import numpy
+import pytest
+
+import foliocache
+
+PATIENCE = 60
+
+
+def run(coroutine):
+    return asyncio.run(asyncio.wait_for(coroutine, PATIENCE))
+
+
+@pytest.mark.parametrize("size", [3, 500_000])
+def test_made_once_by_many_tasks(shared, key, size):
+    calls = []
+
+    async def make():
+        calls.append(1)
+        await asyncio.sleep(0)
+        return numpy.arange(size)
+
+    async def ask():
+        return await asyncio.gather(*[shared.get_or_create_async(key, make) for _ in range(20)])
+
+    assert all(each[-1] == size - 1 and not each.flags.writeable for each in run(ask()))
+    assert calls == [1]
+    assert shared.get(key)[-1] == size - 1
+
+
+def test_the_failure_of_a_task_is_told_to_those_that_wait(shared, key):
+    async def ask():
+        waiting = asyncio.Event()
+
+        async def fail():
+            await waiting.wait()
+            raise LookupError("not there")
+
+        async def waiter():
+            waiting.set()
+            return await shared.get_or_create_async(key, fail)
+
+        first = asyncio.ensure_future(shared.get_or_create_async(key, fail))
+        await asyncio.sleep(0)
+        return await asyncio.gather(first, waiter(), return_exceptions=True)
+
+    first, second = run(ask())
+    assert type(first) is LookupError
+    assert type(second) in (LookupError, foliocache.SourceError)  # it has waited, or come too late for that
+
+
+def test_a_cancelled_maker_is_replaced(shared, key):
+    async def ask():
+        started = asyncio.Event()
+
+        async def never():
+            started.set()
+            await asyncio.Event().wait()
+
+        async def make():
+            return 5
+
+        maker = asyncio.ensure_future(shared.get_or_create_async(key, never))
+        await started.wait()
+        waiter = asyncio.ensure_future(shared.get_or_create_async(key, make))
+        await asyncio.sleep(0.01)
+        maker.cancel()
+        return await waiter
+
+    assert run(ask()) == 5
+
+
+def test_the_loop_goes_on_while_a_thread_makes_it(shared, key):
+    turns = threading.Event()
+
+    def slow():
+        assert turns.wait(PATIENCE)
+        return "slow"
+
+    async def unused():
+        return "mine"
+
+    async def ask():
+        maker = threading.Thread(target=shared.get_or_create, args=(key, slow))
+        maker.start()
+        while not any(mine[2] == key for mine in shared.objects._making):
+            await asyncio.sleep(0.001)
+        waiter = asyncio.ensure_future(shared.get_or_create_async(key, unused))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        turns.set()
+        found = await waiter
+        maker.join(PATIENCE)
+        return found
+
+    assert run(ask()) == "slow"
+
+
+def test_a_task_that_asks_for_itself_is_refused(shared, key):
+    async def nested():
+        return await shared.get_or_create_async(key, nested)
+
+    with pytest.raises(foliocache.FoliocacheError, match="itself"):
+        run(nested())
+
+
+def test_memoized_coroutine_functions(shared, key):
+    calls = []
+
+    async def function(a):
+        calls.append(a)
+        return a * 2
+
+    function.__qualname__ = key
+    kept = shared.memoize(key=lambda a: str(a))(function)
+
+    async def ask():
+        return [await kept(1), await kept(1), *await asyncio.gather(kept(2), kept(2))]
+
+    assert asyncio.iscoroutinefunction(kept)
+    assert run(ask()) == [2, 2, 4, 4]
+    assert calls == [1, 2]

@@ -1,0 +1,275 @@
+"""Made once per machine, whole or not at all: threads, forks, death, eviction, failure."""
+
+import contextlib
+import os
+import random
+import signal
+import threading
+import time
+
+import numpy
+import pytest
+
+import foliocache
+
+PATIENCE = 60
+
+
+def forked(function):
+    """The pid of a child that runs function."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        with contextlib.suppress(BaseException):
+            function()
+            status = 0
+        os._exit(status)
+    return pid
+
+
+def ended(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def thread(function):
+    """A started thread that runs function; ``result()`` waits for what it returns or raises."""
+    answer = []
+
+    def run():
+        try:
+            answer.append(function())
+        except BaseException as error:
+            answer.append(error)
+
+    started = threading.Thread(target=run)
+    started.start()
+
+    def result():
+        started.join(PATIENCE)
+        if isinstance(answer[0], BaseException):
+            raise answer[0]
+        return answer[0]
+
+    return result
+
+
+@pytest.mark.parametrize("size", [10, 50_000, 3_000_000])
+def test_made_once_by_many_processes(shared, key, tmp_path, size):
+    read, write = os.pipe()
+    made = tmp_path / "made"
+
+    def make():
+        with made.open("a") as file:
+            file.write("x")
+        time.sleep(0.05)  # the others come meanwhile; right without it, too
+        return numpy.full(size, 7, "u1")
+
+    def worker():
+        os.read(read, 1)
+        for _ in range(20):
+            assert (shared.get_or_create(key, make) == 7).all()
+
+    children = [forked(worker) for _ in range(6)]
+    os.write(write, b"x" * 6)
+    assert [ended(child) for child in children] == [0] * 6
+    assert made.read_text() == "x"
+
+
+def test_the_failure_of_one_is_told_to_all_who_wait(shared, key, asleep):
+    started = threading.Event()
+
+    def fail():
+        started.set()
+        assert asleep.wait(PATIENCE)
+        raise OSError(5, "the disk is gone")
+
+    maker = thread(lambda: shared.get_or_create(key, fail))
+    assert started.wait(PATIENCE)
+    waiter = thread(lambda: shared.get_or_create(key, lambda: 1))
+    with pytest.raises(OSError, match="the disk is gone") as raised:
+        maker()
+    assert not isinstance(raised.value, foliocache.SourceError)
+    with pytest.raises(foliocache.SourceError, match=r"that was making .* failed: OSError: .*the disk is gone") as raised:
+        waiter()
+    assert raised.value.errno == 5
+    assert shared.get(key) is None
+    assert shared.get_or_create(key, lambda: 2) == 2
+
+
+def test_an_interrupted_maker_is_replaced(shared, key, asleep):
+    started = threading.Event()
+
+    def interrupted():
+        started.set()
+        assert asleep.wait(PATIENCE)
+        raise KeyboardInterrupt
+
+    maker = thread(lambda: shared.get_or_create(key, interrupted))
+    assert started.wait(PATIENCE)
+    assert shared.get_or_create(key, lambda: "mine") == "mine"
+    with pytest.raises(KeyboardInterrupt):
+        maker()
+
+
+@pytest.mark.parametrize("size", [5, 5_000_000])
+def test_a_killed_maker_is_replaced(shared, key, asleep, size):
+    read, write = os.pipe()
+
+    def hang():
+        os.write(write, b"x")
+        time.sleep(PATIENCE)
+
+    child = forked(lambda: shared.get_or_create(key, hang))
+    os.read(read, 1)
+    waiter = thread(lambda: shared.get_or_create(key, lambda: numpy.zeros(size)))
+    assert asleep.wait(PATIENCE)
+    os.kill(child, signal.SIGKILL)
+    assert ended(child) == -signal.SIGKILL
+    assert waiter().sum() == 0
+
+
+def test_killed_at_any_time_while_it_puts(pool):
+    """Whatever was finished is whole."""
+    randomly = random.Random(1)
+    for _ in range(25):
+
+        def endlessly():
+            n = 0
+            while True:
+                n += 1
+                pool.put("k", numpy.full(100_000 + n, n))
+
+        child = forked(endlessly)
+        time.sleep(randomly.uniform(0, 0.05))
+        os.kill(child, signal.SIGKILL)
+        ended(child)
+        found = pool.get("k")
+        assert found is None or ((found == found[0]).all() and len(found) == 100_000 + found[0])
+        del found
+    assert pool.get_or_create("other", lambda: numpy.arange(100_000))[5] == 5
+
+
+def test_a_part_that_was_evicted_has_it_made_once_more(pool):
+    """In a pool of 4 MiB; what is got is right, whatever was evicted."""
+    calls = []
+
+    def make(n):
+        calls.append(n)
+        return numpy.full(90_000 + n, n)
+
+    for n in [*range(8), *range(8)]:
+        array = pool.get_or_create(f"k{n}", lambda n=n: make(n))
+        assert (array == n).all() and len(array) == 90_000 + n
+        del array
+    assert len(calls) > 8
+    mapping = pool.mapping("filler", 4 << 20, read=lambda offset, length: bytes(length))
+    for lease in mapping.pieces():
+        lease.release()
+    calls.clear()
+    assert all(each is None or (each == n).all() for n in range(8) for each in [pool.get(f"k{n}")])
+
+
+def test_never_wrong_while_four_processes_evict_each_others(pool):
+    def worker(seed):
+        randomly = random.Random(seed)
+        held = []
+        for _ in range(150):
+            n = randomly.randrange(12)
+            array = pool.get_or_create(f"k{n}", lambda n=n: numpy.full(n * n * 1500 + 1, n))
+            held = [*held[-randomly.randrange(1, 3) :], (n, array)]
+            assert all((each == m).all() and len(each) == m * m * 1500 + 1 for m, each in held)
+            if n == 3:
+                pool.delete("k3")
+            if n == 4:
+                pool.put("k4", numpy.full(4 * 4 * 1500 + 1, 4))
+
+    children = [forked(lambda seed=seed: worker(seed)) for seed in range(4)]
+    assert [ended(child) for child in children] == [0] * 4
+
+
+def test_what_does_not_fit_is_given_uncached(pool):
+    calls = []
+    for _ in range(2):
+        array = pool.get_or_create("large", lambda: calls.append(1) or numpy.zeros(5 << 20, "u1"))
+        assert len(array) == 5 << 20 and not array.flags.writeable
+    assert len(calls) == 2
+    assert pool.put("large", b"x" * (5 << 20)) is False
+    assert pool.get("large") is None
+    held = [pool.get_or_create(f"k{n}", lambda: numpy.zeros(1 << 20, "u1")) for n in range(6)]
+    assert all((each == 0).all() for each in held)
+    assert pool.put("k0", numpy.zeros(1 << 20, "u1")) is False
+
+
+def test_those_that_wait_for_what_does_not_fit_need_not_wait_for_each_other(shared, key, asleep):
+    together = threading.Barrier(2)
+
+    def first():
+        assert asleep.wait(PATIENCE)
+        return numpy.zeros(65 << 20, "u1")
+
+    def other():
+        together.wait(PATIENCE)  # passes only if both make it at once
+        return numpy.zeros(65 << 20, "u1")
+
+    maker = thread(lambda: shared.get_or_create(key, first))
+    while not shared.objects._making:
+        time.sleep(0.001)
+    waiters = [thread(lambda: shared.get_or_create(key, other)) for _ in range(2)]
+    assert [len(each()) for each in [maker, *waiters]] == [65 << 20] * 3
+
+
+def test_a_maker_that_asks_for_others_and_for_itself(shared, key):
+    assert shared.get_or_create(key, lambda: [shared.get_or_create(key + "2", lambda: 1)]) == [1]
+    with pytest.raises(foliocache.FoliocacheError, match=r"asks for .* itself"):
+        shared.get_or_create(key + "3", lambda: shared.get_or_create(key + "3", int))
+    assert shared.get_or_create(key + "3", lambda: 3) == 3
+
+
+def test_versions_expiry_and_deletion(shared, key):
+    assert [shared.get_or_create(key, lambda n=n: n, version=str(n)) for n in (1, 2, 1)] == [1, 2, 1]
+    assert shared.get_or_create(key, lambda: 5, version="1", expiry=0) == 5
+    assert shared.get(key, version="1", expiry=0) is None
+    assert shared.get(key, version="1", expiry=60) == 5
+    assert shared.put(key, numpy.arange(50_000), version="2")
+    old = shared.get(key, version="2")
+    shared.delete(key)
+    assert [shared.get(key, "none", version=version) for version in "12"] == ["none", "none"]
+    assert old[-1] == 49_999
+    assert not [each for each in shared.mappings() if each.key == f"object:{key}"]
+
+
+def test_what_was_replaced_leaves_the_pool(shared, key):
+    for n in range(5):
+        shared.put(key, numpy.full(100_000, n))
+        shared.get_or_create(key, lambda n=n: numpy.full(100_000, n), expiry=0)
+    assert len([each for each in shared.mappings() if each.key == f"object:{key}"]) == 1
+
+
+def test_a_forked_child_has_views_of_its_own(shared, key):
+    shared.put(key, numpy.arange(1_000_000))
+    array = shared.get(key)
+
+    def child():
+        assert shared.get(key)[-1] == 999_999
+        assert shared.stat().pins > 0
+
+    assert ended(forked(child)) == 0
+    assert array[-1] == 999_999
+
+
+def test_as_many_arrays_as_one_likes(shared, key):
+    """More than a process can have leases: those are copies."""
+    shared.put(key, numpy.arange(100))
+    shared.put(key + "2", numpy.arange(1_000_000))
+    arrays = [shared.get(key) for _ in range(2100)]
+    assert all(each[-1] == 99 for each in arrays)
+    assert shared.get(key + "2")[-1] == 999_999
+    assert shared.put(key, numpy.arange(100)) is False
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"key": 1}, {"version": 2}, {"expiry": -1}, {"expiry": "x"}, {"loads": "pickle"}, {"make": 5}]
+)
+def test_what_makes_no_sense_is_refused(shared, key, wrong):
+    with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
+        shared.get_or_create(**{"key": key, "make": int, **wrong})

@@ -1,0 +1,214 @@
+"""What is put in comes out, here and in other processes, read-only and without a copy."""
+
+import datetime
+import decimal
+import multiprocessing
+import subprocess
+import sys
+
+import numpy
+import pandas
+import pyarrow
+import pytest
+
+import foliocache
+
+FRAME = pandas.DataFrame({"a": range(5000), "b": [1.5] * 5000, "c": ["x", None] * 2500, "t": pandas.Timestamp("2026-01-01")})
+TABLE = pyarrow.table({"n": list(range(9000)), "s": ["abc", None, "x"] * 3000})
+VALUES = {
+    "vector": numpy.arange(200_000.0),
+    "fortran": numpy.asfortranarray(numpy.arange(60_000).reshape(200, 300)),
+    "strided": numpy.arange(100_000)[::3],
+    "transposed": numpy.arange(24_000).reshape(20, 30, 40).transpose(1, 0, 2),
+    "big-endian": numpy.arange(5000, dtype=">i4"),
+    "structured": numpy.zeros(3000, [("a", "i1"), ("b", "<f8", (2,)), ("c", "U3")]),
+    "aligned": numpy.zeros(3000, numpy.dtype([("a", "i1"), ("b", "f8")], align=True)),
+    "long type": numpy.zeros(5, [(f"field {n}", "f8") for n in range(20)]),
+    "dates": numpy.array(["2026-11-26", "NaT"], "M8[D]"),
+    "half": numpy.ones((7, 5), "f2"),
+    "texts": numpy.array(["a", "bcd"]),
+    "flags": numpy.array([True, False]),
+    "scalar": numpy.array(5),
+    "number": numpy.float64(2.5),
+    "nothing": numpy.zeros((0, 3)),
+    "objects": numpy.array([1, "a", None], dtype=object),
+    "subclass": numpy.ma.masked_array([1, 2, 3], mask=[0, 1, 0]),
+    "bytes": b"abc" * 100_000,
+    "few bytes": b"abc",
+    "no bytes": b"",
+    "view": memoryview(b"abcd" * 10_000),
+    "empty view": memoryview(b""),
+    "view of numbers": memoryview(numpy.arange(6000.0).reshape(60, 100)),
+    "frame": FRAME,
+    "table": TABLE,
+    "slice": TABLE.slice(100, 50),
+    "batch": TABLE.to_batches()[0],
+    "nested": {"x": [numpy.arange(5000), (b"1", {2: numpy.ones((30, 300), order="F")})], "y": "é" * 300},
+    "none": None,
+    "other": (decimal.Decimal("1.5"), datetime.date(2026, 11, 26), {1, 2}, "\udcff"),
+    "bytearray": bytearray(b"x" * 20_000),
+}
+
+
+def same(one, other):
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, numpy.ndarray):
+        content = numpy.ndarray.tolist if one.dtype.hasobject else numpy.ndarray.tobytes
+        return one.dtype == other.dtype and one.shape == other.shape and content(one) == content(other)
+    if isinstance(one, pandas.DataFrame):
+        return bool(one.dtypes.equals(other.dtypes)) and one.equals(other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other and getattr(one, "shape", 0) == getattr(other, "shape", 0)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_made_once_and_equal(shared, name):
+    calls = []
+    value = VALUES[name]
+    made = shared.get_or_create(name, lambda: calls.append(1) or value)
+    found = shared.get_or_create(name, lambda: calls.append(1))
+    assert same(made, value)
+    assert same(found, value)
+    assert calls == [1]
+
+
+def test_another_process_finds_them_all(shared):
+    for name, value in VALUES.items():
+        shared.put(name, value)
+    with multiprocessing.get_context("spawn").Pool(1) as workers:
+        wrong = workers.apply_async(differing, (shared,)).get(timeout=120)
+    assert wrong == []
+
+
+def differing(pool):
+    return [name for name, value in VALUES.items() if not same(pool.get(name, "missing"), value)]
+
+
+@pytest.mark.parametrize("name", ["vector", "fortran", "strided", "structured", "view", "dates", "scalar"])
+def test_arrays_are_read_only_views_of_the_same_pages(shared, name):
+    shared.put(name, VALUES[name])
+    one, other = numpy.asarray(shared.get(name)), numpy.asarray(shared.get(name))
+    assert not one.flags.writeable
+    assert numpy.shares_memory(one, other) or one.nbytes < 192
+
+
+def test_arrays_within_others_are_views_too(shared):
+    shared.put("frame", FRAME)
+    one, other = shared.get("frame"), shared.get("frame")
+    assert numpy.shares_memory(one["a"].to_numpy(), other["a"].to_numpy())
+    shared.put("table", TABLE)
+    one, other = shared.get("table"), shared.get("table")
+    assert one["n"].chunk(0).buffers()[1].address == other["n"].chunk(0).buffers()[1].address
+
+
+def test_a_slice_of_a_table_takes_no_more_than_it_shows(shared):
+    shared.put("part", TABLE.slice(100, 50))
+    (found,) = [each for each in shared.mappings() if each.key == "object:part"]
+    assert found.cached_bytes < 5000
+
+
+@pytest.mark.parametrize("size", [1, 5000, 300_000])
+def test_parts_are_aligned(shared, size):
+    """The addresses, of parts that follow others of odd sizes."""
+    shared.put("odd", [numpy.zeros(3, "u1"), numpy.arange(size, dtype="f8"), numpy.zeros(1, "u1"), numpy.arange(7.0)])
+    assert [each.ctypes.data % 64 for each in shared.get("odd")] == [0] * 4
+
+
+def test_an_array_of_up_to_a_folio_lies_in_one(shared):
+    for size in (16 << 10, 500 << 10, 1 << 20):
+        shared.put("whole", numpy.zeros(size, "u1"))
+        (found,) = [each for each in shared.mappings() if each.key == "object:whole"]
+        assert found.cached_folios == 1
+
+
+def test_views_keep_their_pins_and_no_longer(shared):
+    def pins():
+        return shared.stat().pins
+
+    for size in (1 << 20, 5 << 20):
+        shared.put("pinned", numpy.arange(size // 8))
+        before = pins()
+        array = shared.get("pinned")
+        part = array.reshape(2, -1)[1]
+        del array
+        assert pins() > before
+        assert part[0] == size // 16
+        del part
+        assert pins() == before
+
+
+@pytest.mark.parametrize(
+    "value",
+    [lambda: 1, (n for n in [1]), sys.stdout, memoryview(numpy.zeros(2, "i4,f8"))],
+    ids=["lambda", "generator", "file", "struct"],
+)
+def test_what_cannot_be_kept_is_refused_in_words(shared, key, value):
+    with pytest.raises(TypeError, match=r"cannot be kept|no content to keep"):
+        shared.get_or_create(key, lambda: value)
+    assert shared.get(key) is None
+
+
+def test_a_coroutine_is_refused(shared, key):
+    async def make():
+        return 1
+
+    with pytest.raises(TypeError, match="get_or_create_async"):
+        shared.get_or_create(key, make)
+
+
+class Bomb:
+    def __reduce__(self):
+        return print, ("unpickled",)
+
+
+def test_arrays_alone_are_never_unpickled(shared, key, capsys):
+    shared.put(key, [Bomb()])
+    with pytest.raises(ValueError, match="unpickles nothing"):
+        shared.get(key, loads="arrays")
+    with pytest.raises(ValueError, match="unpickles nothing"):
+        shared.get_or_create(key, lambda: b"", loads="arrays")
+    assert capsys.readouterr().out == ""
+    with pytest.raises(TypeError, match="arrays or bytes alone"):
+        shared.get_or_create(key + "2", lambda: {"a": 1}, loads="arrays")
+    for name in ("vector", "fortran", "structured", "bytes", "view", "few bytes"):
+        shared.put(name, VALUES[name], loads="arrays")
+        assert same(shared.get(name, loads="arrays"), VALUES[name])
+
+
+def test_tensors(shared, key):
+    """In a process of their own, with warnings as errors: importing PyTorch leaves threads."""
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    program = """
+import sys, warnings, torch, foliocache
+warnings.simplefilter("error")
+pool = foliocache.attach(sys.argv[1])
+tensors = [torch.arange(100_000), torch.ones(3, 4, dtype=torch.bfloat16), torch.zeros(0, 2), torch.tensor(5.5),
+           torch.rand(30, 40).T, torch.ones(5, requires_grad=True)]
+for n, each in enumerate([*tensors, {"x": tensors, "y": (1, tensors[0])}]):
+    pool.get_or_create(f"{sys.argv[2]} {n}", lambda: each)
+    found = pool.get(f"{sys.argv[2]} {n}")
+    pairs = zip([found] if n < len(tensors) else found["x"], [each] if n < len(tensors) else tensors)
+    assert all(one.dtype == two.dtype and one.shape == two.shape and torch.equal(one, two) for one, two in pairs)
+one, two = pool.get(f"{sys.argv[2]} 0"), pool.get(f"{sys.argv[2]} 0", loads="arrays")
+assert one.data_ptr() == two.data_ptr()
+"""
+    done = subprocess.run([sys.executable, "-c", program, shared.name, key], capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_after_close_there_is_nothing(pool_name):
+    with foliocache.open(pool_name, size="4MiB") as pool:
+        array = pool.get_or_create("k", lambda: numpy.arange(50_000))
+    for use in (
+        lambda: pool.get("k"),
+        lambda: pool.put("k", 1),
+        lambda: pool.delete("k"),
+        lambda: pool.get_or_create("k", int),
+    ):
+        with pytest.raises(foliocache.FoliocacheError, match="closed"):
+            use()
+    assert array[-1] == 49_999

@@ -1,0 +1,146 @@
+"""Windows and arrays that may be written to: private, isolated across a fork, and leaving nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy
+import pytest
+
+import foliocache
+
+
+@pytest.fixture
+def mapping(pool, source):
+    return pool.mapping("k", len(source.content), "1", source.read)
+
+
+def private_bytes(pool):
+    """How much memory is this process's alone in mappings of a pool."""
+    inode, found, total = str(os.stat(pool.path).st_ino), False, 0
+    with open("/proc/self/smaps") as file:
+        for line in file:
+            words = line.split()
+            if "-" in words[0]:
+                found = inode in words
+            elif found and words[0] == "Anonymous:":
+                total += int(words[1]) * 1024
+    return total
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, None), (17_000, 200_000), (499_990, 13), (5, 0)])
+def test_what_is_written_is_seen_by_nobody_else(mapping, source, offset, length):
+    end = len(source.content) if length is None else offset + length
+    with mapping.window(offset, length, writable="copy") as window, mapping.window(offset, length, writable="copy") as other:
+        view = memoryview(window)
+        assert view == source.content[offset:end] and not view.readonly
+        view[:] = bytes(len(view))
+        assert view == bytes(len(view))
+        assert memoryview(other) == mapping.read_bytes(offset, len(view)) == source.content[offset:end]
+        assert memoryview(mapping.window(offset, length)).readonly
+    assert mapping.read_bytes(0, len(source.content)) == source.content
+
+
+def test_it_leaves_nothing_behind(pool, mapping):
+    before = private_bytes(pool)
+    for _ in range(3):
+        view = memoryview(mapping.window(writable="copy"))
+        view[:200_000] = bytes(200_000)
+        assert private_bytes(pool) >= before + 200_000
+        del view
+    assert private_bytes(pool) == before
+    assert pool.stat().pins == 0
+
+
+def test_it_pins_what_has_not_been_written(pool, mapping, source):
+    view = memoryview(mapping.window(writable="copy"))
+    rest = pool.mapping("rest", 4 << 20, "1", read=lambda offset, length: bytes(length))
+    for offset in range(0, rest.size, 1 << 16):
+        rest.read_bytes(offset, 1)
+    pool.forget("k")
+    assert view == source.content
+
+
+def test_parent_and_forked_child_do_not_see_each_others_writes(pool, mapping, source):
+    """Neither what was written nor what was not, also when the parent's pages have other content by then."""
+    window = mapping.window(writable="copy")
+    view = memoryview(window)
+    view[0] = 1
+    to_child, from_child = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.read(to_child[0], 1)
+            right = view[0] == 1 and view[1:] == source.content[1:]
+            view[2] = 77
+            with pytest.raises(foliocache.LeaseError):
+                memoryview(window)
+            os.write(from_child[1], b"x")
+            status = 0 if right else 2
+        finally:
+            os._exit(status)
+    view[1:] = bytes(len(view) - 1)
+    parents = bytes(view)
+    del view
+    window.close()
+    pool.forget("k")
+    other = pool.mapping("other", 4 << 20, "1", read=lambda offset, length: b"z" * length)
+    for offset in range(0, other.size, 1 << 16):
+        other.read_bytes(offset, 1)
+    os.write(to_child[1], b"x")
+    os.read(from_child[0], 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert parents[2] == 0
+
+
+def test_a_killed_writer_leaves_nothing(pool, mapping, source):
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        view = memoryview(mapping.window(writable="copy"))
+        view[:] = bytes(len(view))
+        os.write(write, b"x")
+        signal.pause()
+    os.read(read, 1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert mapping.read_bytes(0, len(source.content)) == source.content
+    assert pool.stat().pins == 0
+
+
+@pytest.mark.parametrize("value", [numpy.arange(5.0), numpy.arange(200_000.0), {"a": numpy.arange(5000), "b": [1]}])
+def test_arrays(pool, value):
+    """The one that is made, the one that is found, a small one beside its name, and those within others."""
+    first = (lambda found: found["a"]) if isinstance(value, dict) else (lambda found: found)
+    made = first(pool.get_or_create("array", lambda: value, writable="copy"))
+    found = first(pool.get("array", writable="copy"))
+    made += 1
+    found *= 2
+    found[0] = 9
+    same = first(value)
+    assert (made == same + 1).all() and found[0] == 9 and (found[1:] == same[1:] * 2).all()
+    assert (first(pool.get("array")) == same).all() and not first(pool.get("array")).flags.writeable
+    large = pool.get_or_create("large", lambda: numpy.zeros(5 << 20, "u1"), writable="copy")  # more than the pool has
+    large += 1
+
+
+@pytest.mark.parametrize("wrong", ["yes", True, "shared"])
+def test_other_ways_are_refused(pool, mapping, wrong):
+    for use in (mapping.window, lambda writable: pool.get_or_create("n", int, writable=writable)):
+        with pytest.raises(ValueError, match='writable must be "copy"'):
+            use(writable=wrong)
+
+
+def test_a_tensor_may_be_written_to(pool_name):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    program = """
+import sys, torch, foliocache
+pool = foliocache.open(sys.argv[1], size="4MiB")
+t = pool.get_or_create("t", lambda: torch.arange(100_000), writable="copy")
+t.sub_(1)
+assert int(t[0]) == -1 and int(pool.get("t")[0]) == 0
+"""
+    done = subprocess.run([sys.executable, "-c", program, pool_name], capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,22 @@
+"""Zarr is imported by these tests alone."""
+
+import contextlib
+import os
+import uuid
+
+import pytest
+
+import foliocache
+
+pytest.importorskip("zarr", reason="zarr is not installed")
+
+
+@pytest.fixture(scope="session")
+def zarr_pool():
+    """A pool of 64 MiB for all of them; sound at the end."""
+    name = f"test-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    with contextlib.suppress(foliocache.PoolNotFoundError):
+        pool = foliocache.open(name, size="64MiB")
+        yield pool
+        assert pool.audit() == []
+        foliocache.remove(name)
