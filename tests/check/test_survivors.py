@@ -33,25 +33,6 @@ def entry_in_vain(core):
     return Program(threads, setup, final, tree.geometry(2), shared_slots=True)
 
 
-def abandoned_once(core):
-    """A filler has died. The reaper abandons its fill, while two readers each try to take its place: one does."""
-    dead, pfn = 3, 0
-
-    def setup(mem):
-        core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, 0, fixtures.INO, 0, 1)
-        core.fill.begin(mem, dead, pfn)
-        core.page_ref.init(mem, FOLIO, 3)
-        core.client.set_state(mem, dead, core.layout.SLOT_DEAD)
-
-    def reader(me):
-        return lambda mem: core.fill.take_over(mem, me, pfn)
-
-    def final(mem, results):
-        assert results[1:].count(True) <= 1, "two clients fill one folio"
-
-    return Program([lambda mem: core.fill.abandon(mem, dead, pfn), reader(1), reader(2)], setup, final, fixtures.geometry())
-
-
 def filled_by_the_living(core):
     """A reaper has unpublished a folio that a living client fills: the fill ends as the filler says."""
     threads = [waiting.filler(core), waiting.waiter(core), lambda mem: core.reap._fail(mem, 0)]
@@ -128,11 +109,6 @@ CASES = {
     "loser-still-names": (
         entry_in_vain, SMALL, (),
         Edit("pagetable", "unmap", "        client.retract(mem, me, pfn)\n        return True", "        return True"),
-    ),
-    "abandon-by-store": (
-        abandoned_once, SMALL, (),
-        Edit("fill", "abandon", "cmpxchg_release(mem, folio + layout.F_OWNER, dead, layout.NIL)",
-            "store_release(mem, folio + layout.F_OWNER, layout.NIL)"),
     ),
     "living-filler-failed": (
         filled_by_the_living, {}, (),

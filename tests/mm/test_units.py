@@ -64,6 +64,20 @@ def test_a_folio_ends_with_the_object(segment, index, added):
     assert segment.findings() == []
 
 
+@pytest.mark.parametrize(("evicted", "added"), [((0, 2), (3, 0)), ((3, 0), (0, 2)), ((3, 0), (3, 0)), ((0, 2), (0, 2))])
+def test_a_last_unit_that_is_not_full_is_remembered_however_it_comes_back(segment, evicted, added):
+    """As a folio of its own it has fewer pages than the other units."""
+    layout, size = segment.layout, 3 * (PAGE << 2) + 1
+    for number, (index, span) in enumerate((evicted, added)):
+        ino = segment.open(folios=4, order=2)
+        pfn = add(segment, ino, index, span, 2, size)
+        segment.filemap.complete(ME, pfn)
+        put(segment, pfn)
+        assert segment.field(pfn, layout.F_QUEUE) >> layout.HEAT_SHIFT & layout.HEAT_MAX == number
+        if number == 0:
+            assert segment.vmscan.shrink(ME, 1) and segment.mapping.lookup(ME, 1, 2) == 0
+
+
 def test_a_last_unit_that_is_not_full_is_part_of_a_larger_folio(segment):
     ino = segment.open(folios=4, order=1)
     pfn = add(segment, ino, 0, 2, 1, 3 * (PAGE << 1) + 1)

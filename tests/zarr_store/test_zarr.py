@@ -9,6 +9,7 @@ from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteReques
 from zarr.core.buffer import cpu, default_buffer_prototype
 from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
+import foliocache
 from foliocache.zarr import CachedCodecPipeline, FolioStore
 
 PROTOTYPE = default_buffer_prototype()
@@ -186,7 +187,9 @@ def decode_all(store):
         return total, len(count)
 
 
-def test_four_processes_decode_each_chunk_once(store):
+def test_four_processes_decode_each_chunk_once(source, pool_name):
+    """In a pool of its own, where no name has to make room for another."""
+    store = FolioStore(source, foliocache.open(pool_name, size="64MiB"))
     array = zarr.create_array(store, shape=(480, 100), chunks=(60, 50), dtype="i4")
     array[:] = numpy.arange(48_000).reshape(480, 100)
     with multiprocessing.get_context("spawn").Pool(4) as workers:

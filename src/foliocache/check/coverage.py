@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
-from . import scenario
+from . import parallel, scenario
 
 if TYPE_CHECKING:
     from .scenario import Scenario, Suite
@@ -28,13 +29,13 @@ class Claims:
     """What a suite claims about the atomic operations in ``modules``; ``Suite.claims``.
 
     ``reasons`` says why operations stay although no scenario fails without them, by (module, function, "weaken" or "drop").
-    ``asked(name, function)`` returns True if the scenario of that name is to be tried on a change in that function.
+    ``asked(name, module, function)`` returns True if the scenario of that name is to be tried on a change in that function.
     ``rechecks`` are about second loads of a word: (caller, scenario, bug, expected verdict, remark).
     """
 
     modules: tuple[str, ...]
     reasons: dict[tuple[str, str, str], str]
-    asked: Callable[[str, str], bool]
+    asked: Callable[[str, str, str], bool]
     rechecks: tuple[Recheck, ...] = ()
 
 
@@ -110,7 +111,7 @@ def caught(suite: Suite, change: Change) -> tuple[str, str] | None:
     """Return the first scenario that fails with this change under rc11, and how it fails; None if all hold."""
     claims = _claims(suite)
     for which in suite.scenarios.values():
-        if claims.asked(which.name, change.function):
+        if claims.asked(which.name, change.module, change.function):
             how = _run(which, change)
             if how:
                 return which.name, how
@@ -133,8 +134,10 @@ def _claims(suite: Suite) -> Claims:
 
 
 def survey(suite: Suite) -> list[tuple[Change, tuple[str, str] | None]]:
-    """Return (change, what catches it or None) for every change."""
-    return [(change, caught(suite, change)) for module in _claims(suite).modules for change in changes(suite.package, module)]
+    """Return (change, what catches it or None) for every change, by processes on every core."""
+    found = [change for module in _claims(suite).modules for change in changes(suite.package, module)]
+    by = dict(parallel.each(lambda change: caught(suite, change), found, os.cpu_count() or 1))
+    return [(change, by[change]) for change in found]
 
 
 def rechecks(suite: Suite) -> list[tuple[Recheck, str]]:

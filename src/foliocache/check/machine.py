@@ -81,7 +81,7 @@ class Machine(Steps, Geometry):
         self.rounds: list[tuple[list[tuple[Loc, Value]], object]] = []
         self.prepare_steps(program)
         self.own: dict[Loc, Value] = {}
-        self.own_before = self.own
+        self.own_before: dict[Loc, Value] = self.own
         self.echo: Echo | None = None
         memory.begin_run()
         facade_model.current = self

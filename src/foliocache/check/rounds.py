@@ -34,7 +34,10 @@ class Echo:
     """An echo under way. The round just ended is ``events``, or what follows from ``start`` on if the loop begins there."""
 
     def __init__(self, key: object, events: list[Event], start: int, state: object) -> None:
-        self.key, self.events, self.start, self.state = key, events, start, state
+        self.key: object = key
+        self.events: list[Event] = events
+        self.start: int = start
+        self.state: object = state
         self.rounds = 0
 
 

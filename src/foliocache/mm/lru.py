@@ -285,7 +285,7 @@ def _remember(mem, pfn):
     digest, index = atomics.read64(mem, folio + layout.F_DIGEST), atomics.read64(mem, folio + layout.F_INDEX)
     order, span, verdict = page_type.order(mem, pfn), _span(mem, pfn), _verdict(mem, pfn)
     for unit in range(1 << span):
-        ghost.remember(mem, digest, index + unit, order - span, verdict, _heat(mem, pfn), _tick(mem))
+        ghost.remember(mem, digest, index + unit, _unit_order(mem, pfn, unit), verdict, _heat(mem, pfn), _tick(mem))
     _bump(mem, layout.LRU_EVICTED + 4 * verdict, layout.EVENT << span)
     _bump(mem, layout.LRU_GONE, 1 << span if verdict != layout.VERDICT_BEATEN else 0)
     _bump(mem, layout.LRU_CLOCK, 1 << order)
@@ -300,10 +300,9 @@ def _recall(mem, pfn):
     """Return the heat of a new folio: that of its hottest unit."""
     folio = atomics.folio_at(mem, pfn)
     digest, index = atomics.read64(mem, folio + layout.F_DIGEST), atomics.read64(mem, folio + layout.F_INDEX)
-    order, span = page_type.order(mem, pfn), _span(mem, pfn)
     heat = 0
-    for unit in range(1 << span):
-        heat = max(heat, _recall_unit(mem, digest, index + unit, order - span))
+    for unit in range(1 << _span(mem, pfn)):
+        heat = max(heat, _recall_unit(mem, digest, index + unit, _unit_order(mem, pfn, unit)))
     return heat
 
 
@@ -319,6 +318,21 @@ def _recall_unit(mem, digest, index, order):
         return 0
     _bump(mem, layout.LRU_AGAIN, 1)
     return min((left >> layout.GHOST_HEAT_SHIFT & layout.HEAT_MAX) + 1, layout.HEAT_MAX)
+
+
+def _unit_order(mem, pfn, unit):
+    """Return the order of the pages that a folio's unit number ``unit`` has where it is a folio by itself: fewer than the
+    others for an object's last unit, if it is short."""
+    order = page_type.order(mem, pfn) - _span(mem, pfn)
+    shift = atomics.page_shift(mem) + order
+    before = unit
+    before <<= shift
+    length = atomics.read32(mem, atomics.folio_at(mem, pfn) + layout.F_LENGTH)
+    left = length - min(before, length)
+    while order > 0 and (left - 1) >> (shift - 1) == 0:
+        shift -= 1
+        order -= 1
+    return order
 
 
 def _span(mem, pfn):

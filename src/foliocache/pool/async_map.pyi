@@ -1,12 +1,11 @@
 from collections.abc import Coroutine
 from typing import Any, Literal, NoReturn, Self, SupportsIndex, final
 
-from typing_extensions import Buffer, disjoint_base
+from typing_extensions import Buffer
 
 from ..filler.awaited import Miss
 from .lease import FolioMap, Lease
 
-@disjoint_base
 class AsyncMap(FolioMap):
     def _look_lease(self, offset: SupportsIndex, length: SupportsIndex | None) -> Any: ...
     def _taken(self, lease: Lease, offset: SupportsIndex, length: SupportsIndex | None) -> Lease: ...

@@ -694,9 +694,7 @@ class Pool:
         """The Python objects of the pool: internal."""
         self._check_open()
         if self._objects is None:
-            from ..objects import (
-                Objects,
-            )  # pickle, inspect and ast: a third of the time of an import, which most need not wait for
+            from ..objects import Objects  # here, since most need none, and its imports take a third of the time of all of ours
 
             self._objects = Objects(self)
         return self._objects

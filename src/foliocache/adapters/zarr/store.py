@@ -74,7 +74,7 @@ class FolioStore(WrapperStore[Store]):
         self, store: Store, pool: Pool | str, *, name: str | None = None, expiry: float | None = None, listings: float = 0
     ) -> None:
         super().__init__(store)
-        self.pool = open_pool(pool) if isinstance(pool, str) else pool
+        self.pool: Pool = open_pool(pool) if isinstance(pool, str) else pool
         self._options: dict[str, Any] = {"name": name, "expiry": expiry, "listings": listings}
         self._expiry, self._listings = expiry, float(listings)
         self._prefix = f"zarr:{identity(store, name)}:"
@@ -368,9 +368,9 @@ class _SyncFolioStore(FolioStore):
 
 
 def _is_synchronous(store: object) -> bool:
-    """True if a store has all of the synchronous methods; one that has them and cannot use them says so."""
+    """True if a store has all of the synchronous methods, or every wrapper has them: then it says whether they can be used."""
     has_all = all(isinstance(store, kind) for kind in (SupportsGetSync, SupportsSetSync, SupportsDeleteSync))
-    return has_all and bool(getattr(store, "_supports_sync_io", True))
+    return has_all or hasattr(WrapperStore, "get_sync")
 
 
 def _version(byte_range: ByteRequest | None) -> str:

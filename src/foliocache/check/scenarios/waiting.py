@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .. import steps
 from ..mutation import Edit, Replace
 from ..program import Program
 from ..scenario import ALL, WEAK, Bug
@@ -12,6 +13,7 @@ from . import fixtures, scenario
 if TYPE_CHECKING:
     from ..graph import Loc
     from ..loader import Core
+    from ..machine import Machine
     from ..memory import Direct, Mem
     from ..program import Final, Program, Thread
 
@@ -89,6 +91,33 @@ def lock_spin(core: Core) -> Program:
 def lock_three_spin(core: Core) -> Program:
     """As lock/three, and a client looks once more before it sleeps."""
     return lock_three(core)
+
+
+@scenario("lock/broken", NO_SPIN, bugs={
+    "take-relaxed": Bug((Edit("robust_lock", "_take", "cmpxchg_acquire", "cmpxchg_relaxed"),), WEAK,
+        "who repairs is not ordered after the one who has left it to be repaired"),
+    "unlock-relaxed": LOCK_BUGS["unlock-relaxed"],
+})  # fmt: skip
+def lock_broken(core: Core) -> Program:
+    """A client leaves what the lock protects half changed, and marks it; a reaper takes the lock over, and repairs."""
+
+    def leave(mem: Mem) -> None:
+        core.robust_lock.lock(mem, WORD, 1)
+        fixtures.fill(mem, 0, "half")
+        core.robust_lock.mark_broken(mem, WORD)
+        core.robust_lock.unlock(mem, WORD)
+
+    def repair(mem: Mem) -> Any:
+        if core.robust_lock.take_over(mem, WORD, 3, 2):
+            fixtures.fill(mem, 0, "whole")
+            core.robust_lock.unlock(mem, WORD)
+
+    def final(mem: Direct, results: list[Any]) -> None:
+        owed = core.robust_lock.lock(mem, WORD, 0) == core.layout.LOCK_REPAIR
+        assert owed or fixtures.look(mem, 0) == "whole", "what is half changed is taken for whole"
+
+    setup = lambda mem: fixtures.fill(mem, 0, "whole")  # noqa: E731
+    return Program([leave, repair], setup, final, fixtures.geometry(), names=names)
 
 
 def filling(core: Core) -> Thread:
@@ -185,3 +214,49 @@ def fill_interrupted(core: Core) -> Program:
 
     threads = [filler(core), wait]
     return Program(threads, filling(core), all_have_seen_it, fixtures.geometry(), names=fixtures.names, interrupts=True)
+
+
+ABANDON = "cmpxchg_release(mem, folio + layout.F_OWNER, dead, layout.NIL)"
+
+
+@scenario("fill/abandoned", bugs={
+    "abandon-by-store": Bug((
+        Edit("fill", "abandon", ABANDON, "store_release(mem, folio + layout.F_OWNER, layout.NIL)"),), ALL,
+        "who has taken the filler's place is no longer there, and another does so, too"),
+    "abandon-relaxed": Bug((Edit("fill", "abandon", "cmpxchg_release", "cmpxchg_relaxed"),), WEAK,
+        "the next filler is not ordered after the dead one"),
+    "take-over-relaxed": Bug((Edit("fill", "take_over", "cmpxchg_acquire", "cmpxchg_relaxed"),), WEAK, "the same"),
+    "dead-unasked": Bug((Edit("fill", "take_over", "not client.is_alive(mem, owner) and ", ""),), ALL,
+        "the place of a living filler is taken"),
+})  # fmt: skip
+def fill_abandoned(core: Core) -> Program:
+    """The filler may die. A reaper abandons its fill, while two readers each try to take its place: one writes the content."""
+
+    def reap(mem: Machine) -> None:
+        if steps.has_died(mem, 1):
+            core.fill.abandon(mem, 1, 0)
+
+    def reader(me: int) -> Thread:
+        def read(mem: Mem) -> Any:
+            if not core.fill.take_over(mem, me, 0):
+                return None
+            if not core.flags.load(mem, fixtures.MEMMAP) & core.layout.PG_UPTODATE:
+                fixtures.fill(mem, 0, "content")
+            core.fill.complete(mem, 0)
+            return fixtures.look(mem, 0)
+
+        return read
+
+    def final(mem: Direct, results: list[Any]) -> None:
+        assert set(results[2:]) <= {None, "content"}, f"the readers saw {results[2:]}"
+        assert results[2:] != ["content", "content"], "two clients take the place of one"
+
+    return Program(
+        [filler(core), reap, reader(2), reader(3)],
+        filling(core),
+        final,
+        fixtures.geometry(),
+        names=fixtures.names,
+        mortal=frozenset({0}),
+        clients={1: 0},
+    )
