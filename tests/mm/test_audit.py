@@ -92,7 +92,7 @@ def test_mappings(busy):
     found = {entry["key"]: entry for entry in busy.segment.world.audit.mappings(busy.segment.memory)}
     assert found.keys() == {"small", "wide", "large"}
     assert found["large"] == {
-        "key": "large", "version": "", "size": 5000 * 16384, "folio_size": 16384, "folios": 5000, "cached_folios": 4,
+        "key": "large", "version": "", "size": 5000 * 16384, "unit_size": 16384, "units": 5000, "cached_folios": 4,
         "cached_bytes": 4 * 16384, "pins": 0,
     }  # fmt: skip
     assert (found["wide"]["cached_folios"], found["wide"]["pins"]) == (20, 2)
