@@ -64,7 +64,7 @@ cdef extern from *:
 
     static void fc_set_lease(PyObject *method, void *from)
     {
-        PyMethodDef *definition = ((PyCFunctionObject *)method)->m_ml;
+        PyMethodDef *definition = ((PyMethodDescrObject *)method)->d_method;
         if (definition->ml_flags != (METH_FASTCALL | METH_KEYWORDS))
             return;
         fc_lease_parsed = (fc_parsed)(void (*)(void))definition->ml_meth;
