@@ -2,12 +2,14 @@
 
 import inspect
 import re
+from typing import NamedTuple
 
 import pytest
 
 import foliocache
 from foliocache.adapters.fsspec import FolioCache, FolioFile, FolioFileSystem
 
+FIELD = type(NamedTuple("Record", [("field", int)]).field)  # it has no docstring of its own
 SECTIONS = ("Parameters", "Attributes", "Returns", "Raises")
 # Of fsspec's interface, only what fsspec does not have.
 ADAPTERS = {"FolioFile": FolioFile, "FolioFileSystem": FolioFileSystem, "FolioCache": FolioCache}
@@ -27,7 +29,7 @@ def public():
             for base in (base for base in thing.__mro__ if base.__module__.startswith("foliocache.")):
                 for each, member in vars(base).items():
                     described = callable(member) or inspect.isdatadescriptor(member)
-                    is_field = inspect.ismemberdescriptor(member) or inspect.isgetsetdescriptor(member)
+                    is_field = inspect.ismemberdescriptor(member) or inspect.isgetsetdescriptor(member) or type(member) is FIELD
                     if not each.startswith("_") and described and not is_field:
                         yield f"{name}.{each}", member
     yield from ADAPTERS.items()

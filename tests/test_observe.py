@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-from dataclasses import FrozenInstanceError, fields
 
 import pytest
 
@@ -22,7 +21,7 @@ def mapping(pool):
 
 
 def test_the_counters_are_those_of_the_layout():
-    assert tuple(field.name for field in fields(Counters)) == layout.COUNTERS
+    assert Counters._fields == layout.COUNTERS
 
 
 def test_stat(pool, mapping):
@@ -54,16 +53,16 @@ def test_findings_of_an_audit_and_of_a_repair(pool, mapping):
 def test_records_are_values(pool, mapping):
     found = pool.stat()
     assert found == pickle.loads(pickle.dumps(found)) and hash(found) == hash(pickle.loads(pickle.dumps(found)))
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         found.pins = 7
-    with pytest.raises((FrozenInstanceError, TypeError)):
+    with pytest.raises(AttributeError):
         found.counters.anything = 7
 
 
 def test_to_dict_is_the_record_as_json_reads_it(pool, mapping):
     for record in (pool.stat(), *pool.mappings(), Finding("check", "where", "message")):
         plain = record.to_dict()
-        assert list(plain) == [field.name for field in fields(record)]
+        assert list(plain) == list(record._fields)
         assert json.loads(json.dumps(plain)) == plain
     assert pool.stat().to_dict()["clients"][0]["pid"] == os.getpid()
     assert pool.stat().to_dict()["counters"]["fill_bytes"] == SIZE

@@ -1,37 +1,25 @@
-"""The results of ``Pool.stat``, ``audit``, ``repair`` and ``mappings``: frozen dataclasses.
+"""The results of ``Pool.stat``, ``audit``, ``repair`` and ``mappings``: named tuples.
 
 Each has ``to_dict``, which returns the same in dicts, lists, strings and numbers. The commands print that with ``--json``.
+They are no dataclasses: to import those, and to make so many, takes a quarter as long as to import foliocache.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Base of all records."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a dict for JSON, in their order. A record within is a dict, and a tuple a list.
-
-        Returns
-        -------
-        dict
-            A new dict, which the caller may change.
-        """
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+def _dict(record: Any) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in zip(record._fields, record, strict=True)}
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Record):
-        return value.to_dict()
+    if hasattr(value, "_fields"):
+        return _dict(value)
     return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
-@dataclass(frozen=True, slots=True)
-class Finding(Record):
+class Finding(NamedTuple):
     """One thing in a pool that does not agree with the rest of it.
 
     Attributes
@@ -48,9 +36,12 @@ class Finding(Record):
     where: str
     message: str
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a new dict for JSON, in their order. A record within is a dict, and a tuple a list."""
+        return _dict(self)
 
-@dataclass(frozen=True, slots=True)
-class ObjectInfo(Record):
+
+class ObjectInfo(NamedTuple):
     """One cached object at one version.
 
     Attributes
@@ -80,9 +71,12 @@ class ObjectInfo(Record):
     cached_bytes: int
     pins: int
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a new dict for JSON, in their order. A record within is a dict, and a tuple a list."""
+        return _dict(self)
 
-@dataclass(frozen=True, slots=True)
-class NameInfo(Record):
+
+class NameInfo(NamedTuple):
     """What the pool knows of a key.
 
     Attributes
@@ -109,9 +103,12 @@ class NameInfo(Record):
     extra_bytes: int
     age: float | None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a new dict for JSON, in their order. A record within is a dict, and a tuple a list."""
+        return _dict(self)
 
-@dataclass(frozen=True, slots=True)
-class ClientInfo(Record):
+
+class ClientInfo(NamedTuple):
     """A process that has a client slot of the pool, or had one.
 
     Attributes
@@ -138,9 +135,12 @@ class ClientInfo(Record):
     state: Literal["attached", "dead", "clean"]
     pins: int
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a new dict for JSON, in their order. A record within is a dict, and a tuple a list."""
+        return _dict(self)
 
-@dataclass(frozen=True, slots=True)
-class LockInfo(Record):
+
+class LockInfo(NamedTuple):
     """A lock that a process held when the pool was looked at.
 
     If a second look finds the same lock with the same slot, that process has stopped.
@@ -159,9 +159,12 @@ class LockInfo(Record):
     slot: int
     pid: int | None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a new dict for JSON, in their order. A record within is a dict, and a tuple a list."""
+        return _dict(self)
 
-@dataclass(frozen=True, slots=True)
-class Counters(Record):
+
+class Counters(NamedTuple):
     """What all processes that have used a pool have counted together since it was created.
 
     Attributes
@@ -195,9 +198,12 @@ class Counters(Record):
     errors: int
     stalls: int
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a new dict for JSON, in their order. A record within is a dict, and a tuple a list."""
+        return _dict(self)
 
-@dataclass(frozen=True, slots=True)
-class PagesByState(Record):
+
+class PagesByState(NamedTuple):
     """The pages of a pool; each is in one of these states.
 
     Attributes
@@ -222,9 +228,12 @@ class PagesByState(Record):
     name: int
     frozen: int
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a new dict for JSON, in their order. A record within is a dict, and a tuple a list."""
+        return _dict(self)
 
-@dataclass(frozen=True, slots=True)
-class FoliosByType(Record):
+
+class FoliosByType(NamedTuple):
     """The folios of a pool by type.
 
     Attributes
@@ -239,9 +248,12 @@ class FoliosByType(Record):
     table: int
     name: int
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a new dict for JSON, in their order. A record within is a dict, and a tuple a list."""
+        return _dict(self)
 
-@dataclass(frozen=True, slots=True)
-class Stat(Record):
+
+class Stat(NamedTuple):
     """What a pool holds, and which processes use it. It is read without a lock, so the parts may differ by a few operations.
 
     Attributes
@@ -294,3 +306,7 @@ class Stat(Record):
     locks: tuple[LockInfo, ...]
     clients: tuple[ClientInfo, ...]
     counters: Counters
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a new dict for JSON, in their order. A record within is a dict, and a tuple a list."""
+        return _dict(self)

@@ -10,7 +10,6 @@ machine sleeps, so an answer's age is right afterwards. It restarts when the mac
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import math
@@ -19,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias, TypeVar
 
 from ..mm import layout
 from ..mm.audit import readable
@@ -42,8 +41,7 @@ _SECOND = 1_000_000_000
 EXTRA_MAX = 192  # bytes
 
 
-@dataclasses.dataclass(frozen=True)
-class Name:
+class Name(NamedTuple):
     """What a key means.
 
     Parameters
