@@ -25,7 +25,7 @@ def plain(kind):
     return [each for name, each in vars(kind).items() if inspect.isroutine(each) and not name.startswith("__")]
 
 
-@pytest.mark.parametrize("method", methods())
+@pytest.mark.parametrize("method", list(methods()))
 def test_a_method_refuses_another_object(method):
     with pytest.raises(TypeError, match="doesn't apply to"):
         method(3)
