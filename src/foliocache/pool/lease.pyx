@@ -107,20 +107,11 @@ cdef int copy_long(char *target, const char *data, Py_ssize_t length) except -1:
 
 
 cdef int clear_long(char *page, Py_ssize_t length) except -1:
-    if length < POPULATE_MIN:
+    if length < LONG_MIN:
         memset(page, 0, length)
     else:
         with nogil:
-            madvise(page, length, MADV_POPULATE_WRITE)  # which older kernels refuse, and no harm is done
             memset(page, 0, length)
-    return 0
-
-
-cdef int populate(char *page, Py_ssize_t length) except -1:
-    """Have a folio's pages mapped in one call. It costs half of what as many page faults do."""
-    if length >= POPULATE_MIN:
-        with nogil:
-            madvise(page, length, MADV_POPULATE_WRITE)
     return 0
 
 
@@ -233,6 +224,16 @@ cdef class Lease:
     cdef char *_page(self) noexcept:
         """Where the folio's bytes can be written to; for its filler."""
         return (<const fc_mem *>self.attachment.mem).base + atomics.page_at(self.attachment.mem, self.pfn)
+
+    cdef int _populate(self) except -1:
+        """Have the folio's pages mapped in one call, unless they are: it costs half of what as many page faults do."""
+        cdef char *page = self._page()
+        cdef Py_ssize_t length = self.length
+        if length < POPULATE_MIN or self.attachment.touch(atomics.page_at(self.attachment.mem, self.pfn), length):
+            return 0
+        with nogil:
+            madvise(page, length, MADV_POPULATE_WRITE)  # which older kernels refuse, and no harm is done
+        return 0
 
     cdef void _bind(self, Attachment attachment, u32 entry, u32 pfn, u64 begin, Py_ssize_t length) noexcept:
         """Give a new lease its pin, word entry of the ledger, and ``length`` bytes of the folio from byte ``begin`` on."""
@@ -850,6 +851,7 @@ cdef class FolioMap(Steps):
         cdef Target target = Target.__new__(Target)
         target.lease = lease
         target.lease._check_filling(self.attachment)
+        target.lease._populate()
         clear_long(target.lease._page(), target.lease.length)  # what the page held before is not the source's to see
         _clear_tail(self.mem, target.lease)
         return target
@@ -857,7 +859,7 @@ cdef class FolioMap(Steps):
     cdef int write(self, lease, const char *data) except -1:
         cdef Lease filling = lease
         filling._check_filling(self.attachment)
-        populate(filling._page(), filling.length)
+        filling._populate()
         copy_long(filling._page(), data, filling.length)
         _clear_tail(self.mem, filling)
         return 0
