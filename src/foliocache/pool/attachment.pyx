@@ -46,8 +46,8 @@ cdef class Attachment:
 
     ``epoch`` counts the forks between the process that attached and this one: a lease of another epoch belongs to an ancestor.
     ``joined`` is true while new work may begin: the process is a client, and the pool has not been closed here.
-    ``touched`` has a bit for each 64 KiB of the segment that this process has had mapped to write to. It may be wrong, since the
-    kernel may take pages away, and a fork does: then there are page faults.
+    ``touched`` has a bit for each 64 KiB of the segment that this process has had mapped to write to. It may be wrong, since
+    the kernel may take pages away, and a fork does: then there are page faults.
     """
     def __cinit__(self):
         self.me = layout.NIL

@@ -1010,10 +1010,10 @@ cdef object _no_pieces(PyTypeObject *kind, PyObject *arguments, PyObject *keywor
 FC_REFUSE_NEW(Pieces, <void *>_no_pieces)
 
 
-cdef Lease _lease_from(FolioMap mapping, offset):
+cdef Lease _lease_from(FolioMap of, offset):
     """As ``FolioMap.lease``."""
-    cdef u64 start = mapping._offset(offset)
-    return mapping._lease(start, mapping.size - start, 1)
+    cdef u64 start = of._offset(offset)
+    return of._lease(start, of.size - start, 1)
 
 
 fc_set_lease(FolioMap.__dict__["lease"], <void *>_lease_from)

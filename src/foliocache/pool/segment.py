@@ -37,7 +37,7 @@ class Segment:
         self.geometry = shape
         self.file = file
         self.inode: tuple[int, int] = inode(os.fstat(file.fd))
-        self.file_to_read = _opened_to_read(file, path)
+        self.file_to_read: Descriptor = _opened_to_read(file, path)
         mapped = map_file(name, file, self.file_to_read, shape["size"])
         self.memory: atomics.Memory = atomics.Memory(*mapped, shape | {"fd": file.fd})
         self.mem: int = self.memory.handle
