@@ -34,7 +34,7 @@ cdef u64 REQUEST_MIN = 1 << 20  # bytes of a request that is one of several
 cdef u64 REQUEST_MAX = 4 << 20
 cdef u64 REQUESTS = engine.CONCURRENCY
 cdef u64 REGION = 64  # units around a miss that are looked at
-cdef u64 DENSE = 8  # of them one in so many is cached where a reader works through them in an order of its own
+cdef u64 DENSE = 4  # of them one in so many is cached where a reader works through them in an order of its own
 cdef u64 AROUND = 16  # units that are read there
 cdef int NESTED_MAX = 2  # private reads of one folio within each other; a signal's handler may come in the middle of one
 
