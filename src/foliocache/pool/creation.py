@@ -15,7 +15,6 @@ import errno
 import os
 import resource
 import threading
-import traceback
 
 from ..errors import PoolError, PoolFullError, PoolNotFoundError
 from ..mm import layout, lru, mapping, names, page_alloc, slab
@@ -147,6 +146,8 @@ def _link(hidden: str, path: str) -> None:
 
 def _forget_frames(error: BaseException) -> None:
     """Release the reserved memory even if the exception, with its traceback, is kept."""
+    import traceback  # here, since creation seldom fails, and its import takes a twentieth of foliocache's
+
     traceback.clear_frames(error.__traceback__)
 
 
