@@ -45,7 +45,9 @@ def main():
                 "infer_types": True,
                 "boundscheck": False,
                 "cdivision": True,
+                "binding": False,  # a method of a cdef class is a descriptor that checks what it is called with
                 "embedsignature": True,
+                "embedsignature.format": "clinic",
                 "warn.undeclared": False,
             },
         ),

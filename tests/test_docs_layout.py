@@ -13,7 +13,7 @@ from foliocache.sizes import parse_size
 
 TEXT = page("layout.md")
 # What a section's tables are about: the constants with these beginnings are the offsets, or are no offsets.
-HEADER = ("HDR_", "ALLOC_", "LRU_", "BLOCK_HAND", "TABLE_", "NAMES_", "SLAB_", "TREE_LOCK")
+HEADER = ("HDR_", "ALLOC_", "PAGES_", "LRU_", "BLOCK_HAND", "TABLE_", "NAMES_", "SLAB_", "TREE_LOCK")
 PARTS = {
     "Header": (
         HEADER,
@@ -122,6 +122,7 @@ def test_the_header_is_packed_as_it_is_described():
         "ghosts",
         "nnames",
         "names",
+        "backed",
     ):
         assert read[f"HDR_{name.upper()}"] == shape[name]
     assert read["HDR_POOL"] == 64 * 4096
@@ -131,18 +132,20 @@ def test_the_map_is_that_of_the_default_pool():
     pages = geometry.DEFAULT_SIZE // geometry.DEFAULT_PAGE_SIZE
     shape = geometry.compute(pages, geometry.DEFAULT_PAGE_SIZE, geometry.DEFAULT_CLIENTS)
     drawn = [number(at) for at in re.findall(r"^\+-+\+ ([\d,]+)", section(TEXT, "Map"), re.MULTILINE)]
-    tables = [shape[name] for name in ("clients", "buckets", "ghosts", "names", "memmap", "data", "size")]
+    tables = [shape[name] for name in ("clients", "buckets", "ghosts", "names", "backed", "memmap", "data", "size")]
     assert drawn == [0, layout.TREE_LOCK, *tables] and shape["clients"] == layout.HEADER_SIZE
     inside = [int(at) for at in re.findall(r" at +(\d+) \|", section(TEXT, "Map"))]
     assert inside == [
         layout.ALLOC_LOCK,
         layout.ALLOC_LISTS,
+        layout.ALLOC_HOLE_LISTS,
         layout.LRU_LOCK,
         layout.BLOCK_HAND,
         layout.LRU_FULL,
         layout.TABLE_LOCK,
         layout.NAMES_LOCK,
         *(layout.SLAB_LOCK + cache * layout.SLAB_STRIDE for cache in range(layout.SLABS)),
+        layout.PAGES_DESCRIBED,
     ]
 
 
@@ -156,11 +159,18 @@ def lines(n):
 def test_the_formula_of_the_tables(pages, page_size, clients):
     said = re.search(r"^tables = (.*)$", TEXT, re.MULTILINE)[1]
     names = {"C": clients, "P": pages, "Q": 1 << (pages - 1).bit_length(), "G": -(-pages // 4) * 4}
+    names["B"] = -(-pages * page_size // (32 << layout.CHUNK_SHIFT))
     names["N"] = -(-(pages * page_size // (layout.NAME_SHARE * layout.NAME_SIZE)) // layout.NAME_WAYS) * layout.NAME_WAYS
     factors = re.sub(r"(\d) (?=[A-Zm])", r"\1 * ", re.sub(r"(?<=\d),(?=\d)", "", said))
     terms = factors.split(" + ")
     total = sum(lines(int(eval(term, {"max": max} | names))) for term in terms)
-    assert -(-total // page_size) * page_size == geometry.compute(pages, page_size, clients)["data"]
+    shape = geometry.compute(pages, page_size, clients)
+    assert total == lines(tables_of(shape))
+    assert shape["data"] == -(-total // layout.DATA_ALIGN) * layout.DATA_ALIGN and "multiple of 2 MiB" in TEXT
+
+
+def tables_of(shape):
+    return shape["memmap"] + shape["npages"] * layout.FOLIO_SIZE
 
 
 def size(text):
@@ -171,10 +181,10 @@ def test_the_tables_of_some_pools():
     found = rows(TEXT, "pool", "page", "tables")
     assert len(found) > 4
     for pool, page_size, tables, share in found:
-        data = geometry.compute(size(pool) // size(page_size), size(page_size), geometry.DEFAULT_CLIENTS)["data"]
+        data = tables_of(geometry.compute(size(pool) // size(page_size), size(page_size), geometry.DEFAULT_CLIENTS))
         assert (tables, share) == (f"{data:,} B", f"{100 * data / size(pool):.3f} %")
     page_size, least, most = 16384, re.search(r"([\d.]+) % at 16 KiB", TEXT)[1], re.search(r"([\d.]+) % at worst", TEXT)[1]
-    ratios = [geometry.compute(pages, page_size, 256)["data"] / (pages * page_size) for pages in (1 << 24, (1 << 24) + 1)]
+    ratios = [tables_of(geometry.compute(pages, page_size, 256)) / (pages * page_size) for pages in (1 << 24, (1 << 24) + 1)]
     assert [f"{100 * ratio:.2f}" for ratio in ratios] == [least, most]
 
 
@@ -218,7 +228,11 @@ def test_encodings_are_those_of_the_constants():
     assert [1 << int(n) for n in bit.findall(said["lock"])] == [layout.LOCK_WAITERS, layout.LOCK_BROKEN]
     name = next(text for word, text in said.items() if word.startswith("name "))
     assert [1 << int(n) for n in bit.findall(name)] == [layout.PIN_INTENT, layout.PIN_OWNED]
-    assert [int(n, 16) for n in re.findall("0x[0-9a-f]+", said["F_BUDDY"])] == [layout.BUDDY_QUARANTINED, layout.BUDDY_PARKED]
+    assert [int(n, 16) for n in re.findall("0x[0-9a-f]+", said["F_BUDDY"])] == [
+        layout.BUDDY_HOLE,
+        layout.BUDDY_QUARANTINED,
+        layout.BUDDY_PARKED,
+    ]
     assert 1 << int(bit.search(said["OBJECT_NEXT"])[1]) == layout.OBJECT_FREE
     grabbed = said["result of `filemap.grab`"]
     assert [1 << int(n) for n in bit.findall(grabbed)] == [layout.GRAB_ADDED, layout.GRAB_NOMEM, layout.GRAB_GONE]

@@ -85,16 +85,17 @@ def test_random_reads_fetch_what_they_ask_for_until_they_are_many(roomy):
         return bytes(length)
 
     mapping = roomy.mapping("k", 256 * size, "v", read, concurrent=True)
-    for index in (77, 99, 125, 71, 88, 110, 65, 119):  # all in one region of 64, none next to another
+    places = 77, 99, 125, 71, 88, 110, 65, 119, 82, 121, 67, 94, 73, 85, 79, 91  # all in one region of 64, none next to another
+    for index in places:
         unit(mapping, index).release()
-    assert lengths == [1] * 8
+    assert lengths == [1] * 16
     unit(mapping, 128 + 20).release()
     assert lengths.pop() == 1, "another region is as sparse as it was"
     reader = threading.Thread(target=mapping.read_bytes, args=(102 * size, 1))  # its request is its own, and ends with it
     reader.start()
     reader.join(PATIENCE)
-    assert lengths[8:] == [8, 7], "on both sides of what is cached at 110"
-    assert sum(is_cached(mapping, index) for index in range(64, 128)) == 8 + 15
+    assert lengths[16:] == [8, 7], "on both sides of what is cached at 110"
+    assert sum(is_cached(mapping, index) for index in range(64, 128)) == 16 + 15
 
 
 def test_an_error_of_the_source_is_raised_as_it_is(roomy):

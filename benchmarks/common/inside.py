@@ -54,7 +54,10 @@ def table_bytes(pool: Any) -> int:
 def counted_page(pool: Any) -> Iterator[tuple[int, int]]:
     """A page with one reference, for measuring: (memory, the offset of its descriptor)."""
     mem, me = memory_of(pool), number_of(pool)
+    page_alloc.back(mem, me, 0)  # a new pool has no page with memory
     pfn = page_alloc.alloc(mem, me, 0)
+    if pfn == layout.NIL:
+        raise Unavailable("the pool has no free page")
     folio = pool._attachment.segment.geometry["memmap"] + pfn * layout.FOLIO_SIZE
     page_ref.init(mem, folio, 1)
     try:

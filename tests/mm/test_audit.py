@@ -359,6 +359,11 @@ def a_fill_that_nobody_is_at(busy):
     return "fill"
 
 
+def a_page_in_use_that_is_not_marked_as_backed(busy):
+    busy.segment.write(busy.segment.shape["backed"], 0)
+    return "backing"
+
+
 def a_cached_folio_that_reclaim_cannot_find(busy):
     busy.segment.lru.remove(ME, busy.cached[9])
     return "queue"
@@ -426,7 +431,7 @@ DAMAGES = (
     a_wrong_length_of_a_queue, a_queued_folio_of_an_absurd_order,
     a_single_page_of_an_absurd_order, a_reference_that_nobody_wrote_down, a_pin_without_its_reference, a_clean_slot_with_a_pin,
     a_name_of_no_page, a_lock_held_by_the_dead, a_page_in_quarantine_for_nobody, a_fill_that_nobody_is_at,
-    a_cached_folio_that_reclaim_cannot_find,
+    a_cached_folio_that_reclaim_cannot_find, a_page_in_use_that_is_not_marked_as_backed,
     a_name_that_is_no_object, a_name_half_written, a_name_in_another_set, a_name_in_two_places,
 )  # fmt: skip
 
@@ -459,7 +464,7 @@ def test_garbage_never_crashes_it(make, seed, words):
         at = rng.randrange(512, segment.shape["data"] + 30 * 4096, 4)
         segment.write(at, rng.choice((0, 1, NIL, FROZEN, rng.randrange(300), rng.randrange(300) << 1 | 1, rng.getrandbits(20))))
     assert isinstance(segment.findings(), list)
-    assert segment.census()["pages_by_state"].keys() == {"free", "file", "node", "inode", "table", "name", "frozen"}
+    assert segment.census()["pages_by_state"].keys() == {"free", "hole", "file", "node", "inode", "table", "name", "frozen"}
     assert isinstance(segment.world.audit.mappings(segment.memory), list)
 
 

@@ -92,7 +92,9 @@ class Segment:
         self.memory = world.memory(self.shape, self.buffer)
         self.mem = self.memory.handle
         self.pages = pages
-        self.page_alloc.setup(ME)
+        self.page_alloc.setup(pages)
+        while self.page_alloc.back(ME, 0):
+            pass
         self.lru.setup()
         self.slab.setup()
         self.mapping.setup()

@@ -16,10 +16,12 @@ from typing import Any, Protocol, Self, TypeAlias
 
 ORDERS = ("relaxed", "acquire", "release", "acq_rel", "seq_cst")
 GEOMETRY = (
-    "memmap", "data", "clients", "buckets", "ghosts", "names",
+    "memmap", "data", "clients", "buckets", "ghosts", "names", "backed",
     "npages", "page_shift", "nclients", "nbuckets", "nghosts", "nnames",
 )  # fmt: skip
-FOLIO_SIZE = 64  # of mm/layout.py, which this module does not import; tests/mm/test_atomics.py compares the two
+# Of mm/layout.py, which this module does not import; tests/mm/test_atomics.py compares the two.
+FOLIO_SIZE = 64
+PAGES_DESCRIBED = 1536
 M32 = 0xFFFFFFFF
 M64 = 0xFFFFFFFFFFFFFFFF
 
@@ -36,6 +38,7 @@ class Shape(Protocol):
     clients: int
     buckets: int
     ghosts: int
+    backed: int
     npages: int
     page_shift: int
     nclients: int
@@ -62,6 +65,7 @@ class Memory:
         self.size = size
         self.sleepers: dict[int, collections.deque[threading.Event]] = collections.defaultdict(collections.deque)
         self.dead: set[int] = set()
+        self.full = 0  # the errno of ``fallocate``, which a test sets
         self.stalled: tuple[int, int] = (M32, 0)  # a client, and the word that it was busy with
         given = dict(geometry)
         for name in GEOMETRY:
@@ -119,6 +123,18 @@ def _cmpxchg(mem: Memory, off: int, old: int, new: int) -> int:
 
 def _fence() -> None:
     pass
+
+
+def npages_max(mem: Memory) -> int:
+    return mem.npages
+
+
+def npages(mem: Memory) -> int:
+    return min(_load32(mem, PAGES_DESCRIBED), mem.npages)
+
+
+def fallocate(mem: Memory, off: int, n: int) -> int:
+    return mem.full
 
 
 def folio_at(mem: Shape, pfn: int) -> int:
@@ -230,7 +246,8 @@ fence_acq_rel: Callable[[], None] = _fence
 fence_seq_cst: Callable[[], None] = _fence
 
 for _name in GEOMETRY:
-    globals()[_name] = _geometry(_name)
+    if _name != "npages":
+        globals()[_name] = _geometry(_name)
 for _order in ORDERS:
     globals()[f"fetch_add_{_order}"] = _rmw(lambda old, value: old + value)
     globals()[f"fetch_sub_{_order}"] = _rmw(lambda old, value: old - value)

@@ -130,6 +130,7 @@ class Geometry:
     clients: int
     buckets: int
     ghosts: int
+    backed: int
     npages: int
     page_shift: int
     nclients: int

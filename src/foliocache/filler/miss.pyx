@@ -35,7 +35,7 @@ cdef u64 REQUEST_MIN = 1 << 20  # bytes of a request, if there are several
 cdef u64 REQUEST_MAX = 4 << 20
 cdef u64 REQUESTS = engine.CONCURRENCY
 cdef u64 REGION = 64  # units of the aligned region around a miss in which cached units are counted
-cdef u64 DENSE = 8  # a region is dense if at least 1/DENSE of it is cached: readers then use all of it, in any order
+cdef u64 DENSE = 4  # a region is dense if at least 1/DENSE of it is cached: readers then use all of it, in any order
 cdef u64 AROUND = 16  # units that a miss in a dense region reads
 cdef int NESTED_MAX = 2  # nested private reads of one folio; a signal handler may interrupt one and read the same
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, runtime_checkable
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+_CO_COROUTINE = 0x80  # inspect.CO_COROUTINE
 
 # read(offset, length) returns exactly those bytes; readinto(offset, buffer) fills the buffer and returns how many bytes that
 # is. Either may be a coroutine function.
@@ -74,11 +75,13 @@ class AsyncSource(Protocol):
 def called(function: Any) -> Any:
     """Return a function that a thread can call: the given one, or one that runs a coroutine function; None for None."""
     code = getattr(function, "__code__", None)
-    if function is None or (code is not None and not code.co_flags & inspect.CO_COROUTINE):
+    if function is None or (code is not None and not code.co_flags & _CO_COROUTINE):
         return function
+    import inspect  # here, and `coroutines` below: to import them, and asyncio, takes as long as all of foliocache
+
     if not any(map(inspect.iscoroutinefunction, (function, getattr(function, "__call__", None)))):  # noqa: B004
         return function
-    from . import coroutines  # here, because importing asyncio takes longer than all of foliocache
+    from . import coroutines
 
     return coroutines.called(function)
 

@@ -33,6 +33,7 @@ typedef struct {
     uint64_t buckets;     /* offset of the mapping table's buckets */
     uint64_t ghosts;      /* offset of the ghost table of lru */
     uint64_t names;       /* offset of the name table's index */
+    uint64_t backed;      /* offset of the marks of what has memory */
     uint32_t npages;
     uint32_t page_shift;
     uint32_t nclients;
@@ -63,12 +64,22 @@ FC_GEOMETRY(clients, uint64_t)
 FC_GEOMETRY(buckets, uint64_t)
 FC_GEOMETRY(ghosts, uint64_t)
 FC_GEOMETRY(names, uint64_t)
-FC_GEOMETRY(npages, uint32_t)
+FC_GEOMETRY(backed, uint64_t)
 FC_GEOMETRY(page_shift, uint32_t)
 FC_GEOMETRY(nclients, uint32_t)
 FC_GEOMETRY(nbuckets, uint32_t)
 FC_GEOMETRY(nghosts, uint32_t)
 FC_GEOMETRY(nnames, uint32_t)
+
+/* How many pages the segment's file and tables are made for; and how many of those have descriptors by now. The second number is
+ * in shared memory, and never counts beyond the first. Acquire pairs with the release in page_alloc._describe: a client that sees
+ * the number sees the descriptors frozen. */
+static inline uint32_t fc_npages_max(mem_t mem) { return FC_MEM(mem)->npages; }
+static inline uint32_t fc_npages(mem_t mem)
+{
+    uint32_t described = __atomic_load_n(FC_P32(mem, FC_PAGES_DESCRIBED), __ATOMIC_ACQUIRE);
+    return described < FC_MEM(mem)->npages ? described : FC_MEM(mem)->npages;
+}
 
 /* Offsets of a page's descriptor and of its data. The caller has checked pfn < npages. */
 static inline uint64_t fc_folio_at(mem_t mem, uint32_t pfn) { return FC_MEM(mem)->memmap + (uint64_t)pfn * FC_FOLIO_SIZE; }
@@ -226,6 +237,17 @@ static inline void fc_copy_out_relaxed(mem_t mem, uint64_t off, char *bytes, uin
  * may lose an increment. */
 static inline void fc_count64(mem_t mem, uint64_t off, uint64_t n)
 { __atomic_store_n(FC_P64(mem, off), __atomic_load_n(FC_P64(mem, off), __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED); }
+
+/* Gives n bytes of the segment's file memory, if they have none; plain memory always has. Returns 0, or an errno. The kernel gives up
+ * at a signal and undoes what it has done. */
+static inline int fc_fallocate(mem_t mem, uint64_t off, uint64_t n)
+{
+    if (off >= FC_MEM(mem)->size || FC_MEM(mem)->fd < 0)
+        return 0;
+    if (n > FC_MEM(mem)->size - off)
+        n = FC_MEM(mem)->size - off;
+    return syscall(SYS_fallocate, FC_MEM(mem)->fd, 0, (long)off, (long)n) == 0 ? 0 : errno;
+}
 
 /* futex(2) on a word of the segment, shared between processes. futex_wait returns 0 when woken (possibly spuriously), EAGAIN if
  * the word was not `expected`, EINTR at a signal, ETIMEDOUT after timeout_ns nanoseconds. futex_wake returns how many it woke.

@@ -15,6 +15,7 @@ cdef extern from "atomics.h" nogil:
         u64 buckets
         u64 ghosts
         u64 names
+        u64 backed
         u32 npages
         u32 page_shift
         u32 nclients
@@ -32,7 +33,9 @@ cdef extern from "atomics.h" nogil:
     u64 buckets "fc_buckets" (mem_t mem)
     u64 ghosts "fc_ghosts" (mem_t mem)
     u64 names "fc_names" (mem_t mem)
+    u64 backed "fc_backed" (mem_t mem)
     u32 npages "fc_npages" (mem_t mem)
+    u32 npages_max "fc_npages_max" (mem_t mem)
     u32 page_shift "fc_page_shift" (mem_t mem)
     u32 nclients "fc_nclients" (mem_t mem)
     u32 nbuckets "fc_nbuckets" (mem_t mem)
@@ -108,6 +111,7 @@ cdef extern from "atomics.h" nogil:
     void set_stalled "fc_set_stalled" (mem_t mem, u32 client, u64 busy)
     void count64 "fc_count64" (mem_t mem, u64 off, u64 n)
 
+    int fallocate "fc_fallocate" (mem_t mem, u64 off, u64 n)
     int futex_wait "fc_futex_wait" (mem_t mem, u64 off, u32 expected, u64 timeout_ns)
     int futex_wake "fc_futex_wake" (mem_t mem, u64 off, u32 n)
     void cpu_relax "fc_cpu_relax" ()

@@ -37,6 +37,7 @@ class Memory:
         self.m.buckets = geometry["buckets"]
         self.m.ghosts = geometry["ghosts"]
         self.m.names = geometry["names"]
+        self.m.backed = geometry["backed"]
         self.m.npages = geometry["npages"]
         self.m.page_shift = geometry["page_shift"]
         self.m.nclients = geometry["nclients"]

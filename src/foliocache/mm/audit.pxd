@@ -1,1 +1,2 @@
-from . cimport atomics, client, flags, layout, names, page_ref, page_type, pagelist, pagetable, robust_lock, slab, xarray
+from . cimport atomics, backing, client, flags, layout, names, page_ref, page_type
+from . cimport pagelist, pagetable, robust_lock, slab, xarray

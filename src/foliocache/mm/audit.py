@@ -4,6 +4,7 @@ It takes no lock and pins nothing, so it is exact only while no client works on 
 an execution). It checks that
 
 - every page belongs to exactly one free block or one folio, and every one that is not a live folio's head is frozen;
+- every page is marked as having memory, except those of holes;
 - every folio that a slot names has that identity, and every attached folio is named by exactly one slot for each of its units;
 - every folio's count is its slots' reference (or its slab's), plus one for each pin in a ledger and each entry of a page table;
   except for those that an operation under way (or a client that has not been reaped) names;
@@ -19,7 +20,21 @@ Python, with the ``Memory`` object, and returns Python objects.
 import cython
 
 if not cython.compiled:
-    from . import atomics, client, flags, layout, names, page_ref, page_type, pagelist, pagetable, robust_lock, slab, xarray
+    from . import (
+        atomics,
+        backing,
+        client,
+        flags,
+        layout,
+        names,
+        page_ref,
+        page_type,
+        pagelist,
+        pagetable,
+        robust_lock,
+        slab,
+        xarray,
+    )
 
 TYPES = ("none", "file", "node", "inode", "table", "name")
 
@@ -34,6 +49,7 @@ def census(memory):
     """Return pages by state, folios by type, and pins (references beyond the slots' and slabs'), as a dict."""
     found = Audit(memory.handle)
     found.walk_pages()
+    found.pages["hole"] += atomics.npages_max(memory.handle) - atomics.npages(memory.handle)  # those without a descriptor
     return {"pages_by_state": found.pages, "folios_by_type": found.folios, "pins": found.pins}
 
 
@@ -112,7 +128,7 @@ class Audit:
     def __init__(self, mem):
         self.mem = mem
         self.findings = []
-        self.pages = {"free": 0, "file": 0, "node": 0, "inode": 0, "table": 0, "name": 0, "frozen": 0}
+        self.pages = {"free": 0, "hole": 0, "file": 0, "node": 0, "inode": 0, "table": 0, "name": 0, "frozen": 0}
         self.folios = {"file": 0, "node": 0, "inode": 0, "table": 0, "name": 0}
         self.pins = 0
         self.held = {}  # pfn -> pins
@@ -193,7 +209,7 @@ class Audit:
         word = self.word(pfn)
         free_order = self.field(pfn, layout.F_BUDDY)
         if free_order and free_order not in (layout.BUDDY_QUARANTINED, layout.BUDDY_PARKED):
-            return self.walk_free(pfn, free_order - 1)
+            return self.walk_free(pfn, (free_order & ~layout.BUDDY_HOLE) - 1, free_order & layout.BUDDY_HOLE)
         order = self.reach(pfn)
         type = page_type.type(self.mem, pfn)
         if self.field(pfn, layout.F_BUDDY) and pfn not in self.intents:
@@ -216,6 +232,7 @@ class Audit:
         self.pages[name] += 1 << order
         self.folios[name] += 1
         self.check_live(pfn, word, type)
+        self.check_backed(pfn, order)
         self.check_tails(pfn, 1 << order)
         return 1 << order
 
@@ -244,12 +261,14 @@ class Audit:
         elif type == layout.TYPE_FILE and self.field(pfn, layout.F_LENGTH) > 1 << atomics.page_shift(self.mem) + order:
             self.find("kind", f"pfn {pfn}", f"has order {order}, but {self.field(pfn, layout.F_LENGTH)} bytes")
 
-    def walk_free(self, pfn, order):
-        if order > layout.MAX_ORDER or pfn & ((1 << order) - 1) or pfn + (1 << order) > atomics.npages(self.mem):
+    def walk_free(self, pfn, order, hole):
+        if not 0 <= order <= layout.MAX_ORDER or pfn & ((1 << order) - 1) or pfn + (1 << order) > atomics.npages(self.mem):
             self.find("buddy", f"pfn {pfn}", f"free block of order {order} is misplaced")
             self.pages["free"] += 1
             return 1
-        self.pages["free"] += 1 << order
+        self.pages["hole" if hole else "free"] += 1 << order
+        if not hole:
+            self.check_backed(pfn, order)
         if not self.word(pfn) & layout.FROZEN:
             self.find("free", f"pfn {pfn}", f"is free, but its count is {self.word(pfn)} instead of FROZEN")
         if page_type.type(self.mem, pfn) != layout.TYPE_NONE:
@@ -258,6 +277,12 @@ class Audit:
             self.find("free", f"pfn {pfn}", f"is free, but marked as on queue {self.queue(pfn)}")
         self.check_tails(pfn, 1 << order)
         return 1 << order
+
+    def check_backed(self, pfn, order):
+        if not backing.is_backed(self.mem, pfn, order):
+            self.find(
+                "backing", f"pfn {pfn}", f"is in use or free for use, but not all of its 2^{order} pages are marked as backed"
+            )
 
     def check_tails(self, pfn, pages):
         for tail in range(pfn + 1, min(pfn + pages, atomics.npages(self.mem))):
@@ -355,17 +380,20 @@ class Audit:
     # Free lists.
 
     def check_free_lists(self):
+        self.check_free_list("free", layout.ALLOC_LISTS, 0, layout.ALLOC_FREE)
+        self.check_free_list("hole", layout.ALLOC_HOLE_LISTS, layout.BUDDY_HOLE, layout.ALLOC_HOLES)
+
+    def check_free_list(self, state, lists, hole, counter):
         listed = 0
         for order in range(layout.MAX_ORDER + 1):
-            for pfn in self.pages_on(layout.ALLOC_LISTS + order * layout.LIST_SIZE, f"free list {order}"):
+            for pfn in self.pages_on(lists + order * layout.LIST_SIZE, f"{state} list {order}"):
                 listed += 1 << order
-                if self.field(pfn, layout.F_BUDDY) != order + 1:
-                    self.find(
-                        "buddy", f"pfn {pfn}", f"is on free list {order}, but marked {self.field(pfn, layout.F_BUDDY)} - 1"
-                    )
-        counted = atomics.load_relaxed(self.mem, layout.ALLOC_FREE)
-        if not listed == counted == self.pages["free"]:
-            self.find("free", "page_alloc", f"{listed} pages on the lists, {counted} counted, {self.pages['free']} marked free")
+                mark = self.field(pfn, layout.F_BUDDY)
+                if mark != order + 1 | hole:
+                    self.find("buddy", f"pfn {pfn}", f"is on {state} list {order}, but marked {mark:#x}")
+        counted = atomics.load_relaxed(self.mem, counter)
+        if not listed == counted == self.pages[state]:
+            self.find("free", "page_alloc", f"{listed} {state} pages listed, {counted} counted, {self.pages[state]} marked")
 
     def pages_on(self, where, name):
         """Return the pfns on a list; a circular list is a finding."""

@@ -215,7 +215,7 @@ def open(mem, me, digest_lo, digest_hi, key, size, order, height, text, key_leng
     client.op_begin(mem, me)
     for _ in range(layout.SHRINK_TRIES):
         ino = mapping.open(mem, me, digest_lo, digest_hi, key, size, order, height, text, key_length, version_length)
-        if ino or vmscan.shrink(mem, me, 1) == 0:
+        if ino or not vmscan.make_room(mem, me, 0):
             break
     client.op_end(mem, me)
     return ino
@@ -251,7 +251,7 @@ def _grab(mem, me, ino, index, order, span, size):
         # Another inserter was faster, or there is no page for a node. Stale getters may hold the folio for a moment, so both
         # references are dropped in the ordinary way.
         folio.put(mem, me, pfn)
-        if not folio.put(mem, me, pfn) or (status >= layout.XA_NOMEM and vmscan.shrink(mem, me, 1) == 0):
+        if not folio.put(mem, me, pfn) or (status >= layout.XA_NOMEM and not vmscan.make_room(mem, me, 0)):
             return layout.GRAB_NOMEM
     return layout.GRAB_NOMEM
 

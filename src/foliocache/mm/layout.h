@@ -2,7 +2,7 @@
 #pragma once
 
 #define FC_MAGIC 0x3148434f494c4f46ull
-#define FC_ABI 0x3u
+#define FC_ABI 0x4u
 #define FC_NIL 0xffffffffu
 #define FC_LINE 0x40u
 #define FC_LOCK_BYTES 0x400000000000ull
@@ -31,7 +31,8 @@
 #define FC_HDR_FENCED 0x68u
 #define FC_HDR_NNAMES 0x6cu
 #define FC_HDR_NAMES 0x70u
-#define FC_HDR_IDENTITY_END 0x78u
+#define FC_HDR_BACKED 0x78u
+#define FC_HDR_IDENTITY_END 0x80u
 #define FC_STATE_BUILDING 0x0u
 #define FC_STATE_READY 0x1u
 #define FC_LIST_FIRST 0x0u
@@ -40,7 +41,14 @@
 #define FC_MAX_ORDER 0xau
 #define FC_ALLOC_LOCK 0x200u
 #define FC_ALLOC_FREE 0x204u
+#define FC_ALLOC_HOLES 0x208u
 #define FC_ALLOC_LISTS 0x240u
+#define FC_ALLOC_HOLE_LISTS 0x298u
+#define FC_PAGES_DESCRIBED 0x600u
+#define FC_PAGES_LIMIT 0x604u
+#define FC_CHUNK_SHIFT 0x10u
+#define FC_PIECE_SHIFT 0x14u
+#define FC_DATA_ALIGN 0x200000u
 #define FC_LRU_LOCK 0x300u
 #define FC_LRU_PAGES 0x308u
 #define FC_LRU_LISTS 0x320u
@@ -99,6 +107,7 @@
 #define FC_F_DIGEST 0x38u
 #define FC_F_USED 0x38u
 #define FC_F_FREE 0x3cu
+#define FC_BUDDY_HOLE 0x20u
 #define FC_BUDDY_QUARANTINED 0x40u
 #define FC_BUDDY_PARKED 0x80u
 #define FC_QUARANTINE_NONE 0x0u

@@ -12,6 +12,7 @@ A segment, in order::
     buckets      nbuckets words: the mapping table's hash chains
     ghosts       nghosts words: what is remembered of evicted folios
     names        nnames words: the name table's index, in sets of NAME_WAYS
+    backed       a bit for each chunk of pages: it has memory (backing)
     memmap       npages descriptors of FOLIO_SIZE
     data         npages pages of 1 << page_shift bytes
 
@@ -20,7 +21,7 @@ number* (see ``slab``). ``NIL`` stands for none.
 """
 
 MAGIC = 0x314843_4F494C4F46  # "FOLIOCH1", little-endian
-ABI = 3
+ABI = 4
 
 NIL = 0xFFFFFFFF
 LINE = 64  # bytes of a cache line
@@ -54,7 +55,8 @@ HDR_POOL = 96
 HDR_FENCED = 104
 HDR_NNAMES = 108
 HDR_NAMES = 112
-HDR_IDENTITY_END = 120
+HDR_BACKED = 120
+HDR_IDENTITY_END = 128
 
 STATE_BUILDING = 0
 STATE_READY = 1
@@ -64,11 +66,20 @@ LIST_FIRST = 0
 LIST_LAST = 4
 LIST_SIZE = 8
 
-# page_alloc: one free list for each order, and the number of free pages.
+# page_alloc: one free list for each order, and the number of free pages; the same for free pages that have no memory.
 MAX_ORDER = 10
 ALLOC_LOCK = 512
 ALLOC_FREE = 516
+ALLOC_HOLES = 520
 ALLOC_LISTS = 576
+ALLOC_HOLE_LISTS = 664
+
+# Pages and memory (backing). Every bounds check loads the first word, so it is on a line that is hardly ever written.
+PAGES_DESCRIBED = 1536  # the descriptors of the pages before this one have memory, and are set up; it only grows
+PAGES_LIMIT = 1540  # as many pages may have memory at once
+CHUNK_SHIFT = 16  # log2 of the bytes that get memory together; a page, if that is larger
+PIECE_SHIFT = 20  # log2 of the most that one fallocate(2) is asked for: others' calls for the same file wait for it
+DATA_ALIGN = 1 << 21  # of page 0 in the file: so blocks are aligned as the kernel's huge pages are
 
 # lru: the queues and their lengths in pages; vmscan's place in the memmap when it clears a block; lru's adapted parameters and
 # counts.
@@ -135,12 +146,13 @@ F_ATTACHED = 32  # tree lock: 1 while the slots of its mapping's XArray name it
 F_LENGTH = 36  # valid bytes
 F_PREV = 40  # list links: page_alloc's lock when free, lru's for FILE, the slab's for NODE, INODE and NAME
 F_NEXT = 44
-F_BUDDY = 48  # page_alloc's lock: order + 1 at the head of a free block; BUDDY_QUARANTINED or BUDDY_PARKED; else 0
+F_BUDDY = 48  # page_alloc's lock: order + 1 at the head of a free block, with BUDDY_HOLE; a quarantine; else 0
 F_QUEUE = 52  # lru's lock: queue | heat << 8 | verdict << 16 | used << 18; 0 if it is free or not a FILE
 F_DIGEST = 56  # tree lock, for FILE, 64 bits: the low half of its object's digest, part of its ghost's fingerprint
 F_USED = 56  # slab's lock, for NODE, INODE and NAME: objects in use
 F_FREE = 60  # slab's lock, for NODE, INODE and NAME: first free object of the page, + 1
 
+BUDDY_HOLE = 0x20  # the free block has no memory, or perhaps only some
 # F_BUDDY of a block that the reaper examines: in use; or freed meanwhile, but not handed out.
 BUDDY_QUARANTINED = 0x40
 BUDDY_PARKED = 0x80

@@ -1,7 +1,7 @@
 cimport cython
 from libc.stdint cimport int64_t, uint32_t as u32, uint64_t as u64
 
-from . cimport atomics, client, flags, ghost, layout, page_ref, page_type, pagelist, robust_lock
+from . cimport atomics, backing, client, flags, ghost, layout, page_ref, page_type, pagelist, robust_lock
 from .atomics cimport mem_t
 
 

@@ -46,7 +46,7 @@ their values.
 import cython
 
 if not cython.compiled:
-    from . import atomics, client, flags, ghost, layout, page_ref, page_type, pagelist, robust_lock
+    from . import atomics, backing, client, flags, ghost, layout, page_ref, page_type, pagelist, robust_lock
 
 
 def setup(mem):
@@ -378,8 +378,8 @@ def _pass_hand(mem, evicted):
     that was used, count that too, and mark the folio as used in F_QUEUE."""
     hand = atomics.read32(mem, layout.LRU_HAND)
     _bump(mem, layout.LRU_HAND, evicted)
-    pfn = ((hand + evicted) >> 1) % atomics.npages(mem)
-    if pfn == (hand >> 1) % atomics.npages(mem) or _queue_of(mem, pfn) != layout.QUEUE_MAIN:
+    pfn = ((hand + evicted) >> 1) % max(atomics.npages(mem), 1)
+    if pfn == (hand >> 1) % max(atomics.npages(mem), 1) or _queue_of(mem, pfn) != layout.QUEUE_MAIN:
         return
     _bump(mem, layout.LRU_MET, 1)
     if flags.clear(mem, atomics.folio_at(mem, pfn), layout.PG_REFERENCED):
@@ -415,7 +415,7 @@ def _bump(mem, word, n):
 
 def _tick(mem):
     """Return the time of ghosts, which advances with the pages evicted."""
-    return atomics.read32(mem, layout.LRU_CLOCK) // max(atomics.npages(mem) >> layout.TICK_SHIFT, 1)
+    return atomics.read32(mem, layout.LRU_CLOCK) // max(backing.limit(mem) >> layout.TICK_SHIFT, 1)
 
 
 def _small(mem):
@@ -435,7 +435,7 @@ def _is_filling(mem):
     full = atomics.read32(mem, layout.LRU_FULL)
     if full and cached(mem) + full // layout.FILLED_SHARE + 1 >= full:
         return False
-    return pages(mem, layout.QUEUE_NEW) + pages(mem, layout.QUEUE_SMALL) >= _share(mem, full if full else atomics.npages(mem))
+    return pages(mem, layout.QUEUE_NEW) + pages(mem, layout.QUEUE_SMALL) >= _share(mem, full if full else backing.limit(mem))
 
 
 def _empty(mem):

@@ -67,7 +67,7 @@ def begin(mem, me, key, digest_lo, digest_hi, now, oldest, text, text_length):
     client.op_begin(mem, me)
     for _ in range(layout.SHRINK_TRIES):
         found = _begin(mem, me, key, digest_lo, digest_hi, now, oldest, text, text_length)
-        if found != layout.NAME_NOMEM or vmscan.shrink(mem, me, 1) == 0:
+        if found != layout.NAME_NOMEM or not vmscan.make_room(mem, me, 0):
             break
     client.op_end(mem, me)
     return found

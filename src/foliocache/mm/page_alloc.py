@@ -22,6 +22,14 @@ has one. A block whose words contradict each other is not handed out, and the li
 **Quarantine.** A page that a dead client may have been working on must not begin a new life while the reaper examines it (see
 ``reap``): a block marked BUDDY_QUARANTINED becomes BUDDY_PARKED when it is freed, and stays so until the reaper has finished.
 
+**Holes.** A free block has memory, or it is a hole (BUDDY_HOLE): the kernel has not been asked for its memory yet. Holes have
+free lists of their own, and merge among themselves. They are whole chunks (``backing``), or the rest of one at the segment's
+end. ``alloc`` hands out blocks with memory alone. When there are none, ``back`` takes a hole, like any block, asks for its
+memory without the lock, and frees it; which of the two lists it then goes to is read from the marks. So a client that is killed
+on the way leaves a block in use that it has announced, and the reaper that frees it does right by it.
+
+**Descriptors** of pages that no client has needed yet are holes of the file, too. ``_describe`` gives the next ones memory.
+
 Against fragmentation, as in the kernel's ``mm/page_alloc.c``: a freed block goes to the end of its list if the block that it
 would merge into is already half free (buddy_merge_likely), so that it is handed out last and the merge becomes more likely.
 """
@@ -29,7 +37,7 @@ would merge into is already half free (buddy_merge_likely), so that it is handed
 import cython
 
 if not cython.compiled:
-    from . import atomics, client, layout, page_ref, page_type, pagelist, robust_lock
+    from . import atomics, backing, client, layout, page_ref, page_type, pagelist, robust_lock
 
 
 def alloc(mem, me, order):
@@ -40,9 +48,27 @@ def alloc(mem, me, order):
     """
     if not _lock(mem, me):
         return layout.NIL
-    pfn = _take(mem, me, order)
+    pfn = _take(mem, me, order, 0)
     robust_lock.unlock(mem, layout.ALLOC_LOCK)
     return pfn
+
+
+def back(mem, me, order):
+    """Give at least 2^order free pages memory, in one block. Return how many; 0 if the pool may have no more, or the kernel has
+    none, or a lock is refused."""
+    if backed_pages(mem) >= backing.limit(mem):  # a look without the lock: it need not be exact
+        return 0
+    pfn = _take_hole(mem, me, order)
+    while pfn == layout.NIL and _may_have(mem, order) and _describe(mem, me):
+        pfn = _take_hole(mem, me, order)
+    if pfn == layout.NIL:
+        return 0
+    order = page_type.order(mem, pfn)
+    backed = backing.back(mem, pfn, order)
+    if not free(mem, me, pfn, order):
+        return 0
+    client.retract(mem, me, pfn)
+    return 1 << order if backed else 0
 
 
 def free(mem, me, pfn, order):
@@ -93,9 +119,7 @@ def end_quarantine(mem, me, pfn):
 
 def rebuild(mem):
     """Make the lists and the count from the marks, under ALLOC_LOCK. May be started again if the client that ran it died."""
-    for order in range(layout.MAX_ORDER + 1):
-        pagelist.reset(mem, _list(order))
-    atomics.store_relaxed(mem, layout.ALLOC_FREE, 0)
+    _reset(mem)
     pfn = 0
     while pfn < atomics.npages(mem):
         order = _order_at(mem, pfn)
@@ -108,9 +132,10 @@ def rebuild(mem):
         else:
             _freeze(mem, pfn)
             page_type.set(mem, pfn, layout.TYPE_NONE, order, 0)
-            _set_mark(mem, pfn, order + 1)
-            _add_free(mem, 1 << order)
-            _merge_down(mem, pfn, order)
+            hole = _hole_of(mem, pfn, order)
+            _set_mark(mem, pfn, order + 1 | hole)
+            _add_free(mem, 1 << order, hole)
+            _merge_down(mem, pfn, order, hole)
         pfn += 1 << order
 
 
@@ -129,28 +154,29 @@ def reap(mem, me, dead):
 
 
 def free_pages(mem):
-    """Return how many pages are free; exact while no client allocates."""
+    """Return how many pages are free and have memory; exact while no client allocates."""
     return atomics.load_relaxed(mem, layout.ALLOC_FREE)
 
 
-def setup(mem, me):
-    """Freeze all pages of a new segment and put them on the free lists, in the largest blocks that fit."""
+def backed_pages(mem):
+    """Return how many pages have memory, or are about to."""
+    described = _described(mem)
+    return described - min(atomics.load_relaxed(mem, layout.ALLOC_HOLES), described)
+
+
+def setup(mem, limit):
+    """Empty lists, for a new segment: no page has a descriptor or memory. At most ``limit`` pages may have memory at once."""
+    _reset(mem)
+    atomics.store_relaxed(mem, layout.PAGES_DESCRIBED, 0)
+    atomics.store_relaxed(mem, layout.PAGES_LIMIT, limit)
+
+
+def _reset(mem):
     for order in range(layout.MAX_ORDER + 1):
-        pagelist.reset(mem, _list(order))
+        pagelist.reset(mem, _list(order, 0))
+        pagelist.reset(mem, _list(order, layout.BUDDY_HOLE))
     atomics.store_relaxed(mem, layout.ALLOC_FREE, 0)
-    for pfn in range(atomics.npages(mem)):
-        page_ref.init(mem, atomics.folio_at(mem, pfn), layout.FROZEN)
-    pfn = 0
-    while pfn < atomics.npages(mem):
-        order = layout.MAX_ORDER
-        while not _may_begin(mem, pfn, order):
-            order -= 1
-        _lock(mem, me)
-        _set_mark(mem, pfn, order + 1)
-        _add_free(mem, 1 << order)
-        pagelist.push_last(mem, _list(order), pfn)
-        robust_lock.unlock(mem, layout.ALLOC_LOCK)
-        pfn += 1 << order
+    atomics.store_relaxed(mem, layout.ALLOC_HOLES, 0)
 
 
 def _lock(mem, me):
@@ -161,67 +187,139 @@ def _lock(mem, me):
     return got != layout.LOCK_BUSY
 
 
-def _take(mem, me, order):
+def _take(mem, me, order, hole):
+    """Take a block off the lists of those with memory (hole: 0) or of the holes (BUDDY_HOLE)."""
     for larger in range(order, layout.MAX_ORDER + 1):
-        pfn = pagelist.first(mem, _list(larger))
+        pfn = pagelist.first(mem, _list(larger, hole))
         if pfn == layout.NIL:
             continue
-        if _is_free(mem, pfn, larger) and _has_no_folio(mem, pfn + 1, pfn + (1 << order)):
-            pagelist.remove(mem, _list(larger), pfn)
-            _split(mem, pfn, larger, order)
+        if _is_free(mem, pfn, larger, hole) and _has_no_folio(mem, pfn + 1, pfn + (1 << order)):
+            pagelist.remove(mem, _list(larger, hole), pfn)
+            _split(mem, pfn, larger, order, hole)
             client.announce(mem, me, pfn)
             page_type.set(mem, pfn, layout.TYPE_NONE, order, 0)
             _set_mark(mem, pfn, 0)
-            _add_free(mem, -(1 << order))
+            _add_free(mem, -(1 << order), hole)
             return pfn
         robust_lock.mark_broken(mem, layout.ALLOC_LOCK)  # damaged: the next owner rebuilds the lists
     return layout.NIL
 
 
-def _split(mem, pfn, have, want):
+def _take_hole(mem, me, order):
+    """Take a hole of 2^order pages, or of a chunk if that is more; at the end, of what is left of one. NIL if there is none, or
+    the pool may have no more memory, or the lock is refused."""
+    if not _lock(mem, me):
+        return layout.NIL
+    pfn = layout.NIL
+    want = max(order, backing.chunk_order(mem))
+    while pfn == layout.NIL and want >= order:
+        if _may_have(mem, want):
+            pfn = _take(mem, me, want, layout.BUDDY_HOLE)
+        if want == 0:
+            break
+        want -= 1
+    robust_lock.unlock(mem, layout.ALLOC_LOCK)
+    return pfn
+
+
+def _may_have(mem, order):
+    """True if the pool may have memory for 2^order pages more."""
+    return backed_pages(mem) + (1 << order) <= backing.limit(mem)
+
+
+def _describe(mem, me):
+    """Give the next pages of the segment descriptors, and make them holes. False if all have some, or there is no memory for
+    them, or the lock is refused.
+
+    A getter with a damaged pfn must find no zero there, so the number of pages grows when all of the new ones are frozen; the
+    release pairs with the acquire in ``atomics.npages``. A client that dies before has changed nothing; after that, its lock is
+    taken over and the lists are rebuilt from the marks.
+    """
+    first = _described(mem)
+    end = min(first + (1 << layout.MAX_ORDER), atomics.npages_max(mem))
+    begin = atomics.memmap(mem) + first * layout.FOLIO_SIZE
+    if first == end or not backing.reserve(mem, begin, (end - first) * layout.FOLIO_SIZE) or not _lock(mem, me):
+        return False
+    if atomics.load_relaxed(mem, layout.PAGES_DESCRIBED) == first:
+        for pfn in range(first, end):
+            page_ref.init(mem, atomics.folio_at(mem, pfn), layout.FROZEN)
+        pfn = first
+        while pfn < end:
+            _set_mark(mem, pfn, _largest(mem, pfn) + 1 | layout.BUDDY_HOLE)
+            pfn += 1 << _largest(mem, pfn)
+        atomics.store_release(mem, layout.PAGES_DESCRIBED, end)
+        pfn = first
+        while pfn < end:
+            _add_free(mem, 1 << _largest(mem, pfn), layout.BUDDY_HOLE)
+            pagelist.push_last(mem, _list(_largest(mem, pfn), layout.BUDDY_HOLE), pfn)
+            pfn += 1 << _largest(mem, pfn)
+    robust_lock.unlock(mem, layout.ALLOC_LOCK)
+    return True
+
+
+def _described(mem):
+    """As ``atomics.npages``, where it does not matter whether the descriptors can be seen."""
+    return min(atomics.load_relaxed(mem, layout.PAGES_DESCRIBED), atomics.npages_max(mem))
+
+
+def _largest(mem, pfn):
+    """Return the order of the largest block that may begin at pfn."""
+    order = layout.MAX_ORDER
+    while pfn & ((1 << order) - 1) or pfn + (1 << order) > atomics.npages_max(mem):
+        order -= 1
+    return order
+
+
+def _split(mem, pfn, have, want, hole):
     """Free the upper halves until the block at pfn has the order that is wanted."""
     while have > want:
         have -= 1
-        _set_mark(mem, pfn + (1 << have), have + 1)
-        _set_mark(mem, pfn, have + 1)
-        pagelist.push_first(mem, _list(have), pfn + (1 << have))
+        _set_mark(mem, pfn + (1 << have), have + 1 | hole)
+        _set_mark(mem, pfn, have + 1 | hole)
+        pagelist.push_first(mem, _list(have, hole), pfn + (1 << have))
 
 
 def _give(mem, pfn, order):
     """Mark the block as free, then merge it with its buddies."""
-    _set_mark(mem, pfn, order + 1)
-    _add_free(mem, 1 << order)
-    _merge(mem, pfn, order)
+    hole = _hole_of(mem, pfn, order)
+    _set_mark(mem, pfn, order + 1 | hole)
+    _add_free(mem, 1 << order, hole)
+    _merge(mem, pfn, order, hole)
 
 
-def _merge(mem, pfn, order):
-    while order < layout.MAX_ORDER and _is_free(mem, pfn ^ (1 << order), order):
-        pagelist.remove(mem, _list(order), pfn ^ (1 << order))
+def _hole_of(mem, pfn, order):
+    """Return 0 if all of a block has memory, else BUDDY_HOLE."""
+    return 0 if backing.is_backed(mem, pfn, order) else layout.BUDDY_HOLE
+
+
+def _merge(mem, pfn, order, hole):
+    while order < layout.MAX_ORDER and _is_free(mem, pfn ^ (1 << order), order, hole):
+        pagelist.remove(mem, _list(order, hole), pfn ^ (1 << order))
         pfn &= ~(1 << order)
         order += 1
-        _set_mark(mem, pfn, order + 1)
+        _set_mark(mem, pfn, order + 1 | hole)
         _set_mark(mem, pfn + (1 << (order - 1)), 0)
-    if order < layout.MAX_ORDER and _is_free(mem, (pfn & ~(1 << order)) ^ (2 << order), order + 1):
-        pagelist.push_last(mem, _list(order), pfn)
+    if order < layout.MAX_ORDER and _is_free(mem, (pfn & ~(1 << order)) ^ (2 << order), order + 1, hole):
+        pagelist.push_last(mem, _list(order, hole), pfn)
     else:
-        pagelist.push_first(mem, _list(order), pfn)
+        pagelist.push_first(mem, _list(order, hole), pfn)
 
 
-def _merge_down(mem, pfn, order):
+def _merge_down(mem, pfn, order, hole):
     """Merge a block with those before it, which are on the lists already; those after it follow later."""
-    while order < layout.MAX_ORDER and pfn & (1 << order) and _is_free(mem, pfn ^ (1 << order), order):
-        pagelist.remove(mem, _list(order), pfn ^ (1 << order))
+    while order < layout.MAX_ORDER and pfn & (1 << order) and _is_free(mem, pfn ^ (1 << order), order, hole):
+        pagelist.remove(mem, _list(order, hole), pfn ^ (1 << order))
         pfn ^= 1 << order
         order += 1
-        _set_mark(mem, pfn, order + 1)
+        _set_mark(mem, pfn, order + 1 | hole)
         _set_mark(mem, pfn + (1 << (order - 1)), 0)
-    pagelist.push_last(mem, _list(order), pfn)
+    pagelist.push_last(mem, _list(order, hole), pfn)
 
 
-def _is_free(mem, pfn, order):
+def _is_free(mem, pfn, order, hole):
     return (
         pfn + (1 << order) <= atomics.npages(mem)
-        and mark(mem, pfn) == order + 1
+        and mark(mem, pfn) == order + 1 | hole
         and page_type.type(mem, pfn) == layout.TYPE_NONE
     )
 
@@ -241,7 +339,7 @@ def _has_no_folio(mem, pfn, end):
 
 
 def _is_free_mark(mark):
-    return 0 < mark <= layout.MAX_ORDER + 1
+    return 0 < mark & ~layout.BUDDY_HOLE <= layout.MAX_ORDER + 1
 
 
 def _set_mark(mem, pfn, mark):
@@ -258,7 +356,7 @@ def _freeze(mem, pfn):
 def _order_at(mem, pfn):
     """Return the order of the block that begins at pfn; a smaller one if the words there are impossible."""
     free = _is_free_mark(mark(mem, pfn)) and page_type.type(mem, pfn) == layout.TYPE_NONE
-    order = mark(mem, pfn) - 1 if free else page_type.order(mem, pfn)
+    order = (mark(mem, pfn) & ~layout.BUDDY_HOLE) - 1 if free else page_type.order(mem, pfn)
     if not _may_begin(mem, pfn, order):
         return 0
     while order and not _has_no_folio(mem, pfn + 1, pfn + (1 << order)):
@@ -273,6 +371,14 @@ def _correct(mem, pfn, order):
         _set_mark(mem, pfn, 0)
     if page_type.order(mem, pfn) != order:
         page_type.set(mem, pfn, page_type.type(mem, pfn), order, page_type.span(mem, pfn))
+    if page_type.type(mem, pfn) != layout.TYPE_NONE:
+        _back(mem, pfn, order)
+
+
+def _back(mem, pfn, order):
+    """Mark a folio's pages, whose marks were damaged; the kernel is asked again, which takes no more."""
+    if not backing.is_backed(mem, pfn, order):
+        backing.back(mem, pfn, order)
 
 
 def _may_begin(mem, pfn, order):
@@ -287,11 +393,11 @@ def _head_of(mem, pfn):
     return head
 
 
-def _list(order):
-    return layout.ALLOC_LISTS + order * layout.LIST_SIZE
+def _list(order, hole):
+    return (layout.ALLOC_HOLE_LISTS if hole else layout.ALLOC_LISTS) + order * layout.LIST_SIZE
 
 
-def _add_free(mem, pages):
+def _add_free(mem, pages, hole):
     # Written only under the lock; atomic because statistics read it without the lock.
-    now = atomics.load_relaxed(mem, layout.ALLOC_FREE)
-    atomics.store_relaxed(mem, layout.ALLOC_FREE, now + pages)
+    word = layout.ALLOC_HOLES if hole else layout.ALLOC_FREE
+    atomics.store_relaxed(mem, word, atomics.load_relaxed(mem, word) + pages)

@@ -1,7 +1,7 @@
 cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
-from . cimport atomics, client, folio, layout, page_ref, page_type, vmscan, xarray
+from . cimport atomics, backing, client, folio, layout, page_ref, page_type, vmscan, xarray
 from .atomics cimport mem_t
 
 
@@ -17,6 +17,8 @@ cpdef bint clear(mem_t mem, u32 me, u32 table) noexcept nogil
 @cython.locals(entry=u32)
 cpdef bint maps(mem_t mem, u32 table, u32 pfn) noexcept nogil
 cpdef list entries(mem_t mem, u32 table)
+@cython.locals(order=u32)
+cdef u32 _readable(mem_t mem, u32 table) noexcept nogil
 cpdef bint map(mem_t mem, u32 table, u32 entry, u32 pfn) noexcept nogil
 cpdef void move(mem_t mem, u32 me, u32 n, u32 table, u32 entry, u32 pfn) noexcept nogil
 @cython.locals(found=u32)

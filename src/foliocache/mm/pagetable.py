@@ -17,7 +17,7 @@ now.
 import cython
 
 if not cython.compiled:
-    from . import atomics, client, folio, layout, page_ref, page_type, vmscan, xarray
+    from . import atomics, backing, client, folio, layout, page_ref, page_type, vmscan, xarray
 
 
 def create(mem, me, entries):
@@ -82,7 +82,7 @@ def clear(mem, me, table):
 
 def maps(mem, table, pfn):
     """True if some entry names pfn."""
-    for entry in range(_capacity(mem, page_type.order(mem, table))):
+    for entry in range(_readable(mem, table)):
         if xarray.load(mem, _entry(mem, table, entry)) == pfn:
             return True
     return False
@@ -90,8 +90,14 @@ def maps(mem, table, pfn):
 
 def entries(mem, table):
     """Return the pfns that a table names, as a list. For audits."""
-    found = [xarray.load(mem, _entry(mem, table, entry)) for entry in range(_capacity(mem, page_type.order(mem, table)))]
+    found = [xarray.load(mem, _entry(mem, table, entry)) for entry in range(_readable(mem, table))]
     return [pfn for pfn in found if pfn != layout.NIL]
+
+
+def _readable(mem, table):
+    """Return how many entries a table has; 0 if it has no memory, so that its type is damaged."""
+    order = page_type.order(mem, table)
+    return _capacity(mem, order) if backing.is_backed(mem, table, order) else 0
 
 
 def map(mem, table, entry, pfn):

@@ -20,7 +20,7 @@ getters after a grace period (see ``reap``). So does ``mapping`` when it checks 
 import cython
 
 if not cython.compiled:
-    from . import atomics, client, folio, layout, page_alloc, page_ref, page_type, pagelist, robust_lock
+    from . import atomics, backing, client, folio, layout, page_alloc, page_ref, page_type, pagelist, robust_lock
 
 
 def setup(mem):
@@ -98,7 +98,7 @@ def holds(mem, cache, number):
     """True if an object's page belongs to this cache, so that the object may be written to. The caller knows that the page
     stays."""
     pfn = pfn_of(mem, number)
-    return pfn < atomics.npages(mem) and page_type.is_private(mem, pfn, _type(cache))
+    return pfn < atomics.npages(mem) and _is_mine(mem, cache, pfn)
 
 
 def is_page(mem, pfn):
@@ -137,11 +137,11 @@ def reap(mem, me, dead):
 
 
 def at(mem, cache, number):
-    """Return the offset of an object, or 0 if the number is out of bounds."""
+    """Return the offset of an object, or 0 if the number is out of bounds, or of a page without memory."""
     pfn = pfn_of(mem, number)
     place = _place(mem, number)
     page = 1 << atomics.page_shift(mem)
-    if pfn >= atomics.npages(mem) or (place + 1) * _size(cache) > page:
+    if pfn >= atomics.npages(mem) or (place + 1) * _size(cache) > page or not backing.is_marked(mem, pfn):
         return 0
     return atomics.page_at(mem, pfn) + place * _size(cache)
 
@@ -310,8 +310,8 @@ def _clear(mem, cache, object):
 
 
 def _is_mine(mem, cache, pfn):
-    """True if a page belongs to the cache. The caller has the cache's lock."""
-    return page_type.is_private(mem, pfn, _type(cache))
+    """True if a page belongs to the cache. The caller has the cache's lock, or knows that the page stays."""
+    return page_type.is_private(mem, pfn, _type(cache)) and backing.is_marked(mem, pfn)
 
 
 def _number(mem, pfn, place):

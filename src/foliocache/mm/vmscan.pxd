@@ -7,6 +7,7 @@ from .atomics cimport mem_t
 
 cpdef u32 alloc_folio(mem_t mem, u32 me, u32 order) noexcept nogil
 cpdef u32 try_alloc(mem_t mem, u32 me, u32 order) noexcept nogil
+cpdef bint make_room(mem_t mem, u32 me, u32 order) noexcept nogil
 @cython.locals(freed=u32, refused=u32, most=u32, rounds=u32, got=u32)
 cpdef u32 shrink(mem_t mem, u32 me, u32 want) noexcept nogil
 @cython.locals(got=u32, left=u32, attached=u32)

@@ -22,11 +22,11 @@ if not cython.compiled:
 
 
 def alloc_folio(mem, me, order):
-    """Return a frozen block of 2^order pages, after evicting as much as that takes; NIL if everything is in use. No lock may be
-    held. The block stays named in the slot of me, as by ``page_alloc.alloc``."""
+    """Return a frozen block of 2^order pages, after backing or evicting as much as that takes; NIL if everything is in use. No
+    lock may be held. The block stays named in the slot of me, as by ``page_alloc.alloc``."""
     pfn = page_alloc.alloc(mem, me, order)
     for _ in range(layout.SHRINK_TRIES):
-        if pfn != layout.NIL or (not slab.shrink(mem, me) and shrink(mem, me, 1 << order) == 0):
+        if pfn != layout.NIL or not make_room(mem, me, order):
             break
         pfn = page_alloc.alloc(mem, me, order)
     if pfn == layout.NIL and order > 0:
@@ -37,9 +37,15 @@ def alloc_folio(mem, me, order):
 def try_alloc(mem, me, order):
     """As ``alloc_folio``, for a caller that can do with less: evicts so many pages once, by age, and clears no block for it."""
     pfn = page_alloc.alloc(mem, me, order)
-    if pfn == layout.NIL and (slab.shrink(mem, me) or shrink(mem, me, 1 << order)):
+    if pfn == layout.NIL and make_room(mem, me, order):
         pfn = page_alloc.alloc(mem, me, order)
     return pfn
+
+
+def make_room(mem, me, order):
+    """Give free pages memory if the pool may have more, else free an empty page of objects, else evict 2^order pages by age.
+    False if none of that is possible. No lock may be held."""
+    return page_alloc.back(mem, me, order) > 0 or slab.shrink(mem, me) or shrink(mem, me, 1 << order) > 0
 
 
 def shrink(mem, me, want):

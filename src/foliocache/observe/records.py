@@ -209,7 +209,9 @@ class PagesByState(NamedTuple):
     Attributes
     ----------
     free : int
-        Pages in the allocator.
+        Pages in the allocator, with memory.
+    hole : int
+        Those in the allocator, or not even there, without memory: they were never needed.
     file, node, inode, table, name : int
         Pages with the content of objects; with nodes of their indexes; with their records; with page tables of windows; with
         names, that is what keys mean.
@@ -218,6 +220,7 @@ class PagesByState(NamedTuple):
     """
 
     free: int
+    hole: int
     file: int
     node: int
     inode: int
@@ -270,7 +273,7 @@ class Stat(NamedTuple):
     metadata_ratio : float
         The same as a share of `pool_bytes`.
     free_bytes, cached_bytes : int
-        Bytes of the pages that are free, and of those that hold content.
+        Bytes of the pages that are free, with memory or without, and of those that hold content.
     pages_by_state : PagesByState
     folios_by_type : FoliosByType
     pins : int

@@ -1,5 +1,5 @@
 cimport cython
-from libc.stdint cimport uint32_t as u32
+from libc.stdint cimport uint8_t as u8, uint32_t as u32, uint64_t as u64
 
 from ..mm cimport layout
 from ..mm.atomics cimport Memory, mem_t
@@ -23,6 +23,7 @@ cdef class Attachment:
     cdef u32 left
     cdef u32 *waiting
     cdef u32 nwaiting
+    cdef u8 *touched
     cdef object __weakref__
 
     cdef void wait(self, u32 entry) noexcept
@@ -31,6 +32,7 @@ cdef class Attachment:
     cpdef check_open(self)
     cdef int _be_client(self) except -1
     cdef bint _begin(self) noexcept
+    cdef bint touch(self, u64 at, u64 length) noexcept
 
     cdef inline u32 take(self) noexcept:
         """Return a free word of the ledger for a pin, or NIL if all are in use."""

@@ -1,16 +1,19 @@
 """An attachment of this process to a segment: its client slot, and which words of its ledger are free."""
 cimport cython
-from libc.stdint cimport uint32_t as u32, uint64_t as u64
-from libc.stdlib cimport free, malloc
+from libc.stdint cimport uint8_t as u8, uint32_t as u32, uint64_t as u64
+from libc.stdlib cimport calloc, free, malloc
 
 from ..mm cimport atomics, client, filemap, layout, pagetable
 from ..mm cimport reap as core
+from ..mm.atomics cimport fc_mem
 
 import os
 import weakref
 
 from .client import adopt, opened, reap, repair
 from ..errors import FoliocacheError
+
+cdef u32 TOUCH_SHIFT = 16  # log2 of the bytes of the segment that a bit of ``touched`` is about
 
 _attachments = weakref.WeakSet()
 
@@ -42,6 +45,8 @@ cdef class Attachment:
 
     ``epoch`` counts the forks between the process that attached and this one: a lease of another epoch belongs to an ancestor.
     ``joined`` is true while new work may begin: the process is a client, and the pool has not been closed here.
+    ``touched`` has a bit for each 64 KiB of the segment that this process has had mapped to write to. It may be wrong, since
+    the kernel may take pages away, and a fork does: then there are page faults.
     """
     def __cinit__(self):
         self.me = layout.NIL
@@ -53,6 +58,7 @@ cdef class Attachment:
     def __dealloc__(self):
         free(self.unused)
         free(self.waiting)
+        free(self.touched)
 
     def __init__(self, segment):
         """Open the descriptor for the locks. No slot is claimed before ``join``."""
@@ -60,6 +66,9 @@ cdef class Attachment:
             raise TypeError("an attachment cannot be initialized twice")
         self.memory = segment.memory
         self.mem = self.memory.handle
+        self.touched = <u8 *>calloc(((<const fc_mem *>self.mem).size >> TOUCH_SHIFT >> 3) + 1, 1)
+        if self.touched == NULL:
+            raise MemoryError
         self.segment = segment
         _attachments.add(self)
         self.slot = opened(segment)
@@ -114,6 +123,15 @@ cdef class Attachment:
             self.nwaiting = 0
             self.me = self.slot.number
         return True
+
+    cdef bint touch(self, u64 at, u64 length) noexcept:
+        """Note that a range of the segment, not empty, is mapped from now on. Returns True if it was, all of it."""
+        cdef u64 bit
+        cdef bint was = True
+        for bit in range(at >> TOUCH_SHIFT, ((at + length - 1) >> TOUCH_SHIFT) + 1):
+            was = was and self.touched[bit >> 3] >> (bit & 7) & 1
+            self.touched[bit >> 3] |= 1 << (bit & 7)
+        return was
 
     def close(self):
         """Refuse new work in this process. Calls that have begun continue, and leases stay valid."""

@@ -1,11 +1,11 @@
 """How a pool's file is created: whole, or not at all.
 
-The file is made without a name (O_TMPFILE). All of it is reserved with ``fallocate``, so that a file system without room is an
-error here and not a SIGBUS at a later write. Then the tables are set up, and only then the file gets its name, by a ``link``
-that fails if another process was faster. So a file with a pool's name is always complete; a creator that is interrupted or
-killed leaves nothing; and a file that already has the name is never written to. Where the file system has no files without a
-name, or they cannot be linked, the file is made under a hidden name, and the next creator removes a file that a killed one has
-left.
+The file is made without a name (O_TMPFILE). The tables are reserved with ``fallocate``, so that a file system without room is
+an error here and not a SIGBUS at a later write; the rest is sparse, and gets its memory when it is needed (``mm.backing``).
+Then the tables are set up, and only then the file gets its name, by a ``link`` that fails if another process was faster. So a
+file with a pool's name is always complete; a creator that is interrupted or killed leaves nothing; and a file that already has
+the name is never written to. Where the file system has no files without a name, or they cannot be linked, the file is made
+under a hidden name, and the next creator removes a file that a killed one has left.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import errno
 import os
 import resource
 import threading
-import traceback
 
 from ..errors import PoolError, PoolFullError, PoolNotFoundError
 from ..mm import layout, lru, mapping, names, page_alloc, slab
@@ -26,7 +25,6 @@ from .files import directory
 from .geometry import Geometry, Wanted
 from .segment import Segment, attach, map_file, needs_fences
 
-_SETUP_CLIENT = 0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
 _RESERVED_AT_ONCE = 4 << 20  # bytes; after a signal the kernel starts from the beginning of the piece
 # How long a creator waits for another one of the same pool: seconds, and bytes per second that the other may need in addition.
@@ -59,7 +57,7 @@ def _create(name: str, path: str, mode: int, size: int, page_size: int, clients:
     """Return a new segment under its name; None if another process has made one meanwhile. Raises PoolFullError, PoolError."""
     shape = geometry.compute(size // page_size, page_size, clients) | {"fenced": needs_fences()}
     try:
-        with _creation, files.turn(name, path, _CREATION_WAIT + shape["size"] / _CREATION_RATE) as alone:
+        with _creation, files.turn(name, path, _CREATION_WAIT + shape["memmap"] / _CREATION_RATE) as alone:
             if os.path.lexists(path):
                 return None
             if alone:
@@ -78,11 +76,11 @@ def _failure(error: OSError, name: str, shape: Geometry) -> PoolError:
     if error.errno not in _FULL:
         return PoolError(f"pool {name!r} cannot be made in {directory()}: {error.strerror}")
     free = os.statvfs(directory())
-    pool = shape["npages"] << shape["page_shift"]
     advice = "allow larger files (ulimit -f)" if error.errno == errno.EFBIG else "enlarge it (docker run --shm-size=...)"
     return PoolFullError(
-        f"{directory()} has no room for a pool of {format_size(pool)} with its tables ({format_size(shape['size'])}; "
-        f"{format_size(free.f_bavail * free.f_frsize)} free): {error.strerror}. Ask for a smaller size, or {advice}"
+        f"{directory()} has no room for the tables of a pool of {format_size(shape['npages'] << shape['page_shift'])} "
+        f"({format_size(shape['memmap'])}; {format_size(free.f_bavail * free.f_frsize)} free): {error.strerror}. "
+        f"Ask for a smaller size, or {advice}"
     )
 
 
@@ -99,7 +97,7 @@ def _make_nameless(name: str, path: str, mode: int, shape: Geometry) -> Segment 
     try:
         segment = _build(name, path, file, mode, shape)
         if _link_nameless(file, path):
-            file.share()
+            segment.share()
         else:
             segment = file = None
     except BaseException as error:
@@ -135,7 +133,7 @@ def _make_hidden(name: str, path: str, mode: int, shape: Geometry) -> Segment:
         _forget_frames(error)
         segment = file = None
         raise
-    file.share()
+    segment.share()
     return segment
 
 
@@ -148,6 +146,8 @@ def _link(hidden: str, path: str) -> None:
 
 def _forget_frames(error: BaseException) -> None:
     """Release the reserved memory even if the exception, with its traceback, is kept."""
+    import traceback  # here, since creation seldom fails, and its import takes a twentieth of foliocache's
+
     traceback.clear_frames(error.__traceback__)
 
 
@@ -156,15 +156,17 @@ def _build(name: str, path: str, file: Descriptor, mode: int, shape: Geometry) -
     most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)  # beyond it there is also a signal, which may kill
     if most != resource.RLIM_INFINITY and size > most:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    _check_room(size)
+    tables = shape["memmap"]
+    _check_room(tables)
     os.ftruncate(file.fd, size)
-    for mapped in map_file(name, file, size):  # before the memory is reserved; and a child forked meanwhile does not keep it
+    for mapped in map_file(name, file, file, size):  # before the memory is reserved; a child forked meanwhile does not keep it
         mapped.close()
-    for offset in range(0, size, _RESERVED_AT_ONCE):
-        os.posix_fallocate(file.fd, offset, min(_RESERVED_AT_ONCE, size - offset))
+    for offset in range(0, tables, _RESERVED_AT_ONCE):
+        os.posix_fallocate(file.fd, offset, min(_RESERVED_AT_ONCE, tables - offset))
     os.fchmod(file.fd, mode)
     os.pwrite(file.fd, header.pack(shape, layout.STATE_BUILDING), 0)
     segment = Segment(name, path, file, shape)
+    page_alloc.setup(segment.mem, shape["npages"])
     _setup_tables(segment.mem)
     os.pwrite(file.fd, header.pack(shape, layout.STATE_READY), 0)
     return segment
@@ -178,7 +180,6 @@ def _check_room(size: int) -> None:
 
 
 def _setup_tables(mem: int) -> None:
-    page_alloc.setup(mem, _SETUP_CLIENT)
     lru.setup(mem)
     slab.setup(mem)
     mapping.setup(mem)

@@ -14,4 +14,5 @@ cdef class Descriptor:
     cdef void unlock(self, u32 first, u32 count) noexcept
 
 
+cpdef Descriptor reopen_to_read(Descriptor file, object path)
 cpdef Descriptor reopen(Descriptor file, object path)

@@ -31,14 +31,14 @@ cdef extern from *:
 
     /* Returns another open file description of fd's file, or -1: through /proc, even if the file has no name any more; else by
      * its path, if that leads to the same file. */
-    static int fc_reopen(int fd, const char *path)
+    static int fc_reopen(int fd, const char *path, int access)
     {
-        const int how = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
+        const int how = access | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
         char place[40];
         struct stat wanted, found;
         int other, saved;
         snprintf(place, sizeof place, "/proc/self/fd/%d", fd);
-        other = open(place, O_RDWR | O_CLOEXEC);
+        other = open(place, access | O_CLOEXEC);
         if (other >= 0)
             return other;
         saved = errno;
@@ -72,10 +72,10 @@ cdef extern from *:
         return fcntl(fd, F_OFD_SETLK, &lock);
     }
     """
-    int O_CLOEXEC, F_WRLCK, F_UNLCK
+    int O_CLOEXEC, O_RDONLY, O_RDWR, F_WRLCK, F_UNLCK
     int c_open "open"(const char *path, int flags, int mode) noexcept
     int c_close "close"(int fd) noexcept
-    int fc_reopen(int fd, const char *path) noexcept
+    int fc_reopen(int fd, const char *path, int access) noexcept
     int fc_link(int fd, const char *path) noexcept
     int fc_lock(int fd, int type, u32 first, u32 count) noexcept
 
@@ -180,9 +180,18 @@ def open_file(path, int flags, int mode=0o600, *, bint private=False):
 cpdef Descriptor reopen(Descriptor file, object path):
     """Return a private Descriptor with another open file description of file, for reading and writing. path: where the file
     is, or was. Raises OSError."""
+    return _reopen(file, path, O_RDWR)
+
+
+cpdef Descriptor reopen_to_read(Descriptor file, object path):
+    """Do what ``reopen`` does, for reading only: its mappings cannot be written to, or lose memory by MADV_REMOVE."""
+    return _reopen(file, path, O_RDONLY)
+
+
+cdef Descriptor _reopen(Descriptor file, object path, int access):
     cdef bytes name = os.fsencode(path)
     cdef Descriptor other = Descriptor()
-    cdef int number = fc_reopen(file.get(), name)
+    cdef int number = fc_reopen(file.get(), name, access)
     if number < 0:
         raise _error(path)
     other._own(number, True)

@@ -34,17 +34,19 @@ def compute(pages: int, page_size: int, clients: int) -> Geometry:
         "nghosts": _align(pages, layout.GHOST_WAYS),
         "nnames": _align(pages * page_size // (layout.NAME_SHARE * layout.NAME_SIZE), layout.NAME_WAYS),
     }
+    chunks = pages * page_size + (1 << layout.CHUNK_SHIFT) - 1 >> layout.CHUNK_SHIFT
     at = layout.HEADER_SIZE
     for table, count, width in (
         ("clients", clients, layout.CLIENT_SIZE),
         ("buckets", shape["nbuckets"], 4),
         ("ghosts", shape["nghosts"], 4),
         ("names", shape["nnames"], 4),
+        ("backed", (chunks + 31) // 32, 4),
         ("memmap", pages, layout.FOLIO_SIZE),
     ):
         shape[table] = at
         at = _align(at + count * width, layout.LINE)
-    shape["data"] = _align(at, page_size)
+    shape["data"] = _align(at, layout.DATA_ALIGN)
     shape["size"] = shape["data"] + pages * page_size
     return shape
 

@@ -28,6 +28,7 @@ cdef class Lease:
     cdef void _drop(self) noexcept
     cdef void _fail(self) noexcept
     cdef char *_page(self) noexcept
+    cdef int _populate(self) except -1
     cdef void _bind(self, Attachment attachment, u32 entry, u32 pfn, u64 begin, Py_ssize_t length) noexcept
 
 

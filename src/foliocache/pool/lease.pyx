@@ -53,12 +53,33 @@ cdef extern from *:
         int overflow;
         return PyLong_AsLongLongAndOverflow(n, &overflow);
     }
+    /* A lease is mostly asked for by its offset alone, and Cython's parsing of a second argument is a twentieth of a hit. */
+    typedef PyObject *(*fc_parsed)(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names);
+    typedef PyObject *(*fc_of_one)(PyObject *self, PyObject *offset);
+    static fc_parsed fc_lease_parsed;
+    static fc_of_one fc_lease_from;
+
+    static PyObject *fc_lease(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names)
+    {
+        return n == 1 && names == NULL ? fc_lease_from(self, args[0]) : fc_lease_parsed(self, args, n, names);
+    }
+
+    static void fc_set_lease(PyObject *method, void *from)
+    {
+        PyMethodDef *definition = ((PyMethodDescrObject *)method)->d_method;
+        if (definition->ml_flags != (METH_FASTCALL | METH_KEYWORDS))
+            return;
+        fc_lease_parsed = (fc_parsed)(void (*)(void))definition->ml_meth;
+        fc_lease_from = (fc_of_one)from;
+        definition->ml_meth = (PyCFunction)(void (*)(void))fc_lease;
+    }
     #define FC_REFUSE_NEW(type, function) \
         (((PyTypeObject *)(type))->tp_new = (newfunc)(function), ((PyTypeObject *)(type))->tp_vectorcall = NULL)
     """
     void prefetch "__builtin_prefetch" (const void *)
     long long digit "fc_digit" (object n)
     void FC_REFUSE_NEW(object type, void *function)
+    void fc_set_lease(object method, void *function)
 
 cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object n, int *overflow) except? -1
@@ -88,20 +109,11 @@ cdef int copy_long(char *target, const char *data, Py_ssize_t length) except -1:
 
 
 cdef int clear_long(char *page, Py_ssize_t length) except -1:
-    if length < POPULATE_MIN:
+    if length < LONG_MIN:
         memset(page, 0, length)
     else:
         with nogil:
-            madvise(page, length, MADV_POPULATE_WRITE)  # older kernels refuse it, which is harmless
             memset(page, 0, length)
-    return 0
-
-
-cdef int populate(char *page, Py_ssize_t length) except -1:
-    """Map a folio's pages in one call, which takes half as long as the page faults do."""
-    if length >= POPULATE_MIN:
-        with nogil:
-            madvise(page, length, MADV_POPULATE_WRITE)
     return 0
 
 
@@ -216,6 +228,16 @@ cdef class Lease:
         """Return the writable address of the folio's bytes; for its filler."""
         return (<const fc_mem *>self.attachment.mem).base + atomics.page_at(self.attachment.mem, self.pfn)
 
+    cdef int _populate(self) except -1:
+        """Map the folio's pages in one call, unless they are mapped: it takes half as long as the page faults do."""
+        cdef char *page = self._page()
+        cdef Py_ssize_t length = self.length
+        if length < POPULATE_MIN or self.attachment.touch(atomics.page_at(self.attachment.mem, self.pfn), length):
+            return 0
+        with nogil:
+            madvise(page, length, MADV_POPULATE_WRITE)  # older kernels refuse it, which is harmless
+        return 0
+
     cdef void _bind(self, Attachment attachment, u32 entry, u32 pfn, u64 begin, Py_ssize_t length) noexcept:
         """Set a new lease to the pin in word ``entry`` of the ledger, and to ``length`` bytes of the folio from ``begin``."""
         self.data = (<const fc_mem *>attachment.mem).ro + atomics.page_at(attachment.mem, pfn) + begin
@@ -307,7 +329,7 @@ cdef class FolioMap(Steps):
         self.shift = atomics.page_shift(self.mem) + order
         self.unit_size = <u64>1 << self.shift
         self.stride = self._units(stride)
-        self.most = max((<u64>atomics.npages(self.mem) << atomics.page_shift(self.mem)) // READ_SHARE >> self.shift, <u64>1)
+        self.most = max((<u64>atomics.npages_max(self.mem) << atomics.page_shift(self.mem)) // READ_SHARE >> self.shift, <u64>1)
         self.digest_lo = int.from_bytes(digest[:8], "little")
         self.digest_hi = int.from_bytes(digest[8:16], "little")
         self.key_digest = int.from_bytes(key_digest, "little")
@@ -832,6 +854,7 @@ cdef class FolioMap(Steps):
         cdef Target target = Target.__new__(Target)
         target.lease = lease
         target.lease._check_filling(self.attachment)
+        target.lease._populate()
         clear_long(target.lease._page(), target.lease.length)  # the source must not see what the page held before
         _clear_tail(self.mem, target.lease)
         return target
@@ -839,7 +862,7 @@ cdef class FolioMap(Steps):
     cdef int write(self, lease, const char *data) except -1:
         cdef Lease filling = lease
         filling._check_filling(self.attachment)
-        populate(filling._page(), filling.length)
+        filling._populate()
         copy_long(filling._page(), data, filling.length)
         _clear_tail(self.mem, filling)
         return 0
@@ -989,6 +1012,15 @@ cdef object _no_pieces(PyTypeObject *kind, PyObject *arguments, PyObject *keywor
 
 
 FC_REFUSE_NEW(Pieces, <void *>_no_pieces)
+
+
+cdef Lease _lease_from(FolioMap of, offset):
+    """Return what ``FolioMap.lease(offset)`` returns."""
+    cdef u64 start = of._offset(offset)
+    return of._lease(start, of.size - start, 1)
+
+
+fc_set_lease(FolioMap.__dict__["lease"], <void *>_lease_from)
 
 
 cdef void _clear_tail(mem_t mem, Lease lease) noexcept:

@@ -465,7 +465,7 @@ class Pool:
             pages=geometry["npages"],
             metadata_bytes=segment.metadata_bytes,
             metadata_ratio=segment.metadata_bytes / self.pool_bytes,
-            free_bytes=census["pages_by_state"]["free"] * self.page_size,
+            free_bytes=(census["pages_by_state"]["free"] + census["pages_by_state"]["hole"]) * self.page_size,
             cached_bytes=census["pages_by_state"]["file"] * self.page_size,
             pages_by_state=PagesByState(**census["pages_by_state"]),
             folios_by_type=FoliosByType(**census["folios_by_type"]),

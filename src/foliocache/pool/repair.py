@@ -27,6 +27,7 @@ ROUNDS = 4  # dropping folios in one round can make it necessary to rebuild coun
 _PAGES = (layout.REPAIR_LISTS, layout.REPAIR_QUEUES)
 PARTS: dict[str, tuple[int, ...]] = {
     "buddy": _PAGES,
+    "backing": _PAGES,
     "free": _PAGES,
     "kind": (*_PAGES, layout.REPAIR_SLABS),
     "tail": _PAGES,

@@ -6,7 +6,7 @@ private memory (``mm.atomics.Memory``), and the core's bounds checks use that co
 other process.
 
 **Two mappings** of the file: one read-write, for the tables and for filling pages; one read-only, to which users' buffers
-point.
+point, from a descriptor that is open to read alone.
 
 ``multiprocessing.shared_memory`` is not used because its resource tracker unlinks segments that other processes still use.
 """
@@ -20,10 +20,10 @@ import stat
 from typing import NoReturn
 
 from ..errors import FoliocacheError, PoolDamagedError, PoolError, PoolNotFoundError
-from ..mm import atomics
+from ..mm import atomics, layout
 from ..sizes import format_size
 from . import header
-from .descriptor import Descriptor, open_file
+from .descriptor import Descriptor, open_file, reopen_to_read
 from .files import OPEN_FLAGS, directory, inode, path_of
 from .geometry import Geometry, Wanted, check_parameters
 
@@ -37,7 +37,9 @@ class Segment:
         self.geometry = shape
         self.file = file
         self.inode: tuple[int, int] = inode(os.fstat(file.fd))
-        self.memory: atomics.Memory = atomics.Memory(*map_file(name, file, shape["size"]), shape | {"fd": file.fd})
+        self.file_to_read: Descriptor = _opened_to_read(file, path)
+        mapped = map_file(name, file, self.file_to_read, shape["size"])
+        self.memory: atomics.Memory = atomics.Memory(*mapped, shape | {"fd": file.fd})
         self.mem: int = self.memory.handle
 
     def __reduce__(self) -> NoReturn:
@@ -46,6 +48,15 @@ class Segment:
     @property
     def fd(self) -> int:
         return self.file.fd
+
+    @property
+    def fd_to_read(self) -> int:
+        return self.file_to_read.fd
+
+    def share(self) -> None:
+        """Let children that are forked from now on keep the files open: the segment has its name."""
+        self.file.share()
+        self.file_to_read.share()
 
     @property
     def page_size(self) -> int:
@@ -57,13 +68,23 @@ class Segment:
 
     @property
     def metadata_bytes(self) -> int:
-        return self.geometry["data"]
+        """Of the tables, when all pages have their descriptors."""
+        return self.geometry["memmap"] + self.geometry["npages"] * layout.FOLIO_SIZE
 
 
-def map_file(name: str, file: Descriptor, size: int) -> tuple[mmap.mmap, mmap.mmap]:
+def _opened_to_read(file: Descriptor, path: str) -> Descriptor:
+    """Return a descriptor of the file that is open to read alone; the file itself where there can be none (no /proc, no name
+    yet)."""
+    try:
+        return reopen_to_read(file, path)
+    except OSError:
+        return file
+
+
+def map_file(name: str, file: Descriptor, to_read: Descriptor, size: int) -> tuple[mmap.mmap, mmap.mmap]:
     """Map the whole file twice: return (read-write, read-only). Raises PoolError."""
     try:
-        return mmap.mmap(file.fd, size), mmap.mmap(file.fd, size, prot=mmap.PROT_READ)
+        return mmap.mmap(file.fd, size), mmap.mmap(to_read.fd, size, prot=mmap.PROT_READ)
     except OSError as error:
         raise PoolError(
             f"pool {name!r} cannot be mapped: {error.strerror}. A process needs address space for it twice, "
@@ -91,7 +112,9 @@ def attach(name: str, any_owner: bool = False, wanted: Wanted | None = None) -> 
             f"pool {name!r} was made by a process that may use membarrier(2), and its users rely on it, but membarrier(2) is "
             f"forbidden here (by seccomp, say); remove it (foliocache rm {name}) and create it from a process like this one"
         )
-    return Segment(name, path, file, shape)
+    segment = Segment(name, path, file, shape)
+    segment.share()
+    return segment
 
 
 def locate(name: str, any_owner: bool = False) -> tuple[int, int]:

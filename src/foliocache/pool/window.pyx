@@ -186,7 +186,7 @@ cdef class Window:
         self.first = first
         self.length = length
         self.begin = offset - first * mapping.unit_size
-        if count * (mapping.unit_size >> atomics.page_shift(mem)) > <u64>atomics.npages(mem) + mapping.unit_size:
+        if count * (mapping.unit_size >> atomics.page_shift(mem)) > <u64>atomics.npages_max(mem) + mapping.unit_size:
             raise FoliocacheError(f"a window of {length} bytes is larger than the pool; open smaller ones, or use read()")
         self.count = count
         self.closed = False
@@ -224,7 +224,7 @@ cdef class Window:
             )
         cdef int rights = PROT_READ | PROT_WRITE if self.is_writable else PROT_READ
         cdef int kind = MAP_PRIVATE | MAP_NORESERVE if self.is_writable else MAP_SHARED
-        if mmap(at, size, rights, kind | MAP_FIXED, self.attachment.segment.fd, place) == MAP_FAILED:
+        if mmap(at, size, rights, kind | MAP_FIXED, self.attachment.segment.fd_to_read, place) == MAP_FAILED:
             raise FoliocacheError(
                 f"a window of {self.length} bytes cannot be mapped: {os.strerror(errno)} (see vm.max_map_count)"
             )

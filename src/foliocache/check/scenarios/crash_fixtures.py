@@ -33,8 +33,9 @@ PARTS = (
     Edit("client", "announce", "    if op < end:",
         "    assert op < end, 'there is no room for one more name'\n    if op < end:"),
     Edit("page_alloc", "free", "    if not _lock(", "    atomics.poison(mem, pfn)\n    if not _lock("),
-    Edit("page_alloc", "_give", "    _set_mark(mem, pfn, order + 1)",
-        "    assert not _is_free_mark(mark(mem, pfn)), 'the page is freed twice'\n    _set_mark(mem, pfn, order + 1)"),
+    Edit("page_alloc", "_give", "    hole = ",
+        "    assert not _is_free_mark(mark(mem, pfn)), 'the page is freed twice'\n    hole = "),
+    fixtures.ALL_BACKED,
 )  # fmt: skip
 # Without queues and without the end of a mapping: for scenarios about references. The smallest pool: a page of records, the
 # folio.
@@ -186,7 +187,7 @@ class Pool(tree.Cached):
                 continue
             raise AssertionError("{check}: {where} {message}".format(**finding))
         assert found.pins == 0, f"{found.pins} references have no owner"
-        marks = [core.page_alloc.mark(mem, pfn) for pfn in range(self.pages)]
+        marks = [core.page_alloc.mark(mem, pfn) & ~layout.BUDDY_HOLE for pfn in range(self.pages)]
         assert max(marks) <= layout.MAX_ORDER + 1, f"a quarantine was not ended: {marks}"
 
     def locks(self) -> dict[int, str]:

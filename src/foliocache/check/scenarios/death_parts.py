@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from ..program import Program, Thread
 
 PAIR = {**FEW, "MAX_ORDER": 1}
-MARKS = "        _set_mark(mem, pfn + (1 << have), have + 1)\n        _set_mark(mem, pfn, have + 1)\n"
+MARKS = "        _set_mark(mem, pfn + (1 << have), have + 1 | hole)\n        _set_mark(mem, pfn, have + 1 | hole)\n"
 TAKE = "            client.announce(mem, me, pfn)\n            page_type.set(mem, pfn, layout.TYPE_NONE, order, 0)\n"
 UNMARK = "            _set_mark(mem, pfn, 0)\n"
-MERGE = "        _set_mark(mem, pfn, order + 1)\n        _set_mark(mem, pfn + (1 << (order - 1)), 0)\n"
+MERGE = "        _set_mark(mem, pfn, order + 1 | hole)\n        _set_mark(mem, pfn + (1 << (order - 1)), 0)\n"
 ALLOC_BUGS = {
     "split-from-below": Bug((Edit("page_alloc", "_split", MARKS, "".join(reversed(MARKS.splitlines(keepends=True)))),), ALL,
         "between the two marks the upper half has no owner"),
@@ -40,7 +40,7 @@ class Blocks(Pool):
         core = self.core
         for part in (core.slab, core.lru, core.mapping):
             part.setup(mem)
-        core.page_alloc.setup(mem, 0)
+        fixtures.pages(core, mem)
         for client in range(self.clients):
             core.client.set_state(mem, client, core.layout.SLOT_ATTACHED)
 
@@ -89,6 +89,50 @@ def alloc_both(core: Core) -> Program:
 def alloc_large(core: Core) -> Program:
     """The victim takes all pages; another client wants a small block."""
     return blocks(core, 1, 0)
+
+
+class Holes(Blocks):
+    """Two pages without memory: a hole of order 1."""
+
+    def setup(self, mem: Direct) -> None:
+        core = self.core
+        for part in (core.slab, core.lru, core.mapping):
+            part.setup(mem)
+        core.page_alloc.setup(mem, self.pages)
+        core.page_alloc._describe(mem, REAPER)
+        for client in range(self.clients):
+            core.client.set_state(mem, client, core.layout.SLOT_ATTACHED)
+
+    def backer(self, me: int, order: int) -> Thread:
+        return self.operation(me, lambda mem: self.core.page_alloc.back(mem, me, order))
+
+    def left(self, mem: Direct) -> None:
+        core, layout = self.core, self.core.layout
+        Pool.left(self, mem)
+        free, holes = core.page_alloc.free_pages(mem), core.atomics.load_relaxed(mem, layout.ALLOC_HOLES)
+        assert free + holes == self.pages, "a page is lost"
+        if core.backing.is_marked(mem, 0) or free:
+            assert mem.values.get(("memory", core.atomics.page_at(mem, 0))) == 1, "a page without memory may be used"
+
+
+PART_BACKED = tuple(part for part in FEW_PARTS if part is not fixtures.ALL_BACKED)
+GIVEN = "        if not reserve(mem, atomics.page_at(mem, pfn), pages << atomics.page_shift(mem)):\n            return False\n"
+MARKED = (
+    "        for chunk in range(pfn >> chunk_order(mem), (pfn + pages) >> chunk_order(mem)):\n"
+    "            atomics.fetch_or_relaxed(mem, _word(mem, chunk), 1 << (chunk & 31))\n"
+)
+
+
+@scenario("death/back", PAIR, PART_BACKED, {
+    "marked-first": Bug((Edit("backing", "back", GIVEN + MARKED, MARKED + GIVEN),), ALL,
+        "a client that dies in between leaves a mark without memory"),
+    "hole-unasked": Bug((Edit("page_alloc", "_hole_of", "backing.is_backed(mem, pfn, order)", "True"),), ALL,
+        "who frees the dead client's block takes it for one with memory"),
+})  # fmt: skip
+def back(core: Core) -> Program:
+    """The victim gives a block memory; another client wants a page with memory."""
+    p = Holes(core)
+    return p.program((VICTIM, p.backer(VICTIM, 1)), (OTHER, p.user(OTHER, 0)))
 
 
 class Records(Blocks):

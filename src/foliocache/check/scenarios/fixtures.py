@@ -14,11 +14,12 @@ from ..mutation import Replace
 
 if TYPE_CHECKING:
     from ..graph import Value
-    from ..memory import Mem
+    from ..loader import Core
+    from ..memory import Direct, Mem
 
 CORE = Path(__file__).resolve().parents[2] / "mm"
 
-MEMMAP, DATA, CLIENTS, BUCKETS, GHOSTS, NAMES = 0x10000, 0x20000, 0x30000, 0x40000, 0x50000, 0x60000
+MEMMAP, DATA, CLIENTS, BUCKETS, GHOSTS, NAMES, BACKED = 0x10000, 0x20000, 0x30000, 0x40000, 0x50000, 0x60000, 0x68000
 # Two mappings, of height 0: their records are the first two objects of page 1, and each one's head is its only slot.
 INO, OTHER_INO = 7 << 31 | 16, 8 << 31 | 17
 HEAD, OTHER = DATA + 0x1000, DATA + 0x1200
@@ -30,9 +31,26 @@ def geometry(pages: int = 2) -> dict[str, int]:
     return {
         "npages": pages, "page_shift": 12, "nclients": 4, "nbuckets": 1, "nghosts": 4, "nnames": 0,
         "memmap": MEMMAP, "data": DATA, "clients": CLIENTS, "buckets": BUCKETS, "ghosts": GHOSTS, "names": NAMES,
+        "backed": BACKED,
     }  # fmt: skip
 
 
+def pages(core: Core, mem: Direct) -> None:
+    """In the setup: the allocator, with memory for all pages."""
+    core.page_alloc.setup(mem, mem.npages)
+    while core.page_alloc.back(mem, 0, 0):
+        pass
+
+
+# For scenarios that have memory for all pages from the beginning, and in which no page loses it.
+ALL_BACKED = Replace(
+    "backing",
+    "is_marked",
+    """
+        def is_marked(mem, pfn):
+            return True
+""",
+)
 # A lock that spins: its sleep is checked in ``waiting``.
 SPIN_LOCK = (
     Replace(
@@ -104,7 +122,9 @@ for _cache, _what in enumerate(("nodes", "records", "names")):
 def names(loc: Any) -> str | None:
     """Return the name of the location in a counterexample, or None."""
     if isinstance(loc, tuple):
-        return {"page": "content of page {}", "futex": "sleepers on [{}]", "dead": "death of T{}"}[loc[0]].format(loc[1])
+        return {"memory": "memory at {:#x}", "page": "content of page {}", "futex": "sleepers on [{}]", "dead": "death of T{}"}[
+            loc[0]
+        ].format(loc[1])
     known = {HEAD: "slot", OTHER: "slot'", FREE: "free"}.get(loc) or HEADER.get(loc)
     if LAYOUT.TREE_LOCK <= loc < LAYOUT.HEADER_SIZE:
         known = f"tree lock {(loc - LAYOUT.TREE_LOCK) // LAYOUT.LINE}"

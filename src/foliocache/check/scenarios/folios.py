@@ -27,7 +27,7 @@ TWICE = crash_fixtures.PARTS[3]
 NO_QUEUES = crash_fixtures.FEW_PARTS[len(crash_fixtures.PARTS) : -1]
 RECORD_STAYS = fixtures.TREE[2]
 LEAF = {**crash_fixtures.SMALL, "NODE_SHIFT": 1}
-QUEUED = (*fixtures.SPIN_LOCK, POISON, TWICE, RECORD_STAYS)
+QUEUED = (*fixtures.SPIN_LOCK, POISON, TWICE, RECORD_STAYS, fixtures.ALL_BACKED)
 PARTS = (*QUEUED, *NO_QUEUES)
 PAGE = 256
 
@@ -84,7 +84,7 @@ class Folios(tree.Cached):
         core = self.core
         for part in (core.slab, core.lru, core.mapping):
             part.setup(mem)
-        core.page_alloc.setup(mem, 0)
+        fixtures.pages(core, mem)
         self.ino: int = tree.opened(core, mem, 1, self.height, order=self.unit)
         self.head: int = core.mapping.head(mem, self.ino)
         if self.span is not None:
@@ -417,7 +417,7 @@ def folio_window(core: Core) -> Program:
 # A second zero, when the page has another order in its next life.
 
 PAIR = {"MAX_ORDER": 1}
-BUDDIES = (*fixtures.SPIN_LOCK, POISON, TWICE, fixtures.ONE_PAGE[2])
+BUDDIES = (*fixtures.SPIN_LOCK, POISON, TWICE, fixtures.ONE_PAGE[2], fixtures.ALL_BACKED)
 ABA_BUGS = {"order-before-freeze": Bug((ORDER_BEFORE,), ALL, "the destructor frees as many pages as the former life had")}
 
 
@@ -434,7 +434,7 @@ def aba(core: Core, first: int, second: int) -> Program:
         return pfn
 
     def setup(mem: Direct) -> None:
-        core.page_alloc.setup(mem, 0)
+        fixtures.pages(core, mem)
         begin(mem, 0, first)
         if first == 0:
             begin(mem, 0, 0)
@@ -475,7 +475,7 @@ def aba_larger(core: Core) -> Program:
 # Death.
 
 DEAD = {**crash_fixtures.SMALL, "NODE_SHIFT": 1, "MAX_ORDER": 1, "SHRINK_TRIES": 2}
-DEAD_PARTS = (*crash_fixtures.PARTS[:2], POISON, TWICE, *NO_QUEUES, RECORD_STAYS)
+DEAD_PARTS = (*crash_fixtures.PARTS[:2], POISON, TWICE, *NO_QUEUES, RECORD_STAYS, fixtures.ALL_BACKED)
 PARTIAL = {"partial-kept": Bug((PARTIAL_KEPT,), ALL, "a folio with some of its slots is taken for one that has all of them")}
 
 

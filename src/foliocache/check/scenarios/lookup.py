@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 INDEX = 0
 ONE_TRY = {"FIND_RETRIES": 1}
-PARTS = fixtures.ONE_PAGE + fixtures.TREE
+PARTS = (*fixtures.ONE_PAGE, *fixtures.TREE, fixtures.ALL_BACKED)
 
 NO_RECHECK = Edit("filemap", "find_get", " and xarray.reload(mem, slot) == pfn and folio.is_identity(mem, pfn, ino, index)", "")
 SLOT_ONLY = Edit("filemap", "find_get", " and folio.is_identity(mem, pfn, ino, index)", "")

@@ -56,7 +56,7 @@ class Table:
 
     def setup(self, mem: Direct) -> None:
         core = self.core
-        core.page_alloc.setup(mem, 0)
+        fixtures.pages(core, mem)
         for part in (core.slab, core.lru, core.mapping, core.names):
             part.setup(mem)
         for key in self.known or (C,):

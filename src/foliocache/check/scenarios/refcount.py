@@ -344,7 +344,7 @@ def large_free_reuse(core: Core) -> Program:
     """A large folio is freed, its block split, its tail page used as a folio of its own; a getter comes late, with its pfn."""
 
     def setup(mem: Direct) -> None:
-        core.page_alloc.setup(mem, 0)
+        fixtures.pages(core, mem)
         assert begin(core, mem, 0, 1, "large") == 0
 
     def reuse(mem: Mem) -> Any:
@@ -367,7 +367,7 @@ def large_merge(core: Core) -> Program:
     """Two small folios are freed, merge, and become a large one; a getter comes late, with the pfn of what is a tail now."""
 
     def setup(mem: Direct) -> None:
-        core.page_alloc.setup(mem, 0)
+        fixtures.pages(core, mem)
         assert [begin(core, mem, 0, 0, "small") for _ in range(2)] == [0, 1]
 
     def merge(mem: Mem) -> Any:

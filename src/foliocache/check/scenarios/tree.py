@@ -26,6 +26,7 @@ SMALL = {
 SPIN = (
     *fixtures.SPIN_LOCK,
     Edit("page_alloc", "free", "    if not _lock(", "    atomics.poison(mem, pfn)\n    if not _lock("),
+    fixtures.ALL_BACKED,
 )  # fmt: skip
 INDEX = 1
 BYTES = 1 << 50  # of an object that no scenario comes to the end of
@@ -82,7 +83,7 @@ class Cached:
 
     def setup(self, mem: Direct) -> None:
         core = self.core
-        core.page_alloc.setup(mem, 0)
+        fixtures.pages(core, mem)
         core.slab.setup(mem)
         core.lru.setup(mem)
         core.mapping.setup(mem)
@@ -296,7 +297,7 @@ class Filling(Cached):
         core = self.core
         for part in (core.slab, core.lru, core.mapping):
             part.setup(mem)
-        core.page_alloc.setup(mem, 0)
+        fixtures.pages(core, mem)
         self.ino: int = opened(core, mem, 1)
         self.head: int = core.mapping.head(mem, self.ino)
         if self.begun:

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint32_t as u32, uint64_t as u64
 
 from .. cimport atomics, layout
 from ..atomics cimport mem_t
+from . cimport backing
 from ..slab cimport _add
 from ..slab cimport _clear
 from ..slab cimport _give
@@ -38,7 +39,7 @@ cdef inline u64 at(mem_t mem, u32 cache, u32 number) noexcept nogil:
     pfn = pfn_of(mem, number)
     place = _place(mem, number)
     page = 1 << atomics.page_shift(mem)
-    if pfn >= atomics.npages(mem) or (place + 1) * _size(cache) > page:
+    if pfn >= atomics.npages(mem) or (place + 1) * _size(cache) > page or not backing.is_marked(mem, pfn):
         return 0
     return atomics.page_at(mem, pfn) + place * _size(cache)
 

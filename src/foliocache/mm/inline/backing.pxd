@@ -1,0 +1,25 @@
+# Written by tools/generate.py from backing.py and backing.pxd.
+cimport cython
+from libc.stdint cimport int64_t, uint32_t as u32, uint64_t as u64
+
+from .. cimport atomics, layout
+from ..atomics cimport mem_t
+from ..backing cimport _pages
+from ..backing cimport back
+from ..backing cimport is_backed
+from ..backing cimport limit
+from ..backing cimport reserve
+
+
+cdef inline u32 chunk_order(mem_t mem) noexcept nogil:
+    return layout.CHUNK_SHIFT - min(atomics.page_shift(mem), layout.CHUNK_SHIFT)
+
+
+@cython.locals(chunk=u32)
+cdef inline bint is_marked(mem_t mem, u32 pfn) noexcept nogil:
+    chunk = pfn >> chunk_order(mem)
+    return atomics.load_relaxed(mem, _word(mem, chunk)) >> (chunk & 31) & 1
+
+
+cdef inline u64 _word(mem_t mem, u32 chunk) noexcept nogil:
+    return atomics.backed(mem) + (chunk >> 5) * 4
