@@ -77,7 +77,7 @@ def called(function: Any) -> Any:
     code = getattr(function, "__code__", None)
     if function is None or (code is not None and not code.co_flags & _CO_COROUTINE):
         return function
-    import inspect  # here, and `coroutines` below: to import them, and asyncio, takes as long as all of foliocache
+    import inspect  # here, like `coroutines` below: importing them, and asyncio, takes as long as all of foliocache
 
     if not any(map(inspect.iscoroutinefunction, (function, getattr(function, "__call__", None)))):  # noqa: B004
         return function

@@ -13,7 +13,7 @@ import weakref
 from .client import adopt, opened, reap, repair
 from ..errors import FoliocacheError
 
-cdef u32 TOUCH_SHIFT = 16  # log2 of the bytes of the segment that a bit of ``touched`` is about
+cdef u32 TOUCH_SHIFT = 16  # log2 of the bytes of the segment that each bit of ``touched`` covers
 
 _attachments = weakref.WeakSet()
 
@@ -45,8 +45,8 @@ cdef class Attachment:
 
     ``epoch`` counts the forks between the process that attached and this one: a lease of another epoch belongs to an ancestor.
     ``joined`` is true while new work may begin: the process is a client, and the pool has not been closed here.
-    ``touched`` has a bit for each 64 KiB of the segment that this process has had mapped to write to. It may be wrong, since
-    the kernel may take pages away, and a fork does: then there are page faults.
+    ``touched`` has a bit for each 64 KiB of the segment, set once this process has mapped them for writing. A set bit may be
+    wrong, because the kernel may unmap pages, and a fork does: writing then causes page faults.
     """
     def __cinit__(self):
         self.me = layout.NIL
@@ -125,7 +125,7 @@ cdef class Attachment:
         return True
 
     cdef bint touch(self, u64 at, u64 length) noexcept:
-        """Note that a range of the segment, not empty, is mapped from now on. Returns True if it was, all of it."""
+        """Record that a range of the segment, not empty, is mapped from now on. Return True if all of it was mapped before."""
         cdef u64 bit
         cdef bint was = True
         for bit in range(at >> TOUCH_SHIFT, ((at + length - 1) >> TOUCH_SHIFT) + 1):

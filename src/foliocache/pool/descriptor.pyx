@@ -184,7 +184,7 @@ cpdef Descriptor reopen(Descriptor file, object path):
 
 
 cpdef Descriptor reopen_to_read(Descriptor file, object path):
-    """Do what ``reopen`` does, for reading only: its mappings cannot be written to, or lose memory by MADV_REMOVE."""
+    """Do what ``reopen`` does, for reading only: through its mappings, no one can write, or remove pages (MADV_REMOVE)."""
     return _reopen(file, path, O_RDONLY)
 
 

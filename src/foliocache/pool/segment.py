@@ -6,7 +6,7 @@ private memory (``mm.atomics.Memory``), and the core's bounds checks use that co
 other process.
 
 **Two mappings** of the file: one read-write, for the tables and for filling pages; one read-only, to which users' buffers
-point, from a descriptor that is open to read alone.
+point, made from a descriptor that is open for reading only.
 
 ``multiprocessing.shared_memory`` is not used because its resource tracker unlinks segments that other processes still use.
 """
@@ -54,7 +54,7 @@ class Segment:
         return self.file_to_read.fd
 
     def share(self) -> None:
-        """Let children that are forked from now on keep the files open: the segment has its name."""
+        """Keep the files open in children that are forked from now on. Called when the segment has its name."""
         self.file.share()
         self.file_to_read.share()
 
@@ -68,12 +68,12 @@ class Segment:
 
     @property
     def metadata_bytes(self) -> int:
-        """Of the tables, when all pages have their descriptors."""
+        """The bytes of the tables when all pages have descriptors."""
         return self.geometry["memmap"] + self.geometry["npages"] * layout.FOLIO_SIZE
 
 
 def _opened_to_read(file: Descriptor, path: str) -> Descriptor:
-    """Return a descriptor of the file that is open to read alone; the file itself where there can be none (no /proc, no name
+    """Return a Descriptor of the file that is open for reading only; ``file`` itself if that is impossible (no /proc, no name
     yet)."""
     try:
         return reopen_to_read(file, path)
