@@ -78,7 +78,7 @@ def _is_our_own(error: BaseException) -> bool:
 
 
 def _is_cancelled(error: Exception) -> bool:
-    """True for the CancelledError of concurrent.futures, which is imported already if there is such an error."""
+    """Return True for the CancelledError of concurrent.futures, which is imported already if there is such an error."""
     futures = sys.modules.get("concurrent.futures._base")
     return isinstance(error, getattr(futures, "CancelledError", ()))
 

@@ -154,7 +154,7 @@ def repair(slot: ClientSlot) -> int:
 
 
 def _is_sound(segment: Segment, number: int) -> bool:
-    """True if a slot is clean in every word. Nearly all are, and checking them takes no lock of the core."""
+    """Return True if a slot is clean in every word. Nearly all are, and checking them takes no lock of the core."""
     mem = segment.mem
     return (
         core.state(mem, number) == layout.SLOT_CLEAN
@@ -229,7 +229,7 @@ def _settle(mem: int, me: int, dead: list[int]) -> int:
 
 
 def is_alive(segment: Segment, number: int) -> bool:
-    """True if a process holds this slot."""
+    """Return True if a process holds this slot."""
     return core.is_alive(segment.mem, number)
 
 

@@ -52,7 +52,7 @@ def compute(pages: int, page_size: int, clients: int) -> Geometry:
 
 
 def is_possible(page_shift: int, pages: int, clients: int) -> bool:
-    """True if a segment may have these numbers."""
+    """Return True if a segment may have this page size (log2), number of pages and number of clients."""
     return (
         PAGE_SIZE_MIN <= 1 << min(page_shift, 64) <= PAGE_SIZE_MAX
         and PAGES_MIN <= pages <= SIZE_MAX >> page_shift

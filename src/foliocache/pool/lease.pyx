@@ -397,7 +397,7 @@ cdef class FolioMap(Steps):
         return self._lease(start, min(most, self.size - start), self.most)
 
     def pieces(self, offset=0, length=None):
-        """A range of the object as leases, one after the other, without a copy and without pinning all of it.
+        """Return a range of the object as leases, one after the other, without a copy and without pinning all of it.
 
         Parameters
         ----------

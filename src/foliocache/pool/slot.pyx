@@ -192,5 +192,5 @@ cdef class Reaping:
 
 
 def is_reaping_here(ClientSlot slot):
-    """True if this thread is reaping, and the caller is a signal handler or a finalizer that has interrupted it."""
+    """Return True if this thread is reaping, and the caller is a signal handler or a finalizer that has interrupted it."""
     return slot.reaper is not None and slot.reaper == threading.get_ident()
