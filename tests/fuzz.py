@@ -64,7 +64,7 @@ class Base:
         self.image = image
         self.shape = shape
         self.page = 1 << shape["page_shift"]
-        self.kinds = [self.word(self.at(pfn, layout.F_KIND)) & layout.TYPE_MASK for pfn in range(shape["npages"])]
+        self.kinds = [self.word(self.at(pfn, layout.F_TYPE)) & layout.TYPE_MASK for pfn in range(shape["npages"])]
         self.objects = [pfn for pfn, kind in enumerate(self.kinds) if kind > layout.TYPE_FILE]
         self.files = [pfn for pfn, kind in enumerate(self.kinds) if kind == layout.TYPE_FILE]
         self.unfilled = [pfn for pfn in self.files if not self.word(self.at(pfn, layout.F_FLAGS)) & layout.PG_UPTODATE]
@@ -248,7 +248,7 @@ class Mutant:
             kind, mark = self.rng.randrange(6) | self.rng.randrange(12) << layout.ORDER_SHIFT, self.rng.randrange(13)
             field, value = self.rng.choice(
                 (
-                    (layout.F_KIND, kind),
+                    (layout.F_TYPE, kind),
                     (layout.F_BUDDY, mark),
                     (layout.F_BUDDY, layout.BUDDY_PARKED),
                     (layout.F_LENGTH, self.rng.choice((0, 1, self.base.page + 1, 1 << 31))),
@@ -269,7 +269,7 @@ class Mutant:
         for _ in range(self.rng.randrange(1, 6)):
             if self.rng.random() < 0.5:
                 one, other = (self.base.at(self.rng.choice(self.base.files), 0) for _ in range(2))
-                place, size = self.rng.choice(((layout.F_INO, 8), (layout.F_INDEX, 8), (layout.F_INO, 16), (layout.F_KIND, 4)))
+                place, size = self.rng.choice(((layout.F_INO, 8), (layout.F_INDEX, 8), (layout.F_INO, 16), (layout.F_TYPE, 4)))
             else:
                 one, other = (self.object_at() for _ in range(2))
                 place, size = self.rng.choice(((0, 4), (layout.MAPPING_INO, 8), (layout.MAPPING_DIGEST_LO, 16), (64, 64)))

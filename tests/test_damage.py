@@ -57,7 +57,7 @@ def targets(segment, rng):
         return rng.randrange(layout.ALLOC_LOCK, layout.TREE_LOCK, 4)
     if where == "objects":
         descriptors = ((shape["memmap"] + n * layout.FOLIO_SIZE, n) for n in range(shape["npages"]))
-        kinds = [(segment.memory.peek32(at + layout.F_KIND), n) for at, n in descriptors]
+        kinds = [(segment.memory.peek32(at + layout.F_TYPE), n) for at, n in descriptors]
         pages = [n for kind, n in kinds if kind & layout.TYPE_MASK not in (layout.TYPE_NONE, layout.TYPE_FILE)] or [0]
         return shape["data"] + rng.choice(pages) * page + rng.randrange(0, page, 4)
     tables = {"buckets": shape["nbuckets"] * 4, "ghosts": shape["nghosts"] * 4, "names": shape["nnames"] * 4}

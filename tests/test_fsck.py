@@ -42,7 +42,7 @@ def damage(pool, rng):
     memory, shape = segment.memory, segment.geometry
 
     def kind(pfn):
-        return memory.peek32(shape["memmap"] + pfn * layout.FOLIO_SIZE + layout.F_KIND) & layout.TYPE_MASK
+        return memory.peek32(shape["memmap"] + pfn * layout.FOLIO_SIZE + layout.F_TYPE) & layout.TYPE_MASK
 
     pfn = rng.randrange(shape["npages"])
     places = [

@@ -57,16 +57,16 @@ def pages_of(pool, kind):
     memory, at = descriptor(pool, 0)
     pages = pool._attachment.segment.geometry["npages"]
     return [
-        pfn for pfn in range(pages) if memory.peek32(at + pfn * layout.FOLIO_SIZE + layout.F_KIND) & layout.TYPE_MASK == kind
+        pfn for pfn in range(pages) if memory.peek32(at + pfn * layout.FOLIO_SIZE + layout.F_TYPE) & layout.TYPE_MASK == kind
     ]
 
 
 WORDS = {
-    "a page of nodes": (layout.F_KIND, layout.TYPE_NODE),
-    "a page of records": (layout.F_KIND, layout.TYPE_INODE),
-    "a window's table": (layout.F_KIND, layout.TYPE_TABLE),
-    "nothing": (layout.F_KIND, layout.TYPE_NONE),
-    "a folio over others": (layout.F_KIND, layout.TYPE_FILE | 3 << layout.ORDER_SHIFT),
+    "a page of nodes": (layout.F_TYPE, layout.TYPE_NODE),
+    "a page of records": (layout.F_TYPE, layout.TYPE_INODE),
+    "a window's table": (layout.F_TYPE, layout.TYPE_TABLE),
+    "nothing": (layout.F_TYPE, layout.TYPE_NONE),
+    "a folio over others": (layout.F_TYPE, layout.TYPE_FILE | 3 << layout.ORDER_SHIFT),
     "free": (layout.F_BUDDY, 1),
     "the head of a free block over others": (layout.F_BUDDY, 4),
     "freed in quarantine": (layout.F_BUDDY, layout.BUDDY_PARKED),
@@ -99,7 +99,7 @@ def test_a_page_of_objects_that_claims_to_be_something_else(pool, kind, claim):
     """It is freed and reused while trees and chains still lead to it: nothing is written through them."""
     churn(pool)
     for pfn in pages_of(pool, kind):
-        damage(pool, pfn, layout.F_KIND, claim)
+        damage(pool, pfn, layout.F_TYPE, claim)
     assert pool.repair() == []
     for _ in range(3):
         read_all(pool)
@@ -123,7 +123,7 @@ def test_a_queue_that_there_is_not(pool):
 
 def test_records_whose_page_was_taken_from_them_are_made_anew(pool):
     (page, *_) = pages_of(pool, layout.TYPE_INODE)
-    damage(pool, page, layout.F_KIND, layout.TYPE_FILE)
+    damage(pool, page, layout.F_TYPE, layout.TYPE_FILE)
     read_all(pool)
     assert pool.repair() == []
     read_all(pool)

@@ -120,18 +120,18 @@ def a_page_that_belongs_to_nobody(busy):
 
 
 def a_live_folio_without_a_type(busy):
-    busy.set(busy.layout.F_KIND, 0)
+    busy.set(busy.layout.F_TYPE, 0)
     return "frozen"
 
 
 def a_live_folio_of_an_unknown_type(busy):
-    busy.set(busy.layout.F_KIND, 99)
+    busy.set(busy.layout.F_TYPE, 99)
     return "frozen"
 
 
 def a_live_folio_of_an_impossible_order(busy):
-    busy.set(busy.layout.F_KIND, busy.layout.TYPE_FILE | 11 << 8, busy.segment.find(busy.large, 1, 5000))
-    return "kind"
+    busy.set(busy.layout.F_TYPE, busy.layout.TYPE_FILE | 11 << 8, busy.segment.find(busy.large, 1, 5000))
+    return "type"
 
 
 def a_folio_of_another_object(busy):
@@ -380,13 +380,13 @@ def a_wrong_length_of_a_queue(busy):
 
 
 def a_queued_folio_of_an_absurd_order(busy):
-    busy.set(busy.layout.F_KIND, 0xFFFFF01, busy.segment.find(busy.large, 1, 5000))
+    busy.set(busy.layout.F_TYPE, 0xFFFFF01, busy.segment.find(busy.large, 1, 5000))
     return "queue"
 
 
 def a_single_page_of_an_absurd_order(busy):
-    busy.set(busy.layout.F_KIND, 0xFFFFF01)
-    return "kind"
+    busy.set(busy.layout.F_TYPE, 0xFFFFF01)
+    return "type"
 
 
 def a_name_that_is_no_object(busy):

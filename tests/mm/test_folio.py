@@ -22,7 +22,7 @@ def test_prepare_sets_every_word_of_the_new_life(segment):
             segment.set_field(pfn, offset, 0xDEADBEEF)
     segment.folio.prepare(pfn, FILE, 2, 1, 1 << 40 | 5, 1 << 33, 16384)
     words = {
-        "F_REF": FROZEN, "F_FLAGS": 0, "F_KIND": FILE | 2 << 8 | 1 << 16, "F_ATTACHED": 0, "F_LENGTH": 16384,
+        "F_REF": FROZEN, "F_FLAGS": 0, "F_TYPE": FILE | 2 << 8 | 1 << 16, "F_ATTACHED": 0, "F_LENGTH": 16384,
         "F_BUDDY": 0, "F_QUEUE": 0, "F_USED": 0, "F_FREE": 0,
     }  # fmt: skip
     assert {name: segment.field(pfn, getattr(segment.layout, name)) for name in words} == words
@@ -73,7 +73,7 @@ def test_the_order_of_a_block_survives_its_destruction(segments, order):
     pfn = segment.new_file(order)
     assert segment.page_alloc.quarantine(ME, pfn)
     segment.folio.put(ME, pfn)
-    assert segment.field(pfn, segment.layout.F_KIND) == segment.layout.TYPE_NONE | order << segment.layout.ORDER_SHIFT
+    assert segment.field(pfn, segment.layout.F_TYPE) == segment.layout.TYPE_NONE | order << segment.layout.ORDER_SHIFT
     assert segment.free() == 64 - (1 << order)
     segment.page_alloc.end_quarantine(ME, pfn)
     assert segment.free_lists() == {6: [0]}

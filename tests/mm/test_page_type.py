@@ -6,7 +6,7 @@ import pytest
 @pytest.mark.parametrize("type", range(5))
 @pytest.mark.parametrize("order", range(5))
 def test_set_and_ask(segment, type, order):
-    segment.set_field(16, segment.layout.F_KIND, 0xFFFFFFFF)
+    segment.set_field(16, segment.layout.F_TYPE, 0xFFFFFFFF)
     segment.page_type.set(16, type, order, 0)
     single = type in (
         segment.layout.TYPE_NODE,
@@ -25,13 +25,13 @@ def test_an_order_that_leads_out_of_the_segment_is_read_as_0(segment, pfn, order
 @pytest.mark.parametrize("order", [11, 31, 32, 63, 0xFFFFFF])
 def test_an_impossible_order_is_read_as_0(segments, order):
     segment = segments(4096)
-    segment.set_field(0, segment.layout.F_KIND, 3 | order << segment.layout.ORDER_SHIFT)
+    segment.set_field(0, segment.layout.F_TYPE, 3 | order << segment.layout.ORDER_SHIFT)
     assert (segment.page_type.type(0), segment.page_type.order(0)) == (3, 0)
 
 
 def test_only_the_one_word_is_written(segment):
     before = bytes(segment.buffer)
     segment.page_type.set(7, 4, 10, 0)
-    assert segment.field(7, segment.layout.F_KIND) == 4 | 10 << 8
+    assert segment.field(7, segment.layout.F_TYPE) == 4 | 10 << 8
     segment.page_type.set(7, 0, 0, 0)
     assert bytes(segment.buffer) == before

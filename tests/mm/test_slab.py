@@ -67,7 +67,7 @@ def test_the_first_object_takes_a_page(cache):
     pfn = cache.segment.slab.pfn_of(number)
     assert cache.segment.free() == 63
     assert (cache.objects(), cache.pages(), cache.partial()) == (1, 1, [pfn])
-    assert cache.segment.field(pfn, cache.segment.layout.F_KIND) == cache.type
+    assert cache.segment.field(pfn, cache.segment.layout.F_TYPE) == cache.type
     assert cache.segment.count(pfn) == 1
 
 

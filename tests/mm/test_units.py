@@ -198,8 +198,8 @@ def test_a_span_that_is_damaged_is_found(segment, span):
     ino = segment.open()
     pfn = add(segment, ino, 8, 2)
     put(segment, pfn)
-    segment.set_field(pfn, layout.F_KIND, layout.TYPE_FILE | 2 << layout.ORDER_SHIFT | span << layout.SPAN_SHIFT)
-    assert "kind" in {found["check"] for found in segment.findings()}
+    segment.set_field(pfn, layout.F_TYPE, layout.TYPE_FILE | 2 << layout.ORDER_SHIFT | span << layout.SPAN_SHIFT)
+    assert "type" in {found["check"] for found in segment.findings()}
     assert segment.world.audit.is_damaged(segment.memory, pfn)
 
 

@@ -214,8 +214,8 @@ class Segment:
         """Return how many slab pages have no object in use."""
         layout, types = self.layout, {self.layout.TYPE_NODE: 0, self.layout.TYPE_INODE: 0, self.layout.TYPE_NAME: 0}
         for pfn in range(self.pages):
-            if self.field(pfn, layout.F_KIND) in types and self.field(pfn, layout.F_USED) == 0 and not self.count(pfn) >> 31:
-                types[self.field(pfn, layout.F_KIND)] += 1
+            if self.field(pfn, layout.F_TYPE) in types and self.field(pfn, layout.F_USED) == 0 and not self.count(pfn) >> 31:
+                types[self.field(pfn, layout.F_TYPE)] += 1
         counted = [self.read(layout.SLAB_EMPTY + cache * layout.SLAB_STRIDE) for cache in range(layout.SLABS)]
         assert counted == [*types.values()]
         return sum(counted)

@@ -225,7 +225,7 @@ class Audit:
             self.find("frozen", f"pfn {pfn}", f"belongs to nobody: neither free nor a live folio (word {word:#x}, type {type})")
             return 1 << order
         if pfn not in self.intents or self.field(pfn, layout.F_ATTACHED):
-            self.check_kind(pfn, type)
+            self.check_type(pfn, type)
         if type != layout.TYPE_FILE and not page_type.is_private(self.mem, pfn, type):
             type = layout.TYPE_FILE
         name = TYPES[type]
@@ -248,18 +248,18 @@ class Audit:
                 return longer
         return order
 
-    def check_kind(self, pfn, type):
-        """Check that no other word contradicts F_KIND."""
-        word, order, span = self.field(pfn, layout.F_KIND), page_type.order(self.mem, pfn), page_type.span(self.mem, pfn)
+    def check_type(self, pfn, type):
+        """Check that no other word contradicts F_TYPE."""
+        word, order, span = self.field(pfn, layout.F_TYPE), page_type.order(self.mem, pfn), page_type.span(self.mem, pfn)
         most = min(order, layout.SPAN_MAX) if type == layout.TYPE_FILE else 0
         if word != type | order << layout.ORDER_SHIFT | span << layout.SPAN_SHIFT or span > most:
-            self.find("kind", f"pfn {pfn}", f"has kind {word:#x}, which cannot be")
+            self.find("type", f"pfn {pfn}", f"has page type {word:#x}, which cannot be")
         elif type != layout.TYPE_FILE and not page_type.is_private(self.mem, pfn, type):
-            self.find("kind", f"pfn {pfn}", f"has kind {word:#x}, but belongs to ino {self.long(pfn, layout.F_INO):#x}")
+            self.find("type", f"pfn {pfn}", f"has page type {word:#x}, but belongs to ino {self.long(pfn, layout.F_INO):#x}")
         elif type == layout.TYPE_FILE and self.long(pfn, layout.F_INDEX) & ((1 << span) - 1):
-            self.find("kind", f"pfn {pfn}", f"has 2^{span} units, but begins at index {self.long(pfn, layout.F_INDEX)}")
+            self.find("type", f"pfn {pfn}", f"has 2^{span} units, but begins at index {self.long(pfn, layout.F_INDEX)}")
         elif type == layout.TYPE_FILE and self.field(pfn, layout.F_LENGTH) > 1 << atomics.page_shift(self.mem) + order:
-            self.find("kind", f"pfn {pfn}", f"has order {order}, but {self.field(pfn, layout.F_LENGTH)} bytes")
+            self.find("type", f"pfn {pfn}", f"has order {order}, but {self.field(pfn, layout.F_LENGTH)} bytes")
 
     def walk_free(self, pfn, order, hole):
         if not 0 <= order <= layout.MAX_ORDER or pfn & ((1 << order) - 1) or pfn + (1 << order) > atomics.npages(self.mem):
@@ -354,7 +354,7 @@ class Audit:
         order, span = page_type.order(self.mem, pfn), page_type.span(self.mem, pfn)
         unit = atomics.read32(self.mem, record + layout.MAPPING_UNIT_ORDER)
         if order != unit + span if span else order > unit:  # the object's last unit alone may have fewer pages
-            self.find("kind", f"pfn {pfn}", f"has 2^{order} pages, but 2^{span} units of 2^{unit}")
+            self.find("type", f"pfn {pfn}", f"has 2^{order} pages, but 2^{span} units of 2^{unit}")
 
     def slot_of(self, ino, index):
         """Return the offset of a folio's slot; 0 if the record or a node on the way to it is not in use."""

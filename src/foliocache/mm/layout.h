@@ -94,7 +94,7 @@
 #define FC_FOLIO_SIZE 0x40u
 #define FC_F_REF 0x0u
 #define FC_F_FLAGS 0x4u
-#define FC_F_KIND 0x8u
+#define FC_F_TYPE 0x8u
 #define FC_F_OWNER 0xcu
 #define FC_F_INO 0x10u
 #define FC_F_INDEX 0x18u

@@ -96,7 +96,7 @@ cdef extern from "layout.h":
     const u32 FOLIO_SIZE "FC_FOLIO_SIZE"
     const u32 F_REF "FC_F_REF"
     const u32 F_FLAGS "FC_F_FLAGS"
-    const u32 F_KIND "FC_F_KIND"
+    const u32 F_TYPE "FC_F_TYPE"
     const u32 F_OWNER "FC_F_OWNER"
     const u32 F_INO "FC_F_INO"
     const u32 F_INDEX "FC_F_INDEX"

@@ -138,7 +138,7 @@ HEADER_SIZE = TREE_LOCK + TREE_LOCKS * LINE
 FOLIO_SIZE = 64
 F_REF = 0  # page_ref
 F_FLAGS = 4  # flags
-F_KIND = 8  # type | order << 8 | span << 16
+F_TYPE = 8  # type | order << 8 | span << 16
 F_OWNER = 12  # the client that fills it, while PG_LOCKED is set (fill)
 F_INO = 16  # 64 bits: identity, with F_INDEX
 F_INDEX = 24  # 64 bits: the first of its units
@@ -160,7 +160,7 @@ BUDDY_PARKED = 0x80
 QUARANTINE_NONE = 0
 QUARANTINE_ON = 1
 
-# Folio types, in F_KIND. Each has its destructor (folio).
+# Folio types, in F_TYPE. Each has its destructor (folio).
 TYPE_NONE = 0
 TYPE_FILE = 1
 TYPE_NODE = 2

@@ -9,13 +9,13 @@ ALLOC_LOCK, even if the neighbour that is looked at is in use: so "is my buddy f
 the owner of a page may be writing.
 
 **Ground truth.** The first pages of blocks, one after the other, describe the whole pool at every instruction, wherever a
-client was killed: F_BUDDY says that a block is free and how large it is, or else the order in F_KIND says how far the block in
+client was killed: F_BUDDY says that a block is free and how large it is, or else the order in F_TYPE says how far the block in
 use extends (it is set here, and kept until the block is free again). So a block is split from the top: the upper half is marked
 while the mark of the whole still covers it, then the mark of the whole is reduced; merging is the reverse. No block is lost in
 between: a block that is taken is announced (``client.announce``) before its mark is cleared, and one that is freed stays
 announced until its mark is set. ``rebuild`` makes the lists, which are only an index, from this.
 
-**Damage.** A page passes from one owner to another only if two words agree: F_BUDDY says that it is free, and F_KIND that no
+**Damage.** A page passes from one owner to another only if two words agree: F_BUDDY says that it is free, and F_TYPE that no
 folio begins there. A free block has no type, because the type is cleared before the mark is set; only the first page of a block
 has one. A block whose words contradict each other is not handed out, and the lists are rebuilt.
 

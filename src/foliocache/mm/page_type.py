@@ -1,4 +1,4 @@
-"""What a folio is: type, order and span, in one word of its descriptor (F_KIND). No other module accesses that word.
+"""What a folio is: type, order and span, in one word of its descriptor (F_TYPE). No other module accesses that word.
 
 A folio has 2^order pages. One of FILE has 2^span units of its mapping; the span of any other is 0.
 
@@ -18,17 +18,17 @@ if not cython.compiled:
 def set(mem, pfn, type, order, span):
     """Set type, order and span: begin a life or, with TYPE_NONE, end it."""
     word = type | order << layout.ORDER_SHIFT | span << layout.SPAN_SHIFT
-    atomics.store_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_KIND, word)
+    atomics.store_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_TYPE, word)
 
 
 def type(mem, pfn):
     """Return the type: TYPE_FILE and so on."""
-    return atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_KIND) & layout.TYPE_MASK
+    return atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_TYPE) & layout.TYPE_MASK
 
 
 def order(mem, pfn):
     """Return the order: the folio has 2^order pages."""
-    word = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_KIND)
+    word = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_TYPE)
     type = word & layout.TYPE_MASK
     found = word >> layout.ORDER_SHIFT & layout.ORDER_MASK
     if found > layout.MAX_ORDER or pfn + (1 << found) > atomics.npages(mem):
@@ -40,7 +40,7 @@ def order(mem, pfn):
 
 def span(mem, pfn):
     """Return the span: the folio has 2^span units. It is at most SPAN_MASK, whatever the word holds."""
-    return atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_KIND) >> layout.SPAN_SHIFT & layout.SPAN_MASK
+    return atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_TYPE) >> layout.SPAN_SHIFT & layout.SPAN_MASK
 
 
 def is_private(mem, pfn, wanted):

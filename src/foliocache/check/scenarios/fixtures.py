@@ -91,7 +91,7 @@ TREE = (
 FIELDS = {
     0: "ref",
     4: "flags",
-    8: "kind",
+    8: "type",
     12: "owner",
     16: "ino",
     24: "index",

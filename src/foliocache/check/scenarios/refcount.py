@@ -54,10 +54,10 @@ SCHEMES = {"mainline": Bug(MAINLINE), "cmpxchg-loop": Bug(CMPXCHG_LOOP), "v4": B
 
 TYPE_BEFORE = Replace("folio", "put", """
     def put(mem, me, pfn):
-        kind = atomics.read32(mem, atomics.folio_at(mem, pfn) + layout.F_KIND)
+        found = atomics.read32(mem, atomics.folio_at(mem, pfn) + layout.F_TYPE)
         if page_ref.put(mem, atomics.folio_at(mem, pfn)):
-            now = atomics.read32(mem, atomics.folio_at(mem, pfn) + layout.F_KIND)
-            assert kind == now, f"the destructor of type {kind} runs on a folio of type {now}"
+            now = atomics.read32(mem, atomics.folio_at(mem, pfn) + layout.F_TYPE)
+            assert found == now, f"the destructor of type {found} runs on a folio of type {now}"
             destroy(mem, me, pfn)
 """)  # fmt: skip
 FREE_STORES_ZERO = Replace("page_alloc", "free", f"""
@@ -152,7 +152,7 @@ def put_parallel(core: Core) -> Program:
 TYPE_AFTER_SUB = Replace("page_ref", "put", """
     def put(mem, folio):
         old = atomics.fetch_sub_release(mem, folio + layout.F_REF, 1)
-        atomics.read32(mem, folio + layout.F_KIND)
+        atomics.read32(mem, folio + layout.F_TYPE)
         return old == 1 and atomics.cmpxchg_acquire(mem, folio + layout.F_REF, 0, layout.FROZEN) == 0
 """)  # fmt: skip
 

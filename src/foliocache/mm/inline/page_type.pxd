@@ -12,4 +12,4 @@ from ..page_type cimport type
 
 
 cdef inline u32 span(mem_t mem, u32 pfn) noexcept nogil:
-    return atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_KIND) >> layout.SPAN_SHIFT & layout.SPAN_MASK
+    return atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_TYPE) >> layout.SPAN_SHIFT & layout.SPAN_MASK
