@@ -18,7 +18,7 @@ def entry_in_vain(core):
     clients = (1, 2)
 
     def setup(mem):
-        core.page_alloc.setup(mem, 0)
+        fixtures.pages(core, mem)
         core.pagetable.create(mem, 0, 1)
         core.page_ref.init(mem, core.atomics.folio_at(mem, 1), 2)
         core.pagetable.map(mem, 0, 0, 1)
@@ -58,7 +58,7 @@ def parked_by_the_dead(core):
         assert core.page_alloc.quarantine(mem, 2, pfn) == core.layout.QUARANTINE_NONE, "a parked page is not given back"
         assert core.page_alloc.free_pages(mem) == pages, "a page is lost"
 
-    return Program([thread], lambda mem: core.page_alloc.setup(mem, 0), None, tree.geometry(2))
+    return Program([thread], lambda mem: fixtures.pages(core, mem), None, tree.geometry(2))
 
 
 def left_in_quarantine(core):
