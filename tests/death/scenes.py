@@ -456,7 +456,7 @@ def beside(operation, part):
             world.join()
 
             def operation():
-                with mapping.lease(0) as lease:
+                with mapping.lease(0, PAGE) as lease:
                     assert memoryview(lease) == content("small")[:PAGE]
 
             return operation
