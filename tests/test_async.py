@@ -326,9 +326,10 @@ def another_that_fills(pool, offset=0):
 
 
 async def waits(mapping, count):
-    """Tasks that wait for the first bytes, all of them in the waiter."""
+    """Tasks that wait for the first bytes, all of them for another process."""
+    before = mapping.pool.stat().counters.waits
     tasks = [asyncio.ensure_future(mapping.read_bytes_async(0, 2)) for _ in range(count)]
-    while waiting_words() == 0:
+    while mapping.pool.stat().counters.waits < before + count or waiting_words() == 0:
         await asyncio.sleep(0)
     return tasks
 

@@ -1,10 +1,12 @@
 """Sources that several threads may call: requests in parallel, fills that outlive their callers, pages that are ready early."""
 
 import contextlib
+import gc
 import os
 import queue
 import signal
 import threading
+import weakref
 
 import pytest
 from units import is_cached, unit
@@ -119,6 +121,16 @@ def test_a_forked_child_has_an_engine_of_its_own(roomy):
         mine = mapping.read_bytes(4 * MIB, 4 * MIB)
         os._exit(0 if mine[-8:] == b"%8d" % os.getpid() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_pool_that_nobody_uses_is_freed(pool_name):
+    pool = foliocache.open(pool_name, size="8MiB")
+    mapping = pool.mapping("k", MIB, "v", lambda offset, length: bytes(length), concurrent=True)
+    mapping.read_bytes(0, MIB)
+    gone = weakref.ref(pool._attachment)
+    del pool, mapping
+    while gone() is not None:  # a thread of the engine may be about to drop its last request
+        gc.collect()
 
 
 class Streaming:

@@ -15,7 +15,21 @@ guard.GRACE, guard.EXIT = 0.2, 1
 def pytest_configure(config):
     config.pluginmanager.register(guard)
 """
-OPTIONS = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", ".", "-o", "timeout=1", "-o", "timeout_method=signal"]
+OPTIONS = [
+    "-q",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "no:asyncio",
+    "-c",
+    os.devnull,
+    "--rootdir",
+    ".",
+    "-o",
+    "timeout=1",
+    "-o",
+    "timeout_method=signal",
+]
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ class _State:
         with contextlib.suppress(IndexError):
             self.spare.pop()
             try:
-                _thread.start_new_thread(self.serve, (request,))
+                _thread.start_new_thread(self.serve, ([request],))
             except RuntimeError:  # no more threads, or the interpreter is exiting
                 self.spare.append(None)
                 return False
@@ -197,8 +197,12 @@ class _State:
         if self.ahead:
             self.start_ahead()  # a request may have come before the slot was free
 
-    def serve(self, request: Request | None) -> None:
-        """A thread's main function: serve the first request, and then those that it is given."""
+    def serve(self, first: list[Request]) -> None:
+        """A thread's main function: serve the one request of ``first``, and then those that it is given.
+
+        The arguments of a thread live as long as the thread, and a request has a mapping, which keeps the pool alive.
+        """
+        request: Request | None = first.pop()
         while request is not None:
             self.call(request)
             del request
