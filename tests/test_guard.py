@@ -15,21 +15,8 @@ guard.GRACE, guard.EXIT = 0.2, 1
 def pytest_configure(config):
     config.pluginmanager.register(guard)
 """
-OPTIONS = [
-    "-q",
-    "-p",
-    "no:cacheprovider",
-    "-p",
-    "no:asyncio",
-    "-c",
-    os.devnull,
-    "--rootdir",
-    ".",
-    "-o",
-    "timeout=1",
-    "-o",
-    "timeout_method=signal",
-]
+OPTIONS = ["-q", "-p", "no:cacheprovider", "-p", "no:asyncio", "-c", os.devnull, "--rootdir", "."]
+LIMITS = ["-o", "timeout=1", "-o", "timeout_method=signal"]
 
 
 @pytest.fixture
@@ -41,7 +28,7 @@ def start(tmp_path):
         (tmp_path / "conftest.py").write_text(CONFTEST)
         (tmp_path / "test_it.py").write_text("import os, signal, subprocess, sys, threading, time\n" + code)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path[1:]])}
-        command = [sys.executable, "-m", "pytest", *OPTIONS, *more, "test_it.py"]
+        command = [sys.executable, "-m", "pytest", *OPTIONS, *LIMITS, *more, "test_it.py"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         runs.append(subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **pipes))
         return runs[-1]

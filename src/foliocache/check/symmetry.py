@@ -15,6 +15,9 @@ is consistent, and that a consistent graph stays so when any thread's next event
 the representative" has both properties, if the twin of an event counts among its causes (``pf``) up to where the two threads
 differ: the later event reads the last message, or writes the last, and so cannot come before its twin. The twin's event exists
 in time because the lowest thread runs first, and because two threads that did the same end, or block, at the same place.
+
+The last sentence is not true of a retry loop that gives up after some rounds (``rounds``): executions are lost. Three lockers
+that spin once have 4,898 executions under rc11, and declared equal 4,690. Do not declare such threads equal; it isn't refused.
 """
 
 from __future__ import annotations
