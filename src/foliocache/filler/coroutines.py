@@ -14,6 +14,7 @@ from __future__ import annotations
 import _thread
 import asyncio
 import atexit
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -25,7 +26,8 @@ from .source import AsyncSource
 T = TypeVar("T")
 EXIT_PATIENCE = 2.0  # seconds that the interpreter waits at its exit for the cancelled coroutines
 
-_loops: list[_Loop] = []  # the last one is this process's, if it has this process's pid
+_loops: dict[int, _Loop] = {}  # this process's, by its pid
+_inherited: list[_Loop] = []  # those of the parents: a loop that is collected closes itself
 
 
 def called(function: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., T]:
@@ -78,9 +80,22 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def _loop_of_process() -> _Loop:
-    if not _loops or _loops[-1].pid != os.getpid():
-        _loops.append(_Loop())
-    return _loops[-1]
+    pid = os.getpid()
+    loop = _loops.get(pid)
+    if loop is None:
+        made = _Loop()
+        loop = _loops.setdefault(pid, made)  # another thread, or a signal handler, may have been faster
+        if loop is not made:
+            made.stop()
+    return loop
+
+
+def _leave_behind() -> None:
+    _inherited.extend(_loops.values())
+    _loops.clear()
+
+
+os.register_at_fork(after_in_child=_leave_behind)
 
 
 class _Loop:
@@ -114,8 +129,13 @@ class _Loop:
     def close(self) -> None:
         """Cancel all coroutines, and wait for their end, at most EXIT_PATIENCE seconds."""
         if self.pid == os.getpid() and not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.loop.stop)
+            self.stop()
             self.ended.acquire(timeout=EXIT_PATIENCE)
+
+    def stop(self) -> None:
+        """Have the thread cancel all coroutines, and end."""
+        with contextlib.suppress(RuntimeError):  # it has ended
+            self.loop.call_soon_threadsafe(self.loop.stop)
 
     def _begin(self, call: _Call) -> None:
         call.task = self.loop.create_task(call.call())
