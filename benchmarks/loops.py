@@ -108,8 +108,10 @@ async def _wait(mapping: Any, key: str, filler: Any, way: Any, threads: ThreadPo
     filler.stdin.write(key)
     filler.stdin.flush()
     assert filler.stdout.readline() == "reading\n"
+    waits = mapping.pool.stat().counters.waits
     tasks = [asyncio.ensure_future(way(mapping, threads)) for _ in range(WAITS)]
-    await asyncio.sleep(0.05)
+    while mapping.pool.stat().counters.waits < waits + WAITS:
+        await asyncio.sleep(0)
     async with _watched() as late:
         filler.stdin.write("\n")
         filler.stdin.flush()

@@ -14,6 +14,7 @@ import re
 import socket
 import ssl
 import struct
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -39,12 +40,12 @@ _UNSENDABLE_FIELD = re.compile(r"[^\x20-\x7e]")
 _SECRET = frozenset({"authorization", "cookie", "proxy-authorization"})
 
 
-class Body:
+class Body(ABC):
     """The body of a response, of either kind."""
 
+    @abstractmethod
     def read_into(self, buffers: Sequence[memoryview]) -> Iterator[int]:
         """Fill the buffers, in order, and yield the length of each when it is full. Raises EOFError if the body is shorter."""
-        raise NotImplementedError
 
     def read(self, length: int) -> bytes:
         """Return the first bytes of the body. Raises EOFError if it is shorter."""
@@ -53,9 +54,9 @@ class Body:
             pass
         return bytes(data)
 
+    @abstractmethod
     def close(self) -> None:
         """Keep the connection if at most REST_MAX bytes of the body are left, else close it."""
-        raise NotImplementedError
 
 
 class Response(Body):

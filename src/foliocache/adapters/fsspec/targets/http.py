@@ -122,7 +122,7 @@ class HTTPTarget(Target):
         return first
 
     def _first_plain(self, path: str, start: int, end: int) -> tuple[int, First | None]:
-        """Return (status, what the response proves), by ``http.client``."""
+        """Return (status, what the response proves), by `Client`."""
         with contextlib.suppress(OSError, HTTPException, EOFError, ValueError):
             answer = _client.get(str(self.fs.encode_url(path)), self._headers(f"bytes={start}-{end - 1}"))
             try:
