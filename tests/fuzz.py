@@ -125,7 +125,7 @@ def _pool(page_size, size):
 
 def _live(name, page_size, size, go):
     """Use a pool until this process is killed."""
-    pool = foliocache.open(name, size=size, page_size=page_size, clients=CLIENTS)
+    pool = foliocache.open(name, size=size, max_size=size, page_size=page_size, clients=CLIENTS)
     rng = random.Random(1)
     objects = [mapping(pool, number) for number in range(FILLING)]
     for _ in range(400):

@@ -5,6 +5,7 @@ import ctypes
 import errno
 import os
 import random
+import resource
 import subprocess
 
 import numpy
@@ -12,6 +13,8 @@ import pytest
 
 import foliocache
 from foliocache.mm import layout
+from foliocache.pool import geometry
+from foliocache.pool.attachment import Scan
 
 PIECE = 64 << 10
 MADV_REMOVE = 9
@@ -92,3 +95,123 @@ def test_a_chunk_is_backed_as_a_whole(pool_name):
     pool.mapping("k", 4096, "1", source).read_bytes(0, 10)
     pages = pool.stat().pages_by_state
     assert pages.free + pages.file + pages.node + pages.inode + pages.name == 1 << layout.CHUNK_SHIFT >> 12
+
+
+def test_trim_gives_back_what_is_free(pool_name):
+    pool = foliocache.open(pool_name, size="64MiB", max_size="64MiB")
+    mapping = pool.mapping("k", 8 << 20, "1", source)
+    with pytest.raises(ValueError, match="bytes"):
+        pool.trim("lots")
+    before = taken(pool)
+    mapping.read_bytes(0, 8 << 20)
+    kept = pool.mapping("kept", 1 << 20, "1", source).read_bytes(0, 1 << 20)
+    used = taken(pool) - before
+    pool.forget("k")
+    free = pool.stat().pages_by_state.free * pool.page_size
+    given = pool.trim()
+    assert given >= 0.95 * free > 7 << 20
+    assert taken(pool) == before + used - given and pool.stat().counters.given_back == given
+    assert pool.audit() == [] and pool.stat().backed_bytes <= used - given
+    assert pool.mapping("kept", 1 << 20, "1").read_bytes(0, 1 << 20) == kept, "what is cached stays"
+    assert mapping.read_bytes(0, 8 << 20) == source(0, 8 << 20) and pool.audit() == []
+
+
+def test_trim_evicts_cold_folios_for_the_rest(pool_name):
+    pool = foliocache.open(pool_name, size="64MiB", max_size="64MiB")
+    small = [pool.mapping(f"small {n}", 16 << 10, "1", source) for n in range(100)]
+    for mapping in small:
+        mapping.read_bytes(0, 16 << 10)
+    mapping = pool.mapping("k", 8 << 20, "1", source)
+    mapping.read_bytes(0, 8 << 20)
+    held = mapping.lease(0)
+    backed = pool.stat().backed_bytes
+    assert 2 << 20 <= pool.trim("2MiB") < 4 << 20
+    assert pool.stat().cached_bytes > 4 << 20
+    assert pool.trim("64MiB") < backed
+    assert pool.stat().cached_bytes == len(held) and bytes(held) == source(0, len(held)), "what is held stays"
+    assert pool.audit() == []
+    held.release()
+    for mapping in small:
+        assert mapping.read_bytes(0, 16 << 10) == source(0, 16 << 10)
+
+
+def test_a_lookup_that_is_late_touches_no_hole(pool_name):
+    """A mapping whose record is gone, with the page that it was in: a miss, which takes no memory."""
+    pool = foliocache.open(pool_name, size="64MiB", max_size="64MiB")
+    before = [pool.mapping(f"k {n}", 100_000, "1", source) for n in range(200)]
+    for mapping in before:
+        mapping.read_bytes(0, 100)
+    for n in range(200):
+        pool.forget(f"k {n}")
+    pool.trim("64MiB")
+    pages = pool.stat().pages_by_state
+    assert pages.file == 0 and pages.inode <= layout.SLAB_KEEP
+    after = taken(pool)
+    for mapping in before:
+        assert not mapping.is_cached(0, 100)
+    assert taken(pool) == after
+    assert all(mapping.read_bytes(0, 100) == source(0, 100) for mapping in before) and pool.audit() == []
+
+
+def test_resize(pool_name):
+    pool = foliocache.open(pool_name, size="4MiB", max_size="16MiB")
+    mapping = pool.mapping("k", 8 << 20, "1", source)
+
+    def fill():
+        for offset in range(0, 8 << 20, 256 << 10):
+            assert mapping.read_bytes(offset, 256 << 10) == source(offset, 256 << 10)
+        return pool.stat().backed_bytes
+
+    assert fill() == pool.pool_bytes == 4 << 20 and (pool.max_bytes, pool.stat().max_bytes) == (16 << 20, 16 << 20)
+    length = os.stat(pool.path).st_size
+    assert pool.resize("12MiB") == 0 and pool.pool_bytes == 12 << 20
+    assert 8 << 20 < fill() <= 12 << 20
+    with mapping.lease(0) as held:
+        assert pool.resize("1MiB") == 0 and pool.stat().backed_bytes <= pool.pool_bytes == 1 << 20
+        assert bytes(held) == source(0, len(held))
+    with mapping.window(0, 512 << 10) as window, mapping.window(4 << 20, 256 << 10):
+        assert pool.resize("1MiB") == 0 and bytes(window) == source(0, 512 << 10)
+    pool.resize("4MiB")
+    with mapping.window(0, 2 << 20) as window:
+        above = pool.resize("1MiB")
+        assert 1 << 20 <= above == pool.stat().backed_bytes - (1 << 20) and bytes(window) == source(0, 2 << 20)
+    assert pool.resize("1MiB") == 0 and fill() <= 1 << 20
+    for wrong in ("17MiB", "1KiB", "lots", 0):
+        with pytest.raises(ValueError, match="size"):
+            pool.resize(wrong)
+    assert os.stat(pool.path).st_size == length and pool.audit() == []
+
+
+def test_the_default_is_a_share_of_the_memory_there_is(pool_name, small_folder):
+    pool = foliocache.open(pool_name)
+    assert pool.pool_bytes == 1 << 20 and pool.max_bytes >= 4 << 20
+    foliocache.remove(pool_name)
+    assert foliocache.open(pool_name, size="50%", clients=4).pool_bytes == 2 << 20
+
+
+@pytest.mark.parametrize("which", ["RLIMIT_FSIZE", "RLIMIT_AS"])
+def test_a_process_with_limits_gets_a_pool_that_cannot_grow(which, monkeypatch):
+    limit = getattr(resource, which)
+    monkeypatch.setattr(resource, "getrlimit", lambda asked: (1 << 40, 1 << 40) if asked == limit else (-1, -1))
+    assert geometry.for_new_pool(geometry.parameters("8MiB"))["max_size"] == 8 << 20
+
+
+def test_nothing_is_given_back_while_it_is_scanned(pool_name, monkeypatch):
+    pool = foliocache.open(pool_name, size="4MiB", max_size="4MiB")
+    pool.mapping("k", 1 << 20, "1", source).read_bytes(0, 1 << 20)
+    pool.forget("k")
+    with Scan(pool._attachment):
+        assert pool._attachment.give_back(1 << 20) == -1
+        assert in_child(lambda: pool._attachment.give_back(1 << 20) == -1) and in_child(lambda: pool.audit() == [])
+    assert pool._attachment.give_back(1 << 20) > 0
+
+
+def in_child(work):
+    """Return what work returns in a forked child."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(0 if work() else 1)
+        finally:
+            os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -19,7 +19,7 @@ from test_damage import damage
 
 name, seed = sys.argv[1], int(sys.argv[2])
 rng = random.Random(seed)
-pool = foliocache.open(name, size="2MiB", page_size="4KiB", clients=4, fill_timeout=0.01)
+pool = foliocache.open(name, size="2MiB", max_size="2MiB", page_size="4KiB", clients=4, fill_timeout=0.01)
 sizes = [100_000, 2_000_000, 5_000, 3_000_000] + [3_000] * 60
 mappings = [pool.mapping(str(i), size, "v", lambda offset, length: bytes(length)) for i, size in enumerate(sizes)]
 held = []

@@ -128,8 +128,8 @@ def test_the_header_is_packed_as_it_is_described():
     assert read["HDR_POOL"] == 64 * 4096
 
 
-def test_the_map_is_that_of_the_default_pool():
-    pages = geometry.DEFAULT_SIZE // geometry.DEFAULT_PAGE_SIZE
+def test_the_map_is_that_of_a_pool_of_4_gib():
+    pages = (4 << 30) // geometry.DEFAULT_PAGE_SIZE
     shape = geometry.compute(pages, geometry.DEFAULT_PAGE_SIZE, geometry.DEFAULT_CLIENTS)
     drawn = [number(at) for at in re.findall(r"^\+-+\+ ([\d,]+)", section(TEXT, "Map"), re.MULTILINE)]
     tables = [shape[name] for name in ("clients", "buckets", "ghosts", "names", "backed", "memmap", "data", "size")]

@@ -75,6 +75,9 @@ NUMBERS = {
 }
 
 
+POOL = 4 << 30
+
+
 def test_every_limit_is_held():
     assert list(ROWS) == list(NUMBERS)
 
@@ -93,10 +96,8 @@ def test_what_stands_beside_the_numbers():
 
 def test_what_the_text_says():
     text = " ".join(TEXT.split())
-    whole = geometry.compute(geometry.DEFAULT_SIZE >> 14, geometry.DEFAULT_PAGE_SIZE, geometry.DEFAULT_CLIENTS)
-    assert (
-        f"The tables take {100 * whole['data'] / geometry.DEFAULT_SIZE:.2f} % of a {spaced(geometry.DEFAULT_SIZE)} pool" in text
-    )
+    whole = geometry.compute(POOL >> 14, geometry.DEFAULT_PAGE_SIZE, geometry.DEFAULT_CLIENTS)
+    assert f"The tables take {100 * whole['data'] / POOL:.2f} % of a {spaced(POOL)} pool" in text
     assert f"mapping record takes {layout.MAPPING_SIZE} bytes more" in text
     assert f"into at most {mapping.UNITS_PER_OBJECT} units" in text
     assert f"notices Ctrl-C within {layout.WAIT_SLICE_NS / 1e9} s" in text
@@ -107,7 +108,7 @@ def test_unit_sizes():
     """Objects up to 512 KiB have units of a page, and those over 1 MiB have units of 64 KiB."""
 
     def order(size):
-        return mapping._order_for(size, geometry.DEFAULT_PAGE_SIZE, geometry.DEFAULT_SIZE)
+        return mapping._order_for(size, geometry.DEFAULT_PAGE_SIZE, POOL)
 
     assert [order(512 << 10), order((512 << 10) + 1)] == [0, 1]
     assert [geometry.DEFAULT_PAGE_SIZE << order(size) for size in (1 << 20, (1 << 20) + 1, 1 << 40)] == [

@@ -23,7 +23,7 @@ def bytes_of(offset, length):
 
 @pytest.fixture
 def mappings(pool_name):
-    pool = foliocache.open(pool_name, size="4MiB", page_size="4KiB", clients=8)
+    pool = foliocache.open(pool_name, size="4MiB", max_size="4MiB", page_size="4KiB", clients=8)
     small = [
         pool.mapping(f"small {n}", len(SMALL), read=lambda offset, length: SMALL[offset : offset + length]) for n in range(50)
     ]

@@ -17,7 +17,7 @@ def content(number):
 
 @pytest.fixture
 def pool(pool_name):
-    pool = foliocache.open(pool_name, size="1MiB", page_size=PAGE, clients=4)
+    pool = foliocache.open(pool_name, size="1MiB", max_size="1MiB", page_size=PAGE, clients=4)
     read_all(pool)
     return pool
 
@@ -162,7 +162,7 @@ def test_records_that_have_changed_names(pool, first):
 def test_a_length_that_its_span_contradicts(pool_name, length):
     """Whatever a folio of two units says of its length, a read of both has all bytes of both."""
     wanted = bytes([1]) * PAGE + bytes([2]) * PAGE
-    pool = foliocache.open(pool_name, size="1MiB", page_size=PAGE, clients=4)
+    pool = foliocache.open(pool_name, size="1MiB", max_size="1MiB", page_size=PAGE, clients=4)
     two = pool.mapping("two", 2 * PAGE, "1", lambda offset, length: wanted[offset : offset + length])
     assert two.read_bytes(0, 2 * PAGE) == wanted
     with two.lease(0) as lease:

@@ -22,7 +22,7 @@ def source(offset, length):
 
 @pytest.fixture
 def pool(pool_name):
-    pool = foliocache.open(pool_name, size="4MiB", page_size=PAGE, clients=8)
+    pool = foliocache.open(pool_name, size="4MiB", max_size="4MiB", page_size=PAGE, clients=8)
     for mapping in mappings(pool):
         mapping.read_bytes(0, len(CONTENT))
     return pool

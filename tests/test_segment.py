@@ -35,16 +35,23 @@ def test_creates_with_the_asked_parameters_and_mode(pool_name):
 def test_attaches_with_what_the_segment_has(pool_name):
     first = foliocache.open(pool_name, size="4MiB", page_size=8192)
     assert foliocache.open(pool_name) is first
+    assert foliocache.open(pool_name, size="8MiB", max_size="1GiB") is first and first.pool_bytes == 4 << 20
+    assert foliocache.open(pool_name, size="4MiB", exact=True) is first
     assert foliocache.open(pool_name, size=4 << 20, page_size="8KiB") is first
     assert foliocache.attach(pool_name) is first
 
 
 @pytest.mark.parametrize(
     ("parameters", "named"),
-    [({"size": "8MiB"}, ("4 MiB", "8 MiB")), ({"page_size": "4KiB"}, ("16 KiB", "4 KiB")), ({"clients": 3}, ("256", "3"))],
+    [
+        ({"size": "8MiB", "exact": True}, ("4 MiB", "8 MiB", "foliocache resize")),
+        ({"max_size": "8MiB", "exact": True}, ("max_size=16 MiB", "max_size=8 MiB")),
+        ({"page_size": "4KiB"}, ("16 KiB", "4 KiB")),
+        ({"clients": 3}, ("256", "3")),
+    ],
 )
 def test_other_parameters_are_refused_naming_both(pool_name, parameters, named):
-    foliocache.open(pool_name, size="4MiB")
+    foliocache.open(pool_name, size="4MiB", max_size="16MiB")
     with pytest.raises(foliocache.PoolMismatchError) as caught:
         foliocache.open(pool_name, **parameters)
     assert all(text in str(caught.value) for text in named)
@@ -64,6 +71,8 @@ def test_names_stay_in_their_folder(name):
         {"size": 0}, {"size": -1}, {"size": "lots"}, {"size": "4 XiB"}, {"size": 1.5}, {"size": True}, {"size": "100KiB"},
         {"size": "1024TiB"}, {"size": 10**400}, {"size": "9" * 5000}, {"size": "9" * 400 + ".5"}, {"size": "0.0001"},
         {"size": "nan"}, {"size": np.True_}, {"size": np.float64(1e9)},
+        {"size": "0%"}, {"size": "101%"}, {"size": "%"}, {"size": "-5%"}, {"size": "1e1%"}, {"size": "half"},
+        {"max_size": "1MiB"}, {"max_size": "1024TiB"}, {"max_size": "0%"},
         {"page_size": 1000}, {"page_size": "3KiB"}, {"page_size": "4MiB"}, {"page_size": 0}, {"page_size": -4096},
         {"clients": 0}, {"clients": "two"}, {"clients": True}, {"clients": 1 << 40}, {"clients": 2.0},
         {"mode": -1}, {"mode": 1 << 40}, {"mode": "0600"}, {"mode": 0o400}, {"mode": 0o4600}, {"mode": True}, {"mode": None},
@@ -323,10 +332,9 @@ def bytes_of(offset, length):
 
 
 def test_metadata_stays_below_half_a_percent():
-    shape = geometry.compute(
-        geometry.DEFAULT_SIZE // geometry.DEFAULT_PAGE_SIZE, geometry.DEFAULT_PAGE_SIZE, geometry.DEFAULT_CLIENTS
-    )
-    assert shape["data"] / geometry.DEFAULT_SIZE <= 0.005
+    size = 4 << 30
+    shape = geometry.compute(size // geometry.DEFAULT_PAGE_SIZE, geometry.DEFAULT_PAGE_SIZE, geometry.DEFAULT_CLIENTS)
+    assert shape["data"] / size <= 0.005
 
 
 def test_descriptors_are_not_inherited(pool_name):

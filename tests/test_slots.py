@@ -23,7 +23,7 @@ def read(offset, length):
 
 @pytest.fixture
 def pool(pool_name):
-    pool = foliocache.open(pool_name, size="1MiB", page_size="4KiB", clients=CLIENTS)
+    pool = foliocache.open(pool_name, size="1MiB", max_size="1MiB", page_size="4KiB", clients=CLIENTS)
     mapping = pool.mapping("k", len(CONTENT), "1", read)
     mapping.read(0, len(CONTENT))
     return pool

@@ -21,6 +21,17 @@ def parse_size(value: SupportsIndex | str, what: str = "size") -> int:
     return size
 
 
+def parse_share(text: str, what: str = "size") -> float:
+    """Return a share, above 0 and at most 1, from a string such as "25%". Raises ValueError."""
+    match = re.fullmatch(r"\s*(\d{1,3}(?:\.\d{1,30})?)\s*%\s*", text)
+    share = float(match[1]) / 100 if match else 0.0
+    if not 0 < share <= 1:
+        raise ValueError(
+            f"{what} {text!r} is not a share; write a number above 0 and at most 100 before the '%', such as '25%'"
+        )
+    return share
+
+
 def parse_count(value: SupportsIndex, what: str, kind: str = "a whole number") -> int:
     """Return a number with ``__index__`` as an int. Raises ValueError for anything else, and for True and False."""
     try:

@@ -67,7 +67,7 @@ def left_in_quarantine(core):
 
     def thread(mem):
         assert core.page_alloc.quarantine(mem, 2, c.pfn) == core.layout.QUARANTINE_ON
-        core.vmscan._evict_range(mem, 1, c.pfn, c.pfn + 1)
+        core.vmscan.evict_range(mem, 1, c.pfn, c.pfn + 1)
         assert c.getter(1)(mem) == "hit", "a folio was evicted in vain"
 
     return c.program(thread, final=lambda mem, results: None)
@@ -120,7 +120,7 @@ CASES = {
     ),
     "quarantined-evicted": (
         left_in_quarantine, tree.SMALL, tree.SPIN[:2],
-        Edit("vmscan", "_evict_range", "page_alloc.mark(mem, pfn)",
+        Edit("vmscan", "evict_range", "page_alloc.mark(mem, pfn)",
             "page_alloc._is_free_mark(page_alloc.mark(mem, pfn))"),
     ),
     "tag-unasked": (

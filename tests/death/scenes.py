@@ -39,7 +39,7 @@ class World:
     """The segment, and this process as its first client, which lives on."""
 
     def __init__(self, name):
-        self.pool = foliocache.open(name, size=PAGES * PAGE, page_size=PAGE, clients=4)
+        self.pool = foliocache.open(name, size=PAGES * PAGE, max_size=PAGES * PAGE, page_size=PAGE, clients=4)
         self.attachment = self.pool._attachment
         self.segment = self.attachment.segment
         self.mem = self.segment.mem
@@ -297,6 +297,27 @@ def shrink_slab(world):
     return prepare
 
 
+def trim(world):
+    """Folios are evicted, by age and with their neighbours, and their memory is given back."""
+    world.fill("large", 5)
+    world.fill("small")
+    for pair in PAIRS:
+        world.fill(pair)
+
+    def prepare():
+        world.join()
+        attachment = world.attachment
+
+        def operation():
+            assert attachment.evict(8) >= 8 and attachment.evict_chunk()
+            while attachment.give_back(PAGES // 2):
+                pass
+
+        return operation
+
+    return prepare
+
+
 def ask(world):
     """A name that is known is asked for again, and a new one, for which another has to go; the first is forgotten."""
     for number in range(layout.NAME_WAYS - 1):
@@ -419,6 +440,7 @@ OPERATIONS = (
     fail,
     window,
     shrink_slab,
+    trim,
     ask,
     withdraw_question,
     attach,

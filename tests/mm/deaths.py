@@ -53,7 +53,7 @@ class Bench(worlds.Segment):
             ino = self.mapping.lookup(me, key, key + 1)
         if ino == 0:
             return self.layout.NIL
-        return self.filemap.lookup(me, n, ino, self.mapping.head(ino), self.height, index)
+        return self.filemap.lookup(me, n, ino, self.mapping.head(ino), self.mapping.mark(ino), self.height, index)
 
     def grab(self, me, n, key, index):
         """Pin the folio at index, adding it if necessary. Return what ``filemap.grab`` returns."""

@@ -275,7 +275,7 @@ def test_tables_name_nothing_afterwards(segment):
     ino = segment.open()
     pfn = segment.cache(ino, [5])[5]
     table = segment.pagetable.make(D, 0, 4)
-    segment.filemap.lookup(D, 1, ino, segment.mapping.head(ino), 1, 5)
+    segment.filemap.lookup(D, 1, ino, segment.mapping.head(ino), segment.mapping.mark(ino), 1, 5)
     segment.pagetable.move(D, 1, table, 2, pfn)
     assert segment.pagetable.lookup(D, 1, table, 2) == pfn
     assert segment.pagetable.lookup(D, 2, table, 3) == NIL

@@ -383,9 +383,9 @@ def test_finish_fill_and_lookup(segment):
     assert segment.flags.load(segment.at(pfn)) == segment.layout.PG_UPTODATE and is_idle(segment)
     segment.folio.release(ME, ENTRY, pfn)
     height = segment.world.xarray.height_for(64)
-    assert segment.filemap.lookup(ME, ENTRY, ino, segment.mapping.head(ino), height, 7) == pfn
+    assert segment.filemap.lookup(ME, ENTRY, ino, segment.mapping.head(ino), segment.mapping.mark(ino), height, 7) == pfn
     assert pin_of(segment) == pfn | segment.layout.PIN_OWNED and is_idle(segment)
-    assert segment.filemap.lookup(ME, ENTRY + 1, ino, segment.mapping.head(ino), height, 8) == NIL
+    assert segment.filemap.lookup(ME, ENTRY + 1, ino, segment.mapping.head(ino), segment.mapping.mark(ino), height, 8) == NIL
     assert is_idle(segment) and segment.findings() == []
 
 

@@ -56,7 +56,7 @@ class World:
     def memory(self, shape, buffer):
         if self.compiled:
             return self.atomics.Memory(buffer, buffer, shape)
-        return PlainMemory(shape["size"], {key: shape[key] for key in shape if key != "size"}, buffer)
+        return PlainMemory(shape["size"], {key: shape[key] for key in shape if key not in ("size", "pool")}, buffer)
 
 
 class PlainMemory(facade_threads.Memory):

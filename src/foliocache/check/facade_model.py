@@ -36,13 +36,25 @@ def page_at(mem: Mem, pfn: int) -> int:
 
 
 def npages_max(mem: Mem) -> int:
-    """Return as many as ``npages``: here all pages have their descriptors before a program begins."""
     return mem.npages
 
 
+def npages(mem: Mem) -> int:
+    """Return how many pages have descriptors: all have, before a program begins, unless its geometry has ``describes``."""
+    return min(load_acquire(mem, facade_threads.PAGES_DESCRIBED), mem.npages) if mem.describes else mem.npages
+
+
 def fallocate(mem: Mem, off: int, n: int) -> int:
-    """Give memory. It is a cell of its own, which a scenario reads where the core touches the bytes."""
-    mem.write(("memory", off), 1)
+    """Give memory. That of a page is a cell of its own, which a scenario reads where the core touches the bytes. That of the
+    descriptors is none: several clients may ask for it."""
+    if off >= mem.data:
+        mem.write(("memory", off), 1)
+    return 0
+
+
+def punch(mem: Mem, off: int, n: int) -> int:
+    """Take the memory away that ``fallocate`` has given."""
+    mem.write(("memory", off), 0)
     return 0
 
 
@@ -157,7 +169,8 @@ def _geometry(name: str) -> Callable[[Mem], int]:
 
 
 for _name in GEOMETRY:
-    globals()[_name] = _geometry(_name)
+    if _name != "npages":
+        globals()[_name] = _geometry(_name)
 for _order in ORDERS:
     for _make in (_fetch_add, _fetch_sub, _fetch_or, _fetch_and, _exchange, _cmpxchg):
         globals()[f"{_make.__name__[1:]}_{_order}"] = _make(_order)

@@ -66,6 +66,7 @@ class Memory:
         self.sleepers: dict[int, collections.deque[threading.Event]] = collections.defaultdict(collections.deque)
         self.dead: set[int] = set()
         self.full = 0  # the errno of ``fallocate``, which a test sets
+        self.stuck = 0  # the errno of ``punch``
         self.stalled: tuple[int, int] = (M32, 0)  # a client, and the word that it was busy with
         given = dict(geometry)
         for name in GEOMETRY:
@@ -135,6 +136,12 @@ def npages(mem: Memory) -> int:
 
 def fallocate(mem: Memory, off: int, n: int) -> int:
     return mem.full
+
+
+def punch(mem: Memory, off: int, n: int) -> int:
+    if not mem.stuck:
+        mem.buffer[off : off + n] = bytes(n)
+    return mem.stuck
 
 
 def folio_at(mem: Shape, pfn: int) -> int:

@@ -104,6 +104,8 @@ class Failure(Exception):
 class Mem(facade_threads.Shape, Protocol):
     """What the facade asks of ``mem``."""
 
+    describes: int
+
     def load(self, loc: Loc, order: str) -> Value: ...
     def store(self, loc: Loc, value: Value, order: str) -> None: ...
     def rmw(self, loc: Loc, order: str, compute: Callable[[Value], Value]) -> Value: ...
@@ -141,6 +143,7 @@ class Geometry:
         for name in facade_threads.GEOMETRY:
             setattr(self, name, geometry.get(name, 0))
         self.size: int = geometry.get("size", 0)
+        self.describes: int = geometry.get("describes", 0)  # not 0: the program makes descriptors
 
     def load(self, loc: Loc, order: str) -> Value:
         raise NotImplementedError

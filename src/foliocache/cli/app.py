@@ -27,6 +27,8 @@ COMMANDS = {  # name -> function, summary
     "stat": ("foliocache.cli.stat:stat", "Show a pool's sizes, pages by state, hits and misses, and its clients."),
     "ls": ("foliocache.cli.ls:ls", "List the objects in a pool: how much of each is cached, and its pins."),
     "fsck": ("foliocache.cli.fsck:fsck", "Check a whole pool, and report what is wrong in it."),
+    "trim": ("foliocache.cli.trim:trim", "Give memory of a pool back to the kernel."),
+    "resize": ("foliocache.cli.trim:resize", "Change how much memory a pool may take for its pages."),
     "rm": ("foliocache.cli.rm:rm", "Remove a pool."),
     "verify": ("foliocache.cli.verify:verify", "Check the shipped core with the model checker."),
 }

@@ -12,7 +12,7 @@ from cyclopts import Parameter, validators
 import foliocache
 from foliocache.cli.exits import CommandError
 from foliocache.pool.files import path_of
-from foliocache.sizes import parse_size
+from foliocache.sizes import parse_share, parse_size
 
 if TYPE_CHECKING:
     from foliocache import Pool
@@ -42,15 +42,17 @@ def _check_name(type_: object, name: str) -> None:
     path_of(name)
 
 
-def _check_size(type_: object, size: str | None) -> None:
+def check_size(type_: object, size: str | None) -> None:
     """Raise ValueError for a size that cannot be parsed."""
-    if size is not None:
+    if size is not None and size.rstrip().endswith("%"):
+        parse_share(size)
+    elif size is not None:
         parse_size(size)
 
 
 Json = Annotated[bool, Parameter(show_default=False)]
 Name = Annotated[str, Parameter(validator=_check_name)]
-Size = Annotated[str | None, Parameter(name="--size", validator=_check_size)]
+Size = Annotated[str | None, Parameter(name="--size", validator=check_size)]
 Positive = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 Share = Annotated[float, Parameter(validator=validators.Number(gt=0, lte=1))]
 Milliseconds = Annotated[float, Parameter(validator=validators.Number(gte=0))]

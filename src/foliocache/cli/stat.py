@@ -52,7 +52,8 @@ def _sizes(found: Stat) -> list[tuple[str, str]]:
     pages = f"{counted(found.pages, 'page')} of {format_size(found.page_size)}"
     return [
         ("file", found.path),
-        ("pool", f"{format_size(found.pool_bytes)} in {pages}"),
+        ("pool", f"{format_size(found.pool_bytes)} in {pages}; may grow to {format_size(found.max_bytes)}"),
+        ("memory", f"{format_size(found.backed_bytes)}; {format_size(counters.given_back)} given back"),
         ("metadata", f"{format_size(found.metadata_bytes)}, {100 * found.metadata_ratio:.2f} % of the pool"),
         ("cached", f"{cached} in {counted(found.mappings, 'mapping')}; {free} free"),
         ("hits", f"{percent(counters.hits, lookups)} of {number(lookups)} lookups"),

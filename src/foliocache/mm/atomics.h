@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/falloc.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
 #include <stdint.h>
@@ -247,6 +248,17 @@ static inline int fc_fallocate(mem_t mem, uint64_t off, uint64_t n)
     if (n > FC_MEM(mem)->size - off)
         n = FC_MEM(mem)->size - off;
     return syscall(SYS_fallocate, FC_MEM(mem)->fd, 0, (long)off, (long)n) == 0 ? 0 : errno;
+}
+
+/* Takes the memory of n bytes of the segment's file away; of plain memory, the content. Returns 0, or an errno. */
+static inline int fc_punch(mem_t mem, uint64_t off, uint64_t n)
+{
+    const int how = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+    if (FC_MEM(mem)->fd < 0) {
+        memset(FC_MEM(mem)->base + off, 0, n);
+        return 0;
+    }
+    return syscall(SYS_fallocate, FC_MEM(mem)->fd, how, (long)off, (long)n) == 0 ? 0 : errno;
 }
 
 /* futex(2) on a word of the segment, shared between processes. futex_wait returns 0 when woken (possibly spuriously), EAGAIN if

@@ -112,6 +112,7 @@ cdef extern from "atomics.h" nogil:
     void count64 "fc_count64" (mem_t mem, u64 off, u64 n)
 
     int fallocate "fc_fallocate" (mem_t mem, u64 off, u64 n)
+    int punch "fc_punch" (mem_t mem, u64 off, u64 n)
     int futex_wait "fc_futex_wait" (mem_t mem, u64 off, u32 expected, u64 timeout_ns)
     int futex_wake "fc_futex_wake" (mem_t mem, u64 off, u32 n)
     void cpu_relax "fc_cpu_relax" ()

@@ -49,7 +49,8 @@ def census(memory):
     """Return pages by state, folios by type, and pins (references beyond the slots' and slabs'), as a dict."""
     found = Audit(memory.handle)
     found.walk_pages()
-    found.pages["hole"] += atomics.npages_max(memory.handle) - atomics.npages(memory.handle)  # those without a descriptor
+    used = sum(found.pages.values()) - found.pages["hole"]
+    found.pages["hole"] = max(backing.limit(memory.handle) - used, 0)  # as many as may get memory, with descriptors or without
     return {"pages_by_state": found.pages, "folios_by_type": found.folios, "pins": found.pins}
 
 

@@ -10,10 +10,11 @@ block in it (``page_alloc``), after the kernel has given memory to the whole chu
     a marked chunk has memory, at every instruction, wherever a client was killed.
 
 The reverse does not hold: a client that is killed between the two steps leaves memory without a mark. Asking for it again is
-cheap, and takes no more.
+cheap, and takes no more; and the reaper that frees the dead client's block takes it away (``empty``).
 
-Marks are loaded without a lock, by walkers that follow what they cannot trust (``slab.at``). A mark that is set stays true
-while such a walker's operation lasts.
+Marks are loaded without a lock, by walkers that follow what they cannot trust (``slab.at``). What a walker has seen marked
+keeps its memory while the walker's operation lasts: memory is taken away after the mark is cleared (``unmark``) *and* a grace
+period has ended (``trim``).
 """
 
 import cython
@@ -38,6 +39,17 @@ def is_marked(mem, pfn):
     return atomics.load_relaxed(mem, _word(mem, chunk)) >> (chunk & 31) & 1
 
 
+def mark_of(mem, pfn):
+    """Return where a page's mark is, for ``is_set``: the word's offset << 5 | the bit. 0 stands for one that is never set."""
+    chunk = pfn >> chunk_order(mem)
+    return _word(mem, chunk) << 5 | chunk & 31
+
+
+def is_set(mem, mark):
+    """As ``is_marked``, with the ``mark_of`` the page: for the hit path."""
+    return atomics.load_relaxed(mem, mark >> 5) >> (mark & 31) & 1
+
+
 def is_backed(mem, pfn, order):
     """True if all pages of a block have memory. The caller owns it."""
     end = pfn + (1 << order)
@@ -54,13 +66,42 @@ def back(mem, pfn, order):
     chunk_pages = 1 << chunk_order(mem)
     pfn = pfn >> chunk_order(mem) << chunk_order(mem)
     while pfn < end:
-        pages = max(min(end - pfn, _pages(mem, layout.PIECE_SHIFT)), chunk_pages)
+        pages = _piece(mem, pfn, end, chunk_pages)
         if not reserve(mem, atomics.page_at(mem, pfn), pages << atomics.page_shift(mem)):
             return False
         for chunk in range(pfn >> chunk_order(mem), (pfn + pages) >> chunk_order(mem)):
             atomics.fetch_or_relaxed(mem, _word(mem, chunk), 1 << (chunk & 31))
         pfn += pages
     return True
+
+
+def unmark(mem, pfn, order):
+    """Clear the marks of a block of whole chunks; the caller owns it. Its memory stays until ``punch``."""
+    for chunk in range(pfn >> chunk_order(mem), (pfn + (1 << order)) >> chunk_order(mem)):
+        atomics.fetch_and_relaxed(mem, _word(mem, chunk), layout.NIL ^ (1 << (chunk & 31)))
+
+
+def punch(mem, pfn, order):
+    """Take the memory of a block of whole chunks away, whose marks were cleared before a grace period; the caller owns it.
+    False if the kernel refuses."""
+    end = pfn + (1 << order)
+    while pfn < end:
+        pages = _piece(mem, pfn, end, 1 << chunk_order(mem))
+        if atomics.punch(mem, atomics.page_at(mem, pfn), pages << atomics.page_shift(mem)) != 0:
+            return False
+        pfn += pages
+    return True
+
+
+def empty(mem, pfn, order):
+    """Take the memory away that the chunks of a block have without being marked: what is left by a client that died while it
+    gave them memory, or took it. The caller owns the block, and a grace period has ended since that death."""
+    chunk = chunk_order(mem)
+    end = pfn + (1 << order)
+    while order >= chunk and pfn < end:
+        if not is_marked(mem, pfn):
+            punch(mem, pfn, chunk)
+        pfn += 1 << chunk
 
 
 def reserve(mem, begin, length):
@@ -79,6 +120,11 @@ def reserve(mem, begin, length):
         elif piece >> layout.CHUNK_SHIFT > 1:
             piece >>= 1
     return True
+
+
+def _piece(mem, pfn, end, chunk_pages):
+    """Return how many of the pages from pfn to end the kernel is asked for at once: whole chunks."""
+    return max(min(end - pfn, _pages(mem, layout.PIECE_SHIFT)), chunk_pages)
 
 
 def _pages(mem, shift):

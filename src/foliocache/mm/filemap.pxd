@@ -1,13 +1,13 @@
 cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
-from . cimport atomics, client, fill, folio, layout, lru, mapping, page_ref, page_type, vmscan, xarray
+from . cimport atomics, backing, client, fill, folio, layout, lru, mapping, page_ref, page_type, vmscan, xarray
 from .atomics cimport mem_t
 
 
 cpdef u32 find_get(mem_t mem, u32 me, u64 ino, u64 head, u32 height, u64 index) noexcept nogil  # inline
 @cython.locals(pfn=u32)
-cpdef u32 lookup(mem_t mem, u32 me, u32 n, u64 ino, u64 head, u32 height, u64 index) noexcept nogil  # inline
+cpdef u32 lookup(mem_t mem, u32 me, u32 n, u64 ino, u64 head, u64 mark, u32 height, u64 index) noexcept nogil  # inline
 cpdef u64 first_of(mem_t mem, u32 pfn) noexcept nogil  # inline
 cpdef u64 grab(mem_t mem, u32 me, u64 ino, u64 index, u32 order, u32 span, u64 size) noexcept nogil
 @cython.locals(got=u32, room=u32, status=u32)

@@ -32,7 +32,7 @@ and ends its operation itself, so no Python runs, no exception is raised and no 
 import cython
 
 if not cython.compiled:
-    from . import atomics, client, fill, folio, layout, lru, mapping, page_ref, page_type, vmscan, xarray
+    from . import atomics, backing, client, fill, folio, layout, lru, mapping, page_ref, page_type, vmscan, xarray
 
 
 def find_get(mem, me, ino, head, height, index):
@@ -139,10 +139,15 @@ def truncate(mem, me, ino, last):
     return True
 
 
-def lookup(mem, me, n, ino, head, height, index):
-    """As ``find_get``, as an operation of its own; the pin is word n of the ledger."""
+def lookup(mem, me, n, ino, head, mark, height, index):
+    """As ``find_get``, as an operation of its own; the pin is word n of the ledger.
+
+    The caller has kept head, and the ``mapping.mark`` of its page, for longer than an operation. So that page may have been
+    given back (``trim``), unless the mark is set here: then it stays until the operation ends. What a walk loads below the head
+    is checked by ``slab.at``.
+    """
     client.op_begin(mem, me)
-    pfn = find_get(mem, me, ino, head, height, index)
+    pfn = find_get(mem, me, ino, head, height, index) if backing.is_set(mem, mark) else layout.NIL
     if pfn == layout.NIL:
         client.op_end(mem, me)
     else:

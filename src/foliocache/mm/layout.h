@@ -2,7 +2,7 @@
 #pragma once
 
 #define FC_MAGIC 0x3148434f494c4f46ull
-#define FC_ABI 0x4u
+#define FC_ABI 0x5u
 #define FC_NIL 0xffffffffu
 #define FC_LINE 0x40u
 #define FC_LOCK_BYTES 0x400000000000ull
@@ -305,3 +305,4 @@
 #define FC_COUNT_READAHEAD 0x7u
 #define FC_COUNT_ERRORS 0x8u
 #define FC_COUNT_STALLS 0x9u
+#define FC_COUNT_GIVEN_BACK 0xau

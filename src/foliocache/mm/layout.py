@@ -21,7 +21,7 @@ number* (see ``slab``). ``NIL`` stands for none.
 """
 
 MAGIC = 0x314843_4F494C4F46  # "FOLIOCH1", little-endian
-ABI = 4
+ABI = 5
 
 NIL = 0xFFFFFFFF
 LINE = 64  # bytes of a cache line
@@ -76,7 +76,7 @@ ALLOC_HOLE_LISTS = 664
 
 # Pages and memory (backing). Every bounds check loads the first word, so it is on a line that is hardly ever written.
 PAGES_DESCRIBED = 1536  # the descriptors of the pages before this one have memory, and are set up; it only grows
-PAGES_LIMIT = 1540  # as many pages may have memory at once
+PAGES_LIMIT = 1540  # ALLOC_LOCK: as many pages may have memory at once
 CHUNK_SHIFT = 16  # log2 of the bytes that get memory together; a page, if that is larger
 PIECE_SHIFT = 20  # log2 of the most that one fallocate(2) is asked for: others' calls for the same file wait for it
 DATA_ALIGN = 1 << 21  # of page 0 in the file: so blocks are aligned as the kernel's huge pages are
@@ -383,4 +383,5 @@ COUNT_WAITS = 6
 COUNT_READAHEAD = 7
 COUNT_ERRORS = 8
 COUNT_STALLS = 9
+COUNT_GIVEN_BACK = 10  # bytes
 COUNTERS = tuple(name.removeprefix("COUNT_").lower() for name in list(globals()) if name.startswith("COUNT_"))  # in their order

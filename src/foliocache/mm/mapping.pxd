@@ -1,7 +1,7 @@
 cimport cython
 from libc.stdint cimport int64_t, uint32_t as u32, uint64_t as u64
 
-from . cimport atomics, layout, page_type, robust_lock, slab, xarray
+from . cimport atomics, backing, layout, page_type, robust_lock, slab, xarray
 from .atomics cimport mem_t
 
 
@@ -28,6 +28,7 @@ cpdef u64 find_key(mem_t mem, u32 me, u64 key) noexcept nogil
 cdef u64 _find_key_in(mem_t mem, u32 bucket, u64 key) noexcept nogil
 cpdef void release(mem_t mem, u32 me, u64 ino) noexcept nogil
 cpdef u64 head(mem_t mem, u64 ino) noexcept nogil
+cpdef u64 mark(mem_t mem, u64 ino) noexcept nogil
 cpdef u64 record(mem_t mem, u64 ino) noexcept nogil
 cpdef u32 folios(mem_t mem, u64 ino) noexcept nogil
 cpdef u32 height(mem_t mem, u64 ino) noexcept nogil

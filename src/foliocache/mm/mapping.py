@@ -20,7 +20,7 @@ A reader's walk starts at the record's head word without any of this: see ``xarr
 import cython
 
 if not cython.compiled:
-    from . import atomics, layout, page_type, robust_lock, slab, xarray
+    from . import atomics, backing, layout, page_type, robust_lock, slab, xarray
 
 
 def setup(mem):
@@ -164,6 +164,11 @@ def reap(mem, me, dead):
 def head(mem, ino):
     """Return the offset of the XArray's head. May be called without a lock, for a walk that checks everything."""
     return record(mem, ino) + layout.MAPPING_HEAD
+
+
+def mark(mem, ino):
+    """Return the place of the mark of the head's page (``backing.mark_of``); 0 if there is no such record."""
+    return backing.mark_of(mem, slab.pfn_of(mem, ino & layout.OBJECT_MASK)) if ino and record(mem, ino) else 0
 
 
 def record(mem, ino):

@@ -71,6 +71,29 @@ def back(mem, me, order):
     return 1 << order if backed else 0
 
 
+def alloc_chunks(mem, me, most):
+    """Take the largest free block that has memory, of whole chunks and of at most ``most`` pages. Return its first pfn, or NIL
+    if there is none or the lock is refused. It is announced as by ``alloc``."""
+    pfn = layout.NIL
+    if not _lock(mem, me):
+        return pfn
+    for smaller in range(layout.MAX_ORDER + 1):
+        order = layout.MAX_ORDER - smaller
+        if pfn == layout.NIL and order >= backing.chunk_order(mem) and most >> order > 0:
+            pfn = _take(mem, me, order, 0)
+    robust_lock.unlock(mem, layout.ALLOC_LOCK)
+    return pfn
+
+
+def set_limit(mem, me, pages):
+    """Let as many pages have memory at once. Those that have some already keep it. False if the lock is refused."""
+    if not _lock(mem, me):
+        return False
+    atomics.store_relaxed(mem, layout.PAGES_LIMIT, pages)
+    robust_lock.unlock(mem, layout.ALLOC_LOCK)
+    return True
+
+
 def free(mem, me, pfn, order):
     """Free a frozen block that the caller has announced, and merge it with its buddies. False if the lock is refused: the block
     stays as it is."""

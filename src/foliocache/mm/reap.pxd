@@ -1,7 +1,7 @@
 cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
-from . cimport atomics, client, filemap, fill, flags, folio, layout, lru
+from . cimport atomics, backing, client, filemap, fill, flags, folio, layout, lru
 from . cimport mapping, names, page_alloc, page_ref, page_type, pagetable, slab
 from .atomics cimport mem_t
 

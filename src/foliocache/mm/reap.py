@@ -42,6 +42,7 @@ import cython
 if not cython.compiled:
     from . import (
         atomics,
+        backing,
         client,
         fill,
         filemap,
@@ -260,6 +261,8 @@ def _settle_word(mem, me, pfn, word):
             return word == 1 or page_ref.correct(mem, at, word, 1)
         if atomics.load_relaxed(mem, at + layout.F_ATTACHED) or lru.is_queued(mem, pfn) or not page_ref.freeze(mem, at, word):
             return False
+    elif page_type.type(mem, pfn) == layout.TYPE_NONE:
+        backing.empty(mem, pfn, page_type.order(mem, pfn))
     return folio.destroy(mem, me, pfn)
 
 

@@ -16,4 +16,4 @@ cdef u32 _keep(mem_t mem, u32 me, u32 pfn) noexcept nogil
 @cython.locals(block=u32)
 cdef u32 _clear_block(mem_t mem, u32 me, u32 order) noexcept nogil
 @cython.locals(got=u32, size=u32, freed=u32)
-cdef bint _evict_range(mem_t mem, u32 me, u32 pfn, u32 end) noexcept nogil
+cpdef bint evict_range(mem_t mem, u32 me, u32 pfn, u32 end) noexcept nogil

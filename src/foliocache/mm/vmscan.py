@@ -116,7 +116,7 @@ def _clear_block(mem, me, order):
     """
     for _ in range(layout.BLOCKS_MAX):
         block = atomics.fetch_add_relaxed(mem, layout.BLOCK_HAND, 1) % ((atomics.npages(mem) >> order) + 1)
-        if not _evict_range(mem, me, block << order, (block + 1) << order):
+        if not evict_range(mem, me, block << order, (block + 1) << order):
             break
         pfn = page_alloc.alloc(mem, me, order)
         if pfn != layout.NIL:
@@ -124,7 +124,7 @@ def _clear_block(mem, me, order):
     return layout.NIL
 
 
-def _evict_range(mem, me, pfn, end):
+def evict_range(mem, me, pfn, end):
     """Evict the FILE folios that begin in pfn .. end - 1, up to the first that stays. Returns False if one is left named
     because a lock is refused."""
     while pfn < end and pfn < atomics.npages(mem):

@@ -185,6 +185,8 @@ class Counters(NamedTuple):
         Fills that failed.
     stalls : int
         Locks that were refused, because their owner was stopped.
+    given_back : int
+        Bytes of memory that were given back to the kernel.
     """
 
     hits: int
@@ -197,6 +199,7 @@ class Counters(NamedTuple):
     readahead: int
     errors: int
     stalls: int
+    given_back: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a new dict for JSON, in their order. A record within is a dict, and a tuple a list."""
@@ -211,7 +214,7 @@ class PagesByState(NamedTuple):
     free : int
         Pages in the allocator, with memory.
     hole : int
-        Those in the allocator, or not even there, without memory: they were never needed.
+        Pages without memory that may still get some: they were not needed yet, or have been given back.
     file, node, inode, table, name : int
         Pages with the content of objects; with nodes of their indexes; with their records; with page tables of windows; with
         names, that is what keys mean.
@@ -263,17 +266,21 @@ class Stat(NamedTuple):
     path : str
         The path of its file.
     pool_bytes : int
-        Bytes of all pages together.
+        The most bytes that the pages may take together: the pool's size.
+    max_bytes : int
+        The most that `Pool.resize` can make of that.
     page_size : int
         Bytes of a page.
     pages : int
-        How many pages the pool has.
+        How many pages that is.
     metadata_bytes : int
         Bytes of the file besides the pages: tables and client slots.
     metadata_ratio : float
         The same as a share of `pool_bytes`.
     free_bytes, cached_bytes : int
         Bytes of the pages that are free, with memory or without, and of those that hold content.
+    backed_bytes : int
+        Bytes of the pages that have memory, free or in use.
     pages_by_state : PagesByState
     folios_by_type : FoliosByType
     pins : int
@@ -292,11 +299,13 @@ class Stat(NamedTuple):
     name: str
     path: str
     pool_bytes: int
+    max_bytes: int
     page_size: int
     pages: int
     metadata_bytes: int
     metadata_ratio: float
     free_bytes: int
+    backed_bytes: int
     cached_bytes: int
     pages_by_state: PagesByState
     folios_by_type: FoliosByType

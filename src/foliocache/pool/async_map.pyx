@@ -77,7 +77,7 @@ cdef class AsyncMap(FolioMap):
         if entry == layout.NIL:
             lease = self._copy_cached(index)
             return self._later(start, most, limit, None, hits_only) if lease is None else self._cut(lease, start, most)
-        pfn = filemap.lookup(self.mem, self.attachment.me, entry, self.ino, self.head, self.height, index)
+        pfn = filemap.lookup(self.mem, self.attachment.me, entry, self.ino, self.head, self.mark, self.height, index)
         if pfn == layout.NIL:
             self.attachment.give(entry)
             return self._later(start, most, limit, None, hits_only)

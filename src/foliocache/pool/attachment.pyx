@@ -3,17 +3,21 @@ cimport cython
 from libc.stdint cimport uint8_t as u8, uint32_t as u32, uint64_t as u64
 from libc.stdlib cimport calloc, free, malloc
 
-from ..mm cimport atomics, client, filemap, layout, pagetable
+from ..mm cimport atomics, client, filemap, layout, page_alloc, pagetable, trim
 from ..mm cimport reap as core
 from ..mm.atomics cimport fc_mem
 
 import os
+import time
 import weakref
 
 from .client import adopt, opened, reap, repair
 from ..errors import FoliocacheError
 
 cdef u32 TOUCH_SHIFT = 16  # log2 of the bytes of the segment that each bit of ``touched`` covers
+
+SCAN_WAIT = 2.0  # seconds
+LOOK_AGAIN = 0.001
 
 _attachments = weakref.WeakSet()
 
@@ -200,13 +204,14 @@ cdef class Attachment:
         Does nothing while the client that held a lock when this process was refused it makes no progress.
         """
         cdef u32 n, word, kept = 0
-        if self.nwaiting == 0 or client.is_refused(self.mem):
+        if self.nwaiting == 0 or client.is_refused(self.mem) or not self.slot.begin_scan():
             return
         for n in range(self.nwaiting):
             word = atomics.read_once(self.mem, client.pin(self.mem, self.me, self.waiting[n]))
             if word & layout.PIN_OWNED:  # the table of a window
                 pagetable.release(self.mem, self.me, self.waiting[n], word & layout.PIN_PFN)
         core.resolve_intents(self.mem, self.me, self.me)
+        self.slot.end_scan()
         for n in range(self.nwaiting):
             if atomics.read_once(self.mem, client.pin(self.mem, self.me, self.waiting[n])):
                 self.waiting[kept] = self.waiting[n]
@@ -231,6 +236,43 @@ cdef class Attachment:
             before = ino
             count += 1
 
+    # Memory that is given back.
+
+    def set_limit(self, u32 pages):
+        """Let as many pages have memory at once. Raises FoliocacheError."""
+        self.join()
+        if not page_alloc.set_limit(self.mem, self.me, pages):
+            raise refused("resize")
+
+    def give_back(self, u32 most):
+        """Give the memory of one free block back, of at most ``most`` pages. Return how many pages it had.
+
+        0: there is no such block. -1: another process scans the pool, reaps or gives back, so try again; or a client has
+        stopped in an operation.
+        """
+        cdef u32 given
+        self.join()
+        if not self.slot.begin_giving():
+            return -1
+        given = trim.give_back(self.mem, self.me, most)
+        self.slot.end_giving()
+        self.tidy()
+        return -1 if given == layout.NIL else given
+
+    def evict(self, u32 want):
+        """Evict by age until ``want`` pages have come free. Return how many have."""
+        self.join()
+        freed = trim.evict(self.mem, self.me, want)
+        self.tidy()
+        return freed
+
+    def evict_chunk(self):
+        """Evict one old folio and all others of its chunk. False if none can be evicted."""
+        self.join()
+        done = trim.evict_chunk(self.mem, self.me)
+        self.tidy()
+        return done
+
     def disown(self):
         """In a forked child, right after the fork: forget the parent's slot and pins, and open the descriptor for the locks."""
         self.epoch += 1
@@ -243,3 +285,40 @@ cdef class Attachment:
         """Add n to one of this client's counters."""
         self._be_client()
         client.count(self.mem, self.me, counter, n)
+
+
+@cython.final
+cdef class Scan:
+    """A time in which no process gives memory back, during a ``with``: for what reads pages outside operations.
+
+    Begin and end are single calls, so no exception can come in between. Raises FoliocacheError if another process has stopped
+    while it gives back.
+    """
+    cdef Attachment attachment
+    cdef u32 epoch
+    cdef bint held
+
+    def __init__(self, Attachment attachment not None):
+        self.attachment = attachment
+
+    def __reduce__(self):
+        raise TypeError("a scan belongs to one process and cannot be copied or pickled")
+
+    def __enter__(self):
+        deadline = time.monotonic() + SCAN_WAIT
+        self.attachment.join()
+        while not self.attachment.slot.begin_scan():
+            if time.monotonic() > deadline:
+                raise FoliocacheError(
+                    f"pool {self.attachment.segment.name!r} cannot be looked at: another process has stopped while it gives "
+                    "memory back; let it go on or end it"
+                )
+            time.sleep(LOOK_AGAIN)
+        self.epoch = self.attachment.epoch
+        self.held = True
+
+    def __exit__(self, *exc):
+        if self.held:
+            if self.epoch == self.attachment.epoch:
+                self.attachment.slot.end_scan()
+        self.held = False

@@ -42,20 +42,20 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def create_or_attach(name: str, wanted: Wanted, mode: int = 0o600, any_owner: bool = False) -> Segment:
+def create_or_attach(name: str, wanted: Wanted, mode: int = 0o600, any_owner: bool = False, exact: bool = False) -> Segment:
     """Return the segment of a pool, created if there is none. ``wanted``: see ``geometry.parameters``. Raises PoolError."""
     path = files.path_of(name)
     while True:
         with contextlib.suppress(PoolNotFoundError):
-            return attach(name, any_owner, wanted)
-        made = _create(name, path, mode, **{key: value or geometry.DEFAULTS[key] for key, value in wanted.items()})
+            return attach(name, any_owner, wanted, exact)
+        made = _create(name, path, mode, **geometry.for_new_pool(wanted))
         if made is not None:
             return made
 
 
-def _create(name: str, path: str, mode: int, size: int, page_size: int, clients: int) -> Segment | None:
+def _create(name: str, path: str, mode: int, size: int, page_size: int, clients: int, max_size: int) -> Segment | None:
     """Return a new segment under its name; None if another process has made one meanwhile. Raises PoolFullError, PoolError."""
-    shape = geometry.compute(size // page_size, page_size, clients) | {"fenced": needs_fences()}
+    shape = geometry.compute(max_size // page_size, page_size, clients, size // page_size) | {"fenced": needs_fences()}
     try:
         with _creation, files.turn(name, path, _CREATION_WAIT + shape["memmap"] / _CREATION_RATE) as alone:
             if os.path.lexists(path):
@@ -78,9 +78,9 @@ def _failure(error: OSError, name: str, shape: Geometry) -> PoolError:
     free = os.statvfs(directory())
     advice = "allow larger files (ulimit -f)" if error.errno == errno.EFBIG else "enlarge it (docker run --shm-size=...)"
     return PoolFullError(
-        f"{directory()} has no room for the tables of a pool of {format_size(shape['npages'] << shape['page_shift'])} "
+        f"{directory()} has no room for the tables of a pool of {format_size(shape['pool'])} "
         f"({format_size(shape['memmap'])}; {format_size(free.f_bavail * free.f_frsize)} free): {error.strerror}. "
-        f"Ask for a smaller size, or {advice}"
+        f"Ask for a smaller {'max_size' if error.errno == errno.EFBIG else 'size'}, or {advice}"
     )
 
 
@@ -166,7 +166,7 @@ def _build(name: str, path: str, file: Descriptor, mode: int, shape: Geometry) -
     os.fchmod(file.fd, mode)
     os.pwrite(file.fd, header.pack(shape, layout.STATE_BUILDING), 0)
     segment = Segment(name, path, file, shape)
-    page_alloc.setup(segment.mem, shape["npages"])
+    page_alloc.setup(segment.mem, shape["pool"] >> shape["page_shift"])
     _setup_tables(segment.mem)
     os.pwrite(file.fd, header.pack(shape, layout.STATE_READY), 0)
     return segment

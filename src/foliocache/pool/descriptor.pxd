@@ -11,6 +11,7 @@ cdef class Descriptor:
     cdef _own(self, int number, bint private)
     cdef _close(self)
     cdef int lock(self, u32 n) noexcept
+    cdef int lock_shared(self, u32 n) noexcept
     cdef void unlock(self, u32 first, u32 count) noexcept
 
 

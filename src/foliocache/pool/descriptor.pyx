@@ -72,7 +72,7 @@ cdef extern from *:
         return fcntl(fd, F_OFD_SETLK, &lock);
     }
     """
-    int O_CLOEXEC, O_RDONLY, O_RDWR, F_WRLCK, F_UNLCK
+    int O_CLOEXEC, O_RDONLY, O_RDWR, F_RDLCK, F_WRLCK, F_UNLCK
     int c_open "open"(const char *path, int flags, int mode) noexcept
     int c_close "close"(int fd) noexcept
     int fc_reopen(int fd, const char *path, int access) noexcept
@@ -153,6 +153,10 @@ cdef class Descriptor:
     cdef int lock(self, u32 n) noexcept:
         """Take the lock on slot n's byte. Return 0, or an errno if another open file description has it."""
         return 0 if fc_lock(self.get(), F_WRLCK, n, 1) == 0 else errno
+
+    cdef int lock_shared(self, u32 n) noexcept:
+        """As ``lock``, but other open file descriptions may have it shared, too."""
+        return 0 if fc_lock(self.get(), F_RDLCK, n, 1) == 0 else errno
 
     cdef void unlock(self, u32 first, u32 count) noexcept:
         """Release the locks on the bytes of count slots from first on."""

@@ -1,15 +1,19 @@
 """The parameters with which a pool is created, and the geometry of its segment, which is computed from them."""
 
+import resource
 from typing import SupportsIndex, TypeAlias
 
 from ..errors import PoolMismatchError
 from ..mm import layout
-from ..sizes import format_size, parse_count, parse_size
+from ..sizes import format_size, parse_count, parse_share, parse_size
+from . import machine
+from .files import directory
 
 Geometry: TypeAlias = dict[str, int]  # of ``compute``
 Wanted: TypeAlias = dict[str, int | None]  # of ``parameters``
 
-DEFAULT_SIZE = 4 << 30
+DEFAULT_SHARE = 0.25  # of the memory there is, the ceiling of a new pool
+GROWTH = 4  # a pool may grow to so many times its first ceiling, or to all memory if that is more
 DEFAULT_PAGE_SIZE = 16 << 10
 DEFAULT_CLIENTS = 256
 PAGE_SIZE_MIN = 4 << 10
@@ -18,21 +22,25 @@ PAGES_MIN = 64
 CLIENTS_MAX = 65536
 # An object's number has OBJECT_BITS bits and counts in units of 2^OBJECT_SHIFT bytes.
 SIZE_MAX = 1 << (layout.OBJECT_BITS + layout.OBJECT_SHIFT)
-DEFAULTS = {"size": DEFAULT_SIZE, "page_size": DEFAULT_PAGE_SIZE, "clients": DEFAULT_CLIENTS}
+SIZE_MIN = PAGES_MIN * DEFAULT_PAGE_SIZE
 
 
-def compute(pages: int, page_size: int, clients: int) -> Geometry:
+def compute(pages: int, page_size: int, clients: int, first: int | None = None) -> Geometry:
     """Return the geometry of a segment: counts, and the offset of each table, by the names of the header's fields.
 
-    ``size`` is that of the file, in bytes.
+    ``pages`` is the most that the pool may have, and ``first`` how many it may have at first (all of them, for None): the
+    tables that are hashed into are made for so many, because they have memory from the beginning. ``size`` is that of the file,
+    and ``pool`` that of the first pages, in bytes.
     """
+    first = pages if first is None else first
     shape = {
         "npages": pages,
         "page_shift": page_size.bit_length() - 1,
         "nclients": clients,
-        "nbuckets": max(64, _power_of_two(pages) // 4),
-        "nghosts": _align(pages, layout.GHOST_WAYS),
-        "nnames": _align(pages * page_size // (layout.NAME_SHARE * layout.NAME_SIZE), layout.NAME_WAYS),
+        "nbuckets": max(64, _power_of_two(first) // 4),
+        "nghosts": _align(first, layout.GHOST_WAYS),
+        "nnames": _align(first * page_size // (layout.NAME_SHARE * layout.NAME_SIZE), layout.NAME_WAYS),
+        "pool": first * page_size,
     }
     chunks = pages * page_size + (1 << layout.CHUNK_SHIFT) - 1 >> layout.CHUNK_SHIFT
     at = layout.HEADER_SIZE
@@ -51,33 +59,71 @@ def compute(pages: int, page_size: int, clients: int) -> Geometry:
     return shape
 
 
-def is_possible(page_shift: int, pages: int, clients: int) -> bool:
-    """Return True if a segment may have this page size (log2), number of pages and number of clients."""
+def is_possible(page_shift: int, pages: int, clients: int, pool: int) -> bool:
+    """Return True if a segment may have this page size (log2), number of pages, number of clients, and bytes at first."""
     return (
         PAGE_SIZE_MIN <= 1 << min(page_shift, 64) <= PAGE_SIZE_MAX
-        and PAGES_MIN <= pages <= SIZE_MAX >> page_shift
+        and PAGES_MIN <= pool >> page_shift <= pages <= SIZE_MAX >> page_shift
+        and pool & (1 << page_shift) - 1 == 0
         and 1 <= clients <= CLIENTS_MAX
     )
 
 
 def parameters(
-    size: SupportsIndex | str | None = None, page_size: SupportsIndex | str | None = None, clients: SupportsIndex | None = None
+    size: SupportsIndex | str | None = None,
+    page_size: SupportsIndex | str | None = None,
+    clients: SupportsIndex | None = None,
+    max_size: SupportsIndex | str | None = None,
 ) -> Wanted:
     """Return the parameters asked for, as numbers; None stays None. Raises ValueError."""
-    pool_bytes = None if size is None else parse_size(size)
     page_bytes = None if page_size is None else parse_size(page_size, "page_size")
     processes = None if clients is None else parse_count(clients, "clients")
     page = page_bytes or DEFAULT_PAGE_SIZE
     if page & (page - 1) or not PAGE_SIZE_MIN <= page <= PAGE_SIZE_MAX:
         least, most = format_size(PAGE_SIZE_MIN), format_size(PAGE_SIZE_MAX)
         raise ValueError(f"page_size must be a power of two from {least} to {most}, not {page_size!r}")
-    pool = pool_bytes or DEFAULT_SIZE
-    if not PAGES_MIN * page <= pool <= SIZE_MAX:
-        least, most = format_size(PAGES_MIN * page), format_size(SIZE_MAX)
-        raise ValueError(f"size must be from {PAGES_MIN} pages ({least}) to {most}, not {format_size(pool)}")
+    pool_bytes = None if size is None else pool_size(size, page)
+    most_bytes = None if max_size is None else pool_size(max_size, page, "max_size")
+    if pool_bytes and most_bytes and most_bytes < pool_bytes:
+        raise ValueError(f"max_size must be at least the size, {format_size(pool_bytes)}, not {format_size(most_bytes)}")
     if processes is not None and not 1 <= processes <= CLIENTS_MAX:
         raise ValueError(f"clients must be a number from 1 to {CLIENTS_MAX}, not {clients!r}")
-    return {"size": pool_bytes, "page_size": page_bytes, "clients": processes}
+    return {"size": pool_bytes, "page_size": page_bytes, "clients": processes, "max_size": most_bytes}
+
+
+def pool_size(size: SupportsIndex | str, page_size: int, what: str = "size") -> int:
+    """Return the bytes of a pool from bytes, a string such as "4GiB", or a share of the memory there is, such as "25%". Raises
+    ValueError."""
+    share = parse_share(size, what) if isinstance(size, str) and size.rstrip().endswith("%") else None
+    found = parse_size(size, what) if share is None else _share(share, page_size)
+    least, most = PAGES_MIN * page_size, SIZE_MAX
+    if not least <= found <= most:
+        raise ValueError(
+            f"{what} must be from {PAGES_MIN} pages ({format_size(least)}) to {format_size(most)}, not {format_size(found)}"
+        )
+    return found
+
+
+def for_new_pool(wanted: Wanted) -> dict[str, int]:
+    """Return the parameters of a new pool: what is wanted, and the defaults. ``max_size`` is at least ``size``."""
+    page = wanted["page_size"] or DEFAULT_PAGE_SIZE
+    size = wanted["size"] or min(_share(DEFAULT_SHARE, page), wanted["max_size"] or SIZE_MAX)
+    most = wanted["max_size"] or _may_grow_to(size)
+    return {"size": size, "page_size": page, "clients": wanted["clients"] or DEFAULT_CLIENTS, "max_size": most}
+
+
+def _share(share: float, page_size: int) -> int:
+    """Return a share of the memory there is for a pool: of the smaller of the machine's and the file system's."""
+    found = min(machine.memory(), machine.room(directory()))
+    return min(max(int(found * share), PAGES_MIN * page_size), SIZE_MAX)
+
+
+def _may_grow_to(size: int) -> int:
+    """Return the default of ``max_size``; ``size`` where this process may not have files, or address space, of any size."""
+    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_AS):
+        if resource.getrlimit(limit)[0] != resource.RLIM_INFINITY:
+            return size
+    return min(max(GROWTH * size, machine.memory()), SIZE_MAX)
 
 
 def permissions(mode: SupportsIndex) -> int:
@@ -89,23 +135,25 @@ def permissions(mode: SupportsIndex) -> int:
     return number
 
 
-def check_parameters(name: str, shape: Geometry, wanted: Wanted) -> None:
-    """Raise PoolMismatchError if a segment of this geometry differs from the parameters in ``wanted`` that are not None."""
-    found = {
-        "size": shape["npages"] << shape["page_shift"],
-        "page_size": 1 << shape["page_shift"],
-        "clients": shape["nclients"],
-    }
-    asked_for = {key: value for key, value in wanted.items() if value is not None}
-    if "size" in asked_for:
-        asked_for["size"] = asked_for["size"] // found["page_size"] * found["page_size"]
+def check_parameters(name: str, shape: Geometry, pool_bytes: int, wanted: Wanted, exact: bool = False) -> None:
+    """Raise PoolMismatchError if a segment differs from the parameters in ``wanted`` that are not None: page size and number of
+    clients, and if ``exact``, its present size and the most that it can grow to."""
+    page = 1 << shape["page_shift"]
+    found = {"page_size": page, "clients": shape["nclients"]}
+    if exact:
+        found |= {"size": pool_bytes, "max_size": shape["npages"] * page}
+    asked_for = {key: value for key, value in wanted.items() if value is not None and key in found}
+    for key in ("size", "max_size"):
+        if key in asked_for:
+            asked_for[key] = asked_for[key] // page * page
     differing = [key for key, value in asked_for.items() if value != found[key]]
     if differing:
         asked = ", ".join(f"{key}={_shown(key, asked_for[key])}" for key in differing)
         has = ", ".join(f"{key}={_shown(key, found[key])}" for key in differing)
+        advice = f"foliocache resize {name} {asked_for['size']}" if differing == ["size"] else f"foliocache rm {name}"
         raise PoolMismatchError(
             f"pool {name!r} exists with {has}, but {asked} was asked for; leave it out, use another name, "
-            f"or remove the pool first (foliocache rm {name})"
+            f"or {'change' if differing == ['size'] else 'remove'} the pool first ({advice})"
         )
 
 

@@ -23,7 +23,6 @@ def pack(shape: Geometry, state: int) -> bytes:
         "state": state,
         "checksum": 0,
         "created": time.time_ns(),
-        "pool": shape["npages"] << shape["page_shift"],
     }
     head = b"".join(values[name].to_bytes(field.stop - field.start, "little") for name, field in FIELDS.items())
     return head[: layout.HDR_CHECKSUM] + _checksum(head).to_bytes(4, "little") + head[layout.HDR_MEMMAP :]
@@ -42,9 +41,10 @@ def read(fd: int, name: str, path: str) -> Geometry:
         raise PoolDamagedError(f"pool {name!r} is damaged: its header does not match its checksum; {advice}")
     if said["state"] != layout.STATE_READY:
         raise PoolDamagedError(f"pool {name!r} is damaged: its header says that it was never finished; {advice}")
-    if not geometry.is_possible(said["page_shift"], said["npages"], said["nclients"]):
+    if not geometry.is_possible(said["page_shift"], said["npages"], said["nclients"], said["pool"]):
         raise PoolDamagedError(f"pool {name!r} is damaged: its header makes no sense; {advice}")
-    shape = geometry.compute(said["npages"], 1 << said["page_shift"], said["nclients"])
+    first = said["pool"] >> said["page_shift"]
+    shape = geometry.compute(said["npages"], 1 << said["page_shift"], said["nclients"], first)
     if any(said[key] != value for key, value in shape.items()):
         raise PoolDamagedError(f"pool {name!r} is damaged: its header contradicts itself; {advice}")
     if os.fstat(fd).st_size != shape["size"]:

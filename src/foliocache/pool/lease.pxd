@@ -45,7 +45,7 @@ cdef class FolioMap(Steps):
     cdef readonly Attachment attachment
     cdef readonly Filler filler
     cdef mem_t mem
-    cdef u64 ino, head, digest_lo, digest_hi, key_digest
+    cdef u64 ino, head, mark, digest_lo, digest_hi, key_digest
     cdef u64 stride, most
     cdef u32 height, order, span, shift, key_length
     cdef bint is_fixed

@@ -32,7 +32,7 @@ from .attachment cimport Attachment, spare
 from ..filler.buffers cimport get_writable
 from ..filler.miss cimport Filler
 from ..filler.steps cimport FAILED, FILLED, FOREIGN, LATE, OURS, Steps
-from ..mm cimport atomics, fill, layout, mapping
+from ..mm cimport atomics, backing, fill, layout, mapping
 from ..mm.atomics cimport fc_mem, mem_t
 from ..mm.inline cimport client, filemap, flags, folio, page_type
 
@@ -329,7 +329,7 @@ cdef class FolioMap(Steps):
         self.shift = atomics.page_shift(self.mem) + order
         self.unit_size = <u64>1 << self.shift
         self.stride = self._units(stride)
-        self.most = max((<u64>atomics.npages_max(self.mem) << atomics.page_shift(self.mem)) // READ_SHARE >> self.shift, <u64>1)
+        self.most = max((<u64>backing.limit(self.mem) << atomics.page_shift(self.mem)) // READ_SHARE >> self.shift, <u64>1)
         self.digest_lo = int.from_bytes(digest[:8], "little")
         self.digest_hi = int.from_bytes(digest[8:16], "little")
         self.key_digest = int.from_bytes(key_digest, "little")
@@ -445,7 +445,7 @@ cdef class FolioMap(Steps):
         entry = self.attachment.take()
         if entry == layout.NIL:
             return self._cut(self._copy(index), start, most)
-        pfn = filemap.lookup(mem, self.attachment.me, entry, self.ino, self.head, self.height, index)
+        pfn = filemap.lookup(mem, self.attachment.me, entry, self.ino, self.head, self.mark, self.height, index)
         if pfn == layout.NIL:
             self.attachment.give(entry)
             return self._miss(start, most, limit)
@@ -717,7 +717,7 @@ cdef class FolioMap(Steps):
         cdef u32 pfn, seen
         cdef u64 there
         self.attachment.join()
-        pfn = filemap.lookup(mem, self.attachment.me, spare(), self.ino, self.head, self.height, index)
+        pfn = filemap.lookup(mem, self.attachment.me, spare(), self.ino, self.head, self.mark, self.height, index)
         if pfn == layout.NIL:
             return 0
         seen = flags.load(mem, atomics.folio_at(mem, pfn))
@@ -738,7 +738,7 @@ cdef class FolioMap(Steps):
         cdef const char *data
         cdef bint copied = False
         cdef u64 at, begin
-        cdef u32 pfn = filemap.lookup(mem, self.attachment.me, spare(), self.ino, self.head, self.height, index)
+        cdef u32 pfn = filemap.lookup(mem, self.attachment.me, spare(), self.ino, self.head, self.mark, self.height, index)
         if pfn != layout.NIL:
             at = atomics.folio_at(mem, pfn)
             begin = (index - filemap.first_of(mem, pfn)) << self.shift
@@ -972,6 +972,7 @@ cdef class FolioMap(Steps):
     cdef void _bind(self, u64 ino) noexcept:
         self.ino = ino
         self.head = mapping.head(self.mem, ino)
+        self.mark = mapping.mark(self.mem, ino)
 
     cdef bint _open(self) noexcept:
         """Find or make the object's record. False if the pool has no room for it, even after evicting folios."""

@@ -74,8 +74,9 @@ class Mapping(AsyncReads):
     ) -> None:
         key, version = _plain(key, "key"), _plain(version, "version")
         size = _size_of(key, size)
-        usual = order = _order_for(size, pool.page_size, pool.pool_bytes, self._units_per_object)
-        self.folio_size: int | None = None if folio_size is None else _folio_size(folio_size, pool.page_size, pool.pool_bytes)
+        first = pool._attachment.segment.first_bytes
+        usual = order = _order_for(size, pool.page_size, first, self._units_per_object)
+        self.folio_size: int | None = None if folio_size is None else _folio_size(folio_size, pool.page_size, first)
         self.readahead: int | None = None if readahead is None else _readahead(readahead)
         if self.folio_size is not None:
             order = min(order, (self.folio_size // pool.page_size).bit_length() - 1)
@@ -88,7 +89,7 @@ class Mapping(AsyncReads):
         ahead = most if self.readahead is None else min(self.readahead, pool.pool_bytes // READAHEAD_SHARE)
         filler = Filler(key, pool, read, readinto, source, concurrent, Readahead(max(1, ahead // unit)))
         if self.folio_size is None:
-            span = _span_for(unit, pool.page_size, pool.pool_bytes)
+            span = _span_for(unit, pool.page_size, first)
         else:
             span = min(layout.SPAN_MAX, (self.folio_size // unit).bit_length() - 1)
         super().__init__(

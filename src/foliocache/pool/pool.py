@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, SupportsFloat, SupportsI
 
 from ..errors import FoliocacheError, PoolNotFoundError
 from ..filler.engine import Engine
-from ..mm import audit, layout
+from ..mm import audit, layout, page_alloc
 from ..observe import look
 from ..observe.records import Counters, Finding, FoliosByType, LockInfo, ObjectInfo, PagesByState, Stat
-from . import client, repair
+from ..sizes import format_size, parse_size
+from . import client, repair, shrink
 from . import segment as segments
-from .attachment import Attachment
+from .attachment import Attachment, Scan
 from .creation import create_or_attach
-from .geometry import Wanted, check_parameters, parameters, permissions
+from .geometry import Wanted, check_parameters, parameters, permissions, pool_size
 from .mapping import Mapping, key_digest
 from .names import Names
 from .objects import ObjectMapping
@@ -47,6 +48,8 @@ def open(
     mode: SupportsIndex = 0o600,
     *,
     clients: SupportsIndex | None = None,
+    max_size: SupportsIndex | str | None = None,
+    exact: bool = False,
     any_owner: bool = False,
     fill_timeout: Seconds | None = None,
 ) -> Pool:
@@ -57,13 +60,21 @@ def open(
     name : str
         Letters, digits, ``_``, ``-``, ``.``; one pool per name.
     size : int or str, optional
-        Bytes of the pool, or a string such as ``"4GiB"``. By default that of the existing pool, or 4 GiB for a new one.
+        How much memory a new pool may take for its pages: bytes, a string such as ``"4GiB"``, or a share of the memory there
+        is, such as ``"25%"``, which is the default. That is the smaller of the memory of this machine (or of this process's
+        cgroup) and of the file system of the pools. The pool takes it as it is used. An existing pool keeps its size;
+        `Pool.resize` changes it.
     page_size : int or str, optional
         Bytes of a page, a power of two from 4 KiB to 2 MiB. By default that of the existing pool, or 16 KiB for a new one.
     mode : int
         Permissions of a new pool's file; its owner must be allowed to read and write.
     clients : int, optional
         How many processes may be attached at once. By default that of the existing pool, or 256 for a new one.
+    max_size : int or str, optional
+        The largest size that `Pool.resize` can give a new pool. It costs address space. By default 4 times the size, or all
+        memory there is if that is more.
+    exact : bool
+        Raise an error also if the existing pool has another ``size`` or ``max_size`` than those given.
     any_owner : bool
         Attach also to a pool of another user, who can change its bytes at any time.
     fill_timeout : float, optional
@@ -79,7 +90,7 @@ def open(
     Raises
     ------
     PoolMismatchError
-        The pool has other parameters than those given.
+        The pool has another page size, or room for another number of processes, than those given (``exact``: or other sizes).
     PoolFullError
         Shared memory has no room for the pool.
     PoolDamagedError
@@ -90,12 +101,12 @@ def open(
     ValueError
         A parameter has an invalid value.
     """
-    wanted = parameters(size, page_size, clients)
+    wanted = parameters(size, page_size, clients, max_size)
     mode = permissions(mode)
     timeout = None if fill_timeout is None else _seconds(fill_timeout)
-    pool = _known(name, any_owner, wanted)
+    pool = _known(name, any_owner, wanted, exact)
     if pool is None:
-        pool = _new(create_or_attach(name, wanted, mode, any_owner), any_owner)
+        pool = _new(create_or_attach(name, wanted, mode, any_owner, exact), any_owner)
     if timeout is not None:
         pool.fill_timeout = timeout
     return pool
@@ -151,7 +162,7 @@ def _seconds(value: Seconds) -> float:
     return min(seconds, FILL_TIMEOUT_MAX)
 
 
-def _known(name: str, any_owner: bool, wanted: Wanted) -> Pool | None:
+def _known(name: str, any_owner: bool, wanted: Wanted, exact: bool = False) -> Pool | None:
     """Return the pool called name if this process has it open, else None. Needs neither descriptors nor memory."""
     try:
         ref = _pools.get(segments.locate(name, any_owner))
@@ -160,7 +171,7 @@ def _known(name: str, any_owner: bool, wanted: Wanted) -> Pool | None:
     pool = ref() if ref is not None else None
     if pool is None or pool.closed:
         return None
-    check_parameters(name, pool._attachment.segment.geometry, wanted)
+    check_parameters(name, pool._attachment.segment.geometry, pool.pool_bytes, wanted, exact)
     try:
         return _joined(pool)
     except FoliocacheError:
@@ -211,8 +222,8 @@ class Pool:
         Its file.
     page_size : int
         Bytes of a page.
-    pool_bytes : int
-        Bytes of all pages together.
+    max_bytes : int
+        The most bytes that `resize` can give it.
     """
 
     def __init__(self, segment: segments.Segment, any_owner: bool = False) -> None:
@@ -221,7 +232,7 @@ class Pool:
         self.name: str = segment.name
         self.path: str = segment.path
         self.page_size: int = segment.page_size
-        self.pool_bytes: int = segment.pool_bytes
+        self.max_bytes: int = segment.max_bytes
         self._fill_timeout = FILL_TIMEOUT
         self._engines: dict[int, Engine] = {}  # by pid; a forked child starts its own
         self._objects: Objects | None = None
@@ -246,6 +257,11 @@ class Pool:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close_async()
+
+    @property
+    def pool_bytes(self) -> int:
+        """The most bytes that its pages may take together: its size. `resize` changes it."""
+        return self._attachment.segment.pool_bytes
 
     @property
     def fill_timeout(self) -> float:
@@ -392,7 +408,8 @@ class Pool:
             The pool has been closed.
         """
         self._check_open()
-        return look.objects(self._memory)
+        with Scan(self._attachment):
+            return look.objects(self._memory)
 
     def audit(self) -> list[Finding]:
         """Check every invariant of the pool.
@@ -409,7 +426,8 @@ class Pool:
             The pool has been closed.
         """
         self._check_open()
-        return look.findings(self._memory)
+        with Scan(self._attachment):
+            return look.findings(self._memory)
 
     def repair(self) -> list[Finding]:
         """Settle what dead processes have left, and repair what is proven to be damaged.
@@ -430,7 +448,70 @@ class Pool:
             The pool has been closed.
         """
         self._check_open()
-        return repair.repair(self._attachment)
+        with Scan(self._attachment):
+            return repair.repair(self._attachment)
+
+    def resize(self, size: SupportsIndex | str) -> int:
+        """Change the most bytes that the pool's pages may take together, for all processes.
+
+        A smaller pool evicts what is too much, and gives that memory back. The file keeps its length.
+
+        Parameters
+        ----------
+        size : int or str
+            As for `open`; at most `max_bytes`.
+
+        Returns
+        -------
+        int
+            The bytes that the pool still has above the new size, because they are in use; 0 as a rule. They are given back by
+            another call, when they are not in use any more.
+
+        Raises
+        ------
+        ValueError
+            The size is not between 64 pages and `max_bytes`.
+        FoliocacheError
+            The pool has been closed; or another process has stopped while it holds a lock of the pool.
+        """
+        self._check_open()
+        wanted = pool_size(size, self.page_size)
+        if wanted > self.max_bytes:
+            raise ValueError(
+                f"size must be at most {format_size(self.max_bytes)}, the max_size with which pool {self.name!r} was made, not "
+                f"{format_size(wanted)}; remove the pool and make it with a larger max_size"
+            )
+        self._attachment.set_limit(wanted // self.page_size)
+        return shrink.to_limit(self._attachment) * self.page_size
+
+    def trim(self, bytes: SupportsIndex | str | None = None) -> int:
+        """Give memory back to the kernel. The pool takes it again when it needs it.
+
+        Free pages are given back first, then those of the objects that have not been used for the longest time.
+
+        Parameters
+        ----------
+        bytes : int or str, optional
+            How many to give back, or a string such as ``"1GiB"``. By default all that is free, and no object.
+
+        Returns
+        -------
+        int
+            The bytes that were given back. They may be fewer than asked for, because the rest is in use; or some more, because
+            memory is given back in pieces of 64 KiB.
+
+        Raises
+        ------
+        ValueError
+            It is no number of bytes.
+        FoliocacheError
+            The pool has been closed; or another process scans it all the time, or has stopped in the middle of an operation.
+        """
+        self._check_open()
+        pages = None if bytes is None else -(-parse_size(bytes, "bytes") // self.page_size)
+        if pages is None:
+            return shrink.free_blocks(self._attachment) * self.page_size
+        return shrink.give_back(self._attachment, pages) * self.page_size
 
     def stat(self) -> Stat:
         """Return the state of the pool, and the processes that use it.
@@ -462,10 +543,12 @@ class Pool:
             path=self.path,
             pool_bytes=self.pool_bytes,
             page_size=self.page_size,
-            pages=geometry["npages"],
+            max_bytes=self.max_bytes,
+            pages=segment.pages,
             metadata_bytes=segment.metadata_bytes,
             metadata_ratio=segment.metadata_bytes / self.pool_bytes,
             free_bytes=(census["pages_by_state"]["free"] + census["pages_by_state"]["hole"]) * self.page_size,
+            backed_bytes=page_alloc.backed_pages(segment.mem) * self.page_size,
             cached_bytes=census["pages_by_state"]["file"] * self.page_size,
             pages_by_state=PagesByState(**census["pages_by_state"]),
             folios_by_type=FoliosByType(**census["folios_by_type"]),

@@ -20,7 +20,7 @@ import stat
 from typing import NoReturn
 
 from ..errors import FoliocacheError, PoolDamagedError, PoolError, PoolNotFoundError
-from ..mm import atomics, layout
+from ..mm import atomics, backing, layout
 from ..sizes import format_size
 from . import header
 from .descriptor import Descriptor, open_file, reopen_to_read
@@ -63,13 +63,29 @@ class Segment:
         return 1 << self.geometry["page_shift"]
 
     @property
+    def pages(self) -> int:
+        """How many pages may have memory at once, for now."""
+        return backing.limit(self.mem)
+
+    @property
     def pool_bytes(self) -> int:
+        return self.pages * self.page_size
+
+    @property
+    def max_bytes(self) -> int:
+        """The most that ``pool_bytes`` can be."""
         return self.geometry["npages"] * self.page_size
 
     @property
+    def first_bytes(self) -> int:
+        """What ``pool_bytes`` was when the pool was made. It is the same in every process at all times, so the units of objects
+        are chosen by it."""
+        return self.geometry["pool"]
+
+    @property
     def metadata_bytes(self) -> int:
-        """The bytes of the tables when all pages have descriptors."""
-        return self.geometry["memmap"] + self.geometry["npages"] * layout.FOLIO_SIZE
+        """The bytes of the tables when as many pages have descriptors as may have memory."""
+        return self.geometry["memmap"] + self.pages * layout.FOLIO_SIZE
 
 
 def _opened_to_read(file: Descriptor, path: str) -> Descriptor:
@@ -96,8 +112,11 @@ def map_file(name: str, file: Descriptor, to_read: Descriptor, size: int) -> tup
         ) from None
 
 
-def attach(name: str, any_owner: bool = False, wanted: Wanted | None = None) -> Segment:
-    """Attach to the segment of a pool, which must have the parameters in ``wanted``. Raises PoolNotFoundError, PoolError."""
+def attach(name: str, any_owner: bool = False, wanted: Wanted | None = None, exact: bool = False) -> Segment:
+    """Attach to the segment of a pool, which must have the parameters in ``wanted`` (see ``check_parameters``).
+
+    Raises PoolNotFoundError, PoolError.
+    """
     path = path_of(name)
     locate(name, any_owner)
     try:
@@ -106,13 +125,13 @@ def attach(name: str, any_owner: bool = False, wanted: Wanted | None = None) -> 
         raise _refusal(error, name, path) from None
     _check_file(os.fstat(file.fd), name, path, any_owner)
     shape = header.read(file.fd, name, path)
-    check_parameters(name, shape, wanted or {})
     if not shape["fenced"] and needs_fences():
         raise PoolError(
             f"pool {name!r} was made by a process that may use membarrier(2), and its users rely on it, but membarrier(2) is "
             f"forbidden here (by seccomp, say); remove it (foliocache rm {name}) and create it from a process like this one"
         )
     segment = Segment(name, path, file, shape)
+    check_parameters(name, shape, segment.pool_bytes, wanted or {}, exact)
     segment.share()
     return segment
 

@@ -11,7 +11,12 @@ cdef class ClientSlot:
     cdef readonly u32 number
     cdef Descriptor file
     cdef object reaper
+    cdef u32 scans
 
+    cdef bint begin_scan(self) noexcept
+    cdef void end_scan(self) noexcept
+    cdef bint begin_giving(self) noexcept
+    cdef void end_giving(self) noexcept
     cdef bint claim(self) noexcept
     cdef void _begin(self, u32 n) noexcept
     cdef _give_back(self)

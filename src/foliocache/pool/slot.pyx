@@ -97,6 +97,28 @@ cdef class ClientSlot:
         """Take a clean slot, unless this process has a slot. True if it has one now."""
         return self.claim()
 
+    # What reads pages that it has not pinned, outside operations (audits, reapers), and what gives memory back (``mm.trim``)
+    # exclude each other, by the lock on one more byte.
+
+    cdef bint begin_scan(self) noexcept:
+        """Keep all processes from giving memory back, until ``end_scan``. False if one does so at this moment."""
+        if self.file is None or (self.scans == 0 and self.file.lock_shared(atomics.nclients(self.mem) + 1) != 0):
+            return False
+        self.scans += 1
+        return True
+
+    cdef void end_scan(self) noexcept:
+        self.scans -= 1
+        if self.scans == 0 and self.file is not None:
+            self.file.unlock(atomics.nclients(self.mem) + 1, 1)
+
+    cdef bint begin_giving(self) noexcept:
+        """Keep all processes from scanning, until ``end_giving``. False if one scans at this moment."""
+        return self.scans == 0 and self.file is not None and self.file.lock(atomics.nclients(self.mem) + 1) == 0
+
+    cdef void end_giving(self) noexcept:
+        self.file.unlock(atomics.nclients(self.mem) + 1, 1)
+
     def keep(self, u32 n):
         """Become client n: a former client's slot that has been settled, and whose lock this process has."""
         if self.reaper is None or n >= atomics.nclients(self.mem):
@@ -141,6 +163,7 @@ cdef class ClientSlot:
         self.number = layout.NIL
         self.file = None
         self.reaper = None
+        self.scans = 0
         with contextlib.suppress(OSError):
             self.open()
 
@@ -170,7 +193,9 @@ cdef class Reaping:
         if slot is None or slot.file is None or slot.reaper is not None:
             return False
         status = slot.file.lock(atomics.nclients(slot.mem))
-        if status == 0:
+        if status == 0 and not slot.begin_scan():
+            slot.file.unlock(atomics.nclients(slot.mem), 1)
+        elif status == 0:
             slot.reaper = me
             self.held = True
         elif status not in _IN_USE:
@@ -181,6 +206,7 @@ cdef class Reaping:
         cdef ClientSlot slot = self.slot
         cdef u32 end
         if self.held and slot.file is not None:
+            slot.end_scan()
             end = atomics.nclients(slot.mem) + 1
             if slot.number == layout.NIL:
                 slot.file.unlock(0, end)

@@ -21,7 +21,7 @@ from ..sizes import integer
 
 from .attachment cimport Attachment
 from .lease cimport FolioMap, Lease, new_lease
-from ..mm cimport atomics, layout, pagetable
+from ..mm cimport atomics, backing, layout, pagetable
 from ..mm.atomics cimport fc_mem, mem_t
 
 from .private import is_writable, watch
@@ -186,7 +186,7 @@ cdef class Window:
         self.first = first
         self.length = length
         self.begin = offset - first * mapping.unit_size
-        if count * (mapping.unit_size >> atomics.page_shift(mem)) > <u64>atomics.npages_max(mem) + mapping.unit_size:
+        if count * (mapping.unit_size >> atomics.page_shift(mem)) > <u64>backing.limit(mem) + mapping.unit_size:
             raise FoliocacheError(f"a window of {length} bytes is larger than the pool; open smaller ones, or use read()")
         self.count = count
         self.closed = False

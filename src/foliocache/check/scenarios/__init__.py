@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..scenario import Suite, load_suite
-from .fixtures import CORE, poison, show
+from .fixtures import CORE, poison, show, touch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..scenario import Build, Scenario
 
-SUITE = Suite(CORE, {"poison": poison}, show)
+SUITE = Suite(CORE, {"poison": poison, "touch": touch}, show)
 scenario: Callable[..., Callable[[Build], Build]] = SUITE.scenario
 
 

@@ -36,6 +36,7 @@ PARTS = (
     Edit("page_alloc", "_give", "    hole = ",
         "    assert not _is_free_mark(mark(mem, pfn)), 'the page is freed twice'\n    hole = "),
     fixtures.ALL_BACKED,
+    fixtures.HEAD_BACKED,
 )  # fmt: skip
 # Without queues and without the end of a mapping: for scenarios about references. The smallest pool: a page of records, the
 # folio.
@@ -101,7 +102,7 @@ class Pool(tree.Cached):
 
         def hold(mem: Mem) -> str:
             core = self.core
-            pfn = core.filemap.lookup(mem, me, n, self.ino, self.head, self.height, self.place)
+            pfn = core.filemap.lookup(mem, me, n, self.ino, self.head, 0, self.height, self.place)
             if pfn == core.layout.NIL:
                 return "miss"
             self.check(mem, pfn)

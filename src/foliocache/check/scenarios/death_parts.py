@@ -115,7 +115,7 @@ class Holes(Blocks):
             assert mem.values.get(("memory", core.atomics.page_at(mem, 0))) == 1, "a page without memory may be used"
 
 
-PART_BACKED = tuple(part for part in FEW_PARTS if part is not fixtures.ALL_BACKED)
+PART_BACKED = tuple(part for part in FEW_PARTS if part not in (fixtures.ALL_BACKED, fixtures.HEAD_BACKED))
 GIVEN = "        if not reserve(mem, atomics.page_at(mem, pfn), pages << atomics.page_shift(mem)):\n            return False\n"
 MARKED = (
     "        for chunk in range(pfn >> chunk_order(mem), (pfn + pages) >> chunk_order(mem)):\n"
@@ -175,7 +175,7 @@ class Window(Pool):
         def use(mem: Mem) -> None:
             core = self.core
             table = core.pagetable.make(mem, me, 0, 1)
-            pfn = core.filemap.lookup(mem, me, 1, self.ino, self.head, self.height, self.place)
+            pfn = core.filemap.lookup(mem, me, 1, self.ino, self.head, 0, self.height, self.place)
             if pfn != core.layout.NIL:
                 core.pagetable.move(mem, me, 1, table, 0, pfn)
                 if core.pagetable.lookup(mem, me, 1, table, 0) != core.layout.NIL:
@@ -377,7 +377,7 @@ class Filling(Pool):
 
         def read(mem: Mem) -> Any:
             core, layout = self.core, self.core.layout
-            pfn = core.filemap.lookup(mem, me, 0, self.ino, self.head, self.height, self.place)
+            pfn = core.filemap.lookup(mem, me, 0, self.ino, self.head, 0, self.height, self.place)
             if pfn == layout.NIL:
                 return "miss"
             at = core.atomics.folio_at(mem, pfn)

@@ -51,6 +51,14 @@ ALL_BACKED = Replace(
             return True
 """,
 )
+HEAD_BACKED = Replace(
+    "backing",
+    "is_set",
+    """
+        def is_set(mem, mark):
+            return True
+""",
+)
 # A lock that spins: its sleep is checked in ``waiting``.
 SPIN_LOCK = (
     Replace(
@@ -157,6 +165,13 @@ def fill(mem: Mem, pfn: int, content: Value) -> None:
 def poison(mem: Mem, pfn: int) -> None:
     """For stand-ins, as ``atomics.poison``: write a page's content, so that a thread that still uses the page races with it."""
     mem.write(("page", pfn), "freed")
+
+
+def touch(mem: Mem, at: int) -> None:
+    """Read the memory of the page at an offset of the segment, as the kernel's calls have left it: in scenarios in which a page
+    may have none."""
+    page = at - (at - DATA) % (1 << mem.page_shift)
+    assert mem.read(("memory", page)) == 1, "a page without memory is touched"
 
 
 # The allocator as one word, and no queues: for scenarios about references. The real ones have scenarios of their own.

@@ -254,7 +254,7 @@ class Stale(Cached):
         return lose
 
     def clearer(self, me: int) -> Thread:
-        return lambda mem: self.core.vmscan._evict_range(mem, me, self.page, self.page + 1)
+        return lambda mem: self.core.vmscan.evict_range(mem, me, self.page, self.page + 1)
 
 
 ATTACHED_KEPT = Edit("folio", "prepare", "    atomics.store_relaxed(mem, folio + layout.F_ATTACHED, 0)\n", "")

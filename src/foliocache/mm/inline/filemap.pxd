@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint32_t as u32, uint64_t as u64
 
 from .. cimport atomics, layout
 from ..atomics cimport mem_t
+from . cimport backing
 from . cimport client
 from . cimport folio
 from . cimport page_ref
@@ -47,9 +48,9 @@ cdef inline u32 find_get(mem_t mem, u32 me, u64 ino, u64 head, u32 height, u64 i
 
 
 @cython.locals(pfn=u32)
-cdef inline u32 lookup(mem_t mem, u32 me, u32 n, u64 ino, u64 head, u32 height, u64 index) noexcept nogil:
+cdef inline u32 lookup(mem_t mem, u32 me, u32 n, u64 ino, u64 head, u64 mark, u32 height, u64 index) noexcept nogil:
     client.op_begin(mem, me)
-    pfn = find_get(mem, me, ino, head, height, index)
+    pfn = find_get(mem, me, ino, head, height, index) if backing.is_set(mem, mark) else layout.NIL
     if pfn == layout.NIL:
         client.op_end(mem, me)
     else:

@@ -1,0 +1,13 @@
+cimport cython
+from libc.stdint cimport uint32_t as u32, uint64_t as u64
+
+from . cimport atomics, backing, client, layout, lru, page_alloc, page_type, slab, vmscan
+from .atomics cimport mem_t
+
+
+@cython.locals(pfn=u32, order=u32, pages=u64, left=bint, gone=bint)
+cpdef u32 give_back(mem_t mem, u32 me, u32 most) noexcept nogil
+@cython.locals(freed=u32)
+cpdef u32 evict(mem_t mem, u32 me, u32 want) noexcept nogil
+@cython.locals(done=bint, rounds=u32, pfn=u32, got=u32, chunk=u32)
+cpdef bint evict_chunk(mem_t mem, u32 me) noexcept nogil

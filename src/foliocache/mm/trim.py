@@ -1,0 +1,90 @@
+"""Give memory back to the kernel: take it away from free blocks, and evict cold folios until there are some.
+
+The steps, each of which a client may be killed before (``trim`` is the client that gives back):
+
+A. take a free block of whole chunks that have memory, as any block is taken: it is announced, and frozen;
+B. clear the marks of its chunks;
+C. wait for a grace period;
+D. take its memory away (``FALLOC_FL_PUNCH_HOLE``);
+E. free it: it is a hole then, because it has no marks.
+
+**Who may still touch the block.** No client holds a reference to it, or the block would not have been free. A getter with a
+pfn from a former life touches the descriptor, which is not given back, and finds FROZEN. A walker of the index may have the
+number of an object that was in one of these pages; it loads words of the page only if it finds the mark (``slab.at``), and in
+the same operation. So a walker that finds the mark is in an operation that C waits for, and one that begins later finds no
+mark. What scans pages outside operations, audits, holds a lock of the kernel's that excludes a client between A and E.
+
+**Death.** Before B the block is like any that a dead client has taken. After B it has no marks, so the reaper that frees it
+makes it a hole; what memory it has left then, the reaper takes away (``backing.empty``).
+"""
+
+import cython
+
+if not cython.compiled:
+    from . import atomics, backing, client, layout, lru, page_alloc, page_type, slab, vmscan
+
+
+def give_back(mem, me, most):
+    """Give the memory of one free block back, of at most ``most`` pages, as operations of its own.
+
+    Returns how many pages it had; 0 if there is no such block, or a lock is refused; NIL if a client has stopped in an
+    operation, or the kernel refuses.
+    """
+    client.op_begin(mem, me)
+    pfn = page_alloc.alloc_chunks(mem, me, most)
+    if pfn == layout.NIL:
+        client.op_end(mem, me)
+        return 0
+    order = page_type.order(mem, pfn)
+    pages = 1 << order
+    backing.unmark(mem, pfn, order)
+    client.op_end(mem, me)
+    left = client.wait_grace_period(mem, me)
+    client.op_begin(mem, me)
+    gone = left and backing.punch(mem, pfn, order)
+    if not gone:
+        backing.back(mem, pfn, order)  # all of it, or what is left of it, has memory still
+    if page_alloc.free(mem, me, pfn, order):
+        client.retract(mem, me, pfn)
+    client.op_end(mem, me)
+    if not gone:
+        return layout.NIL
+    client.count(mem, me, layout.COUNT_GIVEN_BACK, pages << atomics.page_shift(mem))
+    return pages
+
+
+def evict(mem, me, want):
+    """Free empty pages of objects, and evict folios by age until ``want`` pages have come free, as an operation of its own.
+    Return how many have."""
+    client.op_begin(mem, me)
+    freed = 0
+    while freed < want and slab.shrink(mem, me):
+        freed += 1
+    if freed < want:
+        freed += vmscan.shrink(mem, me, want - freed)
+    client.op_end(mem, me)
+    return freed
+
+
+def evict_chunk(mem, me):
+    """Evict the oldest folio that can be, and all others of its chunk, as an operation of its own. False if none can be.
+
+    Where folios are smaller than a chunk, those that are evicted by age leave hardly a chunk free.
+    """
+    client.op_begin(mem, me)
+    done = False
+    rounds = 2 + layout.LOOKS_MAX * lru.cached(mem) // layout.SCAN_BATCH
+    while not done and rounds > 0:
+        pfn = lru.isolate(mem, me, 0)
+        rounds -= 1
+        if pfn == layout.NIL:
+            continue
+        got = vmscan.evict(mem, me, pfn)
+        if got == layout.NIL:
+            break
+        if got > 0:
+            chunk = backing.chunk_order(mem)
+            vmscan.evict_range(mem, me, pfn >> chunk << chunk, (pfn >> chunk) + 1 << chunk)
+            done = True
+    client.op_end(mem, me)
+    return done

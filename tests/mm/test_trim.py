@@ -1,0 +1,88 @@
+"""Memory that is given back, in both worlds."""
+
+import errno
+
+import pytest
+from world import ME
+
+CHUNK = 16  # pages of 4 KiB
+
+
+def marked(segment):
+    return [segment.backing.is_marked(pfn) for pfn in range(segment.pages)]
+
+
+def test_a_free_block_becomes_a_hole(segment):
+    free = segment.page_alloc.free_pages()
+    assert segment.trim.give_back(ME, 2 * CHUNK) == 2 * CHUNK
+    assert segment.page_alloc.free_pages() == free - 2 * CHUNK == segment.page_alloc.backed_pages()
+    assert sum(marked(segment)) == segment.pages - 2 * CHUNK
+    assert segment.client.is_idle(ME)
+    counter = segment.client.slot(ME) + segment.layout.CLIENT_COUNTERS + 8 * segment.layout.COUNT_GIVEN_BACK
+    assert segment.read(counter) == 2 * CHUNK << 12
+
+
+def test_all_that_is_free_is_given_back_and_backed_again(segment):
+    while segment.trim.give_back(ME, segment.pages):
+        pass
+    assert not any(marked(segment)) and segment.page_alloc.free_pages() == 0
+    assert segment.page_alloc.alloc(ME, 0) == segment.layout.NIL
+    assert segment.page_alloc.back(ME, 0) == CHUNK
+    pfn = segment.page_alloc.alloc(ME, 0)
+    assert marked(segment)[pfn] and sum(marked(segment)) == CHUNK
+
+
+@pytest.mark.parametrize("most", [0, 1, CHUNK - 1])
+def test_less_than_a_chunk_is_nothing(segment, most):
+    assert segment.trim.give_back(ME, most) == 0 and all(marked(segment))
+
+
+def test_a_chunk_that_is_used_in_part_stays(segments):
+    segment = segments(pages=CHUNK)
+    pfn = segment.page_alloc.alloc(ME, 0)
+    assert segment.trim.give_back(ME, CHUNK) == 0 and all(marked(segment))
+    assert segment.page_alloc.free(ME, pfn, 0)
+    assert segment.trim.give_back(ME, CHUNK) == CHUNK
+
+
+def test_a_rest_at_the_end_of_the_segment_stays(segments):
+    segment = segments(pages=CHUNK + 4)
+    while segment.trim.give_back(ME, segment.pages):
+        pass
+    assert marked(segment) == [False] * CHUNK + [True] * 4
+
+
+def test_a_kernel_that_refuses_changes_nothing(segment):
+    if segment.world.compiled:
+        pytest.skip("plain memory is always given back")
+    segment.mem.stuck = errno.EOPNOTSUPP
+    assert segment.trim.give_back(ME, segment.pages) == segment.layout.NIL
+    assert all(marked(segment)) and segment.page_alloc.free_pages() == segment.pages and segment.client.is_idle(ME)
+
+
+def test_a_client_that_has_stopped_in_an_operation_keeps_everything(segment, monkeypatch):
+    segment.client.attach(ME + 1)
+    segment.client.op_begin(ME + 1)
+    assert segment.trim.give_back(ME, segment.pages) == segment.layout.NIL
+    assert all(marked(segment)) and segment.page_alloc.free_pages() == segment.pages
+    segment.client.op_end(ME + 1)
+    assert segment.trim.give_back(ME, segment.pages) > 0
+
+
+def test_the_limit_is_set_under_the_lock(segment):
+    assert segment.page_alloc.set_limit(ME, 2 * CHUNK) and segment.backing.limit() == 2 * CHUNK
+    while segment.trim.give_back(ME, segment.pages):
+        pass
+    backed = 0
+    while more := segment.page_alloc.back(ME, 0):
+        backed += more
+    assert backed == 2 * CHUNK
+
+
+def test_what_a_dead_client_left_unmarked_is_emptied(segment):
+    pfn = segment.page_alloc.alloc(ME, 5)
+    at = segment.shape["data"] + (pfn << 12)
+    segment.backing.unmark(pfn, 4)
+    segment.buffer[at : at + (32 << 12)] = b"x" * (32 << 12)
+    segment.backing.empty(pfn, 5)
+    assert segment.buffer[at : at + (32 << 12)] == bytes(CHUNK << 12) + b"x" * (CHUNK << 12)
