@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, runtime_checkabl
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from .homes import Way
+
 _CO_COROUTINE = 0x80  # inspect.CO_COROUTINE
 
 # read(offset, length) returns exactly those bytes; readinto(offset, buffer) fills the buffer and returns how many bytes that
@@ -47,7 +49,10 @@ class Source(Protocol):
 
 @runtime_checkable
 class AsyncSource(Protocol):
-    """A source that is a coroutine. It is called on an event loop of foliocache's own, one in each process."""
+    """A source that is a coroutine. It is called on an event loop of foliocache's own, one in each process.
+
+    If it has ``read_into`` as well, threads call that, and only reads in event loops are answered by ``read_into_async``.
+    """
 
     def read_into_async(self, offset: int, buffers: Sequence[memoryview]) -> AsyncIterator[object]:
         """Fill the buffers, in order, with the object's bytes from offset on: as `Source.read_into`, an asynchronous generator.
@@ -75,11 +80,34 @@ class AsyncSource(Protocol):
 
 def called(function: Any) -> Any:
     """Return a function to call in a thread: ``function`` itself, or None, unless it is a coroutine function."""
-    if function is None or not any(map(_is_coroutine_function, (function, getattr(function, "__call__", None)))):  # noqa: B004
+    if not _is_coroutine(function):
         return function
     from . import coroutines  # here, because importing asyncio takes longer than all of foliocache
 
     return coroutines.called(function)
+
+
+def way_of(read: Any, readinto: Any, source: Any) -> Way | None:
+    """Return how event loops call a coroutine source; None for any other source.
+
+    A source for both, with functions for threads, has ``read_into_async`` beside them, and a ``home_loop`` if that must run
+    in a certain loop.
+    """
+    given = read if source is None else source
+    given = readinto if given is None else given
+    stream = getattr(given, "read_into_async", None)
+    if stream is None and not _is_coroutine(given):
+        return None
+    from . import homes
+
+    if stream is not None:
+        return homes.Way(homes.stream, stream, given)
+    return homes.Way(homes.read if read is not None else homes.readinto, given, given)
+
+
+def _is_coroutine(function: Any) -> bool:
+    """Return True for a coroutine function, and for an object whose call is one."""
+    return function is not None and any(map(_is_coroutine_function, (function, getattr(function, "__call__", None))))  # noqa: B004
 
 
 def _is_coroutine_function(function: Any) -> bool:
