@@ -20,7 +20,7 @@ import uvloop
 from documents import page
 
 import foliocache
-from foliocache.filler import waiter
+from foliocache.filler import engine, homes, waiter
 
 UNIT = 64 << 10
 SIZE = 64 * UNIT
@@ -696,6 +696,182 @@ def test_a_source_may_be_a_coroutine(roomy, run):
         signal.alarm(PATIENCE)
         os._exit(roomy.mapping("c", SIZE, "1", Awaited(1).read).read_bytes(0, SIZE) != slice_of(0, SIZE))
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+class Stream(Awaited):
+    """The same as an AsyncSource, whose buffers are filled one after the other."""
+
+    async def read_into_async(self, offset, buffers):
+        await self.read(offset, 0)
+        for buffer in buffers:
+            buffer[:] = slice_of(offset, len(buffer))
+            offset += len(buffer)
+            yield
+
+
+KINDS = {
+    "read": lambda awaited: {"read": awaited.read},
+    "readinto": lambda awaited: {"readinto": awaited.readinto},
+    "source": lambda awaited: {"source": awaited},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_thread_waits_for_a_coroutine(pool_name, run, kind):
+    """More misses at once than an engine has threads, all under way in the source."""
+    count, folio = 2 * engine.THREADS_MAX, 16 << 10
+    pool = foliocache.open(pool_name, size="64MiB")
+    source = Stream(count)
+    mapping = pool.mapping("k", count * folio, "1", **KINDS[kind](source), concurrent=True, readahead=0, folio_size=folio)
+
+    async def main():
+        offsets = [n * folio for n in reversed(range(count))]
+        parts = await asyncio.gather(*[mapping.read_bytes_async(at, 5) for at in offsets])
+        assert parts == [slice_of(at, 5) for at in offsets]
+
+    run(main())
+    assert len(source.waiting) == count and len(source.threads) == 1
+    assert len(pool.engine._state.spare) == engine.THREADS_MAX, "none has been started"
+    gc.collect()
+    assert pool.audit() == [] and pool.stat().pins == 0
+
+
+def test_more_fills_than_run_at_a_time(roomy, run, monkeypatch):
+    monkeypatch.setattr(homes, "FILLS_MAX", 3)
+    inside = most = 0
+
+    async def read(offset, length):
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        inside -= 1
+        return slice_of(offset, length)
+
+    mapping = roomy.mapping("k", SIZE, "1", read, concurrent=True, readahead=0)
+
+    async def main():
+        parts = await asyncio.gather(*[mapping.read_bytes_async(n * UNIT, 5) for n in range(0, 60, 2)])
+        assert parts == [slice_of(n * UNIT, 5) for n in range(0, 60, 2)]
+
+    run(main())
+    assert most == 3
+
+
+FAULTS = {
+    "raises": (OSError, "dead"),
+    "short": (foliocache.SourceError, "instead of"),
+    "long": (foliocache.SourceError, "instead of"),
+    "no bytes": (foliocache.SourceError, "NoneType"),
+    "kept": (foliocache.SourceError, "kept the buffer"),
+    "stops": (foliocache.SourceError, "gave 0 bytes"),
+    "no number": (foliocache.SourceError, "must return how many"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_a_coroutine_answers_all_who_await_it(roomy, run, fault):
+    kept, calls = [], []
+
+    async def all_wait():
+        while roomy.stat().counters.waits < 8:
+            await asyncio.sleep(0)
+
+    async def read(offset, length):
+        calls.append(offset)
+        await all_wait()
+        if fault == "raises":
+            raise OSError(5, "the line is dead")
+        return None if fault == "no bytes" else bytes(length + (1 if fault == "long" else -1))
+
+    async def readinto(offset, buffer):
+        calls.append(offset)
+        await all_wait()
+
+    class Keeps:
+        async def read_into_async(self, offset, buffers):
+            calls.append(offset)
+            kept.extend(map(memoryview, buffers) if fault == "kept" else ())
+            await all_wait()
+            for buffer in buffers if fault == "kept" else ():
+                yield buffer
+
+    source = {"kept": {"source": Keeps()}, "stops": {"source": Keeps()}, "no number": {"readinto": readinto}}
+    mapping = roomy.mapping("k", SIZE, "1", **source.get(fault, {"read": read}), concurrent=True, readahead=0)
+    kind, text = FAULTS[fault]
+
+    async def main():
+        errors = await asyncio.gather(*[mapping.read_bytes_async(n, 5) for n in range(9)], return_exceptions=True)
+        assert {type(error) for error in errors} == {kind} and text in str(errors[0])
+
+    run(main())
+    assert len(calls) == 1
+    for view in kept:
+        view.release()
+    assert not mapping.is_cached(0, 5)
+
+
+def test_a_coroutines_fill_outlives_its_task_and_its_loop(roomy):
+    source = Awaited(2)
+    mapping = roomy.mapping("k", SIZE, "1", source.read, concurrent=True, readahead=0)
+
+    async def begin():
+        task = asyncio.ensure_future(mapping.read_bytes_async(0, 5))
+        while not source.waiting:
+            await asyncio.sleep(0)
+        task.cancel()
+
+    async def end():
+        both = mapping.read_bytes_async(0, 5), mapping.read_bytes_async(SIZE - UNIT, 5)
+        assert await asyncio.wait_for(asyncio.gather(*both), PATIENCE) == [slice_of(0, 5), slice_of(SIZE - UNIT, 5)]
+
+    asyncio.run(begin())
+    asyncio.run(end())
+    assert len(source.waiting) == 2
+
+
+def test_a_child_is_forked_while_a_coroutine_fills(roomy):
+    """It leaves the parent's fill alone, and waits for it like any other process."""
+    source = Awaited(2)
+    mapping = roomy.mapping("k", SIZE, "1", source.read, concurrent=True, readahead=0)
+
+    async def main():
+        first = asyncio.ensure_future(mapping.read_bytes_async(0, 5))
+        while not source.waiting:
+            await asyncio.sleep(0)
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(PATIENCE)
+            asyncio._set_running_loop(None)  # the loop is the parent's
+            os._exit(asyncio.run(mapping.read_bytes_async(0, 5)) != slice_of(0, 5))
+        assert await mapping.read_bytes_async(SIZE - UNIT, 5) == slice_of(SIZE - UNIT, 5)
+        assert await first == slice_of(0, 5)
+        status = await asyncio.to_thread(os.waitpid, pid, 0)
+        assert os.waitstatus_to_exitcode(status[1]) == 0
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+
+
+def test_a_coroutine_awaits_what_another_fetches(roomy, run, monkeypatch):
+    """However many fills run, since those that it waits for do not count."""
+    monkeypatch.setattr(homes, "FILLS_MAX", 1)
+
+    async def inner(offset, length):
+        await asyncio.sleep(0)
+        return slice_of(offset, length)
+
+    async def outer(offset, length):
+        return await origin.read_bytes_async(offset, length)
+
+    origin = roomy.mapping("j", SIZE, "1", inner, concurrent=True, readahead=0)
+    mapping = roomy.mapping("k", SIZE, "1", outer, concurrent=True, readahead=0)
+
+    async def main():
+        parts = await asyncio.gather(*[mapping.read_bytes_async(n * UNIT, 5) for n in range(9)])
+        assert parts == [slice_of(n * UNIT, 5) for n in range(9)]
+
+    run(main())
 
 
 def test_what_a_coroutine_raises(roomy):

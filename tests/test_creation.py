@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 
+import fresh
 import pytest
 from lines import STRIDE, answer_of, at_line, count_lines, in_child
 
@@ -32,7 +33,13 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture(params=["nameless", "hidden", "unlinkable"])
 def way(request, monkeypatch):
     """Every way to make a pool's file: with nameless files, without them, and where they cannot be linked."""
-    if request.param == "hidden":
+    go(request.param, monkeypatch.setattr)
+    return request.param
+
+
+def go(way, patch=setattr):
+    """Have this process make files in that way."""
+    if way == "hidden":
 
         def without_nameless(path, flags, *args, **options):
             if flags & os.O_TMPFILE == os.O_TMPFILE:
@@ -40,10 +47,9 @@ def way(request, monkeypatch):
             return real(path, flags, *args, **options)
 
         real = creation.open_file
-        monkeypatch.setattr(creation, "open_file", without_nameless)
-    if request.param == "unlinkable":
-        monkeypatch.setattr(creation, "_link_nameless", lambda file, path: False)
-    return request.param
+        patch(creation, "open_file", without_nameless)
+    if way == "unlinkable":
+        patch(creation, "_link_nameless", lambda file, path: False)
 
 
 def make_pool(**options):
@@ -78,8 +84,10 @@ def interrupt():
     raise Handler
 
 
+@fresh.process
 def test_interrupted_at_any_line_nothing_stays(folder, way):
     """Neither a file, nor memory, nor a descriptor remains, although the exception is kept."""
+    go(way)
     lines = count_lines(make_pool)
     foliocache.remove("pool")
     gc.collect()
@@ -124,7 +132,9 @@ def die_at(line):
         make_pool()
 
 
+@fresh.process
 def test_killed_at_any_line_a_whole_pool_or_none_is_there(folder, way):
+    go(way)
     status, line, step = -signal.SIGKILL, 0, 1 if way == "nameless" else 3
     while status == -signal.SIGKILL:
         line += step

@@ -1,6 +1,7 @@
 """Keys: equal strings are one key, different strings never are."""
 
 import enum
+import re
 
 import numpy as np
 import pytest
@@ -68,6 +69,20 @@ def test_two_objects_never_share_a_name(pool, pair):
         mapping = pool.mapping(key, size, version, lambda offset, length, number=number: bytes([number]) * length)
         assert mapping.read(0, size) == bytes([number]) * size
     assert len(pool.mappings()) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"read": b"abc"}, "read must be a function that is called with (offset, length), not b'abc'"),
+        ({"readinto": bytearray(1000)}, "readinto must be a function that is called with (offset, buffer), not a bytearray"),
+        ({"source": "x"}, "source must be an object with the method read_into or read_into_async"),
+        ({"source": lambda offset, length: b""}, "source must be an object with the method read_into or read_into_async"),
+    ],
+)
+def test_what_cannot_be_called_is_no_source(pool, given, said):
+    with pytest.raises(TypeError, match=re.escape(said)):
+        pool.mapping("k", 100, "1", **given)
 
 
 def test_bad_names_are_refused_in_words(pool):

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 
+import fresh
 import pytest
 from lines import PACKAGE, STRIDE, at_line, count_lines, in_child
 from units import unit, units
@@ -59,6 +60,7 @@ def create_of(name):
 
 
 @pytest.mark.parametrize("make", [open_of, create_of], ids=["attach", "create"])
+@fresh.process
 def test_a_handler_opens_what_is_being_opened(name, make):
     """At every line; both get the same Pool, which is one client."""
     work = make(name)
@@ -83,6 +85,7 @@ def test_a_handler_opens_what_is_being_opened(name, make):
 
 
 @pytest.mark.parametrize("inner", ["read", "open", "stat", "reap"])
+@fresh.process
 def test_a_handler_uses_what_a_forked_child_is_joining(name, inner):
     pool = foliocache.open(name)
     mapping = pool.mapping("k", len(CONTENT), "1", read)
@@ -106,6 +109,7 @@ def test_a_handler_uses_what_a_forked_child_is_joining(name, inner):
     assert pool.audit() == [] and len(pool.stat().clients) == 1
 
 
+@fresh.process
 def test_a_handler_uses_what_its_thread_adopts(name):
     """Every slot is a dead client's, so joining takes long. The handler gets its bytes, or an error that says so."""
     pool = foliocache.open(name)
@@ -132,6 +136,7 @@ def test_a_handler_uses_what_its_thread_adopts(name):
     assert pool.audit() == [] and len(pool.stat().clients) == 1
 
 
+@fresh.process
 def test_an_exception_at_any_line_of_joining_leaves_no_lock_behind(name):
     """Other processes can reap, and this process can go on."""
     pool = foliocache.open(name)
@@ -162,6 +167,7 @@ def test_an_exception_at_any_line_of_joining_leaves_no_lock_behind(name):
         assert in_child(lambda line=line: join(line)) == 0, line
 
 
+@fresh.process
 def test_a_finalizer_reads_while_a_forked_child_joins(name):
     pool = foliocache.open(name)
     mapping = pool.mapping("k", len(CONTENT), "1", read)
@@ -190,6 +196,7 @@ def test_a_finalizer_reads_while_a_forked_child_joins(name):
         assert in_child(lambda n=n: first_use(n)) == 0, n
 
 
+@fresh.process
 def test_a_child_is_forked_at_any_line_of_another_threads_open(name):
     """What the thread was doing in the parent does not block the child."""
     lines = count_lines(lambda: foliocache.open(name)) + 5
@@ -218,7 +225,8 @@ def test_a_child_is_forked_at_any_line_of_another_threads_open(name):
     assert foliocache.attach(name).audit() == []
 
 
-def test_a_child_is_forked_at_any_line_of_another_threads_creation(pool_name, monkeypatch):
+@fresh.process
+def test_a_child_is_forked_at_any_line_of_another_threads_creation(pool_name):
     lines = count_lines(lambda: foliocache.open(pool_name, size="1MiB", clients=8))
     for line in range(1, lines, 3 * STRIDE):
         foliocache.remove(pool_name)
@@ -250,6 +258,7 @@ def test_a_child_is_forked_at_any_line_of_another_threads_creation(pool_name, mo
             os.waitpid(alive, 0)
 
 
+@fresh.process
 def test_threads_join_at_once_and_are_one_client(pool_name):
     """Even if there is only one slot to spare."""
     pool = foliocache.open(pool_name, size="1MiB", page_size="4KiB", clients=2)
@@ -314,6 +323,7 @@ def test_a_thread_that_is_late_to_adopt_does_not_settle_its_own_process(pool_nam
 
 
 @pytest.mark.parametrize("ask", ["later", "run"])
+@fresh.process
 def test_a_handler_asks_the_engine_while_its_thread_does(pool_name, ask):
     """The engine is asked without a lock that the interrupted thread could hold."""
     pool = foliocache.open(pool_name, size="16MiB")

@@ -17,6 +17,7 @@ from together import together
 
 from foliocache import ChangedError
 from foliocache.adapters.fsspec import FolioFileSystem, asynchronous
+from foliocache.filler.engine import THREADS_MAX
 
 LIMIT = 60
 
@@ -161,6 +162,36 @@ def test_what_is_cached_needs_no_thread_and_no_loop_but_the_callers(trusting, or
     assert bytes(trusting.lease(url, 5, 50)) == data[5:55]
     with trusting.open(url) as file:
         assert file.read() == data
+
+
+@pytest.mark.parametrize("place", ["http", "s3"], indirect=True)
+def test_what_is_missing_needs_no_thread_of_ours(place, data, monkeypatch):
+    """The target's coroutines ask and read; one answer serves all tasks, also the one that there is no such object."""
+    fs, path, write = place
+    write(data)
+    fs._trust = 60
+    fs._mapping_options = {"readahead": 0}
+    assert not fs.pool.closed  # making a pool does need one
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("this is not needed")
+
+    monkeypatch.setattr(asynchronous, "in_thread", refuse)
+    asked = fs.target.identify_async, fs.target.first_async
+    questions = []
+    monkeypatch.setattr(fs.target, "identify_async", lambda path: questions.append(path) or asked[0](path))
+    monkeypatch.setattr(fs.target, "first_async", lambda path, *range: questions.append(path) or asked[1](path, *range))
+
+    async def read():
+        parts = await asyncio.gather(*(fs._cat_file(path, start, start + 10) for start in range(0, 1_000_000, 9_999)))
+        assert parts == [data[start : start + 10] for start in range(0, 1_000_000, 9_999)]
+        assert await fs._cat_ranges([path] * 2, [0, 1_900_000], [5, None]) == [data[:5], data[1_900_000:]]
+        absent = await asyncio.gather(*(fs._cat_file(f"{path}y") for _ in range(9)), return_exceptions=True)
+        assert {type(one) for one in absent} == {FileNotFoundError}
+
+    run(read())
+    assert sorted(set(questions)) == [path, f"{path}y"] and questions.count(path) == 1 and questions.count(f"{path}y") <= 2
+    assert len(fs.pool.engine._state.spare) == THREADS_MAX
 
 
 def test_a_hundred_tasks_and_two_loops(trusting, origin, data):

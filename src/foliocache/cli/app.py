@@ -56,7 +56,7 @@ def guarded(work: Callable[[], int]) -> int:
     printable((sys.stdout, sys.stderr))
     try:
         return work()
-    except CycloptsError as error:
+    except (CycloptsError, exits.UsageError) as error:
         return _refuse(exits.USAGE, error)
     except KeyboardInterrupt:
         return _refuse(exits.INTERRUPTED, Exception("interrupted"))

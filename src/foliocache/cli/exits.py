@@ -28,5 +28,9 @@ class CommandError(Exception):
     """A command cannot go on, for a reason that the user can change. The message is the line on stderr."""
 
 
+class UsageError(CommandError):
+    """An option's value is one that no pool or file could have: wrong usage."""
+
+
 class Terminated(SystemExit):
     """SIGTERM as an exception, so that it unwinds through the same clean-up as Ctrl-C."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter, validators
 
 import foliocache
-from foliocache.cli.exits import CommandError
+from foliocache.cli.exits import UsageError
 from foliocache.pool.files import path_of
 from foliocache.sizes import parse_share, parse_size
 
@@ -23,7 +23,7 @@ def open_pool(name: str, size: str | int | None) -> Pool:
 
     Raises
     ------
-    CommandError
+    UsageError
         No pool can have this size; the message names the option.
     FoliocacheError
         As :func:`foliocache.open`.
@@ -33,7 +33,7 @@ def open_pool(name: str, size: str | int | None) -> Pool:
     except foliocache.FoliocacheError:
         raise
     except ValueError as error:
-        raise CommandError(f"--size {size}: {error}") from error
+        raise UsageError(f"--size {size}: {error}") from error
     return pool
 
 

@@ -1,10 +1,10 @@
 """``foliocache warm``: fill a pool before the work begins.
 
-It has the filler fetch what is missing, and copies nothing. Files are cut into pieces, so that one large file keeps all threads
-busy as well as many small ones do; of each piece, the filler makes several requests at a time. What is cached already costs
-nothing, and another process that warms the same files costs nothing either.
+Missing bytes are fetched into the pool, and no copy is made for this process. Files are divided into pieces, so that one large
+file keeps all threads as busy as many small ones do. For each piece, several requests are made at a time. Bytes that are cached
+are not fetched again, also if another process fetches them at the same time.
 
-The threads are daemons, and not an executor's: Ctrl-C does not wait until a source that hangs has answered.
+The threads are daemons, and not those of an executor: Ctrl-C does not wait for a source that hangs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Piece(NamedTuple):
     end: int
 
     def fetch(self) -> Iterator[int]:
-        """Have it in the pool; yields how many further bytes are there. Raises CommandError."""
+        """Fetch the piece. Yields how many further bytes are cached. Raises CommandError."""
         with _named(self.file.path):
             got = 0
             for count in self.file.fs.fetch(self.file.path, self.start, self.end - self.start):
@@ -58,7 +58,7 @@ class Piece(NamedTuple):
 
 
 class Speed:
-    """How fast one file comes."""
+    """How fast one file is fetched."""
 
     def __init__(self, file: File) -> None:
         self.path: str = file.path
@@ -74,11 +74,11 @@ class Speed:
 
     @property
     def rate(self) -> float:
-        """Bytes per second, up to now or to its end."""
+        """Bytes per second, from the first byte to the last one so far."""
         return self.got / max(self.seconds, 1e-6)
 
     def to_dict(self) -> dict[str, Any]:
-        """The file, as the JSON has it."""
+        """Return the file as an object for JSON."""
         rate = round(self.rate) if self.got else 0
         return {"path": self.path, "bytes": self.got, "seconds": round(self.seconds, 3), "bytes_per_second": rate}
 
@@ -109,10 +109,12 @@ def warm(
     json
         Print what was read as JSON.
     """
-    pool = open_pool(name, pool_size)
-    before, begin = pool.stat().counters, time.monotonic()
+    begin = time.monotonic()
     options = {"name": name, "check_files": False}  # an answer about a file is good enough for as long as this command takes
-    files = [file for one in (url, *urls) for file in _resolve(one, options)]
+    found = [one for each in (url, *urls) for one in _resolve(each, options)]  # without a pool: if one is missing, none is made
+    pool = open_pool(name, pool_size)
+    before = pool.stat().counters
+    files = [_sized(*one) for one in found]
     speeds: dict[File, Speed] = {}
     with watcher(quiet=json).transfers(sum(file.size for file in files)) as show:
         for file, count in Fetching([piece for one in files for piece in _pieces(one)]).run(concurrency):
@@ -130,7 +132,7 @@ def warm(
 
 
 class Fetching:
-    """Threads that have pieces fetched, each taking the next one when it is free."""
+    """Threads that fetch pieces. Each takes the next piece when it has finished one."""
 
     def __init__(self, pieces: list[Piece]):
         self.count: int = len(pieces)
@@ -139,9 +141,9 @@ class Fetching:
         self.over: bool = False
 
     def run(self, concurrency: int) -> Iterator[tuple[File, int]]:
-        """A file and how many further bytes of it are there, as they come; a file's first time is when it begins, with 0.
+        """Yield (file, how many further bytes of it are cached); for each piece first with 0, when it begins.
 
-        Raises the first error. What is under way when this ends is left behind.
+        Raises the first error. Pieces that are being fetched then are not waited for.
         """
         for _ in range(min(concurrency, self.count)):
             threading.Thread(target=self.work, name="foliocache-warm", daemon=True).start()
@@ -159,7 +161,7 @@ class Fetching:
             self.over = True
 
     def work(self) -> None:
-        """What each thread does."""
+        """The main function of each thread."""
         for piece in self.todo:
             if self.over:
                 return
@@ -172,8 +174,8 @@ class Fetching:
                 self.outcomes.put(error)
 
 
-def _resolve(url: str, options: dict[str, Any]) -> list[File]:
-    """The files that a URL, a glob or a folder stands for. Raises CommandError."""
+def _resolve(url: str, options: dict[str, Any]) -> list[tuple[str, FolioFileSystem, str]]:
+    """Return (url, filesystem, path) of each file that a URL, a glob or a folder stands for. Raises CommandError."""
     from fsspec.core import url_to_fs
 
     import foliocache.adapters.fsspec  # noqa: F401 - registers the protocol where foliocache is on the path but not installed
@@ -186,51 +188,58 @@ def _resolve(url: str, options: dict[str, Any]) -> list[File]:
         found = sorted(_expand(fs, path, _is_glob(full)))
         if not found:
             raise FileNotFoundError("no file matches")
-        return [File(fs, one, _size(fs, one)) for one in found]
+        return [(url, fs, one) for one in found]
+
+
+def _sized(url: str, fs: FolioFileSystem, path: str) -> File:
+    """Return a file with its size. Raises CommandError."""
+    with _named(url):
+        return File(fs, path, _size(fs, path))
 
 
 def _absolute(url: str) -> str:
-    """A URL without the ``folio::`` that is put in front anyway; a plain path becomes a file URL."""
+    """Return a URL without ``folio::``. A plain path becomes a file URL."""
     bare = url.removeprefix("folio::")
     return bare if "://" in bare or "::" in bare else f"file://{os.path.abspath(bare)}"
 
 
 def _is_glob(url: str) -> bool:
-    """Whether a URL is a pattern; behind http a question mark begins a query, and a local file's name is no pattern."""
+    """Return True if a URL is a pattern. In an HTTP URL, a question mark begins a query. The name of an existing local file is
+    not a pattern."""
     if url.startswith("file://") and os.path.lexists(url.removeprefix("file://")):
         return False
     return not GLOB.isdisjoint(url) or ("?" in url and not url.startswith("http"))
 
 
 def _expand(fs: FolioFileSystem, path: str, pattern: bool) -> list[str]:
-    """The files that a path stands for."""
+    """Return the paths of the files that a path stands for."""
     if pattern:
         return [name for name, info in fs.glob(path, detail=True).items() if info["type"] == "file"]
     return [path] if fs.isfile(path) else list(fs.find(path))
 
 
 def _size(fs: FolioFileSystem, path: str) -> int:
-    """A file's size in bytes. Raises ValueError for a file that cannot be cached."""
+    """Return a file's size in bytes. Raises ValueError for a file that cannot be cached."""
     identity = fs._identify(path, (0, None))
     if identity.cacheable:
         return identity.size or 0
     found: int | None = fs.info(path).get("size")
     if found is None:
-        raise ValueError(f"the store does not tell the size of {path}")
+        raise ValueError(f"the size of {path} is not known")
     if found:
         raise ValueError(f"nothing proves which version the bytes of {path} are, so they are not cached (docs/fsspec.md)")
     return found
 
 
 def _pieces(file: File) -> Iterator[Piece]:
-    """The file, cut up."""
+    """Yield the pieces of a file."""
     for start in range(0, file.size, PIECE):
         yield Piece(file, start, min(file.size, start + PIECE))
 
 
 @contextmanager
 def _named(url: str) -> Iterator[None]:
-    """Errors of the source, whatever library they come from, as one line that names the URL."""
+    """Raise an error of the source, of whatever library, as a CommandError that names the URL."""
     try:
         yield
     except FoliocacheError:

@@ -1,6 +1,7 @@
 cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
+from .flow cimport Listener
 from .miss cimport Filler, Request
 from .steps cimport Steps
 from .waiter cimport Sleeper
@@ -12,7 +13,7 @@ cdef class Miss(Sleeper):
     cdef Steps mapping
     cdef Request request
     cdef u64 index, wanted, progress
-    cdef object lease, filled, error, failure, loop, future, timer, engine
+    cdef object lease, filled, error, failure, loop, future, timer, engine, way
     cdef bint begun, told
     cdef int tries
 
@@ -20,6 +21,7 @@ cdef class Miss(Sleeper):
     cdef int _run(self, int step) except -1
     cdef int _begin(self) except -1
     cdef int _fill(self, lease, u64 stop, u64 count, mark) except -1
+    cdef int _flow(self, lease, u64 stop, mark) except -1
     cdef int _take_over(self) except -1
     cdef int _wait(self, lease) except -1
     cdef int _woken(self, int end) except -1

@@ -5,7 +5,8 @@ block happens in other threads, which pass the result to the loop:
 
 * ``_begin``, in a thread of the engine: find the folio, or add it. If this process has to fill it, that thread fills it,
   together with the folios after it that were planned. The task continues as soon as its own folio is filled. The fill belongs
-  to the engine, and continues if the task is cancelled.
+  to the engine, and continues if the task is cancelled. If the source is a coroutine, the loop that is its home does this, and
+  no thread waits for the fill (``flow``, ``homes``).
 * ``look``, in the waiter's thread (``waiter``): another client or thread is filling the folio. No engine thread waits for it.
 * ``_take_over``, in a thread of the engine: the filler has died.
 * ``late``, in the loop: the wait takes longer than ``fill_timeout``. The bytes are then read privately, or an error says what
@@ -19,6 +20,7 @@ such a lease is only in compiled frames, or in a `Miss` between two of its steps
 cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
+from .flow cimport Listener, new_flow
 from .miss cimport Filler
 from .steps cimport FAILED, FILLED, LATE, OURS, Steps
 from .waiter cimport Sleeper, sleep_for, wake
@@ -27,6 +29,7 @@ from ..mm cimport layout
 from collections import deque
 
 from ..errors import FoliocacheError, SourceError
+from .source import way_of
 
 cdef enum Step:
     BEGIN
@@ -128,8 +131,13 @@ cdef class Miss(Sleeper):
             self._tell(None, request.error)
 
     cdef int _submit(self, int step) except -1:
-        """Run a step in a thread of the engine. Raises FoliocacheError if there is none."""
+        """Run a step at the source's home if it is a coroutine, else in a thread of the engine. Raises FoliocacheError
+        if there is no thread."""
         cdef Filler filler = self.filler
+        self.way = way_of(*filler.given[:3]) if step == BEGIN and filler.concurrent else None
+        if self.way is not None and self.way.begin(_step(self, step)):
+            return 0
+        self.way = None
         if not filler.concurrent:
             _turns_of(filler, self.mapping.epoch()).add(_step(self, step), self.engine)
         elif not self.engine.submit(_step(self, step)):
@@ -161,6 +169,11 @@ cdef class Miss(Sleeper):
             count, mark = self.filler._plan(mapping, self.index, self.wanted)
         stop = self.filler._first_stop(mapping, self.index, count)
         lease = mapping.grab(self.index, stop - self.index)
+        if lease is None and self.way is not None:
+            self.way = None  # what follows may take long, so a thread does it
+            if not self.engine.submit(_step(self, BEGIN)):
+                raise _no_threads(self.filler)
+            return 0
         if lease is None and mapping.reap():
             lease = mapping.grab(self.index, stop - self.index)  # reaping has freed pages of dead processes
         if lease is None:
@@ -176,6 +189,8 @@ cdef class Miss(Sleeper):
             mapping.count(layout.COUNT_MISSES, 1)
             if filler.concurrent and index + count > stop:
                 filler._ask_ahead(mapping, stop, index + count, mark, False)
+            if self.way is not None:
+                return self._flow(lease, stop, mark)
             self.request = filler._request(mapping, index, stop, mark, False)
         except BaseException:
             mapping.withdraw(lease)
@@ -184,6 +199,13 @@ cdef class Miss(Sleeper):
         self.filled, request.lease, request.told_by = lease, lease, self
         lease = None
         request()
+        return 0
+
+    cdef int _flow(self, lease, u64 stop, mark) except -1:
+        """At the source's home: have it fill the folio of a lease, and those after it up to unit ``stop``."""
+        cdef _Told told = _Told.__new__(_Told)
+        told.miss = self
+        self.way.fill(new_flow(self.filler, self.mapping, lease, self.index, stop, mark, told))
         return 0
 
     cdef int _take_over(self) except -1:
@@ -268,6 +290,8 @@ cdef class Miss(Sleeper):
 
     cdef u64 _seen(self) except? 0xFFFFFFFFFFFFFFFF:
         """Return a number that grows while earlier requests make progress, before a miss that has not begun."""
+        if self.way is not None:
+            return self.way.served
         return self.engine.served if self.filler.concurrent else self.filler.calls
 
     cdef object _stuck(self):
@@ -275,6 +299,16 @@ cdef class Miss(Sleeper):
             f"{self.filler.key!r} at offset {self.index * self.mapping.unit_size}: the calls of sources that come before have "
             f"not returned for {self.filler.pool.fill_timeout:g} s; the origin hangs, or it needs concurrent=True"
         )
+
+
+@cython.final
+@cython.auto_pickle(False)
+cdef class _Told(Listener):
+    """What a flow tells its Miss."""
+    cdef Miss miss
+
+    cdef int tell(self, lease, error) except -1:
+        return self.miss._got(lease) if error is None else self.miss._tell(None, error)
 
 
 @cython.final

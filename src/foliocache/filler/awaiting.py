@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ..errors import FoliocacheError
+from .homes import is_home
 
 if TYPE_CHECKING:
     from .awaited import Miss
@@ -40,14 +41,21 @@ async def in_engine(engine: Engine, function: Callable[[], T]) -> T:
     return await outcome(engine, lambda tell: tell(function()))
 
 
-async def outcome(engine: Engine, begin: Callable[[Tell[T]], object]) -> T:
+async def outcome(engine: Engine, begin: Callable[[Tell[T]], object], *, is_short: bool = False) -> T:
     """Call ``begin(tell)`` in a thread of the engine, and return the result that ``tell`` is called with, then or later. Raises
-    what ``in_engine`` raises, and the error that ``tell`` is called with."""
+    what ``in_engine`` raises, and the error that ``tell`` is called with.
+
+    is_short: it takes locks of the pool, and nothing else. A loop that is a source's home then calls it itself.
+    """
     call = _Call(engine, begin)
-    if not engine.submit(call):
+    if is_short and is_home():
+        call()
+    elif not engine.submit(call):
         call.close()
+    call.wakes = True
     try:
-        await call.future
+        if not call.is_told:
+            await call.future
     finally:
         engine.waiting.discard(call)
     return call.take()
@@ -69,6 +77,8 @@ class _Call(Generic[T]):
         self.future: asyncio.Future[None] = self._loop.create_future()
         self._result: T | None = None
         self._error: BaseException | None = None
+        self.is_told = False
+        self.wakes = False  # True if the loop has to be woken
         engine.waiting.add(self)
 
     def __call__(self) -> None:
@@ -87,7 +97,9 @@ class _Call(Generic[T]):
         with contextlib.suppress(KeyError, RuntimeError):  # the wait has ended; or the loop has been closed
             self._engine.waiting.remove(self)
             self._result, self._error = result, error
-            self._loop.call_soon_threadsafe(self._wake)
+            self.is_told = True  # before `wakes` is read: the loop writes that, and then reads this
+            if self.wakes:
+                self._loop.call_soon_threadsafe(self._wake)
 
     def take(self) -> T:
         result, error, self._result, self._error = self._result, self._error, None, None

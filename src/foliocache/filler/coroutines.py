@@ -1,9 +1,10 @@
 """Sources that are coroutines: called on an event loop of our own, in one thread per process, started at the first call.
 
-As for any source, a fill waits in a thread of the engine, or in the thread that wants the data; the loop runs any number of
-requests at once. It is not the caller's loop: a fill continues when that one is closed, and threads without a loop can read,
-too. So the resources of a source (an HTTP session) must not belong to another loop: make them in the coroutine, at its first
-call.
+It is not the caller's loop: a fill continues when that one is closed, and threads without a loop can read, too. So the
+resources of a source (an HTTP session) must not belong to another loop: make them in the coroutine, at its first call.
+
+If several calls of the source may run at once, no thread waits for a miss of an event loop (``homes``). Any other caller waits
+in its own thread, or in one of the engine.
 
 A forked child has no such thread, and starts its own loop. It leaves its copy of the parent's loop as it is: closing it would
 disturb the parent.
@@ -77,6 +78,11 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
             "use read_async, read_bytes_async or readinto_async there"
         )
     return loop.run(coroutine)
+
+
+def loop_of_process() -> asyncio.AbstractEventLoop:
+    """Return foliocache's loop in this process. It runs in a thread of its own."""
+    return _loop_of_process().loop
 
 
 def _loop_of_process() -> _Loop:

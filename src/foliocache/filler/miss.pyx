@@ -586,7 +586,10 @@ cdef class Filler:
 
     cdef int _readinto(self, Steps mapping, u64 offset, target) except -1:
         cdef Py_ssize_t length = len(target)
-        got = self.call_readinto(offset, target)
+        return self._check_count(mapping, self.call_readinto(offset, target), offset, length)
+
+    cdef int _check_count(self, Steps mapping, got, u64 offset, Py_ssize_t length) except -1:
+        """Raise SourceError if ``got``, which ``readinto`` has returned, is not the number ``length``."""
         try:
             count = operator.index(got)
         except TypeError:

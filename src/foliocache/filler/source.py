@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, runtime_checkabl
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from .homes import Way
+
 _CO_COROUTINE = 0x80  # inspect.CO_COROUTINE
+_SHOWN_MAX = 80  # characters
 
 # read(offset, length) returns exactly those bytes; readinto(offset, buffer) fills the buffer and returns how many bytes that
 # is. Either may be a coroutine function.
@@ -47,7 +50,10 @@ class Source(Protocol):
 
 @runtime_checkable
 class AsyncSource(Protocol):
-    """A source that is a coroutine. It is called on an event loop of foliocache's own, one in each process."""
+    """A source that is a coroutine. It is called on an event loop of foliocache's own, one in each process.
+
+    If it has ``read_into`` as well, threads call that, and only reads in event loops are answered by ``read_into_async``.
+    """
 
     def read_into_async(self, offset: int, buffers: Sequence[memoryview]) -> AsyncIterator[object]:
         """Fill the buffers, in order, with the object's bytes from offset on: as `Source.read_into`, an asynchronous generator.
@@ -73,13 +79,56 @@ class AsyncSource(Protocol):
         ...
 
 
+def check(read: Any, readinto: Any, source: Any) -> None:
+    """Raise TypeError for a source that cannot be called."""
+    for name, given, usage in (("read", read, "(offset, length)"), ("readinto", readinto, "(offset, buffer)")):
+        if given is not None and not callable(given):
+            raise TypeError(f"{name} must be a function that is called with {usage}, not {_shown(given)}")
+    if source is not None and not any(callable(getattr(source, name, None)) for name in ("read_into", "read_into_async")):
+        raise TypeError(
+            f"source must be an object with the method read_into or read_into_async (foliocache.sources), not {_shown(source)}"
+        )
+
+
+def _shown(given: Any) -> str:
+    """Return a short description of an object, whatever its repr does."""
+    try:
+        text = repr(given)
+    except Exception:
+        text = ""
+    return text if 0 < len(text) <= _SHOWN_MAX else f"a {type(given).__name__}"
+
+
 def called(function: Any) -> Any:
     """Return a function to call in a thread: ``function`` itself, or None, unless it is a coroutine function."""
-    if function is None or not any(map(_is_coroutine_function, (function, getattr(function, "__call__", None)))):  # noqa: B004
+    if not _is_coroutine(function):
         return function
     from . import coroutines  # here, because importing asyncio takes longer than all of foliocache
 
     return coroutines.called(function)
+
+
+def way_of(read: Any, readinto: Any, source: Any) -> Way | None:
+    """Return how event loops call a coroutine source; None for any other source.
+
+    A source for both, with functions for threads, has ``read_into_async`` beside them, and a ``home_loop`` if that must run
+    in a certain loop.
+    """
+    given = read if source is None else source
+    given = readinto if given is None else given
+    stream = getattr(given, "read_into_async", None)
+    if stream is None and not _is_coroutine(given):
+        return None
+    from . import homes
+
+    if stream is not None:
+        return homes.Way(homes.stream, stream, given)
+    return homes.Way(homes.read if read is not None else homes.readinto, given, given)
+
+
+def _is_coroutine(function: Any) -> bool:
+    """Return True for a coroutine function, and for an object whose call is one."""
+    return function is not None and any(map(_is_coroutine_function, (function, getattr(function, "__call__", None))))  # noqa: B004
 
 
 def _is_coroutine_function(function: Any) -> bool:

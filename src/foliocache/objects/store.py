@@ -157,7 +157,7 @@ def _lease_all(mapping: Mapping) -> Buffer | None:
 
 def _check_writable(writable: Writable) -> None:
     if writable not in (None, "copy"):
-        raise ValueError(f'writable must be "copy" or None, not {writable!r}: nobody may write to what others read')
+        raise ValueError(f'writable must be "copy" or None, not {writable!r}: cached bytes are read-only')
 
 
 def _no_window() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, SupportsIndex, TypeAlias
 
 from ..filler.miss import Filler
 from ..filler.readahead import Readahead
+from ..filler.source import check
 from ..mm import layout, xarray
 from ..sizes import format_size, parse_count, parse_size
 from .asynchronous import AsyncReads
@@ -74,6 +75,7 @@ class Mapping(AsyncReads):
     ) -> None:
         key, version = _plain(key, "key"), _plain(version, "version")
         size = _size_of(key, size)
+        check(read, readinto, source)
         first = pool._attachment.segment.first_bytes
         usual = order = _order_for(size, pool.page_size, first, self._units_per_object)
         self.folio_size: int | None = None if folio_size is None else _folio_size(folio_size, pool.page_size, first)

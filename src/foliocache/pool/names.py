@@ -131,7 +131,7 @@ class Names:
         steps = self._steps(name, max_age, -id(current_task()))  # no thread has such a number
         step: Ask | bool | None = None
         while not isinstance(step, Ask):
-            step = await outcome(self._pool.engine, functools.partial(self._step, steps, name, step))
+            step = await outcome(self._pool.engine, functools.partial(self._step, steps, name, step), is_short=True)
         return step
 
     def _step(self, steps: _Steps, name: _Digest, has_waited: bool | None, tell: Tell[Ask | bool]) -> None:

@@ -359,6 +359,8 @@ class Pool:
         ValueError
             The size is negative, not an integer, or too large for the index; the key or version is not a string; or the
             folio_size or readahead is invalid.
+        TypeError
+            ``read`` or ``readinto`` cannot be called, or ``source`` has none of its methods.
         FoliocacheError
             The pool has been closed.
         """

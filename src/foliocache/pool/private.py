@@ -22,7 +22,7 @@ _windows: weakref.WeakSet[Window] = weakref.WeakSet()
 def is_writable(writable: str | None) -> bool:
     """Return True for "copy", False for None. Raises ValueError for anything else."""
     if writable is not None and writable != "copy":
-        raise ValueError(f'writable must be "copy" or None, not {writable!r}: nobody may write to what others read')
+        raise ValueError(f'writable must be "copy" or None, not {writable!r}: cached bytes are read-only')
     return writable is not None
 
 

@@ -24,11 +24,13 @@ from fsspec.asyn import AbstractAsyncStreamedFile, AsyncFileSystem, get_loop
 from foliocache import ChangedError
 from foliocache.errors import FoliocacheError
 from foliocache.filler.engine import Engine
+from foliocache.filler.homes import home_of
 
 from .ranges import Merged, Range, Want, extent, is_cached, ranges_of
 
 if TYPE_CHECKING:
     from .target import Identity, Target
+    from .targets.base import First
 
 T = TypeVar("T")
 Coroutines = list[Callable[[], Coroutine[Any, Any, Any]]]
@@ -137,7 +139,7 @@ class Asynchronous(AsyncFileSystem):
         def fs(self) -> Any: ...
         @property
         def target(self) -> Target: ...
-        def _identify(self, path: str, want: Want | None = None) -> Identity: ...
+        async def _identify_async(self, path: str, want: Want | None = None, firsts: list[First] | None = None) -> Identity: ...
         def _remembered(self, path: str) -> Identity | None: ...
         def _forget(self, path: str, identity: Identity | None = None) -> None: ...
         def _map(self, path: str, identity: Identity) -> Any: ...
@@ -178,22 +180,21 @@ class Asynchronous(AsyncFileSystem):
     _get_file: Callable[..., Any] = _in_thread("get_file")
     _get: Callable[..., Any] = _in_thread("get")
 
-    async def _identify_async(self, path: str, want: Want | None = None) -> Identity:
-        known = self._remembered(path)
-        return known if known is not None else await in_thread(self._identify, path, want)
-
     async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
         path = self._strip_protocol(path)
         if kwargs:
             return await in_thread(self._in_turn, self.fs.cat_file, path, start=start, end=end, **kwargs)
         for attempt in range(1, ATTEMPTS + 1):
-            known = self._remembered(path)
-            identity = known if known is not None else await in_thread(self._identify, path, (start, end))
+            firsts: list[First] = []
+            identity = self._remembered(path) or await self._identify_async(path, (start, end), firsts)
             if not identity.cacheable:
-                return await in_thread(self.target.uncached, path, identity, start, end)
+                return await self._uncached(path, identity, start, end)
+            wanted = extent(start, end, identity.size or 0)
+            if firsts and identity is firsts[0].identity and (found := firsts[0].cut(*wanted)) is not None:
+                return found
             mapping = self._map(path, identity)
             try:
-                data: bytes = await mapping.read_bytes_async(*extent(start, end, identity.size or 0))
+                data: bytes = await mapping.read_bytes_async(*wanted)
                 return data
             except ChangedError:
                 self._forget(path)
@@ -203,6 +204,12 @@ class Asynchronous(AsyncFileSystem):
                 if attempt == ATTEMPTS or not mapping.pool.closed:
                     raise
         raise AssertionError("unreachable")
+
+    async def _uncached(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
+        """Return a range of an object that is not cacheable."""
+        if self.target.awaits:
+            return await home_of(self.target.loop).call(self.target.uncached_async, path, identity, start, end)
+        return await in_thread(self.target.uncached, path, identity, start, end)
 
     async def _cat_ranges(
         self,

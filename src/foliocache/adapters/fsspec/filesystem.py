@@ -13,12 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import math
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import partial, wraps
 from operator import index
 from typing import Any, ClassVar, TypeVar
@@ -31,16 +28,16 @@ from fsspec.utils import isfilelike
 import foliocache
 from foliocache import ChangedError
 from foliocache.errors import FoliocacheError
-from foliocache.sizes import parse_size
 
 from .asynchronous import ATTEMPTS, Asynchronous
 from .download import copy_out, is_same_file, make_folder_for, pairs
 from .file import FolioFile, WriteThrough
 from .filecache import POOL_OPTIONS
 from .gather import gather
-from .identities import Identities, shared, trust_seconds, unshared
+from .identifying import Identifying, refuse_at_the_end
+from .identities import Identities, trust_seconds
 from .passthrough import FolioTransaction, PassThrough, refuse_misspelled, unprefixed
-from .ranges import OPENING, Merged, Range, Want, extent, first_wanted, is_cached, ranges_of
+from .ranges import OPENING, Merged, Range, Want, extent, is_cached, ranges_of
 from .source import Source
 from .target import Identity, Target, renewed, target_for
 from .targets.obstore import check
@@ -64,7 +61,7 @@ _OPEN_HINTS = ("cache_type", "cache_options", "fill_cache", "size")  # ignored: 
 T = TypeVar("T")
 
 
-class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
+class FolioFileSystem(PassThrough, Identifying, Asynchronous, ChainedFileSystem):
     """Reads any target filesystem through a pool of pages that all processes of this machine share.
 
     Parameters
@@ -173,7 +170,7 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
     @property
     def fs(self) -> fsspec.AbstractFileSystem:
         """The target filesystem."""
-        _refuse_at_the_end(self.target.fs)
+        refuse_at_the_end(self.target.fs)
         return self.target.fs
 
     @property
@@ -188,122 +185,6 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         if self._pool is None or self._pool.closed:
             foliocache.attach(self._pool_options.get("name", "default"))
         return self.pool
-
-    # Identity
-
-    def _identify(self, path: str, want: Want | None = None) -> Identity:
-        """Return the identity of the object at the path. want: the range that will be read; it may be fetched by the same
-        request, if the identity is not known yet."""
-        identity = self._remembered(path)
-        if identity is not None:
-            return identity
-        asks_with_bytes = want is not None and self.target.tells_with_bytes
-        if self._identities.is_written(path) or not (self._trust or (asks_with_bytes and self._has_pool())):
-            return self._ask(path)
-        last = self._last_known(path) if asks_with_bytes else None
-        age = self._trust or (math.inf if last is None else 0.0)
-        with self.pool.names.ask(self.target.key(path), age, who=self._who) as ask:
-            if ask.known is None:
-                return self._ask(path, ask, want, last)
-            if self._trust:
-                return unshared(path, ask.known)
-        return self._ask(path)  # another process has just asked and fetched the first bytes; but each open asks for itself
-
-    def _has_pool(self) -> bool:
-        """Return True if there is a pool, or one can be made. Uncached reads work without one."""
-        try:
-            return not self.pool.closed
-        except (FoliocacheError, OSError):
-            return False
-
-    def _last_known(self, path: str) -> Identity | None:
-        """Return the last known identity of the path, of whatever age, or None: pages of that version may be cached."""
-        name = self.pool.names.recall(self.target.key(path), math.inf, who=self._who)
-        if name is not None:
-            return unshared(path, name) if name.exists else None
-        identity = self._identities.recall(path, self._who, math.inf)
-        return None if identity is None or identity.nonce else identity
-
-    def _ask(self, path: str, ask: Any = None, want: Want | None = None, last: Identity | None = None) -> Identity:
-        """Ask the origin for the identity. The answer is recorded in the pool if ``ask`` is given and it fits there, else in
-        this process."""
-        _refuse_at_the_end(self.target.fs)
-        question = self._identities.ask(path, self._who)
-        try:
-            identity = self._answer(path, want, last)
-        except FileNotFoundError:
-            if ask is not None and 0 < self._trust < math.inf:
-                ask.answer_absent()
-            raise
-        answer = None if ask is None or self._identities.is_written(path) else shared(identity)
-        if answer is None or not ask.answer(*answer):
-            question.identity = identity
-        return identity
-
-    def _answer(self, path: str, want: Want | None, last: Identity | None) -> Identity:
-        """Return the identity from the origin. If no last identity is known, the same request fetches the first bytes;
-        otherwise pages may be cached already."""
-        if last is None:
-            return self._first(path, want) or self.target.identify(path)
-        identity = self.target.identify(path)
-        if identity.etag and identity.etag == last.etag and identity.size != last.size:  # one of them is wrong: ask with bytes
-            return self._first(path, want) or identity
-        return identity
-
-    def _first(self, path: str, want: Want | None) -> Identity | None:
-        """Fetch the first of the wanted bytes, put them into the pool, and return the identity that the response proves; None
-        if it proves none."""
-        wanted = want and first_wanted(*want, self._least_folio())
-        first = wanted and self.target.first(path, *wanted)
-        if not first or not first.identity.cacheable:
-            return None
-        with suppress(FoliocacheError):  # the pool is closed, for example: the read will raise
-            options = self._mapping_options | {"read": first.read, "readahead": 0}
-            mapping = self.pool.mapping(self.target.key(path), first.identity.size or 0, first.identity.version, **options)
-            for piece in mapping.pieces(*first.whole(mapping.folio_size or mapping.unit_size)):
-                piece.release()
-        return first.identity
-
-    def _remembered(self, path: str) -> Identity | None:
-        """Return the remembered identity of the path, without waiting; None if the origin must be asked. Raises
-        FileNotFoundError."""
-        identity = self._identities.recall(path, self._who, self._trust)
-        if identity is not None or not self._trust or self._identities.is_written(path):
-            return identity
-        if self._pool is None or self._pool.closed or self._target.pid != os.getpid():
-            return None
-        name = self._pool.names.recall(self._target.key(path), self._trust, who=self._who)
-        return None if name is None else unshared(path, name)
-
-    def _is_remembered(self, path: str, want: Want | None = None) -> bool:
-        try:
-            return self._remembered(path) is not None
-        except FileNotFoundError:
-            return True
-
-    def _forget(self, path: str, identity: Identity | None = None) -> None:
-        """Forget a path's identity, which was wrong. With ``identity``, this process forgets only that one."""
-        self._identities.forget(path, identity)
-        with suppress(FoliocacheError, OSError, ValueError):
-            self._existing_pool().names.forget(self.target.key(path))
-
-    def _forget_below(self, path: str) -> None:
-        """Forget the identities of a path and of all paths below it; all identities, for a root."""
-        for seen in self._identities.below(path):
-            self._identities.forget(seen)
-        with suppress(FoliocacheError, OSError, ValueError):
-            self._existing_pool().names.forget_below(self.fs.unstrip_protocol(path).rstrip("/"))
-
-    def _forget_all(self) -> None:
-        """Forget all identities of this place, and in the pool those of all places of the same protocol."""
-        self._identities.forget_all()
-        with suppress(FoliocacheError, OSError, ValueError):
-            self._existing_pool().names.forget_below(self.fs.unstrip_protocol("").partition("://")[0])
-
-    def _least_folio(self) -> int:
-        """Return the bytes of the smallest folio: the ``folio_size`` option, or a page of the pool."""
-        wanted = self._mapping_options.get("folio_size")
-        return max(self.pool.page_size, 0 if wanted is None else parse_size(wanted, "folio_size"))
 
     def fetch(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[int]:
         """Fetch a part of an object into the pool, without a copy for this process.
@@ -373,7 +254,7 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         return mapping
 
     def _new_map(self, path: str, identity: Identity) -> Any:
-        options = Source(self, path, identity).arguments() | self._mapping_options
+        options = Source.of(self, path, identity).arguments() | self._mapping_options
         return self.pool.mapping(self.target.key(path), identity.size or 0, identity.version, **options)
 
     def ukey(self, path: str) -> str:
@@ -581,12 +462,6 @@ def _make_target(
         return fs
     plain = {name: value for name, value in fs.storage_options.items() if name not in ("asynchronous", "loop")}
     return type(fs)(*fs.storage_args, **plain)  # it runs in fsspec's own loop, whatever loops await us
-
-
-def _refuse_at_the_end(fs: fsspec.AbstractFileSystem) -> None:
-    """Raise RuntimeError while modules are torn down: fsspec's loop thread has stopped, and fsspec would wait for ever."""
-    if fs.async_impl and sys.is_finalizing():
-        raise RuntimeError(f"folio: the interpreter has ended so far that {type(fs).__name__} can't be asked any more")
 
 
 def _stripped(fs: fsspec.AbstractFileSystem, path: Any) -> Any:

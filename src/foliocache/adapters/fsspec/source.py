@@ -6,14 +6,16 @@ the filesystem and not a connection, and makes a new reader whenever the filesys
 
 from __future__ import annotations
 
+import asyncio
 import errno
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from foliocache import ChangedError
 
 from .target import Identity, Target
+from .targets.base import AsyncStream
 from .targets.obstore import stream
 
 if TYPE_CHECKING:
@@ -29,6 +31,11 @@ class Source:
         self.identity = identity
         self._made: tuple[Target, Callable[[int, Any], Any]] | None = None
         self._streams = stream(fs.target, path, identity) is not None
+
+    @classmethod
+    def of(cls, fs: FolioFileSystem, path: str, identity: Identity) -> Source:
+        """Return a Source; one with coroutines for event loops, if the target's own read the bytes."""
+        return (AwaitedSource if fs.target.awaits and not fs.target.client else Source)(fs, path, identity)
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments for ``pool.mapping``. A target that reads in another thread must not get the page
@@ -65,3 +72,28 @@ class Source:
             by_stream = stream(target, self.path, self.identity) if self._streams else None
             self._made = made = target, by_stream or target.reader(self.path, self.identity)
         return made[1]
+
+
+class AwaitedSource(Source):
+    """A Source whose target has coroutines of its own: reads in event loops use these, in its loop."""
+
+    def __init__(self, fs: FolioFileSystem, path: str, identity: Identity) -> None:
+        super().__init__(fs, path, identity)
+        self._awaited: tuple[Target, AsyncStream] | None = None
+
+    @property
+    def home_loop(self) -> asyncio.AbstractEventLoop:
+        """The loop in which ``read_into_async`` is called."""
+        loop: asyncio.AbstractEventLoop = self.fs.target.loop
+        return loop
+
+    async def read_into_async(self, offset: int, buffers: Sequence[memoryview]) -> AsyncIterator[object]:
+        """See ``foliocache.sources.AsyncSource``."""
+        target = self.fs.target
+        made = self._awaited
+        if made is None or made[0] is not target:
+            self._awaited = made = target, target.stream_async(self.path, self.identity)
+        with self._noticing():
+            async with aclosing(made[1](offset, buffers)) as answer:
+                async for full in answer:
+                    yield full

@@ -1,10 +1,10 @@
-"""One reader of the demo, spawned: it reads every member in an order of its own and checks every byte.
+"""A worker of the demo: a process that reads all members, in an order of its own, and checks every byte.
 
-The three runs differ in the arguments that fsspec gets and in nothing else, so a difference in the table is a difference of
-the caches. A worker imports what it needs to read, and no more: the memory that the table shows has a copy of it per worker.
+The three runs of the demo differ only in the arguments for fsspec, so differences in the table are those of the caches. A
+worker imports only what it needs to read, because the table shows its memory.
 
-It talks to the demo over one pipe: ``ready`` when it could start, ``progress``, ``done`` or ``failed``; then it stays until it
-is told to go, because its memory is measured when it holds most of it. When the pipe breaks, the demo is gone, and it ends.
+Over a pipe, it sends the demo ``ready``, ``progress``, and ``done`` or ``failed``. After ``done`` it waits for a message, while
+its memory is measured. If the pipe breaks, the demo has ended, and the worker ends, too.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from foliocache.cli.demo.dataset import DIGEST_SIZE, Dataset, Member
 if TYPE_CHECKING:
     from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
-PIECE = 2**20  # bytes; a member is read in such pieces, so that a large one does not show up as the worker's memory
+PIECE = 2**20  # bytes that are read at a time: a whole member could be most of the worker's memory
 REPORT_EVERY = 0.1  # seconds
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is to read, from where, and with which options of fsspec."""
+    """What a worker has to read, from where, and with which options of fsspec."""
 
     number: int
     index: str
@@ -40,13 +40,13 @@ class Job:
     opening: dict[str, Any] = field(default_factory=dict)
 
     def members(self, dataset: Dataset) -> int:
-        """How many members of the dataset it reads in an epoch."""
+        """Return how many members of the dataset the worker reads in an epoch."""
         return max(1, round(len(dataset.members) * self.sample))
 
 
 @dataclass
 class Tally:
-    """What a worker has read, how much of it was wrong, and what its files' own caches have counted."""
+    """How much a worker has read, how much of that was wrong, and the hits and misses that its files' caches have counted."""
 
     members: int = 0
     read_bytes: int = 0
@@ -57,7 +57,7 @@ class Tally:
 
 
 class Reader:
-    """The shards as open files, and the members in them."""
+    """Reads members from the shards, which it keeps open."""
 
     def __init__(self, job: Job):
         from fsspec.core import url_to_fs
@@ -73,20 +73,20 @@ class Reader:
         self.tally: Tally = Tally()
 
     def orders(self) -> list[list[Member]]:
-        """The members of each epoch in this worker's order, or the first of them when only a sample is wanted."""
+        """Return the members that this worker reads, in its order, for each epoch."""
         shuffle = random.Random(self.job.number).sample
         wanted = self.job.members(self.dataset)
         return [shuffle(self.dataset.members, wanted) for _ in range(self.job.epochs)]
 
     def open(self, shard: int) -> AbstractBufferedFile:
-        """A shard, opened once: a block cache lives as long as its file object."""
+        """Return a shard's file. It is opened once, since a block cache lives as long as its file."""
         if shard not in self.files:
             path = f"{self.root.rstrip('/')}/{self.dataset.shards[shard]}"
             self.files[shard] = self.fs.open(path, "rb", **self.job.opening)
         return self.files[shard]
 
     def check(self, member: Member) -> None:
-        """Read one member and judge it by its hash."""
+        """Read one member, and check its hash."""
         file = self.open(member.shard)
         file.seek(member.offset)
         state, left = blake2b(digest_size=DIGEST_SIZE), member.size
@@ -99,7 +99,7 @@ class Reader:
         self.count(member, left == 0 and state.hexdigest() == member.digest)
 
     def count(self, member: Member, right: bool) -> None:
-        """Add a member to the tally; a wrong one is wrong as a whole, for a hash does not say where."""
+        """Add a member to the tally. All bytes of a wrong one count as wrong, since a hash does not tell which are."""
         self.tally.members += 1
         self.tally.read_bytes += member.size
         if not right:
@@ -107,7 +107,7 @@ class Reader:
             self.tally.wrong.append(member.name)
 
     def finish(self) -> Tally:
-        """The tally, with the hits of the files' own caches where they count them."""
+        """Return the tally, with the hits and misses of the files' caches, if they count them."""
         for file in self.files.values():
             info = getattr(getattr(file, "cache", None), "cache_info", None)
             if info is not None:
@@ -117,7 +117,7 @@ class Reader:
 
 
 def read_all(reader: Reader, pipe: Connection) -> Tally:
-    """Read every epoch, sending the progress every now and then; the tally."""
+    """Read all epochs, and send the progress from time to time. Return the tally."""
     told = time.monotonic()
     for order in reader.orders():
         for member in order:
@@ -130,7 +130,7 @@ def read_all(reader: Reader, pipe: Connection) -> Tally:
 
 
 def work(pipe: Connection, job: Job) -> None:
-    """A worker from beginning to end."""
+    """The main function of a worker."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
     try:
         reader = Reader(job)

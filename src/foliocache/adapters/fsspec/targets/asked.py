@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,7 +19,7 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 from . import place
-from .base import UNCACHED, Identity, Target, refuse_directory
+from .base import UNCACHED, AsyncTarget, Identity, refuse_directory
 
 # Fields of info() that change with the content: first those that identify it, then those that only date it.
 CONTENT = ("ETag", "etag", "e_tag", "VersionId", "version_id", "generation", "md5Hash", "content_md5", "Content-MD5", "md5")
@@ -77,7 +77,7 @@ KNOWN = {
 KNOWN["gcsfs.extended_gcsfs.ExtendedGcsFileSystem"] = KNOWN["gcsfs.core.GCSFileSystem"]
 
 
-class AskedTarget(Target):
+class AskedTarget(AsyncTarget):
     """Asks the origin with ``info()`` before the first read and after each read."""
 
     known: Known = Known()
@@ -85,6 +85,7 @@ class AskedTarget(Target):
     def __init__(self, fs: AbstractFileSystem, trusted: bool = False, known: Known | None = None) -> None:
         super().__init__(fs, trusted)
         self.known = known or self.known
+        self.awaits: bool = fs.async_impl
         self.manners: frozenset[str] = self.known.manners
         self.attributes: tuple[str, ...] = self.known.attributes
 
@@ -105,9 +106,14 @@ class AskedTarget(Target):
         return self.call(self.own.info, path, **dict.fromkeys(self.known.asking, True))
 
     def identify(self, path: str) -> Identity:
+        return UNCACHED if path in self.unsteady else self._told(path, self.ask(path))
+
+    async def _identify(self, path: str) -> Identity:
         if path in self.unsteady:
             return UNCACHED
-        info = self.ask(path)
+        return self._told(path, await self.own._info(path, **dict.fromkeys(self.known.asking, True)))
+
+    def _told(self, path: str, info: dict[str, Any]) -> Identity:
         refuse_directory(path, info)
         return self.identity(info) if info["type"] == "file" else UNCACHED
 
@@ -126,6 +132,14 @@ class AskedTarget(Target):
         def read(offset: int, length: int) -> bytes:
             data = self.call(self.own.cat_file, path, start=offset, end=offset + length)
             self.confirm(path, identity)
+            return data
+
+        return read
+
+    def _reader(self, path: str, identity: Identity) -> Callable[[int, int], Awaitable[bytes]]:
+        async def read(offset: int, length: int) -> bytes:
+            data: bytes = await self.own._cat_file(path, start=offset, end=offset + length)
+            await self._confirm(path, identity)
             return data
 
         return read

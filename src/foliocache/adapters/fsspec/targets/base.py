@@ -17,13 +17,14 @@ import errno
 import io
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from time import monotonic
 from typing import Any, TypeVar
 
 from fsspec import AbstractFileSystem
+from fsspec.asyn import sync
 
 from foliocache import ChangedError
 
@@ -31,6 +32,7 @@ from . import place
 
 T = TypeVar("T")
 Stream = Callable[[int, Sequence[memoryview]], Iterator[object]]
+AsyncStream = Callable[[int, Sequence[memoryview]], AsyncGenerator[object, None]]
 
 _UNSTEADY_SECONDS = 60.0
 _UNSTEADY_MAX = 4096  # paths
@@ -80,6 +82,11 @@ class First:
     def read(self, offset: int, length: int) -> memoryview:
         """Return bytes, as a mapping's ``read``; the mapping must ask for no more than ``data`` has."""
         return memoryview(self.data)[offset - self.start : offset - self.start + length]
+
+    def cut(self, offset: int, length: int) -> bytes | None:
+        """Return a range of the object, None if ``data`` has not all of it."""
+        begin = offset - self.start
+        return self.data[begin : begin + length] if begin >= 0 and begin + length <= len(self.data) else None
 
     def whole(self, folio_size: int) -> tuple[int, int]:
         """Return (offset, length) of the whole folios that ``data`` has."""
@@ -166,6 +173,7 @@ class Target:
 
     into = False  # True if the function that reader() returns takes (offset, buffer), and not (offset, length)
     tells_with_bytes = False  # True if first() is implemented
+    awaits = False  # True if the coroutines are implemented
     aliases = False  # True if one object may have several names (links, "..")
     manners: frozenset[str] = frozenset()  # see place.suffix()
     attributes: tuple[str, ...] = ()
@@ -237,6 +245,24 @@ class Target:
         the bytes are not the identity's; None if the target cannot read into pages."""
         return None
 
+    # The same as coroutines, in the filesystem's loop.
+
+    @property
+    def loop(self) -> Any:
+        return self.fs.loop
+
+    async def identify_async(self, path: str) -> Identity:
+        raise NotImplementedError
+
+    async def first_async(self, path: str, start: int, end: int) -> First | None:
+        return None
+
+    def stream_async(self, path: str, identity: Identity) -> AsyncStream:
+        raise NotImplementedError
+
+    async def uncached_async(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
+        raise NotImplementedError
+
     def uncached(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
         """Return the bytes of a Python slice of an object that is not cacheable."""
         return self.call(self.fs.cat_file, path, start=start, end=end)
@@ -263,6 +289,72 @@ class Target:
         if now.cacheable and not now.same(self.identify(path)):
             self.unsteady.add(path)
         raise ChangedError(path)
+
+
+class AsyncTarget(Target):
+    """A filesystem of coroutines. They run in its loop, where its sessions belong: for calls from threads and for those from
+    event loops. Subclasses write each question once, as a coroutine."""
+
+    awaits = True
+
+    async def _identify(self, path: str) -> Identity:
+        raise NotImplementedError
+
+    async def _first(self, path: str, start: int, end: int) -> First | None:
+        return None
+
+    def _reader(self, path: str, identity: Identity) -> Callable[[int, int], Awaitable[bytes]]:
+        """Return a coroutine function of (offset, length). It raises ChangedError if the bytes are not the identity's."""
+        raise NotImplementedError
+
+    async def _uncached(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
+        found: bytes = await self.fs._cat_file(path, start=start, end=end)
+        return found
+
+    async def _confirm(self, path: str, identity: Identity) -> None:
+        """Ask the origin again after a read. Raises ChangedError if the object no longer has this identity."""
+        now = await self._identify(path)
+        if now.same(identity):
+            return
+        if now.cacheable and not now.same(await self._identify(path)):
+            self.unsteady.add(path)
+        raise ChangedError(path)
+
+    def identify(self, path: str) -> Identity:
+        found: Identity = sync(self.fs.loop, self._identify, path)
+        return found
+
+    def first(self, path: str, start: int, end: int) -> First | None:
+        found: First | None = sync(self.fs.loop, self._first, path, start, end)
+        return found
+
+    def reader(self, path: str, identity: Identity) -> Callable[[int, Any], Any]:
+        read = self._reader(path, identity)
+        return lambda offset, length: sync(self.fs.loop, read, offset, length)
+
+    def uncached(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
+        found: bytes = sync(self.fs.loop, self._uncached, path, identity, start, end)
+        return found
+
+    async def identify_async(self, path: str) -> Identity:
+        return await self._identify(path)
+
+    async def first_async(self, path: str, start: int, end: int) -> First | None:
+        return await self._first(path, start, end)
+
+    def stream_async(self, path: str, identity: Identity) -> AsyncStream:
+        read = self._reader(path, identity)
+
+        async def read_into(offset: int, buffers: Sequence[memoryview]) -> AsyncGenerator[object, None]:
+            data = memoryview(await read(offset, sum(map(len, buffers))))
+            for buffer in buffers:
+                buffer[:], data = data[: len(buffer)], data[len(buffer) :]
+                yield buffer
+
+        return read_into
+
+    async def uncached_async(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
+        return await self._uncached(path, identity, start, end)
 
 
 def bytes_reader(target: Target, path: str, identity: Identity) -> Callable[[int, int], bytes]:

@@ -10,11 +10,12 @@ all that a HEAD would have. If it does not, a HEAD follows, and for the next min
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -24,13 +25,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fsspec import AbstractFileSystem
-from fsspec.asyn import sync
 
 from foliocache import ChangedError
 from foliocache.sources.http import Body, Client
 
 from . import place
-from .base import UNCACHED, First, Held, Identity, Some, Stream, Target, Unsteady
+from .base import UNCACHED, AsyncStream, AsyncTarget, First, Held, Identity, Some, Stream, Unsteady
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)$")
 _MORE_TRIES = 2  # at a server whose responses differ, such as mirrors behind one name
@@ -67,7 +67,7 @@ class Answer:
         return self.data[start - self.start : end - self.start]
 
 
-class HTTPTarget(Target):
+class HTTPTarget(AsyncTarget):
     """Reads by ranged GETs, whose responses must show the identity's ETag, date and length."""
 
     tells_with_bytes = True
@@ -79,21 +79,21 @@ class HTTPTarget(Target):
         self._terse = Unsteady()  # servers whose response to GET may have less than that to HEAD
         self._changed = Unsteady()  # paths that have changed, with the old stamp, until a response shows the new version
 
-    def identify(self, path: str) -> Identity:
+    async def _identify(self, path: str) -> Identity:
         if path in self.unsteady:
             return UNCACHED
-        info = self.fs.info(path)
+        info = await self.fs._info(path)
         size = None if info.get("partial") is False else info.get("size")  # Accept-Ranges: none
         modified = info.get("Last-Modified") if _date(info.get("Last-Modified")) else None
-        return self._identity(size, info.get("ETag"), modified, lambda: sync(self.fs.loop, self._clock, path))
+        now = await self._clock(path) if not _is_strong(info.get("ETag")) and _is_recent(modified) else None
+        return self._identity(size, info.get("ETag"), modified, now)
 
-    def _identity(
-        self, size: int | None, etag: str | None, modified: str | None, clock: Callable[[], float | None]
-    ) -> Identity:
-        """Return the identity in headers. ``clock()`` returns the server's time, and is called only if that matters."""
+    def _identity(self, size: int | None, etag: str | None, modified: str | None, now: float | None) -> Identity:
+        """Return the identity in headers. now: the server's time in seconds, if it is known; it matters only for a recent
+        date."""
         said = [f"{name}={value}" for name, value in (("ETag", etag), ("Last-Modified", modified)) if value]
         stamp = place.short(";".join([*said, f"size={size}"]), place.VERSION_MAX)
-        if _is_strong(etag) or (modified and _is_settled(modified, clock)):
+        if _is_strong(etag) or (modified and _is_settled(modified, now)):
             return Identity(size, stamp, etag, modified)
         if modified:
             return Identity(size, stamp, etag, modified, nonce=place.nonce())
@@ -106,19 +106,28 @@ class HTTPTarget(Target):
             return _date(response.headers.get("Date")) or None
 
     def first(self, path: str, start: int, end: int) -> First | None:
-        server = urlsplit(path).netloc
-        if path in self.unsteady or server in self._terse:
+        if not self._is_plain(path):
+            return super().first(path, start, end)
+        if not self._may_be_first(path):
             return None
-        if self._is_plain(path):
-            answer, first = self._first_plain(path, start, end)
-        else:
-            answer, first = sync(self.fs.loop, self._first, path, start, end)
-        if answer == 404:
+        return self._judged_first(path, *self._first_plain(path, start, end))
+
+    async def _first(self, path: str, start: int, end: int) -> First | None:
+        if not self._may_be_first(path):
+            return None
+        return self._judged_first(path, *await self._first_bytes(path, start, end))
+
+    def _may_be_first(self, path: str) -> bool:
+        return path not in self.unsteady and urlsplit(path).netloc not in self._terse
+
+    def _judged_first(self, path: str, status: int, first: First | None) -> First | None:
+        """Return the First of a response with that status, and remember what the response says about the server."""
+        if status == 404:
             raise FileNotFoundError(path)
-        if answer == 206 and first is not None:
+        if status == 206 and first is not None:
             self._ranged.add(path)
-        if answer in (200, 206) and first is None:
-            self._terse.add(server)
+        if status in (200, 206) and first is None:
+            self._terse.add(urlsplit(path).netloc)
         return first
 
     def _first_plain(self, path: str, start: int, end: int) -> tuple[int, First | None]:
@@ -134,7 +143,7 @@ class HTTPTarget(Target):
                 answer.close()
         return 0, None
 
-    async def _first(self, path: str, start: int, end: int) -> tuple[int, First | None]:
+    async def _first_bytes(self, path: str, start: int, end: int) -> tuple[int, First | None]:
         """Return the same as ``_first_plain``, by aiohttp."""
         from aiohttp import ClientError
 
@@ -169,7 +178,7 @@ class HTTPTarget(Target):
             return None
         if not _is_strong(etag) and (etag or not modified):
             return None
-        return self._identity(size, etag, modified, lambda: _date(headers.get("Date")) or None), start, length
+        return self._identity(size, etag, modified, _date(headers.get("Date")) or None), start, length
 
     def _headers(self, asked: str | None) -> dict[str, str]:
         return {**self.fs.kwargs.get("headers", {}), "Accept-Encoding": "identity", **({"Range": asked} if asked else {})}
@@ -180,7 +189,7 @@ class HTTPTarget(Target):
 
         fs = self.fs
         is_plain = type(fs) is HTTPFileSystem and fs.get_client is get_client and not fs.client_kwargs
-        return is_plain and not set(fs.kwargs) - {"headers"} and "@" not in urlsplit(path).netloc
+        return is_plain and not set(self.fs.kwargs) - {"headers"} and "@" not in urlsplit(path).netloc
 
     def exists(self, path: str, **kwargs: Any) -> bool:
         """Ask by HEAD: HTTPFileSystem uses GET, and the server starts to send the whole object."""
@@ -202,14 +211,14 @@ class HTTPTarget(Target):
         except FileNotFoundError:
             return False
 
-    def reader(self, path: str, identity: Identity) -> Callable[[int, Any], Any]:
+    def _reader(self, path: str, identity: Identity) -> Callable[[int, int], Awaitable[bytes]]:
         whole: list[bytes] = []  # the whole object, from a server without ranges; kept as long as the reader
-        first = threading.RLock()  # until it is known whether there are ranges, one thread asks at a time
+        first = asyncio.Lock()  # until it is known whether there are ranges, one request at a time
 
-        def read(offset: int, length: int) -> bytes:
-            with contextlib.nullcontext() if path in self._ranged else first:
+        async def read(offset: int, length: int) -> bytes:
+            async with contextlib.nullcontext() if path in self._ranged else first:
                 if not whole:
-                    data, everything = self._range(path, identity, offset, offset + length)
+                    data, everything = await self._range(path, identity, offset, offset + length)
                     if everything is None:
                         self._ranged.add(path)
                         return data
@@ -217,6 +226,56 @@ class HTTPTarget(Target):
             return whole[0][offset : offset + length]
 
         return read
+
+    def stream_async(self, path: str, identity: Identity) -> AsyncStream:
+        """Return a coroutine function that reads by ranged GETs. Once it is known that the server supports ranges of the
+        object, the body of each response goes into the buffers as it comes."""
+        slow = super().stream_async(path, identity)
+
+        async def read_into(offset: int, buffers: Sequence[memoryview]) -> AsyncGenerator[object, None]:
+            places = list(accumulate(map(len, buffers), initial=offset))  # before the reads: full buffers must not be used
+            done = 0
+            if path in self._ranged:
+                async with contextlib.aclosing(self._poured(path, identity, offset, buffers)) as poured:
+                    async for _ in poured:
+                        done += 1
+                        yield done
+            if done < len(buffers):
+                async with contextlib.aclosing(slow(places[done], buffers[done:])) as filled:
+                    async for _ in filled:
+                        yield done
+
+        return read_into
+
+    async def _poured(
+        self, path: str, identity: Identity, start: int, buffers: Sequence[memoryview]
+    ) -> AsyncGenerator[object, None]:
+        """Fill the buffers from one response, as far as it goes and proves that its bytes are the identity's. Yields once for
+        each full buffer."""
+        from aiohttp import ClientError
+
+        length = sum(map(len, buffers))
+        options = {name: value for name, value in self.fs.kwargs.items() if name != "headers"}
+        with contextlib.suppress(OSError, ClientError, TimeoutError):
+            session = await self.fs.set_session()
+            headers = self._headers(f"bytes={start}-{start + length - 1}")
+            async with session.get(self.fs.encode_url(path), headers=headers, **options) as response:
+                is_range = response.status == 206 and _start(response) == start
+                if not is_range or _natural(response.headers.get("Content-Length")) != length:
+                    return
+                if _verdict(response.headers, identity) != SAME:
+                    return
+                number = at = 0
+                async for chunk in response.content.iter_any():
+                    data = memoryview(chunk)
+                    while data:
+                        buffer = buffers[number]
+                        count = min(len(buffer) - at, len(data))
+                        buffer[at : at + count] = data[:count]
+                        at, data = at + count, data[count:]
+                        if at == len(buffer):
+                            number, at = number + 1, 0
+                            yield number
 
     def stream(self, path: str, identity: Identity) -> Stream | None:
         """Return a function that reads by ranged GETs with ``http.client``; None if only aiohttp does all that the filesystem
@@ -267,48 +326,48 @@ class HTTPTarget(Target):
                 answer.close()
         return None
 
-    def _range(self, path: str, identity: Identity, start: int, end: int) -> tuple[bytes, bytes | None]:
+    async def _range(self, path: str, identity: Identity, start: int, end: int) -> tuple[bytes, bytes | None]:
         """Return (the range, None), from as many responses as the server needs; or (b"", the whole object) if the server does
         not support ranges."""
         data = bytearray()
         while start < end:
-            answer = self._proven(path, identity, f"bytes={start}-{end - 1}")
+            answer = await self._proven(path, identity, f"bytes={start}-{end - 1}")
             if answer.data is not None and answer.start is None:
-                return b"", self._complete(path, identity, answer)
+                return b"", await self._complete(path, identity, answer)
             piece = answer.cut(start, end)
             if not piece:
-                return b"", self._complete(path, identity, self._proven(path, identity, None))
+                return b"", await self._complete(path, identity, await self._proven(path, identity, None))
             data += piece
             start += len(piece)
         return bytes(data), None
 
-    def _complete(self, path: str, identity: Identity, answer: Answer) -> bytes:
+    async def _complete(self, path: str, identity: Identity, answer: Answer) -> bytes:
         if answer.data is not None and answer.start is None and len(answer.data) == identity.size:
             return answer.data
-        if self.identify(path).same(identity):
+        if (await self._identify(path)).same(identity):
             self.unsteady.add(path)
         raise ChangedError(path)
 
-    def _proven(self, path: str, identity: Identity, asked: str | None) -> Answer:
+    async def _proven(self, path: str, identity: Identity, asked: str | None) -> Answer:
         """Return a response with bytes of the identity. Raises ChangedError if the object has changed, or nothing proves that
         it has not."""
-        answer = sync(self.fs.loop, self._get, path, identity, asked)
+        answer = await self._get(path, identity, asked)
         if answer.verdict == OTHER:
-            if answer.agrees_with(now := self.identify(path)) and not now.same(identity):
+            if answer.agrees_with(now := await self._identify(path)) and not now.same(identity):
                 if self._changed.get(path, identity.stamp) != identity.stamp:  # it changes faster than it can be read
                     self.unsteady.add(path)
                 self._changed.add(path, identity.stamp)
                 raise ChangedError(path)
-            answer = self._another(path, identity, asked)
+            answer = await self._another(path, identity, asked)
         self._changed.discard(path)
         if answer.verdict == UNPROVEN:
-            self.confirm(path, identity)
+            await self._confirm(path, identity)
         return answer
 
-    def _another(self, path: str, identity: Identity, asked: str | None) -> Answer:
+    async def _another(self, path: str, identity: Identity, asked: str | None) -> Answer:
         """Try again at a server whose responses differ: one of the next may be of the identity. Raises ChangedError if not."""
         for _ in range(_MORE_TRIES):
-            answer = sync(self.fs.loop, self._get, path, identity, asked)
+            answer = await self._get(path, identity, asked)
             if answer.verdict != OTHER:
                 return answer
         self.unsteady.add(path)
@@ -330,18 +389,19 @@ class HTTPTarget(Target):
                 return Answer(*says)
             return Answer(*says, start, await response.read())
 
-    def uncached(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
+    async def _uncached(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
         """Return a range, from the server if it sends the right one, else cut from the whole object."""
         first = start or 0
         if first >= 0 and end is not None and end >= 0:
             if end <= first:
                 return b""
-            answer = sync(self.fs.loop, self._get, path, None, f"bytes={first}-{end - 1}")
+            answer = await self._get(path, None, f"bytes={first}-{end - 1}")
             if answer.data is not None and answer.start is None:
                 return answer.data[first:end]
             if len(piece := answer.cut(first, end)) == end - first:
                 return piece
-        return self.fs.cat_file(path)[start:end]
+        found: bytes = await self.fs._cat_file(path)
+        return found[start:end]
 
     def open(self, path: str, identity: Identity | None, mode: str, **kwargs: Any) -> Any:
         """Open an uncached object. An empty one is a seekable file; HTTPFileSystem would make it a stream."""
@@ -398,13 +458,15 @@ def _natural(text: str | None) -> int | None:
     return int(text) if text and text.isascii() and text.isdecimal() else None
 
 
-def _is_settled(modified: str, clock: Callable[[], float | None]) -> bool:
-    """Return True if any later change would change Last-Modified, which has whole seconds. Uses the server's clock if it is
+def _is_recent(modified: str | None) -> bool:
+    """Return True if the server's clock may matter for a date."""
+    return bool(modified) and abs(time.time() - _date(modified)) < _RECENT
+
+
+def _is_settled(modified: str, now: float | None) -> bool:
+    """Return True if any later change would change Last-Modified, which has whole seconds. now: the server's time, if it is
     known."""
-    when = _date(modified)
-    age = time.time() - when
-    if abs(age) < _RECENT and (now := clock()) is not None:
-        age = now - when
+    age = (now if now is not None and _is_recent(modified) else time.time()) - _date(modified)
     return not -_TICK < age < _TICK
 
 

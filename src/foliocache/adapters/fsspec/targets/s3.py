@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fsspec.asyn import sync
@@ -13,13 +13,13 @@ from fsspec.asyn import sync
 from foliocache import ChangedError
 
 from . import place
-from .base import UNCACHED, First, Identity, Target, refuse_directory
+from .base import UNCACHED, AsyncTarget, First, Identity, refuse_directory
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)$")
 _AWS = re.compile(r"https?://s3([.-](?!us-gov|us-iso|cn-)[a-z0-9-]+)?\.amazonaws\.com$")  # bucket names are global there
 
 
-class S3Target(Target):
+class S3Target(AsyncTarget):
     """s3fs: reads by its ``get_object``, with its retries. Responses are checked: not every endpoint supports If-Match."""
 
     tells_with_bytes = True
@@ -35,10 +35,10 @@ class S3Target(Target):
         options = super().where()
         return options if _AWS.match(endpoint) else f"?{place.digest(options, endpoint)}"
 
-    def identify(self, path: str) -> Identity:
+    async def _identify(self, path: str) -> Identity:
         if path in self.unsteady:
             return UNCACHED
-        info = self.fs.info(path, refresh=True)
+        info = await self.fs._info(path, refresh=True)
         refuse_directory(path, info)
         return self._identity(info["size"], info.get("ETag"), info.get("VersionId"))
 
@@ -48,15 +48,15 @@ class S3Target(Target):
         said = [f"{name}={value}" for name, value in (("ETag", etag), ("VersionId", version), ("size", size)) if value]
         return Identity(size, place.short(";".join(said), place.VERSION_MAX), etag)
 
-    def first(self, path: str, start: int, end: int) -> First | None:
+    async def _first(self, path: str, start: int, end: int) -> First | None:
         """See ``Target.first``. The response to ``get_object`` has the fields of ``head_object``. If it is refused (for an
         empty object, for example), identify() is called."""
         if path in self.unsteady or not self.fs.split_path(path)[1]:
             return None
         try:
-            return sync(self.fs.loop, self._first, path, start, end)
+            return await self._first_bytes(path, start, end)
         except FileNotFoundError:
-            if not sync(self.fs.loop, self._is_folder, path):
+            if not await self._is_folder(path):
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
         except OSError:
             return None
@@ -69,7 +69,7 @@ class S3Target(Target):
         found = await self.fs._call_s3("list_objects_v2", self.fs.kwargs, **asked)
         return bool(found.get("KeyCount") or found.get("Contents") or found.get("CommonPrefixes"))
 
-    async def _first(self, path: str, start: int, end: int) -> First | None:
+    async def _first_bytes(self, path: str, start: int, end: int) -> First | None:
         from s3fs.core import _error_wrapper
 
         async def get() -> First | None:
@@ -93,27 +93,27 @@ class S3Target(Target):
         bucket, key, version = self.fs.split_path(path)
         return await self.fs._call_s3("get_object", Bucket=bucket, Key=key, **asked, **version_id_kw(version))
 
-    def reader(self, path: str, identity: Identity) -> Callable[[int, Any], Any]:
-        def read(offset: int, length: int) -> bytes:
+    def _reader(self, path: str, identity: Identity) -> Callable[[int, int], Awaitable[bytes]]:
+        async def read(offset: int, length: int) -> bytes:
             try:
-                data, proven = sync(self.fs.loop, self._get, path, identity, offset, length)
+                data, proven = await self._get(path, identity, offset, length)
             except ChangedError:
-                self._judge(path, identity)
+                await self._judge(path, identity)
                 raise
             except OSError as error:
                 if error.errno == errno.EINVAL:  # s3fs raises it for a failed precondition, and for a range beyond the end
-                    self._judge(path, identity)
+                    await self._judge(path, identity)
                     raise ChangedError(path) from None
                 raise
             if not proven:
-                self.confirm(path, identity)
+                await self._confirm(path, identity)
             return data
 
         return read
 
-    def _judge(self, path: str, identity: Identity) -> None:
+    async def _judge(self, path: str, identity: Identity) -> None:
         """Do not cache the path if HEAD still shows the identity that GET did not: such an endpoint proves nothing."""
-        if self.identify(path).same(identity):
+        if (await self._identify(path)).same(identity):
             self.unsteady.add(path)
 
     async def _get(self, path: str, identity: Identity, offset: int, length: int) -> tuple[bytes, bool]:
@@ -132,12 +132,13 @@ class S3Target(Target):
 
         return await _error_wrapper(get, retries=self.fs.retries)
 
-    def uncached(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
+    async def _uncached(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
         """Read uncached. S3 refuses a range of an empty object. s3fs takes sizes from its listings, so they are dropped."""
         self.fs.invalidate_cache(path)
         if identity.size == 0:
-            return self.fs.cat_file(path)[start:end]
-        return super().uncached(path, identity, start, end)
+            found: bytes = await self.fs._cat_file(path)
+            return found[start:end]
+        return await super()._uncached(path, identity, start, end)
 
     def open(self, path: str, identity: Identity | None, mode: str, **kwargs: Any) -> Any:
         self.fs.invalidate_cache(path)

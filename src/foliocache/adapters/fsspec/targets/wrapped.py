@@ -8,7 +8,7 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 from . import place
-from .base import First, Identity, Target
+from .base import AsyncStream, First, Identity, Target
 
 
 class WrappedTarget(Target):
@@ -19,6 +19,7 @@ class WrappedTarget(Target):
         self.inner = inner
         self.into: bool = inner.into
         self.aliases: bool = inner.aliases
+        self.awaits: bool = inner.awaits
         self.tells_with_bytes: bool = inner.tells_with_bytes
         self._rename = rename
 
@@ -33,6 +34,22 @@ class WrappedTarget(Target):
 
     def first(self, path: str, start: int, end: int) -> First | None:
         return self.inner.first(self._rename(path), start, end)
+
+    @property
+    def loop(self) -> Any:
+        return self.inner.loop
+
+    async def identify_async(self, path: str) -> Identity:
+        return await self.inner.identify_async(self._rename(path))
+
+    async def first_async(self, path: str, start: int, end: int) -> First | None:
+        return await self.inner.first_async(self._rename(path), start, end)
+
+    def stream_async(self, path: str, identity: Identity) -> AsyncStream:
+        return self.inner.stream_async(self._rename(path), identity)
+
+    async def uncached_async(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
+        return await self.inner.uncached_async(self._rename(path), identity, start, end)
 
     def ukey(self, path: str, identity: Identity) -> str:
         return self.inner.ukey(self._rename(path), identity)

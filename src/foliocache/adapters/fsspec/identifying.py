@@ -1,0 +1,244 @@
+"""The identities of paths: what is remembered of them, and the questions to the origin.
+
+A question is written once, as a generator that yields its steps (`Steps`). For calls from threads, each step is a function that
+waits. For event loops, the question is asked in the target's own loop, and its steps are awaited there: no thread waits for the
+origin, or for another process that asks the same.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Generator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+
+from foliocache.errors import FoliocacheError
+from foliocache.filler.homes import home_of
+from foliocache.sizes import parse_size
+
+from .identities import Identities, shared, unshared
+from .ranges import Want, first_wanted
+from .target import Identity, Target
+
+if TYPE_CHECKING:
+    from foliocache.pool.names import Ask
+
+    from .targets.base import First
+
+# Yields (function of this class or of the target, its arguments), and receives what that returns or raises.
+Steps = Generator[tuple[Any, ...], Any, Identity]
+
+
+class Identifying:
+    """The part of FolioFileSystem that knows which object a path is now."""
+
+    if TYPE_CHECKING:
+        _pool: Any
+        _target: Target
+        _trust: float
+        _who: str
+        _identities: Identities
+        _mapping_options: dict[str, Any]
+
+        @property
+        def fs(self) -> Any: ...
+        @property
+        def target(self) -> Target: ...
+        @property
+        def pool(self) -> Any: ...
+        def _existing_pool(self) -> Any: ...
+
+    def _identify(self, path: str, want: Want | None = None) -> Identity:
+        """Return the identity of the object at the path. want: the range that will be read; it may be fetched by the same
+        request, if the identity is not known yet."""
+        identity = self._remembered(path)
+        if identity is not None:
+            return identity
+        refuse_at_the_end(self.target.fs)
+        steps, answer = self._identifying(path, want), None
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = self._asked(*step)
+                except BaseException as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as end:
+            found: Identity = end.value
+            return found
+
+    def _asked(self, what: str, *arguments: Any) -> Any:
+        """Make one step of a question, in this thread."""
+        if what == "name":
+            return self.pool.names.ask(*arguments, who=self._who)
+        return getattr(self.target, what)(*arguments)
+
+    async def _identify_there(self, path: str, want: Want | None, firsts: list[First] | None) -> Identity:
+        """Do what `_identify` does, in the loop of a target that `awaits`."""
+        steps, answer = self._identifying(path, want, firsts), None
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = await self._asked_there(*step)
+                except BaseException as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as end:
+            found: Identity = end.value
+            return found
+
+    async def _asked_there(self, what: str, *arguments: Any) -> Any:
+        if what == "name":
+            return await self.pool.names.ask_async(*arguments, who=self._who)
+        return await getattr(self.target, f"{what}_async")(*arguments)
+
+    async def _identify_async(self, path: str, want: Want | None = None, firsts: list[First] | None = None) -> Identity:
+        """Do what `_identify` does, in any event loop. firsts: gets the first bytes, too, if the same request fetched them."""
+        from .asynchronous import in_thread
+
+        known = self._remembered(path)
+        if known is not None:
+            return known
+        if not self.target.awaits:
+            return await in_thread(self._identify, path, want)
+        if self._pool is None or self._pool.closed:
+            await in_thread(self._has_pool)  # making a pool takes long
+        return await home_of(self.target.loop).call(self._identify_there, path, want, firsts)
+
+    def _identifying(self, path: str, want: Want | None, firsts: list[First] | None = None) -> Steps:
+        asks_with_bytes = want is not None and self.target.tells_with_bytes
+        if self._identities.is_written(path) or not (self._trust or (asks_with_bytes and self._has_pool())):
+            return (yield from self._asking(path))
+        last = self._last_known(path) if asks_with_bytes else None
+        age = self._trust or (math.inf if last is None else 0.0)
+        ask: Ask = yield "name", self.target.key(path), age
+        with ask:
+            if ask.known is None:
+                return (yield from self._asking(path, ask, want, last, firsts))
+            if self._trust:
+                return unshared(path, ask.known)
+        # Another process has just asked and fetched the first bytes; but each open asks for itself.
+        return (yield from self._asking(path))
+
+    def _asking(
+        self,
+        path: str,
+        ask: Ask | None = None,
+        want: Want | None = None,
+        last: Identity | None = None,
+        firsts: list[First] | None = None,
+    ) -> Steps:
+        """Ask the origin for the identity. The answer is recorded in the pool if ``ask`` is given and it fits there, else in
+        this process."""
+        question = self._identities.ask(path, self._who)
+        try:
+            identity = yield from self._answering(path, want, last, firsts)
+        except FileNotFoundError:
+            if ask is not None and 0 < self._trust < math.inf:
+                ask.answer_absent()
+            raise
+        answer = None if self._identities.is_written(path) else shared(identity)
+        if ask is None or answer is None or not ask.answer(*answer):
+            question.identity = identity
+        return identity
+
+    def _answering(self, path: str, want: Want | None, last: Identity | None, firsts: list[First] | None) -> Steps:
+        """Return the identity from the origin. If no last identity is known, the same request fetches the first bytes;
+        otherwise pages may be cached already."""
+        if last is None:
+            found = yield from self._first(path, want, firsts)
+            return found or (yield "identify", path)
+        identity: Identity = yield "identify", path
+        if identity.etag and identity.etag == last.etag and identity.size != last.size:  # one of them is wrong: ask with bytes
+            return (yield from self._first(path, want, firsts)) or identity
+        return identity
+
+    def _first(
+        self, path: str, want: Want | None, firsts: list[First] | None
+    ) -> Generator[tuple[Any, ...], Any, Identity | None]:
+        """Fetch the first of the wanted bytes, put them into the pool, and return the identity that the response proves; None
+        if it proves none."""
+        wanted = want and first_wanted(*want, self._least_folio())
+        if not wanted or not self.target.tells_with_bytes:
+            return None
+        first: First | None = yield "first", path, *wanted
+        if not first or not first.identity.cacheable:
+            return None
+        if firsts is not None:
+            firsts.append(first)
+        with suppress(FoliocacheError):  # the pool is closed, for example: the read will raise
+            options = self._mapping_options | {"read": first.read, "readahead": 0}
+            mapping = self.pool.mapping(self.target.key(path), first.identity.size or 0, first.identity.version, **options)
+            for piece in mapping.pieces(*first.whole(mapping.folio_size or mapping.unit_size)):
+                piece.release()
+        return first.identity
+
+    def _has_pool(self) -> bool:
+        """Return True if there is a pool, or one can be made. Uncached reads work without one."""
+        try:
+            return not self.pool.closed
+        except (FoliocacheError, OSError):
+            return False
+
+    def _last_known(self, path: str) -> Identity | None:
+        """Return the last known identity of the path, of whatever age, or None: pages of that version may be cached."""
+        name = self.pool.names.recall(self.target.key(path), math.inf, who=self._who)
+        if name is not None:
+            return unshared(path, name) if name.exists else None
+        identity = self._identities.recall(path, self._who, math.inf)
+        return None if identity is None or identity.nonce else identity
+
+    def _remembered(self, path: str) -> Identity | None:
+        """Return the remembered identity of the path, without waiting; None if the origin must be asked. Raises
+        FileNotFoundError."""
+        identity = self._identities.recall(path, self._who, self._trust)
+        if identity is not None or not self._trust or self._identities.is_written(path):
+            return identity
+        if self._pool is None or self._pool.closed or self._target.pid != os.getpid():
+            return None
+        name = self._pool.names.recall(self._target.key(path), self._trust, who=self._who)
+        return None if name is None else unshared(path, name)
+
+    def _is_remembered(self, path: str, want: Want | None = None) -> bool:
+        try:
+            return self._remembered(path) is not None
+        except FileNotFoundError:
+            return True
+
+    def _forget(self, path: str, identity: Identity | None = None) -> None:
+        """Forget a path's identity, which was wrong. With ``identity``, this process forgets only that one."""
+        self._identities.forget(path, identity)
+        with suppress(FoliocacheError, OSError, ValueError):
+            self._existing_pool().names.forget(self.target.key(path))
+
+    def _forget_below(self, path: str) -> None:
+        """Forget the identities of a path and of all paths below it; all identities, for a root."""
+        for seen in self._identities.below(path):
+            self._identities.forget(seen)
+        with suppress(FoliocacheError, OSError, ValueError):
+            self._existing_pool().names.forget_below(self.fs.unstrip_protocol(path).rstrip("/"))
+
+    def _forget_all(self) -> None:
+        """Forget all identities of this place, and in the pool those of all places of the same protocol."""
+        self._identities.forget_all()
+        with suppress(FoliocacheError, OSError, ValueError):
+            self._existing_pool().names.forget_below(self.fs.unstrip_protocol("").partition("://")[0])
+
+    def _least_folio(self) -> int:
+        """Return the bytes of the smallest folio: the ``folio_size`` option, or a page of the pool."""
+        wanted = self._mapping_options.get("folio_size")
+        return max(self.pool.page_size, 0 if wanted is None else parse_size(wanted, "folio_size"))
+
+
+def refuse_at_the_end(fs: fsspec.AbstractFileSystem) -> None:
+    """Raise RuntimeError while modules are torn down: fsspec's loop thread has stopped, and fsspec would wait for ever."""
+    if fs.async_impl and sys.is_finalizing():
+        raise RuntimeError(f"folio: the interpreter has ended so far that {type(fs).__name__} can't be asked any more")

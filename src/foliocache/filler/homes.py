@@ -1,0 +1,210 @@
+"""Where coroutine sources are called for event loops: each source has a loop that is its home, and no thread waits for a fill.
+
+It is foliocache's own loop (``coroutines``), or the one that the source names (``home_loop``): the sessions of an fsspec
+filesystem, for example, belong to fsspec's loop. It is never the reader's loop, unless a source reads other mappings.
+
+The steps of a miss run in the home's thread (``awaited``). They take locks of the pool, for microseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import contextvars
+import functools
+import os
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from .coroutines import EXIT_PATIENCE, loop_of_process
+
+if TYPE_CHECKING:
+    from .flow import Flow
+
+T = TypeVar("T")
+FILLS_MAX = 256  # fills of a home at a time; each has its folios locked
+
+_homes: dict[int, Home] = {}  # this process's, by the identity of the loop, which they keep
+
+
+def home_of(loop: asyncio.AbstractEventLoop) -> Home:
+    """Return the home that a loop is."""
+    home = _homes.get(id(loop))
+    return home if home is not None else _homes.setdefault(id(loop), Home(loop))
+
+
+def is_home() -> bool:
+    """Return True if the running loop is the home of a source."""
+    return id(asyncio.get_running_loop()) in _homes
+
+
+class Way:
+    """How a coroutine source fills a `filler.flow.Flow`: by which function, at which home."""
+
+    def __init__(self, kind: Callable[[Any, Flow], Coroutine[Any, Any, None]], source: Any, given: Any) -> None:
+        loop = getattr(given, "home_loop", None)
+        self.home: Home = home_of(loop_of_process() if loop is None else loop)
+        self._fill = functools.partial(kind, source)
+
+    def begin(self, step: Callable[[], object]) -> bool:
+        """See `Home.begin`."""
+        return self.home.begin(step)
+
+    def fill(self, flow: Flow) -> None:
+        """In a step: start to fill a flow."""
+        self.home.fill(flow, self._fill)
+
+    @property
+    def served(self) -> int:
+        """How many fills have ended at this home. It grows while its sources make progress."""
+        return self.home.served
+
+
+async def stream(source: Callable[[int, Sequence[memoryview]], AsyncIterator[object]], flow: Flow) -> None:
+    answer = source(flow.offset, flow.buffers)
+    try:
+        async for _ in answer:
+            if not flow.full():
+                break
+    finally:
+        if hasattr(answer, "aclose"):
+            await answer.aclose()
+
+
+async def read(source: Callable[[int, int], Awaitable[Any]], flow: Flow) -> None:
+    flow.put(await source(flow.offset, flow.length))
+
+
+async def readinto(source: Callable[[int, memoryview], Awaitable[Any]], flow: Flow) -> None:
+    offset = flow.offset
+    for buffer in flow.buffers:
+        length = len(buffer)
+        flow.check(await source(offset, buffer))
+        flow.full()
+        offset += length
+
+
+class Home:
+    """A loop, and the coroutines that run there for others. The methods from ``start`` on are called in its thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.fills: int = 0
+        self.served: int = 0
+        self._pid = os.getpid()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._steps: deque[Callable[[], object]] = deque()  # that wait until there are fewer fills
+        self._ended = threading.Event()
+        atexit.register(self.close)
+
+    def begin(self, step: Callable[[], object]) -> bool:
+        """Call ``step()`` in the loop as soon as fewer than FILLS_MAX fills are running. Return False if the loop has ended.
+
+        A step that a source waits for does not wait for other fills.
+        """
+        try:
+            if asyncio._get_running_loop() is self.loop:
+                self.loop.call_soon(step)
+            else:
+                self.loop.call_soon_threadsafe(self._admit, step)
+        except RuntimeError:
+            return False
+        return True
+
+    async def call(self, function: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
+        """Return what a coroutine returns that runs in this loop, for a task of any loop. If that is cancelled, the coroutine
+        still runs to its end. Raises RuntimeError if this loop has ended."""
+        call = _Call(self, function(*arguments))
+        try:
+            self.loop.call_soon_threadsafe(call.begin, context=contextvars.copy_context())
+        except BaseException:
+            call.coroutine.close()
+            raise
+        await call.future
+        error, call.error = call.error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            error = None  # its traceback has this frame
+        return cast(T, call.result)
+
+    def close(self) -> None:
+        """At the end of the interpreter: cancel the coroutines, and wait for their end, at most EXIT_PATIENCE seconds."""
+        if self._pid == os.getpid() and self._tasks:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self.loop.call_soon_threadsafe(self._end)
+                self._ended.wait(EXIT_PATIENCE)
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def fill(self, flow: Flow, source: Callable[[Flow], Coroutine[Any, Any, None]]) -> None:
+        self.fills += 1
+        self.start(self._filled(flow, source))
+
+    async def _filled(self, flow: Flow, source: Callable[[Flow], Coroutine[Any, Any, None]]) -> None:
+        error: BaseException | None = None
+        try:
+            await source(flow)
+        except BaseException as raised:
+            error = raised
+        try:
+            flow.end_with(error)
+        finally:
+            error = None  # its traceback has this frame
+            self.fills -= 1
+            self.served += 1
+            while self._steps and self.fills < FILLS_MAX:
+                self._steps.popleft()()
+
+    def _admit(self, step: Callable[[], object]) -> None:
+        if self.fills < FILLS_MAX:
+            step()
+        else:
+            self._steps.append(step)
+
+    def _end(self) -> None:
+        self._steps.clear()
+        for task in self._tasks:
+            task.cancel()
+        self.loop.create_task(self._wait_for_all())
+
+    async def _wait_for_all(self) -> None:
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._ended.set()
+
+
+class _Call:
+    """A coroutine of a home for which another loop waits."""
+
+    def __init__(self, home: Home, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.home = home
+        self.coroutine = coroutine
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[None] = self.loop.create_future()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def begin(self) -> None:
+        self.home.start(self._run())
+
+    async def _run(self) -> None:
+        try:
+            self.result = await self.coroutine
+        except BaseException as error:
+            self.error = error
+        with contextlib.suppress(RuntimeError):  # the caller's loop has been closed
+            self.loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+os.register_at_fork(after_in_child=_homes.clear)
