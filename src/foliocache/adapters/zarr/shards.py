@@ -49,7 +49,7 @@ class Shard:
         self._grid: tuple[int, ...] = codec._get_chunks_per_shard(spec)
         self._gap = getattr(spec.config, "sharding_coalesce_max_gap_bytes", GAP_MAX)
         self._most = getattr(spec.config, "sharding_coalesce_max_bytes", READ_MAX)
-        self.expected = 0
+        self.expected: int = 0
         self._asked: dict[Coordinates, asyncio.Future[Buffer | BaseException | None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._reads: set[asyncio.Task[None]] = set()

@@ -79,7 +79,7 @@ class FolioStore(WrapperStore[Store]):
         self._options: dict[str, Any] = {"name": name, "expiry": expiry, "listings": listings}
         self._expiry, self._listings = expiry, float(listings)
         self._prefix = f"zarr:{identity(store, name)}:"
-        self.held = held.Held(self.pool.pool_bytes // held.SHARE)
+        self.held: held.Held = held.Held(self.pool.pool_bytes // held.SHARE)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "held"}
