@@ -37,7 +37,7 @@ def test_pandas(kitchen, tables):
     assert 0.5 * size < fetched <= size
     tables.forget()
     kitchen.cook(code("pandas")[0], PROCESSES)
-    assert tables.sent() == 0
+    assert tables.asked() == {}
 
 
 def test_pandas_frames_as_objects(kitchen, tables):
@@ -51,4 +51,4 @@ def test_pyarrow(kitchen, tables):
     assert 0 < tables.sent() <= files(tables.folder, ["year=*"])
     tables.forget()
     kitchen.cook(code("pyarrow")[0], PROCESSES)
-    assert tables.sent() == 0
+    assert tables.asked() == {}

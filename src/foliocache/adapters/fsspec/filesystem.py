@@ -33,13 +33,14 @@ from foliocache import ChangedError
 from foliocache.errors import FoliocacheError
 from foliocache.sizes import parse_size
 
+from .answers import Answers, says_absent
 from .asynchronous import ATTEMPTS, Asynchronous
 from .download import copy_out, is_same_file, make_folder_for, pairs
 from .file import FolioFile, WriteThrough
 from .filecache import POOL_OPTIONS
 from .gather import gather
 from .identities import Identities, shared, trust_seconds, unshared
-from .passthrough import FolioTransaction, PassThrough, refuse_misspelled, unprefixed
+from .passthrough import FolioTransaction, refuse_misspelled, unprefixed
 from .ranges import OPENING, Merged, Range, Want, extent, first_wanted, is_cached, ranges_of
 from .source import Source
 from .target import Identity, Target, renewed, target_for
@@ -64,7 +65,7 @@ _OPEN_HINTS = ("cache_type", "cache_options", "fill_cache", "size")  # ignored: 
 T = TypeVar("T")
 
 
-class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
+class FolioFileSystem(Answers, Asynchronous, ChainedFileSystem):
     """Reads any target filesystem through a pool of pages that all processes of this machine share.
 
     Parameters
@@ -231,8 +232,8 @@ class FolioFileSystem(PassThrough, Asynchronous, ChainedFileSystem):
         question = self._identities.ask(path, self._who)
         try:
             identity = self._answer(path, want, last)
-        except FileNotFoundError:
-            if ask is not None and 0 < self._trust < math.inf:
+        except FileNotFoundError as error:
+            if ask is not None and 0 < self._trust < math.inf and says_absent(error):
                 ask.answer_absent()
             raise
         answer = None if ask is None or self._identities.is_written(path) else shared(identity)
