@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -155,9 +154,12 @@ class Kitchen:
         file.write_text(text.replace(ORIGIN, self.server.url))
         return file
 
-    def cook(self, text: str, processes: int = 3) -> list[str]:
-        """Run a script in several processes at once, and return what each has printed. Anything on stderr is a failure."""
-        command = [sys.executable, str(self.script(text))]
+    def cook(self, text: str, processes: int = 3, at_once: bool = False) -> list[str]:
+        """Run a script in several processes at once, and return what each has printed. Anything on stderr is a failure.
+
+        at_once: the processes end as those of ``multiprocessing`` do, without the interpreter's finalization."""
+        end = "\nimport os, sys\nsys.stdout.flush()\nos._exit(0)\n" if at_once else ""
+        command = [sys.executable, str(self.script(text + end))]
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         running = [
             subprocess.Popen(command, env=self.environment, cwd=self.folder, text=True, **streams) for _ in range(processes)
@@ -176,7 +178,3 @@ class Kitchen:
 def files(folder: Path, names: Sequence[str] = ("*",)) -> int:
     """Return the bytes of the files of a folder."""
     return sum(file.stat().st_size for name in names for file in folder.rglob(name) if file.is_file())
-
-
-def has_nginx() -> bool:
-    return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin") is not None
