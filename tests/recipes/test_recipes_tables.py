@@ -46,7 +46,7 @@ def test_pandas_frames_as_objects(kitchen, tables):
 
 
 def test_pyarrow(kitchen, tables):
-    """Its processes end at once: Arrow's threads close files of Python while it exits, and abort, with any filesystem of fsspec."""
+    """Its processes end at once: Arrow closes files of Python in its threads, and may abort while the interpreter exits."""
     rows = sum(int((table(year)["station"] == 7).sum()) for year in (2024, 2025, 2026))
     assert kitchen.cook(code("pyarrow")[0], PROCESSES, at_once=True) == [f"{rows}\n"] * PROCESSES
     assert 0 < tables.sent() <= files(tables.folder, ["year=*"])
