@@ -34,7 +34,7 @@ _CONFIGURATION = """
 events {{ worker_connections 1024; }}
 http {{
   sendfile on; tcp_nodelay on; keepalive_requests 1000000; default_type application/octet-stream;
-  log_format sent '$request_method $body_bytes_sent'; access_log {folder}/log sent;
+  log_format sent '$request_method $body_bytes_sent $uri'; access_log {folder}/log sent;
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
   server {{
@@ -64,10 +64,15 @@ class Origin:
 
     def sent(self) -> tuple[int, int]:
         """Return the number of requests, and the bytes of all bodies, since the last call."""
+        lines = self.lines()
+        return len(lines), sum(size for _, _, size in lines)
+
+    def lines(self) -> list[tuple[str, str, int]]:
+        """Return (method, path, bytes of the body) of each request since the last call."""
         text = self._settled()[self._seen :]
         self._seen += len(text)
-        lines = [line.split() for line in text.splitlines()]
-        return len(lines), sum(int(size) for _, size in lines)
+        lines = [line.split(" ", 2) for line in text.splitlines()]
+        return [(method, path, int(size)) for method, size, path in lines]
 
     def _settled(self) -> str:
         """The log, when nothing is written to it any more: a client has its bytes before there is a line about them."""

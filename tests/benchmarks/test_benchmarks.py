@@ -104,6 +104,13 @@ def test_objects(tmp_path):
     assert "get_or_create of 1 MiB, in use" in names(run_bench("objects", tmp_path))
 
 
+def test_zarr(tmp_path):
+    section = run_bench("zarr", tmp_path)
+    found = {each["metric"]: each["value"] for each in section["results"]}
+    assert found["chunks decoded by 4 processes"] == 4 and len(found) == 5
+    assert all(table["rows"] for table in section["tables"])
+
+
 def test_cold(tmp_path):
     section = run_bench("cold", tmp_path)
     if section["skipped"] and not section["results"]:
@@ -212,7 +219,7 @@ def test_one_file_alone_reaches_into_the_library():
         "foliocache.cli.output",
         "foliocache.cli.app",
     }
-    allowed |= {"foliocache.cli.signals"}
+    allowed |= {"foliocache.cli.signals", "foliocache.zarr"}
     found = []
     for path in Path(benchmarks.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

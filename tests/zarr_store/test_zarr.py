@@ -118,6 +118,10 @@ ARRAYS = {
     "v2": {"dtype": "i8", "zarr_format": 2},
     "bool": {"dtype": "bool"},
     "fixed strings": {"dtype": "U5"},
+    "sharded strings": {"dtype": "U5", "shards": (40, 60), "fill_value": "none"},
+    "sharded big-endian": {"dtype": ">f8", "shards": (40, 60), "fill_value": numpy.nan},
+    "structured": {"dtype": [("a", "i4"), ("b", "f8")], "fill_value": (1, 2.5)},
+    "dates": {"dtype": "M8[s]", "shards": (40, 60)},
 }
 
 

@@ -29,6 +29,7 @@ import foliocache
 from foliocache import ChangedError
 from foliocache.errors import FoliocacheError
 
+from .answers import Answers
 from .asynchronous import ATTEMPTS, Asynchronous
 from .download import copy_out, is_same_file, make_folder_for, pairs
 from .file import FolioFile, WriteThrough
@@ -36,7 +37,7 @@ from .filecache import POOL_OPTIONS
 from .gather import gather
 from .identifying import Identifying, refuse_at_the_end
 from .identities import Identities, trust_seconds
-from .passthrough import FolioTransaction, PassThrough, refuse_misspelled, unprefixed
+from .passthrough import FolioTransaction, refuse_misspelled, unprefixed
 from .ranges import OPENING, Merged, Range, Want, extent, is_cached, ranges_of
 from .source import Source
 from .target import Identity, Target, renewed, target_for
@@ -61,7 +62,7 @@ _OPEN_HINTS = ("cache_type", "cache_options", "fill_cache", "size")  # ignored: 
 T = TypeVar("T")
 
 
-class FolioFileSystem(PassThrough, Identifying, Asynchronous, ChainedFileSystem):
+class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
     """Reads any target filesystem through a pool of pages that all processes of this machine share.
 
     Parameters

@@ -20,6 +20,7 @@ from foliocache.errors import FoliocacheError
 from foliocache.filler.homes import home_of
 from foliocache.sizes import parse_size
 
+from .answers import says_absent
 from .identities import Identities, shared, unshared
 from .ranges import Want, first_wanted
 from .target import Identity, Target
@@ -141,8 +142,8 @@ class Identifying:
         question = self._identities.ask(path, self._who)
         try:
             identity = yield from self._answering(path, want, last, firsts)
-        except FileNotFoundError:
-            if ask is not None and 0 < self._trust < math.inf:
+        except FileNotFoundError as error:
+            if ask is not None and 0 < self._trust < math.inf and says_absent(error):
                 ask.answer_absent()
             raise
         answer = None if self._identities.is_written(path) else shared(identity)

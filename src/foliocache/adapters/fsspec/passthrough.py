@@ -189,9 +189,18 @@ class PassThrough(AbstractFileSystem):
             self._forget_all()
         for path in paths if tree else ():
             self._forget_below(path)
-        for path in void:
+        for path in void | (self._above(void) if self.target.tells_info else set()):  # what was not there may be a folder now
             self._forget(path)
         self._withdraw(void)
+
+    def _above(self, paths: set[str]) -> set[str]:
+        """Return the folders in which the paths are."""
+        above: set[str] = set()
+        for path in paths:
+            while (parent := self._parent(path)) not in (path, "") and parent not in above:
+                above.add(parent)
+                path = parent
+        return above
 
     def _withdraw(self, paths: set[str]) -> None:
         """Drop the pages of all versions of the paths, if there is a pool. A write succeeds without one."""

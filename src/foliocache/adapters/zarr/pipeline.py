@@ -2,28 +2,63 @@
 
 A decoded chunk has the same key as the encoded value, and a version of its own: a digest of the codecs and of the chunk's
 shape, type and fill value. So a write to the value forgets the decoded chunk, too, and other codecs have other decoded chunks.
+The inner chunks of a shard (``shards``) are chunks of their own: their version has their place in the shard, too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import functools
 import hashlib
 import os
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy
+from zarr.codecs.sharding import ShardingCodec
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.core.config import config
+from zarr.core.indexing import get_indexer
 from zarr.registry import register_pipeline
 from zarr.storage import StorePath
 
+from .shards import Coordinates, Shard, grid
 from .store import MISSING, FolioStore
 
-_ABSENT = b""
+ABSENT = b""  # there is no such value
+ABSENT_IN_SHARD = b"-"  # there is a shard, which does not have the chunk
+MISSES = 512  # chunks that one read makes at once
+
+
+class _Chunk(NamedTuple):
+    """A chunk that a read wants, of the value with number ``item``, and where its elements go."""
+
+    item: int
+    store: FolioStore
+    path: str
+    version: str
+    spec: Any
+    selection: Any
+    out: Any
+    out_selection: Any
+    drop_axes: tuple[int, ...]
+    shard: Shard | None = None
+    coordinates: Coordinates = ()
+
+
+class _Made(NamedTuple):
+    """What was read of a shard, if its chunks could not be written to their places directly."""
+
+    part: Any
+    shape: tuple[int, ...] | None
+    out: Any
+    out_selection: Any
+    drop_axes: tuple[int, ...]
+
+    def move(self) -> None:
+        part = self.part if self.shape is None else self.part.reshape(self.shape)
+        self.out[self.out_selection] = part.squeeze(axis=self.drop_axes) if self.drop_axes else part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,53 +66,114 @@ class CachedCodecPipeline(BatchedCodecPipeline):
     """Zarr's codec pipeline, with decoded chunks kept in a pool.
 
     Used for arrays in a `FolioStore` after ``zarr.config.set({"codec_pipeline.path":
-    "foliocache.zarr.CachedCodecPipeline"})``. Reads of a part of a chunk do not decode it again. Arrays of Python objects are
-    decoded as by Zarr's own pipeline, and so are sharded arrays, whose ranges the store caches.
+    "foliocache.zarr.CachedCodecPipeline"})``. Reads of a part of a chunk do not decode it again; of a shard, only the inner
+    chunks that are read are decoded. Arrays of Python objects are decoded as by Zarr's own pipeline.
     """
 
     async def read(self, batch_info: Iterable[Any], out: Any, drop_axes: tuple[int, ...] = ()) -> Any:
         items = list(batch_info)
-        if self.supports_partial_decode and not all(_is_bytes(codec) for codec in self):
+        is_sharded = _is_sharding(self)
+        if not items or not _is_kept(items[0]) or (self.supports_partial_decode and not (is_sharded or _is_bytes(self))):
             return await super().read(items, out, drop_axes)
-        if not all(_is_kept(getter, spec) for getter, spec, *_ in items):
-            return await super().read(items, out, drop_axes)
-        chunks = [self._recall(getter, spec) for getter, spec, *_ in items]
+        made: list[_Made] = []
+        wanted = list(self._inner(items, out, drop_axes, made) if is_sharded else self._whole(items, out, drop_axes))
+        chunks = [each.store._recall(each.path, each.version) for each in wanted]
         missing = [n for n, chunk in enumerate(chunks) if chunk is MISSING]
         if missing:
-            limit = asyncio.Semaphore(config.get("async.concurrency"))
-            made = await asyncio.gather(*[self._make(items[n][0], items[n][1], limit) for n in missing])
-            for n, chunk in zip(missing, made, strict=True):
+            await self._make_all(wanted, chunks, missing)
+        present = [False] * len(items)
+        for each, chunk in zip(wanted, chunks, strict=True):
+            present[each.item] |= _put(each, chunk)
+        for part in made:
+            part.move()
+        return tuple({"status": "present" if each else "missing"} for each in present)  # newer versions of Zarr expect it
+
+    def _whole(self, items: Sequence[Any], out: Any, drop_axes: tuple[int, ...]) -> Iterator[_Chunk]:
+        """Yield the chunks of values that are one chunk each."""
+        version, spec = "", None
+        for number, (getter, each, selection, out_selection, *_) in enumerate(items):
+            if each is not spec:
+                spec, version = each, self._version(each)
+            yield _Chunk(number, getter.store, getter.path, version, each, selection, out, out_selection, drop_axes)
+
+    def _inner(self, items: Sequence[Any], out: Any, drop_axes: tuple[int, ...], made: list[_Made]) -> Iterator[_Chunk]:
+        """Yield the inner chunks of values that are shards; append to ``made`` what is to be moved when they have been read."""
+        codec: Any = self.array_bytes_codec
+        for number, (getter, spec, selection, out_selection, *_) in enumerate(items):
+            version, inner = self._version(spec), codec._get_chunk_spec(spec)
+            indexer = get_indexer(selection, shape=spec.shape, chunk_grid=grid(spec.shape, codec.chunk_shape))
+            into = _view(out, out_selection, drop_axes, indexer.shape)
+            if into is None:
+                into = spec.prototype.nd_buffer.empty(shape=indexer.shape, dtype=spec.dtype.to_native_dtype(), order=spec.order)
+                made.append(_Made(into, getattr(indexer, "sel_shape", None), out, out_selection, drop_axes))
+            shard = Shard(getter.store, getter.path, codec, spec)
+            for coordinates, chunk_selection, place, *_ in indexer:
+                at = f"{version} {'.'.join(map(str, coordinates))}"
+                yield _Chunk(number, getter.store, getter.path, at, inner, chunk_selection, into, place, (), shard, coordinates)
+
+    async def _make_all(self, wanted: Sequence[_Chunk], chunks: list[Any], missing: Sequence[int]) -> None:
+        limit = asyncio.Semaphore(config.get("async.concurrency"))
+        for start in range(0, len(missing), MISSES):
+            group = missing[start : start + MISSES]
+            for n in group:
+                if (shard := wanted[n].shard) is not None:
+                    shard.expected += 1
+            made = await asyncio.gather(*[self._make(wanted[n], limit) for n in group])
+            for n, chunk in zip(group, made, strict=True):
                 chunks[n] = chunk
-        for item, chunk in zip(items, chunks, strict=True):
-            _put(out, item, chunk, drop_axes)
-        return _results(chunks)
 
-    def _recall(self, getter: StorePath, spec: Any) -> Any:
-        return _store(getter)._recall(getter.path, self._version(spec))
+    async def _make(self, chunk: _Chunk, limit: asyncio.Semaphore) -> Any:
+        shard = chunk.shard
+        if shard is None:
+            async with limit:
+                return await chunk.store.make(chunk.path, chunk.version, lambda: self._decoded(chunk))
+        is_asked = False
 
-    async def _make(self, getter: StorePath, spec: Any, limit: asyncio.Semaphore) -> Any:
-        async with limit:
-            return await _store(getter).make(getter.path, self._version(spec), lambda: self._decoded(getter, spec))
+        async def make() -> Any:
+            nonlocal is_asked
+            is_asked = True
+            return await self._decoded_inner(chunk, shard)
 
-    async def _decoded(self, getter: StorePath, spec: Any) -> Any:
-        content = await _store(getter).read_unkept(getter.path)
+        try:
+            return await chunk.store.make(chunk.path, chunk.version, make)
+        finally:
+            if not is_asked:
+                shard.settle()
+
+    async def _decoded(self, chunk: _Chunk) -> Any:
+        content = await chunk.store.read_unkept(chunk.path)
         if content is None:
-            return _ABSENT
-        (chunk,) = await self.decode([(content, spec)])
-        return _ABSENT if chunk is None else numpy.asarray(chunk.as_numpy_array())
+            return ABSENT
+        (decoded,) = await self.decode([(content, chunk.spec)])
+        return ABSENT if decoded is None else numpy.asarray(decoded.as_numpy_array())
+
+    async def _decoded_inner(self, chunk: _Chunk, shard: Shard) -> Any:
+        try:
+            content = await shard.load(chunk.coordinates)
+        except FileNotFoundError:
+            return ABSENT
+        if content is None:
+            return ABSENT_IN_SHARD
+        (decoded,) = await shard.pipeline.decode([(content, chunk.spec)])
+        return ABSENT_IN_SHARD if decoded is None else numpy.asarray(decoded.as_numpy_array())
 
     def _version(self, spec: Any) -> str:
-        try:
-            return _digest(self, spec.shape, spec.dtype, repr(spec.fill_value), spec.order)
-        except TypeError:  # a codec that has no hash
-            return _digest.__wrapped__(self, spec.shape, spec.dtype, repr(spec.fill_value), spec.order)
+        """Return the digest of the codecs and of what a chunk is. One array asks for the same again and again."""
+        known: dict[Any, tuple[Any, Any, str]] = self.__dict__.setdefault("_versions", {})
+        found = known.get((spec.shape, spec.order))
+        if found is None or found[0] is not spec.dtype or found[1] is not spec.fill_value:
+            digest = _digest(self, spec.shape, spec.dtype, repr(spec.fill_value), spec.order)
+            known[spec.shape, spec.order] = found = (spec.dtype, spec.fill_value, digest)
+        return found[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_versions"}
 
 
 CachedCodecPipeline.__module__ = "foliocache.zarr"  # the name in Zarr's registry
 register_pipeline(CachedCodecPipeline)
 
 
-@functools.lru_cache(maxsize=1024)
 def _digest(pipeline: CachedCodecPipeline, *spec: Any) -> str:
     text = "\n".join([*(f"{type(codec).__qualname__} {codec!r}" for codec in pipeline), *(repr(each) for each in spec)])
     if " at 0x" in text:  # a codec's repr is an address: valid in this process only
@@ -85,12 +181,18 @@ def _digest(pipeline: CachedCodecPipeline, *spec: Any) -> str:
     return f"decoded {hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"
 
 
-def _is_bytes(codec: Any) -> bool:
-    return type(codec).__name__ == "BytesCodec"
+def _is_bytes(pipeline: CachedCodecPipeline) -> bool:
+    return type(pipeline.array_bytes_codec).__name__ == "BytesCodec"
 
 
-def _is_kept(getter: object, spec: Any) -> bool:
-    """Return True if a chunk's decoded form is kept: it is in a FolioStore, in CPU memory, and has no Python objects."""
+def _is_sharding(pipeline: CachedCodecPipeline) -> bool:
+    """Return True if values are shards, whose inner chunks can be read one by one."""
+    return type(pipeline.array_bytes_codec) is ShardingCodec and pipeline.supports_partial_decode
+
+
+def _is_kept(item: Any) -> bool:
+    """Return True if an array's decoded chunks are kept: it is in a FolioStore, in CPU memory, and has no Python objects."""
+    getter, spec, *_ = item
     return (
         isinstance(getter, StorePath)
         and isinstance(getter.store, FolioStore)
@@ -99,21 +201,22 @@ def _is_kept(getter: object, spec: Any) -> bool:
     )
 
 
-def _store(getter: StorePath) -> FolioStore:
-    assert isinstance(getter.store, FolioStore)
-    return getter.store
+def _view(out: Any, selection: Any, drop_axes: tuple[int, ...], shape: tuple[int, ...]) -> Any:
+    """Return a part of ``out`` as a buffer that is written to directly; None if the selection has none of that shape."""
+    if drop_axes or not isinstance(selection, tuple) or not all(type(each) is slice for each in selection):
+        return None
+    part = out.as_ndarray_like()[(*selection, ...)]
+    return type(out).from_ndarray_like(part) if part.shape == shape else None
 
 
-def _put(out: Any, item: Any, chunk: Any, drop_axes: tuple[int, ...]) -> None:
-    _, spec, chunk_selection, out_selection, *_ = item
-    if isinstance(chunk, bytes):
+def _put(chunk: _Chunk, found: Any) -> bool:
+    """Copy what is wanted of a chunk to its place. Return False if there is no such value."""
+    spec = chunk.spec
+    if isinstance(found, bytes):
         fill = spec.fill_value
-        out[out_selection] = spec.dtype.default_scalar() if fill is None else fill
-        return
-    part = spec.prototype.nd_buffer.from_ndarray_like(chunk)[chunk_selection]
-    out[out_selection] = part.squeeze(axis=drop_axes) if drop_axes else part
-
-
-def _results(chunks: list[Any]) -> Any:
-    """Return the status of each chunk, which newer versions of Zarr expect."""
-    return tuple({"status": "missing" if isinstance(chunk, bytes) else "present"} for chunk in chunks)
+        chunk.out[chunk.out_selection] = spec.dtype.default_scalar() if fill is None else fill
+        return found != ABSENT
+    chunk.store.held.keep((chunk.path, chunk.version), found)
+    part = spec.prototype.nd_buffer.from_ndarray_like(found)[chunk.selection]
+    chunk.out[chunk.out_selection] = part.squeeze(axis=chunk.drop_axes) if chunk.drop_axes else part
+    return True

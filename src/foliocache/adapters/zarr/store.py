@@ -31,6 +31,7 @@ from zarr.storage import WrapperStore
 
 from ...pool.pool import Pool
 from ...pool.pool import open as open_pool
+from . import held
 from .identity import identity
 
 if TYPE_CHECKING:
@@ -78,6 +79,13 @@ class FolioStore(WrapperStore[Store]):
         self._options: dict[str, Any] = {"name": name, "expiry": expiry, "listings": listings}
         self._expiry, self._listings = expiry, float(listings)
         self._prefix = f"zarr:{identity(store, name)}:"
+        self.held: held.Held = held.Held(self.pool.pool_bytes // held.SHARE)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "held"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, held=held.Held(state["pool"].pool_bytes // held.SHARE))
 
     @classmethod
     async def open(cls, store: Store, pool: Pool | str, *, read_only: bool | None = None, **options: Any) -> Self:  # type: ignore[override]
@@ -163,13 +171,18 @@ class FolioStore(WrapperStore[Store]):
             self._prefix + key, make, version=version, expiry=self._expiry, loads="arrays"
         )
 
-    async def read_unkept(self, key: str) -> Buffer | None:
-        """Return a value for a caller that keeps only what it makes of it: from the pool if it is there, else from the store,
-        without keeping it."""
-        found = self.look(key, None, "")
+    async def read_unkept(self, key: str, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Return a value, or a range, for a caller that keeps only what it makes of it: from the pool if values do not expire
+        and it is there, else from the store, without keeping it."""
+        found: Any = self.look(key, byte_range, _version(byte_range)) if self.is_trusted else MISSING
         if found is not MISSING:
             return _buffer(found, None)
-        return await self._store.get(key, default_buffer_prototype(), None)
+        return await self._store.get(key, default_buffer_prototype(), byte_range)
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether values that are kept do not expire, because all who write do it through a FolioStore of the pool."""
+        return self._expiry is None
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]

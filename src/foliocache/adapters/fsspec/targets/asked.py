@@ -81,6 +81,7 @@ class AskedTarget(AsyncTarget):
     """Asks the origin with ``info()`` before the first read and after each read."""
 
     known: Known = Known()
+    tells_info = True
 
     def __init__(self, fs: AbstractFileSystem, trusted: bool = False, known: Known | None = None) -> None:
         super().__init__(fs, trusted)
@@ -104,6 +105,9 @@ class AskedTarget(AsyncTarget):
 
     def ask(self, path: str) -> dict[str, Any]:
         return self.call(self.own.info, path, **dict.fromkeys(self.known.asking, True))
+
+    def told(self, path: str) -> dict[str, Any]:
+        return self.ask(path)
 
     def identify(self, path: str) -> Identity:
         return UNCACHED if path in self.unsteady else self._told(path, self.ask(path))

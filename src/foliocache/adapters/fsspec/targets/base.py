@@ -174,6 +174,7 @@ class Target:
     into = False  # True if the function that reader() returns takes (offset, buffer), and not (offset, length)
     tells_with_bytes = False  # True if first() is implemented
     awaits = False  # True if the coroutines are implemented
+    tells_info = False  # True if told() is implemented
     aliases = False  # True if one object may have several names (links, "..")
     manners: frozenset[str] = frozenset()  # see place.suffix()
     attributes: tuple[str, ...] = ()
@@ -211,6 +212,10 @@ class Target:
         Raises what the target raises, or IsADirectoryError.
         """
         return UNCACHED
+
+    def told(self, path: str) -> dict[str, Any]:
+        """Return the filesystem's ``info()`` of a path, by a question that reaches the origin. Raises what that raises."""
+        raise NotImplementedError(f"{type(self).__name__} does not know whether info() reaches the origin")
 
     def first(self, path: str, start: int, end: int) -> First | None:
         """Return the path's current identity and its bytes start .. end - 1, up to the object's end, from one response.

@@ -71,6 +71,7 @@ class HTTPTarget(AsyncTarget):
     """Reads by ranged GETs, whose responses must show the identity's ETag, date and length."""
 
     tells_with_bytes = True
+    tells_info = True
     manners: frozenset[str] = frozenset({"simple_links", "same_scheme", "size_policy", "encoded"})
 
     def __init__(self, fs: AbstractFileSystem, trusted: bool = False) -> None:
@@ -190,6 +191,9 @@ class HTTPTarget(AsyncTarget):
         fs = self.fs
         is_plain = type(fs) is HTTPFileSystem and fs.get_client is get_client and not fs.client_kwargs
         return is_plain and not set(self.fs.kwargs) - {"headers"} and "@" not in urlsplit(path).netloc
+
+    def told(self, path: str) -> dict[str, Any]:
+        return self.fs.info(path)
 
     def exists(self, path: str, **kwargs: Any) -> bool:
         """Ask by HEAD: HTTPFileSystem uses GET, and the server starts to send the whole object."""

@@ -23,6 +23,7 @@ class S3Target(AsyncTarget):
     """s3fs: reads by its ``get_object``, with its retries. Responses are checked: not every endpoint supports If-Match."""
 
     tells_with_bytes = True
+    tells_info = True
     manners: frozenset[str] = frozenset(
         {"key", "anon", "profile", "session", "requester_pays", "config_kwargs", "endpoint_url", "client_kwargs", "use_ssl"}
         | {"cache_regions", "fixed_upload_size", "local_expiry_check", "version_aware"}
@@ -41,6 +42,9 @@ class S3Target(AsyncTarget):
         info = await self.fs._info(path, refresh=True)
         refuse_directory(path, info)
         return self._identity(info["size"], info.get("ETag"), info.get("VersionId"))
+
+    def told(self, path: str) -> dict[str, Any]:
+        return self.fs.info(path, refresh=True)
 
     def _identity(self, size: int, etag: str | None, version: str | None) -> Identity:
         if not etag and not self.trusted:

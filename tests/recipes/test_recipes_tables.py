@@ -1,0 +1,55 @@
+"""Recipes of libraries that the tests have anyway; `make soak` runs the others (test_recipes.py)."""
+
+import pytest
+from running import code, files
+
+numpy = pytest.importorskip("numpy", reason="numpy is not installed")
+pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+
+PROCESSES = 3
+
+
+def table(seed=1, rows=50_000):
+    random = numpy.random.default_rng(seed)
+    station, value = random.integers(0, 20, rows), random.integers(0, 1 << 40, rows)
+    return pandas.DataFrame({"station": station, "value": value, "noise": random.random(rows)})
+
+
+@pytest.fixture
+def tables(server):
+    """A table as Parquet and as CSV, and three years of it."""
+    table().to_parquet(server.folder / "table.parquet", row_group_size=10_000)
+    table().to_csv(server.folder / "table.csv", index=False)
+    for year in (2024, 2025, 2026):
+        table(year).to_parquet(server.folder / f"year={year}.parquet", row_group_size=10_000)
+    yield server
+    for file in server.folder.iterdir():
+        file.unlink()
+
+
+def test_pandas(kitchen, tables):
+    said = kitchen.cook(code("pandas")[0], PROCESSES)
+    best = table().groupby("station")["value"].sum().idxmax()
+    assert said == [f"{best} {len(table())}\n"] * PROCESSES
+    size = files(tables.folder, ["table.*"])
+    fetched = tables.sent()
+    assert 0.5 * size < fetched <= size
+    tables.forget()
+    kitchen.cook(code("pandas")[0], PROCESSES)
+    assert tables.asked() == {}
+
+
+def test_pandas_frames_as_objects(kitchen, tables):
+    assert kitchen.cook(code("pandas")[1], PROCESSES) == ["True\n"] * PROCESSES
+    assert tables.sent() == files(tables.folder, ["table.csv"])
+
+
+def test_pyarrow(kitchen, tables):
+    """Its processes end at once: Arrow closes files of Python in its threads, and may abort while the interpreter exits."""
+    rows = sum(int((table(year)["station"] == 7).sum()) for year in (2024, 2025, 2026))
+    assert kitchen.cook(code("pyarrow")[0], PROCESSES, at_once=True) == [f"{rows}\n"] * PROCESSES
+    assert 0 < tables.sent() <= files(tables.folder, ["year=*"])
+    tables.forget()
+    kitchen.cook(code("pyarrow")[0], PROCESSES, at_once=True)
+    assert tables.asked() == {}
