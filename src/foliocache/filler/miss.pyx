@@ -135,6 +135,7 @@ cdef class Filler:
         self.given = read, readinto, source, concurrent
         self.call_read, self.call_readinto, self.call_read_into = called(read), called(readinto), read_into_of(source)
         self.origin, self.concurrent = source, concurrent
+        self.is_exact = getattr(source, "is_exact", False) is True
         self.lock = threading.RLock()
         self.mark = layout.HASH_MASK
 
@@ -301,6 +302,14 @@ cdef class Filler:
         self.mark = layout.HASH_MASK if mark is None else mark
         return self._ask_ahead(mapping, start, min(<u64>start + <u64>count, mapping.unit_count), mark, True)
 
+    cdef int keep_ahead(self, Steps mapping, u64 index, u64 end, u64 most) except -1:
+        """Keep requests queued for a reader of all units up to ``end``, which is at unit index now: up to ``most`` units."""
+        if not self.concurrent or not self.queued_first <= index < self.queued_end < end:
+            return 0
+        if self.queued_end - index <= most // 2 and self.queued_epoch == mapping.epoch():
+            self._ask_ahead(mapping, self.queued_end, min(self.queued_end + most // 2, end), None, False)
+        return 0
+
     def read_ahead(self, Steps mapping not None, u64 first, u64 end):
         """Start reading units first .. end - 1 in the background, if several threads may call the source."""
         if self.concurrent:
@@ -454,7 +463,7 @@ cdef class Filler:
         cdef Py_ssize_t number = 0
         cdef Py_ssize_t length = sum([mapping.bytes(lease) for lease in run])
         cdef u64 at = index
-        cdef list targets = [mapping.target(lease) for lease in run]
+        cdef list targets = [mapping.target(lease, not self.is_exact) for lease in run]
         cdef list views = [memoryview(target) for target in targets]
         answer = self.call_read_into(index * mapping.unit_size, views)
         try:
@@ -498,7 +507,7 @@ cdef class Filler:
         return 0
 
     cdef int _read_into_page(self, Steps mapping, lease, u64 index) except -1:
-        target = mapping.target(lease)
+        target = mapping.target(lease, True)
         view = PyMemoryView_FromObject(target)
         try:
             self._readinto(mapping, index * mapping.unit_size, view)
