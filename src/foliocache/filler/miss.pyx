@@ -106,9 +106,13 @@ cdef class Request:
 
     cdef int wait(self, u64 timeout_ns) except -1:
         """Return FILLED, or LATE after timeout_ns. Raises the source's error, and what a signal handler raises."""
-        cdef double seconds = min(<double>timeout_ns / 1e9, threading.TIMEOUT_MAX)
-        if not self.told.acquire(True, seconds):
-            return LATE
+        cdef u64 deadline = atomics.now_ns() + timeout_ns
+        cdef u64 now = 0
+        # In slices: a signal that arrives just before the lock's system call does not interrupt it.
+        while not self.told.acquire(True, min(deadline - min(now, deadline), layout.WAIT_SLICE_NS) / 1e9):
+            now = atomics.now_ns()
+            if now >= deadline:
+                return LATE
         if self.error is not None:
             raise self.error
         return FILLED
