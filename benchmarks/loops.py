@@ -1,7 +1,8 @@
 """Reads in event loops: what an awaited hit costs, how soon waits for another process end, and how late a loop becomes.
 
-"How late" is how long after its time a task wakes, at most, that sleeps a millisecond again and again beside what is measured. (A task
-that only gives way would keep the GIL: it gives it up for a microsecond in each turn, and no other thread is awake so soon.)
+"How late" is how long after its time a task wakes, at most, that sleeps a millisecond again and again beside what is
+measured. (A task that only gives way would keep the GIL: it gives it up for a microsecond in each turn, and no other thread is
+awake so soon.)
 """
 
 from __future__ import annotations

@@ -213,11 +213,11 @@ class _State:
             self.start_ahead()  # a request may have come before the slot was free
 
     def adapt(self) -> None:
-        """While requests are queued: double ``width`` if the threads that serve them mostly wait, or halve it if they compete for
-        the processors.
+        """While requests are queued: double ``width`` if the threads that serve them mostly wait, or halve it if they compete
+        for the processors.
 
-        How much a connection gives is the origin's business, and so is the time before an answer. What can be seen here is whether
-        the threads wait, soon and without a completed request.
+        How much a connection gives is the origin's business, and so is the time before an answer. What can be seen here, soon
+        and without a completed request, is whether the threads wait.
         """
         seconds = SAMPLE
         while self.ahead and not self.closed:

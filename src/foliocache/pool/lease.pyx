@@ -244,8 +244,8 @@ cdef class Lease:
         return (<const fc_mem *>self.attachment.mem).base + atomics.page_at(self.attachment.mem, self.pfn)
 
     cdef const char *_copyable(self) noexcept:
-        """Return an address of the lease's bytes to copy them from: the mapping for writing, if this process has the pages mapped
-        there, since the first reads of the other one are page faults."""
+        """Return an address of the lease's bytes to copy them from: in the mapping for writing, if this process has the pages
+        mapped there, since the first reads of the other mapping are page faults."""
         cdef const fc_mem *mem
         cdef u64 at
         if self.private is None and self.length >= POPULATE_MIN:
@@ -653,8 +653,8 @@ cdef class FolioMap(Steps):
         return end - start
 
     cdef int _gather(self, u64 start, u64 end, char *target) except -1:
-        """Copy a range, each folio as soon as it is filled. A miss requests what remains of it, but at most ``most`` units; more
-        is requested when half of that has been copied."""
+        """Copy a range, each folio as soon as it is filled. A miss requests what remains of it, but at most ``most`` units;
+        more is requested when half of that has been copied."""
         cdef u64 place = start
         cdef Lease lease
         while place < end:
