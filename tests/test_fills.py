@@ -133,6 +133,27 @@ def test_a_pool_that_nobody_uses_is_freed(pool_name):
         gc.collect()
 
 
+def test_a_long_read_asks_for_more_before_it_has_copied_what_it_asked_for(pool_name):
+    beyond, asked = threading.Event(), []
+    with foliocache.open(pool_name, size="16MiB") as pool:
+        most = pool.pool_bytes // 4  # of a pool, for one request of the reader
+
+        def read(offset, length):
+            asked.append((offset, length))
+            if offset >= most:
+                beyond.set()
+            elif offset + length == most:
+                assert beyond.wait(PATIENCE)  # the reader waits for these bytes
+            return offset.to_bytes(8, "little") * (length // 8)
+
+        content = pool.mapping("k", 3 * most, "v", read, concurrent=True).read_bytes(0, 3 * most)
+        assert len(content) == 3 * most
+        for offset, length in asked:
+            assert content[offset : offset + length] == offset.to_bytes(8, "little") * (length // 8)
+        assert sum(length for _, length in asked) == 3 * most
+        assert pool.audit() == []
+
+
 class Streaming:
     """A source of zeros that fills buffers when it is told to; ``told`` gets what to do with the next one."""
 

@@ -173,7 +173,7 @@ def diskcache(folder: str, count: int, size: int) -> Reader:
 def redis(address: str, count: int, size: int) -> Reader:
     from redis import Redis
 
-    client = Redis(unix_socket_path=address)
+    client: Any = Redis(unix_socket_path=address)
     return Reader(lambda numbers: loops.method(client.get, numbers), client.get)
 
 

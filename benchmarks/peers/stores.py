@@ -119,7 +119,7 @@ def redis(count: int, size: int, folder: str) -> Iterator[str]:
     address = os.path.join(folder, "redis.sock")
     options = ["--port", "0", "--unixsocket", address, "--save", "", "--appendonly", "no", "--dir", folder]
     with server("redis-server", options, address):
-        client = Redis(unix_socket_path=address)
+        client: Any = Redis(unix_socket_path=address)
         for n in range(count):
             client.set(n, content(n, size))
         yield address

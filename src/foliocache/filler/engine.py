@@ -19,6 +19,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 CONCURRENCY = 32  # the most requests for reading ahead at a time
+CONCURRENCY_FIRST = 4  # how many before it is known whether more of them help
+BUSY = 0.75  # processors: if the threads that read ahead use less, they wait for the origin, and more of them help
+TOO_BUSY = 1.5  # processors: if they use more, fewer of them do the same
+SAMPLE = 0.002  # seconds that the use of processors is measured; longer while it does not change anything
+SAMPLE_MAX = 0.064
 THREADS_MAX = 2 * CONCURRENCY  # including the requests for which a caller waits
 EXIT_PATIENCE = 2.0  # seconds that the interpreter waits at its exit for reads ahead, since a source may hang
 
@@ -74,7 +79,10 @@ class Engine:
         return self._state.served
 
     def later(self, request: Request) -> None:
-        """Call ``request()`` when fewer than CONCURRENCY such requests are running, unless the engine is closed meanwhile."""
+        """Call ``request()`` when it is its turn, unless the engine is closed meanwhile.
+
+        Of such requests, CONCURRENCY_FIRST run at a time, and up to CONCURRENCY if their threads mostly wait (`_State.adapt`).
+        """
         if not self._closed:
             self._state.ahead.append(request)
             self._state.start_ahead()
@@ -106,6 +114,7 @@ class _Serving:
 
     def __init__(self) -> None:
         self.thread = _thread.get_ident()
+        self.clock = time.pthread_getcpuclockid(self.thread)
         self.ended: queue.SimpleQueue[None] = queue.SimpleQueue()
 
 
@@ -118,7 +127,10 @@ class _State:
         self.work: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self.idle: deque[None] = deque()  # one for each thread that waits for work and has not been given any
         self.spare: deque[None] = deque([None] * THREADS_MAX)  # one for each thread that may still be started
-        self.slots: deque[None] = deque([None] * CONCURRENCY)  # one for each request that may be taken from ``ahead``
+        self.width = CONCURRENCY_FIRST  # how many threads may serve ``ahead``; written by ``adapt`` alone
+        self.slots: deque[None] = deque([None] * self.width)  # one for each of them that is not running
+        self.surplus: deque[None] = deque()  # one for each that is to end, since ``width`` has become smaller
+        self.samplers: deque[None] = deque([None])  # one, if no thread runs ``adapt``
         self.busy: deque[_Serving] = deque()  # the threads that serve ``ahead``
         self.closed = False
         self.served = 0
@@ -167,7 +179,7 @@ class _State:
 
     def serve_wanted(self) -> None:
         """Give the wanted requests to idle threads."""
-        while self.wanted and self._pop_idle():
+        while self.wanted and self.take(self.idle):
             self.work.put(self.next_wanted)
 
     def next_wanted(self) -> None:
@@ -176,26 +188,70 @@ class _State:
             self.wanted.popleft()()
 
     def start_ahead(self) -> None:
-        """Start one more thread that serves ``ahead``, if there is a slot."""
-        try:
-            self.slots.pop()
-        except IndexError:
-            return
-        if not self.start(self.serve_ahead):
-            self.slots.append(None)
+        """Start one more thread that serves ``ahead``, if there is a slot; else a thread that finds out whether there should be
+        more slots."""
+        if self.take(self.slots):
+            if not self.start(self.serve_ahead):
+                self.slots.append(None)
+        elif self.take(self.samplers) and not self.start(self.adapt):
+            self.samplers.append(None)
 
     def serve_ahead(self) -> None:
-        """Serve the requests in ``ahead``, one after the other, until it is empty."""
+        """Serve the requests in ``ahead``, one after the other, until it is empty, or there are too many such threads."""
         serving = _Serving()
         self.busy.append(serving)
-        while self.ahead:
+        has_slot = True
+        while has_slot and self.ahead:
             with contextlib.suppress(BaseException):  # no one waits for the result, and the next request must be served
                 self.ahead.popleft()()
+            has_slot = not self.take(self.surplus)
         self.busy.remove(serving)
         serving.ended.put(None)
-        self.slots.append(None)
+        if has_slot:
+            self.slots.append(None)
         if self.ahead:
             self.start_ahead()  # a request may have come before the slot was free
+
+    def adapt(self) -> None:
+        """While requests are queued: double ``width`` if the threads that serve them mostly wait, or halve it if they compete
+        for the processors.
+
+        How much a connection gives is the origin's business, and so is the time before an answer. What can be seen here, soon
+        and without a completed request, is whether the threads wait.
+        """
+        seconds = SAMPLE
+        while self.ahead and not self.closed:
+            used = self.processors_used(seconds)
+            width = self.width
+            if used < BUSY and self.ahead:
+                self.width = min(2 * width, CONCURRENCY)
+            elif used > TOO_BUSY:
+                self.width = max(width // 2, CONCURRENCY_FIRST)
+            for _ in range(self.width - width):
+                if not self.take(self.surplus):
+                    self.slots.append(None)
+                    self.start_ahead()
+            for _ in range(width - self.width):
+                if not self.take(self.slots):
+                    self.surplus.append(None)
+            seconds = SAMPLE if self.width != width else min(2 * seconds, SAMPLE_MAX)
+        self.samplers.append(None)
+
+    def processors_used(self, seconds: float) -> float:
+        """Return how many processors the threads that serve ``ahead`` use, measured for so many seconds."""
+        before = {each: _processor_time(each.clock) for each in list(self.busy)}
+        begin = time.monotonic()
+        time.sleep(seconds)
+        used = sum(max(_processor_time(each.clock) - at, 0.0) for each, at in before.items())
+        return used / (time.monotonic() - begin)
+
+    def take(self, tokens: deque[None]) -> bool:
+        """Remove one; False if there is none."""
+        try:
+            tokens.pop()
+        except IndexError:
+            return False
+        return True
 
     def serve(self, first: list[Request]) -> None:
         """A thread's main function: serve the one request of ``first``, and then those that it is given.
@@ -210,7 +266,7 @@ class _State:
                 self.call(self.next_wanted)
             self.idle.append(None)
             self.serve_wanted()
-            if self.closed and self._pop_idle():
+            if self.closed and self.take(self.idle):  # it has not been given work, or told to end, meanwhile
                 break
             request = self.work.get()
         self.spare.append(None)
@@ -220,13 +276,13 @@ class _State:
             request()
         self.served += 1
 
-    def _pop_idle(self) -> bool:
-        """Remove one thread from ``idle``. Return False if all of them have been given work, or told to end, meanwhile."""
-        try:
-            self.idle.pop()
-        except IndexError:
-            return False
-        return True
+
+def _processor_time(clock: int) -> float:
+    """Return the seconds that a thread has used a processor; 0 if it has ended."""
+    try:
+        return time.clock_gettime(clock)
+    except OSError:
+        return 0.0
 
 
 def _close_all() -> None:

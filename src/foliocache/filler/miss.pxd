@@ -23,7 +23,7 @@ cdef class Request:
 cdef class Filler:
     cdef object key, pool, given, call_read, call_readinto, call_read_into, origin, lock, turns
     cdef readonly object readahead
-    cdef bint concurrent
+    cdef bint concurrent, is_exact
     cdef u32 lock_epoch, queued_epoch
     cdef u64 calls, queued, queued_first, queued_end
     cdef public u64 request_size
@@ -34,6 +34,7 @@ cdef class Filler:
     cdef object read_privately(self, Steps mapping, u64 index)
     cdef bint has_reached(self, u64 first, u64 behind, u64 last) noexcept
     cdef int read_ahead_from(self, Steps mapping, u64 first, u64 behind) except -1
+    cdef int keep_ahead(self, Steps mapping, u64 index, u64 end, u64 most) except -1
     cdef object _join(self, Steps mapping, lease, u64 index, u64 wanted)
     cdef int _raise_failure(self, Steps mapping, lease, u64 index) except -1
     cdef u64 _patience(self) except? 0

@@ -106,9 +106,13 @@ cdef class Request:
 
     cdef int wait(self, u64 timeout_ns) except -1:
         """Return FILLED, or LATE after timeout_ns. Raises the source's error, and what a signal handler raises."""
-        cdef double seconds = min(<double>timeout_ns / 1e9, threading.TIMEOUT_MAX)
-        if not self.told.acquire(True, seconds):
-            return LATE
+        cdef u64 deadline = atomics.now_ns() + timeout_ns
+        cdef u64 now = 0
+        # In slices: a signal that arrives just before the lock's system call does not interrupt it.
+        while not self.told.acquire(True, min(deadline - min(now, deadline), layout.WAIT_SLICE_NS) / 1e9):
+            now = atomics.now_ns()
+            if now >= deadline:
+                return LATE
         if self.error is not None:
             raise self.error
         return FILLED
@@ -135,6 +139,7 @@ cdef class Filler:
         self.given = read, readinto, source, concurrent
         self.call_read, self.call_readinto, self.call_read_into = called(read), called(readinto), read_into_of(source)
         self.origin, self.concurrent = source, concurrent
+        self.is_exact = getattr(source, "is_exact", False) is True
         self.lock = threading.RLock()
         self.mark = layout.HASH_MASK
 
@@ -301,6 +306,14 @@ cdef class Filler:
         self.mark = layout.HASH_MASK if mark is None else mark
         return self._ask_ahead(mapping, start, min(<u64>start + <u64>count, mapping.unit_count), mark, True)
 
+    cdef int keep_ahead(self, Steps mapping, u64 index, u64 end, u64 most) except -1:
+        """Keep requests queued for a reader of all units up to ``end``, which is at unit index now: up to ``most`` units."""
+        if not self.concurrent or not self.queued_first <= index < self.queued_end < end:
+            return 0
+        if self.queued_end - index <= most // 2 and self.queued_epoch == mapping.epoch():
+            self._ask_ahead(mapping, self.queued_end, min(self.queued_end + most // 2, end), None, False)
+        return 0
+
     def read_ahead(self, Steps mapping not None, u64 first, u64 end):
         """Start reading units first .. end - 1 in the background, if several threads may call the source."""
         if self.concurrent:
@@ -454,7 +467,7 @@ cdef class Filler:
         cdef Py_ssize_t number = 0
         cdef Py_ssize_t length = sum([mapping.bytes(lease) for lease in run])
         cdef u64 at = index
-        cdef list targets = [mapping.target(lease) for lease in run]
+        cdef list targets = [mapping.target(lease, not self.is_exact) for lease in run]
         cdef list views = [memoryview(target) for target in targets]
         answer = self.call_read_into(index * mapping.unit_size, views)
         try:
@@ -498,7 +511,7 @@ cdef class Filler:
         return 0
 
     cdef int _read_into_page(self, Steps mapping, lease, u64 index) except -1:
-        target = mapping.target(lease)
+        target = mapping.target(lease, True)
         view = PyMemoryView_FromObject(target)
         try:
             self._readinto(mapping, index * mapping.unit_size, view)

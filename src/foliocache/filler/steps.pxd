@@ -26,7 +26,7 @@ cdef class Steps:
     cdef int wait(self, lease, u64 timeout_ns) except -1
     cdef u32 *sleeper(self, lease, u32 *flags) noexcept
     cdef bytes explanation(self, lease)
-    cdef object target(self, lease)
+    cdef object target(self, lease, bint clear)
     cdef int write(self, lease, const char *data) except -1
     cdef int complete(self, lease, bint mark) except -1
     cdef void explain(self, lease, bytes reason) noexcept

@@ -72,8 +72,10 @@ cdef class Steps:
         """After FAILED, return the filler's record of its source's failure (see ``failure.read``); None if it left none."""
         raise NotImplementedError
 
-    cdef object target(self, lease):
-        """Return a writable buffer of the folio, all zeros, valid while the lease is filling. ``views``: those in use."""
+    cdef object target(self, lease, bint clear):
+        """Return a writable buffer of the folio, valid while the lease is filling. ``views``: those in use.
+
+        clear: it is all zeros; otherwise it has whatever the page held before."""
         raise NotImplementedError
 
     cdef int write(self, lease, const char *data) except -1:

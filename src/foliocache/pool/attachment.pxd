@@ -33,6 +33,7 @@ cdef class Attachment:
     cdef int _be_client(self) except -1
     cdef bint _begin(self) noexcept
     cdef bint touch(self, u64 at, u64 length) noexcept
+    cdef bint is_touched(self, u64 at, u64 length) noexcept
 
     cdef inline u32 take(self) noexcept:
         """Return a free word of the ledger for a pin, or NIL if all are in use."""

@@ -137,6 +137,14 @@ cdef class Attachment:
             self.touched[bit >> 3] |= 1 << (bit & 7)
         return was
 
+    cdef bint is_touched(self, u64 at, u64 length) noexcept:
+        """Return what ``touch`` returns, without recording anything."""
+        cdef u64 bit
+        for bit in range(at >> TOUCH_SHIFT, ((at + length - 1) >> TOUCH_SHIFT) + 1):
+            if not self.touched[bit >> 3] >> (bit & 7) & 1:
+                return False
+        return True
+
     def close(self):
         """Refuse new work in this process. Calls that have begun continue, and leases stay valid."""
         self.closed = True

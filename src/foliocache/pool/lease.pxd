@@ -28,6 +28,7 @@ cdef class Lease:
     cdef void _drop(self) noexcept
     cdef void _fail(self) noexcept
     cdef char *_page(self) noexcept
+    cdef const char *_copyable(self) noexcept
     cdef int _populate(self) except -1
     cdef void _bind(self, Attachment attachment, u32 entry, u32 pfn, u64 begin, Py_ssize_t length) noexcept
 
@@ -58,7 +59,6 @@ cdef class FolioMap(Steps):
     cdef Lease _use(self, Lease lease, u64 start, u64 most)
     cdef Lease _cut(self, Lease lease, u64 start, u64 most)
     cdef int _gather(self, u64 start, u64 end, char *target) except -1
-    cdef int _gather_piece(self, u64 start, u64 end, char *target) except -1
     cdef u64 _clip(self, n, what) except? 0xFFFFFFFFFFFFFFFF
     cdef u64 _offset(self, n) except? 0xFFFFFFFFFFFFFFFF
     cdef u64 _clip_any(self, n, what) except? 0xFFFFFFFFFFFFFFFF

@@ -96,6 +96,9 @@ cdef extern from "<sys/mman.h>" nogil:
 cdef u64 READ_SHARE = 4
 cdef Py_ssize_t POPULATE_MIN = 64 << 10  # bytes; the pages of a larger folio are mapped in one call before it is written
 cdef Py_ssize_t LONG_MIN = 256 << 10  # bytes; larger copies release the GIL, because their page faults take long
+cdef Py_ssize_t HUGE_MIN = 4 << 20  # bytes; a larger result gets huge pages, if the system has them
+cdef u64 HUGE_PAGE = 2 << 20
+cdef int MADV_HUGEPAGE = 14
 cdef int MADV_POPULATE_WRITE = 23
 
 
@@ -106,6 +109,18 @@ cdef int copy_long(char *target, const char *data, Py_ssize_t length) except -1:
         with nogil:
             memcpy(target, data, length)
     return 0
+
+
+cdef bytes new_bytes(Py_ssize_t length):
+    """Return a new bytes object to write to. The page faults of fresh memory take longer than all else, so a long one gets huge
+    pages."""
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, length)
+    cdef u64 begin, end
+    if length >= HUGE_MIN:
+        begin = (<u64>PyBytes_AS_STRING(made) + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1)
+        end = (<u64>PyBytes_AS_STRING(made) + length) & ~(HUGE_PAGE - 1)
+        madvise(<void *>begin, end - begin, MADV_HUGEPAGE)  # an error is harmless
+    return made
 
 
 cdef int clear_long(char *page, Py_ssize_t length) except -1:
@@ -227,6 +242,18 @@ cdef class Lease:
     cdef char *_page(self) noexcept:
         """Return the writable address of the folio's bytes; for its filler."""
         return (<const fc_mem *>self.attachment.mem).base + atomics.page_at(self.attachment.mem, self.pfn)
+
+    cdef const char *_copyable(self) noexcept:
+        """Return an address of the lease's bytes to copy them from: in the mapping for writing, if this process has the pages
+        mapped there, since the first reads of the other mapping are page faults."""
+        cdef const fc_mem *mem
+        cdef u64 at
+        if self.private is None and self.length >= POPULATE_MIN:
+            mem = <const fc_mem *>self.attachment.mem
+            at = self.data - mem.ro
+            if self.attachment.is_touched(at, self.length):
+                return mem.base + at
+        return self.data
 
     cdef int _populate(self) except -1:
         """Map the folio's pages in one call, unless they are mapped: it takes half as long as the page faults do."""
@@ -539,10 +566,14 @@ cdef class FolioMap(Steps):
             return b""
         lease = self._lease(start, end - start, self.most)
         if <u64>lease.length == end - start:
-            copy = PyBytes_FromStringAndSize(lease.data, end - start)
+            if lease.length < LONG_MIN:
+                copy = PyBytes_FromStringAndSize(lease.data, end - start)
+            else:
+                copy = new_bytes(end - start)
+                copy_long(PyBytes_AS_STRING(copy), lease._copyable(), end - start)
             lease.release()
             return copy
-        copy = PyBytes_FromStringAndSize(NULL, end - start)
+        copy = new_bytes(end - start)
         self._gather(start, end, PyBytes_AS_STRING(copy))  # no one else has this object yet, so it may be written to
         return copy
 
@@ -622,21 +653,15 @@ cdef class FolioMap(Steps):
         return end - start
 
     cdef int _gather(self, u64 start, u64 end, char *target) except -1:
-        cdef u64 piece = self.most << self.shift
-        cdef u64 begin = start
-        while begin < end:
-            self._gather_piece(begin, min(begin + piece, end), target + (begin - start))
-            begin += piece
-        return 0
-
-    cdef int _gather_piece(self, u64 start, u64 end, char *target) except -1:
-        """Copy one range, each folio as soon as it is filled. A miss requests all of the range that remains."""
+        """Copy a range, each folio as soon as it is filled. A miss requests what remains of it, but at most ``most`` units;
+        more is requested when half of that has been copied."""
         cdef u64 place = start
         cdef Lease lease
         while place < end:
             lease = self._lease(place, end - place, self.most)
-            copy_long(target + (place - start), lease.data, lease.length)
+            copy_long(target + (place - start), lease._copyable(), lease.length)
             place += lease.length
+            self.filler.keep_ahead(self, place >> self.shift, self._units(end), self.most)
         return 0
 
     @cython.final
@@ -850,12 +875,13 @@ cdef class FolioMap(Steps):
             return None
         return ((<const fc_mem *>self.mem).ro + atomics.page_at(self.mem, failed.pfn))[:<Py_ssize_t>RECORD_MAX]
 
-    cdef object target(self, lease):
+    cdef object target(self, lease, bint clear):
         cdef Target target = Target.__new__(Target)
         target.lease = lease
         target.lease._check_filling(self.attachment)
         target.lease._populate()
-        clear_long(target.lease._page(), target.lease.length)  # the source must not see what the page held before
+        if clear:
+            clear_long(target.lease._page(), target.lease.length)
         _clear_tail(self.mem, target.lease)
         return target
 

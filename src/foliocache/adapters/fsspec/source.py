@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 class Source:
     """The `read`, `readinto` or `source` of one mapping."""
 
+    is_exact = True
+
     def __init__(self, fs: FolioFileSystem, path: str, identity: Identity) -> None:
         self.fs = fs
         self.path = path

@@ -1,0 +1,113 @@
+"""How many requests an engine runs at a time: as many as help."""
+
+import gc
+import queue
+import threading
+
+import pytest
+
+from foliocache.filler import engine
+
+SECONDS = 30
+
+
+@pytest.fixture
+def made():
+    made = engine.Engine()
+    yield made
+    made.close(SECONDS)
+
+
+def test_requests_that_wait_are_joined_by_more(made):
+    all_at_once = threading.Barrier(engine.CONCURRENCY + 1)
+    for _ in range(engine.CONCURRENCY):
+        made.later(lambda: all_at_once.wait(SECONDS))
+    all_at_once.wait(SECONDS)
+
+
+class Blocked:
+    """Requests that count themselves while they run, and end when they are told to."""
+
+    def __init__(self, made, count):
+        self.begun, self.go = queue.SimpleQueue(), queue.SimpleQueue()
+        for _ in range(count):
+            made.later(self)
+
+    def __call__(self):
+        self.begun.put(1)
+        self.go.get(timeout=SECONDS)
+
+    def wait_for(self, count):
+        for _ in range(count):
+            self.begun.get(timeout=SECONDS)
+
+    def end(self, count):
+        for _ in range(count):
+            self.go.put(1)
+
+
+def test_threads_grow_while_they_wait_and_shrink_when_they_compete(made, monkeypatch):
+    first, samples = engine.CONCURRENCY_FIRST, queue.SimpleQueue()
+    asked = queue.SimpleQueue()
+
+    def measured(state, seconds):
+        asked.put(seconds)
+        return samples.get(timeout=SECONDS)
+
+    monkeypatch.setattr(engine._State, "processors_used", measured)
+    blocked = Blocked(made, 10 * first)
+    blocked.wait_for(first)
+    assert asked.get(timeout=SECONDS) == engine.SAMPLE
+    samples.put(0.1)
+    blocked.wait_for(first)
+    assert made._state.width == 2 * first
+    assert asked.get(timeout=SECONDS) == engine.SAMPLE
+    samples.put((engine.BUSY + engine.TOO_BUSY) / 2)
+    assert asked.get(timeout=SECONDS) == 2 * engine.SAMPLE, "what changed nothing is measured for longer"
+    samples.put(2 * engine.TOO_BUSY)
+    assert asked.get(timeout=SECONDS) == engine.SAMPLE
+    assert made._state.width == first
+    blocked.end(2 * first)
+    blocked.wait_for(first)
+    with pytest.raises(queue.Empty):
+        blocked.begun.get(timeout=0.05)  # half of the threads have ended
+    samples.put(2 * engine.TOO_BUSY)
+    assert asked.get(timeout=SECONDS) == 2 * engine.SAMPLE
+    assert made._state.width == first, "never below the first number"
+    blocked.end(10 * first)
+    for _ in range(10):
+        samples.put(1.0)
+
+
+def test_a_measurement_survives_threads_that_end(made):
+    served = queue.SimpleQueue()
+    made.later(lambda: served.put(1))
+    served.get(timeout=SECONDS)
+    assert made._state.processors_used(0.001) >= 0
+    assert engine._processor_time(0x7FFFFFFE) == 0.0
+
+
+def test_an_engine_that_is_dropped_ends_its_measuring_thread(monkeypatch):
+    entered, leave = queue.SimpleQueue(), queue.SimpleQueue()
+
+    def measured(state, seconds):
+        entered.put(state)
+        leave.get(timeout=SECONDS)
+        return 0.0
+
+    monkeypatch.setattr(engine._State, "processors_used", measured)
+    made = engine.Engine()
+    blocked = Blocked(made, 2 * engine.CONCURRENCY_FIRST)
+    blocked.wait_for(engine.CONCURRENCY_FIRST)
+    state = entered.get(timeout=SECONDS)
+    made.close(0)
+    del made
+    gc.collect()
+    leave.put(1)
+    blocked.end(2 * engine.CONCURRENCY_FIRST)
+    deadline = threading.Event()
+    for _ in range(600):
+        if state.samplers:
+            break
+        deadline.wait(0.05)
+    assert state.samplers and state.width == engine.CONCURRENCY_FIRST
