@@ -13,6 +13,7 @@ known). A round that did change memory is repeated unless an earlier round read 
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -33,10 +34,26 @@ if TYPE_CHECKING:
     from .program import Program
 
 Choices: TypeAlias = "list[tuple[Event, int]] | list[tuple[Event, None]]"  # an event, and its place in ``mo`` if it is a write
+Token: TypeAlias = "tuple[int, int]"  # one sleep: the thread, and how often it has slept before
+Sleepers: TypeAlias = "tuple[Token, ...]"
 MAX_EVENTS = 2000
 MAX_STATES = 16  # rounds that read and change the same, and in which only the thread's own state differs
 DOES = {READ: "loads", WRITE: "stores to", FENCE: "fences", CHOICE: "chooses"}
 ENDLESS = "{} events in one thread and no end; a loop that waits for another thread must call cpu_relax in each round"
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """What the queue of a futex holds while a thread has its lock."""
+
+    sleepers: Sleepers
+
+    def __str__(self) -> str:
+        return "locked"
+
+
+def is_free(sleepers: Sleepers | Held | None) -> bool:
+    return not isinstance(sleepers, Held)
 
 
 class Machine(Steps, Geometry):
@@ -336,23 +353,27 @@ class Machine(Steps, Geometry):
         self.verdicts[echo.key] = echo.start - 1 if echo.start and not echo.rounds else "goes on"
 
     def wait(self, loc: Loc, expected: int) -> int:
-        """futex_wait: compare the word and sleep, as one step for every wake on the same word. Return 0 or an errno."""
+        """futex_wait: sleep if the word has that value, as one step for every wake on it. Return 0 or an errno.
+
+        As in the kernel, the queue has a lock, which is held while the word is compared. A thread that finds another value
+        needs no place among those steps: it returns after its first load, and learns nothing from those who had the lock before.
+        """
+        if self.load(loc, "relaxed") != expected:
+            return errno.EAGAIN
         queue = ("futex", loc)
         token = (self.thread, self.sleeps)
         self.sleeps += 1
-        r = self.new_or_old_read(queue, "acquire")
-        if self.load(loc, "relaxed") != expected:
-            return errno.EAGAIN
-        if self.i < self.n:
-            self.logged(WRITE, queue)
-        else:
-            self.new_write(queue, (r.value or ()) + (token,), "acq_rel", r)
+        steps, self.steps = self.steps, False
+        self.queued(queue, "acquire", Held)
+        self.assume(self.reread(loc, expected) == expected)
+        self.rmw(queue, "acq_rel", lambda held: (*held.sleepers, token))
+        self.steps = steps
         ended = errno.EINTR if self.is_interrupted() else errno.ETIMEDOUT if self.explorer.timeouts and self.times_out() else 0
         if ended:
-            self.rmw(queue, "acq_rel", lambda sleepers: tuple(other for other in sleepers if other != token))
-            return ended
+            slept = self.queued(queue, "acq_rel", lambda sleepers: tuple(other for other in sleepers if other != token))
+            return ended if token in slept else 0
         try:
-            self.until(queue, lambda sleepers: token not in sleepers, (loc, expected))
+            self.until(("woken", *token), bool, (loc, expected))
         except Blocked as block:
             if self.may_time_out():
                 block.why = "assume"
@@ -361,13 +382,34 @@ class Machine(Steps, Geometry):
 
     def wake(self, loc: Loc, n: int) -> int:
         """futex_wake, first come, first served. It writes even if no thread sleeps: its lock orders it with later sleepers."""
-        before = self.rmw(("futex", loc), "acq_rel", lambda sleepers: (sleepers or ())[n:])
-        return min(n, len(before or ()))
+        woken = self.queued(("futex", loc), "acq_rel", lambda sleepers: sleepers[n:])[:n]
+        steps, self.steps = self.steps, False
+        for token in woken:
+            self.store(("woken", *token), 1, "relaxed")
+        self.steps = steps
+        return len(woken)
 
-    def new_or_old_read(self, loc: Loc, order: str) -> Event:
+    def reread(self, loc: Loc, expected: Value) -> Value:
+        """Load a word of which only the value ``expected`` is of use; of the others only the last is tried."""
+        self.operations += 1
         if self.i < self.n:
-            return self.logged(READ, loc)
-        return self.new_read(loc, order, True)
+            return self.logged(READ, loc).value
+        return self.new_read(loc, "relaxed", False, lambda value: value == expected).value
+
+    def queued(self, queue: Loc, order: str, compute: Callable[[Sleepers], Sleepers | Held]) -> Sleepers:
+        """Change the queue of a futex when no other thread holds its lock; return the sleepers before."""
+        if self.steps:
+            self.step(writes=True)
+        self.operations += 1
+        r = self.logged(READ, queue) if self.i < self.n else self.new_read(queue, order, True, is_free)
+        if not is_free(r.value):
+            raise Blocked("await", [r])
+        new = compute(r.value or ())
+        if self.i < self.n:
+            self.logged(WRITE, queue)
+        else:
+            self.new_write(queue, new, order, r)
+        return r.value or ()
 
     def until(
         self, loc: Loc, satisfied: Callable[[Value], object], detail: tuple[Loc, Value] | None = None, order: str = "relaxed"
