@@ -356,7 +356,7 @@ class Machine(Steps, Geometry):
         """futex_wait: sleep if the word has that value, as one step for every wake on it. Return 0 or an errno.
 
         As in the kernel, the queue has a lock, which is held while the word is compared. A thread that finds another value
-        needs no place among those steps: it returns after its first load, and learns nothing from those who had the lock before.
+        needs no place among those steps: it returns after its first load, and has learnt nothing from who had the lock before.
         """
         if self.load(loc, "relaxed") != expected:
             return errno.EAGAIN
