@@ -266,7 +266,7 @@ class Machine(Steps, Geometry):
         writes = self.messages(loc)
         self.ordered(e, writes)
         self.ordered(e, self.graph.reads[loc])
-        writes.append(e)
+        self.graph.insert(e, len(writes))
         self.append(e)
 
     def choose(self, n: int, what: str = "relaxed") -> int:
@@ -465,8 +465,7 @@ class Machine(Steps, Geometry):
                 first = self.first[loc] = initial_write(loc, self.initial.get(loc, 0), self.none)
             if isinstance(loc, int) and loc - 4 in self.wides and loc not in self.initial:
                 self.whole(loc)
-            writes = graph.mo[loc] = [first]
-            graph.reads[loc] = []
+            writes = graph.begin(loc, first)
         return writes
 
     def wide(self, loc: Loc) -> None:
@@ -580,11 +579,10 @@ class Machine(Steps, Geometry):
     def fits(self, graph: Graph, e: Event, position: int) -> bool:
         if not self.model.strong and e.order != "seq_cst" and not graph.seq_cst:
             return True
-        writes = graph.mo[e.loc]
         before, self.graph = self.graph, graph
-        writes.insert(position, e)
+        graph.insert(e, position)
         good = self.consistent(e)
-        del writes[position]
+        del graph.mo[e.loc][position]
         self.graph = before
         return good
 
@@ -593,7 +591,7 @@ class Machine(Steps, Geometry):
             self.explorer.push(self.graph.copy(), choices[1:])
         e, position = choices[0]
         if position is not None:
-            self.graph.mo[e.loc].insert(position, e)
+            self.graph.insert(e, position)
         return self.append(e)
 
 
