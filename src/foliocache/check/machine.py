@@ -363,7 +363,8 @@ class Machine(Steps, Geometry):
         queue = ("futex", loc)
         token = (self.thread, self.sleeps)
         self.sleeps += 1
-        steps, self.steps = self.steps, False
+        steps = self.steps
+        self.steps = False
         self.queued(queue, "acquire", Held)
         self.assume(self.reread(loc, expected) == expected)
         self.rmw(queue, "acq_rel", lambda held: (*held.sleepers, token))
@@ -383,7 +384,8 @@ class Machine(Steps, Geometry):
     def wake(self, loc: Loc, n: int) -> int:
         """futex_wake, first come, first served. It writes even if no thread sleeps: its lock orders it with later sleepers."""
         woken = self.queued(("futex", loc), "acq_rel", lambda sleepers: sleepers[n:])[:n]
-        steps, self.steps = self.steps, False
+        steps = self.steps
+        self.steps = False
         for token in woken:
             self.store(("woken", *token), 1, "relaxed")
         self.steps = steps
