@@ -69,6 +69,7 @@ class Machine(Steps, Geometry):
     n: int
     mark: int
     sleeps: int
+    steps: bool
 
     def __init__(self, explorer: Explorer, geometry: Mapping[str, int], initial: Mapping[Loc, Value], nthreads: int) -> None:
         super().__init__(geometry)
