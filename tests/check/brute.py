@@ -210,12 +210,20 @@ def renamings(threads, equal):
 
 def orbit(graph, equal):
     """Return a value that is equal for graphs of the checker that differ only by the numbers of equal threads."""
-    return min(repr(_renamed(graph, names)) for names in renamings(len(graph.threads), equal))
+    return min(repr(renamed(graph, names)) for names in renamings(len(graph.threads), equal))
 
 
-def _renamed(graph, names):
+OF_A_THREAD = ("dead", "acknowledged", "woken")  # locations called (what, thread, ...)
+
+
+def renamed(graph, names):
+    """Return a value for a graph whose threads get those new numbers, by the old ones."""
+
     def event(e):
         return names[e.thread], e.index
 
+    def place(loc):
+        return (loc[0], names[loc[1]], *loc[2:]) if isinstance(loc, tuple) and loc[0] in OF_A_THREAD else loc
+
     took = sorted((*event(e), event(e.rf) if e.rf else e.value) for events in graph.threads for e in events if e.kind in "RC")
-    return took, sorted((str(loc), [event(w) for w in writes]) for loc, writes in graph.mo.items() if len(writes) > 1)
+    return took, sorted((str(place(loc)), [event(w) for w in writes]) for loc, writes in graph.mo.items() if len(writes) > 1)

@@ -140,7 +140,7 @@ class Explorer:
         else:
             self.stack.pop()
         if position is not None:
-            graph.mo[e.loc].insert(position, e)
+            graph.insert(e, position)
         graph.add(e)
         return graph
 
@@ -215,7 +215,7 @@ class Explorer:
         if not self.model.strong and not graph.seq_cst and write.order != "seq_cst":
             return True
         trial = graph.copy()
-        trial.mo[write.loc].insert(position, write)
+        trial.insert(write, position)
         trial.add(write)
         return self.model.allows(trial, r) and self.model.allows(trial, write)
 

@@ -68,8 +68,11 @@ class Event:
 
     def clone(self) -> Event:
         new = Event.__new__(Event)
-        for name in Event.__slots__:
-            setattr(new, name, getattr(self, name))
+        new.thread, new.index, new.stamp, new.kind, new.loc, new.value = (
+            self.thread, self.index, self.stamp, self.kind, self.loc, self.value,
+        )  # fmt: skip
+        new.order, new.rf, new.ex, new.plain, new.op, new.twin = self.order, self.rf, self.ex, self.plain, self.op, self.twin
+        new.hb, new.pf, new.rel, new.relf, new.acqp = self.hb, self.pf, self.rel, self.relf, self.acqp
         return new
 
     def __repr__(self) -> str:
@@ -101,13 +104,18 @@ def join(a: Clock | None, b: Clock | None) -> Clock | None:
 
 
 class Graph:
-    """One (partial) execution. ``done[t]``: None while thread t can go on, else how it ended (see ``machine``)."""
+    """One (partial) execution. ``done[t]``: None while thread t can go on, else how it ended (see ``machine``).
 
-    __slots__ = ("done", "light", "mo", "plain", "reads", "seq_cst", "stamp", "threads")
+    A copy shares its lists of events by location with the original; each makes those of a location its own (:meth:`own`)
+    before it changes them.
+    """
+
+    __slots__ = ("done", "light", "mo", "owned", "plain", "reads", "seq_cst", "stamp", "threads")
     threads: list[list[Event]]
     mo: dict[Loc, list[Event]]
     reads: dict[Loc, list[Event]]
     plain: dict[Loc, list[Event]]
+    owned: set[Loc]
     done: list[End | None]
     stamp: int
     seq_cst: int
@@ -118,17 +126,41 @@ class Graph:
         self.mo = {}
         self.reads = {}
         self.plain = {}
+        self.owned = set()
         self.done = [None] * nthreads
         self.stamp = 0
         self.seq_cst = self.light = 0
 
+    def begin(self, loc: Loc, first: Event) -> list[Event]:
+        """Begin a location with its initial write; return the list of its writes."""
+        writes = self.mo[loc] = [first]
+        self.reads[loc] = []
+        self.owned.add(loc)
+        return writes
+
+    def own(self, loc: Loc) -> None:
+        """Make the lists of a location this graph's own, so that they may be changed."""
+        if loc not in self.owned:
+            self.owned.add(loc)
+            self.mo[loc] = self.mo[loc].copy()
+            self.reads[loc] = self.reads[loc].copy()
+            if loc in self.plain:
+                self.plain[loc] = self.plain[loc].copy()
+
+    def insert(self, write: Event, position: int) -> None:
+        """Put a write into ``mo``."""
+        self.own(write.loc)
+        self.mo[write.loc].insert(position, write)
+
     def copy(self) -> Graph:
         new = Graph.__new__(Graph)
-        new.threads = [list(events) for events in self.threads]
-        new.mo = {loc: list(writes) for loc, writes in self.mo.items()}
-        new.reads = {loc: list(reads) for loc, reads in self.reads.items()}
-        new.plain = {loc: list(events) for loc, events in self.plain.items()} if self.plain else {}
-        new.done = list(self.done)
+        new.threads = [events.copy() for events in self.threads]
+        new.mo = self.mo.copy()
+        new.reads = self.reads.copy()
+        new.plain = self.plain.copy()
+        self.owned = set()
+        new.owned = set()
+        new.done = self.done.copy()
         new.stamp = self.stamp
         new.seq_cst = self.seq_cst
         new.light = self.light
@@ -140,8 +172,10 @@ class Graph:
         e.stamp = self.stamp
         self.threads[e.thread].append(e)
         if e.kind is READ:
+            self.own(e.loc)
             self.reads[e.loc].append(e)
         if e.plain:
+            self.own(e.loc)
             self.plain.setdefault(e.loc, []).append(e)
         if e.order == "seq_cst":
             self.seq_cst += 1
@@ -150,18 +184,24 @@ class Graph:
 
     def restrict(self, keep: Sequence[int], last: Event) -> Graph:
         """Return a copy with ``keep[t]`` events of each thread, and ``last`` in place of the last one of its own thread."""
-        new = Graph.__new__(Graph)
-        new.threads = [events[:n] for events, n in zip(self.threads, keep, strict=True)]
+        new = self.copy()
+        touched = {last.loc}
+        for t, n in enumerate(keep):
+            events = new.threads[t]
+            if len(events) > n:
+                touched.update(e.loc for e in events[n:])
+                del events[n:]
+                new.done[t] = None
+        touched.discard(None)  # fences and choices
         new.threads[last.thread][-1] = last
-        new.done = [
-            end if len(events) == n and t != last.thread else None
-            for t, (events, n, end) in enumerate(zip(self.threads, keep, self.done, strict=True))
-        ]
-        new.mo = {loc: [w for w in ws if w.thread < 0 or w.index < keep[w.thread]] for loc, ws in self.mo.items()}
-        new.reads = {loc: [r for r in rs if r.index < keep[r.thread]] for loc, rs in self.reads.items()}
+        new.done[last.thread] = None
+        new.owned = touched
+        for loc in touched:
+            new.mo[loc] = [w for w in self.mo[loc] if w.thread < 0 or w.index < keep[w.thread]]
+            new.reads[loc] = [r for r in self.reads[loc] if r.index < keep[r.thread]]
+            if loc in self.plain:
+                new.plain[loc] = [e for e in self.plain[loc] if e.index < keep[e.thread]]
         new.reads[last.loc] = [last if r.thread == last.thread and r.index == last.index else r for r in new.reads[last.loc]]
-        new.plain = {loc: [e for e in es if e.index < keep[e.thread]] for loc, es in self.plain.items()}
-        new.stamp = self.stamp
         new.seq_cst = sum(e.order == "seq_cst" for events in new.threads for e in events) if self.seq_cst else 0
         new.light = sum(e.order == "light" for events in new.threads for e in events) if self.light else 0
         return new

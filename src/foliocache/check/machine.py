@@ -13,6 +13,7 @@ known). A round that did change memory is repeated unless an earlier round read 
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -33,10 +34,26 @@ if TYPE_CHECKING:
     from .program import Program
 
 Choices: TypeAlias = "list[tuple[Event, int]] | list[tuple[Event, None]]"  # an event, and its place in ``mo`` if it is a write
+Token: TypeAlias = "tuple[int, int]"  # one sleep: the thread, and how often it has slept before
+Sleepers: TypeAlias = "tuple[Token, ...]"
 MAX_EVENTS = 2000
 MAX_STATES = 16  # rounds that read and change the same, and in which only the thread's own state differs
 DOES = {READ: "loads", WRITE: "stores to", FENCE: "fences", CHOICE: "chooses"}
 ENDLESS = "{} events in one thread and no end; a loop that waits for another thread must call cpu_relax in each round"
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """What the queue of a futex holds while a thread has its lock."""
+
+    sleepers: Sleepers
+
+    def __str__(self) -> str:
+        return "locked"
+
+
+def is_free(sleepers: Sleepers | Held | None) -> bool:
+    return not isinstance(sleepers, Held)
 
 
 class Machine(Steps, Geometry):
@@ -52,6 +69,7 @@ class Machine(Steps, Geometry):
     n: int
     mark: int
     sleeps: int
+    steps: bool
 
     def __init__(self, explorer: Explorer, geometry: Mapping[str, int], initial: Mapping[Loc, Value], nthreads: int) -> None:
         super().__init__(geometry)
@@ -249,7 +267,7 @@ class Machine(Steps, Geometry):
         writes = self.messages(loc)
         self.ordered(e, writes)
         self.ordered(e, self.graph.reads[loc])
-        writes.append(e)
+        self.graph.insert(e, len(writes))
         self.append(e)
 
     def choose(self, n: int, what: str = "relaxed") -> int:
@@ -336,23 +354,28 @@ class Machine(Steps, Geometry):
         self.verdicts[echo.key] = echo.start - 1 if echo.start and not echo.rounds else "goes on"
 
     def wait(self, loc: Loc, expected: int) -> int:
-        """futex_wait: compare the word and sleep, as one step for every wake on the same word. Return 0 or an errno."""
+        """futex_wait: sleep if the word has that value, as one step for every wake on it. Return 0 or an errno.
+
+        As in the kernel, the queue has a lock, which is held while the word is compared. A thread that finds another value
+        needs no place among those steps: it returns after its first load, and has learnt nothing from who had the lock before.
+        """
+        if self.load(loc, "relaxed") != expected:
+            return errno.EAGAIN
         queue = ("futex", loc)
         token = (self.thread, self.sleeps)
         self.sleeps += 1
-        r = self.new_or_old_read(queue, "acquire")
-        if self.load(loc, "relaxed") != expected:
-            return errno.EAGAIN
-        if self.i < self.n:
-            self.logged(WRITE, queue)
-        else:
-            self.new_write(queue, (r.value or ()) + (token,), "acq_rel", r)
+        steps = self.steps
+        self.steps = False
+        self.queued(queue, "acquire", Held)
+        self.assume(self.reread(loc, expected) == expected)
+        self.rmw(queue, "acq_rel", lambda held: (*held.sleepers, token))
+        self.steps = steps
         ended = errno.EINTR if self.is_interrupted() else errno.ETIMEDOUT if self.explorer.timeouts and self.times_out() else 0
         if ended:
-            self.rmw(queue, "acq_rel", lambda sleepers: tuple(other for other in sleepers if other != token))
-            return ended
+            slept = self.queued(queue, "acq_rel", lambda sleepers: tuple(other for other in sleepers if other != token))
+            return ended if token in slept else 0
         try:
-            self.until(queue, lambda sleepers: token not in sleepers, (loc, expected))
+            self.until(("woken", *token), bool, (loc, expected))
         except Blocked as block:
             if self.may_time_out():
                 block.why = "assume"
@@ -361,13 +384,35 @@ class Machine(Steps, Geometry):
 
     def wake(self, loc: Loc, n: int) -> int:
         """futex_wake, first come, first served. It writes even if no thread sleeps: its lock orders it with later sleepers."""
-        before = self.rmw(("futex", loc), "acq_rel", lambda sleepers: (sleepers or ())[n:])
-        return min(n, len(before or ()))
+        woken = self.queued(("futex", loc), "acq_rel", lambda sleepers: sleepers[n:])[:n]
+        steps = self.steps
+        self.steps = False
+        for token in woken:
+            self.store(("woken", *token), 1, "relaxed")
+        self.steps = steps
+        return len(woken)
 
-    def new_or_old_read(self, loc: Loc, order: str) -> Event:
+    def reread(self, loc: Loc, expected: Value) -> Value:
+        """Load a word of which only the value ``expected`` is of use; of the others only the last is tried."""
+        self.operations += 1
         if self.i < self.n:
-            return self.logged(READ, loc)
-        return self.new_read(loc, order, True)
+            return self.logged(READ, loc).value
+        return self.new_read(loc, "relaxed", False, lambda value: value == expected).value
+
+    def queued(self, queue: Loc, order: str, compute: Callable[[Sleepers], Sleepers | Held]) -> Sleepers:
+        """Change the queue of a futex when no other thread holds its lock; return the sleepers before."""
+        if self.steps:
+            self.step(writes=True)
+        self.operations += 1
+        r = self.logged(READ, queue) if self.i < self.n else self.new_read(queue, order, True, is_free)
+        if not is_free(r.value):
+            raise Blocked("await", [r])
+        new = compute(r.value or ())
+        if self.i < self.n:
+            self.logged(WRITE, queue)
+        else:
+            self.new_write(queue, new, order, r)
+        return r.value or ()
 
     def until(
         self, loc: Loc, satisfied: Callable[[Value], object], detail: tuple[Loc, Value] | None = None, order: str = "relaxed"
@@ -423,8 +468,7 @@ class Machine(Steps, Geometry):
                 first = self.first[loc] = initial_write(loc, self.initial.get(loc, 0), self.none)
             if isinstance(loc, int) and loc - 4 in self.wides and loc not in self.initial:
                 self.whole(loc)
-            writes = graph.mo[loc] = [first]
-            graph.reads[loc] = []
+            writes = graph.begin(loc, first)
         return writes
 
     def wide(self, loc: Loc) -> None:
@@ -538,11 +582,10 @@ class Machine(Steps, Geometry):
     def fits(self, graph: Graph, e: Event, position: int) -> bool:
         if not self.model.strong and e.order != "seq_cst" and not graph.seq_cst:
             return True
-        writes = graph.mo[e.loc]
         before, self.graph = self.graph, graph
-        writes.insert(position, e)
+        graph.insert(e, position)
         good = self.consistent(e)
-        del writes[position]
+        del graph.mo[e.loc][position]
         self.graph = before
         return good
 
@@ -551,7 +594,7 @@ class Machine(Steps, Geometry):
             self.explorer.push(self.graph.copy(), choices[1:])
         e, position = choices[0]
         if position is not None:
-            self.graph.mo[e.loc].insert(position, e)
+            self.graph.insert(e, position)
         return self.append(e)
 
 

@@ -24,6 +24,9 @@ Thread: TypeAlias = Callable[[Any], Any]
 Final: TypeAlias = Callable[[Any, list[Any]], Hashable]
 
 
+OF_A_THREAD = {"dead": "death of", "woken": "wake-up of"}  # locations called (what, thread, ...)
+
+
 @dataclasses.dataclass
 class Program:
     """``threads`` are functions of ``mem`` that access nothing else; the values they return go to ``final(mem, results)``.
@@ -67,6 +70,8 @@ class Program:
         return self.labels or [f"T{i + 1}" for i in range(len(self.threads))]
 
     def name(self, loc: Loc) -> str:
+        if isinstance(loc, tuple) and loc[0] in OF_A_THREAD:
+            return f"{OF_A_THREAD[loc[0]]} {self.label()[loc[1]] if isinstance(loc[1], int) else loc[1]}"
         known = self.names(loc) if callable(self.names) else self.names.get(loc) if self.names else None
         if known:
             return known

@@ -82,8 +82,7 @@ class Replayer(Machine):
             return self.append(choices[int(token[1:])][0])
         e = choices[0][0]
         rank = self.rank[e] = int(token[1:])
-        writes = self.graph.mo[e.loc]
-        writes.insert(sum(self.rank.get(w, 0) <= rank for w in writes), e)
+        self.graph.insert(e, sum(self.rank.get(w, 0) <= rank for w in self.graph.mo[e.loc]))
         return self.append(e)
 
     def places(self, graph: Graph, e: Event) -> list[Any]:

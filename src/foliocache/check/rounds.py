@@ -17,7 +17,8 @@ import dis
 import functools
 import operator
 import types
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .graph import WRITE
 from .memory import Geometry, Unwind
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from .graph import Event
 
 LONGEST = 128  # rounds of an echo in which the local state changes, or might
-_PLAIN = (int, float, str, bytes, type(None))
+_Look: TypeAlias = "Callable[[Any, int], object]"
+_PLAIN = frozenset((int, bool, float, str, bytes, type(None)))
 _OPAQUE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType, type, Geometry)
 
 
@@ -60,7 +62,9 @@ def local_state(frame: types.FrameType | None, until: types.CodeType) -> tuple[o
     hidden = False
     while frame is not None and frame.f_code is not until:
         hidden = hidden or _has_for(frame.f_code)
-        found.append((frame.f_code, frame.f_lasti, *(_seen(value, 3) for value in frame.f_locals.values())))
+        found += (frame.f_code, frame.f_lasti)
+        for value in frame.f_locals.values():
+            found.append(value if type(value) in _PLAIN else _seen(value, 3))
         frame = frame.f_back
     return tuple(found), hidden
 
@@ -72,24 +76,54 @@ def _has_for(code: types.CodeType) -> bool:
 
 def _seen(value: Any, depth: int) -> object:
     """Return something that differs if ``value`` has changed, as far as that can be seen."""
-    if isinstance(value, _PLAIN):
+    if type(value) in _PLAIN:
         return value
-    if depth == 0 or isinstance(value, _OPAQUE):
+    if depth == 0:
         return id(value)
-    if isinstance(value, bytearray):
-        return bytes(value)
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return (type(value), *(_seen(part, depth - 1) for part in value))
-    if isinstance(value, dict):
-        return tuple((_seen(key, 1), _seen(part, depth - 1)) for key, part in value.items())
-    if isinstance(value, types.GeneratorType):
-        frame = value.gi_frame
-        return id(value), frame and frame.f_lasti, frame and _seen(frame.f_locals, depth - 1)
-    if hasattr(value, "__next__"):
-        return id(value), operator.length_hint(value, -1)
-    return id(value), _attributes(value)
+    kind = type(value)
+    if kind not in _how:
+        _how[kind] = _find(kind)
+    look = _how[kind]
+    return look(value, depth - 1) if look else id(value)
 
 
-def _attributes(value: Any) -> object:
-    """Return the plain attributes of an object: those that a loop might count in."""
-    return tuple((name, part) for name, part in getattr(value, "__dict__", {}).items() if isinstance(part, _PLAIN))
+def _find(kind: type) -> _Look | None:
+    """Return the function that looks at a value of that type; None if it has no local state."""
+    if issubclass(kind, _OPAQUE):
+        return None
+    for base, look in _LOOKS:
+        if issubclass(kind, base):
+            return look
+    return _iterator if hasattr(kind, "__next__") else _plain_attributes
+
+
+def _sequence(value: Any, depth: int) -> object:
+    return type(value), *(_seen(part, depth) for part in value)
+
+
+def _mapping(value: Any, depth: int) -> object:
+    return tuple((_seen(key, 1), _seen(part, depth)) for key, part in value.items())
+
+
+def _generator(value: types.GeneratorType[Any, Any, Any], depth: int) -> object:
+    frame = value.gi_frame
+    return id(value), frame and frame.f_lasti, frame and _seen(frame.f_locals, depth)
+
+
+def _iterator(value: Any, depth: int) -> object:
+    return id(value), operator.length_hint(value, -1)
+
+
+def _plain_attributes(value: Any, depth: int) -> object:
+    """Look at the plain attributes of an object: those that a loop might count in."""
+    return id(value), *((name, part) for name, part in getattr(value, "__dict__", {}).items() if type(part) in _PLAIN)
+
+
+_LOOKS: tuple[tuple[Any, _Look], ...] = (
+    (tuple(_PLAIN), lambda value, depth: value),
+    (bytearray, lambda value, depth: bytes(value)),
+    ((list, tuple, set, frozenset), _sequence),
+    (dict, _mapping),
+    (types.GeneratorType, _generator),
+)
+_how: dict[type, _Look | None] = {}

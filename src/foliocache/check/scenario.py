@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import os
 import pkgutil
 import time
 import types
@@ -157,6 +158,7 @@ class Row:
     graphs: int
     operations: int
     seconds: float
+    cpu: float  # seconds of all processes together
     found: Found | None = dataclasses.field(default=None, repr=False)
 
     @property
@@ -174,10 +176,11 @@ def run(
 ) -> Row:
     """Explore one scenario under one model, as shipped or with one mutation; return the :class:`Row`."""
     program = which.program(mutation)
-    start = time.perf_counter()
+    start, used = time.perf_counter(), sum(os.times()[:4])
     result = explore(program, model, jobs=jobs, budget=budget, bound=bound)
     verdict = "fails" if result.failure else "holds"
     return Row(
         which.name, model, mutation, verdict, which.expected(model, mutation), result.finished and not result.stutters,
-        result.executions, result.graphs, result.operations, time.perf_counter() - start, result.failure,
+        result.executions, result.graphs, result.operations,
+        time.perf_counter() - start, sum(os.times()[:4]) - used, result.failure,
     )  # fmt: skip

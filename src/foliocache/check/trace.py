@@ -14,6 +14,7 @@ import textwrap
 from typing import TYPE_CHECKING, TypeAlias
 
 from .graph import CHOICE, FENCE, READ, WRITE
+from .machine import Held
 from .steps import DEAD
 
 if TYPE_CHECKING:
@@ -44,17 +45,24 @@ def _same_writer(before: Event, e: Event) -> bool:
     return before.plain and before.kind is WRITE and before.op is not None and before.op[1] == e.op[1]
 
 
+def _continues(step: Step, e: Event) -> bool:
+    """Return True if ``e`` belongs to the step before it in its thread."""
+    last = step.events[-1]
+    if any(isinstance(other.value, Held) for other in step.events if other.kind is WRITE):
+        return last.kind is READ or isinstance(last.value, Held)
+    return e.kind is WRITE and ((e.ex and last.ex and last.loc == e.loc) or (e.plain and _same_writer(last, e)))
+
+
 def steps(graph: Graph) -> list[list[Step]]:
-    """Return each thread's steps: a read-modify-write is one step, and so are plain stores of a function in a row."""
+    """Return each thread's steps: a read-modify-write is one step, and so are plain stores of a function in a row, and what a
+    futex_wait does while it has the lock of its queue, which no thread sees from without."""
     columns = []
     for t, events in enumerate(graph.threads):
         column: list[Step] = []
         for e in events:
             if e.kind is CHOICE and e.order == "life":  # shown by what follows
                 continue
-            if (e.kind is WRITE and e.ex and column and column[-1].events[-1].ex and column[-1].events[-1].loc == e.loc) or (
-                e.plain and e.kind is WRITE and column and _same_writer(column[-1].events[-1], e)
-            ):
+            if column and _continues(column[-1], e):
                 column[-1].events.append(e)
             else:
                 column.append(Step(t, [e]))
@@ -114,7 +122,7 @@ def _walk(columns: list[list[Step]], came: dict[_State, tuple[tuple[int, ...], i
 
 
 def _ready(step: Step, home: dict[Event, tuple[int, int]], at: tuple[int, ...]) -> bool:
-    return all(e.rf is None or e.rf.thread < 0 or _done(e.rf, home, at) for e in step.events)
+    return all(e.rf is None or e.rf.thread < 0 or e.rf in step.events or _done(e.rf, home, at) for e in step.events)
 
 
 def _done(e: Event, home: dict[Event, tuple[int, int]], at: tuple[int, ...]) -> bool:

@@ -21,7 +21,19 @@ if TYPE_CHECKING:
     from foliocache.check.scenario import Row, Scenario
 
 SHOWN = 16  # names or groups in a message
-FIELDS = ("scenario", "model", "mutation", "verdict", "expected", "exact", "executions", "graphs", "operations", "seconds")
+FIELDS = (
+    "scenario",
+    "model",
+    "mutation",
+    "verdict",
+    "expected",
+    "exact",
+    "executions",
+    "graphs",
+    "operations",
+    "seconds",
+    "cpu",
+)
 
 
 class Exploration(NamedTuple):
@@ -162,6 +174,9 @@ def _show(rows: list[Row]) -> None:
     out = console()
     out.print(made)
     out.print()
+    operations, cpu = sum(row.operations for row in rows), sum(row.cpu for row in rows)
+    rate = f", {operations / cpu:,.0f} a second" if cpu else ""
+    out.print(f"{operations:,} operations in {cpu:,.2f} s of processor time{rate}")
     out.print(f"{counted(len(rows), 'exploration')}, {counted(sum(row.surprise for row in rows), 'surprise')}")
 
 

@@ -112,6 +112,7 @@ FIELDS = {
     56: "used",
     60: "first",
 }
+TUPLES = {"memory": "memory at {:#x}", "page": "content of page {}", "futex": "sleepers on [{}]"}
 HEADER = {
     LAYOUT.ALLOC_LOCK: "alloc lock",
     LAYOUT.ALLOC_FREE: "free pages",
@@ -130,9 +131,7 @@ for _cache, _what in enumerate(("nodes", "records", "names")):
 def names(loc: Any) -> str | None:
     """Return the name of the location in a counterexample, or None."""
     if isinstance(loc, tuple):
-        return {"memory": "memory at {:#x}", "page": "content of page {}", "futex": "sleepers on [{}]", "dead": "death of T{}"}[
-            loc[0]
-        ].format(loc[1])
+        return TUPLES[loc[0]].format(loc[1])
     known = {HEAD: "slot", OTHER: "slot'", FREE: "free"}.get(loc) or HEADER.get(loc)
     if LAYOUT.TREE_LOCK <= loc < LAYOUT.HEADER_SIZE:
         known = f"tree lock {(loc - LAYOUT.TREE_LOCK) // LAYOUT.LINE}"
