@@ -51,7 +51,7 @@ cdef class Flow:
     @property
     def buffers(self):
         """The folios' memory, in order: a new list of writable memoryviews, to be asked for once."""
-        self.targets = [self.mapping.target(lease) for lease in self.run]
+        self.targets = [self.mapping.target(lease, not self.filler.is_exact) for lease in self.run]
         self.views = [memoryview(target) for target in self.targets]
         return list(self.views)
 
