@@ -90,7 +90,12 @@ class _Found:
         if self.content is not None:
             return bytearray(self.content)
         assert self.mapping is not None
-        return self.mapping.window(writable=writable)
+        try:
+            return self.mapping.lease_all(writable) or self.mapping.window(writable=writable)
+        except _Gone:
+            raise
+        except FoliocacheError:  # this process has as many leases and windows as it can
+            return bytearray(self.mapping.read_bytes(0, self.mapping.size))
 
     def _bytes(self) -> Buffer:
         """Return the object's bytes, which stay pinned as long as a view of them exists."""
@@ -388,7 +393,7 @@ class Objects:
         if mapping.size > self._pool.pool_bytes:
             return None
         try:
-            return (mapping.lease_all() if writable is None else None) or mapping.window(writable=writable)
+            return mapping.lease_all(writable) or mapping.window(writable=writable)
         except FoliocacheError:
             if self._pool.closed:
                 raise

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
+
 from ..errors import FoliocacheError
 from ..mm import layout
-from .lease import Lease
 from .mapping import Mapping
+
+if TYPE_CHECKING:
+    from .lease import Lease
 
 
 class ObjectMapping(Mapping):
@@ -13,14 +17,14 @@ class ObjectMapping(Mapping):
 
     _units_per_object = 1 << layout.SPAN_MAX
 
-    def lease_all(self) -> Lease | None:
+    def lease_all(self, writable: Literal["copy"] | None = None) -> Lease | None:
         """Return a lease on the whole object, which is filled if it is missing; None if it is in several folios, or empty.
 
         Raises FoliocacheError if the pool has no room for it, or this process has as many leases as it can.
         """
         if self.size == 0:
             return None
-        lease = self.lease(0, self.size)
+        lease = self.lease(0, self.size, writable=writable)
         if not lease.cached:
             raise FoliocacheError(f"{self.key!r} cannot be pinned: the pool has no room for it, or this process no lease left")
         return lease if len(lease) == self.size else None
