@@ -29,6 +29,7 @@ from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.string cimport memcpy, memset
 
 from .attachment cimport Attachment, spare
+from .copies cimport Copy, new_copy
 from ..filler.buffers cimport get_writable
 from ..filler.miss cimport Filler
 from ..filler.steps cimport FAILED, FILLED, FOREIGN, LATE, OURS, Steps
@@ -631,6 +632,13 @@ cdef class FolioMap(Steps):
         finally:
             PyBuffer_Release(&target)
         return end - start
+
+    def copy_all(self):
+        """Return a copy of the object that may be written to."""
+        cdef Copy copy = new_copy(self.size)
+        if self.size:
+            self._gather(0, self.size, copy.data())
+        return copy
 
     cdef int _gather(self, u64 start, u64 end, char *target) except -1:
         cdef u64 piece = self.most << self.shift

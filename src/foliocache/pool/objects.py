@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ..errors import FoliocacheError
 from ..mm import layout
@@ -17,14 +17,14 @@ class ObjectMapping(Mapping):
 
     _units_per_object = 1 << layout.SPAN_MAX
 
-    def lease_all(self, writable: Literal["copy"] | None = None) -> Lease | None:
+    def lease_all(self) -> Lease | None:
         """Return a lease on the whole object, which is filled if it is missing; None if it is in several folios, or empty.
 
         Raises FoliocacheError if the pool has no room for it, or this process has as many leases as it can.
         """
         if self.size == 0:
             return None
-        lease = self.lease(0, self.size, writable=writable)
+        lease = self.lease(0, self.size)
         if not lease.cached:
             raise FoliocacheError(f"{self.key!r} cannot be pinned: the pool has no room for it, or this process no lease left")
         return lease if len(lease) == self.size else None

@@ -3,9 +3,10 @@
 If the folios of a read-only window lie one after the other in the segment, the window is a part of the segment's read-only
 mapping. Otherwise it reserves address space, and maps each run of such folios into it from the segment's file.
 
-Its page table (``mm.pagetable``) has an entry for each unit. The entry of a folio's first unit in the window owns a reference,
-and the others are empty, so none of the folios is evicted while the window is open. In the worst case each folio is a mapping
-of its own: ``vm.max_map_count`` (65,530 by default) bounds how many a process can have.
+A window of few folios keeps a lease on each. One of more has a page table (``mm.pagetable``) with an entry for each unit: the
+entry of a folio's first unit in the window owns a reference, and the others are empty. So none of the folios is evicted while
+the window is open. In the worst case each folio is a mapping of its own: ``vm.max_map_count`` (65,530 by default) bounds how
+many a process can have.
 """
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
@@ -35,6 +36,7 @@ cdef extern from *:
     void touch "fc_touch" (char *at)
 
 cdef size_t PAGE = 4096  # bytes of the smallest page of any machine
+cdef int LEASES_MAX = 8  # of a window without a page table, which takes longer to make than so many leases
 
 
 cdef void *_map(void *at, size_t size, Attachment attachment, u64 place, bint is_private) except NULL:
@@ -117,6 +119,7 @@ def private_lease(Lease lease not None):
 
 
 @cython.final
+@cython.no_gc_clear  # the end of a window needs its attachment; a cycle through a window has something else to clear
 @cython.auto_pickle(False)
 cdef class Window:
     """A range of an object as one contiguous buffer of ``len(window)`` bytes, from `Mapping.window`.
@@ -137,6 +140,7 @@ cdef class Window:
     cdef u64 run_place
     cdef size_t run_size
     cdef u64 first
+    cdef list leases
     cdef u32 table
     cdef u32 entry
     cdef u32 count
@@ -230,6 +234,8 @@ cdef class Window:
         cdef u32 pfn, entry
         cdef u32 back = 0
         cdef Lease lease = new_lease()
+        if self.table == layout.NIL:
+            self._use_table()
         entry = self._take()
         pfn = pagetable.lookup(self.attachment.mem, self.attachment.me, entry, self.table, n)
         while pfn == layout.NIL and back < n and back >> layout.SPAN_MAX == 0:
@@ -274,8 +280,8 @@ cdef class Window:
             raise FoliocacheError(f"a window of {length} bytes is larger than the pool; open smaller ones, or use read()")
         self.count = count
         self.closed = False
+        self.leases = []
         if self.count:
-            self._take_table()
             while n < self.count:
                 start = (first + n) * mapping.unit_size
                 lease = mapping._lease(start, min((first + self.count) * mapping.unit_size, mapping.size) - start, mapping.most)
@@ -283,15 +289,8 @@ cdef class Window:
                 n += mapping._units(lease.length)
             self._finish()
 
-    cdef _take_table(self):
-        self.entry = self._take()
-        self.table = pagetable.make(self.attachment.mem, self.attachment.me, self.entry, self.count)
-        if self.table == layout.NIL:
-            self.attachment.give(self.entry)
-            raise FoliocacheError(f"no room in the pool for the page table of a window of {self.length} bytes")
-
     cdef _add(self, u32 n, Lease lease):
-        """Move the pin of a lease, which begins with unit n of the window, to the page table, and add its pages."""
+        """Add the pages of a lease, which begins with unit n of the window, and keep its pin."""
         cdef u64 place
         if lease.private is not None:
             raise FoliocacheError(
@@ -305,6 +304,25 @@ cdef class Window:
             self.run = n
             self.run_place = place
         self.run_size += _whole(lease.length, self.attachment)
+        if self.table != layout.NIL:
+            self._move(n, lease)
+            return
+        self.leases.append((n, lease))
+        if len(self.leases) > LEASES_MAX:
+            self._use_table()
+
+    cdef _use_table(self):
+        """Make the page table, and move the pins of the leases there."""
+        self.entry = self._take()
+        self.table = pagetable.make(self.attachment.mem, self.attachment.me, self.entry, self.count)
+        if self.table == layout.NIL:
+            self.attachment.give(self.entry)
+            raise FoliocacheError(f"no room in the pool for the page table of a window of {self.length} bytes")
+        for n, lease in self.leases:
+            self._move(n, lease)
+        self.leases.clear()
+
+    cdef _move(self, u32 n, Lease lease):
         pagetable.move(self.attachment.mem, self.attachment.me, lease.entry, self.table, n, lease.pfn)
         self.attachment.give(lease.entry)
         lease.released = True
@@ -344,6 +362,7 @@ cdef class Window:
                 self.attachment.wait(self.entry)
                 self.attachment.tidy()
             self.table = layout.NIL
+        self.leases = None
 
 
 def open_window(FolioMap mapping not None, offset, length, writable=None):
