@@ -27,6 +27,7 @@ BENCHES = {  # each is benchmarks.NAME, with a function run(plan) that returns a
     "peers": "the same hits through everyone else",
     "loops": "reads in event loops",
     "objects": "cached arrays, beside joblib.Memory and diskcache",
+    "loader": "PyTorch's DataLoader over images, beside datasets in memory",
     "cold": "the first read of everything, beside obstore and fsspec's caches",
     "growth": "cost by cached folios, clients, sizes of values and of pools",
     "eviction": "hit ratios beside other policies and the optimum",
