@@ -19,8 +19,8 @@ LIMIT = 120  # seconds
 
 
 @pytest.fixture
-def client():
-    """A cluster of two processes."""
+def client(pool_name):
+    """A cluster of two processes. It ends before the pool is removed: a worker that starts late would make another one."""
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         distributed.Client(cluster, timeout=LIMIT) as client,
