@@ -6,13 +6,17 @@ BIN := $(VENV)/bin
 # The extras of pyproject.toml that a target needs, where it is not one called like the target.
 EXTRAS_demo := cli,http
 
-.PHONY: demo test coverage lint build bench soak clean
+.PHONY: demo test torch coverage lint build bench soak clean
 
 demo: $(VENV)/.demo build
 	$(BIN)/foliocache demo
 
 test: $(VENV)/.test build
 	$(BIN)/python -m pytest
+
+# The build of PyTorch for processors alone. Elsewhere than where pip finds it, there is only one with gigabytes for GPUs.
+torch: $(VENV)/.test
+	$(BIN)/pip install --quiet "torch==2.13.0+cpu" torchdata || echo "no small build of PyTorch here: its tests are skipped"
 
 # Lines and branches of the interpreted core and of the Python around it, in this process; the compiled modules are not measured. Left out
 # are the tests that set a trace function of their own, and those that do nothing in this process.

@@ -28,6 +28,7 @@ BENCHES = {  # each is benchmarks.NAME, with a function run(plan) that returns a
     "loops": "reads in event loops",
     "objects": "cached arrays, beside joblib.Memory and diskcache",
     "zarr": "slabs of a chunked array, beside plain Zarr and NumPy",
+    "loader": "PyTorch's DataLoader over images, beside datasets in memory",
     "cold": "the first read of everything, beside obstore and fsspec's caches",
     "growth": "cost by cached folios, clients, sizes of values and of pools",
     "eviction": "hit ratios beside other policies and the optimum",

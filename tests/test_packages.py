@@ -19,7 +19,7 @@ LAYERS = (
     ("pool",),
     ("foliocache",),
     ("adapters",),
-    ("cli", "zarr"),
+    ("cli", "dask", "torch", "zarr"),
 )
 RANK = {name: number for number, names in enumerate(LAYERS) for name in names}
 CIMPORT = re.compile(r"^\s*(?:from\s+(\S+)\s+c?import\s+([\w ,]+)|c?import\s+(\S+))", re.MULTILINE)

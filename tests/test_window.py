@@ -1,5 +1,8 @@
 """Windows: contiguous, zero-copy, pinned."""
 
+import itertools
+import os
+
 import numpy as np
 import pytest
 
@@ -26,6 +29,34 @@ def test_nothing_is_copied(pool, mapping):
         assert cached.cached_bytes == mapping.size and cached.pins > cached.cached_folios
         assert bytes(np.frombuffer(window, np.uint8)[3 * 16384 : 4 * 16384]) == bytes(lease)
     assert pool.stat().folios_by_type.table == 0
+
+
+def mappings_of(pool):
+    inode = str(os.stat(pool.path).st_ino)
+    with open("/proc/self/maps") as file:
+        return sum(line.split()[4] == inode for line in file)
+
+
+def test_folios_in_a_row_need_no_mapping_and_each_other_run_needs_one(pool, source):
+    before = mappings_of(pool)
+    for order in ((0, 1, 2, 3, 4, 5, 6, 7), (1, 0, 2, 5, 4, 3, 7, 6), (7, 6, 5, 4, 3, 2, 1, 0)):
+        mapping = pool.mapping(f"k{order}", 8 << 14, "v", source.read, folio_size=1 << 14)
+        for folio in order:
+            mapping.read_bytes(folio << 14, 1)
+        places = []
+        for folio in range(8):
+            with mapping.lease(folio << 14) as lease:
+                places.append(np.frombuffer(lease, np.uint8).ctypes.data)
+        runs = 1 + sum(b - a != 1 << 14 for a, b in itertools.pairwise(places))
+        for offset, length in ((0, 8 << 14), (5000, 100_000)):
+            with mapping.window(offset, length) as window, mapping.window(offset, length, writable="copy") as private:
+                assert bytes(window) == bytes(private) == source.content[offset:][:length]
+                memoryview(private)[:] = bytes(length)
+                assert bytes(window) == source.content[offset:][:length]
+            with mapping.window() as window:
+                assert mappings_of(pool) - before == (0 if runs == 1 else runs)
+        pool.forget(mapping.key)
+    assert mappings_of(pool) == before and pool.stat().pins == 0
 
 
 def test_views_keep_it_open(pool, mapping, source):

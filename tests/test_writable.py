@@ -1,5 +1,6 @@
-"""Windows and arrays that may be written to: private, isolated across a fork, and leaving nothing."""
+"""Leases, windows and arrays that may be written to: private, isolated across a fork, and leaving nothing."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -42,29 +43,63 @@ def test_what_is_written_is_seen_by_nobody_else(mapping, source, offset, length)
     assert mapping.read_bytes(0, len(source.content)) == source.content
 
 
-def test_it_leaves_nothing_behind(pool, mapping):
+@pytest.mark.parametrize(("offset", "length"), [(0, None), (17_001, 3000), (499_990, 13), (5, 1)])
+def test_what_is_written_to_a_lease_is_seen_by_nobody_else(mapping, source, offset, length):
+    with mapping.lease(offset, length, writable="copy") as lease, mapping.lease(offset, length, writable="copy") as other:
+        end = offset + len(lease)
+        view = memoryview(lease)
+        assert lease.cached and view == source.content[offset:end] and not view.readonly
+        view[:] = bytes(len(view))
+        assert lease[0] == 0 and bytes(lease[:]) == bytes(len(view))
+        assert memoryview(other) == mapping.read_bytes(offset, len(view)) == source.content[offset:end]
+        assert memoryview(mapping.lease(offset, length)).readonly
+    assert mapping.read_bytes(0, len(source.content)) == source.content
+
+
+def test_a_lease_is_writable_also_when_the_pool_has_no_room(pool, mapping, source, make_source):
+    rest = pool.mapping("rest", 8 << 20, "1", make_source(8 << 20).read, folio_size=1 << 14)
+    pinned = [rest.lease(offset) for offset in range(0, 8 << 20, 1 << 14)]
+    assert not pinned[-1].cached
+    with mapping.lease(5, 100, writable="copy") as lease:
+        assert not lease.cached and memoryview(lease) == source.content[5:105]
+        memoryview(lease)[:] = bytes(100)
+        assert mapping.read_bytes(5, 100) == source.content[5:105]
+
+
+VIEWS = {"lease": lambda mapping: mapping.lease(0, writable="copy"), "window": lambda mapping: mapping.window(writable="copy")}
+
+
+@pytest.fixture(params=VIEWS)
+def private(request, mapping):
+    """Something that may be written to, with all of the object if it is a window."""
+    return VIEWS[request.param]
+
+
+def test_it_leaves_nothing_behind(pool, source, private):
+    size = 200_000
+    mapping = pool.mapping("k", len(source.content), "1", source.read, folio_size=1 << 18)
     before = private_bytes(pool)
     for _ in range(3):
-        view = memoryview(mapping.window(writable="copy"))
-        view[:200_000] = bytes(200_000)
-        assert private_bytes(pool) >= before + 200_000
+        view = memoryview(private(mapping))
+        view[:size] = bytes(size)
+        assert private_bytes(pool) >= before + size
         del view
     assert private_bytes(pool) == before
     assert pool.stat().pins == 0
 
 
-def test_it_pins_what_has_not_been_written(pool, mapping, source):
-    view = memoryview(mapping.window(writable="copy"))
+def test_it_pins_what_has_not_been_written(pool, mapping, source, private):
+    view = memoryview(private(mapping))
     rest = pool.mapping("rest", 4 << 20, "1", read=lambda offset, length: bytes(length))
     for offset in range(0, rest.size, 1 << 16):
         rest.read_bytes(offset, 1)
     pool.forget("k")
-    assert view == source.content
+    assert view == source.content[: len(view)]
 
 
-def test_parent_and_forked_child_do_not_see_each_others_writes(pool, mapping, source):
+def test_parent_and_forked_child_do_not_see_each_others_writes(pool, mapping, source, private):
     """Neither what was written nor what was not, also when the parent's pages have other content by then."""
-    window = mapping.window(writable="copy")
+    window = private(mapping)
     view = memoryview(window)
     view[0] = 1
     to_child, from_child = os.pipe(), os.pipe()
@@ -73,7 +108,7 @@ def test_parent_and_forked_child_do_not_see_each_others_writes(pool, mapping, so
         status = 1
         try:
             os.read(to_child[0], 1)
-            right = view[0] == 1 and view[1:] == source.content[1:]
+            right = view[0] == 1 and view[1:] == source.content[1 : len(view)]
             view[2] = 77
             with pytest.raises(foliocache.LeaseError):
                 memoryview(window)
@@ -83,8 +118,7 @@ def test_parent_and_forked_child_do_not_see_each_others_writes(pool, mapping, so
             os._exit(status)
     view[1:] = bytes(len(view) - 1)
     parents = bytes(view)
-    del view
-    window.close()
+    del view, window
     pool.forget("k")
     other = pool.mapping("other", 4 << 20, "1", read=lambda offset, length: b"z" * length)
     for offset in range(0, other.size, 1 << 16):
@@ -128,7 +162,11 @@ def test_arrays(pool, value):
 
 @pytest.mark.parametrize("wrong", ["yes", True, "shared"])
 def test_other_ways_are_refused(pool, mapping, wrong):
-    for use in (mapping.window, lambda writable: pool.get_or_create("n", int, writable=writable)):
+    for use in (
+        mapping.window,
+        functools.partial(mapping.lease, 0),
+        lambda writable: pool.get_or_create("n", int, writable=writable),
+    ):
         with pytest.raises(ValueError, match='writable must be "copy"'):
             use(writable=wrong)
 
@@ -141,6 +179,10 @@ pool = foliocache.open(sys.argv[1], size="4MiB")
 t = pool.get_or_create("t", lambda: torch.arange(100_000), writable="copy")
 t.sub_(1)
 assert int(t[0]) == -1 and int(pool.get("t")[0]) == 0
+mapping = pool.mapping("leased", 8000, "1", lambda offset, length: bytes(length))
+leased = torch.frombuffer(mapping.lease(0, writable="copy"), dtype=torch.int64)
+leased.sub_(1)
+assert leased.tolist() == [-1] * 1000 and mapping.read_bytes(0, 8000) == bytes(8000)
 """
     done = subprocess.run([sys.executable, "-c", program, pool_name], capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stderr) == (0, "")

@@ -17,6 +17,8 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from . import reducers
+
 _LENGTH = struct.Struct("<Q")
 _MAIN = ("__main__", "__mp_main__")  # the second is the name of the parent's main module in a spawned process
 
@@ -74,6 +76,10 @@ def _of(value: Any, within: tuple[int, ...]) -> bytes:
     numpy = sys.modules.get("numpy")
     if numpy is not None and kind is numpy.ndarray and not value.dtype.hasobject and value.dtype.isbuiltin == 1:
         return _hash("ndarray", [value.dtype.str.encode(), repr(value.shape).encode(), value.tobytes()])
+    torch = sys.modules.get("torch")
+    if torch is not None and kind is torch.Tensor and reducers.is_plain(value):
+        shape = repr(tuple(value.shape)).encode()
+        return _hash("tensor", [reducers.type_name(value).encode(), shape, bytes(reducers.content(value))])
     return _hash("pickle", [_pickle(value)])
 
 

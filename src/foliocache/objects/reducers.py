@@ -90,7 +90,7 @@ def type_name(value: Any) -> str:
     return str(value.dtype).removeprefix("torch.")
 
 
-def tensor(view: Buffer, name: str, shape: Sequence[int]) -> Any:
+def tensor(view: Any, name: str, shape: Sequence[int]) -> Any:
     """Return a tensor on the bytes of a view. The tensor keeps the view alive.
 
     PyTorch has no read-only tensors, and warns of read-only buffers. So it gets a buffer that claims to be writable. Writing to
@@ -103,10 +103,11 @@ def tensor(view: Buffer, name: str, shape: Sequence[int]) -> Any:
         raise ValueError(f"this version of PyTorch has no type {name!r}")
     if math.prod(shape) == 0:
         return torch.empty(tuple(shape), dtype=kind)
-    return torch.frombuffer(_unmarked(view), dtype=kind).reshape(tuple(shape))
+    content = memoryview(view)
+    return torch.frombuffer(_unmarked(content) if content.readonly else content, dtype=kind).view(tuple(shape))
 
 
-def _unmarked(view: Any) -> Any:
+def _unmarked(view: memoryview) -> Any:
     """Return a buffer of the same memory that claims to be writable, and keeps the view alive."""
     import numpy
 

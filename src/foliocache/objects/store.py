@@ -41,6 +41,7 @@ Writable: TypeAlias = Literal["copy"] | None
 
 PREFIX = "object:"  # of the keys of names and mappings
 KNOWN_MAX = 8192  # objects for which a process keeps its _Known
+COPY_MAX = 1 << 20  # bytes; a copy of so many takes less time than the page faults of a window that is only read
 TRIES = 8  # answers of others that may be evicted before they are read; then the object is made for this caller only
 _REASON_MAX = 150  # bytes of a failure's text
 MISSING = object()
@@ -86,11 +87,11 @@ class _Found:
         return build(self._bytes() if self.content is None else self.content)
 
     def _copy(self, writable: Writable) -> Buffer:
-        """Return a private copy of the object's bytes, which may be written to."""
+        """Return the object's bytes for this caller alone, who may write to them."""
         if self.content is not None:
             return bytearray(self.content)
         assert self.mapping is not None
-        return self.mapping.window(writable=writable)
+        return _private(self.mapping, writable)
 
     def _bytes(self) -> Buffer:
         """Return the object's bytes, which stay pinned as long as a view of them exists."""
@@ -153,6 +154,14 @@ def _lease_all(mapping: Mapping) -> Buffer | None:
         raise
     except FoliocacheError:
         return memoryview(mapping.read_bytes(0, mapping.size))
+
+
+def _private(mapping: Mapping, writable: Writable) -> Buffer:
+    """Return the bytes of a mapping for one caller, who may write to them: a copy, or a window that copies what is written."""
+    if mapping.size > COPY_MAX:
+        with contextlib.suppress(FoliocacheError):  # this process has as many leases and windows as it can
+            return mapping.window(writable=writable)
+    return mapping.copy_all()
 
 
 def _check_writable(writable: Writable) -> None:
@@ -388,11 +397,12 @@ class Objects:
         if mapping.size > self._pool.pool_bytes:
             return None
         try:
-            return (mapping.lease_all() if writable is None else None) or mapping.window(writable=writable)
+            content = mapping.lease_all() or mapping.window()
         except FoliocacheError:
             if self._pool.closed:
                 raise
             return None
+        return content if writable is None else _private(mapping, writable)
 
 
 class _Evicted:

@@ -19,6 +19,7 @@ cdef class Lease:
     cdef int views
     cdef bint released
     cdef bint explained
+    cdef bint is_writable
     cdef readonly bint filling
 
     cdef int _check(self) except -1

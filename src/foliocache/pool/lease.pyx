@@ -29,6 +29,7 @@ from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.string cimport memcpy, memset
 
 from .attachment cimport Attachment, spare
+from .copies cimport Copy, new_copy
 from ..filler.buffers cimport get_writable
 from ..filler.miss cimport Filler
 from ..filler.steps cimport FAILED, FILLED, FOREIGN, LATE, OURS, Steps
@@ -86,6 +87,7 @@ cdef extern from "Python.h":
 
 from ..filler.failure import RECORD_MAX
 from .attachment import refused
+from .private import is_writable
 from ..errors import FoliocacheError, LeaseError
 from ..sizes import integer
 
@@ -139,10 +141,13 @@ cdef int clear_long(char *page, Py_ssize_t length) except -1:
 cdef class Lease:
     """A pin on one folio, and its bytes: a read-only buffer of ``len(lease)`` bytes. ``lease[0]`` is the first byte, as an int.
 
+    With ``writable="copy"`` the buffer may be written to: then only this process sees what it writes, and that is lost when the
+    lease ends.
+
     Use it as a context manager, call `release`, or drop the last reference to it. While a view of it exists
-    (``memoryview(lease)``, ``numpy.frombuffer(lease)``), its bytes stay mapped and pinned. Asking for a writable buffer raises
-    BufferError; using a released lease, or one inherited by fork, raises LeaseError (a ValueError). It cannot be copied or
-    pickled (TypeError).
+    (``memoryview(lease)``, ``numpy.frombuffer(lease)``), its bytes stay mapped and pinned. Asking a read-only lease for a
+    writable buffer raises BufferError; using a released lease, or one inherited by fork, raises LeaseError (a ValueError). It
+    cannot be copied or pickled (TypeError).
     """
     def __init__(self):
         raise TypeError("leases come from Mapping.lease()")
@@ -188,7 +193,7 @@ cdef class Lease:
 
     def __getbuffer__(self, Py_buffer *buffer, int wanted):
         self._check()
-        PyBuffer_FillInfo(buffer, self, <void *>self.data, self.length, 1, wanted)
+        PyBuffer_FillInfo(buffer, self, <void *>self.data, self.length, not self.is_writable, wanted)
         self.views += 1
 
     def __releasebuffer__(self, Py_buffer *buffer):
@@ -206,8 +211,8 @@ cdef class Lease:
 
     @property
     def cached(self):
-        """False if the bytes are a private copy, because every page of the pool was in use."""
-        return self.private is None
+        """False if all the bytes are a private copy, because every page of the pool was in use."""
+        return not isinstance(self.private, (bytes, bytearray))
 
     cpdef release(self):
         """Drop the pin, now or when the last view of the lease ends. Releasing twice is harmless."""
@@ -385,7 +390,7 @@ cdef class FolioMap(Steps):
         n = PyNumber_AsSsize_t(key, IndexError)
         return self.lease(n + self.size if n < 0 else n, 1)[0]
 
-    def lease(self, offset, length=None):
+    def lease(self, offset, length=None, *, writable=None):
         """Pin bytes of the object in the pool, without a copy. If they are not cached, they are read from the source.
 
         A lease has bytes of one folio, and folios differ in size. Use `read` for a range as one buffer, `pieces` for a range as
@@ -397,6 +402,9 @@ cdef class FolioMap(Steps):
             The first byte.
         length : int, optional
             The most bytes to lease, at least 1. By default all up to the end of the folio that has the byte at ``offset``.
+        writable : {"copy"}, optional
+            The bytes may be written to. Each page that is written becomes a copy, which only this process sees, and which is
+            lost when the lease ends.
 
         Returns
         -------
@@ -416,12 +424,16 @@ cdef class FolioMap(Steps):
         """
         cdef u64 start = self._offset(offset)
         cdef u64 most
+        cdef Lease lease
+        cdef bint wanted = writable is not None and is_writable(writable)
         if length is None:
-            return self._lease(start, self.size - start, 1)
-        most = self._clip(length, "length")
-        if most == 0:
-            raise ValueError("a lease has at least 1 byte; read(offset, 0) gives an empty view")
-        return self._lease(start, min(most, self.size - start), self.most)
+            lease = self._lease(start, self.size - start, 1)
+        else:
+            most = self._clip(length, "length")
+            if most == 0:
+                raise ValueError("a lease has at least 1 byte; read(offset, 0) gives an empty view")
+            lease = self._lease(start, min(most, self.size - start), self.most)
+        return _private(lease) if wanted else lease
 
     def pieces(self, offset=0, length=None):
         """Return a range of the object as leases, one after the other, without a copy and without pinning all of it.
@@ -651,6 +663,13 @@ cdef class FolioMap(Steps):
         finally:
             PyBuffer_Release(&target)
         return end - start
+
+    def copy_all(self):
+        """Return a copy of the object that may be written to."""
+        cdef Copy copy = new_copy(self.size)
+        if self.size:
+            self._gather(0, self.size, copy.data())
+        return copy
 
     cdef int _gather(self, u64 start, u64 end, char *target) except -1:
         """Copy a range, each folio as soon as it is filled. A miss requests what remains of it, but at most ``most`` units;
@@ -1039,6 +1058,13 @@ cdef object _no_pieces(PyTypeObject *kind, PyObject *arguments, PyObject *keywor
 
 
 FC_REFUSE_NEW(Pieces, <void *>_no_pieces)
+
+
+cdef Lease _private(Lease lease):
+    """Return a lease on private pages with the bytes of another, which may be written to."""
+    from .window import private_lease  # here, because it imports this module
+
+    return private_lease(lease)
 
 
 cdef Lease _lease_from(FolioMap of, offset):

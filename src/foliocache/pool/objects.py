@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..errors import FoliocacheError
 from ..mm import layout
-from .lease import Lease
 from .mapping import Mapping
+
+if TYPE_CHECKING:
+    from .lease import Lease
 
 
 class ObjectMapping(Mapping):

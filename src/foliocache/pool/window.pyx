@@ -1,13 +1,16 @@
-"""Windows: consecutive folios as one contiguous, read-only buffer, without a copy.
+"""Windows: consecutive folios as one contiguous buffer, without a copy; and private pages that may be written to.
 
-A window reserves address space and maps the folios' pages into it one after the other, read-only, from the segment's file.
-Its page table (``mm.pagetable``) has an entry for each unit. The entry of a folio's first unit in the window owns a reference,
-and the others are empty, so none of the folios is evicted while the window is open. The
-kernel merges mappings of neighbouring pages, but in the worst case each folio is a mapping of its own: ``vm.max_map_count``
-(65,530 by default) bounds how many a process can have.
+If the folios of a read-only window lie one after the other in the segment, the window is a part of the segment's read-only
+mapping. Otherwise it reserves address space, and maps each run of such folios into it from the segment's file.
+
+A window of few folios keeps a lease on each. One of more has a page table (``mm.pagetable``) with an entry for each unit: the
+entry of a folio's first unit in the window owns a reference, and the others are empty. So none of the folios is evicted while
+the window is open. In the worst case each folio is a mapping of its own: ``vm.max_map_count`` (65,530 by default) bounds how
+many a process can have.
 """
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.object cimport PyObject, PyTypeObject
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
@@ -33,9 +36,90 @@ cdef extern from *:
     void touch "fc_touch" (char *at)
 
 cdef size_t PAGE = 4096  # bytes of the smallest page of any machine
+cdef int LEASES_MAX = 8  # of a window without a page table, which takes longer to make than so many leases
+
+
+cdef void *_map(void *at, size_t size, Attachment attachment, u64 place, bint is_private) except NULL:
+    """Map ``size`` bytes of the segment, from ``place`` on, at an address that is reserved, or anywhere if that is NULL: for
+    reading, or privately. Return where."""
+    cdef int rights = PROT_READ | PROT_WRITE if is_private else PROT_READ
+    cdef int kind = MAP_PRIVATE | MAP_NORESERVE if is_private else MAP_SHARED
+    cdef void *found = mmap(at, size, rights, kind | (MAP_FIXED if at else 0), attachment.segment.fd_to_read, place)
+    if found == MAP_FAILED:
+        raise FoliocacheError(f"{size} bytes of the pool cannot be mapped: {os.strerror(errno)} (see vm.max_map_count)")
+    return found
+
+
+cdef void _copy_pages(char *base, size_t size) noexcept:
+    """Make a private copy of every page of a private mapping, without changing its content."""
+    cdef size_t at = 0
+    while at < size:
+        touch(base + at)  # atomically: another thread may be writing to the same byte
+        at += PAGE
+
+
+cdef u64 _place(Lease lease):
+    """Return where in the segment the first byte of a lease on a folio is."""
+    return lease.data - (<const fc_mem *>lease.attachment.mem).ro
+
+
+cdef size_t _whole(size_t size, Attachment attachment) noexcept:
+    """Return the number of bytes of the pages that hold ``size`` bytes."""
+    cdef size_t page = 1 << atomics.page_shift(attachment.mem)
+    return (size + page - 1) & ~(page - 1)
 
 
 @cython.final
+@cython.auto_pickle(False)
+cdef class PrivatePages:
+    """The pages that a lease is of, mapped privately. They keep the lease, so its folio stays pinned."""
+    cdef Lease lease
+    cdef char *base
+    cdef size_t size
+    cdef object __weakref__
+
+    def __init__(self):
+        raise TypeError("private pages come from Mapping.lease()")
+
+    def __reduce__(self):
+        raise TypeError("private pages are mapped into this process, and cannot be copied or pickled")
+
+    def __dealloc__(self):
+        if self.base:
+            munmap(self.base, self.size)
+
+    def _copy_all(self):
+        _copy_pages(self.base, self.size)
+
+
+def private_lease(Lease lease not None):
+    """Return a lease with the bytes of another, which may be written to. The other must have no further users."""
+    cdef Lease copy = new_lease()
+    cdef PrivatePages pages
+    cdef u64 place, begin
+    copy.attachment = lease.attachment
+    copy.epoch = lease.epoch
+    copy.length = lease.length
+    copy.is_writable = True
+    if lease.private is not None:
+        copy.private = bytearray(lease.data[:lease.length])
+        copy.data = PyByteArray_AS_STRING(copy.private)
+        return copy
+    place = _place(lease)
+    begin = place & (PAGE - 1)
+    pages = PrivatePages.__new__(PrivatePages)
+    pages.lease = lease
+    pages.size = (begin + lease.length + PAGE - 1) & ~(PAGE - 1)
+    pages.base = <char *>_map(NULL, pages.size, lease.attachment, place - begin, True)
+    watch(pages)
+    copy.pfn = lease.pfn
+    copy.private = pages
+    copy.data = pages.base + begin
+    return copy
+
+
+@cython.final
+@cython.no_gc_clear  # the end of a window needs its attachment; a cycle through a window has something else to clear
 @cython.auto_pickle(False)
 cdef class Window:
     """A range of an object as one contiguous buffer of ``len(window)`` bytes, from `Mapping.window`.
@@ -52,7 +136,11 @@ cdef class Window:
     cdef size_t reserved
     cdef size_t begin
     cdef Py_ssize_t length
+    cdef u32 run
+    cdef u64 run_place
+    cdef size_t run_size
     cdef u64 first
+    cdef list leases
     cdef u32 table
     cdef u32 entry
     cdef u32 count
@@ -146,6 +234,8 @@ cdef class Window:
         cdef u32 pfn, entry
         cdef u32 back = 0
         cdef Lease lease = new_lease()
+        if self.table == layout.NIL:
+            self._use_table()
         entry = self._take()
         pfn = pagetable.lookup(self.attachment.mem, self.attachment.me, entry, self.table, n)
         while pfn == layout.NIL and back < n and back >> layout.SPAN_MAX == 0:
@@ -190,55 +280,76 @@ cdef class Window:
             raise FoliocacheError(f"a window of {length} bytes is larger than the pool; open smaller ones, or use read()")
         self.count = count
         self.closed = False
+        self.leases = []
         if self.count:
-            self._reserve()
             while n < self.count:
                 start = (first + n) * mapping.unit_size
                 lease = mapping._lease(start, min((first + self.count) * mapping.unit_size, mapping.size) - start, mapping.most)
                 self._add(n, lease)
                 n += mapping._units(lease.length)
-
-    cdef _reserve(self):
-        cdef void *found
-        self.entry = self._take()
-        self.table = pagetable.make(self.attachment.mem, self.attachment.me, self.entry, self.count)
-        if self.table == layout.NIL:
-            self.attachment.give(self.entry)
-            raise FoliocacheError(f"no room in the pool for the page table of a window of {self.length} bytes")
-        found = mmap(NULL, self.count * self.mapping.unit_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        if found == MAP_FAILED:
-            raise FoliocacheError(f"no address space for a window of {self.length} bytes: {os.strerror(errno)}")
-        self.base = <char *>found
-        self.reserved = self.count * self.mapping.unit_size
+            self._finish()
 
     cdef _add(self, u32 n, Lease lease):
-        """Map the pages of a lease, which begins with unit n of the window, and move its pin to the page table."""
-        cdef u64 place = lease.data - (<const fc_mem *>self.attachment.mem).ro
-        cdef size_t page = 1 << atomics.page_shift(self.attachment.mem)
-        cdef size_t size = (lease.length + page - 1) // page * page
-        cdef void *at = self.base + n * self.mapping.unit_size
+        """Add the pages of a lease, which begins with unit n of the window, and keep its pin."""
+        cdef u64 place
         if lease.private is not None:
             raise FoliocacheError(
                 f"the pool has no room for a window of {self.length} bytes: too much of it is pinned. "
                 "Open smaller windows, or use read(), which copies"
             )
-        cdef int rights = PROT_READ | PROT_WRITE if self.is_writable else PROT_READ
-        cdef int kind = MAP_PRIVATE | MAP_NORESERVE if self.is_writable else MAP_SHARED
-        if mmap(at, size, rights, kind | MAP_FIXED, self.attachment.segment.fd_to_read, place) == MAP_FAILED:
-            raise FoliocacheError(
-                f"a window of {self.length} bytes cannot be mapped: {os.strerror(errno)} (see vm.max_map_count)"
-            )
+        place = _place(lease)
+        if self.run_size and place != self.run_place + self.run_size:
+            self._map_run()
+        if self.run_size == 0:
+            self.run = n
+            self.run_place = place
+        self.run_size += _whole(lease.length, self.attachment)
+        if self.table != layout.NIL:
+            self._move(n, lease)
+            return
+        self.leases.append((n, lease))
+        if len(self.leases) > LEASES_MAX:
+            self._use_table()
+
+    cdef _use_table(self):
+        """Make the page table, and move the pins of the leases there."""
+        self.entry = self._take()
+        self.table = pagetable.make(self.attachment.mem, self.attachment.me, self.entry, self.count)
+        if self.table == layout.NIL:
+            self.attachment.give(self.entry)
+            raise FoliocacheError(f"no room in the pool for the page table of a window of {self.length} bytes")
+        for n, lease in self.leases:
+            self._move(n, lease)
+        self.leases.clear()
+
+    cdef _move(self, u32 n, Lease lease):
         pagetable.move(self.attachment.mem, self.attachment.me, lease.entry, self.table, n, lease.pfn)
         self.attachment.give(lease.entry)
         lease.released = True
 
+    cdef _map_run(self):
+        """Map the folios that lie one after the other, up to the last one that was added."""
+        cdef void *found
+        cdef size_t size
+        if self.base == NULL:
+            size = self.count * self.mapping.unit_size
+            found = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+            if found == MAP_FAILED:
+                raise FoliocacheError(f"no address space for a window of {self.length} bytes: {os.strerror(errno)}")
+            self.base = <char *>found
+            self.reserved = size
+        _map(self.base + self.run * self.mapping.unit_size, self.run_size, self.attachment, self.run_place, self.is_writable)
+        self.run_size = 0
+
+    cdef _finish(self):
+        """Map the last run; nothing if it is the only one and read-only, because the segment's own mapping has it already."""
+        if self.run == 0 and not self.is_writable:
+            self.base = <char *>(<const fc_mem *>self.attachment.mem).ro + self.run_place
+        else:
+            self._map_run()
+
     def _copy_all(self):
-        """Make a private copy of every page of a writable window, without changing its content."""
-        cdef size_t at = 0
-        cdef size_t end = self.begin + self.length
-        while self.reserved and at < end:
-            touch(self.base + at)  # atomically: another thread may be writing to the same byte
-            at += PAGE
+        _copy_pages(self.base, min(self.begin + self.length, self.reserved))
 
     cdef void _drop(self) noexcept:
         if self.reserved:
@@ -251,6 +362,7 @@ cdef class Window:
                 self.attachment.wait(self.entry)
                 self.attachment.tidy()
             self.table = layout.NIL
+        self.leases = None
 
 
 def open_window(FolioMap mapping not None, offset, length, writable=None):
@@ -272,6 +384,10 @@ cdef object _no_window(PyTypeObject *kind, PyObject *arguments, PyObject *keywor
     raise TypeError("windows come from Mapping.window()")
 
 
+cdef object _no_pages(PyTypeObject *kind, PyObject *arguments, PyObject *keywords):
+    raise TypeError("private pages come from Mapping.lease()")
+
+
 cdef extern from *:
     """
     #define FC_REFUSE_NEW(type, function) \
@@ -281,3 +397,4 @@ cdef extern from *:
 
 
 FC_REFUSE_NEW(Window, <void *>_no_window)
+FC_REFUSE_NEW(PrivatePages, <void *>_no_pages)

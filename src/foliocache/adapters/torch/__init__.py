@@ -1,0 +1,6 @@
+"""PyTorch through a pool: ``dataset`` keeps the samples of a dataset, ``transform`` the results of a transform."""
+
+from .dataset import SharedDataset
+from .transform import CachedTransform, cached
+
+__all__ = ["CachedTransform", "SharedDataset", "cached"]

@@ -1,0 +1,334 @@
+"""Samples that are made once per machine, through PyTorch's own loaders."""
+
+import gc
+import os
+import re
+import warnings
+from pathlib import Path
+
+import numpy
+import pytest
+import samples
+import torch
+import torch.utils.data
+
+import foliocache
+from foliocache.torch import SharedDataset, cached
+
+LIMIT = 200  # seconds
+
+
+@pytest.fixture
+def log(tmp_path):
+    return str(tmp_path / "log")
+
+
+@pytest.fixture
+def shared(pool_name):
+    pool = foliocache.open(pool_name, size="16MiB")
+    yield pool
+    assert pool.audit() == []
+
+
+def made(log):
+    """The samples that were made, in order, and the processes that made them."""
+    lines = [line.split() for line in Path(log).read_text().splitlines()] if os.path.exists(log) else []
+    return sorted(int(index) for _, index in lines), {int(pid) for pid, _ in lines}
+
+
+def load(dataset, **options):
+    """Batches of two epochs by forked workers."""
+    options = {
+        "num_workers": 2,
+        "batch_size": 4,
+        "multiprocessing_context": "fork",
+        "shuffle": True,
+        "timeout": LIMIT,
+        **options,
+    }
+    with warnings.catch_warnings(action="error"):
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than processors
+        loader = torch.utils.data.DataLoader(dataset, **options)
+        return [batch for _ in range(2) for batch in loader]
+
+
+VALUES = {
+    "tensor": torch.arange(10.0),
+    "empty tensor": torch.empty(0, 3),
+    "bfloat16": torch.ones(3, dtype=torch.bfloat16),
+    "bool": torch.tensor([True, False]),
+    "complex": torch.ones(2, 2, dtype=torch.complex64),
+    "not contiguous": torch.arange(12).reshape(3, 4).T,
+    "scalar": torch.tensor(7),
+    "gradient": torch.ones(3, requires_grad=True),
+    "sparse": torch.eye(3).to_sparse(),
+    "large": torch.arange(600_000),
+    "array": numpy.arange(5000),
+    "nothing": None,
+    "nested": {"a": (torch.arange(3), [1, {"b": numpy.ones(4)}]), "c": "text"},
+}
+
+
+def equal(a, b):
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.to_dense(), b.to_dense())
+    if isinstance(a, numpy.ndarray):
+        return numpy.array_equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (tuple, list)):
+        return type(a) is type(b) and len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_sample_is_what_the_dataset_returns(shared, name):
+    value = VALUES[name]
+    dataset = SharedDataset([value], shared, name)
+    with warnings.catch_warnings(action="error"):
+        warnings.filterwarnings("ignore", "Sparse invariant checks")
+        assert equal(dataset[0], value) and equal(dataset[0], value)
+
+
+def writable_parts(sample):
+    if isinstance(sample, dict):
+        sample = list(sample.values())
+    if isinstance(sample, (tuple, list)):
+        return [part for each in sample for part in writable_parts(each)]
+    return [sample] if isinstance(sample, (torch.Tensor, numpy.ndarray)) else []
+
+
+@pytest.mark.parametrize("name", ["tensor", "large", "array", "nested", "scalar"])
+def test_a_sample_may_be_written_to(shared, name):
+    dataset = SharedDataset([VALUES[name]], shared, f"written-{name}")
+    first, second = dataset[0], dataset[0]
+    for part in writable_parts(first) + writable_parts(second):
+        part *= 0
+    assert all(not part.any() for part in writable_parts(first))
+    assert equal(dataset[0], VALUES[name])
+
+
+def test_workers_make_each_sample_once(shared, log):
+    dataset = SharedDataset(samples.Samples(log), shared, "images")
+    for options in ({}, {"persistent_workers": True}, {"batch_size": None}, {"collate_fn": samples.as_they_are}):
+        batches = load(dataset, **options)
+        labels = [label for batch in batches for label in labels_of(batch)]
+        assert sorted(labels) == sorted(2 * list(range(24)))
+        images_of(batches[0])[0].sub_(1)
+    assert made(log)[0] == list(range(24)) and os.getpid() not in made(log)[1]
+    assert shared.stat().pins == 0
+
+
+def labels_of(batch):
+    batch = batch if isinstance(batch, list) else [batch]
+    return [int(label) for each in batch for label in torch.as_tensor(each["label"]).reshape(-1)]
+
+
+def images_of(batch):
+    return [each["image"] for each in (batch if isinstance(batch, list) else [batch])]
+
+
+def test_what_the_workers_return_is_right(shared, log):
+    plain = samples.Samples(log)
+    dataset = SharedDataset(plain, shared, "images", transform=samples.subtract)
+    for batch in load(dataset):
+        for place, label in enumerate(batch["label"].tolist()):
+            assert torch.equal(batch["image"][place], plain[label]["image"] - 1)
+            assert int(batch["more"][1][0][place]) == label
+
+
+def test_samples_held_through_a_fork_stay(shared, log):
+    dataset = SharedDataset(samples.Samples(log), shared, "images")
+    held, large = dataset[3], SharedDataset([torch.arange(600_000)], shared, "large")[0]
+    load(dataset)
+    held["image"].sub_(1)
+    large.sub_(1)
+    assert int(held["image"][0, 0, 1]) == 3 and int(large[-1]) == 599_998
+
+
+def test_batches_are_made_in_one_call(shared, log):
+    dataset = SharedDataset(samples.Batched(log), shared, "images")
+    assert [each["label"] for each in dataset.__getitems__([4, 2, 4, -1])] == [4, 2, 4, 23]
+    first, second = dataset.__getitems__([4, 4])
+    first["image"].zero_()
+    assert int(second["image"][0, 0, 0]) == 4
+    load(dataset, shuffle=False)
+    calls = Path(log + ".calls").read_text().splitlines()
+    assert calls[0] == "[2, 4, 23]" and "[0, 1, 3]" in calls and "[20, 21, 22]" in calls
+    assert made(log)[0] == list(range(24))
+
+
+def test_a_batch_that_fails_tells_why(shared, log):
+    class Short(samples.Batched):
+        def __getitems__(self, indices):
+            return []
+
+    class Broken(samples.Batched):
+        def __getitems__(self, indices):
+            raise OSError(5, "the disk is gone")
+
+    with pytest.raises(ValueError, match="0 samples for 2 indices"):
+        SharedDataset(Short(log), shared, "short").__getitems__([0, 1])
+    with pytest.raises(OSError, match="the disk is gone"):
+        SharedDataset(Broken(log), shared, "broken").__getitems__([0, 1])
+    assert SharedDataset(samples.Batched(log), shared, "short").__getitems__([0, 1])[1]["label"] == 1
+
+
+def failure(dataset):
+    """Load, and return the text of the error. The loader is gone then, and with it its workers."""
+    try:
+        load(dataset, shuffle=False)
+    except Exception as error:
+        told = str(error)
+    gc.collect()
+    return told
+
+
+def test_a_killed_worker_harms_nobody(shared, log):
+    dataset = SharedDataset(samples.Deadly(log), shared, "images")
+    assert re.search("killed by signal|exited unexpectedly", failure(dataset))
+    assert len(load(dataset)) == 12
+    assert made(log)[0] == list(range(24))
+
+
+def test_an_error_of_the_dataset_is_the_callers(shared, log):
+    dataset = SharedDataset(samples.Failing(log), shared, "images")
+    with pytest.raises(OSError, match="the disk is gone"):
+        dataset[3]
+    with pytest.raises(OSError, match="the disk is gone"):
+        load(dataset, num_workers=0, timeout=0, multiprocessing_context=None, shuffle=False)
+    for index in (24, -25, 10**30):
+        with pytest.raises(IndexError, match=f"sample {index} of a dataset of 24"):
+            dataset[index]
+
+
+def test_indices_of_every_kind(shared):
+    class Anything:
+        def __getitem__(self, index):
+            return [index]
+
+    dataset = SharedDataset(Anything(), shared, "anything")
+    for index in (3, numpy.int64(3), torch.tensor(3), "3", "'3", (1, 2), 2.5, -1, slice(1, 3)):
+        assert dataset[index] == [index] and dataset[index] == [index]
+    assert type(dataset[numpy.int64(3)][0]) is int
+    tail = SharedDataset(list("abc"), shared, "letters")
+    assert (tail[-1], tail[2], list(tail), len(tail)) == ("c", "c", ["a", "b", "c"], 3)
+
+
+def test_versions_and_keys_are_apart(shared):
+    a = SharedDataset([1], shared, "x", version="1")
+    b = SharedDataset([2], shared, "x", version="2")
+    c = SharedDataset([3], shared, "y", version="1")
+    assert (a[0], b[0], c[0], SharedDataset([4], shared, "x", version="1")[0]) == (1, 2, 3, 1)
+
+
+def test_what_is_no_map_style_dataset_is_refused(shared):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(())
+
+    for wrong in (Stream(), iter(())):
+        with pytest.raises(TypeError, match="not a map-style dataset"):
+            SharedDataset(wrong, shared, "x")
+    for key in ("", None, 3):
+        with pytest.raises(ValueError, match="key of a dataset"):
+            SharedDataset([1], shared, key)
+    with pytest.raises(ValueError, match='writable must be "copy"'):
+        SharedDataset([torch.ones(1)], shared, "w", writable="yes")[0]
+
+
+def test_only_arrays_when_asked(shared):
+    dataset = SharedDataset([torch.arange(3)], shared, "arrays", loads="arrays")
+    assert dataset[0].tolist() == [0, 1, 2]
+    with pytest.raises(TypeError, match="arrays or bytes alone"):
+        SharedDataset([{"a": 1}], shared, "dicts", loads="arrays")[0]
+
+
+def test_spawned_workers_that_persist(shared, log, monkeypatch, capfd):
+    monkeypatch.setenv("PYTHONWARNINGS", "error")  # in the workers
+    dataset = SharedDataset(samples.Samples(log), shared, "images", transform=samples.subtract)
+    batches = load(dataset, multiprocessing_context="spawn", persistent_workers=True)
+    assert sorted(label for batch in batches for label in labels_of(batch)) == sorted(2 * list(range(24)))
+    assert made(log)[0] == list(range(24)) and os.getpid() not in made(log)[1]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_loader_with_a_state(shared, log):
+    stateful = pytest.importorskip(
+        "torchdata.stateful_dataloader", reason="torchdata is not installed (CONTRIBUTING.md, PyTorch)"
+    )
+    dataset = SharedDataset(samples.Samples(log), shared, "images")
+
+    def loader():
+        with warnings.catch_warnings(action="ignore"):  # of its own use of PyTorch
+            return stateful.StatefulDataLoader(
+                dataset, batch_size=4, shuffle=True, num_workers=2, multiprocessing_context="fork", timeout=LIMIT
+            )
+
+    loading = loader()
+    iterator = iter(loading)
+    next(iterator)
+    state = loading.state_dict()
+    rest = [labels_of(batch) for batch in iterator]
+    again = loader()
+    again.load_state_dict(state)
+    assert [labels_of(batch) for batch in again] == rest and len(rest) == 5
+    assert made(log)[0] == list(range(24))
+
+
+class Halve:
+    """A transform with a state."""
+
+    def __init__(self, log, by=2):
+        self.log, self.by = log, by
+
+    def __call__(self, tensor):
+        with open(self.log, "a") as file:
+            file.write("0 0\n")
+        return tensor / self.by
+
+
+def test_a_transform_is_applied_once(shared, log):
+    image = torch.arange(5000.0)
+    halve = cached(Halve(log), shared)
+    for _ in range(2):
+        result = halve(image.clone())
+        assert torch.equal(result, image / 2)
+        result.zero_()
+    assert len(made(log)[0]) == 1
+    assert torch.equal(cached(Halve(log, 4), shared)(image), image / 4)
+    assert torch.equal(halve(image + 1), (image + 1) / 2)
+
+
+def test_transforms_are_told_apart_by_what_they_do(shared):
+    three, four = 3, 4
+    twice, thrice = cached(lambda x: x * 2, shared), cached(lambda x: x * three, shared)
+    assert (twice(5), thrice(5), cached(lambda x: x * four, shared)(5)) == (10, 15, 20)
+    named = cached(str, shared, key="named", sample_key=lambda sample: str(sample["id"]))
+    assert named({"id": 1, "x": 2}) == named({"id": 1, "x": 3}) == "{'id': 1, 'x': 2}"
+
+
+def test_a_transform_that_cannot_be_named_is_refused(shared):
+    lock = __import__("threading").Lock()
+    with pytest.raises(TypeError, match="Give key="):
+        cached(lambda x: (x, lock), shared)
+    assert cached(lambda x: x + bool(lock), shared, key="k")(1) == 2
+    with pytest.raises(TypeError, match="must be callable"):
+        cached(3, shared)
+    with pytest.raises(TypeError, match="must return a string"):
+        cached(str, shared, sample_key=len)("abc")
+
+
+def test_a_transform_within_a_dataset_of_workers(shared, log):
+    class Plain(torch.utils.data.Dataset):
+        transform = cached(Halve(log), shared)
+
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, index):
+            return self.transform(torch.full((50,), float(index)))
+
+    batches = load(Plain())
+    assert sorted(batch[place, 0].item() for batch in batches for place in range(4)) == sorted(2 * [n / 2 for n in range(8)])
+    assert len(made(log)[0]) == 8
