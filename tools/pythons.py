@@ -16,7 +16,7 @@ def this():
 
 
 def all_of_them():
-    """Return the path of one interpreter for each minor version from the oldest on: this one, and those on the PATH and of pyenv."""
+    """Return the path of an interpreter for each minor version from the oldest on: this one, those on the PATH, and pyenv's."""
     found = this()
     names = [f"python3.{minor}" for minor in range(OLDEST, 20)]
     candidates = [path for path in map(shutil.which, names) if path and "/shims/" not in path]

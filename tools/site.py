@@ -16,7 +16,7 @@ LINK = re.compile(r"\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def target(path, base):
-    """Return the site's page or picture for a link from a page in the folder `base`; None if the site does not have the file."""
+    """Return the site's page or picture for a link from a page in the folder `base`; None if the site has no such file."""
     found = (ROOT / base / path).resolve().relative_to(ROOT)
     if str(found) in PAGES:
         return PAGES[str(found)]
