@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The extras of pyproject.toml that a target needs, where it is not one called like the target.
 EXTRAS_demo := cli,http
 
-.PHONY: demo test torch coverage lint build bench soak clean
+.PHONY: demo test test-lowest test-wheel torch coverage lint build bench soak wheels site release-check clean
 
 demo: $(VENV)/.demo build
 	$(BIN)/foliocache demo
@@ -46,17 +46,36 @@ soak: $(VENV)/.test build
 	FOLIOCACHE_STRESS_SECONDS=600 FOLIOCACHE_FUZZ_MUTANTS=20000 $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/test_pythons.py tests/test_stress.py tests/test_async.py tests/test_reentry.py tests/test_creation.py tests/test_lease.py tests/test_fuzz.py tests/death
 	$(BIN)/foliocache verify
 
+# A wheel for each CPython here, in dist/.
+wheels: $(VENV)/.wheels
+	$(BIN)/python -m tools.wheels
+
+# The tests of a library that was installed from its wheel, where no compiler is found, and with it the example of the README.
+test-wheel: wheels
+	$(BIN)/python -m tools.trial wheel
+
+# The tests with the oldest versions that pyproject.toml allows.
+test-lowest: $(VENV)/.wheels
+	$(BIN)/python -m tools.trial lowest
+
+# The documentation as a site, in build/site. A link that leads nowhere fails it.
+site: $(VENV)/.site build
+	$(BIN)/mkdocs build --quiet
+
+release-check: lint test test-lowest test-wheel site
+	$(BIN)/foliocache verify
+
 # The core, compiled in place. Cheap when nothing has changed.
 build: $(VENV)/.demo
 	$(BIN)/python tools/generate.py
 	$(BIN)/python setup.py --quiet build_ext --inplace
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.coverage $(VENV)/.bench $(VENV)/.lint: $(VENV)/.%: pyproject.toml setup.py
+$(VENV)/.demo $(VENV)/.test $(VENV)/.coverage $(VENV)/.bench $(VENV)/.lint $(VENV)/.wheels $(VENV)/.site: $(VENV)/.%: pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "setuptools>=77" "cython==3.3.1"
 	$(BIN)/pip install --quiet --no-build-isolation --editable ".[$(or $(EXTRAS_$*),$*)]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) build src/*.egg-info
+	rm -rf $(VENV) build dist src/*.egg-info
 	find src -name "*.so" -delete

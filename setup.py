@@ -7,6 +7,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 MM = Path("src/foliocache/mm")
+POOL = Path("src/foliocache/pool")
 BUILD = Path("build/cython")
 
 
@@ -20,8 +21,8 @@ def extension(path):
     return Extension(
         ".".join(path.with_suffix("").parts[1:]),
         [str(path)],
-        include_dirs=[str(MM)],
-        depends=[str(MM / "atomics.h"), str(MM / "layout.h"), str(MM / "layout.pxd")],
+        include_dirs=[str(MM), str(POOL)],
+        depends=[str(MM / "atomics.h"), str(MM / "layout.h"), str(MM / "layout.pxd"), str(POOL / "stat.h")],
         extra_compile_args=["-O2", "-Wall", "-Werror", "-Wno-unused-function", "-fno-strict-aliasing"],
     )
 

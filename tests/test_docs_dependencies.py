@@ -23,8 +23,10 @@ SECTIONS = {
     "To benchmark": EXTRAS["bench"],
     "To measure coverage": EXTRAS["coverage"],
     "To lint": EXTRAS["lint"],
+    "To make the site": EXTRAS["site"],
+    "To make wheels": EXTRAS["wheels"],
 }
-FOR_USERS = EXTRAS.keys() - {"test", "bench", "coverage", "lint"}
+FOR_USERS = EXTRAS.keys() - {"test", "bench", "coverage", "lint", "site", "wheels"}
 
 
 def packages(requirements):

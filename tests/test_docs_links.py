@@ -50,11 +50,11 @@ def commands(text):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_commands_are_there(name):
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for code in commands((ROOT / name).read_text()):
         for command in re.findall(r"(?:^|[ /])foliocache ([a-z]+)\b(?!\.)", code, re.MULTILINE):
             assert command in COMMANDS, code
-        for target in re.findall(r"(?:^|[ &])make ([a-z]+)\b", code, re.MULTILINE):
+        for target in re.findall(r"(?:^|[ &])make ([a-z-]+)\b", code, re.MULTILINE):
             assert target in targets, code
 
 

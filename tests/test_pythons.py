@@ -2,14 +2,14 @@
 every CPython of this machine, from 3.11 on."""
 
 import os
-import re
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from tools import pythons
 
 ROOT = Path(__file__).parent.parent
 INSTALL = 600  # seconds: it compiles the core
@@ -26,20 +26,7 @@ print("fine", sys.version_info[:2])
 """
 
 
-def pythons():
-    """One interpreter for each minor version: this one, and for a soak those on the PATH and pyenv's."""
-    found = {f"{sys.version_info.major}.{sys.version_info.minor}": sys.executable}
-    if "FOLIOCACHE_STRESS_SECONDS" not in os.environ:
-        return found
-    names = [f"python3.{minor}" for minor in range(11, 20)]
-    candidates = [path for path in map(shutil.which, names) if path and "/shims/" not in path]
-    candidates += sorted(Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/3.*/bin/python"))
-    for candidate in candidates:
-        said = subprocess.run([candidate, "--version"], capture_output=True, text=True, timeout=60).stdout
-        match = re.match(r"Python (3\.(1[1-9]|[2-9]\d))\.", said)
-        if match:
-            found.setdefault(match[1], str(candidate))
-    return found
+PYTHONS = pythons.all_of_them() if "FOLIOCACHE_STRESS_SECONDS" in os.environ else pythons.this()
 
 
 def quick_compiler(folder):
@@ -51,7 +38,7 @@ def quick_compiler(folder):
 
 
 @pytest.mark.timeout(2 * INSTALL)
-@pytest.mark.parametrize("version", sorted(pythons()))
+@pytest.mark.parametrize("version", sorted(PYTHONS))
 def test_installs_and_runs(version, tmp_path, pool_name):
     environment = tmp_path / "venv"
     source = tmp_path / "source"
@@ -61,7 +48,7 @@ def test_installs_and_runs(version, tmp_path, pool_name):
     # older than Cython's own files, which pip is about to install.
     for written in (source / "build").rglob("*.c"):
         os.utime(written, (time.time() + 3600,) * 2)
-    subprocess.run([pythons()[version], "-m", "venv", environment], check=True, timeout=INSTALL)
+    subprocess.run([PYTHONS[version], "-m", "venv", environment], check=True, timeout=INSTALL)
     building = os.environ | ({} if "FOLIOCACHE_STRESS_SECONDS" in os.environ else {"CC": quick_compiler(tmp_path)})
     subprocess.run([environment / "bin/pip", "install", "-q", source], check=True, timeout=INSTALL, env=building)
     script = tmp_path / "smoke.py"

@@ -18,9 +18,9 @@ cdef extern from *:
     #include <fcntl.h>
     #include <stdint.h>
     #include <stdio.h>
-    #include <sys/stat.h>
     #include <unistd.h>
     #include "atomics.h"
+    #include "stat.h"
 
     #ifndef F_OFD_SETLK
     #define F_OFD_SETLK 37
@@ -42,12 +42,13 @@ cdef extern from *:
         if (other >= 0)
             return other;
         saved = errno;
-        if (fstat(fd, &wanted) != 0 || lstat(path, &found) != 0 || !fc_same_file(&wanted, &found)) {
+        if (fc_stat(fd, "", AT_EMPTY_PATH, &wanted) != 0 || fc_stat(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, &found) != 0
+            || !fc_same_file(&wanted, &found)) {
             errno = saved;
             return -1;
         }
         other = open(path, how);
-        if (other >= 0 && (fstat(other, &found) != 0 || !fc_same_file(&wanted, &found))) {
+        if (other >= 0 && (fc_stat(other, "", AT_EMPTY_PATH, &found) != 0 || !fc_same_file(&wanted, &found))) {
             close(other);
             errno = ENOENT;
             return -1;

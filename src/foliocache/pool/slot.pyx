@@ -26,12 +26,12 @@ import threading
 cdef extern from *:
     """
     #include <stdint.h>
-    #include <sys/stat.h>
     #include <time.h>
     #include <unistd.h>
+    #include "stat.h"
 
     static uint64_t fc_pid_namespace(void)
-    { struct stat found; return stat("/proc/self/ns/pid", &found) == 0 ? (uint64_t)found.st_ino : 0; }
+    { struct stat found; return fc_stat(AT_FDCWD, "/proc/self/ns/pid", 0, &found) == 0 ? (uint64_t)found.st_ino : 0; }
 
     static uint64_t fc_clock_ns(void)
     { struct timespec ts; clock_gettime(CLOCK_REALTIME, &ts); return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec; }
