@@ -45,6 +45,9 @@ typedef struct {
     uint32_t stalled;     /* number + 1 of the client that held a lock when this process was refused it, or 0 ... */
     uint32_t stalled_at;  /* ... and that client's CLIENT_OP_SEQ at the time */
     uint32_t fenced;      /* membarrier(2) is not available: every operation begins with a fence instead */
+    uint64_t (*room)(void *asked, uint64_t n); /* how many of n more bytes may be taken now; NULL: all (pool/headroom.pyx) */
+    void (*forget)(void *asked);               /* frees `asked` */
+    void *asked;
 } fc_mem;
 
 typedef uintptr_t mem_t;
@@ -239,15 +242,24 @@ static inline void fc_copy_out_relaxed(mem_t mem, uint64_t off, char *bytes, uin
 static inline void fc_count64(mem_t mem, uint64_t off, uint64_t n)
 { __atomic_store_n(FC_P64(mem, off), __atomic_load_n(FC_P64(mem, off), __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED); }
 
-/* Gives n bytes of the segment's file memory, if they have none; plain memory always has. Returns 0, or an errno. The kernel gives up
- * at a signal and undoes what it has done. */
+/* Gives n bytes of the segment's file memory, if they have none; plain memory always has. Returns 0, or an errno: ENOMEM where
+ * `room` says so, because at a cgroup's limit the kernel would kill. The kernel gives up at a signal and undoes what it has done. */
 static inline int fc_fallocate(mem_t mem, uint64_t off, uint64_t n)
 {
     if (off >= FC_MEM(mem)->size || FC_MEM(mem)->fd < 0)
         return 0;
     if (n > FC_MEM(mem)->size - off)
         n = FC_MEM(mem)->size - off;
-    return syscall(SYS_fallocate, FC_MEM(mem)->fd, 0, (long)off, (long)n) == 0 ? 0 : errno;
+    while (n > 0) {
+        const uint64_t step = FC_MEM(mem)->room ? FC_MEM(mem)->room(FC_MEM(mem)->asked, n) : n;
+        if (step == 0)
+            return ENOMEM;
+        if (syscall(SYS_fallocate, FC_MEM(mem)->fd, 0, (long)off, (long)step) != 0)
+            return errno;
+        off += step;
+        n -= step;
+    }
+    return 0;
 }
 
 /* Takes the memory of n bytes of the segment's file away; of plain memory, the content. Returns 0, or an errno. */
