@@ -142,6 +142,42 @@ def test_no_room_in_a_cgroup_is_no_memory(pool_name, group):
     wait_for(lambda: cached(pool, f"y {next(keys)}") and pool.stat().backed_bytes > backed)
 
 
+def test_where_there_is_little_it_is_taken_in_small_pieces(pool_name, group):
+    """And none of it is left without a mark, which nothing would give back."""
+    group.write(max=8 * MIB, current=0)
+    pool = foliocache.open(pool_name, size="64MiB")
+
+    def without_mark():
+        return os.stat(pool.path).st_blocks * 512 - pool.stat().backed_bytes
+
+    assert cached(pool, "a")
+    before = without_mark()
+    group.write(current=7 * MIB)
+    for n in range(8):  # with "a", fewer than 1,024 pages: their descriptors have memory
+        cached(pool, f"b {n}")
+    assert without_mark() == before and pool.audit() == []
+
+
+def test_a_forked_child_looks_at_its_own_group(pool_name, group, tmp_path, monkeypatch):
+    pool = foliocache.open(pool_name, size="64MiB", min_free="10%")
+    assert cached(pool, "a") and headroom.spare(pool._memory)[0] == 70 * MIB
+    other = second(tmp_path / "other", 10 * MIB, 10 * MIB - 4096)
+    monkeypatch.setattr(machine, "groups", lambda: (str(other.folder),))
+    pid = os.fork()
+    if pid == 0:
+        try:
+            backed = pool.stat().backed_bytes
+            cached(pool, "b")
+            assert (pool.stat().backed_bytes, pool.stat().bound_by) == (backed, "cgroup")
+            other.write(current=0)
+            assert headroom.spare(pool._memory)[0] == 9 * MIB, "the floor stays"
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert headroom.spare(pool._memory)[0] == 70 * MIB
+
+
 def test_a_pool_without_any_room_reads_privately(pool_name):
     pool = foliocache.open(pool_name, size="64MiB", min_free="100%")
     backed = pool.stat().backed_bytes

@@ -45,8 +45,8 @@ typedef struct {
     uint32_t stalled;     /* number + 1 of the client that held a lock when this process was refused it, or 0 ... */
     uint32_t stalled_at;  /* ... and that client's CLIENT_OP_SEQ at the time */
     uint32_t fenced;      /* membarrier(2) is not available: every operation begins with a fence instead */
-    uint64_t (*room)(void *asked, uint64_t n); /* how many of n more bytes may be taken now; NULL: all (pool/headroom.pyx) */
-    void (*forget)(void *asked);               /* frees `asked` */
+    int (*room)(void *asked, uint64_t n); /* may n more bytes be taken now? NULL: always (pool/headroom.pyx) */
+    void (*forget)(void *asked);          /* frees `asked` */
     void *asked;
 } fc_mem;
 
@@ -250,16 +250,9 @@ static inline int fc_fallocate(mem_t mem, uint64_t off, uint64_t n)
         return 0;
     if (n > FC_MEM(mem)->size - off)
         n = FC_MEM(mem)->size - off;
-    while (n > 0) {
-        const uint64_t step = FC_MEM(mem)->room ? FC_MEM(mem)->room(FC_MEM(mem)->asked, n) : n;
-        if (step == 0)
-            return ENOMEM;
-        if (syscall(SYS_fallocate, FC_MEM(mem)->fd, 0, (long)off, (long)step) != 0)
-            return errno;
-        off += step;
-        n -= step;
-    }
-    return 0;
+    if (FC_MEM(mem)->room && !FC_MEM(mem)->room(FC_MEM(mem)->asked, n))
+        return ENOMEM;
+    return syscall(SYS_fallocate, FC_MEM(mem)->fd, 0, (long)off, (long)n) == 0 ? 0 : errno;
 }
 
 /* Takes the memory of n bytes of the segment's file away; of plain memory, the content. Returns 0, or an errno. */

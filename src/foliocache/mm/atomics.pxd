@@ -26,7 +26,7 @@ cdef extern from "atomics.h" nogil:
         u32 stalled
         u32 stalled_at
         u32 fenced
-        u64 (*room)(void *asked, u64 n) noexcept nogil
+        bint (*room)(void *asked, u64 n) noexcept nogil
         void (*forget)(void *asked) noexcept nogil
         void *asked
 

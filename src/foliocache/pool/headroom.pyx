@@ -13,10 +13,10 @@ floor, and no look that any of them was granted lets usage pass the limit, howev
 its call. The other half is for what else grows meanwhile: the processes' own memory, and page tables for the pool. Strangers in
 the cgroup, and other pools, can still race it.
 
-**What holds when.** The cgroups are those at the time when the segment was mapped; the descriptors are kept, so privileges,
-roots and descriptors may be given up afterwards, and a forked child looks at its parent's. A process that is moved to another
-cgroup later looks at the old one. A limit that changes is seen; one in a cgroup that had none, is not. What cannot be read does
-not limit.
+**What holds when.** The cgroups are those of the process at the time when it becomes a client, as a forked child does at its
+first use; if they cannot be found out then, the parent's. The descriptors are kept, so privileges, roots and descriptors may be
+given up afterwards. A client that is moved to another cgroup looks at the old one. A limit that changes is seen; one in a
+cgroup that had none, is not. What cannot be read does not limit.
 """
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.stdlib cimport calloc, free, strtoull
@@ -64,6 +64,7 @@ cdef extern from *:
 FLOOR = 0.05  # of each limit
 
 cdef u64 FRESH_NS = 5_000_000
+cdef u64 GRANT_MAX = 4 << 20
 cdef u64 COUNT_NS = 100_000_000  # how long a number of clients is believed
 cdef u32 GAP = 64  # clean slots after which no client is expected: slots are taken from the first on
 cdef u64 UNLIMITED = 1 << 62
@@ -82,9 +83,9 @@ cdef struct Asked:
     u64 unit  # the least that is granted
     double share  # of each limit that stays free ...
     u64 floor  # ... or bytes, if share is 0
-    u64 left  # what may be taken without another look ...
+    u64 granted  # by the last look, which is believed ...
     u64 until  # ... until then
-    bint refused  # there was too little; this is believed until then, too
+    u64 left  # of what was granted
     u64 clients
     u64 counted  # when
     u32 nlevels
@@ -92,8 +93,12 @@ cdef struct Asked:
 
 
 def watch(Memory memory not None, folders):
-    """Look from now on before a segment gets memory, at the cgroups in these folders. Replaces an earlier watch."""
+    """Look from now on before a segment gets memory, at the cgroups in these folders. Replaces an earlier watch; the floor
+    stays."""
     cdef Asked *asked = _asked(memory.handle, memory.m.fd, folders)
+    if memory.m.asked != NULL:
+        asked.share = (<Asked *>memory.m.asked).share
+        asked.floor = (<Asked *>memory.m.asked).floor
     _forget(&memory.m)
     memory.m.asked = asked
     memory.m.forget = _free
@@ -106,7 +111,13 @@ def set_floor(Memory memory not None, double share, u64 floor):
     if asked != NULL:
         asked.share = share
         asked.floor = floor
-        asked.left = asked.until = 0
+        asked.until = 0
+
+
+def renew(Memory memory not None):
+    """Look again before the next bytes: in a forked child, whose parent has what was granted."""
+    if memory.m.asked != NULL:
+        (<Asked *>memory.m.asked).until = 0
 
 
 def spare(Memory memory not None):
@@ -135,7 +146,7 @@ cdef Asked *_asked(mem_t mem, int fd, folders) except NULL:
         raise MemoryError
     asked.mem = mem
     asked.share = FLOOR
-    asked.unit = max(<u64>1 << layout.CHUNK_SHIFT, fc_unit(fd))
+    asked.unit = max(fc_unit(fd), <u64>1 << (max(layout.CHUNK_SHIFT, atomics.page_shift(mem)) if mem else layout.CHUNK_SHIFT))
     asked.clients = 1
     for name in names:
         _open_level(asked, name)
@@ -177,17 +188,18 @@ cdef void _free(void *asked) noexcept nogil:
     free(asked)
 
 
-cdef u64 _room(void *asked, u64 n) noexcept nogil:
-    """Return how many of n bytes may be taken now: the beginning of them, or none."""
+cdef bint _room(void *asked, u64 n) noexcept nogil:
+    """True if n bytes may be taken now. If not, fewer may be."""
     cdef Asked *a = <Asked *>asked
     cdef u64 now = atomics.now_ns()
-    if now >= a.until or (a.left == 0 and not a.refused):
-        a.left = _look(a, now)
-        a.refused = a.left == 0
+    n = max(n, a.unit)
+    if now >= a.until or a.left < n <= a.granted:
+        a.left = a.granted = _look(a, now)
         a.until = now + FRESH_NS
-    n = min(n, a.left)
-    a.left -= min(a.left, max(n, a.unit))
-    return n
+    if a.left < n:
+        return False
+    a.left -= n
+    return True
 
 
 cdef u64 _look(Asked *asked, u64 now) noexcept nogil:
@@ -219,7 +231,7 @@ cdef u64 _grant(Asked *asked, u64 limit, u64 room) noexcept nogil:
     cdef u64 each = need // (2 * asked.clients) // asked.unit * asked.unit
     if room < need + asked.unit:
         return 0
-    return max(asked.unit, min(each, <u64>1 << layout.PIECE_SHIFT))
+    return max(asked.unit, min(each, GRANT_MAX))
 
 
 cdef void _count(Asked *asked, u64 now) noexcept nogil:

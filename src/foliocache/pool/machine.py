@@ -34,16 +34,21 @@ def _physical() -> int:
 
 def _number(path: str) -> int:
     """Return the number in a file; 0 if there is none ("max"), or no such file."""
-    with contextlib.suppress(OSError, ValueError), open(path) as file:
-        return int(file.read())
+    with contextlib.suppress(ValueError):
+        return int(_text(path))
     return 0
+
+
+def _text(path: str) -> str:
+    """Return a small file's content; nothing where it cannot be read."""
+    with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
+        return file.read(1 << 16).decode(errors="surrogateescape")
+    return ""
 
 
 def groups(proc: str = "/proc") -> tuple[str, ...]:
     """Return the folder of each memory cgroup of this process, from its own up to the highest that it can see."""
-    with contextlib.suppress(OSError), open(f"{proc}/self/cgroup") as file:
-        return _folders(proc, file.read())
-    return ()
+    return _folders(proc, _text(f"{proc}/self/cgroup"))
 
 
 @functools.lru_cache(maxsize=8)
@@ -70,7 +75,7 @@ def _upwards(top: str, path: str) -> Iterator[str]:
 
 def _mounts(proc: str) -> Iterator[tuple[str | None, tuple[str, str]]]:
     """Yield ("memory" for version 1, "" for version 2, (the cgroup that is mounted, where))."""
-    with contextlib.suppress(OSError), open(f"{proc}/self/mountinfo") as file:
+    with contextlib.suppress(OSError), open(f"{proc}/self/mountinfo", errors="surrogateescape") as file:
         for line in file:
             before, _, after = line.partition(" - ")
             fields, kind = before.split(), after.split()

@@ -42,7 +42,8 @@ class Segment:
         self.file_to_read: Descriptor = _opened_to_read(file, path)
         mapped = map_file(name, file, self.file_to_read, shape["size"])
         self.memory: atomics.Memory = atomics.Memory(*mapped, shape | {"fd": file.fd})
-        headroom.watch(self.memory, machine.groups())
+        self._groups: tuple[str, ...] = machine.groups()
+        headroom.watch(self.memory, self._groups)
         self.mem: int = self.memory.handle
 
     def __reduce__(self) -> NoReturn:
@@ -60,6 +61,13 @@ class Segment:
         """Keep the files open in children that are forked from now on. Called when the segment has its name."""
         self.file.share()
         self.file_to_read.share()
+
+    def look_at_own_groups(self) -> None:
+        """In a process that becomes a client: look at the cgroups that it is in now, before the segment gets memory."""
+        groups = machine.groups()
+        if groups and groups != self._groups:
+            self._groups = groups
+            headroom.watch(self.memory, groups)
 
     @property
     def page_size(self) -> int:
