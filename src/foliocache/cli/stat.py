@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     from foliocache import ClientInfo, Stat
 
+BOUNDS = {
+    "size": "its size", "filesystem": "the file system", "cgroup": "a cgroup's limit", "memory": "the machine's memory",
+}  # fmt: skip
+
 
 def stat(name: Name = "default", /, *, json: Json = False) -> None:
     """Show a pool's sizes, pages by state, hits and misses, and its clients.
@@ -54,6 +58,7 @@ def _sizes(found: Stat) -> list[tuple[str, str]]:
         ("file", found.path),
         ("pool", f"{format_size(found.pool_bytes)} in {pages}; may grow to {format_size(found.max_bytes)}"),
         ("memory", f"{format_size(found.backed_bytes)}; {format_size(counters.given_back)} given back"),
+        ("bound by", BOUNDS[found.bound_by]),
         ("metadata", f"{format_size(found.metadata_bytes)}, {100 * found.metadata_ratio:.2f} % of the pool"),
         ("cached", f"{cached} in {counted(found.mappings, 'mapping')}; {free} free"),
         ("hits", f"{percent(counters.hits, lookups)} of {number(lookups)} lookups"),

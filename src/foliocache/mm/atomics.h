@@ -45,6 +45,9 @@ typedef struct {
     uint32_t stalled;     /* number + 1 of the client that held a lock when this process was refused it, or 0 ... */
     uint32_t stalled_at;  /* ... and that client's CLIENT_OP_SEQ at the time */
     uint32_t fenced;      /* membarrier(2) is not available: every operation begins with a fence instead */
+    int (*room)(void *asked, uint64_t n); /* may n more bytes be taken now? NULL: always (pool/headroom.pyx) */
+    void (*forget)(void *asked);          /* frees `asked` */
+    void *asked;
 } fc_mem;
 
 typedef uintptr_t mem_t;
@@ -239,14 +242,16 @@ static inline void fc_copy_out_relaxed(mem_t mem, uint64_t off, char *bytes, uin
 static inline void fc_count64(mem_t mem, uint64_t off, uint64_t n)
 { __atomic_store_n(FC_P64(mem, off), __atomic_load_n(FC_P64(mem, off), __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED); }
 
-/* Gives n bytes of the segment's file memory, if they have none; plain memory always has. Returns 0, or an errno. The kernel gives up
- * at a signal and undoes what it has done. */
+/* Gives n bytes of the segment's file memory, if they have none; plain memory always has. Returns 0, or an errno: ENOMEM where
+ * `room` says so, because at a cgroup's limit the kernel would kill. The kernel gives up at a signal and undoes what it has done. */
 static inline int fc_fallocate(mem_t mem, uint64_t off, uint64_t n)
 {
     if (off >= FC_MEM(mem)->size || FC_MEM(mem)->fd < 0)
         return 0;
     if (n > FC_MEM(mem)->size - off)
         n = FC_MEM(mem)->size - off;
+    if (FC_MEM(mem)->room && !FC_MEM(mem)->room(FC_MEM(mem)->asked, n))
+        return ENOMEM;
     return syscall(SYS_fallocate, FC_MEM(mem)->fd, 0, (long)off, (long)n) == 0 ? 0 : errno;
 }
 

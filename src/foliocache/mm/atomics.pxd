@@ -26,6 +26,9 @@ cdef extern from "atomics.h" nogil:
         u32 stalled
         u32 stalled_at
         u32 fenced
+        bint (*room)(void *asked, u64 n) noexcept nogil
+        void (*forget)(void *asked) noexcept nogil
+        void *asked
 
     u64 memmap "fc_memmap" (mem_t mem)
     u64 data "fc_data" (mem_t mem)

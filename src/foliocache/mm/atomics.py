@@ -48,6 +48,8 @@ class Memory:
         self.m.fenced = geometry.get("fenced", 0)
 
     def __dealloc__(self):
+        if self.m.forget != cython.NULL:
+            self.m.forget(self.m.asked)
         PyBuffer_Release(cython.address(self.rw))
         PyBuffer_Release(cython.address(self.ro))
 

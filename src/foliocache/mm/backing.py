@@ -67,8 +67,10 @@ def back(mem, pfn, order):
     pfn = pfn >> chunk_order(mem) << chunk_order(mem)
     while pfn < end:
         pages = _piece(mem, pfn, end, chunk_pages)
-        if not reserve(mem, atomics.page_at(mem, pfn), pages << atomics.page_shift(mem)):
-            return False
+        while not reserve(mem, atomics.page_at(mem, pfn), pages << atomics.page_shift(mem)):
+            if pages == chunk_pages:
+                return False
+            pages = (pages >> 1) // chunk_pages * chunk_pages  # what there is less of is not left without a mark
         for chunk in range(pfn >> chunk_order(mem), (pfn + pages) >> chunk_order(mem)):
             atomics.fetch_or_relaxed(mem, _word(mem, chunk), 1 << (chunk & 31))
         pfn += pages

@@ -281,6 +281,9 @@ class Stat(NamedTuple):
         Bytes of the pages that are free, with memory or without, and of those that hold content.
     backed_bytes : int
         Bytes of the pages that have memory, free or in use.
+    bound_by : {"size", "filesystem", "cgroup", "memory"}
+        Which limit leaves the pool the least room to take more memory, as this process sees them: its size, the file system of
+        the pools, a memory cgroup, or the machine's memory.
     pages_by_state : PagesByState
     folios_by_type : FoliosByType
     pins : int
@@ -307,6 +310,7 @@ class Stat(NamedTuple):
     free_bytes: int
     backed_bytes: int
     cached_bytes: int
+    bound_by: Literal["size", "filesystem", "cgroup", "memory"]
     pages_by_state: PagesByState
     folios_by_type: FoliosByType
     pins: int

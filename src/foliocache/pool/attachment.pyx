@@ -11,6 +11,7 @@ import os
 import time
 import weakref
 
+from . import headroom
 from .client import adopt, opened, reap, repair
 from ..errors import FoliocacheError
 
@@ -109,6 +110,7 @@ cdef class Attachment:
         if self.me == layout.NIL:
             if self.segment is None:
                 raise TypeError("attachments are made by foliocache.open() and attach()")
+            self.segment.look_at_own_groups()
             if not self._begin():
                 adopt(self.slot)
                 self._begin()
@@ -284,6 +286,7 @@ cdef class Attachment:
     def disown(self):
         """In a forked child, right after the fork: forget the parent's slot and pins, and open the descriptor for the locks."""
         self.epoch += 1
+        headroom.renew(self.memory)
         self.me = layout.NIL
         self.joined = False
         if self.slot is not None:

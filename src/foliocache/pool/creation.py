@@ -19,7 +19,7 @@ import threading
 from ..errors import PoolError, PoolFullError, PoolNotFoundError
 from ..mm import layout, lru, mapping, names, page_alloc, slab
 from ..sizes import format_size
-from . import files, geometry, header
+from . import files, geometry, header, headroom, machine
 from .descriptor import Descriptor, open_file
 from .files import directory
 from .geometry import Geometry, Wanted
@@ -77,6 +77,11 @@ def _failure(error: OSError, name: str, shape: Geometry) -> PoolError:
         return PoolError(f"pool {name!r} cannot be made in {directory()}: {error.strerror}")
     free = os.statvfs(directory())
     advice = "allow larger files (ulimit -f)" if error.errno == errno.EFBIG else "enlarge it (docker run --shm-size=...)"
+    if error.errno == errno.ENOMEM:
+        return PoolFullError(
+            f"there is no memory for the tables of a pool of {format_size(shape['pool'])} ({format_size(shape['memmap'])}), on "
+            "this machine or in this cgroup. Ask for a smaller size, or raise the cgroup's limit"
+        )
     return PoolFullError(
         f"{directory()} has no room for the tables of a pool of {format_size(shape['pool'])} "
         f"({format_size(shape['memmap'])}; {format_size(free.f_bavail * free.f_frsize)} free): {error.strerror}. "
@@ -173,10 +178,14 @@ def _build(name: str, path: str, file: Descriptor, mode: int, shape: Geometry) -
 
 
 def _check_room(size: int) -> None:
-    """Raise OSError before other processes find the file system full. One without a limit reports 0 of 0 free."""
+    """Raise OSError before other processes find the file system full, or the kernel kills one of this cgroup. A file system
+    without a limit reports 0 of 0 free."""
     found = os.statvfs(directory())
     if found.f_blocks and size > found.f_bavail * found.f_frsize:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    left = headroom.spare_now(machine.groups())
+    if left is not None and size > left:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
 
 def _setup_tables(mem: int) -> None:

@@ -6,7 +6,7 @@ from typing import SupportsIndex, TypeAlias
 from ..errors import PoolMismatchError
 from ..mm import layout
 from ..sizes import format_size, parse_count, parse_share, parse_size
-from . import machine
+from . import headroom, machine
 from .files import directory
 
 Geometry: TypeAlias = dict[str, int]  # of ``compute``
@@ -110,6 +110,18 @@ def for_new_pool(wanted: Wanted) -> dict[str, int]:
     size = wanted["size"] or min(_share(DEFAULT_SHARE, page), wanted["max_size"] or SIZE_MAX)
     most = wanted["max_size"] or _may_grow_to(size)
     return {"size": size, "page_size": page, "clients": wanted["clients"] or DEFAULT_CLIENTS, "max_size": most}
+
+
+def floor(min_free: SupportsIndex | str | None) -> tuple[float, int]:
+    """Return what stays free of each limit of memory, from a share such as "5%", or bytes: (share, 0), or (0, bytes). Raises
+    ValueError."""
+    if min_free is None:
+        return headroom.FLOOR, 0
+    if isinstance(min_free, str) and min_free.rstrip().endswith("%"):
+        return parse_share(min_free, "min_free"), 0
+    if not isinstance(min_free, str) and parse_count(min_free, "min_free", "bytes, or a string such as '5%' or '1GiB'") == 0:
+        return 0.0, 0
+    return 0.0, min(parse_size(min_free, "min_free"), SIZE_MAX)
 
 
 def _share(share: float, page_size: int) -> int:

@@ -15,7 +15,7 @@ from ..mm import audit, layout, page_alloc
 from ..observe import look
 from ..observe.records import Counters, Finding, FoliosByType, LockInfo, ObjectInfo, PagesByState, Stat
 from ..sizes import format_size, parse_size
-from . import client, repair, shrink
+from . import client, geometry, headroom, repair, shrink
 from . import segment as segments
 from .attachment import Attachment, Scan
 from .creation import create_or_attach
@@ -52,6 +52,7 @@ def open(
     exact: bool = False,
     any_owner: bool = False,
     fill_timeout: Seconds | None = None,
+    min_free: SupportsIndex | str | None = None,
 ) -> Pool:
     """Attach to the pool called name, or create it if there is none.
 
@@ -81,6 +82,10 @@ def open(
         Seconds to wait for another process that is reading a folio from the source. After that, this process reads it too, as
         a private copy that is not cached. 60 by default; ``float("inf")`` waits without a limit. It is per process; the last
         ``open`` wins. If the other process dies, one of those that wait reads the folio instead.
+    min_free : int or str, optional
+        How much memory the pool leaves free when it takes more, of the machine and of each memory cgroup of this process:
+        bytes, or a share of each limit, ``"5%"`` by default. Give the same in all processes; the last ``open`` wins. Where less
+        is free, the pool goes on with the memory that it has.
 
     Returns
     -------
@@ -104,11 +109,14 @@ def open(
     wanted = parameters(size, page_size, clients, max_size)
     mode = permissions(mode)
     timeout = None if fill_timeout is None else _seconds(fill_timeout)
+    floor = geometry.floor(min_free)
     pool = _known(name, any_owner, wanted, exact)
     if pool is None:
         pool = _new(create_or_attach(name, wanted, mode, any_owner, exact), any_owner)
     if timeout is not None:
         pool.fill_timeout = timeout
+    if min_free is not None:
+        headroom.set_floor(pool._memory, *floor)
     return pool
 
 
@@ -535,7 +543,6 @@ class Pool:
         with contextlib.suppress(FoliocacheError):
             self._attachment.reap()
         segment = self._attachment.segment
-        geometry = segment.geometry
         census = audit.census(self._memory)
         slots = client.used_slots(segment)
         clients = [client.describe(segment, number) for number in slots]
@@ -552,11 +559,12 @@ class Pool:
             free_bytes=(census["pages_by_state"]["free"] + census["pages_by_state"]["hole"]) * self.page_size,
             backed_bytes=page_alloc.backed_pages(segment.mem) * self.page_size,
             cached_bytes=census["pages_by_state"]["file"] * self.page_size,
+            bound_by=segment.bound_by(),
             pages_by_state=PagesByState(**census["pages_by_state"]),
             folios_by_type=FoliosByType(**census["folios_by_type"]),
             pins=census["pins"],
             mappings=segment.memory.peek32(layout.TABLE_COUNT),
-            max_clients=geometry["nclients"],
+            max_clients=segment.geometry["nclients"],
             locks=tuple(LockInfo(**held, pid=pids.get(held["slot"])) for held in audit.held_locks(self._memory)),
             clients=tuple(found for found in clients if found.state != "clean"),
             counters=Counters(

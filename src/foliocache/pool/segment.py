@@ -17,15 +17,17 @@ import errno
 import mmap
 import os
 import stat
-from typing import NoReturn
+from typing import Literal, NoReturn, TypeAlias
 
 from ..errors import FoliocacheError, PoolDamagedError, PoolError, PoolNotFoundError
-from ..mm import atomics, backing, layout
+from ..mm import atomics, backing, layout, page_alloc
 from ..sizes import format_size
-from . import header
+from . import header, headroom, machine
 from .descriptor import Descriptor, open_file, reopen_to_read
 from .files import OPEN_FLAGS, directory, inode, path_of
 from .geometry import Geometry, Wanted, check_parameters
+
+Bound: TypeAlias = Literal["size", "filesystem", "cgroup", "memory"]
 
 
 class Segment:
@@ -40,6 +42,8 @@ class Segment:
         self.file_to_read: Descriptor = _opened_to_read(file, path)
         mapped = map_file(name, file, self.file_to_read, shape["size"])
         self.memory: atomics.Memory = atomics.Memory(*mapped, shape | {"fd": file.fd})
+        self._groups: tuple[str, ...] = machine.groups()
+        headroom.watch(self.memory, self._groups)
         self.mem: int = self.memory.handle
 
     def __reduce__(self) -> NoReturn:
@@ -57,6 +61,13 @@ class Segment:
         """Keep the files open in children that are forked from now on. Called when the segment has its name."""
         self.file.share()
         self.file_to_read.share()
+
+    def look_at_own_groups(self) -> None:
+        """In a process that becomes a client: look at the cgroups that it is in now, before the segment gets memory."""
+        groups = machine.groups()
+        if groups and groups != self._groups:
+            self._groups = groups
+            headroom.watch(self.memory, groups)
 
     @property
     def page_size(self) -> int:
@@ -81,6 +92,19 @@ class Segment:
         """What ``pool_bytes`` was when the pool was made. It is the same in every process at all times, so the units of objects
         are chosen by it."""
         return self.geometry["pool"]
+
+    def bound_by(self) -> Bound:
+        """Return which limit leaves the least room for more memory."""
+        found = os.fstatvfs(self.fd)
+        cgroup, memory = headroom.spare(self.memory)
+        room: dict[Bound, int | None] = {
+            "size": max(0, backing.limit(self.mem) - page_alloc.backed_pages(self.mem)) * self.page_size,
+            "filesystem": found.f_bavail * found.f_frsize if found.f_blocks else None,
+            "cgroup": cgroup,
+            "memory": memory,
+        }
+        known = {bound: left for bound, left in room.items() if left is not None}
+        return min(known, key=known.__getitem__)
 
     @property
     def metadata_bytes(self) -> int:

@@ -116,7 +116,12 @@ class Holes(Blocks):
 
 
 PART_BACKED = tuple(part for part in FEW_PARTS if part not in (fixtures.ALL_BACKED, fixtures.HEAD_BACKED))
-GIVEN = "        if not reserve(mem, atomics.page_at(mem, pfn), pages << atomics.page_shift(mem)):\n            return False\n"
+GIVEN = (
+    "        while not reserve(mem, atomics.page_at(mem, pfn), pages << atomics.page_shift(mem)):\n"
+    "            if pages == chunk_pages:\n"
+    "                return False\n"
+    "            pages = (pages >> 1) // chunk_pages * chunk_pages  # what there is less of is not left without a mark\n"
+)
 MARKED = (
     "        for chunk in range(pfn >> chunk_order(mem), (pfn + pages) >> chunk_order(mem)):\n"
     "            atomics.fetch_or_relaxed(mem, _word(mem, chunk), 1 << (chunk & 31))\n"

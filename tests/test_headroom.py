@@ -1,0 +1,257 @@
+"""A pool takes memory only where there is room above a floor: in every cgroup of the process, and on the machine."""
+
+import contextlib
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+import foliocache
+from foliocache.mm.atomics import Memory
+from foliocache.pool import geometry, headroom, machine
+
+MIB = 1 << 20
+CONTENT = random.Random(0).randbytes(8 * MIB)
+LIMIT = 256 * MIB
+SHAPE = geometry.compute(64, 4096, 4)
+
+
+def source(offset, length):
+    return CONTENT[offset : offset + length]
+
+
+class Group:
+    """A folder that looks like a memory cgroup's."""
+
+    def __init__(self, folder, **files):
+        self.folder = folder
+        folder.mkdir(parents=True)
+        self.write(**files)
+
+    def write(self, **files):
+        for name, content in files.items():
+            (self.folder / f"memory.{name}").write_text(f"{content}\n")
+
+
+def second(folder, limit, usage=0, stat="", high="max"):
+    return Group(folder, max=limit, high=high, current=usage, stat=stat)
+
+
+def first(folder, limit, usage=0, stat=""):
+    return Group(folder, limit_in_bytes=limit, usage_in_bytes=usage, stat=stat)
+
+
+def spare(*groups, share=0.05, floor=0):
+    """Return the bytes above the floor in the tightest of the groups."""
+    memory = Memory(bytearray(SHAPE["size"]), bytearray(SHAPE["size"]), SHAPE)
+    headroom.watch(memory, [str(group.folder) for group in groups])
+    headroom.set_floor(memory, share, floor)
+    return headroom.spare(memory)[0]
+
+
+@pytest.mark.parametrize("version", [first, second])
+def test_room_of_a_group(version, tmp_path):
+    group = version(tmp_path / "own", 100 * MIB, 60 * MIB)
+    assert spare(group) == 35 * MIB
+    assert spare(group, share=0, floor=10 * MIB) == 30 * MIB
+    assert spare(group, share=0.5) == 0
+    above = version(tmp_path / "above", 80 * MIB, 70 * MIB)
+    assert spare(group, above) == spare(above, group) == 6 * MIB
+
+
+@pytest.mark.parametrize(
+    ("version", "stat"),
+    [
+        (first, "cache 7\nactive_file 7\ntotal_cache 9\ntotal_dirty 1048576\ntotal_writeback 0\ntotal_inactive_file 8388608\n"
+                "total_active_file 1048576\ntotal_unevictable 5"),
+        (second, "anon 7\nfile 99\nshmem 88\nfile_dirty 1048576\nfile_writeback 0\ninactive_anon 3\nactive_file 1048576\n"
+                 "inactive_file 8388608\nslab 4"),
+    ],
+)  # fmt: skip
+def test_clean_file_pages_count_as_room(version, stat, tmp_path):
+    assert spare(version(tmp_path / "own", 100 * MIB, 60 * MIB, stat)) == 43 * MIB
+
+
+def test_high_is_a_limit(tmp_path):
+    assert spare(second(tmp_path / "own", 100 * MIB, 60 * MIB, high=80 * MIB)) == 16 * MIB
+    assert spare(second(tmp_path / "other", "max", 60 * MIB, high=80 * MIB)) == 16 * MIB
+
+
+def test_what_has_no_limit_or_cannot_be_read_does_not_limit(tmp_path):
+    assert spare() is None
+    groups = [second(tmp_path / "own", "max"), first(tmp_path / "old", 9223372036854771712), Group(tmp_path / "empty")]
+    assert spare(*groups, Group(tmp_path / "odd", max="lots", current=""), Group(tmp_path / "half", max=7)) is None
+    assert spare(*groups, second(tmp_path / "last", 100 * MIB)) == 95 * MIB
+
+
+def test_groups_of_this_process(tmp_path):
+    proc = tmp_path / "self"
+    proc.mkdir()
+    (proc / "mountinfo").write_text(
+        "30 1 0:1 / / rw - ext4 /dev/a rw\n"
+        "35 31 0:32 /docker/a /v\\0401/memory rw shared:7 - cgroup cgroup rw,memory\n"
+        "36 31 0:33 / /v1/cpu rw - cgroup cgroup rw,cpu\n"
+        "41 31 0:38 / /v2 rw - cgroup2 cgroup2 rw\n"
+    )
+    (proc / "cgroup").write_text("4:memory:/docker/a/b\n3:cpu:/x\n0::/c/d\n")
+    assert machine.groups(str(tmp_path)) == ("/v 1/memory/b", "/v 1/memory", "/v2/c/d", "/v2/c", "/v2")
+    assert machine.groups(str(tmp_path / "nothing")) == ()
+
+
+@pytest.fixture
+def group(tmp_path, monkeypatch):
+    """A cgroup, as it looks, for the pools of this test."""
+    made = second(tmp_path / "group", 100 * MIB, 20 * MIB)
+    monkeypatch.setattr(machine, "groups", lambda: (str(made.folder),))
+    return made
+
+
+def cached(pool, key):
+    """Read an object, and return whether the pool has it now."""
+    mapping = pool.mapping(key, MIB, "1", source)
+    assert mapping.read_bytes(0, MIB) == source(0, MIB)
+    return mapping.is_cached(0, MIB)
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_no_room_in_a_cgroup_is_no_memory(pool_name, group):
+    pool = foliocache.open(pool_name, size="64MiB")
+    assert cached(pool, "a") and pool.stat().bound_by == "size"
+    group.write(current=99 * MIB)
+    keys = iter(range(1 << 30))
+    wait_for(lambda: not cached(pool, f"x {next(keys)}") or pool.stat().counters.evictions)  # a look is believed for some ms
+    backed = pool.stat().backed_bytes
+    for n in range(20):
+        cached(pool, f"b {n}")
+    found = pool.stat()
+    assert (
+        found.bound_by == "cgroup" and found.backed_bytes == backed and found.counters.evictions + found.counters.bypasses > 0
+    )
+    assert pool.audit() == []
+    group.write(max=200 * MIB)  # a limit that changes is seen
+    wait_for(lambda: cached(pool, f"y {next(keys)}") and pool.stat().backed_bytes > backed)
+
+
+def test_where_there_is_little_it_is_taken_in_small_pieces(pool_name, group):
+    """And none of it is left without a mark, which nothing would give back."""
+    group.write(max=8 * MIB, current=0)
+    pool = foliocache.open(pool_name, size="64MiB")
+
+    def without_mark():
+        return os.stat(pool.path).st_blocks * 512 - pool.stat().backed_bytes
+
+    assert cached(pool, "a")
+    before = without_mark()
+    group.write(current=7 * MIB)
+    for n in range(8):  # with "a", fewer than 1,024 pages: their descriptors have memory
+        cached(pool, f"b {n}")
+    assert without_mark() == before and pool.audit() == []
+
+
+def test_a_forked_child_looks_at_its_own_group(pool_name, group, tmp_path, monkeypatch):
+    pool = foliocache.open(pool_name, size="64MiB", min_free="10%")
+    assert cached(pool, "a") and headroom.spare(pool._memory)[0] == 70 * MIB
+    other = second(tmp_path / "other", 10 * MIB, 10 * MIB - 4096)
+    monkeypatch.setattr(machine, "groups", lambda: (str(other.folder),))
+    pid = os.fork()
+    if pid == 0:
+        try:
+            backed = pool.stat().backed_bytes
+            cached(pool, "b")
+            assert (pool.stat().backed_bytes, pool.stat().bound_by) == (backed, "cgroup")
+            other.write(current=0)
+            assert headroom.spare(pool._memory)[0] == 9 * MIB, "the floor stays"
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert headroom.spare(pool._memory)[0] == 70 * MIB
+
+
+def test_a_pool_without_any_room_reads_privately(pool_name):
+    pool = foliocache.open(pool_name, size="64MiB", min_free="100%")
+    backed = pool.stat().backed_bytes
+    assert not cached(pool, "a") and pool.stat().counters.bypasses > 0
+    assert (pool.stat().backed_bytes, pool.stat().bound_by) == (backed, "memory")
+    pool = foliocache.open(pool_name, min_free=0)
+    assert cached(pool, "a") and pool.audit() == []
+
+
+def test_a_creation_without_room_is_an_error(pool_name, group):
+    group.write(current=100 * MIB - 4096)
+    with pytest.raises(foliocache.PoolFullError, match="no memory for the tables"):
+        foliocache.open(pool_name, size="64MiB")
+    assert not os.path.exists(f"/dev/shm/foliocache.{pool_name}")
+
+
+@pytest.mark.parametrize("value", ["0%", "101%", -1, "lots", 0.5, True])
+def test_impossible_floor(pool_name, value):
+    with pytest.raises(ValueError, match="min_free"):
+        foliocache.open(pool_name, size="1MiB", min_free=value)
+
+
+# A real cgroup.
+
+CLIENT = """
+import os, random, sys
+with open(sys.argv[2], "w") as file:
+    file.write(str(os.getpid()))
+import foliocache
+me, MIB = int(sys.argv[3]), 1 << 20
+content = random.Random(0).randbytes(5 * MIB)
+pool = foliocache.open(sys.argv[1], size="512MiB", clients=16)
+for n in [*range(12), *range(12)]:
+    at = 8 * me + n
+    mapping = pool.mapping(f"{me} {n}", 4 * MIB, "1", lambda offset, length: content[at + offset : at + offset + length])
+    assert mapping.read_bytes(0, 4 * MIB) == content[at : at + 4 * MIB]
+print(pool.stat().bound_by)
+"""
+
+
+@pytest.fixture
+def limited():
+    """A memory cgroup with a limit, and a cgroup in it for processes; skipped where none can be made."""
+    for place in machine.groups():
+        folder = f"{place}/foliocache-test-{os.getpid()}"
+        with contextlib.ExitStack() as made, contextlib.suppress(OSError):
+            for path in (folder, f"{folder}/inner"):
+                os.mkdir(path)
+                made.callback(os.rmdir, path)
+            for name in ("memory.limit_in_bytes", "memory.max"):
+                if os.path.exists(f"{folder}/{name}"):
+                    with open(f"{folder}/{name}", "w") as file:
+                        file.write(str(LIMIT))
+                    yield folder
+                    return
+    pytest.skip("no memory cgroup can be made here")
+
+
+def content(*parts):
+    with contextlib.suppress(OSError), open("/".join(parts)) as file:
+        return file.read()
+    return ""
+
+
+def test_nobody_is_killed_in_a_cgroup_at_its_limit(pool_name, limited):
+    """Eight clients read more than the cgroup may have; its limit is one level above them."""
+    command = [sys.executable, "-c", CLIENT, pool_name, f"{limited}/inner/cgroup.procs"]
+    clients = [subprocess.Popen([*command, str(n)], stdout=subprocess.PIPE, text=True) for n in range(8)]
+    said = [client.communicate(timeout=200)[0] for client in clients]
+    assert [client.returncode for client in clients] == [0] * 8
+    kills = content(limited, "inner/memory.oom_control") + content(limited, "inner/memory.events")
+    assert re.findall(r"oom_kill (\d+)", kills) == ["0"]
+    most = int(content(limited, "memory.max_usage_in_bytes") or content(limited, "memory.peak"))
+    assert most < LIMIT
+    found = foliocache.attach(pool_name).stat()
+    assert "cgroup\n" in said and LIMIT / 8 < found.backed_bytes < LIMIT
+    assert found.counters.evictions > 0 and foliocache.attach(pool_name).audit() == []
