@@ -87,6 +87,12 @@ def test_a_measurement_survives_threads_that_end(made):
     assert engine._processor_time(0x7FFFFFFE) == 0.0
 
 
+def test_a_measurement_that_ends_late_is_of_a_busy_machine(made, monkeypatch):
+    sleep = engine.time.sleep
+    monkeypatch.setattr(engine.time, "sleep", lambda seconds: sleep(seconds + 0.05))
+    assert made._state.processors_wanted(0.001) > engine.BUSY
+
+
 def test_an_engine_that_is_dropped_ends_its_measuring_thread(monkeypatch):
     entered, leave = queue.SimpleQueue(), queue.SimpleQueue()
 
