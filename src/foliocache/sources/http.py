@@ -350,7 +350,8 @@ class Ranges:
     """GETs of ranges of one URL, which is made into a request once."""
 
     def __init__(self, client: Client, url: str, headers: Headers) -> None:
-        self.url, self.headers = url, headers
+        self.url: str = url
+        self.headers: Headers = headers
         self._client = client
         parts = urlsplit(url)
         self._place = _place(parts)
