@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from foliocache.sources.http import Client, Ranges
 from foliocache.sources.wire import Reply, exchange
 
 HEAD = (
@@ -127,3 +128,10 @@ def test_a_signal_handler_runs_while_the_server_is_silent():
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("url", ["ftp://host/x", "http:///x", "http://host:port/x", "x"])
+def test_ranges_of_what_is_no_url_of_http(url):
+    ranges = Ranges(Client(), url, {})
+    with pytest.raises(ValueError):
+        ranges.get(0, 1, memoryview(bytearray(1)))

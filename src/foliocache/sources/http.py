@@ -353,10 +353,12 @@ class Ranges:
         self.url: str = url
         self.headers: Headers = headers
         self._client = client
-        parts = urlsplit(url)
-        self._place = _place(parts)
-        request = _request(self._place, _path(parts), headers) if self._place[0] == "http" else None
-        self._begin = None if request is None else request[:-2]
+        self._begin: bytes | None = None
+        with suppress(ValueError):  # `Client.get` raises it
+            parts = urlsplit(url)
+            self._place = _place(parts)
+            request = _request(self._place, _path(parts), headers) if self._place[0] == "http" else None
+            self._begin = None if request is None else request[:-2]
 
     def get(self, start: int, end: int, into: memoryview) -> Response | Direct:
         """Return what `Client.get` returns for the bytes from start to end.
