@@ -214,7 +214,7 @@ def test_closing_is_awaited(roomy, run, close):
     mapping = roomy.mapping("k", SIZE, "1", origin.read, concurrent=True)
 
     async def main():
-        mapping.filler.read_ahead(mapping, 0, 4)
+        mapping.filler.read_runs(mapping, [(0, 4)])
         while not origin.called.is_set():
             await asyncio.sleep(0)
         asyncio.get_running_loop().call_later(0.01, origin.go.set)

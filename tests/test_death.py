@@ -541,7 +541,7 @@ def hang(offset, length):
     begun.set()
     threading.Event().wait()
 mapping = pool.mapping("ahead", 500_000, "v", hang, concurrent=True)
-mapping.filler.read_ahead(mapping, 0, 1)
+mapping.filler.read_runs(mapping, [(0, 1)])
 begun.wait()
 """,
         0,

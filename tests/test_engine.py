@@ -54,7 +54,7 @@ def test_threads_grow_while_they_wait_and_shrink_when_they_compete(made, monkeyp
         asked.put(seconds)
         return samples.get(timeout=SECONDS)
 
-    monkeypatch.setattr(engine._State, "processors_used", measured)
+    monkeypatch.setattr(engine._State, "processors_wanted", measured)
     blocked = Blocked(made, 10 * first)
     blocked.wait_for(first)
     assert asked.get(timeout=SECONDS) == engine.SAMPLE
@@ -83,8 +83,14 @@ def test_a_measurement_survives_threads_that_end(made):
     served = queue.SimpleQueue()
     made.later(lambda: served.put(1))
     served.get(timeout=SECONDS)
-    assert made._state.processors_used(0.001) >= 0
+    assert made._state.processors_wanted(0.001) >= 0
     assert engine._processor_time(0x7FFFFFFE) == 0.0
+
+
+def test_a_measurement_that_ends_late_is_of_a_busy_machine(made, monkeypatch):
+    sleep = engine.time.sleep
+    monkeypatch.setattr(engine.time, "sleep", lambda seconds: sleep(seconds + 0.05))
+    assert made._state.processors_wanted(0.001) > engine.BUSY
 
 
 def test_an_engine_that_is_dropped_ends_its_measuring_thread(monkeypatch):
@@ -95,7 +101,7 @@ def test_an_engine_that_is_dropped_ends_its_measuring_thread(monkeypatch):
         leave.get(timeout=SECONDS)
         return 0.0
 
-    monkeypatch.setattr(engine._State, "processors_used", measured)
+    monkeypatch.setattr(engine._State, "processors_wanted", measured)
     made = engine.Engine()
     blocked = Blocked(made, 2 * engine.CONCURRENCY_FIRST)
     blocked.wait_for(engine.CONCURRENCY_FIRST)

@@ -174,7 +174,7 @@ class Streaming:
 def two_folios(pool, source):
     """A mapping of two units that one request reads."""
     mapping = pool.mapping("k", 2 * pool.page_size, "v", source=source, concurrent=True)
-    mapping.filler.read_ahead(mapping, 0, 2)
+    mapping.filler.read_runs(mapping, [(0, 2)])
     return mapping
 
 

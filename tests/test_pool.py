@@ -450,7 +450,7 @@ def test_a_header_that_is_read_again_and_again_is_not_read_on(pool_name):
     mapping = pool.mapping("k", 32 << 20, "v", read, concurrent=True)
     for _ in range(5):
         mapping.read(0, 100).release()
-    mapping.filler.read_ahead(mapping, 100, 101)  # comes behind anything that was asked for
+    mapping.filler.read_runs(mapping, [(100, 101)])  # comes behind anything that was asked for
     assert last.wait(60)
     pool.close()
     assert sum(fetched) == 5 * mapping.unit_size
@@ -557,7 +557,7 @@ def test_close_waits_for_what_is_read_ahead_as_long_as_for_any_fill(pool_name):
         return bytes(length)
 
     mapping = pool.mapping("k", 100_000, "v", read, concurrent=True)
-    mapping.filler.read_ahead(mapping, 1, 2)
+    mapping.filler.read_runs(mapping, [(1, 2)])
     assert begun.wait(60)
     before = time.monotonic()
     pool.close()

@@ -20,9 +20,9 @@ from typing import Protocol
 
 CONCURRENCY = 32  # the most requests for reading ahead at a time
 CONCURRENCY_FIRST = 4  # how many before it is known whether more of them help
-BUSY = 0.75  # processors: if the threads that read ahead use less, they wait for the origin, and more of them help
-TOO_BUSY = 1.5  # processors: if they use more, fewer of them do the same
-SAMPLE = 0.002  # seconds that the use of processors is measured; longer while it does not change anything
+BUSY = 0.75  # processors: if the threads that read ahead want less, they wait for the origin, and more of them help
+TOO_BUSY = 1.5  # processors: if they want more, fewer of them do the same
+SAMPLE = 0.002  # seconds that the want of processors is measured; longer while it does not change anything
 SAMPLE_MAX = 0.064
 THREADS_MAX = 2 * CONCURRENCY  # including the requests for which a caller waits
 EXIT_PATIENCE = 2.0  # seconds that the interpreter waits at its exit for reads ahead, since a source may hang
@@ -115,6 +115,7 @@ class _Serving:
     def __init__(self) -> None:
         self.thread = _thread.get_ident()
         self.clock = time.pthread_getcpuclockid(self.thread)
+        self.at_first = _processor_time(self.clock)
         self.ended: queue.SimpleQueue[None] = queue.SimpleQueue()
 
 
@@ -221,11 +222,11 @@ class _State:
         """
         seconds = SAMPLE
         while self.ahead and not self.closed:
-            used = self.processors_used(seconds)
+            wanted = self.processors_wanted(seconds)
             width = self.width
-            if used < BUSY and self.ahead:
+            if wanted < BUSY and self.ahead:
                 self.width = min(2 * width, CONCURRENCY)
-            elif used > TOO_BUSY:
+            elif wanted > TOO_BUSY:
                 self.width = max(width // 2, CONCURRENCY_FIRST)
             for _ in range(self.width - width):
                 if not self.take(self.surplus):
@@ -237,13 +238,18 @@ class _State:
             seconds = SAMPLE if self.width != width else min(2 * seconds, SAMPLE_MAX)
         self.samplers.append(None)
 
-    def processors_used(self, seconds: float) -> float:
-        """Return how many processors the threads that serve ``ahead`` use, measured for so many seconds."""
+    def processors_wanted(self, seconds: float) -> float:
+        """Return how many processors the threads that serve ``ahead`` use, measured for so many seconds, or would use.
+
+        This thread wakes late if other processes have the processors, or other threads the GIL. Then those threads wait for
+        the same, and not for the origin: the part of the time by which it is late counts as used.
+        """
         before = {each: _processor_time(each.clock) for each in list(self.busy)}
         begin = time.monotonic()
         time.sleep(seconds)
-        used = sum(max(_processor_time(each.clock) - at, 0.0) for each, at in before.items())
-        return used / (time.monotonic() - begin)
+        took = time.monotonic() - begin
+        used = sum(max(_processor_time(each.clock) - before.get(each, each.at_first), 0.0) for each in list(self.busy))
+        return (used + max(took - seconds, 0.0)) / took
 
     def take(self, tokens: deque[None]) -> bool:
         """Remove one; False if there is none."""

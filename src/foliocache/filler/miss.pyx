@@ -314,10 +314,19 @@ cdef class Filler:
             self._ask_ahead(mapping, self.queued_end, min(self.queued_end + most // 2, end), None, False)
         return 0
 
-    def read_ahead(self, Steps mapping not None, u64 first, u64 end):
-        """Start reading units first .. end - 1 in the background, if several threads may call the source."""
-        if self.concurrent:
-            self._ask_ahead(mapping, first, end, None, True)
+    def read_runs(self, Steps mapping not None, list runs):
+        """Queue requests for runs of units, (first, end) each, in that order, if several threads may call the source.
+
+        Readers of the units between the first and the last of them do not read ahead while any of the requests is queued.
+        """
+        cdef u64 least, most
+        if not self.concurrent or not runs:
+            return
+        for first, end in runs:
+            self._ask_ahead(mapping, first, end, None, False)
+        least, most = min(runs)[0], max([end for _, end in runs])
+        if self.queued_epoch == mapping.epoch():
+            self.queued_first, self.queued_end = min(self.queued_first, least), max(self.queued_end, most)
 
     cdef int _ask_ahead(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead) except -1:
         """Queue requests for units first .. end - 1, which the engine serves when it has a free thread."""

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 
+_open = open  # finalizers may open a pool when the interpreter has cleared its builtins
 UNLIMITED = 1 << 62  # cgroup v1 says "no limit" with a number near 2^63
 LIMITS = ("memory.max", "memory.high", "memory.limit_in_bytes")
 
@@ -41,7 +42,7 @@ def _number(path: str) -> int:
 
 def _text(path: str) -> str:
     """Return a small file's content; nothing where it cannot be read."""
-    with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
+    with contextlib.suppress(OSError), _open(path, "rb", buffering=0) as file:
         return file.read(1 << 16).decode(errors="surrogateescape")
     return ""
 
@@ -75,7 +76,7 @@ def _upwards(top: str, path: str) -> Iterator[str]:
 
 def _mounts(proc: str) -> Iterator[tuple[str | None, tuple[str, str]]]:
     """Yield ("memory" for version 1, "" for version 2, (the cgroup that is mounted, where))."""
-    with contextlib.suppress(OSError), open(f"{proc}/self/mountinfo", errors="surrogateescape") as file:
+    with contextlib.suppress(OSError), _open(f"{proc}/self/mountinfo", errors="surrogateescape") as file:
         for line in file:
             before, _, after = line.partition(" - ")
             fields, kind = before.split(), after.split()

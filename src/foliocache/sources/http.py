@@ -21,9 +21,13 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+from .wire import Reply, exchange
+
 CONNECT_TIMEOUT = 30.0  # seconds
 READ_TIMEOUT = 300.0  # seconds without a byte
 REDIRECTS_MAX = 10
+REDIRECTS = (301, 302, 303, 307, 308)
+PARSED_MAX = 256  # heads
 IDLE_MAX = 64  # connections
 HEAD_MAX = 64 << 10  # bytes of a status line and header fields
 HEAD_PIECE = 4 << 10  # bytes that are received at once until they are all there
@@ -103,9 +107,11 @@ class Direct(Body):
         status: int,
         headers: Fields,
         ahead: memoryview,
+        placed: int = 0,  # bytes of the body that are in the first buffer already
     ) -> None:
-        self._client, self._place, self._connection, self._ahead = client, place, connection, ahead
-        self._left = 0 if status in (204, 304) else int(headers["content-length"])  # bytes of the body still to read
+        self._client, self._place, self._connection, self._ahead, self._placed = client, place, connection, ahead, placed
+        length = 0 if status in (204, 304) else int(headers["content-length"])
+        self._left = length - placed  # bytes of the body still to read
         self.status = status
         self.headers = headers
         self.has_cookies = False
@@ -113,7 +119,7 @@ class Direct(Body):
     def read_into(self, buffers: Sequence[memoryview]) -> Iterator[int]:
         """See `Body`."""
         for buffer in buffers:
-            at = 0
+            at, self._placed = self._placed, 0
             while at < len(buffer):
                 got = self._receive(buffer[at : at + self._left]) if self._left else 0
                 if not got:
@@ -166,6 +172,17 @@ def _timely() -> Iterator[None]:
         raise TimeoutError(f"the server sent nothing for {READ_TIMEOUT:g} s") from None
 
 
+def _fields(lines: list[str]) -> Fields:
+    fields = Fields()
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or name != name.strip():
+            raise _Unusual
+        name, value = name.lower(), value.strip()
+        fields[name] = f"{fields[name]}, {value}" if name in fields else value
+    return fields
+
+
 def _receive_head(sock: socket.socket) -> tuple[int, Fields, memoryview]:
     """Return the status, the header fields, and the bytes of the body received with them. Raises ConnectionError if the server
     closes the connection."""
@@ -179,13 +196,7 @@ def _receive_head(sock: socket.socket) -> tuple[int, Fields, memoryview]:
             raise ConnectionResetError("the server closed the connection without an answer")
         data += got
     first, *lines = data[:end].decode("iso-8859-1").split("\r\n")
-    fields = Fields()
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon or name != name.strip():
-            raise _Unusual
-        name, value = name.lower(), value.strip()
-        fields[name] = f"{fields[name]}, {value}" if name in fields else value
+    fields = _fields(lines)
     found = _STATUS.match(first)
     status = int(found[1]) if found else 0
     has_length = fields.get("Content-Length", "").isdecimal() or status in (204, 304)
@@ -202,6 +213,7 @@ class Client:
         self._idle: deque[tuple[Place, http.client.HTTPConnection]] = deque()
         self._tls: ssl.SSLContext | None = None
         self._unusual: set[Place] = set()
+        self._parsed: dict[bytes, Fields] = {}  # what the responses of a server have in common
 
     def get(self, url: str, headers: Headers) -> Response | Direct:
         """Return the response to a GET, after redirects.
@@ -214,7 +226,7 @@ class Client:
             response = self._ask(parts, headers)
             response.has_cookies = has_cookies
             location = response.headers.get("Location")
-            if response.status not in (301, 302, 303, 307, 308) or not location:
+            if response.status not in REDIRECTS or not location:
                 return response
             response.close()
             has_cookies = has_cookies or "Set-Cookie" in response.headers
@@ -227,7 +239,7 @@ class Client:
     def _ask(self, parts: SplitResult, headers: Headers) -> Response | Direct:
         """Send one request. If the server has closed the idle connection, which it may do at any time, use a new one."""
         place = _place(parts)
-        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        path = _path(parts)
         connection = self._take(place)
         if connection is not None:
             try:
@@ -252,6 +264,49 @@ class Client:
         except BaseException:
             connection.close()
             raise
+
+    def _exchange(self, place: Place, request: bytes, into: memoryview, length: int) -> Direct | None:
+        """Send a request for a range of that length, whose first bytes may go ``into`` a buffer at once. Return None if the
+        response is not plain."""
+        if (connection := self._take(place)) is not None:
+            try:
+                return self._exchange_by(place, connection, request, into, length)
+            except _LOST:
+                connection.close()
+        return self._exchange_by(place, self._connect(place), request, into, length)
+
+    def _exchange_by(
+        self, place: Place, connection: http.client.HTTPConnection, request: bytes, into: memoryview, length: int
+    ) -> Direct | None:
+        try:
+            with _timely():
+                reply = exchange(connection.sock.fileno(), request, into, length)
+            if reply.rest is not None and reply.status >= 200:
+                fields = self._fields_of(reply, reply.rest)
+                ahead = memoryview(reply.data)[reply.end :]
+                return Direct(self, place, connection, reply.status, fields, ahead, reply.placed)
+        except _Unusual:
+            pass
+        except BaseException:
+            connection.close()
+            raise
+        connection.close()
+        return None
+
+    def _fields_of(self, reply: Reply, rest: bytes) -> Fields:
+        """Return the header fields. Most of them are those of the response before."""
+        parsed = self._parsed.get(rest)
+        if parsed is None:
+            if len(self._parsed) >= PARSED_MAX:
+                self._parsed.clear()
+            self._parsed[rest] = parsed = _fields(rest.decode("iso-8859-1").split("\r\n")[:-1])
+        fields = Fields(parsed)
+        fields["content-length"] = str(reply.length)
+        if reply.content_range is not None:
+            fields["content-range"] = reply.content_range.decode("iso-8859-1")
+        if reply.date is not None:
+            fields["date"] = reply.date.decode("iso-8859-1")
+        return fields
 
     def _connect(self, place: Place) -> http.client.HTTPConnection:
         scheme, host, port = place
@@ -291,6 +346,36 @@ class Client:
                 self._idle.pop()[1].close()
 
 
+class Ranges:
+    """GETs of ranges of one URL, which is made into a request once."""
+
+    def __init__(self, client: Client, url: str, headers: Headers) -> None:
+        self.url: str = url
+        self.headers: Headers = headers
+        self._client = client
+        self._begin: bytes | None = None
+        with suppress(ValueError):  # `Client.get` raises it
+            parts = urlsplit(url)
+            self._place = _place(parts)
+            request = _request(self._place, _path(parts), headers) if self._place[0] == "http" else None
+            self._begin = None if request is None else request[:-2]
+
+    def get(self, start: int, end: int, into: memoryview) -> Response | Direct:
+        """Return what `Client.get` returns for the bytes from start to end.
+
+        The first of them may have been written to ``into`` already, whatever the header fields say; so that must be the first
+        buffer into which the body is then read.
+        """
+        if self._begin is not None and self._place not in self._client._unusual:
+            request = self._begin + b"Range: bytes=%d-%d\r\n\r\n" % (start, end - 1)
+            answer = self._client._exchange(self._place, request, into, end - start)
+            if answer is not None:
+                if answer.status not in REDIRECTS:
+                    return answer
+                answer.close()
+        return self._client.get(self.url, {**self.headers, "Range": f"bytes={start}-{end - 1}"})
+
+
 def _request(place: Place, path: str, headers: Headers) -> bytes | None:
     """Return the bytes of a GET request; None if http.client must quote or refuse something in it."""
     scheme, host, port = place
@@ -302,6 +387,10 @@ def _request(place: Place, path: str, headers: Headers) -> bytes | None:
     fields = {"Host": name if port == _PORTS[scheme] else f"{name}:{port}", "Accept-Encoding": "identity", **headers}
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     return f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode()
+
+
+def _path(parts: SplitResult) -> str:
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
 def _place(parts: SplitResult) -> Place:

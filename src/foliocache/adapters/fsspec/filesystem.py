@@ -34,11 +34,12 @@ from .asynchronous import ATTEMPTS, Asynchronous
 from .download import copy_out, is_same_file, make_folder_for, pairs
 from .file import FolioFile, WriteThrough
 from .filecache import POOL_OPTIONS
-from .gather import gather
+from .gather import AT_ONCE, gather
 from .identifying import Identifying, refuse_at_the_end
 from .identities import Identities, trust_seconds
 from .passthrough import FolioTransaction, refuse_misspelled, unprefixed
-from .ranges import OPENING, Merged, Range, Want, extent, is_cached, ranges_of
+from .plan import READERS, Plan
+from .ranges import OPENING, Merged, Range, Want, extent, ranges_of
 from .source import Source
 from .target import Identity, Target, renewed, target_for
 from .targets.obstore import check
@@ -416,9 +417,14 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
         known = dict(zip(paths, answers, strict=True))
         maps = {path: self._map(path, known[path]) for path in paths if not _failed(known[path]) and known[path].cacheable}
 
+        merged = None if max_gap is None else Merged(jobs, {path: maps[path].size for path in maps}, max_gap)
+        reads = jobs if merged is None else merged.reads
+        plan = Plan(reads, maps)
+
         def read(path: str, start: int | None, end: int | None) -> bytes:
             if path not in maps:
                 return self._read_unmapped(path, known[path], start, end)
+            plan.reach((path, start, end))
             try:
                 return maps[path].read_bytes(*extent(start, end, maps[path].size))
             except ChangedError:
@@ -428,13 +434,9 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
                     raise
                 return self._range(path, known[path], start, end, copy=True)
 
-        def is_quick(path: str, start: int | None, end: int | None) -> bool:
-            return path in maps and is_cached(maps[path], start, end)
-
-        if max_gap is None:
-            return gather(read, jobs, on_error, is_quick)
-        merged = Merged(jobs, {path: maps[path].size for path in maps}, max_gap)
-        return merged.split(gather(read, merged.reads, on_error, is_quick))
+        at_once = READERS if plan.is_needed and len(maps) == len(paths) else AT_ONCE
+        results = gather(read, reads, on_error, lambda *job: job in plan.cached, at_once)
+        return results if merged is None else merged.split(results)
 
     def _read_unmapped(self, path: str, known: Any, start: int | None, end: int | None) -> bytes:
         if _failed(known):

@@ -19,7 +19,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-_AT_ONCE = 32  # threads, including the caller's: the same as engine.CONCURRENCY
+AT_ONCE = 32  # threads, including the caller's: the same as engine.CONCURRENCY
 
 Job = tuple[Any, ...]
 
@@ -29,8 +29,9 @@ def gather(
     jobs: list[Job],
     on_error: str = "raise",
     is_quick: Callable[..., bool] = lambda *job: False,
+    at_once: int = AT_ONCE,
 ) -> list[Any]:
-    """Return ``function(*job)`` for all jobs, in order. Jobs that are not quick run several at a time.
+    """Return ``function(*job)`` for all jobs, in order. Jobs that are not quick run several at a time: up to ``at_once``.
 
     With ``on_error="raise"`` a failure ends the call: jobs that have begun are finished, and the error of the first failed job
     is raised. Otherwise an exception is returned in place of its result. If the caller is interrupted (Ctrl-C), it does not
@@ -42,7 +43,7 @@ def gather(
         (quick if is_quick(*job) else slow).append(number)
     work = _Work(function, jobs, on_error == "raise", slow)
     try:
-        _start_helpers(work, min(len(slow), _AT_ONCE) - 1)
+        _start_helpers(work, min(len(slow), at_once) - 1)
         for number in quick:
             work.attempt(number)
         return work.finish()

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 from fsspec import AbstractFileSystem
 
 from foliocache import ChangedError
-from foliocache.sources.http import Body, Client
+from foliocache.sources.http import Body, Client, Ranges
 
 from . import place
 from .base import UNCACHED, AsyncStream, AsyncTarget, First, Held, Identity, Some, Stream, Unsteady
@@ -294,13 +294,17 @@ class HTTPTarget(AsyncTarget):
         read = self.reader(path, identity)
         whole: list[bytes] = []
         first = threading.RLock()
+        ranges = Ranges(_client, str(self.fs.encode_url(path)), self._headers(None))
 
         def read_into(offset: int, buffers: Sequence[memoryview]) -> Iterator[object]:
+            nonlocal ranges
             places = list(accumulate(map(len, buffers), initial=offset))  # before the reads: full buffers must not be used
             done, answer = 0, None
+            if ranges.headers != (headers := self._headers(None)):  # such as a new token
+                ranges = Ranges(_client, ranges.url, headers)
             with contextlib.nullcontext() if path in self._ranged else first:
                 if not whole and offset < places[-1]:
-                    answer = self._asked(path, identity, offset, places[-1], whole)
+                    answer = self._asked(path, identity, ranges, offset, buffers, whole)
                     if answer is None and not whole and path not in self._ranged:
                         done = _fill(read, offset, buffers if places[-1] - offset <= _FIRST_MAX else buffers[:1])
             yield from range(done)
@@ -313,11 +317,20 @@ class HTTPTarget(AsyncTarget):
 
         return read_into
 
-    def _asked(self, path: str, identity: Identity, start: int, end: int, whole: list[bytes]) -> Body | None:
-        """Return a response with the range, its body not yet read; None if it has something else. If that is the whole object,
-        it is put into ``whole``."""
+    def _asked(
+        self,
+        path: str,
+        identity: Identity,
+        ranges: Ranges,
+        start: int,
+        buffers: Sequence[memoryview],
+        whole: list[bytes],
+    ) -> Body | None:
+        """Return a response with the range, to be read into the buffers; None if it has something else. If that is the whole
+        object, it is put into ``whole``."""
+        end = start + sum(map(len, buffers))
         with contextlib.suppress(OSError, HTTPException, EOFError, ValueError):
-            answer = _client.get(str(self.fs.encode_url(path)), self._headers(f"bytes={start}-{end - 1}"))
+            answer = ranges.get(start, end, buffers[0])
             length = _natural(answer.headers.get("Content-Length"))
             is_ours = not answer.has_cookies and _verdict(answer.headers, identity) == SAME
             if is_ours and answer.status == 206 and length == end - start and _start(answer) == start:

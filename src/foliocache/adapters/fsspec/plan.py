@@ -1,0 +1,90 @@
+"""Many ranges at once: what is missing of them is requested from the engines of the pools, in the order of the ranges.
+
+The engine knows how many requests at a time help. Reading each range in a thread of its own, which misses and fetches there,
+would be up to 32 threads that compete with each other for the interpreter.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from .ranges import Range, extent, is_cached
+
+READERS = 1  # threads that read ranges which the engine fetches, including the caller's
+_SHARE = 8  # at most this part of a pool is requested before its readers come to it
+
+Run = tuple[int, int]  # units of a mapping: the first, and the one after the last
+
+
+class Plan:
+    """Requests for the missing ranges of ``jobs``, as far ahead of their readers as the pool allows.
+
+    Parameters
+    ----------
+    jobs
+        Ranges, in the order in which they will be read.
+    maps
+        The mappings of those paths that have one.
+    """
+
+    def __init__(self, jobs: list[Range], maps: dict[str, Any]) -> None:
+        self.cached: set[Range] = set()
+        self._left: deque[tuple[int, Any, Run]] = deque()  # with the bytes that all before have
+        self._before: dict[Range, int] = {}  # bytes that the ranges before this one have
+        self._most = min((mapping.pool.pool_bytes for mapping in maps.values()), default=0) // _SHARE
+        runs: list[tuple[Any, Run]] = []
+        place = 0
+        for job in jobs:
+            mapping = maps.get(job[0])
+            if mapping is None or job in self._before or job in self.cached:
+                continue
+            if is_cached(mapping, *job[1:]):
+                self.cached.add(job)
+                continue
+            offset, length = extent(*job[1:], mapping.size)
+            self._before[job] = place
+            place += length
+            _append(runs, mapping, (offset // mapping.unit_size, -(-(offset + length) // mapping.unit_size)))
+        if len(self._before) > 1:  # a single range requests all of itself at once
+            self._divide(runs)
+            self._ask(0)
+
+    @property
+    def is_needed(self) -> bool:
+        """True if there is more than one range to fetch."""
+        return len(self._before) > 1
+
+    def reach(self, job: Range) -> None:
+        """A reader begins with this range: request those that follow."""
+        if self._left:
+            self._ask(self._before.get(job, 0))
+
+    def _divide(self, runs: list[tuple[Any, Run]]) -> None:
+        """Cut the runs to pieces that are requested one after the other."""
+        place = 0
+        for mapping, (first, end) in runs:
+            most = max(self._most // 2 // mapping.unit_size, 1)
+            for begin in range(first, end, most):
+                self._left.append((place, mapping, (begin, min(begin + most, end))))
+                place += (min(begin + most, end) - begin) * mapping.unit_size
+
+    def _ask(self, place: int) -> None:
+        """Request the runs that begin at most ``_most`` bytes after ``place``. Several threads may do so at once."""
+        wanted: dict[int, tuple[Any, list[Run]]] = {}
+        try:
+            while self._left[0][0] < place + self._most:
+                _, mapping, run = self._left.popleft()
+                wanted.setdefault(id(mapping), (mapping, []))[1].append(run)
+        except IndexError:
+            pass
+        for mapping, runs in wanted.values():
+            mapping.filler.read_runs(mapping, runs)
+
+
+def _append(runs: list[tuple[Any, Run]], mapping: Any, run: Run) -> None:
+    """Append a run, or extend the last one if it continues there."""
+    if runs and runs[-1][0] is mapping and runs[-1][1][0] <= run[0] <= runs[-1][1][1]:
+        runs[-1] = mapping, (runs[-1][1][0], max(runs[-1][1][1], run[1]))
+    else:
+        runs.append((mapping, run))
