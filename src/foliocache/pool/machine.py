@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 from collections.abc import Iterator
 
 UNLIMITED = 1 << 62  # cgroup v1 says "no limit" with a number near 2^63
+
+_open = io.open  # still there while modules are torn down, when the built-in one is not
 
 
 def memory() -> int:
@@ -31,7 +34,7 @@ def _physical() -> int:
 
 def _number(path: str) -> int:
     """Return the number in a file; 0 if there is none ("max"), or no such file."""
-    with contextlib.suppress(OSError, ValueError), open(path) as file:
+    with contextlib.suppress(OSError, ValueError), _open(path) as file:
         return int(file.read())
     return 0
 
@@ -39,7 +42,7 @@ def _number(path: str) -> int:
 def _groups() -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield the folder of each memory cgroup of this process, from its own up to the root, with the names of its limits."""
     mounts = dict(_mounts())
-    with contextlib.suppress(OSError), open("/proc/self/cgroup") as file:
+    with contextlib.suppress(OSError), _open("/proc/self/cgroup") as file:
         for line in file:
             number, controllers, path = line.rstrip("\n").split(":", 2)
             kind = "memory" if "memory" in controllers.split(",") else "" if number == "0" else None
@@ -60,7 +63,7 @@ def _upwards(top: str, path: str) -> Iterator[str]:
 
 def _mounts() -> Iterator[tuple[str, tuple[str, str]]]:
     """Yield ("memory" for version 1, "" for version 2, (the cgroup that is mounted, where))."""
-    with contextlib.suppress(OSError), open("/proc/self/mountinfo") as file:
+    with contextlib.suppress(OSError), _open("/proc/self/mountinfo") as file:
         for line in file:
             before, _, after = line.partition(" - ")
             fields, kind = before.split(), after.split()
