@@ -1015,3 +1015,27 @@ def test_a_pool_goes_while_the_waiter_stays(pool_name):
     del pool
     gc.collect()
     assert gone() is None
+
+
+def test_mail_wakes_a_loop_once_for_all_that_is_on_the_way():
+    loop, called, woken = asyncio.new_event_loop(), [], []
+    wake = loop.call_soon_threadsafe
+    loop.call_soon_threadsafe = lambda *args, **more: (woken.append(1), wake(*args, **more))
+    mail = homes.mail_to(loop)
+    assert homes.mail_to(loop) is mail
+
+    def interrupted():
+        called.append("interrupted")
+        raise KeyboardInterrupt
+
+    for function in (lambda: called.append(1), interrupted, lambda: mail.send(loop.stop), lambda: called.append(2)):
+        mail.send(function)
+    assert woken == [1]
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    assert called == [1, "interrupted"]
+    loop.run_forever()  # what was behind it is still delivered
+    assert called == [1, "interrupted", 2] and len(woken) == 3
+    loop.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        mail.send(called.clear)
