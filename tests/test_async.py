@@ -1039,3 +1039,54 @@ def test_mail_wakes_a_loop_once_for_all_that_is_on_the_way():
     loop.close()
     with pytest.raises(RuntimeError, match="closed"):
         mail.send(called.clear)
+
+
+def test_the_next_window_is_read_also_if_the_reader_always_waits(roomy, run):
+    """It never hits a folio with the readahead mark: each read waits for a request that is under way."""
+    folio, calls = 16 << 10, []
+
+    def read(offset, length):
+        go = threading.Event()
+        calls.append((offset, offset + length, go))
+        assert go.wait(PATIENCE)
+        return bytes(length)
+
+    mapping = roomy.mapping("k", 4 << 20, "1", read=read, concurrent=True, folio_size=folio, readahead=4 * folio)
+
+    async def main():
+        for offset in range(0, 32 * folio, folio):
+            while offset >= 2 * folio and not any(begin <= offset < end for begin, end, _ in calls):
+                await asyncio.sleep(0.001)  # until it is asked for, though nobody reads
+            task = asyncio.ensure_future(mapping.read_bytes_async(offset, folio))
+            await asyncio.sleep(0)
+            while not task.done():
+                for begin, end, go in list(calls):
+                    if begin <= offset < end:
+                        go.set()
+                await asyncio.sleep(0.001)
+
+    try:
+        run(main())
+    finally:
+        for _, _, go in calls:
+            go.set()
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, None), (17_001, 3000), (SIZE - 13, 100)])
+def test_an_awaited_lease_may_be_written_to(roomy, run, offset, length):
+    """Missing, and cached."""
+    mapping = roomy.mapping("k", SIZE, "1", read=slice_of)
+
+    async def main():
+        for _ in range(2):
+            with await mapping.lease_async(offset, length, writable="copy") as lease:
+                view = memoryview(lease)
+                assert not view.readonly and view == slice_of(offset, len(view))
+                view[:] = bytes(len(view))
+                assert lease[0] == 0 and mapping.read_bytes(offset, len(view)) == slice_of(offset, len(view))
+                del view
+        assert memoryview(await mapping.lease_async(offset, length)).readonly
+        with pytest.raises(ValueError, match='writable must be "copy"'):
+            await mapping.lease_async(offset, length, writable="yes")
+
+    run(main())
