@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from itertools import islice
 from operator import index
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.callbacks import DEFAULT_CALLBACK
@@ -85,7 +85,7 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
         cannot be configured like the target; or ``"auto"``: obstore if that is possible, else the target.
     """
 
-    protocol: ClassVar[str] = "folio"
+    protocol: str | tuple[str, ...] = "folio"
     local_file = False  # otherwise open_local() would return names instead of files
     transaction_type = FolioTransaction
     _strip_tokenize_options = ("fo",)  # the first path that was opened; it does not identify the filesystem
@@ -120,7 +120,12 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
         self._adopt(self._target.fs)
 
     def _adopt(self, fs: fsspec.AbstractFileSystem) -> None:
-        """Take over the target's syntax of paths. It is set per instance: fsspec asks the class before there is a target."""
+        """Take over the target's syntax of paths. It is set per instance: fsspec asks the class before there is a target.
+
+        With its protocols, those who look for a filesystem by the beginning of a URL find this one by all its names.
+        """
+        names = [fs.protocol] if isinstance(fs.protocol, str) else fs.protocol
+        self.protocol = ("folio", *(f"folio::{name}" for name in names))
         self.sep: str = fs.sep
         self.root_marker: str = fs.root_marker
         self._parent = fs._parent
