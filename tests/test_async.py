@@ -514,7 +514,15 @@ def read(offset, length):
     return bytes(length)
 
 
+async def read_there(offset, length):
+    assert threading.get_ident() != loop_thread
+    await asyncio.sleep(0)
+    return bytes(length)
+
+
 async def main():
+    there = pool.mapping("m", SIZE, "1", read_there, concurrent=True)
+    await there.read_bytes_async(0, 5)  # its loop has a thread from here on
     held = pool.mapping("k", SIZE, "1", read, concurrent=True)
     first = asyncio.ensure_future(held.read_bytes_async(0, 5))  # another process fills it, and is killed in the end
     while waiter.threads()[1] == 0:
@@ -525,10 +533,12 @@ async def main():
     turn = random.Random(1)
     for n in range(150):
         offset = turn.randrange(SIZE)
-        tasks = [asyncio.ensure_future(which.read_bytes_async(offset, UNIT)) for which in (mapping, other)]
+        tasks = [asyncio.ensure_future(which.read_bytes_async(offset, UNIT)) for which in (mapping, other, there)]
         tasks.append(asyncio.ensure_future(mapping.read_async(offset // 2, 9)))
+        tasks.append(asyncio.ensure_future(there.lease_async(offset, 9, writable="copy")))
         if n % 7 == 0:
             tasks[0].cancel()
+            tasks[2].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         async with await pool.names.ask_async(f"k{n % 9}", 60) as ask:
             if ask.known is None:
