@@ -6,6 +6,7 @@ pytest-timeout (configured in pyproject.toml) raises in a test that takes too lo
   themselves are killed, the kernel kills what they have forked.
 - a test that does not return to the interpreter, in compiled code: ``faulthandler_timeout`` ends the whole run later.
 - the end of the interpreter, which waits for threads: it is killed after a minute.
+- an interrupt that a handler of an earlier test swallows: each test must leave SIGINT and SIGTERM as it found them.
 
 A plugin of pytest; ``tests/conftest.py`` registers it. (A conftest's own hooks are not asked about fixtures of the whole
 session.)
@@ -26,6 +27,7 @@ GRACE = 20  # seconds that a process has to end after it was asked to
 HELPERS = b"multiprocessing.resource_tracker", b"multiprocessing.forkserver"  # end with the tests
 EXIT = 60  # seconds
 _PR_SET_PDEATHSIG = 1
+SIGNALS = signal.SIGINT, signal.SIGTERM
 _lasting = set()  # the servers of fixtures that outlive a test
 
 
@@ -80,6 +82,26 @@ def pytest_fixture_setup(fixturedef):
     if fixturedef.scope != "function":
         _lasting.update(children(before))
     return made
+
+
+def signals():
+    """Return what SIGINT and SIGTERM do in this process: their handlers, and the mask of the main thread."""
+    return {number: signal.getsignal(number) for number in SIGNALS}, signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before():
+    """Every test leaves SIGINT and SIGTERM as it found them; otherwise nobody could interrupt the tests after it."""
+    before = signals()
+    yield
+    after = signals()
+    if after == before:
+        return
+    for number, handler in before[0].items():
+        if handler is not None:  # not one of Python's
+            signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before[1])
+    pytest.fail(f"handlers and mask of signals that the test has left behind: {after}; before it: {before}", pytrace=False)
 
 
 @pytest.fixture(autouse=True)
