@@ -6,7 +6,8 @@ pytest-timeout (configured in pyproject.toml) raises in a test that takes too lo
   themselves are killed, the kernel kills what they have forked.
 - a test that does not return to the interpreter, in compiled code: ``faulthandler_timeout`` ends the whole run later.
 - the end of the interpreter, which waits for threads: it is killed after a minute.
-- an interrupt that a handler of an earlier test swallows: each test must leave SIGINT and SIGTERM as it found them.
+- an interrupt that a handler of an earlier test swallows: each test must leave SIGINT and SIGTERM as it found them. And if the
+  interrupted test fails with another error (a teardown that finds its work undone, for example), the run ends after it.
 
 A plugin of pytest; ``tests/conftest.py`` registers it. (A conftest's own hooks are not asked about fixtures of the whole
 session.)
@@ -82,6 +83,26 @@ def pytest_fixture_setup(fixturedef):
     if fixturedef.scope != "function":
         _lasting.update(children(before))
     return made
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """End the run if a test has failed because it was interrupted."""
+    report = yield
+    if report.failed and any(isinstance(error, KeyboardInterrupt) for error in behind(call.excinfo.value)):
+        item.session.shouldstop = "a test was interrupted, and failed with another error"
+    return report
+
+
+def behind(error):
+    """Yield an exception, and all those that led to it."""
+    seen, left = set(), [error]
+    while left:
+        error = left.pop()
+        if error is not None and id(error) not in seen:
+            seen.add(id(error))
+            yield error
+            left += [error.__cause__, error.__context__, *getattr(error, "exceptions", ())]
 
 
 def signals():

@@ -105,6 +105,23 @@ def test_a_signals_handler_that_is_left_behind_is_an_error(start):
     assert text.count("that the test has left behind") == 3 and "5 passed, 3 errors" in text, text
 
 
+INTERRUPTED = """
+def test_one():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        assert not "done"
+def test_the_next_one():
+    pass
+"""
+
+
+def test_an_interrupt_ends_the_run_whatever_the_test_makes_of_it(start):
+    code, text = outcome(start(INTERRUPTED, "-o", "timeout=60"))
+    assert code == 2
+    assert "a test was interrupted" in text and "1 failed" in text and "passed" not in text, text
+
+
 SHARED = """
 @pytest.fixture(scope="session")
 def server():
