@@ -6,6 +6,8 @@ pytest-timeout (configured in pyproject.toml) raises in a test that takes too lo
   themselves are killed, the kernel kills what they have forked.
 - a test that does not return to the interpreter, in compiled code: ``faulthandler_timeout`` ends the whole run later.
 - the end of the interpreter, which waits for threads: it is killed after a minute.
+- an interrupt that a handler of an earlier test swallows: each test must leave SIGINT and SIGTERM as it found them. And if the
+  interrupted test fails with another error (a teardown that finds its work undone, for example), the run ends after it.
 
 A plugin of pytest; ``tests/conftest.py`` registers it. (A conftest's own hooks are not asked about fixtures of the whole
 session.)
@@ -26,6 +28,7 @@ GRACE = 20  # seconds that a process has to end after it was asked to
 HELPERS = b"multiprocessing.resource_tracker", b"multiprocessing.forkserver"  # end with the tests
 EXIT = 60  # seconds
 _PR_SET_PDEATHSIG = 1
+SIGNALS = signal.SIGINT, signal.SIGTERM
 _lasting = set()  # the servers of fixtures that outlive a test
 
 
@@ -80,6 +83,46 @@ def pytest_fixture_setup(fixturedef):
     if fixturedef.scope != "function":
         _lasting.update(children(before))
     return made
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """End the run if a test has failed because it was interrupted."""
+    report = yield
+    if report.failed and any(isinstance(error, KeyboardInterrupt) for error in behind(call.excinfo.value)):
+        item.session.shouldstop = "a test was interrupted, and failed with another error"
+    return report
+
+
+def behind(error):
+    """Yield an exception, and all those that led to it."""
+    seen, left = set(), [error]
+    while left:
+        error = left.pop()
+        if error is not None and id(error) not in seen:
+            seen.add(id(error))
+            yield error
+            left += [error.__cause__, error.__context__, *getattr(error, "exceptions", ())]
+
+
+def signals():
+    """Return what SIGINT and SIGTERM do in this process: their handlers, and the mask of the main thread."""
+    return {number: signal.getsignal(number) for number in SIGNALS}, signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before():
+    """Every test leaves SIGINT and SIGTERM as it found them; otherwise nobody could interrupt the tests after it."""
+    before = signals()
+    yield
+    after = signals()
+    if after == before:
+        return
+    for number, handler in before[0].items():
+        if handler is not None:  # not one of Python's
+            signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before[1])
+    pytest.fail(f"handlers and mask of signals that the test has left behind: {after}; before it: {before}", pytrace=False)
 
 
 @pytest.fixture(autouse=True)

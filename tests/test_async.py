@@ -514,7 +514,15 @@ def read(offset, length):
     return bytes(length)
 
 
+async def read_there(offset, length):
+    assert threading.get_ident() != loop_thread
+    await asyncio.sleep(0)
+    return bytes(length)
+
+
 async def main():
+    there = pool.mapping("m", SIZE, "1", read_there, concurrent=True)
+    await there.read_bytes_async(0, 5)  # its loop has a thread from here on
     held = pool.mapping("k", SIZE, "1", read, concurrent=True)
     first = asyncio.ensure_future(held.read_bytes_async(0, 5))  # another process fills it, and is killed in the end
     while waiter.threads()[1] == 0:
@@ -525,10 +533,12 @@ async def main():
     turn = random.Random(1)
     for n in range(150):
         offset = turn.randrange(SIZE)
-        tasks = [asyncio.ensure_future(which.read_bytes_async(offset, UNIT)) for which in (mapping, other)]
+        tasks = [asyncio.ensure_future(which.read_bytes_async(offset, UNIT)) for which in (mapping, other, there)]
         tasks.append(asyncio.ensure_future(mapping.read_async(offset // 2, 9)))
+        tasks.append(asyncio.ensure_future(there.lease_async(offset, 9, writable="copy")))
         if n % 7 == 0:
             tasks[0].cancel()
+            tasks[2].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         async with await pool.names.ask_async(f"k{n % 9}", 60) as ask:
             if ask.known is None:
@@ -1015,3 +1025,78 @@ def test_a_pool_goes_while_the_waiter_stays(pool_name):
     del pool
     gc.collect()
     assert gone() is None
+
+
+def test_mail_wakes_a_loop_once_for_all_that_is_on_the_way():
+    loop, called, woken = asyncio.new_event_loop(), [], []
+    wake = loop.call_soon_threadsafe
+    loop.call_soon_threadsafe = lambda *args, **more: (woken.append(1), wake(*args, **more))
+    mail = homes.mail_to(loop)
+    assert homes.mail_to(loop) is mail
+
+    def interrupted():
+        called.append("interrupted")
+        raise KeyboardInterrupt
+
+    for function in (lambda: called.append(1), interrupted, lambda: mail.send(loop.stop), lambda: called.append(2)):
+        mail.send(function)
+    assert woken == [1]
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    assert called == [1, "interrupted"]
+    loop.run_forever()  # what was behind it is still delivered
+    assert called == [1, "interrupted", 2] and len(woken) == 3
+    loop.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        mail.send(called.clear)
+
+
+def test_the_next_window_is_read_also_if_the_reader_always_waits(roomy, run):
+    """It never hits a folio with the readahead mark: each read waits for a request that is under way."""
+    folio, calls = 16 << 10, []
+
+    def read(offset, length):
+        go = threading.Event()
+        calls.append((offset, offset + length, go))
+        assert go.wait(PATIENCE)
+        return bytes(length)
+
+    mapping = roomy.mapping("k", 4 << 20, "1", read=read, concurrent=True, folio_size=folio, readahead=4 * folio)
+
+    async def main():
+        for offset in range(0, 32 * folio, folio):
+            while offset >= 2 * folio and not any(begin <= offset < end for begin, end, _ in calls):
+                await asyncio.sleep(0.001)  # until it is asked for, though nobody reads
+            task = asyncio.ensure_future(mapping.read_bytes_async(offset, folio))
+            await asyncio.sleep(0)
+            while not task.done():
+                for begin, end, go in list(calls):
+                    if begin <= offset < end:
+                        go.set()
+                await asyncio.sleep(0.001)
+
+    try:
+        run(main())
+    finally:
+        for _, _, go in calls:
+            go.set()
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, None), (17_001, 3000), (SIZE - 13, 100)])
+def test_an_awaited_lease_may_be_written_to(roomy, run, offset, length):
+    """Missing, and cached."""
+    mapping = roomy.mapping("k", SIZE, "1", read=slice_of)
+
+    async def main():
+        for _ in range(2):
+            with await mapping.lease_async(offset, length, writable="copy") as lease:
+                view = memoryview(lease)
+                assert not view.readonly and view == slice_of(offset, len(view))
+                view[:] = bytes(len(view))
+                assert lease[0] == 0 and mapping.read_bytes(offset, len(view)) == slice_of(offset, len(view))
+                del view
+        assert memoryview(await mapping.lease_async(offset, length)).readonly
+        with pytest.raises(ValueError, match='writable must be "copy"'):
+            await mapping.lease_async(offset, length, writable="yes")
+
+    run(main())

@@ -83,6 +83,45 @@ def test_a_process_that_is_left_behind_is_ended_and_an_error(start):
     assert "processes that the test has left behind" in text and "4 passed, 3 errors" in text, text
 
 
+SIGNALS = """
+def test_a_handler():
+    signal.signal(signal.SIGINT, lambda *args: None)
+def test_one_that_ignores_it():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def test_a_mask():
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+def test_the_next_one():
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+def test_one_that_puts_it_back():
+    signal.signal(signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_IGN))
+"""
+
+
+def test_a_signals_handler_that_is_left_behind_is_an_error(start):
+    code, text = outcome(start(SIGNALS, "-o", "timeout=60"))
+    assert code == 1
+    assert text.count("that the test has left behind") == 3 and "5 passed, 3 errors" in text, text
+
+
+INTERRUPTED = """
+def test_one():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        assert not "done"
+def test_the_next_one():
+    pass
+"""
+
+
+def test_an_interrupt_ends_the_run_whatever_the_test_makes_of_it(start):
+    code, text = outcome(start(INTERRUPTED, "-o", "timeout=60"))
+    assert code == 2
+    assert "a test was interrupted" in text and "1 failed" in text and "passed" not in text, text
+
+
 SHARED = """
 @pytest.fixture(scope="session")
 def server():

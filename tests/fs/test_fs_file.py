@@ -10,6 +10,7 @@ import random
 import tarfile
 import threading
 import zipfile
+from functools import partial
 
 import fsspec
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from foliocache import ChangedError
 from foliocache.adapters.fsspec import FolioFile, FolioFileSystem
 from foliocache.adapters.fsspec.ranges import Merged
 
@@ -162,6 +164,57 @@ def test_lease_ranges(local, path, data, offset, length):
 def test_lease_refuses_negative_ranges(local, path, offset, length):
     with pytest.raises(ValueError, match="negative"):
         local.lease(path, offset, length)
+    with local.open(path) as file:
+        for pieces in (partial(local.pieces, path), file.pieces):
+            with pytest.raises(ValueError, match="negative"):
+                pieces(offset, length)
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, None), (70_000, 20_000), (SIZE - 1, 100), (SIZE, 5), (5, 0)])
+@pytest.mark.parametrize("block_size", [None, 50_000])
+def test_pieces_are_the_pages_themselves(local, path, data, offset, length, block_size):
+    end = None if length is None else offset + length
+    with local.open(path, block_size=block_size) as file:
+        file.seek(7)
+        for pieces in (file.pieces(offset, length), local.pieces(path, offset, length)):
+            place = offset
+            for view in pieces:
+                assert view.readonly and len(view) and address(view) == address(file.lease(place, len(view)))
+                assert view == data[:SIZE][offset:end][place - offset :][: len(view)]
+                place += len(view)
+            assert place == (offset if offset >= SIZE else min(SIZE, SIZE if end is None else end))
+        assert file.tell() == 7
+    with pytest.raises(ValueError, match="closed file"):
+        file.pieces()
+
+
+def test_pieces_are_pinned_only_while_they_exist(local, path, data):
+    pieces = local.pieces(path)
+    first = next(pieces)
+    assert local.pool.stat().pins == 1
+    del first
+    assert local.pool.stat().pins == 0
+    assert list(map(len, pieces))[-1] and local.pool.stat().pins == 0
+
+
+def test_pieces_are_of_one_version(http, origin, data):
+    url = origin.put("/x", data)
+    pieces = http.pieces(url, 10)
+    start = bytes(next(pieces))
+    origin.put("/x", data[::-1])
+    http.pool.forget(http.target.key(url))
+    with pytest.raises(ChangedError):
+        list(pieces)
+    assert start == data[10 : 10 + len(start)]
+    assert b"".join(http.pieces(url, 10)) == data[::-1][10:]
+
+
+def test_pieces_of_what_is_not_cached(http, origin, data):
+    url = origin.put("/x", data, etag=None, modified=None)
+    assert [bytes(view) for view in http.pieces(url, 10, 50)] == [data[10:60]]
+    assert list(http.pieces(origin.put("/empty", b""))) == []
+    with pytest.raises(FileNotFoundError):
+        next(http.pieces(f"{origin.url}/none"))
 
 
 def test_text_lines(local, tmp_path):

@@ -445,3 +445,14 @@ def test_changed_error_is_an_oserror_that_pickles():
     assert isinstance(error, OSError)
     assert (error.errno, error.filename) == (errno.ESTALE, "path")
     assert "open it again" in str(error)
+
+
+def test_what_the_pool_remembers_is_not_kept_twice(http, origin, data):
+    """But the paths are: a folder that is written over drops the pages of those below it."""
+    urls = [origin.put(f"/folder/{number}", data[number:]) for number in range(3)]
+    assert [http.cat_file(url) for url in urls] == [data[number:] for number in range(3)]
+    assert http._identities.below(f"{origin.url}/folder") == urls
+    assert not any(http._identities._asked.values())
+    origin.forget_counts()
+    assert http.cat_file(urls[0]) == data
+    assert origin.requests == {"HEAD": 1}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import zipfile
 
 import fsspec
 import pytest
@@ -20,6 +21,23 @@ def test_url_opens_through_us(pool, tmp_path):
     assert fs.fs.auto_mkdir
     assert fs.cat(path) == fs.cat(f"folio::file://{path}") == fs.cat(f"folio://{path}") == b"data"
     assert fsspec.open(fs.unstrip_protocol(path), folio=pool).open().read() == b"data"
+
+
+@pytest.mark.parametrize("protocol", ["file", "http", "zip"])
+def test_names_by_which_a_registered_filesystem_is_found(pool, origin, tmp_path, protocol):
+    """DuckDB compares the beginning of a URL with the protocols of each filesystem, and opens the names of its globs."""
+    (tmp_path / "x").write_bytes(b"data")
+    with zipfile.ZipFile(tmp_path / "z", "w") as archive:
+        archive.writestr("x", b"data")
+    path = {"file": f"{tmp_path}/x", "http": origin.put("/x", b"data"), "zip": "x"}[protocol]
+    fs = FolioFileSystem(target_protocol=protocol, target_options={"fo": f"{tmp_path}/z"} if protocol == "zip" else {}, **pool)
+    for given in (fs.unstrip_protocol(path), fs.unstrip_protocol(path).replace("folio::", "folio://")):
+        (found,) = fs.glob(given)
+        for name in (given, found, fs.unstrip_protocol(found)):
+            assert fs.open(name).read() == b"data" and fs.isfile(name) and fs.info(name)["size"] == 4
+        assert any(given.startswith(f"{one}://") for one in fs.protocol)
+        assert any(fs.unstrip_protocol(found).startswith(f"{one}://") for one in fs.protocol)
+    assert FolioFileSystem.protocol == "folio" and type(fs).from_json(fs.to_json()) == fs == pickle.loads(pickle.dumps(fs))
 
 
 def test_one_instance_for_all_paths(pool, tmp_path):

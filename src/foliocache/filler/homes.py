@@ -15,6 +15,7 @@ import contextvars
 import functools
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -28,12 +29,19 @@ T = TypeVar("T")
 FILLS_MAX = 256  # fills of a home at a time; each has its folios locked
 
 _homes: dict[int, Home] = {}  # this process's, by the identity of the loop, which they keep
+_mail: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mail] = weakref.WeakKeyDictionary()
 
 
 def home_of(loop: asyncio.AbstractEventLoop) -> Home:
     """Return the home that a loop is."""
     home = _homes.get(id(loop))
     return home if home is not None else _homes.setdefault(id(loop), Home(loop))
+
+
+def mail_to(loop: asyncio.AbstractEventLoop) -> Mail:
+    """Return the Mail to a loop."""
+    found = _mail.get(loop)
+    return found if found is not None else _mail.setdefault(loop, Mail(loop))
 
 
 def is_home() -> bool:
@@ -87,6 +95,42 @@ async def readinto(source: Callable[[int, memoryview], Awaitable[Any]], flow: Fl
         offset += length
 
 
+class Mail:
+    """Functions that other threads send to a loop, to be called there. The loop is woken once for all that are on the way."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self._functions: deque[Callable[[], object]] = deque()
+        self._is_on_the_way = False
+
+    def send(self, function: Callable[[], object]) -> None:
+        """Call ``function()`` in the loop soon. Raises RuntimeError if the loop has been closed."""
+        loop = self._loop()
+        if loop is None or loop.is_closed():
+            raise RuntimeError("the event loop has been closed")
+        self._functions.append(function)  # before the look at the flag, which _deliver clears before it looks here
+        if not self._is_on_the_way:
+            self._wake(loop)
+
+    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            self._is_on_the_way = True
+            loop.call_soon_threadsafe(self._deliver, context=contextvars.Context())
+        except BaseException:
+            self._is_on_the_way = False
+            raise
+
+    def _deliver(self) -> None:
+        self._is_on_the_way = False
+        try:
+            for _ in range(len(self._functions)):
+                self._functions.popleft()()
+        finally:
+            loop = self._loop()
+            if self._functions and not self._is_on_the_way and loop is not None:  # KeyboardInterrupt, for example
+                self._wake(loop)
+
+
 class Home:
     """A loop, and the coroutines that run there for others. The methods from ``start`` on are called in its thread."""
 
@@ -97,6 +141,7 @@ class Home:
         self._pid = os.getpid()
         self._tasks: set[asyncio.Task[None]] = set()
         self._steps: deque[Callable[[], object]] = deque()  # that wait until there are fewer fills
+        self._calls = Mail(loop)
         self._ended = threading.Event()
         atexit.register(self.close)
 
@@ -119,7 +164,7 @@ class Home:
         still runs to its end. Raises RuntimeError if this loop has ended."""
         call = _Call(self, function(*arguments))
         try:
-            self.loop.call_soon_threadsafe(call.begin, context=contextvars.copy_context())
+            self._calls.send(call.begin)
         except BaseException:
             call.coroutine.close()
             raise
@@ -139,8 +184,8 @@ class Home:
                 self.loop.call_soon_threadsafe(self._end)
                 self._ended.wait(EXIT_PATIENCE)
 
-    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = self.loop.create_task(coroutine)
+    def start(self, coroutine: Coroutine[Any, Any, None], context: contextvars.Context | None = None) -> None:
+        task = self.loop.create_task(coroutine, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -186,13 +231,15 @@ class _Call:
     def __init__(self, home: Home, coroutine: Coroutine[Any, Any, Any]) -> None:
         self.home = home
         self.coroutine = coroutine
-        self.loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[None] = self.loop.create_future()
+        self.context = contextvars.copy_context()
+        loop = asyncio.get_running_loop()
+        self.answers = mail_to(loop)
+        self.future: asyncio.Future[None] = loop.create_future()
         self.result: Any = None
         self.error: BaseException | None = None
 
     def begin(self) -> None:
-        self.home.start(self._run())
+        self.home.start(self._run(), self.context)
 
     async def _run(self) -> None:
         try:
@@ -200,7 +247,7 @@ class _Call:
         except BaseException as error:
             self.error = error
         with contextlib.suppress(RuntimeError):  # the caller's loop has been closed
-            self.loop.call_soon_threadsafe(self._wake)
+            self.answers.send(self._wake)
 
     def _wake(self) -> None:
         if not self.future.done():
@@ -208,3 +255,4 @@ class _Call:
 
 
 os.register_at_fork(after_in_child=_homes.clear)
+os.register_at_fork(after_in_child=_mail.clear)

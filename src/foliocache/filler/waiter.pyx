@@ -168,10 +168,10 @@ cdef class Waiter:
         cdef Sleeper sleeper
         cdef list group, left
         while self.new:
-            sleeper = self.new.popleft()
-            if self._sees(sleeper, True):
-                continue
-            self.sleepers.setdefault(<u64>sleeper.word, []).append(sleeper)
+            sleeper = self.new[0]  # it stays there, for `has_room`: a look may let other threads add sleepers
+            if not self._sees(sleeper, True):
+                self.sleepers.setdefault(<u64>sleeper.word, []).append(sleeper)
+            self.new.popleft()
         for address in list(self.sleepers):
             group = self.sleepers[address]
             left = [sleeper for sleeper in group if not self._sees(sleeper, closely)]

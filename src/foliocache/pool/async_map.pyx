@@ -68,7 +68,7 @@ cdef class AsyncMap(FolioMap):
         to ``_taken``."""
         cdef u64 index = start >> self.shift
         cdef u32 entry, pfn, seen
-        cdef u64 at, first, behind
+        cdef u64 at
         cdef Lease lease
         if not self.attachment.joined:
             self._check()
@@ -95,11 +95,27 @@ cdef class AsyncMap(FolioMap):
         self._cut(lease, start, most)
         self.previous = (start + <u64>lease.length - 1) >> self.shift
         if seen & layout.PG_READAHEAD:
-            first = filemap.first_of(self.mem, pfn)
-            behind = first + (<u64>1 << page_type.span(self.mem, pfn))
-            if self.filler.has_reached(first, behind, self.previous) and flags.clear(self.mem, at, layout.PG_READAHEAD):
-                read_ahead(self.filler, self, first, behind)
+            self._heed(pfn, at)
         return lease
+
+    cdef Lease _use_awaited(self, Lease lease, u64 start, u64 most):
+        """Do what ``_use`` does, with a lease that a `Miss` ended with."""
+        cdef u64 at
+        self._cut(lease, start, most)
+        self.previous = (start + <u64>lease.length - 1) >> self.shift
+        if lease.private is None:
+            at = atomics.folio_at(self.mem, lease.pfn)
+            if flags.load(self.mem, at) & layout.PG_READAHEAD:
+                self._heed(lease.pfn, at)
+        return lease
+
+    cdef int _heed(self, u32 pfn, u64 at) except -1:
+        """Unit ``previous`` of a folio with the readahead mark was used: do what ``_read_ahead`` does, in another thread."""
+        cdef u64 first = filemap.first_of(self.mem, pfn)
+        cdef u64 behind = first + (<u64>1 << page_type.span(self.mem, pfn))
+        if self.filler.has_reached(first, behind, self.previous) and flags.clear(self.mem, at, layout.PG_READAHEAD):
+            read_ahead(self.filler, self, first, behind)
+        return 0
 
     cdef object _later(self, u64 start, u64 most, u64 limit, Lease lease, bint hits_only):
         """Return None if hits_only, else a `Miss` for the bytes from start on. lease: on their folio if it is being filled."""
@@ -194,7 +210,7 @@ cdef class AsyncMap(FolioMap):
 
     def _taken(self, Lease lease not None, offset, length):
         """Return what ``lease(offset, length)`` returns, made from the lease that its `Miss` ended with."""
-        return self._cut(lease, self._offset(offset), self.size if length is None else self._clip(length, "length"))
+        return self._use_awaited(lease, self._offset(offset), self.size if length is None else self._clip(length, "length"))
 
     def _view_of(self, Lease lease not None, offset, length):
         """Return a view of what ``lease(offset, length)`` gave if that is the whole range; else release it and return None."""
@@ -259,7 +275,7 @@ cdef class Gather:
 
     def take(self, Lease lease not None):
         """Copy from the lease that the `Miss` of the last ``step`` ended with."""
-        self._copy(self.mapping._cut(lease, self.at, self.end - self.at))
+        self._copy(self.mapping._use_awaited(lease, self.at, self.end - self.at))
 
     cdef int _copy(self, Lease lease) except -1:
         memcpy(self.target + (self.at - self.start), lease.data, lease.length)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import TYPE_CHECKING, Literal, SupportsIndex
 
 from .async_map import AsyncMap, Gather
 from .lease import Lease
+from .private import is_writable
+from .window import private_lease
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
 class AsyncReads(AsyncMap):
     """The coroutines with which a mapping is read. Cached bytes are returned at once, in the calling thread."""
 
-    async def lease_async(self, offset: SupportsIndex, length: SupportsIndex | None = None) -> Lease:
+    async def lease_async(
+        self, offset: SupportsIndex, length: SupportsIndex | None = None, *, writable: Literal["copy"] | None = None
+    ) -> Lease:
         """`lease` for event loops.
 
         Parameters
@@ -25,6 +29,9 @@ class AsyncReads(AsyncMap):
             The first byte.
         length : int, optional
             The most bytes to lease, at least 1. By default all up to the end of the folio that has the byte at ``offset``.
+        writable : {"copy"}, optional
+            The bytes may be written to. Each page that is written becomes a copy, which only this process sees, and which is
+            lost when the lease ends.
 
         Returns
         -------
@@ -42,9 +49,10 @@ class AsyncReads(AsyncMap):
         Exception
             Whatever the source raises.
         """
+        wanted = writable is not None and is_writable(writable)
         found = self._look_lease(offset, length)
         lease: Lease = found if type(found) is Lease else self._taken(await _lease_of(found), offset, length)
-        return lease
+        return private_lease(lease) if wanted else lease
 
     async def _read_missing(self, offset: SupportsIndex, length: SupportsIndex) -> memoryview:
         """Return what `read_async` returns, when the range is not cached in one folio."""

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypeVar
 
 from ..mm import layout
 from ..mm.audit import readable
@@ -122,14 +122,21 @@ class Names:
         from asyncio import current_task  # here, because importing it takes longer than all of foliocache
 
         from ..filler.awaiting import outcome
+        from ..filler.homes import is_home
 
         name = _Digest(key, who)
-        if self._attachment.joined:
+        at_home = is_home()
+        if not at_home and self._attachment.joined:
             known = self._recall(name, _oldest(_now(), max_age))
             if known is not None:
                 return Ask(known)
         steps = self._steps(name, max_age, -id(current_task()))  # no thread has such a number
         step: Ask | bool | None = None
+        if at_home:
+            first = next(steps)  # takes locks of the pool, for microseconds
+            if isinstance(first, Ask):
+                return first
+            step = await outcome(self._pool.engine, functools.partial(self._doze, name), is_short=True)
         while not isinstance(step, Ask):
             step = await outcome(self._pool.engine, functools.partial(self._step, steps, name, step), is_short=True)
         return step
@@ -139,7 +146,12 @@ class Names:
         step = steps.send(has_waited)
         if isinstance(step, Ask):
             tell(step)
-        elif not self._table.doze(*name.words, tell):
+        else:
+            self._doze(name, tell)
+
+    def _doze(self, name: _Digest, tell: Tell[Any]) -> None:
+        """Pass True to ``tell`` after a wait for another client's question, or False if there is none."""
+        if not self._table.doze(*name.words, tell):
             tell(False)
 
     def _steps(self, name: _Digest, max_age: float, asker: int) -> _Steps:

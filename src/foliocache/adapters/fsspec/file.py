@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import index
 from typing import TYPE_CHECKING, Any, Self
 
@@ -263,6 +263,47 @@ class FolioFile(io.BufferedIOBase):
         """
         return self._get("read", index(offset), index(length))
 
+    def pieces(self, offset: int = 0, length: int | None = None) -> Iterator[memoryview]:
+        """Return a range of the object as views of the folios that have it, one after the other, without a copy. The position
+        does not matter.
+
+        Parameters
+        ----------
+        offset : int
+            The first byte.
+        length : int, optional
+            How many bytes, cut off at the end of the object. By default all up to the end.
+
+        Returns
+        -------
+        iterator of memoryview
+            Each view is read-only, has the bytes that follow those of the one before, and pins its folio while it exists; the
+            iterator keeps none. Missing bytes are fetched when the iterator gets to them, and some bytes ahead.
+
+        Raises
+        ------
+        ChangedError
+            From ``next``: the origin has another version of the object now, and these bytes are not cached.
+        ValueError
+            The offset or length is negative; or, from ``next``, the file is closed.
+        """
+        offset, length = index(offset), self.size if length is None else index(length)
+        if offset < 0 or length < 0:
+            raise ValueError(f"offset and length must not be negative: {offset}, {length}")
+        self._check_open()
+        return self._each_piece(offset, min(offset + length, self.size))
+
+    def _each_piece(self, place: int, end: int) -> Iterator[memoryview]:
+        while place < end:
+            most = end - place
+            if self._block_size is not None:  # a piece does not wait for other blocks
+                most = min(most, self._block_size - place % self._block_size)
+            views = [memoryview(self._get("lease", place, most))]
+            if not views[0]:  # an object that is not cached has become shorter
+                return
+            place += len(views[0])
+            yield views.pop()
+
     def close(self) -> None:
         self._mapping = self._uncached = None
         super().close()
@@ -291,6 +332,8 @@ class Uncached:
 
     def read(self, offset: int, length: int) -> memoryview:
         return memoryview(self.read_bytes(offset, length))
+
+    lease = read
 
     def readinto(self, offset: int, buffer: Any) -> int:
         with memoryview(buffer) as view:

@@ -17,8 +17,9 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial, wraps
+from itertools import islice
 from operator import index
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.callbacks import DEFAULT_CALLBACK
@@ -85,7 +86,7 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
         cannot be configured like the target; or ``"auto"``: obstore if that is possible, else the target.
     """
 
-    protocol: ClassVar[str] = "folio"
+    protocol: str | tuple[str, ...] = "folio"
     local_file = False  # otherwise open_local() would return names instead of files
     transaction_type = FolioTransaction
     _strip_tokenize_options = ("fo",)  # the first path that was opened; it does not identify the filesystem
@@ -120,7 +121,12 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
         self._adopt(self._target.fs)
 
     def _adopt(self, fs: fsspec.AbstractFileSystem) -> None:
-        """Take over the target's syntax of paths. It is set per instance: fsspec asks the class before there is a target."""
+        """Take over the target's syntax of paths. It is set per instance: fsspec asks the class before there is a target.
+
+        With its protocols, those who look for a filesystem by the beginning of a URL find this one by all its names.
+        """
+        names = [fs.protocol] if isinstance(fs.protocol, str) else fs.protocol
+        self.protocol = ("folio", *(f"folio::{name}" for name in names))
         self.sep: str = fs.sep
         self.root_marker: str = fs.root_marker
         self._parent = fs._parent
@@ -329,6 +335,54 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
         path = self._strip_protocol(path)
         end = None if length is None else offset + length
         return self._while_unchanged(path, lambda identity: memoryview(self._range(path, identity, offset, end)), (offset, end))
+
+    def pieces(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[memoryview]:
+        """Return a part of an object as views of the folios that have it, one after the other, without a copy.
+
+        Parameters
+        ----------
+        path : str
+            The object.
+        offset : int
+            The first byte.
+        length : int, optional
+            How many bytes, cut off at the end of the object. By default all up to the end.
+
+        Returns
+        -------
+        iterator of memoryview
+            As of ``FolioFile.pieces``: all of one version. An object that is not cached is one piece, read into memory.
+
+        Raises
+        ------
+        FileNotFoundError
+            From ``next``: there is no such object.
+        ChangedError
+            From ``next``: the object has changed since the first piece was read.
+        ValueError
+            The offset or length is negative.
+        """
+        offset, length = index(offset), None if length is None else index(length)
+        if offset < 0 or (length or 0) < 0:
+            raise ValueError(f"folio: offset and length must not be negative: {offset}, {length}")
+        return self._pieces(self._strip_protocol(path), offset, length)
+
+    def _pieces(self, path: str, offset: int, length: int | None) -> Iterator[memoryview]:
+        want = offset, None if length is None else offset + length
+        first, others = self._while_unchanged(path, partial(self._first_piece, path, *want), want)
+        while first:
+            yield first.pop()
+            first = list(islice(others, 1))
+
+    def _first_piece(
+        self, path: str, start: int, end: int | None, identity: Identity
+    ) -> tuple[list[memoryview], Iterator[memoryview]]:
+        """Return the first piece, in a list, and an iterator of the others."""
+        if not identity.cacheable:
+            data = self.target.uncached(path, identity, start, end)
+            return [memoryview(data)] if data else [], iter(())
+        others = FolioFile(self, path, identity).pieces(*extent(start, end, identity.size or 0))
+        return list(islice(others, 1)), others
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
         path = self._strip_protocol(path)

@@ -101,13 +101,15 @@ class Identifying:
             return await self.pool.names.ask_async(*arguments, who=self._who)
         return await getattr(self.target, f"{what}_async")(*arguments)
 
-    async def _identify_async(self, path: str, want: Want | None = None, firsts: list[First] | None = None) -> Identity:
-        """Do what `_identify` does, in any event loop. firsts: gets the first bytes, too, if the same request fetched them."""
+    async def _identify_async(self, path: str, want: Want | None = None) -> Identity:
+        """Do what `_identify` does, in any event loop."""
+        return self._remembered(path) or await self._asked_async(path, want)
+
+    async def _asked_async(self, path: str, want: Want | None, firsts: list[First] | None = None) -> Identity:
+        """Return the identity of a path of which none is remembered. firsts: gets the first bytes, too, if the same request
+        fetched them."""
         from .asynchronous import in_thread
 
-        known = self._remembered(path)
-        if known is not None:
-            return known
         if not self.target.awaits:
             return await in_thread(self._identify, path, want)
         if self._pool is None or self._pool.closed:
@@ -118,16 +120,22 @@ class Identifying:
         asks_with_bytes = want is not None and self.target.tells_with_bytes
         if self._identities.is_written(path) or not (self._trust or (asks_with_bytes and self._has_pool())):
             return (yield from self._asking(path))
-        last = self._last_known(path) if asks_with_bytes else None
-        age = self._trust or (math.inf if last is None else 0.0)
-        ask: Ask = yield "name", self.target.key(path), age
+        key = self.target.key(path)
+        last = self._last_here(path) if asks_with_bytes else None
+        ask: Ask = yield "name", key, self._trust or (math.inf if last is None else 0.0)
         with ask:
             if ask.known is None:
+                if last is None and asks_with_bytes and 0 < self._trust < math.inf:
+                    last = self._last_known(path)
                 return (yield from self._asking(path, ask, want, last, firsts))
             if self._trust:
                 return unshared(path, ask.known)
-        # Another process has just asked and fetched the first bytes; but each open asks for itself.
-        return (yield from self._asking(path))
+        if not ask.known.exists:
+            return (yield from self._asking(path))
+        last = unshared(path, ask.known)  # pages of it may be cached, so the question is without bytes
+        ask = yield "name", key, 0.0
+        with ask:
+            return (yield from self._asking(path, ask, want, last, firsts))
 
     def _asking(
         self,
@@ -149,6 +157,8 @@ class Identifying:
         answer = None if self._identities.is_written(path) else shared(identity)
         if ask is None or answer is None or not ask.answer(*answer):
             question.identity = identity
+        else:
+            self._identities.drop(path, self._who, question)
         return identity
 
     def _answering(self, path: str, want: Want | None, last: Identity | None, firsts: list[First] | None) -> Steps:
@@ -190,10 +200,13 @@ class Identifying:
             return False
 
     def _last_known(self, path: str) -> Identity | None:
-        """Return the last known identity of the path, of whatever age, or None: pages of that version may be cached."""
+        """Return the last known identity of the path in the pool, of whatever age, or None: pages of that version may be
+        cached."""
         name = self.pool.names.recall(self.target.key(path), math.inf, who=self._who)
-        if name is not None:
-            return unshared(path, name) if name.exists else None
+        return unshared(path, name) if name is not None and name.exists else None
+
+    def _last_here(self, path: str) -> Identity | None:
+        """Return the last identity that this process remembers because the pool does not, or None."""
         identity = self._identities.recall(path, self._who, math.inf)
         return None if identity is None or identity.nonce else identity
 

@@ -33,6 +33,10 @@ _LIMIT = 1 << 16  # paths; the oldest entries are dropped, and the next open of 
 
 _SAME_MAX = 1024  # parsed identities that are kept
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
+_NONE: dict[str, Question] = {}
+
 _tables: dict[str, Identities] = {}
 
 
@@ -60,7 +64,7 @@ class Identities:
 
     def recall(self, path: str, who: str, trust: float) -> Identity | None:
         """Return the last answer if its question was asked less than `trust` seconds ago, else None."""
-        question = self._asked.get(path, {}).get(who)
+        question = self._asked.get(path, _NONE).get(who)
         if question is None or self.is_written(path) or monotonic() - question.since >= trust:
             return None
         return question.identity
@@ -72,8 +76,19 @@ class Identities:
             if path not in self._asked and len(self._asked) >= _LIMIT:
                 for oldest in list(self._asked)[: max(1, _LIMIT // 8)]:
                     self._asked.pop(oldest, None)
-            self._asked.setdefault(path, {})[who] = question  # forgetting the path meanwhile forgets the question, too
+            asked = self._asked.get(path)
+            if asked:
+                asked[who] = question
+            else:
+                self._asked[path] = {who: question}  # forgetting the path meanwhile forgets the question, too
         return question
+
+    def drop(self, path: str, who: str, question: Question) -> None:
+        """Drop a question whose answer is in the pool, but not its path, for ``below``: with many objects, what is kept of
+        each makes garbage collections longer."""
+        asked = self._asked.get(path)
+        if asked is not None and len(asked) == 1 and asked.get(who) is question:
+            self._asked[path] = _NONE
 
     def forget(self, path: str, identity: Identity | None = None) -> None:
         """Forget the path's identity and its unanswered questions; with `identity`, only if that is the one remembered."""
@@ -103,7 +118,7 @@ class Identities:
 
     def is_written(self, path: str) -> bool:
         """Return True if this process is writing to the path, so that its identity must not be remembered."""
-        return path in self.uncommitted or path in list(self._writing.values())
+        return path in self.uncommitted or (bool(self._writing) and path in list(self._writing.values()))
 
 
 def shared(identity: Identity) -> tuple[int, str, bytes] | None:
@@ -111,7 +126,7 @@ def shared(identity: Identity) -> tuple[int, str, bytes] | None:
     if identity.size is None or identity.nonce:
         return None
     rest = _rest(identity)
-    extra = b"" if rest == [None, None, None] else json.dumps(rest, separators=(",", ":")).encode()
+    extra = b"" if rest == [None, None, None] else _to_json(rest).encode()
     return identity.size, identity.stamp, extra
 
 

@@ -18,6 +18,7 @@ import io
 import os
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from time import monotonic
@@ -115,7 +116,7 @@ class Some:
 
     def add(self, path: str) -> None:
         while len(self._paths) >= _UNSTEADY_MAX:
-            self._paths.pop(next(iter(list(self._paths)), ""), None)
+            _drop_oldest(self._paths)
         self._paths[path] = None
 
 
@@ -126,7 +127,10 @@ class Unsteady:
         self._since: dict[str, tuple[float, str]] = {}
 
     def __contains__(self, path: str) -> bool:
-        return self.get(path) is not None
+        return bool(self._since) and self.get(path) is not None
+
+    def __bool__(self) -> bool:
+        return bool(self._since)
 
     def get(self, path: str, default: str | None = None) -> str | None:
         """Return the stamp with which the path was added during the last minute, else default."""
@@ -135,11 +139,16 @@ class Unsteady:
 
     def add(self, path: str, stamp: str = "") -> None:
         while len(self._since) >= _UNSTEADY_MAX:
-            self._since.pop(next(iter(list(self._since)), ""), None)
+            _drop_oldest(self._since)
         self._since[path] = monotonic(), stamp
 
     def discard(self, path: str) -> None:
         self._since.pop(path, None)
+
+
+def _drop_oldest(paths: dict[str, Any]) -> None:
+    with suppress(RuntimeError, StopIteration):  # another thread has changed the dict
+        paths.pop(next(iter(paths)), None)
 
 
 class Turn:

@@ -19,6 +19,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from http.client import HTTPException
 from itertools import accumulate
 from typing import Any
@@ -42,6 +43,8 @@ _client = Client()
 _FIRST_MAX = 1 << 20  # bytes that are read at once before it is known whether the server supports ranges
 
 _WHOLE_MAX = 16 << 20  # the most bytes of an object that are kept when a server without ranges sends all of it
+
+_DATES_MAX = 1024  # parsed dates that are kept
 
 SAME, UNPROVEN, OTHER = "same", "unproven", "other"
 
@@ -119,7 +122,7 @@ class HTTPTarget(AsyncTarget):
         return self._judged_first(path, *await self._first_bytes(path, start, end))
 
     def _may_be_first(self, path: str) -> bool:
-        return path not in self.unsteady and urlsplit(path).netloc not in self._terse
+        return path not in self.unsteady and not (self._terse and urlsplit(path).netloc in self._terse)
 
     def _judged_first(self, path: str, status: int, first: First | None) -> First | None:
         """Return the First of a response with that status, and remember what the response says about the server."""
@@ -179,7 +182,8 @@ class HTTPTarget(AsyncTarget):
             return None
         if not _is_strong(etag) and (etag or not modified):
             return None
-        return self._identity(size, etag, modified, _date(headers.get("Date")) or None), start, length
+        now = None if _is_strong(etag) else _date(headers.get("Date")) or None
+        return self._identity(size, etag, modified, now), start, length
 
     def _headers(self, asked: str | None) -> dict[str, str]:
         return {**self.fs.kwargs.get("headers", {}), "Accept-Encoding": "identity", **({"Range": asked} if asked else {})}
@@ -496,6 +500,7 @@ def _is_strong(etag: str | None) -> bool:
     return bool(etag) and not etag.startswith("W/") and etag != '""'  # type: ignore[union-attr]
 
 
+@lru_cache(_DATES_MAX)
 def _date(text: str | None) -> float:
     """Return an HTTP date in seconds since the epoch; 0.0, which no file has, if the text is not a date."""
     try:
