@@ -212,3 +212,23 @@ def test_after_close_there_is_nothing(pool_name):
         with pytest.raises(foliocache.FoliocacheError, match="closed"):
             use()
     assert array[-1] == 49_999
+
+
+def test_values_about_as_long_as_a_name_has_room_for(pool):
+    for size in range(170, 200):
+        for value in (bytes(size), {"a": numpy.arange(size // 2, dtype="u1"), "b": "x" * (size % 40)}):
+            key = f"{size} {type(value).__name__}"
+            assert pool.put(key, value) and repr(pool.get(key)) == repr(value)
+    assert pool.stat().cached_bytes > 0
+
+
+def test_a_short_pickle_takes_no_room_beside_its_buffers(pool):
+    page = pool.page_size
+    before = pool.stat().cached_bytes
+    sample = (numpy.arange(3 * page, dtype="u1"), 7, {"label": "cat"})
+    assert pool.put("sample", sample)
+    assert pool.stat().cached_bytes == before + 3 * page
+    found, number, more = pool.get("sample")
+    assert (found == sample[0]).all() and (number, more) == sample[1:] and not found.flags.writeable
+    assert pool.put("two", [sample[0][:page], sample[0][1:page]])
+    assert [each.tobytes() for each in pool.get("two")] == [sample[0][:page].tobytes(), sample[0][1:page].tobytes()]
