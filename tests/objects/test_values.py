@@ -5,6 +5,8 @@ import decimal
 import multiprocessing
 import subprocess
 import sys
+import weakref
+from pathlib import Path
 
 import numpy
 import pandas
@@ -212,3 +214,47 @@ def test_after_close_there_is_nothing(pool_name):
         with pytest.raises(foliocache.FoliocacheError, match="closed"):
             use()
     assert array[-1] == 49_999
+
+
+def test_values_about_as_long_as_a_name_has_room_for(pool):
+    for size in range(170, 200):
+        for value in (bytes(size), {"a": numpy.arange(size // 2, dtype="u1"), "b": "x" * (size % 40)}):
+            key = f"{size} {type(value).__name__}"
+            assert pool.put(key, value) and repr(pool.get(key)) == repr(value)
+    assert pool.stat().cached_bytes > 0
+
+
+def test_a_short_pickle_takes_no_room_beside_its_buffers(pool):
+    page = pool.page_size
+    before = pool.stat().cached_bytes
+    sample = (numpy.arange(3 * page, dtype="u1"), 7, {"label": "cat"})
+    assert pool.put("sample", sample)
+    assert pool.stat().cached_bytes == before + 3 * page
+    found, number, more = pool.get("sample")
+    assert (found == sample[0]).all() and (number, more) == sample[1:] and not found.flags.writeable
+    assert pool.put("two", [sample[0][:page], sample[0][1:page]])
+    assert [each.tobytes() for each in pool.get("two")] == [sample[0][:page].tobytes(), sample[0][1:page].tobytes()]
+
+
+def test_arrays_of_a_new_pool_are_read_where_they_lie(pool):
+    """Three folios of one size are neighbours in a new pool, so holding such an array takes no mapping of its own."""
+    for n in range(20):
+        assert pool.put(f"image {n}", numpy.full(12 * pool.page_size, n, "u1"))
+    before = len(Path("/proc/self/maps").read_text().splitlines())
+    held = [pool.get(f"image {n}") for n in range(20)]
+    assert len(Path("/proc/self/maps").read_text().splitlines()) < before + 5
+    assert [int(each[-1]) for each in held] == list(range(20))
+
+
+@pytest.mark.parametrize("pages", [1, 7, 12, 40])
+@pytest.mark.parametrize("writable", [None, "copy"])
+def test_what_was_put_is_not_kept_by_what_is_returned(pool, pages, writable):
+    made = []
+
+    def make():
+        value = numpy.ones(pages * pool.page_size, "u1")
+        made.append(weakref.ref(value))
+        return value
+
+    found = pool.get_or_create(f"{pages} {writable}", make, writable=writable)
+    assert found.sum() == pages * pool.page_size and made[0]() is None

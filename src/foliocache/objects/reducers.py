@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import io
-import math
 import pickle
 import sys
 from collections.abc import Sequence
@@ -96,15 +95,14 @@ def tensor(view: Any, name: str, shape: Sequence[int]) -> Any:
     PyTorch has no read-only tensors, and warns of read-only buffers. So it gets a buffer that claims to be writable. Writing to
     the tensor ends the process with SIGSEGV, like any stray write to the pool; use ``writable="copy"`` for a writable tensor.
     """
-    import torch
-
+    torch = sys.modules.get("torch") or __import__("torch")
     kind = getattr(torch, name, None)
     if not isinstance(kind, torch.dtype):
         raise ValueError(f"this version of PyTorch has no type {name!r}")
-    if math.prod(shape) == 0:
+    if 0 in shape:
         return torch.empty(tuple(shape), dtype=kind)
     content = memoryview(view)
-    return torch.frombuffer(_unmarked(content) if content.readonly else content, dtype=kind).view(tuple(shape))
+    return torch.frombuffer(_unmarked(content) if content.readonly else content, dtype=kind).view(shape)
 
 
 def _unmarked(view: memoryview) -> Any:

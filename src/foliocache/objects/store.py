@@ -383,7 +383,7 @@ class Objects:
             return beside if writable is None else bytearray(beside)
         version = os.urandom(8).hex()
         mapping = self._pool._object(PREFIX + key, stored.size, version, stored)
-        content = self._fill(mapping, writable)
+        content = self._fill(mapping, key, version, writable)
         if content is None:
             _invalidate(mapping)
             _refuse(ask)
@@ -392,17 +392,25 @@ class Objects:
             _invalidate(mapping)  # the name was forgotten meanwhile; existing views stay valid
         return content
 
-    def _fill(self, mapping: Mapping, writable: Writable) -> Buffer | None:
-        """Write an object into the pool. Return its bytes; None if the pool has no room for all of them at once."""
+    def _fill(self, mapping: Mapping, key: str, version: str, writable: Writable) -> Buffer | None:
+        """Write an object into the pool. Return its bytes; None if the pool has no room for all of them at once.
+
+        A window keeps its mapping, and that the value that was put; so the window that is returned is of another mapping."""
         if mapping.size > self._pool.pool_bytes:
             return None
         try:
-            content = mapping.lease_all() or mapping.window()
+            lease = mapping.lease_all()
+            if lease is not None and writable is None:
+                return lease
+            filled = lease or mapping.window()
+            found = self._pool._object(PREFIX + key, mapping.size, version, _evicted)
+            content = found.window() if writable is None else _private(found, writable)
+            del filled  # pinned until here
         except FoliocacheError:
             if self._pool.closed:
                 raise
             return None
-        return content if writable is None else _private(mapping, writable)
+        return content
 
 
 class _Evicted:

@@ -8,6 +8,7 @@ Kinds, the first byte of a head:
 - ``A`` an array of NumPy and ``T`` a tensor of PyTorch: order, shape and type; the bytes are the elements.
 - ``B`` bytes, ``V`` a memoryview: format and shape.
 - ``P`` anything else that pickles: the buffers that pickle protocol 5 leaves out of band, a table of their places, the pickle.
+- ``S`` the same, if the head has room for the table and the pickle: the parts are the buffers alone.
 
 Building the first four is harmless. A pickle can run any code: unpickling trusts every process that may write to the pool.
 """
@@ -53,7 +54,7 @@ class Stored:
     @property
     def inline(self) -> bytes | None:
         """Head and content together if a name has room for both, so that no mapping is needed; else None."""
-        if len(self.head) + 1 + self.size > HEAD_MAX:
+        if len(self.head) + 2 + self.size > HEAD_MAX:
             return None
         return b"i" + bytes([len(self.head)]) + self.head + b"".join(self.pieces(0, self.size))
 
@@ -112,10 +113,10 @@ def decoder(head: bytes, loads: Loads, key: str) -> Build:
     """
     _check(loads)
     kind = head[:1]
-    if kind == b"P":
+    if kind in (b"P", b"S"):
         if loads == "arrays":
             raise ValueError(f'{key!r} is a pickle in this pool, and loads="arrays" unpickles nothing; use another key')
-        return _unpickler(_WHERE.unpack_from(head, 1)[0])
+        return _short_unpickler(head) if kind == b"S" else _unpickler(_WHERE.unpack_from(head, 1)[0])
     if kind == b"B":
         return bytes
     shape, text = _unpack_shape(head[2:]) if kind in (b"A", b"T", b"V") else ((), "")
@@ -173,7 +174,7 @@ def _one(head: bytes, content: memoryview) -> Stored:
 
 
 def _fits(head: bytes, content: memoryview) -> Stored | None:
-    return _one(head, content) if len(head) < HEAD_MAX else None
+    return _one(head, content) if len(head) <= HEAD_MAX - 2 else None  # an empty one is kept in its name
 
 
 def _view(value: memoryview) -> Stored:
@@ -271,6 +272,9 @@ def _pickled(value: Any, key: str) -> Stored:
 def _with_buffers(stream: bytes, buffers: Sequence[memoryview]) -> Stored:
     starts = list(itertools.accumulate((_aligned(len(each)) for each in buffers), initial=0))
     places = [_PLACE.pack(start, len(each)) for start, each in zip(starts, buffers, strict=False)]
+    head = b"S" + bytes([min(len(buffers), 255)]) + b"".join(places) + stream
+    if starts[-1] and len(head) <= HEAD_MAX:
+        return Stored(head, [*zip(starts, buffers, strict=False)], starts[-2] + len(buffers[-1]))
     tail = memoryview(_COUNT.pack(len(buffers)) + b"".join(places) + stream)
     parts = [*zip(starts, buffers, strict=False), (starts[-1], tail)]
     return Stored(b"P" + _WHERE.pack(starts[-1]), parts, starts[-1] + len(tail))
@@ -278,6 +282,18 @@ def _with_buffers(stream: bytes, buffers: Sequence[memoryview]) -> Stored:
 
 def _aligned(size: int) -> int:
     return math.ceil(size / ALIGNMENT) * ALIGNMENT
+
+
+def _short_unpickler(head: bytes) -> Build:
+    count = head[1]
+    stream = head[2 + count * _PLACE.size :]
+    ends = [(at, at + size) for at, size in _PLACE.iter_unpack(head[2 : 2 + count * _PLACE.size])]
+
+    def build(content: Any) -> Any:
+        view = memoryview(content)
+        return pickle.loads(stream, buffers=[view[at:end] for at, end in ends])
+
+    return build
 
 
 def _unpickler(start: int) -> Build:

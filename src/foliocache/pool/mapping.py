@@ -91,7 +91,7 @@ class Mapping(AsyncReads):
         ahead = most if self.readahead is None else min(self.readahead, pool.pool_bytes // READAHEAD_SHARE)
         filler = Filler(key, pool, read, readinto, source, concurrent, Readahead(max(1, ahead // unit)))
         if self.folio_size is None:
-            span = _span_for(unit, pool.page_size, first)
+            span = self._span(units, _span_for(unit, pool.page_size, first))
         else:
             span = min(layout.SPAN_MAX, (self.folio_size // unit).bit_length() - 1)
         super().__init__(
@@ -117,6 +117,10 @@ class Mapping(AsyncReads):
     def __reduce__(self) -> tuple[object, ...]:
         options = self.folio_size, self.readahead
         return Mapping, (self.pool, self.key, self.size, self.version, *self.filler.source, *options)
+
+    def _span(self, units: int, most: int) -> int:
+        """Return log2 of the number of units that a folio of this object may have, at most ``most``."""
+        return most
 
     def window(
         self, offset: SupportsIndex = 0, length: SupportsIndex | None = None, *, writable: Literal["copy"] | None = None

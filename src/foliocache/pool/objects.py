@@ -12,10 +12,20 @@ if TYPE_CHECKING:
     from .lease import Lease
 
 
+EQUAL_MAX = 6  # folios of one size for one object
+
+
 class ObjectMapping(Mapping):
-    """A mapping that is read as a whole. Up to the size of the largest folio it is in one folio, if the pool has one free."""
+    """A mapping that is read as a whole. One whose size is a power of two, up to that of the largest folio, is in one folio, if
+    the pool has one free."""
 
     _units_per_object = 1 << layout.SPAN_MAX
+
+    def _span(self, units: int, most: int) -> int:
+        """Prefer a few folios of one size to a large and a small one: the allocator then usually hands out neighbours, which
+        are read as one buffer without mapping them once more."""
+        common = (units & -units).bit_length() - 1
+        return min(common, most) if 0 < units >> common <= EQUAL_MAX else most
 
     def lease_all(self) -> Lease | None:
         """Return a lease on the whole object, which is filled if it is missing; None if it is in several folios, or empty.
