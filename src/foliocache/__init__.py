@@ -21,12 +21,24 @@ from .errors import (
     PoolNotFoundError,
     SourceError,
 )
-from .observe.records import ClientInfo, Finding, ObjectInfo, Stat
-from .pool.files import pools, remove
-from .pool.lease import Lease
-from .pool.mapping import Mapping
-from .pool.pool import Pool, attach, open
-from .pool.window import Window
+
+try:
+    from .observe.records import ClientInfo, Finding, ObjectInfo, Stat
+    from .pool.files import pools, remove
+    from .pool.lease import Lease
+    from .pool.mapping import Mapping
+    from .pool.pool import Pool, attach, open
+    from .pool.window import Window
+except ImportError as _error:
+    # foliocache.check can be imported without the compiled core. What needs the core raises the error that says why.
+    _why = f"foliocache's core cannot be imported: {_error}"
+
+    def _missing(name: str) -> object:
+        if name in __all__:
+            raise ImportError(_why)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    globals()["__getattr__"] = _missing
 
 __version__ = "0.1.0"
 __all__ = [

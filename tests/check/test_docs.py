@@ -1,6 +1,7 @@
 """The examples of docs/checker.md do what it says."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,22 @@ def test_the_scenario_of_death():
     exec(BLOCKS[3], {})
     row = scenario.run(SUITE.scenarios.pop("my/get-remove"))
     assert (row.verdict, row.exact) == ("holds", True)
+
+
+def test_the_ring_buffer(tmp_path, monkeypatch, capsys):
+    (tmp_path / "ring").mkdir()
+    files = ("ring/layout.py", "ring/spsc.py", "suite.py")
+    for name, block in zip(files, BLOCKS[4:7], strict=True):
+        (tmp_path / name).write_text(block)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "suite", raising=False)
+    exec(BLOCKS[7], {})
+    verdicts = dict(line.split(" ", 1) for line in capsys.readouterr().out.splitlines()[:6])
+    weak = dict.fromkeys(("tail-unreleased", "head-unacquired", "tail-unacquired", "head-unreleased"), "holds holds fails")
+    assert verdicts == {"None": "holds holds holds", **weak, "one-too-many": "fails fails fails"}
+    which = sys.modules.pop("suite").SUITE.scenarios["ring/spsc"]
+    assert all(scenario.run(which, model).exact for model in scenario.ALL)
+    assert {scenario.run(which, "rc11", bug).found.kind for bug in weak} == {"race"}
 
 
 @pytest.mark.parametrize("part", ["death", "refused"])

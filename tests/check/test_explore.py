@@ -109,6 +109,9 @@ def test_the_command_line(tmp_path):
     assert told.returncode == 0
     assert {row["verdict"] == row["expected"] for row in rows} == {True}
     assert all(row["exact"] and row["executions"] for row in rows if row["verdict"] == "holds")
+    told = subprocess.run([*command, "--sample", "20", "--json"], capture_output=True, text=True, timeout=120)
+    rows = json.loads(told.stdout)["results"]
+    assert {row["verdict"] for row in rows} == {"fails", "sampled"} and not any(row["exact"] for row in rows)
 
 
 def test_every_word_of_a_descriptor_has_a_name():

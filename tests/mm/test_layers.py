@@ -138,7 +138,9 @@ print("refused", len({MODULES!r}))
 
 def test_the_uncompiled_package_refuses_as_a_whole(tmp_path):
     shutil.copytree(MM.parent, tmp_path / "foliocache", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    done = subprocess.run([sys.executable, "-c", "import foliocache"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", "import foliocache; foliocache.open"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode != 0
     assert "not compiled" in done.stderr
 

@@ -12,6 +12,7 @@ from .explore import Explorer
 from .memory import Direct, Failure
 from .model import MODELS
 from .parallel import spread
+from .sample import Sampling
 
 if TYPE_CHECKING:
     from .explore import Result
@@ -120,6 +121,11 @@ class Program:
     def explorer(self, model: str = "rc11", **options: Any) -> Explorer:
         self.start = self.initial()
         return Explorer(self, MODELS[model], self.start, self.label(), **options)
+
+    def sampling(self, model: str = "rc11") -> Sampling:
+        """Return an explorer by chance, see ``sample``."""
+        self.start = self.initial()
+        return Sampling(self, MODELS[model], self.start, self.label())
 
 
 def explore(

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import facade_model, loader
 from .program import explore
+from .sample import sample
 
 if TYPE_CHECKING:
     from .coverage import Claims
@@ -163,7 +164,7 @@ class Row:
 
     @property
     def surprise(self) -> bool:
-        return self.verdict != self.expected
+        return self.verdict != self.expected and (self.verdict, self.expected) != ("sampled", "holds")
 
 
 def run(
@@ -173,12 +174,21 @@ def run(
     jobs: int = 1,
     budget: float | None = None,
     bound: int | None = None,
+    samples: int | None = None,
+    search: str = "pct",
+    seed: int = 0,
 ) -> Row:
-    """Explore one scenario under one model, as shipped or with one mutation; return the :class:`Row`."""
+    """Explore one scenario under one model, as shipped or with one mutation; return the :class:`Row`.
+
+    With ``samples`` it is not explored: so many random executions are looked at, and the verdict is "fails" or "sampled".
+    """
     program = which.program(mutation)
     start, used = time.perf_counter(), sum(os.times()[:4])
-    result = explore(program, model, jobs=jobs, budget=budget, bound=bound)
-    verdict = "fails" if result.failure else "holds"
+    if samples is None:
+        result = explore(program, model, jobs=jobs, budget=budget, bound=bound)
+    else:
+        result = sample(program, model, samples, search, seed=seed, budget=budget)
+    verdict = "fails" if result.failure else "holds" if samples is None else "sampled"
     return Row(
         which.name, model, mutation, verdict, which.expected(model, mutation), result.finished and not result.stutters,
         result.executions, result.graphs, result.operations,
