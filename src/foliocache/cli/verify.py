@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from cyclopts import Parameter
 from rich.text import Text
 
+from foliocache.check import export_text, parallel, scenario, scenarios, trace
 from foliocache.check import html as html_page
-from foliocache.check import parallel, scenario, scenarios, trace
+from foliocache.check.export_words import Refused
 from foliocache.check.replay import replay as replayed
 from foliocache.cli import exits
 from foliocache.cli.options import Json, Positive
@@ -62,6 +63,7 @@ def verify(
     budget: float | None = None,
     bound: int | None = None,
     replay: str | None = None,
+    export: Literal["genmc", "herd"] | None = None,
 ) -> int:
     """Check the shipped core with the model checker.
 
@@ -89,6 +91,8 @@ def verify(
         below 3 there is a warning.
     replay
         Explore nothing; show the execution of this replay string (give one scenario and one model).
+    export
+        Explore nothing; print one scenario as C for GenMC, or as a litmus test for herd7 (with --mutate, with that bug).
     """
     known = scenarios.load_all()
     chosen = _chosen(known, names, mutate)
@@ -99,6 +103,8 @@ def verify(
         return exits.USAGE
     if bound is not None and bound < 3:
         complain(f"a bound of {bound} is a test, not a proof: the ABA needs 2 preemptions, and other bugs may need more")
+    if export is not None:
+        return _export([one for one in chosen if one.name in names] or chosen, export, mutate)
     if replay is not None:
         print(_story(chosen[0], models[0], mutate, replay))
         return exits.OK
@@ -118,6 +124,19 @@ def verify(
     if html is not None and found:
         html.write_text(_page(known[found.scenario], found))
     return exits.FOUND if any(row.surprise for row in rows) else exits.OK
+
+
+def _export(chosen: list[Scenario], tool: str, mutate: str | None) -> int:
+    """Print the scenario for that tool; the exit code."""
+    if len(chosen) != 1:
+        complain(f"--export takes one scenario, and here are {len(chosen)}")
+        return exits.USAGE
+    try:
+        print(export_text.export(chosen[0], tool, mutate), end="")
+    except Refused as refused:
+        complain(f"{chosen[0].name} cannot be exported: {refused}")
+        return exits.USAGE
+    return exits.OK
 
 
 def _problem(known: dict[str, Scenario], names: tuple[str, ...], models: tuple[str, ...], mutate: str | None) -> str | None:
