@@ -44,14 +44,13 @@ def lines(
     series: Mapping[str, Points],
     log_x: bool = False,
     log_y: bool = False,
-    dashed: Sequence[str] = (),
 ) -> str:
-    """Return one chart; ``dashed`` names series that are drawn dashed, such as those of a model."""
+    """Return one chart."""
     x = Axis([px for points in series.values() for px, _ in points], LEFT, WIDTH - RIGHT, log_x)
     y = Axis([py for points in series.values() for _, py in points], HEIGHT - BOTTOM, TOP, log_y)
     parts = [_frame(title, across, up), *_grid(x, y)]
     for number, (name, points) in enumerate(series.items()):
-        parts += _series(name, points, x, y, number, name in dashed)
+        parts += _series(name, points, x, y, number)
     return "\n".join([*parts, "</svg>", ""])
 
 
@@ -76,17 +75,16 @@ def _grid(x: Axis, y: Axis) -> list[str]:
     return [*parts, f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}" stroke="#333"/>']
 
 
-def _series(name: str, points: Points, x: Axis, y: Axis, number: int, dashed: bool) -> list[str]:
+def _series(name: str, points: Points, x: Axis, y: Axis, number: int) -> list[str]:
     colour = COLOURS[number % len(COLOURS)]
     path = " ".join(f"{x.at(px):.1f},{y.at(py):.1f}" for px, py in points)
     at = TOP + 14 + 16 * number
-    dash = ' stroke-dasharray="5 4"' if dashed else ""
-    dots = [] if dashed else [f'<circle cx="{x.at(px):.1f}" cy="{y.at(py):.1f}" r="2.5" fill="{colour}"/>' for px, py in points]
+    dots = [f'<circle cx="{x.at(px):.1f}" cy="{y.at(py):.1f}" r="2.5" fill="{colour}"/>' for px, py in points]
     return [
-        f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>',
+        f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>',
         *dots,
         f'<line x1="{WIDTH - RIGHT + 10}" x2="{WIDTH - RIGHT + 28}" y1="{at - 4}" y2="{at - 4}"'
-        f' stroke="{colour}" stroke-width="2"{dash}/>',
+        f' stroke="{colour}" stroke-width="2"/>',
         f'<text x="{WIDTH - RIGHT + 33}" y="{at}">{escape(name)}</text>',
     ]
 

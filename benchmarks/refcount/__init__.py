@@ -26,7 +26,7 @@ from benchmarks.common.pools import MIB, new_pool
 from benchmarks.common.report import Section, Table
 from benchmarks.common.worker_pool import WorkerPool
 from benchmarks.core.pairs import refcount
-from benchmarks.refcount import model, scale
+from benchmarks.refcount import scale
 
 KINDS = tuple(native.KINDS)
 
@@ -34,11 +34,9 @@ KINDS = tuple(native.KINDS)
 def run(plan: Plan) -> Section:
     section = Section("refcount", refcount(plan))
     table = Table("ns of wall time per get+put, all runners together", ("who", *KINDS))
-    measured: dict[int, dict[str, float]] = {}
     with new_pool(16 * MIB) as pool, inside.counted_page(pool) as (mem, folio):
         for count in runners():
             found = threads(plan, count, mem, folio, shared=True)
-            measured[count] = found
             table.add(f"{count} thread{'s' * (count > 1)}, one line", *[found[kind] for kind in KINDS])
             if count > 1:
                 apart = threads(plan, count, mem, folio, shared=False)
@@ -47,7 +45,6 @@ def run(plan: Plan) -> Section:
             found = processes(plan, count, pool.name, folio)
             table.add(f"{count} processes, one line", *[found[kind] for kind in KINDS])
     section.tables.append(table)
-    model.add(section, measured)
     scale.add(section, plan)
     return section
 

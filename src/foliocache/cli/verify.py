@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from cyclopts import Parameter
 from rich.text import Text
 
+from foliocache.check import export_text, parallel, scenario, scenarios, trace
 from foliocache.check import html as html_page
-from foliocache.check import parallel, scenario, scenarios, trace
+from foliocache.check.export_words import Refused
 from foliocache.check.replay import replay as replayed
 from foliocache.cli import exits
 from foliocache.cli.options import Json, Positive
@@ -69,6 +70,7 @@ def verify(
     search: Literal["pct", "random"] = "pct",
     seed: int = 0,
     replay: str | None = None,
+    export: Literal["genmc", "herd"] | None = None,
 ) -> int:
     """Check the shipped core with the model checker.
 
@@ -103,6 +105,8 @@ def verify(
         Another number gives other random executions.
     replay
         Explore nothing; show the execution of this replay string (give one scenario and one model).
+    export
+        Explore nothing; print one scenario as C for GenMC, or as a litmus test for herd7 (with --mutate, with that bug).
     """
     known = scenarios.load_all()
     chosen = _chosen(known, names, mutate)
@@ -116,6 +120,8 @@ def verify(
     if sample is not None and bound is not None:
         complain("--sample and --bound exclude each other: a sample is no search")
         return exits.USAGE
+    if export is not None:
+        return _export([one for one in chosen if one.name in names] or chosen, export, mutate)
     if replay is not None:
         print(_story(chosen[0], models[0], mutate, replay))
         return exits.OK
@@ -138,6 +144,19 @@ def verify(
     if html is not None and found:
         html.write_text(_page(known[found.scenario], found))
     return exits.FOUND if any(row.surprise for row in rows) else exits.OK
+
+
+def _export(chosen: list[Scenario], tool: str, mutate: str | None) -> int:
+    """Print the scenario for that tool; the exit code."""
+    if len(chosen) != 1:
+        complain(f"--export takes one scenario, and here are {len(chosen)}")
+        return exits.USAGE
+    try:
+        print(export_text.export(chosen[0], tool, mutate), end="")
+    except Refused as refused:
+        complain(f"{chosen[0].name} cannot be exported: {refused}")
+        return exits.USAGE
+    return exits.OK
 
 
 def _problem(known: dict[str, Scenario], names: tuple[str, ...], models: tuple[str, ...], mutate: str | None) -> str | None:
