@@ -16,7 +16,7 @@ test: $(VENV)/.test build
 
 # The build of PyTorch for processors alone. Elsewhere than where pip finds it, there is only one with gigabytes for GPUs.
 torch: $(VENV)/.test
-	$(BIN)/pip install --quiet "torch==2.13.0+cpu" torchdata || echo "no small build of PyTorch here: its tests are skipped"
+	timeout 8m $(BIN)/pip install --quiet --retries 1 --timeout 20 "torch==2.13.0+cpu" torchdata || echo "no small build of PyTorch here: its tests are skipped"
 
 # Lines and branches of the interpreted core and of the Python around it, in this process; the compiled modules are not measured. Left out
 # are the tests that set a trace function of their own, and those that do nothing in this process.

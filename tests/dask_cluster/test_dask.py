@@ -59,6 +59,7 @@ def test_all_workers_have_one_pool(client, pool_name, tmp_path):
     a_worker_that_is_killed_is_followed_by_one_with_the_pool(client, pool_name, totals)
     assert foliocache.attach(pool_name).audit() == []
     assert len(remove(client, pool_name)) == 1 and remove(client, pool_name) == [] and report(client, pool_name) == {}
+    a_pool_with_other_parameters_is_told(client, pool_name)
 
 
 def workers(client):
@@ -86,7 +87,8 @@ def living(client):
         return set()
 
 
-def test_a_pool_with_other_parameters_is_told(client, pool_name):
-    foliocache.open(pool_name, size="16MiB")
+def a_pool_with_other_parameters_is_told(client, name):
+    foliocache.open(name, size="16MiB", page_size="4KiB")
+    client.unregister_worker_plugin(PoolPlugin(name).name)
     with pytest.raises(foliocache.PoolMismatchError):
-        client.register_plugin(PoolPlugin(pool_name, "32MiB"))
+        client.register_plugin(PoolPlugin(name, page_size="64KiB"))

@@ -110,7 +110,7 @@ def test_a_sample_may_be_written_to(shared, name):
 
 def test_workers_make_each_sample_once(shared, log):
     dataset = SharedDataset(samples.Samples(log), shared, "images")
-    for options in ({}, {"persistent_workers": True}, {"batch_size": None}, {"collate_fn": samples.as_they_are}):
+    for options in ({"persistent_workers": True}, {"batch_size": None}, {"collate_fn": samples.as_they_are}):
         batches = load(dataset, **options)
         labels = [label for batch in batches for label in labels_of(batch)]
         assert sorted(labels) == sorted(2 * list(range(24)))
@@ -247,7 +247,7 @@ def test_only_arrays_when_asked(shared):
 def test_spawned_workers_that_persist(shared, log, monkeypatch, capfd):
     monkeypatch.setenv("PYTHONWARNINGS", "error")  # in the workers
     dataset = SharedDataset(samples.Samples(log), shared, "images", transform=samples.subtract)
-    batches = load(dataset, multiprocessing_context="spawn", persistent_workers=True)
+    batches = load(dataset, multiprocessing_context="spawn", persistent_workers=True, num_workers=1)
     assert sorted(label for batch in batches for label in labels_of(batch)) == sorted(2 * list(range(24)))
     assert made(log)[0] == list(range(24)) and os.getpid() not in made(log)[1]
     assert capfd.readouterr().err == ""
@@ -274,6 +274,21 @@ def test_a_loader_with_a_state(shared, log):
     again.load_state_dict(state)
     assert [labels_of(batch) for batch in again] == rest and len(rest) == 5
     assert made(log)[0] == list(range(24))
+
+
+@pytest.mark.parametrize("writable", ["copy", None])
+def test_samples_that_are_to_be_pinned(shared, log, writable):
+    """Without an accelerator, PyTorch warns that it pins nothing; nothing else warns."""
+    plain = samples.Samples(log)
+    dataset = SharedDataset(plain, shared, f"pinned-{writable}", writable=writable)
+    with warnings.catch_warnings(action="error"):
+        warnings.filterwarnings("ignore", "'pin_memory' argument is set as true but no accelerator")
+        batches = list(torch.utils.data.DataLoader(dataset, batch_size=6, pin_memory=True))
+        single = list(torch.utils.data.DataLoader(dataset, batch_size=None, pin_memory=True))
+    for n in range(24):
+        for image in (batches[n // 6]["image"][n % 6], single[n]["image"]):
+            assert torch.equal(image, plain[n]["image"])
+    assert batches[0]["image"].is_pinned() == torch.accelerator.is_available()
 
 
 class Halve:
