@@ -20,11 +20,12 @@ SECTIONS = {
     "To run": PROJECT["project"]["dependencies"],
     "To build": PROJECT["build-system"]["requires"],
     "To test": EXTRAS["test"],
+    "To run the recipes": EXTRAS["recipes"],
     "To benchmark": EXTRAS["bench"],
     "To measure coverage": EXTRAS["coverage"],
     "To lint": EXTRAS["lint"],
 }
-FOR_USERS = EXTRAS.keys() - {"test", "bench", "coverage", "lint"}
+FOR_USERS = EXTRAS.keys() - {"test", "recipes", "bench", "coverage", "lint"}
 
 
 def packages(requirements):
