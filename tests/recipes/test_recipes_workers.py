@@ -74,6 +74,15 @@ def test_rasterio(kitchen, image):
     assert 0 < kitchen.server.sent() <= files(kitchen.server.folder)
 
 
+def test_ray(kitchen, numbers):
+    pytest.importorskip("ray", reason="ray is not installed")
+    assert kitchen.cook(code("ray")[0], 1) == [f"{numbers}\n"]
+    assert 0 < kitchen.server.sent() <= files(kitchen.server.folder)
+    kitchen.server.forget()
+    kitchen.cook(code("ray")[0], 1)
+    assert kitchen.server.asked() == {}
+
+
 NOTEBOOK = """
 import sys
 import nbclient
