@@ -42,8 +42,8 @@ lint: $(VENV)/.lint build
 bench: $(VENV)/.bench build
 	$(BIN)/python -m benchmarks
 
-soak: $(VENV)/.test build
-	FOLIOCACHE_STRESS_SECONDS=600 FOLIOCACHE_FUZZ_MUTANTS=20000 $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/test_pythons.py tests/test_stress.py tests/test_async.py tests/test_reentry.py tests/test_creation.py tests/test_lease.py tests/test_fuzz.py tests/death
+soak: $(VENV)/.recipes build
+	FOLIOCACHE_STRESS_SECONDS=600 FOLIOCACHE_FUZZ_MUTANTS=20000 $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/test_pythons.py tests/test_stress.py tests/test_async.py tests/test_reentry.py tests/test_creation.py tests/test_lease.py tests/test_fuzz.py tests/death tests/recipes
 	$(BIN)/foliocache verify
 
 # A wheel for each CPython here, in dist/.
@@ -70,7 +70,7 @@ build: $(VENV)/.demo
 	$(BIN)/python tools/generate.py
 	$(BIN)/python setup.py --quiet build_ext --inplace
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.coverage $(VENV)/.bench $(VENV)/.lint $(VENV)/.wheels $(VENV)/.site: $(VENV)/.%: pyproject.toml setup.py
+$(VENV)/.demo $(VENV)/.test $(VENV)/.coverage $(VENV)/.bench $(VENV)/.recipes $(VENV)/.lint $(VENV)/.wheels $(VENV)/.site: $(VENV)/.%: pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "setuptools>=77" "cython==3.3.1"
 	$(BIN)/pip install --quiet --no-build-isolation --editable ".[$(or $(EXTRAS_$*),$*)]"

@@ -20,13 +20,14 @@ SECTIONS = {
     "To run": PROJECT["project"]["dependencies"],
     "To build": PROJECT["build-system"]["requires"],
     "To test": EXTRAS["test"],
+    "To run the recipes": EXTRAS["recipes"],
     "To benchmark": EXTRAS["bench"],
     "To measure coverage": EXTRAS["coverage"],
     "To lint": EXTRAS["lint"],
     "To make the site": EXTRAS["site"],
     "To make wheels": EXTRAS["wheels"],
 }
-FOR_USERS = EXTRAS.keys() - {"test", "bench", "coverage", "lint", "site", "wheels"}
+FOR_USERS = EXTRAS.keys() - {"test", "recipes", "bench", "coverage", "lint", "site", "wheels"}
 
 
 def packages(requirements):

@@ -37,11 +37,10 @@ def quick_compiler(folder):
     return str(compiler)
 
 
-@pytest.mark.timeout(2 * INSTALL)
-@pytest.mark.parametrize("version", sorted(PYTHONS))
-def test_installs_and_runs(version, tmp_path, pool_name):
-    environment = tmp_path / "venv"
-    source = tmp_path / "source"
+def installed(version, folder, extras="", *packages):
+    """Install the source tree, and packages, into a fresh environment; return its Python. The tree's copy is ``source``."""
+    environment = folder / "venv"
+    source = folder / "source"
     built = "lib.*", "temp.*", "bdist.*", "*.so", "*.egg-info"
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv*", "__pycache__", *built))
     # The C code is the same for every Python, and takes as long to write as to compile. Cython takes it as it is unless it is
@@ -49,12 +48,31 @@ def test_installs_and_runs(version, tmp_path, pool_name):
     for written in (source / "build").rglob("*.c"):
         os.utime(written, (time.time() + 3600,) * 2)
     subprocess.run([PYTHONS[version], "-m", "venv", environment], check=True, timeout=INSTALL)
-    building = os.environ | ({} if "FOLIOCACHE_STRESS_SECONDS" in os.environ else {"CC": quick_compiler(tmp_path)})
-    subprocess.run([environment / "bin/pip", "install", "-q", source], check=True, timeout=INSTALL, env=building)
+    building = os.environ | ({} if "FOLIOCACHE_STRESS_SECONDS" in os.environ else {"CC": quick_compiler(folder)})
+    command = [environment / "bin/pip", "install", "-q", f"{source}{extras}", *packages]
+    subprocess.run(command, check=True, timeout=INSTALL, env=building)
+    return environment / "bin/python"
+
+
+@pytest.mark.timeout(2 * INSTALL)
+@pytest.mark.parametrize("version", sorted(PYTHONS))
+def test_installs_and_runs(version, tmp_path, pool_name):
+    python = installed(version, tmp_path)
     script = tmp_path / "smoke.py"
     script.write_text(SMOKE)
-    said = subprocess.run(
-        [environment / "bin/python", script, pool_name], capture_output=True, text=True, timeout=60, cwd=tmp_path
-    )
+    said = subprocess.run([python, script, pool_name], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert said.returncode == 0, said.stderr
     assert said.stdout.startswith("fine")
+
+
+@pytest.mark.skipif("FOLIOCACHE_STRESS_SECONDS" not in os.environ, reason="for a soak")
+@pytest.mark.timeout(3 * INSTALL)
+@pytest.mark.parametrize("version", sorted(PYTHONS.keys() - {"3.11"}))
+def test_the_newest_zarr(version, tmp_path):
+    """From Python 3.12 on, Zarr has newer versions: the fused pipeline, synchronous stores."""
+    needed = "pytest>=9", "pytest-asyncio>=1.2", "pytest-timeout>=2.3", "hypothesis>=6.100", "xarray>=2025.1"
+    python = installed(version, tmp_path, "[http,zarr]", *needed)
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/zarr_store"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL, cwd=tmp_path / "source")
+    assert said.returncode == 0, said.stdout[-10_000:] + said.stderr
+    assert re.search(r"\d+ passed", said.stdout)

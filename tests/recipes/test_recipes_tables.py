@@ -1,4 +1,4 @@
-"""Recipes of libraries that the tests have anyway; `make soak` runs the others (test_recipes.py)."""
+"""Recipes of libraries that read tables. The tests have pandas and pyarrow anyway; `make soak` has the others."""
 
 import pytest
 from running import code, files
@@ -23,9 +23,7 @@ def tables(server):
     table().to_csv(server.folder / "table.csv", index=False)
     for year in (2024, 2025, 2026):
         table(year).to_parquet(server.folder / f"year={year}.parquet", row_group_size=10_000)
-    yield server
-    for file in server.folder.iterdir():
-        file.unlink()
+    return server
 
 
 def test_pandas(kitchen, tables):
@@ -53,3 +51,39 @@ def test_pyarrow(kitchen, tables):
     tables.forget()
     kitchen.cook(code("pyarrow")[0], PROCESSES, at_once=True)
     assert tables.asked() == {}
+
+
+def test_polars(kitchen, tables):
+    pytest.importorskip("polars", reason="polars is not installed")
+    assert kitchen.cook(code("polars")[0], PROCESSES) == [f"{(table()['station'] == 3).sum()}\n"] * PROCESSES
+    assert 0 < tables.sent() <= files(tables.folder, ["table.parquet"])
+    tables.forget()
+    kitchen.cook(code("polars")[0], PROCESSES)
+    assert tables.asked() == {}
+
+
+def test_duckdb(kitchen, tables):
+    pytest.importorskip("duckdb", reason="duckdb is not installed")
+    best = table().groupby("station")["value"].sum().idxmax()
+    assert kitchen.cook(code("duckdb")[0], PROCESSES) == [f"{best}\n"] * PROCESSES
+    assert 0 < tables.sent() <= files(tables.folder, ["table.parquet"])
+    tables.forget()
+    kitchen.cook(code("duckdb")[0], PROCESSES)
+    assert tables.asked() == {}
+
+
+def test_datasets(kitchen, bucket, tmp_path):
+    """Its processes end at once: Arrow may abort while the interpreter exits. It asks for each file's metadata by itself."""
+    pytest.importorskip("datasets", reason="datasets is not installed")
+    years = {year: table(year) for year in (2024, 2025)}
+    for year, rows in years.items():
+        rows.to_parquet(tmp_path / "year.parquet", row_group_size=10_000)
+        bucket.files.put_file(str(tmp_path / "year.parquet"), f"bucket/year={year}.parquet")
+    kitchen.environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    found = sum(int((rows["station"] == 3).sum()) for rows in years.values())
+    bucket.forget_counts()
+    assert kitchen.cook(code("datasets")[0], PROCESSES, at_once=True) == [f"{found}\n"] * PROCESSES
+    assert 0 < sum(bucket.sent.values()) <= bucket.files.du("bucket")
+    bucket.forget_counts()
+    kitchen.cook(code("datasets")[0], PROCESSES, at_once=True)
+    assert bucket.requests.keys() == {"HEAD"}

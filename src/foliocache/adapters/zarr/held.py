@@ -1,8 +1,8 @@
 """The windows of the large chunks that were read last.
 
-A chunk of more than one folio is mapped when it is read, page by page, which costs more than to copy a small part of it. So
-some windows stay open, and the next read of their chunks finds them mapped. Each read still asks the pool what the chunk is: an
-old window is replaced, and never used.
+A chunk whose folios do not lie one after the other is mapped when it is read, piece by piece, which costs more than to copy a
+small part of it. So some windows stay open, and the next read of their chunks finds them mapped. Each read still asks the pool
+what the chunk is: an old window is replaced, and never used.
 """
 
 from __future__ import annotations
