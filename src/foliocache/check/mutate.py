@@ -148,7 +148,7 @@ def unit_tests(suite: Suite, wanted: Sequence[Mutant], options: Options) -> dict
             if process.wait() != 0:
                 raise RuntimeError(f"the tests' process has ended with {process.returncode}: see {log}")
         known = _answers(answers, texts)
-    return {m: known[m] for m in wanted}
+    return {m: known.get(m, "") for m in wanted}
 
 
 def _pytest(asked: dict[str, Any], options: Options, n: int) -> tuple[subprocess.Popen[bytes], Path]:

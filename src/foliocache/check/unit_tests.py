@@ -95,7 +95,10 @@ class Runner:
                 for wanted, text in self.wanted:
                     if os.getppid() != self.parent:
                         return True
-                    answer = self.tried(mutant_of(self.package, wanted), items)
+                    mutant = mutant_of(self.package, wanted)
+                    if mutant is None:  # the source has changed since
+                        continue
+                    answer = self.tried(mutant, items)
                     out.write(json.dumps(answer | {"key": wanted, "text": text}) + "\n")
                     out.flush()
         return True
@@ -181,10 +184,10 @@ def key(mutant: Mutant) -> list[Any]:
     return [mutant.module, mutant.function, mutant.how, mutant.old, mutant.new, mutant.nth]
 
 
-def mutant_of(package: Path, wanted: Iterable[Any]) -> Mutant:
+def mutant_of(package: Path, wanted: Iterable[Any]) -> Mutant | None:
     module, function, *_ = wanted = tuple(wanted)
     source = (package / f"{module}.py").read_text()
-    return next(m for m in mutants.mutants_of(source, module, function) if tuple(key(m)) == wanted)
+    return next((m for m in mutants.mutants_of(source, module, function) if tuple(key(m)) == wanted), None)
 
 
 def statement_of(package: Path, mutant: Mutant) -> int:

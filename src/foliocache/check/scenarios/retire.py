@@ -13,6 +13,7 @@ from ..mutation import Edit
 from ..scenario import ALL, WEAK, Bug
 from . import scenario, tree
 from .crash_fixtures import OTHER, PARTS, SMALL, VICTIM
+from .death import NO_LIGHT
 from .death_path import Queued
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ LEFT_RELAXED = Edit("client", "_has_left", "before & 1 and atomics.load_acquire"
 LINKED = Edit("slab", "_retire", "            pagelist.remove(mem, _word(cache, layout.SLAB_PARTIAL), pfn)\n", "")
 RETIRE_BUGS = {
     "no-grace": Bug((GRACE,), ALL, "a walker finds the bytes of the page's next use"),
-    "no-light-barrier": Bug((Edit("client", "op_begin", "    atomics.asymmetric_fence_light(mem)\n", ""),), WEAK, "the same"),
+    "no-light-barrier": Bug((NO_LIGHT,), ("tso", "rc11"), "the same"),
     "leave-relaxed": Bug((Edit("client", "op_end", "store_release", "store_relaxed"),), WEAK, "the same"),
     "left-relaxed": Bug((LEFT_RELAXED,), WEAK, "the same"),
     "still-linked": Bug((LINKED,), ALL, "the slab takes objects from a page that it has given back"),
