@@ -2,6 +2,7 @@
 every CPython of this machine, from 3.11 on."""
 
 import os
+import re
 import shutil
 import subprocess
 import time

@@ -5,9 +5,13 @@ import functools
 
 import pytest
 import world as worlds
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 settings.register_profile("mm", deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+# For python -m foliocache.check.mutate: the same examples for each mutant, and the first that fails is enough.
+settings.register_profile(
+    "mutants", settings.get_profile("mm"), derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
+)
 settings.load_profile("mm")
 
 

@@ -405,7 +405,7 @@ def _drop(mem, me, ino):
         if found == 0:
             break
         link = found + layout.MAPPING_CHAIN
-    atomics.store_release64(mem, record(mem, ino) + layout.MAPPING_INO, 0)
+    atomics.store_relaxed64(mem, record(mem, ino) + layout.MAPPING_INO, 0)
     _count(mem, -1)
     _free_record(mem, me, number)
 

@@ -81,8 +81,11 @@ class Table:
         layout = self.core.layout
         out = bytearray(layout.NAME_SIZE - layout.NAME_KEY)
         state = self.core.names.lookup(mem, me, key, key, key, out)
-        if state == layout.NAME_UNKNOWN:
-            return None
+        return None if state == layout.NAME_UNKNOWN else self.checked(out, key, state)
+
+    def checked(self, out: bytearray, key: int, state: int) -> int:
+        """Return the value of a copied answer of a key, all parts of which belong together."""
+        layout = self.core.layout
         words = [int.from_bytes(out[at : at + 8], "little") for at in range(0, len(out), 8)]
         found, value = dict(zip(("key", "state", "since", "size", "data"), words, strict=True)), words[3] % 1000
         right = {
@@ -96,6 +99,17 @@ class Table:
 
     def reader(self, me: int, key: int) -> Thread:
         return lambda mem: self.lookup(mem, me, key)
+
+    def lister(self, me: int, key: int) -> Thread:
+        """Return a thread that lists the first name, which is that of this key."""
+
+        def list_one(mem: Mem) -> Any:
+            layout = self.core.layout
+            out = bytearray(layout.NAME_SIZE - layout.NAME_KEY)
+            found = self.core.names.next_used(mem, me, 0, out)
+            return self.checked(out, key, layout.NAME_PRESENT) if found != layout.NIL else None
+
+        return list_one
 
     def forgetter(self, me: int, key: int) -> Thread:
         return lambda mem: self.core.names.forget(mem, me, key)
@@ -176,6 +190,24 @@ REUSE_BUGS = {
     "sequence-again": Bug((Edit("names", "_end_change", "(serial & layout.OBJECT_MASK) << 1", "2"),), ALL,
         "the record's next life has the same sequence word"),
 }  # fmt: skip
+
+
+@scenario("names/list-answer", NAMES, SPIN, {
+    k: COPY_BUGS[k] for k in ("not-looked-again", "odd-taken", "reader-unfenced", "writer-unfenced")})  # fmt: skip
+def list_answer(core: Core) -> Program:
+    """As names/lookup-answer, for who lists all names."""
+    t = Table(core, A)
+    return t.program(t.lister(1, A), t.asker(2, A))
+
+
+@scenario("names/lookup-repair", NAMES, SPIN, {
+    "unlocked": Bug((Edit("names", "repair", "    if _lock(mem, me):\n",
+        "    if True:\n"),), ALL, "two clients change the index"),
+})  # fmt: skip
+def lookup_repair(core: Core) -> Program:
+    """The index is rebuilt while one client looks a name up and another answers."""
+    t = Table(core, A)
+    return t.program(t.reader(1, A), t.asker(2, A), lambda mem: core.names.repair(mem, 3))
 
 
 @scenario("names/lookup-reuse", NAMES, SPIN, REUSE_BUGS)

@@ -1,0 +1,307 @@
+"""Mutation testing of a package: makes every bug of ``mutants`` in turn, and looks whether the tests or the scenarios notice.
+
+``python -m foliocache.check.mutate [MODULE ...]`` is run in a checkout. A mutant is tried against the unit tests that reach it
+(``unit_tests``), in the interpreted world; those that no test finds, against the scenarios that reach it, under rc11. What is
+left must be *explained*: a file for each module says why a mutant is equivalent, or which scenario or slow test alone finds it.
+The exit code is 1 if a mutant is found by nothing and not explained, or if an explanation is of no mutant, or of one that is
+found.
+
+Answers are kept in ``build/mutate`` by the text of the function, so a run that was ended goes on where it was, and after a
+change only the changed functions and the mutants that no test had found are tried again (all: ``--fresh``).
+
+Weakened orders are left to ``coverage``: a unit test knows no orders.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import hashlib
+import json
+import random
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import loader, mutants, parallel, reach, scenario, trial
+from .mutants import Mutant
+from .unit_tests import key, statement_of
+
+if TYPE_CHECKING:
+    from .scenario import Suite
+
+# How an explanation begins.
+SCENARIO, TEST = "scenario ", "test "
+
+
+@dataclasses.dataclass
+class Options:
+    """Where the tests, the explanations and the answers of earlier runs are, and how many processes to use.
+
+    ``effort``: seconds of the unit tests that are tried for one mutant, the fastest first. ``fresh``: forget earlier answers;
+    ``resume``: try only what has no answer.
+    """
+
+    tests: Path = Path("tests/mm")
+    explained: Path = Path("tests/check/survivors")
+    kept: Path = Path("build/mutate")
+    jobs: int = 1
+    fresh: bool = False
+    resume: bool = False
+    effort: float = 4.0
+    deselect: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What a run has found: ``by`` says for each mutant which test or scenario found it, "" if none did."""
+
+    by: dict[Mutant, str]
+    explained: dict[Mutant, str]
+    stale: list[str]
+
+    @property
+    def unexplained(self) -> list[Mutant]:
+        return [m for m, by in self.by.items() if not by and m not in self.explained]
+
+    @property
+    def needless(self) -> list[Mutant]:
+        """Explained as equivalent, and found nevertheless."""
+        return [m for m, by in self.by.items() if by and m in self.explained and not _finder(self.explained[m])]
+
+    @property
+    def wrong(self) -> list[Mutant]:
+        """Explained by a scenario or test that does not find them."""
+        return [m for m, by in self.by.items() if not by and _finder(self.explained.get(m, ""))]
+
+
+def _finder(reason: str) -> str:
+    return reason if reason.startswith((SCENARIO, TEST)) else ""
+
+
+def all_of(package: Path, modules: Iterable[str]) -> list[Mutant]:
+    return [m for module in modules for m in mutants.mutants(package, module) if m.how != "weaken"]
+
+
+def sample(found: Sequence[Mutant], size: int, seed: int) -> list[Mutant]:
+    return random.Random(seed).sample(found, min(size, len(found)))
+
+
+def explanations(folder: Path, package: Path, modules: Iterable[str]) -> tuple[dict[Mutant, str], list[str]]:
+    """Return the reason of each explained mutant, and the explanations that are of no mutant.
+
+    A file is called ``MODULE.toml``; it has a table for each function, whose keys are ``Mutant.text``. A reason may be the name
+    of one in the table ``reasons``.
+    """
+    found: dict[Mutant, str] = {}
+    stale: list[str] = []
+    for module in modules:
+        file = folder / f"{module}.toml"
+        if not file.exists():
+            continue
+        tables = tomllib.loads(file.read_text())
+        reasons = tables.pop("reasons", {})
+        known = {(m.function, m.text): m for m in mutants.mutants(package, module)}
+        used = set()
+        for function, table in tables.items():
+            for text, reason in table.items():
+                used.add(reason)
+                if (function, text) in known:
+                    found[known[function, text]] = reasons.get(reason, reason)
+                else:
+                    stale.append(f"{module}.{function}: {text}")
+        stale += [f"{module}: reason {name!r}" for name in reasons if name not in used]
+    return found, stale
+
+
+def run(suite: Suite, modules: Sequence[str], wanted: Sequence[Mutant], options: Options) -> Outcome:
+    """Try the mutants ``wanted`` of ``modules``, except those that are explained by what finds them, and are not ``fresh``."""
+    explained, stale = explanations(options.explained, suite.package, modules)
+    by = unit_tests(suite, wanted, options)
+    left = [m for m in wanted if not by[m]]
+    by.update(scenarios(suite, left, explained, options))
+    return Outcome(by, explained, stale)
+
+
+# Unit tests.
+
+
+def unit_tests(suite: Suite, wanted: Sequence[Mutant], options: Options) -> dict[Mutant, str]:
+    """Return which unit test finds each mutant; "" if none does."""
+    options.kept.mkdir(parents=True, exist_ok=True)
+    reached = options.kept / f"tests-{_digest(options.tests, suite.package)}-{len(options.deselect)}.json"
+    answers = options.kept / "answers.jsonl"
+    if options.fresh:
+        answers.unlink(missing_ok=True)
+    texts = _texts(suite.package, {m.module for m in wanted})
+    known = _answers(answers, texts)
+    todo = [m for m in wanted if m not in known or not (known[m] or options.resume)]
+    if todo:
+        parts = [todo[n :: options.jobs] for n in range(options.jobs if reached.exists() else 1)]
+        asked = {"package": str(suite.package), "effort": options.effort, "answers": str(answers), "reached": str(reached)}
+        pairs = [[(key(m), texts[m.module, m.function]) for m in part] for part in parts if part]
+        for process, log in [_pytest(asked | {"mutants": each}, options, n) for n, each in enumerate(pairs)]:
+            if process.wait() != 0:
+                raise RuntimeError(f"the tests' process has ended with {process.returncode}: see {log}")
+        known = _answers(answers, texts)
+    return {m: known.get(m, "") for m in wanted}
+
+
+def _pytest(asked: dict[str, Any], options: Options, n: int) -> tuple[subprocess.Popen[bytes], Path]:
+    log, file = options.kept / f"{n}.log", options.kept / f"{n}.json"
+    file.write_text(json.dumps(asked))
+    command = [
+        sys.executable, "-m", "pytest", "-q", "-s", "-p", f"{__package__}.unit_tests", "-p", "no:cacheprovider",
+        "--hypothesis-profile=mutants", "--mutate", str(file), "-k", "not compiled", str(options.tests),
+        *(f"--deselect={each}" for each in options.deselect),
+    ]  # fmt: skip
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log.open("w"), stderr=subprocess.STDOUT), log
+
+
+def _answers(file: Path, texts: dict[tuple[str, str], str]) -> dict[Mutant, str]:
+    found: dict[Mutant, str] = {}
+    for line in file.read_text().splitlines() if file.exists() else ():
+        answer = json.loads(line)
+        module, function, how, old, new, nth = answer["key"]
+        if texts.get((module, function)) == answer["text"]:
+            found[Mutant(module, function, how, old, new, nth, 0, ())] = answer["by"]
+    return found
+
+
+def _texts(package: Path, modules: Iterable[str]) -> dict[tuple[str, str], str]:
+    """Return a digest of each function's syntax."""
+    return {
+        (module, name): hashlib.sha256(ast.dump(node).encode()).hexdigest()[:16]
+        for module in modules
+        for name, node in mutants.functions(ast.parse((package / f"{module}.py").read_text()))
+    }
+
+
+def _digest(*folders: Path) -> str:
+    found = hashlib.sha256()
+    for folder in folders:
+        for file in sorted(folder.rglob("*.py")):
+            found.update(file.read_bytes())
+    return found.hexdigest()[:16]
+
+
+# Scenarios.
+
+
+def scenarios(suite: Suite, wanted: Sequence[Mutant], explained: dict[Mutant, str], options: Options) -> dict[Mutant, str]:
+    """Return which scenario finds each mutant; "" if none does. One that is explained by a scenario is tried there only, one
+    that is explained as equivalent nowhere, unless the run is ``fresh``."""
+    asked: dict[Mutant, list[str]] = {}
+    rest = []
+    for mutant in wanted:
+        reason = explained.get(mutant, "")
+        if reason.startswith(SCENARIO):
+            asked[mutant] = [reason.removeprefix(SCENARIO)]
+        elif reason and not options.fresh:
+            asked[mutant] = []
+        else:
+            rest.append(mutant)
+    if rest:
+        surveyed = reached_by_scenarios(suite, options)
+        for mutant in rest:
+            point = f"{mutant.module}:{statement_of(suite.package, mutant)}"
+            names = [name for name, (points, _) in surveyed.items() if point in points]
+            asked[mutant] = sorted(names, key=lambda name: surveyed[name][1])
+    todo = [m for m in wanted if asked[m]]
+    found = dict(parallel.each(lambda m: found_by(suite, m, asked[m]), todo, options.jobs))
+    return {m: found.get(m, "") for m in wanted}
+
+
+def reached_by_scenarios(suite: Suite, options: Options) -> dict[str, tuple[set[str], float]]:
+    """Return what each scenario reaches in ``trial.BUDGET`` seconds, from a file if there is one."""
+    file = options.kept / f"scenarios-{_digest(suite.package, Path(__file__).parent / 'scenarios')}.json"
+    if not file.exists():
+        surveyed = reach.survey(suite, options.jobs, trial.BUDGET)
+        file.write_text(json.dumps({name: (sorted(points), seconds) for name, (points, seconds) in surveyed.items()}))
+    return {name: (set(points), seconds) for name, (points, seconds) in json.loads(file.read_text()).items()}
+
+
+def found_by(suite: Suite, mutant: Mutant, names: Sequence[str]) -> str:
+    """Return "scenario NAME" of the first of these scenarios that fails with the mutant, else ""."""
+    for name in names:
+        if trial.found(suite.scenarios[name], mutant):
+            return f"{SCENARIO}{name}"
+    return ""
+
+
+# The command.
+
+
+def report(outcome: Outcome) -> int:
+    """Print what has been found, and return the exit code."""
+    for title, found in (
+        ("found by nothing, and not explained", outcome.unexplained),
+        ("explained as equivalent, and found", outcome.needless),
+        ("not found by what it says in the explanation", outcome.wrong),
+    ):
+        if found:
+            print(f"{title}:")
+            for mutant in found:
+                by = outcome.by[mutant]
+                print(f"  {mutant.place} line {mutant.line}: {mutant.text}{f'  ({by})' if by else ''}")
+    for each in outcome.stale:
+        print(f"explained, but there is no such mutant: {each}")
+    tests = sum(bool(by) and not by.startswith(SCENARIO) for by in outcome.by.values())
+    others = sum(by.startswith(SCENARIO) for by in outcome.by.values())
+    left = len(outcome.by) - tests - others
+    print(f"{len(outcome.by)} mutants: {tests} found by unit tests, {others} by scenarios, {left} by neither", end="")
+    print(f", of which {left - len(outcome.unexplained)} are explained")
+    return 1 if outcome.unexplained or outcome.needless or outcome.wrong or outcome.stale else 0
+
+
+def listed(outcome: Outcome) -> str:
+    """Return the lines for the files of explanations of what is found by scenarios only, or not explained."""
+    lines, at = [], ""
+    for mutant, by in outcome.by.items():
+        if mutant not in outcome.explained and (not by or by.startswith(SCENARIO)):
+            if mutant.place != at:
+                at = mutant.place
+                lines.append(f"\n# {at}\n[{json.dumps(mutant.function)}]")
+            lines.append(f"{json.dumps(mutant.text)} = {json.dumps(by)}")
+    return "\n".join(lines)
+
+
+def main(suite: Suite, arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("module", nargs="*", help="modules of the package; all, if none is named")
+    parser.add_argument("--sample", type=int, metavar="N", help="try so many of the mutants, chosen at random")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument(
+        "--fresh", action="store_true", help="forget the answers of earlier runs, and try explained mutants, too"
+    )
+    parser.add_argument("--resume", action="store_true", help="try only mutants that earlier runs did not come to")
+    parser.add_argument("--effort", type=float, default=4.0, help="seconds of unit tests for one mutant, the fastest first")
+    parser.add_argument("--deselect", action="append", default=[], metavar="TEST", help="leave this test out, as in pytest")
+    parser.add_argument("--list", action="store_true", help="print lines for the files of explanations")
+    given = parser.parse_args(arguments)
+    there = [module for module in loader.modules(suite.package) if mutants.mutants(suite.package, module)]
+    unknown = set(given.module) - set(there)
+    if unknown:
+        parser.error(f"no module {', '.join(sorted(unknown))}; there are {', '.join(there)}")
+    modules = given.module or there
+    wanted = all_of(suite.package, modules)
+    if given.sample is not None:
+        wanted = sample(wanted, given.sample, given.seed)
+    options = Options(
+        jobs=given.jobs, fresh=given.fresh, resume=given.resume, effort=given.effort, deselect=tuple(given.deselect)
+    )
+    if not options.tests.is_dir():
+        parser.error(f"no folder {options.tests}: this is run in a checkout")
+    outcome = run(suite, modules, wanted, options)
+    if given.list:
+        print(listed(outcome))
+    return report(outcome)
+
+
+if __name__ == "__main__":
+    sys.exit(main(scenario.load_suite("foliocache.check.scenarios")))
