@@ -1,5 +1,6 @@
 """The explorer: determinism, several cores, bounds, time budgets; and replay of what it finds."""
 
+import io
 import json
 import re
 import subprocess
@@ -11,6 +12,7 @@ from foliocache.check import facade_model, facade_threads, html, loader, replay,
 from foliocache.check.mutation import Edit, Mismatch, Replace
 from foliocache.check.program import Program, explore
 from foliocache.check.scenarios import CORE, fixtures, load_all
+from foliocache.cli import verify
 
 SCENARIOS = load_all()
 
@@ -125,3 +127,22 @@ def test_a_page_that_is_not_there_is_not_touched():
         facade_model.load_relaxed(mem, facade_model.folio_at(mem, 2))
 
     assert explore(Program([wild], geometry={"npages": 2})).failure.message == "there is no page 2"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_is_shown_in_a_terminal_alone(monkeypatch):
+    tasks = [verify.Exploration("lock/two", model, None, None, None, None, "pct", 0) for model in scenario.ALL]
+    for stream in (Terminal(), io.StringIO()):
+        monkeypatch.setattr("sys.stderr", stream)
+        rows = verify._run(tasks, 2)
+        assert [row.model for row in rows] == list(scenario.ALL)
+        told = stream.getvalue()
+        if stream.isatty():
+            assert "3 of 3 explorations, 0 surprises; last lock/two under " in told
+            assert told.endswith(f"\r{verify.ERASE}")
+        else:
+            assert told == ""

@@ -179,6 +179,68 @@ def test_a_lock_by_exchange_that_does_not_acquire_is_found():
     assert [found(weak, weak, model=model)[1] for model in scenario.ALL] == [None, None, "race"]
 
 
+def by_or(mem):
+    while a.fetch_or_acquire(mem, X, 1) & 1:
+        a.cpu_relax()
+    critical(mem)
+    a.fetch_and_release(mem, X, ~1)
+
+
+def by_test_and_exchange(mem):
+    while a.exchange_acquire(mem, X, 1):
+        while a.load_relaxed(mem, X):
+            a.cpu_relax()
+    critical(mem)
+    a.store_release(mem, X, 0)
+
+
+def by_exchange_and_fence(mem):
+    while a.exchange_relaxed(mem, X, 1):
+        a.cpu_relax()
+    a.fence_acquire()
+    critical(mem)
+    a.store_release(mem, X, 0)
+
+
+def with_a_mark_of_waiters(mem):
+    if a.cmpxchg_acquire(mem, X, 0, 1):
+        while a.exchange_acquire(mem, X, 2):
+            a.cpu_relax()
+    critical(mem)
+    a.store_release(mem, X, 0)
+
+
+def critical(mem):
+    a.write32(mem, Y, a.read32(mem, Y) + 1)
+
+
+@models
+@pytest.mark.parametrize(
+    ("lock", "two", "three"),
+    [(by_or, 2, 6), (by_test_and_exchange, 4, 78), (by_exchange_and_fence, 2, 6), (with_a_mark_of_waiters, 6, 96)],
+)
+def test_other_forms_of_that_lock_are_explored_exactly(model, lock, two, three):
+    for threads, count in [(2, two), (3, three)]:
+        result = explore(Program([lock] * threads, final=lambda mem, _: mem.values[Y]), model, stop=False)
+        assert (result.failure, result.stutters, result.outcomes) == (None, 0, {threads})
+        assert result.executions == result.graphs == count
+
+
+def by_two_bits(mem):
+    """A round may set a bit, find the lock taken, and find the same again in the next one."""
+    while a.fetch_or_acquire(mem, X, 2) & 1 or a.fetch_or_acquire(mem, X, 1) & 1:
+        a.cpu_relax()
+    critical(mem)
+    a.store_release(mem, X, 0)
+
+
+@models
+def test_a_round_that_would_go_another_way_alone_is_no_livelock(model):
+    result = explore(Program([by_two_bits] * 3, final=lambda mem, _: mem.values[Y]), model, stop=False)
+    assert (result.failure, result.outcomes) == (None, {3})
+    assert result.stutters > 0  # and so bounded
+
+
 @models
 def test_a_spin_without_relax_is_told_what_it_lacks(model):
     def spin(mem):

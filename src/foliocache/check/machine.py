@@ -301,7 +301,7 @@ class Machine(Steps, Geometry):
             if not self.decided() and not self.goes_on(done):
                 raise Blocked("spin", reads)
         else:
-            self.repeat(reads)
+            self.repeat(done)
         if self.echo is None:
             self.mark = self.i
             self.own_before = dict(self.own)
@@ -310,14 +310,13 @@ class Machine(Steps, Geometry):
         """Return True if the graph has events of a next round already."""
         return self.i < self.n
 
-    def repeat(self, reads: list[Event]) -> None:
+    def repeat(self, done: list[Event]) -> None:
         """The round has changed memory. Raises Blocked if an earlier one was the same."""
-        trace = [(e.loc, e.value) for e in reads]
+        trace = [(e.loc, e.value) for e in done if e.kind is READ]
         states = [state for earlier, state in self.rounds if earlier == trace]
         state, _ = local_state(sys._getframe(2), _ATTEMPT)
         if state in states or len(states) == MAX_STATES:
-            # What follows the first read of a location depends on what the round itself did to it.
-            raise Blocked("stutter", list({e.loc: e for e in reversed(reads)}.values()))
+            raise Blocked("stutter", done)
         self.rounds.append((trace, state))
         if self.i > MAX_EVENTS:
             raise Failure("livelock", ENDLESS.format(self.i))

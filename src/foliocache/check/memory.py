@@ -68,7 +68,8 @@ def end_run() -> None:
 
 
 class Blocked(Unwind):
-    """The thread cannot continue in this graph. ``why`` is spin, stutter, futex, await, assume or replay."""
+    """The thread cannot continue in this graph. ``why`` is spin, stutter, futex, await, assume or replay; ``reads`` is what it
+    would read again, for a stutter with the writes of the round."""
 
     why: str
     reads: Sequence[Event]

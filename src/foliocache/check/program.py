@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import facade_model
 from .explore import Explorer
+from .graph import READ, WRITE
 from .memory import Direct, Failure
 from .model import MODELS
 from .parallel import spread
@@ -16,7 +17,7 @@ from .sample import Sampling
 
 if TYPE_CHECKING:
     from .explore import Result
-    from .graph import Graph, Loc, Value
+    from .graph import Event, Graph, Loc, Value
     from .memory import Blocked
 
 
@@ -100,11 +101,8 @@ class Program:
     def liveness(self, graph: Graph, blocked: list[Blocked]) -> None:
         """Raise Failure if no thread can ever go on: every blocked thread has seen the last message of what it waits for."""
         for block in blocked:
-            if block.why in ("assume", "replay"):
+            if block.why in ("assume", "replay") or not repeats(graph, block.reads):
                 return
-            for r in block.reads:
-                if graph.mo[r.loc][-1].value != r.value:
-                    return
         self.stuck(graph, blocked)
 
     def stuck(self, graph: Graph, blocked: list[Blocked]) -> None:
@@ -126,6 +124,18 @@ class Program:
         """Return an explorer by chance, see ``sample``."""
         self.start = self.initial()
         return Sampling(self, MODELS[model], self.start, self.label())
+
+
+def repeats(graph: Graph, round_: Sequence[Event]) -> bool:
+    """Return True if a round, from the final memory on and without other threads, reads the same values, and undoes what it
+    stores: then it would do so for ever."""
+    now: dict[Loc, Value] = {}
+    for e in round_:
+        if e.kind is READ and now.setdefault(e.loc, graph.mo[e.loc][-1].value) != e.value:
+            return False
+        if e.kind is WRITE:
+            now[e.loc] = e.value
+    return all(graph.mo[loc][-1].value == value for loc, value in now.items())
 
 
 def explore(

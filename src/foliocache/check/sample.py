@@ -226,7 +226,7 @@ class Sampler(Machine):
         self.mark, self.own_before = self.i, dict(self.own)
         return None
 
-    def repeat(self, reads: list[Event]) -> None:
+    def repeat(self, done: list[Event]) -> None:
         """The round has changed memory, so there is another one."""
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -19,9 +22,12 @@ from foliocache.cli.options import Json, Positive
 from foliocache.cli.output import complain, console, counted, emit_json, table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from foliocache.check.scenario import Row, Scenario
 
 SHOWN = 16  # names or groups in a message
+ERASE = "\x1b[K"  # the rest of a terminal's line
 FIELDS = (
     "scenario",
     "model",
@@ -196,8 +202,40 @@ def _run(tasks: list[Exploration], jobs: int) -> list[Row]:
     """Run every task; return the rows in the order of the tasks. A single task is spread over all processes."""
     if len(tasks) == 1 or jobs == 1:
         return [task.run(jobs) for task in tasks]
-    rows = dict(parallel.each(lambda number: tasks[number].run(), range(len(tasks)), jobs))
+    rows: dict[int, Row] = {}
+    with _progress(len(tasks)) as say:
+        for number, row in parallel.each(lambda number: tasks[number].run(), range(len(tasks)), jobs):
+            rows[number] = row
+            say(row)
     return [rows[number] for number in range(len(tasks))]
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[Row], None]]:
+    """Show on stderr, if that is a terminal, how many of ``total`` explorations are done. The line is erased at the end.
+
+    Gives a function to call with each row.
+    """
+    rows: list[Row] = []
+
+    def say(row: Row) -> None:
+        rows.append(row)
+        surprises = sum(row.surprise for row in rows)
+        line = (
+            f"{len(rows):,} of {total:,} explorations, {counted(surprises, 'surprise')}; last {row.scenario} under {row.model}"
+        )
+        width = shutil.get_terminal_size().columns - 1
+        sys.stderr.write(f"\r{ERASE}{line[:width]}")
+        sys.stderr.flush()
+
+    if not sys.stderr.isatty():
+        yield lambda row: None
+        return
+    try:
+        yield say
+    finally:
+        sys.stderr.write(f"\r{ERASE}")
+        sys.stderr.flush()
 
 
 def _show(rows: list[Row]) -> None:
