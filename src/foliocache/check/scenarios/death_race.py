@@ -129,6 +129,8 @@ class Raced(Pool):
 class Tailed(Raced, Blocks):
     """The page is the head of a large folio, and it is used again as a small one."""
 
+    pfn: int
+
     def setup(self, mem: Direct) -> None:
         Blocks.setup(self, mem)
         core = self.core
