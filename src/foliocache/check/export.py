@@ -70,11 +70,12 @@ def derive(which: Scenario, mutation: str | None = None, constants: Mapping[str,
 def _derive(which: Scenario, program: Program, seen: Seen) -> Exported:
     """Run everything until no run stores anything new."""
     final = program.final
+    results: Any = NoResults()
     rounds = 0
     while seen.settle() or not rounds:
         rounds += 1
         threads = [_tree(program, seen, number, run) for number, run in enumerate(program.threads)]
-        judged = _tree(program, seen, -1, lambda mem: final(mem, NoResults())) if final else []
+        judged = _tree(program, seen, -1, lambda mem: final(mem, results)) if final else []
     # What only one thread touches, and none reads, is seen by no thread and races with none.
     private = {loc for loc, users in seen.users.items() if len(users) == 1 and loc not in seen.read}
     places: dict[Loc, Place] = {}

@@ -48,7 +48,9 @@ class Recorder(Geometry):
 
     def __init__(self, program: Program, seen: Seen, thread: int, path: Path) -> None:
         super().__init__(program.geometry)
-        self.seen, self.thread, self.path = seen, thread, path
+        self.seen: Seen = seen
+        self.thread: int = thread
+        self.path: Path = path
         self.own: dict[Loc, Value] = {}  # the client's own slot: no operation, as in ``Machine``
 
     @property
@@ -165,13 +167,23 @@ class Finals:
         return self.get(loc, 0)
 
 
-class NoResults(list[Any]):
+class NoResults:
     """The threads' results, which are not in the exported program."""
 
-    def _refuse(self, *_: Any) -> NoReturn:
+    def __getattr__(self, name: str) -> NoReturn:
         raise Refused(RESULTS)
 
-    __getitem__ = __iter__ = __contains__ = __len__ = count = index = _refuse
+    def __getitem__(self, n: Any) -> NoReturn:
+        raise Refused(RESULTS)
+
+    def __iter__(self) -> NoReturn:
+        raise Refused(RESULTS)
+
+    def __contains__(self, one: object) -> NoReturn:
+        raise Refused(RESULTS)
+
+    def __len__(self) -> NoReturn:
+        raise Refused(RESULTS)
 
 
 def facade(which: Scenario) -> types.ModuleType:

@@ -43,10 +43,11 @@ def export(which: Scenario, tool: str, mutation: str | None = None) -> str:
 class Writer:
     """What both languages share."""
 
-    unsigned = "u"  # behind a constant that no int has
+    unsigned: str = "u"  # behind a constant that no int has
 
     def __init__(self, program: Exported, mutation: str | None) -> None:
-        self.program, self.mutation = program, mutation
+        self.program: Exported = program
+        self.mutation: str | None = mutation
         self.texts: dict[Value, int] = {}
         self.names: dict[Loc, str] = {}
         for loc, place in program.places.items():
@@ -175,7 +176,7 @@ class C(Writer):
 class Litmus(Writer):
     """A litmus test in C, for herd7 with the Linux kernel's memory model."""
 
-    unsigned = ""
+    unsigned: str = ""
 
     def text(self) -> str:
         program, count = self.program, len(self.program.threads)

@@ -106,10 +106,13 @@ class Path:
 class Word:
     """What a thread has read: the value of a register, after some arithmetic (``of``)."""
 
-    __hash__ = None  # type: ignore[assignment]
+    def __hash__(self) -> int:
+        raise TypeError("a word that has been read has no hash")
 
     def __init__(self, path: Path, sum: Sum, of: Callable[[Value], Value] = lambda value: value) -> None:
-        self.path, self.sum, self.of = path, sum, of
+        self.path: Path = path
+        self.sum: Sum = sum
+        self.of: Callable[[Value], Value] = of
 
     def domain(self) -> frozenset[Value] | None:
         return self.path.domains.get(self.sum.register)
@@ -147,10 +150,21 @@ class Word:
 
         return compute
 
-    __or__, __ror__, __xor__, __invert__, __neg__ = map(_value, ("__or__", "__ror__", "__xor__", "__invert__", "__neg__"))
-    __lshift__, __rlshift__, __rshift__ = map(_value, ("__lshift__", "__rlshift__", "__rshift__"))
-    __rsub__, __mul__, __rmul__, __floordiv__ = map(_value, ("__rsub__", "__mul__", "__rmul__", "__floordiv__"))
-    __mod__, __rand__, __radd__ = map(_value, ("__mod__", "__rand__", "__radd__"))
+    __or__: Callable[..., Any] = _value("__or__")
+    __ror__: Callable[..., Any] = _value("__ror__")
+    __xor__: Callable[..., Any] = _value("__xor__")
+    __invert__: Callable[..., Any] = _value("__invert__")
+    __neg__: Callable[..., Any] = _value("__neg__")
+    __lshift__: Callable[..., Any] = _value("__lshift__")
+    __rlshift__: Callable[..., Any] = _value("__rlshift__")
+    __rshift__: Callable[..., Any] = _value("__rshift__")
+    __rsub__: Callable[..., Any] = _value("__rsub__")
+    __mul__: Callable[..., Any] = _value("__mul__")
+    __rmul__: Callable[..., Any] = _value("__rmul__")
+    __floordiv__: Callable[..., Any] = _value("__floordiv__")
+    __mod__: Callable[..., Any] = _value("__mod__")
+    __rand__: Callable[..., Any] = _value("__rand__")
+    __radd__: Callable[..., Any] = _value("__radd__")
 
     def _is(self, relation: str, other: Any) -> bool:
         how = RELATIONS[relation]
