@@ -1,5 +1,6 @@
 """A hook of mkdocs: the pages that lie beside docs/ become pages of the site, and links to them lead there."""
 
+import os
 import re
 from pathlib import Path
 
@@ -16,11 +17,10 @@ LINK = re.compile(r"\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def target(path, base):
-    """Return the site's page or picture for a link from a page in the folder `base`; None if the site has no such file."""
+    """Return a link's page or picture in the site, for a page in the folder `base`; None if the site has no such file."""
     found = (ROOT / base / path).resolve().relative_to(ROOT)
-    if str(found) in PAGES:
-        return PAGES[str(found)]
-    return str(found.relative_to("docs")) if found.parts[0] == "docs" else None
+    place = PAGES.get(str(found)) or (found.relative_to("docs") if found.parts[0] == "docs" else None)
+    return place and os.path.relpath(place, os.path.relpath(base or "docs", "docs"))
 
 
 def rewritten(text, base):

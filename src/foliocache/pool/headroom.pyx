@@ -31,9 +31,9 @@ cdef extern from *:
     """
     #include <fcntl.h>
     #include <stdint.h>
-    #include <sys/stat.h>
     #include <sys/sysinfo.h>
     #include <unistd.h>
+    #include "stat.h"
 
     static int fc_open_in(int folder, const char *name) { return openat(folder, name, O_RDONLY | O_CLOEXEC); }
 
@@ -51,7 +51,7 @@ cdef extern from *:
 
     /* The bytes of which the file system gives at once: 2 MiB for a tmpfs with huge pages. */
     static uint64_t fc_unit(int fd)
-    { struct stat found; return fd >= 0 && fstat(fd, &found) == 0 ? (uint64_t)found.st_blksize : 0; }
+    { struct stat found; return fd >= 0 && fc_stat(fd, "", AT_EMPTY_PATH, &found) == 0 ? (uint64_t)found.st_blksize : 0; }
     """
     int AT_FDCWD, O_PATH, O_DIRECTORY, O_CLOEXEC
     int c_open "open"(const char *path, int flags) noexcept nogil
