@@ -60,7 +60,7 @@ test-lowest: $(VENV)/.wheels
 
 # The documentation as a site, in build/site. A link that leads nowhere fails it.
 site: $(VENV)/.site build
-	$(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 release-check: lint test test-lowest test-wheel site
 	$(BIN)/foliocache verify
