@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import multiprocessing
 import os
 import statistics
 import tempfile
@@ -185,18 +186,21 @@ class _Way:
                 multiprocessing_context="fork",
                 generator=torch.Generator().manual_seed(1),
             )
+        self.workers: list[Any] = []
         self.took: list[float] = []
         self.used: list[float] = []
         self.decodes = 0
         self.memory = 0
 
     def epoch(self) -> None:
+        others = multiprocessing.active_children()
         before, begin = os.path.getsize(self.log), time.perf_counter()
         with warnings.catch_warnings(action="ignore"):  # of more workers than processors
             for _ in self.loader:
                 pass
         self.took.append(time.perf_counter() - begin)
-        self.used.append(sum(_processor_seconds(each.pid) for each in self._workers()))
+        self.workers = self.workers or [each for each in multiprocessing.active_children() if each not in others]
+        self.used.append(sum(_processor_seconds(each.pid) for each in self.workers))
         if len(self.took) <= 3:
             self.decodes += os.path.getsize(self.log) - before
 
@@ -212,13 +216,9 @@ class _Way:
 
     def weigh(self, pool: Any) -> None:
         """Measure the memory of the workers, with what the pool keeps for them. All workers of all ways must live."""
-        own = sum(_own_memory(each.pid) for each in self._workers())
+        own = sum(_own_memory(each.pid) for each in self.workers)
         key = KEYS.get(self.name)
         self.memory = own + (_cached(pool, key) if key else 0)
-
-    def _workers(self) -> list[Any]:
-        workers: list[Any] = self.loader._iterator._workers
-        return workers
 
 
 def _cached(pool: Any, key: str) -> int:
