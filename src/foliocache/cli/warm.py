@@ -25,6 +25,8 @@ from foliocache.cli.progress import watcher
 from foliocache.sizes import format_size
 
 if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
     from foliocache.adapters.fsspec import FolioFileSystem
 
 PIECE = 64 * 2**20
@@ -185,7 +187,7 @@ def _resolve(url: str, options: dict[str, Any]) -> list[tuple[str, FolioFileSyst
     with _named(url):
         refuse_misspelled(url)
         fs, path = url_to_fs(f"folio::{full}", folio=options)
-        found = sorted(_expand(fs, path, _is_glob(full)))
+        found = sorted(_expand(fs.fs, path, _is_glob(full)))
         if not found:
             raise FileNotFoundError("no file matches")
         return [(url, fs, one) for one in found]
@@ -211,8 +213,8 @@ def _is_glob(url: str) -> bool:
     return not GLOB.isdisjoint(url) or ("?" in url and not url.startswith("http"))
 
 
-def _expand(fs: FolioFileSystem, path: str, pattern: bool) -> list[str]:
-    """Return the paths of the files that a path stands for."""
+def _expand(fs: AbstractFileSystem, path: str, pattern: bool) -> list[str]:
+    """Return the paths of the files that a path stands for, as the origin says."""
     if pattern:
         return [name for name, info in fs.glob(path, detail=True).items() if info["type"] == "file"]
     return [path] if fs.isfile(path) else list(fs.find(path))
