@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy
 import pytest
-import samples
-import torch
-import torch.utils.data
 
 import foliocache
-from foliocache.torch import SharedDataset, cached
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed (CONTRIBUTING.md, PyTorch)", exc_type=ImportError)
+
+import samples  # noqa: E402
+
+from foliocache.torch import SharedDataset, cached  # noqa: E402
 
 LIMIT = 200  # seconds
 

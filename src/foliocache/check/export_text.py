@@ -57,7 +57,7 @@ class Writer:
         """Return the comment at the head, as lines."""
         with_bug = f", with the bug or variant {self.mutation}" if self.mutation else ""
         texts = [f"{number} stands for {value!r}." for value, number in self.texts.items()]
-        return [f"foliocache verify {self.program.name}{with_bug}", "", *self.program.doc.splitlines(), "", *texts]
+        return [f"verify {self.program.name}{with_bug}", "", *self.program.doc.splitlines(), "", *texts]
 
     def number(self, value: Value) -> str:
         if isinstance(value, int) and 0 <= value <= 0xFFFFFFFF:

@@ -56,8 +56,8 @@ class Used(Queued):
             ino = core.filemap.resolve(mem, me, KEY, KEY)
             if ino == 0:
                 return "none"
-            head = core.mapping.head(mem, ino)
-            pfn = core.filemap.lookup(mem, me, 0, ino, head, self.height, self.place)
+            head, mark = core.mapping.head(mem, ino), core.mapping.mark(mem, ino)
+            pfn = core.filemap.lookup(mem, me, 0, ino, head, mark, self.height, self.place)
             if pfn == layout.NIL:
                 return "miss"
             seen = core.fill.begin_wait(mem, pfn)
