@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 
 import pandas
 import pyarrow.dataset  # noqa: F401  # imported here, so that a page that needs it is not the first to say that it lacks
@@ -27,6 +28,10 @@ import fsspec, numpy, pyarrow.dataset, zarr
 from foliocache.adapters.fsspec import FolioFileSystem
 
 offset, length = 0, 99
+try:
+    import duckdb
+except ImportError:
+    pass
 place = dict(globals())
 for code in json.load(sys.stdin):
     done = eval(compile(code, code, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), place)
@@ -50,7 +55,7 @@ def places(origin, s3, tmp_path):
     things = {"shard-000.tar": bytes(10_000), "data.parquet": table.getvalue()}
     for name, content in things.items():
         origin.put(f"/{name}", content)
-    objects = {"table.parquet": table.getvalue(), "prefix/0.parquet": table.getvalue()}
+    objects = {"table.parquet": table.getvalue(), "prefix/0.parquet": table.getvalue(), "folder/0.parquet": table.getvalue()}
     objects |= {name: bytes(10_000) for name in ("shard-000.tar", "shard", "x", "y")}
     for name, content in objects.items():
         s3.bare.pipe_file(f"bucket/{name}", content)
@@ -72,6 +77,8 @@ def test_the_blocks_of_a_page_run(name, places):
     environment, instead = places
     code = blocks(name)
     assert code
+    if find_spec("duckdb") is None:  # its recipe runs it where it is installed (make soak)
+        code = [block for block in code if "duckdb" not in block]
     for words, place in instead.items():
         code = [block.replace(words, place) for block in code]
     with tempfile.TemporaryDirectory(prefix="foliocache-test-", dir="/dev/shm") as pools:
