@@ -50,15 +50,15 @@ class Runner:
     function; ``effort``: how many seconds the tests of one may take together; and the files ``answers`` and ``reached``."""
 
     def __init__(self, wanted: dict[str, Any]) -> None:
-        self.package = Path(wanted["package"])
-        self.wanted = wanted["mutants"]
-        self.effort = wanted["effort"]
-        self.parent = os.getppid()
-        self.answers = Path(wanted["answers"])
-        self.reached = Path(wanted["reached"])
+        self.package: Path = Path(wanted["package"])
+        self.wanted: list[Any] = wanted["mutants"]
+        self.effort: float = wanted["effort"]
+        self.parent: int = os.getppid()
+        self.answers: Path = Path(wanted["answers"])
+        self.reached: Path = Path(wanted["reached"])
         self.cores: list[loader.Core] = []
         self.mutations: tuple[Mutation, ...] = ()
-        self.failed = False
+        self.failed: bool = False
         self.killers: dict[str, int] = {}
         self.tests: dict[str, Any] = {}  # by node id: what it reaches, and the seconds that it takes
         self.index: dict[str, list[str]] = {}  # by what is reached
