@@ -217,7 +217,15 @@ def _expand(fs: AbstractFileSystem, path: str, pattern: bool) -> list[str]:
     """Return the paths of the files that a path stands for, as the origin says."""
     if pattern:
         return [name for name, info in fs.glob(path, detail=True).items() if info["type"] == "file"]
-    return [path] if fs.isfile(path) else list(fs.find(path))
+    return [path] if _is_file(fs, path) else list(fs.find(path))
+
+
+def _is_file(fs: AbstractFileSystem, path: str) -> bool:
+    """Return True for a file. fsspec's ``isfile`` of HTTP would begin to read it."""
+    try:
+        return bool(fs.info(path)["type"] == "file")
+    except FileNotFoundError:
+        return False
 
 
 def _size(fs: FolioFileSystem, path: str) -> int:
