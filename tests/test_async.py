@@ -749,12 +749,16 @@ def test_no_thread_waits_for_a_coroutine(pool_name, run, kind):
 def test_more_fills_than_run_at_a_time(roomy, run, monkeypatch):
     monkeypatch.setattr(homes, "FILLS_MAX", 3)
     inside = most = 0
+    three = asyncio.Event()
 
     async def read(offset, length):
         nonlocal inside, most
         inside += 1
         most = max(most, inside)
-        for _ in range(50):
+        if inside == 3:
+            three.set()
+        await asyncio.wait_for(three.wait(), 60)
+        for _ in range(50):  # in which a fourth one would begin
             await asyncio.sleep(0)
         inside -= 1
         return slice_of(offset, length)

@@ -28,6 +28,7 @@ def start(tmp_path):
         (tmp_path / "conftest.py").write_text(CONFTEST)
         (tmp_path / "test_it.py").write_text("import os, signal, subprocess, sys, threading, time\n" + code)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path[1:]])}
+        environment.pop("CI", None)  # with it, pytest repeats whole messages in its summary
         command = [sys.executable, "-m", "pytest", *OPTIONS, *LIMITS, *more, "test_it.py"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         runs.append(subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **pipes))
