@@ -11,8 +11,11 @@ EXTRAS_demo := cli,http
 demo: $(VENV)/.demo build
 	$(BIN)/foliocache demo
 
+# Test processes side by side.
+JOBS ?= 2
+
 test: $(VENV)/.test build
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 # The build of PyTorch for processors alone. Elsewhere than where pip finds it, there is only one with gigabytes for GPUs.
 torch: $(VENV)/.test

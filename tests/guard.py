@@ -66,11 +66,11 @@ def children(known=()):
 
 
 def running(pid):
-    """Return a process's command line; None if it has ended."""
+    """Return a process's command line, empty in the middle of exec and of exit; None if it has ended."""
     try:
         if Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z":
             return None
-        return Path(f"/proc/{pid}/cmdline").read_bytes() or None  # empty: it is about to have ended
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return None
 
