@@ -1,8 +1,8 @@
 """The first read of everything: an object behind nginx that nothing of is cached, beside obstore and fsspec's own caches.
 
 Every figure is of a whole read, the question for the object's version and the copies that the caller gets included. *First
-touch* means a pool that was made for that read, whose pages this process has never touched; *used* means that the pages have
-been touched, and the object was forgotten. obstore is there twice: its bytes are thrown away where it has put them; or they are
+touch* means a pool that was made for that read, whose pages this process has never touched (but the host has given the machine
+memory for them, see ``floors.have_backed``); *used* means that the pages have been touched, and the object was forgotten. obstore is there twice: its bytes are thrown away where it has put them; or they are
 *copied into used pages*, as a cache must, which is what the unlimited budgets compare with. The *sockets* are no one's
 product, but what the machine and nginx give to threads that receive straight into shared pages.
 """
@@ -165,6 +165,7 @@ class Bench:
         sockets = floors.Sockets(self.size, SOCKETS[0], SOCKETS[1] * MIB)
 
         def first() -> float:
+            floors.have_backed(self.size)
             with floors.pages(self.size, touched=False) as memory:
                 return speed(lambda: sockets.whole(url, memory), self.size)
 
@@ -182,6 +183,7 @@ class Bench:
 
     def _first(self, read: Callable[[Any], int], size: int | None = None) -> Case:
         def case() -> float:
+            floors.have_backed(self.size)
             with new_pool(self.pool_bytes) as pool:
                 fs = folio(pool.name)
                 return speed(lambda: read(fs), size or self.size)
@@ -279,6 +281,7 @@ class Bench:
 
             def case(which: str, members: int) -> Case:
                 def measured() -> float:
+                    floors.have_backed(members * self.size)
                     with new_pool(WORKERS * self.pool_bytes) as pool:
                         (self.origin.files / "pool").write_text(pool.name)
                         self.origin.sent()
