@@ -1,10 +1,11 @@
 """The first read of everything: an object behind nginx that nothing of is cached, beside obstore and fsspec's own caches.
 
 Every figure is of a whole read, the question for the object's version and the copies that the caller gets included. *First
-touch* means a pool that was made for that read, whose pages this process has never touched (but the host has given the machine
-memory for them, see ``floors.have_backed``); *used* means that the pages have been touched, and the object was forgotten. obstore is there twice: its bytes are thrown away where it has put them; or they are
-*copied into used pages*, as a cache must, which is what the unlimited budgets compare with. The *sockets* are no one's
-product, but what the machine and nginx give to threads that receive straight into shared pages.
+touch* means a pool that was made for that read, whose pages this process has never touched (but the host has given the
+machine memory for them, see ``floors.have_backed``); *used* means that the pages have been touched, and the object was
+forgotten. obstore is there twice: its bytes are thrown away where it has put them; or they are *copied into used pages*, as a
+cache must, which is what the unlimited budgets compare with. The *sockets* are no one's product, but what the machine and
+nginx give to threads that receive straight into shared pages.
 """
 
 from __future__ import annotations
