@@ -137,7 +137,8 @@ class _Connection(asyncio.Protocol):
         late = loop.call_later(READ_TIMEOUT, self._fail, TimeoutError(f"the server has not answered for {READ_TIMEOUT:g} s"))
         try:
             self._transport.write(request)
-            return await answer
+            reply: Reply | None = await answer
+            return reply
         finally:
             late.cancel()
             self._answer = None
