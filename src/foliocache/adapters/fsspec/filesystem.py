@@ -39,7 +39,7 @@ from .gather import AT_ONCE, gather
 from .identifying import Identifying, refuse_at_the_end
 from .identities import Identities, trust_seconds
 from .passthrough import FolioTransaction, refuse_misspelled, unprefixed
-from .plan import READERS, Plan
+from .plan import Plan
 from .ranges import OPENING, Merged, Range, Want, extent, ranges_of
 from .source import Source
 from .target import Identity, Target, renewed, target_for
@@ -490,7 +490,7 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
                     raise
                 return self._range(path, known[path], start, end, copy=True)
 
-        at_once = READERS if plan.is_needed and len(maps) == len(paths) else AT_ONCE
+        at_once = plan.readers if plan.readers and len(maps) == len(paths) else AT_ONCE
         results = gather(read, reads, on_error, lambda *job: job in plan.cached, at_once)
         return results if merged is None else merged.split(results)
 
