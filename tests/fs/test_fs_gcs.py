@@ -1,4 +1,4 @@
-"""Google Cloud Storage: gcsfs over an emulator. Neither is among what the tests need: `pip install gcsfs gcp-storage-emulator`."""
+"""Google Cloud Storage by gcsfs, over an emulator: `pip install gcsfs gcp-storage-emulator`, or these tests are skipped."""
 
 import asyncio
 
