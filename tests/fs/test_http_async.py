@@ -237,3 +237,16 @@ def test_a_server_whose_answers_are_no_longer_plain(http, origin):
     for n in range(4):
         assert all_at_once(http, chunked[n : n + 1]) == [b"%04d" % n]
     assert len(http.target._odd._paths) == 1
+
+
+def test_a_server_that_was_away_for_a_moment(http, origin, monkeypatch):
+    urls = [origin.put(f"/{n}", b"%04d" % n) for n in range(3)]
+    assert all_at_once(http, urls[:1]) == [b"0000"]
+
+    async def lost(*_):
+        raise ConnectionResetError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AsyncClient, "get", lost)
+        assert all_at_once(http, urls[1:2]) == [b"0001"]
+    assert not http.target._odd._paths and all_at_once(http, urls[2:]) == [b"0002"]

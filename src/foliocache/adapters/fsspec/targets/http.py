@@ -156,12 +156,11 @@ class HTTPTarget(AsyncTarget):
 
         server = path[: path.find("/", len("http://")) + 1]
         if server in self._simple and server not in self._odd and is_simple(path) and self._is_plain_everywhere:
-            answer = None
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # aiohttp, which has more to say about it, then tries
                 answer = await client_here().get(path, self._headers(None), start, end, end - start)
-            if answer is not None:
-                return answer[0], self._first_of(*answer, start, end)
-            self._odd.add(server)
+                if answer is not None:
+                    return answer[0], self._first_of(*answer, start, end)
+                self._odd.add(server)
         options = {name: value for name, value in self.fs.kwargs.items() if name != "headers"}
         session = await self.fs.set_session()
         headers = self._headers(f"bytes={start}-{end - 1}")
