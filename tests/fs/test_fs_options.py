@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pickle
@@ -21,6 +22,28 @@ def test_url_opens_through_us(pool, tmp_path):
     assert fs.fs.auto_mkdir
     assert fs.cat(path) == fs.cat(f"folio::file://{path}") == fs.cat(f"folio://{path}") == b"data"
     assert fsspec.open(fs.unstrip_protocol(path), folio=pool).open().read() == b"data"
+
+
+async def _asked_async(fs, name):
+    info = await fs._info(name)
+    return await fs._exists(name), info["size"], await fs._cat_file(name), await fs._ls(name.rpartition("/")[0], detail=False)
+
+
+def test_a_server_below_folio(pool, origin):
+    """fsspec makes ``host/x`` of ``folio://host/x``; the target's name of it is ``http://host/x``."""
+    url = origin.put("/folder/x", b"data")
+    short = url.removeprefix("http://")
+    fs, name = fsspec.url_to_fs(f"folio://{short}", target_protocol="http", **pool)
+    for given in (name, short, f"folio://{short}", url):
+        assert fs.exists(given) and fs.isfile(given) and fs.info(given)["name"] == url
+        assert fs.cat_file(given) == fs.cat(given) == fs.open(given).read() == fs.cat_ranges([given], 0, 4)[0] == b"data"
+        assert fs.glob(given) == [url]
+        assert asyncio.run(_asked_async(fs, given)) == (True, 4, b"data", fs.ls(given.rpartition("/")[0], detail=False))
+    (opened,) = fsspec.open_files(f"folio://{short}", target_protocol="http", **pool)
+    with opened as file:
+        assert file.read() == b"data" and file.path == url
+    assert {mapping.key for mapping in fs.pool.mappings()} == {fs.target.key(url)}
+    assert fs._strip_protocol("") == ""
 
 
 @pytest.mark.parametrize("protocol", ["file", "http", "zip"])

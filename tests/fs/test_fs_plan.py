@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from foliocache.adapters.fsspec.plan import Plan
+from foliocache.adapters.fsspec.plan import LONG, READERS, Plan
 
 UNIT = 10
 
@@ -38,7 +38,7 @@ def test_missing_ranges_are_requested_in_their_order_and_neighbours_together():
         ("no", 0, 1),
     ]
     plan = Plan([*jobs, ("one", 300, 301)], {"one": one, "two": two})
-    assert plan.is_needed and plan.cached == {("one", 500, 510), ("one", 7, 7)}
+    assert plan.readers == 1 and plan.cached == {("one", 500, 510), ("one", 7, 7)}
     assert (one.runs, two.runs) == ([(0, 3), (30, 31)], [(9, 10)])
 
 
@@ -46,7 +46,7 @@ def test_one_range_is_left_to_its_reader():
     only = Asked(1000, 1 << 20, cached=[(0, 10)])
     plan = Plan([("it", 0, 10), ("it", 20, 900)], {"it": only})
     plan.reach(("it", 20, 900))
-    assert not plan.is_needed and only.runs == []
+    assert plan.readers == 0 and only.runs == []
 
 
 def test_no_more_is_requested_than_a_part_of_the_pool_and_the_rest_when_the_reader_comes_there():
@@ -87,3 +87,19 @@ def test_scattered_ranges_are_fetched_several_at_a_time(http, origin, length):
     origin.before_get = wait
     assert http.cat_ranges([url] * 12, starts, [at + length for at in starts]) == [data[at : at + length] for at in starts]
     assert len(asked) == 12
+
+
+def test_long_ranges_are_copied_by_several_threads():
+    it = Asked(4 * LONG, 1 << 30)
+    assert Plan([("it", 0, LONG), ("it", LONG, 2 * LONG)], {"it": it}).readers == READERS > 1
+    assert Plan([("it", 0, LONG), ("it", LONG, 2 * LONG - 1)], {"it": it}).readers == 1
+
+
+def test_long_ranges_are_those_of_the_object(http, origin):
+    data = bytes(range(251)) * (1 << 14)
+    url = origin.put("/long", data)
+    starts = [n * 300_000 for n in (5, 1, 3, 0, 9, 2, 11, 7)]
+    for _ in range(2):
+        assert http.cat_ranges([url] * 8, starts, [at + LONG + 1 for at in starts], on_error="raise") == [
+            data[at : at + LONG + 1] for at in starts
+        ]

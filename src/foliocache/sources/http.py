@@ -159,7 +159,7 @@ class Fields(dict[str, str]):
         return super().__contains__(str(name).lower())
 
 
-class _Unusual(Exception):
+class Unusual(Exception):
     """The response is not plain: use http.client."""
 
 
@@ -177,9 +177,25 @@ def _fields(lines: list[str]) -> Fields:
     for line in lines:
         name, colon, value = line.partition(":")
         if not colon or name != name.strip():
-            raise _Unusual
+            raise Unusual
         name, value = name.lower(), value.strip()
         fields[name] = f"{fields[name]}, {value}" if name in fields else value
+    return fields
+
+
+def fields_of(parsed: dict[bytes, Fields], reply: Reply, rest: bytes) -> Fields:
+    """Return the header fields. Most of them are those of a response before, in ``parsed``."""
+    common = parsed.get(rest)
+    if common is None:
+        if len(parsed) >= PARSED_MAX:
+            parsed.clear()
+        parsed[rest] = common = _fields(rest.decode("iso-8859-1").split("\r\n")[:-1])
+    fields = Fields(common)
+    fields["content-length"] = str(reply.length)
+    if reply.content_range is not None:
+        fields["content-range"] = reply.content_range.decode("iso-8859-1")
+    if reply.date is not None:
+        fields["date"] = reply.date.decode("iso-8859-1")
     return fields
 
 
@@ -189,7 +205,7 @@ def _receive_head(sock: socket.socket) -> tuple[int, Fields, memoryview]:
     data = b""
     while (end := data.find(b"\r\n\r\n")) < 0:
         if len(data) > HEAD_MAX or b"\n\n" in data:
-            raise _Unusual
+            raise Unusual
         with _timely():
             got = sock.recv(HEAD_PIECE)
         if not got:
@@ -201,7 +217,7 @@ def _receive_head(sock: socket.socket) -> tuple[int, Fields, memoryview]:
     status = int(found[1]) if found else 0
     has_length = fields.get("Content-Length", "").isdecimal() or status in (204, 304)
     if status < 200 or "Transfer-Encoding" in fields or not has_length:
-        raise _Unusual
+        raise Unusual
     return status, fields, memoryview(data)[end + 4 :]
 
 
@@ -231,15 +247,15 @@ class Client:
             response.close()
             has_cookies = has_cookies or "Set-Cookie" in response.headers
             target = urljoin(url, location)
-            if _place(urlsplit(target)) != _place(parts):
+            if place_of(urlsplit(target)) != place_of(parts):
                 headers = {name: value for name, value in headers.items() if name.lower() not in _SECRET}
             url = target
         raise http.client.HTTPException(f"more than {REDIRECTS_MAX} redirects")
 
     def _ask(self, parts: SplitResult, headers: Headers) -> Response | Direct:
         """Send one request. If the server has closed the idle connection, which it may do at any time, use a new one."""
-        place = _place(parts)
-        path = _path(parts)
+        place = place_of(parts)
+        path = path_of(parts)
         connection = self._take(place)
         if connection is not None:
             try:
@@ -249,13 +265,13 @@ class Client:
         return self._send(place, self._connect(place), path, headers)
 
     def _send(self, place: Place, connection: http.client.HTTPConnection, path: str, headers: Headers) -> Response | Direct:
-        request = None if place in self._unusual else _request(place, path, headers)
+        request = None if place in self._unusual else request_of(place, path, headers)
         try:
             if request is not None:
                 try:
                     connection.sock.sendall(request)
                     return Direct(self, place, connection, *_receive_head(connection.sock))
-                except _Unusual:
+                except Unusual:
                     self._unusual.add(place)
                     connection.close()
                     connection = self._connect(place)
@@ -282,31 +298,16 @@ class Client:
             with _timely():
                 reply = exchange(connection.sock.fileno(), request, into, length)
             if reply.rest is not None and reply.status >= 200:
-                fields = self._fields_of(reply, reply.rest)
+                fields = fields_of(self._parsed, reply, reply.rest)
                 ahead = memoryview(reply.data)[reply.end :]
                 return Direct(self, place, connection, reply.status, fields, ahead, reply.placed)
-        except _Unusual:
+        except Unusual:
             pass
         except BaseException:
             connection.close()
             raise
         connection.close()
         return None
-
-    def _fields_of(self, reply: Reply, rest: bytes) -> Fields:
-        """Return the header fields. Most of them are those of the response before."""
-        parsed = self._parsed.get(rest)
-        if parsed is None:
-            if len(self._parsed) >= PARSED_MAX:
-                self._parsed.clear()
-            self._parsed[rest] = parsed = _fields(rest.decode("iso-8859-1").split("\r\n")[:-1])
-        fields = Fields(parsed)
-        fields["content-length"] = str(reply.length)
-        if reply.content_range is not None:
-            fields["content-range"] = reply.content_range.decode("iso-8859-1")
-        if reply.date is not None:
-            fields["date"] = reply.date.decode("iso-8859-1")
-        return fields
 
     def _connect(self, place: Place) -> http.client.HTTPConnection:
         scheme, host, port = place
@@ -356,8 +357,8 @@ class Ranges:
         self._begin: bytes | None = None
         with suppress(ValueError):  # `Client.get` raises it
             parts = urlsplit(url)
-            self._place = _place(parts)
-            request = _request(self._place, _path(parts), headers) if self._place[0] == "http" else None
+            self._place = place_of(parts)
+            request = request_of(self._place, path_of(parts), headers) if self._place[0] == "http" else None
             self._begin = None if request is None else request[:-2]
 
     def get(self, start: int, end: int, into: memoryview) -> Response | Direct:
@@ -376,7 +377,7 @@ class Ranges:
         return self._client.get(self.url, {**self.headers, "Range": f"bytes={start}-{end - 1}"})
 
 
-def _request(place: Place, path: str, headers: Headers) -> bytes | None:
+def request_of(place: Place, path: str, headers: Headers) -> bytes | None:
     """Return the bytes of a GET request; None if http.client must quote or refuse something in it."""
     scheme, host, port = place
     if "host" in {name.lower() for name in headers} or _UNSENDABLE.search(path):
@@ -389,11 +390,11 @@ def _request(place: Place, path: str, headers: Headers) -> bytes | None:
     return f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode()
 
 
-def _path(parts: SplitResult) -> str:
+def path_of(parts: SplitResult) -> str:
     return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
-def _place(parts: SplitResult) -> Place:
+def place_of(parts: SplitResult) -> Place:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"not an HTTP URL: {parts.geturl()!r}")
     return parts.scheme, parts.hostname, parts.port or _PORTS[parts.scheme]

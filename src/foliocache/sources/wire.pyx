@@ -137,6 +137,30 @@ cdef int _interrupted() except -1:
     return -1
 
 
+def parsed(bytes data not None):
+    """Return the `Reply` of what has been received so far: a head, and perhaps a part of the body. ``placed`` is 0."""
+    cdef char[HEAD_MAX] rest
+    cdef Py_ssize_t size = min(PyBytes_GET_SIZE(data), <Py_ssize_t>HEAD_MAX)
+    cdef Head head
+    cdef Reply reply = Reply.__new__(Reply)
+    memset(&head, 0, sizeof(Head))
+    reply.data, reply.end = data, _find_end(PyBytes_AS_STRING(data), 0, size)
+    if reply.end >= 0 and _parse(PyBytes_AS_STRING(data), reply.end, rest, &head):
+        _tell(reply, rest, &head)
+    return reply
+
+
+cdef int _tell(Reply reply, const char *rest, const Head *head) except -1:
+    """Set what a plain head says."""
+    reply.status, reply.length = head.status, head.length
+    reply.rest = PyBytes_FromStringAndSize(rest, head.rest)
+    if head.content_range != NULL:
+        reply.content_range = PyBytes_FromStringAndSize(head.content_range, head.content_range_length)
+    if head.date != NULL:
+        reply.date = PyBytes_FromStringAndSize(head.date, head.date_length)
+    return 0
+
+
 def exchange(int fd, bytes request, into, Py_ssize_t length):
     """Send a request for a range of ``length`` bytes to a blocking socket, and receive the head of the response. If it is
     plain, of status 206 and that length, receive the first bytes of the body into the buffer ``into``, until that is full.
@@ -201,12 +225,7 @@ cdef Reply _exchange(int fd, bytes request, char *page, Py_ssize_t want, Py_ssiz
     reply = Reply.__new__(Reply)
     reply.data, reply.end, reply.placed = PyBytes_FromStringAndSize(data, size), end, placed
     if is_plain:
-        reply.status, reply.length = head.status, head.length
-        reply.rest = PyBytes_FromStringAndSize(rest, head.rest)
-        if head.content_range != NULL:
-            reply.content_range = PyBytes_FromStringAndSize(head.content_range, head.content_range_length)
-        if head.date != NULL:
-            reply.date = PyBytes_FromStringAndSize(head.date, head.date_length)
+        _tell(reply, rest, &head)
         if placed < want and head.status == 206 and head.length == length:
             raise EOFError(f"the body ends {length - placed} bytes early")
     return reply

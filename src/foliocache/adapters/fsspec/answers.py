@@ -20,7 +20,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-from .passthrough import PassThrough, unprefixed
+from .passthrough import PassThrough
 
 if TYPE_CHECKING:
     from foliocache.pool.names import Ask, Name
@@ -51,11 +51,11 @@ class Answers(PassThrough):
             when = _when(self.info(path))
             if when is not None:
                 return when
-        return self.fs.modified(unprefixed(path), *args, **kwargs)
+        return self.fs.modified(self._unprefixed(path), *args, **kwargs)
 
     def exists(self, path: str, **kwargs: Any) -> bool:
         if kwargs or not self._answers(path):
-            return self.target.exists(unprefixed(path), **kwargs)
+            return self.target.exists(self._unprefixed(path), **kwargs)
         try:
             return bool(self.info(path))
         except FileNotFoundError:
@@ -78,17 +78,17 @@ class Answers(PassThrough):
     def glob(self, path: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the paths that match; a path without a pattern is not searched for."""
         if isinstance(path, str) and not (args or kwargs) and self._answers(path) and not _MAGIC.search(path):
-            return [self._strip_protocol(unprefixed(path))] if self.exists(path) else []
-        return self.fs.glob(unprefixed(path), *args, **kwargs)
+            return [self._strip_protocol(self._unprefixed(path))] if self.exists(path) else []
+        return self.fs.glob(self._unprefixed(path), *args, **kwargs)
 
     def _answers(self, path: Any) -> bool:
         """Return True if the pool may answer questions about the path. It never does about a bucket, or the root."""
-        return bool(self._trust) and self.target.tells_info and "/" in self._strip_protocol(unprefixed(path)).strip("/")
+        return bool(self._trust) and self.target.tells_info and "/" in self._strip_protocol(self._unprefixed(path)).strip("/")
 
     def _or_target(self, name: str, cut: Callable[[Any], Any], path: Any, *args: Any, **kwargs: Any) -> Any:
         if args or kwargs or not isinstance(path, str) or not self._answers(path):
-            return getattr(self.fs, name)(unprefixed(path), *args, **kwargs)
-        return cut(self._told(self._strip_protocol(unprefixed(path))))
+            return getattr(self.fs, name)(self._unprefixed(path), *args, **kwargs)
+        return cut(self._told(self._strip_protocol(self._unprefixed(path))))
 
     def _told(self, path: str) -> dict[str, Any]:
         """Return ``info()`` of a path. Raises what the target raises."""

@@ -39,7 +39,7 @@ from .gather import AT_ONCE, gather
 from .identifying import Identifying, refuse_at_the_end
 from .identities import Identities, trust_seconds
 from .passthrough import FolioTransaction, refuse_misspelled, unprefixed
-from .plan import READERS, Plan
+from .plan import Plan
 from .ranges import OPENING, Merged, Range, Want, extent, ranges_of
 from .source import Source
 from .target import Identity, Target, renewed, target_for
@@ -118,9 +118,9 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
         self._who = self._target.who()
         self._last = threading.local()
         self._turn = threading.RLock()
-        self._adopt(self._target.fs)
+        self._adopt(self._target.fs, target_protocol)
 
-    def _adopt(self, fs: fsspec.AbstractFileSystem) -> None:
+    def _adopt(self, fs: fsspec.AbstractFileSystem, protocol: str | None) -> None:
         """Take over the target's syntax of paths. It is set per instance: fsspec asks the class before there is a target.
 
         With its protocols, those who look for a filesystem by the beginning of a URL find this one by all its names.
@@ -130,7 +130,9 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
         self.sep: str = fs.sep
         self.root_marker: str = fs.root_marker
         self._parent = fs._parent
-        self._strip_protocol = partial(_stripped, fs)
+        scheme = f"{protocol or names[0]}://"
+        self._scheme = scheme if fs._strip_protocol(f"{scheme}host/x") == f"{scheme}host/x" else ""
+        self._strip_protocol = partial(_stripped, fs, self._scheme)
 
     @staticmethod
     def _get_kwargs_from_urls(path: str) -> dict[str, Any]:
@@ -488,7 +490,7 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
                     raise
                 return self._range(path, known[path], start, end, copy=True)
 
-        at_once = READERS if plan.is_needed and len(maps) == len(paths) else AT_ONCE
+        at_once = plan.readers if plan.readers and len(maps) == len(paths) else AT_ONCE
         results = gather(read, reads, on_error, lambda *job: job in plan.cached, at_once)
         return results if merged is None else merged.split(results)
 
@@ -521,8 +523,8 @@ def _make_target(
     return type(fs)(*fs.storage_args, **plain)  # it runs in fsspec's own loop, whatever loops await us
 
 
-def _stripped(fs: fsspec.AbstractFileSystem, path: Any) -> Any:
-    path = unprefixed(path)
+def _stripped(fs: fsspec.AbstractFileSystem, scheme: str, path: Any) -> Any:
+    path = unprefixed(path, scheme)
     return [fs._strip_protocol(one) for one in path] if isinstance(path, list) else fs._strip_protocol(path)
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .identities import Identities
     from .target import Identity, Target
 
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://")
 _MISSPELLED = re.compile(r"folio:(?!:)/*(?=[a-z][a-z0-9+.-]*(?:://|::))")
 
 
@@ -34,7 +35,7 @@ def _delegated(name: str) -> Callable[..., Any]:
     """Return a method that calls the target's method of the same name with the same arguments."""
 
     def method(self: PassThrough, path: Any, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self.fs, name)(unprefixed(path), *args, **kwargs)
+        return getattr(self.fs, name)(self._unprefixed(path), *args, **kwargs)
 
     return _named(method, name)
 
@@ -43,7 +44,7 @@ def _writing(name: str, *, tree: bool = False) -> Callable[..., Any]:
     """Return a method that writes to the given path (and below it: tree)."""
 
     def method(self: PassThrough, path: Any, *args: Any, **kwargs: Any) -> Any:
-        path = unprefixed(path)
+        path = self._unprefixed(path)
         with self._changing(*_listed(path), tree=tree):
             return getattr(self.fs, name)(path, *args, **kwargs)
 
@@ -76,6 +77,12 @@ class FolioTransaction(Transaction):
 
 class PassThrough(AbstractFileSystem):
     """The methods of FolioFileSystem that are passed to the target."""
+
+    _scheme = ""  # what the names of a target begin with whose names are URLs: "https://"
+
+    def _unprefixed(self, path: Any) -> Any:
+        """Return a path, or several, as the target names it."""
+        return unprefixed(path, self._scheme)
 
     if TYPE_CHECKING:
         _identities: Identities
@@ -113,48 +120,48 @@ class PassThrough(AbstractFileSystem):
 
     def unstrip_protocol(self, name: str) -> str:
         """Return a URL that fsspec.open() accepts, if the target's options are given again."""
-        return f"folio::{self.fs.unstrip_protocol(unprefixed(name))}"
+        return f"folio::{self.fs.unstrip_protocol(self._unprefixed(name))}"
 
     def exists(self, path: str, **kwargs: Any) -> bool:
-        return self.target.exists(unprefixed(path), **kwargs)
+        return self.target.exists(self._unprefixed(path), **kwargs)
 
     def isfile(self, path: str) -> bool:
-        return self.target.isfile(unprefixed(path))
+        return self.target.isfile(self._unprefixed(path))
 
     def isdir(self, path: str) -> bool:
-        return self.target.isdir(unprefixed(path))
+        return self.target.isdir(self._unprefixed(path))
 
     def sizes(self, paths: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.fs.sizes(unprefixed(paths), *args, **kwargs)
+        return self.fs.sizes(self._unprefixed(paths), *args, **kwargs)
 
     def put_file(self, lpath: Any, rpath: Any, *args: Any, **kwargs: Any) -> Any:
-        rpath = unprefixed(rpath)
+        rpath = self._unprefixed(rpath)
         with self._changing(rpath):
             return self.fs.put_file(lpath, rpath, *args, **kwargs)
 
     def put(self, lpath: Any, rpath: Any, *args: Any, **kwargs: Any) -> Any:
-        rpath = unprefixed(rpath)
+        rpath = self._unprefixed(rpath)
         with self._changing(*_listed(rpath), tree=True):
             return self.fs.put(lpath, rpath, *args, **kwargs)
 
     def cp_file(self, path1: Any, path2: Any, *args: Any, **kwargs: Any) -> Any:
-        path2 = unprefixed(path2)
+        path2 = self._unprefixed(path2)
         with self._changing(path2):
-            return self.fs.cp_file(unprefixed(path1), path2, *args, **kwargs)
+            return self.fs.cp_file(self._unprefixed(path1), path2, *args, **kwargs)
 
     def copy(self, path1: Any, path2: Any, *args: Any, **kwargs: Any) -> Any:
-        path2 = unprefixed(path2)
+        path2 = self._unprefixed(path2)
         with self._changing(*_listed(path2), tree=True):
-            return self.fs.copy(unprefixed(path1), path2, *args, **kwargs)
+            return self.fs.copy(self._unprefixed(path1), path2, *args, **kwargs)
 
     def mv(self, path1: Any, path2: Any, *args: Any, **kwargs: Any) -> Any:
-        path1, path2 = unprefixed(path1), unprefixed(path2)
+        path1, path2 = self._unprefixed(path1), self._unprefixed(path2)
         doomed = self._doomed(path1, *args, **kwargs)
         with self._changing(*doomed, *_listed(path2), tree=True, globs=_listed(path1)):
             return self.fs.mv(path1, path2, *args, **kwargs)
 
     def rm(self, path: Any, *args: Any, **kwargs: Any) -> Any:
-        path = unprefixed(path)
+        path = self._unprefixed(path)
         with self._changing(*self._doomed(path, *args, **kwargs), tree=True, globs=_listed(path)):
             return self.fs.rm(path, *args, **kwargs)
 
@@ -226,19 +233,27 @@ class PassThrough(AbstractFileSystem):
         return listed
 
 
-def unprefixed(path: Any) -> Any:
-    """Return a path, or several, without our prefix. All other forms of paths are left to the target."""
+def unprefixed(path: Any, scheme: str = "") -> Any:
+    """Return a path, or several, without our prefix. All other forms of paths are left to the target.
+
+    Names of a target whose names are URLs get the ``scheme`` if they have none: fsspec makes ``host/x`` of ``folio://host/x``.
+    """
     if isinstance(path, dict):
-        return {unprefixed(one): value for one, value in path.items()}
+        return {unprefixed(one, scheme): value for one, value in path.items()}
     if isinstance(path, (list, tuple, set)):
-        return [unprefixed(one) for one in path]
+        return [unprefixed(one, scheme) for one in path]
     path = stringify_path(path)
-    if isinstance(path, str) and path.startswith("folio:"):
+    if not isinstance(path, str):
+        return path
+    if path.startswith("folio:"):
         for prefix in ("folio::", "folio://"):
             if path.startswith(prefix):
-                return path[len(prefix) :]
-        refuse_misspelled(path)
-    return path
+                path = path[len(prefix) :]
+                break
+        else:
+            refuse_misspelled(path)
+    lacks_scheme = scheme and path and not path.startswith((scheme, "/")) and not _SCHEME.match(path)
+    return scheme + path if lacks_scheme else path
 
 
 def refuse_misspelled(url: str) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 from .ranges import Range, extent, is_cached
 
-READERS = 1  # threads that read ranges which the engine fetches, including the caller's
+READERS = 4  # threads that copy long ranges which the engine fetches, including the caller's; one copies short ones as fast
+LONG = 256 << 10  # bytes of a range; copies of that length, and their page faults, are made without the GIL
 _SHARE = 8  # at most this part of a pool is requested before its readers come to it
 
 Run = tuple[int, int]  # units of a mapping: the first, and the one after the last
@@ -46,14 +47,18 @@ class Plan:
             self._before[job] = place
             place += length
             _append(runs, mapping, (offset // mapping.unit_size, -(-(offset + length) // mapping.unit_size)))
+        self._length = place
         if len(self._before) > 1:  # a single range requests all of itself at once
             self._divide(runs)
             self._ask(0)
 
     @property
-    def is_needed(self) -> bool:
-        """True if there is more than one range to fetch."""
-        return len(self._before) > 1
+    def readers(self) -> int:
+        """How many threads should read the ranges; 0 if there is at most one to fetch, and nothing is requested."""
+        ranges = len(self._before)
+        if ranges <= 1:
+            return 0
+        return READERS if self._length >= ranges * LONG else 1
 
     def reach(self, job: Range) -> None:
         """A reader begins with this range: request those that follow."""

@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from http.client import HTTPException
 from itertools import accumulate
 from typing import Any
@@ -29,6 +29,7 @@ from fsspec import AbstractFileSystem
 
 from foliocache import ChangedError
 from foliocache.sources.http import Body, Client, Ranges
+from foliocache.sources.http_async import client_here, is_simple
 
 from . import place
 from .base import UNCACHED, AsyncStream, AsyncTarget, First, Held, Identity, Some, Stream, Unsteady
@@ -80,6 +81,8 @@ class HTTPTarget(AsyncTarget):
     def __init__(self, fs: AbstractFileSystem, trusted: bool = False) -> None:
         super().__init__(fs, trusted)
         self._ranged = Some()  # paths for which the server has sent a range
+        self._simple = Some()  # servers whose response to a ranged GET was one that `AsyncClient` understands ...
+        self._odd = Some()  # ... and those whose later response was not
         self._terse = Unsteady()  # servers whose response to GET may have less than that to HEAD
         self._changed = Unsteady()  # paths that have changed, with the old stamp, until a response shows the new version
 
@@ -148,20 +151,35 @@ class HTTPTarget(AsyncTarget):
         return 0, None
 
     async def _first_bytes(self, path: str, start: int, end: int) -> tuple[int, First | None]:
-        """Return the same as ``_first_plain``, by aiohttp."""
+        """Return the same as ``_first_plain``, by aiohttp, or `AsyncClient` if the server's answers have been plain."""
         from aiohttp import ClientError
 
+        server = path[: path.find("/", len("http://")) + 1]
+        if server in self._simple and server not in self._odd and is_simple(path) and self._is_plain_everywhere:
+            with contextlib.suppress(OSError):  # aiohttp, which has more to say about it, then tries
+                answer = await client_here().get(path, self._headers(None), start, end, end - start)
+                if answer is not None:
+                    return answer[0], self._first_of(*answer, start, end)
+                self._odd.add(server)
         options = {name: value for name, value in self.fs.kwargs.items() if name != "headers"}
         session = await self.fs.set_session()
         headers = self._headers(f"bytes={start}-{end - 1}")
         with contextlib.suppress(OSError, ClientError, TimeoutError):
             async with session.get(self.fs.encode_url(path), headers=headers, **options) as response:
-                promised = self._promised(response.status, response.headers, start, end)
-                data = b"" if promised is None else await response.read()
-                if promised is None or len(data) != promised[2]:
-                    return response.status, None
-                return response.status, First(promised[0], promised[1], data)
+                status, found = response.status, response.headers
+                if status == 206 and not (response.history or "Transfer-Encoding" in found or "Set-Cookie" in found):
+                    self._simple.add(server)
+                if self._promised(status, found, start, end) is None:
+                    return status, None
+                return status, self._first_of(status, found, await response.read(), start, end)
         return 0, None
+
+    def _first_of(self, status: int, headers: Any, data: bytes, start: int, end: int) -> First | None:
+        """Return the First of a response; None if it proves nothing."""
+        promised = self._promised(status, headers, start, end)
+        if promised is None or len(data) != promised[2]:
+            return None
+        return First(promised[0], promised[1], data)
 
     def _promised(self, status: int, headers: Any, start: int, end: int) -> tuple[Identity, int, int] | None:
         """Return (identity, first byte, number of bytes) of a response, if its headers prove that it has bytes of one version.
@@ -190,11 +208,15 @@ class HTTPTarget(AsyncTarget):
 
     def _is_plain(self, path: str) -> bool:
         """Return True if ``http.client`` can do all that the filesystem does for the path."""
+        return self._is_plain_everywhere and "@" not in urlsplit(path).netloc
+
+    @cached_property
+    def _is_plain_everywhere(self) -> bool:
         from fsspec.implementations.http import HTTPFileSystem, get_client  # without aiohttp there is no such target
 
         fs = self.fs
         is_plain = type(fs) is HTTPFileSystem and fs.get_client is get_client and not fs.client_kwargs
-        return is_plain and not set(self.fs.kwargs) - {"headers"} and "@" not in urlsplit(path).netloc
+        return is_plain and not set(fs.kwargs) - {"headers"}
 
     def told(self, path: str) -> dict[str, Any]:
         return self.fs.info(path)
