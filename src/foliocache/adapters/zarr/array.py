@@ -148,7 +148,7 @@ def _planned(inner: AsyncArray[Any]) -> _Plan:
     is_ours = (
         isinstance(store, FolioStore)
         and metadata.shape != ()
-        and type(getattr(metadata, "chunk_grid", None)).__name__ == "RegularChunkGrid"
+        and (metadata.zarr_format == 2 or type(metadata.chunk_grid).__name__.startswith("RegularChunkGrid"))
         and getattr(inner.config, "read_missing_chunks", True)
         and (metadata.shards is None or pipeline.is_sharding)
         and pipeline.keeps(inner.store_path, SimpleNamespace(dtype=metadata.dtype, prototype=prototype))
