@@ -109,5 +109,20 @@ def tensor(view: Any, name: str, shape: Sequence[int]) -> Any:
 
 
 _NUMPYS = frozenset(  # the types of PyTorch that NumPy has, by the same names
-    ("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "complex64", "complex128")
+    (
+        "bool",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "float16",
+        "float32",
+        "float64",
+        "complex64",
+        "complex128",
+    )
 )
