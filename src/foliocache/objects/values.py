@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import itertools
 import math
@@ -242,6 +243,7 @@ def _type_text(dtype: numpy.dtype[Any]) -> str | None:
     return text if same and dtype.metadata is None and type(dtype).__module__.startswith("numpy") else None
 
 
+@functools.lru_cache(256)  # half of the time of an array's first read in a process, and most arrays are of few types
 def _type_of(text: str) -> numpy.dtype[Any]:
     import numpy
 
