@@ -3,8 +3,8 @@
 If the folios of a read-only window lie one after the other in the segment, the window is a part of the segment's read-only
 mapping. Otherwise it reserves address space, and maps each run of such folios into it from the segment's file.
 
-A window of few folios pins each of them, as a lease does. One of more has a page table (``mm.pagetable``) with an entry for each
-unit: the entry of a folio's first unit in the window owns a reference, and the others are empty. So none of the folios is
+A window of few folios pins each of them, as a lease does. One of more has a page table (``mm.pagetable``) with an entry for
+each unit: the entry of a folio's first unit in the window owns a reference, and the others are empty. So none of the folios is
 evicted while the window is open. How many are few depends on how many pins the process has left. In the worst case each folio
 is a mapping of its own: ``vm.max_map_count`` (65,530 by default) bounds how many a process can have.
 """
