@@ -94,6 +94,20 @@ def test_a_windows_folios_can_be_leased_alone(pool, mapping, source):
     lease.release()
 
 
+@pytest.mark.parametrize(("folios", "held", "tables"), [(8, 1500, 0), (9, 900, 0), (9, 1500, 1), (200, 0, 0), (200, 1500, 1)])
+def test_a_process_with_many_leases_pins_folios_by_a_table(pool, make_source, folios, held, tables):
+    source = make_source(folios << 14)
+    mapping = pool.mapping("k", folios << 14, "v", source.read, folio_size=1 << 14)
+    leases = [mapping.lease(0) for _ in range(held)]
+    window = mapping.window()
+    assert pool.stat().pages_by_state.table == tables
+    assert pool.stat().pins == held + folios + tables
+    with window.lease(5) as lease:
+        assert bytes(lease) == source.content[5 : 1 << 14]
+    del window, leases
+    assert (pool.stat().pages_by_state.table, pool.stat().pins) == (0, 0)
+
+
 def test_mapped_folios_are_not_evicted(pool, mapping, source, make_source):
     with mapping.window(0, 500_000) as window:
         other = make_source(20 << 20)

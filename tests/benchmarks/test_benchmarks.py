@@ -107,7 +107,7 @@ def test_objects(tmp_path):
 def test_zarr(tmp_path):
     section = run_bench("zarr", tmp_path)
     found = {each["metric"]: each["value"] for each in section["results"]}
-    assert found["chunks decoded by 4 processes"] == 4 and len(found) == 5
+    assert found["chunks decoded by 4 processes"] == 4 and len(found) == 9
     assert all(table["rows"] for table in section["tables"])
 
 

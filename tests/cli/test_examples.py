@@ -12,6 +12,7 @@ from cli_command import LIMIT, environment
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CLAIMS = {
     "dask_cluster.py": ": 2 processes, 8 MB made\n",
+    "memoize.py": "2 results in the pool\n",
     "shared_by_workers.py": "20000000 bytes, read whole by each of 4 processes, 20000000 bytes fetched:",
     "torch_dataset.py": "128 samples loaded, 64 made\n",
 }

@@ -1,6 +1,7 @@
 """memoize: which calls are the same."""
 
 import enum
+import functools
 import multiprocessing
 import pathlib
 import subprocess
@@ -131,6 +132,13 @@ def test_arguments_without_content_are_refused_in_words(shared):
             kept(wrong)
     with pytest.raises(TypeError, match="must be a string, not 1"):
         shared.memoize(key=lambda a: a)(lambda a: a)(1)
+
+
+def test_functions_without_a_signature_need_a_key(shared, key):
+    for function in (functools.partial(max, 3), 5):
+        with pytest.raises(TypeError, match="are not known"):
+            shared.memoize()(function)
+    assert shared.memoize(key=lambda n: f"{key} {n}", version="1")(functools.partial(max, 3))(5) == 5
 
 
 def test_the_functions_own_errors_are_its_callers(shared, key):

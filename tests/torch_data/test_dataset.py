@@ -15,6 +15,8 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed (CONTRIBUT
 
 import samples  # noqa: E402
 
+from foliocache.adapters.torch import leftovers  # noqa: E402
+from foliocache.adapters.torch.leftovers import QUIET  # noqa: E402
 from foliocache.torch import SharedDataset, cached  # noqa: E402
 
 LIMIT = 200  # seconds
@@ -184,6 +186,24 @@ def failure(dataset):
         told = str(error)
     gc.collect()
     return told
+
+
+def test_what_making_left_is_given_back_once_nothing_is_made(shared, log, monkeypatch):
+    trims = []
+    monkeypatch.setattr("foliocache.adapters.torch.leftovers.trim", lambda: trims.append(1))
+    made = SharedDataset(samples.Samples(log), shared, "left")
+    for _ in range(2):
+        made[0], made[1]
+    for _ in range(QUIET - 4):
+        made[0]
+    assert trims == []
+    made[1]
+    assert trims == [1]
+    for _ in range(2 * QUIET):
+        made[0]
+    assert trims == [1]
+    monkeypatch.undo()
+    leftovers.trim()
 
 
 def test_a_killed_worker_harms_nobody(shared, log):

@@ -1,5 +1,6 @@
 """Arrays through a FolioStore: read once, by all processes, and right after every change."""
 
+import contextlib
 import multiprocessing
 
 import numpy
@@ -10,7 +11,7 @@ from zarr.core.buffer import cpu, default_buffer_prototype
 from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 import foliocache
-from foliocache.zarr import CachedCodecPipeline, FolioStore
+from foliocache.zarr import CachedCodecPipeline, FolioArray, FolioStore
 
 PROTOTYPE = default_buffer_prototype()
 
@@ -37,14 +38,13 @@ def store(source, zarr_pool):
     return FolioStore(source, zarr_pool)
 
 
-@pytest.fixture(params=[False, True], ids=["codecs", "cached codecs"])
-def cached(request):
-    """True if decoded chunks are kept, too."""
-    if not request.param:
-        yield False
-        return
-    with zarr.config.set({"codec_pipeline.path": "foliocache.zarr.CachedCodecPipeline"}):
-        yield True
+@pytest.fixture(params=["codecs", "cached codecs", "FolioArray"])
+def way(request):
+    """A function that an array of a FolioStore is opened by; decoded chunks are kept, too, if it is not the first."""
+    with contextlib.ExitStack() as stack:
+        if request.param != "codecs":
+            stack.enter_context(zarr.config.set({"codec_pipeline.path": "foliocache.zarr.CachedCodecPipeline"}))
+        yield FolioArray if request.param == "FolioArray" else lambda array: array
 
 
 async def test_a_value_and_its_ranges_are_read_once(store, source):
@@ -61,6 +61,30 @@ async def test_a_value_and_its_ranges_are_read_once(store, source):
     assert there.to_bytes() == bytes(range(5, 50)) and absent is None
     one, other = [(await store.get("k", PROTOTYPE)).as_numpy_array() for _ in range(2)]
     assert numpy.shares_memory(one, other) and not one.flags.writeable
+
+
+@pytest.mark.parametrize("is_synchronous", [False, True])
+async def test_any_number_of_ranges_of_a_value_is_kept(store, source, tmp_path, zarr_pool, is_synchronous):
+    """The pool has room for 16 versions of one key."""
+    content = bytes(range(250)) * 1000
+    await store.set("k", cpu.Buffer.from_bytes(content))
+    both = FolioStore(LocalStore(tmp_path), zarr_pool, name="sync") if is_synchronous else store
+
+    async def read(start):
+        at = RangeByteRequest(start, start + 2000)
+        found = both.get_sync("k", byte_range=at) if is_synchronous else await both.get("k", PROTOTYPE, at)
+        return found.to_bytes()
+
+    for _ in range(2):
+        assert [await read(start) for start in range(0, 200_000, 2000)] == [
+            content[start : start + 2000] for start in range(0, 200_000, 2000)
+        ]
+    assert len(source.reads) == (0 if is_synchronous else 100)
+    if is_synchronous:
+        (tmp_path / "k").unlink()
+        assert await read(0) == content[:2000]
+    await both.set("k", cpu.Buffer.from_bytes(content[::-1]))
+    assert await read(2000) == content[::-1][2000:4000]
 
 
 async def test_what_is_not_there_is_known_until_it_is_written(store, source):
@@ -128,9 +152,9 @@ ARRAYS = {
 @pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
 @pytest.mark.filterwarnings("ignore:.*does not have a Zarr V3 specification.*")
 @pytest.mark.parametrize("name", ARRAYS)
-def test_arrays_are_right_after_every_change(store, cached, name):
+def test_arrays_are_right_after_every_change(store, way, name):
     """Beside a NumPy array to which the same is done."""
-    array = zarr.create_array(store, shape=(100, 120), chunks=(20, 30), **ARRAYS[name])
+    array = way(zarr.create_array(store, shape=(100, 120), chunks=(20, 30), **ARRAYS[name]))
     model = numpy.full((100, 120), array.fill_value, array.dtype)
     values = numpy.arange(12_000).reshape(100, 120).astype(array.dtype)
 
@@ -156,8 +180,8 @@ def test_arrays_are_right_after_every_change(store, cached, name):
     assert zarr.open_array(store, mode="r")[99, 3] == model[99, 3]
 
 
-def test_variable_strings_and_scalars(store, cached):
-    array = zarr.create_array(store, name="s", shape=(10,), chunks=(4,), dtype=str)
+def test_variable_strings_and_scalars(store, way):
+    array = way(zarr.create_array(store, name="s", shape=(10,), chunks=(4,), dtype=str))
     array[2:5] = ["a", "é" * 100, ""]
     assert [array[:].tolist() for _ in range(2)] == [["", "", "a", "é" * 100, *[""] * 6]] * 2
     scalar = zarr.create_array(store, name="n", shape=(), dtype="i4")
@@ -167,7 +191,7 @@ def test_variable_strings_and_scalars(store, cached):
     assert empty[:].shape == (0, 3)
 
 
-def test_other_codecs_and_types_are_other_chunks(store, cached):
+def test_other_codecs_and_types_are_other_chunks(store, way):
     for dtype, compressors in (("i4", None), ("f4", None), ("i4", "auto"), ("u1", "auto")):
         array = zarr.create_array(store, shape=(50,), chunks=(10,), dtype=dtype, compressors=compressors, overwrite=True)
         array[:] = numpy.arange(50)

@@ -78,6 +78,20 @@ def test_only_the_chunks_that_are_read_are_decoded(store, source):
     assert len(shapes) == 4 * 12 and source.reads == []
 
 
+def test_a_shard_of_many_chunks_is_decoded_once(store, source):
+    """The pool has room for 16 versions of one key; a shard has as many chunks as it likes."""
+    array = sharded(store, chunks=(5, 4), shards=(60, 80))
+    array[:] = VALUES
+    for _ in range(2):
+        with decoding() as shapes:
+            for row in range(0, 60, 5):
+                numpy.testing.assert_array_equal(array[row], VALUES[row])
+        source.reads.clear()
+    assert shapes == []
+    numpy.testing.assert_array_equal(array[:], VALUES)
+    assert source.reads == []
+
+
 def test_neighbours_are_read_by_one_request(store, source, monkeypatch):
     monkeypatch.setattr(shards, "QUIET_SECONDS", 60)  # no other process asks, so all chunks are waited for
     array = sharded(store)

@@ -34,7 +34,7 @@ class Memo(Generic[P, R]):
         self.expiry: float | None = expiry
         self.loads: Loads = loads
         self.version: str = keys.of_code(function) if version is None else version
-        self.signature: inspect.Signature | None = inspect.signature(function) if key is None or ignore else None
+        self.signature: inspect.Signature | None = _signature(function) if key is None or ignore else None
         self.ignore: frozenset[str] = frozenset((ignore,) if isinstance(ignore, str) else ignore)
         self.where: str = keys.where(function)
         unknown = self.ignore - set(self.signature.parameters if self.signature else ())
@@ -104,3 +104,10 @@ class Memo(Generic[P, R]):
         call.key = self.key_of  # type: ignore[attr-defined]
         call.delete = self.delete  # type: ignore[attr-defined]
         return call
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except (ValueError, TypeError) as error:
+        raise TypeError(f"the parameters of {keys.where(function)} are not known: {error}; give key=") from error

@@ -64,7 +64,7 @@ class _Known:
 class _Found:
     """An object as one record of its name describes it. ``name`` is None if the record is not that of an object."""
 
-    __slots__ = ("builds", "content", "is_large", "mapping", "name", "raw", "window")
+    __slots__ = ("builds", "content", "is_large", "mapping", "name", "raw", "rows", "window")
 
     def __init__(self, raw: bytes | None, name: Name | None, content: memoryview | None, mapping: Mapping | None) -> None:
         self.raw = raw
@@ -74,17 +74,44 @@ class _Found:
         self.builds: dict[Loads, values.Build] = {}
         self.window: Callable[[], Buffer | None] = _no_window
         self.is_large = False  # more than one folio
+        self.rows: Any = False  # of ``values.rows``; False before it has been asked
 
     def build(self, loads: Loads, key: str, writable: Writable) -> Any:
         """Build the object. Raises _Gone if a part of it was evicted."""
+        build = self.builds.get(loads) or self._builder(loads, key)
+        if writable is not None:
+            return build(self._copy(writable))
+        return build(self._bytes() if self.content is None else self.content)
+
+    def part(self, loads: Loads, key: str, first: int, end: int) -> tuple[int, Any]:
+        """Return rows first to end of an array, and others if that is no more work: the number of the first, and an array."""
+        name, mapping = self.name, self.mapping
+        if mapping is not None and not self.is_large:
+            lease = _lease_all(mapping)
+            if lease is not None:
+                return 0, self._builder(loads, key)(lease)
+            self.is_large = True
+        if mapping is None or name is None or self.window() is not None:
+            return 0, self.build(loads, key, None)
+        if self.rows is False:
+            self.rows = values.rows(name.extra)
+        if not self.rows:
+            return 0, self.build(loads, key, None)
+        size, build = self.rows
+        try:
+            return first, build(mapping.window(first * size, (end - first) * size), end - first)
+        except _Gone:
+            raise
+        except FoliocacheError:  # this process has as many leases and windows as it can
+            return 0, self.build(loads, key, None)
+
+    def _builder(self, loads: Loads, key: str) -> values.Build:
         build = self.builds.get(loads)
         if build is None:
             assert self.name is not None
             head = self.name.extra if self.content is None else values.split_inline(self.name.extra)[0]
             build = self.builds[loads] = values.decoder(head, loads, key)
-        if writable is not None:
-            return build(self._copy(writable))
-        return build(self._bytes() if self.content is None else self.content)
+        return build
 
     def _copy(self, writable: Writable) -> Buffer:
         """Return the object's bytes for this caller alone, who may write to them."""
@@ -190,6 +217,19 @@ class Objects:
         found = self._find(self._know(key, version), key, expiry, loads, writable)
         return default if found is MISSING else found
 
+    def get_rows(self, key: str, version: str, expiry: float | None, first: int, end: int) -> tuple[int, Any]:
+        """Return some of an array, of which rows first to end are wanted: the number of its first row, and the array. If there
+        is no such object, (0, MISSING). Of another object than an array, all of it."""
+        known = self._know(key, version)
+        found = self._look_up(known, key, expiry)
+        if found is None:
+            return 0, MISSING
+        try:
+            return found.part("arrays", key, first, end)
+        except _Gone:
+            self._lose(known, key)
+            return 0, MISSING
+
     def get_or_create(
         self, key: str, make: Make, version: str, expiry: float | None, loads: Loads, writable: Writable = None
     ) -> Any:
@@ -266,21 +306,31 @@ class Objects:
         return self._names.digest(PREFIX + key, version)
 
     def _find(self, known: _Known, key: str, expiry: float | None, loads: Loads, writable: Writable) -> Any:
+        found = self._look_up(known, key, expiry)
+        if found is None:
+            return MISSING
+        try:
+            return found.build(loads, key, writable)
+        except _Gone:
+            self._lose(known, key)
+            return MISSING
+
+    def _look_up(self, known: _Known, key: str, expiry: float | None) -> _Found | None:
         raw = self._names.raw(known.digest)
         if raw is None:
-            return MISSING
+            return None
         found = known.found
         if raw != found.raw:
             found = known.found = self._learn(key, raw)
         name = found.name
         if name is None or (expiry is not None and not 0 <= name.age < _seconds(expiry)):
-            return MISSING
-        try:
-            return found.build(loads, key, writable)
-        except _Gone:
-            known.found = _NOTHING
-            self._forget(key, name)
-            return MISSING
+            return None
+        return found
+
+    def _lose(self, known: _Known, key: str) -> None:
+        """Forget an object a part of which was evicted."""
+        found, known.found = known.found, _NOTHING
+        self._forget(key, found.name)
 
     def _learn(self, key: str, raw: bytes) -> _Found:
         """Return what a record describes."""

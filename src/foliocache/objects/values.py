@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import itertools
 import math
@@ -131,6 +132,25 @@ def decoder(head: bytes, loads: Loads, key: str) -> Build:
     raise ValueError(f"{key!r} is of a kind that this version does not know; delete it")
 
 
+def rows(head: bytes) -> tuple[int, Callable[[Any, int], Any]] | None:
+    """Return the bytes of a row of the array with this head, and a function that builds an array of some rows from their bytes
+    and their number. A row is what has the same first index. None if it is not an array whose rows lie one after the other."""
+    if head[:2] != b"AC":
+        return None
+    shape, text = _unpack_shape(head[2:])
+    if not shape or 0 in shape:
+        return None
+    dtype, rest = _type_of(text), shape[1:]
+    kind = _array_type()
+    return math.prod(rest) * dtype.itemsize, lambda view, count: kind((count, *rest), dtype, view)
+
+
+def _array_type() -> Any:
+    import numpy
+
+    return numpy.ndarray
+
+
 def _check(loads: str) -> None:
     if loads not in ("any", "arrays"):
         raise ValueError(f'loads must be "any" or "arrays", not {loads!r}')
@@ -223,6 +243,7 @@ def _type_text(dtype: numpy.dtype[Any]) -> str | None:
     return text if same and dtype.metadata is None and type(dtype).__module__.startswith("numpy") else None
 
 
+@functools.lru_cache(256)  # half of the time of an array's first read in a process, and most arrays are of few types
 def _type_of(text: str) -> numpy.dtype[Any]:
     import numpy
 

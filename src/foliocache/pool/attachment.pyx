@@ -45,6 +45,7 @@ cdef u32 spare() noexcept:
 
 
 @cython.final
+@cython.no_gc_clear  # leases and windows that are freed later use the memory, as part of the same garbage
 cdef class Attachment:
     """An attachment of this process to a segment: the mapped memory and the process's client slot.
 

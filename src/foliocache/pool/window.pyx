@@ -3,10 +3,10 @@
 If the folios of a read-only window lie one after the other in the segment, the window is a part of the segment's read-only
 mapping. Otherwise it reserves address space, and maps each run of such folios into it from the segment's file.
 
-A window of few folios keeps a lease on each. One of more has a page table (``mm.pagetable``) with an entry for each unit: the
-entry of a folio's first unit in the window owns a reference, and the others are empty. So none of the folios is evicted while
-the window is open. In the worst case each folio is a mapping of its own: ``vm.max_map_count`` (65,530 by default) bounds how
-many a process can have.
+A window of few folios pins each of them, as a lease does. One of more has a page table (``mm.pagetable``) with an entry for
+each unit: the entry of a folio's first unit in the window owns a reference, and the others are empty. So none of the folios is
+evicted while the window is open. How many are few depends on how many pins the process has left. In the worst case each folio
+is a mapping of its own: ``vm.max_map_count`` (65,530 by default) bounds how many a process can have.
 """
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
@@ -14,6 +14,7 @@ from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.object cimport PyObject, PyTypeObject
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
+from libc.stdlib cimport free, realloc
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED
 from posix.mman cimport PROT_NONE, PROT_READ, PROT_WRITE, mmap, munmap
 
@@ -26,6 +27,7 @@ from .attachment cimport Attachment
 from .lease cimport FolioMap, Lease, new_lease
 from ..mm cimport atomics, backing, layout, pagetable
 from ..mm.atomics cimport fc_mem, mem_t
+from ..mm.inline cimport folio
 
 from .private import is_writable, watch
 
@@ -36,7 +38,14 @@ cdef extern from *:
     void touch "fc_touch" (char *at)
 
 cdef size_t PAGE = 4096  # bytes of the smallest page of any machine
-cdef int LEASES_MAX = 8  # of a window without a page table, which takes longer to make than so many leases
+cdef u32 PINS_MAX = 256  # of a window without a page table; to make and release a table takes as long as some 100 pins
+cdef u32 PINS_FEW = 8  # the same in a process that has not more than SPARE words of its ledger left
+cdef u32 SPARE = layout.PINS // 2
+
+cdef struct Pin:
+    u32 unit  # of the window
+    u32 entry
+    u32 pfn
 
 
 cdef void *_map(void *at, size_t size, Attachment attachment, u64 place, bint is_private) except NULL:
@@ -140,7 +149,9 @@ cdef class Window:
     cdef u64 run_place
     cdef size_t run_size
     cdef u64 first
-    cdef list leases
+    cdef Pin *pins
+    cdef u32 npins
+    cdef u32 most_pins
     cdef u32 table
     cdef u32 entry
     cdef u32 count
@@ -280,7 +291,6 @@ cdef class Window:
             raise FoliocacheError(f"a window of {length} bytes is larger than the pool; open smaller ones, or use read()")
         self.count = count
         self.closed = False
-        self.leases = []
         if self.count:
             while n < self.count:
                 start = (first + n) * mapping.unit_size
@@ -305,27 +315,42 @@ cdef class Window:
             self.run_place = place
         self.run_size += _whole(lease.length, self.attachment)
         if self.table != layout.NIL:
-            self._move(n, lease)
+            self._move(n, lease.entry, lease.pfn)
+            lease.released = True
             return
-        self.leases.append((n, lease))
-        if len(self.leases) > LEASES_MAX:
+        if self.npins == self.most_pins:
+            self._have_room()
+        self.pins[self.npins] = Pin(n, lease.entry, lease.pfn)
+        self.npins += 1
+        lease.released = True  # the window has its pin
+        if self.npins > (PINS_MAX if self.attachment.left > SPARE else PINS_FEW):
             self._use_table()
 
+    cdef _have_room(self):
+        """Have room for twice as many pins."""
+        cdef u32 most = self.most_pins * 2 if self.most_pins else min(self.count, PINS_FEW)
+        cdef void *found = realloc(self.pins, most * sizeof(Pin))
+        if found == NULL:
+            raise MemoryError()
+        self.pins = <Pin *>found
+        self.most_pins = most
+
     cdef _use_table(self):
-        """Make the page table, and move the pins of the leases there."""
+        """Make the page table, and move the pins there."""
+        cdef Pin pin
         self.entry = self._take()
         self.table = pagetable.make(self.attachment.mem, self.attachment.me, self.entry, self.count)
         if self.table == layout.NIL:
             self.attachment.give(self.entry)
             raise FoliocacheError(f"no room in the pool for the page table of a window of {self.length} bytes")
-        for n, lease in self.leases:
-            self._move(n, lease)
-        self.leases.clear()
+        while self.npins:
+            self.npins -= 1
+            pin = self.pins[self.npins]
+            self._move(pin.unit, pin.entry, pin.pfn)
 
-    cdef _move(self, u32 n, Lease lease):
-        pagetable.move(self.attachment.mem, self.attachment.me, lease.entry, self.table, n, lease.pfn)
-        self.attachment.give(lease.entry)
-        lease.released = True
+    cdef void _move(self, u32 n, u32 entry, u32 pfn) noexcept:
+        pagetable.move(self.attachment.mem, self.attachment.me, entry, self.table, n, pfn)
+        self.attachment.give(entry)
 
     cdef _map_run(self):
         """Map the folios that lie one after the other, up to the last one that was added."""
@@ -362,7 +387,26 @@ cdef class Window:
                 self.attachment.wait(self.entry)
                 self.attachment.tidy()
             self.table = layout.NIL
-        self.leases = None
+        if self.npins and self.epoch == self.attachment.epoch:
+            self._unpin()
+        free(self.pins)
+        self.pins = NULL
+        self.npins = 0
+        self.most_pins = 0
+
+    cdef void _unpin(self) noexcept:
+        cdef Pin pin
+        cdef bint is_refused = False
+        while self.npins:
+            self.npins -= 1
+            pin = self.pins[self.npins]
+            if folio.release(self.attachment.mem, self.attachment.me, pin.entry, pin.pfn):
+                self.attachment.give(pin.entry)
+            else:
+                self.attachment.wait(pin.entry)
+                is_refused = True
+        if is_refused:
+            self.attachment.tidy()
 
 
 def open_window(FolioMap mapping not None, offset, length, writable=None):

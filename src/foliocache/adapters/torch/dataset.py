@@ -10,6 +10,7 @@ import torch.utils.data
 
 from ...objects import keys
 from ...objects.many import get_or_create_many
+from .leftovers import Leftovers
 
 if TYPE_CHECKING:
     from ...objects import Loads, Writable
@@ -84,6 +85,7 @@ class SharedDataset(torch.utils.data.Dataset[Any]):
         self._key = f"torch:{key}:"
         self._options = version, expiry, loads, writable
         self._transform = transform
+        self._leftovers = Leftovers()
 
     def __len__(self) -> int:
         """The number of samples of the dataset."""
@@ -120,7 +122,13 @@ class SharedDataset(torch.utils.data.Dataset[Any]):
             Whatever the dataset raises.
         """
         index, name = self._known_by(index)
-        return self._finish(self.pool.objects.get_or_create(name, lambda: self.dataset[index], *self._options))
+        sample = self.pool.objects.get_or_create(name, lambda: self._made(index), *self._options)
+        self._leftovers.look()
+        return self._finish(sample)
+
+    def _made(self, index: Any) -> Any:
+        self._leftovers.add()
+        return self.dataset[index]
 
     def __getitems__(self, indices: Sequence[Any]) -> list[Any]:
         """Return the samples of a batch. Those that the pool does not have are made in one call, if the dataset has
@@ -147,12 +155,15 @@ class SharedDataset(torch.utils.data.Dataset[Any]):
         known = [self._known_by(index) for index in indices]
 
         def make(positions: list[int]) -> Sequence[Any]:
+            self._leftovers.add()
             samples: Sequence[Any] = many([known[n][0] for n in positions])
             if len(samples) != len(positions):
                 raise ValueError(f"{self.dataset!r} returned {len(samples)} samples for {len(positions)} indices")
             return samples
 
         found = get_or_create_many(self.pool.objects, [name for _, name in known], make, *self._options)
+        for _ in found:
+            self._leftovers.look()
         return [self._finish(sample) for sample in found]
 
     def _known_by(self, index: Any) -> tuple[Any, str]:

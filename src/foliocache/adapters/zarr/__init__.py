@@ -1,6 +1,8 @@
-"""Zarr through a pool: ``store`` caches a store's values, ``pipeline`` decoded chunks; ``identity`` names a store."""
+"""Zarr through a pool: ``store`` caches a store's values, ``pipeline`` decoded chunks, which ``array`` reads faster;
+``identity`` names a store."""
 
+from .array import FolioArray
 from .pipeline import CachedCodecPipeline
 from .store import FolioStore
 
-__all__ = ["CachedCodecPipeline", "FolioStore"]
+__all__ = ["CachedCodecPipeline", "FolioArray", "FolioStore"]

@@ -2,7 +2,7 @@
 
 A decoded chunk has the same key as the encoded value, and a version of its own: a digest of the codecs and of the chunk's
 shape, type and fill value. So a write to the value forgets the decoded chunk, too, and other codecs have other decoded chunks.
-The inner chunks of a shard (``shards``) are chunks of their own: their version has their place in the shard, too.
+The inner chunks of a shard (``shards``) are parts of the value (``store``).
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from zarr.core.indexing import get_indexer
 from zarr.registry import register_pipeline
 from zarr.storage import StorePath
 
+from ...objects.store import MISSING
 from .shards import Coordinates, Shard, grid
-from .store import MISSING, FolioStore
+from .store import FolioStore, part
 
 ABSENT = b""  # there is no such value
 ABSENT_IN_SHARD = b"-"  # there is a shard, which does not have the chunk
@@ -72,20 +73,24 @@ class CachedCodecPipeline(BatchedCodecPipeline):
 
     async def read(self, batch_info: Iterable[Any], out: Any, drop_axes: tuple[int, ...] = ()) -> Any:
         items = list(batch_info)
-        is_sharded = _is_sharding(self)
-        if not items or not _is_kept(items[0]) or (self.supports_partial_decode and not (is_sharded or _is_bytes(self))):
+        is_sharded = self.is_sharding
+        if not items or not self.keeps(*items[0][:2]):
             return await super().read(items, out, drop_axes)
         made: list[_Made] = []
-        wanted = list(self._inner(items, out, drop_axes, made) if is_sharded else self._whole(items, out, drop_axes))
-        chunks = [each.store._recall(each.path, each.version) for each in wanted]
-        missing = [n for n, chunk in enumerate(chunks) if chunk is MISSING]
+        if is_sharded:
+            words = {getter.path: await getter.store.word(getter.path) for getter, *_ in items}
+            wanted = list(self._inner(items, words, out, drop_axes, made))
+        else:
+            wanted = list(self._whole(items, out, drop_axes))
+        chunks = [_recall(each) for each in wanted]
+        missing = [n for n, (_, chunk) in enumerate(chunks) if chunk is MISSING]
         if missing:
             await self._make_all(wanted, chunks, missing)
         present = [False] * len(items)
-        for each, chunk in zip(wanted, chunks, strict=True):
-            present[each.item] |= _put(each, chunk)
-        for part in made:
-            part.move()
+        for want, (first, chunk) in zip(wanted, chunks, strict=True):
+            present[want.item] |= _put(want, first, chunk)
+        for each in made:
+            each.move()
         return tuple({"status": "present" if each else "missing"} for each in present)  # newer versions of Zarr expect it
 
     def _whole(self, items: Sequence[Any], out: Any, drop_axes: tuple[int, ...]) -> Iterator[_Chunk]:
@@ -93,25 +98,28 @@ class CachedCodecPipeline(BatchedCodecPipeline):
         version, spec = "", None
         for number, (getter, each, selection, out_selection, *_) in enumerate(items):
             if each is not spec:
-                spec, version = each, self._version(each)
+                spec, version = each, self.version_of(each)
             yield _Chunk(number, getter.store, getter.path, version, each, selection, out, out_selection, drop_axes)
 
-    def _inner(self, items: Sequence[Any], out: Any, drop_axes: tuple[int, ...], made: list[_Made]) -> Iterator[_Chunk]:
-        """Yield the inner chunks of values that are shards; append to ``made`` what is to be moved when they have been read."""
+    def _inner(
+        self, items: Sequence[Any], words: dict[str, str], out: Any, drop_axes: tuple[int, ...], made: list[_Made]
+    ) -> Iterator[_Chunk]:
+        """Yield the inner chunks of values that are shards, with these words; append to ``made`` what is to be moved when they
+        have been read."""
         codec: Any = self.array_bytes_codec
         for number, (getter, spec, selection, out_selection, *_) in enumerate(items):
-            version, inner = self._version(spec), codec._get_chunk_spec(spec)
+            version, inner = self.version_of(spec), codec._get_chunk_spec(spec)
             indexer = get_indexer(selection, shape=spec.shape, chunk_grid=grid(spec.shape, codec.chunk_shape))
             into = _view(out, out_selection, drop_axes, indexer.shape)
             if into is None:
                 into = spec.prototype.nd_buffer.empty(shape=indexer.shape, dtype=spec.dtype.to_native_dtype(), order=spec.order)
                 made.append(_Made(into, getattr(indexer, "sel_shape", None), out, out_selection, drop_axes))
-            shard = Shard(getter.store, getter.path, codec, spec)
+            shard, word = Shard(getter.store, getter.path, codec, spec), words[getter.path]
             for coordinates, chunk_selection, place, *_ in indexer:
-                at = f"{version} {'.'.join(map(str, coordinates))}"
-                yield _Chunk(number, getter.store, getter.path, at, inner, chunk_selection, into, place, (), shard, coordinates)
+                at = part_of(getter.path, word, coordinates)
+                yield _Chunk(number, getter.store, at, version, inner, chunk_selection, into, place, (), shard, coordinates)
 
-    async def _make_all(self, wanted: Sequence[_Chunk], chunks: list[Any], missing: Sequence[int]) -> None:
+    async def _make_all(self, wanted: Sequence[_Chunk], chunks: list[tuple[int, Any]], missing: Sequence[int]) -> None:
         limit = asyncio.Semaphore(config.get("async.concurrency"))
         for start in range(0, len(missing), MISSES):
             group = missing[start : start + MISSES]
@@ -120,7 +128,7 @@ class CachedCodecPipeline(BatchedCodecPipeline):
                     shard.expected += 1
             made = await asyncio.gather(*[self._make(wanted[n], limit) for n in group])
             for n, chunk in zip(group, made, strict=True):
-                chunks[n] = chunk
+                chunks[n] = 0, chunk
 
     async def _make(self, chunk: _Chunk, limit: asyncio.Semaphore) -> Any:
         shard = chunk.shard
@@ -157,7 +165,23 @@ class CachedCodecPipeline(BatchedCodecPipeline):
         (decoded,) = await shard.pipeline.decode([(content, chunk.spec)])
         return ABSENT_IN_SHARD if decoded is None else numpy.asarray(decoded.as_numpy_array())
 
-    def _version(self, spec: Any) -> str:
+    @property
+    def is_sharding(self) -> bool:
+        """Whether values are shards, whose inner chunks can be read one by one."""
+        return type(self.array_bytes_codec) is ShardingCodec and self.supports_partial_decode
+
+    def keeps(self, getter: Any, spec: Any) -> bool:
+        """Return True if an array's decoded chunks are kept: it is in a FolioStore, in CPU memory, and has no Python objects.
+        Of ``spec``, a chunk's, only the type and the prototype count."""
+        return (
+            isinstance(getter, StorePath)
+            and isinstance(getter.store, FolioStore)
+            and not spec.dtype.to_native_dtype().hasobject
+            and spec.prototype.nd_buffer.__module__ == "zarr.core.buffer.cpu"
+            and (not self.supports_partial_decode or self.is_sharding or _is_bytes(self))
+        )
+
+    def version_of(self, spec: Any) -> str:
         """Return the digest of the codecs and of what a chunk is. One array asks for the same again and again."""
         known: dict[Any, tuple[Any, Any, str]] = self.__dict__.setdefault("_versions", {})
         found = known.get((spec.shape, spec.order))
@@ -174,6 +198,11 @@ CachedCodecPipeline.__module__ = "foliocache.zarr"  # the name in Zarr's registr
 register_pipeline(CachedCodecPipeline)
 
 
+def part_of(path: str, word: str, coordinates: Iterable[int]) -> str:
+    """Return the key of an inner chunk of the shard at path."""
+    return part(path, word, ".".join(map(str, coordinates)))
+
+
 def _digest(pipeline: CachedCodecPipeline, *spec: Any) -> str:
     text = "\n".join([*(f"{type(codec).__qualname__} {codec!r}" for codec in pipeline), *(repr(each) for each in spec)])
     if " at 0x" in text:  # a codec's repr is an address: valid in this process only
@@ -185,22 +214,6 @@ def _is_bytes(pipeline: CachedCodecPipeline) -> bool:
     return type(pipeline.array_bytes_codec).__name__ == "BytesCodec"
 
 
-def _is_sharding(pipeline: CachedCodecPipeline) -> bool:
-    """Return True if values are shards, whose inner chunks can be read one by one."""
-    return type(pipeline.array_bytes_codec) is ShardingCodec and pipeline.supports_partial_decode
-
-
-def _is_kept(item: Any) -> bool:
-    """Return True if an array's decoded chunks are kept: it is in a FolioStore, in CPU memory, and has no Python objects."""
-    getter, spec, *_ = item
-    return (
-        isinstance(getter, StorePath)
-        and isinstance(getter.store, FolioStore)
-        and not spec.dtype.to_native_dtype().hasobject
-        and spec.prototype.nd_buffer.__module__ == "zarr.core.buffer.cpu"
-    )
-
-
 def _view(out: Any, selection: Any, drop_axes: tuple[int, ...], shape: tuple[int, ...]) -> Any:
     """Return a part of ``out`` as a buffer that is written to directly; None if the selection has none of that shape."""
     if drop_axes or not isinstance(selection, tuple) or not all(type(each) is slice for each in selection):
@@ -209,14 +222,27 @@ def _view(out: Any, selection: Any, drop_axes: tuple[int, ...], shape: tuple[int
     return type(out).from_ndarray_like(part) if part.shape == shape else None
 
 
-def _put(chunk: _Chunk, found: Any) -> bool:
-    """Copy what is wanted of a chunk to its place. Return False if there is no such value."""
+def _recall(chunk: _Chunk) -> tuple[int, Any]:
+    """Return a chunk that is cached, or its rows from a first one on that has all that are wanted; else (0, MISSING)."""
+    selection = chunk.selection
+    rows = selection[0] if type(selection) is tuple and selection else None
+    if type(rows) is slice and rows.step in (None, 1) and rows.start is not None and 0 <= rows.start < (rows.stop or 0):
+        return chunk.store.recall_rows(chunk.path, chunk.version, rows.start, min(rows.stop, chunk.spec.shape[0]))
+    return 0, chunk.store.recall(chunk.path, chunk.version)
+
+
+def _put(chunk: _Chunk, first: int, found: Any) -> bool:
+    """Copy what is wanted of a chunk to its place; ``found`` has the chunk's rows from ``first`` on. Return False if there is
+    no such value."""
     spec = chunk.spec
     if isinstance(found, bytes):
         fill = spec.fill_value
         chunk.out[chunk.out_selection] = spec.dtype.default_scalar() if fill is None else fill
         return found != ABSENT
     chunk.store.held.keep((chunk.path, chunk.version), found)
-    part = spec.prototype.nd_buffer.from_ndarray_like(found)[chunk.selection]
+    selection = chunk.selection
+    if first:
+        selection = (slice(selection[0].start - first, selection[0].stop - first), *selection[1:])
+    part = spec.prototype.nd_buffer.from_ndarray_like(found)[selection]
     chunk.out[chunk.out_selection] = part.squeeze(axis=chunk.drop_axes) if chunk.drop_axes else part
     return True

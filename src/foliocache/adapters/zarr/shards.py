@@ -22,7 +22,8 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.config import config
 
 from ...errors import ChangedError
-from .store import MISSING, FolioStore
+from ...objects.store import MISSING
+from .store import FolioStore
 
 QUIET_SECONDS = 0.005  # since the last chunk that was asked for: then those are read
 GAP_MAX = 1 << 20  # bytes between two chunks that are read by one request; Zarr's defaults
@@ -118,7 +119,7 @@ class Shard:
             return self._whole
         if len(wanted) == math.prod(self._grid):
             self._whole = await self._store.read_unkept(self._path)
-        elif self._store.look(self._path, None, "") is not MISSING:
+        elif self._store.recall(self._path, "") is not MISSING:
             self._whole = await self._store.get(self._path)
         else:
             return None

@@ -1,8 +1,12 @@
 """A Zarr store around another store: values that are read are kept in a pool, for all processes of the machine.
 
-A value, or a range of one, is an object of the pool (``objects``). Its key is the store's identity and the value's key, its
-version is the range. So a write or a deletion through such a store forgets the value with all of its ranges and decoded chunks
-(``pipeline``), and the result of a read that began before it is not kept. Sharding reads the same ranges each time.
+A value is an object of the pool (``objects``). Its key is the store's identity and the value's key; its decoded chunk
+(``pipeline``) is a version of it. So a write or a deletion through such a store forgets both, and the result of a read that
+began before it is not kept. Sharding reads the same ranges each time.
+
+The pool finds all versions of a key together, so a key has room for few of them (``mm.names``). A value has any number of
+*parts*: ranges, and inner chunks of a shard. So each part has a key of its own, which has a random word in it. This word is a
+version of the value, too: when it has been forgotten, there is another one, and nobody finds the parts from before.
 
 That a store has no such value is kept, too. Nothing is unpickled.
 """
@@ -11,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -29,6 +34,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.config import config
 from zarr.storage import WrapperStore
 
+from ...objects.store import MISSING
 from ...pool.pool import Pool
 from ...pool.pool import open as open_pool
 from . import held
@@ -37,9 +43,9 @@ from .identity import identity
 if TYPE_CHECKING:
     from types import TracebackType
 
-MISSING = object()
 _ABSENT = b""  # bytes, where a value is a memoryview
 _LISTINGS = "\0listings"  # no value has this key
+_WORD = "word"  # the version of a value that is the word in the keys of its parts
 
 
 class FolioStore(WrapperStore[Store]):
@@ -143,27 +149,49 @@ class FolioStore(WrapperStore[Store]):
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        version = _version(byte_range)
-        found = self.look(key, byte_range, version)
+        found = self._look(key, byte_range)
         if found is MISSING:
-            found = await self.make(key, version, lambda: self._read(key, byte_range))
+            word = await self.word(key) if type(byte_range) is RangeByteRequest else ""
+            found = await self.make(*_place(key, byte_range, word), lambda: self._read(key, byte_range))
         return _buffer(found, prototype)
 
     async def _read(self, key: str, byte_range: ByteRequest | None) -> memoryview | bytes:
         return _content(await self._store.get(key, default_buffer_prototype(), byte_range))
 
-    def look(self, key: str, byte_range: ByteRequest | None, version: str) -> Any:
+    def _look(self, key: str, byte_range: ByteRequest | None) -> Any:
         """Return a view of the cached value or range; b"" if the store is known to have no such value; MISSING if neither is
         cached."""
-        found = self._recall(key, version)
-        if found is MISSING and byte_range is not None:
-            found = self._recall(key, "")
+        if byte_range is None:
+            return self.recall(key, "")
+        word = self.known_word(key) if type(byte_range) is RangeByteRequest else ""
+        found = MISSING if word is None else self.recall(*_place(key, byte_range, word))
+        if found is MISSING:
+            found = self.recall(key, "")
             if isinstance(found, memoryview):
                 return _cut(found, byte_range)
         return found
 
-    def _recall(self, key: str, version: str) -> Any:
+    def known_word(self, key: str) -> str | None:
+        """Return the word in the keys of a value's parts; None if it has none yet."""
+        found = self.recall(key, _WORD)
+        return None if found is MISSING else found.hex()
+
+    async def word(self, key: str) -> str:
+        """Return the word in the keys of a value's parts; the first process that asks chooses it."""
+
+        async def choose() -> bytes:
+            return os.urandom(8)
+
+        found = self.known_word(key)
+        return (await self.make(key, _WORD, choose)).hex() if found is None else found
+
+    def recall(self, key: str, version: str) -> Any:
         return self.pool.get(self._prefix + key, MISSING, version=version, expiry=self._expiry, loads="arrays")
+
+    def recall_rows(self, key: str, version: str, first: int, end: int) -> tuple[int, Any]:
+        """Return some of what ``recall`` returns, of which rows first to end are wanted: the number of its first row, and an
+        array."""
+        return self.pool.objects.get_rows(self._prefix + key, version, self._expiry, first, end)
 
     async def make(self, key: str, version: str, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Return what the pool keeps under a key and version; the first process that asks makes it with ``make``."""
@@ -174,7 +202,7 @@ class FolioStore(WrapperStore[Store]):
     async def read_unkept(self, key: str, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return a value, or a range, for a caller that keeps only what it makes of it: from the pool if values do not expire
         and it is there, else from the store, without keeping it."""
-        found: Any = self.look(key, byte_range, _version(byte_range)) if self.is_trusted else MISSING
+        found: Any = self._look(key, byte_range) if self.is_trusted else MISSING
         if found is not MISSING:
             return _buffer(found, None)
         return await self._store.get(key, default_buffer_prototype(), byte_range)
@@ -238,7 +266,7 @@ class FolioStore(WrapperStore[Store]):
             yield request[0], await self.get(*request)
 
     async def exists(self, key: str) -> bool:
-        found = self.look(key, None, "")
+        found = self.recall(key, "")
         if found is MISSING:
             found = await self.make(key, "exists", lambda: self._ask_exists(key))
         return bool((found is not _ABSENT and found != _ABSENT) or isinstance(found, memoryview))
@@ -247,7 +275,7 @@ class FolioStore(WrapperStore[Store]):
         return b"1" if await self._store.exists(key) else _ABSENT
 
     async def getsize(self, key: str) -> int:
-        found = self.look(key, None, "")
+        found = self.recall(key, "")
         if found is MISSING:
             found = await self.make(key, "size", lambda: self._ask_size(key))
             if found != _ABSENT:
@@ -356,18 +384,20 @@ class _SyncFolioStore(FolioStore):
     def get_sync(
         self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        version = _version(byte_range)
-        found = self.look(key, byte_range, version)
+        found = self._look(key, byte_range)
         if found is MISSING:
             store = cast("SupportsGetSync", self._store)
-            found = self.pool.get_or_create(
-                self._prefix + key,
+            word = ""
+            if type(byte_range) is RangeByteRequest:
+                word = self.known_word(key) or self._make_sync(key, _WORD, lambda: os.urandom(8)).hex()
+            found = self._make_sync(
+                *_place(key, byte_range, word),
                 lambda: _content(store.get_sync(key, prototype=default_buffer_prototype(), byte_range=byte_range)),
-                version=version,
-                expiry=self._expiry,
-                loads="arrays",
             )
         return _buffer(found, prototype)
+
+    def _make_sync(self, key: str, version: str, make: Callable[[], Any]) -> Any:
+        return self.pool.get_or_create(self._prefix + key, make, version=version, expiry=self._expiry, loads="arrays")
 
     def set_sync(self, key: str, value: Buffer) -> None:
         try:
@@ -388,17 +418,22 @@ def _is_synchronous(store: object) -> bool:
     return has_all or hasattr(WrapperStore, "get_sync")
 
 
-def _version(byte_range: ByteRequest | None) -> str:
-    """Return a range as text; "" for the whole value. Raises ValueError."""
+def part(key: str, word: str, which: str) -> str:
+    """Return the key of a part of a value."""
+    return f"{key}\0{word} {which}"
+
+
+def _place(key: str, byte_range: ByteRequest | None, word: str) -> tuple[str, str]:
+    """Return the key and the version of a value, or of a range. Raises ValueError."""
     match byte_range:
         case None:
-            return ""
+            return key, ""
         case RangeByteRequest(start, end):
-            return f"{start}-{end}"
+            return part(key, word, f"{start}-{end}"), ""
         case OffsetByteRequest(offset):
-            return f"{offset}-"
+            return key, f"{offset}-"
         case SuffixByteRequest(suffix):
-            return f"-{suffix}"
+            return key, f"-{suffix}"
     raise ValueError(f"Unexpected byte_range, got {byte_range}.")
 
 

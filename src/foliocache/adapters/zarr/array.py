@@ -1,0 +1,200 @@
+"""An array whose reads of decoded chunks do not go through Zarr's event loop.
+
+Zarr hands every read over to a thread with an event loop, makes objects for every chunk, and waits: some 100 us, while a chunk
+is found in the pool in one. So a selection of integers and slices is taken apart here, and copied from the pool if that has all
+of its chunks. Everything else is Zarr's: other selections, chunks that are missing, arrays that the pool keeps no chunks of.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy
+from zarr import Array, AsyncArray
+from zarr.core.buffer import default_buffer_prototype
+
+from ...objects.store import MISSING
+from .pipeline import CachedCodecPipeline, part_of
+from .store import FolioStore
+
+PATHS_MAX = 65_536  # of one array, that are kept
+
+Cut = tuple[int, Any, Any]  # number of a chunk in one dimension, what is wanted of it, and the place in the result
+
+
+class FolioArray(Array[Any]):
+    """A Zarr array in a `FolioStore`, with reads that find decoded chunks faster.
+
+    ``array[selection]`` of integers and slices of step 1 is copied from the pool's pages, if the pool has all decoded chunks
+    of it, without Zarr's event loop. In all else it is the array that it was made of, also for chunks that are not decoded yet.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        An array in a `FolioStore` that was opened with `CachedCodecPipeline`.
+
+    Raises
+    ------
+    TypeError
+        The array is not in a `FolioStore`, or has another codec pipeline.
+    """
+
+    _plan: _Plan | None = None
+
+    def __init__(self, array: Array[Any] | AsyncArray[Any]) -> None:
+        super().__init__(array.async_array if isinstance(array, Array) else array)
+        inner = self.async_array
+        if not isinstance(inner.store_path.store, FolioStore):
+            raise TypeError(f"{array!r} is not in a FolioStore; open it from foliocache.zarr.FolioStore(store, pool)")
+        if not isinstance(inner.codec_pipeline, CachedCodecPipeline):
+            raise TypeError(
+                f"{array!r} was opened with {type(inner.codec_pipeline).__name__}, which keeps no decoded chunks; before that, "
+                'zarr.config.set({"codec_pipeline.path": "foliocache.zarr.CachedCodecPipeline"})'
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_plan"}
+
+    def __getitem__(self, selection: Any) -> Any:
+        found = self._read(selection)
+        return super().__getitem__(selection) if found is MISSING else found
+
+    def _read(self, selection: Any) -> Any:
+        """Return what is selected; MISSING if that is for Zarr to read."""
+        plan, inner = self._plan, self.async_array
+        if plan is None or plan.metadata is not inner.metadata or plan.config is not inner.config:
+            plan = self._plan = _planned(inner)
+        if plan.store is None:
+            return MISSING
+        taken = _take_apart(selection, inner.metadata.shape, plan.chunks)
+        return MISSING if taken is None else plan.read(plan.store, *taken)
+
+
+class _Plan:
+    """What is the same for all reads of an array, while its metadata are. ``store`` is None if Zarr must read it."""
+
+    def __init__(self, inner: AsyncArray[Any], store: FolioStore | None) -> None:
+        self.metadata, self.config, self.store = inner.metadata, inner.config, store
+        self.chunks: tuple[int, ...] = ()
+        if store is None:
+            return
+        self.chunks = inner.metadata.chunks
+        self._path = inner.store_path
+        outer = inner.metadata.shards or self.chunks
+        self._per_shard = tuple(a // b for a, b in zip(outer, self.chunks, strict=True)) if inner.metadata.shards else None
+        metadata: Any = inner.metadata
+        kind, fill = metadata.dtype, metadata.fill_value
+        self._order = metadata.order if metadata.zarr_format == 2 else inner.config.order
+        pipeline: Any = inner.codec_pipeline
+        self._version = pipeline.version_of(SimpleNamespace(shape=outer, dtype=kind, fill_value=fill, order=self._order))
+        self._type = kind.to_native_dtype()
+        self._fill = kind.default_scalar() if fill is None else fill
+        self._paths: dict[tuple[int, ...], str] = {}
+
+    def read(self, store: FolioStore, shape: tuple[int, ...], cuts: Sequence[Sequence[Cut]]) -> Any:
+        """Return the elements; MISSING if the pool does not have all chunks."""
+        parts: list[tuple[tuple[Any, ...], Any]] = []
+        words: dict[str, str | None] = {}
+        for each in itertools.product(*cuts):
+            key = self._key(store, tuple([cut[0] for cut in each]), words)
+            if key is None:
+                return MISSING
+            rows = each[0][1]
+            first, end = (rows.start, rows.stop) if type(rows) is slice else (rows, rows + 1)
+            base, chunk = store.recall_rows(*key, first, end)
+            if chunk is MISSING:
+                return MISSING
+            if not isinstance(chunk, bytes):
+                if base:
+                    rows = slice(first - base, end - base) if type(rows) is slice else rows - base
+                chunk = chunk[(rows, *[cut[1] for cut in each[1:]])]
+            else:
+                chunk = self._fill
+            parts.append((tuple([cut[2] for cut in each if cut[2] is not None]), chunk))
+        out = numpy.empty(shape, self._type, self._order)
+        for place, part in parts:
+            out[place] = part
+        return out
+
+    def _key(self, store: FolioStore, coordinates: tuple[int, ...], words: dict[str, str | None]) -> tuple[str, str] | None:
+        """Return the key and the version of a decoded chunk, as ``pipeline`` has them; None if the pool has no parts of its
+        shard. ``words`` are those that this read has found."""
+        if self._per_shard is None:
+            return self._path_of(coordinates), self._version
+        path = self._path_of(tuple([a // b for a, b in zip(coordinates, self._per_shard, strict=True)]))
+        if path not in words:
+            words[path] = store.known_word(path)
+        word = words[path]
+        within = [a % b for a, b in zip(coordinates, self._per_shard, strict=True)]
+        return None if word is None else (part_of(path, word, within), self._version)
+
+    def _path_of(self, coordinates: tuple[int, ...]) -> str:
+        found = self._paths.get(coordinates)
+        if found is None:
+            found = (self._path / self.metadata.encode_chunk_key(coordinates)).path
+            if len(self._paths) < PATHS_MAX:
+                self._paths[coordinates] = found
+        return found
+
+
+def _planned(inner: AsyncArray[Any]) -> _Plan:
+    metadata, pipeline = inner.metadata, inner.codec_pipeline
+    store = inner.store_path.store
+    assert isinstance(pipeline, CachedCodecPipeline)
+    prototype = default_buffer_prototype()
+    is_ours = (
+        isinstance(store, FolioStore)
+        and metadata.shape != ()
+        and (metadata.zarr_format == 2 or type(metadata.chunk_grid).__name__.startswith("RegularChunkGrid"))
+        and getattr(inner.config, "read_missing_chunks", True)
+        and (metadata.shards is None or pipeline.is_sharding)
+        and pipeline.keeps(inner.store_path, SimpleNamespace(dtype=metadata.dtype, prototype=prototype))
+    )
+    return _Plan(inner, store if is_ours and isinstance(store, FolioStore) else None)
+
+
+def _take_apart(
+    selection: Any, shape: tuple[int, ...], chunks: tuple[int, ...]
+) -> tuple[tuple[int, ...], list[list[Cut]]] | None:
+    """Return the shape of a selection and its cuts in each dimension; None if it is one for Zarr."""
+    given = selection if type(selection) is tuple else (selection,)
+    dots = [n for n, each in enumerate(given) if each is ...]
+    at = dots[0] if dots else len(given)
+    whole = len(shape) - len(given) + len(dots)
+    if len(dots) > 1 or whole < 0:
+        return None
+    given = (*given[:at], *[slice(None)] * whole, *given[at + 1 :])
+    sizes, cuts = [], []
+    for each, size, chunk in zip(given, shape, chunks, strict=True):
+        if type(each) is slice:
+            try:
+                start, stop, step = each.indices(size)
+            except TypeError:
+                return None
+            if step != 1:
+                return None
+            stop = max(start, stop)
+            sizes.append(stop - start)
+            cuts.append(_cuts(start, stop, chunk))
+        elif type(each) is int or isinstance(each, numpy.integer):
+            if not -size <= each < size:
+                return None
+            number, within = divmod(int(each) % size, chunk)
+            cuts.append([(number, within, None)])
+        else:
+            return None
+    return (tuple(sizes), cuts) if sizes or not dots else None  # with an Ellipsis, Zarr returns one element as a scalar
+
+
+def _cuts(start: int, stop: int, chunk: int) -> list[Cut]:
+    found: list[Cut] = []
+    at = start
+    while at < stop:
+        number, within = divmod(at, chunk)
+        end = min(stop, (number + 1) * chunk)
+        found.append((number, slice(within, within + end - at), slice(at - start, end - start)))
+        at = end
+    return found

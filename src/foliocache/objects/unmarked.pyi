@@ -1,0 +1,9 @@
+from typing import NoReturn, Self, final
+
+from typing_extensions import Buffer
+
+@final
+class Unmarked:
+    def __new__(cls, buffer: Buffer) -> Self: ...
+    def __reduce__(self) -> NoReturn: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
