@@ -148,6 +148,18 @@ def test_a_tier_in_which_all_is_used_takes_new_pieces(disk):
     assert load(disk, slots, 0, 64 * KIB)
 
 
+def test_a_piece_of_many_slots_gets_each_of_them_once(folder):
+    """Also when all slots but one are in use, and the hand goes round twice."""
+    disk = DiskTier(folder, 4 * MIB, slot=64 * KIB)
+    for n in range(disk.shape.slots):
+        store(disk, n, 0, 64 * KIB)
+    for n in range(1, disk.shape.slots):
+        assert load(disk, n, 0, 64 * KIB)
+    store(disk, 1000, 0, 5 * 64 * KIB)
+    assert load(disk, 1000, 0, 5 * 64 * KIB)
+    disk.close()
+
+
 def test_a_full_tier_takes_what_is_missed_twice(disk):
     slots = disk.shape.slots
     assert all(disk.wants(digest(n), 0, MIB) for n in range(50))  # there is room

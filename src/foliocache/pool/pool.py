@@ -585,6 +585,27 @@ class Pool:
             ),
         )
 
+    def check_tiers(self, *, repair: bool = False) -> list[Finding]:
+        """Check the pool's tiers on disks. To readers, everything that is found is a miss.
+
+        Parameters
+        ----------
+        repair : bool
+            Drop what is damaged.
+
+        Returns
+        -------
+        list of Finding
+            What is wrong; with ``repair``, what was wrong. A tier that does not work is one finding.
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed.
+        """
+        self._check_open()
+        return [finding for guard in self._tiers for finding in guard.check(repair)]
+
     @property
     def tiers(self) -> tuple[TierStat, ...]:
         """What this process has had from each of the pool's tiers, the nearest first: a tuple of `foliocache.tiers.TierStat`.

@@ -27,6 +27,8 @@ from .tier import Part
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from ..observe.records import Finding
+
 IOV_MAX = 512
 MAKING_PATIENCE = 60.0  # seconds to wait for another process that makes the tier
 SCRATCH_MAX = 16  # buffers that are kept
@@ -152,6 +154,42 @@ class DiskTier:
             if offset % PAGE == 0:
                 yield offset, stop
             offset = stop
+
+    # Looking after it.
+
+    def check(self, *, repair: bool = False, data: bool = False) -> list[Finding]:
+        """Return what is wrong in it; all of it is a miss to readers.
+
+        Parameters
+        ----------
+        repair : bool
+            Drop it, too.
+        data : bool
+            Read all slots. It takes as long as the disk takes for that.
+
+        Returns
+        -------
+        list of Finding
+
+        Raises
+        ------
+        Exception
+            The disk does not work, or a writer has stopped while it holds the lock.
+        """
+        from . import checking
+
+        return checking.check(self, repair, data)
+
+    def has_right_bytes(self, header: Header) -> bool:
+        """Return True if the slot of a header has the bytes that the header says."""
+        scratch = self._take_scratch()
+        try:
+            with memoryview(scratch) as whole, whole[: _rounded(header.length)] as view:
+                got = os.preadv(self._fd, [view], header.slot * self.shape.slot_size)
+                with view[: header.length] as content:
+                    return got >= header.length and self._crc32c(content) == header.crc
+        finally:
+            self._scratch.append(scratch)
 
     # Input and output.
 
@@ -283,6 +321,8 @@ class DiskTier:
     def _opened(self, size: int | None, slot: int | None) -> tuple[WriteLock | None, int, Shape]:
         """Return the lock, the index's descriptor and the shape. Without a lock, the tier can be read only."""
         layout.check(size, slot)
+        if size is None and not os.path.lexists(self._file("index")):
+            raise PoolError(f"there is no tier in {self.path}; give a size, such as disk:{self.path}?size=100GiB")
         made = True
         try:
             os.makedirs(self.path, 0o700, exist_ok=True)
@@ -342,7 +382,7 @@ class DiskTier:
             if fd is not None:
                 return fd
             if size is None:
-                raise PoolError(f"there is no tier in {self.path}; give a size, such as disk:{self.path}?size=100GiB")
+                raise PoolError(f"the tier in {self.path} has just been removed")
             slot_size = slot or layout.SLOT
             shape = Shape(slot_size, layout.slots_for(size, slot_size), secrets.token_bytes(16))
             draft = self._file("index.new")

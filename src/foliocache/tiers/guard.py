@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from ..errors import PoolMismatchError
+from ..observe.records import Finding
 from .tier import Part, Tier, TierStat
 
 PAUSE = 1.0  # seconds that a tier is left alone after its first failure; twice as long after each further one
@@ -211,6 +212,18 @@ class Guard:
         self.stored += len(parts)
         self.store_bytes += sum(len(data) for _, data in parts)
         return True
+
+    def check(self, repair: bool) -> list[Finding]:
+        """Return what is wrong in the tier, if it can check itself; that it does not work is a finding, too."""
+        if self.tier is None:
+            return [Finding("tier", self.url, self.stores.reason)]
+        checking = getattr(self.tier, "check", None)
+        if checking is None:
+            return []
+        try:
+            return list(checking(repair=repair))
+        except Exception as error:
+            return [Finding("tier", self.url, f"the check could not be finished: {type(error).__name__}: {error}")]
 
     def stat(self) -> TierStat:
         """Return what this process has had from the tier."""

@@ -185,9 +185,26 @@ class Index:
         if self.lock is None:
             return False
         with self.lock.held(0) as held:
-            if held and self.header(header.slot) == header:
-                self._free(header)
+            if held:
+                self.drop_held(header)
             return held
+
+    def drop_held(self, header: Header) -> None:
+        """``drop``, for a caller that has the lock."""
+        if self.header(header.slot) == header:
+            self._free(header)
+
+    def settle(self, header: Header) -> None:
+        """Under the lock: lead to a full slot, or free it if there is another with the same piece."""
+        found = self.find(header.digest, header.offset)
+        if found is None:
+            self._insert(header)
+        elif found.slot != header.slot and found.length >= header.length:
+            self._free(header)
+
+    def leads(self, bucket: int, slot: int) -> bool:
+        """Return True if an entry of a bucket may lead to a slot."""
+        return slot < self.shape.slots and not self._is_stale(layout.TABLE_AT + bucket * BUCKET.size, slot)
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
@@ -214,12 +231,10 @@ class Index:
         while len(taken) < count:
             at = self.shape.marks_at + hand
             marks = self._read(at, min(count - len(taken), self.shape.slots - hand))
-            saved = 0
             for n, mark in enumerate(marks):
                 if mark and saves:
                     saves -= 1
-                    saved += 1
-                else:
+                elif hand + n not in taken:  # after a whole round of slots that were in use
                     taken.append(hand + n)
             if any(marks):
                 os.pwrite(self.fd, bytes(len(marks)), at)

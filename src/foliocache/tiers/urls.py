@@ -55,6 +55,16 @@ def shown(text: str) -> str:
     return text.replace(f":{parts.password}@", ":***@")
 
 
+def folder_of(text: str) -> str:
+    """Return the folder of a disk tier, given as a path or as a tier. Raises ValueError if it is another tier."""
+    if not text.startswith("disk:"):
+        if ":/" in text:
+            raise ValueError(f"{shown(text)!r} is not a tier on a disk")
+        return os.path.abspath(text)
+    _parsed(text)
+    return urllib.parse.unquote(urllib.parse.urlsplit(text).path)
+
+
 def _parsed(text: str) -> tuple[Make, float]:
     """Return the function that opens a tier, and its timeout."""
     scheme = text.partition(":")[0]
