@@ -33,6 +33,13 @@ def test_the_options_are_those():
     assert urls.split("disk:/x?" + "&".join(f"{name}={value}" for name, value in values.items()))
 
 
+def test_the_options_of_a_server_are_those():
+    names = [name.strip("`") for name, _ in rows(TEXT, "option of `valkey://HOST`", "meaning")]
+    values = {"timeout": "1", "cluster": "yes", "ca": "/x", "prefix": "x"}
+    assert names == list(values)
+    assert urls.split("valkey://h?" + "&".join(f"{name}={value}" for name, value in values.items()))
+
+
 def test_the_numbers_are_those():
     assert f"{layout.SLOT >> 10} KiB by default" in TEXT
     assert f"{behind.LARGE_COUNT * behind.LARGE >> 20} MiB in folios" in WORDS

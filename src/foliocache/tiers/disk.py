@@ -13,12 +13,13 @@ import os
 import secrets
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import PoolError, PoolMismatchError
 from ..sizes import format_size
 from . import layout
+from .crc import crc32c_function
 from .index import Index, Piece, runs
 from .layout import PAGE, Header, Shape
 from .lock import WriteLock
@@ -73,7 +74,7 @@ class DiskTier:
         direct: bool | None = None,
         any_owner: bool = False,
     ) -> None:
-        self._crc32c = _crc32c()
+        self._crc32c = crc32c_function()
         self.path = path
         self._any_owner = any_owner
         self.bad_slots: int = 0  # that did not pass their CRC, in this process
@@ -456,11 +457,3 @@ def _allocated(path: str, size: int) -> int:
         os.close(fd)
         raise
     return fd
-
-
-def _crc32c() -> Callable[[Buffer], int]:
-    try:
-        from crc32c import crc32c
-    except ImportError as error:
-        raise ImportError("a disk tier needs the package crc32c: pip install 'foliocache[disk]'") from error
-    return crc32c

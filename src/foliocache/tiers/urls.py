@@ -107,6 +107,22 @@ def _disk(text: str, parts: urllib.parse.SplitResult, options: Options) -> tuple
     return make, timeout
 
 
+def _valkey(text: str, parts: urllib.parse.SplitResult, options: Options) -> tuple[Make, float]:
+    if not parts.hostname:
+        raise ValueError(f"tier {shown(text)!r}: write {parts.scheme}:// and a host, such as {parts.scheme}://cache:6379")
+    cluster = _choice(text, options, "cluster", {"yes": True, "no": False}, "no")
+    ca, prefix = options.pop("ca", None), options.pop("prefix", "folio")
+    timeout = _seconds(text, options, 0.05)
+    url = urllib.parse.urlunsplit(parts._replace(query=""))
+
+    def make() -> Tier:
+        from .valkey import ValkeyTier
+
+        return ValkeyTier(url, timeout, cluster=bool(cluster), ca=ca, prefix=prefix)
+
+    return make, timeout
+
+
 def _choice(text: str, options: Options, name: str, values: dict[str, bool | None], default: str) -> bool | None:
     given = options.pop(name, default)
     if given not in values:
@@ -127,4 +143,10 @@ def _seconds(text: str, options: Options, default: float) -> float:
     return seconds
 
 
-KINDS: dict[str, Callable[[str, urllib.parse.SplitResult, Options], tuple[Make, float]]] = {"disk": _disk}
+KINDS: dict[str, Callable[[str, urllib.parse.SplitResult, Options], tuple[Make, float]]] = {
+    "disk": _disk,
+    "valkey": _valkey,
+    "valkeys": _valkey,
+    "redis": _valkey,
+    "rediss": _valkey,
+}
