@@ -50,6 +50,7 @@ def start(disk, seed):
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+@pytest.mark.timeout(300 + 20 * KILLS)  # seconds; a soak has hundreds
 def test_killed_at_any_moment(disk):
     chosen = random.Random(3)
     workers = [start(disk, seed) for seed in range(WORKERS)]

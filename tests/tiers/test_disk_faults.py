@@ -120,6 +120,7 @@ def crashed(tmp_path, recorded):
     return str(folder)
 
 
+@pytest.mark.timeout(300 + TRIALS)  # seconds; a soak has thousands
 def test_no_crash_gives_wrong_bytes(crashed, recorded):
     image, log, stored = recorded
     chosen = random.Random(7)
