@@ -46,7 +46,7 @@ bench: $(VENV)/.bench build
 	$(BIN)/python -m benchmarks
 
 soak: $(VENV)/.recipes build
-	FOLIOCACHE_STRESS_SECONDS=600 FOLIOCACHE_FUZZ_MUTANTS=20000 $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/test_pythons.py tests/test_stress.py tests/test_async.py tests/test_reentry.py tests/test_creation.py tests/test_lease.py tests/test_fuzz.py tests/death tests/recipes
+	FOLIOCACHE_STRESS_SECONDS=600 FOLIOCACHE_FUZZ_MUTANTS=20000 FOLIOCACHE_TIER_CRASHES=10000 FOLIOCACHE_TIER_KILLS=500 $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/test_pythons.py tests/test_stress.py tests/test_async.py tests/test_reentry.py tests/test_creation.py tests/test_lease.py tests/test_fuzz.py tests/death tests/tiers tests/recipes
 	$(BIN)/foliocache verify
 
 # A wheel for each CPython here, in dist/.

@@ -15,7 +15,7 @@ LAYERS = (
     ("mm",),
     ("filler", "observe"),
     ("objects",),
-    ("sources",),
+    ("sources", "tiers"),
     ("pool",),
     ("foliocache",),
     ("adapters",),

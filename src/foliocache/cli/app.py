@@ -30,6 +30,7 @@ COMMANDS = {  # name -> function, summary
     "trim": ("foliocache.cli.trim:trim", "Give memory of a pool back to the kernel."),
     "resize": ("foliocache.cli.trim:resize", "Change how much memory a pool may take for its pages."),
     "rm": ("foliocache.cli.rm:rm", "Remove a pool."),
+    "tier": ("foliocache.cli.tier:tier", "Look at a tier on a disk, check it, or remove it."),
     "verify": ("foliocache.cli.verify:verify", "Check the shipped core with the model checker."),
 }
 

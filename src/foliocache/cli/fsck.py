@@ -17,8 +17,9 @@ from foliocache.cli.output import console, counted, emit_json, one_line, table
 def fsck(name: Name = "default", /, *, repair: bool = False, json: Json = False) -> int:
     """Check a whole pool, and report what is wrong in it.
 
-    The exit code is 1 if anything is (with --repair: after the repair). What dead processes have left behind is settled first.
-    Other processes may go on using the pool, but an operation that is under way can look like damage.
+    Of its tiers on disks, the index is checked (foliocache tier check --data reads the slots, too). The exit code is 1 if
+    anything is wrong (with --repair: after the repair). What dead processes have left behind is settled first. Other processes
+    may go on using the pool, but an operation that is under way can look like damage.
 
     Parameters
     ----------
@@ -44,10 +45,14 @@ def fsck(name: Name = "default", /, *, repair: bool = False, json: Json = False)
 
 
 def _findings(name: str, method: str) -> list[Finding]:
-    """Return what ``audit`` or ``repair`` finds. A pool that is too damaged to be attached, or to be checked to the end, is one
-    finding."""
+    """Return what ``audit`` or ``repair`` finds, and what is wrong in the pool's tiers. That a pool cannot be attached, or
+    checked to the end, is a finding."""
     try:
-        return list(getattr(foliocache.attach(name), method)())
+        pool = foliocache.attach(name)
+        found = list(getattr(pool, method)())
+        if method == "repair":
+            pool.check_tiers(repair=True)
+        return found + pool.check_tiers()
     except foliocache.PoolNotFoundError:
         raise
     except foliocache.PoolError as error:

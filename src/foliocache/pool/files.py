@@ -85,6 +85,7 @@ def remove(name: str) -> None:
         raise PoolError(f"pool {name!r} in {directory()} belongs to another user; its owner has to remove it") from None
     except OSError as error:
         raise PoolError(f"{path} cannot be removed: {error.strerror}") from None
+    unlink(hidden(path, "tiers"))
 
 
 def hidden(path: str, what: str) -> str:

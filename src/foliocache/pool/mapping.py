@@ -57,6 +57,7 @@ class Mapping(AsyncReads):
         The ``readahead`` given to `Pool.mapping`, in bytes.
     """
 
+    _is_tiered = True
     __iter__ = None  # iterating over single bytes would be slow; use `pieces`
     _units_per_object = UNITS_PER_OBJECT
 
@@ -76,6 +77,11 @@ class Mapping(AsyncReads):
         key, version = _plain(key, "key"), _plain(version, "version")
         size = _size_of(key, size)
         check(read, readinto, source)
+        if pool._tiers and self._is_tiered and version and any(one is not None for one in (read, readinto, source)):
+            from ..tiers.around import around  # here: few pools have tiers
+
+            source = around(pool._tiers, object_digest(key, size, version), key, lambda: pool.engine, (read, readinto, source))
+            read = readinto = None
         first = pool._attachment.segment.first_bytes
         usual = order = _order_for(size, pool.page_size, first, self._units_per_object)
         self.folio_size: int | None = None if folio_size is None else _folio_size(folio_size, pool.page_size, first)
@@ -116,7 +122,9 @@ class Mapping(AsyncReads):
 
     def __reduce__(self) -> tuple[object, ...]:
         options = self.folio_size, self.readahead
-        return Mapping, (self.pool, self.key, self.size, self.version, *self.filler.source, *options)
+        *given, concurrent = self.filler.source
+        given = getattr(given[2], "given", given)  # without the tiers, which the pool has
+        return Mapping, (self.pool, self.key, self.size, self.version, *given, concurrent, *options)
 
     def _span(self, units: int, most: int) -> int:
         """Return log2 of the number of units that a folio of this object may have, at most ``most``."""

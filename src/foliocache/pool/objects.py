@@ -19,6 +19,7 @@ class ObjectMapping(Mapping):
     """A mapping that is read as a whole. One whose size is a power of two, up to that of the largest folio, is in one folio, if
     the pool has one free."""
 
+    _is_tiered = False  # a Python object is known by the pool's names, which end with the pool
     _units_per_object = 1 << layout.SPAN_MAX
 
     def _span(self, units: int, most: int) -> int:

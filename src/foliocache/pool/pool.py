@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, SupportsFloat, SupportsIndex, TypeAlias, TypeVar
 
 from ..errors import FoliocacheError, PoolNotFoundError
@@ -17,6 +17,7 @@ from ..observe.records import Counters, Finding, FoliosByType, LockInfo, ObjectI
 from ..sizes import format_size, parse_size
 from . import client, geometry, headroom, repair, shrink
 from . import segment as segments
+from . import tiers as records
 from .attachment import Attachment, Scan
 from .creation import create_or_attach
 from .geometry import Wanted, check_parameters, parameters, permissions, pool_size
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from ..filler.source import AsyncSource, Read, ReadInto, Source
     from ..mm.atomics import Memory
     from ..objects import Loads, Make, MakeAsync, Objects, Writable
+    from ..tiers import TierStat
+    from ..tiers.guard import Guard
 
 Seconds: TypeAlias = SupportsFloat | SupportsIndex
 P = ParamSpec("P")
@@ -53,6 +56,7 @@ def open(
     any_owner: bool = False,
     fill_timeout: Seconds | None = None,
     min_free: SupportsIndex | str | None = None,
+    tiers: str | Sequence[str] | None = None,
 ) -> Pool:
     """Attach to the pool called name, or create it if there is none.
 
@@ -86,6 +90,10 @@ def open(
         How much memory the pool leaves free when it takes more, of the machine and of each memory cgroup of this process:
         bytes, or a share of each limit, ``"5%"`` by default. Give the same in all processes; the last ``open`` wins. Where less
         is free, the pool goes on with the memory that it has.
+    tiers : sequence of str, or str, optional
+        What is asked for missing bytes before the source, the nearest first, such as
+        ``["disk:/nvme/foliocache?size=1TiB"]``; or one string with commas. By default those of the existing pool, or none. The
+        pool keeps them for the processes that open it afterwards. A tier that does not work is left out, and tried again later.
 
     Returns
     -------
@@ -95,7 +103,8 @@ def open(
     Raises
     ------
     PoolMismatchError
-        The pool has another page size, or room for another number of processes, than those given (``exact``: or other sizes).
+        The pool has another page size, room for another number of processes, or other tiers than those given (``exact``: or
+        other sizes).
     PoolFullError
         Shared memory has no room for the pool.
     PoolDamagedError
@@ -117,6 +126,7 @@ def open(
         pool.fill_timeout = timeout
     if min_free is not None:
         headroom.set_floor(pool._memory, *floor)
+    pool._tiers = records.settle(pool.name, pool.path, tiers)
     return pool
 
 
@@ -142,7 +152,9 @@ def attach(name: str = "default", *, any_owner: bool = False) -> Pool:
     PoolError
         As in `open`.
     """
-    return _known(name, any_owner, {}) or _new(segments.attach(name, any_owner), any_owner)
+    pool = _known(name, any_owner, {}) or _new(segments.attach(name, any_owner), any_owner)
+    pool._tiers = records.settle(pool.name, pool.path, None)
+    return pool
 
 
 def _reopen(
@@ -244,6 +256,7 @@ class Pool:
         self._fill_timeout = FILL_TIMEOUT
         self._engines: dict[int, Engine] = {}  # by pid; a forked child starts its own
         self._objects: Objects | None = None
+        self._tiers: tuple[Guard, ...] = ()
         self._asking: set[tuple[int, int, bytes]] = set()  # the questions of its names that are under way in this process
 
     def __repr__(self) -> str:
@@ -571,6 +584,35 @@ class Pool:
                 **{name: sum(client.counter(segment, slot, n) for slot in slots) for n, name in enumerate(layout.COUNTERS)}
             ),
         )
+
+    def check_tiers(self, *, repair: bool = False) -> list[Finding]:
+        """Check the pool's tiers on disks. To readers, everything that is found is a miss.
+
+        Parameters
+        ----------
+        repair : bool
+            Drop what is damaged.
+
+        Returns
+        -------
+        list of Finding
+            What is wrong; with ``repair``, what was wrong. A tier that does not work is one finding.
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed.
+        """
+        self._check_open()
+        return [finding for guard in self._tiers for finding in guard.check(repair)]
+
+    @property
+    def tiers(self) -> tuple[TierStat, ...]:
+        """What this process has had from each of the pool's tiers, the nearest first: a tuple of `foliocache.tiers.TierStat`.
+
+        A tier that several pools use counts for all of them together.
+        """
+        return tuple(guard.stat() for guard in self._tiers)
 
     @property
     def _memory(self) -> Memory:

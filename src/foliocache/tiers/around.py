@@ -1,0 +1,323 @@
+"""The source around a source: what a mapping's misses are filled by, if its pool has tiers.
+
+The tiers are asked in their order, each for what those before it did not have, and the source for the rest. What a tier did not
+have is offered to it as soon as it is there, before the reader is told: after that the page may be anybody's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from contextlib import aclosing, closing
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SourceError
+from ..filler.source import way_of
+from .behind import behind
+from .guard import Guard
+from .tier import Part
+
+if TYPE_CHECKING:
+    from ..filler.engine import Engine
+
+BATCH = 1 << 20  # bytes that are asked of a tier at a time: readers of the first need not wait for the last
+_ZEROS = bytes(1 << 20)
+
+
+def around(guards: Sequence[Guard], digest: bytes, key: str, engine: Callable[[], Engine], given: _Given) -> Around:
+    """Return the source that asks tiers before it asks the source ``given``: read, readinto, source.
+
+    Parameters
+    ----------
+    guards
+        The tiers, the nearest first.
+    digest
+        The object at its version.
+    key
+        Its name, for messages.
+    engine
+        Returns the threads in which tiers are called for event loops.
+    given
+        As `Pool.mapping` is given them; one of them is not None.
+    """
+    read, readinto, source = given
+    if way_of(read, readinto, source) is None:
+        return BlockingAround(guards, digest, key, engine, given)
+    if source is not None and hasattr(source, "read_into"):
+        return EitherAround(guards, digest, key, engine, given)
+    return AwaitedAround(guards, digest, key, engine, given)
+
+
+_Given = tuple[Any, Any, Any]
+
+
+class Around:
+    """What all have in common. Which methods a source has says how it is called, so there are three classes.
+
+    ``failure`` and ``home_loop`` are those of the source, if it has them.
+    """
+
+    is_exact = True  # pages need not be cleared for it
+
+    def __init__(self, guards: Sequence[Guard], digest: bytes, key: str, engine: Callable[[], Engine], given: _Given) -> None:
+        self._guards, self._digest, self._key, self._engine = tuple(guards), digest, key, engine
+        self._read, self._readinto, self._source = given
+        self._inner = next(one for one in (self._source, self._read, self._readinto) if one is not None)
+        self._must_clear = self._readinto is not None or getattr(self._source, "is_exact", False) is not True
+
+    @property
+    def given(self) -> _Given:
+        """The source inside: read, readinto, source."""
+        return self._read, self._readinto, self._source
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("failure", "home_loop"):
+            return getattr(self._inner, name)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def _runs(self, guard: Guard, offset: int, buffers: Sequence[memoryview]) -> list[tuple[bool, list[Part]]]:
+        """Divide buffers into runs that the tier may have, of at most BATCH bytes, and runs that it has not."""
+        parts = _parts(offset, buffers)
+        flags = guard.holds(self._digest, [(at, len(buffer)) for at, buffer in parts])
+        runs: list[tuple[bool, list[Part]]] = []
+        size = 0
+        for part, flag in zip(parts, flags, strict=True):
+            size += len(part[1])
+            if not runs or runs[-1][0] != bool(flag) or (flag and size > BATCH):
+                runs.append((bool(flag), []))
+                size = len(part[1])
+            runs[-1][1].append(part)
+        return runs
+
+    def _clear(self, buffers: Sequence[memoryview]) -> None:
+        """Make buffers all zeros, as functions expect them."""
+        if self._must_clear:
+            for buffer in buffers:
+                for at in range(0, len(buffer), len(_ZEROS)):
+                    end = min(at + len(_ZEROS), len(buffer))
+                    buffer[at:end] = _ZEROS[: end - at]
+
+    def _spread(self, content: Any, offset: int, buffers: Sequence[memoryview]) -> Generator[object, None, None]:
+        """Copy what ``read`` has returned into the buffers, and yield after each."""
+        length = sum(map(len, buffers))
+        at = 0
+        with _bytes_of(content, self._key) as view:
+            if len(view) != length:
+                raise self._short(len(view), offset, length)
+            for buffer in buffers:
+                with view[at : at + len(buffer)] as piece:
+                    buffer[:] = piece
+                at += len(buffer)
+                yield None
+
+    def _check_count(self, got: Any, offset: int, length: int) -> None:
+        try:
+            count = got.__index__()
+        except AttributeError:
+            raise SourceError(
+                f"the source of {self._key!r} returned {got!r}; readinto must return how many bytes it has written"
+            ) from None
+        if count != length:
+            raise self._short(count, offset, length)
+
+    def _short(self, got: int, offset: int, length: int) -> SourceError:
+        return SourceError(
+            f"the source of {self._key!r} gave {got} bytes at offset {offset} instead of {length}; "
+            "has it changed since it was opened?"
+        )
+
+    def _keep(self, level: int, offset: int, data: memoryview) -> None:
+        behind().offer(self._guards[level], self._digest, offset, data)
+
+
+class _Blocking(Around):
+    """A source for threads."""
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> Generator[object, None, None]:
+        """See ``foliocache.sources.Source``."""
+        return self._level(0, offset, buffers)
+
+    def _level(self, level: int, offset: int, buffers: Sequence[memoryview]) -> Generator[object, None, None]:
+        """Fill the buffers from tier number ``level``, from those after it, and from the source."""
+        if level == len(self._guards):
+            yield from self._origin(offset, buffers)
+            return
+        guard = self._guards[level]
+        for may_have, run in self._runs(guard, offset, buffers):
+            flags = guard.load(self._digest, run) if may_have else [False] * len(run)
+            for had, parts in _grouped(run, flags):
+                if had:
+                    yield from (None for _ in parts)
+                else:
+                    yield from self._deeper(level, parts)
+
+    def _deeper(self, level: int, parts: Sequence[Part]) -> Generator[object, None, None]:
+        offset, buffers = parts[0][0], [buffer for _, buffer in parts]
+        length = sum(map(len, buffers))
+        count = 0
+        with closing(self._level(level + 1, offset, buffers)) as answer:
+            for _ in answer:
+                if count == len(parts):
+                    break
+                self._keep(level, *parts[count])
+                count += 1
+                yield None
+        if count < len(parts):
+            raise self._short(parts[count][0] - offset, offset, length)
+
+    def _origin(self, offset: int, buffers: Sequence[memoryview]) -> Generator[object, None, None]:
+        if self._source is not None:
+            self._clear(buffers)
+            yield from self._source.read_into(offset, buffers)
+        elif self._read is not None:
+            yield from self._spread(self._read(offset, sum(map(len, buffers))), offset, buffers)
+        else:
+            self._clear(buffers)
+            for at, buffer in _parts(offset, buffers):
+                self._check_count(self._readinto(at, buffer), at, len(buffer))
+                yield None
+
+
+class _Awaited(Around):
+    """A source for event loops. Tiers are called in threads of the engine."""
+
+    def read_into_async(self, offset: int, buffers: Sequence[memoryview]) -> AsyncGenerator[object, None]:
+        """See ``foliocache.sources.AsyncSource``."""
+        return self._level_async(0, offset, buffers)
+
+    async def _level_async(self, level: int, offset: int, buffers: Sequence[memoryview]) -> AsyncGenerator[object, None]:
+        if level == len(self._guards):
+            async with aclosing(self._origin_async(offset, buffers)) as answer:
+                async for _ in answer:
+                    yield None
+            return
+        guard = self._guards[level]
+        for may_have, run in self._runs(guard, offset, buffers):
+            flags: Sequence[bool] = [False] * len(run)
+            if may_have:
+                flags = await _in_thread(self._engine(), guard, self._digest, run)
+            for had, parts in _grouped(run, flags):
+                if had:
+                    for _ in parts:
+                        yield None
+                else:
+                    async with aclosing(self._deeper_async(level, parts)) as answer:
+                        async for _ in answer:
+                            yield None
+
+    async def _deeper_async(self, level: int, parts: Sequence[Part]) -> AsyncGenerator[object, None]:
+        offset, buffers = parts[0][0], [buffer for _, buffer in parts]
+        length = sum(map(len, buffers))
+        count = 0
+        async with aclosing(self._level_async(level + 1, offset, buffers)) as answer:
+            async for _ in answer:
+                if count == len(parts):
+                    break
+                self._keep(level, *parts[count])
+                count += 1
+                yield None
+        if count < len(parts):
+            raise self._short(parts[count][0] - offset, offset, length)
+
+    async def _origin_async(self, offset: int, buffers: Sequence[memoryview]) -> AsyncGenerator[object, None]:
+        if self._source is not None:
+            self._clear(buffers)
+            answer = self._source.read_into_async(offset, buffers)
+            try:
+                async for _ in answer:
+                    yield None
+            finally:
+                if hasattr(answer, "aclose"):
+                    await answer.aclose()
+        elif self._read is not None:
+            for _ in self._spread(await self._read(offset, sum(map(len, buffers))), offset, buffers):
+                yield None
+        else:
+            self._clear(buffers)
+            for at, buffer in _parts(offset, buffers):
+                self._check_count(await self._readinto(at, buffer), at, len(buffer))
+                yield None
+
+
+class BlockingAround(_Blocking):
+    """Around a source for threads."""
+
+
+class AwaitedAround(_Awaited):
+    """Around a coroutine source."""
+
+
+class EitherAround(_Blocking, _Awaited):
+    """Around a source for both."""
+
+
+def _parts(offset: int, buffers: Sequence[memoryview]) -> list[Part]:
+    """Return buffers with their offsets; at once, since a buffer is released as soon as it is full."""
+    parts = []
+    for buffer in buffers:
+        parts.append((offset, buffer))
+        offset += len(buffer)
+    return parts
+
+
+def _grouped(run: list[Part], flags: Sequence[bool]) -> Iterator[tuple[bool, list[Part]]]:
+    """Divide a run where the flag changes."""
+    begin = 0
+    for end in range(1, len(run) + 1):
+        if end == len(run) or bool(flags[end]) != bool(flags[begin]):
+            yield bool(flags[begin]), run[begin:end]
+            begin = end
+
+
+def _bytes_of(content: Any, key: str) -> memoryview:
+    """Return the bytes of a source's answer. Raises SourceError if it has none."""
+    try:
+        view = memoryview(content)
+    except TypeError:
+        raise SourceError(f"the source of {key!r} returned {type(content).__name__}, not a bytes-like object") from None
+    except Exception:  # a format that a memoryview does not have, such as that of NumPy's dates
+        try:
+            return memoryview(b"".join([content]))
+        except Exception as error:
+            raise SourceError(
+                f"the source of {key!r} returned {type(content).__name__} whose bytes cannot be had: {error}"
+            ) from error
+    if "O" in view.format:
+        raise SourceError(f"the source of {key!r} returned {type(content).__name__} of Python objects, not bytes")
+    return view.cast("B") if view.c_contiguous and view.nbytes else memoryview(view.tobytes())
+
+
+async def _in_thread(engine: Engine, guard: Guard, digest: bytes, run: Sequence[Part]) -> Sequence[bool]:
+    """Return ``guard.load(digest, run)``, called in a thread of the engine; all False if there is none.
+
+    If this is cancelled, or the pool is closed, it still waits for the end of the call: the call writes to pages, which are
+    another's after the return.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Sequence[bool]] = loop.create_future()
+    nothing: Sequence[bool] = [False] * len(run)
+
+    def tell(flags: Sequence[bool]) -> None:
+        if not future.done():
+            future.set_result(flags)
+
+    def call() -> None:
+        flags = nothing
+        try:
+            flags = guard.load(digest, run)
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(tell, flags)
+
+    if not engine.submit(call):
+        return nothing
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.shield(future)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return future.result()

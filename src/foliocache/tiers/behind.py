@@ -1,0 +1,167 @@
+"""What is stored behind the caller's back: copies in a bounded queue, which one thread in each process gives to the tiers.
+
+A copy is taken because the page may be evicted, or its object removed, before a slow tier has it. When all staging buffers are
+in use, what comes is dropped. There are no locks here, for the reasons of ``filler.engine``: an offer may come from a signal
+handler or a finalizer.
+"""
+
+from __future__ import annotations
+
+import _thread
+import atexit
+import contextlib
+import mmap
+import os
+import queue
+import sys
+import time
+from collections import deque
+from typing import NamedTuple
+
+from .guard import Guard
+from .tier import Part
+
+SMALL, LARGE = 64 << 10, 1 << 20  # bytes of a staging buffer
+SMALL_COUNT, LARGE_COUNT = 128, 24  # how many there are: 8 MiB and 24 MiB
+BATCH = 4 << 20  # bytes that a tier is given at a time
+EXIT_PATIENCE = 2.0  # seconds that the interpreter waits at its exit until the queue is empty
+
+_behinds: dict[int, Behind] = {}  # this process's, by its pid
+
+
+def behind() -> Behind:
+    """Return this process's queue."""
+    pid = os.getpid()
+    return _behinds.get(pid) or _behinds.setdefault(pid, Behind())
+
+
+def flush(timeout: float = EXIT_PATIENCE) -> bool:
+    """Wait until the tiers have what this process has given them so far.
+
+    Parameters
+    ----------
+    timeout : float
+        Seconds to wait at most.
+
+    Returns
+    -------
+    bool
+        False if the time was not enough.
+    """
+    found = _behinds.get(os.getpid())
+    return found is None or found.flush(timeout)
+
+
+class _Item(NamedTuple):
+    guard: Guard
+    digest: bytes
+    offset: int
+    length: int
+    staged: mmap.mmap
+    home: deque[mmap.mmap | None]
+
+
+class Behind:
+    """The queue, its staging buffers and its thread."""
+
+    def __init__(self) -> None:
+        self._work: queue.SimpleQueue[_Item | queue.SimpleQueue[None]] = queue.SimpleQueue()
+        self._free: tuple[tuple[int, deque[mmap.mmap | None]], ...] = (  # None: a buffer that has not been made yet
+            (SMALL, deque([None] * SMALL_COUNT)),
+            (LARGE, deque([None] * LARGE_COUNT)),
+        )
+        self._unstarted: deque[None] = deque([None])
+        self._closed = False
+
+    def offer(self, guard: Guard, digest: bytes, offset: int, data: memoryview) -> None:
+        """Queue a copy of the bytes of an object from offset on, if the tier wants them and there is a buffer."""
+        if self._closed or not guard.wants(digest, offset, len(data)):
+            return
+        for begin in range(0, len(data), LARGE):
+            with data[begin : begin + LARGE] as piece:
+                if not self._queue(guard, digest, offset + begin, piece):
+                    guard.dropped += 1
+                    return
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until all that was queued has been given to its tier. False if ``timeout`` seconds were not enough."""
+        if self._unstarted:
+            return True
+        done: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._work.put(done)
+        try:
+            done.get(timeout=max(timeout, 0))
+        except queue.Empty:
+            return False
+        return True
+
+    def close(self) -> None:
+        """At the exit of the interpreter: take no more, and wait for what is queued, for EXIT_PATIENCE at most."""
+        self._closed = True
+        self.flush(EXIT_PATIENCE)
+
+    def _queue(self, guard: Guard, digest: bytes, offset: int, piece: memoryview) -> bool:
+        for size, free in self._free:
+            if len(piece) <= size:
+                try:
+                    staged = free.popleft()
+                except IndexError:
+                    continue
+                if staged is None:
+                    staged = mmap.mmap(-1, size)
+                staged[: len(piece)] = piece
+                self._work.put(_Item(guard, digest, offset, len(piece), staged, free))
+                return self._start()
+        return False
+
+    def _start(self) -> bool:
+        with contextlib.suppress(IndexError):
+            self._unstarted.pop()
+            try:
+                if sys.is_finalizing():
+                    raise RuntimeError
+                _thread.start_new_thread(self._serve, ())
+            except RuntimeError:  # no more threads
+                self._unstarted.append(None)
+                return False
+            atexit.register(self.close)
+        return True
+
+    def _serve(self) -> None:
+        batch: list[_Item] = []
+        while True:
+            if not batch:
+                following = self._work.get()
+            else:
+                try:
+                    following = self._work.get_nowait()
+                except queue.Empty:
+                    self._store(batch)
+                    batch = []
+                    continue
+            full = sum(item.length for item in batch) >= BATCH
+            if batch and (full or not isinstance(following, _Item) or following[:2] != batch[0][:2]):
+                self._store(batch)
+                batch = []
+            if isinstance(following, _Item):
+                batch.append(following)
+            else:
+                following.put(None)
+            del following
+
+    def _store(self, items: list[_Item]) -> None:
+        guard, digest = items[0].guard, items[0].digest
+        parts: list[Part] = [(item.offset, memoryview(item.staged)[: item.length]) for item in items]
+        try:
+            guard.store(digest, parts)
+        except BaseException as error:  # not of the tier's; the thread must go on
+            guard.errors += 1
+            if isinstance(error, MemoryError):
+                time.sleep(0.1)
+        for item, (_, view) in zip(items, parts, strict=True):
+            with contextlib.suppress(BufferError):  # a tier that keeps a reference costs a buffer
+                view.release()
+                item.home.append(item.staged)
+
+
+os.register_at_fork(after_in_child=_behinds.clear)

@@ -1,0 +1,459 @@
+"""A tier on a local disk: slots of one size in one preallocated file, shared by all processes that see its folder.
+
+Nothing is synced. After a power failure, a slot has what it should have, or its bytes do not pass the CRC in its header: that
+is a miss. The same holds for a slot that is overwritten while it is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import secrets
+import stat
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import PoolError, PoolMismatchError
+from ..sizes import format_size
+from . import layout
+from .crc import crc32c_function
+from .index import Index, Piece, runs
+from .layout import PAGE, Header, Shape
+from .lock import WriteLock
+from .tier import Part
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from ..observe.records import Finding
+
+IOV_MAX = 512
+MAKING_PATIENCE = 60.0  # seconds to wait for another process that makes the tier
+SCRATCH_MAX = 16  # buffers that are kept
+
+_Planned = tuple[int, Piece, int]  # the number of a part, a piece of it, and where in the part's buffer it begins
+
+
+class DiskTier:
+    """A folder with a disk tier, which is made if there is none.
+
+    Parameters
+    ----------
+    path : str
+        The folder. It is made, and belongs to this user.
+    size : int, optional
+        The most bytes that its files take together; they are preallocated. An existing tier keeps its size.
+    slot : int, optional
+        Bytes of a slot, a power of two. 64 KiB by default.
+    direct : bool, optional
+        True to bypass the kernel's page cache, False not to. By default it is bypassed where the file system allows that.
+    any_owner : bool
+        Use a tier of another user, too, who can change its bytes at any time.
+
+    Raises
+    ------
+    ImportError
+        The package crc32c is not installed.
+    PoolMismatchError
+        There is a tier with another size of slots, or another size.
+    PoolError
+        It belongs to another user, is damaged, or has no size.
+    OSError
+        The folder or the files cannot be made or opened.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        size: int | None = None,
+        *,
+        slot: int | None = None,
+        direct: bool | None = None,
+        any_owner: bool = False,
+    ) -> None:
+        self._crc32c = crc32c_function()
+        self.path = path
+        self._any_owner = any_owner
+        self.bad_slots: int = 0  # that did not pass their CRC, in this process
+        lock, fd, shape = self._opened(size, slot)
+        self.index: Index = Index(fd, shape, lock)
+        self.shape = shape
+        self.is_direct: bool = False
+        self._scratch: deque[mmap.mmap] = deque(maxlen=SCRATCH_MAX)
+        try:
+            self._fd = self._open_slots(direct, lock is not None)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def close(self) -> None:
+        """Close the files. Nobody may be using it."""
+        for fd in (self.index.fd, self._fd):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        if self.index.lock is not None:
+            self.index.lock.close()
+
+    # The tier.
+
+    def holds(self, digest: bytes, spans: Sequence[tuple[int, int]]) -> list[bool]:
+        """Return for each span (offset, length) whether the index leads to all of it."""
+        return [bool(self.index.cover(digest, *span)) for span in spans]
+
+    def wants(self, digest: bytes, offset: int, length: int) -> bool:
+        """Return True while there are slots that were never used, and then for what is missed a second time."""
+        return self.index.was_seen(digest, offset, length)
+
+    def load(self, digest: bytes, parts: Sequence[Part]) -> list[bool]:
+        """Fill the buffers that are here; see `Tier.load`."""
+        filled = [False] * len(parts)
+        planned: list[_Planned] = []
+        for number, (offset, buffer) in enumerate(parts):
+            pieces = self.index.cover(digest, offset, len(buffer))
+            filled[number] = bool(pieces)
+            at = 0
+            for piece in pieces:
+                planned.append((number, piece, at))
+                at += piece.end - piece.begin
+        good: list[int] = []
+        for group in self._groups(planned):
+            for (number, piece, _), is_good in zip(group, self._read(group, parts), strict=True):
+                if is_good:
+                    good.append(piece.header.slot)
+                else:
+                    filled[number] = False
+        for first, count in runs(good):
+            self.index.mark(first, count)
+        return filled
+
+    def store(self, digest: bytes, parts: Sequence[Part]) -> None:
+        """Write ranges into slots; see `Tier.store`."""
+        views: dict[tuple[int, int], memoryview] = {}  # by offset and length
+        wanted = []
+        for offset, data in parts:
+            for begin, end in self._blocks(offset, len(data)):
+                view = data[begin - offset : end - offset]
+                views[begin, end - begin] = view
+                wanted.append((digest, begin, end - begin, self._crc32c(view)))
+        try:
+            headers = self.index.claim(wanted)
+            for group in self._write_groups(headers):
+                self._write(group[0].slot, [views[one.offset, one.length] for one in group])
+            self.index.publish(headers)
+        finally:
+            for view in views.values():
+                view.release()
+
+    def _blocks(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """Divide a range at the multiples of the size of slots. What does not begin at a page's boundary is left out."""
+        end = offset + length
+        while offset < end:
+            stop = min(end, (offset // self.shape.slot_size + 1) * self.shape.slot_size)
+            if offset % PAGE == 0:
+                yield offset, stop
+            offset = stop
+
+    # Looking after it.
+
+    def check(self, *, repair: bool = False, data: bool = False) -> list[Finding]:
+        """Return what is wrong in it; all of it is a miss to readers.
+
+        Parameters
+        ----------
+        repair : bool
+            Drop it, too.
+        data : bool
+            Read all slots. It takes as long as the disk takes for that.
+
+        Returns
+        -------
+        list of Finding
+
+        Raises
+        ------
+        Exception
+            The disk does not work, or a writer has stopped while it holds the lock.
+        """
+        from . import checking
+
+        return checking.check(self, repair, data)
+
+    def has_right_bytes(self, header: Header) -> bool:
+        """Return True if the slot of a header has the bytes that the header says."""
+        scratch = self._take_scratch()
+        try:
+            with memoryview(scratch) as whole, whole[: _rounded(header.length)] as view:
+                got = os.preadv(self._fd, [view], header.slot * self.shape.slot_size)
+                with view[: header.length] as content:
+                    return got >= header.length and self._crc32c(content) == header.crc
+        finally:
+            self._scratch.append(scratch)
+
+    # Input and output.
+
+    def _groups(self, planned: list[_Planned]) -> Iterator[list[_Planned]]:
+        """Divide pieces into groups, each of which is read by one call straight into the buffers: full slots in a row."""
+        group: list[_Planned] = []
+        for one in planned:
+            header = one[1].header
+            last = group[-1][1].header if group else None
+            if last is not None and not (
+                header.slot == last.slot + 1
+                and last.length == self.shape.slot_size
+                and len(group) < IOV_MAX
+                and _is_direct(one)
+                and _is_direct(group[-1])
+            ):
+                yield group
+                group = []
+            group.append(one)
+        if group:
+            yield group
+
+    def _read(self, group: list[_Planned], parts: Sequence[Part]) -> list[bool]:
+        """Read a group. Return for each piece whether its bytes are right."""
+        if not _is_direct(group[0]):
+            return [self._read_by_copy(one, parts) for one in group]
+        views = [parts[number][1][at : at + end] for number, (_, _, end), at in group]
+        try:
+            try:
+                got = os.preadv(self._fd, views, group[0][1].header.slot * self.shape.slot_size)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                return [self._read_by_copy(one, parts) for one in group]  # the buffers are not aligned
+            self._uncache(group[0][1].header.slot, got)
+            if got != sum(map(len, views)):
+                return [False] * len(group)
+            return [self._is_right(one[1].header, view) for one, view in zip(group, views, strict=True)]
+        finally:
+            for view in views:
+                view.release()
+
+    def _read_by_copy(self, one: _Planned, parts: Sequence[Part]) -> bool:
+        """Read a piece by way of a buffer of our own: it is longer than what is wanted, or not a whole number of pages."""
+        number, (header, begin, end), at = one
+        scratch = self._take_scratch()
+        try:
+            with memoryview(scratch) as whole, whole[: _rounded(header.length)] as view:
+                got = os.preadv(self._fd, [view], header.slot * self.shape.slot_size)
+                self._uncache(header.slot, got)
+                with view[: header.length] as content:
+                    if got < header.length or not self._is_right(header, content):
+                        return False
+                    with content[begin:end] as wanted:
+                        parts[number][1][at : at + end - begin] = wanted
+            return True
+        finally:
+            self._scratch.append(scratch)
+
+    def _is_right(self, header: Header, content: Buffer) -> bool:
+        if self._crc32c(content) == header.crc:
+            return True
+        self.bad_slots += 1
+        self.index.drop(header)
+        return False
+
+    def _write_groups(self, headers: Sequence[Header]) -> Iterator[list[Header]]:
+        """Divide headers into groups, each of which is written by one call."""
+        group: list[Header] = []
+        for header in headers:
+            last = group[-1] if group else None
+            if last is not None and (
+                header.slot != last.slot + 1 or last.length != self.shape.slot_size or len(group) == IOV_MAX
+            ):
+                yield group
+                group = []
+            group.append(header)
+        if group:
+            yield group
+
+    def _write(self, slot: int, views: Sequence[memoryview]) -> None:
+        """Write pieces to slots in a row. The last may be shorter than a slot."""
+        scratches: list[mmap.mmap] = []
+        with contextlib.ExitStack() as stack:
+            pages: list[memoryview] = []
+            for view in views:
+                if len(view) % PAGE:
+                    scratch = self._take_scratch()
+                    scratches.append(scratch)
+                    scratch[: len(view)] = view
+                    scratch[len(view) : _rounded(len(view))] = bytes(_rounded(len(view)) - len(view))
+                    whole = stack.enter_context(memoryview(scratch))
+                    view = stack.enter_context(whole[: _rounded(len(view))])
+                pages.append(view)
+            self._write_pages(slot * self.shape.slot_size, pages)
+        self._scratch.extend(scratches)
+
+    def _write_pages(self, at: int, pages: Sequence[memoryview]) -> None:
+        total = sum(map(len, pages))
+        try:
+            done = os.pwritev(self._fd, pages, at)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not self.is_direct:
+                raise
+            done = 0  # the buffers are not aligned
+            scratch = self._take_scratch()
+            for page in pages:
+                scratch[: len(page)] = page
+                with memoryview(scratch) as whole, whole[: len(page)] as view:
+                    done += os.pwrite(self._fd, view, at + done)
+            self._scratch.append(scratch)
+        if done != total:
+            raise OSError(errno.ENOSPC, f"{done} of {total} bytes were written")
+        self._uncache(at // self.shape.slot_size, total)
+
+    def _uncache(self, slot: int, length: int) -> None:
+        """Without O_DIRECT: the kernel need not keep what the pool has."""
+        if not self.is_direct:
+            os.posix_fadvise(self._fd, slot * self.shape.slot_size, length, os.POSIX_FADV_DONTNEED)
+
+    def _take_scratch(self) -> mmap.mmap:
+        try:
+            return self._scratch.pop()
+        except IndexError:
+            return mmap.mmap(-1, self.shape.slot_size)
+
+    # Opening.
+
+    def _opened(self, size: int | None, slot: int | None) -> tuple[WriteLock | None, int, Shape]:
+        """Return the lock, the index's descriptor and the shape. Without a lock, the tier can be read only."""
+        layout.check(size, slot)
+        if size is None and not os.path.lexists(self._file("index")):
+            raise PoolError(f"there is no tier in {self.path}; give a size, such as disk:{self.path}?size=100GiB")
+        made = True
+        try:
+            os.makedirs(self.path, 0o700, exist_ok=True)
+            self._check_owner(os.stat(self.path))
+            lock: WriteLock | None = WriteLock(os.path.join(self.path, "lock"))
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES):
+                raise
+            lock, made = None, False
+        fd = self._open_index(made)
+        if fd is None:
+            if lock is None:
+                raise OSError(errno.EROFS, f"there is no tier in {self.path}, and none can be made")
+            fd = self._make(lock, size, slot)
+        try:
+            shape = self._checked(fd, size, slot)
+        except BaseException:
+            os.close(fd)
+            raise
+        return lock, fd, shape
+
+    def _open_index(self, writable: bool) -> int | None:
+        try:
+            return os.open(self._file("index"), (os.O_RDWR if writable else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+
+    def _checked(self, fd: int, size: int | None, slot: int | None) -> Shape:
+        found = os.fstat(fd)
+        self._check_owner(found)
+        shape = layout.unpack_super(os.pread(fd, PAGE, 0))
+        advice = f"remove it (foliocache tier rm {self.path})"
+        if shape is None:
+            raise PoolError(f"{self._file('index')} is not the index of a tier; {advice}")
+        if found.st_size < shape.index_bytes:
+            raise PoolError(f"{self._file('index')} is cut off; {advice}")
+        wanted = shape.slots if size is None else layout.slots_for(size, shape.slot_size)
+        if slot not in (None, shape.slot_size) or wanted != shape.slots:
+            raise PoolMismatchError(
+                f"the tier in {self.path} has {shape.slots} slots of {format_size(shape.slot_size)}; give its size, or leave "
+                f"size and slot out, or {advice}"
+            )
+        return shape
+
+    def _check_owner(self, found: os.stat_result) -> None:
+        if found.st_uid != os.geteuid() and not self._any_owner:
+            raise PoolError(
+                f"the tier in {self.path} belongs to another user, who can change its bytes at any time; any_owner=yes uses it"
+            )
+
+    def _make(self, lock: WriteLock, size: int | None, slot: int | None) -> int:
+        """Make the files, unless another process has done that meanwhile. The index comes last, by its name."""
+        with lock.held(MAKING_PATIENCE) as held:
+            if not held:
+                raise OSError(errno.EAGAIN, f"another process has been making the tier in {self.path} for too long")
+            fd = self._open_index(True)
+            if fd is not None:
+                return fd
+            if size is None:
+                raise PoolError(f"the tier in {self.path} has just been removed")
+            slot_size = slot or layout.SLOT
+            shape = Shape(slot_size, layout.slots_for(size, slot_size), secrets.token_bytes(16))
+            draft = self._file("index.new")
+            try:
+                os.close(_allocated(self._file("slots"), shape.slots_bytes))
+                fd = _allocated(draft, shape.index_bytes)
+                os.pwrite(fd, layout.pack_state(layout.State(0, 1, 0), shape.seed), layout.STATE_AT)
+                os.pwrite(fd, layout.pack_super(shape), 0)
+                os.rename(draft, self._file("index"))
+            except BaseException:
+                for name in ("slots", "index.new"):
+                    with contextlib.suppress(OSError):
+                        os.unlink(self._file(name))
+                if fd is not None:
+                    os.close(fd)
+                raise
+            return fd
+
+    def _open_slots(self, direct: bool | None, writable: bool) -> int:
+        flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
+        path = self._file("slots")
+        if direct is not False:
+            try:
+                fd = os.open(path, flags | os.O_DIRECT)
+                self.is_direct = True
+                return fd
+            except OSError as error:
+                if error.errno != errno.EINVAL or direct:
+                    raise
+        return os.open(path, flags)
+
+    def _file(self, name: str) -> str:
+        return os.path.join(self.path, name)
+
+
+def remove(path: str) -> None:
+    """Remove a tier and its folder. Processes that use it keep its files until they end.
+
+    Raises OSError if it cannot be removed, and PoolError if there is none.
+    """
+    names = ("index", "index.new", "slots", "lock")
+    if not any(os.path.lexists(os.path.join(path, name)) for name in names[:3]):
+        raise PoolError(f"there is no tier in {path}")
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(path, name))
+    with contextlib.suppress(OSError):  # there is something else in it
+        os.rmdir(path)
+
+
+def _is_direct(one: _Planned) -> bool:
+    """Return True if a piece can be read straight into its buffer: all of it, in whole pages."""
+    header, begin, end = one[1]
+    return begin == 0 and end == header.length and not end % PAGE
+
+
+def _rounded(length: int) -> int:
+    return -(-length // PAGE) * PAGE
+
+
+def _allocated(path: str, size: int) -> int:
+    """Return the descriptor of a new file with room for ``size`` bytes."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, size)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, f"{path} is no regular file")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

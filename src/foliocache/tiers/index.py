@@ -1,0 +1,307 @@
+"""The index of a disk tier: which slot has which piece of which object.
+
+It is read and written by system calls, and not mapped: so a failing disk is an error and not SIGBUS, and all processes that see
+the folder, in whatever container, see the same index in the kernel's page cache.
+
+A reader takes no lock and believes nothing: what it finds in the table is a place to look, the header there must pass its check
+and name the piece, and the bytes must pass the header's CRC. So a writer may die anywhere, and its orders do not matter. What
+it leaves are slots that nothing leads to, until the hand comes by; ``checking`` finds them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from . import layout
+from .layout import BUCKET, ENTRIES, ENTRY, EXTENT, FULL, HEADER, PAGE, WRITING, Header, Shape, State
+from .lock import WriteLock
+
+AROUND = 16  # headers that are read at a time: those of a piece and of the pieces that were probably stored with it
+PATIENCE = 1.0  # seconds that a writer waits for others
+
+
+class Busy(Exception):
+    """Another process has held the lock of the tier's writers for too long; it may be stopped."""
+
+    def __init__(self) -> None:
+        super().__init__(f"another process has been writing to the index for {PATIENCE:g} s; is it stopped?")
+
+
+class Piece(NamedTuple):
+    """A header, and the bytes begin .. end - 1 of its piece that are wanted."""
+
+    header: Header
+    begin: int
+    end: int
+
+
+class Index:
+    """An open index. ``writable``: False where the file system is read-only."""
+
+    def __init__(self, fd: int, shape: Shape, lock: WriteLock | None) -> None:
+        self.fd = fd
+        self.shape = shape
+        self.lock = lock
+        self._seed = shape.seed
+        self._is_full = False
+
+    # Reading, without a lock.
+
+    def find(self, digest: bytes, offset: int) -> Header | None:
+        """Return the header of the piece that begins at an offset of an object; None if there is none."""
+        h = layout.mix(digest, offset)
+        words = BUCKET.unpack(self._read(self._bucket_at(h), BUCKET.size))
+        tag = h >> 32
+        for n in range(0, 2 * ENTRIES, 2):
+            if words[n + 1] == tag and 0 < words[n] <= self.shape.slots:
+                found = self.header(words[n] - 1)
+                if _is(found, digest, offset):
+                    return found
+        return None
+
+    def header(self, slot: int) -> Header | None:
+        """Return the header of a slot; None if it is free or does not pass its check."""
+        data = self._read(self.shape.headers_at + slot * HEADER.size, HEADER.size)
+        found = layout.unpack_header(data, 0, self._seed)
+        return found if found is not None and found.slot == slot and found.length <= self.shape.slot_size else None
+
+    def headers(self, first: int, count: int) -> list[Header | None]:
+        """Return the headers of slots in a row, as ``header`` does."""
+        count = min(count, self.shape.slots - first)
+        data = self._read(self.shape.headers_at + first * HEADER.size, count * HEADER.size)
+        found = [layout.unpack_header(data, n * HEADER.size, self._seed) for n in range(count)]
+        return [
+            each if each is not None and each.slot == first + n and each.length <= self.shape.slot_size else None
+            for n, each in enumerate(found)
+        ]
+
+    def cover(self, digest: bytes, offset: int, length: int) -> list[Piece]:
+        """Return the pieces that a range of an object is made of; an empty list if one is missing."""
+        pieces: list[Piece] = []
+        end = offset + length
+        known: list[Header | None] = []  # the headers of the slots after the last piece's
+        while offset < end:
+            found = known.pop(0) if known else None
+            if not _is(found, digest, offset):
+                found = self._around(digest, offset)
+                if found is None:
+                    return []
+                follow = min(AROUND, -(-(end - offset) // self.shape.slot_size)) - 1
+                known = self.headers(found.slot + 1, follow) if follow > 0 else []
+            assert found is not None
+            stop = min(end, found.offset + found.length)
+            pieces.append(Piece(found, offset - found.offset, stop - found.offset))
+            offset = stop
+        return pieces
+
+    def _around(self, digest: bytes, offset: int) -> Header | None:
+        """Return the header of a piece that has the byte at an offset. It begins there, or at a place before it that is a
+        multiple of a higher power of two, in the same block of the object."""
+        step, last = PAGE, -1
+        if offset % PAGE:
+            return None
+        while step <= self.shape.slot_size:
+            begin = offset - offset % step
+            if begin != last:
+                found = self.find(digest, begin)
+                if found is not None and begin + found.length > offset:
+                    return found
+                last = begin
+            step *= 2
+        return None
+
+    def state(self) -> State:
+        """Return the state; after damage, one with which everything goes on."""
+        found = layout.unpack_state(self._read(layout.STATE_AT, PAGE), self._seed)
+        if found is None or found.hand >= self.shape.slots:
+            found = State(0, int.from_bytes(os.urandom(7), "little"), 1)
+        self._is_full = bool(found.full)
+        return found
+
+    # Use, and what was seen before. These are hints: they race, and are not checked.
+
+    def mark(self, first: int, count: int) -> None:
+        """Note that slots in a row were used."""
+        at = self.shape.marks_at + first
+        if self.lock is not None and b"\0" in self._read(at, count):
+            os.pwrite(self.fd, b"\1" * count, at)
+
+    def was_seen(self, digest: bytes, offset: int, length: int) -> bool:
+        """Note that a range was missing, and return True if it was missing before, or the tier has room for everything."""
+        if self.lock is None or (not self._is_full and not self.state().full):
+            return True  # where nothing can be written, the store says so
+        size = self.shape.slot_size
+        extent, first = divmod(offset // size, EXTENT)
+        count = min(max(-(-length // size), 1), EXTENT - first)
+        h = layout.mix(digest, ~extent)
+        at = self.shape.ghosts_at + h % self.shape.ghosts + first
+        name = 1 + (h >> 40) % 255
+        seen = self._read(at, count).count(name)
+        if seen < count:
+            os.pwrite(self.fd, bytes([name]) * count, at)
+        return 2 * seen >= count
+
+    # Writing, under the lock.
+
+    def claim(self, wanted: Sequence[tuple[bytes, int, int, int]]) -> list[Header]:
+        """Take slots for pieces (digest, offset, length, CRC) that are not there yet. Return their headers, in state WRITING.
+
+        Raises Busy, OSError.
+        """
+        with self.turn():
+            missing = [one for one in wanted if not self._has(*one[:3])]
+            state = self.state()
+            taken, hand, full = self._take(state.hand, min(len(missing), self.shape.slots // 2))
+            self._forget(taken)
+            headers = [
+                Header(digest, offset, slot, state.generation, length, crc, WRITING)
+                for slot, (digest, offset, length, crc) in zip(taken, missing, strict=False)
+            ]
+            self._write_headers(headers)
+            after = State(hand, state.generation + 1, int(state.full or full))
+            os.pwrite(self.fd, layout.pack_state(after, self._seed), layout.STATE_AT)
+            return headers
+
+    def publish(self, headers: Sequence[Header]) -> None:
+        """The slots have their bytes now. A slot that another writer has taken meanwhile is that one's."""
+        with self.turn():
+            mine = [
+                one for one in headers if self.header(one.slot) == one and not self._has(one.digest, one.offset, one.length)
+            ]
+            for one in mine:
+                shorter = self.find(one.digest, one.offset)
+                if shorter is not None:
+                    self._free(shorter)
+            self._write_headers([one._replace(state=FULL) for one in mine])
+            for one in mine:
+                self._insert(one)
+
+    def drop(self, header: Header) -> bool:
+        """Make a slot free whose bytes do not agree with its header, unless a writer is busy. Return True if that was done."""
+        if self.lock is None:
+            return False
+        with self.lock.held(0) as held:
+            if held:
+                self.drop_held(header)
+            return held
+
+    def drop_held(self, header: Header) -> None:
+        """``drop``, for a caller that has the lock."""
+        if self.header(header.slot) == header:
+            self._free(header)
+
+    def settle(self, header: Header) -> None:
+        """Under the lock: lead to a full slot, or free it if there is another with the same piece."""
+        found = self.find(header.digest, header.offset)
+        if found is None:
+            self._insert(header)
+        elif found.slot != header.slot and found.length >= header.length:
+            self._free(header)
+
+    def leads(self, bucket: int, slot: int) -> bool:
+        """Return True if an entry of a bucket may lead to a slot."""
+        return slot < self.shape.slots and not self._is_stale(layout.TABLE_AT + bucket * BUCKET.size, slot)
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Hold the writers' lock during a ``with``. Raises Busy, OSError."""
+        if self.lock is None:
+            raise OSError(errno.EROFS, "the tier is on a read-only file system, or this user may not write to it")
+        with self.lock.held(PATIENCE) as held:
+            if not held:
+                raise Busy
+            yield
+
+    def _has(self, digest: bytes, offset: int, length: int) -> bool:
+        found = self.find(digest, offset)
+        return found is not None and found.length >= length
+
+    def _take(self, hand: int, count: int) -> tuple[list[int], int, bool]:
+        """Walk from the hand on, and take slots whose mark is not set. A mark that is set is cleared: it saves a slot once.
+
+        Return the slots, the new hand, and whether it has been round.
+        """
+        taken: list[int] = []
+        saves = 4 * count + 64  # at most: the walk is short, even if all of a large tier is in use
+        round_once = False
+        while len(taken) < count:
+            at = self.shape.marks_at + hand
+            marks = self._read(at, min(count - len(taken), self.shape.slots - hand))
+            for n, mark in enumerate(marks):
+                if mark and saves:
+                    saves -= 1
+                elif hand + n not in taken:  # after a whole round of slots that were in use
+                    taken.append(hand + n)
+            if any(marks):
+                os.pwrite(self.fd, bytes(len(marks)), at)
+            hand += len(marks)
+            if hand == self.shape.slots:
+                hand, round_once = 0, True
+        return taken, hand, round_once
+
+    def _forget(self, slots: Sequence[int]) -> None:
+        """Remove what slots have from the table."""
+        for first, count in runs(slots):
+            for old in self.headers(first, count):
+                if old is not None and old.state == FULL:
+                    self._remove(old)
+
+    def _write_headers(self, headers: Sequence[Header]) -> None:
+        at = 0
+        for first, count in runs([one.slot for one in headers]):
+            data = b"".join(layout.pack_header(one, self._seed) for one in headers[at : at + count])
+            os.pwrite(self.fd, data, self.shape.headers_at + first * HEADER.size)
+            at += count
+
+    def _free(self, header: Header) -> None:
+        self._remove(header)
+        os.pwrite(self.fd, bytes(HEADER.size), self.shape.headers_at + header.slot * HEADER.size)
+
+    def _insert(self, header: Header) -> None:
+        """Lead from the table to a slot: in place of an entry that leads nowhere, or else of any other one."""
+        h = layout.mix(header.digest, header.offset)
+        at = self._bucket_at(h)
+        words = BUCKET.unpack(self._read(at, BUCKET.size))
+        tag = h >> 32
+        place = next((n for n in range(ENTRIES) if not words[2 * n]), None)
+        if place is None:
+            place = next((n for n in range(ENTRIES) if self._is_stale(at, words[2 * n] - 1)), h % ENTRIES)
+        os.pwrite(self.fd, ENTRY.pack(header.slot + 1, tag), at + place * ENTRY.size)
+
+    def _is_stale(self, bucket_at: int, slot: int) -> bool:
+        found = self.header(slot) if slot < self.shape.slots else None
+        return found is None or self._bucket_at(layout.mix(found.digest, found.offset)) != bucket_at
+
+    def _remove(self, header: Header) -> None:
+        """Remove the entries that lead to a slot."""
+        at = self._bucket_at(layout.mix(header.digest, header.offset))
+        words = BUCKET.unpack(self._read(at, BUCKET.size))
+        for n in range(ENTRIES):
+            if words[2 * n] == header.slot + 1:
+                os.pwrite(self.fd, bytes(ENTRY.size), at + n * ENTRY.size)
+
+    def _bucket_at(self, h: int) -> int:
+        return layout.TABLE_AT + h % self.shape.buckets * BUCKET.size
+
+    def _read(self, at: int, length: int) -> bytes:
+        data = os.pread(self.fd, length, at)
+        if len(data) < length:
+            raise OSError(f"the index of the tier is cut off at byte {at + len(data)}")
+        return data
+
+
+def runs(slots: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield numbers in a row as (first, count)."""
+    begin = 0
+    for end in range(1, len(slots) + 1):
+        if end == len(slots) or slots[end] != slots[end - 1] + 1:
+            yield slots[begin], end - begin
+            begin = end
+
+
+def _is(header: Header | None, digest: bytes, offset: int) -> bool:
+    return header is not None and header.state == FULL and header.offset == offset and header.digest == digest

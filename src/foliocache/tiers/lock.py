@@ -1,0 +1,88 @@
+"""The lock of a disk tier's writers: of all processes that see its folder, and of the threads of this one.
+
+The kernel's lock ends with its holder. It belongs to the open file, which a forked child would share: the child closes its
+copy. Readers take no lock.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import fcntl
+import os
+import struct
+import time
+import weakref
+from collections.abc import Iterator
+
+_RECORD = struct.Struct("@hhqqi0q")  # struct flock
+_TAKE = _RECORD.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+_GIVE = _RECORD.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
+_LOOK_AGAIN = 0.001  # seconds
+
+_locks: weakref.WeakSet[WriteLock] = weakref.WeakSet()
+
+
+class WriteLock:
+    """A lock on a file, made if there is none."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd: int | None = None
+        self._threads = _thread.allocate_lock()
+        self._open()
+        _locks.add(self)
+
+    def _open(self) -> int:
+        if self._fd is None:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        return self._fd
+
+    @contextlib.contextmanager
+    def held(self, patience: float) -> Iterator[bool]:
+        """Hold the lock during a ``with``. Yields False if others have held it for ``patience`` seconds. Raises OSError."""
+        deadline = time.monotonic() + patience
+        threads = self._threads
+        if not threads.acquire(patience > 0, patience if patience > 0 else -1):
+            yield False
+            return
+        taken = False
+        try:
+            fd = self._open()
+            while not (taken := _try(fd)) and time.monotonic() < deadline:
+                time.sleep(_LOOK_AGAIN)
+            yield taken
+        finally:
+            if taken:
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _GIVE)
+            threads.release()
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def forked(self) -> None:
+        """In a forked child: give up the parent's file and its threads' lock."""
+        self._threads = _thread.allocate_lock()
+        with contextlib.suppress(OSError):
+            self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _try(fd: int) -> bool:
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _TAKE)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _forked() -> None:
+    for lock in list(_locks):
+        lock.forked()
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -1,0 +1,152 @@
+"""Tiers as text: ``disk:/nvme/foliocache?size=1TiB``. Each is opened once in a process, whichever pools use it."""
+
+from __future__ import annotations
+
+import math
+import os
+import urllib.parse
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from ..sizes import parse_size
+from .guard import Guard
+from .tier import Tier
+
+Options: TypeAlias = dict[str, str]
+Make: TypeAlias = Callable[[], Tier]
+
+TIMEOUT_MAX = 3600.0
+_guards: dict[str, Guard] = {}  # this process's, and its parents'
+
+
+def split(tiers: str | Sequence[str]) -> tuple[str, ...]:
+    """Return tiers as a tuple of texts: a sequence of them, or one text with commas between them.
+
+    Raises ValueError for what is no tier; nothing is opened.
+    """
+    if isinstance(tiers, str):
+        texts = [one.strip() for one in tiers.split(",")] if tiers.strip() else []
+    else:
+        texts = list(tiers)
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"a tier is a text such as 'disk:/nvme/foliocache?size=1TiB', not {text!r}")
+        _parsed(text)
+    if len(set(texts)) < len(texts):
+        raise ValueError(f"a tier is given twice: {', '.join(texts)}")
+    return tuple(texts)
+
+
+def guard_of(text: str) -> Guard:
+    """Return this process's guard of a tier, which is opened now if that is possible. Raises ValueError for what is no tier."""
+    found = _guards.get(text)
+    if found is None:
+        make, timeout = _parsed(text)
+        found = _guards.setdefault(text, Guard(shown(text), make, timeout))
+    found.open()
+    return found
+
+
+def shown(text: str) -> str:
+    """Return a tier's text without its password."""
+    parts = urllib.parse.urlsplit(text)
+    if parts.password is None:
+        return text
+    return text.replace(f":{parts.password}@", ":***@")
+
+
+def folder_of(text: str) -> str:
+    """Return the folder of a disk tier, given as a path or as a tier. Raises ValueError if it is another tier."""
+    if not text.startswith("disk:"):
+        if ":/" in text:
+            raise ValueError(f"{shown(text)!r} is not a tier on a disk")
+        return os.path.abspath(text)
+    _parsed(text)
+    return urllib.parse.unquote(urllib.parse.urlsplit(text).path)
+
+
+def _parsed(text: str) -> tuple[Make, float]:
+    """Return the function that opens a tier, and its timeout."""
+    scheme = text.partition(":")[0]
+    kind = KINDS.get(scheme)
+    if kind is None:
+        raise ValueError(f"tier {shown(text)!r}: there are {', '.join(f'{one}:' for one in KINDS)}")
+    parts = urllib.parse.urlsplit(text)
+    try:
+        pairs = urllib.parse.parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError:
+        raise ValueError(f"tier {shown(text)!r}: options are written as ?size=1TiB&timeout=0.5") from None
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        raise ValueError(f"tier {shown(text)!r}: an option is given twice")
+    make, timeout = kind(text, parts, options)
+    if options:
+        raise ValueError(f"tier {shown(text)!r}: there is no option {min(options)!r}")
+    return make, timeout
+
+
+def _disk(text: str, parts: urllib.parse.SplitResult, options: Options) -> tuple[Make, float]:
+    path = urllib.parse.unquote(parts.path)
+    if parts.netloc or not os.path.isabs(path):
+        raise ValueError(f"tier {text!r}: write disk: and the absolute path of a folder, such as disk:/nvme/foliocache")
+    size = parse_size(options.pop("size"), "size") if "size" in options else None
+    slot = parse_size(options.pop("slot"), "slot") if "slot" in options else None
+    direct = _choice(text, options, "direct", {"yes": True, "no": False, "auto": None}, "auto")
+    any_owner = _choice(text, options, "any_owner", {"yes": True, "no": False}, "no")
+    timeout = _seconds(text, options, 1.0)
+
+    def make() -> Tier:
+        from .disk import DiskTier
+
+        return DiskTier(path, size, slot=slot, direct=direct, any_owner=bool(any_owner))
+
+    if size is not None or slot is not None:
+        from .layout import check
+
+        check(size, slot)
+    return make, timeout
+
+
+def _valkey(text: str, parts: urllib.parse.SplitResult, options: Options) -> tuple[Make, float]:
+    if not parts.hostname:
+        raise ValueError(f"tier {shown(text)!r}: write {parts.scheme}:// and a host, such as {parts.scheme}://cache:6379")
+    cluster = _choice(text, options, "cluster", {"yes": True, "no": False}, "no")
+    ca, prefix = options.pop("ca", None), options.pop("prefix", "folio")
+    timeout = _seconds(text, options, 0.05)
+    url = urllib.parse.urlunsplit(parts._replace(query=""))
+
+    def make() -> Tier:
+        from .valkey import ValkeyTier
+
+        return ValkeyTier(url, timeout, cluster=bool(cluster), ca=ca, prefix=prefix)
+
+    return make, timeout
+
+
+def _choice(text: str, options: Options, name: str, values: dict[str, bool | None], default: str) -> bool | None:
+    given = options.pop(name, default)
+    if given not in values:
+        raise ValueError(f"tier {shown(text)!r}: {name} is one of {', '.join(values)}, not {given!r}")
+    return values[given]
+
+
+def _seconds(text: str, options: Options, default: float) -> float:
+    given = options.pop("timeout", None)
+    if given is None:
+        return default
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= TIMEOUT_MAX:
+        raise ValueError(f"tier {shown(text)!r}: timeout is a number of seconds above 0, not {given!r}")
+    return seconds
+
+
+KINDS: dict[str, Callable[[str, urllib.parse.SplitResult, Options], tuple[Make, float]]] = {
+    "disk": _disk,
+    "valkey": _valkey,
+    "valkeys": _valkey,
+    "redis": _valkey,
+    "rediss": _valkey,
+}

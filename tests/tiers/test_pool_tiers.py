@@ -1,0 +1,168 @@
+"""Which tiers a pool has: all its processes agree, and what makes no sense is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import fsspec
+import pytest
+
+import foliocache
+from foliocache.errors import PoolMismatchError
+from foliocache.pool import tiers as records
+from foliocache.pool.files import hidden
+from foliocache.tiers import flush, urls
+
+LIMIT = 120
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"disk:{tmp_path}/tier?size=16MiB"
+
+
+def shown(pool):
+    return [tier.url for tier in pool.tiers]
+
+
+def test_a_pool_has_none_by_default(pool):
+    assert pool.tiers == ()
+    assert not os.path.exists(hidden(pool.path, "tiers"))
+
+
+def test_those_who_open_it_later_have_the_same(pool_name, url):
+    assert shown(foliocache.open(pool_name, size="4MiB", tiers=[url])) == [url]
+    code = "import sys, foliocache; print(*[tier.url for tier in foliocache.attach(sys.argv[1]).tiers])"
+    done = subprocess.run([sys.executable, "-c", code, pool_name], capture_output=True, text=True, timeout=LIMIT, check=True)
+    assert done.stdout.split() == [url]
+    assert shown(foliocache.open(pool_name)) == shown(foliocache.open(pool_name, tiers=url)) == [url]
+    for other in ([], f"{url}&timeout=2"):
+        with pytest.raises(PoolMismatchError, match="it has: disk:/"):
+            foliocache.open(pool_name, tiers=other)
+
+
+def test_an_existing_pool_can_be_given_tiers_once(pool, url):
+    assert shown(foliocache.open(pool.name, tiers=[])) == []
+    assert shown(foliocache.open(pool.name, tiers=[url])) == [url] == shown(pool)
+
+
+def test_those_who_open_it_at_once_agree(pool, tmp_path):
+    code = (
+        "import sys, foliocache\n"
+        "sys.stdin.read()\n"
+        "try: print(*[tier.url for tier in foliocache.open(sys.argv[1], tiers=sys.argv[2]).tiers])\n"
+        "except foliocache.PoolMismatchError: print('refused')"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, pool.name, f"disk:{tmp_path}/{n}?size=4MiB"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for n in range(4)
+    ]
+    answers = sorted(one.communicate(timeout=LIMIT)[0].strip() for one in started)
+    assert answers[1:] == ["refused"] * 3
+    assert shown(foliocache.open(pool.name)) == answers[:1]
+
+
+def test_a_new_pool_has_not_the_tiers_of_the_old(pool_name, url):
+    pool = foliocache.open(pool_name, size="4MiB", tiers=[url])
+    record = hidden(pool.path, "tiers")
+    with open(record, "rb") as file:
+        left = file.read()
+    foliocache.remove(pool_name)
+    assert not os.path.exists(record)
+    with open(record, "wb") as file:  # as if the remover had been killed
+        file.write(left)
+    assert foliocache.open(pool_name, size="4MiB").tiers == ()
+    assert shown(foliocache.open(pool_name, tiers=[url])) == [url]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b'{"pool": [0, 0], "tiers": []}', b'{"pool": 7, "tiers": 7}', b"\xff" * 100]
+)
+def test_a_damaged_record_is_none(pool, url, content):
+    with open(hidden(pool.path, "tiers"), "wb") as file:
+        file.write(content)
+    assert foliocache.open(pool.name).tiers == ()
+    assert shown(foliocache.open(pool.name, tiers=[url])) == [url]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_record_of_another_user_is_ignored(pool, url):
+    with open(hidden(pool.path, "tiers"), "w") as file:
+        file.write(json.dumps({"pool": [os.stat(pool.path).st_dev, os.stat(pool.path).st_ino], "tiers": [url]}))
+    assert records.recorded(pool.path) == (url,)
+    os.chown(hidden(pool.path, "tiers"), 65534, 65534)
+    assert records.recorded(pool.path) is None
+
+
+@pytest.mark.parametrize(
+    ("tiers", "message"),
+    [
+        ("disc:/a", "there are disk:"),
+        ("disk:relative", "the absolute path of a folder"),
+        ("disk://host/a", "the absolute path of a folder"),
+        ("disk:/a?size=1B", "needs a size of"),
+        ("disk:/a?size=x", "is not a size"),
+        ("disk:/a?slot=5000", "power of two"),
+        ("disk:/a?sice=1GiB", "no option 'sice'"),
+        ("disk:/a?size=1GiB&size=2GiB", "given twice"),
+        ("disk:/a?size", "options are written as"),
+        ("disk:/a?timeout=0", "a number of seconds"),
+        ("disk:/a?timeout=nan", "a number of seconds"),
+        ("disk:/a?direct=maybe", "direct is one of yes, no, auto"),
+        ("disk:/a,disk:/a", "a tier is given twice"),
+        ([7], "a tier is a text"),
+    ],
+)
+def test_what_is_no_tier_is_refused(pool, tiers, message):
+    with pytest.raises(ValueError, match=message):
+        foliocache.open(pool.name, tiers=tiers)
+    assert foliocache.open(pool.name).tiers == ()
+
+
+def test_a_password_is_not_shown():
+    assert urls.shown("valkey://me:secret@host:6379?x=1") == "valkey://me:***@host:6379?x=1"
+    with pytest.raises(ValueError, match=r"no://me:\*\*\*@host"):
+        urls.split("no://me:secret@host")
+
+
+def test_two_pools_share_a_tier(pool, url):
+    """What one has read, the other does not ask of the origin."""
+    other = foliocache.open(f"{pool.name}-other", size="4MiB", page_size="4KiB", tiers=[url])
+    try:
+        content, sent = bytes(range(256)) * 1000, []
+
+        def read(offset, length):
+            sent.append(length)
+            return content[offset : offset + length]
+
+        first = foliocache.open(pool.name, tiers=[url])
+        assert first.mapping("k", len(content), "1", read).read_bytes(0, len(content)) == content
+        assert flush(60)
+        assert other.mapping("k", len(content), "1", read).read_bytes(0, len(content)) == content
+        assert sum(sent) == len(content)
+        assert first.tiers == other.tiers
+    finally:
+        other.close()
+        foliocache.remove(other.name)
+
+
+def test_folio_urls_have_tiers(pool_name, url, tmp_path):
+    (tmp_path / "file").write_bytes(b"content" * 10_000)
+    options = {"name": pool_name, "size": "4MiB", "tiers": url}
+    for _ in range(2):
+        with fsspec.open(f"folio::file://{tmp_path}/file", folio=options) as file:
+            assert file.read() == b"content" * 10_000
+        assert flush(60)
+        pool = foliocache.open(pool_name)
+        for found in pool.mappings():
+            pool.forget(found.key)
+    assert pool.tiers[0].hit_bytes == 70_000
+    pool.close()

@@ -1,0 +1,158 @@
+"""A tier that fails or is slow is left alone for a while, and told about once."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from foliocache.tiers import guard as guards
+from foliocache.tiers.behind import LARGE, LARGE_COUNT, SMALL, SMALL_COUNT, Behind
+from foliocache.tiers.guard import PAUSE, PAUSE_MAX, Guard
+
+DIGEST = bytes(16)
+LIMIT = 60
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(guards, "time", made)
+    return made
+
+
+def load(guard):
+    buffer = bytearray(16)
+    return list(guard.load(DIGEST, [(0, memoryview(buffer))]))
+
+
+def test_a_failure_stops_the_calls_for_a_while(guard, tier, clock, caplog):
+    tier.kept[DIGEST, 0, 16] = bytes(16)
+    assert load(guard) == [True]
+    tier.broken = ConnectionError("gone")
+    calls = len(tier.loads)
+    pause, total = PAUSE, 0
+    for tries in range(1, 12):
+        for _ in range(5):
+            assert load(guard) == [False]
+        assert len(tier.loads) - calls == tries
+        clock.now += pause + 0.001
+        total += 5
+        pause = min(2 * pause, PAUSE_MAX)
+    assert guard.skipped == total - 11 and guard.errors == 11
+    tier.broken = None
+    assert load(guard) == [True]
+    assert load(guard) == [True]
+    assert guard.stat().state == "ready"
+    assert [record.getMessage() for record in caplog.records] == ["tier memory: is not read for a while: ConnectionError: gone"]
+
+
+def test_stores_and_loads_are_stopped_apart(guard, tier, clock):
+    tier.store = None  # a TypeError
+    with memoryview(bytes(16)) as data:
+        assert not guard.store(DIGEST, [(0, data)])
+    assert not guard.wants(DIGEST, 0, 16)
+    tier.kept[DIGEST, 0, 16] = bytes(16)
+    assert load(guard) == [True]
+
+
+def test_a_slow_call_stops_the_others(clock, tier):
+    guard = Guard("slow:", lambda: tier, 0.05)
+    assert guard.open()
+    tier.kept[DIGEST, 0, 16] = bytes(16)
+    inner = tier.load
+
+    def slow(digest, parts):
+        clock.now += 0.04
+        assert load_other() == [True]  # not yet too long
+        clock.now += 0.04
+        assert load_other() == [False]
+        return inner(digest, parts)
+
+    def load_other():
+        tier.load = inner
+        try:
+            return load(guard)
+        finally:
+            tier.load = slow
+
+    tier.load = slow
+    assert load(guard) == [True]
+    tier.load = inner
+    assert load(guard) == [False]
+    clock.now += PAUSE + 0.001
+    assert load(guard) == [True]
+
+
+def test_one_call_tries_again(guard, tier, clock):
+    tier.broken = ConnectionError("gone")
+    assert load(guard) == [False]
+    clock.now += PAUSE + 0.001
+    inner, seen = tier.load, []
+
+    def trial(digest, parts):
+        tier.load = inner
+        seen.append(load(guard))  # another caller meanwhile
+        return inner(digest, parts)
+
+    tier.load, calls = trial, len(tier.loads)
+    assert load(guard) == [False]
+    assert seen == [[False]] and len(tier.loads) == calls + 1
+
+
+def test_a_tier_that_cannot_be_opened_is_tried_again(clock, tier):
+    answers = [OSError(28, "No space left on device"), tier]
+
+    def make():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    guard = Guard("late:", make, 1.0)
+    assert not guard.open() and not guard.open()
+    assert load(guard) == [False] and not guard.wants(DIGEST, 0, 1)
+    clock.now += PAUSE + 0.001
+    with memoryview(bytes(16)) as data:
+        assert guard.store(DIGEST, [(0, data)])
+    assert load(guard) == [True]
+
+
+def test_a_full_queue_drops(guard, tier):
+    """The tier does not return; what comes beyond the staging buffers is dropped and counted, and nobody waits."""
+    begun, go_on = threading.Event(), threading.Event()
+    inner = tier.store
+
+    def blocked(digest, parts):
+        begun.set()
+        assert go_on.wait(LIMIT)
+        inner(digest, parts)
+
+    tier.store = blocked
+    queue, count = Behind(), SMALL_COUNT + LARGE_COUNT
+    for n in range(count + 7):
+        queue.offer(guard, bytes([n]) * 16, 0, memoryview(bytes([n])).cast("B"))
+    assert begun.wait(LIMIT)
+    assert guard.dropped == 7
+    assert not queue.flush(0)
+    go_on.set()
+    assert queue.flush(LIMIT)
+    assert guard.stored == count == len(tier.kept)
+    queue.offer(guard, DIGEST, 0, memoryview(bytes(1)))
+    assert queue.flush(LIMIT) and guard.stored == count + 1
+
+
+def test_a_large_folio_is_queued_in_parts(guard, tier):
+    queue = Behind()
+    data = bytes(range(256)) * (2 * LARGE // 256) + bytes(SMALL)
+    queue.offer(guard, DIGEST, 4096, memoryview(data))
+    assert queue.flush(LIMIT)
+    assert b"".join(part for _, part in sorted(tier.kept.items())) == data
+    assert guard.store_bytes == len(data)

