@@ -23,6 +23,7 @@ from .geometry import Wanted, check_parameters, parameters, permissions, pool_si
 from .mapping import Mapping, key_digest
 from .names import Names
 from .objects import ObjectMapping
+from .pressure import Pressure
 
 if TYPE_CHECKING:
     from ..filler.source import AsyncSource, Read, ReadInto, Source
@@ -53,6 +54,7 @@ def open(
     any_owner: bool = False,
     fill_timeout: Seconds | None = None,
     min_free: SupportsIndex | str | None = None,
+    pressure: bool | None = None,
 ) -> Pool:
     """Attach to the pool called name, or create it if there is none.
 
@@ -83,9 +85,13 @@ def open(
         a private copy that is not cached. 60 by default; ``float("inf")`` waits without a limit. It is per process; the last
         ``open`` wins. If the other process dies, one of those that wait reads the folio instead.
     min_free : int or str, optional
-        How much memory the pool leaves free when it takes more, of the machine and of each memory cgroup of this process:
-        bytes, or a share of each limit, ``"5%"`` by default. Give the same in all processes; the last ``open`` wins. Where less
-        is free, the pool goes on with the memory that it has.
+        How much memory the pool leaves free, of the machine and of each memory cgroup of this process: bytes, or a share of
+        each limit. By default 5 %, and at least 64 MiB, or a quarter of the limit if that is less. Give the same in all
+        processes; the last ``open`` wins. Where less is free, the pool goes on with the memory that it has.
+    pressure : bool, optional
+        True, the default: when others have taken of ``min_free``, this process gives memory of the pool back, free pages first
+        and then those of objects not used for the longest time. One process of each cgroup does so at a time, in a thread that
+        it starts when it first takes memory for the pool. It is per process; the last ``open`` wins.
 
     Returns
     -------
@@ -110,6 +116,8 @@ def open(
     mode = permissions(mode)
     timeout = None if fill_timeout is None else _seconds(fill_timeout)
     floor = geometry.floor(min_free)
+    if not isinstance(pressure, bool | None):
+        raise ValueError(f"pressure must be True or False, not {pressure!r}")
     pool = _known(name, any_owner, wanted, exact)
     if pool is None:
         pool = _new(create_or_attach(name, wanted, mode, any_owner, exact), any_owner)
@@ -117,6 +125,8 @@ def open(
         pool.fill_timeout = timeout
     if min_free is not None:
         headroom.set_floor(pool._memory, *floor)
+    if pressure is not None:
+        pool._watch(pressure)
     return pool
 
 
@@ -151,9 +161,10 @@ def _reopen(
     page_size: SupportsIndex | str | None,
     any_owner: bool,
     fill_timeout: Seconds | None,
+    pressure: bool | None = None,
 ) -> Pool:
     """Open a pool that was pickled."""
-    return open(name, size, page_size, any_owner=any_owner, fill_timeout=fill_timeout)
+    return open(name, size, page_size, any_owner=any_owner, fill_timeout=fill_timeout, pressure=pressure)
 
 
 def _seconds(value: Seconds) -> float:
@@ -236,6 +247,8 @@ class Pool:
 
     def __init__(self, segment: segments.Segment, any_owner: bool = False) -> None:
         self._attachment = Attachment(segment)
+        self._pressure = Pressure(self._attachment)
+        self._attachment.pressure = self._pressure.start
         self._any_owner = any_owner
         self.name: str = segment.name
         self.path: str = segment.path
@@ -250,7 +263,8 @@ class Pool:
         return f"<foliocache.Pool {self.name!r}, {self.pool_bytes} bytes in pages of {self.page_size}>"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _reopen, (self.name, self.pool_bytes, self.page_size, self._any_owner, self.fill_timeout)
+        pressure = None if self._attachment.pressure else False
+        return _reopen, (self.name, self.pool_bytes, self.page_size, self._any_owner, self.fill_timeout, pressure)
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -293,6 +307,7 @@ class Pool:
         released with the last of them. Closing twice is harmless; `open` then returns another Pool.
         """
         self._attachment.close()
+        self._pressure.stop()
         for engine in list(self._engines.values()):
             engine.close(self.fill_timeout)
 
@@ -578,6 +593,14 @@ class Pool:
 
     def _check_open(self) -> None:
         self._attachment.check_open()
+
+    def _watch(self, pressure: bool) -> None:
+        """Give memory back under pressure from now on, in this process, or do not."""
+        self._attachment.pressure = self._pressure.start if pressure else None
+        if not pressure:
+            self._pressure.stop()
+        elif self._attachment.watching:
+            self._pressure.start()
 
     @property
     def engine(self) -> Engine:

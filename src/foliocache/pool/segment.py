@@ -43,6 +43,7 @@ class Segment:
         mapped = map_file(name, file, self.file_to_read, shape["size"])
         self.memory: atomics.Memory = atomics.Memory(*mapped, shape | {"fd": file.fd})
         self._groups: tuple[str, ...] = machine.groups()
+        self.group: int = _number_of(self._groups)
         headroom.watch(self.memory, self._groups)
         self.mem: int = self.memory.handle
 
@@ -67,6 +68,7 @@ class Segment:
         groups = machine.groups()
         if groups and groups != self._groups:
             self._groups = groups
+            self.group = _number_of(groups)
             headroom.watch(self.memory, groups)
 
     @property
@@ -110,6 +112,15 @@ class Segment:
     def metadata_bytes(self) -> int:
         """The bytes of the tables when as many pages have descriptors as may have memory."""
         return self.geometry["memmap"] + self.pages * layout.FOLIO_SIZE
+
+
+def _number_of(groups: tuple[str, ...]) -> int:
+    """Return a number for the processes whose memory the same limits bind: those of one cgroup."""
+    try:
+        found = os.stat(groups[0]).st_ino
+    except (IndexError, OSError):
+        found = 0
+    return found % layout.WATCH_GROUPS + 1
 
 
 def _opened_to_read(file: Descriptor, path: str) -> Descriptor:
