@@ -15,7 +15,8 @@ from foliocache.sizes import format_size
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from foliocache import ClientInfo, Counters, Stat
+    from foliocache import ClientInfo, Stat
+    from foliocache.observe.records import Counters
 
 BOUNDS = {
     "size": "its size", "filesystem": "the file system", "cgroup": "a cgroup's limit", "memory": "the machine's memory",
