@@ -285,8 +285,8 @@ cdef class Attachment:
         return done
 
     def take_turn(self, u32 last):
-        """Take the turn to watch how much memory is left, or renew it: return the word for the next call, 0 if another client has
-        the turn."""
+        """Take the turn to watch how much memory is left, or renew it: return the word for the next call, 0 if another client
+        has the turn."""
         return trim.take_turn(self.mem, self.segment.group, last, atomics.now_ns())
 
     cdef void before_memory(self) noexcept:

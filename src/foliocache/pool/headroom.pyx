@@ -7,9 +7,9 @@ first, and where there is too little room, that is no memory, as on a full file 
 (``memory.max``, ``memory.high``; version 1: ``memory.limit_in_bytes``), with the file pages that the kernel can reclaim added
 back; and the machine (``MemAvailable``). The file system is not looked at: a full one is an error. Swap is not counted.
 
-**The floor**: of each limit, a share stays free (``FLOOR`` and at least ``LEAST``, or ``min_free`` of ``open``). A look grants a
-client at most the floor / (SPARE x clients), for FRESH_NS, and grants nothing where the grants of all clients together
-would reach into the floor. So the clients of a pool leave the floor free, however long one is stopped between its look and its call.
+**The floor**: of each limit, a share stays free (``FLOOR`` and at least ``LEAST``, or ``min_free`` of ``open``). A look grants
+a client at most the floor / (SPARE x clients), for FRESH_NS, and grants nothing where the grants of all clients together would
+reach into the floor. So the clients of a pool leave the floor free, however long one is stopped between its look and its call.
 The floor is for what else grows meanwhile: the processes' own memory, and page tables for the pool. Strangers in the cgroup,
 and other pools, can still race it.
 
@@ -113,8 +113,8 @@ def watch(Memory memory not None, folders):
 
 
 def set_floor(Memory memory not None, double share, u64 floor):
-    """Keep a share of each limit free, and at least ``floor`` bytes (or a quarter of the limit, if that is less). If the share is
-    0, keep as many bytes."""
+    """Keep a share of each limit free, and at least ``floor`` bytes (or a quarter of the limit, if that is less). If the share
+    is 0, keep as many bytes."""
     cdef Asked *asked = <Asked *>memory.m.asked
     if asked != NULL:
         asked.share = share
@@ -136,8 +136,8 @@ def spare(Memory memory not None):
 
 
 def short(Memory memory not None):
-    """Return (bytes that should be given back now, bytes that may be taken by anyone before something should be). The first is 0
-    as long as the floor is free, or only a small part of it is missing. (0, None) if nothing has a limit."""
+    """Return (bytes that should be given back now, bytes that may be taken by anyone before something should be). The first is
+    0 as long as the floor is free, or only a small part of it is missing. (0, None) if nothing has a limit."""
     cdef Asked *asked = <Asked *>memory.m.asked
     cdef u64 missing = 0, slack = UNLIMITED
     if asked != NULL:

@@ -15,7 +15,7 @@ from ..mm import audit, layout, page_alloc
 from ..observe import look
 from ..observe.records import Counters, Finding, FoliosByType, LockInfo, ObjectInfo, PagesByState, Stat
 from ..sizes import format_size, parse_size
-from . import client, geometry, headroom, repair, shrink
+from . import client, geometry, headroom, numa, repair, shrink
 from . import segment as segments
 from .attachment import Attachment, Scan
 from .creation import create_or_attach
@@ -55,6 +55,7 @@ def open(
     fill_timeout: Seconds | None = None,
     min_free: SupportsIndex | str | None = None,
     pressure: bool | None = None,
+    interleave: bool = False,
 ) -> Pool:
     """Attach to the pool called name, or create it if there is none.
 
@@ -92,6 +93,9 @@ def open(
         True, the default: when others have taken of ``min_free``, this process gives memory of the pool back, free pages first
         and then those of objects not used for the longest time. One process of each cgroup does so at a time, in a thread that
         it starts when it first takes memory for the pool. It is per process; the last ``open`` wins.
+    interleave : bool
+        Take the pages that get memory from now on from all NUMA nodes in turn, whichever process asks for it. Otherwise a page
+        is on the node of the process that needs it first.
 
     Returns
     -------
@@ -108,7 +112,7 @@ def open(
         The file is damaged, or is not a pool.
     PoolError
         The pool belongs to another user, has another layout version, or has no free client slot; or this process lacks
-        descriptors, address space or permissions for it.
+        descriptors, address space or permissions for it, or for mbind(2) (``interleave``).
     ValueError
         A parameter has an invalid value.
     """
@@ -127,6 +131,8 @@ def open(
         headroom.set_floor(pool._memory, *floor)
     if pressure is not None:
         pool._watch(pressure)
+    if interleave:
+        numa.interleave(pool._attachment.segment)
     return pool
 
 
