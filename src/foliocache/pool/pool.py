@@ -458,7 +458,7 @@ class Pool:
         """
         self._check_open()
         with Scan(self._attachment):
-            return look.findings(self._memory)
+            return look.findings(self._memory) + self._attachment.segment.unbacked()
 
     def repair(self) -> list[Finding]:
         """Settle what dead processes have left, and repair what is proven to be damaged.
