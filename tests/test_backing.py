@@ -215,3 +215,19 @@ def in_child(work):
         finally:
             os._exit(2)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_audit_compares_marks_with_the_memory_of_the_file(pool_name):
+    pool = foliocache.open(pool_name, size="64MiB", max_size="64MiB")
+    pool.mapping("k", 8 << 20, "1", source).read_bytes(0, 8 << 20)
+    pool.mapping("kept", 1 << 20, "1", source).read_bytes(0, 1 << 20)
+    pool.forget("k")
+    assert pool.audit() == []
+    free = pool.stat().pages_by_state.free * pool.page_size
+    end = os.stat(pool.path).st_size - (64 << 20) + (8 << 20)
+    with open(pool.path, "rb+") as file:  # free pages at the end of what was used
+        hole = ctypes.CDLL(None, use_errno=True).fallocate
+        assert hole(file.fileno(), 3, ctypes.c_long(end - PIECE * 4), ctypes.c_long(PIECE * 4)) == 0
+    found = pool.audit()
+    assert [(finding.check, finding.where) for finding in found] == [("backing", "file")] and free > PIECE * 4
+    assert "its tables and marks say" in found[0].message

@@ -13,7 +13,7 @@ from foliocache.sizes import parse_size
 
 TEXT = page("layout.md")
 # What a section's tables are about: the constants with these beginnings are the offsets, or are no offsets.
-HEADER = ("HDR_", "ALLOC_", "PAGES_", "LRU_", "BLOCK_HAND", "TABLE_", "NAMES_", "SLAB_", "TREE_LOCK")
+HEADER = ("HDR_", "ALLOC_", "PAGES_", "WATCH_TURNS", "LRU_", "BLOCK_HAND", "TABLE_", "NAMES_", "SLAB_", "TREE_LOCK")
 PARTS = {
     "Header": (
         HEADER,
@@ -146,6 +146,7 @@ def test_the_map_is_that_of_a_pool_of_4_gib():
         layout.NAMES_LOCK,
         *(layout.SLAB_LOCK + cache * layout.SLAB_STRIDE for cache in range(layout.SLABS)),
         layout.PAGES_DESCRIBED,
+        layout.WATCH_TURNS,
     ]
 
 

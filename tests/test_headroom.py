@@ -16,7 +16,7 @@ from foliocache.pool import geometry, headroom, machine
 
 MIB = 1 << 20
 CONTENT = random.Random(0).randbytes(8 * MIB)
-LIMIT = 256 * MIB
+LIMIT = 512 * MIB  # before the test lowers it
 SHAPE = geometry.compute(64, 4096, 4)
 
 
@@ -125,7 +125,7 @@ def wait_for(condition):
 
 
 def test_no_room_in_a_cgroup_is_no_memory(pool_name, group):
-    pool = foliocache.open(pool_name, size="64MiB")
+    pool = foliocache.open(pool_name, size="64MiB", min_free="5%", pressure=False)
     assert cached(pool, "a") and pool.stat().bound_by == "size"
     group.write(current=99 * MIB)
     keys = iter(range(1 << 30))
@@ -145,7 +145,7 @@ def test_no_room_in_a_cgroup_is_no_memory(pool_name, group):
 def test_where_there_is_little_it_is_taken_in_small_pieces(pool_name, group):
     """And none of it is left without a mark, which nothing would give back."""
     group.write(max=8 * MIB, current=0)
-    pool = foliocache.open(pool_name, size="64MiB")
+    pool = foliocache.open(pool_name, size="64MiB", min_free="5%", pressure=False)
 
     def without_mark():
         return os.stat(pool.path).st_blocks * 512 - pool.stat().backed_bytes
@@ -159,7 +159,7 @@ def test_where_there_is_little_it_is_taken_in_small_pieces(pool_name, group):
 
 
 def test_a_forked_child_looks_at_its_own_group(pool_name, group, tmp_path, monkeypatch):
-    pool = foliocache.open(pool_name, size="64MiB", min_free="10%")
+    pool = foliocache.open(pool_name, size="64MiB", min_free="10%", pressure=False)
     assert cached(pool, "a") and headroom.spare(pool._memory)[0] == 70 * MIB
     other = second(tmp_path / "other", 10 * MIB, 10 * MIB - 4096)
     monkeypatch.setattr(machine, "groups", lambda: (str(other.folder),))
@@ -202,13 +202,15 @@ def test_impossible_floor(pool_name, value):
 
 # A real cgroup.
 
-# After "ready" nothing but the pool grows. What the processes themselves grow by, the floor has to hold: docs/memory.md.
+# After "ready", with each object that a client reads, its own memory is larger by ``swing`` MiB for a moment, and by
+# ``growth`` / 24 MiB for ever.
 CLIENT = """
 import os, random, sys
 with open(sys.argv[2], "w") as file:
     file.write(str(os.getpid()))
 import foliocache
 me, MIB = int(sys.argv[3]), 1 << 20
+swing, growth = int(sys.argv[4]), int(sys.argv[5])
 content = memoryview(random.Random(0).randbytes(5 * MIB))
 got = memoryview(bytearray(b"x" * (4 * MIB)))
 pool = foliocache.open(sys.argv[1], size="512MiB", clients=16)
@@ -229,10 +231,25 @@ def read(n):
 read(0)
 print("ready", flush=True)
 sys.stdin.readline()
+own = []
 for n in [*range(12), *range(12)]:
     read(n)
+    own.append(bytearray(b"x") * (growth * MIB // 24))
+    swung = bytearray(b"x") * (swing * MIB)
+    read((n + 6) % 12)
+    del swung
 print(pool.stat().bound_by)
 """
+
+
+def set_limit(folder, limit):
+    """Set the limit of a memory cgroup. False if it is none."""
+    for name in ("memory.limit_in_bytes", "memory.max"):
+        if os.path.exists(f"{folder}/{name}"):
+            with open(f"{folder}/{name}", "w") as file:
+                file.write(str(limit))
+            return True
+    return False
 
 
 @pytest.fixture
@@ -244,12 +261,9 @@ def limited():
             for path in (folder, f"{folder}/inner"):
                 os.mkdir(path)
                 made.callback(os.rmdir, path)
-            for name in ("memory.limit_in_bytes", "memory.max"):
-                if os.path.exists(f"{folder}/{name}"):
-                    with open(f"{folder}/{name}", "w") as file:
-                        file.write(str(LIMIT))
-                    yield folder
-                    return
+            if set_limit(folder, LIMIT):
+                yield folder
+                return
     pytest.skip("no memory cgroup can be made here")
 
 
@@ -259,12 +273,16 @@ def content(*parts):
     return ""
 
 
-def test_nobody_is_killed_in_a_cgroup_at_its_limit(pool_name, limited):
-    """Eight clients read more than the cgroup may have; its limit is one level above them."""
+@pytest.mark.parametrize(("swing", "growth", "room"), [(0, 0, 72), (12, 0, 136), (0, 20, 208)])
+def test_nobody_is_killed_in_a_cgroup_at_its_limit(pool_name, limited, swing, growth, room):
+    """Eight clients read more than the cgroup may have; its limit is one level above them. Their own memory swings and grows
+    meanwhile, which the pool has to make room for."""
     command = [sys.executable, "-c", CLIENT, pool_name, f"{limited}/inner/cgroup.procs"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    clients = [subprocess.Popen([*command, str(n)], **pipes) for n in range(8)]
+    clients = [subprocess.Popen([*command, str(n), str(swing), str(growth)], **pipes) for n in range(8)]
     assert [client.stdout.readline() for client in clients] == ["ready\n"] * 8
+    limit = room * MIB + int(content(limited, "memory.usage_in_bytes") or content(limited, "memory.current"))
+    set_limit(limited, limit)
     for client in clients:
         client.stdin.write("\n")
         client.stdin.flush()
@@ -273,7 +291,10 @@ def test_nobody_is_killed_in_a_cgroup_at_its_limit(pool_name, limited):
     kills = content(limited, "inner/memory.oom_control") + content(limited, "inner/memory.events")
     assert re.findall(r"oom_kill (\d+)", kills) == ["0"]
     most = int(content(limited, "memory.max_usage_in_bytes") or content(limited, "memory.peak"))
-    assert most < LIMIT
+    assert most < limit
     found = foliocache.attach(pool_name).stat()
-    assert "cgroup\n" in said and LIMIT / 8 < found.backed_bytes < LIMIT
     assert found.counters.evictions > 0 and foliocache.attach(pool_name).audit() == []
+    if growth:
+        assert found.counters.given_back_pressure > 0
+    elif not swing:
+        assert "cgroup\n" in said and limit / 8 < found.backed_bytes < limit

@@ -270,3 +270,10 @@ def test_the_command_is_killed():
     for name in set(os.listdir("/dev/shm")) - before:
         if f"bench-{process.pid}-" in name:
             os.unlink(f"/dev/shm/{name}")
+
+
+def test_memory(tmp_path):
+    section = run_bench("memory", tmp_path)
+    assert "open a new pool of the default size" in names(section)
+    if not any("cgroup" in each["why"] for each in section["skipped"]):
+        assert "processes killed, pool" in names(section) and len(section["tables"][0]["rows"]) == 2

@@ -39,7 +39,7 @@ class World:
     """The segment, and this process as its first client, which lives on."""
 
     def __init__(self, name):
-        self.pool = foliocache.open(name, size=PAGES * PAGE, max_size=PAGES * PAGE, page_size=PAGE, clients=4)
+        self.pool = foliocache.open(name, size=PAGES * PAGE, max_size=PAGES * PAGE, page_size=PAGE, clients=4, pressure=False)
         self.attachment = self.pool._attachment
         self.segment = self.attachment.segment
         self.mem = self.segment.mem

@@ -182,6 +182,7 @@ GUARDED = {
     "alloc": ("ALLOC_",),
     "lru": ("LRU_",),
     "hand": ("BLOCK_HAND",),
+    "watch": ("WATCH_TURNS",),
     "table": ("TABLE_",),
     "names": ("NAMES_",),
 }

@@ -52,6 +52,27 @@ def test_a_rest_at_the_end_of_the_segment_stays(segments):
     assert marked(segment) == [False] * CHUNK + [True] * 4
 
 
+def test_one_of_a_group_has_the_turn(segment):
+    tick, patience = 1 << segment.layout.WATCH_TICK_SHIFT, segment.layout.WATCH_PATIENCE
+    first = segment.trim.take_turn(1, 0, 5 * tick)
+    assert first and segment.trim.take_turn(1, 0, (4 + patience) * tick) == 0
+    second = segment.trim.take_turn(1, first, 6 * tick)
+    assert second not in (0, first)
+    assert segment.trim.take_turn(2, 0, 6 * tick) and segment.trim.take_turn(1, 0, 6 * tick) == 0
+    third = segment.trim.take_turn(1, 0, (6 + patience) * tick)
+    assert third, "who does not renew it loses it"
+    assert segment.trim.take_turn(1, second, (7 + patience) * tick) == 0, "and learns that"
+    assert segment.trim.take_turn(1 + segment.layout.WATCH_WORDS, 0, (6 + patience) * tick), "groups that share a word"
+    assert segment.trim.take_turn(1, third, (7 + patience) * tick), "take it from each other"
+
+
+def test_a_turn_of_a_time_ahead_is_nobodys(segment):
+    tick = 1 << segment.layout.WATCH_TICK_SHIFT
+    assert segment.trim.take_turn(1, 0, 100 * tick) and segment.trim.take_turn(1, 0, 50 * tick)
+    assert segment.trim.take_turn(1, 0, (segment.layout.WATCH_TICK_MASK + 51) * tick) == 0, "the time wraps"
+    assert segment.trim.take_turn(segment.layout.WATCH_GROUPS, 0, 0)
+
+
 def test_a_kernel_that_refuses_changes_nothing(segment):
     if segment.world.compiled:
         pytest.skip("plain memory is always given back")

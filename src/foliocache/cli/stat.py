@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from foliocache import ClientInfo, Stat
+    from foliocache.observe.records import Counters
 
 BOUNDS = {
     "size": "its size", "filesystem": "the file system", "cgroup": "a cgroup's limit", "memory": "the machine's memory",
@@ -57,13 +58,19 @@ def _sizes(found: Stat) -> list[tuple[str, str]]:
     return [
         ("file", found.path),
         ("pool", f"{format_size(found.pool_bytes)} in {pages}; may grow to {format_size(found.max_bytes)}"),
-        ("memory", f"{format_size(found.backed_bytes)}; {format_size(counters.given_back)} given back"),
+        ("memory", f"{format_size(found.backed_bytes)}; {_given_back(counters)}"),
         ("bound by", BOUNDS[found.bound_by]),
         ("metadata", f"{format_size(found.metadata_bytes)}, {100 * found.metadata_ratio:.2f} % of the pool"),
         ("cached", f"{cached} in {counted(found.mappings, 'mapping')}; {free} free"),
         ("hits", f"{percent(counters.hits, lookups)} of {number(lookups)} lookups"),
         ("pins", number(found.pins)),
     ]
+
+
+def _given_back(counters: Counters) -> str:
+    """Return how much memory was given back, and how much of that because others needed it."""
+    pressed = f", {format_size(counters.given_back_pressure)} under pressure" if counters.given_back_pressure else ""
+    return f"{format_size(counters.given_back)} given back{pressed}"
 
 
 def _pages(found: Stat) -> Table:

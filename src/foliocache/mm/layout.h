@@ -2,7 +2,7 @@
 #pragma once
 
 #define FC_MAGIC 0x3148434f494c4f46ull
-#define FC_ABI 0x5u
+#define FC_ABI 0x6u
 #define FC_NIL 0xffffffffu
 #define FC_LINE 0x40u
 #define FC_LOCK_BYTES 0x400000000000ull
@@ -49,6 +49,13 @@
 #define FC_CHUNK_SHIFT 0x10u
 #define FC_PIECE_SHIFT 0x14u
 #define FC_DATA_ALIGN 0x200000u
+#define FC_WATCH_TURNS 0x640u
+#define FC_WATCH_WORDS 0x10u
+#define FC_WATCH_GROUPS 0xfffu
+#define FC_WATCH_GROUP_SHIFT 0x14u
+#define FC_WATCH_TICK_MASK 0xfffffu
+#define FC_WATCH_TICK_SHIFT 0x17u
+#define FC_WATCH_PATIENCE 0xcu
 #define FC_LRU_LOCK 0x300u
 #define FC_LRU_PAGES 0x308u
 #define FC_LRU_LISTS 0x320u
@@ -306,3 +313,4 @@
 #define FC_COUNT_ERRORS 0x8u
 #define FC_COUNT_STALLS 0x9u
 #define FC_COUNT_GIVEN_BACK 0xau
+#define FC_COUNT_GIVEN_BACK_PRESSURE 0xbu

@@ -21,7 +21,7 @@ number* (see ``slab``). ``NIL`` stands for none.
 """
 
 MAGIC = 0x314843_4F494C4F46  # "FOLIOCH1", little-endian
-ABI = 5
+ABI = 6
 
 NIL = 0xFFFFFFFF
 LINE = 64  # bytes of a cache line
@@ -80,6 +80,15 @@ PAGES_LIMIT = 1540  # ALLOC_LOCK: as many pages may have memory at once
 CHUNK_SHIFT = 16  # log2 of the bytes that get memory together; a page, if that is larger
 PIECE_SHIFT = 20  # log2 of the most that one fallocate(2) is asked for: others' calls for the same file wait for it
 DATA_ALIGN = 1 << 21  # of page 0 in the file: so blocks are aligned as the kernel's huge pages are
+
+# Whose turn it is to watch how much memory is left (trim.take_turn): words with a group of processes and a time.
+WATCH_TURNS = 1600
+WATCH_WORDS = 16
+WATCH_GROUPS = 0xFFF  # a group's number is from 1 to this
+WATCH_GROUP_SHIFT = 20  # of the group in a word; below it is the time, in ticks of 2^WATCH_TICK_SHIFT ns
+WATCH_TICK_MASK = 0xFFFFF
+WATCH_TICK_SHIFT = 23
+WATCH_PATIENCE = 12  # ticks after which a turn that has not been renewed may be taken
 
 # lru: the queues and their lengths in pages; vmscan's place in the memmap when it clears a block; lru's adapted parameters and
 # counts.
@@ -384,4 +393,5 @@ COUNT_READAHEAD = 7
 COUNT_ERRORS = 8
 COUNT_STALLS = 9
 COUNT_GIVEN_BACK = 10  # bytes
+COUNT_GIVEN_BACK_PRESSURE = 11  # bytes: those of them that others needed
 COUNTERS = tuple(name.removeprefix("COUNT_").lower() for name in list(globals()) if name.startswith("COUNT_"))  # in their order

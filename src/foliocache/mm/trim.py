@@ -53,6 +53,24 @@ def give_back(mem, me, most):
     return pages
 
 
+def take_turn(mem, group, last, now):
+    """Take the turn to watch for a group of processes, or renew it. Return the word that says so, which is ``last`` of the next
+    call; 0 if another client has the turn.
+
+    ``last`` is 0 for a client that has not had it. ``now``: nanoseconds. It is no lock: what two watchers do is right, and only
+    done twice. So a client that is stopped, or has died, loses the turn when it has not renewed it for WATCH_PATIENCE, and
+    learns that here. A time a little ahead is that of one that has renewed it meanwhile. Groups that share a word take it from
+    each other: all of them are watched.
+    """
+    at = layout.WATCH_TURNS + group % layout.WATCH_WORDS * 4
+    mine = group << layout.WATCH_GROUP_SHIFT | now >> layout.WATCH_TICK_SHIFT & layout.WATCH_TICK_MASK
+    found = atomics.load_relaxed(mem, at)
+    if found >> layout.WATCH_GROUP_SHIFT == group and found != last:
+        if mine - found + layout.WATCH_PATIENCE & layout.WATCH_TICK_MASK < 2 * layout.WATCH_PATIENCE:
+            return 0
+    return mine if atomics.cmpxchg_relaxed(mem, at, found, mine) == found else 0
+
+
 def evict(mem, me, want):
     """Free empty pages of objects, and evict folios by age until ``want`` pages have come free, as an operation of its own.
     Return how many have."""

@@ -187,6 +187,8 @@ class Counters(NamedTuple):
         Locks that were refused, because their owner was stopped.
     given_back : int
         Bytes of memory that were given back to the kernel.
+    given_back_pressure : int
+        Those of them that were given back because others needed memory.
     """
 
     hits: int
@@ -200,6 +202,7 @@ class Counters(NamedTuple):
     errors: int
     stalls: int
     given_back: int
+    given_back_pressure: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a new dict for JSON, in their order. A record within is a dict, and a tuple a list."""

@@ -24,11 +24,14 @@ cdef class Attachment:
     cdef u32 *waiting
     cdef u32 nwaiting
     cdef u8 *touched
+    cdef public object pressure
+    cdef readonly bint watching
     cdef object __weakref__
 
     cdef void wait(self, u32 entry) noexcept
     cdef void tidy(self) noexcept
     cdef void settle(self) noexcept
+    cdef void before_memory(self) noexcept
     cpdef check_open(self)
     cdef int _be_client(self) except -1
     cdef bint _begin(self) noexcept

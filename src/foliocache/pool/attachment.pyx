@@ -51,6 +51,7 @@ cdef class Attachment:
 
     ``epoch`` counts the forks between the process that attached and this one: a lease of another epoch belongs to an ancestor.
     ``joined`` is true while new work may begin: the process is a client, and the pool has not been closed here.
+    ``pressure`` is called before this process takes memory for the first time (in a forked child: again).
     ``touched`` has a bit for each 64 KiB of the segment, set once this process has mapped them for writing. A set bit may be
     wrong, because the kernel may unmap pages, and a fork does: writing then causes page faults.
     """
@@ -284,12 +285,24 @@ cdef class Attachment:
         self.tidy()
         return done
 
+    def take_turn(self, u32 last):
+        """Take the turn to watch how much memory is left, or renew it: return the word for the next call, 0 if another client
+        has the turn."""
+        return trim.take_turn(self.mem, self.segment.group, last, atomics.now_ns())
+
+    cdef void before_memory(self) noexcept:
+        """Called before this process takes memory for a folio: begin to watch how much is left, for ``pressure``."""
+        self.watching = True
+        if self.pressure is not None:
+            self.pressure()
+
     def disown(self):
         """In a forked child, right after the fork: forget the parent's slot and pins, and open the descriptor for the locks."""
         self.epoch += 1
         headroom.renew(self.memory)
         self.me = layout.NIL
         self.joined = False
+        self.watching = False
         if self.slot is not None:
             self.slot.disown()
 

@@ -113,10 +113,10 @@ def for_new_pool(wanted: Wanted) -> dict[str, int]:
 
 
 def floor(min_free: SupportsIndex | str | None) -> tuple[float, int]:
-    """Return what stays free of each limit of memory, from a share such as "5%", or bytes: (share, 0), or (0, bytes). Raises
-    ValueError."""
+    """Return what stays free of each limit of memory, from a share such as "5%", or bytes: (share, at least so many bytes), or
+    (0, bytes). Raises ValueError."""
     if min_free is None:
-        return headroom.FLOOR, 0
+        return headroom.FLOOR, headroom.LEAST
     if isinstance(min_free, str) and min_free.rstrip().endswith("%"):
         return parse_share(min_free, "min_free"), 0
     if not isinstance(min_free, str) and parse_count(min_free, "min_free", "bytes, or a string such as '5%' or '1GiB'") == 0:

@@ -7,11 +7,14 @@ first, and where there is too little room, that is no memory, as on a full file 
 (``memory.max``, ``memory.high``; version 1: ``memory.limit_in_bytes``), with the file pages that the kernel can reclaim added
 back; and the machine (``MemAvailable``). The file system is not looked at: a full one is an error. Swap is not counted.
 
-**The floor**: of each limit, a share stays free (``FLOOR``, or ``min_free`` of ``open``). A look grants a client at most the
-floor / (2 x clients), for FRESH_NS. So what all clients of a pool have been granted and not yet taken is at most half the
-floor, and no look that any of them was granted lets usage pass the limit, however long a client is stopped between its look and
-its call. The other half is for what else grows meanwhile: the processes' own memory, and page tables for the pool. Strangers in
-the cgroup, and other pools, can still race it.
+**The floor**: of each limit, a share stays free (``FLOOR`` and at least ``LEAST``, or ``min_free`` of ``open``). A look grants
+a client at most the floor / (SPARE x clients), for FRESH_NS, and grants nothing where the grants of all clients together would
+reach into the floor. So the clients of a pool leave the floor free, however long one is stopped between its look and its call.
+The floor is for what else grows meanwhile: the processes' own memory, and page tables for the pool. Strangers in the cgroup,
+and other pools, can still race it.
+
+**Pressure** (``short``): where others have taken a part of the floor, so much is missing, up to where the pool may take some
+again.
 
 **What holds when.** The cgroups are those of the process at the time when it becomes a client, as a forked child does at its
 first use; if they cannot be found out then, the parent's. The descriptors are kept, so privileges, roots and descriptors may be
@@ -61,13 +64,17 @@ cdef extern from *:
     bint fc_sysinfo(u64 *total, u64 *unused, u64 *buffers) noexcept nogil
     u64 fc_unit(int fd) noexcept nogil
 
-FLOOR = 0.05  # of each limit
+FLOOR = 0.05  # of each limit ...
+LEAST = 64 << 20  # ... and at least so many bytes, or a quarter of the limit if that is less
 
 cdef u64 FRESH_NS = 5_000_000
 cdef u64 GRANT_MAX = 4 << 20
 cdef u64 COUNT_NS = 100_000_000  # how long a number of clients is believed
 cdef u32 GAP = 64  # clean slots after which no client is expected: slots are taken from the first on
 cdef u64 UNLIMITED = 1 << 62
+cdef u64 LEAST_SHARE = 4  # LEAST is at most 1 / LEAST_SHARE of a limit
+cdef u64 SPARE = 4  # the pool takes something only if 1 / SPARE of the floor is free above it
+cdef u64 TOLERATED = 8  # nothing is given back before 1 / TOLERATED of the floor is missing
 cdef enum:
     LEVELS = 16
     TEXT = 8192
@@ -82,7 +89,7 @@ cdef struct Asked:
     mem_t mem  # or 0
     u64 unit  # the least that is granted
     double share  # of each limit that stays free ...
-    u64 floor  # ... or bytes, if share is 0
+    u64 floor  # ... and at least so many bytes; as many bytes, if share is 0
     u64 granted  # by the last look, which is believed ...
     u64 until  # ... until then
     u64 left  # of what was granted
@@ -106,7 +113,8 @@ def watch(Memory memory not None, folders):
 
 
 def set_floor(Memory memory not None, double share, u64 floor):
-    """Keep a share of each limit free, or if that is 0, as many bytes."""
+    """Keep a share of each limit free, and at least ``floor`` bytes (or a quarter of the limit, if that is less). If the share
+    is 0, keep as many bytes."""
     cdef Asked *asked = <Asked *>memory.m.asked
     if asked != NULL:
         asked.share = share
@@ -127,11 +135,22 @@ def spare(Memory memory not None):
     return (None, None) if asked == NULL else _spare(asked)
 
 
+def short(Memory memory not None):
+    """Return (bytes that should be given back now, bytes that may be taken by anyone before something should be). The first is
+    0 as long as the floor is free, or only a small part of it is missing. (0, None) if nothing has a limit."""
+    cdef Asked *asked = <Asked *>memory.m.asked
+    cdef u64 missing = 0, slack = UNLIMITED
+    if asked != NULL:
+        _short(asked, &missing, &slack)
+    return missing, None if slack == UNLIMITED else slack
+
+
 def spare_now(folders):
     """Return the bytes that a process may take at this moment, with no floor, in the cgroups in these folders; None if that
     cannot be read."""
     cdef Asked *asked = _asked(0, -1, folders)
     asked.share = 0
+    asked.floor = 0
     try:
         return min((room for room in _spare(asked) if room is not None), default=None)
     finally:
@@ -146,6 +165,7 @@ cdef Asked *_asked(mem_t mem, int fd, folders) except NULL:
         raise MemoryError
     asked.mem = mem
     asked.share = FLOOR
+    asked.floor = LEAST
     asked.unit = max(fc_unit(fd), <u64>1 << (max(layout.CHUNK_SHIFT, atomics.page_shift(mem)) if mem else layout.CHUNK_SHIFT))
     asked.clients = 1
     for name in names:
@@ -221,17 +241,52 @@ cdef u64 _look(Asked *asked, u64 now) noexcept nogil:
 
 cdef u64 _need(Asked *asked, u64 limit) noexcept nogil:
     """Return how much of a limit stays free."""
-    cdef u64 floor = <u64>(asked.share * <double>limit) if asked.share > 0 else asked.floor
+    cdef u64 floor = asked.floor
+    if asked.share > 0:
+        floor = max(min(floor, limit // LEAST_SHARE), <u64>(asked.share * <double>limit))
     return max(floor, 2 * asked.clients * asked.unit)
 
 
 cdef u64 _grant(Asked *asked, u64 limit, u64 room) noexcept nogil:
     """Return how many bytes one of the clients is granted, where there is room; 0 if there is too little."""
     cdef u64 need = _need(asked, limit)
-    cdef u64 each = need // (2 * asked.clients) // asked.unit * asked.unit
-    if room < need + asked.unit:
+    cdef u64 each = need // (SPARE * asked.clients) // asked.unit * asked.unit
+    if room < need + max(need // SPARE, asked.clients * asked.unit):
         return 0
     return max(asked.unit, min(each, GRANT_MAX))
+
+
+cdef void _short(Asked *asked, u64 *missing, u64 *slack) noexcept nogil:
+    """Find what ``short`` returns."""
+    cdef u64 limit = 0, room = 0
+    cdef u32 n
+    _count(asked, atomics.now_ns())
+    for n in range(asked.nlevels):
+        if _level(&asked.levels[n], &limit, &room):
+            if room < 2 * _need(asked, limit):
+                room += _reclaimable(&asked.levels[n])
+            _missing(asked, limit, room, _shared(&asked.levels[n]), missing, slack)
+    if _machine(&limit, &room, 1):
+        _missing(asked, limit, room, UNLIMITED, missing, slack)
+
+
+cdef void _missing(Asked *asked, u64 limit, u64 room, u64 most, u64 *missing, u64 *slack) noexcept nogil:
+    """Add one limit to what is missing, of which at most ``most`` can be given back, and to the slack."""
+    cdef u64 need = _need(asked, limit)
+    cdef u64 bound = need - need // TOLERATED
+    slack[0] = min(slack[0], room - bound if room > bound else 0)
+    if room < bound:
+        missing[0] = max(missing[0], min(need + need // SPARE - room, most))
+
+
+cdef u64 _shared(Level *level) noexcept nogil:
+    """Return the bytes of shared memory that are charged to a cgroup, without which a pool has nothing to give back there."""
+    cdef char[TEXT] text
+    if not _read(level.stat, text):
+        return UNLIMITED
+    if strstr(text, b"total_shmem ") != NULL:
+        return _field(text, b"total_shmem ")
+    return _field(text, b"shmem ") if strstr(text, b"shmem ") != NULL else UNLIMITED
 
 
 cdef void _count(Asked *asked, u64 now) noexcept nogil:

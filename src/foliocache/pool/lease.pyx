@@ -821,6 +821,8 @@ cdef class FolioMap(Steps):
         cdef Lease lease = Lease.__new__(Lease)
         self.attachment.join()
         self.attachment.tidy()
+        if not self.attachment.watching:
+            self.attachment.before_memory()
         entry = self.attachment.take()
         if entry == layout.NIL:
             return None

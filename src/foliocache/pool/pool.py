@@ -15,7 +15,7 @@ from ..mm import audit, layout, page_alloc
 from ..observe import look
 from ..observe.records import Counters, Finding, FoliosByType, LockInfo, ObjectInfo, PagesByState, Stat
 from ..sizes import format_size, parse_size
-from . import client, geometry, headroom, repair, shrink
+from . import client, geometry, headroom, numa, repair, shrink
 from . import segment as segments
 from . import tiers as records
 from .attachment import Attachment, Scan
@@ -24,6 +24,7 @@ from .geometry import Wanted, check_parameters, parameters, permissions, pool_si
 from .mapping import Mapping, key_digest
 from .names import Names
 from .objects import ObjectMapping
+from .pressure import Pressure
 
 if TYPE_CHECKING:
     from ..filler.source import AsyncSource, Read, ReadInto, Source
@@ -56,6 +57,8 @@ def open(
     any_owner: bool = False,
     fill_timeout: Seconds | None = None,
     min_free: SupportsIndex | str | None = None,
+    pressure: bool | None = None,
+    interleave: bool = False,
     tiers: str | Sequence[str] | None = None,
 ) -> Pool:
     """Attach to the pool called name, or create it if there is none.
@@ -87,9 +90,16 @@ def open(
         a private copy that is not cached. 60 by default; ``float("inf")`` waits without a limit. It is per process; the last
         ``open`` wins. If the other process dies, one of those that wait reads the folio instead.
     min_free : int or str, optional
-        How much memory the pool leaves free when it takes more, of the machine and of each memory cgroup of this process:
-        bytes, or a share of each limit, ``"5%"`` by default. Give the same in all processes; the last ``open`` wins. Where less
-        is free, the pool goes on with the memory that it has.
+        How much memory the pool leaves free, of the machine and of each memory cgroup of this process: bytes, or a share of
+        each limit. By default 5 %, and at least 64 MiB, or a quarter of the limit if that is less. Give the same in all
+        processes; the last ``open`` wins. Where less is free, the pool goes on with the memory that it has.
+    pressure : bool, optional
+        True, the default: when others have taken of ``min_free``, this process gives memory of the pool back, free pages first
+        and then those of objects not used for the longest time. One process of each cgroup does so at a time, in a thread that
+        it starts when it first takes memory for the pool. It is per process; the last ``open`` wins.
+    interleave : bool
+        Take the pages that get memory from now on from all NUMA nodes in turn, whichever process asks for it. Otherwise a page
+        is on the node of the process that needs it first.
     tiers : sequence of str, or str, optional
         What is asked for missing bytes before the source, the nearest first, such as
         ``["disk:/nvme/foliocache?size=1TiB"]``; or one string with commas. By default those of the existing pool, or none. The
@@ -111,7 +121,7 @@ def open(
         The file is damaged, or is not a pool.
     PoolError
         The pool belongs to another user, has another layout version, or has no free client slot; or this process lacks
-        descriptors, address space or permissions for it.
+        descriptors, address space or permissions for it, or for mbind(2) (``interleave``).
     ValueError
         A parameter has an invalid value.
     """
@@ -119,6 +129,8 @@ def open(
     mode = permissions(mode)
     timeout = None if fill_timeout is None else _seconds(fill_timeout)
     floor = geometry.floor(min_free)
+    if not isinstance(pressure, bool | None):
+        raise ValueError(f"pressure must be True or False, not {pressure!r}")
     pool = _known(name, any_owner, wanted, exact)
     if pool is None:
         pool = _new(create_or_attach(name, wanted, mode, any_owner, exact), any_owner)
@@ -126,6 +138,10 @@ def open(
         pool.fill_timeout = timeout
     if min_free is not None:
         headroom.set_floor(pool._memory, *floor)
+    if pressure is not None:
+        pool._watch(pressure)
+    if interleave:
+        numa.interleave(pool._attachment.segment)
     pool._tiers = records.settle(pool.name, pool.path, tiers)
     return pool
 
@@ -163,9 +179,10 @@ def _reopen(
     page_size: SupportsIndex | str | None,
     any_owner: bool,
     fill_timeout: Seconds | None,
+    pressure: bool | None = None,
 ) -> Pool:
     """Open a pool that was pickled."""
-    return open(name, size, page_size, any_owner=any_owner, fill_timeout=fill_timeout)
+    return open(name, size, page_size, any_owner=any_owner, fill_timeout=fill_timeout, pressure=pressure)
 
 
 def _seconds(value: Seconds) -> float:
@@ -248,6 +265,8 @@ class Pool:
 
     def __init__(self, segment: segments.Segment, any_owner: bool = False) -> None:
         self._attachment = Attachment(segment)
+        self._pressure = Pressure(self._attachment)
+        self._attachment.pressure = self._pressure.start
         self._any_owner = any_owner
         self.name: str = segment.name
         self.path: str = segment.path
@@ -263,7 +282,8 @@ class Pool:
         return f"<foliocache.Pool {self.name!r}, {self.pool_bytes} bytes in pages of {self.page_size}>"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _reopen, (self.name, self.pool_bytes, self.page_size, self._any_owner, self.fill_timeout)
+        pressure = None if self._attachment.pressure else False
+        return _reopen, (self.name, self.pool_bytes, self.page_size, self._any_owner, self.fill_timeout, pressure)
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -306,6 +326,7 @@ class Pool:
         released with the last of them. Closing twice is harmless; `open` then returns another Pool.
         """
         self._attachment.close()
+        self._pressure.stop()
         for engine in list(self._engines.values()):
             engine.close(self.fill_timeout)
 
@@ -450,7 +471,7 @@ class Pool:
         """
         self._check_open()
         with Scan(self._attachment):
-            return look.findings(self._memory)
+            return look.findings(self._memory) + self._attachment.segment.unbacked()
 
     def repair(self) -> list[Finding]:
         """Settle what dead processes have left, and repair what is proven to be damaged.
@@ -620,6 +641,14 @@ class Pool:
 
     def _check_open(self) -> None:
         self._attachment.check_open()
+
+    def _watch(self, pressure: bool) -> None:
+        """Give memory back under pressure from now on, in this process, or do not."""
+        self._attachment.pressure = self._pressure.start if pressure else None
+        if not pressure:
+            self._pressure.stop()
+        elif self._attachment.watching:
+            self._pressure.start()
 
     @property
     def engine(self) -> Engine:

@@ -21,6 +21,7 @@ from typing import Literal, NoReturn, TypeAlias
 
 from ..errors import FoliocacheError, PoolDamagedError, PoolError, PoolNotFoundError
 from ..mm import atomics, backing, layout, page_alloc
+from ..observe.records import Finding
 from ..sizes import format_size
 from . import header, headroom, machine
 from .descriptor import Descriptor, open_file, reopen_to_read
@@ -43,6 +44,7 @@ class Segment:
         mapped = map_file(name, file, self.file_to_read, shape["size"])
         self.memory: atomics.Memory = atomics.Memory(*mapped, shape | {"fd": file.fd})
         self._groups: tuple[str, ...] = machine.groups()
+        self.group: int = _number_of(self._groups)
         headroom.watch(self.memory, self._groups)
         self.mem: int = self.memory.handle
 
@@ -67,6 +69,7 @@ class Segment:
         groups = machine.groups()
         if groups and groups != self._groups:
             self._groups = groups
+            self.group = _number_of(groups)
             headroom.watch(self.memory, groups)
 
     @property
@@ -106,10 +109,35 @@ class Segment:
         known = {bound: left for bound, left in room.items() if left is not None}
         return min(known, key=known.__getitem__)
 
+    def unbacked(self) -> list[Finding]:
+        """Return a finding if the file has less memory than the tables, the descriptors and the marked chunks need.
+
+        The caller keeps others from giving memory back, and the marks are read first: what they say now, the file has then. How
+        much each chunk has, the kernel does not tell: to it, memory that was never written to is a hole.
+        """
+        words = (self.geometry["memmap"] - self.geometry["backed"]) // 4
+        marked = sum(self.memory.peek32(self.geometry["backed"] + 4 * n).bit_count() for n in range(words))
+        pages = min(marked * max(1 << layout.CHUNK_SHIFT, self.page_size), self.max_bytes)
+        described = min(self.memory.peek32(layout.PAGES_DESCRIBED), self.geometry["npages"])
+        need = self.geometry["memmap"] + described * layout.FOLIO_SIZE + pages
+        found = os.fstat(self.fd).st_blocks * 512
+        if found >= need:
+            return []
+        return [Finding("backing", "file", f"has {found} bytes of memory, but its tables and marks say at least {need}")]
+
     @property
     def metadata_bytes(self) -> int:
         """The bytes of the tables when as many pages have descriptors as may have memory."""
         return self.geometry["memmap"] + self.pages * layout.FOLIO_SIZE
+
+
+def _number_of(groups: tuple[str, ...]) -> int:
+    """Return a number for the processes whose memory the same limits bind: those of one cgroup."""
+    try:
+        found = os.stat(groups[0]).st_ino
+    except (IndexError, OSError):
+        found = 0
+    return found % layout.WATCH_GROUPS + 1
 
 
 def _opened_to_read(file: Descriptor, path: str) -> Descriptor:

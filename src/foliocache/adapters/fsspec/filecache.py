@@ -22,7 +22,7 @@ from foliocache import ChangedError
 
 from .target import Identity, bytes_reader, target_for
 
-POOL_OPTIONS = ("name", "size", "page_size", "mode", "tiers")
+POOL_OPTIONS = ("name", "size", "page_size", "mode", "min_free", "pressure", "tiers")
 
 Fetcher = Callable[[int, int], bytes]
 

@@ -71,7 +71,7 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
     ----------
     fs, target_protocol, target_options, fo
         The target: an instance, or how to make one. ``fsspec.open("folio::s3://…", s3={…})`` sets these.
-    name, size, page_size, mode, tiers
+    name, size, page_size, mode, min_free, pressure, tiers
         The pool, as in ``foliocache.open``. Parameters that are not given are not compared with those of an existing pool.
     folio_size, readahead
         As in ``Pool.mapping``, for every object.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..mutation import Edit
+from ..program import Program
 from ..scenario import ALL, WEAK, Bug
 from . import fixtures, scenario
 from .crash_fixtures import OTHER, REAPER, VICTIM, Pool
@@ -18,7 +19,7 @@ from .death_parts import PAIR, PART_BACKED, Blocks
 if TYPE_CHECKING:
     from ..loader import Core
     from ..memory import Direct, Mem
-    from ..program import Program, Thread
+    from ..program import Thread
 
 CHUNKS = {**PAIR, "CHUNK_SHIFT": 8, "PIECE_SHIFT": 8}  # a page of 256 bytes
 GRACE = "    left = client.wait_grace_period(mem, me)\n"
@@ -114,6 +115,43 @@ def trim_walk(core: Core) -> Program:
     """A walker with the place of a record that is long gone, while its page is given back."""
     p = Late(core)
     return p.program((VICTIM, p.walker(VICTIM)), (OTHER, p.trimmer(OTHER)), mortal=())
+
+
+PATIENT = "        if mine - found + layout.WATCH_PATIENCE & layout.WATCH_TICK_MASK < 2 * layout.WATCH_PATIENCE:\n"
+TURN_BUGS = {
+    "turn-by-store": Bug((Edit("trim", "take_turn",
+        "    return mine if atomics.cmpxchg_relaxed(mem, at, found, mine) == found else 0\n",
+        "    atomics.store_relaxed(mem, at, mine)\n    return mine\n"),), ALL, "both have the turn"),
+    "turn-unrenewed": Bug((Edit("trim", "take_turn", " and found != last", ""),), ALL, "nobody has the turn"),
+    "turn-kept": Bug((
+        Edit("trim", "take_turn", PATIENT, ""), Edit("trim", "take_turn", "            return 0", "        return 0")), ALL,
+        "who has died keeps it"),
+    "turn-ahead": Bug((Edit("trim", "take_turn", " + layout.WATCH_PATIENCE & ", " & "),), ALL,
+        "a turn that is renewed while another client looks counts as an old one"),
+}  # fmt: skip
+GROUP = 1
+
+
+@scenario("trim/turn", {}, bugs=TURN_BUGS)
+def trim_turn(core: Core) -> Program:
+    """A client that had the turn was stopped, or has died; two others want it, and one that has just taken it renews it."""
+    tick = 1 << core.layout.WATCH_TICK_SHIFT
+    late = core.layout.WATCH_PATIENCE * tick
+
+    def setup(mem: Direct) -> None:
+        assert core.trim.take_turn(mem, GROUP, 0, tick)
+
+    def watcher(me: int) -> Thread:
+        def watch(mem: Mem) -> bool:
+            turn = core.trim.take_turn(mem, GROUP, 0, tick + late)
+            return bool(turn) and core.trim.take_turn(mem, GROUP, turn, 2 * tick + late) != 0
+
+        return watch
+
+    def final(mem: Direct, results: list[Any]) -> None:
+        assert results.count(True) == 1, f"{results.count(True)} have the turn"
+
+    return Program([watcher(1), watcher(2)], setup, final, fixtures.geometry(), equal=[(0, 1)])
 
 
 class Described(Pool):

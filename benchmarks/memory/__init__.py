@@ -1,0 +1,18 @@
+"""Memory: what a pool costs as it takes some and gives some back; and a hog that needs it, beside the kernel's page cache."""
+
+from __future__ import annotations
+
+from benchmarks.common.measure import Skipped, Unavailable
+from benchmarks.common.plan import Plan
+from benchmarks.common.report import Section
+from benchmarks.memory import costs, hog
+
+
+def run(plan: Plan) -> Section:
+    section = Section("memory")
+    for part in (costs.opening, costs.first_use, costs.trimming, costs.hits, hog.scene):
+        try:
+            part(section, plan)
+        except Unavailable as missing:
+            section.found.append(Skipped(f"memory: {part.__name__}", str(missing)))
+    return section
