@@ -2,7 +2,7 @@
 #pragma once
 
 #define FC_MAGIC 0x3148434f494c4f46ull
-#define FC_ABI 0x5u
+#define FC_ABI 0x6u
 #define FC_NIL 0xffffffffu
 #define FC_LINE 0x40u
 #define FC_LOCK_BYTES 0x400000000000ull
@@ -268,7 +268,6 @@
 #define FC_INO_BUSY 0xffffffffffffffffull
 #define FC_FIND_RETRIES 0x8u
 #define FC_GRAB_TRIES 0x40u
-#define FC_CLIENT_SIZE 0x2000u
 #define FC_CLIENT_PID 0x0u
 #define FC_CLIENT_GENERATION 0x4u
 #define FC_CLIENT_STATE 0x8u
@@ -281,6 +280,9 @@
 #define FC_CLIENT_LEDGER 0x100u
 #define FC_OPS 0xfu
 #define FC_PINS 0x7c0u
+#define FC_CLIENT_STATISTICS 0x2000u
+#define FC_STAT_WORDS 0x200u
+#define FC_CLIENT_SIZE 0x3000u
 #define FC_SLOT_CLEAN 0x0u
 #define FC_SLOT_ATTACHED 0x1u
 #define FC_SLOT_DEAD 0x2u
@@ -306,3 +308,26 @@
 #define FC_COUNT_ERRORS 0x8u
 #define FC_COUNT_STALLS 0x9u
 #define FC_COUNT_GIVEN_BACK 0xau
+#define FC_BUCKETS 0x1bu
+#define FC_BUCKET_SHIFT 0xau
+#define FC_STAT_SUM 0x1bu
+#define FC_STAT_SOURCES 0x0u
+#define FC_SOURCE_WORDS 0x20u
+#define FC_SOURCE_BYTES 0x1du
+#define FC_SOURCE_ERRORS 0x1eu
+#define FC_STAT_WAITS 0x100u
+#define FC_STAT_LOCK_WAITS 0x120u
+#define FC_STAT_EVICTED 0x140u
+#define FC_STAT_REFAULTS 0x148u
+#define FC_REFAULT_TICKS 0x8u
+#define FC_REFAULT_AGES 0x4u
+#define FC_HISTORY 0x800u
+#define FC_HISTORY_SAMPLES 0x20u
+#define FC_HISTORY_SIZE 0x40u
+#define FC_HISTORY_TIME 0x0u
+#define FC_HISTORY_HITS 0x8u
+#define FC_HISTORY_MISSES 0x10u
+#define FC_HISTORY_FILL_BYTES 0x18u
+#define FC_HISTORY_EVICTIONS 0x20u
+#define FC_HISTORY_CHECK 0x28u
+#define FC_HISTORY_STEP_NS 0x6fc23ac00ull
