@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .segment import Segment
 
 WINDOWS = (60, 300, 900)  # seconds, of hit ratios
+VERDICTS = (layout.VERDICT_LEFT, layout.VERDICT_LOST, layout.VERDICT_BEATEN)
 
 
 def statistics(segment: Segment) -> Statistics:
@@ -89,8 +90,8 @@ def _source(told: Sequence[int], number: int, name: str) -> SourceStatistics:
 
 
 def _evictions(told: Sequence[int], all_of_them: int) -> Evictions:
-    chosen = [told[layout.STAT_EVICTED + verdict] for verdict in range(1, layout.VERDICT_MASK + 1)]
-    return Evictions(*chosen, max(0, all_of_them - sum(chosen)))
+    unused, lost, beaten = (told[layout.STAT_EVICTED + verdict] for verdict in VERDICTS)
+    return Evictions(unused, lost, beaten, max(0, all_of_them - unused - lost - beaten))
 
 
 def _residency(
