@@ -201,22 +201,29 @@ cdef u32 _end_of_memory(mem_t mem, u32 described) noexcept:
 
 cdef list _largest(_Objects objects, u64 most):
     """Return the tuples of the objects that are being filled, and of the ``most`` largest others, largest first."""
-    cdef list filling = [], made = [], sizes = []
-    cdef u64 n, least
-    for n in range(objects.size):
-        if objects.table[n].ino and not objects.table[n].filling:
-            sizes.append(objects.table[n].bytes)
-    sizes.sort(reverse=True)
-    least = sizes[most - 1] if 0 < most <= <u64>len(sizes) else 0
-    for n in range(objects.size):
-        each = objects.table[n]
-        if each.ino and each.filling:
-            filling.append(_told(each))
-        elif each.ino and most and each.bytes >= least:
-            made.append(_told(each))
-    filling.sort(key=_bytes, reverse=True)
-    made.sort(key=_bytes, reverse=True)
-    return filling[:FILLING_MAX] + made[:most]
+    cdef list filling = []
+    cdef u64 n, place, have = 0
+    cdef u64 *best = <u64 *>calloc(most + 1, sizeof(u64))  # places in the table, the largest object's first
+    if best == NULL:
+        raise MemoryError
+    try:
+        for n in range(objects.size):
+            if objects.table[n].ino == 0:
+                continue
+            if objects.table[n].filling:
+                if len(filling) < FILLING_MAX:
+                    filling.append(_told(objects.table[n]))
+            elif have < most or (most and objects.table[n].bytes > objects.table[best[most - 1]].bytes):
+                place = have if have < most else most - 1
+                while place and objects.table[best[place - 1]].bytes < objects.table[n].bytes:
+                    best[place] = best[place - 1]
+                    place -= 1
+                best[place] = n
+                have = min(have + 1, most)
+        filling.sort(key=_bytes, reverse=True)
+        return filling + [_told(objects.table[best[n]]) for n in range(have)]
+    finally:
+        free(best)
 
 
 cdef tuple _told(Found each):
