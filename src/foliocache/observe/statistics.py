@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..mm import layout
-from .records import Counters, _dict
+from .records import ClientInfo, Counters, _dict
 
 
 class Histogram(NamedTuple):
@@ -273,6 +273,8 @@ class Picture(NamedTuple):
         The largest objects, and all that are being filled; those that are being filled come first, then the largest.
     object_count : int
         How many objects there are.
+    clients : tuple of ClientInfo
+        The processes that are attached, this one among them, and dead ones that have not been settled.
     """
 
     dots: bytes
@@ -280,6 +282,7 @@ class Picture(NamedTuple):
     page_size: int
     objects: tuple[Residency, ...]
     object_count: int
+    clients: tuple[ClientInfo, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields but the dots as a new dict for JSON, in their order."""

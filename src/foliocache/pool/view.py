@@ -66,7 +66,15 @@ def picture(attachment: Attachment, dots: int, objects: int) -> Picture:
     with Scan(attachment):
         found, stride, largest, count = scan.table(segment.memory, segment.pages, dots, objects)
         described = [_residency(segment.memory, segment.mem, *each) for each in largest]
-    return Picture(found, stride, segment.page_size, tuple(each for each in described if each is not None), count)
+    clients = (client.describe(segment, slot) for slot in client.used_slots(segment))
+    return Picture(
+        dots=found,
+        pages_per_dot=stride,
+        page_size=segment.page_size,
+        objects=tuple(each for each in described if each is not None),
+        object_count=count,
+        clients=tuple(each for each in clients if each.state != "clean"),
+    )
 
 
 def _ratios(memory: Memory, counters: Counters) -> HitRatios:
