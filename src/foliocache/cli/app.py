@@ -27,6 +27,7 @@ COMMANDS = {  # name -> function, summary
     "stat": ("foliocache.cli.stat:stat", "Show a pool's sizes, pages by state, hits and misses, and its clients."),
     "ls": ("foliocache.cli.ls:ls", "List the objects in a pool: how much of each is cached, and its pins."),
     "top": ("foliocache.cli.top:top", "Show what pools do, live: hits, reads, what is being filled, objects and processes."),
+    "serve": ("foliocache.cli.serve:serve", "Serve a page that shows pools, live, until Ctrl-C."),
     "metrics": (
         "foliocache.cli.metrics:metrics",
         "Print the metrics of pools as OpenMetrics text, or serve them to Prometheus.",
