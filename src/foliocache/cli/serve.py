@@ -21,7 +21,7 @@ from collections import deque
 from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import foliocache
@@ -82,7 +82,7 @@ def serve(name: AnyName = None, /, *, listen: str = f":{PORT}", token: str | Non
         raise exits.UsageError(f"--token must have at least {TOKEN_MIN} letters and digits")
     sampler = Sampler(Watch(() if name is None else (name,), any_owner=any_owner), any_owner)
     try:
-        server = Server((host, port), sampler, token, local)
+        server = Server((host, port), sampler, token)
     except OSError as error:
         raise exits.CommandError(f"cannot listen at {address.shown(host, port)}: {error.strerror or error}") from None
     tell(f"http://{address.shown(host, server.server_port)}/{f'?token={token}' if token else ''}")
@@ -105,10 +105,10 @@ class Sampler:
         self._any_owner = any_owner
         self._changed = threading.Condition()
         self._asking = threading.Lock()
-        self._stopped = False
+        self._stopped: bool = False
         self._pools: dict[str, Pool] = {}
         self._pictures: dict[str, tuple[float, Picture]] = {}
-        self.looks = 0
+        self.looks: int = 0
         self.names: list[str] = []
         self.errors: dict[str, str] = {}
         self.statistics: dict[str, Statistics] = {}
@@ -222,15 +222,14 @@ class Sampler:
 class Server(ThreadingHTTPServer):
     """The server; a thread for each connection."""
 
-    daemon_threads = True
-    block_on_close = False
+    daemon_threads: bool = True
+    block_on_close: bool = False
 
-    def __init__(self, where: tuple[str, int], sampler: Sampler, token: str | None, local: bool) -> None:
+    def __init__(self, where: tuple[str, int], sampler: Sampler, token: str | None) -> None:
         self.sampler = sampler
         self.token = token
-        self.local = local
-        self.readers = threading.BoundedSemaphore(READERS)
-        self.address_family = socket.getaddrinfo(*where, type=socket.SOCK_STREAM)[0][0]
+        self.readers: threading.BoundedSemaphore = threading.BoundedSemaphore(READERS)
+        self.address_family: socket.AddressFamily = socket.getaddrinfo(*where, type=socket.SOCK_STREAM)[0][0]
         super().__init__(where, Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -241,10 +240,11 @@ class Handler(BaseHTTPRequestHandler):
     """One connection of a browser."""
 
     server: Server
-    protocol_version = "HTTP/1.1"
-    server_version = "foliocache"
-    sys_version = ""
-    timeout = SEND_TIMEOUT
+    protocol_version: str = "HTTP/1.1"
+    server_version: str = "foliocache"
+    sys_version: str = ""
+    timeout: ClassVar[float | None] = SEND_TIMEOUT
+    close_connection: bool
 
     def do_GET(self) -> None:
         """Answer one request."""

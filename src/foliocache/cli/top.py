@@ -11,7 +11,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter, validators
@@ -36,7 +36,7 @@ Seconds = Annotated[float, Parameter(validator=validators.Number(gte=0.1, lte=36
 OBJECTS = 200  # of which the table shows as many as fit
 WIDE = 130  # columns from which tables lie side by side
 SHARE = 0.01  # of the time that may be spent on the picture of pages
-SORTS = {
+SORTS: dict[str, Callable[[Residency], tuple[Any, ...]]] = {
     "cached": lambda found: (-found.cached_bytes, found.key),
     "used": lambda found: (-found.used_bytes, found.key),
     "pins": lambda found: (-found.pins, found.key),
@@ -87,9 +87,9 @@ class View:
         self.rates: dict[str, Rates] = {}
         self.selected: str | None = None
         self.picture: Picture | None = None
-        self.trouble = ""
-        self.sort = "cached"
-        self.paused = False
+        self.trouble: str = ""
+        self.sort: str = "cached"
+        self.paused: bool = False
 
     def close(self) -> None:
         """Stop being a client of the selected pool."""
