@@ -86,6 +86,7 @@ def serve(name: AnyName = None, /, *, listen: str = f":{PORT}", token: str | Non
     except OSError as error:
         raise exits.CommandError(f"cannot listen at {address.shown(host, port)}: {error.strerror or error}") from None
     tell(f"http://{address.shown(host, server.server_port)}/{f'?token={token}' if token else ''}")
+    sampler.look()
     looking = threading.Thread(target=sampler.run, daemon=True)
     looking.start()
     try:
@@ -121,12 +122,14 @@ class Sampler:
         return self._stopped
 
     def run(self) -> None:
-        """Look until ``stop``."""
+        """Look again and again until ``stop``."""
+        due = time.monotonic()
         while not self._stopped:
-            begin = time.monotonic()
-            self.look()
+            due = max(due + INTERVAL, time.monotonic())
             with self._changed:
-                self._changed.wait_for(lambda: self._stopped, max(0.0, INTERVAL - (time.monotonic() - begin)))
+                self._changed.wait_for(lambda: self._stopped, due - time.monotonic())
+            if not self._stopped:
+                self.look()
 
     def stop(self) -> None:
         """End ``run`` and all waits."""
