@@ -210,6 +210,12 @@ cdef class Lease:
         state = "released" if self.released else "private" if self.private is not None else f"pfn {self.pfn}"
         return f"<Lease of {self.length} bytes, {state}>"
 
+    def _repr_html_(self):
+        """What a notebook shows."""
+        from ..observe import html
+
+        return html.lease(self.length, self.private is None, self.released)
+
     @property
     def cached(self):
         """False if all the bytes are a private copy, because every page of the pool was in use."""

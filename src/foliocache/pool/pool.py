@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import html
 import os
 import weakref
 from collections.abc import Callable, Collection
@@ -249,6 +250,14 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"<foliocache.Pool {self.name!r}, {self.pool_bytes} bytes in pages of {self.page_size}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: its statistics; the same text as ``repr`` if it is closed."""
+        if self.closed:
+            return html.escape(repr(self))
+        from ..observe import html as pictures  # here: only notebooks need it
+
+        return pictures.stat(self.stat())
 
     def __reduce__(self) -> tuple[object, ...]:
         return _reopen, (self.name, self.pool_bytes, self.page_size, self._any_owner, self.fill_timeout)
