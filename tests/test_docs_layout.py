@@ -39,12 +39,14 @@ PARTS = {
         | {"NAME_NOMEM", "NAME_FRESH", "NAME_TAKEN", "NAME_BUSY", "NAME_AHEAD_NS"},
     ),
     "Client slot": (("CLIENT_",), {"CLIENT_SIZE"}),
+    "Samples": (("HISTORY_",), {"HISTORY_SAMPLES", "HISTORY_SIZE", "HISTORY_STEP_NS"}),
 }
 SIZES = {
     "XArray node": layout.NODE_SIZE,
     "Mapping record": layout.MAPPING_SIZE,
     "Name": layout.NAME_SIZE,
     "Client slot": layout.CLIENT_SIZE,
+    "Samples": layout.HISTORY_SIZE,
 }
 
 
@@ -147,6 +149,7 @@ def test_the_map_is_that_of_a_pool_of_4_gib():
         *(layout.SLAB_LOCK + cache * layout.SLAB_STRIDE for cache in range(layout.SLABS)),
         layout.PAGES_DESCRIBED,
         layout.WATCH_TURNS,
+        layout.HISTORY,
     ]
 
 
@@ -212,6 +215,7 @@ def test_counts_are_those_of_the_constants():
     assert said["CLIENT_OPS"] == layout.OPS * 4 and said["CLIENT_LEDGER"] == layout.PINS * 4
     assert said["CLIENT_COUNTERS"] == len(layout.COUNTERS) * 8
     assert f"| {', '.join(layout.COUNTERS)} |" in TEXT
+    assert said["CLIENT_STATISTICS"] == layout.STAT_WORDS * 8
     assert f"tree lock 0 of {layout.TREE_LOCKS}" in TEXT
     types = {
         name: int(value) for value, name in re.findall(r"(\d) ([A-Z]+)", re.search(r"^Types: [^.]*", TEXT, re.MULTILINE)[0])
@@ -254,3 +258,24 @@ def test_encodings_are_those_of_the_constants():
 
 def test_the_bytes_of_the_locks_of_slots():
     assert [1 << int(shift) for shift in re.findall(r"byte 2\^(\d+) \+", TEXT, re.IGNORECASE)] == [layout.LOCK_BYTES] * 2
+
+
+def test_the_statistics():
+    told = {name.strip("`"): number(word) for word, name, _ in rows(TEXT, "word", "name", "meaning")}
+    others = {"STAT_WORDS", "STAT_SUM"}
+    assert told == {name: value for name, value in vars(layout).items() if name.startswith("STAT_") and name not in others}
+    text = section(TEXT, "Client slot")
+    assert f"The kinds: {', '.join(layout.SOURCES)}" in text and f"each of {len(layout.SOURCES)} kinds" in text
+    assert f"at {layout.SOURCE_BYTES} (`SOURCE_BYTES`)" in text and f"at {layout.SOURCE_ERRORS} (`SOURCE_ERRORS`)" in text
+    assert f"{layout.BUCKETS} words" in text and f"2^({layout.BUCKET_SHIFT} + b) ns" in text
+    ages = ", ".join(str(layout.REFAULT_TICKS << age) for age in range(layout.REFAULT_AGES))
+    assert f"before {ages} ticks" in text
+
+
+def test_the_samples():
+    text = section(TEXT, "Samples")
+    assert f"{layout.HISTORY_SAMPLES} samples of {layout.HISTORY_SIZE} bytes, from byte {layout.HISTORY:,}" in text.replace(
+        "\n", " "
+    )
+    assert f"every {layout.HISTORY_STEP_NS // 10**9} s" in text
+    assert layout.HISTORY + layout.HISTORY_SAMPLES * layout.HISTORY_SIZE <= layout.TREE_LOCK

@@ -12,7 +12,7 @@ import world as worlds
 DYING, REAPER, THIRD, LIVING = 1, 2, 3, 0
 
 # Few words in a slot, small nodes, and no empty pages kept, so that a pool in which everything is freed is one free block.
-SMALL = worlds.SMALL_NODES | {"CLIENT_SIZE": 512, "TREE_LOCKS": 2, "SLAB_KEEP": 0, "LOCK_SPINS": 1}
+SMALL = worlds.SMALL_NODES | {"PINS": 64, "TREE_LOCKS": 2, "SLAB_KEEP": 0, "LOCK_SPINS": 1}
 WRITES = ("store_", "record32", "write_once", "write", "copy_in", "fetch_", "exchange_", "cmpxchg_", "count64")
 
 

@@ -28,6 +28,46 @@ def test_counters_end_before_the_ledger(world):
     assert world.layout.CLIENT_COUNTERS + 8 * len(world.layout.COUNTERS) <= world.layout.CLIENT_LEDGER
 
 
+def statistic(segment, word, me=2):
+    return segment.read64(segment.client.slot(me) + segment.layout.CLIENT_STATISTICS + 8 * word)
+
+
+def test_statistics_are_words_of_the_slot_s_end(segment):
+    layout, before = segment.layout, bytes(segment.buffer)
+    for word in (0, 1, layout.STAT_WORDS - 1):
+        segment.client.tally(2, word, 1 << 40)
+        segment.client.tally(2, word, word)
+    start = segment.client.slot(2) + layout.CLIENT_STATISTICS
+    assert [statistic(segment, word) for word in (0, 1, 2, layout.STAT_WORDS - 1)] == [
+        1 << 40,
+        (1 << 40) + 1,
+        0,
+        (1 << 40) + 511,
+    ]
+    assert bytes(segment.buffer[:start]) == before[:start]
+    assert bytes(segment.buffer[segment.client.slot(3) :]) == before[segment.client.slot(3) :]
+
+
+@pytest.mark.parametrize(
+    ("ns", "bucket"),
+    [(0, 0), (1023, 0), (1024, 1), (2047, 1), (2048, 2), ((1 << 35) - 1, 25), (1 << 35, 26), ((1 << 64) - 1, 26)],
+)
+def test_a_duration_is_in_the_bucket_of_its_length(segment, ns, bucket):
+    histogram = segment.layout.STAT_LOCK_WAITS
+    segment.client.record(2, histogram, ns)
+    counts = [statistic(segment, histogram + n) for n in range(segment.layout.BUCKETS)]
+    assert counts == [int(n == bucket) for n in range(segment.layout.BUCKETS)]
+    assert statistic(segment, histogram + segment.layout.STAT_SUM) == ns
+
+
+def test_the_next_client_of_a_slot_counts_on(segment):
+    segment.client.tally(2, 7, 5)
+    segment.client.detach(2)
+    segment.client.attach(2)
+    segment.client.tally(2, 7, 1)
+    assert statistic(segment, 7) == 6
+
+
 # Intents and pins. D is the client whose slot is looked at.
 
 D, OTHER = 2, 3
@@ -95,7 +135,9 @@ def test_every_word_of_the_ledger_is_looked_at(segment, word):
     segment.client.hold(D, word % segment.layout.PINS, 4)
     assert not segment.client.is_idle(D)
     assert segment.client.pins(D) == 1
-    assert segment.client.word_at(D, segment.client.words() - 1) == segment.client.slot(D + 1) - 4
+    assert (
+        segment.client.word_at(D, segment.client.words() - 1) == segment.client.slot(D) + segment.layout.CLIENT_STATISTICS - 4
+    )
 
 
 def test_set_aside_makes_room_for_a_successors_names(segment):

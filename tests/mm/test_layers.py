@@ -154,6 +154,7 @@ SIZES = {
     "MAPPING_INO": 8, "MAPPING_DIGEST_LO": 8, "MAPPING_DIGEST_HI": 8, "MAPPING_OBJECT_SIZE": 8, "MAPPING_KEY": 8,
     "MAPPING_TEXT": layout.MAPPING_TEXT_MAX, "CLIENT_ATTACHED": 8, "CLIENT_PID_NAMESPACE": 8,
     "CLIENT_COUNTERS": 8 * len(layout.COUNTERS),
+    "CLIENT_STATISTICS": 8 * layout.STAT_WORDS,
     "CLIENT_OPS": 4 * layout.OPS, "CLIENT_LEDGER": 4 * layout.PINS, "ALLOC_LISTS": layout.LIST_SIZE * (layout.MAX_ORDER + 1),
     "LRU_LISTS": layout.LIST_SIZE * layout.QUEUES, "LRU_PAGES": 4 * layout.QUEUES, "LRU_EVICTED": 4 * (layout.VERDICT_MASK + 1),
     "LRU_REFAULTED": 4 * (layout.VERDICT_MASK + 1), "TABLE_NEXT_INO": 8,
@@ -321,7 +322,23 @@ def test_what_a_client_writes_alone_is_on_its_own_lines():
     assert layout.CLIENT_SIZE % layout.LINE == 0
     assert layout.CLIENT_STATE // layout.LINE != layout.CLIENT_OP_SEQ // layout.LINE
     assert layout.CLIENT_OP_SEQ // layout.LINE == (layout.CLIENT_OPS + 4 * layout.OPS - 1) // layout.LINE
-    assert layout.CLIENT_LEDGER + 4 * layout.PINS == layout.CLIENT_SIZE
+    assert layout.CLIENT_LEDGER + 4 * layout.PINS == layout.CLIENT_STATISTICS
+    assert layout.CLIENT_STATISTICS + 8 * layout.STAT_WORDS == layout.CLIENT_SIZE
+    assert layout.CLIENT_STATISTICS % 4096 == layout.CLIENT_SIZE % 4096 == 0  # a client that only hits has no page there
+
+
+def test_statistics_do_not_overlap():
+    histogram = layout.STAT_SUM + 1
+    ends = {
+        layout.STAT_SOURCES: layout.STAT_SOURCES + layout.SOURCE_WORDS * len(layout.SOURCES),
+        layout.STAT_WAITS: layout.STAT_WAITS + histogram,
+        layout.STAT_LOCK_WAITS: layout.STAT_LOCK_WAITS + histogram,
+        layout.STAT_EVICTED: layout.STAT_EVICTED + layout.VERDICT_MASK + 1,
+        layout.STAT_REFAULTS: layout.STAT_REFAULTS + 1 + layout.REFAULT_AGES,
+    }
+    begins = sorted(ends)
+    assert all(ends[at] <= behind for at, behind in zip(begins, [*begins[1:], layout.STAT_WORDS], strict=True))
+    assert histogram <= layout.SOURCE_BYTES < layout.SOURCE_ERRORS < layout.SOURCE_WORDS
 
 
 def test_states_of_the_count_do_not_touch():

@@ -295,6 +295,32 @@ def test_what_comes_back_has_the_heat_of_its_ghost_and_one_more(segment):
     assert [heat_of(segment, inserted(segment, index)) for index in (0, 1, 2)] == [0, 1, 0]
 
 
+def statistics(segment, first, count):
+    at = segment.client.slot(ME) + segment.layout.CLIENT_STATISTICS + 8 * first
+    return [segment.read64(at + 8 * n) for n in range(count)]
+
+
+def test_evictions_are_counted_by_their_verdicts(segment):
+    layout = segment.layout
+    evicted(segment, added(segment, SMALL)[0])
+    assert statistics(segment, layout.STAT_EVICTED, 4) == [0, 1, 0, 0]
+    evicted(segment, added(segment, MAIN)[0])
+    assert statistics(segment, layout.STAT_EVICTED, 4) == [0, 1, 0, 1]
+    (kept,) = added(segment, SMALL)
+    segment.lru.remove(ME, kept)
+    assert statistics(segment, layout.STAT_EVICTED, 4) == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(("ticks", "counted"), [(0, 4), (8, 4), (9, 3), (16, 3), (17, 2), (32, 2), (33, 1), (64, 1), (65, 0)])
+def test_what_comes_back_is_counted_by_how_much_was_evicted_meanwhile(segment, ticks, counted):
+    layout = segment.layout
+    evicted(segment, added(segment, SMALL)[0])
+    tick = max(segment.shape["npages"] >> layout.TICK_SHIFT, 1)
+    segment.write(layout.LRU_CLOCK, segment.read(layout.LRU_CLOCK) // tick * tick + ticks * tick)
+    inserted(segment, 0)
+    assert statistics(segment, layout.STAT_REFAULTS, 5) == [1] + [int(n >= 4 - counted) for n in range(4)]
+
+
 def test_who_was_beaten_starts_anew(segment):
     pfns = added(segment, MAIN, 2)
     evicted(segment, pfns[0])

@@ -250,6 +250,21 @@ def test_a_lock_that_is_not_let_go_of_is_refused(impatient):
     assert lock.lock(ME) == impatient.layout.LOCK_TAKEN
 
 
+def waits(segment):
+    start = segment.client.slot(ME) + segment.layout.CLIENT_STATISTICS + 8 * segment.layout.STAT_LOCK_WAITS
+    return sum(segment.read64(start + 8 * n) for n in range(segment.layout.BUCKETS))
+
+
+def test_only_a_wait_is_counted_as_one(impatient):
+    lock = Lock(impatient)
+    assert lock.lock(ME) == impatient.layout.LOCK_TAKEN
+    lock.unlock()
+    assert waits(impatient) == 0
+    lock.lock(0)
+    assert lock.lock(ME) == impatient.layout.LOCK_BUSY
+    assert waits(impatient) == 1
+
+
 def test_a_client_that_was_refused_does_not_wait_for_the_same_one_again(segment):
     """Until that client has made progress, whichever lock it holds."""
     segment.client.op_begin(0)

@@ -26,6 +26,12 @@ COMMANDS = {  # name -> function, summary
     "warm": ("foliocache.cli.warm:warm", "Read files into a pool, so that the first reader finds them there."),
     "stat": ("foliocache.cli.stat:stat", "Show a pool's sizes, pages by state, hits and misses, and its clients."),
     "ls": ("foliocache.cli.ls:ls", "List the objects in a pool: how much of each is cached, and its pins."),
+    "top": ("foliocache.cli.top:top", "Show what pools do, live: hits, reads, what is being filled, objects and processes."),
+    "serve": ("foliocache.cli.serve:serve", "Serve a page that shows pools, live, until Ctrl-C."),
+    "metrics": (
+        "foliocache.cli.metrics:metrics",
+        "Print the metrics of pools as OpenMetrics text, or serve them to Prometheus.",
+    ),
     "fsck": ("foliocache.cli.fsck:fsck", "Check a whole pool, and report what is wrong in it."),
     "trim": ("foliocache.cli.trim:trim", "Give memory of a pool back to the kernel."),
     "resize": ("foliocache.cli.trim:resize", "Change how much memory a pool may take for its pages."),

@@ -37,9 +37,10 @@ def open_pool(name: str, size: str | int | None) -> Pool:
     return pool
 
 
-def _check_name(type_: object, name: str) -> None:
-    """Raise ValueError for a name that no pool can have."""
-    path_of(name)
+def check_name(type_: object, name: str | None) -> None:
+    """Raise ValueError for a name that no pool can have. None is all pools, where a command takes that."""
+    if name is not None:
+        path_of(name)
 
 
 def check_size(type_: object, size: str | None) -> None:
@@ -51,7 +52,8 @@ def check_size(type_: object, size: str | None) -> None:
 
 
 Json = Annotated[bool, Parameter(show_default=False)]
-Name = Annotated[str, Parameter(validator=_check_name)]
+Name = Annotated[str, Parameter(validator=check_name)]
+AnyName = Annotated[str | None, Parameter(validator=check_name)]
 Size = Annotated[str | None, Parameter(name="--size", validator=check_size)]
 Positive = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 Share = Annotated[float, Parameter(validator=validators.Number(gt=0, lte=1))]

@@ -24,7 +24,7 @@ from .flow cimport Listener, new_flow
 from .miss cimport Filler
 from .steps cimport FAILED, FILLED, LATE, OURS, Steps
 from .waiter cimport Sleeper, sleep_for, wake
-from ..mm cimport layout
+from ..mm cimport atomics, layout
 
 from collections import deque
 
@@ -229,6 +229,7 @@ cdef class Miss(Sleeper):
         if self.word == NULL:
             return self._woken(self.mapping.wait(lease, 0))
         self.mapping.count(layout.COUNT_WAITS, 1)
+        self.since = atomics.now_ns()
         sleep_for(self)
         return 0
 
@@ -255,6 +256,9 @@ cdef class Miss(Sleeper):
     cdef int _woken(self, int end) except -1:
         """Take the next step after the other filler's end, which is FILLED, FAILED, OURS or FOREIGN."""
         self.word = NULL
+        if self.since:
+            self.mapping.waited(atomics.now_ns() - self.since)
+            self.since = 0
         if end == OURS:
             return self._submit(TAKE_OVER)
         lease, self.lease = self.lease, None

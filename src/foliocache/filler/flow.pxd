@@ -16,7 +16,7 @@ cdef class Flow:
     cdef Listener listener
     cdef object mark
     cdef list run, targets, views
-    cdef u64 first, at, end
+    cdef u64 first, at, end, begin
     cdef Py_ssize_t number
     cdef readonly Py_ssize_t length
 

@@ -13,7 +13,7 @@ from libc.stdint cimport uint64_t as u64
 from .buffers cimport get_readable, release
 from .miss cimport Filler
 from .steps cimport Steps
-from ..mm cimport layout
+from ..mm cimport atomics, layout
 
 
 cdef class Listener:
@@ -41,6 +41,7 @@ cdef class Flow:
         self.run = [lease]
         self.filler._extend(self.mapping, self.run, first, max(self.end, first + self.mapping.units(lease)))
         self.length = sum([self.mapping.bytes(lease) for lease in self.run])
+        self.begin = atomics.now_ns()
         return 0
 
     @property
@@ -91,6 +92,7 @@ cdef class Flow:
         """The source has returned, or has raised an error (None if not). If folios are left, withdraw them."""
         cdef Py_ssize_t left = len(self.run) - self.number
         cdef u64 offset = self.first * self.mapping.unit_size
+        self.mapping.request(self.filler.kind, atomics.now_ns() - self.begin, self.length if left == 0 else 0, left != 0)
         if left == 0:
             if self.at < self.end:  # behind folios that others had filled
                 self.filler._ask_ahead(self.mapping, self.at, self.end, self.mark, False)

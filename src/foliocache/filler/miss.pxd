@@ -24,7 +24,7 @@ cdef class Filler:
     cdef object key, pool, given, call_read, call_readinto, call_read_into, origin, lock, turns
     cdef readonly object readahead
     cdef bint concurrent, is_exact
-    cdef u32 lock_epoch, queued_epoch
+    cdef u32 kind, lock_epoch, queued_epoch
     cdef u64 calls, queued, queued_first, queued_end
     cdef public u64 request_size
     cdef readonly u64 mark
@@ -56,6 +56,7 @@ cdef class Filler:
     cdef int _read_into_page(self, Steps mapping, lease, u64 index) except -1
     cdef object _read_late(self, Steps mapping, u64 index)
     cdef bytes _content(self, Steps mapping, u64 index)
+    cdef bytes _private_content(self, Steps mapping, u64 offset, Py_ssize_t length)
     cdef object _read(self, u64 offset, u64 length)
     cdef int _readinto(self, Steps mapping, u64 offset, target) except -1
     cdef int _check_count(self, Steps mapping, got, u64 offset, Py_ssize_t length) except -1

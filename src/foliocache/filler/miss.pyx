@@ -28,7 +28,7 @@ from ..mm cimport atomics, layout
 from ..errors import SourceError
 from . import failure
 from . import engine
-from .source import called, read_into_of
+from .source import called, kind_of, read_into_of
 
 cdef u64 TIMEOUT_MAX_NS = (<u64>1) << 62
 cdef u64 REQUEST_MIN = 1 << 20  # bytes of a request, if there are several
@@ -140,6 +140,7 @@ cdef class Filler:
         self.call_read, self.call_readinto, self.call_read_into = called(read), called(readinto), read_into_of(source)
         self.origin, self.concurrent = source, concurrent
         self.is_exact = getattr(source, "is_exact", False) is True
+        self.kind = kind_of(read, readinto, source)
         self.lock = threading.RLock()
         self.mark = layout.HASH_MASK
 
@@ -185,9 +186,12 @@ cdef class Filler:
         failed, raise what ``failed`` returns.
         """
         cdef bint nested = _nested(mapping, index, False) > 0
+        cdef u64 begin = atomics.now_ns()
         if not nested:
             mapping.count(layout.COUNT_WAITS, 1)
         end = mapping.wait(lease, 0 if nested else self._patience())  # nested: this thread may itself be the filler
+        if not nested:
+            mapping.waited(atomics.now_ns() - begin)
         if end == OURS:
             first = mapping.widen(lease)
             if mapping.bytes(lease) == 0:  # its words are damaged: what to fill is not known
@@ -440,11 +444,15 @@ cdef class Filler:
         """Fill a run of folios with one call of the source; with one call each if the source has only ``readinto``. A failure
         is recorded for the clients that wait for one of the folios."""
         cdef bytes reason
-        cdef u64 count = 0
+        cdef u64 count = 0, length = 0
         cdef u64 at = index
+        cdef u64 begin
+        cdef bint done = False
         for lease in run:
             count += mapping.units(lease)
+            length += mapping.bytes(lease)
         lock = self._take_turn(mapping)
+        begin = atomics.now_ns()
         try:
             if self.call_read_into is not None:
                 self._stream_run(mapping, run, index, mark, request)
@@ -458,6 +466,7 @@ cdef class Filler:
                 at = index
                 for lease in run:
                     at = self._filled(mapping, lease, at, mark, request)
+            done = True
         except Exception as error:
             reason = self.reason(error)
             if reason is not None:
@@ -469,6 +478,7 @@ cdef class Filler:
         finally:
             if lock is not None:
                 lock.release()
+            mapping.request(self.kind, atomics.now_ns() - begin, length if done else 0, not done)
         return 0
 
     cdef int _stream_run(self, Steps mapping, list run, u64 index, mark, Request request) except -1:
@@ -574,29 +584,39 @@ cdef class Filler:
         """Return the bytes of unit index, read from the source."""
         cdef u64 offset = index * mapping.unit_size
         cdef Py_ssize_t length = mapping.length(index)
-        cdef Py_buffer answer
+        cdef u64 begin
+        cdef bint done = False
         lock = self._take_turn(mapping)
+        begin = atomics.now_ns()
         try:
-            if self.call_read_into is not None:
-                target = bytearray(length)
-                with memoryview(target) as view:
-                    if sum(1 for _ in self.call_read_into(offset, [view])) != 1:
-                        raise self._short(mapping, 0, offset, length)
-                return bytes(target)
-            if self.call_read is None and self.call_readinto is not None:
-                target = bytearray(length)
-                with memoryview(target) as view:
-                    self._readinto(mapping, offset, view)
-                return bytes(target)
-            get_readable(self._read(offset, length), &answer, self.key)
-            try:
-                self._check_length(mapping, answer.len, offset, length)
-                return PyBytes_FromStringAndSize(<char *>answer.buf, length)
-            finally:
-                PyBuffer_Release(&answer)
+            content = self._private_content(mapping, offset, length)
+            done = True
+            return content
         finally:
             if lock is not None:
                 lock.release()
+            mapping.request(self.kind, atomics.now_ns() - begin, length if done else 0, not done)
+
+    cdef bytes _private_content(self, Steps mapping, u64 offset, Py_ssize_t length):
+        """Call the source for bytes that are not cached. The caller has its turn."""
+        cdef Py_buffer answer
+        if self.call_read_into is not None:
+            target = bytearray(length)
+            with memoryview(target) as view:
+                if sum(1 for _ in self.call_read_into(offset, [view])) != 1:
+                    raise self._short(mapping, 0, offset, length)
+            return bytes(target)
+        if self.call_read is None and self.call_readinto is not None:
+            target = bytearray(length)
+            with memoryview(target) as view:
+                self._readinto(mapping, offset, view)
+            return bytes(target)
+        get_readable(self._read(offset, length), &answer, self.key)
+        try:
+            self._check_length(mapping, answer.len, offset, length)
+            return PyBytes_FromStringAndSize(<char *>answer.buf, length)
+        finally:
+            PyBuffer_Release(&answer)
 
     # The source.
 

@@ -6,6 +6,8 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, runtime_checkable
 
+from ..mm import layout
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
@@ -124,6 +126,13 @@ def way_of(read: Any, readinto: Any, source: Any) -> Way | None:
     if stream is not None:
         return homes.Way(homes.stream, stream, given)
     return homes.Way(homes.read if read is not None else homes.readinto, given, given)
+
+
+def kind_of(read: Any, readinto: Any, source: Any) -> int:
+    """Return which of ``layout.SOURCES`` a source is: what its ``kind`` says, "function" without one."""
+    given = next((each for each in (source, read, readinto) if each is not None), None)
+    kind = getattr(given, "kind", "function")
+    return layout.SOURCES.index(kind if kind in layout.SOURCES else "other")
 
 
 def _is_coroutine(function: Any) -> bool:

@@ -34,4 +34,6 @@ cdef class Steps:
     cdef object private(self, bytes content)
     cdef u32 epoch(self) noexcept
     cdef int count(self, u32 counter, u64 n) except -1
+    cdef int request(self, u32 source, u64 ns, u64 length, bint failed) except -1
+    cdef int waited(self, u64 ns) except -1
     cdef bint reap(self) except -1

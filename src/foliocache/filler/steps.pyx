@@ -105,6 +105,14 @@ cdef class Steps:
         """Add n to one of this process's statistics, a ``layout.COUNT_`` number."""
         raise NotImplementedError
 
+    cdef int request(self, u32 source, u64 ns, u64 length, bint failed) except -1:
+        """Count a call of a source of the kind ``layout.SOURCES[source]``: how long it took, and the bytes that it brought."""
+        raise NotImplementedError
+
+    cdef int waited(self, u64 ns) except -1:
+        """Count a wait for another filler: how long it took."""
+        raise NotImplementedError
+
     cdef bint reap(self) except -1:
         """Settle what dead processes have left. Return True if there was a dead process."""
         raise NotImplementedError

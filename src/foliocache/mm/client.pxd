@@ -7,6 +7,9 @@ from .atomics cimport mem_t
 
 cpdef u64 slot(mem_t mem, u64 me) noexcept nogil  # inline
 cpdef void count(mem_t mem, u32 me, u32 counter, u64 n) noexcept nogil  # inline
+cpdef void tally(mem_t mem, u32 me, u32 word, u64 n) noexcept nogil
+@cython.locals(bucket=u32, rest=u64)
+cpdef void record(mem_t mem, u32 me, u32 histogram, u64 ns) noexcept nogil
 cpdef bint is_alive(mem_t mem, u32 client) noexcept nogil
 cpdef void op_begin(mem_t mem, u32 me) noexcept nogil  # inline
 cpdef void op_end(mem_t mem, u32 me) noexcept nogil  # inline

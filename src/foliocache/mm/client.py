@@ -6,7 +6,8 @@ CLIENT_OP_SEQ             odd from before an operation loads anything that names
 CLIENT_OPS                intents: the folios that the operation is getting, dropping, building or destroying
 CLIENT_LEDGER             the pins that outlive an operation, one word each: those of leases and of windows' tables
 CLIENT_UNNAMED            how many intents found no free word in CLIENT_OPS; 0 unless there is a bug
-CLIENT_COUNTERS           statistics
+CLIENT_COUNTERS           statistics that a hit counts, too
+CLIENT_STATISTICS         the others: durations, sources, evictions
 ========================  =========================================================================================
 
 **The rule.** Before an operation takes the first step on a folio that a reaper would have to undo (adding or subtracting a
@@ -43,6 +44,22 @@ def slot(mem, me):
 def count(mem, me, counter, n):
     """Add n to one of a client's counters. No other client writes them, so this need not be a read-modify-write."""
     atomics.count64(mem, slot(mem, me) + layout.CLIENT_COUNTERS + counter * 8, n)
+
+
+def tally(mem, me, word, n):
+    """Add n to one of a client's statistics, which are not counted on a hit. As ``count`` in all else."""
+    atomics.count64(mem, slot(mem, me) + layout.CLIENT_STATISTICS + word * 8, n)
+
+
+def record(mem, me, histogram, ns):
+    """Count a duration in a histogram of a client's statistics: in the bucket of its length, and in the sum."""
+    bucket = 0
+    rest = ns >> layout.BUCKET_SHIFT
+    while rest != 0 and bucket < layout.BUCKETS - 1:
+        rest >>= 1
+        bucket += 1
+    tally(mem, me, histogram + bucket, 1)
+    tally(mem, me, histogram + layout.STAT_SUM, ns)
 
 
 def is_alive(mem, client):

@@ -350,7 +350,6 @@ FIND_RETRIES = 8
 GRAB_TRIES = 64
 
 # Client slot. The lines from CLIENT_OP_SEQ on are written only by the client, and by a reaper once the client is dead.
-CLIENT_SIZE = 8192
 CLIENT_PID = 0
 CLIENT_GENERATION = 4
 CLIENT_STATE = 8
@@ -362,7 +361,10 @@ CLIENT_COUNTERS = 128
 CLIENT_UNNAMED = 252  # how many intents found no free word in CLIENT_OPS; 0 unless there is a bug
 CLIENT_LEDGER = 256  # PINS words: owned, for each pin that a lease or a window holds
 OPS = 15
-PINS = (CLIENT_SIZE - CLIENT_LEDGER) // 4
+PINS = 1984
+CLIENT_STATISTICS = CLIENT_LEDGER + 4 * PINS  # STAT_WORDS words of 64 bits: what is counted outside hits, on a page of its own
+STAT_WORDS = 512
+CLIENT_SIZE = CLIENT_STATISTICS + 8 * STAT_WORDS
 SLOT_CLEAN = 0
 SLOT_ATTACHED = 1
 SLOT_DEAD = 2  # its client is known to be dead, and a reaper has not settled everything yet
@@ -395,3 +397,33 @@ COUNT_STALLS = 9
 COUNT_GIVEN_BACK = 10  # bytes
 COUNT_GIVEN_BACK_PRESSURE = 11  # bytes: those of them that others needed
 COUNTERS = tuple(name.removeprefix("COUNT_").lower() for name in list(globals()) if name.startswith("COUNT_"))  # in their order
+
+# Statistics of a client: the numbers of its words. A histogram of durations has BUCKETS words, in which bucket b counts those
+# of less than 2^(BUCKET_SHIFT + b) ns, the last one all longer ones; and behind them, in STAT_SUM, the sum in ns.
+BUCKETS = 27
+BUCKET_SHIFT = 10
+STAT_SUM = BUCKETS
+# For each kind of source: a histogram of its requests, and what they have brought.
+STAT_SOURCES = 0
+SOURCE_WORDS = 32
+SOURCE_BYTES = 29
+SOURCE_ERRORS = 30
+SOURCES = ("function", "http", "obstore", "fsspec", "objects", "disk", "valkey", "other")
+STAT_WAITS = 256  # a histogram of waits for another process or thread that fills
+STAT_LOCK_WAITS = 288  # a histogram of waits for locks that were not free
+STAT_EVICTED = 320  # folios that left by lru's choice, by verdict; the other evictions cleared a block, or a chunk to give back
+STAT_REFAULTS = 328  # units filled: all, and those whose ghosts were of at most REFAULT_TICKS << k ticks
+REFAULT_TICKS = TICKS_SOON
+REFAULT_AGES = 4
+
+# What the hit ratio of the last minutes is worked out from: samples of the sums of all clients' counters, each with its check.
+HISTORY = 2048
+HISTORY_SAMPLES = 32
+HISTORY_SIZE = 64
+HISTORY_TIME = 0  # 64 bits, as all of these: ns of CLOCK_BOOTTIME; a sample of time t is number t // HISTORY_STEP_NS
+HISTORY_HITS = 8
+HISTORY_MISSES = 16
+HISTORY_FILL_BYTES = 24
+HISTORY_EVICTIONS = 32
+HISTORY_CHECK = 40  # of the words before it: a sample that two processes wrote at once, or one did not finish, does not have it
+HISTORY_STEP_NS = 30_000_000_000

@@ -37,11 +37,13 @@ cdef bint _harvest_referenced(mem_t mem, u32 pfn) noexcept nogil
 @cython.locals(dead=bint)
 cdef u32 _leave(mem_t mem, u32 me, u32 pfn, u32 verdict) noexcept nogil
 @cython.locals(digest=u64, index=u64, order=u32, span=u32, verdict=u32, unit=u32)
-cdef void _remember(mem_t mem, u32 pfn) noexcept nogil
+cdef void _remember(mem_t mem, u32 me, u32 pfn) noexcept nogil
 @cython.locals(digest=u64, index=u64, heat=u32, unit=u32)
-cdef u32 _recall(mem_t mem, u32 pfn) noexcept nogil
+cdef u32 _recall(mem_t mem, u32 me, u32 pfn) noexcept nogil
 @cython.locals(left=u32, verdict=u32)
-cdef u32 _recall_unit(mem_t mem, u64 digest, u64 index, u32 order) noexcept nogil
+cdef u32 _recall_unit(mem_t mem, u32 me, u64 digest, u64 index, u32 order) noexcept nogil
+@cython.locals(age=u32)
+cdef void _count_refault(mem_t mem, u32 me, u32 ticks) noexcept nogil
 @cython.locals(order=u32, shift=u32, before=u64, length=u64, left=u64)
 cdef u32 _unit_order(mem_t mem, u32 pfn, u32 unit) noexcept nogil
 cdef u32 _span(mem_t mem, u32 pfn) noexcept nogil

@@ -63,7 +63,7 @@ def insert(mem, me, pfn):
     if not _lock(mem, me):
         return False
     if _may_join(mem, pfn):
-        _add(mem, pfn, layout.QUEUE_MAIN if _is_filling(mem) else layout.QUEUE_NEW, _recall(mem, pfn))
+        _add(mem, pfn, layout.QUEUE_MAIN if _is_filling(mem) else layout.QUEUE_NEW, _recall(mem, me, pfn))
     robust_lock.unlock(mem, layout.LRU_LOCK)
     return True
 
@@ -87,7 +87,7 @@ def remove(mem, me, pfn):
     if _queue_of(mem, pfn) != layout.QUEUE_NONE:
         _unlink(mem, pfn)
     elif _verdict(mem, pfn):
-        _remember(mem, pfn)
+        _remember(mem, me, pfn)
     _mark(mem, pfn, layout.QUEUE_NONE, 0, 0)
     robust_lock.unlock(mem, layout.LRU_LOCK)
     return True
@@ -279,13 +279,14 @@ def _leave(mem, me, pfn, verdict):
 # Ghosts, and the parameters that are adapted.
 
 
-def _remember(mem, pfn):
+def _remember(mem, me, pfn):
     """Store a ghost of each unit of an evicted folio, and count the eviction."""
     folio = atomics.folio_at(mem, pfn)
     digest, index = atomics.read64(mem, folio + layout.F_DIGEST), atomics.read64(mem, folio + layout.F_INDEX)
     order, span, verdict = page_type.order(mem, pfn), _span(mem, pfn), _verdict(mem, pfn)
     for unit in range(1 << span):
         ghost.remember(mem, digest, index + unit, _unit_order(mem, pfn, unit), verdict, _heat(mem, pfn), _tick(mem))
+    client.tally(mem, me, layout.STAT_EVICTED + verdict, 1)
     _bump(mem, layout.LRU_EVICTED + 4 * verdict, layout.EVENT << span)
     _bump(mem, layout.LRU_GONE, 1 << span if verdict != layout.VERDICT_BEATEN else 0)
     _bump(mem, layout.LRU_CLOCK, 1 << order)
@@ -296,28 +297,38 @@ def _remember(mem, pfn):
         _ask(mem)
 
 
-def _recall(mem, pfn):
+def _recall(mem, me, pfn):
     """Return the heat of a new folio: that of its hottest unit."""
     folio = atomics.folio_at(mem, pfn)
     digest, index = atomics.read64(mem, folio + layout.F_DIGEST), atomics.read64(mem, folio + layout.F_INDEX)
     heat = 0
+    client.tally(mem, me, layout.STAT_REFAULTS, 1 << _span(mem, pfn))
     for unit in range(1 << _span(mem, pfn)):
-        heat = max(heat, _recall_unit(mem, digest, index + unit, _unit_order(mem, pfn, unit)))
+        heat = max(heat, _recall_unit(mem, me, digest, index + unit, _unit_order(mem, pfn, unit)))
     return heat
 
 
-def _recall_unit(mem, digest, index, order):
+def _recall_unit(mem, me, digest, index, order):
     """Return the heat of a new unit: a degree more than its ghost's; 0 without a ghost, or if it was beaten in main."""
     left = ghost.take(mem, digest, index, order, _tick(mem))
     if left == 0:
         return 0
     verdict = left & layout.VERDICT_MASK
+    _count_refault(mem, me, left >> layout.GHOST_TICK_SHIFT)
     if left >> layout.GHOST_TICK_SHIFT <= layout.TICKS_SOON:
         _bump(mem, layout.LRU_REFAULTED + 4 * verdict, layout.EVENT)
     if verdict == layout.VERDICT_BEATEN:
         return 0
     _bump(mem, layout.LRU_AGAIN, 1)
     return min((left >> layout.GHOST_HEAT_SHIFT & layout.HEAT_MAX) + 1, layout.HEAT_MAX)
+
+
+def _count_refault(mem, me, ticks):
+    """Count a unit that is filled again so many ticks after its eviction: in a pool larger by as many pages as were evicted
+    meanwhile, it would still have been there."""
+    for age in range(layout.REFAULT_AGES):
+        if ticks <= layout.REFAULT_TICKS << age:
+            client.tally(mem, me, layout.STAT_REFAULTS + 1 + age, 1)
 
 
 def _unit_order(mem, pfn, unit):

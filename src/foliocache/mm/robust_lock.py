@@ -30,7 +30,10 @@ def lock(mem, word, me):
     """
     if atomics.cmpxchg_acquire(mem, word, 0, me + 1) == 0:
         return layout.LOCK_TAKEN
-    return _lock_slow(mem, word, me)
+    begin = atomics.now_ns()
+    got = _lock_slow(mem, word, me)
+    client.record(mem, me, layout.STAT_LOCK_WAITS, atomics.now_ns() - begin)
+    return got
 
 
 def unlock(mem, word):

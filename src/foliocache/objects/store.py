@@ -466,6 +466,8 @@ class Objects:
 class _Evicted:
     """The source of an object that was found: its bytes cannot be fetched again, so it raises _Gone."""
 
+    kind = "objects"
+
     def read_into(self, offset: int, buffers: object) -> Iterator[object]:
         raise _Gone("a part of the object was evicted")
 

@@ -25,7 +25,7 @@ import pickle
 import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from . import reducers
 
@@ -48,6 +48,7 @@ _ONE_LETTER = frozenset("bBhHiIlLqQnNfd?")
 class Stored:
     """An object as bytes: ``parts`` are (offset, contiguous bytes), in order; ``size`` is the end of the last one."""
 
+    kind: ClassVar[str] = "objects"  # of what it fills, in the pool's statistics
     head: bytes
     parts: Sequence[tuple[int, memoryview]]
     size: int

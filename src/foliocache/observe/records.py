@@ -326,3 +326,9 @@ class Stat(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a new dict for JSON, in their order. A record within is a dict, and a tuple a list."""
         return _dict(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from .html import stat  # here: only notebooks need it
+
+        return stat(self)

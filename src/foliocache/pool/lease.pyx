@@ -35,6 +35,7 @@ from ..filler.miss cimport Filler
 from ..filler.steps cimport FAILED, FILLED, FOREIGN, LATE, OURS, Steps
 from ..mm cimport atomics, backing, fill, layout, mapping
 from ..mm.atomics cimport fc_mem, mem_t
+from ..mm cimport client as statistics
 from ..mm.inline cimport client, filemap, flags, folio, page_type
 
 cdef extern from *:
@@ -208,6 +209,12 @@ cdef class Lease:
     def __repr__(self):
         state = "released" if self.released else "private" if self.private is not None else f"pfn {self.pfn}"
         return f"<Lease of {self.length} bytes, {state}>"
+
+    def _repr_html_(self):
+        """What a notebook shows."""
+        from ..observe import html
+
+        return html.lease(self.length, self.private is None, self.released)
 
     @property
     def cached(self):
@@ -948,6 +955,19 @@ cdef class FolioMap(Steps):
 
     cdef int count(self, u32 counter, u64 n) except -1:
         self.attachment.count(counter, n)
+        return 0
+
+    cdef int request(self, u32 source, u64 ns, u64 length, bint failed) except -1:
+        cdef u32 first = layout.STAT_SOURCES + source * layout.SOURCE_WORDS
+        cdef u32 me = self.attachment.number
+        statistics.record(self.mem, me, first, ns)
+        statistics.tally(self.mem, me, first + layout.SOURCE_BYTES, length)
+        if failed:
+            statistics.tally(self.mem, me, first + layout.SOURCE_ERRORS, 1)
+        return 0
+
+    cdef int waited(self, u64 ns) except -1:
+        statistics.record(self.mem, self.attachment.number, layout.STAT_WAITS, ns)
         return 0
 
     cdef bint reap(self) except -1:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import operator
 from typing import TYPE_CHECKING, Literal, SupportsIndex, TypeAlias
 
@@ -119,6 +120,16 @@ class Mapping(AsyncReads):
 
     def __repr__(self) -> str:
         return f"<foliocache.Mapping {self.key!r} version {self.version!r}, {self.size} bytes>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: which parts are cached; the same text as ``repr`` if the pool is closed."""
+        if self.pool.closed:
+            return html.escape(repr(self))
+        from ..observe import html as pictures  # here: only notebooks need it
+
+        steps = min(pictures.STEPS, self.size)
+        cached = [self.is_cached(self.size * (2 * n + 1) // (2 * steps), 1) for n in range(steps)]
+        return pictures.mapping(self.key, self.version, self.size, self.unit_size, cached)
 
     def __reduce__(self) -> tuple[object, ...]:
         options = self.folio_size, self.readahead

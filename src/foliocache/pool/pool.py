@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import html
 import os
 import weakref
 from collections.abc import Callable, Collection, Sequence
@@ -15,7 +16,7 @@ from ..mm import audit, layout, page_alloc
 from ..observe import look
 from ..observe.records import Counters, Finding, FoliosByType, LockInfo, ObjectInfo, PagesByState, Stat
 from ..sizes import format_size, parse_size
-from . import client, geometry, headroom, numa, repair, shrink
+from . import client, geometry, headroom, numa, repair, shrink, view
 from . import segment as segments
 from . import tiers as records
 from .attachment import Attachment, Scan
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ..filler.source import AsyncSource, Read, ReadInto, Source
     from ..mm.atomics import Memory
     from ..objects import Loads, Make, MakeAsync, Objects, Writable
+    from ..observe.statistics import Picture, Statistics
     from ..tiers import TierStat
     from ..tiers.guard import Guard
 
@@ -280,6 +282,14 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"<foliocache.Pool {self.name!r}, {self.pool_bytes} bytes in pages of {self.page_size}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: its statistics; the same text as ``repr`` if it is closed."""
+        if self.closed:
+            return html.escape(repr(self))
+        from ..observe import html as pictures  # here: only notebooks need it
+
+        return pictures.stat(self.stat())
 
     def __reduce__(self) -> tuple[object, ...]:
         pressure = None if self._attachment.pressure else False
@@ -634,6 +644,46 @@ class Pool:
         A tier that several pools use counts for all of them together.
         """
         return tuple(guard.stat() for guard in self._tiers)
+
+    def statistics(self) -> Statistics:
+        """Return what the pool does and has done: rates of hits, durations, sources, evictions.
+
+        It costs far less than `stat`, whatever the size of the pool, and takes no lock. Each look leaves a sample for the hit
+        ratios of later ones.
+
+        Returns
+        -------
+        Statistics
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed.
+        """
+        self._check_open()
+        return view.statistics(self._attachment.segment)
+
+    def picture(self, dots: int = 0, objects: int = 50) -> Picture:
+        """Return the state of the pool's pages, and its largest objects, by one pass over the folio table.
+
+        Parameters
+        ----------
+        dots : int
+            The most dots of the picture; 0 for none.
+        objects : int
+            How many objects to describe, besides those that are being filled.
+
+        Returns
+        -------
+        Picture
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed; or another process has stopped while it gives memory back.
+        """
+        self._check_open()
+        return view.picture(self._attachment, dots, objects)
 
     @property
     def _memory(self) -> Memory:

@@ -173,6 +173,8 @@ class Object:
         No key was given, and none can be made of the store.
     """
 
+    kind = "obstore"  # of its requests, in the pool's statistics
+
     def __init__(self, store: Store, path: str, *, key: str | None = None, version: str | None = None) -> None:
         self.store = store
         self.path = path

@@ -33,6 +33,7 @@ class Source:
         self.identity = identity
         self._made: tuple[Target, Callable[[int, Any], Any]] | None = None
         self._streams = stream(fs.target, path, identity) is not None
+        self.kind: str = "obstore" if fs.target.client else fs.target.kind  # for statistics
 
     @classmethod
     def of(cls, fs: FolioFileSystem, path: str, identity: Identity) -> Source:

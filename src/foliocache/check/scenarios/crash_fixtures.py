@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..program import Program, Thread
 
 OPS, PINS, LEDGER = 4, 2, 256
-SMALL = {**tree.SMALL, "OPS": OPS, "CLIENT_SIZE": LEDGER + 4 * PINS, "TREE_LOCKS": 1, "LOCK_SPINS": 0}
+SMALL = {**tree.SMALL, "OPS": OPS, "PINS": PINS, "TREE_LOCKS": 1, "LOCK_SPINS": 0}
 PARTS = (
     Replace("robust_lock", "_sleep", """
         def _sleep(mem, word, held):

@@ -18,9 +18,11 @@ from ..client cimport keep_intent
 from ..client cimport move_intents
 from ..client cimport op_seq
 from ..client cimport pins
+from ..client cimport record
 from ..client cimport refused
 from ..client cimport set_state
 from ..client cimport state
+from ..client cimport tally
 from ..client cimport wait_grace_period
 from ..client cimport wipe
 from ..client cimport word_at

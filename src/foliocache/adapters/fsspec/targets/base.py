@@ -187,6 +187,7 @@ class Target:
     aliases = False  # True if one object may have several names (links, "..")
     manners: frozenset[str] = frozenset()  # see place.suffix()
     attributes: tuple[str, ...] = ()
+    kind = "fsspec"  # of its requests, in the pool's statistics
 
     def __init__(self, fs: AbstractFileSystem, trusted: bool = False) -> None:
         self.fs = fs

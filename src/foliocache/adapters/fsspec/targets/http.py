@@ -74,6 +74,7 @@ class Answer:
 class HTTPTarget(AsyncTarget):
     """Reads by ranged GETs, whose responses must show the identity's ETag, date and length."""
 
+    kind = "http"
     tells_with_bytes = True
     tells_info = True
     manners: frozenset[str] = frozenset({"simple_links", "same_scheme", "size_policy", "encoded"})
