@@ -75,7 +75,7 @@ def test_one_instance_for_all_paths(pool, tmp_path):
         (
             {"pagesize": "4KiB"},
             TypeError,
-            r"'pagesize'; there are name, size, page_size, mode, min_free, pressure, tiers, folio_size, readahead, check_files,.*::s3",
+            r"'pagesize'; there are name, size, page_size, mode, min_free, pressure, tiers, folio_size, readahead,.*::s3",
         ),
         ({"key": "k"}, TypeError, "'key'"),
         ({"expiry": -1}, ValueError, "expiry"),
