@@ -3,8 +3,8 @@
 ``python -m foliocache.check.mutate [MODULE ...]`` is run in a checkout. A mutant is tried against the unit tests that reach it
 (``unit_tests``), in the interpreted world; those that no test finds, against the scenarios that reach it, under rc11. What is
 left must be *explained*: a file for each module says why a mutant is equivalent, or which scenario or slow test alone finds it.
-The exit code is 1 if a mutant is found by nothing and not explained, or if an explanation is of no mutant, or of one that is
-found.
+A rule explains many, of which tests may find some. The exit code is 1 if a mutant is found by nothing and not explained, or if
+an explanation is of no mutant, or of one that is found.
 
 Answers are kept in ``build/mutate`` by the text of the function, so a run that was ended goes on where it was, and after a
 change only the changed functions and the mutants that no test had found are tried again (all: ``--fresh``).
@@ -20,6 +20,7 @@ import dataclasses
 import hashlib
 import json
 import random
+import re
 import subprocess
 import sys
 import tomllib
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 # How an explanation begins.
 SCENARIO, TEST = "scenario ", "test "
+EVERY = "every function"  # the table of rules that are for all functions of a module
 
 
 @dataclasses.dataclass
@@ -63,6 +65,7 @@ class Outcome:
     by: dict[Mutant, str]
     explained: dict[Mutant, str]
     stale: list[str]
+    ruled: set[Mutant] = dataclasses.field(default_factory=set)  # those that are explained by a rule
 
     @property
     def unexplained(self) -> list[Mutant]:
@@ -71,7 +74,8 @@ class Outcome:
     @property
     def needless(self) -> list[Mutant]:
         """Explained as equivalent, and found nevertheless."""
-        return [m for m, by in self.by.items() if by and m in self.explained and not _finder(self.explained[m])]
+        mine = {m: by for m, by in self.by.items() if m in self.explained and m not in self.ruled}
+        return [m for m, by in mine.items() if by and not _finder(self.explained[m])]
 
     @property
     def wrong(self) -> list[Mutant]:
@@ -91,40 +95,55 @@ def sample(found: Sequence[Mutant], size: int, seed: int) -> list[Mutant]:
     return random.Random(seed).sample(found, min(size, len(found)))
 
 
-def explanations(folder: Path, package: Path, modules: Iterable[str]) -> tuple[dict[Mutant, str], list[str]]:
-    """Return the reason of each explained mutant, and the explanations that are of no mutant.
+@dataclasses.dataclass
+class Explanations:
+    """The reason of each explained mutant, those that a rule explains, and the explanations that are of no mutant."""
 
-    A file is called ``MODULE.toml``; it has a table for each function, whose keys are ``Mutant.text``. A reason may be the name
-    of one in the table ``reasons``.
+    reasons: dict[Mutant, str] = dataclasses.field(default_factory=dict)
+    ruled: set[Mutant] = dataclasses.field(default_factory=set)
+    stale: list[str] = dataclasses.field(default_factory=list)
+
+
+def explanations(folder: Path, package: Path, modules: Iterable[str]) -> Explanations:
+    """Read what is explained.
+
+    A file is called ``MODULE.toml``; it has a table for each function, and perhaps one called ``every function``. A key is
+    ``Mutant.text``, or a rule: a regular expression between slashes, for all mutants whose whole text it matches. A reason may
+    be the name of one in the table ``reasons``.
     """
-    found: dict[Mutant, str] = {}
-    stale: list[str] = []
+    found = Explanations()
     for module in modules:
         file = folder / f"{module}.toml"
-        if not file.exists():
-            continue
-        tables = tomllib.loads(file.read_text())
-        reasons = tables.pop("reasons", {})
-        known = {(m.function, m.text): m for m in mutants.mutants(package, module)}
-        used = set()
-        for function, table in tables.items():
-            for text, reason in table.items():
-                used.add(reason)
-                if (function, text) in known:
-                    found[known[function, text]] = reasons.get(reason, reason)
-                else:
-                    stale.append(f"{module}.{function}: {text}")
-        stale += [f"{module}: reason {name!r}" for name in reasons if name not in used]
-    return found, stale
+        if file.exists():
+            _explain(found, module, tomllib.loads(file.read_text()), mutants.mutants(package, module))
+    return found
+
+
+def _explain(found: Explanations, module: str, tables: dict[str, Any], known: Sequence[Mutant]) -> None:
+    reasons = tables.pop("reasons", {})
+    used = set()
+    for function, table in tables.items():
+        there = [m for m in known if function in (EVERY, m.function)]
+        for text, reason in table.items():
+            used.add(reason)
+            rule = re.compile(text[1:-1]) if len(text) > 2 and text[0] == text[-1] == "/" else None
+            meant = [m for m in there if (rule.fullmatch(m.text) if rule else m.text == text)]
+            for mutant in meant:
+                if mutant not in found.reasons:  # the first says it
+                    found.reasons[mutant] = reasons.get(reason, reason)
+                    found.ruled.update([mutant] if rule else ())
+            if not meant:
+                found.stale.append(f"{module}.{function}: {text}")
+    found.stale += [f"{module}: reason {name!r}" for name in reasons if name not in used]
 
 
 def run(suite: Suite, modules: Sequence[str], wanted: Sequence[Mutant], options: Options) -> Outcome:
     """Try the mutants ``wanted`` of ``modules``, except those that are explained by what finds them, and are not ``fresh``."""
-    explained, stale = explanations(options.explained, suite.package, modules)
+    found = explanations(options.explained, suite.package, modules)
     by = unit_tests(suite, wanted, options)
     left = [m for m in wanted if not by[m]]
-    by.update(scenarios(suite, left, explained, options))
-    return Outcome(by, explained, stale)
+    by.update(scenarios(suite, left, found.reasons, options))
+    return Outcome(by, found.reasons, found.stale, found.ruled)
 
 
 # Unit tests.
