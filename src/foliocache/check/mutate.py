@@ -18,6 +18,7 @@ import argparse
 import ast
 import dataclasses
 import hashlib
+import itertools
 import json
 import random
 import re
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 # How an explanation begins.
 SCENARIO, TEST = "scenario ", "test "
+SURVEY = 2.0  # seconds of a scenario, after which the rest of what it may reach is left out
 EVERY = "every function"  # the table of rules that are for all functions of a module
 
 
@@ -44,8 +46,8 @@ EVERY = "every function"  # the table of rules that are for all functions of a m
 class Options:
     """Where the tests, the explanations and the answers of earlier runs are, and how many processes to use.
 
-    ``effort``: seconds of the unit tests that are tried for one mutant, the fastest first. ``fresh``: forget earlier answers;
-    ``resume``: try only what has no answer.
+    ``effort``: seconds of the unit tests that are tried for one mutant, the fastest first, and of the scenarios. ``fresh``:
+    forget earlier answers; ``resume``: try only what has no answer.
     """
 
     tests: Path = Path("tests/mm")
@@ -229,17 +231,19 @@ def scenarios(suite: Suite, wanted: Sequence[Mutant], explained: dict[Mutant, st
         for mutant in rest:
             point = f"{mutant.module}:{statement_of(suite.package, mutant)}"
             names = [name for name, (points, _) in surveyed.items() if point in points]
-            asked[mutant] = sorted(names, key=lambda name: surveyed[name][1])
+            names.sort(key=lambda name: surveyed[name][1])
+            ends = itertools.accumulate(surveyed[name][1] for name in names)
+            asked[mutant] = names[: 1 + sum(end < options.effort for end in ends)]
     todo = [m for m in wanted if asked[m]]
     found = dict(parallel.each(lambda m: found_by(suite, m, asked[m]), todo, options.jobs))
     return {m: found.get(m, "") for m in wanted}
 
 
 def reached_by_scenarios(suite: Suite, options: Options) -> dict[str, tuple[set[str], float]]:
-    """Return what each scenario reaches in ``trial.BUDGET`` seconds, from a file if there is one."""
+    """Return what each scenario reaches in ``SURVEY`` seconds, and how many it takes, from a file if there is one."""
     file = options.kept / f"scenarios-{_digest(suite.package, Path(__file__).parent / 'scenarios')}.json"
     if not file.exists():
-        surveyed = reach.survey(suite, options.jobs, trial.BUDGET)
+        surveyed = reach.survey(suite, options.jobs, SURVEY)
         file.write_text(json.dumps({name: (sorted(points), seconds) for name, (points, seconds) in surveyed.items()}))
     return {name: (set(points), seconds) for name, (points, seconds) in json.loads(file.read_text()).items()}
 
@@ -299,7 +303,7 @@ def main(suite: Suite, arguments: Sequence[str] | None = None) -> int:
         "--fresh", action="store_true", help="forget the answers of earlier runs, and try explained mutants, too"
     )
     parser.add_argument("--resume", action="store_true", help="try only mutants that earlier runs did not come to")
-    parser.add_argument("--effort", type=float, default=4.0, help="seconds of unit tests for one mutant, the fastest first")
+    parser.add_argument("--effort", type=float, default=4.0, help="seconds of unit tests for one mutant, and of scenarios")
     parser.add_argument("--deselect", action="append", default=[], metavar="TEST", help="leave this test out, as in pytest")
     parser.add_argument("--list", action="store_true", help="print lines for the files of explanations")
     given = parser.parse_args(arguments)
