@@ -150,6 +150,8 @@ def refused_tidy(core: Core) -> Program:
 class Windowed(Tidy):
     """The worker has a window, whose table is its pin 0."""
 
+    table: int
+
     def setup(self, mem: Direct) -> None:
         super().setup(mem)
         core = self.core
