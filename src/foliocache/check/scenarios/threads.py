@@ -42,12 +42,6 @@ CLAIMED = (
     ),
     Edit("client", "retract", "    if op < end:\n        atomics.write_once(mem, op, 0)\n", ""),
 )
-COUNTED = (
-    Edit("client", "op_begin", "    atomics.write_once(mem, busy, atomics.read_once(mem, busy) + 1)",
-        "    atomics.fetch_add_relaxed(mem, busy, 1)"),
-    Edit("client", "op_end", "    atomics.store_release(mem, busy, atomics.read_once(mem, busy) + 1)",
-        "    atomics.fetch_add_acq_rel(mem, busy, 1)"),
-)  # fmt: skip
 
 
 class Threads(Pool):
@@ -102,7 +96,6 @@ class Reaped(Threads):
 
 @scenario("threads/grace", FEW, FEW_PARTS, {
     "one-slot": Bug((ONE_SLOT,), ALL, "two operations under way make their number even: the reaper waits for neither"),
-    "one-slot-counted": Bug((ONE_SLOT, *CLAIMED, *COUNTED), ALL, "the same, though no intent and no count is lost"),
 })  # fmt: skip
 def grace(core: Core) -> Program:
     """Two threads of one process get a page, while a reaper settles what a dead client has left there."""
