@@ -1,4 +1,8 @@
-"""Explorations that tests share: each is done once in a run, on every core, in the order in which the tests ask."""
+"""Explorations that tests share: each is done once in a run, on every core, in the order in which the tests ask.
+
+With pytest-xdist, its workers are on every core already, and each of them knows only when a test begins that it is to run it:
+then an exploration is done when it is asked for.
+"""
 
 import os
 
@@ -11,10 +15,10 @@ from foliocache.check.scenarios import load_all
 class Explored:
     """Rows of explorations, by (scenario, model, mutation), as workers deliver them."""
 
-    def __init__(self, wanted):
+    def __init__(self, wanted, jobs):
         self.scenarios = load_all()
         self.rows = {}
-        self.coming = parallel.each(self.explore, wanted, os.cpu_count() or 1)
+        self.coming = parallel.each(self.explore, wanted, jobs) if jobs else None
 
     def explore(self, case):
         name, model, mutation = case
@@ -28,6 +32,8 @@ class Explored:
         self.rows[case] = row
 
     def __call__(self, *case):
+        if case not in self.rows and self.coming is None:
+            self.rows[case] = self.explore(case)
         while case not in self.rows:
             self.pull()
         if isinstance(self.rows[case], Exception):
@@ -41,8 +47,12 @@ def explored(request):
 
     ``explorations(item)`` of a module says what a test of it will ask for.
     """
+    if hasattr(request.config, "workerinput"):
+        yield Explored((), 0)
+        return
     asking = [item for item in request.session.items if "explored" in getattr(item, "fixturenames", ())]
-    found = Explored(dict.fromkeys(case for item in asking for case in item.module.explorations(item)))
+    wanted = dict.fromkeys(case for item in asking for case in item.module.explorations(item))
+    found = Explored(wanted, os.cpu_count() or 1)
     found.pull()  # the workers start while the fixture is made: they outlive the test (see guard.py)
     yield found
     found.coming.close()

@@ -2,12 +2,13 @@
 
 import ast
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
 import foliocache.check
-from foliocache.check import facade_threads, loader, scenario
+from foliocache.check import facade_model, facade_threads, loader, replay, scenario, trace
 from foliocache.check.mutation import Edit
 from foliocache.check.program import Program
 
@@ -21,6 +22,19 @@ if not cython.compiled:
 
 def add(mem):
     return atomics.fetch_add_relaxed(mem, layout.COUNT, layout.STEP)
+"""
+MAIL = """
+import cython
+if not cython.compiled:
+    from . import atomics
+
+def post(mem):
+    atomics.plain(mem, 64, 7)
+    atomics.atomic_store(mem, 0, 7, atomics.release)
+
+def read(mem):
+    if atomics.atomic_load(mem, 0, atomics.acquire) == 7:
+        atomics.plain(mem, 64, 8)
 """
 RACY = Edit(
     "counter",
@@ -96,6 +110,30 @@ def test_another_package_is_checked(counter):
 def test_a_suite_has_helpers_of_its_own(counter):
     assert scenario.Suite(counter, {"poison": print}).facade().poison is print
     assert not hasattr(scenario.Suite(counter).facade(), "poison")
+
+
+def test_a_suite_has_a_facade_and_a_formatter_of_its_own(tmp_path):
+    """The source of another project, which calls its operations as C11 does; its counterexamples show values as it does."""
+    operations = types.ModuleType("c11")
+    operations.relaxed, operations.release, operations.acquire = "relaxed", "release", "acquire"
+    operations.atomic_load = lambda mem, at, order: getattr(facade_model, f"load_{order}")(mem, at)
+    operations.atomic_store = lambda mem, at, value, order: getattr(facade_model, f"store_{order}")(mem, at, value)
+    operations.plain = facade_model.write32
+    (tmp_path / "mail.py").write_text(MAIL)
+    suite = scenario.Suite(tmp_path, show=lambda value, function: f"<{value}>", facade=operations)
+    assert not hasattr(suite.facade(), "load_relaxed")
+
+    @suite.scenario("mail/post", bugs={"relaxed": scenario.Bug((Edit("mail", "post", "release", "relaxed"),), scenario.WEAK)})
+    def post(core):
+        return Program([core.mail.post, core.mail.read])
+
+    which = suite.scenarios["mail/post"]
+    rows = [scenario.run(which, model, bug) for model in scenario.ALL for bug in (None, "relaxed")]
+    assert [row.verdict for row in rows] == ["holds"] * 5 + ["fails"]
+    program = which.program("relaxed")
+    graph, failure = replay.replay(program, "rc11", rows[-1].found.replay_string)
+    told = trace.text(graph, program, failure)
+    assert "mail.post" in told and "<7>" in told
 
 
 def test_only_the_modules_of_the_package_are_found(counter):

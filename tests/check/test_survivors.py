@@ -5,10 +5,12 @@ A case is a program on the core: explored, it holds on the shipped source and fa
 
 import pytest
 
+from foliocache.check import scenario
 from foliocache.check.mutation import Edit
 from foliocache.check.program import Program, explore
-from foliocache.check.scenarios import SUITE, crash_fixtures, fixtures, tree, waiting
+from foliocache.check.scenarios import SUITE, crash_fixtures, fixtures, load_all, tree, waiting
 
+SCENARIOS = load_all()
 FOLIO = fixtures.MEMMAP
 SMALL = {**crash_fixtures.SMALL, "PINS": 2}
 
@@ -132,6 +134,25 @@ CASES = {
         Edit("xarray", "_recount", UNLINK + FREE + "    return count", FREE + UNLINK + "    return count"),
     ),
 }  # fmt: skip
+
+
+# Found by what has become a bug of a scenario since: by the name of that.
+ELSEWHERE = {
+    "a fill is abandoned by a plain store": ("fill/abandoned", "abandon-by-store"),
+    "the order of the cmpxchg that spins": ("lock/spin", "spin-lock-relaxed"),
+    "the order of the cmpxchg before a sleep": ("lock/two", "slow-lock-relaxed"),
+    "the order of a load after an interrupted sleep": ("fill/interrupted", "interrupted-relaxed"),
+    "the order in which a slot is given up": ("death/get-leave", "end-relaxed"),
+    "the order in which a mapping is published": ("repair/trees-open", "made-relaxed"),
+    "the order of the load that finds a mapping": ("repair/trees-open", "alive-relaxed"),
+    "the order of the end of an operation": ("death/get-get", "leave-relaxed"),
+}
+
+
+@pytest.mark.parametrize("what", ELSEWHERE)
+def test_is_a_bug_of_a_scenario(what):
+    name, bug = ELSEWHERE[what]
+    assert scenario.run(SCENARIOS[name], "rc11", bug).verdict == "fails"
 
 
 @pytest.mark.parametrize("case", CASES)

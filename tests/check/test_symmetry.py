@@ -5,6 +5,7 @@ import random
 import brute
 import documented
 import pytest
+from sampled import WHOLE
 
 from foliocache.check import facade_model as a
 from foliocache.check import steps
@@ -13,7 +14,8 @@ from foliocache.check.program import Program, explore
 from foliocache.check.scenarios import load_all
 
 SCENARIOS = load_all()
-SLOW = {"lookup/three-getters", "lock/three", "tree/insert-race"}  # with the sum over all namings, not by themselves
+# With the sum over all namings, not by themselves.
+SLOW = {"lookup/three-getters", "lock/three", "tree/insert-race"} | (set() if WHOLE else {"lock/three-spin"})
 DOCUMENTED = {(name, None, "rc11"): counts for name, counts in documented.equal_threads().items()}
 X, Y = 0, 64
 MODELS = ["sc", "tso", "rc11"]

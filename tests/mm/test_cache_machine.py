@@ -247,7 +247,8 @@ def _play(segment, steps):
             table = segment.pagetable.create(ME, place)
             answers.append(table)
             if table != NIL:
-                segment.pagetable.destroy(ME, table)
+                segment.pagetable.clear(ME, table)
+                segment.folio.put(ME, table)
     return answers
 
 

@@ -36,7 +36,8 @@ def test_create(segment, entries, order):
     assert segment.count(table) == 1
     assert {entry(segment, table, number) for number in range(WORDS << order)} == {0}
     assert segment.findings() == []
-    segment.pagetable.destroy(ME, table)
+    segment.pagetable.clear(ME, table)
+    segment.folio.put(ME, table)
     assert segment.free() == 64
 
 
@@ -169,11 +170,12 @@ def test_gup_is_all_or_none(segment, table):
     assert [entry(segment, pins, number) for number in range(4)] == [0] * 4
 
 
-def test_destroy_unmaps_everything(segment):
+def test_clear_unmaps_everything(segment):
     table = segment.pagetable.create(ME, WORDS + 1)
     first, last = mapped(segment, table, 0, 7), mapped(segment, table, 2 * WORDS - 1)
     segment.page_ref.get(segment.at(last))
-    segment.pagetable.destroy(ME, table)
+    segment.pagetable.clear(ME, table)
+    segment.folio.put(ME, table)
     assert (segment.count(first), segment.count(last)) == (FROZEN, 1)
     assert segment.free() == 63
     assert segment.findings() == []

@@ -3,8 +3,8 @@
 ``python -m foliocache.check.mutate [MODULE ...]`` is run in a checkout. A mutant is tried against the unit tests that reach it
 (``unit_tests``), in the interpreted world; those that no test finds, against the scenarios that reach it, under rc11. What is
 left must be *explained*: a file for each module says why a mutant is equivalent, or which scenario or slow test alone finds it.
-The exit code is 1 if a mutant is found by nothing and not explained, or if an explanation is of no mutant, or of one that is
-found.
+A rule explains many, of which tests may find some. The exit code is 1 if a mutant is found by nothing and not explained, or if
+an explanation is of no mutant, or of one that is found.
 
 Answers are kept in ``build/mutate`` by the text of the function, so a run that was ended goes on where it was, and after a
 change only the changed functions and the mutants that no test had found are tried again (all: ``--fresh``).
@@ -18,8 +18,10 @@ import argparse
 import ast
 import dataclasses
 import hashlib
+import itertools
 import json
 import random
+import re
 import subprocess
 import sys
 import tomllib
@@ -36,14 +38,16 @@ if TYPE_CHECKING:
 
 # How an explanation begins.
 SCENARIO, TEST = "scenario ", "test "
+SURVEY = 2.0  # seconds of a scenario, after which the rest of what it may reach is left out
+EVERY = "every function"  # the table of rules that are for all functions of a module
 
 
 @dataclasses.dataclass
 class Options:
     """Where the tests, the explanations and the answers of earlier runs are, and how many processes to use.
 
-    ``effort``: seconds of the unit tests that are tried for one mutant, the fastest first. ``fresh``: forget earlier answers;
-    ``resume``: try only what has no answer.
+    ``effort``: seconds of the unit tests that are tried for one mutant, the fastest first, and of the scenarios. ``fresh``:
+    forget earlier answers; ``resume``: try only what has no answer.
     """
 
     tests: Path = Path("tests/mm")
@@ -63,6 +67,7 @@ class Outcome:
     by: dict[Mutant, str]
     explained: dict[Mutant, str]
     stale: list[str]
+    ruled: set[Mutant] = dataclasses.field(default_factory=set)  # those that are explained by a rule
 
     @property
     def unexplained(self) -> list[Mutant]:
@@ -71,7 +76,8 @@ class Outcome:
     @property
     def needless(self) -> list[Mutant]:
         """Explained as equivalent, and found nevertheless."""
-        return [m for m, by in self.by.items() if by and m in self.explained and not _finder(self.explained[m])]
+        mine = {m: by for m, by in self.by.items() if m in self.explained and m not in self.ruled}
+        return [m for m, by in mine.items() if by and not _finder(self.explained[m])]
 
     @property
     def wrong(self) -> list[Mutant]:
@@ -91,40 +97,55 @@ def sample(found: Sequence[Mutant], size: int, seed: int) -> list[Mutant]:
     return random.Random(seed).sample(found, min(size, len(found)))
 
 
-def explanations(folder: Path, package: Path, modules: Iterable[str]) -> tuple[dict[Mutant, str], list[str]]:
-    """Return the reason of each explained mutant, and the explanations that are of no mutant.
+@dataclasses.dataclass
+class Explanations:
+    """The reason of each explained mutant, those that a rule explains, and the explanations that are of no mutant."""
 
-    A file is called ``MODULE.toml``; it has a table for each function, whose keys are ``Mutant.text``. A reason may be the name
-    of one in the table ``reasons``.
+    reasons: dict[Mutant, str] = dataclasses.field(default_factory=dict)
+    ruled: set[Mutant] = dataclasses.field(default_factory=set)
+    stale: list[str] = dataclasses.field(default_factory=list)
+
+
+def explanations(folder: Path, package: Path, modules: Iterable[str]) -> Explanations:
+    """Read what is explained.
+
+    A file is called ``MODULE.toml``; it has a table for each function, and perhaps one called ``every function``. A key is
+    ``Mutant.text``, or a rule: a regular expression between slashes, for all mutants whose whole text it matches. A reason may
+    be the name of one in the table ``reasons``.
     """
-    found: dict[Mutant, str] = {}
-    stale: list[str] = []
+    found = Explanations()
     for module in modules:
         file = folder / f"{module}.toml"
-        if not file.exists():
-            continue
-        tables = tomllib.loads(file.read_text())
-        reasons = tables.pop("reasons", {})
-        known = {(m.function, m.text): m for m in mutants.mutants(package, module)}
-        used = set()
-        for function, table in tables.items():
-            for text, reason in table.items():
-                used.add(reason)
-                if (function, text) in known:
-                    found[known[function, text]] = reasons.get(reason, reason)
-                else:
-                    stale.append(f"{module}.{function}: {text}")
-        stale += [f"{module}: reason {name!r}" for name in reasons if name not in used]
-    return found, stale
+        if file.exists():
+            _explain(found, module, tomllib.loads(file.read_text()), mutants.mutants(package, module))
+    return found
+
+
+def _explain(found: Explanations, module: str, tables: dict[str, Any], known: Sequence[Mutant]) -> None:
+    reasons = tables.pop("reasons", {})
+    used = set()
+    for function, table in tables.items():
+        there = [m for m in known if function in (EVERY, m.function)]
+        for text, reason in table.items():
+            used.add(reason)
+            rule = re.compile(text[1:-1]) if len(text) > 2 and text[0] == text[-1] == "/" else None
+            meant = [m for m in there if (rule.fullmatch(m.text) if rule else m.text == text)]
+            for mutant in meant:
+                if mutant not in found.reasons:  # the first says it
+                    found.reasons[mutant] = reasons.get(reason, reason)
+                    found.ruled.update([mutant] if rule else ())
+            if not meant:
+                found.stale.append(f"{module}.{function}: {text}")
+    found.stale += [f"{module}: reason {name!r}" for name in reasons if name not in used]
 
 
 def run(suite: Suite, modules: Sequence[str], wanted: Sequence[Mutant], options: Options) -> Outcome:
     """Try the mutants ``wanted`` of ``modules``, except those that are explained by what finds them, and are not ``fresh``."""
-    explained, stale = explanations(options.explained, suite.package, modules)
+    found = explanations(options.explained, suite.package, modules)
     by = unit_tests(suite, wanted, options)
     left = [m for m in wanted if not by[m]]
-    by.update(scenarios(suite, left, explained, options))
-    return Outcome(by, explained, stale)
+    by.update(scenarios(suite, left, found.reasons, options))
+    return Outcome(by, found.reasons, found.stale, found.ruled)
 
 
 # Unit tests.
@@ -210,17 +231,19 @@ def scenarios(suite: Suite, wanted: Sequence[Mutant], explained: dict[Mutant, st
         for mutant in rest:
             point = f"{mutant.module}:{statement_of(suite.package, mutant)}"
             names = [name for name, (points, _) in surveyed.items() if point in points]
-            asked[mutant] = sorted(names, key=lambda name: surveyed[name][1])
+            names.sort(key=lambda name: surveyed[name][1])
+            ends = itertools.accumulate(surveyed[name][1] for name in names)
+            asked[mutant] = names[: 1 + sum(end < options.effort for end in ends)]
     todo = [m for m in wanted if asked[m]]
     found = dict(parallel.each(lambda m: found_by(suite, m, asked[m]), todo, options.jobs))
     return {m: found.get(m, "") for m in wanted}
 
 
 def reached_by_scenarios(suite: Suite, options: Options) -> dict[str, tuple[set[str], float]]:
-    """Return what each scenario reaches in ``trial.BUDGET`` seconds, from a file if there is one."""
+    """Return what each scenario reaches in ``SURVEY`` seconds, and how many it takes, from a file if there is one."""
     file = options.kept / f"scenarios-{_digest(suite.package, Path(__file__).parent / 'scenarios')}.json"
     if not file.exists():
-        surveyed = reach.survey(suite, options.jobs, trial.BUDGET)
+        surveyed = reach.survey(suite, options.jobs, SURVEY)
         file.write_text(json.dumps({name: (sorted(points), seconds) for name, (points, seconds) in surveyed.items()}))
     return {name: (set(points), seconds) for name, (points, seconds) in json.loads(file.read_text()).items()}
 
@@ -280,7 +303,7 @@ def main(suite: Suite, arguments: Sequence[str] | None = None) -> int:
         "--fresh", action="store_true", help="forget the answers of earlier runs, and try explained mutants, too"
     )
     parser.add_argument("--resume", action="store_true", help="try only mutants that earlier runs did not come to")
-    parser.add_argument("--effort", type=float, default=4.0, help="seconds of unit tests for one mutant, the fastest first")
+    parser.add_argument("--effort", type=float, default=4.0, help="seconds of unit tests for one mutant, and of scenarios")
     parser.add_argument("--deselect", action="append", default=[], metavar="TEST", help="leave this test out, as in pytest")
     parser.add_argument("--list", action="store_true", help="print lines for the files of explanations")
     given = parser.parse_args(arguments)

@@ -139,8 +139,16 @@ class Points:
 
 
 def points(package: Path, module: str) -> Points:
+    """Return what there is to reach in a module as it is on disk."""
+    file = package / f"{module}.py"
+    return _points(file, file.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _points(file: Path, mtime: int) -> Points:
+    module = file.stem
     lines, branches = {}, {}
-    for name, node in functions(ast.parse((package / f"{module}.py").read_text())):
+    for name, node in _functions(file, mtime).items():
         found = _statements(node)
         lines[name] = [f"{module}:{s.lineno}" for s in found]
         branches[name] = [
@@ -156,12 +164,14 @@ def _is_endless(node: ast.stmt) -> bool:
     return isinstance(node, ast.While) and isinstance(node.test, ast.Constant)
 
 
-def explored(suite: Suite, name: str, model: str = "rc11", budget: float | None = None) -> tuple[set[str], float]:
-    """Explore a scenario; return what it reaches and the seconds that takes."""
+def explored(
+    suite: Suite, name: str, model: str = "rc11", budget: float | None = None, samples: int | None = None
+) -> tuple[set[str], float]:
+    """Explore a scenario, or so many samples of it; return what it reaches and the seconds that takes."""
     hits.clear()
     which = suite.scenarios[name]
     probed = dataclasses.replace(which, stand_ins=(*which.stand_ins, *probes(suite.package)))
-    row = scenario.run(probed, model, budget=budget)
+    row = scenario.run(probed, model, budget=budget, samples=samples)
     return set(hits), row.seconds
 
 
@@ -169,6 +179,16 @@ def survey(suite: Suite, jobs: int, budget: float | None = None) -> dict[str, tu
     """Return what each scenario reaches, and its seconds."""
     names = list(suite.scenarios)
     return dict(parallel.each(lambda name: explored(suite, name, budget=budget), names, jobs))
+
+
+def called(package: Path, reached: set[str]) -> set[str]:
+    """Return the functions of which something is reached, as "module.function"."""
+    return {
+        f"{module}.{name}"
+        for module in modules(package)
+        for name, each in points(package, module).lines.items()
+        if reached.intersection(each)
+    }
 
 
 def uncalled(package: Path, reached: set[str]) -> dict[str, list[str]]:

@@ -51,8 +51,9 @@ class Bug:
 class Suite:
     """The scenarios on the source in the folder ``package``, by name.
 
-    ``helpers`` are functions that stand-ins for parts of the source may call besides those of the facade, as in
-    ``atomics.poison``. ``show`` is that of its programs, unless they have one of their own.
+    ``facade`` has what the source gets as ``atomics``: the names of ``facade_model``, unless the source calls its operations
+    otherwise; then functions that call those. ``helpers`` are functions that stand-ins for parts of the source may call
+    besides, as in ``atomics.poison``. ``show`` is that of its programs, unless they have one of their own.
     """
 
     def __init__(
@@ -60,8 +61,10 @@ class Suite:
         package: Path,
         helpers: dict[str, Callable[..., Any]] | None = None,
         show: Callable[[Value, str], str] | None = None,
+        facade: types.ModuleType = facade_model,
     ) -> None:
         self.package = package
+        self.operations = facade
         self.helpers: dict[str, Callable[..., Any]] = helpers or {}
         self.show = show
         self.scenarios: dict[str, Scenario] = {}
@@ -99,7 +102,7 @@ class Suite:
 
     def facade(self) -> types.ModuleType:
         """Return a facade of its own for one copy: simulated atomics and the helpers."""
-        names = {name: thing for name, thing in vars(facade_model).items() if not name.startswith("_") and name != "current"}
+        names = {name: thing for name, thing in vars(self.operations).items() if not name.startswith("_") and name != "current"}
         facade = types.ModuleType(loader.FACADE)
         vars(facade).update(names | self.helpers)
         return facade

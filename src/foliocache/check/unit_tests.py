@@ -32,6 +32,7 @@ from .mutants import Mutant
 from .mutation import Mismatch, Mutation
 
 ROOM = 0.4, 6.0  # a test may take so many seconds of processor time more, and so many times what it took without a mutant
+SPARE = 0.02  # so many of the tests may fail without a mutant, on a busy machine: they are left out
 PATIENCE = 240.0  # seconds until a child that says nothing counts as hung
 
 
@@ -115,8 +116,8 @@ class Runner:
         """Return what each test reaches, from a file if there is one, else by running all of them."""
         if not self.reached.exists():
             told, status = _in_child(lambda out: json.dump(self.baseline(items), out), 3600)
-            found = json.loads(told) if status == 0 else {"failed": ["the tests' child"]}
-            if found["failed"]:
+            found = json.loads(told) if status == 0 else {"tests": {}, "failed": ["the tests' child"]}
+            if len(found["failed"]) > len(found["tests"]) * SPARE:
                 raise RuntimeError(f"without a mutant, these fail: {', '.join(found['failed'])}")
             self.reached.write_text(told)
         tests: dict[str, Any] = json.loads(self.reached.read_text())["tests"]
@@ -133,6 +134,7 @@ class Runner:
             begun = time.process_time()
             if not self.passes(item):
                 failed.append(nodeid)
+                continue
             tests[nodeid] = {
                 "seconds": time.process_time() - begun,
                 "reaches": sorted(point for point in reach.hits if point.count(":") == 1),

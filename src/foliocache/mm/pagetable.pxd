@@ -9,7 +9,6 @@ from .atomics cimport mem_t
 cpdef u32 create(mem_t mem, u32 me, u32 entries) noexcept nogil
 @cython.locals(table=u32)
 cpdef u32 make(mem_t mem, u32 me, u32 n, u32 entries) noexcept nogil
-cpdef bint destroy(mem_t mem, u32 me, u32 table) noexcept nogil
 @cython.locals(released=bint)
 cpdef bint release(mem_t mem, u32 me, u32 n, u32 table) noexcept nogil
 @cython.locals(entry=u32)

@@ -48,11 +48,6 @@ def make(mem, me, n, entries):
     return table
 
 
-def destroy(mem, me, table):
-    """Unmap everything and drop the table, which the current operation has announced. False if a lock is refused."""
-    return clear(mem, me, table) and folio.put(mem, me, table)
-
-
 def release(mem, me, n, table):
     """Destroy a table that is word n of the ledger: an operation of its own.
 

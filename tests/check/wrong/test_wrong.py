@@ -1,4 +1,7 @@
-"""Every bug is found under exactly the models that it names, and its counterexample is the one in this directory.
+"""Every bug is found under the models that it names, and its counterexample is the one in this directory.
+
+The counterexample is that of the last of these models. The other models are tried for a part of the bugs; ``foliocache verify``
+tries all.
 
 ``wrong/<bug>/<scenario>.txt`` holds the checker's output, without line numbers. To rewrite the files after a change of
 the core, run this file with ``PIN=1`` in the environment, then read the differences: each counterexample must be plausible.
@@ -9,6 +12,7 @@ import re
 from pathlib import Path
 
 import pytest
+from sampled import WHOLE, sampled
 
 from foliocache.check import replay, scenario, trace
 from foliocache.check.scenarios import load_all
@@ -17,6 +21,12 @@ SCENARIOS = load_all()
 HERE = Path(__file__).parent
 BUGS = [(name, bug) for name, s in SCENARIOS.items() for bug in s.bugs]
 SLOW = {("lock/three", "no-waiters-bit")}
+OTHERS = [
+    (name, bug, model)
+    for name, bug in BUGS
+    for model in scenario.ALL
+    if model != SCENARIOS[name].bugs[bug].fails[-1] and (WHOLE or not ((name, bug) in SLOW or SCENARIOS[name].slow))
+]
 
 
 def story(which, model, bug, replay_string):
@@ -46,10 +56,7 @@ def test_is_found_and_looks_like_this(explored, name, bug):
     assert told == pinned.read_text()
 
 
-@pytest.mark.parametrize("model", scenario.ALL)
-@pytest.mark.parametrize(
-    ("name", "bug"), [case for case in BUGS if case not in SLOW and not SCENARIOS[case[0]].slow], ids=lambda part: part
-)
+@pytest.mark.parametrize(("name", "bug", "model"), sampled(OTHERS, 5), ids=lambda part: part)
 def test_under_which_models(explored, name, bug, model):
     row = explored(name, model, bug)
     assert row.verdict == row.expected

@@ -33,7 +33,7 @@ OWN: dict[str, tuple[str, ...]] = {
     "page_type": ("tree/lookup-truncate",),
 }
 # The scenarios of death are many, those of large folios repeat the small ones, and the others are tried above.
-ELSEWHERE = ("death/", "folio/", "names/", "operations/", "refused/", "repair/", "retire/")
+ELSEWHERE = ("death/", "folio/", "names/", "operations/", "refused/", "repair/", "retire/", "threads/")
 SLOW = {"lookup/three-getters", "lock/three", "lock/three-spin", "lookup/two-getters"}
 # What only a repair calls, or the making of a node, is asked about where that happens.
 ALONE: dict[str, tuple[str, ...]] = {

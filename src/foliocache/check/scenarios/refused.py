@@ -20,7 +20,7 @@ from .death_path import Queued, Two
 if TYPE_CHECKING:
     from ..loader import Core
     from ..machine import Machine
-    from ..memory import Direct
+    from ..memory import Direct, Mem
     from ..program import Program, Thread
 
 REFUSED = {**SMALL, "LOCK_PATIENCE_NS": 0, "OPS": 6}
@@ -111,3 +111,77 @@ def refused_insert(core: Core) -> Program:
     """The worker inserts a page."""
     p = Cached(core, 5, height=1)
     return p.beside(p.inserter(WORKER))
+
+
+class Tidy(Cached):
+    def tidy(self, me: int, work: Thread) -> Thread:
+        """Return a thread that moves what ``work`` had to leave to its ledger, uses its slot, and tries to settle the rest, as
+        ``Attachment.tidy`` does after each operation."""
+
+        def run(mem: Mem) -> None:
+            core, layout = self.core, self.core.layout
+            work(mem)
+            pins = core.client.intents(mem, me)
+            for n in range(pins):
+                assert core.client.defer(mem, me, n)
+            for n in range(layout.OPS):
+                assert not core.atomics.read_once(mem, core.client.word_at(mem, me, n)), "the next operation meets an intent"
+            self.getter(me)(mem)
+            if pins and not core.client.is_refused(mem):
+                core.reap.resolve_intents(mem, me, me)
+
+        return run
+
+
+DEFER_LOST = Edit("client", "defer", "            atomics.write_once(mem, pin(mem, me, n), name)\n", "")
+DEFER_KEPT = Edit("client", "defer", "            atomics.write_once(mem, word_at(mem, me, op), 0)\n", "")
+
+
+@scenario("refused/tidy", {**REFUSED, "PINS": 4}, PARTS, {
+    "defer-lost": Bug((DEFER_LOST,), ALL, "the page has no owner"),
+    "defer-kept": Bug((DEFER_KEPT,), ALL, "the next operation meets the intent"),
+})  # fmt: skip
+def refused_tidy(core: Core) -> Program:
+    """The worker removes a folio, moves the names of what it has to leave to its ledger, and works on."""
+    p = Tidy(core, 5, more=(2,), height=1)
+    return p.beside(p.tidy(WORKER, p.remover(WORKER)))
+
+
+class Windowed(Tidy):
+    """The worker has a window, whose table is its pin 0."""
+
+    table: int
+
+    def setup(self, mem: Direct) -> None:
+        super().setup(mem)
+        core = self.core
+        self.table = core.pagetable.make(mem, WORKER, 0, 1)
+        core.page_ref.get(mem, core.atomics.folio_at(mem, self.pfn))
+        core.pagetable.map(mem, self.table, 0, self.pfn)
+        self.truncater(REAPER)(mem)
+
+    def closer(self, me: int) -> Thread:
+        """Return a thread that releases the window, and tries again as long as the ledger has its table."""
+
+        def close(mem: Mem) -> None:
+            core = self.core
+            for _ in range(2):
+                word = core.atomics.read_once(mem, core.client.pin(mem, me, 0))
+                if word & core.layout.PIN_OWNED and not core.pagetable.release(mem, me, 0, word & core.layout.PIN_PFN):
+                    assert core.atomics.read_once(mem, core.client.pin(mem, me, 0)), "the table is in no word to try again with"
+
+        return close
+
+    def left(self, mem: Direct) -> None:
+        self.closer(WORKER)(mem)
+        super().left(mem)
+
+
+@scenario("refused/window", {**REFUSED, "PINS": 4}, PARTS, {
+    "table-forgotten": Bug((Edit("pagetable", "release", "            client.defer(mem, me, n)", "            pass"),), ALL,
+        "the intent stays where the next operation meets it"),
+})  # fmt: skip
+def refused_window(core: Core) -> Program:
+    """The worker releases a window over a folio that has left its mapping, twice if it has to."""
+    p = Windowed(core, 5, height=1)
+    return p.beside(p.closer(WORKER))

@@ -41,6 +41,7 @@ class Leaving(Pool):
             while core.client.state(mem, me) != core.layout.SLOT_CLEAN:
                 core.atomics.cpu_relax()
             assert core.client.is_idle(mem, me), "a clean slot names a folio"
+            core.client.wipe(mem, me)
             core.client.attach(mem, me)
             return self.getter(me)(mem)
 

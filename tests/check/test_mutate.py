@@ -1,0 +1,137 @@
+"""Mutation testing: of a small package whole, with its tests and scenarios; and the explanations of the core's survivors."""
+
+import json
+from pathlib import Path
+
+import pytest
+from sampled import sampled
+
+from foliocache.check import loader, mutate, scenario, trial
+from foliocache.check.program import Program
+from foliocache.check.scenarios import CORE
+
+SUITE = scenario.load_suite("foliocache.check.scenarios")
+EXPLAINED = Path(__file__).parent / "survivors"
+PAIR = """
+import cython
+if not cython.compiled:
+    from . import atomics
+
+def post(mem, value):
+    atomics.write32(mem, 64, value)
+    atomics.store_release(mem, 0, 1)
+    atomics.store_relaxed(mem, 128, value)
+
+def full(mem):
+    if atomics.load_acquire(mem, 0) == 0:
+        return False
+    return True
+"""
+TESTS = """
+from pathlib import Path
+import pytest
+from foliocache.check import facade_threads, loader
+
+@pytest.fixture
+def pair():
+    return loader.load(Path({package!r}), facade_threads).pair
+
+def test_full(pair):
+    mem = facade_threads.Memory(256)
+    assert not pair.full(mem)
+    pair.post(mem, 7)
+    assert pair.full(mem)
+"""
+CONFTEST = "from hypothesis import settings\nsettings.register_profile('mutants', settings.default)\n"
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A package of one module, a suite of one scenario, and one test, which does not look at the value."""
+    for folder in ("package", "tests", "explained"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "package" / "pair.py").write_text(PAIR)
+    (tmp_path / "tests" / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "tests" / "test_pair.py").write_text(TESTS.format(package=str(tmp_path / "package")))
+    suite = scenario.Suite(tmp_path / "package")
+
+    @suite.scenario("pair/post")
+    def post(core):
+        def read(mem):
+            if core.pair.full(mem):
+                assert core.atomics.read32(mem, 64) == 7
+
+        return Program([lambda mem: core.pair.post(mem, 7), read])
+
+    options = mutate.Options(tmp_path / "tests", tmp_path / "explained", tmp_path / "kept")
+    return suite, options
+
+
+def texts(found):
+    return sorted(m.text for m in found)
+
+
+LAST = "drop: atomics.store_relaxed(mem, 128, value)"
+SWAPPED = "swap: atomics.store_release(mem, 0, 1) => atomics.store_relaxed(mem, 128, value)"
+
+
+def test_a_package(pair, capsys):
+    suite, options = pair
+    wanted = mutate.all_of(suite.package, ["pair"])
+    outcome = mutate.run(suite, ["pair"], wanted, options)
+    by = {m.text: by.partition("::")[2] or by for m, by in outcome.by.items()}
+    assert by["drop: atomics.store_release(mem, 0, 1)"] == "test_full"
+    assert by["always: if atomics.load_acquire(mem, 0) == 0"] == "test_full"
+    assert by["drop: atomics.write32(mem, 64, value)"] == "scenario pair/post"
+    first = "swap: atomics.write32(mem, 64, value) => atomics.store_release(mem, 0, 1)"
+    assert by[first] == "scenario pair/post"
+    assert {LAST, SWAPPED} <= set(texts(outcome.unexplained)) and mutate.report(outcome) == 1
+    assert f"pair.post line 9: {LAST}" in capsys.readouterr().out
+
+    # What is left is explained, by its text and by a rule. The answers are kept: nothing is tried again.
+    others = [m for m in outcome.unexplained if m.text not in (LAST, SWAPPED)]
+    lines = ["[reasons]", 'unread = "no one reads it"', '["every function"]', "'/(drop|swap): .*128, value\\)/' = 'unread'"]
+    for function in dict.fromkeys(m.function for m in others):
+        lines += [f"[{function}]", *(f"{json.dumps(m.text)} = 'equal'" for m in others if m.function == function)]
+    file = options.explained / "pair.toml"
+    file.write_text("\n".join(lines))
+    answers = (options.kept / "answers.jsonl").read_text()
+    outcome = mutate.run(suite, ["pair"], wanted, mutate.Options(options.tests, options.explained, options.kept, resume=True))
+    assert (texts(outcome.unexplained), outcome.stale, mutate.report(outcome)) == ([], [], 0)
+    assert outcome.explained[next(m for m in outcome.ruled if m.text == LAST)] == "no one reads it"
+    assert (options.kept / "answers.jsonl").read_text() == answers
+
+    # An explanation of what is found, one of what is not found by what it says, and one of nothing.
+    file.write_text(
+        f"[post]\n'{first}' = 'the scenario finds it'\n'{LAST}' = 'scenario pair/post'\n'drop: gone(mem)' = 'it was there'\n"
+    )
+    explained = mutate.explanations(options.explained, suite.package, ["pair"])
+    outcome = mutate.Outcome(
+        outcome.by | {m: "scenario pair/post" for m in outcome.by if m.text == first}, explained.reasons, explained.stale
+    )
+    assert (texts(outcome.needless), texts(outcome.wrong), outcome.stale) == ([first], [LAST], ["pair.post: drop: gone(mem)"])
+    assert mutate.report(outcome) == 1
+
+
+def explained():
+    found = mutate.explanations(EXPLAINED, CORE, loader.modules(CORE))
+    assert {file.stem for file in EXPLAINED.glob("*")} <= set(loader.modules(CORE))
+    return found
+
+
+def test_every_explained_mutant_of_the_core_exists():
+    assert explained().stale == []
+
+
+def by_scenario():
+    """What is explained by the scenario that alone finds it."""
+    return [
+        (m, reason.removeprefix("scenario ")) for m, reason in explained().reasons.items() if reason.startswith("scenario ")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mutant", "name"), sampled(by_scenario(), 2), ids=lambda part: part if isinstance(part, str) else part.place
+)
+def test_the_scenario_finds_it(mutant, name):
+    assert trial.found(SUITE.scenarios[name], mutant)
