@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The extras of pyproject.toml that a target needs, where it is not one called like the target.
 EXTRAS_demo := cli,http
 
-.PHONY: demo test test-lowest test-wheel torch coverage lint build bench soak wheels site release-check clean
+.PHONY: demo test test-lowest test-wheel test-aarch64 torch coverage lint build bench soak wheels site release-check clean
 
 demo: $(VENV)/.demo build
 	$(BIN)/foliocache demo
@@ -58,6 +58,10 @@ wheels: $(VENV)/.wheels
 # The tests of a library that was installed from its wheel, where no compiler is found, and with it the example of the README.
 test-wheel: wheels
 	$(BIN)/python -m tools.trial wheel
+
+# The wheel for 64-bit ARM, cross-built, and the core's tests under emulation.
+test-aarch64: $(VENV)/.wheels build
+	$(BIN)/python -m tools.aarch64
 
 # The tests with the oldest versions that pyproject.toml allows.
 test-lowest: $(VENV)/.wheels
