@@ -54,7 +54,7 @@ def test_commands_are_there(name):
     for code in commands((ROOT / name).read_text()):
         for command in re.findall(r"(?:^|[ /])foliocache ([a-z]+)\b(?!\.)", code, re.MULTILINE):
             assert command in COMMANDS, code
-        for target in re.findall(r"(?:^|[ &])make ([a-z-]+)\b", code, re.MULTILINE):
+        for target in re.findall(r"(?:^|[ &])make ([a-z0-9-]+)\b", code, re.MULTILINE):
             assert target in targets, code
 
 

@@ -16,6 +16,7 @@ from setuptools import Distribution
 import foliocache
 
 ROOT = Path(__file__).parents[1]
+KINDS = (".py", ".pyx", ".pxd", ".pyi", ".h", ".typed", ".html", ".css", ".js")
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_the_wheel_has_the_library_alone(distribution, tmp_path):
     command.ensure_finalized()
     files = [Path(each).relative_to(built) for each in command.get_outputs(include_bytecode=False)]
     assert {each.parts[0] for each in files} == {"foliocache"}
-    sources = [path for path in (ROOT / "src").rglob("*") if path.suffix in (".py", ".pyx", ".pxd", ".pyi", ".h", ".typed")]
+    sources = [path for path in (ROOT / "src").rglob("*") if path.suffix in KINDS]
     assert len(sources) > 100 and set(files) == {path.relative_to(ROOT / "src") for path in sources}
     compiled = {each.with_suffix("") for each in files if each.suffix in (".pyx", ".pxd") and each.stem != "__init__"}
     stubs = {each.with_suffix("") for each in files if each.suffix == ".pyi"}

@@ -33,6 +33,7 @@ def weather(server):
     """Fields that change with time as a NetCDF file, in compressed chunks."""
     numpy, xarray = pytest.importorskip("numpy"), pytest.importorskip("xarray")
     pytest.importorskip("h5netcdf", reason="h5netcdf is not installed")
+    pytest.importorskip("h5py", reason="h5py is not installed")
     data = xarray.Dataset({"temperature": (("time", "y", "x"), field())}, {"time": numpy.arange(24)})
     layout = {"temperature": {"chunksizes": (4, 100, 100), "zlib": True}}
     data.to_netcdf(server.folder / "weather.nc", engine="h5netcdf", encoding=layout)
