@@ -1,5 +1,6 @@
 """Mutation testing: of a small package whole, with its tests and scenarios; and the explanations of the core's survivors."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def pair(tmp_path):
 
         return Program([lambda mem: core.pair.post(mem, 7), read])
 
+    (tmp_path / "explained" / "pair.toml").write_text("complete = true")
     options = mutate.Options(tmp_path / "tests", tmp_path / "explained", tmp_path / "kept")
     return suite, options
 
@@ -90,7 +92,13 @@ def test_a_package(pair, capsys):
 
     # What is left is explained, by its text and by a rule. The answers are kept: nothing is tried again.
     others = [m for m in outcome.unexplained if m.text not in (LAST, SWAPPED)]
-    lines = ["[reasons]", 'unread = "no one reads it"', '["every function"]', "'/(drop|swap): .*128, value\\)/' = 'unread'"]
+    lines = [
+        "complete = true",
+        "[reasons]",
+        'unread = "no one reads it"',
+        '["every function"]',
+        "'/(drop|swap): .*128, value\\)/' = 'unread'",
+    ]
     for function in dict.fromkeys(m.function for m in others):
         lines += [f"[{function}]", *(f"{json.dumps(m.text)} = 'equal'" for m in others if m.function == function)]
     file = options.explained / "pair.toml"
@@ -100,6 +108,18 @@ def test_a_package(pair, capsys):
     assert (texts(outcome.unexplained), outcome.stale, mutate.report(outcome)) == ([], [], 0)
     assert outcome.explained[next(m for m in outcome.ruled if m.text == LAST)] == "no one reads it"
     assert (options.kept / "answers.jsonl").read_text() == answers
+
+    # Elsewhere, a small file says all.
+    mutate.keep(suite.package, options)
+    elsewhere = dataclasses.replace(options, kept=options.kept / "elsewhere", resume=True)
+    again = mutate.run(suite, ["pair"], wanted, elsewhere)
+    assert {m for m, by in again.by.items() if by} == {m for m, by in outcome.by.items() if by}
+    assert not (elsewhere.kept / "answers.jsonl").exists()
+
+    # What is left in a module that was not looked at whole is no failure.
+    file.write_text("")
+    outcome = mutate.run(suite, ["pair"], wanted, dataclasses.replace(options, resume=True))
+    assert {LAST, SWAPPED} <= set(texts(outcome.open)) and mutate.report(outcome) == 0
 
     # An explanation of what is found, one of what is not found by what it says, and one of nothing.
     file.write_text(

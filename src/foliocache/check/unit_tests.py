@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from . import loader, mutants, reach
+from . import answers, loader, mutants, reach
 from .mutants import Mutant
 from .mutation import Mismatch, Mutation
 
@@ -182,14 +182,10 @@ class Runner:
         print("survives", file=out)
 
 
-def key(mutant: Mutant) -> list[Any]:
-    return [mutant.module, mutant.function, mutant.how, mutant.old, mutant.new, mutant.nth]
-
-
 def mutant_of(package: Path, wanted: Iterable[Any]) -> Mutant | None:
     module, function, *_ = wanted = tuple(wanted)
     source = (package / f"{module}.py").read_text()
-    return next((m for m in mutants.mutants_of(source, module, function) if tuple(key(m)) == wanted), None)
+    return next((m for m in mutants.mutants_of(source, module, function) if tuple(answers.key(m)) == wanted), None)
 
 
 def statement_of(package: Path, mutant: Mutant) -> int:
