@@ -10,8 +10,10 @@ from sampled import few, sampled
 from foliocache.check import loader, mutate, scenario, trial
 from foliocache.check.program import Program
 from foliocache.check.scenarios import CORE
+from foliocache.check.unit_tests import statement_of
 
 SUITE = scenario.load_suite("foliocache.check.scenarios")
+ROOT = Path(__file__).parents[2]
 EXPLAINED = Path(__file__).parent / "survivors"
 PAIR = """
 import cython
@@ -135,7 +137,7 @@ def test_a_package(pair, capsys):
 
 def explained():
     found = mutate.explanations(EXPLAINED, CORE, loader.modules(CORE))
-    assert {file.stem for file in EXPLAINED.glob("*")} <= set(loader.modules(CORE))
+    assert {file.stem for file in EXPLAINED.glob("*.toml")} <= set(loader.modules(CORE))
     return found
 
 
@@ -156,3 +158,25 @@ def by_scenario():
 )
 def test_the_scenario_finds_it(mutant, name):
     assert trial.found(SUITE.scenarios[name], mutant)
+
+
+def found_by_tests():
+    """Return what the list says: which unit test finds each of these mutants, for those that are still there."""
+    known = {(m.place, m.text): m for m in mutate.all_of(CORE, loader.modules(CORE))}
+    lines = [tuple(line.split("\t")) for line in (EXPLAINED / "found.txt").read_text().splitlines()]
+    there = {known[place, text]: test for place, text, test in lines if (place, text) in known}
+    assert few(set(lines) - {(m.place, m.text, test) for m, test in there.items()}, lines)
+    return there
+
+
+def test_unit_tests_find_a_sample(tmp_path):
+    """A whole run with the tests that are known to find these mutants, and no others."""
+    known = found_by_tests()
+    tests = {test: {"seconds": 0.1, "reaches": set()} for test in known.values()}
+    for mutant, test in known.items():
+        tests[test]["reaches"].add(f"{mutant.module}:{statement_of(CORE, mutant)}")
+    told = {test: each | {"reaches": sorted(each["reaches"])} for test, each in tests.items()}
+    options = mutate.Options(ROOT / "tests" / "mm", EXPLAINED, tmp_path)
+    mutate.reached_by_tests(CORE, options).write_text(json.dumps({"tests": told, "failed": []}))
+    by = mutate.unit_tests(SUITE, list(known), options)
+    assert [f"{m.place}: {m.text}" for m in known if not by[m]] == []

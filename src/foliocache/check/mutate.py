@@ -187,7 +187,7 @@ def keep(package: Path, options: Options) -> None:
 def unit_tests(suite: Suite, wanted: Sequence[Mutant], options: Options) -> dict[Mutant, str]:
     """Return which unit test finds each mutant; "" if none does."""
     options.kept.mkdir(parents=True, exist_ok=True)
-    reached = options.kept / f"tests-{_digest(options.tests, suite.package)}-{len(options.deselect)}.json"
+    reached = reached_by_tests(suite.package, options)
     file = options.kept / "answers.jsonl"
     if options.fresh:
         for each in (file, options.kept / "scenarios.jsonl"):
@@ -205,6 +205,11 @@ def unit_tests(suite: Suite, wanted: Sequence[Mutant], options: Options) -> dict
                 raise RuntimeError(f"the tests' process has ended with {process.returncode}: see {log}")
         known = known_answers(suite.package, modules, options).tests
     return {m: known.get(m, "") for m in wanted}
+
+
+def reached_by_tests(package: Path, options: Options) -> Path:
+    """Return the file that says what each unit test reaches, if there is one."""
+    return options.kept / f"tests-{_digest(options.tests, package)}-{len(options.deselect)}.json"
 
 
 def _pytest(asked: dict[str, Any], options: Options, n: int) -> tuple[subprocess.Popen[bytes], Path]:
