@@ -443,6 +443,15 @@ def test_open_evicts_for_the_record(segment):
         assert segment.filemap.open(ME, key, 0, key, 64 * PAGE, 0, height, b"key", 3, 0) != 0
 
 
+def test_open_of_what_is_there_evicts_nothing(segment):
+    ino = segment.open(1)
+    segment.cache(ino, range(64 - 3))
+    take_all(segment)
+    height = segment.world.xarray.height_for(64)
+    assert segment.filemap.open(ME, 1, 2, 1, 64 * PAGE, 0, height, b"key", 3, 0) == ino
+    assert segment.mapping.folios(ino) == 64 - 3
+
+
 # Damage, and calls that must end nevertheless.
 
 

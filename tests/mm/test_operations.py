@@ -268,3 +268,13 @@ def test_an_operation_that_is_refused_a_lock(name, monkeypatch):
         segment.reap.sweep(ME)
         assert segment.client.is_idle(ME)
         assert segment.findings() == [], lock
+
+
+def test_a_fill_that_cannot_be_withdrawn_is_left_to_a_waiter():
+    """The tree's lock is refused, so the folio stays where it is, locked, and has no filler."""
+    r = ready()
+    r.segment.client.attach(OTHER)
+    assert r.segment.robust_lock.lock(locks(r)["tree"], OTHER) == r.layout.LOCK_TAKEN
+    r.segment.filemap.withdraw(ME, r.filled, 0)
+    assert r.segment.flags.load(r.segment.at(r.filled)) & r.layout.PG_LOCKED
+    assert r.segment.field(r.filled, r.layout.F_OWNER) == NIL
