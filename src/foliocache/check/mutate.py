@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 # How an explanation begins.
 SCENARIO, TEST = "scenario ", "test "
-SURVEY = 2.0  # seconds of a scenario, after which the rest of what it may reach is left out
+SURVEY = 0.4  # seconds of a scenario, after which the rest of what it may reach is left out
+EXPLORED = 5  # times the effort: seconds of one exploration
 EVERY = "every function"  # the table of rules that are for all functions of a module
 COMPLETE = "complete"
 PACKED = "answers.txt"
@@ -254,9 +255,12 @@ def scenarios(suite: Suite, wanted: Sequence[Mutant], explained: dict[Mutant, st
         asked.update(_asked(suite, rest, options))
     texts = answers.texts(suite.package, modules)
     todo = [m for m in wanted if asked.get(m)]
+    budgets = dict.fromkeys(rest, EXPLORED * options.effort)
     with (options.kept / "scenarios.jsonl").open("a") as out:
         out.writelines(answers.line(m, texts[m.module, m.function], "") for m in rest if not asked[m])
-        for mutant, by in parallel.each(lambda m: found_by(suite, m, asked[m]), todo, options.jobs):
+        for mutant, by in parallel.each(
+            lambda m: found_by(suite, m, asked[m], budgets.get(m, trial.BUDGET)), todo, options.jobs
+        ):
             found[mutant] = by
             out.write(answers.line(mutant, texts[mutant.module, mutant.function], by))
             out.flush()
@@ -284,10 +288,10 @@ def reached_by_scenarios(suite: Suite, options: Options) -> dict[str, tuple[set[
     return {name: (set(points), seconds) for name, (points, seconds) in json.loads(file.read_text()).items()}
 
 
-def found_by(suite: Suite, mutant: Mutant, names: Sequence[str]) -> str:
-    """Return "scenario NAME" of the first of these scenarios that fails with the mutant, else ""."""
+def found_by(suite: Suite, mutant: Mutant, names: Sequence[str], budget: float) -> str:
+    """Return "scenario NAME" of the first of these scenarios that fails with the mutant within so many seconds, else ""."""
     for name in names:
-        if trial.found(suite.scenarios[name], mutant):
+        if trial.found(suite.scenarios[name], mutant, budget):
             return f"{SCENARIO}{name}"
     return ""
 
