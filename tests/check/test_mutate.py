@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import signal
 from pathlib import Path
 
 import pytest
 from sampled import few, sampled
 
-from foliocache.check import loader, mutate, scenario, trial
+from foliocache.check import loader, mutate, scenario, trial, unit_tests
 from foliocache.check.program import Program
 from foliocache.check.scenarios import CORE
 from foliocache.check.unit_tests import statement_of
@@ -180,3 +181,10 @@ def test_unit_tests_find_a_sample(tmp_path):
     mutate.reached_by_tests(CORE, options).write_text(json.dumps({"tests": told, "failed": []}))
     by = mutate.unit_tests(SUITE, list(known), options)
     assert [f"{m.place}: {m.text}" for m in known if not by[m]] == []
+
+
+def test_a_child_that_sleeps_is_hung(monkeypatch):
+    """Long before one that works, whose processor time is limited."""
+    monkeypatch.setattr(unit_tests, "ASLEEP", 0.2)
+    told, status = unit_tests._in_child(lambda out: (print(1, file=out, flush=True), signal.pause()), 3600)
+    assert (told, status) == ("1\n", -signal.SIGKILL)
