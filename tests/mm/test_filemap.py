@@ -201,6 +201,25 @@ def test_grab_with_a_page_but_none_for_the_node(segment):
     assert segment.lru.pages(segment.layout.QUEUE_SMALL) == 0
 
 
+def test_grab_evicts_for_the_node(segment):
+    """There is a page for the folio. The other object has one folio, and so no nodes."""
+    ino, other = segment.open(1), segment.open(2, folios=1)
+    segment.cache(other, [0])
+    taken = take_all(segment)
+    segment.page_alloc.free(ME, taken.pop(), 0)
+    assert grab(segment, ino, 0) & segment.layout.GRAB_ADDED
+    assert segment.mapping.folios(other) == 0
+
+
+@pytest.mark.parametrize("folios", [1, 3])
+def test_a_folio_ends_with_its_object(segment, folios):
+    ino = segment.open(folios=folios)
+    found = segment.filemap.grab(ME, ino, folios - 1, 0, 2, folios * PAGE)
+    assert found & segment.layout.GRAB_ADDED
+    assert segment.page_type.span(found & NIL) == 0
+    assert segment.findings() == []
+
+
 def test_grab_keeps_a_mapping_that_has_folios(segment):
     ino = segment.open()
     pfn = segment.add(ino, 0)

@@ -88,3 +88,11 @@ def test_a_loser_of_the_takeover_is_told(segments, between):
     with between(segment, "cmpxchg_acquire", lambda: segment.set_field(pfn, segment.layout.F_OWNER, 3)):
         assert not segment.fill.take_over(2, pfn)
     assert segment.field(pfn, segment.layout.F_OWNER) == 3
+
+
+def test_a_fill_that_is_abandoned_at_its_end_is_complete(segment, filling):
+    """Its filler died between the two steps of ``flags.unlock``."""
+    layout = segment.layout
+    segment.set_field(filling, layout.F_FLAGS, layout.PG_LOCKED | layout.PG_UPTODATE)
+    segment.fill.abandon(ME, filling)
+    assert segment.flags.load(segment.at(filling)) == layout.PG_UPTODATE
