@@ -3,9 +3,9 @@
 ``python -m foliocache.check.mutate [MODULE ...]`` is run in a checkout. A mutant is tried against the unit tests that reach it
 (``unit_tests``), in the interpreted world; those that no test finds, against the scenarios that reach it, under rc11. What is
 left must be *explained*: a file for each module says why a mutant is equivalent, or which scenario or slow test alone finds it.
-A rule explains many, of which tests may find some. A file that says ``complete = true`` is of a module whose mutants have all
-been looked at. The exit code is 1 if a mutant of such a module is found by nothing and not explained, or if an explanation is
-of no mutant, or of one that is found.
+A rule explains many, of which tests may find some. A file that says ``"looked at whole" = true`` is of a module whose mutants
+have all been looked at. The exit code is 1 if a mutant of such a module is found by nothing and not explained, or if an
+explanation is of no mutant, or of one that is found.
 
 Answers are kept in ``build/mutate`` by the text of the function, so a run that was ended goes on where it was, and after a
 change only the changed functions and the mutants that no test had found are tried again (all: ``--fresh``). ``--keep`` writes
@@ -43,7 +43,7 @@ SCENARIO, TEST = "scenario ", "test "
 SURVEY = 0.4  # seconds of a scenario, after which the rest of what it may reach is left out
 EXPLORED = 5  # times the effort: seconds of one exploration
 EVERY = "every function"  # the table of rules that are for all functions of a module
-COMPLETE = "complete"
+COMPLETE = "looked at whole"
 PACKED = "answers.txt"
 
 
@@ -127,7 +127,8 @@ def explanations(folder: Path, package: Path, modules: Iterable[str]) -> Explana
 
     A file is called ``MODULE.toml``; it has a table for each function, and perhaps one called ``every function``. A key is
     ``Mutant.text``, or a rule: a regular expression between slashes, for all mutants whose whole text it matches. A reason may
-    be the name of one in the table ``reasons``. ``complete = true`` says that all mutants of the module have been looked at.
+    be the name of one in the table ``reasons``. ``"looked at whole" = true`` is above all tables if all mutants of
+    the module have been.
     """
     found = Explanations()
     for module in modules:
