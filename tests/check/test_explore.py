@@ -146,3 +146,20 @@ def test_progress_is_shown_in_a_terminal_alone(monkeypatch):
             assert told.endswith(f"\r{verify.ERASE}")
         else:
             assert told == ""
+
+
+def test_verify_explores_a_slow_scenario_under_one_model(monkeypatch):
+    """The rest is for ``--model``, and for the tests with FOLIOCACHE_CHECK=whole."""
+    chosen = {s.slow: name for name, s in SCENARIOS.items()}
+    asked = []
+
+    def noted(tasks, jobs):
+        asked.append([(task.scenario, task.model, task.mutation) for task in tasks])
+        return []
+
+    monkeypatch.setattr(verify, "_run", noted)
+    for slow in (True, False):
+        name = chosen[slow]
+        for models, told in ((("rc11",) if slow else scenario.ALL), ()), (scenario.ALL, scenario.ALL):
+            verify.verify(name, model=told)
+            assert [each for each in asked.pop() if each[0] == name and each[2] is None] == [(name, m, None) for m in models]

@@ -1,14 +1,15 @@
 """``reached.txt`` says for each function of the core which scenario calls it; "-" if unit tests alone do.
 
-A few scenarios call all that is called; samples of these are looked at. With FOLIOCACHE_CHECK=whole all scenarios are explored,
-and with PIN=1 the file is written, from samples of all.
+A few scenarios call all that is called; samples of these are looked at. So that changes of the core can be merged, a few
+functions may be missing from the list, or gone. With FOLIOCACHE_CHECK=whole all scenarios are explored, and the list must be
+whole and true. With PIN=1 the file is written, from samples of all; what it says already and is still so stays.
 """
 
 import os
 from pathlib import Path
 
 import pytest
-from sampled import WHOLE
+from sampled import WHOLE, few
 
 from foliocache.check import reach, scenario
 from foliocache.check.scenarios import CORE
@@ -20,15 +21,17 @@ FUNCTIONS = [
     f"{module}.{name}" for module in reach.modules(CORE) for name, each in reach.points(CORE, module).lines.items() if each
 ]
 SAMPLES = 60
+AGAIN = f"to write it again: PIN=1 .venv/bin/python -m pytest {Path(__file__).relative_to(Path(__file__).parents[2])}"
 
 
-def calls(name):
-    return reach.called(CORE, reach.explored(SUITE, name, samples=SAMPLES)[0])
+def calls(name, samples=SAMPLES):
+    return reach.called(CORE, reach.explored(SUITE, name, samples=samples)[0])
 
 
 def chosen():
-    """Return a scenario for each function, few of them altogether."""
-    by, found = {name: calls(name) for name in SUITE.scenarios}, {}
+    """Return a scenario for each function: the one that the list says, if it is right; else one of few."""
+    by = {name: calls(name) for name in SUITE.scenarios}
+    found = {function: name for function, name in REACHED.items() if function in by.get(name, ())}
     while left := {function for each in by.values() for function in each} - set(found):
         best = max(by, key=lambda name: len(by[name] & left))
         found |= dict.fromkeys(by[best] & left, best)
@@ -42,18 +45,20 @@ def test_pin():
 
 
 def test_every_function_is_in_the_list():
-    assert sorted(REACHED) == sorted(FUNCTIONS), f"to write it again: PIN=1 pytest {__file__}"
+    assert few(set(REACHED) ^ set(FUNCTIONS), FUNCTIONS), AGAIN
 
 
-@pytest.mark.parametrize("name", sorted(set(REACHED.values()) - {"-"}))
+@pytest.mark.parametrize("name", sorted(set(REACHED.values()) & set(SUITE.scenarios)))
 def test_the_scenario_calls_them(name):
+    wanted = {function for function, by in REACHED.items() if by == name and function in FUNCTIONS}
     found = calls(name)
-    assert {function for function, by in REACHED.items() if by == name} <= found
-    assert not {function for function, by in REACHED.items() if by == "-"} & found
+    if not wanted <= found:  # another change of the core gives other samples
+        found |= calls(name, None)
+    assert wanted <= found, AGAIN
 
 
 @pytest.mark.skipif(not WHOLE, reason="minutes: FOLIOCACHE_CHECK=whole")
 @pytest.mark.timeout(3000)
 def test_the_list_is_true():
     reached = set().union(*(found for found, _ in reach.survey(SUITE, os.cpu_count() or 1).values()))
-    assert reach.called(CORE, reached) == {function for function, by in REACHED.items() if by != "-"}
+    assert reach.called(CORE, reached) == {function for function, by in REACHED.items() if by != "-"}, AGAIN

@@ -201,6 +201,25 @@ def test_grab_with_a_page_but_none_for_the_node(segment):
     assert segment.lru.pages(segment.layout.QUEUE_SMALL) == 0
 
 
+def test_grab_evicts_for_the_node(segment):
+    """There is a page for the folio. The other object has one folio, and so no nodes."""
+    ino, other = segment.open(1), segment.open(2, folios=1)
+    segment.cache(other, [0])
+    taken = take_all(segment)
+    segment.page_alloc.free(ME, taken.pop(), 0)
+    assert grab(segment, ino, 0) & segment.layout.GRAB_ADDED
+    assert segment.mapping.folios(other) == 0
+
+
+@pytest.mark.parametrize("folios", [1, 3])
+def test_a_folio_ends_with_its_object(segment, folios):
+    ino = segment.open(folios=folios)
+    found = segment.filemap.grab(ME, ino, folios - 1, 0, 2, folios * PAGE)
+    assert found & segment.layout.GRAB_ADDED
+    assert segment.page_type.span(found & NIL) == 0
+    assert segment.findings() == []
+
+
 def test_grab_keeps_a_mapping_that_has_folios(segment):
     ino = segment.open()
     pfn = segment.add(ino, 0)
@@ -441,6 +460,15 @@ def test_open_evicts_for_the_record(segment):
     height = segment.world.xarray.height_for(64)
     for key in range(2, 60):
         assert segment.filemap.open(ME, key, 0, key, 64 * PAGE, 0, height, b"key", 3, 0) != 0
+
+
+def test_open_of_what_is_there_evicts_nothing(segment):
+    ino = segment.open(1)
+    segment.cache(ino, range(64 - 3))
+    take_all(segment)
+    height = segment.world.xarray.height_for(64)
+    assert segment.filemap.open(ME, 1, 2, 1, 64 * PAGE, 0, height, b"key", 3, 0) == ino
+    assert segment.mapping.folios(ino) == 64 - 3
 
 
 # Damage, and calls that must end nevertheless.

@@ -61,3 +61,38 @@ def test_other_flags_survive(segment, filling):
     segment.flags.set_readahead(segment.at(filling))
     segment.fill.complete(filling)
     assert segment.flags.load(segment.at(filling)) == segment.layout.PG_UPTODATE | segment.layout.PG_READAHEAD
+
+
+def test_take_over_of_what_a_living_client_fills(segment, filling):
+    segment.client.attach(2)
+    assert not segment.fill.take_over(2, filling)
+    assert segment.field(filling, segment.layout.F_OWNER) == ME
+
+
+def test_one_client_takes_over_from_a_dead_one(segment, filling):
+    segment.client.attach(2)
+    segment.client.set_state(ME, segment.layout.SLOT_DEAD)
+    assert segment.fill.take_over(2, filling)
+    assert segment.field(filling, segment.layout.F_OWNER) == 2
+    assert not segment.fill.take_over(3, filling)
+    assert segment.field(filling, segment.layout.F_OWNER) == 2
+
+
+def test_a_loser_of_the_takeover_is_told(segments, between):
+    segment = segments()
+    found = segment.filemap.grab(ME, segment.open(), 3, 0, 0, 4096)
+    pfn = found & segment.layout.NIL
+    if segment.world.compiled:
+        pytest.skip("its steps cannot be stopped")
+    segment.client.set_state(ME, segment.layout.SLOT_DEAD)
+    with between(segment, "cmpxchg_acquire", lambda: segment.set_field(pfn, segment.layout.F_OWNER, 3)):
+        assert not segment.fill.take_over(2, pfn)
+    assert segment.field(pfn, segment.layout.F_OWNER) == 3
+
+
+def test_a_fill_that_is_abandoned_at_its_end_is_complete(segment, filling):
+    """Its filler died between the two steps of ``flags.unlock``."""
+    layout = segment.layout
+    segment.set_field(filling, layout.F_FLAGS, layout.PG_LOCKED | layout.PG_UPTODATE)
+    segment.fill.abandon(ME, filling)
+    assert segment.flags.load(segment.at(filling)) == layout.PG_UPTODATE

@@ -202,23 +202,62 @@ def test_an_operation(name, pages, monkeypatch):
     assert segment.findings() == []
 
 
+# What an operation returns while another client holds one of these locks. With any other lock it returns what it always does.
+LAYOUT = impatient().layout
+REFUSED = {
+    "add": ("alloc tree", LAYOUT.GRAB_NOMEM),
+    "add two units": ("alloc tree", LAYOUT.GRAB_NOMEM),
+    "add what is there": ("tree", LAYOUT.GRAB_NOMEM),
+    "invalidate": ("alloc lru table tree", False),
+    "invalidate nothing": ("table", False),
+    "forget": ("alloc lru table tree", LAYOUT.INO_BUSY),
+    "forget nothing": ("table", LAYOUT.INO_BUSY),
+    "open": ("table mappings", 0),
+    "open what is there": ("table", 0),
+    "resolve": ("table", 0),
+    "make a table": ("alloc", NIL),
+    "release a table": ("alloc", False),
+    "evict": ("alloc lru tree", 0),
+    "evict everything": ("alloc lru tree", 0),
+    "evict a chunk": ("alloc lru tree", False),
+    "ask": ("names", LAYOUT.NAME_BUSY),
+    "ask what is known": ("names", LAYOUT.NAME_BUSY),
+    "ask what is asked": ("names", LAYOUT.NAME_BUSY),
+    "answer": ("names", False),
+    "forget a name": ("names", False),
+    "join": ("names", 0),
+}
+
+
 def locks(r):
-    """Return the locks of the pool, and of the trees that of the object."""
+    """Return the locks of the pool, and of the trees that of the object, by name."""
     layout = r.layout
-    slabs = [layout.SLAB_LOCK + n * layout.SLAB_STRIDE for n in range(layout.SLABS)]
-    tree = r.segment.world.mapping._tree_lock(r.ino)
-    return [layout.ALLOC_LOCK, layout.LRU_LOCK, layout.TABLE_LOCK, layout.NAMES_LOCK, tree, *slabs]
+    slabs = {"nodes": layout.SLAB_NODES, "mappings": layout.SLAB_MAPPINGS, "records": layout.SLAB_NAMES}
+    return {
+        "alloc": layout.ALLOC_LOCK,
+        "lru": layout.LRU_LOCK,
+        "table": layout.TABLE_LOCK,
+        "names": layout.NAMES_LOCK,
+        "tree": r.segment.world.mapping._tree_lock(r.ino),
+        **{name: layout.SLAB_LOCK + number * layout.SLAB_STRIDE for name, number in slabs.items()},
+    }
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_that_is_refused_a_lock(name, monkeypatch):
-    for word in locks(ready()):
+    answer = OPERATIONS[name](ready())
+    refusing, refused = REFUSED.get(name, ("", None))
+    for lock, word in locks(ready()).items():
         r = ready()
         segment = r.segment
         segment.client.attach(OTHER)
         assert segment.robust_lock.lock(word, OTHER) != segment.layout.LOCK_BUSY
         with Watch(segment).watching(monkeypatch):
-            OPERATIONS[name](r)
+            got = OPERATIONS[name](r)
+        if (name, lock) == ("ask", "records"):  # as if there was no memory for a record
+            assert got == segment.layout.NAME_NOMEM
+        else:
+            assert got == (refused if lock in refusing.split() else answer), lock
         assert [each["slot"] for each in segment.world.audit.held_locks(segment.memory)] == [OTHER]
         segment.robust_lock.unlock(word)
         segment.reap.locks(ME, ME)
@@ -228,4 +267,14 @@ def test_an_operation_that_is_refused_a_lock(name, monkeypatch):
         assert segment.reap.resolve_intents(ME, ME) == 0
         segment.reap.sweep(ME)
         assert segment.client.is_idle(ME)
-        assert segment.findings() == [], word
+        assert segment.findings() == [], lock
+
+
+def test_a_fill_that_cannot_be_withdrawn_is_left_to_a_waiter():
+    """The tree's lock is refused, so the folio stays where it is, locked, and has no filler."""
+    r = ready()
+    r.segment.client.attach(OTHER)
+    assert r.segment.robust_lock.lock(locks(r)["tree"], OTHER) == r.layout.LOCK_TAKEN
+    r.segment.filemap.withdraw(ME, r.filled, 0)
+    assert r.segment.flags.load(r.segment.at(r.filled)) & r.layout.PG_LOCKED
+    assert r.segment.field(r.filled, r.layout.F_OWNER) == NIL

@@ -302,3 +302,33 @@ def test_a_broken_lock_stays_broken_when_its_repairer_says_so(lock):
     assert lock.take_over(3, 0)
     lock.unlock()
     assert lock.value == 0
+
+
+# Step by step, in the interpreted core.
+
+
+@pytest.mark.parametrize(("spins", "step", "mark"), [(2, "cpu_relax", 0), (0, "futex_wait", WAITERS)])
+def test_a_lock_that_comes_free_is_taken_whole(between, spins, step, mark):
+    """Marked by who has slept, because others may sleep still."""
+    lock = Lock(NewSegment(World(f"{spins} spins", {"LOCK_SPINS": spins})))
+    lock.segment.client.attach(0)
+    lock.lock(0)
+    with between(lock.segment, step, lock.unlock):
+        assert lock.lock(ME) == lock.segment.layout.LOCK_TAKEN
+    assert lock.value == mark | (ME + 1)
+
+
+def test_a_lock_that_has_the_callers_own_number_is_repaired(impatient):
+    """Its owner was the former client of the slot."""
+    lock = Lock(impatient)
+    lock.segment.write(lock.at, ME + 1)
+    assert lock.lock(ME) == impatient.layout.LOCK_REPAIR
+
+
+def test_unlock_wakes_one_if_any_sleep(impatient, monkeypatch):
+    lock, woken = Lock(impatient), []
+    monkeypatch.setattr(impatient.world.atomics, "futex_wake", lambda mem, word, count: woken.append((word, count)))
+    for mark in (0, WAITERS):
+        impatient.write(lock.at, mark | (ME + 1))
+        lock.unlock()
+        assert woken == [(lock.at, 1)] * bool(mark)

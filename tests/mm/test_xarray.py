@@ -343,3 +343,26 @@ class TreeMachine(RuleBasedStateMachine):
 TestTreeCompiled = state_machine(TreeMachine, compiled, 40)
 TestTreeInterpreted = state_machine(TreeMachine, interpreted, 40)
 TestTreeSmallNodes = state_machine(TreeMachine, small_nodes, 40)
+
+
+def test_a_store_changes_no_header(tree):
+    """The head is in no node, so it is counted nowhere."""
+    one = tree(1)
+    before = bytes(one.segment.buffer[:64])
+    assert one.store(0, 5) == OK
+    assert bytes(one.segment.buffer[:64]) == before
+
+
+def test_a_store_without_memory_says_if_a_node_is_left(monkeypatch):
+    """There is memory for one node of two, and that one cannot be given back."""
+    one = Tree(small_nodes(), 2)
+    alloc, given_out = one.segment.world.slab.alloc, []
+
+    def once(*arguments):
+        given_out.append(alloc(*arguments) if not given_out else NIL)
+        return given_out[-1]
+
+    monkeypatch.setattr(one.segment.world.slab, "alloc", once)
+    monkeypatch.setattr(one.segment.world.slab, "free", lambda *arguments: False)
+    assert one.store(5, 5) == one.layout.XA_BROKEN
+    assert len(given_out) == 2

@@ -3,11 +3,13 @@
 ``python -m foliocache.check.mutate [MODULE ...]`` is run in a checkout. A mutant is tried against the unit tests that reach it
 (``unit_tests``), in the interpreted world; those that no test finds, against the scenarios that reach it, under rc11. What is
 left must be *explained*: a file for each module says why a mutant is equivalent, or which scenario or slow test alone finds it.
-A rule explains many, of which tests may find some. The exit code is 1 if a mutant is found by nothing and not explained, or if
-an explanation is of no mutant, or of one that is found.
+A rule explains many, of which tests may find some. A file that says ``"looked at whole" = true`` is of a module whose mutants
+have all been looked at. The exit code is 1 if a mutant of such a module is found by nothing and not explained, or if an
+explanation is of no mutant, or of one that is found.
 
 Answers are kept in ``build/mutate`` by the text of the function, so a run that was ended goes on where it was, and after a
-change only the changed functions and the mutants that no test had found are tried again (all: ``--fresh``).
+change only the changed functions and the mutants that no test had found are tried again (all: ``--fresh``). ``--keep`` writes
+what is known into a small file beside the explanations, from which ``--resume`` goes on in another checkout.
 
 Weakened orders are left to ``coverage``: a unit test knows no orders.
 """
@@ -15,7 +17,6 @@ Weakened orders are left to ``coverage``: a unit test knows no orders.
 from __future__ import annotations
 
 import argparse
-import ast
 import dataclasses
 import hashlib
 import itertools
@@ -29,17 +30,21 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import loader, mutants, parallel, reach, scenario, trial
+from . import answers, loader, mutants, parallel, reach, scenario, trial
+from .answers import Answers
 from .mutants import Mutant
-from .unit_tests import key, statement_of
+from .unit_tests import statement_of
 
 if TYPE_CHECKING:
     from .scenario import Suite
 
 # How an explanation begins.
 SCENARIO, TEST = "scenario ", "test "
-SURVEY = 2.0  # seconds of a scenario, after which the rest of what it may reach is left out
+SURVEY = 0.4  # seconds of a scenario, after which the rest of what it may reach is left out
+EXPLORED = 5  # times the effort: seconds of one exploration
 EVERY = "every function"  # the table of rules that are for all functions of a module
+COMPLETE = "looked at whole"
+PACKED = "answers.txt"
 
 
 @dataclasses.dataclass
@@ -68,10 +73,20 @@ class Outcome:
     explained: dict[Mutant, str]
     stale: list[str]
     ruled: set[Mutant] = dataclasses.field(default_factory=set)  # those that are explained by a rule
+    complete: set[str] = dataclasses.field(default_factory=set)  # modules whose mutants have all been looked at
+
+    @property
+    def left(self) -> list[Mutant]:
+        return [m for m, by in self.by.items() if not by and m not in self.explained]
 
     @property
     def unexplained(self) -> list[Mutant]:
-        return [m for m, by in self.by.items() if not by and m not in self.explained]
+        return [m for m in self.left if m.module in self.complete]
+
+    @property
+    def open(self) -> list[Mutant]:
+        """Found by nothing and not explained, in a module that has not been looked at whole."""
+        return [m for m in self.left if m.module not in self.complete]
 
     @property
     def needless(self) -> list[Mutant]:
@@ -104,6 +119,7 @@ class Explanations:
     reasons: dict[Mutant, str] = dataclasses.field(default_factory=dict)
     ruled: set[Mutant] = dataclasses.field(default_factory=set)
     stale: list[str] = dataclasses.field(default_factory=list)
+    complete: set[str] = dataclasses.field(default_factory=set)
 
 
 def explanations(folder: Path, package: Path, modules: Iterable[str]) -> Explanations:
@@ -111,7 +127,8 @@ def explanations(folder: Path, package: Path, modules: Iterable[str]) -> Explana
 
     A file is called ``MODULE.toml``; it has a table for each function, and perhaps one called ``every function``. A key is
     ``Mutant.text``, or a rule: a regular expression between slashes, for all mutants whose whole text it matches. A reason may
-    be the name of one in the table ``reasons``.
+    be the name of one in the table ``reasons``. ``"looked at whole" = true`` is above all tables if all mutants of
+    the module have been.
     """
     found = Explanations()
     for module in modules:
@@ -123,6 +140,7 @@ def explanations(folder: Path, package: Path, modules: Iterable[str]) -> Explana
 
 def _explain(found: Explanations, module: str, tables: dict[str, Any], known: Sequence[Mutant]) -> None:
     reasons = tables.pop("reasons", {})
+    found.complete.update([module] if tables.pop(COMPLETE, False) else ())
     used = set()
     for function, table in tables.items():
         there = [m for m in known if function in (EVERY, m.function)]
@@ -145,7 +163,24 @@ def run(suite: Suite, modules: Sequence[str], wanted: Sequence[Mutant], options:
     by = unit_tests(suite, wanted, options)
     left = [m for m in wanted if not by[m]]
     by.update(scenarios(suite, left, found.reasons, options))
-    return Outcome(by, found.reasons, found.stale, found.ruled)
+    return Outcome(by, found.reasons, found.stale, found.ruled, found.complete)
+
+
+def known_answers(package: Path, modules: Iterable[str], options: Options) -> Answers:
+    """Return what earlier runs have found here, and with ``resume`` also what is committed."""
+    modules = list(modules)
+    texts, packed = answers.texts(package, modules), options.explained / PACKED
+    found = answers.unpack(package, modules, packed.read_text()) if options.resume and packed.exists() else Answers()
+    found.tests.update(answers.read(options.kept / "answers.jsonl", texts))
+    found.scenarios.update(answers.read(options.kept / "scenarios.jsonl", texts))
+    return found
+
+
+def keep(package: Path, options: Options) -> None:
+    """Write what is known into the small file."""
+    modules = loader.modules(package)
+    found = known_answers(package, modules, dataclasses.replace(options, resume=True))
+    (options.explained / PACKED).write_text(answers.pack(package, modules, found))
 
 
 # Unit tests.
@@ -154,22 +189,29 @@ def run(suite: Suite, modules: Sequence[str], wanted: Sequence[Mutant], options:
 def unit_tests(suite: Suite, wanted: Sequence[Mutant], options: Options) -> dict[Mutant, str]:
     """Return which unit test finds each mutant; "" if none does."""
     options.kept.mkdir(parents=True, exist_ok=True)
-    reached = options.kept / f"tests-{_digest(options.tests, suite.package)}-{len(options.deselect)}.json"
-    answers = options.kept / "answers.jsonl"
+    reached = reached_by_tests(suite.package, options)
+    file = options.kept / "answers.jsonl"
     if options.fresh:
-        answers.unlink(missing_ok=True)
-    texts = _texts(suite.package, {m.module for m in wanted})
-    known = _answers(answers, texts)
+        for each in (file, options.kept / "scenarios.jsonl"):
+            each.unlink(missing_ok=True)
+    modules = {m.module for m in wanted}
+    texts = answers.texts(suite.package, modules)
+    known = known_answers(suite.package, modules, options).tests
     todo = [m for m in wanted if m not in known or not (known[m] or options.resume)]
     if todo:
         parts = [todo[n :: options.jobs] for n in range(options.jobs if reached.exists() else 1)]
-        asked = {"package": str(suite.package), "effort": options.effort, "answers": str(answers), "reached": str(reached)}
-        pairs = [[(key(m), texts[m.module, m.function]) for m in part] for part in parts if part]
+        asked = {"package": str(suite.package), "effort": options.effort, "answers": str(file), "reached": str(reached)}
+        pairs = [[(answers.key(m), texts[m.module, m.function]) for m in part] for part in parts if part]
         for process, log in [_pytest(asked | {"mutants": each}, options, n) for n, each in enumerate(pairs)]:
             if process.wait() != 0:
                 raise RuntimeError(f"the tests' process has ended with {process.returncode}: see {log}")
-        known = _answers(answers, texts)
+        known = known_answers(suite.package, modules, options).tests
     return {m: known.get(m, "") for m in wanted}
+
+
+def reached_by_tests(package: Path, options: Options) -> Path:
+    """Return the file that says what each unit test reaches, if there is one."""
+    return options.kept / f"tests-{_digest(options.tests, package)}-{len(options.deselect)}.json"
 
 
 def _pytest(asked: dict[str, Any], options: Options, n: int) -> tuple[subprocess.Popen[bytes], Path]:
@@ -181,25 +223,6 @@ def _pytest(asked: dict[str, Any], options: Options, n: int) -> tuple[subprocess
         *(f"--deselect={each}" for each in options.deselect),
     ]  # fmt: skip
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log.open("w"), stderr=subprocess.STDOUT), log
-
-
-def _answers(file: Path, texts: dict[tuple[str, str], str]) -> dict[Mutant, str]:
-    found: dict[Mutant, str] = {}
-    for line in file.read_text().splitlines() if file.exists() else ():
-        answer = json.loads(line)
-        module, function, how, old, new, nth = answer["key"]
-        if texts.get((module, function)) == answer["text"]:
-            found[Mutant(module, function, how, old, new, nth, 0, ())] = answer["by"]
-    return found
-
-
-def _texts(package: Path, modules: Iterable[str]) -> dict[tuple[str, str], str]:
-    """Return a digest of each function's syntax."""
-    return {
-        (module, name): hashlib.sha256(ast.dump(node).encode()).hexdigest()[:16]
-        for module in modules
-        for name, node in mutants.functions(ast.parse((package / f"{module}.py").read_text()))
-    }
 
 
 def _digest(*folders: Path) -> str:
@@ -216,6 +239,9 @@ def _digest(*folders: Path) -> str:
 def scenarios(suite: Suite, wanted: Sequence[Mutant], explained: dict[Mutant, str], options: Options) -> dict[Mutant, str]:
     """Return which scenario finds each mutant; "" if none does. One that is explained by a scenario is tried there only, one
     that is explained as equivalent nowhere, unless the run is ``fresh``."""
+    modules = {m.module for m in wanted}
+    known = known_answers(suite.package, modules, options).scenarios if options.resume else {}
+    found = {m: known[m] for m in wanted if m in known}
     asked: dict[Mutant, list[str]] = {}
     rest = []
     for mutant in wanted:
@@ -224,19 +250,34 @@ def scenarios(suite: Suite, wanted: Sequence[Mutant], explained: dict[Mutant, st
             asked[mutant] = [reason.removeprefix(SCENARIO)]
         elif reason and not options.fresh:
             asked[mutant] = []
-        else:
+        elif mutant not in found:
             rest.append(mutant)
     if rest:
-        surveyed = reached_by_scenarios(suite, options)
-        for mutant in rest:
-            point = f"{mutant.module}:{statement_of(suite.package, mutant)}"
-            names = [name for name, (points, _) in surveyed.items() if point in points]
-            names.sort(key=lambda name: surveyed[name][1])
-            ends = itertools.accumulate(surveyed[name][1] for name in names)
-            asked[mutant] = names[: 1 + sum(end < options.effort for end in ends)]
-    todo = [m for m in wanted if asked[m]]
-    found = dict(parallel.each(lambda m: found_by(suite, m, asked[m]), todo, options.jobs))
+        asked.update(_asked(suite, rest, options))
+    texts = answers.texts(suite.package, modules)
+    todo = [m for m in wanted if asked.get(m)]
+    budgets = dict.fromkeys(rest, EXPLORED * options.effort)
+    with (options.kept / "scenarios.jsonl").open("a") as out:
+        out.writelines(answers.line(m, texts[m.module, m.function], "") for m in rest if not asked[m])
+        for mutant, by in parallel.each(
+            lambda m: found_by(suite, m, asked[m], budgets.get(m, trial.BUDGET)), todo, options.jobs
+        ):
+            found[mutant] = by
+            out.write(answers.line(mutant, texts[mutant.module, mutant.function], by))
+            out.flush()
     return {m: found.get(m, "") for m in wanted}
+
+
+def _asked(suite: Suite, wanted: Iterable[Mutant], options: Options) -> dict[Mutant, list[str]]:
+    """Return the scenarios that reach each mutant, the fastest first; no more than ``effort`` seconds of them."""
+    surveyed, asked = reached_by_scenarios(suite, options), {}
+    for mutant in wanted:
+        point = f"{mutant.module}:{statement_of(suite.package, mutant)}"
+        names = [name for name, (points, _) in surveyed.items() if point in points]
+        names.sort(key=lambda name: surveyed[name][1])
+        ends = itertools.accumulate(surveyed[name][1] for name in names)
+        asked[mutant] = names[: 1 + sum(end < options.effort for end in ends)]
+    return asked
 
 
 def reached_by_scenarios(suite: Suite, options: Options) -> dict[str, tuple[set[str], float]]:
@@ -248,10 +289,10 @@ def reached_by_scenarios(suite: Suite, options: Options) -> dict[str, tuple[set[
     return {name: (set(points), seconds) for name, (points, seconds) in json.loads(file.read_text()).items()}
 
 
-def found_by(suite: Suite, mutant: Mutant, names: Sequence[str]) -> str:
-    """Return "scenario NAME" of the first of these scenarios that fails with the mutant, else ""."""
+def found_by(suite: Suite, mutant: Mutant, names: Sequence[str], budget: float) -> str:
+    """Return "scenario NAME" of the first of these scenarios that fails with the mutant within so many seconds, else ""."""
     for name in names:
-        if trial.found(suite.scenarios[name], mutant):
+        if trial.found(suite.scenarios[name], mutant, budget):
             return f"{SCENARIO}{name}"
     return ""
 
@@ -263,6 +304,7 @@ def report(outcome: Outcome) -> int:
     """Print what has been found, and return the exit code."""
     for title, found in (
         ("found by nothing, and not explained", outcome.unexplained),
+        ("found by nothing, in a module that was not looked at whole", outcome.open),
         ("explained as equivalent, and found", outcome.needless),
         ("not found by what it says in the explanation", outcome.wrong),
     ):
@@ -277,7 +319,7 @@ def report(outcome: Outcome) -> int:
     others = sum(by.startswith(SCENARIO) for by in outcome.by.values())
     left = len(outcome.by) - tests - others
     print(f"{len(outcome.by)} mutants: {tests} found by unit tests, {others} by scenarios, {left} by neither", end="")
-    print(f", of which {left - len(outcome.unexplained)} are explained")
+    print(f", of which {left - len(outcome.left)} are explained")
     return 1 if outcome.unexplained or outcome.needless or outcome.wrong or outcome.stale else 0
 
 
@@ -303,6 +345,7 @@ def main(suite: Suite, arguments: Sequence[str] | None = None) -> int:
         "--fresh", action="store_true", help="forget the answers of earlier runs, and try explained mutants, too"
     )
     parser.add_argument("--resume", action="store_true", help="try only mutants that earlier runs did not come to")
+    parser.add_argument("--keep", action="store_true", help="write what is known into tests/check/survivors/answers.txt")
     parser.add_argument("--effort", type=float, default=4.0, help="seconds of unit tests for one mutant, and of scenarios")
     parser.add_argument("--deselect", action="append", default=[], metavar="TEST", help="leave this test out, as in pytest")
     parser.add_argument("--list", action="store_true", help="print lines for the files of explanations")
@@ -321,6 +364,8 @@ def main(suite: Suite, arguments: Sequence[str] | None = None) -> int:
     if not options.tests.is_dir():
         parser.error(f"no folder {options.tests}: this is run in a checkout")
     outcome = run(suite, modules, wanted, options)
+    if given.keep:
+        keep(suite.package, options)
     if given.list:
         print(listed(outcome))
     return report(outcome)

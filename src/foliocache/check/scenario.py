@@ -82,7 +82,8 @@ class Suite:
         """Register the decorated builder under ``name``.
 
         ``layout`` are constants of that module, made smaller; ``stand_ins`` are mutations of every copy. A ``slow`` scenario is
-        explored by ``foliocache verify`` only; the tests look for its bugs and leave the rest.
+        explored by ``foliocache verify`` only, under rc11 unless another model is named; the tests look for its bugs, and at
+        samples.
         """
 
         def register(build: Build) -> Build:

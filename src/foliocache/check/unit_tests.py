@@ -27,13 +27,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from . import loader, mutants, reach
+from . import answers, loader, mutants, reach
 from .mutants import Mutant
 from .mutation import Mismatch, Mutation
 
 ROOM = 0.4, 6.0  # a test may take so many seconds of processor time more, and so many times what it took without a mutant
 SPARE = 0.02  # so many of the tests may fail without a mutant, on a busy machine: they are left out
 PATIENCE = 240.0  # seconds until a child that says nothing counts as hung
+ASLEEP = 10.0  # and until one that uses no processor time besides does
 
 
 def pytest_addoption(parser: Any) -> None:
@@ -182,14 +183,10 @@ class Runner:
         print("survives", file=out)
 
 
-def key(mutant: Mutant) -> list[Any]:
-    return [mutant.module, mutant.function, mutant.how, mutant.old, mutant.new, mutant.nth]
-
-
 def mutant_of(package: Path, wanted: Iterable[Any]) -> Mutant | None:
     module, function, *_ = wanted = tuple(wanted)
     source = (package / f"{module}.py").read_text()
-    return next((m for m in mutants.mutants_of(source, module, function) if tuple(key(m)) == wanted), None)
+    return next((m for m in mutants.mutants_of(source, module, function) if tuple(answers.key(m)) == wanted), None)
 
 
 def statement_of(package: Path, mutant: Mutant) -> int:
@@ -223,7 +220,7 @@ def _code(node: Any, file: str, qualname: str) -> types.CodeType:
 def _in_child(work: Callable[[IO[str]], Any], patience: float) -> tuple[str, int]:
     """Run ``work`` in a forked child. Return what it writes, and its exit status: below 0, the signal that ended it.
 
-    A child that writes nothing for ``patience`` seconds is killed.
+    A child that writes nothing for ``patience`` seconds is killed, and one that only sleeps earlier.
     """
     ours, theirs = os.pipe()
     pid = os.fork()
@@ -242,7 +239,7 @@ def _in_child(work: Callable[[IO[str]], Any], patience: float) -> tuple[str, int
     told = b""
     with os.fdopen(ours, "rb", 0) as pipe:
         while True:
-            if not select.select([pipe], [], [], patience)[0]:
+            if _is_hung(pid, pipe, patience):
                 os.kill(pid, signal.SIGKILL)
                 break
             part = pipe.read(65536)
@@ -250,6 +247,19 @@ def _in_child(work: Callable[[IO[str]], Any], patience: float) -> tuple[str, int
                 break
             told += part
     return told.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _is_hung(pid: int, pipe: IO[bytes], patience: float) -> bool:
+    """Wait until a child writes something. Return True if it does not."""
+    end, before = time.monotonic() + patience, ""
+    while not select.select([pipe], [], [], ASLEEP)[0]:
+        # Its state, and its clock ticks in user and kernel mode.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        now = " ".join((fields[0], *fields[11:13]))
+        if time.monotonic() > end or (now == before and fields[0] == "S"):
+            return True
+        before = now
+    return False
 
 
 @contextlib.contextmanager

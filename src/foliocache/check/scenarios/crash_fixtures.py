@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..memory import Direct, Mem
     from ..program import Program, Thread
 
-OPS, PINS, LEDGER = 4, 2, 256
+OPS, PINS = 4, 2
 SMALL = {**tree.SMALL, "OPS": OPS, "PINS": PINS, "TREE_LOCKS": 1, "LOCK_SPINS": 0}
 PARTS = (
     Replace("robust_lock", "_sleep", """
@@ -238,9 +238,14 @@ class Pool(tree.Cached):
 
     def name(self, loc: Loc) -> str | None:
         if isinstance(loc, int) and fixtures.CLIENTS <= loc < fixtures.BUCKETS:
-            client, off = divmod(loc - fixtures.CLIENTS, LEDGER + 4 * PINS)
-            what = {8: "state", 64: "busy"}.get(off) or (f"name {(off - 68) // 4}" if off < 256 else f"pin {(off - 256) // 4}")
-            return f"{what} of client {client}"
+            layout = self.core.layout
+            client, off = divmod(loc - fixtures.CLIENTS, layout.CLIENT_SIZE)
+            what = {layout.CLIENT_STATE: "state", layout.CLIENT_OP_SEQ: "busy"}.get(off)
+            if what is None and layout.CLIENT_OPS <= off < layout.CLIENT_COUNTERS:
+                what = f"name {(off - layout.CLIENT_OPS) // 4}"
+            elif what is None and layout.CLIENT_LEDGER <= off < layout.CLIENT_STATISTICS:
+                what = f"pin {(off - layout.CLIENT_LEDGER) // 4}"
+            return f"{what or f'word {off}'} of client {client}"
         if isinstance(loc, tuple) and loc[0] == "dead":
             return f"end of client {self.client_of[loc[1]]}"
         return fixtures.names(loc)
