@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SourceError
 from ..filler.source import way_of
 from .behind import behind
+from .claims import Claim
 from .guard import Guard
 from .tier import Part
 
@@ -144,13 +147,41 @@ class _Blocking(Around):
             yield from self._origin(offset, buffers)
             return
         guard = self._guards[level]
+        missing: list[Part] = []
         for may_have, run in self._runs(guard, offset, buffers):
             flags = guard.load(self._digest, run) if may_have else [False] * len(run)
             for had, parts in _grouped(run, flags):
-                if had:
-                    yield from (None for _ in parts)
-                else:
-                    yield from self._deeper(level, parts)
+                if not had:
+                    missing += parts
+                    continue
+                if missing:
+                    yield from self._missing(level, missing)
+                    missing = []
+                yield from (None for _ in parts)
+        if missing:
+            yield from self._missing(level, missing)
+
+    def _missing(self, level: int, parts: Sequence[Part]) -> Generator[object, None, None]:
+        """Fill parts in a row that tier number ``level`` has not, unless another machine is doing that: then wait for it."""
+        guard = self._guards[level]
+        if not guard.lease:
+            yield from self._deeper(level, parts)
+            return
+        claim = Claim(parts, guard.lease)
+        while waiting := claim.waiting():
+            granted: Sequence[bool] = [True] * len(waiting)
+            if not claim.is_late:
+                granted = guard.claim(self._digest, [claim.spans[n] for n in waiting])
+            for run in claim.runs(waiting, granted):
+                numbers = iter(run)
+                for _ in self._deeper(level, [parts[n] for n in run]):
+                    yield from claim.fill(next(numbers))
+            if waiting := claim.waiting():
+                time.sleep(claim.pause())
+                flags = guard.load(self._digest, [parts[n] for n in waiting], again=True)
+                for number, had in zip(waiting, flags, strict=True):
+                    if had:
+                        yield from claim.fill(number)
 
     def _deeper(self, level: int, parts: Sequence[Part]) -> Generator[object, None, None]:
         offset, buffers = parts[0][0], [buffer for _, buffer in parts]
@@ -193,18 +224,49 @@ class _Awaited(Around):
                     yield None
             return
         guard = self._guards[level]
+        missing: list[Part] = []
         for may_have, run in self._runs(guard, offset, buffers):
             flags: Sequence[bool] = [False] * len(run)
             if may_have:
-                flags = await _in_thread(self._engine(), guard, self._digest, run)
+                flags = await self._load(guard, run)
             for had, parts in _grouped(run, flags):
-                if had:
-                    for _ in parts:
+                if not had:
+                    missing += parts
+                    continue
+                async with aclosing(self._missing_async(level, missing)) as answer:
+                    async for _ in answer:
                         yield None
-                else:
-                    async with aclosing(self._deeper_async(level, parts)) as answer:
-                        async for _ in answer:
-                            yield None
+                missing = []
+                for _ in parts:
+                    yield None
+        async with aclosing(self._missing_async(level, missing)) as answer:
+            async for _ in answer:
+                yield None
+
+    async def _missing_async(self, level: int, parts: Sequence[Part]) -> AsyncGenerator[object, None]:
+        guard = self._guards[level]
+        claim = Claim(parts, guard.lease)
+        while waiting := claim.waiting():
+            granted: Sequence[bool] = [True] * len(waiting)
+            if guard.lease and not claim.is_late:
+                spans = [claim.spans[n] for n in waiting]
+                granted = await _in_thread(self._engine(), partial(guard.claim, self._digest, spans), granted)
+            for run in claim.runs(waiting, granted):
+                numbers = iter(run)
+                async with aclosing(self._deeper_async(level, [parts[n] for n in run])) as answer:
+                    async for _ in answer:
+                        for each in claim.fill(next(numbers)):
+                            yield each
+            if waiting := claim.waiting():
+                await asyncio.sleep(claim.pause())
+                flags = await self._load(guard, [parts[n] for n in waiting], again=True)
+                for number, had in zip(waiting, flags, strict=True):
+                    if had:
+                        for each in claim.fill(number):
+                            yield each
+
+    async def _load(self, guard: Guard, run: Sequence[Part], *, again: bool = False) -> Sequence[bool]:
+        return await _in_thread(self._engine(), partial(guard.load, self._digest, run, again=again), [False] * len(run))
 
     async def _deeper_async(self, level: int, parts: Sequence[Part]) -> AsyncGenerator[object, None]:
         offset, buffers = parts[0][0], [buffer for _, buffer in parts]
@@ -288,30 +350,29 @@ def _bytes_of(content: Any, key: str) -> memoryview:
     return view.cast("B") if view.c_contiguous and view.nbytes else memoryview(view.tobytes())
 
 
-async def _in_thread(engine: Engine, guard: Guard, digest: bytes, run: Sequence[Part]) -> Sequence[bool]:
-    """Return ``guard.load(digest, run)``, called in a thread of the engine; all False if there is none.
+async def _in_thread(engine: Engine, asked: Callable[[], Sequence[bool]], otherwise: Sequence[bool]) -> Sequence[bool]:
+    """Return ``asked()``, called in a thread of the engine; ``otherwise`` if there is none, or it fails.
 
     If this is cancelled, or the pool is closed, it still waits for the end of the call: the call writes to pages, which are
     another's after the return.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Sequence[bool]] = loop.create_future()
-    nothing: Sequence[bool] = [False] * len(run)
 
     def tell(flags: Sequence[bool]) -> None:
         if not future.done():
             future.set_result(flags)
 
     def call() -> None:
-        flags = nothing
+        flags = otherwise
         try:
-            flags = guard.load(digest, run)
+            flags = asked()
         finally:
             with contextlib.suppress(RuntimeError):  # the loop has been closed
                 loop.call_soon_threadsafe(tell, flags)
 
     if not engine.submit(call):
-        return nothing
+        return otherwise
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
         try:

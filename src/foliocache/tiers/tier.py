@@ -71,6 +71,17 @@ class Looking(Protocol):
         ...
 
 
+class Claiming(Protocol):
+    """What a tier that machines share may have besides: one of those that miss together asks the origin."""
+
+    lease: float
+    """Seconds that a claim lasts, if what was claimed is not stored. Others wait no longer. 0: nobody waits."""
+
+    def claim(self, digest: bytes, spans: Sequence[tuple[int, int]]) -> Sequence[bool]:
+        """For each span (offset, length), return True if the caller is to fetch and store it, False if another does that."""
+        ...
+
+
 class TierStat(NamedTuple):
     """What one process has had from a tier, since it opened it.
 

@@ -18,6 +18,7 @@ PIECE = 64 << 10
 TOGETHER = 4 << 20  # bytes of an object whose pieces are on one node of a cluster, so that one command asks for them
 _TRAILER = struct.Struct("<4sI")
 _MAGIC = b"fol1"
+_CLAIM = b"claim"  # the value of a piece that a machine is fetching: no piece is so short
 
 
 class ValkeyTier:
@@ -35,6 +36,8 @@ class ValkeyTier:
         A file with the certificates that are trusted; by default the system's.
     prefix : str
         What all keys begin with.
+    lease : float
+        Seconds that other machines wait for a piece that one is fetching; 0 if they are not to wait.
 
     Raises
     ------
@@ -43,7 +46,14 @@ class ValkeyTier:
     """
 
     def __init__(
-        self, url: str, timeout: float, *, cluster: bool = False, ca: str | None = None, prefix: str = "folio"
+        self,
+        url: str,
+        timeout: float,
+        *,
+        cluster: bool = False,
+        ca: str | None = None,
+        prefix: str = "folio",
+        lease: float = 2.0,
     ) -> None:
         try:
             import valkey
@@ -53,6 +63,7 @@ class ValkeyTier:
             raise ImportError("a tier on Valkey needs the package valkey: pip install 'foliocache[valkey]'") from error
         self._crc32c = crc32c_function()
         self._prefix = prefix.encode()
+        self.lease: float = lease
         options: dict[str, Any] = {
             "socket_timeout": timeout,
             "socket_connect_timeout": timeout,
@@ -92,8 +103,22 @@ class ValkeyTier:
                     value[: len(piece)] = piece
                     key = self._key(digest, begin, len(piece))[1]
                     _TRAILER.pack_into(value, len(piece), _MAGIC, self._crc32c(piece, self._crc32c(key)))
-                    commands.set(key, memoryview(value), nx=True)
+                    commands.set(key, memoryview(value))  # also in the place of a claim
         commands.execute()
+
+    def claim(self, digest: bytes, spans: Sequence[tuple[int, int]]) -> list[bool]:
+        """Claim ranges; see `Claiming`. A span is the caller's if one of its pieces was nobody's."""
+        commands = self._client.pipeline(transaction=False)
+        owners = []
+        milliseconds = max(1, round(self.lease * 1000))
+        for number, (offset, length) in enumerate(spans):
+            for begin, end in _pieces(offset, length):
+                commands.set(self._key(digest, begin, end - begin)[1], _CLAIM, nx=True, px=milliseconds)
+                owners.append(number)
+        granted = [False] * len(spans)
+        for number, answer in zip(owners, commands.execute(), strict=True):
+            granted[number] = granted[number] or bool(answer)
+        return granted
 
     def close(self) -> None:
         """Close the connections. Nobody may be using them."""
