@@ -17,7 +17,9 @@ LIMIT = 60
 
 
 class Shared:
-    """A tier that several machines share. Claims end when ``clock`` says so."""
+    """A tier that several machines share."""
+
+    piece = 4 * KIB
 
     def __init__(self, lease=LIMIT):
         self.lease, self.kept, self.claimed, self.asked, self.lock = lease, {}, {}, [], threading.Lock()
@@ -25,24 +27,29 @@ class Shared:
 
     def load(self, digest, parts):
         with self.lock:
-            found = [self.kept.get((digest, offset, len(buffer))) for offset, buffer in parts]
-            for (_, buffer), data in zip(parts, found, strict=True):
-                if data is not None:
-                    buffer[:] = data
-            return [data is not None for data in found]
+            return [self._load(digest, offset, buffer) for offset, buffer in parts]
+
+    def _load(self, digest, offset, buffer):
+        pieces = [self.kept.get((digest, at)) for at in range(offset, offset + len(buffer), self.piece)]
+        if None in pieces:
+            return False
+        buffer[:] = b"".join(pieces)
+        return True
 
     def store(self, digest, parts):
         with self.lock:
             for offset, data in parts:
-                self.kept[digest, offset, len(data)] = bytes(data)
-                self.claimed.pop((digest, offset), None)
+                for at in range(0, len(data), self.piece):
+                    self.kept[digest, offset + at] = bytes(data[at : at + self.piece])
+                    self.claimed.pop((digest, offset + at), None)
 
     def claim(self, digest, spans):
         with self.lock:
             granted = []
             for offset, length in spans:
+                assert length <= self.piece and offset % self.piece == 0
                 key = digest, offset
-                granted.append(key not in self.claimed and (digest, offset, length) not in self.kept)
+                granted.append(key not in self.claimed and key not in self.kept)
                 if granted[-1]:
                     self.claimed[key] = None
             self.asked.append(granted)
@@ -148,7 +155,7 @@ def test_a_claim_that_ends_is_taken_over(machines, shared):
     shared.claim = claim
     read = lambda offset, length: DATA[offset : offset + length]  # noqa: E731
     assert machines[0].mapping("k", 16 * KIB, "1", read).read_bytes(0, 16 * KIB) == DATA[: 16 * KIB]
-    assert shared.asked == [[False], [False], [True]]
+    assert shared.asked == [[False] * 4, [False] * 4, [True] * 4]
 
 
 def test_what_is_granted_is_fetched_before_anything_is_waited_for(monkeypatch, shared):
@@ -176,6 +183,36 @@ def test_what_is_granted_is_fetched_before_anything_is_waited_for(monkeypatch, s
     assert behind.flush(LIMIT)
 
 
+def test_parts_of_other_sizes_are_claimed_in_pieces(monkeypatch, shared):
+    """Another machine has claimed the middle of a folio: the rest is fetched, and the folio is told of once it is whole."""
+    shared.claimed = {(b"d", 8 * KIB): None, (b"d", 12 * KIB): None}
+    guard = Guard("shared:", lambda: shared, LIMIT)
+    assert guard.open()
+    sent = []
+
+    def store_middle(seconds):
+        assert behind.flush(LIMIT)
+        with memoryview(DATA[8 * KIB : 16 * KIB]) as data:
+            shared.store(b"d", [(8 * KIB, data)])
+
+    monkeypatch.setattr(around.time, "sleep", store_middle)
+
+    def read(offset, length):
+        sent.append((offset, length))
+        return DATA[offset : offset + length]
+
+    source = around.around([guard], b"d", "k", lambda: None, (read, None, None))
+    whole = bytearray(25 * KIB)
+    buffers = [memoryview(whole)[: 20 * KIB], memoryview(whole)[20 * KIB :]]
+    for n, _ in enumerate(source.read_into(0, buffers)):
+        assert buffers[n] == DATA[20 * KIB * n : 20 * KIB * n + len(buffers[n])]
+        buffers[n].release()
+    assert sent == [(0, 8 * KIB), (16 * KIB, 9 * KIB)]
+    assert behind.flush(LIMIT)
+    assert sorted(at for _, at in shared.kept) == [n * 4 * KIB for n in range(7)]
+    whole.append(0)  # no view of it is left
+
+
 def test_a_claim_that_fails_is_granted(shared):
     guard = Guard("shared:", lambda: shared, LIMIT)
     assert guard.open()
@@ -186,7 +223,7 @@ def test_a_claim_that_fails_is_granted(shared):
 
 
 def test_the_pauses_grow_to_a_bound():
-    claim = claims.Claim([(0, memoryview(bytearray(1)))], 1.0)
+    claim = claims.Claim([(0, memoryview(bytearray(1)))], 4 * KIB, 1.0)
     pauses = [claim.pause() for _ in range(12)]
     assert pauses[0] == claims.FIRST_PAUSE and pauses[-1] == claims.LAST_PAUSE
     assert not claim.is_late

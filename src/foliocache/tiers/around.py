@@ -167,21 +167,23 @@ class _Blocking(Around):
         if not guard.lease:
             yield from self._deeper(level, parts)
             return
-        claim = Claim(parts, guard.lease)
+        claim = Claim(parts, guard.piece, guard.lease)
         while waiting := claim.waiting():
             granted: Sequence[bool] = [True] * len(waiting)
             if not claim.is_late:
-                granted = guard.claim(self._digest, [claim.spans[n] for n in waiting])
+                granted = guard.claim(self._digest, claim.spans(waiting))
             for run in claim.runs(waiting, granted):
-                numbers = iter(run)
-                for _ in self._deeper(level, [parts[n] for n in run]):
-                    yield from claim.fill(next(numbers))
+                with _released(claim.views(run)) as views:
+                    for number, _ in enumerate(self._deeper(level, views)):
+                        views[number][1].release()
+                        yield from claim.fill(run[number])
             if waiting := claim.waiting():
                 time.sleep(claim.pause())
-                flags = guard.load(self._digest, [parts[n] for n in waiting], again=True)
+                with _released(claim.views([[n] for n in waiting])) as views:
+                    flags = guard.load(self._digest, views, again=True)
                 for number, had in zip(waiting, flags, strict=True):
                     if had:
-                        yield from claim.fill(number)
+                        yield from claim.fill([number])
 
     def _deeper(self, level: int, parts: Sequence[Part]) -> Generator[object, None, None]:
         offset, buffers = parts[0][0], [buffer for _, buffer in parts]
@@ -245,24 +247,35 @@ class _Awaited(Around):
 
     async def _missing_async(self, level: int, parts: Sequence[Part]) -> AsyncGenerator[object, None]:
         guard = self._guards[level]
-        claim = Claim(parts, guard.lease)
+        if not parts:
+            return
+        if not guard.lease:
+            async with aclosing(self._deeper_async(level, parts)) as answer:
+                async for _ in answer:
+                    yield None
+            return
+        claim = Claim(parts, guard.piece, guard.lease)
         while waiting := claim.waiting():
             granted: Sequence[bool] = [True] * len(waiting)
-            if guard.lease and not claim.is_late:
-                spans = [claim.spans[n] for n in waiting]
-                granted = await _in_thread(self._engine(), partial(guard.claim, self._digest, spans), granted)
+            if not claim.is_late:
+                asked = partial(guard.claim, self._digest, claim.spans(waiting))
+                granted = await _in_thread(self._engine(), asked, granted)
             for run in claim.runs(waiting, granted):
-                numbers = iter(run)
-                async with aclosing(self._deeper_async(level, [parts[n] for n in run])) as answer:
-                    async for _ in answer:
-                        for each in claim.fill(next(numbers)):
-                            yield each
+                with _released(claim.views(run)) as views:
+                    following = iter(zip(run, views, strict=True))
+                    async with aclosing(self._deeper_async(level, views)) as answer:
+                        async for _ in answer:
+                            group, (_, view) = next(following)
+                            view.release()
+                            for each in claim.fill(group):
+                                yield each
             if waiting := claim.waiting():
                 await asyncio.sleep(claim.pause())
-                flags = await self._load(guard, [parts[n] for n in waiting], again=True)
+                with _released(claim.views([[n] for n in waiting])) as views:
+                    flags = await self._load(guard, views, again=True)
                 for number, had in zip(waiting, flags, strict=True):
                     if had:
-                        for each in claim.fill(number):
+                        for each in claim.fill([number]):
                             yield each
 
     async def _load(self, guard: Guard, run: Sequence[Part], *, again: bool = False) -> Sequence[bool]:
@@ -312,6 +325,16 @@ class AwaitedAround(_Awaited):
 
 class EitherAround(_Blocking, _Awaited):
     """Around a source for both."""
+
+
+@contextlib.contextmanager
+def _released(views: list[Part]) -> Iterator[list[Part]]:
+    """Release views at the end of a ``with``."""
+    try:
+        yield views
+    finally:
+        for _, view in views:
+            view.release()
 
 
 def _parts(offset: int, buffers: Sequence[memoryview]) -> list[Part]:

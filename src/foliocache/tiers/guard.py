@@ -161,6 +161,11 @@ class Guard:
         """Seconds that a claim lasts; 0 if the tier grants none."""
         return float(getattr(self.tier, "lease", 0.0))
 
+    @property
+    def piece(self) -> int:
+        """Bytes that are claimed at a time, of a tier that grants claims."""
+        return int(getattr(self.tier, "piece", 1 << 20))
+
     def claim(self, digest: bytes, spans: Sequence[tuple[int, int]]) -> Sequence[bool]:
         """Return for each span (offset, length) False if another machine is fetching it."""
         granted: Sequence[bool] = [True] * len(spans)

@@ -76,6 +76,8 @@ class Claiming(Protocol):
 
     lease: float
     """Seconds that a claim lasts, if what was claimed is not stored. Others wait no longer. 0: nobody waits."""
+    piece: int
+    """Bytes, a power of two: a range is claimed in pieces, cut at the multiples of this."""
 
     def claim(self, digest: bytes, spans: Sequence[tuple[int, int]]) -> Sequence[bool]:
         """For each span (offset, length), return True if the caller is to fetch and store it, False if another does that."""

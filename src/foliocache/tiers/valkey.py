@@ -45,6 +45,8 @@ class ValkeyTier:
         The package valkey is not installed.
     """
 
+    piece: int = PIECE
+
     def __init__(
         self,
         url: str,
