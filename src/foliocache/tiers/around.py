@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import SourceError
 from ..filler.source import way_of
-from .behind import behind
+from .behind import Credit, behind
 from .claims import Claim
 from .guard import Guard
+from .threads import in_thread
 from .tier import Part
 
 if TYPE_CHECKING:
@@ -130,8 +131,9 @@ class Around:
             "has it changed since it was opened?"
         )
 
-    def _keep(self, level: int, offset: int, data: memoryview) -> None:
-        behind().offer(self._guards[level], self._digest, offset, data)
+    def _keep(self, level: int, offset: int, data: memoryview, patience: float = 0.0) -> float:
+        """Offer bytes to tier number ``level``. Return the seconds that this has waited, ``patience`` at most."""
+        return behind().offer(self._guards[level], self._digest, offset, data, patience)
 
 
 class _Blocking(Around):
@@ -189,13 +191,16 @@ class _Blocking(Around):
         offset, buffers = parts[0][0], [buffer for _, buffer in parts]
         length = sum(map(len, buffers))
         count = 0
+        credit = Credit()
         with closing(self._level(level + 1, offset, buffers)) as answer:
             for _ in answer:
                 if count == len(parts):
                     break
-                self._keep(level, *parts[count])
+                credit.fetched()
+                credit.spent(self._keep(level, *parts[count], credit.seconds))
                 count += 1
                 yield None
+                credit.go_on()
         if count < len(parts):
             raise self._short(parts[count][0] - offset, offset, length)
 
@@ -259,7 +264,7 @@ class _Awaited(Around):
             granted: Sequence[bool] = [True] * len(waiting)
             if not claim.is_late:
                 asked = partial(guard.claim, self._digest, claim.spans(waiting))
-                granted = await _in_thread(self._engine(), asked, granted)
+                granted = await in_thread(self._engine(), asked, granted)
             for run in claim.runs(waiting, granted):
                 with _released(claim.views(run)) as views:
                     following = iter(zip(run, views, strict=True))
@@ -279,19 +284,26 @@ class _Awaited(Around):
                             yield each
 
     async def _load(self, guard: Guard, run: Sequence[Part], *, again: bool = False) -> Sequence[bool]:
-        return await _in_thread(self._engine(), partial(guard.load, self._digest, run, again=again), [False] * len(run))
+        return await in_thread(self._engine(), partial(guard.load, self._digest, run, again=again), [False] * len(run))
 
     async def _deeper_async(self, level: int, parts: Sequence[Part]) -> AsyncGenerator[object, None]:
         offset, buffers = parts[0][0], [buffer for _, buffer in parts]
         length = sum(map(len, buffers))
         count = 0
+        credit = Credit()
         async with aclosing(self._level_async(level + 1, offset, buffers)) as answer:
             async for _ in answer:
                 if count == len(parts):
                     break
-                self._keep(level, *parts[count])
+                credit.fetched()
+                if behind().is_full and credit.seconds > 0:
+                    keep = partial(self._keep, level, *parts[count], credit.seconds)
+                    credit.spent(await in_thread(self._engine(), keep, 0.0))
+                else:
+                    self._keep(level, *parts[count])
                 count += 1
                 yield None
+                credit.go_on()
         if count < len(parts):
             raise self._short(parts[count][0] - offset, offset, length)
 
@@ -371,37 +383,3 @@ def _bytes_of(content: Any, key: str) -> memoryview:
     if "O" in view.format:
         raise SourceError(f"the source of {key!r} returned {type(content).__name__} of Python objects, not bytes")
     return view.cast("B") if view.c_contiguous and view.nbytes else memoryview(view.tobytes())
-
-
-async def _in_thread(engine: Engine, asked: Callable[[], Sequence[bool]], otherwise: Sequence[bool]) -> Sequence[bool]:
-    """Return ``asked()``, called in a thread of the engine; ``otherwise`` if there is none, or it fails.
-
-    If this is cancelled, or the pool is closed, it still waits for the end of the call: the call writes to pages, which are
-    another's after the return.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Sequence[bool]] = loop.create_future()
-
-    def tell(flags: Sequence[bool]) -> None:
-        if not future.done():
-            future.set_result(flags)
-
-    def call() -> None:
-        flags = otherwise
-        try:
-            flags = asked()
-        finally:
-            with contextlib.suppress(RuntimeError):  # the loop has been closed
-                loop.call_soon_threadsafe(tell, flags)
-
-    if not engine.submit(call):
-        return otherwise
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.shield(future)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-    return future.result()

@@ -112,6 +112,7 @@ class Guard:
         self.load_seconds: float = 0.0
         self.store_seconds: float = 0.0
         self.slowest_load: float = 0.0
+        self.wait_seconds: float = 0.0
 
     def open(self) -> bool:
         """Open the tier if it is not open. Return False if that fails, or has failed a moment ago.
@@ -274,6 +275,7 @@ class Guard:
             self.load_seconds,
             self.store_seconds,
             self.slowest_load,
+            self.wait_seconds,
         )
 
     def _ended(self, breaker: Breaker, number: int, error: Exception | None) -> float:

@@ -109,6 +109,8 @@ class TierStat(NamedTuple):
         The time that all calls took together.
     slowest_load : float
         Seconds of the slowest load.
+    wait_seconds : float
+        Seconds that fetched folios have waited for a place in the queue of what is to be stored.
     """
 
     url: str
@@ -125,6 +127,7 @@ class TierStat(NamedTuple):
     load_seconds: float
     store_seconds: float
     slowest_load: float
+    wait_seconds: float
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a new dict for JSON."""
