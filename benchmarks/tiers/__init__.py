@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import foliocache.tiers
+from benchmarks.common import inside
 from benchmarks.common.measure import Skipped, Unavailable, record
 from benchmarks.common.plan import KIB, MIB, Plan
 from benchmarks.common.report import Section, Table
@@ -143,10 +144,8 @@ def _cached_share(path: Path) -> float:
 
 
 def _disk_hits(section: Section, plan: Plan, folder: Path) -> None:
-    from foliocache.tiers.disk import DiskTier
-
     pieces = plan.of(64, 4)
-    tier = DiskTier(str(folder / "hits"), (pieces + 8) * MIB)
+    tier = inside.disk_tier(folder / "hits", (pieces + 8) * MIB)
     buffer = mmap.mmap(-1, MIB)
     view = memoryview(buffer)
     for number in range(pieces):
@@ -175,12 +174,10 @@ def _disk_hits(section: Section, plan: Plan, folder: Path) -> None:
 
 def _opening(section: Section, plan: Plan, folder: Path) -> None:
     """As after a reboot: nothing of the index is in the page cache."""
-    from foliocache.tiers.disk import DiskTier
-
     slots = plan.of(1_000_000, 1000)
     size = slots * (4 * KIB + 110)
     try:
-        DiskTier(str(folder / "large"), size, slot=4 * KIB).close()
+        inside.disk_tier(folder / "large", size, 4 * KIB).close()
     except OSError as error:
         section.found.append(Skipped("opening of 10^6 slots", str(error)))
         return
@@ -191,7 +188,7 @@ def _opening(section: Section, plan: Plan, folder: Path) -> None:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(fd)
         begin = time.perf_counter()
-        tier = DiskTier(str(folder / "large"))
+        tier = inside.disk_tier(folder / "large")
         tier.holds(DIGEST, [(0, 4 * KIB)])
         took.append(time.perf_counter() - begin)
         count = tier.shape.slots
@@ -203,14 +200,12 @@ def _valkey(section: Section, plan: Plan) -> None:
     """Hits and stores on loopback, beside the client's own GET and SET of one value of that size."""
     import valkey
 
-    from foliocache.tiers.valkey import ValkeyTier
-
     pieces = plan.of(32, 4)
     table = Table("A Valkey server on loopback", ("size", "load, us", "GET, us", "store, us", "SET, us"))
     with CleanupStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="foliocache-bench-")))
         server = stack.enter_context(Valkey(folder, "127.0.0.1", 0))
-        tier = ValkeyTier(server.url, PATIENCE)
+        tier = inside.valkey_tier(server.url, PATIENCE)
         stack.callback(tier.close)
         client = stack.enter_context(valkey.Valkey(port=server.port, socket_timeout=PATIENCE))
         for size in (64 * KIB, MIB):

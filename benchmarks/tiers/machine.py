@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -50,7 +51,7 @@ def _end_with_parent(workers: list[subprocess.Popen[str]]) -> None:
     for worker in workers:
         with contextlib.suppress(OSError):
             worker.kill()
-    os._exit(1)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:

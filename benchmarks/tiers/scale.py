@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import foliocache.tiers
+from benchmarks.common import inside
 from benchmarks.common.plan import KIB
 from benchmarks.common.pools import one_per_folio
 from benchmarks.common.report import Table
@@ -65,7 +66,7 @@ def simulate(pieces: int, pool_pieces: int, disk_pieces: int, epochs: Sequence[S
 
     found = []
     try:
-        tier = f"disk:{folder}/tier?size={_tier_bytes(disk_pieces)}&slot={PAGE}"
+        tier = f"disk:{folder}/tier?size={inside.tier_bytes(disk_pieces, PAGE)}&slot={PAGE}"
         size = max(pool_pieces + pieces // 512 + 8, POOL_LEAST) * PAGE
         with foliocache.open(name, size=size, page_size=PAGE, tiers=[tier]) as pool:
             mapping = one_per_folio(pool, pieces, PAGE, readinto=readinto, readahead=False)
@@ -80,16 +81,6 @@ def simulate(pieces: int, pool_pieces: int, disk_pieces: int, epochs: Sequence[S
         foliocache.remove(name)
         shutil.rmtree(folder)
     return found
-
-
-def _tier_bytes(slots: int) -> int:
-    """Return a size that has room for so many slots, with what belongs to them."""
-    from foliocache.tiers import layout
-
-    size = slots * PAGE
-    while layout.slots_for(size, PAGE) < slots:
-        size += PAGE * max(1, slots // 100)
-    return size
 
 
 def simulated(pieces: int, epochs: int = 24) -> Table:
