@@ -6,13 +6,17 @@ BIN := $(VENV)/bin
 # The extras of pyproject.toml that a target needs, where it is not one called like the target.
 EXTRAS_demo := cli,http
 
-.PHONY: demo test test-lowest test-wheel test-aarch64 torch coverage lint build bench soak wheels site release-check clean
+.PHONY: demo cluster-demo test test-lowest test-wheel test-aarch64 torch coverage lint build bench soak wheels site release-check clean
 
 demo: $(VENV)/.demo build
 	$(BIN)/foliocache demo
 
 # Test processes side by side.
 JOBS ?= 2
+
+# Three machines that read the same through one Valkey: the origin sends it once.
+cluster-demo: $(VENV)/.test build
+	$(BIN)/python -m benchmarks.tiers.cluster
 
 test: $(VENV)/.test build
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal

@@ -30,6 +30,7 @@ BENCHES = {  # each is benchmarks.NAME, with a function run(plan) that returns a
     "zarr": "slabs of a chunked array, beside plain Zarr and NumPy",
     "loader": "PyTorch's DataLoader over images, beside datasets in memory",
     "cold": "the first read of everything, beside obstore and fsspec's caches",
+    "tiers": "the second epoch from disk, hits of disk and Valkey beside bare reads, three machines",
     "memory": "what a pool takes and gives back, and a hog that needs it",
     "growth": "cost by cached folios, clients, sizes of values and of pools",
     "eviction": "hit ratios beside other policies and the optimum",

@@ -35,8 +35,9 @@ def test_the_options_are_those():
 
 def test_the_options_of_a_server_are_those():
     names = [name.strip("`") for name, _ in rows(TEXT, "option of `valkey://HOST`", "meaning")]
-    values = {"timeout": "1", "cluster": "yes", "ca": "/x", "prefix": "x"}
+    values = {"timeout": "1", "cluster": "yes", "ca": "/x", "prefix": "x", "lease": "3"}
     assert names == list(values)
+    assert f"the same; {urls.LEASE:g} by default" in WORDS
     assert urls.split("valkey://h?" + "&".join(f"{name}={value}" for name, value in values.items()))
 
 

@@ -1,7 +1,7 @@
 """Everything that the benchmarks use of foliocache's private names. No other file here does so, except
 for ``native``, which calls the compiled core by its pointers.
 
-It is the core itself, which is timed without the library around it, and fsspec's name for a coroutine.
+It is the core itself, which is timed without the library around it, tiers, and fsspec's name for a coroutine.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from benchmarks.common import native
@@ -22,10 +23,13 @@ __all__ = [
     "PAGES_MIN",
     "coroutine_of_cat_file",
     "counted_page",
+    "disk_tier",
     "memory_of",
     "number_of",
     "place_of_first_folio",
     "table_bytes",
+    "tier_bytes",
+    "valkey_tier",
 ]
 
 
@@ -86,3 +90,27 @@ def place_of_first_folio(pool: Any, mapping: Any) -> tuple[Any, ...]:
         ctypes.c_uint64.from_address(mem).value + geometry["data"],
         geometry["page_shift"],
     )
+
+
+def disk_tier(path: Path, size: int | None = None, slot: int | None = None) -> Any:
+    """Return a tier on a disk, as one process has it."""
+    from foliocache.tiers.disk import DiskTier
+
+    return DiskTier(str(path), size, slot=slot)
+
+
+def valkey_tier(url: str, timeout: float) -> Any:
+    """Return a tier on a server."""
+    from foliocache.tiers.valkey import ValkeyTier
+
+    return ValkeyTier(url, timeout)
+
+
+def tier_bytes(slots: int, slot: int) -> int:
+    """Return a size of a disk tier that has room for so many slots."""
+    from foliocache.tiers import layout
+
+    size = slots * slot
+    while layout.slots_for(size, slot) < slots:
+        size += slot * max(1, slots // 100)
+    return size

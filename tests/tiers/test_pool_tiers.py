@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import fsspec
 import pytest
 
 import foliocache
+from foliocache.adapters.fsspec.target import target_for
 from foliocache.errors import PoolMismatchError
 from foliocache.pool import tiers as records
 from foliocache.pool.files import hidden
@@ -156,6 +158,10 @@ def test_two_pools_share_a_tier(pool, url):
 
 def test_folio_urls_have_tiers(pool_name, url, tmp_path):
     (tmp_path / "file").write_bytes(b"content" * 10_000)
+    deadline = time.monotonic() + 60
+    target = target_for(fsspec.filesystem("file"))
+    while target.identify(f"{tmp_path}/file") != target.identify(f"{tmp_path}/file"):  # just written: each open is a version
+        assert time.monotonic() < deadline, "its stamps never settle"
     options = {"name": pool_name, "size": "4MiB", "tiers": url}
     for _ in range(2):
         with fsspec.open(f"folio::file://{tmp_path}/file", folio=options) as file:

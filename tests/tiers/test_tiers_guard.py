@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from foliocache.tiers import behind as behinds
 from foliocache.tiers import guard as guards
 from foliocache.tiers.behind import LARGE, LARGE_COUNT, SMALL, SMALL_COUNT, Behind
 from foliocache.tiers.guard import PAUSE, PAUSE_MAX, Guard
@@ -156,3 +157,47 @@ def test_a_large_folio_is_queued_in_parts(guard, tier):
     assert queue.flush(LIMIT)
     assert b"".join(part for _, part in sorted(tier.kept.items())) == data
     assert guard.store_bytes == len(data)
+
+
+def test_what_took_long_to_fetch_waits_for_a_place(guard, tier):
+    """The queue is full. An offer with patience is told of a place as soon as there is one, and nothing is dropped."""
+    go_on, waits, told = threading.Event(), threading.Event(), []
+    inner = tier.store
+
+    def blocked(digest, parts):
+        assert go_on.wait(LIMIT)
+        inner(digest, parts)
+
+    tier.store = blocked
+    queue, count = Behind(), SMALL_COUNT + LARGE_COUNT
+    for n in range(count):
+        queue.offer(guard, bytes([n]) * 16, 0, memoryview(bytes([n])).cast("B"))
+    assert queue.is_full
+
+    def wait():
+        waits.set()
+        told.append(queue.offer(guard, DIGEST, 0, memoryview(b"late"), LIMIT))
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    assert waits.wait(LIMIT)
+    go_on.set()
+    waiter.join(LIMIT)
+    assert queue.flush(LIMIT)
+    assert guard.dropped == 0 and tier.kept[DIGEST, 0, 4] == b"late"
+    assert guard.stat().wait_seconds == told[0] < LIMIT
+
+
+def test_nothing_waits_longer_than_its_fetch_took(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(behinds, "time", clock)
+    credit = behinds.Credit()
+    clock.now += 2
+    credit.fetched()
+    assert credit.seconds == 2
+    credit.spent(1.5)
+    clock.now += 100  # the reader's
+    credit.go_on()
+    clock.now += 1
+    credit.fetched()
+    assert credit.seconds == 1.5

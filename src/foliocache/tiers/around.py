@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SourceError
 from ..filler.source import way_of
-from .behind import behind
+from .behind import Credit, behind
+from .claims import Claim
 from .guard import Guard
+from .threads import in_thread
 from .tier import Part
 
 if TYPE_CHECKING:
@@ -127,8 +131,9 @@ class Around:
             "has it changed since it was opened?"
         )
 
-    def _keep(self, level: int, offset: int, data: memoryview) -> None:
-        behind().offer(self._guards[level], self._digest, offset, data)
+    def _keep(self, level: int, offset: int, data: memoryview, patience: float = 0.0) -> float:
+        """Offer bytes to tier number ``level``. Return the seconds that this has waited, ``patience`` at most."""
+        return behind().offer(self._guards[level], self._digest, offset, data, patience)
 
 
 class _Blocking(Around):
@@ -144,25 +149,58 @@ class _Blocking(Around):
             yield from self._origin(offset, buffers)
             return
         guard = self._guards[level]
+        missing: list[Part] = []
         for may_have, run in self._runs(guard, offset, buffers):
             flags = guard.load(self._digest, run) if may_have else [False] * len(run)
             for had, parts in _grouped(run, flags):
-                if had:
-                    yield from (None for _ in parts)
-                else:
-                    yield from self._deeper(level, parts)
+                if not had:
+                    missing += parts
+                    continue
+                if missing:
+                    yield from self._missing(level, missing)
+                    missing = []
+                yield from (None for _ in parts)
+        if missing:
+            yield from self._missing(level, missing)
+
+    def _missing(self, level: int, parts: Sequence[Part]) -> Generator[object, None, None]:
+        """Fill parts in a row that tier number ``level`` has not, unless another machine is doing that: then wait for it."""
+        guard = self._guards[level]
+        if not guard.lease:
+            yield from self._deeper(level, parts)
+            return
+        claim = Claim(parts, guard.piece, guard.lease)
+        while waiting := claim.waiting():
+            granted: Sequence[bool] = [True] * len(waiting)
+            if not claim.is_late:
+                granted = guard.claim(self._digest, claim.spans(waiting))
+            for run in claim.runs(waiting, granted):
+                with _released(claim.views(run)) as views:
+                    for number, _ in enumerate(self._deeper(level, views)):
+                        views[number][1].release()
+                        yield from claim.fill(run[number])
+            if waiting := claim.waiting():
+                time.sleep(claim.pause())
+                with _released(claim.views([[n] for n in waiting])) as views:
+                    flags = guard.load(self._digest, views, again=True)
+                for number, had in zip(waiting, flags, strict=True):
+                    if had:
+                        yield from claim.fill([number])
 
     def _deeper(self, level: int, parts: Sequence[Part]) -> Generator[object, None, None]:
         offset, buffers = parts[0][0], [buffer for _, buffer in parts]
         length = sum(map(len, buffers))
         count = 0
+        credit = Credit()
         with closing(self._level(level + 1, offset, buffers)) as answer:
             for _ in answer:
                 if count == len(parts):
                     break
-                self._keep(level, *parts[count])
+                credit.fetched()
+                credit.spent(self._keep(level, *parts[count], credit.seconds))
                 count += 1
                 yield None
+                credit.go_on()
         if count < len(parts):
             raise self._short(parts[count][0] - offset, offset, length)
 
@@ -193,30 +231,79 @@ class _Awaited(Around):
                     yield None
             return
         guard = self._guards[level]
+        missing: list[Part] = []
         for may_have, run in self._runs(guard, offset, buffers):
             flags: Sequence[bool] = [False] * len(run)
             if may_have:
-                flags = await _in_thread(self._engine(), guard, self._digest, run)
+                flags = await self._load(guard, run)
             for had, parts in _grouped(run, flags):
-                if had:
-                    for _ in parts:
+                if not had:
+                    missing += parts
+                    continue
+                async with aclosing(self._missing_async(level, missing)) as answer:
+                    async for _ in answer:
                         yield None
-                else:
-                    async with aclosing(self._deeper_async(level, parts)) as answer:
+                missing = []
+                for _ in parts:
+                    yield None
+        async with aclosing(self._missing_async(level, missing)) as answer:
+            async for _ in answer:
+                yield None
+
+    async def _missing_async(self, level: int, parts: Sequence[Part]) -> AsyncGenerator[object, None]:
+        guard = self._guards[level]
+        if not parts:
+            return
+        if not guard.lease:
+            async with aclosing(self._deeper_async(level, parts)) as answer:
+                async for _ in answer:
+                    yield None
+            return
+        claim = Claim(parts, guard.piece, guard.lease)
+        while waiting := claim.waiting():
+            granted: Sequence[bool] = [True] * len(waiting)
+            if not claim.is_late:
+                asked = partial(guard.claim, self._digest, claim.spans(waiting))
+                granted = await in_thread(self._engine(), asked, granted)
+            for run in claim.runs(waiting, granted):
+                with _released(claim.views(run)) as views:
+                    following = iter(zip(run, views, strict=True))
+                    async with aclosing(self._deeper_async(level, views)) as answer:
                         async for _ in answer:
-                            yield None
+                            group, (_, view) = next(following)
+                            view.release()
+                            for each in claim.fill(group):
+                                yield each
+            if waiting := claim.waiting():
+                await asyncio.sleep(claim.pause())
+                with _released(claim.views([[n] for n in waiting])) as views:
+                    flags = await self._load(guard, views, again=True)
+                for number, had in zip(waiting, flags, strict=True):
+                    if had:
+                        for each in claim.fill([number]):
+                            yield each
+
+    async def _load(self, guard: Guard, run: Sequence[Part], *, again: bool = False) -> Sequence[bool]:
+        return await in_thread(self._engine(), partial(guard.load, self._digest, run, again=again), [False] * len(run))
 
     async def _deeper_async(self, level: int, parts: Sequence[Part]) -> AsyncGenerator[object, None]:
         offset, buffers = parts[0][0], [buffer for _, buffer in parts]
         length = sum(map(len, buffers))
         count = 0
+        credit = Credit()
         async with aclosing(self._level_async(level + 1, offset, buffers)) as answer:
             async for _ in answer:
                 if count == len(parts):
                     break
-                self._keep(level, *parts[count])
+                credit.fetched()
+                if behind().is_full and credit.seconds > 0:
+                    keep = partial(self._keep, level, *parts[count], credit.seconds)
+                    credit.spent(await in_thread(self._engine(), keep, 0.0))
+                else:
+                    self._keep(level, *parts[count])
                 count += 1
                 yield None
+                credit.go_on()
         if count < len(parts):
             raise self._short(parts[count][0] - offset, offset, length)
 
@@ -250,6 +337,16 @@ class AwaitedAround(_Awaited):
 
 class EitherAround(_Blocking, _Awaited):
     """Around a source for both."""
+
+
+@contextlib.contextmanager
+def _released(views: list[Part]) -> Iterator[list[Part]]:
+    """Release views at the end of a ``with``."""
+    try:
+        yield views
+    finally:
+        for _, view in views:
+            view.release()
 
 
 def _parts(offset: int, buffers: Sequence[memoryview]) -> list[Part]:
@@ -286,38 +383,3 @@ def _bytes_of(content: Any, key: str) -> memoryview:
     if "O" in view.format:
         raise SourceError(f"the source of {key!r} returned {type(content).__name__} of Python objects, not bytes")
     return view.cast("B") if view.c_contiguous and view.nbytes else memoryview(view.tobytes())
-
-
-async def _in_thread(engine: Engine, guard: Guard, digest: bytes, run: Sequence[Part]) -> Sequence[bool]:
-    """Return ``guard.load(digest, run)``, called in a thread of the engine; all False if there is none.
-
-    If this is cancelled, or the pool is closed, it still waits for the end of the call: the call writes to pages, which are
-    another's after the return.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Sequence[bool]] = loop.create_future()
-    nothing: Sequence[bool] = [False] * len(run)
-
-    def tell(flags: Sequence[bool]) -> None:
-        if not future.done():
-            future.set_result(flags)
-
-    def call() -> None:
-        flags = nothing
-        try:
-            flags = guard.load(digest, run)
-        finally:
-            with contextlib.suppress(RuntimeError):  # the loop has been closed
-                loop.call_soon_threadsafe(tell, flags)
-
-    if not engine.submit(call):
-        return nothing
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.shield(future)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-    return future.result()

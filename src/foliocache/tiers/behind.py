@@ -1,8 +1,8 @@
 """What is stored behind the caller's back: copies in a bounded queue, which one thread in each process gives to the tiers.
 
 A copy is taken because the page may be evicted, or its object removed, before a slow tier has it. When all staging buffers are
-in use, what comes is dropped. There are no locks here, for the reasons of ``filler.engine``: an offer may come from a signal
-handler or a finalizer.
+in use, what comes waits for one, but never longer than its fetch has taken; then it is dropped. No locks are used here, for
+the reasons of ``filler.engine``: an offer may come from a signal handler or a finalizer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import queue
 import sys
 import time
 from collections import deque
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from .guard import Guard
 from .tier import Part
@@ -58,7 +58,10 @@ class _Item(NamedTuple):
     offset: int
     length: int
     staged: mmap.mmap
-    home: deque[mmap.mmap | None]
+    home: Free
+
+
+Free: TypeAlias = "queue.SimpleQueue[mmap.mmap | None]"  # None: a buffer that has not been made yet
 
 
 class Behind:
@@ -66,22 +69,32 @@ class Behind:
 
     def __init__(self) -> None:
         self._work: queue.SimpleQueue[_Item | queue.SimpleQueue[None]] = queue.SimpleQueue()
-        self._free: tuple[tuple[int, deque[mmap.mmap | None]], ...] = (  # None: a buffer that has not been made yet
-            (SMALL, deque([None] * SMALL_COUNT)),
-            (LARGE, deque([None] * LARGE_COUNT)),
-        )
+        self._free: tuple[tuple[int, Free], ...] = ((SMALL, _buffers(SMALL_COUNT)), (LARGE, _buffers(LARGE_COUNT)))
         self._unstarted: deque[None] = deque([None])
         self._closed = False
 
-    def offer(self, guard: Guard, digest: bytes, offset: int, data: memoryview) -> None:
-        """Queue a copy of the bytes of an object from offset on, if the tier wants them and there is a buffer."""
+    def offer(self, guard: Guard, digest: bytes, offset: int, data: memoryview, patience: float = 0.0) -> float:
+        """Queue a copy of the bytes of an object from offset on, if the tier wants them and there is a buffer.
+
+        Wait for a buffer for at most ``patience`` seconds, and return how many it were.
+        """
+        waited = 0.0
         if self._closed or not guard.wants(digest, offset, len(data)):
-            return
+            return waited
         for begin in range(0, len(data), LARGE):
             with data[begin : begin + LARGE] as piece:
-                if not self._queue(guard, digest, offset + begin, piece):
+                home, staged, seconds = self._take(len(piece), patience - waited)
+                waited += seconds
+                if home is None or not self._queue(guard, digest, offset + begin, piece, staged, home):
                     guard.dropped += 1
-                    return
+                    break
+        guard.wait_seconds += waited
+        return waited
+
+    @property
+    def is_full(self) -> bool:
+        """True if an offer might have to wait."""
+        return any(free.empty() for _, free in self._free)
 
     def flush(self, timeout: float) -> bool:
         """Wait until all that was queued has been given to its tier. False if ``timeout`` seconds were not enough."""
@@ -100,19 +113,26 @@ class Behind:
         self._closed = True
         self.flush(EXIT_PATIENCE)
 
-    def _queue(self, guard: Guard, digest: bytes, offset: int, piece: memoryview) -> bool:
-        for size, free in self._free:
-            if len(piece) <= size:
-                try:
-                    staged = free.popleft()
-                except IndexError:
-                    continue
-                if staged is None:
-                    staged = mmap.mmap(-1, size)
-                staged[: len(piece)] = piece
-                self._work.put(_Item(guard, digest, offset, len(piece), staged, free))
-                return self._start()
-        return False
+    def _take(self, length: int, patience: float) -> tuple[Free | None, mmap.mmap | None, float]:
+        """Take a buffer for so many bytes. Return where it belongs (None if there is none), the buffer, and seconds waited."""
+        fitting = [free for size, free in self._free if length <= size]
+        for free in fitting:
+            with contextlib.suppress(queue.Empty):
+                return free, free.get_nowait(), 0.0
+        if patience <= 0 or self._unstarted:
+            return None, None, 0.0
+        begin = time.monotonic()
+        try:
+            return fitting[0], fitting[0].get(timeout=patience), time.monotonic() - begin
+        except queue.Empty:
+            return None, None, time.monotonic() - begin
+
+    def _queue(self, guard: Guard, digest: bytes, offset: int, piece: memoryview, staged: mmap.mmap | None, home: Free) -> bool:
+        if staged is None:
+            staged = mmap.mmap(-1, next(size for size, free in self._free if free is home))
+        staged[: len(piece)] = piece
+        self._work.put(_Item(guard, digest, offset, len(piece), staged, home))
+        return self._start()
 
     def _start(self) -> bool:
         with contextlib.suppress(IndexError):
@@ -161,7 +181,34 @@ class Behind:
         for item, (_, view) in zip(items, parts, strict=True):
             with contextlib.suppress(BufferError):  # a tier that keeps a reference costs a buffer
                 view.release()
-                item.home.append(item.staged)
+                item.home.put(item.staged)
+
+
+class Credit:
+    """How long what a fetch brings may wait until it is stored: as long as the fetch has taken so far."""
+
+    def __init__(self) -> None:
+        self.seconds: float = 0.0
+        self._since = time.monotonic()
+
+    def fetched(self) -> None:
+        """Count the time until now as the fetch's."""
+        self.seconds += time.monotonic() - self._since
+
+    def spent(self, seconds: float) -> None:
+        """Note what was waited."""
+        self.seconds -= seconds
+
+    def go_on(self) -> None:
+        """The fetch goes on: what the reader has done meanwhile does not count."""
+        self._since = time.monotonic()
+
+
+def _buffers(count: int) -> Free:
+    made: Free = queue.SimpleQueue()
+    for _ in range(count):
+        made.put(None)
+    return made
 
 
 os.register_at_fork(after_in_child=_behinds.clear)

@@ -10,10 +10,11 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from ..errors import PoolMismatchError
 from ..observe.records import Finding
-from .tier import Part, Tier, TierStat
+from .tier import Claiming, Part, Tier, TierStat
 
 PAUSE = 1.0  # seconds that a tier is left alone after its first failure; twice as long after each further one
 PAUSE_MAX = 60.0
@@ -111,6 +112,7 @@ class Guard:
         self.load_seconds: float = 0.0
         self.store_seconds: float = 0.0
         self.slowest_load: float = 0.0
+        self.wait_seconds: float = 0.0
 
     def open(self) -> bool:
         """Open the tier if it is not open. Return False if that fails, or has failed a moment ago.
@@ -155,8 +157,39 @@ class Guard:
         self.misses += len(found) - sum(found)
         return found
 
-    def load(self, digest: bytes, parts: Sequence[Part]) -> Sequence[bool]:
-        """Fill the buffers that the tier has. Return for each part whether it is full. Raises nothing of the tier's."""
+    @property
+    def lease(self) -> float:
+        """Seconds that a claim lasts; 0 if the tier grants none."""
+        return float(getattr(self.tier, "lease", 0.0))
+
+    @property
+    def piece(self) -> int:
+        """Bytes that are claimed at a time, of a tier that grants claims."""
+        return int(getattr(self.tier, "piece", 1 << 20))
+
+    def claim(self, digest: bytes, spans: Sequence[tuple[int, int]]) -> Sequence[bool]:
+        """Return for each span (offset, length) False if another machine is fetching it."""
+        granted: Sequence[bool] = [True] * len(spans)
+        number = None if self.loads.is_stopped else self.stores.begin()  # a full server refuses claims, and is read
+        if number is None:
+            return granted
+        error: Exception | None = None
+        try:
+            found = cast(Claiming, self.tier).claim(digest, spans)
+            if len(found) != len(spans):
+                raise ValueError(f"it answered for {len(found)} spans instead of {len(spans)}")
+            granted = found
+        except Exception as raised:
+            error = raised
+        finally:
+            self._ended(self.stores, number, error)
+        return granted
+
+    def load(self, digest: bytes, parts: Sequence[Part], *, again: bool = False) -> Sequence[bool]:
+        """Fill the buffers that the tier has. Return for each part whether it is full. Raises nothing of the tier's.
+
+        ``again``: it was asked for these before, which is not counted as a miss a second time.
+        """
         filled: Sequence[bool] = [False] * len(parts)
         number = None if self.tier is None else self.loads.begin()
         if number is None or self.tier is None:
@@ -175,7 +208,7 @@ class Guard:
         self.slowest_load = max(self.slowest_load, took)
         had = sum(map(bool, filled))
         self.hits += had
-        self.misses += len(parts) - had
+        self.misses += 0 if again else len(parts) - had
         self.hit_bytes += sum(len(buffer) for (_, buffer), full in zip(parts, filled, strict=True) if full)
         return filled
 
@@ -242,6 +275,7 @@ class Guard:
             self.load_seconds,
             self.store_seconds,
             self.slowest_load,
+            self.wait_seconds,
         )
 
     def _ended(self, breaker: Breaker, number: int, error: Exception | None) -> float:

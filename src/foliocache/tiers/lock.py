@@ -13,7 +13,7 @@ import os
 import struct
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _RECORD = struct.Struct("@hhqqi0q")  # struct flock
 _TAKE = _RECORD.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
@@ -68,8 +68,10 @@ class WriteLock:
         with contextlib.suppress(OSError):
             self.close()
 
-    def __del__(self) -> None:
-        self.close()
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        if self._fd is not None:  # at the end of the interpreter, modules may be gone
+            close(self._fd)
+            self._fd = None
 
 
 def _try(fd: int) -> bool:

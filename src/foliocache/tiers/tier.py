@@ -71,6 +71,19 @@ class Looking(Protocol):
         ...
 
 
+class Claiming(Protocol):
+    """What a tier that machines share may have besides: one of those that miss together asks the origin."""
+
+    lease: float
+    """Seconds that a claim lasts, if what was claimed is not stored. Others wait no longer. 0: nobody waits."""
+    piece: int
+    """Bytes, a power of two: a range is claimed in pieces, cut at the multiples of this."""
+
+    def claim(self, digest: bytes, spans: Sequence[tuple[int, int]]) -> Sequence[bool]:
+        """For each span (offset, length), return True if the caller is to fetch and store it, False if another does that."""
+        ...
+
+
 class TierStat(NamedTuple):
     """What one process has had from a tier, since it opened it.
 
@@ -96,6 +109,8 @@ class TierStat(NamedTuple):
         The time that all calls took together.
     slowest_load : float
         Seconds of the slowest load.
+    wait_seconds : float
+        Seconds that fetched folios have waited for a place in the queue of what is to be stored.
     """
 
     url: str
@@ -112,6 +127,7 @@ class TierStat(NamedTuple):
     load_seconds: float
     store_seconds: float
     slowest_load: float
+    wait_seconds: float
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a new dict for JSON."""

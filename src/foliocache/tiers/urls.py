@@ -16,6 +16,7 @@ Options: TypeAlias = dict[str, str]
 Make: TypeAlias = Callable[[], Tier]
 
 TIMEOUT_MAX = 3600.0
+LEASE = 2.0  # seconds that other machines wait for one that is fetching
 _guards: dict[str, Guard] = {}  # this process's, and its parents'
 
 
@@ -113,12 +114,13 @@ def _valkey(text: str, parts: urllib.parse.SplitResult, options: Options) -> tup
     cluster = _choice(text, options, "cluster", {"yes": True, "no": False}, "no")
     ca, prefix = options.pop("ca", None), options.pop("prefix", "folio")
     timeout = _seconds(text, options, 0.05)
+    lease = 0.0 if options.get("lease") == "0" and options.pop("lease") else _seconds(text, options, LEASE, "lease")
     url = urllib.parse.urlunsplit(parts._replace(query=""))
 
     def make() -> Tier:
         from .valkey import ValkeyTier
 
-        return ValkeyTier(url, timeout, cluster=bool(cluster), ca=ca, prefix=prefix)
+        return ValkeyTier(url, timeout, cluster=bool(cluster), ca=ca, prefix=prefix, lease=lease)
 
     return make, timeout
 
@@ -130,8 +132,8 @@ def _choice(text: str, options: Options, name: str, values: dict[str, bool | Non
     return values[given]
 
 
-def _seconds(text: str, options: Options, default: float) -> float:
-    given = options.pop("timeout", None)
+def _seconds(text: str, options: Options, default: float, name: str = "timeout") -> float:
+    given = options.pop(name, None)
     if given is None:
         return default
     try:
@@ -139,7 +141,7 @@ def _seconds(text: str, options: Options, default: float) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 < seconds <= TIMEOUT_MAX:
-        raise ValueError(f"tier {shown(text)!r}: timeout is a number of seconds above 0, not {given!r}")
+        raise ValueError(f"tier {shown(text)!r}: {name} is a number of seconds above 0, not {given!r}")
     return seconds
 
 

@@ -178,7 +178,7 @@ class Identifying:
         """Fetch the first of the wanted bytes, put them into the pool, and return the identity that the response proves; None
         if it proves none."""
         wanted = want and first_wanted(*want, self._least_folio())
-        if not wanted or not self.target.tells_with_bytes:
+        if not wanted or not self.target.tells_with_bytes or self.pool.tiers:  # a tier may have the bytes
             return None
         first: First | None = yield "first", path, *wanted
         if not first or not first.identity.cacheable:

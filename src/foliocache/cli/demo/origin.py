@@ -37,6 +37,7 @@ from typing import IO, Self
 from foliocache.cli import exits
 
 COUNTS = "/-/counts"
+LOOPBACK = "127.0.0.1"
 PATIENCE = 60  # seconds for the server to answer, or to end
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
@@ -69,8 +70,8 @@ class Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, folder: Path, port: int, latency: float):
-        super().__init__(("127.0.0.1", port), Handler)
+    def __init__(self, folder: Path, port: int, latency: float, host: str = LOOPBACK):
+        super().__init__((host, port), Handler)
         self.folder: Path = folder.resolve()
         self.latency = latency
         self.counts: dict[str, int] = {"requests": 0, "get": 0, "head": 0, "bytes": 0}
@@ -201,6 +202,8 @@ class Origin:
         What it serves.
     latency
         Seconds that it waits before each answer.
+    host
+        The address at which it listens.
 
     Raises
     ------
@@ -208,12 +211,14 @@ class Origin:
         It does not start, or does not answer.
     """
 
-    def __init__(self, folder: Path, latency: float = 0.0):
+    def __init__(self, folder: Path, latency: float = 0.0, host: str = LOOPBACK):
         self.folder = folder
         self.latency = latency
+        self.host = host
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", "foliocache.cli.demo.origin", str(self.folder), "--latency", str(self.latency)]
+        command += ["--host", self.host]
         self.process: subprocess.Popen[bytes] = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
         )
@@ -235,11 +240,11 @@ class Origin:
     @property
     def url(self) -> str:
         """The URL of the folder, without a slash at the end."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def counts(self) -> dict[str, int]:
         """``requests``, ``get``, ``head`` and ``bytes`` (of the bodies of files), since the start."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE)
         try:
             connection.request("GET", COUNTS)
             counts: dict[str, int] = json.loads(connection.getresponse().read())
@@ -254,16 +259,19 @@ def main() -> None:
     """Serve until stdin ends. SIGINT stays blocked if the parent had blocked it: a Ctrl-C meant for the parent may be pending
     here."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
-    parser = argparse.ArgumentParser(description="Serve a folder over HTTP with range requests, on loopback.")
+    parser = argparse.ArgumentParser(description="Serve a folder over HTTP with range requests.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
+    parser.add_argument("--host", default=LOOPBACK)
     options = parser.parse_args()
     if not options.folder.is_dir():
         parser.error(f"{options.folder}: no such folder")
-    server = Server(options.folder, options.port, options.latency)
+    server = Server(options.folder, options.port, options.latency, options.host)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(json.dumps({"port": server.server_address[1], "url": f"http://127.0.0.1:{server.server_address[1]}"}), flush=True)
+    print(
+        json.dumps({"port": server.server_address[1], "url": f"http://{options.host}:{server.server_address[1]}"}), flush=True
+    )
     try:
         sys.stdin.read()
     except KeyboardInterrupt:
