@@ -256,6 +256,12 @@ def _summary(found: Statistics, rate: Rates, encoding: str) -> Table:
         if each.requests
     )
     made.add_row("requests", f"{number(slow.total)}; half / 99 % of them below: {times}" if slow.total else "none")
+    for tier in found.tiers:
+        if any(tier[1:]):
+            asked = tier.hits + tier.misses
+            there = f"{percent(tier.hits, asked)} of {number(asked)} folios were there, {number(tier.stores)} stored"
+            there += f", {number(tier.dropped)} dropped" if tier.dropped else ""
+            made.add_row(tier.tier, there + (f", {number(tier.skipped)} not asked for" if tier.skipped else ""))
     lost = found.evictions
     causes = (
         f"{number(lost.unused)} unused, {number(lost.lost)} lost, {number(lost.beaten)} beaten, {number(lost.cleared)} cleared"
@@ -267,6 +273,7 @@ def _summary(found: Statistics, rate: Rates, encoding: str) -> Table:
     trouble = [
         (f"{rate.private:,.1f} private reads/s", rate.private),
         (f"{rate.errors:,.1f} failed fills/s", rate.errors),
+        (f"{rate.skipped:,.1f} folios/s that a tier is not asked for: it is off", rate.skipped),
         (f"{found.dead_clients} dead clients", found.dead_clients),
         (f"{found.counters.stalls} refused locks", found.counters.stalls),
     ]

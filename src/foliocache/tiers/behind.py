@@ -18,7 +18,7 @@ import time
 from collections import deque
 from typing import NamedTuple
 
-from .guard import Guard
+from .guard import Account, Guard
 from .tier import Part
 
 SMALL, LARGE = 64 << 10, 1 << 20  # bytes of a staging buffer
@@ -55,6 +55,7 @@ def flush(timeout: float = EXIT_PATIENCE) -> bool:
 class _Item(NamedTuple):
     guard: Guard
     digest: bytes
+    account: Account | None
     offset: int
     length: int
     staged: mmap.mmap
@@ -73,14 +74,14 @@ class Behind:
         self._unstarted: deque[None] = deque([None])
         self._closed = False
 
-    def offer(self, guard: Guard, digest: bytes, offset: int, data: memoryview) -> None:
+    def offer(self, guard: Guard, digest: bytes, offset: int, data: memoryview, account: Account | None = None) -> None:
         """Queue a copy of the bytes of an object from offset on, if the tier wants them and there is a buffer."""
-        if self._closed or not guard.wants(digest, offset, len(data)):
+        if self._closed or not guard.wants(digest, offset, len(data), account):
             return
         for begin in range(0, len(data), LARGE):
             with data[begin : begin + LARGE] as piece:
-                if not self._queue(guard, digest, offset + begin, piece):
-                    guard.dropped += 1
+                if not self._queue(guard, digest, account, offset + begin, piece):
+                    guard.drop(1, account)
                     return
 
     def flush(self, timeout: float) -> bool:
@@ -100,7 +101,7 @@ class Behind:
         self._closed = True
         self.flush(EXIT_PATIENCE)
 
-    def _queue(self, guard: Guard, digest: bytes, offset: int, piece: memoryview) -> bool:
+    def _queue(self, guard: Guard, digest: bytes, account: Account | None, offset: int, piece: memoryview) -> bool:
         for size, free in self._free:
             if len(piece) <= size:
                 try:
@@ -110,7 +111,7 @@ class Behind:
                 if staged is None:
                     staged = mmap.mmap(-1, size)
                 staged[: len(piece)] = piece
-                self._work.put(_Item(guard, digest, offset, len(piece), staged, free))
+                self._work.put(_Item(guard, digest, account, offset, len(piece), staged, free))
                 return self._start()
         return False
 
@@ -140,7 +141,7 @@ class Behind:
                     batch = []
                     continue
             full = sum(item.length for item in batch) >= BATCH
-            if batch and (full or not isinstance(following, _Item) or following[:2] != batch[0][:2]):
+            if batch and (full or not isinstance(following, _Item) or following[:3] != batch[0][:3]):
                 self._store(batch)
                 batch = []
             if isinstance(following, _Item):
@@ -150,10 +151,10 @@ class Behind:
             del following
 
     def _store(self, items: list[_Item]) -> None:
-        guard, digest = items[0].guard, items[0].digest
+        guard, digest, account = items[0][:3]
         parts: list[Part] = [(item.offset, memoryview(item.staged)[: item.length]) for item in items]
         try:
-            guard.store(digest, parts)
+            guard.store(digest, parts, account)
         except BaseException as error:  # not of the tier's; the thread must go on
             guard.errors += 1
             if isinstance(error, MemoryError):

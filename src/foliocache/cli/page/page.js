@@ -47,6 +47,7 @@ function show(found) {
   charts();
   latency(found.statistics);
   larger(found.statistics.working_set);
+  tiers(found.statistics);
   filling(found);
   objects(found);
   clients(found);
@@ -132,6 +133,16 @@ function part(value, whole) {
   bar.max = 1; bar.value = whole ? value / whole : 0;
   bar.title = percent(whole ? value / whole : null);
   return bar;
+}
+
+function tiers({ tiers, sources }) {
+  const used = tiers.filter((each) => Object.values(each).some((value) => typeof value === "number" && value));
+  $("tiers-section").hidden = !used.length;
+  table("tiers", used.map((each) => {
+    const source = sources.find((one) => one.source === each.tier), asked = each.hits + each.misses;
+    return [each.tier, percent(asked ? each.hits / asked : null), number(asked), bytes(source.bytes), bytes(each.store_bytes),
+      number(each.dropped), number(each.declined), number(each.skipped)];
+  }), "none");
 }
 
 function filling({ objects, clients }) {
