@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import fsspec
 import pytest
 
 import foliocache
+from foliocache.adapters.fsspec.targets import local
 from foliocache.errors import PoolMismatchError
 from foliocache.pool import tiers as records
 from foliocache.pool.files import hidden
@@ -156,7 +158,8 @@ def test_two_pools_share_a_tier(pool, url):
 
 def test_folio_urls_have_tiers(pool_name, url, tmp_path):
     (tmp_path / "file").write_bytes(b"content" * 10_000)
-    os.utime(tmp_path / "file", (1, 1))  # of a file that has just been written, nothing proves the version
+    while local._racy(os.stat(tmp_path / "file"), time.time_ns()):  # nothing proves the version of one that has just changed
+        time.sleep(0.001)
     options = {"name": pool_name, "size": "4MiB", "tiers": url}
     for _ in range(2):
         with fsspec.open(f"folio::file://{tmp_path}/file", folio=options) as file:
