@@ -18,6 +18,8 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
@@ -95,6 +97,26 @@ def serve(name: AnyName = None, /, *, listen: str = f":{PORT}", token: str | Non
         sampler.stop()
         server.server_close()
         looking.join(INTERVAL * 2)
+        sampler.close()
+
+
+@contextmanager
+def page_of(name: str) -> Iterator[str]:
+    """Serve the page of one pool on loopback, in threads, while this is entered. Yields its address."""
+    sampler = Sampler(Watch((name,)))
+    server = Server(("127.0.0.1", 0), sampler, None)
+    sampler.look()
+    threads = [threading.Thread(target=run, daemon=True) for run in (sampler.run, server.serve_forever)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield f"http://{address.shown('127.0.0.1', server.server_port)}/"
+    finally:
+        sampler.stop()
+        server.shutdown()
+        server.server_close()
+        for thread in threads:
+            thread.join(INTERVAL * 2)
         sampler.close()
 
 
