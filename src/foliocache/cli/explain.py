@@ -125,8 +125,9 @@ def _residency(pool: Pool, key: str, identity: Identity) -> dict[str, Any]:
     here = [each for each in pool.mappings() if each.key == key]
     mine = [each for each in here if each.version == identity.version and each.size == identity.size]
     mapping, size = pool.mapping(key, identity.size or 0, identity.version), identity.size or 0
-    steps = min(STEPS, size)
-    bounds = [size * n // steps for n in range(steps + 1)]
+    units = -(-size // mapping.unit_size)
+    steps = min(STEPS, units)
+    bounds = [min(size, units * n // steps * mapping.unit_size) for n in range(steps + 1)]
     return {
         "cached_bytes": sum(each.cached_bytes for each in mine),
         "folios": sum(each.cached_folios for each in mine),
