@@ -124,9 +124,11 @@ function table(id, rows, nothing) {
   const body = $(id).tBodies[0];
   if (rows.length) return body.replaceChildren(...rows.map(row));
   const tr = row([nothing]);
-  tr.firstChild.colSpan = 9; tr.firstChild.className = "none";
+  tr.firstChild.colSpan = visible($(id).tHead.rows[0]); tr.firstChild.className = "none";
   body.replaceChildren(tr);
 }
+
+const visible = (tr) => [...tr.cells].filter((cell) => cell.offsetWidth).length || 1;
 
 function part(value, whole) {
   const bar = document.createElement("progress");
@@ -187,7 +189,7 @@ function opener(each) {
 
 function strip(tr) {
   const below = document.createElement("tr"), td = document.createElement("td"), canvas = document.createElement("canvas");
-  td.colSpan = 6; td.append(canvas); below.append(td); tr.after(below);
+  td.colSpan = visible(tr); td.append(canvas); below.append(td); tr.after(below);
   canvas.className = "parts"; canvas.setAttribute("role", "img");
   draw(canvas);
   if (asking) return;
