@@ -32,6 +32,7 @@ BENCHES = {  # each is benchmarks.NAME, with a function run(plan) that returns a
     "cold": "the first read of everything, beside obstore and fsspec's caches",
     "tiers": "the second epoch from disk, hits of disk and Valkey beside bare reads, three machines",
     "memory": "what a pool takes and gives back, and a hog that needs it",
+    "observe": "what looking costs: metrics, top, the page; and hits with spans",
     "growth": "cost by cached folios, clients, sizes of values and of pools",
     "eviction": "hit ratios beside other policies and the optimum",
 }

@@ -266,6 +266,7 @@ def test_the_statistics():
     assert told == {name: value for name, value in vars(layout).items() if name.startswith("STAT_") and name not in others}
     text = section(TEXT, "Client slot")
     assert f"The kinds: {', '.join(layout.SOURCES)}" in text and f"each of {len(layout.SOURCES)} kinds" in text
+    assert f"The kinds of tier: {', '.join(layout.TIERS)}" in text and f"each of {len(layout.TIERS)} kinds of tier" in text
     assert f"at {layout.SOURCE_BYTES} (`SOURCE_BYTES`)" in text and f"at {layout.SOURCE_ERRORS} (`SOURCE_ERRORS`)" in text
     assert f"{layout.BUCKETS} words" in text and f"2^({layout.BUCKET_SHIFT} + b) ns" in text
     ages = ", ".join(str(layout.REFAULT_TICKS << age) for age in range(layout.REFAULT_AGES))

@@ -13,7 +13,8 @@ SOURCE = Path(foliocache.__file__).parent
 LAYERS = (
     ("errors", "sizes", "check"),  # the checker loads the files of mm, and imports none of them
     ("mm",),
-    ("filler", "observe"),
+    ("observe",),
+    ("filler",),
     ("objects",),
     ("sources", "tiers"),
     ("pool",),

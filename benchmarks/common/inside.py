@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from foliocache.mm import layout, page_alloc, page_ref, xarray
 from foliocache.mm import mapping as mappings
 from foliocache.pool.geometry import PAGES_MIN
 from foliocache.pool.mapping import object_digest
+from foliocache.pool.watch import Watch
 
 __all__ = [
     "PAGES_MIN",
@@ -27,8 +28,10 @@ __all__ = [
     "memory_of",
     "number_of",
     "place_of_first_folio",
+    "scraping",
     "table_bytes",
     "tier_bytes",
+    "top_pages",
     "valkey_tier",
 ]
 
@@ -114,3 +117,28 @@ def tier_bytes(slots: int, slot: int) -> int:
     while layout.slots_for(size, slot) < slots:
         size += slot * max(1, slots // 100)
     return size
+
+
+def scraping(name: str) -> Callable[[], bytes]:
+    """Return a function that returns what a scrape of this pool does. Raises ImportError without prometheus_client."""
+    from prometheus_client.openmetrics.exposition import generate_latest
+
+    from foliocache.cli import metrics
+
+    registry = metrics._registry(Watch((name,)))
+    return lambda: generate_latest(registry)  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def top_pages(name: str, columns: int, lines: int) -> Iterator[Callable[[], object]]:
+    """Yield a function that does what ``foliocache top`` does each second, without the terminal."""
+    from foliocache.cli import top
+
+    view, console = top.View(Watch((name,))), top._console()
+
+    def page() -> object:
+        view.look(1.0)
+        return top.render(view, console, columns, lines)
+
+    with contextlib.closing(view):
+        yield page

@@ -100,6 +100,10 @@ def test_loops(tmp_path):
     assert "await read_async, 64 KiB cached" in found and len(found) == 5
 
 
+def test_observe(tmp_path):
+    assert {"a hit, spans enabled", "a scrape of 500 objects in 32 MiB"} <= names(run_bench("observe", tmp_path))
+
+
 def test_objects(tmp_path):
     assert "get_or_create of 1 MiB, in use" in names(run_bench("objects", tmp_path))
 
@@ -219,7 +223,8 @@ def test_one_file_alone_reaches_into_the_library():
         "foliocache.cli.output",
         "foliocache.cli.app",
     }
-    allowed |= {"foliocache.cli.demo.origin", "foliocache.cli.signals", "foliocache.torch", "foliocache.zarr"}
+    allowed |= {"foliocache.cli.demo.origin", "foliocache.cli.signals", "foliocache.observe"}
+    allowed |= {"foliocache.torch", "foliocache.zarr"}
     found = []
     for path in Path(benchmarks.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

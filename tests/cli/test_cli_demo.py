@@ -8,6 +8,8 @@ import re
 import signal
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -185,3 +187,27 @@ def test_a_dataset_that_is_not_there(cli, tmp_path):
     done = cli("demo", "--dataset", tmp_path / "none", *SMALL)
     assert (done.code, done.out) == (3, "")
     assert "no such folder" in done.err
+
+
+def test_with_a_page_the_pool_can_be_looked_at_until_ctrl_c(folder, scratch, pools, tmp_path):
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/draft && mv {tmp_path}/draft {tmp_path}/opened\n')
+    browser.chmod(0o755)
+    command = [sys.executable, "-m", "foliocache", "demo", *SMALL, "--page", "--json", "--dataset", str(folder)]
+    environ = environment(TMPDIR=str(scratch), BROWSER=f"{browser} %s")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environ, start_new_session=True, **pipes) as process:
+        url = re.fullmatch(r"page (http://127\.0\.0\.1:\d+/)\n", process.stderr.readline())[1]
+        lines = [process.stdout.readline()]
+        while lines[-1] != "}\n":
+            lines.append(process.stdout.readline())
+        assert json.loads("".join(lines))["runs"][-1]["findings"] == []
+        with urllib.request.urlopen(f"{url}events", timeout=LIMIT) as events:
+            seen = [events.readline() for _ in range(4)]
+        assert b'"fill_bytes"' in seen[-1]
+        deadline = time.monotonic() + LIMIT
+        while not (tmp_path / "opened").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (tmp_path / "opened").read_text() == f"{url}\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LIMIT) == 0

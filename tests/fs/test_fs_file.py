@@ -464,3 +464,13 @@ def test_block_size_is_what_a_miss_fetches_at_once(pool, origin):
             assert file.read(2000) == data[offset : offset + 2000]
     assert origin.requests == {"GET": 1 + 3}  # the first bytes, and each block
     assert origin.sent["/x"] == len(data)
+
+
+def test_a_read_from_a_cached_block_into_one_that_is_not(pool, origin):
+    data = random.Random(4).randbytes(3_000_000)
+    fs = FolioFileSystem(target_protocol="http", check_files=False, readahead=0, **pool)
+    with fs.open(origin.put("/y", data), block_size=1 << 20) as file:
+        assert file.read(1000) == data[:1000]
+        for border in (1 << 20, 2 << 20):
+            file.seek(border - 1000)
+            assert file.read(2000) == data[border - 1000 : border + 1000]

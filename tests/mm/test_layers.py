@@ -335,7 +335,9 @@ def test_statistics_do_not_overlap():
         layout.STAT_LOCK_WAITS: layout.STAT_LOCK_WAITS + histogram,
         layout.STAT_EVICTED: layout.STAT_EVICTED + layout.VERDICT_MASK + 1,
         layout.STAT_REFAULTS: layout.STAT_REFAULTS + 1 + layout.REFAULT_AGES,
+        layout.STAT_TIERS: layout.STAT_TIERS + layout.TIER_WORDS * len(layout.TIERS),
     }
+    assert len(layout.SOURCES) == layout.SOURCE_KINDS and layout.TIER_DECLINED < layout.TIER_WORDS
     begins = sorted(ends)
     assert all(ends[at] <= behind for at, behind in zip(begins, [*begins[1:], layout.STAT_WORDS], strict=True))
     assert histogram <= layout.SOURCE_BYTES < layout.SOURCE_ERRORS < layout.SOURCE_WORDS

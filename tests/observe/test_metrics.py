@@ -181,7 +181,9 @@ LABELS = {"cache_name", "cache_tier", "cache_request_type", "cache_eviction_caus
 
 
 def exported():
-    with made("one"):
+    with tempfile.TemporaryDirectory() as folder, made("one"):
+        with foliocache.open("two", size="4MiB", tiers=[f"disk:{folder}/tier?size=16MiB"]) as pool:
+            pool.mapping("k", 1000, "1", lambda offset, length: bytes(length)).read_bytes(0, 10)
         return {name for name, _ in parsed(run("metrics").out)} | {"foliocache_source_errors_total"}
 
 

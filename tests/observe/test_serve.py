@@ -128,6 +128,18 @@ def test_pages_names_and_findings(pool, started):
     assert (name["key"], name["size"]) == ("k", 100)
 
 
+def test_the_parts_of_an_object(pool, started):
+    mapping = pool.mapping("part", 320_000, "1", lambda o, n: bytes(n), folio_size="16KiB", readahead=0)
+    assert mapping.unit_size == 16384  # the usual size
+    mapping.read_bytes(0, 40_000)
+    _, url = started()
+    next(events(url, "/events?pool=one"))
+    assert json.loads(get(url, "/parts?pool=one&key=part&version=1")[1]) == [2] * 3 + [0] * 17
+    assert json.loads(get(url, "/parts?pool=one&key=large&version=1")[1]) == [2] * 7
+    for other in ("key=part&version=2", "key=nix&version=1", ""):
+        assert json.loads(get(url, f"/parts?pool=one&{other}")[1]) is None
+
+
 def test_what_is_not_there(pool, started):
     _, url = started()
     assert get(url, "/nothing")[0].status == get(url, "/pages")[0].status == get(url, "/../serve.py")[0].status == 404
@@ -275,6 +287,14 @@ def test_the_page(pool, started, browser):
             shows(browser, "document.getElementById('legend').textContent.includes('darker')")
         browser.execute_script("document.getElementById('ask-findings').click()")
         shows(browser, "document.getElementById('findings').textContent === 'Everything agrees.'")
+
+        # The parts of an object, by the keyboard; the focus stays when the table is renewed.
+        button = browser.find_element(By.CSS_SELECTOR, "#objects button")
+        button.send_keys(Keys.ENTER)
+        shows(browser, "(document.querySelector('canvas.parts') || document.body).ariaLabel?.includes('100 %')")
+        browser.execute_script("window.seen = document.querySelector('canvas.parts')")
+        shows(browser, "document.querySelector('canvas.parts') !== window.seen")
+        assert browser.execute_script("return document.activeElement.dataset.object") == '["other","1"]'
 
         # It is live, in the dark as well, and fits a narrow window.
         two.mapping("new", 1000, "1", lambda o, n: bytes(n)).read_bytes(0, 1000)

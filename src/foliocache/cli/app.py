@@ -26,6 +26,7 @@ COMMANDS = {  # name -> function, summary
     "warm": ("foliocache.cli.warm:warm", "Read files into a pool, so that the first reader finds them there."),
     "stat": ("foliocache.cli.stat:stat", "Show a pool's sizes, pages by state, hits and misses, and its clients."),
     "ls": ("foliocache.cli.ls:ls", "List the objects in a pool: how much of each is cached, and its pins."),
+    "explain": ("foliocache.cli.explain:explain", "Show what would happen on a read of a URL, and why."),
     "top": ("foliocache.cli.top:top", "Show what pools do, live: hits, reads, what is being filled, objects and processes."),
     "serve": ("foliocache.cli.serve:serve", "Serve a page that shows pools, live, until Ctrl-C."),
     "metrics": (

@@ -51,10 +51,18 @@ def check_size(type_: object, size: str | None) -> None:
         parse_size(size)
 
 
+def check_offset(type_: object, size: str | None) -> None:
+    """Raise ValueError for what is neither 0 nor bytes."""
+    if size is not None and size.strip() != "0":
+        parse_size(size)
+
+
 Json = Annotated[bool, Parameter(show_default=False)]
 Name = Annotated[str, Parameter(validator=check_name)]
 AnyName = Annotated[str | None, Parameter(validator=check_name)]
 Size = Annotated[str | None, Parameter(name="--size", validator=check_size)]
+Offset = Annotated[str, Parameter(validator=check_offset)]
+Length = Annotated[str | None, Parameter(validator=check_offset)]
 Positive = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 Share = Annotated[float, Parameter(validator=validators.Number(gt=0, lte=1))]
 Milliseconds = Annotated[float, Parameter(validator=validators.Number(gte=0))]

@@ -18,6 +18,7 @@ class Rates(NamedTuple):
     private: float = 0.0
     errors: float = 0.0
     waits: float = 0.0
+    skipped: float = 0.0  # folios that a tier was not asked for
 
 
 def rates(before: Statistics | None, now: Statistics) -> Rates:
@@ -36,6 +37,7 @@ def rates(before: Statistics | None, now: Statistics) -> Rates:
         private=(new.bypasses - old.bypasses) / seconds,
         errors=(new.errors - old.errors) / seconds,
         waits=(new.waits - old.waits) / seconds,
+        skipped=sum(tier.skipped for tier in now.tiers) / seconds - sum(tier.skipped for tier in before.tiers) / seconds,
     )
 
 

@@ -18,14 +18,17 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
+from itertools import pairwise
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import foliocache
-from foliocache import FoliocacheError, Pool
+from foliocache import FoliocacheError, Mapping, Pool
 from foliocache.cli import address, exits
 from foliocache.cli.options import AnyName
 from foliocache.cli.output import tell
@@ -40,6 +43,7 @@ DOTS = 32_768
 OBJECTS = 100
 NAMES = 200
 FINDINGS = 200
+PARTS = 400  # of an object whose parts are shown
 READERS = 16  # pages at a time
 SEND_TIMEOUT = 20.0  # seconds
 TOKEN_MIN = 16
@@ -95,6 +99,26 @@ def serve(name: AnyName = None, /, *, listen: str = f":{PORT}", token: str | Non
         sampler.stop()
         server.server_close()
         looking.join(INTERVAL * 2)
+        sampler.close()
+
+
+@contextmanager
+def page_of(name: str) -> Iterator[str]:
+    """Serve the page of one pool on loopback, in threads, while this is entered. Yields its address."""
+    sampler = Sampler(Watch((name,)))
+    server = Server(("127.0.0.1", 0), sampler, None)
+    sampler.look()
+    threads = [threading.Thread(target=run, daemon=True) for run in (sampler.run, server.serve_forever)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield f"http://{address.shown('127.0.0.1', server.server_port)}/"
+    finally:
+        sampler.stop()
+        server.shutdown()
+        server.server_close()
+        for thread in threads:
+            thread.join(INTERVAL * 2)
         sampler.close()
 
 
@@ -210,6 +234,23 @@ class Sampler:
         self._pools[name] = found
         return found
 
+    def parts(self, name: str, key: str, version: str) -> list[int] | None:
+        """Return which parts of an object of the picture are cached, in order: 2 all of it, 1 some, 0 nothing of it. None if
+        there is no such object, or it is not found by what the pool keeps of its key, or has folios of another size.
+
+        Raises FoliocacheError.
+        """
+        found = next((one for one in self.picture(name).objects if (one.key, one.version) == (key, version)), None)
+        if found is None or not found.size:
+            return None
+        with self._asking:
+            mapping = self.pool(name).mapping(found.key, found.size, found.version)
+            units = -(-found.size // mapping.unit_size)
+            count = min(PARTS, units)
+            bounds = [min(found.size, units * n // count * mapping.unit_size) for n in range(count + 1)]
+            told = [_there(mapping, begin, end - begin) for begin, end in pairwise(bounds)]
+        return told if any(told) or not found.cached_bytes else None
+
     def findings(self, name: str) -> list[dict[str, Any]]:
         """Return what the audit finds. Raises FoliocacheError."""
         with self._asking:
@@ -220,6 +261,14 @@ class Sampler:
         with self._asking:
             found = sorted(self.pool(name).names.list(), key=lambda each: (each.key, each.version))
         return [each.to_dict() for each in found[:NAMES]]
+
+
+def _there(mapping: Mapping, begin: int, length: int) -> int:
+    """Return 2 if all of a part is cached, 1 if one of some places in it is, else 0."""
+    if mapping.is_cached(begin, length):
+        return 2
+    stride = max(mapping.unit_size, length // 16)
+    return int(any(mapping.is_cached(at, 1) for at in range(begin, begin + length, stride)))
 
 
 class Server(ThreadingHTTPServer):
@@ -267,6 +316,8 @@ class Handler(BaseHTTPRequestHandler):
                 self._send("application/octet-stream", self.server.sampler.picture(name).dots)
             elif parts.path == "/findings" and name is not None:
                 self._json(self.server.sampler.findings(name))
+            elif parts.path == "/parts" and name is not None:
+                self._json(self.server.sampler.parts(name, asked.get("key", ""), asked.get("version", "")))
             elif parts.path == "/names" and name is not None:
                 self._json(self.server.sampler.known(name))
             else:

@@ -83,6 +83,10 @@ class View:
         self._pool: Pool | None = None
         self._before: dict[str, Statistics] = {}
         self._skip = 0
+        self._pictures = 0  # how many have been taken
+        self._cost = 0.0  # seconds of a processor for the last one
+        self._interval = 1.0
+        self._tables: tuple[tuple[object, ...], list[str]] = (), []
         self.seen: list[Seen] = []
         self.rates: dict[str, Rates] = {}
         self.selected: str | None = None
@@ -142,7 +146,23 @@ class View:
             self.picture, self.trouble = pool.picture(objects=OBJECTS), ""
         except foliocache.FoliocacheError as error:
             self.picture, self.trouble = None, str(error)
-        self._skip = math.ceil((time.process_time() - begin) / (SHARE * interval)) - 1
+        self._pictures += 1
+        self._cost, self._interval = time.process_time() - begin, interval
+        self._rest()
+
+    def tables(self, columns: int, lines: int, make: Callable[[], list[str]]) -> list[str]:
+        """Return the lines of the tables of the picture: ``make()``, called once for each picture, size and order."""
+        key = (self._pictures, self.selected, self.sort, columns, lines)
+        if self._tables[0] != key:
+            begin = time.process_time()
+            self._tables = key, make()
+            self._cost += time.process_time() - begin
+            self._rest()
+        return self._tables[1]
+
+    def _rest(self) -> None:
+        """Take the next picture when the cost of this one is a small enough share of the time."""
+        self._skip = math.ceil(self._cost / (SHARE * self._interval)) - 1
 
 
 def render(view: View, console: Console, columns: int, lines: int) -> list[str]:
@@ -170,6 +190,14 @@ def _detail(view: View, found: Statistics, console: Console, columns: int, lines
     if view.picture is None:
         return made + _render(console, columns, shown(view.trouble))
     rest = lines - len(made)
+    return made + view.tables(columns, rest, lambda: _details(view, console, columns, rest))
+
+
+def _details(view: View, console: Console, columns: int, rest: int) -> list[str]:
+    """Return ``rest`` lines of tables: what is being filled, objects, processes."""
+    assert view.picture is not None
+    made: list[str] = []
+    lines = rest
     filling = [each for each in view.picture.objects if each.filling_bytes]
     pids = {client.slot: client for client in view.picture.clients}
     fills = _fills(filling[:rest], pids, console.encoding, columns >= WIDE)
@@ -256,6 +284,12 @@ def _summary(found: Statistics, rate: Rates, encoding: str) -> Table:
         if each.requests
     )
     made.add_row("requests", f"{number(slow.total)}; half / 99 % of them below: {times}" if slow.total else "none")
+    for tier in found.tiers:
+        if any(tier[1:]):
+            asked = tier.hits + tier.misses
+            there = f"{percent(tier.hits, asked)} of {number(asked)} folios were there, {number(tier.stores)} stored"
+            there += f", {number(tier.dropped)} dropped" if tier.dropped else ""
+            made.add_row(tier.tier, there + (f", {number(tier.skipped)} not asked for" if tier.skipped else ""))
     lost = found.evictions
     causes = (
         f"{number(lost.unused)} unused, {number(lost.lost)} lost, {number(lost.beaten)} beaten, {number(lost.cleared)} cleared"
@@ -267,6 +301,7 @@ def _summary(found: Statistics, rate: Rates, encoding: str) -> Table:
     trouble = [
         (f"{rate.private:,.1f} private reads/s", rate.private),
         (f"{rate.errors:,.1f} failed fills/s", rate.errors),
+        (f"{rate.skipped:,.1f} folios/s that a tier is not asked for: it is off", rate.skipped),
         (f"{found.dead_clients} dead clients", found.dead_clients),
         (f"{found.counters.stalls} refused locks", found.counters.stalls),
     ]

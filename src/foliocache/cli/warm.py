@@ -113,7 +113,7 @@ def warm(
     """
     begin = time.monotonic()
     options = {"name": name, "check_files": False}  # an answer about a file is good enough for as long as this command takes
-    found = [one for each in (url, *urls) for one in _resolve(each, options)]  # without a pool: if one is missing, none is made
+    found = [one for each in (url, *urls) for one in resolve(each, options)]  # without a pool: if one is missing, none is made
     pool = open_pool(name, pool_size)
     before = pool.stat().counters
     files = [_sized(*one) for one in found]
@@ -176,7 +176,7 @@ class Fetching:
                 self.outcomes.put(error)
 
 
-def _resolve(url: str, options: dict[str, Any]) -> list[tuple[str, FolioFileSystem, str]]:
+def resolve(url: str, options: dict[str, Any]) -> list[tuple[str, FolioFileSystem, str]]:
     """Return (url, filesystem, path) of each file that a URL, a glob or a folder stands for. Raises CommandError."""
     from fsspec.core import url_to_fs
 

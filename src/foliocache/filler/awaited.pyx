@@ -29,6 +29,7 @@ from ..mm cimport atomics, layout
 from collections import deque
 
 from ..errors import FoliocacheError, SourceError
+from ..observe import spans
 from .source import way_of
 
 cdef enum Step:
@@ -134,13 +135,14 @@ cdef class Miss(Sleeper):
         """Run a step at the source's home if it is a coroutine, else in a thread of the engine. Raises FoliocacheError
         if there is no thread."""
         cdef Filler filler = self.filler
+        call = _step(self, step)
         self.way = way_of(*filler.given[:3]) if step == BEGIN and filler.concurrent else None
-        if self.way is not None and self.way.begin(_step(self, step)):
+        if self.way is not None and self.way.begin(call):
             return 0
         self.way = None
         if not filler.concurrent:
-            _turns_of(filler, self.mapping.epoch()).add(_step(self, step), self.engine)
-        elif not self.engine.submit(_step(self, step)):
+            _turns_of(filler, self.mapping.epoch()).add(call, self.engine)
+        elif not self.engine.submit(call):
             raise _no_threads(filler)
         return 0
 
@@ -318,17 +320,24 @@ cdef class _Told(Listener):
 @cython.final
 @cython.auto_pickle(False)
 cdef class _Step:
-    """One step of a Miss, as a callable for the engine."""
+    """One step of a Miss, as a callable for the engine. context: that of the reader, in which its spans are made."""
     cdef Miss miss
     cdef int step
+    cdef object context
 
     def __call__(self):
-        self.miss._run(self.step)
+        context, self.context = self.context, None
+        if context is not None:
+            context.run(self)
+        else:
+            self.miss._run(self.step)
 
 
 cdef _Step _step(Miss miss, int step):
     cdef _Step call = _Step.__new__(_Step)
     call.miss, call.step = miss, step
+    if spans.emit is not None:
+        call.context = spans.context()
     return call
 
 

@@ -11,7 +11,7 @@ cdef class Filler
 cdef class Request:
     cdef Filler filler
     cdef Steps mapping
-    cdef object lease, mark, error, told, told_by
+    cdef object lease, mark, error, told, told_by, context
     cdef u64 first, end
     cdef u32 epoch
     cdef bint is_ahead, is_readahead

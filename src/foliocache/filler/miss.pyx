@@ -26,6 +26,7 @@ from .buffers cimport get_readable, release
 from .steps cimport FAILED, FILLED, FOREIGN, LATE, OURS, Steps
 from ..mm cimport atomics, layout
 from ..errors import SourceError
+from ..observe import notices, spans
 from . import failure
 from . import engine
 from .source import called, kind_of, read_into_of
@@ -97,8 +98,12 @@ cdef class Request:
         lease, self.lease = self.lease, None
         if self.is_ahead and self.epoch == self.mapping.epoch():
             filler.queued -= 1
+        context, self.context = self.context, None
         try:
-            filler._serve(self.mapping, lease, self.first, self.end, self.mark, self)
+            if context is not None:
+                context.run(filler.serve, self, lease)
+            else:
+                filler._serve(self.mapping, lease, self.first, self.end, self.mark, self)
         except BaseException as error:
             self.tell(error)
         else:
@@ -372,7 +377,13 @@ cdef class Filler:
         request.first, request.end, request.mark, request.is_readahead = first, end, mark, is_readahead
         request.told = allocate_lock()
         request.told.acquire()
+        if spans.emit is not None:
+            request.context = spans.context()
         return request
+
+    def serve(self, Request request not None, lease):
+        """Fill what a request is for, in the context of the read that has caused it."""
+        self._serve(request.mapping, lease, request.first, request.end, request.mark, request)
 
     # Filling.
 
@@ -574,6 +585,7 @@ cdef class Filler:
                 f"{index * mapping.unit_size}, and would do so for ever"
             )
         mapping.count(layout.COUNT_BYPASSES, 1)
+        notices.private_read(getattr(self.pool, "name", ""))
         reads.append(reading)
         try:
             return mapping.private(self._content(mapping, index))

@@ -129,9 +129,14 @@ def way_of(read: Any, readinto: Any, source: Any) -> Way | None:
 
 
 def kind_of(read: Any, readinto: Any, source: Any) -> int:
-    """Return which of ``layout.SOURCES`` a source is: what its ``kind`` says, "function" without one."""
+    """Return which of ``layout.SOURCES`` a source is: what its ``kind`` says, "function" without one.
+
+    The number behind them all is for a source that counts for itself, with the kind "tiers".
+    """
     given = next((each for each in (source, read, readinto) if each is not None), None)
     kind = getattr(given, "kind", "function")
+    if kind == "tiers":
+        return layout.SOURCE_KINDS
     return layout.SOURCES.index(kind if kind in layout.SOURCES else "other")
 
 

@@ -409,12 +409,23 @@ SOURCE_WORDS = 32
 SOURCE_BYTES = 29
 SOURCE_ERRORS = 30
 SOURCES = ("function", "http", "obstore", "fsspec", "objects", "disk", "valkey", "other")
+SOURCE_KINDS = 8  # how many these are
 STAT_WAITS = 256  # a histogram of waits for another process or thread that fills
 STAT_LOCK_WAITS = 288  # a histogram of waits for locks that were not free
 STAT_EVICTED = 320  # folios that left by lru's choice, by verdict; the other evictions cleared a block, or a chunk to give back
 STAT_REFAULTS = 328  # units filled: all, and those whose ghosts were of at most REFAULT_TICKS << k ticks
 REFAULT_TICKS = TICKS_SOON
 REFAULT_AGES = 4
+STAT_TIERS = 336  # for each of TIERS TIER_WORDS words; their requests, bytes and errors are those of the source of that name
+TIER_WORDS = 8
+TIERS = ("disk", "valkey")
+TIER_HITS = 0  # folios that it had
+TIER_MISSES = 1
+TIER_SKIPPED = 2  # folios that it was not asked for, because it is left alone
+TIER_STORES = 3
+TIER_STORE_BYTES = 4
+TIER_DROPPED = 5  # folios that were not stored: the queue was full, or the tier is left alone
+TIER_DECLINED = 6  # folios that it did not want
 
 # What the hit ratio of the last minutes is worked out from: samples of the sums of all clients' counters, each with its check.
 HISTORY = 2048

@@ -20,6 +20,13 @@ Pools: TypeAlias = Iterable[tuple[str, Statistics | None]]  # a pool's name, and
 Row: TypeAlias = tuple[tuple[str, ...], float]
 
 TIERS = ("disk", "valkey")  # kinds of source that are tiers; of the others, the tier is the origin
+TIER_COUNTERS = {  # fields of ``TierStatistics`` that are metrics of their own
+    "skipped": "Folios that a tier was not asked for, because it was left alone after failures",
+    "stores": "Folios that were stored in a tier",
+    "store_bytes": "Bytes of those folios",
+    "dropped": "Folios that were not stored, because the queue was full or the tier was left alone",
+    "declined": "Folios that a tier did not want",
+}
 COUNTERS = {  # fields of ``Counters`` that are metrics of their own -> what they count
     "fills": "Folios that were read from a source and cached",
     "fill_bytes": "Bytes of those folios",
@@ -29,6 +36,7 @@ COUNTERS = {  # fields of ``Counters`` that are metrics of their own -> what the
     "errors": "Fills that failed",
     "stalls": "Locks that were refused, because their owner was stopped",
     "given_back": "Bytes of memory that were given back to the kernel",
+    "given_back_pressure": "Bytes of them that were given back because others needed memory",
 }
 
 
@@ -52,9 +60,10 @@ class PoolCollector(Collector):
         yield from _memory(pools)
         yield from _clients(pools)
         for field, text in COUNTERS.items():
-            unit = "_bytes" if field == "given_back" else ""
+            unit = "_bytes" if field.startswith("given_back") else ""
             yield _counter(f"foliocache_{field}{unit}", text, (), [((p.name,), getattr(p.counters, field)) for p in pools])
         yield from _durations(pools)
+        yield from _tiers(pools)
         yield from _working_set(pools)
 
     def describe(self) -> Iterable[Metric]:
@@ -64,9 +73,18 @@ class PoolCollector(Collector):
 
 def _instruments(pools: list[Statistics]) -> Iterator[Metric]:
     """Yield those that other caches have, too."""
-    requests = [(p.name, kind, n) for p in pools for kind, n in (("hit", p.counters.hits), ("miss", p.counters.misses))]
+    requests = [
+        (p.name, kind, "memory", n) for p in pools for kind, n in (("hit", p.counters.hits), ("miss", p.counters.misses))
+    ]
+    requests += [
+        (p.name, kind, tier.tier, n)
+        for p in pools
+        for tier in p.tiers
+        if any(tier[1:])
+        for kind, n in (("hit", tier.hits), ("miss", tier.misses))
+    ]
     labels = ("cache_request_type", "cache_tier")
-    yield _counter("cache_requests", "Lookups", labels, [((name, kind, "memory"), n) for name, kind, n in requests])
+    yield _counter("cache_requests", "Lookups", labels, [((name, kind, tier), n) for name, kind, tier, n in requests])
     causes = [(p.name, cause, n) for p in pools for cause, n in p.evictions.to_dict().items()]
     text = "Folios that were evicted, by cause"
     yield _counter("cache_evictions", text, ("cache_eviction_cause",), [((name, cause), n) for name, cause, n in causes])
@@ -82,6 +100,14 @@ def _instruments(pools: list[Statistics]) -> Iterator[Metric]:
     ]
     text = "Hits in all lookups of the last minutes"
     yield _gauge("foliocache_hit_ratio", text, ("window",), [((name, window), ratio) for name, window, ratio in windows])
+
+
+def _tiers(pools: list[Statistics]) -> Iterator[Metric]:
+    """Yield what tiers do, of those that a pool uses."""
+    used = [((p.name, tier.tier), tier) for p in pools for tier in p.tiers if any(tier[1:])]
+    for field, text in TIER_COUNTERS.items():
+        rows = [(place, getattr(tier, field)) for place, tier in used]
+        yield _counter(f"foliocache_tier_{field}", text, ("cache_tier",), rows)
 
 
 def _memory(pools: list[Statistics]) -> Iterator[Metric]:

@@ -87,6 +87,42 @@ class SourceStatistics(NamedTuple):
         return _dict(self)
 
 
+class TierStatistics(NamedTuple):
+    """What the pool's processes have had from tiers of one kind, together.
+
+    `Pool.tiers` has what this process has had from each tier. How long their requests took, their bytes and failures are in the
+    `SourceStatistics` of the same name.
+
+    Attributes
+    ----------
+    tier : str
+        ``"disk"`` or ``"valkey"``.
+    hits, misses : int
+        Folios that they had and had not.
+    skipped : int
+        Folios that they were not asked for, because they were left alone after failures: if it grows, a tier is off.
+    stores, store_bytes : int
+        Folios that were stored, and their bytes.
+    dropped : int
+        Folios that were not stored, because the queue was full or the tier was left alone.
+    declined : int
+        Folios that they did not want: those of a scan, when they are full.
+    """
+
+    tier: str
+    hits: int
+    misses: int
+    skipped: int
+    stores: int
+    store_bytes: int
+    dropped: int
+    declined: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a new dict for JSON, in their order. A record within is a dict, and a tuple a list."""
+        return _dict(self)
+
+
 class Evictions(NamedTuple):
     """Why folios were evicted.
 
@@ -187,6 +223,8 @@ class Statistics(NamedTuple):
     hit_ratios : HitRatios
     sources : tuple of SourceStatistics
         One for each kind of source, used or not.
+    tiers : tuple of TierStatistics
+        One for each kind of tier, used or not.
     waits, lock_waits : Histogram
         How long processes and threads waited for others that were filling a folio, and for locks that were not free.
     evictions : Evictions
@@ -209,6 +247,7 @@ class Statistics(NamedTuple):
     counters: Counters
     hit_ratios: HitRatios
     sources: tuple[SourceStatistics, ...]
+    tiers: tuple[TierStatistics, ...]
     waits: Histogram
     lock_waits: Histogram
     evictions: Evictions

@@ -33,6 +33,7 @@ cdef class Attachment:
     cdef void settle(self) noexcept
     cdef void before_memory(self) noexcept
     cpdef check_open(self)
+    cpdef request(self, u32 source, u64 ns, u64 length, bint failed)
     cdef int _be_client(self) except -1
     cdef bint _begin(self) noexcept
     cdef bint touch(self, u64 at, u64 length) noexcept

@@ -311,6 +311,24 @@ cdef class Attachment:
         self._be_client()
         client.count(self.mem, self.me, counter, n)
 
+    def tally(self, u32 word, u64 n):
+        """Add n to one of this client's statistics. Does nothing in a process that is no client."""
+        if word >= layout.STAT_WORDS:
+            raise ValueError(f"there are {layout.STAT_WORDS} statistics, and no number {word}")
+        if self.me != layout.NIL:
+            client.tally(self.mem, self.me, word, n)
+
+    cpdef request(self, u32 source, u64 ns, u64 length, bint failed):
+        """Count a request to a kind of source: how long it took, and the bytes it brought. Does nothing as ``tally``."""
+        cdef u32 first = layout.STAT_SOURCES + source * layout.SOURCE_WORDS
+        if source >= layout.SOURCE_KINDS:
+            raise ValueError(f"there are {layout.SOURCE_KINDS} kinds of sources, and no number {source}")
+        if self.me != layout.NIL:
+            client.record(self.mem, self.me, first, ns)
+            client.tally(self.mem, self.me, first + layout.SOURCE_BYTES, length)
+            if failed:
+                client.tally(self.mem, self.me, first + layout.SOURCE_ERRORS, 1)
+
 
 @cython.final
 cdef class Scan:

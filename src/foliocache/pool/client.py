@@ -15,6 +15,7 @@ from ..errors import PoolError
 from ..mm import atomics, layout
 from ..mm import client as core
 from ..mm import reap as reaper
+from ..observe import notices
 from ..observe.records import ClientInfo
 from .slot import ClientSlot, Reaping, is_reaping_here
 
@@ -114,7 +115,11 @@ def reap(slot: ClientSlot) -> tuple[int, int]:
     mem, me = slot.segment.mem, slot.number
     with Reaping(slot) as reaping:
         dead = _find_dead(slot, me) if reaping else []
-        return (len(dead), _settle(mem, me, dead)) if dead else (0, 0)
+        if not dead:
+            return 0, 0
+        waiting = _settle(mem, me, dead)
+    notices.dead_clients(slot.segment.name, len(dead), waiting)
+    return len(dead), waiting
 
 
 def _find_dead(slot: ClientSlot, me: int) -> list[int]:

@@ -37,6 +37,7 @@ from ..mm cimport atomics, backing, fill, layout, mapping
 from ..mm.atomics cimport fc_mem, mem_t
 from ..mm cimport client as statistics
 from ..mm.inline cimport client, filemap, flags, folio, page_type
+from ..observe import spans
 
 cdef extern from *:
     """
@@ -958,16 +959,18 @@ cdef class FolioMap(Steps):
         return 0
 
     cdef int request(self, u32 source, u64 ns, u64 length, bint failed) except -1:
-        cdef u32 first = layout.STAT_SOURCES + source * layout.SOURCE_WORDS
-        cdef u32 me = self.attachment.number
-        statistics.record(self.mem, me, first, ns)
-        statistics.tally(self.mem, me, first + layout.SOURCE_BYTES, length)
-        if failed:
-            statistics.tally(self.mem, me, first + layout.SOURCE_ERRORS, 1)
+        if source < layout.SOURCE_KINDS:  # with tiers, there is one for each of them, and they count for themselves
+            self.attachment.request(source, ns, length, failed)
+        emit = spans.emit
+        if emit is not None:
+            emit("fill", self, source, ns, length, failed)
         return 0
 
     cdef int waited(self, u64 ns) except -1:
         statistics.record(self.mem, self.attachment.number, layout.STAT_WAITS, ns)
+        emit = spans.emit
+        if emit is not None:
+            emit("wait", self, layout.SOURCE_KINDS, ns, 0, False)
         return 0
 
     cdef bint reap(self) except -1:

@@ -81,7 +81,8 @@ class Mapping(AsyncReads):
         if pool._tiers and self._is_tiered and version and any(one is not None for one in (read, readinto, source)):
             from ..tiers.around import around  # here: few pools have tiers
 
-            source = around(pool._tiers, object_digest(key, size, version), key, lambda: pool.engine, (read, readinto, source))
+            digest, given = object_digest(key, size, version), (read, readinto, source)
+            source = around(pool._tiers, digest, key, lambda: pool.engine, given, pool._attachment)
             read = readinto = None
         first = pool._attachment.segment.first_bytes
         usual = order = _order_for(size, pool.page_size, first, self._units_per_object)

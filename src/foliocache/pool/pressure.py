@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import FoliocacheError
 from ..mm import layout
+from ..observe import notices
 from . import headroom, shrink
 
 if TYPE_CHECKING:
@@ -120,6 +121,8 @@ def give_back(attachment: Attachment, missing: int) -> int:
     page_size = attachment.segment.page_size
     given = shrink.give_back(attachment, -(-min(missing, PIECE) // page_size)) * page_size
     attachment.count(layout.COUNT_GIVEN_BACK_PRESSURE, given)
+    if given:
+        notices.pressure(attachment.segment.name, given)
     return given
 
 

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 from ..mm import audit, layout, lru, page_alloc, slab
 from ..observe import history, scan
 from ..observe.records import Counters
-from ..observe.statistics import Evictions, Histogram, HitRatios, Picture, Residency, SourceStatistics, Statistics, WorkingSet
+from ..observe.statistics import (
+    Evictions,
+    Histogram,
+    HitRatios,
+    Picture,
+    Residency,
+    SourceStatistics,
+    Statistics,
+    TierStatistics,
+    WorkingSet,
+)
 from . import client
 from .attachment import Scan
 
@@ -50,6 +60,7 @@ def statistics(segment: Segment) -> Statistics:
         counters=counters,
         hit_ratios=_ratios(memory, counters),
         sources=tuple(_source(told, n, name) for n, name in enumerate(layout.SOURCES)),
+        tiers=tuple(_tier(told, n, name) for n, name in enumerate(layout.TIERS)),
         waits=_histogram(told, layout.STAT_WAITS),
         lock_waits=_histogram(told, layout.STAT_LOCK_WAITS),
         evictions=_evictions(told, counters.evictions),
@@ -95,6 +106,11 @@ def _source(told: Sequence[int], number: int, name: str) -> SourceStatistics:
     latency = _histogram(told, first)
     errors = told[first + layout.SOURCE_ERRORS]
     return SourceStatistics(name, latency.total, told[first + layout.SOURCE_BYTES], errors, latency)
+
+
+def _tier(told: Sequence[int], number: int, name: str) -> TierStatistics:
+    first = layout.STAT_TIERS + number * layout.TIER_WORDS
+    return TierStatistics(name, *told[first : first + layout.TIER_DECLINED + 1])
 
 
 def _evictions(told: Sequence[int], all_of_them: int) -> Evictions:

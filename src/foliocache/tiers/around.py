@@ -15,10 +15,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SourceError
-from ..filler.source import way_of
+from ..filler.source import kind_of, way_of
 from .behind import Credit, behind
 from .claims import Claim
-from .guard import Guard
+from .guard import Account, Guard
 from .threads import in_thread
 from .tier import Part
 
@@ -29,7 +29,14 @@ BATCH = 1 << 20  # bytes that are asked of a tier at a time: readers of the firs
 _ZEROS = bytes(1 << 20)
 
 
-def around(guards: Sequence[Guard], digest: bytes, key: str, engine: Callable[[], Engine], given: _Given) -> Around:
+def around(
+    guards: Sequence[Guard],
+    digest: bytes,
+    key: str,
+    engine: Callable[[], Engine],
+    given: _Given,
+    account: Account | None = None,
+) -> Around:
     """Return the source that asks tiers before it asks the source ``given``: read, readinto, source.
 
     Parameters
@@ -44,16 +51,34 @@ def around(guards: Sequence[Guard], digest: bytes, key: str, engine: Callable[[]
         Returns the threads in which tiers are called for event loops.
     given
         As `Pool.mapping` is given them; one of them is not None.
+    account
+        Where the pool counts what tiers and source do.
     """
     read, readinto, source = given
     if way_of(read, readinto, source) is None:
-        return BlockingAround(guards, digest, key, engine, given)
+        return BlockingAround(guards, digest, key, engine, given, account)
     if source is not None and hasattr(source, "read_into"):
-        return EitherAround(guards, digest, key, engine, given)
-    return AwaitedAround(guards, digest, key, engine, given)
+        return EitherAround(guards, digest, key, engine, given, account)
+    return AwaitedAround(guards, digest, key, engine, given, account)
 
 
 _Given = tuple[Any, Any, Any]
+
+
+class _Asked:
+    """A call of the source: how long it takes, and what it brings. ``left``: how many buffers are not full."""
+
+    def __init__(self, account: Account | None, kind: int, buffers: Sequence[memoryview]) -> None:
+        self._account, self._kind = account, kind
+        self.left = len(buffers)
+        self._length = sum(map(len, buffers))  # now, since a buffer is released as soon as it is full
+        self._begin = time.monotonic_ns()
+
+    def end(self) -> None:
+        """Count it; as a failure if buffers are left."""
+        if self._account is not None:
+            ns = time.monotonic_ns() - self._begin
+            self._account.request(self._kind, ns, 0 if self.left > 0 else self._length, self.left > 0)
 
 
 class Around:
@@ -63,8 +88,19 @@ class Around:
     """
 
     is_exact = True  # pages need not be cleared for it
+    kind = "tiers"  # what it is made of counts for itself
 
-    def __init__(self, guards: Sequence[Guard], digest: bytes, key: str, engine: Callable[[], Engine], given: _Given) -> None:
+    def __init__(
+        self,
+        guards: Sequence[Guard],
+        digest: bytes,
+        key: str,
+        engine: Callable[[], Engine],
+        given: _Given,
+        account: Account | None = None,
+    ) -> None:
+        self._account = account
+        self._kind = kind_of(*given)
         self._guards, self._digest, self._key, self._engine = tuple(guards), digest, key, engine
         self._read, self._readinto, self._source = given
         self._inner = next(one for one in (self._source, self._read, self._readinto) if one is not None)
@@ -83,7 +119,7 @@ class Around:
     def _runs(self, guard: Guard, offset: int, buffers: Sequence[memoryview]) -> list[tuple[bool, list[Part]]]:
         """Divide buffers into runs that the tier may have, of at most BATCH bytes, and runs that it has not."""
         parts = _parts(offset, buffers)
-        flags = guard.holds(self._digest, [(at, len(buffer)) for at, buffer in parts])
+        flags = guard.holds(self._digest, [(at, len(buffer)) for at, buffer in parts], self._account)
         runs: list[tuple[bool, list[Part]]] = []
         size = 0
         for part, flag in zip(parts, flags, strict=True):
@@ -133,7 +169,7 @@ class Around:
 
     def _keep(self, level: int, offset: int, data: memoryview, patience: float = 0.0) -> float:
         """Offer bytes to tier number ``level``. Return the seconds that this has waited, ``patience`` at most."""
-        return behind().offer(self._guards[level], self._digest, offset, data, patience)
+        return behind().offer(self._guards[level], self._digest, offset, data, patience, self._account)
 
 
 class _Blocking(Around):
@@ -151,7 +187,7 @@ class _Blocking(Around):
         guard = self._guards[level]
         missing: list[Part] = []
         for may_have, run in self._runs(guard, offset, buffers):
-            flags = guard.load(self._digest, run) if may_have else [False] * len(run)
+            flags = guard.load(self._digest, run, self._account) if may_have else [False] * len(run)
             for had, parts in _grouped(run, flags):
                 if not had:
                     missing += parts
@@ -182,7 +218,7 @@ class _Blocking(Around):
             if waiting := claim.waiting():
                 time.sleep(claim.pause())
                 with _released(claim.views([[n] for n in waiting])) as views:
-                    flags = guard.load(self._digest, views, again=True)
+                    flags = guard.load(self._digest, views, self._account, again=True)
                 for number, had in zip(waiting, flags, strict=True):
                     if had:
                         yield from claim.fill([number])
@@ -205,6 +241,16 @@ class _Blocking(Around):
             raise self._short(parts[count][0] - offset, offset, length)
 
     def _origin(self, offset: int, buffers: Sequence[memoryview]) -> Generator[object, None, None]:
+        asked = _Asked(self._account, self._kind, buffers)
+        try:
+            with closing(self._ask(offset, buffers)) as answer:
+                for _ in answer:
+                    asked.left -= 1
+                    yield None
+        finally:
+            asked.end()
+
+    def _ask(self, offset: int, buffers: Sequence[memoryview]) -> Generator[object, None, None]:
         if self._source is not None:
             self._clear(buffers)
             yield from self._source.read_into(offset, buffers)
@@ -284,7 +330,9 @@ class _Awaited(Around):
                             yield each
 
     async def _load(self, guard: Guard, run: Sequence[Part], *, again: bool = False) -> Sequence[bool]:
-        return await in_thread(self._engine(), partial(guard.load, self._digest, run, again=again), [False] * len(run))
+        return await in_thread(
+            self._engine(), partial(guard.load, self._digest, run, self._account, again=again), [False] * len(run)
+        )
 
     async def _deeper_async(self, level: int, parts: Sequence[Part]) -> AsyncGenerator[object, None]:
         offset, buffers = parts[0][0], [buffer for _, buffer in parts]
@@ -308,6 +356,16 @@ class _Awaited(Around):
             raise self._short(parts[count][0] - offset, offset, length)
 
     async def _origin_async(self, offset: int, buffers: Sequence[memoryview]) -> AsyncGenerator[object, None]:
+        asked = _Asked(self._account, self._kind, buffers)
+        try:
+            async with aclosing(self._ask_async(offset, buffers)) as answer:
+                async for _ in answer:
+                    asked.left -= 1
+                    yield None
+        finally:
+            asked.end()
+
+    async def _ask_async(self, offset: int, buffers: Sequence[memoryview]) -> AsyncGenerator[object, None]:
         if self._source is not None:
             self._clear(buffers)
             answer = self._source.read_into_async(offset, buffers)

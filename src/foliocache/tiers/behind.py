@@ -18,7 +18,7 @@ import time
 from collections import deque
 from typing import NamedTuple, TypeAlias
 
-from .guard import Guard
+from .guard import Account, Guard
 from .tier import Part
 
 SMALL, LARGE = 64 << 10, 1 << 20  # bytes of a staging buffer
@@ -55,6 +55,7 @@ def flush(timeout: float = EXIT_PATIENCE) -> bool:
 class _Item(NamedTuple):
     guard: Guard
     digest: bytes
+    account: Account | None
     offset: int
     length: int
     staged: mmap.mmap
@@ -73,20 +74,22 @@ class Behind:
         self._unstarted: deque[None] = deque([None])
         self._closed = False
 
-    def offer(self, guard: Guard, digest: bytes, offset: int, data: memoryview, patience: float = 0.0) -> float:
+    def offer(
+        self, guard: Guard, digest: bytes, offset: int, data: memoryview, patience: float = 0.0, account: Account | None = None
+    ) -> float:
         """Queue a copy of the bytes of an object from offset on, if the tier wants them and there is a buffer.
 
         Wait for a buffer for at most ``patience`` seconds, and return how many it were.
         """
         waited = 0.0
-        if self._closed or not guard.wants(digest, offset, len(data)):
+        if self._closed or not guard.wants(digest, offset, len(data), account):
             return waited
         for begin in range(0, len(data), LARGE):
             with data[begin : begin + LARGE] as piece:
                 home, staged, seconds = self._take(len(piece), patience - waited)
                 waited += seconds
-                if home is None or not self._queue(guard, digest, offset + begin, piece, staged, home):
-                    guard.dropped += 1
+                if home is None or not self._queue(guard, digest, account, offset + begin, piece, staged, home):
+                    guard.drop(1, account)
                     break
         guard.wait_seconds += waited
         return waited
@@ -127,11 +130,20 @@ class Behind:
         except queue.Empty:
             return None, None, time.monotonic() - begin
 
-    def _queue(self, guard: Guard, digest: bytes, offset: int, piece: memoryview, staged: mmap.mmap | None, home: Free) -> bool:
+    def _queue(
+        self,
+        guard: Guard,
+        digest: bytes,
+        account: Account | None,
+        offset: int,
+        piece: memoryview,
+        staged: mmap.mmap | None,
+        home: Free,
+    ) -> bool:
         if staged is None:
             staged = mmap.mmap(-1, next(size for size, free in self._free if free is home))
         staged[: len(piece)] = piece
-        self._work.put(_Item(guard, digest, offset, len(piece), staged, home))
+        self._work.put(_Item(guard, digest, account, offset, len(piece), staged, home))
         return self._start()
 
     def _start(self) -> bool:
@@ -160,7 +172,7 @@ class Behind:
                     batch = []
                     continue
             full = sum(item.length for item in batch) >= BATCH
-            if batch and (full or not isinstance(following, _Item) or following[:2] != batch[0][:2]):
+            if batch and (full or not isinstance(following, _Item) or following[:3] != batch[0][:3]):
                 self._store(batch)
                 batch = []
             if isinstance(following, _Item):
@@ -170,10 +182,10 @@ class Behind:
             del following
 
     def _store(self, items: list[_Item]) -> None:
-        guard, digest = items[0].guard, items[0].digest
+        guard, digest, account = items[0][:3]
         parts: list[Part] = [(item.offset, memoryview(item.staged)[: item.length]) for item in items]
         try:
-            guard.store(digest, parts)
+            guard.store(digest, parts, account)
         except BaseException as error:  # not of the tier's; the thread must go on
             guard.errors += 1
             if isinstance(error, MemoryError):

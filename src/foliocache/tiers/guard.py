@@ -10,14 +10,28 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Protocol, cast
 
 from ..errors import PoolMismatchError
+from ..mm import layout
+from ..observe import notices
 from ..observe.records import Finding
 from .tier import Claiming, Part, Tier, TierStat
 
 PAUSE = 1.0  # seconds that a tier is left alone after its first failure; twice as long after each further one
 PAUSE_MAX = 60.0
+
+
+class Account(Protocol):
+    """Where a pool counts what tiers and sources do, for all its processes. It does nothing in a process that is no client."""
+
+    def request(self, source: int, ns: int, length: int, failed: bool) -> None:
+        """Count a request to one of ``layout.SOURCES``."""
+        ...
+
+    def tally(self, word: int, n: int) -> None:
+        """Add to one of the statistics of ``layout``."""
+        ...
 
 
 class Breaker:
@@ -96,6 +110,8 @@ class Guard:
 
     def __init__(self, url: str, make: Callable[[], Tier], timeout: float) -> None:
         self.url = url
+        scheme = url.partition(":")[0]
+        self.kind: str = "disk" if scheme == "disk" else "valkey"
         self._make = make
         self.tier: Tier | None = None
         self.loads: Breaker = Breaker(timeout)
@@ -134,10 +150,11 @@ class Guard:
             raise error
         return self.tier is not None
 
-    def holds(self, digest: bytes, spans: Sequence[tuple[int, int]]) -> Sequence[bool]:
+    def holds(self, digest: bytes, spans: Sequence[tuple[int, int]], account: Account | None = None) -> Sequence[bool]:
         """Return for each span (offset, length) whether it is worth to load it."""
         if self.tier is None or self.loads.is_stopped:
             self.skipped += len(spans)
+            self._tally(account, layout.TIER_SKIPPED, len(spans))
             return [False] * len(spans)
         look = getattr(self.tier, "holds", None)
         if look is None:
@@ -146,6 +163,7 @@ class Guard:
         found: Sequence[bool] = [False] * len(spans)
         if number is None:
             self.skipped += len(spans)
+            self._tally(account, layout.TIER_SKIPPED, len(spans))
             return found
         error: Exception | None = None
         try:
@@ -155,6 +173,7 @@ class Guard:
         finally:
             self._ended(self.loads, number, error)
         self.misses += len(found) - sum(found)
+        self._tally(account, layout.TIER_MISSES, len(found) - sum(found))
         return found
 
     @property
@@ -185,7 +204,9 @@ class Guard:
             self._ended(self.stores, number, error)
         return granted
 
-    def load(self, digest: bytes, parts: Sequence[Part], *, again: bool = False) -> Sequence[bool]:
+    def load(
+        self, digest: bytes, parts: Sequence[Part], account: Account | None = None, *, again: bool = False
+    ) -> Sequence[bool]:
         """Fill the buffers that the tier has. Return for each part whether it is full. Raises nothing of the tier's.
 
         ``again``: it was asked for these before, which is not counted as a miss a second time.
@@ -194,6 +215,7 @@ class Guard:
         number = None if self.tier is None else self.loads.begin()
         if number is None or self.tier is None:
             self.skipped += len(parts)
+            self._tally(account, layout.TIER_SKIPPED, len(parts))
             return filled
         error: Exception | None = None
         try:
@@ -208,14 +230,20 @@ class Guard:
         self.slowest_load = max(self.slowest_load, took)
         had = sum(map(bool, filled))
         self.hits += had
-        self.misses += 0 if again else len(parts) - had
-        self.hit_bytes += sum(len(buffer) for (_, buffer), full in zip(parts, filled, strict=True) if full)
+        missed = 0 if again else len(parts) - had
+        self.misses += missed
+        length = sum(len(buffer) for (_, buffer), full in zip(parts, filled, strict=True) if full)
+        self.hit_bytes += length
+        if account is not None:
+            account.request(layout.SOURCES.index(self.kind), int(took * 1e9), length, error is not None)
+            self._tally(account, layout.TIER_HITS, had)
+            self._tally(account, layout.TIER_MISSES, missed)
         return filled
 
-    def wants(self, digest: bytes, offset: int, length: int) -> bool:
+    def wants(self, digest: bytes, offset: int, length: int, account: Account | None = None) -> bool:
         """Return True if the tier works, and would keep this range."""
         if self.stores.is_stopped:
-            self.dropped += 1
+            self.drop(1, account)
             return False
         decide = getattr(self.tier, "wants", None)
         if decide is None:
@@ -225,13 +253,19 @@ class Guard:
         except Exception:
             wanted = True  # the store will fail, and say why
         self.declined += not wanted
+        self._tally(account, layout.TIER_DECLINED, not wanted)
         return wanted
 
-    def store(self, digest: bytes, parts: Sequence[Part]) -> bool:
+    def drop(self, parts: int, account: Account | None) -> None:
+        """Count ranges that are not stored, because there is no room for them in the queue, or the tier is left alone."""
+        self.dropped += parts
+        self._tally(account, layout.TIER_DROPPED, parts)
+
+    def store(self, digest: bytes, parts: Sequence[Part], account: Account | None = None) -> bool:
         """Give ranges to the tier. Return False if they were not stored. Raises nothing of the tier's."""
         number = self.stores.begin() if self.open() else None
         if number is None or self.tier is None:
-            self.dropped += len(parts)
+            self.drop(len(parts), account)
             return False
         error: Exception | None = None
         try:
@@ -240,10 +274,13 @@ class Guard:
             error = raised
         self.store_seconds += self._ended(self.stores, number, error)
         if error is not None:
-            self.dropped += len(parts)
+            self.drop(len(parts), account)
             return False
+        length = sum(len(data) for _, data in parts)
         self.stored += len(parts)
-        self.store_bytes += sum(len(data) for _, data in parts)
+        self.store_bytes += length
+        self._tally(account, layout.TIER_STORES, len(parts))
+        self._tally(account, layout.TIER_STORE_BYTES, length)
         return True
 
     def check(self, repair: bool) -> list[Finding]:
@@ -278,13 +315,15 @@ class Guard:
             self.wait_seconds,
         )
 
+    def _tally(self, account: Account | None, word: int, n: int) -> None:
+        if account is not None and n:
+            account.tally(layout.STAT_TIERS + layout.TIERS.index(self.kind) * layout.TIER_WORDS + word, n)
+
     def _ended(self, breaker: Breaker, number: int, error: Exception | None) -> float:
         took, reason = breaker.end(number, error)
         if error is not None or took > breaker.timeout:
             self.errors += 1
         if reason:
-            import logging  # here: it is slow to import, and only this needs it
-
             what = "not read" if breaker is self.loads else "not written"
-            logging.getLogger("foliocache").warning("tier %s is %s for a while: %s", self.url, what, reason)
+            notices.logger().warning("tier %s is %s for a while: %s", self.url, what, reason)
         return took

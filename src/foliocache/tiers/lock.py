@@ -59,7 +59,7 @@ class WriteLock:
 
     def close(self) -> None:
         fd, self._fd = self._fd, None
-        if fd is not None:
+        if fd is not None and os is not None:  # at the end of the interpreter, modules are gone
             os.close(fd)
 
     def forked(self) -> None:

@@ -92,9 +92,10 @@ class FolioFile(io.BufferedIOBase):
         end = min(offset + length, self.size)
         for block in range(offset - offset % block_size, end, block_size):
             start, stop = block, min(block + block_size, self.size)
-            while start < end and mapping.is_cached(start, mapping.unit_size):
+            last = min(stop, end)
+            while start < last and mapping.is_cached(start, mapping.unit_size):
                 start = (start // mapping.unit_size + 1) * mapping.unit_size
-            if start < end:
+            if start < last:
                 next(mapping.pieces(start, stop - start)).release()
 
     def _get(self, method: str, offset: int, what: Any) -> Any:

@@ -10,7 +10,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import secrets
+import sys
 import tempfile
+import threading
+import webbrowser
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +28,9 @@ from foliocache.cli.demo.worker_pool import Measured, WorkerPool
 from foliocache.cli.exits import CommandError
 from foliocache.cli.memory import allocated
 from foliocache.cli.options import Json, Milliseconds, Positive, Share, Size, open_pool
-from foliocache.cli.output import counted, emit_json
+from foliocache.cli.output import counted, emit_json, finish, tell
 from foliocache.cli.progress import Silent, watcher
+from foliocache.cli.serve import page_of
 from foliocache.cli.signals import CleanupStack, blocked
 from foliocache.sizes import format_size
 
@@ -69,6 +73,7 @@ def demo(
     shards: Positive = 8,
     sample: Share = 0.1,
     dataset: Path | None = None,
+    page: bool = False,
     json: Json = False,
 ) -> int:
     """Show what the cache saves, on real files over real HTTP.
@@ -89,6 +94,8 @@ def demo(
         The share of the files that the uncached run reads; the others read all.
     dataset
         A folder to read instead of Python's own library.
+    page
+        Open a page in the browser that shows the pool, live; it stays until Ctrl-C.
     json
         Print the result as JSON.
     """
@@ -101,12 +108,25 @@ def demo(
         origin = stack.enter_context(Origin(root / SERVED, latency / 1000))
         watch.say(f"origin {origin.url}, {latency:g} ms before each answer")
         pool = size or -(-int(packed.total_bytes * SPARE) // MIB) * MIB
-        result = _measure(Plan(packed, root / INDEX, origin, workers, epochs, sample, pool), watch)
+        result = _measure(Plan(packed, root / INDEX, origin, workers, epochs, sample, pool), watch, stack, page)
+        if page:
+            with suppress(KeyboardInterrupt):
+                with blocked():  # so that Ctrl-C ends the page alone as soon as there is a result
+                    _tell(result, json)
+                    finish(sys.stdout)
+                    watch.say("the page stays until Ctrl-C")
+                threading.Event().wait()
+        else:
+            _tell(result, json)
+    return report.exit_code(result)
+
+
+def _tell(result: dict[str, Any], json: bool) -> None:
+    """Print the result."""
     if json:
         emit_json(result)
     else:
         report.show(result)
-    return report.exit_code(result)
 
 
 def _source(folder: Path | None) -> list[Path]:
@@ -128,12 +148,12 @@ def _pack(root: Path, paths: list[Path], shards: int, watch: Silent) -> files.Da
     return packed
 
 
-def _measure(plan: Plan, watch: Silent) -> dict[str, Any]:
-    """Make the three runs, one after the other; the document of ``--json``."""
+def _measure(plan: Plan, watch: Silent, stack: CleanupStack, page: bool) -> dict[str, Any]:
+    """Make the three runs, one after the other; the document of ``--json``. The pool, and a page of it, end with the stack."""
     runs = [
         _run(plan, watch, "uncached", plan.jobs(sample=plan.sample, opening={"cache_type": "none"})),
         _run(plan, watch, "blockcache", plan.jobs(opening={"cache_type": "blockcache"})),
-        _run_folio(plan, watch),
+        _run_folio(plan, watch, stack, page),
     ]
     return {
         "dataset_bytes": plan.dataset.total_bytes,
@@ -177,27 +197,34 @@ def _summary(name: str, sample: float, measured: Measured, origin: dict[str, int
     }
 
 
-def _run_folio(plan: Plan, watch: Silent) -> dict[str, Any]:
-    """The run through a pool of its own, which is removed whatever happens."""
+def _run_folio(plan: Plan, watch: Silent, stack: CleanupStack, page: bool) -> dict[str, Any]:
+    """The run through a pool of its own, which the stack removes whatever happens."""
     name = f"demo-{os.getpid()}-{secrets.token_hex(4)}"
-    with CleanupStack() as stack:
-        stack.callback(_remove, name)
-        with blocked():
-            pool = open_pool(name, plan.pool)
-        path = pool.path
-        options = {"name": name, "size": plan.pool, "check_files": False}  # who a shard is, is asked once for all workers
-        jobs = plan.jobs("folio::", filesystem={"folio": options}, opening={"block_size": BLOCK})
-        made = _run(plan, watch, "folio", jobs, path)
-        made["idle_each_bytes"] -= allocated(path) // plan.workers
-        counters = pool.stat().counters
-        made |= {
-            "hits": counters.hits,
-            "misses": counters.misses,
-            "pool_bytes": allocated(path),
-            "counters": counters.to_dict(),
-            "findings": [finding.to_dict() for finding in pool.audit()],
-        }
-    return made
+    stack.callback(_remove, name)
+    with blocked():
+        pool = open_pool(name, plan.pool)
+    path = pool.path
+    if page:
+        _show_page(stack.enter_context(page_of(name)))
+    options = {"name": name, "size": plan.pool, "check_files": False}  # who a shard is, is asked once for all workers
+    jobs = plan.jobs("folio::", filesystem={"folio": options}, opening={"block_size": BLOCK})
+    made = _run(plan, watch, "folio", jobs, path)
+    made["idle_each_bytes"] -= allocated(path) // plan.workers
+    counters = pool.stat().counters
+    return made | {
+        "hits": counters.hits,
+        "misses": counters.misses,
+        "pool_bytes": allocated(path),
+        "counters": counters.to_dict(),
+        "findings": [finding.to_dict() for finding in pool.audit()],
+    }
+
+
+def _show_page(url: str) -> None:
+    """Tell the page's address, and open it if there is a browser with windows, or one that the user has chosen."""
+    tell(f"page {url}")
+    if any(os.environ.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")):
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()  # a browser may take its time
 
 
 def _remove(name: str) -> None:

@@ -47,6 +47,7 @@ function show(found) {
   charts();
   latency(found.statistics);
   larger(found.statistics.working_set);
+  tiers(found.statistics);
   filling(found);
   objects(found);
   clients(found);
@@ -123,15 +124,27 @@ function table(id, rows, nothing) {
   const body = $(id).tBodies[0];
   if (rows.length) return body.replaceChildren(...rows.map(row));
   const tr = row([nothing]);
-  tr.firstChild.colSpan = 9; tr.firstChild.className = "none";
+  tr.firstChild.colSpan = visible($(id).tHead.rows[0]); tr.firstChild.className = "none";
   body.replaceChildren(tr);
 }
+
+const visible = (tr) => [...tr.cells].filter((cell) => cell.offsetWidth).length || 1;
 
 function part(value, whole) {
   const bar = document.createElement("progress");
   bar.max = 1; bar.value = whole ? value / whole : 0;
   bar.title = percent(whole ? value / whole : null);
   return bar;
+}
+
+function tiers({ tiers, sources }) {
+  const used = tiers.filter((each) => Object.values(each).some((value) => typeof value === "number" && value));
+  $("tiers-section").hidden = !used.length;
+  table("tiers", used.map((each) => {
+    const source = sources.find((one) => one.source === each.tier), asked = each.hits + each.misses;
+    return [each.tier, percent(asked ? each.hits / asked : null), number(asked), bytes(source.bytes), bytes(each.store_bytes),
+      number(each.dropped), number(each.declined), number(each.skipped)];
+  }), "none");
 }
 
 function filling({ objects, clients }) {
@@ -144,8 +157,67 @@ function filling({ objects, clients }) {
 function objects({ objects, object_count: count }) {
   $("object-count").textContent = count > 20 ? "the largest 20 of " + number(count) : "";
   const rows = objects.filter((each) => !each.filling_bytes || each.cached_bytes).sort((a, b) => b.cached_bytes - a.cached_bytes).slice(0, 20);
-  table("objects", rows.map((each) => [each.key, bytes(each.cached_bytes), bytes(each.size), part(each.cached_bytes, each.size),
+  if (openers.size > 1000) openers.clear();
+  const focused = document.activeElement && document.activeElement.dataset.object;
+  table("objects", rows.map((each) => [opener(each), bytes(each.cached_bytes), bytes(each.size), part(each.cached_bytes, each.size),
     percent(each.cached_bytes ? each.used_bytes / each.cached_bytes : null), number(each.pins)]), "none");
+  const buttons = [...$("objects").querySelectorAll("button")];
+  const at = buttons.find((each) => each.dataset.object === opened);
+  if (at) strip(at.closest("tr"));
+  const again = focused && buttons.find((each) => each.dataset.object === focused);
+  if (again) again.focus({ preventScroll: true });
+}
+
+// The parts of one object, below its row.
+
+let opened = null, parts = [], asking = false;
+const openers = new Map();  // the same button in each row of an object, so that a click does not meet one that is gone
+const label = (each) => JSON.stringify([each.key, each.version]);
+
+function opener(each) {
+  const button = openers.get(label(each)) || document.createElement("button");
+  openers.set(label(each), button);
+  button.type = "button"; button.className = "object"; button.textContent = each.key; button.title = each.key + " (show which parts are cached)";
+  button.dataset.object = label(each);
+  button.setAttribute("aria-expanded", opened === label(each));
+  button.onclick = () => {
+    opened = opened === label(each) ? null : label(each); parts = [];
+    if (last) objects(last);
+  };
+  return button;
+}
+
+function strip(tr) {
+  const below = document.createElement("tr"), td = document.createElement("td"), canvas = document.createElement("canvas");
+  td.colSpan = visible(tr); td.append(canvas); below.append(td); tr.after(below);
+  canvas.className = "parts"; canvas.setAttribute("role", "img");
+  draw(canvas);
+  if (asking) return;
+  const [key, version] = JSON.parse(opened), now = opened;
+  asking = true;
+  fetch("parts?" + new URLSearchParams({ pool, key, version })).then((answer) => (answer.ok ? answer.json() : null)).then((found) => {
+    if (opened === now) { parts = found; const shown = document.querySelector("canvas.parts"); if (shown) draw(shown); }
+  }).catch(() => {}).finally(() => { asking = false; });
+}
+
+function draw(canvas) {
+  const scale = devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight;
+  canvas.width = Math.round(width * scale); canvas.height = Math.round(height * scale);
+  const pen = canvas.getContext("2d");
+  pen.setTransform(scale, 0, 0, scale, 0, 0);
+  if (!parts) {
+    pen.font = "12px system-ui, sans-serif"; pen.fillStyle = colour("dim");
+    pen.fillText("not known: its key is too long, or its folios have a size of their own", 0, height - 3);
+    return canvas.setAttribute("aria-label", "not known");
+  }
+  const wide = width / Math.max(1, parts.length), gap = wide > 4 ? 1 : 0;
+  parts.forEach((there, n) => {
+    pen.fillStyle = colour(["unbacked", "cached", "used"][there]);
+    pen.fillRect(n * wide, 0, wide - gap, height);
+  });
+  const share = parts.filter((there) => there === 2).length / Math.max(1, parts.length);
+  canvas.setAttribute("aria-label", "from its first byte to its last: " + percent(share) + " of its parts are all cached");
+  canvas.title = "from its first byte to its last; dark: all of the part is cached, light: some of it";
 }
 
 function clients({ clients, now }) {
