@@ -22,7 +22,13 @@ def extension(path):
         ".".join(path.with_suffix("").parts[1:]),
         [str(path)],
         include_dirs=[str(MM), str(POOL)],
-        depends=[str(MM / "atomics.h"), str(MM / "layout.h"), str(MM / "layout.pxd"), str(POOL / "stat.h")],
+        depends=[
+            str(MM / "atomics.h"),
+            str(MM / "layout.h"),
+            str(MM / "layout.pxd"),
+            str(POOL / "stat.h"),
+            *([str(POOL / "section.h")] if path.parent == POOL else []),
+        ],
         extra_compile_args=["-O2", "-Wall", "-Werror", "-Wno-unused-function", "-fno-strict-aliasing"],
     )
 
@@ -50,6 +56,7 @@ def main():
                 "embedsignature": True,
                 "embedsignature.format": "clinic",
                 "warn.undeclared": False,
+                "freethreading_compatible": True,  # by critical sections: pool/section.h
             },
         ),
     )

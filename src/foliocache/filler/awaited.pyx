@@ -77,8 +77,10 @@ cdef class Miss(Sleeper):
 
     def abandon(self):
         """End the wait without a result. A fill that has begun continues."""
-        cdef bint waits = not self.told
-        self.told = True
+        cdef bint waits
+        with cython.critical_section(self):
+            waits = not self.told
+            self.told = True
         self.engine.waiting.discard(self)
         timer, self.timer, self.future = self.timer, None, None
         if timer is not None:
@@ -117,9 +119,11 @@ cdef class Miss(Sleeper):
         """The source has failed for units first .. end - 1 of an object: fail with the same error if this waits for one."""
         if self.told or not first <= self.index < end or self.mapping.identity != identity:
             return
-        if self.word != NULL:
-            self.failure = error  # the folio's flags end the wait; another process may be filling it
-        elif not self.begun:
+        with cython.critical_section(self):
+            if self.word != NULL:
+                self.failure = error  # the folio's flags end the wait; another process may be filling it
+                return
+        if not self.begun:
             self._tell(None, error)
 
     def release(self):
@@ -269,8 +273,10 @@ cdef class Miss(Sleeper):
         return self._failed(lease) if end == FAILED else self._submit(PRIVATE)
 
     cdef int _failed(self, lease) except -1:
-        if self.failure is not None:
-            return self._tell(None, self.failure)
+        with cython.critical_section(self):
+            failure = self.failure
+        if failure is not None:
+            return self._tell(None, failure)
         self.filler._raise_failure(self.mapping, lease, self.index)
         self.tries += 1
         return self._submit(BEGIN if self.tries < <int>layout.GRAB_TRIES else PRIVATE)
@@ -283,10 +289,11 @@ cdef class Miss(Sleeper):
 
     cdef int _tell(self, lease, error) except -1:
         """End the wait with a lease or an error. A result that comes after the end is dropped."""
-        if self.told:
-            return 0
-        self.told = True
-        self.lease, self.error = lease, error
+        with cython.critical_section(self):
+            if self.told:
+                return 0
+            self.lease, self.error = lease, error
+            self.told = True
         self.engine.waiting.discard(self)
         try:
             self.loop.call_soon_threadsafe(self.deliver)
@@ -350,31 +357,42 @@ cdef class _Turns:
     cdef bint serving
 
     cdef int add(self, _Step step, engine) except -1:
-        self.steps.append(step)
-        self.engine = engine
-        return 0 if self.serving else self._serve(step.miss.filler)
+        with cython.critical_section(self):
+            self.steps.append(step)
+            self.engine = engine
+            if self.serving:
+                return 0
+            self.serving = True
+        return self._serve(step.miss.filler)
 
     cdef int _serve(self, filler) except -1:
-        self.serving = True
         if not self.engine.submit(self):
-            self.serving = False
-            self.steps.clear()
+            with cython.critical_section(self):
+                self.serving = False
+                self.steps.clear()
             raise _no_threads(filler)
         return 0
 
     def __call__(self):
-        while self.steps:
-            self.steps.popleft()()
-        self.serving = False
+        while True:
+            with cython.critical_section(self):
+                if not self.steps:
+                    self.serving = False
+                    return
+                step = self.steps.popleft()
+            step()
 
 
 cdef _Turns _turns_of(Filler filler, u32 epoch):
     """Return the filler's _Turns in this process."""
-    cdef _Turns turns = filler.turns
-    if turns is None or turns.epoch != epoch:
-        turns = filler.turns = _Turns.__new__(_Turns)
-        turns.steps, turns.epoch = deque(), epoch
-    return turns
+    cdef _Turns turns
+    with cython.critical_section(filler.guard):
+        turns = filler.turns
+        if turns is None or turns.epoch != epoch:
+            turns = _Turns.__new__(_Turns)
+            turns.steps, turns.epoch = deque(), epoch
+            filler.turns = turns
+        return turns
 
 
 @cython.final

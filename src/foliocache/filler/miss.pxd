@@ -23,6 +23,7 @@ cdef class Request:
 cdef class Filler:
     cdef object key, pool, given, call_read, call_readinto, call_read_into, origin, lock, turns
     cdef readonly object readahead
+    cdef object guard
     cdef bint concurrent, is_exact
     cdef u32 kind, lock_epoch, queued_epoch
     cdef u64 calls, queued, queued_first, queued_end

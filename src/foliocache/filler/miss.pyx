@@ -97,7 +97,8 @@ cdef class Request:
             raise TypeError("requests are made by a Filler")
         lease, self.lease = self.lease, None
         if self.is_ahead and self.epoch == self.mapping.epoch():
-            filler.queued -= 1
+            with cython.critical_section(filler.guard):
+                filler.queued -= 1
         context, self.context = self.context, None
         try:
             if context is not None:
@@ -137,7 +138,8 @@ cdef class Filler:
 
     read, readinto, source: where missing bytes come from, see ``Pool.mapping``. concurrent: several threads may call it at
     once. readahead: decides how far to read; ``mark`` is the unit that it marked last. pool: has ``fill_timeout``, ``closed``
-    and ``engine``. ``request_size`` may be set to the bytes of a request, if there are several; 0 means 1 to 4 MiB.
+    and ``engine``. ``request_size`` may be set to the bytes of a request, if there are several; 0 means 1 to 4 MiB. guard: the
+    mapping's attachment, in whose critical sections the numbers of what is queued are read and changed.
     """
     def __init__(self, key, pool, read, readinto, source, bint concurrent, readahead):
         self.key, self.pool, self.readahead = key, pool, readahead
@@ -262,10 +264,11 @@ cdef class Filler:
 
     cdef object _plan(self, Steps mapping, u64 index, u64 wanted):
         """Return how many units to read from index on, and which one to mark, or None."""
-        if self.queued_epoch != mapping.epoch():  # the parent's requests are not this process's
-            self.queued, self.queued_epoch = 0, mapping.epoch()
-        if self.queued and self.queued_first <= index < self.queued_end:  # requests are queued
-            return min(wanted, self.queued_end - index, self._request_units(mapping, wanted)), None
+        with cython.critical_section(self.guard):
+            if self.queued_epoch != mapping.epoch():  # the parent's requests are not this process's
+                self.queued, self.queued_epoch = 0, mapping.epoch()
+            if self.queued and self.queued_first <= index < self.queued_end:  # requests are queued
+                return min(wanted, self.queued_end - index, self._request_units(mapping, wanted)), None
         count, mark = self.readahead.on_miss(index, wanted, mapping.previous if mapping.previous < mapping.unit_count else None)
         self.mark = layout.HASH_MASK if mark is None else mark
         if self.concurrent and count == wanted < AROUND and self.readahead.most > 1 and self._is_dense(mapping, index):
@@ -309,18 +312,20 @@ cdef class Filler:
         while missing < end and there:
             there = mapping.probe(missing, False)
             missing += there
-        if self.queued and self.queued_epoch == mapping.epoch() and self.queued_first <= missing < self.queued_end:
-            missing = self.queued_end  # a queued request will read it, with the mark of its own window
+        with cython.critical_section(self.guard):
+            if self.queued and self.queued_epoch == mapping.epoch() and self.queued_first <= missing < self.queued_end:
+                missing = self.queued_end  # a queued request will read it, with the mark of its own window
         start, count, mark = self.readahead.on_mark(first, behind, missing)
         self.mark = layout.HASH_MASK if mark is None else mark
         return self._ask_ahead(mapping, start, min(<u64>start + <u64>count, mapping.unit_count), mark, True)
 
     cdef int keep_ahead(self, Steps mapping, u64 index, u64 end, u64 most) except -1:
         """Keep requests queued for a reader of all units up to ``end``, which is at unit index now: up to ``most`` units."""
-        if not self.concurrent or not self.queued_first <= index < self.queued_end < end:
+        cdef u64 queued_end = self.queued_end
+        if not self.concurrent or not self.queued_first <= index < queued_end < end:
             return 0
-        if self.queued_end - index <= most // 2 and self.queued_epoch == mapping.epoch():
-            self._ask_ahead(mapping, self.queued_end, min(self.queued_end + most // 2, end), None, False)
+        if queued_end - index <= most // 2 and self.queued_epoch == mapping.epoch():
+            self._ask_ahead(mapping, queued_end, min(queued_end + most // 2, end), None, False)
         return 0
 
     def read_runs(self, Steps mapping not None, list runs):
@@ -334,8 +339,9 @@ cdef class Filler:
         for first, end in runs:
             self._ask_ahead(mapping, first, end, None, False)
         least, most = min(runs)[0], max([end for _, end in runs])
-        if self.queued_epoch == mapping.epoch():
-            self.queued_first, self.queued_end = min(self.queued_first, least), max(self.queued_end, most)
+        with cython.critical_section(self.guard):
+            if self.queued_epoch == mapping.epoch():
+                self.queued_first, self.queued_end = min(self.queued_first, least), max(self.queued_end, most)
 
     cdef int _ask_ahead(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead) except -1:
         """Queue requests for units first .. end - 1, which the engine serves when it has a free thread."""
@@ -343,14 +349,16 @@ cdef class Filler:
         cdef u64 stop
         cdef Request request
         end = min(end, mapping.unit_count)
-        if self.queued_epoch != mapping.epoch() or not self.queued:
-            self.queued, self.queued_epoch, self.queued_first = 0, mapping.epoch(), first
-        self.queued_end = end
+        with cython.critical_section(self.guard):
+            if self.queued_epoch != mapping.epoch() or not self.queued:
+                self.queued, self.queued_epoch, self.queued_first = 0, mapping.epoch(), first
+            self.queued_end = end
         while first < end:
             stop = min((first // size + 1) * size, end)
             request = self._request(mapping, first, stop, mark, is_readahead)
             request.is_ahead = True
-            self.queued += 1
+            with cython.critical_section(self.guard):
+                self.queued += 1
             self.pool.engine.later(request)
             first = stop
         return 0
@@ -682,9 +690,10 @@ cdef class Filler:
         cdef u64 calls
         if self.concurrent:
             return None
-        if self.lock_epoch != mapping.epoch():  # another thread of the parent may have been in the source
-            self.lock, self.lock_epoch = threading.RLock(), mapping.epoch()
-        lock = self.lock
+        with cython.critical_section(self.guard):
+            if self.lock_epoch != mapping.epoch():  # another thread of the parent may have been in the source
+                self.lock, self.lock_epoch = threading.RLock(), mapping.epoch()
+            lock = self.lock
         seconds = min(max(self._patience() / 1e9, 1), threading.TIMEOUT_MAX)
         while True:
             calls = self.calls

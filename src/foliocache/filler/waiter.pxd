@@ -19,6 +19,8 @@ cdef class Waiter:
     cdef bint running, retired
 
     cdef bint has_room(self, u32 *word) noexcept
+    cdef bint adopt(self, Sleeper sleeper) except -1
+    cdef bint _may_end(self) noexcept
     cdef int add(self, Sleeper sleeper) except -1
     cdef int ring(self) noexcept
     cdef u32 _look_at_all(self, bint closely) except? 0xFFFFFFFF

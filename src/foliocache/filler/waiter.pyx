@@ -9,7 +9,9 @@ whether the other process is alive.
 A kernel before 5.16 has no ``futex_waitv``, and a sandbox may forbid it: the thread then looks every POLL_NS.
 
 There is no lock. The GIL is held except in the sleep, and no Python runs between two steps that belong together. So a signal
-handler, a finalizer or a fork may come at any time. A forked child has no waiter until something there waits.
+handler, a finalizer or a fork may come at any time. Without a GIL, such steps are in a critical section of the waiter: to find
+room and be added there; and to see that there is nothing to wait for, and end. A forked child has no waiter until something
+there waits.
 """
 cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
@@ -121,7 +123,23 @@ cdef class Waiter:
         free(self.bell)
 
     cdef bint has_room(self, u32 *word) noexcept:
-        return not self.retired and (<u32>len(self.sleepers) + <u32>len(self.new) < _words or <u64>word in self.sleepers)
+        cdef u32 count = <u32>len(self.new)  # first: a sleeper that moves to ``sleepers`` meanwhile counts twice, not never
+        count += <u32>len(self.sleepers)
+        return not self.retired and (count < _words or <u64>word in self.sleepers)
+
+    cdef bint adopt(self, Sleeper sleeper) except -1:
+        """Take a sleeper, unless there is no room."""
+        with cython.critical_section(self):
+            if not self.has_room(sleeper.word):
+                return False
+            self.add(sleeper)
+            return True
+
+    cdef bint _may_end(self) noexcept:
+        with cython.critical_section(self):
+            if len(self.new) == 0:
+                self.running = False
+            return not self.running
 
     cdef int add(self, Sleeper sleeper) except -1:
         self.new.append(sleeper)
@@ -156,8 +174,8 @@ cdef class Waiter:
                 elif idle_since == 0:
                     idle_since = now
                 elif now - idle_since >= IDLE_NS:
-                    self.running = False
-                    return
+                    if self._may_end():
+                        return
                 self._sleep(heard, count, next_look if count else now + IDLE_NS)
         except BaseException as error:
             self._give_up(error)
@@ -179,6 +197,8 @@ cdef class Waiter:
                 del self.sleepers[address]
                 continue
             self.sleepers[address] = left
+            if count == _words:
+                continue  # it is looked at with the others
             sleeper = left[-1]
             fc_set_wait(&(<fc_waitv *>self.waits)[count], sleeper.word, sleeper.expected, False)
             count += 1
@@ -208,7 +228,8 @@ cdef class Waiter:
 
     def _give_up(self, error):
         """End all waits with an error (out of memory, for example), so that none waits for ever."""
-        self.retired, self.running = True, False
+        with cython.critical_section(self):
+            self.retired, self.running = True, False
         for group in [*self.sleepers.values(), self.new]:
             for sleeper in list(group):
                 (<Sleeper>sleeper).fail(error)
@@ -220,10 +241,10 @@ cdef int sleep_for(Sleeper sleeper) except -1:
     if sys.is_finalizing():
         raise RuntimeError("the interpreter is shutting down")
     for waiter in _waiters:
-        if waiter.has_room(sleeper.word):
-            return waiter.add(sleeper)
+        if waiter.adopt(sleeper):
+            return 0
     waiter = Waiter()
-    waiter.add(sleeper)
+    waiter.adopt(sleeper)
     _waiters.append(waiter)
     return 0
 

@@ -13,6 +13,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.string cimport memcpy
 
+from .attachment cimport enter, leave, section_t
 from .lease cimport FolioMap, Lease, new_lease
 from ..filler.awaited cimport new_miss, read_ahead
 from ..filler.buffers cimport get_writable
@@ -69,29 +70,34 @@ cdef class AsyncMap(FolioMap):
         cdef u64 index = start >> self.shift
         cdef u32 entry, pfn, seen
         cdef u64 at
+        cdef section_t section
         cdef Lease lease
         if not self.attachment.joined:
             self._check()
             return self._later(start, most, limit, None, hits_only)  # becoming a client takes locks
+        lease = new_lease()
+        enter(&section, <PyObject *>self.attachment)
         entry = self.attachment.take()
         if entry == layout.NIL:
+            leave(&section)
             lease = self._copy_cached(index)
             return self._later(start, most, limit, None, hits_only) if lease is None else self._cut(lease, start, most)
         pfn = filemap.lookup(self.mem, self.attachment.me, entry, self.ino, self.head, self.mark, self.height, index)
         if pfn == layout.NIL:
             self.attachment.give(entry)
+            leave(&section)
             return self._later(start, most, limit, None, hits_only)
-        lease = new_lease()
         if not self._bind_units(lease, entry, pfn, index):
+            leave(&section)
             return self._later(start, most, limit, None, hits_only)
         at = atomics.folio_at(self.mem, pfn)
         seen = flags.load(self.mem, at)
-        if not seen & layout.PG_UPTODATE:
-            return self._later(start, most, limit, lease, hits_only)
-        if not self._is_ours(at):
-            return self._later(start, most, limit, None, hits_only)
+        if not seen & layout.PG_UPTODATE or not self._is_ours(at):
+            leave(&section)
+            return self._later(start, most, limit, None if seen & layout.PG_UPTODATE else lease, hits_only)
         flags.mark_referenced(self.mem, at, seen)
         client.count(self.mem, self.attachment.me, layout.COUNT_HITS, 1)
+        leave(&section)
         self._cut(lease, start, most)
         self.previous = (start + <u64>lease.length - 1) >> self.shift
         if seen & layout.PG_READAHEAD:
@@ -317,21 +323,26 @@ cdef class Reading:
         Py_DECREF(found)
         if rest == NULL:
             raise StopIteration(found)
-        Py_DECREF(self.rest)
-        return self.rest.send(value)
+        further = <object>rest
+        Py_DECREF(further)
+        return further.send(value)
 
     def throw(self, *error):
         """Raise an error where the coroutine waits."""
-        if self.rest is None:
-            self.is_over = True
-            self.rest = _nothing()
-        return self.rest.throw(*error)
+        with cython.critical_section(self):
+            if self.rest is None:
+                self.is_over = True
+                self.rest = _nothing()
+            rest = self.rest
+        return rest.throw(*error)
 
     def close(self):
         """End the coroutine."""
-        self.is_over = True
-        if self.rest is not None:
-            self.rest.close()
+        with cython.critical_section(self):
+            self.is_over = True
+            rest = self.rest
+        if rest is not None:
+            rest.close()
 
 
 async def _nothing():
@@ -341,17 +352,19 @@ async def _nothing():
 cdef PyObject *_begin(PyObject *which, PyObject **rest) except NULL:
     """See fc_begin. Both returned references belong to the caller."""
     cdef Reading reading = <Reading>which
-    found = None
-    if reading.rest is None:
-        if reading.is_over:
-            raise RuntimeError("this coroutine has been awaited already; read again")
-        reading.is_over = True
-        found = reading.mapping._cached_view(reading.offset, reading.length)
-        if found is None:
-            reading.rest = reading.mapping._read_missing(reading.offset, reading.length)
+    found = further = None
+    with cython.critical_section(reading):
+        if reading.rest is None:
+            if reading.is_over:
+                raise RuntimeError("this coroutine has been awaited already; read again")
+            reading.is_over = True
+            found = reading.mapping._cached_view(reading.offset, reading.length)
+            if found is None:
+                reading.rest = reading.mapping._read_missing(reading.offset, reading.length)
+        further = reading.rest
     if found is None:
-        Py_INCREF(reading.rest)
-        rest[0] = <PyObject *>reading.rest
+        Py_INCREF(further)
+        rest[0] = <PyObject *>further
     Py_INCREF(found)
     return <PyObject *>found
 

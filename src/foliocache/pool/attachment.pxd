@@ -1,9 +1,18 @@
 cimport cython
+from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t as u8, uint32_t as u32, uint64_t as u64
 
 from ..mm cimport layout
 from ..mm.atomics cimport Memory, mem_t
 from .slot cimport ClientSlot
+
+
+cdef extern from "section.h":
+    ctypedef struct section_t "fc_section":
+        pass
+    void enter "fc_enter" (section_t *section, PyObject *object) noexcept
+    void leave "fc_leave" (section_t *section) noexcept
+    bint FREE_THREADED "FC_FREE_THREADED"
 
 
 cdef u32 spare() noexcept

@@ -1,5 +1,6 @@
 """An attachment of this process to a segment: its client slot, and which words of its ledger are free."""
 cimport cython
+from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t as u8, uint32_t as u32, uint64_t as u64
 from libc.stdlib cimport calloc, free, malloc
 
@@ -14,6 +15,20 @@ import weakref
 from . import headroom
 from .client import adopt, opened, reap, repair
 from ..errors import FoliocacheError
+
+cdef extern from *:
+    """
+    /* In a forked child. os.fork stops the other threads, but a lock may have been handed to one of them that waited for it. */
+    static inline void fc_forget_lock(PyObject *object)
+    {
+    #ifdef Py_GIL_DISABLED
+        memset(&object->ob_mutex, 0, sizeof object->ob_mutex);
+    #else
+        (void)object;
+    #endif
+    }
+    """
+    void forget_lock "fc_forget_lock" (object object) noexcept
 
 cdef u32 TOUCH_SHIFT = 16  # log2 of the bytes of the segment that each bit of ``touched`` covers
 
@@ -52,6 +67,10 @@ cdef class Attachment:
     ``epoch`` counts the forks between the process that attached and this one: a lease of another epoch belongs to an ancestor.
     ``joined`` is true while new work may begin: the process is a client, and the pool has not been closed here.
     ``pressure`` is called before this process takes memory for the first time (in a forked child: again).
+    Its lock is the process's for this pool (``section.h``): where there is no GIL, whatever uses the client's slot, the ledger,
+    or what leases, windows and mappings know of them, is in a critical section of the attachment. Methods that are called from
+    Python begin one; those that only compiled code calls do not.
+
     ``touched`` has a bit for each 64 KiB of the segment, set once this process has mapped them for writing. A set bit may be
     wrong, because the kernel may unmap pages, and a fork does: writing then causes page faults.
     """
@@ -99,9 +118,10 @@ cdef class Attachment:
             return
         self.check_open()
         self._be_client()
-        self.joined = not self.closed
-        if new:
-            reap(self.slot)
+        with cython.critical_section(self):
+            self.joined = not self.closed
+            if new:
+                reap(self.slot)
 
     cpdef check_open(self):
         """Raise FoliocacheError if the pool has been closed here."""
@@ -112,10 +132,11 @@ cdef class Attachment:
         if self.me == layout.NIL:
             if self.segment is None:
                 raise TypeError("attachments are made by foliocache.open() and attach()")
-            self.segment.look_at_own_groups()
-            if not self._begin():
-                adopt(self.slot)
-                self._begin()
+            with cython.critical_section(self):
+                self.segment.look_at_own_groups()
+                if not self._begin():
+                    adopt(self.slot)
+                    self._begin()
         return 0
 
     cdef bint _begin(self) noexcept:
@@ -136,9 +157,12 @@ cdef class Attachment:
         """Record that a range of the segment, not empty, is mapped from now on. Return True if all of it was mapped before."""
         cdef u64 bit
         cdef bint was = True
+        cdef section_t section
+        enter(&section, <PyObject *>self)
         for bit in range(at >> TOUCH_SHIFT, ((at + length - 1) >> TOUCH_SHIFT) + 1):
             was = was and self.touched[bit >> 3] >> (bit & 7) & 1
             self.touched[bit >> 3] |= 1 << (bit & 7)
+        leave(&section)
         return was
 
     cdef bint is_touched(self, u64 at, u64 length) noexcept:
@@ -149,11 +173,13 @@ cdef class Attachment:
                 return False
         return True
 
+    @cython.critical_section
     def close(self):
         """Refuse new work in this process. Calls that have begun continue, and leases stay valid."""
         self.closed = True
         self.joined = False
 
+    @cython.critical_section
     def reap(self):
         """Settle what dead clients have left. Return how many there are, and how many of them wait for a living client's
         lease."""
@@ -162,12 +188,20 @@ cdef class Attachment:
         self.settle()
         return reap(self.slot)
 
+    @cython.critical_section
+    def alone(self, function, *arguments):
+        """Return ``function(*arguments)``. Where there is no GIL, no other thread of this process is then in an operation of
+        the pool."""
+        return function(*arguments)
+
+    @cython.critical_section
     def repair(self):
         """Clear damaged words in slots without a holder, and settle those of dead clients. Return how many slots were
         damaged."""
         self._be_client()
         return repair(self.slot)
 
+    @cython.critical_section
     def drop(self, u32 pfn):
         """Take a damaged folio out of the cache. True if that is finished; otherwise a word of the ledger names it until it
         is."""
@@ -232,6 +266,7 @@ cdef class Attachment:
                 self.give(self.waiting[n])
         self.nwaiting = kept
 
+    @cython.critical_section
     def forget(self, bytes key_digest):
         """Remove every version of the object with this key's digest. Return how many there were. Raises FoliocacheError."""
         cdef u64 key = int.from_bytes(key_digest, "little")
@@ -250,12 +285,14 @@ cdef class Attachment:
 
     # Memory that is given back.
 
+    @cython.critical_section
     def set_limit(self, u32 pages):
         """Let as many pages have memory at once. Raises FoliocacheError."""
         self.join()
         if not page_alloc.set_limit(self.mem, self.me, pages):
             raise refused("resize")
 
+    @cython.critical_section
     def give_back(self, u32 most):
         """Give the memory of one free block back, of at most ``most`` pages. Return how many pages it had.
 
@@ -271,6 +308,7 @@ cdef class Attachment:
         self.tidy()
         return -1 if given == layout.NIL else given
 
+    @cython.critical_section
     def evict(self, u32 want):
         """Evict by age until ``want`` pages have come free. Return how many have."""
         self.join()
@@ -278,6 +316,7 @@ cdef class Attachment:
         self.tidy()
         return freed
 
+    @cython.critical_section
     def evict_chunk(self):
         """Evict one old folio and all others of its chunk. False if none can be evicted."""
         self.join()
@@ -285,6 +324,7 @@ cdef class Attachment:
         self.tidy()
         return done
 
+    @cython.critical_section
     def take_turn(self, u32 last):
         """Take the turn to watch how much memory is left, or renew it: return the word for the next call, 0 if another client
         has the turn."""
@@ -298,6 +338,9 @@ cdef class Attachment:
 
     def disown(self):
         """In a forked child, right after the fork: forget the parent's slot and pins, and open the descriptor for the locks."""
+        forget_lock(self)
+        forget_lock(self.memory)
+        forget_lock(self.slot)
         self.epoch += 1
         headroom.renew(self.memory)
         self.me = layout.NIL
@@ -306,11 +349,13 @@ cdef class Attachment:
         if self.slot is not None:
             self.slot.disown()
 
+    @cython.critical_section
     def count(self, u32 counter, u64 n):
         """Add n to one of this client's counters."""
         self._be_client()
         client.count(self.mem, self.me, counter, n)
 
+    @cython.critical_section
     def tally(self, u32 word, u64 n):
         """Add n to one of this client's statistics. Does nothing in a process that is no client."""
         if word >= layout.STAT_WORDS:
@@ -323,11 +368,12 @@ cdef class Attachment:
         cdef u32 first = layout.STAT_SOURCES + source * layout.SOURCE_WORDS
         if source >= layout.SOURCE_KINDS:
             raise ValueError(f"there are {layout.SOURCE_KINDS} kinds of sources, and no number {source}")
-        if self.me != layout.NIL:
-            client.record(self.mem, self.me, first, ns)
-            client.tally(self.mem, self.me, first + layout.SOURCE_BYTES, length)
-            if failed:
-                client.tally(self.mem, self.me, first + layout.SOURCE_ERRORS, 1)
+        with cython.critical_section(self):
+            if self.me != layout.NIL:
+                client.record(self.mem, self.me, first, ns)
+                client.tally(self.mem, self.me, first + layout.SOURCE_BYTES, length)
+                if failed:
+                    client.tally(self.mem, self.me, first + layout.SOURCE_ERRORS, 1)
 
 
 @cython.final

@@ -9,6 +9,12 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
 from cpython.object cimport PyObject, PyTypeObject
 
+cdef extern from *:
+    """
+    static inline void fc_add(Py_ssize_t *to, Py_ssize_t n) { __atomic_fetch_add(to, n, __ATOMIC_RELAXED); }
+    """
+    void add "fc_add" (Py_ssize_t *to, Py_ssize_t n) noexcept
+
 cdef Py_ssize_t KEPT_MAX = 32 << 20  # bytes
 cdef Py_ssize_t KEPT_MIN = 64 << 10  # bytes; malloc keeps less than that by itself
 cdef Py_ssize_t STEP = 64 << 10  # bytes; sizes are rounded up to a multiple of it
@@ -45,14 +51,16 @@ cdef class Copy:
 
 cdef Copy new_copy(Py_ssize_t length):
     """Return a copy of so many bytes, whose content is still to be written."""
-    global _kept
     cdef Copy copy = Copy.__new__(Copy)
     cdef Py_ssize_t size = (length + STEP - 1) // STEP * STEP if length >= KEPT_MIN else length
     cdef list kept = _free.get(size)
-    if kept:
-        _kept -= size
-        copy.memory = kept.pop()
-    else:
+    try:
+        if kept:
+            copy.memory = kept.pop()
+            add(&_kept, -size)
+    except IndexError:  # another thread was faster, on a Python without the GIL
+        pass
+    if copy.memory is None:
         copy.memory = PyByteArray_FromStringAndSize(NULL, size)
     copy.length = length
     return copy
@@ -60,13 +68,12 @@ cdef Copy new_copy(Py_ssize_t length):
 
 cdef void _keep(bytearray memory) noexcept:
     """Keep the memory of a copy that has ended, unless that would be too much."""
-    global _kept
     cdef Py_ssize_t size = len(memory)
     if size < KEPT_MIN or _kept + size > KEPT_MAX:
         return
     try:
         _free.setdefault(size, []).append(memory)
-        _kept += size
+        add(&_kept, size)
     except MemoryError:
         return
 

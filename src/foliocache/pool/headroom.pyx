@@ -21,6 +21,7 @@ first use; if they cannot be found out then, the parent's. The descriptors are k
 given up afterwards. A client that is moved to another cgroup looks at the old one. A limit that changes is seen; one in a
 cgroup that had none, is not. What cannot be read does not limit.
 """
+cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.stdlib cimport calloc, free, strtoull
 from libc.string cimport strlen, strncmp, strstr
@@ -99,6 +100,7 @@ cdef struct Asked:
     Level levels[LEVELS]
 
 
+@cython.critical_section
 def watch(Memory memory not None, folders):
     """Look from now on before a segment gets memory, at the cgroups in these folders. Replaces an earlier watch; the floor
     stays."""
@@ -112,6 +114,7 @@ def watch(Memory memory not None, folders):
     memory.m.room = _room
 
 
+@cython.critical_section
 def set_floor(Memory memory not None, double share, u64 floor):
     """Keep a share of each limit free, and at least ``floor`` bytes (or a quarter of the limit, if that is less). If the share
     is 0, keep as many bytes."""
@@ -128,6 +131,7 @@ def renew(Memory memory not None):
         (<Asked *>memory.m.asked).until = 0
 
 
+@cython.critical_section
 def spare(Memory memory not None):
     """Return the bytes above the floor: (of the tightest cgroup, of the machine). None for what has no limit or cannot be
     read."""
@@ -135,6 +139,7 @@ def spare(Memory memory not None):
     return (None, None) if asked == NULL else _spare(asked)
 
 
+@cython.critical_section
 def short(Memory memory not None):
     """Return (bytes that should be given back now, bytes that may be taken by anyone before something should be). The first is
     0 as long as the floor is free, or only a small part of it is missing. (0, None) if nothing has a limit."""

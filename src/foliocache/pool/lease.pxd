@@ -54,6 +54,7 @@ cdef class FolioMap(Steps):
     cdef bytes text
 
     cdef Lease _lease(self, u64 start, u64 most, u64 limit)
+    cdef Lease _grab(self, u64 index, u64 count)
     cdef Lease _miss(self, u64 start, u64 most, u64 limit)
     cdef Lease _join(self, Lease lease, u64 start, u64 most, u64 limit)
     cdef int _read_ahead(self, u32 pfn, u64 last) except -1

@@ -12,7 +12,8 @@ frames alive.
 
 Every pin is recorded in a word of the process's ledger (``mm.client``), so that it can be dropped if the process is killed; the
 lease has the number of its word. Every *operation* of the core (``filemap.add``, ``folio.release``) is one call, in which no
-Python runs and the GIL is held, so a process has one operation at a time. Whatever may take long (the source, waiting for
+Python runs, with the GIL held or in a critical section of the attachment (``section.h``), so a process has one operation at a
+time. Whatever may take long (the source, waiting for
 another filler) happens between operations. The lease object is made before its word and its pin are taken: no later step fails.
 
 A lease with views in use keeps its pin: ``release`` then refuses new views, and the end of the last view drops the pin.
@@ -28,7 +29,7 @@ from cpython.object cimport PyObject, PyTypeObject, destructor
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.string cimport memcpy, memset
 
-from .attachment cimport Attachment, spare
+from .attachment cimport FREE_THREADED, Attachment, enter, leave, section_t, spare
 from .copies cimport Copy, new_copy
 from ..filler.buffers cimport get_writable
 from ..filler.miss cimport Filler
@@ -168,13 +169,14 @@ cdef class Lease:
         cdef Py_ssize_t n
         if not isinstance(key, int):
             return memoryview(self)[key]
-        self._check()
-        n = PyNumber_AsSsize_t(key, IndexError)
-        if n < 0:
-            n += self.length
-        if not 0 <= n < self.length:
-            raise IndexError(f"byte {key} of a lease of {self.length}")
-        return <unsigned char>self.data[n]
+        with cython.critical_section(self.attachment):
+            self._check()
+            n = PyNumber_AsSsize_t(key, IndexError)
+            if n < 0:
+                n += self.length
+            if not 0 <= n < self.length:
+                raise IndexError(f"byte {key} of a lease of {self.length}")
+            return <unsigned char>self.data[n]
 
     cdef int _check(self) except -1:
         if self.released:
@@ -196,7 +198,12 @@ cdef class Lease:
     def __getbuffer__(self, Py_buffer *buffer, int wanted):
         self._check()
         PyBuffer_FillInfo(buffer, self, <void *>self.data, self.length, not self.is_writable, wanted)
-        self.views += 1
+        if FREE_THREADED:
+            with cython.critical_section(self.attachment):
+                self._check()
+                self.views += 1
+        else:
+            self.views += 1
 
     def __releasebuffer__(self, Py_buffer *buffer):
         self._end_view()
@@ -224,17 +231,23 @@ cdef class Lease:
 
     cpdef release(self):
         """Drop the pin, now or when the last view of the lease ends. Releasing twice is harmless."""
+        cdef section_t section
+        enter(&section, <PyObject *>self.attachment)
         if not self.released:
             self.released = True
             if self.filling and self.epoch == self.attachment.epoch:
                 self._fail()
             if self.views == 0:
                 self._drop()
+        leave(&section)
 
     cdef void _end_view(self) noexcept:
+        cdef section_t section
+        enter(&section, <PyObject *>self.attachment)
         self.views -= 1
         if self.released and self.views == 0:
             self._drop()
+        leave(&section)
 
     cdef void _drop(self) noexcept:
         if self.private is None and self.attachment is not None and self.epoch == self.attachment.epoch:
@@ -295,8 +308,11 @@ cdef destructor _free_lease = (<PyTypeObject *>Lease).tp_dealloc
 
 
 cdef void _end_lease(PyObject *lease) noexcept:
+    cdef section_t section
     if not (<Lease>lease).released:
+        enter(&section, <PyObject *>(<Lease>lease).attachment)
         (<Lease>lease)._drop()
+        leave(&section)
     _free_lease(lease)
 
 
@@ -328,13 +344,15 @@ cdef class Target:
         raise TypeError("the buffer that a source is to fill is a page of this process's pool, and cannot be copied or pickled")
 
     def __getbuffer__(self, Py_buffer *buffer, int wanted):
-        self.lease._check_filling(self.lease.attachment)
         PyBuffer_FillInfo(buffer, self, self.lease._page(), self.lease.length, 0, wanted)
-        self.views += 1
-        self.lease.views += 1
+        with cython.critical_section(self.lease.attachment):
+            self.lease._check_filling(self.lease.attachment)
+            self.views += 1
+            self.lease.views += 1
 
     def __releasebuffer__(self, Py_buffer *buffer):
-        self.views -= 1
+        with cython.critical_section(self.lease.attachment):
+            self.views -= 1
         self.lease._end_view()
 
 
@@ -376,9 +394,11 @@ cdef class FolioMap(Steps):
         self.text = key + version
         self.key_length = len(key)
         self.previous = layout.HASH_MASK
-        self._bind(filemap.resolve(self.mem, attachment.me, self.digest_lo, self.digest_hi))
+        with cython.critical_section(attachment):
+            self._bind(filemap.resolve(self.mem, attachment.me, self.digest_lo, self.digest_hi))
         self.unit_count = self._units(size)
         self.identity = self.mem, digest
+        filler.guard = attachment
         self.filler = filler
         self.attachment = attachment
 
@@ -485,16 +505,20 @@ cdef class FolioMap(Steps):
         cdef u64 index = start >> self.shift
         cdef u32 entry, pfn, seen
         cdef u64 at, first, end
+        cdef section_t section
         cdef Lease lease
         if not self.attachment.joined:
             self.attachment.join()
         lease = Lease.__new__(Lease)
+        enter(&section, <PyObject *>self.attachment)
         entry = self.attachment.take()
         if entry == layout.NIL:
+            leave(&section)
             return self._cut(self._copy(index), start, most)
         pfn = filemap.lookup(mem, self.attachment.me, entry, self.ino, self.head, self.mark, self.height, index)
         if pfn == layout.NIL:
             self.attachment.give(entry)
+            leave(&section)
             return self._miss(start, most, limit)
         # The body of _bind_units: calling it would take 1/20 of a hit's time.
         first = filemap.first_of(mem, pfn)
@@ -503,17 +527,21 @@ cdef class FolioMap(Steps):
             end = (index << self.shift) + self._length(index)
         end = min(end, start + most)
         if not self._fits(pfn, end - (first << self.shift)):
+            leave(&section)
             return self._miss(start, most, limit)
         lease._bind(self.attachment, entry, pfn, start - (first << self.shift), end - start)
         at = atomics.folio_at(mem, pfn)
         seen = flags.load(mem, at)
         if not seen & layout.PG_UPTODATE:
+            leave(&section)
             return self._join(lease, start, most, limit)
         if not self._is_ours(at):
+            leave(&section)
             return self._cut(self.filler.read_privately(self, index), start, most)
         if not seen & layout.PG_REFERENCED:
             flags.mark_referenced(mem, at, seen)
         client.count(mem, self.attachment.me, layout.COUNT_HITS, 1)
+        leave(&section)
         if seen & layout.PG_READAHEAD:
             self._read_ahead(pfn, (end - 1) >> self.shift)
         self.previous = (end - 1) >> self.shift
@@ -769,13 +797,14 @@ cdef class FolioMap(Steps):
         cdef u32 pfn, seen
         cdef u64 there
         self.attachment.join()
-        pfn = filemap.lookup(mem, self.attachment.me, spare(), self.ino, self.head, self.mark, self.height, index)
-        if pfn == layout.NIL:
-            return 0
-        seen = flags.load(mem, atomics.folio_at(mem, pfn))
-        there = self._units(self._rest(pfn, index))
-        if not folio.release(mem, self.attachment.me, spare(), pfn):
-            self.attachment.wait(spare())
+        with cython.critical_section(self.attachment):
+            pfn = filemap.lookup(mem, self.attachment.me, spare(), self.ino, self.head, self.mark, self.height, index)
+            if pfn == layout.NIL:
+                return 0
+            seen = flags.load(mem, atomics.folio_at(mem, pfn))
+            there = self._units(self._rest(pfn, index))
+            if not folio.release(mem, self.attachment.me, spare(), pfn):
+                self.attachment.wait(spare())
         return there if seen & layout.PG_UPTODATE or not filled else 0
 
     cdef Lease _copy(self, u64 index):
@@ -790,7 +819,10 @@ cdef class FolioMap(Steps):
         cdef const char *data
         cdef bint copied = False
         cdef u64 at, begin
-        cdef u32 pfn = filemap.lookup(mem, self.attachment.me, spare(), self.ino, self.head, self.mark, self.height, index)
+        cdef u32 pfn
+        cdef section_t section
+        enter(&section, <PyObject *>self.attachment)
+        pfn = filemap.lookup(mem, self.attachment.me, spare(), self.ino, self.head, self.mark, self.height, index)
         if pfn != layout.NIL:
             at = atomics.folio_at(mem, pfn)
             begin = (index - filemap.first_of(mem, pfn)) << self.shift
@@ -800,6 +832,7 @@ cdef class FolioMap(Steps):
                 copied = True
             if not folio.release(mem, self.attachment.me, spare(), pfn):
                 self.attachment.wait(spare())
+        leave(&section)
         return self.private(content) if copied else None
 
     # The steps of a fill: see ``filler.steps``.
@@ -823,11 +856,15 @@ cdef class FolioMap(Steps):
         self._bind_units(lease, (<Lease>lease).entry, (<Lease>lease).pfn, index)
 
     cdef object grab(self, u64 index, u64 count):
+        self.attachment.join()
+        with cython.critical_section(self.attachment):
+            return self._grab(index, count)
+
+    cdef Lease _grab(self, u64 index, u64 count):
         cdef u64 got = layout.GRAB_GONE
         cdef u32 entry
         cdef u32 span = 0
         cdef Lease lease = Lease.__new__(Lease)
-        self.attachment.join()
         self.attachment.tidy()
         if not self.attachment.watching:
             self.attachment.before_memory()
@@ -883,11 +920,14 @@ cdef class FolioMap(Steps):
         cdef u64 deadline = atomics.now_ns() + timeout_ns
         cdef u64 now = 0
         cdef u32 seen = flags.load(mem, atomics.folio_at(mem, pfn))
+        cdef section_t section
         # In slices: a signal that arrives just before the futex call does not interrupt it, and its handler must not wait for
         # the filler; and a filler that dies wakes no one.
         while seen & layout.PG_LOCKED and now < deadline:
-            if fill.take_over(mem, self.attachment.me, pfn):
-                lease.filling = True
+            enter(&section, <PyObject *>self.attachment)
+            lease.filling = fill.take_over(mem, self.attachment.me, pfn)
+            leave(&section)
+            if lease.filling:
                 seen = flags.load(mem, atomics.folio_at(mem, pfn))
                 if seen & layout.PG_UPTODATE:
                     self.complete(lease, False)
@@ -927,16 +967,18 @@ cdef class FolioMap(Steps):
         filling._check_filling(self.attachment)
         if mark:
             flags.set_readahead(self.mem, atomics.folio_at(self.mem, filling.pfn))
-        filling.filling = False
-        filemap.finish_fill(self.mem, self.attachment.me, filling.pfn)
-        self.attachment.tidy()
+        with cython.critical_section(self.attachment):
+            filling.filling = False
+            filemap.finish_fill(self.mem, self.attachment.me, filling.pfn)
+            self.attachment.tidy()
         return 0
 
     cdef void explain(self, lease, bytes reason) noexcept:
         cdef Lease failed = lease
-        if failed.filling and failed.epoch == self.attachment.epoch:
-            memcpy(failed._page(), PyBytes_AS_STRING(reason), PyBytes_GET_SIZE(reason))
-            failed.explained = True
+        with cython.critical_section(self.attachment):
+            if failed.filling and failed.epoch == self.attachment.epoch:
+                memcpy(failed._page(), PyBytes_AS_STRING(reason), PyBytes_GET_SIZE(reason))
+                failed.explained = True
 
     cdef int withdraw(self, lease) except -1:
         (<Lease>lease).release()
@@ -967,7 +1009,9 @@ cdef class FolioMap(Steps):
         return 0
 
     cdef int waited(self, u64 ns) except -1:
-        statistics.record(self.mem, self.attachment.number, layout.STAT_WAITS, ns)
+        cdef u32 me = self.attachment.number
+        with cython.critical_section(self.attachment):
+            statistics.record(self.mem, me, layout.STAT_WAITS, ns)
         emit = spans.emit
         if emit is not None:
             emit("wait", self, layout.SOURCE_KINDS, ns, 0, False)
@@ -991,8 +1035,9 @@ cdef class FolioMap(Steps):
         self._check()
         self.attachment.join()
         if self.unit_count:
-            done = filemap.invalidate(self.mem, self.attachment.me, self.digest_lo, self.digest_hi, self.unit_count - 1)
-            self.attachment.tidy()
+            with cython.critical_section(self.attachment):
+                done = filemap.invalidate(self.mem, self.attachment.me, self.digest_lo, self.digest_hi, self.unit_count - 1)
+                self.attachment.tidy()
         if not done:
             raise refused(f"invalidate of {self.key!r}")
 
@@ -1070,11 +1115,12 @@ cdef class Pieces:
 
     def __next__(self):
         cdef FolioMap of = self.mapping
+        cdef u64 place = self.place
         cdef Lease lease
-        if self.place >= self.end:
+        if place >= self.end:
             raise StopIteration
-        lease = of._lease(self.place, self.end - self.place, of.stride)
-        self.place += lease.length
+        lease = of._lease(place, self.end - place, of.stride)
+        self.place = place + <u64>lease.length
         return lease
 
 

@@ -276,7 +276,7 @@ class Pool:
         self.max_bytes: int = segment.max_bytes
         self._fill_timeout = FILL_TIMEOUT
         self._engines: dict[int, Engine] = {}  # by pid; a forked child starts its own
-        self._objects: Objects | None = None
+        self._objects: dict[None, Objects] = {}  # the only one, for `setdefault`
         self._tiers: tuple[Guard, ...] = ()
         self._asking: set[tuple[int, int, bytes]] = set()  # the questions of its names that are under way in this process
 
@@ -911,11 +911,12 @@ class Pool:
     def objects(self) -> Objects:
         """The Python objects of the pool: internal."""
         self._check_open()
-        if self._objects is None:
-            from ..objects import Objects  # here: few need it, and it takes 1/3 of our import time
+        found = self._objects.get(None)
+        if found is not None:
+            return found
+        from ..objects import Objects  # here: few need it, and it takes 1/3 of our import time
 
-            self._objects = Objects(self)
-        return self._objects
+        return self._objects.setdefault(None, Objects(self))
 
     def _object(self, key: str, size: int, version: str, source: Source) -> ObjectMapping:
         return ObjectMapping(self, key, size, version, source=source)

@@ -2,7 +2,7 @@
 
 A question is an object from the moment it is asked. If an exception comes before its answer, the object's deallocation
 withdraws the question and wakes those that wait for the answer. Every operation of the core is one call, in which no Python
-runs.
+runs, in a critical section of the attachment.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -47,10 +47,11 @@ cdef class Question:
         return self.id != 0 and self.epoch == self.attachment.epoch and self.attachment.me != layout.NIL
 
     cdef void _end(self) noexcept:
-        if self._is_ours():
-            core.withdraw(self.attachment.mem, self.attachment.me, self.id, self.asked)
-            self.attachment.tidy()
-        self._done()
+        with cython.critical_section(self.attachment):
+            if self._is_ours():
+                core.withdraw(self.attachment.mem, self.attachment.me, self.id, self.asked)
+                self.attachment.tidy()
+            self._done()
 
     cdef void _done(self) noexcept:
         self.id = 0
@@ -69,14 +70,15 @@ cdef class Question:
         cdef bint remembered
         if len(data) % 8 or len(data) > layout.NAME_DATA_MAX:
             raise ValueError(f"an answer has a multiple of 8 bytes, {layout.NAME_DATA_MAX} at most, not {len(data)}")
-        if not self._is_ours():
-            return False
-        remembered = core.answer(
-            self.attachment.mem, self.attachment.me, self.id, self.asked, state, size, PyBytes_AS_STRING(data), len(data)
-        )
-        self.attachment.tidy()
-        self._done()
-        return remembered
+        with cython.critical_section(self.attachment):
+            if not self._is_ours():
+                return False
+            remembered = core.answer(
+                self.attachment.mem, self.attachment.me, self.id, self.asked, state, size, PyBytes_AS_STRING(data), len(data)
+            )
+            self.attachment.tidy()
+            self._done()
+            return remembered
 
 
 @cython.final
@@ -117,10 +119,11 @@ cdef class NameTable:
     def lookup(self, u64 key, u64 lo, u64 hi):
         """Return a copy of a name's record, from its word NAME_KEY on; None if the name is not known."""
         cdef bytes found = PyBytes_FromStringAndSize(NULL, COPIED)
+        cdef u64 state
         self.attachment.join()
-        if core.lookup(self.attachment.mem, self.attachment.me, key, lo, hi, PyBytes_AS_STRING(found)) == layout.NAME_UNKNOWN:
-            return None
-        return found
+        with cython.critical_section(self.attachment):
+            state = core.lookup(self.attachment.mem, self.attachment.me, key, lo, hi, PyBytes_AS_STRING(found))
+        return None if state == layout.NAME_UNKNOWN else found
 
     def begin(self, u64 key, u64 lo, u64 hi, u64 now, u64 oldest, bytes text, tuple member):
         """Ask for a name. Return a :class:`Question`; or NAME_FRESH, NAME_TAKEN, NAME_NOMEM or NAME_BUSY if there is none.
@@ -140,12 +143,13 @@ cdef class NameTable:
         question.member = member
         question.asking = self.asking
         self.asking.add(member)  # before the question is asked: a signal handler may ask for the same name
-        found = core.begin(
-            self.attachment.mem, self.attachment.me, key, lo, hi, now, oldest, PyBytes_AS_STRING(padded), length
-        )
-        if found > layout.NAME_BUSY:
-            question.id = found
-        self.attachment.tidy()
+        with cython.critical_section(self.attachment):
+            found = core.begin(
+                self.attachment.mem, self.attachment.me, key, lo, hi, now, oldest, PyBytes_AS_STRING(padded), length
+            )
+            if found > layout.NAME_BUSY:
+                question.id = found
+            self.attachment.tidy()
         return question if question.id else found
 
     def wait(self, u64 key, u64 lo, u64 hi, u64 timeout_ns):
@@ -156,19 +160,23 @@ cdef class NameTable:
         """
         cdef u64 ticket
         self.attachment.join()
-        ticket = core.join(self.attachment.mem, self.attachment.me, key, lo, hi)
+        ticket = self._ticket(key, lo, hi)
         if ticket:
             with nogil:
                 core.sleep(self.attachment.mem, ticket, timeout_ns)
             PyErr_CheckSignals()
         return ticket != 0
 
+    cdef u64 _ticket(self, u64 key, u64 lo, u64 hi) noexcept:
+        with cython.critical_section(self.attachment):
+            return core.join(self.attachment.mem, self.attachment.me, key, lo, hi)
+
     def doze(self, u64 key, u64 lo, u64 hi, tell):
         """Do as ``wait`` does, but without sleeping: ``tell`` is called in another thread when the sleep would end."""
         cdef AskerWait wait
         cdef u64 ticket
         self.attachment.join()
-        ticket = core.join(self.attachment.mem, self.attachment.me, key, lo, hi)
+        ticket = self._ticket(key, lo, hi)
         if ticket:
             wait = AskerWait.__new__(AskerWait)
             wait.attachment, wait.at, wait.tell = self.attachment, core.asker_at(self.attachment.mem, ticket), tell
@@ -181,17 +189,22 @@ cdef class NameTable:
         """Remove all names of a key. Raises FoliocacheError if a process that has stopped holds the lock."""
         cdef bint done
         self.attachment.join()
-        done = core.forget(self.attachment.mem, self.attachment.me, key)
-        self.attachment.tidy()
+        with cython.critical_section(self.attachment):
+            done = core.forget(self.attachment.mem, self.attachment.me, key)
+            self.attachment.tidy()
         if not done:
             raise refused("forgetting a name")
+
+    cdef u32 _next_used(self, u32 n, char *found) noexcept:
+        with cython.critical_section(self.attachment):
+            return core.next_used(self.attachment.mem, self.attachment.me, n, found)
 
     def next(self, u32 n):
         """Return the first name at word n of the index or after it: (number of its word, copy of its record). None if there is
         none."""
         cdef bytes found = PyBytes_FromStringAndSize(NULL, COPIED)
         self.attachment.join()
-        n = core.next_used(self.attachment.mem, self.attachment.me, n, PyBytes_AS_STRING(found))
+        n = self._next_used(n, PyBytes_AS_STRING(found))
         return None if n == layout.NIL else (n, found)
 
     def next_below(self, u32 n, bytes prefix):
@@ -206,7 +219,7 @@ cdef class NameTable:
         cdef u64 length
         self.attachment.join()
         while True:
-            n = core.next_used(self.attachment.mem, self.attachment.me, n, words)
+            n = self._next_used(n, words)
             if n == layout.NIL:
                 return None
             length = min((<u64 *>(words + (layout.NAME_STATE - layout.NAME_KEY)))[0] >> layout.NAME_TEXT_SHIFT, TEXT_MAX)

@@ -53,10 +53,10 @@ def repair(attachment: Attachment) -> list[Finding]:
         proven = _same_again(memory, me, findings)
         if not proven:
             break
-        _free_locks(mem, me)
+        attachment.alone(_free_locks, mem, me)
         for part in sorted({part for found in proven for part in PARTS.get(found.check, ())}):
-            core.repair(mem, me, part)
-        core.sweep(mem, me)
+            attachment.alone(core.repair, mem, me, part)
+        attachment.alone(core.sweep, mem, me)
         for pfn in _pages(_same_again(memory, me, look.findings(memory))):
             if audit.is_damaged(memory, pfn):
                 attachment.drop(pfn)

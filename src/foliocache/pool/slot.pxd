@@ -12,11 +12,13 @@ cdef class ClientSlot:
     cdef Descriptor file
     cdef object reaper
     cdef u32 scans
+    cdef bint giving
 
     cdef bint begin_scan(self) noexcept
     cdef void end_scan(self) noexcept
     cdef bint begin_giving(self) noexcept
     cdef void end_giving(self) noexcept
     cdef bint claim(self) noexcept
+    cdef bint _claim(self) noexcept
     cdef void _begin(self, u32 n) noexcept
     cdef _give_back(self)

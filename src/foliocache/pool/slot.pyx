@@ -10,7 +10,8 @@ change its root or use up its descriptors. Everything later goes through it: the
 dead clients' slots while this process reaps them.
 
 Locks of one open file description do not exclude each other. Therefore each step here is one call in which no Python runs, and
-only one thread, signal handler or finalizer of the process at a time has the locks of other slots (``Reaping``).
+only one thread, signal handler or finalizer of the process at a time has the locks of other slots (``Reaping``). Where there is
+no GIL, each step is in a critical section of the ClientSlot.
 """
 cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
@@ -39,6 +40,9 @@ cdef extern from *:
     u32 getpid() noexcept
     u64 fc_pid_namespace() noexcept
     u64 fc_clock_ns() noexcept
+
+cdef extern from "section.h":
+    pass  # cheap nested critical sections
 
 _IN_USE = (errno.EAGAIN, errno.EACCES)
 
@@ -69,6 +73,7 @@ cdef class ClientSlot:
     def __reduce__(self):
         raise TypeError("a client's slot belongs to one process and cannot be copied or pickled")
 
+    @cython.critical_section
     def open(self):
         """Open the descriptor for the locks, unless it is open. Raises OSError."""
         if self.segment is None:
@@ -78,6 +83,10 @@ cdef class ClientSlot:
 
     cdef bint claim(self) noexcept:
         """Take a clean slot, unless this process has a slot. True if it has one now."""
+        with cython.critical_section(self):
+            return self._claim()
+
+    cdef bint _claim(self) noexcept:
         cdef u32 n
         if self.number != layout.NIL:
             return True
@@ -102,23 +111,34 @@ cdef class ClientSlot:
 
     cdef bint begin_scan(self) noexcept:
         """Keep all processes from giving memory back, until ``end_scan``. False if one does so at this moment."""
-        if self.file is None or (self.scans == 0 and self.file.lock_shared(atomics.nclients(self.mem) + 1) != 0):
-            return False
-        self.scans += 1
-        return True
+        with cython.critical_section(self):
+            if self.file is None or self.giving:
+                return False
+            if self.scans == 0 and self.file.lock_shared(atomics.nclients(self.mem) + 1) != 0:
+                return False
+            self.scans += 1
+            return True
 
     cdef void end_scan(self) noexcept:
-        self.scans -= 1
-        if self.scans == 0 and self.file is not None:
-            self.file.unlock(atomics.nclients(self.mem) + 1, 1)
+        with cython.critical_section(self):
+            self.scans -= 1
+            if self.scans == 0 and self.file is not None:
+                self.file.unlock(atomics.nclients(self.mem) + 1, 1)
 
     cdef bint begin_giving(self) noexcept:
         """Keep all processes from scanning, until ``end_giving``. False if one scans at this moment."""
-        return self.scans == 0 and self.file is not None and self.file.lock(atomics.nclients(self.mem) + 1) == 0
+        with cython.critical_section(self):
+            if self.scans or self.giving or self.file is None or self.file.lock(atomics.nclients(self.mem) + 1) != 0:
+                return False
+            self.giving = True
+            return True
 
     cdef void end_giving(self) noexcept:
-        self.file.unlock(atomics.nclients(self.mem) + 1, 1)
+        with cython.critical_section(self):
+            self.giving = False
+            self.file.unlock(atomics.nclients(self.mem) + 1, 1)
 
+    @cython.critical_section
     def keep(self, u32 n):
         """Become client n: a former client's slot that has been settled, and whose lock this process has."""
         if self.reaper is None or n >= atomics.nclients(self.mem):
@@ -135,17 +155,20 @@ cdef class ClientSlot:
         atomics.store_relaxed(self.mem, at + layout.CLIENT_GENERATION, generation if generation else 1)
         self.number = n
 
+    @cython.critical_section
     def lock(self, u32 n):
         """Take the lock on slot n, while reaping. True if it was free, or is this process's own."""
         if self.reaper is None or self.file is None or n >= atomics.nclients(self.mem):
             return False
         return self.file.lock(n) == 0
 
+    @cython.critical_section
     def unlock(self, u32 n):
         """Release the lock on slot n, while reaping, so that another process can claim the slot."""
         if self.reaper is not None and self.file is not None and n != self.number and n < atomics.nclients(self.mem):
             self.file.unlock(n, 1)
 
+    @cython.critical_section
     def close(self):
         """Release the slot: clean if no folio is named in it, else for a reaper to settle. Closing twice is harmless."""
         self._give_back()
@@ -164,6 +187,7 @@ cdef class ClientSlot:
         self.file = None
         self.reaper = None
         self.scans = 0
+        self.giving = False
         with contextlib.suppress(OSError):
             self.open()
 
@@ -190,33 +214,36 @@ cdef class Reaping:
         cdef ClientSlot slot = self.slot
         cdef int status
         me = threading.get_ident()
-        if slot is None or slot.file is None or slot.reaper is not None:
-            return False
-        status = slot.file.lock(atomics.nclients(slot.mem))
-        if status == 0 and not slot.begin_scan():
-            slot.file.unlock(atomics.nclients(slot.mem), 1)
-        elif status == 0:
-            slot.reaper = me
-            self.held = True
-        elif status not in _IN_USE:
-            self.problem = os.strerror(status)
-        return self.held
+        with cython.critical_section(slot):
+            if slot is None or slot.file is None or slot.reaper is not None:
+                return False
+            status = slot.file.lock(atomics.nclients(slot.mem))
+            if status == 0 and not slot.begin_scan():
+                slot.file.unlock(atomics.nclients(slot.mem), 1)
+            elif status == 0:
+                slot.reaper = me
+                self.held = True
+            elif status not in _IN_USE:
+                self.problem = os.strerror(status)
+            return self.held
 
     def __exit__(self, *exc):
         cdef ClientSlot slot = self.slot
         cdef u32 end
-        if self.held and slot.file is not None:
-            slot.end_scan()
-            end = atomics.nclients(slot.mem) + 1
-            if slot.number == layout.NIL:
-                slot.file.unlock(0, end)
-            else:
-                slot.file.unlock(0, slot.number)
-                slot.file.unlock(slot.number + 1, end - slot.number - 1)
-            slot.reaper = None
-        self.held = False
+        with cython.critical_section(slot):
+            if self.held and slot.file is not None:
+                slot.end_scan()
+                end = atomics.nclients(slot.mem) + 1
+                if slot.number == layout.NIL:
+                    slot.file.unlock(0, end)
+                else:
+                    slot.file.unlock(0, slot.number)
+                    slot.file.unlock(slot.number + 1, end - slot.number - 1)
+                slot.reaper = None
+            self.held = False
 
 
 def is_reaping_here(ClientSlot slot):
     """Return True if this thread is reaping, and the caller is a signal handler or a finalizer that has interrupted it."""
-    return slot.reaper is not None and slot.reaper == threading.get_ident()
+    with cython.critical_section(slot):
+        return slot.reaper is not None and slot.reaper == threading.get_ident()

@@ -180,12 +180,15 @@ cdef class Window:
     def __getbuffer__(self, Py_buffer *buffer, int wanted):
         self._check()
         PyBuffer_FillInfo(buffer, self, <void *>(self.base + self.begin), self.length, not self.is_writable, wanted)
-        self.views += 1
+        with cython.critical_section(self.attachment):
+            self._check()
+            self.views += 1
 
     def __releasebuffer__(self, Py_buffer *buffer):
-        self.views -= 1
-        if self.closed and self.views == 0:
-            self._drop()
+        with cython.critical_section(self.attachment):
+            self.views -= 1
+            if self.closed and self.views == 0:
+                self._drop()
 
     def __enter__(self):
         return self
@@ -195,17 +198,19 @@ cdef class Window:
 
     def __dealloc__(self):
         if not self.closed:
-            self._drop()
+            with cython.critical_section(self.attachment):
+                self._drop()
 
     def __repr__(self):
         return f"<Window of {self.length} bytes{', closed' if self.closed else ''}>"
 
     def close(self):
         """Unmap the window and unpin its folios, now or when its last view ends. Closing twice is harmless."""
-        if not self.closed:
-            self.closed = True
-            if self.views == 0:
-                self._drop()
+        with cython.critical_section(self.attachment):
+            if not self.closed:
+                self.closed = True
+                if self.views == 0:
+                    self._drop()
 
     def lease(self, offset, length=None):
         """Pin some of the window's bytes, also for the time after the window is closed.
@@ -235,8 +240,9 @@ cdef class Window:
         length = self.length - offset if length is None else min(integer(length, "length"), self.length - offset)
         if length < 1:
             raise ValueError("a lease has at least 1 byte")
-        self._check()
-        return self._lease(offset, length)
+        with cython.critical_section(self.attachment):
+            self._check()
+            return self._lease(offset, length)
 
     cdef Lease _lease(self, u64 offset, u64 length):
         cdef u64 unit = (self.begin + offset) // self.mapping.unit_size
@@ -301,13 +307,16 @@ cdef class Window:
 
     cdef _add(self, u32 n, Lease lease):
         """Add the pages of a lease, which begins with unit n of the window, and keep its pin."""
-        cdef u64 place
         if lease.private is not None:
             raise FoliocacheError(
                 f"the pool has no room for a window of {self.length} bytes: too much of it is pinned. "
                 "Open smaller windows, or use read(), which copies"
             )
-        place = _place(lease)
+        with cython.critical_section(self.attachment):
+            self._keep(n, lease)
+
+    cdef _keep(self, u32 n, Lease lease):
+        cdef u64 place = _place(lease)
         if self.run_size and place != self.run_place + self.run_size:
             self._map_run()
         if self.run_size == 0:
