@@ -87,7 +87,7 @@ class World:
         pages = stat.pages_by_state
         assert sum(pages.to_dict().values()) == PAGES and pages.frozen == 0 and stat.pins == 0, stat
         assert [(c.slot, c.state, c.pins) for c in stat.clients] == [(self.join(), "attached", 0)], stat.clients
-        assert all(client.is_idle(self.mem, slot) for slot in range(self.segment.geometry["nclients"]))
+        assert all(client.is_idle(self.mem, slot) for slot in range(self.segment.slots))
 
     def work(self):
         """Hits, misses and evictions of folios of both orders, a window, and a name; every byte is right."""
@@ -360,6 +360,17 @@ def attach(world):
     return prepare
 
 
+def attach_beyond(world):
+    """As ``attach``, and its slot has no memory yet."""
+    world.fill("small")
+    world.segment.memory.poke32(layout.SLOTS_BACKED, 1)
+
+    def prepare():
+        return lambda: join_and_leave(world)
+
+    return prepare
+
+
 def join_and_leave(world):
     slot = opened(world.segment)
     if not slot.join():
@@ -444,6 +455,7 @@ OPERATIONS = (
     ask,
     withdraw_question,
     attach,
+    attach_beyond,
     take_over,
     adopt,
 )

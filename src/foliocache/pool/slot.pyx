@@ -16,7 +16,7 @@ cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
 from .descriptor cimport reopen
-from ..mm cimport atomics, client, layout
+from ..mm cimport atomics, backing, client, layout
 
 import contextlib
 import errno
@@ -77,20 +77,22 @@ cdef class ClientSlot:
             self.file = reopen(self.segment.file, self.segment.path)
 
     cdef bint claim(self) noexcept:
-        """Take a clean slot, unless this process has a slot. True if it has one now."""
+        """Take a clean slot, unless this process has a slot; one more, if none is clean and there is memory for it. True if it
+        has one now."""
         cdef u32 n
         if self.number != layout.NIL:
             return True
         if self.file is None or self.reaper is not None:
             return False
-        for n in range(atomics.nclients(self.mem)):
-            if client.state(self.mem, n) != layout.SLOT_CLEAN or self.file.lock(n) != 0:
-                continue
-            if client.state(self.mem, n) == layout.SLOT_CLEAN:
-                client.wipe(self.mem, n)
-                self._begin(n)
-                return True
-            self.file.unlock(n, 1)
+        n = 0
+        while n < atomics.nclients(self.mem) or backing.back_slot(self.mem):
+            if client.state(self.mem, n) == layout.SLOT_CLEAN and self.file.lock(n) == 0:
+                if client.state(self.mem, n) == layout.SLOT_CLEAN:
+                    client.wipe(self.mem, n)
+                    self._begin(n)
+                    return True
+                self.file.unlock(n, 1)
+            n += 1
         return False
 
     def join(self):
@@ -102,7 +104,7 @@ cdef class ClientSlot:
 
     cdef bint begin_scan(self) noexcept:
         """Keep all processes from giving memory back, until ``end_scan``. False if one does so at this moment."""
-        if self.file is None or (self.scans == 0 and self.file.lock_shared(atomics.nclients(self.mem) + 1) != 0):
+        if self.file is None or (self.scans == 0 and self.file.lock_shared(atomics.nclients_max(self.mem) + 1) != 0):
             return False
         self.scans += 1
         return True
@@ -110,14 +112,14 @@ cdef class ClientSlot:
     cdef void end_scan(self) noexcept:
         self.scans -= 1
         if self.scans == 0 and self.file is not None:
-            self.file.unlock(atomics.nclients(self.mem) + 1, 1)
+            self.file.unlock(atomics.nclients_max(self.mem) + 1, 1)
 
     cdef bint begin_giving(self) noexcept:
         """Keep all processes from scanning, until ``end_giving``. False if one scans at this moment."""
-        return self.scans == 0 and self.file is not None and self.file.lock(atomics.nclients(self.mem) + 1) == 0
+        return self.scans == 0 and self.file is not None and self.file.lock(atomics.nclients_max(self.mem) + 1) == 0
 
     cdef void end_giving(self) noexcept:
-        self.file.unlock(atomics.nclients(self.mem) + 1, 1)
+        self.file.unlock(atomics.nclients_max(self.mem) + 1, 1)
 
     def keep(self, u32 n):
         """Become client n: a former client's slot that has been settled, and whose lock this process has."""
@@ -137,13 +139,13 @@ cdef class ClientSlot:
 
     def lock(self, u32 n):
         """Take the lock on slot n, while reaping. True if it was free, or is this process's own."""
-        if self.reaper is None or self.file is None or n >= atomics.nclients(self.mem):
+        if self.reaper is None or self.file is None or n >= atomics.nclients_max(self.mem):
             return False
         return self.file.lock(n) == 0
 
     def unlock(self, u32 n):
         """Release the lock on slot n, while reaping, so that another process can claim the slot."""
-        if self.reaper is not None and self.file is not None and n != self.number and n < atomics.nclients(self.mem):
+        if self.reaper is not None and self.file is not None and n != self.number and n < atomics.nclients_max(self.mem):
             self.file.unlock(n, 1)
 
     def close(self):
@@ -192,9 +194,9 @@ cdef class Reaping:
         me = threading.get_ident()
         if slot is None or slot.file is None or slot.reaper is not None:
             return False
-        status = slot.file.lock(atomics.nclients(slot.mem))
+        status = slot.file.lock(atomics.nclients_max(slot.mem))
         if status == 0 and not slot.begin_scan():
-            slot.file.unlock(atomics.nclients(slot.mem), 1)
+            slot.file.unlock(atomics.nclients_max(slot.mem), 1)
         elif status == 0:
             slot.reaper = me
             self.held = True
@@ -207,7 +209,7 @@ cdef class Reaping:
         cdef u32 end
         if self.held and slot.file is not None:
             slot.end_scan()
-            end = atomics.nclients(slot.mem) + 1
+            end = atomics.nclients_max(slot.mem) + 1
             if slot.number == layout.NIL:
                 slot.file.unlock(0, end)
             else:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..memory import Direct, Mem
     from ..program import Program, Thread
 
-OPS, PINS, LEDGER = 4, 2, 256
+OPS, PINS = 4, 2
 SMALL = {**tree.SMALL, "OPS": OPS, "PINS": PINS, "TREE_LOCKS": 1, "LOCK_SPINS": 0}
 PARTS = (
     Replace("robust_lock", "_sleep", """
@@ -238,7 +238,7 @@ class Pool(tree.Cached):
 
     def name(self, loc: Loc) -> str | None:
         if isinstance(loc, int) and fixtures.CLIENTS <= loc < fixtures.BUCKETS:
-            client, off = divmod(loc - fixtures.CLIENTS, LEDGER + 4 * PINS)
+            client, off = divmod(loc - fixtures.CLIENTS, self.core.layout.CLIENT_SIZE)
             what = {8: "state", 64: "busy"}.get(off) or (f"name {(off - 68) // 4}" if off < 256 else f"pin {(off - 256) // 4}")
             return f"{what} of client {client}"
         if isinstance(loc, tuple) and loc[0] == "dead":
