@@ -94,15 +94,19 @@ class World:
         with self.pool.names.ask("name") as ask:
             answered = ask.answer(100, "v")
         assert self.pool.names.recall("name", 3600).size == 100 if answered else page_alloc.free_pages(self.mem) == 0
+        self.read()
+        small = self.mapping("small")
+        with small.window() as window:
+            assert memoryview(window) == content("small")
+        small.invalidate()
+
+    def read(self):
+        """The part that needs no memory, while another client has what is free."""
         for key in SIZES:
             reader = self.mapping(key)
             for start in offsets(reader)[:: 1 + len(offsets(reader)) // 12]:
                 lease = reader.lease(start)
                 assert memoryview(lease) == content(key)[start : start + len(lease)], (key, start)
-        small = self.mapping("small")
-        with small.window() as window:
-            assert memoryview(window) == content("small")
-        small.invalidate()
 
 
 # The operations.
@@ -501,6 +505,31 @@ def beside(operation, part):
     return scene
 
 
-BESIDE = (beside(get, 0.5), beside(get, 0.9), beside(put, 0.5), beside(withdraw, 0.02), beside(withdraw, "xarray"))
+def beside_readers(world):
+    """A client gives back what is free, beside others that read."""
+    world.fill("large", 5)
+    world.fill("small")
+    assert world.attachment.evict(8) >= 8
+
+    def prepare():
+        world.join()
+
+        def operation():
+            while world.attachment.give_back(PAGES // 2):
+                pass
+
+        return operation
+
+    return prepare
+
+
+BESIDE = (
+    beside(get, 0.5),
+    beside(get, 0.9),
+    beside(put, 0.5),
+    beside(withdraw, 0.02),
+    beside(withdraw, "xarray"),
+    beside_readers,
+)
 QUICK_REAPS = (REAPS[0], *REAPS[4:-2:6], *REAPS[-2:])
 SCENES = {scene.__name__: scene for scene in OPERATIONS + REAPS + BESIDE}
