@@ -13,7 +13,7 @@ from foliocache.sizes import parse_size
 
 TEXT = page("layout.md")
 # What a section's tables are about: the constants with these beginnings are the offsets, or are no offsets.
-HEADER = ("HDR_", "ALLOC_", "PAGES_", "WATCH_TURNS", "LRU_", "BLOCK_HAND", "TABLE_", "NAMES_", "SLAB_", "TREE_LOCK")
+HEADER = ("HDR_", "ALLOC_", "PAGES_", "SLOTS_", "WATCH_TURNS", "LRU_", "BLOCK_HAND", "TABLE_", "NAMES_", "SLAB_", "TREE_LOCK")
 PARTS = {
     "Header": (
         HEADER,
@@ -185,11 +185,18 @@ def test_the_tables_of_some_pools():
     found = rows(TEXT, "pool", "page", "tables")
     assert len(found) > 4
     for pool, page_size, tables, share in found:
-        data = tables_of(geometry.compute(size(pool) // size(page_size), size(page_size), geometry.DEFAULT_CLIENTS))
+        shape = geometry.compute(size(pool) // size(page_size), size(page_size), geometry.DEFAULT_CLIENTS)
+        slots = geometry.first_slots(shape)
+        data = geometry.table_bytes(shape, slots) + shape["npages"] * layout.FOLIO_SIZE
         assert (tables, share) == (f"{data:,} B", f"{100 * data / size(pool):.3f} %")
     page_size, least, most = 16384, re.search(r"([\d.]+) % at 16 KiB", TEXT)[1], re.search(r"([\d.]+) % at worst", TEXT)[1]
     ratios = [tables_of(geometry.compute(pages, page_size, 256)) / (pages * page_size) for pages in (1 << 24, (1 << 24) + 1)]
     assert [f"{100 * ratio:.2f}" for ratio in ratios] == [least, most]
+
+
+def test_the_first_client_slots():
+    assert f"fit 1/{geometry.SLOT_SHARE} of the first size, but {geometry.SLOTS_FIRST} at least" in TEXT
+    assert f"and {geometry.SLOTS_MOST} at most" in TEXT
 
 
 def test_objects_to_a_page():

@@ -28,7 +28,8 @@ def test_creates_with_the_asked_parameters_and_mode(pool_name):
     assert (pool.pool_bytes, pool.page_size) == (4 << 20, 32 << 10)
     found = os.stat(pool.path)
     assert stat.S_IMODE(found.st_mode) == 0o640
-    tables = pool._attachment.segment.geometry["memmap"]
+    segment = pool._attachment.segment
+    tables = geometry.table_bytes(segment.geometry, segment.slots)
     assert tables <= found.st_blocks * 512 < tables + (64 << 10), "the tables' memory is reserved at creation, and no other"
 
 
@@ -332,13 +333,11 @@ def bytes_of(offset, length):
 
 
 def test_metadata_stays_below_half_a_percent():
-    """Without the clients' statistics, 4 KiB each."""
+    """With the client slots that have memory from the beginning."""
     size = 4 << 30
     shape = geometry.compute(size // geometry.DEFAULT_PAGE_SIZE, geometry.DEFAULT_PAGE_SIZE, geometry.DEFAULT_CLIENTS)
-    statistics = geometry.DEFAULT_CLIENTS * 8 * layout.STAT_WORDS
-    tables = shape["memmap"] + shape["npages"] * layout.FOLIO_SIZE
-    assert (tables - statistics) / size <= 0.005
-    assert shape["data"] / size <= 0.0055
+    tables = geometry.table_bytes(shape, geometry.first_slots(shape)) + shape["npages"] * layout.FOLIO_SIZE
+    assert tables / size <= 0.005
 
 
 def test_descriptors_are_not_inherited(pool_name):

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 
-from scenes import BESIDE, SCENES, World
+from scenes import BESIDE, SCENES, World, beside_readers
 from stepping import AT_THE_END, ENDED, REACHED
 
 PATIENCE = 60  # seconds until one death counts as a hang
@@ -76,7 +76,7 @@ def stop_everywhere(world, scene, most):
             with world.stepper.stopped(prepare, point) as (pid, outcome):
                 assert outcome == REACHED
                 waited += world.attachment.reap()[1] > 0
-                world.work()
+                world.read() if scene is beside_readers else world.work()
                 world.attachment.reap()
                 world.stepper.go_on(pid)
             world.settle(work_first=False)

@@ -87,22 +87,26 @@ class World:
         pages = stat.pages_by_state
         assert sum(pages.to_dict().values()) == PAGES and pages.frozen == 0 and stat.pins == 0, stat
         assert [(c.slot, c.state, c.pins) for c in stat.clients] == [(self.join(), "attached", 0)], stat.clients
-        assert all(client.is_idle(self.mem, slot) for slot in range(self.segment.geometry["nclients"]))
+        assert all(client.is_idle(self.mem, slot) for slot in range(self.segment.slots))
 
     def work(self):
         """Hits, misses and evictions of folios of both orders, a window, and a name; every byte is right."""
         with self.pool.names.ask("name") as ask:
             answered = ask.answer(100, "v")
         assert self.pool.names.recall("name", 3600).size == 100 if answered else page_alloc.free_pages(self.mem) == 0
+        self.read()
+        small = self.mapping("small")
+        with small.window() as window:
+            assert memoryview(window) == content("small")
+        small.invalidate()
+
+    def read(self):
+        """The part that needs no memory, while another client has what is free."""
         for key in SIZES:
             reader = self.mapping(key)
             for start in offsets(reader)[:: 1 + len(offsets(reader)) // 12]:
                 lease = reader.lease(start)
                 assert memoryview(lease) == content(key)[start : start + len(lease)], (key, start)
-        small = self.mapping("small")
-        with small.window() as window:
-            assert memoryview(window) == content("small")
-        small.invalidate()
 
 
 # The operations.
@@ -360,6 +364,17 @@ def attach(world):
     return prepare
 
 
+def attach_beyond(world):
+    """As ``attach``, and its slot has no memory yet."""
+    world.fill("small")
+    world.segment.memory.poke32(layout.SLOTS_BACKED, 1)
+
+    def prepare():
+        return lambda: join_and_leave(world)
+
+    return prepare
+
+
 def join_and_leave(world):
     slot = opened(world.segment)
     if not slot.join():
@@ -444,6 +459,7 @@ OPERATIONS = (
     ask,
     withdraw_question,
     attach,
+    attach_beyond,
     take_over,
     adopt,
 )
@@ -489,6 +505,31 @@ def beside(operation, part):
     return scene
 
 
-BESIDE = (beside(get, 0.5), beside(get, 0.9), beside(put, 0.5), beside(withdraw, 0.02), beside(withdraw, "xarray"))
+def beside_readers(world):
+    """A client gives back what is free, beside others that read."""
+    world.fill("large", 5)
+    world.fill("small")
+    assert world.attachment.evict(8) >= 8
+
+    def prepare():
+        world.join()
+
+        def operation():
+            while world.attachment.give_back(PAGES // 2):
+                pass
+
+        return operation
+
+    return prepare
+
+
+BESIDE = (
+    beside(get, 0.5),
+    beside(get, 0.9),
+    beside(put, 0.5),
+    beside(withdraw, 0.02),
+    beside(withdraw, "xarray"),
+    beside_readers,
+)
 QUICK_REAPS = (REAPS[0], *REAPS[4:-2:6], *REAPS[-2:])
 SCENES = {scene.__name__: scene for scene in OPERATIONS + REAPS + BESIDE}

@@ -138,7 +138,7 @@ def settle(pool):
     pages = stat.pages_by_state
     assert sum(pages.to_dict().values()) == stat.pages and pages.frozen == pages.table == stat.pins == 0
     assert [c.pid for c in stat.clients] == [os.getpid()]
-    assert all(client.is_idle(segment.mem, slot) for slot in range(segment.geometry["nclients"]))
+    assert all(client.is_idle(segment.mem, slot) for slot in range(segment.slots))
     for record in pool.mappings():
         pool.forget(record.key)
     assert pool.audit() == []

@@ -92,6 +92,8 @@ class Segment:
         self.memory = world.memory(self.shape, self.buffer)
         self.mem = self.memory.handle
         self.pages = pages
+        while self.backing.back_slot():
+            pass
         self.page_alloc.setup(pages)
         while self.page_alloc.back(ME, 0):
             pass

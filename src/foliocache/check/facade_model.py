@@ -44,10 +44,21 @@ def npages(mem: Mem) -> int:
     return min(load_acquire(mem, facade_threads.PAGES_DESCRIBED), mem.npages) if mem.describes else mem.npages
 
 
+def nclients_max(mem: Mem) -> int:
+    return mem.nclients
+
+
+def nclients(mem: Mem) -> int:
+    """Return how many client slots have memory: all have, before a program begins, unless its geometry has ``grows``."""
+    return min(load_acquire(mem, facade_threads.SLOTS_BACKED), mem.nclients) if mem.grows else mem.nclients
+
+
 def fallocate(mem: Mem, off: int, n: int) -> int:
-    """Give memory. That of a page is a cell of its own, which a scenario reads where the core touches the bytes. That of the
-    descriptors is none: several clients may ask for it."""
-    if off >= mem.data:
+    """Give memory. That of a page is a cell of its own, which a scenario reads where the core touches the bytes. That of a
+    client slot is an atomic one where a program has ``grows``: several may ask for it. That of the descriptors is none."""
+    if mem.grows and mem.clients <= off < mem.buckets:
+        mem.store(("memory", off), 1, "relaxed")
+    elif off >= mem.data:
         mem.write(("memory", off), 1)
     return 0
 
@@ -169,7 +180,7 @@ def _geometry(name: str) -> Callable[[Mem], int]:
 
 
 for _name in GEOMETRY:
-    if _name != "npages":
+    if _name not in ("npages", "nclients"):
         globals()[_name] = _geometry(_name)
 for _order in ORDERS:
     for _make in (_fetch_add, _fetch_sub, _fetch_or, _fetch_and, _exchange, _cmpxchg):

@@ -22,6 +22,7 @@ GEOMETRY = (
 # Of mm/layout.py, which this module does not import; tests/mm/test_atomics.py compares the two.
 FOLIO_SIZE = 64
 PAGES_DESCRIBED = 1536
+SLOTS_BACKED = 1544
 M32 = 0xFFFFFFFF
 M64 = 0xFFFFFFFFFFFFFFFF
 
@@ -132,6 +133,14 @@ def npages_max(mem: Memory) -> int:
 
 def npages(mem: Memory) -> int:
     return min(_load32(mem, PAGES_DESCRIBED), mem.npages)
+
+
+def nclients_max(mem: Memory) -> int:
+    return mem.nclients
+
+
+def nclients(mem: Memory) -> int:
+    return min(_load32(mem, SLOTS_BACKED), mem.nclients)
 
 
 def fallocate(mem: Memory, off: int, n: int) -> int:
@@ -253,7 +262,7 @@ fence_acq_rel: Callable[[], None] = _fence
 fence_seq_cst: Callable[[], None] = _fence
 
 for _name in GEOMETRY:
-    if _name != "npages":
+    if _name not in ("npages", "nclients"):
         globals()[_name] = _geometry(_name)
 for _order in ORDERS:
     globals()[f"fetch_add_{_order}"] = _rmw(lambda old, value: old + value)

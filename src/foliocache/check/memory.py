@@ -106,6 +106,7 @@ class Mem(facade_threads.Shape, Protocol):
     """What the facade asks of ``mem``."""
 
     describes: int
+    grows: int
 
     def load(self, loc: Loc, order: str) -> Value: ...
     def store(self, loc: Loc, value: Value, order: str) -> None: ...
@@ -145,6 +146,7 @@ class Geometry:
             setattr(self, name, geometry.get(name, 0))
         self.size: int = geometry.get("size", 0)
         self.describes: int = geometry.get("describes", 0)  # not 0: the program makes descriptors
+        self.grows: int = geometry.get("grows", 0)  # not 0: the program gives client slots memory
 
     def load(self, loc: Loc, order: str) -> Value:
         raise NotImplementedError

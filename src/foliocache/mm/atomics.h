@@ -70,7 +70,6 @@ FC_GEOMETRY(ghosts, uint64_t)
 FC_GEOMETRY(names, uint64_t)
 FC_GEOMETRY(backed, uint64_t)
 FC_GEOMETRY(page_shift, uint32_t)
-FC_GEOMETRY(nclients, uint32_t)
 FC_GEOMETRY(nbuckets, uint32_t)
 FC_GEOMETRY(nghosts, uint32_t)
 FC_GEOMETRY(nnames, uint32_t)
@@ -83,6 +82,15 @@ static inline uint32_t fc_npages(mem_t mem)
 {
     uint32_t described = __atomic_load_n(FC_P32(mem, FC_PAGES_DESCRIBED), __ATOMIC_ACQUIRE);
     return described < FC_MEM(mem)->npages ? described : FC_MEM(mem)->npages;
+}
+
+/* How many client slots the table is made for; and how many of those have memory by now, as above. Acquire pairs with the release
+ * in backing.back_slot: a client that sees the number reads no hole. */
+static inline uint32_t fc_nclients_max(mem_t mem) { return FC_MEM(mem)->nclients; }
+static inline uint32_t fc_nclients(mem_t mem)
+{
+    uint32_t backed = __atomic_load_n(FC_P32(mem, FC_SLOTS_BACKED), __ATOMIC_ACQUIRE);
+    return backed < FC_MEM(mem)->nclients ? backed : FC_MEM(mem)->nclients;
 }
 
 /* Offsets of a page's descriptor and of its data. The caller has checked pfn < npages. */
@@ -243,14 +251,15 @@ static inline void fc_count64(mem_t mem, uint64_t off, uint64_t n)
 { __atomic_store_n(FC_P64(mem, off), __atomic_load_n(FC_P64(mem, off), __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED); }
 
 /* Gives n bytes of the segment's file memory, if they have none; plain memory always has. Returns 0, or an errno: ENOMEM where
- * `room` says so, because at a cgroup's limit the kernel would kill. The kernel gives up at a signal and undoes what it has done. */
+ * `room` says so, because at a cgroup's limit the kernel would kill; it is not asked about a client slot, which is less than a
+ * process takes to attach. The kernel gives up at a signal and undoes what it has done. */
 static inline int fc_fallocate(mem_t mem, uint64_t off, uint64_t n)
 {
     if (off >= FC_MEM(mem)->size || FC_MEM(mem)->fd < 0)
         return 0;
     if (n > FC_MEM(mem)->size - off)
         n = FC_MEM(mem)->size - off;
-    if (FC_MEM(mem)->room && !FC_MEM(mem)->room(FC_MEM(mem)->asked, n))
+    if (n > FC_CLIENT_SIZE && FC_MEM(mem)->room && !FC_MEM(mem)->room(FC_MEM(mem)->asked, n))
         return ENOMEM;
     return syscall(SYS_fallocate, FC_MEM(mem)->fd, 0, (long)off, (long)n) == 0 ? 0 : errno;
 }

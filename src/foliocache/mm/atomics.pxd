@@ -41,6 +41,7 @@ cdef extern from "atomics.h" nogil:
     u32 npages_max "fc_npages_max" (mem_t mem)
     u32 page_shift "fc_page_shift" (mem_t mem)
     u32 nclients "fc_nclients" (mem_t mem)
+    u32 nclients_max "fc_nclients_max" (mem_t mem)
     u32 nbuckets "fc_nbuckets" (mem_t mem)
     u32 nghosts "fc_nghosts" (mem_t mem)
     u32 nnames "fc_nnames" (mem_t mem)

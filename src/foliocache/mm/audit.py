@@ -163,6 +163,9 @@ class Audit:
     def read_names(self):
         """Read all client slots: ``held`` gets the number of pins of each pfn, ``intents`` the folios of operations under
         way."""
+        for number in range(atomics.nclients(self.mem), atomics.nclients_max(self.mem)):
+            if atomics.client_alive(self.mem, number) and number >= atomics.nclients(self.mem):
+                self.find("client", f"slot {number}", f"is held, but only {atomics.nclients(self.mem)} slots have memory")
         for number in range(atomics.nclients(self.mem)):
             words = [atomics.load_relaxed(self.mem, client.word_at(self.mem, number, n)) for n in range(client.words(self.mem))]
             names = [word for word in words if word]

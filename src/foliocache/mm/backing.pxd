@@ -24,6 +24,8 @@ cpdef bint punch(mem_t mem, u64 pfn, u32 order) noexcept nogil
 cpdef void empty(mem_t mem, u64 pfn, u32 order) noexcept nogil
 @cython.locals(end=u64, piece=u64, status=int)
 cpdef bint reserve(mem_t mem, u64 begin, u64 length) noexcept nogil
+@cython.locals(n=u32)
+cpdef bint back_slot(mem_t mem) noexcept nogil
 cdef u64 _piece(mem_t mem, u64 pfn, u64 end, u64 chunk_pages) noexcept nogil
 cdef u64 _pages(mem_t mem, u32 shift) noexcept nogil
 cdef u64 _word(mem_t mem, u32 chunk) noexcept nogil  # inline

@@ -1,4 +1,4 @@
-"""Which pages have memory behind them.
+"""Which pages and client slots have memory behind them.
 
 The segment's file is sparse: a page of it has no memory until it is asked for (``fallocate``). Where the file system is full,
 an access to such a page through a mapping is a SIGBUS, and elsewhere it takes memory that nobody has counted. So no page is
@@ -15,6 +15,10 @@ cheap, and takes no more; and the reaper that frees the dead client's block take
 Marks are loaded without a lock, by walkers that follow what they cannot trust (``slab.at``). What a walker has seen marked
 keeps its memory while the walker's operation lasts: memory is taken away after the mark is cleared (``unmark``) *and* a grace
 period has ended (``trim``).
+
+Client slots get memory one after the other, when all before them are in use, and keep it (``back_slot``). What goes through the
+slots goes through those below SLOTS_BACKED. Where it must not miss one, it loads that number after a heavy fence, as
+``client.wait_grace_period`` does: a client that has begun an operation before the fence had its slot before.
 """
 
 import cython
@@ -121,6 +125,22 @@ def reserve(mem, begin, length):
             return False
         elif piece >> layout.CHUNK_SHIFT > 1:
             piece >>= 1
+    return True
+
+
+def back_slot(mem):
+    """Give the next slot of the client table memory, so that it is one of ``atomics.nclients``. False if there is no memory for
+    it, or no next slot.
+
+    Any process may do this, with a slot or without, and others at the same time. One that is killed between the steps leaves
+    memory that is asked for again. The release pairs with the acquire in ``atomics.nclients``.
+    """
+    n = atomics.load_relaxed(mem, layout.SLOTS_BACKED)
+    if n >= atomics.nclients_max(mem):
+        return False
+    if not reserve(mem, atomics.clients(mem) + n * layout.CLIENT_SIZE, layout.CLIENT_SIZE):
+        return False
+    atomics.cmpxchg_release(mem, layout.SLOTS_BACKED, n, n + 1)
     return True
 
 

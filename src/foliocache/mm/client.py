@@ -64,9 +64,12 @@ def record(mem, me, histogram, ns):
 
 def is_alive(mem, client):
     """True unless the client's process is known to have ended."""
-    if client >= atomics.nclients(mem):
+    if client >= atomics.nclients_max(mem):
         return False
-    return state(mem, client) != layout.SLOT_DEAD and atomics.client_alive(mem, client)
+    # A number in a lock's word may come from a slot that this process does not know to have memory yet. Then the kernel knows.
+    if client < atomics.nclients(mem) and state(mem, client) == layout.SLOT_DEAD:
+        return False
+    return atomics.client_alive(mem, client)
 
 
 # Operations.
@@ -291,7 +294,7 @@ def wait_grace_period(mem, me):
     clients could wait for each other until GRACE_NS is over.
     """
     atomics.asymmetric_fence_heavy(mem)
-    for client in range(atomics.nclients(mem)):
+    for client in range(atomics.nclients(mem)):  # loaded after the fence: it counts who has begun an operation before
         if client != me and not _has_left(mem, client):
             return False
     return True

@@ -77,6 +77,7 @@ ALLOC_HOLE_LISTS = 664
 # Pages and memory (backing). Every bounds check loads the first word, so it is on a line that is hardly ever written.
 PAGES_DESCRIBED = 1536  # the descriptors of the pages before this one have memory, and are set up; it only grows
 PAGES_LIMIT = 1540  # ALLOC_LOCK: as many pages may have memory at once
+SLOTS_BACKED = 1544  # the client slots before this one have memory; it only grows
 CHUNK_SHIFT = 16  # log2 of the bytes that get memory together; a page, if that is larger
 PIECE_SHIFT = 20  # log2 of the most that one fallocate(2) is asked for: others' calls for the same file wait for it
 DATA_ALIGN = 1 << 21  # of page 0 in the file: so blocks are aligned as the kernel's huge pages are

@@ -8,15 +8,17 @@ holder.
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Literal
 
-from ..errors import PoolError
-from ..mm import atomics, layout
+from ..errors import PoolError, PoolFullError
+from ..mm import atomics, backing, layout
 from ..mm import client as core
 from ..mm import reap as reaper
 from ..observe import notices
 from ..observe.records import ClientInfo
+from ..sizes import format_size
 from .slot import ClientSlot, Reaping, is_reaping_here
 
 if TYPE_CHECKING:
@@ -67,6 +69,12 @@ def adopt(slot: ClientSlot) -> None:
                 return
         if right.problem:
             raise PoolError(f"pool {segment.name!r} cannot be used: {segment.path} cannot be locked: {right.problem}")
+        if reaping and segment.slots < segment.geometry["nclients"]:
+            raise PoolFullError(
+                f"pool {segment.name!r} has {segment.slots} client slots with memory, all are in use, and there is no memory "
+                f"for another one ({format_size(layout.CLIENT_SIZE)}): {os.path.dirname(segment.path)} is full. End a process "
+                f"that uses the pool, let one call Pool.trim, or enlarge the file system (docker run --shm-size=...)"
+            )
         if reaping:
             raise PoolError(
                 f"pool {segment.name!r} has room for {segment.geometry['nclients']} client processes and all are attached; "
@@ -86,7 +94,7 @@ def adopt(slot: ClientSlot) -> None:
 
 
 def _adopt_one(slot: ClientSlot) -> bool:
-    for number in range(slot.segment.geometry["nclients"]):
+    for number in range(slot.segment.slots):
         if slot.lock(number) and (core.state(slot.segment.mem, number) == layout.SLOT_CLEAN or _inherit(slot, number)):
             slot.keep(number)
             return True
@@ -125,7 +133,7 @@ def reap(slot: ClientSlot) -> tuple[int, int]:
 def _find_dead(slot: ClientSlot, me: int) -> list[int]:
     """Return the slots of dead clients other than me, with their locks taken, so that no other process adopts them."""
     mem = slot.segment.mem
-    numbers = range(slot.segment.geometry["nclients"])
+    numbers = range(slot.segment.slots)
     dead = [n for n in numbers if n != me and core.state(mem, n) != layout.SLOT_CLEAN and slot.lock(n)]
     for number in dead:
         core.set_state(mem, number, layout.SLOT_DEAD)
@@ -133,7 +141,8 @@ def _find_dead(slot: ClientSlot, me: int) -> list[int]:
 
 
 def repair(slot: ClientSlot) -> int:
-    """Clear damaged words in the slots without a holder, and settle those of dead clients. Return how many slots were damaged.
+    """Clear damaged words in the slots without a holder, and settle those of dead clients. Return how many words or slots were
+    damaged.
 
     A clean slot names no folio. In a dead client's slot, words are cleared that name a page beyond the pool or have neither
     bit; a word with both bits, owned and intent, becomes an intent. Does nothing while another process reaps.
@@ -142,8 +151,8 @@ def repair(slot: ClientSlot) -> int:
     with Reaping(slot) as reaping:
         if not reaping:
             return 0
-        damaged, dead = 0, []
-        for number in range(segment.geometry["nclients"]):
+        damaged, dead = int(_repair_slots(segment)), []
+        for number in range(segment.slots):
             if number == me or not slot.lock(number):
                 continue
             if not _is_sound(segment, number):
@@ -156,6 +165,25 @@ def repair(slot: ClientSlot) -> int:
         if dead:
             _settle(segment.mem, me, dead)
         return damaged
+
+
+def _repair_slots(segment: Segment) -> bool:
+    """Find the slots again that have been held, if the number of those with memory is too small. True if it was."""
+    before = segment.slots
+    for number in range(segment.geometry["nclients"] - 1, before - 1, -1):
+        if is_alive(segment, number) or _has_been_written(segment, number):
+            while segment.slots <= number and backing.back_slot(segment.mem):
+                pass
+            return True
+    return False
+
+
+def _has_been_written(segment: Segment, number: int) -> bool:
+    at = offset(segment, number)
+    try:
+        return os.lseek(segment.fd, at, os.SEEK_DATA) < at + layout.CLIENT_SIZE
+    except OSError:  # there is no data behind this place
+        return False
 
 
 def _is_sound(segment: Segment, number: int) -> bool:
@@ -271,4 +299,4 @@ def used_slots(segment: Segment) -> list[int]:
         generation = segment.memory.peek32(offset(segment, number) + layout.CLIENT_GENERATION)
         return generation != 0 or core.state(segment.mem, number) != layout.SLOT_CLEAN
 
-    return [number for number in range(segment.geometry["nclients"]) if is_used(number)]
+    return [number for number in range(segment.slots) if is_used(number)]

@@ -17,7 +17,7 @@ import resource
 import threading
 
 from ..errors import PoolError, PoolFullError, PoolNotFoundError
-from ..mm import layout, lru, mapping, names, page_alloc, slab
+from ..mm import backing, layout, lru, mapping, names, page_alloc, slab
 from ..sizes import format_size
 from . import files, geometry, header, headroom, machine
 from .descriptor import Descriptor, open_file
@@ -73,18 +73,19 @@ def _create(name: str, path: str, mode: int, size: int, page_size: int, clients:
 
 def _failure(error: OSError, name: str, shape: Geometry) -> PoolError:
     """Return the PoolError that says why a pool could not be created."""
+    tables = format_size(geometry.table_bytes(shape, geometry.first_slots(shape)))
     if error.errno not in _FULL:
         return PoolError(f"pool {name!r} cannot be made in {directory()}: {error.strerror}")
     free = os.statvfs(directory())
     advice = "allow larger files (ulimit -f)" if error.errno == errno.EFBIG else "enlarge it (docker run --shm-size=...)"
     if error.errno == errno.ENOMEM:
         return PoolFullError(
-            f"there is no memory for the tables of a pool of {format_size(shape['pool'])} ({format_size(shape['memmap'])}), on "
+            f"there is no memory for the tables of a pool of {format_size(shape['pool'])} ({tables}), on "
             "this machine or in this cgroup. Ask for a smaller size, or raise the cgroup's limit"
         )
     return PoolFullError(
         f"{directory()} has no room for the tables of a pool of {format_size(shape['pool'])} "
-        f"({format_size(shape['memmap'])}; {format_size(free.f_bavail * free.f_frsize)} free): {error.strerror}. "
+        f"({tables}; {format_size(free.f_bavail * free.f_frsize)} free): {error.strerror}. "
         f"Ask for a smaller {'max_size' if error.errno == errno.EFBIG else 'size'}, or {advice}"
     )
 
@@ -157,21 +158,23 @@ def _forget_frames(error: BaseException) -> None:
 
 
 def _build(name: str, path: str, file: Descriptor, mode: int, shape: Geometry) -> Segment:
-    size = shape["size"]
+    size, slots = shape["size"], geometry.first_slots(shape)
     most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)  # beyond it there is also a signal, which may kill
     if most != resource.RLIM_INFINITY and size > most:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    tables = shape["memmap"]
-    _check_room(tables)
+    _check_room(geometry.table_bytes(shape, slots))
     os.ftruncate(file.fd, size)
     for mapped in map_file(name, file, file, size):  # before the memory is reserved; a child forked meanwhile does not keep it
         mapped.close()
-    for offset in range(0, tables, _RESERVED_AT_ONCE):
-        os.posix_fallocate(file.fd, offset, min(_RESERVED_AT_ONCE, tables - offset))
+    for begin, end in ((0, shape["clients"] + slots * layout.CLIENT_SIZE), (shape["buckets"], shape["memmap"])):
+        for offset in range(begin, end, _RESERVED_AT_ONCE):
+            os.posix_fallocate(file.fd, offset, min(_RESERVED_AT_ONCE, end - offset))
     os.fchmod(file.fd, mode)
     os.pwrite(file.fd, header.pack(shape, layout.STATE_BUILDING), 0)
     segment = Segment(name, path, file, shape)
     page_alloc.setup(segment.mem, shape["pool"] >> shape["page_shift"])
+    for _ in range(slots):
+        backing.back_slot(segment.mem)
     _setup_tables(segment.mem)
     os.pwrite(file.fd, header.pack(shape, layout.STATE_READY), 0)
     return segment

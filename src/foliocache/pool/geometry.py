@@ -16,6 +16,10 @@ DEFAULT_SHARE = 0.25  # of the memory there is, the ceiling of a new pool
 GROWTH = 4  # a pool may grow to so many times its first ceiling, or to all memory if that is more
 DEFAULT_PAGE_SIZE = 16 << 10
 DEFAULT_CLIENTS = 256
+# Client slots that have memory from the beginning: as many as fit 1/SLOT_SHARE of the pool, within these bounds.
+SLOTS_FIRST = 8
+SLOTS_MOST = 64
+SLOT_SHARE = 128
 PAGE_SIZE_MIN = 4 << 10
 PAGE_SIZE_MAX = 2 << 20
 PAGES_MIN = 64
@@ -57,6 +61,17 @@ def compute(pages: int, page_size: int, clients: int, first: int | None = None) 
     shape["data"] = _align(at, layout.DATA_ALIGN)
     shape["size"] = shape["data"] + pages * page_size
     return shape
+
+
+def first_slots(shape: Geometry) -> int:
+    """Return how many client slots of a new pool have memory from the beginning. The others get it one by one."""
+    fit = shape["pool"] // SLOT_SHARE // layout.CLIENT_SIZE
+    return min(shape["nclients"], max(SLOTS_FIRST, min(SLOTS_MOST, fit)))
+
+
+def table_bytes(shape: Geometry, slots: int) -> int:
+    """Return the bytes of the tables that are not sparse, with so many client slots."""
+    return shape["memmap"] - (shape["nclients"] - slots) * layout.CLIENT_SIZE
 
 
 def is_possible(page_shift: int, pages: int, clients: int, pool: int) -> bool:

@@ -26,7 +26,7 @@ from ..sizes import format_size
 from . import header, headroom, machine
 from .descriptor import Descriptor, open_file, reopen_to_read
 from .files import OPEN_FLAGS, directory, inode, path_of
-from .geometry import Geometry, Wanted, check_parameters
+from .geometry import Geometry, Wanted, check_parameters, table_bytes
 
 Bound: TypeAlias = Literal["size", "filesystem", "cgroup", "memory"]
 
@@ -119,16 +119,21 @@ class Segment:
         marked = sum(self.memory.peek32(self.geometry["backed"] + 4 * n).bit_count() for n in range(words))
         pages = min(marked * max(1 << layout.CHUNK_SHIFT, self.page_size), self.max_bytes)
         described = min(self.memory.peek32(layout.PAGES_DESCRIBED), self.geometry["npages"])
-        need = self.geometry["memmap"] + described * layout.FOLIO_SIZE + pages
+        need = table_bytes(self.geometry, self.slots) + described * layout.FOLIO_SIZE + pages
         found = os.fstat(self.fd).st_blocks * 512
         if found >= need:
             return []
         return [Finding("backing", "file", f"has {found} bytes of memory, but its tables and marks say at least {need}")]
 
     @property
+    def slots(self) -> int:
+        """How many client slots have memory. The others have never been held."""
+        return min(self.memory.peek32(layout.SLOTS_BACKED), self.geometry["nclients"])
+
+    @property
     def metadata_bytes(self) -> int:
         """The bytes of the tables when as many pages have descriptors as may have memory."""
-        return self.geometry["memmap"] + self.pages * layout.FOLIO_SIZE
+        return table_bytes(self.geometry, self.slots) + self.pages * layout.FOLIO_SIZE
 
 
 def _number_of(groups: tuple[str, ...]) -> int:

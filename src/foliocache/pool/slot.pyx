@@ -17,7 +17,7 @@ cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
 from .descriptor cimport reopen
-from ..mm cimport atomics, client, layout
+from ..mm cimport atomics, backing, client, layout
 
 import contextlib
 import errno
@@ -82,7 +82,8 @@ cdef class ClientSlot:
             self.file = reopen(self.segment.file, self.segment.path)
 
     cdef bint claim(self) noexcept:
-        """Take a clean slot, unless this process has a slot. True if it has one now."""
+        """Take a clean slot, unless this process has a slot; one more, if none is clean and there is memory for it. True if it
+        has one now."""
         with cython.critical_section(self):
             return self._claim()
 
@@ -92,14 +93,15 @@ cdef class ClientSlot:
             return True
         if self.file is None or self.reaper is not None:
             return False
-        for n in range(atomics.nclients(self.mem)):
-            if client.state(self.mem, n) != layout.SLOT_CLEAN or self.file.lock(n) != 0:
-                continue
-            if client.state(self.mem, n) == layout.SLOT_CLEAN:
-                client.wipe(self.mem, n)
-                self._begin(n)
-                return True
-            self.file.unlock(n, 1)
+        n = 0
+        while n < atomics.nclients(self.mem) or backing.back_slot(self.mem):
+            if client.state(self.mem, n) == layout.SLOT_CLEAN and self.file.lock(n) == 0:
+                if client.state(self.mem, n) == layout.SLOT_CLEAN:
+                    client.wipe(self.mem, n)
+                    self._begin(n)
+                    return True
+                self.file.unlock(n, 1)
+            n += 1
         return False
 
     def join(self):
@@ -114,7 +116,7 @@ cdef class ClientSlot:
         with cython.critical_section(self):
             if self.file is None or self.giving:
                 return False
-            if self.scans == 0 and self.file.lock_shared(atomics.nclients(self.mem) + 1) != 0:
+            if self.scans == 0 and self.file.lock_shared(atomics.nclients_max(self.mem) + 1) != 0:
                 return False
             self.scans += 1
             return True
@@ -123,12 +125,12 @@ cdef class ClientSlot:
         with cython.critical_section(self):
             self.scans -= 1
             if self.scans == 0 and self.file is not None:
-                self.file.unlock(atomics.nclients(self.mem) + 1, 1)
+                self.file.unlock(atomics.nclients_max(self.mem) + 1, 1)
 
     cdef bint begin_giving(self) noexcept:
         """Keep all processes from scanning, until ``end_giving``. False if one scans at this moment."""
         with cython.critical_section(self):
-            if self.scans or self.giving or self.file is None or self.file.lock(atomics.nclients(self.mem) + 1) != 0:
+            if self.scans or self.giving or self.file is None or self.file.lock(atomics.nclients_max(self.mem) + 1) != 0:
                 return False
             self.giving = True
             return True
@@ -136,7 +138,7 @@ cdef class ClientSlot:
     cdef void end_giving(self) noexcept:
         with cython.critical_section(self):
             self.giving = False
-            self.file.unlock(atomics.nclients(self.mem) + 1, 1)
+            self.file.unlock(atomics.nclients_max(self.mem) + 1, 1)
 
     @cython.critical_section
     def keep(self, u32 n):
@@ -158,14 +160,14 @@ cdef class ClientSlot:
     @cython.critical_section
     def lock(self, u32 n):
         """Take the lock on slot n, while reaping. True if it was free, or is this process's own."""
-        if self.reaper is None or self.file is None or n >= atomics.nclients(self.mem):
+        if self.reaper is None or self.file is None or n >= atomics.nclients_max(self.mem):
             return False
         return self.file.lock(n) == 0
 
     @cython.critical_section
     def unlock(self, u32 n):
         """Release the lock on slot n, while reaping, so that another process can claim the slot."""
-        if self.reaper is not None and self.file is not None and n != self.number and n < atomics.nclients(self.mem):
+        if self.reaper is not None and self.file is not None and n != self.number and n < atomics.nclients_max(self.mem):
             self.file.unlock(n, 1)
 
     @cython.critical_section
@@ -217,9 +219,9 @@ cdef class Reaping:
         with cython.critical_section(slot):
             if slot is None or slot.file is None or slot.reaper is not None:
                 return False
-            status = slot.file.lock(atomics.nclients(slot.mem))
+            status = slot.file.lock(atomics.nclients_max(slot.mem))
             if status == 0 and not slot.begin_scan():
-                slot.file.unlock(atomics.nclients(slot.mem), 1)
+                slot.file.unlock(atomics.nclients_max(slot.mem), 1)
             elif status == 0:
                 slot.reaper = me
                 self.held = True
@@ -233,7 +235,7 @@ cdef class Reaping:
         with cython.critical_section(slot):
             if self.held and slot.file is not None:
                 slot.end_scan()
-                end = atomics.nclients(slot.mem) + 1
+                end = atomics.nclients_max(slot.mem) + 1
                 if slot.number == layout.NIL:
                     slot.file.unlock(0, end)
                 else:

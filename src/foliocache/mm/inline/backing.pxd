@@ -7,6 +7,7 @@ from ..atomics cimport mem_t
 from ..backing cimport _pages
 from ..backing cimport _piece
 from ..backing cimport back
+from ..backing cimport back_slot
 from ..backing cimport empty
 from ..backing cimport is_backed
 from ..backing cimport limit
