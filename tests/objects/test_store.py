@@ -1,5 +1,6 @@
 """Made once per machine, whole or not at all: threads, forks, death, eviction, failure."""
 
+import asyncio
 import contextlib
 import os
 import random
@@ -147,6 +148,22 @@ def test_killed_at_any_time_while_it_puts(pool):
         assert found is None or ((found == found[0]).all() and len(found) == 100_000 + found[0])
         del found
     assert pool.get_or_create("other", lambda: numpy.arange(100_000))[5] == 5
+
+
+@pytest.mark.parametrize("how", ["get_or_create", "get_or_create_async"])
+def test_an_answer_between_the_look_and_the_turn_is_used(pool, monkeypatch, how):
+    """Another thread's answer comes after this one's look found nothing, and before it asks."""
+    names = pool.objects._names
+    recall = names.recall
+
+    def late(*arguments, **options):
+        monkeypatch.setattr(names, "recall", recall)
+        pool.put("key", "another's")
+        return recall(*arguments, **options)
+
+    monkeypatch.setattr(names, "recall", late)
+    found = getattr(pool, how)("key", lambda: pytest.fail("made a second time"))
+    assert (asyncio.run(found) if how == "get_or_create_async" else found) == "another's"
 
 
 def test_a_part_that_was_evicted_has_it_made_once_more(pool):

@@ -239,7 +239,10 @@ class Objects:
         found = self._find(known, key, expiry, loads, writable)
         if found is MISSING:
             mine = os.getpid(), threading.get_ident(), key, version
-            found = self._ask(self._turn(_Turn(known, key, version, expiry, loads, writable, mine), make), make)
+            turn = self._turn(_Turn(known, key, version, expiry, loads, writable, mine), make)
+            found = self._find(known, key, expiry, loads, writable)  # again: ``previous`` may be an answer that has just come
+            if found is MISSING:
+                found = self._ask(turn, make)
         return found
 
     async def get_or_create_async(
@@ -252,7 +255,10 @@ class Objects:
             from asyncio import current_task
 
             mine = os.getpid(), -id(current_task()), key, version
-            found = await self._ask_async(self._turn(_Turn(known, key, version, expiry, loads, writable, mine), make), make)
+            turn = self._turn(_Turn(known, key, version, expiry, loads, writable, mine), make)
+            found = self._find(known, key, expiry, loads, writable)
+            if found is MISSING:
+                found = await self._ask_async(turn, make)
         return found
 
     def _turn(self, turn: _Turn, make: object) -> _Turn:
