@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,9 @@ def test_what_has_been_forked_dies_with_the_tests(start):
     pid = int(run.stdout.readline())
     run.send_signal(signal.SIGKILL)
     outcome(run)
+    deadline = time.monotonic() + 60
+    while running(pid) is not None and time.monotonic() < deadline:  # in the middle of its exit, or not reaped by init yet
+        time.sleep(0.01)
     assert running(pid) is None
 
 

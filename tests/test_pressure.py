@@ -203,9 +203,10 @@ def test_a_forked_child_watches_when_it_takes_memory(filled):
     pid = os.fork()
     if pid == 0:
         try:
-            assert filled.mapping("1", MIB, "1").is_cached(0, MIB) and threads() == 1 and not filled._attachment.watching
+            before = threads()  # some libraries start theirs right after a fork
+            assert filled.mapping("1", MIB, "1").is_cached(0, MIB) and threads() == before and not filled._attachment.watching
             assert cached(filled, "child")
-            assert filled._attachment.watching and threads() >= 2
+            assert filled._attachment.watching and threads() > before
             os._exit(0)
         finally:
             os._exit(1)

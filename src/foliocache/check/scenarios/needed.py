@@ -41,6 +41,7 @@ ALONE: dict[str, tuple[str, ...]] = {
     "_recount_folio": ("death/path-evict-get", "death/folio-remove"),
     "correct": ("death/slab-grow",),
     "_describe": ("operations/describe", "death/back"),
+    "back_slot": ("table/grow", "death/table"),
     "join": ("names/ask-two",),
     "_write": ("names/lookup-answer", "names/ask-two"),
     "_say_where": ("tree/fill-truncate", "node/reuse"),
