@@ -26,7 +26,7 @@ from foliocache.cli.signals import CleanupStack, blocked
 WAYS = {"unlimited": "", "limited": "limited/", "slow": "slow/"}
 START_SECONDS = 10
 STOP_SECONDS = 10
-SETTLED_SECONDS = 0.05
+LOG_SECONDS = 10
 HELD = 512  # connections of the server that never answers
 
 _CONFIGURATION = """
@@ -43,6 +43,7 @@ http {{
     location /limited/ {{ alias {files}/; limit_rate 50m; sendfile_max_chunk 128k; }}
     location /small/ {{ try_files /small =404; }}
     location /slow/ {{ proxy_pass http://127.0.0.1:{silent}; proxy_read_timeout 20ms; error_page 504 = @file; }}
+    location = /.status {{ stub_status; access_log off; }}
     location @file {{ rewrite ^/slow/(.*) /$1 break; }}
   }}
 }}
@@ -57,6 +58,7 @@ class Origin:
         self.files = files
         self._log = log
         self._seen = 0
+        self._looks = 0
 
     def url(self, name: str, way: str = "unlimited") -> str:
         """Return the URL of a file of the folder, served in that way."""
@@ -75,13 +77,22 @@ class Origin:
         return [(method, path, int(size)) for method, size, path in lines]
 
     def _settled(self) -> str:
-        """The log, when nothing is written to it any more: a client has its bytes before there is a line about them."""
-        text = self._log.read_text()
-        while True:
-            time.sleep(SETTLED_SECONDS)
-            before, text = text, self._log.read_text()
-            if text == before:
-                return text
+        """The log, when it has a line about each request that nginx has begun: a client has its bytes before that."""
+        begun, deadline = self._begun(), time.monotonic() + LOG_SECONDS
+        while (text := self._log.read_text()).count("\n") < begun:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"nginx has begun {begun} requests, and ended {text.count(chr(10))} of them")
+            time.sleep(0.001)
+        return text
+
+    def _begun(self) -> int:
+        """The number of requests that nginx has begun, without those of this method, which are not in the log."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LOG_SECONDS)
+        connection.request("GET", "/.status")
+        numbers = connection.getresponse().read().split(b"requests")[1].split()  # accepts, handled, requests
+        connection.close()
+        self._looks += 1
+        return int(numbers[2]) - self._looks
 
 
 @contextlib.contextmanager
