@@ -9,8 +9,3 @@ WHOLE = os.environ.get("FOLIOCACHE_CHECK") == "whole"
 def sampled(cases, one_in):
     """Return about one in ``one_in`` of the cases, by their text: a new case does not change which others are chosen."""
     return [case for case in cases if WHOLE or zlib.crc32(repr(case).encode()) % one_in == 0]
-
-
-def few(wrong, known):
-    """Return True if no more than a twentieth of a list is wrong: what merges may leave. The whole run allows none."""
-    return len(wrong) <= (0 if WHOLE else len(known) // 20)
