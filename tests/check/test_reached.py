@@ -1,8 +1,7 @@
 """``reached.txt`` says for each function of the core which scenario calls it; "-" if unit tests alone do.
 
-A few scenarios call all that is called; samples of these are looked at. So that changes of the core can be merged, a few
-functions may be missing from the list, or gone. With FOLIOCACHE_CHECK=whole all scenarios are explored, and the list must be
-whole and true. With PIN=1 the file is written, from samples of all; what it says already and is still so stays.
+A few scenarios call all that is called; samples of these are looked at. With FOLIOCACHE_CHECK=whole all scenarios are explored.
+With PIN=1 the file is written, from samples of all; what it says already and is still so stays.
 """
 
 import os
