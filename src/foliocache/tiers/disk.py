@@ -135,14 +135,19 @@ class DiskTier:
         wanted = []
         for offset, data in parts:
             for begin, end in self._blocks(offset, len(data)):
+                if (begin, end - begin) in views:
+                    continue
                 view = data[begin - offset : end - offset]
                 views[begin, end - begin] = view
                 wanted.append((digest, begin, end - begin, self._crc32c(view)))
         try:
             headers = self.index.claim(wanted)
-            for group in self._write_groups(headers):
-                self._write(group[0].slot, [views[one.offset, one.length] for one in group])
-            self.index.publish(headers)
+            try:
+                for group in self._write_groups(headers):
+                    self._write(group[0].slot, [views[one.offset, one.length] for one in group])
+                self.index.publish(headers)
+            finally:
+                self.index.disown(headers)
         finally:
             for view in views.values():
                 view.release()
