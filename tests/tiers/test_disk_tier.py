@@ -176,6 +176,20 @@ def test_a_scan_does_not_wear_out_a_full_tier(disk):
     assert sum(disk.wants(digest(1), n * MIB, MIB) for n in range(3000)) < 150
 
 
+def test_all_processes_together_keep_a_rate(folder, disk):
+    """Another process's stores count, too. What is far ahead is of the time before a reboot."""
+    other = DiskTier(folder)
+    assert disk.pace(500, 1000) == pytest.approx(0.5, abs=0.01)
+    assert 0.5 < other.pace(1000, 1000) <= 1.5
+    assert 1.0 < disk.pace(1000, 1000) <= 2.5
+    os.pwrite(disk.index.fd, layout.pack_pace(2**62, disk.shape.seed), layout.PACE_AT)
+    assert other.pace(500, 1000) == pytest.approx(0.5, abs=0.01)
+    os.pwrite(disk.index.fd, b"damaged", layout.PACE_AT)
+    assert disk.pace(500, 1000) == pytest.approx(0.5, abs=0.01)
+    assert disk.check() == []
+    other.close()
+
+
 def test_two_tiers_have_nothing_in_common(tmp_path):
     one, other = DiskTier(str(tmp_path / "one"), 4 * MIB), DiskTier(str(tmp_path / "other"), 4 * MIB)
     store(one, 1, 0, 64 * KIB)

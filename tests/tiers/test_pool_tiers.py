@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import fsspec
@@ -16,9 +18,10 @@ from foliocache.adapters.fsspec.target import target_for
 from foliocache.errors import PoolMismatchError
 from foliocache.pool import tiers as records
 from foliocache.pool.files import hidden
-from foliocache.tiers import flush, urls
+from foliocache.tiers import behind, flush, urls
 
 LIMIT = 120
+MIB = 1 << 20
 
 
 @pytest.fixture
@@ -133,6 +136,45 @@ def test_a_password_is_not_shown():
     assert urls.shown("valkey://me:secret@host:6379?x=1") == "valkey://me:***@host:6379?x=1"
     with pytest.raises(ValueError, match=r"no://me:\*\*\*@host"):
         urls.split("no://me:secret@host")
+
+
+def test_a_rate_holds_stores_up_and_nobody_else(pool_name, url):
+    """After the first store, the next one would have to wait for a quarter of an hour."""
+    with foliocache.open(pool_name, size="4MiB", tiers=f"{url}&rate=1KiB") as pool:
+        sent = []
+        read = lambda offset, length: sent.append(length) or bytes(length)  # noqa: E731
+        assert pool.mapping("k", MIB, "1", read).read_bytes(0, MIB) == bytes(MIB)
+        assert pool.mapping("other", MIB, "1", read).read_bytes(0, MIB) == bytes(MIB)
+        assert sum(sent) == 2 * MIB
+        assert not flush(0.05)
+
+
+def test_a_child_leaves_what_its_parent_stores(pool_name, url, monkeypatch):
+    """What is pinned for the tier is unpinned once, by the parent."""
+    monkeypatch.setattr(behind, "PINNED_SHARE", 0)
+    with foliocache.open(pool_name, size="4MiB", tiers=url) as pool:
+        go_on = threading.Event()
+        inner = pool._tiers[0].tier.store
+        monkeypatch.setattr(pool._tiers[0].tier, "store", lambda *asked: (go_on.wait(LIMIT), inner(*asked)))
+        data = os.urandom(MIB)
+        mapping = pool.mapping("k", MIB, "1", lambda offset, length: data[offset : offset + length])
+        assert mapping.read_bytes(0, MIB) == data
+        child = os.fork()
+        if child == 0:
+            status = 1
+            with contextlib.suppress(BaseException):
+                status = 0 if flush(0) and mapping.read_bytes(0, MIB) == data else 2
+            os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+        assert pool.stat().pins > 0
+        go_on.set()
+        assert flush(LIMIT)
+        assert pool.stat().pins == 0
+        assert pool.audit() == []
+        sent = []
+        pool.forget("k")
+        again = pool.mapping("k", MIB, "1", lambda offset, length: sent.append(length) or data[offset : offset + length])
+        assert again.read_bytes(0, MIB) == data and sent == []
 
 
 def test_two_pools_share_a_tier(pool, url):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import html
 import operator
+import weakref
 from typing import TYPE_CHECKING, Literal, SupportsIndex, TypeAlias
 
 from ..filler.miss import Filler
@@ -84,6 +85,7 @@ class Mapping(AsyncReads):
             digest, given = object_digest(key, size, version), (read, readinto, source)
             source = around(pool._tiers, digest, key, lambda: pool.engine, given, pool._attachment)
             read = readinto = None
+            source.mapping = weakref.ref(self)
         first = pool._attachment.segment.first_bytes
         usual = order = _order_for(size, pool.page_size, first, self._units_per_object)
         self.folio_size: int | None = None if folio_size is None else _folio_size(folio_size, pool.page_size, first)

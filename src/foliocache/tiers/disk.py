@@ -152,6 +152,10 @@ class DiskTier:
             for view in views.values():
                 view.release()
 
+    def pace(self, length: int, rate: int) -> float:
+        """Return the seconds to wait after a store of so many bytes; see `Index.pace`."""
+        return self.index.pace(length, rate)
+
     def _blocks(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """Divide a range at the multiples of the size of slots. What does not begin at a page's boundary is left out."""
         end = offset + length

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from .lock import WriteLock
 
 AROUND = 16  # headers that are read at a time: those of a piece and of the pieces that were probably stored with it
 PATIENCE = 1.0  # seconds that a writer waits for others
+PACE_MAX = 60_000_000_000  # nanoseconds by which stores can have run ahead of their rate; more is of the time before a reboot
 
 
 class Busy(Exception):
@@ -202,6 +204,18 @@ class Index:
                 if found == one:
                     yield one
             at += count
+
+    def pace(self, length: int, rate: int) -> float:
+        """Note that so many bytes were written. Return the seconds after which all processes together have written no more
+        than ``rate`` bytes per second. Raises Busy, OSError."""
+        with self.turn():
+            now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            due = layout.unpack_pace(self._read(layout.PACE_AT, 16), self._seed)
+            if not now < due < now + PACE_MAX:
+                due = now
+            due += length * 1_000_000_000 // rate
+            os.pwrite(self.fd, layout.pack_pace(due, self._seed), layout.PACE_AT)
+        return (due - now) / 1e9
 
     def drop(self, header: Header) -> bool:
         """Make a slot free whose bytes do not agree with its header, unless a writer is busy. Return True if that was done."""

@@ -7,6 +7,7 @@ a value begins with that of its key, so that a value that was asked for by anoth
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,12 @@ PIECE = 64 << 10
 TOGETHER = 4 << 20  # bytes of an object whose pieces are on one node of a cluster, so that one command asks for them
 _TRAILER = struct.Struct("<4sI")
 _MAGIC = b"fol1"
-_CLAIM = b"claim"  # the value of a piece that a machine is fetching: no piece is so short
+_CLAIM = b"claim"  # how the value of a piece begins that a machine is fetching; then who it is
+_RELEASE = """
+for _, key in ipairs(KEYS) do
+    if redis.call('get', key) == ARGV[1] then redis.call('del', key) end
+end
+"""
 
 
 class ValkeyTier:
@@ -83,6 +89,7 @@ class ValkeyTier:
             made = valkey.Valkey.from_url(url, **options)
         self._client = made
         self._timeout = timeout
+        self._claimer = 0, b""
         self._is_cluster = cluster
         self._connections = Connections(None if cluster else made.connection_pool)
 
@@ -153,14 +160,31 @@ class ValkeyTier:
         commands = self._client.pipeline(transaction=False)
         owners = []
         milliseconds = max(1, round(self.lease * 1000))
+        claim = self._claim()
         for number, (offset, length) in enumerate(spans):
             for begin, end in _pieces(offset, length):
-                commands.set(self._key(digest, begin, end - begin), _CLAIM, nx=True, px=milliseconds)
+                commands.set(self._key(digest, begin, end - begin), claim, nx=True, px=milliseconds)
                 owners.append(number)
         granted = [False] * len(spans)
         for number, answer in zip(owners, commands.execute(), strict=True):
             granted[number] = granted[number] or bool(answer)
         return granted
+
+    def release(self, digest: bytes, spans: Sequence[tuple[int, int]]) -> None:
+        """End claims; see `Claiming`. A value that is not this process's claim stays."""
+        nodes: dict[bytes, list[bytes]] = {}
+        for offset, length in spans:
+            for begin, end in _pieces(offset, length):
+                key = self._key(digest, begin, end - begin)
+                nodes.setdefault(_tag(key), []).append(key)
+        for keys in nodes.values():
+            self._client.eval(_RELEASE, len(keys), *keys, self._claim())
+
+    def _claim(self) -> bytes:
+        """Return the value of this process's claims."""
+        if self._claimer[0] != os.getpid():
+            self._claimer = os.getpid(), _CLAIM + os.urandom(16)
+        return self._claimer[1]
 
     def close(self) -> None:
         """Close the connections. Nobody may be using them."""
