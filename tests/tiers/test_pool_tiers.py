@@ -54,6 +54,37 @@ def test_an_existing_pool_can_be_given_tiers_once(pool, url):
     assert shown(foliocache.open(pool.name, tiers=[url])) == [url] == shown(pool)
 
 
+def test_those_who_had_it_open_before_have_them_too(pool, url, monkeypatch):
+    """Another process gives it tiers: what is opened from then on has them."""
+    data, sent = bytes(range(256)) * 40, []
+    read = lambda offset, length: sent.append(length) or data[offset : offset + length]  # noqa: E731
+    before = pool.mapping("before", len(data), "1", read)
+    code = "import sys, foliocache; foliocache.open(sys.argv[1], tiers=sys.argv[2])"
+    subprocess.run([sys.executable, "-c", code, pool.name, url], timeout=LIMIT, check=True)
+    monkeypatch.setattr(records, "LOOK_AGAIN", 3600)
+    assert shown(pool) == []
+    monkeypatch.setattr(records, "LOOK_AGAIN", 0)
+    assert shown(pool) == [url]
+    for key in ("before", "after"):
+        assert pool.mapping(key, len(data), "1", read).read_bytes(0, len(data)) == data
+    assert flush(LIMIT)
+    pool.forget("before")
+    pool.forget("after")
+    assert sum(sent) == 2 * len(data)
+    for key in ("before", "after"):
+        assert pool.mapping(key, len(data), "1", read).read_bytes(0, len(data)) == data
+    assert sum(sent) == 2 * len(data)
+    pool.forget("before")
+    assert before.read_bytes(0, len(data)) == data and sum(sent) == 3 * len(data)  # it goes on without
+
+
+def test_tiers_that_cannot_be_used_here_are_told_of_once_in_a_while(pool, url, monkeypatch, caplog):
+    records._write(pool.path, (url.partition("?")[0].replace("disk:", "tape:"),))
+    monkeypatch.setattr(records, "LOOK_AGAIN", 0)
+    assert pool.mapping("k", 3, "1", lambda offset, length: b"abc").read_bytes(0, 3) == b"abc"
+    assert "cannot be used here" in caplog.text
+
+
 def test_those_who_open_it_at_once_agree(pool, tmp_path):
     code = (
         "import sys, foliocache\n"

@@ -79,11 +79,12 @@ class Mapping(AsyncReads):
         key, version = _plain(key, "key"), _plain(version, "version")
         size = _size_of(key, size)
         check(read, readinto, source)
-        if pool._tiers and self._is_tiered and version and any(one is not None for one in (read, readinto, source)):
+        tiers = pool._agreed_tiers() if self._is_tiered and version else ()
+        if tiers and any(one is not None for one in (read, readinto, source)):
             from ..tiers.around import around  # here: few pools have tiers
 
             digest, given = object_digest(key, size, version), (read, readinto, source)
-            source = around(pool._tiers, digest, key, lambda: pool.engine, given, pool._attachment)
+            source = around(tiers, digest, key, lambda: pool.engine, given, pool._attachment)
             read = readinto = None
             source.mapping = weakref.ref(self)
         first = pool._attachment.segment.first_bytes
