@@ -15,7 +15,8 @@ from slots import aligned, content, digest, load, store
 from foliocache.errors import PoolError, PoolMismatchError
 from foliocache.sizes import parse_size
 from foliocache.tiers import layout
-from foliocache.tiers.disk import DiskTier, remove
+from foliocache.tiers.disk import DiskTier
+from foliocache.tiers.files import remove
 
 MIB = 1 << 20
 KIB = 1 << 10
