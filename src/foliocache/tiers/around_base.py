@@ -27,7 +27,7 @@ class Asked:
 
     def __init__(self, account: Account | None, kind: int, buffers: Sequence[memoryview]) -> None:
         self._account, self._kind = account, kind
-        self.left = len(buffers)
+        self.left: int = len(buffers)
         self._length = sum(map(len, buffers))  # now, since a buffer is released as soon as it is full
         self._begin = time.monotonic_ns()
 

@@ -70,6 +70,7 @@ class DiskTier:
     ) -> None:
         self._crc32c = crc32c_function()
         self.path = path
+        self.is_direct: bool
         self.bad_slots: int = 0  # that did not pass their CRC, in this process
         files = Files(path, any_owner)
         lock, fd, shape = files.opened(size, slot)
