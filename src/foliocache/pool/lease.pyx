@@ -463,6 +463,36 @@ cdef class FolioMap(Steps):
             lease = self._lease(start, min(most, self.size - start), self.most)
         return _private(lease) if wanted else lease
 
+    def lease_cached(self, offset, length=None):
+        """Pin bytes that are cached, as `lease` does, without reading from the source or waiting. It is not a use of them.
+
+        Parameters
+        ----------
+        offset : int
+            The first byte.
+        length : int, optional
+            The most bytes to lease, at least 1. By default all up to the end of the folio that has the byte at ``offset``.
+
+        Returns
+        -------
+        Lease or None
+            As `lease`; None if the byte at ``offset`` is not cached, or is still being read.
+
+        Raises
+        ------
+        IndexError
+            The object has no byte at ``offset``.
+        FoliocacheError
+            The pool has been closed.
+        """
+        cdef u64 start = self._offset(offset)
+        cdef u64 most = self.size - start if length is None else min(self._clip(length, "length"), self.size - start)
+        if most == 0:
+            raise ValueError("a lease has at least 1 byte")
+        self.attachment.join()
+        with cython.critical_section(self.attachment):
+            return self._lease_cached(start, most)
+
     def pieces(self, offset=0, length=None):
         """Return a range of the object as leases, one after the other, without a copy and without pinning all of it.
 
@@ -806,6 +836,24 @@ cdef class FolioMap(Steps):
             if not folio.release(mem, self.attachment.me, spare(), pfn):
                 self.attachment.wait(spare())
         return there if seen & layout.PG_UPTODATE or not filled else 0
+
+    cdef object _lease_cached(self, u64 start, u64 most):
+        """Do what ``lease_cached`` does, in a critical section."""
+        cdef u64 index = start >> self.shift
+        cdef u32 entry, pfn
+        cdef u64 at
+        cdef Lease lease = Lease.__new__(Lease)
+        entry = self.attachment.take()
+        if entry == layout.NIL:
+            return None
+        pfn = filemap.lookup(self.mem, self.attachment.me, entry, self.ino, self.head, self.mark, self.height, index)
+        if pfn == layout.NIL:
+            self.attachment.give(entry)
+            return None
+        at = atomics.folio_at(self.mem, pfn)
+        if not self._bind_units(lease, entry, pfn, index) or not flags.load(self.mem, at) & layout.PG_UPTODATE:
+            return None
+        return self._cut(lease, start, most) if self._is_ours(at) else None
 
     cdef Lease _copy(self, u64 index):
         """Return a lease on a private copy of unit index, when every word of the ledger is in use."""

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import html
 import os
+import time
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, SupportsFloat, SupportsIndex, TypeAlias, TypeVar
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, SupportsFloat, SupportsI
 from ..errors import FoliocacheError, PoolNotFoundError
 from ..filler.engine import Engine
 from ..mm import audit, layout, page_alloc
-from ..observe import look
+from ..observe import look, notices
 from ..observe.records import Counters, Finding, FoliosByType, LockInfo, ObjectInfo, PagesByState, Stat
 from ..sizes import format_size, parse_size
 from . import client, geometry, headroom, numa, repair, shrink, view
@@ -144,7 +145,7 @@ def open(
         pool._watch(pressure)
     if interleave:
         numa.interleave(pool._attachment.segment)
-    pool._tiers = records.settle(pool.name, pool.path, tiers)
+    pool._settle_tiers(tiers)
     return pool
 
 
@@ -171,7 +172,7 @@ def attach(name: str = "default", *, any_owner: bool = False) -> Pool:
         As in `open`.
     """
     pool = _known(name, any_owner, {}) or _new(segments.attach(name, any_owner), any_owner)
-    pool._tiers = records.settle(pool.name, pool.path, None)
+    pool._settle_tiers(None)
     return pool
 
 
@@ -278,6 +279,7 @@ class Pool:
         self._engines: dict[int, Engine] = {}  # by pid; a forked child starts its own
         self._objects: dict[None, Objects] = {}  # the only one, for `setdefault`
         self._tiers: tuple[Guard, ...] = ()
+        self._tiers_known_at = 0.0  # when it was looked for them last
         self._asking: set[tuple[int, int, bytes]] = set()  # the questions of its names that are under way in this process
 
     def __repr__(self) -> str:
@@ -635,7 +637,7 @@ class Pool:
             The pool has been closed.
         """
         self._check_open()
-        return [finding for guard in self._tiers for finding in guard.check(repair)]
+        return [finding for guard in self._agreed_tiers() for finding in guard.check(repair)]
 
     @property
     def tiers(self) -> tuple[TierStat, ...]:
@@ -643,7 +645,22 @@ class Pool:
 
         A tier that several pools use counts for all of them together.
         """
-        return tuple(guard.stat() for guard in self._tiers)
+        return tuple(guard.stat() for guard in self._agreed_tiers())
+
+    def _settle_tiers(self, wanted: str | Sequence[str] | None) -> None:
+        """Give the pool tiers, or take those that it has. Raises what ``records.settle`` raises."""
+        self._tiers_known_at = time.monotonic()
+        self._tiers = records.settle(self.name, self.path, wanted)
+
+    def _agreed_tiers(self) -> tuple[Guard, ...]:
+        """Return the pool's tiers. Another process may have given it some since this one has opened it."""
+        if not self._tiers and time.monotonic() - self._tiers_known_at >= records.LOOK_AGAIN:
+            try:
+                self._settle_tiers(None)
+            except Exception as error:
+                self._tiers_known_at += records.PAUSE
+                notices.logger().warning("pool %r has tiers now, which cannot be used here: %s", self.name, error)
+        return self._tiers
 
     def statistics(self) -> Statistics:
         """Return what the pool does and has done: rates of hits, durations, sources, evictions.
