@@ -11,7 +11,7 @@ from sampled import sampled
 from foliocache.check import loader, mutate, scenario, trial, unit_tests
 from foliocache.check.program import Program
 from foliocache.check.scenarios import CORE
-from foliocache.check.unit_tests import statement_of
+from foliocache.check.unit_tests import ANY, statement_of
 
 SUITE = scenario.load_suite("foliocache.check.scenarios")
 ROOT = Path(__file__).parents[2]
@@ -177,18 +177,17 @@ def found_by_tests():
 def test_unit_tests_find_a_sample(tmp_path):
     """A whole run with the tests that are known to find these mutants, and no others."""
     known = found_by_tests()
-    tests = {test: {"seconds": 0.1, "reaches": set()} for test in known.values()}
+    tests = {test: {"passes": True, "file": ANY, "seconds": 0.1, "wall": 0.1, "reaches": set()} for test in known.values()}
     for mutant, test in known.items():
         tests[test]["reaches"].add(f"{mutant.module}:{statement_of(CORE, mutant)}")
     told = {test: each | {"reaches": sorted(each["reaches"])} for test, each in tests.items()}
     options = mutate.Options(ROOT / "tests" / "mm", EXPLAINED, tmp_path)
-    mutate.reached_by_tests(CORE, options).write_text(json.dumps({"tests": told, "failed": []}))
+    mutate.reached_by_tests(CORE, options).write_text(json.dumps(told))
     by = mutate.unit_tests(SUITE, list(known), options)
     assert [f"{m.place}: {m.text}" for m in known if not by[m]] == []
 
 
-def test_a_child_that_sleeps_is_hung(monkeypatch):
+def test_a_child_that_sleeps_is_hung():
     """Long before one that works, whose processor time is limited."""
-    monkeypatch.setattr(unit_tests, "ASLEEP", 0.2)
-    told, status = unit_tests._in_child(lambda out: (print(1, file=out, flush=True), signal.pause()), 3600)
+    told, status = unit_tests._in_child(lambda out: (print(1, file=out, flush=True), signal.pause()), lambda told: 0.2)
     assert (told, status) == ("1\n", -signal.SIGKILL)
