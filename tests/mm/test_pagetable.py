@@ -47,6 +47,38 @@ def test_create_beyond_the_largest_folio_or_the_pool(segment):
     assert segment.free() == 64
 
 
+def test_create_of_the_largest_folio(segments, monkeypatch):
+    """It asks for that, and not for more."""
+    segment = segments()
+    largest = WORDS << segment.layout.MAX_ORDER
+    if segment.world.compiled:
+        assert segment.pagetable.create(ME, largest) == NIL
+        return
+    asked = []
+    monkeypatch.setattr(segment.world.vmscan, "alloc_folio", lambda mem, me, order: asked.append(order) or NIL)
+    assert segment.pagetable.create(ME, largest) == segment.pagetable.create(ME, largest + 1) == NIL
+    assert asked == [segment.layout.MAX_ORDER]
+
+
+def test_create_fills_in_the_folio(segment):
+    table = segment.pagetable.create(ME, WORDS + 1)
+    assert segment.field(table, segment.layout.F_LENGTH) == 2 * PAGE
+    assert segment.page_type.is_private(table, segment.layout.TYPE_TABLE)
+
+
+def test_maps_looks_at_all_entries(segment, table):
+    pfn = mapped(segment, table, WORDS - 1)
+    assert segment.pagetable.maps(table, pfn) and not segment.pagetable.maps(table, table)
+
+
+def test_what_is_no_table_is_not_cleared(segment):
+    """Its type is damaged."""
+    pfn = segment.new_file()
+    segment.set_content(pfn, b"\x04\0\0\0" * 8)
+    assert segment.pagetable.clear(ME, pfn)
+    assert segment.content(pfn) == b"\x04\0\0\0" * 2
+
+
 def test_create_evicts_the_cold_and_is_not_evicted(segment):
     ino = segment.open()
     segment.cache(ino, range(62))
