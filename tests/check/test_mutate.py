@@ -46,6 +46,15 @@ def test_full(pair):
     pair.post(mem, 7)
     assert pair.full(mem)
 """
+ANOTHER = """
+from pathlib import Path
+from foliocache.check import facade_threads, loader
+
+def test_last():
+    pair, mem = loader.load(Path({package!r}), facade_threads).pair, facade_threads.Memory(256)
+    pair.post(mem, 7)
+    assert facade_threads.load_relaxed(mem, 128) == 7
+"""
 CONFTEST = "from hypothesis import settings\nsettings.register_profile('mutants', settings.default)\n"
 
 
@@ -123,6 +132,15 @@ def test_a_package(pair, capsys):
     file.write_text("")
     outcome = mutate.run(suite, ["pair"], wanted, dataclasses.replace(options, resume=True))
     assert {LAST, SWAPPED} <= set(texts(outcome.open)) and mutate.report(outcome) == 0
+
+    # A new test is asked, too, and nothing else is measured again.
+    reached = mutate.reached_by_tests(suite.package, options)
+    measured = json.loads(reached.read_text())
+    (options.tests / "test_last.py").write_text(ANOTHER.format(package=str(suite.package)))
+    assert mutate.reached_by_tests(suite.package, options) == reached
+    last = [m for m in wanted if m.text == LAST]
+    assert [by.partition("::")[2] for by in mutate.unit_tests(suite, last, options).values()] == ["test_last"]
+    assert {nodeid: json.loads(reached.read_text())[nodeid] for nodeid in measured} == measured
 
     # An explanation of what is found, one of what is not found by what it says, and one of nothing.
     file.write_text(

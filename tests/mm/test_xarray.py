@@ -172,10 +172,11 @@ def test_without_memory_nothing_changes(tree):
             break
         stored.append(refused)
     assert tree.segment.free() == 0
-    nodes = tree.nodes()
+    nodes, header = tree.nodes(), bytes(tree.segment.buffer[: tree.layout.SLAB_LOCK])
     for _ in range(3):
         assert tree.store(refused, 1) == NOMEM
     assert tree.nodes() == nodes
+    assert bytes(tree.segment.buffer[: tree.layout.SLAB_LOCK]) == header
     assert tree.load(refused) == NIL
     assert {tree.load(index) for index in stored} == {1}
     for index in stored:

@@ -39,6 +39,7 @@ SPARE = 0.02  # so many of the tests may fail without a mutant, on a busy machin
 PATIENCE = 240.0  # seconds until a child that says nothing counts as hung
 ASLEEP = 3.0, 4.0  # or so many seconds more in sleep, and so many times those that the test takes without a mutant
 ANY = ""  # for the digest of a test's file: it may be any
+OWN = 5  # as if a test of the module had found so many mutants already
 AKIN = 20  # a test that has found a mutant is tried earlier for others, and so much more for those of the same function
 LOOK = 0.1  # seconds between two looks at whether it sleeps
 
@@ -183,10 +184,14 @@ class Runner:
 
     def chosen(self, mutant: Mutant) -> list[str]:
         """Return the tests that reach a mutant, at most ``effort`` seconds of them. Those come first that have found others,
-        of the same function above all, and the fastest."""
+        of the same function above all, those of the module (``test_MODULE.py``), and the fastest."""
         point = f"{mutant.module}:{statement_of(self.package, mutant)}"
-        found = lambda nodeid: 1 + self.killers["", nodeid] + self.killers[mutant.place, nodeid]  # noqa: E731
-        cost = lambda nodeid: (self.tests[nodeid]["seconds"] + 0.005) / found(nodeid)  # noqa: E731
+        own = f"/test_{mutant.module}.py::"
+
+        def cost(nodeid: str) -> float:
+            found = self.killers["", nodeid] + self.killers[mutant.place, nodeid] + OWN * (own in nodeid)
+            return float((self.tests[nodeid]["seconds"] + 0.005) / (1 + found))
+
         tests = sorted(self.index.get(point, ()), key=cost)
         ends = itertools.accumulate(self.tests[nodeid]["seconds"] for nodeid in tests)
         return tests[: 1 + sum(end < self.effort for end in ends)]

@@ -215,7 +215,6 @@ def _new_node(mem, me, level, index, ino):
         return layout.NIL
     node = slab.at(mem, layout.SLAB_NODES, number)
     bits = (level + 1) * layout.NODE_SHIFT
-    atomics.write32(mem, node + layout.NODE_COUNT, 0)
     _say_where(mem, node, level, (index >> bits) << bits, ino)
     return number
 
