@@ -24,6 +24,7 @@ ACCESS = (
     "read64",
     "write32",
     "write64",
+    "write_once",
     "copy_",
     "write_bytes",
     "punch",
@@ -61,6 +62,8 @@ class Watch:
 
     def look(self, name, at):
         shape, layout = self.segment.shape, self.layout
+        if name == "write_once" and at != self.slot + layout.CLIENT_OP_SEQ and not self.operations & 1:
+            self.wrong.append(f"a word of the slot is written outside an operation: {at}")
         if self.slot <= at < self.slot + layout.CLIENT_SIZE or (name == "load_acquire" and at in self.numbers):
             return
         if not self.operations & 1:

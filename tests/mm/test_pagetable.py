@@ -63,12 +63,25 @@ def test_create_of_the_largest_folio(segments, monkeypatch):
 def test_create_fills_in_the_folio(segment):
     table = segment.pagetable.create(ME, WORDS + 1)
     assert segment.field(table, segment.layout.F_LENGTH) == 2 * PAGE
-    assert segment.page_type.is_private(table, segment.layout.TYPE_TABLE)
+    assert segment.page_type.is_private(table, segment.layout.TYPE_TABLE) and segment.page_type.span(table) == 0
+    assert segment.read64(segment.at(table) + segment.layout.F_INDEX) == 0
 
 
 def test_maps_looks_at_all_entries(segment, table):
     pfn = mapped(segment, table, WORDS - 1)
     assert segment.pagetable.maps(table, pfn) and not segment.pagetable.maps(table, table)
+
+
+def test_entries_are_all_that_a_table_names(segment, table):
+    pfns = [mapped(segment, table, number) for number in (0, 7, WORDS - 1)]
+    assert segment.pagetable.entries(table) == pfns
+    assert all(segment.pagetable.maps(table, pfn) for pfn in pfns)
+
+
+def test_a_table_without_memory_names_nothing(segment, table):
+    pfn = mapped(segment, table, 0)
+    segment.backing.unmark(table & ~15, 4)  # a chunk
+    assert segment.pagetable.entries(table) == [] and not segment.pagetable.maps(table, pfn)
 
 
 def test_what_is_no_table_is_not_cleared(segment):
@@ -187,7 +200,9 @@ def test_a_mapped_folio_is_never_evicted(segment, table):
 def test_gup_writes_its_references_down(segment, table):
     pfns = [mapped(segment, table, number) for number in range(4)]
     pins = segment.pagetable.create(ME, 4)
+    intents = segment.client.intents(ME)
     assert segment.pagetable.gup(ME, table, 1, 3, pins)
+    assert segment.client.intents(ME) == intents
     assert [segment.count(pfn) for pfn in pfns] == [1, 2, 2, 2]
     assert [entry(segment, pins, number) for number in range(4)] == [(pfn + 1) << 1 for pfn in pfns[1:]] + [0]
     segment.pagetable.unpin(ME, pins, 3)
