@@ -1,6 +1,7 @@
-"""reap: what each of its functions calls, in which order and in which operation; and what it returns. Its parts are replaced."""
+"""reap: what each of its functions calls, in which order and in which operation; and its results. Its parts are replaced."""
 
 import pytest
+from calls import Calls
 from world import ME, Segment, interpreted
 
 DEAD, KEEPER = 2, 3
@@ -11,31 +12,6 @@ NIL = 0xFFFFFFFF
 def segment():
     """The compiled core's calls cannot be replaced."""
     return Segment(interpreted())
-
-
-class Calls:
-    """Replaces functions of the core: ``calls.made`` says which were called, and whether in an operation."""
-
-    def __init__(self, segment, monkeypatch):
-        self.segment, self.monkeypatch, self.made = segment, monkeypatch, []
-
-    def replace(self, name, results=(), look=lambda: None):
-        module, _, function = name.partition(".")
-        results = iter(results)
-
-        def called(mem, *args):
-            self.made.append((name, self.segment.client.op_seq(ME) & 1, args, look()))
-            return next(results, None)
-
-        self.monkeypatch.setattr(getattr(self.segment.world, module), function, called)
-
-    @property
-    def names(self):
-        return [name for name, *_ in self.made]
-
-    @property
-    def in_operation(self):
-        return [bool(inside) for _, inside, *_ in self.made]
 
 
 @pytest.fixture
