@@ -1,7 +1,8 @@
 """pagetable: entries that own references, and getting pages through them."""
 
 import pytest
-from world import ME, PAGE
+from calls import Calls
+from world import ME, PAGE, Segment, interpreted
 
 NIL, FROZEN, WORDS = 0xFFFFFFFF, 0x80000000, PAGE // 4
 
@@ -226,3 +227,63 @@ def test_clear_unmaps_everything(segment):
     assert (segment.count(first), segment.count(last)) == (FROZEN, 1)
     assert segment.free() == 63
     assert segment.findings() == []
+
+
+# In steps: what is called is replaced, so in the interpreted world only.
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    segment = Segment(interpreted())
+    return segment, Calls(segment, monkeypatch)
+
+
+def test_a_table_is_published_when_it_is_ready(steps):
+    segment, calls = steps
+    calls.replace("folio.prepare")
+    calls.replace("page_ref.init")
+    segment.pagetable.create(ME, 8)
+    assert calls.names == ["folio.prepare", "page_ref.init"]
+
+
+@pytest.mark.parametrize("cleared", [True, False])
+@pytest.mark.parametrize("put", [True, False])
+def test_release_in_steps(steps, cleared, put):
+    """A table that cannot be dropped is named by its word again."""
+    segment, calls = steps
+    for name, answer in (("pagetable.clear", cleared), ("client.drop", None), ("folio.put", put), ("client.defer", True)):
+        calls.replace(name, (answer,))
+    assert segment.pagetable.release(ME, 3, 7) is (cleared and put)
+    made = [("pagetable.clear", (ME, 7))]
+    if cleared:
+        made += [("client.drop", (ME, 3, 7)), ("folio.put", (ME, 7))]
+        made += [] if put else [("client.defer", (ME, 3))]
+    assert [(name, args) for name, _, args, _ in calls.made] == made and all(calls.in_operation)
+
+
+def test_clear_ends_where_a_lock_is_refused(steps):
+    segment, calls = steps
+    table = segment.pagetable.create(ME, 8)
+    calls.replace("pagetable.unmap", (True, False))
+    assert segment.pagetable.clear(ME, table) is False
+    assert [args for *_, args, _ in calls.made] == [(ME, table, 0), (ME, table, 1)]
+
+
+def test_a_pin_is_written_down_before_its_intent_goes(steps):
+    segment, calls = steps
+    table = segment.pagetable.create(ME, 8)
+    pfn = mapped(segment, table, 0)
+    calls.replace("pagetable.map")
+    calls.replace("client.retract")
+    assert segment.pagetable.gup(ME, table, 0, 1, 9)
+    assert [(name, args) for name, _, args, _ in calls.made] == [("pagetable.map", (9, 0, pfn)), ("client.retract", (ME, pfn))]
+
+
+def test_who_unmaps_an_entry_second_drops_nothing(steps, between):
+    segment, _ = steps
+    table = segment.pagetable.create(ME, 8)
+    pfn = mapped(segment, table, 0, 1)
+    intents = segment.client.intents(ME)
+    with between(segment, "cmpxchg_relaxed", lambda: segment.pagetable.unmap(ME, table, 0)):
+        assert segment.pagetable.unmap(ME, table, 0) is True
+    assert segment.count(pfn) == 1 and segment.client.intents(ME) == intents

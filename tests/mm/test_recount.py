@@ -172,6 +172,14 @@ def test_a_free_node_is_not_written_to(tree):
     assert tree.segment.read(tree.segment.world.xarray.slot_at(tree.root(), 1, 1)) == 0 and tree.nodes() == 2
 
 
+def test_a_slot_that_names_no_node_goes(tree):
+    kept = tree.folio(tree.width)
+    above = tree.segment.world.xarray.slot_at(tree.root(), 1, 0)
+    tree.segment.write(above, NIL)
+    assert tree.recount() == 1
+    assert tree.found() == {tree.width: kept} and tree.segment.read(above) == 0
+
+
 def test_an_empty_node_goes_after_its_slot(tree, monkeypatch):
     tree.folio(1)
     kept = tree.folio(tree.width)

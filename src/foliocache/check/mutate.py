@@ -65,6 +65,7 @@ class Options:
     resume: bool = False
     effort: float = 4.0
     deselect: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()  # files of ``tests``; all, if it is empty
 
 
 @dataclasses.dataclass
@@ -222,7 +223,7 @@ def _pytest(asked: dict[str, Any], options: Options, n: int) -> tuple[subprocess
     file.write_text(json.dumps(asked))
     command = [
         sys.executable, "-m", "pytest", "-q", "-s", "-p", f"{__package__}.unit_tests", "-p", "no:cacheprovider",
-        "--hypothesis-profile=mutants", "--mutate", str(file), "-k", "not compiled", str(options.tests),
+        "--hypothesis-profile=mutants", "--mutate", str(file), "-k", "not compiled", *(options.only or [str(options.tests)]),
         *(f"--deselect={each}" for each in options.deselect),
     ]  # fmt: skip
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log.open("w"), stderr=subprocess.STDOUT), log
@@ -360,6 +361,7 @@ def main(suite: Suite, arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", action="store_true", help="write what is known into tests/check/survivors/answers.txt")
     parser.add_argument("--effort", type=float, default=4.0, help="seconds of unit tests for one mutant, and of scenarios")
     parser.add_argument("--deselect", action="append", default=[], metavar="TEST", help="leave this test out, as in pytest")
+    parser.add_argument("--only", action="append", default=[], metavar="FILE", help="try these unit tests alone")
     parser.add_argument("--list", action="store_true", help="print lines for the files of explanations")
     given = parser.parse_args(arguments)
     there = [module for module in loader.modules(suite.package) if mutants.mutants(suite.package, module)]
@@ -371,8 +373,9 @@ def main(suite: Suite, arguments: Sequence[str] | None = None) -> int:
     if given.sample is not None:
         wanted = sample(wanted, given.sample, given.seed)
     options = Options(
-        jobs=given.jobs, fresh=given.fresh, resume=given.resume, effort=given.effort, deselect=tuple(given.deselect)
-    )
+        jobs=given.jobs, fresh=given.fresh, resume=given.resume, effort=given.effort, deselect=tuple(given.deselect),
+        only=tuple(given.only),
+    )  # fmt: skip
     if not options.tests.is_dir():
         parser.error(f"no folder {options.tests}: this is run in a checkout")
     outcome = run(suite, modules, wanted, options)

@@ -124,20 +124,19 @@ class Runner:
         """Return what each test reaches, from a file, after running those of which it does not say so."""
         found: dict[str, Any] = json.loads(self.reached.read_text()) if self.reached.exists() else {}
         digests = {nodeid: _digest(item.path) for nodeid, item in items.items()}
-        mine = {nodeid: test for nodeid, test in found.items() if test["file"] in (digests.get(nodeid), ANY)}
-        wanted = {nodeid: item for nodeid, item in items.items() if nodeid not in mine}
+        wanted = {nodeid: items[nodeid] for nodeid in items if found.get(nodeid, {}).get("file") not in (digests[nodeid], ANY)}
         if wanted:
             told, status = _in_child(lambda out: json.dump(self.baseline(wanted), out), lambda _: PATIENCE * 20)
             if status:
                 raise RuntimeError(f"without a mutant, the tests end with {status}")
-            mine |= {nodeid: test | {"file": digests[nodeid]} for nodeid, test in json.loads(told).items()}
-            failed = [nodeid for nodeid in wanted if not mine[nodeid]["passes"]]
+            found |= {nodeid: test | {"file": digests[nodeid]} for nodeid, test in json.loads(told).items()}
+            failed = [nodeid for nodeid in wanted if not found[nodeid]["passes"]]
             if len(failed) > 1 + len(wanted) * SPARE:
                 raise RuntimeError(f"without a mutant, these fail: {', '.join(failed)}")
             written = self.reached.with_suffix(f".{os.getpid()}")
-            written.write_text(json.dumps(mine))
+            written.write_text(json.dumps(found))
             written.replace(self.reached)
-        return {nodeid: test for nodeid, test in mine.items() if nodeid in items and test["passes"]}
+        return {nodeid: test for nodeid, test in found.items() if nodeid in items and test["passes"]}
 
     def baseline(self, items: dict[str, Any]) -> dict[str, Any]:
         self.mutations = reach.probes(self.package)
