@@ -21,6 +21,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import random
 import re
 import subprocess
@@ -219,7 +220,7 @@ def reached_by_tests(package: Path, options: Options) -> Path:
 
 
 def _pytest(asked: dict[str, Any], options: Options, n: int) -> tuple[subprocess.Popen[bytes], Path]:
-    log, file = options.kept / f"{n}.log", options.kept / f"{n}.json"
+    log, file = (options.kept / f"asked-{os.getpid()}-{n}.{kind}" for kind in ("log", "json"))
     file.write_text(json.dumps(asked))
     command = [
         sys.executable, "-m", "pytest", "-q", "-s", "-p", f"{__package__}.unit_tests", "-p", "no:cacheprovider",
