@@ -11,7 +11,7 @@ from sampled import sampled
 from foliocache.check import loader, mutate, scenario, trial, unit_tests
 from foliocache.check.program import Program
 from foliocache.check.scenarios import CORE
-from foliocache.check.unit_tests import statement_of
+from foliocache.check.unit_tests import ANY, statement_of
 
 SUITE = scenario.load_suite("foliocache.check.scenarios")
 ROOT = Path(__file__).parents[2]
@@ -45,6 +45,15 @@ def test_full(pair):
     assert not pair.full(mem)
     pair.post(mem, 7)
     assert pair.full(mem)
+"""
+ANOTHER = """
+from pathlib import Path
+from foliocache.check import facade_threads, loader
+
+def test_last():
+    pair, mem = loader.load(Path({package!r}), facade_threads).pair, facade_threads.Memory(256)
+    pair.post(mem, 7)
+    assert facade_threads.load_relaxed(mem, 128) == 7
 """
 CONFTEST = "from hypothesis import settings\nsettings.register_profile('mutants', settings.default)\n"
 
@@ -124,6 +133,15 @@ def test_a_package(pair, capsys):
     outcome = mutate.run(suite, ["pair"], wanted, dataclasses.replace(options, resume=True))
     assert {LAST, SWAPPED} <= set(texts(outcome.open)) and mutate.report(outcome) == 0
 
+    # A new test is asked, too, and nothing else is measured again.
+    reached = mutate.reached_by_tests(suite.package, options)
+    measured = json.loads(reached.read_text())
+    (options.tests / "test_last.py").write_text(ANOTHER.format(package=str(suite.package)))
+    assert mutate.reached_by_tests(suite.package, options) == reached
+    last = [m for m in wanted if m.text == LAST]
+    assert [by.partition("::")[2] for by in mutate.unit_tests(suite, last, options).values()] == ["test_last"]
+    assert {nodeid: json.loads(reached.read_text())[nodeid] for nodeid in measured} == measured
+
     # An explanation of what is found, one of what is not found by what it says, and one of nothing.
     file.write_text(
         f"[post]\n'{first}' = 'the scenario finds it'\n'{LAST}' = 'scenario pair/post'\n'drop: gone(mem)' = 'it was there'\n"
@@ -177,18 +195,17 @@ def found_by_tests():
 def test_unit_tests_find_a_sample(tmp_path):
     """A whole run with the tests that are known to find these mutants, and no others."""
     known = found_by_tests()
-    tests = {test: {"seconds": 0.1, "reaches": set()} for test in known.values()}
+    tests = {test: {"passes": True, "file": ANY, "seconds": 0.1, "wall": 0.1, "reaches": set()} for test in known.values()}
     for mutant, test in known.items():
         tests[test]["reaches"].add(f"{mutant.module}:{statement_of(CORE, mutant)}")
     told = {test: each | {"reaches": sorted(each["reaches"])} for test, each in tests.items()}
     options = mutate.Options(ROOT / "tests" / "mm", EXPLAINED, tmp_path)
-    mutate.reached_by_tests(CORE, options).write_text(json.dumps({"tests": told, "failed": []}))
+    mutate.reached_by_tests(CORE, options).write_text(json.dumps(told))
     by = mutate.unit_tests(SUITE, list(known), options)
     assert [f"{m.place}: {m.text}" for m in known if not by[m]] == []
 
 
-def test_a_child_that_sleeps_is_hung(monkeypatch):
+def test_a_child_that_sleeps_is_hung():
     """Long before one that works, whose processor time is limited."""
-    monkeypatch.setattr(unit_tests, "ASLEEP", 0.2)
-    told, status = unit_tests._in_child(lambda out: (print(1, file=out, flush=True), signal.pause()), 3600)
+    told, status = unit_tests._in_child(lambda out: (print(1, file=out, flush=True), signal.pause()), lambda told: 0.2)
     assert (told, status) == ("1\n", -signal.SIGKILL)

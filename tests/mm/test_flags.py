@@ -157,6 +157,33 @@ def test_a_changed_word_makes_the_waiter_look_again(segments, between):
         assert word.wait(SECOND // 1000) == LOCKED | WAITERS | READAHEAD
 
 
+def test_nobody_waits_for_an_unlocked_folio(word):
+    word.value = UPTODATE
+    assert word.begin_wait() == word.value == UPTODATE
+
+
+def test_an_unlock_after_the_first_look(monkeypatch):
+    """The second look finds it: there is no sleep."""
+    word = Word(Segment(interpreted()))
+    word.value, times = LOCKED, iter((0, lambda: word.unlock(UPTODATE)))
+
+    def now_ns():
+        time = next(times)
+        return time() or 1 if callable(time) else time
+
+    monkeypatch.setattr(word.segment.world.atomics, "now_ns", now_ns)
+    monkeypatch.setattr(word.segment.world.atomics, "futex_wait", lambda *args: pytest.fail("it sleeps"))
+    assert word.wait(HOUR) == word.value == UPTODATE
+
+
+def test_the_end_of_the_patience_is_no_time_to_wait(monkeypatch):
+    word = Word(Segment(interpreted()))
+    word.value = LOCKED
+    monkeypatch.setattr(word.segment.world.atomics, "now_ns", lambda: 7)
+    monkeypatch.setattr(word.segment.world.atomics, "futex_wait", lambda *args: pytest.fail("it sleeps"))
+    assert word.wait(0) == word.value == LOCKED
+
+
 def test_the_sleep_is_on_the_value_with_the_mark(monkeypatch):
     """The futex compares with the value that the waiter has stored: LOCKED with WAITERS, never an earlier one."""
     word = Word(Segment(interpreted()))  # the compiled core's futex calls cannot be watched

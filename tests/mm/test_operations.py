@@ -24,8 +24,10 @@ ACCESS = (
     "read64",
     "write32",
     "write64",
+    "write_once",
     "copy_",
     "write_bytes",
+    "punch",
 )
 CHANGE = ("fetch_add_", "fetch_sub_")
 NAME_OUT = bytearray(512)
@@ -44,6 +46,8 @@ class Watch:
         self.slot = segment.world.client.slot(segment.mem, ME)
         self.wrong = []
         self.began = 0
+        # What is asked outside operations, to wait for a grace period.
+        self.numbers = {segment.client.slot(each) + self.layout.CLIENT_OP_SEQ for each in range(segment.shape["nclients"])}
 
     @property
     def operations(self):
@@ -58,13 +62,19 @@ class Watch:
 
     def look(self, name, at):
         shape, layout = self.segment.shape, self.layout
-        if self.slot <= at < self.slot + layout.CLIENT_SIZE:
+        if name == "write_once" and at != self.slot + layout.CLIENT_OP_SEQ and not self.operations & 1:
+            self.wrong.append(f"a word of the slot is written outside an operation: {at}")
+        if self.slot <= at < self.slot + layout.CLIENT_SIZE or (name == "load_acquire" and at in self.numbers):
             return
         if not self.operations & 1:
             self.wrong.append(f"{name} of {at} outside an operation")
         pfn, field = divmod(at - shape["memmap"], layout.FOLIO_SIZE)
         if field == layout.F_REF and 0 <= pfn < self.segment.pages and name.startswith(CHANGE) and pfn not in self.names():
             self.wrong.append(f"{name} of the count of folio {pfn}, which is not named")
+
+    def grace(self, mem):
+        if self.operations & 1:
+            self.wrong.append("a grace period is waited for within an operation")
 
     @contextlib.contextmanager
     def watching(self, monkeypatch):
@@ -73,6 +83,7 @@ class Watch:
             for name in dir(atomics):
                 if name.startswith(ACCESS) and callable(getattr(atomics, name)):
                     patch.setattr(atomics, name, self.wrapped(name, getattr(atomics, name)))
+            patch.setattr(atomics, "asymmetric_fence_heavy", self.grace)
             before = self.operations
             yield
         assert self.wrong == []
@@ -158,6 +169,7 @@ OPERATIONS = {
     "evict": lambda r: r.segment.trim.evict(ME, 1),
     "evict everything": lambda r: r.segment.trim.evict(ME, 64),
     "evict a chunk": lambda r: r.segment.trim.evict_chunk(ME),
+    "give memory back": lambda r: r.segment.trim.give_back(ME, 32),
     "ask": lambda r: r.ask(9),
     "ask what is known": lambda r: r.ask(7),
     "ask what is asked": lambda r: r.ask(8),
@@ -220,6 +232,7 @@ REFUSED = {
     "evict": ("alloc lru tree", 0),
     "evict everything": ("alloc lru tree", 0),
     "evict a chunk": ("alloc lru tree", False),
+    "give memory back": ("alloc", 0),
     "ask": ("names", LAYOUT.NAME_BUSY),
     "ask what is known": ("names", LAYOUT.NAME_BUSY),
     "ask what is asked": ("names", LAYOUT.NAME_BUSY),

@@ -1,7 +1,8 @@
 """pagetable: entries that own references, and getting pages through them."""
 
 import pytest
-from world import ME, PAGE
+from calls import Calls
+from world import ME, PAGE, Segment, interpreted
 
 NIL, FROZEN, WORDS = 0xFFFFFFFF, 0x80000000, PAGE // 4
 
@@ -45,6 +46,51 @@ def test_create_beyond_the_largest_folio_or_the_pool(segment):
     assert segment.pagetable.create(ME, (WORDS << segment.layout.MAX_ORDER) + 1) == NIL
     assert segment.pagetable.create(ME, 64 * WORDS + 1) == NIL
     assert segment.free() == 64
+
+
+def test_create_of_the_largest_folio(segments, monkeypatch):
+    """It asks for that, and not for more."""
+    segment = segments()
+    largest = WORDS << segment.layout.MAX_ORDER
+    if segment.world.compiled:
+        assert segment.pagetable.create(ME, largest) == NIL
+        return
+    asked = []
+    monkeypatch.setattr(segment.world.vmscan, "alloc_folio", lambda mem, me, order: asked.append(order) or NIL)
+    assert segment.pagetable.create(ME, largest) == segment.pagetable.create(ME, largest + 1) == NIL
+    assert asked == [segment.layout.MAX_ORDER]
+
+
+def test_create_fills_in_the_folio(segment):
+    table = segment.pagetable.create(ME, WORDS + 1)
+    assert segment.field(table, segment.layout.F_LENGTH) == 2 * PAGE
+    assert segment.page_type.is_private(table, segment.layout.TYPE_TABLE) and segment.page_type.span(table) == 0
+    assert segment.read64(segment.at(table) + segment.layout.F_INDEX) == 0
+
+
+def test_maps_looks_at_all_entries(segment, table):
+    pfn = mapped(segment, table, WORDS - 1)
+    assert segment.pagetable.maps(table, pfn) and not segment.pagetable.maps(table, table)
+
+
+def test_entries_are_all_that_a_table_names(segment, table):
+    pfns = [mapped(segment, table, number) for number in (0, 7, WORDS - 1)]
+    assert segment.pagetable.entries(table) == pfns
+    assert all(segment.pagetable.maps(table, pfn) for pfn in pfns)
+
+
+def test_a_table_without_memory_names_nothing(segment, table):
+    pfn = mapped(segment, table, 0)
+    segment.backing.unmark(table & ~15, 4)  # a chunk
+    assert segment.pagetable.entries(table) == [] and not segment.pagetable.maps(table, pfn)
+
+
+def test_what_is_no_table_is_not_cleared(segment):
+    """Its type is damaged."""
+    pfn = segment.new_file()
+    segment.set_content(pfn, b"\x04\0\0\0" * 8)
+    assert segment.pagetable.clear(ME, pfn)
+    assert segment.content(pfn) == b"\x04\0\0\0" * 2
 
 
 def test_create_evicts_the_cold_and_is_not_evicted(segment):
@@ -155,7 +201,9 @@ def test_a_mapped_folio_is_never_evicted(segment, table):
 def test_gup_writes_its_references_down(segment, table):
     pfns = [mapped(segment, table, number) for number in range(4)]
     pins = segment.pagetable.create(ME, 4)
+    intents = segment.client.intents(ME)
     assert segment.pagetable.gup(ME, table, 1, 3, pins)
+    assert segment.client.intents(ME) == intents
     assert [segment.count(pfn) for pfn in pfns] == [1, 2, 2, 2]
     assert [entry(segment, pins, number) for number in range(4)] == [(pfn + 1) << 1 for pfn in pfns[1:]] + [0]
     segment.pagetable.unpin(ME, pins, 3)
@@ -179,3 +227,63 @@ def test_clear_unmaps_everything(segment):
     assert (segment.count(first), segment.count(last)) == (FROZEN, 1)
     assert segment.free() == 63
     assert segment.findings() == []
+
+
+# In steps: what is called is replaced, so in the interpreted world only.
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    segment = Segment(interpreted())
+    return segment, Calls(segment, monkeypatch)
+
+
+def test_a_table_is_published_when_it_is_ready(steps):
+    segment, calls = steps
+    calls.replace("folio.prepare")
+    calls.replace("page_ref.init")
+    segment.pagetable.create(ME, 8)
+    assert calls.names == ["folio.prepare", "page_ref.init"]
+
+
+@pytest.mark.parametrize("cleared", [True, False])
+@pytest.mark.parametrize("put", [True, False])
+def test_release_in_steps(steps, cleared, put):
+    """A table that cannot be dropped is named by its word again."""
+    segment, calls = steps
+    for name, answer in (("pagetable.clear", cleared), ("client.drop", None), ("folio.put", put), ("client.defer", True)):
+        calls.replace(name, (answer,))
+    assert segment.pagetable.release(ME, 3, 7) is (cleared and put)
+    made = [("pagetable.clear", (ME, 7))]
+    if cleared:
+        made += [("client.drop", (ME, 3, 7)), ("folio.put", (ME, 7))]
+        made += [] if put else [("client.defer", (ME, 3))]
+    assert [(name, args) for name, _, args, _ in calls.made] == made and all(calls.in_operation)
+
+
+def test_clear_ends_where_a_lock_is_refused(steps):
+    segment, calls = steps
+    table = segment.pagetable.create(ME, 8)
+    calls.replace("pagetable.unmap", (True, False))
+    assert segment.pagetable.clear(ME, table) is False
+    assert [args for *_, args, _ in calls.made] == [(ME, table, 0), (ME, table, 1)]
+
+
+def test_a_pin_is_written_down_before_its_intent_goes(steps):
+    segment, calls = steps
+    table = segment.pagetable.create(ME, 8)
+    pfn = mapped(segment, table, 0)
+    calls.replace("pagetable.map")
+    calls.replace("client.retract")
+    assert segment.pagetable.gup(ME, table, 0, 1, 9)
+    assert [(name, args) for name, _, args, _ in calls.made] == [("pagetable.map", (9, 0, pfn)), ("client.retract", (ME, pfn))]
+
+
+def test_who_unmaps_an_entry_second_drops_nothing(steps, between):
+    segment, _ = steps
+    table = segment.pagetable.create(ME, 8)
+    pfn = mapped(segment, table, 0, 1)
+    intents = segment.client.intents(ME)
+    with between(segment, "cmpxchg_relaxed", lambda: segment.pagetable.unmap(ME, table, 0)):
+        assert segment.pagetable.unmap(ME, table, 0) is True
+    assert segment.count(pfn) == 1 and segment.client.intents(ME) == intents

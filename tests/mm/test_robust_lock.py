@@ -250,6 +250,14 @@ def test_a_lock_that_is_not_let_go_of_is_refused(impatient):
     assert lock.lock(ME) == impatient.layout.LOCK_TAKEN
 
 
+def test_the_end_of_the_patience_is_no_time_to_sleep(impatient, monkeypatch):
+    lock, atomics = Lock(impatient), impatient.world.atomics
+    lock.lock(0)
+    monkeypatch.setattr(atomics, "now_ns", lambda: 7)
+    monkeypatch.setattr(atomics, "futex_wait", lambda *args: pytest.fail("it sleeps"))
+    assert lock.lock(ME) == impatient.layout.LOCK_BUSY
+
+
 def waits(segment):
     start = segment.client.slot(ME) + segment.layout.CLIENT_STATISTICS + 8 * segment.layout.STAT_LOCK_WAITS
     return sum(segment.read64(start + 8 * n) for n in range(segment.layout.BUCKETS))

@@ -73,6 +73,104 @@ def test_a_turn_of_a_time_ahead_is_nobodys(segment):
     assert segment.trim.take_turn(segment.layout.WATCH_GROUPS, 0, 0)
 
 
+def test_a_turn_is_a_word_of_its_group(segment):
+    layout = segment.layout
+    for group in (1, layout.WATCH_WORDS - 1):
+        before = bytes(segment.buffer)
+        turn = segment.trim.take_turn(group, 0, 0)
+        changed = {at for at in range(len(before)) if before[at] != segment.buffer[at]}
+        word = layout.WATCH_TURNS + 4 * group
+        assert segment.read(word) == turn != 0 and changed <= set(range(word, word + 4))
+
+
+def test_a_turn_that_another_takes_meanwhile(segments, between):
+    segment = segments()
+    if segment.world.compiled:
+        pytest.skip("nothing comes between")
+    word = segment.layout.WATCH_TURNS + 4
+    with between(segment, "cmpxchg_relaxed", lambda: segment.write(word, 77)):
+        assert segment.trim.take_turn(1, 0, 0) == 0
+    assert segment.read(word) == 77
+
+
+@pytest.fixture
+def emptied(segment):
+    """A segment in which three pages of objects can be given back, and an object has five folios."""
+    cold = segment.open(9)
+    segment.cache(cold, range(5))
+    inos = [segment.open(key) for key in range(10, 10 + 40)]
+    for ino in inos:
+        segment.cache(ino, [0])
+    for ino in inos:
+        segment.filemap.truncate(ME, ino, 63)
+    layout = segment.layout
+    counts = [segment.read(layout.SLAB_EMPTY + cache * layout.SLAB_STRIDE) for cache in range(layout.SLABS)]
+    segment.cold, segment.spare = cold, sum(max(count - layout.SLAB_KEEP, 0) for count in counts)
+    assert segment.spare > 2
+    return segment
+
+
+@pytest.mark.parametrize("want", [0, 1, 2])
+def test_evict_frees_empty_pages_first(emptied, want):
+    free = emptied.free()
+    assert emptied.trim.evict(ME, want) == want == emptied.free() - free
+    assert emptied.mapping.folios(emptied.cold) == 5
+    assert emptied.findings() == []
+
+
+@pytest.mark.parametrize("more", [0, 1, 3])
+def test_evict_takes_folios_when_no_page_is_empty(emptied, more):
+    free, spare = emptied.free(), emptied.spare
+    assert emptied.trim.evict(ME, spare + more) == spare + more == emptied.free() - free
+    assert emptied.mapping.folios(emptied.cold) == 5 - more
+    assert emptied.findings() == []
+
+
+def test_evict_chunk_takes_all_folios_of_a_chunk(segments):
+    """Those of the first chunk are in use."""
+    segment = segments(pages=4 * CHUNK)
+    ino = segment.open()
+    pfns = {index: segment.add(ino, index) for index in range(3 * CHUNK)}
+    first = {index for index, pfn in pfns.items() if pfn // CHUNK == pfns[0] // CHUNK}
+    for index in first:
+        segment.hold(pfns[index])
+    for index in set(pfns) - first:
+        segment.folio.put(ME, pfns[index])
+    assert segment.trim.evict_chunk(ME)
+    left = {index for index in pfns if segment.find(ino, index) != segment.layout.NIL}
+    gone = {pfns[index] for index in set(pfns) - left}
+    assert len(gone) == CHUNK and len({pfn // CHUNK for pfn in gone}) == 1 and first <= left
+
+
+def test_evict_chunk_goes_on_to_a_folio_that_nobody_uses(segments):
+    segment = segments(pages=4 * CHUNK)
+    ino = segment.open()
+    pinned = [segment.hold(segment.add(ino, index)) for index in range(20)]
+    cold = segment.add(ino, 20)
+    segment.folio.put(ME, cold)
+    assert segment.trim.evict_chunk(ME)
+    assert segment.find(ino, 20) == segment.layout.NIL
+    assert {segment.count(pfn) for pfn in pinned} == {2}
+    assert not segment.trim.evict_chunk(ME), "all that is left is in use"
+    assert segment.findings() == []
+
+
+def test_evict_chunk_of_an_empty_cache(segment):
+    assert not segment.trim.evict_chunk(ME)
+
+
+def test_evict_chunk_takes_one_chunk(segments):
+    """A chunk after the other, until nothing is cached."""
+    segment = segments(pages=4 * CHUNK)
+    ino = segment.open()
+    segment.cache(ino, range(3 * CHUNK))
+    left = [3 * CHUNK]
+    while segment.trim.evict_chunk(ME):
+        left.append(segment.mapping.folios(ino) if segment.mapping.head(ino) else 0)
+        assert left[-2] - CHUNK <= left[-1] < left[-2]
+    assert len(left) > 3
+
+
 def test_a_kernel_that_refuses_changes_nothing(segment):
     if segment.world.compiled:
         pytest.skip("plain memory is always given back")

@@ -166,7 +166,7 @@ def test_a_node_goes_when_it_is_empty_and_its_page_is_free_with_the_last(tree):
 def test_without_memory_nothing_changes(tree):
     """Even if some nodes on the way down have been made: they are freed."""
     tree = tree(5, pages=2)
-    stored = []
+    stored, header = [], bytes(tree.segment.buffer[:64])
     for refused in range(0, tree.limit, 1 << 2 * tree.shift):  # each one needs two nodes of its own, or more
         if tree.store(refused, 1) == NOMEM:
             break
@@ -176,6 +176,7 @@ def test_without_memory_nothing_changes(tree):
     for _ in range(3):
         assert tree.store(refused, 1) == NOMEM
     assert tree.nodes() == nodes
+    assert bytes(tree.segment.buffer[:64]) == header
     assert tree.load(refused) == NIL
     assert {tree.load(index) for index in stored} == {1}
     for index in stored:
@@ -366,3 +367,30 @@ def test_a_store_without_memory_says_if_a_node_is_left(monkeypatch):
     monkeypatch.setattr(one.segment.world.slab, "free", lambda *arguments: False)
     assert one.store(5, 5) == one.layout.XA_BROKEN
     assert len(given_out) == 2
+
+
+@pytest.mark.parametrize("tag", [0, 1])
+def test_an_entry_that_leads_to_no_page_of_nodes(tree, tag):
+    """Nothing is written there, and a repair takes it out."""
+    two = tree(2)
+    _, taken = two.segment.new_file(), two.segment.new_file()
+    number = taken << 12 - two.layout.OBJECT_SHIFT
+    content = bytes(range(256)) * 16
+    two.segment.set_content(taken, content)
+    two.segment.write(two.head, number << 1 | tag)
+    assert two.store(5, 9) == NOMEM
+    assert two.xarray.erase(ME, two.head, two.height, 5, 0, 9) == 0
+    assert two.segment.content(taken, 4096) == content
+    assert two.segment.read(two.head) == number << 1 | tag
+    assert two.xarray.recount(ME, two.head, two.height, 77) == 0
+    assert two.segment.read(two.head) == 0 and two.segment.content(taken, 4096) == content
+
+
+def test_a_node_of_no_level_of_the_tree_is_not_linked(tree):
+    two = tree(2)
+    two.store(5, 9)
+    number = two.segment.read(two.head) >> 1
+    assert two.xarray.is_linked(two.head, two.height, number)
+    node = two.xarray.node_at(number << 1 | 1)
+    two.segment.write(node + two.layout.NODE_LEVEL, 2)
+    assert not two.xarray.is_linked(two.head, two.height, number)

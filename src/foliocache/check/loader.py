@@ -123,7 +123,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             exec(_code(file, file.stat().st_mtime_ns, overrides, mutations), vars(module))
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=8192)
 def _code(file: Path, mtime: int, overrides: tuple[tuple[str, int], ...], mutations: tuple[Mutation, ...]) -> types.CodeType:
     return compile(rewrite(file, overrides, mutations), str(file), "exec")
 

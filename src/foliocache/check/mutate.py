@@ -21,12 +21,14 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import random
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +43,8 @@ if TYPE_CHECKING:
 # How an explanation begins.
 SCENARIO, TEST = "scenario ", "test "
 SURVEY = 0.4  # seconds of a scenario, after which the rest of what it may reach is left out
-EXPLORED = 5  # times the effort: seconds of one exploration
+# An exploration may take so many seconds, and so many times what it takes without a mutant.
+EXPLORED = 0.5, 4.0
 EVERY = "every function"  # the table of rules that are for all functions of a module
 COMPLETE = "looked at whole"
 PACKED = "answers.txt"
@@ -63,6 +66,7 @@ class Options:
     resume: bool = False
     effort: float = 4.0
     deselect: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()  # files of ``tests``; all, if it is empty
 
 
 @dataclasses.dataclass
@@ -210,25 +214,27 @@ def unit_tests(suite: Suite, wanted: Sequence[Mutant], options: Options) -> dict
 
 
 def reached_by_tests(package: Path, options: Options) -> Path:
-    """Return the file that says what each unit test reaches, if there is one."""
-    return options.kept / f"tests-{_digest(options.tests, package)}-{len(options.deselect)}.json"
+    """Return the file that says what each unit test reaches, if there is one: another after a change of anything but a test."""
+    others = sorted(file for file in options.tests.rglob("*.py") if not file.name.startswith("test_"))
+    return options.kept / f"tests-{_digest(package, *others)}-{len(options.deselect)}.json"
 
 
 def _pytest(asked: dict[str, Any], options: Options, n: int) -> tuple[subprocess.Popen[bytes], Path]:
-    log, file = options.kept / f"{n}.log", options.kept / f"{n}.json"
+    log, file = (options.kept / f"asked-{os.getpid()}-{n}.{kind}" for kind in ("log", "json"))
     file.write_text(json.dumps(asked))
     command = [
         sys.executable, "-m", "pytest", "-q", "-s", "-p", f"{__package__}.unit_tests", "-p", "no:cacheprovider",
-        "--hypothesis-profile=mutants", "--mutate", str(file), "-k", "not compiled", str(options.tests),
+        "--hypothesis-profile=mutants", "--mutate", str(file), "-k", "not compiled", *(options.only or [str(options.tests)]),
         *(f"--deselect={each}" for each in options.deselect),
     ]  # fmt: skip
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log.open("w"), stderr=subprocess.STDOUT), log
 
 
-def _digest(*folders: Path) -> str:
+def _digest(*things: Path) -> str:
+    """Return a digest of files, and of all source in folders."""
     found = hashlib.sha256()
-    for folder in folders:
-        for file in sorted(folder.rglob("*.py")):
+    for thing in things:
+        for file in sorted(thing.rglob("*.py")) if thing.is_dir() else [thing]:
             found.update(file.read_bytes())
     return found.hexdigest()[:16]
 
@@ -242,42 +248,50 @@ def scenarios(suite: Suite, wanted: Sequence[Mutant], explained: dict[Mutant, st
     modules = {m.module for m in wanted}
     known = known_answers(suite.package, modules, options).scenarios if options.resume else {}
     found = {m: known[m] for m in wanted if m in known}
-    asked: dict[Mutant, list[str]] = {}
+    sure: dict[Mutant, str] = {}
     rest = []
     for mutant in wanted:
         reason = explained.get(mutant, "")
         if reason.startswith(SCENARIO):
-            asked[mutant] = [reason.removeprefix(SCENARIO)]
-        elif reason and not options.fresh:
-            asked[mutant] = []
-        elif mutant not in found:
+            sure[mutant] = reason.removeprefix(SCENARIO)
+        elif mutant not in found and (options.fresh or not reason):
             rest.append(mutant)
-    if rest:
-        asked.update(_asked(suite, rest, options))
     texts = answers.texts(suite.package, modules)
-    todo = [m for m in wanted if asked.get(m)]
-    budgets = dict.fromkeys(rest, EXPLORED * options.effort)
+    surveyed = reached_by_scenarios(suite, options) if rest else {}
+    for which in {*sure.values(), *surveyed}:
+        suite.scenarios[which].program()  # from now on, its source is compiled
+    killers: Counter[tuple[str, str]] = Counter()
+
+    def tasks() -> Iterator[tuple[Mutant, list[tuple[str, float]]]]:
+        yield from ((mutant, [(which, trial.BUDGET)]) for mutant, which in sure.items())
+        more, times = EXPLORED
+        for mutant in rest:
+            names = _asked(suite, mutant, surveyed, killers, options.effort)
+            yield mutant, [(name, more + times * surveyed[name][1]) for name in names]
+
     with (options.kept / "scenarios.jsonl").open("a") as out:
-        out.writelines(answers.line(m, texts[m.module, m.function], "") for m in rest if not asked[m])
-        for mutant, by in parallel.each(
-            lambda m: found_by(suite, m, asked[m], budgets.get(m, trial.BUDGET)), todo, options.jobs
-        ):
+        for (mutant, _), by in parallel.each(lambda task: found_by(suite, *task), tasks(), options.jobs):
             found[mutant] = by
+            killers[mutant.place, by] += 1
             out.write(answers.line(mutant, texts[mutant.module, mutant.function], by))
             out.flush()
     return {m: found.get(m, "") for m in wanted}
 
 
-def _asked(suite: Suite, wanted: Iterable[Mutant], options: Options) -> dict[Mutant, list[str]]:
-    """Return the scenarios that reach each mutant, the fastest first; no more than ``effort`` seconds of them."""
-    surveyed, asked = reached_by_scenarios(suite, options), {}
-    for mutant in wanted:
-        point = f"{mutant.module}:{statement_of(suite.package, mutant)}"
-        names = [name for name, (points, _) in surveyed.items() if point in points]
-        names.sort(key=lambda name: surveyed[name][1])
-        ends = itertools.accumulate(surveyed[name][1] for name in names)
-        asked[mutant] = names[: 1 + sum(end < options.effort for end in ends)]
-    return asked
+def _asked(
+    suite: Suite,
+    mutant: Mutant,
+    surveyed: Mapping[str, tuple[set[str], float]],
+    killers: Mapping[tuple[str, str], int],
+    effort: float,
+) -> list[str]:
+    """Return the scenarios that reach a mutant, no more than ``effort`` seconds of them: those first that have found others of
+    the same function, then the fastest."""
+    point = f"{mutant.module}:{statement_of(suite.package, mutant)}"
+    names = [name for name, (points, _) in surveyed.items() if point in points]
+    names.sort(key=lambda name: (-killers[mutant.place, SCENARIO + name], surveyed[name][1]))
+    ends = itertools.accumulate(surveyed[name][1] for name in names)
+    return names[: 1 + sum(end < effort for end in ends)]
 
 
 def reached_by_scenarios(suite: Suite, options: Options) -> dict[str, tuple[set[str], float]]:
@@ -289,9 +303,9 @@ def reached_by_scenarios(suite: Suite, options: Options) -> dict[str, tuple[set[
     return {name: (set(points), seconds) for name, (points, seconds) in json.loads(file.read_text()).items()}
 
 
-def found_by(suite: Suite, mutant: Mutant, names: Sequence[str], budget: float) -> str:
-    """Return "scenario NAME" of the first of these scenarios that fails with the mutant within so many seconds, else ""."""
-    for name in names:
+def found_by(suite: Suite, mutant: Mutant, asked: Iterable[tuple[str, float]]) -> str:
+    """Return "scenario NAME" of the first of these scenarios that fails with the mutant within its seconds, else ""."""
+    for name, budget in asked:
         if trial.found(suite.scenarios[name], mutant, budget):
             return f"{SCENARIO}{name}"
     return ""
@@ -348,6 +362,7 @@ def main(suite: Suite, arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", action="store_true", help="write what is known into tests/check/survivors/answers.txt")
     parser.add_argument("--effort", type=float, default=4.0, help="seconds of unit tests for one mutant, and of scenarios")
     parser.add_argument("--deselect", action="append", default=[], metavar="TEST", help="leave this test out, as in pytest")
+    parser.add_argument("--only", action="append", default=[], metavar="FILE", help="try these unit tests alone")
     parser.add_argument("--list", action="store_true", help="print lines for the files of explanations")
     given = parser.parse_args(arguments)
     there = [module for module in loader.modules(suite.package) if mutants.mutants(suite.package, module)]
@@ -359,8 +374,9 @@ def main(suite: Suite, arguments: Sequence[str] | None = None) -> int:
     if given.sample is not None:
         wanted = sample(wanted, given.sample, given.seed)
     options = Options(
-        jobs=given.jobs, fresh=given.fresh, resume=given.resume, effort=given.effort, deselect=tuple(given.deselect)
-    )
+        jobs=given.jobs, fresh=given.fresh, resume=given.resume, effort=given.effort, deselect=tuple(given.deselect),
+        only=tuple(given.only),
+    )  # fmt: skip
     if not options.tests.is_dir():
         parser.error(f"no folder {options.tests}: this is run in a checkout")
     outcome = run(suite, modules, wanted, options)

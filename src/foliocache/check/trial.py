@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import resource
 import signal
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from .scenario import Scenario
 
 BUDGET = 20.0  # seconds of an exploration
-LIMIT = 20  # seconds of processor time, after which the kernel ends the process
+LIMIT = 5  # so many seconds of processor time later, the kernel ends the process
 
 
 def found(which: Scenario, mutation: Mutation, budget: float = BUDGET) -> str:
@@ -26,7 +27,8 @@ def found(which: Scenario, mutation: Mutation, budget: float = BUDGET) -> str:
     if pid == 0:
         try:
             signal.signal(signal.SIGXCPU, signal.SIG_DFL)
-            resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))
+            limit = math.ceil(budget) + LIMIT
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             os.write(theirs, _found(which, mutation, budget).encode())
         finally:

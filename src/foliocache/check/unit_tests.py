@@ -4,16 +4,19 @@
 appended to the file that it names, a line for each mutant, so what has been found is kept if the run ends early.
 
 First every test runs once in a child process, with probes (``reach``), which says what each test reaches and how long it takes.
-Then each mutant has a child of its own, forked from this process with everything imported. The mutated function replaces its
-code object in the copies of the package that are loaded already; ``loader.load`` makes the change in those that a test loads. A
-mutant may never end: each test has a limit of processor time, after which the kernel ends the child.
+After a change of some of the files of tests, theirs alone run again. Then each mutant has a child of its own, forked from this
+process with everything imported. The mutated function replaces its code object in the copies of the package that are loaded
+already; ``loader.load`` makes the change in those that a test loads. A mutant may never end: each test has a limit of processor
+time, after which the kernel ends the child, and one of sleep, after which this process does.
 """
 
 from __future__ import annotations
 
 import ast
+import collections
 import contextlib
 import gc
+import hashlib
 import itertools
 import json
 import os
@@ -34,7 +37,11 @@ from .mutation import Mismatch, Mutation
 ROOM = 0.4, 6.0  # a test may take so many seconds of processor time more, and so many times what it took without a mutant
 SPARE = 0.02  # so many of the tests may fail without a mutant, on a busy machine: they are left out
 PATIENCE = 240.0  # seconds until a child that says nothing counts as hung
-ASLEEP = 10.0  # and until one that uses no processor time besides does
+ASLEEP = 3.0, 4.0  # or so many seconds more in sleep, and so many times those that the test takes without a mutant
+ANY = ""  # for the digest of a test's file: it may be any
+OWN = 5  # as if a test of the module had found so many mutants already
+AKIN = 20  # a test that has found a mutant is tried earlier for others, and so much more for those of the same function
+LOOK = 0.1  # seconds between two looks at whether it sleeps
 
 
 def pytest_addoption(parser: Any) -> None:
@@ -61,7 +68,7 @@ class Runner:
         self.cores: list[loader.Core] = []
         self.mutations: tuple[Mutation, ...] = ()
         self.failed: bool = False
-        self.killers: dict[str, int] = {}
+        self.killers: collections.Counter[tuple[str, str]] = collections.Counter()  # by function ("": any) and test
         self.tests: dict[str, Any] = {}  # by node id: what it reaches, and the seconds that it takes
         self.index: dict[str, list[str]] = {}  # by what is reached
         self._load = loader.load
@@ -114,33 +121,39 @@ class Runner:
     # What each test reaches.
 
     def known(self, items: dict[str, Any]) -> dict[str, Any]:
-        """Return what each test reaches, from a file if there is one, else by running all of them."""
-        if not self.reached.exists():
-            told, status = _in_child(lambda out: json.dump(self.baseline(items), out), 3600)
-            found = json.loads(told) if status == 0 else {"tests": {}, "failed": ["the tests' child"]}
-            if len(found["failed"]) > len(found["tests"]) * SPARE:
-                raise RuntimeError(f"without a mutant, these fail: {', '.join(found['failed'])}")
-            self.reached.write_text(told)
-        tests: dict[str, Any] = json.loads(self.reached.read_text())["tests"]
-        return {nodeid: test for nodeid, test in tests.items() if nodeid in items}
+        """Return what each test reaches, from a file, after running those of which it does not say so."""
+        found: dict[str, Any] = json.loads(self.reached.read_text()) if self.reached.exists() else {}
+        digests = {nodeid: _digest(item.path) for nodeid, item in items.items()}
+        wanted = {nodeid: items[nodeid] for nodeid in items if found.get(nodeid, {}).get("file") not in (digests[nodeid], ANY)}
+        if wanted:
+            told, status = _in_child(lambda out: json.dump(self.baseline(wanted), out), lambda _: PATIENCE * 20)
+            if status:
+                raise RuntimeError(f"without a mutant, the tests end with {status}")
+            found |= {nodeid: test | {"file": digests[nodeid]} for nodeid, test in json.loads(told).items()}
+            failed = [nodeid for nodeid in wanted if not found[nodeid]["passes"]]
+            if len(failed) > 1 + len(wanted) * SPARE:
+                raise RuntimeError(f"without a mutant, these fail: {', '.join(failed)}")
+            written = self.reached.with_suffix(f".{os.getpid()}")
+            written.write_text(json.dumps(found))
+            written.replace(self.reached)
+        return {nodeid: test for nodeid, test in found.items() if nodeid in items and test["passes"]}
 
     def baseline(self, items: dict[str, Any]) -> dict[str, Any]:
         self.mutations = reach.probes(self.package)
         for core in self.cores:
             for probe in reach.probes(self.package):
                 patch(core, self.package, probe)
-        tests, failed = {}, []
+        tests = {}
         for nodeid, item in items.items():
             reach.hits.clear()
-            begun = time.process_time()
-            if not self.passes(item):
-                failed.append(nodeid)
-                continue
+            begun, since = time.process_time(), time.monotonic()
             tests[nodeid] = {
+                "passes": self.passes(item),
                 "seconds": time.process_time() - begun,
+                "wall": time.monotonic() - since,
                 "reaches": sorted(point for point in reach.hits if point.count(":") == 1),
             }
-        return {"tests": tests, "failed": failed}
+        return tests
 
     # Mutants.
 
@@ -148,22 +161,36 @@ class Runner:
         """Return the answer for one mutant: which test finds it, and how; or that none does."""
         chosen = self.chosen(mutant)
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        told, status = _in_child(lambda out: self.first_to_fail(out, mutant, chosen, items), PATIENCE)
+        told, status = _in_child(
+            lambda out: self.first_to_fail(out, mutant, chosen, items), lambda told: self.asleep(told, chosen)
+        )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         *begun, verdict = ["", *told.split()]
         if status:
             begun, verdict = [*begun, verdict], "limit" if -status in (signal.SIGVTALRM, signal.SIGKILL) else "dies"
         by = chosen[int(begun[-1])] if begun[-1:] not in ([], [""]) and verdict != "survives" else ""
         if by:
-            self.killers[by] = self.killers.get(by, 0) + 1
+            self.killers[mutant.place, by] += AKIN
+            self.killers["", by] += 1
         seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return {"verdict": verdict, "by": by, "seconds": round(seconds, 3), "tests": len(chosen)}
 
+    def asleep(self, told: str, chosen: Sequence[str]) -> float:
+        """Return how many seconds the test that was begun last may sleep."""
+        more, times = ASLEEP
+        number = told.rpartition("\n")[0].rpartition("\n")[2]
+        return more + times * self.tests[chosen[int(number)]]["wall"] if number.isdecimal() else more
+
     def chosen(self, mutant: Mutant) -> list[str]:
-        """Return the tests that reach a mutant: those that have found others first, then the fastest first; no more than
-        ``effort`` seconds of them."""
+        """Return the tests that reach a mutant, at most ``effort`` seconds of them. Those come first that have found others,
+        of the same function above all, those of the module (``test_MODULE.py``), and the fastest."""
         point = f"{mutant.module}:{statement_of(self.package, mutant)}"
-        cost = lambda nodeid: (self.tests[nodeid]["seconds"] + 0.005) / (1 + self.killers.get(nodeid, 0))  # noqa: E731
+        own = f"/test_{mutant.module}.py::"
+
+        def cost(nodeid: str) -> float:
+            found = self.killers["", nodeid] + self.killers[mutant.place, nodeid] + OWN * (own in nodeid)
+            return float((self.tests[nodeid]["seconds"] + 0.005) / (1 + found))
+
         tests = sorted(self.index.get(point, ()), key=cost)
         ends = itertools.accumulate(self.tests[nodeid]["seconds"] for nodeid in tests)
         return tests[: 1 + sum(end < self.effort for end in ends)]
@@ -217,10 +244,15 @@ def _code(node: Any, file: str, qualname: str) -> types.CodeType:
     return code.replace(co_qualname=qualname)
 
 
-def _in_child(work: Callable[[IO[str]], Any], patience: float) -> tuple[str, int]:
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def _in_child(work: Callable[[IO[str]], Any], asleep: Callable[[str], float]) -> tuple[str, int]:
     """Run ``work`` in a forked child. Return what it writes, and its exit status: below 0, the signal that ended it.
 
-    A child that writes nothing for ``patience`` seconds is killed, and one that only sleeps earlier.
+    A child that writes nothing for ``PATIENCE`` seconds is killed, and so is one that sleeps for more than ``asleep`` of what
+    it has written so far.
     """
     ours, theirs = os.pipe()
     pid = os.fork()
@@ -239,7 +271,7 @@ def _in_child(work: Callable[[IO[str]], Any], patience: float) -> tuple[str, int
     told = b""
     with os.fdopen(ours, "rb", 0) as pipe:
         while True:
-            if _is_hung(pid, pipe, patience):
+            if _is_hung(pid, pipe, asleep(told[-32:].decode())):
                 os.kill(pid, signal.SIGKILL)
                 break
             part = pipe.read(65536)
@@ -249,17 +281,25 @@ def _in_child(work: Callable[[IO[str]], Any], patience: float) -> tuple[str, int
     return told.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _is_hung(pid: int, pipe: IO[bytes], patience: float) -> bool:
-    """Wait until a child writes something. Return True if it does not."""
-    end, before = time.monotonic() + patience, ""
-    while not select.select([pipe], [], [], ASLEEP)[0]:
-        # Its state, and its clock ticks in user and kernel mode.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        now = " ".join((fields[0], *fields[11:13]))
-        if time.monotonic() > end or (now == before and fields[0] == "S"):
+def _is_hung(pid: int, pipe: IO[bytes], asleep: float) -> bool:
+    """Wait until a child writes something. Return True if it does not, or sleeps meanwhile for more than so many seconds."""
+    begun = last = time.monotonic()
+    while not select.select([pipe], [], [], LOOK)[0]:
+        now = time.monotonic()
+        asleep -= (now - last) * _sleeps(pid)
+        last = now
+        if asleep < 0 or now > begun + max(PATIENCE, asleep):
             return True
-        before = now
     return False
+
+
+def _sleeps(pid: int) -> bool:
+    """Return True if no thread of a process is running or ready to run at this moment."""
+    states = []
+    for task in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            states.append(task.read_text().rpartition(")")[2].split()[0])
+    return "R" not in states
 
 
 @contextlib.contextmanager

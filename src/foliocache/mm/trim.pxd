@@ -11,5 +11,5 @@ cpdef u32 give_back(mem_t mem, u32 me, u32 most) noexcept nogil
 cpdef u32 take_turn(mem_t mem, u32 group, u32 last, u64 now) noexcept nogil
 @cython.locals(freed=u32)
 cpdef u32 evict(mem_t mem, u32 me, u32 want) noexcept nogil
-@cython.locals(done=bint, rounds=u32, pfn=u32, got=u32, chunk=u32)
+@cython.locals(done=bint, refused=u32, most=u32, rounds=u32, pfn=u32, got=u32, chunk=u32)
 cpdef bint evict_chunk(mem_t mem, u32 me) noexcept nogil

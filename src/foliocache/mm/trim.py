@@ -91,11 +91,13 @@ def evict_chunk(mem, me):
     """
     client.op_begin(mem, me)
     done = False
-    rounds = 2 + layout.LOOKS_MAX * lru.cached(mem) // layout.SCAN_BATCH
-    while not done and rounds > 0:
-        pfn = lru.isolate(mem, me, 0)
-        rounds -= 1
+    refused = 0
+    most = min(layout.PINNED_MAX, lru.cached(mem) + 1)
+    rounds = 2 + layout.LOOKS_MAX * lru.cached(mem) // layout.SCAN_BATCH  # as in vmscan.shrink
+    while not done and refused < most and rounds > 0:
+        pfn = lru.isolate(mem, me, refused & 1)
         if pfn == layout.NIL:
+            rounds -= 1
             continue
         got = vmscan.evict(mem, me, pfn)
         if got == layout.NIL:
@@ -104,5 +106,6 @@ def evict_chunk(mem, me):
             chunk = backing.chunk_order(mem)
             vmscan.evict_range(mem, me, pfn >> chunk << chunk, (pfn >> chunk) + 1 << chunk)
             done = True
+        refused += 1
     client.op_end(mem, me)
     return done

@@ -150,9 +150,7 @@ def node_at(mem, entry):
 def _own_node_at(mem, entry):
     """As ``node_at``, for writers: 0 also if the node's page is not a page of nodes. The tree lock keeps a linked node
     there."""
-    if not entry & layout.XA_NODE or not slab.holds(mem, layout.SLAB_NODES, entry >> 1):
-        return 0
-    return node_at(mem, entry)
+    return node_at(mem, entry) if slab.holds(mem, layout.SLAB_NODES, entry >> 1) else 0
 
 
 def slot_at(node, level, index):
@@ -217,7 +215,6 @@ def _new_node(mem, me, level, index, ino):
         return layout.NIL
     node = slab.at(mem, layout.SLAB_NODES, number)
     bits = (level + 1) * layout.NODE_SHIFT
-    atomics.write32(mem, node + layout.NODE_COUNT, 0)
     _say_where(mem, node, level, (index >> bits) << bits, ino)
     return number
 

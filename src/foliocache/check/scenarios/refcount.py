@@ -60,6 +60,18 @@ TYPE_BEFORE = Replace("folio", "put", """
             assert found == now, f"the destructor of type {found} runs on a folio of type {now}"
             destroy(mem, me, pfn)
 """)  # fmt: skip
+# Frozen at once, so there is no zero in between: each drop has to be a loop. The type may be read before.
+FROZEN_FIRST = (Replace("page_ref", "put", """
+    def put(mem, folio):
+        old = atomics.load_relaxed(mem, folio + layout.F_REF)
+        while True:
+            found = atomics.cmpxchg_release(mem, folio + layout.F_REF, old, layout.FROZEN if old == 1 else old - 1)
+            if found == old:
+                break
+            old = found
+        atomics.fence_acquire()
+        return old == 1
+"""), TYPE_BEFORE)  # fmt: skip
 FREE_STORES_ZERO = Replace("page_alloc", "free", f"""
     def free(mem, me, pfn, order):
         atomics.poison(mem, pfn)
@@ -206,7 +218,7 @@ def put_revive(core: Core) -> Program:
         "free-stores-zero": Bug((FREE_STORES_ZERO,), ALL, "a late getter revives a free page"),
         "add-relaxed": Bug((Edit("page_ref", "try_get", "fetch_add_acquire", "fetch_add_relaxed"),), WEAK),
     },
-    variants=SCHEMES,
+    variants={**SCHEMES, "frozen-first": Bug(FROZEN_FIRST)},
 )  # fmt: skip
 def put_aba(core: Core) -> Program:
     """T1, T2, T3 of the mailing list. T1 drops 1 -> 0 and sleeps before its cmpxchg. T2 gets 0 -> 1, uses the page, drops it
