@@ -739,14 +739,14 @@ cdef class FolioMap(Steps):
 
     cdef int _gather(self, u64 start, u64 end, char *target) except -1:
         """Copy a range, each folio as soon as it is filled. A miss requests what remains of it, but at most ``most`` units;
-        more is requested when half of that has been copied."""
-        cdef u64 place = start
+        more is requested as they are copied."""
+        cdef u64 place = start, asked = 0
         cdef Lease lease
         while place < end:
             lease = self._lease(place, end - place, self.most)
             copy_long(target + (place - start), lease._copyable(), lease.length)
             place += lease.length
-            self.filler.keep_ahead(self, place >> self.shift, self._units(end), self.most)
+            asked = self.filler.keep_ahead(self, place >> self.shift, asked, self._units(end), self.most)
         return 0
 
     @cython.final
