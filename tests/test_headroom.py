@@ -111,14 +111,14 @@ def test_room_is_left_for_what_was_used_a_moment_ago(tmp_path):
     for attempt in range(20):
         begin = time.monotonic()
         said = said_of_swings(tmp_path / f"{attempt}")
-        if time.monotonic() - begin < 1:  # a swing is remembered for 2 to 4 s
+        if time.monotonic() - begin < 3:  # a swing is remembered for 4 to 8 s
             break
     assert said == {
         "at first": (0, (700 - 56) * MIB),
         "more": (0, (300 - 56) * MIB),
-        "less again": (0, (700 - 350) * MIB),
-        "the pool takes": ((500 - 200) * MIB, 0),
-        "files": ((500 - 200) * MIB, 0),
+        "less again": (0, 700 * MIB - 500 * MIB * 7 // 8),
+        "the pool takes": ((625 - 200) * MIB, 0),
+        "files": ((625 - 200) * MIB, 0),
         "for people": (200 - 64) * MIB,  # what there is now
     }
 
@@ -311,7 +311,7 @@ def content(*parts):
     return ""
 
 
-@pytest.mark.parametrize(("swing", "growth", "room"), [(0, 0, 72), (12, 0, 136), (24, 0, 200), (0, 20, 208)])
+@pytest.mark.parametrize(("swing", "growth", "room"), [(0, 0, 72), (12, 0, 136), (0, 20, 208)])
 def test_nobody_is_killed_in_a_cgroup_at_its_limit(pool_name, limited, swing, growth, room):
     """Eight clients read more than the cgroup may have; its limit is one level above them. Their own memory swings and grows
     meanwhile, which the pool has to make room for."""

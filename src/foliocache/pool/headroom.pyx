@@ -15,7 +15,7 @@ and other pools, can still race it.
 
 **Swings.** What the processes of a cgroup use besides shared memory and files goes up and down, often faster than a pool can
 give back. So at least so much stays free as they have used more in the last SWING_NS to 2 x SWING_NS than they do now, as far
-as this process has seen it in its looks.
+as this process has seen it in its looks; and a quarter of that more, because it does not see all.
 
 **Pressure** (``short``): where others have taken a part of the floor, so much is missing, up to where the pool may take some
 again.
@@ -92,7 +92,7 @@ LEAST = 64 << 20  # ... and at least so many bytes, or a quarter of the limit if
 
 cdef u64 FRESH_NS = 5_000_000
 cdef u64 GRANT_MAX = 4 << 20
-cdef u64 SWING_NS = 2_000_000_000
+cdef u64 SWING_NS = 4_000_000_000
 cdef u64 COUNT_NS = 100_000_000  # how long a number of clients is believed
 cdef u32 GAP = 64  # clean slots after which no client is expected: slots are taken from the first on
 cdef u64 UNLIMITED = 1 << 62
@@ -382,7 +382,7 @@ cdef bint _measure(Level *level, u64 now, u64 *limit, u64 *room, u64 *shared, u6
         shared[0] = _shared(text)
     usage -= min(usage, clean)
     others = usage - min(usage, shared[0])
-    swing[0] = _most(level, others, now) - others if now else 0
+    swing[0] = (_most(level, others, now) - others) // 4 * 5 if now else 0
     room[0] = limit[0] - usage if limit[0] > usage else 0
     return True
 
