@@ -17,7 +17,7 @@ from ..mm import audit, layout, page_alloc
 from ..observe import look, notices
 from ..observe.records import Counters, Finding, FoliosByType, LockInfo, ObjectInfo, PagesByState, Stat
 from ..sizes import format_size, parse_size
-from . import client, geometry, headroom, numa, repair, shrink, view
+from . import client, geometry, headroom, numa, repair, shrink, strays, view
 from . import segment as segments
 from . import tiers as records
 from .attachment import Attachment, Scan
@@ -188,7 +188,7 @@ def _reopen(
     return open(name, size, page_size, any_owner=any_owner, fill_timeout=fill_timeout, pressure=pressure)
 
 
-def _seconds(value: Seconds) -> float:
+def _seconds(value: Seconds, what: str = "fill_timeout") -> float:
     try:
         if isinstance(value, (bool, str, bytes, bytearray)):
             raise TypeError
@@ -198,7 +198,7 @@ def _seconds(value: Seconds) -> float:
     except (TypeError, ValueError):
         seconds = -1.0
     if not seconds >= 0:
-        raise ValueError(f"fill_timeout must be a number of seconds from 0 on, not {value!r}")
+        raise ValueError(f"{what} must be a number of seconds from 0 on, not {value!r}")
     return min(seconds, FILL_TIMEOUT_MAX)
 
 
@@ -483,7 +483,8 @@ class Pool:
         """
         self._check_open()
         with Scan(self._attachment):
-            return look.findings(self._memory) + self._attachment.segment.unbacked()
+            segment = self._attachment.segment
+            return look.findings(self._memory) + segment.unbacked() + strays.findings(segment)
 
     def repair(self) -> list[Finding]:
         """Settle what dead processes have left, and repair what is proven to be damaged.
@@ -505,7 +506,10 @@ class Pool:
         """
         self._check_open()
         with Scan(self._attachment):
-            return repair.repair(self._attachment)
+            found = repair.repair(self._attachment)
+        strays.give_back(self._attachment)
+        with Scan(self._attachment):
+            return found + strays.findings(self._attachment.segment)
 
     def resize(self, size: SupportsIndex | str) -> int:
         """Change the most bytes that the pool's pages may take together, for all processes.
@@ -540,7 +544,7 @@ class Pool:
         self._attachment.set_limit(wanted // self.page_size)
         return shrink.to_limit(self._attachment) * self.page_size
 
-    def trim(self, bytes: SupportsIndex | str | None = None) -> int:
+    def trim(self, bytes: SupportsIndex | str | None = None, idle: Seconds | None = None) -> int:
         """Give memory back to the kernel. The pool takes it again when it needs it.
 
         Free pages are given back first, then those of the objects that have not been used for the longest time.
@@ -549,6 +553,13 @@ class Pool:
         ----------
         bytes : int or str, optional
             How many to give back, or a string such as ``"1GiB"``. By default all that is free, and no object.
+        idle : float, optional
+            Seconds, at most 72 hours. Give back what is free, and what of objects was not used for so long; at most ``bytes``,
+            if that is given. A pool does not know when something was used, only that it was since the last look, which is the
+            last ``trim(idle=)`` of any process, or an eviction that considered it. So the first call gives back no more than
+            what was read ahead so long ago and never used: what was used counts as used at that moment. Called every minute
+            with ``idle=60``, it gives back, from the second call on, what was not used since the call before. A sixteenth and
+            3 seconds less are long enough, so that a call that comes a little early does so, too.
 
         Returns
         -------
@@ -559,15 +570,24 @@ class Pool:
         Raises
         ------
         ValueError
-            It is no number of bytes.
+            It is no number of bytes, or of seconds.
         FoliocacheError
             The pool has been closed; or another process scans it all the time, or has stopped in the middle of an operation.
         """
         self._check_open()
         pages = None if bytes is None else -(-parse_size(bytes, "bytes") // self.page_size)
-        if pages is None:
-            return shrink.free_blocks(self._attachment) * self.page_size
-        return shrink.give_back(self._attachment, pages) * self.page_size
+        if idle is not None:
+            seconds = _seconds(idle, "idle")
+            if not 0 < seconds <= shrink.IDLE_MAX:
+                raise ValueError(f"idle must be more than 0 seconds, and at most {shrink.IDLE_MAX:.0f}, not {idle!r}")
+            given = shrink.give_back_idle(self._attachment, seconds, pages)
+        elif pages is None:
+            given = shrink.free_blocks(self._attachment)
+        else:
+            given = shrink.give_back(self._attachment, pages)
+        if strays.come_with_others(self._attachment.segment):
+            strays.give_back(self._attachment)
+        return given * self.page_size
 
     def stat(self) -> Stat:
         """Return the state of the pool, and the processes that use it.
