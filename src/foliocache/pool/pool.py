@@ -62,6 +62,7 @@ def open(
     min_free: SupportsIndex | str | None = None,
     pressure: bool | None = None,
     interleave: bool = False,
+    huge: bool | None = None,
     tiers: str | Sequence[str] | None = None,
 ) -> Pool:
     """Attach to the pool called name, or create it if there is none.
@@ -103,6 +104,10 @@ def open(
     interleave : bool
         Take the pages that get memory from now on from all NUMA nodes in turn, whichever process asks for it. Otherwise a page
         is on the node of the process that needs it first.
+    huge : bool, optional
+        Whether a new pool takes memory, and gives it back, in huge pages of 2 MiB. By default it does from 64 MiB of ``size``
+        on where the file system gives huge pages, and from 256 MiB on where the kernel makes them when asked (Linux 6.1).
+        True: from 64 MiB on there, too. False: in pieces of 64 KiB. An existing pool stays as it is.
     tiers : sequence of str, or str, optional
         What is asked for missing bytes before the source, the nearest first, such as
         ``["disk:/nvme/foliocache?size=1TiB"]``; or one string with commas. By default those of the existing pool, or none. The
@@ -128,7 +133,7 @@ def open(
     ValueError
         A parameter has an invalid value.
     """
-    wanted = parameters(size, page_size, clients, max_size)
+    wanted = parameters(size, page_size, clients, max_size, huge)
     mode = permissions(mode)
     timeout = None if fill_timeout is None else _seconds(fill_timeout)
     floor = geometry.floor(min_free)
