@@ -94,13 +94,16 @@ class Objects:
 
     def get(self, key: str, default: Any, version: str, expiry: float | None, loads: Loads, writable: Writable = None) -> Any:
         """Return the object, or default if there is none."""
-        found = self._find(self._know(key, version), key, expiry, loads, writable)
+        found = self._find(self.know(key, version), key, expiry, loads, writable)
         return default if found is MISSING else found
 
     def get_rows(self, key: str, version: str, expiry: float | None, first: int, end: int) -> tuple[int, Any]:
         """Return some of an array, of which rows first to end are wanted: the number of its first row, and the array. If there
         is no such object, (0, MISSING). Of another object than an array, all of it."""
-        known = self._know(key, version)
+        return self.rows_of(self.know(key, version), key, expiry, first, end)
+
+    def rows_of(self, known: Known, key: str, expiry: float | None, first: int, end: int) -> tuple[int, Any]:
+        """Do what ``get_rows`` does, for what ``know`` has returned."""
         found = self._look_up(known, key, expiry)
         if found is None:
             return 0, MISSING
@@ -115,7 +118,7 @@ class Objects:
     ) -> Any:
         """Return the object, made by the first process that asks. Raises what ``make`` raises here, SourceError if it raised in
         another process."""
-        known = self._know(key, version)
+        known = self.know(key, version)
         found = self._find(known, key, expiry, loads, writable)
         if found is MISSING:
             mine = os.getpid(), threading.get_ident(), key, version
@@ -129,7 +132,7 @@ class Objects:
         self, key: str, make: MakeAsync, version: str, expiry: float | None, loads: Loads, writable: Writable = None
     ) -> Any:
         """Do what ``get_or_create`` does, for event loops. ``make`` returns an awaitable."""
-        known = self._know(key, version)
+        known = self.know(key, version)
         found = self._find(known, key, expiry, loads, writable)
         if found is MISSING:
             from asyncio import current_task
@@ -174,7 +177,8 @@ class Objects:
 
     # Finding.
 
-    def _know(self, key: str, version: str) -> Known:
+    def know(self, key: str, version: str) -> Known:
+        """Return what this process keeps for an object. Raises ValueError for an invalid key or version."""
         try:
             return self._known[key, version]
         except KeyError:
