@@ -59,9 +59,13 @@ cdef class Found:
             return values.decoder(self.head, loads, key)(content)  # which raises
         if kind == c"S":
             return values.short_pickle(self.head, content)
+        return self._builder(loads, key)(content)
+
+    @cython.critical_section
+    cdef object _builder(self, loads, key):
         if self.builder is None:
             self.builder = values.decoder(self.head, loads, key)
-        return self.builder(content)
+        return self.builder
 
     def part(self, loads, key, first, end):
         """Return rows first to end of an array, and others if that is no more work: the number of the first, and an array."""
@@ -71,12 +75,10 @@ cdef class Found:
                 return 0, self._build(loads, key, lease)
         if self.mapping is None or self._window() is not None:
             return 0, self.build(loads, key, None)
-        if not self.has_rows:
-            self.rows = values.rows(self.head)
-            self.has_rows = True
-        if not self.rows:
+        rows = self._rows()
+        if rows is None:
             return 0, self.build(loads, key, None)
-        size, build = self.rows
+        size, build = rows
         try:
             return first, build(self.mapping.window(first * size, (end - first) * size), end - first)
         except Gone:
@@ -84,8 +86,23 @@ cdef class Found:
         except FoliocacheError:  # this process has as many leases and windows as it can
             return 0, self.build(loads, key, None)
 
+    @cython.critical_section
+    cdef object _rows(self):
+        if not self.has_rows:
+            self.rows = values.rows(self.head)
+            self.has_rows = True
+        return self.rows
+
+    @cython.critical_section
     cdef object _window(self):
         return None if self.window is None else self.window()
+
+    @cython.critical_section
+    cdef object _set_window(self, window):
+        if window is not None:
+            window = _ref(window)
+            PyObject_GC_UnTrack(<PyObject *>window)  # it refers to nothing that a collection has to find
+        self.window = window
 
     cdef object _lease_all(self):
         """Return the object's bytes if one folio has all of them, else None. A copy if this process can have no more leases."""
@@ -109,15 +126,14 @@ cdef class Found:
             try:
                 return memoryview(window)
             except ValueError:  # the parent's, before a fork
-                self.window = None
+                self._set_window(None)
         try:
             window = self.mapping.window()
         except Gone:
             raise
         except FoliocacheError:  # this process has as many leases and windows as it can
             return memoryview(self.mapping.read_bytes(0, self.mapping.size))
-        self.window = _ref(window)
-        PyObject_GC_UnTrack(<PyObject *>self.window)  # it refers to nothing that a collection has to find
+        self._set_window(window)
         return memoryview(window)
 
 

@@ -43,8 +43,10 @@ class Ask(Protocol):
 class Known(Protocol):
     """A name that is looked up again and again; ``found`` is the caller's."""
 
-    found: Found
-
+    @property
+    def found(self) -> Found: ...
+    @found.setter
+    def found(self, found: object) -> None: ...
     def look(self, last: bytes | None) -> bytes | None: ...
 
 

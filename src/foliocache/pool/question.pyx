@@ -248,13 +248,23 @@ cdef class Known:
     """
     cdef Attachment attachment
     cdef u64 key, lo, hi
-    cdef public object found
+    cdef object _found
 
     def __init__(self):
         raise TypeError("known names come from NameTable.known()")
 
     def __reduce__(self):
         raise TypeError("a known name is this process's, and cannot be copied or pickled")
+
+    @property
+    def found(self):
+        with cython.critical_section(self):
+            return self._found
+
+    @found.setter
+    def found(self, found):
+        with cython.critical_section(self):
+            self._found = found
 
     def look(self, bytes last):
         """Return the name's record, without the text: state, since, size, version, extra. That is ``last`` itself if they are
