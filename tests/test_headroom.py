@@ -290,6 +290,13 @@ def set_limit(folder, limit):
     return False
 
 
+def count_kills(folder):
+    """Let the cgroups in a cgroup of version 2 say how many of their processes were killed."""
+    if os.path.exists(f"{folder}/cgroup.subtree_control"):
+        with open(f"{folder}/cgroup.subtree_control", "w") as file:
+            file.write("+memory")
+
+
 @pytest.fixture
 def limited():
     """A memory cgroup with a limit, and a cgroup in it for processes; skipped where none can be made."""
@@ -300,6 +307,7 @@ def limited():
                 os.mkdir(path)
                 made.callback(os.rmdir, path)
             if set_limit(folder, LIMIT):
+                count_kills(folder)
                 yield folder
                 return
     pytest.skip("no memory cgroup can be made here")
