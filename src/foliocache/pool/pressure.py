@@ -10,9 +10,9 @@ after a look of its own.
 program could take what is left above it (RATE), within bounds. While the floor has to last until the next look, and until the
 memory has been given back, ``min_free`` has to be RATE x that time: the default is enough.
 
-**What.** First memory that came with huge pages and that nobody can use (``strays``); the pool's free blocks, then the folios that have not been used for longest, at most PIECE in a step, until
-nothing is missing. No lock is held between steps, so fills go on beside it; while nothing may be taken, they reuse the memory
-of folios that they evict.
+**What.** First memory that came with huge pages and that nobody can use (``strays``); then the pool's free blocks; then the
+folios that have not been used for longest, at most PIECE in a step, until nothing is missing. No lock is held between steps, so
+fills go on beside it; while nothing may be taken, they reuse the memory of folios that they evict.
 
 The kernel's pressure stall information (PSI) is not used: it told of pressure after the first process had been killed.
 """
