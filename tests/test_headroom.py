@@ -336,11 +336,10 @@ def test_nobody_is_killed_in_a_cgroup_at_its_limit(pool_name, limited, swing, gr
     assert [client.returncode for client in clients] == [0] * 8
     kills = content(limited, "inner/memory.oom_control") + content(limited, "inner/memory.events")
     assert re.findall(r"oom_kill (\d+)", kills) == ["0"]
-    most = int(content(limited, "memory.max_usage_in_bytes") or content(limited, "memory.peak"))
-    assert most < limit
     found = foliocache.attach(pool_name).stat()
     assert found.counters.evictions > 0 and foliocache.attach(pool_name).audit() == []
     if growth:
         assert found.counters.given_back_pressure > 0
-    elif not swing:
-        assert "cgroup\n" in said and limit / 8 < found.backed_bytes < limit
+    elif not swing:  # then the pool alone comes near the limit, and stops before
+        most = int(content(limited, "memory.max_usage_in_bytes") or content(limited, "memory.peak"))
+        assert "cgroup\n" in said and limit / 8 < found.backed_bytes < most < limit
