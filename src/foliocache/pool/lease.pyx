@@ -20,12 +20,13 @@ A lease with views in use keeps its pin: ``release`` then refuses new views, and
 So ``numpy.frombuffer(lease)`` may outlive a ``with`` block.
 """
 cimport cython
-from cpython.buffer cimport PyBuffer_FillInfo, PyBuffer_Release
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport PyObject, PyTypeObject, destructor
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.string cimport memcpy, memset
 
@@ -417,6 +418,23 @@ cdef class FolioMap(Steps):
             return self.read_bytes(start, max(stop - start, 0))
         n = PyNumber_AsSsize_t(key, IndexError)
         return self.lease(n + self.size if n < 0 else n, 1)[0]
+
+    def __getbuffer__(self, Py_buffer *buffer, int wanted):
+        """``memoryview(mapping)`` is a view of a window of all of the object, which lives as long as the view."""
+        from .window import open_window  # here, because it imports this module
+
+        cdef Py_buffer inner
+        window = open_window(self, 0, None)
+        PyObject_GetBuffer(window, &inner, PyBUF_SIMPLE)
+        try:
+            PyBuffer_FillInfo(buffer, self, inner.buf, inner.len, True, wanted)
+        finally:
+            PyBuffer_Release(&inner)
+        Py_INCREF(window)
+        buffer.internal = <void *>window
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        Py_DECREF(<object>buffer.internal)
 
     def lease(self, offset, length=None, *, writable=None):
         """Pin bytes of the object in the pool, without a copy. If they are not cached, they are read from the source.

@@ -40,8 +40,8 @@ class Mapping(AsyncReads):
     missed it, from 1 to 16 *units*, and at most 1 MiB; with ``folio_size``, all have the same size. The size of a unit depends
     on the object's size alone, so it is the same in every process: one page for small objects, up to 64 KiB for large ones.
 
-    ``len(mapping)`` is the object's size in bytes, ``mapping[a:b]`` a copy of a range. A mapping pickles with its pool and its
-    source.
+    ``len(mapping)`` is the object's size in bytes, ``mapping[a:b]`` a copy of a range, ``memoryview(mapping)`` a view of all of
+    it (`window`). A mapping pickles with its pool and its source.
 
     Attributes
     ----------

@@ -25,7 +25,7 @@ from .creation import create_or_attach
 from .geometry import Wanted, check_parameters, parameters, permissions, pool_size
 from .mapping import Mapping, key_digest
 from .names import Names
-from .objects import ObjectMapping
+from .objects import Finder, ObjectMapping
 from .pressure import Pressure
 
 if TYPE_CHECKING:
@@ -957,3 +957,6 @@ class Pool:
 
     def _object(self, key: str, size: int, version: str, source: Source) -> ObjectMapping:
         return ObjectMapping(self, key, size, version, source=source)
+
+    def _finder(self, source: Source, gone: Callable[[str], Exception]) -> Finder:
+        return Finder(self, source, gone)
