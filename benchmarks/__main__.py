@@ -71,6 +71,11 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--huge", type=Path, metavar="FOLDER", help="a tmpfs mounted with huge=always: growth measures there, too"
     )
+    parser.add_argument(
+        "--machine",
+        action="store_true",
+        help="memory: only a hog that takes 80 %% of all memory, on a machine that has no other use",
+    )
     asked = parser.parse_args(argv)
     if unknown := [name for name in asked.benches if name not in BENCHES]:
         parser.error(f"there is no bench {unknown[0]!r}; there are {', '.join(BENCHES)}")
@@ -110,7 +115,9 @@ def run(asked: argparse.Namespace) -> int:
 def plan(asked: argparse.Namespace) -> Plan:
     """Return the plan: how much is measured."""
     made = Plan.tiny() if asked.tiny else Plan(rounds=asked.rounds)
-    return replace(made, only=asked.only, seeds=tuple(asked.seeds), traces=tuple(asked.trace), huge=asked.huge)
+    return replace(
+        made, only=asked.only, seeds=tuple(asked.seeds), traces=tuple(asked.trace), huge=asked.huge, machine=asked.machine
+    )
 
 
 def measure(name: str, wanted: Plan) -> Section:

@@ -290,6 +290,13 @@ def set_limit(folder, limit):
     return False
 
 
+def count_kills(folder):
+    """Let the cgroups in a cgroup of version 2 say how many of their processes were killed."""
+    if os.path.exists(f"{folder}/cgroup.subtree_control"):
+        with open(f"{folder}/cgroup.subtree_control", "w") as file:
+            file.write("+memory")
+
+
 @pytest.fixture
 def limited():
     """A memory cgroup with a limit, and a cgroup in it for processes; skipped where none can be made."""
@@ -300,6 +307,7 @@ def limited():
                 os.mkdir(path)
                 made.callback(os.rmdir, path)
             if set_limit(folder, LIMIT):
+                count_kills(folder)
                 yield folder
                 return
     pytest.skip("no memory cgroup can be made here")
@@ -328,11 +336,10 @@ def test_nobody_is_killed_in_a_cgroup_at_its_limit(pool_name, limited, swing, gr
     assert [client.returncode for client in clients] == [0] * 8
     kills = content(limited, "inner/memory.oom_control") + content(limited, "inner/memory.events")
     assert re.findall(r"oom_kill (\d+)", kills) == ["0"]
-    most = int(content(limited, "memory.max_usage_in_bytes") or content(limited, "memory.peak"))
-    assert most < limit
     found = foliocache.attach(pool_name).stat()
     assert found.counters.evictions > 0 and foliocache.attach(pool_name).audit() == []
     if growth:
         assert found.counters.given_back_pressure > 0
-    elif not swing:
-        assert "cgroup\n" in said and limit / 8 < found.backed_bytes < limit
+    elif not swing:  # then the pool alone comes near the limit, and stops before
+        most = int(content(limited, "memory.max_usage_in_bytes") or content(limited, "memory.peak"))
+        assert "cgroup\n" in said and limit / 8 < found.backed_bytes < most < limit

@@ -12,7 +12,7 @@ import pytest
 
 import foliocache
 from foliocache.mm import layout
-from foliocache.pool import geometry, headroom, machine, mapped
+from foliocache.pool import geometry, headroom, machine, mapped, pressure
 
 MIB = 1 << 20
 HUGE = 1 << layout.HUGE_SHIFT
@@ -134,6 +134,21 @@ def test_a_small_pool_gets_memory_in_small_pieces(folder):
     assert pool.trim() > 3 * MIB and pool.audit() == []
     read_all(mapping, 4 * MIB)
     assert pool.repair() == []
+
+
+def test_the_watcher_gives_back_what_came_with_other_memory(folder):
+    """A small pool: of 2 MiB that the file system has given at once, the pool has used a part."""
+    pool = foliocache.open("pool", size="16MiB", max_size="16MiB", pressure=False)
+    tables = taken(pool)
+    for part in range(4):
+        key = str(part)
+        mapping = pool.mapping(key, 3 * MIB, "1", source)
+        assert mapping.read_bytes(0, MIB) == source(0, MIB) and mapping.read_bytes(2 * MIB, 100) == source(2 * MIB, 100)
+    while pressure.give_back(pool._attachment, MIB):
+        pass
+    assert pool.stat().cached_bytes == 0 and pool.stat().backed_bytes <= MIB
+    assert taken(pool) <= tables + MIB and pool.audit() == []
+    assert pool.stat().counters.given_back_pressure <= pool.stat().counters.given_back
 
 
 def test_a_file_system_that_stops_giving_huge_pages(folder):

@@ -66,7 +66,8 @@ def quieten(pool):
 
 
 def threads():
-    return len(os.listdir("/proc/self/task"))
+    """Return the numbers of this process's threads. One that has said that it ends may still be among them."""
+    return set(os.listdir("/proc/self/task"))
 
 
 def grow(pool, group):
@@ -121,7 +122,7 @@ def test_nobody_watches_before_there_is_memory(pool_name, group):
     before = threads()
     pool = foliocache.open(pool_name, size="64MiB")
     assert not pool.mapping("a", MIB, "1").is_cached(0, MIB) and pool.stat().counters.hits == 0
-    assert threads() == before and not pool._attachment.watching
+    assert threads() <= before and not pool._attachment.watching
     assert cached(pool, "a")
     assert pool._attachment.watching and pool._pressure._watch is not None
 
@@ -129,7 +130,7 @@ def test_nobody_watches_before_there_is_memory(pool_name, group):
 def test_off(pool_name, group):
     before = threads()
     pool = foliocache.open(pool_name, size="64MiB", pressure=False)
-    assert cached(pool, "a") and threads() == before
+    assert cached(pool, "a") and threads() <= before
     assert foliocache.open(pool_name, pressure=True) is pool and pool._pressure._watch is not None
     watch = pool._pressure._watch
     foliocache.open(pool_name, pressure=False)
@@ -204,9 +205,9 @@ def test_a_forked_child_watches_when_it_takes_memory(filled):
     if pid == 0:
         try:
             before = threads()  # some libraries start theirs right after a fork
-            assert filled.mapping("1", MIB, "1").is_cached(0, MIB) and threads() == before and not filled._attachment.watching
+            assert filled.mapping("1", MIB, "1").is_cached(0, MIB) and threads() <= before and not filled._attachment.watching
             assert cached(filled, "child")
-            assert filled._attachment.watching and threads() > before
+            assert filled._attachment.watching and threads() - before
             os._exit(0)
         finally:
             os._exit(1)

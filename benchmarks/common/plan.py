@@ -13,7 +13,8 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 class Plan:
     """Sizes and counts, and what the command line chooses.
 
-    ``only`` is a group of ``core``, ``seeds`` and ``traces`` are of ``eviction``, ``huge`` is a folder for ``growth``.
+    ``only`` is a group of ``core``, ``seeds`` and ``traces`` are of ``eviction``, ``huge`` is a folder for ``growth``,
+    ``machine`` lets the hog of ``memory`` take most of all memory, and that alone.
     """
 
     rounds: int = 11
@@ -30,6 +31,7 @@ class Plan:
     seeds: tuple[int, ...] = (1,)
     traces: tuple[Path, ...] = ()
     huge: Path | None = None
+    machine: bool = False
 
     @classmethod
     def tiny(cls, **chosen: Any) -> Plan:

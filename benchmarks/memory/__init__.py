@@ -9,8 +9,9 @@ from benchmarks.memory import costs, hog, huge
 
 
 def run(plan: Plan) -> Section:
-    section = Section("memory")
-    for part in (costs.opening, costs.first_use, costs.trimming, costs.hits, huge.pages, hog.scene):
+    section = Section("memory-machine" if plan.machine else "memory")
+    every = (costs.opening, costs.first_use, costs.trimming, costs.hits, huge.pages, hog.scene)
+    for part in (hog.whole_machine,) if plan.machine else every:
         try:
             part(section, plan)
         except Unavailable as missing:

@@ -22,29 +22,29 @@ LONG = 20_000  # instructions
 def points(world, prepare, most):
     """Where to kill: at every store to the segment and every instruction, in long operations at TURNS turns of each loop; or at
     most ``most`` of the stores, evenly spread, but for the later turns of long loops."""
-    before = bytes(world.memory)
+    before = world.image()
     chosen = world.stepper.stores(prepare)
-    world.memory[:] = before
+    world.restore(before)
     if most:
         quick = [point for point in chosen if point.nth <= MANY_TURNS]
         return len(chosen), [*quick[:: -(-len(quick) // most)], AT_THE_END]
     path = world.stepper.instructions(prepare)
-    world.memory[:] = before
+    world.restore(before)
     stores = {(point.pc, point.nth) for point in chosen}
     everywhere = [p for p in path if len(path) <= LONG or p.nth <= TURNS or (p.pc, p.nth) in stores]
     return len(path), [*everywhere, AT_THE_END]
 
 
 def kill_everywhere(world, scene, most):
-    world.memory[:] = world.empty
+    world.restore(world.empty)
     prepare = scene(world)
-    before = bytes(world.memory)
+    before = world.image()
     start = time.monotonic()
     steps, chosen = points(world, prepare, most)
     kills = unreached = 0
     for number, point in enumerate(chosen):
         signal.alarm(PATIENCE)
-        world.memory[:] = before
+        world.restore(before)
         outcome = world.stepper.kill(prepare, point)
         try:
             world.settle(work_first=number % 2 == 1)
@@ -62,16 +62,16 @@ def kill_everywhere(world, scene, most):
 
 def stop_everywhere(world, scene, most):
     """Stop the child without killing it; meanwhile this process reaps another client, and works. Both go on without damage."""
-    world.memory[:] = world.empty
+    world.restore(world.empty)
     prepare = scene(world)
-    before = bytes(world.memory)
+    before = world.image()
     start = time.monotonic()
     path = world.stepper.instructions(prepare)
     chosen = path[:: -(-len(path) // most)] if most else path
     waited = 0
     for point in chosen:
         signal.alarm(PATIENCE)
-        world.memory[:] = before
+        world.restore(before)
         try:
             with world.stepper.stopped(prepare, point) as (pid, outcome):
                 assert outcome == REACHED

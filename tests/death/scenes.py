@@ -5,6 +5,7 @@ returns the operation itself, which is run to one of its instructions and no fur
 """
 
 import contextlib
+import ctypes
 import functools
 import mmap
 import os
@@ -16,13 +17,17 @@ from units import offsets, unit
 
 import foliocache
 from foliocache.mm import client, layout, names, page_alloc, slab, vmscan
+from foliocache.pool import geometry
 from foliocache.pool import names as names_module
 from foliocache.pool.client import adopt as adopt_slot
 from foliocache.pool.client import opened
 
-PAGE = 4096
+HUGE = "FOLIOCACHE_TEST_HUGE" in os.environ  # two chunks of 2 MiB, on a file system that gives huge pages
+HUGE_PAGE = 1 << layout.HUGE_SHIFT
+PAGE = 32_768 if HUGE else 4096
 PAGES = 128
-SIZES = {"small": 3 * PAGE + 100, "wide": 30 * PAGE, "large": 600_000, "other": 5 * PAGE}
+SIZES = {"small": 3 * PAGE + 100, "wide": 30 * PAGE, "large": 600_000 * PAGE // 4096, "other": 5 * PAGE}
+LIBC = ctypes.CDLL(None, use_errno=True)
 PAIRS = {f"pair {n}": 2 * PAGE for n in range(10)}
 
 
@@ -35,18 +40,43 @@ def source(key):
     return lambda offset, length: content(key)[offset : offset + length]
 
 
+def punch(fd, begin, length):
+    """Take a part of a file's memory away."""
+    keep_size, punch_hole = 1, 2
+    assert LIBC.fallocate(fd, keep_size | punch_hole, ctypes.c_long(begin), ctypes.c_long(length)) == 0, ctypes.get_errno()
+
+
 class World:
     """The segment, and this process as its first client, which lives on."""
 
     def __init__(self, name):
+        if HUGE:
+            geometry.HUGE_MIN = PAGES * PAGE
         self.pool = foliocache.open(name, size=PAGES * PAGE, max_size=PAGES * PAGE, page_size=PAGE, clients=4, pressure=False)
         self.attachment = self.pool._attachment
         self.segment = self.attachment.segment
         self.mem = self.segment.mem
+        assert self.segment.chunk == (HUGE_PAGE if HUGE else max(PAGE, 1 << layout.CHUNK_SHIFT))
         self.memory = mmap.mmap(self.segment.fd, self.segment.geometry["size"])
-        self.empty = bytes(self.memory)
+        self.empty = self.image()
         self.stepper = Stepper(self.mem)
         self.held = []  # by the child
+
+    def image(self):
+        """Return the segment's bytes, without giving it memory."""
+        return os.pread(self.segment.fd, self.segment.geometry["size"], 0)
+
+    def restore(self, image):
+        """Make the segment what it was: with memory for its tables, and for its pages where it says so."""
+        shape, chunk = self.segment.geometry, self.segment.chunk
+        self.memory[: shape["data"]] = image[: shape["data"]]
+        marks = image[shape["backed"] : shape["memmap"]]
+        for number, begin in enumerate(range(shape["data"], shape["size"], chunk)):
+            end = min(begin + chunk, shape["size"])
+            if marks[number >> 3] >> (number & 7) & 1:
+                self.memory[begin:end] = image[begin:end]
+            else:
+                punch(self.segment.fd, begin, end - begin)
 
     def mapping(self, key):
         """Return a new mapping each time: the segment is reset between kills, and an old mapping could know the ino of a later
@@ -303,7 +333,7 @@ def shrink_slab(world):
 
 def trim(world):
     """Folios are evicted, by age and with their neighbours, and their memory is given back."""
-    world.fill("large", 5)
+    world.fill("large", 45 if HUGE else 5)
     world.fill("small")
     for pair in PAIRS:
         world.fill(pair)
@@ -314,8 +344,26 @@ def trim(world):
 
         def operation():
             assert attachment.evict(8) >= 8 and attachment.evict_chunk()
-            while attachment.give_back(PAGES // 2):
-                pass
+            while not (given := attachment.give_back(PAGES // 2)):
+                assert attachment.evict_chunk()
+            while given:
+                given = attachment.give_back(PAGES // 2)
+
+        return operation
+
+    return prepare
+
+
+def give_back(world):
+    """The memory of a free chunk is given back."""
+    world.fill("large", 45)
+    world.pool.forget("large")
+
+    def prepare():
+        world.join()
+
+        def operation():
+            assert world.attachment.give_back(PAGES // 2) > 0
 
         return operation
 
@@ -413,17 +461,21 @@ def adopt(world):
 
 def die(world, prepare, part):
     """Leave a client that died after this part of an operation's stores, or before the first store of a module of the core."""
-    before = bytes(world.memory)
+    before = world.image()
     if part == 1:
         world.stepper.kill(prepare, AT_THE_END)
         return
     stores = world.stepper.stores(prepare)
-    world.memory[:] = before
+    world.restore(before)
     if isinstance(part, str):
         point = next(point for point in stores if world.stepper.where(point.pc).startswith(f"{part}."))
     else:
         point = stores[int(part * len(stores))]
     assert world.stepper.kill(prepare, point) == REACHED
+
+
+def named(part):
+    return part if isinstance(part, str) else f"{part:.0%}"
 
 
 def reap(*deaths):
@@ -439,7 +491,7 @@ def reap(*deaths):
 
         return prepare
 
-    scene.__name__ = "reap_" + "_".join(f"{operation.__name__}_{part:.0%}" for operation, part in deaths)
+    scene.__name__ = "reap_" + "_".join(f"{operation.__name__}_{named(part)}" for operation, part in deaths)
     return scene
 
 
@@ -456,6 +508,7 @@ OPERATIONS = (
     window,
     shrink_slab,
     trim,
+    give_back,
     ask,
     withdraw_question,
     attach,
@@ -501,7 +554,7 @@ def beside(operation, part):
 
         return prepare
 
-    scene.__name__ = f"beside_{operation.__name__}_{part if isinstance(part, str) else f'{part:.0%}'}"
+    scene.__name__ = f"beside_{operation.__name__}_{named(part)}"
     return scene
 
 
@@ -532,4 +585,6 @@ BESIDE = (
     beside_readers,
 )
 QUICK_REAPS = (REAPS[0], *REAPS[4:-2:6], *REAPS[-2:])
-SCENES = {scene.__name__: scene for scene in OPERATIONS + REAPS + BESIDE}
+HUGE_REAPS = (reap((insert, "backing")), *(reap((give_back, part / 10)) for part in (3, 6, 9)))
+IN_HUGE_PAGES = (insert, insert_full, evict, trim, give_back, *HUGE_REAPS, beside_readers)
+SCENES = {scene.__name__: scene for scene in OPERATIONS + REAPS + HUGE_REAPS + BESIDE}

@@ -10,9 +10,9 @@ after a look of its own.
 program could take what is left above it (RATE), within bounds. While the floor has to last until the next look, and until the
 memory has been given back, ``min_free`` has to be RATE x that time: the default is enough.
 
-**What.** First the pool's free blocks, then the folios that have not been used for longest, at most PIECE in a step, until
-nothing is missing. No lock is held between steps, so fills go on beside it; while nothing may be taken, they reuse the memory
-of folios that they evict.
+**What.** First memory that came with huge pages and that nobody can use (``strays``); then the pool's free blocks; then the
+folios that have not been used for longest, at most PIECE in a step, until nothing is missing. No lock is held between steps, so
+fills go on beside it; while nothing may be taken, they reuse the memory of folios that they evict.
 
 The kernel's pressure stall information (PSI) is not used: it told of pressure after the first process had been killed.
 """
@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 from ..errors import FoliocacheError
 from ..mm import layout
 from ..observe import notices
-from . import headroom, shrink
+from . import headroom, shrink, strays
 
 if TYPE_CHECKING:
     from .attachment import Attachment
@@ -118,11 +118,14 @@ class _Watch:
 
 def give_back(attachment: Attachment, missing: int) -> int:
     """Give back a piece of what is missing. Return the bytes. Raises FoliocacheError."""
-    page_size = attachment.segment.page_size
+    segment = attachment.segment
+    if strays.come_with_others(segment) and (unused := strays.give_back(attachment)):
+        return unused
+    page_size = segment.page_size
     given = shrink.give_back(attachment, -(-min(missing, PIECE) // page_size)) * page_size
     attachment.count(layout.COUNT_GIVEN_BACK_PRESSURE, given)
     if given:
-        notices.pressure(attachment.segment.name, given)
+        notices.pressure(segment.name, given)
     return given
 
 

@@ -7,7 +7,8 @@ The caller keeps others from giving memory back, so no mark goes while one looks
 moment: its block is no hole then, and when it is one again, it has the mark. So what is found is looked at twice.
 
 Where the file system gives more at once than a chunk (huge pages, to a small pool, or one that was made before), a chunk's
-neighbours get memory with it, and keep it when it has lost its own. That is no finding, and given back by ``trim``, too.
+neighbours get memory with it, and keep it when it has lost its own. That is no finding, and given back by ``trim`` and the
+watcher, too.
 """
 
 from __future__ import annotations
@@ -40,17 +41,21 @@ def come_with_others(segment: Segment) -> bool:
     return headroom.unit(segment.fd) > segment.chunk
 
 
-def give_back(attachment: Attachment) -> None:
-    """Give such memory back, as far as other processes let this one. The caller scans nothing."""
+def give_back(attachment: Attachment) -> int:
+    """Give such memory back, as far as other processes let this one. Return the bytes. The caller scans nothing."""
     segment = attachment.segment
     deadline = time.monotonic() + SCAN_WAIT
     chunk = segment.chunk // segment.page_size
+    given = 0
     for first in _find(segment):
+        before = _resident(segment, first, _step(segment))
         for pfn in range(first, first + _step(segment), chunk):
             while page_alloc.is_hole(segment.mem, pfn) and _resident(segment, pfn, chunk) and time.monotonic() < deadline:
                 if attachment.empty_hole(pfn):
                     break
                 time.sleep(LOOK_AGAIN)
+        given += max(0, before - _resident(segment, first, _step(segment)))
+    return given
 
 
 def _find(segment: Segment) -> list[int]:
