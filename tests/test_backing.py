@@ -13,7 +13,7 @@ import pytest
 
 import foliocache
 from foliocache.mm import layout
-from foliocache.pool import geometry
+from foliocache.pool import geometry, headroom, strays
 from foliocache.pool.attachment import Scan
 
 PIECE = 64 << 10
@@ -231,3 +231,48 @@ def test_audit_compares_marks_with_the_memory_of_the_file(pool_name):
     found = pool.audit()
     assert [(finding.check, finding.where) for finding in found] == [("backing", "file")] and free > PIECE * 4
     assert "its tables and marks say" in found[0].message
+
+
+def test_memory_without_a_mark_is_found_and_given_back(pool_name):
+    """As after a death between the kernel's call and the mark, if no reaper had settled it."""
+    pool = foliocache.open(pool_name, size="64MiB", max_size="64MiB", pressure=False)
+    segment = pool._attachment.segment
+    kept = pool.mapping("kept", 1 << 20, "1", source).read_bytes(0, 1 << 20)
+    if headroom.resident(segment.fd, 0, 4096) is None:
+        pytest.skip("this kernel does not say where a file has memory")
+    assert pool.audit() == []
+    before = taken(pool)
+    for place in (8 << 20, (8 << 20) + 3 * PIECE, 15 << 20):
+        os.pwrite(segment.fd, b"x", segment.geometry["data"] + place)
+    assert taken(pool) == before + 3 * 4096
+    found = pool.audit()
+    assert [(finding.check, finding.where) for finding in found] == [("backing", "file")]
+    assert "has 12288 bytes of memory in holes" in found[0].message
+    assert f"page {(8 << 20) // pool.page_size} on" in found[0].message
+    assert pool.repair() == [] == pool.audit() and taken(pool) == before
+    assert pool.mapping("kept", 1 << 20, "1").read_bytes(0, 1 << 20) == kept
+
+
+def test_memory_that_is_just_being_taken_is_no_finding(pool_name):
+    """Other processes take memory and give it back while this one looks."""
+    pool = foliocache.open(pool_name, size="64MiB", max_size="64MiB", pressure=False)
+    mapping = pool.mapping("k", 8 << 20, "1", source)
+    mapping.read_bytes(0, 100)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            while os.getppid() != 1:
+                mapping.read_bytes(0, 8 << 20)
+                pool.forget("k")
+                pool.trim()
+        finally:
+            os._exit(0)
+    try:
+        for _ in range(200):
+            with Scan(pool._attachment):
+                assert strays.findings(pool._attachment.segment) == []
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+    pool.stat()
+    assert pool.audit() == []

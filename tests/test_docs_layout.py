@@ -260,7 +260,12 @@ def test_encodings_are_those_of_the_constants():
     assert state == [layout.NAME_VERSION_SHIFT, layout.NAME_EXTRA_SHIFT, layout.NAME_TEXT_SHIFT]
     assert f"order << {layout.ORDER_SHIFT}" in said["F_TYPE"]
     queue = next(row[3] for row in rows(TEXT, "offset", "bits", "field", "meaning", "written by") if row[2] == "`F_QUEUE`")
-    assert [int(n) for n in re.findall(r"<< (\d+)", queue)] == [layout.HEAT_SHIFT, layout.VERDICT_SHIFT, layout.USED_SHIFT]
+    assert [int(n) for n in re.findall(r"<< (\d+)", queue)] == [
+        layout.HEAT_SHIFT,
+        layout.VERDICT_SHIFT,
+        layout.USED_SHIFT,
+        layout.SEEN_SHIFT,
+    ]
 
 
 def test_the_bytes_of_the_locks_of_slots():

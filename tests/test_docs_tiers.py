@@ -28,14 +28,14 @@ def test_the_header_is_as_it_says():
 
 def test_the_options_are_those():
     names = [name.strip("`") for name, _ in rows(TEXT, "option of `disk:/FOLDER`", "meaning")]
-    values = {"size": "1GiB", "slot": "64KiB", "direct": "no", "timeout": "2", "any_owner": "yes"}
+    values = {"size": "1GiB", "slot": "64KiB", "direct": "no", "timeout": "2", "rate": "1MiB", "any_owner": "yes"}
     assert names == list(values)
     assert urls.split("disk:/x?" + "&".join(f"{name}={value}" for name, value in values.items()))
 
 
 def test_the_options_of_a_server_are_those():
     names = [name.strip("`") for name, _ in rows(TEXT, "option of `valkey://HOST`", "meaning")]
-    values = {"timeout": "1", "cluster": "yes", "ca": "/x", "prefix": "x", "lease": "3"}
+    values = {"timeout": "1", "cluster": "yes", "ca": "/x", "prefix": "x", "rate": "1MiB", "lease": "3"}
     assert names == list(values)
     assert f"the same; {urls.LEASE:g} by default" in WORDS
     assert urls.split("valkey://h?" + "&".join(f"{name}={value}" for name, value in values.items()))
@@ -45,5 +45,7 @@ def test_the_numbers_are_those():
     assert f"{layout.SLOT >> 10} KiB by default" in TEXT
     assert f"{behind.LARGE_COUNT * behind.LARGE >> 20} MiB in folios" in WORDS
     assert f"{behind.SMALL_COUNT * behind.SMALL >> 20} MiB in smaller ones" in WORDS
+    assert not behind.may_pin((1 << 30) - 1) and behind.may_pin(1 << 30) and "less than 1 GiB" in WORDS
+    assert f"at {layout.PACE_AT}, when" in WORDS
     assert re.search(rf"for {guard.PAUSE:.0f} s, then {2 * guard.PAUSE:.0f}, up to {guard.PAUSE_MAX:.0f}", WORDS)
     assert layout.GHOSTS_PER_SLOT == 4 and "four times as many pieces" in WORDS

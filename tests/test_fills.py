@@ -154,6 +154,61 @@ def test_a_long_read_asks_for_more_before_it_has_copied_what_it_asked_for(pool_n
         assert pool.audit() == []
 
 
+def test_a_long_read_stays_ahead_when_all_that_it_asked_for_has_begun(pool_name):
+    """The last bytes that were asked for at first come only when a quarter more than those has been asked for."""
+    ahead, lock, far = threading.Event(), threading.Lock(), [0]
+    with foliocache.open(pool_name, size="64MiB") as pool:
+        most = pool.pool_bytes // 4
+
+        def read(offset, length):
+            with lock:
+                far[0] = max(far[0], offset + length)
+                if far[0] > most + most // 4:
+                    ahead.set()
+            if most - MIB <= offset < most:
+                assert ahead.wait(PATIENCE)  # the reader has copied what comes before, and waits for these bytes
+            return offset.to_bytes(8, "little") * (length // 8)
+
+        content = pool.mapping("k", 2 * most, "v", read, concurrent=True).read_bytes(0, 2 * most)
+        assert content[-8:] in {at.to_bytes(8, "little") for at in range(most, 2 * most, 4096)}
+        assert pool.audit() == []
+
+
+class Origin:
+    """A source of zeros that answers after so many seconds, and notes how much it is asked for."""
+
+    def __init__(self, latency):
+        self.latency, self.asked = latency, []
+
+    def read_into(self, offset, buffers):
+        self.asked.append(sum(map(len, buffers)))
+        for buffer in buffers:
+            buffer[:] = bytes(len(buffer))
+            yield
+
+
+@pytest.mark.parametrize(
+    ("latency", "length", "size"),
+    [
+        (None, 16 * MIB, MIB),
+        (0.0001, 16 * MIB, MIB // 2),
+        (0.0001, 2 * MIB, MIB // 4),
+        (0.0001, MIB, MIB),
+        (0.05, 16 * MIB, MIB),
+        (0.05, 64 * MIB, 4 * MIB),
+        (0.004, 64 * MIB, 2 * MIB),
+        (0.0001, 64 * MIB, MIB),
+    ],
+)
+def test_requests_of_a_quick_origin_are_smaller(pool_name, latency, length, size):
+    with foliocache.open(pool_name, size=5 * length) as pool:
+        source = Origin(latency)
+        mapping = pool.mapping("k", length, "v", source=source, concurrent=True, readahead=0)
+        assert mapping.read_bytes(0, length) == bytes(length)
+        assert sum(source.asked) == length and max(source.asked) == size
+        assert pool.audit() == []
+
+
 class Streaming:
     """A source of zeros that fills buffers when it is told to; ``told`` gets what to do with the next one."""
 

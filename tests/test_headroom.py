@@ -102,6 +102,44 @@ def test_groups_of_this_process(tmp_path):
     assert machine.groups(str(tmp_path / "nothing")) == ()
 
 
+def stat(shmem, clean=0):
+    return f"shmem {shmem}\nactive_file {clean}\ninactive_file 0\nfile_dirty 0\nfile_writeback 0\n"
+
+
+def test_room_is_left_for_what_was_used_a_moment_ago(tmp_path):
+    """As much as others have used more than now, where that is more than the floor; and no shared memory, nor clean files."""
+    for attempt in range(20):
+        begin = time.monotonic()
+        said = said_of_swings(tmp_path / f"{attempt}")
+        if time.monotonic() - begin < 3:  # a swing is remembered for 4 to 8 s
+            break
+    assert said == {
+        "at first": (0, (700 - 56) * MIB),
+        "more": (0, (300 - 56) * MIB),
+        "less again": (0, 700 * MIB - 500 * MIB * 7 // 8),
+        "the pool takes": ((625 - 200) * MIB, 0),
+        "files": ((625 - 200) * MIB, 0),
+        "for people": (200 - 64) * MIB,  # what there is now
+    }
+
+
+def said_of_swings(folder):
+    group = second(folder, 1000 * MIB, 300 * MIB, stat(100 * MIB))
+    memory = Memory(bytearray(SHAPE["size"]), bytearray(SHAPE["size"]), SHAPE)
+    headroom.watch(memory, [str(group.folder)])
+    headroom.set_floor(memory, 0, 64 * MIB)
+    said = {"at first": headroom.short(memory)}
+    for when, used, content in (
+        ("more", 700, stat(100 * MIB)),
+        ("less again", 300, stat(100 * MIB)),
+        ("the pool takes", 800, stat(600 * MIB)),
+        ("files", 900, stat(600 * MIB, clean=100 * MIB)),
+    ):
+        group.write(current=used * MIB, stat=content)
+        said[when] = headroom.short(memory)
+    return said | {"for people": headroom.spare(memory)[0]}
+
+
 @pytest.fixture
 def group(tmp_path, monkeypatch):
     """A cgroup, as it looks, for the pools of this test."""

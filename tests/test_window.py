@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import random
 
 import numpy as np
 import pytest
@@ -132,3 +133,43 @@ def test_an_empty_window(mapping):
 def test_a_write_through_a_window_is_refused(mapping):
     with mapping.window() as window, pytest.raises(ValueError, match="read-only"):
         np.frombuffer(window, np.uint8)[0] = 1
+
+
+def test_a_mapping_is_a_buffer_as_its_window_is(pool, mapping, source):
+    view = memoryview(mapping)
+    assert view.readonly and view.contiguous and view.nbytes == len(mapping) and view == source.content
+    assert bytes(mapping) == source.content and source.content.startswith(bytes(np.frombuffer(mapping, np.uint8)[:99]))
+    assert pool.stat().pins > 0
+    view.release()
+    assert pool.stat().pins == 0
+    with pytest.raises((ValueError, BufferError), match="read-only"):
+        np.frombuffer(mapping, np.uint8)[0] = 1
+    assert bytes(pool.mapping("empty", 0, "v", source.read)) == b""
+    with pytest.raises(foliocache.FoliocacheError, match="no room for a window"):
+        memoryview(pool.mapping("big", 8 << 20, "v", lambda offset, length: bytes(length)))
+    pool.close()
+    with pytest.raises(foliocache.FoliocacheError, match="closed"):
+        memoryview(mapping)
+
+
+def test_objects_that_come_and_go_are_mapped_run_by_run(pool_name):
+    """Folios of one object come to lie apart; its window has their bytes, and a mapping for each run."""
+    pool = foliocache.open(pool_name, size="8MiB")
+    page, randomly, kept = pool.page_size, random.Random(7), {}
+    pool.put("first", np.zeros(3 * page + 1, np.uint8))
+    before = mappings_of(pool)
+    for n in range(400):
+        key, size = f"k{randomly.randrange(30)}", randomly.randrange(1, 20 * page)
+        if randomly.random() < 0.4:
+            pool.delete(key)
+            kept.pop(key, None)
+        elif pool.put(key, np.full(size, n % 251, np.uint8)):
+            kept[key] = size, n % 251
+        if kept:
+            key = randomly.choice([*kept])
+            array = pool.get(key)
+            assert array is None or (len(array), set(array[:: page // 2].tolist())) == (kept[key][0], {kept[key][1]})
+    views = [array for key in kept if (array := pool.get(key)) is not None]
+    assert len(views) > 5 and mappings_of(pool) >= before
+    del views, array
+    assert mappings_of(pool) == before and pool.stat().pins == 0 and pool.audit() == []

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT = 640, 360
+MARKED = 64  # points of a series, at most, that are marked with a dot
 LEFT, RIGHT, TOP, BOTTOM = 64, 150, 36, 48
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f")
 Points = Sequence[tuple[float, float]]
@@ -44,13 +45,20 @@ def lines(
     series: Mapping[str, Points],
     log_x: bool = False,
     log_y: bool = False,
+    pairs: bool = False,
 ) -> str:
-    """Return one chart."""
+    """Return one chart. ``pairs``: series are called "kind: name", and those of one name have one colour; all but the first
+    kind are dashed."""
     x = Axis([px for points in series.values() for px, _ in points], LEFT, WIDTH - RIGHT, log_x)
     y = Axis([py for points in series.values() for _, py in points], HEIGHT - BOTTOM, TOP, log_y)
     parts = [_frame(title, across, up), *_grid(x, y)]
+    kinds = list(dict.fromkeys(name.partition(": ")[0] for name in series)) if pairs else []
+    names = list(dict.fromkeys(name.partition(": ")[2] for name in series)) if pairs else []
     for number, (name, points) in enumerate(series.items()):
-        parts += _series(name, points, x, y, number)
+        kind, _, rest = name.partition(": ")
+        colour = COLOURS[(names.index(rest) if pairs else number) % len(COLOURS)]
+        dash = f' stroke-dasharray="5 {2 + kinds.index(kind)}"' if pairs and kinds.index(kind) else ""
+        parts += _series(name, points, x, y, number, colour, dash)
     return "\n".join([*parts, "</svg>", ""])
 
 
@@ -75,16 +83,16 @@ def _grid(x: Axis, y: Axis) -> list[str]:
     return [*parts, f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}" stroke="#333"/>']
 
 
-def _series(name: str, points: Points, x: Axis, y: Axis, number: int) -> list[str]:
-    colour = COLOURS[number % len(COLOURS)]
+def _series(name: str, points: Points, x: Axis, y: Axis, number: int, colour: str, dash: str) -> list[str]:
     path = " ".join(f"{x.at(px):.1f},{y.at(py):.1f}" for px, py in points)
     at = TOP + 14 + 16 * number
-    dots = [f'<circle cx="{x.at(px):.1f}" cy="{y.at(py):.1f}" r="2.5" fill="{colour}"/>' for px, py in points]
+    marked = points if len(points) <= MARKED else []
+    dots = [f'<circle cx="{x.at(px):.1f}" cy="{y.at(py):.1f}" r="2.5" fill="{colour}"/>' for px, py in marked]
     return [
-        f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>',
+        f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>',
         *dots,
         f'<line x1="{WIDTH - RIGHT + 10}" x2="{WIDTH - RIGHT + 28}" y1="{at - 4}" y2="{at - 4}"'
-        f' stroke="{colour}" stroke-width="2"/>',
+        f' stroke="{colour}" stroke-width="2"{dash}/>',
         f'<text x="{WIDTH - RIGHT + 33}" y="{at}">{escape(name)}</text>',
     ]
 
@@ -99,4 +107,4 @@ def _label(value: float) -> str:
         return f"{value / 1e9:g}G"
     if value >= 1e6:
         return f"{value / 1e6:g}M"
-    return f"{value / 1e3:g}k" if value >= 1e4 else f"{value:.3g}"
+    return f"{value / 1e3:g}k" if value >= 1e4 else f"{value:,.0f}" if value >= 1e3 else f"{value:.3g}"

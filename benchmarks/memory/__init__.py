@@ -5,12 +5,12 @@ from __future__ import annotations
 from benchmarks.common.measure import Skipped, Unavailable
 from benchmarks.common.plan import Plan
 from benchmarks.common.report import Section
-from benchmarks.memory import costs, hog
+from benchmarks.memory import costs, hog, huge
 
 
 def run(plan: Plan) -> Section:
     section = Section("memory")
-    for part in (costs.opening, costs.first_use, costs.trimming, costs.hits, hog.scene):
+    for part in (costs.opening, costs.first_use, costs.trimming, costs.hits, huge.pages, hog.scene):
         try:
             part(section, plan)
         except Unavailable as missing:

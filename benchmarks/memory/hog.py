@@ -54,9 +54,8 @@ def scene(section: Section, plan: Plan) -> None:
         section.found.append(record(f"processes killed, {kind}", killed, "", budget="<= 0" if kind == "pool" else None))
     section.tables.append(table)
     section.plots["memory.svg"] = plot.lines(
-        f"Readers and a hog in {limit // MIB} MiB", "seconds", "MiB", {k: v for k, v in series.items() if not k.endswith("hog")}
-        | {"hog": series["pool: hog"]}
-    )  # fmt: skip
+        f"Readers and a hog in {limit // MIB} MiB: of a pool, and of a file", "seconds", "MiB", series, pairs=True
+    )
 
 
 @contextlib.contextmanager
@@ -170,7 +169,7 @@ def _watched(group: Path, limit: int, read: Read, cached: Cached, plan: Plan) ->
         phase(lambda took: got.value >= want or not processes[-1].is_alive() or took > SECONDS)
         phase(lambda took: took >= quiet)
         leave.release()
-        phase(lambda took: took >= 2 * quiet)
+        phase(lambda took: took >= 3 * quiet)
         killed = sum(each.exitcode == -9 for each in processes)
     finally:
         for each in processes:

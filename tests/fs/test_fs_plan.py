@@ -8,6 +8,7 @@ import pytest
 from foliocache.adapters.fsspec.plan import LONG, READERS, Plan
 
 UNIT = 10
+MIB = 1 << 20
 
 
 class Asked:
@@ -21,8 +22,8 @@ class Asked:
     def is_cached(self, offset, length):
         return length == 0 or (offset, length) in self.cached
 
-    def read_runs(self, mapping, runs):
-        assert mapping is self
+    def read_runs(self, mapping, runs, of):
+        assert mapping is self and of * UNIT <= self.size
         self.runs += runs
 
 
@@ -50,7 +51,7 @@ def test_one_range_is_left_to_its_reader():
 
 
 def test_no_more_is_requested_than_a_part_of_the_pool_and_the_rest_when_the_reader_comes_there():
-    it = Asked(8000, 8 * 100)
+    it = Asked(8000, 4 * 100)
     jobs = [("it", at, at + 50) for at in range(0, 8000, 100)]
     plan = Plan(jobs, {"it": it})
     assert it.runs == [(0, 5), (10, 15)]
@@ -61,13 +62,24 @@ def test_no_more_is_requested_than_a_part_of_the_pool_and_the_rest_when_the_read
 
 
 def test_a_long_run_is_requested_in_pieces():
-    it = Asked(8000, 8 * 100)
+    it = Asked(8000, 4 * 100)
     jobs = [("it", at, at + 20) for at in range(0, 1000, 20)]
     plan = Plan(jobs, {"it": it})
     assert it.runs == [(0, 5), (5, 10)]
     for job in jobs:
         plan.reach(job)
     assert it.runs == [(at, at + 5) for at in range(0, 100, 5)]
+
+
+def test_of_a_large_pool_pieces_are_requested_as_the_reader_goes_on():
+    it = Asked(1 << 30, 256 << 20)
+    jobs = [("it", at, at + MIB) for at in range(0, 256 << 20, MIB)]
+    plan = Plan(jobs, {"it": it})
+    assert it.runs[-1][1] * UNIT >= 64 * MIB - UNIT and len(it.runs) == 9
+    for job in jobs:
+        plan.reach(job)
+        ahead = it.runs[-1][1] * UNIT - job[1]
+        assert 64 * MIB - UNIT <= ahead + MIB < 73 * MIB or it.runs[-1][1] * UNIT >= 256 * MIB
 
 
 @pytest.mark.parametrize("length", [65536, 100])

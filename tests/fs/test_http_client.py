@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from foliocache.sources.http import Client
+from foliocache.sources.http import LATENCY_SHARE, PLACES_MAX, Client, Ranges
 
 
 def body(client, url, length, headers=None):
@@ -27,6 +27,27 @@ def test_buffers_are_filled_in_order_and_the_connection_is_kept(origin):
     for _ in range(3):
         assert body(client, url, 100, {"Range": "bytes=10-109"}) == (206, bytes(range(10, 110)))
     assert len(client._idle) == 1
+
+
+def test_the_latency_of_a_server_is_the_shortest_wait_until_it_answers(origin):
+    url = origin.put("/x", bytes(100))
+    origin.before_get = lambda path, headers: threading.Event().wait(0.2)
+    for ask in (
+        lambda client: body(client, url, 100),
+        lambda client: Ranges(client, url, {}).get(0, 100, memoryview(bytearray(100))).close(),
+    ):
+        client = Client()
+        assert client.latency(url) is None
+        ask(client)
+        assert client.latency(url) >= 0.2 and client.latency(f"{url}y") == client.latency(url), "it is the server's"
+    client, place = Client(), ("http", "127.0.0.1", 1)
+    for seconds, known in ((0.4, 0.4), (0.1, 0.1), (0.1 + LATENCY_SHARE, 1.1), (0.3, 0.3)):
+        client._has_waited(place, seconds)
+        assert client.latency("http://127.0.0.1:1/any") == pytest.approx(known), "one long wait says little"
+    assert client.latency("no URL") is None
+    for port in range(2 * PLACES_MAX):
+        client._has_waited(("http", "127.0.0.1", port), 1.0)
+    assert len(client._latencies) <= PLACES_MAX
 
 
 def test_a_body_that_is_not_read_to_its_end_costs_the_connection(origin):

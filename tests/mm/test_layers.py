@@ -13,7 +13,7 @@ from documents import page
 
 import foliocache.mm
 from foliocache.mm import layout
-from foliocache.pool import header
+from foliocache.pool import header, shrink
 
 MM = Path(foliocache.mm.__file__).parent
 
@@ -266,6 +266,9 @@ def test_a_file_has_its_digest_where_a_page_of_objects_has_its_counts():
 def test_the_fields_of_a_queue_word_and_of_a_ghost_do_not_touch():
     assert layout.QUEUES <= layout.QUEUE_MASK < 1 << layout.HEAT_SHIFT
     assert layout.HEAT_MAX << layout.HEAT_SHIFT < 1 << layout.VERDICT_SHIFT
+    assert layout.VERDICT_MASK << layout.VERDICT_SHIFT < 1 << layout.USED_SHIFT < 1 << layout.SEEN_SHIFT
+    assert layout.SEEN_MASK << layout.SEEN_SHIFT < 1 << 32 and layout.SEEN_AHEAD <= layout.SEEN_MASK
+    assert shrink.IDLE_MAX * 1e9 < layout.SEEN_AHEAD << layout.SEEN_TICK_SHIFT
     assert layout.VERDICT_MASK < 1 << layout.GHOST_HEAT_SHIFT
     assert layout.HEAT_MAX << layout.GHOST_HEAT_SHIFT < 1 << layout.GHOST_TICK_SHIFT
     assert layout.GHOST_TICK_MASK << layout.GHOST_TICK_SHIFT < 1 << layout.GHOST_PRINT_SHIFT

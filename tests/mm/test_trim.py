@@ -205,3 +205,79 @@ def test_what_a_dead_client_left_unmarked_is_emptied(segment):
     segment.buffer[at : at + (32 << 12)] = b"x" * (32 << 12)
     segment.backing.empty(pfn, 5)
     assert segment.buffer[at : at + (32 << 12)] == bytes(CHUNK << 12) + b"x" * (CHUNK << 12)
+
+
+def holes(segment, pages):
+    """Give so many pages back."""
+    while pages > 0:
+        given = segment.trim.give_back(ME, pages)
+        assert given > 0
+        pages -= given
+
+
+def test_a_hole_is_emptied(segment):
+    """And stays a hole; what is in use, or free with memory, does not change."""
+    holes(segment, 2 * CHUNK)
+    hole = next(pfn for pfn in range(0, segment.pages, CHUNK) if not marked(segment)[pfn])
+    at = segment.shape["data"] + (hole + 3 << 12)
+    segment.buffer[at] = 1
+    assert segment.page_alloc.is_hole(hole + 3) and segment.trim.empty_hole(ME, hole + 3)
+    assert segment.buffer[at] == 0 and segment.page_alloc.backed_pages() == segment.pages - 2 * CHUNK
+    assert segment.client.is_idle(ME) and segment.findings() == []
+    other = next(pfn for pfn in range(0, segment.pages, CHUNK) if marked(segment)[pfn])
+    used = segment.page_alloc.alloc(ME, 0)
+    for pfn in (other, used, segment.pages, segment.layout.NIL):
+        assert not segment.trim.empty_hole(ME, pfn)
+    assert segment.page_alloc.free(ME, used, 0) and segment.findings() == []
+
+
+def test_a_hole_is_not_emptied_while_a_client_has_stopped(segment):
+    holes(segment, CHUNK)
+    hole = marked(segment).index(False)
+    at = segment.shape["data"] + (hole << 12)
+    segment.buffer[at] = 1
+    segment.client.attach(ME + 1)
+    segment.client.op_begin(ME + 1)
+    assert not segment.trim.empty_hole(ME, hole) and segment.buffer[at] == 1
+    segment.client.op_end(ME + 1)
+    assert segment.trim.empty_hole(ME, hole) and segment.buffer[at] == 0 and segment.findings() == []
+
+
+def aged(segment, pfn, ticks):
+    """Let a folio become so much older."""
+    layout = segment.layout
+    word = segment.field(pfn, layout.F_QUEUE)
+    seen = (word >> layout.SEEN_SHIFT) - ticks & layout.SEEN_MASK
+    segment.set_field(pfn, layout.F_QUEUE, word & (1 << layout.SEEN_SHIFT) - 1 | seen << layout.SEEN_SHIFT)
+
+
+def test_idle_folios_are_evicted(segment):
+    layout = segment.layout
+    ino = segment.open()
+    pfns = segment.cache(ino, range(6))
+    old, used, held, young, other, last = (pfns[n] for n in range(6))
+    for pfn in (old, used, held, other, last):
+        aged(segment, pfn, 10)
+    segment.flags.mark_referenced(segment.at(used), 0)
+    assert segment.page_ref.try_get(segment.at(held)) == layout.GOT
+    assert segment.trim.evict_idle(ME, 0, 1, 10) == 1 << 32 | old + 1, "one is enough"
+    assert segment.trim.evict_idle(ME, last, segment.pages, 11) == last + layout.IDLE_BATCH
+    assert segment.trim.evict_idle(ME, old + 1, segment.pages, 10) == 2 << 32 | old + 1 + layout.IDLE_BATCH
+    assert [segment.find(ino, n) == layout.NIL for n in range(6)] == [True, False, False, False, True, True]
+    word = segment.field(used, layout.F_QUEUE)
+    assert word >> layout.USED_SHIFT & 1 and not segment.flags.load(segment.at(used)) & layout.PG_REFERENCED
+    assert not segment.field(held, layout.F_QUEUE) >> layout.USED_SHIFT & 1
+    for pfn in (used, held, young):
+        age = segment.field(young, layout.F_QUEUE) - segment.field(pfn, layout.F_QUEUE) >> layout.SEEN_SHIFT
+        assert age in (0, -1, -2), "seen now"
+    assert segment.trim.evict_idle(ME, 0, segment.pages, 10) == layout.IDLE_BATCH
+
+
+def test_an_age_of_another_clock_is_none(segment):
+    layout = segment.layout
+    ino = segment.open()
+    pfn = segment.cache(ino, [0])[0]
+    aged(segment, pfn, -1000)
+    assert segment.trim.evict_idle(ME, 0, 1, 1) == layout.IDLE_BATCH
+    aged(segment, pfn, layout.SEEN_AHEAD - 1 + 1000)
+    assert segment.trim.evict_idle(ME, 0, 1, 1) == 1 << 32 | pfn + 1

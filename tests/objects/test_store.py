@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import random
 import signal
 import threading
 import time
+import weakref
 
 import numpy
 import pytest
@@ -290,3 +292,34 @@ def test_as_many_arrays_as_one_likes(shared, key):
 def test_what_makes_no_sense_is_refused(shared, key, wrong):
     with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
         shared.get_or_create(**{"key": key, "make": int, **wrong})
+
+
+def test_what_was_found_is_nothing_to_the_garbage_collector(pool_name):
+    """A full collection copies the heap of a forked worker, and what a worker keeps of each sample would cause one."""
+    pool = foliocache.open(pool_name, size="64MiB")
+    values = {str(n): n if n % 2 else (numpy.full(9000 + n, n), n) for n in range(400)}
+    for key, value in values.items():
+        pool.put(key, value)
+
+    def read(keys):
+        return [pool.get(key) for key in keys]
+
+    read([*values][:4])
+    gc.collect()
+    before = len(gc.get_objects())
+    found = read(values)
+    assert [each if isinstance(each, int) else each[1] for each in found] == [*range(400)]
+    del found
+    gc.collect()
+    assert len(gc.get_objects()) < before + 100
+
+
+def test_a_pool_that_has_found_objects_is_freed(pool_name):
+    pool = foliocache.open(pool_name, size="8MiB")
+    array = pool.get_or_create("array", lambda: numpy.arange(50_000))
+    pool.get("array"), pool.get("array", writable="copy"), pool.get("nothing")
+    gone = weakref.ref(pool)
+    del pool
+    gc.collect()
+    assert gone() is None  # though an array is there
+    assert array.sum() == 50_000 * 49_999 // 2

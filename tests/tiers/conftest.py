@@ -56,9 +56,11 @@ def guard(tier):
     return made
 
 
-@pytest.fixture
-def tiered(pool, guard):
-    """A pool with a tier in memory."""
+@pytest.fixture(params=["copies", "pins"])
+def tiered(request, monkeypatch, pool, guard):
+    """A pool with a tier in memory. What it is to store is copied, or stays in the pool's pages."""
+    if request.param == "pins":
+        monkeypatch.setattr(behind, "PINNED_SHARE", 0)
     pool._tiers = (guard,)
     yield pool
     behind.flush(60)
@@ -66,5 +68,9 @@ def tiered(pool, guard):
 
 @pytest.fixture(autouse=True)
 def _own_guards(monkeypatch):
-    """Every test opens its tiers itself."""
+    """Every test opens its tiers itself, and leaves no thread that pauses."""
     monkeypatch.setattr(urls, "_guards", {})
+    monkeypatch.setattr(behind, "_behinds", {})
+    yield
+    for queue in behind._behinds.values():
+        queue._closed = True

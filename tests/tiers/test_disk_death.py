@@ -20,19 +20,19 @@ WORKERS = 3
 LIMIT = 60
 # Loads and stores at random until it is killed, or finds a wrong byte. It tells each step, so the test needs no clock.
 WORK = """
-import contextlib, random, sys
+import random, sys
 sys.path.insert(0, sys.argv[2])
 from slots import load, store
+from foliocache.tiers import index
 from foliocache.tiers.disk import DiskTier
-from foliocache.tiers.index import Busy
 
+index.PATIENCE = 60.0  # a worker that gets no processor while it has the lock
 tier, chosen = DiskTier(sys.argv[1]), random.Random(int(sys.argv[3]))
 while True:
     n, offset = chosen.randrange(12), chosen.choice([0, 4096, 16384])
     length = chosen.choice([100, 4096, 30000, 65536])
     if not load(tier, n, offset, length):
-        with contextlib.suppress(Busy):  # another worker did not get a processor while it had the lock
-            store(tier, n, offset, length)
+        store(tier, n, offset, length)
     sys.stdout.write(".")
     sys.stdout.flush()
 """
@@ -72,8 +72,7 @@ def test_killed_at_any_moment(disk):
             worker.kill()
             worker.communicate(timeout=LIMIT)
     assert disk.check() == []
-    # A worker that got no processor for a whole round of the hand has written to a slot that was another's by then.
-    assert {finding.check for finding in disk.check(data=True)} <= {"data"}
+    assert disk.check(data=True) == []
     for n in range(12):
         for offset in (0, 4096, 16384):
             for length in (100, 4096, 30000, 65536):

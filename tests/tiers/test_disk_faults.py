@@ -177,21 +177,37 @@ def test_a_slot_that_is_overwritten_while_it_is_read_is_a_miss(disk, monkeypatch
     assert disk.index.find(digest(1), 0) is None  # it is not read again
 
 
-def test_a_writer_that_slept_for_a_whole_round_does_no_harm(disk, monkeypatch):
-    """It writes to a slot that is another's by now: that slot is lost, and nothing else."""
-    late, slots = DiskTier(disk.path), disk.shape.slots
-    write = late._write
+def test_a_writer_that_sleeps_for_whole_rounds_keeps_its_slots(disk, monkeypatch):
+    """Those of another process, and those of another thread of this one."""
+    for late in (DiskTier(disk.path), disk):
+        slots = disk.shape.slots
+        write = DiskTier._write
 
-    def asleep(slot, views):
-        for n in range(slots):
-            store(disk, 100 + n, 0, 64 * KIB)
-        write(slot, views)
+        def asleep(tier, slot, views, write=write, late=late, slots=slots):
+            monkeypatch.undo()
+            for n in range(3 * slots):
+                store(disk, 100 + n, 0, 64 * KIB)
+            assert disk.check() == []
+            write(tier, slot, views)
 
-    monkeypatch.setattr(late, "_write", asleep)
-    store(late, 1, 0, 64 * KIB)
-    assert [load(disk, 100 + n, 0, 64 * KIB) for n in range(slots)].count(False) == 1
+        monkeypatch.setattr(DiskTier, "_write", asleep)
+        store(late, 1, 0, 3 * 64 * KIB)
+        assert load(disk, 1, 0, 3 * 64 * KIB)
+        assert [load(disk, 100 + n, 0, 64 * KIB) for n in range(2 * slots + 3, 3 * slots)].count(False) == 0
+        assert disk.check(data=True) == []
+        if late is not disk:
+            late.close()
+
+
+def test_a_tier_in_which_all_slots_are_being_written_takes_nothing(disk):
+    other = DiskTier(disk.path)
+    with other.index.turn() as lock:
+        assert len(lock.own(0, disk.shape.slots)) == disk.shape.slots
+    store(disk, 1, 0, 64 * KIB)
     assert not load(disk, 1, 0, 64 * KIB)
-    late.close()
+    other.close()  # as it does when its process is killed
+    store(disk, 1, 0, 64 * KIB)
+    assert load(disk, 1, 0, 64 * KIB)
 
 
 def test_a_stopped_writer_stops_no_reader_and_no_writer_for_long(disk, monkeypatch):

@@ -15,7 +15,8 @@ from slots import aligned, content, digest, load, store
 from foliocache.errors import PoolError, PoolMismatchError
 from foliocache.sizes import parse_size
 from foliocache.tiers import layout
-from foliocache.tiers.disk import DiskTier, remove
+from foliocache.tiers.disk import DiskTier
+from foliocache.tiers.files import remove
 
 MIB = 1 << 20
 KIB = 1 << 10
@@ -174,6 +175,20 @@ def test_a_scan_does_not_wear_out_a_full_tier(disk):
     for n in range(disk.shape.slots + 1):
         store(disk, n, 0, 64 * KIB)
     assert sum(disk.wants(digest(1), n * MIB, MIB) for n in range(3000)) < 150
+
+
+def test_all_processes_together_keep_a_rate(folder, disk):
+    """Another process's stores count, too. What is far ahead is of the time before a reboot."""
+    other = DiskTier(folder)
+    assert disk.pace(500, 1000) == pytest.approx(0.5, abs=0.01)
+    assert 0.5 < other.pace(1000, 1000) <= 1.5
+    assert 1.0 < disk.pace(1000, 1000) <= 2.5
+    os.pwrite(disk.index.fd, layout.pack_pace(2**62, disk.shape.seed), layout.PACE_AT)
+    assert other.pace(500, 1000) == pytest.approx(0.5, abs=0.01)
+    os.pwrite(disk.index.fd, b"damaged", layout.PACE_AT)
+    assert disk.pace(500, 1000) == pytest.approx(0.5, abs=0.01)
+    assert disk.check() == []
+    other.close()
 
 
 def test_two_tiers_have_nothing_in_common(tmp_path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import fsspec
@@ -16,9 +18,10 @@ from foliocache.adapters.fsspec.target import target_for
 from foliocache.errors import PoolMismatchError
 from foliocache.pool import tiers as records
 from foliocache.pool.files import hidden
-from foliocache.tiers import flush, urls
+from foliocache.tiers import behind, flush, urls
 
 LIMIT = 120
+MIB = 1 << 20
 
 
 @pytest.fixture
@@ -49,6 +52,37 @@ def test_those_who_open_it_later_have_the_same(pool_name, url):
 def test_an_existing_pool_can_be_given_tiers_once(pool, url):
     assert shown(foliocache.open(pool.name, tiers=[])) == []
     assert shown(foliocache.open(pool.name, tiers=[url])) == [url] == shown(pool)
+
+
+def test_those_who_had_it_open_before_have_them_too(pool, url, monkeypatch):
+    """Another process gives it tiers: what is opened from then on has them."""
+    data, sent = bytes(range(256)) * 40, []
+    read = lambda offset, length: sent.append(length) or data[offset : offset + length]  # noqa: E731
+    before = pool.mapping("before", len(data), "1", read)
+    code = "import sys, foliocache; foliocache.open(sys.argv[1], tiers=sys.argv[2])"
+    subprocess.run([sys.executable, "-c", code, pool.name, url], timeout=LIMIT, check=True)
+    monkeypatch.setattr(records, "LOOK_AGAIN", 3600)
+    assert shown(pool) == []
+    monkeypatch.setattr(records, "LOOK_AGAIN", 0)
+    assert shown(pool) == [url]
+    for key in ("before", "after"):
+        assert pool.mapping(key, len(data), "1", read).read_bytes(0, len(data)) == data
+    assert flush(LIMIT)
+    pool.forget("before")
+    pool.forget("after")
+    assert sum(sent) == 2 * len(data)
+    for key in ("before", "after"):
+        assert pool.mapping(key, len(data), "1", read).read_bytes(0, len(data)) == data
+    assert sum(sent) == 2 * len(data)
+    pool.forget("before")
+    assert before.read_bytes(0, len(data)) == data and sum(sent) == 3 * len(data)  # it goes on without
+
+
+def test_tiers_that_cannot_be_used_here_are_told_of_once_in_a_while(pool, url, monkeypatch, caplog):
+    records._write(pool.path, (url.partition("?")[0].replace("disk:", "tape:"),))
+    monkeypatch.setattr(records, "LOOK_AGAIN", 0)
+    assert pool.mapping("k", 3, "1", lambda offset, length: b"abc").read_bytes(0, 3) == b"abc"
+    assert "cannot be used here" in caplog.text
 
 
 def test_those_who_open_it_at_once_agree(pool, tmp_path):
@@ -133,6 +167,45 @@ def test_a_password_is_not_shown():
     assert urls.shown("valkey://me:secret@host:6379?x=1") == "valkey://me:***@host:6379?x=1"
     with pytest.raises(ValueError, match=r"no://me:\*\*\*@host"):
         urls.split("no://me:secret@host")
+
+
+def test_a_rate_holds_stores_up_and_nobody_else(pool_name, url):
+    """After the first store, the next one would have to wait for a quarter of an hour."""
+    with foliocache.open(pool_name, size="4MiB", tiers=f"{url}&rate=1KiB") as pool:
+        sent = []
+        read = lambda offset, length: sent.append(length) or bytes(length)  # noqa: E731
+        assert pool.mapping("k", MIB, "1", read).read_bytes(0, MIB) == bytes(MIB)
+        assert pool.mapping("other", MIB, "1", read).read_bytes(0, MIB) == bytes(MIB)
+        assert sum(sent) == 2 * MIB
+        assert not flush(0.05)
+
+
+def test_a_child_leaves_what_its_parent_stores(pool_name, url, monkeypatch):
+    """What is pinned for the tier is unpinned once, by the parent."""
+    monkeypatch.setattr(behind, "PINNED_SHARE", 0)
+    with foliocache.open(pool_name, size="4MiB", tiers=url) as pool:
+        go_on = threading.Event()
+        inner = pool._tiers[0].tier.store
+        monkeypatch.setattr(pool._tiers[0].tier, "store", lambda *asked: (go_on.wait(LIMIT), inner(*asked)))
+        data = os.urandom(MIB)
+        mapping = pool.mapping("k", MIB, "1", lambda offset, length: data[offset : offset + length])
+        assert mapping.read_bytes(0, MIB) == data
+        child = os.fork()
+        if child == 0:
+            status = 1
+            with contextlib.suppress(BaseException):
+                status = 0 if flush(0) and mapping.read_bytes(0, MIB) == data else 2
+            os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+        assert pool.stat().pins > 0
+        go_on.set()
+        assert flush(LIMIT)
+        assert pool.stat().pins == 0
+        assert pool.audit() == []
+        sent = []
+        pool.forget("k")
+        again = pool.mapping("k", MIB, "1", lambda offset, length: sent.append(length) or data[offset : offset + length])
+        assert again.read_bytes(0, MIB) == data and sent == []
 
 
 def test_two_pools_share_a_tier(pool, url):

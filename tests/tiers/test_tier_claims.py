@@ -9,7 +9,7 @@ import time
 import pytest
 
 import foliocache
-from foliocache.tiers import around, behind, claims
+from foliocache.tiers import around, around_threads, behind, claims
 from foliocache.tiers.guard import Guard
 
 KIB = 1 << 10
@@ -24,6 +24,7 @@ class Shared:
     def __init__(self, lease=LIMIT):
         self.lease, self.kept, self.claimed, self.asked, self.lock = lease, {}, {}, [], threading.Lock()
         self.waits = threading.Event()  # a machine has been refused
+        self.released = []
 
     def load(self, digest, parts):
         with self.lock:
@@ -42,6 +43,13 @@ class Shared:
                 for at in range(0, len(data), self.piece):
                     self.kept[digest, offset + at] = bytes(data[at : at + self.piece])
                     self.claimed.pop((digest, offset + at), None)
+
+    def release(self, digest, spans):
+        with self.lock:
+            self.released += spans
+            for offset, length in spans:
+                for at in range(offset, offset + length, self.piece):
+                    self.claimed.pop((digest, at), None)
 
     def claim(self, digest, spans):
         with self.lock:
@@ -164,7 +172,7 @@ def test_what_is_granted_is_fetched_before_anything_is_waited_for(monkeypatch, s
     guard = Guard("shared:", lambda: shared, LIMIT)
     assert guard.open()
     steps = []
-    monkeypatch.setattr(around.time, "sleep", lambda seconds: (steps.append("wait"), store_first()))
+    monkeypatch.setattr(around_threads.time, "sleep", lambda seconds: (steps.append("wait"), store_first()))
 
     def store_first():
         with memoryview(DATA[: 4 * KIB]) as data:
@@ -195,7 +203,7 @@ def test_parts_of_other_sizes_are_claimed_in_pieces(monkeypatch, shared):
         with memoryview(DATA[8 * KIB : 16 * KIB]) as data:
             shared.store(b"d", [(8 * KIB, data)])
 
-    monkeypatch.setattr(around.time, "sleep", store_middle)
+    monkeypatch.setattr(around_threads.time, "sleep", store_middle)
 
     def read(offset, length):
         sent.append((offset, length))
@@ -211,6 +219,52 @@ def test_parts_of_other_sizes_are_claimed_in_pieces(monkeypatch, shared):
     assert behind.flush(LIMIT)
     assert sorted(at for _, at in shared.kept) == [n * 4 * KIB for n in range(7)]
     whole.append(0)  # no view of it is left
+
+
+@pytest.mark.parametrize("way", ["threads", "coroutines", "given up"])
+def test_what_was_claimed_and_not_fetched_is_given_back(machines, shared, way):
+    """The origin fails, or the reader goes away: the next one need not wait until the claims end."""
+
+    def read(offset, length):
+        raise OSError("the origin is down")
+
+    async def aread(offset, length):
+        raise OSError("the origin is down")
+
+    one, other = machines[:2]
+    if way == "threads":
+        with pytest.raises(OSError, match="down"):
+            one.mapping("k", len(DATA), "1", read).read_bytes(0, len(DATA))
+    elif way == "coroutines":
+
+        async def reading():
+            await one.mapping("k", len(DATA), "1", aread).read_bytes_async(0, len(DATA))
+
+        with pytest.raises(OSError, match="down"):
+            asyncio.run(reading())
+    else:
+        given = (lambda offset, length: DATA[offset : offset + length]), None, None
+        source = around.around(one._tiers, b"d" * 16, "k", lambda: None, given)
+        filling = source.read_into(0, [memoryview(bytearray(8 * KIB)) for _ in range(4)])
+        next(filling)
+        filling.close()
+    assert behind.flush(LIMIT)
+    assert not shared.claimed
+    sent = []
+    good = lambda offset, length: sent.append(length) or DATA[offset : offset + length]  # noqa: E731
+    assert other.mapping("k", len(DATA), "1", good).read_bytes(0, len(DATA)) == DATA
+    assert sum(sent) == len(DATA)
+
+
+def test_what_the_tier_does_not_take_is_given_back(machines, shared):
+    def store(digest, parts):
+        raise OSError("full")
+
+    shared.store = store
+    read = lambda offset, length: DATA[offset : offset + length]  # noqa: E731
+    assert machines[0].mapping("k", len(DATA), "1", read).read_bytes(0, len(DATA)) == DATA
+    assert behind.flush(LIMIT)
+    assert shared.released
 
 
 def test_a_claim_that_fails_is_granted(shared):

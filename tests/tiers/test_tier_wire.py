@@ -6,6 +6,7 @@ import random
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import time
@@ -16,32 +17,35 @@ from slots import load, store
 from foliocache.tiers import urls, wire
 
 valkey = pytest.importorskip("valkey")
+crc32c = pytest.importorskip("crc32c")
 
 KIB = 1 << 10
 LIMIT = 60
 
 
-class Connection:
-    """What the client package has, of one end of a pair of sockets."""
+MAGIC = b"fol1"
 
-    socket_timeout = LIMIT
+
+class Pair:
+    """Two ends of a connection. ``ours``: that of the tier."""
 
     def __init__(self):
-        self._sock, self.server = socket.socketpair()
-        self.sent = []
+        self.ours, self.server = socket.socketpair()
 
-    def send_command(self, *words):
-        self.sent.append(words)
-
-    def disconnect(self):
-        self._sock.close()
+    def sent(self, length):
+        """Return the next bytes that the tier has sent."""
+        found = b""
+        while len(found) < length:
+            found += self.server.recv(length - len(found))
+        return found
 
 
 @pytest.fixture
 def connection():
-    made = Connection()
+    made = Pair()
+    made.server.settimeout(LIMIT)
     yield made
-    made._sock.close()
+    made.ours.close()
     made.server.close()
 
 
@@ -63,38 +67,102 @@ def bulk(*values):
     return head + b"".join(b"$-1\r\n" if value is None else b"$%d\r\n%s\r\n" % (len(value), value) for value in values)
 
 
+def whole(number, data):
+    """Return the value of a key that ``ask`` asks for."""
+    return data + MAGIC + struct.pack("<I", crc32c.crc32c(data, crc32c.crc32c(b"key%d" % number)))
+
+
 def ask(connection, lengths, timeout=LIMIT):
-    """Return the bytes and the last four of each value; None if it is not there."""
+    """Return the bytes of each value; None if it is not there or not right."""
     places = [memoryview(bytearray(length)) for length in lengths]
-    ends = {}
-    had = wire.mget(
-        connection,
-        [b"k"] * len(places),
-        places,
-        4,
-        time.monotonic() + timeout,
-        lambda number, end: ends.setdefault(number, end) == end,
-    )
-    return [bytes(place) + ends[n] if is_there else None for n, (place, is_there) in enumerate(zip(places, had, strict=True))]
+    keys = [b"key%d" % number for number in range(len(lengths))]
+    had = wire.mget(connection.ours, keys, places, MAGIC, crc32c.crc32c, time.monotonic() + timeout)
+    return [bytes(place) if is_there else None for place, is_there in zip(places, had, strict=True)]
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_values_arrive_in_any_pieces(connection, seed):
     chosen = random.Random(seed)
-    lengths = [chosen.choice([0, 1, 100, 5000]) for _ in range(6)]
-    values = [chosen.choice([chosen.randbytes(length + 4), None, b"claim", bytes(9000)]) for length in lengths]
+    lengths = [chosen.choice([0, 1, 100, 5000, 70_000]) for _ in range(6)]
+    right = [chosen.randbytes(length) for length in lengths]
+    values = [chosen.choice([whole(n, data), None, b"claim", bytes(9000), whole(n + 1, data)]) for n, data in enumerate(right)]
     data = bulk(*values)
     thread = answer(connection, data, sorted(chosen.sample(range(1, len(data)), min(8, len(data) - 1))))
-    expected = [value if value and len(value) == length + 4 else None for value, length in zip(values, lengths, strict=True)]
-    assert ask(connection, lengths) == expected
+    assert ask(connection, lengths) == [
+        data if value == whole(n, data) else None for n, (data, value) in enumerate(zip(right, values, strict=True))
+    ]
     thread.join(LIMIT)
-    assert connection.sent == [("MGET", *[b"k"] * 6)]
-    assert connection._sock.gettimeout() == connection.socket_timeout
+    command = b"*7\r\n$4\r\nMGET\r\n" + b"".join(b"$4\r\nkey%d\r\n" % n for n in range(6))
+    assert connection.sent(len(command)) == command
+    assert wire.is_silent(connection.ours)  # nothing is left
+
+
+@pytest.mark.parametrize("lengths", [[], [0], [100], [70_000] * 9], ids=len)
+def test_values_are_sent_as_they_are_asked_for(connection, lengths):
+    contents = [random.Random(n).randbytes(length) for n, length in enumerate(lengths)]
+    keys = [b"key%d" % n for n in range(len(lengths))]
+    pieces = [b"$4\r\nkey%d\r\n$%d\r\n%s\r\n" % (n, len(data) + 8, whole(n, data)) for n, data in enumerate(contents)]
+    command = b"*%d\r\n$4\r\nMSET\r\n" % (2 * len(lengths) + 1) + b"".join(pieces) if lengths else b""
+    received = []
+
+    def serve():
+        received.append(connection.sent(len(command)))
+        connection.server.sendall(b"+OK\r\n")
+
+    thread = threading.Thread(target=serve)
+    if lengths:
+        thread.start()
+    wire.mset(connection.ours, keys, list(map(memoryview, contents)), MAGIC, crc32c.crc32c, LIMIT)
+    if lengths:
+        thread.join(LIMIT)
+        assert received == [command]
+    assert wire.is_silent(connection.ours)
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "message"),
+    [
+        (b"-OOM no room\r\n", ConnectionError, "OOM no room"),
+        (b"$1\r\n", ConnectionError, "not OK"),
+        (b"", TimeoutError, "in time"),
+    ],
+)
+def test_a_store_that_is_refused_or_not_answered_is_an_error(connection, said, error, message):
+    connection.server.sendall(said)
+    with pytest.raises(error, match=message):
+        wire.mset(connection.ours, [b"k"], [memoryview(b"data")], MAGIC, crc32c.crc32c, 0.05)
+
+
+def test_a_store_that_nobody_takes_is_an_error(connection):
+    with pytest.raises(TimeoutError, match="in time"):
+        wire.mset(connection.ours, [b"k"], [memoryview(bytes(8 << 20))], MAGIC, crc32c.crc32c, 0.05)
+
+
+def test_buffers_are_free_after_each_end(connection):
+    """What was lent may be resized again."""
+    data = bytearray(100)
+    for call, last in ((wire.mget, time.monotonic() + LIMIT), (wire.mset, LIMIT)):
+        connection.server.sendall(b"-ERR\r\n")
+        with memoryview(data) as view, pytest.raises(ConnectionError, match="ERR"):
+            call(connection.ours, [b"k"], [view], MAGIC, crc32c.crc32c, last)
+    data += b"more"
+
+
+def test_what_is_closed_or_has_an_answer_nobody_awaits_is_not_silent(connection):
+    assert wire.is_silent(connection.ours)
+    connection.server.sendall(b"x")
+    assert not wire.is_silent(connection.ours)
+    assert connection.ours.recv(1) == b"x"
+    connection.server.close()
+    assert not wire.is_silent(connection.ours)
+    connection.ours.close()
+    with pytest.raises(ConnectionError, match="closed"):
+        ask(connection, [1])
 
 
 def test_a_server_that_trickles_costs_one_timeout(connection):
     """Each receipt is in time, and the answer is not."""
-    data = bulk(bytes(50_004))
+    data = bulk(bytes(50_008))
     stop = threading.Event()
 
     def trickle():
@@ -109,7 +177,6 @@ def test_a_server_that_trickles_costs_one_timeout(connection):
         ask(connection, [50_000], 0.05)
     stop.set()
     thread.join(LIMIT)
-    assert connection._sock.fileno() < 0
 
 
 @pytest.mark.parametrize(
@@ -120,19 +187,21 @@ def test_a_server_that_trickles_costs_one_timeout(connection):
         (b"*2\r\n$1\r\nx\r\n", "not a list"),
         (b"*1\r\n:5\r\n", "not a value"),
         (b"*1\r\n$x\r\n", "not a value"),
+        (b"*1\r\n$-2\r\n", "not a value"),
+        (b"*1\r\n$99999999999999999999\r\n", "not a value"),
+        (b"\r\n", "not a list"),
         (b"x" * 10_000, "not of the protocol"),
     ],
 )
-def test_another_answer_is_an_error_and_closes_the_connection(connection, data, message):
+def test_another_answer_is_an_error(connection, data, message):
     thread = answer(connection, data)
     with pytest.raises(ConnectionError, match=message):
         ask(connection, [10])
     thread.join(LIMIT)
-    assert connection._sock.fileno() < 0
 
 
 def test_a_connection_that_is_closed_meanwhile_is_an_error(connection):
-    thread = answer(connection, bulk(bytes(10_004))[:5000])
+    thread = answer(connection, bulk(bytes(10_008))[:5000])
     thread.join(LIMIT)
     connection.server.shutdown(socket.SHUT_WR)
     with pytest.raises(ConnectionError, match="closed"):
@@ -173,9 +242,8 @@ def test_tls(tmp_path):
         store(guard.tier, 1, 0, 300_000)
         assert load(guard.tier, 1, 0, 300_000)
         assert not load(guard.tier, 2, 0, 300_000)
-        connection = guard.tier._client.connection_pool.get_connection("GET")
-        assert isinstance(connection._sock, ssl.SSLSocket)
-        guard.tier._client.connection_pool.release(connection)
+        with guard.tier._connections.one() as sock:
+            assert isinstance(sock, ssl.SSLSocket)
         guard.tier.close()
         stranger = urls.guard_of(f"valkeys://127.0.0.1:{port}?timeout={LIMIT}&ca={tmp_path / 'other.crt'}")
         assert stranger.open()

@@ -188,6 +188,45 @@ def test_what_took_long_to_fetch_waits_for_a_place(guard, tier):
     assert guard.stat().wait_seconds == told[0] < LIMIT
 
 
+def _promise(queue, guard, length):
+    promise, _ = queue.promise(guard, DIGEST, 4096, length, 0.0, None)
+    return promise
+
+
+def test_a_promise_that_is_not_kept_gives_its_place_back(guard, tier):
+    queue = Behind()
+    for _ in range(3 * (SMALL_COUNT + LARGE_COUNT)):
+        assert _promise(queue, guard, 1) is not None
+    assert queue.flush(LIMIT) and not tier.kept
+    held = [_promise(queue, guard, 1) for _ in range(SMALL_COUNT + LARGE_COUNT)]
+    assert None not in held and _promise(queue, guard, 1) is None
+    dropped = guard.dropped
+    held.clear()
+    assert guard.dropped == dropped + SMALL_COUNT + LARGE_COUNT
+
+
+def test_what_is_in_no_page_is_copied(guard, tier):
+    queue, data = Behind(), bytearray(b"data")
+    view = memoryview(data)
+    _promise(queue, guard, 4).copy(view)
+    assert queue.flush(LIMIT)
+    assert tier.kept[DIGEST, 4096, 4] == b"data"
+    view.release()
+    with pytest.raises(ValueError, match="released"):
+        _promise(queue, guard, 4).copy(view)
+    data += b"no view of it is left"
+
+
+def test_a_rate_is_kept(clock, tier):
+    guard = Guard("memory:", lambda: tier, 60.0, rate=1000)
+    assert guard.open()
+    assert guard.pace(500) == 0.5
+    assert guard.pace(500) == 1.0  # another thread
+    clock.now += 10
+    assert guard.pace(2000) == 2.0
+    assert Guard("memory:", lambda: tier, 60.0).pace(2000) == 0.0
+
+
 def test_nothing_waits_longer_than_its_fetch_took(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(behinds, "time", clock)

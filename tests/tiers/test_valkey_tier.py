@@ -172,6 +172,31 @@ def test_a_claim_is_one_machines_until_it_ends(server):
     other.close()
 
 
+def test_a_claim_is_given_back_by_its_holder_alone(server):
+    one, other = (ValkeyTier(f"valkey://127.0.0.1:{server.port}", LIMIT, lease=LIMIT) for _ in range(2))
+    spans = [(0, 128 * KIB), (4096 * KIB, 1000)]
+    assert one.claim(digest(1), spans) == [True, True]
+    other.release(digest(1), spans)
+    assert other.claim(digest(1), spans) == [False, False]
+    store(one, 1, 0, 64 * KIB)
+    one.release(digest(1), spans)
+    assert load(other, 1, 0, 64 * KIB)  # what is stored is no claim
+    assert other.claim(digest(1), [(0, 64 * KIB), (64 * KIB, 64 * KIB), spans[1]]) == [False, True, True]
+    one.close()
+    other.close()
+
+
+def test_a_failed_fetch_gives_its_claims_back(server, admin, pool_name):
+    def read(offset, length):
+        raise OSError("down")
+
+    with foliocache.open(pool_name, size="4MiB", tiers=f"{server.url}&lease={LIMIT}") as pool:
+        with pytest.raises(OSError, match="down"):
+            pool.mapping("k", 300_000, "1", read).read_bytes(0, 300_000)
+        assert flush(LIMIT)
+        assert admin.dbsize() == 0
+
+
 def test_a_server_that_is_killed_is_a_miss_until_it_is_back(server, pool_name):
     pool = foliocache.open(pool_name, size="4MiB", tiers=server.url)
     assert [read_once(pool), read_once(pool)] == [300_000, 0]

@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self, TypeAlias
 ORDERS = ("relaxed", "acquire", "release", "acq_rel", "seq_cst")
 GEOMETRY = (
     "memmap", "data", "clients", "buckets", "ghosts", "names", "backed",
-    "npages", "page_shift", "nclients", "nbuckets", "nghosts", "nnames",
+    "npages", "page_shift", "chunk_shift", "populate", "nclients", "nbuckets", "nghosts", "nnames",
 )  # fmt: skip
 # Of mm/layout.py, which this module does not import; tests/mm/test_atomics.py compares the two.
 FOLIO_SIZE = 64
@@ -42,6 +42,8 @@ class Shape(Protocol):
     backed: int
     npages: int
     page_shift: int
+    chunk_shift: int
+    populate: int
     nclients: int
     nbuckets: int
     nghosts: int
@@ -54,6 +56,8 @@ class Memory:
     data: int
     npages: int
     page_shift: int
+    chunk_shift: int
+    populate: int
     clients: int
     buckets: int
     ghosts: int

@@ -137,6 +137,8 @@ class Geometry:
     backed: int
     npages: int
     page_shift: int
+    chunk_shift: int
+    populate: int
     nclients: int
     nbuckets: int
     nghosts: int

@@ -32,7 +32,22 @@ Splice: TypeAlias = "tuple[int, int, str]"
 
 ORDERS = ("acquire", "release", "acq_rel", "seq_cst")
 # Calls without an effect: statements that contain no others may change places unnoticed.
-PURE = ("load_", "read", "folio_at", "page_at", "npages", "nclients", "page_shift", "now_ns", "min", "max", "range", "len")
+PURE = (
+    "load_",
+    "read",
+    "folio_at",
+    "page_at",
+    "npages",
+    "nclients",
+    "page_shift",
+    "chunk_shift",
+    "populate",
+    "now_ns",
+    "min",
+    "max",
+    "range",
+    "len",
+)
 CHANGES = ("fetch_", "exchange_", "cmpxchg_")
 BOUNDS: dict[type[ast.cmpop], str] = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">"}
 

@@ -153,7 +153,7 @@ def _tiers(pool: Pool, key: str, identity: Identity) -> list[dict[str, Any]]:
     digest = object_digest(key, size, identity.version)
     step = SPAN * -(-size // (SPAN * SPANS_MAX))
     spans = [(at, min(SPAN, size - at)) for at in range(0, size, step)]
-    for guard, stat in zip(pool._tiers, pool.tiers, strict=True):
+    for guard, stat in zip(pool._agreed_tiers(), pool.tiers, strict=True):
         looks = hasattr(guard.tier, "holds")
         there = guard.holds(digest, spans) if looks else ()
         found.append({"url": stat.url, "state": stat.state, "share": sum(map(bool, there)) / len(spans) if looks else None})

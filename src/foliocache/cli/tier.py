@@ -11,7 +11,8 @@ from foliocache.cli.options import Json
 from foliocache.cli.output import console, counted, emit_json, number, one_line, pairs, percent, table
 from foliocache.sizes import format_size
 from foliocache.tiers import checking
-from foliocache.tiers.disk import DiskTier, remove
+from foliocache.tiers.disk import DiskTier
+from foliocache.tiers.files import remove
 from foliocache.tiers.urls import folder_of
 
 Flag = Annotated[bool, Parameter(show_default=False)]

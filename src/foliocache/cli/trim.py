@@ -13,10 +13,11 @@ from foliocache.cli.output import console, emit_json
 from foliocache.sizes import format_size
 
 Bytes = Annotated[str | None, Parameter(name="--bytes")]
+Idle = Annotated[float | None, Parameter(name="--idle")]
 Size = Annotated[str, Parameter(validator=check_size)]
 
 
-def trim(name: Name = "default", /, *, bytes: Bytes = None, json: Json = False) -> None:
+def trim(name: Name = "default", /, *, bytes: Bytes = None, idle: Idle = None, json: Json = False) -> None:
     """Give memory of a pool back to the kernel.
 
     The pool takes it again when it needs it.
@@ -28,14 +29,17 @@ def trim(name: Name = "default", /, *, bytes: Bytes = None, json: Json = False) 
     bytes
         How much to give back, like 1GiB: free memory first, then that of objects not used for the longest time. By default all
         that is free, and no object.
+    idle
+        Seconds: give back what is free, and what of objects was not used for so long, as far as the pool knows: since it was
+        cached, or since the last trim --idle. At most --bytes, if that is given.
     json
         Print {"name": name, "given_back": bytes, "backed": bytes that the pool still has} as JSON.
     """
     pool = foliocache.attach(name)
     try:
-        given = pool.trim(bytes)
+        given = pool.trim(bytes, idle)
     except ValueError as error:
-        raise CommandError(f"--bytes {bytes}: {error}") from error
+        raise CommandError(str(error)) from error
     left = pool.stat().backed_bytes
     if json:
         emit_json({"name": name, "given_back": given, "backed": left})

@@ -194,7 +194,7 @@ cdef class Miss(Sleeper):
         try:
             mapping.count(layout.COUNT_MISSES, 1)
             if filler.concurrent and index + count > stop:
-                filler._ask_ahead(mapping, stop, index + count, mark, False)
+                filler._ask_ahead(mapping, stop, index + count, mark, False, count)
             if self.way is not None:
                 return self._flow(lease, stop, mark)
             self.request = filler._request(mapping, index, stop, mark, False)

@@ -20,7 +20,9 @@ from typing import Protocol
 
 CONCURRENCY = 32  # the most requests for reading ahead at a time
 CONCURRENCY_FIRST = 4  # how many before it is known whether more of them help
-BUSY = 0.75  # processors: if the threads that read ahead want less, they wait for the origin, and more of them help
+BUSY = 0.75  # processors: if the threads that read ahead want less, they wait for the origin, and more of them help ...
+WAITING = 1 / 8  # ... also if each wants less than this part of one ...
+BUSY_MAX = 1.25  # ... and all of them less than this
 TOO_BUSY = 1.5  # processors: if they want more, fewer of them do the same
 SAMPLE = 0.002  # seconds that the want of processors is measured; longer while it does not change anything
 SAMPLE_MAX = 0.064
@@ -224,7 +226,7 @@ class _State:
         while self.ahead and not self.closed:
             wanted = self.processors_wanted(seconds)
             width = self.width
-            if wanted < BUSY and self.ahead:
+            if wanted < max(BUSY, min(WAITING * width, BUSY_MAX)) and self.ahead:
                 self.width = min(2 * width, CONCURRENCY)
             elif wanted > TOO_BUSY:
                 self.width = max(width // 2, CONCURRENCY_FIRST)

@@ -95,7 +95,7 @@ cdef class Flow:
         self.mapping.request(self.filler.kind, atomics.now_ns() - self.begin, self.length if left == 0 else 0, left != 0)
         if left == 0:
             if self.at < self.end:  # behind folios that others had filled
-                self.filler._ask_ahead(self.mapping, self.at, self.end, self.mark, False)
+                self.filler._ask_ahead(self.mapping, self.at, self.end, self.mark, False, 0)
             return self._drop()
         if error is None:
             error = self.filler._short(self.mapping, self.at * self.mapping.unit_size - offset, offset, self.length)

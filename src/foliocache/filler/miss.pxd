@@ -35,16 +35,17 @@ cdef class Filler:
     cdef object read_privately(self, Steps mapping, u64 index)
     cdef bint has_reached(self, u64 first, u64 behind, u64 last) noexcept
     cdef int read_ahead_from(self, Steps mapping, u64 first, u64 behind) except -1
-    cdef int keep_ahead(self, Steps mapping, u64 index, u64 end, u64 most) except -1
+    cdef u64 keep_ahead(self, Steps mapping, u64 index, u64 asked, u64 end, u64 most) except? 0
     cdef object _join(self, Steps mapping, lease, u64 index, u64 wanted)
     cdef int _raise_failure(self, Steps mapping, lease, u64 index) except -1
     cdef u64 _patience(self) except? 0
     cdef object _fill_missing(self, Steps mapping, lease, u64 index, u64 count, mark)
     cdef object _plan(self, Steps mapping, u64 index, u64 wanted)
     cdef bint _is_dense(self, Steps mapping, u64 index) except -1
-    cdef int _ask_ahead(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead) except -1
-    cdef u64 _request_units(self, Steps mapping, u64 units) noexcept
-    cdef u64 _first_stop(self, Steps mapping, u64 index, u64 count) noexcept
+    cdef int _ask_ahead(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead, u64 of) except -1
+    cdef u64 _request_units(self, Steps mapping, u64 units) except? 0
+    cdef u64 _request_size(self, u64 length) except? 0
+    cdef u64 _first_stop(self, Steps mapping, u64 index, u64 count) except? 0
     cdef Request _request(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead)
     cdef int _serve(self, Steps mapping, lease, u64 index, u64 end, mark, Request request) except -1
     cdef u64 _fill(self, Steps mapping, lease, u64 index, u64 count, mark, Request request) except? 0

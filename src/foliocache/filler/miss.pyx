@@ -15,6 +15,7 @@ compiled frames, a lease that is filling is dropped when the exception passes, a
 cimport cython
 from cpython.buffer cimport PyBuffer_Release
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
@@ -35,6 +36,13 @@ cdef u64 TIMEOUT_MAX_NS = (<u64>1) << 62
 cdef u64 REQUEST_MIN = 1 << 20  # bytes of a request, if there are several
 cdef u64 REQUEST_MAX = 4 << 20
 cdef u64 REQUESTS = engine.CONCURRENCY
+# An origin that answers so soon, in seconds, loses little by many requests; and the smaller they are, the sooner are the first
+# bytes there, and the more connections are used.
+cdef double QUICK = 0.002
+cdef double SLOW = 0.008  # of one that answers so late, bytes on the way are what counts
+cdef u64 QUICK_REQUEST_MIN = 256 << 10
+cdef u64 QUICK_REQUEST_MAX = 1 << 20
+cdef u64 KEPT_SHARE = 8  # a reader of a long range asks for so small a part of what is requested ahead of it at once
 cdef u64 REGION = 64  # units of the aligned region around a miss in which cached units are counted
 cdef u64 DENSE = 4  # a region is dense if at least 1/DENSE of it is cached: readers then use all of it, in any order
 cdef u64 AROUND = 16  # units that a miss in a dense region reads
@@ -114,8 +122,10 @@ cdef class Request:
         """Return FILLED, or LATE after timeout_ns. Raises the source's error, and what a signal handler raises."""
         cdef u64 deadline = atomics.now_ns() + timeout_ns
         cdef u64 now = 0
-        # In slices: a signal that arrives just before the lock's system call does not interrupt it.
+        # In slices: a signal that arrives just before the lock's system call does not interrupt it, and compiled code runs no
+        # handlers by itself.
         while not self.told.acquire(True, min(deadline - min(now, deadline), layout.WAIT_SLICE_NS) / 1e9):
+            PyErr_CheckSignals()
             now = atomics.now_ns()
             if now >= deadline:
                 return LATE
@@ -252,7 +262,7 @@ cdef class Filler:
             self._fill(mapping, lease, index, count, mark, None)
             return lease
         if index + count > stop:
-            self._ask_ahead(mapping, stop, index + count, mark, False)
+            self._ask_ahead(mapping, stop, index + count, mark, False, count)
         if get_ident() == threading.main_thread().ident:
             request = self._request(mapping, index, stop, mark, False)
             request.lease, request.told_by = lease, request.told
@@ -264,11 +274,14 @@ cdef class Filler:
 
     cdef object _plan(self, Steps mapping, u64 index, u64 wanted):
         """Return how many units to read from index on, and which one to mark, or None."""
+        cdef u64 queued = 0
         with cython.critical_section(self.guard):
             if self.queued_epoch != mapping.epoch():  # the parent's requests are not this process's
                 self.queued, self.queued_epoch = 0, mapping.epoch()
             if self.queued and self.queued_first <= index < self.queued_end:  # requests are queued
-                return min(wanted, self.queued_end - index, self._request_units(mapping, wanted)), None
+                queued = self.queued_end - index
+        if queued:
+            return min(wanted, queued, self._request_units(mapping, wanted)), None
         count, mark = self.readahead.on_miss(index, wanted, mapping.previous if mapping.previous < mapping.unit_count else None)
         self.mark = layout.HASH_MASK if mark is None else mark
         if self.concurrent and count == wanted < AROUND and self.readahead.most > 1 and self._is_dense(mapping, index):
@@ -317,19 +330,27 @@ cdef class Filler:
                 missing = self.queued_end  # a queued request will read it, with the mark of its own window
         start, count, mark = self.readahead.on_mark(first, behind, missing)
         self.mark = layout.HASH_MASK if mark is None else mark
-        return self._ask_ahead(mapping, start, min(<u64>start + <u64>count, mapping.unit_count), mark, True)
+        return self._ask_ahead(mapping, start, min(<u64>start + <u64>count, mapping.unit_count), mark, True, count)
 
-    cdef int keep_ahead(self, Steps mapping, u64 index, u64 end, u64 most) except -1:
-        """Keep requests queued for a reader of all units up to ``end``, which is at unit index now: up to ``most`` units."""
-        cdef u64 queued_end = self.queued_end
-        if not self.concurrent or not self.queued_first <= index < queued_end < end:
+    cdef u64 keep_ahead(self, Steps mapping, u64 index, u64 asked, u64 end, u64 most) except? 0:
+        """Keep up to ``most`` units requested for a reader of all units up to ``end``, which is at unit index now.
+
+        ``asked`` is 0, or what the last call for this reader returned: the end of what has been requested."""
+        cdef u64 more = max(most // KEPT_SHARE, min(most // 2, REQUEST_MIN // mapping.unit_size), <u64>1)
+        if not self.concurrent:
             return 0
-        if queued_end - index <= most // 2 and self.queued_epoch == mapping.epoch():
-            self._ask_ahead(mapping, queued_end, min(queued_end + most // 2, end), None, False)
-        return 0
+        with cython.critical_section(self.guard):
+            if self.queued_epoch == mapping.epoch() and self.queued_first <= index < self.queued_end:
+                asked = max(asked, self.queued_end)
+        if index < asked < end and asked - index + more <= most:
+            more = min(asked + more, end)
+            self._ask_ahead(mapping, asked, more, None, False, most)
+            asked = more
+        return asked
 
-    def read_runs(self, Steps mapping not None, list runs):
-        """Queue requests for runs of units, (first, end) each, in that order, if several threads may call the source.
+    def read_runs(self, Steps mapping not None, list runs, u64 of=0):
+        """Queue requests for runs of units, (first, end) each, in that order, if several threads may call the source. of: how
+        many units are requested at a time, if that is more than a run has.
 
         Readers of the units between the first and the last of them do not read ahead while any of the requests is queued.
         """
@@ -337,15 +358,16 @@ cdef class Filler:
         if not self.concurrent or not runs:
             return
         for first, end in runs:
-            self._ask_ahead(mapping, first, end, None, False)
+            self._ask_ahead(mapping, first, end, None, False, of)
         least, most = min(runs)[0], max([end for _, end in runs])
         with cython.critical_section(self.guard):
             if self.queued_epoch == mapping.epoch():
                 self.queued_first, self.queued_end = min(self.queued_first, least), max(self.queued_end, most)
 
-    cdef int _ask_ahead(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead) except -1:
-        """Queue requests for units first .. end - 1, which the engine serves when it has a free thread."""
-        cdef u64 size = self._request_units(mapping, end - first if first < end else 1)
+    cdef int _ask_ahead(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead, u64 of) except -1:
+        """Queue requests for units first .. end - 1, which the engine serves when it has a free thread. of: how many units are
+        requested at a time, if that is more."""
+        cdef u64 size = self._request_units(mapping, max(of, end - first if first < end else 1))
         cdef u64 stop
         cdef Request request
         end = min(end, mapping.unit_count)
@@ -363,17 +385,29 @@ cdef class Filler:
             first = stop
         return 0
 
-    cdef u64 _request_units(self, Steps mapping, u64 units) noexcept:
+    cdef u64 _request_units(self, Steps mapping, u64 units) except? 0:
         """Return how many units each request has, if ``units`` units are read in several requests."""
-        cdef u64 size = REQUEST_MAX
-        if self.request_size:
-            size = self.request_size
-        else:
-            while size > REQUEST_MIN and size * REQUESTS > units * mapping.unit_size:
-                size >>= 1
+        cdef u64 size = self.request_size, length = units * mapping.unit_size
+        if not size:
+            size = self._request_size(length) if length > REQUEST_MIN else REQUEST_MIN
         return max(size // mapping.unit_size, <u64>1)
 
-    cdef u64 _first_stop(self, Steps mapping, u64 index, u64 count) noexcept:
+    cdef u64 _request_size(self, u64 length) except? 0:
+        """Return how many bytes each request has, if ``length`` bytes are read in several requests.
+
+        Of a slow origin, all of them are requested at once, if REQUESTS requests can be that large. Of others, all connections
+        are used twice: some requests take longer than others."""
+        cdef u64 size = REQUEST_MAX, least = REQUEST_MIN, at_once = REQUESTS
+        latency = getattr(self.origin, "latency", None)
+        if latency is not None and <double>latency < QUICK:
+            size, least = QUICK_REQUEST_MAX, QUICK_REQUEST_MIN
+        elif latency is not None and <double>latency >= SLOW:
+            at_once = REQUESTS // 2
+        while size > least and size * at_once > length:
+            size >>= 1
+        return size
+
+    cdef u64 _first_stop(self, Steps mapping, u64 index, u64 count) except? 0:
         """Return the end of the first request, if ``count`` units are read from index on. Requests begin at multiples of their
         size."""
         cdef u64 size = self._request_units(mapping, count) if self.concurrent else count

@@ -55,4 +55,4 @@ class Readahead:
         return min(size * 2, self.most) if size <= self.most // 4 else self.most
 
     def _grown(self) -> int:
-        return min(self.size * 4 if self.size < self.most // 16 else self.size * 2, self.most)
+        return min(self.size * 4 if self.size < self.most // 4 else self.size * 2, self.most)

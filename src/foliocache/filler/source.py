@@ -24,7 +24,11 @@ ReadInto = Callable[[int, memoryview], SupportsIndex | Awaitable[SupportsIndex]]
 
 @runtime_checkable
 class Source(Protocol):
-    """One object at one version, read by ranges straight into the pool's pages."""
+    """One object at one version, read by ranges straight into the pool's pages.
+
+    It may have an attribute ``latency``: how many seconds it takes until the origin begins to answer, or None if that is not
+    known. Of an origin that answers within 2 ms, smaller ranges are asked for.
+    """
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> Iterator[object]:
         """Fill the buffers, in order, with the object's bytes from offset on.

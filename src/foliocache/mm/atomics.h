@@ -16,6 +16,7 @@
 #include <linux/membarrier.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -37,6 +38,7 @@ typedef struct {
     uint64_t backed;      /* offset of the marks of what has memory */
     uint32_t npages;
     uint32_t page_shift;
+    uint32_t chunk_shift; /* log2 of the bytes that get memory together, or of a page if that is larger */
     uint32_t nclients;
     uint32_t nbuckets;    /* a power of two */
     uint32_t nghosts;     /* a multiple of GHOST_WAYS */
@@ -44,6 +46,7 @@ typedef struct {
     int fd;               /* the segment's file, to ask which clients are alive; -1: every client counts as alive */
     uint32_t stalled;     /* number + 1 of the client that held a lock when this process was refused it, or 0 ... */
     uint32_t stalled_at;  /* ... and that client's CLIENT_OP_SEQ at the time */
+    uint32_t populate;    /* memory comes in huge pages only through the mapping (fc_fallocate) */
     uint32_t fenced;      /* membarrier(2) is not available: every operation begins with a fence instead */
     int (*room)(void *asked, uint64_t n); /* may n more bytes be taken now? NULL: always (pool/headroom.pyx) */
     void (*forget)(void *asked);          /* frees `asked` */
@@ -52,6 +55,7 @@ typedef struct {
 
 typedef uintptr_t mem_t;
 
+#define FC_POPULATE_WRITE 23 /* MADV_POPULATE_WRITE, which older headers lack */
 #ifndef F_OFD_GETLK
 #define F_OFD_GETLK 36
 #endif
@@ -70,6 +74,8 @@ FC_GEOMETRY(ghosts, uint64_t)
 FC_GEOMETRY(names, uint64_t)
 FC_GEOMETRY(backed, uint64_t)
 FC_GEOMETRY(page_shift, uint32_t)
+FC_GEOMETRY(chunk_shift, uint32_t)
+FC_GEOMETRY(populate, uint32_t)
 FC_GEOMETRY(nbuckets, uint32_t)
 FC_GEOMETRY(nghosts, uint32_t)
 FC_GEOMETRY(nnames, uint32_t)
@@ -252,7 +258,10 @@ static inline void fc_count64(mem_t mem, uint64_t off, uint64_t n)
 
 /* Gives n bytes of the segment's file memory, if they have none; plain memory always has. Returns 0, or an errno: ENOMEM where
  * `room` says so, because at a cgroup's limit the kernel would kill; it is not asked about a client slot, which is less than a
- * process takes to attach. The kernel gives up at a signal and undoes what it has done. */
+ * process takes to attach. The kernel gives up at a signal and undoes what it has done.
+ *
+ * Where huge pages come only through a mapping (`populate`), a piece of whole chunks is mapped first. What that brought, the
+ * kernel is asked afterwards: a full file system is no SIGBUS here, but an error of either call. Some of it may have come then. */
 static inline int fc_fallocate(mem_t mem, uint64_t off, uint64_t n)
 {
     if (off >= FC_MEM(mem)->size || FC_MEM(mem)->fd < 0)
@@ -261,6 +270,8 @@ static inline int fc_fallocate(mem_t mem, uint64_t off, uint64_t n)
         n = FC_MEM(mem)->size - off;
     if (n > FC_CLIENT_SIZE && FC_MEM(mem)->room && !FC_MEM(mem)->room(FC_MEM(mem)->asked, n))
         return ENOMEM;
+    if (FC_MEM(mem)->populate && off >= FC_MEM(mem)->data && n >> FC_MEM(mem)->chunk_shift)
+        madvise(FC_MEM(mem)->base + off, n, FC_POPULATE_WRITE);
     return syscall(SYS_fallocate, FC_MEM(mem)->fd, 0, (long)off, (long)n) == 0 ? 0 : errno;
 }
 

@@ -18,6 +18,7 @@ cdef extern from "atomics.h" nogil:
         u64 backed
         u32 npages
         u32 page_shift
+        u32 chunk_shift
         u32 nclients
         u32 nbuckets
         u32 nghosts
@@ -25,6 +26,7 @@ cdef extern from "atomics.h" nogil:
         int fd
         u32 stalled
         u32 stalled_at
+        u32 populate
         u32 fenced
         bint (*room)(void *asked, u64 n) noexcept nogil
         void (*forget)(void *asked) noexcept nogil
@@ -40,6 +42,8 @@ cdef extern from "atomics.h" nogil:
     u32 npages "fc_npages" (mem_t mem)
     u32 npages_max "fc_npages_max" (mem_t mem)
     u32 page_shift "fc_page_shift" (mem_t mem)
+    u32 chunk_shift "fc_chunk_shift" (mem_t mem)
+    u32 populate "fc_populate" (mem_t mem)
     u32 nclients "fc_nclients" (mem_t mem)
     u32 nclients_max "fc_nclients_max" (mem_t mem)
     u32 nbuckets "fc_nbuckets" (mem_t mem)

@@ -40,12 +40,14 @@ class Memory:
         self.m.backed = geometry["backed"]
         self.m.npages = geometry["npages"]
         self.m.page_shift = geometry["page_shift"]
+        self.m.chunk_shift = geometry["chunk_shift"]
         self.m.nclients = geometry["nclients"]
         self.m.nbuckets = geometry["nbuckets"]
         self.m.nghosts = geometry["nghosts"]
         self.m.nnames = geometry["nnames"]
         self.m.fd = geometry.get("fd", -1)
         self.m.fenced = geometry.get("fenced", 0)
+        self.m.populate = geometry.get("populate", 0)
 
     def __dealloc__(self):
         if self.m.forget != cython.NULL:

@@ -4,7 +4,8 @@ The segment's file is sparse: a page of it has no memory until it is asked for (
 an access to such a page through a mapping is a SIGBUS, and elsewhere it takes memory that nobody has counted. So no page is
 accessed before it is *marked*.
 
-A mark is a bit, for a chunk of pages: 2^CHUNK_SHIFT bytes, or a page if that is larger. It is set by the owner of a frozen
+A mark is a bit, for a chunk of pages: 2^CHUNK_SHIFT bytes, or a page if that is larger; where the file system gives huge pages
+(2^HUGE_SHIFT), one of those, so that it is taken and given back as a whole. It is set by the owner of a frozen
 block in it (``page_alloc``), after the kernel has given memory to the whole chunk. So
 
     a marked chunk has memory, at every instruction, wherever a client was killed.
@@ -29,7 +30,7 @@ if not cython.compiled:
 
 def chunk_order(mem):
     """Return log2 of the pages of a chunk."""
-    return layout.CHUNK_SHIFT - min(atomics.page_shift(mem), layout.CHUNK_SHIFT)
+    return atomics.chunk_shift(mem) - min(atomics.page_shift(mem), atomics.chunk_shift(mem))
 
 
 def limit(mem):
@@ -116,7 +117,7 @@ def reserve(mem, begin, length):
     A signal makes the kernel give up a call and undo it, so after one the pieces are smaller.
     """
     end = begin + length
-    piece = 1 << layout.PIECE_SHIFT
+    piece = 1 << max(layout.PIECE_SHIFT, atomics.chunk_shift(mem))
     while begin < end:
         status = atomics.fallocate(mem, begin, min(piece, end - begin))
         if status == 0:

@@ -2,7 +2,7 @@
 #pragma once
 
 #define FC_MAGIC 0x3148434f494c4f46ull
-#define FC_ABI 0x6u
+#define FC_ABI 0x7u
 #define FC_NIL 0xffffffffu
 #define FC_LINE 0x40u
 #define FC_LOCK_BYTES 0x400000000000ull
@@ -32,7 +32,8 @@
 #define FC_HDR_NNAMES 0x6cu
 #define FC_HDR_NAMES 0x70u
 #define FC_HDR_BACKED 0x78u
-#define FC_HDR_IDENTITY_END 0x80u
+#define FC_HDR_CHUNK_SHIFT 0x80u
+#define FC_HDR_IDENTITY_END 0x84u
 #define FC_STATE_BUILDING 0x0u
 #define FC_STATE_READY 0x1u
 #define FC_LIST_FIRST 0x0u
@@ -48,6 +49,7 @@
 #define FC_PAGES_LIMIT 0x604u
 #define FC_SLOTS_BACKED 0x608u
 #define FC_CHUNK_SHIFT 0x10u
+#define FC_HUGE_SHIFT 0x15u
 #define FC_PIECE_SHIFT 0x14u
 #define FC_DATA_ALIGN 0x200000u
 #define FC_WATCH_TURNS 0x640u
@@ -157,12 +159,16 @@
 #define FC_QUEUE_MASK 0xffu
 #define FC_HEAT_SHIFT 0x8u
 #define FC_HEAT_MAX 0x7u
-#define FC_VERDICT_SHIFT 0x10u
+#define FC_VERDICT_SHIFT 0xbu
 #define FC_VERDICT_LEFT 0x1u
 #define FC_VERDICT_LOST 0x2u
 #define FC_VERDICT_BEATEN 0x3u
 #define FC_VERDICT_MASK 0x3u
-#define FC_USED_SHIFT 0x12u
+#define FC_USED_SHIFT 0xdu
+#define FC_SEEN_SHIFT 0xeu
+#define FC_SEEN_MASK 0x3ffffu
+#define FC_SEEN_TICK_SHIFT 0x1eu
+#define FC_SEEN_AHEAD 0x3c000u
 #define FC_RIVALS_FIRST 0x3u
 #define FC_RIVALS_MAX 0x6u
 #define FC_SMALL_SHIFT 0xau
@@ -192,6 +198,7 @@
 #define FC_HASH_MASK 0xffffffffffffffffull
 #define FC_SCAN_BATCH 0x40u
 #define FC_LOOKS_MAX 0x6u
+#define FC_IDLE_BATCH 0x400u
 #define FC_PINNED_MAX 0x100u
 #define FC_SHRINK_TRIES 0x4u
 #define FC_BLOCKS_MAX 0x40u

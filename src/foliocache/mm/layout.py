@@ -21,7 +21,7 @@ number* (see ``slab``). ``NIL`` stands for none.
 """
 
 MAGIC = 0x314843_4F494C4F46  # "FOLIOCH1", little-endian
-ABI = 6
+ABI = 7
 
 NIL = 0xFFFFFFFF
 LINE = 64  # bytes of a cache line
@@ -56,7 +56,8 @@ HDR_FENCED = 104
 HDR_NNAMES = 108
 HDR_NAMES = 112
 HDR_BACKED = 120
-HDR_IDENTITY_END = 128
+HDR_CHUNK_SHIFT = 128
+HDR_IDENTITY_END = 132
 
 STATE_BUILDING = 0
 STATE_READY = 1
@@ -79,7 +80,8 @@ PAGES_DESCRIBED = 1536  # the descriptors of the pages before this one have memo
 PAGES_LIMIT = 1540  # ALLOC_LOCK: as many pages may have memory at once
 SLOTS_BACKED = 1544  # the client slots before this one have memory; it only grows
 CHUNK_SHIFT = 16  # log2 of the bytes that get memory together; a page, if that is larger
-PIECE_SHIFT = 20  # log2 of the most that one fallocate(2) is asked for: others' calls for the same file wait for it
+HUGE_SHIFT = 21  # the same where the file system gives huge pages; the header says which of the two a pool has
+PIECE_SHIFT = 20  # log2 of the most that one fallocate(2) is asked for, or a chunk: others' calls for the same file wait for it
 DATA_ALIGN = 1 << 21  # of page 0 in the file: so blocks are aligned as the kernel's huge pages are
 
 # Whose turn it is to watch how much memory is left (trim.take_turn): words with a group of processes and a time.
@@ -157,7 +159,7 @@ F_LENGTH = 36  # valid bytes
 F_PREV = 40  # list links: page_alloc's lock when free, lru's for FILE, the slab's for NODE, INODE and NAME
 F_NEXT = 44
 F_BUDDY = 48  # page_alloc's lock: order + 1 at the head of a free block, with BUDDY_HOLE; a quarantine; else 0
-F_QUEUE = 52  # lru's lock: queue | heat << 8 | verdict << 16 | used << 18; 0 if it is free or not a FILE
+F_QUEUE = 52  # lru's lock: queue | heat << 8 | verdict << 11 | used << 13 | seen << 14; 0 if it is free or not a FILE
 F_DIGEST = 56  # tree lock, for FILE, 64 bits: the low half of its object's digest, part of its ghost's fingerprint
 F_USED = 56  # slab's lock, for NODE, INODE and NAME: objects in use
 F_FREE = 60  # slab's lock, for NODE, INODE and NAME: first free object of the page, + 1
@@ -207,7 +209,7 @@ LOCK_SLICE_NS = 50_000_000  # a sleeper looks at the lock again after this time
 LOCK_PATIENCE_NS = 2_000_000_000  # a lock whose living owner does not release it is refused after this time
 WAIT_SLICE_NS = 100_000_000  # a client that waits for a fill looks after this time whether the filler is alive
 
-# lru's queues; and heat and verdict, in F_QUEUE.
+# lru's queues; and heat, verdict, used and seen, in F_QUEUE.
 QUEUE_NONE = 0
 QUEUE_NEW = 1
 QUEUE_SMALL = 2
@@ -216,12 +218,16 @@ QUEUES = 4
 QUEUE_MASK = 0xFF
 HEAT_SHIFT = 8
 HEAT_MAX = 7
-VERDICT_SHIFT = 16
+VERDICT_SHIFT = 11
 VERDICT_LEFT = 1  # evicted from small without heat
 VERDICT_LOST = 2  # a newcomer that beat no rival
 VERDICT_BEATEN = 3  # evicted from main
 VERDICT_MASK = 3
-USED_SHIFT = 18  # lru's hand has found it used, and cleared PG_REFERENCED
+USED_SHIFT = 13  # lru's hand has found it used, and cleared PG_REFERENCED
+SEEN_SHIFT = 14  # the tick when it was added, or last found used, of 2^SEEN_TICK_SHIFT ns
+SEEN_MASK = 0x3FFFF
+SEEN_TICK_SHIFT = 30
+SEEN_AHEAD = 0x3C000  # an age of at least this is of a time that is ahead, by another clock: 0
 # What lru adapts: first values, bounds and steps.
 RIVALS_FIRST = 3
 RIVALS_MAX = 6
@@ -254,6 +260,7 @@ HASH_MULTIPLIER = 0x9E3779B97F4A7C15
 HASH_MASK = 0xFFFFFFFFFFFFFFFF
 SCAN_BATCH = 64  # folios that reclaim looks at while it holds LRU_LOCK
 LOOKS_MAX = 6  # at one folio: in new, in small, and in main once for a use and three times until no heat is left
+IDLE_BATCH = 1024  # pages that are looked at for idle folios while LRU_LOCK is held
 PINNED_MAX = 256
 SHRINK_TRIES = 4
 BLOCKS_MAX = 64

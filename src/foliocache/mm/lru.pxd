@@ -11,6 +11,8 @@ cpdef bint insert(mem_t mem, u32 me, u32 pfn) noexcept nogil
 cpdef bint add(mem_t mem, u32 me, u32 pfn, u32 queue) noexcept nogil
 cpdef bint remove(mem_t mem, u32 me, u32 pfn) noexcept nogil
 cpdef u32 isolate(mem_t mem, u32 me, bint spare_main) noexcept nogil
+@cython.locals(found=u32)
+cpdef u32 isolate_idle(mem_t mem, u32 me, u32 pfn, u32 end, u32 least) noexcept nogil
 @cython.locals(pfn=u32)
 cpdef void rebuild(mem_t mem) noexcept nogil
 cpdef void repair(mem_t mem, u32 me) noexcept nogil
@@ -32,8 +34,14 @@ cdef u32 _promote_or_evict(mem_t mem, u32 me, u32 pfn) noexcept nogil
 cdef u32 _contest(mem_t mem, u32 heat) noexcept nogil
 @cython.locals(left=u32)
 cdef u32 _outdated(mem_t mem) noexcept nogil
-@cython.locals(noted=u32)
+@cython.locals(noted=u32, used=bint, seen=u32)
 cdef bint _harvest_referenced(mem_t mem, u32 pfn) noexcept nogil
+@cython.locals(at=u64, age=u32)
+cdef u32 _age(mem_t mem, u32 pfn) noexcept nogil
+@cython.locals(word=u32)
+cdef void _see(mem_t mem, u32 pfn, u32 used) noexcept nogil
+cdef u32 _now() noexcept nogil
+cdef u32 _seen(mem_t mem, u32 pfn) noexcept nogil
 @cython.locals(dead=bint)
 cdef u32 _leave(mem_t mem, u32 me, u32 pfn, u32 verdict) noexcept nogil
 @cython.locals(digest=u64, index=u64, order=u32, span=u32, verdict=u32, unit=u32)
@@ -51,7 +59,7 @@ cdef u32 _span(mem_t mem, u32 pfn) noexcept nogil
 cdef void _learn(mem_t mem) noexcept nogil
 @cython.locals(unused=bint, others=bint, useless=u32, word=u32)
 cdef void _ask(mem_t mem) noexcept nogil
-@cython.locals(hand=u32, pfn=u32, word=u64)
+@cython.locals(hand=u32, pfn=u32)
 cdef void _pass_hand(mem_t mem, u32 evicted) noexcept nogil
 cdef u32 _evicted_since(mem_t mem, u64 word) noexcept nogil
 @cython.locals(rate=u64)
@@ -68,11 +76,11 @@ cdef bint _is_filling(mem_t mem) noexcept nogil
 @cython.locals(queue=u32)
 cdef void _empty(mem_t mem) noexcept nogil
 cdef u32 _oldest(mem_t mem, u32 queue) noexcept nogil
-cdef void _add(mem_t mem, u32 pfn, u32 queue, u32 heat) noexcept nogil
+cdef void _add(mem_t mem, u32 pfn, u32 queue, u32 heat, u32 seen) noexcept nogil
 cdef void _move(mem_t mem, u32 pfn, u32 queue, u32 heat) noexcept nogil
 cdef void _unlink(mem_t mem, u32 pfn) noexcept nogil
 cdef void _account(mem_t mem, u32 pfn, u32 queue, int64_t sign) noexcept nogil
-cdef void _mark(mem_t mem, u32 pfn, u32 queue, u32 heat, u32 verdict) noexcept nogil
+cdef void _mark(mem_t mem, u32 pfn, u32 queue, u32 heat, u32 verdict, u32 seen) noexcept nogil
 cdef u32 _queue_of(mem_t mem, u32 pfn) noexcept nogil
 @cython.locals(word=u32)
 cdef void _correct(mem_t mem, u32 pfn) noexcept nogil

@@ -27,6 +27,9 @@ next is too large for its folios to meet their ghosts often. This is decided onc
 from a sample of main that a hand going round the folio table takes. Then each folio of main is evicted unless it was used, and
 small's oldest takes its place, whatever its heat. Folios of a mere scan are not filled again, so a scan does not change main.
 
+*Seen* is the time when a folio was put on a queue first, or last found used: its last use is no later than the next look, and
+what was not found used since is as old at least. It is for ``trim(idle=)``, and no part of the policy. A hit does not write it.
+
 In an empty pool, new and small are filled to their share and then main, so what came first is the stable part.
 
 The parts are known. Queues and ghosts: S3-FIFO (Yang et al., SOSP 2023), without its counter of uses, since a hit writes
@@ -63,7 +66,7 @@ def insert(mem, me, pfn):
     if not _lock(mem, me):
         return False
     if _may_join(mem, pfn):
-        _add(mem, pfn, layout.QUEUE_MAIN if _is_filling(mem) else layout.QUEUE_NEW, _recall(mem, me, pfn))
+        _add(mem, pfn, layout.QUEUE_MAIN if _is_filling(mem) else layout.QUEUE_NEW, _recall(mem, me, pfn), _now())
     robust_lock.unlock(mem, layout.LRU_LOCK)
     return True
 
@@ -74,7 +77,7 @@ def add(mem, me, pfn, queue):
     if not _lock(mem, me):
         return False
     if _may_join(mem, pfn):
-        _add(mem, pfn, queue, _heat(mem, pfn))
+        _add(mem, pfn, queue, _heat(mem, pfn), _now())
     robust_lock.unlock(mem, layout.LRU_LOCK)
     return True
 
@@ -88,7 +91,7 @@ def remove(mem, me, pfn):
         _unlink(mem, pfn)
     elif _verdict(mem, pfn):
         _remember(mem, me, pfn)
-    _mark(mem, pfn, layout.QUEUE_NONE, 0, 0)
+    _mark(mem, pfn, layout.QUEUE_NONE, 0, 0, 0)
     robust_lock.unlock(mem, layout.LRU_LOCK)
     return True
 
@@ -116,6 +119,23 @@ def isolate(mem, me, spare_main):
     return pfn
 
 
+def isolate_idle(mem, me, pfn, end, least):
+    """Take the first folio in pfn .. end - 1 that was not used for ``least`` ticks off its queue, and pin it. Return its pfn,
+    or NIL if there is none or the lock is refused.
+
+    One that was used, or is held, counts as seen now. The policy knows of the use afterwards as it did before.
+    """
+    if not _lock(mem, me):
+        return layout.NIL
+    found = layout.NIL
+    while pfn < end and pfn < atomics.npages(mem) and found == layout.NIL:
+        if _queue_of(mem, pfn) != layout.QUEUE_NONE and _age(mem, pfn) >= least:
+            found = _leave(mem, me, pfn, 0)
+        pfn += 1
+    robust_lock.unlock(mem, layout.LRU_LOCK)
+    return found
+
+
 def rebuild(mem):
     """Rebuild the lists and their lengths from F_QUEUE, under LRU_LOCK. May be started again if the client that ran it died.
 
@@ -126,7 +146,7 @@ def rebuild(mem):
         _correct(mem, pfn)
         queue = _queue_of(mem, pfn)
         if page_type.type(mem, pfn) != layout.TYPE_FILE:  # nothing else is ever on a queue
-            _mark(mem, pfn, layout.QUEUE_NONE, 0, 0)
+            _mark(mem, pfn, layout.QUEUE_NONE, 0, 0, 0)
         elif queue != layout.QUEUE_NONE:
             pagelist.push_first(mem, _list(queue), pfn)
             _account(mem, pfn, queue, 1)
@@ -197,7 +217,8 @@ def _look(mem, me, queue):
     """Look at a queue's oldest folio. Return the folio to evict, pinned; or NIL if there is none this time."""
     pfn = _oldest(mem, queue)
     if queue == layout.QUEUE_NEW:
-        flags.clear(mem, atomics.folio_at(mem, pfn), layout.PG_REFERENCED)
+        if flags.clear(mem, atomics.folio_at(mem, pfn), layout.PG_REFERENCED):
+            _see(mem, pfn, 0)
         _move(mem, pfn, layout.QUEUE_SMALL, _heat(mem, pfn))
         return layout.NIL
     used = _harvest_referenced(mem, pfn)
@@ -257,11 +278,42 @@ def _outdated(mem):
 
 def _harvest_referenced(mem, pfn):
     """True if a folio was used since its last turn. If so, clear the mark and raise its heat by a degree."""
-    noted = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE) >> layout.USED_SHIFT
-    if not flags.clear(mem, atomics.folio_at(mem, pfn), layout.PG_REFERENCED) and not noted:
+    noted = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE) >> layout.USED_SHIFT & 1
+    used = flags.clear(mem, atomics.folio_at(mem, pfn), layout.PG_REFERENCED) != 0
+    if not used and not noted:
         return False
-    _mark(mem, pfn, _queue_of(mem, pfn), min(_heat(mem, pfn) + 1, layout.HEAT_MAX), 0)
+    seen = _now() if used else _seen(mem, pfn)
+    _mark(mem, pfn, _queue_of(mem, pfn), min(_heat(mem, pfn) + 1, layout.HEAT_MAX), 0, seen)
     return True
+
+
+def _age(mem, pfn):
+    """Return how many ticks a folio was not used for, at least. Clear the mark of one that was; F_QUEUE has it then."""
+    at = atomics.folio_at(mem, pfn)
+    if flags.clear(mem, at, layout.PG_REFERENCED):
+        _see(mem, pfn, 1)
+        return 0
+    if page_ref.count(mem, at) != 1:
+        _see(mem, pfn, 0)
+        return 0
+    age = _now() - _seen(mem, pfn) & layout.SEEN_MASK
+    return age if age < layout.SEEN_AHEAD else 0
+
+
+def _see(mem, pfn, used):
+    """Note that a folio is in use now; ``used``: and that the policy has not counted that yet."""
+    word = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE) & (1 << layout.SEEN_SHIFT) - 1
+    word |= used << layout.USED_SHIFT | _now() << layout.SEEN_SHIFT
+    atomics.record32(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE, word)
+
+
+def _now():
+    """Return the tick."""
+    return atomics.now_ns() >> layout.SEEN_TICK_SHIFT & layout.SEEN_MASK
+
+
+def _seen(mem, pfn):
+    return atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE) >> layout.SEEN_SHIFT
 
 
 def _leave(mem, me, pfn, verdict):
@@ -272,7 +324,7 @@ def _leave(mem, me, pfn, verdict):
     if dead:
         client.retract(mem, me, pfn)
     _unlink(mem, pfn)
-    _mark(mem, pfn, layout.QUEUE_NONE, _heat(mem, pfn), 0 if dead else verdict)
+    _mark(mem, pfn, layout.QUEUE_NONE, _heat(mem, pfn), 0 if dead else verdict, 0)
     return layout.NIL if dead else pfn
 
 
@@ -395,8 +447,7 @@ def _pass_hand(mem, evicted):
     _bump(mem, layout.LRU_MET, 1)
     if flags.clear(mem, atomics.folio_at(mem, pfn), layout.PG_REFERENCED):
         _bump(mem, layout.LRU_USED, 1)
-        word = atomics.folio_at(mem, pfn) + layout.F_QUEUE
-        atomics.record32(mem, word, atomics.load_relaxed(mem, word) | 1 << layout.USED_SHIFT)
+        _see(mem, pfn, 1)
 
 
 def _evicted_since(mem, word):
@@ -460,15 +511,15 @@ def _oldest(mem, queue):
     return pagelist.last(mem, _list(queue))
 
 
-def _add(mem, pfn, queue, heat):
-    _mark(mem, pfn, queue, heat, 0)
+def _add(mem, pfn, queue, heat, seen):
+    _mark(mem, pfn, queue, heat, 0, seen)
     pagelist.push_first(mem, _list(queue), pfn)
     _account(mem, pfn, queue, 1)
 
 
 def _move(mem, pfn, queue, heat):
     _unlink(mem, pfn)
-    _add(mem, pfn, queue, heat)
+    _add(mem, pfn, queue, heat, _seen(mem, pfn))
 
 
 def _unlink(mem, pfn):
@@ -482,8 +533,8 @@ def _account(mem, pfn, queue, sign):
     atomics.store_relaxed(mem, _pages(queue), now + sign * (1 << page_type.order(mem, pfn)))
 
 
-def _mark(mem, pfn, queue, heat, verdict):
-    word = queue | heat << layout.HEAT_SHIFT | verdict << layout.VERDICT_SHIFT
+def _mark(mem, pfn, queue, heat, verdict, seen):
+    word = queue | heat << layout.HEAT_SHIFT | verdict << layout.VERDICT_SHIFT | seen << layout.SEEN_SHIFT
     atomics.record32(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE, word)
 
 
@@ -496,7 +547,7 @@ def _correct(mem, pfn):
     """Put a folio whose F_QUEUE names no existing queue on small."""
     word = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE)
     if word & layout.QUEUE_MASK >= layout.QUEUES:
-        _mark(mem, pfn, layout.QUEUE_SMALL, 0, 0)
+        _mark(mem, pfn, layout.QUEUE_SMALL, 0, 0, _now())
 
 
 def _heat(mem, pfn):

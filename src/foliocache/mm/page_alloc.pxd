@@ -10,6 +10,10 @@ cpdef u32 alloc(mem_t mem, u32 me, u32 order) noexcept nogil
 cpdef u32 back(mem_t mem, u32 me, u32 order) noexcept nogil
 @cython.locals(pfn=u32, smaller=u32, order=u32)
 cpdef u32 alloc_chunks(mem_t mem, u32 me, u32 most) noexcept nogil
+@cython.locals(head=u32, order=u32)
+cpdef u32 alloc_hole(mem_t mem, u32 me, u32 pfn) noexcept nogil
+@cython.locals(head=u32)
+cpdef bint is_hole(mem_t mem, u32 pfn) noexcept nogil
 cpdef bint set_limit(mem_t mem, u32 me, u32 pages) noexcept nogil
 cpdef bint free(mem_t mem, u32 me, u32 pfn, u32 order) noexcept nogil
 cpdef u32 mark(mem_t mem, u32 pfn) noexcept nogil

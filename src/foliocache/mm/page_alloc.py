@@ -65,6 +65,8 @@ def back(mem, me, order):
         return 0
     order = page_type.order(mem, pfn)
     backed = backing.back(mem, pfn, order)
+    if not backed and atomics.populate(mem):
+        backing.empty(mem, pfn, order)  # what a mapping has brought stays, where fallocate gives all or nothing
     if not free(mem, me, pfn, order):
         return 0
     client.retract(mem, me, pfn)
@@ -83,6 +85,28 @@ def alloc_chunks(mem, me, most):
             pfn = _take(mem, me, order, 0)
     robust_lock.unlock(mem, layout.ALLOC_LOCK)
     return pfn
+
+
+def alloc_hole(mem, me, pfn):
+    """Take the hole that contains pfn, of whole chunks. Return its first pfn, or NIL if pfn is in none or the lock is refused.
+    It is announced as by ``alloc``."""
+    if pfn >= atomics.npages(mem) or not _lock(mem, me):
+        return layout.NIL
+    head = _head_of(mem, pfn)
+    order = _order_at(mem, head)
+    pfn = layout.NIL
+    if order >= backing.chunk_order(mem) and _is_free(mem, head, order, layout.BUDDY_HOLE):
+        pagelist.remove(mem, _list(order, layout.BUDDY_HOLE), head)
+        pagelist.push_first(mem, _list(order, layout.BUDDY_HOLE), head)
+        pfn = _take(mem, me, order, layout.BUDDY_HOLE)
+    robust_lock.unlock(mem, layout.ALLOC_LOCK)
+    return pfn
+
+
+def is_hole(mem, pfn):
+    """True if pfn, which is below ``atomics.npages``, is in a hole; a hint, without the lock."""
+    head = _head_of(mem, pfn)
+    return _is_free(mem, head, _order_at(mem, head), layout.BUDDY_HOLE)
 
 
 def set_limit(mem, me, pages):

@@ -53,6 +53,25 @@ def give_back(mem, me, most):
     return pages
 
 
+def empty_hole(mem, me, pfn):
+    """Take the memory away that is in a hole without a mark, as operations of its own: in that which contains pfn. False if pfn
+    is in no hole, a lock is refused, or a client has stopped in an operation."""
+    client.op_begin(mem, me)
+    pfn = page_alloc.alloc_hole(mem, me, pfn)
+    client.op_end(mem, me)
+    if pfn == layout.NIL:
+        return False
+    left = client.wait_grace_period(mem, me)
+    client.op_begin(mem, me)
+    order = page_type.order(mem, pfn)
+    if left:
+        backing.empty(mem, pfn, order)
+    if page_alloc.free(mem, me, pfn, order):
+        client.retract(mem, me, pfn)
+    client.op_end(mem, me)
+    return left
+
+
 def take_turn(mem, group, last, now):
     """Take the turn to watch for a group of processes, or renew it. Return the word that says so, which is ``last`` of the next
     call; 0 if another client has the turn.
@@ -82,6 +101,25 @@ def evict(mem, me, want):
         freed += vmscan.shrink(mem, me, want - freed)
     client.op_end(mem, me)
     return freed
+
+
+def evict_idle(mem, me, pfn, want, least):
+    """Evict the folios that were not used for ``least`` ticks, of a batch of pages from pfn on, until ``want`` pages have come
+    free, as an operation of its own. Return how many have << 32 | the page to go on with."""
+    client.op_begin(mem, me)
+    end = pfn + layout.IDLE_BATCH
+    freed = 0
+    while pfn < end and freed < want:
+        found = lru.isolate_idle(mem, me, pfn, end, least)
+        pfn = end
+        if found != layout.NIL:
+            pfn = found + 1
+            got = vmscan.evict(mem, me, found)
+            if got == layout.NIL:
+                break
+            freed += got
+    client.op_end(mem, me)
+    return freed << 32 | pfn
 
 
 def evict_chunk(mem, me):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex
+from typing import TYPE_CHECKING, Literal, Protocol, SupportsIndex
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from typing_extensions import Buffer
 
     from ..filler.engine import Engine
     from ..filler.source import Source
+    from .found import Found
 
 
 class Name(Protocol):
@@ -38,12 +40,21 @@ class Ask(Protocol):
     def answer(self, size: int, version: str = "", extra: bytes = b"") -> bool: ...
 
 
+class Known(Protocol):
+    """A name that is looked up again and again; ``found`` is the caller's."""
+
+    @property
+    def found(self) -> Found: ...
+    @found.setter
+    def found(self, found: object) -> None: ...
+    def look(self, last: bytes | None) -> bytes | None: ...
+
+
 class Names(Protocol):
     """The names of a pool."""
 
-    def digest(self, key: str, who: str) -> Any: ...
-    def raw(self, name: Any) -> bytes | None: ...
-    def read(self, raw: bytes) -> Name | None: ...
+    def known(self, key: str, who: str) -> Known: ...
+    def read(self, record: bytes) -> Name | None: ...
     def recall(self, key: str, max_age: float, *, who: str = "") -> Name | None: ...
     def ask(self, key: str, max_age: float = 0.0, *, who: str = "") -> AbstractContextManager[Ask]: ...
     async def ask_async(self, key: str, max_age: float = 0.0, *, who: str = "") -> AbstractAsyncContextManager[Ask]: ...
@@ -65,6 +76,12 @@ class Mapping(Protocol):
     def invalidate(self) -> None: ...
 
 
+class Finder(Protocol):
+    """Makes mappings of objects that are complete."""
+
+    def find(self, key: str, size: int, version: str) -> Mapping: ...
+
+
 class Pool(Protocol):
     """A pool."""
 
@@ -80,3 +97,4 @@ class Pool(Protocol):
     def engine(self) -> Engine: ...
     def forget(self, key: str) -> int: ...
     def _object(self, key: str, size: int, version: str, source: Source) -> Mapping: ...
+    def _finder(self, source: Source, gone: Callable[[str], Exception]) -> Finder: ...

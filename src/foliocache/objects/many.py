@@ -46,14 +46,14 @@ def get_or_create_many(
 
 
 def _find(objects: Objects, key: str, version: str, expiry: float | None, loads: Loads, writable: Writable) -> Any:
-    return objects._find(objects._know(key, version), key, expiry, loads, writable)
+    return objects._find(objects.know(key, version), key, expiry, loads, writable)
 
 
 def _turn(
     objects: Objects, key: str, make: MakeMany, version: str, expiry: float | None, loads: Loads, writable: Writable
 ) -> _Turn:
     mine = os.getpid(), threading.get_ident(), key, version
-    return objects._turn(_Turn(objects._know(key, version), key, version, expiry, loads, writable, mine), make)
+    return objects._turn(_Turn(objects.know(key, version), key, version, expiry, loads, writable, mine), make)
 
 
 def _one(make: MakeMany, n: int) -> Any:

@@ -21,128 +21,29 @@ import json
 import os
 import threading
 import time
-import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ..errors import FoliocacheError, SourceError
 from ..filler import failure
 from . import values
+from .found import Found, Gone, private
 from .values import Loads
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from .host import Ask, Mapping, Name, Pool
+    from .host import Ask, Known, Mapping, Name, Pool
 
 Make: TypeAlias = "Callable[[], Any]"
 MakeAsync: TypeAlias = "Callable[[], Awaitable[Any]]"
 Writable: TypeAlias = Literal["copy"] | None
 
 PREFIX = "object:"  # of the keys of names and mappings
-KNOWN_MAX = 8192  # objects for which a process keeps its _Known
-COPY_MAX = 1 << 20  # bytes; a copy of so many takes less time than the page faults of a window that is only read
+KNOWN_MAX = 8192  # objects that a process remembers
 TRIES = 8  # answers of others that may be evicted before they are read; then the object is made for this caller only
 _REASON_MAX = 150  # bytes of a failure's text
 MISSING = object()
-
-
-class _Gone(FoliocacheError):
-    """A part of an object was evicted."""
-
-
-class _Known:
-    """What a process keeps for a key at a user's version: the digest of its name, and what the last lookup found."""
-
-    __slots__ = ("digest", "found")
-
-    def __init__(self, digest: Any) -> None:
-        self.digest = digest
-        self.found = _NOTHING
-
-
-class _Found:
-    """An object as one record of its name describes it. ``name`` is None if the record is not that of an object."""
-
-    __slots__ = ("builds", "content", "is_large", "mapping", "name", "raw", "rows", "window")
-
-    def __init__(self, raw: bytes | None, name: Name | None, content: memoryview | None, mapping: Mapping | None) -> None:
-        self.raw = raw
-        self.name = name
-        self.content = content  # the bytes of an object that is kept in its name
-        self.mapping = mapping
-        self.builds: dict[Loads, values.Build] = {}
-        self.window: Callable[[], Buffer | None] = _no_window
-        self.is_large = False  # more than one folio
-        self.rows: Any = False  # of ``values.rows``; False before it has been asked
-
-    def build(self, loads: Loads, key: str, writable: Writable) -> Any:
-        """Build the object. Raises _Gone if a part of it was evicted."""
-        build = self.builds.get(loads) or self._builder(loads, key)
-        if writable is not None:
-            return build(self._copy(writable))
-        return build(self._bytes() if self.content is None else self.content)
-
-    def part(self, loads: Loads, key: str, first: int, end: int) -> tuple[int, Any]:
-        """Return rows first to end of an array, and others if that is no more work: the number of the first, and an array."""
-        name, mapping = self.name, self.mapping
-        if mapping is not None and not self.is_large:
-            lease = _lease_all(mapping)
-            if lease is not None:
-                return 0, self._builder(loads, key)(lease)
-            self.is_large = True
-        if mapping is None or name is None or self.window() is not None:
-            return 0, self.build(loads, key, None)
-        if self.rows is False:
-            self.rows = values.rows(name.extra)
-        if not self.rows:
-            return 0, self.build(loads, key, None)
-        size, build = self.rows
-        try:
-            return first, build(mapping.window(first * size, (end - first) * size), end - first)
-        except _Gone:
-            raise
-        except FoliocacheError:  # this process has as many leases and windows as it can
-            return 0, self.build(loads, key, None)
-
-    def _builder(self, loads: Loads, key: str) -> values.Build:
-        build = self.builds.get(loads)
-        if build is None:
-            assert self.name is not None
-            head = self.name.extra if self.content is None else values.split_inline(self.name.extra)[0]
-            build = self.builds[loads] = values.decoder(head, loads, key)
-        return build
-
-    def _copy(self, writable: Writable) -> Buffer:
-        """Return the object's bytes for this caller alone, who may write to them."""
-        if self.content is not None:
-            return bytearray(self.content)
-        assert self.mapping is not None
-        return _private(self.mapping, writable)
-
-    def _bytes(self) -> Buffer:
-        """Return the object's bytes, which stay pinned as long as a view of them exists."""
-        mapping = self.mapping
-        assert mapping is not None
-        if not self.is_large:
-            lease = _lease_all(mapping)
-            if lease is not None:
-                return lease
-            self.is_large = True
-        window = self.window()
-        if window is not None:
-            try:
-                return memoryview(window)
-            except ValueError:  # the parent's, before a fork
-                self.window = _no_window
-        try:
-            window = mapping.window()
-        except _Gone:
-            raise
-        except FoliocacheError:  # this process has as many leases and windows as it can
-            return memoryview(mapping.read_bytes(0, mapping.size))
-        self.window = weakref.ref(window)
-        return memoryview(window)
 
 
 class _Turn:
@@ -150,7 +51,7 @@ class _Turn:
 
     def __init__(
         self,
-        known: _Known,
+        known: Known,
         key: str,
         version: str,
         expiry: float | None,
@@ -173,34 +74,12 @@ class _Turn:
             yield self.max_age if self.previous is None else min(self.max_age, max(self.previous.age - 1e-6, 1e-9))
 
 
-def _lease_all(mapping: Mapping) -> Buffer | None:
-    """Return the object's bytes if one folio has all of them, else None. A copy if this process can have no more leases."""
-    try:
-        return mapping.lease_all()
-    except _Gone:
-        raise
-    except FoliocacheError:
-        return memoryview(mapping.read_bytes(0, mapping.size))
-
-
-def _private(mapping: Mapping, writable: Writable) -> Buffer:
-    """Return the bytes of a mapping for one caller, who may write to them: a copy, or a window that copies what is written."""
-    if mapping.size > COPY_MAX:
-        with contextlib.suppress(FoliocacheError):  # this process has as many leases and windows as it can
-            return mapping.window(writable=writable)
-    return mapping.copy_all()
-
-
 def _check_writable(writable: Writable) -> None:
     if writable not in (None, "copy"):
         raise ValueError(f'writable must be "copy" or None, not {writable!r}: cached bytes are read-only')
 
 
-def _no_window() -> None:
-    return None
-
-
-_NOTHING = _Found(None, None, None, None)
+_NOTHING = Found(None, None, None, None)
 
 
 class Objects:
@@ -209,24 +88,28 @@ class Objects:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._names = pool.names
-        self._known: dict[tuple[str, str], _Known] = {}
+        self._finder = pool._finder(_evicted, Gone)
+        self._known: dict[tuple[str, str], Known] = {}
         self._making: set[tuple[int, int, str, str]] = set()  # by process and thread
 
     def get(self, key: str, default: Any, version: str, expiry: float | None, loads: Loads, writable: Writable = None) -> Any:
         """Return the object, or default if there is none."""
-        found = self._find(self._know(key, version), key, expiry, loads, writable)
+        found = self._find(self.know(key, version), key, expiry, loads, writable)
         return default if found is MISSING else found
 
     def get_rows(self, key: str, version: str, expiry: float | None, first: int, end: int) -> tuple[int, Any]:
         """Return some of an array, of which rows first to end are wanted: the number of its first row, and the array. If there
         is no such object, (0, MISSING). Of another object than an array, all of it."""
-        known = self._know(key, version)
+        return self.rows_of(self.know(key, version), key, expiry, first, end)
+
+    def rows_of(self, known: Known, key: str, expiry: float | None, first: int, end: int) -> tuple[int, Any]:
+        """Do what ``get_rows`` does, for what ``know`` has returned."""
         found = self._look_up(known, key, expiry)
         if found is None:
             return 0, MISSING
         try:
             return found.part("arrays", key, first, end)
-        except _Gone:
+        except Gone:
             self._lose(known, key)
             return 0, MISSING
 
@@ -235,7 +118,7 @@ class Objects:
     ) -> Any:
         """Return the object, made by the first process that asks. Raises what ``make`` raises here, SourceError if it raised in
         another process."""
-        known = self._know(key, version)
+        known = self.know(key, version)
         found = self._find(known, key, expiry, loads, writable)
         if found is MISSING:
             mine = os.getpid(), threading.get_ident(), key, version
@@ -249,7 +132,7 @@ class Objects:
         self, key: str, make: MakeAsync, version: str, expiry: float | None, loads: Loads, writable: Writable = None
     ) -> Any:
         """Do what ``get_or_create`` does, for event loops. ``make`` returns an awaitable."""
-        known = self._know(key, version)
+        known = self.know(key, version)
         found = self._find(known, key, expiry, loads, writable)
         if found is MISSING:
             from asyncio import current_task
@@ -294,58 +177,65 @@ class Objects:
 
     # Finding.
 
-    def _know(self, key: str, version: str) -> _Known:
+    def know(self, key: str, version: str) -> Known:
+        """Return what this process keeps for an object. Raises ValueError for an invalid key or version."""
         try:
             return self._known[key, version]
         except KeyError:
-            known = _Known(self._digest(key, version))
+            known = self._new(key, version)
         except TypeError:
-            known = _Known(self._digest(key, version))
+            known = self._new(key, version)
         while len(self._known) >= KNOWN_MAX:
             self._known.pop(next(iter(self._known)), None)
         return self._known.setdefault((key, version), known)
 
-    def _digest(self, key: str, version: str) -> Any:
+    def _new(self, key: str, version: str) -> Known:
         for what, text in (("key", key), ("version", version)):
             if not isinstance(text, str):
                 raise ValueError(f"the {what} of an object must be a string, not {text!r}")
-        return self._names.digest(PREFIX + key, version)
+        known = self._names.known(PREFIX + key, version)
+        known.found = _NOTHING
+        return known
 
-    def _find(self, known: _Known, key: str, expiry: float | None, loads: Loads, writable: Writable) -> Any:
+    def _find(self, known: Known, key: str, expiry: float | None, loads: Loads, writable: Writable) -> Any:
         found = self._look_up(known, key, expiry)
         if found is None:
             return MISSING
         try:
             return found.build(loads, key, writable)
-        except _Gone:
+        except Gone:
             self._lose(known, key)
             return MISSING
 
-    def _look_up(self, known: _Known, key: str, expiry: float | None) -> _Found | None:
-        raw = self._names.raw(known.digest)
-        if raw is None:
-            return None
+    def _look_up(self, known: Known, key: str, expiry: float | None) -> Found | None:
         found = known.found
-        if raw != found.raw:
-            found = known.found = self._learn(key, raw)
-        name = found.name
-        if name is None or (expiry is not None and not 0 <= name.age < _seconds(expiry)):
+        record = known.look(found.record)
+        if record is None:
+            return None
+        if record is not found.record:
+            found = known.found = self._learn(key, record)
+        if found.head is None or (expiry is not None and not 0 <= self._age(record) < _seconds(expiry)):
             return None
         return found
 
-    def _lose(self, known: _Known, key: str) -> None:
+    def _age(self, record: bytes) -> float:
+        name = self._names.read(record)
+        return 0.0 if name is None else name.age
+
+    def _lose(self, known: Known, key: str) -> None:
         """Forget an object a part of which was evicted."""
         found, known.found = known.found, _NOTHING
-        self._forget(key, found.name)
+        self._forget(key, None if found.record is None else self._names.read(found.record))
 
-    def _learn(self, key: str, raw: bytes) -> _Found:
+    def _learn(self, key: str, record: bytes) -> Found:
         """Return what a record describes."""
-        name = self._names.read(raw)
+        name = self._names.read(record)
         if name is None or not name.exists or name.extra[:1] == b"!":
-            return _Found(raw, None, None, None)
+            return Found(record, None, None, None)
         if name.extra[:1] == b"i":
-            return _Found(raw, name, values.split_inline(name.extra)[1], None)
-        return _Found(raw, name, None, self._pool._object(PREFIX + key, name.size, name.version, _evicted))
+            head, content = values.split_inline(name.extra)
+            return Found(record, head, bytes(content), None)
+        return Found(record, name.extra, None, self._finder.find(PREFIX + key, name.size, name.version))
 
     def _forget(self, key: str, name: Name | None) -> None:
         """Remove an object that has been replaced, or whose folios were evicted in part, from the pool."""
@@ -459,8 +349,8 @@ class Objects:
             if lease is not None and writable is None:
                 return lease
             filled = lease or mapping.window()
-            found = self._pool._object(PREFIX + key, mapping.size, version, _evicted)
-            content = found.window() if writable is None else _private(found, writable)
+            found = self._finder.find(PREFIX + key, mapping.size, version)
+            content = found.window() if writable is None else private(found, writable)
             del filled  # pinned until here
         except FoliocacheError:
             if self._pool.closed:
@@ -470,12 +360,12 @@ class Objects:
 
 
 class _Evicted:
-    """The source of an object that was found: its bytes cannot be fetched again, so it raises _Gone."""
+    """The source of an object that was found: its bytes cannot be fetched again, so it raises Gone."""
 
     kind = "objects"
 
     def read_into(self, offset: int, buffers: object) -> Iterator[object]:
-        raise _Gone("a part of the object was evicted")
+        raise Gone("a part of the object was evicted")
 
 
 _evicted = _Evicted()

@@ -114,13 +114,21 @@ def decoder(head: bytes, loads: Loads, key: str) -> Build:
         The object is a pickle, and ``loads`` does not allow that; or the head is of an unknown kind.
     """
     _check(loads)
+    if loads == "arrays" and head[:1] in (b"P", b"S"):
+        raise ValueError(f'{key!r} is a pickle in this pool, and loads="arrays" unpickles nothing; use another key')
+    build = functools.partial(short_pickle, head) if head[:1] == b"S" else _builder(head)
+    if build is None:
+        raise ValueError(f"{key!r} is of a kind that this version does not know; delete it")
+    return build
+
+
+@functools.lru_cache(1024)  # many objects have the same head, as the samples of a dataset do
+def _builder(head: bytes) -> Build | None:
     kind = head[:1]
-    if kind in (b"P", b"S"):
-        if loads == "arrays":
-            raise ValueError(f'{key!r} is a pickle in this pool, and loads="arrays" unpickles nothing; use another key')
-        return _short_unpickler(head) if kind == b"S" else _unpickler(_WHERE.unpack_from(head, 1)[0])
     if kind == b"B":
         return bytes
+    if kind == b"P":
+        return _unpickler(_WHERE.unpack_from(head, 1)[0])
     shape, text = _unpack_shape(head[2:]) if kind in (b"A", b"T", b"V") else ((), "")
     if kind == b"A":
         return _array_builder(shape, text, head[1:2].decode())
@@ -130,7 +138,7 @@ def decoder(head: bytes, loads: Loads, key: str) -> Build:
         if math.prod(shape) == 0:
             return memoryview
         return lambda view: memoryview(view).cast("B").cast(text, shape)  # type: ignore[call-overload]
-    raise ValueError(f"{key!r} is of a kind that this version does not know; delete it")
+    return None
 
 
 def rows(head: bytes) -> tuple[int, Callable[[Any, int], Any]] | None:
@@ -306,16 +314,11 @@ def _aligned(size: int) -> int:
     return math.ceil(size / ALIGNMENT) * ALIGNMENT
 
 
-def _short_unpickler(head: bytes) -> Build:
-    count = head[1]
-    stream = head[2 + count * _PLACE.size :]
-    ends = [(at, at + size) for at, size in _PLACE.iter_unpack(head[2 : 2 + count * _PLACE.size])]
-
-    def build(content: Any) -> Any:
-        view = memoryview(content)
-        return pickle.loads(stream, buffers=[view[at:end] for at, end in ends])
-
-    return build
+def short_pickle(head: bytes, content: Any) -> Any:
+    """Build an object of kind ``S``."""
+    stream = 2 + head[1] * _PLACE.size
+    view = memoryview(content)
+    return pickle.loads(head[stream:], buffers=[view[at : at + size] for at, size in _PLACE.iter_unpack(head[2:stream])])
 
 
 def _unpickler(start: int) -> Build:

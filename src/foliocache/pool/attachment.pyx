@@ -325,6 +325,28 @@ cdef class Attachment:
         return done
 
     @cython.critical_section
+    def evict_idle(self, u32 pfn, u32 want, u32 least):
+        """Evict the folios that were not used for ``least`` ticks, of some pages from pfn on, until ``want`` pages have come
+        free. Return (how many have, the page to go on with)."""
+        cdef u64 got
+        self.join()
+        got = trim.evict_idle(self.mem, self.me, pfn, want, least)
+        self.tidy()
+        return got >> 32, got & layout.NIL
+
+    @cython.critical_section
+    def empty_hole(self, u32 pfn):
+        """Take the memory away that the hole with this page has without a mark. False if that is not possible now."""
+        cdef bint done
+        self.join()
+        if not self.slot.begin_giving():
+            return False
+        done = trim.empty_hole(self.mem, self.me, pfn)
+        self.slot.end_giving()
+        self.tidy()
+        return done
+
+    @cython.critical_section
     def take_turn(self, u32 last):
         """Take the turn to watch how much memory is left, or renew it: return the word for the next call, 0 if another client
         has the turn."""

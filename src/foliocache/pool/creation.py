@@ -55,7 +55,9 @@ def create_or_attach(name: str, wanted: Wanted, mode: int = 0o600, any_owner: bo
 
 def _create(name: str, path: str, mode: int, size: int, page_size: int, clients: int, max_size: int) -> Segment | None:
     """Return a new segment under its name; None if another process has made one meanwhile. Raises PoolFullError, PoolError."""
-    shape = geometry.compute(max_size // page_size, page_size, clients, size // page_size) | {"fenced": needs_fences()}
+    huge = size >= geometry.HUGE_MIN and machine.huge_pages(directory())
+    chunk = layout.HUGE_SHIFT if huge else layout.CHUNK_SHIFT
+    shape = geometry.compute(max_size // page_size, page_size, clients, size // page_size, chunk) | {"fenced": needs_fences()}
     try:
         with _creation, files.turn(name, path, _CREATION_WAIT + shape["memmap"] / _CREATION_RATE) as alone:
             if os.path.lexists(path):

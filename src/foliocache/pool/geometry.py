@@ -23,18 +23,21 @@ SLOT_SHARE = 128
 PAGE_SIZE_MIN = 4 << 10
 PAGE_SIZE_MAX = 2 << 20
 PAGES_MIN = 64
+HUGE_MIN = 64 << 20  # bytes of a pool that gets its memory in huge pages, if there are some
 CLIENTS_MAX = 65536
 # An object's number has OBJECT_BITS bits and counts in units of 2^OBJECT_SHIFT bytes.
 SIZE_MAX = 1 << (layout.OBJECT_BITS + layout.OBJECT_SHIFT)
 SIZE_MIN = PAGES_MIN * DEFAULT_PAGE_SIZE
 
 
-def compute(pages: int, page_size: int, clients: int, first: int | None = None) -> Geometry:
+def compute(
+    pages: int, page_size: int, clients: int, first: int | None = None, chunk_shift: int = layout.CHUNK_SHIFT
+) -> Geometry:
     """Return the geometry of a segment: counts, and the offset of each table, by the names of the header's fields.
 
     ``pages`` is the most that the pool may have, and ``first`` how many it may have at first (all of them, for None): the
-    tables that are hashed into are made for so many, because they have memory from the beginning. ``size`` is that of the file,
-    and ``pool`` that of the first pages, in bytes.
+    tables that are hashed into are made for so many, because they have memory from the beginning. ``chunk_shift`` is log2 of
+    the bytes that get memory together. ``size`` is that of the file, and ``pool`` that of the first pages, in bytes.
     """
     first = pages if first is None else first
     shape = {
@@ -45,8 +48,9 @@ def compute(pages: int, page_size: int, clients: int, first: int | None = None) 
         "nghosts": _align(first, layout.GHOST_WAYS),
         "nnames": _align(first * page_size // (layout.NAME_SHARE * layout.NAME_SIZE), layout.NAME_WAYS),
         "pool": first * page_size,
+        "chunk_shift": chunk_shift,
     }
-    chunks = pages * page_size + (1 << layout.CHUNK_SHIFT) - 1 >> layout.CHUNK_SHIFT
+    chunks = pages * page_size + (1 << chunk_shift) - 1 >> chunk_shift
     at = layout.HEADER_SIZE
     for table, count, width in (
         ("clients", clients, layout.CLIENT_SIZE),
@@ -74,13 +78,15 @@ def table_bytes(shape: Geometry, slots: int) -> int:
     return shape["memmap"] - (shape["nclients"] - slots) * layout.CLIENT_SIZE
 
 
-def is_possible(page_shift: int, pages: int, clients: int, pool: int) -> bool:
-    """Return True if a segment may have this page size (log2), number of pages, number of clients, and bytes at first."""
+def is_possible(page_shift: int, pages: int, clients: int, pool: int, chunk_shift: int) -> bool:
+    """Return True if a segment may have this page size (log2), number of pages, number of clients, bytes at first, and bytes
+    that get memory together (log2)."""
     return (
         PAGE_SIZE_MIN <= 1 << min(page_shift, 64) <= PAGE_SIZE_MAX
         and PAGES_MIN <= pool >> page_shift <= pages <= SIZE_MAX >> page_shift
         and pool & (1 << page_shift) - 1 == 0
         and 1 <= clients <= CLIENTS_MAX
+        and chunk_shift in (layout.CHUNK_SHIFT, layout.HUGE_SHIFT)
     )
 
 

@@ -41,10 +41,10 @@ def read(fd: int, name: str, path: str) -> Geometry:
         raise PoolDamagedError(f"pool {name!r} is damaged: its header does not match its checksum; {advice}")
     if said["state"] != layout.STATE_READY:
         raise PoolDamagedError(f"pool {name!r} is damaged: its header says that it was never finished; {advice}")
-    if not geometry.is_possible(said["page_shift"], said["npages"], said["nclients"], said["pool"]):
+    if not geometry.is_possible(said["page_shift"], said["npages"], said["nclients"], said["pool"], said["chunk_shift"]):
         raise PoolDamagedError(f"pool {name!r} is damaged: its header makes no sense; {advice}")
     first = said["pool"] >> said["page_shift"]
-    shape = geometry.compute(said["npages"], 1 << said["page_shift"], said["nclients"], first)
+    shape = geometry.compute(said["npages"], 1 << said["page_shift"], said["nclients"], first, said["chunk_shift"])
     if any(said[key] != value for key, value in shape.items()):
         raise PoolDamagedError(f"pool {name!r} is damaged: its header contradicts itself; {advice}")
     if os.fstat(fd).st_size != shape["size"]:

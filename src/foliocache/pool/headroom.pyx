@@ -13,6 +13,10 @@ reach into the floor. So the clients of a pool leave the floor free, however lon
 The floor is for what else grows meanwhile: the processes' own memory, and page tables for the pool. Strangers in the cgroup,
 and other pools, can still race it.
 
+**Swings.** What the processes of a cgroup use besides shared memory and files goes up and down, often faster than a pool can
+give back. So at least so much stays free as they have used more in the last SWING_NS to 2 x SWING_NS than they do now, as far
+as this process has seen it in its looks; and a quarter of that more, because it does not see all.
+
 **Pressure** (``short``): where others have taken a part of the floor, so much is missing, up to where the pool may take some
 again.
 
@@ -35,7 +39,9 @@ cdef extern from *:
     """
     #include <fcntl.h>
     #include <stdint.h>
+    #include <sys/syscall.h>
     #include <sys/sysinfo.h>
+    #include <sys/vfs.h>
     #include <unistd.h>
     #include "stat.h"
 
@@ -53,6 +59,21 @@ cdef extern from *:
         return 1;
     }
 
+    /* How many bytes of a range of a file have memory. Returns 0 if the kernel cannot say: before Linux 6.5, and for a file
+     * that is not in shared memory, where a cached page may be that of a hole. */
+    static int fc_resident(int fd, uint64_t at, uint64_t n, uint64_t *found)
+    {
+        struct statfs place;
+        struct { uint64_t offset, length; } range = { at, n };
+        struct { uint64_t cached, dirty, writeback, evicted, recently_evicted; } told;
+        if (fstatfs(fd, &place) != 0 || place.f_type != 0x01021994 /* tmpfs */)
+            return 0;
+        if (syscall(451, fd, &range, &told, 0) != 0) /* cachestat */
+            return 0;
+        *found = (told.cached + told.evicted) * (uint64_t)sysconf(_SC_PAGESIZE); /* evicted: swapped */
+        return 1;
+    }
+
     /* The bytes of which the file system gives at once: 2 MiB for a tmpfs with huge pages. */
     static uint64_t fc_unit(int fd)
     { struct stat found; return fd >= 0 && fc_stat(fd, "", AT_EMPTY_PATH, &found) == 0 ? (uint64_t)found.st_blksize : 0; }
@@ -64,12 +85,14 @@ cdef extern from *:
     long pread(int fd, char *to, size_t n, long at) noexcept nogil
     bint fc_sysinfo(u64 *total, u64 *unused, u64 *buffers) noexcept nogil
     u64 fc_unit(int fd) noexcept nogil
+    bint fc_resident(int fd, u64 at, u64 n, u64 *found) noexcept nogil
 
 FLOOR = 0.05  # of each limit ...
 LEAST = 64 << 20  # ... and at least so many bytes, or a quarter of the limit if that is less
 
 cdef u64 FRESH_NS = 5_000_000
 cdef u64 GRANT_MAX = 4 << 20
+cdef u64 SWING_NS = 4_000_000_000
 cdef u64 COUNT_NS = 100_000_000  # how long a number of clients is believed
 cdef u32 GAP = 64  # clean slots after which no client is expected: slots are taken from the first on
 cdef u64 UNLIMITED = 1 << 62
@@ -85,6 +108,9 @@ cdef struct Level:  # a cgroup with a limit: descriptors, or -1
     int high
     int usage
     int stat
+    u64 most  # that its processes have used since ``since``, without shared memory and files ...
+    u64 before  # ... and in as long a time before
+    u64 since
 
 cdef struct Asked:
     mem_t mem  # or 0
@@ -162,8 +188,21 @@ def spare_now(folders):
         _free(asked)
 
 
+def resident(int fd, u64 at, u64 n):
+    """Return how many bytes of n from ``at`` on a file has memory for; None if the kernel cannot say (before Linux
+    6.5, or not in shared memory)."""
+    cdef u64 found = 0
+    return found if fc_resident(fd, at, n, &found) else None
+
+
+def unit(int fd):
+    """Return the bytes of which a file gets memory at once."""
+    return fc_unit(fd)
+
+
 cdef Asked *_asked(mem_t mem, int fd, folders) except NULL:
     cdef Asked *asked
+    cdef u32 shift
     names = [os.fsencode(folder) for folder in folders]
     asked = <Asked *>calloc(1, sizeof(Asked))
     if asked == NULL:
@@ -171,7 +210,8 @@ cdef Asked *_asked(mem_t mem, int fd, folders) except NULL:
     asked.mem = mem
     asked.share = FLOOR
     asked.floor = LEAST
-    asked.unit = max(fc_unit(fd), <u64>1 << (max(layout.CHUNK_SHIFT, atomics.page_shift(mem)) if mem else layout.CHUNK_SHIFT))
+    shift = max(atomics.chunk_shift(mem), atomics.page_shift(mem)) if mem else layout.CHUNK_SHIFT
+    asked.unit = max(fc_unit(fd), <u64>1 << shift)
     asked.clients = 1
     for name in names:
         _open_level(asked, name)
@@ -179,14 +219,13 @@ cdef Asked *_asked(mem_t mem, int fd, folders) except NULL:
 
 
 cdef _spare(Asked *asked):
-    cdef u64 limit = 0, room = 0
+    cdef u64 limit = 0, room = 0, shared = 0, swing = 0
     cdef u32 n
     tightest = None
     machine = None
     _count(asked, atomics.now_ns())
     for n in range(asked.nlevels):
-        if _level(&asked.levels[n], &limit, &room):
-            room += _reclaimable(&asked.levels[n])
+        if _measure(&asked.levels[n], 0, &limit, &room, &shared, &swing):
             found = _above(asked, limit, room)
             tightest = found if tightest is None else min(found, tightest)
     if _machine(&limit, &room, 1):
@@ -229,18 +268,16 @@ cdef bint _room(void *asked, u64 n) noexcept nogil:
 
 cdef u64 _look(Asked *asked, u64 now) noexcept nogil:
     """Return how many bytes may be taken before the next look."""
-    cdef u64 limit = 0, room = 0, grant = <u64>-1
+    cdef u64 limit = 0, room = 0, shared = 0, swing = 0, grant = <u64>-1
     cdef u32 n
     _count(asked, now)
     for n in range(asked.nlevels):
-        if _level(&asked.levels[n], &limit, &room):
-            if _grant(asked, limit, room) == 0:
-                room += _reclaimable(&asked.levels[n])
-            grant = min(grant, _grant(asked, limit, room))
+        if _measure(&asked.levels[n], now, &limit, &room, &shared, &swing):
+            grant = min(grant, _grant(asked, limit, room, swing))
     if grant and _machine(&limit, &room, 0):
-        if _grant(asked, limit, room) == 0:
+        if _grant(asked, limit, room, 0) == 0:
             _machine(&limit, &room, 1)
-        grant = min(grant, _grant(asked, limit, room))
+        grant = min(grant, _grant(asked, limit, room, 0))
     return grant
 
 
@@ -252,9 +289,9 @@ cdef u64 _need(Asked *asked, u64 limit) noexcept nogil:
     return max(floor, 2 * asked.clients * asked.unit)
 
 
-cdef u64 _grant(Asked *asked, u64 limit, u64 room) noexcept nogil:
+cdef u64 _grant(Asked *asked, u64 limit, u64 room, u64 swing) noexcept nogil:
     """Return how many bytes one of the clients is granted, where there is room; 0 if there is too little."""
-    cdef u64 need = _need(asked, limit)
+    cdef u64 need = max(_need(asked, limit), swing)
     cdef u64 each = need // (SPARE * asked.clients) // asked.unit * asked.unit
     if room < need + max(need // SPARE, asked.clients * asked.unit):
         return 0
@@ -263,35 +300,23 @@ cdef u64 _grant(Asked *asked, u64 limit, u64 room) noexcept nogil:
 
 cdef void _short(Asked *asked, u64 *missing, u64 *slack) noexcept nogil:
     """Find what ``short`` returns."""
-    cdef u64 limit = 0, room = 0
+    cdef u64 limit = 0, room = 0, shared = 0, swing = 0, now = atomics.now_ns()
     cdef u32 n
-    _count(asked, atomics.now_ns())
+    _count(asked, now)
     for n in range(asked.nlevels):
-        if _level(&asked.levels[n], &limit, &room):
-            if room < 2 * _need(asked, limit):
-                room += _reclaimable(&asked.levels[n])
-            _missing(asked, limit, room, _shared(&asked.levels[n]), missing, slack)
+        if _measure(&asked.levels[n], now, &limit, &room, &shared, &swing):
+            _missing(asked, limit, room, swing, shared, missing, slack)
     if _machine(&limit, &room, 1):
-        _missing(asked, limit, room, UNLIMITED, missing, slack)
+        _missing(asked, limit, room, 0, UNLIMITED, missing, slack)
 
 
-cdef void _missing(Asked *asked, u64 limit, u64 room, u64 most, u64 *missing, u64 *slack) noexcept nogil:
+cdef void _missing(Asked *asked, u64 limit, u64 room, u64 swing, u64 most, u64 *missing, u64 *slack) noexcept nogil:
     """Add one limit to what is missing, of which at most ``most`` can be given back, and to the slack."""
-    cdef u64 need = _need(asked, limit)
+    cdef u64 need = max(_need(asked, limit), swing)
     cdef u64 bound = need - need // TOLERATED
     slack[0] = min(slack[0], room - bound if room > bound else 0)
     if room < bound:
         missing[0] = max(missing[0], min(need + need // SPARE - room, most))
-
-
-cdef u64 _shared(Level *level) noexcept nogil:
-    """Return the bytes of shared memory that are charged to a cgroup, without which a pool has nothing to give back there."""
-    cdef char[TEXT] text
-    if not _read(level.stat, text):
-        return UNLIMITED
-    if strstr(text, b"total_shmem ") != NULL:
-        return _field(text, b"total_shmem ")
-    return _field(text, b"shmem ") if strstr(text, b"shmem ") != NULL else UNLIMITED
 
 
 cdef void _count(Asked *asked, u64 now) noexcept nogil:
@@ -314,7 +339,7 @@ cdef void _count(Asked *asked, u64 now) noexcept nogil:
 cdef void _open_level(Asked *asked, const char *place) noexcept nogil:
     """Keep the files of a cgroup that has a limit."""
     cdef Level *level = &asked.levels[asked.nlevels]
-    cdef u64 limit = 0, room = 0
+    cdef u64 limit = 0, usage = 0
     cdef int folder
     if asked.nlevels == LEVELS:
         return
@@ -329,7 +354,7 @@ cdef void _open_level(Asked *asked, const char *place) noexcept nogil:
         level.usage = fc_open_in(folder, b"memory.usage_in_bytes")
     level.stat = fc_open_in(folder, b"memory.stat")
     c_close(folder)
-    if _level(level, &limit, &room):
+    if _limit(level, &limit, &usage):
         asked.nlevels += 1
     else:
         _close_level(level)
@@ -342,26 +367,57 @@ cdef void _close_level(Level *level) noexcept nogil:
     c_close(level.stat)
 
 
-cdef bint _level(Level *level, u64 *limit, u64 *room) noexcept nogil:
-    """Find the limit of a cgroup, and what is left of it. False if it has none, or cannot be read."""
-    cdef u64 usage = 0, high = UNLIMITED
-    limit[0] = UNLIMITED
-    _number(level.limit, limit)
-    _number(level.high, &high)
-    limit[0] = min(limit[0], high)
-    if limit[0] >= UNLIMITED or not _number(level.usage, &usage):
+cdef bint _measure(Level *level, u64 now, u64 *limit, u64 *room, u64 *shared, u64 *swing) noexcept nogil:
+    """Find the limit of a cgroup; what is left of it, where file pages that the kernel takes back before it kills are as good
+    as free; how much shared memory is charged to it, of which alone a pool can give back; and how much more than now its
+    processes have used lately (0, without ``now``). False if the cgroup has no limit, or cannot be read.
+    """
+    cdef char[TEXT] text
+    cdef u64 usage = 0, clean = 0, others
+    if not _limit(level, limit, &usage):
         return False
+    shared[0] = UNLIMITED
+    if _read(level.stat, text):
+        clean = _clean(text)
+        shared[0] = _shared(text)
+    usage -= min(usage, clean)
+    others = usage - min(usage, shared[0])
+    swing[0] = (_most(level, others, now) - others) // 4 * 5 if now else 0
     room[0] = limit[0] - usage if limit[0] > usage else 0
     return True
 
 
-cdef u64 _reclaimable(Level *level) noexcept nogil:
-    """Return the bytes of file pages in a cgroup that the kernel takes back before it kills: clean ones, on its lists."""
-    cdef char[TEXT] text
+cdef u64 _most(Level *level, u64 others, u64 now) noexcept nogil:
+    """Return the most that the processes of a cgroup have used lately, as this process has seen it, and now."""
+    if now - level.since >= SWING_NS:
+        level.before = level.most if now - level.since < 2 * SWING_NS else 0
+        level.most = 0
+        level.since = now
+    level.most = max(level.most, others)
+    return max(level.most, level.before)
+
+
+cdef bint _limit(Level *level, u64 *limit, u64 *usage) noexcept nogil:
+    """Find the limit of a cgroup, and its use. False if it has none, or cannot be read."""
+    cdef u64 high = UNLIMITED
+    limit[0] = UNLIMITED
+    _number(level.limit, limit)
+    _number(level.high, &high)
+    limit[0] = min(limit[0], high)
+    return limit[0] < UNLIMITED and _number(level.usage, usage)
+
+
+cdef u64 _shared(const char *text) noexcept nogil:
+    """Return the bytes of shared memory in a cgroup's memory.stat."""
+    if strstr(text, b"total_shmem ") != NULL:  # version 1, where the others are without the cgroups below
+        return _field(text, b"total_shmem ")
+    return _field(text, b"shmem ") if strstr(text, b"shmem ") != NULL else UNLIMITED
+
+
+cdef u64 _clean(const char *text) noexcept nogil:
+    """Return the bytes of file pages in a cgroup's memory.stat that are clean, and on its lists."""
     cdef u64 clean, dirty
-    if not _read(level.stat, text):
-        return 0
-    if strstr(text, b"total_active_file ") != NULL:  # version 1, where the others are without the cgroups below
+    if strstr(text, b"total_active_file ") != NULL:
         clean = _field(text, b"total_active_file ") + _field(text, b"total_inactive_file ")
         dirty = _field(text, b"total_dirty ") + _field(text, b"total_writeback ")
     else:

@@ -68,6 +68,7 @@ cdef class FolioMap(Steps):
     cdef int _check(self) except -1
     cdef Py_ssize_t _length(self, u64 index) noexcept
     cdef u64 _units(self, u64 length) noexcept
+    cdef object _lease_cached(self, u64 start, u64 most)
     cdef Lease _copy(self, u64 index)
     cdef Lease _copy_cached(self, u64 index)
     cdef u32 _sleep(self, Lease lease, u64 timeout_ns) except? 0xFFFFFFFF

@@ -20,12 +20,13 @@ A lease with views in use keeps its pin: ``release`` then refuses new views, and
 So ``numpy.frombuffer(lease)`` may outlive a ``with`` block.
 """
 cimport cython
-from cpython.buffer cimport PyBuffer_FillInfo, PyBuffer_Release
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport PyObject, PyTypeObject, destructor
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.string cimport memcpy, memset
 
@@ -418,6 +419,23 @@ cdef class FolioMap(Steps):
         n = PyNumber_AsSsize_t(key, IndexError)
         return self.lease(n + self.size if n < 0 else n, 1)[0]
 
+    def __getbuffer__(self, Py_buffer *buffer, int wanted):
+        """``memoryview(mapping)`` is a view of a window of all of the object, which lives as long as the view."""
+        from .window import open_window  # here, because it imports this module
+
+        cdef Py_buffer inner
+        window = open_window(self, 0, None)
+        PyObject_GetBuffer(window, &inner, PyBUF_SIMPLE)
+        try:
+            PyBuffer_FillInfo(buffer, self, inner.buf, inner.len, True, wanted)
+        finally:
+            PyBuffer_Release(&inner)
+        Py_INCREF(window)
+        buffer.internal = <void *>window
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        Py_DECREF(<object>buffer.internal)
+
     def lease(self, offset, length=None, *, writable=None):
         """Pin bytes of the object in the pool, without a copy. If they are not cached, they are read from the source.
 
@@ -462,6 +480,36 @@ cdef class FolioMap(Steps):
                 raise ValueError("a lease has at least 1 byte; read(offset, 0) gives an empty view")
             lease = self._lease(start, min(most, self.size - start), self.most)
         return _private(lease) if wanted else lease
+
+    def lease_cached(self, offset, length=None):
+        """Pin bytes that are cached, as `lease` does, without reading from the source or waiting. It is not a use of them.
+
+        Parameters
+        ----------
+        offset : int
+            The first byte.
+        length : int, optional
+            The most bytes to lease, at least 1. By default all up to the end of the folio that has the byte at ``offset``.
+
+        Returns
+        -------
+        Lease or None
+            As `lease`; None if the byte at ``offset`` is not cached, or is still being read.
+
+        Raises
+        ------
+        IndexError
+            The object has no byte at ``offset``.
+        FoliocacheError
+            The pool has been closed.
+        """
+        cdef u64 start = self._offset(offset)
+        cdef u64 most = self.size - start if length is None else min(self._clip(length, "length"), self.size - start)
+        if most == 0:
+            raise ValueError("a lease has at least 1 byte")
+        self.attachment.join()
+        with cython.critical_section(self.attachment):
+            return self._lease_cached(start, most)
 
     def pieces(self, offset=0, length=None):
         """Return a range of the object as leases, one after the other, without a copy and without pinning all of it.
@@ -709,14 +757,14 @@ cdef class FolioMap(Steps):
 
     cdef int _gather(self, u64 start, u64 end, char *target) except -1:
         """Copy a range, each folio as soon as it is filled. A miss requests what remains of it, but at most ``most`` units;
-        more is requested when half of that has been copied."""
-        cdef u64 place = start
+        more is requested as they are copied."""
+        cdef u64 place = start, asked = 0
         cdef Lease lease
         while place < end:
             lease = self._lease(place, end - place, self.most)
             copy_long(target + (place - start), lease._copyable(), lease.length)
             place += lease.length
-            self.filler.keep_ahead(self, place >> self.shift, self._units(end), self.most)
+            asked = self.filler.keep_ahead(self, place >> self.shift, asked, self._units(end), self.most)
         return 0
 
     @cython.final
@@ -806,6 +854,24 @@ cdef class FolioMap(Steps):
             if not folio.release(mem, self.attachment.me, spare(), pfn):
                 self.attachment.wait(spare())
         return there if seen & layout.PG_UPTODATE or not filled else 0
+
+    cdef object _lease_cached(self, u64 start, u64 most):
+        """Do what ``lease_cached`` does, in a critical section."""
+        cdef u64 index = start >> self.shift
+        cdef u32 entry, pfn
+        cdef u64 at
+        cdef Lease lease = Lease.__new__(Lease)
+        entry = self.attachment.take()
+        if entry == layout.NIL:
+            return None
+        pfn = filemap.lookup(self.mem, self.attachment.me, entry, self.ino, self.head, self.mark, self.height, index)
+        if pfn == layout.NIL:
+            self.attachment.give(entry)
+            return None
+        at = atomics.folio_at(self.mem, pfn)
+        if not self._bind_units(lease, entry, pfn, index) or not flags.load(self.mem, at) & layout.PG_UPTODATE:
+            return None
+        return self._cut(lease, start, most) if self._is_ours(at) else None
 
     cdef Lease _copy(self, u64 index):
         """Return a lease on a private copy of unit index, when every word of the ledger is in use."""

@@ -8,9 +8,13 @@ import functools
 import os
 import re
 from collections.abc import Iterator
+from typing import Literal
+
+from ..mm import layout
 
 _open = open  # finalizers may open a pool when the interpreter has cleared its builtins
 UNLIMITED = 1 << 62  # cgroup v1 says "no limit" with a number near 2^63
+_THP = "/sys/kernel/mm/transparent_hugepage"
 LIMITS = ("memory.max", "memory.high", "memory.limit_in_bytes")
 
 
@@ -44,6 +48,30 @@ def _text(path: str) -> str:
     """Return a small file's content; nothing where it cannot be read."""
     with contextlib.suppress(OSError), _open(path, "rb", buffering=0) as file:
         return file.read(1 << 16).decode(errors="surrogateescape")
+    return ""
+
+
+def huge_pages(folder: str) -> Literal["", "given", "advised"]:
+    """Return whether the file system of a folder gives huge pages of 2 MiB: at once, or where a mapping asks for them."""
+    try:
+        found = os.stat(folder).st_dev
+    except OSError:
+        return ""
+    return _huge_pages(f"{os.major(found)}:{os.minor(found)}", _text(f"{_THP}/shmem_enabled"), _text(f"{_THP}/hpage_pmd_size"))
+
+
+def _huge_pages(device: str, shmem: str, size: str) -> Literal["", "given", "advised"]:
+    """Return what ``huge_pages`` does, for a device, and the kernel's settings."""
+    if size.strip() != str(1 << layout.HUGE_SHIFT) or "[deny]" in shmem:
+        return ""
+    with contextlib.suppress(OSError), _open("/proc/self/mountinfo", errors="surrogateescape") as file:
+        for line in file:
+            before, _, after = line.partition(" - ")
+            if before.split()[2] == device and after.startswith("tmpfs "):
+                options = after.split()[2].split(",")
+                if "[force]" in shmem or "huge=within_size" in options or "huge=always" in options:
+                    return "given"
+                return "advised" if "huge=advise" in options else ""
     return ""
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import html
 import operator
+import weakref
 from typing import TYPE_CHECKING, Literal, SupportsIndex, TypeAlias
 
 from ..filler.miss import Filler
@@ -39,8 +40,8 @@ class Mapping(AsyncReads):
     missed it, from 1 to 16 *units*, and at most 1 MiB; with ``folio_size``, all have the same size. The size of a unit depends
     on the object's size alone, so it is the same in every process: one page for small objects, up to 64 KiB for large ones.
 
-    ``len(mapping)`` is the object's size in bytes, ``mapping[a:b]`` a copy of a range. A mapping pickles with its pool and its
-    source.
+    ``len(mapping)`` is the object's size in bytes, ``mapping[a:b]`` a copy of a range, ``memoryview(mapping)`` a view of all of
+    it (`window`). A mapping pickles with its pool and its source.
 
     Attributes
     ----------
@@ -78,12 +79,14 @@ class Mapping(AsyncReads):
         key, version = _plain(key, "key"), _plain(version, "version")
         size = _size_of(key, size)
         check(read, readinto, source)
-        if pool._tiers and self._is_tiered and version and any(one is not None for one in (read, readinto, source)):
+        tiers = pool._agreed_tiers() if self._is_tiered and version else ()
+        if tiers and any(one is not None for one in (read, readinto, source)):
             from ..tiers.around import around  # here: few pools have tiers
 
             digest, given = object_digest(key, size, version), (read, readinto, source)
-            source = around(pool._tiers, digest, key, lambda: pool.engine, given, pool._attachment)
+            source = around(tiers, digest, key, lambda: pool.engine, given, pool._attachment)
             read = readinto = None
+            source.mapping = weakref.ref(self)
         first = pool._attachment.segment.first_bytes
         usual = order = _order_for(size, pool.page_size, first, self._units_per_object)
         self.folio_size: int | None = None if folio_size is None else _folio_size(folio_size, pool.page_size, first)

@@ -24,7 +24,7 @@ from ..mm import layout
 from ..mm.audit import readable
 from ..observe.records import NameInfo
 from .mapping import _cut, _plain
-from .question import NameTable, Question
+from .question import Known, NameTable, Question
 
 if TYPE_CHECKING:
     from ..filler.awaiting import Tell
@@ -34,6 +34,7 @@ T = TypeVar("T")
 _Steps: TypeAlias = "Generator[int | Ask, bool | None, None]"
 
 _WORDS = struct.Struct("<QQQQ")  # key, state, since, size
+_RECORD = struct.Struct("<QQQ")  # state, since, size
 _TEXT = layout.NAME_TEXT - layout.NAME_KEY
 _DATA = layout.NAME_DATA - layout.NAME_KEY
 _ROUNDS = 8  # how often an answer may be replaced while it is read
@@ -184,17 +185,14 @@ class Names:
                 break
         yield Ask(None)
 
-    def digest(self, key: str, who: str) -> _Digest:
-        """Return the digest by which the name is found, for :meth:`raw`. Raises ValueError if key or who is not a string."""
-        return _Digest(key, who)
+    def known(self, key: str, who: str) -> Known:
+        """Return what looks a name up again and again. Raises ValueError if key or who is not a string."""
+        return self._table.known(*_Digest(key, who).words)
 
-    def raw(self, name: _Digest) -> bytes | None:
-        """Return a copy of a name's record, None if the name is not known. Equal records are the same answer."""
-        return self._table.lookup(*name.words)
-
-    def read(self, raw: bytes) -> Name | None:
-        """Return the answer in a record; None if it has none."""
-        return _name(raw)
+    def read(self, record: bytes) -> Name | None:
+        """Return the answer in a record of :meth:`Known.look`; None if it has none."""
+        state, since, size = _RECORD.unpack_from(record)
+        return _answer(state, since, size, record[_RECORD.size :])
 
     def forget(self, key: str) -> None:
         """Forget what the key means, for all accounts. The answer to a question that has been asked already is not recorded.
@@ -351,6 +349,10 @@ def _oldest(now: int, max_age: float) -> int:
 def _name(found: bytes) -> Name | None:
     """Return the answer in a copy of a record; None if it has none."""
     _, state, since, size = _WORDS.unpack_from(found)
+    return _answer(state, since, size, found[_DATA:])
+
+
+def _answer(state: int, since: int, size: int, data: bytes) -> Name | None:
     kind = state & layout.NAME_STATE_MASK
     if kind == layout.NAME_ABSENT:
         return Name(False, asked=since)
@@ -358,7 +360,6 @@ def _name(found: bytes) -> Name | None:
         return None
     version = state >> layout.NAME_VERSION_SHIFT & layout.NAME_LENGTH_MASK
     extra = state >> layout.NAME_EXTRA_SHIFT & layout.NAME_LENGTH_MASK
-    data = found[_DATA:]
     return Name(True, size, readable(data[:version]), data[version : version + extra], since)
 
 

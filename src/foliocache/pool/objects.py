@@ -1,18 +1,27 @@
-"""The mapping of one Python object, which is kept in as few folios as possible and read as a whole."""
+"""The mappings of Python objects, which are kept in as few folios as possible and read as a whole."""
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import FoliocacheError
-from ..mm import layout
-from .mapping import Mapping
+from ..filler.miss import Filler
+from ..filler.readahead import Readahead
+from ..mm import layout, xarray
+from .found import FoundMap
+from .mapping import Mapping, _order_for, _span_for, object_digest
 
 if TYPE_CHECKING:
+    from ..filler.source import Source
     from .lease import Lease
+    from .pool import Pool
 
 
 EQUAL_MAX = 6  # folios of one size for one object
+SHAPES_MAX = 1024  # sizes of objects that are kept
+_UNITS = 1 << layout.SPAN_MAX  # of an object, if a unit may be that large
 
 
 class ObjectMapping(Mapping):
@@ -20,13 +29,12 @@ class ObjectMapping(Mapping):
     the pool has one free."""
 
     _is_tiered = False  # a Python object is known by the pool's names, which end with the pool
-    _units_per_object = 1 << layout.SPAN_MAX
+    _units_per_object = _UNITS
 
     def _span(self, units: int, most: int) -> int:
         """Prefer a few folios of one size to a large and a small one: the allocator then usually hands out neighbours, which
         are read as one buffer without mapping them once more."""
-        common = (units & -units).bit_length() - 1
-        return min(common, most) if 0 < units >> common <= EQUAL_MAX else most
+        return _span(units, most)
 
     def lease_all(self) -> Lease | None:
         """Return a lease on the whole object, which is filled if it is missing; None if it is in several folios, or empty.
@@ -39,3 +47,38 @@ class ObjectMapping(Mapping):
         if not lease.cached:
             raise FoliocacheError(f"{self.key!r} cannot be pinned: the pool has no room for it, or this process no lease left")
         return lease if len(lease) == self.size else None
+
+
+class Finder:
+    """Makes the mappings of objects that were found by their names: the same objects as those of `ObjectMapping`, without what
+    filling them takes.
+
+    A folio that was evicted raises what ``source`` raises, an object without any raises ``gone``.
+    """
+
+    def __init__(self, pool: Pool, source: Source, gone: Callable[[str], Exception]) -> None:
+        self._attachment = pool._attachment
+        self._filler = Filler("an object", weakref.proxy(pool), None, None, source, False, Readahead(1))
+        self._gone = gone
+        self._page_size, self._first_bytes = pool.page_size, pool._attachment.segment.first_bytes
+        self._shapes: dict[int, tuple[int, int, int]] = {}
+
+    def find(self, key: str, size: int, version: str) -> FoundMap:
+        """Return the mapping of an object."""
+        shape = self._shapes.get(size) or self._shape(size)
+        return FoundMap(self._attachment, self._filler, size, *shape, object_digest(key, size, version), self._gone)
+
+    def _shape(self, size: int) -> tuple[int, int, int]:
+        """Return the order of a unit, the height of the index, and the span of a folio, of an object of so many bytes."""
+        order = _order_for(size, self._page_size, self._first_bytes, _UNITS)
+        unit = self._page_size << order
+        units = -(-size // unit)
+        if len(self._shapes) >= SHAPES_MAX:
+            self._shapes.clear()
+        shape = order, xarray.height_for(units), _span(units, _span_for(unit, self._page_size, self._first_bytes))
+        return self._shapes.setdefault(size, shape)
+
+
+def _span(units: int, most: int) -> int:
+    common = (units & -units).bit_length() - 1
+    return min(common, most) if 0 < units >> common <= EQUAL_MAX else most

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import html
 import os
+import time
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, SupportsFloat, SupportsIndex, TypeAlias, TypeVar
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, SupportsFloat, SupportsI
 from ..errors import FoliocacheError, PoolNotFoundError
 from ..filler.engine import Engine
 from ..mm import audit, layout, page_alloc
-from ..observe import look
+from ..observe import look, notices
 from ..observe.records import Counters, Finding, FoliosByType, LockInfo, ObjectInfo, PagesByState, Stat
 from ..sizes import format_size, parse_size
-from . import client, geometry, headroom, numa, repair, shrink, view
+from . import client, geometry, headroom, numa, repair, shrink, strays, view
 from . import segment as segments
 from . import tiers as records
 from .attachment import Attachment, Scan
@@ -24,7 +25,7 @@ from .creation import create_or_attach
 from .geometry import Wanted, check_parameters, parameters, permissions, pool_size
 from .mapping import Mapping, key_digest
 from .names import Names
-from .objects import ObjectMapping
+from .objects import Finder, ObjectMapping
 from .pressure import Pressure
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def open(
         pool._watch(pressure)
     if interleave:
         numa.interleave(pool._attachment.segment)
-    pool._tiers = records.settle(pool.name, pool.path, tiers)
+    pool._settle_tiers(tiers)
     return pool
 
 
@@ -171,7 +172,7 @@ def attach(name: str = "default", *, any_owner: bool = False) -> Pool:
         As in `open`.
     """
     pool = _known(name, any_owner, {}) or _new(segments.attach(name, any_owner), any_owner)
-    pool._tiers = records.settle(pool.name, pool.path, None)
+    pool._settle_tiers(None)
     return pool
 
 
@@ -187,7 +188,7 @@ def _reopen(
     return open(name, size, page_size, any_owner=any_owner, fill_timeout=fill_timeout, pressure=pressure)
 
 
-def _seconds(value: Seconds) -> float:
+def _seconds(value: Seconds, what: str = "fill_timeout") -> float:
     try:
         if isinstance(value, (bool, str, bytes, bytearray)):
             raise TypeError
@@ -197,7 +198,7 @@ def _seconds(value: Seconds) -> float:
     except (TypeError, ValueError):
         seconds = -1.0
     if not seconds >= 0:
-        raise ValueError(f"fill_timeout must be a number of seconds from 0 on, not {value!r}")
+        raise ValueError(f"{what} must be a number of seconds from 0 on, not {value!r}")
     return min(seconds, FILL_TIMEOUT_MAX)
 
 
@@ -278,6 +279,7 @@ class Pool:
         self._engines: dict[int, Engine] = {}  # by pid; a forked child starts its own
         self._objects: dict[None, Objects] = {}  # the only one, for `setdefault`
         self._tiers: tuple[Guard, ...] = ()
+        self._tiers_known_at = 0.0  # when it was looked for them last
         self._asking: set[tuple[int, int, bytes]] = set()  # the questions of its names that are under way in this process
 
     def __repr__(self) -> str:
@@ -481,7 +483,8 @@ class Pool:
         """
         self._check_open()
         with Scan(self._attachment):
-            return look.findings(self._memory) + self._attachment.segment.unbacked()
+            segment = self._attachment.segment
+            return look.findings(self._memory) + segment.unbacked() + strays.findings(segment)
 
     def repair(self) -> list[Finding]:
         """Settle what dead processes have left, and repair what is proven to be damaged.
@@ -503,7 +506,10 @@ class Pool:
         """
         self._check_open()
         with Scan(self._attachment):
-            return repair.repair(self._attachment)
+            found = repair.repair(self._attachment)
+        strays.give_back(self._attachment)
+        with Scan(self._attachment):
+            return found + strays.findings(self._attachment.segment)
 
     def resize(self, size: SupportsIndex | str) -> int:
         """Change the most bytes that the pool's pages may take together, for all processes.
@@ -538,7 +544,7 @@ class Pool:
         self._attachment.set_limit(wanted // self.page_size)
         return shrink.to_limit(self._attachment) * self.page_size
 
-    def trim(self, bytes: SupportsIndex | str | None = None) -> int:
+    def trim(self, bytes: SupportsIndex | str | None = None, idle: Seconds | None = None) -> int:
         """Give memory back to the kernel. The pool takes it again when it needs it.
 
         Free pages are given back first, then those of the objects that have not been used for the longest time.
@@ -547,6 +553,13 @@ class Pool:
         ----------
         bytes : int or str, optional
             How many to give back, or a string such as ``"1GiB"``. By default all that is free, and no object.
+        idle : float, optional
+            Seconds, at most 72 hours. Give back what is free, and what of objects was not used for so long; at most ``bytes``,
+            if that is given. A pool does not know when something was used, only that it was since the last look, which is the
+            last ``trim(idle=)`` of any process, or an eviction that considered it. So the first call gives back no more than
+            what was read ahead so long ago and never used: what was used counts as used at that moment. Called every minute
+            with ``idle=60``, it gives back, from the second call on, what was not used since the call before. A sixteenth and
+            3 seconds less are long enough, so that a call that comes a little early does so, too.
 
         Returns
         -------
@@ -557,15 +570,24 @@ class Pool:
         Raises
         ------
         ValueError
-            It is no number of bytes.
+            It is no number of bytes, or of seconds.
         FoliocacheError
             The pool has been closed; or another process scans it all the time, or has stopped in the middle of an operation.
         """
         self._check_open()
         pages = None if bytes is None else -(-parse_size(bytes, "bytes") // self.page_size)
-        if pages is None:
-            return shrink.free_blocks(self._attachment) * self.page_size
-        return shrink.give_back(self._attachment, pages) * self.page_size
+        if idle is not None:
+            seconds = _seconds(idle, "idle")
+            if not 0 < seconds <= shrink.IDLE_MAX:
+                raise ValueError(f"idle must be more than 0 seconds, and at most {shrink.IDLE_MAX:.0f}, not {idle!r}")
+            given = shrink.give_back_idle(self._attachment, seconds, pages)
+        elif pages is None:
+            given = shrink.free_blocks(self._attachment)
+        else:
+            given = shrink.give_back(self._attachment, pages)
+        if strays.come_with_others(self._attachment.segment):
+            strays.give_back(self._attachment)
+        return given * self.page_size
 
     def stat(self) -> Stat:
         """Return the state of the pool, and the processes that use it.
@@ -635,7 +657,7 @@ class Pool:
             The pool has been closed.
         """
         self._check_open()
-        return [finding for guard in self._tiers for finding in guard.check(repair)]
+        return [finding for guard in self._agreed_tiers() for finding in guard.check(repair)]
 
     @property
     def tiers(self) -> tuple[TierStat, ...]:
@@ -643,7 +665,22 @@ class Pool:
 
         A tier that several pools use counts for all of them together.
         """
-        return tuple(guard.stat() for guard in self._tiers)
+        return tuple(guard.stat() for guard in self._agreed_tiers())
+
+    def _settle_tiers(self, wanted: str | Sequence[str] | None) -> None:
+        """Give the pool tiers, or take those that it has. Raises what ``records.settle`` raises."""
+        self._tiers_known_at = time.monotonic()
+        self._tiers = records.settle(self.name, self.path, wanted)
+
+    def _agreed_tiers(self) -> tuple[Guard, ...]:
+        """Return the pool's tiers. Another process may have given it some since this one has opened it."""
+        if not self._tiers and time.monotonic() - self._tiers_known_at >= records.LOOK_AGAIN:
+            try:
+                self._settle_tiers(None)
+            except Exception as error:
+                self._tiers_known_at += records.PAUSE
+                notices.logger().warning("pool %r has tiers now, which cannot be used here: %s", self.name, error)
+        return self._tiers
 
     def statistics(self) -> Statistics:
         """Return what the pool does and has done: rates of hits, durations, sources, evictions.
@@ -920,3 +957,6 @@ class Pool:
 
     def _object(self, key: str, size: int, version: str, source: Source) -> ObjectMapping:
         return ObjectMapping(self, key, size, version, source=source)
+
+    def _finder(self, source: Source, gone: Callable[[str], Exception]) -> Finder:
+        return Finder(self, source, gone)

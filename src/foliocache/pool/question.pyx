@@ -8,7 +8,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 
 from .attachment cimport Attachment
 from ..filler.waiter cimport Sleeper, sleep_for
@@ -18,8 +18,10 @@ from ..mm.atomics cimport fc_mem
 
 from .attachment import refused
 
-cdef u32 COPIED = layout.NAME_SIZE - layout.NAME_KEY
+cdef enum:
+    COPIED = layout.NAME_SIZE - layout.NAME_KEY  # bytes of a copy of a record
 cdef u64 TEXT_MAX = layout.NAME_TEXT_MAX
+cdef u64 RECORD = layout.NAME_TEXT - layout.NAME_STATE  # bytes of the words before a name's text, without its key
 
 
 @cython.final
@@ -125,6 +127,12 @@ cdef class NameTable:
             state = core.lookup(self.attachment.mem, self.attachment.me, key, lo, hi, PyBytes_AS_STRING(found))
         return None if state == layout.NAME_UNKNOWN else found
 
+    def known(self, u64 key, u64 lo, u64 hi):
+        """Return a :class:`Known` for a name."""
+        cdef Known known = Known.__new__(Known)
+        known.attachment, known.key, known.lo, known.hi = self.attachment, key, lo, hi
+        return known
+
     def begin(self, u64 key, u64 lo, u64 hi, u64 now, u64 oldest, bytes text, tuple member):
         """Ask for a name. Return a :class:`Question`; or NAME_FRESH, NAME_TAKEN, NAME_NOMEM or NAME_BUSY if there is none.
 
@@ -227,3 +235,59 @@ cdef class NameTable:
                 if length >= size or length > TEXT_MAX - 4:  # a text that was cut lacks at most 3 bytes of TEXT_MAX
                     return n, found
             n += 1
+
+
+@cython.final
+@cython.no_gc
+@cython.auto_pickle(False)
+cdef class Known:
+    """A name that this process looks up again and again, and what it has found there, for its user.
+
+    A process keeps thousands of them, so the garbage collector does not know them: a full collection would copy the heap of a
+    forked process. Nothing that refers to a Known may be kept in it.
+    """
+    cdef Attachment attachment
+    cdef u64 key, lo, hi
+    cdef object _found
+
+    def __init__(self):
+        raise TypeError("known names come from NameTable.known()")
+
+    def __reduce__(self):
+        raise TypeError("a known name is this process's, and cannot be copied or pickled")
+
+    @property
+    def found(self):
+        with cython.critical_section(self):
+            return self._found
+
+    @found.setter
+    def found(self, found):
+        with cython.critical_section(self):
+            self._found = found
+
+    def look(self, bytes last):
+        """Return the name's record, without the text: state, since, size, version, extra. That is ``last`` itself if they are
+        equal; None if the name is not known."""
+        cdef char copy[COPIED]
+        cdef char *words = copy + (layout.NAME_STATE - layout.NAME_KEY)
+        cdef char *data = copy + (layout.NAME_DATA - layout.NAME_KEY)
+        cdef u64 state, length
+        cdef bytes found
+        if not self.attachment.joined:
+            self.attachment.join()
+        with cython.critical_section(self.attachment):
+            state = core.lookup(self.attachment.mem, self.attachment.me, self.key, self.lo, self.hi, copy)
+        if state == layout.NAME_UNKNOWN:
+            return None
+        state = (<u64 *>words)[0]
+        length = (state >> layout.NAME_VERSION_SHIFT & layout.NAME_LENGTH_MASK)
+        length = min(length + (state >> layout.NAME_EXTRA_SHIFT & layout.NAME_LENGTH_MASK), <u64>layout.NAME_DATA_MAX)
+        if last is not None and <u64>PyBytes_GET_SIZE(last) == RECORD + length:
+            if memcmp(words, PyBytes_AS_STRING(last), RECORD) == 0:
+                if memcmp(data, PyBytes_AS_STRING(last) + RECORD, length) == 0:
+                    return last
+        found = PyBytes_FromStringAndSize(NULL, RECORD + length)
+        memcpy(PyBytes_AS_STRING(found), words, RECORD)
+        memcpy(PyBytes_AS_STRING(found) + RECORD, data, length)
+        return found

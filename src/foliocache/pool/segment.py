@@ -42,7 +42,8 @@ class Segment:
         self.inode: tuple[int, int] = inode(os.fstat(file.fd))
         self.file_to_read: Descriptor = _opened_to_read(file, path)
         mapped = map_file(name, file, self.file_to_read, shape["size"])
-        self.memory: atomics.Memory = atomics.Memory(*mapped, shape | {"fd": file.fd})
+        populate = shape["chunk_shift"] == layout.HUGE_SHIFT and _ask_for_huge_pages(path, mapped[0], shape["data"])
+        self.memory: atomics.Memory = atomics.Memory(*mapped, shape | {"fd": file.fd, "populate": populate})
         self._groups: tuple[str, ...] = machine.groups()
         self.group: int = _number_of(self._groups)
         headroom.watch(self.memory, self._groups)
@@ -75,6 +76,11 @@ class Segment:
     @property
     def page_size(self) -> int:
         return 1 << self.geometry["page_shift"]
+
+    @property
+    def chunk(self) -> int:
+        """The bytes that get memory together."""
+        return 1 << max(self.geometry["chunk_shift"], self.geometry["page_shift"])
 
     @property
     def pages(self) -> int:
@@ -117,7 +123,7 @@ class Segment:
         """
         words = (self.geometry["memmap"] - self.geometry["backed"]) // 4
         marked = sum(self.memory.peek32(self.geometry["backed"] + 4 * n).bit_count() for n in range(words))
-        pages = min(marked * max(1 << layout.CHUNK_SHIFT, self.page_size), self.max_bytes)
+        pages = min(marked * self.chunk, self.max_bytes)
         described = min(self.memory.peek32(layout.PAGES_DESCRIBED), self.geometry["npages"])
         need = table_bytes(self.geometry, self.slots) + described * layout.FOLIO_SIZE + pages
         found = os.fstat(self.fd).st_blocks * 512
@@ -152,6 +158,17 @@ def _opened_to_read(file: Descriptor, path: str) -> Descriptor:
         return reopen_to_read(file, path)
     except OSError:
         return file
+
+
+def _ask_for_huge_pages(path: str, mapped: mmap.mmap, data: int) -> bool:
+    """Ask for huge pages behind the data in a mapping. True if the file system gives them only through one."""
+    if data == len(mapped) or machine.huge_pages(os.path.dirname(path)) != "advised":
+        return False
+    try:
+        mapped.madvise(mmap.MADV_HUGEPAGE, data)
+    except (OSError, AttributeError):  # not in this kernel
+        return False
+    return True
 
 
 def map_file(name: str, file: Descriptor, to_read: Descriptor, size: int) -> tuple[mmap.mmap, mmap.mmap]:

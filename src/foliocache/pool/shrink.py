@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ..errors import FoliocacheError
-from ..mm import backing, page_alloc
+from ..mm import backing, layout, page_alloc
 from .attachment import LOOK_AGAIN, SCAN_WAIT
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 PIECE = 4 << 20  # bytes that are given back in one call, which has the GIL
 BATCH = 256  # pages that are evicted in one call
+TOLERANCE = 1 / 16  # of a time without use: one who calls once a minute does so a little early at times
+IDLE_MAX = 72 * 3600.0  # seconds
 
 
 def to_limit(attachment: Attachment) -> int:
@@ -39,6 +41,24 @@ def give_back(attachment: Attachment, pages: int) -> int:
     while given < pages and attachment.evict_chunk():
         given += free_blocks(attachment, pages - given)
     return given
+
+
+def give_back_idle(attachment: Attachment, seconds: float, pages: int | None = None) -> int:
+    """Give back what is free, and then the pages of folios that were not used for so many seconds: as many pages, or all for
+    None. Return how many have been given back."""
+    segment = attachment.segment
+    most = segment.geometry["npages"]
+    wanted = most if pages is None else pages
+    least = max(1, int(seconds * (1 - TOLERANCE) * 1e9 / (1 << layout.SEEN_TICK_SHIFT)) - 2)
+    given = free_blocks(attachment, wanted)
+    freed = pfn = 0
+    while given < wanted and pfn < min(segment.memory.peek32(layout.PAGES_DESCRIBED), most):
+        got, pfn = attachment.evict_idle(pfn, min(wanted - given, most), least)
+        freed += got
+        if freed >= min(wanted - given, PIECE // segment.page_size):
+            given += free_blocks(attachment, wanted - given)
+            freed = 0
+    return given + free_blocks(attachment, wanted - given) if given < wanted else given
 
 
 def free_blocks(attachment: Attachment, pages: int | None = None) -> int:

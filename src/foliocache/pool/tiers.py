@@ -19,6 +19,8 @@ from .files import OPEN_FLAGS, hidden, inode, unlink
 if TYPE_CHECKING:
     from ..tiers.guard import Guard
 
+LOOK_AGAIN = 1.0  # seconds after which a process that knows of no tiers looks for some again
+PAUSE = 60.0  # seconds more, if there are some that cannot be used
 _TRIES = 100
 _RECORD_MAX = 64 << 10  # bytes
 

@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from time import monotonic
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
@@ -31,6 +32,8 @@ PARSED_MAX = 256  # heads
 IDLE_MAX = 64  # connections
 HEAD_MAX = 64 << 10  # bytes of a status line and header fields
 HEAD_PIECE = 4 << 10  # bytes that are received at once until they are all there
+LATENCY_SHARE = 32  # a longer wait for an answer changes what is known of a server's latency by one part in so many
+PLACES_MAX = 256  # servers whose latency is kept
 REST_MAX = 64 << 10  # the most bytes at the end of a body that are read so that the connection can be kept
 
 Headers = Mapping[str, str]
@@ -230,6 +233,24 @@ class Client:
         self._tls: ssl.SSLContext | None = None
         self._unusual: set[Place] = set()
         self._parsed: dict[bytes, Fields] = {}  # what the responses of a server have in common
+        self._latencies: dict[Place, float] = {}
+
+    def latency(self, url: str) -> float | None:
+        """Return how many seconds a URL's server takes until it begins to answer, if that is known.
+
+        The shortest waits count: others are of a server, a network or a processor that does something else meanwhile.
+        """
+        try:
+            return self._latencies.get(place_of(urlsplit(url)))
+        except ValueError:
+            return None
+
+    def _has_waited(self, place: Place, seconds: float) -> None:
+        """Learn from a wait for an answer."""
+        known = self._latencies.get(place)
+        if known is None and len(self._latencies) >= PLACES_MAX:
+            self._latencies.clear()
+        self._latencies[place] = seconds if known is None else min(seconds, known + (seconds - known) / LATENCY_SHARE)
 
     def get(self, url: str, headers: Headers) -> Response | Direct:
         """Return the response to a GET, after redirects.
@@ -269,8 +290,11 @@ class Client:
         try:
             if request is not None:
                 try:
+                    begin = monotonic()
                     connection.sock.sendall(request)
-                    return Direct(self, place, connection, *_receive_head(connection.sock))
+                    head = _receive_head(connection.sock)
+                    self._has_waited(place, monotonic() - begin)
+                    return Direct(self, place, connection, *head)
                 except Unusual:
                     self._unusual.add(place)
                     connection.close()
@@ -298,6 +322,7 @@ class Client:
             with _timely():
                 reply = exchange(connection.sock.fileno(), request, into, length)
             if reply.rest is not None and reply.status >= 200:
+                self._has_waited(place, reply.waited)
                 fields = fields_of(self._parsed, reply, reply.rest)
                 ahead = memoryview(reply.data)[reply.end :]
                 return Direct(self, place, connection, reply.status, fields, ahead, reply.placed)

@@ -9,7 +9,10 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint64_t as u64
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
+
+from ..mm cimport atomics
 
 cdef extern from "<strings.h>" nogil:
     int strncasecmp(const char *one, const char *other, size_t length)
@@ -31,9 +34,11 @@ cdef class Reply:
     ``end`` is the length of the head in ``data``, -1 if it is not all there. If it is plain, ``status`` and ``length`` (of the
     body) are in it once, ``rest`` is the head without them and without the lines ``Date`` and ``Content-Range``, and
     ``content_range`` and ``date`` are those lines' values. Otherwise ``rest`` is None.
+    ``waited``: the seconds from the request to the first byte, for `exchange`.
     """
     cdef readonly bytes data, rest, content_range, date
     cdef readonly Py_ssize_t end, placed, length
+    cdef readonly double waited
     cdef readonly int status
 
     def __init__(self):
@@ -185,8 +190,10 @@ cdef Reply _exchange(int fd, bytes request, char *page, Py_ssize_t want, Py_ssiz
     cdef bint is_plain = False
     cdef Head head
     cdef Reply reply
+    cdef u64 asked_at = 0, answered_at = 0
     memset(&head, 0, sizeof(Head))
     with nogil:
+        asked_at = atomics.now_ns()
         while left:
             got = send(fd, asked, left, MSG_NOSIGNAL)
             if got < 0:
@@ -196,6 +203,8 @@ cdef Reply _exchange(int fd, bytes request, char *page, Py_ssize_t want, Py_ssiz
             asked, left = asked + got, left - got
         while end < 0 and size < HEAD_MAX:
             got = recv(fd, data + size, HEAD_MAX - size, 0)
+            if size == 0:
+                answered_at = atomics.now_ns()
             if got < 0:
                 with gil:
                     _interrupted()
@@ -224,6 +233,7 @@ cdef Reply _exchange(int fd, bytes request, char *page, Py_ssize_t want, Py_ssiz
         raise ConnectionResetError("the server closed the connection without an answer")
     reply = Reply.__new__(Reply)
     reply.data, reply.end, reply.placed = PyBytes_FromStringAndSize(data, size), end, placed
+    reply.waited = (answered_at - asked_at) / 1e9
     if is_plain:
         _tell(reply, rest, &head)
         if placed < want and head.status == 206 and head.length == length:

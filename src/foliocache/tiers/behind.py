@@ -1,8 +1,10 @@
-"""What is stored behind the caller's back: copies in a bounded queue, which one thread in each process gives to the tiers.
+"""What is stored behind the caller's back: a bounded queue for each tier, which one thread in each process gives to the tier.
 
-A copy is taken because the page may be evicted, or its object removed, before a slow tier has it. When all staging buffers are
-in use, what comes waits for one, but never longer than its fetch has taken; then it is dropped. No locks are used here, for
-the reasons of ``filler.engine``: an offer may come from a signal handler or a finalizer.
+A place in the queue is taken before the reader is told of the bytes. As a rule they stay where they are: once the folio is
+complete, it is pinned until the tier has it. Bytes of small pools are copied, since the queue would pin too much of them, and
+pieces that other machines wait for, since their folio is complete only later. When all places are in use, what comes waits for
+one, but never longer than its fetch has taken; then it is dropped. No locks are used here, for the reasons of
+``filler.engine``: an offer may come from a signal handler or a finalizer.
 """
 
 from __future__ import annotations
@@ -10,29 +12,44 @@ from __future__ import annotations
 import _thread
 import atexit
 import contextlib
+import itertools
 import mmap
 import os
 import queue
 import sys
 import time
 from collections import deque
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from .guard import Account, Guard
 from .tier import Part
 
-SMALL, LARGE = 64 << 10, 1 << 20  # bytes of a staging buffer
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Pin(Protocol):
+        """A lease on a folio of a pool."""
+
+        def __buffer__(self, flags: int, /) -> memoryview: ...
+        def release(self) -> None:
+            """Unpin it."""
+
+
+SMALL, LARGE = 64 << 10, 1 << 20  # bytes for which a place is
 SMALL_COUNT, LARGE_COUNT = 128, 24  # how many there are: 8 MiB and 24 MiB
+PINNED_SHARE = 32  # what all places of a queue may pin is 1/PINNED_SHARE of a pool or less; bytes of smaller pools are copied
 BATCH = 4 << 20  # bytes that a tier is given at a time
-EXIT_PATIENCE = 2.0  # seconds that the interpreter waits at its exit until the queue is empty
+EXIT_PATIENCE = 2.0  # seconds that the interpreter waits at its exit until the queues are empty
+LOOK_AGAIN = 0.001  # seconds
+SLICE = 0.1  # seconds of a pause after which it is looked whether it is still needed
 
-_behinds: dict[int, Behind] = {}  # this process's, by its pid
+_behinds: dict[tuple[int, Guard], Behind] = {}  # by process and tier
 
 
-def behind() -> Behind:
-    """Return this process's queue."""
-    pid = os.getpid()
-    return _behinds.get(pid) or _behinds.setdefault(pid, Behind())
+def behind(guard: Guard) -> Behind:
+    """Return this process's queue of a tier."""
+    key = os.getpid(), guard
+    return _behinds.get(key) or _behinds.setdefault(key, Behind())
 
 
 def flush(timeout: float = EXIT_PATIENCE) -> bool:
@@ -48,51 +65,139 @@ def flush(timeout: float = EXIT_PATIENCE) -> bool:
     bool
         False if the time was not enough.
     """
-    found = _behinds.get(os.getpid())
-    return found is None or found.flush(timeout)
+    deadline = time.monotonic() + timeout
+    ours = [found for (pid, _), found in list(_behinds.items()) if pid == os.getpid()]
+    return all(found.flush(deadline - time.monotonic()) for found in ours)
 
 
-class _Item(NamedTuple):
+def may_pin(pool_bytes: int) -> bool:
+    """Return True if a pool is so large that what is to be stored may stay in its pages."""
+    return pool_bytes >= PINNED_SHARE * (SMALL * SMALL_COUNT + LARGE * LARGE_COUNT)
+
+
+class Item(NamedTuple):
+    """Bytes to store, or (``data`` is None) claims to give back. ``held``: what they lie in, besides the place's buffer."""
+
     guard: Guard
     digest: bytes
     account: Account | None
     offset: int
+    data: memoryview | None
+    place: Place | None
+    held: Pin | None
     length: int
-    staged: mmap.mmap
-    home: Free
 
 
-Free: TypeAlias = "queue.SimpleQueue[mmap.mmap | None]"  # None: a buffer that has not been made yet
+class Place(NamedTuple):
+    """The right to queue something. ``staged``: a buffer for a copy, which is made when it is needed first."""
+
+    home: _Places
+    staged: mmap.mmap | None
+
+    def give_back(self) -> None:
+        self.home.put(self.staged)
+
+
+_Places: TypeAlias = "queue.SimpleQueue[mmap.mmap | None]"
+
+
+class Promise:
+    """A place for bytes that will be complete in the pool in a moment. Deleting it gives the place back."""
+
+    __slots__ = ("_account", "_digest", "_guard", "_number", "_place", "_queue", "length", "offset")
+
+    def __init__(
+        self, queue: Behind, guard: Guard, digest: bytes, offset: int, length: int, account: Account | None, place: Place
+    ) -> None:
+        self._queue, self._guard, self._digest, self._account = queue, guard, digest, account
+        self._place: Place | None = place
+        self._number = queue.promised()
+        self.offset: int = offset
+        self.length: int = length
+
+    def keep(self, held: Pin) -> None:
+        """Queue the bytes where they are."""
+        item = Item(self._guard, self._digest, self._account, self.offset, memoryview(held), self._place, held, self.length)
+        if self._queue.put(item):
+            self._place = None
+            self._queue.promised_ends(self._number)
+
+    def copy(self, data: memoryview) -> None:
+        """Queue a copy of the bytes: they are not in the pool. Raises ValueError if they are nowhere any more."""
+        with data[:LARGE] as piece:
+            if self._place is not None and len(piece) == self.length:
+                place, self._place = self._place, None
+                self._queue.put_copy(self._guard, self._digest, self._account, self.offset, piece, place)
+                self._queue.promised_ends(self._number)
+
+    def __del__(self) -> None:
+        if self._place is not None:
+            self._guard.drop(1, self._account)
+            self._place.give_back()
+        self._queue.promised_ends(self._number)
 
 
 class Behind:
-    """The queue, its staging buffers and its thread."""
+    """The queue, its places and its thread."""
 
     def __init__(self) -> None:
-        self._work: queue.SimpleQueue[_Item | queue.SimpleQueue[None]] = queue.SimpleQueue()
-        self._free: tuple[tuple[int, Free], ...] = ((SMALL, _buffers(SMALL_COUNT)), (LARGE, _buffers(LARGE_COUNT)))
+        self._work: queue.SimpleQueue[Item | queue.SimpleQueue[None]] = queue.SimpleQueue()
+        self._free: tuple[tuple[int, _Places], ...] = ((SMALL, _places(SMALL_COUNT)), (LARGE, _places(LARGE_COUNT)))
         self._unstarted: deque[None] = deque([None])
         self._closed = False
+        self._until = 0.0
+        self._numbers = itertools.count()
+        self._promised: set[int] = set()  # the numbers of those under way
 
     def offer(
         self, guard: Guard, digest: bytes, offset: int, data: memoryview, patience: float = 0.0, account: Account | None = None
     ) -> float:
-        """Queue a copy of the bytes of an object from offset on, if the tier wants them and there is a buffer.
+        """Queue a copy of the bytes of an object from offset on, if the tier wants them and there is a place.
 
-        Wait for a buffer for at most ``patience`` seconds, and return how many it were.
+        Wait for a place for at most ``patience`` seconds, and return how many it were. Claims to what is not queued end.
         """
         waited = 0.0
         if self._closed or not guard.wants(digest, offset, len(data), account):
+            self.unclaim(guard, digest, offset, len(data))
             return waited
         for begin in range(0, len(data), LARGE):
             with data[begin : begin + LARGE] as piece:
-                home, staged, seconds = self._take(len(piece), patience - waited)
+                place, seconds = self._take(len(piece), patience - waited)
                 waited += seconds
-                if home is None or not self._queue(guard, digest, account, offset + begin, piece, staged, home):
+                if place is None or not self.put_copy(guard, digest, account, offset + begin, piece, place):
                     guard.drop(1, account)
+                    self.unclaim(guard, digest, offset + begin, len(data) - begin)
                     break
         guard.wait_seconds += waited
         return waited
+
+    def promise(
+        self, guard: Guard, digest: bytes, offset: int, length: int, patience: float, account: Account | None
+    ) -> tuple[Promise | None, float]:
+        """Return a place for bytes that are not to be copied, as `offer` takes one, and the seconds that this has waited."""
+        if self._closed or not guard.wants(digest, offset, length, account):
+            return None, 0.0
+        place, waited = self._take(min(length, LARGE), patience)
+        guard.wait_seconds += waited
+        if place is None:
+            guard.drop(1, account)
+            return None, waited
+        return Promise(self, guard, digest, offset, length, account, place), waited
+
+    def promised(self) -> int:
+        """Return the number of a new promise."""
+        number = next(self._numbers)
+        self._promised.add(number)
+        return number
+
+    def promised_ends(self, number: int) -> None:
+        """A promise has been kept, or never will be."""
+        self._promised.discard(number)
+
+    def unclaim(self, guard: Guard, digest: bytes, offset: int, length: int) -> None:
+        """Give claims of a range back, which is not going to be stored. Others need not wait for it."""
+        if guard.lease and not self._closed:
+            self.put(Item(guard, digest, None, offset, None, None, None, length))
 
     @property
     def is_full(self) -> bool:
@@ -100,51 +205,56 @@ class Behind:
         return any(free.empty() for _, free in self._free)
 
     def flush(self, timeout: float) -> bool:
-        """Wait until all that was queued has been given to its tier. False if ``timeout`` seconds were not enough."""
+        """Wait until its tier has all that was promised or queued. False if ``timeout`` seconds were not enough."""
+        deadline = time.monotonic() + timeout
+        promised = self._promised.copy()
+        while not promised.isdisjoint(self._promised) and time.monotonic() < deadline:
+            time.sleep(LOOK_AGAIN)
         if self._unstarted:
-            return True
+            return promised.isdisjoint(self._promised)
         done: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._work.put(done)
         try:
-            done.get(timeout=max(timeout, 0))
+            done.get(timeout=max(deadline - time.monotonic(), 0))
         except queue.Empty:
             return False
-        return True
+        return promised.isdisjoint(self._promised)
 
     def close(self) -> None:
         """At the exit of the interpreter: take no more, and wait for what is queued, for EXIT_PATIENCE at most."""
         self._closed = True
         self.flush(EXIT_PATIENCE)
 
-    def _take(self, length: int, patience: float) -> tuple[Free | None, mmap.mmap | None, float]:
-        """Take a buffer for so many bytes. Return where it belongs (None if there is none), the buffer, and seconds waited."""
+    def put(self, item: Item) -> bool:
+        """Queue an item. Return False if there is no thread for it."""
+        if not self._start():
+            return False
+        self._work.put(item)
+        return True
+
+    def _take(self, length: int, patience: float) -> tuple[Place | None, float]:
+        """Take a place for so many bytes. Return it, and the seconds that were waited; None if there is none."""
         fitting = [free for size, free in self._free if length <= size]
         for free in fitting:
             with contextlib.suppress(queue.Empty):
-                return free, free.get_nowait(), 0.0
+                return Place(free, free.get_nowait()), 0.0
         if patience <= 0 or self._unstarted:
-            return None, None, 0.0
+            return None, 0.0
         begin = time.monotonic()
         try:
-            return fitting[0], fitting[0].get(timeout=patience), time.monotonic() - begin
+            return Place(fitting[0], fitting[0].get(timeout=patience)), time.monotonic() - begin
         except queue.Empty:
-            return None, None, time.monotonic() - begin
+            return None, time.monotonic() - begin
 
-    def _queue(
-        self,
-        guard: Guard,
-        digest: bytes,
-        account: Account | None,
-        offset: int,
-        piece: memoryview,
-        staged: mmap.mmap | None,
-        home: Free,
+    def put_copy(
+        self, guard: Guard, digest: bytes, account: Account | None, offset: int, piece: memoryview, place: Place
     ) -> bool:
-        if staged is None:
-            staged = mmap.mmap(-1, next(size for size, free in self._free if free is home))
-        staged[: len(piece)] = piece
-        self._work.put(_Item(guard, digest, account, offset, len(piece), staged, home))
-        return self._start()
+        """Queue a copy. Return False if there is no thread for it."""
+        length = len(piece)
+        staged = place.staged or mmap.mmap(-1, next(size for size, free in self._free if free is place.home))
+        staged[:length] = piece
+        place = place._replace(staged=staged)
+        return self.put(Item(guard, digest, account, offset, memoryview(staged)[:length], place, None, length))
 
     def _start(self) -> bool:
         with contextlib.suppress(IndexError):
@@ -160,7 +270,7 @@ class Behind:
         return True
 
     def _serve(self) -> None:
-        batch: list[_Item] = []
+        batch: list[Item] = []
         while True:
             if not batch:
                 following = self._work.get()
@@ -172,28 +282,45 @@ class Behind:
                     batch = []
                     continue
             full = sum(item.length for item in batch) >= BATCH
-            if batch and (full or not isinstance(following, _Item) or following[:3] != batch[0][:3]):
+            if batch and (full or not isinstance(following, Item) or not _is_alike(following, batch[0])):
                 self._store(batch)
                 batch = []
-            if isinstance(following, _Item):
+            if isinstance(following, Item):
                 batch.append(following)
             else:
                 following.put(None)
             del following
 
-    def _store(self, items: list[_Item]) -> None:
+    def _store(self, items: list[Item]) -> None:
         guard, digest, account = items[0][:3]
-        parts: list[Part] = [(item.offset, memoryview(item.staged)[: item.length]) for item in items]
+        parts: list[Part] = [(item.offset, item.data) for item in items if item.data is not None]
         try:
-            guard.store(digest, parts, account)
+            if parts:
+                self._pause()
+            if not parts:
+                guard.release(digest, [(item.offset, item.length) for item in items])
+            elif not guard.store(digest, parts, account):
+                guard.release(digest, [(offset, len(data)) for offset, data in parts])
         except BaseException as error:  # not of the tier's; the thread must go on
             guard.errors += 1
             if isinstance(error, MemoryError):
                 time.sleep(0.1)
-        for item, (_, view) in zip(items, parts, strict=True):
-            with contextlib.suppress(BufferError):  # a tier that keeps a reference costs a buffer
-                view.release()
-                item.home.put(item.staged)
+        length = sum(len(data) for _, data in parts)
+        for item in items:
+            if item.data is not None and item.place is not None:
+                with contextlib.suppress(BufferError):  # a tier that keeps a reference costs a place
+                    item.data.release()
+                    if item.held is not None:
+                        item.held.release()
+                    item.place.give_back()
+        items.clear()  # the thread's frame would keep what was pinned
+        if length and guard.rate:
+            self._until = time.monotonic() + guard.pace(length)
+
+    def _pause(self) -> None:
+        """Keep to the tier's rate. At the exit of the interpreter there is no time for that."""
+        while not self._closed and (left := self._until - time.monotonic()) > 0:
+            time.sleep(min(left, SLICE))
 
 
 class Credit:
@@ -216,8 +343,13 @@ class Credit:
         self._since = time.monotonic()
 
 
-def _buffers(count: int) -> Free:
-    made: Free = queue.SimpleQueue()
+def _is_alike(one: Item, other: Item) -> bool:
+    """Return True if two items may be given to a tier at once."""
+    return one[:3] == other[:3] and (one.data is None) == (other.data is None)
+
+
+def _places(count: int) -> _Places:
+    made: _Places = queue.SimpleQueue()
     for _ in range(count):
         made.put(None)
     return made

@@ -39,6 +39,7 @@ class Claim:
             self._pieces += [(number, begin, end) for begin, end in pairwise(cuts)]
             self._left.append(len(cuts) - 1)
         self._full = [False] * len(self._pieces)
+        self._mine: set[int] = set()  # those that were granted
         self._told = 0
         self._patience = patience
         self._deadline: float | None = None
@@ -81,6 +82,14 @@ class Claim:
             self._deadline = time.monotonic() + self._patience
         pause, self._pause = self._pause, min(2 * self._pause, LAST_PAUSE)
         return pause
+
+    def granted(self, numbers: Sequence[int], granted: Sequence[bool]) -> None:
+        """Note which pieces this machine has claimed."""
+        self._mine.update(number for number, mine in zip(numbers, granted, strict=True) if mine)
+
+    def owed(self) -> list[int]:
+        """Return the numbers of the pieces that were claimed and are not there."""
+        return [number for number in sorted(self._mine) if not self._full[number]]
 
     def runs(self, numbers: Sequence[int], granted: Sequence[bool]) -> Iterator[list[list[int]]]:
         """Yield the pieces that are granted: those in a row together, in groups by their parts."""

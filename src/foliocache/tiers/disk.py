@@ -10,19 +10,14 @@ import contextlib
 import errno
 import mmap
 import os
-import secrets
-import stat
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import PoolError, PoolMismatchError
-from ..sizes import format_size
-from . import layout
 from .crc import crc32c_function
+from .files import Files
 from .index import Index, Piece, runs
-from .layout import PAGE, Header, Shape
-from .lock import WriteLock
+from .layout import PAGE, Header
 from .tier import Part
 
 if TYPE_CHECKING:
@@ -31,7 +26,6 @@ if TYPE_CHECKING:
     from ..observe.records import Finding
 
 IOV_MAX = 512
-MAKING_PATIENCE = 60.0  # seconds to wait for another process that makes the tier
 SCRATCH_MAX = 16  # buffers that are kept
 
 _Planned = tuple[int, Piece, int]  # the number of a part, a piece of it, and where in the part's buffer it begins
@@ -76,15 +70,15 @@ class DiskTier:
     ) -> None:
         self._crc32c = crc32c_function()
         self.path = path
-        self._any_owner = any_owner
+        self.is_direct: bool
         self.bad_slots: int = 0  # that did not pass their CRC, in this process
-        lock, fd, shape = self._opened(size, slot)
+        files = Files(path, any_owner)
+        lock, fd, shape = files.opened(size, slot)
         self.index: Index = Index(fd, shape, lock)
         self.shape = shape
-        self.is_direct: bool = False
         self._scratch: deque[mmap.mmap] = deque(maxlen=SCRATCH_MAX)
         try:
-            self._fd = self._open_slots(direct, lock is not None)
+            self._fd, self.is_direct = files.open_slots(direct, lock is not None)
         except BaseException:
             os.close(fd)
             raise
@@ -135,17 +129,26 @@ class DiskTier:
         wanted = []
         for offset, data in parts:
             for begin, end in self._blocks(offset, len(data)):
+                if (begin, end - begin) in views:
+                    continue
                 view = data[begin - offset : end - offset]
                 views[begin, end - begin] = view
                 wanted.append((digest, begin, end - begin, self._crc32c(view)))
         try:
             headers = self.index.claim(wanted)
-            for group in self._write_groups(headers):
-                self._write(group[0].slot, [views[one.offset, one.length] for one in group])
-            self.index.publish(headers)
+            try:
+                for group in self._write_groups(headers):
+                    self._write(group[0].slot, [views[one.offset, one.length] for one in group])
+                self.index.publish(headers)
+            finally:
+                self.index.disown(headers)
         finally:
             for view in views.values():
                 view.release()
+
+    def pace(self, length: int, rate: int) -> float:
+        """Return the seconds to wait after a store of so many bytes; see `Index.pace`."""
+        return self.index.pace(length, rate)
 
     def _blocks(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """Divide a range at the multiples of the size of slots. What does not begin at a page's boundary is left out."""
@@ -317,122 +320,6 @@ class DiskTier:
         except IndexError:
             return mmap.mmap(-1, self.shape.slot_size)
 
-    # Opening.
-
-    def _opened(self, size: int | None, slot: int | None) -> tuple[WriteLock | None, int, Shape]:
-        """Return the lock, the index's descriptor and the shape. Without a lock, the tier can be read only."""
-        layout.check(size, slot)
-        if size is None and not os.path.lexists(self._file("index")):
-            raise PoolError(f"there is no tier in {self.path}; give a size, such as disk:{self.path}?size=100GiB")
-        made = True
-        try:
-            os.makedirs(self.path, 0o700, exist_ok=True)
-            self._check_owner(os.stat(self.path))
-            lock: WriteLock | None = WriteLock(os.path.join(self.path, "lock"))
-        except OSError as error:
-            if error.errno not in (errno.EROFS, errno.EACCES):
-                raise
-            lock, made = None, False
-        fd = self._open_index(made)
-        if fd is None:
-            if lock is None:
-                raise OSError(errno.EROFS, f"there is no tier in {self.path}, and none can be made")
-            fd = self._make(lock, size, slot)
-        try:
-            shape = self._checked(fd, size, slot)
-        except BaseException:
-            os.close(fd)
-            raise
-        return lock, fd, shape
-
-    def _open_index(self, writable: bool) -> int | None:
-        try:
-            return os.open(self._file("index"), (os.O_RDWR if writable else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-
-    def _checked(self, fd: int, size: int | None, slot: int | None) -> Shape:
-        found = os.fstat(fd)
-        self._check_owner(found)
-        shape = layout.unpack_super(os.pread(fd, PAGE, 0))
-        advice = f"remove it (foliocache tier rm {self.path})"
-        if shape is None:
-            raise PoolError(f"{self._file('index')} is not the index of a tier; {advice}")
-        if found.st_size < shape.index_bytes:
-            raise PoolError(f"{self._file('index')} is cut off; {advice}")
-        wanted = shape.slots if size is None else layout.slots_for(size, shape.slot_size)
-        if slot not in (None, shape.slot_size) or wanted != shape.slots:
-            raise PoolMismatchError(
-                f"the tier in {self.path} has {shape.slots} slots of {format_size(shape.slot_size)}; give its size, or leave "
-                f"size and slot out, or {advice}"
-            )
-        return shape
-
-    def _check_owner(self, found: os.stat_result) -> None:
-        if found.st_uid != os.geteuid() and not self._any_owner:
-            raise PoolError(
-                f"the tier in {self.path} belongs to another user, who can change its bytes at any time; any_owner=yes uses it"
-            )
-
-    def _make(self, lock: WriteLock, size: int | None, slot: int | None) -> int:
-        """Make the files, unless another process has done that meanwhile. The index comes last, by its name."""
-        with lock.held(MAKING_PATIENCE) as held:
-            if not held:
-                raise OSError(errno.EAGAIN, f"another process has been making the tier in {self.path} for too long")
-            fd = self._open_index(True)
-            if fd is not None:
-                return fd
-            if size is None:
-                raise PoolError(f"the tier in {self.path} has just been removed")
-            slot_size = slot or layout.SLOT
-            shape = Shape(slot_size, layout.slots_for(size, slot_size), secrets.token_bytes(16))
-            draft = self._file("index.new")
-            try:
-                os.close(_allocated(self._file("slots"), shape.slots_bytes))
-                fd = _allocated(draft, shape.index_bytes)
-                os.pwrite(fd, layout.pack_state(layout.State(0, 1, 0), shape.seed), layout.STATE_AT)
-                os.pwrite(fd, layout.pack_super(shape), 0)
-                os.rename(draft, self._file("index"))
-            except BaseException:
-                for name in ("slots", "index.new"):
-                    with contextlib.suppress(OSError):
-                        os.unlink(self._file(name))
-                if fd is not None:
-                    os.close(fd)
-                raise
-            return fd
-
-    def _open_slots(self, direct: bool | None, writable: bool) -> int:
-        flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
-        path = self._file("slots")
-        if direct is not False:
-            try:
-                fd = os.open(path, flags | os.O_DIRECT)
-                self.is_direct = True
-                return fd
-            except OSError as error:
-                if error.errno != errno.EINVAL or direct:
-                    raise
-        return os.open(path, flags)
-
-    def _file(self, name: str) -> str:
-        return os.path.join(self.path, name)
-
-
-def remove(path: str) -> None:
-    """Remove a tier and its folder. Processes that use it keep its files until they end.
-
-    Raises OSError if it cannot be removed, and PoolError if there is none.
-    """
-    names = ("index", "index.new", "slots", "lock")
-    if not any(os.path.lexists(os.path.join(path, name)) for name in names[:3]):
-        raise PoolError(f"there is no tier in {path}")
-    for name in names:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(path, name))
-    with contextlib.suppress(OSError):  # there is something else in it
-        os.rmdir(path)
-
 
 def _is_direct(one: _Planned) -> bool:
     """Return True if a piece can be read straight into its buffer: all of it, in whole pages."""
@@ -442,18 +329,3 @@ def _is_direct(one: _Planned) -> bool:
 
 def _rounded(length: int) -> int:
     return -(-length // PAGE) * PAGE
-
-
-def _allocated(path: str, size: int) -> int:
-    """Return the descriptor of a new file with room for ``size`` bytes."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        os.posix_fallocate(fd, 0, size)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, f"{path} is no regular file")
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd

@@ -5,6 +5,7 @@ Nothing here waits for a lock: counters may lose a count when threads race, and 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
@@ -106,10 +107,14 @@ class Guard:
         Returns the Tier.
     timeout
         Seconds that a load may take.
+    rate
+        Bytes per second that are stored at most; 0 for any number.
     """
 
-    def __init__(self, url: str, make: Callable[[], Tier], timeout: float) -> None:
+    def __init__(self, url: str, make: Callable[[], Tier], timeout: float, rate: int = 0) -> None:
         self.url = url
+        self.rate = rate
+        self._due = 0.0
         scheme = url.partition(":")[0]
         self.kind: str = "disk" if scheme == "disk" else "valkey"
         self._make = make
@@ -203,6 +208,31 @@ class Guard:
         finally:
             self._ended(self.stores, number, error)
         return granted
+
+    def release(self, digest: bytes, spans: Sequence[tuple[int, int]]) -> None:
+        """Give claims back. Raises nothing of the tier's: they end by themselves, too.
+
+        Stores may be stopped: a full server can do this.
+        """
+        release = getattr(self.tier, "release", None)
+        if release is None or self.loads.is_stopped:
+            return
+        try:
+            release(digest, spans)
+        except Exception:
+            self.errors += 1
+
+    def pace(self, length: int) -> float:
+        """Note that so many bytes were stored. Return the seconds until the next may be, by the tier's rate."""
+        if not self.rate:
+            return 0.0
+        pace = getattr(self.tier, "pace", None)
+        if pace is not None:  # for all processes together
+            with contextlib.suppress(Exception):
+                return float(pace(length, self.rate))
+        now = time.monotonic()
+        self._due = max(now, self._due) + length / self.rate
+        return self._due - now
 
     def load(
         self, digest: bytes, parts: Sequence[Part], account: Account | None = None, *, again: bool = False

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from .lock import WriteLock
 
 AROUND = 16  # headers that are read at a time: those of a piece and of the pieces that were probably stored with it
 PATIENCE = 1.0  # seconds that a writer waits for others
+PACE_MAX = 60_000_000_000  # nanoseconds by which stores can have run ahead of their rate; more is of the time before a reboot
 
 
 class Busy(Exception):
@@ -150,35 +152,70 @@ class Index:
     def claim(self, wanted: Sequence[tuple[bytes, int, int, int]]) -> list[Header]:
         """Take slots for pieces (digest, offset, length, CRC) that are not there yet. Return their headers, in state WRITING.
 
-        Raises Busy, OSError.
+        Nobody else writes to these slots until they are given to ``disown``. Raises Busy, OSError.
         """
-        with self.turn():
+        with self.turn() as lock:
             missing = [one for one in wanted if not self._has(*one[:3])]
             state = self.state()
-            taken, hand, full = self._take(state.hand, min(len(missing), self.shape.slots // 2))
-            self._forget(taken)
-            headers = [
-                Header(digest, offset, slot, state.generation, length, crc, WRITING)
-                for slot, (digest, offset, length, crc) in zip(taken, missing, strict=False)
-            ]
-            self._write_headers(headers)
-            after = State(hand, state.generation + 1, int(state.full or full))
-            os.pwrite(self.fd, layout.pack_state(after, self._seed), layout.STATE_AT)
+            taken: list[int] = []
+            try:
+                hand, full = self._take(lock, state.hand, min(len(missing), self.shape.slots // 2), taken)
+                self._forget(taken)
+                headers = [
+                    Header(digest, offset, slot, state.generation, length, crc, WRITING)
+                    for slot, (digest, offset, length, crc) in zip(taken, missing, strict=False)
+                ]
+                self._write_headers(headers)
+                after = State(hand, state.generation + 1, int(state.full or full))
+                os.pwrite(self.fd, layout.pack_state(after, self._seed), layout.STATE_AT)
+            except BaseException:
+                self._disown(taken)
+                raise
             return headers
 
     def publish(self, headers: Sequence[Header]) -> None:
-        """The slots have their bytes now. A slot that another writer has taken meanwhile is that one's."""
+        """The slots have their bytes now. What another writer has stored meanwhile is not entered again."""
         with self.turn():
-            mine = [
-                one for one in headers if self.header(one.slot) == one and not self._has(one.digest, one.offset, one.length)
-            ]
-            for one in mine:
-                shorter = self.find(one.digest, one.offset)
-                if shorter is not None:
-                    self._free(shorter)
+            mine = []
+            for one in self._still(headers):
+                found = self.find(one.digest, one.offset)
+                if found is None or found.length < one.length:
+                    mine.append(one)
+                    if found is not None:
+                        self._free(found)
             self._write_headers([one._replace(state=FULL) for one in mine])
             for one in mine:
                 self._insert(one)
+
+    def disown(self, headers: Sequence[Header]) -> None:
+        """Once after each ``claim``, when nothing will be written to the slots any more: others may take them."""
+        self._disown([one.slot for one in headers])
+
+    def _disown(self, slots: Sequence[int]) -> None:
+        if self.lock is not None:
+            for first, count in runs(slots):
+                self.lock.disown(first, count)
+
+    def _still(self, headers: Sequence[Header]) -> Iterator[Header]:
+        """Yield those of the headers that are in the index."""
+        at = 0
+        for first, count in runs([one.slot for one in headers]):
+            for found, one in zip(self.headers(first, count), headers[at : at + count], strict=True):
+                if found == one:
+                    yield one
+            at += count
+
+    def pace(self, length: int, rate: int) -> float:
+        """Note that so many bytes were written. Return the seconds after which all processes together have written no more
+        than ``rate`` bytes per second. Raises Busy, OSError."""
+        with self.turn():
+            now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            due = layout.unpack_pace(self._read(layout.PACE_AT, 16), self._seed)
+            if not now < due < now + PACE_MAX:
+                due = now
+            due += length * 1_000_000_000 // rate
+            os.pwrite(self.fd, layout.pack_pace(due, self._seed), layout.PACE_AT)
+        return (due - now) / 1e9
 
     def drop(self, header: Header) -> bool:
         """Make a slot free whose bytes do not agree with its header, unless a writer is busy. Return True if that was done."""
@@ -207,41 +244,46 @@ class Index:
         return slot < self.shape.slots and not self._is_stale(layout.TABLE_AT + bucket * BUCKET.size, slot)
 
     @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self) -> Iterator[WriteLock]:
         """Hold the writers' lock during a ``with``. Raises Busy, OSError."""
         if self.lock is None:
             raise OSError(errno.EROFS, "the tier is on a read-only file system, or this user may not write to it")
         with self.lock.held(PATIENCE) as held:
             if not held:
                 raise Busy
-            yield
+            yield self.lock
 
     def _has(self, digest: bytes, offset: int, length: int) -> bool:
         found = self.find(digest, offset)
         return found is not None and found.length >= length
 
-    def _take(self, hand: int, count: int) -> tuple[list[int], int, bool]:
-        """Walk from the hand on, and take slots whose mark is not set. A mark that is set is cleared: it saves a slot once.
+    def _take(self, lock: WriteLock, hand: int, count: int, taken: list[int]) -> tuple[int, bool]:
+        """Walk from the hand on, and append slots to ``taken`` whose mark is not set, and to which nobody is writing. A mark
+        that is set is cleared: it saves a slot once.
 
-        Return the slots, the new hand, and whether it has been round.
+        Return the new hand, and whether it has been round. There are fewer slots if all others are being written.
         """
-        taken: list[int] = []
         saves = 4 * count + 64  # at most: the walk is short, even if all of a large tier is in use
+        steps = 3 * self.shape.slots
         round_once = False
-        while len(taken) < count:
+        while len(taken) < count and steps > 0:
             at = self.shape.marks_at + hand
             marks = self._read(at, min(count - len(taken), self.shape.slots - hand))
+            chosen = []
             for n, mark in enumerate(marks):
                 if mark and saves:
                     saves -= 1
-                elif hand + n not in taken:  # after a whole round of slots that were in use
-                    taken.append(hand + n)
+                else:
+                    chosen.append(hand + n)
+            for first, length in runs(chosen):
+                taken += lock.own(first, length)  # not those that were taken before a whole round
             if any(marks):
                 os.pwrite(self.fd, bytes(len(marks)), at)
+            steps -= len(marks)
             hand += len(marks)
             if hand == self.shape.slots:
                 hand, round_once = 0, True
-        return taken, hand, round_once
+        return hand, round_once
 
     def _forget(self, slots: Sequence[int]) -> None:
         """Remove what slots have from the table."""

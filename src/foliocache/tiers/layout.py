@@ -24,6 +24,7 @@ EXTENT_BYTES = 16  # of the file system's own, for each slot, if all of them are
 RESERVE = 16 * PAGE  # for the folder, the lock and the file system's first blocks
 
 STATE_AT = PAGE
+PACE_AT = STATE_AT + 512
 TABLE_AT = 2 * PAGE
 ENTRY = struct.Struct("<II")  # the slot + 1, or 0; and 32 bits of the key's hash
 BUCKET = struct.Struct("<32I")  # 16 entries
@@ -36,6 +37,7 @@ HEADER = struct.Struct("<16sQQQIII8xI")
 FREE, WRITING, FULL = 0, 1, 2
 _SUPER = struct.Struct("<8sQQ16sI")
 _STATE = struct.Struct("<QQII")  # hand, generation, full, check
+_PACE = struct.Struct("<QI")  # nanoseconds, check
 
 _ALL = (1 << 64) - 1
 _DIGEST = struct.Struct("<QQ")
@@ -153,6 +155,17 @@ def unpack_state(data: bytes, seed: int) -> State | None:
         return None
     *words, crc = _STATE.unpack_from(data)
     return State(*words) if crc == zlib.crc32(data[: _STATE.size - 4], seed) else None
+
+
+def pack_pace(due: int, seed: int) -> bytes:
+    head = due.to_bytes(8, "little")
+    return head + zlib.crc32(head, seed).to_bytes(4, "little")
+
+
+def unpack_pace(data: bytes, seed: int) -> int:
+    """Return when the next store may begin, in nanoseconds since the machine was started; 0 if it is not known."""
+    due, crc = _PACE.unpack_from(data)
+    return int(due) if crc == zlib.crc32(data[:8], seed) else 0
 
 
 def pack_header(header: Header, seed: int) -> bytes:

@@ -1,7 +1,8 @@
-"""The lock of a disk tier's writers: of all processes that see its folder, and of the threads of this one.
+"""The locks of a disk tier's writers: of all processes that see its folder, and of the threads of this one.
 
-The kernel's lock ends with its holder. It belongs to the open file, which a forked child would share: the child closes its
-copy. Readers take no lock.
+Byte 0 of the file is locked by who writes to the index, byte 1 + n while a writer writes to slot n. The kernel's locks end with
+their holder: with the last write of a process that is killed, not before. They belong to the open file, which a forked child
+would share: the child closes its copy. Readers take no lock.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ import weakref
 from collections.abc import Callable, Iterator
 
 _RECORD = struct.Struct("@hhqqi0q")  # struct flock
-_TAKE = _RECORD.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-_GIVE = _RECORD.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
 _LOOK_AGAIN = 0.001  # seconds
 
 _locks: weakref.WeakSet[WriteLock] = weakref.WeakSet()
@@ -30,6 +29,7 @@ class WriteLock:
         self.path = path
         self._fd: int | None = None
         self._threads = _thread.allocate_lock()
+        self._written: set[int] = set()  # slots that threads of this process write to: their locks have one owner
         self._open()
         _locks.add(self)
 
@@ -49,13 +49,28 @@ class WriteLock:
         taken = False
         try:
             fd = self._open()
-            while not (taken := _try(fd)) and time.monotonic() < deadline:
+            while not (taken := _lock(fd, 0, 1)) and time.monotonic() < deadline:
                 time.sleep(_LOOK_AGAIN)
             yield taken
         finally:
             if taken:
-                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _GIVE)
+                _unlock(fd, 0, 1)
             threads.release()
+
+    def own(self, first: int, count: int) -> list[int]:
+        """In a turn: lock slots in a row for writing. Return those that nobody else is writing to."""
+        fd = self._open()
+        slots = [slot for slot in range(first, first + count) if slot not in self._written]
+        if len(slots) < count or not _lock(fd, 1 + first, count):
+            slots = [slot for slot in slots if _lock(fd, 1 + slot, 1)]
+        self._written.update(slots)
+        return slots
+
+    def disown(self, first: int, count: int) -> None:
+        """Unlock slots in a row: they have been written, or will not be."""
+        self._written.difference_update(range(first, first + count))
+        if self._fd is not None:
+            _unlock(self._fd, 1 + first, count)
 
     def close(self) -> None:
         fd, self._fd = self._fd, None
@@ -65,6 +80,7 @@ class WriteLock:
     def forked(self) -> None:
         """In a forked child: give up the parent's file and its threads' lock."""
         self._threads = _thread.allocate_lock()
+        self._written = set()
         with contextlib.suppress(OSError):
             self.close()
 
@@ -74,12 +90,16 @@ class WriteLock:
             self._fd = None
 
 
-def _try(fd: int) -> bool:
+def _lock(fd: int, at: int, count: int) -> bool:
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _TAKE)
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _RECORD.pack(fcntl.F_WRLCK, os.SEEK_SET, at, count, 0))
     except BlockingIOError:
         return False
     return True
+
+
+def _unlock(fd: int, at: int, count: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _RECORD.pack(fcntl.F_UNLCK, os.SEEK_SET, at, count, 0))
 
 
 def _forked() -> None:

@@ -83,6 +83,10 @@ class Claiming(Protocol):
         """For each span (offset, length), return True if the caller is to fetch and store it, False if another does that."""
         ...
 
+    def release(self, digest: bytes, spans: Sequence[tuple[int, int]]) -> None:
+        """End the caller's claims to ranges (offset, length): they will not be stored. Others' claims stay."""
+        ...
+
 
 class TierStat(NamedTuple):
     """What one process has had from a tier, since it opened it.

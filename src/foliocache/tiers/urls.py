@@ -42,8 +42,7 @@ def guard_of(text: str) -> Guard:
     """Return this process's guard of a tier, which is opened now if that is possible. Raises ValueError for what is no tier."""
     found = _guards.get(text)
     if found is None:
-        make, timeout = _parsed(text)
-        found = _guards.setdefault(text, Guard(shown(text), make, timeout))
+        found = _guards.setdefault(text, Guard(shown(text), *_parsed(text)))
     found.open()
     return found
 
@@ -66,8 +65,8 @@ def folder_of(text: str) -> str:
     return urllib.parse.unquote(urllib.parse.urlsplit(text).path)
 
 
-def _parsed(text: str) -> tuple[Make, float]:
-    """Return the function that opens a tier, and its timeout."""
+def _parsed(text: str) -> tuple[Make, float, int]:
+    """Return the function that opens a tier, its timeout, and its rate."""
     scheme = text.partition(":")[0]
     kind = KINDS.get(scheme)
     if kind is None:
@@ -80,10 +79,11 @@ def _parsed(text: str) -> tuple[Make, float]:
     options = dict(pairs)
     if len(options) < len(pairs):
         raise ValueError(f"tier {shown(text)!r}: an option is given twice")
+    rate = parse_size(options.pop("rate"), "rate") if "rate" in options else 0
     make, timeout = kind(text, parts, options)
     if options:
         raise ValueError(f"tier {shown(text)!r}: there is no option {min(options)!r}")
-    return make, timeout
+    return make, timeout, rate
 
 
 def _disk(text: str, parts: urllib.parse.SplitResult, options: Options) -> tuple[Make, float]:

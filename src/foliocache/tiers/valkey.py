@@ -7,12 +7,14 @@ a value begins with that of its key, so that a value that was asked for by anoth
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from . import wire
+from .connections import Connections
 from .crc import crc32c_function
 from .tier import Part
 
@@ -20,15 +22,12 @@ PIECE = 64 << 10
 TOGETHER = 4 << 20  # bytes of an object whose pieces are on one node of a cluster, so that one command asks for them
 _TRAILER = struct.Struct("<4sI")
 _MAGIC = b"fol1"
-_CLAIM = b"claim"  # the value of a piece that a machine is fetching: no piece is so short
-
-
-class _Asked(NamedTuple):
-    """Pieces that are asked for by one command: their keys, where they belong, and the parts that they are of."""
-
-    keys: list[bytes]
-    places: list[memoryview]
-    parts: list[int]
+_CLAIM = b"claim"  # how the value of a piece begins that a machine is fetching; then who it is
+_RELEASE = """
+for _, key in ipairs(KEYS) do
+    if redis.call('get', key) == ARGV[1] then redis.call('del', key) end
+end
+"""
 
 
 class ValkeyTier:
@@ -90,108 +89,119 @@ class ValkeyTier:
             made = valkey.Valkey.from_url(url, **options)
         self._client = made
         self._timeout = timeout
+        self._claimer = 0, b""
         self._is_cluster = cluster
+        self._connections = Connections(None if cluster else made.connection_pool)
 
     def load(self, digest: bytes, parts: Sequence[Part]) -> list[bool]:
         """Fill the buffers that the server has; see `Tier.load`."""
         filled = [True] * len(parts)
-        asked: dict[bytes, _Asked] = {}  # by node
         deadline = time.monotonic() + self._timeout
+        keys, places, owners = self._divided(digest, parts)
         try:
-            for number, (offset, buffer) in enumerate(parts):
-                for begin, end in _pieces(offset, len(buffer)):
-                    tag, key = self._key(digest, begin, end - begin)
-                    wanted = asked.setdefault(tag, _Asked([], [], []))
-                    wanted.keys.append(key)
-                    wanted.places.append(buffer[begin - offset : end - offset])
-                    wanted.parts.append(number)
-            for wanted in asked.values():
-                had = self._from_nodes(wanted) if self._is_cluster else self._from_one(wanted, deadline)
-                for number, is_there in zip(wanted.parts, had, strict=True):
-                    filled[number] = filled[number] and is_there
+            if self._is_cluster:
+                had = self._from_nodes(keys, places)
+            else:
+                with self._connections.one() as sock:
+                    had = wire.mget(sock, keys, places, _MAGIC, self._crc32c, deadline)
         finally:
-            for wanted in asked.values():
-                for place in wanted.places:
-                    place.release()
+            for place in places:
+                place.release()
+        if not all(had):
+            for owner, is_there in zip(owners, had, strict=True):
+                filled[owner] = filled[owner] and is_there
         return filled
 
-    def _from_one(self, wanted: _Asked, deadline: float) -> list[bool]:
-        """Receive values into their places. Return for each whether it is there, and its bytes are right."""
-        keys, places = wanted.keys, wanted.places
+    def _divided(self, digest: bytes, parts: Sequence[Part]) -> tuple[list[bytes], list[memoryview], list[int]]:
+        """Divide parts into pieces. Return their keys, views of their bytes, to be released, and the numbers of their parts."""
+        keys, views, owners = [], [], []
+        for number, (offset, buffer) in enumerate(parts):
+            for begin, end in _pieces(offset, len(buffer)):
+                keys.append(self._key(digest, begin, end - begin))
+                views.append(buffer[begin - offset : end - offset])
+                owners.append(number)
+        return keys, views, owners
 
-        def is_right(number: int, trailer: bytes) -> bool:
-            return trailer == self._trailer(keys[number], places[number])
-
-        connections = self._client.connection_pool
-        connection = connections.get_connection("MGET")
-        try:
-            return wire.mget(connection, keys, places, _TRAILER.size, deadline, is_right)
-        finally:
-            connections.release(connection)
-
-    def _from_nodes(self, wanted: _Asked) -> list[bool]:
-        """Do what `_from_one` does, through the client, which finds the nodes of a cluster, and by way of copies."""
-        had = []
-        for key, place, value in zip(wanted.keys, wanted.places, self._client.mget(wanted.keys), strict=True):
-            length = len(place)
-            if not isinstance(value, bytes) or len(value) != length + _TRAILER.size:
-                had.append(False)
-                continue
-            with memoryview(value) as whole, whole[:length] as content:
-                place[:] = content
-            had.append(value[length:] == self._trailer(key, place))
+    def _from_nodes(self, keys: Sequence[bytes], places: Sequence[memoryview]) -> list[bool]:
+        """Do what `wire.mget` does, through the client, which finds the nodes of a cluster, and by way of copies."""
+        nodes: dict[bytes, list[int]] = {}
+        for number, key in enumerate(keys):
+            nodes.setdefault(_tag(key), []).append(number)
+        had = [False] * len(keys)
+        for numbers in nodes.values():
+            values = self._client.mget([keys[number] for number in numbers])
+            for number, value in zip(numbers, values, strict=True):
+                place = places[number]
+                length = len(place)
+                if isinstance(value, bytes) and len(value) == length + _TRAILER.size:
+                    with memoryview(value) as whole, whole[:length] as content:
+                        place[:] = content
+                    had[number] = value[length:] == self._trailer(keys[number], place)
         return had
 
     def store(self, digest: bytes, parts: Sequence[Part]) -> None:
         """Give ranges to the server; see `Tier.store`."""
-        items: list[tuple[bytes, memoryview, bytes]] = []
+        keys, views, _ = self._divided(digest, parts)
         try:
-            for offset, data in parts:
-                for begin, end in _pieces(offset, len(data)):
-                    piece = data[begin - offset : end - offset]
-                    key = self._key(digest, begin, len(piece))[1]
-                    items.append((key, piece, self._trailer(key, piece)))
             if self._is_cluster:
                 commands = self._client.pipeline(transaction=False)
-                for key, piece, trailer in items:
-                    commands.set(key, b"".join((piece, trailer)))  # also in the place of a claim
+                for key, view in zip(keys, views, strict=True):
+                    commands.set(key, b"".join((view, self._trailer(key, view))))  # also in the place of a claim
                 commands.execute()
             else:
-                connections = self._client.connection_pool
-                connection = connections.get_connection("SET")
-                try:
-                    wire.mset(connection, items)
-                finally:
-                    connections.release(connection)
+                with self._connections.one() as sock:
+                    wire.mset(sock, keys, views, _MAGIC, self._crc32c, self._timeout)
         finally:
-            for _, piece, _ in items:
-                piece.release()
+            for view in views:
+                view.release()
 
     def claim(self, digest: bytes, spans: Sequence[tuple[int, int]]) -> list[bool]:
         """Claim ranges; see `Claiming`. A span is the caller's if one of its pieces was nobody's."""
         commands = self._client.pipeline(transaction=False)
         owners = []
         milliseconds = max(1, round(self.lease * 1000))
+        claim = self._claim()
         for number, (offset, length) in enumerate(spans):
             for begin, end in _pieces(offset, length):
-                commands.set(self._key(digest, begin, end - begin)[1], _CLAIM, nx=True, px=milliseconds)
+                commands.set(self._key(digest, begin, end - begin), claim, nx=True, px=milliseconds)
                 owners.append(number)
         granted = [False] * len(spans)
         for number, answer in zip(owners, commands.execute(), strict=True):
             granted[number] = granted[number] or bool(answer)
         return granted
 
+    def release(self, digest: bytes, spans: Sequence[tuple[int, int]]) -> None:
+        """End claims; see `Claiming`. A value that is not this process's claim stays."""
+        nodes: dict[bytes, list[bytes]] = {}
+        for offset, length in spans:
+            for begin, end in _pieces(offset, length):
+                key = self._key(digest, begin, end - begin)
+                nodes.setdefault(_tag(key), []).append(key)
+        for keys in nodes.values():
+            self._client.eval(_RELEASE, len(keys), *keys, self._claim())
+
+    def _claim(self) -> bytes:
+        """Return the value of this process's claims."""
+        if self._claimer[0] != os.getpid():
+            self._claimer = os.getpid(), _CLAIM + os.urandom(16)
+        return self._claimer[1]
+
     def close(self) -> None:
         """Close the connections. Nobody may be using them."""
+        self._connections.close()
         self._client.close()
 
-    def _key(self, digest: bytes, offset: int, length: int) -> tuple[bytes, bytes]:
-        tag = b"{%s:%x}" % (digest.hex().encode(), offset // TOGETHER)
-        return tag, b"%s:%s:%x:%x" % (self._prefix, tag, offset, length)
+    def _key(self, digest: bytes, offset: int, length: int) -> bytes:
+        return b"%s:{%s:%x}:%x:%x" % (self._prefix, digest.hex().encode(), offset // TOGETHER, offset, length)
 
     def _trailer(self, key: bytes, content: memoryview) -> bytes:
         """Return what is behind the bytes of a piece in its value."""
         return _TRAILER.pack(_MAGIC, self._crc32c(content, self._crc32c(key)))
+
+
+def _tag(key: bytes) -> bytes:
+    """Return the part of a key by which a cluster chooses the node."""
+    return key[key.index(b"{") : key.index(b"}")]
 
 
 def _pieces(offset: int, length: int) -> Iterator[tuple[int, int]]:

@@ -29,6 +29,7 @@ from fsspec.utils import isfilelike
 import foliocache
 from foliocache import ChangedError
 from foliocache.errors import FoliocacheError
+from foliocache.pool.results import Results
 
 from .answers import Answers
 from .asynchronous import ATTEMPTS, Asynchronous
@@ -476,13 +477,14 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
         merged = None if max_gap is None else Merged(jobs, {path: maps[path].size for path in maps}, max_gap)
         reads = jobs if merged is None else merged.reads
         plan = Plan(reads, maps)
+        made = Results([extent(start, end, maps[path].size)[1] if path in maps else 0 for path, start, end in reads])
 
-        def read(path: str, start: int | None, end: int | None) -> bytes:
+        def read(number: int, path: str, start: int | None, end: int | None) -> bytes:
             if path not in maps:
                 return self._read_unmapped(path, known[path], start, end)
             plan.reach((path, start, end))
             try:
-                return maps[path].read_bytes(*extent(start, end, maps[path].size))
+                return made.read(number, maps[path], *extent(start, end, maps[path].size))
             except ChangedError:
                 return self.cat_file(path, start, end)
             except FoliocacheError:
@@ -491,7 +493,8 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
                 return self._range(path, known[path], start, end, copy=True)
 
         at_once = plan.readers if plan.readers and len(maps) == len(paths) else AT_ONCE
-        results = gather(read, reads, on_error, lambda *job: job in plan.cached, at_once)
+        numbered = [(number, *one) for number, one in enumerate(reads)]
+        results = gather(read, numbered, on_error, lambda number, *job: job in plan.cached, at_once)
         return results if merged is None else merged.split(results)
 
     def _read_unmapped(self, path: str, known: Any, start: int | None, end: int | None) -> bytes:

@@ -13,7 +13,9 @@ from .ranges import Range, extent, is_cached
 
 READERS = 4  # threads that copy long ranges which the engine fetches, including the caller's; one copies short ones as fast
 LONG = 256 << 10  # bytes of a range; copies of that length, and their page faults, are made without the GIL
-_SHARE = 8  # at most this part of a pool is requested before its readers come to it
+_SHARE = 4  # at most this part of a pool is requested before its readers come to it
+_PIECES = 8  # so many are requested at a time, and a further one when a reader comes to the next
+_PIECE_MIN = 1 << 20  # bytes, unless that is more than half of what is requested
 
 Run = tuple[int, int]  # units of a mapping: the first, and the one after the last
 
@@ -69,7 +71,8 @@ class Plan:
         """Cut the runs to pieces that are requested one after the other."""
         place = 0
         for mapping, (first, end) in runs:
-            most = max(self._most // 2 // mapping.unit_size, 1)
+            piece = max(self._most // _PIECES, min(self._most // 2, _PIECE_MIN))
+            most = max(piece // mapping.unit_size, 1)
             for begin in range(first, end, most):
                 self._left.append((place, mapping, (begin, min(begin + most, end))))
                 place += (min(begin + most, end) - begin) * mapping.unit_size
@@ -84,7 +87,7 @@ class Plan:
         except IndexError:
             pass
         for mapping, runs in wanted.values():
-            mapping.filler.read_runs(mapping, runs)
+            mapping.filler.read_runs(mapping, runs, min(self._most, self._length) // mapping.unit_size)
 
 
 def _append(runs: list[tuple[Any, Run]], mapping: Any, run: Run) -> None:

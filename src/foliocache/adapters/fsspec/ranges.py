@@ -12,7 +12,9 @@ Range = tuple[str, int | None, int | None]  # path, start, end: a Python slice
 Want = tuple[int | None, int | None]  # the same without a path
 
 OPENING = 256 << 10  # bytes of an object's first request, if the end of the range to read is not known
-_FIRST_MAX = 1 << 20  # the most bytes of the first request, if it is known; the rest is read by several requests at a time
+_FIRST_MAX = (
+    1 << 20
+)  # the most bytes of a range that is read with the first request, if it is known; longer ones are read by several
 _UNIT_MAX = 64 << 10  # the most bytes of a mapping's unit, unless pages are larger
 
 
@@ -48,7 +50,7 @@ def first_wanted(start: int | None, end: int | None, folio_size: int) -> tuple[i
         return None
     unit = max(_UNIT_MAX, folio_size)
     begin = first - first % unit
-    stop = begin + OPENING if end is None else min(end, begin + _FIRST_MAX)
+    stop = begin + OPENING if end is None or end - begin > _FIRST_MAX else end
     return begin, -(-max(stop, first + 1) // unit) * unit
 
 

@@ -45,6 +45,11 @@ class Source:
         itself: after the caller was interrupted, that thread would write to a page that may belong to another folio."""
         return {"source" if self._streams else "readinto" if self.fs.target.into else "read": self, "concurrent": True}
 
+    @property
+    def latency(self) -> float | None:
+        """How many seconds it takes until the origin begins to answer, if that is known."""
+        return None if self.fs.target.client else self.fs.target.latency(self.path)
+
     def __call__(self, offset: int, what: Any) -> Any:
         """(offset, length) -> bytes, or (offset, buffer) -> count, whichever the target's reader is."""
         with self._noticing():

@@ -1,5 +1,5 @@
-"""Zarr through a pool: ``store`` caches a store's values, ``pipeline`` decoded chunks, which ``array`` reads faster;
-``identity`` names a store."""
+"""Zarr through a pool: ``store`` caches a store's values, ``pipeline`` decoded chunks, which ``array`` reads faster
+and ``gather`` puts together; ``identity`` names a store."""
 
 from .array import FolioArray
 from .pipeline import CachedCodecPipeline

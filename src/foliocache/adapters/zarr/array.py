@@ -8,21 +8,35 @@ of its chunks. Everything else is Zarr's: other selections, chunks that are miss
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
 from zarr import Array, AsyncArray
 from zarr.core.buffer import default_buffer_prototype
 
 from ...objects.store import MISSING
+from .gather import gather
 from .pipeline import CachedCodecPipeline, part_of
 from .store import FolioStore
 
-PATHS_MAX = 65_536  # of one array, that are kept
+if TYPE_CHECKING:
+    from ...objects.host import Known
 
+KNOWN_MAX = 8192  # chunks of one array that are remembered
+
+Bound = int | tuple[int, int]  # what is selected in one dimension: a number, or from one to another
 Cut = tuple[int, Any, Any]  # number of a chunk in one dimension, what is wanted of it, and the place in the result
+
+
+class _Chunk(NamedTuple):
+    """A decoded chunk that was read before: its shard and the word in the keys of the shard's parts, or "" without shards; its
+    name and key in the pool."""
+
+    shard: str
+    word: str
+    name: Known
+    key: str
 
 
 class FolioArray(Array[Any]):
@@ -69,7 +83,7 @@ class FolioArray(Array[Any]):
             plan = self._plan = _planned(inner)
         if plan.store is None:
             return MISSING
-        taken = _take_apart(selection, inner.metadata.shape, plan.chunks)
+        taken = _take_apart(selection, inner.metadata.shape)
         return MISSING if taken is None else plan.read(plan.store, *taken)
 
 
@@ -93,49 +107,65 @@ class _Plan:
         self._type = kind.to_native_dtype()
         self._fill = kind.default_scalar() if fill is None else fill
         self._paths: dict[tuple[int, ...], str] = {}
+        self._known: dict[tuple[int, ...], _Chunk] = {}
+        self._columns: _Columns | None = None
 
-    def read(self, store: FolioStore, shape: tuple[int, ...], cuts: Sequence[Sequence[Cut]]) -> Any:
+    def read(self, store: FolioStore, shape: tuple[int, ...], bounds: tuple[Bound, ...]) -> Any:
         """Return the elements; MISSING if the pool does not have all chunks."""
-        parts: list[tuple[tuple[Any, ...], Any]] = []
+        columns = self._columns
+        if columns is None or columns.bounds != bounds[1:]:
+            columns = self._columns = _Columns(bounds[1:], self.chunks[1:])
+        parts: list[tuple[tuple[slice, ...], Any]] = []
         words: dict[str, str | None] = {}
-        for each in itertools.product(*cuts):
-            key = self._key(store, tuple([cut[0] for cut in each]), words)
-            if key is None:
-                return MISSING
-            rows = each[0][1]
+        for number, rows, place in _cuts(bounds[0], self.chunks[0]):
             first, end = (rows.start, rows.stop) if type(rows) is slice else (rows, rows + 1)
-            base, chunk = store.recall_rows(*key, first, end)
-            if chunk is MISSING:
-                return MISSING
-            if not isinstance(chunk, bytes):
-                if base:
-                    rows = slice(first - base, end - base) if type(rows) is slice else rows - base
-                chunk = chunk[(rows, *[cut[1] for cut in each[1:]])]
-            else:
-                chunk = self._fill
-            parts.append((tuple([cut[2] for cut in each if cut[2] is not None]), chunk))
+            for coordinates, selection, places in columns.cuts:
+                known = self._known_at(store, (number, *coordinates), words)
+                if known is None:
+                    return MISSING
+                base, chunk = store.recall_known(known.name, known.key, first, end)
+                if chunk is MISSING:
+                    return MISSING
+                if isinstance(chunk, bytes):
+                    chunk = self._fill
+                elif type(rows) is not slice:
+                    chunk = chunk[(rows - base, *selection)]
+                elif not columns.are_whole or len(chunk) != end - first:
+                    chunk = chunk[(slice(first - base, end - base), *selection)]
+                parts.append((places if place is None else (place, *places), chunk))
         out = numpy.empty(shape, self._type, self._order)
-        for place, part in parts:
-            out[place] = part
+        gather(out, parts, columns.side)
         return out
 
-    def _key(self, store: FolioStore, coordinates: tuple[int, ...], words: dict[str, str | None]) -> tuple[str, str] | None:
-        """Return the key and the version of a decoded chunk, as ``pipeline`` has them; None if the pool has no parts of its
-        shard. ``words`` are those that this read has found."""
+    def _known_at(self, store: FolioStore, coordinates: tuple[int, ...], words: dict[str, str | None]) -> _Chunk | None:
+        """Return a decoded chunk's name and key; None if the pool has no parts of its shard. ``words`` are those that this read
+        has found."""
+        found = self._known.get(coordinates)
         if self._per_shard is None:
-            return self._path_of(coordinates), self._version
-        path = self._path_of(tuple([a // b for a, b in zip(coordinates, self._per_shard, strict=True)]))
+            return self._remember(coordinates, store, "", "", self._path_of(coordinates)) if found is None else found
+        if found is not None:
+            path = found.shard
+        else:
+            path = self._path_of(tuple([a // b for a, b in zip(coordinates, self._per_shard, strict=True)]))
         if path not in words:
             words[path] = store.known_word(path)
         word = words[path]
+        if word is None or (found is not None and found.word == word):
+            return None if word is None else found
         within = [a % b for a, b in zip(coordinates, self._per_shard, strict=True)]
-        return None if word is None else (part_of(path, word, within), self._version)
+        return self._remember(coordinates, store, path, word, part_of(path, word, within))
+
+    def _remember(self, coordinates: tuple[int, ...], store: FolioStore, shard: str, word: str, path: str) -> _Chunk:
+        if len(self._known) >= KNOWN_MAX:
+            self._known.clear()
+        found = self._known[coordinates] = _Chunk(shard, word, *store.know(path, self._version))
+        return found
 
     def _path_of(self, coordinates: tuple[int, ...]) -> str:
         found = self._paths.get(coordinates)
         if found is None:
             found = (self._path / self.metadata.encode_chunk_key(coordinates)).path
-            if len(self._paths) < PATHS_MAX:
+            if len(self._paths) < KNOWN_MAX:
                 self._paths[coordinates] = found
         return found
 
@@ -156,10 +186,26 @@ def _planned(inner: AsyncArray[Any]) -> _Plan:
     return _Plan(inner, store if is_ours and isinstance(store, FolioStore) else None)
 
 
-def _take_apart(
-    selection: Any, shape: tuple[int, ...], chunks: tuple[int, ...]
-) -> tuple[tuple[int, ...], list[list[Cut]]] | None:
-    """Return the shape of a selection and its cuts in each dimension; None if it is one for Zarr."""
+class _Columns:
+    """What a selection means in all dimensions but the first. Reads of one slab after the other select the same."""
+
+    def __init__(self, bounds: tuple[Bound, ...], chunks: tuple[int, ...]) -> None:
+        self.bounds = bounds
+        cuts = [_cuts(bound, chunk) for bound, chunk in zip(bounds, chunks, strict=True)]
+        self.side = len(cuts[-1]) if cuts else 1  # chunks that lie side by side
+        self.are_whole = all(
+            type(part) is slice and part.start == 0 and part.stop == chunk
+            for each, chunk in zip(cuts, chunks, strict=True)
+            for _, part, _ in each
+        )
+        self.cuts = [
+            (tuple(n for n, _, _ in each), tuple(part for _, part, _ in each), tuple(at for *_, at in each if at is not None))
+            for each in itertools.product(*cuts)
+        ]
+
+
+def _take_apart(selection: Any, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[Bound, ...]] | None:
+    """Return the shape of a selection and its bounds in each dimension; None if it is one for Zarr."""
     given = selection if type(selection) is tuple else (selection,)
     dots = [n for n, each in enumerate(given) if each is ...]
     at = dots[0] if dots else len(given)
@@ -167,8 +213,9 @@ def _take_apart(
     if len(dots) > 1 or whole < 0:
         return None
     given = (*given[:at], *[slice(None)] * whole, *given[at + 1 :])
-    sizes, cuts = [], []
-    for each, size, chunk in zip(given, shape, chunks, strict=True):
+    sizes: list[int] = []
+    bounds: list[Bound] = []
+    for each, size in zip(given, shape, strict=True):
         if type(each) is slice:
             try:
                 start, stop, step = each.indices(size)
@@ -176,21 +223,23 @@ def _take_apart(
                 return None
             if step != 1:
                 return None
-            stop = max(start, stop)
-            sizes.append(stop - start)
-            cuts.append(_cuts(start, stop, chunk))
+            sizes.append(max(stop - start, 0))
+            bounds.append((start, max(start, stop)))
         elif type(each) is int or isinstance(each, numpy.integer):
             if not -size <= each < size:
                 return None
-            number, within = divmod(int(each) % size, chunk)
-            cuts.append([(number, within, None)])
+            bounds.append(int(each) % size)
         else:
             return None
-    return (tuple(sizes), cuts) if sizes or not dots else None  # with an Ellipsis, Zarr returns one element as a scalar
+    return (tuple(sizes), tuple(bounds)) if sizes or not dots else None  # with an Ellipsis, Zarr returns one as a scalar
 
 
-def _cuts(start: int, stop: int, chunk: int) -> list[Cut]:
+def _cuts(bound: Bound, chunk: int) -> list[Cut]:
+    if not isinstance(bound, tuple):
+        number, within = divmod(bound, chunk)
+        return [(number, within, None)]
     found: list[Cut] = []
+    start, stop = bound
     at = start
     while at < stop:
         number, within = divmod(at, chunk)

@@ -43,6 +43,8 @@ from .identity import identity
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from ...objects.host import Known
+
 _ABSENT = b""  # bytes, where a value is a memoryview
 _LISTINGS = "\0listings"  # no value has this key
 _WORD = "word"  # the version of a value that is the word in the keys of its parts
@@ -192,6 +194,14 @@ class FolioStore(WrapperStore[Store]):
         """Return some of what ``recall`` returns, of which rows first to end are wanted: the number of its first row, and an
         array."""
         return self.pool.objects.get_rows(self._prefix + key, version, self._expiry, first, end)
+
+    def know(self, key: str, version: str) -> tuple[Known, str]:
+        """Return the name of what the pool keeps under a key and version, for `recall_known`."""
+        return self.pool.objects.know(self._prefix + key, version), self._prefix + key
+
+    def recall_known(self, known: Known, key: str, first: int, end: int) -> tuple[int, Any]:
+        """Do what ``recall_rows`` does, for a name of `know`."""
+        return self.pool.objects.rows_of(known, key, self._expiry, first, end)
 
     async def make(self, key: str, version: str, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Return what the pool keeps under a key and version; the first process that asks makes it with ``make``."""

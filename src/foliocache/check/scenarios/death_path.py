@@ -49,6 +49,10 @@ class Queued(Pool):
         """Return a thread that inserts into another mapping, for which a page has to be evicted."""
         return self.inserter(me, 2, INDEX)
 
+    def idler(self, me: int) -> Thread:
+        """Return a thread that evicts what is idle: all that nobody holds."""
+        return lambda mem: self.core.trim.evict_idle(mem, me, 0, 1, 0)
+
 
 def beside(
     core: Core,
@@ -193,6 +197,15 @@ def path_node_reuse(core: Core) -> Program:
     """The leaf that the victim has freed, or was about to free, becomes another mapping's while a client is in it."""
     p = Reuse(core)
     return p.program((VICTIM, p.remover(VICTIM)), (OTHER, p.storer(OTHER)), (REAPER, p.getter(REAPER)))
+
+
+@scenario("death/path-idle-get", SMALL, PARTS, {
+    "unpinned": Bug((Edit("lru", "isolate_idle", "found = _leave(mem, me, pfn, 0)", "found = pfn"),), ALL,
+        "a reference is dropped that was not taken"),
+})  # fmt: skip
+def path_idle_get(core: Core) -> Program:
+    """The victim evicts what was not used for some time; another client looks the folio up."""
+    return beside(core, "idler", "getter", 3)
 
 
 @scenario("death/path-get-evict", SMALL, PARTS)

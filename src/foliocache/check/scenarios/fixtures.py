@@ -29,7 +29,8 @@ LAYOUT = loader.load(CORE, facade_threads).layout
 
 def geometry(pages: int = 2) -> dict[str, int]:
     return {
-        "npages": pages, "page_shift": 12, "nclients": 4, "nbuckets": 1, "nghosts": 4, "nnames": 0,
+        "npages": pages, "page_shift": 12, "chunk_shift": LAYOUT.CHUNK_SHIFT,
+        "nclients": 4, "nbuckets": 1, "nghosts": 4, "nnames": 0,
         "memmap": MEMMAP, "data": DATA, "clients": CLIENTS, "buckets": BUCKETS, "ghosts": GHOSTS, "names": NAMES,
         "backed": BACKED,
     }  # fmt: skip

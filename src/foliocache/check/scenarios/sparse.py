@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..memory import Direct, Mem
     from ..program import Thread
 
-CHUNKS = {**PAIR, "CHUNK_SHIFT": 8, "PIECE_SHIFT": 8}  # a page of 256 bytes
+CHUNKS = {**PAIR, "PIECE_SHIFT": 8}  # a page of 256 bytes
 GRACE = "    left = client.wait_grace_period(mem, me)\n"
 UNMARK = "    backing.unmark(mem, pfn, order)\n"
 PUNCH = "    gone = left and backing.punch(mem, pfn, order)\n"
@@ -31,6 +31,11 @@ TOUCH = Edit("xarray", "load", '    """Return the pfn in a slot, or NIL."""\n', 
 
 class Trimmed(Blocks):
     """Two pages with memory, as one free block."""
+
+    def program(self, *threads: Any, **options: Any) -> Program:
+        program = super().program(*threads, **options)
+        program.geometry["chunk_shift"] = 8
+        return program
 
     def trimmer(self, me: int) -> Thread:
         return lambda mem: self.core.trim.give_back(mem, me, 2)
@@ -84,6 +89,36 @@ def death_trim_again(core: Core) -> Program:
         (REAPER, p.reaper(REAPER, (VICTIM, OTHER), whole=True)),
     ]
     return p.program(*threads, mortal=(VICTIM, OTHER))
+
+
+class Stray(Trimmed):
+    """Two pages, as a hole. The first has memory without a mark: its mark was damaged."""
+
+    def setup(self, mem: Direct) -> None:
+        super().setup(mem)
+        assert self.core.trim.give_back(mem, REAPER, 2) == 2
+        mem.values["memory", self.core.atomics.page_at(mem, 0)] = 1
+
+    def emptier(self, me: int) -> Thread:
+        return lambda mem: self.core.trim.empty_hole(mem, me, 0)
+
+
+FREE = "    if page_alloc.free(mem, me, pfn, order):\n        client.retract(mem, me, pfn)\n"
+LEFT = "    if left:\n        backing.empty(mem, pfn, order)\n"
+HOLE = "        pfn = _take(mem, me, order, layout.BUDDY_HOLE)\n"
+STRAY_BUGS = {
+    "emptied-free": Bug((Edit("trim", "empty_hole", LEFT + FREE, FREE + LEFT),), ALL,
+        "another client has given the page memory meanwhile, and uses it"),
+    "emptied-untaken": Bug((Edit("page_alloc", "alloc_hole", HOLE, "        pfn = head\n"),), ALL,
+        "another client gives the page memory at the same time"),
+}  # fmt: skip
+
+
+@scenario("death/stray", CHUNKS, PART_BACKED, STRAY_BUGS)
+def death_stray(core: Core) -> Program:
+    """The victim takes the memory away that is in a hole without a mark; another client wants a page with memory."""
+    p = Stray(core)
+    return p.program((VICTIM, p.emptier(VICTIM)), (OTHER, p.user(OTHER, 0)))
 
 
 class Late(Trimmed):

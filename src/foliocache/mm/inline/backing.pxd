@@ -18,7 +18,7 @@ from ..backing cimport unmark
 
 
 cdef inline u32 chunk_order(mem_t mem) noexcept nogil:
-    return layout.CHUNK_SHIFT - min(atomics.page_shift(mem), layout.CHUNK_SHIFT)
+    return atomics.chunk_shift(mem) - min(atomics.page_shift(mem), atomics.chunk_shift(mem))
 
 
 @cython.locals(chunk=u32)

@@ -262,6 +262,10 @@ class Target:
 
     # The same as coroutines, in the filesystem's loop.
 
+    def latency(self, path: str) -> float | None:
+        """Return how many seconds it takes until the object's server begins to answer, if that is known."""
+        return None
+
     @property
     def loop(self) -> Any:
         return self.fs.loop

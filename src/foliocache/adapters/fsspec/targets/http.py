@@ -344,6 +344,10 @@ class HTTPTarget(AsyncTarget):
 
         return read_into
 
+    def latency(self, path: str) -> float | None:
+        """See `Target.latency`."""
+        return _client.latency(path)
+
     def _asked(
         self,
         path: str,

@@ -1,0 +1,3 @@
+from typing import Any
+
+def gather(out: Any, parts: list[tuple[tuple[slice, ...], Any]], side: int) -> None: ...

@@ -1,0 +1,435 @@
+"""MGET and MSET of large values: one exchange with a Redis server in one call, straight into and from pages, without the GIL.
+
+The client package makes the connection (TLS, passwords). Here is what it has no call for: values that are received straight
+into the pool's pages, a deadline for an answer as a whole (its timeout is for each receipt, so a server that trickles would
+never run into it), and values that are sent from two places. In the interpreter, each value would take and give the GIL several
+times, and an answer of 16 values cost half as much again as one of a single value.
+"""
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.object cimport PyObject
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint64_t as u64
+from libc.stdlib cimport calloc, free
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset
+
+from ..mm cimport atomics
+
+import socket
+
+cdef extern from "<sys/time.h>" nogil:
+    struct timeval:
+        long tv_sec
+        long tv_usec
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+
+cdef extern from "<sys/socket.h>" nogil:
+    struct msghdr:
+        iovec *msg_iov
+        size_t msg_iovlen
+    ssize_t sendmsg(int fd, const msghdr *message, int flags)
+    ssize_t recvmsg(int fd, msghdr *message, int flags)
+    ssize_t recv(int fd, void *data, size_t length, int flags)
+    int setsockopt(int fd, int level, int name, const void *value, unsigned int length)
+    int MSG_NOSIGNAL, MSG_WAITALL, MSG_PEEK, MSG_DONTWAIT, SOL_SOCKET, SO_RCVTIMEO, SO_SNDTIMEO
+
+cdef enum:
+    AHEAD = 1024  # bytes; no line of an answer is longer
+    TOGETHER = 16  # values that are sent by one system call
+    TRAILER = 8  # bytes behind a value's own
+    HOLD = 0  # for crc32c: not to release the GIL; taking it again may take longer than all the rest
+    PYBUF_WRITE = 0x200
+
+
+cdef struct Stream:
+    PyObject *tls  # the socket, if it encrypts: then only Python can use it; else NULL
+    int fd
+    u64 deadline, patience  # nanoseconds: until when all must be here, or how long each receipt may take
+    u64 limit, limited_at  # the socket's limit as it was set last, in nanoseconds, and when
+    Py_ssize_t most  # bytes that are received ahead at a time: with more, values begin at odd places, and copies are slower
+    Py_ssize_t begin, end  # of what has been received, but not used, in ``ahead``
+    char[AHEAD] ahead
+
+
+cdef int _open(Stream *stream, sock, double deadline, double patience) except -1:
+    stream.tls = NULL if type(sock) is socket.socket else <PyObject *>sock
+    stream.fd = sock.fileno()
+    stream.deadline, stream.patience = <u64>(deadline * 1e9), <u64>(patience * 1e9)
+    stream.limit, stream.most, stream.begin, stream.end = 0, AHEAD, 0, 0
+    if stream.fd < 0:
+        raise ConnectionError("the connection has been closed")
+    return 0
+
+
+cdef double _limit(Stream *stream, int option) except -1 nogil:
+    """Set how long the next call of the socket may take, in seconds, unless it is set well enough already. Raises TimeoutError
+    if the deadline has passed."""
+    cdef u64 left = stream.patience
+    cdef u64 now = 0
+    cdef timeval limit
+    if stream.deadline:
+        now = atomics.now_ns()
+        if now >= stream.deadline:
+            with gil:
+                raise TimeoutError("the server has not answered in time")
+        left = stream.deadline - now
+    if stream.tls == NULL and (not stream.limit or now - stream.limited_at > stream.limit // 8):
+        stream.limit, stream.limited_at = left, now
+        limit.tv_sec, limit.tv_usec = left // 1_000_000_000, left % 1_000_000_000 // 1000
+        if left < 1000:
+            limit.tv_usec = 1  # 0 is no limit
+        setsockopt(stream.fd, SOL_SOCKET, option, &limit, sizeof(timeval))
+    return left / 1e9
+
+
+cdef int _interrupted() except -1 with gil:
+    """After a system call that has failed: return if it is to be repeated. Raises TimeoutError, OSError, or what a signal
+    handler raises."""
+    if errno == EINTR:
+        PyErr_CheckSignals()
+        return 0
+    if errno == EAGAIN:
+        raise TimeoutError("the server has not answered in time")
+    PyErr_SetFromErrno(OSError)
+    return -1
+
+
+cdef Py_ssize_t _receive(Stream *stream, char *place, Py_ssize_t length, int flags) except -1 nogil:
+    """Receive up to ``length`` bytes, at least one. MSG_WAITALL: all, as a rule."""
+    cdef Py_ssize_t got = -1
+    cdef double seconds
+    while got < 0:
+        seconds = _limit(stream, SO_RCVTIMEO)
+        if stream.tls == NULL:
+            got = recv(stream.fd, place, length, flags)
+            if got < 0:
+                _interrupted()
+        else:
+            with gil:
+                sock = <object>stream.tls
+                sock.settimeout(seconds)
+                with PyMemoryView_FromMemory(place, length, PYBUF_WRITE) as view:
+                    got = sock.recv_into(view)
+    if got == 0:
+        with gil:
+            raise ConnectionError("the server has closed the connection")
+    return got
+
+
+cdef int _read(Stream *stream, char *place, Py_ssize_t length) except -1 nogil:
+    """Copy or receive the next bytes. place: NULL to skip them."""
+    cdef char[AHEAD] scratch
+    cdef Py_ssize_t count = min(length, stream.end - stream.begin)
+    if place != NULL:
+        memcpy(place, stream.ahead + stream.begin, count)
+    stream.begin += count
+    while count < length:
+        if place != NULL:
+            count += _receive(stream, place + count, length - count, MSG_WAITALL)
+        else:
+            count += _receive(stream, scratch, min(length - count, <Py_ssize_t>AHEAD), 0)
+    return 0
+
+
+cdef int _need(Stream *stream, Py_ssize_t length) except -1 nogil:
+    """Receive until ``length`` bytes are ahead, and as much more as there is."""
+    while stream.end - stream.begin < length:
+        if stream.begin:
+            memmove(stream.ahead, stream.ahead + stream.begin, stream.end - stream.begin)
+            stream.end -= stream.begin
+            stream.begin = 0
+        if stream.end == AHEAD:
+            with gil:
+                raise ConnectionError("the server's answer is not of the protocol of Redis")
+        stream.end += _receive(stream, stream.ahead + stream.end, min(stream.most, AHEAD - stream.end), 0)
+    return 0
+
+
+cdef const char *_line(Stream *stream, Py_ssize_t *length) except NULL nogil:
+    """Return the next line, and its length without its end. It is valid until the next call."""
+    cdef const char *begin
+    cdef const char *end = NULL
+    while True:
+        begin = stream.ahead + stream.begin
+        end = <const char *>memchr(begin, 10, stream.end - stream.begin)
+        if end != NULL:
+            break
+        _need(stream, stream.end - stream.begin + 1)
+    stream.begin += end - begin + 1
+    length[0] = end - begin - (1 if end > begin and end[-1] == 13 else 0)
+    return begin
+
+
+cdef Py_ssize_t _number(const char *line, Py_ssize_t size) noexcept nogil:
+    """Return the number in a line, behind its first byte; -1 for "-1", -2 for anything else."""
+    cdef Py_ssize_t found = 0, i
+    if size == 3 and line[1] == 45 and line[2] == 49:
+        return -1
+    if not 1 < size < 18:
+        return -2
+    for i in range(1, size):
+        if not 48 <= line[i] <= 57:
+            return -2
+        found = 10 * found + line[i] - 48
+    return found
+
+
+cdef int _refuse(const char *line, Py_ssize_t size, what) except -1 with gil:
+    """Raise the error that a line tells, or that the line is not what it should be."""
+    cdef bytes told = line[:size]
+    if told[:1] == b"-":
+        raise ConnectionError(told[1:].decode(errors="replace"))
+    raise ConnectionError(f"the server's answer is not {what}")
+
+
+cdef int _send(Stream *stream, iovec *chunks, Py_ssize_t count) except -1 nogil:
+    """Send chunks. They are changed."""
+    cdef msghdr message
+    cdef Py_ssize_t sent
+    if stream.tls != NULL:
+        _send_by(stream, chunks, count)
+        return 0
+    memset(&message, 0, sizeof(msghdr))
+    while count:
+        message.msg_iov, message.msg_iovlen = chunks, count
+        _limit(stream, SO_SNDTIMEO)
+        sent = sendmsg(stream.fd, &message, MSG_NOSIGNAL)
+        if sent < 0:
+            _interrupted()
+            continue
+        while count and sent >= <Py_ssize_t>chunks.iov_len:
+            sent -= chunks.iov_len
+            chunks += 1
+            count -= 1
+        if count:
+            chunks.iov_base = <char *>chunks.iov_base + sent
+            chunks.iov_len -= sent
+    return 0
+
+
+cdef int _send_by(Stream *stream, iovec *chunks, Py_ssize_t count) except -1 with gil:
+    """``_send`` of a socket that only Python can use."""
+    cdef Py_ssize_t i
+    sock = <object>stream.tls
+    sock.settimeout(_limit(stream, 0))
+    for i in range(count):
+        sock.sendall((<char *>chunks[i].iov_base)[:chunks[i].iov_len])
+    return 0
+
+
+@cython.final
+@cython.no_gc
+@cython.auto_pickle(False)
+cdef class _Buffers:
+    """Buffers of Python objects, until this is deleted."""
+    cdef Py_buffer *each
+    cdef Py_ssize_t count
+
+    def __cinit__(self, items, int kind):
+        self.each = <Py_buffer *>calloc(max(len(items), 1), sizeof(Py_buffer))
+        if self.each == NULL:
+            raise MemoryError
+        for item in items:
+            PyObject_GetBuffer(item, &self.each[self.count], kind)
+            self.count += 1
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            PyBuffer_Release(&self.each[i])
+        free(self.each)
+
+
+def is_silent(sock) -> bool:
+    """Return True if a connection on which nothing is awaited has neither data nor an end: it can be used again."""
+    cdef char[1] data
+    cdef Py_ssize_t got = recv(sock.fileno(), data, 1, MSG_PEEK | MSG_DONTWAIT)
+    return got < 0 and errno == EAGAIN
+
+
+cdef Py_ssize_t _read_what_is_there(Stream *stream, char *place, Py_ssize_t length) noexcept nogil:
+    """Copy or receive the next bytes, and some behind them, as far as they have arrived. Return how many are in their place."""
+    cdef Py_ssize_t at = min(length, stream.end - stream.begin), got
+    cdef iovec[2] chunks
+    cdef msghdr message
+    memcpy(place, stream.ahead + stream.begin, at)
+    stream.begin += at
+    if at < length and stream.tls == NULL:
+        memset(&message, 0, sizeof(msghdr))
+        chunks[0].iov_base, chunks[0].iov_len = place + at, length - at
+        chunks[1].iov_base, chunks[1].iov_len = stream.ahead, stream.most
+        message.msg_iov, message.msg_iovlen = chunks, 2
+        got = recvmsg(stream.fd, &message, MSG_DONTWAIT)  # after an error, and after the end, the next receipt tells of it
+        if got > 0:
+            stream.begin, stream.end = 0, max(at + got - length, <Py_ssize_t>0)
+            at = min(at + got, length)
+    return at
+
+
+cdef class _Values:
+    """Values that are asked for: what they are called, where they belong, and which are right: their last bytes are ``magic``
+    and a checksum, that of the value continued from that of its name."""
+    cdef list keys, places, found
+    cdef object crc32c
+    cdef bytes magic
+    cdef bytearray ends
+    cdef char *end
+    cdef Py_ssize_t checked
+
+    cdef int check(self, Py_ssize_t stop) except -1 with gil:
+        """Check those up to number ``stop`` that have not been."""
+        cdef Py_ssize_t number
+        for number in range(self.checked, stop):
+            self.found[number] = self.ends[number * TRAILER : (number + 1) * TRAILER] == _trailer(
+                self.magic, self.keys[number], self.places[number], self.crc32c
+            )
+        self.checked = stop
+        return 0
+
+
+cdef bytes _trailer(bytes magic, key, content, crc32c):
+    """Return what is behind the bytes of a value."""
+    cdef u64 crc = crc32c(content, crc32c(key, 0, HOLD), HOLD)
+    cdef bytes trailer = PyBytes_FromStringAndSize(NULL, TRAILER)
+    cdef char *at = trailer
+    cdef int i
+    memcpy(at, PyBytes_AS_STRING(magic), 4)
+    for i in range(4):
+        at[4 + i] = <char>(crc >> 8 * i & 0xFF)
+    return trailer
+
+
+def mget(sock, list keys not None, list places not None, bytes magic not None, crc32c, double deadline):
+    """Ask for values, and receive each into its place.
+
+    Parameters
+    ----------
+    sock
+        A connected socket without a timeout, with nothing under way.
+    keys
+        The values' names, bytes.
+    places
+        A writable buffer for each, for all but its last 8 bytes.
+    magic
+        Four bytes, with which those begin. The others are the checksum.
+    crc32c
+        Function of the package crc32c. It is called while there is nothing to receive. So the GIL is taken often only if nobody
+        else wants it: otherwise more has arrived until it is there.
+    deadline
+        ``time.monotonic()`` until which all must be here.
+
+    Returns
+    -------
+    list of bool
+        True if the value is there, has this length, and passes its check.
+
+    Raises
+    ------
+    Exception
+        The server does not answer in time, or answers with an error. Then the connection is of no use.
+    """
+    cdef Stream stream
+    cdef iovec request
+    cdef _Buffers targets = _Buffers(places, PyBUF_WRITABLE)
+    cdef Py_ssize_t count = targets.count, number, length = 0, got, at
+    cdef const char *line
+    cdef char *place
+    cdef list words = [b"$%d\r\n%s\r\n" % (len(key), key) for key in keys]
+    cdef bytes command = b"".join([b"*%d\r\n$4\r\nMGET\r\n" % (count + 1), *words])
+    cdef _Values values = _Values.__new__(_Values)
+    cdef char[TRAILER + 2] end
+    values.keys, values.places, values.found, values.ends = keys, places, [False] * count, bytearray(count * TRAILER)
+    values.crc32c, values.magic, values.end = crc32c, magic, values.ends
+    _open(&stream, sock, deadline, 0)
+    request.iov_base, request.iov_len = PyBytes_AS_STRING(command), PyBytes_GET_SIZE(command)
+    with nogil:
+        _send(&stream, &request, 1)
+        stream.limit = 0  # that was the limit of sending
+        line = _line(&stream, &length)
+        if line[0] != 42 or _number(line, length) != count:
+            _refuse(line, length, "a list of the values asked for")
+        for number in range(count):
+            line = _line(&stream, &length)
+            got = _number(line, length)
+            if line[0] != 36 or got < -1:
+                _refuse(line, length, "a value")
+            if got != targets.each[number].len + TRAILER:
+                if got >= 0:
+                    _read(&stream, NULL, got + 2)
+                continue
+            stream.most = TRAILER + 2 + length + 2  # the value's end, and a line as this one was
+            place = <char *>targets.each[number].buf
+            at = _read_what_is_there(&stream, place, targets.each[number].len)
+            if at < targets.each[number].len:
+                if values.checked < number:
+                    values.check(number)
+                _read(&stream, place + at, targets.each[number].len - at)
+            _need(&stream, TRAILER + 2)
+            _read(&stream, end, TRAILER + 2)
+            memcpy(values.end + number * TRAILER, end, TRAILER)
+    values.check(count)
+    return values.found
+
+
+def mset(sock, list keys not None, list contents not None, bytes magic not None, crc32c, double patience):
+    """Set values, as `mget` expects them.
+
+    Parameters
+    ----------
+    sock
+        As for `mget`.
+    keys
+        The values' names, bytes.
+    contents
+        A buffer for each, with all but its last 8 bytes.
+    magic, crc32c
+        As for `mget`.
+    patience
+        Seconds that the server may be silent.
+
+    Raises
+    ------
+    Exception
+        The server is silent for too long, or refuses. Then the connection is of no use.
+    """
+    cdef Stream stream
+    cdef _Buffers buffers = _Buffers(contents, PyBUF_SIMPLE)
+    cdef Py_ssize_t count = buffers.count, number, length = 0
+    cdef Py_ssize_t first = 0, stop
+    cdef bytes end = b"*%d\r\n$4\r\nMSET\r\n" % (2 * count + 1)
+    cdef iovec[2 * TOGETHER + 1] chunks
+    cdef const char *line
+    cdef list heads
+    _open(&stream, sock, 0, patience)
+    while first < count:  # the server takes these while the next are checked
+        stop = min(first + TOGETHER, count)
+        heads = []
+        for number in range(first, stop):
+            key, data = keys[number], contents[number]
+            heads.append(b"%s$%d\r\n%s\r\n$%d\r\n" % (end, len(key), key, buffers.each[number].len + TRAILER))
+            end = _trailer(magic, key, data, crc32c) + b"\r\n"
+        if stop == count:
+            heads.append(end)
+        for number in range(len(heads)):
+            chunks[2 * number].iov_base = PyBytes_AS_STRING(heads[number])
+            chunks[2 * number].iov_len = PyBytes_GET_SIZE(heads[number])
+            if number < stop - first:
+                chunks[2 * number + 1].iov_base = buffers.each[first + number].buf
+                chunks[2 * number + 1].iov_len = buffers.each[first + number].len
+        with nogil:
+            _send(&stream, chunks, 2 * (stop - first) + (stop == count))
+        first = stop
+    if count == 0:
+        return
+    stream.limit = 0  # that was the limit of sending
+    with nogil:
+        line = _line(&stream, &length)
+        if length != 3 or memcmp(line, b"+OK", 3) != 0:
+            _refuse(line, length, "OK")
