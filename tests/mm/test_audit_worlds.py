@@ -15,9 +15,7 @@ LOOKS = "audit", "census", "mappings", "held_locks"
 def clean():
     """A busy segment of each world, and its bytes."""
     pair = [Busy(compiled()), Busy(interpreted())]
-    first = bytes(pair[0].segment.buffer)
-    assert first == bytes(pair[1].segment.buffer)
-    return pair, first
+    return pair, bytes(pair[0].segment.buffer)
 
 
 @pytest.fixture

@@ -10,8 +10,11 @@ OTHER = 2
 
 
 @pytest.fixture
-def segment():
-    return Segment(interpreted())
+def segment(monkeypatch):
+    """At the time 0."""
+    segment = Segment(interpreted())
+    monkeypatch.setattr(segment.world.atomics, "now_ns", lambda: 0)
+    return segment
 
 
 @pytest.fixture
