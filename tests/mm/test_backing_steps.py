@@ -142,3 +142,15 @@ def test_a_slot_gets_its_own_memory(segment, calls, n):
     assert segment.backing.back_slot() is True and segment.read(segment.layout.SLOTS_BACKED) == n + 1
     size = segment.layout.CLIENT_SIZE
     assert [args for *_, args, _ in calls.made] == [(segment.client.slot(n), size)] * 2
+
+
+def test_there_is_no_slot_behind_the_last(segment, calls):
+    segment.write(segment.layout.SLOTS_BACKED, 4)
+    calls.replace("atomics.fallocate", [0])
+    assert segment.backing.back_slot() is False and calls.made == []
+
+
+def test_marks_are_words_of_32(segment):
+    start = segment.shape["backed"]
+    marks = [segment.backing.mark_of(n * CHUNK) for n in (0, 1, 31, 32, 63)]
+    assert marks == [(start << 5) + n for n in (0, 1, 31)] + [(start + 4 << 5) + n for n in (0, 31)]
