@@ -227,16 +227,18 @@ def test_a_rate_is_kept(clock, tier):
     assert Guard("memory:", lambda: tier, 60.0).pace(2000) == 0.0
 
 
-def test_nothing_waits_longer_than_its_fetch_took(monkeypatch):
+@pytest.mark.parametrize(("lease", "share"), [(0.0, behinds.WAIT_SHARE), (2.0, 1.0)], ids=["ours", "shared"])
+def test_nothing_waits_longer_than_its_share_of_the_fetch(monkeypatch, guard, tier, lease, share):
+    tier.lease = lease
     clock = Clock()
     monkeypatch.setattr(behinds, "time", clock)
-    credit = behinds.Credit()
+    credit = behinds.Credit(guard)
     clock.now += 2
     credit.fetched()
-    assert credit.seconds == 2
-    credit.spent(1.5)
+    assert credit.seconds == 2 * share
+    credit.spent(1.5 * share)
     clock.now += 100  # the reader's
     credit.go_on()
     clock.now += 1
     credit.fetched()
-    assert credit.seconds == 1.5
+    assert credit.seconds == pytest.approx(1.5 * share)

@@ -3,7 +3,7 @@
 A place in the queue is taken before the reader is told of the bytes. As a rule they stay where they are: once the folio is
 complete, it is pinned until the tier has it. Bytes of small pools are copied, since the queue would pin too much of them, and
 pieces that other machines wait for, since their folio is complete only later. When all places are in use, what comes waits for
-one, but never longer than its fetch has taken; then it is dropped. No locks are used here, for the reasons of
+one, for a share of the time that its fetch has taken; then it is dropped. No locks are used here, for the reasons of
 ``filler.engine``: an offer may come from a signal handler or a finalizer.
 """
 
@@ -40,6 +40,7 @@ SMALL_COUNT, LARGE_COUNT = 128, 24  # how many there are: 8 MiB and 24 MiB
 PINNED_SHARE = 32  # what all places of a queue may pin is 1/PINNED_SHARE of a pool or less; bytes of smaller pools are copied
 BATCH = 4 << 20  # bytes that a tier is given at a time
 EXIT_PATIENCE = 2.0  # seconds that the interpreter waits at its exit until the queues are empty
+WAIT_SHARE = 0.1  # of the time of a fetch: so the first epoch is not much slower than without a tier
 LOOK_AGAIN = 0.001  # seconds
 SLICE = 0.1  # seconds of a pause after which it is looked whether it is still needed
 
@@ -324,15 +325,17 @@ class Behind:
 
 
 class Credit:
-    """How long what a fetch brings may wait until it is stored: as long as the fetch has taken so far."""
+    """How long what a fetch brings may wait for a place in the queue of a tier: for WAIT_SHARE of the time that the fetch has
+    taken so far; for all of that time if other machines wait for the bytes, since they would fetch them again."""
 
-    def __init__(self) -> None:
+    def __init__(self, guard: Guard) -> None:
         self.seconds: float = 0.0
+        self._share = 1.0 if guard.lease else WAIT_SHARE
         self._since = time.monotonic()
 
     def fetched(self) -> None:
         """Count the time until now as the fetch's."""
-        self.seconds += time.monotonic() - self._since
+        self.seconds += self._share * (time.monotonic() - self._since)
 
     def spent(self, seconds: float) -> None:
         """Note what was waited."""
