@@ -21,7 +21,7 @@ from benchmarks.common import inside
 from benchmarks.common.measure import Skipped, Unavailable, record
 from benchmarks.common.plan import KIB, MIB, Plan
 from benchmarks.common.report import Section, Table
-from benchmarks.tiers import cluster, scale
+from benchmarks.tiers import scale
 from benchmarks.tiers.servers import Valkey
 from foliocache.cli.signals import CleanupStack
 
@@ -289,6 +289,8 @@ CLIENTS: dict[str, Callable[[int, CleanupStack], Any]] = {
 
 
 def _machines(section: Section, plan: Plan) -> None:
+    from benchmarks.tiers import cluster  # here, since it is a program, too
+
     found = cluster.measure(plan.of(cluster.Size(), cluster.Size(machines=2, workers=1, files=1, file_bytes=MIB, latency=0.0)))
     kind = "network namespaces" if found["isolated"] else "folders"
     section.found.append(
