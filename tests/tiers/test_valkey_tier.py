@@ -419,6 +419,57 @@ def test_a_node_that_stops_costs_one_timeout(nodes, cluster, monkeypatch):
     assert load(tier, 1, 0, length) and len(copied) == 1
 
 
+def test_four_threads_while_a_node_is_killed_and_back(nodes, cluster):
+    """No wrong byte, and nobody hangs; in the end all nodes are used."""
+    stop, wrong, rounds, length = threading.Event(), [], [], 64 * KIB
+
+    def user(n):
+        view = aligned(length)
+        try:
+            while not stop.is_set():
+                for block in range(6):
+                    at = block * 4096 * KIB
+                    view[:] = content(n, at, length)
+                    cluster.store(digest(n), [(at, view)])
+                    view[:] = bytes(length)
+                    if any(cluster.load(digest(n), [(at, view)])) and bytes(view) != content(n, at, length):
+                        wrong.append((n, at))
+                rounds.append(n)
+        except BaseException as error:
+            wrong.append(repr(error))
+
+    def go_on():
+        goal, deadline = len(rounds) + 12, time.monotonic() + LIMIT
+        while len(rounds) < goal and not wrong and time.monotonic() < deadline:
+            again(cluster)
+            time.sleep(0.001)
+        assert len(rounds) >= goal and wrong == []
+
+    users = [threading.Thread(target=user, args=(n,)) for n in range(4)]
+    for thread in users:
+        thread.start()
+    try:
+        go_on()
+        nodes[2][0].kill()
+        go_on()
+        assert cluster.errors
+        nodes[2][0].start()
+        go_on()
+    finally:
+        stop.set()
+        for thread in users:
+            thread.join(LIMIT)
+    assert wrong == [] and not any(thread.is_alive() for thread in users)
+    deadline = time.monotonic() + LIMIT
+    while not nodes[2][1].dbsize():  # it was empty when it came back
+        assert time.monotonic() < deadline
+        again(cluster)
+        for n in range(12):
+            data = aligned(length)
+            data[:] = content(n, 0, length)
+            cluster.store(digest(n), [(0, data)])
+
+
 @pytest.mark.parametrize(
     ("tier_url", "message"),
     [
