@@ -320,6 +320,7 @@ def nodes(tmp_path):
             folder = tmp_path / str(n)
             folder.mkdir()
             options = ["--cluster-enabled", "yes", "--cluster-port", str(_free_port()), "--cluster-require-full-coverage", "no"]
+            options += ["--cluster-node-timeout", "600000"]  # a node that is killed stays part of the cluster
             made.append(Server(folder, *options))
         clients = [valkey.Valkey(port=node.port, socket_timeout=LIMIT) for node in made]
         buses = [node.options[3] for node in made]
