@@ -156,8 +156,9 @@ def test_a_mapping_is_a_sequence_of_bytes(mapping, source):
     for key in (len(content), -len(content) - 1, 2**70):
         with pytest.raises(IndexError):
             mapping[key]
-    with pytest.raises(TypeError, match="not iterable"):
+    with pytest.raises(TypeError, match=r"not iterable.*mapping\.pieces\(\)"):
         iter(mapping)
+    assert b"".join(mapping.pieces()) == content
 
 
 def test_offsets_beyond_any_number(mapping, source):
