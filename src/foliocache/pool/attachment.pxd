@@ -40,7 +40,7 @@ cdef class Attachment:
     cdef void wait(self, u32 entry) noexcept
     cdef void tidy(self) noexcept
     cdef void settle(self) noexcept
-    cdef void before_memory(self) noexcept
+    cdef int before_memory(self) except -1
     cpdef check_open(self)
     cpdef request(self, u32 source, u64 ns, u64 length, bint failed)
     cdef int _be_client(self) except -1

@@ -330,11 +330,19 @@ cdef class Attachment:
         has the turn."""
         return trim.take_turn(self.mem, self.segment.group, last, atomics.now_ns())
 
-    cdef void before_memory(self) noexcept:
-        """Called before this process takes memory for a folio: begin to watch how much is left, for ``pressure``."""
-        self.watching = True
-        if self.pressure is not None:
-            self.pressure()
+    cdef int before_memory(self) except -1:
+        """Called before this process takes memory for a folio: begin to watch how much is left, for ``pressure``.
+
+        Raises what ``pressure`` raises, and what a signal handler does meanwhile; the next call begins again.
+        """
+        self.watching = True  # first: a signal handler may read from the pool
+        try:
+            if self.pressure is not None:
+                self.pressure()
+        except BaseException:
+            self.watching = False
+            raise
+        return 0
 
     def disown(self):
         """In a forked child, right after the fork: forget the parent's slot and pins, and open the descriptor for the locks."""
