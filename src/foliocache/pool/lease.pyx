@@ -198,7 +198,9 @@ cdef class Lease:
     def __getbuffer__(self, Py_buffer *buffer, int wanted):
         self._check()
         PyBuffer_FillInfo(buffer, self, <void *>self.data, self.length, not self.is_writable, wanted)
-        if not self._begin_view():
+        if not FREE_THREADED:  # else it may have been released since
+            self.views += 1
+        elif not self._begin_view():
             self._check()
 
     def __releasebuffer__(self, Py_buffer *buffer):
@@ -236,7 +238,7 @@ cdef class Lease:
     cpdef release(self):
         """Drop the pin, now or when the last view of the lease ends. Releasing twice is harmless."""
         cdef section_t section
-        cdef bint turn = self._begin(&section)
+        cdef bint turn = FREE_THREADED and self._begin(&section)
         if not self.released:
             self.released = True
             if self.filling and self.epoch == self.attachment.epoch:
@@ -248,20 +250,15 @@ cdef class Lease:
     cdef bint _begin_view(self) noexcept:
         """Count a new view. False if the lease has been released, or belongs to another process."""
         cdef section_t section
-        cdef bint turn
-        cdef bint fine = True
-        if FREE_THREADED:  # else nothing has happened since the check
-            turn = begin_step(<PyObject *>self.attachment, &section)
-            fine = not self.released and self.epoch == self.attachment.epoch
-            self.views += fine
-            end_step(<PyObject *>self.attachment, &section, turn)
-        else:
-            self.views += 1
+        cdef bint turn = begin_step(<PyObject *>self.attachment, &section)
+        cdef bint fine = not self.released and self.epoch == self.attachment.epoch
+        self.views += fine
+        end_step(<PyObject *>self.attachment, &section, turn)
         return fine
 
     cdef void _end_view(self) noexcept:
         cdef section_t section
-        cdef bint turn = self._begin(&section)
+        cdef bint turn = FREE_THREADED and self._begin(&section)
         self.views -= 1
         if self.released and self.views == 0:
             self._drop()
@@ -329,7 +326,7 @@ cdef void _end_lease(PyObject *lease) noexcept:
     cdef section_t section
     cdef bint turn
     if not (<Lease>lease).released:
-        turn = (<Lease>lease)._begin(&section)
+        turn = FREE_THREADED and (<Lease>lease)._begin(&section)
         (<Lease>lease)._drop()
         end_step(<PyObject *>(<Lease>lease).attachment, &section, turn)
     _free_lease(lease)
