@@ -47,12 +47,12 @@ typedef struct {
     uint32_t stalled;     /* number + 1 of the client that held a lock when this process was refused it, or 0 ... */
     uint32_t stalled_at;  /* ... and that client's CLIENT_OP_SEQ at the time */
     uint32_t populate;    /* memory comes in huge pages only through the mapping: FC_MAP_HUGE, FC_COLLAPSE (fc_fallocate); or 0 */
-    uint32_t waits;       /* chunks that fc_collapse leaves out before it tries again ... */
-    uint32_t waited;      /* ... and how many those were the last time */
     uint32_t fenced;      /* membarrier(2) is not available: every operation begins with a fence instead */
     int (*room)(void *asked, uint64_t n); /* may n more bytes be taken now? NULL: always (pool/headroom.pyx) */
     void (*forget)(void *asked);          /* frees `asked` */
     void *asked;
+    uint32_t waits;  /* chunks that fc_collapse leaves out before it tries again ... */
+    uint32_t waited; /* ... and how many those were the last time */
 } fc_mem;
 
 typedef uintptr_t mem_t;
