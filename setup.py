@@ -1,6 +1,7 @@
 """Builds the compiled core. Everything else is in pyproject.toml, and what is generated is written by tools/generate.py."""
 
 import os
+import sysconfig
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -9,6 +10,10 @@ from setuptools import Extension, setup
 MM = Path("src/foliocache/mm")
 POOL = Path("src/foliocache/pool")
 BUILD = Path("build/cython")
+
+# Pages of aarch64 may be of 64 KiB, and what is read-only after relocation must end with one: a gap of 32 KiB in each module,
+# on the average. Without binding at load time it is 640 bytes, and the table of functions' addresses is not among them.
+LINKED = ["-Wl,-z,norelro"] if sysconfig.get_platform().endswith("-aarch64") else []
 
 
 def sources():
@@ -30,6 +35,7 @@ def extension(path):
             *([str(POOL / "section.h")] if path.parent == POOL else []),
         ],
         extra_compile_args=["-O2", "-Wall", "-Werror", "-Wno-unused-function", "-fno-strict-aliasing"],
+        extra_link_args=LINKED,
     )
 
 

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from tools.trial import copied
-from tools.wheels import ROOT, run, size
+from tools.wheels import LIMIT, ROOT, run, size
 
 WORK = ROOT / "build/aarch64"
 PREFIX = "aarch64-linux-gnu-"
@@ -122,6 +122,8 @@ def main():
     root = interpreter()
     made = Path(wheel(root, dist))
     print(f"{made.name}: {made.stat().st_size:,} bytes, unpacked {size(made):,}", flush=True)
+    if size(made) > LIMIT:
+        sys.exit(f"{made.name} unpacks to more than {LIMIT:,} bytes")
     if not arguments.no_tests:
         try_it(root, packages(made))
 

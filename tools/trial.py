@@ -48,7 +48,7 @@ def copied(folder):
 
 def of_the_wheel(python, work, chosen):
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    (wheel,) = (ROOT / "dist").glob(f"*-{tag}-*.whl")
+    (wheel,) = (ROOT / "dist").glob(f"*-{tag}-{tag}-manylinux*.whl")
     tools = work / "bin"
     tools.mkdir()
     for name in ("sh", "env", "ls", "cat", "rm", "mkdir", "sleep", "true", "false", "uname"):

@@ -407,7 +407,11 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
         """Copy one file to a local file, or into a file object. The target's info() says which paths are files."""
         path, sink = self._strip_protocol(rpath), lpath if outfile is None else outfile
         if isfilelike(sink):
-            return super().get_file(path, outfile=sink, callback=callback, **kwargs)
+            with self.open(path, "rb", **kwargs) as opened:  # that of fsspec 2025.10 takes no file object
+                callback.set_size(getattr(opened, "size", None))
+                while data := opened.read(self.blocksize):
+                    callback.relative_update(sink.write(data) or len(data))
+            return
         sink = os.fspath(sink)
         make_folder_for(sink)
         try:
