@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -130,7 +131,9 @@ def _ray(array: Any) -> Iterator[Get]:
 
     room = 2 * array.nbytes + 128 * MIB
     with contextlib.redirect_stderr(io.StringIO()):
-        ray.init(num_cpus=1, object_store_memory=room, include_dashboard=False, log_to_driver=False, logging_level="error")
+        ray.init(
+            num_cpus=1, object_store_memory=room, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        )
     try:
         known = ray.put(array)
         yield lambda: ray.get(known)

@@ -41,7 +41,7 @@ def small_folder(tmp_path, monkeypatch):
 
 
 def test_a_new_pool_has_memory_for_its_tables_alone(pool_name):
-    pool = foliocache.open(pool_name, size="8GiB")
+    pool = foliocache.open(pool_name, size="8GiB", huge=False)
     assert taken(pool) < 8 << 23 and pool.stat().pages_by_state.hole == pool.stat().pages
     mapping = pool.mapping("k", 1 << 20, "1", source)
     before = taken(pool)

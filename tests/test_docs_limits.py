@@ -137,7 +137,7 @@ with pool.mapping("k", 100, "1", lambda offset, length: bytes(length)).lease(0):
 """
     command = [sys.executable, "-c", code, pool_name]
     counted = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=dict(os.environ)).stdout
-    assert int(counted) == 5 and "has five descriptors open" in TEXT
+    assert int(counted) == 3 and "has three descriptors open" in TEXT
 
 
 def test_every_constant_that_it_names_is_there():

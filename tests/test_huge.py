@@ -1,4 +1,5 @@
-"""Pools on file systems with huge pages: memory comes and goes in whole ones."""
+"""Pools in huge pages: memory comes and goes in whole ones. The file system gives them, or the kernel is asked to make them
+(``huge=never``, as in /dev/shm)."""
 
 import os
 import random
@@ -6,11 +7,12 @@ import re
 import subprocess
 import sys
 
+import numpy
 import pytest
 
 import foliocache
 from foliocache.mm import layout
-from foliocache.pool import headroom, machine, pressure
+from foliocache.pool import geometry, headroom, machine, mapped, pressure
 
 MIB = 1 << 20
 HUGE = 1 << layout.HUGE_SHIFT
@@ -27,14 +29,18 @@ def mounted(place, options):
         pytest.skip("a file system with huge pages cannot be mounted here")
 
 
-@pytest.fixture(params=["within_size", "advise", "always"])
+@pytest.fixture(params=["within_size", "advise", "always", "never"])
 def folder(request, tmp_path, monkeypatch):
-    """A file system with huge pages for the pools of this test."""
+    """A file system for the pools of this test, which get huge pages in it from 64 MiB on."""
+    before = machine.huge_pages(str(tmp_path))
     mounted(tmp_path, f"size=256m,huge={request.param}")
     monkeypatch.setenv("FOLIOCACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(geometry, "COLLAPSE_MIN", geometry.HUGE_MIN)
+    if not machine.huge_pages(str(tmp_path)):
+        pytest.skip("this kernel makes no huge pages when asked")
     yield tmp_path
     subprocess.run(["umount", "-l", tmp_path], check=True)
-    assert machine.huge_pages(str(tmp_path)) == ""
+    assert machine.huge_pages(str(tmp_path)) == before
 
 
 def taken(pool):
@@ -91,7 +97,8 @@ def test_idle_folios_are_given_back_in_whole_huge_pages(folder):
 
 def test_a_full_file_system_is_no_memory(tmp_path, monkeypatch):
     """However the kernel is asked for huge pages."""
-    for kind in ("within_size", "advise"):
+    monkeypatch.setattr(geometry, "COLLAPSE_MIN", geometry.HUGE_MIN)
+    for kind in ("within_size", "advise", "never"):
         mounted(tmp_path, f"size=20m,huge={kind}")
         try:
             monkeypatch.setenv("FOLIOCACHE_DIR", str(tmp_path))
@@ -99,6 +106,7 @@ def test_a_full_file_system_is_no_memory(tmp_path, monkeypatch):
             read_all(pool.mapping("k", 32 * MIB, "1", source), 32 * MIB)
             found = pool.stat()
             assert found.counters.evictions > 0 and 2 * HUGE <= found.backed_bytes <= 20 * MIB and pool.audit() == []
+            assert pool._attachment.segment.chunk == HUGE
             pool.close()
         finally:
             subprocess.run(["umount", "-l", tmp_path], check=True)
@@ -155,7 +163,7 @@ def test_a_file_system_that_stops_giving_huge_pages(folder):
 
 
 def test_a_file_system_that_begins_to_give_huge_pages(tmp_path, monkeypatch):
-    """A pool that was made before keeps its pieces."""
+    """A pool that was made before keeps its pieces; one that is too small for huge pages that the kernel has to make, too."""
     mounted(tmp_path, "size=128m")
     try:
         monkeypatch.setenv("FOLIOCACHE_DIR", str(tmp_path))
@@ -207,8 +215,92 @@ def test_what_a_kernel_says(monkeypatch):
     size = f"{HUGE}\n"
     device = os.stat("/dev/shm").st_dev
     place = f"{os.major(device)}:{os.minor(device)}"
-    assert machine._huge_pages(place, "always [never] deny force\n", "0") == ""
-    assert machine._huge_pages(place, "always never [deny] force\n", size) == ""
-    assert machine._huge_pages(place, "always never deny [force]\n", size) == "given"
-    assert machine._huge_pages("999:999", "always [never] deny force\n", size) == ""
+    usual, deny, force = "always [never] deny force\n", "always never [deny] force\n", "always never deny [force]\n"
+    on, off = "always [madvise] never\n", "always madvise [never]\n"
+    assert machine._huge_pages(place, usual, "0", on) == ""
+    assert machine._huge_pages(place, deny, size, on) == ""
+    assert machine._huge_pages(place, force, size, off) == "given"
+    assert machine._huge_pages("999:999", usual, size, on) == ""
+    monkeypatch.setattr(mapped, "can_collapse", lambda: True)
+    with open("/proc/self/mountinfo") as file:
+        shared = next(line for line in file if f" {place} " in line)
+    if "huge=" not in shared and " - tmpfs " in shared:
+        assert machine._huge_pages(place, usual, size, on) == "collapsed"
+        assert machine._huge_pages(place, usual, size, off) == machine._huge_pages(place, usual, size, "") == ""
+        monkeypatch.setattr(mapped, "can_collapse", lambda: False)
+        assert machine._huge_pages(place, usual, size, on) == ""
     assert machine.huge_pages("/nowhere/at/all") == ""
+
+
+PLAIN = """
+import ctypes, os, sys, foliocache
+if sys.argv[1] == "without":  # PR_SET_THP_DISABLE: the kernel refuses every huge page to this process
+    assert ctypes.CDLL(None).prctl(41, 1, 0, 0, 0) == 0
+pool = foliocache.open("pool", size="64MiB", max_size="64MiB", pressure=False, huge=True)
+assert pool._attachment.segment.chunk == 2 << 20
+content = b"".join(bytes([n]) * (1 << 20) for n in range(40))
+mapping = pool.mapping("k", 40 << 20, "1", lambda offset, length: content[offset : offset + length])
+assert all(mapping.read_bytes(n << 20, 1 << 20) == bytes([n]) * (1 << 20) for n in range(40))
+assert pool.audit() == []
+"""
+
+
+def test_where_the_kernel_refuses_huge_pages_small_ones_do(folder):
+    for how in ("with", "without"):
+        subprocess.run([sys.executable, "-c", PLAIN, how], check=True, timeout=60)
+        pool = foliocache.open("pool", pressure=False)
+        assert pool.audit() == [] and pool.stat().cached_bytes >= 40 * MIB
+        pool.forget("k")
+        free = pool.stat().pages_by_state.free * pool.page_size
+        assert pool.trim() >= 0.95 * free >= 36 * MIB and pool.audit() == []
+        pool.close()
+        foliocache.remove("pool")
+
+
+def test_a_pool_in_plain_shared_memory(pool_name):
+    """What little is used takes little, and what is used is in huge pages."""
+    if machine.huge_pages("/dev/shm") != "collapsed":
+        pytest.skip("huge pages are not made when asked here")
+    for size, huge, chunk in (
+        (geometry.COLLAPSE_MIN - MIB, None, 1 << layout.CHUNK_SHIFT),
+        (geometry.COLLAPSE_MIN - MIB, True, HUGE),
+        (geometry.HUGE_MIN - MIB, True, 1 << layout.CHUNK_SHIFT),
+        (geometry.COLLAPSE_MIN, False, 1 << layout.CHUNK_SHIFT),
+    ):
+        pool = foliocache.open(pool_name, size=size, pressure=False, huge=huge)
+        assert pool._attachment.segment.chunk == chunk
+        assert foliocache.open(pool_name, size=size, exact=True, huge=not huge) is pool, "it stays as it is"
+        pool.close()
+        foliocache.remove(pool_name)
+    with pytest.raises(ValueError, match="huge must be True or False"):
+        foliocache.open(pool_name, huge=1)
+    pool = foliocache.open(pool_name, size=geometry.COLLAPSE_MIN, pressure=False)
+    assert pool._attachment.segment.chunk == HUGE and taken(pool) <= 0.02 * geometry.COLLAPSE_MIN
+    mapping = pool.mapping("k", 10 * MIB, "1", source)
+    assert pool.stat().backed_bytes <= HUGE
+    read_all(mapping, 10 * MIB)
+    assert pool.stat().backed_bytes <= 12 * MIB and pool.audit() == []
+    if mapped_huge(pool) == 0:
+        pytest.skip("the kernel has no huge pages now")
+
+
+def test_mappings_are_aligned_as_huge_pages_are(tmp_path):
+    for size in (1, 4096, HUGE, 3 * HUGE + 5000):
+        with open(tmp_path / "file", "wb+") as file:
+            file.truncate(size)
+            for writable in (True, False):
+                made = mapped.Mapped(file.fileno(), size, writable)
+                view = memoryview(made)
+                assert len(made) == view.nbytes == size and view.readonly is not writable
+                assert numpy.frombuffer(view, "u1").ctypes.data % HUGE == 0
+                if writable:
+                    view[size - 1] = 7
+                assert view[size - 1] == 7
+                del made
+                assert view[0] in (0, 7), "a buffer keeps it"
+            with pytest.raises(ValueError, match=f"a file of {size} bytes has no {size + 1}"):
+                mapped.Mapped(file.fileno(), size + 1, True)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        mapped.Mapped(-1, 1, False)
+    with open(tmp_path / "file", "rb") as file, pytest.raises(OSError, match="Permission denied"):
+        mapped.Mapped(file.fileno(), 1, True)

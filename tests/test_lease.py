@@ -156,8 +156,9 @@ def test_a_mapping_is_a_sequence_of_bytes(mapping, source):
     for key in (len(content), -len(content) - 1, 2**70):
         with pytest.raises(IndexError):
             mapping[key]
-    with pytest.raises(TypeError, match="not iterable"):
+    with pytest.raises(TypeError, match=r"not iterable.*mapping\.pieces\(\)"):
         iter(mapping)
+    assert b"".join(mapping.pieces()) == content
 
 
 def test_offsets_beyond_any_number(mapping, source):
@@ -271,7 +272,8 @@ class Moments:
         frame.f_trace_opcodes = True
         if event == "opcode":
             name = dis.opname[frame.f_code.co_code[frame.f_lasti]]
-            if self._previous.get(frame, "").startswith(self._after):
+            before = self._previous.get(frame, "")
+            if before.startswith(self._after) and not before.startswith("CALL_INTRINSIC"):
                 self.reach(frame)
             self._previous[frame] = name
         return self
@@ -402,16 +404,19 @@ def test_a_signal_at_any_moment_leaves_nothing(pool_name):
             armed[0] = False
             raise Stop
 
+    def read_until_stopped():  # in a function: CPython 3.13 leaves a loop's last jump out of a try block around it
+        armed[0] = True
+        while armed[0]:
+            mapping.invalidate()
+            mapping.read(0, 60_000)
+            mapping.window(0, 20_000).close()
+
     before = signal.signal(signal.SIGALRM, handler)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.0007, 0.0007)
         for turn in range(1500):
             try:
-                armed[0] = True
-                while armed[0]:
-                    mapping.invalidate()
-                    mapping.read(0, 60_000)
-                    mapping.window(0, 20_000).close()
+                read_until_stopped()
             except Stop:
                 stops += 1
             finally:

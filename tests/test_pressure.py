@@ -224,8 +224,29 @@ if os.fork() == 0:
     sys.exit(0)
 assert os.wait()[1] == 0
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=100)
+    done = subprocess.run([sys.executable, "-W", "ignore::DeprecationWarning", "-c", code], capture_output=True, timeout=100)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_an_exception_while_the_watch_begins_is_the_readers(pool_name, group, monkeypatch):
+    """What a signal handler raises then. The next read begins it again."""
+    pool = foliocache.open(pool_name, size="4MiB")
+    mapping = pool.mapping("k", 100, "v", lambda offset, length: bytes(length))
+
+    class Stop(Exception):
+        pass
+
+    def interrupted(*args):
+        raise Stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pressure._thread, "start_new_thread", interrupted)
+        with pytest.raises(Stop):
+            mapping.lease(0)
+    assert not pool._attachment.watching
+    assert mapping.read(0, 100) == bytes(100)
+    assert pool._attachment.watching
+    quieten(pool)
 
 
 def test_short():

@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.cold.ways import Obstore
 from benchmarks.common.pools import MIB
 
+HUGE_PAGE = 2 * MIB
 HEAD_MAX = 4096  # bytes of nginx's status line and header fields
 
 
@@ -37,13 +38,17 @@ def pages(size: int, touched: bool) -> Iterator[mmap.mmap]:
 
 
 def have_backed(size: int) -> None:
-    """Touch so many bytes of fresh shared memory, and free them: the next that are allocated are likely to be these.
+    """Touch so many bytes of fresh memory, in small pages and then in huge ones, and free them: the next that are allocated are
+    likely to be these.
 
     A virtual machine may have given free memory back to its host (free page reporting). The first touch of a page then costs a
     fault of the host, some 11 us here, which says nothing of who is measured, and depends on what ran before.
     """
     with pages(size, touched=True):
         pass
+    with mmap.mmap(-1, size + HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory, suppress(OSError):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        np.frombuffer(memory, np.uint8)[:: mmap.PAGESIZE] = 1
 
 
 class Copied(Obstore):

@@ -23,7 +23,9 @@ SPARE = 1 * GIB
 
 
 @contextlib.contextmanager
-def new_pool(size: int, page_size: int = 16 * KIB, clients: int = 64, folder: Path | None = None) -> Iterator[Any]:
+def new_pool(
+    size: int, page_size: int = 16 * KIB, clients: int = 64, folder: Path | None = None, huge: bool | None = None
+) -> Iterator[Any]:
     """A new pool, gone afterwards; in another tmpfs than the usual one if a folder is given. Raises Unavailable when the
     machine has no memory for it."""
     size = max(size, inside.PAGES_MIN * page_size)
@@ -32,7 +34,7 @@ def new_pool(size: int, page_size: int = 16 * KIB, clients: int = 64, folder: Pa
         stack.callback(_remove, name, folder)
         with blocked(), _placed(folder):
             require_memory(size)
-            pool = foliocache.open(name, size=size, page_size=page_size, clients=clients)
+            pool = foliocache.open(name, size=size, page_size=page_size, clients=clients, huge=huge)
         stack.callback(pool.close)
         yield pool
 

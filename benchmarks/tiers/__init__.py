@@ -21,7 +21,7 @@ from benchmarks.common import inside
 from benchmarks.common.measure import Skipped, Unavailable, record
 from benchmarks.common.plan import KIB, MIB, Plan
 from benchmarks.common.report import Section, Table
-from benchmarks.tiers import cluster, scale
+from benchmarks.tiers import scale
 from benchmarks.tiers.servers import Valkey
 from foliocache.cli.signals import CleanupStack
 
@@ -55,6 +55,7 @@ def _epochs(section: Section, plan: Plan, folder: Path) -> None:
     """Data of four times the pool, in order."""
     pool_bytes = plan.of(64 * MIB, 2 * MIB)
     data, step = 4 * pool_bytes, MIB
+    slot = plan.of(64 * KIB, 32 * KIB)  # folios of the tiny pool have half a slot of the usual size
     content = os.urandom(step)
     sent = 0
 
@@ -72,21 +73,23 @@ def _epochs(section: Section, plan: Plan, folder: Path) -> None:
         return time.perf_counter() - begin
 
     firsts: dict[bool, list[float]] = {False: [], True: []}
-    second, direct, again, wrong_cache = [], [], 0, 0.0
+    second, direct, again, dropped, wrong_cache = [], [], 0, 0, 0.0
     for number in range(plan.of(3, 1)):
         for with_tier in (False, True):
             place = folder / f"epochs-{number}"
-            tiers = [f"disk:{place}?size={data + data // 8 + MIB}"] if with_tier else None
+            tiers = [f"disk:{place}?size={data + data // 8 + MIB}&slot={slot}"] if with_tier else None
             with _pool(pool_bytes, tiers) as pool:
                 firsts[with_tier].append(epoch(pool))
                 if with_tier:
                     foliocache.tiers.flush(PATIENCE)
+                    dropped = max(dropped, pool.tiers[0].dropped)
                     sent = 0
                     second.append(epoch(pool))
                     again = max(again, sent)
                     direct.append(_read_direct(place / "slots", data))
                     wrong_cache = max(wrong_cache, _cached_share(place / "slots"))
     section.found += [
+        record("first epoch: folios for which the disk was too slow", dropped, "folios"),
         record("second epoch of 4 x the pool: bytes from the origin", again / MIB, "MiB", budget="<= 0"),
         record(
             "second epoch: speed",
@@ -286,6 +289,8 @@ CLIENTS: dict[str, Callable[[int, CleanupStack], Any]] = {
 
 
 def _machines(section: Section, plan: Plan) -> None:
+    from benchmarks.tiers import cluster  # here, since it is a program, too
+
     found = cluster.measure(plan.of(cluster.Size(), cluster.Size(machines=2, workers=1, files=1, file_bytes=MIB, latency=0.0)))
     kind = "network namespaces" if found["isolated"] else "folders"
     section.found.append(

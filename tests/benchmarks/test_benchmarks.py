@@ -124,6 +124,18 @@ def test_cold(tmp_path):
     assert fetched["processes: four folio::, one object, fetched"] == 1
 
 
+def test_tiers(tmp_path):
+    """The disk has all of what is larger than the pool, and the origin sends three machines the data once."""
+    pytest.importorskip("crc32c")
+    section = run_bench("tiers", tmp_path)
+    found = {each["metric"]: each["value"] for each in section["results"]}
+    if not found["first epoch: folios for which the disk was too slow"]:
+        assert found["second epoch of 4 x the pool: bytes from the origin"] == 0
+    skipped = {each["metric"] for each in section["skipped"]}
+    assert skipped or {"Valkey: load of 64 KiB", "Valkey: store of 1024 KiB"} <= set(found)
+    assert all(table["rows"] for table in section["tables"])
+
+
 def test_peers(tmp_path):
     section = run_bench("peers", tmp_path)
     assert "hit: lease" in names(section)

@@ -341,3 +341,60 @@ def test_a_page_that_a_refused_lock_keeps_stays_named(impatient, left, monkeypat
     assert segment.slab._give_back(ME, cache.number, pfn) is False
     assert segment.client.intents(ME) == 1 and segment.count(pfn) == FROZEN
     segment.client.op_end(ME)
+
+
+# What is looked at, and what is held meanwhile.
+
+
+def seen(cache, monkeypatch, name):
+    """The pages that a function is asked about."""
+    module, _, function = name.partition(".")
+    module, pfns = getattr(cache.segment.world, module), []
+    original = getattr(module, function)
+    monkeypatch.setattr(module, function, lambda mem, pfn, *args: (pfns.append(pfn), original(mem, pfn, *args))[1])
+    return pfns
+
+
+def test_no_page_beyond_the_segment_is_looked_at(cache, monkeypatch):
+    pages = cache.segment.pages
+    walked, marks, kinds = (
+        seen(cache, monkeypatch, name) for name in ("page_type.type", "backing.is_marked", "page_type.is_private")
+    )
+    assert cache.walk() == [] and max(walked) == pages - 1
+    for beyond in (0, 1):
+        number = (pages + beyond) << 12 - cache.segment.layout.OBJECT_SHIFT
+        assert cache.at(number) == 0 and not cache.segment.slab.holds(cache.number, number)
+    assert marks == [] and kinds == []
+
+
+def test_a_chain_that_leads_to_another_page_is_damaged(cache):
+    """The number would be that of a free object, of the next page."""
+    kept = cache.alloc()
+    assert page_of(cache, kept) == 0
+    data, places = cache.segment.shape["data"], 1 << 12 - cache.segment.layout.OBJECT_SHIFT
+    cache.segment.write(data + 4096 + cache.segment.layout.OBJECT_NEXT, FREE)
+    cache.segment.set_field(0, cache.segment.layout.F_FREE, places + 1)
+    assert cache.alloc() == NIL and is_broken(cache)
+    assert cache.segment.read(data + 4096 + cache.segment.layout.OBJECT_NEXT) == FREE
+
+
+def test_an_object_is_freed_under_the_lock(cache, calls):
+    number = cache.alloc()
+    calls.replace("slab._give", (), lambda: cache.segment.robust_lock.owner(lock_of(cache)))
+    cache.free(number)
+    assert [(args, owner) for *_, args, owner in calls.made] == [((cache.number, page_of(cache, number), number), ME)]
+
+
+def test_an_object_has_its_owner_before_it_is_in_use(cache, monkeypatch):
+    """So a repair of what it belongs to finds it, wherever the client died."""
+    first = cache.alloc()
+    atomics, stores, at = cache.segment.world.atomics, [], cache.at(first) + cache.size
+    for name in ("store_relaxed", "store_relaxed64", "record32"):
+        original = getattr(atomics, name)
+        monkeypatch.setattr(
+            atomics, name, lambda mem, to, value, do=original: (stores.append((to - at, value)), do(mem, to, value))
+        )
+    assert cache.at(cache.alloc(owner=77)) == at
+    inside = [(to, value) for to, value in stores if 0 <= to < cache.size]
+    assert inside[-2:] == [(cache.segment.layout.OBJECT_OWNER, 77), (cache.segment.layout.OBJECT_NEXT, 0)]
+    assert sorted({to for to, _ in inside}) == [0, *range(4, cache.size, 4)]

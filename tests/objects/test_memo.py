@@ -3,6 +3,7 @@
 import enum
 import functools
 import multiprocessing
+import os
 import pathlib
 import subprocess
 import sys
@@ -135,10 +136,27 @@ def test_arguments_without_content_are_refused_in_words(shared):
 
 
 def test_functions_without_a_signature_need_a_key(shared, key):
-    for function in (functools.partial(max, 3), 5):
-        with pytest.raises(TypeError, match="are not known"):
-            shared.memoize()(function)
+    with pytest.raises(TypeError, match="are not known"):
+        shared.memoize()(functools.partial(max, 3))
     assert shared.memoize(key=lambda n: f"{key} {n}", version="1")(functools.partial(max, 3))(5) == 5
+
+
+def test_decorated_without_parentheses(shared, key):
+    @shared.memoize
+    def some(length):
+        return key, os.urandom(length)
+
+    assert some(8) == some(length=8) != some(9)
+
+
+def test_what_is_no_function_is_refused(shared):
+    for wrong in (5, "squares", classmethod(len)):
+        with pytest.raises(TypeError, match="memoize decorates functions"):
+            shared.memoize()(wrong)
+    with pytest.raises(TypeError, match="memoize decorates functions, not 'squares'"):
+        shared.memoize("squares")
+    with pytest.raises(TypeError, match="key must be a function"):
+        shared.memoize(key="squares")(len)
 
 
 def test_the_functions_own_errors_are_its_callers(shared, key):

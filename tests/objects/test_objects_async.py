@@ -108,6 +108,12 @@ def test_a_task_that_asks_for_itself_is_refused(shared, key):
         run(nested())
 
 
+def test_a_maker_that_cannot_be_awaited_is_refused_in_words(shared, key):
+    with pytest.raises(TypeError, match=r"returned int, which cannot be awaited; use an async function or get_or_create$"):
+        asyncio.run(shared.get_or_create_async(key, lambda: 5))
+    assert shared.get_or_create(key, lambda: 6) == 6
+
+
 def test_memoized_coroutine_functions(shared, key):
     calls = []
 

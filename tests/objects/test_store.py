@@ -287,11 +287,25 @@ def test_as_many_arrays_as_one_likes(shared, key):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"key": 1}, {"version": 2}, {"expiry": -1}, {"expiry": "x"}, {"loads": "pickle"}, {"make": 5}]
+    "wrong",
+    [{"key": 1}, {"version": 2}, {"expiry": -1}, {"expiry": "x"}, {"loads": "pickle"}, {"make": 5}, {"writable": True}],
 )
 def test_what_makes_no_sense_is_refused(shared, key, wrong):
     with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
         shared.get_or_create(**{"key": key, "make": int, **wrong})
+
+
+def test_names_and_modes_are_checked_by_every_call(shared, key):
+    shared.put(key, numpy.arange(3))
+    for call in (shared.get, shared.delete, lambda name: shared.put(name, 1)):
+        for wrong in (5, None, b"key"):
+            with pytest.raises(ValueError, match="the key of an object must be a string"):
+                call(wrong)
+    with pytest.raises(ValueError, match="the version of an object must be a string"):
+        shared.put(key, 1, version=1)
+    for name in (key, f"{key}, missing"):
+        with pytest.raises(ValueError, match='writable must be "copy"'):
+            shared.get(name, writable=True)
 
 
 def test_what_was_found_is_nothing_to_the_garbage_collector(pool_name):

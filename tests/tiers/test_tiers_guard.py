@@ -227,16 +227,32 @@ def test_a_rate_is_kept(clock, tier):
     assert Guard("memory:", lambda: tier, 60.0).pace(2000) == 0.0
 
 
-def test_nothing_waits_longer_than_its_fetch_took(monkeypatch):
+def test_nothing_waits_longer_than_its_fetch_took(monkeypatch, guard):
     clock = Clock()
     monkeypatch.setattr(behinds, "time", clock)
-    credit = behinds.Credit()
-    clock.now += 2
+    credit = behinds.Credit(guard)
+    clock.now += 0.25
     credit.fetched()
-    assert credit.seconds == 2
-    credit.spent(1.5)
+    assert credit.seconds == 0.25
+    credit.spent(0.125)
     clock.now += 100  # the reader's
     credit.go_on()
-    clock.now += 1
+    clock.now += 0.0625
     credit.fetched()
-    assert credit.seconds == 1.5
+    assert credit.seconds == 0.1875
+
+
+@pytest.mark.parametrize("lease", [0.0, 2.0], ids=["ours", "shared"])
+def test_all_waits_are_a_share_of_all_fetches(monkeypatch, guard, tier, lease):
+    """But for what other machines wait for."""
+    tier.lease = lease
+    clock, waited = Clock(), 0.0
+    monkeypatch.setattr(behinds, "time", clock)
+    for _ in range(100):
+        credit = behinds.Credit(guard)
+        clock.now += 1
+        credit.fetched()
+        assert credit.seconds <= 1
+        waited += credit.seconds
+        credit.spent(credit.seconds)
+    assert waited == 100 if lease else waited == pytest.approx(behinds.ALLOWANCE + 100 * behinds.WAIT_SHARE)

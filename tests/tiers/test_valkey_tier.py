@@ -311,41 +311,164 @@ def _knows_all(client):
     return told["cluster_state"] == "ok" and int(told["cluster_size"]) == 3
 
 
-def test_a_cluster_of_three(tmp_path, pool_name):
-    """Pieces are on all three nodes, and one of them may be gone."""
-    nodes = []
+@pytest.fixture
+def nodes(tmp_path):
+    """Three servers that are a cluster, and a client of each."""
+    made, clients = [], []
     try:
         for n in range(3):
             folder = tmp_path / str(n)
             folder.mkdir()
             options = ["--cluster-enabled", "yes", "--cluster-port", str(_free_port()), "--cluster-require-full-coverage", "no"]
-            nodes.append(Server(folder, *options))
-        clients = [valkey.Valkey(port=node.port, socket_timeout=LIMIT) for node in nodes]
-        buses = [node.options[3] for node in nodes]
+            options += ["--cluster-node-timeout", "600000"]  # a node that is killed stays part of the cluster
+            made.append(Server(folder, *options))
+        clients = [valkey.Valkey(port=node.port, socket_timeout=LIMIT) for node in made]
+        buses = [node.options[3] for node in made]
         for n, client in enumerate(clients):
             client.execute_command("CLUSTER ADDSLOTSRANGE", n * 16384 // 3, (n + 1) * 16384 // 3 - 1)
             if n:
-                client.execute_command("CLUSTER MEET", "127.0.0.1", nodes[0].port, buses[0])
+                client.execute_command("CLUSTER MEET", "127.0.0.1", made[0].port, buses[0])
         deadline = time.monotonic() + LIMIT
         while not all(_knows_all(client) for client in clients):
             assert time.monotonic() < deadline, "the nodes have not found each other"
             time.sleep(0.02)
-        guard = urls.guard_of(f"{nodes[0].url}&cluster=yes")
-        assert guard.open(), guard.stores.reason
-        for n in range(12):
-            store(guard.tier, n, 4096 * KIB - 64 * KIB, 128 * KIB)  # on two nodes, or one
-        assert all(load(guard.tier, n, 4096 * KIB - 64 * KIB, 128 * KIB) for n in range(12))
-        assert all(client.dbsize() for client in clients)
-        nodes[2].kill()
-        for n in range(12):
-            view = aligned(64 * KIB)
-            if any(guard.load(digest(n), [(4096 * KIB, view)])):
-                assert bytes(view) == content(n, 4096 * KIB, 64 * KIB)
-            again(guard)
-        guard.tier.close()
+        yield list(zip(made, clients, strict=True))
     finally:
-        for node in nodes:
+        for client in clients:
+            client.close()
+        for node in made:
             node.kill()
+
+
+@pytest.fixture
+def cluster(nodes):
+    """The guard of a tier on these servers."""
+    guard = urls.guard_of(f"{nodes[0][0].url}&cluster=yes")
+    assert guard.open(), guard.stores.reason
+    yield guard
+    guard.tier.close()
+
+
+def copies(guard, monkeypatch):
+    """Return a list that grows with each exchange of values that the client package makes."""
+    seen = []
+    for name in ("mget", "pipeline"):
+        inner = getattr(guard.tier._client, name)
+        monkeypatch.setattr(guard.tier._client, name, lambda *a, inner=inner, **k: seen.append(a) or inner(*a, **k))
+    return seen
+
+
+def test_a_cluster_of_three(nodes, cluster, monkeypatch):
+    """Pieces are on all three nodes, and one of them may be gone."""
+    copied = copies(cluster, monkeypatch)
+    tier = cluster.tier
+    for n in range(12):
+        store(tier, n, 4096 * KIB - 64 * KIB, 128 * KIB)  # on two nodes, or one
+    assert all(load(tier, n, 4096 * KIB - 64 * KIB, 128 * KIB) for n in range(12))
+    assert not load(tier, 0, 0, 64 * KIB)
+    assert all(client.dbsize() for _, client in nodes)
+    assert copied == []
+    nodes[2][0].kill()
+    had = 0
+    for n in range(12):
+        view = aligned(64 * KIB)
+        if any(cluster.load(digest(n), [(4096 * KIB, view)])):
+            had += 1
+            assert bytes(view) == content(n, 4096 * KIB, 64 * KIB)
+        again(cluster)
+    assert 0 < had < 12 and cluster.errors
+
+
+def test_values_of_a_cluster_move(nodes, cluster, monkeypatch):
+    """A node says that they are going to another, and later that they are there. Both are followed."""
+    copied, tier, length = copies(cluster, monkeypatch), cluster.tier, 128 * KIB
+    key = tier._key(digest(1), 0, 64 * KIB)
+    slot = tier._client.keyslot(key)
+    holder = tier._client.get_node_from_key(key).port
+    (_, old), (new_server, new) = sorted(nodes, key=lambda one: one[0].port != holder)[:2]
+    names = [client.execute_command("CLUSTER MYID").decode() for client in (old, new)]
+    new.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", names[0])
+    old.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", names[1])
+    store(tier, 1, 0, length)
+    assert load(tier, 1, 0, length)
+    assert copied and new.dbsize() and not old.dbsize()
+    for client in (new, old):
+        client.execute_command("CLUSTER SETSLOT", slot, "NODE", names[1])
+    assert load(tier, 1, 0, length)  # it is told, once
+    copied.clear()
+    store(tier, 1, 0, length)
+    assert load(tier, 1, 0, length) and copied == []
+    assert tier._client.get_node_from_key(key).port == new_server.port
+
+
+def test_a_node_that_stops_costs_one_timeout(nodes, cluster, monkeypatch):
+    """After that, the client looks whether another is in its place. It is the same, and back."""
+    copied, tier, length = copies(cluster, monkeypatch), cluster.tier, 64 * KIB
+    store(tier, 1, 0, length)
+    holder = tier._client.get_node_from_key(tier._key(digest(1), 0, length)).port
+    node = next(server for server, _ in nodes if server.port == holder)
+    monkeypatch.setattr(tier, "_timeout", 0.05)
+    node.send(signal.SIGSTOP)
+    try:
+        with pytest.raises(TimeoutError):
+            load(tier, 1, 0, length)
+    finally:
+        node.send(signal.SIGCONT)
+    monkeypatch.setattr(tier, "_timeout", LIMIT)
+    assert copied == []
+    assert load(tier, 1, 0, length) and len(copied) == 1
+    assert load(tier, 1, 0, length) and len(copied) == 1
+
+
+def test_four_threads_while_a_node_is_killed_and_back(nodes, cluster):
+    """No wrong byte, and nobody hangs; in the end all nodes are used."""
+    stop, wrong, rounds, length = threading.Event(), [], [], 64 * KIB
+
+    def user(n):
+        view = aligned(length)
+        try:
+            while not stop.is_set():
+                for block in range(6):
+                    at = block * 4096 * KIB
+                    view[:] = content(n, at, length)
+                    cluster.store(digest(n), [(at, view)])
+                    view[:] = bytes(length)
+                    if any(cluster.load(digest(n), [(at, view)])) and bytes(view) != content(n, at, length):
+                        wrong.append((n, at))
+                rounds.append(n)
+        except BaseException as error:
+            wrong.append(repr(error))
+
+    def go_on():
+        goal, deadline = len(rounds) + 12, time.monotonic() + LIMIT
+        while len(rounds) < goal and not wrong and time.monotonic() < deadline:
+            again(cluster)
+            time.sleep(0.001)
+        assert len(rounds) >= goal and wrong == []
+
+    users = [threading.Thread(target=user, args=(n,)) for n in range(4)]
+    for thread in users:
+        thread.start()
+    try:
+        go_on()
+        nodes[2][0].kill()
+        go_on()
+        assert cluster.errors
+        nodes[2][0].start()
+        go_on()
+    finally:
+        stop.set()
+        for thread in users:
+            thread.join(LIMIT)
+    assert wrong == [] and not any(thread.is_alive() for thread in users)
+    deadline = time.monotonic() + LIMIT
+    while not nodes[2][1].dbsize():  # it was empty when it came back
+        assert time.monotonic() < deadline
+        again(cluster)
+        for n in range(12):
+            data = aligned(length)
+            data[:] = content(n, 0, length)
+            cluster.store(digest(n), [(0, data)])
 
 
 @pytest.mark.parametrize(

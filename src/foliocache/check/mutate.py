@@ -108,6 +108,11 @@ def _finder(reason: str) -> str:
     return reason if reason.startswith((SCENARIO, TEST)) else ""
 
 
+def modules_of(package: Path) -> list[str]:
+    """Return the modules that have mutants: not the one in whose place is the facade, which is never run uncompiled."""
+    return [each for each in loader.modules(package) if each != loader.FACADE and mutants.mutants(package, each)]
+
+
 def all_of(package: Path, modules: Iterable[str]) -> list[Mutant]:
     return [m for module in modules for m in mutants.mutants(package, module) if m.how != "weaken"]
 
@@ -182,7 +187,7 @@ def known_answers(package: Path, modules: Iterable[str], options: Options) -> An
 
 def keep(package: Path, options: Options) -> None:
     """Write what is known into the small file."""
-    modules = loader.modules(package)
+    modules = modules_of(package)
     found = known_answers(package, modules, dataclasses.replace(options, resume=True))
     (options.explained / PACKED).write_text(answers.pack(package, modules, found))
 
@@ -365,7 +370,7 @@ def main(suite: Suite, arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", action="append", default=[], metavar="FILE", help="try these unit tests alone")
     parser.add_argument("--list", action="store_true", help="print lines for the files of explanations")
     given = parser.parse_args(arguments)
-    there = [module for module in loader.modules(suite.package) if mutants.mutants(suite.package, module)]
+    there = modules_of(suite.package)
     unknown = set(given.module) - set(there)
     if unknown:
         parser.error(f"no module {', '.join(sorted(unknown))}; there are {', '.join(there)}")

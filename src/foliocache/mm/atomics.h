@@ -46,7 +46,9 @@ typedef struct {
     int fd;               /* the segment's file, to ask which clients are alive; -1: every client counts as alive */
     uint32_t stalled;     /* number + 1 of the client that held a lock when this process was refused it, or 0 ... */
     uint32_t stalled_at;  /* ... and that client's CLIENT_OP_SEQ at the time */
-    uint32_t populate;    /* memory comes in huge pages only through the mapping (fc_fallocate) */
+    uint32_t populate;    /* memory comes in huge pages only through the mapping: FC_MAP_HUGE, FC_COLLAPSE (fc_fallocate); or 0 */
+    uint32_t waits;       /* chunks that fc_collapse leaves out before it tries again ... */
+    uint32_t waited;      /* ... and how many those were the last time */
     uint32_t fenced;      /* membarrier(2) is not available: every operation begins with a fence instead */
     int (*room)(void *asked, uint64_t n); /* may n more bytes be taken now? NULL: always (pool/headroom.pyx) */
     void (*forget)(void *asked);          /* frees `asked` */
@@ -55,7 +57,13 @@ typedef struct {
 
 typedef uintptr_t mem_t;
 
+#define FC_MAP_HUGE 1 /* to a mapping that asks for them: pool/segment.py */
+#define FC_COLLAPSE 2 /* when asked to make one of what is there */
 #define FC_POPULATE_WRITE 23 /* MADV_POPULATE_WRITE, which older headers lack */
+#define FC_MADV_COLLAPSE 25
+#define FC_COLLAPSE_WAIT 63u /* the most chunks that are left out */
+#define FC_COLLAPSE_CPU_NS 4000000u /* what one may take: three times what 2 MiB in small pages take */
+#define FC_COLLAPSE_WALL_NS 50000000u
 #ifndef F_OFD_GETLK
 #define F_OFD_GETLK 36
 #endif
@@ -256,11 +264,43 @@ static inline void fc_copy_out_relaxed(mem_t mem, uint64_t off, char *bytes, uin
 static inline void fc_count64(mem_t mem, uint64_t off, uint64_t n)
 { __atomic_store_n(FC_P64(mem, off), __atomic_load_n(FC_P64(mem, off), __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED); }
 
+static inline uint64_t fc_clock_ns(clockid_t clock)
+{
+    struct timespec ts;
+    return clock_gettime(clock, &ts) == 0 ? (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec : 0;
+}
+
+/* Gives chunks huge pages, as far as the kernel has some, on a file system that gives none by itself. It makes one where there
+ * is a page already, and nobody else is in the chunk. Where it finds no 2 MiB in one piece, or takes long to make one, it is not
+ * asked for the next chunks, for twice as many each time: on a machine whose memory is in small pieces, it may move
+ * pages for milliseconds, and in vain. In a cgroup at its limit it refuses so many at once, and kills nobody. Threads may lose a count. */
+static inline void fc_collapse(mem_t mem, uint64_t off, uint64_t n)
+{
+    fc_mem *m = (fc_mem *)mem;
+    const uint64_t chunk = (uint64_t)1 << m->chunk_shift;
+    for (uint64_t at = off; at + chunk <= off + n; at += chunk) {
+        const uint32_t waits = __atomic_load_n(&m->waits, __ATOMIC_RELAXED), waited = __atomic_load_n(&m->waited, __ATOMIC_RELAXED);
+        if (waits) {
+            __atomic_store_n(&m->waits, waits - 1, __ATOMIC_RELAXED);
+            continue;
+        }
+        const uint64_t wall = fc_clock_ns(CLOCK_MONOTONIC), cpu = fc_clock_ns(CLOCK_THREAD_CPUTIME_ID);
+        if (syscall(SYS_fallocate, m->fd, 0, (long)at, 1L) != 0)
+            return; /* no memory, or a signal: the call for all of it says so */
+        const int made = madvise(m->base + at, chunk, FC_MADV_COLLAPSE) == 0;
+        const int slow = fc_clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu > FC_COLLAPSE_CPU_NS
+            || fc_clock_ns(CLOCK_MONOTONIC) - wall > FC_COLLAPSE_WALL_NS;
+        const uint32_t next = made && !slow ? 0 : 2 * waited + 1 < FC_COLLAPSE_WAIT ? 2 * waited + 1 : FC_COLLAPSE_WAIT;
+        __atomic_store_n(&m->waited, next, __ATOMIC_RELAXED);
+        __atomic_store_n(&m->waits, next, __ATOMIC_RELAXED);
+    }
+}
+
 /* Gives n bytes of the segment's file memory, if they have none; plain memory always has. Returns 0, or an errno: ENOMEM where
  * `room` says so, because at a cgroup's limit the kernel would kill; it is not asked about a client slot, which is less than a
  * process takes to attach. The kernel gives up at a signal and undoes what it has done.
  *
- * Where huge pages come only through a mapping (`populate`), a piece of whole chunks is mapped first. What that brought, the
+ * Where huge pages come only through a mapping (`populate`), a piece of whole chunks gets them there first. What that brought, the
  * kernel is asked afterwards: a full file system is no SIGBUS here, but an error of either call. Some of it may have come then. */
 static inline int fc_fallocate(mem_t mem, uint64_t off, uint64_t n)
 {
@@ -270,8 +310,12 @@ static inline int fc_fallocate(mem_t mem, uint64_t off, uint64_t n)
         n = FC_MEM(mem)->size - off;
     if (n > FC_CLIENT_SIZE && FC_MEM(mem)->room && !FC_MEM(mem)->room(FC_MEM(mem)->asked, n))
         return ENOMEM;
-    if (FC_MEM(mem)->populate && off >= FC_MEM(mem)->data && n >> FC_MEM(mem)->chunk_shift)
-        madvise(FC_MEM(mem)->base + off, n, FC_POPULATE_WRITE);
+    if (FC_MEM(mem)->populate && off >= FC_MEM(mem)->data && n >> FC_MEM(mem)->chunk_shift) {
+        if (FC_MEM(mem)->populate == FC_COLLAPSE)
+            fc_collapse(mem, off, n);
+        else
+            madvise(FC_MEM(mem)->base + off, n, FC_POPULATE_WRITE);
+    }
     return syscall(SYS_fallocate, FC_MEM(mem)->fd, 0, (long)off, (long)n) == 0 ? 0 : errno;
 }
 
@@ -309,11 +353,6 @@ static inline void fc_cpu_relax(void)
 #endif
 }
 
-static inline uint64_t fc_now_ns(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
+static inline uint64_t fc_now_ns(void) { return fc_clock_ns(CLOCK_MONOTONIC); }
 
 #endif

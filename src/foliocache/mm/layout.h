@@ -151,6 +151,9 @@
 #define FC_LOCK_SLICE_NS 0x2faf080u
 #define FC_LOCK_PATIENCE_NS 0x77359400u
 #define FC_WAIT_SLICE_NS 0x5f5e100u
+#define FC_TURN_INSIDE 0x0u
+#define FC_TURN_EXCLUDED 0x4u
+#define FC_TURN_SIZE 0x8u
 #define FC_QUEUE_NONE 0x0u
 #define FC_QUEUE_NEW 0x1u
 #define FC_QUEUE_SMALL 0x2u

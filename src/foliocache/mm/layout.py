@@ -209,6 +209,11 @@ LOCK_SLICE_NS = 50_000_000  # a sleeper looks at the lock again after this time
 LOCK_PATIENCE_NS = 2_000_000_000  # a lock whose living owner does not release it is refused after this time
 WAIT_SLICE_NS = 100_000_000  # a client that waits for a fill looks after this time whether the filler is alive
 
+# The turn of a process (turn), in its own memory.
+TURN_INSIDE = 0  # 1: a thread has the turn
+TURN_EXCLUDED = 4  # how many threads exclude it
+TURN_SIZE = 8
+
 # lru's queues; and heat, verdict, used and seen, in F_QUEUE.
 QUEUE_NONE = 0
 QUEUE_NEW = 1

@@ -46,9 +46,11 @@ cdef class Found:
         raise TypeError("what was found in a pool is this process's, and cannot be copied or pickled")
 
     def build(self, loads, key, writable):
-        """Build the object. Raises Gone if a part of it was evicted."""
+        """Build the object. Raises Gone if a part of it was evicted, ValueError if ``writable`` is invalid."""
         if writable is None:
             return self._build(loads, key, self._bytes() if self.content is None else self.content)
+        if writable != "copy":
+            raise ValueError(f'writable must be "copy" or None, not {writable!r}: cached bytes are read-only')
         if self.content is not None:
             return self._build(loads, key, bytearray(self.content))
         return self._build(loads, key, private(self.mapping, writable))

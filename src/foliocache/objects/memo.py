@@ -28,6 +28,10 @@ class Memo(Generic[P, R]):
         ignore: Collection[str],
         loads: Loads,
     ) -> None:
+        if not callable(function):
+            raise TypeError(f"memoize decorates functions, not {function!r}")
+        if key is not None and not callable(key):
+            raise TypeError(f"key must be a function of a call's arguments that returns a string, not {key!r}")
         self.objects: Callable[[], Objects] = objects
         self.function: Callable[P, R] = function
         self.key: Callable[P, str] | None = key

@@ -17,6 +17,7 @@ still valid: the mapping, the function that builds the object, and the window, i
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import threading
@@ -79,6 +80,22 @@ def _check_writable(writable: Writable) -> None:
         raise ValueError(f'writable must be "copy" or None, not {writable!r}: cached bytes are read-only')
 
 
+def _check_names(key: str, version: str) -> None:
+    for what, text in (("key", key), ("version", version)):
+        if not isinstance(text, str):
+            raise ValueError(f"the {what} of an object must be a string, not {text!r}")
+
+
+async def _awaited(make: MakeAsync, key: str) -> Any:
+    made = make()
+    if not inspect.isawaitable(made):
+        raise TypeError(
+            f"what makes {key!r} returned {type(made).__name__}, which cannot be awaited; "
+            "use an async function or get_or_create"
+        )
+    return await made
+
+
 _NOTHING = Found(None, None, None, None)
 
 
@@ -95,7 +112,10 @@ class Objects:
     def get(self, key: str, default: Any, version: str, expiry: float | None, loads: Loads, writable: Writable = None) -> Any:
         """Return the object, or default if there is none."""
         found = self._find(self.know(key, version), key, expiry, loads, writable)
-        return default if found is MISSING else found
+        if found is MISSING:
+            _check_writable(writable)
+            return default
+        return found
 
     def get_rows(self, key: str, version: str, expiry: float | None, first: int, end: int) -> tuple[int, Any]:
         """Return some of an array, of which rows first to end are wanted: the number of its first row, and the array. If there
@@ -157,7 +177,8 @@ class Objects:
         return turn
 
     def put(self, key: str, value: Any, version: str, loads: Loads) -> bool:
-        """Keep an object. Return False if the pool has no room for it."""
+        """Keep an object. Return False if the pool has no room for it. Raises ValueError for an invalid key or version."""
+        _check_names(key, version)
         stored = values.encode(value, loads, key)
         previous = self._names.recall(PREFIX + key, float("inf"), who=version)
         with self._names.ask(PREFIX + key, who=version) as ask:
@@ -166,7 +187,8 @@ class Objects:
         return is_kept
 
     def delete(self, key: str) -> None:
-        """Forget all versions of an object. Raises FoliocacheError."""
+        """Forget all versions of an object. Raises FoliocacheError, ValueError for an invalid key."""
+        _check_names(key, "")
         self._names.forget(PREFIX + key)
         self._pool.forget(PREFIX + key)
 
@@ -190,9 +212,7 @@ class Objects:
         return self._known.setdefault((key, version), known)
 
     def _new(self, key: str, version: str) -> Known:
-        for what, text in (("key", key), ("version", version)):
-            if not isinstance(text, str):
-                raise ValueError(f"the {what} of an object must be a string, not {text!r}")
+        _check_names(key, version)
         known = self._names.known(PREFIX + key, version)
         known.found = _NOTHING
         return known
@@ -274,7 +294,7 @@ class Objects:
             if found is not MISSING:
                 return found
         with self._marked(turn):
-            return values.alone(await make(), turn.writable is not None)
+            return values.alone(await _awaited(make, turn.key), turn.writable is not None)
 
     async def _make_async(self, ask: Ask, turn: _Turn, make: MakeAsync) -> Any:
         """Do what ``_make`` does. Calls that may wait for a lock, or copy much, are made in a thread of the engine."""
@@ -283,7 +303,7 @@ class Objects:
         engine = self._pool.engine
         try:
             with self._marked(turn):
-                value = await make()
+                value = await _awaited(make, turn.key)
             stored = await in_engine(engine, lambda: values.encode(value, turn.loads, turn.key))
         except Exception as error:
             failed = error

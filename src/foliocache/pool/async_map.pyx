@@ -13,7 +13,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.string cimport memcpy
 
-from .attachment cimport enter, leave, section_t
+from .attachment cimport begin_step, end_step, section_t
 from .lease cimport FolioMap, Lease, new_lease
 from ..filler.awaited cimport new_miss, read_ahead
 from ..filler.buffers cimport get_writable
@@ -71,33 +71,34 @@ cdef class AsyncMap(FolioMap):
         cdef u32 entry, pfn, seen
         cdef u64 at
         cdef section_t section
+        cdef bint turn
         cdef Lease lease
         if not self.attachment.joined:
             self._check()
             return self._later(start, most, limit, None, hits_only)  # becoming a client takes locks
         lease = new_lease()
-        enter(&section, <PyObject *>self.attachment)
+        turn = begin_step(<PyObject *>self.attachment, &section)
         entry = self.attachment.take()
         if entry == layout.NIL:
-            leave(&section)
+            end_step(<PyObject *>self.attachment, &section, turn)
             lease = self._copy_cached(index)
             return self._later(start, most, limit, None, hits_only) if lease is None else self._cut(lease, start, most)
         pfn = filemap.lookup(self.mem, self.attachment.me, entry, self.ino, self.head, self.mark, self.height, index)
         if pfn == layout.NIL:
             self.attachment.give(entry)
-            leave(&section)
+            end_step(<PyObject *>self.attachment, &section, turn)
             return self._later(start, most, limit, None, hits_only)
         if not self._bind_units(lease, entry, pfn, index):
-            leave(&section)
+            end_step(<PyObject *>self.attachment, &section, turn)
             return self._later(start, most, limit, None, hits_only)
         at = atomics.folio_at(self.mem, pfn)
         seen = flags.load(self.mem, at)
         if not seen & layout.PG_UPTODATE or not self._is_ours(at):
-            leave(&section)
+            end_step(<PyObject *>self.attachment, &section, turn)
             return self._later(start, most, limit, None if seen & layout.PG_UPTODATE else lease, hits_only)
         flags.mark_referenced(self.mem, at, seen)
         client.count(self.mem, self.attachment.me, layout.COUNT_HITS, 1)
-        leave(&section)
+        end_step(<PyObject *>self.attachment, &section, turn)
         self._cut(lease, start, most)
         self.previous = (start + <u64>lease.length - 1) >> self.shift
         if seen & layout.PG_READAHEAD:

@@ -3,7 +3,8 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t as u8, uint32_t as u32, uint64_t as u64
 
 from ..mm cimport layout
-from ..mm.atomics cimport Memory, mem_t
+from ..mm.atomics cimport Memory, fc_mem, mem_t
+from ..mm.inline cimport turn
 from .slot cimport ClientSlot
 
 
@@ -12,14 +13,40 @@ cdef extern from "section.h":
         pass
     void enter "fc_enter" (section_t *section, PyObject *object) noexcept
     void leave "fc_leave" (section_t *section) noexcept
+    ctypedef struct turn_t "fc_turn":
+        mem_t mem
+        void (*exclude)(mem_t mem, u64 turn) noexcept nogil
+        void (*readmit)(mem_t mem, u64 turn) noexcept nogil
+    turn_t *turn_of "fc_turn_of" (PyObject *attachment) noexcept
+    size_t TURN_AT "FC_TURN_AT"
     bint FREE_THREADED "FC_FREE_THREADED"
 
 
 cdef u32 spare() noexcept
 
 
+# A step in which no Python runs, and which does not wait for the interpreter: a turn, or else a critical section.
+
+cdef inline bint begin_step(PyObject *attachment, section_t *section) noexcept:
+    """Begin a step. The result is for ``end_step``."""
+    if FREE_THREADED and turn.try_begin(turn_of(attachment).mem, 0):
+        return True
+    enter(section, attachment)
+    return False
+
+
+cdef inline void end_step(PyObject *attachment, section_t *section, bint has_turn) noexcept:
+    if FREE_THREADED and has_turn:
+        turn.end(turn_of(attachment).mem, 0)
+    else:
+        leave(section)
+
+
 @cython.final
 cdef class Attachment:
+    cdef turn_t turn  # first: ``section.h`` finds it there
+    cdef fc_mem turn_memory
+    cdef u32 turn_words[2]
     cdef readonly object segment
     cdef readonly Memory memory
     cdef mem_t mem
@@ -40,7 +67,7 @@ cdef class Attachment:
     cdef void wait(self, u32 entry) noexcept
     cdef void tidy(self) noexcept
     cdef void settle(self) noexcept
-    cdef void before_memory(self) noexcept
+    cdef int before_memory(self) except -1
     cpdef check_open(self)
     cpdef request(self, u32 source, u64 ns, u64 length, bint failed)
     cdef int _be_client(self) except -1

@@ -6,7 +6,8 @@ from libc.stdlib cimport calloc, free, malloc
 
 from ..mm cimport atomics, client, filemap, layout, page_alloc, pagetable, trim
 from ..mm cimport reap as core
-from ..mm.atomics cimport fc_mem
+from ..mm cimport turn as core_turn
+from ..mm.atomics cimport fc_mem, mem_t
 
 import os
 import time
@@ -30,6 +31,11 @@ cdef extern from *:
     """
     void forget_lock "fc_forget_lock" (object object) noexcept
 
+cdef extern from "<unistd.h>" nogil:
+    int usleep(unsigned int us)
+
+cdef int TURN_SPINS = 100  # before a nap
+cdef unsigned int TURN_NAP_US = 50
 cdef u32 TOUCH_SHIFT = 16  # log2 of the bytes of the segment that each bit of ``touched`` covers
 
 SCAN_WAIT = 2.0  # seconds
@@ -54,6 +60,24 @@ def refused(what):
     )
 
 
+# For section.h, which calls them through pointers: functions with no more arguments than these.
+
+cdef void _exclude(mem_t mem, u64 at) noexcept nogil:
+    """Keep turns from beginning, and wait for the one that has begun: its thread may not have the processor just now."""
+    cdef int spins = 0
+    core_turn.exclude(mem, at)
+    while core_turn.is_taken(mem, at):
+        if spins < TURN_SPINS:
+            spins += 1
+            atomics.cpu_relax()
+        else:
+            usleep(TURN_NAP_US)
+
+
+cdef void _readmit(mem_t mem, u64 at) noexcept nogil:
+    core_turn.readmit(mem, at)
+
+
 cdef u32 spare() noexcept:
     """Return the number of the last word of the ledger: for pins that are dropped within the call that took them."""
     return layout.PINS - 1
@@ -68,13 +92,19 @@ cdef class Attachment:
     ``joined`` is true while new work may begin: the process is a client, and the pool has not been closed here.
     ``pressure`` is called before this process takes memory for the first time (in a forked child: again).
     Its lock is the process's for this pool (``section.h``): where there is no GIL, whatever uses the client's slot, the ledger,
-    or what leases, windows and mappings know of them, is in a critical section of the attachment. Methods that are called from
-    Python begin one; those that only compiled code calls do not.
+    or what leases, windows and mappings know of them, is in a critical section of the attachment, or has its turn
+    (``mm.turn``). Methods that are called from Python begin one; those that only compiled code calls do not.
 
     ``touched`` has a bit for each 64 KiB of the segment, set once this process has mapped them for writing. A set bit may be
     wrong, because the kernel may unmap pages, and a fork does: writing then causes page faults.
     """
     def __cinit__(self):
+        assert <char *>&self.turn - <char *><PyObject *>self == <Py_ssize_t>TURN_AT
+        self.turn_memory.base = <char *>self.turn_words
+        self.turn_memory.size = layout.TURN_SIZE
+        self.turn.mem = <mem_t>&self.turn_memory
+        self.turn.exclude = _exclude
+        self.turn.readmit = _readmit
         self.me = layout.NIL
         self.unused = <u32 *>malloc(layout.PINS * sizeof(u32))
         self.waiting = <u32 *>malloc(layout.PINS * sizeof(u32))
@@ -352,17 +382,26 @@ cdef class Attachment:
         has the turn."""
         return trim.take_turn(self.mem, self.segment.group, last, atomics.now_ns())
 
-    cdef void before_memory(self) noexcept:
-        """Called before this process takes memory for a folio: begin to watch how much is left, for ``pressure``."""
-        self.watching = True
-        if self.pressure is not None:
-            self.pressure()
+    cdef int before_memory(self) except -1:
+        """Called before this process takes memory for a folio: begin to watch how much is left, for ``pressure``.
+
+        Raises what ``pressure`` raises, and what a signal handler does meanwhile; the next call begins again.
+        """
+        self.watching = True  # first: a signal handler may read from the pool
+        try:
+            if self.pressure is not None:
+                self.pressure()
+        except BaseException:
+            self.watching = False
+            raise
+        return 0
 
     def disown(self):
         """In a forked child, right after the fork: forget the parent's slot and pins, and open the descriptor for the locks."""
         forget_lock(self)
         forget_lock(self.memory)
         forget_lock(self.slot)
+        self.turn_words[0] = self.turn_words[1] = 0
         self.epoch += 1
         headroom.renew(self.memory)
         self.me = layout.NIL

@@ -53,11 +53,12 @@ def create_or_attach(name: str, wanted: Wanted, mode: int = 0o600, any_owner: bo
             return made
 
 
-def _create(name: str, path: str, mode: int, size: int, page_size: int, clients: int, max_size: int) -> Segment | None:
+def _create(
+    name: str, path: str, mode: int, size: int, page_size: int, clients: int, max_size: int, chunk_shift: int
+) -> Segment | None:
     """Return a new segment under its name; None if another process has made one meanwhile. Raises PoolFullError, PoolError."""
-    huge = size >= geometry.HUGE_MIN and machine.huge_pages(directory())
-    chunk = layout.HUGE_SHIFT if huge else layout.CHUNK_SHIFT
-    shape = geometry.compute(max_size // page_size, page_size, clients, size // page_size, chunk) | {"fenced": needs_fences()}
+    shape = geometry.compute(max_size // page_size, page_size, clients, size // page_size, chunk_shift)
+    shape |= {"fenced": needs_fences()}
     try:
         with _creation, files.turn(name, path, _CREATION_WAIT + shape["memmap"] / _CREATION_RATE) as alone:
             if os.path.lexists(path):
@@ -166,8 +167,7 @@ def _build(name: str, path: str, file: Descriptor, mode: int, shape: Geometry) -
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     _check_room(geometry.table_bytes(shape, slots))
     os.ftruncate(file.fd, size)
-    for mapped in map_file(name, file, file, size):  # before the memory is reserved; a child forked meanwhile does not keep it
-        mapped.close()
+    map_file(name, file, file, size)  # before the memory is reserved; a child forked meanwhile does not keep it
     for begin, end in ((0, shape["clients"] + slots * layout.CLIENT_SIZE), (shape["buckets"], shape["memmap"])):
         for offset in range(begin, end, _RESERVED_AT_ONCE):
             os.posix_fallocate(file.fd, offset, min(_RESERVED_AT_ONCE, end - offset))

@@ -23,7 +23,9 @@ SLOT_SHARE = 128
 PAGE_SIZE_MIN = 4 << 10
 PAGE_SIZE_MAX = 2 << 20
 PAGES_MIN = 64
-HUGE_MIN = 64 << 20  # bytes of a pool that gets its memory in huge pages, if there are some
+# Bytes of a pool that gets its memory in huge pages, where the file system gives some; and where the kernel makes them.
+HUGE_MIN = 64 << 20
+COLLAPSE_MIN = 256 << 20
 CLIENTS_MAX = 65536
 # An object's number has OBJECT_BITS bits and counts in units of 2^OBJECT_SHIFT bytes.
 SIZE_MAX = 1 << (layout.OBJECT_BITS + layout.OBJECT_SHIFT)
@@ -90,11 +92,20 @@ def is_possible(page_shift: int, pages: int, clients: int, pool: int, chunk_shif
     )
 
 
+def is_huge(size: int, wanted: int | None = None) -> bool:
+    """Return True if a new pool of this size gets its memory in huge pages, where they are wanted (None: by its size)."""
+    if size < HUGE_MIN or wanted == 0:
+        return False
+    found = machine.huge_pages(directory())
+    return size >= COLLAPSE_MIN or wanted is not None if found == "collapsed" else bool(found)
+
+
 def parameters(
     size: SupportsIndex | str | None = None,
     page_size: SupportsIndex | str | None = None,
     clients: SupportsIndex | None = None,
     max_size: SupportsIndex | str | None = None,
+    huge: bool | None = None,
 ) -> Wanted:
     """Return the parameters asked for, as numbers; None stays None. Raises ValueError."""
     page_bytes = None if page_size is None else parse_size(page_size, "page_size")
@@ -109,7 +120,9 @@ def parameters(
         raise ValueError(f"max_size must be at least the size, {format_size(pool_bytes)}, not {format_size(most_bytes)}")
     if processes is not None and not 1 <= processes <= CLIENTS_MAX:
         raise ValueError(f"clients must be a number from 1 to {CLIENTS_MAX}, not {clients!r}")
-    return {"size": pool_bytes, "page_size": page_bytes, "clients": processes, "max_size": most_bytes}
+    if not isinstance(huge, bool | None):
+        raise ValueError(f"huge must be True or False, not {huge!r}")
+    return {"size": pool_bytes, "page_size": page_bytes, "clients": processes, "max_size": most_bytes, "huge": huge}
 
 
 def pool_size(size: SupportsIndex | str, page_size: int, what: str = "size") -> int:
@@ -130,7 +143,14 @@ def for_new_pool(wanted: Wanted) -> dict[str, int]:
     page = wanted["page_size"] or DEFAULT_PAGE_SIZE
     size = wanted["size"] or min(_share(DEFAULT_SHARE, page), wanted["max_size"] or SIZE_MAX)
     most = wanted["max_size"] or _may_grow_to(size)
-    return {"size": size, "page_size": page, "clients": wanted["clients"] or DEFAULT_CLIENTS, "max_size": most}
+    chunk = layout.HUGE_SHIFT if is_huge(size, wanted["huge"]) else layout.CHUNK_SHIFT
+    return {
+        "size": size,
+        "page_size": page,
+        "clients": wanted["clients"] or DEFAULT_CLIENTS,
+        "max_size": most,
+        "chunk_shift": chunk,
+    }
 
 
 def floor(min_free: SupportsIndex | str | None) -> tuple[float, int]:

@@ -1,7 +1,7 @@
 cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
-from .attachment cimport Attachment
+from .attachment cimport Attachment, section_t
 from ..filler.miss cimport Filler
 from ..filler.steps cimport Steps
 from ..mm.atomics cimport mem_t
@@ -25,6 +25,8 @@ cdef class Lease:
     cdef int _check(self) except -1
     cdef int _check_filling(self, Attachment attachment) except -1
     cpdef release(self)
+    cdef bint _begin(self, section_t *section) noexcept
+    cdef bint _begin_view(self) noexcept
     cdef void _end_view(self) noexcept
     cdef void _drop(self) noexcept
     cdef void _fail(self) noexcept

@@ -12,8 +12,8 @@ frames alive.
 
 Every pin is recorded in a word of the process's ledger (``mm.client``), so that it can be dropped if the process is killed; the
 lease has the number of its word. Every *operation* of the core (``filemap.add``, ``folio.release``) is one call, in which no
-Python runs, with the GIL held or in a critical section of the attachment (``section.h``), so a process has one operation at a
-time. Whatever may take long (the source, waiting for
+Python runs, with the GIL held, in a critical section of the attachment or in its turn (``section.h``), so a process has one
+operation at a time. Whatever may take long (the source, waiting for
 another filler) happens between operations. The lease object is made before its word and its pin are taken: no later step fails.
 
 A lease with views in use keeps its pin: ``release`` then refuses new views, and the end of the last view drops the pin.
@@ -30,7 +30,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.string cimport memcpy, memset
 
-from .attachment cimport FREE_THREADED, Attachment, enter, leave, section_t, spare
+from .attachment cimport FREE_THREADED, Attachment, begin_step, end_step, enter, leave, section_t, spare
 from .copies cimport Copy, new_copy
 from ..filler.buffers cimport get_writable
 from ..filler.miss cimport Filler
@@ -199,12 +199,10 @@ cdef class Lease:
     def __getbuffer__(self, Py_buffer *buffer, int wanted):
         self._check()
         PyBuffer_FillInfo(buffer, self, <void *>self.data, self.length, not self.is_writable, wanted)
-        if FREE_THREADED:
-            with cython.critical_section(self.attachment):
-                self._check()
-                self.views += 1
-        else:
+        if not FREE_THREADED:  # else it may have been released since
             self.views += 1
+        elif not self._begin_view():
+            self._check()
 
     def __releasebuffer__(self, Py_buffer *buffer):
         self._end_view()
@@ -230,25 +228,42 @@ cdef class Lease:
         """False if all the bytes are a private copy, because every page of the pool was in use."""
         return not isinstance(self.private, (bytes, bytearray))
 
+    cdef bint _begin(self, section_t *section) noexcept:
+        """Begin what may drop the pin. The result is for ``end_step``. Withdrawing a fill, and the end of private bytes, is
+        more than a step."""
+        if self.private is None and not self.filling and self.attachment is not None:
+            return begin_step(<PyObject *>self.attachment, section)
+        enter(section, <PyObject *>self.attachment)
+        return False
+
     cpdef release(self):
         """Drop the pin, now or when the last view of the lease ends. Releasing twice is harmless."""
         cdef section_t section
-        enter(&section, <PyObject *>self.attachment)
+        cdef bint turn = FREE_THREADED and self._begin(&section)
         if not self.released:
             self.released = True
             if self.filling and self.epoch == self.attachment.epoch:
                 self._fail()
             if self.views == 0:
                 self._drop()
-        leave(&section)
+        end_step(<PyObject *>self.attachment, &section, turn)
+
+    cdef bint _begin_view(self) noexcept:
+        """Count a new view. False if the lease has been released, or belongs to another process."""
+        cdef section_t section
+        cdef bint turn = begin_step(<PyObject *>self.attachment, &section)
+        cdef bint fine = not self.released and self.epoch == self.attachment.epoch
+        self.views += fine
+        end_step(<PyObject *>self.attachment, &section, turn)
+        return fine
 
     cdef void _end_view(self) noexcept:
         cdef section_t section
-        enter(&section, <PyObject *>self.attachment)
+        cdef bint turn = FREE_THREADED and self._begin(&section)
         self.views -= 1
         if self.released and self.views == 0:
             self._drop()
-        leave(&section)
+        end_step(<PyObject *>self.attachment, &section, turn)
 
     cdef void _drop(self) noexcept:
         if self.private is None and self.attachment is not None and self.epoch == self.attachment.epoch:
@@ -310,10 +325,11 @@ cdef destructor _free_lease = (<PyTypeObject *>Lease).tp_dealloc
 
 cdef void _end_lease(PyObject *lease) noexcept:
     cdef section_t section
+    cdef bint turn
     if not (<Lease>lease).released:
-        enter(&section, <PyObject *>(<Lease>lease).attachment)
+        turn = FREE_THREADED and (<Lease>lease)._begin(&section)
         (<Lease>lease)._drop()
-        leave(&section)
+        end_step(<PyObject *>(<Lease>lease).attachment, &section, turn)
     _free_lease(lease)
 
 
@@ -554,19 +570,20 @@ cdef class FolioMap(Steps):
         cdef u32 entry, pfn, seen
         cdef u64 at, first, end
         cdef section_t section
+        cdef bint turn
         cdef Lease lease
         if not self.attachment.joined:
             self.attachment.join()
         lease = Lease.__new__(Lease)
-        enter(&section, <PyObject *>self.attachment)
+        turn = begin_step(<PyObject *>self.attachment, &section)
         entry = self.attachment.take()
         if entry == layout.NIL:
-            leave(&section)
+            end_step(<PyObject *>self.attachment, &section, turn)
             return self._cut(self._copy(index), start, most)
         pfn = filemap.lookup(mem, self.attachment.me, entry, self.ino, self.head, self.mark, self.height, index)
         if pfn == layout.NIL:
             self.attachment.give(entry)
-            leave(&section)
+            end_step(<PyObject *>self.attachment, &section, turn)
             return self._miss(start, most, limit)
         # The body of _bind_units: calling it would take 1/20 of a hit's time.
         first = filemap.first_of(mem, pfn)
@@ -575,21 +592,21 @@ cdef class FolioMap(Steps):
             end = (index << self.shift) + self._length(index)
         end = min(end, start + most)
         if not self._fits(pfn, end - (first << self.shift)):
-            leave(&section)
+            end_step(<PyObject *>self.attachment, &section, turn)
             return self._miss(start, most, limit)
         lease._bind(self.attachment, entry, pfn, start - (first << self.shift), end - start)
         at = atomics.folio_at(mem, pfn)
         seen = flags.load(mem, at)
         if not seen & layout.PG_UPTODATE:
-            leave(&section)
+            end_step(<PyObject *>self.attachment, &section, turn)
             return self._join(lease, start, most, limit)
         if not self._is_ours(at):
-            leave(&section)
+            end_step(<PyObject *>self.attachment, &section, turn)
             return self._cut(self.filler.read_privately(self, index), start, most)
         if not seen & layout.PG_REFERENCED:
             flags.mark_referenced(mem, at, seen)
         client.count(mem, self.attachment.me, layout.COUNT_HITS, 1)
-        leave(&section)
+        end_step(<PyObject *>self.attachment, &section, turn)
         if seen & layout.PG_READAHEAD:
             self._read_ahead(pfn, (end - 1) >> self.shift)
         self.previous = (end - 1) >> self.shift

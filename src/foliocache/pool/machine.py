@@ -8,9 +8,10 @@ import functools
 import os
 import re
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from ..mm import layout
+from . import mapped
 
 _open = open  # finalizers may open a pool when the interpreter has cleared its builtins
 UNLIMITED = 1 << 62  # cgroup v1 says "no limit" with a number near 2^63
@@ -51,17 +52,23 @@ def _text(path: str) -> str:
     return ""
 
 
-def huge_pages(folder: str) -> Literal["", "given", "advised"]:
-    """Return whether the file system of a folder gives huge pages of 2 MiB: at once, or where a mapping asks for them."""
+Huge: TypeAlias = Literal["", "given", "advised", "collapsed"]
+
+
+def huge_pages(folder: str) -> Huge:
+    """Return whether there are huge pages of 2 MiB in the file system of a folder: it gives them at once, or where a mapping
+    asks for them; or the kernel makes them of small ones."""
     try:
         found = os.stat(folder).st_dev
     except OSError:
         return ""
-    return _huge_pages(f"{os.major(found)}:{os.minor(found)}", _text(f"{_THP}/shmem_enabled"), _text(f"{_THP}/hpage_pmd_size"))
+    names = ("shmem_enabled", "hpage_pmd_size", "enabled")
+    return _huge_pages(f"{os.major(found)}:{os.minor(found)}", *(_text(f"{_THP}/{name}") for name in names))
 
 
-def _huge_pages(device: str, shmem: str, size: str) -> Literal["", "given", "advised"]:
-    """Return what ``huge_pages`` does, for a device, and the kernel's settings."""
+def _huge_pages(device: str, shmem: str, size: str, enabled: str) -> Huge:
+    """Return what ``huge_pages`` does, for a device, and the kernel's settings. ``never`` in the last is respected, though the
+    kernel would make huge pages."""
     if size.strip() != str(1 << layout.HUGE_SHIFT) or "[deny]" in shmem:
         return ""
     with contextlib.suppress(OSError), _open("/proc/self/mountinfo", errors="surrogateescape") as file:
@@ -71,7 +78,9 @@ def _huge_pages(device: str, shmem: str, size: str) -> Literal["", "given", "adv
                 options = after.split()[2].split(",")
                 if "[force]" in shmem or "huge=within_size" in options or "huge=always" in options:
                     return "given"
-                return "advised" if "huge=advise" in options else ""
+                if "huge=advise" in options:
+                    return "advised"
+                return "collapsed" if enabled and "[never]" not in enabled and mapped.can_collapse() else ""
     return ""
 
 

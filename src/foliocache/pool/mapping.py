@@ -7,7 +7,7 @@ import hashlib
 import html
 import operator
 import weakref
-from typing import TYPE_CHECKING, Literal, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Literal, NoReturn, SupportsIndex, TypeAlias
 
 from ..filler.miss import Filler
 from ..filler.readahead import Readahead
@@ -41,7 +41,8 @@ class Mapping(AsyncReads):
     on the object's size alone, so it is the same in every process: one page for small objects, up to 64 KiB for large ones.
 
     ``len(mapping)`` is the object's size in bytes, ``mapping[a:b]`` a copy of a range, ``memoryview(mapping)`` a view of all of
-    it (`window`). A mapping pickles with its pool and its source.
+    it (`window`), and ``for piece in mapping.pieces()`` goes through it without a copy. To iterate over the mapping itself is a
+    TypeError: it would make a number of each byte. A mapping pickles with its pool and its source.
 
     Attributes
     ----------
@@ -60,7 +61,6 @@ class Mapping(AsyncReads):
     """
 
     _is_tiered = True
-    __iter__ = None  # iterating over single bytes would be slow; use `pieces`
     _units_per_object = UNITS_PER_OBJECT
 
     def __init__(
@@ -134,6 +134,12 @@ class Mapping(AsyncReads):
         steps = min(pictures.STEPS, self.size)
         cached = [self.is_cached(self.size * (2 * n + 1) // (2 * steps), 1) for n in range(steps)]
         return pictures.mapping(self.key, self.version, self.size, self.unit_size, cached)
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError(
+            "a mapping is not iterable, as that would give its bytes one by one, as numbers; "
+            "use mapping.pieces() for its bytes in leases, or memoryview(mapping)"
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
         options = self.folio_size, self.readahead

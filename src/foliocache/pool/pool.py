@@ -9,7 +9,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, SupportsFloat, SupportsIndex, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, SupportsFloat, SupportsIndex, TypeAlias, TypeVar, overload
 
 from ..errors import FoliocacheError, PoolNotFoundError
 from ..filler.engine import Engine
@@ -62,6 +62,7 @@ def open(
     min_free: SupportsIndex | str | None = None,
     pressure: bool | None = None,
     interleave: bool = False,
+    huge: bool | None = None,
     tiers: str | Sequence[str] | None = None,
 ) -> Pool:
     """Attach to the pool called name, or create it if there is none.
@@ -103,6 +104,10 @@ def open(
     interleave : bool
         Take the pages that get memory from now on from all NUMA nodes in turn, whichever process asks for it. Otherwise a page
         is on the node of the process that needs it first.
+    huge : bool, optional
+        Whether a new pool takes memory, and gives it back, in huge pages of 2 MiB. By default it does from 64 MiB of ``size``
+        on where the file system gives huge pages, and from 256 MiB on where the kernel makes them when asked (Linux 6.1).
+        True: from 64 MiB on there, too. False: in pieces of 64 KiB. An existing pool stays as it is.
     tiers : sequence of str, or str, optional
         What is asked for missing bytes before the source, the nearest first, such as
         ``["disk:/nvme/foliocache?size=1TiB"]``; or one string with commas. By default those of the existing pool, or none. The
@@ -128,7 +133,7 @@ def open(
     ValueError
         A parameter has an invalid value.
     """
-    wanted = parameters(size, page_size, clients, max_size)
+    wanted = parameters(size, page_size, clients, max_size, huge)
     mode = permissions(mode)
     timeout = None if fill_timeout is None else _seconds(fill_timeout)
     floor = geometry.floor(min_free)
@@ -847,6 +852,8 @@ class Pool:
         ------
         TypeError
             The object cannot be kept.
+        ValueError
+            A parameter has an invalid value.
         FoliocacheError
             The pool has been closed.
         """
@@ -895,24 +902,46 @@ class Pool:
 
         Raises
         ------
+        ValueError
+            The key is not a string.
         FoliocacheError
             The pool has been closed; or another process has stopped while it holds a lock of the pool.
         """
         self.objects.delete(key)
 
+    @overload
+    def memoize(self, function: Callable[P, R], /) -> Callable[P, R]: ...
+
+    @overload
     def memoize(
         self,
+        function: None = None,
+        /,
         *,
         key: Callable[..., str] | None = None,
         version: str | None = None,
         expiry: float | None = None,
         ignore: Collection[str] = (),
         loads: Loads = "any",
-    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+    def memoize(
+        self,
+        function: Callable[P, R] | None = None,
+        /,
+        *,
+        key: Callable[..., str] | None = None,
+        version: str | None = None,
+        expiry: float | None = None,
+        ignore: Collection[str] = (),
+        loads: Loads = "any",
+    ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
         """Return a decorator that keeps a function's results in the pool, by its arguments.
 
         Parameters
         ----------
+        function : callable, optional
+            What to decorate: ``@pool.memoize`` is ``@pool.memoize()``.
         key : callable, optional
             ``key(*args, **kwargs)`` returns the key of a call, unique among the calls of the function. By default a digest of
             the arguments and of the variables of enclosing functions that the function uses.
@@ -928,11 +957,13 @@ class Pool:
         Returns
         -------
         callable
-            The decorator. The decorated function calls the original one if the pool has no result. Its ``.key(...)`` returns
-            the key of a call, and ``.delete(...)`` removes the call's result.
+            The decorator; if ``function`` is given, the decorated function. That calls the original one if the pool has no
+            result. Its ``.key(...)`` returns the key of a call, and ``.delete(...)`` removes the call's result.
 
         Raises
         ------
+        TypeError
+            What is decorated, or ``key``, is not callable.
         ValueError
             ``ignore`` has a name that is not a parameter of the function.
         """
@@ -942,7 +973,7 @@ class Pool:
 
             return Memo(lambda: self.objects, function, key, version, expiry, ignore, loads).wrapped()
 
-        return decorate
+        return decorate if function is None else decorate(function)
 
     @property
     def objects(self) -> Objects:

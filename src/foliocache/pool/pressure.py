@@ -53,16 +53,21 @@ class Pressure:
         self._watch: _Watch | None = None
 
     def start(self) -> None:
-        """Start the thread. Callable from a signal handler or a finalizer: there is no lock, and nothing waits."""
+        """Start the thread. Callable from a signal handler or a finalizer: there is no lock, and nothing waits.
+
+        A handler may raise an exception at any place here. The thread is known before it runs, so the next call ends it.
+        """
         attachment = self._attachment()
         if attachment is None or _exiting or sys.is_finalizing():
             return
         self.stop()
-        watch = _Watch(self._attachment)
-        with contextlib.suppress(RuntimeError):  # no more threads: another process watches
+        self._watch = watch = _Watch(self._attachment)
+        _all.add(watch)
+        try:
             _thread.start_new_thread(watch.run, ())
-            self._watch = watch
-            _all.add(watch)
+        except RuntimeError:  # no more threads: another process watches
+            _all.discard(watch)
+            self._watch = None
 
     def stop(self) -> None:
         """Let the thread end, without waiting for it."""

@@ -27,6 +27,7 @@ from . import header, headroom, machine
 from .descriptor import Descriptor, open_file, reopen_to_read
 from .files import OPEN_FLAGS, directory, inode, path_of
 from .geometry import Geometry, Wanted, check_parameters, table_bytes
+from .mapped import Mapped
 
 Bound: TypeAlias = Literal["size", "filesystem", "cgroup", "memory"]
 
@@ -42,7 +43,7 @@ class Segment:
         self.inode: tuple[int, int] = inode(os.fstat(file.fd))
         self.file_to_read: Descriptor = _opened_to_read(file, path)
         mapped = map_file(name, file, self.file_to_read, shape["size"])
-        populate = shape["chunk_shift"] == layout.HUGE_SHIFT and _ask_for_huge_pages(path, mapped[0], shape["data"])
+        populate = _how(path, mapped[0], shape["data"]) if shape["chunk_shift"] == layout.HUGE_SHIFT else 0
         self.memory: atomics.Memory = atomics.Memory(*mapped, shape | {"fd": file.fd, "populate": populate})
         self._groups: tuple[str, ...] = machine.groups()
         self.group: int = _number_of(self._groups)
@@ -160,21 +161,23 @@ def _opened_to_read(file: Descriptor, path: str) -> Descriptor:
         return file
 
 
-def _ask_for_huge_pages(path: str, mapped: mmap.mmap, data: int) -> bool:
-    """Ask for huge pages behind the data in a mapping. True if the file system gives them only through one."""
-    if data == len(mapped) or machine.huge_pages(os.path.dirname(path)) != "advised":
-        return False
-    try:
-        mapped.madvise(mmap.MADV_HUGEPAGE, data)
-    except (OSError, AttributeError):  # not in this kernel
-        return False
-    return True
+def _how(path: str, mapped: Mapped, data: int) -> int:
+    """Return how a mapping gets huge pages behind the data: FC_MAP_HUGE, for which it is asked here, or FC_COLLAPSE; 0 if the
+    file system gives them by itself, or there are none."""
+    found = machine.huge_pages(os.path.dirname(path))
+    if found == "advised":
+        try:
+            mapped.madvise(mmap.MADV_HUGEPAGE, data)
+        except (OSError, AttributeError):  # not in this kernel
+            return 0
+        return 1
+    return 2 if found == "collapsed" else 0
 
 
-def map_file(name: str, file: Descriptor, to_read: Descriptor, size: int) -> tuple[mmap.mmap, mmap.mmap]:
+def map_file(name: str, file: Descriptor, to_read: Descriptor, size: int) -> tuple[Mapped, Mapped]:
     """Map the whole file twice: return (read-write, read-only). Raises PoolError."""
     try:
-        return mmap.mmap(file.fd, size), mmap.mmap(to_read.fd, size, prot=mmap.PROT_READ)
+        return Mapped(file.fd, size, True), Mapped(to_read.fd, size, False)
     except OSError as error:
         raise PoolError(
             f"pool {name!r} cannot be mapped: {error.strerror}. A process needs address space for it twice, "

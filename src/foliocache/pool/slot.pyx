@@ -34,12 +34,12 @@ cdef extern from *:
     static uint64_t fc_pid_namespace(void)
     { struct stat found; return fc_stat(AT_FDCWD, "/proc/self/ns/pid", 0, &found) == 0 ? (uint64_t)found.st_ino : 0; }
 
-    static uint64_t fc_clock_ns(void)
+    static uint64_t fc_wall_ns(void)
     { struct timespec ts; clock_gettime(CLOCK_REALTIME, &ts); return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec; }
     """
     u32 getpid() noexcept
     u64 fc_pid_namespace() noexcept
-    u64 fc_clock_ns() noexcept
+    u64 fc_wall_ns() noexcept
 
 cdef extern from "section.h":
     pass  # cheap nested critical sections
@@ -153,7 +153,7 @@ cdef class ClientSlot:
         client.attach(self.mem, n)
         atomics.store_relaxed(self.mem, at + layout.CLIENT_PID, getpid())
         atomics.store_relaxed64(self.mem, at + layout.CLIENT_PID_NAMESPACE, fc_pid_namespace())
-        atomics.store_relaxed64(self.mem, at + layout.CLIENT_ATTACHED, fc_clock_ns())
+        atomics.store_relaxed64(self.mem, at + layout.CLIENT_ATTACHED, fc_wall_ns())
         atomics.store_relaxed(self.mem, at + layout.CLIENT_GENERATION, generation if generation else 1)
         self.number = n
 

@@ -100,7 +100,7 @@ class Awaited(Around):
         offset, buffers = parts[0][0], [buffer for _, buffer in parts]
         length = sum(map(len, buffers))
         count = 0
-        credit = Credit()
+        credit = Credit(self._guards[level])
         async with aclosing(self._level_async(level + 1, offset, buffers)) as answer:
             async for _ in answer:
                 if count == len(parts):

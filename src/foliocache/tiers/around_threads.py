@@ -76,7 +76,7 @@ class Blocking(Around):
         offset, buffers = parts[0][0], [buffer for _, buffer in parts]
         length = sum(map(len, buffers))
         count = 0
-        credit = Credit()
+        credit = Credit(self._guards[level])
         with closing(self._level(level + 1, offset, buffers)) as answer:
             for _ in answer:
                 if count == len(parts):

@@ -3,8 +3,8 @@
 A place in the queue is taken before the reader is told of the bytes. As a rule they stay where they are: once the folio is
 complete, it is pinned until the tier has it. Bytes of small pools are copied, since the queue would pin too much of them, and
 pieces that other machines wait for, since their folio is complete only later. When all places are in use, what comes waits for
-one, but never longer than its fetch has taken; then it is dropped. No locks are used here, for the reasons of
-``filler.engine``: an offer may come from a signal handler or a finalizer.
+one, if all waits together are a small share of the time that fetches take; else it is dropped. No locks are used here, for the
+reasons of ``filler.engine``: an offer may come from a signal handler or a finalizer.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ SMALL_COUNT, LARGE_COUNT = 128, 24  # how many there are: 8 MiB and 24 MiB
 PINNED_SHARE = 32  # what all places of a queue may pin is 1/PINNED_SHARE of a pool or less; bytes of smaller pools are copied
 BATCH = 4 << 20  # bytes that a tier is given at a time
 EXIT_PATIENCE = 2.0  # seconds that the interpreter waits at its exit until the queues are empty
+WAIT_SHARE = 0.1  # of the time of all fetches: so the first epoch is not much slower than without a tier
+ALLOWANCE, ALLOWANCE_MAX = 0.5, 10.0  # seconds that fetches may wait in the beginning, and after long without a wait
 LOOK_AGAIN = 0.001  # seconds
 SLICE = 0.1  # seconds of a pause after which it is looked whether it is still needed
 
@@ -146,6 +148,7 @@ class Behind:
         self._unstarted: deque[None] = deque([None])
         self._closed = False
         self._until = 0.0
+        self.allowance: float = ALLOWANCE  # seconds that fetches may wait
         self._numbers = itertools.count()
         self._promised: set[int] = set()  # the numbers of those under way
 
@@ -324,19 +327,32 @@ class Behind:
 
 
 class Credit:
-    """How long what a fetch brings may wait until it is stored: as long as the fetch has taken so far."""
+    """How long what a fetch brings may wait for a place in the queue of a tier: as long as the fetch has taken so far. All
+    fetches of a process together wait for WAIT_SHARE of their time, except for bytes that other machines wait for, since those
+    would be fetched again."""
 
-    def __init__(self) -> None:
-        self.seconds: float = 0.0
+    def __init__(self, guard: Guard) -> None:
+        self._queue = None if guard.lease else behind(guard)
+        self._left = 0.0
         self._since = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """What is left."""
+        return self._left if self._queue is None else min(self._left, self._queue.allowance)
 
     def fetched(self) -> None:
         """Count the time until now as the fetch's."""
-        self.seconds += time.monotonic() - self._since
+        took = time.monotonic() - self._since
+        self._left += took
+        if self._queue is not None:
+            self._queue.allowance = min(self._queue.allowance + WAIT_SHARE * took, ALLOWANCE_MAX)
 
     def spent(self, seconds: float) -> None:
         """Note what was waited."""
-        self.seconds -= seconds
+        self._left -= seconds
+        if self._queue is not None:
+            self._queue.allowance -= seconds
 
     def go_on(self) -> None:
         """The fetch goes on: what the reader has done meanwhile does not count."""

@@ -8,19 +8,18 @@ a value begins with that of its key, so that a value that was asked for by anoth
 from __future__ import annotations
 
 import os
-import struct
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from . import wire
+from .cluster import Cluster, tag
 from .connections import Connections
 from .crc import crc32c_function
 from .tier import Part
 
 PIECE = 64 << 10
 TOGETHER = 4 << 20  # bytes of an object whose pieces are on one node of a cluster, so that one command asks for them
-_TRAILER = struct.Struct("<4sI")
 _MAGIC = b"fol1"
 _CLAIM = b"claim"  # how the value of a piece begins that a machine is fetching; then who it is
 _RELEASE = """
@@ -90,7 +89,8 @@ class ValkeyTier:
         self._client = made
         self._timeout = timeout
         self._claimer = 0, b""
-        self._is_cluster = cluster
+        timeouts = valkey.exceptions.TimeoutError
+        self._cluster = Cluster(made, timeouts, _MAGIC, self._crc32c) if cluster else None
         self._connections = Connections(None if cluster else made.connection_pool)
 
     def load(self, digest: bytes, parts: Sequence[Part]) -> list[bool]:
@@ -99,8 +99,8 @@ class ValkeyTier:
         deadline = time.monotonic() + self._timeout
         keys, places, owners = self._divided(digest, parts)
         try:
-            if self._is_cluster:
-                had = self._from_nodes(keys, places)
+            if self._cluster is not None:
+                had = self._cluster.mget(keys, places, deadline)
             else:
                 with self._connections.one() as sock:
                     had = wire.mget(sock, keys, places, _MAGIC, self._crc32c, deadline)
@@ -122,32 +122,12 @@ class ValkeyTier:
                 owners.append(number)
         return keys, views, owners
 
-    def _from_nodes(self, keys: Sequence[bytes], places: Sequence[memoryview]) -> list[bool]:
-        """Do what `wire.mget` does, through the client, which finds the nodes of a cluster, and by way of copies."""
-        nodes: dict[bytes, list[int]] = {}
-        for number, key in enumerate(keys):
-            nodes.setdefault(_tag(key), []).append(number)
-        had = [False] * len(keys)
-        for numbers in nodes.values():
-            values = self._client.mget([keys[number] for number in numbers])
-            for number, value in zip(numbers, values, strict=True):
-                place = places[number]
-                length = len(place)
-                if isinstance(value, bytes) and len(value) == length + _TRAILER.size:
-                    with memoryview(value) as whole, whole[:length] as content:
-                        place[:] = content
-                    had[number] = value[length:] == self._trailer(keys[number], place)
-        return had
-
     def store(self, digest: bytes, parts: Sequence[Part]) -> None:
         """Give ranges to the server; see `Tier.store`."""
         keys, views, _ = self._divided(digest, parts)
         try:
-            if self._is_cluster:
-                commands = self._client.pipeline(transaction=False)
-                for key, view in zip(keys, views, strict=True):
-                    commands.set(key, b"".join((view, self._trailer(key, view))))  # also in the place of a claim
-                commands.execute()
+            if self._cluster is not None:
+                self._cluster.mset(keys, views, self._timeout)
             else:
                 with self._connections.one() as sock:
                     wire.mset(sock, keys, views, _MAGIC, self._crc32c, self._timeout)
@@ -176,7 +156,7 @@ class ValkeyTier:
         for offset, length in spans:
             for begin, end in _pieces(offset, length):
                 key = self._key(digest, begin, end - begin)
-                nodes.setdefault(_tag(key), []).append(key)
+                nodes.setdefault(tag(key), []).append(key)
         for keys in nodes.values():
             self._client.eval(_RELEASE, len(keys), *keys, self._claim())
 
@@ -189,19 +169,12 @@ class ValkeyTier:
     def close(self) -> None:
         """Close the connections. Nobody may be using them."""
         self._connections.close()
+        if self._cluster is not None:
+            self._cluster.close()
         self._client.close()
 
     def _key(self, digest: bytes, offset: int, length: int) -> bytes:
         return b"%s:{%s:%x}:%x:%x" % (self._prefix, digest.hex().encode(), offset // TOGETHER, offset, length)
-
-    def _trailer(self, key: bytes, content: memoryview) -> bytes:
-        """Return what is behind the bytes of a piece in its value."""
-        return _TRAILER.pack(_MAGIC, self._crc32c(content, self._crc32c(key)))
-
-
-def _tag(key: bytes) -> bytes:
-    """Return the part of a key by which a cluster chooses the node."""
-    return key[key.index(b"{") : key.index(b"}")]
 
 
 def _pieces(offset: int, length: int) -> Iterator[tuple[int, int]]:

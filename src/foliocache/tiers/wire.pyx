@@ -43,6 +43,7 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef enum:
     AHEAD = 1024  # bytes; no line of an answer is longer
     TOGETHER = 16  # values that are sent by one system call
+    EARLY = 4  # values that are sent first, so that the server has work while the next are checked
     TRAILER = 8  # bytes behind a value's own
     HOLD = 0  # for crc32c: not to release the GIL; taking it again may take longer than all the rest
     PYBUF_WRITE = 0x200
@@ -408,8 +409,8 @@ def mset(sock, list keys not None, list contents not None, bytes magic not None,
     cdef const char *line
     cdef list heads
     _open(&stream, sock, 0, patience)
-    while first < count:  # the server takes these while the next are checked
-        stop = min(first + TOGETHER, count)
+    while first < count:
+        stop = min(first + (TOGETHER if first else EARLY), count)
         heads = []
         for number in range(first, stop):
             key, data = keys[number], contents[number]

@@ -7,7 +7,7 @@ from . import SUITE
 
 MODULES = (
     "page_ref", "folio", "xarray", "pagetable", "robust_lock", "flags", "fill", "client", "mapping", "slab", "names",
-    "page_alloc", "backing", "vmscan", "lru", "reap", "page_type",
+    "page_alloc", "backing", "vmscan", "lru", "reap", "page_type", "turn",
 )  # fmt: skip
 # Where a module has scenarios of its own, those alone are tried.
 OWN: dict[str, tuple[str, ...]] = {
@@ -31,6 +31,7 @@ OWN: dict[str, tuple[str, ...]] = {
     "lru": ("retire/contest", "repair/queues"),
     "reap": ("repair/drop-hold", "repair/drop-remove"),
     "page_type": ("tree/lookup-truncate",),
+    "turn": ("threads/turn", "threads/turns", "threads/turn-waits"),
 }
 # The scenarios of death are many, those of large folios repeat the small ones, and the others are tried above.
 ELSEWHERE = ("death/", "folio/", "names/", "operations/", "refused/", "repair/", "retire/", "threads/")

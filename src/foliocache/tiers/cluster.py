@@ -1,0 +1,125 @@
+"""The nodes of a cluster. Values go over a connection to the node that the client's map names, as with a single server.
+
+Where the map is wrong - the node is gone, or says that the values have moved - the client makes the exchange instead, by way of
+copies: it follows the redirection and mends its map.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from . import wire
+from .connections import Connections
+
+_T = TypeVar("_T")
+_TRAILER = struct.Struct("<4sI")
+
+
+class Cluster:
+    """What `wire` does with one server, with a cluster.
+
+    Parameters
+    ----------
+    client
+        The package's client of the cluster.
+    timeouts
+        What it raises when a server does not answer in time.
+    magic, crc32c
+        As for `wire.mget`.
+    """
+
+    def __init__(self, client: Any, timeouts: type[Exception], magic: bytes, crc32c: Callable[..., int]) -> None:
+        self._client, self._magic, self._crc32c = client, magic, crc32c
+        self._timeouts = TimeoutError, timeouts
+        self._nodes: dict[str, Connections] = {}
+        self._is_stale = False  # a node has not answered: the client must look whether another one is in its place
+
+    def mget(self, keys: Sequence[bytes], places: Sequence[memoryview], deadline: float) -> list[bool]:
+        """Receive values; see `wire.mget`."""
+        had = [False] * len(keys)
+        for numbers in _by_node(keys):
+            names, targets = [keys[n] for n in numbers], [places[n] for n in numbers]
+
+            def receive(sock: Any, names: list[bytes] = names, targets: list[memoryview] = targets) -> list[bool]:
+                return wire.mget(sock, names, targets, self._magic, self._crc32c, deadline)
+
+            def copy(names: list[bytes] = names, targets: list[memoryview] = targets) -> list[bool]:
+                values = self._client.mget(names)
+                return [self._copied(*each) for each in zip(names, values, targets, strict=True)]
+
+            for number, is_there in zip(numbers, self._exchanged(names[0], receive, copy), strict=True):
+                had[number] = is_there
+        return had
+
+    def mset(self, keys: Sequence[bytes], contents: Sequence[memoryview], patience: float) -> None:
+        """Set values; see `wire.mset`."""
+        for numbers in _by_node(keys):
+            names, data = [keys[n] for n in numbers], [contents[n] for n in numbers]
+
+            def send(sock: Any, names: list[bytes] = names, data: list[memoryview] = data) -> None:
+                wire.mset(sock, names, data, self._magic, self._crc32c, patience)
+
+            def copy(names: list[bytes] = names, data: list[memoryview] = data) -> None:
+                commands = self._client.pipeline(transaction=False)
+                for name, content in zip(names, data, strict=True):
+                    commands.set(name, b"".join((content, self._trailer(name, content))))
+                commands.execute()
+
+            self._exchanged(names[0], send, copy)
+
+    def close(self) -> None:
+        """Close the connections. Nobody may be using them."""
+        for connections in list(self._nodes.values()):
+            connections.close()
+
+    def _exchanged(self, key: bytes, directly: Callable[[Any], _T], by_client: Callable[[], _T]) -> _T:
+        """Return what an exchange with the node of a key returns."""
+        if not self._is_stale:
+            try:
+                with self._connections(key).one() as sock:
+                    return directly(sock)
+            except self._timeouts:  # there is no time left for a second one
+                self._is_stale = True
+                raise
+            except Exception:  # the client says what is wrong, if it cannot do it either
+                pass
+        found = by_client()
+        self._is_stale = False
+        return found
+
+    def _connections(self, key: bytes) -> Connections:
+        """Return the connections to the node that has a key."""
+        node = self._client.nodes_manager.get_node_from_slot(self._client.keyslot(key))
+        found = self._nodes.get(node.name)
+        if found is None:
+            pool = self._client.get_valkey_connection(node).connection_pool
+            found = self._nodes.setdefault(node.name, Connections(pool))
+        return found
+
+    def _copied(self, key: bytes, value: Any, place: memoryview) -> bool:
+        """Copy a value to its place. Return True if it has the right length, and passes its check."""
+        length = len(place)
+        if not isinstance(value, bytes) or len(value) != length + _TRAILER.size:
+            return False
+        with memoryview(value) as whole, whole[:length] as content:
+            place[:] = content
+        return value[length:] == self._trailer(key, place)
+
+    def _trailer(self, key: bytes, content: memoryview) -> bytes:
+        """Return what is behind the bytes of a piece in its value."""
+        return _TRAILER.pack(self._magic, self._crc32c(content, self._crc32c(key)))
+
+
+def tag(key: bytes) -> bytes:
+    """Return the part of a key by which a cluster chooses the node."""
+    return key[key.index(b"{") : key.index(b"}")]
+
+
+def _by_node(keys: Sequence[bytes]) -> Iterator[list[int]]:
+    """Yield the numbers of the keys that one command may name."""
+    found: dict[bytes, list[int]] = {}
+    for number, key in enumerate(keys):
+        found.setdefault(tag(key), []).append(number)
+    yield from found.values()
