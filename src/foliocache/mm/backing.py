@@ -82,7 +82,7 @@ def back(mem, pfn, order):
     return True
 
 
-def mark(mem, pfn, order):
+def mark_again(mem, pfn, order):
     """Set the marks of a block of whole chunks again, which still has all its memory; the caller owns it."""
     for chunk in range(pfn >> chunk_order(mem), (pfn + (1 << order)) >> chunk_order(mem)):
         atomics.fetch_or_relaxed(mem, _word(mem, chunk), 1 << (chunk & 31))

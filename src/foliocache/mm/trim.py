@@ -43,7 +43,7 @@ def give_back(mem, me, most):
     client.op_begin(mem, me)
     gone = left and backing.punch(mem, pfn, order)
     if not left:
-        backing.mark(mem, pfn, order)  # there may be no room to ask for what it has
+        backing.mark_again(mem, pfn, order)  # there may be no room to ask for what it has
     elif not gone:
         backing.back(mem, pfn, order)  # what is left of it has memory still
     if page_alloc.free(mem, me, pfn, order):
