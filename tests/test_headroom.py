@@ -337,7 +337,8 @@ def test_nobody_is_killed_in_a_cgroup_at_its_limit(pool_name, limited, swing, gr
     kills = content(limited, "inner/memory.oom_control") + content(limited, "inner/memory.events")
     assert re.findall(r"oom_kill (\d+)", kills) == ["0"]
     found = foliocache.attach(pool_name).stat()
-    assert found.counters.evictions > 0 and foliocache.attach(pool_name).audit() == []
+    assert foliocache.attach(pool_name).audit() == []
+    assert found.counters.evictions > 0
     if growth:
         assert found.counters.given_back_pressure > 0
     elif not swing:  # then the pool alone comes near the limit, and stops before

@@ -17,6 +17,8 @@ cpdef bint is_backed(mem_t mem, u64 pfn, u32 order) noexcept nogil
 @cython.locals(end=u64, pages=u64, chunk=u64, chunk_pages=u64)
 cpdef bint back(mem_t mem, u64 pfn, u32 order) noexcept nogil
 @cython.locals(chunk=u64)
+cpdef void mark_again(mem_t mem, u64 pfn, u32 order) noexcept nogil
+@cython.locals(chunk=u64)
 cpdef void unmark(mem_t mem, u64 pfn, u32 order) noexcept nogil
 @cython.locals(end=u64, pages=u64)
 cpdef bint punch(mem_t mem, u64 pfn, u32 order) noexcept nogil

@@ -82,6 +82,12 @@ def back(mem, pfn, order):
     return True
 
 
+def mark_again(mem, pfn, order):
+    """Set the marks of a block of whole chunks again, which still has all its memory; the caller owns it."""
+    for chunk in range(pfn >> chunk_order(mem), (pfn + (1 << order)) >> chunk_order(mem)):
+        atomics.fetch_or_relaxed(mem, _word(mem, chunk), 1 << (chunk & 31))
+
+
 def unmark(mem, pfn, order):
     """Clear the marks of a block of whole chunks; the caller owns it. Its memory stays until ``punch``."""
     for chunk in range(pfn >> chunk_order(mem), (pfn + (1 << order)) >> chunk_order(mem)):

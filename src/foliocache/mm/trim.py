@@ -42,8 +42,10 @@ def give_back(mem, me, most):
     left = client.wait_grace_period(mem, me)
     client.op_begin(mem, me)
     gone = left and backing.punch(mem, pfn, order)
-    if not gone:
-        backing.back(mem, pfn, order)  # all of it, or what is left of it, has memory still
+    if not left:
+        backing.mark_again(mem, pfn, order)  # there may be no room to ask for what it has
+    elif not gone:
+        backing.back(mem, pfn, order)  # what is left of it has memory still
     if page_alloc.free(mem, me, pfn, order):
         client.retract(mem, me, pfn)
     client.op_end(mem, me)

@@ -58,6 +58,11 @@ REASONS = {
     ("xarray", "_recount", "drop"): "after a death within a tree's lock; every step of it is in tests/mm/test_reap.py",
     ("flags", "mark_referenced", "drop"): "a hint to reclaim: a mark that is lost costs an eviction that was not the best",
     ("flags", "set_readahead", "drop"): "a hint: the next reader reads no further ahead",
+    (
+        "backing",
+        "mark_again",
+        "drop",
+    ): "after a grace period that did not come: no scenario has one in trim; tests/mm/test_trim.py",
     ("slab", "_grow", "drop"): "the owner of an object is written when the object is taken into use; tests/mm/test_slab.py",
     ("slab", "_rebuild_page", "drop"): "a page's chain names each free object once: tests/mm/test_slab.py",
     ("slab", "_take", "drop"): "OBJECT_OWNER of a node is written again with its place; of others, repairs alone read it",

@@ -11,6 +11,7 @@ from ..backing cimport back_slot
 from ..backing cimport empty
 from ..backing cimport is_backed
 from ..backing cimport limit
+from ..backing cimport mark_again
 from ..backing cimport mark_of
 from ..backing cimport punch
 from ..backing cimport reserve
