@@ -63,6 +63,13 @@ def test_whole_chunks_get_memory_and_marks(segment, calls, pfn, order, pieces):
     assert marked(segment) == []
 
 
+@pytest.mark.parametrize(("pfn", "order"), [(48, 4), (512, 6), (32, 5), (512, 9), (0, 10)])
+def test_a_block_gets_its_marks_again_without_a_question(segment, calls, pfn, order):
+    calls.replace("atomics.fallocate", [])
+    segment.backing.mark_again(pfn, order)
+    assert marked(segment) == list(range(pfn // CHUNK, (pfn + (1 << order)) // CHUNK)) and calls.made == []
+
+
 @pytest.mark.parametrize("last", [0, 5, 63])
 def test_a_block_is_backed_if_all_of_its_chunks_are(segment, last):
     for n in range(64):
