@@ -11,8 +11,8 @@ EXTRAS_demo := cli,http
 demo: $(VENV)/.demo build
 	$(BIN)/foliocache demo
 
-# Test processes side by side.
-JOBS ?= 2
+# Test processes side by side: one more than cores, since many tests wait for a process or a server.
+JOBS ?= 3
 
 # Three machines that read the same through one Valkey: the origin sends it once.
 cluster-demo: $(VENV)/.test build
