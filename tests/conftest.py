@@ -1,6 +1,7 @@
 """Every test has its own pools, which are removed afterwards."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import uuid
@@ -17,6 +18,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_configure(config):
     config.pluginmanager.register(guard)
+
+
+@pytest.fixture
+def alone_with_benchmarks(tmp_path_factory):
+    """No other process of this run has benchmarks' pools in /dev/shm meanwhile."""
+    folder = tmp_path_factory.getbasetemp()
+    with open((folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "benchmarks.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture

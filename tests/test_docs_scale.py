@@ -8,6 +8,7 @@ from benchmarks.tiers import scale
 from foliocache.tiers import layout
 
 pytest.importorskip("crc32c")
+pytestmark = pytest.mark.usefixtures("alone_with_benchmarks")
 TEXT = page("scale.md")
 
 

@@ -44,7 +44,7 @@ def names(section):
 
 
 @pytest.fixture(autouse=True)
-def nothing_left():
+def nothing_left(alone_with_benchmarks):
     before = set(os.listdir("/dev/shm"))
     yield
     left = {name for name in set(os.listdir("/dev/shm")) - before if "bench" in name}

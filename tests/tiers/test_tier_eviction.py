@@ -5,6 +5,7 @@ import pytest
 from benchmarks.tiers import eviction
 
 pytest.importorskip("crc32c")
+pytestmark = pytest.mark.usefixtures("alone_with_benchmarks")
 
 
 def test_the_tier_keeps_more_than_fifo_and_writes_less():
