@@ -286,6 +286,7 @@ class Moments:
             raise Stop
 
     def run(self, operation):
+        sys._getframe().f_trace_opcodes = True  # CPython 3.12 looks whether a frame wants opcodes when a function is installed
         self.install(self)
         try:
             operation()
