@@ -3,6 +3,7 @@
 import gc
 import queue
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,6 +86,32 @@ def test_a_measurement_survives_threads_that_end(made):
     served.get(timeout=SECONDS)
     assert made._state.processors_wanted(0.001) >= 0
     assert engine._processor_time(0x7FFFFFFE) == 0.0
+
+
+def test_more_processors_may_be_used_where_there_are_more():
+    states = {processors: engine.Engine(processors)._state for processors in (0.5, 1, 2, 16)}
+    assert {processors: state.pairs for processors, state in states.items()} == {0.5: 1, 1: 1, 2: 1, 16: 8}
+
+
+@pytest.mark.parametrize("processors", [2, 16])
+def test_use_of_processors_is_of_every_two(monkeypatch, processors):
+    """Threads that use all of two processors, seen by a clock that this test turns."""
+    now, used = 100.0, dict.fromkeys((1, 2), 50.0)
+    threads = [engine._Serving() for _ in used]
+    for thread, clock in zip(threads, used, strict=True):
+        thread.clock = clock
+
+    def passes(seconds):
+        nonlocal now
+        now += seconds
+        for clock in used:
+            used[clock] += seconds
+
+    state = engine.Engine(processors)._state
+    state.busy.extend(threads)
+    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: now, sleep=passes))
+    monkeypatch.setattr(engine, "_processor_time", used.__getitem__)
+    assert state.processors_wanted(0.002) == pytest.approx(2 / (processors / 2))
 
 
 def test_a_measurement_that_ends_late_is_of_a_busy_machine(made, monkeypatch):

@@ -99,7 +99,34 @@ def test_groups_of_this_process(tmp_path):
     )
     (proc / "cgroup").write_text("4:memory:/docker/a/b\n3:cpu:/x\n0::/c/d\n")
     assert machine.groups(str(tmp_path)) == ("/v 1/memory/b", "/v 1/memory", "/v2/c/d", "/v2/c", "/v2")
+    assert machine.groups(str(tmp_path), "cpu") == ("/v1/cpu/x", "/v1/cpu", "/v2/c/d", "/v2/c", "/v2")
     assert machine.groups(str(tmp_path / "nothing")) == ()
+
+
+LIMITS_OF_PROCESSORS = {
+    "none": ({}, 2),
+    "a quota": ({"v2/c/cpu.max": "150000 100000\n"}, 1.5),
+    "no quota": ({"v2/c/cpu.max": "max 100000\n"}, 2),
+    "the smallest": ({"v2/cpu.max": "50000 100000", "v2/c/cpu.max": "120000 100000"}, 0.5),
+    "more than there are": ({"v2/c/cpu.max": "900000 100000"}, 2),
+    "version 1": ({"v1/x/cpu.cfs_quota_us": "25000\n", "v1/x/cpu.cfs_period_us": "100000\n"}, 0.25),
+    "version 1, no quota": ({"v1/x/cpu.cfs_quota_us": "-1\n", "v1/x/cpu.cfs_period_us": "100000\n"}, 2),
+    "nonsense": ({"v2/c/cpu.max": "lots of 0", "v2/cpu.max": "5 0", "v1/cpu.cfs_quota_us": "many"}, 2),
+}
+
+
+@pytest.mark.parametrize("case", LIMITS_OF_PROCESSORS)
+def test_processors_of_this_process(tmp_path, monkeypatch, case):
+    files, expected = LIMITS_OF_PROCESSORS[case]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5})
+    for name, content in {
+        "self/mountinfo": f"36 31 0:33 / {tmp_path}/v1 rw - cgroup _ rw,cpu\n41 31 0:38 / {tmp_path}/v2 rw - cgroup2 _ rw\n",
+        "self/cgroup": "3:cpu,cpuacct:/x\n0::/c\n",
+        **files,
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert machine.processors(str(tmp_path)) == expected
 
 
 def stat(shmem, clean=0):

@@ -20,10 +20,10 @@ from typing import Protocol
 
 CONCURRENCY = 32  # the most requests for reading ahead at a time
 CONCURRENCY_FIRST = 4  # how many before it is known whether more of them help
-BUSY = 0.75  # processors: if the threads that read ahead want less, they wait for the origin, and more of them help ...
+BUSY = 0.75  # of two processors: if the threads that read ahead want less, they wait for the origin, and more of them help ...
 WAITING = 1 / 8  # ... also if each wants less than this part of one ...
 BUSY_MAX = 1.25  # ... and all of them less than this
-TOO_BUSY = 1.5  # processors: if they want more, fewer of them do the same
+TOO_BUSY = 1.5  # of two processors: if they want more, fewer of them do the same
 SAMPLE = 0.002  # seconds that the want of processors is measured; longer while it does not change anything
 SAMPLE_MAX = 0.064
 THREADS_MAX = 2 * CONCURRENCY  # including the requests for which a caller waits
@@ -46,11 +46,14 @@ _all: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 
 
 class Engine:
-    """At most THREADS_MAX threads, started when they are needed. An engine inherited by fork has none; see ``is_ours``."""
+    """At most THREADS_MAX threads, started when they are needed. An engine inherited by fork has none; see ``is_ours``.
 
-    def __init__(self) -> None:
+    ``processors``: how many this process may use.
+    """
+
+    def __init__(self, processors: float = 2) -> None:
         self._pid = os.getpid()
-        self._state = _State()
+        self._state = _State(processors)
         self._closed = False
         self.waiting: set[Waiting] = set()  # every access is a single, atomic call
         _all.add(self)
@@ -124,7 +127,8 @@ class _Serving:
 class _State:
     """The state that the threads share. They keep this object alive, but not the engine."""
 
-    def __init__(self) -> None:
+    def __init__(self, processors: float) -> None:
+        self.pairs = max(processors / 2, 1.0)  # of processors, at least one
         self.wanted: deque[Request] = deque()  # submitted while all threads were busy
         self.ahead: deque[Request] = deque()
         self.work: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
@@ -226,7 +230,7 @@ class _State:
         while self.ahead and not self.closed:
             wanted = self.processors_wanted(seconds)
             width = self.width
-            if wanted < max(BUSY, min(WAITING * width, BUSY_MAX)) and self.ahead:
+            if wanted < max(BUSY, min(WAITING * width / self.pairs, BUSY_MAX)) and self.ahead:
                 self.width = min(2 * width, CONCURRENCY)
             elif wanted > TOO_BUSY:
                 self.width = max(width // 2, CONCURRENCY_FIRST)
@@ -241,17 +245,18 @@ class _State:
         self.samplers.append(None)
 
     def processors_wanted(self, seconds: float) -> float:
-        """Return how many processors the threads that serve ``ahead`` use, measured for so many seconds, or would use.
+        """Return how many of every two processors the threads that serve ``ahead`` use in so many seconds, or would use.
 
         This thread wakes late if other processes have the processors, or other threads the GIL. Then those threads wait for
-        the same, and not for the origin: the part of the time by which it is late counts as used.
+        the same, and not for the origin: the part of the time by which it is late counts as used. There is one GIL for
+        all processors.
         """
         before = {each: _processor_time(each.clock) for each in list(self.busy)}
         begin = time.monotonic()
         time.sleep(seconds)
         took = time.monotonic() - begin
         used = sum(max(_processor_time(each.clock) - before.get(each, each.at_first), 0.0) for each in list(self.busy))
-        return (used + max(took - seconds, 0.0)) / took
+        return (used / self.pairs + max(took - seconds, 0.0)) / took
 
     def take(self, tokens: deque[None]) -> bool:
         """Remove one; False if there is none."""

@@ -1,5 +1,5 @@
 """How much memory this process may use, and the place where pools live has: for the sizes that a new pool gets by default, and
-for ``headroom``, which looks at how much of that is left."""
+for ``headroom``, which looks at how much of that is left. And how many processors it may use: for its engines."""
 
 from __future__ import annotations
 
@@ -36,6 +36,19 @@ def room(folder: str) -> int:
 
 def _physical() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def processors(proc: str = "/proc") -> float:
+    """Return how many processors this process may use: those that it may run on, or fewer if a cgroup of it has a quota."""
+    most = float(len(os.sched_getaffinity(0)))
+    for place in groups(proc, "cpu"):
+        quota, period = [*_text(os.path.join(place, "cpu.max")).split(), "", ""][:2]
+        if not period:  # version 1, or none
+            quota, period = (_text(os.path.join(place, f"cpu.cfs_{name}_us")).strip() for name in ("quota", "period"))
+        with contextlib.suppress(ValueError, ZeroDivisionError):
+            share = int(quota) / int(period)
+            most = min(most, share) if share > 0 else most
+    return most
 
 
 def _number(path: str) -> int:
@@ -84,20 +97,20 @@ def _huge_pages(device: str, shmem: str, size: str, enabled: str) -> Huge:
     return ""
 
 
-def groups(proc: str = "/proc") -> tuple[str, ...]:
-    """Return the folder of each memory cgroup of this process, from its own up to the highest that it can see."""
-    return _folders(proc, _text(f"{proc}/self/cgroup"))
+def groups(proc: str = "/proc", controller: str = "memory") -> tuple[str, ...]:
+    """Return the folder of each cgroup by which a controller limits this process, from its own up to the highest it can see."""
+    return _folders(proc, controller, _text(f"{proc}/self/cgroup"))
 
 
 @functools.lru_cache(maxsize=8)
-def _folders(proc: str, memberships: str) -> tuple[str, ...]:
+def _folders(proc: str, controller: str, memberships: str) -> tuple[str, ...]:
     """Return the folders for the content of /proc/self/cgroup. Where cgroups are mounted seldom changes, and takes 0.1 ms to
     read."""
-    mounts = dict(_mounts(proc))
+    mounts = dict(_mounts(proc, controller))
     found: list[str] = []
     for line in memberships.splitlines():
         number, controllers, path = line.split(":", 2)
-        kind = "memory" if "memory" in controllers.split(",") else "" if number == "0" else None
+        kind = controller if controller in controllers.split(",") else "" if number == "0" else None
         if kind in mounts:
             root, top = mounts[kind]
             found += _upwards(top, path.removeprefix(root.rstrip("/")))
@@ -111,14 +124,14 @@ def _upwards(top: str, path: str) -> Iterator[str]:
         yield os.path.join(top, *parts[:depth])
 
 
-def _mounts(proc: str) -> Iterator[tuple[str | None, tuple[str, str]]]:
-    """Yield ("memory" for version 1, "" for version 2, (the cgroup that is mounted, where))."""
+def _mounts(proc: str, controller: str) -> Iterator[tuple[str | None, tuple[str, str]]]:
+    """Yield (the controller for version 1, "" for version 2, (the cgroup that is mounted, where))."""
     with contextlib.suppress(OSError), _open(f"{proc}/self/mountinfo", errors="surrogateescape") as file:
         for line in file:
             before, _, after = line.partition(" - ")
             fields, kind = before.split(), after.split()
-            if kind[0] == "cgroup2" or (kind[0] == "cgroup" and "memory" in kind[2].split(",")):
-                yield "" if kind[0] == "cgroup2" else "memory", (_plain(fields[3]), _plain(fields[4]))
+            if kind[0] == "cgroup2" or (kind[0] == "cgroup" and controller in kind[2].split(",")):
+                yield "" if kind[0] == "cgroup2" else controller, (_plain(fields[3]), _plain(fields[4]))
 
 
 def _plain(path: str) -> str:

@@ -17,7 +17,7 @@ from ..mm import audit, layout, page_alloc
 from ..observe import look, notices
 from ..observe.records import Counters, Finding, FoliosByType, LockInfo, ObjectInfo, PagesByState, Stat
 from ..sizes import format_size, parse_size
-from . import client, geometry, headroom, numa, repair, shrink, strays, view
+from . import client, geometry, headroom, machine, numa, repair, shrink, strays, view
 from . import segment as segments
 from . import tiers as records
 from .attachment import Attachment, Scan
@@ -746,7 +746,7 @@ class Pool:
     def engine(self) -> Engine:
         """The threads in which this process calls its sources, an :class:`Engine`."""
         pid = os.getpid()
-        return self._engines.get(pid) or self._engines.setdefault(pid, Engine())
+        return self._engines.get(pid) or self._engines.setdefault(pid, Engine(machine.processors()))
 
     # Python objects.
 
