@@ -56,6 +56,11 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--write", action="store_true", help="plots to docs/, tables into docs/performance.md, the run to benchmarks/results/"
     )
+    parser.add_argument(
+        "--label",
+        metavar="NAME",
+        help="of --write: another machine than docs/performance.md's, whose plots, tables and run have this name behind theirs",
+    )
     parser.add_argument("--rounds", type=positive, default=11, help="interleaved rounds; a figure is their median")
     parser.add_argument("--tiny", action="store_true", help="every figure, none that means anything: for tests")
     parser.add_argument("--only", choices=GROUPS, help="one group of core")
@@ -108,7 +113,7 @@ def run(asked: argparse.Namespace) -> int:
     if asked.output:
         asked.output.write_text(json.dumps(document(sections), indent=1) + "\n")
     if asked.write:
-        write(sections)
+        write(sections, f"-{asked.label}" if asked.label else "")
     return 0
 
 
@@ -146,18 +151,19 @@ def document(sections: Iterable[Section]) -> dict[str, Any]:
     }
 
 
-def write(sections: list[Section]) -> None:
+def write(sections: list[Section], suffix: str = "") -> None:
     """Write plots, tables and the recorded run. A section's tables go between its markers in docs/performance.md."""
     page = DOCS / "performance.md"
     text = page.read_text()
     for section in sections:
         for name, svg in section.plots.items():
-            (DOCS / name).write_text(svg)
-        text = between_markers(text, section.name, section.markdown())
+            plot = DOCS / name
+            plot.with_stem(plot.stem + suffix).write_text(svg)
+        text = between_markers(text, section.name + suffix, section.markdown())
     measured = f"{machine()}; {time.strftime('%Y-%m-%d')}; load average of the last 15 minutes {os.getloadavg()[2]:.1f}."
-    page.write_text(between_markers(text, "machine", measured))
+    page.write_text(between_markers(text, "machine" + suffix, measured))
     names = "-".join(section.name for section in sections)
-    target = HERE / "results" / f"{time.strftime('%Y-%m-%d')}-{names}.json"
+    target = HERE / "results" / f"{time.strftime('%Y-%m-%d')}-{names}{suffix}.json"
     target.write_text(json.dumps(document(sections), indent=1) + "\n")
 
 

@@ -141,6 +141,12 @@ def cpus() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
+def counts() -> list[int]:
+    """Return how many runners there are side by side in a bench: 1, 2, 4 ... and all processors."""
+    most = len(cpus())
+    return sorted({min(1 << n, most) for n in range(most.bit_length() + 1)})
+
+
 def available_memory() -> int:
     """Return how many bytes could be allocated without swapping."""
     with open("/proc/meminfo") as file:

@@ -20,7 +20,7 @@ from typing import Any
 
 import foliocache
 from benchmarks.common import inside, native
-from benchmarks.common.measure import Unavailable, cpus, interleave
+from benchmarks.common.measure import Unavailable, counts, cpus, interleave
 from benchmarks.common.plan import Plan
 from benchmarks.common.pools import MIB, new_pool
 from benchmarks.common.report import Section, Table
@@ -35,13 +35,13 @@ def run(plan: Plan) -> Section:
     section = Section("refcount", refcount(plan))
     table = Table("ns of wall time per get+put, all runners together", ("who", *KINDS))
     with new_pool(16 * MIB) as pool, inside.counted_page(pool) as (mem, folio):
-        for count in runners():
+        for count in counts():
             found = threads(plan, count, mem, folio, shared=True)
             table.add(f"{count} thread{'s' * (count > 1)}, one line", *[found[kind] for kind in KINDS])
             if count > 1:
                 apart = threads(plan, count, mem, folio, shared=False)
                 table.add(f"{count} threads, a line each", *[apart.get(kind) for kind in KINDS])
-        for count in runners()[1:]:
+        for count in counts()[1:]:
             found = processes(plan, count, pool.name, folio)
             table.add(f"{count} processes, one line", *[found[kind] for kind in KINDS])
     section.tables.append(table)
@@ -49,28 +49,28 @@ def run(plan: Plan) -> Section:
     return section
 
 
-def runners() -> list[int]:
-    """1, 2, 4 ... and all processors."""
-    most = len(cpus())
-    return sorted({min(1 << n, most) for n in range(most.bit_length() + 1)})
+def share(plan: Plan, count: int) -> int:
+    """Return the pairs of each of ``count`` runners. All together always do the same number: on one line, more runners take
+    longer for a pair."""
+    return max(plan.pairs // count, 1)
 
 
 def threads(plan: Plan, count: int, mem: int, folio: int, shared: bool) -> dict[str, float]:
     """ns of wall time per pair for each kind; the core's pool has one page to count on, so it has no line each."""
     lines = [native.Line() for _ in range(1 if shared else count)]
+    pairs = share(plan, count)
 
     def case(kind: str) -> Callable[[], float]:
         def together() -> float:
             begin = time.perf_counter_ns() + 2_000_000
             words = [lines[n % len(lines)].address for n in range(count)]
             jobs = [
-                native.pair_job(kind, word, plan.pairs, mem, folio, cpu, begin)
-                for word, cpu in zip(words, cpus(), strict=False)
+                native.pair_job(kind, word, pairs, mem, folio, cpu, begin) for word, cpu in zip(words, cpus(), strict=False)
             ]
             batch = (native.Job * count)(*jobs)
             if native.library().run_threads(batch, count) != count:
                 raise Unavailable(f"{count} threads could not be started")
-            return max(job.took_ns for job in batch) / (count * plan.pairs)
+            return max(job.took_ns for job in batch) / (count * pairs)
 
         return together
 
@@ -86,7 +86,7 @@ def processes(plan: Plan, count: int, name: str, folio: int) -> dict[str, float]
     view: Any = memory.buf
     try:
         view[:4] = (1).to_bytes(4, "little")
-        with WorkerPool(counters, [(name, folio, memory.name, plan.pairs)] * count, cpus()) as workers:
+        with WorkerPool(counters, [(name, folio, memory.name, share(plan, count))] * count, cpus()) as workers:
 
             def wall(kind: str) -> float:
                 return max(workers.per_op(kind)) / count

@@ -12,7 +12,7 @@ from functools import partial
 
 import foliocache
 from benchmarks.common import inside, native, plot
-from benchmarks.common.measure import Skipped, Unavailable, cpus, interleave
+from benchmarks.common.measure import Skipped, Unavailable, counts, cpus, interleave
 from benchmarks.common.plan import Plan
 from benchmarks.common.pools import MIB, new_pool, one_per_folio, values
 from benchmarks.common.report import Section, Table
@@ -57,11 +57,9 @@ def measure(plan: Plan) -> dict[int, dict[str, float]]:
 
 
 def _rates(plan: Plan, name: str, path: str) -> dict[int, dict[str, float]]:
-    count = len(cpus())
-    with WorkerPool(readers, [(name, path, plan.pairs)] * count, cpus()) as workers:
-        return {
-            n: interleave({case: partial(workers.rate, case, n) for case in NAMES}, plan.rounds) for n in range(1, count + 1)
-        }
+    most = len(cpus())
+    with WorkerPool(readers, [(name, path, max(plan.pairs // most, 10))] * most, cpus()) as workers:
+        return {n: interleave({case: partial(workers.rate, case, n) for case in NAMES}, plan.rounds) for n in counts()}
 
 
 def readers(name: str, path: str, count: int) -> dict[str, Callable[[], int]]:
