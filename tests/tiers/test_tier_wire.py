@@ -138,6 +138,33 @@ def test_a_store_that_nobody_takes_is_an_error(connection):
         wire.mset(connection.ours, [b"k"], [memoryview(bytes(8 << 20))], MAGIC, crc32c.crc32c, 0.05)
 
 
+def limits(sock):
+    """Return how long each call of a socket may take, in seconds: when it sends, and when it receives."""
+    found = [struct.unpack("qq", sock.getsockopt(socket.SOL_SOCKET, name, 16)) for name in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO)]
+    return [seconds + micros / 1e6 for seconds, micros in found]
+
+
+@pytest.mark.parametrize("left", [LIMIT / 4, LIMIT, LIMIT * 4])
+def test_a_socket_keeps_its_limits(connection, left):
+    """What is given to one exchange, and not to the next."""
+    wire.limit(connection.ours, LIMIT)
+    data = b"some bytes"
+    connection.server.sendall(bulk(whole(0, data)))
+    with memoryview(bytearray(len(data))) as place:
+        assert wire.mget(connection.ours, [b"key0"], [place], MAGIC, crc32c.crc32c, time.monotonic() + left, LIMIT) == [True]
+    connection.server.sendall(b"+OK\r\n")
+    wire.mset(connection.ours, [b"key0"], [memoryview(data)], MAGIC, crc32c.crc32c, left, LIMIT)
+    assert limits(connection.ours) == [LIMIT, LIMIT]
+
+
+def test_the_limit_of_a_socket_is_not_that_of_an_exchange(connection):
+    wire.limit(connection.ours, LIMIT)
+    with pytest.raises(TimeoutError, match="in time"), memoryview(bytearray(1)) as place:
+        wire.mget(connection.ours, [b"k"], [place], MAGIC, crc32c.crc32c, time.monotonic() + 0.05, LIMIT)
+    with pytest.raises(TimeoutError, match="in time"):
+        wire.mset(connection.ours, [b"k"], [memoryview(b"data")], MAGIC, crc32c.crc32c, 0.05, LIMIT)
+
+
 def test_buffers_are_free_after_each_end(connection):
     """What was lent may be resized again."""
     data = bytearray(100)

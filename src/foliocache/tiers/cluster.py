@@ -28,11 +28,14 @@ class Cluster:
         What it raises when a server does not answer in time.
     magic, crc32c
         As for `wire.mget`.
+    timeout
+        Seconds that one answer may take.
     """
 
-    def __init__(self, client: Any, timeouts: type[Exception], magic: bytes, crc32c: Callable[..., int]) -> None:
+    def __init__(self, client: Any, timeouts: type[Exception], magic: bytes, crc32c: Callable[..., int], timeout: float) -> None:
         self._client, self._magic, self._crc32c = client, magic, crc32c
         self._timeouts = TimeoutError, timeouts
+        self._timeout = timeout
         self._nodes: dict[str, Connections] = {}
         self._is_stale = False  # a node has not answered: the client must look whether another one is in its place
 
@@ -43,7 +46,7 @@ class Cluster:
             names, targets = [keys[n] for n in numbers], [places[n] for n in numbers]
 
             def receive(sock: Any, names: list[bytes] = names, targets: list[memoryview] = targets) -> list[bool]:
-                return wire.mget(sock, names, targets, self._magic, self._crc32c, deadline)
+                return wire.mget(sock, names, targets, self._magic, self._crc32c, deadline, self._timeout)
 
             def copy(names: list[bytes] = names, targets: list[memoryview] = targets) -> list[bool]:
                 values = self._client.mget(names)
@@ -59,7 +62,7 @@ class Cluster:
             names, data = [keys[n] for n in numbers], [contents[n] for n in numbers]
 
             def send(sock: Any, names: list[bytes] = names, data: list[memoryview] = data) -> None:
-                wire.mset(sock, names, data, self._magic, self._crc32c, patience)
+                wire.mset(sock, names, data, self._magic, self._crc32c, patience, self._timeout)
 
             def copy(names: list[bytes] = names, data: list[memoryview] = data) -> None:
                 commands = self._client.pipeline(transaction=False)
@@ -95,7 +98,7 @@ class Cluster:
         found = self._nodes.get(node.name)
         if found is None:
             pool = self._client.get_valkey_connection(node).connection_pool
-            found = self._nodes.setdefault(node.name, Connections(pool))
+            found = self._nodes.setdefault(node.name, Connections(pool, self._timeout))
         return found
 
     def _copied(self, key: bytes, value: Any, place: memoryview) -> bool:

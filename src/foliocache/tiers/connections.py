@@ -11,10 +11,19 @@ from . import wire
 
 
 class Connections:
-    """As many connections as there are calls at a time. Those of a parent process are not used. ``pool``: the client's."""
+    """As many connections as there are calls at a time. Those of a parent process are not used.
 
-    def __init__(self, pool: Any) -> None:
+    Parameters
+    ----------
+    pool
+        The client's.
+    timeout
+        Seconds that each call of a socket may take, as a rule: `wire.limit` has been called with it.
+    """
+
+    def __init__(self, pool: Any, timeout: float) -> None:
         self._pool = pool
+        self.timeout: float = timeout
         self._free: deque[Any] = deque()
         self._pid = os.getpid()
 
@@ -37,6 +46,7 @@ class Connections:
         made = self._pool.connection_class(**self._pool.connection_kwargs)
         made.connect()
         made._sock.settimeout(None)
+        wire.limit(made._sock, self.timeout)
         return made
 
     def give(self, taken: Any) -> None:

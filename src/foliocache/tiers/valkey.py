@@ -90,8 +90,8 @@ class ValkeyTier:
         self._timeout = timeout
         self._claimer = 0, b""
         timeouts = valkey.exceptions.TimeoutError
-        self._cluster = Cluster(made, timeouts, _MAGIC, self._crc32c) if cluster else None
-        self._connections = Connections(None if cluster else made.connection_pool)
+        self._cluster = Cluster(made, timeouts, _MAGIC, self._crc32c, timeout) if cluster else None
+        self._connections = Connections(None if cluster else made.connection_pool, timeout)
 
     def load(self, digest: bytes, parts: Sequence[Part]) -> list[bool]:
         """Fill the buffers that the server has; see `Tier.load`."""
@@ -103,7 +103,7 @@ class ValkeyTier:
                 had = self._cluster.mget(keys, places, deadline)
             else:
                 with self._connections.one() as sock:
-                    had = wire.mget(sock, keys, places, _MAGIC, self._crc32c, deadline)
+                    had = wire.mget(sock, keys, places, _MAGIC, self._crc32c, deadline, self._timeout)
         finally:
             for place in places:
                 place.release()
@@ -130,7 +130,7 @@ class ValkeyTier:
                 self._cluster.mset(keys, views, self._timeout)
             else:
                 with self._connections.one() as sock:
-                    wire.mset(sock, keys, views, _MAGIC, self._crc32c, self._timeout)
+                    wire.mset(sock, keys, views, _MAGIC, self._crc32c, self._timeout, self._timeout)
         finally:
             for view in views:
                 view.release()

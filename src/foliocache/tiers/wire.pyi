@@ -1,9 +1,16 @@
 import socket
 from collections.abc import Callable
 
+def limit(sock: socket.socket, seconds: float) -> None: ...
 def is_silent(sock: socket.socket) -> bool: ...
 def mget(
-    sock: socket.socket, keys: list[bytes], places: list[memoryview], magic: bytes, crc32c: Callable[..., int], deadline: float
+    sock: socket.socket,
+    keys: list[bytes],
+    places: list[memoryview],
+    magic: bytes,
+    crc32c: Callable[..., int],
+    deadline: float,
+    standing: float = 0,
 ) -> list[bool]: ...
 def mset(
     sock: socket.socket,
@@ -12,4 +19,5 @@ def mset(
     magic: bytes,
     crc32c: Callable[..., int],
     patience: float,
+    standing: float = 0,
 ) -> None: ...

@@ -53,40 +53,56 @@ cdef struct Stream:
     PyObject *tls  # the socket, if it encrypts: then only Python can use it; else NULL
     int fd
     u64 deadline, patience  # nanoseconds: until when all must be here, or how long each receipt may take
-    u64 limit, limited_at  # the socket's limit as it was set last, in nanoseconds, and when
+    u64 standing  # nanoseconds: the socket's limits as they are to be found and left; 0 if they are not known, and do not matter
+    u64 sending, receiving  # nanoseconds: as they are now
     Py_ssize_t most  # bytes that are received ahead at a time: with more, values begin at odd places, and copies are slower
     Py_ssize_t begin, end  # of what has been received, but not used, in ``ahead``
     char[AHEAD] ahead
 
 
-cdef int _open(Stream *stream, sock, double deadline, double patience) except -1:
+cdef int _open(Stream *stream, sock, double deadline, double patience, double standing) except -1:
     stream.tls = NULL if type(sock) is socket.socket else <PyObject *>sock
     stream.fd = sock.fileno()
     stream.deadline, stream.patience = <u64>(deadline * 1e9), <u64>(patience * 1e9)
-    stream.limit, stream.most, stream.begin, stream.end = 0, AHEAD, 0, 0
+    stream.most, stream.begin, stream.end = AHEAD, 0, 0
+    stream.standing = stream.sending = stream.receiving = <u64>(standing * 1e9)
     if stream.fd < 0:
         raise ConnectionError("the connection has been closed")
     return 0
+
+
+cdef void _set_limit(int fd, int option, u64 ns) noexcept nogil:
+    cdef timeval limit
+    limit.tv_sec, limit.tv_usec = ns // 1_000_000_000, ns % 1_000_000_000 // 1000
+    if ns < 1000:
+        limit.tv_usec = 1  # 0 is no limit
+    setsockopt(fd, SOL_SOCKET, option, &limit, sizeof(timeval))
+
+
+cdef void _settle(Stream *stream) noexcept nogil:
+    """At the end of an exchange: leave the socket's limits as they were found."""
+    if stream.tls == NULL and stream.standing:
+        if stream.sending != stream.standing:
+            _set_limit(stream.fd, SO_SNDTIMEO, stream.standing)
+        if stream.receiving != stream.standing:
+            _set_limit(stream.fd, SO_RCVTIMEO, stream.standing)
 
 
 cdef double _limit(Stream *stream, int option) except -1 nogil:
     """Set how long the next call of the socket may take, in seconds, unless it is set well enough already. Raises TimeoutError
     if the deadline has passed."""
     cdef u64 left = stream.patience
-    cdef u64 now = 0
-    cdef timeval limit
+    cdef u64 now
+    cdef u64 *limit = &stream.sending if option == SO_SNDTIMEO else &stream.receiving
     if stream.deadline:
         now = atomics.now_ns()
         if now >= stream.deadline:
             with gil:
                 raise TimeoutError("the server has not answered in time")
         left = stream.deadline - now
-    if stream.tls == NULL and (not stream.limit or now - stream.limited_at > stream.limit // 8):
-        stream.limit, stream.limited_at = left, now
-        limit.tv_sec, limit.tv_usec = left // 1_000_000_000, left % 1_000_000_000 // 1000
-        if left < 1000:
-            limit.tv_usec = 1  # 0 is no limit
-        setsockopt(stream.fd, SOL_SOCKET, option, &limit, sizeof(timeval))
+    if stream.tls == NULL and not limit[0] - limit[0] // 8 < left <= limit[0]:
+        limit[0] = left
+        _set_limit(stream.fd, option, left)
     return left / 1e9
 
 
@@ -248,6 +264,13 @@ cdef class _Buffers:
         free(self.each)
 
 
+def limit(sock, double seconds):
+    """Set how long each call of a socket that does not encrypt may take. `mget` and `mset` need not do it then each time."""
+    if type(sock) is socket.socket:
+        _set_limit(sock.fileno(), SO_SNDTIMEO, <u64>(seconds * 1e9))
+        _set_limit(sock.fileno(), SO_RCVTIMEO, <u64>(seconds * 1e9))
+
+
 def is_silent(sock) -> bool:
     """Return True if a connection on which nothing is awaited has neither data nor an end: it can be used again."""
     cdef char[1] data
@@ -307,7 +330,7 @@ cdef bytes _trailer(bytes magic, key, content, crc32c):
     return trailer
 
 
-def mget(sock, list keys not None, list places not None, bytes magic not None, crc32c, double deadline):
+def mget(sock, list keys not None, list places not None, bytes magic not None, crc32c, double deadline, double standing=0):
     """Ask for values, and receive each into its place.
 
     Parameters
@@ -325,6 +348,8 @@ def mget(sock, list keys not None, list places not None, bytes magic not None, c
         else wants it: otherwise more has arrived until it is there.
     deadline
         ``time.monotonic()`` until which all must be here.
+    standing
+        What `limit` has been called with, in seconds; 0 if it has not. This keeps the limits.
 
     Returns
     -------
@@ -348,11 +373,10 @@ def mget(sock, list keys not None, list places not None, bytes magic not None, c
     cdef char[TRAILER + 2] end
     values.keys, values.places, values.found, values.ends = keys, places, [False] * count, bytearray(count * TRAILER)
     values.crc32c, values.magic, values.end = crc32c, magic, values.ends
-    _open(&stream, sock, deadline, 0)
+    _open(&stream, sock, deadline, 0, standing)
     request.iov_base, request.iov_len = PyBytes_AS_STRING(command), PyBytes_GET_SIZE(command)
     with nogil:
         _send(&stream, &request, 1)
-        stream.limit = 0  # that was the limit of sending
         line = _line(&stream, &length)
         if line[0] != 42 or _number(line, length) != count:
             _refuse(line, length, "a list of the values asked for")
@@ -375,11 +399,12 @@ def mget(sock, list keys not None, list places not None, bytes magic not None, c
             _need(&stream, TRAILER + 2)
             _read(&stream, end, TRAILER + 2)
             memcpy(values.end + number * TRAILER, end, TRAILER)
+        _settle(&stream)
     values.check(count)
     return values.found
 
 
-def mset(sock, list keys not None, list contents not None, bytes magic not None, crc32c, double patience):
+def mset(sock, list keys not None, list contents not None, bytes magic not None, crc32c, double patience, double standing=0):
     """Set values, as `mget` expects them.
 
     Parameters
@@ -394,6 +419,8 @@ def mset(sock, list keys not None, list contents not None, bytes magic not None,
         As for `mget`.
     patience
         Seconds that the server may be silent.
+    standing
+        As for `mget`.
 
     Raises
     ------
@@ -408,7 +435,7 @@ def mset(sock, list keys not None, list contents not None, bytes magic not None,
     cdef iovec[2 * TOGETHER + 1] chunks
     cdef const char *line
     cdef list heads
-    _open(&stream, sock, 0, patience)
+    _open(&stream, sock, 0, patience, standing)
     while first < count:
         stop = min(first + (TOGETHER if first else EARLY), count)
         heads = []
@@ -429,8 +456,8 @@ def mset(sock, list keys not None, list contents not None, bytes magic not None,
         first = stop
     if count == 0:
         return
-    stream.limit = 0  # that was the limit of sending
     with nogil:
         line = _line(&stream, &length)
         if length != 3 or memcmp(line, b"+OK", 3) != 0:
             _refuse(line, length, "OK")
+        _settle(&stream)
