@@ -140,7 +140,8 @@ def test_a_store_that_nobody_takes_is_an_error(connection):
 
 def limits(sock):
     """Return how long each call of a socket may take, in seconds: when it sends, and when it receives."""
-    found = [struct.unpack("qq", sock.getsockopt(socket.SOL_SOCKET, name, 16)) for name in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO)]
+    names = socket.SO_SNDTIMEO, socket.SO_RCVTIMEO
+    found = [struct.unpack("qq", sock.getsockopt(socket.SOL_SOCKET, name, 16)) for name in names]
     return [seconds + micros / 1e6 for seconds, micros in found]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import pytest
@@ -233,13 +234,40 @@ def test_nothing_waits_longer_than_its_fetch_took(monkeypatch, guard):
     credit = behinds.Credit(guard)
     clock.now += 0.25
     credit.fetched()
-    assert credit.seconds == 0.25
+    credit._queue.allowance = 10.0
+    assert credit.lend() == 0.25
     credit.spent(0.125)
     clock.now += 100  # the reader's
     credit.go_on()
     clock.now += 0.0625
     credit.fetched()
     assert credit.seconds == 0.1875
+
+
+def test_nothing_waits_for_a_tier_that_is_behind(guard, tier):
+    """From the first thing for which there was no place until the queue is empty again."""
+    go_on, taken = threading.Event(), threading.Event()
+    inner = tier.store
+
+    def blocked(digest, parts):
+        taken.set()
+        assert go_on.wait(LIMIT)
+        inner(digest, parts)
+
+    tier.store = blocked
+    queue = behinds.behind(guard)
+    credit = behinds.Credit(guard)
+    credit._left = 1.0
+    queue.offer(guard, DIGEST, 0, memoryview(b"data"))
+    assert taken.wait(LIMIT)
+    offers = itertools.count(1)
+    while not guard.dropped:
+        assert credit.seconds > 0
+        queue.offer(guard, DIGEST, 4096 * next(offers), memoryview(b"data"))
+    assert credit.seconds == 0 and next(offers) <= SMALL_COUNT + LARGE_COUNT + 2
+    go_on.set()
+    assert queue.flush(LIMIT)
+    assert credit.seconds > 0
 
 
 @pytest.mark.parametrize("lease", [0.0, 2.0], ids=["ours", "shared"])
@@ -252,7 +280,8 @@ def test_all_waits_are_a_share_of_all_fetches(monkeypatch, guard, tier, lease):
         credit = behinds.Credit(guard)
         clock.now += 1
         credit.fetched()
-        assert credit.seconds <= 1
-        waited += credit.seconds
-        credit.spent(credit.seconds)
+        seconds = credit.lend()
+        assert seconds <= 1 and (lease or behinds.Credit(guard).lend() == 0)  # not lent twice
+        waited += seconds
+        credit.spent(seconds)
     assert waited == 100 if lease else waited == pytest.approx(behinds.ALLOWANCE + 100 * behinds.WAIT_SHARE)

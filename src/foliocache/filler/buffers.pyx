@@ -2,8 +2,45 @@
 from cpython.buffer cimport PyBUF_FULL_RO, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release
 from cpython.buffer cimport PyBuffer_IsContiguous, PyBuffer_ToContiguous, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.string cimport memcpy, memset
 
 from ..errors import SourceError
+
+cdef Py_ssize_t LONG_MIN = 256 << 10  # bytes; what is longer is written without the GIL, because its page faults take long
+
+
+def copy(target, data):
+    """Copy contiguous bytes into a writable buffer of the same length. Raises ValueError if it has another one, BufferError."""
+    cdef Py_buffer to, source
+    PyObject_GetBuffer(target, &to, PyBUF_WRITABLE)
+    try:
+        PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)
+        try:
+            if source.len != to.len:
+                raise ValueError(f"{source.len} bytes do not fill a buffer of {to.len}")
+            if to.len < LONG_MIN:
+                memcpy(to.buf, source.buf, to.len)
+            else:
+                with nogil:
+                    memcpy(to.buf, source.buf, to.len)
+        finally:
+            PyBuffer_Release(&source)
+    finally:
+        PyBuffer_Release(&to)
+
+
+def clear(target):
+    """Make all bytes of a contiguous writable buffer zero. Raises BufferError."""
+    cdef Py_buffer to
+    PyObject_GetBuffer(target, &to, PyBUF_WRITABLE)
+    try:
+        if to.len < LONG_MIN:
+            memset(to.buf, 0, to.len)
+        else:
+            with nogil:
+                memset(to.buf, 0, to.len)
+    finally:
+        PyBuffer_Release(&to)
 
 
 cdef bint release(memoryview view) except -1:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import FoliocacheError, SourceError
+from ..filler.buffers import clear, copy
 from ..filler.source import kind_of
 from .behind import Credit, Promise, behind, may_pin
 from .claims import Claim
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from ..filler.engine import Engine
 
 BATCH = 1 << 20  # bytes that are asked of a tier at a time: readers of the first need not wait for the last
-_ZEROS = bytes(1 << 20)
 Given: TypeAlias = tuple[Any, Any, Any]
 
 
@@ -93,9 +93,7 @@ class Around:
         """Make buffers all zeros, as functions expect them."""
         if self._must_clear:
             for buffer in buffers:
-                for at in range(0, len(buffer), len(_ZEROS)):
-                    end = min(at + len(_ZEROS), len(buffer))
-                    buffer[at:end] = _ZEROS[: end - at]
+                clear(buffer)
 
     def _spread(self, content: Any, offset: int, buffers: Sequence[memoryview]) -> Generator[object, None, None]:
         """Copy what ``read`` has returned into the buffers, and yield after each."""
@@ -106,7 +104,7 @@ class Around:
                 raise self._short(len(view), offset, length)
             for buffer in buffers:
                 with view[at : at + len(buffer)] as piece:
-                    buffer[:] = piece
+                    copy(buffer, piece)
                 at += len(buffer)
                 yield None
 
@@ -126,17 +124,20 @@ class Around:
             "has it changed since it was opened?"
         )
 
-    def _offer(self, level: int, offset: int, data: memoryview, credit: Credit, patience: float) -> Promise | None:
-        """Offer bytes to tier number ``level``, before their reader is told, and wait for at most ``patience`` seconds.
+    def _offer(self, level: int, offset: int, data: memoryview, credit: Credit, *, may_wait: bool) -> Promise | None:
+        """Offer bytes to tier number ``level``, before their reader is told. ``may_wait``: for a place, for what the credit is.
 
         Return a promise to be kept after that, if they need not be copied.
         """
-        guard, promise = self._guards[level], None
-        if self._may_stay(level):
-            promise, waited = behind(guard).promise(guard, self._digest, offset, len(data), patience, self._account)
-        else:
-            waited = behind(guard).offer(guard, self._digest, offset, data, patience, self._account)
-        credit.spent(waited)
+        guard, promise, waited = self._guards[level], None, 0.0
+        patience = credit.lend() if may_wait else 0.0
+        try:
+            if self._may_stay(level):
+                promise, waited = behind(guard).promise(guard, self._digest, offset, len(data), patience, self._account)
+            else:
+                waited = behind(guard).offer(guard, self._digest, offset, data, patience, self._account)
+        finally:
+            credit.spent(waited)
         return promise
 
     def _may_stay(self, level: int) -> bool:

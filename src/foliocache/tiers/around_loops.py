@@ -108,10 +108,10 @@ class Awaited(Around):
                 credit.fetched()
                 at, buffer = parts[count]
                 if behind(self._guards[level]).is_full and credit.seconds > 0:
-                    offer = partial(self._offer, level, at, buffer, credit, credit.seconds)
+                    offer = partial(self._offer, level, at, buffer, credit, may_wait=True)
                     promise = await in_thread(self._engine(), offer, None)
                 else:
-                    promise = self._offer(level, at, buffer, credit, 0.0)
+                    promise = self._offer(level, at, buffer, credit, may_wait=False)
                 count += 1
                 try:
                     yield None

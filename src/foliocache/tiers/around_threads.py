@@ -83,7 +83,7 @@ class Blocking(Around):
                     break
                 credit.fetched()
                 at, buffer = parts[count]
-                promise = self._offer(level, at, buffer, credit, credit.seconds)
+                promise = self._offer(level, at, buffer, credit, may_wait=True)
                 count += 1
                 try:
                     yield None

@@ -3,8 +3,9 @@
 A place in the queue is taken before the reader is told of the bytes. As a rule they stay where they are: once the folio is
 complete, it is pinned until the tier has it. Bytes of small pools are copied, since the queue would pin too much of them, and
 pieces that other machines wait for, since their folio is complete only later. When all places are in use, what comes waits for
-one, if all waits together are a small share of the time that fetches take; else it is dropped. No locks are used here, for the
-reasons of ``filler.engine``: an offer may come from a signal handler or a finalizer.
+one, if all waits together are a small share of the time that fetches take; else it is dropped. After that nothing waits until
+the tier has caught up: it is so much slower than the fetches that waiting would keep little more. No locks are used here, for
+the reasons of ``filler.engine``: an offer may come from a signal handler or a finalizer.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from ..filler.buffers import copy
 from .guard import Account, Guard
 from .tier import Part
 
@@ -41,7 +43,7 @@ PINNED_SHARE = 32  # what all places of a queue may pin is 1/PINNED_SHARE of a p
 BATCH = 4 << 20  # bytes that a tier is given at a time
 EXIT_PATIENCE = 2.0  # seconds that the interpreter waits at its exit until the queues are empty
 WAIT_SHARE = 0.1  # of the time of all fetches: so the first epoch is not much slower than without a tier
-ALLOWANCE, ALLOWANCE_MAX = 0.5, 10.0  # seconds that fetches may wait in the beginning, and after long without a wait
+ALLOWANCE, ALLOWANCE_MAX = 0.1, 10.0  # seconds that fetches may wait in the beginning, and after long without a wait
 LOOK_AGAIN = 0.001  # seconds
 SLICE = 0.1  # seconds of a pause after which it is looked whether it is still needed
 
@@ -149,6 +151,7 @@ class Behind:
         self._closed = False
         self._until = 0.0
         self.allowance: float = ALLOWANCE  # seconds that fetches may wait
+        self.is_behind: bool = False  # something had no place, and the queue has not been empty since
         self._numbers = itertools.count()
         self._promised: set[int] = set()  # the numbers of those under way
 
@@ -168,6 +171,7 @@ class Behind:
                 place, seconds = self._take(len(piece), patience - waited)
                 waited += seconds
                 if place is None or not self.put_copy(guard, digest, account, offset + begin, piece, place):
+                    self.is_behind = place is None
                     guard.drop(1, account)
                     self.unclaim(guard, digest, offset + begin, len(data) - begin)
                     break
@@ -183,6 +187,7 @@ class Behind:
         place, waited = self._take(min(length, LARGE), patience)
         guard.wait_seconds += waited
         if place is None:
+            self.is_behind = True
             guard.drop(1, account)
             return None, waited
         return Promise(self, guard, digest, offset, length, account, place), waited
@@ -255,9 +260,9 @@ class Behind:
         """Queue a copy. Return False if there is no thread for it."""
         length = len(piece)
         staged = place.staged or mmap.mmap(-1, next(size for size, free in self._free if free is place.home))
-        staged[:length] = piece
-        place = place._replace(staged=staged)
-        return self.put(Item(guard, digest, account, offset, memoryview(staged)[:length], place, None, length))
+        place, data = place._replace(staged=staged), memoryview(staged)[:length]
+        copy(data, piece)
+        return self.put(Item(guard, digest, account, offset, data, place, None, length))
 
     def _start(self) -> bool:
         with contextlib.suppress(IndexError):
@@ -275,6 +280,8 @@ class Behind:
     def _serve(self) -> None:
         batch: list[Item] = []
         while True:
+            if self._work.empty():
+                self.is_behind = False
             if not batch:
                 following = self._work.get()
             else:
@@ -333,13 +340,22 @@ class Credit:
 
     def __init__(self, guard: Guard) -> None:
         self._queue = None if guard.lease else behind(guard)
-        self._left = 0.0
+        self._left = self._lent = 0.0
         self._since = time.monotonic()
 
     @property
     def seconds(self) -> float:
         """What is left."""
-        return self._left if self._queue is None else min(self._left, self._queue.allowance)
+        if self._queue is None:
+            return self._left
+        return 0.0 if self._queue.is_behind else max(min(self._left, self._queue.allowance), 0.0)
+
+    def lend(self) -> float:
+        """Return what is left. Until it is known what was spent, the other fetches have as much less."""
+        self._lent = self.seconds
+        if self._queue is not None:
+            self._queue.allowance -= self._lent
+        return self._lent
 
     def fetched(self) -> None:
         """Count the time until now as the fetch's."""
@@ -349,10 +365,11 @@ class Credit:
             self._queue.allowance = min(self._queue.allowance + WAIT_SHARE * took, ALLOWANCE_MAX)
 
     def spent(self, seconds: float) -> None:
-        """Note what was waited."""
+        """Note what was waited, of what was lent."""
         self._left -= seconds
         if self._queue is not None:
-            self._queue.allowance -= seconds
+            self._queue.allowance += self._lent - seconds
+        self._lent = 0.0
 
     def go_on(self) -> None:
         """The fetch goes on: what the reader has done meanwhile does not count."""

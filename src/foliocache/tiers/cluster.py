@@ -32,7 +32,9 @@ class Cluster:
         Seconds that one answer may take.
     """
 
-    def __init__(self, client: Any, timeouts: type[Exception], magic: bytes, crc32c: Callable[..., int], timeout: float) -> None:
+    def __init__(
+        self, client: Any, timeouts: type[Exception], magic: bytes, crc32c: Callable[..., int], timeout: float
+    ) -> None:
         self._client, self._magic, self._crc32c = client, magic, crc32c
         self._timeouts = TimeoutError, timeouts
         self._timeout = timeout
