@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -377,6 +378,56 @@ def test_a_cluster_of_three(nodes, cluster, monkeypatch):
             assert bytes(view) == content(n, 4096 * KIB, 64 * KIB)
         again(cluster)
     assert 0 < had < 12 and cluster.errors
+
+
+def test_a_cluster_that_was_gone_is_found_again(nodes, cluster):
+    """Also if it has changed meanwhile."""
+    tier, length = cluster.tier, 64 * KIB
+    blocks = [n * 4096 * KIB for n in range(12)]
+    for server, _ in nodes:
+        server.kill()
+    for at in blocks:
+        with pytest.raises(Exception, match="onnect"):
+            load(tier, 1, at, length)
+    for server, _ in nodes[:2]:
+        server.start()
+
+    def is_back(at):
+        with contextlib.suppress(Exception):
+            store(tier, 1, at, length)
+            return load(tier, 1, at, length)
+        return False
+
+    deadline = time.monotonic() + LIMIT
+    while sum(map(is_back, blocks)) < len(blocks) // 4:  # those of the nodes that are there
+        assert time.monotonic() < deadline
+    gone = next(at for at in blocks if not is_back(at))
+    with pytest.raises(valkey.exceptions.ConnectionError, match=str(nodes[2][0].port)):
+        load(tier, 1, gone, length)
+
+
+def test_a_store_that_a_cluster_refuses_is_an_error_that_quotes_no_value(nodes, cluster):
+    for _, client in nodes:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", 1)
+    with pytest.raises(valkey.exceptions.ResponseError, match="maxmemory") as caught:
+        store(cluster.tier, 1, 0, 64 * KIB)
+    assert len(str(caught.value)) < 1000
+
+
+def test_few_nodes_are_asked_while_a_value_is_awaited(cluster, monkeypatch):
+    """A client that looks for its map asks one node after the other, each until its timeout."""
+    asked, tier = [], cluster.tier
+    manager = tier._client.nodes_manager
+    one = next(iter(manager.nodes_cache.values()))
+    many = {f"10.0.0.{n}:1": type(one)(f"10.0.0.{n}", 1) for n in range(100)}
+    monkeypatch.setattr(manager, "nodes_cache", many)
+    monkeypatch.setattr(manager, "create_valkey_node", lambda host, port, **options: asked.append(host) or 1 / 0)
+    monkeypatch.setattr(tier._cluster, "_is_stale", True)
+    monkeypatch.setattr(tier._client, "mget", lambda names: manager.initialize())
+    with pytest.raises(valkey.exceptions.ValkeyClusterException):
+        load(tier, 1, 0, 64 * KIB)
+    assert 0 < len(set(asked)) == len(asked) <= 3
 
 
 def test_values_of_a_cluster_move(nodes, cluster, monkeypatch):

@@ -6,6 +6,7 @@ copies: it follows the redirection and mends its map.
 
 from __future__ import annotations
 
+import random
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from .connections import Connections
 
 _T = TypeVar("_T")
 _TRAILER = struct.Struct("<4sI")
+ASKED = 3  # nodes that the client may ask for its map, one after the other, while somebody waits for a value
 
 
 class Cluster:
@@ -39,6 +41,7 @@ class Cluster:
         self._timeouts = TimeoutError, timeouts
         self._timeout = timeout
         self._nodes: dict[str, Connections] = {}
+        self._known: dict[str, Any] = dict(client.nodes_manager.nodes_cache)
         self._is_stale = False  # a node has not answered: the client must look whether another one is in its place
 
     def mget(self, keys: Sequence[bytes], places: Sequence[memoryview], deadline: float) -> list[bool]:
@@ -70,7 +73,9 @@ class Cluster:
                 commands = self._client.pipeline(transaction=False)
                 for name, content in zip(names, data, strict=True):
                     commands.set(name, b"".join((content, self._trailer(name, content))))
-                commands.execute()
+                for answer in commands.execute(raise_on_error=False):  # what it raises itself quotes the values
+                    if isinstance(answer, Exception):
+                        raise answer
 
             self._exchanged(names[0], send, copy)
 
@@ -90,9 +95,18 @@ class Cluster:
                 raise
             except Exception:  # the client says what is wrong, if it cannot do it either
                 pass
+        self._may_ask_some()
         found = by_client()
         self._is_stale = False
         return found
+
+    def _may_ask_some(self) -> None:
+        """Let the client look for its map at a few nodes. By itself it asks all that there are, each for as long as its
+        timeout, and never again one that has failed: if all have, it could not even find those that are back."""
+        manager = self._client.nodes_manager
+        self._known = dict(manager.nodes_cache) or self._known
+        chosen = random.sample(list(self._known.values()), min(ASKED, len(self._known)))
+        manager.startup_nodes = {node.name: node for node in chosen}
 
     def _connections(self, key: bytes) -> Connections:
         """Return the connections to the node that has a key."""
