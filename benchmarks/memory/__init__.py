@@ -10,7 +10,7 @@ from benchmarks.memory import costs, hog, huge
 
 def run(plan: Plan) -> Section:
     section = Section("memory-machine" if plan.machine else "memory")
-    every = (costs.opening, costs.first_use, costs.trimming, costs.hits, huge.pages, hog.scene)
+    every = (costs.opening, costs.first_use, costs.further_use, costs.trimming, costs.hits, huge.pages, hog.scene)
     for part in (hog.whole_machine,) if plan.machine else every:
         try:
             part(section, plan)

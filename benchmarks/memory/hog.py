@@ -32,9 +32,12 @@ STEP = 0.02  # seconds between two samples ...
 LONG_STEP = 0.1  # ... of a pool that has most of the machine's memory, of which each page is looked at
 RATE = 500 * MIB  # bytes a second that the hog takes
 SHARE = 0.8  # of the limit
-SECONDS = 60  # for a process to begin or to end, and for the hog to get what it wants
+SLOWEST = 50 * MIB  # bytes a second that the hog gets at least, or the measurement ends
+SECONDS = 60  # for a process to begin or to end, and for the hog besides
+TOUCHED = 64 * MIB  # that are looked at together, whether there is more
 FLOOR = 0.05 * 1.25  # of the machine: what a pool leaves free by default, before it takes more
 LEAST = 0.01  # of the machine: where less is left, the hog gives up
+UNTOUCHED = 0.1  # of what is available: that much is not touched beforehand
 PR_SET_PDEATHSIG = 1
 COLUMNS = ("MB/s read before", "while it grows", "while it stays", "afterwards")
 Process = Any
@@ -79,7 +82,7 @@ class _Machine:
 
     def seized(self, want: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        signal.alarm(SECONDS + 20)
+        signal.alarm(int(_patience(want) + SECONDS))
         Path("/proc/self/oom_score_adj").write_text("1000")
         has = 1024 * _field(Path("/proc/self/status").read_text(), "VmData:")
         resource.setrlimit(resource.RLIMIT_DATA, (has + want + 64 * MIB,) * 2)
@@ -126,6 +129,7 @@ def whole_machine(section: Section, plan: Plan) -> None:
         raise Unavailable(
             f"a hog of {want // MIB:,} MiB does not fit: {machine.available() // MIB:,} of {total // MIB:,} MiB are available"
         )
+    touched, first_rate = _touch(machine, plan)
     with _pool(size, warm=True) as (read, cached):
         points, got, killed, phases = _watched(machine, want, read, cached, plan)
     grown = [(at, found["hog"]) for at, found in points if 0 < found["hog"] < got]
@@ -135,17 +139,47 @@ def whole_machine(section: Section, plan: Plan) -> None:
     table = Table(
         f"a hog takes {want // MIB:,} MiB of a machine of {total // MIB:,} MiB, with {READERS} readers of {size // MIB:,} MiB",
         ("readers of", "hog got, MiB", "of the machine", "MiB/s", "killed", "pool at its smallest, MiB", "least available, MiB",
-         *COLUMNS),
+         *COLUMNS, "touched before, MiB", "at MiB/s"),
     )  # fmt: skip
-    table.add("pool", got / MIB, got / total, rate / MIB, killed, kept / MIB, least / MIB, *phases)
+    table.add("pool", got / MIB, got / total, rate / MIB, killed, kept / MIB, least / MIB, *phases, touched / MIB,
+              first_rate / MIB)  # fmt: skip
     section.tables.append(table)
     section.found += [
         record("hog beside readers of a pool: its share of the machine", got / total, "",
                budget=None if plan.is_tiny else f">= {SHARE}"),
+        record("rate at which the hog got it", rate / 1e6, "MB/s", against="as it wants it", baseline=RATE / 1e6),
         record("processes killed on the machine", killed, "", budget="<= 0"),
         record("MB/s read while it grows", phases[1], "MB/s", budget=">= 1"),
         record("MB/s read while it stays", phases[2], "MB/s", budget=">= 1"),
     ]  # fmt: skip
+
+
+def _patience(want: int) -> float:
+    """Return the seconds after which a hog gives up that wants so many bytes."""
+    return SECONDS + want / SLOWEST
+
+
+def _touch(machine: _Machine, plan: Plan) -> tuple[int, float]:
+    """Let a process use most of the memory that is free, and end: the host of a virtual machine gives memory when it is first
+    touched, at a rate of its own. Return how many bytes it was, and how many a second."""
+    want = plan.of(int((1 - UNTOUCHED) * machine.available()), 64 * MIB)
+    context = multiprocessing.get_context("fork")
+    got, took = context.Value("Q", 0, lock=False), context.Value("d", 0.0, lock=False)
+    process = context.Process(target=_touch_all, args=(machine, want, got, took), daemon=True)
+    process.start()
+    process.join(_patience(want) + SECONDS)
+    process.kill()
+    process.join(SECONDS)
+    return got.value, got.value / took.value if took.value else 0.0
+
+
+def _touch_all(machine: _Machine, want: int, got: Any, took: Any) -> None:
+    machine.seized(want)
+    held, begin = [], time.monotonic()
+    while got.value < want and machine.available() > max(LEAST * machine.limit, TOUCHED):
+        held.append(bytearray(b"x") * TOUCHED)
+        got.value += TOUCHED
+        took.value = time.monotonic() - begin
 
 
 @contextlib.contextmanager
@@ -256,7 +290,7 @@ def _watched(
         quiet = plan.of(3.0, 0.3)
         phase(lambda took: took >= quiet)
         go.release()
-        phase(lambda took: got.value >= want or not processes[-1].is_alive() or took > SECONDS)
+        phase(lambda took: got.value >= want or not processes[-1].is_alive() or took > _patience(want))
         phase(lambda took: took >= quiet)
         leave.release()
         phase(lambda took: took >= 3 * quiet)
