@@ -1,6 +1,7 @@
 """Pools in huge pages: memory comes and goes in whole ones. The file system gives them, or the kernel is asked to make them
 (``huge=never``, as in /dev/shm)."""
 
+import json
 import os
 import random
 import re
@@ -11,6 +12,7 @@ import numpy
 import pytest
 
 import foliocache
+from foliocache.cli.hugepages import huge_bytes
 from foliocache.mm import layout
 from foliocache.pool import geometry, headroom, machine, mapped, pressure
 
@@ -85,6 +87,24 @@ def test_memory_comes_and_goes_in_huge_pages(folder):
     assert pool.stat().backed_bytes <= 2 * HUGE and taken(pool) <= tables + 4 * HUGE
     read_all(mapping, 96 * MIB)
     assert pool.audit() == []
+
+
+def test_how_much_is_in_huge_pages_is_told(folder, tmp_path_factory):
+    pool = foliocache.open("pool", size="128MiB", max_size="128MiB", pressure=False)
+    tables = huge_bytes(pool.stat())
+    assert tables <= 4 * HUGE
+    assert huge_bytes(pool.stat(), str(tmp_path_factory.mktemp("proc"))) is None  # nobody may be looked at
+    read_all(pool.mapping("k", 96 * MIB, "1", source), 96 * MIB)
+    if mapped_huge(pool) < 48 * MIB:
+        pytest.skip("the kernel has no huge pages now")
+    told = huge_bytes(pool.stat())
+    assert 24 * MIB <= told <= mapped_huge(pool) and told % HUGE == 0 and told <= taken(pool)
+    command = [sys.executable, "-m", "foliocache", "stat", "pool", "--json"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert json.loads(shown)["huge_bytes"] == told
+    pool.forget("k")
+    pool.trim()
+    assert huge_bytes(pool.stat()) <= tables + 2 * HUGE
 
 
 def test_idle_folios_are_given_back_in_whole_huge_pages(folder):

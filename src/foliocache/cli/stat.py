@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import foliocache
+from foliocache.cli.hugepages import huge_bytes
 from foliocache.cli.options import Json, Name
 from foliocache.cli.output import console, counted, emit_json, number, pairs, percent, table
 from foliocache.pool.slot import pid_namespace
@@ -31,13 +32,14 @@ def stat(name: Name = "default", /, *, json: Json = False) -> None:
     name
         The pool.
     json
-        Print the result of pool.stat() as JSON.
+        Print the result of pool.stat() as JSON, and huge_bytes.
     """
     found = foliocache.attach(name).stat()
+    huge = huge_bytes(found)
     if json:
-        return emit_json(found.to_dict())
+        return emit_json({**found.to_dict(), "huge_bytes": huge})
     out = console()
-    out.print(pairs(f"pool {found.name}", _sizes(found)))
+    out.print(pairs(f"pool {found.name}", _sizes(found, huge)))
     out.print()
     out.print(_pages(found))
     out.print()
@@ -49,7 +51,7 @@ def stat(name: Name = "default", /, *, json: Json = False) -> None:
         out.print(note)
 
 
-def _sizes(found: Stat) -> list[tuple[str, str]]:
+def _sizes(found: Stat, huge: int | None) -> list[tuple[str, str]]:
     """Return the rows of the first table: sizes, hits, misses."""
     counters = found.counters
     lookups = counters.hits + counters.misses
@@ -59,12 +61,18 @@ def _sizes(found: Stat) -> list[tuple[str, str]]:
         ("file", found.path),
         ("pool", f"{format_size(found.pool_bytes)} in {pages}; may grow to {format_size(found.max_bytes)}"),
         ("memory", f"{format_size(found.backed_bytes)}; {_given_back(counters)}"),
+        ("huge pages", _in_huge_pages(huge)),
         ("bound by", BOUNDS[found.bound_by]),
         ("metadata", f"{format_size(found.metadata_bytes)}, {100 * found.metadata_ratio:.2f} % of the pool"),
         ("cached", f"{cached} in {counted(found.mappings, 'mapping')}; {free} free"),
         ("hits", f"{percent(counters.hits, lookups)} of {number(lookups)} lookups"),
         ("pins", number(found.pins)),
     ]
+
+
+def _in_huge_pages(huge: int | None) -> str:
+    """Return how much of the file is in huge pages."""
+    return "unknown" if huge is None else f"{format_size(huge)} of the file, as its processes have it mapped"
 
 
 def _given_back(counters: Counters) -> str:

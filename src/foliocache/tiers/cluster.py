@@ -16,7 +16,7 @@ from .connections import Connections
 
 _T = TypeVar("_T")
 _TRAILER = struct.Struct("<4sI")
-ASKED = 3  # nodes that the client may ask for its map, one after the other, while somebody waits for a value
+ASKED = 3  # nodes that the client may ask for its map, one after the other, while a value is awaited
 
 
 class Cluster:
