@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def run(plan: Plan) -> Section:
     del crc32c
     with tempfile.TemporaryDirectory(prefix="foliocache-bench-", dir=os.getcwd()) as folder:
         _epochs(section, plan, Path(folder))
+        _many_calls(section, plan, Path(folder))
         _disk_hits(section, plan, Path(folder))
         _opening(section, plan, Path(folder))
     for part in (_valkey, _machines):
@@ -103,6 +105,44 @@ def _epochs(section: Section, plan: Plan, folder: Path) -> None:
             "first epoch with the tier", min(firsts[True]), "s", against="without", baseline=min(firsts[False]), budget="<= 1.1"
         ),
         record("share of the slots in the kernel's page cache", wrong_cache, "of the file", budget="<= 0.01"),
+    ]
+
+
+def _many_calls(section: Section, plan: Plan, folder: Path) -> None:
+    """The first epoch of a process that makes 32 calls at once: the origin gives more than the disk takes."""
+    pool_bytes, calls = plan.of(64 * MIB, 2 * MIB), 32
+    data = 4 * pool_bytes
+    content = os.urandom(MIB)
+
+    def read(offset: int, length: int) -> bytes:
+        time.sleep(length / RATE)
+        return content if length == MIB else (content * (length // MIB + 1))[:length]
+
+    took: dict[bool, list[float]] = {False: [], True: []}
+    dropped = 0
+    with ThreadPoolExecutor(calls) as threads:
+        for number in range(plan.of(5, 1)):
+            for with_tier in (False, True):
+                tiers = [f"disk:{folder}/calls-{number}?size={data + data // 8 + MIB}"] if with_tier else None
+                with _pool(pool_bytes, tiers) as pool:
+                    mapping = pool.mapping("data", data, "1", read, concurrent=True)
+                    begin = time.perf_counter()
+                    for _ in threads.map(lambda at, mapping=mapping: mapping.read(at, MIB) and None, range(0, data, MIB)):
+                        pass
+                    took[with_tier].append(time.perf_counter() - begin)
+                    if with_tier:
+                        dropped = max(dropped, pool.tiers[0].dropped)
+                        foliocache.tiers.flush(PATIENCE)
+    section.found += [
+        record(
+            f"first epoch with the tier, {calls} calls at once",
+            min(took[True]),
+            "s",
+            against="without",
+            baseline=min(took[False]),
+            budget="<= 1.1",
+        ),
+        record("folios for which the disk was too slow then", dropped, "folios"),
     ]
 
 

@@ -145,7 +145,7 @@ def limits(sock):
     return [seconds + micros / 1e6 for seconds, micros in found]
 
 
-@pytest.mark.parametrize("left", [LIMIT / 4, LIMIT, LIMIT * 4])
+@pytest.mark.parametrize("left", [LIMIT / 4, LIMIT, LIMIT * 1.5])
 def test_a_socket_keeps_its_limits(connection, left):
     """What is given to one exchange, and not to the next."""
     wire.limit(connection.ours, LIMIT)
