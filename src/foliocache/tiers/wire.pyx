@@ -53,7 +53,7 @@ cdef struct Stream:
     PyObject *tls  # the socket, if it encrypts: then only Python can use it; else NULL
     int fd
     u64 deadline, patience  # nanoseconds: until when all must be here, or how long each receipt may take
-    u64 standing  # nanoseconds: the socket's limits as they are to be found and left; 0 if they are not known, and do not matter
+    u64 standing  # nanoseconds: the limits that the socket has, and is left with; 0 if they are not known, and do not matter
     u64 sending, receiving  # nanoseconds: as they are now
     Py_ssize_t most  # bytes that are received ahead at a time: with more, values begin at odd places, and copies are slower
     Py_ssize_t begin, end  # of what has been received, but not used, in ``ahead``
