@@ -286,3 +286,81 @@ def test_whose_client_reads(http, origin):
         assert file.read() == data
     assert agents and all(agents)
     assert http.pool.stat().counters.errors == 0
+
+
+def in_turn(*habits):
+    """Behave by each of the habits in turn."""
+    numbers = count()
+
+    def twist(method, status, body, headers):
+        return habits[next(numbers) % len(habits)](method, status, body, headers)
+
+    return twist
+
+
+def as_it_is(method, status, body, headers):
+    return status, body
+
+
+def of_no_version(method, status, body, headers):
+    headers.pop("ETag")
+    return status, body
+
+
+PIECE = 40_000
+STARTS = list(range(0, 8_000_000, 128 << 10))  # in units that do not touch: a request for each
+
+
+@pytest.fixture
+def large(data):
+    return data * 4
+
+
+def pieces_of(http, url):
+    return http.cat_ranges([url] * len(STARTS), STARTS, [start + PIECE for start in STARTS], on_error="raise")
+
+
+@pytest.mark.parametrize("habit", [begins_earlier, begins_later, capped, no_content_range, total_unknown, weakened])
+def test_a_batch_of_ranges_in_which_some_responses_are_odd(http, origin, large, habit):
+    """A head that is known makes no other response right."""
+    url = origin.put("/x", large, twist=in_turn(as_it_is, as_it_is, habit(large)))
+    assert pieces_of(http, url) == [large[start : start + PIECE] for start in STARTS]
+    assert http.cat_file(url) == large
+
+
+def test_a_batch_of_ranges_in_which_some_responses_prove_nothing(http, origin, large):
+    url = origin.put("/x", large, twist=in_turn(as_it_is, as_it_is, of_no_version))
+    assert pieces_of(http, url) == [large[start : start + PIECE] for start in STARTS]
+
+
+def test_an_object_that_changes_in_the_middle_of_a_batch(http, origin, large):
+    """Each range is of one version, and what is cached is of the version that it is cached as."""
+    url, numbers, new = origin.put("/x", large), count(), other(large)
+    assert http.cat_file(url, 0, 100) == large[:100]
+
+    def change(path, headers):
+        if next(numbers) == len(STARTS) // 2:
+            origin.put("/x", new)
+
+    origin.before_get = change
+    for start, piece in zip(STARTS, pieces_of(http, url), strict=True):
+        assert piece in (large[start : start + PIECE], new[start : start + PIECE])
+    assert pieces_of(http, url) == [new[start : start + PIECE] for start in STARTS]
+    assert http.cat_file(url) == new
+
+
+def test_a_batch_of_ranges_of_which_one_is_missing_at_the_server(http, origin, large):
+    """The object is gone in the middle: a failure, which costs no later read."""
+    url, numbers = origin.put("/x", large), count()
+    assert http.cat_file(url, 0, 100) == large[:100]
+
+    def remove(path, headers):
+        if next(numbers) == len(STARTS) // 2:
+            origin.things.pop("/x")
+
+    origin.before_get = remove
+    with pytest.raises((FileNotFoundError, ChangedError)):
+        pieces_of(http, url)
+    origin.before_get = lambda path, headers: None
+    origin.put("/x", large)
+    assert pieces_of(http, url) == [large[start : start + PIECE] for start in STARTS]

@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from foliocache.sources.http import LATENCY_SHARE, PLACES_MAX, Client, Ranges
+from foliocache.sources.http import LATENCY_SHARE, PLACES_MAX, PROVEN_MAX, Client, Known, Ranges
+from foliocache.sources.wire import parsed
 
 
 def body(client, url, length, headers=None):
@@ -234,3 +235,95 @@ def test_no_field_smuggles_another_one_in(headers, talk):
     with pytest.raises(ValueError):
         Client().get(url, headers)
     assert asked == []
+
+
+PART = b'HTTP/1.1 206 Partial Content\r\nETag: "1"\r\nContent-Range: bytes 0-3/100\r\nContent-Length: 4\r\n\r\nabcd'
+AGAIN = PART.replace(b"0-3", b"4-7").replace(b"abcd", b"efgh")
+NOT_AS_GOOD = {
+    "another version": AGAIN.replace(b'"1"', b'"2"'),
+    "another range": AGAIN.replace(b"4-7", b"8-11"),
+    "another total": AGAIN.replace(b"/100", b"/101"),
+    "no range": AGAIN.replace(b"Content-Range: bytes 4-7/100\r\n", b""),
+    "another status": AGAIN.replace(b"206 Partial Content", b"200 OK"),
+    "longer": AGAIN.replace(b"Length: 4", b"Length: 5") + b"i",
+    "shorter": AGAIN.replace(b"Length: 4", b"Length: 3"),
+    "more than it says": AGAIN + b"i",
+    "the last of its connection": AGAIN.replace(b"ETag", b"Connection: close\r\nETag"),
+    "not modified": b'HTTP/1.1 304 Not Modified\r\nETag: "1"\r\nContent-Length: 0\r\n\r\n',
+}
+
+
+def ask_twice(url, total=100):
+    """Ranges that know the first response, and what they return for the second range, and the buffer."""
+    ranges, buffer = Ranges(Client(), url, {}), memoryview(bytearray(4))
+    first = ranges.get(0, 4, buffer)
+    assert list(first.read_into([buffer])) == [4] and bytes(buffer) == b"abcd"
+    ranges.as_good(first, total)
+    first.close()
+    return ranges, ranges.fill(4, buffer), buffer
+
+
+def test_a_range_whose_head_is_known_is_not_looked_at_again(talk):
+    start, asked = talk
+    date = AGAIN.replace(b"ETag", b"Date: now\r\nETag")
+    ranges, answer, buffer = ask_twice(start([PART, date, PART]))
+    assert answer is True and bytes(buffer) == b"efgh" and "Range: bytes=4-7\r\n" in asked[1]
+    assert ranges.fill(0, buffer) is True and bytes(buffer) == b"abcd"
+    assert len(ranges._client._idle) == 1, "all by one connection"
+
+
+@pytest.mark.parametrize("second", NOT_AS_GOOD.values(), ids=NOT_AS_GOOD)
+def test_a_range_whose_head_is_another_one_is_to_be_looked_at(second, talk):
+    start, _ = talk
+    _, answer, _ = ask_twice(start([PART, second]))
+    assert answer is not True
+    answer.close()
+
+
+def test_a_known_head_without_its_body_is_to_be_looked_at():
+    """As with a status that is not 206: `wire` then puts nothing into the buffer."""
+    head = parsed(AGAIN[:-4])
+    assert not Known({head.rest}, head.content_range).has(head, 4)
+    assert Known({head.rest}, head.content_range).has(head, head.placed), "nothing else is wrong with it"
+
+
+def test_a_range_of_an_object_of_another_size_than_known_is_to_be_looked_at(talk):
+    start, _ = talk
+    _, answer, _ = ask_twice(start([PART, AGAIN]), total=101)
+    assert answer is not True and answer.headers.get("ETag") == '"1"'
+    answer.close()
+
+
+def test_a_known_range_that_ends_early_is_an_error(talk):
+    start, _ = talk
+    with pytest.raises(EOFError, match="2 bytes early"):
+        ask_twice(start([PART, AGAIN[:-2]]))
+
+
+def test_a_connection_that_is_closed_before_a_known_range_is_made_anew(talk):
+    start, asked = talk
+    _, answer, buffer = ask_twice(start([PART], [AGAIN]))
+    assert answer is True and bytes(buffer) == b"efgh" and len(asked) == 2
+
+
+def test_a_response_that_is_the_last_of_its_connection_makes_none_known(talk):
+    start, _ = talk
+    last, second = (one.replace(b"ETag", b"Connection: close\r\nETag") for one in (PART, AGAIN))
+    ranges, answer, _ = ask_twice(start([last], [second]))
+    assert answer is not True and not ranges._client._idle
+    answer.close()
+
+
+def test_of_the_heads_of_a_url_some_are_known(talk):
+    start, _ = talk
+    parts = [PART.replace(b'"1"', b'"%d"' % n) for n in range(3 * PROVEN_MAX)]
+    ranges, buffer = Ranges(Client(), start([*parts, parts[-1], PART]), {}), memoryview(bytearray(4))
+    for _ in parts:
+        answer = ranges.get(0, 4, buffer)
+        ranges.as_good(answer, 100)
+        answer.close()
+        assert 1 <= len(ranges._common) <= PROVEN_MAX
+    assert ranges.fill(0, buffer) is True, "the last one"
+    answer = ranges.fill(0, buffer)
+    assert answer is not True
+    answer.close()

@@ -541,8 +541,9 @@ cdef class Filler:
         cdef u64 at = index
         cdef list targets = [mapping.target(lease, not self.is_exact) for lease in run]
         cdef list views = [memoryview(target) for target in targets]
-        answer = self.call_read_into(index * mapping.unit_size, views)
+        answer = None
         try:
+            answer = self.call_read_into(index * mapping.unit_size, views)
             for _ in answer:
                 if number == <Py_ssize_t>len(run):
                     break

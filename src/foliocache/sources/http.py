@@ -16,10 +16,11 @@ import ssl
 import struct
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from time import monotonic
-from typing import Any
+from typing import Any, Literal, NamedTuple
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from .wire import Reply, exchange
@@ -29,6 +30,7 @@ READ_TIMEOUT = 300.0  # seconds without a byte
 REDIRECTS_MAX = 10
 REDIRECTS = (301, 302, 303, 307, 308)
 PARSED_MAX = 256  # heads
+PROVEN_MAX = 16  # heads of responses to requests for one URL
 IDLE_MAX = 64  # connections
 HEAD_MAX = 64 << 10  # bytes of a status line and header fields
 HEAD_PIECE = 4 << 10  # bytes that are received at once until they are all there
@@ -111,12 +113,14 @@ class Direct(Body):
         headers: Fields,
         ahead: memoryview,
         placed: int = 0,  # bytes of the body that are in the first buffer already
+        common: bytes | None = None,  # the part of the head that is the same in each response, if it was found out
     ) -> None:
         self._client, self._place, self._connection, self._ahead, self._placed = client, place, connection, ahead, placed
         length = 0 if status in (204, 304) else int(headers["content-length"])
         self._left = length - placed  # bytes of the body still to read
         self.status = status
         self.headers = headers
+        self.common = common
         self.has_cookies = False
 
     def read_into(self, buffers: Sequence[memoryview]) -> Iterator[int]:
@@ -141,12 +145,17 @@ class Direct(Body):
                 return sock.recv_into(buffer)
             return sock.recv_into(buffer, 0, socket.MSG_WAITALL)  # one call, which releases the GIL and wakes up once
 
+    @property
+    def is_last(self) -> bool:
+        """True if the server closes the connection after this response."""
+        return str(self.headers.get("Connection", "")).lower() == "close"
+
     def close(self) -> None:
         """See `Body`."""
         if 0 < self._left <= REST_MAX:
             with suppress(OSError, EOFError):
                 list(self.read_into([memoryview(bytearray(self._left))]))
-        if not self._left and not self._ahead and self.headers.get("Connection", "").lower() != "close":
+        if not self._left and not self._ahead and not self.is_last:
             self._client._keep(self._place, self._connection)
         else:
             self._connection.close()
@@ -224,6 +233,22 @@ def _receive_head(sock: socket.socket) -> tuple[int, Fields, memoryview]:
     return status, fields, memoryview(data)[end + 4 :]
 
 
+class Known(NamedTuple):
+    """What a response must have to be as good as one that was looked at."""
+
+    common: Container[bytes]  # one of these in its head
+    content_range: bytes
+
+    def has(self, reply: Reply, length: int) -> bool:
+        """Return True if all of the range, and nothing else, has been received with such a response."""
+        return (
+            reply.placed == length
+            and reply.rest in self.common
+            and reply.content_range == self.content_range
+            and len(reply.data) == reply.end
+        )
+
+
 class Client:
     """An HTTP client with the kept connections of this process, for any number of threads."""
 
@@ -241,7 +266,7 @@ class Client:
         The shortest waits count: others are of a server, a network or a processor that does something else meanwhile.
         """
         try:
-            return self._latencies.get(place_of(urlsplit(url)))
+            return self._latencies.get(_place_in(url))
         except ValueError:
             return None
 
@@ -305,27 +330,38 @@ class Client:
             connection.close()
             raise
 
-    def _exchange(self, place: Place, request: bytes, into: memoryview, length: int) -> Direct | None:
+    def _exchange(
+        self, place: Place, request: bytes, into: memoryview, length: int, known: Known | None
+    ) -> Direct | Literal[True] | None:
         """Send a request for a range of that length, whose first bytes may go ``into`` a buffer at once. Return None if the
-        response is not plain."""
+        response is not plain, and True if all of it is in the buffer, with a ``known`` head."""
         if (connection := self._take(place)) is not None:
             try:
-                return self._exchange_by(place, connection, request, into, length)
+                return self._exchange_by(place, connection, request, into, length, known)
             except _LOST:
                 connection.close()
-        return self._exchange_by(place, self._connect(place), request, into, length)
+        return self._exchange_by(place, self._connect(place), request, into, length, known)
 
     def _exchange_by(
-        self, place: Place, connection: http.client.HTTPConnection, request: bytes, into: memoryview, length: int
-    ) -> Direct | None:
+        self,
+        place: Place,
+        connection: http.client.HTTPConnection,
+        request: bytes,
+        into: memoryview,
+        length: int,
+        known: Known | None,
+    ) -> Direct | Literal[True] | None:
         try:
             with _timely():
                 reply = exchange(connection.sock.fileno(), request, into, length)
             if reply.rest is not None and reply.status >= 200:
                 self._has_waited(place, reply.waited)
+                if known is not None and known.has(reply, length):
+                    self._keep(place, connection)
+                    return True
                 fields = fields_of(self._parsed, reply, reply.rest)
                 ahead = memoryview(reply.data)[reply.end :]
-                return Direct(self, place, connection, reply.status, fields, ahead, reply.placed)
+                return Direct(self, place, connection, reply.status, fields, ahead, reply.placed, reply.rest)
         except Unusual:
             pass
         except BaseException:
@@ -380,6 +416,8 @@ class Ranges:
         self.headers: Headers = headers
         self._client = client
         self._begin: bytes | None = None
+        self._total: int = 0
+        self._common: frozenset[bytes] = frozenset()
         with suppress(ValueError):  # `Client.get` raises it
             parts = urlsplit(url)
             self._place = place_of(parts)
@@ -392,9 +430,31 @@ class Ranges:
         The first of them may have been written to ``into`` already, whatever the header fields say; so that must be the first
         buffer into which the body is then read.
         """
+        answer = self._ask(start, end, into, None)
+        assert answer is not True, "it is that only for a known head"
+        return answer
+
+    def fill(self, start: int, into: memoryview) -> Response | Direct | Literal[True]:
+        """Return True if the buffer has been filled with the bytes from start on, by a response that is `as_good` as another;
+        if not, what ``get`` returns."""
+        end = start + len(into)
+        known = Known(self._common, b"bytes %d-%d/%d" % (start, end - 1, self._total)) if self._common else None
+        return self._ask(start, end, into, known)
+
+    def as_good(self, answer: Body, total: int) -> None:
+        """From now on, a response of an object of ``total`` bytes that differs from this one in its range and date only needs
+        not be looked at."""
+        if isinstance(answer, Direct) and answer.common is not None and not answer.is_last:
+            if self._total != total or len(self._common) >= PROVEN_MAX:
+                self._common, self._total = frozenset(), total
+            self._common |= {answer.common}
+
+    def _ask(self, start: int, end: int, into: memoryview, known: Known | None) -> Response | Direct | Literal[True]:
         if self._begin is not None and self._place not in self._client._unusual:
             request = self._begin + b"Range: bytes=%d-%d\r\n\r\n" % (start, end - 1)
-            answer = self._client._exchange(self._place, request, into, end - start)
+            answer = self._client._exchange(self._place, request, into, end - start, known)
+            if answer is True:
+                return True
             if answer is not None:
                 if answer.status not in REDIRECTS:
                     return answer
@@ -423,3 +483,8 @@ def place_of(parts: SplitResult) -> Place:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"not an HTTP URL: {parts.geturl()!r}")
     return parts.scheme, parts.hostname, parts.port or _PORTS[parts.scheme]
+
+
+@lru_cache(PLACES_MAX)
+def _place_in(url: str) -> Place:
+    return place_of(urlsplit(url))

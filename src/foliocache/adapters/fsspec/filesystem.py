@@ -469,7 +469,8 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
         jobs = ranges_of(paths, starts, ends, max_gap)
         if kwargs:
             return gather(lambda *job: self.cat_file(*job, **kwargs), jobs, on_error)
-        return self._cat_ranges_of([(self._strip_protocol(path), start, end) for path, start, end in jobs], max_gap, on_error)
+        names = {path: self._strip_protocol(path) for path in dict.fromkeys(paths)}
+        return self._cat_ranges_of([(names[path], start, end) for path, start, end in jobs], max_gap, on_error)
 
     def _cat_ranges_of(self, jobs: list[Range], max_gap: int | None, on_error: str) -> list[Any]:
         wanted = {path: (start, end) for path, start, end in reversed(jobs)}  # the first range of each

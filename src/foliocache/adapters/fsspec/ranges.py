@@ -31,6 +31,8 @@ def ranges_of(paths: list[str], starts: Any, ends: Any, max_gap: int | None = No
 
 def extent(start: int | None, end: int | None, size: int) -> tuple[int, int]:
     """Return a Python slice of ``size`` bytes as (offset, length)."""
+    if type(start) is type(end) is int and 0 <= start <= end <= size:
+        return start, end - start
     first, last, _ = slice(start, end).indices(size)
     return first, max(last - first, 0)
 

@@ -10,6 +10,7 @@ import asyncio
 import errno
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from foliocache import ChangedError
@@ -57,8 +58,16 @@ class Source:
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> Iterator[object]:
         """See ``foliocache.sources.Source``."""
+        try:
+            answer: Iterator[object] = self._function()(offset, buffers)
+        except (ChangedError, FileNotFoundError):
+            with self._noticing():
+                raise
+        return self._noticed(answer) if isinstance(answer, GeneratorType) else answer  # others have done everything
+
+    def _noticed(self, answer: Iterator[object]) -> Iterator[object]:
         with self._noticing():
-            yield from self._function()(offset, buffers)
+            yield from answer
 
     @contextmanager
     def _noticing(self) -> Iterator[None]:

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 from fsspec import AbstractFileSystem
 
 from foliocache import ChangedError
-from foliocache.sources.http import Body, Client, Ranges
+from foliocache.sources.http import Body, Client, Direct, Ranges, Response
 from foliocache.sources.http_async import client_here, is_simple
 
 from . import place
@@ -323,17 +323,40 @@ class HTTPTarget(AsyncTarget):
         first = threading.RLock()
         ranges = Ranges(_client, str(self.fs.encode_url(path)), self._headers(None))
 
-        def read_into(offset: int, buffers: Sequence[memoryview]) -> Iterator[object]:
+        def current() -> Ranges:
             nonlocal ranges
-            places = list(accumulate(map(len, buffers), initial=offset))  # before the reads: full buffers must not be used
-            done, answer = 0, None
             if ranges.headers != (headers := self._headers(None)):  # such as a new token
                 ranges = Ranges(_client, ranges.url, headers)
+            return ranges
+
+        def read_into(offset: int, buffers: Sequence[memoryview]) -> Iterator[object]:
+            if len(buffers) != 1 or not buffers[0] or whole or path not in self._ranged:
+                return streamed(offset, buffers)
+            # One buffer is filled here: a generator, which could pass it on sooner, takes longer than the rest.
+            answer: Body | None = None
+            with contextlib.suppress(OSError, HTTPException, EOFError, ValueError):
+                asked = current()
+                if (found := asked.fill(offset, buffers[0])) is True:
+                    return iter((1,))
+                answer = self._checked(path, identity, asked, found, offset, offset + len(buffers[0]), whole)
+            return poured(answer, 0, offset, buffers)
+
+        def streamed(offset: int, buffers: Sequence[memoryview]) -> Iterator[object]:
+            done, answer = 0, None
+            length = sum(map(len, buffers))
             with contextlib.nullcontext() if path in self._ranged else first:
-                if not whole and offset < places[-1]:
-                    answer = self._asked(path, identity, ranges, offset, buffers, whole)
+                if not whole and length:
+                    with contextlib.suppress(OSError, HTTPException, EOFError, ValueError):
+                        asked = current()
+                        found = asked.get(offset, offset + length, buffers[0])
+                        answer = self._checked(path, identity, asked, found, offset, offset + length, whole)
                     if answer is None and not whole and path not in self._ranged:
-                        done = _fill(read, offset, buffers if places[-1] - offset <= _FIRST_MAX else buffers[:1])
+                        done = _fill(read, offset, buffers if length <= _FIRST_MAX else buffers[:1])
+            yield from poured(answer, done, offset, buffers)
+
+        def poured(answer: Body | None, done: int, offset: int, buffers: Sequence[memoryview]) -> Iterator[object]:
+            """Fill the buffers after the first ``done`` ones from a response, and what that leaves by other means."""
+            places = list(accumulate(map(len, buffers), initial=offset))  # before the reads: full buffers must not be used
             yield from range(done)
             for _ in _body(answer, buffers):
                 done += 1
@@ -348,30 +371,30 @@ class HTTPTarget(AsyncTarget):
         """See `Target.latency`."""
         return _client.latency(path)
 
-    def _asked(
+    def _checked(
         self,
         path: str,
         identity: Identity,
         ranges: Ranges,
+        answer: Response | Direct,
         start: int,
-        buffers: Sequence[memoryview],
+        end: int,
         whole: list[bytes],
     ) -> Body | None:
-        """Return a response with the range, to be read into the buffers; None if it has something else. If that is the whole
-        object, it is put into ``whole``."""
-        end = start + sum(map(len, buffers))
-        with contextlib.suppress(OSError, HTTPException, EOFError, ValueError):
-            answer = ranges.get(start, end, buffers[0])
-            length = _natural(answer.headers.get("Content-Length"))
-            is_ours = not answer.has_cookies and _verdict(answer.headers, identity) == SAME
-            if is_ours and answer.status == 206 and length == end - start and _start(answer) == start:
-                self._ranged.add(path)
-                return answer
-            try:
-                if is_ours and answer.status == 200 and length and length == identity.size and not _is_encoded(answer.headers):
-                    whole.append(answer.read(length))
-            finally:
-                answer.close()
+        """Return a response, to be read into the buffers, if it has the range; None if it has something else. If that is the
+        whole object, it is put into ``whole``."""
+        length = _natural(answer.headers.get("Content-Length"))
+        is_ours = not answer.has_cookies and _verdict(answer.headers, identity) == SAME
+        if is_ours and answer.status == 206 and length == end - start and _start(answer) == start:
+            self._ranged.add(path)
+            if identity.size is not None:
+                ranges.as_good(answer, identity.size)
+            return answer
+        try:
+            if is_ours and answer.status == 200 and length and length == identity.size and not _is_encoded(answer.headers):
+                whole.append(answer.read(length))
+        finally:
+            answer.close()
         return None
 
     async def _range(self, path: str, identity: Identity, start: int, end: int) -> tuple[bytes, bytes | None]:
