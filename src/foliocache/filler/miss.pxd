@@ -11,7 +11,7 @@ cdef class Filler
 cdef class Request:
     cdef Filler filler
     cdef Steps mapping
-    cdef object lease, mark, error, told, told_by, context
+    cdef object lease, mark, error, told, told_by, context, result
     cdef u64 first, end
     cdef u32 epoch
     cdef bint is_ahead, is_readahead
@@ -30,19 +30,19 @@ cdef class Filler:
     cdef public u64 request_size
     cdef readonly u64 mark
 
-    cdef object miss(self, Steps mapping, u64 index, u64 wanted)
+    cdef object miss(self, Steps mapping, u64 index, u64 wanted, result=*)
     cdef object join(self, Steps mapping, lease, u64 index, u64 wanted)
     cdef object read_privately(self, Steps mapping, u64 index)
     cdef bint has_reached(self, u64 first, u64 behind, u64 last) noexcept
     cdef int read_ahead_from(self, Steps mapping, u64 first, u64 behind) except -1
-    cdef u64 keep_ahead(self, Steps mapping, u64 index, u64 asked, u64 end, u64 most) except? 0
+    cdef u64 keep_ahead(self, Steps mapping, u64 index, u64 asked, u64 end, u64 most, result=*) except? 0
     cdef object _join(self, Steps mapping, lease, u64 index, u64 wanted)
     cdef int _raise_failure(self, Steps mapping, lease, u64 index) except -1
     cdef u64 _patience(self) except? 0
-    cdef object _fill_missing(self, Steps mapping, lease, u64 index, u64 count, mark)
+    cdef object _fill_missing(self, Steps mapping, lease, u64 index, u64 count, mark, result)
     cdef object _plan(self, Steps mapping, u64 index, u64 wanted)
     cdef bint _is_dense(self, Steps mapping, u64 index) except -1
-    cdef int _ask_ahead(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead, u64 of) except -1
+    cdef int _ask_ahead(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead, u64 of, result=*) except -1
     cdef u64 _request_units(self, Steps mapping, u64 units) except? 0
     cdef u64 _request_size(self, u64 length) except? 0
     cdef u64 _first_stop(self, Steps mapping, u64 index, u64 count) except? 0

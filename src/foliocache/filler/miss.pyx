@@ -98,6 +98,7 @@ cdef class Request:
     """A call for a thread of the engine: fill those of units first .. end - 1 of an object that are missing.
 
     If a caller waits for unit first, ``lease`` is on its folio, and is filling; ``wait`` returns when that folio is filled.
+    ``result``: of a caller that wants a copy of all that is filled (``Steps.deliver``); or None.
     """
     def __call__(self):
         cdef Filler filler = self.filler
@@ -166,9 +167,9 @@ cdef class Filler:
         """The tuple of read, readinto, source and concurrent, as they were given."""
         return self.given
 
-    cdef object miss(self, Steps mapping, u64 index, u64 wanted):
+    cdef object miss(self, Steps mapping, u64 index, u64 wanted, result=None):
         """Fill the missing folio of unit index. Return a lease on its units from index on. wanted: how many units the caller is
-        about to read. Raises what the source raises."""
+        about to read. result: where threads of the engine deliver what they fill, too. Raises what the source raises."""
         cdef u64 stop
         count, mark = self._plan(mapping, index, wanted)
         stop = self._first_stop(mapping, index, count)
@@ -179,7 +180,7 @@ cdef class Filler:
             if lease is None:
                 break
             if mapping.is_filling(lease):
-                lease = self._fill_missing(mapping, lease, index, count, mark)
+                lease = self._fill_missing(mapping, lease, index, count, mark, result)
                 if lease is None:
                     return self._read_late(mapping, index)
                 # The folio is not marked referenced: a scan, which reads each folio once, must not look like use to reclaim.
@@ -250,7 +251,7 @@ cdef class Filler:
 
     # Planning.
 
-    cdef object _fill_missing(self, Steps mapping, lease, u64 index, u64 count, mark):
+    cdef object _fill_missing(self, Steps mapping, lease, u64 index, u64 count, mark, result):
         """Fill the folio that a reader has missed, and start filling the folios after it, up to unit index + count.
 
         Return the folio's lease, or None if the fill takes longer than ``fill_timeout``.
@@ -262,10 +263,10 @@ cdef class Filler:
             self._fill(mapping, lease, index, count, mark, None)
             return lease
         if index + count > stop:
-            self._ask_ahead(mapping, stop, index + count, mark, False, count)
+            self._ask_ahead(mapping, stop, index + count, mark, False, count, result)
         if get_ident() == threading.main_thread().ident:
             request = self._request(mapping, index, stop, mark, False)
-            request.lease, request.told_by = lease, request.told
+            request.lease, request.told_by, request.result = lease, request.told, result
             if self.pool.engine.run(request):
                 return lease if request.wait(self._patience()) == FILLED else None
             request.lease = None
@@ -332,8 +333,9 @@ cdef class Filler:
         self.mark = layout.HASH_MASK if mark is None else mark
         return self._ask_ahead(mapping, start, min(<u64>start + <u64>count, mapping.unit_count), mark, True, count)
 
-    cdef u64 keep_ahead(self, Steps mapping, u64 index, u64 asked, u64 end, u64 most) except? 0:
-        """Keep up to ``most`` units requested for a reader of all units up to ``end``, which is at unit index now.
+    cdef u64 keep_ahead(self, Steps mapping, u64 index, u64 asked, u64 end, u64 most, result=None) except? 0:
+        """Keep up to ``most`` units requested for a reader of all units up to ``end``, which is at unit index now. result: see
+        ``miss``.
 
         ``asked`` is 0, or what the last call for this reader returned: the end of what has been requested."""
         cdef u64 more = max(most // KEPT_SHARE, min(most // 2, REQUEST_MIN // mapping.unit_size), <u64>1)
@@ -344,7 +346,7 @@ cdef class Filler:
                 asked = max(asked, self.queued_end)
         if index < asked < end and asked - index + more <= most:
             more = min(asked + more, end)
-            self._ask_ahead(mapping, asked, more, None, False, most)
+            self._ask_ahead(mapping, asked, more, None, False, most, result)
             asked = more
         return asked
 
@@ -364,7 +366,7 @@ cdef class Filler:
             if self.queued_epoch == mapping.epoch():
                 self.queued_first, self.queued_end = min(self.queued_first, least), max(self.queued_end, most)
 
-    cdef int _ask_ahead(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead, u64 of) except -1:
+    cdef int _ask_ahead(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead, u64 of, result=None) except -1:
         """Queue requests for units first .. end - 1, which the engine serves when it has a free thread. of: how many units are
         requested at a time, if that is more."""
         cdef u64 size = self._request_units(mapping, max(of, end - first if first < end else 1))
@@ -378,7 +380,7 @@ cdef class Filler:
         while first < end:
             stop = min((first // size + 1) * size, end)
             request = self._request(mapping, first, stop, mark, is_readahead)
-            request.is_ahead = True
+            request.is_ahead, request.result = True, result
             with cython.critical_section(self.guard):
                 self.queued += 1
             self.pool.engine.later(request)
@@ -471,6 +473,8 @@ cdef class Filler:
         """Complete the folio that begins at unit index, which has its content now. Return the unit after it."""
         cdef u64 behind = index + mapping.units(lease)
         cdef u64 length = mapping.bytes(lease)
+        if request is not None and request.result is not None:
+            mapping.deliver(lease, request.result)
         mapping.complete(lease, mark is not None and index <= <u64>mark < behind)
         mapping.count(layout.COUNT_FILLS, 1)
         mapping.count(layout.COUNT_FILL_BYTES, length)

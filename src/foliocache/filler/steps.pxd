@@ -28,6 +28,7 @@ cdef class Steps:
     cdef bytes explanation(self, lease)
     cdef object target(self, lease, bint clear)
     cdef int write(self, lease, const char *data) except -1
+    cdef int deliver(self, lease, result) except -1
     cdef int complete(self, lease, bint mark) except -1
     cdef void explain(self, lease, bytes reason) noexcept
     cdef int withdraw(self, lease) except -1

@@ -82,6 +82,10 @@ cdef class Steps:
         """Copy the folio's content from data, as many bytes as the lease has."""
         raise NotImplementedError
 
+    cdef int deliver(self, lease, result) except -1:
+        """Before a folio is complete: copy of its content what a reader wants besides, into the reader's ``result``."""
+        raise NotImplementedError
+
     cdef int complete(self, lease, bint mark) except -1:
         """Mark the folio's content as complete, and wake its waiters. mark: a hit on this folio starts reading ahead."""
         raise NotImplementedError

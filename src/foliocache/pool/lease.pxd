@@ -42,6 +42,17 @@ cdef class Target:
     cdef readonly int views
 
 
+@cython.final
+cdef class Result:
+    cdef bytes content
+    cdef u64 start, end
+    cdef u32 shift
+    cdef bytearray noted
+
+    cdef bint has(self, u64 at, u64 length) noexcept
+    cdef void note(self, u64 at, u64 length) noexcept
+
+
 cdef Lease new_lease()
 
 
@@ -62,7 +73,8 @@ cdef class FolioMap(Steps):
     cdef int _read_ahead(self, u32 pfn, u64 last) except -1
     cdef Lease _use(self, Lease lease, u64 start, u64 most)
     cdef Lease _cut(self, Lease lease, u64 start, u64 most)
-    cdef int _gather(self, u64 start, u64 end, char *target) except -1
+    cdef int _gather(self, u64 start, u64 end, char *target, Result result=*) except -1
+    cdef Lease _lease_for(self, u64 start, u64 most, Result result)
     cdef u64 _clip(self, n, what) except? 0xFFFFFFFFFFFFFFFF
     cdef u64 _offset(self, n) except? 0xFFFFFFFFFFFFFFFF
     cdef u64 _clip_any(self, n, what) except? 0xFFFFFFFFFFFFFFFF

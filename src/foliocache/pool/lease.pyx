@@ -21,6 +21,7 @@ So ``numpy.frombuffer(lease)`` may outlive a ``with`` block.
 """
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromObject
@@ -28,7 +29,7 @@ from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport PyObject, PyTypeObject, destructor
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
-from libc.string cimport memcpy, memset
+from libc.string cimport memchr, memcpy, memset
 
 from .attachment cimport FREE_THREADED, Attachment, begin_step, end_step, enter, leave, section_t, spare
 from .copies cimport Copy, new_copy
@@ -102,6 +103,7 @@ cdef extern from "<sys/mman.h>" nogil:
 cdef u64 READ_SHARE = 4
 cdef Py_ssize_t POPULATE_MIN = 64 << 10  # bytes; the pages of a larger folio are mapped in one call before it is written
 cdef Py_ssize_t LONG_MIN = 256 << 10  # bytes; larger copies release the GIL, because their page faults take long
+cdef u64 RESULT_MIN = 4 << 20  # bytes; a longer result is written by the threads that fill the folios, too
 cdef Py_ssize_t HUGE_MIN = 4 << 20  # bytes; a larger result gets huge pages, if the system has them
 cdef u64 HUGE_PAGE = 2 << 20
 cdef int MADV_HUGEPAGE = 14
@@ -342,8 +344,49 @@ cdef object _no_lease(PyTypeObject *kind, PyObject *arguments, PyObject *keyword
     raise TypeError("leases come from Mapping.lease()")
 
 
+cdef object _no_result(PyTypeObject *kind, PyObject *arguments, PyObject *keywords):
+    raise TypeError("a result belongs to a read")
+
+
 cdef object _no_target(PyTypeObject *kind, PyObject *arguments, PyObject *keywords):
     raise TypeError("a source is given the buffer that it is to fill; it cannot be made")
+
+
+@cython.final
+@cython.no_gc
+@cython.auto_pickle(False)
+cdef class Result:
+    """The ``content`` of an object's bytes from ``start`` to ``end``, which nobody but its reader and the engine has yet. The
+    engine's requests keep it, so it may end after its reader, which may be interrupted.
+
+    A unit is written once: by the thread that fills its folio, before the folio is complete, or by the reader, which has a lease
+    on the complete folio. Each looks before, and notes it while it still has the folio. So no one writes to the content when the
+    reader has come to its end, and returns it. ``noted`` has a byte for each unit.
+    """
+    def __init__(self):
+        raise TypeError("a result belongs to a read")
+
+    cdef bint has(self, u64 at, u64 length) noexcept:
+        """Return True if all of the units that have these bytes are there."""
+        cdef u64 first = (at >> self.shift) - (self.start >> self.shift)
+        cdef u64 last = ((at + length - 1) >> self.shift) - (self.start >> self.shift)
+        return memchr(PyByteArray_AS_STRING(self.noted) + first, 0, last - first + 1) == NULL
+
+    cdef void note(self, u64 at, u64 length) noexcept:
+        cdef u64 first = (at >> self.shift) - (self.start >> self.shift)
+        cdef u64 last = ((at + length - 1) >> self.shift) - (self.start >> self.shift)
+        memset(PyByteArray_AS_STRING(self.noted) + first, 1, last - first + 1)
+
+
+cdef Result new_result(FolioMap of, bytes content, u64 start):
+    cdef Result result = Result.__new__(Result)
+    cdef Py_ssize_t units
+    result.content, result.start, result.end = content, start, start + PyBytes_GET_SIZE(content)
+    result.shift = of.shift
+    units = ((result.end - 1) >> of.shift) - (start >> of.shift) + 1
+    result.noted = PyByteArray_FromStringAndSize(NULL, units)
+    memset(PyByteArray_AS_STRING(result.noted), 0, units)
+    return result
 
 
 @cython.final
@@ -375,6 +418,7 @@ cdef class Target:
 
 FC_REFUSE_NEW(Lease, <void *>_no_lease)
 FC_REFUSE_NEW(Target, <void *>_no_target)
+FC_REFUSE_NEW(Result, <void *>_no_result)
 
 
 cdef Lease new_lease():
@@ -677,6 +721,10 @@ cdef class FolioMap(Steps):
         if start == end:
             self._check()
             return b""
+        if end - start >= RESULT_MIN:
+            copy = new_bytes(end - start)
+            self._gather(start, end, PyBytes_AS_STRING(copy), new_result(self, copy, start))
+            return copy
         lease = self._lease(start, end - start, self.most)
         if <u64>lease.length == end - start:
             if lease.length < LONG_MIN:
@@ -772,17 +820,28 @@ cdef class FolioMap(Steps):
             self._gather(0, self.size, copy.data())
         return copy
 
-    cdef int _gather(self, u64 start, u64 end, char *target) except -1:
+    cdef int _gather(self, u64 start, u64 end, char *target, Result result=None) except -1:
         """Copy a range, each folio as soon as it is filled. A miss requests what remains of it, but at most ``most`` units;
-        more is requested as they are copied."""
+        more is requested as they are copied. result: that of ``target``; the threads that fill the folios then copy them."""
         cdef u64 place = start, asked = 0
         cdef Lease lease
         while place < end:
-            lease = self._lease(place, end - place, self.most)
-            copy_long(target + (place - start), lease._copyable(), lease.length)
+            lease = self._lease_for(place, end - place, result)
+            if result is None:
+                copy_long(target + (place - start), lease._copyable(), lease.length)
+            elif not result.has(place, lease.length):
+                copy_long(target + (place - start), lease._copyable(), lease.length)
+                result.note(place, lease.length)  # before the lease ends, after which the folio may be filled again
             place += lease.length
-            asked = self.filler.keep_ahead(self, place >> self.shift, asked, self._units(end), self.most)
+            asked = self.filler.keep_ahead(self, place >> self.shift, asked, self._units(end), self.most, result)
         return 0
+
+    cdef Lease _lease_for(self, u64 start, u64 most, Result result):
+        """Return what ``_lease`` returns. What a miss requests is delivered to the result, too."""
+        cdef u64 index = start >> self.shift
+        if result is None or self.probe(index, False):
+            return self._lease(start, most, self.most)
+        return self._use(self.filler.miss(self, index, min(self._units(start + most) - index, self.most), result), start, most)
 
     @cython.final
     cdef u64 _clip(self, n, what) except? 0xFFFFFFFFFFFFFFFF:
@@ -1043,6 +1102,18 @@ cdef class FolioMap(Steps):
         filling._populate()
         copy_long(filling._page(), data, filling.length)
         _clear_tail(self.mem, filling)
+        return 0
+
+    cdef int deliver(self, lease, result) except -1:
+        cdef Lease filling = lease
+        cdef Result wanted = result
+        cdef u64 begin = filemap.first_of(self.mem, filling.pfn) << self.shift
+        cdef u64 at = max(begin, wanted.start)
+        cdef u64 end = min(begin + filling.length, wanted.end)
+        filling._check_filling(self.attachment)
+        if at < end and not wanted.has(at, end - at):
+            copy_long(PyBytes_AS_STRING(wanted.content) + (at - wanted.start), filling._page() + (at - begin), end - at)
+            wanted.note(at, end - at)
         return 0
 
     cdef int complete(self, lease, bint mark) except -1:
