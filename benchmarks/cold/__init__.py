@@ -39,7 +39,7 @@ MANY = 11  # rounds that are asked for, from which on the objects are as many as
 BEST = "obstore's best"
 CALLS = ("reads of 1 MiB", "cat_file", "cat_ranges of 1 MiB")
 OBSTORE = {"unlimited": ((8, 4), (16, 4), (16, 1)), "limited": ((16, 4), (32, 4), (32, 1)), "slow": ((16, 4), (32, 4), (32, 1))}
-SOCKETS = (4, 1)
+SOCKETS = ((4, 1), (16, 1))
 CACHES = ("readahead", "background", "blockcache")
 Budgets = dict[str, str | None]
 BUDGETS: dict[str, Budgets] = {
@@ -164,9 +164,9 @@ class Bench:
     @contextlib.contextmanager
     def _sockets(self, url: str) -> Iterator[dict[str, Case]]:
         """Threads that receive straight into shared memory."""
-        sockets = floors.Sockets(self.size, SOCKETS[0], SOCKETS[1] * MIB)
+        every = [floors.Sockets(self.size, at_once, length * MIB) for at_once, length in SOCKETS]
 
-        def first() -> float:
+        def first(sockets: floors.Sockets) -> float:
             floors.have_backed(BACKED * self.size)
             with floors.pages(self.size, touched=False) as memory:
                 return speed(lambda: sockets.whole(url, memory), self.size)
@@ -174,11 +174,16 @@ class Bench:
         with floors.pages(self.size, touched=True) as used:
             try:
                 yield {
-                    f"{sockets.name}, used": self._plain(partial(sockets.whole, url, used)),
-                    f"{sockets.name}, first touch": first,
+                    f"{sockets.name}, {touched}": case
+                    for sockets in every
+                    for touched, case in (
+                        ("used", self._plain(partial(sockets.whole, url, used))),
+                        ("first touch", partial(first, sockets)),
+                    )
                 }
             finally:
-                sockets.close()
+                for sockets in every:
+                    sockets.close()
 
     def _plain(self, read: Callable[[], int]) -> Case:
         return lambda: speed(read, self.size)

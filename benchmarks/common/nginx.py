@@ -33,7 +33,7 @@ _CONFIGURATION = """
 {user} daemon off; worker_processes 2; pid {folder}/pid; error_log {folder}/error crit;
 events {{ worker_connections 1024; }}
 http {{
-  sendfile on; tcp_nodelay on; keepalive_requests 1000000; default_type application/octet-stream;
+  sendfile on; tcp_nodelay on; keepalive_requests 1000000; keepalive_timeout 1h; default_type application/octet-stream;
   log_format sent '$request_method $body_bytes_sent $uri'; access_log {folder}/log sent;
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
