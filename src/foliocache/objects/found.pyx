@@ -4,6 +4,7 @@ Workers keep thousands of them, so they are small, and the garbage collector doe
 the heap of a forked process. No cycle runs through one.
 """
 cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.object cimport PyObject
 
 import contextlib
@@ -15,6 +16,7 @@ from . import values
 cdef extern from "Python.h":
     void PyObject_GC_UnTrack(PyObject *object)
 
+cdef Py_ssize_t RECORD_MAX = 0xffff
 cdef Py_ssize_t COPY_MAX = 1 << 20  # bytes; a copy of so many takes less time than the page faults of a window
 
 
@@ -26,24 +28,34 @@ class Gone(FoliocacheError):
 @cython.no_gc
 @cython.auto_pickle(False)
 cdef class Found:
-    """One object. ``record`` is that of its name, ``head`` describes the object (``values``); None if there is none.
+    """One object. ``record`` is that of its name; bytes ``at`` to ``end`` of it, the head, describe the object (``values``).
+    There is no object if they are none.
 
-    Its bytes are in ``mapping``, or beside the head in the record: then they are ``content``.
+    Its bytes are in ``mapping``, or behind the head in the record: then they are ``content``, too.
     """
     cdef readonly bytes record
-    cdef readonly bytes head
     cdef readonly object mapping
     cdef bytes content
     cdef object builder  # of ``values.decoder``; objects with the same head share one
     cdef object window  # a weak reference to the window that was opened last
     cdef object rows  # what ``values.rows`` returns, once it was asked for
+    cdef unsigned short at, end
     cdef bint is_large, has_rows  # more than one folio
 
-    def __init__(self, bytes record, bytes head, bytes content, mapping):
-        self.record, self.head, self.content, self.mapping = record, head, content, mapping
+    def __init__(self, bytes record, Py_ssize_t at, Py_ssize_t end, bytes content, mapping):
+        if not 0 <= at <= end <= (0 if record is None else len(record)) <= RECORD_MAX:
+            raise ValueError(f"a record has no bytes {at} to {end}, or is too long")
+        self.record, self.at, self.end, self.content, self.mapping = record, at, end, content, mapping
 
     def __reduce__(self):
         raise TypeError("what was found in a pool is this process's, and cannot be copied or pickled")
+
+    @property
+    def exists(self):
+        return self.at != self.end
+
+    cdef bytes _head(self):
+        return self.record[self.at : self.end]
 
     def build(self, loads, key, writable):
         """Build the object. Raises Gone if a part of it was evicted, ValueError if ``writable`` is invalid."""
@@ -56,17 +68,17 @@ cdef class Found:
         return self._build(loads, key, private(self.mapping, writable))
 
     cdef object _build(self, loads, key, content):
-        cdef char kind = self.head[0]
+        cdef char kind = PyBytes_AS_STRING(self.record)[self.at]
         if loads != "any" and (loads != "arrays" or kind == c"P" or kind == c"S"):
-            return values.decoder(self.head, loads, key)(content)  # which raises
+            return values.decoder(self._head(), loads, key)(content)  # which raises
         if kind == c"S":
-            return values.short_pickle(self.head, content)
+            return values.short_pickle(self.record, self.at, self.end, content)
         return self._builder(loads, key)(content)
 
     @cython.critical_section
     cdef object _builder(self, loads, key):
         if self.builder is None:
-            self.builder = values.decoder(self.head, loads, key)
+            self.builder = values.decoder(self._head(), loads, key)
         return self.builder
 
     def part(self, loads, key, first, end):
@@ -91,7 +103,7 @@ cdef class Found:
     @cython.critical_section
     cdef object _rows(self):
         if not self.has_rows:
-            self.rows = values.rows(self.head)
+            self.rows = values.rows(self._head())
             self.has_rows = True
         return self.rows
 

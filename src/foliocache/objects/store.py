@@ -45,6 +45,7 @@ KNOWN_MAX = 8192  # objects that a process remembers
 TRIES = 8  # answers of others that may be evicted before they are read; then the object is made for this caller only
 _REASON_MAX = 150  # bytes of a failure's text
 MISSING = object()
+_WITH_VERSION = object()  # makes a place that is nobody's key
 
 
 class _Turn:
@@ -96,7 +97,7 @@ async def _awaited(make: MakeAsync, key: str) -> Any:
     return await made
 
 
-_NOTHING = Found(None, None, None, None)
+_NOTHING = Found(None, 0, 0, None, None)
 
 
 class Objects:
@@ -106,7 +107,7 @@ class Objects:
         self._pool = pool
         self._names = pool.names
         self._finder = pool._finder(_evicted, Gone)
-        self._known: dict[tuple[str, str], Known] = {}
+        self._known: dict[object, Known] = {}  # a process may have thousands: those without a version by their keys alone
         self._making: set[tuple[int, int, str, str]] = set()  # by process and thread
 
     def get(self, key: str, default: Any, version: str, expiry: float | None, loads: Loads, writable: Writable = None) -> Any:
@@ -201,15 +202,16 @@ class Objects:
 
     def know(self, key: str, version: str) -> Known:
         """Return what this process keeps for an object. Raises ValueError for an invalid key or version."""
+        place = key if type(version) is str and not version else (_WITH_VERSION, key, version)
         try:
-            return self._known[key, version]
+            return self._known[place]
         except KeyError:
             known = self._new(key, version)
         except TypeError:
             known = self._new(key, version)
         while len(self._known) >= KNOWN_MAX:
             self._known.pop(next(iter(self._known)), None)
-        return self._known.setdefault((key, version), known)
+        return self._known.setdefault(place, known)
 
     def _new(self, key: str, version: str) -> Known:
         _check_names(key, version)
@@ -234,7 +236,7 @@ class Objects:
             return None
         if record is not found.record:
             found = known.found = self._learn(key, record)
-        if found.head is None or (expiry is not None and not 0 <= self._age(record) < _seconds(expiry)):
+        if not found.exists or (expiry is not None and not 0 <= self._age(record) < _seconds(expiry)):
             return None
         return found
 
@@ -251,11 +253,13 @@ class Objects:
         """Return what a record describes."""
         name = self._names.read(record)
         if name is None or not name.exists or name.extra[:1] == b"!":
-            return Found(record, None, None, None)
+            return Found(record, 0, 0, None, None)
+        at = len(record) - len(name.extra)
         if name.extra[:1] == b"i":
             head, content = values.split_inline(name.extra)
-            return Found(record, head, bytes(content), None)
-        return Found(record, name.extra, None, self._finder.find(PREFIX + key, name.size, name.version))
+            at += values.INLINE_START
+            return Found(record, at, at + len(head), bytes(content), None)
+        return Found(record, at, len(record), None, self._finder.find(PREFIX + key, name.size, name.version))
 
     def _forget(self, key: str, name: Name | None) -> None:
         """Remove an object that has been replaced, or whose folios were evicted in part, from the pool."""

@@ -36,6 +36,7 @@ Loads: TypeAlias = Literal["any", "arrays"]
 Build: TypeAlias = "Callable[[Any], Any]"  # of a bytes-like object
 
 HEAD_MAX = 192  # bytes: the most ``extra`` that a name has room for
+INLINE_START = 2  # bytes before the head in a ``Stored.inline``
 ALIGNMENT = 64  # of parts, in bytes: the alignment of cache lines, AVX-512 and Arrow's buffers
 _WHERE = struct.Struct("<Q")
 _COUNT = struct.Struct("<I")
@@ -116,7 +117,7 @@ def decoder(head: bytes, loads: Loads, key: str) -> Build:
     _check(loads)
     if loads == "arrays" and head[:1] in (b"P", b"S"):
         raise ValueError(f'{key!r} is a pickle in this pool, and loads="arrays" unpickles nothing; use another key')
-    build = functools.partial(short_pickle, head) if head[:1] == b"S" else _builder(head)
+    build = functools.partial(short_pickle, head, 0, len(head)) if head[:1] == b"S" else _builder(head)
     if build is None:
         raise ValueError(f"{key!r} is of a kind that this version does not know; delete it")
     return build
@@ -167,8 +168,8 @@ def _check(loads: str) -> None:
 
 def split_inline(extra: bytes) -> tuple[bytes, memoryview]:
     """Return the head and the content of a ``Stored.inline``."""
-    end = 2 + extra[1]
-    return extra[2:end], memoryview(extra)[end:]
+    end = INLINE_START + extra[1]
+    return extra[INLINE_START:end], memoryview(extra)[end:]
 
 
 def alone(value: Any, is_writable: bool) -> Any:
@@ -314,11 +315,12 @@ def _aligned(size: int) -> int:
     return math.ceil(size / ALIGNMENT) * ALIGNMENT
 
 
-def short_pickle(head: bytes, content: Any) -> Any:
-    """Build an object of kind ``S``."""
-    stream = 2 + head[1] * _PLACE.size
+def short_pickle(record: bytes, at: int, end: int, content: Any) -> Any:
+    """Build an object of kind ``S``, whose head is bytes ``at`` to ``end`` of a record."""
+    stream = at + 2 + record[at + 1] * _PLACE.size
     view = memoryview(content)
-    return pickle.loads(head[stream:], buffers=[view[at : at + size] for at, size in _PLACE.iter_unpack(head[2:stream])])
+    places = _PLACE.iter_unpack(record[at + 2 : stream])
+    return pickle.loads(record[stream:end], buffers=[view[start : start + size] for start, size in places])
 
 
 def _unpickler(start: int) -> Build:
