@@ -2,9 +2,10 @@
 
 Four workers live through all epochs. The ways take turns, an epoch each, so that whatever disturbs the machine disturbs all.
 Each decode is counted, and the workers' processor time. Memory is the workers' own (the anonymous part of their proportional
-set size: a page that several share counts in parts) and all that the pool has cached of the dataset. "For the images" is what
-is above the memory of workers that load one image again and again. It is measured for a larger dataset, too: what a worker
-needs besides the images does not grow with them.
+set size: a page that several share counts in parts), what the pool has cached of the dataset, and the dataset's share of all
+else that the pool's file takes. "For the images" is what is above the memory of workers that load one image again and again,
+with as many copies of it at once as the way makes of its images. It is measured for a larger dataset, too: what a worker needs
+besides the images does not grow with them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import statistics
 import tempfile
 import time
 import warnings
+from array import array
 from typing import Any
 
 from benchmarks.common.measure import Skipped, record
@@ -26,10 +28,12 @@ from benchmarks.common.pools import new_pool
 from benchmarks.common.report import Section, Table
 
 WORKERS = 4
-ONE, DECODING, HELD, INHERITED = "one image again and again", "decoded each time", "held by each worker", "held by the parent"
+ONE, ONE_COPIED = "one image again and again", "one image, copied again and again"
+DECODING, HELD, INHERITED = "decoded each time", "held by each worker", "held by the parent"
 COPIES, VIEWS, LATER = "SharedDataset", "SharedDataset, writable=None", "the same, workers of a later job"
 LARGER = 4  # times as many images, to see which part of the memory is of the images
 KEYS = {COPIES: "copies", VIEWS: "views", LATER: "views"}  # of the datasets in the pool
+BASES = {ONE_COPIED: ONE_COPIED, COPIES: ONE_COPIED}  # of the memory for the images; of all others it is ONE
 
 
 def run(plan: Plan) -> Section:
@@ -43,7 +47,7 @@ def run(plan: Plan) -> Section:
         return section
     del PIL, torch
     count, side = plan.of((400, 256), (16, 32))
-    found = _measured(count, side, plan.of(2 + plan.rounds, 3), (ONE, DECODING, HELD, INHERITED, *KEYS))
+    found = _measured(count, side, plan.of(2 + plan.rounds, 3), (ONE, ONE_COPIED, DECODING, HELD, INHERITED, *KEYS))
     _table(section, found, count, side)
     for name in KEYS:
         ours, held = found[name], found[HELD]
@@ -62,8 +66,9 @@ def run(plan: Plan) -> Section:
         ]
     _memory(section, found, count, None)
     count *= LARGER
-    found = _measured(count, side, 3, (ONE, HELD, *KEYS))
+    found = _measured(count, side, 3, (ONE, ONE_COPIED, HELD, *KEYS))
     _table(section, found, count, side)
+    _account(section, found, count, side)
     _memory(section, found, count, "<= 0.25")
     return section
 
@@ -86,22 +91,41 @@ def _measured(count: int, side: int, epochs: int, names: tuple[str, ...]) -> dic
 
 
 def _memory(section: Section, found: dict[str, _Way], count: int, budget: str | None) -> None:
-    base = found[ONE].memory
     section.found += [
         record(
             f"{name}: memory for {count:,} images",
-            (found[name].memory - base) / MIB,
+            _for_images(found, name) / MIB,
             "MiB",
             against=HELD,
-            baseline=(found[HELD].memory - base) / MIB,
+            baseline=_for_images(found, HELD) / MIB,
             budget=budget,
         )
         for name in KEYS
     ]
 
 
+def _for_images(found: dict[str, _Way], name: str) -> int:
+    """Return the bytes above the memory of workers that need no memory for images."""
+    return found[name].memory - found[BASES.get(name, ONE)].memory
+
+
+def _account(section: Section, found: dict[str, _Way], count: int, side: int) -> None:
+    """What the memory for the images is."""
+    one = count * side * side * 3
+    held = _for_images(found, HELD)
+    table = Table(
+        f"MiB for {count} images, of all workers together; in parentheses, of what they take in {HELD!r}",
+        ("way", "one copy of the images", "rest of their pages", "the pool's tables", "workers' own memory", "together"),
+    )
+    for name in KEYS:
+        way = found[name]
+        parts = one, way.cached - one, way.tables, _for_images(found, name) - way.cached - way.tables
+        table.add(name, *(f"{each / MIB:,.1f} ({each / held:.4f})" for each in (*parts, sum(parts))))
+    table.add(HELD, *(f"{each / MIB:,.1f} ({each / held:.4f})" for each in (WORKERS * one, 0, 0, held - WORKERS * one, held)))
+    section.tables.append(table)
+
+
 def _table(section: Section, found: dict[str, _Way], count: int, side: int) -> None:
-    base = found[ONE].memory
     table = Table(
         f"{count} JPEGs of {side} x {side}, {WORKERS} workers",
         (
@@ -115,9 +139,8 @@ def _table(section: Section, found: dict[str, _Way], count: int, side: int) -> N
         ),
     )
     for each in found.values():
-        own = (each.memory - base) / MIB
         speed = count / each.took[0], count / each.later, each.busy / count * 1e6
-        table.add(each.name, each.decodes, *speed, each.memory / MIB, own)
+        table.add(each.name, each.decodes, *speed, each.memory / MIB, _for_images(found, each.name) / MIB)
     section.tables.append(table)
 
 
@@ -138,22 +161,27 @@ def jpegs(count: int, side: int) -> list[bytes]:
 
 
 class Images:
-    """A map-style dataset: it decodes an image each time, and notes that in a file."""
+    """A map-style dataset: it decodes an image each time, and notes that in a file.
+
+    All files are one object: of a list of them, each worker would copy the page that each begins in, to count a reference.
+    """
 
     def __init__(self, files: list[bytes], log: str) -> None:
-        self.files, self.log = files, log
+        self.ends, self.log = array("Q", itertools.accumulate(map(len, files))), log
+        self.files = b"".join(files)
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.ends)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         import numpy
         import torch
         from PIL import Image
 
-        with open(self.log, "a") as file:
-            file.write(".")
-        image = numpy.array(Image.open(io.BytesIO(self.files[index])))
+        with open(self.log, "a") as log:
+            log.write(".")
+        file = memoryview(self.files)[self.ends[index - 1] if index else 0 : self.ends[index]]
+        image = numpy.array(Image.open(io.BytesIO(file)))
         return torch.from_numpy(image).permute(2, 0, 1).contiguous(), index
 
 
@@ -173,6 +201,20 @@ class Held:
         return self.samples[index]
 
 
+class Copied:
+    """A dataset whose images may be written to, as they are copies."""
+
+    def __init__(self, samples: list[Any]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image, number = self.samples[index]
+        return image.clone(), number
+
+
 def _ways(files: list[bytes], log: str, pool: Any) -> dict[str, Any]:
     from foliocache.torch import SharedDataset
 
@@ -180,6 +222,7 @@ def _ways(files: list[bytes], log: str, pool: Any) -> dict[str, Any]:
     inherited = [images[n] for n in range(len(files))]
     return {
         ONE: inherited[:1] * len(files),
+        ONE_COPIED: Copied(inherited[:1] * len(files)),
         DECODING: images,
         HELD: Held(images),
         INHERITED: inherited,
@@ -210,7 +253,7 @@ class _Way:
         self.took: list[float] = []
         self.used: list[float] = []
         self.decodes = 0
-        self.memory = 0
+        self.memory = self.cached = self.tables = 0  # bytes
 
     def epoch(self) -> None:
         others = multiprocessing.active_children()
@@ -236,14 +279,20 @@ class _Way:
 
     def weigh(self, pool: Any) -> None:
         """Measure the memory of the workers, with what the pool keeps for them. All workers of all ways must live."""
-        own = sum(_own_memory(each.pid) for each in self.workers)
-        key = KEYS.get(self.name)
-        self.memory = own + (_cached(pool, key) if key else 0)
+        if key := KEYS.get(self.name):
+            self.cached = _cached(pool, key)
+            self.tables = _tables(pool) // len(set(KEYS.values()))
+        self.memory = sum(_own_memory(each.pid) for each in self.workers) + self.cached + self.tables
 
 
 def _cached(pool: Any, key: str) -> int:
     """Return the bytes of the pool's pages for the samples of a dataset."""
     return sum(each.cached_bytes for each in pool.mappings() if f"torch:{key}:" in each.key)
+
+
+def _tables(pool: Any) -> int:
+    """Return the bytes of the pool's file besides the pages of all samples: its tables, and pages that are free."""
+    return os.stat(pool.stat().path).st_blocks * 512 - sum(each.cached_bytes for each in pool.mappings())
 
 
 def _processor_seconds(pid: int) -> float:

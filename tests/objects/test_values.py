@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import multiprocessing
+import re
 import subprocess
 import sys
 import weakref
@@ -17,6 +18,8 @@ import foliocache
 
 FRAME = pandas.DataFrame({"a": range(5000), "b": [1.5] * 5000, "c": ["x", None] * 2500, "t": pandas.Timestamp("2026-01-01")})
 TABLE = pyarrow.table({"n": list(range(9000)), "s": ["abc", None, "x"] * 3000})
+PLACES = numpy.zeros(3000, numpy.dtype({"names": ["x", "y"], "formats": ["i4", "i2"], "offsets": [8, 0]}))
+PLACES["x"] = range(3000)
 VALUES = {
     "vector": numpy.arange(200_000.0),
     "fortran": numpy.asfortranarray(numpy.arange(60_000).reshape(200, 300)),
@@ -35,6 +38,18 @@ VALUES = {
     "nothing": numpy.zeros((0, 3)),
     "objects": numpy.array([1, "a", None], dtype=object),
     "subclass": numpy.ma.masked_array([1, 2, 3], mask=[0, 1, 0]),
+    "text of any length": numpy.array(["a", "bc" * 500], numpy.dtypes.StringDType()),
+    "places of fields": PLACES,
+    "fields in the same place": numpy.ones(
+        3000, numpy.dtype({"names": ["x", "y"], "formats": ["i4", "i2"], "offsets": [0, 0]})
+    ),
+    "type with metadata": numpy.ones(3000, numpy.dtype("i4", metadata={"unit": "m"})),
+    "matrix": numpy.arange(6000.0).reshape(60, 100).view(numpy.matrix),
+    "records": numpy.zeros(3000, [("a", "i4"), ("b", "S3")]).view(numpy.recarray),
+    "fortran matrix": numpy.asfortranarray(numpy.arange(6000).reshape(60, 100)).view(numpy.matrix),
+    "spread": numpy.broadcast_to(numpy.arange(30), (200, 30)),
+    "backwards": numpy.arange(6000)[::-1],
+    "strided within": [numpy.arange(6000)[::2], numpy.arange(60).astype("M8[s]")[::-1]],
     "bytes": b"abc" * 100_000,
     "few bytes": b"abc",
     "no bytes": b"",
@@ -84,6 +99,82 @@ def test_another_process_finds_them_all(shared):
     with multiprocessing.get_context("spawn").Pool(1) as workers:
         wrong = workers.apply_async(differing, (shared,)).get(timeout=120)
     assert wrong == []
+
+
+@pytest.mark.parametrize("name", ["places of fields", "fields in the same place", "matrix", "fortran matrix", "records"])
+def test_other_arrays_are_read_only_views_too(shared, name):
+    shared.put(name, VALUES[name])
+    one, other = shared.get(name), shared.get(name)
+    assert not one.flags.writeable and numpy.shares_memory(one, other)
+    assert one.flags.f_contiguous == VALUES[name].flags.f_contiguous
+    own = shared.get(name, writable="copy")
+    own[...] = own[:1]
+    own.fill(own.flat[-1])
+    assert same(shared.get(name), VALUES[name])
+
+
+def test_a_file_that_is_mapped_is_kept_as_an_array(shared, tmp_path, key):
+    mapped = numpy.memmap(tmp_path / "file", "i4", "w+", shape=(50, 100))
+    mapped[:] = numpy.arange(100)
+    shared.put(key, mapped)
+    (tmp_path / "file").unlink()
+    found = shared.get(key)
+    assert type(found) is numpy.memmap and found.tobytes() == mapped.tobytes()
+    assert numpy.shares_memory(found, shared.get(key))
+
+
+class Marked(numpy.ndarray):
+    """A subclass with state of its own, which its own pickling keeps."""
+
+    mark = None
+
+    def __reduce__(self):
+        function, arguments, state = super().__reduce__()
+        return function, arguments, (state, self.mark)
+
+    def __setstate__(self, state):
+        super().__setstate__(state[0])
+        self.mark = state[1]
+
+
+def test_the_pickling_of_a_subclass_is_its_own(shared, key):
+    value = numpy.arange(5000).view(Marked)
+    value.mark = "here"
+    shared.put(key, value)
+    assert same(shared.get(key), value) and shared.get(key).mark == "here"
+
+
+class Unready:
+    def __getstate__(self):
+        raise RuntimeError("not now")
+
+
+def test_what_fails_to_pickle_is_refused_in_words(shared, key):
+    with pytest.raises(TypeError, match=f"the value of '{key}', Unready, cannot be kept.*not now"):
+        shared.put(key, Unready())
+
+
+def raises(text):
+    raise LookupError(text)
+
+
+class Broken:
+    def __init__(self, *buffers):
+        self.buffers = buffers
+
+    def __reduce__(self):
+        return raises, ("it is gone", *self.buffers)
+
+
+@pytest.mark.parametrize("content", [(), (bytes(10_000),), (numpy.arange(2000),)], ids=["inline", "long", "buffers"])
+def test_what_fails_to_unpickle_says_so(shared, key, content):
+    told = f"the value of '{re.escape(key)}' cannot be unpickled in this process: .*Error: "
+    with pytest.raises(foliocache.FoliocacheError, match=told):
+        shared.get_or_create(key, lambda: Broken(*content))
+    with pytest.raises(foliocache.FoliocacheError, match=told):
+        shared.get(key)
+    shared.delete(key)
+    assert shared.get_or_create(key, lambda: 5) == 5
 
 
 def differing(pool):

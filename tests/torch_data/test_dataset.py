@@ -66,6 +66,7 @@ VALUES = {
     "scalar": torch.tensor(7),
     "gradient": torch.ones(3, requires_grad=True),
     "sparse": torch.eye(3).to_sparse(),
+    "conjugate": torch.ones(3, dtype=torch.complex64).conj(),
     "large": torch.arange(600_000),
     "array": numpy.arange(5000),
     "nothing": None,
@@ -92,6 +93,14 @@ def test_a_sample_is_what_the_dataset_returns(shared, name):
     with warnings.catch_warnings(action="error"):
         warnings.filterwarnings("ignore", "Sparse invariant checks")
         assert equal(dataset[0], value) and equal(dataset[0], value)
+
+
+def test_a_tensor_of_tensors_is_kept(shared):
+    with warnings.catch_warnings(action="ignore"):  # of its future
+        value = torch.nested.nested_tensor([torch.ones(2), torch.arange(3.0)])
+    dataset = SharedDataset([value], shared, "nested tensor")
+    for found in (dataset[0], dataset[0]):
+        assert found.is_nested and all(map(equal, found.unbind(), value.unbind()))
 
 
 def writable_parts(sample):

@@ -71,9 +71,16 @@ cdef class Found:
         cdef char kind = PyBytes_AS_STRING(self.record)[self.at]
         if loads != "any" and (loads != "arrays" or kind == c"P" or kind == c"S"):
             return values.decoder(self._head(), loads, key)(content)  # which raises
-        if kind == c"S":
-            return values.short_pickle(self.record, self.at, self.end, content)
-        return self._builder(loads, key)(content)
+        if kind != c"S" and kind != c"P":
+            return self._builder(loads, key)(content)
+        try:
+            if kind == c"S":
+                return values.short_pickle(self.record, self.at, self.end, content)
+            return self._builder(loads, key)(content)
+        except (MemoryError, FoliocacheError):
+            raise
+        except Exception as error:
+            raise values.unreadable(key, error) from error
 
     @cython.critical_section
     cdef object _builder(self, loads, key):

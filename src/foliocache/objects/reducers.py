@@ -35,11 +35,55 @@ def _keep(buffers: list[memoryview], buffer: pickle.PickleBuffer) -> bool:
 class _Pickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         kind = type(value)
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and isinstance(value, numpy.ndarray) and _is_left_in_band(value, kind, numpy.ndarray):
+            plain = numpy.asarray(value)
+            order = "F" if plain.flags.f_contiguous and not plain.flags.c_contiguous else "C"
+            return _array, (pickle.PickleBuffer(elements(plain)), plain.shape, plain.dtype, order, kind)
         if kind.__module__ == "torch" and kind is sys.modules["torch"].Tensor and is_plain(value):
             return tensor, (pickle.PickleBuffer(content(value)), type_name(value), tuple(value.shape))
         if kind.__module__ == "pyarrow.lib" and kind.__name__ in ("Table", "RecordBatch"):
             return _arrow, (pickle.PickleBuffer(_ipc(value)), kind.__name__)
         return NotImplemented
+
+
+# NumPy.
+
+
+def elements(array: Any) -> memoryview:
+    """Return the bytes of an array of any type but Python objects, including types without a buffer format (dates): as they
+    lie, in C or Fortran order; of an array that is not contiguous, a copy in C order."""
+    import numpy
+
+    if array.nbytes == 0:
+        return memoryview(b"")
+    if not array.flags.c_contiguous:
+        array = array.T if array.flags.f_contiguous else array.copy(order="C")
+    flat: Any = array.reshape(-1).view(numpy.uint8)
+    return memoryview(flat).cast("B")
+
+
+def _is_left_in_band(value: Any, kind: type, plain: type) -> bool:
+    """Return True for an array whose elements NumPy pickles in band, though they are not Python objects: a subclass, as
+    ``memmap`` is, that is pickled as its base is; an array that is not contiguous, or whose type has no buffer format."""
+    if value.nbytes == 0 or value.dtype.hasobject:
+        return False
+    if kind is not plain:
+        return all(getattr(kind, name) is getattr(plain, name) for name in ("__reduce__", "__reduce_ex__", "__setstate__"))
+    if not value.flags.forc:
+        return True
+    try:
+        memoryview(value).release()
+    except (ValueError, BufferError):
+        return value.dtype.kind not in "mM"  # NumPy itself takes the bytes of dates
+    return False
+
+
+def _array(content: Any, shape: Sequence[int], dtype: Any, order: Any, kind: Any) -> Any:
+    import numpy
+
+    found = numpy.ndarray(shape, dtype, content, order=order)
+    return found if kind is numpy.ndarray else found.view(kind)
 
 
 # Arrow: a stream in Arrow's own format has only the rows of a slice, and is read without a copy.
@@ -71,6 +115,7 @@ def is_plain(value: Any) -> bool:
         and value.layout is torch.strided
         and not value.requires_grad
         and not value.is_quantized
+        and not value.is_nested
         and not value.is_conj()
         and not value.is_neg()
         and not vars(value)

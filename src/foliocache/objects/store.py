@@ -125,9 +125,12 @@ class Objects:
 
     def rows_of(self, known: Known, key: str, expiry: float | None, first: int, end: int) -> tuple[int, Any]:
         """Do what ``get_rows`` does, for what ``know`` has returned."""
-        found = self._look_up(known, key, expiry)
-        if found is None:
-            return 0, MISSING
+        found = known.found
+        if expiry is not None or not found.exists or known.look(found.record) is not found.record:
+            looked = self._look_up(known, key, expiry)
+            if looked is None:
+                return 0, MISSING
+            found = looked
         try:
             return found.part("arrays", key, first, end)
         except Gone:
@@ -342,7 +345,15 @@ class Objects:
     def _built(self, turn: _Turn, value: Any, stored: values.Stored, content: Buffer | None) -> Any:
         if content is None:
             return values.alone(value, turn.writable is not None)
-        return values.decoder(stored.head, turn.loads, turn.key)(content)
+        build = values.decoder(stored.head, turn.loads, turn.key)
+        if stored.head[:1] not in values.PICKLES:
+            return build(content)
+        try:
+            return build(content)
+        except (MemoryError, FoliocacheError):
+            raise
+        except Exception as error:
+            raise values.unreadable(turn.key, error) from error
 
     def _keep(self, ask: Ask, key: str, stored: values.Stored, writable: Writable = None) -> Buffer | None:
         """Put an object into the pool, and answer its name. Return its bytes; None if the pool has no room."""

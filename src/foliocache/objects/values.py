@@ -27,6 +27,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
+from ..errors import FoliocacheError
 from . import reducers
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ Build: TypeAlias = "Callable[[Any], Any]"  # of a bytes-like object
 HEAD_MAX = 192  # bytes: the most ``extra`` that a name has room for
 INLINE_START = 2  # bytes before the head in a ``Stored.inline``
 ALIGNMENT = 64  # of parts, in bytes: the alignment of cache lines, AVX-512 and Arrow's buffers
+PICKLES = b"P", b"S"
 _WHERE = struct.Struct("<Q")
 _COUNT = struct.Struct("<I")
 _PLACE = struct.Struct("<QQ")
@@ -115,7 +117,7 @@ def decoder(head: bytes, loads: Loads, key: str) -> Build:
         The object is a pickle, and ``loads`` does not allow that; or the head is of an unknown kind.
     """
     _check(loads)
-    if loads == "arrays" and head[:1] in (b"P", b"S"):
+    if loads == "arrays" and head[:1] in PICKLES:
         raise ValueError(f'{key!r} is a pickle in this pool, and loads="arrays" unpickles nothing; use another key')
     build = functools.partial(short_pickle, head, 0, len(head)) if head[:1] == b"S" else _builder(head)
     if build is None:
@@ -227,30 +229,22 @@ def _array(value: numpy.ndarray[Any, Any]) -> Stored | None:
     if text is None:
         return None
     is_fortran = value.flags.f_contiguous and not value.flags.c_contiguous
-    whole = value.T if is_fortran else value if value.flags.c_contiguous else value.copy(order="C")
-    return _fits(b"A" + (b"F" if is_fortran else b"C") + _pack_shape(value.shape, text), _bytes_of(whole))
-
-
-def _bytes_of(array: numpy.ndarray[Any, Any]) -> memoryview:
-    """Return the bytes of a contiguous array of any type, including types without a buffer format (dates)."""
-    import numpy
-
-    if array.nbytes == 0:
-        return memoryview(b"")
-    flat: Any = array.reshape(-1).view(numpy.uint8)
-    return memoryview(flat).cast("B")
+    order = b"F" if is_fortran else b"C"
+    return _fits(b"A" + order + _pack_shape(value.shape, text), reducers.elements(value))
 
 
 def _type_text(dtype: numpy.dtype[Any]) -> str | None:
     """Return a type as text, as in a .npy file; None if the text would not describe it completely."""
     import numpy
 
+    if numpy.lib.format.drop_metadata(dtype) is not dtype:  # NumPy would warn that it leaves them out
+        return None
     try:
         text = repr(numpy.lib.format.dtype_to_descr(dtype))
         same = _type_of(text) == dtype and _type_of(text).isalignedstruct == dtype.isalignedstruct
     except (ValueError, TypeError, SyntaxError, UserWarning):
         return None
-    return text if same and dtype.metadata is None and type(dtype).__module__.startswith("numpy") else None
+    return text if same and type(dtype).__module__.startswith("numpy") else None
 
 
 @functools.lru_cache(256)  # half of the time of an array's first read in a process, and most arrays are of few types
@@ -293,7 +287,9 @@ def _pickled(value: Any, key: str) -> Stored:
         )
     try:
         stream, buffers = reducers.dumps(value)
-    except (pickle.PicklingError, TypeError, AttributeError, RecursionError, ValueError) as error:
+    except (MemoryError, FoliocacheError):
+        raise
+    except Exception as error:
         raise TypeError(
             f"the value of {key!r}, {type(value).__name__}, cannot be kept, as it does not pickle: {error}"
         ) from error
@@ -309,6 +305,14 @@ def _with_buffers(stream: bytes, buffers: Sequence[memoryview]) -> Stored:
     tail = memoryview(_COUNT.pack(len(buffers)) + b"".join(places) + stream)
     parts = [*zip(starts, buffers, strict=False), (starts[-1], tail)]
     return Stored(b"P" + _WHERE.pack(starts[-1]), parts, starts[-1] + len(tail))
+
+
+def unreadable(key: str, error: Exception) -> FoliocacheError:
+    """Return what to raise when a value was not unpickled."""
+    return FoliocacheError(
+        f"the value of {key!r} cannot be unpickled in this process: {type(error).__name__}: {error}. "
+        "Define or import what it needs here, or delete it"
+    )
 
 
 def _aligned(size: int) -> int:

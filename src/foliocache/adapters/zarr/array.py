@@ -21,6 +21,7 @@ from .pipeline import CachedCodecPipeline, part_of
 from .store import FolioStore
 
 if TYPE_CHECKING:
+    from ...objects.found import Found
     from ...objects.host import Known
 
 KNOWN_MAX = 8192  # chunks of one array that are remembered
@@ -108,6 +109,7 @@ class _Plan:
         self._fill = kind.default_scalar() if fill is None else fill
         self._paths: dict[tuple[int, ...], str] = {}
         self._known: dict[tuple[int, ...], _Chunk] = {}
+        self._words: dict[str, tuple[Known, Found, str]] = {}
         self._columns: _Columns | None = None
 
     def read(self, store: FolioStore, shape: tuple[int, ...], bounds: tuple[Bound, ...]) -> Any:
@@ -115,6 +117,7 @@ class _Plan:
         columns = self._columns
         if columns is None or columns.bounds != bounds[1:]:
             columns = self._columns = _Columns(bounds[1:], self.chunks[1:])
+        rows_of, expiry = store.rows_of, store.expiry
         parts: list[tuple[tuple[slice, ...], Any]] = []
         words: dict[str, str | None] = {}
         for number, rows, place in _cuts(bounds[0], self.chunks[0]):
@@ -123,7 +126,7 @@ class _Plan:
                 known = self._known_at(store, (number, *coordinates), words)
                 if known is None:
                     return MISSING
-                base, chunk = store.recall_known(known.name, known.key, first, end)
+                base, chunk = rows_of(known.name, known.key, expiry, first, end)
                 if chunk is MISSING:
                     return MISSING
                 if isinstance(chunk, bytes):
@@ -148,12 +151,27 @@ class _Plan:
         else:
             path = self._path_of(tuple([a // b for a, b in zip(coordinates, self._per_shard, strict=True)]))
         if path not in words:
-            words[path] = store.known_word(path)
+            words[path] = self._word(store, path)
         word = words[path]
         if word is None or (found is not None and found.word == word):
             return None if word is None else found
         within = [a % b for a, b in zip(coordinates, self._per_shard, strict=True)]
         return self._remember(coordinates, store, path, word, part_of(path, word, within))
+
+    def _word(self, store: FolioStore, path: str) -> str | None:
+        """Return the word in the keys of a shard's parts; None if it has none yet."""
+        name, found, word = self._words.get(path) or (None, None, "")
+        if name is not None and found is not None and name.look(found.record) is found.record:
+            return word
+        if not store.is_trusted:
+            return store.known_word(path)
+        made = store.found_word(path)
+        if made is None:
+            return None
+        if len(self._words) >= KNOWN_MAX:
+            self._words.clear()
+        self._words[path] = made
+        return made[2]
 
     def _remember(self, coordinates: tuple[int, ...], store: FolioStore, shard: str, word: str, path: str) -> _Chunk:
         if len(self._known) >= KNOWN_MAX:

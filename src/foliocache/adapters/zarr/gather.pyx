@@ -82,7 +82,8 @@ cdef bint _copied(out, Py_buffer *whole, list parts) except -1:
     try:
         kind = out.dtype
         for place, part in parts:
-            if getattr(part, "dtype", None) != kind or part.ndim != dims or len(place) != dims:
+            other = getattr(part, "dtype", None)
+            if (other is not kind and other != kind) or len(place) != dims:
                 return False
             PyObject_GetBuffer(part, &views[count], PyBUF_STRIDES)
             count += 1

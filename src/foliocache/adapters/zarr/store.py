@@ -43,6 +43,7 @@ from .identity import identity
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from ...objects.found import Found
     from ...objects.host import Known
 
 _ABSENT = b""  # bytes, where a value is a memoryview
@@ -178,6 +179,15 @@ class FolioStore(WrapperStore[Store]):
         found = self.recall(key, _WORD)
         return None if found is MISSING else found.hex()
 
+    def found_word(self, key: str) -> tuple[Known, Found, str] | None:
+        """Return the word in the keys of a value's parts, behind its name in the pool and what was found there: as long as the
+        same is found, it is the same word. None if there is none yet."""
+        if self.known_word(key) is None:
+            return None
+        name, place = self.know(key, _WORD)
+        found = name.found
+        return (name, found, found.build("arrays", place, None).hex()) if found.exists else None
+
     async def word(self, key: str) -> str:
         """Return the word in the keys of a value's parts; the first process that asks chooses it."""
 
@@ -196,12 +206,18 @@ class FolioStore(WrapperStore[Store]):
         return self.pool.objects.get_rows(self._prefix + key, version, self._expiry, first, end)
 
     def know(self, key: str, version: str) -> tuple[Known, str]:
-        """Return the name of what the pool keeps under a key and version, for `recall_known`."""
+        """Return the name of what the pool keeps under a key and version, and its key there, for `rows_of`."""
         return self.pool.objects.know(self._prefix + key, version), self._prefix + key
 
-    def recall_known(self, known: Known, key: str, first: int, end: int) -> tuple[int, Any]:
-        """Do what ``recall_rows`` does, for a name of `know`."""
-        return self.pool.objects.rows_of(known, key, self._expiry, first, end)
+    @property
+    def rows_of(self) -> Callable[[Known, str, float | None, int, int], tuple[int, Any]]:
+        """What does what ``recall_rows`` does, for a name and a key of `know`, the store's `expiry`, and two numbers of rows."""
+        return self.pool.objects.rows_of
+
+    @property
+    def expiry(self) -> float | None:
+        """Seconds for which values are kept; None if they do not expire."""
+        return self._expiry
 
     async def make(self, key: str, version: str, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Return what the pool keeps under a key and version; the first process that asks makes it with ``make``."""
