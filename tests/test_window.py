@@ -152,6 +152,23 @@ def test_a_mapping_is_a_buffer_as_its_window_is(pool, mapping, source):
         memoryview(mapping)
 
 
+def test_what_keeps_a_mapping_but_not_its_buffer_finds_the_bytes(pool, source):
+    """As ``numpy.ndarray`` does, which releases the buffer, and relies on the object alone."""
+    mapping = pool.mapping("kept", len(source.content), "v", source.read)
+    one, other = (np.ndarray((len(mapping),), np.uint8, mapping) for _ in range(2))
+    assert np.shares_memory(one, other) and one.base is mapping
+    del mapping
+    pool.mapping("another", pool.pool_bytes, "v", lambda offset, length: bytes(length)).read(0, pool.pool_bytes)
+    assert one.tobytes() == source.content and not one.flags.writeable
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if np.ndarray((99,), np.uint8, one.base).tobytes() == source.content[:99] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert one.tobytes() == source.content
+    del one, other
+    assert pool.stat().pins == 0
+
+
 def test_objects_that_come_and_go_are_mapped_run_by_run(pool_name):
     """Folios of one object come to lie apart; its window has their bytes, and a mapping for each run."""
     pool = foliocache.open(pool_name, size="8MiB")

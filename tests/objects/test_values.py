@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import multiprocessing
+import random
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pyarrow
 import pytest
 
 import foliocache
+from foliocache.objects import values
 
 FRAME = pandas.DataFrame({"a": range(5000), "b": [1.5] * 5000, "c": ["x", None] * 2500, "t": pandas.Timestamp("2026-01-01")})
 TABLE = pyarrow.table({"n": list(range(9000)), "s": ["abc", None, "x"] * 3000})
@@ -168,13 +170,54 @@ class Broken:
 
 @pytest.mark.parametrize("content", [(), (bytes(10_000),), (numpy.arange(2000),)], ids=["inline", "long", "buffers"])
 def test_what_fails_to_unpickle_says_so(shared, key, content):
-    told = f"the value of '{re.escape(key)}' cannot be unpickled in this process: .*Error: "
+    told = f"the value of '{re.escape(key)}' cannot be built in this process: .*Error: "
     with pytest.raises(foliocache.FoliocacheError, match=told):
         shared.get_or_create(key, lambda: Broken(*content))
     with pytest.raises(foliocache.FoliocacheError, match=told):
         shared.get(key)
     shared.delete(key)
     assert shared.get_or_create(key, lambda: 5) == 5
+
+
+def put_as(pool, key, head, content):
+    """Put an object whose description is not what this library writes."""
+    objects = pool.objects
+    with objects._names.ask("object:" + key) as ask:
+        assert objects._keep(ask, key, values.Stored(head, [(0, memoryview(content))], len(content))) is not None
+
+
+@pytest.mark.parametrize("text", ["'|O'", "[('a', '|O')]", "'T'", "'O8'"])
+@pytest.mark.parametrize("order", [b"C", b"F"])
+def test_bytes_of_the_pool_are_never_taken_for_addresses(shared, key, text, order):
+    """Not even if another program says that they are references to Python objects."""
+    put_as(shared, key, b"A" + order + values._pack_shape((500,), text), b"\x10" * 40_000)
+    for options in ({}, {"loads": "arrays"}, {"writable": "copy"}):
+        with pytest.raises(foliocache.FoliocacheError, match="never kept"):
+            shared.get(key, **options)
+    with pytest.raises(foliocache.FoliocacheError, match="never kept"):
+        shared.objects.get_rows(key, "", None, 0, 5)
+
+
+@pytest.mark.parametrize("size", [400, 40_000, 400_000])
+def test_damaged_descriptions_say_so(pool, key, size):
+    """Whatever a description is, there is a value, or an error of ours."""
+    randomly = random.Random(size)
+    kept = VALUES["vector"], VALUES["dates"], VALUES["structured"], VALUES["view of numbers"], VALUES["bytes"]
+    heads = [values.encode(value, "any", key).head for value in kept]
+    for _ in range(300):
+        head = bytearray(randomly.choice(heads)[:180])
+        for _ in range(randomly.randrange(1, 4)):
+            at = randomly.randrange(len(head))
+            head[at : at + randomly.choice([0, 1, 9])] = randomly.randbytes(randomly.choice([0, 1, 1]))
+            head = head or bytearray(b"A")
+        put_as(pool, key, bytes(head), bytes(size))
+        for read in (lambda: pool.get(key, loads="arrays"), lambda: pool.objects.get_rows(key, "", None, 0, 1)):
+            told = []
+            try:
+                read()
+            except (foliocache.FoliocacheError, ValueError) as error:
+                told.append(str(error))
+            assert all(repr(key) in each for each in told)
 
 
 def differing(pool):

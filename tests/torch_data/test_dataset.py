@@ -103,6 +103,18 @@ def test_a_tensor_of_tensors_is_kept(shared):
         assert found.is_nested and all(map(equal, found.unbind(), value.unbind()))
 
 
+def test_a_mapping_is_a_buffer_for_tensors(shared):
+    """PyTorch asks for its bytes while the error of a first try is set, releases them, and keeps the mapping."""
+    content = bytes(range(256)) * 1000
+    mapping = shared.mapping("buffer", len(content), "1", lambda offset, length: content[offset : offset + length])
+    with warnings.catch_warnings(action="ignore"):  # that it is read-only
+        tensor = torch.frombuffer(mapping, dtype=torch.uint8)
+    del mapping
+    assert tensor.numpy().tobytes() == content
+    del tensor
+    assert shared.stat().pins == 0
+
+
 def writable_parts(sample):
     if isinstance(sample, dict):
         sample = list(sample.values())

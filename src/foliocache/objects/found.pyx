@@ -71,12 +71,11 @@ cdef class Found:
         cdef char kind = PyBytes_AS_STRING(self.record)[self.at]
         if loads != "any" and (loads != "arrays" or kind == c"P" or kind == c"S"):
             return values.decoder(self._head(), loads, key)(content)  # which raises
-        if kind != c"S" and kind != c"P":
-            return self._builder(loads, key)(content)
+        build = None if kind == c"S" else self._builder(loads, key)
         try:
-            if kind == c"S":
+            if build is None:
                 return values.short_pickle(self.record, self.at, self.end, content)
-            return self._builder(loads, key)(content)
+            return build(content)
         except (MemoryError, FoliocacheError):
             raise
         except Exception as error:
@@ -104,13 +103,14 @@ cdef class Found:
             return first, build(self.mapping.window(first * size, (end - first) * size), end - first)
         except Gone:
             raise
-        except FoliocacheError:  # this process has as many leases and windows as it can
+        except Exception:  # this process has as many leases and windows as it can; or the head is damaged, and this says so
             return 0, self.build(loads, key, None)
 
     @cython.critical_section
     cdef object _rows(self):
         if not self.has_rows:
-            self.rows = values.rows(self._head())
+            with contextlib.suppress(Exception):  # of a damaged head: that the array cannot be built says more
+                self.rows = values.rows(self._head())
             self.has_rows = True
         return self.rows
 

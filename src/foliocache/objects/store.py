@@ -346,8 +346,6 @@ class Objects:
         if content is None:
             return values.alone(value, turn.writable is not None)
         build = values.decoder(stored.head, turn.loads, turn.key)
-        if stored.head[:1] not in values.PICKLES:
-            return build(content)
         try:
             return build(content)
         except (MemoryError, FoliocacheError):

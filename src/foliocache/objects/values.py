@@ -39,7 +39,7 @@ Build: TypeAlias = "Callable[[Any], Any]"  # of a bytes-like object
 HEAD_MAX = 192  # bytes: the most ``extra`` that a name has room for
 INLINE_START = 2  # bytes before the head in a ``Stored.inline``
 ALIGNMENT = 64  # of parts, in bytes: the alignment of cache lines, AVX-512 and Arrow's buffers
-PICKLES = b"P", b"S"
+PICKLES = b"P", b"S"  # kinds
 _WHERE = struct.Struct("<Q")
 _COUNT = struct.Struct("<I")
 _PLACE = struct.Struct("<QQ")
@@ -115,11 +115,18 @@ def decoder(head: bytes, loads: Loads, key: str) -> Build:
     ------
     ValueError
         The object is a pickle, and ``loads`` does not allow that; or the head is of an unknown kind.
+    FoliocacheError
+        The head is damaged.
     """
     _check(loads)
     if loads == "arrays" and head[:1] in PICKLES:
         raise ValueError(f'{key!r} is a pickle in this pool, and loads="arrays" unpickles nothing; use another key')
-    build = functools.partial(short_pickle, head, 0, len(head)) if head[:1] == b"S" else _builder(head)
+    try:
+        build = functools.partial(short_pickle, head, 0, len(head)) if head[:1] == b"S" else _builder(head)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise unreadable(key, error) from error
     if build is None:
         raise ValueError(f"{key!r} is of a kind that this version does not know; delete it")
     return build
@@ -161,6 +168,14 @@ def _array_type() -> Any:
     import numpy
 
     return numpy.ndarray
+
+
+def unreadable(key: str, error: Exception) -> FoliocacheError:
+    """Return what to raise when a value was not built."""
+    return FoliocacheError(
+        f"the value of {key!r} cannot be built in this process: {type(error).__name__}: {error}. "
+        "Define or import what it needs here, or delete it"
+    )
 
 
 def _check(loads: str) -> None:
@@ -251,7 +266,10 @@ def _type_text(dtype: numpy.dtype[Any]) -> str | None:
 def _type_of(text: str) -> numpy.dtype[Any]:
     import numpy
 
-    return numpy.lib.format.descr_to_dtype(ast.literal_eval(text))
+    dtype = numpy.lib.format.descr_to_dtype(ast.literal_eval(text))
+    if dtype.hasobject:  # its elements are addresses, and these bytes may be anyone's
+        raise ValueError(f"arrays of {dtype} are never kept")
+    return dtype
 
 
 def _array_builder(shape: tuple[int, ...], text: str, order: str) -> Build:
@@ -282,7 +300,7 @@ def _pickled(value: Any, key: str) -> Stored:
         value.close()  # otherwise Python warns that it was never awaited
     if inspect.isgenerator(value) or inspect.iscoroutine(value) or inspect.isasyncgen(value):
         raise TypeError(
-            f"the value of {key!r} is a {type(value).__name__}, which has no content to keep; return a list or an array"
+            f"the value of {key!r} is of type {type(value).__name__}, which has no content to keep; return a list or an array"
             + (", or use get_or_create_async" if inspect.iscoroutine(value) else "")
         )
     try:
@@ -305,14 +323,6 @@ def _with_buffers(stream: bytes, buffers: Sequence[memoryview]) -> Stored:
     tail = memoryview(_COUNT.pack(len(buffers)) + b"".join(places) + stream)
     parts = [*zip(starts, buffers, strict=False), (starts[-1], tail)]
     return Stored(b"P" + _WHERE.pack(starts[-1]), parts, starts[-1] + len(tail))
-
-
-def unreadable(key: str, error: Exception) -> FoliocacheError:
-    """Return what to raise when a value was not unpickled."""
-    return FoliocacheError(
-        f"the value of {key!r} cannot be unpickled in this process: {type(error).__name__}: {error}. "
-        "Define or import what it needs here, or delete it"
-    )
 
 
 def _aligned(size: int) -> int:

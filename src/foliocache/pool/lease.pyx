@@ -20,14 +20,14 @@ A lease with views in use keeps its pin: ``release`` then refuses new views, and
 So ``numpy.frombuffer(lease)`` may outlive a ``with`` block.
 """
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_FULL_RO, PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.exc cimport PyErr_CheckSignals
+from cpython.exc cimport PyErr_CheckSignals, PyErr_Fetch, PyErr_Restore
 from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport PyObject, PyTypeObject, destructor
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.string cimport memchr, memcpy, memset
 
@@ -426,6 +426,42 @@ cdef Lease new_lease():
     return Lease.__new__(Lease)
 
 
+cdef int _fill_buffer(FolioMap mapping, Py_buffer *buffer, int wanted) except -1:
+    """Give the bytes of a window of all of a mapping. The buffer keeps the window until it is released."""
+    from .window import open_window  # here, because it imports this module
+
+    cdef Py_buffer inner
+    window = open_window(mapping, 0, None) if wanted == PyBUF_FULL_RO else _kept_window(mapping)
+    PyObject_GetBuffer(window, &inner, PyBUF_SIMPLE)
+    try:
+        PyBuffer_FillInfo(buffer, mapping, inner.buf, inner.len, True, wanted)
+    finally:
+        PyBuffer_Release(&inner)
+    Py_INCREF(window)
+    buffer.internal = <void *>window
+    return 0
+
+
+cdef object _kept_window(FolioMap mapping):
+    """Return the window that the mapping keeps as long as it lives, for callers that release the buffer, and use its bytes as
+    long as they have the mapping: ``numpy.ndarray(..., buffer=mapping)`` and ``torch.frombuffer(mapping)``. A memoryview, which
+    asks for PyBUF_FULL_RO, does not."""
+    from .window import open_window  # as above
+
+    mapping._check()
+    window = mapping._kept
+    if window is None or not window._is_ours():
+        window = open_window(mapping, 0, None)
+        window._let_go()
+        with cython.critical_section(mapping):
+            kept = mapping._kept
+            if kept is None or not kept._is_ours():
+                mapping._kept = window
+            else:
+                window = kept
+    return window
+
+
 @cython.auto_pickle(False)
 cdef class FolioMap(Steps):
     """The compiled part of a mapping: its object's identity, the size of its units, its index. Misses go to ``filler``."""
@@ -481,17 +517,18 @@ cdef class FolioMap(Steps):
 
     def __getbuffer__(self, Py_buffer *buffer, int wanted):
         """``memoryview(mapping)`` is a view of a window of all of the object, which lives as long as the view."""
-        from .window import open_window  # here, because it imports this module
-
-        cdef Py_buffer inner
-        window = open_window(self, 0, None)
-        PyObject_GetBuffer(window, &inner, PyBUF_SIMPLE)
+        cdef PyObject *kind
+        cdef PyObject *value
+        cdef PyObject *traceback
+        PyErr_Fetch(&kind, &value, &traceback)  # PyTorch asks once more while the error of its first try is set
         try:
-            PyBuffer_FillInfo(buffer, self, inner.buf, inner.len, True, wanted)
-        finally:
-            PyBuffer_Release(&inner)
-        Py_INCREF(window)
-        buffer.internal = <void *>window
+            _fill_buffer(self, buffer, wanted)
+        except BaseException:
+            Py_XDECREF(kind)
+            Py_XDECREF(value)
+            Py_XDECREF(traceback)
+            raise
+        PyErr_Restore(kind, value, traceback)
 
     def __releasebuffer__(self, Py_buffer *buffer):
         Py_DECREF(<object>buffer.internal)

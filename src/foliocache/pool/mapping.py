@@ -44,6 +44,10 @@ class Mapping(AsyncReads):
     it (`window`), and ``for piece in mapping.pieces()`` goes through it without a copy. To iterate over the mapping itself is a
     TypeError: it would make a number of each byte. A mapping pickles with its pool and its source.
 
+    What takes the mapping itself as a buffer and is no ``memoryview`` (``numpy.ndarray(shape, buffer=mapping)``,
+    ``torch.frombuffer(mapping)``, ``hashlib``) may use the bytes as long as it has the mapping. So all of the object is then
+    pinned until the mapping ends; give ``memoryview(mapping)`` or a `window` where that matters.
+
     Attributes
     ----------
     pool : Pool
@@ -61,6 +65,7 @@ class Mapping(AsyncReads):
     """
 
     _is_tiered = True
+    _kept: Window | None = None  # of callers that keep the mapping, and not its buffer
     _units_per_object = UNITS_PER_OBJECT
 
     def __init__(

@@ -279,6 +279,14 @@ cdef class Window:
         if self.epoch != self.attachment.epoch:
             raise LeaseError("this window was inherited by fork and belongs to the parent process; open another one here")
 
+    def _is_ours(self):
+        """Return False if the window was inherited by fork."""
+        return self.epoch == self.attachment.epoch
+
+    def _let_go(self):
+        """Refer to the mapping no longer, so that it can keep the window. It has no leases then."""
+        self.mapping = None
+
     cdef _open(self, FolioMap mapping, u64 offset, u64 length):
         cdef mem_t mem = mapping.mem
         cdef u64 first = offset // mapping.unit_size

@@ -211,7 +211,7 @@ class FolioStore(WrapperStore[Store]):
 
     @property
     def rows_of(self) -> Callable[[Known, str, float | None, int, int], tuple[int, Any]]:
-        """What does what ``recall_rows`` does, for a name and a key of `know`, the store's `expiry`, and two numbers of rows."""
+        """Does what ``recall_rows`` does, for a name and a key of `know`, the store's `expiry`, and two numbers of rows."""
         return self.pool.objects.rows_of
 
     @property
