@@ -295,6 +295,17 @@ def test_what_makes_no_sense_is_refused(shared, key, wrong):
         shared.get_or_create(**{"key": key, "make": int, **wrong})
 
 
+@pytest.mark.parametrize("wrong", [{"loads": "pickle"}, {"writable": True}, {"expiry": -1}, {"version": 2}])
+def test_nothing_is_made_if_an_option_makes_no_sense(shared, key, wrong):
+    calls = []
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        shared.get_or_create(key, lambda: calls.append(1), **wrong)
+    assert calls == []
+    if "writable" not in wrong:
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            shared.memoize(**wrong)(abs)
+
+
 def test_names_and_modes_are_checked_by_every_call(shared, key):
     shared.put(key, numpy.arange(3))
     for call in (shared.get, shared.delete, lambda name: shared.put(name, 1)):

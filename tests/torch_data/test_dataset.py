@@ -115,6 +115,16 @@ def test_a_mapping_is_a_buffer_for_tensors(shared):
     assert shared.stat().pins == 0
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"expiry": -1}, {"loads": "x"}, {"writable": True}, {"version": 1}, {"pool": "a name"}, {"transform": 5}]
+)
+def test_options_are_checked_where_they_are_given(shared, wrong):
+    with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
+        SharedDataset([1], **{"pool": shared, "key": "k", **wrong})
+    with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
+        cached(**{"transform": abs, "pool": shared, **wrong})
+
+
 def writable_parts(sample):
     if isinstance(sample, dict):
         sample = list(sample.values())

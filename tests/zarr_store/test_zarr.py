@@ -231,3 +231,17 @@ def test_xarray(store):
     frame = xarray.Dataset({"t": (("y", "x"), numpy.arange(600.0).reshape(20, 30))}, {"x": numpy.arange(30)})
     frame.to_zarr(store, consolidated=False, mode="w")
     xarray.testing.assert_equal(xarray.open_zarr(store, consolidated=False).load(), frame)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [({"store": "x"}, TypeError), ({"pool": 5}, TypeError), ({"expiry": -1}, ValueError), ({"listings": "x"}, ValueError)],
+)
+def test_options_are_checked_where_they_are_given(pool, wrong, error):
+    with pytest.raises(error, match=next(iter(wrong))):
+        FolioStore(**{"store": zarr.storage.MemoryStore(), "pool": pool, "name": "wrong", **wrong})
+
+
+def test_a_folio_array_is_made_of_an_array():
+    with pytest.raises(TypeError, match=r"is made of a zarr\.Array, not of ndarray"):
+        FolioArray(numpy.zeros(3))

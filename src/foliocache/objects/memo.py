@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from . import keys
-from .store import MakeAsync, Objects
+from .store import MakeAsync, Objects, check_options
 from .values import Loads
 
 P = ParamSpec("P")
@@ -32,6 +32,7 @@ class Memo(Generic[P, R]):
             raise TypeError(f"memoize decorates functions, not {function!r}")
         if key is not None and not callable(key):
             raise TypeError(f"key must be a function of a call's arguments that returns a string, not {key!r}")
+        check_options("" if version is None else version, expiry, loads)
         self.objects: Callable[[], Objects] = objects
         self.function: Callable[P, R] = function
         self.key: Callable[P, str] | None = key

@@ -63,7 +63,7 @@ class _Turn:
     ) -> None:
         self.known, self.key, self.version, self.mine = known, key, version, mine
         self.expiry, self.loads, self.writable = expiry, loads, writable
-        self.max_age = float("inf") if expiry is None else _seconds(expiry)
+        self.max_age = float("inf") if expiry is None else seconds(expiry)
         self.start = _now()
         self.previous: Name | None = None
         self.is_refused = False  # another process found no room for the object
@@ -85,6 +85,15 @@ def _check_names(key: str, version: str) -> None:
     for what, text in (("key", key), ("version", version)):
         if not isinstance(text, str):
             raise ValueError(f"the {what} of an object must be a string, not {text!r}")
+
+
+def check_options(version: str, expiry: float | None, loads: Loads, writable: Writable = None) -> None:
+    """Raise ValueError if an option has an invalid value: where it is given, not where it is used first."""
+    _check_names("", version)
+    if expiry is not None:
+        seconds(expiry)
+    values.check_loads(loads)
+    _check_writable(writable)
 
 
 async def _awaited(make: MakeAsync, key: str) -> Any:
@@ -171,6 +180,7 @@ class Objects:
     def _turn(self, turn: _Turn, make: object) -> _Turn:
         """Prepare to make an object that was not found."""
         _check_writable(turn.writable)
+        values.check_loads(turn.loads)
         if not callable(make):
             raise TypeError(f"make must be a function of no arguments, not {make!r}")
         if turn.mine in self._making:
@@ -239,7 +249,7 @@ class Objects:
             return None
         if record is not found.record:
             found = known.found = self._learn(key, record)
-        if not found.exists or (expiry is not None and not 0 <= self._age(record) < _seconds(expiry)):
+        if not found.exists or (expiry is not None and not 0 <= self._age(record) < seconds(expiry)):
             return None
         return found
 
@@ -439,10 +449,11 @@ def _is_refused(name: Name, key: str, start: int) -> bool:
     raise SourceError(told) if number is None else SourceError(number, told)
 
 
-def _seconds(expiry: float) -> float:
-    if isinstance(expiry, bool) or not isinstance(expiry, (int, float)) or not expiry >= 0:
-        raise ValueError(f"expiry must be a number of seconds, 0 or more, not {expiry!r}")
-    return float(expiry)
+def seconds(value: float, what: str = "expiry") -> float:
+    """Return a number of seconds as a float. Raises ValueError, about the parameter ``what``, if it is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise ValueError(f"{what} must be a number of seconds, 0 or more, not {value!r}")
+    return float(value)
 
 
 def _now() -> int:

@@ -96,7 +96,7 @@ def encode(value: Any, loads: Loads, key: str) -> Stored:
     TypeError
         It cannot be kept: it cannot be pickled, or ``loads`` does not allow it.
     """
-    _check(loads)
+    check_loads(loads)
     stored = _plain(value)
     if stored is not None:
         return stored
@@ -118,7 +118,7 @@ def decoder(head: bytes, loads: Loads, key: str) -> Build:
     FoliocacheError
         The head is damaged.
     """
-    _check(loads)
+    check_loads(loads)
     if loads == "arrays" and head[:1] in PICKLES:
         raise ValueError(f'{key!r} is a pickle in this pool, and loads="arrays" unpickles nothing; use another key')
     try:
@@ -178,7 +178,8 @@ def unreadable(key: str, error: Exception) -> FoliocacheError:
     )
 
 
-def _check(loads: str) -> None:
+def check_loads(loads: str) -> None:
+    """Raise ValueError if ``loads`` is none of Loads."""
     if loads not in ("any", "arrays"):
         raise ValueError(f'loads must be "any" or "arrays", not {loads!r}')
 

@@ -11,6 +11,7 @@ import torch.utils.data
 from ...objects import keys
 from ...objects.many import get_or_create_many
 from .leftovers import Leftovers
+from .transform import check
 
 if TYPE_CHECKING:
     from ...objects import Loads, Writable
@@ -56,7 +57,7 @@ class SharedDataset(torch.utils.data.Dataset[Any]):
     Raises
     ------
     TypeError
-        The dataset is not map-style.
+        The dataset is not map-style, ``pool`` is no pool, or ``transform`` is not callable.
     ValueError
         A parameter has an invalid value.
     """
@@ -80,6 +81,9 @@ class SharedDataset(torch.utils.data.Dataset[Any]):
             )
         if not isinstance(key, str) or not key:
             raise ValueError(f"the key of a dataset must be a string that is not empty, not {key!r}")
+        check(pool, version, expiry, loads, writable)
+        if transform is not None and not callable(transform):
+            raise TypeError(f"a transform must be callable, not {transform!r}")
         self.dataset: Any = dataset
         self.pool: Pool = pool
         self._key = f"torch:{key}:"

@@ -6,10 +6,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ...objects import keys
+from ...objects.store import check_options
+from ...pool.pool import Pool
 
 if TYPE_CHECKING:
     from ...objects import Loads, Writable
-    from ...pool.pool import Pool
+
+
+def check(pool: Pool, version: str, expiry: float | None, loads: Loads, writable: Writable) -> None:
+    """Raise TypeError if ``pool`` is no pool, ValueError if an option has an invalid value."""
+    if not isinstance(pool, Pool):
+        raise TypeError(f"pool must be a pool, from foliocache.open(name), not {pool!r}")
+    check_options(version, expiry, loads, writable)
 
 
 class CachedTransform:
@@ -117,10 +125,13 @@ def cached(
     Raises
     ------
     TypeError
-        The transform is not callable, or has no digest because it does not pickle: then give ``key``.
+        The transform is not callable, or has no digest because it does not pickle: then give ``key``. Or ``pool`` is no pool.
+    ValueError
+        An option has an invalid value.
     """
     if not callable(transform):
         raise TypeError(f"a transform must be callable, not {transform!r}")
+    check(pool, version, expiry, loads, writable)
     if key is None:
         try:
             key = keys.digest(transform)

@@ -60,6 +60,8 @@ class FolioArray(Array[Any]):
     _plan: _Plan | None = None
 
     def __init__(self, array: Array[Any] | AsyncArray[Any]) -> None:
+        if not isinstance(array, (Array, AsyncArray)):
+            raise TypeError(f"a FolioArray is made of a zarr.Array, not of {type(array).__name__}")
         super().__init__(array.async_array if isinstance(array, Array) else array)
         inner = self.async_array
         if not isinstance(inner.store_path.store, FolioStore):

@@ -34,7 +34,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.config import config
 from zarr.storage import WrapperStore
 
-from ...objects.store import MISSING
+from ...objects.store import MISSING, check_options, seconds
 from ...pool.pool import Pool
 from ...pool.pool import open as open_pool
 from . import held
@@ -72,6 +72,8 @@ class FolioStore(WrapperStore[Store]):
 
     Raises
     ------
+    TypeError
+        ``store`` is no store, or ``pool`` no pool.
     ValueError
         The store does not say where its data are, and ``name`` was not given; or a parameter has an invalid value.
     """
@@ -83,11 +85,17 @@ class FolioStore(WrapperStore[Store]):
     def __init__(
         self, store: Store, pool: Pool | str, *, name: str | None = None, expiry: float | None = None, listings: float = 0
     ) -> None:
+        if not isinstance(store, Store):
+            raise TypeError(f"store must be a store of zarr, from zarr.storage or zarr.abc.store.Store, not {store!r}")
+        prefix = f"zarr:{identity(store, name)}:"
+        check_options("", expiry, "arrays")
         super().__init__(store)
         self.pool: Pool = open_pool(pool) if isinstance(pool, str) else pool
+        if not isinstance(self.pool, Pool):
+            raise TypeError(f"pool must be a pool, from foliocache.open(name), or its name, not {pool!r}")
         self._options: dict[str, Any] = {"name": name, "expiry": expiry, "listings": listings}
-        self._expiry, self._listings = expiry, float(listings)
-        self._prefix = f"zarr:{identity(store, name)}:"
+        self._expiry, self._listings = expiry, seconds(listings, "listings")
+        self._prefix = prefix
         self.held: held.Held = held.Held(self.pool.pool_bytes // held.SHARE)
 
     def __getstate__(self) -> dict[str, Any]:
