@@ -36,6 +36,15 @@ def total(name, key):
     return int(made_once(name, key).sum())
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"name": 5}, {"name": "a/b"}, {"size": "much"}, {"size": "200%"}, {"page_size": "x"}, {"clients": "x"}]
+)
+def test_what_no_worker_could_open_is_refused_by_the_client(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        PoolPlugin(**wrong)
+    assert PoolPlugin(size="25%").pool is None
+
+
 def test_all_workers_have_one_pool(client, pool_name, tmp_path):
     plugin = PoolPlugin(pool_name, "32MiB")
     client.register_plugin(plugin)

@@ -9,6 +9,8 @@ from distributed import WorkerPlugin
 
 from ... import PoolNotFoundError, attach, open
 from ... import remove as remove_pool
+from ...pool.files import path_of
+from ...sizes import parse_count, parse_share, parse_size
 
 if TYPE_CHECKING:
     from distributed import Client, Worker
@@ -43,6 +45,11 @@ class PoolPlugin(WorkerPlugin):
         The plugin's name, with which ``client.unregister_worker_plugin`` ends it.
     pool : Pool or None
         The pool, on a worker.
+
+    Raises
+    ------
+    ValueError
+        A parameter has an invalid value.
     """
 
     idempotent = True
@@ -55,6 +62,15 @@ class PoolPlugin(WorkerPlugin):
         page_size: SupportsIndex | str | None = None,
         clients: SupportsIndex | None = None,
     ) -> None:
+        path_of(name)  # raises here what each worker would
+        if isinstance(size, str) and size.rstrip().endswith("%"):
+            parse_share(size)
+        elif size is not None:
+            parse_size(size)
+        if page_size is not None:
+            parse_size(page_size, "page_size")
+        if clients is not None:
+            parse_count(clients, "clients")
         self.pool_name: str = name
         self.name: str = f"foliocache-{name}"
         self.pool: Pool | None = None
