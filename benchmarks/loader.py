@@ -3,9 +3,8 @@
 Four workers live through all epochs. The ways take turns, an epoch each, so that whatever disturbs the machine disturbs all.
 Each decode is counted, and the workers' processor time. Memory is the workers' own (the anonymous part of their proportional
 set size: a page that several share counts in parts), what the pool has cached of the dataset, and the dataset's share of all
-else that the pool's file takes. "For the images" is what is above the memory of workers that load one image again and again,
-with as many copies of it at once as the way makes of its images. It is measured for a larger dataset, too: what a worker needs
-besides the images does not grow with them.
+else that the pool's file takes. "For the images" is what is above the memory of workers that load one image again and again.
+It is measured for a larger dataset, too: what a worker needs besides the images does not grow with them.
 """
 
 from __future__ import annotations
@@ -28,12 +27,10 @@ from benchmarks.common.pools import new_pool
 from benchmarks.common.report import Section, Table
 
 WORKERS = 4
-ONE, ONE_COPIED = "one image again and again", "one image, copied again and again"
-DECODING, HELD, INHERITED = "decoded each time", "held by each worker", "held by the parent"
+ONE, DECODING, HELD, INHERITED = "one image again and again", "decoded each time", "held by each worker", "held by the parent"
 COPIES, VIEWS, LATER = "SharedDataset", "SharedDataset, writable=None", "the same, workers of a later job"
 LARGER = 4  # times as many images, to see which part of the memory is of the images
 KEYS = {COPIES: "copies", VIEWS: "views", LATER: "views"}  # of the datasets in the pool
-BASES = {ONE_COPIED: ONE_COPIED, COPIES: ONE_COPIED}  # of the memory for the images; of all others it is ONE
 
 
 def run(plan: Plan) -> Section:
@@ -47,7 +44,7 @@ def run(plan: Plan) -> Section:
         return section
     del PIL, torch
     count, side = plan.of((400, 256), (16, 32))
-    found = _measured(count, side, plan.of(2 + plan.rounds, 3), (ONE, ONE_COPIED, DECODING, HELD, INHERITED, *KEYS))
+    found = _measured(count, side, plan.of(2 + plan.rounds, 3), (ONE, DECODING, HELD, INHERITED, *KEYS))
     _table(section, found, count, side)
     for name in KEYS:
         ours, held = found[name], found[HELD]
@@ -66,7 +63,7 @@ def run(plan: Plan) -> Section:
         ]
     _memory(section, found, count, None)
     count *= LARGER
-    found = _measured(count, side, 3, (ONE, ONE_COPIED, HELD, *KEYS))
+    found = _measured(count, side, 3, (ONE, HELD, *KEYS))
     _table(section, found, count, side)
     _account(section, found, count, side)
     _memory(section, found, count, "<= 0.25")
@@ -106,7 +103,7 @@ def _memory(section: Section, found: dict[str, _Way], count: int, budget: str | 
 
 def _for_images(found: dict[str, _Way], name: str) -> int:
     """Return the bytes above the memory of workers that need no memory for images."""
-    return found[name].memory - found[BASES.get(name, ONE)].memory
+    return found[name].memory - found[ONE].memory
 
 
 def _account(section: Section, found: dict[str, _Way], count: int, side: int) -> None:
@@ -115,13 +112,24 @@ def _account(section: Section, found: dict[str, _Way], count: int, side: int) ->
     held = _for_images(found, HELD)
     table = Table(
         f"MiB for {count} images, of all workers together; in parentheses, of what they take in {HELD!r}",
-        ("way", "one copy of the images", "rest of their pages", "the pool's tables", "workers' own memory", "together"),
+        (
+            "way",
+            "one copy of the images",
+            "rest of their pages",
+            "the pool's tables",
+            "copies of a batch",
+            "all else of the workers",
+            "together",
+        ),
     )
     for name in KEYS:
         way = found[name]
-        parts = one, way.cached - one, way.tables, _for_images(found, name) - way.cached - way.tables
-        table.add(name, *(f"{each / MIB:,.1f} ({each / held:.4f})" for each in (*parts, sum(parts))))
-    table.add(HELD, *(f"{each / MIB:,.1f} ({each / held:.4f})" for each in (WORKERS * one, 0, 0, held - WORKERS * one, held)))
+        batch = WORKERS * _batch_size(count) * side * side * 3 if name == COPIES else 0
+        known = one, way.cached - one, way.tables, batch
+        whole = _for_images(found, name)
+        table.add(name, *(f"{each / MIB:,.1f} ({each / held:.4f})" for each in (*known, whole - sum(known), whole)))
+    own = held - WORKERS * one
+    table.add(HELD, *(f"{each / MIB:,.1f} ({each / held:.4f})" for each in (WORKERS * one, 0, 0, 0, own, held)))
     section.tables.append(table)
 
 
@@ -142,6 +150,10 @@ def _table(section: Section, found: dict[str, _Way], count: int, side: int) -> N
         speed = count / each.took[0], count / each.later, each.busy / count * 1e6
         table.add(each.name, each.decodes, *speed, each.memory / MIB, _for_images(found, each.name) / MIB)
     section.tables.append(table)
+
+
+def _batch_size(count: int) -> int:
+    return min(32, count // WORKERS)
 
 
 def jpegs(count: int, side: int) -> list[bytes]:
@@ -201,20 +213,6 @@ class Held:
         return self.samples[index]
 
 
-class Copied:
-    """A dataset whose images may be written to, as they are copies."""
-
-    def __init__(self, samples: list[Any]) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        image, number = self.samples[index]
-        return image.clone(), number
-
-
 def _ways(files: list[bytes], log: str, pool: Any) -> dict[str, Any]:
     from foliocache.torch import SharedDataset
 
@@ -222,7 +220,6 @@ def _ways(files: list[bytes], log: str, pool: Any) -> dict[str, Any]:
     inherited = [images[n] for n in range(len(files))]
     return {
         ONE: inherited[:1] * len(files),
-        ONE_COPIED: Copied(inherited[:1] * len(files)),
         DECODING: images,
         HELD: Held(images),
         INHERITED: inherited,
@@ -242,7 +239,7 @@ class _Way:
         with warnings.catch_warnings(action="ignore"):  # of more workers than processors
             self.loader: Any = torch.utils.data.DataLoader(
                 dataset,
-                batch_size=min(32, len(dataset) // WORKERS),
+                batch_size=_batch_size(len(dataset)),
                 shuffle=True,
                 num_workers=WORKERS,
                 persistent_workers=True,
