@@ -89,11 +89,11 @@ def test_a_measurement_survives_threads_that_end(made):
 
 
 def test_more_processors_may_be_used_where_there_are_more():
-    states = {processors: engine.Engine(processors)._state for processors in (0.5, 1, 2, 16)}
-    assert {processors: state.pairs for processors, state in states.items()} == {0.5: 1, 1: 1, 2: 1, 16: 8}
+    states = {processors: engine.Engine(processors)._state for processors in (0.5, 1, 2, 6, 16)}
+    assert {processors: state.pairs for processors, state in states.items()} == {0.5: 1, 1: 1, 2: 1, 6: 3, 16: engine.PAIRS_MAX}
 
 
-@pytest.mark.parametrize("processors", [2, 16])
+@pytest.mark.parametrize("processors", [2, 6])
 def test_use_of_processors_is_of_every_two(monkeypatch, processors):
     """Threads that use all of two processors, seen by a clock that this test turns."""
     now, used = 100.0, dict.fromkeys((1, 2), 50.0)

@@ -1,6 +1,7 @@
 """Long results of ``read_bytes``: the threads that fill the folios write them, too."""
 
 import os
+import pickle
 import random
 import signal
 import threading
@@ -8,6 +9,8 @@ import threading
 import pytest
 
 import foliocache
+from foliocache.pool.result import Result
+from foliocache.pool.results import Results
 
 KIB, MIB = 1 << 10, 1 << 20
 PATIENCE = 60
@@ -82,6 +85,61 @@ def test_a_result_is_written_before_its_reader_comes_to_it(roomy):
     gate.open.set()
     reader.join(PATIENCE)
     assert found == [DATA[100 : SIZE - 100]]
+
+
+def test_results_of_ranges_are_written_before_their_readers_come_to_them(roomy):
+    """As above, for ranges in no order: they overlap, lie in each other, and begin and end within units."""
+    gate = Gate()
+    mapping = roomy.mapping("k", SIZE, "1", gate, concurrent=True)
+    ranges = [
+        (9 * MIB + 7, MIB),
+        (8 * MIB, 3 * MIB),
+        (0, 2 * MIB),
+        (9 * MIB + 7, MIB),
+        (10 * MIB, 5),
+        (8 * MIB - 1, 2),
+        (11 * MIB, 9),
+    ]
+    made = Results([(mapping, *one) for one in ranges])
+    mapping.filler.read_runs(mapping, [(0, -(-SIZE // mapping.unit_size))], 0, made.of(mapping))
+    made.make_huge()
+    assert gate.begun.wait(PATIENCE)
+    last = 9 * MIB
+    wait_until_cached(mapping, 8 * MIB - 1, 3 * MIB + 10)
+    with mapping.lease(last, 1000) as lease, memoryview(lease) as view:
+        overwrite(roomy.path, bytes(view))
+        assert bytes(view) == bytes(1000)
+    assert [made.read(n, mapping, *ranges[n]) == read(*ranges[n]) for n in (0, 1, 3, 4, 5, 6)] == [True] * 6
+    gate.open.set()
+    assert made.read(2, mapping, *ranges[2]) == read(*ranges[2])
+    assert made.read(0, mapping, *ranges[0]) != read(*ranges[0]), "a second time, it is read from the pages"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_ranges_of_any_kind(roomy, seed):
+    rng = random.Random(seed)
+    starts = [rng.randrange(SIZE) for _ in range(rng.choice((3, 40, 700)))]
+    ranges = [(at, min(rng.choice((1, 1000, 70_000, 3 * MIB)), SIZE - at)) for at in starts] + [(0, 4 * MIB), (5, 0)]
+    for number, (concurrent, pool) in enumerate(((True, roomy), (False, roomy))):
+        mapping = pool.mapping(f"k{number}", SIZE, "1", read, concurrent=concurrent)
+        mapping.read(rng.randrange(SIZE - 300_000), 300_000)
+        made = Results([(mapping, *one) for one in ranges])
+        runs = [(at // mapping.unit_size, -(-(at + length) // mapping.unit_size)) for at, length in ranges if length]
+        mapping.filler.read_runs(mapping, runs, 0, made.of(mapping))
+        for n in rng.sample(range(len(ranges)), len(ranges)):
+            assert made.read(n, mapping, *ranges[n]) == read(*ranges[n])
+
+
+def test_what_is_no_result_is_refused(roomy):
+    mapping = roomy.mapping("k", SIZE, "1", read, concurrent=True)
+    for wrong in (Result.__new__(Result), object()):
+        mapping.filler.read_runs(mapping, [(0, 1)], 0, wrong)  # in a thread of the engine, whose errors nobody sees
+    assert mapping.read_bytes(0, 100) == DATA[:100]
+    for kind in (Result, *Result.__bases__):
+        with pytest.raises(TypeError, match="belongs to a read"):
+            kind()
+    with pytest.raises(TypeError, match="cannot be copied"):
+        pickle.dumps(Result.__new__(Result))
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, SIZE), (1, SIZE - 1), (MIB + 5, 9 * MIB - 7), (SIZE - 5 * MIB, SIZE)])

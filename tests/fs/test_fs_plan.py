@@ -9,6 +9,7 @@ from foliocache.adapters.fsspec.plan import LONG, READERS, Plan
 
 UNIT = 10
 MIB = 1 << 20
+NOWHERE = SimpleNamespace(of=lambda mapping: mapping)  # results of a mapping
 
 
 class Asked:
@@ -22,8 +23,8 @@ class Asked:
     def is_cached(self, offset, length):
         return length == 0 or (offset, length) in self.cached
 
-    def read_runs(self, mapping, runs, of):
-        assert mapping is self and of * UNIT <= self.size
+    def read_runs(self, mapping, runs, of, result):
+        assert mapping is self and of * UNIT <= self.size and result is self
         self.runs += runs
 
 
@@ -38,14 +39,14 @@ def test_missing_ranges_are_requested_in_their_order_and_neighbours_together():
         ("one", 7, 7),
         ("no", 0, 1),
     ]
-    plan = Plan([*jobs, ("one", 300, 301)], {"one": one, "two": two})
+    plan = Plan([*jobs, ("one", 300, 301)], {"one": one, "two": two}, NOWHERE)
     assert plan.readers == 1 and plan.cached == {("one", 500, 510), ("one", 7, 7)}
     assert (one.runs, two.runs) == ([(0, 3), (30, 31)], [(9, 10)])
 
 
 def test_one_range_is_left_to_its_reader():
     only = Asked(1000, 1 << 20, cached=[(0, 10)])
-    plan = Plan([("it", 0, 10), ("it", 20, 900)], {"it": only})
+    plan = Plan([("it", 0, 10), ("it", 20, 900)], {"it": only}, NOWHERE)
     plan.reach(("it", 20, 900))
     assert plan.readers == 0 and only.runs == []
 
@@ -53,7 +54,7 @@ def test_one_range_is_left_to_its_reader():
 def test_no_more_is_requested_than_a_part_of_the_pool_and_the_rest_when_the_reader_comes_there():
     it = Asked(8000, 4 * 100)
     jobs = [("it", at, at + 50) for at in range(0, 8000, 100)]
-    plan = Plan(jobs, {"it": it})
+    plan = Plan(jobs, {"it": it}, NOWHERE)
     assert it.runs == [(0, 5), (10, 15)]
     for number, job in enumerate(jobs):
         plan.reach(job)
@@ -64,7 +65,7 @@ def test_no_more_is_requested_than_a_part_of_the_pool_and_the_rest_when_the_read
 def test_a_long_run_is_requested_in_pieces():
     it = Asked(8000, 4 * 100)
     jobs = [("it", at, at + 20) for at in range(0, 1000, 20)]
-    plan = Plan(jobs, {"it": it})
+    plan = Plan(jobs, {"it": it}, NOWHERE)
     assert it.runs == [(0, 5), (5, 10)]
     for job in jobs:
         plan.reach(job)
@@ -74,7 +75,7 @@ def test_a_long_run_is_requested_in_pieces():
 def test_of_a_large_pool_pieces_are_requested_as_the_reader_goes_on():
     it = Asked(1 << 30, 256 << 20)
     jobs = [("it", at, at + MIB) for at in range(0, 256 << 20, MIB)]
-    plan = Plan(jobs, {"it": it})
+    plan = Plan(jobs, {"it": it}, NOWHERE)
     assert it.runs[-1][1] * UNIT >= 64 * MIB - UNIT and len(it.runs) == 9
     for job in jobs:
         plan.reach(job)
@@ -103,8 +104,8 @@ def test_scattered_ranges_are_fetched_several_at_a_time(http, origin, length):
 
 def test_long_ranges_are_copied_by_several_threads():
     it = Asked(4 * LONG, 1 << 30)
-    assert Plan([("it", 0, LONG), ("it", LONG, 2 * LONG)], {"it": it}).readers == READERS > 1
-    assert Plan([("it", 0, LONG), ("it", LONG, 2 * LONG - 1)], {"it": it}).readers == 1
+    assert Plan([("it", 0, LONG), ("it", LONG, 2 * LONG)], {"it": it}, NOWHERE).readers == READERS > 1
+    assert Plan([("it", 0, LONG), ("it", LONG, 2 * LONG - 1)], {"it": it}, NOWHERE).readers == 1
 
 
 def test_long_ranges_are_those_of_the_object(http, origin):

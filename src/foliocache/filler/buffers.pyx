@@ -2,11 +2,8 @@
 from cpython.buffer cimport PyBUF_FULL_RO, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release
 from cpython.buffer cimport PyBuffer_IsContiguous, PyBuffer_ToContiguous, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.string cimport memcpy, memset
 
 from ..errors import SourceError
-
-cdef Py_ssize_t LONG_MIN = 256 << 10  # bytes; what is longer is written without the GIL, because its page faults take long
 
 
 def copy(target, data):
@@ -18,11 +15,7 @@ def copy(target, data):
         try:
             if source.len != to.len:
                 raise ValueError(f"{source.len} bytes do not fill a buffer of {to.len}")
-            if to.len < LONG_MIN:
-                memcpy(to.buf, source.buf, to.len)
-            else:
-                with nogil:
-                    memcpy(to.buf, source.buf, to.len)
+            copy_long(to.buf, source.buf, to.len)
         finally:
             PyBuffer_Release(&source)
     finally:
@@ -34,11 +27,7 @@ def clear(target):
     cdef Py_buffer to
     PyObject_GetBuffer(target, &to, PyBUF_WRITABLE)
     try:
-        if to.len < LONG_MIN:
-            memset(to.buf, 0, to.len)
-        else:
-            with nogil:
-                memset(to.buf, 0, to.len)
+        clear_long(to.buf, to.len)
     finally:
         PyBuffer_Release(&to)
 

@@ -24,6 +24,7 @@ BUSY = 0.75  # of two processors: if the threads that read ahead want less, they
 WAITING = 1 / 8  # ... also if each wants less than this part of one ...
 BUSY_MAX = 1.25  # ... and all of them less than this
 TOO_BUSY = 1.5  # of two processors: if they want more, fewer of them do the same
+PAIRS_MAX = 4  # of processors; the threads of more of them would take the GIL from a reader that copies for itself
 SAMPLE = 0.002  # seconds that the want of processors is measured; longer while it does not change anything
 SAMPLE_MAX = 0.064
 THREADS_MAX = 2 * CONCURRENCY  # including the requests for which a caller waits
@@ -128,7 +129,7 @@ class _State:
     """The state that the threads share. They keep this object alive, but not the engine."""
 
     def __init__(self, processors: float) -> None:
-        self.pairs = max(processors / 2, 1.0)  # of processors, at least one
+        self.pairs = min(max(processors / 2, 1.0), PAIRS_MAX)  # of processors, which reading ahead may use
         self.wanted: deque[Request] = deque()  # submitted while all threads were busy
         self.ahead: deque[Request] = deque()
         self.work: queue.SimpleQueue[Request | None] = queue.SimpleQueue()

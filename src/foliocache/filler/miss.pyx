@@ -350,9 +350,9 @@ cdef class Filler:
             asked = more
         return asked
 
-    def read_runs(self, Steps mapping not None, list runs, u64 of=0):
+    def read_runs(self, Steps mapping not None, list runs, u64 of=0, result=None):
         """Queue requests for runs of units, (first, end) each, in that order, if several threads may call the source. of: how
-        many units are requested at a time, if that is more than a run has.
+        many units are requested at a time, if that is more than a run has. result: see ``miss``.
 
         Readers of the units between the first and the last of them do not read ahead while any of the requests is queued.
         """
@@ -360,7 +360,7 @@ cdef class Filler:
         if not self.concurrent or not runs:
             return
         for first, end in runs:
-            self._ask_ahead(mapping, first, end, None, False, of)
+            self._ask_ahead(mapping, first, end, None, False, of, result)
         least, most = min(runs)[0], max([end for _, end in runs])
         with cython.critical_section(self.guard):
             if self.queued_epoch == mapping.epoch():

@@ -2,6 +2,7 @@ cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
 from .attachment cimport Attachment, section_t
+from .result cimport Result
 from ..filler.miss cimport Filler
 from ..filler.steps cimport Steps
 from ..mm.atomics cimport mem_t
@@ -40,17 +41,6 @@ cdef class Lease:
 cdef class Target:
     cdef Lease lease
     cdef readonly int views
-
-
-@cython.final
-cdef class Result:
-    cdef bytes content
-    cdef u64 start, end
-    cdef u32 shift
-    cdef bytearray noted
-
-    cdef bint has(self, u64 at, u64 length) noexcept
-    cdef void note(self, u64 at, u64 length) noexcept
 
 
 cdef Lease new_lease()

@@ -21,7 +21,6 @@ So ``numpy.frombuffer(lease)`` may outlive a ``with`` block.
 """
 cimport cython
 from cpython.buffer cimport PyBUF_FULL_RO, PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals, PyErr_Fetch, PyErr_Restore
 from cpython.memoryview cimport PyMemoryView_FromObject
@@ -29,11 +28,12 @@ from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport PyObject, PyTypeObject, destructor
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
-from libc.string cimport memchr, memcpy, memset
+from libc.string cimport memcpy, memset
 
 from .attachment cimport FREE_THREADED, Attachment, begin_step, end_step, enter, leave, section_t, spare
 from .copies cimport Copy, new_copy
-from ..filler.buffers cimport get_writable
+from .result cimport Result, Sink, new_result
+from ..filler.buffers cimport LONG_MIN, clear_long, copy_long, get_writable
 from ..filler.miss cimport Filler
 from ..filler.steps cimport FAILED, FILLED, FOREIGN, LATE, OURS, Steps
 from ..mm cimport atomics, backing, fill, layout, mapping
@@ -102,21 +102,11 @@ cdef extern from "<sys/mman.h>" nogil:
 # One call of the source reads at most 1/READ_SHARE of the pool.
 cdef u64 READ_SHARE = 4
 cdef Py_ssize_t POPULATE_MIN = 64 << 10  # bytes; the pages of a larger folio are mapped in one call before it is written
-cdef Py_ssize_t LONG_MIN = 256 << 10  # bytes; larger copies release the GIL, because their page faults take long
 cdef u64 RESULT_MIN = 4 << 20  # bytes; a longer result is written by the threads that fill the folios, too
 cdef Py_ssize_t HUGE_MIN = 4 << 20  # bytes; a larger result gets huge pages, if the system has them
 cdef u64 HUGE_PAGE = 2 << 20
 cdef int MADV_HUGEPAGE = 14
 cdef int MADV_POPULATE_WRITE = 23
-
-
-cdef int copy_long(char *target, const char *data, Py_ssize_t length) except -1:
-    if length < LONG_MIN:
-        memcpy(target, data, length)
-    else:
-        with nogil:
-            memcpy(target, data, length)
-    return 0
 
 
 cdef bytes new_bytes(Py_ssize_t length):
@@ -129,15 +119,6 @@ cdef bytes new_bytes(Py_ssize_t length):
         end = (<u64>PyBytes_AS_STRING(made) + length) & ~(HUGE_PAGE - 1)
         madvise(<void *>begin, end - begin, MADV_HUGEPAGE)  # an error is harmless
     return made
-
-
-cdef int clear_long(char *page, Py_ssize_t length) except -1:
-    if length < LONG_MIN:
-        memset(page, 0, length)
-    else:
-        with nogil:
-            memset(page, 0, length)
-    return 0
 
 
 @cython.final
@@ -344,49 +325,8 @@ cdef object _no_lease(PyTypeObject *kind, PyObject *arguments, PyObject *keyword
     raise TypeError("leases come from Mapping.lease()")
 
 
-cdef object _no_result(PyTypeObject *kind, PyObject *arguments, PyObject *keywords):
-    raise TypeError("a result belongs to a read")
-
-
 cdef object _no_target(PyTypeObject *kind, PyObject *arguments, PyObject *keywords):
     raise TypeError("a source is given the buffer that it is to fill; it cannot be made")
-
-
-@cython.final
-@cython.no_gc
-@cython.auto_pickle(False)
-cdef class Result:
-    """The ``content`` of an object's bytes from ``start`` to ``end``, which nobody but its reader and the engine has yet. The
-    engine's requests keep it, so it may end after its reader, which may be interrupted.
-
-    A unit is written once: by the thread that fills its folio, before the folio is complete, or by the reader, which has a lease
-    on the complete folio. Each looks before, and notes it while it still has the folio. So no one writes to the content when the
-    reader has come to its end, and returns it. ``noted`` has a byte for each unit.
-    """
-    def __init__(self):
-        raise TypeError("a result belongs to a read")
-
-    cdef bint has(self, u64 at, u64 length) noexcept:
-        """Return True if all of the units that have these bytes are there."""
-        cdef u64 first = (at >> self.shift) - (self.start >> self.shift)
-        cdef u64 last = ((at + length - 1) >> self.shift) - (self.start >> self.shift)
-        return memchr(PyByteArray_AS_STRING(self.noted) + first, 0, last - first + 1) == NULL
-
-    cdef void note(self, u64 at, u64 length) noexcept:
-        cdef u64 first = (at >> self.shift) - (self.start >> self.shift)
-        cdef u64 last = ((at + length - 1) >> self.shift) - (self.start >> self.shift)
-        memset(PyByteArray_AS_STRING(self.noted) + first, 1, last - first + 1)
-
-
-cdef Result new_result(FolioMap of, bytes content, u64 start):
-    cdef Result result = Result.__new__(Result)
-    cdef Py_ssize_t units
-    result.content, result.start, result.end = content, start, start + PyBytes_GET_SIZE(content)
-    result.shift = of.shift
-    units = ((result.end - 1) >> of.shift) - (start >> of.shift) + 1
-    result.noted = PyByteArray_FromStringAndSize(NULL, units)
-    memset(PyByteArray_AS_STRING(result.noted), 0, units)
-    return result
 
 
 @cython.final
@@ -418,7 +358,6 @@ cdef class Target:
 
 FC_REFUSE_NEW(Lease, <void *>_no_lease)
 FC_REFUSE_NEW(Target, <void *>_no_target)
-FC_REFUSE_NEW(Result, <void *>_no_result)
 
 
 cdef Lease new_lease():
@@ -760,7 +699,7 @@ cdef class FolioMap(Steps):
             return b""
         if end - start >= RESULT_MIN:
             copy = new_bytes(end - start)
-            self._gather(start, end, PyBytes_AS_STRING(copy), new_result(self, copy, start))
+            self._gather(start, end, PyBytes_AS_STRING(copy), new_result(copy, start, self.shift))
             return copy
         lease = self._lease(start, end - start, self.most)
         if <u64>lease.length == end - start:
@@ -1143,15 +1082,8 @@ cdef class FolioMap(Steps):
 
     cdef int deliver(self, lease, result) except -1:
         cdef Lease filling = lease
-        cdef Result wanted = result
-        cdef u64 begin = filemap.first_of(self.mem, filling.pfn) << self.shift
-        cdef u64 at = max(begin, wanted.start)
-        cdef u64 end = min(begin + filling.length, wanted.end)
         filling._check_filling(self.attachment)
-        if at < end and not wanted.has(at, end - at):
-            copy_long(PyBytes_AS_STRING(wanted.content) + (at - wanted.start), filling._page() + (at - begin), end - at)
-            wanted.note(at, end - at)
-        return 0
+        return (<Sink?>result).take(filemap.first_of(self.mem, filling.pfn) << self.shift, filling._page(), filling.length)
 
     cdef int complete(self, lease, bint mark) except -1:
         cdef Lease filling = lease

@@ -1,4 +1,4 @@
-"""Memory for many results at once: bytes objects whose content is still to be written.
+"""Many results at once: bytes objects whose content is still to be written, by whoever fills the folios, or by their readers.
 
 The kernel clears and maps fresh memory page by page, which takes several times as long as copying into it. malloc lays the
 objects side by side, and writes a few words before each; so the memory is neither one object's, nor untouched, when the kernel
@@ -11,6 +11,7 @@ from libc.stdint cimport uint64_t as u64
 from libc.stdlib cimport free, malloc, qsort
 
 from .lease cimport FolioMap
+from .result cimport Result, new_result, sorted_results
 
 cdef extern from "<sys/mman.h>" nogil:
     int madvise(void *where, size_t length, int advice)
@@ -35,32 +36,54 @@ cdef struct Range:
 @cython.final
 @cython.auto_pickle(False)
 cdef class Results:
-    """The results of reads of so many bytes each. Each is read once; any threads may do so at a time."""
-    cdef list memory
+    """The results of reads of ranges: (mapping, or None, offset, length) each. Each is read once; any threads may do so at a
+    time."""
+    cdef list results
+    cdef dict by_mapping
 
-    def __init__(self, list lengths not None):
+    def __init__(self, list ranges not None):
         cdef Py_ssize_t length, most = 0
-        for length in lengths:
-            most += length
+        cdef FolioMap mapping
+        for mapping, offset, length in ranges:
+            most += length if mapping is not None else 0
         if most >= TOGETHER_MIN:
-            self.memory = [PyBytes_FromStringAndSize(NULL, length) if length else None for length in lengths]
-            if _may_be_huge():
-                _make_huge(self.memory)
+            self.results = [_result(*one) for one in ranges]
+            self.by_mapping = {}
+            for (mapping, _, _), result in zip(ranges, self.results):
+                if result is not None:
+                    self.by_mapping.setdefault(mapping, []).append(result)
+            self.by_mapping = {mapping: sorted_results(results) for mapping, results in self.by_mapping.items()}
+
+    def make_huge(self):
+        """Give the memory huge pages, if the machine has them. It may be written to meanwhile."""
+        if self.results is not None and _may_be_huge():
+            _make_huge([(<Result>result).content for result in self.results if result is not None])
+
+    def of(self, FolioMap mapping not None):
+        """Return what ``Filler.read_runs`` delivers all results of a mapping to; None if there are none."""
+        return self.by_mapping.get(mapping) if self.by_mapping is not None else None
 
     def __reduce__(self):
         raise TypeError("results that are still to be read cannot be copied or pickled")
 
     def read(self, Py_ssize_t number, FolioMap mapping not None, u64 offset, u64 length):
         """Return a range of an object, as its ``read_bytes`` does: the result of that number, if it has that length."""
-        cdef bytes made = None
-        if self.memory is not None:
-            if not 0 <= number < len(self.memory):
-                raise IndexError(f"result {number} of {len(self.memory)}")
-            made, self.memory[number] = self.memory[number], None
-        if made is None or <u64>PyBytes_GET_SIZE(made) != length or offset + length > mapping.size:
+        cdef Result made = None
+        if self.results is not None:
+            if not 0 <= number < len(self.results):
+                raise IndexError(f"result {number} of {len(self.results)}")
+            made, self.results[number] = self.results[number], None
+        if made is None or made.start != offset or made.end != offset + length:
             return mapping.read_bytes(offset, length)
-        mapping._gather(offset, offset + length, PyBytes_AS_STRING(made))  # no one else has this object yet
-        return made
+        mapping._gather(offset, offset + length, PyBytes_AS_STRING(made.content), made)
+        return made.content
+
+
+def _result(FolioMap mapping, offset, Py_ssize_t length):
+    """Return a Result for a range; None without a mapping, or without bytes, or if the object has not all of it."""
+    if mapping is None or length == 0 or offset + length > mapping.size:
+        return None
+    return new_result(PyBytes_FromStringAndSize(NULL, length), offset, mapping.shift)
 
 
 cdef bint _may_be_huge() except -1:

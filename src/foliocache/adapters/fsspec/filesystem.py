@@ -481,8 +481,9 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
 
         merged = None if max_gap is None else Merged(jobs, {path: maps[path].size for path in maps}, max_gap)
         reads = jobs if merged is None else merged.reads
-        plan = Plan(reads, maps)
-        made = Results([extent(start, end, maps[path].size)[1] if path in maps else 0 for path, start, end in reads])
+        made = Results([_extent_in(maps.get(path), start, end) for path, start, end in reads])
+        plan = Plan(reads, maps, made)
+        made.make_huge()
 
         def read(number: int, path: str, start: int | None, end: int | None) -> bytes:
             if path not in maps:
@@ -506,6 +507,11 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
         if _failed(known):
             raise known
         return self.target.uncached(path, known, start, end)
+
+
+def _extent_in(mapping: Any, start: int | None, end: int | None) -> tuple[Any, int, int]:
+    """Return (mapping, offset, length) of a slice; nothing of it without a mapping."""
+    return (mapping, 0, 0) if mapping is None else (mapping, *extent(start, end, mapping.size))
 
 
 def _refuse_unknown(options: dict[str, Any]) -> None:

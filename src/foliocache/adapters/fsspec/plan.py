@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+from foliocache.pool.results import Results
+
 from .ranges import Range, extent, is_cached
 
 READERS = 4  # threads that copy long ranges which the engine fetches, including the caller's; one copies short ones as fast
@@ -29,9 +31,12 @@ class Plan:
         Ranges, in the order in which they will be read.
     maps
         The mappings of those paths that have one.
+    results
+        Where the bytes that are requested are delivered, too.
     """
 
-    def __init__(self, jobs: list[Range], maps: dict[str, Any]) -> None:
+    def __init__(self, jobs: list[Range], maps: dict[str, Any], results: Results) -> None:
+        self._results = results
         self.cached: set[Range] = set()
         self._left: deque[tuple[int, Any, Run]] = deque()  # with the bytes that all before have
         self._before: dict[Range, int] = {}  # bytes that the ranges before this one have
@@ -87,7 +92,9 @@ class Plan:
         except IndexError:
             pass
         for mapping, runs in wanted.values():
-            mapping.filler.read_runs(mapping, runs, min(self._most, self._length) // mapping.unit_size)
+            mapping.filler.read_runs(
+                mapping, runs, min(self._most, self._length) // mapping.unit_size, self._results.of(mapping)
+            )
 
 
 def _append(runs: list[tuple[Any, Run]], mapping: Any, run: Run) -> None:
