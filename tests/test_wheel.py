@@ -49,6 +49,19 @@ def test_the_wheel_has_the_library_alone(distribution, tmp_path):
     assert not [each for each in files if {"bench", "benchmarks", "tests", "tools", "examples"} & set(each.parts)]
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this tree is not git's")
+def test_the_source_distribution_has_what_git_has(distribution, tmp_path):
+    git = ["git", "-C", ROOT, "ls-files", "-z"]
+    tracked = subprocess.run(git, capture_output=True, text=True, timeout=60, check=True).stdout.split("\0")[:-1]
+    command = distribution.get_command_obj("egg_info")
+    command.egg_base = str(tmp_path)
+    command.ensure_finalized()
+    command.run()
+    files = set(command.filelist.files)
+    assert len(tracked) > 300 and {name for name in tracked if (ROOT / name).exists()} <= files
+    assert not [name for name in files if name.endswith((".so", ".pyc"))]
+
+
 def test_no_other_command_is_installed():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert list(project["scripts"]) == ["foliocache"]

