@@ -1,6 +1,7 @@
 """Threads of one process that use a pool at once: with the GIL, and on a free-threaded Python without it."""
 
 import contextlib
+import gc
 import os
 import random
 import signal
@@ -10,10 +11,13 @@ import sysconfig
 import threading
 import time
 
+import numpy
 import pytest
 
 import foliocache
+from foliocache.check import facade_threads
 from foliocache.mm import layout
+from foliocache.objects import store
 
 THREADS = 8
 OBJECTS = 3
@@ -245,6 +249,96 @@ def test_names_of_all(pool):
 
     at_once(*[objects] * THREADS)
     assert sorted(made) == list(range(40))
+
+
+def test_more_names_than_a_process_remembers(pool, monkeypatch):
+    """The oldest ones are forgotten, by all at once."""
+    monkeypatch.setattr(store, "KNOWN_MAX", 4)
+
+    def objects(seed):
+        chance = random.Random(seed)
+        for _ in range(2000):
+            assert pool.get(f"key {chance.randrange(100)}", seed) == seed
+
+    at_once(*(lambda seed=seed: objects(seed) for seed in range(THREADS)))
+    assert len(pool.objects._known) <= 4 + THREADS
+
+
+def test_objects_that_all_find(pool):
+    """Arrays of one folio and of several, and what its name's record has: in whole, in part, and to write to; and put again."""
+    rows = 4, 500, 9_000
+    arrays = [numpy.arange(100 * count, dtype="u4").reshape(count, 100) for count in rows]
+
+    def objects(seed):
+        chance = random.Random(seed)
+        kept = []
+        for _ in range(100):
+            n = chance.randrange(len(arrays))
+            want, key = arrays[n], f"array {n}"
+            first = chance.randrange(rows[n])
+            end = chance.randint(first + 1, rows[n])
+            way = chance.randrange(5)
+            if way == 0:
+                found = pool.get_or_create(key, lambda want=want: want)
+                assert numpy.array_equal(found, want) and not found.flags.writeable
+                kept.append(found)
+            elif way == 1:
+                found = pool.get_or_create(key, lambda want=want: want, writable="copy")
+                found += 1
+                assert numpy.array_equal(found, want + 1)
+            elif way == 2:
+                at, found = pool.objects.get_rows(key, "", None, first, end)
+                if found is not store.MISSING:
+                    assert numpy.array_equal(found[first - at : end - at], want[first:end])
+            elif way == 3:
+                assert pool.get_or_create("small", lambda: {"n": 7}) == {"n": 7}
+            elif chance.randrange(5) == 0:
+                pool.put(key, want)
+            if len(kept) > 3:
+                kept.pop(chance.randrange(len(kept)))
+
+    at_once(*(lambda seed=seed: objects(seed) for seed in range(THREADS)))
+    gc.collect()
+    assert pool.stat().pins == 0
+
+
+def test_arrays_put_together_by_all():
+    """Of the same chunks, each by a thread into an array of its own, and all into one, each the rows of its own."""
+    gather = pytest.importorskip("foliocache.adapters.zarr.gather", reason="zarr is not installed", exc_type=ImportError).gather
+    whole = numpy.random.default_rng(0).integers(0, 1 << 30, (800, 600))
+    cuts = [slice(a, a + 60) for a in range(0, 600, 60)]
+    parts = [((slice(0, 800), cut), whole[:, cut].copy()) for cut in cuts]
+    shared = numpy.zeros_like(whole)
+
+    def put_together(n):
+        own = numpy.zeros_like(whole)
+        mine = slice(100 * n, 100 * (n + 1))
+        for _ in range(20):
+            gather(own, parts, len(parts))
+            gather(shared, [((mine, cut), part[mine]) for (_, cut), part in parts], len(parts))
+        assert numpy.array_equal(own, whole)
+
+    at_once(*(lambda n=n: put_together(n) for n in range(THREADS)))
+    assert numpy.array_equal(shared, whole)
+
+
+@without_gil
+def test_words_of_the_interpreted_core_are_whole():
+    """A load sees one store or another, and never the zeros that struct writes first."""
+    memory = facade_threads.Memory(64)
+    facade_threads.store_relaxed(memory, 0, 0x01010101)
+    over = threading.Event()
+
+    def write():
+        for n in range(100_000):
+            facade_threads.store_relaxed(memory, 0, 0x01010101 * (1 + n % 2))
+        over.set()
+
+    def read():
+        while not over.is_set():
+            assert facade_threads.load_relaxed(memory, 0) in (0x01010101, 0x02020202)
+
+    at_once(write, read, read)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

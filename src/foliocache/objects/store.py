@@ -223,7 +223,8 @@ class Objects:
         except TypeError:
             known = self._new(key, version)
         while len(self._known) >= KNOWN_MAX:
-            self._known.pop(next(iter(self._known)), None)
+            with contextlib.suppress(RuntimeError, StopIteration):  # another thread has changed the dict
+                self._known.pop(next(iter(self._known)), None)
         return self._known.setdefault(place, known)
 
     def _new(self, key: str, version: str) -> Known:
