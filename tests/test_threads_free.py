@@ -251,19 +251,6 @@ def test_names_of_all(pool):
     assert sorted(made) == list(range(40))
 
 
-def test_more_names_than_a_process_remembers(pool, monkeypatch):
-    """The oldest ones are forgotten, by all at once."""
-    monkeypatch.setattr(store, "KNOWN_MAX", 4)
-
-    def objects(seed):
-        chance = random.Random(seed)
-        for _ in range(2000):
-            assert pool.get(f"key {chance.randrange(100)}", seed) == seed
-
-    at_once(*(lambda seed=seed: objects(seed) for seed in range(THREADS)))
-    assert len(pool.objects._known) <= 4 + THREADS
-
-
 def test_objects_that_all_find(pool):
     """Arrays of one folio and of several, and what its name's record has: in whole, in part, and to write to; and put again."""
     rows = 4, 500, 9_000

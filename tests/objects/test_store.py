@@ -14,6 +14,7 @@ import numpy
 import pytest
 
 import foliocache
+from foliocache.objects import store
 
 PATIENCE = 60
 
@@ -348,3 +349,24 @@ def test_a_pool_that_has_found_objects_is_freed(pool_name):
     gc.collect()
     assert gone() is None  # though an array is there
     assert array.sum() == 50_000 * 49_999 // 2
+
+
+class ChangedOnce(dict):
+    """A dict that another thread changes between ``iter`` and ``next``, the first time."""
+
+    changed = False
+
+    def __iter__(self):
+        found = super().__iter__()
+        if not self.changed:
+            self.changed = True
+            self["another", ""] = None
+        return found
+
+
+def test_another_thread_remembers_a_name_while_the_oldest_is_forgotten(pool, monkeypatch):
+    monkeypatch.setattr(store, "KNOWN_MAX", 4)
+    pool.objects._known = ChangedOnce()
+    for n in range(6):
+        assert pool.get(f"key {n}", n) == n
+    assert pool.objects._known.changed and len(pool.objects._known) <= 4
