@@ -65,7 +65,12 @@ def interpreter(compiler):
     with tarfile.open(archive) as packed:
         packed.extractall(unpacked, filter="tar")
     (source,) = unpacked.iterdir()
-    environment = os.environ | {"CC": str(compiler), "CPPFLAGS": f"-I{WORK / 'include'}", "LDFLAGS": f"-L{WORK / 'lib'}"}
+    environment = os.environ | {
+        "CC": str(compiler),
+        "PKG_CONFIG": "false",
+        "CPPFLAGS": f"-I{WORK / 'include'}",
+        "LDFLAGS": f"-L{WORK / 'lib'}",
+    }
     run("./configure", f"--build={TRIPLET}", "--quiet", cwd=source, env=environment, timeout=600)
     run("make", f"-j{os.cpu_count()}", "--silent", cwd=source, timeout=1800)
     source.rename(made)

@@ -38,7 +38,7 @@ def a_report(**changes: object) -> dict[str, object]:
 
 def test_it_fits_an_80_column_terminal(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("FORCE_COLOR", "")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
     report.show(a_report(wrong_bytes=12_345))
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
