@@ -48,9 +48,11 @@ def test_the_failure_of_a_task_is_told_to_those_that_wait(shared, key):
         await asyncio.sleep(0)
         return await asyncio.gather(first, waiter(), return_exceptions=True)
 
-    first, second = run(ask())
-    assert type(first) is LookupError
-    assert type(second) in (LookupError, foliocache.SourceError)  # it has waited, or come too late for that
+    errors = sorted(type(error).__name__ for error in run(ask()))
+    assert errors in (
+        ["LookupError", "SourceError"],
+        ["LookupError"] * 2,
+    )  # either may make it; the other waits, or comes too late
 
 
 def test_a_cancelled_maker_is_replaced(shared, key):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Site: TypeAlias = tuple[str | None, str, str, int]  # facade function, module.function, file, line
 FACADES = {facade_model.__file__, facade_threads.__file__}
+COMPREHENSIONS = {"<listcomp>", "<setcomp>", "<dictcomp>"}  # functions of their own until CPython 3.12
 ENGINE = {str(file) for file in Path(__file__).parent.glob("*.py")} - FACADES
 
 
@@ -136,9 +137,12 @@ def site() -> Site:
         op, frame = frame.f_code.co_name, frame.f_back
     while frame.f_code.co_filename in FACADES:
         op, frame = frame.f_code.co_name, frame.f_back
+    line = frame.f_lineno
+    while frame.f_code.co_name in COMPREHENSIONS:
+        frame = frame.f_back
     code = frame.f_code
     file = Path(code.co_filename)
-    return op, f"{file.stem}.{code.co_name}", f"{file.parent.name}/{file.name}", frame.f_lineno
+    return op, f"{file.stem}.{code.co_name}", f"{file.parent.name}/{file.name}", line
 
 
 def replay(program: Program, model: str, text: str) -> tuple[Graph, Failure | None]:
