@@ -1,7 +1,9 @@
 """Sources that misbehave: in what they return, what they raise, and what they wait for."""
 
 import array
+import asyncio
 import concurrent.futures
+import contextlib
 import errno
 import multiprocessing
 import os
@@ -101,6 +103,58 @@ def test_a_readinto_without_a_count_is_an_error(pool, count):
     with pytest.raises(foliocache.SourceError, match="must return how many bytes"):
         pool.mapping("k", SIZE, "v", readinto=lambda offset, buffer: count).lease(0)
     assert pool.mappings() == []
+
+
+class Streams:
+    """A source of the one method that is given."""
+
+    def __init__(self, **method):
+        vars(self).update(method)
+
+
+def fills(offset, buffers):
+    for buffer in buffers:
+        buffer[:] = bytes(len(buffer))
+
+
+async def awaits(offset, buffers):
+    fills(offset, buffers)
+
+
+async def yields(offset, buffers):
+    fills(offset, buffers)
+    yield
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("concurrent", [False, True])
+@pytest.mark.parametrize("how", ["lease", "read_bytes_async"])
+@pytest.mark.parametrize(
+    ("method", "function"),
+    [("read_into", f) for f in (fills, awaits, yields)] + [("read_into_async", f) for f in (fills, awaits)],
+)
+def test_a_stream_that_is_no_iterator_is_an_error_that_says_so(pool, method, function, how, concurrent):
+    mapping = pool.mapping("k", SIZE, "v", source=Streams(**{method: function}), concurrent=concurrent)
+    with pytest.raises(foliocache.SourceError, match=f"; {method} must .*yield"):
+        mapping.lease(0) if how == "lease" else asyncio.run(mapping.read_bytes_async(0, SIZE))
+    assert pool.mappings() == [] and pool.stat().pins == 0
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+@pytest.mark.parametrize("way", ["read", "readinto", "source"])
+@pytest.mark.parametrize("private", [False, True])
+def test_a_source_that_stops_an_iteration_does_not_end_the_pieces(pool, way, concurrent, private):
+    def fail(offset, length):
+        return next(iter([]))
+
+    given = {way: Streams(read_into=fail) if way == "source" else fail}
+    size = pool.stat().pool_bytes
+    with contextlib.ExitStack() as held:
+        if private:  # every page is in use
+            for lease in pool.mapping("full", size, "v", lambda offset, length: bytes(length)).pieces(0, size // 16 * 15):
+                held.enter_context(lease)
+        with pytest.raises(foliocache.SourceError, match="raised StopIteration"):
+            list(pool.mapping("k", SIZE, "v", concurrent=concurrent, **given).pieces(0, SIZE))
 
 
 def test_a_count_is_whatever_counts(pool):

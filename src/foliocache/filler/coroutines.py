@@ -22,7 +22,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
 from ..errors import FoliocacheError
-from .source import AsyncSource
+from .source import AsyncSource, async_iterator_of
 
 T = TypeVar("T")
 EXIT_PATIENCE = 2.0  # seconds that the interpreter waits at its exit for the cancelled coroutines
@@ -46,7 +46,7 @@ def _call(function: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T
 
 
 def _read_into(source: AsyncSource, offset: int, buffers: Sequence[memoryview]) -> Iterator[object]:
-    answer = source.read_into_async(offset, buffers)
+    answer = async_iterator_of(source.read_into_async(offset, buffers))
     try:
         while (full := run(_next(answer))) is not _END:
             yield full

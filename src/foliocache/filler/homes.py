@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .coroutines import EXIT_PATIENCE, loop_of_process
+from .source import async_iterator_of
 
 if TYPE_CHECKING:
     from .flow import Flow
@@ -72,7 +73,7 @@ class Way:
 
 
 async def stream(source: Callable[[int, Sequence[memoryview]], AsyncIterator[object]], flow: Flow) -> None:
-    answer = source(flow.offset, flow.buffers)
+    answer = async_iterator_of(source(flow.offset, flow.buffers))
     try:
         async for _ in answer:
             if not flow.full():

@@ -63,5 +63,7 @@ cdef class Filler:
     cdef int _readinto(self, Steps mapping, u64 offset, target) except -1
     cdef int _check_count(self, Steps mapping, got, u64 offset, Py_ssize_t length) except -1
     cdef int _check_length(self, Steps mapping, Py_ssize_t got, u64 offset, Py_ssize_t length) except -1
+    cdef object _begin(self, u64 offset, list views)
+    cdef object _stopped(self)
     cdef object _short(self, Steps mapping, got, u64 offset, Py_ssize_t length)
     cdef object _take_turn(self, Steps mapping)

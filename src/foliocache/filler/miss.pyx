@@ -30,7 +30,7 @@ from ..errors import SourceError
 from ..observe import notices, spans
 from . import failure
 from . import engine
-from .source import called, kind_of, read_into_of
+from .source import called, iterator_of, kind_of, read_into_of
 
 cdef u64 TIMEOUT_MAX_NS = (<u64>1) << 62
 cdef u64 REQUEST_MIN = 1 << 20  # bytes of a request, if there are several
@@ -547,7 +547,7 @@ cdef class Filler:
         cdef list views = [memoryview(target) for target in targets]
         answer = None
         try:
-            answer = self.call_read_into(index * mapping.unit_size, views)
+            answer = self._begin(index * mapping.unit_size, views)
             for _ in answer:
                 if number == <Py_ssize_t>len(run):
                     break
@@ -662,7 +662,7 @@ cdef class Filler:
         if self.call_read_into is not None:
             target = bytearray(length)
             with memoryview(target) as view:
-                if sum(1 for _ in self.call_read_into(offset, [view])) != 1:
+                if sum(1 for _ in self._begin(offset, [view])) != 1:
                     raise self._short(mapping, 0, offset, length)
             return bytes(target)
         if self.call_read is None and self.call_readinto is not None:
@@ -683,11 +683,29 @@ cdef class Filler:
         """Return what the source's ``read`` returns, unchecked. Raises SourceError if there is no source."""
         if self.call_read is None:
             raise SourceError(f"{self.key!r} is not cached at offset {offset}, and its mapping was opened without a source")
-        return self.call_read(offset, length)
+        try:
+            return self.call_read(offset, length)
+        except StopIteration as error:
+            raise self._stopped() from error
 
     cdef int _readinto(self, Steps mapping, u64 offset, target) except -1:
         cdef Py_ssize_t length = len(target)
-        return self._check_count(mapping, self.call_readinto(offset, target), offset, length)
+        try:
+            got = self.call_readinto(offset, target)
+        except StopIteration as error:
+            raise self._stopped() from error
+        return self._check_count(mapping, got, offset, length)
+
+    cdef object _begin(self, u64 offset, list views):
+        """Return the iterator that the source's ``read_into`` returns."""
+        try:
+            return iterator_of(self.call_read_into(offset, views))
+        except StopIteration as error:
+            raise self._stopped() from error
+
+    cdef object _stopped(self):
+        """A StopIteration of the source, as an error: to whoever iterates over pieces it would be their end."""
+        return SourceError(f"the source of {self.key!r} raised StopIteration")
 
     cdef int _check_count(self, Steps mapping, got, u64 offset, Py_ssize_t length) except -1:
         """Raise SourceError if ``got``, which ``readinto`` has returned, is not the number ``length``."""

@@ -6,6 +6,7 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, runtime_checkable
 
+from ..errors import SourceError
 from ..mm import layout
 
 if TYPE_CHECKING:
@@ -155,6 +156,26 @@ def _is_coroutine_function(function: Any) -> bool:
         function = function.func
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     return code is not None and bool(code.co_flags & _CO_COROUTINE)
+
+
+def iterator_of(answer: Any) -> Iterator[object]:
+    """Return the iterator that a source's ``read_into`` has returned. Raises SourceError for anything else."""
+    if not hasattr(answer, "__iter__"):
+        raise _no_iterator(answer, "read_into must yield once for each buffer, as soon as that is full")
+    return iter(answer)
+
+
+def async_iterator_of(answer: Any) -> AsyncIterator[object]:
+    """Return the iterator that a source's ``read_into_async`` has returned. Raises SourceError for anything else."""
+    if not hasattr(answer, "__aiter__"):
+        raise _no_iterator(answer, "read_into_async must be an async generator that yields once for each buffer")
+    return aiter(answer)
+
+
+def _no_iterator(answer: Any, instead: str) -> SourceError:
+    if hasattr(answer, "close"):  # a coroutine would warn that it was not awaited
+        answer.close()
+    return SourceError(f"the source returned {type(answer).__name__}; {instead}")
 
 
 def read_into_of(source: Source | AsyncSource | None) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import partial
 
+from ..filler.source import async_iterator_of
 from .around_base import Around, Asked, grouped, parts_of, released
 from .behind import Credit, behind
 from .claims import Claim
@@ -135,7 +136,7 @@ class Awaited(Around):
     async def _ask_async(self, offset: int, buffers: Sequence[memoryview]) -> AsyncGenerator[object, None]:
         if self._source is not None:
             self._clear(buffers)
-            answer = self._source.read_into_async(offset, buffers)
+            answer = async_iterator_of(self._source.read_into_async(offset, buffers))
             try:
                 async for _ in answer:
                     yield None

@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
 
+from ..filler.source import iterator_of
 from .around_base import Around, Asked, grouped, parts_of, released
 from .behind import Credit
 from .claims import Claim
@@ -107,7 +108,7 @@ class Blocking(Around):
     def _ask(self, offset: int, buffers: Sequence[memoryview]) -> Generator[object, None, None]:
         if self._source is not None:
             self._clear(buffers)
-            yield from self._source.read_into(offset, buffers)
+            yield from iterator_of(self._source.read_into(offset, buffers))
         elif self._read is not None:
             yield from self._spread(self._read(offset, sum(map(len, buffers))), offset, buffers)
         else:
