@@ -249,3 +249,20 @@ def test_output_that_is_closed_early_is_no_error(pool, pool_name):
     command = f"{sys.executable} -m foliocache stat {pool_name} | head -c 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], env=environment(), capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["trim", "--bytes", "x"], 2, "is not a size"),
+        (["trim", "--idle", "-1"], 2, "a number of seconds"),
+        (["trim", "--idle", "nan"], 2, "a number of seconds"),
+        (["resize", "1"], 2, "must be from 64 pages"),
+        (["resize", "100TiB"], 2, "must be from 64 pages"),
+        (["resize", "512GiB"], 3, "must be at most"),  # of this pool: another one could have it
+    ],
+)
+def test_a_size_or_time_that_makes_no_sense(pool, pool_name, cli, arguments, code, message):
+    done = cli(arguments[0], pool_name, *arguments[1:])
+    assert (done.code, done.out, done.err.count("\n")) == (code, "", 1) and message in done.err
+    assert pool.stat().pool_bytes == SIZE

@@ -81,6 +81,7 @@ def test_a_host_that_is_not_there(origin, pool_name, cli):
     origin.process.wait(LIMIT)
     done = cli("warm", f"{origin.url}/odd", "--name", pool_name, "--size", SIZE)
     assert (done.code, done.out, done.err.count("\n")) == (3, "", 1)
+    assert "no file matches: ClientConnectorError: Cannot connect" in done.err
 
 
 def test_sizes(files, pool_name, cli):

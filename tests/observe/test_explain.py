@@ -145,7 +145,7 @@ def test_people_read_it_on_one_screen(file):
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["/no/such/file"], 3, "no file matches"),
+        (["/no/such/file"], 3, "no file matches\n"),
         (["/etc", "--length", "x"], 2, "not a size"),
         (["/etc", "--name", "../x"], 2, ""),
     ],

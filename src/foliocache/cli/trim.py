@@ -7,9 +7,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 import foliocache
-from foliocache.cli.exits import CommandError
+from foliocache.cli.exits import CommandError, UsageError
 from foliocache.cli.options import Json, Name, check_size
 from foliocache.cli.output import console, emit_json
+from foliocache.pool.geometry import pool_size
 from foliocache.sizes import format_size
 
 Bytes = Annotated[str | None, Parameter(name="--bytes")]
@@ -39,7 +40,7 @@ def trim(name: Name = "default", /, *, bytes: Bytes = None, idle: Idle = None, j
     try:
         given = pool.trim(bytes, idle)
     except ValueError as error:
-        raise CommandError(str(error)) from error
+        raise UsageError(str(error)) from error
     left = pool.stat().backed_bytes
     if json:
         emit_json({"name": name, "given_back": given, "backed": left})
@@ -62,6 +63,10 @@ def resize(name: Name, size: Size, /, *, json: Json = False) -> None:
         Print {"name": name, "size": bytes, "above": bytes that the pool still has above that} as JSON.
     """
     pool = foliocache.attach(name)
+    try:
+        pool_size(size, pool.page_size)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     try:
         above = pool.resize(size)
     except ValueError as error:

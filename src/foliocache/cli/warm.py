@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from foliocache import FoliocacheError
-from foliocache.cli.exits import CommandError
+from foliocache.cli.exits import CommandError, UsageError
 from foliocache.cli.options import Json, Name, Positive, Size, open_pool
 from foliocache.cli.output import console, counted, emit_json, one_line
 from foliocache.cli.progress import watcher
@@ -183,13 +183,15 @@ def resolve(url: str, options: dict[str, Any]) -> list[tuple[str, FolioFileSyste
     import foliocache.adapters.fsspec  # noqa: F401 - registers the protocol where foliocache is on the path but not installed
     from foliocache.adapters.fsspec.passthrough import refuse_misspelled
 
+    if not url.removeprefix("folio::"):
+        raise UsageError("an empty URL names no file")  # and not the present folder: a script's variable may be unset
     full = _absolute(url)
     with _named(url):
         refuse_misspelled(url)
         fs, path = url_to_fs(f"folio::{full}", folio=options)
         found = sorted(_expand(fs.fs, path, _is_glob(full)))
         if not found:
-            raise FileNotFoundError("no file matches")
+            raise FileNotFoundError("no file matches" + _reason(fs.fs, path))
         return [(url, fs, one) for one in found]
 
 
@@ -226,6 +228,17 @@ def _is_file(fs: AbstractFileSystem, path: str) -> bool:
         return bool(fs.info(path)["type"] == "file")
     except FileNotFoundError:
         return False
+
+
+def _reason(fs: AbstractFileSystem, path: str) -> str:
+    """Return why the origin did not say whether there is such a file, as the end of a message: fsspec's HTTP takes any refusal,
+    and an origin that is not there, for a missing file. Empty if the origin did say so."""
+    try:
+        fs.info(path)
+    except FileNotFoundError as error:
+        cause = error.__cause__
+        return "" if cause is None or isinstance(cause, FileNotFoundError) else f": {type(cause).__name__}: {cause}"
+    return ""
 
 
 def _size(fs: FolioFileSystem, path: str) -> int:
