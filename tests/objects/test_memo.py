@@ -71,6 +71,9 @@ def test_ignored_parameters(shared, key):
     assert calls == [1, 2]
     with pytest.raises(ValueError, match=r"ignore names \['lok'\]"):
         shared.memoize(ignore="lok")(function)
+    for wrong in (7, None, [7, "log"], [["log"]]):
+        with pytest.raises(ValueError, match="ignore must be names of parameters, not "):
+            shared.memoize(ignore=wrong)(function)
 
 
 def test_what_is_closed_over_counts(shared, key):

@@ -298,6 +298,13 @@ def test_the_largest_objects_come_first(pool):
     found = pool.picture(objects=3)
     assert [each.key for each in found.objects] == ["k5", "k4", "k3"] and found.object_count == 5
     assert found.dots == b"" and pool.picture(objects=0).objects == ()
+    every = pool.picture(dots=2**200, objects=2**200)
+    assert (every.pages_per_dot, len(every.dots) // 2) == (1, pool.stat().pages) and len(every.objects) == found.object_count
+    for wrong in (-1, 1.0, "1", None, True):
+        with pytest.raises(ValueError, match="dots must"):
+            pool.picture(wrong)
+        with pytest.raises(ValueError, match="objects must"):
+            pool.picture(objects=wrong)
     assert json.loads(json.dumps(found.to_dict()))["object_count"] == 5
 
 

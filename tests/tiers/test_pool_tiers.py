@@ -155,6 +155,8 @@ def test_a_record_of_another_user_is_ignored(pool, url):
         ("disk:/a?direct=maybe", "direct is one of yes, no, auto"),
         ("disk:/a,disk:/a", "a tier is given twice"),
         ([7], "a tier is a text"),
+        (7, "in a sequence, not 7"),
+        (b"disk:/a", "in a sequence, not b'disk:/a'"),
     ],
 )
 def test_what_is_no_tier_is_refused(pool, tiers, message):

@@ -704,7 +704,7 @@ cdef class Filler:
             raise self._stopped() from error
 
     cdef object _stopped(self):
-        """A StopIteration of the source, as an error: to whoever iterates over pieces it would be their end."""
+        """Return the error for a StopIteration of the source, which would end a loop over pieces."""
         return SourceError(f"the source of {self.key!r} raised StopIteration")
 
     cdef int _check_count(self, Steps mapping, got, u64 offset, Py_ssize_t length) except -1:

@@ -40,7 +40,10 @@ class Memo(Generic[P, R]):
         self.loads: Loads = loads
         self.version: str = keys.of_code(function) if version is None else version
         self.signature: inspect.Signature | None = _signature(function) if key is None or ignore else None
-        self.ignore: frozenset[str] = frozenset((ignore,) if isinstance(ignore, str) else ignore)
+        names: Collection[str] = (ignore,) if isinstance(ignore, str) else ignore
+        if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"ignore must be names of parameters, not {ignore!r}")
+        self.ignore: frozenset[str] = frozenset(names)
         self.where: str = keys.where(function)
         unknown = self.ignore - set(self.signature.parameters if self.signature else ())
         if unknown:

@@ -16,7 +16,7 @@ from ..filler.engine import Engine
 from ..mm import audit, layout, page_alloc
 from ..observe import look, notices
 from ..observe.records import Counters, Finding, FoliosByType, LockInfo, ObjectInfo, PagesByState, Stat
-from ..sizes import format_size, parse_size
+from ..sizes import format_size, parse_count, parse_size
 from . import client, geometry, headroom, machine, numa, repair, shrink, strays, view
 from . import segment as segments
 from . import tiers as records
@@ -191,6 +191,14 @@ def _reopen(
 ) -> Pool:
     """Open a pool that was pickled."""
     return open(name, size, page_size, any_owner=any_owner, fill_timeout=fill_timeout, pressure=pressure)
+
+
+def _count(value: int, what: str) -> int:
+    """Return a number, 0 or more. Raises ValueError."""
+    number = parse_count(value, what)
+    if number < 0:
+        raise ValueError(f"{what} must not be negative: {value}")
+    return number
 
 
 def _seconds(value: Seconds, what: str = "fill_timeout") -> float:
@@ -721,11 +729,13 @@ class Pool:
 
         Raises
         ------
+        ValueError
+            A number is negative, or no whole number.
         FoliocacheError
             The pool has been closed; or another process has stopped while it gives memory back.
         """
         self._check_open()
-        return view.picture(self._attachment, dots, objects)
+        return view.picture(self._attachment, *map(_count, (dots, objects), ("dots", "objects")))
 
     @property
     def _memory(self) -> Memory:

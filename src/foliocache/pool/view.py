@@ -75,7 +75,8 @@ def picture(attachment: Attachment, dots: int, objects: int) -> Picture:
     """
     segment = attachment.segment
     with Scan(attachment):
-        found, stride, largest, count = scan.table(segment.memory, segment.pages, dots, objects)
+        wanted = (min(number, segment.pages) for number in (dots, objects))
+        found, stride, largest, count = scan.table(segment.memory, segment.pages, *wanted)
         described = [_residency(segment.memory, segment.mem, *each) for each in largest]
     clients = (client.describe(segment, slot) for slot in client.used_slots(segment))
     return Picture(

@@ -27,8 +27,10 @@ def split(tiers: str | Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(tiers, str):
         texts = [one.strip() for one in tiers.split(",")] if tiers.strip() else []
-    else:
+    elif isinstance(tiers, Sequence) and not isinstance(tiers, bytes | bytearray):
         texts = list(tiers)
+    else:
+        raise ValueError(f"tiers must be texts such as 'disk:/nvme/foliocache?size=1TiB', in a sequence, not {tiers!r}")
     for text in texts:
         if not isinstance(text, str):
             raise ValueError(f"a tier is a text such as 'disk:/nvme/foliocache?size=1TiB', not {text!r}")
