@@ -57,6 +57,8 @@ def test_help_and_workers_import_nothing_heavy():
         (["demo", "--workers", "0"], "--workers"),
         (["demo", "--sample", "1.5"], "--sample"),
         (["demo", "--latency", "soon"], "--latency"),
+        (["demo", "--latency", "inf"], "--latency"),
+        (["demo", "--latency", "nan"], "--latency"),
         (["warm", ""], "an empty URL"),
         (["explain", "folio::"], "an empty URL"),
     ],

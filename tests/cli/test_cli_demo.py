@@ -179,8 +179,8 @@ def test_sigkill_leaves_no_process(folder, tmp_path):
 
 def test_a_pool_that_cannot_be_made(folder, scratch, pools, cli):
     done = cli("demo", "--dataset", folder, *SMALL, "--size", "1KiB", TMPDIR=str(scratch))
-    assert (done.code, done.out) == (2, "")
-    assert "--size 1KiB" in done.err.splitlines()[-1]
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1), "it is known before anything is read"
+    assert "--size 1KiB" in done.err
 
 
 def test_a_dataset_that_is_not_there(cli, tmp_path):

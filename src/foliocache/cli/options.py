@@ -12,6 +12,7 @@ from cyclopts import Parameter, validators
 import foliocache
 from foliocache.cli.exits import UsageError
 from foliocache.pool.files import path_of
+from foliocache.pool.geometry import DEFAULT_PAGE_SIZE, pool_size
 from foliocache.sizes import parse_share, parse_size
 
 if TYPE_CHECKING:
@@ -35,6 +36,14 @@ def open_pool(name: str, size: str | int | None) -> Pool:
     except ValueError as error:
         raise UsageError(f"--size {size}: {error}") from error
     return pool
+
+
+def check_pool(size: str) -> None:
+    """Raise UsageError for a size that no pool can have, before a command begins with what takes long."""
+    try:
+        pool_size(size, DEFAULT_PAGE_SIZE)
+    except ValueError as error:
+        raise UsageError(f"--size {size}: {error}") from error
 
 
 def check_name(type_: object, name: str | None) -> None:
@@ -65,4 +74,4 @@ Offset = Annotated[str, Parameter(validator=check_offset)]
 Length = Annotated[str | None, Parameter(validator=check_offset)]
 Positive = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 Share = Annotated[float, Parameter(validator=validators.Number(gt=0, lte=1))]
-Milliseconds = Annotated[float, Parameter(validator=validators.Number(gte=0))]
+Milliseconds = Annotated[float, Parameter(validator=validators.Number(gte=0, lte=3_600_000))]

@@ -27,7 +27,7 @@ from foliocache.cli.demo.worker import Job
 from foliocache.cli.demo.worker_pool import Measured, WorkerPool
 from foliocache.cli.exits import CommandError
 from foliocache.cli.memory import allocated
-from foliocache.cli.options import Json, Milliseconds, Positive, Share, Size, open_pool
+from foliocache.cli.options import Json, Milliseconds, Positive, Share, Size, check_pool, open_pool
 from foliocache.cli.output import counted, emit_json, finish, tell
 from foliocache.cli.progress import Silent, watcher
 from foliocache.cli.serve import page_of
@@ -101,6 +101,8 @@ def demo(
     """
     if importlib.util.find_spec("aiohttp") is None:
         raise CommandError('the demo reads over HTTP, for which fsspec needs aiohttp: pip install "foliocache[http]"')
+    if size is not None:
+        check_pool(size)
     watch = watcher(quiet=json)
     with CleanupStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="foliocache-demo-")))
