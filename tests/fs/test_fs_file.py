@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import os
@@ -168,6 +169,27 @@ def test_lease_refuses_negative_ranges(local, path, offset, length):
         for pieces in (partial(local.pieces, path), file.pieces):
             with pytest.raises(ValueError, match="negative"):
                 pieces(offset, length)
+
+
+@pytest.mark.parametrize(("offset", "length", "what"), [(None, 1, "offset"), (1.0, 1, "offset"), (0, "1", "length")])
+def test_a_place_is_whole_numbers(local, path, offset, length, what):
+    for read in (local.lease, local.pieces):
+        with pytest.raises(TypeError, match=f"{what} must be an integer, not"):
+            list(read(path, offset, length))
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"/x", 1.5])
+def test_what_is_no_path_is_refused_and_not_remembered(local, wrong, tmp_path):
+    http = FolioFileSystem(target_protocol="http", name=local._pool_options["name"])
+    for fs in (local, http):
+        for identify in (fs._identify, lambda path, fs=fs: asyncio.run(fs._identify_async(path))):
+            with pytest.raises(TypeError, match=r"a path is a string or an os\.PathLike, not "):
+                identify(wrong)
+        fs.invalidate_cache(str(tmp_path))
+    for read in (http.cat_file, http.lease, http.open, lambda path: list(http.fetch(path))):
+        with pytest.raises(TypeError):
+            read(wrong)
+    http.invalidate_cache("http://localhost/x")
 
 
 @pytest.mark.parametrize(("offset", "length"), [(0, None), (70_000, 20_000), (SIZE - 1, 100), (SIZE, 5), (5, 0)])

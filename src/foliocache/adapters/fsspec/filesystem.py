@@ -18,8 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from itertools import islice
-from operator import index
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 import fsspec
 from fsspec.callbacks import DEFAULT_CALLBACK
@@ -30,6 +29,7 @@ import foliocache
 from foliocache import ChangedError
 from foliocache.errors import FoliocacheError
 from foliocache.pool.results import Results
+from foliocache.sizes import integer
 
 from .answers import Answers
 from .asynchronous import ATTEMPTS, Asynchronous
@@ -329,12 +329,12 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
             There is no such object.
         ChangedError
             The object changes faster than it can be read.
+        TypeError
+            The offset or length is no integer.
         ValueError
             The offset or length is negative.
         """
-        offset, length = index(offset), None if length is None else index(length)
-        if offset < 0 or (length or 0) < 0:
-            raise ValueError(f"folio: offset and length must not be negative: {offset}, {length}")
+        offset, length = _place(offset, length)
         path = self._strip_protocol(path)
         end = None if length is None else offset + length
         return self._while_unchanged(path, lambda identity: memoryview(self._range(path, identity, offset, end)), (offset, end))
@@ -362,12 +362,12 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
             From ``next``: there is no such object.
         ChangedError
             From ``next``: the object has changed since the first piece was read.
+        TypeError
+            The offset or length is no integer.
         ValueError
             The offset or length is negative.
         """
-        offset, length = index(offset), None if length is None else index(length)
-        if offset < 0 or (length or 0) < 0:
-            raise ValueError(f"folio: offset and length must not be negative: {offset}, {length}")
+        offset, length = _place(offset, length)
         return self._pieces(self._strip_protocol(path), offset, length)
 
     def _pieces(self, path: str, offset: int, length: int | None) -> Iterator[memoryview]:
@@ -540,6 +540,14 @@ def _make_target(
 def _stripped(fs: fsspec.AbstractFileSystem, scheme: str, path: Any) -> Any:
     path = unprefixed(path, scheme)
     return [fs._strip_protocol(one) for one in path] if isinstance(path, list) else fs._strip_protocol(path)
+
+
+def _place(offset: SupportsIndex, length: SupportsIndex | None) -> tuple[int, int | None]:
+    """Return an offset and a length as numbers. Raises TypeError, ValueError."""
+    start, count = integer(offset, "offset"), None if length is None else integer(length, "length")
+    if start < 0 or (count or 0) < 0:
+        raise ValueError(f"folio: offset and length must not be negative: {start}, {count}")
+    return start, count
 
 
 def _flag(name: str, value: Any) -> bool:

@@ -117,6 +117,8 @@ class Identifying:
         return await home_of(self.target.loop).call(self._identify_there, path, want, firsts)
 
     def _identifying(self, path: str, want: Want | None, firsts: list[First] | None = None) -> Steps:
+        if not isinstance(path, str):  # it would be remembered, and stand in the way of every write
+            raise TypeError(f"folio: a path is a string or an os.PathLike, not {path!r}")
         asks_with_bytes = want is not None and self.target.tells_with_bytes
         if self._identities.is_written(path) or not (self._trust or (asks_with_bytes and self._has_pool())):
             return (yield from self._asking(path))
