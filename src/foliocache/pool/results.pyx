@@ -1,4 +1,4 @@
-"""Many results at once: bytes objects whose content is still to be written, by the threads that fill the folios, or by their readers.
+"""Many results at once: bytes objects whose content is still to be written, by threads that fill folios, or by their readers.
 
 The kernel clears and maps fresh memory page by page, which takes several times as long as copying into it. malloc lays the
 objects side by side, and writes a few words before each; so the memory is neither one object's, nor untouched, when the kernel
