@@ -1,8 +1,8 @@
 """Cross-builds the wheel for 64-bit ARM, and runs the core's tests under emulation.
 
-The compiler is Debian's (``gcc-aarch64-linux-gnu``), the emulator is ``qemu-aarch64-static`` (``qemu-user-static``), and the
-interpreter and its headers are Debian's own for arm64: apt resolves and fetches them into a folder of its own, and nothing is
-installed. Where one of these lacks, it says so and what to install.
+The compiler is Debian's (``gcc-aarch64-linux-gnu``), the emulator is ``qemu-aarch64-static`` (``qemu-user-static``). The
+interpreter, its headers and the C library that it is built with are Debian's own for arm64: apt resolves and fetches them into
+a folder, the root of compiler and emulator; nothing is installed. Where one of these lacks, it says so and what to install.
 
 The tests of ``mm`` run with a processor that has the atomic instructions of Armv8.1 (LSE), and those of the atomics again with
 one that has not, where each is a loop of load-exclusive and store-exclusive.
@@ -46,8 +46,8 @@ def main():
         triplet="aarch64-linux-gnu",
         platform="linux-aarch64",
         policies=["manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64"],
-        compiler=COMPILER,
-        headers=[root / f"usr/include/python{PYTHON}", root / "usr/include"],
+        compiler=f"{COMPILER} --sysroot={root}",
+        headers=[root / f"usr/include/python{PYTHON}"],
     )
     made = target.wheel()
     if arguments.no_tests:
@@ -55,7 +55,8 @@ def main():
     packages, tree = target.packages(made), target.tree()
     for cpu, chosen in CPUS.items():
         print(f"on {cpu}:", flush=True)
-        cross.tests([EMULATOR, "-cpu", cpu, "-L", root, root / f"usr/bin/python{PYTHON}"], tree, packages, chosen)
+        emulated = [EMULATOR, "-cpu", cpu, "-L", root, root / f"usr/bin/python{PYTHON}"]
+        cross.tests(emulated, target.compiler, tree, packages, chosen)
 
 
 if __name__ == "__main__":

@@ -78,9 +78,9 @@ class Target:
         return copied(tree)
 
 
-def tests(python, tree, packages, *chosen):
-    """Run tests with the target's interpreter, a list of words."""
-    environment = os.environ | {"PYTHONPATH": str(packages), "PYTHONDONTWRITEBYTECODE": "1"}
+def tests(python, compiler, tree, packages, *chosen):
+    """Run tests with the target's interpreter, a list of words, and with its compiler."""
+    environment = os.environ | {"CC": compiler, "PYTHONPATH": str(packages), "PYTHONDONTWRITEBYTECODE": "1"}
     limits = ["-o", "timeout=600", "-p", "no:cacheprovider"]
     run(*python, "-m", "pytest", "-q", *limits, *ONLY, *chosen, cwd=tree, env=environment, timeout=3600)
 

@@ -93,7 +93,7 @@ def main():
     )
     made = target.wheel()
     if not arguments.no_tests:
-        cross.tests([root / "python"], target.tree(), target.packages(made), *CHOSEN)
+        cross.tests([root / "python"], target.compiler, target.tree(), target.packages(made), *CHOSEN)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,11 @@
 
 import contextlib
 import functools
+import os
+import shlex
+import shutil
+import subprocess
+import sysconfig
 
 import pytest
 import world as worlds
@@ -13,6 +18,26 @@ settings.register_profile(
     "mutants", settings.get_profile("mm"), derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
 )
 settings.load_profile("mm")
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    """``library(source, *options)`` compiles C as a shared library, and returns its path. Skips where there is no compiler.
+
+    The compiler is that of ``CC``, with its options, as in a build; else the one that Python was built with.
+    """
+    compiler = shlex.split(os.environ.get("CC", "")) or (sysconfig.get_config_var("CC") or "cc").split()[:1]
+
+    def library(source, *options):
+        if not shutil.which(compiler[0]):
+            pytest.skip(f"no C compiler ({compiler[0]})")
+        folder = tmp_path_factory.mktemp("library")
+        (folder / "source.c").write_text(source)
+        command = [*compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Werror", *options]
+        subprocess.run([*command, "-o", folder / "library.so", folder / "source.c"], check=True, timeout=120)
+        return folder / "library.so"
+
+    return library
 
 
 @pytest.fixture(params=["compiled", "interpreted"])

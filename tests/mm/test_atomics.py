@@ -6,9 +6,6 @@ That the bodies have the same names is for tests/check/test_facade.py.
 import ctypes
 import errno
 import re
-import shutil
-import subprocess
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -36,21 +33,14 @@ def _type(argument):
 
 
 @pytest.fixture(scope="session")
-def header(tmp_path_factory):
+def header(library):
     """Compile the inline functions of atomics.h as a library."""
-    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
-    if not shutil.which(compiler):
-        pytest.skip(f"no C compiler ({compiler})")
-    folder = tmp_path_factory.mktemp("header")
     lines = ["typedef uint32_t u32; typedef uint64_t u64; typedef int bint;"]
     for name, (result, c_name, arguments) in declared().items():
         parameters = ", ".join(f"{type} a{i}" for i, type in enumerate(arguments)) or "void"
         call = f"{c_name}({', '.join(f'a{i}' for i in range(len(arguments)))})"
         lines.append(f"{result} call_{name}({parameters}) {{ {'' if result == 'void' else 'return '}{call}; }}")
-    source, library = folder / "header.c", folder / "header.so"
-    source.write_text(f'#include "{MM / "atomics.h"}"\n' + "\n".join(lines) + "\n")
-    subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", library, source], check=True, timeout=120)
-    functions = ctypes.CDLL(str(library))
+    functions = ctypes.CDLL(str(library(f'#include "{MM / "atomics.h"}"\n' + "\n".join(lines) + "\n")))
     for name, (result, _, arguments) in declared().items():
         function = getattr(functions, f"call_{name}")
         function.restype, function.argtypes = TYPES[result], [TYPES[type] for type in arguments]

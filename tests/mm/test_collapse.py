@@ -3,8 +3,6 @@
 import ctypes
 import os
 import shutil
-import subprocess
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -52,22 +50,14 @@ int fill(int fd, uint64_t data, uint64_t size, uint64_t at, uint64_t n, int how,
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
-    if not shutil.which(compiler):
-        pytest.skip(f"no C compiler ({compiler})")
-    folder = tmp_path_factory.mktemp("collapse")
-    source, library = folder / "source.c", folder / "library.so"
-    source.write_text("#define _GNU_SOURCE\n" + SOURCE)
-    command = [compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-Wno-unused-function", f"-I{MM}"]
-    subprocess.run([*command, "-o", library, source], check=True, timeout=120)
-    return library
+def built(library):
+    return library("#define _GNU_SOURCE\n" + SOURCE, "-Wno-unused-function", f"-I{MM}")
 
 
 @pytest.fixture
-def fill(library, tmp_path):
+def fill(built, tmp_path):
     """``fill(first, n)`` gives n chunks memory, and returns at which of them the kernel was asked for a huge page."""
-    called = ctypes.CDLL(shutil.copy(library, tmp_path)).fill  # a copy of its own remembers nothing
+    called = ctypes.CDLL(shutil.copy(built, tmp_path)).fill  # a copy of its own remembers nothing
     called.argtypes = [
         ctypes.c_int,
         *[ctypes.c_uint64] * 4,
