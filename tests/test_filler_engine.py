@@ -2,6 +2,8 @@
 
 import gc
 import queue
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -144,3 +146,10 @@ def test_an_engine_that_is_dropped_ends_its_measuring_thread(monkeypatch):
             break
         deadline.wait(0.05)
     assert state.samplers and state.width == engine.CONCURRENCY_FIRST
+
+
+def test_an_engine_may_outlive_its_module():
+    """The interpreter clears modules in the reverse of the order in which they were imported."""
+    script = "import os; from foliocache.filler import engine; os.kept = engine, engine.Engine()"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=SECONDS)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -213,3 +213,19 @@ def _exit_code(child):
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     finally:
         timer.cancel()
+
+
+def test_a_file_that_outlives_its_modules_is_closed(tmp_path, pool_name):
+    """The interpreter clears modules in the reverse of the order in which they were imported."""
+    script = """
+import os, sys
+from foliocache.adapters.fsspec import FolioFileSystem, file
+written = FolioFileSystem(target_protocol="file", name=sys.argv[1], size="4MiB").open(sys.argv[2], "wb")
+written.write(b"content")
+os.kept = file, written
+"""
+    path = tmp_path / "written"
+    ended = subprocess.run(
+        [sys.executable, "-W", "always", "-c", script, pool_name, path], capture_output=True, text=True, timeout=_PATIENCE
+    )
+    assert (ended.returncode, ended.stderr, path.read_bytes()) == (0, "", b"content")

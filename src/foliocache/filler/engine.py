@@ -110,8 +110,8 @@ class Engine:
                 if serving.thread != _thread.get_ident():
                     serving.ended.get(timeout=max(0.0, deadline - time.monotonic()))
 
-    def __del__(self) -> None:
-        if self.is_ours:
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_finalizing() and self.is_ours:  # at the end of the interpreter there are no threads, and modules may be gone
             self._state.close()
 
 

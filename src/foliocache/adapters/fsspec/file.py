@@ -365,13 +365,15 @@ class WriteThrough:
             self._end()
             raise
 
-    def __del__(self) -> None:
+    def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:
         if "file" not in self.__dict__ or self._writer is None:
             return
-        if self._pid == os.getpid():
-            self.close()
-        else:  # inherited by fork: the parent closes it
+        if self._pid != getpid():  # inherited by fork: the parent closes it
             self._end()
+        elif os is None:  # the interpreter ends, and modules are gone
+            self.file.close()
+        else:
+            self.close()
 
     def __getattr__(self, name: str) -> Any:
         if name in ("file", "fs", "path", "_pid", "_writer"):  # not yet set: during __init__ or unpickling
