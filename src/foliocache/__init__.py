@@ -32,6 +32,8 @@ try:
 except ImportError as _error:
     # foliocache.check can be imported without the compiled core. What needs the core raises the error that says why.
     _why = f"foliocache's core cannot be imported: {_error}"
+    if _error.name == "cython":  # where it is installed, the sources say so themselves
+        _why += ". It is not compiled: build it with 'pip install .', which needs a C compiler and the Python headers"
 
     def _missing(name: str) -> object:
         if name in __all__:
