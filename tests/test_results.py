@@ -4,6 +4,7 @@ import copy
 import mmap
 import os
 import re
+import sysconfig
 import threading
 
 import fresh
@@ -99,6 +100,7 @@ def makes_huge_pages():
         return True
 
 
+@pytest.mark.skipif(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="this Python's allocator lays results apart")
 @pytest.mark.skipif(not makes_huge_pages(), reason="this kernel makes no huge pages (MADV_COLLAPSE)")
 @fresh.process  # malloc has nothing to use again, so all of it is new memory
 def test_memory_of_long_results_is_huge_unless_the_machine_wants_none():
