@@ -11,9 +11,12 @@ MM = Path("src/foliocache/mm")
 POOL = Path("src/foliocache/pool")
 BUILD = Path("build/cython")
 
-# Pages of aarch64 may be of 64 KiB, and what is read-only after relocation must end with one: a gap of 32 KiB in each module,
-# on the average. Without binding at load time it is 640 bytes, and the table of functions' addresses is not among them.
-LINKED = ["-Wl,-z,norelro"] if sysconfig.get_platform().endswith("-aarch64") else []
+# What modules are linked without, since they are small and many: gaps up to the next page.
+# x86-64: code in pages of its own, apart from the constants. Other processors' linkers do not do that by themselves.
+# aarch64: pages may be of 64 KiB, and what is read-only after relocation must end with one: a gap of 32 KiB in each module, on
+# the average. Without binding at load time it is 640 bytes, and the table of functions' addresses is not among them.
+GAPS = {"-x86_64": "noseparate-code", "-aarch64": "norelro"}
+LINKED = [f"-Wl,-z,{GAPS[each]}" for each in GAPS if sysconfig.get_platform().endswith(each)]
 
 
 def sources():
