@@ -1,7 +1,6 @@
 """Builds the compiled core. Everything else is in pyproject.toml, and what is generated is written by tools/generate.py."""
 
 import os
-import sysconfig
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -11,12 +10,11 @@ MM = Path("src/foliocache/mm")
 POOL = Path("src/foliocache/pool")
 BUILD = Path("build/cython")
 
-# What modules are linked without, since they are small and many: gaps up to the next page.
-# x86-64: code in pages of its own, apart from the constants. Other processors' linkers do not do that by themselves.
-# aarch64: pages may be of 64 KiB, and what is read-only after relocation must end with one: a gap of 32 KiB in each module, on
-# the average. Without binding at load time it is 640 bytes, and the table of functions' addresses is not among them.
-GAPS = {"-x86_64": "noseparate-code", "-aarch64": "norelro"}
-LINKED = [f"-Wl,-z,{GAPS[each]}" for each in GAPS if sysconfig.get_platform().endswith(each)]
+# What modules are linked without, since they are small and many: gaps up to the next page, which may be of 64 KiB on aarch64.
+# noseparate-code: code has no pages of its own, apart from constants. Only the linkers of x86 do that by themselves.
+# norelro: what is read-only after relocation need not end with a page. Without binding at load time it is some 600 bytes of a
+# module, and the table of functions' addresses is not among them.
+LINKED = ["-Wl,-z,noseparate-code", "-Wl,-z,norelro"]
 
 
 def sources():
