@@ -486,8 +486,8 @@ class Pool:
         Returns
         -------
         list of Finding
-            The violations; empty if the pool is sound. It is exact only while no other process uses the pool: an unfinished
-            operation may appear as a finding.
+            The violations; empty if the pool is sound. It is exact only while no other process uses the pool, nor, on a Python
+            without a GIL, another thread: an unfinished operation may appear as a finding.
 
         Raises
         ------
