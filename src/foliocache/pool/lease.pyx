@@ -365,15 +365,15 @@ cdef Lease new_lease():
     return Lease.__new__(Lease)
 
 
-cdef int _fill_buffer(FolioMap mapping, Py_buffer *buffer, int wanted) except -1:
+cdef int _fill_buffer(FolioMap of, Py_buffer *buffer, int wanted) except -1:
     """Give the bytes of a window of all of a mapping. The buffer keeps the window until it is released."""
     from .window import open_window  # here, because it imports this module
 
     cdef Py_buffer inner
-    window = open_window(mapping, 0, None) if wanted == PyBUF_FULL_RO else _kept_window(mapping)
+    window = open_window(of, 0, None) if wanted == PyBUF_FULL_RO else _kept_window(of)
     PyObject_GetBuffer(window, &inner, PyBUF_SIMPLE)
     try:
-        PyBuffer_FillInfo(buffer, mapping, inner.buf, inner.len, True, wanted)
+        PyBuffer_FillInfo(buffer, of, inner.buf, inner.len, True, wanted)
     finally:
         PyBuffer_Release(&inner)
     Py_INCREF(window)
@@ -381,21 +381,21 @@ cdef int _fill_buffer(FolioMap mapping, Py_buffer *buffer, int wanted) except -1
     return 0
 
 
-cdef object _kept_window(FolioMap mapping):
+cdef object _kept_window(FolioMap of):
     """Return the window that the mapping keeps as long as it lives, for callers that release the buffer, and use its bytes as
     long as they have the mapping: ``numpy.ndarray(..., buffer=mapping)`` and ``torch.frombuffer(mapping)``. A memoryview, which
     asks for PyBUF_FULL_RO, does not."""
     from .window import open_window  # as above
 
-    mapping._check()
-    window = mapping._kept
+    of._check()
+    window = of._kept
     if window is None or not window._is_ours():
-        window = open_window(mapping, 0, None)
+        window = open_window(of, 0, None)
         window._let_go()
-        with cython.critical_section(mapping):
-            kept = mapping._kept
+        with cython.critical_section(of):
+            kept = of._kept
             if kept is None or not kept._is_ours():
-                mapping._kept = window
+                of._kept = window
             else:
                 window = kept
     return window

@@ -31,9 +31,9 @@ cdef class Sink:
 cdef class Result(Sink):
     """The ``content`` of an object's bytes from ``start`` to ``end``, which nobody but its reader and the engine has yet.
 
-    A unit is written once: by the thread that fills its folio, before the folio is complete, or by the reader, which has a lease
-    on the complete folio. Each looks before, and notes it while it still has the folio. So no one writes to the content when the
-    reader has come to its end, and returns it. ``noted`` has a byte for each unit.
+    A unit is written once: by the thread that fills its folio, before the folio is complete, or by the reader, which has a
+    lease on the complete folio. Each looks before, and notes it while it still has the folio. So no one writes to the content
+    when the reader has come to its end, and returns it. ``noted`` has a byte for each unit.
     """
     cdef int take(self, u64 at, const char *data, u64 length) except -1:
         cdef u64 begin = max(at, self.start)

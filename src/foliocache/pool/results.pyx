@@ -44,7 +44,7 @@ cdef class Results:
     def __init__(self, list ranges not None):
         cdef Py_ssize_t length, most = 0
         cdef FolioMap mapping
-        for mapping, offset, length in ranges:
+        for mapping, _, length in ranges:
             most += length if mapping is not None else 0
         if most >= TOGETHER_MIN:
             self.results = [_result(*one) for one in ranges]
