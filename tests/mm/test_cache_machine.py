@@ -216,7 +216,7 @@ calls = st.sampled_from(["grab", "let go", "truncate", "shrink", "use", "table"]
 @given(steps=st.lists(st.tuples(calls, objects, places), max_size=60))
 @settings(max_examples=40)
 def test_both_worlds_leave_the_same_bytes(steps):
-    """Every word of the segment is the same after the same calls with the same results, but for the time when a folio was seen."""
+    """Every word of the segment is the same after the same calls and results, but for the times when folios were seen."""
     segments = Segment(compiled(), PAGES), Segment(interpreted(), PAGES)
     answers = [_play(segment, steps) for segment in segments]
     assert answers[0] == answers[1]
