@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 COMPILER = re.compile(r"(.*-)?(cc|c\+\+|gcc|g\+\+|clang|clang\+\+|cpp|tcc|c[89]9)(-[\d.]+)?$")
+PYTEST = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "3", "--dist", "worksteal"]  # as `make test`
 BUILDS = ["tests/test_pythons.py", "tests/test_generated.py", "tests/test_wheel.py"]
 MEETS = ["tests/fs", "tests/zarr_store", "tests/objects", "tests/cli", "tests/test_async.py", "tests/test_wheel.py"]
 TREE = [
@@ -68,7 +69,7 @@ def of_the_wheel(python, work, chosen):
     run(python, ROOT / "examples/plain_mapping.py", env=environment, cwd=work, timeout=60)
     tree = copied(work)
     ignored = [f"--ignore={name}" for name in BUILDS]
-    run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *ignored, *chosen, cwd=tree, env=environment)
+    run(python, *PYTEST, *ignored, *chosen, cwd=tree, env=environment)
 
 
 def with_the_oldest(python, work, chosen):
@@ -76,7 +77,7 @@ def with_the_oldest(python, work, chosen):
     uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python]
     run(*uv, *requires)
     run(*uv, "--resolution", "lowest-direct", "--no-build-isolation", "--editable", f"{ROOT}[test]")
-    run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(chosen or MEETS), cwd=ROOT)
+    run(python, *PYTEST, *(chosen or MEETS), cwd=ROOT)
 
 
 def main():
