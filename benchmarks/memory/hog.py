@@ -85,7 +85,7 @@ class _Machine:
         signal.alarm(int(_patience(want) + SECONDS))
         Path("/proc/self/oom_score_adj").write_text("1000")
         has = 1024 * _field(Path("/proc/self/status").read_text(), "VmData:")
-        resource.setrlimit(resource.RLIMIT_DATA, (has + want + 64 * MIB,) * 2)
+        resource.setrlimit(resource.RLIMIT_DATA, (has + want + want // 64 + 64 * MIB,) * 2)
 
     def available(self) -> int:
         return 1024 * _field(Path("/proc/meminfo").read_text(), "MemAvailable:")
