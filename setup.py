@@ -16,6 +16,9 @@ BUILD = Path("build/cython")
 # module, and the table of functions' addresses is not among them.
 LINKED = ["-Wl,-z,noseparate-code", "-Wl,-z,norelro"]
 
+# Each function of the hit path begins with a cache line: where it lands otherwise is worth up to a tenth of a hit.
+HOT = ["-falign-functions=64"]
+
 
 def sources():
     """Every module of the core that has C types, and the .pyx modules around it."""
@@ -35,7 +38,10 @@ def extension(path):
             str(POOL / "stat.h"),
             *([str(POOL / "section.h")] if path.parent == POOL else []),
         ],
-        extra_compile_args=["-O2", "-Wall", "-Werror", "-Wno-unused-function", "-fno-strict-aliasing"],
+        extra_compile_args=[
+            *["-O2", "-Wall", "-Werror", "-Wno-unused-function", "-fno-strict-aliasing"],
+            *(HOT if path.stem == "folio_map" else []),
+        ],
         extra_link_args=LINKED,
     )
 

@@ -29,8 +29,8 @@ def power(n):
 
 
 def gather_share():
-    """A C constant of lease.pyx."""
-    return int(re.search(r"^cdef u64 READ_SHARE = (\d+)$", (PACKAGE / "pool" / "lease.pyx").read_text(), re.MULTILINE)[1])
+    """A C constant of folio_steps.pyx."""
+    return int(re.search(r"^cdef u64 READ_SHARE = (\d+)$", (PACKAGE / "pool" / "folio_steps.pyx").read_text(), re.MULTILINE)[1])
 
 
 NUMBERS = {

@@ -2,8 +2,8 @@
 
 - ``mm/layout.h`` and ``mm/layout.pxd``: the integers of ``layout.py`` as C constants, so that no offset is written down twice.
 - ``mm/inline/``: copies of the functions of the hit path, text for text, as ``cdef inline``. Cython calls the functions of
-  another module through pointers, and a hit makes some twenty such calls; ``lease.pyx`` cimports the copies instead, and makes
-  none. A declaration in a ``.pxd`` that ends in ``# inline`` marks such a function.
+  another module through pointers, and a hit makes some twenty such calls; ``folio_map.pyx`` and ``lease.pyx`` cimport the
+  copies instead. A declaration in a ``.pxd`` that ends in ``# inline`` marks such a function.
 - ``mm/*.pyi``: for type checkers, the functions that Python can call, with the types of their module's ``.pxd``.
 
 ::

@@ -24,7 +24,7 @@ class Killed(BaseException):
 
 
 class Bench(worlds.Segment):
-    """A segment on which clients work as processes do: ``lease.pyx`` has the same operations."""
+    """A segment on which clients work as processes do: ``folio_steps.pyx`` has the same operations."""
 
     def __init__(self, world, pages=64, folios=1, order=0, span=0):
         """Make a segment in which all objects have that many units of that order; folios have up to 2^span of them."""

@@ -1,9 +1,9 @@
 """The interface through which a filler uses the pool: its steps on the folios of one object.
 
-``pool.lease.FolioMap`` implements the steps. They are called through C pointers, and cannot be called from Python. A *lease*
-here is a ``pool.lease.Lease``. While ``is_filling`` is true for it, its folio is locked, and this process has to ``complete``
-or ``withdraw`` the folio; if the lease is dropped, after whatever exception, it withdraws the folio. A filler that holds such
-leases never waits for another filler.
+``pool.folio_steps.FolioSteps`` implements the steps. They are called through C pointers, and cannot be called from Python. A
+*lease* here is a ``pool.lease.Lease``. While ``is_filling`` is true for it, its folio is locked, and this process has to
+``complete`` or ``withdraw`` the folio; if the lease is dropped, after whatever exception, it withdraws the folio. A filler that
+holds such leases never waits for another filler.
 """
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 

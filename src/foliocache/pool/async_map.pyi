@@ -4,7 +4,8 @@ from typing import Any, Literal, NoReturn, Self, SupportsIndex, final
 from typing_extensions import Buffer
 
 from ..filler.awaited import Miss
-from .lease import FolioMap, Lease
+from .folio_map import FolioMap
+from .lease import Lease
 
 class AsyncMap(FolioMap):
     def _look_lease(self, offset: SupportsIndex, length: SupportsIndex | None) -> Any: ...

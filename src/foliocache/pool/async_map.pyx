@@ -14,7 +14,8 @@ from libc.stdint cimport uint32_t as u32, uint64_t as u64
 from libc.string cimport memcpy
 
 from .attachment cimport begin_step, end_step, section_t
-from .lease cimport FolioMap, Lease, new_lease
+from .folio_map cimport FolioMap
+from .lease cimport Lease, new_lease
 from ..filler.awaited cimport new_miss, read_ahead
 from ..filler.buffers cimport get_writable
 from ..mm cimport atomics, fill, layout

@@ -3,7 +3,8 @@ from typing import Literal, NoReturn, SupportsIndex, final
 
 from ..filler.miss import Filler
 from .attachment import Attachment
-from .lease import FolioMap, Lease
+from .folio_map import FolioMap
+from .lease import Lease
 from .window import Window
 
 @final

@@ -8,7 +8,8 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
 from .attachment cimport Attachment
-from .lease cimport FolioMap, Lease
+from .folio_map cimport FolioMap
+from .lease cimport Lease
 from ..filler.miss cimport Filler
 from ..mm cimport filemap
 

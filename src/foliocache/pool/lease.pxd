@@ -2,10 +2,16 @@ cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
 from .attachment cimport Attachment, section_t
-from .result cimport Result
-from ..filler.miss cimport Filler
-from ..filler.steps cimport Steps
-from ..mm.atomics cimport mem_t
+from ..mm cimport atomics
+from ..mm.atomics cimport fc_mem
+
+cdef extern from *:
+    """
+    #define FC_REFUSE_NEW(type, function) \\
+        (((PyTypeObject *)(type))->tp_new = (newfunc)(function), ((PyTypeObject *)(type))->tp_vectorcall = NULL)
+    """
+    void FC_REFUSE_NEW(object type, void *function)
+    void prefetch "__builtin_prefetch" (const void *)
 
 
 @cython.final
@@ -34,7 +40,16 @@ cdef class Lease:
     cdef char *_page(self) noexcept
     cdef const char *_copyable(self) noexcept
     cdef int _populate(self) except -1
-    cdef void _bind(self, Attachment attachment, u32 entry, u32 pfn, u64 begin, Py_ssize_t length) noexcept
+
+    cdef inline void _bind(self, Attachment attachment, u32 entry, u32 pfn, u64 begin, Py_ssize_t length) noexcept:
+        """Set a new lease to the pin in word ``entry`` of the ledger, and to ``length`` bytes of the folio from ``begin``."""
+        self.data = (<const fc_mem *>attachment.mem).ro + atomics.page_at(attachment.mem, pfn) + begin
+        prefetch(self.data)  # most users read the first byte next: load its cache line while the lease is made
+        self.epoch = attachment.epoch
+        self.entry = entry
+        self.pfn = pfn
+        self.length = length
+        self.attachment = attachment
 
 
 @cython.final
@@ -44,48 +59,4 @@ cdef class Target:
 
 
 cdef Lease new_lease()
-
-
-cdef class FolioMap(Steps):
-    cdef readonly Attachment attachment
-    cdef readonly Filler filler
-    cdef mem_t mem
-    cdef u64 ino, head, mark, digest_lo, digest_hi, key_digest
-    cdef u64 stride, most
-    cdef u32 height, order, span, shift, key_length
-    cdef bint is_fixed
-    cdef bytes text
-
-    cdef Lease _lease(self, u64 start, u64 most, u64 limit)
-    cdef Lease _grab(self, u64 index, u64 count)
-    cdef Lease _miss(self, u64 start, u64 most, u64 limit)
-    cdef Lease _join(self, Lease lease, u64 start, u64 most, u64 limit)
-    cdef int _read_ahead(self, u32 pfn, u64 last) except -1
-    cdef Lease _use(self, Lease lease, u64 start, u64 most)
-    cdef Lease _cut(self, Lease lease, u64 start, u64 most)
-    cdef int _gather(self, u64 start, u64 end, char *target, Result result=*) except -1
-    cdef Lease _lease_for(self, u64 start, u64 most, Result result)
-    cdef u64 _clip(self, n, what) except? 0xFFFFFFFFFFFFFFFF
-    cdef u64 _offset(self, n) except? 0xFFFFFFFFFFFFFFFF
-    cdef u64 _clip_any(self, n, what) except? 0xFFFFFFFFFFFFFFFF
-    cdef u64 _offset_any(self, n) except? 0xFFFFFFFFFFFFFFFF
-    cdef int _check(self) except -1
-    cdef Py_ssize_t _length(self, u64 index) noexcept
-    cdef u64 _units(self, u64 length) noexcept
-    cdef object _lease_cached(self, u64 start, u64 most)
-    cdef Lease _copy(self, u64 index)
-    cdef Lease _copy_cached(self, u64 index)
-    cdef u32 _sleep(self, Lease lease, u64 timeout_ns) except? 0xFFFFFFFF
-    cdef bint _bind_units(self, Lease lease, u32 entry, u32 pfn, u64 index) noexcept
-    cdef u64 _rest(self, u32 pfn, u64 index) noexcept
-    cdef u64 _bytes(self, u32 pfn, u64 first) noexcept
-    cdef bint _fits(self, u32 pfn, u64 length) noexcept
-    cdef bint _is_ours(self, u64 at) noexcept
-    cdef void _bind(self, u64 ino) noexcept
-    cdef bint _open(self) noexcept
-
-
-@cython.final
-cdef class Pieces:
-    cdef FolioMap mapping
-    cdef u64 place, end
+cdef Target new_target(Lease lease)

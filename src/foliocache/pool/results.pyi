@@ -1,6 +1,6 @@
 from typing import final
 
-from .lease import FolioMap
+from .folio_map import FolioMap
 from .result import Sink
 
 @final

@@ -10,7 +10,7 @@ from libc.errno cimport ENOMEM, errno
 from libc.stdint cimport uint64_t as u64
 from libc.stdlib cimport free, malloc, qsort
 
-from .lease cimport FolioMap
+from .folio_map cimport FolioMap
 from .result cimport Result, new_result, sorted_results
 
 cdef extern from "<sys/mman.h>" nogil:

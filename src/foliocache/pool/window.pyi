@@ -1,6 +1,7 @@
 from typing import Literal, NoReturn, Self, SupportsIndex, final
 
-from .lease import FolioMap, Lease
+from .folio_map import FolioMap
+from .lease import Lease
 
 @final
 class PrivatePages:

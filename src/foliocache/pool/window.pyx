@@ -24,7 +24,8 @@ from ..errors import FoliocacheError, LeaseError
 from ..sizes import integer
 
 from .attachment cimport Attachment
-from .lease cimport FolioMap, Lease, new_lease
+from .folio_map cimport FolioMap
+from .lease cimport Lease, new_lease
 from ..mm cimport atomics, backing, layout, pagetable
 from ..mm.atomics cimport fc_mem, mem_t
 from ..mm.inline cimport folio
