@@ -2,10 +2,13 @@
 
 import re
 
+import pytest
 from documents import page, rows
 
 from foliocache.tiers import behind, guard, layout, urls
+from foliocache.tiers.valkey import ValkeyTier, _key, _place
 
+pytest.importorskip("valkey")
 TEXT = page("tiers.md")
 WORDS = " ".join(TEXT.split())
 
@@ -39,6 +42,19 @@ def test_the_options_of_a_server_are_those():
     assert names == list(values)
     assert f"the same; {urls.LEASE:g} by default" in WORDS
     assert urls.split("valkey://h?" + "&".join(f"{name}={value}" for name, value in values.items()))
+
+
+def test_the_keys_are_those():
+    made = ValkeyTier("valkey://127.0.0.1:1", 1.0)  # it connects when it is asked for something
+    name, at = made._name(b"\xab" * 16), 0x543210000
+    told = [key.strip("`") for key, _ in rows(TEXT, "key, behind the prefix and `:`", "what its value is")]
+    places = {"DIGEST": "ab" * 16, "OFFSET / 4 MiB": "150c", "LENGTH": "10000"}
+    keys, offsets = (_key(name, at, 0x10000), _place(name, at)[0]), (at, at - 0x10000)
+    for key, pattern, offset in zip(keys, told, offsets, strict=True):
+        for word, value in {**places, "OFFSET": f"{offset:x}"}.items():
+            pattern = pattern.replace(word, value)
+        assert key.decode() == f"folio:{pattern}"
+    made.close()
 
 
 def test_the_numbers_are_those():

@@ -67,16 +67,23 @@ def bulk(*values):
     return head + b"".join(b"$-1\r\n" if value is None else b"$%d\r\n%s\r\n" % (len(value), value) for value in values)
 
 
+def commands(*each):
+    """Return commands, each a list of words, as they are sent."""
+    texts = [b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words) for words in each]
+    return b"".join(b"*%d\r\n%s" % (len(words), text) for words, text in zip(each, texts, strict=True))
+
+
 def whole(number, data):
     """Return the value of a key that ``ask`` asks for."""
     return data + MAGIC + struct.pack("<I", crc32c.crc32c(data, crc32c.crc32c(b"key%d" % number)))
 
 
-def ask(connection, lengths, timeout=LIMIT):
+def ask(connection, lengths, timeout=LIMIT, blocks=None):
     """Return the bytes of each value; None if it is not there or not right."""
     places = [memoryview(bytearray(length)) for length in lengths]
     keys = [b"key%d" % number for number in range(len(lengths))]
-    had = wire.mget(connection.ours, keys, places, MAGIC, crc32c.crc32c, time.monotonic() + timeout)
+    deadline = time.monotonic() + timeout
+    had = wire.mget(connection.ours, keys, places, blocks or [None] * len(keys), MAGIC, crc32c.crc32c, deadline)
     return [bytes(place) if is_there else None for place, is_there in zip(places, had, strict=True)]
 
 
@@ -97,6 +104,66 @@ def test_values_arrive_in_any_pieces(connection, seed):
     assert wire.is_silent(connection.ours)  # nothing is left
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_pieces_are_found_in_either_value(connection, seed):
+    """Pieces 0 and 5 are in no block, 1 and 2 in one, 3 and 4 in another, from its byte 5000 on."""
+    chosen = random.Random(seed)
+    lengths = [chosen.choice([1, 100, 5000, 70_000]) for _ in range(6)]
+    right = [chosen.randbytes(length) for length in lengths]
+    at, second = [0, 0, lengths[1] + 8, 5000, 5000 + lengths[3] + 8, 0], lengths[3] + lengths[4] + 16
+    blocks = [None, *((name, at[n]) for n, name in enumerate([b"b", b"b", b"cc", b"cc"], 1)), None]
+    alone = [
+        chosen.choice([whole(n, data), whole(n, data), None, b"claim", whole(n + 1, data)]) for n, data in enumerate(right)
+    ]
+    inside, found = [], [value == whole(n, data) for n, (value, data) in enumerate(zip(alone, right, strict=True))]
+    for first in (1, 3):
+        value = [whole(first, right[first]), whole(first + 1, right[first + 1])]
+        damaged = chosen.choice([None, None, 0, 1])
+        if damaged is not None:
+            broken = bytearray(value[damaged])
+            broken[chosen.randrange(len(broken))] ^= 1 << chosen.randrange(8)
+            value[damaged] = bytes(broken)
+        is_there = chosen.choice([True, True, False])
+        inside.append(b"".join(value) if is_there else chosen.choice([b"", b"x", bytes(second + 1)]))
+        for n in range(2):
+            found[first + n] |= is_there and damaged != n
+    data = bulk(*alone) + b"".join(b"$%d\r\n%s\r\n" % (len(value), value) for value in inside)
+    thread = answer(connection, data, sorted(chosen.sample(range(1, len(data)), min(8, len(data) - 1))))
+    assert ask(connection, lengths, LIMIT, blocks) == [
+        data if there else None for data, there in zip(right, found, strict=True)
+    ]
+    thread.join(LIMIT)
+    ranges = [(b"b", 0, lengths[1] + lengths[2] + 15), (b"cc", 5000, 5000 + second - 1)]
+    asked = [[b"GETRANGE", name, b"%d" % first, b"%d" % last] for name, first, last in ranges]
+    command = commands([b"MGET", *(b"key%d" % n for n in range(6))], *asked)
+    assert connection.sent(len(command)) == command
+    assert wire.is_silent(connection.ours)
+
+
+def test_a_block_is_sent_as_one_value_that_takes_the_place_of_others(connection):
+    lengths = [100, 70_000, 5000, 70_000, 1, 300]
+    contents = [random.Random(n).randbytes(length) for n, length in enumerate(lengths)]
+    keys = [b"key%d" % n for n in range(len(lengths))]
+    blocks = [None, (b"b", 0), (b"b", 70_008), (b"b", 75_016), None, None]
+    values = [(keys[0], [0]), (b"b", [1, 2, 3]), (keys[4], [4]), (keys[5], [5])]
+    words = [b"MSET"]
+    for name, numbers in values:
+        words += [name, b"".join(whole(n, contents[n]) for n in numbers)]
+    command = commands(words, [b"DEL", *keys[1:4]])
+    received = []
+
+    def serve():
+        received.append(connection.sent(len(command)))
+        connection.server.sendall(b"+OK\r\n:2\r\n")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    wire.mset(connection.ours, keys, list(map(memoryview, contents)), blocks, MAGIC, crc32c.crc32c, LIMIT)
+    thread.join(LIMIT)
+    assert received == [command]
+    assert wire.is_silent(connection.ours)
+
+
 @pytest.mark.parametrize("lengths", [[], [0], [100], [70_000] * 9], ids=len)
 def test_values_are_sent_as_they_are_asked_for(connection, lengths):
     contents = [random.Random(n).randbytes(length) for n, length in enumerate(lengths)]
@@ -112,7 +179,7 @@ def test_values_are_sent_as_they_are_asked_for(connection, lengths):
     thread = threading.Thread(target=serve)
     if lengths:
         thread.start()
-    wire.mset(connection.ours, keys, list(map(memoryview, contents)), MAGIC, crc32c.crc32c, LIMIT)
+    wire.mset(connection.ours, keys, list(map(memoryview, contents)), [None] * len(keys), MAGIC, crc32c.crc32c, LIMIT)
     if lengths:
         thread.join(LIMIT)
         assert received == [command]
@@ -123,6 +190,8 @@ def test_values_are_sent_as_they_are_asked_for(connection, lengths):
     ("said", "error", "message"),
     [
         (b"-OOM no room\r\n", ConnectionError, "OOM no room"),
+        (b"+OK\r\n-ERR what\r\n", ConnectionError, "ERR what"),
+        (b"+OK\r\n+OK\r\n", ConnectionError, "not how many"),
         (b"$1\r\n", ConnectionError, "not OK"),
         (b"", TimeoutError, "in time"),
     ],
@@ -130,12 +199,12 @@ def test_values_are_sent_as_they_are_asked_for(connection, lengths):
 def test_a_store_that_is_refused_or_not_answered_is_an_error(connection, said, error, message):
     connection.server.sendall(said)
     with pytest.raises(error, match=message):
-        wire.mset(connection.ours, [b"k"], [memoryview(b"data")], MAGIC, crc32c.crc32c, 0.05)
+        wire.mset(connection.ours, [b"k"], [memoryview(b"data")], [(b"b", 0)], MAGIC, crc32c.crc32c, 0.05)
 
 
 def test_a_store_that_nobody_takes_is_an_error(connection):
     with pytest.raises(TimeoutError, match="in time"):
-        wire.mset(connection.ours, [b"k"], [memoryview(bytes(8 << 20))], MAGIC, crc32c.crc32c, 0.05)
+        wire.mset(connection.ours, [b"k"], [memoryview(bytes(8 << 20))], [None], MAGIC, crc32c.crc32c, 0.05)
 
 
 def limits(sock):
@@ -152,18 +221,20 @@ def test_a_socket_keeps_its_limits(connection, left):
     data = b"some bytes"
     connection.server.sendall(bulk(whole(0, data)))
     with memoryview(bytearray(len(data))) as place:
-        assert wire.mget(connection.ours, [b"key0"], [place], MAGIC, crc32c.crc32c, time.monotonic() + left, LIMIT) == [True]
+        assert wire.mget(connection.ours, [b"key0"], [place], [None], MAGIC, crc32c.crc32c, time.monotonic() + left, LIMIT) == [
+            True
+        ]
     connection.server.sendall(b"+OK\r\n")
-    wire.mset(connection.ours, [b"key0"], [memoryview(data)], MAGIC, crc32c.crc32c, left, LIMIT)
+    wire.mset(connection.ours, [b"key0"], [memoryview(data)], [None], MAGIC, crc32c.crc32c, left, LIMIT)
     assert limits(connection.ours) == [LIMIT, LIMIT]
 
 
 def test_the_limit_of_a_socket_is_not_that_of_an_exchange(connection):
     wire.limit(connection.ours, LIMIT)
     with pytest.raises(TimeoutError, match="in time"), memoryview(bytearray(1)) as place:
-        wire.mget(connection.ours, [b"k"], [place], MAGIC, crc32c.crc32c, time.monotonic() + 0.05, LIMIT)
+        wire.mget(connection.ours, [b"k"], [place], [None], MAGIC, crc32c.crc32c, time.monotonic() + 0.05, LIMIT)
     with pytest.raises(TimeoutError, match="in time"):
-        wire.mset(connection.ours, [b"k"], [memoryview(b"data")], MAGIC, crc32c.crc32c, 0.05, LIMIT)
+        wire.mset(connection.ours, [b"k"], [memoryview(b"data")], [None], MAGIC, crc32c.crc32c, 0.05, LIMIT)
 
 
 def test_buffers_are_free_after_each_end(connection):
@@ -172,7 +243,7 @@ def test_buffers_are_free_after_each_end(connection):
     for call, last in ((wire.mget, time.monotonic() + LIMIT), (wire.mset, LIMIT)):
         connection.server.sendall(b"-ERR\r\n")
         with memoryview(data) as view, pytest.raises(ConnectionError, match="ERR"):
-            call(connection.ours, [b"k"], [view], MAGIC, crc32c.crc32c, last)
+            call(connection.ours, [b"k"], [view], [None], MAGIC, crc32c.crc32c, last)
     data += b"more"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from slots import aligned, content, digest, load, store
 
 import foliocache
 from foliocache.tiers import flush, urls
+from foliocache.tiers import valkey as valkey_tier
 from foliocache.tiers.valkey import ValkeyTier
 
 valkey = pytest.importorskip("valkey")
@@ -82,6 +84,10 @@ def server(tmp_path):
     made.kill()
 
 
+def _block_key(tier, n, offset):
+    return valkey_tier._place(tier._name(digest(n)), offset)[0]
+
+
 @pytest.fixture
 def tier(server):
     guard = urls.guard_of(server.url)
@@ -126,8 +132,121 @@ def test_what_is_stored_is_loaded(tier):
 
 
 def test_no_value_is_larger_than_it_may_be(tier, admin):
+    store(tier, 1, 512 * KIB, 4096 * KIB)
+    sizes = sorted(admin.strlen(key) for key in admin.scan_iter())
+    assert sizes == [64 * KIB + 8] * 16 + [16 * (64 * KIB + 8)] * 3
+
+
+@pytest.mark.parametrize("kept", [64 * KIB, 256 * KIB, 1024 * KIB, 2048 * KIB])
+def test_folios_of_any_size_find_what_others_have_stored(tier, kept):
+    end = 4096 * KIB
+    for at in range(0, end, kept):
+        store(tier, 1, at, kept)
+    for length in (64 * KIB, 128 * KIB, 256 * KIB, 1024 * KIB, 4096 * KIB):
+        assert all(load(tier, 1, at, length) for at in range(0, end, length))
+    assert load(tier, 1, 192 * KIB, 1024 * KIB) and load(tier, 1, 960 * KIB, 1152 * KIB)
+    views = [aligned(64 * KIB) for _ in range(40)]  # as folios of a range in one call, across blocks, some of them missing
+    assert (
+        tier.load(digest(1), [(end + (n - 20) * 64 * KIB, view) for n, view in enumerate(views)]) == [True] * 20 + [False] * 20
+    )
+    assert all(bytes(view) == content(1, end + (n - 20) * 64 * KIB, 64 * KIB) for n, view in enumerate(views[:20]))
+
+
+def test_stores_of_any_size_together(tier):
+    """In any order, and the same bytes more than once: what is there is found, and nothing else is."""
+    chosen = random.Random(1)
+    there = set()
+    for _ in range(60):
+        length = chosen.choice([1, 1, 4, 16, 16, 24]) * 64 * KIB
+        first = chosen.randrange(0, 64, min(length // (64 * KIB), 16))
+        store(tier, 1, first * 64 * KIB, length)
+        there.update(range(first, first + length // (64 * KIB)))
+        length = chosen.choice([1, 4, 16])
+        first = chosen.randrange(0, 80 - length)
+        assert load(tier, 1, first * 64 * KIB, length * 64 * KIB) is there.issuperset(range(first, first + length))
+        if chosen.random() < 0.3:  # the server evicts one of its values
+            gone = chosen.choice(sorted(tier._client.scan_iter()))
+            tier._client.delete(gone)
+            there = {n for n in range(96) if load(tier, 1, n * 64 * KIB, 64 * KIB)}
+
+
+def test_contiguous_folios_are_one_value(tier, admin):
+    data = [aligned(256 * KIB) for _ in range(4)]
+    for n, view in enumerate(data):
+        view[:] = content(1, n * 256 * KIB, 256 * KIB)
+    tier.store(digest(1), [(n * 256 * KIB, view) for n, view in enumerate(data)])
+    assert admin.dbsize() == 1
+    assert load(tier, 1, 0, 1024 * KIB) and load(tier, 1, 64 * KIB, 64 * KIB)
+
+
+def test_a_block_takes_the_place_of_its_pieces(tier, admin):
+    for at in range(0, 1024 * KIB, 64 * KIB):
+        store(tier, 1, at, 64 * KIB)
+    assert admin.dbsize() == 16
     store(tier, 1, 0, 1024 * KIB)
-    assert {admin.strlen(key) for key in admin.scan_iter()} == {64 * KIB + 8}
+    assert admin.dbsize() == 1
+
+
+def test_a_load_asks_once(tier, monkeypatch):
+    """Whatever is there, in whatever values: one request for the pieces and the blocks."""
+    store(tier, 1, 0, 1024 * KIB)
+    store(tier, 1, 1024 * KIB, 64 * KIB)
+    before = tier._client.info("commandstats")
+    assert load(tier, 1, 64 * KIB, 1024 * KIB)
+    after = tier._client.info("commandstats")
+    calls = {name: after[name]["calls"] - before.get(name, {"calls": 0})["calls"] for name in after}
+    assert {name for name, count in calls.items() if count} == {"cmdstat_mget", "cmdstat_getrange", "cmdstat_info"}
+    assert calls["cmdstat_mget"] == 1 and calls["cmdstat_getrange"] == 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_flipped_bit_of_a_block_is_a_miss_of_its_piece_alone(tier, admin, seed):
+    chosen = random.Random(seed)
+    store(tier, 1, 0, 1024 * KIB)
+    (key,) = admin.scan_iter()
+    value = bytearray(admin.get(key))
+    for piece in range(16):
+        for low, high in ((0, 64 * KIB), (64 * KIB, 64 * KIB + 8)):  # in its bytes, and in what is behind them
+            broken = bytearray(value)
+            broken[piece * (64 * KIB + 8) + chosen.randrange(low, high)] ^= 1 << chosen.randrange(8)
+            admin.set(key, bytes(broken))
+            assert not load(tier, 1, 0, 1024 * KIB)
+            views = [aligned(64 * KIB) for _ in range(16)]
+            had = tier.load(digest(1), [(n * 64 * KIB, view) for n, view in enumerate(views)])
+            assert had == [n != piece for n in range(16)]
+            assert all(bytes(views[n]) == content(1, n * 64 * KIB, 64 * KIB) for n in range(16) if n != piece)
+    store(tier, 1, piece * 64 * KIB, 64 * KIB)  # the last one that was damaged
+    assert load(tier, 1, 0, 1024 * KIB)
+
+
+def test_a_block_of_another_place_or_length_is_a_miss(tier, admin):
+    store(tier, 1, 0, 1024 * KIB)
+    store(tier, 1, 1024 * KIB, 1024 * KIB)
+    store(tier, 2, 0, 1024 * KIB)
+    first, second = (admin.get(_block_key(tier, 1, at)) for at in (0, 1024 * KIB))
+    other, size = admin.get(_block_key(tier, 2, 0)), 64 * KIB + 8
+    swapped = first[size : 2 * size] + first[:size] + first[2 * size :]
+    for wrong, right in ((second, []), (other, []), (first[:-1], range(15)), (swapped, range(2, 16)), (first[size:], [])):
+        admin.set(_block_key(tier, 1, 0), wrong)
+        assert not load(tier, 1, 0, 1024 * KIB)
+        assert [n for n in range(16) if load(tier, 1, n * 64 * KIB, 64 * KIB)] == list(right)
+
+
+def test_claims_end_with_the_store_of_a_block(server):
+    """The pieces were claimed one by one, and are stored together: the next who claims is told that they are there."""
+    one, other = (ValkeyTier(f"valkey://127.0.0.1:{server.port}", LIMIT, lease=LIMIT) for _ in range(2))
+    pieces = [(at, 64 * KIB) for at in range(0, 1024 * KIB, 64 * KIB)]
+    assert one.claim(digest(1), pieces) == [True] * 16
+    assert other.claim(digest(1), pieces) == [False] * 16
+    store(one, 1, 0, 1024 * KIB)
+    assert one._client.dbsize() == 1
+    assert other.claim(digest(1), [*pieces, (0, 1024 * KIB), (1024 * KIB, 64 * KIB)]) == [False] * 17 + [True]
+    assert load(other, 1, 0, 1024 * KIB)
+    one._client.delete(_block_key(one, 1, 0))
+    one._client.delete(*(valkey_tier._key(one._name(digest(1)), *piece) for piece in pieces))
+    assert other.claim(digest(1), pieces) == [True] * 16
+    one.close()
+    other.close()
 
 
 def test_other_values_are_a_miss(tier, admin):
@@ -350,12 +469,16 @@ def cluster(nodes):
     guard.tier.close()
 
 
+def key_of(tier, offset, length):
+    """The key of a piece of object 1."""
+    return valkey_tier._key(tier._name(digest(1)), offset, length)
+
+
 def copies(guard, monkeypatch):
     """Return a list that grows with each exchange of values that the client package makes."""
     seen = []
-    for name in ("mget", "pipeline"):
-        inner = getattr(guard.tier._client, name)
-        monkeypatch.setattr(guard.tier._client, name, lambda *a, inner=inner, **k: seen.append(a) or inner(*a, **k))
+    inner = guard.tier._client.pipeline
+    monkeypatch.setattr(guard.tier._client, "pipeline", lambda *a, **k: seen.append(a) or inner(*a, **k))
     return seen
 
 
@@ -398,7 +521,7 @@ def test_a_cluster_that_was_gone_is_found_again(nodes, cluster):
             return load(tier, 1, at, length)
         return False
 
-    gone = next(at for at in blocks if tier._client.keyslot(tier._key(digest(1), at, length)) >= 2 * 16384 // 3)
+    gone = next(at for at in blocks if tier._client.keyslot(key_of(tier, at, length)) >= 2 * 16384 // 3)
     deadline = time.monotonic() + LIMIT
     while sum(map(is_back, blocks)) < len(blocks) // 4:
         assert time.monotonic() < deadline
@@ -424,16 +547,17 @@ def test_few_nodes_are_asked_while_a_value_is_awaited(cluster, monkeypatch):
     monkeypatch.setattr(manager, "nodes_cache", many)
     monkeypatch.setattr(manager, "create_valkey_node", lambda host, port, **options: asked.append(host) or 1 / 0)
     monkeypatch.setattr(tier._cluster, "_is_stale", True)
-    monkeypatch.setattr(tier._client, "mget", lambda names: manager.initialize())
+    monkeypatch.setattr(tier._client, "pipeline", lambda transaction: manager.initialize())
     with pytest.raises(valkey.exceptions.ValkeyClusterException):
         load(tier, 1, 0, 64 * KIB)
     assert 0 < len(set(asked)) == len(asked) <= 3
 
 
-def test_values_of_a_cluster_move(nodes, cluster, monkeypatch):
+@pytest.mark.parametrize("length", [128 * KIB, 1024 * KIB])
+def test_values_of_a_cluster_move(nodes, cluster, monkeypatch, length):
     """A node says that they are going to another, and later that they are there. Both are followed."""
-    copied, tier, length = copies(cluster, monkeypatch), cluster.tier, 128 * KIB
-    key = tier._key(digest(1), 0, 64 * KIB)
+    copied, tier = copies(cluster, monkeypatch), cluster.tier
+    key = key_of(tier, 0, 64 * KIB)
     slot = tier._client.keyslot(key)
     holder = tier._client.get_node_from_key(key).port
     (_, old), (new_server, new) = sorted(nodes, key=lambda one: one[0].port != holder)[:2]
@@ -452,11 +576,30 @@ def test_values_of_a_cluster_move(nodes, cluster, monkeypatch):
     assert tier._client.get_node_from_key(key).port == new_server.port
 
 
+def test_blocks_of_a_cluster(nodes, cluster, monkeypatch):
+    """By the fast way, and by the client's copies: what one has stored the other finds."""
+    tier, copied = cluster.tier, copies(cluster, monkeypatch)
+    for n in range(12):
+        store(tier, n, 3072 * KIB, 2048 * KIB)  # on two nodes, or one
+    assert sum(client.dbsize() for _, client in nodes) == 24 and copied == []
+    store(tier, 0, 3072 * KIB, 64 * KIB)
+    for stale in (True, False):
+        tier._cluster._is_stale = stale
+        assert load(tier, 0, 3072 * KIB, 2048 * KIB) and load(tier, 1, 4096 * KIB - 64 * KIB, 128 * KIB)
+        tier._cluster._is_stale = stale
+        store(tier, 20 + stale, 0, 64 * KIB)
+        tier._cluster._is_stale = stale
+        store(tier, 20 + stale, 0, 1024 * KIB)
+        assert load(tier, 20 + stale, 64 * KIB, 64 * KIB) and load(tier, 20 + stale, 0, 1024 * KIB)
+        assert tier.claim(digest(20 + stale), [(0, 64 * KIB), (1024 * KIB, 64 * KIB)]) == [False, True]
+    assert copied
+
+
 def test_a_node_that_stops_costs_one_timeout(nodes, cluster, monkeypatch):
     """After that, the client looks whether another is in its place. It is the same, and back."""
     copied, tier, length = copies(cluster, monkeypatch), cluster.tier, 64 * KIB
     store(tier, 1, 0, length)
-    holder = tier._client.get_node_from_key(tier._key(digest(1), 0, length)).port
+    holder = tier._client.get_node_from_key(key_of(tier, 0, length)).port
     node = next(server for server, _ in nodes if server.port == holder)
     monkeypatch.setattr(tier, "_timeout", 0.05)
     node.send(signal.SIGSTOP)

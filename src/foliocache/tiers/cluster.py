@@ -9,12 +9,13 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from . import wire
 from .connections import Connections
 
 _T = TypeVar("_T")
+Block: TypeAlias = tuple[bytes, int]  # a value that has a piece among others, and where
 _TRAILER = struct.Struct("<4sI")
 ASKED = 3  # nodes that the client may ask for its map, one after the other, while a value is awaited
 
@@ -44,35 +45,65 @@ class Cluster:
         self._known: dict[str, Any] = dict(client.nodes_manager.nodes_cache)
         self._is_stale = False  # a node has not answered: the client must look whether another one is in its place
 
-    def mget(self, keys: Sequence[bytes], places: Sequence[memoryview], deadline: float) -> list[bool]:
-        """Receive values; see `wire.mget`."""
+    def mget(
+        self, keys: Sequence[bytes], places: Sequence[memoryview], blocks: Sequence[Block | None], deadline: float
+    ) -> list[bool]:
+        """Receive pieces; see `wire.mget`."""
         had = [False] * len(keys)
         for numbers in _by_node(keys):
             names, targets = [keys[n] for n in numbers], [places[n] for n in numbers]
+            inside = [blocks[n] for n in numbers]
 
-            def receive(sock: Any, names: list[bytes] = names, targets: list[memoryview] = targets) -> list[bool]:
-                return wire.mget(sock, names, targets, self._magic, self._crc32c, deadline, self._timeout)
+            def receive(
+                sock: Any, names: list[bytes] = names, targets: list[memoryview] = targets, inside: list[Block | None] = inside
+            ) -> list[bool]:
+                return wire.mget(sock, names, targets, inside, self._magic, self._crc32c, deadline, self._timeout)
 
-            def copy(names: list[bytes] = names, targets: list[memoryview] = targets) -> list[bool]:
-                values = self._client.mget(names)
-                return [self._copied(*each) for each in zip(names, values, targets, strict=True)]
+            def copy(
+                names: list[bytes] = names, targets: list[memoryview] = targets, inside: list[Block | None] = inside
+            ) -> list[bool]:
+                commands = self._client.pipeline(transaction=False)  # of one key each: values may be moving one by one
+                for name, target, block in zip(names, targets, inside, strict=True):
+                    commands.get(name)
+                    if block is not None:
+                        commands.getrange(*block, block[1] + len(target) + _TRAILER.size - 1)
+                values = iter(commands.execute())
+                found = []
+                for name, target, block in zip(names, targets, inside, strict=True):
+                    answers = [next(values) for _ in range(1 if block is None else 2)]
+                    found.append(any(self._copied(name, value, target) for value in answers))
+                return found
 
             for number, is_there in zip(numbers, self._exchanged(names[0], receive, copy), strict=True):
                 had[number] = is_there
         return had
 
-    def mset(self, keys: Sequence[bytes], contents: Sequence[memoryview], patience: float) -> None:
-        """Set values; see `wire.mset`."""
+    def mset(
+        self, keys: Sequence[bytes], contents: Sequence[memoryview], blocks: Sequence[Block | None], patience: float
+    ) -> None:
+        """Set pieces; see `wire.mset`."""
         for numbers in _by_node(keys):
             names, data = [keys[n] for n in numbers], [contents[n] for n in numbers]
+            inside = [blocks[n] for n in numbers]
 
-            def send(sock: Any, names: list[bytes] = names, data: list[memoryview] = data) -> None:
-                wire.mset(sock, names, data, self._magic, self._crc32c, patience, self._timeout)
+            def send(
+                sock: Any, names: list[bytes] = names, data: list[memoryview] = data, inside: list[Block | None] = inside
+            ) -> None:
+                wire.mset(sock, names, data, inside, self._magic, self._crc32c, patience, self._timeout)
 
-            def copy(names: list[bytes] = names, data: list[memoryview] = data) -> None:
+            def copy(names: list[bytes] = names, data: list[memoryview] = data, inside: list[Block | None] = inside) -> None:
                 commands = self._client.pipeline(transaction=False)
-                for name, content in zip(names, data, strict=True):
-                    commands.set(name, b"".join((content, self._trailer(name, content))))
+                values: dict[bytes, list[bytes | memoryview]] = {}
+                gone = []
+                for name, content, block in zip(names, data, inside, strict=True):
+                    value = values.setdefault(name if block is None else block[0], [])
+                    value += [content, self._trailer(name, content)]
+                    if block is not None:
+                        gone.append(name)
+                for name, value in values.items():
+                    commands.set(name, b"".join(value))
+                for name in gone:
+                    commands.delete(name)
                 for answer in commands.execute(raise_on_error=False):  # what it raises itself quotes the values
                     if isinstance(answer, Exception):
                         raise answer

@@ -1,8 +1,10 @@
 """A tier that machines share: a Valkey or Redis server, or a cluster of them.
 
-A range is cut at the multiples of 64 KiB, and each piece is a value of its own: those of a range are asked for by one command,
-and folios of other sizes find them. The values are never changed, so which of two writers is first does not matter. The CRC of
-a value begins with that of its key, so that a value that was asked for by another key does not pass.
+A range is cut at the multiples of 64 KiB. A piece is a value of its own, or one of the 16 in the value of a block of 1 MiB,
+which a store makes of those that it has all of: one large value costs the server less than 16. A load asks for both by one
+request, for the part of the block that it needs, so folios of any size find what those of another have stored. The values are
+never changed, so which of two writers is first does not matter. The CRC of a piece begins with that of its key, so that a value
+that was asked for by another key, or another part of a block, does not pass.
 """
 
 from __future__ import annotations
@@ -10,15 +12,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 from . import wire
-from .cluster import Cluster, tag
+from .cluster import Block, Cluster, tag
 from .connections import Connections
 from .crc import crc32c_function
 from .tier import Part
 
 PIECE = 64 << 10
+BLOCK = 1 << 20
+_TRAILED = PIECE + 8  # bytes of a piece in a value
+_BLOCK_VALUE = BLOCK // PIECE * _TRAILED
+_PLACES = list(range(0, _BLOCK_VALUE, _TRAILED))  # of the pieces in the value of a block
 TOGETHER = 4 << 20  # bytes of an object whose pieces are on one node of a cluster, so that one command asks for them
 _MAGIC = b"fol1"
 _CLAIM = b"claim"  # how the value of a piece begins that a machine is fetching; then who it is
@@ -27,6 +34,16 @@ for _, key in ipairs(KEYS) do
     if redis.call('get', key) == ARGV[1] then redis.call('del', key) end
 end
 """
+
+
+class _Divided(NamedTuple):
+    """Pieces of ranges: their keys, views of their bytes, to be released, where they may be in the value of a block, and the
+    numbers of their ranges."""
+
+    keys: list[bytes]
+    views: list[memoryview]
+    blocks: list[Block | None]
+    owners: list[int]
 
 
 class ValkeyTier:
@@ -97,13 +114,13 @@ class ValkeyTier:
         """Fill the buffers that the server has; see `Tier.load`."""
         filled = [True] * len(parts)
         deadline = time.monotonic() + self._timeout
-        keys, places, owners = self._divided(digest, parts)
+        keys, places, blocks, owners = self._divided(digest, parts)
         try:
             if self._cluster is not None:
-                had = self._cluster.mget(keys, places, deadline)
+                had = self._cluster.mget(keys, places, blocks, deadline)
             else:
                 with self._connections.one() as sock:
-                    had = wire.mget(sock, keys, places, _MAGIC, self._crc32c, deadline, self._timeout)
+                    had = wire.mget(sock, keys, places, blocks, _MAGIC, self._crc32c, deadline, self._timeout)
         finally:
             for place in places:
                 place.release()
@@ -112,50 +129,62 @@ class ValkeyTier:
                 filled[owner] = filled[owner] and is_there
         return filled
 
-    def _divided(self, digest: bytes, parts: Sequence[Part]) -> tuple[list[bytes], list[memoryview], list[int]]:
-        """Divide parts into pieces. Return their keys, views of their bytes, to be released, and the numbers of their parts."""
-        keys, views, owners = [], [], []
+    def _divided(self, digest: bytes, parts: Sequence[Part]) -> _Divided:
+        """Divide parts into pieces."""
+        found = _Divided([], [], [], [])
+        name = self._name(digest)
         for number, (offset, buffer) in enumerate(parts):
             for begin, end in _pieces(offset, len(buffer)):
-                keys.append(self._key(digest, begin, end - begin))
-                views.append(buffer[begin - offset : end - offset])
-                owners.append(number)
-        return keys, views, owners
+                found.keys.append(_key(name, begin, end - begin))
+                found.views.append(buffer[begin - offset : end - offset])
+                found.blocks.append(_place(name, begin) if end - begin == PIECE else None)
+                found.owners.append(number)
+        return found
 
     def store(self, digest: bytes, parts: Sequence[Part]) -> None:
         """Give ranges to the server; see `Tier.store`."""
-        keys, views, _ = self._divided(digest, parts)
+        keys, views, blocks, _ = self._divided(digest, parts)
+        blocks = _complete(blocks)
         try:
             if self._cluster is not None:
-                self._cluster.mset(keys, views, self._timeout)
+                self._cluster.mset(keys, views, blocks, self._timeout)
             else:
                 with self._connections.one() as sock:
-                    wire.mset(sock, keys, views, _MAGIC, self._crc32c, self._timeout, self._timeout)
+                    wire.mset(sock, keys, views, blocks, _MAGIC, self._crc32c, self._timeout, self._timeout)
         finally:
             for view in views:
                 view.release()
 
     def claim(self, digest: bytes, spans: Sequence[tuple[int, int]]) -> list[bool]:
-        """Claim ranges; see `Claiming`. A span is the caller's if one of its pieces was nobody's."""
+        """Claim ranges; see `Claiming`. A span is the caller's if one of its pieces was nobody's.
+
+        Who stores a block deletes the claims to its pieces afterwards: so it is looked for blocks after the claims are set.
+        """
         commands = self._client.pipeline(transaction=False)
-        owners = []
+        claimed: list[tuple[int, bytes | None]] = []
         milliseconds = max(1, round(self.lease * 1000))
-        claim = self._claim()
+        claim, name = self._claim(), self._name(digest)
         for number, (offset, length) in enumerate(spans):
             for begin, end in _pieces(offset, length):
-                commands.set(self._key(digest, begin, end - begin), claim, nx=True, px=milliseconds)
-                owners.append(number)
+                commands.set(_key(name, begin, end - begin), claim, nx=True, px=milliseconds)
+                claimed.append((number, _place(name, begin)[0] if end - begin == PIECE else None))
+        blocks = list({block: None for _, block in claimed if block is not None})
+        for key in blocks:
+            commands.strlen(key)
+        answers = commands.execute()
+        stored = {key for key, size in zip(blocks, answers[len(claimed) :], strict=True) if size == _BLOCK_VALUE}
         granted = [False] * len(spans)
-        for number, answer in zip(owners, commands.execute(), strict=True):
-            granted[number] = granted[number] or bool(answer)
+        for (number, block), answer in zip(claimed, answers, strict=False):
+            granted[number] = granted[number] or (bool(answer) and block not in stored)
         return granted
 
     def release(self, digest: bytes, spans: Sequence[tuple[int, int]]) -> None:
         """End claims; see `Claiming`. A value that is not this process's claim stays."""
         nodes: dict[bytes, list[bytes]] = {}
+        name = self._name(digest)
         for offset, length in spans:
             for begin, end in _pieces(offset, length):
-                key = self._key(digest, begin, end - begin)
+                key = _key(name, begin, end - begin)
                 nodes.setdefault(tag(key), []).append(key)
         for keys in nodes.values():
             self._client.eval(_RELEASE, len(keys), *keys, self._claim())
@@ -173,8 +202,30 @@ class ValkeyTier:
             self._cluster.close()
         self._client.close()
 
-    def _key(self, digest: bytes, offset: int, length: int) -> bytes:
-        return b"%s:{%s:%x}:%x:%x" % (self._prefix, digest.hex().encode(), offset // TOGETHER, offset, length)
+    def _name(self, digest: bytes) -> bytes:
+        """Return how the keys of an object begin."""
+        return b"%s:{%s" % (self._prefix, digest.hex().encode())
+
+
+def _key(name: bytes, offset: int, length: int) -> bytes:
+    """Return the key of a value with a range. What is between the braces chooses a cluster's node."""
+    return b"%s:%x}:%x:%x" % (name, offset // TOGETHER, offset, length)
+
+
+def _place(name: bytes, offset: int) -> Block:
+    """Return the key of the block that has the piece from an offset on, and where in its value."""
+    inside = offset % BLOCK
+    return _key(name, offset - inside, BLOCK), inside // PIECE * _TRAILED
+
+
+def _complete(blocks: Sequence[Block | None]) -> list[Block | None]:
+    """Return the places of pieces in blocks, for those blocks of which all pieces are there, in order."""
+    found: list[Block | None] = []
+    for key, group in groupby(blocks, lambda place: place and place[0]):
+        run = list(group)
+        is_whole = key is not None and [at for _, at in filter(None, run)] == _PLACES
+        found += run if is_whole else [None] * len(run)
+    return found
 
 
 def _pieces(offset: int, length: int) -> Iterator[tuple[int, int]]:

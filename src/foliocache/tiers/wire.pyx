@@ -1,9 +1,12 @@
-"""MGET and MSET of large values: one exchange with a Redis server in one call, straight into and from pages, without the GIL.
+"""Large values of a Redis server: one exchange in one call, straight into and from pages, without the GIL.
+
+What is exchanged are pieces. A value is one of them, or several in a row: each has its checksum behind it, so a part of a value
+is checked as the whole is.
 
 The client package makes the connection (TLS, passwords). Here is what it has no call for: values that are received straight
 into the pool's pages, a deadline for an answer as a whole (its timeout is for each receipt, so a server that trickles would
-never run into it), and values that are sent from two places. In the interpreter, each value would take and give the GIL several
-times, and an answer of 16 values cost half as much again as one of a single value.
+never run into it), and values that are sent from several places. In the interpreter, each piece would take and give the GIL
+several times, and an answer of 16 cost half as much again as one of a single value.
 """
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -42,9 +45,9 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef enum:
     AHEAD = 1024  # bytes; no line of an answer is longer
-    TOGETHER = 16  # values that are sent by one system call
-    EARLY = 4  # values that are sent first, so that the server has work while the next are checked
-    TRAILER = 8  # bytes behind a value's own
+    TOGETHER = 16  # pieces that are sent by one system call
+    EARLY = 4  # pieces that are sent first, so that the server has work while the next are checked
+    TRAILER = 8  # bytes behind those of a piece
     HOLD = 0  # for crc32c: not to release the GIL; taking it again may take longer than all the rest
     PYBUF_WRITE = 0x200
 
@@ -206,6 +209,15 @@ cdef int _refuse(const char *line, Py_ssize_t size, what) except -1 with gil:
     raise ConnectionError(f"the server's answer is not {what}")
 
 
+cdef Py_ssize_t _size(Stream *stream, Py_ssize_t *length) except -2 nogil:
+    """Return the number of bytes of the value that follows, -1 if there is none. ``length``: that of the line that tells it."""
+    cdef const char *line = _line(stream, length)
+    cdef Py_ssize_t got = _number(line, length[0])
+    if line[0] != 36 or got < -1:
+        _refuse(line, length[0], "a value")
+    return got
+
+
 cdef int _send(Stream *stream, iovec *chunks, Py_ssize_t count) except -1 nogil:
     """Send chunks. They are changed."""
     cdef msghdr message
@@ -297,29 +309,69 @@ cdef Py_ssize_t _read_what_is_there(Stream *stream, char *place, Py_ssize_t leng
     return at
 
 
-cdef class _Values:
-    """Values that are asked for: what they are called, where they belong, and which are right: their last bytes are ``magic``
-    and a checksum, that of the value continued from that of its name."""
-    cdef list keys, places, found
+cdef enum:
+    ABSENT, ARRIVED, RIGHT  # what is known of a piece
+
+
+cdef class _Pieces:
+    """Pieces that are asked for: what they are called, where they belong, and which are right: the bytes behind them are
+    ``magic`` and a checksum, that of the piece continued from that of its name."""
+    cdef list keys, places
     cdef object crc32c
     cdef bytes magic
-    cdef bytearray ends
+    cdef bytearray ends, states
     cdef char *end
+    cdef char *state
     cdef Py_ssize_t checked
 
     cdef int check(self, Py_ssize_t stop) except -1 with gil:
-        """Check those up to number ``stop`` that have not been."""
+        """Check those up to number ``stop`` that have arrived and have not been checked."""
         cdef Py_ssize_t number
         for number in range(self.checked, stop):
-            self.found[number] = self.ends[number * TRAILER : (number + 1) * TRAILER] == _trailer(
-                self.magic, self.keys[number], self.places[number], self.crc32c
-            )
+            if self.state[number] == ARRIVED:
+                is_right = self.ends[number * TRAILER : (number + 1) * TRAILER] == _trailer(
+                    self.magic, self.keys[number], self.places[number], self.crc32c
+                )
+                self.state[number] = RIGHT if is_right else ABSENT
         self.checked = stop
         return 0
 
+    cdef int take(self, Stream *stream, Py_buffer *target, Py_ssize_t number, Py_ssize_t following) except -1 nogil:
+        """Receive a piece into its place. ``following``: bytes behind it and its trailer that may be received with them."""
+        cdef Py_ssize_t at
+        cdef char *place = <char *>target.buf
+        stream.most = TRAILER + following
+        at = _read_what_is_there(stream, place, target.len)
+        if at < target.len:
+            if self.checked < number:
+                self.check(number)
+            _read(stream, place + at, target.len - at)
+        _need(stream, TRAILER)
+        _read(stream, self.end + number * TRAILER, TRAILER)
+        self.state[number] = ARRIVED
+        return 0
+
+
+cdef list _runs(list blocks, _Buffers buffers):
+    """Divide pieces where the next is not the following part of the same value. Return (first, stop) of each run."""
+    cdef Py_ssize_t number, first = 0
+    cdef list found = []
+    for number in range(1, buffers.count + 1):
+        if number < buffers.count and blocks[number] is not None and blocks[number - 1] is not None:
+            key, at = blocks[number - 1]
+            if blocks[number] == (key, at + buffers.each[number - 1].len + TRAILER):
+                continue
+        found.append((first, number))
+        first = number
+    return found
+
+
+cdef bytes _word(bytes text):
+    return b"$%d\r\n%s\r\n" % (len(text), text)
+
 
 cdef bytes _trailer(bytes magic, key, content, crc32c):
-    """Return what is behind the bytes of a value."""
+    """Return what is behind the bytes of a piece."""
     cdef u64 crc = crc32c(content, crc32c(key, 0, HOLD), HOLD)
     cdef bytes trailer = PyBytes_FromStringAndSize(NULL, TRAILER)
     cdef char *at = trailer
@@ -330,19 +382,24 @@ cdef bytes _trailer(bytes magic, key, content, crc32c):
     return trailer
 
 
-def mget(sock, list keys not None, list places not None, bytes magic not None, crc32c, double deadline, double standing=0):
-    """Ask for values, and receive each into its place.
+def mget(
+    sock, list keys not None, list places not None, list blocks not None, bytes magic not None, crc32c, double deadline,
+    double standing=0,
+):
+    """Ask for pieces, and receive each into its place. There is one request, whatever values they are in.
 
     Parameters
     ----------
     sock
         A connected socket without a timeout, with nothing under way.
     keys
-        The values' names, bytes.
+        The pieces' names, bytes: those of the values that have one of them each.
     places
-        A writable buffer for each, for all but its last 8 bytes.
+        A writable buffer for each.
+    blocks
+        For each the name of a value that may have it among others, and at which byte it begins there; None if there is none.
     magic
-        Four bytes, with which those begin. The others are the checksum.
+        Four bytes, with which the 8 bytes behind a piece begin. The others are the checksum.
     crc32c
         Function of the package crc32c. It is called while there is nothing to receive. So the GIL is taken often only if nobody
         else wants it: otherwise more has arrived until it is there.
@@ -354,7 +411,7 @@ def mget(sock, list keys not None, list places not None, bytes magic not None, c
     Returns
     -------
     list of bool
-        True if the value is there, has this length, and passes its check.
+        True if the piece is there, has this length, and passes its check.
 
     Raises
     ------
@@ -364,15 +421,19 @@ def mget(sock, list keys not None, list places not None, bytes magic not None, c
     cdef Stream stream
     cdef iovec request
     cdef _Buffers targets = _Buffers(places, PyBUF_WRITABLE)
-    cdef Py_ssize_t count = targets.count, number, length = 0, got, at
+    cdef Py_ssize_t count = targets.count, number, length = 0, first, stop, size, got, last
     cdef const char *line
-    cdef char *place
-    cdef list words = [b"$%d\r\n%s\r\n" % (len(key), key) for key in keys]
-    cdef bytes command = b"".join([b"*%d\r\n$4\r\nMGET\r\n" % (count + 1), *words])
-    cdef _Values values = _Values.__new__(_Values)
-    cdef char[TRAILER + 2] end
-    values.keys, values.places, values.found, values.ends = keys, places, [False] * count, bytearray(count * TRAILER)
-    values.crc32c, values.magic, values.end = crc32c, magic, values.ends
+    cdef _Pieces pieces = _Pieces.__new__(_Pieces)
+    cdef list runs = [run for run in _runs(blocks, targets) if blocks[run[0]] is not None]
+    cdef list words = [b"*%d\r\n$4\r\nMGET\r\n" % (count + 1), *map(_word, keys)]
+    for first, stop in runs:
+        key, at = blocks[first]
+        last = blocks[stop - 1][1] + targets.each[stop - 1].len + TRAILER - 1
+        words.append(b"*4\r\n$8\r\nGETRANGE\r\n%s%s%s" % (_word(key), _word(b"%d" % at), _word(b"%d" % last)))
+    cdef bytes command = b"".join(words)
+    pieces.keys, pieces.places, pieces.crc32c, pieces.magic = keys, places, crc32c, magic
+    pieces.ends, pieces.states = bytearray(count * TRAILER), bytearray(count)
+    pieces.end, pieces.state = pieces.ends, pieces.states
     _open(&stream, sock, deadline, 0, standing)
     request.iov_base, request.iov_len = PyBytes_AS_STRING(command), PyBytes_GET_SIZE(command)
     with nogil:
@@ -381,30 +442,40 @@ def mget(sock, list keys not None, list places not None, bytes magic not None, c
         if line[0] != 42 or _number(line, length) != count:
             _refuse(line, length, "a list of the values asked for")
         for number in range(count):
-            line = _line(&stream, &length)
-            got = _number(line, length)
-            if line[0] != 36 or got < -1:
-                _refuse(line, length, "a value")
-            if got != targets.each[number].len + TRAILER:
+            got = _size(&stream, &length)
+            if got == targets.each[number].len + TRAILER:
+                pieces.take(&stream, &targets.each[number], number, 2 + length + 2)  # and a line as this one was
+                _read(&stream, NULL, 2)
+            elif got >= 0:
+                _read(&stream, NULL, got + 2)
+    if runs:
+        pieces.check(count)
+        pieces.checked = 0
+    for first, stop in runs:
+        size = 0
+        for number in range(first, stop):
+            size += targets.each[number].len + TRAILER
+        with nogil:
+            got = _size(&stream, &length)
+            if got != size:  # 0 where there is no such value
                 if got >= 0:
                     _read(&stream, NULL, got + 2)
                 continue
-            stream.most = TRAILER + 2 + length + 2  # the value's end, and a line as this one was
-            place = <char *>targets.each[number].buf
-            at = _read_what_is_there(&stream, place, targets.each[number].len)
-            if at < targets.each[number].len:
-                if values.checked < number:
-                    values.check(number)
-                _read(&stream, place + at, targets.each[number].len - at)
-            _need(&stream, TRAILER + 2)
-            _read(&stream, end, TRAILER + 2)
-            memcpy(values.end + number * TRAILER, end, TRAILER)
-        _settle(&stream)
-    values.check(count)
-    return values.found
+            for number in range(first, stop):
+                if pieces.state[number] == RIGHT:
+                    _read(&stream, NULL, targets.each[number].len + TRAILER)
+                else:
+                    pieces.take(&stream, &targets.each[number], number, 2 + length + 2 if number == stop - 1 else 0)
+            _read(&stream, NULL, 2)
+    _settle(&stream)
+    pieces.check(count)
+    return [state == RIGHT for state in pieces.states]
 
 
-def mset(sock, list keys not None, list contents not None, bytes magic not None, crc32c, double patience, double standing=0):
+def mset(
+    sock, list keys not None, list contents not None, list blocks not None, bytes magic not None, crc32c, double patience,
+    double standing=0,
+):
     """Set values, as `mget` expects them.
 
     Parameters
@@ -412,9 +483,12 @@ def mset(sock, list keys not None, list contents not None, bytes magic not None,
     sock
         As for `mget`.
     keys
-        The values' names, bytes.
+        The pieces' names, bytes.
     contents
-        A buffer for each, with all but its last 8 bytes.
+        A buffer for each.
+    blocks
+        For each, None if it is a value of its own. Else the name of the value of which it is a part, and at which byte. Such a
+        value is made of all those in a row that have its name; what the server has of them under their own is deleted.
     magic, crc32c
         As for `mget`.
     patience
@@ -429,21 +503,37 @@ def mset(sock, list keys not None, list contents not None, bytes magic not None,
     """
     cdef Stream stream
     cdef _Buffers buffers = _Buffers(contents, PyBUF_SIMPLE)
-    cdef Py_ssize_t count = buffers.count, number, length = 0
-    cdef Py_ssize_t first = 0, stop
-    cdef bytes end = b"*%d\r\n$4\r\nMSET\r\n" % (2 * count + 1)
+    cdef Py_ssize_t count = buffers.count, number, length = 0, begin, stop, size
+    cdef Py_ssize_t first = 0
+    cdef bint deletes
+    cdef list runs = _runs(blocks, buffers)
+    cdef bytes end = b"*%d\r\n$4\r\nMSET\r\n" % (2 * len(runs) + 1)
     cdef iovec[2 * TOGETHER + 1] chunks
     cdef const char *line
     cdef list heads
+    cdef dict begins = {}  # what is between the name of a value and its bytes, by the number of its first piece
+    cdef list gone = []
+    for begin, stop in runs:
+        size = 0
+        for number in range(begin, stop):
+            size += buffers.each[number].len + TRAILER
+        name = keys[begin]
+        if blocks[begin] is not None:
+            name = blocks[begin][0]
+            gone += keys[begin:stop]
+        begins[begin] = b"%s$%d\r\n" % (_word(name), size)
     _open(&stream, sock, 0, patience, standing)
     while first < count:
         stop = min(first + (TOGETHER if first else EARLY), count)
         heads = []
         for number in range(first, stop):
-            key, data = keys[number], contents[number]
-            heads.append(b"%s$%d\r\n%s\r\n$%d\r\n" % (end, len(key), key, buffers.each[number].len + TRAILER))
-            end = _trailer(magic, key, data, crc32c) + b"\r\n"
+            heads.append(end + begins.get(number, b""))
+            end = _trailer(magic, keys[number], contents[number], crc32c)
+            if number + 1 == count or number + 1 in begins:
+                end += b"\r\n"
         if stop == count:
+            if gone:
+                end += b"*%d\r\n$3\r\nDEL\r\n%s" % (len(gone) + 1, b"".join([_word(key) for key in gone]))
             heads.append(end)
         for number in range(len(heads)):
             chunks[2 * number].iov_base = PyBytes_AS_STRING(heads[number])
@@ -456,8 +546,13 @@ def mset(sock, list keys not None, list contents not None, bytes magic not None,
         first = stop
     if count == 0:
         return
+    deletes = len(gone) > 0
     with nogil:
         line = _line(&stream, &length)
         if length != 3 or memcmp(line, b"+OK", 3) != 0:
             _refuse(line, length, "OK")
+        if deletes:
+            line = _line(&stream, &length)
+            if line[0] != 58:
+                _refuse(line, length, "how many values were deleted")
         _settle(&stream)
