@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import itertools
+import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +18,14 @@ from foliocache.tiers.guard import PAUSE, PAUSE_MAX, Guard
 
 DIGEST = bytes(16)
 LIMIT = 60
+
+
+class Finalizing:
+    """In place of ``sys``: no thread can be started any more."""
+
+    @staticmethod
+    def is_finalizing():
+        return True
 
 
 class Clock:
@@ -204,6 +216,44 @@ def test_a_promise_that_is_not_kept_gives_its_place_back(guard, tier):
     dropped = guard.dropped
     held.clear()
     assert guard.dropped == dropped + SMALL_COUNT + LARGE_COUNT
+
+
+def test_without_memory_or_threads_nothing_is_stored_and_no_place_is_lost(monkeypatch, guard, tier):
+    queue, count = Behind(), SMALL_COUNT + LARGE_COUNT
+
+    def none(*_):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    for name, broken in (("_memory", none), ("sys", Finalizing)):
+        dropped = guard.dropped
+        with monkeypatch.context() as patched:
+            patched.setattr(behinds, name, broken)
+            for _ in range(count + 1):
+                assert queue.offer(guard, DIGEST, 0, memoryview(b"lost"), LIMIT) == 0
+            _promise(queue, guard, 4).copy(memoryview(b"lost"))
+        assert guard.dropped == dropped + count + 2
+    assert not tier.kept
+    for n in range(count):
+        queue.offer(guard, DIGEST, n, memoryview(b"n"), LIMIT)
+    assert queue.flush(LIMIT) and len(tier.kept) == count
+
+
+def test_a_forked_child_has_no_copies(guard, tier):
+    """The memory is not in it: so a parent that goes on to copy does not copy pages for its sake."""
+    queue = Behind()
+    queue.offer(guard, DIGEST, 0, memoryview(b"data"))
+    assert queue.flush(LIMIT) and tier.kept[DIGEST, 0, 4] == b"data"
+    place = ctypes.addressof(ctypes.c_char.from_buffer(queue._copies))
+
+    def has_it():
+        spans = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
+        return any(int(begin, 16) <= place < int(end, 16) for begin, end in spans)
+
+    assert has_it()
+    child = os.fork()
+    if child == 0:
+        os._exit(has_it())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_what_is_in_no_page_is_copied(guard, tier):

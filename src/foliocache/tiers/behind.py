@@ -20,6 +20,7 @@ import queue
 import sys
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ..filler.buffers import copy
@@ -93,16 +94,16 @@ class Item(NamedTuple):
 
 
 class Place(NamedTuple):
-    """The right to queue something. ``staged``: a buffer for a copy, which is made when it is needed first."""
+    """The right to queue something. ``at``: where a copy of it belongs in the queue's memory for copies."""
 
     home: _Places
-    staged: mmap.mmap | None
+    at: int
 
     def give_back(self) -> None:
-        self.home.put(self.staged)
+        self.home.put(self.at)
 
 
-_Places: TypeAlias = "queue.SimpleQueue[mmap.mmap | None]"
+_Places: TypeAlias = "queue.SimpleQueue[int]"
 
 
 class Promise:
@@ -131,7 +132,8 @@ class Promise:
         with data[:LARGE] as piece:
             if self._place is not None and len(piece) == self.length:
                 place, self._place = self._place, None
-                self._queue.put_copy(self._guard, self._digest, self._account, self.offset, piece, place)
+                if not self._queue.put_copy(self._guard, self._digest, self._account, self.offset, piece, place):
+                    self._guard.drop(1, self._account)
                 self._queue.promised_ends(self._number)
 
     def __del__(self) -> None:
@@ -146,7 +148,12 @@ class Behind:
 
     def __init__(self) -> None:
         self._work: queue.SimpleQueue[Item | queue.SimpleQueue[None]] = queue.SimpleQueue()
-        self._free: tuple[tuple[int, _Places], ...] = ((SMALL, _places(SMALL_COUNT)), (LARGE, _places(LARGE_COUNT)))
+        large_at = SMALL * SMALL_COUNT
+        self._free: tuple[tuple[int, _Places], ...] = (
+            (SMALL, _places(range(0, large_at, SMALL))),
+            (LARGE, _places(range(large_at, large_at + LARGE * LARGE_COUNT, LARGE))),
+        )
+        self._copies: mmap.mmap | None = None
         self._unstarted: deque[None] = deque([None])
         self._closed = False
         self._until = 0.0
@@ -257,12 +264,17 @@ class Behind:
     def put_copy(
         self, guard: Guard, digest: bytes, account: Account | None, offset: int, piece: memoryview, place: Place
     ) -> bool:
-        """Queue a copy. Return False if there is no thread for it."""
+        """Queue a copy. Return False, and give the place back, if there is no thread or no memory for it."""
         length = len(piece)
-        staged = place.staged or mmap.mmap(-1, next(size for size, free in self._free if free is place.home))
-        place, data = place._replace(staged=staged), memoryview(staged)[:length]
-        copy(data, piece)
-        return self.put(Item(guard, digest, account, offset, data, place, None, length))
+        is_queued = False
+        with contextlib.suppress(OSError):
+            self._copies = copies = self._copies or _memory(SMALL * SMALL_COUNT + LARGE * LARGE_COUNT)
+            data = memoryview(copies)[place.at : place.at + length]
+            copy(data, piece)
+            is_queued = self.put(Item(guard, digest, account, offset, data, place, None, length))
+        if not is_queued:
+            place.give_back()
+        return is_queued
 
     def _start(self) -> bool:
         with contextlib.suppress(IndexError):
@@ -381,10 +393,20 @@ def _is_alike(one: Item, other: Item) -> bool:
     return one[:3] == other[:3] and (one.data is None) == (other.data is None)
 
 
-def _places(count: int) -> _Places:
+def _places(offsets: Iterable[int]) -> _Places:
     made: _Places = queue.SimpleQueue()
-    for _ in range(count):
-        made.put(None)
+    for at in offsets:
+        made.put(at)
+    return made
+
+
+def _memory(length: int) -> mmap.mmap:
+    """Return memory that the kernel gives when it is used: sooner than shared memory, and a forked child has no use for it. No
+    huge pages: several threads that are first in one make it each. Raises OSError."""
+    made = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel that has none
+        made.madvise(mmap.MADV_NOHUGEPAGE)
+    made.madvise(mmap.MADV_DONTFORK)
     return made
 
 

@@ -15,7 +15,7 @@ import errno
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from . import layout
 from .layout import BUCKET, ENTRIES, ENTRY, EXTENT, FULL, HEADER, PAGE, WRITING, Header, Shape, State
@@ -24,6 +24,9 @@ from .lock import WriteLock
 AROUND = 16  # headers that are read at a time: those of a piece and of the pieces that were probably stored with it
 PATIENCE = 1.0  # seconds that a writer waits for others
 PACE_MAX = 60_000_000_000  # nanoseconds by which stores can have run ahead of their rate; more is of the time before a reboot
+
+
+Bucket: TypeAlias = bytes | bytearray
 
 
 class Busy(Exception):
@@ -49,32 +52,39 @@ class Index:
         self.shape = shape
         self.lock = lock
         self._seed = shape.seed
-        self._is_full = False
+        self._headers_at, self._buckets = shape.headers_at, shape.buckets
+        self._is_full: bool | None = None  # as it was at the last store; None: not known yet
 
     # Reading, without a lock.
 
     def find(self, digest: bytes, offset: int) -> Header | None:
         """Return the header of the piece that begins at an offset of an object; None if there is none."""
         h = layout.mix(digest, offset)
-        words = BUCKET.unpack(self._read(self._bucket_at(h), BUCKET.size))
-        tag = h >> 32
-        for n in range(0, 2 * ENTRIES, 2):
-            if words[n + 1] == tag and 0 < words[n] <= self.shape.slots:
-                found = self.header(words[n] - 1)
+        return self._find_in(self._bucket(self._bucket_at(h)), h >> 32, digest, offset)
+
+    def _find_in(self, bucket: Bucket, tag: int, digest: bytes, offset: int) -> Header | None:
+        """``find`` in the bucket of a piece."""
+        wanted = tag.to_bytes(4, "little")
+        at = bucket.find(wanted)
+        while at >= 0:
+            if at % ENTRY.size == 4:
+                slot = _slot_at(bucket, at - 4)
+                found = self.header(slot) if 0 <= slot < self.shape.slots else None
                 if _is(found, digest, offset):
                     return found
+            at = bucket.find(wanted, at + 1)
         return None
 
     def header(self, slot: int) -> Header | None:
         """Return the header of a slot; None if it is free or does not pass its check."""
-        data = self._read(self.shape.headers_at + slot * HEADER.size, HEADER.size)
+        data = self._read(self._headers_at + slot * HEADER.size, HEADER.size)
         found = layout.unpack_header(data, 0, self._seed)
         return found if found is not None and found.slot == slot and found.length <= self.shape.slot_size else None
 
     def headers(self, first: int, count: int) -> list[Header | None]:
         """Return the headers of slots in a row, as ``header`` does."""
         count = min(count, self.shape.slots - first)
-        data = self._read(self.shape.headers_at + first * HEADER.size, count * HEADER.size)
+        data = self._read(self._headers_at + first * HEADER.size, count * HEADER.size)
         found = [layout.unpack_header(data, n * HEADER.size, self._seed) for n in range(count)]
         return [
             each if each is not None and each.slot == first + n and each.length <= self.shape.slot_size else None
@@ -134,8 +144,12 @@ class Index:
 
     def was_seen(self, digest: bytes, offset: int, length: int) -> bool:
         """Note that a range was missing, and return True if it was missing before, or the tier has room for everything."""
-        if self.lock is None or (not self._is_full and not self.state().full):
+        if self.lock is None:
             return True  # where nothing can be written, the store says so
+        if self._is_full is None:
+            self.state()
+        if not self._is_full:
+            return True  # the store that follows looks whether that is still so
         size = self.shape.slot_size
         extent, first = divmod(offset // size, EXTENT)
         count = min(max(-(-length // size), 1), EXTENT - first)
@@ -168,6 +182,7 @@ class Index:
                 self._write_headers(headers)
                 after = State(hand, state.generation + 1, int(state.full or full))
                 os.pwrite(self.fd, layout.pack_state(after, self._seed), layout.STATE_AT)
+                self._is_full = bool(after.full)
             except BaseException:
                 self._disown(taken)
                 raise
@@ -176,16 +191,21 @@ class Index:
     def publish(self, headers: Sequence[Header]) -> None:
         """The slots have their bytes now. What another writer has stored meanwhile is not entered again."""
         with self.turn():
-            mine = []
+            mine: list[tuple[Header, int, bytearray]] = []
+            buckets: dict[int, bytearray] = {}  # by where they are: two pieces may have the same
             for one in self._still(headers):
-                found = self.find(one.digest, one.offset)
+                h = layout.mix(one.digest, one.offset)
+                at = self._bucket_at(h)
+                bucket = buckets.get(at) or buckets.setdefault(at, bytearray(self._bucket(at)))
+                found = self._find_in(bucket, h >> 32, one.digest, one.offset)
                 if found is None or found.length < one.length:
-                    mine.append(one)
+                    mine.append((one, h, bucket))
                     if found is not None:
                         self._free(found)
-            self._write_headers([one._replace(state=FULL) for one in mine])
-            for one in mine:
-                self._insert(one)
+                        bucket[:] = self._bucket(at)
+            self._write_headers([Header(*one[:-1], FULL) for one, _, _ in mine])
+            for one, h, bucket in mine:
+                self._insert_in(bucket, h, one.slot)
 
     def disown(self, headers: Sequence[Header]) -> None:
         """Once after each ``claim``, when nothing will be written to the slots any more: others may take them."""
@@ -200,8 +220,9 @@ class Index:
         """Yield those of the headers that are in the index."""
         at = 0
         for first, count in runs([one.slot for one in headers]):
-            for found, one in zip(self.headers(first, count), headers[at : at + count], strict=True):
-                if found == one:
+            found = self._read(self._headers_at + first * HEADER.size, count * HEADER.size)
+            for n, one in enumerate(headers[at : at + count]):
+                if found.startswith(layout.pack_header(one, self._seed), n * HEADER.size):
                     yield one
             at += count
 
@@ -296,23 +317,27 @@ class Index:
         at = 0
         for first, count in runs([one.slot for one in headers]):
             data = b"".join(layout.pack_header(one, self._seed) for one in headers[at : at + count])
-            os.pwrite(self.fd, data, self.shape.headers_at + first * HEADER.size)
+            os.pwrite(self.fd, data, self._headers_at + first * HEADER.size)
             at += count
 
     def _free(self, header: Header) -> None:
         self._remove(header)
-        os.pwrite(self.fd, bytes(HEADER.size), self.shape.headers_at + header.slot * HEADER.size)
+        os.pwrite(self.fd, bytes(HEADER.size), self._headers_at + header.slot * HEADER.size)
 
     def _insert(self, header: Header) -> None:
         """Lead from the table to a slot: in place of an entry that leads nowhere, or else of any other one."""
         h = layout.mix(header.digest, header.offset)
-        at = self._bucket_at(h)
-        words = BUCKET.unpack(self._read(at, BUCKET.size))
-        tag = h >> 32
-        place = next((n for n in range(ENTRIES) if not words[2 * n]), None)
+        self._insert_in(bytearray(self._bucket(self._bucket_at(h))), h, header.slot)
+
+    def _insert_in(self, bucket: bytearray, h: int, slot: int) -> None:
+        """``_insert`` into the bucket of a piece, which is changed."""
+        at, size = self._bucket_at(h), ENTRY.size
+        place = next((n for n in range(0, len(bucket), size) if _slot_at(bucket, n) < 0), None)
         if place is None:
-            place = next((n for n in range(ENTRIES) if self._is_stale(at, words[2 * n] - 1)), h % ENTRIES)
-        os.pwrite(self.fd, ENTRY.pack(header.slot + 1, tag), at + place * ENTRY.size)
+            stale = (n for n in range(0, len(bucket), size) if self._is_stale(at, _slot_at(bucket, n)))
+            place = next(stale, h % ENTRIES * size)
+        bucket[place : place + size] = entry = ENTRY.pack(slot + 1, h >> 32)
+        os.pwrite(self.fd, entry, at + place)
 
     def _is_stale(self, bucket_at: int, slot: int) -> bool:
         found = self.header(slot) if slot < self.shape.slots else None
@@ -321,13 +346,16 @@ class Index:
     def _remove(self, header: Header) -> None:
         """Remove the entries that lead to a slot."""
         at = self._bucket_at(layout.mix(header.digest, header.offset))
-        words = BUCKET.unpack(self._read(at, BUCKET.size))
-        for n in range(ENTRIES):
-            if words[2 * n] == header.slot + 1:
-                os.pwrite(self.fd, bytes(ENTRY.size), at + n * ENTRY.size)
+        bucket = self._bucket(at)
+        for n in range(0, len(bucket), ENTRY.size):
+            if _slot_at(bucket, n) == header.slot:
+                os.pwrite(self.fd, bytes(ENTRY.size), at + n)
 
     def _bucket_at(self, h: int) -> int:
-        return layout.TABLE_AT + h % self.shape.buckets * BUCKET.size
+        return layout.TABLE_AT + h % self._buckets * BUCKET.size
+
+    def _bucket(self, at: int) -> bytes:
+        return self._read(at, BUCKET.size)
 
     def _read(self, at: int, length: int) -> bytes:
         data = os.pread(self.fd, length, at)
@@ -343,6 +371,11 @@ def runs(slots: Sequence[int]) -> Iterator[tuple[int, int]]:
         if end == len(slots) or slots[end] != slots[end - 1] + 1:
             yield slots[begin], end - begin
             begin = end
+
+
+def _slot_at(bucket: Bucket, at: int) -> int:
+    """Return the slot of the entry at a place of a bucket; -1 if it leads nowhere."""
+    return int.from_bytes(bucket[at : at + 4], "little") - 1
 
 
 def _is(header: Header | None, digest: bytes, offset: int) -> bool:

@@ -34,6 +34,7 @@ GHOSTS_PER_SLOT = 4
 EXTENT = 16  # slots; the ghosts of so many pieces in a row lie side by side
 
 HEADER = struct.Struct("<16sQQQIII8xI")
+_HEAD = struct.Struct("<16sQQQIII8x")
 FREE, WRITING, FULL = 0, 1, 2
 _SUPER = struct.Struct("<8sQQ16sI")
 _STATE = struct.Struct("<QQII")  # hand, generation, full, check
@@ -169,7 +170,7 @@ def unpack_pace(data: bytes, seed: int) -> int:
 
 
 def pack_header(header: Header, seed: int) -> bytes:
-    head = HEADER.pack(*header, 0)[:-4]
+    head = _HEAD.pack(*header)
     return head + zlib.crc32(head, seed).to_bytes(4, "little")
 
 
@@ -178,7 +179,7 @@ def unpack_header(data: bytes, at: int, seed: int) -> Header | None:
     *words, crc = HEADER.unpack_from(data, at)
     if not words[-1] or crc != zlib.crc32(data[at : at + HEADER.size - 4], seed):
         return None
-    return Header(*words)
+    return Header._make(words)
 
 
 def mix(digest: bytes, number: int) -> int:
