@@ -41,7 +41,7 @@ def test_the_options_of_a_server_are_those():
     values = {"timeout": "1", "cluster": "yes", "ca": "/x", "prefix": "x", "rate": "1MiB", "lease": "3"}
     assert names == list(values)
     assert f"the same; {urls.LEASE:g} by default" in WORDS
-    assert urls.split("valkey://h?" + "&".join(f"{name}={value}" for name, value in values.items()))
+    assert urls.split("valkeys://h?" + "&".join(f"{name}={value}" for name, value in values.items()))
 
 
 def test_the_keys_are_those():

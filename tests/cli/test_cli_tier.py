@@ -87,6 +87,7 @@ def test_rm(folder, cli, cli_json):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["tier", "rm", ""], "is not a tier on a disk"),
         (["tier", "look", "/x"], "look"),
         (["tier", "stat"], "PATH"),
         (["tier", "stat", "/x", "--repair"], "--repair"),

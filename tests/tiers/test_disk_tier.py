@@ -282,6 +282,17 @@ def test_what_cannot_be_opened_is_refused_in_words(folder, disk):
     os.truncate(os.path.join(folder, "index"), 4096)
     with pytest.raises(PoolError, match="cut off"):
         DiskTier(folder)
+    with pytest.raises(PoolError, match="is not a folder"):
+        DiskTier(os.path.join(folder, "slots"), 10 * MIB)
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_a_tier_without_its_slots_says_what_to_do(folder, disk, as_folder):
+    os.unlink(os.path.join(folder, "slots"))
+    if as_folder:
+        os.mkdir(os.path.join(folder, "slots"))
+    with pytest.raises(PoolError, match=r"is missing, or no file; .*foliocache tier rm"):
+        DiskTier(folder)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -295,6 +306,24 @@ def test_another_users_tier_is_refused(folder, disk):
     other = DiskTier(folder, any_owner=True)
     assert load(other, 1, 0, 64 * KIB)
     other.close()
+
+
+def test_what_is_no_tier_is_not_removed(tmp_path):
+    for names in (["index"], ["index", "slots"], ["index", "lock"]):
+        folder = tmp_path / "-".join(names)
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text("mine")
+        with pytest.raises(PoolError, match="no tier"):
+            remove(str(folder))
+        assert sorted(path.name for path in folder.iterdir()) == names
+
+
+@pytest.mark.parametrize("lost", ["lock", "slots", "index"])
+def test_a_tier_that_is_damaged_is_removed(folder, disk, lost):
+    os.unlink(os.path.join(folder, lost))
+    remove(folder)
+    assert not os.path.exists(folder)
 
 
 def test_rm(folder, disk):

@@ -154,6 +154,9 @@ def test_a_record_of_another_user_is_ignored(pool, url):
         ("disk:/a?timeout=nan", "a number of seconds"),
         ("disk:/a?direct=maybe", "direct is one of yes, no, auto"),
         ("disk:/a,disk:/a", "a tier is given twice"),
+        ("disk:/a#b?size=1GiB", "not a URL.*%23"),
+        ("disk:/a%00?size=1GiB", "not a URL"),
+        ([""], "there are disk:"),
         ([7], "a tier is a text"),
         (7, "in a sequence, not 7"),
         (b"disk:/a", "in a sequence, not b'disk:/a'"),
@@ -169,6 +172,18 @@ def test_a_password_is_not_shown():
     assert urls.shown("valkey://me:secret@host:6379?x=1") == "valkey://me:***@host:6379?x=1"
     with pytest.raises(ValueError, match=r"no://me:\*\*\*@host"):
         urls.split("no://me:secret@host")
+    assert urls.shown("disk:/a:b@c") == "disk:/a:b@c" and urls.shown("valkey://me@host:1") == "valkey://me@host:1"
+
+
+@pytest.mark.parametrize("password", ["se@cret", "se:cret", "se#cret", "se/cret", "se?cret", "12/cret", "12?cret", "[cret"])
+def test_a_password_that_is_not_written_as_in_a_url_is_not_told(password):
+    for place in ("host", "host:6379?lease=x", "host:99999"):
+        text = f"valkey://me:{password}@{place}"
+        assert "cret" not in urls.shown(text) and place in urls.shown(text)
+        if place != "host" or password not in ("se@cret", "se:cret"):  # those two can be read
+            with pytest.raises(ValueError, match="tier 'valkey://") as caught:
+                urls.split(text)
+            assert "cret" not in str(caught.value)
 
 
 def test_a_rate_holds_stores_up_and_nobody_else(pool_name, url):

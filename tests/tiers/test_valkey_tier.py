@@ -672,6 +672,14 @@ def test_four_threads_while_a_node_is_killed_and_back(nodes, cluster):
         ("valkey://h?cluster=2", "cluster is one of"),
         ("redis://h?size=1GiB", "no option 'size'"),
         ("valkey://h?lease=-1", "lease is a number of seconds"),
+        ("valkey://h:x", "not a URL: a port"),
+        ("valkey://h:0", "not a URL: a port"),
+        ("valkey://h:99999", "not a URL: a port"),
+        ("valkey://[::1", "not a URL"),
+        ("valkey://h#x", "not a URL"),
+        ("valkey://h/name", "the number of a database"),
+        ("valkey://h?ca=/x", "ca is for TLS, so write valkeys://"),
+        ("valkey://h?prefix={a}", "a prefix has no braces"),
     ],
 )
 def test_what_is_no_server_is_refused(tier_url, message):

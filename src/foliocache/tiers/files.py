@@ -30,6 +30,8 @@ class Files:
         if size is None and not os.path.lexists(self._file("index")):
             raise PoolError(f"there is no tier in {self.path}; give a size, such as disk:{self.path}?size=100GiB")
         made = True
+        if os.path.lexists(self.path) and not os.path.isdir(self.path):
+            raise PoolError(f"{self.path} is not a folder, and a tier is one")
         try:
             os.makedirs(self.path, 0o700, exist_ok=True)
             self._check_owner(os.stat(self.path))
@@ -111,6 +113,12 @@ class Files:
         """Open the slots. Return their descriptor, and whether it bypasses the kernel's page cache."""
         flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
         path = self._file("slots")
+        try:
+            is_file = stat.S_ISREG(os.lstat(path).st_mode)
+        except FileNotFoundError:
+            is_file = False
+        if not is_file:
+            raise PoolError(f"{path} is missing, or no file; remove the tier (foliocache tier rm {self.path})")
         if direct is not False:
             try:
                 return os.open(path, flags | os.O_DIRECT), True
@@ -129,13 +137,27 @@ def remove(path: str) -> None:
     Raises OSError if it cannot be removed, and PoolError if there is none.
     """
     names = ("index", "index.new", "slots", "lock")
-    if not any(os.path.lexists(os.path.join(path, name)) for name in names[:3]):
+    there = [name for name in names if os.path.lexists(os.path.join(path, name))]
+    if not set(there) - {"lock"}:
         raise PoolError(f"there is no tier in {path}")
-    for name in names:
+    if not _is_tier(path):
+        raise PoolError(f"what is in {path} is no tier: no file lock without bytes, and no file index that begins as a tier's")
+    for name in there:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(path, name))
     with contextlib.suppress(OSError):  # there is something else in it
         os.rmdir(path)
+
+
+def _is_tier(path: str) -> bool:
+    """Return True if what has a tier's names in a folder seems to be one, whatever is damaged. The lock never has a byte."""
+    with contextlib.suppress(OSError):
+        found = os.lstat(os.path.join(path, "lock"))
+        if stat.S_ISREG(found.st_mode) and not found.st_size:
+            return True
+    with contextlib.suppress(OSError), open(os.path.join(path, "index"), "rb") as index:
+        return index.read(len(layout.MAGIC)) == layout.MAGIC
+    return False
 
 
 def _allocated(path: str, size: int) -> int:

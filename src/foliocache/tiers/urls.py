@@ -50,17 +50,25 @@ def guard_of(text: str) -> Guard:
 
 
 def shown(text: str) -> str:
-    """Return a tier's text without its password."""
-    parts = urllib.parse.urlsplit(text)
-    if parts.password is None:
+    """Return a tier's text without its password, also if the text is wrong because of what the password has."""
+    scheme, separator, rest = text.partition("://")
+    user, at, place = (rest if _password(text) is None else rest.partition("?")[0]).rpartition("@")
+    if not at or ":" not in user:
         return text
-    return text.replace(f":{parts.password}@", ":***@")
+    return f"{scheme}{separator}{user.partition(':')[0]}:***@{place}{text[len(scheme + separator + user + at + place) :]}"
+
+
+def _password(text: str) -> str | None:
+    try:
+        return urllib.parse.urlsplit(text).password
+    except ValueError:
+        return None
 
 
 def folder_of(text: str) -> str:
     """Return the folder of a disk tier, given as a path or as a tier. Raises ValueError if it is another tier."""
     if not text.startswith("disk:"):
-        if ":/" in text:
+        if ":/" in text or not text:
             raise ValueError(f"{shown(text)!r} is not a tier on a disk")
         return os.path.abspath(text)
     _parsed(text)
@@ -73,7 +81,16 @@ def _parsed(text: str) -> tuple[Make, float, int]:
     kind = KINDS.get(scheme)
     if kind is None:
         raise ValueError(f"tier {shown(text)!r}: there are {', '.join(f'{one}:' for one in KINDS)}")
-    parts = urllib.parse.urlsplit(text)
+    try:
+        parts = urllib.parse.urlsplit(text)
+        is_place = (parts.port is None or parts.port > 0) and ("@" in parts.netloc or "@" not in text or not parts.netloc)
+    except ValueError:
+        is_place = False
+    if not is_place or parts.fragment or "\0" in urllib.parse.unquote(text):
+        raise ValueError(
+            f"tier {shown(text)!r} is not a URL: a port is a number from 1 to 65535, an address of IPv6 is written in [], and "
+            "/, ?, # and @ in a name or a password as %2F, %3F, %23 and %40"
+        )
     try:
         pairs = urllib.parse.parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
@@ -113,8 +130,14 @@ def _disk(text: str, parts: urllib.parse.SplitResult, options: Options) -> tuple
 def _valkey(text: str, parts: urllib.parse.SplitResult, options: Options) -> tuple[Make, float]:
     if not parts.hostname:
         raise ValueError(f"tier {shown(text)!r}: write {parts.scheme}:// and a host, such as {parts.scheme}://cache:6379")
+    if parts.path.strip("/") and not parts.path[1:].isdecimal():
+        raise ValueError(f"tier {shown(text)!r}: behind the host there is nothing, or the number of a database")
     cluster = _choice(text, options, "cluster", {"yes": True, "no": False}, "no")
     ca, prefix = options.pop("ca", None), options.pop("prefix", "folio")
+    if ca is not None and parts.scheme not in ("valkeys", "rediss"):
+        raise ValueError(f"tier {shown(text)!r}: ca is for TLS, so write {parts.scheme}s://")
+    if "{" in prefix or "}" in prefix:
+        raise ValueError(f"tier {shown(text)!r}: a prefix has no braces, by which a cluster chooses the node")
     timeout = _seconds(text, options, 0.05)
     lease = 0.0 if options.get("lease") == "0" and options.pop("lease") else _seconds(text, options, LEASE, "lease")
     url = urllib.parse.urlunsplit(parts._replace(query=""))
