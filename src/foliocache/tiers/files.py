@@ -166,7 +166,10 @@ def _allocated(path: str, size: int) -> int:
         os.unlink(path)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        os.posix_fallocate(fd, 0, size)
+        try:
+            os.posix_fallocate(fd, 0, size)
+        except OSError as error:
+            raise OSError(error.errno, f"{format_size(size)} cannot be allocated: {error.strerror}", path) from None
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, f"{path} is no regular file")
     except BaseException:
