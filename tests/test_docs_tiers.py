@@ -6,7 +6,7 @@ import pytest
 from documents import page, rows
 
 from foliocache.tiers import behind, guard, layout, urls
-from foliocache.tiers.valkey import ValkeyTier, _key, _place
+from foliocache.tiers.valkey import BLOCK, ValkeyTier, _key
 
 pytest.importorskip("valkey")
 TEXT = page("tiers.md")
@@ -49,7 +49,7 @@ def test_the_keys_are_those():
     name, at = made._name(b"\xab" * 16), 0x543210000
     told = [key.strip("`") for key, _ in rows(TEXT, "key, behind the prefix and `:`", "what its value is")]
     places = {"DIGEST": "ab" * 16, "OFFSET / 4 MiB": "150c", "LENGTH": "10000"}
-    keys, offsets = (_key(name, at, 0x10000), _place(name, at)[0]), (at, at - 0x10000)
+    keys, offsets = (_key(name, at, 0x10000), _key(name, at - 0x10000, BLOCK)), (at, at - 0x10000)
     for key, pattern, offset in zip(keys, told, offsets, strict=True):
         for word, value in {**places, "OFFSET": f"{offset:x}"}.items():
             pattern = pattern.replace(word, value)

@@ -85,7 +85,7 @@ def server(tmp_path):
 
 
 def _block_key(tier, n, offset):
-    return valkey_tier._place(tier._name(digest(n)), offset)[0]
+    return valkey_tier._key(tier._name(digest(n)), offset, valkey_tier.BLOCK)
 
 
 @pytest.fixture

@@ -131,15 +131,26 @@ class ValkeyTier:
 
     def _divided(self, digest: bytes, parts: Sequence[Part]) -> _Divided:
         """Divide parts into pieces."""
-        found = _Divided([], [], [], [])
+        keys: list[bytes] = []
+        views: list[memoryview] = []
+        blocks: list[Block | None] = []
+        owners: list[int] = []
         name = self._name(digest)
+        first, block = -1, b""
         for number, (offset, buffer) in enumerate(parts):
             for begin, end in _pieces(offset, len(buffer)):
-                found.keys.append(_key(name, begin, end - begin))
-                found.views.append(buffer[begin - offset : end - offset])
-                found.blocks.append(_place(name, begin) if end - begin == PIECE else None)
-                found.owners.append(number)
-        return found
+                keys.append(_key(name, begin, end - begin))
+                views.append(buffer[begin - offset : end - offset])
+                owners.append(number)
+                if end - begin < PIECE:
+                    blocks.append(None)
+                    continue
+                inside = begin % BLOCK
+                if begin - inside != first:
+                    first = begin - inside
+                    block = _key(name, first, BLOCK)
+                blocks.append((block, inside // PIECE * _TRAILED))
+        return _Divided(keys, views, blocks, owners)
 
     def store(self, digest: bytes, parts: Sequence[Part]) -> None:
         """Give ranges to the server; see `Tier.store`."""
@@ -167,7 +178,7 @@ class ValkeyTier:
         for number, (offset, length) in enumerate(spans):
             for begin, end in _pieces(offset, length):
                 commands.set(_key(name, begin, end - begin), claim, nx=True, px=milliseconds)
-                claimed.append((number, _place(name, begin)[0] if end - begin == PIECE else None))
+                claimed.append((number, _key(name, begin - begin % BLOCK, BLOCK) if end - begin == PIECE else None))
         blocks = list({block: None for _, block in claimed if block is not None})
         for key in blocks:
             commands.strlen(key)
@@ -210,12 +221,6 @@ class ValkeyTier:
 def _key(name: bytes, offset: int, length: int) -> bytes:
     """Return the key of a value with a range. What is between the braces chooses a cluster's node."""
     return b"%s:%x}:%x:%x" % (name, offset // TOGETHER, offset, length)
-
-
-def _place(name: bytes, offset: int) -> Block:
-    """Return the key of the block that has the piece from an offset on, and where in its value."""
-    inside = offset % BLOCK
-    return _key(name, offset - inside, BLOCK), inside // PIECE * _TRAILED
 
 
 def _complete(blocks: Sequence[Block | None]) -> list[Block | None]:
