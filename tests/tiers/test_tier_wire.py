@@ -78,12 +78,12 @@ def whole(number, data):
     return data + MAGIC + struct.pack("<I", crc32c.crc32c(data, crc32c.crc32c(b"key%d" % number)))
 
 
-def ask(connection, lengths, timeout=LIMIT, blocks=None):
+def ask(connection, lengths, timeout=LIMIT, blocks=None, size=0):
     """Return the bytes of each value; None if it is not there or not right."""
     places = [memoryview(bytearray(length)) for length in lengths]
     keys = [b"key%d" % number for number in range(len(lengths))]
     deadline = time.monotonic() + timeout
-    had = wire.mget(connection.ours, keys, places, blocks or [None] * len(keys), MAGIC, crc32c.crc32c, deadline)
+    had = wire.mget(connection.ours, keys, places, blocks or [None] * len(keys), size, MAGIC, crc32c.crc32c, deadline)
     return [bytes(place) if is_there else None for place, is_there in zip(places, had, strict=True)]
 
 
@@ -104,8 +104,9 @@ def test_values_arrive_in_any_pieces(connection, seed):
     assert wire.is_silent(connection.ours)  # nothing is left
 
 
+@pytest.mark.parametrize("is_whole", [False, True])
 @pytest.mark.parametrize("seed", range(30))
-def test_pieces_are_found_in_either_value(connection, seed):
+def test_pieces_are_found_in_either_value(connection, seed, is_whole):
     """Pieces 0 and 5 are in no block, 1 and 2 in one, 3 and 4 in another, from its byte 5000 on."""
     chosen = random.Random(seed)
     lengths = [chosen.choice([1, 100, 5000, 70_000]) for _ in range(6)]
@@ -125,17 +126,20 @@ def test_pieces_are_found_in_either_value(connection, seed):
             value[damaged] = bytes(broken)
         is_there = chosen.choice([True, True, False])
         inside.append(b"".join(value) if is_there else chosen.choice([b"", b"x", bytes(second + 1)]))
+        if first == 1 and is_whole and not inside[0]:
+            inside[0] = None
         for n in range(2):
             found[first + n] |= is_there and damaged != n
-    data = bulk(*alone) + b"".join(b"$%d\r\n%s\r\n" % (len(value), value) for value in inside)
+    count = 1 if is_whole else 0  # of the blocks that are asked for as a whole
+    data = bulk(*alone, *inside[:count]) + b"".join(b"$%d\r\n%s\r\n" % (len(value), value) for value in inside[count:])
     thread = answer(connection, data, sorted(chosen.sample(range(1, len(data)), min(8, len(data) - 1))))
-    assert ask(connection, lengths, LIMIT, blocks) == [
+    assert ask(connection, lengths, LIMIT, blocks, lengths[1] + lengths[2] + 16 if is_whole else 0) == [
         data if there else None for data, there in zip(right, found, strict=True)
     ]
     thread.join(LIMIT)
     ranges = [(b"b", 0, lengths[1] + lengths[2] + 15), (b"cc", 5000, 5000 + second - 1)]
     asked = [[b"GETRANGE", name, b"%d" % first, b"%d" % last] for name, first, last in ranges]
-    command = commands([b"MGET", *(b"key%d" % n for n in range(6))], *asked)
+    command = commands([b"MGET", *(b"key%d" % n for n in range(6)), *[b"b"][:count]], *asked[count:])
     assert connection.sent(len(command)) == command
     assert wire.is_silent(connection.ours)
 
@@ -221,9 +225,9 @@ def test_a_socket_keeps_its_limits(connection, left):
     data = b"some bytes"
     connection.server.sendall(bulk(whole(0, data)))
     with memoryview(bytearray(len(data))) as place:
-        assert wire.mget(connection.ours, [b"key0"], [place], [None], MAGIC, crc32c.crc32c, time.monotonic() + left, LIMIT) == [
-            True
-        ]
+        assert wire.mget(
+            connection.ours, [b"key0"], [place], [None], 0, MAGIC, crc32c.crc32c, time.monotonic() + left, LIMIT
+        ) == [True]
     connection.server.sendall(b"+OK\r\n")
     wire.mset(connection.ours, [b"key0"], [memoryview(data)], [None], MAGIC, crc32c.crc32c, left, LIMIT)
     assert limits(connection.ours) == [LIMIT, LIMIT]
@@ -232,7 +236,7 @@ def test_a_socket_keeps_its_limits(connection, left):
 def test_the_limit_of_a_socket_is_not_that_of_an_exchange(connection):
     wire.limit(connection.ours, LIMIT)
     with pytest.raises(TimeoutError, match="in time"), memoryview(bytearray(1)) as place:
-        wire.mget(connection.ours, [b"k"], [place], [None], MAGIC, crc32c.crc32c, time.monotonic() + 0.05, LIMIT)
+        wire.mget(connection.ours, [b"k"], [place], [None], 0, MAGIC, crc32c.crc32c, time.monotonic() + 0.05, LIMIT)
     with pytest.raises(TimeoutError, match="in time"):
         wire.mset(connection.ours, [b"k"], [memoryview(b"data")], [None], MAGIC, crc32c.crc32c, 0.05, LIMIT)
 
@@ -240,10 +244,13 @@ def test_the_limit_of_a_socket_is_not_that_of_an_exchange(connection):
 def test_buffers_are_free_after_each_end(connection):
     """What was lent may be resized again."""
     data = bytearray(100)
-    for call, last in ((wire.mget, time.monotonic() + LIMIT), (wire.mset, LIMIT)):
+    for call, more in (
+        (wire.mget, (0, MAGIC, crc32c.crc32c, time.monotonic() + LIMIT)),
+        (wire.mset, (MAGIC, crc32c.crc32c, LIMIT)),
+    ):
         connection.server.sendall(b"-ERR\r\n")
         with memoryview(data) as view, pytest.raises(ConnectionError, match="ERR"):
-            call(connection.ours, [b"k"], [view], [None], MAGIC, crc32c.crc32c, last)
+            call(connection.ours, [b"k"], [view], [None], *more)
     data += b"more"
 
 

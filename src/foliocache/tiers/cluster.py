@@ -29,16 +29,16 @@ class Cluster:
         The package's client of the cluster.
     timeouts
         What it raises when a server does not answer in time.
-    magic, crc32c
+    whole, magic, crc32c
         As for `wire.mget`.
     timeout
         Seconds that one answer may take.
     """
 
     def __init__(
-        self, client: Any, timeouts: type[Exception], magic: bytes, crc32c: Callable[..., int], timeout: float
+        self, client: Any, timeouts: type[Exception], whole: int, magic: bytes, crc32c: Callable[..., int], timeout: float
     ) -> None:
-        self._client, self._magic, self._crc32c = client, magic, crc32c
+        self._client, self._whole, self._magic, self._crc32c = client, whole, magic, crc32c
         self._timeouts = TimeoutError, timeouts
         self._timeout = timeout
         self._nodes: dict[str, Connections] = {}
@@ -57,7 +57,7 @@ class Cluster:
             def receive(
                 sock: Any, names: list[bytes] = names, targets: list[memoryview] = targets, inside: list[Block | None] = inside
             ) -> list[bool]:
-                return wire.mget(sock, names, targets, inside, self._magic, self._crc32c, deadline, self._timeout)
+                return wire.mget(sock, names, targets, inside, self._whole, self._magic, self._crc32c, deadline, self._timeout)
 
             def copy(
                 names: list[bytes] = names, targets: list[memoryview] = targets, inside: list[Block | None] = inside

@@ -2,9 +2,10 @@
 
 A range is cut at the multiples of 64 KiB. A piece is a value of its own, or one of the 16 in the value of a block of 1 MiB,
 which a store makes of those that it has all of: one large value costs the server less than 16. A load asks for both by one
-request, for the part of the block that it needs, so folios of any size find what those of another have stored. The values are
-never changed, so which of two writers is first does not matter. The CRC of a piece begins with that of its key, so that a value
-that was asked for by another key, or another part of a block, does not pass.
+request, for all of the block or the part that it needs, so folios of any size find what those of another have stored.
+
+The values are never changed, so which of two writers is first does not matter. The CRC of a piece begins with that of its key,
+so that a value that was asked for by another key, or another part of a block, does not pass.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class ValkeyTier:
         self._timeout = timeout
         self._claimer = 0, b""
         timeouts = valkey.exceptions.TimeoutError
-        self._cluster = Cluster(made, timeouts, _MAGIC, self._crc32c, timeout) if cluster else None
+        self._cluster = Cluster(made, timeouts, _BLOCK_VALUE, _MAGIC, self._crc32c, timeout) if cluster else None
         self._connections = Connections(None if cluster else made.connection_pool, timeout)
 
     def load(self, digest: bytes, parts: Sequence[Part]) -> list[bool]:
@@ -120,7 +121,7 @@ class ValkeyTier:
                 had = self._cluster.mget(keys, places, blocks, deadline)
             else:
                 with self._connections.one() as sock:
-                    had = wire.mget(sock, keys, places, blocks, _MAGIC, self._crc32c, deadline, self._timeout)
+                    had = wire.mget(sock, keys, places, blocks, _BLOCK_VALUE, _MAGIC, self._crc32c, deadline, self._timeout)
         finally:
             for place in places:
                 place.release()

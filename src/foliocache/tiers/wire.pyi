@@ -8,6 +8,7 @@ def mget(
     keys: list[bytes],
     places: list[memoryview],
     blocks: list[tuple[bytes, int] | None],
+    whole: int,
     magic: bytes,
     crc32c: Callable[..., int],
     deadline: float,

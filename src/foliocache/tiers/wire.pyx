@@ -383,8 +383,8 @@ cdef bytes _trailer(bytes magic, key, content, crc32c):
 
 
 def mget(
-    sock, list keys not None, list places not None, list blocks not None, bytes magic not None, crc32c, double deadline,
-    double standing=0,
+    sock, list keys not None, list places not None, list blocks not None, Py_ssize_t whole, bytes magic not None, crc32c,
+    double deadline, double standing=0,
 ):
     """Ask for pieces, and receive each into its place. There is one request, whatever values they are in.
 
@@ -398,6 +398,8 @@ def mget(
         A writable buffer for each.
     blocks
         For each the name of a value that may have it among others, and at which byte it begins there; None if there is none.
+    whole
+        Bytes of such a value. Where all are wanted, it is asked for like one piece: a server may send that without a copy.
     magic
         Four bytes, with which the 8 bytes behind a piece begin. The others are the checksum.
     crc32c
@@ -424,12 +426,21 @@ def mget(
     cdef Py_ssize_t count = targets.count, number, length = 0, first, stop, size, got, last
     cdef const char *line
     cdef _Pieces pieces = _Pieces.__new__(_Pieces)
-    cdef list runs = [run for run in _runs(blocks, targets) if blocks[run[0]] is not None]
-    cdef list words = [b"*%d\r\n$4\r\nMGET\r\n" % (count + 1), *map(_word, keys)]
-    for first, stop in runs:
+    cdef list names = [*keys], ranges = [], runs = [], parts = []
+    for first, stop in _runs(blocks, targets):
+        if blocks[first] is None:
+            continue
         key, at = blocks[first]
         last = blocks[stop - 1][1] + targets.each[stop - 1].len + TRAILER - 1
-        words.append(b"*4\r\n$8\r\nGETRANGE\r\n%s%s%s" % (_word(key), _word(b"%d" % at), _word(b"%d" % last)))
+        if at == 0 and last + 1 == whole:
+            names.append(key)
+            runs.append((first, stop))
+        else:
+            ranges.append(b"*4\r\n$8\r\nGETRANGE\r\n%s%s%s" % (_word(key), _word(b"%d" % at), _word(b"%d" % last)))
+            parts.append((first, stop))
+    runs += parts
+    cdef Py_ssize_t named = len(names)
+    cdef list words = [b"*%d\r\n$4\r\nMGET\r\n" % (named + 1), *map(_word, names), *ranges]
     cdef bytes command = b"".join(words)
     pieces.keys, pieces.places, pieces.crc32c, pieces.magic = keys, places, crc32c, magic
     pieces.ends, pieces.states = bytearray(count * TRAILER), bytearray(count)
@@ -439,7 +450,7 @@ def mget(
     with nogil:
         _send(&stream, &request, 1)
         line = _line(&stream, &length)
-        if line[0] != 42 or _number(line, length) != count:
+        if line[0] != 42 or _number(line, length) != named:
             _refuse(line, length, "a list of the values asked for")
         for number in range(count):
             got = _size(&stream, &length)
@@ -457,7 +468,7 @@ def mget(
             size += targets.each[number].len + TRAILER
         with nogil:
             got = _size(&stream, &length)
-            if got != size:  # 0 where there is no such value
+            if got != size:  # -1 where there is no such value, and 0 for a part of it
                 if got >= 0:
                     _read(&stream, NULL, got + 2)
                 continue
