@@ -225,7 +225,7 @@ def test_what_making_left_is_given_back_once_nothing_is_made(shared, log, monkey
     made = SharedDataset(samples.Samples(log), shared, "left")
     for _ in range(2):
         made[0], made[1]
-    for _ in range(QUIET - 4):
+    for _ in range(QUIET - 3):
         made[0]
     assert trims == []
     made[1]
@@ -233,6 +233,12 @@ def test_what_making_left_is_given_back_once_nothing_is_made(shared, log, monkey
     for _ in range(2 * QUIET):
         made[0]
     assert trims == [1]
+    made.__getitems__([0, 2] * QUIET)  # some of these are made
+    made.__getitems__([0, 2] * (QUIET // 2 - 1))
+    made[0]
+    assert trims == [1]
+    made.__getitems__([2, 0, 0])
+    assert trims == [1, 1]
     monkeypatch.undo()
     leftovers.trim()
 

@@ -1,7 +1,10 @@
-"""An object as one record of its name describes it: what a process keeps of each object that it has found.
+"""Objects as the records of their names describe them: what a process keeps of each that it has found, and how it finds one.
 
 Workers keep thousands of them, so they are small, and the garbage collector does not know them: a full collection would copy
 the heap of a forked process. No cycle runs through one.
+
+All of a hit is here, compiled. A reader does something else between two hits, and what it does takes the caches of the
+processor: each Python function on the way then costs several times what it costs in a loop.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
@@ -12,12 +15,17 @@ from weakref import ref as _ref
 
 from ..errors import FoliocacheError
 from . import values
+from .short import short_pickle
 
 cdef extern from "Python.h":
     void PyObject_GC_UnTrack(PyObject *object)
 
 cdef Py_ssize_t RECORD_MAX = 0xffff
 cdef Py_ssize_t COPY_MAX = 1 << 20  # bytes; a copy of so many takes less time than the page faults of a window
+
+
+MISSING = object()
+cdef object _WITH_VERSION = object()  # makes a place that is nobody's key
 
 
 class Gone(FoliocacheError):
@@ -57,7 +65,7 @@ cdef class Found:
     cdef bytes _head(self):
         return self.record[self.at : self.end]
 
-    def build(self, loads, key, writable):
+    cpdef build(self, loads, key, writable):
         """Build the object. Raises Gone if a part of it was evicted, ValueError if ``writable`` is invalid."""
         if writable is None:
             return self._build(loads, key, self._bytes() if self.content is None else self.content)
@@ -74,7 +82,7 @@ cdef class Found:
         build = None if kind == c"S" else self._builder(loads, key)
         try:
             if build is None:
-                return values.short_pickle(self.record, self.at, self.end, content)
+                return short_pickle(self.record, self.at, self.end, content)
             return build(content)
         except (MemoryError, FoliocacheError):
             raise
@@ -87,7 +95,7 @@ cdef class Found:
             self.builder = values.decoder(self._head(), loads, key)
         return self.builder
 
-    def part(self, loads, key, first, end):
+    cpdef part(self, loads, key, first, end):
         """Return rows first to end of an array, and others if that is no more work: the number of the first, and an array."""
         if self.mapping is not None and not self.is_large:
             lease = self._lease_all()
@@ -158,9 +166,78 @@ cdef class Found:
         return memoryview(window)
 
 
-def private(mapping, writable):
+cpdef private(mapping, writable):
     """Return the bytes of a mapping for one caller, who may write to them: a copy, or a window that copies what is written."""
     if mapping.size > COPY_MAX:
         with contextlib.suppress(FoliocacheError):  # this process has as many leases and windows as it can
             return mapping.window(writable=writable)
     return mapping.copy_all()
+
+
+cdef class Lookup:
+    """How the objects of a pool are found; ``Objects`` derives from it, and has the rest."""
+    cdef readonly object _names
+    cdef public object _known  # a dict: a process may have thousands, those without a version by their keys alone
+
+    def __init__(self, names):
+        self._names, self._known = names, {}
+
+    def know(self, key, version):
+        """Return what this process keeps for an object. Raises ValueError for an invalid key or version."""
+        return self._know(key, version)
+
+    def find(self, key, version, expiry, loads, writable):
+        """Return the object if the pool has it, else MISSING. Raises ValueError if the key or version is invalid, or if another
+        option is, and the pool has the object."""
+        return self._find(self._know(key, version), key, expiry, loads, writable)
+
+    def find_each(self, keys, version, expiry, loads, writable):
+        """Do what ``find`` does for each of some keys. Return a list."""
+        return [self._find(self._know(key, version), key, expiry, loads, writable) for key in keys]
+
+    def find_known(self, known, key, expiry, loads, writable):
+        """Do what ``find`` does, for what ``know`` has returned."""
+        return self._find(known, key, expiry, loads, writable)
+
+    def rows_of(self, known, key, expiry, first, end):
+        """Return some of an array, of which rows first to end are wanted: the number of its first row, and the array. If the
+        pool does not have it, (0, MISSING). Of another object than an array, all of it. ``known`` is what ``know`` returned."""
+        cdef Found found = self._look_up(known, key, expiry)
+        if found is None:
+            return 0, MISSING
+        try:
+            return found.part("arrays", key, first, end)
+        except Gone:
+            self._lose(known, key)
+            return 0, MISSING
+
+    @cython.final
+    cdef object _know(self, key, version):
+        place = key if type(version) is str and not version else (_WITH_VERSION, key, version)
+        try:
+            return self._known[place]
+        except (KeyError, TypeError):
+            return self._remember(place, key, version)
+
+    @cython.final
+    cdef object _find(self, known, key, expiry, loads, writable):
+        cdef Found found = self._look_up(known, key, expiry)
+        if found is None:
+            return MISSING
+        try:
+            return found.build(loads, key, writable)
+        except Gone:
+            self._lose(known, key)
+            return MISSING
+
+    @cython.final
+    cdef Found _look_up(self, known, key, expiry):
+        cdef Found found = known.found
+        record = known.look(found.record)
+        if record is None:
+            return None
+        if record is not found.record:
+            found = known.found = self._learn(key, record)
+        if found.at == found.end or (expiry is not None and not self._is_young(record, expiry)):
+            return None
+        return found

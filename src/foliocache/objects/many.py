@@ -9,7 +9,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .store import MISSING, PREFIX, Objects, _tell, _Turn
+from .found import MISSING
+from .store import PREFIX, Objects, _tell, _Turn
 
 if TYPE_CHECKING:
     from .host import Ask
@@ -32,8 +33,7 @@ def get_or_create_many(
 
     Raises what ``make`` raises here, and SourceError if it raised in another process.
     """
-    find = functools.partial(_find, objects, version=version, expiry=expiry, loads=loads, writable=writable)
-    found = [find(key) for key in keys]
+    found = objects.find_each(keys, version, expiry, loads, writable)
     if any(each is MISSING for each in found):
         missing = {key: n for n, key in enumerate(keys) if found[n] is MISSING}
         turns = {n: _turn(objects, key, make, version, expiry, loads, writable) for key, n in sorted(missing.items())}
@@ -43,10 +43,6 @@ def get_or_create_many(
         if found[n] is MISSING:
             found[n] = objects.get_or_create(key, functools.partial(_one, make, n), version, expiry, loads, writable)
     return found
-
-
-def _find(objects: Objects, key: str, version: str, expiry: float | None, loads: Loads, writable: Writable) -> Any:
-    return objects._find(objects.know(key, version), key, expiry, loads, writable)
 
 
 def _turn(

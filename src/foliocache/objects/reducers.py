@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .unmarked import Unmarked
+from .unmarked import tensor
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -133,41 +133,3 @@ def content(value: Any) -> memoryview:
 def type_name(value: Any) -> str:
     """Return the name of a tensor's type in ``torch``."""
     return str(value.dtype).removeprefix("torch.")
-
-
-def tensor(view: Any, name: str, shape: Sequence[int]) -> Any:
-    """Return a tensor on the bytes of a view. The tensor keeps the view alive.
-
-    PyTorch has no read-only tensors, and warns of read-only buffers. So it gets a buffer that claims to be writable. Writing to
-    the tensor ends the process with SIGSEGV, like any stray write to the pool; use ``writable="copy"`` for a writable tensor.
-    """
-    torch = sys.modules.get("torch") or __import__("torch")
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and name in _NUMPYS and 0 not in shape:  # half the time of frombuffer and view
-        return torch.from_numpy(numpy.ndarray(shape, name, Unmarked(view)))
-    kind = getattr(torch, name, None)
-    if not isinstance(kind, torch.dtype):
-        raise ValueError(f"this version of PyTorch has no type {name!r}")
-    if 0 in shape:
-        return torch.empty(tuple(shape), dtype=kind)
-    return torch.frombuffer(Unmarked(view), dtype=kind).view(shape)
-
-
-_NUMPYS = frozenset(  # the types of PyTorch that NumPy has, by the same names
-    (
-        "bool",
-        "uint8",
-        "uint16",
-        "uint32",
-        "uint64",
-        "int8",
-        "int16",
-        "int32",
-        "int64",
-        "float16",
-        "float32",
-        "float64",
-        "complex64",
-        "complex128",
-    )
-)

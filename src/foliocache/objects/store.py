@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from ..errors import FoliocacheError, SourceError
 from ..filler import failure
 from . import values
-from .found import Found, Gone, private
+from .found import MISSING, Found, Gone, Lookup, private
 from .values import Loads
 
 if TYPE_CHECKING:
@@ -44,8 +44,6 @@ PREFIX = "object:"  # of the keys of names and mappings
 KNOWN_MAX = 8192  # objects that a process remembers
 TRIES = 8  # answers of others that may be evicted before they are read; then the object is made for this caller only
 _REASON_MAX = 150  # bytes of a failure's text
-MISSING = object()
-_WITH_VERSION = object()  # makes a place that is nobody's key
 
 
 class _Turn:
@@ -109,19 +107,18 @@ async def _awaited(make: MakeAsync, key: str) -> Any:
 _NOTHING = Found(None, 0, 0, None, None)
 
 
-class Objects:
+class Objects(Lookup):
     """The objects of a pool; threads, forked children and signal handlers may use it."""
 
     def __init__(self, pool: Pool) -> None:
+        super().__init__(pool.names)
         self._pool = pool
-        self._names = pool.names
         self._finder = pool._finder(_evicted, Gone)
-        self._known: dict[object, Known] = {}  # a process may have thousands: those without a version by their keys alone
         self._making: set[tuple[int, int, str, str]] = set()  # by process and thread
 
     def get(self, key: str, default: Any, version: str, expiry: float | None, loads: Loads, writable: Writable = None) -> Any:
         """Return the object, or default if there is none."""
-        found = self._find(self.know(key, version), key, expiry, loads, writable)
+        found = self.find(key, version, expiry, loads, writable)
         if found is MISSING:
             _check_writable(writable)
             return default
@@ -132,31 +129,19 @@ class Objects:
         is no such object, (0, MISSING). Of another object than an array, all of it."""
         return self.rows_of(self.know(key, version), key, expiry, first, end)
 
-    def rows_of(self, known: Known, key: str, expiry: float | None, first: int, end: int) -> tuple[int, Any]:
-        """Do what ``get_rows`` does, for what ``know`` has returned."""
-        found = known.found
-        if expiry is not None or not found.exists or known.look(found.record) is not found.record:
-            looked = self._look_up(known, key, expiry)
-            if looked is None:
-                return 0, MISSING
-            found = looked
-        try:
-            return found.part("arrays", key, first, end)
-        except Gone:
-            self._lose(known, key)
-            return 0, MISSING
-
     def get_or_create(
         self, key: str, make: Make, version: str, expiry: float | None, loads: Loads, writable: Writable = None
     ) -> Any:
         """Return the object, made by the first process that asks. Raises what ``make`` raises here, SourceError if it raised in
         another process."""
-        known = self.know(key, version)
-        found = self._find(known, key, expiry, loads, writable)
+        found = self.find(key, version, expiry, loads, writable)
         if found is MISSING:
+            known = self.know(key, version)
             mine = os.getpid(), threading.get_ident(), key, version
             turn = self._turn(_Turn(known, key, version, expiry, loads, writable, mine), make)
-            found = self._find(known, key, expiry, loads, writable)  # again: ``previous`` may be an answer that has just come
+            found = self.find_known(
+                known, key, expiry, loads, writable
+            )  # again: ``previous`` may be an answer that has just come
             if found is MISSING:
                 found = self._ask(turn, make)
         return found
@@ -165,14 +150,14 @@ class Objects:
         self, key: str, make: MakeAsync, version: str, expiry: float | None, loads: Loads, writable: Writable = None
     ) -> Any:
         """Do what ``get_or_create`` does, for event loops. ``make`` returns an awaitable."""
-        known = self.know(key, version)
-        found = self._find(known, key, expiry, loads, writable)
+        found = self.find(key, version, expiry, loads, writable)
         if found is MISSING:
+            known = self.know(key, version)
             from asyncio import current_task
 
             mine = os.getpid(), -id(current_task()), key, version
             turn = self._turn(_Turn(known, key, version, expiry, loads, writable, mine), make)
-            found = self._find(known, key, expiry, loads, writable)
+            found = self.find_known(known, key, expiry, loads, writable)
             if found is MISSING:
                 found = await self._ask_async(turn, make)
         return found
@@ -213,15 +198,8 @@ class Objects:
 
     # Finding.
 
-    def know(self, key: str, version: str) -> Known:
-        """Return what this process keeps for an object. Raises ValueError for an invalid key or version."""
-        place = key if type(version) is str and not version else (_WITH_VERSION, key, version)
-        try:
-            return self._known[place]
-        except KeyError:
-            known = self._new(key, version)
-        except TypeError:
-            known = self._new(key, version)
+    def _remember(self, place: object, key: str, version: str) -> Known:
+        known = self._new(key, version)
         while len(self._known) >= KNOWN_MAX:
             with contextlib.suppress(RuntimeError, StopIteration):  # another thread has changed the dict
                 self._known.pop(next(iter(self._known)), None)
@@ -233,30 +211,9 @@ class Objects:
         known.found = _NOTHING
         return known
 
-    def _find(self, known: Known, key: str, expiry: float | None, loads: Loads, writable: Writable) -> Any:
-        found = self._look_up(known, key, expiry)
-        if found is None:
-            return MISSING
-        try:
-            return found.build(loads, key, writable)
-        except Gone:
-            self._lose(known, key)
-            return MISSING
-
-    def _look_up(self, known: Known, key: str, expiry: float | None) -> Found | None:
-        found = known.found
-        record = known.look(found.record)
-        if record is None:
-            return None
-        if record is not found.record:
-            found = known.found = self._learn(key, record)
-        if not found.exists or (expiry is not None and not 0 <= self._age(record) < seconds(expiry)):
-            return None
-        return found
-
-    def _age(self, record: bytes) -> float:
+    def _is_young(self, record: bytes, expiry: float) -> bool:
         name = self._names.read(record)
-        return 0.0 if name is None else name.age
+        return 0 <= (0.0 if name is None else name.age) < seconds(expiry)
 
     def _lose(self, known: Known, key: str) -> None:
         """Forget an object a part of which was evicted."""
@@ -342,7 +299,7 @@ class Objects:
     def _look(self, turn: _Turn, name: Name) -> Any:
         """Return the object that another process has made; MISSING if it is gone already. Raises SourceError if that process
         failed."""
-        found = self._find(turn.known, turn.key, turn.expiry, turn.loads, turn.writable)
+        found = self.find_known(turn.known, turn.key, turn.expiry, turn.loads, turn.writable)
         if found is MISSING:
             turn.previous = name
             turn.is_refused = name.extra[:1] == b"!" and _is_refused(name, turn.key, turn.start)

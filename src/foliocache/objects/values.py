@@ -29,6 +29,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from ..errors import FoliocacheError
 from . import reducers
+from .short import short_pickle
+from .unmarked import tensor
 
 if TYPE_CHECKING:
     import numpy
@@ -143,7 +145,7 @@ def _builder(head: bytes) -> Build | None:
     if kind == b"A":
         return _array_builder(shape, text, head[1:2].decode())
     if kind == b"T":
-        return lambda view: reducers.tensor(view, text, shape)
+        return lambda view: tensor(view, text, shape)
     if kind == b"V":
         if math.prod(shape) == 0:
             return memoryview
@@ -328,14 +330,6 @@ def _with_buffers(stream: bytes, buffers: Sequence[memoryview]) -> Stored:
 
 def _aligned(size: int) -> int:
     return math.ceil(size / ALIGNMENT) * ALIGNMENT
-
-
-def short_pickle(record: bytes, at: int, end: int, content: Any) -> Any:
-    """Build an object of kind ``S``, whose head is bytes ``at`` to ``end`` of a record."""
-    stream = at + 2 + record[at + 1] * _PLACE.size
-    view = memoryview(content)
-    places = _PLACE.iter_unpack(record[at + 2 : stream])
-    return pickle.loads(record[stream:end], buffers=[view[start : start + size] for start, size in places])
 
 
 def _unpickler(start: int) -> Build:

@@ -988,7 +988,7 @@ class Pool:
     @property
     def objects(self) -> Objects:
         """The Python objects of the pool: internal."""
-        self._check_open()
+        self._attachment.check_open()
         found = self._objects.get(None)
         if found is not None:
             return found

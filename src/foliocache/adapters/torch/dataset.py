@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch.utils.data
 
 from ...objects import keys
+from ...objects.found import MISSING
 from ...objects.many import get_or_create_many
 from .leftovers import Leftovers
 from .transform import check
@@ -125,10 +127,12 @@ class SharedDataset(torch.utils.data.Dataset[Any]):
         Exception
             Whatever the dataset raises.
         """
-        index, name = self._known_by(index)
-        sample = self.pool.objects.get_or_create(name, lambda: self._made(index), *self._options)
-        self._leftovers.look()
-        return self._finish(sample)
+        sample = self._sample(*self._known_by(index))
+        self._leftovers.look(1)
+        return sample if self._transform is None else self._transform(sample)
+
+    def _sample(self, index: Any, name: str) -> Any:
+        return self.pool.objects.get_or_create(name, functools.partial(self._made, index), *self._options)
 
     def _made(self, index: Any) -> Any:
         self._leftovers.add()
@@ -153,22 +157,37 @@ class SharedDataset(torch.utils.data.Dataset[Any]):
         Exception
             As in `__getitem__`.
         """
+        known = self._known_by_all(indices)
+        names = [name for _, name in known]
         many = getattr(self.dataset, "__getitems__", None)
-        if not callable(many):
-            return [self[index] for index in indices]
-        known = [self._known_by(index) for index in indices]
+        if callable(many):
+            found = get_or_create_many(self.pool.objects, names, functools.partial(self._made_at, many, known), *self._options)
+        else:
+            found = self.pool.objects.find_each(names, *self._options)
+            for n, sample in enumerate(found):
+                if sample is MISSING:
+                    found[n] = self._sample(*known[n])
+        self._leftovers.look(len(found))
+        return found if self._transform is None else [self._transform(sample) for sample in found]
 
-        def make(positions: list[int]) -> Sequence[Any]:
-            self._leftovers.add()
-            samples: Sequence[Any] = many([known[n][0] for n in positions])
-            if len(samples) != len(positions):
-                raise ValueError(f"{self.dataset!r} returned {len(samples)} samples for {len(positions)} indices")
-            return samples
+    def _made_at(self, many: Any, known: Sequence[tuple[Any, str]], positions: Sequence[int]) -> Sequence[Any]:
+        """Make the samples at some positions of a batch in one call."""
+        self._leftovers.add()
+        samples: Sequence[Any] = many([known[n][0] for n in positions])
+        if len(samples) != len(positions):
+            raise ValueError(f"{self.dataset!r} returned {len(samples)} samples for {len(positions)} indices")
+        return samples
 
-        found = get_or_create_many(self.pool.objects, [name for _, name in known], make, *self._options)
-        for _ in found:
-            self._leftovers.look()
-        return [self._finish(sample) for sample in found]
+    def _known_by_all(self, indices: Sequence[Any]) -> list[tuple[Any, str]]:
+        """Do what ``_known_by`` does, for the indices of a batch."""
+        try:
+            size = len(self.dataset)
+        except TypeError:
+            size = 0
+        key = self._key
+        return [
+            (index, f"{key}{index}") if type(index) is int and 0 <= index < size else self._known_by(index) for index in indices
+        ]
 
     def _known_by(self, index: Any) -> tuple[Any, str]:
         """Return an index as the dataset gets it, and the key of its sample."""
@@ -184,6 +203,3 @@ class SharedDataset(torch.utils.data.Dataset[Any]):
             raise IndexError(f"sample {number} of a dataset of {size}")
         number = number % size
         return number, f"{self._key}{number}"
-
-    def _finish(self, sample: Any) -> Any:
-        return sample if self._transform is None else self._transform(sample)

@@ -14,19 +14,22 @@ QUIET = 64  # samples
 class Leftovers:
     """The leftovers of one dataset in this process."""
 
-    __slots__ = ("_left",)
+    __slots__ = ("_has_made", "_left")
 
     def __init__(self) -> None:
         self._left = 0
+        self._has_made = False  # since the last look
 
     def add(self) -> None:
-        """Count a sample that is made here."""
-        self._left = QUIET
+        """Note that samples are made here."""
+        self._left, self._has_made = QUIET, True
 
-    def look(self) -> None:
-        """Count a sample that was read, and give memory back if it is time for that."""
-        if self._left:
-            self._left -= 1
+    def look(self, count: int) -> None:
+        """Count samples that were read, unless some of them were made, and give memory back if it is time for that."""
+        if self._has_made:
+            self._has_made = False
+        elif self._left:
+            self._left = max(self._left - count, 0)
             if not self._left:
                 trim()
 

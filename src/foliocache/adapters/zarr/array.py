@@ -15,7 +15,7 @@ import numpy
 from zarr import Array, AsyncArray
 from zarr.core.buffer import default_buffer_prototype
 
-from ...objects.store import MISSING
+from ...objects.found import MISSING
 from .gather import gather
 from .pipeline import CachedCodecPipeline, part_of
 from .store import FolioStore

@@ -23,7 +23,7 @@ from zarr.core.indexing import get_indexer
 from zarr.registry import register_pipeline
 from zarr.storage import StorePath
 
-from ...objects.store import MISSING
+from ...objects.found import MISSING
 from .shards import Coordinates, Shard, grid
 from .store import FolioStore, part
 

@@ -22,7 +22,7 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.config import config
 
 from ...errors import ChangedError
-from ...objects.store import MISSING
+from ...objects.found import MISSING
 from .store import FolioStore
 
 QUIET_SECONDS = 0.005  # since the last chunk that was asked for: then those are read

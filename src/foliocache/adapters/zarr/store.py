@@ -34,7 +34,8 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.config import config
 from zarr.storage import WrapperStore
 
-from ...objects.store import MISSING, check_options, seconds
+from ...objects.found import MISSING
+from ...objects.store import check_options, seconds
 from ...pool.pool import Pool
 from ...pool.pool import open as open_pool
 from . import held
