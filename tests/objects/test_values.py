@@ -1,7 +1,9 @@
 """What is put in comes out, here and in other processes, read-only and without a copy."""
 
+import contextlib
 import datetime
 import decimal
+import functools
 import multiprocessing
 import random
 import re
@@ -177,6 +179,54 @@ def test_what_fails_to_unpickle_says_so(shared, key, content):
         shared.get(key)
     shared.delete(key)
     assert shared.get_or_create(key, lambda: 5) == 5
+
+
+@pytest.mark.parametrize("rows", [1, 40, 40_000])
+def test_rows_of_an_array_are_had_as_bytes(pool, rows):
+    """Of one in its name, in one folio, in several; and without a lease left."""
+    made = numpy.arange(rows * 7, dtype="u2").reshape(rows, 7)
+    assert pool.put("a", made)
+    objects = pool.objects
+    known, head = objects.know("a", ""), values.head_of(made.shape, made.dtype)
+    read = functools.partial(objects.bytes_of, known, "a", None, head)
+    leases = []
+    for _ in range(2):
+        for first, end in ((0, 1), (rows // 3, rows), (rows - 1, rows)):
+            found = read(first * 14, (end - first) * 14)
+            assert memoryview(found).readonly and bytes(found) == made[first:end].tobytes()
+            del found
+        with contextlib.suppress(foliocache.FoliocacheError):
+            mapping = pool.mapping("other", 1, "1", lambda offset, length: b"x")
+            while (lease := mapping.lease(0)).cached:
+                leases.append(lease)
+    del leases[:], lease
+    assert objects.bytes_of(known, "a", None, values.head_of(made.shape, numpy.dtype("i2")), 0, 14) is None
+    assert objects.bytes_of(known, "a", None, values.head_of((rows, 7, 1), made.dtype), 0, 14) is None
+    assert read(14 * (rows - 1), 15) is None
+    with pytest.raises(ValueError, match="expiry"):
+        objects.bytes_of(known, "a", -1, head, 0, 14)
+    assert objects.bytes_of(known, "a", 0, head, 0, 14) is None
+    pool.put("a", made + 1)
+    assert bytes(read(0, 14)) == (made + 1)[0].tobytes()
+    pool.delete("a")
+    assert read(0, 14) is None
+
+
+def test_rows_of_an_array_that_is_gone_are_missing(pool):
+    made = numpy.arange(200_000)
+    pool.put("a", made)
+    known = pool.objects.know("a", "")
+    read = functools.partial(pool.objects.bytes_of, known, "a", None, values.head_of(made.shape, made.dtype))
+    assert bytes(read(0, 8)) == bytes(8)
+    pool.forget("object:a")  # as eviction does, the name stays
+    assert read(0, 8) is None and pool.get("a") is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"), [((0, 3), "u1"), ((3,), "O"), ((3,), "S0"), ((3,) * 30, "u1"), ((2,), [("a", "O")])], ids=str
+)
+def test_arrays_that_are_kept_in_another_way_have_no_head(shape, kind):
+    assert values.head_of(shape, numpy.dtype(kind)) is None
 
 
 def put_as(pool, key, head, content):

@@ -43,8 +43,11 @@ def compare(randomly, shape, kind, order="C"):
     parts = []
     for place in itertools.product(*cuts):
         part = laid_out(randomly, whole[place]) if randomly.random() < 0.9 else whole.flat[0] if whole.size else 0
-        parts.append((place, part))
         expected[place] = part
+        if numpy.ndim(part) and randomly.random() < 0.5:
+            parts.append((place, part.tobytes(), part.shape))
+        else:
+            parts.append((place, part, None))
     gather(out, parts, len(cuts[-1]))
     assert out.tobytes() == expected.tobytes()
 
@@ -69,11 +72,21 @@ def test_parts_that_do_not_fit_are_refused_as_by_numpy():
     out = numpy.zeros((4, 4))
     for part in (numpy.ones((2, 3)), numpy.ones((2, 2, 2)), numpy.ones(3)):
         with pytest.raises(ValueError, match="broadcast"):
-            gather(out, [((slice(0, 2), slice(0, 2)), part)], 1)
-    gather(out, [((slice(0, 2), slice(0, 2)), numpy.ones((2, 2), "i4"))], 1)  # another type is converted
-    gather(out, [((slice(2, 4), slice(2, 4)), numpy.ones((1, 1)))], 1)
+            gather(out, [((slice(0, 2), slice(0, 2)), part, None)], 1)
+    gather(out, [((slice(0, 2), slice(0, 2)), numpy.ones((2, 2), "i4"), None)], 1)  # another type is converted
+    gather(out, [((slice(2, 4), slice(2, 4)), numpy.ones((1, 1)), None)], 1)
     assert out.sum() == 8 and out[3, 3] == 1
     readonly = numpy.zeros(3)
     readonly.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
-        gather(readonly, [((slice(0, 3),), numpy.ones(3))], 1)
+        gather(readonly, [((slice(0, 3),), numpy.ones(3), None)], 1)
+
+
+def test_bytes_that_are_no_array_of_that_shape_are_refused():
+    out = numpy.zeros((4, 4))
+    for part, shape in ((bytes(24), (2, 2)), (bytes(32), (4,)), (bytes(32), (1, 2, 2)), (b"", (2, 2))):
+        with pytest.raises(ValueError, match=r"for (an array|one) of"):
+            gather(out, [((slice(0, 2), slice(0, 2)), part, shape)], 1)
+    with pytest.raises(ValueError, match="broadcast"):
+        gather(out, [((slice(0, 2), slice(0, 2)), bytes(32), (4, 1))], 1)
+    assert not out.any()

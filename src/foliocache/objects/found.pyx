@@ -7,8 +7,9 @@ All of a hit is here, compiled. A reader does something else between two hits, a
 processor: each Python function on the way then costs several times what it costs in a loop.
 """
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
+from libc.string cimport memcmp
 
 import contextlib
 from weakref import ref as _ref
@@ -114,6 +115,25 @@ cdef class Found:
         except Exception:  # this process has as many leases and windows as it can; or the head is damaged, and this says so
             return 0, self.build(loads, key, None)
 
+    cdef object raw(self, bytes head, Py_ssize_t begin, Py_ssize_t length):
+        """Return some bytes of the array with this head, None if the object is another one or is damaged. Raises Gone."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(head)
+        if size != self.end - self.at or memcmp(PyBytes_AS_STRING(self.record) + self.at, PyBytes_AS_STRING(head), size):
+            return None
+        if begin + length > len(self.content if self.mapping is None else self.mapping):
+            return None
+        if self.mapping is None:
+            return memoryview(self.content)[begin : begin + length]
+        lease = self.mapping.lease(begin, length)
+        if len(lease) == length:
+            return lease
+        try:
+            return self.mapping.window(begin, length)
+        except Gone:
+            raise
+        except FoliocacheError:  # this process has as many leases and windows as it can
+            return self.mapping.read_bytes(begin, length)
+
     @cython.critical_section
     cdef object _rows(self):
         if not self.has_rows:
@@ -210,6 +230,18 @@ cdef class Lookup:
         except Gone:
             self._lose(known, key)
             return 0, MISSING
+
+    def bytes_of(self, known, key, expiry, bytes head not None, Py_ssize_t begin, Py_ssize_t length):
+        """Return some bytes of an array, at least one, where they lie. None if the pool does not have it, or what it has does
+        not have this head. ``known`` is what ``know`` returned."""
+        cdef Found found = self._look_up(known, key, expiry)
+        if found is None:
+            return None
+        try:
+            return found.raw(head, begin, length)
+        except Gone:
+            self._lose(known, key)
+            return None
 
     @cython.final
     cdef object _know(self, key, version):

@@ -166,6 +166,13 @@ def rows(head: bytes) -> tuple[int, Callable[[Any, int], Any]] | None:
     return math.prod(rest) * dtype.itemsize, lambda view, count: kind((count, *rest), dtype, view)
 
 
+def head_of(shape: Sequence[int], dtype: numpy.dtype[Any]) -> bytes | None:
+    """Return the head of an array of this shape and type in C order; None if that is kept in another way."""
+    text = None if dtype.hasobject or 0 in (*shape, dtype.itemsize) else _type_text(dtype)
+    head = b"AC" + _pack_shape(shape, text) if text is not None else b""
+    return head if 0 < len(head) <= HEAD_MAX - 2 else None
+
+
 def _array_type() -> Any:
     import numpy
 

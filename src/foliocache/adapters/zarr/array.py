@@ -8,6 +8,7 @@ of its chunks. Everything else is Zarr's: other selections, chunks that are miss
 from __future__ import annotations
 
 import itertools
+import math
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +16,7 @@ import numpy
 from zarr import Array, AsyncArray
 from zarr.core.buffer import default_buffer_prototype
 
+from ...objects import values
 from ...objects.found import MISSING
 from .gather import gather
 from .pipeline import CachedCodecPipeline, part_of
@@ -109,6 +111,7 @@ class _Plan:
         self._version = pipeline.version_of(SimpleNamespace(shape=outer, dtype=kind, fill_value=fill, order=self._order))
         self._type = kind.to_native_dtype()
         self._fill = kind.default_scalar() if fill is None else fill
+        self._head = values.head_of(self.chunks, self._type), self._type.itemsize * math.prod(self.chunks[1:])
         self._paths: dict[tuple[int, ...], str] = {}
         self._known: dict[tuple[int, ...], _Chunk] = {}
         self._words: dict[str, tuple[Known, Found, str]] = {}
@@ -119,16 +122,24 @@ class _Plan:
         columns = self._columns
         if columns is None or columns.bounds != bounds[1:]:
             columns = self._columns = _Columns(bounds[1:], self.chunks[1:])
-        rows_of, expiry = store.rows_of, store.expiry
-        parts: list[tuple[tuple[slice, ...], Any]] = []
+        objects, expiry = store.pool.objects, store.expiry
+        head, row_size = self._head if columns.are_whole else (None, 0)
+        parts: list[tuple[tuple[slice, ...], Any, tuple[int, ...] | None]] = []
         words: dict[str, str | None] = {}
         for number, rows, place in _cuts(bounds[0], self.chunks[0]):
             first, end = (rows.start, rows.stop) if type(rows) is slice else (rows, rows + 1)
+            begin, length, known_shape = first * row_size, (end - first) * row_size, (end - first, *self.chunks[1:])
             for coordinates, selection, places in columns.cuts:
                 known = self._known_at(store, (number, *coordinates), words)
                 if known is None:
                     return MISSING
-                base, chunk = rows_of(known.name, known.key, expiry, first, end)
+                where = places if place is None else (place, *places)
+                if head is not None and place is not None:
+                    found = objects.bytes_of(known.name, known.key, expiry, head, begin, length)
+                    if found is not None:
+                        parts.append((where, found, known_shape))
+                        continue
+                base, chunk = objects.rows_of(known.name, known.key, expiry, first, end)
                 if chunk is MISSING:
                     return MISSING
                 if isinstance(chunk, bytes):
@@ -137,7 +148,7 @@ class _Plan:
                     chunk = chunk[(rows - base, *selection)]
                 elif not columns.are_whole or len(chunk) != end - first:
                     chunk = chunk[(slice(first - base, end - base), *selection)]
-                parts.append((places if place is None else (place, *places), chunk))
+                parts.append((where, chunk, None))
         out = numpy.empty(shape, self._type, self._order)
         gather(out, parts, columns.side)
         return out

@@ -4,7 +4,7 @@ A row of the result is made of rows of all chunks that lie side by side, and the
 of the result, from all of these chunks in turn, with what comes next prefetched: one chunk after the other, the lines of memory
 where two chunks meet would be loaded twice.
 """
-from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.string cimport memcpy
 
 cdef enum:
@@ -42,8 +42,9 @@ cdef struct Piece:
 def gather(out, list parts, Py_ssize_t side):
     """Write parts of chunks to their places in a new array.
 
-    parts: pairs of a place (a tuple of slices, one for each dimension, of step 1) and what goes there: an array, or a scalar to
-    fill the place with. ``side`` of them, one after the other, lie side by side in the last dimension.
+    parts: a place each (a tuple of slices, one for each dimension, of step 1), what goes there, and None: an array, or a scalar
+    to fill the place with. Or the bytes of an array of the new one's type, in C order, and its shape in place of None. ``side``
+    of them, one after the other, lie side by side in the last dimension.
     """
     cdef Py_buffer whole
     cdef Py_ssize_t start, end
@@ -65,15 +66,18 @@ def gather(out, list parts, Py_ssize_t side):
 
 
 cdef int _assign(out, list parts) except -1:
-    for place, part in parts:
-        out[place] = part
+    for place, part, shape in parts:
+        out[place] = part if shape is None else type(out)(shape, out.dtype, part)
     return 0
 
 
 cdef bint _copied(out, Py_buffer *whole, list parts) except -1:
     """Copy parts that lie side by side. Return False, with nothing done, if they are no rows of bytes."""
     cdef Py_buffer views[PIECES_MAX]
+    cdef Py_buffer view
     cdef Piece pieces[PIECES_MAX]
+    cdef Py_ssize_t shapes[PIECES_MAX][DIMS_MAX]
+    cdef Py_ssize_t strides[PIECES_MAX][DIMS_MAX]
     cdef Py_ssize_t shape[DIMS_MAX]
     cdef int count = 0, n, dims = whole.ndim
     cdef Py_ssize_t total = 0
@@ -81,19 +85,28 @@ cdef bint _copied(out, Py_buffer *whole, list parts) except -1:
         return False
     try:
         kind = out.dtype
-        for place, part in parts:
-            other = getattr(part, "dtype", None)
-            if (other is not kind and other != kind) or len(place) != dims:
+        for place, part, known in parts:
+            if len(place) != dims:
                 return False
-            PyObject_GetBuffer(part, &views[count], PyBUF_STRIDES)
+            if known is None:
+                other = getattr(part, "dtype", None)
+                if other is not kind and other != kind:
+                    return False
+                PyObject_GetBuffer(part, &views[count], PyBUF_STRIDES)
+                view = views[count]
+            else:
+                PyObject_GetBuffer(part, &views[count], PyBUF_SIMPLE)
+                view = views[count]
+                _describe(&view, whole, known, &shapes[count][0], &strides[count][0])
             count += 1
-            if not _fits(whole, &views[count - 1], &views[0], place, &pieces[count - 1]):
+            if count == 1 and view.ndim == dims:
+                for n in range(dims):
+                    shape[n] = view.shape[n]
+            if not _fits(whole, &view, &shape[0], place, &pieces[count - 1]):
                 return False
-            total += views[count - 1].len
-        for n in range(dims):
-            shape[n] = views[0].shape[n]
+            total += view.len
         if total:
-            while count == 1 and dims > 1 and _is_whole(&views[0], whole, dims - 1, pieces[0].width):
+            while count == 1 and dims > 1 and _is_whole(&pieces[0], whole, dims - 1):
                 dims -= 1
                 pieces[0].width *= shape[dims - 1]
             if total < LONG_MIN:
@@ -107,14 +120,30 @@ cdef bint _copied(out, Py_buffer *whole, list parts) except -1:
             PyBuffer_Release(&views[n])
 
 
-cdef bint _is_whole(const Py_buffer *view, const Py_buffer *whole, int n, Py_ssize_t width) noexcept:
-    """Return True if the rows of dimension n, of ``width`` bytes, lie one after the other on both sides."""
-    return view.strides[n - 1] == width and whole.strides[n - 1] == width
+cdef int _describe(Py_buffer *view, const Py_buffer *whole, tuple known, Py_ssize_t *shape, Py_ssize_t *strides) except -1:
+    """Describe bytes as an array of a known shape. Raises ValueError if they are not as many."""
+    cdef Py_ssize_t size = whole.itemsize
+    cdef int n = len(known)
+    if n != whole.ndim:
+        raise ValueError(f"an array of {n} dimensions for one of {whole.ndim}")
+    view.ndim, view.itemsize, view.shape, view.strides = n, whole.itemsize, shape, strides
+    while n:
+        n -= 1
+        shape[n], strides[n] = known[n], size
+        size *= shape[n]
+    if size != view.len:
+        raise ValueError(f"{view.len} bytes for an array of {size}")
+    return 0
 
 
-cdef bint _fits(const Py_buffer *whole, const Py_buffer *view, const Py_buffer *first, place, Piece *piece) except -1:
-    """Describe a piece. Return False if it has not the rows of the first one, or the elements of a row do not lie one after the
-    other."""
+cdef bint _is_whole(const Piece *piece, const Py_buffer *whole, int n) noexcept:
+    """Return True if the rows of dimension n lie one after the other on both sides."""
+    return piece.strides[n - 1] == piece.width and whole.strides[n - 1] == piece.width
+
+
+cdef bint _fits(const Py_buffer *whole, const Py_buffer *view, const Py_ssize_t *first, place, Piece *piece) except -1:
+    """Describe a piece. Return False if it has not the rows of the first one, whose shape is given, or the elements of a row do
+    not lie one after the other."""
     cdef int n, last = whole.ndim - 1
     cdef Py_ssize_t start, stop
     cdef slice part
@@ -126,7 +155,7 @@ cdef bint _fits(const Py_buffer *whole, const Py_buffer *view, const Py_buffer *
         start, stop = part.start, part.stop
         if not 0 <= start <= stop <= whole.shape[n] or stop - start != view.shape[n] or part.step not in (None, 1):
             return False
-        if n < last and view.shape[n] != first.shape[n]:
+        if n < last and view.shape[n] != first[n]:
             return False
         piece.into += start * whole.strides[n]
     piece.width = view.shape[last] * view.itemsize

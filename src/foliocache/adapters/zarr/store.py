@@ -215,13 +215,8 @@ class FolioStore(WrapperStore[Store]):
         return self.pool.objects.get_rows(self._prefix + key, version, self._expiry, first, end)
 
     def know(self, key: str, version: str) -> tuple[Known, str]:
-        """Return the name of what the pool keeps under a key and version, and its key there, for `rows_of`."""
+        """Return the name of what the pool keeps under a key and version, and its key there."""
         return self.pool.objects.know(self._prefix + key, version), self._prefix + key
-
-    @property
-    def rows_of(self) -> Callable[[Known, str, float | None, int, int], tuple[int, Any]]:
-        """Does what ``recall_rows`` does, for a name and a key of `know`, the store's `expiry`, and two numbers of rows."""
-        return self.pool.objects.rows_of
 
     @property
     def expiry(self) -> float | None:
