@@ -27,7 +27,8 @@ try:
     from .pool.files import pools, remove
     from .pool.lease import Lease
     from .pool.mapping import Mapping
-    from .pool.pool import Pool, attach, open
+    from .pool.opening import attach, open
+    from .pool.pool import Pool
     from .pool.window import Window
 except ImportError as _error:
     # foliocache.check can be imported without the compiled core. What needs the core raises the error that says why.

@@ -36,8 +36,8 @@ from zarr.storage import WrapperStore
 
 from ...objects.found import MISSING
 from ...objects.store import check_options, seconds
+from ...pool.opening import open as open_pool
 from ...pool.pool import Pool
-from ...pool.pool import open as open_pool
 from . import held
 from .identity import identity
 
