@@ -129,6 +129,44 @@ def test_parent_and_forked_child_do_not_see_each_others_writes(pool, mapping, so
     assert parents[2] == 0
 
 
+INTERRUPTED = """
+import ctypes, functools, os, signal, sys
+import foliocache
+
+def interrupt(number, frame):
+    raise KeyboardInterrupt
+
+pool = foliocache.open(sys.argv[1])
+mapping = pool.mapping("k", 300_000, "1", lambda offset, length: b"a" * length)
+window, lease = mapping.window(writable="copy"), mapping.lease(0, 10, writable="copy")
+signal.signal(signal.SIGUSR1, interrupt)
+# The hook that was registered last comes first: it leaves a signal whose handler runs at the next instruction of Python.
+os.register_at_fork(before=functools.partial(ctypes.CDLL(None)["raise"], int(signal.SIGUSR1)))
+sys.unraisablehook = lambda unraisable: None
+try:
+    child = os.fork()
+except KeyboardInterrupt:  # in the parent, behind the fork
+    child = -1
+if child == 0:
+    inode, found, total = str(os.stat(pool.path).st_ino), False, 0
+    with open("/proc/self/smaps") as file:
+        for line in file:
+            words = line.split()
+            if "-" in words[0]:
+                found = inode in words
+            elif found and words[0] == "Anonymous:":
+                total += int(words[1]) * 1024
+    os._exit(0 if total >= 303_104 + 4096 else 7)  # all pages of the window, and that of the lease
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(-1, 0)[1]))
+"""
+
+
+def test_pages_are_copied_before_a_fork_also_if_a_signal_handler_raises_then(pool, pool_name):
+    """Python forks although a hook has raised."""
+    found = subprocess.run([sys.executable, "-c", INTERRUPTED, pool_name], capture_output=True, text=True, timeout=60)
+    assert found.returncode == 0, found.stderr
+
+
 def test_a_killed_writer_leaves_nothing(pool, mapping, source):
     read, write = os.pipe()
     child = os.fork()

@@ -307,6 +307,16 @@ def test_nothing_is_made_if_an_option_makes_no_sense(shared, key, wrong):
             shared.memoize(**wrong)(abs)
 
 
+@pytest.mark.parametrize("wrong", [{"loads": "pickle"}, {"writable": True}, {"expiry": -1}, {"version": 2}])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_options_are_checked_whether_the_pool_has_the_object_or_not(shared, key, wrong, is_there):
+    if is_there:
+        shared.put(key, 5)
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        shared.get(key, **wrong)
+    shared.delete(key)
+
+
 def test_names_and_modes_are_checked_by_every_call(shared, key):
     shared.put(key, numpy.arange(3))
     for call in (shared.get, shared.delete, lambda name: shared.put(name, 1)):

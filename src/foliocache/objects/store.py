@@ -120,7 +120,7 @@ class Objects(Lookup):
         """Return the object, or default if there is none."""
         found = self.find(key, version, expiry, loads, writable)
         if found is MISSING:
-            _check_writable(writable)
+            check_options(version, expiry, loads, writable)
             return default
         return found
 

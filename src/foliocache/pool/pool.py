@@ -699,7 +699,7 @@ class Pool:
         Raises
         ------
         ValueError
-            The pool has a pickle, and ``loads`` is "arrays".
+            A parameter has an invalid value; or the pool has a pickle, and ``loads`` is "arrays".
         FoliocacheError
             The pool has been closed.
         """

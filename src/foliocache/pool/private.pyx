@@ -5,36 +5,32 @@ copy of that page, which no other process sees. Pages that have not been written
 them.
 
 A forked child has none of its parent's pins. So before a fork all pages of the parent's writable leases and windows are copied:
-parent and child then share no page of the pool through them, and neither sees what the other writes.
+parent and child then share no page of the pool through them, and neither sees what the other writes. This is compiled: between
+two instructions of Python a signal handler may raise, and Python forks even if a hook has raised. Pages would stay the pool's.
 """
-
-from __future__ import annotations
-
 import os
-import weakref
-from typing import TYPE_CHECKING
+from weakref import ref as _ref
 
-if TYPE_CHECKING:
-    from .window import PrivatePages, Window
-
-_mapped: weakref.WeakSet[PrivatePages | Window] = weakref.WeakSet()
+cdef set _mapped = set()  # weak references; each takes itself out
 
 
-def is_writable(writable: str | None) -> bool:
+def is_writable(writable):
     """Return True for "copy", False for None. Raises ValueError for anything else."""
     if writable is not None and writable != "copy":
         raise ValueError(f'writable must be "copy" or None, not {writable!r}: cached bytes are read-only')
     return writable is not None
 
 
-def watch(mapped: PrivatePages | Window) -> None:
+def watch(mapped):
     """Register what is mapped privately, so that its pages are copied before this process forks."""
-    _mapped.add(mapped)
+    _mapped.add(_ref(mapped, _mapped.discard))
 
 
-def _before_fork() -> None:
-    for mapped in list(_mapped):
-        mapped._copy_all()
+def _before_fork():
+    for each in list(_mapped):
+        mapped = each()
+        if mapped is not None:
+            mapped._copy_all()
 
 
 os.register_at_fork(before=_before_fork)
