@@ -48,6 +48,11 @@ def descriptor(pool, pfn):
     return segment.memory, segment.geometry["memmap"] + pfn * layout.FOLIO_SIZE
 
 
+def field(pool, pfn, offset):
+    memory, at = descriptor(pool, pfn)
+    return memory.peek32(at + offset)
+
+
 def damage(pool, pfn, field, value):
     memory, at = descriptor(pool, pfn)
     memory.poke32(at + field, value)
@@ -104,6 +109,23 @@ def test_a_page_of_objects_that_claims_to_be_something_else(pool, kind, claim):
     for _ in range(3):
         read_all(pool)
         churn(pool)
+    assert pool.audit() == []
+
+
+@pytest.mark.parametrize("kind", [layout.TYPE_NODE, layout.TYPE_INODE])
+def test_a_full_page_that_claims_a_free_object(pool, kind):
+    """Nothing trips over it until one of its objects is freed, which takes the page off a list that it is not on."""
+    high = [pool.mapping(f"high {n}", 1000 * PAGE, "1", lambda offset, length: bytes(length)) for n in range(12)]
+    for found in high:
+        found.read_bytes(0, PAGE)
+    full = [page for page in pages_of(pool, kind) if field(pool, page, layout.F_FREE) == 0]
+    assert full
+    for page in full:
+        damage(pool, page, layout.F_FREE, 1 << 25)
+    assert {(found.check, found.where) for found in pool.audit()} >= {("slab", f"pfn {page}") for page in full}
+    assert pool.repair() == []
+    for cached in (*high, *(mapping(pool, number) for number in range(OBJECTS))):
+        cached.invalidate()
     assert pool.audit() == []
 
 

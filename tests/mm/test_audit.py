@@ -322,6 +322,18 @@ def a_partial_page_without_room(busy):
     return "slab"
 
 
+def a_partial_page_that_is_not_listed(busy):
+    busy.segment.write(busy.layout.SLAB_PARTIAL + busy.layout.LIST_FIRST, NIL)
+    busy.segment.write(busy.layout.SLAB_PARTIAL + busy.layout.LIST_LAST, NIL)
+    return "slab"
+
+
+def a_chain_of_objects_beyond_the_page(busy):
+    pfn = busy.segment.words_on(busy.layout.SLAB_PARTIAL)[0]
+    busy.set(busy.layout.F_FREE, 1 << 25, pfn)
+    return "slab"
+
+
 def a_reference_that_nobody_wrote_down(busy):
     busy.segment.page_ref.get(busy.segment.at(busy.cached[9]))
     return "count"
@@ -427,6 +439,7 @@ DAMAGES = (
     a_cleared_slot_of_an_attached_folio, a_folio_of_another_identity, a_head_that_is_no_node,
     a_node_that_is_not_there, a_wrong_number_of_slots, a_node_in_a_page_of_a_file, a_node_that_nobody_points_to,
     a_wrong_number_of_slab_pages, a_wrong_number_of_objects, a_wrong_number_of_empty_pages, a_partial_page_without_room,
+    a_partial_page_that_is_not_listed, a_chain_of_objects_beyond_the_page,
     a_folio_marked_for_another_queue,
     a_wrong_length_of_a_queue, a_queued_folio_of_an_absurd_order,
     a_single_page_of_an_absurd_order, a_reference_that_nobody_wrote_down, a_pin_without_its_reference, a_clean_slot_with_a_pin,

@@ -289,3 +289,15 @@ def test_a_name_that_is_half_written_is_not_looked_at_further(segment):
         segment.write(segment.shape["names"] + 4 * n, number + 1)
     found = [each for each in said(segment) if each[0] == "name"]
     assert found == [("name", f"name {number:#x}", "contradicts itself, or is half written")] * len(words)
+
+
+def test_names_of_one_digest_in_two_sets_are_two():
+    """No lookup of one meets the other. A repair keeps both, so it is no finding."""
+    segment = Segment(interpreted(), 256)
+    first = segment.names.first_of(7)
+    other = next(key for key in range(8, 99) if segment.names.first_of(key) != first)
+    for key in (7, other):
+        assert segment.names.begin(ME, key, 7, 7, 10, 10, b"", 0) > segment.layout.NAME_BUSY
+    assert said(segment) == []
+    segment.names.repair(ME)
+    assert said(segment) == []

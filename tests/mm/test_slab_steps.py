@@ -91,6 +91,44 @@ def test_a_damaged_page_gives_no_object_and_is_repaired(cache, damage):
         assert not is_broken(cache)
 
 
+CHAINS = {
+    "begins beyond the page": lambda c, pfn, links: c.segment.set_field(pfn, c.segment.layout.F_FREE, c.per_page + 1),
+    "begins behind its first": lambda c, pfn, links: c.segment.set_field(pfn, c.segment.layout.F_FREE, 3),
+    "is not there": lambda c, pfn, links: c.segment.set_field(pfn, c.segment.layout.F_FREE, 0),
+    "leads beyond the page": lambda c, pfn, links: c.segment.write(links[2], FREE | c.per_page + 1),
+    "ends early": lambda c, pfn, links: c.segment.write(links[2], FREE),
+    "goes in a circle": lambda c, pfn, links: c.segment.write(links[-1], FREE | 2),
+    "leads to an object in use": lambda c, pfn, links: c.segment.write(links[-1], FREE | 1),
+    "has an object in use": lambda c, pfn, links: c.segment.write(links[2], 0),
+    "is shorter than it should be": lambda c, pfn, links: c.segment.set_field(pfn, c.segment.layout.F_USED, 0),
+    "is longer than it should be": lambda c, pfn, links: c.segment.set_field(pfn, c.segment.layout.F_USED, 2),
+    "of more objects than a page has": lambda c, pfn, links: c.segment.set_field(pfn, c.segment.layout.F_USED, NIL),
+    "of a page of a file": lambda c, pfn, links: c.segment.write64(c.segment.at(pfn) + c.segment.layout.F_INO, 7),
+}
+
+
+@pytest.mark.parametrize("damage", CHAINS)
+def test_which_chains_have_the_free_objects(cache, damage):
+    """One object is in use, the first of its page. A repair mends what the page's owner can."""
+    pfn = page_of(cache, cache.alloc())
+    start = cache.segment.shape["data"] + (pfn << 12)
+    links = [start + n * cache.size + cache.segment.layout.OBJECT_NEXT for n in range(cache.per_page)]
+    assert cache.segment.slab.is_chained(cache.number, pfn)
+    CHAINS[damage](cache, pfn, links)
+    assert not cache.segment.slab.is_chained(cache.number, pfn)
+    cache.segment.write64(cache.segment.at(pfn) + cache.segment.layout.F_INO, 0)
+    cache.segment.slab.repair(ME, cache.number)
+    assert cache.segment.slab.is_chained(cache.number, pfn)
+
+
+def test_a_full_page_has_an_empty_chain(cache):
+    numbers = [cache.alloc() for _ in range(cache.per_page)]
+    pfn = page_of(cache, numbers[0])
+    assert cache.segment.slab.is_chained(cache.number, pfn)
+    cache.segment.set_field(pfn, cache.segment.layout.F_FREE, 1 << 25)
+    assert not cache.segment.slab.is_chained(cache.number, pfn)
+
+
 def test_no_memory_is_no_damage(cache):
     while cache.segment.page_alloc.alloc(ME, 0) != NIL:
         cache.segment.client.retract(ME, NIL >> 2)

@@ -10,7 +10,7 @@ an execution). It checks that
   except for those that an operation under way (or a client that has not been reaped) names;
 - every cached folio is on a queue, where reclaim finds it; no lock is held by a dead client, no page is in quarantine without a
   name;
-- node and mapping counts, the table's chains, the slabs' pages and the queues' lengths are correct;
+- node and mapping counts, the table's chains, the slabs' pages with their chains, and the queues' lengths are correct;
 - every word of the name table's index leads to a name of its set, each name is in it once, and none is half written.
 
 It reads through the facade like the rest of the core, and runs compiled and interpreted. Unlike the rest it is called from
@@ -545,11 +545,12 @@ class Audit:
         key = atomics.load_relaxed64(self.mem, at + layout.NAME_KEY)
         lo = atomics.load_relaxed64(self.mem, at + layout.NAME_DIGEST_LO)
         hi = atomics.load_relaxed64(self.mem, at + layout.NAME_DIGEST_HI)
-        if not 0 <= n - names.first_of(self.mem, key) < layout.NAME_WAYS:
+        first = names.first_of(self.mem, key)
+        if not 0 <= n - first < layout.NAME_WAYS:
             self.find("name", where, f"is in word {n} of the index, which is not in its set")
-        if (lo, hi) in found:
+        if (first, lo, hi) in found:
             self.find("name", where, "is in the index twice")
-        found.add((lo, hi))
+        found.add((first, lo, hi))
 
     # Slabs and queues.
 
@@ -567,9 +568,20 @@ class Audit:
                 counted = atomics.load_relaxed(self.mem, word + cache * layout.SLAB_STRIDE)
                 if counted != there:
                     self.find("slab", name, f"{counted} {what} counted, {there} there")
-            for pfn in self.pages_on(layout.SLAB_PARTIAL + cache * layout.SLAB_STRIDE, f"partial {name} pages"):
+            listed = self.pages_on(layout.SLAB_PARTIAL + cache * layout.SLAB_STRIDE, f"partial {name} pages")
+            for pfn in listed:
                 if pfn not in self.slab_used or not self.field(pfn, layout.F_FREE):
                     self.find("slab", f"pfn {pfn}", "is on the partial list, but has no free object")
+            self.check_chains(cache, type, set(listed))
+
+    def check_chains(self, cache, type, listed):
+        """Check that each page of a cache has its free objects in its chain, and is on the partial list if there are some."""
+        for pfn in self.slab_used:
+            if page_type.type(self.mem, pfn) == type:
+                if not slab.is_chained(self.mem, cache, pfn):
+                    self.find("slab", f"pfn {pfn}", "has other objects in its chain than those that are free")
+                if self.field(pfn, layout.F_FREE) and pfn not in listed:
+                    self.find("slab", f"pfn {pfn}", "has a free object, but is not on the partial list")
 
     def check_queues(self):
         for queue in (layout.QUEUE_NEW, layout.QUEUE_SMALL, layout.QUEUE_MAIN):

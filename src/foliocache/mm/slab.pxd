@@ -19,6 +19,8 @@ cpdef bint is_used(mem_t mem, u32 cache, u32 number) noexcept nogil
 cpdef bint holds(mem_t mem, u32 cache, u32 number) noexcept nogil
 @cython.locals(type=u32, is_objects=bint)
 cpdef bint is_page(mem_t mem, u32 pfn) noexcept nogil
+@cython.locals(page=u64, used=u32, left=u32, chain=u32, link=u32)
+cpdef bint is_chained(mem_t mem, u32 cache, u32 pfn) noexcept nogil
 @cython.locals(pfn=u32)
 cpdef void rebuild(mem_t mem, u32 cache) noexcept nogil
 cpdef void repair(mem_t mem, u32 me, u32 cache) noexcept nogil

@@ -108,6 +108,24 @@ def is_page(mem, pfn):
     return is_objects and page_type.is_private(mem, pfn, type)
 
 
+def is_chained(mem, cache, pfn):
+    """True if the chain of a page of this cache has as many objects as F_USED leaves free, all of them marked free. Under the
+    lock; without it, a hint."""
+    page = atomics.folio_at(mem, pfn)
+    used = atomics.read32(mem, page + layout.F_USED)
+    if not _is_mine(mem, cache, pfn) or used > _per_page(mem, cache):
+        return False
+    left = _per_page(mem, cache) - used
+    chain = atomics.read32(mem, page + layout.F_FREE)
+    while chain != 0 and left != 0 and chain <= _per_page(mem, cache):
+        link = atomics.load_relaxed(mem, at(mem, cache, _number(mem, pfn, chain - 1)) + layout.OBJECT_NEXT)
+        if not link & layout.OBJECT_FREE:
+            return False
+        chain = link & ~layout.OBJECT_FREE
+        left -= 1
+    return chain == 0 and left == 0
+
+
 def rebuild(mem, cache):
     """Make chains, list and counts from the objects, under the lock. May be started again if the client that ran it died.
 

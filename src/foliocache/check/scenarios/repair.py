@@ -57,6 +57,8 @@ def repair_queues(core: Core) -> Program:
 
 @scenario("repair/slabs", SMALL, PARTS, {
     "unlocked": unlocked("slab", "_word(cache, layout.SLAB_LOCK)"),
+    "chain-cut": Bug((Edit("slab", "_give", "layout.OBJECT_FREE | chain", "layout.OBJECT_FREE"),), ALL,
+        "the other free objects of the page are never used again"),
 })  # fmt: skip
 def repair_slabs(core: Core) -> Program:
     """The slabs' lists are rebuilt while a client frees a node and a record."""

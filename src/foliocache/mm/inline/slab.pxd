@@ -23,6 +23,7 @@ from ..slab cimport _word
 from ..slab cimport alloc
 from ..slab cimport free
 from ..slab cimport holds
+from ..slab cimport is_chained
 from ..slab cimport is_page
 from ..slab cimport is_used
 from ..slab cimport next_of
