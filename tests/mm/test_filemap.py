@@ -338,6 +338,31 @@ def test_truncate_to_the_end_of_the_largest_object(segment):
     assert segment.available() == 64
 
 
+DAMAGED = {
+    "a slot that names another object's": lambda segment, ino, pfn, other: segment.write(
+        segment.xarray.find(segment.mapping.head(ino), 1, 3), other + 1 << 1
+    ),
+    "a folio of another identity": lambda segment, ino, pfn, other: segment.write64(segment.at(pfn) + segment.layout.F_INO, 7),
+    "a folio that is in no mapping": lambda segment, ino, pfn, other: segment.set_field(pfn, segment.layout.F_ATTACHED, 0),
+    "a node in a page of another use": lambda segment, ino, pfn, other: segment.write64(
+        segment.at(segment.slab.pfn_of(segment.read(segment.mapping.head(ino)) >> 1)) + segment.layout.F_INO, 7
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_truncate_drops_no_reference_but_that_of_the_slots(segment, damage):
+    """However often: what is left of the others is a lease's."""
+    ino = segment.open()
+    pfn, other = segment.add(ino, 3), segment.add(segment.open(2), 5)
+    segment.cache(ino, (9,))
+    DAMAGED[damage](segment, ino, pfn, other)
+    for _ in range(3):
+        assert segment.filemap.truncate(ME, ino, 63)
+    assert segment.count(pfn) >= 1 and segment.count(other) == 2
+    assert segment.field(other, segment.layout.F_ATTACHED) == 1
+
+
 def test_truncate_leaves_pins_alone(segment):
     ino = segment.open()
     pfn = segment.add(ino, 3)
