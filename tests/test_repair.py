@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import re
 import signal
+from pathlib import Path
 
 import pytest
 from units import is_cached, units
@@ -135,3 +137,22 @@ def test_names_that_wait_are_never_lost(pool):
     assert found.run() == []
     assert not found.intents
     assert pool.stat().pages_by_state.frozen == 0
+
+
+def test_every_check_is_repaired():
+    """Either a part is rebuilt, or the rest of a repair settles what the check has found."""
+    with open(Path(audit.__file__).with_name("audit.py")) as file:
+        checks = set(re.findall(r'self\.find\(\s*"(\w+)"', file.read()))
+    settled = {"client", "count", "fill", "frozen", "lock", "object", "quarantine"}
+    assert repair.PARTS.keys() | settled == checks and not repair.PARTS.keys() & settled
+
+
+def test_a_page_of_objects_of_an_order_is_a_single_page(pool):
+    """It is found under the name of its type, and the slabs' repair sets the word."""
+    segment = pool._attachment.segment
+    words = [segment.geometry["memmap"] + n * layout.FOLIO_SIZE + layout.F_TYPE for n in range(segment.geometry["npages"])]
+    word = next(word for word in words if segment.memory.peek32(word) == layout.TYPE_INODE)
+    segment.memory.poke32(word, layout.TYPE_INODE | 10 << layout.ORDER_SHIFT)
+    assert "type" in {found.check for found in pool.audit()}
+    assert pool.repair() == []
+    assert segment.memory.peek32(word) == layout.TYPE_INODE

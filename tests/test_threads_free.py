@@ -16,7 +16,7 @@ import pytest
 
 import foliocache
 from foliocache.check import facade_threads
-from foliocache.mm import layout
+from foliocache.mm import audit, layout
 from foliocache.objects import store
 
 THREADS = 8
@@ -117,6 +117,34 @@ def work(mappings, contents, seed, rounds=150):
                 mapping.invalidate()
         if len(kept) > 8:
             kept.pop(chance.randrange(len(kept))).release()
+
+
+def test_an_audit_in_which_garbage_is_collected(pool):
+    """The garbage has leases, which end in the middle of the audit: it is made once more."""
+    objects = [pool.mapping(f"small {n}", 10, read=lambda offset, length: bytes(length)) for n in range(200)]
+    before = gc.get_threshold()
+    gc.collect()
+    cycle = [mapping.lease(0) for mapping in objects]
+    cycle.append(cycle)
+    del cycle
+    gc.set_threshold(len(objects) // 2)  # the audit makes a tuple for each folio
+    try:
+        assert pool.audit() == []
+    finally:
+        gc.set_threshold(*before)
+
+
+def test_an_audit_beside_an_operation_is_repeated(pool, monkeypatch):
+    mapping = pool.mapping("one", 10, read=lambda offset, length: bytes(length))
+    held, real, calls = [mapping.lease(0)], audit.audit, []
+
+    def disturbed(memory):
+        calls.append(held.clear())
+        return real(memory) or [{"check": "count", "where": "pfn 0", "message": "seen in passing"}]
+
+    monkeypatch.setattr(audit, "audit", disturbed)
+    assert [found.message for found in pool.audit()] == ["seen in passing"]
+    assert len(calls) == 2, "the lease ended in the first one, and nothing in the second"
 
 
 def said(code):

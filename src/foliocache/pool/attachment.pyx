@@ -16,6 +16,8 @@ import weakref
 from . import headroom
 from .client import adopt, opened, reap, repair
 from ..errors import FoliocacheError
+from ..mm import audit
+from ..observe.records import Finding
 
 cdef extern from *:
     """
@@ -223,6 +225,22 @@ cdef class Attachment:
         """Return ``function(*arguments)``. Where there is no GIL, no other thread of this process is then in an operation of
         the pool."""
         return function(*arguments)
+
+    @cython.critical_section
+    def audit(self):
+        """Return what an audit finds while no thread of this process is in an operation: if one has been meanwhile, of another
+        audit.
+
+        With the GIL, too: the audit makes objects, so garbage may be collected within it, and leases with that.
+        """
+        cdef u64 before
+        self._be_client()
+        for _ in range(layout.QUIET_TRIES):
+            before = client.op_seq(self.mem, self.me)
+            found = audit.audit(self.memory)
+            if not found or client.op_seq(self.mem, self.me) == before:
+                break
+        return [Finding(**each) for each in found]
 
     @cython.critical_section
     def repair(self):

@@ -289,8 +289,8 @@ class Pool:
         Returns
         -------
         list of Finding
-            The violations; empty if the pool is sound. It is exact only while no other process uses the pool, nor, on a Python
-            without a GIL, another thread: an unfinished operation may appear as a finding.
+            The violations; empty if the pool is sound. It is exact only while no other process uses the pool: an unfinished
+            operation may appear as a finding. Threads of this process may use it meanwhile.
 
         Raises
         ------
@@ -300,7 +300,7 @@ class Pool:
         self._check_open()
         with Scan(self._attachment):
             segment = self._attachment.segment
-            return look.findings(self._memory) + segment.unbacked() + strays.findings(segment)
+            return self._attachment.audit() + segment.unbacked() + strays.findings(segment)
 
     def repair(self) -> list[Finding]:
         """Settle what dead processes have left, and repair what is proven to be damaged.

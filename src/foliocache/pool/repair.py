@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING
 
 from ..mm import audit, client, layout, robust_lock
 from ..mm import reap as core
-from ..observe import look
 
 if TYPE_CHECKING:
-    from ..mm.atomics import Memory
     from ..observe.records import Finding
     from .attachment import Attachment
 
@@ -29,7 +27,7 @@ PARTS: dict[str, tuple[int, ...]] = {
     "buddy": _PAGES,
     "backing": _PAGES,
     "free": _PAGES,
-    "kind": (*_PAGES, layout.REPAIR_SLABS),
+    "type": (*_PAGES, layout.REPAIR_SLABS),
     "tail": _PAGES,
     "queue": _PAGES,
     "list": (*_PAGES, layout.REPAIR_SLABS),
@@ -48,29 +46,29 @@ def repair(attachment: Attachment) -> list[Finding]:
     memory, mem, me = attachment.memory, attachment.memory.handle, attachment.number
     attachment.repair()
     attachment.reap()
-    findings = look.findings(memory)
+    findings = attachment.audit()
     for _ in range(ROUNDS):
-        proven = _same_again(memory, me, findings)
+        proven = _same_again(attachment, findings)
         if not proven:
             break
         attachment.alone(_free_locks, mem, me)
         for part in sorted({part for found in proven for part in PARTS.get(found.check, ())}):
             attachment.alone(core.repair, mem, me, part)
         attachment.alone(core.sweep, mem, me)
-        for pfn in _pages(_same_again(memory, me, look.findings(memory))):
+        for pfn in _pages(_same_again(attachment, attachment.audit())):
             if audit.is_damaged(memory, pfn):
                 attachment.drop(pfn)
-        findings = look.findings(memory)
+        findings = attachment.audit()
     return findings
 
 
-def _same_again(memory: Memory, me: int, findings: list[Finding]) -> list[Finding]:
+def _same_again(attachment: Attachment, findings: list[Finding]) -> list[Finding]:
     """Return those of the findings that further audits find again."""
     for _ in range(LOOKS - 1):
         if not findings:
             break
-        client.wait_grace_period(memory.handle, me)
-        again = look.findings(memory)
+        client.wait_grace_period(attachment.memory.handle, attachment.number)
+        again = attachment.audit()
         findings = [found for found in findings if found in again]
     return findings
 
