@@ -38,6 +38,18 @@ def test_identity(segment):
     assert not segment.folio.is_identity(pfn, (1 << 40) + (1 << 32), 1 << 35)
 
 
+@pytest.mark.parametrize("first", [0, 1, 3, 4, 5, 6, 7, 8, 1 << 35])
+@pytest.mark.parametrize("span", [0, 1, 2])
+def test_whose_first_unit_is_damaged_has_no_units_of_others(segment, span, first):
+    """A folio of four units from 4 on: one that is found by its slots has them in their places, or is not the right one."""
+    pfn = segment.new_file(2, ino=7, index=4)
+    segment.page_type.set(pfn, FILE, 2, span)
+    segment.write64(segment.at(pfn) + segment.layout.F_INDEX, first)
+    found = [index for index in range(4, 8) if segment.folio.is_identity(pfn, 7, index)]
+    aligned = first & (1 << span) - 1 == 0
+    assert found == [index for index in range(first, first + (1 << span)) if 4 <= index < 8 and aligned]
+
+
 def test_put_of_one_of_several(segment):
     pfn = segment.new_file()
     segment.page_ref.get(segment.at(pfn))

@@ -1,3 +1,4 @@
+cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
 from . cimport atomics, client, flags, layout, lru, page_alloc, page_ref, page_type
@@ -8,4 +9,5 @@ cpdef void prepare(mem_t mem, u32 pfn, u32 type, u32 order, u32 span, u64 ino, u
 cpdef bint put(mem_t mem, u32 me, u32 pfn) noexcept nogil  # inline
 cpdef bint release(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil  # inline
 cpdef bint destroy(mem_t mem, u32 me, u32 pfn) noexcept nogil
+@cython.locals(first=u64, span=u32)
 cpdef bint is_identity(mem_t mem, u32 pfn, u64 ino, u64 index) noexcept nogil  # inline

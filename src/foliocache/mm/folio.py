@@ -76,10 +76,12 @@ def is_identity(mem, pfn, ino, index):
     """True if a folio that the caller holds has the unit that it looked for: the second half of the re-check.
 
     Plain loads: these words are written while the folio is frozen, and the caller's get was ordered after the ``init`` that
-    ended that. Only FILE folios have an ino other than 0. An index before the folio's first unit wraps (or is negative, in
-    Python): it is not 0 after the shift.
+    ended that. Only FILE folios have an ino other than 0. If one of F_INDEX and the span is damaged, the folio may still have
+    units of its own, never others: its first unit is the aligned one.
     """
     folio = atomics.folio_at(mem, pfn)
     if atomics.read64(mem, folio + layout.F_INO) != ino:
         return False
-    return (index - atomics.read64(mem, folio + layout.F_INDEX)) >> page_type.span(mem, pfn) == 0
+    first = atomics.read64(mem, folio + layout.F_INDEX)
+    span = page_type.span(mem, pfn)
+    return index >> span << span == first

@@ -40,7 +40,7 @@ SPAN_EARLY = (
             folio = atomics.folio_at(mem, pfn)
             if atomics.read64(mem, folio + layout.F_INO) != ino:
                 return False
-            return (index - atomics.read64(mem, folio + layout.F_INDEX)) >> span == 0
+            return index >> span << span == atomics.read64(mem, folio + layout.F_INDEX)
     """),
 )  # fmt: skip
 TAILS_LEFT = Edit("mapping", "remove", "index, span, pfn)", "index, 0, pfn)")

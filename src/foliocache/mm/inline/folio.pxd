@@ -27,8 +27,11 @@ cdef inline bint release(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil:
     return True
 
 
+@cython.locals(first=u64, span=u32)
 cdef inline bint is_identity(mem_t mem, u32 pfn, u64 ino, u64 index) noexcept nogil:
     folio = atomics.folio_at(mem, pfn)
     if atomics.read64(mem, folio + layout.F_INO) != ino:
         return False
-    return (index - atomics.read64(mem, folio + layout.F_INDEX)) >> page_type.span(mem, pfn) == 0
+    first = atomics.read64(mem, folio + layout.F_INDEX)
+    span = page_type.span(mem, pfn)
+    return index >> span << span == first
