@@ -75,7 +75,7 @@ def test_two_objects_never_share_a_name(pool, pair):
     ("given", "said"),
     [
         ({"read": b"abc"}, "read must be a function that is called with (offset, length), not b'abc'"),
-        ({"readinto": bytearray(1000)}, "readinto must be a function that is called with (offset, buffer), not a bytearray"),
+        ({"readinto": bytearray(9)}, "readinto must be a function that is called with (offset, buffer), not bytearray(b'"),
         ({"source": "x"}, "source must be an object with the method read_into or read_into_async"),
         ({"source": lambda offset, length: b""}, "source must be an object with the method read_into or read_into_async"),
     ],

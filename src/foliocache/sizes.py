@@ -4,6 +4,8 @@ import operator
 import re
 from typing import SupportsIndex
 
+from .errors import quoted
+
 _UNITS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", start=1):
     _UNITS |= {_letter: 1024**_power, f"{_letter}ib": 1024**_power, f"{_letter}b": 1000**_power}
@@ -17,7 +19,7 @@ def parse_size(value: SupportsIndex | str, what: str = "size") -> int:
     """
     size = _parse(value, what) if isinstance(value, str) else parse_count(value, what, "bytes or a string such as '4GiB'")
     if size < 1:
-        raise ValueError(f"{what} must be at least 1 byte, not {value!r}")
+        raise ValueError(f"{what} must be at least 1 byte, not {quoted(value)}")
     return size
 
 
@@ -27,7 +29,7 @@ def parse_share(text: str, what: str = "size") -> float:
     share = float(match[1]) / 100 if match else 0.0
     if not 0 < share <= 1:
         raise ValueError(
-            f"{what} {text!r} is not a share; write a number above 0 and at most 100 before the '%', such as '25%'"
+            f"{what} {quoted(text)} is not a share; write a number above 0 and at most 100 before the '%', such as '25%'"
         )
     return share
 
@@ -39,13 +41,15 @@ def parse_count(value: SupportsIndex, what: str, kind: str = "a whole number") -
             raise TypeError
         return operator.index(value)
     except TypeError:
-        raise ValueError(f"{what} must be {kind}, not {value!r}") from None
+        raise ValueError(f"{what} must be {kind}, not {quoted(value)}") from None
 
 
 def _parse(text: str, what: str) -> int:
     match = re.fullmatch(r"\s*(\d{1,30}(?:\.\d{1,30})?)\s*([a-z]*)\s*", text.lower())
     if not match or match[2] not in _UNITS:
-        raise ValueError(f"{what} {text!r} is not a size; write bytes, or a number with KiB, MiB, GiB or TiB, such as '4GiB'")
+        raise ValueError(
+            f"{what} {quoted(text)} is not a size; write bytes, or a number with KiB, MiB, GiB or TiB, such as '4GiB'"
+        )
     return int(float(match[1]) * _UNITS[match[2]]) if "." in match[1] else int(match[1]) * _UNITS[match[2]]
 
 
@@ -67,4 +71,4 @@ def integer(n: SupportsIndex, what: str) -> int:
     try:
         return operator.index(n)
     except TypeError:
-        raise TypeError(f"{what} must be an integer, not {n!r}") from None
+        raise TypeError(f"{what} must be an integer, not {quoted(n)}") from None

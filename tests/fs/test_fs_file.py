@@ -163,8 +163,9 @@ def test_lease_ranges(local, path, data, offset, length):
 
 @pytest.mark.parametrize(("offset", "length"), [(-1, None), (-1, 1), (0, -1)])
 def test_lease_refuses_negative_ranges(local, path, offset, length):
-    with pytest.raises(ValueError, match="negative"):
-        local.lease(path, offset, length)
+    for read in (local.lease, local.fetch):
+        with pytest.raises(ValueError, match="negative"):
+            read(path, offset, length)
     with local.open(path) as file:
         for pieces in (partial(local.pieces, path), file.pieces):
             with pytest.raises(ValueError, match="negative"):
@@ -173,9 +174,31 @@ def test_lease_refuses_negative_ranges(local, path, offset, length):
 
 @pytest.mark.parametrize(("offset", "length", "what"), [(None, 1, "offset"), (1.0, 1, "offset"), (0, "1", "length")])
 def test_a_place_is_whole_numbers(local, path, offset, length, what):
-    for read in (local.lease, local.pieces):
+    for read in (local.lease, local.pieces, local.fetch):
         with pytest.raises(TypeError, match=f"{what} must be an integer, not"):
             list(read(path, offset, length))
+
+
+@pytest.mark.parametrize("bad", ["x", 1.5, [1]])
+def test_a_range_is_whole_numbers_or_none(local, path, bad):
+    """Said in words, wherever the range is given, before the origin is asked."""
+    calls = {
+        "start": (lambda: local.cat_file(path, bad), lambda: asyncio.run(local._cat_file(path, bad))),
+        "end": (lambda: local.cat_file(path, 0, bad), lambda: local.cat_ranges([path], 0, [bad])),
+        "max_gap": (lambda: local.cat_ranges([path], 0, 5, max_gap=bad),),
+    }
+    for what, reads in calls.items():
+        for read in reads:
+            with pytest.raises(TypeError, match=f"{what} must be an integer, not"):
+                read()
+
+
+@pytest.mark.parametrize("wrong", [5, b"/x", 1.5, ["/x"], [5]])
+def test_every_method_says_what_a_path_is(local, wrong):
+    methods = (local.fetch, local.lease, local.pieces, local.cat_file, local.ukey, lambda one: local.cat_ranges([one], 0, 1))
+    for method in (*methods, lambda one: asyncio.run(local._cat_file(one))):
+        with pytest.raises(TypeError, match=r"a path is a string or an os\.PathLike, not "):
+            list(method(wrong))
 
 
 @pytest.mark.parametrize("wrong", [None, 5, b"/x", 1.5])

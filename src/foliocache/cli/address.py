@@ -6,6 +6,7 @@ import ipaddress
 import socket
 
 from foliocache.cli.exits import CommandError, UsageError
+from foliocache.errors import quoted
 
 LOOPBACK = "127.0.0.1"
 
@@ -20,7 +21,7 @@ def parse_address(text: str) -> tuple[str, int]:
     """
     host, _, port = text.rpartition(":")
     if not port.isascii() or not port.isdigit() or int(port) > 65535 or (":" in host and not host.startswith("[")):
-        raise UsageError(f"{text!r} is no address; give HOST:PORT, [IPV6]:PORT, :PORT or PORT")
+        raise UsageError(f"{quoted(text)} is no address; give HOST:PORT, [IPV6]:PORT, :PORT or PORT")
     return host.strip("[]") or LOOPBACK, int(port)
 
 
@@ -35,7 +36,7 @@ def is_loopback(host: str) -> bool:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise CommandError(f"{host!r} has no address: {error.strerror}") from None
+        raise CommandError(f"{quoted(host)} has no address: {error.strerror}") from None
     return all(ipaddress.ip_address(str(each[4][0]).partition("%")[0]).is_loopback for each in found)
 
 

@@ -33,6 +33,7 @@ from foliocache.cli import address, exits
 from foliocache.cli.options import AnyName
 from foliocache.cli.output import tell
 from foliocache.cli.rates import rates
+from foliocache.errors import quoted
 from foliocache.observe.statistics import Picture, Statistics
 from foliocache.pool.watch import Watch
 
@@ -203,7 +204,7 @@ class Sampler:
             if name is None:
                 return told | {"error": "There is no pool yet."}
             if name not in self.statistics:
-                return told | {"error": self.errors.get(name, f"There is no pool {name!r}.")}
+                return told | {"error": self.errors.get(name, f"There is no pool {quoted(name)}.")}
             found, rate, sample = self.statistics[name], self.rates[name], self.history[name][-1]
         told |= {"statistics": found.to_dict(), "rates": rate, "sample": sample}
         try:
@@ -225,7 +226,7 @@ class Sampler:
     def pool(self, name: str) -> Pool:
         """Return the pool, attached. Raises FoliocacheError, ValueError."""
         if name not in self.names:
-            raise foliocache.PoolNotFoundError(f"there is no pool {name!r} here")
+            raise foliocache.PoolNotFoundError(f"there is no pool {quoted(name)} here")
         found = foliocache.attach(name, any_owner=self._any_owner)
         known = self._pools.get(name)
         if known is not None and known is not found:

@@ -20,6 +20,7 @@ from foliocache.check.replay import replay as replayed
 from foliocache.cli import exits
 from foliocache.cli.options import Json, Positive
 from foliocache.cli.output import complain, console, counted, emit_json, table
+from foliocache.errors import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -170,13 +171,13 @@ def _problem(known: dict[str, Scenario], names: tuple[str, ...], models: tuple[s
     """Return what is wrong with a choice, and what could have been meant; None if it is right."""
     for name in names:
         if not any(one.startswith(name) for one in known):
-            return f"no scenario begins with {name!r}; {_alternatives(name, list(known))}"
+            return f"no scenario begins with {quoted(name)}; {_alternatives(name, list(known))}"
     for model in models:
         if model not in scenario.ALL:
-            return f"there is no memory model {model!r}; there are {', '.join(scenario.ALL)}"
+            return f"there is no memory model {quoted(model)}; there are {', '.join(scenario.ALL)}"
     if mutate is not None and not _chosen(known, names, mutate):
         bugs = {bug for one in _chosen(known, names, None) for bug in one.mutations()}
-        return f"no scenario chosen here has a bug {mutate!r}; {_alternatives(mutate, sorted(bugs))}"
+        return f"no scenario chosen here has a bug {quoted(mutate)}; {_alternatives(mutate, sorted(bugs))}"
     return None
 
 

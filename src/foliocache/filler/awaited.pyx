@@ -28,7 +28,7 @@ from ..mm cimport atomics, layout
 
 from collections import deque
 
-from ..errors import FoliocacheError, SourceError
+from ..errors import FoliocacheError, SourceError, quoted
 from ..observe import spans
 from .source import way_of
 
@@ -98,7 +98,7 @@ cdef class Miss(Sleeper):
     def close(self):
         """End the wait with a FoliocacheError: the pool has been closed."""
         self._tell(None, FoliocacheError(
-            f"pool {self.filler.pool.name!r} was closed in this process while {self.filler.key!r} was awaited; open it again"
+            f"pool {self.filler.pool.name!r} was closed in this process while {quoted(self.filler.key)} was awaited; open it again"
         ))
 
     def late(self):
@@ -309,7 +309,7 @@ cdef class Miss(Sleeper):
 
     cdef object _stuck(self):
         return SourceError(
-            f"{self.filler.key!r} at offset {self.index * self.mapping.unit_size}: the calls of sources that come before have "
+            f"{quoted(self.filler.key)} at offset {self.index * self.mapping.unit_size}: the calls of sources that come before have "
             f"not returned for {self.filler.pool.fill_timeout:g} s; the origin hangs, or it needs concurrent=True"
         )
 
@@ -410,7 +410,7 @@ cdef class _Ahead:
 def _no_threads(Filler filler):
     if filler.pool.closed:
         return FoliocacheError(f"pool {filler.pool.name!r} has been closed in this process; open it again")
-    return FoliocacheError(f"{filler.key!r} is not cached, and this process can have no thread that reads it")
+    return FoliocacheError(f"{quoted(filler.key)} is not cached, and this process can have no thread that reads it")
 
 
 cdef Miss new_miss(Filler filler, Steps mapping, u64 index, u64 wanted, lease):

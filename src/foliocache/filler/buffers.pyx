@@ -3,7 +3,7 @@ from cpython.buffer cimport PyBUF_FULL_RO, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffe
 from cpython.buffer cimport PyBuffer_IsContiguous, PyBuffer_ToContiguous, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
-from ..errors import SourceError
+from ..errors import SourceError, quoted
 
 
 def copy(target, data):
@@ -78,7 +78,7 @@ cdef int _get_plain(content, Py_buffer *view, key) except -1:
         PyObject_GetBuffer(content, view, PyBUF_SIMPLE)
     except Exception as error:
         raise SourceError(
-            f"the source of {key!r} returned {type(content).__name__} whose bytes cannot be had: {error}"
+            f"the source of {quoted(key)} returned {type(content).__name__} whose bytes cannot be had: {error}"
         ) from error
     return 0
 
@@ -86,11 +86,11 @@ cdef int _get_plain(content, Py_buffer *view, key) except -1:
 cdef int get_readable(content, Py_buffer *view, key) except -1:
     """Get the bytes of a source's answer, contiguous, in the order of ``bytes(content)``. Raises SourceError."""
     if _has_objects(content):
-        raise SourceError(f"the source of {key!r} returned {type(content).__name__} of Python objects, not bytes")
+        raise SourceError(f"the source of {quoted(key)} returned {type(content).__name__} of Python objects, not bytes")
     try:
         PyObject_GetBuffer(content, view, PyBUF_FULL_RO)
     except TypeError:
-        raise SourceError(f"the source of {key!r} returned {type(content).__name__}, not a bytes-like object") from None
+        raise SourceError(f"the source of {quoted(key)} returned {type(content).__name__}, not a bytes-like object") from None
     except Exception:
         _get_plain(content, view, key)
     try:

@@ -26,7 +26,7 @@ from _thread import allocate_lock, get_ident
 from .buffers cimport get_readable, release
 from .steps cimport FAILED, FILLED, FOREIGN, LATE, OURS, Steps
 from ..mm cimport atomics, layout
-from ..errors import SourceError
+from ..errors import SourceError, quoted
 from ..observe import notices, spans
 from . import failure
 from . import engine
@@ -239,7 +239,7 @@ cdef class Filler:
 
     def failed(self, reason, offset):
         """Return the exception for a read that waited for another process or thread, whose source failed."""
-        told = f"the process that was reading {self.key!r} at offset {offset} failed: {reason.kind}: {reason.text}"
+        told = f"the process that was reading {quoted(self.key)} at offset {offset} failed: {reason.kind}: {reason.text}"
         error = SourceError(told) if reason.errno is None else SourceError(reason.errno, told)
         translate = getattr(self.origin or self.call_read or self.call_readinto, "failure", None)
         return error if translate is None else translate(error)
@@ -567,7 +567,7 @@ cdef class Filler:
     cdef int _release_view(self, memoryview view, target) except -1:
         """End a source's access to a folio. Raises SourceError if it has kept the buffer."""
         if not release(view) or target.views != 0:
-            raise SourceError(f"the source of {self.key!r} kept the buffer that it was given to fill")
+            raise SourceError(f"the source of {quoted(self.key)} kept the buffer that it was given to fill")
         return 0
 
     cdef int _read_run(self, Steps mapping, list run, u64 index) except -1:
@@ -612,7 +612,7 @@ cdef class Filler:
         for other in _late:
             if other.epoch == reading.epoch and reading.since - other.since >= patience and other.has(mapping, index):
                 raise SourceError(
-                    f"{self.key!r} at offset {index * mapping.unit_size}: two calls of its source have not returned for "
+                    f"{quoted(self.key)} at offset {index * mapping.unit_size}: two calls of its source have not returned for "
                     f"{self.pool.fill_timeout:g} s each; the origin hangs, or the source reads its own mapping in a thread"
                 )
         _late.append(reading)
@@ -628,7 +628,7 @@ cdef class Filler:
         cdef _Reading reading = _reading(mapping, index, 1, True)
         if _nested(mapping, index, True) >= NESTED_MAX:
             raise SourceError(
-                f"the source of {self.key!r} reads the same bytes of its own mapping, at offset "
+                f"the source of {quoted(self.key)} reads the same bytes of its own mapping, at offset "
                 f"{index * mapping.unit_size}, and would do so for ever"
             )
         mapping.count(layout.COUNT_BYPASSES, 1)
@@ -682,7 +682,7 @@ cdef class Filler:
     cdef object _read(self, u64 offset, u64 length):
         """Return what the source's ``read`` returns, unchecked. Raises SourceError if there is no source."""
         if self.call_read is None:
-            raise SourceError(f"{self.key!r} is not cached at offset {offset}, and its mapping was opened without a source")
+            raise SourceError(f"{quoted(self.key)} is not cached at offset {offset}, and its mapping was opened without a source")
         try:
             return self.call_read(offset, length)
         except StopIteration as error:
@@ -705,7 +705,7 @@ cdef class Filler:
 
     cdef object _stopped(self):
         """Return the error for a StopIteration of the source, which would end a loop over pieces."""
-        return SourceError(f"the source of {self.key!r} raised StopIteration")
+        return SourceError(f"the source of {quoted(self.key)} raised StopIteration")
 
     cdef int _check_count(self, Steps mapping, got, u64 offset, Py_ssize_t length) except -1:
         """Raise SourceError if ``got``, which ``readinto`` has returned, is not the number ``length``."""
@@ -713,7 +713,7 @@ cdef class Filler:
             count = operator.index(got)
         except TypeError:
             raise SourceError(
-                f"the source of {self.key!r} returned {got!r}; readinto must return how many bytes it has written"
+                f"the source of {quoted(self.key)} returned {quoted(got)}; readinto must return how many bytes it has written"
             ) from None
         if count != length:
             raise self._short(mapping, count, offset, length)
@@ -726,7 +726,7 @@ cdef class Filler:
 
     cdef object _short(self, Steps mapping, got, u64 offset, Py_ssize_t length):
         return SourceError(
-            f"the source of {self.key!r} gave {got} bytes at offset {offset} instead of {length}; "
+            f"the source of {quoted(self.key)} gave {got} bytes at offset {offset} instead of {length}; "
             f"has it changed since its size was {mapping.size}?"
         )
 
@@ -759,6 +759,6 @@ cdef class Filler:
                 return lock
             if calls == self.calls:
                 raise SourceError(
-                    f"the source of {self.key!r} has not returned for {seconds:g} s in another thread, and this mapping calls "
+                    f"the source of {quoted(self.key)} has not returned for {seconds:g} s in another thread, and this mapping calls "
                     "it in one thread at a time; open it with concurrent=True if it may be called by several"
                 )

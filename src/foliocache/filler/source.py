@@ -6,7 +6,7 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, runtime_checkable
 
-from ..errors import SourceError
+from ..errors import SourceError, quoted
 from ..mm import layout
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from .homes import Way
 
 _CO_COROUTINE = 0x80  # inspect.CO_COROUTINE
-_SHOWN_MAX = 80  # characters
 
 # read(offset, length) returns exactly those bytes; readinto(offset, buffer) fills the buffer and returns how many bytes that
 # is. Either may be a coroutine function.
@@ -90,20 +89,11 @@ def check(read: Any, readinto: Any, source: Any) -> None:
     """Raise TypeError for a source that cannot be called."""
     for name, given, usage in (("read", read, "(offset, length)"), ("readinto", readinto, "(offset, buffer)")):
         if given is not None and not callable(given):
-            raise TypeError(f"{name} must be a function that is called with {usage}, not {_shown(given)}")
+            raise TypeError(f"{name} must be a function that is called with {usage}, not {quoted(given)}")
     if source is not None and not any(callable(getattr(source, name, None)) for name in ("read_into", "read_into_async")):
         raise TypeError(
-            f"source must be an object with the method read_into or read_into_async (foliocache.sources), not {_shown(source)}"
+            f"source must be an object with the method read_into or read_into_async (foliocache.sources), not {quoted(source)}"
         )
-
-
-def _shown(given: Any) -> str:
-    """Return a short description of an object, whatever its repr does."""
-    try:
-        text = repr(given)
-    except Exception:
-        text = ""
-    return text if 0 < len(text) <= _SHOWN_MAX else f"a {type(given).__name__}"
 
 
 def called(function: Any) -> Any:

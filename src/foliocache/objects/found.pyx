@@ -14,7 +14,7 @@ from libc.string cimport memcmp
 import contextlib
 from weakref import ref as _ref
 
-from ..errors import FoliocacheError
+from ..errors import FoliocacheError, quoted
 from . import values
 from .short import short_pickle
 
@@ -71,7 +71,7 @@ cdef class Found:
         if writable is None:
             return self._build(loads, key, self._bytes() if self.content is None else self.content)
         if writable != "copy":
-            raise ValueError(f'writable must be "copy" or None, not {writable!r}: cached bytes are read-only')
+            raise ValueError(f'writable must be "copy" or None, not {quoted(writable)}: cached bytes are read-only')
         if self.content is not None:
             return self._build(loads, key, bytearray(self.content))
         return self._build(loads, key, private(self.mapping, writable))

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Collection
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
+from ..errors import quoted
 from . import keys
 from .store import MakeAsync, Objects, check_options
 from .values import Loads
@@ -29,9 +30,9 @@ class Memo(Generic[P, R]):
         loads: Loads,
     ) -> None:
         if not callable(function):
-            raise TypeError(f"memoize decorates functions, not {function!r}")
+            raise TypeError(f"memoize decorates functions, not {quoted(function)}")
         if key is not None and not callable(key):
-            raise TypeError(f"key must be a function of a call's arguments that returns a string, not {key!r}")
+            raise TypeError(f"key must be a function of a call's arguments that returns a string, not {quoted(key)}")
         check_options("" if version is None else version, expiry, loads)
         self.objects: Callable[[], Objects] = objects
         self.function: Callable[P, R] = function
@@ -42,19 +43,19 @@ class Memo(Generic[P, R]):
         self.signature: inspect.Signature | None = _signature(function) if key is None or ignore else None
         names: Collection[str] = (ignore,) if isinstance(ignore, str) else ignore
         if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"ignore must be names of parameters, not {ignore!r}")
+            raise ValueError(f"ignore must be names of parameters, not {quoted(ignore)}")
         self.ignore: frozenset[str] = frozenset(names)
         self.where: str = keys.where(function)
         unknown = self.ignore - set(self.signature.parameters if self.signature else ())
         if unknown:
-            raise ValueError(f"ignore names {sorted(unknown)}, which {self.where} has no parameters of")
+            raise ValueError(f"ignore names {quoted(sorted(unknown))}, which {self.where} has no parameters of")
 
     def key_of(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key of a call. Raises TypeError if an argument has no digest."""
         if self.key is not None:
             chosen = self.key(*args, **kwargs)
             if not isinstance(chosen, str):
-                raise TypeError(f"the key of a call of {self.where} must be a string, not {chosen!r}")
+                raise TypeError(f"the key of a call of {self.where} must be a string, not {quoted(chosen)}")
             return f"{self.where}:{chosen}"
         return f"{self.where}:{keys.digest(self._parts(args, kwargs))}"
 

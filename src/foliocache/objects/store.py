@@ -25,7 +25,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from ..errors import FoliocacheError, SourceError
+from ..errors import FoliocacheError, SourceError, quoted
 from ..filler import failure
 from . import values
 from .found import MISSING, Found, Gone, Lookup, private
@@ -76,13 +76,13 @@ class _Turn:
 
 def _check_writable(writable: Writable) -> None:
     if writable not in (None, "copy"):
-        raise ValueError(f'writable must be "copy" or None, not {writable!r}: cached bytes are read-only')
+        raise ValueError(f'writable must be "copy" or None, not {quoted(writable)}: cached bytes are read-only')
 
 
 def _check_names(key: str, version: str) -> None:
     for what, text in (("key", key), ("version", version)):
         if not isinstance(text, str):
-            raise ValueError(f"the {what} of an object must be a string, not {text!r}")
+            raise ValueError(f"the {what} of an object must be a string, not {quoted(text)}")
 
 
 def check_options(version: str, expiry: float | None, loads: Loads, writable: Writable = None) -> None:
@@ -98,7 +98,7 @@ async def _awaited(make: MakeAsync, key: str) -> Any:
     made = make()
     if not inspect.isawaitable(made):
         raise TypeError(
-            f"what makes {key!r} returned {type(made).__name__}, which cannot be awaited; "
+            f"what makes {quoted(key)} returned {type(made).__name__}, which cannot be awaited; "
             "use an async function or get_or_create"
         )
     return await made
@@ -167,10 +167,11 @@ class Objects(Lookup):
         _check_writable(turn.writable)
         values.check_loads(turn.loads)
         if not callable(make):
-            raise TypeError(f"make must be a function of no arguments, not {make!r}")
+            raise TypeError(f"make must be a function of no arguments, not {quoted(make)}")
         if turn.mine in self._making:
             raise FoliocacheError(
-                f"what makes {turn.key!r} asks for {turn.key!r} itself, and would wait for itself; make it from others"
+                f"what makes {quoted(turn.key)} asks for {quoted(turn.key)} itself, and would wait for itself; make it "
+                "from others"
             )
         turn.previous = self._names.recall(PREFIX + turn.key, float("inf"), who=turn.version)
         return turn
@@ -403,14 +404,14 @@ def _is_refused(name: Name, key: str, start: int) -> bool:
     when, kind, number = json.loads(name.extra[1:])
     if when < start or not kind:
         return bool(when >= start)
-    told = f"the process that was making {key!r} failed: {kind}: {name.version}"
+    told = f"the process that was making {quoted(key)} failed: {kind}: {name.version}"
     raise SourceError(told) if number is None else SourceError(number, told)
 
 
 def seconds(value: float, what: str = "expiry") -> float:
     """Return a number of seconds as a float. Raises ValueError, about the parameter ``what``, if it is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-        raise ValueError(f"{what} must be a number of seconds, 0 or more, not {value!r}")
+        raise ValueError(f"{what} must be a number of seconds, 0 or more, not {quoted(value)}")
     return float(value)
 
 

@@ -4,6 +4,8 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, P
 
 import sys
 
+from ..errors import quoted
+
 
 @cython.final
 @cython.no_gc
@@ -62,7 +64,7 @@ cdef object _by_torch(view, name, shape):
     torch = _torch()
     kind = getattr(torch, name, None)
     if not isinstance(kind, torch.dtype):
-        raise ValueError(f"this version of PyTorch has no type {name!r}")
+        raise ValueError(f"this version of PyTorch has no type {quoted(name)}")
     if 0 in shape:
         return torch.empty(tuple(shape), dtype=kind)
     return torch.frombuffer(Unmarked(view), dtype=kind).view(shape)

@@ -27,7 +27,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
-from ..errors import FoliocacheError
+from ..errors import FoliocacheError, quoted
 from . import reducers
 from .short import short_pickle
 from .unmarked import tensor
@@ -104,7 +104,7 @@ def encode(value: Any, loads: Loads, key: str) -> Stored:
         return stored
     if loads == "arrays":
         raise TypeError(
-            f'{key!r} was to be arrays or bytes alone (loads="arrays"), and not {type(value).__name__}; '
+            f'{quoted(key)} was to be arrays or bytes alone (loads="arrays"), and not {type(value).__name__}; '
             "arrays of objects, subclasses of arrays, and long descriptions of types are none of them"
         )
     return _pickled(value, key)
@@ -122,7 +122,7 @@ def decoder(head: bytes, loads: Loads, key: str) -> Build:
     """
     check_loads(loads)
     if loads == "arrays" and head[:1] in PICKLES:
-        raise ValueError(f'{key!r} is a pickle in this pool, and loads="arrays" unpickles nothing; use another key')
+        raise ValueError(f'{quoted(key)} is a pickle in this pool, and loads="arrays" unpickles nothing; use another key')
     try:
         build = functools.partial(short_pickle, head, 0, len(head)) if head[:1] == b"S" else _builder(head)
     except MemoryError:
@@ -130,7 +130,7 @@ def decoder(head: bytes, loads: Loads, key: str) -> Build:
     except Exception as error:
         raise unreadable(key, error) from error
     if build is None:
-        raise ValueError(f"{key!r} is of a kind that this version does not know; delete it")
+        raise ValueError(f"{quoted(key)} is of a kind that this version does not know; delete it")
     return build
 
 
@@ -182,7 +182,7 @@ def _array_type() -> Any:
 def unreadable(key: str, error: Exception) -> FoliocacheError:
     """Return what to raise when a value was not built."""
     return FoliocacheError(
-        f"the value of {key!r} cannot be built in this process: {type(error).__name__}: {error}. "
+        f"the value of {quoted(key)} cannot be built in this process: {type(error).__name__}: {error}. "
         "Define or import what it needs here, or delete it"
     )
 
@@ -190,7 +190,7 @@ def unreadable(key: str, error: Exception) -> FoliocacheError:
 def check_loads(loads: str) -> None:
     """Raise ValueError if ``loads`` is none of Loads."""
     if loads not in ("any", "arrays"):
-        raise ValueError(f'loads must be "any" or "arrays", not {loads!r}')
+        raise ValueError(f'loads must be "any" or "arrays", not {quoted(loads)}')
 
 
 def split_inline(extra: bytes) -> tuple[bytes, memoryview]:
@@ -310,8 +310,8 @@ def _pickled(value: Any, key: str) -> Stored:
         value.close()  # otherwise Python warns that it was never awaited
     if inspect.isgenerator(value) or inspect.iscoroutine(value) or inspect.isasyncgen(value):
         raise TypeError(
-            f"the value of {key!r} is of type {type(value).__name__}, which has no content to keep; return a list or an array"
-            + (", or use get_or_create_async" if inspect.iscoroutine(value) else "")
+            f"the value of {quoted(key)} is of type {type(value).__name__}, which has no content to keep; return a list or an "
+            "array" + (", or use get_or_create_async" if inspect.iscoroutine(value) else "")
         )
     try:
         stream, buffers = reducers.dumps(value)
@@ -319,7 +319,7 @@ def _pickled(value: Any, key: str) -> Stored:
         raise
     except Exception as error:
         raise TypeError(
-            f"the value of {key!r}, {type(value).__name__}, cannot be kept, as it does not pickle: {error}"
+            f"the value of {quoted(key)}, {type(value).__name__}, cannot be kept, as it does not pickle: {error}"
         ) from error
     return _with_buffers(stream, buffers)
 

@@ -17,7 +17,7 @@ import struct
 import time
 from collections.abc import Iterator
 
-from ..errors import PoolError, PoolNotFoundError
+from ..errors import PoolError, PoolNotFoundError, quoted
 from .descriptor import Descriptor, open_file
 
 PREFIX = "foliocache."
@@ -35,7 +35,7 @@ def directory() -> str:
 def path_of(name: str) -> str:
     """Return the path of a pool's file. Raises ValueError for a name that could leave the folder."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", name):
-        raise ValueError(f"pool name {name!r}: use 1 to 100 letters, digits, '_', '-' and '.', not starting with '.'")
+        raise ValueError(f"pool name {quoted(name)}: use 1 to 100 letters, digits, '_', '-' and '.', not starting with '.'")
     return os.path.join(directory(), PREFIX + name)
 
 

@@ -72,7 +72,7 @@ cdef extern from "Python.h":
 
 from .attachment import refused
 from .private import is_writable
-from ..errors import FoliocacheError
+from ..errors import FoliocacheError, quoted
 from ..sizes import integer
 
 cdef extern from "<sys/mman.h>" nogil:
@@ -526,7 +526,7 @@ cdef class FolioMap(FolioSteps):
         cdef int overflow = 0
         cdef long long value = PyLong_AsLongLongAndOverflow(integer(n, what), &overflow)
         if value < 0 and overflow <= 0:
-            raise ValueError(f"{what} must not be negative: {n}")
+            raise ValueError(f"{what} must not be negative: {quoted(n)}")
         return self.size if overflow else min(<u64>value, self.size)
 
     @cython.final
@@ -540,7 +540,7 @@ cdef class FolioMap(FolioSteps):
         cdef long long value = PyLong_AsLongLongAndOverflow(integer(n, "offset"), &overflow)
         if overflow or value < 0 or <u64>value >= self.size:
             self._check()
-            raise IndexError(f"byte {n} of an object of {self.size}")
+            raise IndexError(f"byte {quoted(n)} of an object of {self.size}")
         return value
 
     cdef int _check(self) except -1:
@@ -645,7 +645,7 @@ cdef class FolioMap(FolioSteps):
                 done = filemap.invalidate(self.mem, self.attachment.me, self.digest_lo, self.digest_hi, self.unit_count - 1)
                 self.attachment.tidy()
         if not done:
-            raise refused(f"invalidate of {self.key!r}")
+            raise refused(f"invalidate of {quoted(self.key)}")
 
 @cython.final
 @cython.auto_pickle(False)

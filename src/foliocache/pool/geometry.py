@@ -3,7 +3,7 @@
 import resource
 from typing import SupportsIndex, TypeAlias
 
-from ..errors import PoolMismatchError
+from ..errors import PoolMismatchError, quoted
 from ..mm import layout
 from ..sizes import format_size, parse_count, parse_share, parse_size
 from . import headroom, machine
@@ -113,15 +113,15 @@ def parameters(
     page = page_bytes or DEFAULT_PAGE_SIZE
     if page & (page - 1) or not PAGE_SIZE_MIN <= page <= PAGE_SIZE_MAX:
         least, most = format_size(PAGE_SIZE_MIN), format_size(PAGE_SIZE_MAX)
-        raise ValueError(f"page_size must be a power of two from {least} to {most}, not {page_size!r}")
+        raise ValueError(f"page_size must be a power of two from {least} to {most}, not {quoted(page_size)}")
     pool_bytes = None if size is None else pool_size(size, page)
     most_bytes = None if max_size is None else pool_size(max_size, page, "max_size")
     if pool_bytes and most_bytes and most_bytes < pool_bytes:
         raise ValueError(f"max_size must be at least the size, {format_size(pool_bytes)}, not {format_size(most_bytes)}")
     if processes is not None and not 1 <= processes <= CLIENTS_MAX:
-        raise ValueError(f"clients must be a number from 1 to {CLIENTS_MAX}, not {clients!r}")
+        raise ValueError(f"clients must be a number from 1 to {CLIENTS_MAX}, not {quoted(clients)}")
     if not isinstance(huge, bool | None):
-        raise ValueError(f"huge must be True or False, not {huge!r}")
+        raise ValueError(f"huge must be True or False, not {quoted(huge)}")
     return {"size": pool_bytes, "page_size": page_bytes, "clients": processes, "max_size": most_bytes, "huge": huge}
 
 

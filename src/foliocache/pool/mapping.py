@@ -9,6 +9,7 @@ import operator
 import weakref
 from typing import TYPE_CHECKING, Literal, NoReturn, SupportsIndex, TypeAlias
 
+from ..errors import quoted
 from ..filler.miss import Filler
 from ..filler.readahead import Readahead
 from ..filler.source import check
@@ -101,7 +102,7 @@ class Mapping(AsyncReads):
         unit = pool.page_size << order
         units = -(-size // unit)
         if units > 1 << layout.XA_INDEX_BITS:
-            raise ValueError(f"{key!r} is too large: {size} bytes are more than 2^{layout.XA_INDEX_BITS} units")
+            raise ValueError(f"{quoted(key)} is too large: {quoted(size)} bytes are more than 2^{layout.XA_INDEX_BITS} units")
         digest = object_digest(key, size, version, None if order == usual else unit)
         most = min(READAHEAD_MAX if concurrent else READAHEAD_ALONE, pool.pool_bytes // READAHEAD_SHARE)
         ahead = most if self.readahead is None else min(self.readahead, pool.pool_bytes // READAHEAD_SHARE)
@@ -128,7 +129,7 @@ class Mapping(AsyncReads):
         self.version = version
 
     def __repr__(self) -> str:
-        return f"<foliocache.Mapping {self.key!r} version {self.version!r}, {self.size} bytes>"
+        return f"<foliocache.Mapping {quoted(self.key)} version {quoted(self.version)}, {self.size} bytes>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: which parts are cached; the same text as ``repr`` if the pool is closed."""
@@ -211,7 +212,7 @@ def _folio_size(wanted: Size, page_size: int, pool_bytes: int) -> int:
     most = 1 << max(most, page_size).bit_length() - 1
     if found & (found - 1) or not page_size <= found <= most:
         limits = f"from {format_size(page_size)}, a page of this pool, to {format_size(most)}"
-        raise ValueError(f"folio_size must be a power of two {limits}; not {wanted!r}")
+        raise ValueError(f"folio_size must be a power of two {limits}; not {quoted(wanted)}")
     return found
 
 
@@ -236,7 +237,7 @@ def key_digest(key: str) -> bytes:
 def _plain(text: str, what: str) -> str:
     """Return text as a plain str, also if it is of a subclass (an Enum, a numpy.str_). Raises ValueError if it is no string."""
     if not isinstance(text, str):
-        raise ValueError(f"the {what} of an object must be a string, not {text!r}")
+        raise ValueError(f"the {what} of an object must be a string, not {quoted(text)}")
     return str.__str__(text)
 
 
@@ -247,7 +248,7 @@ def _size_of(key: str, size: SupportsIndex) -> int:
     except TypeError:
         number = -1
     if isinstance(size, bool) or number < 0:
-        raise ValueError(f"the size of {key!r} must be a number of bytes, not {size!r}")
+        raise ValueError(f"the size of {quoted(key)} must be a number of bytes, not {quoted(size)}")
     return number
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypeVar
 
+from ..errors import quoted
 from ..mm import layout
 from ..mm.audit import readable
 from ..observe.records import NameInfo
@@ -294,7 +295,7 @@ class Ask:
         if len(extra) > EXTRA_MAX:
             raise ValueError(f"extra has {EXTRA_MAX} bytes at most, not {len(extra)}")
         if not 0 <= size < 1 << 64:
-            raise ValueError(f"size must be a number of bytes, not {size!r}")
+            raise ValueError(f"size must be a number of bytes, not {quoted(size)}")
         return self._say(layout.NAME_PRESENT, size, _plain(version, "version").encode("utf-8", "surrogatepass"), bytes(extra))
 
     def answer_absent(self) -> bool:
@@ -340,7 +341,7 @@ def _now() -> int:
 def _oldest(now: int, max_age: float) -> int:
     """Return the time from which on a question must have been asked for its answer to be used. Raises ValueError."""
     if isinstance(max_age, bool) or not isinstance(max_age, (int, float)) or not max_age >= 0:
-        raise ValueError(f"max_age must be a number of seconds, 0 or more, not {max_age!r}")
+        raise ValueError(f"max_age must be a number of seconds, 0 or more, not {quoted(max_age)}")
     if max_age == 0:
         return now + 2 * layout.NAME_AHEAD_NS  # later than every question, also one that begins at this moment
     return 0 if math.isinf(max_age) else max(0, now - int(min(max_age, now / _SECOND) * _SECOND) + 1)

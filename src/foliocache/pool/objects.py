@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import FoliocacheError
+from ..errors import FoliocacheError, quoted
 from ..filler.miss import Filler
 from ..filler.readahead import Readahead
 from ..mm import layout, xarray
@@ -45,7 +45,9 @@ class ObjectMapping(Mapping):
             return None
         lease = self.lease(0, self.size)
         if not lease.cached:
-            raise FoliocacheError(f"{self.key!r} cannot be pinned: the pool has no room for it, or this process no lease left")
+            raise FoliocacheError(
+                f"{quoted(self.key)} cannot be pinned: the pool has no room for it, or this process no lease left"
+            )
         return lease if len(lease) == self.size else None
 
 

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Sequence
 from typing import SupportsIndex
 
-from ..errors import FoliocacheError, PoolNotFoundError
+from ..errors import FoliocacheError, PoolNotFoundError, quoted
 from . import geometry, headroom, numa
 from . import segment as segments
 from .creation import create_or_attach
@@ -109,7 +109,7 @@ def open(
     timeout = None if fill_timeout is None else _seconds(fill_timeout)
     floor = geometry.floor(min_free)
     if not isinstance(pressure, bool | None):
-        raise ValueError(f"pressure must be True or False, not {pressure!r}")
+        raise ValueError(f"pressure must be True or False, not {quoted(pressure)}")
     pool = _known(name, any_owner, wanted, exact)
     if pool is None:
         pool = _new(create_or_attach(name, wanted, mode, any_owner, exact), any_owner)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, SupportsFloat, SupportsIndex, TypeAlias, TypeVar, overload
 
-from ..errors import FoliocacheError
+from ..errors import FoliocacheError, quoted
 from ..filler.engine import Engine
 from ..mm import audit, layout, page_alloc
 from ..observe import look, notices
@@ -45,7 +45,7 @@ def _count(value: int, what: str) -> int:
     """Return a number, 0 or more. Raises ValueError."""
     number = parse_count(value, what)
     if number < 0:
-        raise ValueError(f"{what} must not be negative: {value}")
+        raise ValueError(f"{what} must not be negative: {quoted(value)}")
     return number
 
 
@@ -59,7 +59,7 @@ def _seconds(value: Seconds, what: str = "fill_timeout") -> float:
     except (TypeError, ValueError):
         seconds = -1.0
     if not seconds >= 0:
-        raise ValueError(f"{what} must be a number of seconds from 0 on, not {value!r}")
+        raise ValueError(f"{what} must be a number of seconds from 0 on, not {quoted(value)}")
     return min(seconds, FILL_TIMEOUT_MAX)
 
 
@@ -257,7 +257,7 @@ class Pool:
         """
         self._check_open()
         if not isinstance(key, str):
-            raise ValueError(f"key must be a string, not {key!r}")
+            raise ValueError(f"key must be a string, not {quoted(key)}")
         return self._attachment.forget(key_digest(key))
 
     @property
@@ -395,7 +395,7 @@ class Pool:
         if idle is not None:
             seconds = _seconds(idle, "idle")
             if not 0 < seconds <= shrink.IDLE_MAX:
-                raise ValueError(f"idle must be more than 0 seconds, and at most {shrink.IDLE_MAX:.0f}, not {idle!r}")
+                raise ValueError(f"idle must be more than 0 seconds, and at most {shrink.IDLE_MAX:.0f}, not {quoted(idle)}")
             given = shrink.give_back_idle(self._attachment, seconds, pages)
         elif pages is None:
             given = shrink.free_blocks(self._attachment)
@@ -437,7 +437,7 @@ class Pool:
             max_bytes=self.max_bytes,
             pages=segment.pages,
             metadata_bytes=segment.metadata_bytes,
-            metadata_ratio=segment.metadata_bytes / self.pool_bytes,
+            metadata_ratio=segment.metadata_bytes / (self.pool_bytes or self.max_bytes),
             free_bytes=(census["pages_by_state"]["free"] + census["pages_by_state"]["hole"]) * self.page_size,
             backed_bytes=page_alloc.backed_pages(segment.mem) * self.page_size,
             cached_bytes=census["pages_by_state"]["file"] * self.page_size,

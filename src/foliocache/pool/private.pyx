@@ -11,13 +11,15 @@ two instructions of Python a signal handler may raise, and Python forks even if 
 import os
 from weakref import ref as _ref
 
+from ..errors import quoted
+
 cdef set _mapped = set()  # weak references; each takes itself out
 
 
 def is_writable(writable):
     """Return True for "copy", False for None. Raises ValueError for anything else."""
     if writable is not None and writable != "copy":
-        raise ValueError(f'writable must be "copy" or None, not {writable!r}: cached bytes are read-only')
+        raise ValueError(f'writable must be "copy" or None, not {quoted(writable)}: cached bytes are read-only')
     return writable is not None
 
 

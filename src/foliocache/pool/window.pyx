@@ -20,7 +20,7 @@ from posix.mman cimport PROT_NONE, PROT_READ, PROT_WRITE, mmap, munmap
 
 import os
 
-from ..errors import FoliocacheError, LeaseError
+from ..errors import FoliocacheError, LeaseError, quoted
 from ..sizes import integer
 
 from .attachment cimport Attachment
@@ -237,7 +237,7 @@ cdef class Window:
         """
         offset = integer(offset, "offset")
         if not 0 <= offset < self.length:
-            raise IndexError(f"byte {offset} of a window of {self.length}")
+            raise IndexError(f"byte {quoted(offset)} of a window of {self.length}")
         length = self.length - offset if length is None else min(integer(length, "length"), self.length - offset)
         if length < 1:
             raise ValueError("a lease has at least 1 byte")

@@ -23,6 +23,7 @@ from time import monotonic
 from typing import Any, Literal, NamedTuple
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+from ..errors import quoted
 from .wire import Reply, exchange
 
 CONNECT_TIMEOUT = 30.0  # seconds
@@ -481,7 +482,7 @@ def path_of(parts: SplitResult) -> str:
 
 def place_of(parts: SplitResult) -> Place:
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"not an HTTP URL: {parts.geturl()!r}")
+        raise ValueError(f"not an HTTP URL: {quoted(parts.geturl())}")
     return parts.scheme, parts.hostname, parts.port or _PORTS[parts.scheme]
 
 

@@ -29,7 +29,7 @@ from typing import Any, Protocol, TypeVar
 import obstore.exceptions
 from obstore.store import AzureStore, GCSStore, HTTPStore, LocalStore, MemoryStore, S3Store
 
-from ..errors import ChangedError, FoliocacheError, SourceError
+from ..errors import ChangedError, FoliocacheError, SourceError, quoted
 from ..filler.source import Source
 
 __all__ = ["Object", "Store", "Version", "key_of", "read_version", "strong", "usable"]
@@ -183,7 +183,7 @@ class Object:
         self._known: tuple[Version, str] | None = None
 
     def __repr__(self) -> str:
-        return f"<foliocache.sources.obstore.Object {self.key!r}>"
+        return f"<foliocache.sources.obstore.Object {quoted(self.key)}>"
 
     @property
     def size(self) -> int:
@@ -278,8 +278,8 @@ class Object:
         if is_file or not strong(etag):
             if modified is None or modified.timestamp() <= 0:
                 raise SourceError(
-                    f"{self.key!r} has neither a strong ETag nor a date, so nothing tells its versions apart; if it does not "
-                    "change, say so by version="
+                    f"{quoted(self.key)} has neither a strong ETag nor a date, so nothing tells its versions apart; if it does "
+                    "not change, say so by version="
                 )
             text = f"Last-Modified={format_datetime(modified)};{text}"
             if abs(time.time() - modified.timestamp()) < TICK:
@@ -351,7 +351,7 @@ def _check(answer: Any, path: str, version: Version, offset: int, end: int) -> N
     if not version.fits(answer.meta):
         raise ChangedError(path)
     if tuple(answer.range) != (offset, end):
-        raise SourceError(f"{path!r}: bytes {offset} to {end} were asked for, and the store gave {answer.range}")
+        raise SourceError(f"{quoted(path)}: bytes {offset} to {end} were asked for, and the store gave {answer.range}")
 
 
 def _pour(answer: Any, path: str, buffers: Sequence[memoryview]) -> Iterator[int]:
@@ -364,7 +364,7 @@ def _pour(answer: Any, path: str, buffers: Sequence[memoryview]) -> Iterator[int
             if at == len(chunk):
                 chunk, at = _call(lambda: next(chunks, b"")), 0
                 if not chunk:
-                    raise SourceError(f"{path!r}: the answer ended {len(buffer) - filled} bytes early")
+                    raise SourceError(f"{quoted(path)}: the answer ended {len(buffer) - filled} bytes early")
             count = min(len(buffer) - filled, len(chunk) - at)
             buffer[filled : filled + count] = memoryview(chunk)[at : at + count]
             filled, at = filled + count, at + count

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..errors import FoliocacheError, SourceError
+from ..errors import FoliocacheError, SourceError, quoted
 from ..filler.buffers import clear, copy
 from ..filler.source import kind_of
 from .behind import Credit, Promise, behind, may_pin
@@ -73,7 +73,7 @@ class Around:
     def __getattr__(self, name: str) -> Any:
         if name in ("failure", "home_loop"):
             return getattr(self._inner, name)
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        raise AttributeError(f"{type(self).__name__} has no attribute {quoted(name)}")
 
     def _runs(self, guard: Guard, offset: int, buffers: Sequence[memoryview]) -> list[tuple[bool, list[Part]]]:
         """Divide buffers into runs that the tier may have, of at most BATCH bytes, and runs that it has not."""
@@ -113,14 +113,14 @@ class Around:
             count = got.__index__()
         except AttributeError:
             raise SourceError(
-                f"the source of {self._key!r} returned {got!r}; readinto must return how many bytes it has written"
+                f"the source of {quoted(self._key)} returned {quoted(got)}; readinto must return how many bytes it has written"
             ) from None
         if count != length:
             raise self._short(count, offset, length)
 
     def _short(self, got: int, offset: int, length: int) -> SourceError:
         return SourceError(
-            f"the source of {self._key!r} gave {got} bytes at offset {offset} instead of {length}; "
+            f"the source of {quoted(self._key)} gave {got} bytes at offset {offset} instead of {length}; "
             "has it changed since it was opened?"
         )
 
@@ -202,14 +202,14 @@ def _bytes_of(content: Any, key: str) -> memoryview:
     try:
         view = memoryview(content)
     except TypeError:
-        raise SourceError(f"the source of {key!r} returned {type(content).__name__}, not a bytes-like object") from None
+        raise SourceError(f"the source of {quoted(key)} returned {type(content).__name__}, not a bytes-like object") from None
     except Exception:  # a format that a memoryview does not have, such as that of NumPy's dates
         try:
             return memoryview(b"".join([content]))
         except Exception as error:
             raise SourceError(
-                f"the source of {key!r} returned {type(content).__name__} whose bytes cannot be had: {error}"
+                f"the source of {quoted(key)} returned {type(content).__name__} whose bytes cannot be had: {error}"
             ) from error
     if "O" in view.format:
-        raise SourceError(f"the source of {key!r} returned {type(content).__name__} of Python objects, not bytes")
+        raise SourceError(f"the source of {quoted(key)} returned {type(content).__name__} of Python objects, not bytes")
     return view.cast("B") if view.c_contiguous and view.nbytes else memoryview(view.tobytes())

@@ -8,6 +8,7 @@ import urllib.parse
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from ..errors import quoted
 from ..sizes import parse_size
 from .guard import Guard
 from .tier import Tier
@@ -30,10 +31,10 @@ def split(tiers: str | Sequence[str]) -> tuple[str, ...]:
     elif isinstance(tiers, Sequence) and not isinstance(tiers, bytes | bytearray):
         texts = list(tiers)
     else:
-        raise ValueError(f"tiers must be texts such as 'disk:/nvme/foliocache?size=1TiB', in a sequence, not {tiers!r}")
+        raise ValueError(f"tiers must be texts such as 'disk:/nvme/foliocache?size=1TiB', in a sequence, not {quoted(tiers)}")
     for text in texts:
         if not isinstance(text, str):
-            raise ValueError(f"a tier is a text such as 'disk:/nvme/foliocache?size=1TiB', not {text!r}")
+            raise ValueError(f"a tier is a text such as 'disk:/nvme/foliocache?size=1TiB', not {quoted(text)}")
         _parsed(text)
     if len(set(texts)) < len(texts):
         raise ValueError(f"a tier is given twice: {', '.join(texts)}")
@@ -69,7 +70,7 @@ def folder_of(text: str) -> str:
     """Return the folder of a disk tier, given as a path or as a tier. Raises ValueError if it is another tier."""
     if not text.startswith("disk:"):
         if ":/" in text or not text:
-            raise ValueError(f"{shown(text)!r} is not a tier on a disk")
+            raise ValueError(f"{quoted(shown(text))} is not a tier on a disk")
         return os.path.abspath(text)
     _parsed(text)
     return urllib.parse.unquote(urllib.parse.urlsplit(text).path)
@@ -80,7 +81,7 @@ def _parsed(text: str) -> tuple[Make, float, int]:
     scheme = text.partition(":")[0]
     kind = KINDS.get(scheme)
     if kind is None:
-        raise ValueError(f"tier {shown(text)!r}: there are {', '.join(f'{one}:' for one in KINDS)}")
+        raise ValueError(f"tier {quoted(shown(text))}: there are {', '.join(f'{one}:' for one in KINDS)}")
     try:
         parts = urllib.parse.urlsplit(text)
         is_place = (parts.port is None or parts.port > 0) and ("@" in parts.netloc or "@" not in text or not parts.netloc)
@@ -88,27 +89,27 @@ def _parsed(text: str) -> tuple[Make, float, int]:
         is_place = False
     if not is_place or parts.fragment or "\0" in urllib.parse.unquote(text):
         raise ValueError(
-            f"tier {shown(text)!r} is not a URL: a port is a number from 1 to 65535, an address of IPv6 is written in [], and "
+            f"tier {quoted(shown(text))} is not a URL: a port is a number from 1 to 65535, an address of IPv6 is written in [], and "
             "/, ?, # and @ in a name or a password as %2F, %3F, %23 and %40"
         )
     try:
         pairs = urllib.parse.parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
-        raise ValueError(f"tier {shown(text)!r}: options are written as ?size=1TiB&timeout=0.5") from None
+        raise ValueError(f"tier {quoted(shown(text))}: options are written as ?size=1TiB&timeout=0.5") from None
     options = dict(pairs)
     if len(options) < len(pairs):
-        raise ValueError(f"tier {shown(text)!r}: an option is given twice")
+        raise ValueError(f"tier {quoted(shown(text))}: an option is given twice")
     rate = parse_size(options.pop("rate"), "rate") if "rate" in options else 0
     make, timeout = kind(text, parts, options)
     if options:
-        raise ValueError(f"tier {shown(text)!r}: there is no option {min(options)!r}")
+        raise ValueError(f"tier {quoted(shown(text))}: there is no option {quoted(min(options))}")
     return make, timeout, rate
 
 
 def _disk(text: str, parts: urllib.parse.SplitResult, options: Options) -> tuple[Make, float]:
     path = urllib.parse.unquote(parts.path)
     if parts.netloc or not os.path.isabs(path):
-        raise ValueError(f"tier {text!r}: write disk: and the absolute path of a folder, such as disk:/nvme/foliocache")
+        raise ValueError(f"tier {quoted(text)}: write disk: and the absolute path of a folder, such as disk:/nvme/foliocache")
     size = parse_size(options.pop("size"), "size") if "size" in options else None
     slot = parse_size(options.pop("slot"), "slot") if "slot" in options else None
     direct = _choice(text, options, "direct", {"yes": True, "no": False, "auto": None}, "auto")
@@ -129,15 +130,15 @@ def _disk(text: str, parts: urllib.parse.SplitResult, options: Options) -> tuple
 
 def _valkey(text: str, parts: urllib.parse.SplitResult, options: Options) -> tuple[Make, float]:
     if not parts.hostname:
-        raise ValueError(f"tier {shown(text)!r}: write {parts.scheme}:// and a host, such as {parts.scheme}://cache:6379")
+        raise ValueError(f"tier {quoted(shown(text))}: write {parts.scheme}:// and a host, such as {parts.scheme}://cache:6379")
     if parts.path.strip("/") and not parts.path[1:].isdecimal():
-        raise ValueError(f"tier {shown(text)!r}: behind the host there is nothing, or the number of a database")
+        raise ValueError(f"tier {quoted(shown(text))}: behind the host there is nothing, or the number of a database")
     cluster = _choice(text, options, "cluster", {"yes": True, "no": False}, "no")
     ca, prefix = options.pop("ca", None), options.pop("prefix", "folio")
     if ca is not None and parts.scheme not in ("valkeys", "rediss"):
-        raise ValueError(f"tier {shown(text)!r}: ca is for TLS, so write {parts.scheme}s://")
+        raise ValueError(f"tier {quoted(shown(text))}: ca is for TLS, so write {parts.scheme}s://")
     if "{" in prefix or "}" in prefix:
-        raise ValueError(f"tier {shown(text)!r}: a prefix has no braces, by which a cluster chooses the node")
+        raise ValueError(f"tier {quoted(shown(text))}: a prefix has no braces, by which a cluster chooses the node")
     timeout = _seconds(text, options, 0.05)
     lease = 0.0 if options.get("lease") == "0" and options.pop("lease") else _seconds(text, options, LEASE, "lease")
     url = urllib.parse.urlunsplit(parts._replace(query=""))
@@ -153,7 +154,7 @@ def _valkey(text: str, parts: urllib.parse.SplitResult, options: Options) -> tup
 def _choice(text: str, options: Options, name: str, values: dict[str, bool | None], default: str) -> bool | None:
     given = options.pop(name, default)
     if given not in values:
-        raise ValueError(f"tier {shown(text)!r}: {name} is one of {', '.join(values)}, not {given!r}")
+        raise ValueError(f"tier {quoted(shown(text))}: {name} is one of {', '.join(values)}, not {quoted(given)}")
     return values[given]
 
 
@@ -166,7 +167,7 @@ def _seconds(text: str, options: Options, default: float, name: str = "timeout")
     except ValueError:
         seconds = math.nan
     if not 0 < seconds <= TIMEOUT_MAX:
-        raise ValueError(f"tier {shown(text)!r}: {name} is a number of seconds above 0, not {given!r}")
+        raise ValueError(f"tier {quoted(shown(text))}: {name} is a number of seconds above 0, not {quoted(given)}")
     return seconds
 
 

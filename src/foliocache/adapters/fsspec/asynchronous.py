@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fsspec.asyn import AbstractAsyncStreamedFile, AsyncFileSystem, get_loop
 
 from foliocache import ChangedError
-from foliocache.errors import FoliocacheError
+from foliocache.errors import FoliocacheError, quoted
 from foliocache.filler.engine import Engine
 from foliocache.filler.homes import home_of
 
-from .ranges import Merged, Range, Want, extent, is_cached, ranges_of
+from .ranges import Merged, Range, Want, bounds, extent, is_cached, ranges_of
 
 if TYPE_CHECKING:
     from .target import Identity, Target
@@ -60,7 +60,7 @@ def _answer(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], call: 
     try:
         result = call()
     except StopIteration as stop:  # a future refuses it
-        error = RuntimeError(f"folio: the target raised {stop!r}")
+        error = RuntimeError(f"folio: the target raised {quoted(stop)}")
     except BaseException as raised:
         error = raised
     with suppress(RuntimeError):  # the loop has been closed, and no task waits any more
@@ -182,7 +182,7 @@ class Asynchronous(AsyncFileSystem):
     _get: Callable[..., Any] = _in_thread("get")
 
     async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
-        path = self._strip_protocol(path)
+        path, (start, end) = self._strip_protocol(path), bounds(start, end)
         if kwargs:
             return await in_thread(self._in_turn, self.fs.cat_file, path, start=start, end=end, **kwargs)
         for attempt in range(1, ATTEMPTS + 1):
@@ -282,8 +282,8 @@ class Asynchronous(AsyncFileSystem):
         FileNotFoundError
             There is no such object.
         """
-        if "b" not in mode or kwargs.get("compression"):
-            raise ValueError(f"folio: files in event loops are binary and uncompressed; not {mode!r}")
+        if not isinstance(mode, str) or "b" not in mode or kwargs.get("compression"):
+            raise ValueError(f"folio: files in event loops are binary and uncompressed; not {quoted(mode)}")
         return AsyncFile(await in_thread(self._in_turn, self.open, path, mode, **kwargs), self, mode)
 
 
@@ -358,7 +358,7 @@ class AsyncFile(AbstractAsyncStreamedFile):
         """Do nothing: the wrapped file closes itself."""
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.file!r}>"
+        return f"<{type(self).__name__} {quoted(self.file)}>"
 
     def _check(self, modes: str) -> None:
         if self._closed:

@@ -17,7 +17,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any, Self
 
 from foliocache import ChangedError
-from foliocache.errors import FoliocacheError
+from foliocache.errors import FoliocacheError, quoted
 
 from .asynchronous import in_thread
 
@@ -143,7 +143,7 @@ class FolioFile(io.BufferedIOBase):
         return type(self), (self.fs, self.path, self.identity, self._position, self._is_bound, self._block_size)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.path!r} at {self._position} of {self.size}>"
+        return f"<{type(self).__name__} {quoted(self.path)} at {self._position} of {self.size}>"
 
     @property
     def blocksize(self) -> int:

@@ -19,6 +19,7 @@ from fsspec.utils import tokenize
 
 import foliocache
 from foliocache import ChangedError
+from foliocache.errors import quoted
 
 from .target import Identity, bytes_reader, target_for
 
@@ -95,7 +96,7 @@ def _check(options: dict[str, Any]) -> None:
         raise ValueError("folio: key and version name an object together; give both or neither")
     unknown = set(options["pool"] or {}) - set(POOL_OPTIONS)
     if unknown:
-        raise TypeError(f"folio: no pool option {min(unknown)!r}; there are {', '.join(POOL_OPTIONS)}")
+        raise TypeError(f"folio: no pool option {quoted(min(unknown))}; there are {', '.join(POOL_OPTIONS)}")
 
 
 def _mapping(fetcher: Fetcher, size: int, pool: dict[str, Any], key: str | None, version: str | None, trust: bool) -> Any:

@@ -27,7 +27,7 @@ from fsspec.utils import isfilelike
 
 import foliocache
 from foliocache import ChangedError
-from foliocache.errors import FoliocacheError
+from foliocache.errors import FoliocacheError, quoted
 from foliocache.pool.results import Results
 from foliocache.sizes import integer
 
@@ -41,7 +41,7 @@ from .identifying import Identifying, refuse_at_the_end
 from .identities import Identities, trust_seconds
 from .passthrough import FolioTransaction, refuse_misspelled, unprefixed
 from .plan import Plan
-from .ranges import OPENING, Merged, Range, Want, extent, ranges_of
+from .ranges import OPENING, Merged, Range, Want, bounds, extent, no_path, ranges_of
 from .source import Source
 from .target import Identity, Target, renewed, target_for
 from .targets.obstore import check
@@ -143,7 +143,7 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
     def __getattr__(self, name: str) -> Any:
         """Return an attribute that only the target has."""
         if name.startswith("_") or hasattr(type(self), name):  # a property of this class raised AttributeError
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            raise AttributeError(f"{quoted(type(self).__name__)} object has no attribute {quoted(name)}")
         value = getattr(self.fs, name)
         return self._forgetting(value) if inspect.isroutine(value) else value
 
@@ -209,24 +209,30 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
         length : int, optional
             How many bytes, cut off at the end of the object. By default all up to the end.
 
-        Yields
-        ------
-        int
-            How many further bytes are cached now.
+        Returns
+        -------
+        iterator of int
+            How many further bytes are cached now, again and again until all are.
 
         Raises
         ------
         FileNotFoundError
-            There is no such object.
+            From ``next``: there is no such object.
         ChangedError
-            The object has changed since the first bytes were fetched.
+            From ``next``: the object has changed since the first bytes were fetched.
+        TypeError
+            The offset or length is no integer.
+        ValueError
+            The offset or length is negative.
         """
-        path = self._strip_protocol(path)
-        end = None if length is None else offset + length
-        identity = self._identify(path, (offset, end))
+        offset, length = _place(offset, length)
+        return self._fetch(self._strip_protocol(path), offset, None if length is None else offset + length)
+
+    def _fetch(self, path: str, start: int, end: int | None) -> Iterator[int]:
+        identity = self._identify(path, (start, end))
         if not identity.cacheable:
             return
-        start, wanted = extent(offset, end, identity.size or 0)
+        start, wanted = extent(start, end, identity.size or 0)
         for piece in self._map(path, identity).pieces(start, wanted):
             with piece:
                 count = len(piece)
@@ -388,7 +394,7 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
         return list(islice(others, 1)), others
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
-        path = self._strip_protocol(path)
+        path, (start, end) = self._strip_protocol(path), bounds(start, end)
         if kwargs:  # they may select other bytes (version_id=), which are not cached
             return self.fs.cat_file(path, start=start, end=end, **kwargs)
         return self._while_unchanged(
@@ -518,7 +524,7 @@ def _refuse_unknown(options: dict[str, Any]) -> None:
     for name in options:
         if name not in _FSSPEC_OPTIONS and name not in POOL_OPTIONS:
             raise TypeError(
-                f"folio: no option {name!r}; there are {', '.join(_OPTIONS[:-4])}. Options of the target go under "
+                f"folio: no option {quoted(name)}; there are {', '.join(_OPTIONS[:-4])}. Options of the target go under "
                 "the target's name, as in fsspec.open('folio::s3://…', s3={…}, folio={…})"
             )
 
@@ -539,6 +545,9 @@ def _make_target(
 
 def _stripped(fs: fsspec.AbstractFileSystem, scheme: str, path: Any) -> Any:
     path = unprefixed(path, scheme)
+    for one in path if isinstance(path, list) else (path,):
+        if not isinstance(one, str):
+            raise no_path(one)
     return [fs._strip_protocol(one) for one in path] if isinstance(path, list) else fs._strip_protocol(path)
 
 
@@ -546,13 +555,13 @@ def _place(offset: SupportsIndex, length: SupportsIndex | None) -> tuple[int, in
     """Return an offset and a length as numbers. Raises TypeError, ValueError."""
     start, count = integer(offset, "offset"), None if length is None else integer(length, "length")
     if start < 0 or (count or 0) < 0:
-        raise ValueError(f"folio: offset and length must not be negative: {start}, {count}")
+        raise ValueError(f"folio: offset and length must not be negative: {quoted(start)}, {quoted(count)}")
     return start, count
 
 
 def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"folio: {name} is True or False; not {value!r}")
+        raise ValueError(f"folio: {name} is True or False; not {quoted(value)}")
     return value
 
 

@@ -22,7 +22,7 @@ from foliocache.sizes import parse_size
 
 from .answers import says_absent
 from .identities import Identities, shared, unshared
-from .ranges import Want, first_wanted
+from .ranges import Want, first_wanted, no_path
 from .target import Identity, Target
 
 if TYPE_CHECKING:
@@ -117,8 +117,6 @@ class Identifying:
         return await home_of(self.target.loop).call(self._identify_there, path, want, firsts)
 
     def _identifying(self, path: str, want: Want | None, firsts: list[First] | None = None) -> Steps:
-        if not isinstance(path, str):  # it would be remembered, and stand in the way of every write
-            raise TypeError(f"folio: a path is a string or an os.PathLike, not {path!r}")
         asks_with_bytes = want is not None and self.target.tells_with_bytes
         if self._identities.is_written(path) or not (self._trust or (asks_with_bytes and self._has_pool())):
             return (yield from self._asking(path))
@@ -214,7 +212,9 @@ class Identifying:
 
     def _remembered(self, path: str) -> Identity | None:
         """Return the remembered identity of the path, without waiting; None if the origin must be asked. Raises
-        FileNotFoundError."""
+        FileNotFoundError, TypeError."""
+        if not isinstance(path, str):  # it would be remembered, and stand in the way of every write
+            raise no_path(path)
         identity = self._identities.recall(path, self._who, self._trust)
         if identity is not None or not self._trust or self._identities.is_written(path):
             return identity

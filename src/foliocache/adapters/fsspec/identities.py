@@ -24,6 +24,8 @@ from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from foliocache.errors import quoted
+
 from .target import Identity
 
 if TYPE_CHECKING:
@@ -155,9 +157,9 @@ def trust_seconds(check_files: bool | None, expiry: float | None) -> float:
     """Return for how many seconds an identity is trusted: 0 if files are checked at each open, inf with check_files=False and
     no expiry. Raises ValueError."""
     if expiry is not None and (isinstance(expiry, bool) or not isinstance(expiry, (int, float)) or not expiry >= 0):
-        raise ValueError(f"folio: expiry is a number of seconds, 0 or more, or None; not {expiry!r}")
+        raise ValueError(f"folio: expiry is a number of seconds, 0 or more, or None; not {quoted(expiry)}")
     if check_files not in (None, True, False):
-        raise ValueError(f"folio: check_files is True, False or None; not {check_files!r}")
+        raise ValueError(f"folio: check_files is True, False or None; not {quoted(check_files)}")
     if check_files or (check_files is None and expiry is None):
         return 0.0
     return math.inf if expiry is None else float(expiry)

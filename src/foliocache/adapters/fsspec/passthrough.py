@@ -21,7 +21,7 @@ from fsspec import AbstractFileSystem
 from fsspec.transaction import Transaction
 from fsspec.utils import stringify_path
 
-from foliocache.errors import FoliocacheError
+from foliocache.errors import FoliocacheError, quoted
 
 if TYPE_CHECKING:
     from .identities import Identities
@@ -260,7 +260,7 @@ def refuse_misspelled(url: str) -> None:
     """Raise ValueError for ``folio:s3://…`` and ``folio://s3://…``, with the right spelling."""
     right = _MISSPELLED.sub("folio::", url, count=1)
     if right != url:
-        raise ValueError(f"folio: {url!r} is not how a target is chained; write {right!r}, with two colons")
+        raise ValueError(f"folio: {quoted(url)} is not how a target is chained; write {quoted(right)}, with two colons")
 
 
 def _folder(pattern: str) -> str:

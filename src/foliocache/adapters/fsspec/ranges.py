@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from operator import index
-from typing import Any
+from os import PathLike
+from typing import Any, SupportsIndex
 
-from foliocache.errors import FoliocacheError
+from foliocache.errors import FoliocacheError, quoted
+from foliocache.sizes import integer
 
 Range = tuple[str, int | None, int | None]  # path, start, end: a Python slice
 Want = tuple[int | None, int | None]  # the same without a path
@@ -18,15 +19,30 @@ _FIRST_MAX = (
 _UNIT_MAX = 64 << 10  # the most bytes of a mapping's unit, unless pages are larger
 
 
+def no_path(given: Any) -> TypeError:
+    """Return the exception for what is not a path."""
+    return TypeError(f"folio: a path is a string or an os.PathLike, not {quoted(given)}")
+
+
 def ranges_of(paths: list[str], starts: Any, ends: Any, max_gap: int | None = None) -> list[Range]:
-    if max_gap is not None and index(max_gap) < 0:
-        raise ValueError(f"cat_ranges: max_gap is a number of bytes, 0 or more, or None; not {max_gap}")
+    if max_gap is not None and integer(max_gap, "max_gap") < 0:
+        raise ValueError(f"cat_ranges: max_gap is a number of bytes, 0 or more, or None; not {quoted(max_gap)}")
     if not isinstance(paths, list):
         raise TypeError("cat_ranges: paths is a list")
+    for path in paths:
+        if not isinstance(path, (str, PathLike)):
+            raise no_path(path)
     columns = [list(column) if isinstance(column, Iterable) else [column] * len(paths) for column in (starts, ends)]
     if any(len(column) != len(paths) for column in columns):
         raise ValueError(f"cat_ranges: {len(paths)} paths, {len(columns[0])} starts, {len(columns[1])} ends")
-    return list(zip(paths, *columns, strict=True))
+    return [(path, *bounds(start, end)) for path, start, end in zip(paths, *columns, strict=True)]
+
+
+def bounds(start: SupportsIndex | None, end: SupportsIndex | None) -> Want:
+    """Return the bounds of a Python slice as numbers or None. Raises TypeError."""
+    if type(start) is type(end) is int:
+        return start, end
+    return None if start is None else integer(start, "start"), None if end is None else integer(end, "end")
 
 
 def extent(start: int | None, end: int | None, size: int) -> tuple[int, int]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch.utils.data
 
+from foliocache.errors import quoted
+
 from ...objects import keys
 from ...objects.found import MISSING
 from ...objects.many import get_or_create_many
@@ -82,10 +84,10 @@ class SharedDataset(torch.utils.data.Dataset[Any]):
                 "For an iterable one, keep what it reads: pool.memoize(), or files opened by folio::"
             )
         if not isinstance(key, str) or not key:
-            raise ValueError(f"the key of a dataset must be a string that is not empty, not {key!r}")
+            raise ValueError(f"the key of a dataset must be a string that is not empty, not {quoted(key)}")
         check(pool, version, expiry, loads, writable)
         if transform is not None and not callable(transform):
-            raise TypeError(f"a transform must be callable, not {transform!r}")
+            raise TypeError(f"a transform must be callable, not {quoted(transform)}")
         self.dataset: Any = dataset
         self.pool: Pool = pool
         self._key = f"torch:{key}:"
@@ -175,7 +177,7 @@ class SharedDataset(torch.utils.data.Dataset[Any]):
         self._leftovers.add()
         samples: Sequence[Any] = many([known[n][0] for n in positions])
         if len(samples) != len(positions):
-            raise ValueError(f"{self.dataset!r} returned {len(samples)} samples for {len(positions)} indices")
+            raise ValueError(f"{quoted(self.dataset)} returned {len(samples)} samples for {len(positions)} indices")
         return samples
 
     def _known_by_all(self, indices: Sequence[Any]) -> list[tuple[Any, str]]:

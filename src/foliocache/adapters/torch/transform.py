@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from foliocache.errors import quoted
+
 from ...objects import keys
 from ...objects.store import check_options
 from ...pool.pool import Pool
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 def check(pool: Pool, version: str, expiry: float | None, loads: Loads, writable: Writable) -> None:
     """Raise TypeError if ``pool`` is no pool, ValueError if an option has an invalid value."""
     if not isinstance(pool, Pool):
-        raise TypeError(f"pool must be a pool, from foliocache.open(name), not {pool!r}")
+        raise TypeError(f"pool must be a pool, from foliocache.open(name), not {quoted(pool)}")
     check_options(version, expiry, loads, writable)
 
 
@@ -79,7 +81,7 @@ class CachedTransform:
             return keys.digest(sample)
         name = self._sample_key(sample)
         if not isinstance(name, str):
-            raise TypeError(f"sample_key must return a string, not {name!r}")
+            raise TypeError(f"sample_key must return a string, not {quoted(name)}")
         return f"'{name}"
 
     def __repr__(self) -> str:
@@ -130,11 +132,11 @@ def cached(
         An option has an invalid value.
     """
     if not callable(transform):
-        raise TypeError(f"a transform must be callable, not {transform!r}")
+        raise TypeError(f"a transform must be callable, not {quoted(transform)}")
     check(pool, version, expiry, loads, writable)
     if key is None:
         try:
             key = keys.digest(transform)
         except (TypeError, RecursionError) as error:
-            raise TypeError(f"{transform!r} cannot be told from other transforms: {error}. Give key=") from error
+            raise TypeError(f"{quoted(transform)} cannot be told from other transforms: {error}. Give key=") from error
     return CachedTransform(transform, pool, key, sample_key, version, expiry, loads, writable)

@@ -16,6 +16,8 @@ import numpy
 from zarr import Array, AsyncArray
 from zarr.core.buffer import default_buffer_prototype
 
+from foliocache.errors import quoted
+
 from ...objects import values
 from ...objects.found import MISSING
 from .gather import gather
@@ -67,11 +69,11 @@ class FolioArray(Array[Any]):
         super().__init__(array.async_array if isinstance(array, Array) else array)
         inner = self.async_array
         if not isinstance(inner.store_path.store, FolioStore):
-            raise TypeError(f"{array!r} is not in a FolioStore; open it from foliocache.zarr.FolioStore(store, pool)")
+            raise TypeError(f"{quoted(array)} is not in a FolioStore; open it from foliocache.zarr.FolioStore(store, pool)")
         if not isinstance(inner.codec_pipeline, CachedCodecPipeline):
             raise TypeError(
-                f"{array!r} was opened with {type(inner.codec_pipeline).__name__}, which keeps no decoded chunks; before that, "
-                'zarr.config.set({"codec_pipeline.path": "foliocache.zarr.CachedCodecPipeline"})'
+                f"{quoted(array)} was opened with {type(inner.codec_pipeline).__name__}, which keeps no decoded chunks; "
+                'before that, zarr.config.set({"codec_pipeline.path": "foliocache.zarr.CachedCodecPipeline"})'
             )
 
     def __getstate__(self) -> dict[str, Any]:

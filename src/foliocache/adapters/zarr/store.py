@@ -34,6 +34,8 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.config import config
 from zarr.storage import WrapperStore
 
+from foliocache.errors import quoted
+
 from ...objects.found import MISSING
 from ...objects.store import check_options, seconds
 from ...pool.opening import open as open_pool
@@ -87,13 +89,13 @@ class FolioStore(WrapperStore[Store]):
         self, store: Store, pool: Pool | str, *, name: str | None = None, expiry: float | None = None, listings: float = 0
     ) -> None:
         if not isinstance(store, Store):
-            raise TypeError(f"store must be a store of zarr, from zarr.storage or zarr.abc.store.Store, not {store!r}")
+            raise TypeError(f"store must be a store of zarr, from zarr.storage or zarr.abc.store.Store, not {quoted(store)}")
         prefix = f"zarr:{identity(store, name)}:"
         check_options("", expiry, "arrays")
         super().__init__(store)
         self.pool: Pool = open_pool(pool) if isinstance(pool, str) else pool
         if not isinstance(self.pool, Pool):
-            raise TypeError(f"pool must be a pool, from foliocache.open(name), or its name, not {pool!r}")
+            raise TypeError(f"pool must be a pool, from foliocache.open(name), or its name, not {quoted(pool)}")
         self._options: dict[str, Any] = {"name": name, "expiry": expiry, "listings": listings}
         self._expiry, self._listings = expiry, seconds(listings, "listings")
         self._prefix = prefix

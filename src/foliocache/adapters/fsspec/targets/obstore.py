@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from fsspec.asyn import sync
 
 from foliocache import ChangedError, FoliocacheError
+from foliocache.errors import quoted
 
 from .base import Identity, Stream, Target
 from .http import HTTPTarget
@@ -50,7 +51,7 @@ class Untranslatable(Exception):
 def check(client: str | None, target: Target) -> None:
     """Raise ValueError if ``client`` cannot be used with the target, whatever the path; ImportError without obstore."""
     if client not in (None, AUTO, OBSTORE):
-        raise ValueError(f"folio: client is None, {AUTO!r} or {OBSTORE!r}, not {client!r}")
+        raise ValueError(f"folio: client is None, {AUTO!r} or {OBSTORE!r}, not {quoted(client)}")
     if client == OBSTORE and find_spec("obstore") is None:
         raise ImportError("folio: client='obstore' needs obstore; install foliocache[obstore]")
     if client == OBSTORE and _translation(target) is None:
@@ -79,8 +80,8 @@ def stream(target: Target, path: str, identity: Identity) -> Stream | None:
         if target.client == AUTO:
             return own
         raise ValueError(
-            f"folio: obstore cannot be told to read {path!r} as {type(target.given).__name__} does: {why}; leave client= out, "
-            f"or let it be {AUTO!r}"
+            f"folio: obstore cannot be told to read {quoted(path)} as {type(target.given).__name__} does: {why}; leave "
+            f"client= out, or let it be {AUTO!r}"
         ) from None
     return _Reader(target, path, identity, store, key, version, own)
 
