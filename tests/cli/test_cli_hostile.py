@@ -160,9 +160,26 @@ def test_every_error_is_one_harmless_line(shared_memory):
 def test_a_page_that_cannot_be_written(shared_memory):
     arguments = "verify", "put/aba", "--model", "sc", "--mutate", "type-before-freeze", "--html", "/none/\x1b[3;7;9m\udcff[/]"
     done = run(*arguments)
-    assert done.code == 3
+    assert done.code == 2 and done.out == "", "it is said before anything is explored"
     one_line(done.err)
-    harmless(done.out.encode())
+
+
+@pytest.mark.parametrize("place", ["none/a.html", "", "file/a.html"])
+def test_a_page_that_cannot_be_written_if_there_were_one(tmp_path, place):
+    """Nothing is violated, so nothing would be written: it is said all the same."""
+    (tmp_path / "file").write_text("")
+    done = run("verify", "repair/drop-remove", "--model", "sc", "--html", str(tmp_path / place))
+    assert done.code == 2 and done.out == ""
+    one_line(done.err)
+
+
+def test_a_page_that_is_not_written(tmp_path):
+    scenario, page = ("repair/drop-remove", "--model", "sc"), tmp_path / "a.html"
+    done = run("verify", *scenario, "--html", str(page))
+    assert (done.code, done.err) == (0, f"foliocache: there is no counterexample, so {page} is not written\n")
+    assert not page.exists()
+    for other in (("--replay", "x"), ("--export", "herd")):
+        assert run("verify", *scenario, "--html", str(page), *other).code == 2
 
 
 @pytest.mark.parametrize("arguments", [["stat"], ["nothing"], ["warm", "--size", "1MiB"]], ids=lambda arguments: arguments[0])

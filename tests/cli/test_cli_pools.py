@@ -179,10 +179,22 @@ def test_fsck_of_a_sound_pool(pool, pool_name, cli, cli_json):
 
 
 def test_rm(pool_name, cli_json, cli):
-    foliocache.open(pool_name, size=SIZE)
-    assert cli_json("rm", pool_name) == {"removed": pool_name}
+    foliocache.open(pool_name, size=SIZE).close()
+    assert cli_json("rm", pool_name)["removed"] == pool_name
     assert pool_name not in foliocache.pools()
     assert cli("rm", pool_name).code == 3
+
+
+def test_rm_says_who_keeps_the_memory(pool_name, cli_json, cli):
+    pools = []
+    for number in range(2):
+        pools.append(foliocache.open(pool_name, size=SIZE))
+        assert pools[-1].mapping("key", 10, "1", lambda offset, length: b"x" * length).read(0, 10) == b"x" * 10
+        if number:
+            assert cli_json("rm", pool_name) == {"removed": pool_name, "clients": 1}
+        else:
+            assert cli("rm", pool_name).out == f"removed pool {pool_name}; its memory is free when 1 client of it has ended\n"
+    assert [bytes(pool.mapping("key", 10, "1").read(0, 10)) for pool in pools] == [b"x" * 10] * 2
 
 
 @pytest.mark.parametrize("command", ["stat", "ls", "fsck", "rm"])

@@ -5,6 +5,8 @@ Names and sizes are checked by the library's own functions, so the command line 
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter, validators
@@ -66,12 +68,23 @@ def check_offset(type_: object, size: str | None) -> None:
         parse_size(size)
 
 
+def check_output(type_: object, path: Path | None) -> None:
+    """Raise ValueError for a file that cannot be written, before a command begins with what takes long."""
+    if path is not None and path.is_dir():
+        raise ValueError(f"{path} is a folder; give the name of a file")
+    if path is not None and not path.exists() and not path.parent.is_dir():
+        raise ValueError(f"there is no folder {path.parent}")
+    if path is not None and not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"{path} cannot be written")
+
+
 Json = Annotated[bool, Parameter(show_default=False)]
 Name = Annotated[str, Parameter(validator=check_name)]
 AnyName = Annotated[str | None, Parameter(validator=check_name)]
 Size = Annotated[str | None, Parameter(name="--size", validator=check_size)]
 Offset = Annotated[str, Parameter(validator=check_offset)]
 Length = Annotated[str | None, Parameter(validator=check_offset)]
+Output = Annotated[Path | None, Parameter(validator=check_output)]
 Positive = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 Share = Annotated[float, Parameter(validator=validators.Number(gt=0, lte=1))]
 Milliseconds = Annotated[float, Parameter(validator=validators.Number(gte=0, lte=3_600_000))]

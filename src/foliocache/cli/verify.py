@@ -7,7 +7,6 @@ import difflib
 import os
 import shutil
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from cyclopts import Parameter
@@ -18,7 +17,7 @@ from foliocache.check import html as html_page
 from foliocache.check.export_words import Refused
 from foliocache.check.replay import replay as replayed
 from foliocache.cli import exits
-from foliocache.cli.options import Json, Positive
+from foliocache.cli.options import Json, Output, Positive
 from foliocache.cli.output import complain, console, counted, emit_json, table
 from foliocache.errors import quoted
 
@@ -70,7 +69,7 @@ def verify(
     mutate: str | None = None,
     json: Json = False,
     jobs: Positive | None = None,
-    html: Path | None = None,
+    html: Output = None,
     budget: float | None = None,
     bound: int | None = None,
     sample: Positive | None = None,
@@ -128,6 +127,9 @@ def verify(
     if sample is not None and bound is not None:
         complain("--sample and --bound exclude each other: a sample is no search")
         return exits.USAGE
+    if html is not None and (export or replay):
+        complain("--html is the page of a counterexample that is looked for; --export and --replay look for none")
+        return exits.USAGE
     if export is not None:
         return _export([one for one in chosen if one.name in names] or chosen, export, mutate)
     if replay is not None:
@@ -151,6 +153,8 @@ def verify(
     found = next((row for row in rows if row.found and (row.surprise or mutate)), None)
     if html is not None and found:
         html.write_text(_page(known[found.scenario], found))
+    elif html is not None:
+        complain(f"there is no counterexample, so {html} is not written")
     return exits.FOUND if any(row.surprise for row in rows) else exits.OK
 
 

@@ -80,7 +80,11 @@ def _failure(error: OSError, name: str, shape: Geometry) -> PoolError:
     if error.errno not in _FULL:
         return PoolError(f"pool {name!r} cannot be made in {directory()}: {error.strerror}")
     free = os.statvfs(directory())
-    advice = "allow larger files (ulimit -f)" if error.errno == errno.EFBIG else "enlarge it (docker run --shm-size=...)"
+    advice = (
+        "enlarge it (docker run --shm-size=...). A pool that was removed has its memory until the processes that use it end"
+    )
+    if error.errno == errno.EFBIG:
+        advice = "allow larger files (ulimit -f)"
     if error.errno == errno.ENOMEM:
         return PoolFullError(
             f"there is no memory for the tables of a pool of {format_size(shape['pool'])} ({tables}), on "
