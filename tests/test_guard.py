@@ -16,7 +16,8 @@ guard.GRACE, guard.EXIT = 0.2, 1
 def pytest_configure(config):
     config.pluginmanager.register(guard)
 """
-OPTIONS = ["-q", "-p", "no:cacheprovider", "-p", "no:asyncio", "-c", os.devnull, "--rootdir", "."]
+OPTIONS = ["-q", "-p", "no:cacheprovider", "-p", "pytest_timeout", "-c", os.devnull, "--rootdir", "."]
+PLUGINS = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # to import those that are installed takes longer than the run
 LIMITS = ["-o", "timeout=1", "-o", "timeout_method=signal"]
 
 
@@ -28,7 +29,7 @@ def start(tmp_path):
     def call(code, *more):
         (tmp_path / "conftest.py").write_text(CONFTEST)
         (tmp_path / "test_it.py").write_text("import os, signal, subprocess, sys, threading, time\n" + code)
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path[1:]])}
+        environment = os.environ | PLUGINS | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path[1:]])}
         environment.pop("CI", None)  # with it, pytest repeats whole messages in its summary
         command = [sys.executable, "-m", "pytest", *OPTIONS, *LIMITS, *more, "test_it.py"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

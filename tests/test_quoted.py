@@ -4,7 +4,7 @@ import pytest
 
 import foliocache
 from foliocache import sizes
-from foliocache.errors import quoted
+from foliocache.sizes import quoted
 from foliocache.tiers import urls
 
 HUGE = "x" * 10_000_000

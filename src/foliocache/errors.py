@@ -3,22 +3,6 @@
 from __future__ import annotations
 
 import errno
-import reprlib
-
-_QUOTED_MAX = 200  # characters
-
-
-class _Quoting(reprlib.Repr):
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxother = self.maxlong = _QUOTED_MAX
-
-    def repr_int(self, x: int, level: int) -> str:
-        """Python refuses to write integers of more than some 4,000 digits."""
-        return super().repr_int(x, level) if x.bit_length() <= 4 * _QUOTED_MAX else f"an integer of {x.bit_length()} bits"
-
-
-quoted = _Quoting().repr  # what an argument is in a message: its repr, without its middle if that is long
 
 
 class FoliocacheError(Exception):

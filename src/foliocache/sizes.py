@@ -1,14 +1,28 @@
-"""Parsing and formatting of sizes, and checking of numbers that callers pass."""
+"""Parsing and formatting of sizes, checking of numbers that callers pass, and quoting of what they pass in messages."""
 
 import operator
 import re
+import reprlib
 from typing import SupportsIndex
-
-from .errors import quoted
 
 _UNITS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", start=1):
     _UNITS |= {_letter: 1024**_power, f"{_letter}ib": 1024**_power, f"{_letter}b": 1000**_power}
+
+_QUOTED_MAX = 200  # characters
+
+
+class _Quoting(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = _QUOTED_MAX
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Python refuses to write integers of more than some 4,000 digits."""
+        return super().repr_int(x, level) if x.bit_length() <= 4 * _QUOTED_MAX else f"an integer of {x.bit_length()} bits"
+
+
+quoted = _Quoting().repr  # what an argument is in a message: its repr, without its middle if that is long
 
 
 def parse_size(value: SupportsIndex | str, what: str = "size") -> int:

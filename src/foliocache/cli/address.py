@@ -6,7 +6,7 @@ import ipaddress
 import socket
 
 from foliocache.cli.exits import CommandError, UsageError
-from foliocache.errors import quoted
+from foliocache.sizes import quoted
 
 LOOPBACK = "127.0.0.1"
 

@@ -33,9 +33,9 @@ from foliocache.cli import address, exits
 from foliocache.cli.options import AnyName
 from foliocache.cli.output import tell
 from foliocache.cli.rates import rates
-from foliocache.errors import quoted
 from foliocache.observe.statistics import Picture, Statistics
 from foliocache.pool.watch import Watch
+from foliocache.sizes import quoted
 
 PORT = 8465
 INTERVAL = 1.0  # seconds between two looks

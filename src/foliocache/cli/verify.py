@@ -19,7 +19,7 @@ from foliocache.check.replay import replay as replayed
 from foliocache.cli import exits
 from foliocache.cli.options import Json, Output, Positive
 from foliocache.cli.output import complain, console, counted, emit_json, table
-from foliocache.errors import quoted
+from foliocache.sizes import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -28,7 +28,8 @@ from ..mm cimport atomics, layout
 
 from collections import deque
 
-from ..errors import FoliocacheError, SourceError, quoted
+from ..errors import FoliocacheError, SourceError
+from ..sizes import quoted
 from ..observe import spans
 from .source import way_of
 

@@ -3,7 +3,8 @@ from cpython.buffer cimport PyBUF_FULL_RO, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffe
 from cpython.buffer cimport PyBuffer_IsContiguous, PyBuffer_ToContiguous, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
-from ..errors import SourceError, quoted
+from ..errors import SourceError
+from ..sizes import quoted
 
 
 def copy(target, data):

@@ -26,7 +26,8 @@ from _thread import allocate_lock, get_ident
 from .buffers cimport get_readable, release
 from .steps cimport FAILED, FILLED, FOREIGN, LATE, OURS, Steps
 from ..mm cimport atomics, layout
-from ..errors import SourceError, quoted
+from ..errors import SourceError
+from ..sizes import quoted
 from ..observe import notices, spans
 from . import failure
 from . import engine

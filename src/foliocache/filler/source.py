@@ -6,8 +6,9 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, runtime_checkable
 
-from ..errors import SourceError, quoted
+from ..errors import SourceError
 from ..mm import layout
+from ..sizes import quoted
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

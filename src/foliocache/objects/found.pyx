@@ -14,7 +14,8 @@ from libc.string cimport memcmp
 import contextlib
 from weakref import ref as _ref
 
-from ..errors import FoliocacheError, quoted
+from ..errors import FoliocacheError
+from ..sizes import quoted
 from . import values
 from .short import short_pickle
 

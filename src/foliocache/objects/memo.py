@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Collection
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
-from ..errors import quoted
+from ..sizes import quoted
 from . import keys
 from .store import MakeAsync, Objects, check_options
 from .values import Loads

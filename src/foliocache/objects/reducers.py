@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import quoted
 from .unmarked import tensor
 
 if TYPE_CHECKING:

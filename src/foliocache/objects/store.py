@@ -25,8 +25,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from ..errors import FoliocacheError, SourceError, quoted
+from ..errors import FoliocacheError, SourceError
 from ..filler import failure
+from ..sizes import quoted
 from . import values
 from .found import MISSING, Found, Gone, Lookup, private
 from .values import Loads

@@ -4,7 +4,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, P
 
 import sys
 
-from ..errors import quoted
+from ..sizes import quoted
 
 
 @cython.final

@@ -27,7 +27,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
-from ..errors import FoliocacheError, quoted
+from ..errors import FoliocacheError
+from ..sizes import quoted
 from . import reducers
 from .short import short_pickle
 from .unmarked import tensor

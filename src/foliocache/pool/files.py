@@ -17,7 +17,8 @@ import struct
 import time
 from collections.abc import Iterator
 
-from ..errors import PoolError, PoolNotFoundError, quoted
+from ..errors import PoolError, PoolNotFoundError
+from ..sizes import quoted
 from .descriptor import Descriptor, open_file
 
 PREFIX = "foliocache."

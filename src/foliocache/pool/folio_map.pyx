@@ -72,8 +72,8 @@ cdef extern from "Python.h":
 
 from .attachment import refused
 from .private import is_writable
-from ..errors import FoliocacheError, quoted
-from ..sizes import integer
+from ..errors import FoliocacheError
+from ..sizes import integer, quoted
 
 cdef extern from "<sys/mman.h>" nogil:
     int madvise(void *where, size_t length, int advice)

@@ -3,9 +3,9 @@
 import resource
 from typing import SupportsIndex, TypeAlias
 
-from ..errors import PoolMismatchError, quoted
+from ..errors import PoolMismatchError
 from ..mm import layout
-from ..sizes import format_size, parse_count, parse_share, parse_size
+from ..sizes import format_size, parse_count, parse_share, parse_size, quoted
 from . import headroom, machine
 from .files import directory
 

@@ -9,12 +9,11 @@ import operator
 import weakref
 from typing import TYPE_CHECKING, Literal, NoReturn, SupportsIndex, TypeAlias
 
-from ..errors import quoted
 from ..filler.miss import Filler
 from ..filler.readahead import Readahead
 from ..filler.source import check
 from ..mm import layout, xarray
-from ..sizes import format_size, parse_count, parse_size
+from ..sizes import format_size, parse_count, parse_size, quoted
 from .asynchronous import AsyncReads
 from .window import Window, open_window
 

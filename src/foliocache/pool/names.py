@@ -20,10 +20,10 @@ from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypeVar
 
-from ..errors import quoted
 from ..mm import layout
 from ..mm.audit import readable
 from ..observe.records import NameInfo
+from ..sizes import quoted
 from .mapping import _cut, _plain
 from .question import Known, NameTable, Question
 

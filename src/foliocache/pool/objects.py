@@ -6,10 +6,11 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import FoliocacheError, quoted
+from ..errors import FoliocacheError
 from ..filler.miss import Filler
 from ..filler.readahead import Readahead
 from ..mm import layout, xarray
+from ..sizes import quoted
 from .found import FoundMap
 from .mapping import Mapping, _order_for, _span_for, object_digest
 

@@ -7,7 +7,8 @@ import weakref
 from collections.abc import Sequence
 from typing import SupportsIndex
 
-from ..errors import FoliocacheError, PoolNotFoundError, quoted
+from ..errors import FoliocacheError, PoolNotFoundError
+from ..sizes import quoted
 from . import geometry, headroom, numa
 from . import segment as segments
 from .creation import create_or_attach

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, SupportsFloat, SupportsIndex, TypeAlias, TypeVar, overload
 
-from ..errors import FoliocacheError, quoted
+from ..errors import FoliocacheError
 from ..filler.engine import Engine
 from ..mm import audit, layout, page_alloc
 from ..observe import look, notices
 from ..observe.records import Counters, Finding, FoliosByType, LockInfo, ObjectInfo, PagesByState, Stat
-from ..sizes import format_size, parse_count, parse_size
+from ..sizes import format_size, parse_count, parse_size, quoted
 from . import client, machine, repair, shrink, strays, view
 from . import segment as segments
 from . import tiers as records

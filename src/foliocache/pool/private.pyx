@@ -11,7 +11,7 @@ two instructions of Python a signal handler may raise, and Python forks even if 
 import os
 from weakref import ref as _ref
 
-from ..errors import quoted
+from ..sizes import quoted
 
 cdef set _mapped = set()  # weak references; each takes itself out
 

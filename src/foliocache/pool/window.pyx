@@ -20,8 +20,8 @@ from posix.mman cimport PROT_NONE, PROT_READ, PROT_WRITE, mmap, munmap
 
 import os
 
-from ..errors import FoliocacheError, LeaseError, quoted
-from ..sizes import integer
+from ..errors import FoliocacheError, LeaseError
+from ..sizes import integer, quoted
 
 from .attachment cimport Attachment
 from .folio_map cimport FolioMap

@@ -23,7 +23,7 @@ from time import monotonic
 from typing import Any, Literal, NamedTuple
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from ..errors import quoted
+from ..sizes import quoted
 from .wire import Reply, exchange
 
 CONNECT_TIMEOUT = 30.0  # seconds

@@ -29,8 +29,9 @@ from typing import Any, Protocol, TypeVar
 import obstore.exceptions
 from obstore.store import AzureStore, GCSStore, HTTPStore, LocalStore, MemoryStore, S3Store
 
-from ..errors import ChangedError, FoliocacheError, SourceError, quoted
+from ..errors import ChangedError, FoliocacheError, SourceError
 from ..filler.source import Source
+from ..sizes import quoted
 
 __all__ = ["Object", "Store", "Version", "key_of", "read_version", "strong", "usable"]
 

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..errors import FoliocacheError, SourceError, quoted
+from ..errors import FoliocacheError, SourceError
 from ..filler.buffers import clear, copy
 from ..filler.source import kind_of
+from ..sizes import quoted
 from .behind import Credit, Promise, behind, may_pin
 from .claims import Claim
 from .guard import Account, Guard

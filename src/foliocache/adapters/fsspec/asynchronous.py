@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fsspec.asyn import AbstractAsyncStreamedFile, AsyncFileSystem, get_loop
 
 from foliocache import ChangedError
-from foliocache.errors import FoliocacheError, quoted
+from foliocache.errors import FoliocacheError
 from foliocache.filler.engine import Engine
 from foliocache.filler.homes import home_of
+from foliocache.sizes import quoted
 
 from .ranges import Merged, Range, Want, bounds, extent, is_cached, ranges_of
 

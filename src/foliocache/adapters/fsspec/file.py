@@ -17,7 +17,8 @@ from operator import index
 from typing import TYPE_CHECKING, Any, Self
 
 from foliocache import ChangedError
-from foliocache.errors import FoliocacheError, quoted
+from foliocache.errors import FoliocacheError
+from foliocache.sizes import quoted
 
 from .asynchronous import in_thread
 

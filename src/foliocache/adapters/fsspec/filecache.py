@@ -19,7 +19,7 @@ from fsspec.utils import tokenize
 
 import foliocache
 from foliocache import ChangedError
-from foliocache.errors import quoted
+from foliocache.sizes import quoted
 
 from .target import Identity, bytes_reader, target_for
 

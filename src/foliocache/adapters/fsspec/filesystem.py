@@ -27,9 +27,9 @@ from fsspec.utils import isfilelike
 
 import foliocache
 from foliocache import ChangedError
-from foliocache.errors import FoliocacheError, quoted
+from foliocache.errors import FoliocacheError
 from foliocache.pool.results import Results
-from foliocache.sizes import integer
+from foliocache.sizes import integer, quoted
 
 from .answers import Answers
 from .asynchronous import ATTEMPTS, Asynchronous

@@ -24,7 +24,7 @@ from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from foliocache.errors import quoted
+from foliocache.sizes import quoted
 
 from .target import Identity
 

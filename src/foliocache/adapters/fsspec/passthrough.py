@@ -21,7 +21,8 @@ from fsspec import AbstractFileSystem
 from fsspec.transaction import Transaction
 from fsspec.utils import stringify_path
 
-from foliocache.errors import FoliocacheError, quoted
+from foliocache.errors import FoliocacheError
+from foliocache.sizes import quoted
 
 if TYPE_CHECKING:
     from .identities import Identities

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from os import PathLike
 from typing import Any, SupportsIndex
 
-from foliocache.errors import FoliocacheError, quoted
-from foliocache.sizes import integer
+from foliocache.errors import FoliocacheError
+from foliocache.sizes import integer, quoted
 
 Range = tuple[str, int | None, int | None]  # path, start, end: a Python slice
 Want = tuple[int | None, int | None]  # the same without a path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch.utils.data
 
-from foliocache.errors import quoted
+from foliocache.sizes import quoted
 
 from ...objects import keys
 from ...objects.found import MISSING

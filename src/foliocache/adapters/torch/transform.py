@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from foliocache.errors import quoted
+from foliocache.sizes import quoted
 
 from ...objects import keys
 from ...objects.store import check_options

@@ -16,7 +16,7 @@ import numpy
 from zarr import Array, AsyncArray
 from zarr.core.buffer import default_buffer_prototype
 
-from foliocache.errors import quoted
+from foliocache.sizes import quoted
 
 from ...objects import values
 from ...objects.found import MISSING

@@ -34,7 +34,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.config import config
 from zarr.storage import WrapperStore
 
-from foliocache.errors import quoted
+from foliocache.sizes import quoted
 
 from ...objects.found import MISSING
 from ...objects.store import check_options, seconds

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from fsspec.asyn import sync
 
 from foliocache import ChangedError, FoliocacheError
-from foliocache.errors import quoted
+from foliocache.sizes import quoted
 
 from .base import Identity, Stream, Target
 from .http import HTTPTarget
