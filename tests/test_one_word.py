@@ -195,3 +195,8 @@ def test_a_length_that_its_span_contradicts(pool_name, length):
     buffer = bytearray(2 * PAGE)
     assert two.readinto(0, buffer) == 2 * PAGE and buffer == wanted
     assert two.read(10, 2 * PAGE - 20) == wanted[10:-10] and two.read_bytes(PAGE - 5, 10) == wanted[PAGE - 5 : PAGE + 5]
+
+
+def test_a_limit_of_nothing_has_statistics(pool):
+    pool._attachment.segment.memory.poke32(layout.PAGES_LIMIT, 0)
+    assert pool.stat().pool_bytes == 0 < pool.stat().metadata_ratio
