@@ -46,10 +46,11 @@ def extension(path):
     )
 
 
-def layout_is_newer():
-    """True if some C file is older than the constants' declarations. Cython does not see that every module depends on them."""
+def declarations_are_newer():
+    """True if some C file is older than the constants or the inlined functions. Cython does not see which modules have them."""
+    newest = max(path.stat().st_mtime for path in (MM / "layout.pxd", *(MM / "inline").glob("*.pxd")))
     written = [BUILD / path.with_suffix(".c") for path in sources()]
-    return any(path.exists() and path.stat().st_mtime < (MM / "layout.pxd").stat().st_mtime for path in written)
+    return any(path.exists() and path.stat().st_mtime < newest for path in written)
 
 
 def main():
@@ -60,7 +61,7 @@ def main():
             language_level=3,
             build_dir=str(BUILD),
             nthreads=os.cpu_count(),
-            force=layout_is_newer(),
+            force=declarations_are_newer(),
             compiler_directives={
                 "infer_types": True,
                 "boundscheck": False,

@@ -88,8 +88,8 @@ def _parsed(text: str) -> tuple[Make, float, int]:
         is_place = False
     if not is_place or parts.fragment or "\0" in urllib.parse.unquote(text):
         raise ValueError(
-            f"tier {quoted(shown(text))} is not a URL: a port is a number from 1 to 65535, an address of IPv6 is written in [], "
-            "and /, ?, # and @ in a name or a password as %2F, %3F, %23 and %40"
+            f"tier {quoted(shown(text))} is not a URL: a port is a number from 1 to 65535, an address of IPv6 is written in "
+            "[], and /, ?, # and @ in a name or a password as %2F, %3F, %23 and %40"
         )
     try:
         pairs = urllib.parse.parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
