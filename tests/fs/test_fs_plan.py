@@ -18,7 +18,7 @@ class Asked:
     def __init__(self, size, pool_bytes, cached=()):
         self.size, self.unit_size, self.filler = size, UNIT, self
         self.pool = SimpleNamespace(pool_bytes=pool_bytes)
-        self.cached, self.runs = cached, []
+        self.cached, self.runs, self.group = cached, [], None
 
     def is_cached(self, offset, length):
         return length == 0 or (offset, length) in self.cached
@@ -26,6 +26,7 @@ class Asked:
     def read_runs(self, mapping, runs, of, result):
         assert mapping is self and of * UNIT <= self.size and result is self
         self.runs += runs
+        return [self.group] * len(runs)
 
 
 def test_missing_ranges_are_requested_in_their_order_and_neighbours_together():

@@ -57,6 +57,7 @@ class Engine:
         self._state = _State(processors)
         self._closed = False
         self.waiting: set[Waiting] = set()  # every access is a single, atomic call
+        self.serving: deque[None] = deque()  # one for each thread that serves several requests at a time
         _all.add(self)
 
     @property
@@ -78,6 +79,21 @@ class Engine:
         closed meanwhile.
         """
         return not self._closed and self._state.submit(request)
+
+    @property
+    def servers(self) -> int:
+        """How many threads should serve the requests of one filler, if each serves several at a time."""
+        return int(2 * self._state.pairs)
+
+    @property
+    def at_once(self) -> int:
+        """How many requests each of these threads should have under way, so that all have CONCURRENCY."""
+        return max(CONCURRENCY // max(self.servers, len(self.serving)), 1)
+
+    @property
+    def closed(self) -> bool:
+        """True if it refuses requests."""
+        return self._closed
 
     @property
     def served(self) -> int:

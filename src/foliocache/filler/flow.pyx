@@ -52,6 +52,8 @@ cdef class Flow:
     @property
     def buffers(self):
         """The folios' memory, in order: a new list of writable memoryviews, to be asked for once."""
+        for lease in self.run:
+            self.mapping.populate(lease)
         self.targets = [self.mapping.target(lease, not self.filler.is_exact) for lease in self.run]
         self.views = [memoryview(target) for target in self.targets]
         return list(self.views)

@@ -21,6 +21,7 @@ from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
 import operator
 import threading
+from collections import deque
 from _thread import allocate_lock, get_ident
 
 from .buffers cimport get_readable, release
@@ -47,6 +48,7 @@ cdef u64 KEPT_SHARE = 8  # a reader of a long range asks for so small a part of 
 cdef u64 REGION = 64  # units of the aligned region around a miss in which cached units are counted
 cdef u64 DENSE = 4  # a region is dense if at least 1/DENSE of it is cached: readers then use all of it, in any order
 cdef u64 AROUND = 16  # units that a miss in a dense region reads
+cdef u64 GROUP = 2 << 20  # bytes of the requests for which a reader of many ranges waits at a time
 cdef int NESTED_MAX = 2  # nested private reads of one folio; a signal handler may interrupt one and read the same
 
 
@@ -54,11 +56,6 @@ cdef int NESTED_MAX = 2  # nested private reads of one folio; a signal handler m
 @cython.auto_pickle(False)
 cdef class _Reading:
     """Units that a thread is reading from its source, or is about to read, while this is in the thread's ``_reads``."""
-    cdef object identity
-    cdef u64 first, end, since
-    cdef u32 epoch
-    cdef bint private
-
     cdef bint has(self, Steps mapping, u64 index) except -1:
         return self.first <= index < self.end and self.identity == mapping.identity
 
@@ -106,9 +103,7 @@ cdef class Request:
         if filler is None:
             raise TypeError("requests are made by a Filler")
         lease, self.lease = self.lease, None
-        if self.is_ahead and self.epoch == self.mapping.epoch():
-            with cython.critical_section(filler.guard):
-                filler.queued -= 1
+        self.dequeue()
         context, self.context = self.context, None
         try:
             if context is not None:
@@ -119,6 +114,22 @@ cdef class Request:
             self.tell(error)
         else:
             self.tell(None)
+        self.leave_group()
+
+    def __del__(self):
+        self.leave_group()
+
+    cdef int dequeue(self) except -1:
+        """It is queued no longer."""
+        if self.is_ahead and self.epoch == self.mapping.epoch():
+            with cython.critical_section(self.filler.guard):
+                self.filler.queued -= 1
+        return 0
+
+    cdef int leave_group(self) except -1:
+        """It has been served, or is dropped."""
+        group, self.group = self.group, None
+        return 0 if group is None else (<Group>group).leave()
 
     cdef int wait(self, u64 timeout_ns) except -1:
         """Return FILLED, or LATE after timeout_ns. Raises the source's error, and what a signal handler raises."""
@@ -144,6 +155,47 @@ cdef class Request:
         return 0
 
 
+@cython.final
+@cython.auto_pickle(False)
+cdef class Group:
+    """Requests for whose end a reader waits, so that it wakes once for all of them."""
+    def __init__(self):
+        raise TypeError("a group is of requests, which are made by a Filler")
+
+    cdef int join(self) except -1:
+        with cython.critical_section(self):
+            self.left += 1
+        return 0
+
+    cdef int leave(self) except -1:
+        cdef bint is_last
+        with cython.critical_section(self):
+            self.left -= 1
+            is_last = self.left == 0
+        if is_last:
+            self.gate.release()
+        return 0
+
+    def wait(self):
+        """Return when all of its requests have been served or dropped, or after the pool's ``fill_timeout``. Raises what a
+        signal handler raises."""
+        cdef u64 now = atomics.now_ns()
+        cdef u64 deadline = now + self.filler._patience()
+        while self.left and now < deadline and self.epoch == self.mapping.epoch():
+            if self.gate.acquire(True, min(deadline - now, layout.WAIT_SLICE_NS) / 1e9):
+                self.gate.release()
+            PyErr_CheckSignals()
+            now = atomics.now_ns()
+
+
+cdef Group _group(Filler filler, Steps mapping):
+    """Return a group that ends when its maker leaves it, too."""
+    cdef Group group = Group.__new__(Group)
+    group.filler, group.mapping, group.epoch, group.gate, group.left = filler, mapping, mapping.epoch(), allocate_lock(), 1
+    group.gate.acquire()
+    return group
+
+
 @cython.auto_pickle(False)
 cdef class Filler:
     """Fills the folios of one mapping from its source.
@@ -157,7 +209,8 @@ cdef class Filler:
         self.key, self.pool, self.readahead = key, pool, readahead
         self.given = read, readinto, source, concurrent
         self.call_read, self.call_readinto, self.call_read_into = called(read), called(readinto), read_into_of(source)
-        self.origin, self.concurrent = source, concurrent
+        self.call_read_ranges = getattr(source, "read_ranges", None) if concurrent else None
+        self.origin, self.concurrent, self.wanted = source, concurrent, deque()
         self.is_exact = getattr(source, "is_exact", False) is True
         self.kind = kind_of(read, readinto, source)
         self.lock = threading.RLock()
@@ -353,21 +406,35 @@ cdef class Filler:
 
     def read_runs(self, Steps mapping not None, list runs, u64 of=0, result=None):
         """Queue requests for runs of units, (first, end) each, in that order, if several threads may call the source. of: how
-        many units are requested at a time, if that is more than a run has. result: see ``miss``.
+        many units are requested at a time, if that is more than a run has. result: see ``miss``. Return for each run a group to
+        wait for, or None.
 
         Readers of the units between the first and the last of them do not read ahead while any of the requests is queued.
         """
-        cdef u64 least, most
+        cdef u64 least, most, first, end, size = 0
+        cdef Group group = None
+        cdef list groups = []
         if not self.concurrent or not runs:
-            return
+            return [None] * len(runs)
         for first, end in runs:
-            self._ask_ahead(mapping, first, end, None, False, of, result)
+            if self.call_read_ranges is not None and (group is None or size + (end - first) * mapping.unit_size > GROUP):
+                if group is not None:
+                    group.leave()
+                group, size = _group(self, mapping), 0
+            size += (end - first) * mapping.unit_size
+            groups.append(group)
+            self._ask_ahead(mapping, first, end, None, False, of, result, group)
+        if group is not None:
+            group.leave()
         least, most = min(runs)[0], max([end for _, end in runs])
         with cython.critical_section(self.guard):
             if self.queued_epoch == mapping.epoch():
                 self.queued_first, self.queued_end = min(self.queued_first, least), max(self.queued_end, most)
+        return groups
 
-    cdef int _ask_ahead(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead, u64 of, result=None) except -1:
+    cdef int _ask_ahead(
+        self, Steps mapping, u64 first, u64 end, mark, bint is_readahead, u64 of, result=None, Group group=None
+    ) except -1:
         """Queue requests for units first .. end - 1, which the engine serves when it has a free thread. of: how many units are
         requested at a time, if that is more."""
         cdef u64 size = self._request_units(mapping, max(of, end - first if first < end else 1))
@@ -378,15 +445,54 @@ cdef class Filler:
             if self.queued_epoch != mapping.epoch() or not self.queued:
                 self.queued, self.queued_epoch, self.queued_first = 0, mapping.epoch(), first
             self.queued_end = end
+            if self.wanted_epoch != mapping.epoch():
+                self.wanted, self.servers, self.wanted_epoch = deque(), 0, mapping.epoch()
         while first < end:
             stop = min((first // size + 1) * size, end)
             request = self._request(mapping, first, stop, mark, is_readahead)
             request.is_ahead, request.result = True, result
+            if group is not None:
+                group.join()
+                request.group = group
             with cython.critical_section(self.guard):
                 self.queued += 1
-            self.pool.engine.later(request)
+            if self.call_read_ranges is None:
+                self.pool.engine.later(request)
+            else:
+                self.wanted.append(request)
+                self._start_server()
             first = stop
         return 0
+
+    cdef int _start_server(self) except -1:
+        """Have one more thread of the engine serve what is wanted, if there should be more."""
+        cdef bint starts
+        cdef u32 most = self.pool.engine.servers, at_once = self.pool.engine.at_once
+        with cython.critical_section(self.guard):
+            starts = self.servers < most and self.servers * at_once < <u32>len(self.wanted)
+            self.servers += starts
+        if starts:
+            from .several import server  # here, because it imports this module
+
+            self.pool.engine.later(server(self))
+        return 0
+
+    cdef Request _next_wanted(self):
+        """Return the next request for a server, which has begun; None if there is none."""
+        try:
+            if self.pool.engine.closed:
+                self.wanted.clear()
+            return self.wanted.popleft()
+        except IndexError:
+            return None
+
+    cdef bint _ends_server(self) noexcept:
+        """Return True if nothing is wanted any more, and a server ends."""
+        cdef bint ends
+        with cython.critical_section(self.guard):
+            ends = len(self.wanted) == 0
+            self.servers -= ends
+        return ends
 
     cdef u64 _request_units(self, Steps mapping, u64 units) except? 0:
         """Return how many units each request has, if ``units`` units are read in several requests."""
@@ -449,16 +555,21 @@ cdef class Filler:
     cdef u64 _fill(self, Steps mapping, lease, u64 index, u64 count, mark, Request request) except? 0:
         """Fill the folio that has unit index, whose lease is filling, and the missing folios after it, up to unit
         index + count. Return how many units from index on are filled."""
-        cdef list run = [lease], reads = _reads()
+        cdef list run = [lease]
         cdef u64 first = mapping.widen(lease)
-        cdef u64 end = max(index + count, first + mapping.units(lease))
-        cdef _Reading reading = _reading(mapping, first, end - first, False)
         cdef u64 behind = first
+        self._extend(mapping, run, first, max(index + count, first + mapping.units(lease)))
+        for lease in run:  # before any is complete: the caller then narrows its lease
+            behind += mapping.units(lease)
+        self._fill_locked(mapping, run, first, behind - first, mark, request)
+        return behind - index
+
+    cdef int _fill_locked(self, Steps mapping, list run, u64 first, u64 count, mark, Request request) except -1:
+        """Fill a run of folios, whose leases are filling, of so many units from unit first on."""
+        cdef list reads = _reads()
+        cdef _Reading reading = _reading(mapping, first, count, False)
         reads.append(reading)
         try:
-            self._extend(mapping, run, first, end)
-            for lease in run:  # before any is complete: the caller then narrows its lease
-                behind += mapping.units(lease)
             self._fill_run(mapping, run, first, mark, request)
         except BaseException:
             for lease in run:
@@ -468,7 +579,7 @@ cdef class Filler:
             raise
         finally:
             reads.remove(reading)
-        return behind - index
+        return 0
 
     cdef u64 _filled(self, Steps mapping, lease, u64 index, mark, Request request) except? 0:
         """Complete the folio that begins at unit index, which has its content now. Return the unit after it."""
@@ -547,6 +658,8 @@ cdef class Filler:
         cdef list targets = [mapping.target(lease, not self.is_exact) for lease in run]
         cdef list views = [memoryview(target) for target in targets]
         answer = None
+        for lease in run:
+            mapping.populate(lease)
         try:
             answer = self._begin(index * mapping.unit_size, views)
             for _ in answer:
@@ -568,8 +681,11 @@ cdef class Filler:
     cdef int _release_view(self, memoryview view, target) except -1:
         """End a source's access to a folio. Raises SourceError if it has kept the buffer."""
         if not release(view) or target.views != 0:
-            raise SourceError(f"the source of {quoted(self.key)} kept the buffer that it was given to fill")
+            raise self._kept()
         return 0
+
+    cdef object _kept(self):
+        return SourceError(f"the source of {self.key!r} kept the buffer that it was given to fill")
 
     cdef int _read_run(self, Steps mapping, list run, u64 index) except -1:
         cdef Py_ssize_t at = 0, length = 0

@@ -27,6 +27,7 @@ cdef class Steps:
     cdef u32 *sleeper(self, lease, u32 *flags) noexcept
     cdef bytes explanation(self, lease)
     cdef object target(self, lease, bint clear)
+    cdef int populate(self, lease) except -1
     cdef int write(self, lease, const char *data) except -1
     cdef int deliver(self, lease, result) except -1
     cdef int complete(self, lease, bint mark) except -1

@@ -75,7 +75,12 @@ cdef class Steps:
     cdef object target(self, lease, bint clear):
         """Return a writable buffer of the folio, valid while the lease is filling. ``views``: those in use.
 
-        clear: it is all zeros; otherwise it has whatever the page held before."""
+        clear: it is all zeros; otherwise it has whatever the page held before. Before much is written to that, ``populate`` it.
+        """
+        raise NotImplementedError
+
+    cdef int populate(self, lease) except -1:
+        """Have the pages of a folio that is to be filled mapped in one call, which may take long."""
         raise NotImplementedError
 
     cdef int write(self, lease, const char *data) except -1:

@@ -186,11 +186,15 @@ cdef class FolioSteps(Steps):
     cdef object target(self, lease, bint clear):
         cdef Target target = new_target(lease)
         target.lease._check_filling(self.attachment)
-        target.lease._populate()
         if clear:
+            target.lease._populate()
             clear_long(target.lease._page(), target.lease.length)
         _clear_tail(self.mem, target.lease)
         return target
+
+    cdef int populate(self, lease) except -1:
+        (<Lease>lease)._check_filling(self.attachment)
+        return (<Lease>lease)._populate()
 
     cdef int write(self, lease, const char *data) except -1:
         cdef Lease filling = lease

@@ -1,13 +1,15 @@
 """Ranged GETs whose bodies go from the socket straight into the pages, over connections that are kept open.
 
-A process reads with up to some dozens of threads; each uses a connection of its own while it reads. urllib3 and aiohttp are not
-used because both copy each body at least once more, and aiohttp runs on one thread. ``http.client`` takes twice as long for a
-response's header fields as everything else takes together. So it is used only for responses that are not plain (see `Direct`),
-and for all later requests to a server that has sent one.
+A process reads with up to some dozens of threads; each uses a connection of its own while it reads, or, for many ranges of an
+object, several at a time (`Ranges.fill_several`). urllib3 and aiohttp are not used because both copy each body at least once
+more, and aiohttp runs on one thread. ``http.client`` takes twice as long for a response's header fields as everything else
+takes together. So it is used only for responses that are not plain (see `Direct`), and for all later requests to a server that
+has sent one.
 """
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
 import re
@@ -24,7 +26,8 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from ..sizes import quoted
-from .wire import Reply, exchange
+from .exchanges import Exchanges
+from .wire import Reply, exchange, parsed
 
 CONNECT_TIMEOUT = 30.0  # seconds
 READ_TIMEOUT = 300.0  # seconds without a byte
@@ -185,6 +188,14 @@ def _timely() -> Iterator[None]:
         raise TimeoutError(f"the server sent nothing for {READ_TIMEOUT:g} s") from None
 
 
+def _set_timeouts(sock: socket.socket) -> None:
+    """Set the kernel's timeouts: Python's own would poll before each call."""
+    sock.settimeout(None)
+    seconds = struct.pack("@ll", int(READ_TIMEOUT), 0)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
+
+
 def _fields(lines: list[str]) -> Fields:
     fields = Fields()
     for line in lines:
@@ -212,9 +223,9 @@ def fields_of(parsed: dict[bytes, Fields], reply: Reply, rest: bytes) -> Fields:
     return fields
 
 
-def _receive_head(sock: socket.socket) -> tuple[int, Fields, memoryview]:
-    """Return the status, the header fields, and the bytes of the body received with them. Raises ConnectionError if the server
-    closes the connection."""
+def _receive_head(sock: socket.socket) -> tuple[int, Fields, memoryview, bytes | None]:
+    """Return the status, the header fields, the bytes of the body received with them, and `wire.Reply.rest`. Raises
+    ConnectionError if the server closes the connection."""
     data = b""
     while (end := data.find(b"\r\n\r\n")) < 0:
         if len(data) > HEAD_MAX or b"\n\n" in data:
@@ -231,7 +242,7 @@ def _receive_head(sock: socket.socket) -> tuple[int, Fields, memoryview]:
     has_length = fields.get("Content-Length", "").isdecimal() or status in (204, 304)
     if status < 200 or "Transfer-Encoding" in fields or not has_length:
         raise Unusual
-    return status, fields, memoryview(data)[end + 4 :]
+    return status, fields, memoryview(data)[end + 4 :], parsed(data).rest
 
 
 class Known(NamedTuple):
@@ -260,6 +271,7 @@ class Client:
         self._unusual: set[Place] = set()
         self._parsed: dict[bytes, Fields] = {}  # what the responses of a server have in common
         self._latencies: dict[Place, float] = {}
+        self._addresses: dict[Place, tuple[int, Any]] = {}  # of the servers, by the last connection: the family, and the rest
 
     def latency(self, url: str) -> float | None:
         """Return how many seconds a URL's server takes until it begins to answer, if that is known.
@@ -318,9 +330,9 @@ class Client:
                 try:
                     begin = monotonic()
                     connection.sock.sendall(request)
-                    head = _receive_head(connection.sock)
+                    status, fields, ahead, common = _receive_head(connection.sock)
                     self._has_waited(place, monotonic() - begin)
-                    return Direct(self, place, connection, *head)
+                    return Direct(self, place, connection, status, fields, ahead, 0, common)
                 except Unusual:
                     self._unusual.add(place)
                     connection.close()
@@ -384,11 +396,34 @@ class Client:
         connection.connect()
         if isinstance(connection.sock, ssl.SSLSocket):
             connection.sock.settimeout(READ_TIMEOUT)
-        else:  # Python's own timeout would poll before each call
-            connection.sock.settimeout(None)
-            seconds = struct.pack("@ll", int(READ_TIMEOUT), 0)
-            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
-            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
+        else:
+            _set_timeouts(connection.sock)
+            if len(self._addresses) >= PLACES_MAX:
+                self._addresses.clear()
+            with suppress(OSError):  # it may be closed already
+                self._addresses[place] = int(connection.sock.family), connection.sock.getpeername()
+        return connection
+
+    def _begin_connection(self, place: Place) -> http.client.HTTPConnection | None:
+        """Return a kept connection, or one that is being made to where the last one went; None if that is not known, or is not
+        reached."""
+        if (connection := self._take(place)) is not None:
+            return connection
+        if (known := self._addresses.get(place)) is None:
+            return None
+        sock = socket.socket(known[0], socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if sock.connect_ex(known[1]) not in (0, errno.EINPROGRESS):
+                raise ConnectionError
+            _set_timeouts(sock)
+        except OSError:
+            sock.close()
+            self._addresses.pop(place, None)  # a name is asked for again by the next `_connect`
+            return None
+        connection = http.client.HTTPConnection(*place[1:])
+        connection.sock = sock
         return connection
 
     def _take(self, place: Place) -> http.client.HTTPConnection | None:
@@ -425,6 +460,11 @@ class Ranges:
             request = request_of(self._place, path_of(parts), headers) if self._place[0] == "http" else None
             self._begin = None if request is None else request[:-2]
 
+    @property
+    def is_plain(self) -> bool:
+        """True unless only ``http.client`` can send the requests."""
+        return self._begin is not None
+
     def get(self, start: int, end: int, into: memoryview) -> Response | Direct:
         """Return what `Client.get` returns for the bytes from start to end.
 
@@ -442,13 +482,82 @@ class Ranges:
         known = Known(self._common, b"bytes %d-%d/%d" % (start, end - 1, self._total)) if self._common else None
         return self._ask(start, end, into, known)
 
+    def fill_several(self, wanted: Iterator[tuple[int, list[memoryview]]], at_once: int) -> Iterator[tuple[int, int]]:
+        """Fill several ranges at a time in this thread, by responses that are `as_good` as another. None is taken of
+        ``wanted`` before there is such another.
+
+        Parameters
+        ----------
+        wanted
+            The offset and the buffers of each range. The next one is taken when it is to be requested: if nothing has come of
+            those that are under way, and at most ``at_once`` at a time.
+
+        Yields
+        ------
+        tuple of int
+            The number of a range, counted from 0 as they were taken, and how many of its buffers are full: 0 when it has been
+            requested; -1 if the others of it must be read by other means.
+        """
+        exchanges: Exchanges[tuple[int, http.client.HTTPConnection]] = Exchanges(at_once, READ_TIMEOUT)
+        under_way: dict[int, http.client.HTTPConnection] = {}
+        before, number = self._begin or b"", -1
+
+        def begin(connection: http.client.HTTPConnection) -> bool:
+            """Request the next range over a connection. Return False if there is none."""
+            nonlocal number
+            if (taken := next(wanted, None)) is None:
+                return False
+            number += 1
+            start, buffers = taken
+            last = start + sum(map(len, buffers)) - 1
+            under_way[number] = connection
+            request = before + b"Range: bytes=%d-%d\r\n\r\n" % (start, last)
+            said = b"bytes %d-%d/%d" % (start, last, self._total)
+            exchanges.begin((number, connection), connection.sock.fileno(), request, tuple(buffers), said, tuple(self._common))
+            return True
+
+        is_usual = self.is_plain and self._place not in self._client._unusual
+        most = at_once if self._common and is_usual else 0
+        found: list[tuple[tuple[int, http.client.HTTPConnection], int, int]] = []
+        try:
+            while most or len(exchanges):
+                if not found and len(exchanges) < most:
+                    if (connection := self._client._begin_connection(self._place)) is None:
+                        most = len(exchanges)
+                    elif begin(connection):
+                        yield number, 0
+                    else:
+                        most = 0
+                        self._client._keep(self._place, connection)
+                found = exchanges.wait(len(exchanges) < most)
+                for (which, used), full, end in found:
+                    if end:
+                        del under_way[which]
+                    if end < 0:
+                        used.close()
+                    elif end > 0 and most and begin(used):  # before anything else: the server has something to do meanwhile
+                        yield number, 0
+                    elif end > 0:
+                        most = 0
+                        self._client._keep(self._place, used)
+                    yield which, full
+                    if end < 0:
+                        yield which, -1
+        finally:
+            for connection in under_way.values():
+                connection.close()
+
     def as_good(self, answer: Body, total: int) -> None:
         """From now on, a response of an object of ``total`` bytes that differs from this one in its range and date only needs
         not be looked at."""
-        if isinstance(answer, Direct) and answer.common is not None and not answer.is_last:
-            if self._total != total or len(self._common) >= PROVEN_MAX:
-                self._common, self._total = frozenset(), total
-            self._common |= {answer.common}
+        if (common := common_of(answer)) is not None:
+            self.is_good(common, total)
+
+    def is_good(self, common: bytes, total: int) -> None:
+        """See `as_good`; common: what `common_of` has returned for the other response."""
+        if self._total != total or len(self._common) >= PROVEN_MAX:
+            self._common, self._total = frozenset(), total
+        self._common |= {common}
 
     def _ask(self, start: int, end: int, into: memoryview, known: Known | None) -> Response | Direct | Literal[True]:
         if self._begin is not None and self._place not in self._client._unusual:
@@ -461,6 +570,11 @@ class Ranges:
                     return answer
                 answer.close()
         return self._client.get(self.url, {**self.headers, "Range": f"bytes={start}-{end - 1}"})
+
+
+def common_of(answer: Body) -> bytes | None:
+    """Return the part of a response's head that others may have in common with it; None if it is not plain, or the last one."""
+    return answer.common if isinstance(answer, Direct) and not answer.is_last else None
 
 
 def request_of(place: Place, path: str, headers: Headers) -> bytes | None:

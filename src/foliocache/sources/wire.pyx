@@ -22,10 +22,6 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void *data, size_t length, int flags)
     int MSG_NOSIGNAL, MSG_WAITALL
 
-cdef enum:
-    HEAD_MAX = 8192  # bytes; a longer head is received by the caller
-
-
 @cython.final
 @cython.auto_pickle(False)
 cdef class Reply:
@@ -43,15 +39,6 @@ cdef class Reply:
 
     def __init__(self):
         raise TypeError("a Reply comes from exchange()")
-
-
-cdef struct Head:
-    const char *content_range
-    Py_ssize_t content_range_length
-    const char *date
-    Py_ssize_t date_length
-    Py_ssize_t length, rest
-    int status
 
 
 cdef int _natural(const char *text, Py_ssize_t size, Py_ssize_t *value) noexcept nogil:

@@ -27,7 +27,7 @@ from foliocache.filler.engine import Engine
 from foliocache.filler.homes import home_of
 from foliocache.sizes import quoted
 
-from .ranges import Merged, Range, Want, bounds, extent, is_cached, ranges_of
+from .ranges import Merged, Range, Want, bounds, extent, firsts_of, is_cached, ranges_of
 
 if TYPE_CHECKING:
     from .target import Identity, Target
@@ -228,8 +228,8 @@ class Asynchronous(AsyncFileSystem):
         if kwargs:
             return await together([partial(self._cat_file, *job, **kwargs) for job in jobs], on_error)
         jobs = [(self._strip_protocol(path), start, end) for path, start, end in jobs]
-        wanted = {path: (start, end) for path, start, end in reversed(jobs)}
-        names = list(dict.fromkeys(path for path, _, _ in jobs))
+        wanted = firsts_of(jobs)
+        names = list(wanted)
         answers = await together([partial(self._identify_async, path, wanted[path]) for path in names], on_error)
         known = dict(zip(names, answers, strict=True))
         sizes = {path: one.size for path, one in known.items() if not isinstance(one, BaseException) and one.cacheable}

@@ -41,7 +41,7 @@ from .identifying import Identifying, refuse_at_the_end
 from .identities import Identities, trust_seconds
 from .passthrough import FolioTransaction, refuse_misspelled, unprefixed
 from .plan import Plan
-from .ranges import OPENING, Merged, Range, Want, bounds, extent, no_path, ranges_of
+from .ranges import OPENING, Merged, Range, Want, bounds, extent, firsts_of, no_path, ranges_of
 from .source import Source
 from .target import Identity, Target, renewed, target_for
 from .targets.obstore import check
@@ -479,8 +479,8 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
         return self._cat_ranges_of([(names[path], start, end) for path, start, end in jobs], max_gap, on_error)
 
     def _cat_ranges_of(self, jobs: list[Range], max_gap: int | None, on_error: str) -> list[Any]:
-        wanted = {path: (start, end) for path, start, end in reversed(jobs)}  # the first range of each
-        paths = list(dict.fromkeys(path for path, _, _ in jobs))
+        wanted = firsts_of(jobs)
+        paths = list(wanted)
         answers = gather(self._identify, [(path, wanted[path]) for path in paths], on_error, self._is_remembered)
         known = dict(zip(paths, answers, strict=True))
         maps = {path: self._map(path, known[path]) for path in paths if not _failed(known[path]) and known[path].cacheable}

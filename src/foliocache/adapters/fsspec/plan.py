@@ -6,7 +6,9 @@ would be up to 32 threads that compete with each other for the interpreter.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
+from operator import itemgetter
 from typing import Any
 
 from foliocache.pool.results import Results
@@ -55,6 +57,7 @@ class Plan:
             place += length
             _append(runs, mapping, (offset // mapping.unit_size, -(-(offset + length) // mapping.unit_size)))
         self._length = place
+        self._groups: list[tuple[int, Any]] = []  # of what has been requested, with the bytes that all before have
         if len(self._before) > 1:  # a single range requests all of itself at once
             self._divide(runs)
             self._ask(0)
@@ -65,12 +68,19 @@ class Plan:
         ranges = len(self._before)
         if ranges <= 1:
             return 0
+        if any(group is not None for _, group in self._groups):
+            return 1
         return READERS if self._length >= ranges * LONG else 1
 
     def reach(self, job: Range) -> None:
-        """A reader begins with this range: request those that follow."""
+        """A reader begins with this range: request those that follow. If it is served in a group, wait for that."""
+        place = self._before.get(job, 0)
         if self._left:
-            self._ask(self._before.get(job, 0))
+            self._ask(place)
+        if job in self._before and self._groups:
+            group = self._groups[bisect_right(self._groups, place, key=itemgetter(0)) - 1][1]
+            if group is not None:
+                group.wait()
 
     def _divide(self, runs: list[tuple[Any, Run]]) -> None:
         """Cut the runs to pieces that are requested one after the other."""
@@ -84,17 +94,21 @@ class Plan:
 
     def _ask(self, place: int) -> None:
         """Request the runs that begin at most ``_most`` bytes after ``place``. Several threads may do so at once."""
-        wanted: dict[int, tuple[Any, list[Run]]] = {}
+        wanted: dict[int, tuple[Any, list[Run], list[int]]] = {}
         try:
             while self._left[0][0] < place + self._most:
-                _, mapping, run = self._left.popleft()
-                wanted.setdefault(id(mapping), (mapping, []))[1].append(run)
+                begin, mapping, run = self._left.popleft()
+                _, runs, places = wanted.setdefault(id(mapping), (mapping, [], []))
+                runs.append(run)
+                places.append(begin)
         except IndexError:
             pass
-        for mapping, runs in wanted.values():
-            mapping.filler.read_runs(
-                mapping, runs, min(self._most, self._length) // mapping.unit_size, self._results.of(mapping)
-            )
+        for mapping, runs, places in wanted.values():
+            of = min(self._most, self._length) // mapping.unit_size
+            groups = mapping.filler.read_runs(mapping, runs, of, self._results.of(mapping))
+            self._groups += zip(places, groups, strict=True)
+        if len(wanted) > 1:
+            self._groups.sort(key=itemgetter(0))
 
 
 def _append(runs: list[tuple[Any, Run]], mapping: Any, run: Run) -> None:

@@ -13,9 +13,7 @@ Range = tuple[str, int | None, int | None]  # path, start, end: a Python slice
 Want = tuple[int | None, int | None]  # the same without a path
 
 OPENING = 256 << 10  # bytes of an object's first request, if the end of the range to read is not known
-_FIRST_MAX = (
-    1 << 20
-)  # the most bytes of a range that is read with the first request, if it is known; longer ones are read by several
+_FIRST_MAX = 1 << 20  # the most bytes of a range that are read with the first request; longer ones are read by several
 _UNIT_MAX = 64 << 10  # the most bytes of a mapping's unit, unless pages are larger
 
 
@@ -51,6 +49,21 @@ def extent(start: int | None, end: int | None, size: int) -> tuple[int, int]:
         return start, end - start
     first, last, _ = slice(start, end).indices(size)
     return first, max(last - first, 0)
+
+
+def firsts_of(jobs: list[Range]) -> dict[str, Want]:
+    """Return for each path the range to ask for its identity with: the first one, but little of it if there are others, which
+    have to wait for the answer."""
+    found: dict[str, Want] = {}
+    for path, start, end in jobs:
+        if path not in found:
+            found[path] = start, end
+        else:
+            first, stop = found[path]
+            first = first or 0
+            if first >= 0 and (stop is None or stop - first > _UNIT_MAX):
+                found[path] = first, first + _UNIT_MAX
+    return found
 
 
 def is_cached(mapping: Any, start: int | None, end: int | None) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from foliocache import ChangedError
 
 from .target import Identity, Target
-from .targets.base import AsyncStream
+from .targets.base import AsyncStream, Several
 from .targets.obstore import stream
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ class Source:
         self.path = path
         self.identity = identity
         self._made: tuple[Target, Callable[[int, Any], Any]] | None = None
-        self._streams = stream(fs.target, path, identity) is not None
+        made = stream(fs.target, path, identity)
+        self._streams = made is not None
+        self.read_ranges: Several | None = self._several if hasattr(made, "read_ranges") else None
         self.kind: str = "obstore" if fs.target.client else fs.target.kind  # for statistics
 
     @classmethod
@@ -64,6 +66,11 @@ class Source:
             with self._noticing():
                 raise
         return self._noticed(answer) if isinstance(answer, GeneratorType) else answer  # others have done everything
+
+    def _several(self, ranges: Iterator[tuple[int, list[memoryview]]], at_once: int) -> Iterator[tuple[int, int]]:
+        """What has changed, or is gone, is noticed by ``read_into``."""
+        read_ranges: Several | None = getattr(self._function(), "read_ranges", None)
+        return iter(()) if read_ranges is None else read_ranges(ranges, at_once)
 
     def _noticed(self, answer: Iterator[object]) -> Iterator[object]:
         with self._noticing():

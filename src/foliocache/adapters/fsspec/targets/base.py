@@ -33,6 +33,7 @@ from . import place
 
 T = TypeVar("T")
 Stream = Callable[[int, Sequence[memoryview]], Iterator[object]]
+Several = Callable[[Iterator[tuple[int, list[memoryview]]], int], Iterator[tuple[int, int]]]
 AsyncStream = Callable[[int, Sequence[memoryview]], AsyncGenerator[object, None]]
 
 _UNSTEADY_SECONDS = 60.0
@@ -116,7 +117,7 @@ class Some:
 
     def add(self, path: str) -> None:
         while len(self._paths) >= _UNSTEADY_MAX:
-            _drop_oldest(self._paths)
+            drop_oldest(self._paths)
         self._paths[path] = None
 
 
@@ -139,14 +140,14 @@ class Unsteady:
 
     def add(self, path: str, stamp: str = "") -> None:
         while len(self._since) >= _UNSTEADY_MAX:
-            _drop_oldest(self._since)
+            drop_oldest(self._since)
         self._since[path] = monotonic(), stamp
 
     def discard(self, path: str) -> None:
         self._since.pop(path, None)
 
 
-def _drop_oldest(paths: dict[str, Any]) -> None:
+def drop_oldest(paths: dict[str, Any]) -> None:
     with suppress(RuntimeError, StopIteration):  # another thread has changed the dict
         paths.pop(next(iter(paths)), None)
 
@@ -257,7 +258,8 @@ class Target:
 
     def stream(self, path: str, identity: Identity) -> Stream | None:
         """Return a function of (offset, buffers) that fills the buffers in order, yields after each, and raises ChangedError if
-        the bytes are not the identity's; None if the target cannot read into pages."""
+        the bytes are not the identity's; None if the target cannot read into pages. It may have an attribute ``read_ranges``,
+        see ``foliocache.sources.Source``."""
         return None
 
     # The same as coroutines, in the filesystem's loop.

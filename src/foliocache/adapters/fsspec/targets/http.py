@@ -28,11 +28,11 @@ from urllib.parse import urlsplit
 from fsspec import AbstractFileSystem
 
 from foliocache import ChangedError
-from foliocache.sources.http import Body, Client, Direct, Ranges, Response
+from foliocache.sources.http import Body, Client, Direct, Ranges, Response, common_of
 from foliocache.sources.http_async import client_here, is_simple
 
 from . import place
-from .base import UNCACHED, AsyncStream, AsyncTarget, First, Held, Identity, Some, Stream, Unsteady
+from .base import UNCACHED, AsyncStream, AsyncTarget, First, Held, Identity, Some, Stream, Unsteady, drop_oldest
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)$")
 _MORE_TRIES = 2  # at a server whose responses differ, such as mirrors behind one name
@@ -46,6 +46,8 @@ _FIRST_MAX = 1 << 20  # bytes that are read at once before it is known whether t
 _WHOLE_MAX = 16 << 20  # the most bytes of an object that are kept when a server without ranges sends all of it
 
 _DATES_MAX = 1024  # parsed dates that are kept
+
+_HEADS_MAX = 1024  # heads of first responses that are kept for the reads that follow
 
 SAME, UNPROVEN, OTHER = "same", "unproven", "other"
 
@@ -82,6 +84,7 @@ class HTTPTarget(AsyncTarget):
     def __init__(self, fs: AbstractFileSystem, trusted: bool = False) -> None:
         super().__init__(fs, trusted)
         self._ranged = Some()  # paths for which the server has sent a range
+        self._heads: dict[str, tuple[Identity, bytes]] = {}  # what the responses with an object's ranges have in common
         self._simple = Some()  # servers whose response to a ranged GET was one that `AsyncClient` understands ...
         self._odd = Some()  # ... and those whose later response was not
         self._terse = Unsteady()  # servers whose response to GET may have less than that to HEAD
@@ -146,6 +149,11 @@ class HTTPTarget(AsyncTarget):
                 promised = self._promised(answer.status, answer.headers, start, end)
                 if promised is None or answer.has_cookies:
                     return answer.status, None
+                common = common_of(answer)
+                if answer.status == 206 and common is not None and _verdict(answer.headers, promised[0]) == SAME:
+                    while len(self._heads) >= _HEADS_MAX:
+                        drop_oldest(self._heads)
+                    self._heads[path] = promised[0], common
                 return answer.status, First(promised[0], promised[1], answer.read(promised[2]))
             finally:
                 answer.close()
@@ -322,6 +330,8 @@ class HTTPTarget(AsyncTarget):
         whole: list[bytes] = []
         first = threading.RLock()
         ranges = Ranges(_client, str(self.fs.encode_url(path)), self._headers(None))
+        if (seen := self._heads.get(path)) is not None and seen[0].same(identity) and identity.size is not None:
+            ranges.is_good(seen[1], identity.size)
 
         def current() -> Ranges:
             nonlocal ranges
@@ -365,6 +375,11 @@ class HTTPTarget(AsyncTarget):
             rest = read if kept is None else (lambda start, length: kept[start : start + length])
             yield from range(_fill(rest, places[done], buffers[done:]))
 
+        def read_ranges(wanted: Iterator[tuple[int, list[memoryview]]], at_once: int) -> Iterator[tuple[int, int]]:
+            return iter(()) if whole or path not in self._ranged else current().fill_several(wanted, at_once)
+
+        if ranges.is_plain:
+            read_into.read_ranges = read_ranges  # type: ignore[attr-defined]
         return read_into
 
     def latency(self, path: str) -> float | None:
