@@ -262,6 +262,27 @@ def test_a_pool_that_is_closed_while_requests_are_queued(roomy):
     assert len(source.ranges) < len(RUNS), "what was queued is dropped"
 
 
+def test_no_one_waits_for_an_engine_that_is_closed(pool_name):
+    """As at the interpreter's exit, when finalizers may still read. Nothing but the drop of the requests ends the wait soon."""
+    pool = foliocache.open(pool_name, size="16MiB", fill_timeout=3600)
+    source = Stuck()
+    mapping = mapped(pool, source)
+    before = mapping.filler.read_runs(mapping, RUNS)
+    assert source.begun.wait(PATIENCE)
+    closing = threading.Thread(target=pool.engine.close, args=(PATIENCE,))
+    closing.start()
+    while not pool.engine.closed:
+        pass
+    after = mapping.filler.read_runs(mapping, [(100, 102)])
+    source.open.set()
+    closing.join()
+    for group in (*before, *after):
+        group.wait()
+    assert mapping.read_bytes(100 << 14, 100) == DATA[100 << 14 :][:100]
+    pool.close()
+    assert foliocache.open(pool_name).audit() == []
+
+
 def test_a_child_that_is_forked_while_its_parent_reads(roomy):
     """It has no thread of the engine, and reads for itself; what was queued is the parent's."""
     source = Stuck()

@@ -73,6 +73,7 @@ cdef class Filler:
     cdef int _ask_ahead(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead, u64 of, result=*, Group group=*) except -1
     cdef int _start_server(self) except -1
     cdef Request _next_wanted(self)
+    cdef int _drop_wanted(self) except -1
     cdef bint _ends_server(self) noexcept
     cdef u64 _request_units(self, Steps mapping, u64 units) except? 0
     cdef u64 _request_size(self, u64 length) except? 0

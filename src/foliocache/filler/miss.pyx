@@ -461,6 +461,8 @@ cdef class Filler:
             else:
                 self.wanted.append(request)
                 self._start_server()
+                if self.pool.engine.closed:
+                    self._drop_wanted()
             first = stop
         return 0
 
@@ -481,10 +483,16 @@ cdef class Filler:
         """Return the next request for a server, which has begun; None if there is none."""
         try:
             if self.pool.engine.closed:
-                self.wanted.clear()
+                self._drop_wanted()
             return self.wanted.popleft()
         except IndexError:
             return None
+
+    cdef int _drop_wanted(self) except -1:
+        """The engine is closed, and serves no more requests: no one must wait for one."""
+        wanted, self.wanted = self.wanted, deque()
+        wanted.clear()
+        return 0
 
     cdef bint _ends_server(self) noexcept:
         """Return True if nothing is wanted any more, and a server ends."""

@@ -119,6 +119,7 @@ cdef class Server:
     cdef Filler filler
     cdef dict runs  # that the source has taken and not filled, by number
     cdef u64 taken
+    cdef bint called
 
     def __init__(self):
         raise TypeError("a server is a filler's")
@@ -145,11 +146,16 @@ cdef class Server:
 
     def __call__(self):
         engine = self.filler.pool.engine
+        self.called = True
         engine.serving.append(None)
         try:
             self._serve(engine)
         finally:
             engine.serving.pop()
+
+    def __del__(self):
+        if self.filler is not None and not self.called:  # the engine is closed
+            self.filler._drop_wanted()
 
     cdef int _serve(self, engine) except -1:
         cdef Request request
