@@ -99,7 +99,8 @@ cdef class Miss(Sleeper):
     def close(self):
         """End the wait with a FoliocacheError: the pool has been closed."""
         self._tell(None, FoliocacheError(
-            f"pool {self.filler.pool.name!r} was closed in this process while {quoted(self.filler.key)} was awaited; open it again"
+            f"pool {self.filler.pool.name!r} was closed in this process while {quoted(self.filler.key)} was awaited; "
+            "open it again"
         ))
 
     def late(self):
@@ -310,8 +311,8 @@ cdef class Miss(Sleeper):
 
     cdef object _stuck(self):
         return SourceError(
-            f"{quoted(self.filler.key)} at offset {self.index * self.mapping.unit_size}: the calls of sources that come before have "
-            f"not returned for {self.filler.pool.fill_timeout:g} s; the origin hangs, or it needs concurrent=True"
+            f"{quoted(self.filler.key)} at offset {self.index * self.mapping.unit_size}: the calls of sources that come before "
+            f"have not returned for {self.filler.pool.fill_timeout:g} s; the origin hangs, or it needs concurrent=True"
         )
 
 

@@ -70,7 +70,9 @@ cdef class Filler:
     cdef object _fill_missing(self, Steps mapping, lease, u64 index, u64 count, mark, result)
     cdef object _plan(self, Steps mapping, u64 index, u64 wanted)
     cdef bint _is_dense(self, Steps mapping, u64 index) except -1
-    cdef int _ask_ahead(self, Steps mapping, u64 first, u64 end, mark, bint is_readahead, u64 of, result=*, Group group=*) except -1
+    cdef int _ask_ahead(
+        self, Steps mapping, u64 first, u64 end, mark, bint is_readahead, u64 of, result=*, Group group=*
+    ) except -1
     cdef int _start_server(self) except -1
     cdef Request _next_wanted(self)
     cdef int _drop_wanted(self) except -1

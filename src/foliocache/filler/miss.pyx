@@ -693,7 +693,7 @@ cdef class Filler:
         return 0
 
     cdef object _kept(self):
-        return SourceError(f"the source of {self.key!r} kept the buffer that it was given to fill")
+        return SourceError(f"the source of {quoted(self.key)} kept the buffer that it was given to fill")
 
     cdef int _read_run(self, Steps mapping, list run, u64 index) except -1:
         cdef Py_ssize_t at = 0, length = 0
@@ -807,7 +807,7 @@ cdef class Filler:
     cdef object _read(self, u64 offset, u64 length):
         """Return what the source's ``read`` returns, unchecked. Raises SourceError if there is no source."""
         if self.call_read is None:
-            raise SourceError(f"{quoted(self.key)} is not cached at offset {offset}, and its mapping was opened without a source")
+            raise SourceError(f"{quoted(self.key)} is not cached at offset {offset}, and its mapping has no source")
         try:
             return self.call_read(offset, length)
         except StopIteration as error:
@@ -884,6 +884,6 @@ cdef class Filler:
                 return lock
             if calls == self.calls:
                 raise SourceError(
-                    f"the source of {quoted(self.key)} has not returned for {seconds:g} s in another thread, and this mapping calls "
-                    "it in one thread at a time; open it with concurrent=True if it may be called by several"
+                    f"the source of {quoted(self.key)} has not returned for {seconds:g} s in another thread, and this mapping "
+                    "calls it in one thread at a time; open it with concurrent=True if it may be called by several"
                 )

@@ -17,6 +17,7 @@ from .steps cimport Steps
 from ..mm cimport atomics, layout
 
 from ..errors import SourceError
+from ..sizes import quoted
 from .engine import CONCURRENCY_FIRST
 from .source import iterator_of
 
@@ -59,7 +60,7 @@ cdef class Run:
         """So many of the buffers are full: complete their folios."""
         cdef Steps mapping = self.request.mapping
         if not self.full <= full <= <Py_ssize_t>len(self.leases):
-            raise SourceError(f"the source of {self.filler.key!r} has filled {full} of {len(self.leases)} buffers")
+            raise SourceError(f"the source of {quoted(self.filler.key)} has filled {full} of {len(self.leases)} buffers")
         while self.full < full:
             lease = self.leases[self.full]
             self.filler._release_view(self.views[self.full], self.targets[self.full])
