@@ -1,5 +1,6 @@
 """Several requests at a time in one thread: sources with ``read_ranges``, and what they leave to ``read_into``."""
 
+import itertools
 import os
 import queue
 import signal
@@ -182,6 +183,17 @@ def test_a_source_that_takes_none_before_one_answer(roomy):
     source = Several(takes=lambda: bool(source.singles))
     assert read_all(mapped(roomy, source))
     assert len(source.singles) <= 4 * 8 and source.ranges
+
+
+def test_each_call_counts_its_ranges_from_0(roomy):
+    class Few(Several):
+        def read_ranges(self, ranges, at_once):
+            return super().read_ranges(itertools.islice(ranges, 3), at_once)
+
+    source = Few()
+    assert read_all(mapped(roomy, source))
+    assert source.asked >= len(RUNS) / 3
+    assert source.singles == [] and sorted(source.ranges) == [(first * 16 * KIB, 32 * KIB) for first, _ in RUNS]
 
 
 def test_a_source_that_never_takes_any(roomy):

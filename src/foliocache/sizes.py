@@ -22,7 +22,12 @@ class _Quoting(reprlib.Repr):
         return super().repr_int(x, level) if x.bit_length() <= 4 * _QUOTED_MAX else f"an integer of {x.bit_length()} bits"
 
 
-quoted = _Quoting().repr  # what an argument is in a message: its repr, without its middle if that is long
+_quoting = _Quoting()
+
+
+def quoted(value: object) -> str:
+    """Return what a value is in a message: its repr, without its middle if that is long."""
+    return _quoting.repr(value)
 
 
 def parse_size(value: SupportsIndex | str, what: str = "size") -> int:

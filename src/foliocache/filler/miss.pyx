@@ -807,7 +807,9 @@ cdef class Filler:
     cdef object _read(self, u64 offset, u64 length):
         """Return what the source's ``read`` returns, unchecked. Raises SourceError if there is no source."""
         if self.call_read is None:
-            raise SourceError(f"{quoted(self.key)} is not cached at offset {offset}, and its mapping has no source")
+            raise SourceError(
+                f"{quoted(self.key)} is not cached at offset {offset}, and its mapping was opened without a source"
+            )
         try:
             return self.call_read(offset, length)
         except StopIteration as error:

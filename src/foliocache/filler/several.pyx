@@ -225,10 +225,12 @@ cdef class Server:
     cdef int _stream(self, int at_once) except -1:
         """Have the source fill what it takes. The rest of that is left to ``read_into``."""
         cdef Run run
+        cdef u64 first = self.taken  # the source counts from 0 in each call
         answer = None
         try:
             answer = iterator_of(self.filler.call_read_ranges(self, at_once))
-            for number, full in answer:
+            for nth, full in answer:
+                number = first + nth
                 run = self.runs[number]
                 if not run.populated:  # not before: the request is on its way meanwhile
                     run.populate()
