@@ -22,7 +22,7 @@ from libc.stdint cimport uint64_t as u64
 
 from .attachment cimport FREE_THREADED, Attachment, begin_step, end_step, enter, section_t
 from ..mm cimport atomics
-from ..mm.atomics cimport fc_mem
+from ..mm.atomics cimport fc_mem, mem_t
 from ..mm.inline cimport filemap, folio
 
 from ..errors import LeaseError
@@ -194,13 +194,20 @@ cdef class Lease:
         return self.data
 
     cdef int _populate(self) except -1:
-        """Map the folio's pages in one call, unless they are mapped: it takes half as long as the page faults do."""
-        cdef char *page = self._page()
-        cdef Py_ssize_t length = self.length
-        if length < POPULATE_MIN or self.attachment.touch(atomics.page_at(self.attachment.mem, self.pfn), length):
+        """Map the folio's pages in one call, unless they are mapped: it takes half as long as the page faults do. In a pool that
+        has its memory in huge pages, map all of those that the folio is in: they are there, as its chunks are marked."""
+        cdef mem_t mem = self.attachment.mem
+        cdef u64 begin = atomics.page_at(mem, self.pfn), end = begin + <u64>self.length
+        cdef u64 chunk = <u64>1 << atomics.chunk_shift(mem)
+        if self.length < POPULATE_MIN:
+            return 0
+        if chunk > <u64>POPULATE_MIN:
+            begin -= (begin - atomics.data(mem)) & (chunk - 1)
+            end = min(end + ((atomics.data(mem) - end) & (chunk - 1)), (<const fc_mem *>mem).size)
+        if self.attachment.touch(begin, end - begin):
             return 0
         with nogil:
-            madvise(page, length, MADV_POPULATE_WRITE)  # older kernels refuse it, which is harmless
+            madvise((<const fc_mem *>mem).base + begin, end - begin, MADV_POPULATE_WRITE)  # older kernels refuse it: harmless
         return 0
 
 
