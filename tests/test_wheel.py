@@ -16,7 +16,7 @@ from setuptools import Distribution
 import foliocache
 
 ROOT = Path(__file__).parents[1]
-KINDS = (".py", ".pyx", ".pxd", ".pyi", ".h", ".typed", ".html", ".css", ".js")
+KINDS = (".py", ".pxd", ".pyi", ".h", ".typed", ".html", ".css", ".js")
 
 
 @pytest.fixture
@@ -42,7 +42,8 @@ def test_the_wheel_has_the_library_alone(distribution, tmp_path):
     assert {each.parts[0] for each in files} == {"foliocache"}
     sources = [path for path in (ROOT / "src").rglob("*") if path.suffix in KINDS]
     assert len(sources) > 100 and set(files) == {path.relative_to(ROOT / "src") for path in sources}
-    compiled = {each.with_suffix("") for each in files if each.suffix in (".pyx", ".pxd") and each.stem != "__init__"}
+    of_cython = [path.relative_to(ROOT / "src") for path in (ROOT / "src").rglob("*.p[yx][xd]")]
+    compiled = {each.with_suffix("") for each in of_cython if each.stem != "__init__"}
     stubs = {each.with_suffix("") for each in files if each.suffix == ".pyi"}
     inline = {each for each in compiled if each.parent.name == "inline"}
     assert stubs == compiled - inline - {Path("foliocache/mm/layout")}, "each compiled module has a stub"
