@@ -26,8 +26,11 @@ def run(*command, **options):
 
 
 def source(folder):
-    """Write the source distribution into a folder, and return its path."""
-    run(sys.executable, "-m", "build", "--sdist", "--outdir", folder, ROOT)
+    """Write the source distribution into a folder, and return its path.
+
+    Without isolation: Cython would write all C files again for an environment that was made after them, and nothing reads them.
+    """
+    run(sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", folder, ROOT)
     (made,) = folder.glob("*.tar.gz")
     return made
 

@@ -61,17 +61,21 @@ def pair_job(kind: str, word: int, count: int, mem: int = 0, folio: int = 0, cpu
     return Job(KINDS[kind], cpu, word, get, put, mem, folio, count, begin_ns)
 
 
+def compiler() -> str | None:
+    """The path of the C compiler: that of ``CC``, else gcc or cc."""
+    return shutil.which(os.environ.get("CC") or "gcc") or shutil.which("cc")
+
+
 @functools.cache
 def library() -> Any:
     """The compiled ``pairs.c``. Raises Unavailable without a C compiler."""
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
+    if not (found := compiler()):
         raise Unavailable("needs a C compiler")
     text = SOURCE.read_bytes()
     built = Path(tempfile.gettempdir()) / f"foliocache-bench-{os.getuid()}-{hashlib.sha256(text).hexdigest()[:16]}.so"
     if not (built.exists() and built.stat().st_uid == os.getuid()):
         fresh = built.with_suffix(f".{os.getpid()}")
-        command = [compiler, *FLAGS, "-o", str(fresh), str(SOURCE)]
+        command = [found, *FLAGS, "-o", str(fresh), str(SOURCE)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
         if done.returncode:
             raise Unavailable(f"{SOURCE.name} does not compile: {done.stderr.strip().splitlines()[-1]}")

@@ -76,6 +76,7 @@ def test_one_group_of_core():
     assert names(found) == {"attach, pool of 4 MiB"}
 
 
+@pytest.mark.skipif(not native.compiler(), reason="no C compiler")
 def test_refcount(tmp_path):
     section = run_bench("refcount", tmp_path)
     assert "64 bytes of one file" not in [each["metric"] for each in section["skipped"]], "the core's signatures have changed"

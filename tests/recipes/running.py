@@ -20,6 +20,7 @@ from typing import Any
 
 from documents import page
 
+import foliocache
 from benchmarks.common import nginx
 from benchmarks.common.measure import Unavailable
 
@@ -148,7 +149,7 @@ class Kitchen:
 
     def __init__(self, server: Server, folder: Path, pools: Path) -> None:
         self.server, self.folder = server, folder
-        path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2] / "src"), os.environ.get("PYTHONPATH", "")]))
+        path = os.pathsep.join(filter(None, [str(Path(foliocache.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]))
         self.environment = os.environ | {"FOLIOCACHE_DIR": str(pools), "PYTHONPATH": path, "PYTHONWARNINGS": "default"}
 
     def script(self, text: str, name: str = "recipe.py") -> Path:
