@@ -291,6 +291,15 @@ def test_a_name_that_is_half_written_is_not_looked_at_further(segment):
     assert found == [("name", f"name {number:#x}", "contradicts itself, or is half written")] * len(words)
 
 
+def test_a_full_page_on_the_partial_list(segment):
+    layout = segment.layout
+    page = segment.slab.pfn_of(segment.slab.alloc(ME, layout.SLAB_MAPPINGS, 0))
+    while segment.field(page, layout.F_FREE):
+        segment.slab.alloc(ME, layout.SLAB_MAPPINGS, 0)
+    segment.pagelist.push_first(layout.SLAB_PARTIAL + layout.SLAB_MAPPINGS * layout.SLAB_STRIDE, page)
+    assert ("slab", f"pfn {page}", "is on the partial list, but has no free object") in said(segment)
+
+
 def test_names_of_one_digest_in_two_sets_are_two():
     """No lookup of one meets the other. A repair keeps both, so it is no finding."""
     segment = Segment(interpreted(), 256)

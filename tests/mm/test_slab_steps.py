@@ -99,10 +99,15 @@ CHAINS = {
     "ends early": lambda c, pfn, links: c.segment.write(links[2], FREE),
     "goes in a circle": lambda c, pfn, links: c.segment.write(links[-1], FREE | 2),
     "leads to an object in use": lambda c, pfn, links: c.segment.write(links[-1], FREE | 1),
-    "has an object in use": lambda c, pfn, links: c.segment.write(links[2], 0),
+    "has an object in use, and ends": lambda c, pfn, links: c.segment.write(links[2], 0),
+    "has an object in use": lambda c, pfn, links: c.segment.write(links[2], 4),
     "is shorter than it should be": lambda c, pfn, links: c.segment.set_field(pfn, c.segment.layout.F_USED, 0),
     "is longer than it should be": lambda c, pfn, links: c.segment.set_field(pfn, c.segment.layout.F_USED, 2),
     "of more objects than a page has": lambda c, pfn, links: c.segment.set_field(pfn, c.segment.layout.F_USED, NIL),
+    "goes in a circle of more objects than a page has": lambda c, pfn, links: (
+        c.segment.set_field(pfn, c.segment.layout.F_USED, NIL),
+        c.segment.write(links[-1], FREE | 2),
+    ),
     "of a page of a file": lambda c, pfn, links: c.segment.write64(c.segment.at(pfn) + c.segment.layout.F_INO, 7),
 }
 
