@@ -96,6 +96,64 @@ def test_what_is_not_as_good_does_not_count(pairs, answer):
     assert sorted(all_of(exchanges)) == [("it", 0, -1), ("other", 1, 1)] and fine == BODY
 
 
+@pytest.mark.parametrize("step", [1, 1000])
+def test_a_head_that_is_not_known_is_judged(pairs, step):
+    judged = []
+
+    def judge(tag, rest):
+        judged.append((tag, rest))
+        return tag != "bad"
+
+    exchanges, answers = Exchanges(4, 30, judge), {}
+    for tag, common, more in (
+        ("new", b"ETag: y\r\n", b""),
+        ("bad", b"ETag: z\r\n", b""),
+        ("known", COMMON, b""),
+        ("more", b"X: \r\n", b"+"),
+    ):
+        ours, theirs = pairs()
+        answers[tag] = theirs, head(common=common) + BODY + more, (bytearray(4), bytearray(6))
+        exchanges.begin(tag, ours.fileno(), REQUEST, answers[tag][2], SAID, (COMMON,))
+
+    def answer():
+        for theirs, whole, _ in answers.values():
+            for at in range(0, len(whole), step):
+                theirs.sendall(whole[at : at + step])
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    ends = {tag: (full, end) for tag, full, end in all_of(exchanges)}
+    thread.join()
+    assert ends.pop("more") in ((0, -1), (2, 1)), "what comes later than the body is the next answer's"
+    assert ends == {"new": (2, 1), "bad": (0, -1), "known": (2, 1)}
+    assert sorted(judged) == [("bad", b"ETag: z\r\n"), ("more", b"X: \r\n"), ("new", b"ETag: y\r\n")]
+    assert [b"".join(answers[tag][2]) for tag in ("new", "known")] == [BODY] * 2
+
+
+def test_a_judge_is_asked_about_nothing_but_the_range_and_what_it_raises_is_raised(pairs):
+    def judge(tag, rest):
+        raise LookupError(tag)
+
+    exchanges, buffer = Exchanges(3, 30, judge), bytearray(10)
+    for tag, answer in (
+        ("status", head(status=b"200 OK")),
+        ("range", head(said=b"bytes 1-10/99")),
+        ("length", head(length=11)),
+    ):
+        ours, theirs = pairs()
+        exchanges.begin(tag, ours.fileno(), REQUEST, (bytearray(10),), SAID, (COMMON,))
+        theirs.sendall(answer + BODY)
+    assert [end for _, _, end in all_of(exchanges)] == [-1] * 3
+    ours, theirs = pairs()
+    exchanges.begin("it", ours.fileno(), REQUEST, (buffer,), SAID, (b"other",))
+    theirs.sendall(head() + BODY)
+    with pytest.raises(LookupError, match="it"):
+        exchanges.wait(False)
+    del exchanges
+    gc.collect()
+    buffer += b"grown"
+
+
 def test_buffers_that_are_full_are_told_before_the_body_ends(pairs):
     exchanges, (ours, theirs) = Exchanges(1, 30), pairs()
     first, last = bytearray(4), bytearray(6)

@@ -12,6 +12,7 @@ import pytest
 from origin import http_date
 from test_fs_identity import other
 
+import foliocache
 from foliocache import ChangedError
 from foliocache.adapters.fsspec import FolioFileSystem
 
@@ -331,6 +332,35 @@ def test_a_batch_of_ranges_in_which_some_responses_are_odd(http, origin, large, 
 def test_a_batch_of_ranges_in_which_some_responses_prove_nothing(http, origin, large):
     url = origin.put("/x", large, twist=in_turn(as_it_is, as_it_is, of_no_version))
     assert pieces_of(http, url) == [large[start : start + PIECE] for start in STARTS]
+
+
+def numbered():
+    numbers = count()
+
+    def twist(method, status, body, headers):
+        headers["X-Request-Id"] = str(next(numbers))
+        return status, body
+
+    return twist
+
+
+def closing():
+    """Each fourth response is the last of its connection, and says so."""
+    numbers = count()
+
+    def twist(method, status, body, headers):
+        if next(numbers) % 4 == 3:
+            headers["Connection"] = "close"
+        return status, body
+
+    return twist
+
+
+@pytest.mark.parametrize("habit", [numbered, closing])
+def test_a_server_whose_heads_differ_sends_each_byte_of_a_batch_once(http, pool, origin, large, habit):
+    url = origin.put("/x", large, twist=habit())
+    assert pieces_of(http, url) == [large[start : start + PIECE] for start in STARTS]
+    assert origin.sent["/x"] == foliocache.open(**pool).stat().counters.fill_bytes < len(large)
 
 
 def test_an_object_that_changes_in_the_middle_of_a_batch(http, origin, large):

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Generic, TypeVar, final
 
 from typing_extensions import Buffer
@@ -6,7 +7,7 @@ _T = TypeVar("_T")
 
 @final
 class Exchanges(Generic[_T]):
-    def __new__(cls, most: int, patience: float) -> Exchanges[_T]: ...
+    def __new__(cls, most: int, patience: float, judge: Callable[[_T, bytes], bool] | None = None) -> Exchanges[_T]: ...
     def __len__(self) -> int: ...
     @property
     def most(self) -> int: ...

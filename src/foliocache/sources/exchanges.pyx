@@ -1,9 +1,10 @@
 """Several exchanges with HTTP servers at a time, in one thread: what has come over any of the connections is received in one
 call without the GIL, and the bodies go straight into the pages.
 
-Only answers that are as good as a known one count: of status 206 and the asked length and range, and with a head that is
-otherwise the same as that of a response that was looked at. Any other answer ends its exchange, and the caller asks again by
-other means. So a server's oddities are dealt with in one place, `http.Client`.
+Only plain answers of status 206 and the asked length and range count. If the rest of the head is that of a response that was
+looked at, the body is received at once; else when the caller, who is asked, says that it is as good. Some servers send another
+head each time, with a number of the request or what is left of the connection. Any other answer ends its exchange, and the
+caller asks again by other means. So a server's oddities are dealt with in one place, `http.Client`.
 """
 cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -17,6 +18,8 @@ from libc.string cimport memcmp, memcpy, memmove, memset
 
 from ..mm cimport atomics
 from .wire cimport HEAD_MAX, Head, _find_end, _parse
+
+from .wire import parsed
 
 cdef extern from "Python.h" nogil:
     PyObject *of_tuple "PyTuple_GET_ITEM" (PyObject *each, Py_ssize_t n)
@@ -54,6 +57,7 @@ cdef enum:
 cdef enum State:
     ASKING  # or connecting
     HEAD
+    UNKNOWN  # the head is there, and ``judge`` is to look at it
     BODY
     FULL
     FAILED
@@ -78,19 +82,21 @@ cdef struct Lane:
 cdef class Exchanges:
     """At most ``most`` exchanges at a time, each over a connection of its own. One thread at a time may use them.
 
-    patience: the seconds without a byte after which an exchange has failed.
+    patience: the seconds without a byte after which an exchange has failed. judge: is called with the tag of an exchange and
+    what differs in the head of its answer from the known ones (`wire.Reply.rest`), and returns True if that is as good.
     """
     cdef Lane **lanes
     cdef pollfd *fds
+    cdef object judge
     cdef list kept  # what the lanes point to, by their number
     cdef u64 patience_ns
     cdef readonly Py_ssize_t most, count
     cdef bint waiting
 
-    def __cinit__(self, Py_ssize_t most, double patience):
+    def __cinit__(self, Py_ssize_t most, double patience, judge=None):
         if not 0 < most <= 1024 or not 0 < patience <= 1e9:
             raise ValueError(f"1 to 1,024 exchanges at a time, for up to 1e9 seconds; not {most}, {patience}")
-        self.most, self.patience_ns, self.kept = most, <u64>(patience * 1e9), []
+        self.most, self.patience_ns, self.judge, self.kept = most, <u64>(patience * 1e9), judge, []
         self.lanes = <Lane **>malloc(most * sizeof(Lane *))
         self.fds = <pollfd *>malloc(most * sizeof(pollfd))
         if self.lanes == NULL or self.fds == NULL:
@@ -183,6 +189,7 @@ cdef class Exchanges:
                         self._give_up_late()
                 if ready < 0:
                     PyErr_CheckSignals()
+                self._look_at_heads()
                 found = self._news()
                 if found or (briefly and ready == 0):
                     return found
@@ -203,6 +210,18 @@ cdef class Exchanges:
         for n in range(self.count):
             if now > self.lanes[n].heard + self.patience_ns:
                 self.lanes[n].state = FAILED
+
+    cdef int _look_at_heads(self) except -1:
+        cdef Lane *lane
+        cdef Py_ssize_t n
+        for n in range(self.count):
+            lane = self.lanes[n]
+            if lane.state == UNKNOWN:
+                if self.judge is not None and self.judge(self.kept[n][0], parsed(lane.data[: lane.end]).rest):
+                    _begin_body(lane)
+                else:
+                    lane.state = FAILED
+        return 0
 
     cdef list _news(self):
         """Let go of the buffers that are full. Return what ``wait`` returns."""
@@ -264,13 +283,13 @@ cdef Py_ssize_t _step(Lane *lane) noexcept nogil:
         lane.size += got
         lane.end = _find_end(lane.data, lane.size - got, lane.size)
         if lane.end >= 0:
-            lane.state = BODY if _is_known(lane) and _place(lane) else FAILED
-            if lane.state == FAILED:
-                lane.page = 0  # what has come with more than it should is not looked at
+            lane.state = _state_of_head(lane)
+            if lane.state == BODY:
+                _begin_body(lane)
         elif lane.size == HEAD_MAX:
             lane.state = FAILED
         more = lane.size == HEAD_MAX
-    if lane.state == BODY and more and lane.page < lane.count:
+    if lane.state == BODY and more:
         got = _receive(lane)
         if got <= 0:
             _ended(lane, got)
@@ -278,9 +297,16 @@ cdef Py_ssize_t _step(Lane *lane) noexcept nogil:
             lane.heard = atomics.now_ns()
             all_got += got
             _advance(lane, got)
-    if lane.state == BODY and lane.page == lane.count:
-        lane.state = FULL
+            if lane.page == lane.count:
+                lane.state = FULL
     return all_got
+
+
+cdef void _begin_body(Lane *lane) noexcept nogil:
+    if not _place(lane):
+        lane.state, lane.page = FAILED, 0  # what has come with more than it should is not looked at
+    else:
+        lane.state = FULL if lane.page == lane.count else BODY
 
 
 cdef void _ended(Lane *lane, ssize_t got) noexcept nogil:
@@ -296,24 +322,24 @@ cdef void _failed(Lane *lane) noexcept nogil:
         lane.state = FAILED
 
 
-cdef bint _is_known(Lane *lane) noexcept nogil:
-    """Return True if the head is as good as a known one."""
+cdef State _state_of_head(Lane *lane) noexcept nogil:
+    """Return BODY if the head is as good as a known one, UNKNOWN if that must be found out, FAILED if it is not."""
     cdef char[HEAD_MAX] rest
     cdef PyObject *known
     cdef Py_ssize_t n
     cdef Head head
     memset(&head, 0, sizeof(Head))
     if not _parse(lane.data, lane.end, rest, &head) or head.status != 206 or head.length != lane.length:
-        return False
+        return FAILED
     if head.content_range == NULL or head.content_range_length != lane.content_range_length:
-        return False
+        return FAILED
     if memcmp(head.content_range, lane.content_range, lane.content_range_length) != 0:
-        return False
+        return FAILED
     for n in range(size_of_tuple(lane.known)):
         known = of_tuple(lane.known, n)
         if size_of(known) == head.rest and memcmp(content_of(known), rest, head.rest) == 0:
-            return True
-    return False
+            return BODY
+    return UNKNOWN
 
 
 cdef bint _place(Lane *lane) noexcept nogil:

@@ -18,7 +18,7 @@ import ssl
 import struct
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from time import monotonic
@@ -152,7 +152,7 @@ class Direct(Body):
     @property
     def is_last(self) -> bool:
         """True if the server closes the connection after this response."""
-        return str(self.headers.get("Connection", "")).lower() == "close"
+        return _is_last(self.headers)
 
     def close(self) -> None:
         """See `Body`."""
@@ -207,13 +207,22 @@ def _fields(lines: list[str]) -> Fields:
     return fields
 
 
+def _is_last(fields: Fields) -> bool:
+    return str(fields.get("Connection", "")).lower() == "close"
+
+
+def _fields_in(rest: bytes) -> Fields:
+    """Return the header fields in `wire.Reply.rest`."""
+    return _fields(rest.decode("iso-8859-1").split("\r\n")[:-1])
+
+
 def fields_of(parsed: dict[bytes, Fields], reply: Reply, rest: bytes) -> Fields:
     """Return the header fields. Most of them are those of a response before, in ``parsed``."""
     common = parsed.get(rest)
     if common is None:
         if len(parsed) >= PARSED_MAX:
             parsed.clear()
-        parsed[rest] = common = _fields(rest.decode("iso-8859-1").split("\r\n")[:-1])
+        parsed[rest] = common = _fields_in(rest)
     fields = Fields(common)
     fields["content-length"] = str(reply.length)
     if reply.content_range is not None:
@@ -411,7 +420,10 @@ class Client:
             return connection
         if (known := self._addresses.get(place)) is None:
             return None
-        sock = socket.socket(known[0], socket.SOCK_STREAM)
+        try:
+            sock = socket.socket(known[0], socket.SOCK_STREAM)
+        except OSError:  # too many open files, for example
+            return None
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -482,15 +494,20 @@ class Ranges:
         known = Known(self._common, b"bytes %d-%d/%d" % (start, end - 1, self._total)) if self._common else None
         return self._ask(start, end, into, known)
 
-    def fill_several(self, wanted: Iterator[tuple[int, list[memoryview]]], at_once: int) -> Iterator[tuple[int, int]]:
-        """Fill several ranges at a time in this thread, by responses that are `as_good` as another. None is taken of
-        ``wanted`` before there is such another.
+    def fill_several(
+        self, wanted: Iterator[tuple[int, list[memoryview]]], at_once: int, is_ours: Callable[[Fields], bool]
+    ) -> Iterator[tuple[int, int]]:
+        """Fill several ranges at a time in this thread, by responses that are `as_good` as another, or whose header fields are.
+        None is taken of ``wanted`` before there is such another.
 
         Parameters
         ----------
         wanted
             The offset and the buffers of each range. The next one is taken when it is to be requested: if nothing has come of
             those that are under way, and at most ``at_once`` at a time.
+        is_ours
+            Says of the header fields of a response with the range, but for its length, range and date, whether they are of the
+            object as it is expected.
 
         Yields
         ------
@@ -498,7 +515,22 @@ class Ranges:
             The number of a range, counted from 0 as they were taken, and how many of its buffers are full: 0 when it has been
             requested; -1 if the others of it must be read by other means.
         """
-        exchanges: Exchanges[tuple[int, http.client.HTTPConnection]] = Exchanges(at_once, READ_TIMEOUT)
+        last: set[int] = set()  # ranges after whose responses the server closes the connection
+
+        def judge(tag: tuple[int, http.client.HTTPConnection], rest: bytes) -> bool:
+            try:
+                fields = _fields_in(rest)
+            except Unusual:
+                return False
+            if not is_ours(fields):
+                return False
+            if _is_last(fields):
+                last.add(tag[0])
+            else:
+                self.is_good(rest, self._total)
+            return True
+
+        exchanges: Exchanges[tuple[int, http.client.HTTPConnection]] = Exchanges(at_once, READ_TIMEOUT, judge)
         under_way: dict[int, http.client.HTTPConnection] = {}
         before, number = self._begin or b"", -1
 
@@ -533,7 +565,7 @@ class Ranges:
                 for (which, used), full, end in found:
                     if end:
                         del under_way[which]
-                    if end < 0:
+                    if end < 0 or (end > 0 and which in last):
                         used.close()
                     elif end > 0 and most and begin(used):  # before anything else: the server has something to do meanwhile
                         yield number, 0

@@ -376,7 +376,10 @@ class HTTPTarget(AsyncTarget):
             yield from range(_fill(rest, places[done], buffers[done:]))
 
         def read_ranges(wanted: Iterator[tuple[int, list[memoryview]]], at_once: int) -> Iterator[tuple[int, int]]:
-            return iter(()) if whole or path not in self._ranged else current().fill_several(wanted, at_once)
+            return iter(()) if whole or path not in self._ranged else current().fill_several(wanted, at_once, is_ours)
+
+        def is_ours(headers: Any) -> bool:
+            return _verdict(headers, identity) == SAME and not _is_encoded(headers)
 
         if ranges.is_plain:
             read_into.read_ranges = read_ranges  # type: ignore[attr-defined]
