@@ -82,6 +82,23 @@ def test_threads_grow_while_they_wait_and_shrink_when_they_compete(made, monkeyp
         samples.put(1.0)
 
 
+def test_what_cannot_get_a_thread_is_refused_or_gets_the_first_that_is_free(made, monkeypatch):
+    def refuse(*args):
+        raise RuntimeError("can't start new thread")
+
+    called, go, begun = queue.SimpleQueue(), threading.Event(), threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._thread, "start_new_thread", refuse)
+        assert not made.later(lambda: called.put("refused")) and not made.run(lambda: called.put("refused"))
+    assert made.run(lambda: begun.set() or go.wait(SECONDS)) and begun.wait(SECONDS)
+    monkeypatch.setattr(engine._thread, "start_new_thread", refuse)
+    assert made.later(lambda: called.put("it"))
+    go.set()
+    assert called.get(timeout=SECONDS) == "it" and called.empty()
+    made.close(SECONDS)
+    assert not made.later(lambda: called.put("closed")) and called.empty()
+
+
 def test_a_measurement_survives_threads_that_end(made):
     served = queue.SimpleQueue()
     made.later(lambda: served.put(1))

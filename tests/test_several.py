@@ -5,10 +5,12 @@ import os
 import queue
 import signal
 import threading
+import time
 
 import pytest
 
 import foliocache
+from foliocache.filler import engine
 
 KIB = 1 << 10
 PATIENCE = 60
@@ -313,6 +315,125 @@ def test_a_child_that_is_forked_while_its_parent_reads(roomy):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     source.open.set()
     assert read_all(mapping)
+
+
+def refuse(*args):
+    raise RuntimeError("can't start new thread")
+
+
+def test_a_request_that_hangs_is_waited_for_once(pool_name):
+    """And not once by each reader of its group, of whom all but one find what they want."""
+    source = Stuck()
+    mapping = mapped(foliocache.open(pool_name, size="16MiB", fill_timeout=0.3), source)
+    groups = mapping.filler.read_runs(mapping, RUNS)
+    assert source.begun.wait(PATIENCE)
+    begin = time.monotonic()
+    for group in groups:
+        group.wait()
+    took = time.monotonic() - begin
+    source.open.set()
+    assert len(set(map(id, groups))) < 6 and took < 6 * 0.3 + 2 < len(RUNS) * 0.3
+
+
+def test_a_request_that_hangs_does_not_keep_others_from_being_served(roomy):
+    """A server that takes no more may wait for long: it is not counted, and what is wanted then gets another one."""
+
+    class Draining(Stuck):
+        def read_ranges(self, ranges, at_once):
+            taken = list(enumerate(ranges))
+            if not self.begun.is_set():
+                self.wait(None, None, None)
+            for number, (offset, buffers) in taken:
+                self.fill(offset, buffers)
+                yield number, len(buffers)
+
+    source = Draining()
+    mapping = mapped(roomy, source)
+    (hanging,) = mapping.filler.read_runs(mapping, [(0, 2)])
+    assert source.begun.wait(PATIENCE)
+    for runs in ([(8, 10)], RUNS[10:]):
+        for (first, _), group in zip(runs, mapping.filler.read_runs(mapping, runs), strict=True):
+            group.wait()
+            assert mapping.is_cached(first * mapping.unit_size, 32 * KIB)
+    assert source.singles == [] and not mapping.is_cached(0, 1)
+    source.open.set()
+    hanging.wait()
+    assert mapping.is_cached(0, 32 * KIB)
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, MemoryError, OSError])
+@pytest.mark.parametrize("where", ["call", "answer", "close"])
+def test_whatever_a_source_raises_it_is_called_again_and_the_operator_is_told(roomy, caplog, error, where):
+    class Raising(Several):
+        def read_ranges(self, ranges, at_once):
+            self.asked += 1
+            if where == "call":
+                raise error("it is broken")
+            return self
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            raise error("it is broken") if where == "answer" else StopIteration
+
+        def close(self):
+            if where == "close":
+                raise error("it is broken")
+
+    source = Raising()
+    mapping = mapped(roomy, source)
+    for at in range(0, len(RUNS), 5):  # more than there are servers
+        before = source.asked
+        groups = mapping.filler.read_runs(mapping, RUNS[at : at + 5])
+        for (first, _), group in zip(RUNS[at:], groups, strict=False):
+            group.wait()
+            assert mapping.is_cached(first * mapping.unit_size, 32 * KIB)
+        assert source.asked > before
+    assert read_all(mapping) and source.ranges == []
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "foliocache"]
+    assert f"read one by one, since reading several at a time has failed: {error.__name__}: it is broken" in told
+
+
+def test_a_caller_that_is_interrupted_while_it_requests(roomy, monkeypatch):
+    def interrupted(request):
+        raise KeyboardInterrupt
+
+    source = Several()
+    mapping = mapped(roomy, source)
+    with monkeypatch.context() as patch:
+        patch.setattr(roomy.engine, "later", interrupted)
+        for _ in range(3):  # more often than there are servers
+            with pytest.raises(KeyboardInterrupt):
+                mapping.filler.read_runs(mapping, RUNS[:2])
+    for group in mapping.filler.read_runs(mapping, RUNS):
+        group.wait()
+    assert len(set(source.ranges)) == len(RUNS)
+
+
+def test_no_one_waits_for_threads_that_cannot_be_started(pool_name, monkeypatch):
+    pool = foliocache.open(pool_name, size="16MiB", fill_timeout=3600)
+    source = Several()
+    mapping = pool.mapping("it", SIZE, "1", source=source, concurrent=True, folio_size="16KiB")
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._thread, "start_new_thread", refuse)
+        assert read_all(mapping, RUNS[:10]) and source.asked == 0
+    source.singles.clear()
+    assert mapping.read_bytes(60 * mapping.unit_size, 10) == DATA[60 * mapping.unit_size :][:10]
+    assert read_all(mapping, RUNS[20:]) and source.ranges
+    assert pool.audit() == []
+
+
+def test_what_is_dropped_is_not_queued(pool_name, monkeypatch):
+    """While requests are queued for the units around it, a miss reads what is wanted and no more."""
+    mapping = foliocache.open(pool_name, size="16MiB").mapping(
+        "it", SIZE, "1", source=(source := Several()), concurrent=True, folio_size="16KiB"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._thread, "start_new_thread", refuse)
+        mapping.filler.read_runs(mapping, [(0, 200)])
+    assert mapping.read_bytes(0, 10) == DATA[:10]
+    assert sum(length for _, length in source.singles) > 16 * KIB
 
 
 def test_several_readers_of_one_object_read_it_once(roomy):

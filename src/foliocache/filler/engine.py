@@ -100,14 +100,14 @@ class Engine:
         """The number of requests that have ended. It grows while the engine makes progress."""
         return self._state.served
 
-    def later(self, request: Request) -> None:
+    def later(self, request: Request) -> bool:
         """Call ``request()`` when it is its turn, unless the engine is closed meanwhile.
 
         Of such requests, CONCURRENCY_FIRST run at a time, and up to CONCURRENCY if their threads mostly wait (`_State.adapt`).
+
+        Return False, without calling it, if the engine is closed, or if there is no thread and none can be started.
         """
-        if not self._closed:
-            self._state.ahead.append(request)
-            self._state.start_ahead()
+        return not self._closed and self._state.later(request)
 
     def close(self, patience: float) -> None:
         """Refuse new requests, drop queued reads ahead, and wait at most ``patience`` seconds for those that are running.
@@ -196,10 +196,20 @@ class _State:
         if len(self.spare) < THREADS_MAX:
             self.serve_wanted()  # a thread may have become idle just before the append, and found nothing
             return True
+        return not self.withdrawn(self.wanted, request)
+
+    def later(self, request: Request) -> bool:
+        """Queue a request in ``ahead``. Return False if there is no thread at all."""
+        self.ahead.append(request)
+        self.start_ahead()
+        return len(self.spare) < THREADS_MAX or not self.withdrawn(self.ahead, request)
+
+    def withdrawn(self, queue: deque[Request], request: Request) -> bool:
+        """Take a request out of its queue. Return False if it is being served."""
         with contextlib.suppress(ValueError):
-            self.wanted.remove(request)
-            return False
-        return True
+            queue.remove(request)
+            return True
+        return False
 
     def serve_wanted(self) -> None:
         """Give the wanted requests to idle threads."""
@@ -294,6 +304,8 @@ class _State:
             del request
             while self.wanted:
                 self.call(self.next_wanted)
+            if self.ahead and self.take(self.slots):  # no thread could be started for it
+                self.call(self.serve_ahead)
             self.idle.append(None)
             self.serve_wanted()
             if self.closed and self.take(self.idle):  # it has not been given work, or told to end, meanwhile

@@ -43,6 +43,7 @@ cdef class Group:
     cdef object gate
     cdef u64 left
     cdef u32 epoch
+    cdef bint is_late
 
     cdef int join(self) except -1
     cdef int leave(self) except -1
@@ -76,7 +77,7 @@ cdef class Filler:
     cdef int _start_server(self) except -1
     cdef Request _next_wanted(self)
     cdef int _drop_wanted(self) except -1
-    cdef bint _ends_server(self) noexcept
+    cdef bint _counts_server(self) except -1
     cdef u64 _request_units(self, Steps mapping, u64 units) except? 0
     cdef u64 _request_size(self, u64 length) except? 0
     cdef u64 _first_stop(self, Steps mapping, u64 index, u64 count) except? 0

@@ -117,13 +117,15 @@ cdef class Request:
         self.leave_group()
 
     def __del__(self):
+        self.dequeue()
         self.leave_group()
 
     cdef int dequeue(self) except -1:
-        """It is queued no longer."""
+        """It is queued no longer, since it is served, or dropped."""
         if self.is_ahead and self.epoch == self.mapping.epoch():
             with cython.critical_section(self.filler.guard):
                 self.filler.queued -= 1
+        self.is_ahead = False
         return 0
 
     cdef int leave_group(self) except -1:
@@ -177,15 +179,16 @@ cdef class Group:
         return 0
 
     def wait(self):
-        """Return when all of its requests have been served or dropped, or after the pool's ``fill_timeout``. Raises what a
-        signal handler raises."""
+        """Return when all of its requests have been served or dropped, or after the pool's ``fill_timeout``. After that, no
+        call waits: most of them may have been served. Raises what a signal handler raises."""
         cdef u64 now = atomics.now_ns()
         cdef u64 deadline = now + self.filler._patience()
-        while self.left and now < deadline and self.epoch == self.mapping.epoch():
+        while self.left and not self.is_late and self.epoch == self.mapping.epoch():
             if self.gate.acquire(True, min(deadline - now, layout.WAIT_SLICE_NS) / 1e9):
                 self.gate.release()
             PyErr_CheckSignals()
             now = atomics.now_ns()
+            self.is_late = now >= deadline
 
 
 cdef Group _group(Filler filler, Steps mapping):
@@ -460,24 +463,32 @@ cdef class Filler:
                 self.pool.engine.later(request)
             else:
                 self.wanted.append(request)
+                request = None  # it has begun when no server has it
                 self._start_server()
-                if self.pool.engine.closed:
-                    self._drop_wanted()
             first = stop
         return 0
 
     cdef int _start_server(self) except -1:
-        """Have one more thread of the engine serve what is wanted, if there should be more."""
-        cdef bint starts
-        cdef u32 most = self.pool.engine.servers, at_once = self.pool.engine.at_once
-        with cython.critical_section(self.guard):
-            starts = self.servers < most and self.servers * at_once < <u32>len(self.wanted)
-            self.servers += starts
-        if starts:
+        """Have one more thread of the engine serve what is wanted, if there should be more. If there is none, or the engine is
+        closed, no one must wait for what is wanted: those who read it request it."""
+        ours = self.pool.engine
+        if self._counts_server():
             from .several import server  # here, because it imports this module
 
-            self.pool.engine.later(server(self))
+            if not ours.later(server(self)):
+                self._drop_wanted()
+        elif ours.closed:
+            self._drop_wanted()
         return 0
+
+    cdef bint _counts_server(self) except -1:
+        """Count one more server, and return True, if there should be more."""
+        cdef bint counts
+        cdef u32 most = self.pool.engine.servers, at_once = self.pool.engine.at_once
+        with cython.critical_section(self.guard):
+            counts = self.servers < most and self.servers * at_once < <u32>len(self.wanted)
+            self.servers += counts
+        return counts
 
     cdef Request _next_wanted(self):
         """Return the next request for a server, which has begun; None if there is none."""
@@ -489,18 +500,10 @@ cdef class Filler:
             return None
 
     cdef int _drop_wanted(self) except -1:
-        """The engine is closed, and serves no more requests: no one must wait for one."""
+        """The engine serves no more requests: no one must wait for one."""
         wanted, self.wanted = self.wanted, deque()
         wanted.clear()
         return 0
-
-    cdef bint _ends_server(self) noexcept:
-        """Return True if nothing is wanted any more, and a server ends."""
-        cdef bint ends
-        with cython.critical_section(self.guard):
-            ends = len(self.wanted) == 0
-            self.servers -= ends
-        return ends
 
     cdef u64 _request_units(self, Steps mapping, u64 units) except? 0:
         """Return how many units each request has, if ``units`` units are read in several requests."""

@@ -9,7 +9,7 @@ Two rules of ``miss`` hold here, too. Only compiled frames, and what is reached 
 a `Server` is reached from the source's frames, but has none when its call ends. And nothing waits for another filler.
 """
 cimport cython
-from libc.stdint cimport uint64_t as u64
+from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
 from .buffers cimport release
 from .miss cimport Filler, Group, Request, _Reading, _reading, _reads
@@ -17,6 +17,7 @@ from .steps cimport Steps
 from ..mm cimport atomics, layout
 
 from ..errors import SourceError
+from ..observe import notices
 from ..sizes import quoted
 from .engine import CONCURRENCY_FIRST
 from .source import iterator_of
@@ -116,11 +117,16 @@ cdef class Run:
 @cython.auto_pickle(False)
 cdef class Server:
     """A call for a thread of the engine: serve what is wanted of a filler, until there is nothing more. For the source, an
-    iterator of (offset, buffers)."""
+    iterator of (offset, buffers).
+
+    It is one of the filler's servers while it takes requests. When it takes no more, and waits for those that it has taken, it
+    is none: it may wait for long, and another may have to serve what is wanted meanwhile.
+    """
     cdef Filler filler
     cdef dict runs  # that the source has taken and not filled, by number
     cdef u64 taken
-    cdef bint called
+    cdef u32 epoch
+    cdef bint is_counted
 
     def __init__(self):
         raise TypeError("a server is a filler's")
@@ -135,10 +141,14 @@ cdef class Server:
             # One more, since the next is taken before it is said that another is full. There are too many if other threads
             # have begun to serve; the source is then called again when it has filled these.
             if len(self.runs) > <int>self.filler.pool.engine.at_once:
+                self._leave_servers(False)
+                self.filler._start_server()
                 raise StopIteration
             request = self.filler._next_wanted()
             if request is None:
-                raise StopIteration
+                if self._leave_servers(True):
+                    raise StopIteration
+                continue
             run = self._run(request)
             if run is not None:
                 self.runs[self.taken] = run
@@ -147,7 +157,6 @@ cdef class Server:
 
     def __call__(self):
         engine = self.filler.pool.engine
-        self.called = True
         engine.serving.append(None)
         try:
             self._serve(engine)
@@ -155,14 +164,33 @@ cdef class Server:
             engine.serving.pop()
 
     def __del__(self):
-        if self.filler is not None and not self.called:  # the engine is closed
-            self.filler._drop_wanted()
+        if self.filler is not None:
+            self._leave_servers(False)
+            if self.filler.pool.engine.closed:
+                self.filler._drop_wanted()
+
+    cdef bint _leave_servers(self, bint if_empty) noexcept:
+        """Be one of the filler's servers no longer; if_empty: if nothing is wanted. Return True if it is none now."""
+        cdef Filler filler = self.filler
+        cdef bint leaves
+        with cython.critical_section(filler.guard):
+            leaves = self.is_counted and not (if_empty and len(filler.wanted))
+            if leaves:
+                self.is_counted = False
+                filler.servers -= self.epoch == filler.wanted_epoch  # a forked child begins with none
+        return not self.is_counted
+
+    cdef bint _is_needed(self) except -1:
+        if self.is_counted:
+            return not self._leave_servers(True)
+        self.is_counted = self.filler._counts_server()
+        return self.is_counted
 
     cdef int _serve(self, engine) except -1:
         cdef Request request
         cdef u64 before
         cdef bint takes = True
-        while not self.filler._ends_server():
+        while self._is_needed():
             before = self.taken
             self._stream(engine.at_once)
             if self.taken != before:
@@ -175,9 +203,11 @@ cdef class Server:
                     other = self.filler._next_wanted()
                     if other is not None:
                         engine.later(other)
+                        other = None
                 request()
             else:
                 engine.later(request)
+            request = None  # it has ended when no one has it
         return 0
 
     cdef Run _run(self, Request request):
@@ -238,15 +268,23 @@ cdef class Server:
                     run.fill_up_to(full)
                 if full < 0 or run.is_full():
                     self._leave(number)
-        except Exception:
-            pass  # what ``read_into`` says of the same ranges is told
-        finally:
-            run = None
+        except BaseException as error:  # what ``read_into`` says of the same ranges is told
+            self._notice(error)
+        run = None
+        try:
             close = getattr(answer, "close", None)
             if close is not None:
                 close()
-            for number in list(self.runs):
-                self._leave(number)
+        except BaseException as error:
+            self._notice(error)
+        for number in list(self.runs):
+            self._leave(number)
+        return 0
+
+    cdef int _notice(self, error) except -1:
+        """The source's ``read_ranges`` has failed. It may do so each time, and reads are slower then."""
+        if not self.filler.pool.closed:
+            notices.single_reads(getattr(self.filler.pool, "name", ""), error)
         return 0
 
     cdef int _leave(self, number) except -1:
@@ -262,7 +300,7 @@ cdef class Server:
 
 
 def server(Filler filler not None):
-    """Return a `Server`."""
+    """Return a `Server`, which the filler has counted."""
     cdef Server made = Server.__new__(Server)
-    made.filler, made.runs = filler, {}
+    made.filler, made.runs, made.epoch, made.is_counted = filler, {}, filler.wanted_epoch, True
     return made

@@ -59,6 +59,12 @@ def private_read(pool: str) -> None:
     )
 
 
+def single_reads(pool: str, error: BaseException) -> None:
+    """A source's ``read_ranges`` has raised."""
+    text = "ranges are read one by one, since reading several at a time has failed: %s: %s"
+    warn("single", pool, text, type(error).__name__, error)
+
+
 def dead_clients(pool: str, dead: int, waiting: int) -> None:
     """Processes have died while they used the pool, and what they left has been settled."""
     settled = f", but for {waiting} that must wait for leases of others" if waiting else ""
