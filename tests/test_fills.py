@@ -8,6 +8,7 @@ import signal
 import threading
 import weakref
 
+import fresh
 import pytest
 from units import is_cached, unit
 
@@ -269,6 +270,27 @@ def test_a_source_that_keeps_a_page_is_refused(roomy):
     with pytest.raises(foliocache.SourceError, match="kept the buffer"):
         roomy.mapping("k", 100, "v", source=Keeping(), concurrent=True).lease(0)
     kept.clear()
+
+
+@fresh.process
+def test_a_kept_page_that_becomes_garbage_is_let_go(pool_name):
+    """Views of the buffer that a source is given, in a cycle: the end of each needs the lease, whatever was collected before it."""
+
+    class Keeping:
+        def read_into(self, offset, buffers):
+            for buffer in buffers:
+                cycle = [buffer[:]]  # younger than the lease, so it is collected later
+                cycle.append(cycle)
+                del buffer, cycle
+                yield
+
+    pool = foliocache.open(pool_name, size="8MiB")
+    for _ in range(10):
+        with pytest.raises(foliocache.SourceError, match="kept the buffer"):
+            pool.mapping("k", 100, "v", source=Keeping(), concurrent=True).lease(0)
+        gc.collect()
+    assert pool.audit() == []
+    pool.close()
 
 
 def test_a_private_read_of_a_streaming_source(pool):

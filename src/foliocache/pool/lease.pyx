@@ -240,6 +240,7 @@ cdef object _no_target(PyTypeObject *kind, PyObject *arguments, PyObject *keywor
 
 
 @cython.final
+@cython.no_gc  # the end of a view needs the lease, also where both are garbage; and no cycle leads through a lease
 @cython.auto_pickle(False)
 cdef class Target:
     """The writable bytes of a folio, while it is being filled.
