@@ -194,8 +194,8 @@ cdef class Lease:
         return self.data
 
     cdef int _populate(self) except -1:
-        """Map the folio's pages in one call, unless they are mapped: it takes half as long as the page faults do. In a pool that
-        has its memory in huge pages, map all of those that the folio is in: they are there, as its chunks are marked."""
+        """Map the folio's pages in one call, unless they are mapped: that takes half as long as page faults do. In a pool that
+        has its memory in huge pages, map all of those that the folio is in: the marks of its chunks say that they are there."""
         cdef mem_t mem = self.attachment.mem
         cdef u64 begin = atomics.page_at(mem, self.pfn), end = begin + <u64>self.length
         cdef u64 chunk = <u64>1 << atomics.chunk_shift(mem)
