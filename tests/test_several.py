@@ -4,6 +4,8 @@ import itertools
 import os
 import queue
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -422,6 +424,32 @@ def test_no_one_waits_for_threads_that_cannot_be_started(pool_name, monkeypatch)
     assert mapping.read_bytes(60 * mapping.unit_size, 10) == DATA[60 * mapping.unit_size :][:10]
     assert read_all(mapping, RUNS[20:]) and source.ranges
     assert pool.audit() == []
+
+
+def test_requests_need_no_descriptor(pool_name):
+    """Not even the first ones of a process."""
+    code = f"""
+import resource, foliocache
+class Source:
+    def read_into(self, offset, buffers):
+        yield from map(self.fill, buffers)
+    def read_ranges(self, ranges, at_once):
+        for number, (offset, buffers) in enumerate(ranges):
+            yield number, sum(map(self.fill, buffers))
+    def fill(self, buffer):
+        buffer[:] = bytes(len(buffer))
+        return 1
+pool = foliocache.open({pool_name!r}, size="16MiB")
+mapping = pool.mapping("it", {SIZE}, "1", source=Source(), concurrent=True)
+before = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+for group in mapping.filler.read_runs(mapping, {RUNS}):
+    group.wait()
+assert mapping.is_cached(0, 100)
+resource.setrlimit(resource.RLIMIT_NOFILE, before)  # Python itself needs one at its exit
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_is_dropped_is_not_queued(pool_name, monkeypatch):

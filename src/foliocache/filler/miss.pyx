@@ -213,6 +213,10 @@ cdef class Filler:
         self.given = read, readinto, source, concurrent
         self.call_read, self.call_readinto, self.call_read_into = called(read), called(readinto), read_into_of(source)
         self.call_read_ranges = getattr(source, "read_ranges", None) if concurrent else None
+        if self.call_read_ranges is not None:
+            from .several import server  # here: it imports this module, and there may be no descriptor for that later
+
+            self.server = server
         self.origin, self.concurrent, self.wanted = source, concurrent, deque()
         self.is_exact = getattr(source, "is_exact", False) is True
         self.kind = kind_of(read, readinto, source)
@@ -473,9 +477,7 @@ cdef class Filler:
         closed, no one must wait for what is wanted: those who read it request it."""
         ours = self.pool.engine
         if self._counts_server():
-            from .several import server  # here, because it imports this module
-
-            if not ours.later(server(self)):
+            if not ours.later(self.server(self)):
                 self._drop_wanted()
         elif ours.closed:
             self._drop_wanted()
