@@ -1031,6 +1031,15 @@ def test_a_pool_goes_while_the_waiter_stays(pool_name):
     assert gone() is None
 
 
+def test_a_gather_that_becomes_garbage_releases_its_buffer(pool):
+    out = bytearray(100)
+    cycle = [pool.mapping("k", 1000, "v", lambda offset, length: bytes(length))._gather_into(0, out)]
+    cycle.append(cycle)
+    del cycle
+    gc.collect()
+    out.append(1)  # BufferError, while it has an export
+
+
 def test_mail_wakes_a_loop_once_for_all_that_is_on_the_way():
     loop, called, woken = asyncio.new_event_loop(), [], []
     wake = loop.call_soon_threadsafe

@@ -274,7 +274,7 @@ def test_a_source_that_keeps_a_page_is_refused(roomy):
 
 @fresh.process
 def test_a_kept_page_that_becomes_garbage_is_let_go(pool_name):
-    """Views of the buffer that a source is given, in a cycle: each ends with the lease, whatever was collected before."""
+    """A view of the buffer that a source is given, in a cycle: its end needs the lease, whatever was collected before."""
 
     class Keeping:
         def read_into(self, offset, buffers):

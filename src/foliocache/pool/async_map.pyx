@@ -237,6 +237,7 @@ cdef class AsyncMap(FolioMap):
 
 
 @cython.final
+@cython.no_gc_clear  # it would forget the buffer without an end to its export
 @cython.auto_pickle(False)
 cdef class Gather:
     """The copying of a range of an object to one buffer, folio by folio."""
