@@ -50,7 +50,8 @@ cdef class Group:
 
 
 cdef class Filler:
-    cdef object key, pool, given, call_read, call_readinto, call_read_into, call_read_ranges, origin, lock, turns, wanted, server
+    cdef object key, pool, given, call_read, call_readinto, call_read_into, call_read_ranges, origin, lock, turns
+    cdef object wanted, server
     cdef readonly object readahead
     cdef object guard
     cdef bint concurrent, is_exact
