@@ -322,7 +322,7 @@ def test_arrays_put_together_by_all():
     gather = pytest.importorskip("foliocache.adapters.zarr.gather", reason="zarr is not installed", exc_type=ImportError).gather
     whole = numpy.random.default_rng(0).integers(0, 1 << 30, (800, 600))
     cuts = [slice(a, a + 60) for a in range(0, 600, 60)]
-    parts = [((slice(0, 800), cut), whole[:, cut].copy()) for cut in cuts]
+    parts = [((slice(0, 800), cut), whole[:, cut].copy(), None) for cut in cuts]
     shared = numpy.zeros_like(whole)
 
     def put_together(n):
@@ -330,7 +330,7 @@ def test_arrays_put_together_by_all():
         mine = slice(100 * n, 100 * (n + 1))
         for _ in range(20):
             gather(own, parts, len(parts))
-            gather(shared, [((mine, cut), part[mine]) for (_, cut), part in parts], len(parts))
+            gather(shared, [((mine, cut), part[mine], None) for (_, cut), part, _ in parts], len(parts))
         assert numpy.array_equal(own, whole)
 
     at_once(*(lambda n=n: put_together(n) for n in range(THREADS)))
