@@ -38,6 +38,8 @@ BACKED = 2  # a first touch takes memory for the pool and for the results
 MANY = 11  # rounds that are asked for, from which on the objects are as many as the budget says
 BEST = "obstore's best"
 CALLS = ("reads of 1 MiB", "cat_file", "cat_ranges of 1 MiB")
+AWAITED = ("awaited cat_file", "awaited cat_ranges of 1 MiB")
+AWAITED_PEER = (16, 4)
 OBSTORE = {"unlimited": ((8, 4), (16, 4), (16, 1)), "limited": ((16, 4), (32, 4), (32, 1)), "slow": ((16, 4), (32, 4), (32, 1))}
 SOCKETS = ((4, 1), (16, 1))
 CACHES = ("readahead", "background", "blockcache")
@@ -124,6 +126,10 @@ class Bench:
             for call, read in self._calls(url).items():
                 cases[f"folio::, {call}, first touch"] = self._first(read)
                 cases[f"folio::, {call}, used"] = stack.enter_context(self._used(read))
+            awaited = ways.Obstore(self.size, AWAITED_PEER[0], AWAITED_PEER[1] * MIB)
+            cases[f"{awaited.name}, awaited"] = self._plain(partial(awaited.whole_awaited, url))
+            for call, read in self._awaited(url).items():
+                cases[f"folio::, {call}, used"] = stack.enter_context(self._used(read))
             self._check(url)
             found = interleave(cases, self.rounds)
         best = max(judges, key=lambda judge: found[judge.name]).name
@@ -134,11 +140,23 @@ class Bench:
         for call, (touched, budget) in itertools.product(CALLS, BUDGETS[way].items()):
             value = found[f"folio::, {call}, {touched}"]
             self._record(f"{way}: {call}, {touched}", value, "MB/s", best, found[best], budget)
+        peer = f"{awaited.name}, awaited"
+        for call in AWAITED:
+            self._record(f"{way}: {call}, used", found[f"folio::, {call}, used"], "MB/s", peer, found[peer], None)
         if way == "unlimited":
             cache = max(CACHES, key=lambda name: found[f"fsspec, {name}"])
             value = found[f"folio::, {CALLS[0]}, first touch"]
             name = f"fsspec, {cache}"
             self._record(f"{way}: {CALLS[0]}, first touch", value, "MB/s", name, found[name], ">= 1.2")
+
+    def _awaited(self, url: str) -> dict[str, Callable[[Any], int]]:
+        return dict(
+            zip(
+                AWAITED,
+                (lambda fs: ways.whole_awaited(fs, url), lambda fs: ways.ranges_awaited(fs, url, self.size)),
+                strict=True,
+            )
+        )
 
     def _calls(self, url: str) -> dict[str, Callable[[Any], int]]:
         return dict(

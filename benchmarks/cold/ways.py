@@ -40,9 +40,20 @@ def whole(fs: Any, url: str) -> int:
 
 def ranges(fs: Any, url: str, size: int) -> int:
     """All of it, asked for as ranges of 1 MiB at once."""
+    return sum(map(len, fs.cat_ranges(*_ranges(url, size), on_error="raise")))
+
+
+def whole_awaited(fs: Any, url: str) -> int:
+    return len(asyncio.run(inside.coroutine_of_cat_file(fs)(url)))
+
+
+def ranges_awaited(fs: Any, url: str, size: int) -> int:
+    return sum(map(len, asyncio.run(inside.coroutine_of_cat_ranges(fs)(*_ranges(url, size), on_error="raise"))))
+
+
+def _ranges(url: str, size: int) -> tuple[list[str], list[int], list[int]]:
     starts = range(0, size, MIB)
-    found = fs.cat_ranges([url] * len(starts), list(starts), [min(start + MIB, size) for start in starts], on_error="raise")
-    return sum(map(len, found))
+    return [url] * len(starts), list(starts), [min(start + MIB, size) for start in starts]
 
 
 def pieces(fs: Any, url: str, offsets: Sequence[int], **options: Any) -> int:
@@ -118,6 +129,22 @@ class Obstore:
             return len(store.get_range(path, start=start, end=min(start + self.length, self.size)))
 
         return sum(self.threads.map(read, range(0, self.size, self.length)))
+
+    def whole_awaited(self, url: str) -> int:
+        """The same by tasks of an event loop."""
+        store, path = self.store(url)
+        left = iter(range(0, self.size, self.length))
+
+        async def task() -> int:
+            got = 0
+            for start in left:
+                got += len(await store.get_range_async(path, start=start, end=min(start + self.length, self.size)))
+            return got
+
+        async def run() -> int:
+            return sum(await asyncio.gather(*(task() for _ in range(self.at_once))))
+
+        return asyncio.run(run())
 
     def pieces(self, url: str, offsets: Sequence[int]) -> int:
         store, path = self.store(url)

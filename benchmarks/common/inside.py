@@ -23,6 +23,7 @@ from foliocache.pool.watch import Watch
 __all__ = [
     "PAGES_MIN",
     "coroutine_of_cat_file",
+    "coroutine_of_cat_ranges",
     "counted_page",
     "disk_tier",
     "memory_of",
@@ -39,6 +40,11 @@ __all__ = [
 def coroutine_of_cat_file(fs: Any) -> Any:
     """Return what fsspec calls ``cat_file`` by in an event loop."""
     return fs._cat_file
+
+
+def coroutine_of_cat_ranges(fs: Any) -> Any:
+    """Return what fsspec calls ``cat_ranges`` by in an event loop."""
+    return fs._cat_ranges
 
 
 def memory_of(pool: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import random
 import threading
 import warnings
 
@@ -16,7 +17,8 @@ from test_fs_identity import other
 from together import together
 
 from foliocache import ChangedError
-from foliocache.adapters.fsspec import FolioFileSystem, asynchronous
+from foliocache.adapters.fsspec import FolioFileSystem
+from foliocache.filler import awaiting
 from foliocache.filler.engine import THREADS_MAX
 
 LIMIT = 60
@@ -149,7 +151,7 @@ def test_what_is_cached_needs_no_thread_and_no_loop_but_the_callers(trusting, or
     def refuse(*args, **kwargs):
         raise AssertionError("this is not needed")
 
-    monkeypatch.setattr(asynchronous, "in_thread", refuse)
+    monkeypatch.setattr(awaiting, "_threads_of_callers", refuse)
     monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", refuse)
 
     async def read():
@@ -176,7 +178,7 @@ def test_what_is_missing_needs_no_thread_of_ours(place, data, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("this is not needed")
 
-    monkeypatch.setattr(asynchronous, "in_thread", refuse)
+    monkeypatch.setattr(awaiting, "_threads_of_callers", refuse)
     asked = fs.target.identify_async, fs.target.first_async
     questions = []
     monkeypatch.setattr(fs.target, "identify_async", lambda path: questions.append(path) or asked[0](path))
@@ -192,6 +194,78 @@ def test_what_is_missing_needs_no_thread_of_ours(place, data, monkeypatch):
     run(read())
     assert sorted(set(questions)) == [path, f"{path}y"] and questions.count(path) == 1 and questions.count(f"{path}y") <= 2
     assert len(fs.pool.engine._state.spare) == THREADS_MAX
+
+
+@pytest.mark.parametrize("max_gap", [None, 0])
+def test_long_ranges_are_read_by_one_thread(trusting, origin, pool, monkeypatch, max_gap):
+    """As by ``cat_ranges``: beside what is cached, what is short, and what fails, each in its place, and each byte once."""
+    data = random.Random(3).randbytes(9 << 20)
+    long, absent, empty = origin.put("/long", data), f"{origin.url}/absent", origin.put("/empty", b"")
+    threads, read_all = [], trusting._read_all
+    starts = range(0, len(data), 300_000)
+    paths = [*[long] * len(starts), absent, empty, long]
+    asked = paths, [*starts, 0, 0, -10], [*(start + 300_000 for start in starts), 5, None, None]
+
+    async def read():
+        assert await trusting._cat_file(long, 0, 100_000) == data[:100_000]
+        monkeypatch.setattr(trusting, "_read_all", lambda *job: threads.append(len(job[0])) or read_all(*job))
+        for _ in range(2):
+            *found, failed, nothing, last = await trusting._cat_ranges(*asked, max_gap=max_gap)
+            assert found == [data[start : start + 300_000] for start in starts]
+            assert isinstance(failed, FileNotFoundError) and nothing == b"" and last == data[-10:]
+            assert len(threads) == (max_gap is None), "merged, it is one range; and the second time, all is cached"
+        trusting.invalidate_cache()
+        trusting.pool.forget(next(each.key for each in trusting.pool.mappings() if each.size))
+        with pytest.raises(FileNotFoundError):
+            await trusting._cat_ranges(*asked, max_gap=max_gap, on_error="raise")
+
+    run(read())
+
+
+def test_long_ranges_of_an_object_that_changes(trusting, origin, data, monkeypatch):
+    """All are of the new one, except what was cached of the old."""
+    monkeypatch.setattr(origin, "before_get", lambda path, headers: None)
+    content = data * 3
+    url = origin.put("/x", content)
+    starts = list(range(0, len(content), 1 << 20))
+
+    async def read():
+        assert await trusting._cat_file(url, 0, 100) == content[:100]
+        origin.put("/x", other(content))
+        found = await trusting._cat_ranges(
+            [url] * len(starts), starts, [start + (1 << 20) for start in starts], on_error="raise"
+        )
+        assert found[1:] == [other(content)[start : start + (1 << 20)] for start in starts[1:]]
+
+    run(read())
+
+
+def test_long_ranges_are_cancelled(trusting, origin, monkeypatch):
+    """The caller does not wait, and what nobody had requested is not fetched."""
+    data = random.Random(4).randbytes(40 << 20)
+    url = origin.put("/x", data)
+    begun, go = threading.Event(), threading.Event()
+
+    async def read():
+        assert await trusting._cat_file(url, 0, 100) == data[:100]
+
+        def hold(path, headers):
+            begun.set()
+            assert go.wait(LIMIT)
+
+        origin.before_get = hold
+        starts = list(range(1 << 20, len(data), 1 << 20))
+        task = asyncio.ensure_future(trusting._cat_ranges([url] * len(starts), starts, [at + (1 << 20) for at in starts]))
+        await asyncio.to_thread(begun.wait, LIMIT)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(read())
+    go.set()
+    origin.before_get = lambda path, headers: None
+    assert trusting.cat_file(url) == data
+    assert trusting.pool.audit() == []
 
 
 def test_a_hundred_tasks_and_two_loops(trusting, origin, data):

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ..errors import FoliocacheError
+from ..sizes import quoted
+from .engine import Engine
 from .homes import is_home
 
 if TYPE_CHECKING:
     from .awaited import Miss
-    from .engine import Engine
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
+
+_callers: Engine | None = None  # this process's threads for what waits for other threads: no fill needs one of these
 
 
 async def lease_of(miss: Miss) -> Any:
@@ -41,16 +46,29 @@ async def in_engine(engine: Engine, function: Callable[[], T]) -> T:
     return await outcome(engine, lambda tell: tell(function()))
 
 
-async def outcome(engine: Engine, begin: Callable[[Tell[T]], object], *, is_short: bool = False) -> T:
+async def beside_engine(engine: Engine, function: Callable[..., T], *arguments: Any) -> T:
+    """Return what the function returns, called in a thread that may wait for those of the engine: it is none of them.
+
+    If this is cancelled, or the engine is closed, the function still runs to its end. Raises FoliocacheError if the engine is
+    closed, at once, and if there are no threads.
+    """
+    call = functools.partial(contextvars.copy_context().run, function, *arguments)
+    return await outcome(engine, lambda tell: tell(call()), threads=_threads_of_callers())
+
+
+async def outcome(
+    engine: Engine, begin: Callable[[Tell[T]], object], *, is_short: bool = False, threads: Engine | None = None
+) -> T:
     """Call ``begin(tell)`` in a thread of the engine, and return the result that ``tell`` is called with, then or later. Raises
     what ``in_engine`` raises, and the error that ``tell`` is called with.
 
-    is_short: it takes locks of the pool, and nothing else. A loop that is a source's home then calls it itself.
+    is_short: it takes locks of the pool, and nothing else. A loop that is a source's home then calls it itself. threads: the
+    engine whose thread it is instead.
     """
     call = _Call(engine, begin)
     if is_short and is_home():
         call()
-    elif not engine.submit(call):
+    elif engine.closed or not (threads or engine).submit(call):
         call.close()
     call.wakes = True
     try:
@@ -59,6 +77,46 @@ async def outcome(engine: Engine, begin: Callable[[Tell[T]], object], *, is_shor
     finally:
         engine.waiting.discard(call)
     return call.take()
+
+
+async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Return what the function returns, called in a thread that is none of a pool's engine. If this is cancelled, the function
+    still runs to its end."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+    call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
+    if not _threads_of_callers().submit(functools.partial(_answer, loop, future, call)):
+        raise RuntimeError("foliocache: no thread can be started for what is awaited")
+    return await future
+
+
+def _threads_of_callers() -> Engine:
+    global _callers
+    if _callers is None or not _callers.is_ours:
+        _callers = Engine()
+    return _callers
+
+
+def _answer(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], call: Callable[[], Any]) -> None:
+    result: Any = None
+    error: BaseException | None = None
+    try:
+        result = call()
+    except StopIteration as stop:  # a future refuses it
+        error = RuntimeError(f"foliocache: what is awaited raised {quoted(stop)}")
+    except BaseException as raised:
+        error = raised
+    with contextlib.suppress(RuntimeError):  # the loop has been closed, and no task waits any more
+        loop.call_soon_threadsafe(_tell, future, result, error)
+
+
+def _tell(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if future.done():  # cancelled
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
 
 
 class Tell(Protocol[T_contra]):

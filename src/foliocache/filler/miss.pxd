@@ -55,6 +55,7 @@ cdef class Filler:
     cdef readonly object readahead
     cdef object guard
     cdef bint concurrent, is_exact
+    cdef readonly bint is_threaded
     cdef u32 kind, lock_epoch, queued_epoch, wanted_epoch, servers
     cdef u64 calls, queued, queued_first, queued_end
     cdef public u64 request_size

@@ -32,7 +32,7 @@ from ..sizes import quoted
 from ..observe import notices, spans
 from . import failure
 from . import engine
-from .source import called, iterator_of, kind_of, read_into_of
+from .source import called, is_coroutine, iterator_of, kind_of, read_into_of
 
 cdef u64 TIMEOUT_MAX_NS = (<u64>1) << 62
 cdef u64 REQUEST_MIN = 1 << 20  # bytes of a request, if there are several
@@ -204,9 +204,10 @@ cdef class Filler:
     """Fills the folios of one mapping from its source.
 
     read, readinto, source: where missing bytes come from, see ``Pool.mapping``. concurrent: several threads may call it at
-    once. readahead: decides how far to read; ``mark`` is the unit that it marked last. pool: has ``fill_timeout``, ``closed``
-    and ``engine``. ``request_size`` may be set to the bytes of a request, if there are several; 0 means 1 to 4 MiB. guard: the
-    mapping's attachment, in whose critical sections the numbers of what is queued are read and changed.
+    once. is_threaded: they may, and it needs no event loop. readahead: decides how far to read; ``mark`` is the unit that it
+    marked last. pool: has ``fill_timeout``, ``closed`` and ``engine``. ``request_size`` may be set to the bytes of a request,
+    if there are several; 0 means 1 to 4 MiB. guard: the mapping's attachment, in whose critical sections the numbers of what is
+    queued are read and changed.
     """
     def __init__(self, key, pool, read, readinto, source, bint concurrent, readahead):
         self.key, self.pool, self.readahead = key, pool, readahead
@@ -218,6 +219,7 @@ cdef class Filler:
 
             self.server = server
         self.origin, self.concurrent, self.wanted = source, concurrent, deque()
+        self.is_threaded = concurrent and not is_coroutine(read, readinto, source)
         self.is_exact = getattr(source, "is_exact", False) is True
         self.kind = kind_of(read, readinto, source)
         self.lock = threading.RLock()

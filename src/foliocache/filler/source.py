@@ -130,6 +130,13 @@ def way_of(read: Any, readinto: Any, source: Any) -> Way | None:
     return homes.Way(homes.read if read is not None else homes.readinto, given, given)
 
 
+def is_coroutine(read: Any, readinto: Any, source: Any) -> bool:
+    """Return True if a source can be called in event loops alone."""
+    if source is not None:
+        return not hasattr(source, "read_into")
+    return _is_coroutine(readinto if read is None else read)
+
+
 def kind_of(read: Any, readinto: Any, source: Any) -> int:
     """Return which of ``layout.SOURCES`` a source is: what its ``kind`` says, "function" without one.
 

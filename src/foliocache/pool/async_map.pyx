@@ -16,6 +16,7 @@ from libc.string cimport memcpy
 from .attachment cimport begin_step, end_step, section_t
 from .folio_map cimport FolioMap
 from .lease cimport Lease, new_lease
+from .result cimport RESULT_MIN
 from ..filler.awaited cimport new_miss, read_ahead
 from ..filler.buffers cimport get_writable
 from ..mm cimport atomics, fill, layout
@@ -185,6 +186,20 @@ cdef class AsyncMap(FolioMap):
         copy = PyBytes_FromStringAndSize(lease.data, most)
         lease.release()
         return copy
+
+    def _is_long(self, offset, length):
+        """Return True if so much of a range may be missing that a thread should wait for it, and for the threads that fill it.
+
+        A loop would be woken for each folio, and would copy it after they have filled it.
+        """
+        cdef u64 start = self._clip(offset, "offset")
+        cdef u64 most = min(self._clip(length, "length"), self.size - start)
+        return most >= <u64>RESULT_MIN and self.filler.is_threaded and not self.is_cached(start, most)
+
+    def _read_long(self, offset, length, ended):
+        """In a thread: return a range of which ``_is_long`` is True. ended: an event that is set when no one waits for it."""
+        cdef u64 start = self._clip(offset, "offset")
+        return self._long_bytes(start, min(start + self._clip(length, "length"), self.size), ended)
 
     def _gather_bytes(self, offset, length):
         """Return a `Gather` that makes bytes of a range."""

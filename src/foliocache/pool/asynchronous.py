@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Event
 from typing import TYPE_CHECKING, Literal, SupportsIndex
 
 from .async_map import AsyncMap, Gather
@@ -10,13 +11,19 @@ from .private import is_writable
 from .window import private_lease
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Buffer
 
     from ..filler.awaited import Miss
+    from ..filler.engine import Engine
+    from .pool import Pool
 
 
 class AsyncReads(AsyncMap):
     """The coroutines with which a mapping is read. Cached bytes are returned at once, in the calling thread."""
+
+    pool: Pool
 
     async def lease_async(
         self, offset: SupportsIndex, length: SupportsIndex | None = None, *, writable: Literal["copy"] | None = None
@@ -84,6 +91,8 @@ class AsyncReads(AsyncMap):
         content = self._cached_bytes(offset, length)
         if content is not None:
             return content
+        if self._is_long(offset, length):
+            return await _read_long(self.pool.engine, self._read_long, offset, length)
         gather = self._gather_bytes(offset, length)
         await _gathered(gather)
         gathered: bytes = gather.result
@@ -127,6 +136,17 @@ async def _lease_of(miss: Miss) -> Lease:
 
     lease: Lease = await lease_of(miss)
     return lease
+
+
+async def _read_long(engine: Engine, read: Callable[..., bytes], offset: SupportsIndex, length: SupportsIndex) -> bytes:
+    """Call ``read`` in a thread, which gives up soon if this is cancelled, or the pool is closed."""
+    from ..filler.awaiting import beside_engine
+
+    ended = Event()
+    try:
+        return await beside_engine(engine, read, offset, length, ended)
+    finally:
+        ended.set()
 
 
 async def _gathered(gather: Gather) -> None:

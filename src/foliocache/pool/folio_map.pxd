@@ -14,6 +14,7 @@ cdef class FolioMap(FolioSteps):
     cdef Lease _use(self, Lease lease, u64 start, u64 most)
     cdef Lease _cut(self, Lease lease, u64 start, u64 most)
     cdef int _gather(self, u64 start, u64 end, char *target, Result result=*) except -1
+    cdef bytes _long_bytes(self, u64 start, u64 end, ended)
     cdef Lease _lease_for(self, u64 start, u64 most, Result result)
     cdef u64 _clip(self, n, what) except? 0xFFFFFFFFFFFFFFFF
     cdef u64 _offset(self, n) except? 0xFFFFFFFFFFFFFFFF

@@ -20,7 +20,7 @@ from .attachment cimport begin_step, end_step, enter, leave, section_t, spare
 from .copies cimport Copy, new_copy
 from .folio_steps cimport FolioSteps
 from .lease cimport FC_REFUSE_NEW, Lease, new_lease
-from .result cimport Result, new_result
+from .result cimport RESULT_MIN, Result, check, new_result
 from ..filler.buffers cimport LONG_MIN, copy_long, get_writable
 from ..mm cimport atomics, layout
 from ..mm.atomics cimport fc_mem, mem_t
@@ -78,7 +78,6 @@ from ..sizes import integer, quoted
 cdef extern from "<sys/mman.h>" nogil:
     int madvise(void *where, size_t length, int advice)
 
-cdef u64 RESULT_MIN = 4 << 20  # bytes; a longer result is written by the threads that fill the folios, too
 cdef Py_ssize_t HUGE_MIN = 4 << 20  # bytes; a larger result gets huge pages, if the system has them
 cdef u64 HUGE_PAGE = 2 << 20
 cdef int MADV_HUGEPAGE = 14
@@ -394,10 +393,8 @@ cdef class FolioMap(FolioSteps):
         if start == end:
             self._check()
             return b""
-        if end - start >= RESULT_MIN:
-            copy = new_bytes(end - start)
-            self._gather(start, end, PyBytes_AS_STRING(copy), new_result(copy, start, self.shift))
-            return copy
+        if end - start >= <u64>RESULT_MIN:
+            return self._long_bytes(start, end, None)
         lease = self._lease(start, end - start, self.most)
         if <u64>lease.length == end - start:
             if lease.length < LONG_MIN:
@@ -409,6 +406,12 @@ cdef class FolioMap(FolioSteps):
             return copy
         copy = new_bytes(end - start)
         self._gather(start, end, PyBytes_AS_STRING(copy))  # no one else has this object yet, so it may be written to
+        return copy
+
+    cdef bytes _long_bytes(self, u64 start, u64 end, ended):
+        """Return a range of at least RESULT_MIN bytes, copied once. ended: see `Result`."""
+        cdef bytes copy = new_bytes(end - start)
+        self._gather(start, end, PyBytes_AS_STRING(copy), new_result(copy, start, self.shift, ended))
         return copy
 
     def read(self, offset, length):
@@ -499,6 +502,8 @@ cdef class FolioMap(FolioSteps):
         cdef u64 place = start, asked = 0
         cdef Lease lease
         while place < end:
+            if result is not None:
+                check(result.ended)
             lease = self._lease_for(place, end - place, result)
             if result is None:
                 copy_long(target + (place - start), lease._copyable(), lease.length)

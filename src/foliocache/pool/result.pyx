@@ -10,6 +10,8 @@ from libc.string cimport memchr, memset
 
 from ..filler.buffers cimport copy_long
 
+from ..errors import FoliocacheError
+
 
 @cython.auto_pickle(False)
 cdef class Sink:
@@ -33,7 +35,8 @@ cdef class Result(Sink):
 
     A unit is written once: by the thread that fills its folio, before the folio is complete, or by the reader, which has a
     lease on the complete folio. Each looks before, and notes it while it still has the folio. So no one writes to the content
-    when the reader has come to its end, and returns it. ``noted`` has a byte for each unit.
+    when the reader has come to its end, and returns it. ``noted`` has a byte for each unit. ended: an event that is set when the reader's caller
+    waits no longer; or None.
     """
     cdef int take(self, u64 at, const char *data, u64 length) except -1:
         cdef u64 begin = max(at, self.start)
@@ -75,11 +78,19 @@ cdef class SortedResults(Sink):
         return 0
 
 
-cdef Result new_result(bytes content, u64 start, u32 shift):
+cdef int check(ended) except -1:
+    """Raise FoliocacheError if no one waits any longer: this event is set. It may be None."""
+    if ended is not None and ended.is_set():
+        raise FoliocacheError("what has awaited this read has been cancelled")
+    return 0
+
+
+cdef Result new_result(bytes content, u64 start, u32 shift, ended=None):
     """Return a result with this memory, which has at least a byte. shift: a unit has 2^shift bytes."""
     cdef Result result = Result.__new__(Result)
     cdef Py_ssize_t units
     result.content, result.start, result.end, result.shift = content, start, start + PyBytes_GET_SIZE(content), shift
+    result.ended = ended
     units = ((result.end - 1) >> shift) - (start >> shift) + 1
     result.noted = PyByteArray_FromStringAndSize(NULL, units)
     memset(PyByteArray_AS_STRING(result.noted), 0, units)

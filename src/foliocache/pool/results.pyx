@@ -11,7 +11,7 @@ from libc.stdint cimport uint64_t as u64
 from libc.stdlib cimport free, malloc, qsort
 
 from .folio_map cimport FolioMap
-from .result cimport Result, new_result, sorted_results
+from .result cimport Result, check, new_result, sorted_results
 
 cdef extern from "<sys/mman.h>" nogil:
     int madvise(void *where, size_t length, int advice)
@@ -37,17 +37,19 @@ cdef struct Range:
 @cython.auto_pickle(False)
 cdef class Results:
     """The results of reads of ranges: (mapping, or None, offset, length) each. Each is read once; any threads may do so at a
-    time."""
+    time. ended: an event that is set when no one waits for them any longer; or None."""
     cdef list results
     cdef dict by_mapping
+    cdef object ended
 
-    def __init__(self, list ranges not None):
+    def __init__(self, list ranges not None, ended=None):
         cdef Py_ssize_t length, most = 0
         cdef FolioMap mapping
+        self.ended = ended
         for mapping, _, length in ranges:
             most += length if mapping is not None else 0
         if most >= TOGETHER_MIN:
-            self.results = [_result(*one) for one in ranges]
+            self.results = [_result(*one, ended) for one in ranges]
             self.by_mapping = {}
             for (mapping, _, _), result in zip(ranges, self.results):
                 if result is not None:
@@ -69,6 +71,7 @@ cdef class Results:
     def read(self, Py_ssize_t number, FolioMap mapping not None, u64 offset, u64 length):
         """Return a range of an object, as its ``read_bytes`` does: the result of that number, if it has that length."""
         cdef Result made = None
+        check(self.ended)
         if self.results is not None:
             if not 0 <= number < len(self.results):
                 raise IndexError(f"result {number} of {len(self.results)}")
@@ -79,11 +82,11 @@ cdef class Results:
         return made.content
 
 
-def _result(FolioMap mapping, offset, Py_ssize_t length):
+def _result(FolioMap mapping, offset, Py_ssize_t length, ended):
     """Return a Result for a range; None without a mapping, or without bytes, or if the object has not all of it."""
     if mapping is None or length == 0 or offset + length > mapping.size:
         return None
-    return new_result(PyBytes_FromStringAndSize(NULL, length), offset, mapping.shift)
+    return new_result(PyBytes_FromStringAndSize(NULL, length), offset, mapping.shift, ended)
 
 
 cdef bint _may_be_huge() except -1:

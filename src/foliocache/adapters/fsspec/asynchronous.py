@@ -10,20 +10,19 @@ The synchronous methods do not go through a loop: ``mirror_sync_methods`` is off
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import partial
-from operator import index
+from operator import index, itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsspec.asyn import AbstractAsyncStreamedFile, AsyncFileSystem, get_loop
 
 from foliocache import ChangedError
 from foliocache.errors import FoliocacheError
-from foliocache.filler.engine import Engine
+from foliocache.filler.awaiting import in_thread
 from foliocache.filler.homes import home_of
 from foliocache.sizes import quoted
 
@@ -36,45 +35,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Coroutines = list[Callable[[], Coroutine[Any, Any, Any]]]
 
+_LONG = 4 << 20  # bytes; so much that is missing of several ranges is read as by ``cat_ranges``, in a thread
 _QUICK_AT_ONCE = 64  # cached ranges that are read before other tasks run
 ATTEMPTS = 3  # to read an object that changes while it is read
-
-_engine: Engine | None = None
-
-
-async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Return what the function returns, called in another thread. If this is cancelled, the function still runs to its end."""
-    global _engine
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-    call = partial(contextvars.copy_context().run, function, *args, **kwargs)
-    if _engine is None or not _engine.is_ours:
-        _engine = Engine()
-    if not _engine.submit(partial(_answer, loop, future, call)):
-        raise RuntimeError("folio: no thread can be started in which the target could be asked")
-    return await future
-
-
-def _answer(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], call: Callable[[], Any]) -> None:
-    result: Any = None
-    error: BaseException | None = None
-    try:
-        result = call()
-    except StopIteration as stop:  # a future refuses it
-        error = RuntimeError(f"folio: the target raised {quoted(stop)}")
-    except BaseException as raised:
-        error = raised
-    with suppress(RuntimeError):  # the loop has been closed, and no task waits any more
-        loop.call_soon_threadsafe(_tell, future, result, error)
-
-
-def _tell(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if future.done():  # cancelled
-        return
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)
 
 
 async def together(calls: Coroutines, on_error: str, is_quick: Callable[[int], bool] = lambda number: False) -> list[Any]:
@@ -145,6 +108,9 @@ class Asynchronous(AsyncFileSystem):
         def _remembered(self, path: str) -> Identity | None: ...
         def _forget(self, path: str, identity: Identity | None = None) -> None: ...
         def _map(self, path: str, identity: Identity) -> Any: ...
+        def _read_all(
+            self, reads: list[Range], known: dict[str, Any], maps: dict[str, Any], on_error: str, ended: threading.Event
+        ) -> list[Any]: ...
         def _read_unmapped(self, path: str, known: Any, start: int | None, end: int | None) -> bytes: ...
 
     @property
@@ -237,17 +203,32 @@ class Asynchronous(AsyncFileSystem):
         reads = jobs if merged is None else merged.reads
         maps = {path: self._map(path, known[path]) for path in sizes}
 
-        def is_quick(number: int) -> bool:
-            path, start, end = reads[number]
-            return path in maps and is_cached(maps[path], start, end)
-
-        calls: Coroutines = [partial(self._cat_known, known[job[0]], maps.get(job[0]), job) for job in reads]
-        results = await together(calls, on_error, is_quick)
+        quick = {number for number, (path, *bounds) in enumerate(reads) if path in maps and is_cached(maps[path], *bounds)}
+        several = _for_one_thread(reads, maps, quick)
+        single = sorted(set(range(len(reads))).difference(several))
+        calls: Coroutines = [partial(self._cat_known, known[reads[n][0]], maps.get(reads[n][0]), reads[n]) for n in single]
+        if several:
+            calls.append(partial(self._cat_in_thread, [reads[number] for number in several], known, maps, on_error))
+        found = await together(calls, on_error, lambda nth: nth < len(single) and single[nth] in quick)
+        if several:
+            rest = found.pop()
+            found += [rest] * len(several) if isinstance(rest, BaseException) else rest
+        results = [result for _, result in sorted(zip([*single, *several], found, strict=True), key=itemgetter(0))]
         return results if merged is None else merged.split(results)
+
+    async def _cat_in_thread(self, reads: list[Range], known: dict[str, Any], maps: dict[str, Any], on_error: str) -> list[Any]:
+        """Return ranges of cached objects, which one thread reads. It gives up soon if this is cancelled."""
+        ended = threading.Event()
+        try:
+            return await in_thread(self._read_all, reads, known, maps, on_error, ended)
+        finally:
+            ended.set()
 
     async def _cat_known(self, known: Any, mapping: Any, job: Range) -> bytes:
         """Return a range of an object whose identity is known. mapping: None if the object is not cached."""
         path, start, end = job
+        if isinstance(known, BaseException):
+            raise known
         if mapping is None:
             return await in_thread(self._read_unmapped, path, known, start, end)
         try:
@@ -286,6 +267,18 @@ class Asynchronous(AsyncFileSystem):
         if not isinstance(mode, str) or "b" not in mode or kwargs.get("compression"):
             raise ValueError(f"folio: files in event loops are binary and uncompressed; not {quoted(mode)}")
         return AsyncFile(await in_thread(self._in_turn, self.open, path, mode, **kwargs), self, mode)
+
+
+def _for_one_thread(reads: list[Range], maps: dict[str, Any], quick: set[int]) -> list[int]:
+    """Return the numbers of missing ranges that are so long together that one thread should read them, as ``cat_ranges`` does:
+    it requests all of them, and wakes once for many of them. Empty if there are none."""
+    found = [
+        number
+        for number, (path, _, _) in enumerate(reads)
+        if number not in quick and path in maps and maps[path].filler.is_threaded
+    ]
+    length = sum(extent(start, end, maps[path].size)[1] for path, start, end in map(reads.__getitem__, found))
+    return found if len(found) > 1 and length >= _LONG else []
 
 
 class AsyncFile(AbstractAsyncStreamedFile):

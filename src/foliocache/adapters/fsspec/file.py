@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from foliocache import ChangedError
 from foliocache.errors import FoliocacheError
+from foliocache.filler.awaiting import in_thread
 from foliocache.sizes import quoted
-
-from .asynchronous import in_thread
 
 if TYPE_CHECKING:
     from .filesystem import FolioFileSystem

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from itertools import islice
+from threading import Event
 from typing import Any, SupportsIndex, TypeVar
 
 import fsspec
@@ -484,10 +485,16 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
         answers = gather(self._identify, [(path, wanted[path]) for path in paths], on_error, self._is_remembered)
         known = dict(zip(paths, answers, strict=True))
         maps = {path: self._map(path, known[path]) for path in paths if not _failed(known[path]) and known[path].cacheable}
-
         merged = None if max_gap is None else Merged(jobs, {path: maps[path].size for path in maps}, max_gap)
-        reads = jobs if merged is None else merged.reads
-        made = Results([_extent_in(maps.get(path), start, end) for path, start, end in reads])
+        results = self._read_all(jobs if merged is None else merged.reads, known, maps, on_error)
+        return results if merged is None else merged.split(results)
+
+    def _read_all(
+        self, reads: list[Range], known: dict[str, Any], maps: dict[str, Any], on_error: str, ended: Event | None = None
+    ) -> list[Any]:
+        """Return ranges of objects whose identities are known. maps: of those that are cached. ended: an event that is set when
+        no one waits for them any longer."""
+        made = Results([_extent_in(maps.get(path), start, end) for path, start, end in reads], ended)
         plan = Plan(reads, maps, made)
         made.make_huge()
 
@@ -504,10 +511,9 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
                     raise
                 return self._range(path, known[path], start, end, copy=True)
 
-        at_once = plan.readers if plan.readers and len(maps) == len(paths) else AT_ONCE
+        at_once = plan.readers if plan.readers and len(maps) == len(known) else AT_ONCE
         numbered = [(number, *one) for number, one in enumerate(reads)]
-        results = gather(read, numbered, on_error, lambda number, *job: job in plan.cached, at_once)
-        return results if merged is None else merged.split(results)
+        return gather(read, numbered, on_error, lambda number, *job: job in plan.cached, at_once)
 
     def _read_unmapped(self, path: str, known: Any, start: int | None, end: int | None) -> bytes:
         if _failed(known):

@@ -108,7 +108,7 @@ class Identifying:
     async def _asked_async(self, path: str, want: Want | None, firsts: list[First] | None = None) -> Identity:
         """Return the identity of a path of which none is remembered. firsts: gets the first bytes, too, if the same request
         fetched them."""
-        from .asynchronous import in_thread
+        from foliocache.filler.awaiting import in_thread
 
         if not self.target.awaits:
             return await in_thread(self._identify, path, want)
