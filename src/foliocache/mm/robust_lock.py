@@ -24,7 +24,7 @@ if not cython.compiled:
 
 def lock(mem, word, me):
     """Take the lock at offset word for client me. Return LOCK_TAKEN; LOCK_REPAIR: taken, and the caller must first repair what
-    it protects; or LOCK_BUSY: not taken, because its owner has made no progress for LOCK_PATIENCE_NS.
+    it protects; or LOCK_BUSY: not taken, after LOCK_PATIENCE_NS, or at once if its owner is known to be stopped.
 
     Acquire pairs with the release of ``unlock``.
     """
