@@ -2,18 +2,14 @@ from typing import NoReturn, Protocol, final, type_check_only
 
 from typing_extensions import disjoint_base
 
+from .calls import Calls, _Pool
 from .engine import Engine
-from .failure import Failure
 from .readahead import Readahead
 from .source import AsyncSource, Read, ReadInto, Source
 from .steps import Steps
 
 @type_check_only
-class _Pool(Protocol):
-    @property
-    def fill_timeout(self) -> float: ...
-    @property
-    def closed(self) -> bool: ...
+class _EnginePool(_Pool, Protocol):
     @property
     def engine(self) -> Engine: ...
 
@@ -27,28 +23,22 @@ class Group:
     def wait(self) -> None: ...
 
 @disjoint_base
-class Filler:
+class Filler(Calls):
     request_size: int
     @property
     def readahead(self) -> Readahead: ...
     @property
     def mark(self) -> int: ...
-    @property
-    def is_threaded(self) -> bool: ...
-    @property
-    def source(self) -> tuple[Read | None, ReadInto | None, Source | AsyncSource | None, bool]: ...
     def __init__(
         self,
         key: str,
-        pool: _Pool,
+        pool: _EnginePool,
         read: Read | None,
         readinto: ReadInto | None,
         source: Source | AsyncSource | None,
         concurrent: bool,
         readahead: Readahead,
     ) -> None: ...
-    def failed(self, reason: Failure, offset: int) -> BaseException: ...
-    def reason(self, error: BaseException) -> bytes | None: ...
     def serve(self, request: Request, lease: object) -> None: ...
     def read_runs(
         self, mapping: Steps, runs: list[tuple[int, int]], of: int = 0, result: object = None

@@ -12,7 +12,8 @@ cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
 
 from .buffers cimport release
-from .miss cimport Filler, Group, Request, _Reading, _reading, _reads
+from .calls cimport _Reading, _reading, _reads
+from .miss cimport Filler, Group, Request
 from .steps cimport Steps
 from ..mm cimport atomics, layout
 

@@ -35,8 +35,8 @@ cdef class Result(Sink):
 
     A unit is written once: by the thread that fills its folio, before the folio is complete, or by the reader, which has a
     lease on the complete folio. Each looks before, and notes it while it still has the folio. So no one writes to the content
-    when the reader has come to its end, and returns it. ``noted`` has a byte for each unit. ended: an event that is set when the reader's caller
-    waits no longer; or None.
+    when the reader has come to its end, and returns it. ``noted`` has a byte for each unit. ``ended``: an event
+    that is set when the reader's caller waits no longer; or None.
     """
     cdef int take(self, u64 at, const char *data, u64 length) except -1:
         cdef u64 begin = max(at, self.start)
