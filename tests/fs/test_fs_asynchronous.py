@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import pickle
 import random
 import threading
@@ -266,6 +267,34 @@ def test_long_ranges_are_cancelled(trusting, origin, monkeypatch):
     origin.before_get = lambda path, headers: None
     assert trusting.cat_file(url) == data
     assert trusting.pool.audit() == []
+
+
+def test_who_is_cancelled_while_others_run_leaves_nothing_to_report(trusting, origin, data):
+    """Between cached ranges, while missing ones are fetched."""
+    url = origin.put("/x", data)
+    told, go, cat_known = [], threading.Event(), trusting._cat_known
+
+    def cancelling(known, mapping, job):
+        if job[1] < 500:
+            asyncio.current_task().cancel()
+        return cat_known(known, mapping, job)
+
+    async def read():
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+        assert await trusting._cat_file(url, 0, 1000) == data[:1000]
+        origin.before_get = lambda path, headers: go.wait(LIMIT)
+        trusting._cat_known = cancelling
+        starts = [*range(200), 1_000_000, 1_500_000]
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.ensure_future(trusting._cat_ranges([url] * len(starts), starts, [start + 1 for start in starts]))
+        go.set()
+        del trusting._cat_known
+        assert await trusting._cat_file(url, 999_999, 1_000_001) == data[999_999:1_000_001]
+
+    run(read())
+    gc.collect()
+    origin.before_get = lambda path, headers: None
+    assert not told
 
 
 def test_a_hundred_tasks_and_two_loops(trusting, origin, data):

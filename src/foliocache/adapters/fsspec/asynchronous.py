@@ -48,6 +48,7 @@ async def together(calls: Coroutines, on_error: str, is_quick: Callable[[int], b
     quick = [number for number in range(len(calls)) if is_quick(number)]
     waiting = set(range(len(calls))).difference(quick)
     tasks = asyncio.gather(*(calls[number]() for number in sorted(waiting)), return_exceptions=True)
+    tasks.add_done_callback(_look)
     results: list[Any] = [None] * len(calls)
     try:
         for turn, number in enumerate(quick):
@@ -65,6 +66,12 @@ async def together(calls: Coroutines, on_error: str, is_quick: Callable[[int], b
     if failed is not None and (on_error == "raise" or not isinstance(failed, Exception)):
         raise failed
     return results
+
+
+def _look(tasks: asyncio.Future[Any]) -> None:
+    """asyncio reports a cancelled gather that no one has awaited, which is so if the caller is cancelled before that."""
+    if not tasks.cancelled():
+        tasks.exception()
 
 
 class _ThisThread:
