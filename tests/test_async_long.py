@@ -113,7 +113,6 @@ def test_no_thread_waits_for_a_source_that_others_call(pool, given, monkeypatch)
     monkeypatch.setattr(awaiting, "beside_engine", refused)
     source = read if given == "coroutine" else Origin()
     mapping = pool.mapping("k", SIZE, "1", source, concurrent=given == "coroutine")
-    assert not mapping.filler.is_threaded
     assert run(mapping.read_bytes_async(0, SIZE)) == DATA
 
 

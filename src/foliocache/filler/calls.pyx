@@ -18,7 +18,7 @@ from ..errors import SourceError
 from ..sizes import quoted
 from ..observe import notices
 from . import failure
-from .source import called, is_coroutine, iterator_of, kind_of, read_into_of
+from .source import called, is_threaded, iterator_of, kind_of, read_into_of
 
 cdef u64 TIMEOUT_MAX_NS = (<u64>1) << 62
 cdef int NESTED_MAX = 2  # nested private reads of one folio; a signal handler may interrupt one and read the same
@@ -65,14 +65,14 @@ cdef int _nested(Steps mapping, u64 index, bint private) except -1:
 @cython.auto_pickle(False)
 cdef class Calls:
     """The calls of one mapping's source, which is given as to ``Pool.mapping``. concurrent: several threads may call it at
-    once. is_threaded: they may, and it needs no event loop. pool: has ``fill_timeout`` and ``closed``. guard: the mapping's
-    attachment, in whose critical sections a thread takes its turn.
+    once. is_threaded: threads read long ranges for event loops, too. pool: has ``fill_timeout`` and ``closed``. guard: the
+    mapping's attachment, in whose critical sections a thread takes its turn.
     """
     def __init__(self, key, pool, read, readinto, source, bint concurrent):
         self.key, self.pool, self.origin, self.concurrent = key, pool, source, concurrent
         self.given = read, readinto, source, concurrent
         self.call_read, self.call_readinto, self.call_read_into = called(read), called(readinto), read_into_of(source)
-        self.is_threaded = concurrent and not is_coroutine(read, readinto, source)
+        self.is_threaded = concurrent and is_threaded(read, readinto, source)
         self.is_exact = getattr(source, "is_exact", False) is True
         self.kind = kind_of(read, readinto, source)
         self.lock = threading.RLock()

@@ -118,8 +118,7 @@ def way_of(read: Any, readinto: Any, source: Any) -> Way | None:
     A source for both, with functions for threads, has ``read_into_async`` beside them, and a ``home_loop`` if that must run
     in a certain loop.
     """
-    given = read if source is None else source
-    given = readinto if given is None else given
+    given = _given(read, readinto, source)
     stream = getattr(given, "read_into_async", None)
     if stream is None and not _is_coroutine(given):
         return None
@@ -130,11 +129,11 @@ def way_of(read: Any, readinto: Any, source: Any) -> Way | None:
     return homes.Way(homes.read if read is not None else homes.readinto, given, given)
 
 
-def is_coroutine(read: Any, readinto: Any, source: Any) -> bool:
-    """Return True if a source can be called in event loops alone."""
-    if source is not None:
-        return not hasattr(source, "read_into")
-    return _is_coroutine(readinto if read is None else read)
+def is_threaded(read: Any, readinto: Any, source: Any) -> bool:
+    """Return True if threads read long ranges for event loops, too: the source has no coroutine, or is faster in threads."""
+    given = _given(read, readinto, source)
+    has_coroutine = hasattr(given, "read_into_async") or _is_coroutine(given)
+    return not has_coroutine or getattr(source, "read_ranges", None) is not None
 
 
 def kind_of(read: Any, readinto: Any, source: Any) -> int:
@@ -142,11 +141,16 @@ def kind_of(read: Any, readinto: Any, source: Any) -> int:
 
     The number behind them all is for a source that counts for itself, with the kind "tiers".
     """
-    given = next((each for each in (source, read, readinto) if each is not None), None)
+    given = _given(read, readinto, source)
     kind = getattr(given, "kind", "function")
     if kind == "tiers":
         return layout.SOURCE_KINDS
     return layout.SOURCES.index(kind if kind in layout.SOURCES else "other")
+
+
+def _given(read: Any, readinto: Any, source: Any) -> Any:
+    """Return what event loops call."""
+    return next((each for each in (source, read, readinto) if each is not None), None)
 
 
 def _is_coroutine(function: Any) -> bool:
