@@ -168,6 +168,43 @@ def test_a_block_is_sent_as_one_value_that_takes_the_place_of_others(connection)
     assert wire.is_silent(connection.ours)
 
 
+@pytest.mark.parametrize(("alone", "gone"), [(None, [0, 1, 2]), (set(), []), ({b"c"}, [2]), ({b"b", b"x"}, [0, 1])])
+def test_pieces_are_deleted_of_the_blocks_that_are_named(connection, alone, gone):
+    contents = [bytes([n]) * 10 for n in range(4)]
+    keys, blocks = [b"key%d" % n for n in range(4)], [(b"b", 0), (b"b", 18), (b"c", 0), None]
+    words = [b"MSET"]
+    for name, numbers in ((b"b", [0, 1]), (b"c", [2]), (b"key3", [3])):
+        words += [name, b"".join(whole(n, contents[n]) for n in numbers)]
+    command = commands(words, *([[b"DEL", *(keys[n] for n in gone)]] if gone else []))
+    connection.server.sendall(b"+OK\r\n" + (b":0\r\n" if gone else b""))
+    wire.mset(connection.ours, keys, list(map(memoryview, contents)), blocks, MAGIC, crc32c.crc32c, LIMIT, 0, alone)
+    assert connection.sent(len(command)) == command
+    assert wire.is_silent(connection.ours)
+
+
+def test_which_pieces_have_values_of_their_own(connection):
+    """Whatever is in these, and whether the block has the piece or not."""
+    data = [b"a" * 10, b"b" * 10, b"c" * 10, b"d" * 10, b"e" * 10]
+    block = b"".join(whole(n, data[n]) for n in (1, 2, 3))
+    blocks = [None, (b"b", 0), (b"b", 18), (b"b", 36), None]
+    answer(connection, bulk(whole(0, data[0]), whole(1, data[1]), None, b"claim", b"", block)).join(LIMIT)
+    places, alone = [memoryview(bytearray(10)) for _ in data], []
+    had = wire.mget(
+        connection.ours,
+        [b"key%d" % n for n in range(5)],
+        places,
+        blocks,
+        len(block),
+        MAGIC,
+        crc32c.crc32c,
+        time.monotonic() + LIMIT,
+        0,
+        alone,
+    )
+    assert (had, alone) == ([True] * 4 + [False], [0, 1, 3, 4])
+    assert wire.is_silent(connection.ours)
+
+
 @pytest.mark.parametrize("lengths", [[], [0], [100], [70_000] * 9], ids=len)
 def test_values_are_sent_as_they_are_asked_for(connection, lengths):
     contents = [random.Random(n).randbytes(length) for n, length in enumerate(lengths)]

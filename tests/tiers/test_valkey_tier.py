@@ -187,6 +187,78 @@ def test_a_block_takes_the_place_of_its_pieces(tier, admin):
     assert admin.dbsize() == 1
 
 
+def _deletions(admin):
+    """How often the server was asked to delete something."""
+    return admin.info("commandstats").get("cmdstat_del", {"calls": 0})["calls"]
+
+
+@pytest.mark.parametrize("how", ["nothing", "stored", "claimed", "seen", "seen as a claim", "a part seen"])
+def test_pieces_are_deleted_if_some_are_known(server, admin, how):
+    """A block of which nothing is known costs the server no second command."""
+    one, other = (ValkeyTier(f"valkey://127.0.0.1:{server.port}", LIMIT, lease=LIMIT) for _ in range(2))
+    at, piece = 5 * 64 * KIB, 64 * KIB
+    if how == "stored":
+        store(one, 1, at, piece)
+    elif how == "claimed":
+        one.claim(digest(1), [(at, piece)])
+    elif how == "seen as a claim":
+        other.claim(digest(1), [(at, piece)])
+    elif how != "nothing":
+        store(other, 1, at, piece)
+    if how.startswith(("seen", "nothing")):
+        assert not load(one, 1, 0, 1024 * KIB)
+    elif how == "a part seen":
+        assert not load(one, 1, at - piece, 3 * piece)
+    store(one, 1, 0, 1024 * KIB)
+    assert [_deletions(admin), admin.dbsize()] == [0 if how == "nothing" else 1, 1]
+    store(one, 1, 0, 1024 * KIB)  # now it is known that there are none
+    assert [_deletions(admin), admin.dbsize()] == [0 if how == "nothing" else 1, 1]
+    assert load(one, 1, 0, 1024 * KIB) and load(other, 1, at, piece)
+    one.close()
+    other.close()
+
+
+def test_pieces_of_a_store_that_failed_are_still_known(tier, admin):
+    store(tier, 1, 0, 64 * KIB)
+    policy, most = (admin.config_get(name)[name] for name in ("maxmemory-policy", "maxmemory"))
+    admin.config_set("maxmemory-policy", "noeviction")
+    admin.config_set("maxmemory", 1)
+    with pytest.raises(ConnectionError, match="OOM"):
+        store(tier, 1, 0, 1024 * KIB)
+    admin.config_set("maxmemory", most)
+    admin.config_set("maxmemory-policy", policy)
+    store(tier, 1, 0, 1024 * KIB)
+    assert admin.dbsize() == 1
+
+
+def test_a_block_beside_a_piece_that_nobody_knows_of(server, admin):
+    """Both are right, and a bit that flips in one of them does not matter."""
+    one, other = (ValkeyTier(f"valkey://127.0.0.1:{server.port}", LIMIT, lease=0.0) for _ in range(2))
+    store(other, 1, 64 * KIB, 64 * KIB)
+    store(one, 1, 0, 1024 * KIB)
+    assert admin.dbsize() == 2
+    for key in admin.scan_iter():
+        value = bytearray(admin.get(key))
+        value[64 * KIB + 8 + 100 if len(value) > 65 * KIB else 100] ^= 1  # of the same piece
+        right = admin.getset(key, bytes(value))
+        assert load(one, 1, 0, 1024 * KIB) and load(other, 1, 64 * KIB, 64 * KIB)
+        admin.set(key, right)
+    one.close()
+    other.close()
+
+
+def test_the_oldest_blocks_are_forgotten(monkeypatch):
+    monkeypatch.setattr(valkey_tier, "_KNOWN", 100)
+    alone, blocks = valkey_tier._Alone(), [b"%d" % n for n in range(1000)]
+    for block in blocks:
+        alone.add([block])
+    found = alone.take(blocks)
+    assert found == set(blocks[-len(found) :]) and 100 <= len(found) <= 200
+    assert alone.take(blocks) == set()
+    alone.add(blocks[:2])
+    assert alone.take(blocks[1:]) == {blocks[1]} and alone.take(blocks) == {blocks[0]}
+
+
 def test_a_load_asks_once(tier, monkeypatch):
     """Whatever is there, in whatever values: one request for the pieces and the blocks."""
     store(tier, 1, 0, 1024 * KIB)

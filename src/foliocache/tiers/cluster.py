@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from . import wire
@@ -46,21 +46,35 @@ class Cluster:
         self._is_stale = False  # a node has not answered: the client must look whether another one is in its place
 
     def mget(
-        self, keys: Sequence[bytes], places: Sequence[memoryview], blocks: Sequence[Block | None], deadline: float
+        self,
+        keys: Sequence[bytes],
+        places: Sequence[memoryview],
+        blocks: Sequence[Block | None],
+        deadline: float,
+        alone: list[int],
     ) -> list[bool]:
-        """Receive pieces; see `wire.mget`."""
+        """Receive pieces; see `wire.mget`. An exchange that is made again may name a piece in ``alone`` twice."""
         had = [False] * len(keys)
         for numbers in _by_node(keys):
             names, targets = [keys[n] for n in numbers], [places[n] for n in numbers]
             inside = [blocks[n] for n in numbers]
+            own: list[int] = []
 
             def receive(
-                sock: Any, names: list[bytes] = names, targets: list[memoryview] = targets, inside: list[Block | None] = inside
+                sock: Any,
+                names: list[bytes] = names,
+                targets: list[memoryview] = targets,
+                inside: list[Block | None] = inside,
+                own: list[int] = own,
             ) -> list[bool]:
-                return wire.mget(sock, names, targets, inside, self._whole, self._magic, self._crc32c, deadline, self._timeout)
+                whole, magic = self._whole, self._magic
+                return wire.mget(sock, names, targets, inside, whole, magic, self._crc32c, deadline, self._timeout, own)
 
             def copy(
-                names: list[bytes] = names, targets: list[memoryview] = targets, inside: list[Block | None] = inside
+                names: list[bytes] = names,
+                targets: list[memoryview] = targets,
+                inside: list[Block | None] = inside,
+                own: list[int] = own,
             ) -> list[bool]:
                 commands = self._client.pipeline(transaction=False)  # of one key each: values may be moving one by one
                 for name, target, block in zip(names, targets, inside, strict=True):
@@ -69,17 +83,25 @@ class Cluster:
                         commands.getrange(*block, block[1] + len(target) + _TRAILER.size - 1)
                 values = iter(commands.execute())
                 found = []
-                for name, target, block in zip(names, targets, inside, strict=True):
+                for number, (name, target, block) in enumerate(zip(names, targets, inside, strict=True)):
                     answers = [next(values) for _ in range(1 if block is None else 2)]
+                    if answers[0] is not None:
+                        own.append(number)
                     found.append(any(self._copied(name, value, target) for value in answers))
                 return found
 
             for number, is_there in zip(numbers, self._exchanged(names[0], receive, copy), strict=True):
                 had[number] = is_there
+            alone += [numbers[n] for n in own]
         return had
 
     def mset(
-        self, keys: Sequence[bytes], contents: Sequence[memoryview], blocks: Sequence[Block | None], patience: float
+        self,
+        keys: Sequence[bytes],
+        contents: Sequence[memoryview],
+        blocks: Sequence[Block | None],
+        patience: float,
+        alone: Container[bytes],
     ) -> None:
         """Set pieces; see `wire.mset`."""
         for numbers in _by_node(keys):
@@ -89,7 +111,7 @@ class Cluster:
             def send(
                 sock: Any, names: list[bytes] = names, data: list[memoryview] = data, inside: list[Block | None] = inside
             ) -> None:
-                wire.mset(sock, names, data, inside, self._magic, self._crc32c, patience, self._timeout)
+                wire.mset(sock, names, data, inside, self._magic, self._crc32c, patience, self._timeout, alone)
 
             def copy(names: list[bytes] = names, data: list[memoryview] = data, inside: list[Block | None] = inside) -> None:
                 commands = self._client.pipeline(transaction=False)
@@ -98,7 +120,7 @@ class Cluster:
                 for name, content, block in zip(names, data, inside, strict=True):
                     value = values.setdefault(name if block is None else block[0], [])
                     value += [content, self._trailer(name, content)]
-                    if block is not None:
+                    if block is not None and block[0] in alone:
                         gone.append(name)
                 for name, value in values.items():
                     commands.set(name, b"".join(value))

@@ -12,23 +12,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from itertools import groupby
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from . import wire
-from .cluster import Block, Cluster, tag
+from .cluster import Cluster, tag
 from .connections import Connections
 from .crc import crc32c_function
+from .pieces import BLOCK, BLOCK_VALUE, PIECE, complete, divided, spans_of
+from .pieces import key as _key
 from .tier import Part
 
-PIECE = 64 << 10
-BLOCK = 1 << 20
-_TRAILED = PIECE + 8  # bytes of a piece in a value
-_BLOCK_VALUE = BLOCK // PIECE * _TRAILED
-_PLACES = list(range(0, _BLOCK_VALUE, _TRAILED))  # of the pieces in the value of a block
-TOGETHER = 4 << 20  # bytes of an object whose pieces are on one node of a cluster, so that one command asks for them
 _MAGIC = b"fol1"
+_KNOWN = 1 << 13  # blocks of whose pieces something is known: of the last 8 GiB at least
 _CLAIM = b"claim"  # how the value of a piece begins that a machine is fetching; then who it is
 _RELEASE = """
 for _, key in ipairs(KEYS) do
@@ -37,14 +33,25 @@ end
 """
 
 
-class _Divided(NamedTuple):
-    """Pieces of ranges: their keys, views of their bytes, to be released, where they may be in the value of a block, and the
-    numbers of their ranges."""
+class _Alone:
+    """Blocks of which the server may have pieces under their own keys: this process has claimed, stored or seen some. A store
+    of such a block deletes them. What is forgotten, since it is long ago, is left to the server to evict."""
 
-    keys: list[bytes]
-    views: list[memoryview]
-    blocks: list[Block | None]
-    owners: list[int]
+    def __init__(self) -> None:
+        self._recent: set[bytes] = set()
+        self._older: set[bytes] = set()
+
+    def add(self, blocks: Iterable[bytes]) -> None:
+        self._recent.update(blocks)
+        if len(self._recent) >= _KNOWN:
+            self._older, self._recent = self._recent, set()
+
+    def take(self, blocks: Iterable[bytes]) -> set[bytes]:
+        """Return those of some blocks that are known, and forget them."""
+        found = {block for block in blocks if block in self._recent or block in self._older}
+        self._recent.difference_update(found)
+        self._older.difference_update(found)
+        return found
 
 
 class ValkeyTier:
@@ -107,84 +114,74 @@ class ValkeyTier:
         self._client = made
         self._timeout = timeout
         self._claimer = 0, b""
+        self._alone = _Alone()
         timeouts = valkey.exceptions.TimeoutError
-        self._cluster = Cluster(made, timeouts, _BLOCK_VALUE, _MAGIC, self._crc32c, timeout) if cluster else None
+        self._cluster = Cluster(made, timeouts, BLOCK_VALUE, _MAGIC, self._crc32c, timeout) if cluster else None
         self._connections = Connections(None if cluster else made.connection_pool, timeout)
 
     def load(self, digest: bytes, parts: Sequence[Part]) -> list[bool]:
         """Fill the buffers that the server has; see `Tier.load`."""
         filled = [True] * len(parts)
         deadline = time.monotonic() + self._timeout
-        keys, places, blocks, owners = self._divided(digest, parts)
+        keys, places, blocks, owners = divided(self._name(digest), parts)
+        alone: list[int] = []
         try:
             if self._cluster is not None:
-                had = self._cluster.mget(keys, places, blocks, deadline)
+                had = self._cluster.mget(keys, places, blocks, deadline, alone)
             else:
                 with self._connections.one() as sock:
-                    had = wire.mget(sock, keys, places, blocks, _BLOCK_VALUE, _MAGIC, self._crc32c, deadline, self._timeout)
+                    had = wire.mget(
+                        sock, keys, places, blocks, BLOCK_VALUE, _MAGIC, self._crc32c, deadline, self._timeout, alone
+                    )
         finally:
             for place in places:
                 place.release()
         if not all(had):
             for owner, is_there in zip(owners, had, strict=True):
                 filled[owner] = filled[owner] and is_there
+            self._alone.add({block[0] for number in alone if (block := blocks[number]) is not None})
         return filled
-
-    def _divided(self, digest: bytes, parts: Sequence[Part]) -> _Divided:
-        """Divide parts into pieces."""
-        keys: list[bytes] = []
-        views: list[memoryview] = []
-        blocks: list[Block | None] = []
-        owners: list[int] = []
-        name = self._name(digest)
-        first, block = -1, b""
-        for number, (offset, buffer) in enumerate(parts):
-            for begin, end in _pieces(offset, len(buffer)):
-                keys.append(_key(name, begin, end - begin))
-                views.append(buffer[begin - offset : end - offset])
-                owners.append(number)
-                if end - begin < PIECE:
-                    blocks.append(None)
-                    continue
-                inside = begin % BLOCK
-                if begin - inside != first:
-                    first = begin - inside
-                    block = _key(name, first, BLOCK)
-                blocks.append((block, inside // PIECE * _TRAILED))
-        return _Divided(keys, views, blocks, owners)
 
     def store(self, digest: bytes, parts: Sequence[Part]) -> None:
         """Give ranges to the server; see `Tier.store`."""
-        keys, views, blocks, _ = self._divided(digest, parts)
-        blocks = _complete(blocks)
+        keys, views, blocks, _ = divided(self._name(digest), parts)
+        values = complete(blocks)
+        wholes = {place[0] for place in values if place is not None}
+        pieces = {place[0] for place in blocks if place is not None} - wholes
+        alone = self._alone.take(wholes)
         try:
             if self._cluster is not None:
-                self._cluster.mset(keys, views, blocks, self._timeout)
+                self._cluster.mset(keys, views, values, self._timeout, alone)
             else:
                 with self._connections.one() as sock:
-                    wire.mset(sock, keys, views, blocks, _MAGIC, self._crc32c, self._timeout, self._timeout)
+                    wire.mset(sock, keys, views, values, _MAGIC, self._crc32c, self._timeout, self._timeout, alone)
+        except BaseException:
+            self._alone.add(alone)
+            raise
         finally:
+            self._alone.add(pieces)
             for view in views:
                 view.release()
 
     def claim(self, digest: bytes, spans: Sequence[tuple[int, int]]) -> list[bool]:
         """Claim ranges; see `Claiming`. A span is the caller's if one of its pieces was nobody's.
 
-        Who stores a block deletes the claims to its pieces afterwards: so it is looked for blocks after the claims are set.
+        Who stores a block deletes its claims to the pieces afterwards: so it is looked for blocks after the claims are set.
         """
         commands = self._client.pipeline(transaction=False)
         claimed: list[tuple[int, bytes | None]] = []
         milliseconds = max(1, round(self.lease * 1000))
         claim, name = self._claim(), self._name(digest)
         for number, (offset, length) in enumerate(spans):
-            for begin, end in _pieces(offset, length):
+            for begin, end in spans_of(offset, length):
                 commands.set(_key(name, begin, end - begin), claim, nx=True, px=milliseconds)
                 claimed.append((number, _key(name, begin - begin % BLOCK, BLOCK) if end - begin == PIECE else None))
         blocks = list({block: None for _, block in claimed if block is not None})
         for key in blocks:
             commands.strlen(key)
+        self._alone.add(blocks)
         answers = commands.execute()
-        stored = {key for key, size in zip(blocks, answers[len(claimed) :], strict=True) if size == _BLOCK_VALUE}
+        stored = {key for key, size in zip(blocks, answers[len(claimed) :], strict=True) if size == BLOCK_VALUE}
         granted = [False] * len(spans)
         for (number, block), answer in zip(claimed, answers, strict=False):
             granted[number] = granted[number] or (bool(answer) and block not in stored)
@@ -195,7 +192,7 @@ class ValkeyTier:
         nodes: dict[bytes, list[bytes]] = {}
         name = self._name(digest)
         for offset, length in spans:
-            for begin, end in _pieces(offset, length):
+            for begin, end in spans_of(offset, length):
                 key = _key(name, begin, end - begin)
                 nodes.setdefault(tag(key), []).append(key)
         for keys in nodes.values():
@@ -217,27 +214,3 @@ class ValkeyTier:
     def _name(self, digest: bytes) -> bytes:
         """Return how the keys of an object begin."""
         return b"%s:{%s" % (self._prefix, digest.hex().encode())
-
-
-def _key(name: bytes, offset: int, length: int) -> bytes:
-    """Return the key of a value with a range. What is between the braces chooses a cluster's node."""
-    return b"%s:%x}:%x:%x" % (name, offset // TOGETHER, offset, length)
-
-
-def _complete(blocks: Sequence[Block | None]) -> list[Block | None]:
-    """Return the places of pieces in blocks, for those blocks of which all pieces are there, in order."""
-    found: list[Block | None] = []
-    for key, group in groupby(blocks, lambda place: place and place[0]):
-        run = list(group)
-        is_whole = key is not None and [at for _, at in filter(None, run)] == _PLACES
-        found += run if is_whole else [None] * len(run)
-    return found
-
-
-def _pieces(offset: int, length: int) -> Iterator[tuple[int, int]]:
-    """Divide a range at the multiples of PIECE."""
-    end = offset + length
-    while offset < end:
-        stop = min(end, (offset // PIECE + 1) * PIECE)
-        yield offset, stop
-        offset = stop

@@ -1,5 +1,5 @@
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 def limit(sock: socket.socket, seconds: float) -> None: ...
 def is_silent(sock: socket.socket) -> bool: ...
@@ -13,6 +13,7 @@ def mget(
     crc32c: Callable[..., int],
     deadline: float,
     standing: float = 0,
+    alone: list[int] | None = None,
 ) -> list[bool]: ...
 def mset(
     sock: socket.socket,
@@ -23,4 +24,5 @@ def mset(
     crc32c: Callable[..., int],
     patience: float,
     standing: float = 0,
+    alone: Container[bytes] | None = None,
 ) -> None: ...

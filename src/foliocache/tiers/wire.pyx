@@ -16,6 +16,7 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyObject
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint64_t as u64
+from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
@@ -355,11 +356,12 @@ cdef class _Pieces:
 cdef list _runs(list blocks, _Buffers buffers):
     """Divide pieces where the next is not the following part of the same value. Return (first, stop) of each run."""
     cdef Py_ssize_t number, first = 0
+    cdef tuple before, place
     cdef list found = []
     for number in range(1, buffers.count + 1):
-        if number < buffers.count and blocks[number] is not None and blocks[number - 1] is not None:
-            key, at = blocks[number - 1]
-            if blocks[number] == (key, at + buffers.each[number - 1].len + TRAILER):
+        before, place = blocks[number - 1], blocks[number] if number < buffers.count else None
+        if place is not None and before is not None and <bytes>place[0] == <bytes>before[0]:
+            if <Py_ssize_t>place[1] == <Py_ssize_t>before[1] + buffers.each[number - 1].len + TRAILER:
                 continue
         found.append((first, number))
         first = number
@@ -367,7 +369,15 @@ cdef list _runs(list blocks, _Buffers buffers):
 
 
 cdef bytes _word(bytes text):
-    return b"$%d\r\n%s\r\n" % (len(text), text)
+    cdef Py_ssize_t length = PyBytes_GET_SIZE(text)
+    cdef char[24] begin
+    cdef Py_ssize_t size = snprintf(begin, 24, b"$%zd\r\n", length)
+    cdef bytes word = PyBytes_FromStringAndSize(NULL, size + length + 2)
+    cdef char *at = word
+    memcpy(at, begin, size)
+    memcpy(at + size, PyBytes_AS_STRING(text), length)
+    at[size + length], at[size + length + 1] = 13, 10
+    return word
 
 
 cdef bytes _trailer(bytes magic, key, content, crc32c):
@@ -384,7 +394,7 @@ cdef bytes _trailer(bytes magic, key, content, crc32c):
 
 def mget(
     sock, list keys not None, list places not None, list blocks not None, Py_ssize_t whole, bytes magic not None, crc32c,
-    double deadline, double standing=0,
+    double deadline, double standing=0, list alone=None,
 ):
     """Ask for pieces, and receive each into its place. There is one request, whatever values they are in.
 
@@ -409,6 +419,8 @@ def mget(
         ``time.monotonic()`` until which all must be here.
     standing
         What `limit` has been called with, in seconds; 0 if it has not. This keeps the limits.
+    alone
+        A list, to which the numbers of the pieces are added whose names are those of values, whatever is in these.
 
     Returns
     -------
@@ -445,6 +457,8 @@ def mget(
     pieces.keys, pieces.places, pieces.crc32c, pieces.magic = keys, places, crc32c, magic
     pieces.ends, pieces.states = bytearray(count * TRAILER), bytearray(count)
     pieces.end, pieces.state = pieces.ends, pieces.states
+    cdef bytearray owned = bytearray(count)
+    cdef char *own = owned  # which pieces' names are those of values
     _open(&stream, sock, deadline, 0, standing)
     request.iov_base, request.iov_len = PyBytes_AS_STRING(command), PyBytes_GET_SIZE(command)
     with nogil:
@@ -454,6 +468,7 @@ def mget(
             _refuse(line, length, "a list of the values asked for")
         for number in range(count):
             got = _size(&stream, &length)
+            own[number] = got >= 0
             if got == targets.each[number].len + TRAILER:
                 pieces.take(&stream, &targets.each[number], number, 2 + length + 2)  # and a line as this one was
                 _read(&stream, NULL, 2)
@@ -480,12 +495,14 @@ def mget(
             _read(&stream, NULL, 2)
     _settle(&stream)
     pieces.check(count)
+    if alone is not None:
+        alone += [number for number in range(count) if own[number]]
     return [state == RIGHT for state in pieces.states]
 
 
 def mset(
     sock, list keys not None, list contents not None, list blocks not None, bytes magic not None, crc32c, double patience,
-    double standing=0,
+    double standing=0, alone=None,
 ):
     """Set values, as `mget` expects them.
 
@@ -506,6 +523,8 @@ def mset(
         Seconds that the server may be silent.
     standing
         As for `mget`.
+    alone
+        The names of those values, a container, of whose pieces the server may have some under their own; None for all.
 
     Raises
     ------
@@ -531,7 +550,8 @@ def mset(
         name = keys[begin]
         if blocks[begin] is not None:
             name = blocks[begin][0]
-            gone += keys[begin:stop]
+            if alone is None or name in alone:
+                gone += keys[begin:stop]
         begins[begin] = b"%s$%d\r\n" % (_word(name), size)
     _open(&stream, sock, 0, patience, standing)
     while first < count:
