@@ -743,7 +743,9 @@ def test_four_threads_while_a_node_is_killed_and_back(nodes, cluster):
         ("valkey:///x", "and a host"),
         ("valkey://h?cluster=2", "cluster is one of"),
         ("redis://h?size=1GiB", "no option 'size'"),
-        ("valkey://h?lease=-1", "lease is a number of seconds"),
+        ("valkey://h?lease=-1", r"lease is a number of seconds from 0 \(never\) to 3600, not '-1'"),
+        ("valkey://h?lease=nan", "lease is a number of seconds"),
+        ("valkey://h?timeout=0", "timeout is a number of seconds above 0"),
         ("valkey://h:x", "not a URL: a port"),
         ("valkey://h:0", "not a URL: a port"),
         ("valkey://h:99999", "not a URL: a port"),
@@ -757,3 +759,11 @@ def test_four_threads_while_a_node_is_killed_and_back(nodes, cluster):
 def test_what_is_no_server_is_refused(tier_url, message):
     with pytest.raises(ValueError, match=message):
         urls.split(tier_url)
+
+
+@pytest.mark.parametrize(("given", "lease"), [("0", 0.0), ("0.0", 0.0), ("0.25", 0.25), ("3600", 3600.0)])
+def test_a_lease_may_be_zero(server, given, lease):
+    """However it is written: nobody waits for another machine."""
+    guard = urls.guard_of(f"{server.url}&lease={given}")
+    assert guard.tier.lease == guard.lease == lease
+    guard.tier.close()

@@ -139,7 +139,7 @@ def _valkey(text: str, parts: urllib.parse.SplitResult, options: Options) -> tup
     if "{" in prefix or "}" in prefix:
         raise ValueError(f"tier {quoted(shown(text))}: a prefix has no braces, by which a cluster chooses the node")
     timeout = _seconds(text, options, 0.05)
-    lease = 0.0 if options.get("lease") == "0" and options.pop("lease") else _seconds(text, options, LEASE, "lease")
+    lease = _seconds(text, options, LEASE, "lease", may_be_zero=True)
     url = urllib.parse.urlunsplit(parts._replace(query=""))
 
     def make() -> Tier:
@@ -157,7 +157,7 @@ def _choice(text: str, options: Options, name: str, values: dict[str, bool | Non
     return values[given]
 
 
-def _seconds(text: str, options: Options, default: float, name: str = "timeout") -> float:
+def _seconds(text: str, options: Options, default: float, name: str = "timeout", may_be_zero: bool = False) -> float:
     given = options.pop(name, None)
     if given is None:
         return default
@@ -165,8 +165,10 @@ def _seconds(text: str, options: Options, default: float, name: str = "timeout")
         seconds = float(given)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds <= TIMEOUT_MAX:
-        raise ValueError(f"tier {quoted(shown(text))}: {name} is a number of seconds above 0, not {quoted(given)}")
+    if not 0 <= seconds <= TIMEOUT_MAX or (seconds == 0 and not may_be_zero):
+        least = "from 0 (never) to" if may_be_zero else "above 0, at most"
+        what = f"a number of seconds {least} {TIMEOUT_MAX:g}"
+        raise ValueError(f"tier {quoted(shown(text))}: {name} is {what}, not {quoted(given)}")
     return seconds
 
 
