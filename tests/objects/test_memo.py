@@ -71,6 +71,10 @@ def test_ignored_parameters(shared, key):
     assert calls == [1, 2]
     with pytest.raises(ValueError, match=r"ignore names \['lok'\]"):
         shared.memoize(ignore="lok")(function)
+    one = shared.memoize(ignore="log")(function)  # a string is one name, and not its letters
+    assert one.key(1, calls) == one.key(1, None) != one.key(2, calls)
+    with pytest.raises(ValueError, match=r"ignore names \['ab'\]"):
+        shared.memoize(ignore="ab")(lambda a, b: None)
     for wrong in (7, None, [7, "log"], [["log"]]):
         with pytest.raises(ValueError, match="ignore must be names of parameters, not "):
             shared.memoize(ignore=wrong)(function)

@@ -26,7 +26,7 @@ class Memo(Generic[P, R]):
         key: Callable[P, str] | None,
         version: str | None,
         expiry: float | None,
-        ignore: Collection[str],
+        ignore: str | Collection[str],
         loads: Loads,
     ) -> None:
         if not callable(function):

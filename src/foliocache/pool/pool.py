@@ -734,7 +734,7 @@ class Pool:
         key: Callable[..., str] | None = None,
         version: str | None = None,
         expiry: float | None = None,
-        ignore: Collection[str] = (),
+        ignore: str | Collection[str] = (),
         loads: Loads = "any",
     ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
@@ -746,7 +746,7 @@ class Pool:
         key: Callable[..., str] | None = None,
         version: str | None = None,
         expiry: float | None = None,
-        ignore: Collection[str] = (),
+        ignore: str | Collection[str] = (),
         loads: Loads = "any",
     ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
         """Return a decorator that keeps a function's results in the pool, by its arguments.
@@ -762,8 +762,8 @@ class Pool:
             By default a digest of the function's bytecode, without the functions that it calls and the globals that it reads.
         expiry : float, optional
             As in `get_or_create`.
-        ignore : collection of str
-            Names of parameters on which the result does not depend.
+        ignore : str or collection of str
+            A name, or names, of parameters on which the result does not depend.
         loads : {"any", "arrays"}
             As in `get_or_create`.
 
