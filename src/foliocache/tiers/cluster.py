@@ -53,7 +53,7 @@ class Cluster:
         deadline: float,
         alone: list[int],
     ) -> list[bool]:
-        """Receive pieces; see `wire.mget`. An exchange that is made again may name a piece in ``alone`` twice."""
+        """Receive pieces; see `wire.mget`. Of an exchange in two attempts, ``alone`` may name a piece twice."""
         had = [False] * len(keys)
         for numbers in _by_node(keys):
             names, targets = [keys[n] for n in numbers], [places[n] for n in numbers]
