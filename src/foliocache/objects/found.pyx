@@ -24,6 +24,7 @@ cdef extern from "Python.h":
 
 cdef Py_ssize_t RECORD_MAX = 0xffff
 cdef Py_ssize_t COPY_MAX = 1 << 20  # bytes; a copy of so many takes less time than the page faults of a window
+cdef Py_ssize_t LENT_MIN = 64 << 10  # bytes; a copy of less takes no more time than a window
 
 
 MISSING = object()
@@ -189,9 +190,16 @@ cdef class Found:
 
 cpdef private(mapping, writable):
     """Return the bytes of a mapping for one caller, who may write to them: a copy, or a window that copies what is written."""
-    if mapping.size > COPY_MAX:
-        with contextlib.suppress(FoliocacheError):  # this process has as many leases and windows as it can
+    try:
+        if mapping.size > COPY_MAX:
             return mapping.window(writable=writable)
+        window = mapping.lent_window() if mapping.size >= LENT_MIN else None
+        if window is not None:
+            return window
+    except Gone:
+        raise
+    except FoliocacheError:  # this process has as many leases and windows as it can
+        pass
     return mapping.copy_all()
 
 

@@ -61,6 +61,7 @@ cdef class Attachment:
     cdef u32 nwaiting
     cdef u8 *touched
     cdef public object pressure
+    cdef object overlay  # of ``overlay_of``: None until it is needed, False if there is none
     cdef readonly bint watching
     cdef object __weakref__
 

@@ -425,6 +425,7 @@ cdef class Attachment:
         self.me = layout.NIL
         self.joined = False
         self.watching = False
+        self.overlay = None
         if self.slot is not None:
             self.slot.disown()
 

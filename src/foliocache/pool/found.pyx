@@ -14,7 +14,7 @@ from ..filler.miss cimport Filler
 from ..mm cimport filemap
 
 from ..errors import FoliocacheError
-from .window import open_window
+from .window import lent_window, open_window
 
 cdef extern from "Python.h":
     void PyObject_GC_UnTrack(PyObject *object)
@@ -78,6 +78,10 @@ cdef class FoundMap(FolioMap):
     def window(self, offset=0, length=None, *, writable=None):
         """Return a window of the object, as `Mapping.window` does."""
         return open_window(self, offset, length, writable)
+
+    def lent_window(self):
+        """Return a window of all of the object that may be written to, or None, as ``window.lent_window`` does."""
+        return lent_window(self)
 
 
 cdef bytes NO_KEY = bytes(8)

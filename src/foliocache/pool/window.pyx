@@ -26,6 +26,7 @@ from ..sizes import integer, quoted
 from .attachment cimport Attachment
 from .folio_map cimport FolioMap
 from .lease cimport Lease, new_lease
+from .overlay cimport Overlay, overlay_of
 from ..mm cimport atomics, backing, layout, pagetable
 from ..mm.atomics cimport fc_mem, mem_t
 from ..mm.inline cimport folio
@@ -160,6 +161,9 @@ cdef class Window:
     cdef int views
     cdef bint closed
     cdef bint is_writable
+    cdef bint is_scattered
+    cdef bint is_lent
+    cdef Overlay lender
     cdef object __weakref__
 
     def __cinit__(self):
@@ -312,7 +316,8 @@ cdef class Window:
                 lease = mapping._lease(start, min((first + self.count) * mapping.unit_size, mapping.size) - start, mapping.most)
                 self._add(n, lease)
                 n += mapping._units(lease.length)
-            self._finish()
+            if not self.is_scattered:
+                self._finish()
 
     cdef _add(self, u32 n, Lease lease):
         """Add the pages of a lease, which begins with unit n of the window, and keep its pin."""
@@ -327,7 +332,10 @@ cdef class Window:
     cdef _keep(self, u32 n, Lease lease):
         cdef u64 place = _place(lease)
         if self.run_size and place != self.run_place + self.run_size:
-            self._map_run()
+            if self.lender is None:
+                self._map_run()
+            else:
+                self.is_scattered = True
         if self.run_size == 0:
             self.run = n
             self.run_place = place
@@ -385,8 +393,12 @@ cdef class Window:
         self.run_size = 0
 
     cdef _finish(self):
-        """Map the last run; nothing if it is the only one and read-only, because the segment's own mapping has it already."""
-        if self.run == 0 and not self.is_writable:
+        """Map the last run; nothing if it is the only one and read-only, because the segment's own mapping has it already, or
+        the overlay is to lend it."""
+        if self.lender is not None:
+            self.base = self.lender.lend(self.run_place, self.run_size)
+            self.is_lent = self.base != NULL
+        elif self.run == 0 and not self.is_writable:
             self.base = <char *>(<const fc_mem *>self.attachment.mem).ro + self.run_place
         else:
             self._map_run()
@@ -398,6 +410,9 @@ cdef class Window:
         if self.reserved:
             munmap(self.base, self.reserved)
             self.reserved = 0
+        if self.is_lent:
+            self.is_lent = False
+            self.lender.end(self.run_place)
         if self.table != layout.NIL and self.epoch == self.attachment.epoch:
             if pagetable.release(self.attachment.mem, self.attachment.me, self.entry, self.table):
                 self.attachment.give(self.entry)
@@ -438,6 +453,20 @@ def open_window(FolioMap mapping not None, offset, length, writable=None):
     if window.is_writable:
         watch(window)
     return window
+
+
+def lent_window(FolioMap mapping not None):
+    """Return a window of all of a mapping, which may be written to, as one with ``writable="copy"``: pages that the process's
+    overlay lends. None if it does not, because the folios do not lie side by side, or there is no room, or no overlay."""
+    mapping._check()
+    cdef Overlay overlay = overlay_of(mapping.attachment)
+    if overlay is None or not overlay.has_room(mapping.size):
+        return None
+    cdef Window window = Window.__new__(Window)
+    window.is_writable = True
+    window.lender = overlay
+    window._open(mapping, 0, mapping.size)
+    return window if window.is_lent else None
 
 
 # No Window can be made from Python; Window.__new__ in this module does not call tp_new.

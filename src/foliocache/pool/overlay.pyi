@@ -1,0 +1,6 @@
+from typing import NoReturn, final
+
+@final
+class Overlay:
+    def __init__(self, *args: object, **kwargs: object) -> NoReturn: ...
+    def _copy_all(self) -> None: ...
