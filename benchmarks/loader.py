@@ -1,10 +1,11 @@
 """PyTorch's DataLoader over JPEGs: decoded each time, held by every worker, held by the parent, and in a pool.
 
 Four workers live through all epochs. The ways take turns, an epoch each, so that whatever disturbs the machine disturbs all.
-Each decode is counted, and the workers' processor time. Memory is the workers' own (the anonymous part of their proportional
-set size: a page that several share counts in parts), what the pool has cached of the dataset, and the dataset's share of all
-else that the pool's file takes. "For the images" is what is above the memory of workers that load one image again and again.
-It is measured for a larger dataset, too: what a worker needs besides the images does not grow with them.
+Each decode is counted, and the workers' processor time. Memory is the workers' own (anonymous pages that no other process has),
+what the pool has cached of the dataset, and the dataset's share of all else that the pool's file takes. Pages that a worker
+still has in common with its parent are left out: as parts of them, they would count for more or less as other workers come and
+go, and by what the parent did since. "For the images" is what is above the memory of workers that load one image again and
+again. It is measured for a larger dataset, too: what a worker needs besides the images does not grow with them.
 """
 
 from __future__ import annotations
@@ -117,19 +118,17 @@ def _account(section: Section, found: dict[str, _Way], count: int, side: int) ->
             "one copy of the images",
             "rest of their pages",
             "the pool's tables",
-            "copies of a batch",
             "all else of the workers",
             "together",
         ),
     )
     for name in KEYS:
         way = found[name]
-        batch = WORKERS * _batch_size(count) * side * side * 3 if name == COPIES else 0
-        known = one, way.cached - one, way.tables, batch
+        known = one, way.cached - one, way.tables
         whole = _for_images(found, name)
         table.add(name, *(f"{each / MIB:,.1f} ({each / held:.4f})" for each in (*known, whole - sum(known), whole)))
     own = held - WORKERS * one
-    table.add(HELD, *(f"{each / MIB:,.1f} ({each / held:.4f})" for each in (WORKERS * one, 0, 0, 0, own, held)))
+    table.add(HELD, *(f"{each / MIB:,.1f} ({each / held:.4f})" for each in (WORKERS * one, 0, 0, own, held)))
     section.tables.append(table)
 
 
@@ -299,7 +298,15 @@ def _processor_seconds(pid: int) -> float:
 
 
 def _own_memory(pid: int) -> int:
-    """Return the bytes of a process's own memory; a page that several processes share counts in parts."""
-    with open(f"/proc/{pid}/smaps_rollup") as file:
-        fields = dict(line.split(":", 1) for line in file if ":" in line)
-    return int(fields["Pss_Anon"].split()[0]) * 1024
+    """Return the bytes of a process's own memory: pages that it has allocated, or copied since it was forked."""
+    total = private = 0
+    with open(f"/proc/{pid}/smaps") as file:
+        for line in file:
+            name, _, value = line.partition(":")
+            if name == "Rss":
+                private = 0
+            elif name in ("Private_Clean", "Private_Dirty"):
+                private += int(value.split()[0])
+            elif name == "Anonymous":  # the rest of a mapping's private pages is of a file
+                total += min(private, int(value.split()[0]))
+    return total * 1024
