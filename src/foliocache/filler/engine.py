@@ -56,6 +56,8 @@ class Engine:
         self._pid = os.getpid()
         self._state = _State(processors)
         self._closed = False
+        self.servers = int(2 * self._state.pairs)  # threads that should serve one filler, if each serves several at a time
+        self.at_once_most = CONCURRENCY // self.servers  # requests that each of these has under way if there are no others
         self.waiting: set[Waiting] = set()  # every access is a single, atomic call
         self.serving: deque[None] = deque()  # one for each thread that serves several requests at a time
         _all.add(self)
@@ -81,14 +83,10 @@ class Engine:
         return not self._closed and self._state.submit(request)
 
     @property
-    def servers(self) -> int:
-        """How many threads should serve the requests of one filler, if each serves several at a time."""
-        return int(2 * self._state.pairs)
-
-    @property
     def at_once(self) -> int:
-        """How many requests each of these threads should have under way, so that all have CONCURRENCY."""
-        return max(CONCURRENCY // max(self.servers, len(self.serving)), 1)
+        """How many requests each of the threads that serve several should have under way now, so that all have CONCURRENCY."""
+        threads = len(self.serving)
+        return self.at_once_most if threads <= self.servers else max(CONCURRENCY // threads, 1)
 
     @property
     def closed(self) -> bool:

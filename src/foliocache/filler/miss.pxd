@@ -55,12 +55,15 @@ cdef class Filler(Calls):
     cdef object _plan(self, Steps mapping, u64 index, u64 wanted)
     cdef bint _is_dense(self, Steps mapping, u64 index) except -1
     cdef int _ask_ahead(
-        self, Steps mapping, u64 first, u64 end, mark, bint is_readahead, u64 of, result=*, Group group=*
+        self, Steps mapping, u64 first, u64 end, mark, bint is_readahead, u64 of, result=*
     ) except -1
-    cdef int _start_server(self) except -1
+    cdef int _queue(
+        self, Steps mapping, u64 first, u64 end, mark, bint is_readahead, u64 size, result, Group group
+    ) except -1
+    cdef int _start_servers(self) except -1
     cdef Request _next_wanted(self)
     cdef int _drop_wanted(self) except -1
-    cdef bint _counts_server(self) except -1
+    cdef bint _counts_server(self, ours) except -1
     cdef u64 _request_units(self, Steps mapping, u64 units) except? 0
     cdef u64 _request_size(self, u64 length) except? 0
     cdef u64 _first_stop(self, Steps mapping, u64 index, u64 count) except? 0

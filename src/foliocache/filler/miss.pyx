@@ -262,7 +262,9 @@ cdef class Filler(Calls):
             self._ask_ahead(mapping, stop, index + count, mark, False, count, result)
         if get_ident() == threading.main_thread().ident:
             request = self._request(mapping, index, stop, mark, False)
-            request.lease, request.told_by, request.result = lease, request.told, result
+            request.told = request.told_by = allocate_lock()
+            request.told.acquire()
+            request.lease, request.result = lease, result
             if self.pool.engine.run(request):
                 return lease if request.wait(self._patience()) == FILLED else None
             request.lease = None
@@ -353,21 +355,27 @@ cdef class Filler(Calls):
 
         Readers of the units between the first and the last of them do not read ahead while any of the requests is queued.
         """
-        cdef u64 least, most, first, end, size = 0
+        cdef u64 least, most, first, end, of_these, size = 0, units = 0, request_units = 0
         cdef Group group = None
         cdef list groups = []
         if not self.concurrent or not runs:
             return [None] * len(runs)
-        for first, end in runs:
-            if self.call_read_ranges is not None and (group is None or size + (end - first) * mapping.unit_size > GROUP):
-                if group is not None:
-                    group.leave()
-                group, size = _group(self, mapping), 0
-            size += (end - first) * mapping.unit_size
-            groups.append(group)
-            self._ask_ahead(mapping, first, end, None, False, of, result, group)
-        if group is not None:
-            group.leave()
+        try:
+            for first, end in runs:
+                if self.call_read_ranges is not None and (group is None or size + (end - first) * mapping.unit_size > GROUP):
+                    if group is not None:
+                        group.leave()
+                    group, size = _group(self, mapping), 0
+                size += (end - first) * mapping.unit_size
+                groups.append(group)
+                of_these = max(of, end - first if first < end else 1)
+                if of_these != units:
+                    units, request_units = of_these, self._request_units(mapping, of_these)
+                self._queue(mapping, first, end, None, False, request_units, result, group)
+        finally:
+            if group is not None:
+                group.leave()
+            self._start_servers()
         least, most = min(runs)[0], max([end for _, end in runs])
         with cython.critical_section(self.guard):
             if self.queued_epoch == mapping.epoch():
@@ -375,11 +383,23 @@ cdef class Filler(Calls):
         return groups
 
     cdef int _ask_ahead(
-        self, Steps mapping, u64 first, u64 end, mark, bint is_readahead, u64 of, result=None, Group group=None
+        self, Steps mapping, u64 first, u64 end, mark, bint is_readahead, u64 of, result=None
     ) except -1:
         """Queue requests for units first .. end - 1, which the engine serves when it has a free thread. of: how many units are
         requested at a time, if that is more."""
-        cdef u64 size = self._request_units(mapping, max(of, end - first if first < end else 1))
+        try:
+            return self._queue(
+                mapping, first, end, mark, is_readahead,
+                self._request_units(mapping, max(of, end - first if first < end else 1)), result, None,
+            )
+        finally:
+            self._start_servers()
+
+    cdef int _queue(
+        self, Steps mapping, u64 first, u64 end, mark, bint is_readahead, u64 size, result, Group group
+    ) except -1:
+        """Queue requests of ``size`` units for units first .. end - 1. If the source has ``read_ranges``, it is still to be seen
+        to that a server serves them."""
         cdef u64 stop
         cdef Request request
         end = min(end, mapping.unit_count)
@@ -403,25 +423,26 @@ cdef class Filler(Calls):
             else:
                 self.wanted.append(request)
                 request = None  # it has begun when no server has it
-                self._start_server()
             first = stop
         return 0
 
-    cdef int _start_server(self) except -1:
-        """Have one more thread of the engine serve what is wanted, if there should be more. If there is none, or the engine is
+    cdef int _start_servers(self) except -1:
+        """Have as many more threads of the engine serve what is wanted as there should be. If there is none, or the engine is
         closed, no one must wait for what is wanted: those who read it request it."""
+        if self.call_read_ranges is None:
+            return 0
         ours = self.pool.engine
-        if self._counts_server():
+        while self._counts_server(ours):
             if not ours.later(self.server(self)):
                 self._drop_wanted()
-        elif ours.closed:
+        if ours.closed:
             self._drop_wanted()
         return 0
 
-    cdef bint _counts_server(self) except -1:
-        """Count one more server, and return True, if there should be more."""
+    cdef bint _counts_server(self, ours) except -1:
+        """Count one more server, and return True, if there should be more. ours: the engine."""
         cdef bint counts
-        cdef u32 most = self.pool.engine.servers, at_once = self.pool.engine.at_once
+        cdef u32 most = ours.servers, at_once = ours.at_once
         with cython.critical_section(self.guard):
             counts = self.servers < most and self.servers * at_once < <u32>len(self.wanted)
             self.servers += counts
@@ -474,8 +495,6 @@ cdef class Filler(Calls):
         cdef Request request = Request.__new__(Request)
         request.filler, request.mapping, request.epoch = self, mapping, mapping.epoch()
         request.first, request.end, request.mark, request.is_readahead = first, end, mark, is_readahead
-        request.told = allocate_lock()
-        request.told.acquire()
         if spans.emit is not None:
             request.context = spans.context()
         return request

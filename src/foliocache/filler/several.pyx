@@ -124,6 +124,7 @@ cdef class Server:
     is none: it may wait for long, and another may have to serve what is wanted meanwhile.
     """
     cdef Filler filler
+    cdef object engine
     cdef dict runs  # that the source has taken and not filled, by number
     cdef u64 taken
     cdef u32 epoch
@@ -141,9 +142,9 @@ cdef class Server:
         while True:
             # One more, since the next is taken before it is said that another is full. There are too many if other threads
             # have begun to serve; the source is then called again when it has filled these.
-            if len(self.runs) > <int>self.filler.pool.engine.at_once:
+            if len(self.runs) > <Py_ssize_t>self.engine.at_once:
                 self._leave_servers(False)
-                self.filler._start_server()
+                self.filler._start_servers()
                 raise StopIteration
             request = self.filler._next_wanted()
             if request is None:
@@ -156,18 +157,22 @@ cdef class Server:
                 self.taken += 1
                 return run.first * request.mapping.unit_size, list(run.views)
 
+    @property
+    def at_once(self):
+        """How many ranges the source should have under way now."""
+        return self.engine.at_once
+
     def __call__(self):
-        engine = self.filler.pool.engine
-        engine.serving.append(None)
+        self.engine.serving.append(None)
         try:
-            self._serve(engine)
+            self._serve()
         finally:
-            engine.serving.pop()
+            self.engine.serving.pop()
 
     def __del__(self):
         if self.filler is not None:
             self._leave_servers(False)
-            if self.filler.pool.engine.closed:
+            if self.engine.closed:
                 self.filler._drop_wanted()
 
     cdef bint _leave_servers(self, bint if_empty) noexcept:
@@ -184,16 +189,16 @@ cdef class Server:
     cdef bint _is_needed(self) except -1:
         if self.is_counted:
             return not self._leave_servers(True)
-        self.is_counted = self.filler._counts_server()
+        self.is_counted = self.filler._counts_server(self.engine)
         return self.is_counted
 
-    cdef int _serve(self, engine) except -1:
+    cdef int _serve(self) except -1:
         cdef Request request
         cdef u64 before
         cdef bint takes = True
         while self._is_needed():
             before = self.taken
-            self._stream(engine.at_once)
+            self._stream(self.engine.at_once_most)
             if self.taken != before:
                 takes = True
             elif (request := self.filler._next_wanted()) is None:
@@ -203,11 +208,11 @@ cdef class Server:
                 for _ in range(CONCURRENCY_FIRST - 1):  # these need not wait for it
                     other = self.filler._next_wanted()
                     if other is not None:
-                        engine.later(other)
+                        self.engine.later(other)
                         other = None
                 request()
             else:
-                engine.later(request)
+                self.engine.later(request)
             request = None  # it has ended when no one has it
         return 0
 
@@ -295,7 +300,7 @@ cdef class Server:
         _reads().remove(run.reading)
         if not fine:
             run.withdraw()
-        elif not run.is_full() and not self.filler.pool.engine.submit(run):
+        elif not run.is_full() and not self.engine.submit(run):
             run()
         return 0
 
@@ -303,5 +308,6 @@ cdef class Server:
 def server(Filler filler not None):
     """Return a `Server`, which the filler has counted."""
     cdef Server made = Server.__new__(Server)
-    made.filler, made.runs, made.epoch, made.is_counted = filler, {}, filler.wanted_epoch, True
+    made.filler, made.engine = filler, filler.pool.engine
+    made.runs, made.epoch, made.is_counted = {}, filler.wanted_epoch, True
     return made

@@ -7,7 +7,13 @@ _T = TypeVar("_T")
 
 @final
 class Exchanges(Generic[_T]):
-    def __new__(cls, most: int, patience: float, judge: Callable[[_T, bytes], bool] | None = None) -> Exchanges[_T]: ...
+    def __new__(
+        cls,
+        most: int,
+        patience: float,
+        judge: Callable[[_T, bytes], bool] | None = None,
+        connecting: float | None = None,
+    ) -> Exchanges[_T]: ...
     def __len__(self) -> int: ...
     @property
     def most(self) -> int: ...

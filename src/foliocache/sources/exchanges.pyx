@@ -84,19 +84,22 @@ cdef class Exchanges:
 
     patience: the seconds without a byte after which an exchange has failed. judge: is called with the tag of an exchange and
     what differs in the head of its answer from the known ones (`wire.Reply.rest`), and returns True if that is as good.
+    connecting: the seconds after which an exchange has failed whose request could not be sent; as long as patience, if None.
     """
     cdef Lane **lanes
     cdef pollfd *fds
     cdef object judge
     cdef list kept  # what the lanes point to, by their number
-    cdef u64 patience_ns
+    cdef u64 patience_ns, connecting_ns
     cdef readonly Py_ssize_t most, count
     cdef bint waiting
 
-    def __cinit__(self, Py_ssize_t most, double patience, judge=None):
-        if not 0 < most <= 1024 or not 0 < patience <= 1e9:
-            raise ValueError(f"1 to 1,024 exchanges at a time, for up to 1e9 seconds; not {most}, {patience}")
-        self.most, self.patience_ns, self.judge, self.kept = most, <u64>(patience * 1e9), judge, []
+    def __cinit__(self, Py_ssize_t most, double patience, judge=None, connecting=None):
+        cdef double until_sent = patience if connecting is None else connecting
+        if not 0 < most <= 1024 or not 0 < patience <= 1e9 or not 0 < until_sent <= 1e9:
+            raise ValueError(f"1 to 1,024 exchanges at a time, for up to 1e9 seconds; not {most}, {patience}, {connecting}")
+        self.most, self.judge, self.kept = most, judge, []
+        self.patience_ns, self.connecting_ns = <u64>(patience * 1e9), <u64>(until_sent * 1e9)
         self.lanes = <Lane **>malloc(most * sizeof(Lane *))
         self.fds = <pollfd *>malloc(most * sizeof(pollfd))
         if self.lanes == NULL or self.fds == NULL:
@@ -208,7 +211,7 @@ cdef class Exchanges:
         cdef Py_ssize_t n
         cdef u64 now = atomics.now_ns()
         for n in range(self.count):
-            if now > self.lanes[n].heard + self.patience_ns:
+            if now > self.lanes[n].heard + (self.connecting_ns if self.lanes[n].state == ASKING else self.patience_ns):
                 self.lanes[n].state = FAILED
 
     cdef int _look_at_heads(self) except -1:
@@ -271,7 +274,7 @@ cdef Py_ssize_t _step(Lane *lane) noexcept nogil:
             return 0
         lane.asked, lane.asked_left = lane.asked + got, lane.asked_left - got
         if lane.asked_left == 0:
-            lane.state = HEAD
+            lane.state, lane.heard = HEAD, atomics.now_ns()
             return 0
     if lane.state == HEAD:
         got = recv(lane.fd, lane.data + lane.size, HEAD_MAX - lane.size, MSG_DONTWAIT)

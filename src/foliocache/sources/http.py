@@ -504,7 +504,8 @@ class Ranges:
         ----------
         wanted
             The offset and the buffers of each range. The next one is taken when it is to be requested: if nothing has come of
-            those that are under way, and at most ``at_once`` at a time.
+            those that are under way, and at most ``at_once`` at a time. Of these, as many as its attribute ``at_once`` says at
+            that time, if it has one.
         is_ours
             Says of the header fields of a response with the range, but for its length, range and date, whether they are of the
             object as it is expected.
@@ -530,14 +531,15 @@ class Ranges:
                 self.is_good(rest, self._total)
             return True
 
-        exchanges: Exchanges[tuple[int, http.client.HTTPConnection]] = Exchanges(at_once, READ_TIMEOUT, judge)
+        exchanges: Exchanges[tuple[int, http.client.HTTPConnection]] = Exchanges(at_once, READ_TIMEOUT, judge, CONNECT_TIMEOUT)
         under_way: dict[int, http.client.HTTPConnection] = {}
         before, number = self._begin or b"", -1
 
         def begin(connection: http.client.HTTPConnection) -> bool:
             """Request the next range over a connection. Return False if there is none."""
-            nonlocal number
+            nonlocal number, most
             if (taken := next(wanted, None)) is None:
+                most = 0
                 return False
             number += 1
             start, buffers = taken
@@ -552,25 +554,24 @@ class Ranges:
         most = at_once if self._common and is_usual else 0
         found: list[tuple[tuple[int, http.client.HTTPConnection], int, int]] = []
         try:
-            while most or len(exchanges):
-                if not found and len(exchanges) < most:
+            while most or under_way:
+                now = min(most, getattr(wanted, "at_once", most))
+                if not found and len(under_way) < now:
                     if (connection := self._client._begin_connection(self._place)) is None:
-                        most = len(exchanges)
+                        most = len(under_way)
                     elif begin(connection):
                         yield number, 0
                     else:
-                        most = 0
                         self._client._keep(self._place, connection)
-                found = exchanges.wait(len(exchanges) < most)
+                found = exchanges.wait(len(under_way) < min(most, now))
                 for (which, used), full, end in found:
                     if end:
                         del under_way[which]
                     if end < 0 or (end > 0 and which in last):
                         used.close()
-                    elif end > 0 and most and begin(used):  # before anything else: the server has something to do meanwhile
-                        yield number, 0
+                    elif end > 0 and len(under_way) < min(most, now) and begin(used):
+                        yield number, 0  # before anything else: the server has something to do meanwhile
                     elif end > 0:
-                        most = 0
                         self._client._keep(self._place, used)
                     yield which, full
                     if end < 0:

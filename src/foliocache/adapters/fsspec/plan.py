@@ -44,18 +44,20 @@ class Plan:
         self._before: dict[Range, int] = {}  # bytes that the ranges before this one have
         self._most = min((mapping.pool.pool_bytes for mapping in maps.values()), default=0) // _SHARE
         runs: list[tuple[Any, Run]] = []
-        place = 0
+        place, before, cached = 0, self._before, self.cached
         for job in jobs:
-            mapping = maps.get(job[0])
-            if mapping is None or job in self._before or job in self.cached:
+            path, start, end = job
+            mapping = maps.get(path)
+            if mapping is None or job in before or job in cached:
                 continue
-            if is_cached(mapping, *job[1:]):
-                self.cached.add(job)
+            offset, length = extent(start, end, mapping.size)
+            if is_cached(mapping, offset, offset + length):
+                cached.add(job)
                 continue
-            offset, length = extent(*job[1:], mapping.size)
-            self._before[job] = place
+            before[job] = place
             place += length
-            _append(runs, mapping, (offset // mapping.unit_size, -(-(offset + length) // mapping.unit_size)))
+            unit = mapping.unit_size
+            _append(runs, mapping, (offset // unit, -(-(offset + length) // unit)))
         self._length = place
         self._groups: list[tuple[int, Any]] = []  # of what has been requested, with the bytes that all before have
         if len(self._before) > 1:  # a single range requests all of itself at once
@@ -84,23 +86,30 @@ class Plan:
 
     def _divide(self, runs: list[tuple[Any, Run]]) -> None:
         """Cut the runs to pieces that are requested one after the other."""
-        place = 0
-        for mapping, (first, end) in runs:
-            piece = max(self._most // _PIECES, min(self._most // 2, _PIECE_MIN))
-            most = max(piece // mapping.unit_size, 1)
-            for begin in range(first, end, most):
-                self._left.append((place, mapping, (begin, min(begin + most, end))))
-                place += (min(begin + most, end) - begin) * mapping.unit_size
+        place, left = 0, self._left
+        piece = max(self._most // _PIECES, min(self._most // 2, _PIECE_MIN))
+        for mapping, run in runs:
+            unit = mapping.unit_size
+            most = max(piece // unit, 1)
+            begin, end = run
+            while begin < end:
+                stop = min(begin + most, end)
+                left.append((place, mapping, (begin, stop)))
+                place += (stop - begin) * unit
+                begin = stop
 
     def _ask(self, place: int) -> None:
         """Request the runs that begin at most ``_most`` bytes after ``place``. Several threads may do so at once."""
         wanted: dict[int, tuple[Any, list[Run], list[int]]] = {}
+        left, behind = self._left, place + self._most
         try:
-            while self._left[0][0] < place + self._most:
-                begin, mapping, run = self._left.popleft()
-                _, runs, places = wanted.setdefault(id(mapping), (mapping, [], []))
-                runs.append(run)
-                places.append(begin)
+            while left[0][0] < behind:
+                begin, mapping, run = left.popleft()
+                found = wanted.get(id(mapping))
+                if found is None:
+                    wanted[id(mapping)] = found = mapping, [], []
+                found[1].append(run)
+                found[2].append(begin)
         except IndexError:
             pass
         for mapping, runs, places in wanted.values():
