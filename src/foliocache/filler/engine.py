@@ -59,7 +59,8 @@ class Engine:
         self.servers = int(2 * self._state.pairs)  # threads that should serve one filler, if each serves several at a time
         self.at_once_most = CONCURRENCY // self.servers  # requests that each of these has under way if there are no others
         self.waiting: set[Waiting] = set()  # every access is a single, atomic call
-        self.serving: deque[None] = deque()  # one for each thread that serves several requests at a time
+        self.serving: deque[None] = deque()  # one for each thread that serves several requests at a time ...
+        self.under_way: deque[None] = deque()  # ... and for each request that such a thread has
         _all.add(self)
 
     @property
@@ -87,6 +88,11 @@ class Engine:
         """How many requests each of the threads that serve several should have under way now, so that all have CONCURRENCY."""
         threads = len(self.serving)
         return self.at_once_most if threads <= self.servers else max(CONCURRENCY // threads, 1)
+
+    def may_have(self, own: int) -> int:
+        """Return how many requests a thread that serves several, and has ``own`` under way, may have now: one more while all
+        threads have less than CONCURRENCY. A few in any case, since those of others may hang."""
+        return max(min(own + CONCURRENCY - len(self.under_way), self.at_once_most), CONCURRENCY_FIRST)
 
     @property
     def closed(self) -> bool:

@@ -128,7 +128,7 @@ cdef class Server:
     cdef dict runs  # that the source has taken and not filled, by number
     cdef u64 taken
     cdef u32 epoch
-    cdef bint is_counted
+    cdef bint is_counted, is_looked_at
 
     def __init__(self):
         raise TypeError("a server is a filler's")
@@ -141,8 +141,8 @@ cdef class Server:
         cdef Request request
         while True:
             # One more, since the next is taken before it is said that another is full. There are too many if other threads
-            # have begun to serve; the source is then called again when it has filled these.
-            if len(self.runs) > <Py_ssize_t>self.engine.at_once:
+            # have begun to serve, and the source does not look at ``at_once``; it is called again when it has filled these.
+            if not self.is_looked_at and len(self.runs) > <Py_ssize_t>self.engine.at_once:
                 self._leave_servers(False)
                 self.filler._start_servers()
                 raise StopIteration
@@ -155,12 +155,14 @@ cdef class Server:
             if run is not None:
                 self.runs[self.taken] = run
                 self.taken += 1
+                self.engine.under_way.append(None)
                 return run.first * request.mapping.unit_size, list(run.views)
 
     @property
     def at_once(self):
-        """How many ranges the source should have under way now."""
-        return self.engine.at_once
+        """How many ranges the source should have under way now. A source that asks this takes no more."""
+        self.is_looked_at = True
+        return self.engine.may_have(len(self.runs))
 
     def __call__(self):
         self.engine.serving.append(None)
@@ -296,6 +298,7 @@ cdef class Server:
     cdef int _leave(self, number) except -1:
         """The source has ended with a run. If it is not full, have it filled."""
         cdef Run run = self.runs.pop(number)
+        self.engine.under_way.pop()
         cdef bint fine = run.release_views()
         _reads().remove(run.reading)
         if not fine:

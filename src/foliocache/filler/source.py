@@ -32,11 +32,11 @@ class Source(Protocol):
 
     It may have a method ``read_ranges(ranges, at_once)``, which reads several ranges at a time in the thread that calls it.
     ``ranges`` is an iterator of (offset, buffers), from which each is taken when it is to be requested; at most ``at_once`` of
-    them are under way. How many of these there should be at the moment, ``ranges.at_once`` says: it changes when other threads
-    begin to read, and when they end; if it has become less and more are taken, the iterator ends. It yields (number, full): so
-    many of the buffers of a range are full. Ranges are numbered from 0, as they were taken. ``full`` may be 0 when the range
-    has been requested. It is -1 if the source leaves the other buffers of the range to ``read_into``, as it leaves all that it
-    has not told to be full when it ends. It may end without taking any.
+    them are under way. How many there should be at the moment, ``ranges.at_once`` says: fewer while other threads read, too.
+    Of a source that does not look at it, the iterator ends when there are too many. It yields (number, full): so many of the
+    buffers of a range are full. Ranges are numbered from 0, as they were taken. ``full`` may be 0 when the range has been
+    requested. It is -1 if the source leaves the other buffers of the range to ``read_into``, as it leaves all that it has not
+    told to be full when it ends. It may end without taking any.
     """
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> Iterator[object]:

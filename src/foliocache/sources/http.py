@@ -535,6 +535,10 @@ class Ranges:
         under_way: dict[int, http.client.HTTPConnection] = {}
         before, number = self._begin or b"", -1
 
+        def may_begin() -> bool:
+            """Return True if there should be one more range under way now."""
+            return len(under_way) < most and len(under_way) < getattr(wanted, "at_once", most)
+
         def begin(connection: http.client.HTTPConnection) -> bool:
             """Request the next range over a connection. Return False if there is none."""
             nonlocal number, most
@@ -555,21 +559,20 @@ class Ranges:
         found: list[tuple[tuple[int, http.client.HTTPConnection], int, int]] = []
         try:
             while most or under_way:
-                now = min(most, getattr(wanted, "at_once", most))
-                if not found and len(under_way) < now:
+                if not found and may_begin():
                     if (connection := self._client._begin_connection(self._place)) is None:
                         most = len(under_way)
                     elif begin(connection):
                         yield number, 0
                     else:
                         self._client._keep(self._place, connection)
-                found = exchanges.wait(len(under_way) < min(most, now))
+                found = exchanges.wait(may_begin())
                 for (which, used), full, end in found:
                     if end:
                         del under_way[which]
                     if end < 0 or (end > 0 and which in last):
                         used.close()
-                    elif end > 0 and len(under_way) < min(most, now) and begin(used):
+                    elif end > 0 and may_begin() and begin(used):
                         yield number, 0  # before anything else: the server has something to do meanwhile
                     elif end > 0:
                         self._client._keep(self._place, used)
