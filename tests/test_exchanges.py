@@ -1,5 +1,6 @@
 """Several exchanges at a time: what fills the buffers, what does not count, and who waits for whom."""
 
+import contextlib
 import gc
 import signal
 import socket
@@ -8,6 +9,7 @@ import threading
 
 import pytest
 
+from foliocache.sources import http
 from foliocache.sources.exchanges import Exchanges
 
 COMMON = b"Server: it\r\nETag: x\r\n"
@@ -257,3 +259,113 @@ def test_a_signal_handler_runs_while_all_servers_are_silent(pairs):
         signal.signal(signal.SIGALRM, before)
     theirs.sendall(head() + BODY)
     assert all_of(exchanges) == [("it", 1, 1)] and got == BODY
+
+
+@pytest.fixture
+def hanging():
+    """The address of a server that lets no one more connect: its backlog is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, socket.create_connection(server.getsockname()):
+        yield server.getsockname()
+
+
+def test_a_connection_that_hangs_fails_sooner_than_an_answer(pairs, hanging):
+    exchanges, got, (ours, theirs) = Exchanges(2, 30, None, 0.001), bytearray(10), pairs()
+    with socket.socket() as unanswered:
+        unanswered.setblocking(False)
+        unanswered.connect_ex(hanging)
+        exchanges.begin("it", ours.fileno(), REQUEST, (got,), SAID, (COMMON,))
+        exchanges.begin("hangs", unanswered.fileno(), REQUEST, (bytearray(10),), SAID, (COMMON,))
+        assert exchanges.wait(False) == [("hangs", 0, -1)]
+    theirs.sendall(head() + BODY)
+    assert all_of(exchanges) == [("it", 1, 1)] and got == BODY
+
+
+@pytest.mark.parametrize("connecting", [0, -1, 2e9, float("nan")])
+def test_a_patience_that_is_none_is_refused(connecting):
+    with pytest.raises(ValueError, match="seconds"):
+        Exchanges(1, 30, None, connecting)
+
+
+class Wanted:
+    """Ranges of 10 bytes, and how many may be under way."""
+
+    def __init__(self, count, at_once):
+        self.left, self.at_once, self.buffers = list(range(count)), at_once, []
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if not self.left:
+            raise StopIteration
+        self.buffers.append(bytearray(10))
+        return 10 * self.left.pop(0), [memoryview(self.buffers[-1])]
+
+
+class Answering:
+    """A server, and requests for ranges of 1,000 bytes of it; nothing is answered but by ``answer``."""
+
+    def __init__(self, stack):
+        self.server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        self.server.settimeout(30)
+        self.connections, self.stack = [], stack
+        self.client = http.Client()
+        place = "http", *self.server.getsockname()
+        self.client._addresses[place] = int(socket.AF_INET), self.server.getsockname()
+        self.ranges = http.Ranges(self.client, "http://{}:{}/it".format(*self.server.getsockname()), {})
+        self.ranges.is_good(COMMON, 1000)
+        stack.callback(self.close)
+
+    def close(self):
+        while self.client._idle:
+            self.client._idle.pop()[1].close()
+
+    def accept(self, count):
+        for _ in range(count):
+            self.connections.append(self.stack.enter_context(self.server.accept()[0]))
+            self.connections[-1].settimeout(30)
+
+    def answer(self, number):
+        """Answer the next request of a connection, which may still have to be sent."""
+        thread = threading.Thread(target=self._answer, args=(self.connections[number],))
+        thread.start()
+        self.stack.callback(thread.join)
+
+    def _answer(self, connection):
+        asked = b""
+        while not asked.endswith(b"\r\n\r\n"):
+            asked += connection.recv(1)
+        start, last = map(int, asked.split(b"bytes=")[1].split(b"\r\n")[0].split(b"-"))
+        connection.sendall(head(said=b"bytes %d-%d/1000" % (start, last)) + bytes(range(start, start + 10)))
+
+
+def test_as_many_ranges_are_under_way_as_there_should_be_now():
+    """Fewer while other threads read, too; and more again when those have ended."""
+    with contextlib.ExitStack() as stack:
+        answering, wanted = Answering(stack), Wanted(20, 2)
+        said = answering.ranges.fill_several(wanted, 4, lambda fields: True)
+        stack.callback(said.close)
+        assert [next(said) for _ in range(2)] == [(0, 0), (1, 0)]
+        answering.accept(2)
+        wanted.at_once = 1
+        answering.answer(0)
+        assert next(said) == (0, 1), "another one would be too many"
+        answering.answer(1)
+        assert [next(said) for _ in range(2)] == [(2, 0), (1, 1)]
+        wanted.at_once = 3
+        assert [next(said) for _ in range(2)] == [(3, 0), (4, 0)]
+        wanted.at_once = 100
+        assert next(said) == (5, 0)
+        answering.answer(1)  # range 2, over the connection of range 1
+        assert [next(said) for _ in range(2)] == [(6, 0), (2, 1)], "four, and no more"
+        assert [bytes(each) for each in wanted.buffers[:3]] == [bytes(range(at, at + 10)) for at in (0, 10, 20)]
+
+
+def test_ranges_whose_connections_hang_are_left_to_others(hanging, monkeypatch):
+    monkeypatch.setattr(http, "CONNECT_TIMEOUT", 0.001)
+    client, url = http.Client(), "http://{}:{}/it".format(*hanging)
+    client._addresses["http", *hanging] = int(socket.AF_INET), hanging
+    ranges = http.Ranges(client, url, {})
+    ranges.is_good(COMMON, 1000)
+    said = list(ranges.fill_several(Wanted(2, 2), 2, lambda fields: True))
+    assert sorted(said) == [(0, -1), (0, 0), (0, 0), (1, -1), (1, 0), (1, 0)]

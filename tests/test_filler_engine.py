@@ -170,3 +170,22 @@ def test_an_engine_may_outlive_its_module():
     script = "import os; from foliocache.filler import engine; os.kept = engine, engine.Engine()"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=SECONDS)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_threads_that_serve_several_share_what_may_be_under_way():
+    """A few for each in any case, since the requests of others may hang."""
+    made = engine.Engine(2)
+    most = made.at_once_most
+    assert made.servers * most == engine.CONCURRENCY and made.may_have(0) == most
+    for taken, own, may in (
+        (most, 0, most),
+        (engine.CONCURRENCY - 6, 0, 6),
+        (engine.CONCURRENCY - 1, 5, 6),
+        (engine.CONCURRENCY, 5, 5),
+        (engine.CONCURRENCY + 2, 10, 8),
+        (10 * engine.CONCURRENCY, 0, engine.CONCURRENCY_FIRST),
+        (most, most, most),
+    ):
+        made.under_way.clear()
+        made.under_way.extend([None] * taken)
+        assert made.may_have(own) == may

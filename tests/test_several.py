@@ -206,6 +206,42 @@ def test_a_source_that_never_takes_any(roomy):
     assert source.ranges == [] and len(source.singles) == len(RUNS)
 
 
+def test_a_source_that_asks_how_many_there_should_be_is_called_once_for_all(roomy):
+    """Others are called again when they have too many, since other threads have begun to serve."""
+
+    class Looking(Several):
+        def read_ranges(self, ranges, at_once):
+            self.asked += 1
+            taken = []
+            for number, (offset, buffers) in enumerate(ranges):
+                assert ranges.at_once == (self.most or at_once)
+                taken.append((number, offset, buffers))
+                roomy.engine.serving.append(None)
+            for number, offset, buffers in taken:
+                roomy.engine.serving.pop()
+                self.fill(offset, buffers)
+                yield number, len(buffers)
+
+    source = Looking()
+    source.most = None
+    mapping = mapped(roomy, source)
+    assert read_all(mapping, RUNS[:10]) and source.asked == 1
+    roomy.engine.under_way.extend([None] * engine.CONCURRENCY)
+    source.most = engine.CONCURRENCY_FIRST
+    assert read_all(mapping, RUNS[10:14]) and source.asked == 2
+
+
+@pytest.mark.parametrize("do", [lambda *range: None, lambda *range: [-1], lambda *range: [3], lambda *range: 1 // 0])
+def test_nothing_is_under_way_when_all_has_been_read(roomy, do):
+    mapping = mapped(roomy, Several(do))
+    for _ in range(3):
+        assert read_all(mapping)
+        roomy.forget("it")
+        mapping = mapped(roomy, Several(do))
+    roomy.close()
+    assert not roomy.engine.under_way and not roomy.engine.serving
+
+
 def test_a_folio_is_there_before_its_range_is(roomy):
     first, rest = queue.SimpleQueue(), queue.SimpleQueue()
 

@@ -61,7 +61,7 @@ cdef class Filler(Calls):
         self, Steps mapping, u64 first, u64 end, mark, bint is_readahead, u64 size, result, Group group
     ) except -1
     cdef int _start_servers(self) except -1
-    cdef Request _next_wanted(self)
+    cdef Request _next_wanted(self, ours)
     cdef int _drop_wanted(self) except -1
     cdef bint _counts_server(self, ours) except -1
     cdef u64 _request_units(self, Steps mapping, u64 units) except? 0

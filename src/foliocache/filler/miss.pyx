@@ -448,10 +448,10 @@ cdef class Filler(Calls):
             self.servers += counts
         return counts
 
-    cdef Request _next_wanted(self):
-        """Return the next request for a server, which has begun; None if there is none."""
+    cdef Request _next_wanted(self, ours):
+        """Return the next request for a server, which has begun; None if there is none. ours: the engine."""
         try:
-            if self.pool.engine.closed:
+            if ours.closed:
                 self._drop_wanted()
             return self.wanted.popleft()
         except IndexError:

@@ -146,7 +146,7 @@ cdef class Server:
                 self._leave_servers(False)
                 self.filler._start_servers()
                 raise StopIteration
-            request = self.filler._next_wanted()
+            request = self.filler._next_wanted(self.engine)
             if request is None:
                 if self._leave_servers(True):
                     raise StopIteration
@@ -203,12 +203,12 @@ cdef class Server:
             self._stream(self.engine.at_once_most)
             if self.taken != before:
                 takes = True
-            elif (request := self.filler._next_wanted()) is None:
+            elif (request := self.filler._next_wanted(self.engine)) is None:
                 continue
             elif takes:
                 takes = False  # after one answer, the source may be able to do more
                 for _ in range(CONCURRENCY_FIRST - 1):  # these need not wait for it
-                    other = self.filler._next_wanted()
+                    other = self.filler._next_wanted(self.engine)
                     if other is not None:
                         self.engine.later(other)
                         other = None
