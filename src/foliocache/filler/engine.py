@@ -56,8 +56,8 @@ class Engine:
         self._pid = os.getpid()
         self._state = _State(processors)
         self._closed = False
-        self.servers = int(2 * self._state.pairs)  # threads that should serve one filler, if each serves several at a time
-        self.at_once_most = CONCURRENCY // self.servers  # requests that each of these has under way if there are no others
+        self.servers: int = int(2 * self._state.pairs)  # threads that should serve one filler, if each serves several at a time
+        self.at_once_most: int = CONCURRENCY // self.servers  # requests that each of these has under way if there are no others
         self.waiting: set[Waiting] = set()  # every access is a single, atomic call
         self.serving: deque[None] = deque()  # one for each thread that serves several requests at a time ...
         self.under_way: deque[None] = deque()  # ... and for each request that such a thread has
@@ -91,8 +91,11 @@ class Engine:
 
     def may_have(self, own: int) -> int:
         """Return how many requests a thread that serves several, and has ``own`` under way, may have now: one more while all
-        threads have less than CONCURRENCY. A few in any case, since those of others may hang."""
-        return max(min(own + CONCURRENCY - len(self.under_way), self.at_once_most), CONCURRENCY_FIRST)
+        threads have less than CONCURRENCY. A few in any case, since those of others may hang.
+
+        Each of the others may have taken its next request before it has let go of one that is full."""
+        free = CONCURRENCY + len(self.serving) - len(self.under_way)
+        return max(min(own + free, self.at_once_most), CONCURRENCY_FIRST)
 
     @property
     def closed(self) -> bool:

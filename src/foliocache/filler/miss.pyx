@@ -373,9 +373,9 @@ cdef class Filler(Calls):
                     units, request_units = of_these, self._request_units(mapping, of_these)
                 self._queue(mapping, first, end, None, False, request_units, result, group)
         finally:
-            if group is not None:
-                group.leave()
             self._start_servers()
+        if group is not None:
+            group.leave()
         least, most = min(runs)[0], max([end for _, end in runs])
         with cython.critical_section(self.guard):
             if self.queued_epoch == mapping.epoch():
@@ -398,8 +398,7 @@ cdef class Filler(Calls):
     cdef int _queue(
         self, Steps mapping, u64 first, u64 end, mark, bint is_readahead, u64 size, result, Group group
     ) except -1:
-        """Queue requests of ``size`` units for units first .. end - 1. If the source has ``read_ranges``, it is still to be seen
-        to that a server serves them."""
+        """Queue requests of ``size`` units for units first .. end - 1. The caller then calls ``_start_servers``."""
         cdef u64 stop
         cdef Request request
         end = min(end, mapping.unit_count)

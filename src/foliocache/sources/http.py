@@ -534,6 +534,8 @@ class Ranges:
         exchanges: Exchanges[tuple[int, http.client.HTTPConnection]] = Exchanges(at_once, READ_TIMEOUT, judge, CONNECT_TIMEOUT)
         under_way: dict[int, http.client.HTTPConnection] = {}
         before, number = self._begin or b"", -1
+        is_usual = self.is_plain and self._place not in self._client._unusual
+        most = at_once if self._common and is_usual else 0
 
         def may_begin() -> bool:
             """Return True if there should be one more range under way now."""
@@ -554,8 +556,6 @@ class Ranges:
             exchanges.begin((number, connection), connection.sock.fileno(), request, tuple(buffers), said, tuple(self._common))
             return True
 
-        is_usual = self.is_plain and self._place not in self._client._unusual
-        most = at_once if self._common and is_usual else 0
         found: list[tuple[tuple[int, http.client.HTTPConnection], int, int]] = []
         try:
             while most or under_way:
