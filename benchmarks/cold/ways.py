@@ -44,11 +44,20 @@ def ranges(fs: Any, url: str, size: int) -> int:
 
 
 def whole_awaited(fs: Any, url: str) -> int:
-    return len(asyncio.run(inside.coroutine_of_cat_file(fs)(url)))
+    return asyncio.run(_length_of(inside.coroutine_of_cat_file(fs)(url)))
 
 
 def ranges_awaited(fs: Any, url: str, size: int) -> int:
-    return sum(map(len, asyncio.run(inside.coroutine_of_cat_ranges(fs)(*_ranges(url, size), on_error="raise"))))
+    return sum(asyncio.run(_lengths_of(inside.coroutine_of_cat_ranges(fs)(*_ranges(url, size), on_error="raise"))))
+
+
+async def _length_of(reading: Awaitable[bytes]) -> int:
+    """``asyncio.run`` would format the bytes themselves, twice (CPython 3.11, in ``signal.getsignal``)."""
+    return len(await reading)
+
+
+async def _lengths_of(reading: Awaitable[Sequence[bytes]]) -> list[int]:
+    return list(map(len, await reading))
 
 
 def _ranges(url: str, size: int) -> tuple[list[str], list[int], list[int]]:
