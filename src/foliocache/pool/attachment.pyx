@@ -425,6 +425,8 @@ cdef class Attachment:
         self.me = layout.NIL
         self.joined = False
         self.watching = False
+        if self.overlay:
+            forget_lock(self.overlay)  # the parent's windows end in the child, too
         self.overlay = None
         if self.slot is not None:
             self.slot.disown()
