@@ -1,5 +1,6 @@
 """Sources that several threads may call: requests in parallel, fills that outlive their callers, pages that are ready early."""
 
+import asyncio
 import contextlib
 import gc
 import os
@@ -302,3 +303,51 @@ def test_a_private_read_of_a_streaming_source(pool):
     assert not lease.cached and bytes(lease) == b"y" * 100
     for pin in pins:
         pin.release()
+
+
+@pytest.mark.timeout(PATIENCE)
+@pytest.mark.parametrize("way", ["threads", "a loop", "another process"])
+def test_one_wait_for_all_that_a_request_holds(pool_name, way):
+    """A request of 256 folios hangs. Who reads these one after the other waits for the first, and not as long for each."""
+    pool = foliocache.open(pool_name, size="8MiB", page_size=4096, fill_timeout=1)
+    count, unit_size = 256, 4096
+    content = bytes(range(251)) * (count * unit_size // 251 + 1)
+    begun, go = threading.Event(), threading.Event()
+
+    def hang(offset, length):
+        begun.set()
+        assert go.wait(2 * PATIENCE)
+        return content[offset : offset + length]
+
+    def read(offset, length):
+        return content[offset : offset + length]
+
+    hanging = pool.mapping("k", count * unit_size, "v", hang, concurrent=True, folio_size=unit_size)
+    filler = threading.Thread(target=hanging.read_bytes, args=(0, count * unit_size))
+    filler.start()
+    assert begun.wait(PATIENCE)
+    wanted = [content[at : at + unit_size] for at in range(0, count * unit_size, unit_size)]
+
+    def read_all():
+        mapping = pool.mapping("k", count * unit_size, "v", read, concurrent=True, folio_size=unit_size)
+        if way == "a loop":
+
+            async def awaited():
+                return [await mapping.read_bytes_async(at, unit_size) for at in range(0, mapping.size, unit_size)]
+
+            return asyncio.run(awaited()) == wanted
+        return [mapping.read_bytes(at, unit_size) for at in range(0, mapping.size, unit_size)] == wanted
+
+    try:
+        if way == "another process":
+            child = os.fork()
+            if not child:
+                os._exit(0 if read_all() else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        else:
+            assert read_all()
+    finally:
+        go.set()
+        filler.join()
+    assert hanging.read_bytes(0, hanging.size) == content[: hanging.size]
+    assert pool.audit() == []

@@ -442,8 +442,10 @@ except ImportError:
 
 @pytest.mark.skipif(not hasattr(_testcapi, "set_nomemory"), reason="this Python has no allocator that fails on demand")
 @pytest.mark.parametrize("name", ["hit", "miss", "miss into", "read", "readinto", "window", "window's lease"])
+@fresh.process
 def test_no_memory_at_any_allocation_leaves_nothing(pool_name, name):
-    pool = foliocache.open(pool_name, size="4MiB")
+    """No other thread allocates meanwhile."""
+    pool = foliocache.open(pool_name, size="4MiB", pressure=False)
     mapping = pool.mapping("k", 100_000, "v", bytes_of)
     pool.into = pool.mapping("into", 20_000, "v", readinto=fill_with_zeros)
     ledger = Ledger(pool)

@@ -13,7 +13,7 @@ cdef class Miss(Sleeper):
     cdef Steps mapping
     cdef Request request
     cdef u64 index, wanted, progress, since
-    cdef object lease, filled, error, failure, loop, future, timer, engine, way
+    cdef object lease, result, filled, error, failure, loop, future, timer, engine, way
     cdef bint begun, told
     cdef int tries
 

@@ -45,7 +45,8 @@ cdef enum Step:
 cdef class Miss(Sleeper):
     """One wait for a lease on unit ``index``, and up to ``wanted`` units. ``future`` is done when ``take`` has a result.
 
-    begun: a thread of the engine, or the waiter's thread, has started to work on it. told: it has its result, or is abandoned.
+    begun: a thread of the engine, or the waiter's thread, has started to work on it. told: it has its ``result``, or is
+    abandoned. lease: on the folio that another is filling. While the waiter's thread waits for that, no other changes it.
     """
     def __init__(self):
         raise TypeError("a wait for a lease comes from a mapping")
@@ -56,7 +57,8 @@ cdef class Miss(Sleeper):
         self.progress = self._seen()
         self.engine.waiting.add(self)
         try:
-            self.timer = loop.call_later(self.filler._patience() / 1e9, self.late)
+            patience = self.filler._patience() if self.lease is None else self.filler._patience_for(self.mapping, self.index)
+            self.timer = loop.call_later(patience / 1e9, self.late)
             if self.filler.pool.closed:
                 self.close()
             elif self.lease is not None:
@@ -70,7 +72,7 @@ cdef class Miss(Sleeper):
 
     def take(self):
         """Return the lease, or raise the error with which the wait ended."""
-        lease, self.lease = self.lease, None
+        lease, self.result = self.result, None
         error, self.error = self.error, None
         if error is not None:
             raise error
@@ -87,9 +89,9 @@ cdef class Miss(Sleeper):
         if timer is not None:
             timer.cancel()
         if not waits:
-            self.lease = self.error = None
-        elif self.word != NULL:
-            wake(self)
+            self.result = self.error = None
+        if self.word != NULL:
+            wake(self)  # it drops its lease
 
     def deliver(self):
         """In the loop's thread: mark the future done."""
@@ -294,13 +296,13 @@ cdef class Miss(Sleeper):
         with cython.critical_section(self):
             if self.told:
                 return 0
-            self.lease, self.error = lease, error
+            self.result, self.error = lease, error
             self.told = True
         self.engine.waiting.discard(self)
         try:
             self.loop.call_soon_threadsafe(self.deliver)
         except RuntimeError:  # the loop has been closed, and all its tasks are gone
-            self.lease = self.error = None
+            self.result = self.error = None
         return 0
 
     cdef u64 _seen(self) except? 0xFFFFFFFFFFFFFFFF:

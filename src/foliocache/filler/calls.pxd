@@ -23,10 +23,11 @@ cdef class Calls:
     cdef object key, pool, given, call_read, call_readinto, call_read_into, origin, lock, guard
     cdef bint concurrent, is_exact
     cdef readonly bint is_threaded
-    cdef u32 kind, lock_epoch
-    cdef u64 calls
+    cdef u32 kind, lock_epoch, late_epoch
+    cdef u64 calls, late_since, late_behind
 
     cdef u64 _patience(self) except? 0
+    cdef u64 _patience_for(self, Steps mapping, u64 index) except? 0
     cdef object _read_late(self, Steps mapping, u64 index)
     cdef object read_privately(self, Steps mapping, u64 index)
     cdef bytes _content(self, Steps mapping, u64 index)

@@ -75,6 +75,7 @@ cdef class Calls:
         self.is_threaded = concurrent and is_threaded(read, readinto, source)
         self.is_exact = getattr(source, "is_exact", False) is True
         self.kind = kind_of(read, readinto, source)
+        self.late_behind = layout.HASH_MASK  # no unit's number
         self.lock = threading.RLock()
 
     @property
@@ -94,6 +95,14 @@ cdef class Calls:
         cdef double seconds = self.pool.fill_timeout
         return TIMEOUT_MAX_NS if seconds * 1e9 >= TIMEOUT_MAX_NS else <u64>(seconds * 1e9) if seconds > 0 else 0
 
+    cdef u64 _patience_for(self, Steps mapping, u64 index) except? 0:
+        """Return how many nanoseconds to wait for another filler of unit index: none right behind a unit whose filler has taken
+        too long, for as long again. That one is likely to be filling this unit, too."""
+        cdef u64 patience = self._patience()
+        if index == self.late_behind and mapping.epoch() == self.late_epoch and atomics.now_ns() < self.late_since + patience:
+            return 0
+        return patience
+
     # Private reads.
 
     cdef object _read_late(self, Steps mapping, u64 index):
@@ -111,6 +120,9 @@ cdef class Calls:
                     f"{quoted(self.key)} at offset {index * mapping.unit_size}: two calls of its source have not returned for "
                     f"{self.pool.fill_timeout:g} s each; the origin hangs, or the source reads its own mapping in a thread"
                 )
+        if index != self.late_behind or reading.epoch != self.late_epoch or reading.since >= self.late_since + self._patience():
+            self.late_since, self.late_epoch = reading.since, reading.epoch
+        self.late_behind = index + 1
         _late.append(reading)
         try:
             return self.read_privately(mapping, index)

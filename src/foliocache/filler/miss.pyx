@@ -215,7 +215,8 @@ cdef class Filler(Calls):
         cdef u64 begin = atomics.now_ns()
         if not nested:
             mapping.count(layout.COUNT_WAITS, 1)
-        end = mapping.wait(lease, 0 if nested else self._patience())  # nested: this thread may itself be the filler
+        # nested: this thread may itself be the filler
+        end = mapping.wait(lease, 0 if nested else self._patience_for(mapping, index))
         if not nested:
             mapping.waited(atomics.now_ns() - begin)
         if end == OURS:
