@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 
+import fresh
 import numpy as np
 import pytest
 
