@@ -1,12 +1,14 @@
 """Objects of 64 KiB to 1 MiB that may be written to: the pool's own pages, lent to one at a time, and clean for the next."""
 
 import contextlib
+import ctypes
 import os
 import platform
 import resource
 import signal
 import uuid
 
+import fresh
 import numpy
 import pytest
 
@@ -237,6 +239,42 @@ def test_a_killed_writer_leaves_nothing(mine):
     os.close(read)
     os.close(write)
     assert (mine.get("k") == content()).all()
+
+
+def may_lock_all():
+    """Whether this process may lock as much memory as it likes."""
+    with open("/proc/self/status") as file:
+        capabilities = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+    return bool(capabilities & 1 << 14) or resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY
+
+
+@pytest.mark.skipif(not may_lock_all(), reason="this process may not lock its memory")
+@pytest.mark.parametrize("unlocked", [False, True])
+@fresh.process
+def test_what_mlockall_has_copied_is_never_seen(pool_name, unlocked):
+    """It copies all of the mapping that lends: the pages of objects that are there only later, too."""
+    pool = foliocache.open(pool_name, size="16MiB", max_size="16MiB")  # all of it is taken into memory
+    for n in range(80):
+        pool.put(f"a{n}", content(n))
+    kept = next(n for n in range(80) if pool.get(f"a{n}") is not None)
+    array = writable(pool, f"a{kept}")
+    assert pool.stat().pins > 0
+    libc = ctypes.CDLL(None)
+    assert libc.mlockall(1) == 0  # MCL_CURRENT
+    if unlocked:
+        libc.munlockall()
+    assert (array == content(kept)).all()
+    array[:] = 1
+    del array
+    for n in range(80):
+        pool.delete(f"a{n}")
+    for n in range(80):
+        pool.put("k", content(100 + n))
+        array = writable(pool)
+        assert (array == content(100 + n)).all()
+        pool.delete("k")
+        del array
+    assert private_bytes(pool) == 0 and pool.stat().pins == 0
 
 
 def test_the_ends_of_the_pool_and_of_the_array_come_in_any_order(mine):

@@ -9,12 +9,17 @@ lent.
 To copy what is written page by page takes several times as long as to copy all of it. So after a range was written to, the
 next PAUSE ones are not lent, and their users make copies.
 
+``mlockall(MCL_CURRENT)`` copies the whole mapping, from its lowest address on: also what will be lent only later, when the pool
+has other content there. So below it is a page of a file of its own, the *guard*: when that has been copied, nothing is lent any
+more.
+
 No range is lent twice at a time. Before this process forks, all pages of those that are lent are copied (``private``). The
 child never lends from its parent's overlay.
 """
 cimport cython
 from libc.stdint cimport uint32_t as u32, uint64_t as u64
-from posix.mman cimport MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE
+from posix.mman cimport PROT_NONE, PROT_READ, PROT_WRITE, mmap, munmap
 
 import os
 
@@ -30,8 +35,34 @@ cdef extern from *:
     #include <stdint.h>
     #include <sys/ioctl.h>
     #include <sys/mman.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
 
     static inline void fc_touch_page(char *at) { __atomic_fetch_or(at, 0, __ATOMIC_RELAXED); }
+
+    /* Maps a page of a new file at an address, privately and without rights, and returns where it is mapped shared, or NULL. */
+    static uint64_t *fc_guard(void *at, size_t page)
+    {
+        int fd = syscall(SYS_memfd_create, "foliocache-guard", 1u); /* MFD_CLOEXEC */
+        void *shared = MAP_FAILED;
+        if (fd < 0)
+            return 0;
+        if (ftruncate(fd, page) == 0)
+            shared = mmap(0, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        if (shared != MAP_FAILED && mmap(at, page, PROT_NONE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, fd, 0) == MAP_FAILED) {
+            munmap(shared, page);
+            shared = MAP_FAILED;
+        }
+        close(fd);
+        return shared == MAP_FAILED ? 0 : shared;
+    }
+
+    /* Returns 1 if what is written to the shared page can be read from the guard: that has not been copied. */
+    static inline int fc_is_seen(const char *guard, uint64_t *shared)
+    {
+        uint64_t written = __atomic_add_fetch(shared, 1, __ATOMIC_SEQ_CST);
+        return __atomic_load_n((const uint64_t *)guard, __ATOMIC_SEQ_CST) >= written;
+    }
 
     /* Of <linux/fs.h> since 6.7. */
     struct fc_pm_scan {
@@ -58,6 +89,8 @@ cdef extern from *:
     }
     """
     void touch_page "fc_touch_page" (char *at) noexcept
+    u64 *new_guard "fc_guard" (void *at, size_t page) noexcept
+    bint is_seen "fc_is_seen" (const char *guard, u64 *shared) noexcept
     int has_copies "fc_has_copies" (int pagemap, char *base, size_t size) noexcept
     int mprotect(void *base, size_t size, int rights) noexcept
     int munlock(const void *base, size_t size) noexcept
@@ -81,40 +114,68 @@ cdef class Overlay:
         raise TypeError("an overlay is mapped into this process, and cannot be copied or pickled")
 
     def __dealloc__(self):
-        if self.base:
-            munmap(self.base, self.size)
+        if self.guard:
+            munmap(self.guard, self.page + self.size)
+        if self.shared:
+            munmap(self.shared, self.page)
 
     cdef bint _open(self, Attachment attachment) except -1:
         """Map the segment. Return False if the kernel does not allow that, or does not say which pages have been copied."""
-        cdef void *found
         cdef size_t size = (<const fc_mem *>attachment.mem).size
+        cdef size_t page = os.sysconf("SC_PAGE_SIZE")
+        cdef void *found
         self.file = open_file("/proc/self/pagemap", os.O_RDONLY, private=True)
-        found = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_NORESERVE, attachment.segment.fd_to_read, 0)
+        found = mmap(NULL, page + size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         if found == MAP_FAILED:
             return False
-        self.base = <char *>found
-        self.size = size
+        self.guard, self.page, self.size = <char *>found, page, size
+        self.base = self.guard + page
         self.mem = attachment.mem
         self.memory = attachment.memory
-        munlock(self.base, size)  # after mlockall: pages that are locked, and may be written to, are copied at once
-        madvise(self.base, size, MADV_DONTDUMP)
-        return mprotect(self.base, size, PROT_READ | PROT_WRITE) == 0 and has_copies(self.file.get(), self.base, PAGE) == 0
+        found = mmap(
+            self.base, size, PROT_NONE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, attachment.segment.fd_to_read, 0
+        )
+        if found == MAP_FAILED:
+            return False
+        self.shared = new_guard(self.guard, page)
+        if self.shared == NULL:
+            return False
+        munlock(self.guard, page + size)  # after mlockall: pages that are locked, and may be written to, are copied at once
+        madvise(self.guard, page + size, MADV_DONTDUMP)
+        if mprotect(self.guard, page + size, PROT_READ | PROT_WRITE):
+            return False
+        return has_copies(self.file.get(), self.base, PAGE) == 0
 
     cdef bint has_room(self, u64 size) noexcept:
         """Return True if a range of so many bytes may be lent now."""
         cdef u64 pool = <u64>backing.limit(self.mem) << atomics.page_shift(self.mem)
         with cython.critical_section(self):
+            if not self._is_clean():
+                return False
             if self.pause:
                 self.pause -= 1
                 return False
-            return not self.is_stained and self.count < LENT and self.lent + size <= min(LENT_MAX, pool // LENT_SHARE)
+            return self.count < LENT and self.lent + size <= min(LENT_MAX, pool // LENT_SHARE)
+
+    cdef bint _is_clean(self) noexcept:
+        """Return True if only pages of lent ranges can be copies. If that has once not been so, drop all of them when no range
+        is lent; nothing is lent any more, since ``mlockall`` may still be at work."""
+        if not self.is_stained:
+            if is_seen(self.guard, self.shared):
+                return True
+            self.is_stained = True
+        if self.count == 0 and not self.is_dropped:
+            self.is_dropped = True
+            munlock(self.guard, self.page + self.size)
+            madvise(self.guard, self.page + self.size, MADV_DONTNEED)
+        return False
 
     cdef char *lend(self, u64 place, u64 size) noexcept:
         """Return the address of a range of the segment, whose folios the caller has pinned until ``end``. NULL if it is lent
         already, or there is no more room."""
         cdef u32 n
         with cython.critical_section(self):
-            if self.is_stained or self.count == LENT or place + size > self.size:
+            if not self._is_clean() or self.count == LENT or place + size > self.size:
                 return NULL
             for n in range(self.count):
                 if self.ranges[n].place == place:
