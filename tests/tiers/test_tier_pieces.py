@@ -48,6 +48,21 @@ def test_wrong_numbers_are_refused():
             pieces.key(NAME, offset, length)
 
 
+@pytest.mark.parametrize(("offset", "length"), [((1 << 63) - 1, 1), (1 << 63, 0), ((1 << 64) - 1, 2), ((1 << 64) - PIECE, 5)])
+def test_ranges_behind_the_largest_object_are_refused(offset, length):
+    """They would have no pieces, and a range without pieces is found."""
+    with pytest.raises(OverflowError):
+        pieces.spans_of(offset, length)
+    with pytest.raises(OverflowError):
+        pieces.divided(NAME, [(offset, memoryview(bytes(length)))])
+
+
+def test_the_last_range_of_the_largest_object():
+    offset = (1 << 63) - 1 - PIECE
+    assert pieces.spans_of(offset, PIECE) == cut(offset, PIECE)
+    assert pieces.divided(NAME, [(offset, memoryview(bytes(PIECE)))])[0] == [key(a, b - a) for a, b in cut(offset, PIECE)]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_division(seed):
     chosen = random.Random(seed)

@@ -131,6 +131,16 @@ def test_what_is_stored_is_loaded(tier):
     assert tier.load(digest(1), [(n * 64 * KIB, view) for n, view in enumerate(views)]) == [False, True, False]
 
 
+@pytest.mark.parametrize("parts", [[], [(0, b"")], [(1 << 16, b""), (7, b"")]])
+def test_ranges_of_no_bytes(tier, admin, parts):
+    name = digest(0)
+    tier.store(name, parts)
+    assert tier.load(name, [(offset, memoryview(bytearray())) for offset, _ in parts]) == [True] * len(parts)
+    assert tier.claim(name, [(offset, 0) for offset, _ in parts]) == [False] * len(parts)
+    tier.release(name, [(offset, 0) for offset, _ in parts])
+    assert admin.dbsize() == 0
+
+
 def test_no_value_is_larger_than_it_may_be(tier, admin):
     store(tier, 1, 512 * KIB, 4096 * KIB)
     sizes = sorted(admin.strlen(key) for key in admin.scan_iter())

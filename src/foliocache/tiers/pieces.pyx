@@ -15,6 +15,8 @@ cdef enum:
     TOGETHER = 0x400000  # bytes of an object whose pieces are on one node of a cluster, so that one command asks for them
     TAIL = 64  # bytes; more than what is behind the name in a key
 
+cdef u64 OBJECT_MAX = (1 << 63) - 1  # bytes
+
 PIECE = PIECE_BYTES
 BLOCK = BLOCK_BYTES
 BLOCK_VALUE = IN_BLOCK * TRAILED  # bytes of the value of a block
@@ -31,9 +33,16 @@ cpdef bytes key(bytes name, u64 offset, u64 length):
     return made
 
 
+cdef u64 _end(u64 offset, u64 length) except? 0:
+    """Return where a range ends. Raises OverflowError if no object is so large: the sums here would begin at 0 again."""
+    if offset > OBJECT_MAX or length > OBJECT_MAX - offset:
+        raise OverflowError(f"no object has {length} bytes from {offset} on")
+    return offset + length
+
+
 def spans_of(u64 offset, u64 length):
     """Divide a range at the multiples of PIECE. Return (begin, end) of each."""
-    cdef u64 end = offset + length, stop
+    cdef u64 end = _end(offset, length), stop
     cdef list found = []
     while offset < end:
         stop = min(end, (offset // PIECE_BYTES + 1) * PIECE_BYTES)
@@ -57,7 +66,7 @@ def divided(bytes name, parts):
     cdef Py_ssize_t number = 0
     for start, buffer in parts:
         begin = offset = start
-        end = offset + <u64>len(buffer)
+        end = _end(offset, len(buffer))
         while begin < end:
             stop = min(end, (begin // PIECE_BYTES + 1) * PIECE_BYTES)
             keys.append(key(name, begin, stop - begin))

@@ -439,6 +439,8 @@ def mget(
     cdef const char *line
     cdef _Pieces pieces = _Pieces.__new__(_Pieces)
     cdef list names = [*keys], ranges = [], runs = [], parts = []
+    if count == 0:  # a server refuses a list of no names
+        return []
     for first, stop in _runs(blocks, targets):
         if blocks[first] is None:
             continue
