@@ -241,6 +241,22 @@ def test_a_killed_writer_leaves_nothing(mine):
     assert (mine.get("k") == content()).all()
 
 
+@pytest.mark.parametrize("limit", ["RLIMIT_DATA", "RLIMIT_AS"])
+@fresh.process
+def test_a_process_keeps_what_it_may_have(pool_name, limit):
+    """The mapping that lends would count as if all of it were this process's."""
+    pool = foliocache.open(pool_name, size="256MiB", max_size="256MiB")
+    pool.put("k", content())
+    with open("/proc/self/status") as file:
+        sizes = {line.split()[0]: int(line.split()[1]) << 10 for line in file if line.startswith(("VmData:", "VmSize:"))}
+    most = sizes["VmData:" if limit == "RLIMIT_DATA" else "VmSize:"] + (300 << 20)
+    resource.setrlimit(getattr(resource, limit), (most, most))
+    array = writable(pool)
+    assert (array == content()).all()
+    array[:] = 1
+    assert len(bytearray(200 << 20)) == 200 << 20
+
+
 def may_lock_all():
     """Whether this process may lock as much memory as it likes."""
     with open("/proc/self/status") as file:

@@ -22,6 +22,7 @@ from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP
 from posix.mman cimport PROT_NONE, PROT_READ, PROT_WRITE, mmap, munmap
 
 import os
+import resource
 
 from .attachment cimport Attachment
 from ..mm cimport atomics, backing
@@ -229,6 +230,9 @@ cdef Overlay _opened(Attachment attachment):
     try:
         with open("/proc/sys/vm/overcommit_memory") as file:
             if file.read().strip() == "2":  # then the whole segment would count as memory that is promised to this process
+                return None
+        for limit in (resource.RLIMIT_DATA, resource.RLIMIT_AS):  # it would take what is left of them, too
+            if resource.getrlimit(limit)[0] != resource.RLIM_INFINITY:
                 return None
         if not overlay._open(attachment):
             return None
