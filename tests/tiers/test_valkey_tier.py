@@ -674,6 +674,9 @@ def test_blocks_of_a_cluster(nodes, cluster, monkeypatch):
         store(tier, 20 + stale, 0, 1024 * KIB)
         assert load(tier, 20 + stale, 64 * KIB, 64 * KIB) and load(tier, 20 + stale, 0, 1024 * KIB)
         assert tier.claim(digest(20 + stale), [(0, 64 * KIB), (1024 * KIB, 64 * KIB)]) == [False, True]
+        tier._cluster._is_stale = stale
+        tier.store(digest(30 + stale), [(0, memoryview(content(30 + stale, 0, 1024 * KIB)))] * 2)
+        assert load(tier, 30 + stale, 0, 1024 * KIB), "it was stored twice at once"
     assert copied
 
 

@@ -118,8 +118,10 @@ class Cluster:
                 values: dict[bytes, list[bytes | memoryview]] = {}
                 gone = []
                 for name, content, block in zip(names, data, inside, strict=True):
-                    value = values.setdefault(name if block is None else block[0], [])
-                    value += [content, self._trailer(name, content)]
+                    whole = name if block is None else block[0]
+                    if block is None or block[1] == 0:
+                        values[whole] = []
+                    values[whole] += [content, self._trailer(name, content)]
                     if block is not None and block[0] in alone:
                         gone.append(name)
                 for name, value in values.items():
