@@ -59,6 +59,8 @@ def test_help_and_workers_import_nothing_heavy():
         (["demo", "--latency", "soon"], "--latency"),
         (["demo", "--latency", "inf"], "--latency"),
         (["demo", "--latency", "nan"], "--latency"),
+        (["demo", "--sample", "nan"], "--sample"),
+        (["top", "--interval", "nan"], "--interval"),
         (["warm", ""], "an empty URL"),
         (["explain", "folio::"], "an empty URL"),
     ],

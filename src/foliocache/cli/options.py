@@ -5,6 +5,7 @@ Names and sizes are checked by the library's own functions, so the command line 
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,6 +55,12 @@ def check_name(type_: object, name: str | None) -> None:
         path_of(name)
 
 
+def check_number(type_: object, value: float) -> None:
+    """Raise ValueError for "nan", which passes the bounds of older versions of cyclopts."""
+    if math.isnan(value):
+        raise ValueError("Must be a number.")
+
+
 def check_size(type_: object, size: str | None) -> None:
     """Raise ValueError for a size that cannot be parsed."""
     if size is not None and size.rstrip().endswith("%"):
@@ -86,5 +93,5 @@ Offset = Annotated[str, Parameter(validator=check_offset)]
 Length = Annotated[str | None, Parameter(validator=check_offset)]
 Output = Annotated[Path | None, Parameter(validator=check_output)]
 Positive = Annotated[int, Parameter(validator=validators.Number(gte=1))]
-Share = Annotated[float, Parameter(validator=validators.Number(gt=0, lte=1))]
-Milliseconds = Annotated[float, Parameter(validator=validators.Number(gte=0, lte=3_600_000))]
+Share = Annotated[float, Parameter(validator=[check_number, validators.Number(gt=0, lte=1)])]
+Milliseconds = Annotated[float, Parameter(validator=[check_number, validators.Number(gte=0, lte=3_600_000)])]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter, validators
 
 import foliocache
-from foliocache.cli.options import AnyName
+from foliocache.cli.options import AnyName, check_number
 from foliocache.cli.output import number, percent, shown, table
 from foliocache.cli.rates import Rates, latency, rates
 from foliocache.cli.screen import Screen
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from foliocache import ClientInfo, Pool
     from foliocache.observe.statistics import Picture, Residency, Statistics
 
-Seconds = Annotated[float, Parameter(validator=validators.Number(gte=0.1, lte=3600))]
+Seconds = Annotated[float, Parameter(validator=[check_number, validators.Number(gte=0.1, lte=3600)])]
 OBJECTS = 200  # of which the table shows as many as fit
 WIDE = 130  # columns from which tables lie side by side
 SHARE = 0.01  # of the time that may be spent on the picture of pages
