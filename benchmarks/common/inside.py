@@ -30,7 +30,7 @@ __all__ = [
     "number_of",
     "place_of_first_folio",
     "scraping",
-    "table_bytes",
+    "table_bytes_per_page",
     "tier_bytes",
     "top_pages",
     "valkey_tier",
@@ -57,10 +57,10 @@ def number_of(pool: Any) -> int:
     return pool._attachment.number
 
 
-def table_bytes(pool: Any) -> int:
-    """Return the bytes of those tables of a pool that grow with its pages."""
+def table_bytes_per_page(pool: Any) -> float:
+    """Return the bytes of those tables of a pool that grow with its pages, for each page that it may ever have."""
     geometry = pool._attachment.segment.geometry
-    return geometry["data"] - geometry["buckets"]
+    return float((geometry["data"] - geometry["buckets"]) / geometry["npages"])
 
 
 @contextlib.contextmanager

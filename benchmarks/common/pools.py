@@ -105,7 +105,7 @@ def metadata_per_page(pool: Any) -> float:
     pages = stat.pages_by_state
     nodes = (pages.node + pages.inode + pages.table + pages.frozen) * stat.page_size
     cached = pages.file
-    return inside.table_bytes(pool) / stat.pages + nodes / max(cached, 1)
+    return inside.table_bytes_per_page(pool) + nodes / max(cached, 1)
 
 
 def attach_ms(name: str) -> float:
