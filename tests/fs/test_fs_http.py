@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import threading
 import time
 from itertools import count
 
@@ -15,6 +16,7 @@ from test_fs_identity import other
 import foliocache
 from foliocache import ChangedError
 from foliocache.adapters.fsspec import FolioFileSystem
+from foliocache.filler.engine import THREADS_MAX
 
 OLD = http_date(1e9)
 
@@ -191,7 +193,14 @@ def test_unsteady_objects_are_cached_again_after_a_minute(http, origin, data, mo
     url = origin.put("/x", data, twist=never_the_same(data))
     assert http.cat_file(url) == data
     assert url in http.target.unsteady
-    http.pool.close()  # waits for the requests that go on, and may say so once more
+    engine, waits = http.pool.engine, threading.Event()
+    http.pool.close()
+    for _ in range(6000):  # its requests go on, and may say so once more; nothing wakes those who wait for its threads
+        if len(engine._state.spare) == THREADS_MAX:
+            break
+        waits.wait(0.01)
+    else:
+        raise TimeoutError("the requests have not ended")
     origin.put("/x", data)
     now = time.monotonic()
     monkeypatch.setattr("foliocache.adapters.fsspec.targets.base.monotonic", lambda: now + 61)
