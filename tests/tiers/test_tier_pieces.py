@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-pieces = pytest.importorskip("foliocache.tiers.pieces")
+from foliocache.tiers import pieces
 
 KIB = 1 << 10
 PIECE, BLOCK, TRAILED = 64 * KIB, 1024 * KIB, 64 * KIB + 8
