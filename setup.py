@@ -18,7 +18,10 @@ LINKED = ["-Wl,-z,noseparate-code", "-Wl,-z,norelro"]
 
 # Each function of the hit path begins with a cache line: where it lands otherwise is worth up to a tenth of a hit. Modules in
 # which no read spends its time are compiled for size, the largest of all, the audit, among them.
-SMALL = ("audit", "awaited", "calls", "descriptor", "flow", "headroom", "overlay", "question", "scan", "slot", "trim", "waiter")
+SMALL = (
+    *("audit", "awaited", "calls", "descriptor", "flow", "headroom", "overlay", "question", "reap", "scan", "slot", "trim"),
+    "waiter",
+)
 HOW = {"folio_map": ["-O2", "-falign-functions=64"], **{name: ["-Os"] for name in SMALL}}
 
 

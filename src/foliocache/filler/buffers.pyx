@@ -68,7 +68,7 @@ cdef bint _has_objects(buffer) except -1:
         return True
     try:
         with memoryview(buffer) as view:
-            return any("O" in part for part in view.format.split(":")[::2])  # names of fields are between colons
+            return any(["O" in part for part in view.format.split(":")[::2]])  # names of fields are between colons
     except Exception:  # not a buffer, or one without a format (dates)
         return False
 

@@ -167,10 +167,13 @@ cdef class Calls:
     cdef bytes _private_content(self, Steps mapping, u64 offset, Py_ssize_t length):
         """Call the source for bytes that are not cached. The caller has its turn."""
         cdef Py_buffer answer
+        cdef Py_ssize_t filled = 0
         if self.call_read_into is not None:
             target = bytearray(length)
             with memoryview(target) as view:
-                if sum(1 for _ in self._begin(offset, [view])) != 1:
+                for _ in self._begin(offset, [view]):
+                    filled += 1
+                if filled != 1:
                     raise self._short(mapping, 0, offset, length)
             return bytes(target)
         if self.call_read is None and self.call_readinto is not None:

@@ -183,7 +183,7 @@ def spare_now(folders):
     asked.share = 0
     asked.floor = 0
     try:
-        return min((room for room in _spare(asked) if room is not None), default=None)
+        return min([room for room in _spare(asked) if room is not None], default=None)
     finally:
         _free(asked)
 
