@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FILLS_MAX = 256  # fills of a home at a time; each has its folios locked
+ANSWERS_MAX = 16  # answers to a loop that are kept back until those of the same turn are there, too
 
 _homes: dict[int, Home] = {}  # this process's, by the identity of the loop, which they keep
 _mail: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mail] = weakref.WeakKeyDictionary()
@@ -104,12 +105,12 @@ class Mail:
         self._functions: deque[Callable[[], object]] = deque()
         self._is_on_the_way = False
 
-    def send(self, function: Callable[[], object]) -> None:
-        """Call ``function()`` in the loop soon. Raises RuntimeError if the loop has been closed."""
+    def send(self, *functions: Callable[[], object]) -> None:
+        """Call the functions in the loop soon. Raises RuntimeError if the loop has been closed."""
         loop = self._loop()
         if loop is None or loop.is_closed():
             raise RuntimeError("the event loop has been closed")
-        self._functions.append(function)  # before the look at the flag, which _deliver clears before it looks here
+        self._functions.extend(functions)  # before the look at the flag, which _deliver clears before it looks here
         if not self._is_on_the_way:
             self._wake(loop)
 
@@ -143,6 +144,7 @@ class Home:
         self._tasks: set[asyncio.Task[None]] = set()
         self._steps: deque[Callable[[], object]] = deque()  # that wait until there are fewer fills
         self._calls = Mail(loop)
+        self._answers: dict[Mail, list[Callable[[], object]]] = {}
         self._ended = threading.Event()
         atexit.register(self.close)
 
@@ -177,6 +179,24 @@ class Home:
         finally:
             error = None  # its traceback has this frame
         return cast(T, call.result)
+
+    def answer(self, mail: Mail, function: Callable[[], object]) -> None:
+        """In this loop: call ``function()`` in another loop, which is woken once for most answers of the same turn."""
+        waiting = self._answers.get(mail)
+        if waiting is not None:
+            waiting.append(function)
+            if len(waiting) < ANSWERS_MAX:
+                return
+        elif len(self._tasks) > 1:
+            self._answers[mail] = [function]
+            self.loop.call_soon(self._deliver, mail)
+            return
+        self._deliver(mail, function)
+
+    def _deliver(self, mail: Mail, *functions: Callable[[], object]) -> None:
+        if functions := tuple(self._answers.pop(mail, functions)):
+            with contextlib.suppress(RuntimeError):  # that loop has been closed
+                mail.send(*functions)
 
     def close(self) -> None:
         """At the end of the interpreter: cancel the coroutines, and wait for their end, at most EXIT_PATIENCE seconds."""
@@ -247,8 +267,7 @@ class _Call:
             self.result = await self.coroutine
         except BaseException as error:
             self.error = error
-        with contextlib.suppress(RuntimeError):  # the caller's loop has been closed
-            self.answers.send(self._wake)
+        self.home.answer(self.answers, self._wake)
 
     def _wake(self) -> None:
         if not self.future.done():

@@ -48,7 +48,8 @@ class AsyncClient:
         self._idle: dict[Place, deque[_Connection]] = {}
         self._parsed: dict[bytes, Fields] = {}
         self._begun: dict[tuple[str, str | None, tuple[tuple[str, str], ...]], bytes | None] = {}
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._running = 0  # exchanges
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def get(self, url: str, headers: Headers, start: int, end: int, most: int) -> Answer | None:
         """Return the response to a GET of the bytes from start to end. None if it is not plain, not one of ANSWERS, or has more
@@ -58,8 +59,14 @@ class AsyncClient:
         if parts is None or begin is None:
             return None
         request = b"GET %b%bRange: bytes=%d-%d\r\n\r\n" % (parts[3].encode(), begin, start, end - 1)
-        async with self._turns:
+        if self._running < AT_ONCE:
+            self._running += 1
+        else:
+            await self._turn()
+        try:
             reply = await self._exchange(("http", parts[1], int(parts[2] or 80)), request, most)
+        finally:
+            self._end_turn()
         if reply is None or reply.rest is None or reply.status not in ANSWERS:
             return None
         try:
@@ -83,34 +90,63 @@ class AsyncClient:
             self._begun[key] = None if whole is None else whole[len("GET /") : -2]
         return self._begun[key]
 
+    async def _turn(self) -> None:
+        """Wait until an exchange that ends gives its place to this one."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():  # it has got the place
+                self._end_turn()
+            raise
+
+    def _end_turn(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._running -= 1
+
     async def _exchange(self, place: Place, request: bytes, most: int) -> Reply | None:
         """Send a request. If the server has closed the idle connection, which it may do at any time, use a new one."""
+        connection = self._open_one(place)
+        if connection is not None:
+            try:
+                return await connection.ask(request, most)
+            except ConnectionError:
+                pass
+            finally:
+                self._keep(place, connection)
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(READ_TIMEOUT):
+            _, connection = await loop.create_connection(_Connection, place[1], place[2])
+        try:
+            return await connection.ask(request, most)
+        finally:
+            self._keep(place, connection)
+
+    def _open_one(self, place: Place) -> _Connection | None:
+        """Take an idle connection that is still open; None if there is none."""
         idle = self._idle.get(place)
         while idle:
             connection = idle.pop()
             if connection.is_open:
-                try:
-                    return await self._exchange_by(place, connection, request, most)
-                except ConnectionError:
-                    break
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(READ_TIMEOUT):
-            _, connection = await loop.create_connection(_Connection, place[1], place[2])
-        return await self._exchange_by(place, connection, request, most)
+                return connection
+        return None
 
-    async def _exchange_by(self, place: Place, connection: _Connection, request: bytes, most: int) -> Reply | None:
-        reply: Reply | None = None
-        try:
-            reply = await connection.ask(request, most)
-        finally:
-            if reply is None or not connection.is_open or _closes(reply):
-                connection.close()
-            else:
-                idle = self._idle.setdefault(place, deque())
-                idle.append(connection)
-                while len(idle) > IDLE_MAX:
-                    idle.popleft().close()
-        return reply
+    def _keep(self, place: Place, connection: _Connection) -> None:
+        """Keep a connection for the next request, or close it."""
+        if not connection.may_be_kept():
+            connection.close()
+            return
+        idle = self._idle.get(place)
+        if idle is None:
+            idle = self._idle[place] = deque()
+        idle.append(connection)
+        while len(idle) > IDLE_MAX:
+            idle.popleft().close()
 
 
 class _Connection(asyncio.Protocol):
@@ -118,43 +154,51 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.is_open = False
+        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._data = b""
         self._most = 0
         self._reply: Reply | None = None
         self._answer: asyncio.Future[Reply | None] | None = None
+        self._deadline = 0.0  # of the request
+        self._timer: asyncio.TimerHandle | None = None  # for some deadline; it is kept for the next request
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport, self.is_open = transport, True
 
-    async def ask(self, request: bytes, most: int) -> Reply | None:
+    def ask(self, request: bytes, most: int) -> asyncio.Future[Reply | None]:
         """Send a request and return the response; None if it is not plain or has a body of more bytes than ``most``."""
-        loop = asyncio.get_running_loop()
         assert self._transport is not None
         self._data, self._most, self._reply = b"", most, None
-        self._answer = answer = loop.create_future()
-        late = loop.call_later(READ_TIMEOUT, self._fail, TimeoutError(f"the server has not answered for {READ_TIMEOUT:g} s"))
-        try:
-            self._transport.write(request)
-            reply: Reply | None = await answer
-            return reply
-        finally:
-            late.cancel()
-            self._answer = None
+        self._answer = answer = self._loop.create_future()
+        self._deadline = self._loop.time() + READ_TIMEOUT
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._deadline, self._look_at_the_time)
+        self._transport.write(request)
+        return answer
+
+    def may_be_kept(self) -> bool:
+        """Return True if the last request has been answered, and the server awaits another one."""
+        answer = self._answer
+        if answer is None or not answer.done() or answer.cancelled() or answer.exception() is not None:
+            return False
+        reply = answer.result()
+        return self.is_open and reply is not None and not _closes(reply)
 
     def data_received(self, data: bytes) -> None:
-        self._data = self._data + data if self._data else data
-        if self._answer is None:  # nothing has been asked
+        answer = self._answer
+        if answer is None or answer.done():  # nothing has been asked
             self.close()
             return
+        self._data = self._data + data if self._data else data
         reply = self._reply
         if reply is None:
             reply = parsed(self._data)
             if reply.end < 0 and len(self._data) < HEAD_MAX:
                 return
             if reply.rest is None or reply.status < 200 or reply.length > self._most:
-                self._tell(None)
+                answer.set_result(None)
                 return
             self._reply = reply
         missing = reply.end + reply.length - len(self._data)
@@ -162,20 +206,27 @@ class _Connection(asyncio.Protocol):
             if reply.data is not self._data:
                 reply = parsed(self._data)
             self.is_open = self.is_open and missing == 0
-            self._tell(reply)
+            answer.set_result(reply)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.is_open = False
+        self.close()
         self._fail(error if isinstance(error, ConnectionError) else ConnectionResetError("the server closed the connection"))
 
     def close(self) -> None:
         self.is_open = False
+        if self._timer is not None:
+            self._timer.cancel()
         if self._transport is not None:
             self._transport.abort()
 
-    def _tell(self, reply: Reply | None) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(reply)
+    def _look_at_the_time(self) -> None:
+        self._timer = None
+        if self._answer is None or self._answer.done():
+            return
+        if self._loop.time() < self._deadline:
+            self._timer = self._loop.call_at(self._deadline, self._look_at_the_time)
+        else:
+            self._fail(TimeoutError(f"the server has not answered for {READ_TIMEOUT:g} s"))
 
     def _fail(self, error: Exception) -> None:
         if self._answer is not None and not self._answer.done():
