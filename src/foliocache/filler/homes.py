@@ -46,9 +46,9 @@ def mail_to(loop: asyncio.AbstractEventLoop) -> Mail:
     return found if found is not None else _mail.setdefault(loop, Mail(loop))
 
 
-def is_home() -> bool:
-    """Return True if the running loop is the home of a source."""
-    return id(asyncio.get_running_loop()) in _homes
+def is_home(loop: asyncio.AbstractEventLoop | None = None) -> bool:
+    """Return True if a loop, by default the running one, is the home of a source."""
+    return id(asyncio.get_running_loop() if loop is None else loop) in _homes
 
 
 class Way:

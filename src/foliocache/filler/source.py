@@ -152,12 +152,16 @@ def kind_of(read: Any, readinto: Any, source: Any) -> int:
 
 def _given(read: Any, readinto: Any, source: Any) -> Any:
     """Return what event loops call."""
-    return next((each for each in (source, read, readinto) if each is not None), None)
+    if source is not None:
+        return source
+    return readinto if read is None else read
 
 
 def _is_coroutine(function: Any) -> bool:
     """Return True for a coroutine function, and for an object whose call is one."""
-    return function is not None and any(map(_is_coroutine_function, (function, getattr(function, "__call__", None))))  # noqa: B004
+    if function is None:
+        return False
+    return _is_coroutine_function(function) or _is_coroutine_function(getattr(function, "__call__", None))  # noqa: B004
 
 
 def _is_coroutine_function(function: Any) -> bool:

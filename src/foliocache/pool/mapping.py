@@ -7,6 +7,7 @@ import hashlib
 import html
 import operator
 import weakref
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NoReturn, SupportsIndex, TypeAlias
 
 from ..filler.miss import Filler
@@ -92,22 +93,24 @@ class Mapping(AsyncReads):
             source = around(tiers, digest, key, lambda: pool.engine, given, pool._attachment)
             read = readinto = None
             source.mapping = weakref.ref(self)
-        first = pool._attachment.segment.first_bytes
-        usual = order = _order_for(size, pool.page_size, first, self._units_per_object)
-        self.folio_size: int | None = None if folio_size is None else _folio_size(folio_size, pool.page_size, first)
+        segment = pool._attachment.segment
+        page_size, first = segment.page_size, segment.first_bytes
+        usual = order = _order_for(size, page_size, first, self._units_per_object)
+        self.folio_size: int | None = None if folio_size is None else _folio_size(folio_size, page_size, first)
         self.readahead: int | None = None if readahead is None else _readahead(readahead)
         if self.folio_size is not None:
-            order = min(order, (self.folio_size // pool.page_size).bit_length() - 1)
-        unit = pool.page_size << order
+            order = min(order, (self.folio_size // page_size).bit_length() - 1)
+        unit = page_size << order
         units = -(-size // unit)
         if units > 1 << layout.XA_INDEX_BITS:
             raise ValueError(f"{quoted(key)} is too large: {quoted(size)} bytes are more than 2^{layout.XA_INDEX_BITS} units")
         digest = object_digest(key, size, version, None if order == usual else unit)
-        most = min(READAHEAD_MAX if concurrent else READAHEAD_ALONE, pool.pool_bytes // READAHEAD_SHARE)
-        ahead = most if self.readahead is None else min(self.readahead, pool.pool_bytes // READAHEAD_SHARE)
+        share = segment.pool_bytes // READAHEAD_SHARE
+        most = min(READAHEAD_MAX if concurrent else READAHEAD_ALONE, share)
+        ahead = most if self.readahead is None else min(self.readahead, share)
         filler = Filler(key, pool, read, readinto, source, concurrent, Readahead(max(1, ahead // unit)))
         if self.folio_size is None:
-            span = self._span(units, _span_for(unit, pool.page_size, first))
+            span = self._span(units, _span_for(unit, page_size, first))
         else:
             span = min(layout.SPAN_MAX, (self.folio_size // unit).bit_length() - 1)
         super().__init__(
@@ -196,11 +199,13 @@ def _order_for(size: int, page_size: int, pool_bytes: int, units: int = UNITS_PE
     return order
 
 
+@lru_cache
 def _span_for(unit: int, page_size: int, pool_bytes: int) -> int:
     """Return log2 of the largest number of units, of ``unit`` bytes each, that a folio may have."""
     return min(layout.SPAN_MAX, max(_folio_max(page_size, pool_bytes) // unit, 1).bit_length() - 1)
 
 
+@lru_cache
 def _folio_max(page_size: int, pool_bytes: int) -> int:
     return min(FOLIO_MAX, pool_bytes // FOLIOS_PER_POOL, page_size << layout.MAX_ORDER)
 
@@ -254,11 +259,9 @@ def _size_of(key: str, size: SupportsIndex) -> int:
 def _digest(size: int, *texts: str) -> bytes:
     """Return a digest of ``size`` bytes. Each string goes in with its length, and lone surrogates are kept, so that different
     strings have different digests."""
-    digest = hashlib.blake2b(digest_size=size)
-    for text in texts:
-        encoded = text.encode("utf-8", "surrogatepass")
-        digest.update(len(encoded).to_bytes(8, "little") + encoded)
-    return digest.digest()
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    data = b"".join([len(each).to_bytes(8, "little") + each for each in encoded])
+    return hashlib.blake2b(data, digest_size=size).digest()
 
 
 def _texts(key: str, version: str) -> tuple[bytes, bytes]:

@@ -36,6 +36,7 @@ _Steps: TypeAlias = "Generator[int | Ask, bool | None, None]"
 
 _WORDS = struct.Struct("<QQQQ")  # key, state, since, size
 _RECORD = struct.Struct("<QQQ")  # state, since, size
+_DIGEST = struct.Struct("<QQ")
 _TEXT = layout.NAME_TEXT - layout.NAME_KEY
 _DATA = layout.NAME_DATA - layout.NAME_KEY
 _ROUNDS = 8  # how often an answer may be replaced while it is read
@@ -121,18 +122,15 @@ class Names:
         FoliocacheError
             The pool has been closed, also while this waits.
         """
-        from asyncio import current_task  # here, because importing it takes longer than all of foliocache
-
-        from ..filler.awaiting import outcome
-        from ..filler.homes import is_home
-
+        asyncio, outcome, is_home = _awaiting()
         name = _Digest(key, who)
-        at_home = is_home()
+        loop = asyncio.get_running_loop()  # once: each time, it asks the kernel for the process's number
+        at_home = is_home(loop)
         if not at_home and self._attachment.joined:
             known = self._recall(name, _oldest(_now(), max_age))
             if known is not None:
                 return Ask(known)
-        steps = self._steps(name, max_age, -id(current_task()))  # no thread has such a number
+        steps = self._steps(name, max_age, -id(asyncio.current_task(loop)))  # no thread has such a number
         step: Ask | bool | None = None
         if at_home:
             first = next(steps)  # takes locks of the pool, for microseconds
@@ -330,8 +328,19 @@ class _Digest:
         name = hashlib.blake2b(len(encoded).to_bytes(8, "little") + encoded + asker, digest_size=16)
         self.digest: bytes = name.digest()
         self.key: int = int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")
-        self.words: tuple[int, int, int] = (self.key, *struct.unpack("<QQ", self.digest))
+        self.words: tuple[int, int, int] = (self.key, *_DIGEST.unpack(self.digest))
         self.text: bytes = _cut(key, layout.NAME_TEXT_MAX)
+
+
+@functools.cache
+def _awaiting() -> tuple[Any, Any, Any]:
+    """Return what needs asyncio, whose import takes longer than all of foliocache."""
+    import asyncio
+
+    from ..filler.awaiting import outcome
+    from ..filler.homes import is_home
+
+    return asyncio, outcome, is_home
 
 
 def _now() -> int:

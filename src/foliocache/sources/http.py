@@ -165,11 +165,14 @@ class Direct(Body):
             self._connection.close()
 
 
+_get = dict.get
+
+
 class Fields(dict[str, str]):
     """Header fields by name. Names are case-insensitive; the values of a repeated field are joined."""
 
     def get(self, name: str, default: Any = None) -> Any:
-        return super().get(name.lower(), default)
+        return _get(self, name.lower(), default)
 
     def __contains__(self, name: object) -> bool:
         return super().__contains__(str(name).lower())

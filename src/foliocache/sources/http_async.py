@@ -235,4 +235,5 @@ class _Connection(asyncio.Protocol):
 
 def _closes(reply: Reply) -> bool:
     """Return True if the server closes the connection after this response."""
-    return reply.rest is None or _CLOSE.search(reply.rest) is not None
+    rest = reply.rest
+    return rest is None or (b"close" in rest.lower() and _CLOSE.search(rest) is not None)

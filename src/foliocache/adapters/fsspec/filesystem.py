@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from itertools import islice
 from threading import Event
-from typing import Any, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
 import fsspec
 from fsspec.callbacks import DEFAULT_CALLBACK
@@ -32,6 +32,7 @@ from foliocache.errors import FoliocacheError
 from foliocache.pool.results import Results
 from foliocache.sizes import integer, quoted
 
+from . import fork
 from .answers import Answers
 from .asynchronous import ATTEMPTS, Asynchronous
 from .download import copy_out, is_same_file, make_folder_for, pairs
@@ -46,6 +47,9 @@ from .ranges import OPENING, Merged, Range, Want, bounds, extent, firsts_of, no_
 from .source import Source
 from .target import Identity, Target, renewed, target_for
 from .targets.obstore import check
+
+if TYPE_CHECKING:
+    from foliocache.pool.names import Names
 
 _MAPPING_OPTIONS = ("folio_size", "readahead")
 _OPTIONS = (
@@ -113,6 +117,7 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
         self._trust = trust_seconds(check_files, expiry)
         self._pool_options = pool
         self._pool: foliocache.Pool | None = None
+        self._names_of_pool: tuple[Any, Names] | None = None
         self._target = target_for(_make_target(fs, target_protocol, target_options), _flag("trust_info", trust_info))
         check(client, self._target)
         self._target.client = client
@@ -175,7 +180,7 @@ class FolioFileSystem(Answers, Identifying, Asynchronous, ChainedFileSystem):
     @property
     def target(self) -> Target:
         """The target's adapter; a new one after a fork."""
-        if self._target.pid != os.getpid():
+        if self._target.pid != fork.pid:
             self._target = renewed(self._target)
         return self._target
 

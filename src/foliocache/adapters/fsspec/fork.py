@@ -19,6 +19,8 @@ from typing import Any
 
 import fsspec.asyn
 
+pid: int = os.getpid()  # of this process; the system call takes longer than what would ask for it
+
 _before_fork: list[Any] = []  # the parent's loop, and whether it collects garbage
 
 
@@ -35,6 +37,8 @@ def _collect_again() -> None:
 
 
 def _in_child_after() -> None:
+    global pid
+    pid = os.getpid()
     fsspec.asyn.reset_lock()  # fsspec's hook does not reset this lock, which a thread of the parent may have held
     loop = _before_fork[0]
     if isinstance(loop, BaseSelectorEventLoop):

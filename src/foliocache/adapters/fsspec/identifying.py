@@ -8,9 +8,8 @@ origin, or for another process that asks the same.
 from __future__ import annotations
 
 import math
-import os
 import sys
-from collections.abc import Generator
+from collections.abc import Awaitable, Generator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +19,14 @@ from foliocache.errors import FoliocacheError
 from foliocache.filler.homes import home_of
 from foliocache.sizes import parse_size
 
+from . import fork
 from .answers import says_absent
 from .identities import Identities, shared, unshared
 from .ranges import Want, first_wanted, no_path
 from .target import Identity, Target
 
 if TYPE_CHECKING:
-    from foliocache.pool.names import Ask
+    from foliocache.pool.names import Ask, Names
 
     from .targets.base import First
 
@@ -39,6 +39,7 @@ class Identifying:
 
     if TYPE_CHECKING:
         _pool: Any
+        _names_of_pool: tuple[Any, Names] | None
         _target: Target
         _trust: float
         _who: str
@@ -52,6 +53,15 @@ class Identifying:
         @property
         def pool(self) -> Any: ...
         def _existing_pool(self) -> Any: ...
+
+    @property
+    def _names(self) -> Names:
+        """The names of the pool."""
+        pool = self.pool
+        names = self._names_of_pool
+        if names is None or names[0] is not pool:
+            self._names_of_pool = names = pool, pool.names
+        return names[1]
 
     def _identify(self, path: str, want: Want | None = None) -> Identity:
         """Return the identity of the object at the path. want: the range that will be read; it may be fetched by the same
@@ -77,7 +87,7 @@ class Identifying:
     def _asked(self, what: str, *arguments: Any) -> Any:
         """Make one step of a question, in this thread."""
         if what == "name":
-            return self.pool.names.ask(*arguments, who=self._who)
+            return self._names.ask(*arguments, who=self._who)
         return getattr(self.target, what)(*arguments)
 
     async def _identify_there(self, path: str, want: Want | None, firsts: list[First] | None) -> Identity:
@@ -96,10 +106,11 @@ class Identifying:
             found: Identity = end.value
             return found
 
-    async def _asked_there(self, what: str, *arguments: Any) -> Any:
+    def _asked_there(self, what: str, *arguments: Any) -> Awaitable[Any]:
         if what == "name":
-            return await self.pool.names.ask_async(*arguments, who=self._who)
-        return await getattr(self.target, f"{what}_async")(*arguments)
+            return self._names.ask_async(*arguments, who=self._who)
+        answer: Awaitable[Any] = getattr(self.target, f"{what}_async")(*arguments)
+        return answer
 
     async def _identify_async(self, path: str, want: Want | None = None) -> Identity:
         """Do what `_identify` does, in any event loop."""
@@ -108,18 +119,20 @@ class Identifying:
     async def _asked_async(self, path: str, want: Want | None, firsts: list[First] | None = None) -> Identity:
         """Return the identity of a path of which none is remembered. firsts: gets the first bytes, too, if the same request
         fetched them."""
-        from foliocache.filler.awaiting import in_thread
-
         if not self.target.awaits:
+            from foliocache.filler.awaiting import in_thread
+
             return await in_thread(self._identify, path, want)
         if self._pool is None or self._pool.closed:
+            from foliocache.filler.awaiting import in_thread
+
             await in_thread(self._has_pool)  # making a pool takes long
         return await home_of(self.target.loop).call(self._identify_there, path, want, firsts)
 
     def _identifying(self, path: str, want: Want | None, firsts: list[First] | None = None) -> Steps:
         asks_with_bytes = want is not None and self.target.tells_with_bytes
         if self._identities.is_written(path) or not (self._trust or (asks_with_bytes and self._has_pool())):
-            return (yield from self._asking(path))
+            return (yield from self._asking(path, None))
         key = self.target.key(path)
         last = self._last_here(path) if asks_with_bytes else None
         ask: Ask = yield "name", key, self._trust or (math.inf if last is None else 0.0)
@@ -127,29 +140,30 @@ class Identifying:
             if ask.known is None:
                 if last is None and asks_with_bytes and 0 < self._trust < math.inf:
                     last = self._last_known(path)
-                return (yield from self._asking(path, ask, want, last, firsts))
+                return (yield from self._asking(path, key, ask, want, last, firsts))
             if self._trust:
                 return unshared(path, ask.known)
         if not ask.known.exists:
-            return (yield from self._asking(path))
+            return (yield from self._asking(path, None))
         last = unshared(path, ask.known)  # pages of it may be cached, so the question is without bytes
         ask = yield "name", key, 0.0
         with ask:
-            return (yield from self._asking(path, ask, want, last, firsts))
+            return (yield from self._asking(path, key, ask, want, last, firsts))
 
     def _asking(
         self,
         path: str,
+        key: str | None,
         ask: Ask | None = None,
         want: Want | None = None,
         last: Identity | None = None,
         firsts: list[First] | None = None,
     ) -> Steps:
         """Ask the origin for the identity. The answer is recorded in the pool if ``ask`` is given and it fits there, else in
-        this process."""
+        this process. key: of the path in the pool, if bytes are wanted with the answer."""
         question = self._identities.ask(path, self._who)
         try:
-            identity = yield from self._answering(path, want, last, firsts)
+            identity = yield from self._answering(path, key, want, last, firsts)
         except FileNotFoundError as error:
             if ask is not None and 0 < self._trust < math.inf and says_absent(error):
                 ask.answer_absent()
@@ -161,36 +175,42 @@ class Identifying:
             self._identities.drop(path, self._who, question)
         return identity
 
-    def _answering(self, path: str, want: Want | None, last: Identity | None, firsts: list[First] | None) -> Steps:
+    def _answering(
+        self, path: str, key: str | None, want: Want | None, last: Identity | None, firsts: list[First] | None
+    ) -> Steps:
         """Return the identity from the origin. If no last identity is known, the same request fetches the first bytes;
         otherwise pages may be cached already."""
         if last is None:
-            found = yield from self._first(path, want, firsts)
+            found = yield from self._first(path, key, want, firsts)
             return found or (yield "identify", path)
         identity: Identity = yield "identify", path
         if identity.etag and identity.etag == last.etag and identity.size != last.size:  # one of them is wrong: ask with bytes
-            return (yield from self._first(path, want, firsts)) or identity
+            return (yield from self._first(path, key, want, firsts)) or identity
         return identity
 
     def _first(
-        self, path: str, want: Want | None, firsts: list[First] | None
+        self, path: str, key: str | None, want: Want | None, firsts: list[First] | None
     ) -> Generator[tuple[Any, ...], Any, Identity | None]:
         """Fetch the first of the wanted bytes, put them into the pool, and return the identity that the response proves; None
         if it proves none."""
-        wanted = want and first_wanted(*want, self._least_folio())
-        if not wanted or not self.target.tells_with_bytes or self.pool.tiers:  # a tier may have the bytes
+        if key is None or want is None or not self.target.tells_with_bytes:
+            return None
+        pool = self.pool
+        wanted = first_wanted(*want, self._least_folio(pool))
+        if not wanted or pool.tiers:  # a tier may have the bytes
             return None
         first: First | None = yield "first", path, *wanted
         if not first or not first.identity.cacheable:
             return None
         if firsts is not None:
             firsts.append(first)
+        identity = first.identity
         with suppress(FoliocacheError):  # the pool is closed, for example: the read will raise
             options = self._mapping_options | {"read": first.read, "readahead": 0}
-            mapping = self.pool.mapping(self.target.key(path), first.identity.size or 0, first.identity.version, **options)
+            mapping = self.pool.mapping(key, identity.size or 0, identity.version, **options)
             for piece in mapping.pieces(*first.whole(mapping.folio_size or mapping.unit_size)):
                 piece.release()
-        return first.identity
+        return identity
 
     def _has_pool(self) -> bool:
         """Return True if there is a pool, or one can be made. Uncached reads work without one."""
@@ -218,7 +238,7 @@ class Identifying:
         identity = self._identities.recall(path, self._who, self._trust)
         if identity is not None or not self._trust or self._identities.is_written(path):
             return identity
-        if self._pool is None or self._pool.closed or self._target.pid != os.getpid():
+        if self._pool is None or self._pool.closed or self._target.pid != fork.pid:
             return None
         name = self._pool.names.recall(self._target.key(path), self._trust, who=self._who)
         return None if name is None else unshared(path, name)
@@ -248,10 +268,10 @@ class Identifying:
         with suppress(FoliocacheError, OSError, ValueError):
             self._existing_pool().names.forget_below(self.fs.unstrip_protocol("").partition("://")[0])
 
-    def _least_folio(self) -> int:
+    def _least_folio(self, pool: Any) -> int:
         """Return the bytes of the smallest folio: the ``folio_size`` option, or a page of the pool."""
         wanted = self._mapping_options.get("folio_size")
-        return max(self.pool.page_size, 0 if wanted is None else parse_size(wanted, "folio_size"))
+        return max(pool.page_size, 0 if wanted is None else parse_size(wanted, "folio_size"))
 
 
 def refuse_at_the_end(fs: fsspec.AbstractFileSystem) -> None:

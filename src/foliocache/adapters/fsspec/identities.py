@@ -21,6 +21,7 @@ import json
 import math
 import os
 from functools import lru_cache
+from json.encoder import encode_basestring_ascii
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ _LIMIT = 1 << 16  # paths; the oldest entries are dropped, and the next open of 
 
 _SAME_MAX = 1024  # parsed identities that are kept
 
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
+_NO_REST = "[null,null,null]"
 
 _NONE: dict[str, Question] = {}
 
@@ -128,8 +129,7 @@ def shared(identity: Identity) -> tuple[int, str, bytes] | None:
     if identity.size is None or identity.nonce:
         return None
     rest = _rest(identity)
-    extra = b"" if rest == [None, None, None] else _to_json(rest).encode()
-    return identity.size, identity.stamp, extra
+    return identity.size, identity.stamp, b"" if rest == _NO_REST else rest.encode()
 
 
 def unshared(path: str, name: Name) -> Identity:
@@ -141,12 +141,20 @@ def unshared(path: str, name: Name) -> Identity:
 
 @lru_cache(_SAME_MAX)
 def _identity(size: int, stamp: str, extra: bytes) -> Identity:
-    return _made(size, stamp, *json.loads(extra or b"[null,null,null]"))
+    return _made(size, stamp, *json.loads(extra or _NO_REST))
 
 
-def _rest(identity: Identity) -> list[Any]:
-    within = identity.within
-    return [identity.etag, identity.modified, within and [within.size, within.stamp, *_rest(within)]]
+def _rest(identity: Identity) -> str:
+    """Return what else an identity has, as JSON. (An encoder, which is made anew for each call, takes longer.)"""
+    within = "null"
+    if identity.within is not None:
+        size = "null" if identity.within.size is None else identity.within.size
+        within = f"[{size},{_text(identity.within.stamp)},{_rest(identity.within)[1:]}"
+    return f"[{_text(identity.etag)},{_text(identity.modified)},{within}]"
+
+
+def _text(value: str | None) -> str:
+    return "null" if value is None else encode_basestring_ascii(value)
 
 
 def _made(size: int, stamp: str, etag: str | None, modified: str | None, within: list[Any] | None) -> Identity:

@@ -17,7 +17,7 @@ import errno
 import io
 import os
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,6 +29,7 @@ from fsspec.asyn import sync
 
 from foliocache import ChangedError
 
+from .. import fork
 from . import place
 
 T = TypeVar("T")
@@ -38,6 +39,7 @@ AsyncStream = Callable[[int, Sequence[memoryview]], AsyncGenerator[object, None]
 
 _UNSTEADY_SECONDS = 60.0
 _UNSTEADY_MAX = 4096  # paths
+_SOME_MAX = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +109,19 @@ class Held(io.BytesIO):
 
 
 class Some:
-    """A bounded set of paths: the oldest are dropped first. Any thread may use it."""
+    """A bounded set of paths: the last _SOME_MAX that were added, and up to as many older ones. Any thread may use it."""
 
     def __init__(self) -> None:
-        self._paths: dict[str, None] = {}
+        self._paths: set[str] = set()
+        self._older: set[str] = set()
 
     def __contains__(self, path: str) -> bool:
-        return path in self._paths
+        return path in self._paths or path in self._older
 
     def add(self, path: str) -> None:
-        while len(self._paths) >= _UNSTEADY_MAX:
-            drop_oldest(self._paths)
-        self._paths[path] = None
+        if len(self._paths) >= _SOME_MAX:
+            self._older, self._paths = self._paths, set()
+        self._paths.add(path)
 
 
 class Unsteady:
@@ -197,7 +200,7 @@ class Target:
         self.client: str | None = None  # what reads the bytes, see ``obstore``
         self.stores: dict[str, Any] = {}
         self.obstore_failed = False
-        self.pid: int = os.getpid()  # sessions and event loops do not survive a fork
+        self.pid: int = fork.pid  # sessions and event loops do not survive a fork
         self.unsteady: Unsteady = Unsteady()
         self._turn = Turn()
 
@@ -268,7 +271,7 @@ class Target:
         """Return how many seconds it takes until the object's server begins to answer, if that is known."""
         return None
 
-    @property
+    @cached_property
     def loop(self) -> Any:
         return self.fs.loop
 
@@ -357,11 +360,11 @@ class AsyncTarget(Target):
         found: bytes = sync(self.fs.loop, self._uncached, path, identity, start, end)
         return found
 
-    async def identify_async(self, path: str) -> Identity:
-        return await self._identify(path)
+    def identify_async(self, path: str) -> Coroutine[Any, Any, Identity]:
+        return self._identify(path)
 
-    async def first_async(self, path: str, start: int, end: int) -> First | None:
-        return await self._first(path, start, end)
+    def first_async(self, path: str, start: int, end: int) -> Coroutine[Any, Any, First | None]:
+        return self._first(path, start, end)
 
     def stream_async(self, path: str, identity: Identity) -> AsyncStream:
         read = self._reader(path, identity)

@@ -29,7 +29,7 @@ from fsspec import AbstractFileSystem
 
 from foliocache import ChangedError
 from foliocache.sources.http import Body, Client, Direct, Ranges, Response, common_of
-from foliocache.sources.http_async import client_here, is_simple
+from foliocache.sources.http_async import AsyncClient, client_here, is_simple
 
 from . import place
 from .base import UNCACHED, AsyncStream, AsyncTarget, First, Held, Identity, Some, Stream, Unsteady, drop_oldest
@@ -161,15 +161,17 @@ class HTTPTarget(AsyncTarget):
 
     async def _first_bytes(self, path: str, start: int, end: int) -> tuple[int, First | None]:
         """Return the same as ``_first_plain``, by aiohttp, or `AsyncClient` if the server's answers have been plain."""
-        from aiohttp import ClientError
-
         server = path[: path.find("/", len("http://")) + 1]
         if server in self._simple and server not in self._odd and is_simple(path) and self._is_plain_everywhere:
-            with contextlib.suppress(OSError):  # aiohttp, which has more to say about it, then tries
-                answer = await client_here().get(path, self._headers(None), start, end, end - start)
+            try:
+                answer = await self._async_client.get(path, self._headers(None), start, end, end - start)
                 if answer is not None:
                     return answer[0], self._first_of(*answer, start, end)
                 self._odd.add(server)
+            except OSError:  # aiohttp, which has more to say about it, then tries
+                pass
+        from aiohttp import ClientError
+
         options = {name: value for name, value in self.fs.kwargs.items() if name != "headers"}
         session = await self.fs.set_session()
         headers = self._headers(f"bytes={start}-{end - 1}")
@@ -182,6 +184,11 @@ class HTTPTarget(AsyncTarget):
                     return status, None
                 return status, self._first_of(status, found, await response.read(), start, end)
         return 0, None
+
+    @cached_property
+    def _async_client(self) -> AsyncClient:
+        """The client of the filesystem's loop, in which the coroutines run."""
+        return client_here()
 
     def _first_of(self, status: int, headers: Any, data: bytes, start: int, end: int) -> First | None:
         """Return the First of a response; None if it proves nothing."""
