@@ -1064,6 +1064,79 @@ def test_mail_wakes_a_loop_once_for_all_that_is_on_the_way():
         mail.send(called.clear)
 
 
+@pytest.fixture
+def elsewhere():
+    """A home in another thread."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield homes.home_of(loop)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(PATIENCE)
+    homes._homes.pop(id(loop))
+    loop.close()
+
+
+def test_answers_of_one_turn_wake_the_callers_loop_once(elsewhere, monkeypatch):
+    monkeypatch.setattr(homes, "ANSWERS_MAX", 20)
+    woken, begun = [], threading.Semaphore(0)
+
+    async def both(count):
+        loop = asyncio.get_running_loop()
+        go = asyncio.run_coroutine_threadsafe(asyncio.sleep(0, asyncio.Event()), elsewhere.loop).result(PATIENCE)
+
+        async def answer(number):
+            begun.release()
+            await go.wait()
+            return number
+
+        calls = asyncio.gather(*(elsewhere.call(answer, number) for number in range(count)))
+        await asyncio.sleep(0)
+        for _ in range(count):
+            assert begun.acquire(timeout=PATIENCE)
+        wake = loop.call_soon_threadsafe
+        loop.call_soon_threadsafe = lambda *args, **more: (woken.append(count), wake(*args, **more))
+        elsewhere.loop.call_soon_threadsafe(go.set)
+        return await calls
+
+    for count in (1, 20, 50):
+        assert asyncio.run(asyncio.wait_for(both(count), PATIENCE)) == list(range(count))
+    assert woken.count(1) == 1 and woken.count(20) == 1 and 1 <= woken.count(50) <= 3
+
+
+def test_an_answer_to_a_loop_that_has_been_closed_does_not_hold_up_others(elsewhere):
+    async def forever():
+        await asyncio.Event().wait()
+
+    async def left():
+        asyncio.ensure_future(elsewhere.call(ended)).add_done_callback(lambda task: task.cancelled())
+        await asyncio.to_thread(begun.wait, PATIENCE)
+
+    async def ended():
+        begun.set()
+        await asyncio.to_thread(gone.wait, PATIENCE)
+
+    async def one(number):
+        return number
+
+    async def others():
+        hanging = asyncio.ensure_future(elsewhere.call(forever))  # so that answers are kept back
+        await asyncio.sleep(0)
+        gone.set()
+        try:
+            while len(elsewhere._tasks) != 1:
+                await asyncio.sleep(0.001)
+            return await asyncio.gather(*(elsewhere.call(one, number) for number in range(3)))
+        finally:
+            hanging.cancel()
+            elsewhere.loop.call_soon_threadsafe(lambda: [task.cancel() for task in elsewhere._tasks])
+
+    begun, gone, reported = threading.Event(), threading.Event(), []
+    elsewhere.loop.set_exception_handler(lambda _, context: reported.append(context))
+    asyncio.run(asyncio.wait_for(left(), PATIENCE))
+    assert asyncio.run(asyncio.wait_for(others(), PATIENCE)) == [0, 1, 2] and not reported and not elsewhere._answers
+
+
 def test_the_next_window_is_read_also_if_the_reader_always_waits(roomy, run):
     """It never hits a folio with the readahead mark: each read waits for a request that is under way."""
     folio, calls = 16 << 10, []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import pickle
 import time
@@ -14,8 +15,9 @@ from origin import http_date
 
 from foliocache import ChangedError
 from foliocache.adapters.fsspec import FolioFile, FolioFileSystem
-from foliocache.adapters.fsspec.identities import Identities, trust_seconds
+from foliocache.adapters.fsspec.identities import Identities, shared, trust_seconds, unshared
 from foliocache.adapters.fsspec.target import Identity, target_for
+from foliocache.pool.names import Name
 
 
 class Unknown(LocalFileSystem):
@@ -456,3 +458,16 @@ def test_what_the_pool_remembers_is_not_kept_twice(http, origin, data):
     origin.forget_counts()
     assert http.cat_file(urls[0]) == data
     assert origin.requests == {"HEAD": 1}
+
+
+@pytest.mark.parametrize("text", [None, "", '"1"', 'a\\"\n\x00\u00e9\u20ac\U0001f600\udc80'])
+@pytest.mark.parametrize("within", [None, Identity(9, "\u00e9"), Identity(0, "x", '"e"', "d", within=Identity(1, "y", "z"))])
+def test_an_identity_in_a_name(text, within):
+    identity = Identity(5, "stamp", text, text, within=within)
+    size, version, extra = shared(identity)
+    assert unshared("path", Name(True, size, version, extra)) == identity
+
+    def rest(one):
+        return [one.etag, one.modified, one.within and [one.within.size, one.within.stamp, *rest(one.within)]]
+
+    assert json.loads(extra or b"[null,null,null]") == rest(identity) and extra.isascii()

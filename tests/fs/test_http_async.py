@@ -9,6 +9,7 @@ import fsspec
 import pytest
 
 from foliocache.adapters.fsspec import FolioFileSystem
+from foliocache.adapters.fsspec.targets.base import _SOME_MAX, Some
 from foliocache.sources import http_async
 from foliocache.sources.http_async import AT_ONCE, AsyncClient, is_simple
 
@@ -182,6 +183,56 @@ def test_more_questions_than_connections(origin):
     assert [body for _, _, body in found] == [b"%04d" % n for n in range(3 * AT_ONCE)] and 0 < idle <= AT_ONCE
 
 
+def test_a_place_that_a_cancelled_question_does_not_need(talk, monkeypatch):
+    """Of two that wait for it, one is cancelled before it gets the place, and one when it has got it."""
+    monkeypatch.setattr(http_async, "AT_ONCE", 1)
+    start, heads = talk
+    url = start([[OK], [OK], None])
+
+    async def several():
+        client = AsyncClient()
+        try:
+            first = asyncio.create_task(client.get(url, {}, 0, 4, 100))
+            waiting = [asyncio.create_task(client.get(url, {}, 0, 4, 100)) for _ in range(3)]
+            await asyncio.sleep(0)
+            assert len(client._waiting) == 3
+            waiting[0].cancel()
+            end = client._end_turn
+            client._end_turn = lambda: (end(), waiting[1].cancel())
+            found = await asyncio.gather(first, *waiting, return_exceptions=True)
+            return found, client._running, len(client._waiting)
+        finally:
+            client.close()
+
+    found, running, left = asyncio.run(asyncio.wait_for(several(), 60))
+    assert found[0][2] == found[3][2] == b"abcd" and len(heads) == 2
+    assert all(isinstance(each, asyncio.CancelledError) for each in found[1:3]) and running == left == 0
+
+
+def test_a_question_has_all_of_its_own_time(talk, monkeypatch):
+    """The timer of the connection's first question is still on the way."""
+    start, _ = talk
+    url = start([[OK], None])
+
+    async def both():
+        client, loop = AsyncClient(), asyncio.get_running_loop()
+        monkeypatch.setattr(http_async, "READ_TIMEOUT", 0.5)
+        try:
+            assert (await client.get(url, {}, 0, 4, 100))[2] == b"abcd"
+            connection = next(iter(client._idle.values()))[0]
+            first = connection._timer.when()
+            while loop.time() < first - 0.25:
+                await asyncio.sleep(0.01)
+            begin = loop.time()
+            with pytest.raises(TimeoutError):
+                await client.get(url, {}, 0, 4, 100)
+            return first < begin + 0.5 <= loop.time() + 0.01, connection._timer
+        finally:
+            client.close()
+
+    assert asyncio.run(asyncio.wait_for(both(), 60)) == (True, None)
+
+
 @pytest.mark.parametrize(
     ("url", "simple"),
     [
@@ -204,6 +255,15 @@ def test_more_questions_than_connections(origin):
 )
 def test_simple_urls(url, simple):
     assert is_simple(url) is simple
+
+
+def test_some_paths_are_remembered_and_not_all():
+    some = Some()
+    for number in range(3 * _SOME_MAX):
+        some.add(f"{number}")
+        assert "0" in some or number >= _SOME_MAX
+        assert f"{max(number - _SOME_MAX + 1, 0)}" in some and f"{number}" in some
+    assert len(some._paths) + len(some._older) <= 2 * _SOME_MAX and "0" not in some
 
 
 def all_at_once(fs, urls):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FILLS_MAX = 256  # fills of a home at a time; each has its folios locked
-ANSWERS_MAX = 16  # answers to a loop that are kept back until those of the same turn are there, too
+ANSWERS_MAX = 8  # answers to a loop that are kept back until those of the same turn are there, too
 
 _homes: dict[int, Home] = {}  # this process's, by the identity of the loop, which they keep
 _mail: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mail] = weakref.WeakKeyDictionary()

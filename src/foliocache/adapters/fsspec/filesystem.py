@@ -555,6 +555,8 @@ def _make_target(
 
 
 def _stripped(fs: fsspec.AbstractFileSystem, scheme: str, path: Any) -> Any:
+    if type(path) is str and scheme and path.startswith(scheme):  # as most of them are, of targets whose names are URLs
+        return fs._strip_protocol(path)
     path = unprefixed(path, scheme)
     for one in path if isinstance(path, list) else (path,):
         if not isinstance(one, str):

@@ -162,12 +162,13 @@ class HTTPTarget(AsyncTarget):
     async def _first_bytes(self, path: str, start: int, end: int) -> tuple[int, First | None]:
         """Return the same as ``_first_plain``, by aiohttp, or `AsyncClient` if the server's answers have been plain."""
         server = path[: path.find("/", len("http://")) + 1]
-        if server in self._simple and server not in self._odd and is_simple(path) and self._is_plain_everywhere:
+        if server in self._simple and server not in self._odd and self._is_plain_everywhere:
             try:
                 answer = await self._async_client.get(path, self._headers(None), start, end, end - start)
                 if answer is not None:
                     return answer[0], self._first_of(*answer, start, end)
-                self._odd.add(server)
+                if is_simple(path):
+                    self._odd.add(server)
             except OSError:  # aiohttp, which has more to say about it, then tries
                 pass
         from aiohttp import ClientError
@@ -193,30 +194,33 @@ class HTTPTarget(AsyncTarget):
     def _first_of(self, status: int, headers: Any, data: bytes, start: int, end: int) -> First | None:
         """Return the First of a response; None if it proves nothing."""
         promised = self._promised(status, headers, start, end)
-        if promised is None or len(data) != promised[2]:
+        if promised is None:
             return None
-        return First(promised[0], promised[1], data)
+        identity, start, length = promised
+        return First(identity, start, data) if len(data) == length else None
 
     def _promised(self, status: int, headers: Any, start: int, end: int) -> tuple[Identity, int, int] | None:
         """Return (identity, first byte, number of bytes) of a response, if its headers prove that it has bytes of one version.
 
         The identity must be the one that HEAD would give. So a weak tag is refused: HEAD may have a strong one.
         """
-        length = _natural(headers.get("Content-Length"))
+        get = headers.get
+        length = _natural(get("Content-Length"))
         if status == 206:
-            found = _RANGE.match(headers.get("Content-Range", ""))
+            found = _RANGE.match(get("Content-Range", ""))
             size, most = _natural(found[3]) if found and int(found[1]) == start else None, end - start
-        elif status == 200 and headers.get("Accept-Ranges") != "none":
+        elif status == 200 and get("Accept-Ranges") != "none":
             size, start, most = length, 0, _WHOLE_MAX
         else:
             return None
-        etag, modified = headers.get("ETag"), headers.get("Last-Modified")
+        etag, modified = get("ETag"), get("Last-Modified")
         modified = modified if _date(modified) else None
         if not size or length != min(size - start, most) or _is_encoded(headers):
             return None
-        if not _is_strong(etag) and (etag or not modified):
+        is_strong = _is_strong(etag)
+        if not is_strong and (etag or not modified):
             return None
-        now = None if _is_strong(etag) else _date(headers.get("Date")) or None
+        now = None if is_strong else _date(get("Date")) or None
         return self._identity(size, etag, modified, now), start, length
 
     def _headers(self, asked: str | None) -> dict[str, str]:

@@ -62,6 +62,8 @@ def short(text: str, most: int) -> str:
     Names that are not UTF-8 (lone surrogates in Python) are escaped, and always have the digest, because another name may be
     spelled like the escaped one.
     """
+    if text.isascii() and len(text) <= most:
+        return text
     exact = text.encode(errors="surrogatepass")
     shown = text.encode(errors="backslashreplace")
     if len(shown) <= most and shown == exact:
