@@ -15,8 +15,8 @@ def fill(plan: Plan) -> list[Found]:
     """A source in memory, read through the cache: against memcpy, and with every page taken by eviction.
 
     Where not said otherwise the source is a ``readinto``, for which pages are cleared first: it may leave some of them as they
-    were, and they may have been another object's. What a ``read`` returns is copied. A long memcpy writes past the caches; one
-    of 64 KiB does not, which is the most that fills of 64 KiB can reach.
+    were, and they may have been another object's. What a ``read`` returns is copied. A memcpy in pieces of 64 KiB is the most
+    that fills of 64 KiB can reach.
     """
     size, total = VALUE, plan.fill_bytes
     content = bytes(range(256)) * (total // 256)

@@ -51,7 +51,7 @@ cdef class Found:
     cdef object window  # a weak reference to the window that was opened last
     cdef object rows  # what ``values.rows`` returns, once it was asked for
     cdef unsigned short at, end
-    cdef bint is_large, has_rows  # more than one folio
+    cdef unsigned char is_large, has_rows  # more than one folio; a byte each, since thousands are kept
 
     def __init__(self, bytes record, Py_ssize_t at, Py_ssize_t end, bytes content, mapping):
         if not 0 <= at <= end <= (0 if record is None else len(record)) <= RECORD_MAX:
