@@ -182,6 +182,30 @@ def test_a_readinto_finds_and_leaves_no_bytes_of_former_objects(pool_name):
     assert not any(map(any, seen)) and len(seen) == 20
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_source_finds_pages_as_they_were_only_if_it_is_exact(pool_name, exact):
+    """Every page has held a secret; a source that promises to write all of it may see that, and no reader does."""
+    pool = foliocache.open(pool_name, size="256KiB", page_size=4096)
+    secret = pool.mapping("secret", 60 * 4096, "v", lambda offset, length: b"S" * length)
+    secret.read(0, secret.size)
+    secret.invalidate()
+    seen = []
+
+    class Origin:
+        is_exact = exact
+
+        def read_into(self, offset, buffers):
+            for buffer in buffers:
+                seen.append(bytes(buffer))
+                buffer[:] = CONTENT[offset : offset + len(buffer)]
+                offset += len(buffer)
+                yield len(buffer)
+
+    for n in range(20):
+        assert pool.mapping(f"k{n}", 4000, "v", source=Origin()).read(0, 4000) == CONTENT[:4000]
+    assert len(seen) == 20 and any(map(any, seen)) == exact
+
+
 @pytest.mark.parametrize("how", ["read", "readinto"])
 def test_the_tail_of_a_page_holds_nothing_of_former_objects(pool_name, source, how):
     """A window maps whole pages, so its memory continues after the last byte."""

@@ -30,6 +30,10 @@ class Source(Protocol):
     It may have an attribute ``latency``: how many seconds it takes until the origin begins to answer, or None if that is not
     known. Of an origin that answers within 2 ms, smaller ranges are asked for.
 
+    It may have an attribute ``is_exact``, for which True is a promise: each buffer that it reports full has been written from
+    end to end. Its buffers then are pages as they were left, perhaps with another object's bytes in them; those of a source
+    that does not promise that are all zeros. Clearing them is about a sixth of the time in which a source in memory fills them.
+
     It may have a method ``read_ranges(ranges, at_once)``, which reads several ranges at a time in the thread that calls it.
     ``ranges`` is an iterator of (offset, buffers), from which each is taken when it is to be requested; at most ``at_once`` of
     them are under way. How many there should be at the moment, ``ranges.at_once`` says: fewer while other threads read, too.
@@ -68,6 +72,7 @@ class AsyncSource(Protocol):
     """A source that is a coroutine. It is called on an event loop of foliocache's own, one in each process.
 
     If it has ``read_into`` as well, threads call that, and only reads in event loops are answered by ``read_into_async``.
+    It may have ``is_exact``, as a `Source`.
     """
 
     def read_into_async(self, offset: int, buffers: Sequence[memoryview]) -> AsyncIterator[object]:

@@ -145,7 +145,7 @@ def _identity(size: int, stamp: str, extra: bytes) -> Identity:
 
 
 def _rest(identity: Identity) -> str:
-    """Return what else an identity has, as JSON. (An encoder, which is made anew for each call, takes longer.)"""
+    """Return what else an identity has, as JSON. An encoder, which json makes for each call, takes longer."""
     within = "null"
     if identity.within is not None:
         size = "null" if identity.within.size is None else identity.within.size
