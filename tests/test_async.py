@@ -1,6 +1,7 @@
 """Reads in event loops: hits in the calling thread, misses in others, and nothing that blocks a loop, leaks or hangs."""
 
 import asyncio
+import atexit
 import contextlib
 import errno
 import gc
@@ -1102,6 +1103,40 @@ def test_answers_of_one_turn_wake_the_callers_loop_once(elsewhere, monkeypatch):
     for count in (1, 20, 50):
         assert asyncio.run(asyncio.wait_for(both(count), PATIENCE)) == list(range(count))
     assert woken.count(1) == 1 and woken.count(20) == 1 and 1 <= woken.count(50) <= 3
+
+
+def test_calls_in_a_home_whose_loop_is_closed_are_answered(monkeypatch):
+    """Their coroutines are closed by the garbage collector, after their loop."""
+    unraisable = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    begun = threading.Semaphore(0)
+
+    async def forever():
+        begun.release()
+        await asyncio.Event().wait()
+
+    async def main():
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever)
+        thread.start()
+        home = homes.home_of(loop)
+        calls = [asyncio.ensure_future(home.call(forever)) for _ in range(3)]
+        await asyncio.sleep(0)
+        for _ in calls:
+            assert await asyncio.to_thread(begun.acquire, timeout=PATIENCE)
+        loop.call_soon_threadsafe(loop.stop)
+        await asyncio.to_thread(thread.join, PATIENCE)
+        homes._homes.pop(id(loop))
+        loop.close()
+        home._tasks.clear()
+        atexit.unregister(home.close)
+        del home, loop
+        gc.collect()
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    found = asyncio.run(asyncio.wait_for(main(), PATIENCE))
+    assert [str(each) for each in found] == ["the event loop of the source has been closed"] * 3
+    assert all(type(each) is RuntimeError for each in found) and not unraisable
 
 
 def test_an_answer_to_a_loop_that_has_been_closed_does_not_hold_up_others(elsewhere):

@@ -165,12 +165,14 @@ class Home:
     async def call(self, function: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
         """Return what a coroutine returns that runs in this loop, for a task of any loop. If that is cancelled, the coroutine
         still runs to its end. Raises RuntimeError if this loop has ended."""
-        call = _Call(self, function(*arguments))
+        coroutine = function(*arguments)
+        call = _Call(self, coroutine)
         try:
             self._calls.send(call.begin)
         except BaseException:
-            call.coroutine.close()
+            coroutine.close()
             raise
+        del coroutine
         await call.future
         error, call.error = call.error, None
         try:
@@ -182,19 +184,15 @@ class Home:
 
     def answer(self, mail: Mail, function: Callable[[], object]) -> None:
         """In this loop: call ``function()`` in another loop, which is woken once for most answers of the same turn."""
-        waiting = self._answers.get(mail)
-        if waiting is not None:
-            waiting.append(function)
-            if len(waiting) < ANSWERS_MAX:
-                return
-        elif len(self._tasks) > 1:
-            self._answers[mail] = [function]
+        waiting = self._answers.setdefault(mail, [])
+        waiting.append(function)
+        if len(waiting) >= ANSWERS_MAX or len(self._tasks) <= 1 or self.loop.is_closed():  # coroutines may be left by that
+            self._deliver(mail)
+        elif len(waiting) == 1:
             self.loop.call_soon(self._deliver, mail)
-            return
-        self._deliver(mail, function)
 
-    def _deliver(self, mail: Mail, *functions: Callable[[], object]) -> None:
-        if functions := tuple(self._answers.pop(mail, functions)):
+    def _deliver(self, mail: Mail) -> None:
+        if functions := self._answers.pop(mail, None):
             with contextlib.suppress(RuntimeError):  # that loop has been closed
                 mail.send(*functions)
 
@@ -251,7 +249,7 @@ class _Call:
 
     def __init__(self, home: Home, coroutine: Coroutine[Any, Any, Any]) -> None:
         self.home = home
-        self.coroutine = coroutine
+        self.coroutine: Coroutine[Any, Any, Any] | None = coroutine
         self.context = contextvars.copy_context()
         loop = asyncio.get_running_loop()
         self.answers = mail_to(loop)
@@ -263,8 +261,12 @@ class _Call:
         self.home.start(self._run(), self.context)
 
     async def _run(self) -> None:
+        coroutine, self.coroutine = self.coroutine, None  # whoever waits must not keep it alive when its loop has been closed
+        assert coroutine is not None
         try:
-            self.result = await self.coroutine
+            self.result = await coroutine
+        except GeneratorExit:
+            self.error = RuntimeError("the event loop of the source has been closed")
         except BaseException as error:
             self.error = error
         self.home.answer(self.answers, self._wake)
