@@ -209,6 +209,30 @@ def test_a_place_that_a_cancelled_question_does_not_need(talk, monkeypatch):
     assert all(isinstance(each, asyncio.CancelledError) for each in found[1:3]) and running == left == 0
 
 
+def test_a_place_that_a_closed_question_does_not_need(talk, monkeypatch):
+    """A coroutine that is closed while it waits is not cancelled: nothing ends its future."""
+    monkeypatch.setattr(http_async, "AT_ONCE", 1)
+    start, heads = talk
+    url = start([[OK], [OK], None])
+
+    async def several():
+        client = AsyncClient()
+        try:
+            first = asyncio.create_task(client.get(url, {}, 0, 4, 100))
+            await asyncio.sleep(0)
+            closed = client.get(url, {}, 0, 4, 100)
+            closed.send(None)
+            assert len(client._waiting) == 1
+            closed.close()
+            found = await first, await client.get(url, {}, 0, 4, 100)
+            return found, client._running, len(client._waiting)
+        finally:
+            client.close()
+
+    found, running, left = asyncio.run(asyncio.wait_for(several(), 10))
+    assert found[0][2] == found[1][2] == b"abcd" and len(heads) == 2 and running == left == 0
+
+
 def test_a_question_has_all_of_its_own_time(talk, monkeypatch):
     """The timer of the connection's first question is still on the way."""
     start, _ = talk

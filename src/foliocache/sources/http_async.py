@@ -97,7 +97,9 @@ class AsyncClient:
         try:
             await turn
         except BaseException:
-            if turn.done() and not turn.cancelled():  # it has got the place
+            if not turn.done():  # the coroutine is closed, not cancelled
+                self._waiting.remove(turn)
+            elif not turn.cancelled():  # it has got the place
                 self._end_turn()
             raise
 
