@@ -17,8 +17,9 @@ HEAD = b'HTTP/1.1 206 Partial Content\r\nETag: "1"\r\nContent-Range: bytes 0-3/9
 OK = HEAD + b"abcd"
 
 
-def asked(*urls, most=100, headers=None, range_=(0, 4)):
-    """Ask for all URLs, one after the other. Return the answers, and how many connections are idle then."""
+def asked(*urls, most=100, headers=None, range_=(0, 4), loops=asyncio):
+    """Ask for all URLs, one after the other. Return the answers, and how many connections are idle then. loops: what makes the
+    event loop."""
 
     async def all_of_them():
         client = AsyncClient()
@@ -33,7 +34,8 @@ def asked(*urls, most=100, headers=None, range_=(0, 4)):
         finally:
             client.close()
 
-    return asyncio.run(asyncio.wait_for(all_of_them(), 60))
+    with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:
+        return runner.run(asyncio.wait_for(all_of_them(), 60))
 
 
 @pytest.fixture
@@ -149,6 +151,18 @@ def test_a_server_that_says_nothing(talk, monkeypatch):
     monkeypatch.setattr(http_async, "READ_TIMEOUT", 0.1)
     found, idle = asked(start([None]))
     assert isinstance(found[0], TimeoutError) and idle == 0
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+def test_loops_of_either_kind(talk, monkeypatch, kind):
+    """Two answers over one connection, then servers that close in the middle and that say nothing."""
+    loops = pytest.importorskip(kind, reason=f"{kind} is not installed")
+    monkeypatch.setattr(http_async, "READ_TIMEOUT", 0.5)
+    start, heads = talk
+    url = start([[OK], [OK]], [[HEAD]], [None])
+    found, idle = asked(url, url, url, url, loops=loops)
+    assert [each[2] for each in found[:2]] == [b"abcd"] * 2 and len(heads) == 3 and idle == 0
+    assert isinstance(found[2], ConnectionError) and isinstance(found[3], TimeoutError)
 
 
 def test_a_cancelled_question_costs_the_connection(talk):

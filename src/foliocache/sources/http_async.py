@@ -12,6 +12,7 @@ import re
 import weakref
 from collections import deque
 from collections.abc import Mapping
+from typing import cast
 
 from .http import IDLE_MAX, READ_TIMEOUT, Fields, Headers, Place, Unusual, fields_of, request_of
 from .wire import Reply, parsed
@@ -166,8 +167,7 @@ class _Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None  # for some deadline; it is kept for the next request
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport, self.is_open = transport, True
+        self._transport, self.is_open = cast("asyncio.Transport", transport), True  # uvloop's is none of asyncio's classes
 
     def ask(self, request: bytes, most: int) -> asyncio.Future[Reply | None]:
         """Send a request and return the response; None if it is not plain or has a body of more bytes than ``most``."""
