@@ -1071,7 +1071,9 @@ def elsewhere():
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    yield homes.home_of(loop)
+    home = homes.home_of(loop)
+    home.is_lasting = True  # so that answers are kept back
+    yield home
     loop.call_soon_threadsafe(loop.stop)
     thread.join(PATIENCE)
     homes._homes.pop(id(loop))
@@ -1103,6 +1105,40 @@ def test_answers_of_one_turn_wake_the_callers_loop_once(elsewhere, monkeypatch):
     for count in (1, 20, 50):
         assert asyncio.run(asyncio.wait_for(both(count), PATIENCE)) == list(range(count))
     assert woken.count(1) == 1 and woken.count(20) == 1 and 1 <= woken.count(50) <= 3
+
+
+def test_a_loop_that_stops_with_its_last_answers():
+    """It may not be known how long a loop runs; then no answer waits for its next turn."""
+    loop, begun = asyncio.new_event_loop(), threading.Semaphore(0)
+    home, ready, go = homes.home_of(loop), threading.Event(), None
+
+    async def until_then():
+        nonlocal go
+        go = asyncio.Event()
+        ready.set()
+        await go.wait()
+
+    async def work(number):
+        begun.release()
+        await go.wait()
+        await asyncio.sleep(0)  # until the turn after which the loop stops
+        return number
+
+    async def callers():
+        await asyncio.to_thread(ready.wait, PATIENCE)
+        calls = [asyncio.ensure_future(home.call(work, number)) for number in range(3)]
+        await asyncio.sleep(0)
+        for _ in calls:
+            assert await asyncio.to_thread(begun.acquire, timeout=PATIENCE)
+        loop.call_soon_threadsafe(go.set)
+        return await asyncio.gather(*calls)
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(until_then(),))
+    thread.start()
+    assert asyncio.run(asyncio.wait_for(callers(), PATIENCE)) == [0, 1, 2]
+    thread.join(PATIENCE)
+    homes._homes.pop(id(loop))
+    loop.close()
 
 
 def test_calls_in_a_home_whose_loop_is_closed_are_answered(monkeypatch):
@@ -1155,7 +1191,7 @@ def test_an_answer_to_a_loop_that_has_been_closed_does_not_hold_up_others(elsewh
         return number
 
     async def others():
-        hanging = asyncio.ensure_future(elsewhere.call(forever))  # so that answers are kept back
+        hanging = asyncio.ensure_future(elsewhere.call(forever))  # so that answers are kept back, since it is not the last
         await asyncio.sleep(0)
         gone.set()
         try:

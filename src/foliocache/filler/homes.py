@@ -140,6 +140,7 @@ class Home:
         self.loop = loop
         self.fills: int = 0
         self.served: int = 0
+        self.is_lasting: bool = False  # True for a loop that is known to run until the process ends
         self._pid = os.getpid()
         self._tasks: set[asyncio.Task[None]] = set()
         self._steps: deque[Callable[[], object]] = deque()  # that wait until there are fewer fills
@@ -186,7 +187,8 @@ class Home:
         """In this loop: call ``function()`` in another loop, which is woken once for most answers of the same turn."""
         waiting = self._answers.setdefault(mail, [])
         waiting.append(function)
-        if len(waiting) >= ANSWERS_MAX or len(self._tasks) <= 1 or self.loop.is_closed():  # coroutines may be left by that
+        is_alone = len(waiting) >= ANSWERS_MAX or len(self._tasks) <= 1
+        if is_alone or not self.is_lasting or self.loop.is_closed():  # another loop may be stopped before its next turn
             self._deliver(mail)
         elif len(waiting) == 1:
             self.loop.call_soon(self._deliver, mail)

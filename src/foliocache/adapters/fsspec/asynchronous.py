@@ -23,7 +23,6 @@ from fsspec.asyn import AbstractAsyncStreamedFile, AsyncFileSystem, get_loop
 from foliocache import ChangedError
 from foliocache.errors import FoliocacheError
 from foliocache.filler.awaiting import in_thread
-from foliocache.filler.homes import home_of
 from foliocache.sizes import quoted
 
 from .ranges import Merged, Range, Want, bounds, extent, firsts_of, is_cached, ranges_of
@@ -183,7 +182,7 @@ class Asynchronous(AsyncFileSystem):
     async def _uncached(self, path: str, identity: Identity, start: int | None, end: int | None) -> bytes:
         """Return a range of an object that is not cacheable."""
         if self.target.awaits:
-            return await home_of(self.target.loop).call(self.target.uncached_async, path, identity, start, end)
+            return await self.target.home.call(self.target.uncached_async, path, identity, start, end)
         return await in_thread(self.target.uncached, path, identity, start, end)
 
     async def _cat_ranges(

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 
 from foliocache.errors import FoliocacheError
-from foliocache.filler.homes import home_of
 from foliocache.sizes import parse_size
 
 from . import fork
@@ -127,7 +126,7 @@ class Identifying:
             from foliocache.filler.awaiting import in_thread
 
             await in_thread(self._has_pool)  # making a pool takes long
-        return await home_of(self.target.loop).call(self._identify_there, path, want, firsts)
+        return await self.target.home.call(self._identify_there, path, want, firsts)
 
     def _identifying(self, path: str, want: Want | None, firsts: list[First] | None = None) -> Steps:
         asks_with_bytes = want is not None and self.target.tells_with_bytes

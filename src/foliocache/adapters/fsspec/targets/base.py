@@ -24,10 +24,12 @@ from functools import cached_property
 from time import monotonic
 from typing import Any, TypeVar
 
+import fsspec.asyn
 from fsspec import AbstractFileSystem
 from fsspec.asyn import sync
 
 from foliocache import ChangedError
+from foliocache.filler.homes import Home, home_of
 
 from .. import fork
 from . import place
@@ -274,6 +276,13 @@ class Target:
     @cached_property
     def loop(self) -> Any:
         return self.fs.loop
+
+    @cached_property
+    def home(self) -> Home:
+        """Where the filesystem's coroutines run."""
+        home = home_of(self.loop)
+        home.is_lasting = self.loop is fsspec.asyn.loop[0]
+        return home
 
     async def identify_async(self, path: str) -> Identity:
         raise NotImplementedError
