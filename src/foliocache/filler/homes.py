@@ -263,7 +263,7 @@ class _Call:
         self.home.start(self._run(), self.context)
 
     async def _run(self) -> None:
-        coroutine, self.coroutine = self.coroutine, None  # whoever waits must not keep it alive when its loop has been closed
+        coroutine, self.coroutine = self.coroutine, None  # its waiters must not keep it alive when its loop has been closed
         assert coroutine is not None
         try:
             self.result = await coroutine
