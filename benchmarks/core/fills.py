@@ -62,50 +62,18 @@ def fill(plan: Plan) -> list[Found]:
             "64 KiB folios, evicting": _evicting(tight, total, view, size),
         }
         speed = interleave(cases, plan.rounds, warmup=3)
+
+    def beside_memcpy(metric: str, case: str, budget: str | None = None) -> Found:
+        return record(metric, speed[case], "GB/s", against="memcpy", baseline=speed["memcpy"], budget=budget)
+
     return [
-        record(
-            "fill, default folios",
-            speed["default folios"],
-            "GB/s",
-            against="memcpy",
-            baseline=speed["memcpy"],
-            budget=">= 0.85",
-        ),
-        record(
-            "fill, default folios, exact source",
-            speed["default folios, exact source"],
-            "GB/s",
-            against="memcpy",
-            baseline=speed["memcpy"],
-            budget=">= 0.85",
-        ),
-        record(
-            "fill, default folios, read",
-            speed["default folios, read"],
-            "GB/s",
-            against="memcpy",
-            baseline=speed["memcpy"],
-            budget=">= 0.85",
-        ),
-        record(
-            "memset and memcpy, 1 MiB at a time",
-            speed["memset and memcpy, 1 MiB at a time"],
-            "GB/s",
-            against="memcpy",
-            baseline=speed["memcpy"],
-        ),
-        record(
-            "memcpy, 64 KiB at a time", speed["memcpy, 64 KiB at a time"], "GB/s", against="memcpy", baseline=speed["memcpy"]
-        ),
-        record("fill, 64 KiB folios", speed["64 KiB folios"], "GB/s", against="memcpy", baseline=speed["memcpy"]),
-        record(
-            "fill, 64 KiB folios, read",
-            speed["64 KiB folios, read"],
-            "GB/s",
-            against="memcpy",
-            baseline=speed["memcpy"],
-            budget=">= 0.7",
-        ),
+        beside_memcpy("fill, default folios", "default folios", ">= 0.85"),
+        beside_memcpy("fill, default folios, exact source", "default folios, exact source", ">= 0.85"),
+        beside_memcpy("fill, default folios, read", "default folios, read", ">= 0.85"),
+        beside_memcpy("memset and memcpy, 1 MiB at a time", "memset and memcpy, 1 MiB at a time"),
+        beside_memcpy("memcpy, 64 KiB at a time", "memcpy, 64 KiB at a time"),
+        beside_memcpy("fill, 64 KiB folios", "64 KiB folios"),
+        beside_memcpy("fill, 64 KiB folios, read", "64 KiB folios, read", ">= 0.7"),
         record(
             "fill of a 64 KiB folio, evicting",
             size / speed["64 KiB folios, evicting"],
