@@ -4,12 +4,14 @@ import contextlib
 import fcntl
 import os
 import signal
+import threading
 import uuid
 
 import guard
 import pytest
 
 import foliocache
+from foliocache.pool import names as names_module
 
 # A shell that starts the tests in the background makes them ignore SIGINT, and every process that they start would inherit
 # that.
@@ -77,3 +79,28 @@ def source():
 @pytest.fixture
 def make_source():
     return Source
+
+
+@pytest.fixture
+def waited(monkeypatch):
+    """An event: somebody has begun to wait for a question that another thread or process asks for a name."""
+    slept = threading.Event()
+    original = names_module.NameTable
+
+    class Watched:
+        def __init__(self, *arguments):
+            self.table = original(*arguments)
+
+        def __getattr__(self, name):
+            return getattr(self.table, name)
+
+        def wait(self, *arguments):
+            slept.set()
+            return self.table.wait(*arguments)
+
+        def doze(self, *arguments):
+            slept.set()
+            return self.table.doze(*arguments)
+
+    monkeypatch.setattr(names_module, "NameTable", Watched)
+    return slept

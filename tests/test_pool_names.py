@@ -34,27 +34,6 @@ def ended(pid):
     return os.waitstatus_to_exitcode(status)
 
 
-@pytest.fixture
-def waited(monkeypatch):
-    """Counts the sleeps of ``ask``; an event says that there was one."""
-    slept = threading.Event()
-    original = names_module.NameTable
-
-    class Watched:
-        def __init__(self, *arguments):
-            self.table = original(*arguments)
-
-        def __getattr__(self, name):
-            return getattr(self.table, name)
-
-        def wait(self, *arguments):
-            slept.set()
-            return self.table.wait(*arguments)
-
-    monkeypatch.setattr(names_module, "NameTable", Watched)
-    return slept
-
-
 def test_what_was_answered_is_known(pool):
     assert pool.names.recall("k", 60) is None
     with pool.names.ask("k", 60) as ask:

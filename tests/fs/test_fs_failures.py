@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -10,6 +11,7 @@ import pytest
 
 import foliocache
 from foliocache import ChangedError
+from foliocache.adapters.fsspec import FolioFileSystem
 
 PATIENCE = 60
 
@@ -69,6 +71,38 @@ def test_all_who_wait_learn_that_the_origin_is_down(http, origin, pool, data):
     origin.before_get = lambda path, headers: None
     with http.open(url) as file:
         assert file.read() == data
+
+
+def awaited(http, url):
+    return asyncio.run(http._cat_file(url))
+
+
+@pytest.mark.parametrize("read", [FolioFileSystem.cat_file, awaited])
+def test_pool_is_closed_while_another_thread_asks_what_a_name_means(http, origin, data, waited, read):
+    """Who waits for the answer asks for it, over the reopened pool."""
+    url = origin.put("/a.bin", data)
+    asked, go, found = threading.Event(), threading.Event(), []
+
+    def before_get(path, headers):
+        asked.set()
+        assert go.wait(PATIENCE)
+
+    origin.before_get = before_get
+    pool = http.pool
+    threads = [threading.Thread(target=lambda: found.append(read(http, url))) for _ in range(2)]
+    threads[0].start()
+    assert asked.wait(PATIENCE)
+    threads[1].start()
+    assert waited.wait(PATIENCE)
+    closing = threading.Thread(target=pool.close)
+    closing.start()
+    while not pool.closed:
+        time.sleep(0.001)
+    go.set()
+    for thread in (*threads, closing):
+        thread.join(PATIENCE)
+    assert found == [data, data]
+    assert not http.pool.closed
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,7 @@ from foliocache.errors import FoliocacheError
 from foliocache.filler.awaiting import in_thread
 from foliocache.sizes import quoted
 
+from .identifying import ATTEMPTS
 from .ranges import Merged, Range, Want, bounds, extent, firsts_of, is_cached, ranges_of
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ Coroutines = list[Callable[[], Coroutine[Any, Any, Any]]]
 
 _LONG = 4 << 20  # bytes; so much that is missing of several ranges is read as by ``cat_ranges``, in a thread
 _QUICK_AT_ONCE = 64  # cached ranges that are read before other tasks run
-ATTEMPTS = 3  # to read an object that changes while it is read
 
 
 async def together(calls: Coroutines, on_error: str, is_quick: Callable[[int], bool] = lambda number: False) -> list[Any]:

@@ -34,12 +34,12 @@ from foliocache.sizes import integer, quoted
 
 from . import fork
 from .answers import Answers
-from .asynchronous import ATTEMPTS, Asynchronous
+from .asynchronous import Asynchronous
 from .download import copy_out, is_same_file, make_folder_for, pairs
 from .file import FolioFile, WriteThrough
 from .filecache import POOL_OPTIONS
 from .gather import AT_ONCE, gather
-from .identifying import Identifying, refuse_at_the_end
+from .identifying import ATTEMPTS, Identifying, refuse_at_the_end
 from .identities import Identities, trust_seconds
 from .passthrough import FolioTransaction, refuse_misspelled, unprefixed
 from .plan import Plan

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from .targets.base import First
 
+ATTEMPTS = 3  # to read an object while it changes, or through a pool while it is closed
+
 # Yields (function of this class or of the target, its arguments), and receives what that returns or raises.
 Steps = Generator[tuple[Any, ...], Any, Identity]
 
@@ -68,6 +70,17 @@ class Identifying:
         identity = self._remembered(path)
         if identity is not None:
             return identity
+        for attempt in range(1, ATTEMPTS + 1):
+            pool = self._pool
+            try:
+                return self._identify_here(path, want)
+            except FoliocacheError:
+                if attempt == ATTEMPTS or not self._has_lost(pool):
+                    raise
+        raise AssertionError("unreachable")
+
+    def _identify_here(self, path: str, want: Want | None) -> Identity:
+        """Ask for the identity of a path, in this thread."""
         refuse_at_the_end(self.target.fs)
         steps, answer = self._identifying(path, want), None
         try:
@@ -126,7 +139,14 @@ class Identifying:
             from foliocache.filler.awaiting import in_thread
 
             await in_thread(self._has_pool)  # making a pool takes long
-        return await self.target.home.call(self._identify_there, path, want, firsts)
+        for attempt in range(1, ATTEMPTS + 1):
+            pool = self._pool
+            try:
+                return await self.target.home.call(self._identify_there, path, want, firsts)
+            except FoliocacheError:
+                if attempt == ATTEMPTS or not self._has_lost(pool):
+                    raise
+        raise AssertionError("unreachable")
 
     def _identifying(self, path: str, want: Want | None, firsts: list[First] | None = None) -> Steps:
         asks_with_bytes = want is not None and self.target.tells_with_bytes
@@ -211,6 +231,11 @@ class Identifying:
                 piece.release()
         return identity
 
+    def _has_lost(self, pool: Any) -> bool:
+        """Return True if this pool, or the one that was opened since there was none, has been closed: the whole process shares
+        them, so a question starts again."""
+        return pool is not self._pool or (pool is not None and pool.closed)
+
     def _has_pool(self) -> bool:
         """Return True if there is a pool, or one can be made. Uncached reads work without one."""
         try:
@@ -239,7 +264,10 @@ class Identifying:
             return identity
         if self._pool is None or self._pool.closed or self._target.pid != fork.pid:
             return None
-        name = self._pool.names.recall(self._target.key(path), self._trust, who=self._who)
+        try:
+            name = self._pool.names.recall(self._target.key(path), self._trust, who=self._who)
+        except FoliocacheError:  # another thread has closed the pool
+            return None
         return None if name is None else unshared(path, name)
 
     def _is_remembered(self, path: str, want: Want | None = None) -> bool:
