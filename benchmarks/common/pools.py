@@ -16,7 +16,19 @@ from benchmarks.common.measure import Unavailable, available_memory
 from benchmarks.common.plan import GIB, KIB, MIB
 from foliocache.cli.signals import CleanupStack, blocked
 
-__all__ = ["GIB", "KIB", "MIB", "VALUE", "Pattern", "attach_ms", "metadata_per_page", "new_pool", "one_per_folio", "values"]
+__all__ = [
+    "GIB",
+    "KIB",
+    "MIB",
+    "VALUE",
+    "Pattern",
+    "attach_ms",
+    "metadata_per_page",
+    "new_pool",
+    "one_per_folio",
+    "require_memory",
+    "values",
+]
 
 VALUE = 64 * KIB
 SPARE = 1 * GIB
