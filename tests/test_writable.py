@@ -1,11 +1,15 @@
 """Leases, windows and arrays that may be written to: private, isolated across a fork, and leaving nothing."""
 
+import contextlib
 import functools
 import os
+import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import fresh
 import numpy
 import pytest
 
@@ -64,6 +68,29 @@ def test_a_lease_is_writable_also_when_the_pool_has_no_room(pool, mapping, sourc
         assert not lease.cached and memoryview(lease) == source.content[5:105]
         memoryview(lease)[:] = bytes(100)
         assert mapping.read_bytes(5, 100) == source.content[5:105]
+
+
+@fresh.process
+def test_pages_that_cannot_be_mapped_change_nothing(pool_name):
+    pool = foliocache.open(pool_name, size="8MiB")
+    mapping = pool.mapping("k", 1 << 20, "1", lambda offset, length: b"x" * length)
+    mapping.lease(0, writable="copy").release()  # what is needed once is there
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    failed = 0
+    resource.setrlimit(resource.RLIMIT_AS, (used, before[1]))
+    try:
+        for _ in range(100):
+            with contextlib.suppress(foliocache.FoliocacheError, MemoryError):
+                mapping.lease(0, writable="copy")
+                continue
+            failed += 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert failed
+    assert pool.audit() == []
+    leases = [mapping.lease(n) for n in range(1500)]
+    assert {bytes(lease[:1]) for lease in leases} == {b"x"}
 
 
 VIEWS = {"lease": lambda mapping: mapping.lease(0, writable="copy"), "window": lambda mapping: mapping.window(writable="copy")}

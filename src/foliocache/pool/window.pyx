@@ -108,24 +108,24 @@ def private_lease(Lease lease not None):
     cdef Lease copy = new_lease()
     cdef PrivatePages pages
     cdef u64 place, begin
-    copy.attachment = lease.attachment
-    copy.epoch = lease.epoch
-    copy.length = lease.length
-    copy.is_writable = True
     if lease.private is not None:
         copy.private = bytearray(lease.data[:lease.length])
         copy.data = PyByteArray_AS_STRING(copy.private)
-        return copy
-    place = _place(lease)
-    begin = place & (PAGE - 1)
-    pages = PrivatePages.__new__(PrivatePages)
-    pages.lease = lease
-    pages.size = (begin + lease.length + PAGE - 1) & ~(PAGE - 1)
-    pages.base = <char *>_map(NULL, pages.size, lease.attachment, place - begin, True)
-    watch(pages)
-    copy.pfn = lease.pfn
-    copy.private = pages
-    copy.data = pages.base + begin
+    else:
+        place = _place(lease)
+        begin = place & (PAGE - 1)
+        pages = PrivatePages.__new__(PrivatePages)
+        pages.lease = lease
+        pages.size = (begin + lease.length + PAGE - 1) & ~(PAGE - 1)
+        pages.base = <char *>_map(NULL, pages.size, lease.attachment, place - begin, True)
+        watch(pages)
+        copy.pfn = lease.pfn
+        copy.private = pages
+        copy.data = pages.base + begin
+    copy.attachment = lease.attachment  # last: a lease with a pool and without private bytes drops a pin when it ends
+    copy.epoch = lease.epoch
+    copy.length = lease.length
+    copy.is_writable = True
     return copy
 
 
