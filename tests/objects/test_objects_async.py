@@ -54,6 +54,27 @@ def test_the_failure_of_a_task_is_told_to_those_that_wait(shared, key):
     assert type(second) in (LookupError, foliocache.SourceError)  # it has waited, or come too late for that
 
 
+@pytest.mark.parametrize("steps", range(1, 7))
+def test_a_call_that_is_cancelled_at_once_leaves_no_question(shared, key, steps):
+    """Also if its traceback is kept, with all that the frames have."""
+    shared.fill_timeout = 1000 * PATIENCE
+
+    async def make():
+        return numpy.arange(50_000)
+
+    async def ask():
+        for n in range(20):
+            task = asyncio.create_task(shared.get_or_create_async(f"{key}{n}", make))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            (kept,) = await asyncio.gather(task, return_exceptions=True)
+            assert (await shared.get_or_create_async(f"{key}{n}", make))[-1] == 49_999
+            del kept
+
+    run(ask())
+
+
 def test_a_cancelled_maker_is_replaced(shared, key):
     async def ask():
         started = asyncio.Event()

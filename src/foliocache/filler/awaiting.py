@@ -66,6 +66,7 @@ async def outcome(
     engine whose thread it is instead.
     """
     call = _Call(engine, begin)
+    del begin  # see `abandon`
     if is_short and is_home():
         call()
     elif engine.closed or not (threads or engine).submit(call):
@@ -74,6 +75,9 @@ async def outcome(
     try:
         if not call.is_told:
             await call.future
+    except BaseException:
+        call.abandon()
+        raise
     finally:
         engine.waiting.discard(call)
     return call.take()
@@ -130,20 +134,31 @@ class _Call(Generic[T]):
     """A wait in a loop for the outcome of a call in another thread."""
 
     def __init__(self, engine: Engine, begin: Callable[[Tell[T]], object]) -> None:
-        self._engine, self._begin = engine, begin
+        self._engine = engine
+        self._begin: Callable[[Tell[T]], object] | None = begin
         self._loop = asyncio.get_running_loop()
         self.future: asyncio.Future[None] = self._loop.create_future()
         self._result: T | None = None
         self._error: BaseException | None = None
         self.is_told = False
         self.wakes = False  # True if the loop has to be woken
+        self._is_abandoned = False
         engine.waiting.add(self)
 
     def __call__(self) -> None:
+        begin, self._begin = self._begin, None
+        if begin is None:
+            return
         try:
-            self._begin(self.tell)
+            begin(self.tell)
         except BaseException as error:
             self.tell(error=error)
+
+    def abandon(self) -> None:
+        """Keep nothing: the task was cancelled, and its traceback, which has this, may live long. What was begun may hold a
+        question for which others wait, or a lease."""
+        self._is_abandoned = True  # before the outcome is dropped: `tell` stores that, and then reads this
+        self._begin = self._result = self._error = None
 
     def close(self) -> None:
         self.tell(error=FoliocacheError("the pool has been closed in this process, or there are no threads for its work"))
@@ -155,6 +170,8 @@ class _Call(Generic[T]):
         with contextlib.suppress(KeyError, RuntimeError):  # the wait has ended; or the loop has been closed
             self._engine.waiting.remove(self)
             self._result, self._error = result, error
+            if self._is_abandoned:
+                self._result = self._error = None
             self.is_told = True  # before `wakes` is read: the loop writes that, and then reads this
             if self.wakes:
                 self._loop.call_soon_threadsafe(self._wake)

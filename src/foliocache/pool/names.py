@@ -132,14 +132,17 @@ class Names:
                 return Ask(known)
         steps = self._steps(name, max_age, -id(asyncio.current_task(loop)))  # no thread has such a number
         step: Ask | bool | None = None
-        if at_home:
-            first = next(steps)  # takes locks of the pool, for microseconds
-            if isinstance(first, Ask):
-                return first
-            step = await outcome(self._pool.engine, functools.partial(self._doze, name), is_short=True)
-        while not isinstance(step, Ask):
-            step = await outcome(self._pool.engine, functools.partial(self._step, steps, name, step), is_short=True)
-        return step
+        try:
+            if at_home:
+                first = next(steps)  # takes locks of the pool, for microseconds
+                if isinstance(first, Ask):
+                    return first
+                step = await outcome(self._pool.engine, functools.partial(self._doze, name), is_short=True)
+            while not isinstance(step, Ask):
+                step = await outcome(self._pool.engine, functools.partial(self._step, steps, name, step), is_short=True)
+            return step
+        finally:
+            del steps  # it has the question, and this frame may live long, in the traceback of a task that was cancelled
 
     def _step(self, steps: _Steps, name: _Digest, has_waited: bool | None, tell: Tell[Ask | bool]) -> None:
         """In another thread: run ``steps`` up to the question, or to the end of a wait, and pass that to ``tell``."""
