@@ -415,6 +415,12 @@ def test_a_record_of_something_else_is_none(body):
     assert failure.read(struct.pack("<II", len(body), zlib.crc32(body)) + body) is None
 
 
+@pytest.mark.parametrize("name", ["N" * 5000, "\U0001f600" * 5000])
+def test_a_record_of_an_exception_with_a_long_name(name):
+    kind, _, said = failure.read(failure.record(type(name, (Exception,), {})("why")))
+    assert name.startswith(kind) and kind and said == "why"
+
+
 class Unprintable(Exception):
     def __str__(self):
         raise ValueError("no")

@@ -21,6 +21,7 @@ import zlib
 from ..errors import ChangedError, FoliocacheError, SourceError
 
 RECORD_MAX = 2048  # less than the smallest page
+KIND_MAX = 100  # characters of a class's name; in JSON, each takes 12 bytes at most
 _HEADER = struct.Struct("<II")  # the number of bytes of JSON that follow, and their CRC
 _OWN_EXCEPTIONS = (
     MemoryError,
@@ -46,9 +47,9 @@ def record(error: BaseException) -> bytes | None:
     number = number if type(number) is int and 0 < number < 1 << 31 else None
     if _is_our_own(error) or number in _OWN_ERRNOS:
         return None
-    text = _text_of(error)
+    kind, text = type(error).__name__[:KIND_MAX], _text_of(error)
     while True:
-        body = json.dumps(Failure(type(error).__name__, number, text)).encode()
+        body = json.dumps(Failure(kind, number, text)).encode()
         if len(body) <= RECORD_MAX - _HEADER.size:
             return _HEADER.pack(len(body), zlib.crc32(body)) + body
         text = text[: len(text) // 2]
