@@ -12,6 +12,7 @@ import weakref
 
 import numpy
 import pytest
+from lines import at_line, count_lines
 
 import foliocache
 from foliocache.objects import store
@@ -243,6 +244,22 @@ def test_a_maker_that_asks_for_others_and_for_itself(shared, key):
     with pytest.raises(foliocache.FoliocacheError, match=r"asks for .* itself"):
         shared.get_or_create(key + "3", lambda: shared.get_or_create(key + "3", int))
     assert shared.get_or_create(key + "3", lambda: 3) == 3
+
+
+def test_a_key_is_usable_after_an_interrupt_at_any_line(shared, key):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    lines = count_lines(lambda: shared.get_or_create(key, lambda: [1] * 300))
+    interrupted = 0
+    for line in range(1, lines + 1):
+        try:
+            with at_line(line, interrupt):
+                shared.get_or_create(f"{key}{line}", lambda: [1] * 300)
+        except KeyboardInterrupt:
+            interrupted += 1
+        assert shared.get_or_create(f"{key}{line}", lambda: [1] * 300) == [1] * 300
+    assert interrupted > lines // 2
 
 
 def test_versions_expiry_and_deletion(shared, key):

@@ -1,5 +1,6 @@
-from collections.abc import Iterable
-from typing import Any, NoReturn, final
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, NoReturn, TypeVar, final
 
 from typing_extensions import Buffer, disjoint_base
 
@@ -8,9 +9,21 @@ from .host import Known, Mapping, Names
 from .store import Writable
 from .values import Loads
 
+T = TypeVar("T")
+
 MISSING: object
 
 class Gone(FoliocacheError): ...
+
+@final
+class Member:
+    def __init__(self, group: set[Any], member: object) -> None: ...
+    def __reduce__(self) -> NoReturn: ...
+    def __enter__(self) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+    def call(self, function: Callable[[], T]) -> T: ...
 
 @final
 class Found:

@@ -38,6 +38,35 @@ class Gone(FoliocacheError):
 @cython.final
 @cython.no_gc
 @cython.auto_pickle(False)
+cdef class Member:
+    """A context in which a set has a member. It is compiled: a signal handler that raises cannot part the member from the block."""
+    cdef set group
+    cdef object member
+
+    def __init__(self, set group not None, member):
+        self.group, self.member = group, member
+
+    def __reduce__(self):
+        raise TypeError("a membership is this process's, and cannot be copied or pickled")
+
+    def __enter__(self):
+        self.group.add(self.member)
+
+    def __exit__(self, kind, error, traceback):
+        self.group.discard(self.member)
+
+    def call(self, function):
+        """Return what the function returns, called in this context."""
+        self.group.add(self.member)
+        try:
+            return function()
+        finally:
+            self.group.discard(self.member)
+
+
+@cython.final
+@cython.no_gc
+@cython.auto_pickle(False)
 cdef class Found:
     """One object. ``record`` is that of its name; bytes ``at`` to ``end`` of it, the head, describe the object (``values``).
     There is no object if they are none.

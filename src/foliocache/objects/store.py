@@ -29,7 +29,7 @@ from ..errors import FoliocacheError, SourceError
 from ..filler import failure
 from ..sizes import quoted
 from . import values
-from .found import MISSING, Found, Gone, Lookup, private
+from .found import MISSING, Found, Gone, Lookup, Member, private
 from .values import Loads
 
 if TYPE_CHECKING:
@@ -249,13 +249,11 @@ class Objects(Lookup):
             found = self._look(turn, ask.known)
             if found is not MISSING:
                 return found
-        with self._marked(turn):
-            return values.alone(make(), turn.writable is not None)
+        return values.alone(self._marked(turn).call(make), turn.writable is not None)
 
     def _make(self, ask: Ask, turn: _Turn, make: Make) -> Any:
         try:
-            with self._marked(turn):
-                value = make()
+            value = self._marked(turn).call(make)
             stored = values.encode(value, turn.loads, turn.key)
         except BaseException as error:
             _tell(ask, error)
@@ -289,14 +287,9 @@ class Objects(Lookup):
         content = await in_engine(engine, lambda: self._kept(ask, turn, stored))
         return self._built(turn, value, stored, content)
 
-    @contextlib.contextmanager
-    def _marked(self, turn: _Turn) -> Iterator[None]:
-        """Remember what this thread or task is making, so that ``make`` cannot wait for its own result."""
-        self._making.add(turn.mine)
-        try:
-            yield
-        finally:
-            self._making.discard(turn.mine)
+    def _marked(self, turn: _Turn) -> Member:
+        """Return a context that remembers what this thread or task is making: ``make`` cannot wait for its own result."""
+        return Member(self._making, turn.mine)
 
     def _look(self, turn: _Turn, name: Name) -> Any:
         """Return the object that another process has made; MISSING if it is gone already. Raises SourceError if that process
