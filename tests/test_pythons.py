@@ -37,8 +37,8 @@ def installed(version, folder, extras="", *packages):
     source = folder / "source"
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv*", "__pycache__", "bdist.*", "*.egg-info"))
     # The C code is the same for every Python, and takes as long to write as to compile. Cython takes it as it is unless it is
-    # older than Cython's own files, which pip is about to install. What this Python's ``make build`` has compiled is taken as it
-    # is, too, except in a soak.
+    # older than Cython's own files, which pip is about to install. What ``make build`` has compiled is taken as it is, too,
+    # except in a soak.
     hour = 3600
     for written in (source / "build").rglob("*"):
         if written.suffix == ".c":
