@@ -83,7 +83,7 @@ def make_source():
 
 @pytest.fixture
 def waited(monkeypatch):
-    """An event: somebody has begun to wait for a question that another thread or process asks for a name."""
+    """An event: a thread has begun to wait for a question that another thread or process asks for a name."""
     slept = threading.Event()
     original = names_module.NameTable
 

@@ -47,6 +47,13 @@ TRIES = 8  # answers of others that may be evicted before they are read; then th
 _REASON_MAX = 150  # bytes of a failure's text
 
 
+class Unkept:
+    """What ``make`` returns if the object is not to be kept: the next call makes it again."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
 class _Turn:
     """One call that did not find its object: its arguments, its process and thread or task, and the last unusable answer."""
 
@@ -249,11 +256,14 @@ class Objects(Lookup):
             found = self._look(turn, ask.known)
             if found is not MISSING:
                 return found
-        return values.alone(self._marked(turn).call(make), turn.writable is not None)
+        value = self._marked(turn).call(make)
+        return values.alone(value.value if isinstance(value, Unkept) else value, turn.writable is not None)
 
     def _make(self, ask: Ask, turn: _Turn, make: Make) -> Any:
         try:
             value = self._marked(turn).call(make)
+            if isinstance(value, Unkept):
+                return values.alone(value.value, turn.writable is not None)
             stored = values.encode(value, turn.loads, turn.key)
         except BaseException as error:
             _tell(ask, error)
@@ -269,7 +279,8 @@ class Objects(Lookup):
             if found is not MISSING:
                 return found
         with self._marked(turn):
-            return values.alone(await _awaited(make, turn.key), turn.writable is not None)
+            value = await _awaited(make, turn.key)
+        return values.alone(value.value if isinstance(value, Unkept) else value, turn.writable is not None)
 
     async def _make_async(self, ask: Ask, turn: _Turn, make: MakeAsync) -> Any:
         """Do what ``_make`` does. Calls that may wait for a lock, or copy much, are made in a thread of the engine."""
@@ -279,6 +290,8 @@ class Objects(Lookup):
         try:
             with self._marked(turn):
                 value = await _awaited(make, turn.key)
+            if isinstance(value, Unkept):
+                return values.alone(value.value, turn.writable is not None)
             stored = await in_engine(engine, lambda: values.encode(value, turn.loads, turn.key))
         except Exception as error:
             failed = error

@@ -187,6 +187,16 @@ class Names:
                 break
         yield Ask(None)
 
+    def is_asked(self, key: str, *, who: str = "") -> bool:
+        """Return True if a living process asks now what the key means.
+
+        Raises
+        ------
+        FoliocacheError
+            The pool has been closed.
+        """
+        return self._table.wait(*_Digest(key, who).words, 0)
+
     def known(self, key: str, who: str) -> Known:
         """Return what looks a name up again and again. Raises ValueError if key or who is not a string."""
         return self._table.known(*_Digest(key, who).words)

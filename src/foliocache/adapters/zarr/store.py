@@ -4,6 +4,13 @@ A value is an object of the pool (``objects``). Its key is the store's identity 
 (``pipeline``) is a version of it. So a write or a deletion through such a store forgets both, and the result of a read that
 began before it is not kept. Sharding reads the same ranges each time.
 
+**A writer may die.** Nobody then forgets what was read while it wrote. So a value that is being changed has a *mark*: a
+question (``names``) that the writer asks and never answers. A question ends with its process. The writer asks it, forgets the
+value, writes, forgets it again, and withdraws the question. A reader that is to make something of the value looks for the mark
+after its own question has begun and before it reads, and keeps nothing if there is one. If it finds none, either a writer that
+had one has ended, and all that it wrote is read; or the mark of the next one comes later, and so does the forgetting, which
+ends the reader's question. Writers of one value wait for each other. What is deleted below a prefix marks the whole store.
+
 The pool finds all versions of a key together, so a key has room for few of them (``mm.names``). A value has any number of
 *parts*: ranges, and inner chunks of a shard. So each part has a key of its own, which has a random word in it. This word is a
 version of the value, too: when it has been forgotten, there is another one, and nobody finds the parts from before.
@@ -14,9 +21,11 @@ That a store has no such value is kept, too. Nothing is unpickled.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import math
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy
@@ -36,8 +45,9 @@ from zarr.storage import WrapperStore
 
 from foliocache.sizes import quoted
 
+from ...filler.awaiting import in_engine
 from ...objects.found import MISSING
-from ...objects.store import check_options, seconds
+from ...objects.store import Unkept, check_options, seconds
 from ...pool.opening import open as open_pool
 from ...pool.pool import Pool
 from . import held
@@ -51,6 +61,7 @@ if TYPE_CHECKING:
 
 _ABSENT = b""  # bytes, where a value is a memoryview
 _LISTINGS = "\0listings"  # no value has this key
+_MARK = "\0changing"  # behind the key of a value, that of its mark
 _WORD = "word"  # the version of a value that is the word in the keys of its parts
 
 
@@ -227,9 +238,24 @@ class FolioStore(WrapperStore[Store]):
 
     async def make(self, key: str, version: str, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Return what the pool keeps under a key and version; the first process that asks makes it with ``make``."""
+
+        async def checked() -> Any:
+            is_changing = await in_engine(self.pool.engine, lambda: self._is_changing(key))
+            made = await make()
+            return Unkept(made) if is_changing else made
+
         return await self.pool.get_or_create_async(
-            self._prefix + key, make, version=version, expiry=self._expiry, loads="arrays"
+            self._prefix + key, checked, version=version, expiry=self._expiry, loads="arrays"
         )
+
+    def _is_changing(self, key: str) -> bool:
+        """Return True if the value with this key, or of which this is the key of a part, is being changed."""
+        names = self.pool.names
+        return names.is_asked(self._mark(key.partition("\0")[0])) or names.is_asked(self._mark(None))
+
+    def _mark(self, key: str | None) -> str:
+        """Return the key of the mark of a value, or of all values of the place."""
+        return (":".join(self._prefix.split(":")[:2]) if key is None else self._prefix + key) + _MARK
 
     async def read_unkept(self, key: str, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return a value, or a range, for a caller that keeps only what it makes of it: from the pool if values do not expire
@@ -341,22 +367,40 @@ class FolioStore(WrapperStore[Store]):
         await self._changing([key], self._store.delete(key))
 
     async def delete_dir(self, prefix: str) -> None:
-        try:
-            await self._store.delete_dir(prefix)
-        finally:
-            self._forget_below(prefix)
+        await self._changing(None, self._store.delete_dir(prefix), prefix)
 
     async def clear(self) -> None:
-        try:
-            await self._store.clear()
-        finally:
-            self._forget_below("")
+        await self._changing(None, self._store.clear())
 
-    async def _changing(self, keys: Iterable[str], change: Coroutine[Any, Any, None]) -> None:
-        """Wait for a change, and forget the values: also if it fails, because the store may have made it."""
-        try:
-            await change
-        finally:
+    async def _changing(self, keys: Iterable[str] | None, change: Coroutine[Any, Any, None], below: str = "") -> None:
+        """Wait for a change of some values, or of all below a prefix, and forget them: also if it fails, because the store may
+        have made it.
+
+        If this is cancelled, the change goes on to its end, as it would in a thread of the store, and is forgotten then.
+        """
+        task = asyncio.ensure_future(self._changed(None if keys is None else sorted(set(keys)), change, below))
+        _changes.add(task)
+        task.add_done_callback(_ended)
+        await asyncio.shield(task)
+
+    async def _changed(self, keys: Sequence[str] | None, change: Coroutine[Any, Any, None], below: str) -> None:
+        async with contextlib.AsyncExitStack() as marks:
+            try:
+                for key in (None,) if keys is None else keys:  # in order, or two writers could wait for each other
+                    await marks.enter_async_context(await self.pool.names.ask_async(self._mark(key), math.inf))
+                self._forget_changed(keys, below)
+            except BaseException:
+                change.close()
+                raise
+            try:
+                await change
+            finally:
+                self._forget_changed(keys, below)
+
+    def _forget_changed(self, keys: Iterable[str] | None, below: str) -> None:
+        if keys is None:
+            self._forget_below(below)
+        else:
             self.forget(keys)
 
     def forget(self, keys: Iterable[str]) -> None:
@@ -381,8 +425,7 @@ class FolioStore(WrapperStore[Store]):
         self._forget_listings()
 
     def _forget_listings(self) -> None:
-        if self._listings:
-            self.pool.delete(self._prefix + _LISTINGS)
+        self.pool.delete(self._prefix + _LISTINGS)  # also if this store keeps none: another one of the pool may
 
     # Listing.
 
@@ -429,19 +472,39 @@ class _SyncFolioStore(FolioStore):
         return _buffer(found, prototype)
 
     def _make_sync(self, key: str, version: str, make: Callable[[], Any]) -> Any:
-        return self.pool.get_or_create(self._prefix + key, make, version=version, expiry=self._expiry, loads="arrays")
+        def checked() -> Any:
+            is_changing = self._is_changing(key)
+            made = make()
+            return Unkept(made) if is_changing else made
+
+        return self.pool.get_or_create(self._prefix + key, checked, version=version, expiry=self._expiry, loads="arrays")
 
     def set_sync(self, key: str, value: Buffer) -> None:
-        try:
+        with self._changing_sync(key):
             cast("SupportsSetSync", self._store).set_sync(key, value)
-        finally:
-            self.forget([key])
 
     def delete_sync(self, key: str) -> None:
-        try:
+        with self._changing_sync(key):
             cast("SupportsDeleteSync", self._store).delete_sync(key)
-        finally:
+
+    @contextlib.contextmanager
+    def _changing_sync(self, key: str) -> Iterator[None]:
+        """Do what ``_changing`` does, around a change that this thread makes."""
+        with self.pool.names.ask(self._mark(key), math.inf):
             self.forget([key])
+            try:
+                yield
+            finally:
+                self.forget([key])
+
+
+_changes: set[asyncio.Task[None]] = set()  # those that are made; a loop alone does not keep its tasks
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    _changes.discard(task)
+    if not task.cancelled():
+        task.exception()  # is told to the caller, unless that was cancelled; asyncio need not report it
 
 
 def _is_synchronous(store: object) -> bool:

@@ -6,6 +6,7 @@ belong together; a name's digest is its key.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -463,3 +464,51 @@ def death_reclaim(core: Core) -> Program:
     """The set is full: the victim asks for a third name, while another client looks one of the two up."""
     m = Mortal(core, A, B)
     return m.beside(m.table.asker(VICTIM, C), m.table.reader(OTHER, A))
+
+
+MARK_BUGS = {
+    "mark-unseen": Bug((Edit("names", "join", "        if at and _is_asked(mem, at):\n", "        if False:\n"),), ALL,
+        "what was read while the victim wrote is kept, and nobody forgets it"),
+}  # fmt: skip
+
+
+class Marked(Mortal):
+    """The victim is asking for B: that is the mark of A, which is being changed."""
+
+    def setup(self, mem: Direct) -> None:
+        super().setup(mem)
+        self.table.begin(mem, VICTIM, B)
+
+
+@scenario("death/names-change", DEATH, FEW_PARTS, MARK_BUGS)
+def death_change(core: Core) -> Program:
+    """The victim has marked a name; it forgets it, and changes the origin. Another client asks for the name, looks for the
+    mark, then at the origin, and answers if there was no mark.
+
+    In the end the name does not say what the origin was before, wherever the victim died. If it lives, it forgets the name once
+    more: that is names/forget-answer.
+    """
+    m = Marked(core)
+    t, layout = m.table, core.layout
+
+    def change(mem: Mem) -> None:
+        core.names.forget(mem, VICTIM, A)
+        core.atomics.store_relaxed(mem, ORIGIN, 1)
+
+    def read(mem: Mem) -> None:
+        id = t.begin(mem, OTHER, A)
+        is_marked = core.names.join(mem, OTHER, B, B, B) != 0
+        found = core.atomics.load_relaxed(mem, ORIGIN)
+        if id > layout.NAME_BUSY and is_marked:
+            core.names.withdraw(mem, OTHER, id, 2)
+        elif id > layout.NAME_BUSY:
+            t.answer(mem, OTHER, id, A, 2 + found)
+
+    def final(mem: Direct, results: list[Any]) -> None:
+        known = t.lookup(mem, 0, A)
+        assert known in ((None, 3) if core.atomics.load_relaxed(mem, ORIGIN) else (None, 2)), f"the name still says {known}"
+        for key in (A, B):
+            core.names.forget(mem, 0, key)
+        m.left(mem)
+
+    return dataclasses.replace(m.beside(change, read), final=final)

@@ -1,0 +1,196 @@
+"""Values that are changed: a writer may be cancelled or killed at any moment, and nobody finds what was there before."""
+
+import asyncio
+import functools
+import os
+import signal
+import threading
+import uuid
+
+import pytest
+from lines import STRIDE, at_line, count_lines, in_child
+from zarr.abc.store import RangeByteRequest
+from zarr.core.buffer import cpu, default_buffer_prototype
+from zarr.storage import LocalStore, WrapperStore
+
+from foliocache.adapters.zarr import store as module
+from foliocache.zarr import FolioStore
+
+PATIENCE = 60
+PROTOTYPE = default_buffer_prototype()
+OLD, NEW = b"old" * 1000, b"new" * 1000
+KEY = "a/k"
+
+
+class Slow(WrapperStore):
+    """A store whose changes begin, wait for a signal, and are made; ``after`` is called then."""
+
+    def __init__(self, store, begun, go, after=lambda: None):
+        super().__init__(store)
+        self.begun, self.go, self.after = begun, go, after
+
+    async def _change(self, coroutine):
+        def wait():
+            self.begun()
+            self.go()
+
+        await asyncio.to_thread(wait)
+        await coroutine
+        self.after()
+
+    async def set(self, key, value):
+        await self._change(super().set(key, value))
+
+    async def delete_dir(self, prefix):
+        await self._change(super().delete_dir(prefix))
+
+
+@pytest.fixture
+def name():
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def store(tmp_path, zarr_pool, name):
+    return FolioStore(LocalStore(tmp_path), zarr_pool, name=name)
+
+
+def buffer(content):
+    return cpu.Buffer.from_bytes(content)
+
+
+async def found(store, key=KEY):
+    """All that is kept of a value: it, its size, whether it exists, and a part of it."""
+    value = await store.get(key, PROTOTYPE)
+    part = await store.get(key, PROTOTYPE, RangeByteRequest(10, 20))
+    if value is None:
+        assert part is None and not await store.exists(key)
+        return None
+    assert await store.exists(key) and await store.getsize(key) == len(value)
+    assert part.to_bytes() == value.to_bytes()[10:20]
+    return value.to_bytes()
+
+
+CHANGES = {
+    "set": (lambda store: store.set(KEY, buffer(NEW)), NEW),
+    "delete_dir": (lambda store: store.delete_dir("a"), None),
+    "clear": (lambda store: store.clear(), None),
+}
+
+
+@pytest.mark.parametrize("change", ["set", "delete_dir"])
+def test_a_writer_that_is_killed_when_it_has_written(store, zarr_pool, tmp_path, name, change):
+    """What others read while it wrote is not kept."""
+    make, result = CHANGES[change]
+    begun, go = os.pipe(), os.pipe()
+
+    def write():
+        slow = Slow(
+            LocalStore(tmp_path),
+            lambda: os.write(begun[1], b"x"),
+            lambda: os.read(go[0], 1),
+            lambda: os.kill(os.getpid(), signal.SIGKILL),
+        )
+        asyncio.run(make(FolioStore(slow, zarr_pool, name=name)))
+
+    async def read():
+        assert await found(store) == OLD  # before it writes
+        os.write(go[1], b"x")
+        await asyncio.to_thread(os.waitpid, child, 0)
+        assert await found(store) == result
+        assert await found(store) == result
+
+    asyncio.run(store.set(KEY, buffer(OLD)))
+    asyncio.run(found(store))
+    child = os.fork()
+    if child == 0:
+        try:
+            write()
+        finally:
+            os._exit(1)
+    assert os.read(begun[0], 1) == b"x"
+    asyncio.run(asyncio.wait_for(read(), PATIENCE))
+
+
+def killed_at(line, store, make):
+    with at_line(line, lambda: os.kill(os.getpid(), signal.SIGKILL)):
+        asyncio.run(make(store))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_writer_that_is_killed_at_any_line(store, tmp_path, change):
+    """What is found then is what the store has."""
+    make, _ = CHANGES[change]
+    plain = LocalStore(tmp_path)
+    asyncio.run(store.set(KEY, buffer(OLD)))
+    lines = count_lines(lambda: asyncio.run(make(store)))
+    killed = 0
+    for line in range(1, lines + 1, STRIDE):
+        asyncio.run(store.set(KEY, buffer(OLD)))
+        assert asyncio.run(found(store)) == OLD
+        killed += in_child(functools.partial(killed_at, line, store, make)) == -signal.SIGKILL
+        value = asyncio.run(plain.get(KEY, PROTOTYPE))
+        assert asyncio.run(found(store)) == (None if value is None else value.to_bytes())
+    assert killed > lines // STRIDE // 2
+
+
+@pytest.mark.parametrize("change", ["set", "delete_dir"])
+def test_a_change_that_is_cancelled_goes_on(zarr_pool, tmp_path, name, change):
+    make, result = CHANGES[change]
+
+    async def cancel():
+        begun, go = threading.Event(), threading.Event()
+        store = FolioStore(Slow(LocalStore(tmp_path), begun.set, lambda: go.wait(PATIENCE)), zarr_pool, name=name)
+        await LocalStore(tmp_path).set(KEY, buffer(OLD))
+        assert await found(store) == OLD
+        task = asyncio.create_task(make(store))
+        await asyncio.to_thread(begun.wait, PATIENCE)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await found(store) == OLD
+        go.set()
+        await asyncio.gather(*module._changes)
+        assert await found(store) == result
+
+    asyncio.run(asyncio.wait_for(cancel(), PATIENCE))
+
+
+def test_writers_of_one_value_take_turns(zarr_pool, tmp_path, name):
+    async def write():
+        order, go = [], threading.Event()
+        first = FolioStore(Slow(LocalStore(tmp_path), lambda: order.append(1), lambda: go.wait(PATIENCE)), zarr_pool, name=name)
+        second = FolioStore(Slow(LocalStore(tmp_path), lambda: order.append(2), lambda: None), zarr_pool, name=name)
+        tasks = [asyncio.create_task(first.set(KEY, buffer(OLD)))]
+        while not order:
+            await asyncio.sleep(0.001)
+        tasks.append(asyncio.create_task(second.set(KEY, buffer(NEW))))
+        await asyncio.sleep(0)
+        await second.set("other", buffer(OLD))
+        assert order == [1, 2]
+        go.set()
+        await asyncio.gather(*tasks)
+        assert order == [1, 2, 2] and await found(first) == NEW
+
+    asyncio.run(asyncio.wait_for(write(), PATIENCE))
+
+
+def test_no_mark_stays(pool, tmp_path):
+    store = FolioStore(LocalStore(tmp_path), pool)
+
+    async def change():
+        await store.set(KEY, buffer(OLD))
+        await store.delete(KEY)
+        await store.delete_dir("a")
+        with pytest.raises(TypeError):
+            await store.set(KEY, "no buffer")
+
+    asyncio.run(change())
+    assert not [each for each in pool.names.list() if "changing" in each.key]
+
+
+async def test_a_listing_is_forgotten_by_a_store_that_keeps_none(store, zarr_pool, tmp_path, name):
+    lists = FolioStore(LocalStore(tmp_path), zarr_pool, name=name, listings=1000)
+    assert [key async for key in lists.list()] == []
+    await store.set(KEY, buffer(OLD))
+    assert [key async for key in lists.list()] == [KEY]
