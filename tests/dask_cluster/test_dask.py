@@ -1,10 +1,12 @@
 """A pool for all workers of a Dask cluster on a machine, and what reads through it there."""
 
+import asyncio
 import os
 import signal
 import time
 import warnings
 
+import dask
 import distributed
 import numpy
 import pytest
@@ -12,7 +14,7 @@ import xarray
 import zarr
 
 import foliocache
-from foliocache.dask import PoolPlugin, remove, report
+from foliocache.dask import PoolPlugin, remove, remove_async, report, report_async
 from foliocache.zarr import FolioStore
 
 LIMIT = 120  # seconds
@@ -36,13 +38,115 @@ def total(name, key):
     return int(made_once(name, key).sum())
 
 
+@pytest.fixture
+def threads():
+    """A cluster of two workers in this process, with a client that waits."""
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
+        distributed.Client(cluster, timeout=LIMIT) as client,
+    ):
+        yield client
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"name": 5}, {"name": "a/b"}, {"size": "much"}, {"size": "200%"}, {"page_size": "x"}, {"clients": "x"}]
+    "wrong",
+    [
+        {"name": 5},
+        {"name": "a/b"},
+        {"size": "much"},
+        {"size": "200%"},
+        {"size": "1KiB"},
+        {"size": True},
+        {"page_size": "x"},
+        {"page_size": "5KiB"},
+        {"page_size": "4MiB"},
+        {"size": "64KiB", "page_size": "4KiB"},
+        {"clients": "x"},
+        {"clients": 0},
+        {"clients": 1 << 20},
+    ],
 )
-def test_what_no_worker_could_open_is_refused_by_the_client(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
+def test_what_no_worker_could_open_is_refused_by_the_client(wrong, pool_name):
+    with pytest.raises(ValueError, match=next(iter(wrong))) as by_plugin:
         PoolPlugin(**wrong)
-    assert PoolPlugin(size="25%").pool is None
+    with pytest.raises(ValueError, match=next(iter(wrong))) as by_open:
+        foliocache.open(**{"name": pool_name} | wrong)
+    assert str(by_plugin.value) == str(by_open.value)
+
+
+@pytest.mark.parametrize("right", [{"size": "25%"}, {"size": "1MiB", "page_size": "4KiB", "clients": 1}, {"size": 1 << 20}])
+def test_what_a_worker_may_open_is_taken_by_the_client(right):
+    assert PoolPlugin(**right).pool is None
+
+
+def test_each_registration_replaces_the_one_before(threads, pool_name):
+    def pools():
+        found = threads.run(lambda dask_worker: dask_worker.plugins[PoolPlugin(pool_name).name].pool)
+        return [pool and (pool.pool_bytes, pool.page_size) for pool in found.values()]
+
+    foliocache.open(pool_name, "16MiB", "4KiB")
+    with pytest.raises(foliocache.PoolMismatchError, match="page_size=64 KiB was asked for"):
+        threads.register_plugin(PoolPlugin(pool_name, page_size="64KiB"))
+    for plugin in [PoolPlugin(pool_name, "16MiB", exact=True), PoolPlugin(pool_name, "16MiB"), PoolPlugin(pool_name, "8MiB")]:
+        answers = threads.register_plugin(plugin)
+        assert [each["status"] for each in answers.values()] == ["OK"] * 2 and pools() == [(16 << 20, 4 << 10)] * 2
+    with pytest.raises(foliocache.PoolMismatchError, match="size=8 MiB was asked for"):
+        threads.register_plugin(PoolPlugin(pool_name, "8MiB", exact=True))
+
+    remove(threads, pool_name)
+    threads.register_plugin(PoolPlugin(pool_name, "8MiB", exact=True))
+    assert pools() == [(8 << 20, 16 << 10)] * 2
+
+
+def test_a_client_in_an_event_loop_awaits(pool_name):
+    async def with_an_asynchronous_client():
+        async with (
+            distributed.LocalCluster(n_workers=2, processes=False, dashboard_address=":0", asynchronous=True) as cluster,
+            distributed.Client(cluster, asynchronous=True) as client,
+        ):
+            await client.register_plugin(PoolPlugin(pool_name, "8MiB"))
+            for function in report, remove:
+                with pytest.raises(TypeError, match=f"await {function.__name__}_async"):
+                    function(client, pool_name)
+            (stat,) = (await report_async(client, pool_name)).values()
+            assert stat.name == pool_name
+            assert len(await remove_async(client, pool_name)) == 1 and await remove_async(client, pool_name) == []
+            assert await report_async(client, pool_name) == {}
+
+    asyncio.run(with_an_asynchronous_client())
+
+
+@pytest.mark.parametrize("function", [report_async, remove_async])
+def test_a_client_that_waits_is_not_awaited(threads, pool_name, function):
+    with pytest.raises(TypeError, match=f"call {function.__name__.removesuffix('_async')}"):
+        asyncio.run(asyncio.wait_for(function(threads, pool_name), LIMIT))
+
+
+@pytest.mark.parametrize("function", [report, remove])
+def test_where_a_worker_ends_while_it_is_asked_another_one_answers(threads, pool_name, function, monkeypatch):
+    scheduler = threads.cluster.scheduler
+    ended = []
+
+    async def broadcast(*, workers, **message):
+        if not ended:
+            ended.extend(workers)
+            await asyncio.gather(*(each.close() for each in threads.cluster.workers.values() if each.address in ended))
+        return await scheduler.broadcast(workers=workers, **message)
+
+    threads.register_plugin(PoolPlugin(pool_name, "8MiB"))
+    monkeypatch.setitem(scheduler.handlers, "broadcast", broadcast)
+    assert len(function(threads, pool_name)) == len(ended) == 1
+    assert len(workers(threads)) == 1 and workers(threads).isdisjoint(ended)
+
+
+def test_what_a_worker_raises_reaches_the_client(threads, pool_name, monkeypatch):
+    foliocache.open(pool_name, "8MiB")
+    monkeypatch.setattr("foliocache.adapters.dask.plugin.attach", lambda name: foliocache.open(name, page_size="1MiB"))
+    with pytest.raises(foliocache.PoolMismatchError):
+        report(threads, pool_name)
+    with pytest.raises(ValueError, match="pool name"):
+        remove(threads, "a/b")
 
 
 def test_all_workers_have_one_pool(client, pool_name, tmp_path):
@@ -98,6 +202,5 @@ def living(client):
 
 def a_pool_with_other_parameters_is_told(client, name):
     foliocache.open(name, size="16MiB", page_size="4KiB")
-    client.unregister_worker_plugin(PoolPlugin(name).name)
     with pytest.raises(foliocache.PoolMismatchError):
         client.register_plugin(PoolPlugin(name, page_size="64KiB"))
