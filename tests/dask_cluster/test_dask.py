@@ -80,23 +80,42 @@ def test_what_a_worker_may_open_is_taken_by_the_client(right):
     assert PoolPlugin(**right).pool is None
 
 
+def pools(client, name):
+    """The pools that the plugins of workers in this process have."""
+    return list(client.run(lambda dask_worker: dask_worker.plugins[PoolPlugin(name).name].pool).values())
+
+
 def test_each_registration_replaces_the_one_before(threads, pool_name):
-    def pools():
-        found = threads.run(lambda dask_worker: dask_worker.plugins[PoolPlugin(pool_name).name].pool)
-        return [pool and (pool.pool_bytes, pool.page_size) for pool in found.values()]
+    def shapes():
+        return [(pool.pool_bytes, pool.page_size) for pool in pools(threads, pool_name)]
 
     foliocache.open(pool_name, "16MiB", "4KiB")
     with pytest.raises(foliocache.PoolMismatchError, match="page_size=64 KiB was asked for"):
         threads.register_plugin(PoolPlugin(pool_name, page_size="64KiB"))
     for plugin in [PoolPlugin(pool_name, "16MiB", exact=True), PoolPlugin(pool_name, "16MiB"), PoolPlugin(pool_name, "8MiB")]:
         answers = threads.register_plugin(plugin)
-        assert [each["status"] for each in answers.values()] == ["OK"] * 2 and pools() == [(16 << 20, 4 << 10)] * 2
+        assert [each["status"] for each in answers.values()] == ["OK"] * 2 and shapes() == [(16 << 20, 4 << 10)] * 2
     with pytest.raises(foliocache.PoolMismatchError, match="size=8 MiB was asked for"):
         threads.register_plugin(PoolPlugin(pool_name, "8MiB", exact=True))
 
     remove(threads, pool_name)
     threads.register_plugin(PoolPlugin(pool_name, "8MiB", exact=True))
-    assert pools() == [(8 << 20, 16 << 10)] * 2
+    assert shapes() == [(8 << 20, 16 << 10)] * 2
+
+
+def test_a_worker_that_starts_later_opens_the_pool_or_says_why_not(threads, pool_name, caplog):
+    threads.register_plugin(PoolPlugin(pool_name, "8MiB"))
+    threads.cluster.scale(3)
+    threads.wait_for_workers(3, timeout=LIMIT)
+    assert pools(threads, pool_name) == [foliocache.attach(pool_name)] * 3
+    with pytest.raises(foliocache.PoolMismatchError):
+        threads.register_plugin(PoolPlugin(pool_name, page_size="64KiB"))
+    caplog.clear()
+    threads.cluster.scale(4)
+    threads.wait_for_workers(4, timeout=LIMIT)
+    assert pools(threads, pool_name) == [None] * 4 and "PoolMismatchError" in caplog.text
+    threads.register_plugin(PoolPlugin(pool_name))
+    assert pools(threads, pool_name) == [foliocache.attach(pool_name)] * 4
 
 
 def test_a_client_in_an_event_loop_awaits(pool_name):
