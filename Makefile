@@ -18,8 +18,10 @@ JOBS ?= 3
 cluster-demo: $(VENV)/.test build
 	$(BIN)/python -m benchmarks.tiers.cluster
 
+# Tests start thousands of processes, which load what the first ones have compiled, also where the environment says that Python
+# writes no bytecode.
 test: $(VENV)/.test build
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 # The build of PyTorch for processors alone. Elsewhere than where pip finds it, there is only one with gigabytes for GPUs.
 torch: $(VENV)/.test
