@@ -34,8 +34,8 @@ def source(tmp_path):
 
 
 @pytest.fixture
-def store(source, zarr_pool):
-    return FolioStore(source, zarr_pool)
+def store(source, zarr_pool, tmp_path):
+    return FolioStore(source, zarr_pool, name=str(tmp_path))
 
 
 @pytest.fixture(params=["codecs", "cached codecs", "FolioArray"])
@@ -103,8 +103,8 @@ async def test_what_is_not_there_is_known_until_it_is_written(store, source):
     assert (await store.get("k", PROTOTYPE)).to_bytes() == b"d"
 
 
-async def test_listings_are_kept_until_something_is_written(source, zarr_pool):
-    store = FolioStore(source, zarr_pool, listings=60)
+async def test_listings_are_kept_until_something_is_written(source, zarr_pool, tmp_path):
+    store = FolioStore(source, zarr_pool, name=str(tmp_path), listings=60)
     await store.set("a/b", cpu.Buffer.from_bytes(b"1"))
     assert [each async for each in store.list_dir("a")] == ["b"]
     await source.set("a/c", cpu.Buffer.from_bytes(b"2"))
@@ -117,8 +117,8 @@ async def test_listings_are_kept_until_something_is_written(source, zarr_pool):
     assert [each async for each in store.list_prefix("a/")] == []
 
 
-async def test_expiry(source, zarr_pool):
-    store = FolioStore(source, zarr_pool, expiry=0)
+async def test_expiry(source, zarr_pool, tmp_path):
+    store = FolioStore(source, zarr_pool, name=str(tmp_path), expiry=0)
     await source.set("k", cpu.Buffer.from_bytes(b"1"))
     assert (await store.get("k", PROTOTYPE)).to_bytes() == b"1"
     await source.set("k", cpu.Buffer.from_bytes(b"2"))
@@ -217,7 +217,7 @@ def decode_all(store):
 
 def test_four_processes_decode_each_chunk_once(source, pool_name):
     """In a pool of its own, where no name has to make room for another."""
-    store = FolioStore(source, foliocache.open(pool_name, size="64MiB"))
+    store = FolioStore(source, foliocache.open(pool_name, size="64MiB"), name="counted")
     array = zarr.create_array(store, shape=(480, 100), chunks=(60, 50), dtype="i4")
     array[:] = numpy.arange(48_000).reshape(480, 100)
     with multiprocessing.get_context("spawn").Pool(4) as workers:

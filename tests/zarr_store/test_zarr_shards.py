@@ -34,7 +34,7 @@ def source(tmp_path):
 def store(source, pool_name):
     """Around a store that counts, with a pool of its own, where no name has to make room for another."""
     pool = foliocache.open(pool_name, size="64MiB")
-    yield FolioStore(source, pool)
+    yield FolioStore(source, pool, name="shards")
     assert pool.audit() == []
 
 
@@ -227,7 +227,7 @@ def replace(store, content):
 
 def test_a_shard_that_another_program_replaces_is_not_read_by_the_old_index(meddling, pool_name):
     """If values expire, the index is read before and after, and the chunks once more if it has changed."""
-    store = FolioStore(meddling, foliocache.open(pool_name, size="64MiB"), expiry=60)
+    store = FolioStore(meddling, foliocache.open(pool_name, size="64MiB"), name="shards", expiry=60)
     array = sharded(store, compressors=ZstdCodec())
     values, content = shard(3)
     meddling.before.append(replace(meddling, content))
@@ -237,7 +237,7 @@ def test_a_shard_that_another_program_replaces_is_not_read_by_the_old_index(medd
 
 
 def test_a_shard_that_changes_all_the_time_is_an_error(meddling, pool_name):
-    store = FolioStore(meddling, foliocache.open(pool_name, size="64MiB"), expiry=60)
+    store = FolioStore(meddling, foliocache.open(pool_name, size="64MiB"), name="shards", expiry=60)
     array = sharded(store, compressors=ZstdCodec())
     meddling.after += [replace(meddling, shard(seed)[1]) for seed in range(shards.TRIES)]
     with pytest.raises(foliocache.ChangedError, match="c/0/0"):
@@ -247,7 +247,7 @@ def test_a_shard_that_changes_all_the_time_is_an_error(meddling, pool_name):
 
 def test_a_chunk_that_is_read_while_it_is_written_is_not_kept(meddling, tmp_path, pool_name):
     pool = foliocache.open(pool_name, size="64MiB")
-    store, other = FolioStore(meddling, pool), FolioStore(LocalStore(tmp_path), pool)
+    store, other = (FolioStore(each, pool, name="shards") for each in (meddling, LocalStore(tmp_path)))
     array = sharded(store, compressors=ZstdCodec())
     array[3, 3]
     values, content = shard(3)

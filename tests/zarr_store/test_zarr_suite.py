@@ -47,7 +47,7 @@ class Plain(WrapperStore):
 class TestAsynchronous(Suite):
     @pytest.fixture
     def store_kwargs(self, tmp_path, zarr_pool):
-        return {"store": Plain(LocalStore(tmp_path)), "pool": zarr_pool, "listings": 60}
+        return {"store": Plain(LocalStore(tmp_path)), "pool": zarr_pool, "name": str(tmp_path), "listings": 60}
 
     def test_it_has_not_the_methods(self, store):
         assert not getattr(store, "_supports_sync_io", hasattr(store, "get_sync"))

@@ -51,7 +51,7 @@ from ...objects.store import Unkept, check_options, seconds
 from ...pool.opening import open as open_pool
 from ...pool.pool import Pool
 from . import held
-from .identity import identity
+from .identity import place
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -75,9 +75,11 @@ class FolioStore(WrapperStore[Store]):
     store : zarr.abc.store.Store
         The store that has the data.
     pool : Pool or str
-        The pool that keeps them; a name opens the pool with the parameters that it has.
+        The pool that keeps them. A name opens it as ``foliocache.open(name)`` does: with the parameters that it has; and if
+        there is none, a new one of the default size.
     name : str, optional
         A name for the data, the same in every process. By default it is made of the place that the store says its data are in.
+        Stores of folders, or of paths of a file system of fsspec, need none, nor ones of ZIP files that are only read.
     expiry : float, optional
         Seconds after which a value is read again. By default a value is valid until it is written or deleted through a
         `FolioStore` of this pool, or evicted: all writers must then use such a store.
@@ -87,9 +89,11 @@ class FolioStore(WrapperStore[Store]):
     Raises
     ------
     TypeError
-        ``store`` is no store, or ``pool`` no pool.
+        ``store`` is no store, ``pool`` no pool, or ``name`` no string.
     ValueError
         The store does not say where its data are, and ``name`` was not given; or a parameter has an invalid value.
+    OSError
+        A ZIP file cannot be opened, as it is if it is not open yet.
     """
 
     def __new__(cls, store: Store | None = None, *args: Any, **options: Any) -> Self:
@@ -99,24 +103,30 @@ class FolioStore(WrapperStore[Store]):
     def __init__(
         self, store: Store, pool: Pool | str, *, name: str | None = None, expiry: float | None = None, listings: float = 0
     ) -> None:
-        if not isinstance(store, Store):
-            raise TypeError(f"store must be a store of zarr, from zarr.storage or zarr.abc.store.Store, not {quoted(store)}")
-        prefix = f"zarr:{identity(store, name)}:"
-        check_options("", expiry, "arrays")
-        super().__init__(store)
-        self.pool: Pool = open_pool(pool) if isinstance(pool, str) else pool
-        if not isinstance(self.pool, Pool):
+        _check_store(store)
+        if not isinstance(pool, Pool | str):
             raise TypeError(f"pool must be a pool, from foliocache.open(name), or its name, not {quoted(pool)}")
-        self._options: dict[str, Any] = {"name": name, "expiry": expiry, "listings": listings}
+        check_options("", expiry, "arrays")
         self._expiry, self._listings = expiry, seconds(listings, "listings")
-        self._prefix = prefix
+        self._prefix = place(store, name)
+        super().__init__(store)
+        self._options: dict[str, Any] = {"name": name, "expiry": expiry, "listings": listings}
+        self.pool: Pool = open_pool(pool) if isinstance(pool, str) else pool
         self.held: held.Held = held.Held(self.pool.pool_bytes // held.SHARE)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "held"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("held", "_prefix")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, held=held.Held(state["pool"].pool_bytes // held.SHARE))
+        self._prefix = place(self._store, self._options["name"])
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what `close` has dropped: a file that is opened again may be another one."""
+        if name != "_prefix":
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        self._prefix = place(self._store, self._options["name"])
+        return self._prefix
 
     @classmethod
     async def open(cls, store: Store, pool: Pool | str, *, read_only: bool | None = None, **options: Any) -> Self:  # type: ignore[override]
@@ -133,6 +143,7 @@ class FolioStore(WrapperStore[Store]):
         -------
         FolioStore
         """
+        _check_store(store)
         if read_only is not None and read_only != store.read_only:
             store = store.with_read_only(read_only)
         await store._ensure_open()
@@ -147,6 +158,11 @@ class FolioStore(WrapperStore[Store]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._store.__exit__(kind, error, traceback)
+        self.__dict__.pop("_prefix", None)
+
+    def close(self) -> None:
+        super().close()
+        self.__dict__.pop("_prefix", None)
 
     def __eq__(self, value: object) -> bool:
         return (
@@ -456,6 +472,9 @@ class FolioStore(WrapperStore[Store]):
 class _SyncFolioStore(FolioStore):
     """A FolioStore around a store with synchronous methods. It has these methods, too."""
 
+    def __reduce__(self) -> Any:
+        return FolioStore.__new__, (FolioStore, self._store), self.__getstate__()
+
     def get_sync(
         self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
@@ -505,6 +524,14 @@ def _ended(task: asyncio.Task[None]) -> None:
     _changes.discard(task)
     if not task.cancelled():
         task.exception()  # is told to the caller, unless that was cancelled; asyncio need not report it
+
+
+_SyncFolioStore.__name__ = _SyncFolioStore.__qualname__ = FolioStore.__name__  # for users, it is the same class
+
+
+def _check_store(store: object) -> None:
+    if not isinstance(store, Store):
+        raise TypeError(f"store must be a store of zarr, from zarr.storage or zarr.abc.store.Store, not {quoted(store)}")
 
 
 def _is_synchronous(store: object) -> bool:
