@@ -1,6 +1,8 @@
 """Recipes of libraries that read tables. The tests have pandas and pyarrow anyway; `make soak` has the others."""
 
+import fsspec
 import pytest
+from documents import page
 from running import code, files
 
 numpy = pytest.importorskip("numpy", reason="numpy is not installed")
@@ -60,6 +62,13 @@ def test_polars(kitchen, tables):
     tables.forget()
     kitchen.cook(code("polars")[0], PROCESSES)
     assert tables.asked() == {}
+
+
+@pytest.mark.parametrize("target", ["https", "s3"])
+def test_duckdb_finds_the_filesystem_by_the_protocols_of_its_page(target):
+    pytest.importorskip("s3fs" if target == "s3" else "aiohttp", reason="no filesystem of fsspec for it is installed")
+    names = fsspec.filesystem("folio", target_protocol=target, name="protocols", size="16MiB").protocol
+    assert str(names).replace("'", '"') in page("recipes/duckdb.md")
 
 
 def test_duckdb(kitchen, tables):
