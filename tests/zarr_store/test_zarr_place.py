@@ -393,8 +393,14 @@ def test_the_pipeline_needs_no_import(tmp_path):
 
 
 def test_zarr_alone_does_not_import_it():
-    found = run("import sys, zarr; print([name for name in sys.modules if name.startswith('foliocache')])")
+    """Nor an array that it does not read, but for what only has its name."""
+    loaded = "print([name for name in sys.modules if name.startswith('foliocache')])"
+    found = run(f"import sys, zarr; {loaded}")
     assert (found.stdout, found.stderr) == ("[]\n", "")
+    found = run(
+        "import sys, zarr; zarr.create_array({}, shape=(3,), dtype='i4'); print('foliocache.adapters.zarr' in sys.modules)"
+    )
+    assert (found.stdout, found.stderr) == ("False\n", "")
 
 
 def test_what_cannot_be_imported_fails_no_other_array():
@@ -403,4 +409,4 @@ def test_what_cannot_be_imported_fails_no_other_array():
     found = run(code)
     assert (found.stdout, found.stderr) == ("BatchedCodecPipeline\n", "")
     configured = run(code, ZARR_CODEC_PIPELINE__PATH=PIPELINE)
-    assert "foliocache.adapters.zarr.store" in configured.stderr and configured.returncode == 1
+    assert "import of foliocache.adapters.zarr.store halted" in configured.stderr and configured.returncode == 1
