@@ -204,18 +204,24 @@ def test_a_zip_file_that_is_replaced_is_other_data(tmp_path, zarr_pool):
     assert values(FolioStore(ZipStore(path), zarr_pool)) == {2}
 
 
-def test_a_store_that_is_closed_and_opened_again_has_the_new_file(tmp_path, zarr_pool):
+async def test_a_store_that_is_closed_and_opened_again_has_the_new_file(tmp_path, zarr_pool, pool_name):
+    """Also one that opens it with the first read."""
     path = tmp_path / "data.zip"
-    make_zip(path, 1)
-    store = FolioStore(ZipStore(path), zarr_pool)
-    assert values(store) == {1}
-    store.close()
-    make_zip(path, 2)
-    assert values(store) == {2}
-    with store:
-        pass
-    make_zip(path, 3)
-    assert values(store) == {3}
+    store, number, other = None, 1, foliocache.open(pool_name, size="16MiB")
+    for close in (FolioStore.close, lambda store: store.__exit__(None, None, None)):
+        for is_outer in (False, True):
+            make_zip(path, number)
+            if store is None:
+                store = FolioStore(ZipStore(path), zarr_pool)
+            outer = FolioStore(WrapperStore(store), other) if is_outer else store
+            first = [await read(outer, "c/0"), values(store)]
+            assert first == [numpy.full(5, number, "<i4").tobytes(), {number}]
+            close(outer)
+            number += 1
+    make_zip(path, number)
+    assert await read(store, "c/0") == numpy.full(5, number, "<i4").tobytes()
+    assert values(store) == values(FolioStore(ZipStore(path), zarr_pool)) == {number}
+    assert store._prefix == FolioStore(ZipStore(path), zarr_pool)._prefix
 
 
 @pytest.mark.parametrize("mode", ["w", "a"])

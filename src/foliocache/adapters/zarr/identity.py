@@ -26,6 +26,7 @@ _TRANSPARENT = (WrapperStore, LoggingStore)
 _TRANSPARENT_BY_NAME = {("zarr.testing.store", "LatencyStore")}  # that module needs pytest
 _OURS = ("foliocache.adapters.zarr.store", "FolioStore")
 _S3 = {"s3", "s3a"}  # whose "/bucket" is "bucket"
+UNSHARED = "zarr:closed:"  # of the place of a file that is not open
 _VALUE = "v"  # the key of a value
 
 _zips: weakref.WeakValueDictionary[int, ZipStore] = weakref.WeakValueDictionary()  # stores that are open, by id
@@ -54,11 +55,10 @@ def place(store: Store, name: str | None) -> str:
 
 def _place(store: Any) -> str | None:
     kind = type(store)
-    named = (kind.__module__, kind.__qualname__)
-    if kind in _TRANSPARENT or named in _TRANSPARENT_BY_NAME:
-        return _place(store._store)
-    if named == _OURS:
+    if _is_ours(store):
         return str(store._prefix)
+    if _is_transparent(store):
+        return _place(store._store)
     if kind is LocalStore:
         return _local(str(store.root))
     if kind is ZipStore:
@@ -67,6 +67,22 @@ def _place(store: Any) -> str | None:
         root = store.path.rstrip("/")
         return _fsspec(store.fs, f"{root}/{_VALUE}" if root else _VALUE)  # as the store makes paths of keys
     return None
+
+
+def is_file(store: Any) -> bool:
+    """Return True if the place of a store is that of a file, which it opens."""
+    while _is_ours(store) or _is_transparent(store):
+        store = store._store
+    return type(store) is ZipStore
+
+
+def _is_ours(store: Store) -> bool:
+    return (type(store).__module__, type(store).__qualname__) == _OURS
+
+
+def _is_transparent(store: Store) -> bool:
+    kind = type(store)
+    return kind in _TRANSPARENT or (kind.__module__, kind.__qualname__) in _TRANSPARENT_BY_NAME
 
 
 def _local(root: str) -> str:

@@ -51,7 +51,7 @@ from ...objects.store import Unkept, check_options, seconds
 from ...pool.opening import open as open_pool
 from ...pool.pool import Pool
 from . import held
-from .identity import place
+from .identity import UNSHARED, is_file, place
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -121,12 +121,15 @@ class FolioStore(WrapperStore[Store]):
         self.__dict__.update(state, held=held.Held(state["pool"].pool_bytes // held.SHARE))
         self._prefix = place(self._store, self._options["name"])
 
-    def __getattr__(self, name: str) -> Any:
-        """Return what `close` has dropped: a file that is opened again may be another one."""
-        if name != "_prefix":
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        self._prefix = place(self._store, self._options["name"])
-        return self._prefix
+    def _lose_place(self) -> None:
+        """Share nothing until the store is open: a file that is opened again may be another one."""
+        if self._options["name"] is None and is_file(self._store):
+            self._prefix = UNSHARED + os.urandom(8).hex()
+
+    async def _ensure_open(self) -> None:
+        await super()._ensure_open()
+        if self._prefix.startswith(UNSHARED):
+            self._prefix = place(self._store, None)
 
     @classmethod
     async def open(cls, store: Store, pool: Pool | str, *, read_only: bool | None = None, **options: Any) -> Self:  # type: ignore[override]
@@ -158,11 +161,11 @@ class FolioStore(WrapperStore[Store]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._store.__exit__(kind, error, traceback)
-        self.__dict__.pop("_prefix", None)
+        self._lose_place()
 
     def close(self) -> None:
         super().close()
-        self.__dict__.pop("_prefix", None)
+        self._lose_place()
 
     def __eq__(self, value: object) -> bool:
         return (
