@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy
 import pytest
@@ -186,3 +187,188 @@ def test_processes_share_results(shared):
     assert found == [[0, 1, 4, 9, 16]] * 4
     assert shared.memoize()(slow_square)(4)[0] == 16
     assert len([each for each in shared.mappings() if "slow_square" in each.key]) == 5
+
+
+def first(a, b=0):
+    return ["first", a, b]
+
+
+def second(a, b=0):
+    return ["second", a, b]
+
+
+class Adder:
+    def __init__(self, amount, function=first):
+        self.amount, self.function = amount, function
+
+    def add(self, number):
+        return self.amount + number
+
+    def __call__(self, number):
+        return self.function(self.amount, number)
+
+
+def applied(function, number):
+    return function(number)
+
+
+HOLDERS = {
+    "partial": lambda value: functools.partial(first, value),
+    "keyword of partial": lambda value: functools.partial(first, b=value),
+    "partial of partial": lambda value: functools.partial(functools.partial(first, value)),
+    "bound method": lambda value: Adder(value).add,
+    "object": Adder,
+    "object with a function": lambda value: Adder(1, (first, second)[value]),
+    "object with a lambda": lambda value: Adder(1, (lambda a, b: value)),
+    "built-in method": lambda value: [value].count,
+    "cached bound method": lambda value: functools.lru_cache(Adder(value).add),
+    "partial of a function": lambda value: functools.partial(applied, (Adder(0).add, Adder(1).add)[value]),
+    "function of partial": lambda value: functools.partial((first, second)[value], 1),
+    "static method": lambda value: staticmethod((first, second)[value]),
+}
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+def test_what_a_callable_holds_counts(shared, key, name):
+    """Two callables of one type that hold different things share no results; equal ones do."""
+    kept = [shared.memoize(HOLDERS[name](value)) for value in (0, 1, 0)]
+    assert kept[0].key(1) == kept[2].key(1) != kept[1].key(1)
+    assert [each(1) for each in kept] == [each.__wrapped__(1) for each in kept]
+
+
+def test_a_module_is_known_by_its_weights_in_every_process(shared):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (CONTRIBUTING.md, PyTorch)", exc_type=ImportError)
+    linear = torch.nn.Linear(2, 1)
+    with torch.no_grad():
+        linear.weight.fill_(1), linear.bias.fill_(0)
+        kept = shared.memoize(linear)
+        at_first = kept.key(torch.ones(2)), float(kept(torch.ones(2)))
+        linear.weight.fill_(2)
+        assert (kept.key(torch.ones(2)) != at_first[0], at_first[1], float(kept(torch.ones(2)))) == (True, 2, 4)
+    program = """if True:
+        import torch, foliocache.objects.keys as keys
+        linear = torch.nn.Linear(2, 1)
+        with torch.no_grad():
+            linear.weight.fill_(2), linear.bias.fill_(0)
+        print(keys.of_held([linear]))"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.strip() == keys.of_held([linear])
+
+
+def logged(function):
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return call
+
+
+class Logged:
+    def __init__(self, function):
+        functools.update_wrapper(self, function)
+        self.function = function
+
+    def __call__(self, *args):
+        return self.function(*args)
+
+
+def aside(function):
+    """A decorator whose wrapper has not closed over the function."""
+
+    def call(*args):
+        return call.__wrapped__(*args)
+
+    return functools.wraps(function)(call)
+
+
+def bound(function):
+    return types.MethodType(lambda self, x: function(x), 5)
+
+
+AROUND = [functools.cache, logged, Logged, aside, functools.partial, staticmethod]
+
+
+@pytest.mark.parametrize(
+    ("around", "chosen"), [(each, chosen) for each in AROUND for chosen in (False, True)] + [(bound, False)]
+)
+def test_a_change_of_the_function_inside_is_another_version(shared, key, around, chosen):
+    results = []
+    for body in ("x + 1", "x + 2", "x + 1"):
+        space = {"__name__": "space"}
+        exec(f"def function(x): return {body}", space)
+        space["function"].__qualname__ = key
+        options = {"key": lambda x: str(x)} if chosen else {}
+        results.append(shared.memoize(**options)(around(space["function"]))(1))
+    assert results == [2, 3, 2]
+
+
+def test_a_class_is_known_by_its_constructor(shared, key):
+    def counted(amount):
+        return type("Counted", (Adder,), {"__init__": lambda self: setattr(self, "amount", amount), "__qualname__": key})
+
+    assert shared.memoize(counted(1)).key() != shared.memoize(counted(2)).key()
+
+
+def test_a_callable_without_a_digest_is_refused_in_words(shared, key):
+    with pytest.raises(TypeError, match=r"what is bound to it of .* cannot be part of a key: .*Give key="):
+        shared.memoize(functools.partial(first, sys.stdout))(1)
+    kept = shared.memoize(key=lambda b: f"{key} {b}")(functools.partial(first, (n for n in ())))
+    assert kept.key(1).startswith(f"{__name__}.first:")
+
+
+def test_a_memoized_function_is_known_by_what_it_memoizes(shared, key):
+    def function(x):
+        return os.urandom(x)
+
+    function.__qualname__ = key
+    kept = shared.memoize(function)
+    twice = shared.memoize(kept)
+    assert twice.key(1).startswith(f"{__name__}.{key}:") and twice.key(1) != kept.key(1)
+    assert twice(8) == twice(8) == kept(8)
+    assert keys.digest([kept]) != keys.digest([shared.memoize(first)])
+
+    @shared.memoize
+    def factorial(n):
+        return n * factorial(n - 1) if n else 1  # it has closed over itself, memoized
+
+    assert factorial(5) == 120
+
+    @functools.wraps(kept)
+    def more(x):
+        return kept(x) + b"more"
+
+    assert shared.memoize(more)(8) == kept(8) + b"more"
+
+
+def test_keywords_have_any_name_and_order(shared, key):
+    def function(*, self, args=1, **more):
+        return [self, args, more]
+
+    function.__qualname__ = key
+    kept = shared.memoize(function)
+    assert kept(self=3, key=4, function=5) == kept(function=5, key=4, self=3) == [3, 1, {"key": 4, "function": 5}]
+    assert kept.key(self=1, a=1, b=2) == kept.key(self=1, b=2, a=1) != kept.key(self=1, a=2, b=1)
+    kept.delete(self=3, key=4, function=5)
+    assert keys.digest({"a": 1, "b": 2}) != keys.digest({"b": 2, "a": 1})  # a result may depend on the order of a dict
+
+
+def test_keys_of_plain_functions_stay_as_they_are(shared):
+    """Pools outlive versions of this library."""
+
+    def plain(a, b=2, *rest, c=3.0, **more):
+        return a
+
+    plain.__module__, plain.__qualname__ = "somewhere", "plain"
+    kept = shared.memoize(version="1")(plain)
+    assert kept.key(1) == "somewhere.plain:e36a0b8f627c4d6b49b7047c2c06fea3"
+    assert kept.key("a", [1, {2: b"x"}], 1j, c=None, x={3}) == "somewhere.plain:1153e710f2e8476108cef032b71ee2b2"
+    assert keys.digest(Adder(1)) == "ac3a21e36a233ab8f29a408a4fe12263"
+
+    def times(factor):
+        def inner(a):
+            return a * factor
+
+        inner.__module__, inner.__qualname__ = "somewhere", "inner"
+        return shared.memoize(version="1")(inner)
+
+    assert times(3).key(1) == "somewhere.inner:782dc0c22523a002a3acf64b7ca8b590"

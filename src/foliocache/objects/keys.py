@@ -2,18 +2,22 @@
 
 Numbers, strings, bytes, containers of them and arrays are hashed with their types, so 1, True and 1.0 differ. Other objects are
 hashed by their pickles: two that are equal may then have two keys, which costs a call and is not wrong. A function is hashed by
-its bytecode, its defaults and the variables that it has closed over.
+its bytecode, its defaults and the variables that it has closed over; a callable that holds one (a bound method, ``partial``,
+``lru_cache``, a memoized function) by that function and what else it holds.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
+import io
 import os
 import pickle
 import struct
 import sys
 import types
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -24,10 +28,23 @@ _MAIN = ("__main__", "__mp_main__")  # the second is the name of the parent's ma
 
 
 def where(function: Callable[..., Any]) -> str:
-    """Return a function's name, the same in every process: its module (its file, for the main module) and qualified name."""
+    """Return a function's name, the same in every process: its module (its file, for the main module) and qualified name. Of a
+    callable that holds a function, as a bound method does, it is that function's."""
+    while (inside := _inside(function)) is not None:
+        function = inside[0]
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", type(function).__qualname__)
+    file = _file(function) if module in _MAIN else None
+    return f"{module if file is None else os.path.abspath(file)}.{name}"
+
+
+def _file(function: Any) -> str | None:
+    """Return the file of a function of the main module."""
+    seen: set[int] = set()
+    while type(function) is types.FunctionType and "__wrapped__" in vars(function) and id(function) not in seen:
+        seen.add(id(function))
+        function = vars(function)["__wrapped__"]  # the decorator may be in another file
     code = getattr(function, "__code__", None)
-    return f"{os.path.abspath(code.co_filename) if module in _MAIN and code is not None else module}.{name}"
+    return getattr(sys.modules.get(function.__module__), "__file__", None) if code is None else code.co_filename
 
 
 def digest(value: Any) -> str:
@@ -41,10 +58,68 @@ def digest(value: Any) -> str:
     return _of(value, ()).hex()
 
 
-def of_code(function: Callable[..., Any]) -> str:
-    """Return a digest of a function's bytecode; "" if it has none."""
-    code = getattr(function, "__code__", None)
-    return "" if code is None else _code(code).hex()
+def of_held(values: list[object]) -> str:
+    """Return a digest of what a callable holds: as `digest`, but functions inside objects are hashed by their code, too. Raises
+    TypeError."""
+    return _of(values, (), is_callable=True).hex()
+
+
+def taken_apart(
+    function: Callable[..., Any], with_wrapped: bool = False, seen: tuple[int, ...] = ()
+) -> tuple[list[types.FunctionType], list[object]]:
+    """Return the functions that a callable runs, by whose code and closures it is known, and what else it holds: arguments of
+    ``partial``, ``self``, or the callable itself if it is an object.
+
+    A decorated function (``__wrapped__``) is known by its closure, or the object, which has the original. If it has not, or
+    ``with_wrapped``, the original is one of the functions, too.
+    """
+    held: list[object] = []
+    while (inside := _inside(function)) is not None:
+        function = inside[0]
+        held += inside[1]
+    functions = _functions(function)
+    if isinstance(function, _BUILT_IN):
+        holder = getattr(function, "__self__", None)
+        return [], held if holder is None or isinstance(holder, types.ModuleType) else [*held, holder]
+    is_object = not isinstance(function, (types.FunctionType, type))
+    original = getattr(function, "__dict__", {}).get("__wrapped__")
+    is_known = is_object or any(original is each for each in closed_over(function))
+    if callable(original) and (with_wrapped or not is_known) and id(function) not in seen:
+        more, others = taken_apart(original, with_wrapped, (*seen, id(function)))
+        functions, held = functions + more, held + others
+    return functions, [*held, function] if is_object else held
+
+
+def _functions(function: Any) -> list[types.FunctionType]:
+    """Return the functions of Python that a callable of any type runs, other than what `_inside` returns."""
+    if isinstance(function, types.FunctionType):
+        return [function]
+    torch = sys.modules.get("torch")
+    is_module = torch is not None and isinstance(function, torch.nn.Module)
+    kind, names = (function, ("__new__", "__init__")) if isinstance(function, type) else (type(function), ("__call__",))
+    found = [getattr(kind, name, None) for name in (("forward",) if is_module else names)]
+    return [each for each in found if isinstance(each, types.FunctionType)]
+
+
+def _inside(function: object) -> tuple[Callable[..., Any], list[object]] | None:
+    """Return the callable that another one calls, and what the other one holds beside it; None if it calls none."""
+    if isinstance(function, types.MethodType):
+        return function.__func__, [function.__self__]
+    if isinstance(function, staticmethod):
+        return function.__func__, []
+    if type(function) is functools.partial:
+        return function.func, [function.args, function.keywords]
+    if type(function) is _LRU_CACHE:
+        return function.__wrapped__, []
+    if type(function) is types.FunctionType and function in memoized:
+        return function.__wrapped__, ["memoized"]  # type: ignore[attr-defined]
+    return None
+
+
+def of_code(function: Callable[..., Any], with_wrapped: bool = False) -> str:
+    """Return a digest of the bytecode that a callable runs (`taken_apart`); "" if it has none."""
+    codes = [_code(each.__code__) for each in taken_apart(function, with_wrapped)[0]]
+    return (codes[0] if len(codes) == 1 else _hash("codes", codes)).hex() if codes else ""
 
 
 def closed_over(function: Callable[..., Any]) -> list[object]:
@@ -60,7 +135,7 @@ def _is_empty(cell: types.CellType) -> bool:
     return False
 
 
-def _of(value: Any, within: tuple[int, ...]) -> bytes:
+def _of(value: Any, within: tuple[int, ...], is_callable: bool = False) -> bytes:
     kind = type(value)
     simple = _SIMPLE.get(kind)
     if simple is not None:
@@ -69,18 +144,23 @@ def _of(value: Any, within: tuple[int, ...]) -> bytes:
         if id(value) in within:
             raise TypeError(f"a {kind.__name__} that contains itself has no digest")
         within = (*within, id(value))
-        parts = [_of(each, within) for each in (_pairs(value) if kind is dict else value)]
+        parts = [_of(each, within, is_callable) for each in (_pairs(value) if kind is dict else value)]
         return _hash(kind.__name__, sorted(parts) if kind in (set, frozenset) else parts)
+    inside = _inside(value)
+    if inside is not None:
+        if id(value) in within:
+            return _hash("itself", [])
+        within = (*within, id(value))
+        return _hash("holder", [_of(each, within, is_callable) for each in (inside[0], *inside[1])])
     if kind is types.FunctionType:
-        return _function(value, within)
+        return _function(value, within, is_callable)
     numpy = sys.modules.get("numpy")
     if numpy is not None and kind is numpy.ndarray and not value.dtype.hasobject and value.dtype.isbuiltin == 1:
         return _hash("ndarray", [value.dtype.str.encode(), repr(value.shape).encode(), value.tobytes()])
     torch = sys.modules.get("torch")
     if torch is not None and kind is torch.Tensor and reducers.is_plain(value):
-        shape = repr(tuple(value.shape)).encode()
-        return _hash("tensor", [reducers.type_name(value).encode(), shape, bytes(reducers.content(value))])
-    return _hash("pickle", [_pickle(value)])
+        return _hash("tensor", _tensor(value))
+    return _hash("pickle", [_pickle(value, within, is_callable)])
 
 
 def _pairs(value: dict[object, object]) -> Iterable[object]:
@@ -88,20 +168,43 @@ def _pairs(value: dict[object, object]) -> Iterable[object]:
         yield from pair
 
 
-def _pickle(value: object) -> bytes:
+def _tensor(value: Any) -> list[bytes]:
+    return [reducers.type_name(value).encode(), repr(tuple(value.shape)).encode(), bytes(reducers.content(value))]
+
+
+def _pickle(value: object, within: tuple[int, ...], is_callable: bool) -> bytes:
+    stream = io.BytesIO()
     try:
-        return pickle.dumps(value, protocol=5)
+        _Pickler(stream, within, is_callable).dump(value)
     except Exception as error:
         raise TypeError(f"{type(value).__name__} has no digest: {error}") from error
+    return stream.getvalue()
 
 
-def _function(function: types.FunctionType, within: tuple[int, ...]) -> bytes:
+class _Pickler(pickle.Pickler):
+    """Makes the pickle that ``pickle.dumps`` makes. But it has digests of tensors, whose pickles have addresses, and of
+    functions in callables, whose pickles are their names."""
+
+    def __init__(self, stream: io.BytesIO, within: tuple[int, ...], is_callable: bool) -> None:
+        super().__init__(stream, 5)
+        self._within, self._is_callable = within, is_callable
+
+    def reducer_override(self, value: Any) -> Any:
+        torch = sys.modules.get("torch")
+        if torch is not None and type(value) in (torch.Tensor, torch.nn.Parameter) and reducers.is_plain(value.detach()):
+            return bytes, (_hash("tensor", _tensor(value.detach())), value.requires_grad, vars(value))
+        if self._is_callable and (type(value) is types.FunctionType or _inside(value) is not None):
+            return bytes, (_of(value, self._within, is_callable=True),)
+        return NotImplemented
+
+
+def _function(function: types.FunctionType, within: tuple[int, ...], is_callable: bool) -> bytes:
     if id(function) in within:
         return _hash("itself", [])
     within = (*within, id(function))
     parts = [where(function).encode(), _code(function.__code__)]
     for value in (function.__defaults__, function.__kwdefaults__, *closed_over(function)):
-        parts.append(_of(value, within))
+        parts.append(_of(value, within, is_callable))
     return _hash("function", parts)
 
 
@@ -121,6 +224,16 @@ def _hash(kind: str, parts: Iterable[bytes]) -> bytes:
     return total.digest()
 
 
+memoized: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()  # what memoize has returned: known by what it memoizes
+
+_LRU_CACHE = type(functools.lru_cache(len))
+_BUILT_IN = (
+    types.BuiltinFunctionType,
+    types.MethodWrapperType,
+    types.WrapperDescriptorType,
+    types.MethodDescriptorType,
+    types.ClassMethodDescriptorType,
+)
 _CONTAINERS = (tuple, list, dict, set, frozenset)
 _SIMPLE: dict[type, Callable[[Any], bytes]] = {
     type(None): lambda value: b"",

@@ -39,7 +39,7 @@ class Memo(Generic[P, R]):
         self.key: Callable[P, str] | None = key
         self.expiry: float | None = expiry
         self.loads: Loads = loads
-        self.version: str = keys.of_code(function) if version is None else version
+        self.version: str = keys.of_code(function, with_wrapped=key is not None) if version is None else version
         self.signature: inspect.Signature | None = _signature(function) if key is None or ignore else None
         names: Collection[str] = (ignore,) if isinstance(ignore, str) else ignore
         if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
@@ -50,7 +50,7 @@ class Memo(Generic[P, R]):
         if unknown:
             raise ValueError(f"ignore names {quoted(sorted(unknown))}, which {self.where} has no parameters of")
 
-    def key_of(self, *args: P.args, **kwargs: P.kwargs) -> str:
+    def key_of(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key of a call. Raises TypeError if an argument has no digest."""
         if self.key is not None:
             chosen = self.key(*args, **kwargs)
@@ -66,20 +66,24 @@ class Memo(Generic[P, R]):
         parts: list[object] = []
         for name, value in bound.arguments.items():
             if name not in self.ignore:
-                parts += name, self._digest(name, value)
-        closed = keys.closed_over(self.function)
-        return [*parts, self._digest("what it has closed over", closed)] if closed else parts
+                is_named = self.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+                parts += name, self._digest(name, dict(sorted(value.items())) if is_named else value)
+        functions, held = keys.taken_apart(self.function)
+        closed = [each for function in functions for each in keys.closed_over(function)]
+        if closed:
+            parts.append(self._digest("what it has closed over", closed))
+        return [*parts, "", self._digest("what is bound to it", held, keys.of_held)] if held else parts
 
-    def _digest(self, name: str, value: object) -> str:
+    def _digest(self, name: str, value: Any, digest: Callable[[Any], str] = keys.digest) -> str:
         try:
-            return keys.digest(value)
+            return digest(value)
         except (TypeError, RecursionError) as error:
-            raise TypeError(
-                f"{name} of {self.where} cannot be part of a key: {error}. Name it in ignore= if the result does not depend "
-                "on it, or give key="
-            ) from error
+            advice = "Name it in ignore= if the result does not depend on it, or give key="
+            if name not in self.signature.parameters:  # type: ignore[union-attr]
+                advice = "Give key=, which tells apart what differs in it, too"
+            raise TypeError(f"{name} of {self.where} cannot be part of a key: {error}. {advice}") from error
 
-    def call(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the result of a call, from the pool if it is there."""
         make = functools.partial(self.function, *args, **kwargs)
         return cast(
@@ -102,7 +106,7 @@ class Memo(Generic[P, R]):
 
         return cast("Callable[P, R]", call)
 
-    def delete(self, *args: P.args, **kwargs: P.kwargs) -> None:
+    def delete(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Forget the result of a call."""
         self.objects().delete(self.key_of(*args, **kwargs))
 
@@ -112,6 +116,7 @@ class Memo(Generic[P, R]):
         call = self._wrapped_async() if inspect.iscoroutinefunction(self.function) else self._wrapped()
         call.key = self.key_of  # type: ignore[attr-defined]
         call.delete = self.delete  # type: ignore[attr-defined]
+        keys.memoized.add(call)
         return call
 
 

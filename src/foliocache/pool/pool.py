@@ -756,10 +756,13 @@ class Pool:
         function : callable, optional
             What to decorate: ``@pool.memoize`` is ``@pool.memoize()``.
         key : callable, optional
-            ``key(*args, **kwargs)`` returns the key of a call, unique among the calls of the function. By default a digest of
-            the arguments and of the variables of enclosing functions that the function uses.
+            ``key(*args, **kwargs)`` returns the key of a call, unique among the calls of all functions of that name: it has to
+            tell apart what is bound to them and what they have closed over, too. By default a digest of the arguments, of the
+            variables of enclosing functions that the function uses, and of what is bound to it: the arguments of ``partial``,
+            the ``self`` of a method, the object that is called.
         version : str, optional
             By default a digest of the function's bytecode, without the functions that it calls and the globals that it reads.
+            The function is that inside a ``partial``, a bound method or a decorator; ``__call__`` of an object.
         expiry : float, optional
             As in `get_or_create`.
         ignore : str or collection of str
