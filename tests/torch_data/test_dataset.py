@@ -143,6 +143,19 @@ def test_a_sample_may_be_written_to(shared, name):
     assert equal(dataset[0], VALUES[name])
 
 
+@pytest.mark.parametrize("kind", ["tensor", "nested"])
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_sample_without_room_may_be_written_to_as_others(shared, kind, batched):
+    tensor = torch.zeros(5 << 20)  # more than the pool has room for
+    data = [tensor if kind == "tensor" else {"image": tensor}]
+    added = SharedDataset(
+        data, shared, f"{kind} {batched}", transform=lambda sample: (sample if kind == "tensor" else sample["image"]).add_(1)
+    )
+    for _ in range(2):
+        found = added.__getitems__([0])[0] if batched else added[0]
+        assert (float(found[0]), float(tensor[0])) == (1, 0)
+
+
 def test_workers_make_each_sample_once(shared, log):
     dataset = SharedDataset(samples.Samples(log), shared, "images")
     for options in ({"persistent_workers": True}, {"batch_size": None}, {"collate_fn": samples.as_they_are}):

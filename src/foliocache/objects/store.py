@@ -257,18 +257,18 @@ class Objects(Lookup):
             if found is not MISSING:
                 return found
         value = self._marked(turn).call(make)
-        return values.alone(value.value if isinstance(value, Unkept) else value, turn.writable is not None)
+        return self._built(turn, *self._apart(turn, value))
 
     def _make(self, ask: Ask, turn: _Turn, make: Make) -> Any:
         try:
             value = self._marked(turn).call(make)
             if isinstance(value, Unkept):
-                return values.alone(value.value, turn.writable is not None)
+                return self._built(turn, *self._apart(turn, value))
             stored = values.encode(value, turn.loads, turn.key)
         except BaseException as error:
             _tell(ask, error)
             raise
-        return self._built(turn, value, stored, self._kept(ask, turn, stored))
+        return self._built(turn, stored, self._kept(ask, turn, stored))
 
     async def _ask_async(self, turn: _Turn, make: MakeAsync) -> Any:
         for max_age in turn.ages():
@@ -278,9 +278,11 @@ class Objects(Lookup):
             found = self._look(turn, ask.known)
             if found is not MISSING:
                 return found
+        from ..filler.awaiting import in_engine  # as in `_make_async`
+
         with self._marked(turn):
             value = await _awaited(make, turn.key)
-        return values.alone(value.value if isinstance(value, Unkept) else value, turn.writable is not None)
+        return self._built(turn, *await in_engine(self._pool.engine, lambda: self._apart(turn, value)))
 
     async def _make_async(self, ask: Ask, turn: _Turn, make: MakeAsync) -> Any:
         """Do what ``_make`` does. Calls that may wait for a lock, or copy much, are made in a thread of the engine."""
@@ -291,14 +293,14 @@ class Objects(Lookup):
             with self._marked(turn):
                 value = await _awaited(make, turn.key)
             if isinstance(value, Unkept):
-                return values.alone(value.value, turn.writable is not None)
+                return self._built(turn, *await in_engine(engine, lambda: self._apart(turn, value)))
             stored = await in_engine(engine, lambda: values.encode(value, turn.loads, turn.key))
         except Exception as error:
             failed = error
             await in_engine(engine, lambda: _tell(ask, failed))
             raise
         content = await in_engine(engine, lambda: self._kept(ask, turn, stored))
-        return self._built(turn, value, stored, content)
+        return self._built(turn, stored, content)
 
     def _marked(self, turn: _Turn) -> Member:
         """Return a context that remembers what this thread or task is making: ``make`` cannot wait for its own result."""
@@ -313,14 +315,17 @@ class Objects(Lookup):
             turn.is_refused = name.extra[:1] == b"!" and _is_refused(name, turn.key, turn.start)
         return found
 
-    def _kept(self, ask: Ask, turn: _Turn, stored: values.Stored) -> Buffer | None:
+    def _kept(self, ask: Ask, turn: _Turn, stored: values.Stored) -> Buffer:
         content = self._keep(ask, turn.key, stored, turn.writable)
         self._forget(turn.key, turn.previous)
-        return content
+        return stored.copied(turn.writable is not None) if content is None else content
 
-    def _built(self, turn: _Turn, value: Any, stored: values.Stored, content: Buffer | None) -> Any:
-        if content is None:
-            return values.alone(value, turn.writable is not None)
+    def _apart(self, turn: _Turn, value: Any) -> tuple[values.Stored, Buffer]:
+        """Return an object that is not to be kept as bytes, and a copy of them: like one that is, it is the caller's alone."""
+        stored = values.encode(value.value if isinstance(value, Unkept) else value, turn.loads, turn.key)
+        return stored, stored.copied(turn.writable is not None)
+
+    def _built(self, turn: _Turn, stored: values.Stored, content: Buffer) -> Any:
         build = values.decoder(stored.head, turn.loads, turn.key)
         try:
             return build(content)
@@ -335,7 +340,7 @@ class Objects(Lookup):
         if inline is not None:
             ask.answer(0, "", inline)
             beside = values.split_inline(inline)[1]
-            return beside if writable is None else bytearray(beside)
+            return bytes(beside) if writable is None else bytearray(beside)  # copies, which are aligned
         version = os.urandom(8).hex()
         mapping = self._pool._object(PREFIX + key, stored.size, version, stored)
         content = self._fill(mapping, key, version, writable)

@@ -80,6 +80,15 @@ class Stored:
                 yield content[at - offset : stop - offset]
                 at = stop
 
+    def copied(self, is_writable: bool) -> memoryview:
+        """Return a copy of all bytes, of which what is built is the caller's alone."""
+        if self.head == b"B":
+            return self.parts[0][1]  # which building copies
+        content = memoryview(bytearray(self.size))
+        for _ in self.read_into(0, [content]):
+            pass
+        return content if is_writable else content.toreadonly()
+
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> Iterator[object]:
         """Fill the buffers, in order, as `Source.read_into` does."""
         for buffer in buffers:
@@ -198,17 +207,6 @@ def split_inline(extra: bytes) -> tuple[bytes, memoryview]:
     """Return the head and the content of a ``Stored.inline``."""
     end = INLINE_START + extra[1]
     return extra[INLINE_START:end], memoryview(extra)[end:]
-
-
-def alone(value: Any, is_writable: bool) -> Any:
-    """Return an object that is not kept, as similar as possible to one that is: arrays are read-only, or a copy."""
-    numpy = sys.modules.get("numpy")
-    if is_writable:
-        return value.copy() if numpy is not None and type(value) is numpy.ndarray else value
-    if numpy is not None and type(value) is numpy.ndarray:
-        value = value.view()
-        value.flags.writeable = False
-    return value.toreadonly() if isinstance(value, memoryview) else value
 
 
 # Arrays, tensors, bytes and memoryviews.
