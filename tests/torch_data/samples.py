@@ -53,6 +53,16 @@ class Failing(Samples):
         return super().__getitem__(index)
 
 
+class Adder:
+    """A transform that is a method."""
+
+    def __init__(self, amount):
+        self.amount = amount
+
+    def add(self, sample):
+        return sample + self.amount
+
+
 def subtract(sample):
     """An augmentation that writes to the sample."""
     sample["image"].sub_(1)

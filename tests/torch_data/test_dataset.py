@@ -1,5 +1,6 @@
 """Samples that are made once per machine, through PyTorch's own loaders."""
 
+import functools
 import gc
 import os
 import re
@@ -17,6 +18,7 @@ import samples  # noqa: E402
 
 from foliocache.adapters.torch import leftovers  # noqa: E402
 from foliocache.adapters.torch.leftovers import QUIET  # noqa: E402
+from foliocache.objects import keys  # noqa: E402
 from foliocache.torch import SharedDataset, cached  # noqa: E402
 
 LIMIT = 200  # seconds
@@ -141,6 +143,47 @@ def test_a_sample_may_be_written_to(shared, name):
         part *= 0
     assert all(not part.any() for part in writable_parts(first))
     assert equal(dataset[0], VALUES[name])
+
+
+class ByText:
+    """A dataset of whatever it is asked for."""
+
+    def __getitem__(self, index):
+        return torch.tensor([float(len(str(index)))])
+
+
+def test_no_other_dataset_or_transform_has_a_samples_name(shared):
+    """Keys and samples are cut differently, and joined by what stands between them."""
+    kept = set()
+    for key in ("d", "d:", "d:'b", "d:'b:5", ":d", "1", "'b", ":", "::3:d:'", "3:d:x", "torch"):
+        for sample in ("5", "b:5", ":5", "'b:5", "b", "3:d:'b:5", "d:x:5", 5, 1, (5,)):
+            kept.add(SharedDataset(ByText(), shared, key)._known_by(sample)[1])
+            kept.add((made := cached(abs, shared, key=key, sample_key=str))._key + made._of(sample))
+            kept.add((made := cached(abs, shared, key=key))._key + made._of(sample))
+    assert len(kept) == 11 * (10 + 9 + 10)  # "5" and 5 are one for sample_key=str
+    dataset, other = SharedDataset(ByText(), shared, "train"), cached(lambda text: -1, shared, key="train", sample_key=str)
+    assert [float(dataset["a.jpg"]), other("a.jpg"), float(dataset["a.jpg"])] == [5, -1, 5]
+    for wrong in ("", 5):
+        with pytest.raises(ValueError, match="must be a string that is not empty"):
+            cached(abs, shared, key=wrong)
+
+
+def test_names_of_samples_stay_as_they_are(shared):
+    """Pools outlive versions of this library."""
+    dataset = SharedDataset([0] * 9, shared, "images")
+    assert dataset._known_by(-1) == (8, "torch:images:8") and dataset._known_by_all([3])[0][1] == "torch:images:3"
+    assert SharedDataset(ByText(), shared, "a'b/c")._known_by("x") == ("x", "torch:a'b/c:'x")
+    assert cached(abs, shared, sample_key=str)._key == f"torch:{keys.digest(abs)}:"
+
+
+def test_transforms_that_hold_other_things_share_nothing(shared):
+    for value in (1, 2):
+        for held in (
+            functools.partial(torch.add, other=value),
+            samples.Adder(value).add,
+            functools.cache(samples.Adder(value).add),
+        ):
+            assert float(cached(held, shared)(torch.ones(1))) == 1 + value
 
 
 @pytest.mark.parametrize("kind", ["tensor", "nested"])

@@ -1,5 +1,5 @@
-"""PyTorch through a pool: ``dataset`` keeps the samples of a dataset, ``transform`` the results of a transform, ``leftovers``
-gives memory back."""
+"""PyTorch through a pool: ``dataset`` keeps the samples of a dataset, ``transform`` the results of a transform, ``naming``
+tells them apart, and ``leftovers`` gives memory back."""
 
 from .dataset import SharedDataset
 from .transform import CachedTransform, cached

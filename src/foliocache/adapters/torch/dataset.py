@@ -14,6 +14,7 @@ from foliocache.sizes import quoted
 from ...objects import keys
 from ...objects.found import MISSING
 from ...objects.many import get_or_create_many
+from . import naming
 from .leftovers import Leftovers
 from .transform import check
 
@@ -83,14 +84,12 @@ class SharedDataset(torch.utils.data.Dataset[Any]):
                 f"{type(dataset).__name__} is not a map-style dataset: it has no dataset[index]. "
                 "For an iterable one, keep what it reads: pool.memoize(), or files opened by folio::"
             )
-        if not isinstance(key, str) or not key:
-            raise ValueError(f"the key of a dataset must be a string that is not empty, not {quoted(key)}")
+        self._name, self._key = key, naming.prefix(naming.DATASET, key)
         check(pool, version, expiry, loads, writable)
         if transform is not None and not callable(transform):
             raise TypeError(f"a transform must be callable, not {quoted(transform)}")
         self.dataset: Any = dataset
         self.pool: Pool = pool
-        self._key = f"torch:{key}:"
         self._options = version, expiry, loads, writable
         self._transform = transform
         self._leftovers = Leftovers()
@@ -100,7 +99,7 @@ class SharedDataset(torch.utils.data.Dataset[Any]):
         return len(self.dataset)
 
     def __repr__(self) -> str:
-        return f"SharedDataset({self.dataset!r}, {self.pool!r}, {self._key[6:-1]!r})"
+        return f"SharedDataset({self.dataset!r}, {self.pool!r}, {self._name!r})"
 
     def __iter__(self) -> Iterator[Any]:
         return (self[index] for index in range(len(self)))
@@ -196,7 +195,7 @@ class SharedDataset(torch.utils.data.Dataset[Any]):
         try:
             number = operator.index(index)
         except TypeError:
-            return index, self._key + (f"'{index}" if isinstance(index, str) else keys.digest(index))
+            return index, self._key + (naming.of_text(index) if isinstance(index, str) else keys.digest(index))
         try:
             size = len(self.dataset)
         except TypeError:

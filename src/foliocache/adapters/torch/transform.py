@@ -10,6 +10,7 @@ from foliocache.sizes import quoted
 from ...objects import keys
 from ...objects.store import check_options
 from ...pool.pool import Pool
+from . import naming
 
 if TYPE_CHECKING:
     from ...objects import Loads, Writable
@@ -37,7 +38,7 @@ class CachedTransform:
         self,
         transform: Callable[[Any], Any],
         pool: Pool,
-        key: str,
+        prefix: str,
         sample_key: Callable[[Any], str] | None,
         version: str,
         expiry: float | None,
@@ -46,7 +47,7 @@ class CachedTransform:
     ) -> None:
         self.transform: Callable[[Any], Any] = transform
         self.pool: Pool = pool
-        self._key = f"torch:{key}:"
+        self._key = prefix
         self._sample_key = sample_key
         self._options = version, expiry, loads, writable
 
@@ -82,7 +83,7 @@ class CachedTransform:
         name = self._sample_key(sample)
         if not isinstance(name, str):
             raise TypeError(f"sample_key must return a string, not {quoted(name)}")
-        return f"'{name}"
+        return naming.of_text(name)
 
     def __repr__(self) -> str:
         return f"cached({self.transform!r}, {self.pool!r})"
@@ -108,8 +109,8 @@ def cached(
     pool : Pool
         The pool that keeps the results.
     key : str, optional
-        The transform's name. By default a digest of its bytecode and what it has closed over; or of its pickle, if it is an
-        object.
+        The transform's name: all transforms with the same key and version share their results, and none with a dataset. By
+        default a digest of its bytecode, what it has closed over and what is bound to it; or of its pickle, if it is an object.
     sample_key : callable, optional
         ``sample_key(sample)`` returns a string that tells samples apart. By default a digest of their content.
     version : str
@@ -136,7 +137,9 @@ def cached(
     check(pool, version, expiry, loads, writable)
     if key is None:
         try:
-            key = keys.digest(transform)
+            prefix = naming.prefix(naming.DATASET, keys.digest(transform))  # a digest is no dataset's key
         except (TypeError, RecursionError) as error:
             raise TypeError(f"{quoted(transform)} cannot be told from other transforms: {error}. Give key=") from error
-    return CachedTransform(transform, pool, key, sample_key, version, expiry, loads, writable)
+    else:
+        prefix = naming.prefix(naming.TRANSFORM, key)
+    return CachedTransform(transform, pool, prefix, sample_key, version, expiry, loads, writable)
