@@ -157,8 +157,9 @@ def test_a_mapping_is_a_sequence_of_bytes(mapping, source):
     for key in (len(content), -len(content) - 1, 2**70):
         with pytest.raises(IndexError):
             mapping[key]
-    with pytest.raises(TypeError, match=r"not iterable.*mapping\.pieces\(\)"):
-        iter(mapping)
+    for iterated in (iter, reversed, lambda mapping: 5 in mapping):
+        with pytest.raises(TypeError, match=r"not iterable.*mapping\.pieces\(\)"):
+            iterated(mapping)
     assert b"".join(mapping.pieces()) == content
 
 

@@ -266,7 +266,7 @@ def test_versions_expiry_and_deletion(shared, key):
     assert [shared.get_or_create(key, lambda n=n: n, version=str(n)) for n in (1, 2, 1)] == [1, 2, 1]
     assert shared.get_or_create(key, lambda: 5, version="1", expiry=0) == 5
     assert shared.get(key, version="1", expiry=0) is None
-    assert shared.get(key, version="1", expiry=60) == 5
+    assert shared.get(key, version="1", expiry=60) == shared.get(key, version="1", expiry=10**400) == 5
     assert shared.put(key, numpy.arange(50_000), version="2")
     old = shared.get(key, version="2")
     shared.delete(key)

@@ -327,10 +327,20 @@ def test_views_keep_their_pins_and_no_longer(shared):
         assert pins() == before
 
 
+@pytest.mark.parametrize("options", [{}, {"writable": "copy"}])
+def test_empty_memoryviews_have_their_types(shared, key, options):
+    for letter in "Bdiq?":
+        for _ in range(2):  # made, then found
+            found = shared.get_or_create(
+                f"{key} {letter} {options}", lambda letter=letter: memoryview(b"").cast(letter), **options
+            )
+            assert (found.format, found.shape, found.readonly) == (letter, (0,), not options)
+
+
 @pytest.mark.parametrize(
     "value",
-    [lambda: 1, (n for n in [1]), sys.stdout, memoryview(numpy.zeros(2, "i4,f8"))],
-    ids=["lambda", "generator", "file", "struct"],
+    [lambda: 1, (n for n in [1]), sys.stdout, memoryview(numpy.zeros(2, "i4,f8")), memoryview(numpy.zeros((0, 3)))],
+    ids=["lambda", "generator", "file", "struct", "empty"],
 )
 def test_what_cannot_be_kept_is_refused_in_words(shared, key, value):
     with pytest.raises(TypeError, match=r"cannot be kept|no content to keep"):

@@ -424,7 +424,10 @@ def seconds(value: float, what: str = "expiry") -> float:
     """Return a number of seconds as a float. Raises ValueError, about the parameter ``what``, if it is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         raise ValueError(f"{what} must be a number of seconds, 0 or more, not {quoted(value)}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # an int of more than 10**308
+        return float("inf")
 
 
 def _now() -> int:

@@ -158,7 +158,7 @@ def _builder(head: bytes) -> Build | None:
         return lambda view: tensor(view, text, shape)
     if kind == b"V":
         if math.prod(shape) == 0:
-            return memoryview
+            return lambda view: memoryview(view).cast("B").cast(text)  # type: ignore[call-overload]
         return lambda view: memoryview(view).cast("B").cast(text, shape)  # type: ignore[call-overload]
     return None
 
@@ -235,8 +235,8 @@ def _fits(head: bytes, content: memoryview) -> Stored | None:
 
 def _view(value: memoryview) -> Stored:
     letter = value.format.removeprefix("@")
-    if value.nbytes == 0 and (value.format, value.ndim) != ("B", 1):
-        raise TypeError("an empty memoryview of anything but bytes cannot be kept, as Python has no way to make one")
+    if value.nbytes == 0 and value.ndim != 1:
+        raise TypeError("an empty memoryview of several dimensions cannot be kept, as Python has no way to make one")
     if letter not in _ONE_LETTER:
         raise TypeError(f"a memoryview of format {value.format!r} cannot be kept; one of numbers or bytes can, and arrays")
     content = memoryview(value if value.c_contiguous else value.tobytes()).cast("B") if value.nbytes else memoryview(b"")

@@ -149,6 +149,12 @@ class Mapping(AsyncReads):
             "use mapping.pieces() for its bytes in leases, or memoryview(mapping)"
         )
 
+    def __reversed__(self) -> NoReturn:
+        self.__iter__()
+
+    def __contains__(self, value: object) -> NoReturn:
+        self.__iter__()
+
     def __reduce__(self) -> tuple[object, ...]:
         options = self.folio_size, self.readahead
         *given, concurrent = self.filler.source
