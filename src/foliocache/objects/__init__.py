@@ -5,8 +5,8 @@ makes several in one call. ``memo`` and ``keys`` are the decorator. The package 
 protocols that it needs of a pool.
 """
 
-from .memo import Memo
+from .memo import Memo, Memoized
 from .store import Make, MakeAsync, Objects, Writable
 from .values import Loads
 
-__all__ = ["Loads", "Make", "MakeAsync", "Memo", "Objects", "Writable"]
+__all__ = ["Loads", "Make", "MakeAsync", "Memo", "Memoized", "Objects", "Writable"]

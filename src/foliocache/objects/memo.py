@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Collection
-from typing import Any, Generic, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from ..sizes import quoted
 from . import keys
@@ -14,6 +14,32 @@ from .values import Loads
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Q = ParamSpec("Q")
+S = TypeVar("S")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Memoized(Protocol[P, R_co]):
+    """A memoized function, as type checkers see it; it is a function, and a method in the body of a class.
+
+    Type checkers take a class method that is called by its class (``C.method()``) for a function of the class.
+    """
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Return the result of a call, from the pool if it is there."""
+
+    def key(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Return the key of a call."""
+
+    def delete(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Forget the result of a call."""
+
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> Self: ...
+    @overload
+    def __get__(self: Memoized[Concatenate[S, Q], R], instance: S, owner: type | None = None, /) -> Callable[Q, R]: ...
+    @overload  # of a static or class method, which pyright tells by its first parameter
+    def __get__(self, instance: object, owner: type | None = None, /) -> Callable[..., R_co]: ...
 
 
 class Memo(Generic[P, R]):
@@ -110,14 +136,14 @@ class Memo(Generic[P, R]):
         """Forget the result of a call."""
         self.objects().delete(self.key_of(*args, **kwargs))
 
-    def wrapped(self) -> Callable[P, R]:
+    def wrapped(self) -> Memoized[P, R]:
         """Return the function that users call. It pickles as the original would: by its name."""
 
         call = self._wrapped_async() if inspect.iscoroutinefunction(self.function) else self._wrapped()
         call.key = self.key_of  # type: ignore[attr-defined]
         call.delete = self.delete  # type: ignore[attr-defined]
         keys.memoized.add(call)
-        return call
+        return cast("Memoized[P, R]", call)
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:

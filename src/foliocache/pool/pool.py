@@ -6,8 +6,8 @@ import contextlib
 import html
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, SupportsFloat, SupportsIndex, TypeAlias, TypeVar, overload
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, SupportsFloat, SupportsIndex, TypeAlias, TypeVar, cast, overload
 
 from ..errors import FoliocacheError
 from ..filler.engine import Engine
@@ -28,7 +28,7 @@ from .pressure import Pressure
 if TYPE_CHECKING:
     from ..filler.source import AsyncSource, Read, ReadInto, Source
     from ..mm.atomics import Memory
-    from ..objects import Loads, Make, MakeAsync, Objects, Writable
+    from ..objects import Loads, Memoized, Objects, Writable
     from ..observe.statistics import Picture, Statistics
     from ..tiers import TierStat
     from ..tiers.guard import Guard
@@ -566,13 +566,13 @@ class Pool:
     def get_or_create(
         self,
         key: str,
-        make: Make,
+        make: Callable[[], R],
         *,
         version: str = "",
         expiry: float | None = None,
         loads: Loads = "any",
         writable: Writable = None,
-    ) -> Any:
+    ) -> R:
         """Return a Python object that is made by the first process that asks for it, and shared by all.
 
         Parameters
@@ -611,18 +611,18 @@ class Pool:
         FoliocacheError
             ``make`` asks for the same object; or the pool has been closed.
         """
-        return self.objects.get_or_create(key, make, version, expiry, loads, writable)
+        return cast("R", self.objects.get_or_create(key, make, version, expiry, loads, writable))
 
     async def get_or_create_async(
         self,
         key: str,
-        make: MakeAsync,
+        make: Callable[[], Awaitable[R]],
         *,
         version: str = "",
         expiry: float | None = None,
         loads: Loads = "any",
         writable: Writable = None,
-    ) -> Any:
+    ) -> R:
         """`get_or_create` for event loops. An object that the pool has is returned at once, without another thread.
 
         Parameters
@@ -642,7 +642,7 @@ class Pool:
         Exception
             As in `get_or_create`.
         """
-        return await self.objects.get_or_create_async(key, make, version, expiry, loads, writable)
+        return cast("R", await self.objects.get_or_create_async(key, make, version, expiry, loads, writable))
 
     def put(self, key: str, value: object, *, version: str = "", loads: Loads = "any") -> bool:
         """Keep a Python object. It replaces the one that the pool has.
@@ -723,7 +723,7 @@ class Pool:
         self.objects.delete(key)
 
     @overload
-    def memoize(self, function: Callable[P, R], /) -> Callable[P, R]: ...
+    def memoize(self, function: Callable[P, R], /) -> Memoized[P, R]: ...
 
     @overload
     def memoize(
@@ -736,7 +736,7 @@ class Pool:
         expiry: float | None = None,
         ignore: str | Collection[str] = (),
         loads: Loads = "any",
-    ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+    ) -> Callable[[Callable[P, R]], Memoized[P, R]]: ...
 
     def memoize(
         self,
@@ -748,7 +748,7 @@ class Pool:
         expiry: float | None = None,
         ignore: str | Collection[str] = (),
         loads: Loads = "any",
-    ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
+    ) -> Memoized[P, R] | Callable[[Callable[P, R]], Memoized[P, R]]:
         """Return a decorator that keeps a function's results in the pool, by its arguments.
 
         Parameters
@@ -784,7 +784,7 @@ class Pool:
             ``ignore`` has a name that is not a parameter of the function.
         """
 
-        def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        def decorate(function: Callable[P, R]) -> Memoized[P, R]:
             from ..objects import Memo  # as in `objects`
 
             return Memo(lambda: self.objects, function, key, version, expiry, ignore, loads).wrapped()
