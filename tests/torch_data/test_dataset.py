@@ -97,6 +97,42 @@ def test_a_sample_is_what_the_dataset_returns(shared, name):
         assert equal(dataset[0], value) and equal(dataset[0], value)
 
 
+IMAGE = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
+STRIDED = {
+    "channels last": IMAGE.to(memory_format=torch.channels_last),
+    "one image": IMAGE[:1].to(memory_format=torch.channels_last),
+    "transposed": IMAGE.permute(3, 1, 0, 2),
+    "bfloat16": IMAGE[0, 0].T.to(torch.bfloat16),
+    "large": torch.arange(600_000).reshape(2, 300_000).T,
+    "many dimensions": torch.arange(2**18).reshape((2,) * 18).permute(tuple(range(18))[::-1]),
+}
+
+
+@pytest.mark.parametrize("name", STRIDED)
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("options", [{}, {"writable": None}])
+def test_dense_tensors_keep_their_strides(shared, name, within, options):
+    value = STRIDED[name]
+    dataset = SharedDataset([[value] if within else value], shared, f"strides {name} {within} {options}", **options)
+    for _ in range(2):  # made, then found
+        found = dataset[0][0] if within else dataset[0]
+        assert found.stride() == value.stride() and equal(found, value)
+    if not options:
+        found += 1
+        assert equal(dataset[0][0] if within else dataset[0], value)
+
+
+def test_other_tensors_are_kept_in_c_order(shared):
+    for value in (IMAGE[..., ::2], torch.ones(1, 3).expand(5, 3), torch.empty(0, 3).T):
+        found = SharedDataset([value], shared, f"sparse {value.shape}")[0]
+        assert found.is_contiguous() and equal(found, value)
+
+
+def test_strided_tensors_are_read_without_unpickling(shared):
+    dataset = SharedDataset([STRIDED["channels last"]], shared, "strided arrays", loads="arrays")
+    assert dataset[0].stride() == dataset[0].stride() == STRIDED["channels last"].stride()
+
+
 def test_a_tensor_of_tensors_is_kept(shared):
     with warnings.catch_warnings(action="ignore"):  # of its future
         value = torch.nested.nested_tensor([torch.ones(2), torch.arange(3.0)])

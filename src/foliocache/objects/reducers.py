@@ -41,7 +41,11 @@ class _Pickler(pickle.Pickler):
             order = "F" if plain.flags.f_contiguous and not plain.flags.c_contiguous else "C"
             return _array, (pickle.PickleBuffer(elements(plain)), plain.shape, plain.dtype, order, kind)
         if kind.__module__ == "torch" and kind is sys.modules["torch"].Tensor and is_plain(value):
-            return tensor, (pickle.PickleBuffer(content(value)), type_name(value), tuple(value.shape))
+            dimensions = order_of(value)
+            if dimensions is None:
+                return tensor, (pickle.PickleBuffer(content(value)), type_name(value), tuple(value.shape))
+            lying = value.permute(dimensions)
+            return permuted, (pickle.PickleBuffer(content(lying)), type_name(value), tuple(lying.shape), dimensions)
         if kind.__module__ == "pyarrow.lib" and kind.__name__ in ("Table", "RecordBatch"):
             return _arrow, (pickle.PickleBuffer(_ipc(value)), kind.__name__)
         return NotImplemented
@@ -120,6 +124,21 @@ def is_plain(value: Any) -> bool:
         and not value.is_neg()
         and not vars(value)
     )
+
+
+def order_of(value: Any) -> tuple[int, ...] | None:
+    """Return the dimensions of a plain tensor in the order in which they lie, if it is dense and not in C order (transposed,
+    ``channels_last``); else None."""
+    if value.is_contiguous() or value.numel() == 0:
+        return None
+    strides = value.stride()
+    order = tuple(sorted(range(value.dim()), key=lambda at: (-strides[at], at)))
+    return order if value.permute(order).is_contiguous() else None
+
+
+def permuted(view: Buffer, name: str, shape: Sequence[int], order: Sequence[int]) -> Any:
+    """Return a tensor whose dimensions lie in another order. ``shape`` is in that order."""
+    return tensor(view, name, shape).permute([order.index(at) for at in range(len(order))])
 
 
 def content(value: Any) -> memoryview:

@@ -6,11 +6,12 @@ ALIGNMENT. An object that is so small that it fits into its name, with its head,
 Kinds, the first byte of a head:
 
 - ``A`` an array of NumPy and ``T`` a tensor of PyTorch: order, shape and type; the bytes are the elements.
+- ``U`` a tensor whose dimensions lie in another order, which follows its type; shape and bytes are in that order.
 - ``B`` bytes, ``V`` a memoryview: format and shape.
 - ``P`` anything else that pickles: the buffers that pickle protocol 5 leaves out of band, a table of their places, the pickle.
 - ``S`` the same, if the head has room for the table and the pickle: the parts are the buffers alone.
 
-Building the first four is harmless. A pickle can run any code: unpickling trusts every process that may write to the pool.
+Building all but pickles is harmless. A pickle can run any code: unpickling trusts every process that may write to the pool.
 """
 
 from __future__ import annotations
@@ -151,16 +152,23 @@ def _builder(head: bytes) -> Build | None:
         return bytes
     if kind == b"P":
         return _unpickler(_WHERE.unpack_from(head, 1)[0])
-    shape, text = _unpack_shape(head[2:]) if kind in (b"A", b"T", b"V") else ((), "")
+    shape, text = _unpack_shape(head[2:]) if kind in (b"A", b"T", b"U", b"V") else ((), "")
     if kind == b"A":
         return _array_builder(shape, text, head[1:2].decode())
     if kind == b"T":
         return lambda view: tensor(view, text, shape)
+    if kind == b"U":
+        name, *order = text.split(",")
+        return functools.partial(_permuted, name, shape, [int(at) for at in order])
     if kind == b"V":
         if math.prod(shape) == 0:
             return lambda view: memoryview(view).cast("B").cast(text)  # type: ignore[call-overload]
         return lambda view: memoryview(view).cast("B").cast(text, shape)  # type: ignore[call-overload]
     return None
+
+
+def _permuted(name: str, shape: tuple[int, ...], order: list[int], view: Any) -> Any:
+    return reducers.permuted(view, name, shape, order)
 
 
 def rows(head: bytes) -> tuple[int, Callable[[Any, int], Any]] | None:
@@ -221,7 +229,11 @@ def _plain(value: Any) -> Stored | None:
     if numpy is not None and type(value) is numpy.ndarray:
         return _array(value)
     if torch is not None and type(value) is torch.Tensor and reducers.is_plain(value):
-        return _fits(b"T" + b"C" + _pack_shape(value.shape, reducers.type_name(value)), reducers.content(value))
+        name, order = reducers.type_name(value), reducers.order_of(value)
+        if order is None:
+            return _fits(b"T" + b"C" + _pack_shape(value.shape, name), reducers.content(value))
+        value = value.permute(order)
+        return _fits(b"U" + b"C" + _pack_shape(value.shape, ",".join([name, *map(str, order)])), reducers.content(value))
     return None
 
 
