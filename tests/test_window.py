@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import foliocache
+from foliocache.mm import layout
 
 
 @pytest.fixture
@@ -117,12 +118,31 @@ def test_mapped_folios_are_not_evicted(pool, mapping, source, make_source):
     assert source.bytes_read < 2 * 500_000
 
 
-def test_a_window_larger_than_the_pool_is_a_clear_error(pool, make_source):
-    source = make_source(8 << 20)
-    mapping = pool.mapping("big", 8 << 20, "v", source.read)
+@pytest.mark.parametrize("more", [1, 1 << 16, 4 << 20])
+def test_a_window_larger_than_the_pool_is_refused_before_anything_is_read(pool, make_source, more):
+    size = pool.pool_bytes + more
+    source = make_source(size)
+    mapping = pool.mapping("big", size, "v", source.read)
+    with pytest.raises(foliocache.FoliocacheError, match=f"a window of {size} bytes is larger than the pool"):
+        mapping.window()
+    assert source.bytes_read == pool.stat().pins == pool.stat().pages_by_state.table == 0
+
+
+def test_a_window_that_the_pool_has_no_room_for_is_a_clear_error(pool, make_source):
+    """It is as large as the pool, which has tables, too."""
+    mapping = pool.mapping("big", pool.pool_bytes, "v", make_source(pool.pool_bytes).read)
     with pytest.raises(foliocache.FoliocacheError, match="no room for a window"):
         mapping.window()
     assert pool.stat().pins == 0 and pool.stat().pages_by_state.table == 0
+
+
+@pytest.mark.parametrize("writable", [None, "copy"])
+def test_a_window_more_than_a_process_can_hold_says_so(pool, mapping, writable):
+    windows = [mapping.window(0, 5000) for _ in range(layout.PINS - 1)]
+    with pytest.raises(foliocache.FoliocacheError, match="this process holds 1983 leases and windows, as many as it can"):
+        mapping.window(0, 5000, writable=writable)
+    windows.pop()
+    assert len(mapping.window(0, 5000, writable=writable)) == 5000
 
 
 def test_an_empty_window(mapping):
@@ -145,7 +165,7 @@ def test_a_mapping_is_a_buffer_as_its_window_is(pool, mapping, source):
     with pytest.raises((ValueError, BufferError), match="read-only"):
         np.frombuffer(mapping, np.uint8)[0] = 1
     assert bytes(pool.mapping("empty", 0, "v", source.read)) == b""
-    with pytest.raises(foliocache.FoliocacheError, match="no room for a window"):
+    with pytest.raises(foliocache.FoliocacheError, match="larger than the pool"):
         memoryview(pool.mapping("big", 8 << 20, "v", lambda offset, length: bytes(length)))
     pool.close()
     with pytest.raises(foliocache.FoliocacheError, match="closed"):

@@ -74,6 +74,10 @@ cdef u64 _place(Lease lease):
     return lease.data - (<const fc_mem *>lease.attachment.mem).ro
 
 
+cdef object _holds_all():
+    return FoliocacheError(f"this process holds {layout.PINS - 1} leases and windows, as many as it can; release some")
+
+
 cdef size_t _whole(size_t size, Attachment attachment) noexcept:
     """Return the number of bytes of the pages that hold ``size`` bytes."""
     cdef size_t page = 1 << atomics.page_shift(attachment.mem)
@@ -275,7 +279,7 @@ cdef class Window:
     cdef u32 _take(self) except? 0xFFFFFFFE:
         cdef u32 entry = self.attachment.take()
         if entry == layout.NIL:
-            raise FoliocacheError(f"this process holds {layout.PINS - 1} leases and windows, as many as it can; release some")
+            raise _holds_all()
         return entry
 
     def _check(self):
@@ -306,7 +310,7 @@ cdef class Window:
         self.first = first
         self.length = length
         self.begin = offset - first * mapping.unit_size
-        if count * (mapping.unit_size >> atomics.page_shift(mem)) > <u64>backing.limit(mem) + mapping.unit_size:
+        if count and (count - 1) << mapping.order >= backing.limit(mem):  # the last unit has at least one page
             raise FoliocacheError(f"a window of {length} bytes is larger than the pool; open smaller ones, or use read()")
         self.count = count
         self.closed = False
@@ -321,6 +325,8 @@ cdef class Window:
 
     cdef _add(self, u32 n, Lease lease):
         """Add the pages of a lease, which begins with unit n of the window, and keep its pin."""
+        if lease.private is not None and self.attachment.left == 0:
+            raise _holds_all()
         if lease.private is not None:
             raise FoliocacheError(
                 f"the pool has no room for a window of {self.length} bytes: too much of it is pinned. "
