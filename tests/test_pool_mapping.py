@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import foliocache
+from foliocache.mm import layout
+from foliocache.pool import mapping
 
 
 class Name(str, enum.Enum):  # noqa: UP042 - as programs older than StrEnum have it
@@ -112,3 +114,19 @@ def test_the_mapping_without_a_source_reads_what_is_cached(pool, source):
     assert pool.mapping("k", len(source.content), "v").read(0, 10) == source.content[:10]
     with pytest.raises(foliocache.SourceError, match="without a source"):
         pool.mapping("k", len(source.content), "w").read(0, 10)
+
+
+def test_a_digest_is_of_all_and_its_upper_half_word_of_the_key():
+    """By which the ghosts of one version are those of another (``mm.ghost``)."""
+    said = [("k", 1, ""), ("k", 2, ""), ("k", 1, "2"), ("k", 1, "", 4096), ("l", 1, "")]
+    digests = [mapping.pool_digest(*one) for one in said]
+    words = [int.from_bytes(digest[:8], "little") for digest in digests]
+    keys = [word >> layout.KEY_SHIFT for word in words]
+    assert keys == [int.from_bytes(mapping.key_digest(key[0]), "little") >> layout.KEY_SHIFT for key in said]
+    assert len(set(keys[:4])) == 1 and len(set(keys)) == 2
+    assert [len({digest[at:end] for digest in digests}) for at, end in ((0, 4), (8, 12), (12, 16))] == [5, 5, 5]
+
+
+def test_digests_of_tiers_stay_what_they_are():
+    """Tiers on disks outlive a version of the package."""
+    assert mapping.object_digest("key", 1000, "v1").hex() == "27e2a764f9026bcc8642f1a811de94e4"

@@ -17,7 +17,7 @@ from benchmarks.common.measure import Unavailable
 from foliocache.mm import layout, page_alloc, page_ref, xarray
 from foliocache.mm import mapping as mappings
 from foliocache.pool.geometry import PAGES_MIN
-from foliocache.pool.mapping import object_digest
+from foliocache.pool.mapping import pool_digest
 from foliocache.pool.watch import Watch
 
 __all__ = [
@@ -84,7 +84,7 @@ def place_of_first_folio(pool: Any, mapping: Any) -> tuple[Any, ...]:
     """Return the arguments that ``read_core`` of pairs.c needs to look up the mapping's first folio."""
     mem, me = memory_of(pool), number_of(pool)
     geometry = pool._attachment.segment.geometry
-    digest = object_digest(mapping.key, mapping.size, mapping.version)
+    digest = pool_digest(mapping.key, mapping.size, mapping.version)
     ino = mappings.lookup(mem, me, int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little"))
     if ino == 0:
         raise Unavailable("the mapping's record was not found; has its digest changed?")

@@ -19,6 +19,12 @@ def test_a_ghost_is_taken_once(segment, digest, index):
     assert segment.ghost.take(digest, index, 0, 103) == 0
 
 
+def test_versions_of_an_object_have_the_same_ghosts(segment):
+    """The lower half of a digest is of the version, too."""
+    segment.ghost.remember(DIGEST, 3, 0, LOST, 5, 100)
+    assert segment.ghost.take(DIGEST ^ 0xFFFFFFFF, 3, 0, 100) == left(segment, LOST, 5, 0)
+
+
 @pytest.mark.parametrize("verdict", [LEFT, LOST, BEATEN])
 @pytest.mark.parametrize("heat", [0, 7])
 def test_every_verdict_and_heat_is_kept(segment, verdict, heat):

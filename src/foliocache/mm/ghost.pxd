@@ -15,5 +15,5 @@ cdef u32 _age(u32 word, u32 tick) noexcept nogil
 @cython.locals(sets=u32)
 cdef u64 _set(mem_t mem, u64 mixed, u32 order) noexcept nogil
 cdef u32 _print(u64 mixed) noexcept nogil
-@cython.locals(mixed=u64)
+@cython.locals(key=u64, mixed=u64)
 cdef u64 _hash(u64 digest, u64 index) noexcept nogil

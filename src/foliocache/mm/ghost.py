@@ -1,9 +1,10 @@
 """Ghosts: what is remembered of folios that reclaim has evicted. One word for each unit; LRU_LOCK guards them all.
 
-A word contains a fingerprint of the object's digest and the unit's index, why the folio was evicted (its *verdict*), its
-heat, and the time of the eviction in ticks (``layout``, "A ghost's word"). A ghost is a unit's, and not a folio's, so that it
-is found when what was evicted as one folio is read again as several, or as a part of a larger one. The digest is used because
-it stays the same when an object's record is dropped with its last folio and recreated; the ino does not.
+A word contains a fingerprint of the object's key and the unit's index, why the folio was evicted (its *verdict*), its heat,
+and the time of the eviction in ticks (``layout``, "A ghost's word"). A ghost is a unit's, and not a folio's, so that it is
+found when what was evicted as one folio is read again as several, or as a part of a larger one. The key is known by the upper
+half of F_DIGEST, the same for all versions of an object: one that is made again has a new version each time, and comes back
+nevertheless. (An ino would not even outlive the object's last folio.)
 
 The table is divided into sets of GHOST_WAYS words. A ghost may be anywhere in the set that its hash selects, and replaces the
 oldest there. The table has a word for each page of the pool, and units of 2^order pages use 1 / 2^order of it. So about as
@@ -69,6 +70,8 @@ def _print(mixed):
 
 
 def _hash(digest, index):
-    """Return a 64-bit hash (the multiplier is 2^64 / golden ratio; the shift folds the high bits down)."""
-    mixed = ((digest * layout.HASH_MULTIPLIER & layout.HASH_MASK) ^ index) * layout.HASH_MULTIPLIER & layout.HASH_MASK
+    """Return a 64-bit hash of a digest's upper half, which is of the key, and an index (the multiplier is 2^64 / golden ratio;
+    the shift folds the high bits down)."""
+    key = (digest >> layout.KEY_SHIFT) * layout.HASH_MULTIPLIER & layout.HASH_MASK
+    mixed = (key ^ index) * layout.HASH_MULTIPLIER & layout.HASH_MASK
     return mixed ^ (mixed >> 29)

@@ -2,7 +2,7 @@
 #pragma once
 
 #define FC_MAGIC 0x3148434f494c4f46ull
-#define FC_ABI 0x7u
+#define FC_ABI 0x8u
 #define FC_NIL 0xffffffffu
 #define FC_LINE 0x40u
 #define FC_LOCK_BYTES 0x400000000000ull
@@ -194,6 +194,7 @@
 #define FC_GHOST_TICK_SHIFT 0x5u
 #define FC_GHOST_TICK_MASK 0x3ffu
 #define FC_GHOST_PRINT_SHIFT 0xfu
+#define FC_KEY_SHIFT 0x20u
 #define FC_TICK_SHIFT 0x5u
 #define FC_TICKS_SOON 0x8u
 #define FC_TICKS_MAX 0x40u

@@ -21,7 +21,7 @@ number* (see ``slab``). ``NIL`` stands for none.
 """
 
 MAGIC = 0x314843_4F494C4F46  # "FOLIOCH1", little-endian
-ABI = 7
+ABI = 8
 
 NIL = 0xFFFFFFFF
 LINE = 64  # bytes of a cache line
@@ -160,7 +160,7 @@ F_PREV = 40  # list links: page_alloc's lock when free, lru's for FILE, the slab
 F_NEXT = 44
 F_BUDDY = 48  # page_alloc's lock: order + 1 at the head of a free block, with BUDDY_HOLE; a quarantine; else 0
 F_QUEUE = 52  # lru's lock: queue | heat << 8 | verdict << 11 | used << 13 | seen << 14; 0 if it is free or not a FILE
-F_DIGEST = 56  # tree lock, for FILE, 64 bits: the low half of its object's digest, part of its ghost's fingerprint
+F_DIGEST = 56  # tree lock, for FILE, 64 bits: MAPPING_DIGEST_LO of its object; ghosts are of its upper half
 F_USED = 56  # slab's lock, for NODE, INODE and NAME: objects in use
 F_FREE = 60  # slab's lock, for NODE, INODE and NAME: first free object of the page, + 1
 
@@ -258,6 +258,7 @@ GHOST_HEAT_SHIFT = 2
 GHOST_TICK_SHIFT = 5
 GHOST_TICK_MASK = 0x3FF
 GHOST_PRINT_SHIFT = 15
+KEY_SHIFT = 32  # of a digest's first word: the bits from here on are a digest of the object's key alone
 TICK_SHIFT = 5
 TICKS_SOON = 8  # "soon": within so many ticks
 TICKS_MAX = 64  # an older ghost is ignored
@@ -303,7 +304,7 @@ TREE_LOCKED = 1
 BUCKETS_BATCH = 256  # chains that are searched while the table's lock is held
 MAPPING_HEAD = 0
 MAPPING_INO = 8
-MAPPING_DIGEST_LO = 16
+MAPPING_DIGEST_LO = 16  # the bits from KEY_SHIFT on are MAPPING_KEY's
 MAPPING_DIGEST_HI = 24
 MAPPING_OBJECT_SIZE = 32
 MAPPING_FOLIOS = 40

@@ -30,6 +30,7 @@ FIXED_PER_POOL = 4  # the pool has room for so many folios of the largest ``foli
 READAHEAD_MAX = 64 << 20  # bytes; and at most 1/READAHEAD_SHARE of the pool
 READAHEAD_SHARE = 8
 READAHEAD_ALONE = 4 << 20  # bytes, if the source is called one call at a time, by threads that wait for the data
+KEY_AT = layout.KEY_SHIFT // 8  # the first byte of a digest that is the key's; those up to the 8th are
 
 Size: TypeAlias = SupportsIndex | str
 
@@ -104,7 +105,7 @@ class Mapping(AsyncReads):
         units = -(-size // unit)
         if units > 1 << layout.XA_INDEX_BITS:
             raise ValueError(f"{quoted(key)} is too large: {quoted(size)} bytes are more than 2^{layout.XA_INDEX_BITS} units")
-        digest = object_digest(key, size, version, None if order == usual else unit)
+        digest = pool_digest(key, size, version, None if order == usual else unit)
         share = segment.pool_bytes // READAHEAD_SHARE
         most = min(READAHEAD_MAX if concurrent else READAHEAD_ALONE, share)
         ahead = most if self.readahead is None else min(self.readahead, share)
@@ -233,15 +234,24 @@ def _readahead(wanted: Size) -> int:
     return 0
 
 
-def object_digest(key: str, size: int, version: str, unit: int | None = None) -> bytes:
-    """Return the digest by which an object at one version is found: 16 bytes. unit: bytes of its units, if that is not the
-    usual size; the pool then treats it as another object."""
-    return _digest(16, str(size), key, version, *([] if unit is None else [str(unit)]))
+def object_digest(key: str, size: int, version: str) -> bytes:
+    """Return the digest by which tiers find an object at one version: 16 bytes."""
+    return hashlib.blake2b(_framed(str(size)) + _framed(key) + _framed(version), digest_size=16).digest()
+
+
+def pool_digest(key: str, size: int, version: str, unit: int | None = None) -> bytes:
+    """Return the digest by which a pool finds an object at one version: 16 bytes. 12 of them are of all of it; the others are
+    of the key alone, so that the ghosts of one version are found by another (``mm.ghost``). unit: bytes of its units, if that
+    is not the usual size; the pool then treats it as another object."""
+    named = _framed(key)
+    whole = _framed(str(size)) + named + _framed(version) + (b"" if unit is None else _framed(str(unit)))
+    digest = hashlib.blake2b(whole, digest_size=16).digest()
+    return digest[:KEY_AT] + hashlib.blake2b(named, digest_size=8).digest()[KEY_AT:] + digest[8:]
 
 
 def key_digest(key: str) -> bytes:
     """Return the digest by which all versions of an object are found: 8 bytes. Raises ValueError if key is not a string."""
-    return _digest(8, _plain(key, "key"))
+    return hashlib.blake2b(_framed(_plain(key, "key")), digest_size=8).digest()
 
 
 def _plain(text: str, what: str) -> str:
@@ -262,12 +272,10 @@ def _size_of(key: str, size: SupportsIndex) -> int:
     return number
 
 
-def _digest(size: int, *texts: str) -> bytes:
-    """Return a digest of ``size`` bytes. Each string goes in with its length, and lone surrogates are kept, so that different
-    strings have different digests."""
-    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-    data = b"".join([len(each).to_bytes(8, "little") + each for each in encoded])
-    return hashlib.blake2b(data, digest_size=size).digest()
+def _framed(text: str) -> bytes:
+    """Return a string with its length, so that different rows of strings are different bytes. Lone surrogates are kept."""
+    encoded = text.encode("utf-8", "surrogatepass")
+    return len(encoded).to_bytes(8, "little") + encoded
 
 
 def _texts(key: str, version: str) -> tuple[bytes, bytes]:

@@ -12,7 +12,7 @@ from ..filler.readahead import Readahead
 from ..mm import layout, xarray
 from ..sizes import quoted
 from .found import FoundMap
-from .mapping import Mapping, _order_for, _span_for, object_digest
+from .mapping import Mapping, _order_for, _span_for, pool_digest
 
 if TYPE_CHECKING:
     from ..filler.source import Source
@@ -69,7 +69,7 @@ class Finder:
     def find(self, key: str, size: int, version: str) -> FoundMap:
         """Return the mapping of an object."""
         shape = self._shapes.get(size) or self._shape(size)
-        return FoundMap(self._attachment, self._filler, size, *shape, object_digest(key, size, version), self._gone)
+        return FoundMap(self._attachment, self._filler, size, *shape, pool_digest(key, size, version), self._gone)
 
     def _shape(self, size: int) -> tuple[int, int, int]:
         """Return the order of a unit, the height of the index, and the span of a folio, of an object of so many bytes."""
