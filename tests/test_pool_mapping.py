@@ -125,6 +125,9 @@ def test_a_digest_is_of_all_and_its_upper_half_word_of_the_key():
     assert keys == [int.from_bytes(mapping.key_digest(key[0]), "little") >> layout.KEY_SHIFT for key in said]
     assert len(set(keys[:4])) == 1 and len(set(keys)) == 2
     assert [len({digest[at:end] for digest in digests}) for at, end in ((0, 4), (8, 12), (12, 16))] == [5, 5, 5]
+    whole = [int.from_bytes(mapping.pool_digest(*one, is_whole=True)[:8], "little") for one in said]
+    assert [word | 1 << layout.WHOLE_SHIFT for word in words] == whole
+    assert not any(word >> layout.WHOLE_SHIFT & 1 for word in words)
 
 
 def test_digests_of_tiers_stay_what_they_are():

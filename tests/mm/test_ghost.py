@@ -3,14 +3,14 @@
 import pytest
 
 LEFT, LOST, BEATEN = 1, 2, 3
-DIGEST = 0x9876543210ABCDEF
+DIGEST = 0x9876543210ABCDEF  # of an object that is read in parts
 
 
 def left(segment, verdict, heat, age):
     return verdict | heat << segment.layout.GHOST_HEAT_SHIFT | age << segment.layout.GHOST_TICK_SHIFT
 
 
-@pytest.mark.parametrize(("digest", "index"), [(1, 0), (0xFFFFFFFFFFFFFFFF, (1 << 40) - 1), (DIGEST, 3), (0, 0)])
+@pytest.mark.parametrize(("digest", "index"), [(1, 0), (0xFFFFFFFF7FFFFFFF, (1 << 40) - 1), (DIGEST, 3), (0, 0)])
 def test_a_ghost_is_taken_once(segment, digest, index):
     segment.ghost.remember(digest, index, 0, LOST, 5, 100)
     assert segment.ghost.take(digest, index + 1, 0, 100) == 0
@@ -22,7 +22,18 @@ def test_a_ghost_is_taken_once(segment, digest, index):
 def test_versions_of_an_object_have_the_same_ghosts(segment):
     """The lower half of a digest is of the version, too."""
     segment.ghost.remember(DIGEST, 3, 0, LOST, 5, 100)
-    assert segment.ghost.take(DIGEST ^ 0xFFFFFFFF, 3, 0, 100) == left(segment, LOST, 5, 0)
+    assert segment.ghost.take(DIGEST ^ 0x7FFFFFFF, 3, 0, 100) == left(segment, LOST, 5, 0)
+
+
+def test_an_object_that_is_gone_without_any_part_has_one_ghost_which_stays(segment):
+    whole = DIGEST | 1 << segment.layout.WHOLE_SHIFT
+    segment.ghost.remember(whole, 3, 2, LEFT, 0, 100)
+    segment.ghost.remember(whole, 0, 0, LOST, 5, 101)  # its last unit has fewer pages
+    for index, order in ((0, 2), (3, 0), (7, 1)):
+        assert segment.ghost.take(whole ^ 1, index, order, 103) == left(segment, LOST, 5, 2)
+    words = [segment.read(segment.shape["ghosts"] + place * 4) for place in range(segment.shape["nghosts"])]
+    assert sum(map(bool, words)) == 1
+    assert segment.ghost.take(whole, 0, 0, 101 + segment.layout.TICKS_MAX + 1) == 0
 
 
 @pytest.mark.parametrize("verdict", [LEFT, LOST, BEATEN])

@@ -399,17 +399,18 @@ def test_another_thread_remembers_a_name_while_the_oldest_is_forgotten(pool, mon
     assert pool.objects._known.changed and len(pool.objects._known) <= 4
 
 
+@pytest.mark.parametrize("size", [131_072, 160_000])
 @pytest.mark.parametrize("new", [("new", ""), ("old", "2")], ids=["other keys", "another version"])
-def test_a_new_set_in_a_full_pool_is_kept(pool_name, new):
-    """An object that is made again has another random version, and its ghost knows it. Each is in one folio."""
+def test_a_new_set_in_a_full_pool_is_kept(pool_name, new, size):
+    """An object that is made again has another random version, and its ghost knows it, in however many folios it is."""
     pool, (name, version) = foliocache.open(pool_name, size="16MiB"), new
     for _ in range(3):
-        for n in range(120):
-            pool.get_or_create(f"old{n}", lambda: numpy.zeros(131_072, "u1"))
+        for n in range((15 << 20) // size):
+            pool.get_or_create(f"old{n}", lambda: numpy.zeros(size, "u1"))
     made = []
-    for n in list(range(40)) * 6:
-        pool.get_or_create(f"{name}{n}", lambda n=n: made.append(n) or numpy.zeros(131_072, "u1"), version=version)
+    for n in list(range((8 << 20) // size)) * 6:
+        pool.get_or_create(f"{name}{n}", lambda n=n: made.append(n) or numpy.zeros(size, "u1"), version=version)
     before = len(made)
-    for n in range(40):
-        pool.get_or_create(f"{name}{n}", lambda n=n: made.append(n) or numpy.zeros(131_072, "u1"), version=version)
+    for n in range((8 << 20) // size):
+        pool.get_or_create(f"{name}{n}", lambda n=n: made.append(n) or numpy.zeros(size, "u1"), version=version)
     assert made[before:] == []

@@ -6,6 +6,10 @@ found when what was evicted as one folio is read again as several, or as a part 
 half of F_DIGEST, the same for all versions of an object: one that is made again has a new version each time, and comes back
 nevertheless. (An ino would not even outlive the object's last folio.)
 
+An object that is gone without any part of it (WHOLE_SHIFT: a Python object) has one ghost for all of its units: that of the
+part that was evicted last. It stays when it is taken, so all units of an object that is made again get the same heat; else the
+unit with the least would be evicted first, and the others would be of no use.
+
 The table is divided into sets of GHOST_WAYS words. A ghost may be anywhere in the set that its hash selects, and replaces the
 oldest there. The table has a word for each page of the pool, and units of 2^order pages use 1 / 2^order of it. So about as
 many evictions are remembered as such units fit into the pool; remembering more would not help, because a folio that comes back
@@ -23,20 +27,32 @@ def remember(mem, digest, index, order, verdict, heat, tick):
     """Store a ghost."""
     mixed = _hash(digest, index)
     word = verdict | heat << layout.GHOST_HEAT_SHIFT | (tick & layout.GHOST_TICK_MASK) << layout.GHOST_TICK_SHIFT
-    atomics.write32(mem, _oldest(mem, _set(mem, mixed, order), tick), word | _print(mixed) << layout.GHOST_PRINT_SHIFT)
+    place = _set(mem, mixed, 0 if _is_whole(digest) else order)
+    known = _find(mem, place, _print(mixed)) if _is_whole(digest) else 0
+    atomics.write32(mem, known or _oldest(mem, place, tick), word | _print(mixed) << layout.GHOST_PRINT_SHIFT)
 
 
 def take(mem, digest, index, order, tick):
-    """Remove a ghost. Return verdict | heat << GHOST_HEAT_SHIFT | age in ticks << GHOST_TICK_SHIFT, or 0 if there is none."""
+    """Remove a ghost, unless it is of a whole object. Return verdict | heat << GHOST_HEAT_SHIFT | age in ticks <<
+    GHOST_TICK_SHIFT, or 0 if there is none."""
     mixed = _hash(digest, index)
-    place = _set(mem, mixed, order)
+    place = _find(mem, _set(mem, mixed, 0 if _is_whole(digest) else order), _print(mixed))
+    if place == 0:
+        return 0
+    word = atomics.read32(mem, place)
+    if not _is_whole(digest):
+        atomics.write32(mem, place, 0)
+    age = _age(word, tick)
+    left = word & ((1 << layout.GHOST_TICK_SHIFT) - 1)
+    return left | age << layout.GHOST_TICK_SHIFT if age <= layout.TICKS_MAX else 0
+
+
+def _find(mem, place, printed):
+    """Return the offset of the ghost with this fingerprint in the set at place, or 0."""
     for _ in range(layout.GHOST_WAYS):
         word = atomics.read32(mem, place)
-        if word != 0 and word >> layout.GHOST_PRINT_SHIFT == _print(mixed):
-            atomics.write32(mem, place, 0)
-            age = _age(word, tick)
-            left = word & ((1 << layout.GHOST_TICK_SHIFT) - 1)
-            return left | age << layout.GHOST_TICK_SHIFT if age <= layout.TICKS_MAX else 0
+        if word != 0 and word >> layout.GHOST_PRINT_SHIFT == printed:
+            return place
         place += 4
     return 0
 
@@ -69,9 +85,13 @@ def _print(mixed):
     return mixed & (layout.NIL >> layout.GHOST_PRINT_SHIFT)
 
 
+def _is_whole(digest):
+    return digest >> layout.WHOLE_SHIFT & 1
+
+
 def _hash(digest, index):
     """Return a 64-bit hash of a digest's upper half, which is of the key, and an index (the multiplier is 2^64 / golden ratio;
     the shift folds the high bits down)."""
     key = (digest >> layout.KEY_SHIFT) * layout.HASH_MULTIPLIER & layout.HASH_MASK
-    mixed = (key ^ index) * layout.HASH_MULTIPLIER & layout.HASH_MASK
+    mixed = (key ^ (0 if _is_whole(digest) else index)) * layout.HASH_MULTIPLIER & layout.HASH_MASK
     return mixed ^ (mixed >> 29)

@@ -194,6 +194,7 @@
 #define FC_GHOST_TICK_SHIFT 0x5u
 #define FC_GHOST_TICK_MASK 0x3ffu
 #define FC_GHOST_PRINT_SHIFT 0xfu
+#define FC_WHOLE_SHIFT 0x1fu
 #define FC_KEY_SHIFT 0x20u
 #define FC_TICK_SHIFT 0x5u
 #define FC_TICKS_SOON 0x8u

@@ -258,6 +258,7 @@ GHOST_HEAT_SHIFT = 2
 GHOST_TICK_SHIFT = 5
 GHOST_TICK_MASK = 0x3FF
 GHOST_PRINT_SHIFT = 15
+WHOLE_SHIFT = 31  # of a digest's first word: this bit says that the object is gone without any part of it
 KEY_SHIFT = 32  # of a digest's first word: the bits from here on are a digest of the object's key alone
 TICK_SHIFT = 5
 TICKS_SOON = 8  # "soon": within so many ticks

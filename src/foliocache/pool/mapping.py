@@ -67,6 +67,7 @@ class Mapping(AsyncReads):
     """
 
     _is_tiered = True
+    _is_whole = False
     _kept: Window | None = None  # of callers that keep the mapping, and not its buffer
     _units_per_object = UNITS_PER_OBJECT
 
@@ -105,7 +106,7 @@ class Mapping(AsyncReads):
         units = -(-size // unit)
         if units > 1 << layout.XA_INDEX_BITS:
             raise ValueError(f"{quoted(key)} is too large: {quoted(size)} bytes are more than 2^{layout.XA_INDEX_BITS} units")
-        digest = pool_digest(key, size, version, None if order == usual else unit)
+        digest = pool_digest(key, size, version, None if order == usual else unit, self._is_whole)
         share = segment.pool_bytes // READAHEAD_SHARE
         most = min(READAHEAD_MAX if concurrent else READAHEAD_ALONE, share)
         ahead = most if self.readahead is None else min(self.readahead, share)
@@ -239,14 +240,15 @@ def object_digest(key: str, size: int, version: str) -> bytes:
     return hashlib.blake2b(_framed(str(size)) + _framed(key) + _framed(version), digest_size=16).digest()
 
 
-def pool_digest(key: str, size: int, version: str, unit: int | None = None) -> bytes:
-    """Return the digest by which a pool finds an object at one version: 16 bytes. 12 of them are of all of it; the others are
-    of the key alone, so that the ghosts of one version are found by another (``mm.ghost``). unit: bytes of its units, if that
-    is not the usual size; the pool then treats it as another object."""
+def pool_digest(key: str, size: int, version: str, unit: int | None = None, is_whole: bool = False) -> bytes:
+    """Return the digest by which a pool finds an object at one version: 16 bytes. 95 bits are of all of it; 32 are of the key
+    alone, so that the ghosts of one version are found by another, and one is ``is_whole``: it is gone without any part of it
+    (``mm.ghost``). unit: bytes of its units, if that is not the usual size; the pool then treats it as another object."""
     named = _framed(key)
     whole = _framed(str(size)) + named + _framed(version) + (b"" if unit is None else _framed(str(unit)))
     digest = hashlib.blake2b(whole, digest_size=16).digest()
-    return digest[:KEY_AT] + hashlib.blake2b(named, digest_size=8).digest()[KEY_AT:] + digest[8:]
+    kind = digest[KEY_AT - 1] & 0x7F | is_whole << 7
+    return digest[: KEY_AT - 1] + bytes((kind,)) + hashlib.blake2b(named, digest_size=8).digest()[KEY_AT:] + digest[8:]
 
 
 def key_digest(key: str) -> bytes:

@@ -30,6 +30,7 @@ class ObjectMapping(Mapping):
     the pool has one free."""
 
     _is_tiered = False  # a Python object is known by the pool's names, which end with the pool
+    _is_whole = True  # what is left of one when a part was evicted is of no use
     _units_per_object = _UNITS
 
     def _span(self, units: int, most: int) -> int:
@@ -69,7 +70,9 @@ class Finder:
     def find(self, key: str, size: int, version: str) -> FoundMap:
         """Return the mapping of an object."""
         shape = self._shapes.get(size) or self._shape(size)
-        return FoundMap(self._attachment, self._filler, size, *shape, pool_digest(key, size, version), self._gone)
+        return FoundMap(
+            self._attachment, self._filler, size, *shape, pool_digest(key, size, version, is_whole=True), self._gone
+        )
 
     def _shape(self, size: int) -> tuple[int, int, int]:
         """Return the order of a unit, the height of the index, and the span of a folio, of an object of so many bytes."""
