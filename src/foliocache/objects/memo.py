@@ -66,7 +66,10 @@ class Memo(Generic[P, R]):
         self.expiry: float | None = expiry
         self.loads: Loads = loads
         self.version: str = keys.of_code(function, with_wrapped=key is not None) if version is None else version
+        self.functions, self.held = keys.taken_apart(function)
         self.signature: inspect.Signature | None = _signature(function) if key is None or ignore else None
+        parameters = self.signature.parameters.values() if self.signature else ()
+        self.keywords: str | None = next((each.name for each in parameters if each.kind is each.VAR_KEYWORD), None)
         names: Collection[str] = (ignore,) if isinstance(ignore, str) else ignore
         if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"ignore must be names of parameters, not {quoted(ignore)}")
@@ -92,13 +95,11 @@ class Memo(Generic[P, R]):
         parts: list[object] = []
         for name, value in bound.arguments.items():
             if name not in self.ignore:
-                is_named = self.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
-                parts += name, self._digest(name, dict(sorted(value.items())) if is_named else value)
-        functions, held = keys.taken_apart(self.function)
-        closed = [each for function in functions for each in keys.closed_over(function)]
+                parts += name, self._digest(name, dict(sorted(value.items())) if name == self.keywords else value)
+        closed = [each for function in self.functions for each in keys.closed_over(function)]
         if closed:
             parts.append(self._digest("what it has closed over", closed))
-        return [*parts, "", self._digest("what is bound to it", held, keys.of_held)] if held else parts
+        return [*parts, "", self._digest("what is bound to it", self.held, keys.of_held)] if self.held else parts
 
     def _digest(self, name: str, value: Any, digest: Callable[[Any], str] = keys.digest) -> str:
         try:
