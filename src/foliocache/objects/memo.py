@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Collection
+from types import FunctionType
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from ..sizes import quoted
@@ -66,6 +67,8 @@ class Memo(Generic[P, R]):
         self.expiry: float | None = expiry
         self.loads: Loads = loads
         self.version: str = keys.of_code(function, with_wrapped=key is not None) if version is None else version
+        self.functions: list[FunctionType]
+        self.held: list[object]
         self.functions, self.held = keys.taken_apart(function)
         self.signature: inspect.Signature | None = _signature(function) if key is None or ignore else None
         parameters = self.signature.parameters.values() if self.signature else ()
