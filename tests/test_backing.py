@@ -7,6 +7,7 @@ import os
 import random
 import resource
 import subprocess
+import sys
 
 import numpy
 import pytest
@@ -276,3 +277,31 @@ def test_memory_that_is_just_being_taken_is_no_finding(pool_name):
         os.waitpid(pid, 0)
     pool.stat()
     assert pool.audit() == []
+
+
+LOCKED = """
+import ctypes, os, sys, foliocache
+libc = ctypes.CDLL(None, use_errno=True)
+before, after = int(sys.argv[2]), int(sys.argv[3])
+if before and libc.mlockall(before):
+    sys.exit(77)
+pool = foliocache.open(sys.argv[1], size="8MiB", max_size="128MiB")
+if after and libc.mlockall(after):
+    sys.exit(77)
+assert pool.mapping("k", 100_000, read=lambda offset, length: b"x" * length).read_bytes(0, 100_000) == b"x" * 100_000
+print(os.stat(pool.path).st_blocks * 512, pool.audit())
+"""
+MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
+
+
+@pytest.mark.parametrize(("before", "after"), [(MCL_FUTURE, 0), (MCL_CURRENT | MCL_FUTURE, 0), (0, MCL_CURRENT | MCL_ONFAULT)])
+def test_locked_memory_is_not_taken_for_all_of_the_file(pool_name, before, after):
+    """As docs/limits.md says; ``MCL_CURRENT`` alone in a process that has the pool open takes it."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOCKED, pool_name, str(before), str(after)], capture_output=True, text=True, timeout=100
+    )
+    if done.returncode == 77:
+        pytest.skip("this process must not lock memory")
+    assert done.returncode == 0, done.stderr
+    size, findings = done.stdout.split(maxsplit=1)
+    assert int(size) < 4 << 20 and findings.strip() == "[]"

@@ -21,15 +21,32 @@ cdef extern from *:
     #define MADV_COLLAPSE 25
     #endif
 
+    /* As mmap, but maps none of the pages, even if the process has asked for that (MCL_FUTURE): the file would get memory for all
+     * of them. What is not accessible is not populated, and what is not locked is not when it becomes accessible. */
+    static void *fc_map_at(void *at, size_t size, int prot, int flags, int fd)
+    {
+        void *found = mmap(at, size, PROT_NONE, flags, fd, 0);
+        if (found == MAP_FAILED)
+            return found;
+        munlock(found, size);
+        if (mprotect(found, size, prot) == 0)
+            return found;
+        int saved = errno;
+        if (at == NULL)
+            munmap(found, size);
+        errno = saved;
+        return MAP_FAILED;
+    }
+
     /* Maps a file at a multiple of a huge page, or anywhere if there is no address space to choose. No other thread gets an
      * address in between: the file takes the place of a reservation. Returns MAP_FAILED if it cannot be mapped. */
     static void *fc_map(int fd, size_t size, int prot)
     {
         char *kept = mmap(NULL, size + FC_HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (kept == MAP_FAILED)
-            return mmap(NULL, size, prot, MAP_SHARED, fd, 0);
+            return fc_map_at(NULL, size, prot, MAP_SHARED, fd);
         char *at = (char *)(((uintptr_t)kept + FC_HUGE_PAGE - 1) & ~(uintptr_t)(FC_HUGE_PAGE - 1));
-        if (mmap(at, size, prot, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
+        if (fc_map_at(at, size, prot, MAP_SHARED | MAP_FIXED, fd) == MAP_FAILED) {
             int saved = errno;
             munmap(kept, size + FC_HUGE_PAGE);
             errno = saved;
