@@ -63,7 +63,7 @@ class Cache:
 
 
 class Made(Cache):
-    """Objects of a page each, as Python objects are kept: what was evicted is made again, at another version."""
+    """Objects of a page each, as Python objects are kept: what was evicted is recreated, at another version."""
 
     def __init__(self, world):
         super().__init__(world, objects=True)
@@ -132,7 +132,7 @@ def test_epochs_again_after_another_set(world):
 @pytest.mark.parametrize("kind", [Cache, Made])
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_a_new_set_in_a_full_pool_is_kept(world, kind, share):
-    """Each of an earlier set was read three times. Objects that are made again at another version are known by their keys."""
+    """Each of an earlier set was read three times. Objects that are recreated at another version are known by their keys."""
     cache, new = kind(world), [key + 10000 for key in range(int(POOL * share))]
     cache.hits(list(range(350)) * 3)
     cache.hits(new * 5)

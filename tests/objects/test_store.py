@@ -402,7 +402,7 @@ def test_another_thread_remembers_a_name_while_the_oldest_is_forgotten(pool, mon
 @pytest.mark.parametrize("size", [131_072, 160_000])
 @pytest.mark.parametrize("new", [("new", ""), ("old", "2")], ids=["other keys", "another version"])
 def test_a_new_set_in_a_full_pool_is_kept(pool_name, new, size):
-    """An object that is made again has another random version, and its ghost knows it, in however many folios it is."""
+    """An object that is recreated has another random version, and its ghost knows it, in however many folios it is."""
     pool, (name, version) = foliocache.open(pool_name, size="16MiB"), new
     for _ in range(3):
         for n in range((15 << 20) // size):

@@ -3,11 +3,11 @@
 A word contains a fingerprint of the object's key and the unit's index, why the folio was evicted (its *verdict*), its heat,
 and the time of the eviction in ticks (``layout``, "A ghost's word"). A ghost is a unit's, and not a folio's, so that it is
 found when what was evicted as one folio is read again as several, or as a part of a larger one. The key is known by the upper
-half of F_DIGEST, the same for all versions of an object: one that is made again has a new version each time, and comes back
+half of F_DIGEST, the same for all versions of an object: one that is recreated has a new version each time, and comes back
 nevertheless. (An ino would not even outlive the object's last folio.)
 
 An object that is gone without any part of it (WHOLE_SHIFT: a Python object) has one ghost for all of its units: that of the
-part that was evicted last. It stays when it is taken, so all units of an object that is made again get the same heat; else the
+part that was evicted last. It stays when it is taken, so all units of an object that is recreated get the same heat; else the
 unit with the least would be evicted first, and the others would be of no use.
 
 The table is divided into sets of GHOST_WAYS words. A ghost may be anywhere in the set that its hash selects, and replaces the
