@@ -150,8 +150,9 @@ class Pool:
         """Stop using the pool in this process: its methods and those of its mappings raise FoliocacheError from now on.
 
         Calls that have begun continue. This waits for reads ahead that have begun, at most `fill_timeout` seconds. Tasks of
-        event loops that await a read get a FoliocacheError. Existing leases, windows and views stay valid; the client slot is
-        released with the last of them. Closing twice is harmless; `open` then returns another Pool.
+        event loops that await a read get a FoliocacheError. Existing leases, windows and views stay valid. The client slot and
+        three descriptors are released with the last of them, of the pool's mappings and of this object itself: let go of it,
+        too. Closing twice is harmless; `open` then returns another Pool.
         """
         self._attachment.close()
         self._pressure.stop()
