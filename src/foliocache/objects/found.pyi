@@ -9,7 +9,7 @@ from .host import Known, Mapping, Names
 from .store import Writable
 from .values import Loads
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 MISSING: object
 
@@ -23,7 +23,7 @@ class Member:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
-    def call(self, function: Callable[[], T]) -> T: ...
+    def call(self, function: Callable[[], _T]) -> _T: ...
 
 @final
 class Found:

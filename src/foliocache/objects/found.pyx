@@ -39,7 +39,7 @@ class Gone(FoliocacheError):
 @cython.no_gc
 @cython.auto_pickle(False)
 cdef class Member:
-    """A context in which a set has a member. It is compiled: a signal handler that raises cannot part the member from the block."""
+    """A context in which a set has a member. Compiled: a signal handler that raises cannot part the member from the block."""
     cdef set group
     cdef object member
 

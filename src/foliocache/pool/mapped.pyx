@@ -21,8 +21,8 @@ cdef extern from *:
     #define MADV_COLLAPSE 25
     #endif
 
-    /* As mmap, but maps none of the pages, even if the process has asked for that (MCL_FUTURE): the file would get memory for all
-     * of them. What is not accessible is not populated, and what is not locked is not when it becomes accessible. */
+    /* As mmap, but maps none of the pages, even if the process has asked for that (MCL_FUTURE): the file would get memory for
+     * all of them. What is not accessible is not populated, and what is not locked is not when it becomes accessible. */
     static void *fc_map_at(void *at, size_t size, int prot, int flags, int fd)
     {
         void *found = mmap(at, size, PROT_NONE, flags, fd, 0);
