@@ -25,6 +25,13 @@ def test_versions_of_an_object_have_the_same_ghosts(segment):
     assert segment.ghost.take(DIGEST ^ 0x7FFFFFFF, 3, 0, 100) == left(segment, LOST, 5, 0)
 
 
+def test_a_table_has_one_set_at_least(segment):
+    for key in range(64):
+        segment.ghost.remember(key << segment.layout.KEY_SHIFT, 0, 31, LEFT, 0, 100)
+    words = [segment.read(segment.shape["ghosts"] + place * 4) for place in range(segment.shape["nghosts"] + 16)]
+    assert any(words[: segment.layout.GHOST_WAYS]) and not any(words[segment.layout.GHOST_WAYS :])
+
+
 def test_an_object_that_is_gone_without_any_part_has_one_ghost_which_stays(segment):
     whole = DIGEST | 1 << segment.layout.WHOLE_SHIFT
     segment.ghost.remember(whole, 3, 2, LEFT, 0, 100)
