@@ -234,7 +234,8 @@ class Identifying:
     def _has_lost(self, pool: Any) -> bool:
         """Return True if this pool, or the one that was opened since there was none, has been closed: the whole process shares
         them, so a question starts again."""
-        return pool is not self._pool or (pool is not None and pool.closed)
+        used = self._pool if pool is None else pool
+        return used is not None and bool(used.closed)
 
     def _has_pool(self) -> bool:
         """Return True if there is a pool, or one can be made. Uncached reads work without one."""
