@@ -416,3 +416,12 @@ def test_what_cannot_be_imported_fails_no_other_array():
     assert (found.stdout, found.stderr) == ("BatchedCodecPipeline\n", "")
     configured = run(code, ZARR_CODEC_PIPELINE__PATH=PIPELINE)
     assert "import of foliocache.adapters.zarr.store halted" in configured.stderr and configured.returncode == 1
+
+
+def test_a_store_is_kept_once_in_a_pool(zarr_pool, tmp_path):
+    inner = FolioStore(LocalStore(tmp_path), zarr_pool)
+    with pytest.raises(ValueError, match="already; use it as it is"):
+        FolioStore(inner, zarr_pool)
+    with pytest.raises(ValueError, match="already; use it as it is"):
+        FolioStore(LoggingStore(inner), zarr_pool)
+    FolioStore(inner, zarr_pool, name="of its own")

@@ -112,7 +112,16 @@ class FolioStore(WrapperStore[Store]):
         super().__init__(store)
         self._options: dict[str, Any] = {"name": name, "expiry": expiry, "listings": listings}
         self.pool: Pool = open_pool(pool) if isinstance(pool, str) else pool
+        self._check_inside()
         self.held: held.Held = held.Held(self.pool.pool_bytes // held.SHARE)
+
+    def _check_inside(self) -> None:
+        """Raise ValueError if a store inside keeps the same values in the same pool: each would wait for the other."""
+        inside: Any = self._store
+        while isinstance(inside, WrapperStore):
+            if isinstance(inside, FolioStore) and (inside.pool.name, inside._prefix) == (self.pool.name, self._prefix):
+                raise ValueError(f"the store keeps its values in the pool {quoted(self.pool.name)} already; use it as it is")
+            inside = inside._store
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("held", "_prefix")}
