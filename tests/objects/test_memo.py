@@ -102,6 +102,91 @@ def test_another_body_is_another_version(shared, key):
     assert results == [2, 3, 2]
 
 
+def made(source, name="function"):
+    """Return what a program defines by a name."""
+    space = {"__name__": "space"}
+    exec(source, space)
+    return space[name]
+
+
+INSIDE_TRY = """
+def function(text):
+    try:
+        number = int(text)
+        inverse = 1 / number
+    except ArithmeticError:
+        return "caught"
+    return inverse
+"""
+BEHIND_TRY = """
+def function(text):
+    try:
+        number = int(text)
+    except ArithmeticError:
+        return "caught"
+    else:
+        inverse = 1 / number
+    return inverse
+"""
+
+
+def test_what_a_try_protects_is_part_of_the_version(shared, key):
+    inside, behind = made(INSIDE_TRY), made(BEHIND_TRY)
+    inside.__qualname__ = behind.__qualname__ = key
+    assert shared.memoize()(inside)("0") == "caught"
+    with pytest.raises(ZeroDivisionError):
+        shared.memoize()(behind)("0")
+    assert keys.digest(inside) != keys.digest(behind)
+
+
+@pytest.mark.parametrize("parameters", ["a, *, b", "a, b, /"])
+def test_how_a_function_takes_its_arguments_is_part_of_the_version(parameters):
+    source = "def function(x):\n    def inner({}): return a\n    return inner"
+    assert keys.of_code(made(source.format("a, b"))) != keys.of_code(made(source.format(parameters)))
+
+
+def test_functions_that_call_each_other_are_told_apart(shared, key):
+    def of_two(goes_back):
+        def first(n):
+            return "1" + second(n)
+
+        def second(n):
+            return "" if n <= 0 else "2" + other(n - 1)
+
+        def function(n):
+            return first(n)
+
+        other = first if goes_back else second
+        function.__qualname__ = key
+        return function
+
+    assert [shared.memoize()(of_two(goes_back))(3) for goes_back in (True, False, True)] == ["1212121", "1222", "1212121"]
+
+
+def test_which_variable_has_no_value_counts(shared, key):
+    def of_two(is_first):
+        def function():
+            try:
+                return "first", first
+            except NameError:
+                return "second", second
+
+        if is_first:
+            first = 1
+        else:
+            second = 1
+        function.__qualname__ = key
+        return function
+
+    assert [shared.memoize()(of_two(n))() for n in (True, False, True)] == [("first", 1), ("second", 1), ("first", 1)]
+
+
+def test_a_parameter_is_no_tensor():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (CONTRIBUTING.md, PyTorch)", exc_type=ImportError)
+    parameter = torch.nn.Parameter(torch.ones(2))
+    assert keys.digest(parameter) != keys.digest(torch.ones(2, requires_grad=True)) == keys.digest(parameter.detach().requires_grad_())
+
+
 def test_the_digest_is_the_same_in_every_process():
     program = "import sys; sys.path[:0] = ['tests/objects', 'tests', '.']; import test_memo; print(test_memo.digests())"
     for seed in "12":

@@ -123,8 +123,12 @@ def of_code(function: Callable[..., Any], with_wrapped: bool = False) -> str:
 
 
 def closed_over(function: Callable[..., Any]) -> list[object]:
-    """Return the current values of the variables that a function has closed over; one without a value is left out."""
-    return [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if not _is_empty(cell)]
+    """Return the current values of the variables that a function has closed over; for one without a value, a mark."""
+    return [_WithoutValue if _is_empty(cell) else cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+
+
+class _WithoutValue:
+    """Stands for a variable that has no value: which one has none makes a difference."""
 
 
 def _is_empty(cell: types.CellType) -> bool:
@@ -149,7 +153,7 @@ def _of(value: Any, within: tuple[int, ...], is_callable: bool = False) -> bytes
     inside = _inside(value)
     if inside is not None:
         if id(value) in within:
-            return _hash("itself", [])
+            return _again(value, within)
         within = (*within, id(value))
         return _hash("holder", [_of(each, within, is_callable) for each in (inside[0], *inside[1])])
     if kind is types.FunctionType:
@@ -192,7 +196,8 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         torch = sys.modules.get("torch")
         if torch is not None and type(value) in (torch.Tensor, torch.nn.Parameter) and reducers.is_plain(value.detach()):
-            return bytes, (_hash("tensor", _tensor(value.detach())), value.requires_grad, vars(value))
+            kind = type(value).__name__
+            return bytes, (kind, _hash("tensor", _tensor(value.detach())), value.requires_grad, vars(value))
         if self._is_callable and (type(value) is types.FunctionType or _inside(value) is not None):
             return bytes, (_of(value, self._within, is_callable=True),)
         return NotImplemented
@@ -200,7 +205,7 @@ class _Pickler(pickle.Pickler):
 
 def _function(function: types.FunctionType, within: tuple[int, ...], is_callable: bool) -> bytes:
     if id(function) in within:
-        return _hash("itself", [])
+        return _again(function, within)
     within = (*within, id(function))
     parts = [where(function).encode(), _code(function.__code__)]
     for value in (function.__defaults__, function.__kwdefaults__, *closed_over(function)):
@@ -208,9 +213,17 @@ def _function(function: types.FunctionType, within: tuple[int, ...], is_callable
     return _hash("function", parts)
 
 
+def _again(value: object, within: tuple[int, ...]) -> bytes:
+    """Return a digest of what refers to itself: how far from the outermost value it was met first. Of two functions that call
+    each other, the one that is meant is told from the other."""
+    return _hash("itself", [_LENGTH.pack(within.index(id(value)))])
+
+
 def _code(code: types.CodeType) -> bytes:
     """Return a digest of bytecode without file names and line numbers, which may differ between processes."""
-    parts = [code.co_code, repr((code.co_names, code.co_varnames, code.co_freevars, code.co_flags)).encode()]
+    names = code.co_names, code.co_varnames, code.co_freevars, code.co_flags
+    counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount
+    parts = [code.co_code, code.co_exceptiontable, repr((names, counts)).encode()]  # the table has the extents of "try"
     for each in code.co_consts:
         parts.append(_code(each) if inspect.iscode(each) else _of(each, ()))
     return _hash("code", parts)
