@@ -181,10 +181,21 @@ def test_which_variable_has_no_value_counts(shared, key):
     assert [shared.memoize()(of_two(n))() for n in (True, False, True)] == [("first", 1), ("second", 1), ("first", 1)]
 
 
+def test_the_order_of_the_keywords_of_a_partial_does_not_count(shared):
+    kept = [shared.memoize(functools.partial(first, **each)) for each in ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 2, "b": 1})]
+    assert kept[0].key() == kept[1].key() != kept[2].key()
+    held = [Adder(1, functools.partial(first, **each)) for each in ({"a": 1, "b": 2}, {"b": 2, "a": 1})]
+    assert keys.of_held(held[:1]) == keys.of_held(held[1:])
+
+
 def test_a_parameter_is_no_tensor():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed (CONTRIBUTING.md, PyTorch)", exc_type=ImportError)
     parameter = torch.nn.Parameter(torch.ones(2))
-    assert keys.digest(parameter) != keys.digest(torch.ones(2, requires_grad=True)) == keys.digest(parameter.detach().requires_grad_())
+    assert (
+        keys.digest(parameter)
+        != keys.digest(torch.ones(2, requires_grad=True))
+        == keys.digest(parameter.detach().requires_grad_())
+    )
 
 
 def test_the_digest_is_the_same_in_every_process():

@@ -101,6 +101,13 @@ def _functions(function: Any) -> list[types.FunctionType]:
     return [each for each in found if isinstance(each, types.FunctionType)]
 
 
+class _Keywords:
+    """Keywords of a ``partial``, whose order does not count, as that of a call's does not."""
+
+    def __init__(self, values: dict[str, object]) -> None:
+        self.values = values
+
+
 def _inside(function: object) -> tuple[Callable[..., Any], list[object]] | None:
     """Return the callable that another one calls, and what the other one holds beside it; None if it calls none."""
     if isinstance(function, types.MethodType):
@@ -108,7 +115,7 @@ def _inside(function: object) -> tuple[Callable[..., Any], list[object]] | None:
     if isinstance(function, staticmethod):
         return function.__func__, []
     if type(function) is functools.partial:
-        return function.func, [function.args, function.keywords]
+        return function.func, [function.args, _Keywords(function.keywords)]
     if type(function) is _LRU_CACHE:
         return function.__wrapped__, []
     if type(function) is types.FunctionType and function in memoized:
@@ -150,6 +157,8 @@ def _of(value: Any, within: tuple[int, ...], is_callable: bool = False) -> bytes
         within = (*within, id(value))
         parts = [_of(each, within, is_callable) for each in (_pairs(value) if kind is dict else value)]
         return _hash(kind.__name__, sorted(parts) if kind in (set, frozenset) else parts)
+    if kind is _Keywords:
+        return _of(dict(sorted(value.values.items())), within, is_callable)
     inside = _inside(value)
     if inside is not None:
         if id(value) in within:
