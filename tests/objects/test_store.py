@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -99,6 +100,34 @@ def test_the_failure_of_one_is_told_to_all_who_wait(shared, key, asleep):
     assert raised.value.errno == 5
     assert shared.get(key) is None
     assert shared.get_or_create(key, lambda: 2) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("Störung" * 30, "Störung"),
+        ("\N{SNOWMAN}" * 30, "\N{SNOWMAN}" * 13),
+        ('"\\\n' * 60, "?" * 40),
+        ("\U0001f600" * 60, "\U0001f600" * 10),
+    ],
+)
+def test_a_failure_of_a_class_of_any_name_is_told(shared, key, asleep, name, told):
+    """The maker gets its own exception, whatever its class is called, and those that wait its name."""
+    started = threading.Event()
+
+    def fail():
+        started.set()
+        assert asleep.wait(PATIENCE)
+        raise type(name, (Exception,), {})("in words " * 100)
+
+    maker = thread(lambda: shared.get_or_create(key, fail))
+    assert started.wait(PATIENCE)
+    waiter = thread(lambda: shared.get_or_create(key, lambda: 1))
+    with pytest.raises(Exception, match="in words") as raised:
+        maker()
+    assert type(raised.value).__name__ == name
+    with pytest.raises(foliocache.SourceError, match=f"failed: {re.escape(told)}.*: in words"):
+        waiter()
 
 
 def test_an_interrupted_maker_is_replaced(shared, key, asleep):

@@ -45,6 +45,7 @@ PREFIX = "object:"  # of the keys of names and mappings
 KNOWN_MAX = 8192  # objects that a process remembers
 TRIES = 8  # answers of others that may be evicted before they are read; then the object is made for this caller only
 _REASON_MAX = 150  # bytes of a failure's text
+_KIND_MAX = 40  # bytes of the name of its class
 
 
 class Unkept:
@@ -398,7 +399,13 @@ def _tell(ask: Ask, error: BaseException) -> None:
     reason = None if record is None else failure.read(record)
     if reason is not None:
         text = reason.text.encode("utf-8", "surrogatepass")[:_REASON_MAX].decode("utf-8", "ignore")
-        _answer_failed(ask, reason.kind[:40], reason.errno, text)
+        _answer_failed(ask, _short(reason.kind), reason.errno, text)
+
+
+def _short(kind: str) -> str:
+    """Return the name of an exception's class in at most _KIND_MAX bytes of JSON: a name may have any characters."""
+    plain = "".join(each if each.isprintable() and each not in '"\\' else "?" for each in kind)
+    return plain.encode()[:_KIND_MAX].decode("utf-8", "ignore")
 
 
 def _refuse(ask: Ask) -> None:
@@ -407,7 +414,7 @@ def _refuse(ask: Ask) -> None:
 
 
 def _answer_failed(ask: Ask, kind: str, number: int | None, text: str) -> None:
-    ask.answer(0, text, b"!" + json.dumps([_now(), kind, number]).encode())
+    ask.answer(0, text, b"!" + json.dumps([_now(), kind, number], ensure_ascii=False).encode())
 
 
 def _is_refused(name: Name, key: str, start: int) -> bool:
