@@ -383,7 +383,8 @@ import sys, warnings, torch, foliocache
 warnings.simplefilter("error")
 pool = foliocache.attach(sys.argv[1])
 tensors = [torch.arange(100_000), torch.ones(3, 4, dtype=torch.bfloat16), torch.zeros(0, 2), torch.tensor(5.5),
-           torch.rand(30, 40).T, torch.ones(5, requires_grad=True), torch.arange(60).view(3, 4, 5)[::2, :, 1], torch.rand(1)]
+           torch.rand(30, 40).T, torch.ones(5, requires_grad=True), torch.arange(60).view(3, 4, 5)[::2, :, 1], torch.rand(1),
+           torch.rand(4)[1::2][:1], torch.rand(4, 4)[:1, 1::2][:, :1]]
 kinds = "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 bfloat16 float32 float64 complex64 complex128"
 kinds += " float8_e4m3fn"
 tensors += [torch.tensor([0, 1, 0, 1]).to(getattr(torch, kind)) for kind in kinds.split() if hasattr(torch, kind)]

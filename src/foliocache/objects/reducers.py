@@ -122,6 +122,7 @@ def is_plain(value: Any) -> bool:
         and not value.is_nested
         and not value.is_conj()
         and not value.is_neg()
+        and not value._is_zerotensor()
         and not vars(value)
     )
 
@@ -146,7 +147,10 @@ def content(value: Any) -> memoryview:
     torch = sys.modules["torch"]
     if value.numel() == 0:
         return memoryview(b"")
-    return memoryview(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    flat = value.detach().contiguous().reshape(-1)
+    if flat.stride(0) != 1:  # of one element, which is contiguous whatever its strides are
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return memoryview(flat.view(torch.uint8).numpy())
 
 
 def type_name(value: Any) -> str:
