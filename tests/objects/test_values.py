@@ -401,6 +401,26 @@ assert one.data_ptr() == two.data_ptr()
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_descriptions_of_quantized_tensors_are_refused(shared, key):
+    """In a process of its own: PyTorch ends the process when such a tensor is made of bytes."""
+    pytest.importorskip("torch", reason="PyTorch is not installed (CONTRIBUTING.md, PyTorch)", exc_type=ImportError)
+    kinds = "qint8", "quint8", "qint32", "quint4x2", "quint2x4"
+    for kind in kinds:
+        put_as(shared, key + kind, b"TC" + values._pack_shape((3, 4), kind), bytes(48))
+        put_as(shared, key + kind + " U", b"UC" + values._pack_shape((3, 4), kind + ",1,0"), bytes(48))
+    program = """if True:
+        import sys, foliocache
+        pool = foliocache.attach(sys.argv[1])
+        for name in sys.argv[2:]:
+            try:
+                print(pool.get(name, loads="arrays"))
+            except foliocache.FoliocacheError as error:
+                print("never kept" in str(error))"""
+    arguments = [sys.executable, "-c", program, shared.name, *(key + kind + end for kind in kinds for end in ("", " U"))]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stdout.split()) == (0, ["True"] * 2 * len(kinds))
+
+
 def test_after_close_there_is_nothing(pool_name):
     with foliocache.open(pool_name, size="4MiB") as pool:
         array = pool.get_or_create("k", lambda: numpy.arange(50_000))

@@ -49,6 +49,7 @@ _COUNT = struct.Struct("<I")
 _PLACE = struct.Struct("<QQ")
 _SHAPE = struct.Struct("<cB")
 _ONE_LETTER = frozenset("bBhHiIlLqQnNfd?")
+_QUANTIZED = frozenset({"qint8", "quint8", "qint32", "quint4x2", "quint2x4"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,15 +157,23 @@ def _builder(head: bytes) -> Build | None:
     if kind == b"A":
         return _array_builder(shape, text, head[1:2].decode())
     if kind == b"T":
+        _check_type(text)
         return lambda view: tensor(view, text, shape)
     if kind == b"U":
         name, *order = text.split(",")
+        _check_type(name)
         return functools.partial(_permuted, name, shape, [int(at) for at in order])
     if kind == b"V":
         if math.prod(shape) == 0:
             return lambda view: memoryview(view).cast("B").cast(text)  # type: ignore[call-overload]
         return lambda view: memoryview(view).cast("B").cast(text, shape)  # type: ignore[call-overload]
     return None
+
+
+def _check_type(name: str) -> None:
+    """Raise ValueError for a quantized type of PyTorch: one that is made of bytes has no scale, and ends the process."""
+    if name in _QUANTIZED:
+        raise ValueError(f"tensors of {name} are never kept")
 
 
 def _permuted(name: str, shape: tuple[int, ...], order: list[int], view: Any) -> Any:
