@@ -2,11 +2,14 @@
 
 import asyncio
 import threading
+import time
+import weakref
 
 import numpy
 import pytest
 
 import foliocache
+from foliocache.filler import awaiting
 
 PATIENCE = 60
 
@@ -94,6 +97,62 @@ def test_a_cancelled_maker_is_replaced(shared, key):
         return await waiter
 
     assert run(ask()) == 5
+
+
+def test_a_coroutine_that_is_closed_while_it_makes_leaves_no_question(shared, key):
+    """By what drives it, or by the garbage collector when its loop has been closed: it can await nothing any more."""
+    shared.fill_timeout = 1000 * PATIENCE
+
+    async def ask(name):
+        started = asyncio.Event()
+
+        async def never():
+            started.set()
+            await asyncio.Event().wait()
+
+        coroutine = shared.get_or_create_async(name, never)
+        task = asyncio.create_task(coroutine)
+        await started.wait()
+        return coroutine, task
+
+    async def closed():
+        coroutine, task = await ask(key)
+        coroutine.close()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    run(closed())
+    assert shared.get_or_create(key, lambda: 1) == 1
+    loop = asyncio.new_event_loop()
+    coroutine, _task = loop.run_until_complete(ask(key + "2"))
+    loop.close()
+    coroutine.close()
+    assert shared.get_or_create(key + "2", lambda: 1) == 1
+
+
+def test_what_comes_for_a_loop_that_has_been_closed_is_kept_by_nobody(shared):
+    """It may be a lease. The task is still there."""
+    go, made = threading.Event(), []
+
+    class Lease:
+        pass
+
+    def function():
+        assert go.wait(PATIENCE)
+        lease = Lease()
+        made.append(weakref.ref(lease))
+        return lease
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(awaiting.in_engine(shared.engine, function))
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    go.set()
+    deadline = time.monotonic() + PATIENCE
+    while not made or made[0]() is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    task.get_coro().close()
 
 
 def test_the_loop_goes_on_while_a_thread_makes_it(shared, key):

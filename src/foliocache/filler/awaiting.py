@@ -167,14 +167,17 @@ class _Call(Generic[T]):
         pass
 
     def tell(self, result: T | None = None, *, error: BaseException | None = None) -> None:
-        with contextlib.suppress(KeyError, RuntimeError):  # the wait has ended; or the loop has been closed
+        with contextlib.suppress(KeyError):  # the wait has ended
             self._engine.waiting.remove(self)
             self._result, self._error = result, error
             if self._is_abandoned:
                 self._result = self._error = None
             self.is_told = True  # before `wakes` is read: the loop writes that, and then reads this
             if self.wakes:
-                self._loop.call_soon_threadsafe(self._wake)
+                try:
+                    self._loop.call_soon_threadsafe(self._wake)
+                except RuntimeError:  # it has been closed: nothing takes this, and it would stay with the task
+                    self._result = self._error = None
 
     def take(self) -> T:
         result, error, self._result, self._error = self._result, self._error, None, None

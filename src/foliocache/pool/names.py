@@ -275,7 +275,10 @@ class Ask:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._in_engine(self.withdraw)
+        if kind is GeneratorExit:  # the coroutine is being closed, and can await nothing
+            self.withdraw()
+        else:
+            await self._in_engine(self.withdraw)
 
     async def answer_async(self, size: int, version: str = "", extra: bytes = b"") -> bool:
         """Do what :meth:`answer` does, without blocking the event loop."""
