@@ -1,6 +1,7 @@
 """Objects in event loops: tasks wait for each other, and for other processes, without blocking the loop."""
 
 import asyncio
+import functools
 import threading
 import time
 import weakref
@@ -211,3 +212,28 @@ def test_memoized_coroutine_functions(shared, key):
     assert asyncio.iscoroutinefunction(kept)
     assert run(ask()) == [2, 2, 4, 4]
     assert calls == [1, 2]
+
+
+class Doubled:
+    async def __call__(self, a):
+        return a * 2
+
+    async def method(self, a):
+        return a * 3
+
+
+@pytest.mark.parametrize(
+    ("function", "factor"),
+    [
+        (Doubled(), 2),
+        (functools.partial(Doubled()), 2),
+        (functools.partial(functools.partial(Doubled()), 7), 2),
+        (Doubled().method, 3),
+        (functools.partial(Doubled().method, 7), 3),
+    ],
+)
+def test_memoized_callables_that_are_coroutine_functions_inside(shared, function, factor):
+    kept = shared.memoize(function)
+    arguments = () if isinstance(function, functools.partial) and function.args else (7,)
+    assert asyncio.iscoroutinefunction(kept)
+    assert [run(kept(*arguments)), run(kept(*arguments))] == [7 * factor] * 2

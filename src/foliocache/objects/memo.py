@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Collection
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from ..sizes import quoted
@@ -143,11 +143,19 @@ class Memo(Generic[P, R]):
     def wrapped(self) -> Memoized[P, R]:
         """Return the function that users call. It pickles as the original would: by its name."""
 
-        call = self._wrapped_async() if inspect.iscoroutinefunction(self.function) else self._wrapped()
+        call = self._wrapped_async() if _is_async(self.function) else self._wrapped()
         call.key = self.key_of  # type: ignore[attr-defined]
         call.delete = self.delete  # type: ignore[attr-defined]
         keys.memoized.add(call)
         return cast("Memoized[P, R]", call)
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    """Return True for a coroutine function, and for what calls one: an object with such a ``__call__``, a ``partial`` of it."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    call = None if isinstance(function, (FunctionType, MethodType)) else type(function).__call__
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
