@@ -147,6 +147,12 @@ def test_a_byte_that_no_object_has_is_named(mapping, offset):
             mapping.lease(0, length)
 
 
+@pytest.mark.parametrize("place", [-500_004, -(2**63), 500_003, 2**63 - 1])
+def test_a_place_that_no_object_has_is_named(mapping, place):
+    with pytest.raises(IndexError, match=f"^byte {place} of an object of 500003$"):
+        mapping[place]
+
+
 def test_a_mapping_is_a_sequence_of_bytes(mapping, source):
     content = source.content
     assert len(mapping) == len(content) and mapping[-1] == content[-1] and mapping[7] == content[7]

@@ -148,7 +148,11 @@ cdef class FolioMap(FolioSteps):
                 raise ValueError(f"a mapping is read by slices of consecutive bytes, not with a step of {step}")
             return self.read_bytes(start, max(stop - start, 0))
         n = PyNumber_AsSsize_t(key, IndexError)
-        return self.lease(n + self.size if n < 0 else n, 1)[0]
+        if n < 0:
+            n += <Py_ssize_t>self.size
+            if n < 0:
+                raise IndexError(f"byte {key} of an object of {self.size}")
+        return self.lease(n, 1)[0]
 
     def __getbuffer__(self, Py_buffer *buffer, int wanted):
         """``memoryview(mapping)`` is a view of a window of all of the object, which lives as long as the view."""
