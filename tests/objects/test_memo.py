@@ -198,6 +198,34 @@ def test_a_parameter_is_no_tensor():
     )
 
 
+TENSORS = """if True:
+    import sys, warnings, torch, foliocache.objects.keys as keys
+    warnings.simplefilter("ignore")
+    class Image(torch.Tensor):
+        pass
+    padding = [bytearray(n) for n in range(int(sys.argv[1]))]
+    for n in (1, 1, 2):
+        plain = torch.tensor([1 + 1j * n, 2])
+        print(*map(keys.digest, (
+            plain.as_subclass(Image), plain.conj(), plain.conj().imag, [plain.conj()], plain.untyped_storage(),
+            torch.nn.Parameter(plain.as_subclass(Image)), torch.quantize_per_tensor(torch.ones(3), n, 0, torch.qint8),
+            torch.full((3,), n).to_sparse(), torch.ones(3, dtype=torch.bfloat16).mul(n).as_subclass(Image),
+        )))
+"""
+
+
+def test_tensors_of_all_kinds_are_known_by_their_content():
+    """In each of two processes; PyTorch's own pickles of most of these have addresses."""
+    pytest.importorskip("torch", reason="PyTorch is not installed (CONTRIBUTING.md, PyTorch)", exc_type=ImportError)
+    lines = []
+    for padding in ("0", "2000"):
+        program = [sys.executable, "-c", TENSORS, padding]
+        lines += subprocess.run(program, capture_output=True, text=True, timeout=100, check=True).stdout.splitlines()
+    first, again, other, *elsewhere = [line.split() for line in lines]
+    assert first == again == elsewhere[0] == elsewhere[1] and other == elsewhere[2]
+    assert len(first) == len(set(first)) and not set(first) & set(other)
+
+
 def test_the_digest_is_the_same_in_every_process():
     program = "import sys; sys.path[:0] = ['tests/objects', 'tests', '.']; import test_memo; print(test_memo.digests())"
     for seed in "12":

@@ -185,6 +185,11 @@ def _tensor(value: Any) -> list[bytes]:
     return [reducers.type_name(value).encode(), repr(tuple(value.shape)).encode(), bytes(reducers.content(value))]
 
 
+def _bytes_of(storage: Any) -> bytes:
+    torch = sys.modules["torch"]
+    return bytes(torch.empty(0, dtype=torch.uint8).set_(storage).numpy())
+
+
 def _pickle(value: object, within: tuple[int, ...], is_callable: bool) -> bytes:
     stream = io.BytesIO()
     try:
@@ -195,8 +200,8 @@ def _pickle(value: object, within: tuple[int, ...], is_callable: bool) -> bytes:
 
 
 class _Pickler(pickle.Pickler):
-    """Makes the pickle that ``pickle.dumps`` makes. But it has digests of tensors, whose pickles have addresses, and of
-    functions in callables, whose pickles are their names."""
+    """Makes the pickle that ``pickle.dumps`` makes. But it has digests of tensors and of their storages, whose pickles have
+    addresses, and of functions in callables, whose pickles are their names."""
 
     def __init__(self, stream: io.BytesIO, within: tuple[int, ...], is_callable: bool) -> None:
         super().__init__(stream, 5)
@@ -207,6 +212,10 @@ class _Pickler(pickle.Pickler):
         if torch is not None and type(value) in (torch.Tensor, torch.nn.Parameter) and reducers.is_plain(value.detach()):
             kind = type(value).__name__
             return bytes, (kind, _hash("tensor", _tensor(value.detach())), value.requires_grad, vars(value))
+        if torch is not None and type(value) in (torch.storage.TypedStorage, torch.UntypedStorage):
+            untyped = value if type(value) is torch.UntypedStorage else value._untyped_storage
+            if untyped.device.type == "cpu":  # of a subclass, a conjugate, a quantized tensor, and other tensors
+                return bytes, (str(getattr(value, "dtype", None)), _hash("storage", [_bytes_of(untyped)]))
         if self._is_callable and (type(value) is types.FunctionType or _inside(value) is not None):
             return bytes, (_of(value, self._within, is_callable=True),)
         return NotImplemented
