@@ -11,12 +11,14 @@ import threading
 import time
 import weakref
 
+import lines
 import numpy
 import pytest
 from lines import at_line, count_lines
 
 import foliocache
 from foliocache.objects import store
+from foliocache.objects.many import get_or_create_many
 
 PATIENCE = 60
 
@@ -289,6 +291,29 @@ def test_a_key_is_usable_after_an_interrupt_at_any_line(shared, key):
             interrupted += 1
         assert shared.get_or_create(f"{key}{line}", lambda: [1] * 300) == [1] * 300
     assert interrupted > lines // 2
+
+
+def test_keys_are_usable_after_an_interrupt_at_any_line_while_several_are_made(shared, key, monkeypatch):
+    """Also of the standard library: what is being made must not count as being made for ever."""
+    monkeypatch.setattr(lines, "PACKAGE", "")
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    def made(name):
+        names = [f"{key} {name} {n}" for n in range(3)]
+        return get_or_create_many(shared.objects, names, lambda places: [[n] * 300 for n in places], "", None, "any")
+
+    interrupted = 0
+    for line in range(1, count_lines(lambda: made("first")) + 1):
+        try:
+            with at_line(line, interrupt):
+                made(line)
+        except KeyboardInterrupt:
+            interrupted += 1
+        assert made(line) == [[n] * 300 for n in range(3)]
+        assert shared.objects._making == set()
+    assert interrupted > 100
 
 
 def test_versions_expiry_and_deletion(shared, key):

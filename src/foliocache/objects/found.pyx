@@ -38,30 +38,31 @@ class Gone(FoliocacheError):
 @cython.final
 @cython.no_gc
 @cython.auto_pickle(False)
-cdef class Member:
-    """A context in which a set has a member. Compiled: a signal handler that raises cannot part the member from the block."""
+cdef class Members:
+    """A context in which a set has some members. Compiled: a signal handler that raises cannot part them from the block. An
+    ``ExitStack`` can: it is Python."""
     cdef set group
-    cdef object member
+    cdef tuple members
 
-    def __init__(self, set group not None, member):
-        self.group, self.member = group, member
+    def __init__(self, set group not None, tuple members not None):
+        self.group, self.members = group, members
 
     def __reduce__(self):
         raise TypeError("a membership is this process's, and cannot be copied or pickled")
 
     def __enter__(self):
-        self.group.add(self.member)
+        self.group.update(self.members)
 
     def __exit__(self, kind, error, traceback):
-        self.group.discard(self.member)
+        self.group.difference_update(self.members)
 
     def call(self, function):
         """Return what the function returns, called in this context."""
-        self.group.add(self.member)
+        self.group.update(self.members)
         try:
             return function()
         finally:
-            self.group.discard(self.member)
+            self.group.difference_update(self.members)
 
 
 @cython.final

@@ -79,10 +79,8 @@ def _make_missing(objects: Objects, turns: dict[int, _Turn], make: MakeMany) -> 
 
 def _make(objects: Objects, asked: list[tuple[Ask, _Turn]], positions: list[int], make: MakeMany) -> dict[int, Any]:
     try:
-        with contextlib.ExitStack() as stack:
-            for _, turn in asked:
-                stack.enter_context(objects._marked(turn))
-            return dict(zip(positions, make(positions), strict=True))
+        made = objects._marked(*[turn for _, turn in asked]).call(functools.partial(make, positions))
+        return dict(zip(positions, made, strict=True))
     except BaseException as error:
         for ask, _ in asked:
             _tell(ask, error)

@@ -29,7 +29,7 @@ from ..errors import FoliocacheError, SourceError
 from ..filler import failure
 from ..sizes import quoted
 from . import values
-from .found import MISSING, Found, Gone, Lookup, Member, private
+from .found import MISSING, Found, Gone, Lookup, Members, private
 from .values import Loads
 
 if TYPE_CHECKING:
@@ -303,9 +303,9 @@ class Objects(Lookup):
         content = await in_engine(engine, lambda: self._kept(ask, turn, stored))
         return self._built(turn, stored, content)
 
-    def _marked(self, turn: _Turn) -> Member:
+    def _marked(self, *turns: _Turn) -> Members:
         """Return a context that remembers what this thread or task is making: ``make`` cannot wait for its own result."""
-        return Member(self._making, turn.mine)
+        return Members(self._making, tuple([turn.mine for turn in turns]))
 
     def _look(self, turn: _Turn, name: Name) -> Any:
         """Return the object that another process has made; MISSING if it is gone already. Raises SourceError if that process
