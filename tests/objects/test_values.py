@@ -370,6 +370,10 @@ def test_arrays_alone_are_never_unpickled(shared, key, capsys):
     assert capsys.readouterr().out == ""
     with pytest.raises(TypeError, match="arrays or bytes alone"):
         shared.get_or_create(key + "2", lambda: {"a": 1}, loads="arrays")
+    swapped = numpy.zeros(3, {"names": ["a", "b"], "formats": ["i4", "i2"], "offsets": [4, 0], "itemsize": 16})
+    for wrong in (swapped, numpy.zeros(3, [(f"name {n}", "f8") for n in range(30)])):
+        with pytest.raises(TypeError, match=r"take long to describe or that \.npy files do not describe in full"):
+            shared.put(key + "3", wrong, loads="arrays")
     for name in ("vector", "fortran", "structured", "bytes", "view", "few bytes"):
         shared.put(name, VALUES[name], loads="arrays")
         assert same(shared.get(name, loads="arrays"), VALUES[name])

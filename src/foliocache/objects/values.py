@@ -117,7 +117,8 @@ def encode(value: Any, loads: Loads, key: str) -> Stored:
     if loads == "arrays":
         raise TypeError(
             f'{quoted(key)} was to be arrays or bytes alone (loads="arrays"), and not {type(value).__name__}; '
-            "arrays of objects, subclasses of arrays, and long descriptions of types are none of them"
+            "arrays of objects, subclasses of arrays, types of arrays that take long to describe or that .npy files do not "
+            "describe in full, and tensors with gradients, attributes or lazy conjugation are none of them"
         )
     return _pickled(value, key)
 
