@@ -162,7 +162,11 @@ class FolioStore(WrapperStore[Store]):
         return cls(store, pool, **options)
 
     def _with_store(self, store: Store) -> Self:
-        return cast("Self", FolioStore(store, self.pool, **self._options))
+        """Return a copy around another store; of a derived class, an instance of that, with all that it has."""
+        kind = FolioStore if isinstance(self, _SyncFolioStore) else type(self)
+        copied = cast("Self", kind.__new__(kind, store))
+        copied.__setstate__({**self.__getstate__(), "_store": store})
+        return copied
 
     def __enter__(self) -> Self:
         self._store.__enter__()
@@ -492,7 +496,7 @@ class _SyncFolioStore(FolioStore):
     ) -> Buffer | None:
         found = self._look(key, byte_range)
         if found is MISSING:
-            store = cast("SupportsGetSync", self._store)
+            store = _synchronous(self._store)
             word = ""
             if type(byte_range) is RangeByteRequest:
                 word = self.known_word(key) or self._make_sync(key, _WORD, lambda: os.urandom(8)).hex()
@@ -511,12 +515,14 @@ class _SyncFolioStore(FolioStore):
         return self.pool.get_or_create(self._prefix + key, checked, version=version, expiry=self._expiry, loads="arrays")
 
     def set_sync(self, key: str, value: Buffer) -> None:
+        store = _synchronous(self._store)
         with self._changing_sync(key):
-            cast("SupportsSetSync", self._store).set_sync(key, value)
+            store.set_sync(key, value)
 
     def delete_sync(self, key: str) -> None:
+        store = _synchronous(self._store)
         with self._changing_sync(key):
-            cast("SupportsDeleteSync", self._store).delete_sync(key)
+            store.delete_sync(key)
 
     @contextlib.contextmanager
     def _changing_sync(self, key: str) -> Iterator[None]:
@@ -527,6 +533,11 @@ class _SyncFolioStore(FolioStore):
                 yield
             finally:
                 self.forget([key])
+
+
+if hasattr(WrapperStore, "get_sync"):  # a class that is derived from FolioStore inherits those, which pass the pool by
+    for _each in ("get_sync", "set_sync", "delete_sync", "_make_sync", "_changing_sync"):
+        setattr(FolioStore, _each, vars(_SyncFolioStore)[_each])
 
 
 _changes: set[asyncio.Task[None]] = set()  # those that are made; a loop alone does not keep its tasks
@@ -548,8 +559,18 @@ def _check_store(store: object) -> None:
 
 def _is_synchronous(store: object) -> bool:
     """Return True if a store has all synchronous methods, or if Zarr's wrappers have them, which then say if they work."""
-    has_all = all(isinstance(store, kind) for kind in (SupportsGetSync, SupportsSetSync, SupportsDeleteSync))
-    return has_all or hasattr(WrapperStore, "get_sync")
+    return _has_sync(store) or hasattr(WrapperStore, "get_sync")
+
+
+def _has_sync(store: object) -> bool:
+    return all(isinstance(store, kind) for kind in (SupportsGetSync, SupportsSetSync, SupportsDeleteSync))
+
+
+def _synchronous(store: object) -> Any:
+    """Return a store that has all synchronous methods. Raises TypeError, as Zarr's wrappers do, if it has not."""
+    if not _has_sync(store):
+        raise TypeError(f"{type(store).__name__} has no synchronous methods; await the others")
+    return store
 
 
 def part(key: str, word: str, which: str) -> str:
