@@ -14,6 +14,7 @@ from zarr.core.buffer import cpu, default_buffer_prototype
 from zarr.storage import LocalStore, WrapperStore
 
 from foliocache.adapters.zarr import store as module
+from foliocache.objects.found import MISSING
 from foliocache.zarr import FolioStore
 
 PATIENCE = 60
@@ -185,6 +186,68 @@ def test_writers_of_one_value_take_turns(zarr_pool, tmp_path, name):
         assert order == [1, 2, 2] and await found(first) == NEW
 
     asyncio.run(asyncio.wait_for(write(), PATIENCE))
+
+
+@pytest.mark.parametrize(
+    ("delete", "kept"),
+    [
+        (lambda store: store.delete_dir("b"), {"a/k", "a/bb/k", "other/b/k", "k"}),
+        (lambda store: store.delete_dir("b/c/"), {"a/k", "a/b/k", "a/bb/k", "other/b/k", "k"}),
+        (lambda store: store.clear(), {"other/b/k", "k"}),
+    ],
+)
+def test_a_deletion_concerns_what_lies_below_it(zarr_pool, tmp_path, monkeypatch, delete, kept):
+    """Stores with any root keep nothing of that meanwhile, keep everything else, and delete elsewhere."""
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def slowly(store, prefix=""):
+        if store.root == tmp_path / "a":
+            begun.set()
+            await go.wait()
+
+    monkeypatch.setattr(LocalStore, "delete_dir", slowly)
+    monkeypatch.setattr(LocalStore, "clear", slowly)
+
+    async def check():
+        keys = ["k", "a/k", "a/b/k", "a/b/c/k", "a/bb/k", "other/b/k"]
+        for key in keys:
+            await LocalStore(tmp_path).set(key, buffer(OLD))
+        task = asyncio.create_task(delete(FolioStore(LocalStore(tmp_path / "a"), zarr_pool)))
+        await begun.wait()
+        for key in keys:
+            folders = key.split("/")[:-1]
+            for n in range(len(folders) + 1):
+                store = FolioStore(LocalStore(tmp_path.joinpath(*folders[:n])), zarr_pool)
+                below = "/".join([*folders[n:], "k"])
+                assert await found(store, below) == OLD
+                assert (store.recall(below, "") is not MISSING) == (key in kept)
+        await FolioStore(LocalStore(tmp_path / "other"), zarr_pool).delete_dir("b")
+        assert not task.done()
+        go.set()
+        await task
+
+    asyncio.run(asyncio.wait_for(check(), PATIENCE))
+
+
+def test_a_store_with_a_name_keeps_nothing_while_it_is_cleared(zarr_pool, tmp_path, name):
+    begun, go = threading.Event(), threading.Event()
+
+    class SlowToClear(LocalStore):
+        async def clear(self):
+            begun.set()
+            await asyncio.to_thread(go.wait, PATIENCE)
+
+    async def check():
+        store = FolioStore(SlowToClear(tmp_path), zarr_pool, name=name)
+        await LocalStore(tmp_path).set(KEY, buffer(OLD))
+        task = asyncio.create_task(store.clear())
+        await asyncio.to_thread(begun.wait, PATIENCE)
+        assert await found(store) == OLD and store.recall(KEY, "") is MISSING
+        go.set()
+        await task
+        assert await found(store) == OLD and store.recall(KEY, "") is not MISSING
+
+    asyncio.run(asyncio.wait_for(check(), PATIENCE))
 
 
 def test_no_mark_stays(pool, tmp_path):

@@ -195,7 +195,7 @@ class Names:
         FoliocacheError
             The pool has been closed.
         """
-        return self._table.wait(*_Digest(key, who).words, 0)
+        return self._table.wait(*_words(key, who), 0)
 
     def known(self, key: str, who: str) -> Known:
         """Return what looks a name up again and again. Raises ValueError if key or who is not a string."""
@@ -346,6 +346,12 @@ class _Digest:
         self.key: int = int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")
         self.words: tuple[int, int, int] = (self.key, *_DIGEST.unpack(self.digest))
         self.text: bytes = _cut(key, layout.NAME_TEXT_MAX)
+
+
+@functools.lru_cache(1024)
+def _words(key: str, who: str) -> tuple[int, int, int]:
+    """Return the digests of a name that is asked about again and again: to compute them takes ten times as long as to look."""
+    return _Digest(key, who).words
 
 
 @functools.cache

@@ -9,7 +9,8 @@ question (``names``) that the writer asks and never answers. A question ends wit
 value, writes, forgets it again, and withdraws the question. A reader that is to make something of the value looks for the mark
 after its own question has begun and before it reads, and keeps nothing if there is one. If it finds none, either a writer that
 had one has ended, and all that it wrote is read; or the mark of the next one comes later, and so does the forgetting, which
-ends the reader's question. Writers of one value wait for each other. What is deleted below a prefix marks the whole store.
+ends the reader's question. Writers of one value wait for each other. What is deleted below a prefix marks that, and readers look
+for the marks of all folders above the value, also of those above the store's root.
 
 The pool finds all versions of a key together, so a key has room for few of them (``mm.names``). A value has any number of
 *parts*: ranges, and inner chunks of a shard. So each part has a key of its own, which has a random word in it. This word is a
@@ -22,9 +23,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import math
 import os
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -61,7 +64,7 @@ if TYPE_CHECKING:
 
 _ABSENT = b""  # bytes, where a value is a memoryview
 _LISTINGS = "\0listings"  # no value has this key
-_MARK = "\0changing"  # behind the key of a value, that of its mark
+_MARK = "\0changing"  # behind the key of a value, or behind that of a folder and a slash: the key of its mark
 _WORD = "word"  # the version of a value that is the word in the keys of its parts
 
 
@@ -282,12 +285,13 @@ class FolioStore(WrapperStore[Store]):
 
     def _is_changing(self, key: str) -> bool:
         """Return True if the value with this key, or of which this is the key of a part, is being changed."""
-        names = self.pool.names
-        return names.is_asked(self._mark(key.partition("\0")[0])) or names.is_asked(self._mark(None))
+        names, key = self.pool.names, key.partition("\0")[0]
+        above = _marks_above(self._prefix, key[: key.rfind("/") + 1])
+        return names.is_asked(self._prefix + key + _MARK) or any(map(names.is_asked, above))
 
-    def _mark(self, key: str | None) -> str:
-        """Return the key of the mark of a value, or of all values of the place."""
-        return (":".join(self._prefix.split(":")[:2]) if key is None else self._prefix + key) + _MARK
+    def _below(self, prefix: str) -> str:
+        """Return what the keys of all values below a prefix begin with in the pool; of all values, for an empty prefix."""
+        return self._prefix + (f"{prefix.rstrip('/')}/" if prefix.strip("/") else "")
 
     async def read_unkept(self, key: str, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return a value, or a range, for a caller that keeps only what it makes of it: from the pool if values do not expire
@@ -418,8 +422,9 @@ class FolioStore(WrapperStore[Store]):
     async def _changed(self, keys: Sequence[str] | None, change: Coroutine[Any, Any, None], below: str) -> None:
         async with contextlib.AsyncExitStack() as marks:
             try:
-                for key in (None,) if keys is None else keys:  # in order, or two writers could wait for each other
-                    await marks.enter_async_context(await self.pool.names.ask_async(self._mark(key), math.inf))
+                # in order, or two writers could wait for each other
+                for each in [self._below(below)] if keys is None else [self._prefix + key for key in keys]:
+                    await marks.enter_async_context(await self.pool.names.ask_async(each + _MARK, math.inf))
                 self._forget_changed(keys, below)
             except BaseException:
                 change.close()
@@ -453,7 +458,7 @@ class FolioStore(WrapperStore[Store]):
         self._forget_listings()
 
     def _forget_below(self, prefix: str) -> None:
-        self.pool.objects.delete_below(self._prefix + (f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""))
+        self.pool.objects.delete_below(self._below(prefix))
         self._forget_listings()
 
     def _forget_listings(self) -> None:
@@ -527,7 +532,7 @@ class _SyncFolioStore(FolioStore):
     @contextlib.contextmanager
     def _changing_sync(self, key: str) -> Iterator[None]:
         """Do what ``_changing`` does, around a change that this thread makes."""
-        with self.pool.names.ask(self._mark(key), math.inf):
+        with self.pool.names.ask(self._prefix + key + _MARK, math.inf):
             self.forget([key])
             try:
                 yield
@@ -571,6 +576,15 @@ def _synchronous(store: object) -> Any:
     if not _has_sync(store):
         raise TypeError(f"{type(store).__name__} has no synchronous methods; await the others")
     return store
+
+
+@functools.lru_cache(1024)
+def _marks_above(prefix: str, folder: str) -> tuple[str, ...]:
+    """Return the keys of the marks of a folder, of those above it, and of all values of the place."""
+    full = prefix + folder
+    first = full.index(":", full.index(":") + 1) + 1  # behind the identity of the file system, or the name
+    ends = {first, len(prefix), *(each.end() for each in re.finditer("/", full) if each.end() > first)}
+    return tuple(full[:end] + _MARK for end in sorted(ends))
 
 
 def part(key: str, word: str, which: str) -> str:
