@@ -292,6 +292,11 @@ def counter(segment: Segment, number: int, n: int) -> int:
     return segment.memory.peek64(offset(segment, number) + layout.CLIENT_COUNTERS + n * 8)
 
 
+def attached(segment: Segment) -> int:
+    """Return how many processes are attached now, or have died and are not settled."""
+    return sum(core.state(segment.mem, number) == layout.SLOT_ATTACHED for number in range(segment.slots))
+
+
 def used_slots(segment: Segment) -> list[int]:
     """Return the numbers of the slots that have ever been held."""
 

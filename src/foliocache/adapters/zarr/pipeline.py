@@ -239,7 +239,7 @@ def _put(chunk: _Chunk, first: int, found: Any) -> bool:
         fill = spec.fill_value
         chunk.out[chunk.out_selection] = spec.dtype.default_scalar() if fill is None else fill
         return found != ABSENT
-    chunk.store.held.keep((chunk.path, chunk.version), found)
+    chunk.store.held.keep((chunk.store._prefix + chunk.path, chunk.version), found)
     selection = chunk.selection
     if first:
         selection = (slice(selection[0].start - first, selection[0].stop - first), *selection[1:])

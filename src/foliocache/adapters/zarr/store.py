@@ -53,7 +53,7 @@ from ...objects.found import MISSING
 from ...objects.store import Unkept, check_options, seconds
 from ...pool.opening import open as open_pool
 from ...pool.pool import Pool
-from . import held
+from .held import Held, held_in
 from .identity import UNSHARED, is_file, place
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class FolioStore(WrapperStore[Store]):
         self._options: dict[str, Any] = {"name": name, "expiry": expiry, "listings": listings}
         self.pool: Pool = open_pool(pool) if isinstance(pool, str) else pool
         self._check_inside()
-        self.held: held.Held = held.Held(self.pool.pool_bytes // held.SHARE)
+        self.held: Held = held_in(self.pool)
 
     def _check_inside(self) -> None:
         """Raise ValueError if a store inside keeps the same values in the same pool: each would wait for the other."""
@@ -130,7 +130,7 @@ class FolioStore(WrapperStore[Store]):
         return {name: value for name, value in self.__dict__.items() if name not in ("held", "_prefix")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, held=held.Held(state["pool"].pool_bytes // held.SHARE))
+        self.__dict__.update(state, held=held_in(state["pool"]))
         self._prefix = place(self._store, self._options["name"])
 
     def _lose_place(self) -> None:
