@@ -1,6 +1,8 @@
 """Arrays through a FolioStore: read once, by all processes, and right after every change."""
 
+import asyncio
 import contextlib
+import gc
 import multiprocessing
 
 import numpy
@@ -85,6 +87,40 @@ async def test_any_number_of_ranges_of_a_value_is_kept(store, source, tmp_path, 
         assert await read(0) == content[:2000]
     await both.set("k", cpu.Buffer.from_bytes(content[::-1]))
     assert await read(2000) == content[::-1][2000:4000]
+
+
+async def ranges_of(store, key, byte_ranges):
+    """What a store says of some ranges, in order; the errors, if it raises some."""
+    try:
+        found = [each async for group in store.get_ranges(key, byte_ranges, prototype=PROTOTYPE) for each in group]
+    except BaseExceptionGroup as raised:
+        return list({type(error) for error in raised.exceptions})
+    return [content.to_bytes() for _, content in sorted(found, key=lambda each: each[0])]
+
+
+async def test_ranges_are_what_the_store_says(store, source):
+    loop, unheard = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda loop, context: unheard.append(context))
+    byte_ranges = [RangeByteRequest(1, 3), SuffixByteRequest(2), None, OffsetByteRequest(4), RangeByteRequest(1, 3)]
+    for _ in range(2):
+        assert await ranges_of(store, "k", byte_ranges) == [FileNotFoundError]
+    await store.set("k", cpu.Buffer.from_bytes(b"abcdef"))
+    for _ in range(2):
+        assert await ranges_of(store, "k", byte_ranges) == [b"bc", b"ef", b"abcdef", b"ef", b"bc"]
+    assert await ranges_of(store, "k", []) == []
+    if hasattr(LocalStore, "get_ranges"):
+        inner = source._store
+        for key in "k", "absent":
+            assert await ranges_of(store, key, byte_ranges) == await ranges_of(inner, key, byte_ranges)
+    source.get = failing
+    assert await ranges_of(store, "other", byte_ranges) == [OSError]
+    await asyncio.sleep(0)
+    gc.collect()
+    assert unheard == []
+
+
+async def failing(*arguments):
+    raise OSError("no route")
 
 
 async def test_what_is_not_there_is_known_until_it_is_written(store, source):

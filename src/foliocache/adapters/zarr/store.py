@@ -338,22 +338,36 @@ class FolioStore(WrapperStore[Store]):
 
         Yields
         ------
-        list of (int, Buffer or None)
-            The index of a range, and its bytes; None if there is no such value.
+        list of (int, Buffer)
+            The index of a range, and its bytes.
+
+        Raises
+        ------
+        ExceptionGroup
+            With what was raised when a range was read, or with a FileNotFoundError if there is no such value: as by the stores
+            of Zarr that read ranges.
         """
         limit = asyncio.Semaphore(max_concurrency or config.get("async.concurrency"))
 
-        async def one(number: int, byte_range: ByteRequest | None) -> tuple[int, Buffer | None]:
+        async def one(number: int, byte_range: ByteRequest | None) -> tuple[int, Buffer]:
             async with limit:
-                return number, await self.get(key, prototype, byte_range)
+                found = await self.get(key, prototype, byte_range)
+            if found is None:
+                raise FileNotFoundError(key)
+            return number, found
 
         tasks = [asyncio.ensure_future(one(number, each)) for number, each in enumerate(byte_ranges)]
         try:
             for task in asyncio.as_completed(tasks):
-                yield [await task]
+                try:
+                    found = await task
+                except Exception as error:
+                    raise ExceptionGroup(f"ranges of {quoted(key)} cannot be read", [error]) from None
+                yield [found]
         finally:
             for started in tasks:
                 started.cancel()
+                started.add_done_callback(_ended)
 
     async def _get_many(self, requests: Iterable[tuple[str, BufferPrototype, ByteRequest | None]]) -> Any:
         for request in requests:
@@ -548,7 +562,7 @@ if hasattr(WrapperStore, "get_sync"):  # a class that is derived from FolioStore
 _changes: set[asyncio.Task[None]] = set()  # those that are made; a loop alone does not keep its tasks
 
 
-def _ended(task: asyncio.Task[None]) -> None:
+def _ended(task: asyncio.Task[Any]) -> None:
     _changes.discard(task)
     if not task.cancelled():
         task.exception()  # is told to the caller, unless that was cancelled; asyncio need not report it
