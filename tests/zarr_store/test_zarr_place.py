@@ -425,3 +425,91 @@ def test_a_store_is_kept_once_in_a_pool(zarr_pool, tmp_path):
     with pytest.raises(ValueError, match="already; use it as it is"):
         FolioStore(LoggingStore(inner), zarr_pool)
     FolioStore(inner, zarr_pool, name="of its own")
+
+
+@pytest.fixture
+def two_folders(tmp_path, monkeypatch):
+    """A function that makes what leads to a folder lead to another one, which has other values, and the store that is led."""
+    for name in "one", "two":
+        (tmp_path / name / "x").mkdir(parents=True)
+        for key in "k", "j":
+            (tmp_path / name / "x" / key).write_bytes(name.encode())
+
+    def link_to(name):
+        link = tmp_path / "link"
+        link.unlink(missing_ok=True)
+        link.symlink_to(tmp_path / name)
+
+    def store_of(how):
+        if how == "chdir":
+            return lambda name: monkeypatch.chdir(tmp_path / name), lambda: LocalStore("x")
+        kind = {"link": LocalStore, "url": by_url, "below": below}[how]
+        return link_to, lambda: kind(tmp_path / "link" / "x")
+
+    return store_of
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+@pytest.mark.parametrize("how", ["link", "url", "below", "chdir"])
+async def test_a_root_that_becomes_another_folder(two_folders, tmp_path, zarr_pool, pool, how, is_nested):
+    """What is read there is never taken for what the old folder has, and what is written there is seen."""
+    lead, make = two_folders(how)
+    lead("one")
+    store = FolioStore(FolioStore(make(), pool), zarr_pool) if is_nested else FolioStore(make(), zarr_pool)
+    fixed = {name: FolioStore(LocalStore(tmp_path / name / "x"), zarr_pool) for name in ("one", "two")}
+    assert await read(store, "k") == b"one"
+    lead("two")
+    assert await read(store, "j") == b"two"  # not kept yet
+    assert [await read(store, key) for key in "jk"] == [b"two", b"two"]
+    assert [await read(fixed["one"], key) for key in "jk"] == [b"one", b"one"]
+    assert [await read(fixed["two"], key) for key in "jk"] == [b"two", b"two"]
+    lead("one")
+    await store.set("k", content(b"new"))
+    assert [await read(each, "k") for each in (store, fixed["one"], fixed["two"])] == [b"new", b"new", b"two"]
+    lead("two")
+    await store.delete_dir("")
+    assert [await read(each, "k") for each in (store, fixed["one"], fixed["two"])] == [None, b"new", None]
+
+
+async def test_a_link_that_is_changed_while_a_value_is_read(two_folders, tmp_path, zarr_pool, monkeypatch):
+    lead, make = two_folders("link")
+    get = LocalStore.get
+
+    async def late(self, *arguments):
+        lead("two")
+        return await get(self, *arguments)
+
+    lead("one")
+    store = FolioStore(make(), zarr_pool)
+    monkeypatch.setattr(LocalStore, "get", late)
+    assert await read(store, "k") == b"two"
+    monkeypatch.undo()
+    assert await read(FolioStore(LocalStore(tmp_path / "one" / "x"), zarr_pool), "k") == b"one"
+
+
+def test_an_array_whose_root_becomes_another_folder(tmp_path, zarr_pool):
+    for n in 1, 2:
+        array = zarr.create_array(LocalStore(tmp_path / f"{n}"), shape=(4,), chunks=(2,), dtype="i4")
+        array[:] = n
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "1")
+    with zarr.config.set({"codec_pipeline.path": "foliocache.zarr.CachedCodecPipeline"}):
+        array = foliocache.zarr.FolioArray(zarr.open_array(FolioStore(LocalStore(link), zarr_pool), mode="r"))
+        assert array[:2].tolist() == array[:2].tolist() == [1, 1]
+        link.unlink()
+        link.symlink_to(tmp_path / "2")
+        assert array[2:].tolist() == [2, 2]
+        assert array[:].tolist() == [2, 2, 2, 2]
+        fixed = FolioStore(LocalStore(tmp_path / "1"), zarr_pool)
+        assert foliocache.zarr.FolioArray(zarr.open_array(fixed, mode="r"))[:].tolist() == [1, 1, 1, 1]
+
+
+def test_only_a_path_that_may_lead_elsewhere_is_looked_at_again(tmp_path, zarr_pool, monkeypatch):
+    (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    plain = tmp_path / "x"
+    for store in LocalStore(plain), by_url(plain), slashes(plain), LocalStore("/"), LoggingStore(LocalStore(plain)):
+        assert not FolioStore(store, zarr_pool)._may_move
+    for store in LocalStore("x"), LocalStore(tmp_path / "link" / "x"), by_url(tmp_path / "link"), FsspecStore(by_url("/").fs, path="x"):
+        assert FolioStore(store, zarr_pool)._may_move
+        assert not FolioStore(store, zarr_pool, name="x")._may_move

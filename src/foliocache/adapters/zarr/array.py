@@ -86,7 +86,7 @@ class FolioArray(Array[Any]):
     def _read(self, selection: Any) -> Any:
         """Return what is selected; MISSING if that is for Zarr to read."""
         plan, inner = self._plan, self.async_array
-        if plan is None or plan.metadata is not inner.metadata or plan.config is not inner.config:
+        if plan is None or plan.metadata is not inner.metadata or plan.config is not inner.config or plan.has_moved:
             plan = self._plan = _planned(inner)
         if plan.store is None:
             return MISSING
@@ -100,6 +100,7 @@ class _Plan:
     def __init__(self, inner: AsyncArray[Any], store: FolioStore | None) -> None:
         self.metadata, self.config, self.store = inner.metadata, inner.config, store
         self.chunks: tuple[int, ...] = ()
+        self._prefix = "" if store is None else store._prefix
         if store is None:
             return
         self.chunks = inner.metadata.chunks
@@ -118,6 +119,11 @@ class _Plan:
         self._known: dict[tuple[int, ...], _Chunk] = {}
         self._words: dict[str, tuple[Known, Found, str]] = {}
         self._columns: _Columns | None = None
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether the store has another place in the pool than when this was planned."""
+        return self.store is not None and self.store._prefix is not self._prefix
 
     def read(self, store: FolioStore, shape: tuple[int, ...], bounds: tuple[Bound, ...]) -> Any:
         """Return the elements; MISSING if the pool does not have all chunks."""

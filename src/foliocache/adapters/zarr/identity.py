@@ -56,24 +56,59 @@ def place(store: Store, name: str | None) -> str:
 def _place(store: Any) -> str | None:
     kind = type(store)
     if _is_ours(store):
+        store._find_place()
         return str(store._prefix)
     if _is_transparent(store):
         return _place(store._store)
-    if kind is LocalStore:
-        return _local(str(store.root))
     if kind is ZipStore:
         return _zip(store)
+    folder = _folder(store)
+    if folder is not None:
+        return _local(folder[1])
     if kind is FsspecStore:
-        root = store.path.rstrip("/")
-        return _fsspec(store.fs, f"{root}/{_VALUE}" if root else _VALUE)  # as the store makes paths of keys
+        return _fsspec(*_below(store))
     return None
+
+
+def _folder(store: Any) -> tuple[str, str] | None:
+    """Return the path of the local folder that a store is of, as it was given, and absolute; None if it is not of one."""
+    if type(store) is LocalStore:
+        return str(store.root), os.path.abspath(store.root)
+    if type(store) is not FsspecStore:
+        return None
+    fs, path = _below(store)
+    return (path, os.path.dirname(fs._strip_protocol(path))) if type(fs) is LocalFileSystem else None
+
+
+def _below(store: Any) -> tuple[Any, str]:
+    """Return the file system below those that only change a store's paths, and there the path of one of its values."""
+    fs, root = store.fs, store.path.rstrip("/")
+    path = f"{root}/{_VALUE}" if root else _VALUE  # as the store makes paths of keys
+    while True:
+        if isinstance(fs, AsyncFileSystemWrapper):
+            fs = fs.sync_fs
+        elif type(fs) is DirFileSystem:
+            fs, path = fs.fs, fs._join(path)
+        else:
+            return fs, path
 
 
 def is_file(store: Any) -> bool:
     """Return True if the place of a store is that of a file, which it opens."""
+    return type(_innermost(store)) is ZipStore
+
+
+def may_move(store: Any) -> bool:
+    """Return True if the path of a store's folder is relative, or goes through a symbolic link: later it may be of another
+    folder."""
+    found = _folder(_innermost(store))
+    return found is not None and not (os.path.isabs(found[0]) and _local(found[1]) == f"zarr:file:{found[1].rstrip('/')}/")
+
+
+def _innermost(store: Any) -> Any:
     while _is_ours(store) or _is_transparent(store):
         store = store._store
-    return type(store) is ZipStore
+    return store
 
 
 def _is_ours(store: Store) -> bool:
@@ -91,13 +126,7 @@ def _local(root: str) -> str:
 
 def _fsspec(fs: Any, path: str) -> str | None:
     """Return the place of the folder that has the file with this path."""
-    if isinstance(fs, AsyncFileSystemWrapper):
-        return _fsspec(fs.sync_fs, path)
-    if type(fs) is DirFileSystem:
-        return _fsspec(fs.fs, fs._join(path))
     path = fs._strip_protocol(path)
-    if type(fs) is LocalFileSystem:
-        return _local(os.path.dirname(path))
     try:
         said = json.loads(fs.to_json())
     except (TypeError, ValueError):  # an option has no JSON

@@ -54,7 +54,7 @@ from ...objects.store import Unkept, check_options, seconds
 from ...pool.opening import open as open_pool
 from ...pool.pool import Pool
 from .held import Held, held_in
-from .identity import UNSHARED, is_file, place
+from .identity import UNSHARED, is_file, may_move, place
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -112,6 +112,7 @@ class FolioStore(WrapperStore[Store]):
         check_options("", expiry, "arrays")
         self._expiry, self._listings = expiry, seconds(listings, "listings")
         self._prefix = place(store, name)
+        self._may_move = name is None and may_move(store)
         super().__init__(store)
         self._options: dict[str, Any] = {"name": name, "expiry": expiry, "listings": listings}
         self.pool: Pool = open_pool(pool) if isinstance(pool, str) else pool
@@ -127,11 +128,22 @@ class FolioStore(WrapperStore[Store]):
             inside = inside._store
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("held", "_prefix")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("held", "_prefix", "_may_move")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, held=held_in(state["pool"]))
-        self._prefix = place(self._store, self._options["name"])
+        name = self._options["name"]
+        self._prefix = place(self._store, name)
+        self._may_move = name is None and may_move(self._store)
+
+    def _has_moved(self) -> bool:
+        """Return True if the store's path is that of another folder now than when it was looked for the place last."""
+        return self._may_move and place(self._store, None) != self._prefix
+
+    def _find_place(self) -> None:
+        """Find the place of the folder that the store's path is of now: before anything is read or changed there."""
+        if self._has_moved():
+            self._prefix = place(self._store, None)
 
     def _lose_place(self) -> None:
         """Share nothing until the store is open: a file that is opened again may be another one."""
@@ -273,11 +285,12 @@ class FolioStore(WrapperStore[Store]):
 
     async def make(self, key: str, version: str, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Return what the pool keeps under a key and version; the first process that asks makes it with ``make``."""
+        self._find_place()
 
         async def checked() -> Any:
             is_changing = await in_engine(self.pool.engine, lambda: self._is_changing(key))
             made = await make()
-            return Unkept(made) if is_changing else made
+            return Unkept(made) if is_changing or self._has_moved() else made
 
         return await self.pool.get_or_create_async(
             self._prefix + key, checked, version=version, expiry=self._expiry, loads="arrays"
@@ -434,6 +447,7 @@ class FolioStore(WrapperStore[Store]):
         await asyncio.shield(task)
 
     async def _changed(self, keys: Sequence[str] | None, change: Coroutine[Any, Any, None], below: str) -> None:
+        self._find_place()
         async with contextlib.AsyncExitStack() as marks:
             try:
                 # in order, or two writers could wait for each other
@@ -467,11 +481,13 @@ class FolioStore(WrapperStore[Store]):
         FoliocacheError
             The pool has been closed; or another process has stopped while it holds a lock of the pool.
         """
+        self._find_place()
         for key in keys:
             self.pool.delete(self._prefix + key)
         self._forget_listings()
 
     def _forget_below(self, prefix: str) -> None:
+        self._find_place()
         self.pool.objects.delete_below(self._below(prefix))
         self._forget_listings()
 
@@ -494,6 +510,7 @@ class FolioStore(WrapperStore[Store]):
             async for each in ask():
                 yield each
             return
+        self._find_place()
 
         async def make() -> memoryview:
             return memoryview(json.dumps([each async for each in ask()]).encode())
@@ -526,10 +543,12 @@ class _SyncFolioStore(FolioStore):
         return _buffer(found, prototype)
 
     def _make_sync(self, key: str, version: str, make: Callable[[], Any]) -> Any:
+        self._find_place()
+
         def checked() -> Any:
             is_changing = self._is_changing(key)
             made = make()
-            return Unkept(made) if is_changing else made
+            return Unkept(made) if is_changing or self._has_moved() else made
 
         return self.pool.get_or_create(self._prefix + key, checked, version=version, expiry=self._expiry, loads="arrays")
 
@@ -546,6 +565,7 @@ class _SyncFolioStore(FolioStore):
     @contextlib.contextmanager
     def _changing_sync(self, key: str) -> Iterator[None]:
         """Do what ``_changing`` does, around a change that this thread makes."""
+        self._find_place()
         with self.pool.names.ask(self._prefix + key + _MARK, math.inf):
             self.forget([key])
             try:
