@@ -409,6 +409,18 @@ def test_zarr_alone_does_not_import_it():
     assert (found.stdout, found.stderr) == ("False\n", "")
 
 
+@pytest.mark.parametrize("before", ["import foliocache.zarr; ", "zarr.create_array({}, shape=(3,), dtype='i4'); ", ""])
+def test_zarr_knows_the_class_itself_when_it_is_used(before):
+    """Whichever of the two was imported first."""
+    code = f"""import zarr; {before}zarr.config.set({{"codec_pipeline.path": {PIPELINE!r}}})
+array = zarr.create_array({{}}, shape=(3,), dtype="i4")
+from foliocache.zarr import CachedCodecPipeline
+kind = zarr.registry.get_pipeline_class()
+print(kind is CachedCodecPipeline is type(array.async_array.codec_pipeline), kind.__module__, kind.__qualname__)"""
+    found = run(code)
+    assert (found.stdout, found.stderr) == ("True foliocache.zarr CachedCodecPipeline\n", "")
+
+
 def test_what_cannot_be_imported_fails_no_other_array():
     """As with a version of Zarr that has not what the stores need."""
     code = "import sys, zarr; sys.modules['foliocache.adapters.zarr.store'] = None; " + OPENED.format("{}")

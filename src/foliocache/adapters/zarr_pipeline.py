@@ -2,11 +2,12 @@
 
 Before it makes the first codec pipeline, Zarr loads all that are installed. What one of them raises then fails every array, and
 each waits for its import. So Zarr gets a class here that has only the name of ours, and imports it when it is asked for more:
-when ours is the one that is configured.
+when ours is the one that is configured. If ours has been imported already, Zarr gets that.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 
@@ -19,8 +20,15 @@ class _Named(type):
         return getattr(pipeline.CachedCodecPipeline, name)
 
 
-class CachedCodecPipeline(metaclass=_Named):
+class _Pipeline(metaclass=_Named):
     """In the place of `foliocache.zarr.CachedCodecPipeline`, until that is imported."""
 
 
-CachedCodecPipeline.__module__ = "foliocache.zarr"
+_Pipeline.__module__ = "foliocache.zarr"
+_Pipeline.__name__ = _Pipeline.__qualname__ = "CachedCodecPipeline"
+
+
+def __getattr__(name: str) -> Any:
+    if name != "CachedCodecPipeline":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(sys.modules.get("foliocache.adapters.zarr.pipeline"), name, _Pipeline)
