@@ -142,6 +142,16 @@ def test_a_client_that_waits_is_not_awaited(threads, pool_name, function):
         asyncio.run(asyncio.wait_for(function(threads, pool_name), LIMIT))
 
 
+@pytest.mark.parametrize("wrong", [None, "tcp://127.0.0.1:8786", foliocache])
+def test_what_is_no_client_is_refused(wrong):
+    for call in report, remove:
+        with pytest.raises(TypeError, match="client must be a distributed.Client, not "):
+            call(wrong)
+    for function in report_async, remove_async:
+        with pytest.raises(TypeError, match="client must be a distributed.Client, not "):
+            asyncio.run(function(wrong))
+
+
 @pytest.mark.parametrize("function", [report, remove])
 def test_where_a_worker_ends_while_it_is_asked_another_one_answers(threads, pool_name, function, monkeypatch):
     scheduler = threads.cluster.scheduler

@@ -6,15 +6,16 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from distributed import WorkerPlugin
+from distributed import Client, WorkerPlugin
 
 from ... import PoolNotFoundError, attach, open
 from ... import remove as remove_pool
 from ...pool.files import path_of
 from ...pool.geometry import parameters
+from ...sizes import quoted
 
 if TYPE_CHECKING:
-    from distributed import Client, Worker
+    from distributed import Worker
 
     from ...observe.records import Stat
     from ...pool.pool import Pool
@@ -121,7 +122,7 @@ def report(client: Client, name: str = "dask") -> dict[str, Stat]:
     Raises
     ------
     TypeError
-        The client is asynchronous.
+        ``client`` is no client, or asynchronous.
     ValueError
         No pool can have that name.
     PoolError
@@ -151,7 +152,7 @@ async def report_async(client: Client, name: str = "dask") -> dict[str, Stat]:
     Raises
     ------
     TypeError
-        The client is not asynchronous, or has another event loop. The others are those of `report`.
+        ``client`` is no client, is not asynchronous, or has another event loop. The others are those of `report`.
     """
     _check_client(client, "report", asynchronous=True)
     found = await _on_each_machine(client, _stat, name)
@@ -178,7 +179,7 @@ def remove(client: Client, name: str = "dask") -> list[str]:
     Raises
     ------
     TypeError
-        The client is asynchronous.
+        ``client`` is no client, or asynchronous.
     ValueError
         No pool can have that name.
     PoolError
@@ -208,7 +209,7 @@ async def remove_async(client: Client, name: str = "dask") -> list[str]:
     Raises
     ------
     TypeError
-        The client is not asynchronous, or has another event loop. The others are those of `remove`.
+        ``client`` is no client, is not asynchronous, or has another event loop. The others are those of `remove`.
     """
     _check_client(client, "remove", asynchronous=True)
     found = await _on_each_machine(client, _remove, name)
@@ -216,6 +217,8 @@ async def remove_async(client: Client, name: str = "dask") -> list[str]:
 
 
 def _check_client(client: Client, function: str, asynchronous: bool) -> None:
+    if not isinstance(client, Client):
+        raise TypeError(f"client must be a distributed.Client, not {quoted(client)}")
     if client.asynchronous is not asynchronous:
         if asynchronous:
             raise TypeError(f"{function}_async() needs an asynchronous client, and its event loop; call {function}() instead")
