@@ -142,6 +142,27 @@ def test_a_client_that_waits_is_not_awaited(threads, pool_name, function):
         asyncio.run(asyncio.wait_for(function(threads, pool_name), LIMIT))
 
 
+def test_a_client_that_is_closed_is_refused(pool_name):
+    with distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster:
+        client = distributed.Client(cluster)
+        client.close()
+        for call in report, remove:
+            with pytest.raises(ValueError, match="no connection to a scheduler: its status is 'closed'"):
+                call(client, pool_name)
+
+    async def after_it_is_closed():
+        async with (
+            distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=":0", asynchronous=True) as cluster,
+            distributed.Client(cluster, asynchronous=True) as client,
+        ):
+            await client.close()
+            for function in report_async, remove_async:
+                with pytest.raises(ValueError, match="no connection to a scheduler: its status is 'closed'"):
+                    await function(client, pool_name)
+
+    asyncio.run(after_it_is_closed())
+
+
 @pytest.mark.parametrize("wrong", [None, "tcp://127.0.0.1:8786", foliocache])
 def test_what_is_no_client_is_refused(wrong):
     for call in report, remove:

@@ -124,7 +124,7 @@ def report(client: Client, name: str = "dask") -> dict[str, Stat]:
     TypeError
         ``client`` is no client, or asynchronous.
     ValueError
-        No pool can have that name.
+        No pool can have that name; or the client is closed, or has not been awaited.
     PoolError
         As from `foliocache.attach`.
     OSError
@@ -181,7 +181,7 @@ def remove(client: Client, name: str = "dask") -> list[str]:
     TypeError
         ``client`` is no client, or asynchronous.
     ValueError
-        No pool can have that name.
+        No pool can have that name; or the client is closed, or has not been awaited.
     PoolError
         As from `foliocache.remove`.
     OSError
@@ -225,6 +225,8 @@ def _check_client(client: Client, function: str, asynchronous: bool) -> None:
         raise TypeError(
             f"{function}() cannot wait in the event loop of an asynchronous client; await {function}_async() instead"
         )
+    if client.scheduler is None:
+        raise ValueError(f"the client has no connection to a scheduler: its status is {client.status!r}")
 
 
 async def _on_each_machine(client: Client, function: Callable[[str], Any], name: str) -> dict[str, Any]:
