@@ -166,10 +166,10 @@ def test_a_client_that_is_closed_is_refused(pool_name):
 @pytest.mark.parametrize("wrong", [None, "tcp://127.0.0.1:8786", foliocache])
 def test_what_is_no_client_is_refused(wrong):
     for call in report, remove:
-        with pytest.raises(TypeError, match="client must be a distributed.Client, not "):
+        with pytest.raises(TypeError, match=r"client must be a distributed\.Client, not "):
             call(wrong)
     for function in report_async, remove_async:
-        with pytest.raises(TypeError, match="client must be a distributed.Client, not "):
+        with pytest.raises(TypeError, match=r"client must be a distributed\.Client, not "):
             asyncio.run(function(wrong))
 
 

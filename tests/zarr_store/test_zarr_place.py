@@ -522,6 +522,11 @@ def test_only_a_path_that_may_lead_elsewhere_is_looked_at_again(tmp_path, zarr_p
     plain = tmp_path / "x"
     for store in LocalStore(plain), by_url(plain), slashes(plain), LocalStore("/"), LoggingStore(LocalStore(plain)):
         assert not FolioStore(store, zarr_pool)._may_move
-    for store in LocalStore("x"), LocalStore(tmp_path / "link" / "x"), by_url(tmp_path / "link"), FsspecStore(by_url("/").fs, path="x"):
+    for store in (
+        LocalStore("x"),
+        LocalStore(tmp_path / "link" / "x"),
+        by_url(tmp_path / "link"),
+        FsspecStore(by_url("/").fs, path="x"),
+    ):
         assert FolioStore(store, zarr_pool)._may_move
         assert not FolioStore(store, zarr_pool, name="x")._may_move

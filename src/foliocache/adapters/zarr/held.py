@@ -42,16 +42,15 @@ class Held:
         window = getattr(chunk.base, "obj", chunk.base)  # a view of the window, or itself
         if not isinstance(window, Window) or not self._lock.acquire(blocking=False):
             return
-        closed = []  # when the lock is released
+        closed: list[Window | None] = []  # when the lock is released
         try:
             if self._windows.get(key) is not window and len(window) <= self._share():
-                old = self._windows.pop(key, None)
-                closed.append(old)
+                closed.append(self._windows.pop(key, None))
                 self._windows[key] = window
-                self._bytes += len(window) - (0 if old is None else len(old))
+                self._bytes += len(window) - _size(closed[-1])
             while self._windows and self._bytes > self._share():
                 closed.append(self._windows.popitem(last=False)[1])
-                self._bytes -= len(closed[-1])
+                self._bytes -= _size(closed[-1])
         finally:
             self._lock.release()
 
@@ -66,6 +65,10 @@ class Held:
     def _after_fork(self) -> None:
         self._lock = threading.Lock()  # a thread of the parent may have the other
         self._counted = -COUNT_SECONDS
+
+
+def _size(window: Window | None) -> int:
+    return 0 if window is None else len(window)
 
 
 _all: weakref.WeakValueDictionary[int, Held] = weakref.WeakValueDictionary()  # by the id of the pool, which they keep

@@ -9,8 +9,8 @@ question (``names``) that the writer asks and never answers. A question ends wit
 value, writes, forgets it again, and withdraws the question. A reader that is to make something of the value looks for the mark
 after its own question has begun and before it reads, and keeps nothing if there is one. If it finds none, either a writer that
 had one has ended, and all that it wrote is read; or the mark of the next one comes later, and so does the forgetting, which
-ends the reader's question. Writers of one value wait for each other. What is deleted below a prefix marks that, and readers look
-for the marks of all folders above the value, also of those above the store's root.
+ends the reader's question. Writers of one value wait for each other. A deletion marks its folder, and readers look for the
+marks of all folders above the value, also of those above the store's root.
 
 The pool finds all versions of a key together, so a key has room for few of them (``mm.names``). A value has any number of
 *parts*: ranges, and inner chunks of a shard. So each part has a key of its own, which has a random word in it. This word is a
