@@ -18,9 +18,10 @@ import weakref
 
 import pytest
 from documents import page
+from lines import at_line, count_lines
 
 import foliocache
-from foliocache.filler import engine, homes, waiter
+from foliocache.filler import awaiting, engine, homes, waiter
 
 UNIT = 64 << 10
 SIZE = 64 * UNIT
@@ -1257,3 +1258,20 @@ def test_an_awaited_lease_may_be_written_to(roomy, run, offset, length):
             await mapping.lease_async(offset, length, writable="yes")
 
     run(main())
+
+
+def test_nothing_stays_among_the_waits_when_a_signal_handler_raises(pool):
+    """What waits may hold a question for which other processes wait."""
+
+    async def ask():
+        await awaiting.in_engine(pool.engine, lambda: None)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    lines = count_lines(lambda: asyncio.run(ask()))
+    assert lines > 10
+    for line in range(1, lines + 1):
+        with contextlib.suppress(KeyboardInterrupt), at_line(line, interrupt):
+            asyncio.run(ask())
+        assert not pool.engine.waiting

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import gc
 import os
 import signal
 import threading
@@ -269,3 +270,39 @@ async def test_a_listing_is_forgotten_by_a_store_that_keeps_none(store, zarr_poo
     assert [key async for key in lists.list()] == []
     await store.set(KEY, buffer(OLD))
     assert [key async for key in lists.list()] == [KEY]
+
+
+class Endless(WrapperStore):
+    """A store whose changes begin, and do not end."""
+
+    async def set(self, key, value):
+        self.begun.set()
+        await asyncio.Event().wait()
+
+    async def delete_dir(self, prefix):
+        await self.set(prefix, None)
+
+
+@pytest.mark.parametrize("change", ["set", "delete_dir"])
+def test_a_change_whose_loop_is_closed_has_no_mark(pool, tmp_path, name, change):
+    """Others need not wait for it, and keep what they read."""
+    make, _ = CHANGES[change]
+
+    def marks():
+        gc.collect()
+        return [each for each in pool.names.list() if "changing" in each.key]
+
+    async def begin():
+        store = Endless(LocalStore(tmp_path))
+        store.begun = asyncio.Event()
+        tasks = [asyncio.create_task(make(FolioStore(store, pool, name=name)))]
+        await store.begun.wait()
+        tasks.pop().cancel()
+
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda loop, context: None)  # it is told of tasks that are pending
+    loop.run_until_complete(begin())
+    assert marks()  # the loop may go on
+    loop.close()
+    del loop
+    assert not marks()

@@ -66,13 +66,14 @@ async def outcome(
     engine whose thread it is instead.
     """
     call = _Call(engine, begin)
-    del begin  # see `abandon`
-    if is_short and is_home():
-        call()
-    elif engine.closed or not (threads or engine).submit(call):
-        call.close()
-    call.wakes = True
-    try:
+    try:  # from here on: a signal handler may raise at any line, and nothing is to stay among those that wait
+        del begin  # see `abandon`
+        engine.waiting.add(call)
+        if is_short and is_home():
+            call()
+        elif engine.closed or not (threads or engine).submit(call):
+            call.close()
+        call.wakes = True
         if not call.is_told:
             await call.future
     except BaseException:
@@ -143,7 +144,6 @@ class _Call(Generic[T]):
         self.is_told = False
         self.wakes = False  # True if the loop has to be woken
         self._is_abandoned = False
-        engine.waiting.add(self)
 
     def __call__(self) -> None:
         begin, self._begin = self._begin, None

@@ -28,6 +28,7 @@ import json
 import math
 import os
 import re
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
 _ABSENT = b""  # bytes, where a value is a memoryview
 _LISTINGS = "\0listings"  # no value has this key
 _MARK = "\0changing"  # behind the key of a value, or behind that of a folder and a slash: the key of its mark
+_NEVER = 1e9  # seconds
 _WORD = "word"  # the version of a value that is the word in the keys of its parts
 
 
@@ -441,9 +443,13 @@ class FolioStore(WrapperStore[Store]):
 
         If this is cancelled, the change goes on to its end, as it would in a thread of the store, and is forgotten then.
         """
-        task = asyncio.ensure_future(self._changed(None if keys is None else sorted(set(keys)), change, below))
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._changed(None if keys is None else sorted(set(keys)), change, below))
         _changes.add(task)
+        # A loop keeps its timers until it is closed, but not its tasks. A change that does not end until then leaves no mark.
+        timer = loop.call_later(_NEVER, _ended, task)
         task.add_done_callback(_ended)
+        task.add_done_callback(lambda _: timer.cancel())
         await asyncio.shield(task)
 
     async def _changed(self, keys: Sequence[str] | None, change: Coroutine[Any, Any, None], below: str) -> None:
@@ -579,7 +585,7 @@ if hasattr(WrapperStore, "get_sync"):  # a class that is derived from FolioStore
         setattr(FolioStore, _each, vars(_SyncFolioStore)[_each])
 
 
-_changes: set[asyncio.Task[None]] = set()  # those that are made; a loop alone does not keep its tasks
+_changes: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()  # those that are made
 
 
 def _ended(task: asyncio.Task[Any]) -> None:
