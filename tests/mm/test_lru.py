@@ -103,6 +103,23 @@ def test_remove_from_each_queue_or_none(segment):
     assert queues(segment) == [[], [], []]
 
 
+@pytest.mark.parametrize("number", [NEW, SMALL, MAIN])
+def test_take_off_a_queue_for_eviction(segment, number):
+    a, b, c = added(segment, number, 3, heat=4)
+    assert segment.lru.take(ME, b, LOST)
+    assert queue(segment, number) == [c, a]
+    assert segment.lru.pages(number) == 2
+    assert (queue_of(segment, b), heat_of(segment, b), segment.lru.verdict_of(b)) == (NONE, 4, LOST)
+    assert segment.lru.verdict_of(a) == 0
+
+
+def test_take_what_is_on_no_queue(segment):
+    pfn = attached_file(segment)
+    before = segment.field(pfn, segment.layout.F_QUEUE)
+    assert not segment.lru.take(ME, pfn, LOST)
+    assert segment.field(pfn, segment.layout.F_QUEUE) == before
+
+
 def test_a_damaged_queue_number_counts_as_none(segment):
     pfn = attached_file(segment)
     segment.set_field(pfn, segment.layout.F_QUEUE, 77)

@@ -79,6 +79,43 @@ class Made(Cache):
         return self.place(key)[0]
 
 
+class Parted(Made):
+    """As Made, but of two folios, of 4 pages and of one. A part alone is no hit, and is dropped when the object is recreated."""
+
+    PAGES = 5
+    parts = ((0, 2), (4, 0))  # index and span
+
+    def __init__(self, world):
+        super().__init__(world)
+        self.folios = 8
+
+    def name(self, key):
+        return super().name(key) | 1 << self.segment.layout.WHOLE_SHIFT
+
+    def use(self, key):
+        segment = self.segment
+        ino, _ = self.place(key)
+        found = [segment.find(ino, index, self.folios) for index, _ in self.parts]
+        hit = NIL not in found
+        if not hit:
+            self.put(found)
+            segment.filemap.truncate(ME, ino, self.folios - 1)
+            ino = self.missed(key, ino)
+            found = [segment.filemap.grab(ME, ino, index, 0, span, worlds.BYTES) & NIL for index, span in self.parts]
+        for pfn in found:
+            if hit:
+                segment.flags.mark_referenced(segment.at(pfn), segment.flags.load(segment.at(pfn)))
+            else:
+                segment.filemap.complete(ME, pfn)
+        self.put(found)
+        return hit
+
+    def put(self, pfns):
+        for pfn in pfns:
+            if pfn != NIL:
+                self.segment.folio.put(ME, pfn)
+
+
 def lru_hits(keys, pages):
     cached, hits = OrderedDict(), 0
     for key in keys:
@@ -151,6 +188,14 @@ def test_shuffled_epochs_over_what_is_made_again_keep_a_stable_part(world, perce
     trace = epochs(random.Random(percent), data, 8)
     cache.hits(trace[:data])
     assert cache.hits(trace[data:]) >= 0.9 * cache.cached() / data
+
+
+@pytest.mark.parametrize("percent", [50, 80])
+def test_shuffled_epochs_over_objects_of_several_folios_keep_whole_ones(world, percent):
+    cache, data = Parted(world), POOL // Parted.PAGES * 100 // percent
+    trace = epochs(random.Random(percent), data, 8)
+    cache.hits(trace[: 2 * data])
+    assert cache.hits(trace[2 * data :]) >= 0.9 * cache.cached() / Parted.PAGES / data
 
 
 @pytest.mark.parametrize("alpha", [0.7, 0.9, 1.1])

@@ -123,6 +123,78 @@ def test_a_getter_that_comes_between_keeps_its_folio(segments, between):
     assert cached(segment, ino, [0]) == {0}
 
 
+WHOLE = 1 << 31 | 1  # the digest of an object that is gone without any part of it
+
+
+def test_a_whole_object_is_evicted_together(segment):
+    ino, other = segment.open(WHOLE), segment.open(2)
+    pfns = segment.cache(ino, (0, 3, 40))
+    segment.cache(other, range(3))
+    assert segment.vmscan.evict(ME, segment.lru.isolate(ME, False)) == 3
+    assert [segment.count(pfn) for pfn in pfns.values()] == [FROZEN] * 3
+    assert segment.mapping.lookup(ME, WHOLE, WHOLE + 1) == 0
+    assert cached(segment, other, range(3)) == {0, 1, 2}
+    assert evictions(segment) == 3
+    assert segment.findings() == []
+
+
+def test_the_rest_is_evicted_for_the_same_reason(segment):
+    """Its pages count as evicted, and its heat goes into the object's ghost."""
+    layout = segment.layout
+    ino = segment.open(WHOLE)
+    pfns = segment.cache(ino, range(2))
+    segment.lru.remove(ME, pfns[1])
+    segment.lru.add(ME, pfns[1], layout.QUEUE_MAIN)
+    segment.set_field(pfns[1], layout.F_QUEUE, layout.QUEUE_MAIN | 5 << layout.HEAT_SHIFT)
+    before = segment.read(layout.LRU_CLOCK)
+    pfn = segment.lru.isolate(ME, True)
+    assert pfn == pfns[0]
+    assert segment.lru.verdict_of(pfn) == layout.VERDICT_LEFT
+    assert segment.vmscan.evict(ME, pfn) == 2
+    assert segment.read(layout.LRU_CLOCK) - before == 2
+    assert segment.ghost.take(WHOLE, 0, 0, 0) == layout.VERDICT_LEFT | 5 << layout.GHOST_HEAT_SHIFT
+
+
+@pytest.mark.parametrize("span", [0, 2])
+def test_a_part_that_is_held_stays(segment, span):
+    ino = segment.open(WHOLE)
+    found = segment.filemap.grab(ME, ino, 4, 0, span, BYTES)
+    held = found & NIL
+    segment.filemap.complete(ME, held)
+    pfns = segment.cache(ino, (0, 1, 50))
+    segment.lru.take(ME, pfns[0], 0)
+    segment.page_ref.get(segment.at(pfns[0]))
+    assert segment.vmscan.evict(ME, pfns[0]) == 3
+    assert segment.mapping.folios(ino) == 1
+    assert segment.count(held) == 2
+    assert queue_of(segment, held) == segment.layout.QUEUE_MAIN
+    segment.hold(held)
+    assert segment.findings() == []
+
+
+def test_a_part_that_is_being_filled_stays(segment):
+    """It is on no queue, and is put on none before it is complete."""
+    ino = segment.open(WHOLE)
+    filling = segment.filemap.grab(ME, ino, 1, 0, 0, BYTES) & NIL
+    segment.cache(ino, (0, 2))
+    assert segment.vmscan.evict(ME, segment.lru.isolate(ME, False)) == 2
+    assert queue_of(segment, filling) == segment.layout.QUEUE_NONE
+    assert segment.count(filling) == 2
+    segment.hold(filling)
+    assert segment.findings() == []
+
+
+def test_what_does_not_belong_to_the_object_stays(segment):
+    """A damaged slot names a folio of another one, whose reference must not be dropped."""
+    ino, other = segment.open(WHOLE), segment.open(2)
+    pfns, others = segment.cache(ino, range(3)), segment.cache(other, [0])
+    slot = segment.world.xarray.find(segment.mem, segment.mapping.head(ino), segment.mapping.height(ino), 1)
+    segment.write(slot, others[0] + 1 << 1)
+    assert segment.vmscan.evict(ME, segment.lru.isolate(ME, False)) == 2
+    assert segment.count(others[0]) == 1
+    assert segment.count(pfns[1]) == 1
+
+
 def test_shrink_frees_what_is_wanted_and_no_more(segment):
     ino = segment.open()
     segment.cache(ino, range(20))

@@ -155,6 +155,58 @@ def test_a_kept_folio_is_found_again_or_stays_named(segment, calls, queued, put,
     ]  # fmt: skip
 
 
+# The rest of a whole object.
+
+
+@pytest.mark.parametrize(
+    ("whole", "left", "more", "freed"),
+    [(True, 2, 4, 6), (True, 2, 0, 2), (True, 2, NIL, NIL), (True, 0, 4, 2), (False, 2, 4, 2)],
+)
+def test_the_rest_goes_with_a_part_of_a_whole_object(segment, calls, folio, whole, left, more, freed):
+    layout = segment.layout
+    segment.write64(segment.at(folio) + layout.F_DIGEST, whole << layout.WHOLE_SHIFT)
+    segment.set_field(folio, layout.F_QUEUE, layout.VERDICT_LOST << layout.VERDICT_SHIFT)
+    evicting(segment, calls, left=left)
+    calls.replace("vmscan._evict_rest", [more])
+    assert segment.vmscan.evict(ME, folio) == freed
+    assert arguments(calls, "vmscan._evict_rest") == [(ME, INO, layout.VERDICT_LOST)] * (whole and left > 0)
+
+
+@pytest.mark.parametrize(("lock", "times"), [("LOCK_BUSY", 1), ("TREE_GONE", 1)])
+def test_the_rest_stays_without_the_lock(segment, calls, lock, times):
+    ino = segment.open(1 << segment.layout.WHOLE_SHIFT)
+    segment.cache(ino, range(3))
+    calls.replace("mapping.lock", [getattr(segment.layout, lock)])
+    assert segment.world.vmscan._evict_rest(segment.mem, ME, ino, 0) == 0
+    assert calls.names == ["mapping.lock"] * times
+
+
+@pytest.mark.parametrize(
+    ("taken", "results", "freed"),
+    [
+        ([True] * 3, {"vmscan._evict": [4, 0, 8]}, 12),
+        ([True] * 3, {"vmscan._evict": [4, NIL, 8]}, NIL),
+        ([True, False, True], {"vmscan._evict": [4, 8], "folio.put": [True]}, 12),
+        ([True, False, True], {"vmscan._evict": [4, 8], "folio.put": [False]}, NIL),
+    ],
+)
+def test_each_part_is_named_pinned_and_taken_off_its_queue(segment, calls, taken, results, freed):
+    ino = segment.open(1 << segment.layout.WHOLE_SHIFT)
+    pfns = list(segment.cache(ino, (0, 1, 60)).values())
+    calls.replace("lru.take", taken)
+    for name in ("client.announce", "page_ref.get"):
+        calls.replace(name)
+    for name in ("vmscan._evict", "folio.put"):
+        calls.replace(name, results.get(name, ()))
+    assert segment.world.vmscan._evict_rest(segment.mem, ME, ino, 2) == freed
+    seen = [pfns[0], pfns[1], pfns[2]][: 2 if freed == NIL else 3]
+    expected = []
+    for pfn, off in zip(seen, taken, strict=False):
+        expected += [("client.announce", ME, pfn), ("page_ref.get", segment.at(pfn)), ("lru.take", ME, pfn, 2)]
+        expected.append(("vmscan._evict", ME, pfn, False) if off else ("folio.put", ME, pfn))
+    assert [(name, *args) for name, _, args, _ in calls.made] == expected
+
+
 # A block.
 
 

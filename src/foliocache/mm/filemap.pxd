@@ -25,7 +25,6 @@ cpdef bint remove(mem_t mem, u32 me, u64 ino, u32 pfn) noexcept nogil
 cpdef bint truncate(mem_t mem, u32 me, u64 ino, u64 last) noexcept nogil
 @cython.locals(pfn=u32)
 cdef u32 _find_locked(mem_t mem, u32 me, u64 ino, u64 index) noexcept nogil
-cdef bint _is_attached(mem_t mem, u64 ino, u64 index, u32 pfn) noexcept nogil
 cdef u32 _insert(mem_t mem, u32 me, u64 ino, u64 index, u32 pfn) noexcept nogil
 @cython.locals(found=u64)
 cpdef u64 add(mem_t mem, u32 me, u32 n, u64 ino, u64 index, u32 order, u32 span, u64 size) noexcept nogil

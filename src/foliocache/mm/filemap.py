@@ -126,7 +126,7 @@ def truncate(mem, me, ino, last):
         last = min(last, mapping.last_index(mem, ino))
         index = mapping.next_index(mem, ino, index, last)
         pfn = mapping.find(mem, ino, index) if index <= last else layout.NIL
-        if pfn != layout.NIL and not _is_attached(mem, ino, index, pfn):
+        if pfn != layout.NIL and not folio.is_attached(mem, pfn, ino, index):
             pfn = layout.NIL
         index += 1
         left = mapping.folios(mem, ino)
@@ -311,15 +311,6 @@ def _find_locked(mem, me, ino, index):
     fail, and the caller reads privately.
     """
     return find_get(mem, me, ino, mapping.head(mem, ino), mapping.height(mem, ino), index)
-
-
-def _is_attached(mem, ino, index, pfn):
-    """True if a folio that the slot for index names has a reference of this mapping's slots; under the tree lock.
-
-    If a word is damaged it may have none, or one of another mapping's, and what would be dropped in its place is a lease's.
-    """
-    attached = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED)
-    return attached != 0 and folio.is_identity(mem, pfn, ino, index)
 
 
 def _insert(mem, me, ino, index, pfn):

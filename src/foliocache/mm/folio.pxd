@@ -11,3 +11,5 @@ cpdef bint release(mem_t mem, u32 me, u32 n, u32 pfn) noexcept nogil  # inline
 cpdef bint destroy(mem_t mem, u32 me, u32 pfn) noexcept nogil
 @cython.locals(first=u64, span=u32)
 cpdef bint is_identity(mem_t mem, u32 pfn, u64 ino, u64 index) noexcept nogil  # inline
+@cython.locals(attached=u32)
+cpdef bint is_attached(mem_t mem, u32 pfn, u64 ino, u64 index) noexcept nogil

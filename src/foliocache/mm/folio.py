@@ -85,3 +85,12 @@ def is_identity(mem, pfn, ino, index):
     first = atomics.read64(mem, folio + layout.F_INDEX)
     span = page_type.span(mem, pfn)
     return index >> span << span == first
+
+
+def is_attached(mem, pfn, ino, index):
+    """True if a folio that the slot for index names has a reference of this mapping's slots; under the tree lock.
+
+    If a word is damaged it may have none, or one of another mapping's, and what would be dropped in its place is a lease's.
+    """
+    attached = atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_ATTACHED)
+    return attached != 0 and is_identity(mem, pfn, ino, index)

@@ -27,8 +27,8 @@ def remember(mem, digest, index, order, verdict, heat, tick):
     """Store a ghost."""
     mixed = _hash(digest, index)
     word = verdict | heat << layout.GHOST_HEAT_SHIFT | (tick & layout.GHOST_TICK_MASK) << layout.GHOST_TICK_SHIFT
-    place = _set(mem, mixed, 0 if _is_whole(digest) else order)
-    known = _find(mem, place, _print(mixed)) if _is_whole(digest) else 0
+    place = _set(mem, mixed, 0 if is_whole(digest) else order)
+    known = _find(mem, place, _print(mixed)) if is_whole(digest) else 0
     atomics.write32(mem, known or _oldest(mem, place, tick), word | _print(mixed) << layout.GHOST_PRINT_SHIFT)
 
 
@@ -36,15 +36,20 @@ def take(mem, digest, index, order, tick):
     """Remove a ghost, unless it is of a whole object. Return verdict | heat << GHOST_HEAT_SHIFT | age in ticks <<
     GHOST_TICK_SHIFT, or 0 if there is none."""
     mixed = _hash(digest, index)
-    place = _find(mem, _set(mem, mixed, 0 if _is_whole(digest) else order), _print(mixed))
+    place = _find(mem, _set(mem, mixed, 0 if is_whole(digest) else order), _print(mixed))
     if place == 0:
         return 0
     word = atomics.read32(mem, place)
-    if not _is_whole(digest):
+    if not is_whole(digest):
         atomics.write32(mem, place, 0)
     age = _age(word, tick)
     left = word & ((1 << layout.GHOST_TICK_SHIFT) - 1)
     return left | age << layout.GHOST_TICK_SHIFT if age <= layout.TICKS_MAX else 0
+
+
+def is_whole(digest):
+    """True if an object with this digest is gone without any part of it."""
+    return digest >> layout.WHOLE_SHIFT & 1
 
 
 def _find(mem, place, printed):
@@ -85,13 +90,9 @@ def _print(mixed):
     return mixed & (layout.NIL >> layout.GHOST_PRINT_SHIFT)
 
 
-def _is_whole(digest):
-    return digest >> layout.WHOLE_SHIFT & 1
-
-
 def _hash(digest, index):
     """Return a 64-bit hash of a digest's upper half, which is of the key, and an index (the multiplier is 2^64 / golden ratio;
     the shift folds the high bits down)."""
     key = (digest >> layout.KEY_SHIFT) * layout.HASH_MULTIPLIER & layout.HASH_MASK
-    mixed = (key ^ (0 if _is_whole(digest) else index)) * layout.HASH_MULTIPLIER & layout.HASH_MASK
+    mixed = (key ^ (0 if is_whole(digest) else index)) * layout.HASH_MULTIPLIER & layout.HASH_MASK
     return mixed ^ (mixed >> 29)

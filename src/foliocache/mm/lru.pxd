@@ -11,12 +11,15 @@ cpdef bint insert(mem_t mem, u32 me, u32 pfn) noexcept nogil
 cpdef bint add(mem_t mem, u32 me, u32 pfn, u32 queue) noexcept nogil
 cpdef bint remove(mem_t mem, u32 me, u32 pfn) noexcept nogil
 cpdef u32 isolate(mem_t mem, u32 me, bint spare_main) noexcept nogil
+@cython.locals(queued=bint)
+cpdef bint take(mem_t mem, u32 me, u32 pfn, u32 verdict) noexcept nogil
 @cython.locals(found=u32)
 cpdef u32 isolate_idle(mem_t mem, u32 me, u32 pfn, u32 end, u32 least) noexcept nogil
 @cython.locals(pfn=u32)
 cpdef void rebuild(mem_t mem) noexcept nogil
 cpdef void repair(mem_t mem, u32 me) noexcept nogil
 cpdef void reap(mem_t mem, u32 me, u32 dead) noexcept nogil
+cpdef u32 verdict_of(mem_t mem, u32 pfn) noexcept nogil
 cpdef bint is_queued(mem_t mem, u32 pfn) noexcept nogil
 @cython.locals(got=u32)
 cdef bint _lock(mem_t mem, u32 me) noexcept nogil
@@ -85,6 +88,5 @@ cdef u32 _queue_of(mem_t mem, u32 pfn) noexcept nogil
 @cython.locals(word=u32)
 cdef void _correct(mem_t mem, u32 pfn) noexcept nogil
 cdef u32 _heat(mem_t mem, u32 pfn) noexcept nogil
-cdef u32 _verdict(mem_t mem, u32 pfn) noexcept nogil
 cdef u64 _list(u32 queue) noexcept nogil
 cdef u64 _pages(u32 queue) noexcept nogil

@@ -89,7 +89,7 @@ def remove(mem, me, pfn):
         return False
     if _queue_of(mem, pfn) != layout.QUEUE_NONE:
         _unlink(mem, pfn)
-    elif _verdict(mem, pfn):
+    elif verdict_of(mem, pfn):
         _remember(mem, me, pfn)
     _mark(mem, pfn, layout.QUEUE_NONE, 0, 0, 0)
     robust_lock.unlock(mem, layout.LRU_LOCK)
@@ -117,6 +117,19 @@ def isolate(mem, me, spare_main):
             break
     robust_lock.unlock(mem, layout.LRU_LOCK)
     return pfn
+
+
+def take(mem, me, pfn, verdict):
+    """Take a folio that the caller holds off its queue, for eviction with this verdict. False if it is on none, or the lock is
+    refused."""
+    if not _lock(mem, me):
+        return False
+    queued = _queue_of(mem, pfn) != layout.QUEUE_NONE
+    if queued:
+        _unlink(mem, pfn)
+        _mark(mem, pfn, layout.QUEUE_NONE, _heat(mem, pfn), verdict, 0)
+    robust_lock.unlock(mem, layout.LRU_LOCK)
+    return queued
 
 
 def isolate_idle(mem, me, pfn, end, least):
@@ -164,6 +177,11 @@ def reap(mem, me, dead):
     if robust_lock.take_over(mem, layout.LRU_LOCK, dead, me):
         rebuild(mem)
         robust_lock.unlock(mem, layout.LRU_LOCK)
+
+
+def verdict_of(mem, pfn):
+    """Return why a folio that the caller holds was chosen for eviction; 0 if it was not."""
+    return atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE) >> layout.VERDICT_SHIFT & layout.VERDICT_MASK
 
 
 def is_queued(mem, pfn):
@@ -335,7 +353,7 @@ def _remember(mem, me, pfn):
     """Store a ghost of each unit of an evicted folio, and count the eviction."""
     folio = atomics.folio_at(mem, pfn)
     digest, index = atomics.read64(mem, folio + layout.F_DIGEST), atomics.read64(mem, folio + layout.F_INDEX)
-    order, span, verdict = page_type.order(mem, pfn), _span(mem, pfn), _verdict(mem, pfn)
+    order, span, verdict = page_type.order(mem, pfn), _span(mem, pfn), verdict_of(mem, pfn)
     for unit in range(1 << span):
         ghost.remember(mem, digest, index + unit, _unit_order(mem, pfn, unit), verdict, _heat(mem, pfn), _tick(mem))
     client.tally(mem, me, layout.STAT_EVICTED + verdict, 1)
@@ -552,10 +570,6 @@ def _correct(mem, pfn):
 
 def _heat(mem, pfn):
     return atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE) >> layout.HEAT_SHIFT & layout.HEAT_MAX
-
-
-def _verdict(mem, pfn):
-    return atomics.load_relaxed(mem, atomics.folio_at(mem, pfn) + layout.F_QUEUE) >> layout.VERDICT_SHIFT & layout.VERDICT_MASK
 
 
 def _list(queue):

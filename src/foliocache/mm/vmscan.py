@@ -1,5 +1,8 @@
 """Reclaim: take cold folios out of the cache until there is room.
 
+A part of a whole object (WHOLE_SHIFT: a Python object) is of no use when another one is gone, so all that nobody holds are
+evicted together. Then what is left does not take room, and each eviction costs one object, and not one for each of its parts.
+
 A cached folio that is not in use has one reference, which stands for all of its slots. To evict it (numbered as in
 ``filemap``'s lookup):
 
@@ -18,7 +21,7 @@ After the kernel's ``mm/vmscan.c`` (``__remove_mapping``).
 import cython
 
 if not cython.compiled:
-    from . import atomics, client, folio, layout, lru, mapping, page_alloc, page_ref, page_type, slab
+    from . import atomics, client, folio, ghost, layout, lru, mapping, page_alloc, page_ref, page_type, slab
 
 
 def alloc_folio(mem, me, order):
@@ -72,10 +75,16 @@ def shrink(mem, me, want):
 
 
 def evict(mem, me, pfn):
-    """Evict a FILE folio that the caller has named and pinned, if no other client holds it. Takes the pin.
+    """Evict a FILE folio that the caller has named and pinned, if no other client holds it, and the rest of its object if that
+    is a whole one. Takes the pin.
 
-    Returns the pages freed; 0 if the folio stays; NIL if a lock is refused and the folio is left named.
+    Returns the pages freed; 0 if the folio stays; NIL if a lock is refused and a folio is left named.
     """
+    return _evict(mem, me, pfn, True)
+
+
+def _evict(mem, me, pfn, rest):
+    """As ``evict``; the rest only if ``rest``."""
     at = atomics.folio_at(mem, pfn)
     ino = atomics.read64(mem, at + layout.F_INO)
     order = page_type.order(mem, pfn)
@@ -90,13 +99,49 @@ def evict(mem, me, pfn):
         return _keep(mem, me, pfn)
     left = mapping.remove(mem, me, ino, pfn)
     mapping.unlock(mem, ino)
+    rest = rest and ghost.is_whole(atomics.read64(mem, at + layout.F_DIGEST))
+    verdict = lru.verdict_of(mem, pfn)
     client.count(mem, me, layout.COUNT_EVICTIONS, 1)
     if not folio.destroy(mem, me, pfn):
         return layout.NIL
     client.retract(mem, me, pfn)
     if left == 0:
         mapping.release(mem, me, ino)
-    return 1 << order
+    more = _evict_rest(mem, me, ino, verdict) if rest and left > 0 else 0
+    return (1 << order) + more if more != layout.NIL else more
+
+
+def _evict_rest(mem, me, ino, verdict):
+    """Evict the folios of a mapping that are on a queue and that no other client holds, with this verdict. Returns as
+    ``evict``.
+
+    A client that dies in here leaves the others on their queues, to be evicted in their turn.
+    """
+    freed = 0
+    index = 0
+    while mapping.lock(mem, me, ino) == layout.TREE_LOCKED:
+        last = mapping.last_index(mem, ino)
+        index = mapping.next_index(mem, ino, index, last)
+        pfn = mapping.find(mem, ino, index) if index <= last else layout.NIL
+        if pfn != layout.NIL and not folio.is_attached(mem, pfn, ino, index):
+            pfn = layout.NIL
+        if pfn != layout.NIL:
+            client.announce(mem, me, pfn)  # under the lock, while the slots' reference keeps the folio
+            page_ref.get(mem, atomics.folio_at(mem, pfn))
+        mapping.unlock(mem, ino)
+        if index > last:
+            break
+        index += 1
+        if pfn == layout.NIL:
+            continue
+        if lru.take(mem, me, pfn, verdict):
+            got = _evict(mem, me, pfn, False)
+        else:
+            got = 0 if folio.put(mem, me, pfn) else layout.NIL
+        if got == layout.NIL:
+            return got
+        freed += got
+    return freed
 
 
 def _keep(mem, me, pfn):

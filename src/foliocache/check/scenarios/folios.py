@@ -44,7 +44,7 @@ SPAN_EARLY = (
     """),
 )  # fmt: skip
 TAILS_LEFT = Edit("mapping", "remove", "index, span, pfn)", "index, 0, pfn)")
-CLEARED_FIRST = Edit("vmscan", "evict",
+CLEARED_FIRST = Edit("vmscan", "_evict",
     "    if not attached or not page_ref.freeze(mem, at, 2):\n        mapping.unlock(mem, ino)\n"
     "        return _keep(mem, me, pfn)\n    left = mapping.remove(mem, me, ino, pfn)\n",
     "    left = mapping.remove(mem, me, ino, pfn) if attached else 1\n"

@@ -69,7 +69,9 @@ class Held(Refusing, Two):
 
 NAME_DROPPED = Edit("folio", "put", " and not destroy(mem, me, pfn):\n        return False", ":\n        destroy(mem, me, pfn)")
 RELEASE_DROPPED = Edit("folio", "release", "        client.keep_intent(mem, me, n, pfn)", "        client.finish(mem, me, pfn)")
-EVICTED_DROPPED = Edit("vmscan", "evict", "        return layout.NIL\n    client.retract(", "        pass\n    client.retract(")
+EVICTED_DROPPED = Edit(
+    "vmscan", "_evict", "        return layout.NIL\n    client.retract(", "        pass\n    client.retract("
+)
 UNMARKED = Edit("mapping", "remove", "        robust_lock.mark_broken(mem, _tree_lock(ino))", "        pass")
 UNLOCK_FORGETS = Edit("robust_lock", "unlock", "layout.LOCK_BROKEN) &", "0) &")
 RECORD_UNMARKED = Edit("mapping", "_free_record", "        robust_lock.mark_broken(mem, layout.TABLE_LOCK)", "        pass")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..mutation import Edit
 from ..scenario import ALL, WEAK, Bug
-from . import scenario, tree
+from . import fixtures, scenario, tree
 from .crash_fixtures import OTHER, PARTS, SMALL, VICTIM
 from .death import NO_LIGHT
 from .death_path import Queued
@@ -157,3 +157,104 @@ def contest_remove(core: Core) -> Program:
     """A newcomer contends with a folio of main, which another client removes."""
     p = Contested(core, 5, more=(2,), height=1)
     return p.program((VICTIM, p.evicter_of_small(VICTIM)), (OTHER, p.remover(OTHER)), mortal=())
+
+
+class Whole(Queued):
+    """The two folios of a whole object. The one at 2 is the older one, and is evicted first."""
+
+    def __init__(self, core: Core) -> None:
+        super().__init__(core, 5, more=(2,), height=1)
+        self.digest = 1 | 1 << core.layout.WHOLE_SHIFT
+
+    def evicter_of_all(self, me: int) -> Thread:
+        """Return a thread that evicts the oldest folio, and with it the other one."""
+
+        def evict(mem: Mem) -> Any:
+            core = self.core
+            pfn = core.lru.isolate(mem, me, True)
+            return core.vmscan.evict(mem, me, pfn) if pfn != core.layout.NIL else 0
+
+        return self.operation(me, evict)
+
+
+class Rest(Queued):
+    """A folio of an object of which another part has been evicted."""
+
+    def __init__(self, core: Core) -> None:
+        super().__init__(core, 2)
+
+    def evicter_of_the_rest(self, me: int) -> Thread:
+        return self.operation(me, lambda mem: self.core.vmscan._evict_rest(mem, me, self.ino, 0))
+
+    def replacer(self, me: int) -> Thread:
+        """Return a thread that removes the folio, and uses its page for something else."""
+        remove = self.remover(me)
+
+        def use(mem: Mem) -> None:
+            core = self.core
+            pfn = core.page_alloc.alloc(mem, me, 0)
+            if pfn == core.layout.NIL:
+                return
+            core.folio.prepare(mem, pfn, core.layout.TYPE_FILE, 0, 0, 0, 0, 1)
+            fixtures.fill(mem, pfn, "another")
+            core.page_ref.init(mem, core.atomics.folio_at(mem, pfn), 1)
+            assert fixtures.look(mem, pfn) == "another"
+            core.folio.put(mem, me, pfn)
+
+        def replace(mem: Mem) -> None:
+            remove(mem)
+            self.operation(me, use)(mem)
+
+        return replace
+
+
+REST = """\
+            client.announce(mem, me, pfn)  # under the lock, while the slots' reference keeps the folio
+            page_ref.get(mem, atomics.folio_at(mem, pfn))
+        mapping.unlock(mem, ino)
+"""
+REST_LATE = """\
+            pass
+        mapping.unlock(mem, ino)
+        if pfn != layout.NIL:
+            client.announce(mem, me, pfn)
+            page_ref.get(mem, atomics.folio_at(mem, pfn))
+"""
+REST_BUGS = {
+    "rest-unpinned": Bug((Edit("vmscan", "_evict_rest", "            page_ref.get(mem, atomics.folio_at(mem, pfn))\n", ""),), ALL,
+        "a reference is dropped that was not taken"),
+    "rest-still-queued": Bug((Edit("lru", "take", "        _unlink(mem, pfn)\n", ""),), ALL, "a queue names a free page"),
+}  # fmt: skip
+
+
+@scenario("retire/whole-get", SMALL, PARTS, REST_BUGS)
+def whole_get(core: Core) -> Program:
+    """A part of a whole object is evicted, and then the rest, which another client uses: that stays, or goes too."""
+    p = Whole(core)
+    return p.program((VICTIM, p.evicter_of_all(VICTIM)), (OTHER, p.getter(OTHER)), mortal=())
+
+
+@scenario("retire/rest-replaced", SMALL, PARTS, {
+    "rest-pinned-late": Bug((Edit("vmscan", "_evict_rest", REST, REST_LATE),), ALL, "the page's next user loses its reference"),
+})  # fmt: skip
+def rest_replaced(core: Core) -> Program:
+    """The rest of a whole object is evicted while another client removes it, and uses its page for something else."""
+    p = Rest(core)
+    return p.program((VICTIM, p.evicter_of_the_rest(VICTIM)), (OTHER, p.replacer(OTHER)), mortal=())
+
+
+@scenario("retire/whole-evict", SMALL, PARTS, slow=True)
+def whole_evict(core: Core) -> Program:
+    """Two clients evict a whole object, each beginning with another part."""
+    p = Whole(core)
+    return p.program((VICTIM, p.evicter_of_all(VICTIM)), (OTHER, p.evicter_of_all(OTHER)), mortal=())
+
+
+@scenario("death/path-whole-get", SMALL, PARTS, {
+    "rest-unnamed": Bug((Edit("vmscan", "_evict_rest", "            client.announce(mem, me, pfn)  #", "            pass  #"),), ALL,
+        "no client names the reference of a dead one"),
+})  # fmt: skip
+def path_whole_get(core: Core) -> Program:
+    """As retire/whole-get, and the client that evicts may die."""
+    p = Whole(core)
+    return p.program((VICTIM, p.evicter_of_all(VICTIM)), (OTHER, p.getter(OTHER)))

@@ -77,6 +77,7 @@ class Cached:
     head: int
 
     place = INDEX
+    digest = 1
 
     def __init__(self, core: Core, pages: int, more: Sequence[int] = (), height: int = 1) -> None:
         self.core, self.pages, self.more, self.height = core, pages, more, height
@@ -87,7 +88,7 @@ class Cached:
         core.slab.setup(mem)
         core.lru.setup(mem)
         core.mapping.setup(mem)
-        self.ino = opened(core, mem, 1, self.height)
+        self.ino = opened(core, mem, self.digest, self.height)
         for index in (*self.more, self.place):
             grabbed = core.filemap.grab(mem, 0, self.ino, index, 0, 0, BYTES)
             assert grabbed & core.layout.GRAB_ADDED

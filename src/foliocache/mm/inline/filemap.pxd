@@ -13,7 +13,6 @@ from ..filemap cimport _alloc
 from ..filemap cimport _find_locked
 from ..filemap cimport _grab
 from ..filemap cimport _insert
-from ..filemap cimport _is_attached
 from ..filemap cimport _length
 from ..filemap cimport _prepare
 from ..filemap cimport add

@@ -8,6 +8,7 @@ from . cimport client
 from . cimport page_ref
 from . cimport page_type
 from ..folio cimport destroy
+from ..folio cimport is_attached
 from ..folio cimport prepare
 
 
