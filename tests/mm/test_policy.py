@@ -80,7 +80,7 @@ class Made(Cache):
 
 
 class Parted(Made):
-    """As Made, but of two folios, of 4 pages and of one. A part alone is no hit, and is dropped when the object is recreated."""
+    """As Made, but of two folios, of 4 pages and of one. A part alone is no hit; it is dropped when the object is recreated."""
 
     PAGES = 5
     parts = ((0, 2), (4, 0))  # index and span

@@ -220,9 +220,10 @@ REST_LATE = """\
             client.announce(mem, me, pfn)
             page_ref.get(mem, atomics.folio_at(mem, pfn))
 """
+UNPINNED = Edit("vmscan", "_evict_rest", "            page_ref.get(mem, atomics.folio_at(mem, pfn))\n", "")
+UNNAMED = Edit("vmscan", "_evict_rest", "            client.announce(mem, me, pfn)  #", "            pass  #")
 REST_BUGS = {
-    "rest-unpinned": Bug((Edit("vmscan", "_evict_rest", "            page_ref.get(mem, atomics.folio_at(mem, pfn))\n", ""),), ALL,
-        "a reference is dropped that was not taken"),
+    "rest-unpinned": Bug((UNPINNED,), ALL, "a reference is dropped that was not taken"),
     "rest-still-queued": Bug((Edit("lru", "take", "        _unlink(mem, pfn)\n", ""),), ALL, "a queue names a free page"),
 }  # fmt: skip
 
@@ -251,8 +252,7 @@ def whole_evict(core: Core) -> Program:
 
 
 @scenario("death/path-whole-get", SMALL, PARTS, {
-    "rest-unnamed": Bug((Edit("vmscan", "_evict_rest", "            client.announce(mem, me, pfn)  #", "            pass  #"),), ALL,
-        "no client names the reference of a dead one"),
+    "rest-unnamed": Bug((UNNAMED,), ALL, "no client names the reference of a dead one"),
 })  # fmt: skip
 def path_whole_get(core: Core) -> Program:
     """As retire/whole-get, and the client that evicts may die."""
