@@ -17,6 +17,7 @@ from units import unit
 
 import foliocache
 from foliocache.mm import client as core
+from foliocache.mm import filemap
 from foliocache.pool import client
 
 PAGE = 16384
@@ -235,6 +236,22 @@ def test_a_dead_clients_window_is_given_back(pool):
         child.kill()
     settled(pool)
     assert pool.stat().pages_by_state.table == 0
+
+
+def test_what_was_half_done_is_no_finding(pool):
+    """A process dies when it has made an object's record, and nothing of the object is cached yet."""
+
+    def body(child):
+        child.pool = foliocache.attach(pool.name)
+        mem, me = child.pool._attachment.segment.mem, child.pool._attachment.number
+        assert filemap.open(mem, me, 1, 2, 3, PAGE, 0, 0, b"", 0, 0)
+        child.say("made")
+        child.hear()
+
+    with Child(body) as child:
+        assert child.hear() == "made"
+        child.kill()
+    assert pool.audit() == []
 
 
 def test_a_folio_that_a_living_client_holds_too_stays(pool):

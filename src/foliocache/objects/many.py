@@ -79,8 +79,8 @@ def _make_missing(objects: Objects, turns: dict[int, _Turn], make: MakeMany) -> 
 
 def _make(objects: Objects, asked: list[tuple[Ask, _Turn]], positions: list[int], make: MakeMany) -> dict[int, Any]:
     try:
-        made = objects._marked(*[turn for _, turn in asked]).call(functools.partial(make, positions))
-        return dict(zip(positions, made, strict=True))
+        marked = objects._marked(*[turn for _, turn in asked])
+        return marked.call(lambda: dict(zip(positions, make(positions), strict=True)))  # what makes them may be a generator
     except BaseException as error:
         for ask, _ in asked:
             _tell(ask, error)

@@ -285,7 +285,7 @@ class Pool:
             return look.objects(self._memory)
 
     def audit(self) -> list[Finding]:
-        """Check every invariant of the pool.
+        """Settle what dead processes have left, and check every invariant of the pool.
 
         Returns
         -------
@@ -299,6 +299,8 @@ class Pool:
             The pool has been closed.
         """
         self._check_open()
+        with contextlib.suppress(FoliocacheError):
+            self._attachment.reap()  # what a process was doing when it was killed would be found, too
         with Scan(self._attachment):
             segment = self._attachment.segment
             return self._attachment.audit() + segment.unbacked() + strays.findings(segment)
