@@ -31,7 +31,7 @@ from benchmarks.common.report import Section, Table
 WORKERS = 4
 ONE, DECODING, HELD, INHERITED = "one image again and again", "decoded each time", "held by each worker", "held by the parent"
 COPIES, VIEWS, LATER = "SharedDataset", "SharedDataset, writable=None", "the same, workers of a later job"
-PAGE = 64 * KIB  # of the pool: samples of 192 KiB have whole ones, and the descriptors of pages take a quarter of those of the default
+PAGE = 64 * KIB  # of the pool: a sample of 192 KiB has whole ones, and there are a quarter as many descriptors as by default
 LARGER = 4  # times as many images, or as many pixels in each row, to see which part of the memory is of the images
 KEYS = {COPIES: "copies", VIEWS: "views", LATER: "views"}  # of the datasets in the pool
 

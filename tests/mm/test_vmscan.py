@@ -128,7 +128,7 @@ WHOLE = 1 << 31 | 1  # the digest of an object that is gone without any part of 
 
 def test_a_whole_object_is_evicted_together(segment):
     ino, other = segment.open(WHOLE), segment.open(2)
-    pfns = segment.cache(ino, (0, 3, 40))
+    pfns = segment.cache(ino, (0, 3, 63))
     segment.cache(other, range(3))
     assert segment.vmscan.evict(ME, segment.lru.isolate(ME, False)) == 3
     assert [segment.count(pfn) for pfn in pfns.values()] == [FROZEN] * 3

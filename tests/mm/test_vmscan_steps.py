@@ -172,6 +172,25 @@ def test_the_rest_goes_with_a_part_of_a_whole_object(segment, calls, folio, whol
     assert arguments(calls, "vmscan._evict_rest") == [(ME, INO, layout.VERDICT_LOST)] * (whole and left > 0)
 
 
+def test_the_rest_does_not_begin_with_another_rest(segment, calls, folio):
+    """It would be called within itself for each part."""
+    segment.write64(segment.at(folio) + segment.layout.F_DIGEST, 1 << segment.layout.WHOLE_SHIFT)
+    evicting(segment, calls, left=2)
+    calls.replace("vmscan._evict_rest", [4])
+    assert segment.world.vmscan._evict(segment.mem, ME, folio, False) == 2
+    assert "vmscan._evict_rest" not in calls.names
+
+
+def test_the_lock_is_taken_for_each_part_and_no_other_index(segment, calls):
+    ino = segment.open(1 << segment.layout.WHOLE_SHIFT, folios=4096)
+    segment.cache(ino, (0, 1, 4000))
+    calls.replace("mapping.unlock")
+    calls.replace("mapping.lock", [LOCKED] * 9)
+    calls.replace("vmscan._evict", [1, 1, 1])
+    assert segment.world.vmscan._evict_rest(segment.mem, ME, ino, 0) == 3
+    assert calls.names.count("mapping.lock") == 4
+
+
 @pytest.mark.parametrize(("lock", "times"), [("LOCK_BUSY", 1), ("TREE_GONE", 1)])
 def test_the_rest_stays_without_the_lock(segment, calls, lock, times):
     ino = segment.open(1 << segment.layout.WHOLE_SHIFT)
