@@ -103,6 +103,25 @@ def test_remove_from_each_queue_or_none(segment):
     assert queues(segment) == [[], [], []]
 
 
+@pytest.mark.parametrize(
+    ("whole", "parts", "rivals", "looks"),
+    [(True, 1, 0, 1), (True, 3, 0, 3), (True, 3, 1, 6), (False, 3, 1, 2), (True, 3, 6, 64)],
+)
+def test_a_newcomer_of_several_parts_is_compared_with_more_rivals(segments, whole, parts, rivals, looks):
+    """As many as its parts would be one after the other: it decides for all of them."""
+    segment = segments(200)
+    residents = added(segment, MAIN, 100, heat=5)
+    newcomers = added(segment, SMALL, parts, heat=1)
+    other = added(segment, SMALL, 1, heat=1)
+    for pfn in newcomers:
+        segment.write64(segment.at(pfn) + segment.layout.F_DIGEST, 9 << 32 | whole << segment.layout.WHOLE_SHIFT)
+    segment.write64(segment.at(other[0]) + segment.layout.F_DIGEST, 10 << 32 | whole << segment.layout.WHOLE_SHIFT)
+    segment.write(segment.layout.LRU_RIVALS, rivals)
+    set_small(segment, 100)
+    assert isolate(segment, spare_main=True) == newcomers[0]
+    assert [heat_of(segment, pfn) for pfn in residents] == [4] * looks + [5] * (100 - looks)
+
+
 @pytest.mark.parametrize("number", [NEW, SMALL, MAIN])
 def test_take_off_a_queue_for_eviction(segment, number):
     a, b, c = added(segment, number, 3, heat=4)

@@ -1,7 +1,7 @@
 """mapping: records of cached objects, their table, and inos that are never given twice."""
 
 import pytest
-from world import ME
+from world import ME, PAGE
 
 NIL, OBJECT_MASK = 0xFFFFFFFF, (1 << 31) - 1
 
@@ -297,3 +297,14 @@ def test_a_damaged_height_is_cut(segment):
     segment.write(segment.mapping.record(ino) + segment.layout.MAPPING_HEIGHT, NIL)
     assert segment.mapping.find(ino, 5) == NIL
     assert segment.mapping.next_index(ino, 0, 63) == 64
+
+
+@pytest.mark.parametrize(
+    ("size", "order", "height", "last"),
+    [(0, 0, 1, 0), (1, 0, 1, 0), (PAGE, 0, 1, 0), (PAGE + 1, 0, 1, 1), (64 * PAGE, 0, 1, 63), (64 * PAGE, 2, 1, 15),
+     (9 << 40, 0, 1, 63), (65 * PAGE, 0, 2, 64), (PAGE, 0, 0, 0), (1 << 60, 77, 1, 63)],
+)  # fmt: skip
+def test_the_last_unit_of_an_object_is_one_that_has_a_slot(segment, size, order, height, last):
+    """Whatever its damaged words say."""
+    ino = segment.mapping.open(ME, 1, 2, 3, size, order, height, b"", 0, 0)
+    assert segment.mapping.last_unit(ino) == last

@@ -34,6 +34,14 @@ def pages(segment):
     return List(segment)
 
 
+def test_before(segment, pages):
+    for pfn in (3, 5, 7):
+        pages.push_first(pfn)
+    assert [segment.pagelist.before(pfn) for pfn in (3, 5, 7)] == [5, 7, NIL]
+    segment.set_field(5, segment.layout.F_PREV, segment.pages)
+    assert segment.pagelist.before(5) == NIL, "damaged"
+
+
 def test_a_new_list_is_empty(pages):
     assert pages.first() == pages.last() == NIL
     assert pages.both_ways() == []

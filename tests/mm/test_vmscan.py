@@ -143,12 +143,12 @@ def test_the_rest_is_evicted_for_the_same_reason(segment):
     layout = segment.layout
     ino = segment.open(WHOLE)
     pfns = segment.cache(ino, range(2))
-    segment.lru.remove(ME, pfns[1])
-    segment.lru.add(ME, pfns[1], layout.QUEUE_MAIN)
-    segment.set_field(pfns[1], layout.F_QUEUE, layout.QUEUE_MAIN | 5 << layout.HEAT_SHIFT)
+    segment.lru.remove(ME, pfns[0])
+    segment.lru.add(ME, pfns[0], layout.QUEUE_MAIN)
+    segment.set_field(pfns[0], layout.F_QUEUE, layout.QUEUE_MAIN | 5 << layout.HEAT_SHIFT)
     before = segment.read(layout.LRU_CLOCK)
     pfn = segment.lru.isolate(ME, True)
-    assert pfn == pfns[0]
+    assert pfn == pfns[1]
     assert segment.lru.verdict_of(pfn) == layout.VERDICT_LEFT
     assert segment.vmscan.evict(ME, pfn) == 2
     assert segment.read(layout.LRU_CLOCK) - before == 2

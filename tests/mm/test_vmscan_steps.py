@@ -160,44 +160,60 @@ def test_a_kept_folio_is_found_again_or_stays_named(segment, calls, queued, put,
 
 @pytest.mark.parametrize(
     ("whole", "left", "more", "freed"),
-    [(True, 2, 4, 6), (True, 2, 0, 2), (True, 2, NIL, NIL), (True, 0, 4, 2), (False, 2, 4, 2)],
-)
+    [(True, 2, (4, 8), 14), (True, 2, (0, 0), 2), (True, 2, (NIL, 1), NIL), (True, 2, (1, NIL), NIL), (True, 0, (4, 4), 2),
+     (False, 2, (4, 4), 2)],
+)  # fmt: skip
 def test_the_rest_goes_with_a_part_of_a_whole_object(segment, calls, folio, whole, left, more, freed):
+    """What is behind it before it, what is before it afterwards."""
     layout = segment.layout
     segment.write64(segment.at(folio) + layout.F_DIGEST, whole << layout.WHOLE_SHIFT)
+    segment.write64(segment.at(folio) + layout.F_INDEX, 7)
     segment.set_field(folio, layout.F_QUEUE, layout.VERDICT_LOST << layout.VERDICT_SHIFT)
     evicting(segment, calls, left=left)
-    calls.replace("vmscan._evict_rest", [more])
+    calls.replace("vmscan._evict_rest", more)
     assert segment.vmscan.evict(ME, folio) == freed
-    assert arguments(calls, "vmscan._evict_rest") == [(ME, INO, layout.VERDICT_LOST)] * (whole and left > 0)
+    parts = [(name, *args) for name, _, args, _ in calls.made if name in ("vmscan._evict_rest", "folio.destroy")]
+    behind = ("vmscan._evict_rest", ME, INO, 8, layout.XA_INDEX_MAX, layout.VERDICT_LOST)
+    before = ("vmscan._evict_rest", ME, INO, 0, 7, layout.VERDICT_LOST)
+    rest = whole and left > 0
+    assert parts == [*[behind] * rest, ("folio.destroy", ME, folio), *[before] * rest]
 
 
 def test_the_rest_does_not_begin_with_another_rest(segment, calls, folio):
     """It would be called within itself for each part."""
     segment.write64(segment.at(folio) + segment.layout.F_DIGEST, 1 << segment.layout.WHOLE_SHIFT)
     evicting(segment, calls, left=2)
-    calls.replace("vmscan._evict_rest", [4])
+    calls.replace("vmscan._evict_rest", [4, 4])
     assert segment.world.vmscan._evict(segment.mem, ME, folio, False) == 2
     assert "vmscan._evict_rest" not in calls.names
 
 
-def test_the_lock_is_taken_for_each_part_and_no_other_index(segment, calls):
-    ino = segment.open(1 << segment.layout.WHOLE_SHIFT, folios=4096)
-    segment.cache(ino, (0, 1, 4000))
-    calls.replace("mapping.unlock")
-    calls.replace("mapping.lock", [LOCKED] * 9)
-    calls.replace("vmscan._evict", [1, 1, 1])
-    assert segment.world.vmscan._evict_rest(segment.mem, ME, ino, 0) == 3
-    assert calls.names.count("mapping.lock") == 4
+def evict_rest(segment, ino, first=0, end=64, verdict=2):
+    return segment.world.vmscan._evict_rest(segment.mem, ME, ino, first, end, verdict)
 
 
-@pytest.mark.parametrize(("lock", "times"), [("LOCK_BUSY", 1), ("TREE_GONE", 1)])
-def test_the_rest_stays_without_the_lock(segment, calls, lock, times):
+@pytest.mark.parametrize("lock", ["LOCK_BUSY", "TREE_GONE"])
+def test_the_rest_stays_without_the_lock(segment, calls, lock):
     ino = segment.open(1 << segment.layout.WHOLE_SHIFT)
     segment.cache(ino, range(3))
     calls.replace("mapping.lock", [getattr(segment.layout, lock)])
-    assert segment.world.vmscan._evict_rest(segment.mem, ME, ino, 0) == 0
-    assert calls.names == ["mapping.lock"] * times
+    assert evict_rest(segment, ino) == 0
+    assert calls.names == ["mapping.lock"]
+
+
+@pytest.mark.parametrize(
+    ("first", "end", "parts"), [(0, 64, 3), (0, 1 << 40, 3), (1, 64, 2), (0, 60, 2), (1, 61, 2), (2, 60, 0)]
+)
+def test_the_lock_is_taken_for_each_part_of_the_rest_and_no_other_unit(segment, calls, first, end, parts):
+    ino = segment.open(1 << segment.layout.WHOLE_SHIFT)
+    pfns = segment.cache(ino, (0, 1, 60))
+    calls.replace("mapping.unlock")
+    calls.replace("mapping.lock", [LOCKED] * 9)
+    calls.replace("vmscan._evict", [1, 1, 1])
+    assert evict_rest(segment, ino, first, end) == parts
+    expected = [pfns[index] for index in (60, 1, 0) if first <= index < end]
+    assert arguments(calls, "vmscan._evict") == [(ME, pfn, False) for pfn in expected]
+    assert calls.names.count("mapping.lock") == parts + (parts == 0)
 
 
 @pytest.mark.parametrize(
@@ -217,8 +233,8 @@ def test_each_part_is_named_pinned_and_taken_off_its_queue(segment, calls, taken
         calls.replace(name)
     for name in ("vmscan._evict", "folio.put"):
         calls.replace(name, results.get(name, ()))
-    assert segment.world.vmscan._evict_rest(segment.mem, ME, ino, 2) == freed
-    seen = [pfns[0], pfns[1], pfns[2]][: 2 if freed == NIL else 3]
+    assert evict_rest(segment, ino) == freed
+    seen = pfns[::-1][: 2 if freed == NIL else 3]
     expected = []
     for pfn, off in zip(seen, taken, strict=False):
         expected += [("client.announce", ME, pfn), ("page_ref.get", segment.at(pfn)), ("lru.take", ME, pfn, 2)]

@@ -453,6 +453,25 @@ def test_another_thread_remembers_a_name_while_the_oldest_is_forgotten(pool, mon
     assert pool.objects._known.changed and len(pool.objects._known) <= 4
 
 
+def test_room_for_several_folios_is_made_at_once(pool_name):
+    """In a full pool, by evicting another object; not for one of a single folio, nor for a large part of the pool."""
+    pool = foliocache.open(pool_name, size="16MiB")
+
+    def evicted(size):
+        before = pool.stat().counters.evictions
+        pool._object("k", size, "v", None).make_room()
+        return pool.stat().counters.evictions - before
+
+    assert evicted(196_608) == 0, "there is room"
+    for n in range(100):
+        pool.put(f"k{n}", numpy.zeros(196_608, "u1"))
+    assert evicted(131_072) == evicted(4 << 20) == 0
+    assert evicted(196_608) == 3
+    for n in range(100):
+        pool.delete(f"k{n}")
+    assert evicted(196_608) == 0, "there is room again"
+
+
 @pytest.mark.parametrize("size", [131_072, 160_000])
 @pytest.mark.parametrize("new", [("new", ""), ("old", "2")], ids=["other keys", "another version"])
 def test_a_new_set_in_a_full_pool_is_kept(pool_name, new, size):

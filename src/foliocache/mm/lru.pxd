@@ -33,8 +33,10 @@ cdef u32 _choose(mem_t mem, bint spare_main) noexcept nogil
 cdef u32 _look(mem_t mem, u32 me, u32 queue) noexcept nogil
 @cython.locals(left=u32, beaten=u32)
 cdef u32 _promote_or_evict(mem_t mem, u32 me, u32 pfn) noexcept nogil
-@cython.locals(used=bint)
-cdef u32 _contest(mem_t mem, u32 heat) noexcept nogil
+@cython.locals(digest=u64, parts=u32)
+cdef u32 _parts(mem_t mem, u32 pfn) noexcept nogil
+@cython.locals(most=u32, used=bint)
+cdef u32 _contest(mem_t mem, u32 heat, u32 parts) noexcept nogil
 @cython.locals(left=u32)
 cdef u32 _outdated(mem_t mem) noexcept nogil
 @cython.locals(noted=u32, used=bint, seen=u32)

@@ -261,16 +261,30 @@ def _promote_or_evict(mem, me, pfn):
     if left > _share(mem, cached(mem)):
         _move(mem, pfn, layout.QUEUE_MAIN, _heat(mem, pfn))
         return layout.NIL
-    beaten = _contest(mem, _heat(mem, pfn))
+    beaten = _contest(mem, _heat(mem, pfn), _parts(mem, pfn))
     if beaten == layout.NIL:
         return _leave(mem, me, pfn, layout.VERDICT_LOST)
     _move(mem, pfn, layout.QUEUE_MAIN, _heat(mem, pfn))
     return _leave(mem, me, beaten, layout.VERDICT_BEATEN)
 
 
-def _contest(mem, heat):
-    """Return one of main's oldest that has less heat, or NIL."""
-    for _ in range(1 << min(atomics.read32(mem, layout.LRU_RIVALS), layout.RIVALS_MAX)):
+def _parts(mem, pfn):
+    """Return how many folios of a whole object lie side by side on a queue, from this one on; 1 if it is of none."""
+    digest = atomics.read64(mem, atomics.folio_at(mem, pfn) + layout.F_DIGEST)
+    parts = 0
+    while parts < 1 << layout.RIVALS_MAX and pfn != layout.NIL:
+        if atomics.read64(mem, atomics.folio_at(mem, pfn) + layout.F_DIGEST) != digest:
+            break
+        parts += 1
+        pfn = pagelist.before(mem, pfn) if ghost.is_whole(digest) else layout.NIL
+    return parts
+
+
+def _contest(mem, heat, parts):
+    """Return one of main's oldest that has less heat, or NIL. The parts of a whole object share their fate, so one of them is
+    compared with as many rivals as all would be."""
+    most = parts << min(atomics.read32(mem, layout.LRU_RIVALS), layout.RIVALS_MAX)
+    for _ in range(min(most, 1 << layout.RIVALS_MAX)):
         rival = _oldest(mem, layout.QUEUE_MAIN)
         if rival == layout.NIL:
             break

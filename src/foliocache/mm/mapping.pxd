@@ -34,6 +34,8 @@ cpdef u32 folios(mem_t mem, u64 ino) noexcept nogil
 cpdef u32 height(mem_t mem, u64 ino) noexcept nogil
 @cython.locals(bits=u32)
 cpdef u64 last_index(mem_t mem, u64 ino) noexcept nogil
+@cython.locals(size=u64, order=u32, last=u64)
+cpdef u64 last_unit(mem_t mem, u64 ino) noexcept nogil
 cpdef u32 find(mem_t mem, u64 ino, u64 index) noexcept nogil
 cpdef u64 next_index(mem_t mem, u64 ino, u64 index, u64 last) noexcept nogil
 cpdef u32 room(mem_t mem, u64 ino, u64 index, u32 span, u64 last) noexcept nogil

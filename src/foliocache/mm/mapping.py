@@ -188,6 +188,15 @@ def last_index(mem, ino):
     return layout.HASH_MASK >> (64 - bits) if bits else 0
 
 
+def last_unit(mem, ino):
+    """Return the index of the object's last unit, if the tree has a slot for it; else that of the tree's last slot. Under the
+    tree lock."""
+    size = atomics.read64(mem, record(mem, ino) + layout.MAPPING_OBJECT_SIZE)
+    order = min(atomics.read32(mem, record(mem, ino) + layout.MAPPING_UNIT_ORDER), layout.MAX_ORDER)
+    last = size - 1 if size > 0 else 0
+    return min(last >> (atomics.page_shift(mem) + order), last_index(mem, ino))
+
+
 def find(mem, ino, index):
     """Return the pfn at index, or NIL; under the tree lock, which keeps it there."""
     slot = xarray.find(mem, head(mem, ino), height(mem, ino), index)

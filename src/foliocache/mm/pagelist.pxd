@@ -7,6 +7,7 @@ from .atomics cimport mem_t
 cpdef void reset(mem_t mem, u64 where) noexcept nogil
 cpdef u32 first(mem_t mem, u64 where) noexcept nogil
 cpdef u32 last(mem_t mem, u64 where) noexcept nogil
+cpdef u32 before(mem_t mem, u32 pfn) noexcept nogil
 cpdef void push_first(mem_t mem, u64 where, u32 pfn) noexcept nogil
 cpdef void push_last(mem_t mem, u64 where, u32 pfn) noexcept nogil
 cpdef void remove(mem_t mem, u64 where, u32 pfn) noexcept nogil

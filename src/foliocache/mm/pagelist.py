@@ -26,6 +26,11 @@ def last(mem, where):
     return _checked(mem, atomics.read32(mem, where + layout.LIST_LAST))
 
 
+def before(mem, pfn):
+    """Return the pfn before this one on its list, or NIL."""
+    return _checked(mem, atomics.read32(mem, atomics.folio_at(mem, pfn) + layout.F_PREV))
+
+
 def push_first(mem, where, pfn):
     """Insert pfn before all others."""
     _insert(mem, where, layout.NIL, pfn, first(mem, where))

@@ -99,48 +99,55 @@ def _evict(mem, me, pfn, rest):
         return _keep(mem, me, pfn)
     left = mapping.remove(mem, me, ino, pfn)
     mapping.unlock(mem, ino)
-    rest = rest and ghost.is_whole(atomics.read64(mem, at + layout.F_DIGEST))
+    rest = rest and left > 0 and ghost.is_whole(atomics.read64(mem, at + layout.F_DIGEST))
     verdict = lru.verdict_of(mem, pfn)
     client.count(mem, me, layout.COUNT_EVICTIONS, 1)
+    freed = 1 << order
+    index = atomics.read64(mem, at + layout.F_INDEX)
+    if rest:
+        freed = _sum(freed, _evict_rest(mem, me, ino, index + 1, layout.XA_INDEX_MAX, verdict))
     if not folio.destroy(mem, me, pfn):
         return layout.NIL
     client.retract(mem, me, pfn)
+    if rest:
+        freed = _sum(freed, _evict_rest(mem, me, ino, 0, index, verdict))
     if left == 0:
         mapping.release(mem, me, ino)
-    more = _evict_rest(mem, me, ino, verdict) if rest and left > 0 else 0
-    return (1 << order) + more if more != layout.NIL else more
+    return freed
 
 
-def _evict_rest(mem, me, ino, verdict):
-    """Evict the folios of a mapping that are on a queue and that no other client holds, with this verdict. Returns as
-    ``evict``.
+def _sum(freed, more):
+    """Return the pages freed by two evictions; NIL if one of them has left a folio named."""
+    return freed + more if freed != layout.NIL and more != layout.NIL else layout.NIL
 
-    A client that dies in here leaves the others on their queues, to be evicted in their turn.
+
+def _evict_rest(mem, me, ino, first, end, verdict):
+    """Evict the folios of a mapping that have one of the units first .. end - 1, are on a queue, and are held by no other
+    client; with this verdict. Returns as ``evict``.
+
+    The last comes first: a free block is taken before those that were freed earlier, so the folios of the next object of this
+    size lie side by side as these did. A client that dies in here leaves the others on their queues, to be evicted in their
+    turn.
     """
     freed = 0
-    index = 0
-    while mapping.lock(mem, me, ino) == layout.TREE_LOCKED:
-        last = mapping.last_index(mem, ino)
-        index = mapping.next_index(mem, ino, index, last)
-        pfn = mapping.find(mem, ino, index) if index <= last else layout.NIL
-        if pfn != layout.NIL and not folio.is_attached(mem, pfn, ino, index):
+    while end > first and freed != layout.NIL and mapping.lock(mem, me, ino) == layout.TREE_LOCKED:
+        end = min(end, mapping.last_unit(mem, ino) + 1)
+        pfn = layout.NIL
+        while end > first and pfn == layout.NIL:
+            end -= 1
+            pfn = mapping.find(mem, ino, end)
+        if pfn != layout.NIL and not folio.is_attached(mem, pfn, ino, end):
             pfn = layout.NIL
         if pfn != layout.NIL:
             client.announce(mem, me, pfn)  # under the lock, while the slots' reference keeps the folio
             page_ref.get(mem, atomics.folio_at(mem, pfn))
         mapping.unlock(mem, ino)
-        if index > last:
-            break
-        index += 1
         if pfn == layout.NIL:
             continue
         if lru.take(mem, me, pfn, verdict):
-            got = _evict(mem, me, pfn, False)
-        else:
-            got = 0 if folio.put(mem, me, pfn) else layout.NIL
-        if got == layout.NIL:
-            return got
-        freed += got
+            freed = _sum(freed, _evict(mem, me, pfn, False))
+        elif not folio.put(mem, me, pfn):
+            freed = layout.NIL
     return freed
 
 

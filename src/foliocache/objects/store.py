@@ -35,7 +35,7 @@ from .values import Loads
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from .host import Ask, Known, Mapping, Name, Pool
+    from .host import Ask, Known, Mapping, Name, NewMapping, Pool
 
 Make: TypeAlias = "Callable[[], Any]"
 MakeAsync: TypeAlias = "Callable[[], Awaitable[Any]]"
@@ -353,12 +353,13 @@ class Objects(Lookup):
             _invalidate(mapping)  # the name was forgotten meanwhile; existing views stay valid
         return content
 
-    def _fill(self, mapping: Mapping, key: str, version: str, writable: Writable) -> Buffer | None:
+    def _fill(self, mapping: NewMapping, key: str, version: str, writable: Writable) -> Buffer | None:
         """Write an object into the pool. Return its bytes; None if the pool has no room for all of them at once.
 
         A window keeps its mapping, and that the value that was put; so the window that is returned is of another mapping."""
         if mapping.size > self._pool.pool_bytes:
             return None
+        mapping.make_room()
         try:
             lease = mapping.lease_all()
             if lease is not None and writable is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import FoliocacheError
 from ..filler.miss import Filler
 from ..filler.readahead import Readahead
-from ..mm import layout, xarray
+from ..mm import backing, layout, page_alloc, xarray
 from ..sizes import quoted
 from .found import FoundMap
 from .mapping import Mapping, _order_for, _span_for, pool_digest
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 EQUAL_MAX = 6  # folios of one size for one object
+SMALL_PART = 32  # of a pool: what is evicted at once, and may prove not to be needed, is no more than 1 / SMALL_PART
 SHAPES_MAX = 1024  # sizes of objects that are kept
 _UNITS = 1 << layout.SPAN_MAX  # of an object, if a unit may be that large
 
@@ -32,11 +33,27 @@ class ObjectMapping(Mapping):
     _is_tiered = False  # a Python object is known by the pool's names, which end with the pool
     _is_whole = True  # what is left of one when a part was evicted is of no use
     _units_per_object = _UNITS
+    _takes_several: bool
 
     def _span(self, units: int, most: int) -> int:
         """Prefer a few folios of one size to a large and a small one: the allocator then usually hands out neighbours, which
         are read as one buffer without mapping them once more."""
-        return _span(units, most)
+        span = _span(units, most)
+        self._takes_several = units > 1 << span
+        return span
+
+    def make_room(self) -> None:
+        """Evict as much as this object takes, if the pool is full and this is a small part of it; for one that is about to be
+        filled.
+
+        Evicted for one of its folios after the other, objects would leave places apart from each other. An object that is
+        evicted whole leaves its own, side by side, and this one gets them.
+        """
+        attachment, pages = self.pool._attachment, -(-self.size // self.pool.page_size)
+        mem, limit = attachment.segment.mem, backing.limit(attachment.segment.mem)
+        is_full = page_alloc.backed_pages(mem) >= limit and page_alloc.free_pages(mem) < 2 * pages
+        if is_full and self._takes_several and pages <= limit // SMALL_PART:
+            attachment.evict(pages)
 
     def lease_all(self) -> Lease | None:
         """Return a lease on the whole object, which is filled if it is missing; None if it is in several folios, or empty.

@@ -46,7 +46,7 @@ TRUNCATE_DROP_FIRST = (
 )  # fmt: skip
 DESTROY_FIRST = (
     Edit("vmscan", "_evict", "    left = mapping.remove", "    folio.destroy(mem, me, pfn)\n    left = mapping.remove"),
-    Edit("vmscan", "_evict", "1)\n    if not folio.destroy(mem, me, pfn):\n        return layout.NIL", "1)"),
+    Edit("vmscan", "_evict", "    if not folio.destroy(mem, me, pfn):\n        return layout.NIL\n", ""),
 )
 CLEAR = "            atomics.store_relaxed(mem, slot + n * 4, 0)\n"
 

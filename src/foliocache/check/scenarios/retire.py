@@ -184,7 +184,7 @@ class Rest(Queued):
         super().__init__(core, 2)
 
     def evicter_of_the_rest(self, me: int) -> Thread:
-        return self.operation(me, lambda mem: self.core.vmscan._evict_rest(mem, me, self.ino, 0))
+        return self.operation(me, lambda mem: self.core.vmscan._evict_rest(mem, me, self.ino, 0, 1, 0))
 
     def replacer(self, me: int) -> Thread:
         """Return a thread that removes the folio, and uses its page for something else."""
