@@ -164,7 +164,7 @@ class Whole(Queued):
 
     def __init__(self, core: Core) -> None:
         super().__init__(core, 5, more=(2,), height=1)
-        self.digest = 1 | 1 << core.layout.WHOLE_SHIFT
+        self.digest: int = 1 | 1 << core.layout.WHOLE_SHIFT
 
     def evicter_of_all(self, me: int) -> Thread:
         """Return a thread that evicts the oldest folio, and with it the other one."""

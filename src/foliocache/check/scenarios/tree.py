@@ -77,7 +77,7 @@ class Cached:
     head: int
 
     place = INDEX
-    digest = 1
+    digest: int = 1
 
     def __init__(self, core: Core, pages: int, more: Sequence[int] = (), height: int = 1) -> None:
         self.core, self.pages, self.more, self.height = core, pages, more, height
