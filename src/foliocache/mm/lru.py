@@ -6,7 +6,8 @@ what is read once passes through new and small, and does not change main.
 
 To get into main, a folio (the *newcomer*) needs *heat*: it was used in small, or it was filled again while its ghost was
 remembered (``ghost``). And a folio of main must have less heat: the newcomer is compared with the oldest of main (its
-*rivals*), 2^LRU_RIVALS of them at most. A rival that was used since its last turn gains a degree of heat and goes to main's
+*rivals*), 2^LRU_RIVALS of them at most, and as many for each folio of a whole object, which share their fate (``_contest``).
+A rival that was used since its last turn gains a degree of heat and goes to main's
 young end; one with less heat than the newcomer is *beaten* and evicted in its place; any other loses a degree and goes to
 main's young end. If no rival is beaten, the newcomer has *lost* and is evicted. So of folios that are all used equally often,
 as in epochs over more data than fits, a stable part stays. If new and small are below their share, main has to shrink: its

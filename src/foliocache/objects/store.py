@@ -359,8 +359,8 @@ class Objects(Lookup):
         A window keeps its mapping, and that the value that was put; so the window that is returned is of another mapping."""
         if mapping.size > self._pool.pool_bytes:
             return None
-        mapping.make_room()
         try:
+            mapping.make_room()
             lease = mapping.lease_all()
             if lease is not None and writable is None:
                 return lease
