@@ -2,8 +2,8 @@
 
 The array is there for all of them, and its first byte is touched. "In use": something in the process still has a view of the
 array, so a large one is mapped already. "Scattered": the pool has been full of small objects, every other of which was then
-removed, so the folios of a large array do not lie side by side, and each run of them is mapped. joblib and diskcache keep their
-files on tmpfs.
+removed, so the folios of a large array do not lie side by side, and each run of them is mapped. "Once": a single get after 64
+MiB were copied, which took the processor's caches; the others are loops. joblib and diskcache keep their files on tmpfs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import itertools
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,7 +23,7 @@ from benchmarks.common.plan import KIB, MIB, Plan
 from benchmarks.common.pools import new_pool
 from benchmarks.common.report import Section, Table
 
-OURS, IN_USE, SCATTERED = "foliocache", "foliocache, in use", "foliocache, scattered"
+OURS, IN_USE, SCATTERED, ONCE = "foliocache", "foliocache, in use", "foliocache, scattered", "foliocache, once"
 DICT, JOBLIB, DISKCACHE, RAY = "dict", "joblib.Memory", "diskcache", "Ray"
 LEAST = {JOBLIB: 50, DISKCACHE: 50, RAY: 5}  # times that ours has to be faster
 Get = Callable[[], Any]
@@ -77,10 +78,30 @@ def _latency(plan: Plan, size: int, section: Section) -> dict[str, float]:
                 if size == 64 * KIB:
                     section.found.append(Skipped(name, str(missing)))
                 continue
-            is_flat = name in (IN_USE, DICT, RAY) or (name == OURS and size <= MIB)
-            cases[name] = per_op(*_loop(get, max(plan.hits // (4 if is_flat else 64 * max(size // MIB, 1)), 2)))
+            cases[name] = _once(plan, get) if name == ONCE else per_op(*_loop(get, _times(plan, name, size)))
         with pinned(cpus()[:1]):
             return {name: each / 1e3 for name, each in interleave(cases, plan.rounds).items()}
+
+
+def _times(plan: Plan, name: str, size: int) -> int:
+    """How often a loop gets the array."""
+    if name in (IN_USE, DICT, RAY):
+        return plan.hits // 4
+    return max(plan.hits // (max(size // MIB, 4) if name in (OURS, SCATTERED) else 64 * max(size // MIB, 1)), 2)
+
+
+def _once(plan: Plan, get: Get) -> Case:
+    import numpy
+
+    others = numpy.zeros(plan.of(64 * MIB, MIB), "u1")
+
+    def case() -> float:
+        others.copy()
+        begin = time.perf_counter_ns()
+        get()[0]
+        return time.perf_counter_ns() - begin
+
+    return case
 
 
 def _loop(get: Get, times: int) -> tuple[Callable[[], None], int]:
@@ -184,6 +205,7 @@ PEERS = {
     OURS: _ours,
     IN_USE: _in_use,
     SCATTERED: _scattered,
+    ONCE: _ours,
     DICT: _dict,
     JOBLIB: _joblib,
     DISKCACHE: _diskcache,
