@@ -2,6 +2,7 @@
 
 import enum
 import functools
+import inspect
 import multiprocessing
 import os
 import pathlib
@@ -424,6 +425,139 @@ def test_a_change_of_the_function_inside_is_another_version(shared, key, around,
         options = {"key": lambda x: str(x)} if chosen else {}
         results.append(shared.memoize(**options)(around(space["function"]))(1))
     assert results == [2, 3, 2]
+
+
+METHODS = {"plain": "{}", "wraps": "logged({})", "cache": "functools.lru_cache({})", "aside": "aside({})"}
+
+
+@pytest.mark.parametrize("is_chosen", [False, True])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_change_of_what_an_object_or_class_runs_is_another_version(shared, key, monkeypatch, name, is_chosen):
+    options = {"key": lambda x: str(x)} if is_chosen else {}
+    for method, of in ("__call__", lambda kind: kind(0)), ("__new__", lambda kind: kind):
+        results = []
+        for body in ("x + 1", "x + 2", "x + 1"):
+            space = {"__name__": __name__, **globals()}
+            function = METHODS[name].format(f"lambda self, x: {body}")
+            exec(f"class Kind(Adder): {method} = {function}\nKind.__qualname__ = {key + method!r}", space)
+            monkeypatch.setitem(globals(), key + method, space["Kind"])
+            results.append(shared.memoize(**options)(of(space["Kind"]))(1))
+        assert results == [2, 3, 2], method
+
+
+def with_default(default):
+    """Return a decorator that gives a default of its own."""
+
+    def decorate(function):
+        @functools.wraps(function)
+        def call(a, b=default):
+            return function(a, b)
+
+        return call
+
+    return decorate
+
+
+def injected(function):
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        return function(*args, **{"b": 5, **kwargs})
+
+    return call
+
+
+def told_otherwise(default):
+    def decorate(function):
+        def call(a, b=default):
+            return function(a, b)
+
+        call.__signature__ = inspect.signature(lambda a: None)
+        call.__module__, call.__qualname__ = function.__module__, function.__qualname__
+        return call
+
+    return decorate
+
+
+def test_defaults_of_a_decorator_are_its_own(shared, key):
+    def function(a, b=2):
+        return [a, b]
+
+    function.__qualname__ = key
+    kept = shared.memoize(with_default(7)(function))
+    assert [kept(1), kept(1, 2), kept(1, b=2), kept(1)] == [[1, 7], [1, 2], [1, 2], [1, 7]]
+    kept = shared.memoize(injected(function))
+    assert [kept(1), kept(1, b=2), kept(1)] == [[1, 5], [1, 2], [1, 5]]
+    for decorator in with_default, told_otherwise:
+        results = [shared.memoize(decorator(default)(function))(1) for default in (3, 4, 3)]
+        assert results == [[1, 3], [1, 4], [1, 3]]
+    assert shared.memoize(ignore="b")(with_default(sys.stdout)(function))(1, 2) == [1, 2]
+
+
+def test_a_decorator_may_take_arguments_of_its_own(shared, key):
+    def more(function):
+        @functools.wraps(function)
+        def call(*args, times=1, **kwargs):
+            return [function(*args, **kwargs)] * times
+
+        return call
+
+    def function(a, b=2):
+        return a + b
+
+    function.__qualname__ = key
+    kept = shared.memoize(more(function))
+    assert [kept(1), kept(1, times=2), kept(1, b=3, times=2), kept(1, times=3)] == [[3], [3, 3], [4, 4], [3, 3, 3]]
+    with pytest.raises(TypeError, match="missing 1 required"):
+        kept(times=1)
+    kept = shared.memoize(ignore="times")(more(function))
+    assert kept.key(5, times=2) == kept.key(5, times=3) != kept.key(6, times=3)
+
+
+def test_what_a_module_fills_in_counts(shared, key, monkeypatch):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (CONTRIBUTING.md, PyTorch)", exc_type=ImportError)
+
+    def module(default):
+        class Module(torch.nn.Module):
+            def forward(self, x, factor=default):
+                return x * factor
+
+        Module.__qualname__ = key
+        monkeypatch.setitem(globals(), key, Module)
+        return Module()
+
+    assert [shared.memoize(module(factor))(torch.ones(())).item() for factor in (2, 3, 2)] == [2, 3, 2]
+
+
+class Proxy:
+    """It says that it is what it stands for, as objects of wrapt do, and does something else."""
+
+    def __init__(self, function, amount):
+        self.function, self.amount = function, amount
+
+    def __call__(self, *args):
+        return self.function(*args) + self.amount
+
+    def __getattr__(self, name):
+        if name in ("function", "amount"):
+            raise AttributeError(name)
+        return getattr(self.function, name)
+
+    def __reduce_ex__(self, protocol):
+        return Proxy, (self.function, self.amount)
+
+    __class__ = property(lambda self: type(self.function))
+
+
+@pytest.mark.parametrize("function", [slow_square, Adder(5).add], ids=["function", "method"])
+def test_a_proxy_is_not_taken_for_what_it_stands_for(shared, key, function):
+    kept = [shared.memoize(Proxy(function, amount)) for amount in (1, 2, 1)]
+    assert kept[0].key(1) == kept[2].key(1) != kept[1].key(1) and kept[0].key(1) != shared.memoize(function).key(1)
+    assert all(numpy.all(each(1) == each.__wrapped__(1)) for each in kept)
+
+
+def test_what_a_wrapper_stands_for_counts_where_it_is_an_argument(shared):
+    one, two = (aside(made(f"def function(x): return x + {n}")) for n in (1, 2))
+    assert keys.digest(one) == keys.digest(aside(made("def function(x): return x + 1"))) != keys.digest(two)
 
 
 def test_a_class_is_known_by_its_constructor(shared, key):

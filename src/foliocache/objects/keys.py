@@ -77,28 +77,54 @@ def taken_apart(
     while (inside := _inside(function)) is not None:
         function = inside[0]
         held += inside[1]
-    functions = _functions(function)
-    if isinstance(function, _BUILT_IN):
+    if _is_a(function, _BUILT_IN):
         holder = getattr(function, "__self__", None)
         return [], held if holder is None or isinstance(holder, types.ModuleType) else [*held, holder]
-    is_object = not isinstance(function, (types.FunctionType, type))
-    original = getattr(function, "__dict__", {}).get("__wrapped__")
-    is_known = is_object or any(original is each for each in closed_over(function))
-    if callable(original) and (with_wrapped or not is_known) and id(function) not in seen:
-        more, others = taken_apart(original, with_wrapped, (*seen, id(function)))
+    functions: list[types.FunctionType] = [function] if type(function) is types.FunctionType else []
+    is_object = not (functions or _is_a(function, type))
+    inner = _methods(function)
+    original = _original(function)
+    if original is not None and (with_wrapped or not (is_object or _has_closed_over(function, original))):
+        inner.append(original)
+    for each in inner if id(function) not in seen else ():
+        more, others = taken_apart(each, with_wrapped, (*seen, id(function)))
         functions, held = functions + more, held + others
     return functions, [*held, function] if is_object else held
 
 
-def _functions(function: Any) -> list[types.FunctionType]:
-    """Return the functions of Python that a callable of any type runs, other than what `_inside` returns."""
-    if isinstance(function, types.FunctionType):
-        return [function]
+def is_decorated(function: Callable[..., Any]) -> bool:
+    """Return True if a callable has the parameters of another one, which it need not call with the arguments that it gets."""
+    while (inside := _inside(function)) is not None:
+        function = inside[0]
+    is_itself = _original(function) is not None or getattr(function, "__signature__", None) is not None
+    return is_itself or any(is_decorated(each) for each in _methods(function))
+
+
+def _methods(function: Any) -> list[Any]:
+    """Return what Python calls when an object or a class is called, as far as that is not built in."""
+    if type(function) is types.FunctionType:
+        return []
     torch = sys.modules.get("torch")
-    is_module = torch is not None and isinstance(function, torch.nn.Module)
-    kind, names = (function, ("__new__", "__init__")) if isinstance(function, type) else (type(function), ("__call__",))
+    is_module = torch is not None and _is_a(function, torch.nn.Module)
+    kind, names = (function, ("__new__", "__init__")) if _is_a(function, type) else (type(function), ("__call__",))
     found = [getattr(kind, name, None) for name in (("forward",) if is_module else names)]
-    return [each for each in found if isinstance(each, types.FunctionType)]
+    return [each for each in found if callable(each) and not _is_a(each, (*_BUILT_IN, type))]
+
+
+def _is_a(value: object, kinds: type | tuple[type, ...]) -> bool:
+    """Return True if a value is of one of these types itself. A proxy says that it is what it stands for (``__class__``), and
+    does something else when it is called."""
+    return issubclass(type(value), kinds)
+
+
+def _original(function: object) -> Callable[..., Any] | None:
+    """Return what ``functools.wraps`` says that a function or an object stands for."""
+    original: Any = getattr(function, "__wrapped__", None)
+    return original if callable(original) else None
+
+
+def _has_closed_over(function: Callable[..., Any], value: object) -> bool:
+    return any(value is each for each in closed_over(function))
 
 
 class _Keywords:
@@ -110,10 +136,10 @@ class _Keywords:
 
 def _inside(function: object) -> tuple[Callable[..., Any], list[object]] | None:
     """Return the callable that another one calls, and what the other one holds beside it; None if it calls none."""
-    if isinstance(function, types.MethodType):
+    if type(function) is types.MethodType:
         return function.__func__, [function.__self__]
-    if isinstance(function, staticmethod):
-        return function.__func__, []
+    if _is_a(function, staticmethod):
+        return function.__func__, []  # type: ignore[attr-defined]
     if type(function) is functools.partial:
         return function.func, [function.args, _Keywords(function.keywords)]
     if type(function) is _LRU_CACHE:
@@ -127,6 +153,13 @@ def of_code(function: Callable[..., Any], with_wrapped: bool = False) -> str:
     """Return a digest of the bytecode that a callable runs (`taken_apart`); "" if it has none."""
     codes = [_code(each.__code__) for each in taken_apart(function, with_wrapped)[0]]
     return (codes[0] if len(codes) == 1 else _hash("codes", codes)).hex() if codes else ""
+
+
+def defaults(function: types.FunctionType) -> dict[str, object]:
+    """Return the defaults of a function's own parameters by their names, whatever it says that its parameters are."""
+    code, values = function.__code__, function.__defaults__ or ()
+    names = code.co_varnames[: code.co_argcount]
+    return dict(zip(names[len(names) - len(values) :], values, strict=True)) | (function.__kwdefaults__ or {})
 
 
 def closed_over(function: Callable[..., Any]) -> list[object]:
@@ -226,7 +259,9 @@ def _function(function: types.FunctionType, within: tuple[int, ...], is_callable
         return _again(function, within)
     within = (*within, id(function))
     parts = [where(function).encode(), _code(function.__code__)]
-    for value in (function.__defaults__, function.__kwdefaults__, *closed_over(function)):
+    original = _original(function)
+    more = [] if original is None or _has_closed_over(function, original) else [original]
+    for value in (function.__defaults__, function.__kwdefaults__, *closed_over(function), *more):
         parts.append(_of(value, within, is_callable))
     return _hash("function", parts)
 

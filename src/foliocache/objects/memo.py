@@ -71,14 +71,17 @@ class Memo(Generic[P, R]):
         self.held: list[object]
         self.functions, self.held = keys.taken_apart(function)
         self.signature: inspect.Signature | None = _signature(function) if key is None or ignore else None
-        parameters = self.signature.parameters.values() if self.signature else ()
-        self.keywords: str | None = next((each.name for each in parameters if each.kind is each.VAR_KEYWORD), None)
+        self.is_decorated: bool = keys.is_decorated(function)
+        own = _own_signature(function) if self.signature and self.is_decorated else self.signature
+        self.own: inspect.Signature | None = own
+        parameters = {**own.parameters, **self.signature.parameters} if own and self.signature else {}
         names: Collection[str] = (ignore,) if isinstance(ignore, str) else ignore
         if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"ignore must be names of parameters, not {quoted(ignore)}")
         self.ignore: frozenset[str] = frozenset(names)
         self.where: str = keys.where(function)
-        unknown = self.ignore - set(self.signature.parameters if self.signature else ())
+        self.parameters: frozenset[str] = frozenset(parameters)
+        unknown = self.ignore - self.parameters
         if unknown:
             raise ValueError(f"ignore names {quoted(sorted(unknown))}, which {self.where} has no parameters of")
 
@@ -92,24 +95,51 @@ class Memo(Generic[P, R]):
         return f"{self.where}:{keys.digest(self._parts(args, kwargs))}"
 
     def _parts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[object]:
-        assert self.signature is not None
-        bound = self.signature.bind(*args, **kwargs)
-        bound.apply_defaults()
+        bound = self._bound(args, kwargs)
         parts: list[object] = []
         for name, value in bound.arguments.items():
+            is_keywords = bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
             if name not in self.ignore:
-                parts += name, self._digest(name, dict(sorted(value.items())) if name == self.keywords else value)
+                parts += name, self._digest(name, dict(sorted(value.items())) if is_keywords else value)
+        if self.is_decorated:  # what the decorator does may depend on how the call is written
+            parts += len(args), sorted(kwargs)
+        for name, value in self._hidden_defaults():
+            parts += name, self._digest(name, value)
         closed = [each for function in self.functions for each in keys.closed_over(function)]
         if closed:
             parts.append(self._digest("what it has closed over", closed))
         return [*parts, "", self._digest("what is bound to it", self.held, keys.of_held)] if self.held else parts
+
+    def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
+        """Return the arguments of a call by their names, with defaults. A decorator may take others than what it decorates."""
+        assert self.signature is not None and self.own is not None
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError:
+            if not self.is_decorated:
+                raise
+            bound = self.own.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return bound
+
+    def _hidden_defaults(self) -> list[tuple[str, object]]:
+        """Return the defaults that the signature does not tell, by their parameters' names: those of a decorator beside what it
+        decorates, or of ``forward`` of a module."""
+        assert self.signature is not None
+        told = self.signature.parameters
+        return [
+            (name, value)
+            for function in self.functions
+            for name, value in keys.defaults(function).items()
+            if name not in self.ignore and (name not in told or told[name].default is not value)
+        ]
 
     def _digest(self, name: str, value: Any, digest: Callable[[Any], str] = keys.digest) -> str:
         try:
             return digest(value)
         except (TypeError, RecursionError) as error:
             advice = "Name it in ignore= if the result does not depend on it, or give key="
-            if name not in self.signature.parameters:  # type: ignore[union-attr]
+            if name not in self.parameters:
                 advice = "Give key=, which tells apart what differs in it, too"
             raise TypeError(f"{name} of {self.where} cannot be part of a key: {error}. {advice}") from error
 
@@ -163,3 +193,11 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
         return inspect.signature(function)
     except (ValueError, TypeError) as error:
         raise TypeError(f"the parameters of {keys.where(function)} are not known: {error}; give key=") from error
+
+
+def _own_signature(function: Callable[..., Any]) -> inspect.Signature:
+    """Return the parameters that a decorated function takes itself."""
+    try:
+        return inspect.signature(function, follow_wrapped=False)
+    except (ValueError, TypeError):  # of an object that is not Python's
+        return inspect.signature(lambda *args, **kwargs: None)
