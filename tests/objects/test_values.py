@@ -54,6 +54,7 @@ VALUES = {
     "spread": numpy.broadcast_to(numpy.arange(30), (200, 30)),
     "backwards": numpy.arange(6000)[::-1],
     "strided within": [numpy.arange(6000)[::2], numpy.arange(60).astype("M8[s]")[::-1]],
+    "dates within": [numpy.arange(6000).astype("M8[s]"), numpy.arange(60).astype(">m8[ns]")],
     "bytes": b"abc" * 100_000,
     "few bytes": b"abc",
     "no bytes": b"",
@@ -115,6 +116,17 @@ def test_other_arrays_are_read_only_views_too(shared, name):
     own[...] = own[:1]
     own.fill(own.flat[-1])
     assert same(shared.get(name), VALUES[name])
+
+
+def test_dates_are_views_within_frames_and_lists_too(shared):
+    times = pandas.date_range("2026-11-28", periods=3000, freq="s")
+    frame = pandas.DataFrame({"here": times, "there": times.tz_localize("UTC"), "since": times - times[0]})
+    shared.put("dates", [frame, numpy.asarray(times)])
+    one, other = shared.get("dates"), shared.get("dates")
+    pandas.testing.assert_frame_equal(one[0], frame)
+    for column in frame:
+        assert numpy.shares_memory(one[0][column].array._ndarray, other[0][column].array._ndarray)
+    assert numpy.shares_memory(one[1], other[1]) and not one[1].flags.writeable
 
 
 def test_a_file_that_is_mapped_is_kept_as_an_array(shared, tmp_path, key):

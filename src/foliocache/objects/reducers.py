@@ -69,7 +69,8 @@ def elements(array: Any) -> memoryview:
 
 def _is_left_in_band(value: Any, kind: type, plain: type) -> bool:
     """Return True for an array whose elements NumPy pickles in band, though they are not Python objects: a subclass, as
-    ``memmap`` is, that is pickled as its base is; an array that is not contiguous, or whose type has no buffer format."""
+    ``memmap`` is, that is pickled as its base is; an array that is not contiguous, or whose type has no buffer format, as dates
+    have none."""
     if value.nbytes == 0 or value.dtype.hasobject:
         return False
     if kind is not plain:
@@ -79,7 +80,7 @@ def _is_left_in_band(value: Any, kind: type, plain: type) -> bool:
     try:
         memoryview(value).release()
     except (ValueError, BufferError):
-        return value.dtype.kind not in "mM"  # NumPy itself takes the bytes of dates
+        return True
     return False
 
 
