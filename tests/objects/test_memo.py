@@ -6,6 +6,7 @@ import inspect
 import multiprocessing
 import os
 import pathlib
+import pickle
 import subprocess
 import sys
 import types
@@ -255,6 +256,27 @@ def test_different_values_have_different_digests():
     assert len(set(digests())) == len(VALUES) + 1
     assert keys.digest(numpy.arange(4)) != keys.digest(numpy.arange(4).reshape(2, 2))
     assert keys.digest(["ab", "c"]) != keys.digest(["a", "bc"])
+
+
+ARRAYS = {
+    "numbers": numpy.arange(12.0).reshape(3, 4),
+    "dates": numpy.arange(6).astype("M8[s]").reshape(2, 3),
+    "texts": numpy.array([["a", "bc"], ["d", ""]]),
+    "structured": numpy.ones((2, 3), numpy.dtype([("a", "i1"), ("b", "f8", (2,))])),
+}
+
+
+@pytest.mark.parametrize("within", [lambda array: array, lambda array: Adder([array])], ids=["itself", "in an object"])
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_are_known_by_their_content(name, within):
+    """Those that came from another process have other objects for their types, and views of a pool are read-only."""
+    array = ARRAYS[name]
+    read_only = array.view()
+    read_only.flags.writeable = False
+    same = [pickle.loads(pickle.dumps(array)), read_only, numpy.asfortranarray(array), array[::-1][::-1]]
+    other = array[::-1].copy() if name != "structured" else array.astype([("a", "i1"), ("c", "f8", (2,))])
+    assert {keys.digest(within(each)) for each in same} == {keys.digest(within(array))} != {keys.digest(within(other))}
+    assert keys.digest(within(array)) != keys.digest(within(array.T))
 
 
 def test_arguments_without_content_are_refused_in_words(shared):

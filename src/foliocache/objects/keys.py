@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import reducers
+from .values import type_text
 
 _LENGTH = struct.Struct("<Q")
 _MAIN = ("__main__", "__mp_main__")  # the second is the name of the parent's main module in a spawned process
@@ -201,8 +202,8 @@ def _of(value: Any, within: tuple[int, ...], is_callable: bool = False) -> bytes
     if kind is types.FunctionType:
         return _function(value, within, is_callable)
     numpy = sys.modules.get("numpy")
-    if numpy is not None and kind is numpy.ndarray and not value.dtype.hasobject and value.dtype.isbuiltin == 1:
-        return _hash("ndarray", [value.dtype.str.encode(), repr(value.shape).encode(), value.tobytes()])
+    if numpy is not None and kind is numpy.ndarray and (array := _array(value)) is not None:
+        return array
     torch = sys.modules.get("torch")
     if torch is not None and kind is torch.Tensor and reducers.is_plain(value):
         return _hash("tensor", _tensor(value))
@@ -212,6 +213,16 @@ def _of(value: Any, within: tuple[int, ...], is_callable: bool = False) -> bytes
 def _pairs(value: dict[object, object]) -> Iterable[object]:
     for pair in value.items():
         yield from pair
+
+
+def _array(value: Any) -> bytes | None:
+    """Return a digest of an array of NumPy; None if its elements are objects, or its type cannot be described."""
+    dtype = value.dtype
+    if dtype.hasobject or dtype.metadata or not type(dtype).__module__.startswith("numpy"):
+        return None
+    is_simple = dtype.names is None and dtype.subdtype is None
+    text = dtype.str if is_simple else type_text(dtype)
+    return None if text is None else _hash("ndarray", [text.encode(), repr(value.shape).encode(), value.tobytes()])
 
 
 def _tensor(value: Any) -> list[bytes]:
@@ -233,14 +244,18 @@ def _pickle(value: object, within: tuple[int, ...], is_callable: bool) -> bytes:
 
 
 class _Pickler(pickle.Pickler):
-    """Makes the pickle that ``pickle.dumps`` makes. But it has digests of tensors and of their storages, whose pickles have
-    addresses, and of functions in callables, whose pickles are their names."""
+    """Makes the pickle that ``pickle.dumps`` makes. But it has digests of arrays, whose pickles say how they lie and whether
+    they may be written to, of tensors and of their storages, whose pickles have addresses, and of functions in callables, whose
+    pickles are their names."""
 
     def __init__(self, stream: io.BytesIO, within: tuple[int, ...], is_callable: bool) -> None:
         super().__init__(stream, 5)
         self._within, self._is_callable = within, is_callable
 
     def reducer_override(self, value: Any) -> Any:
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and type(value) is numpy.ndarray and (array := _array(value)) is not None:
+            return bytes, (array,)
         torch = sys.modules.get("torch")
         if torch is not None and type(value) in (torch.Tensor, torch.nn.Parameter) and reducers.is_plain(value.detach()):
             kind = type(value).__name__

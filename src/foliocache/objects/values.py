@@ -196,7 +196,7 @@ def rows(head: bytes) -> tuple[int, Callable[[Any, int], Any]] | None:
 
 def head_of(shape: Sequence[int], dtype: numpy.dtype[Any]) -> bytes | None:
     """Return the head of an array of this shape and type in C order; None if that is kept in another way."""
-    text = None if dtype.hasobject or 0 in (*shape, dtype.itemsize) else _type_text(dtype)
+    text = None if dtype.hasobject or 0 in (*shape, dtype.itemsize) else type_text(dtype)
     head = b"AC" + _pack_shape(shape, text) if text is not None else b""
     return head if 0 < len(head) <= HEAD_MAX - 2 else None
 
@@ -271,7 +271,7 @@ def _view(value: memoryview) -> Stored:
 def _array(value: numpy.ndarray[Any, Any]) -> Stored | None:
     if value.dtype.hasobject:
         return None
-    text = _type_text(value.dtype)
+    text = type_text(value.dtype)
     if text is None:
         return None
     is_fortran = value.flags.f_contiguous and not value.flags.c_contiguous
@@ -279,7 +279,7 @@ def _array(value: numpy.ndarray[Any, Any]) -> Stored | None:
     return _fits(b"A" + order + _pack_shape(value.shape, text), reducers.elements(value))
 
 
-def _type_text(dtype: numpy.dtype[Any]) -> str | None:
+def type_text(dtype: numpy.dtype[Any]) -> str | None:
     """Return a type as text, as in a .npy file; None if the text would not describe it completely."""
     import numpy
 
