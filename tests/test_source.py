@@ -430,6 +430,29 @@ def test_an_exception_that_has_no_text_has_a_record():
     assert failure.read(failure.record(Unprintable())) == ("Unprintable", None, "")
 
 
+class Nameless(type):
+    __name__ = property(lambda kind: 1 / 0)
+
+
+class Untold(Exception):
+    errno = property(lambda error: 1 / 0)
+
+
+class Unnamed(Untold, metaclass=Nameless):
+    pass
+
+
+def test_an_error_that_tells_nothing_of_itself_is_raised(pool):
+    def read(offset, length):
+        raise Untold
+
+    assert failure.read(failure.record(Unnamed("why"))) == ("Unnamed", None, "why")
+    with pytest.raises(Untold):
+        pool.mapping("key", 10, read=read).read(0, 10)
+    with pytest.raises(Untold):
+        pool.get_or_create("object", lambda: read(0, 0))
+
+
 # Sources that read mappings.
 
 

@@ -30,6 +30,7 @@ _OWN_EXCEPTIONS = (
     BlockingIOError,
     InterruptedError,
 )
+_NAME = type.__dict__["__name__"]  # what no metaclass changes
 _OWN_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EACCES, errno.EPERM, errno.EAGAIN, errno.EINTR}
 
 
@@ -43,11 +44,12 @@ class Failure(typing.NamedTuple):
 
 def record(error: BaseException) -> bytes | None:
     """Return an exception as a record of at most RECORD_MAX bytes, or None if it does not concern the origin."""
-    number = getattr(error, "errno", None)
+    number = _told(lambda: getattr(error, "errno", None))
     number = number if type(number) is int and 0 < number < 1 << 31 else None
     if _is_our_own(error) or number in _OWN_ERRNOS:
         return None
-    kind, text = type(error).__name__[:KIND_MAX], _text_of(error)
+    kind = _NAME.__get__(type(error))[:KIND_MAX]
+    text = (_told(lambda: str(error)) or "")[:RECORD_MAX]
     while True:
         body = json.dumps(Failure(kind, number, text)).encode()
         if len(body) <= RECORD_MAX - _HEADER.size:
@@ -84,8 +86,9 @@ def _is_cancelled(error: Exception) -> bool:
     return isinstance(error, getattr(futures, "CancelledError", ()))
 
 
-def _text_of(error: BaseException) -> str:
+def _told(tell: typing.Callable[[], typing.Any]) -> typing.Any:
+    """Return what an exception tells of itself; None if it raises another one instead."""
     try:
-        return str(error)[:RECORD_MAX]
+        return tell()
     except Exception:
-        return ""
+        return None
