@@ -252,6 +252,44 @@ VALUES = [
 ]  # fmt: skip
 
 
+OF_MAIN = """
+import dataclasses, enum, multiprocessing
+import foliocache.objects.keys as keys
+
+class Colour(enum.Enum):
+    RED = 1
+
+def times(number):
+    return number
+
+@dataclasses.dataclass
+class Settings:
+    value: object
+
+def digests(_):
+    return [keys.digest(each) for each in (Settings(1), Settings(Colour.RED), Settings([Settings, times]), Colour.RED)]
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as workers:
+        print(digests(0) == workers.map_async(digests, [0]).get(timeout=60)[0], len(set(digests(0))))
+"""
+
+
+def test_what_the_main_module_defines_is_known_by_its_file(tmp_path):
+    (tmp_path / "program.py").write_text(OF_MAIN)
+    done = subprocess.run([sys.executable, tmp_path / "program.py"], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.strip() == "True 4"
+
+
+def test_a_class_of_another_main_module_is_known_by_its_name():
+    """As cloudpickle brings it to workers of Dask. What is defined in a function has no such name."""
+    brought = [type("Brought", (Adder,), {"__module__": "__main__"}) for _ in range(2)]
+    assert keys.digest(brought[0](1)) == keys.digest(brought[1](1)) != keys.digest(brought[1](2))
+    brought[0].__qualname__ = "function.<locals>.Brought"
+    with pytest.raises(TypeError, match="has no digest"):
+        keys.digest(brought[0](1))
+
+
 def test_different_values_have_different_digests():
     assert len(set(digests())) == len(VALUES) + 1
     assert keys.digest(numpy.arange(4)) != keys.digest(numpy.arange(4).reshape(2, 2))

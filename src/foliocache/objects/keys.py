@@ -38,6 +38,11 @@ def where(function: Callable[..., Any]) -> str:
     return f"{module if file is None else os.path.abspath(file)}.{name}"
 
 
+def _has_name(value: type | types.FunctionType) -> bool:
+    """Return True for what is defined at the top of a module or a class, as pickle would find it."""
+    return all(each.isidentifier() for each in value.__qualname__.split("."))
+
+
 def _file(function: Any) -> str | None:
     """Return the file of a function of the main module."""
     seen: set[int] = set()
@@ -246,7 +251,8 @@ def _pickle(value: object, within: tuple[int, ...], is_callable: bool) -> bytes:
 class _Pickler(pickle.Pickler):
     """Makes the pickle that ``pickle.dumps`` makes. But it has digests of arrays, whose pickles say how they lie and whether
     they may be written to, of tensors and of their storages, whose pickles have addresses, and of functions in callables, whose
-    pickles are their names."""
+    pickles are their names. What the main module defines is known by its file: that module has another name in a
+    spawned process, and is another one where ``cloudpickle`` has brought a class."""
 
     def __init__(self, stream: io.BytesIO, within: tuple[int, ...], is_callable: bool) -> None:
         super().__init__(stream, 5)
@@ -266,6 +272,8 @@ class _Pickler(pickle.Pickler):
                 return bytes, (str(getattr(value, "dtype", None)), _hash("storage", [_bytes_of(untyped)]))
         if self._is_callable and (type(value) is types.FunctionType or _inside(value) is not None):
             return bytes, (_of(value, self._within, is_callable=True),)
+        if _is_a(value, (type, types.FunctionType)) and value.__module__ in _MAIN and _has_name(value):
+            return bytes, (where(value).encode(),)
         return NotImplemented
 
 
