@@ -71,3 +71,15 @@ def subtract(sample):
 
 def as_they_are(samples):
     return samples
+
+
+class Chain:
+    """Transforms one after the other."""
+
+    def __init__(self, transforms):
+        self.transforms = transforms
+
+    def __call__(self, sample):
+        for transform in self.transforms:
+            sample = transform(sample)
+        return sample

@@ -222,6 +222,22 @@ def test_transforms_that_hold_other_things_share_nothing(shared):
             assert float(cached(held, shared)(torch.ones(1))) == 1 + value
 
 
+@pytest.mark.parametrize(("base", "method"), [("object", "__call__"), ("torch.nn.Module", "forward")])
+def test_a_change_of_what_an_object_runs_is_another_transform(shared, monkeypatch, base, method):
+    results = []
+    for body in ("x + 1", "x + 2", "x + 1"):
+        space = {"__name__": __name__, "torch": torch}
+        exec(f"class Changed({base}):\n    def {method}(self, x): return {body}", space)
+        monkeypatch.setitem(globals(), "Changed", space["Changed"])
+        results.append(cached(space["Changed"](), shared)(1))
+    assert results == [2, 3, 2]
+
+
+def test_an_object_may_hold_functions_without_a_name(shared):
+    first, second = (samples.Chain([lambda x: x + 1, functools.partial(lambda x, by: x * by, by=by)]) for by in (2, 3))
+    assert (cached(first, shared)(1), cached(second, shared)(1)) == (4, 6)
+
+
 @pytest.mark.parametrize("kind", ["tensor", "nested"])
 @pytest.mark.parametrize("batched", [False, True])
 def test_a_sample_without_room_may_be_written_to_as_others(shared, kind, batched):

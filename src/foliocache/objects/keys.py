@@ -64,6 +64,14 @@ def digest(value: Any) -> str:
     return _of(value, ()).hex()
 
 
+def of_callable(function: Callable[..., Any]) -> str:
+    """Return a digest of a callable: of what it runs and of what it holds. Raises TypeError."""
+    functions, held = taken_apart(function)
+    if not functions or type(function) is types.FunctionType:
+        return digest(function)
+    return _of([where(function), functions, held], (), is_callable=True).hex()
+
+
 def of_held(values: list[object]) -> str:
     """Return a digest of what a callable holds: as `digest`, but functions inside objects are hashed by their code, too. Raises
     TypeError."""

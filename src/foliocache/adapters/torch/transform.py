@@ -110,7 +110,8 @@ def cached(
         The pool that keeps the results.
     key : str, optional
         The transform's name: all transforms with the same key and version share their results, and none with a dataset. By
-        default a digest of its bytecode, what it has closed over and what is bound to it; or of its pickle, if it is an object.
+        default a digest of its bytecode, what it has closed over and what is bound to it; of an object, of the bytecode of its
+        ``__call__`` (``forward`` of a module) and of its pickle.
     sample_key : callable, optional
         ``sample_key(sample)`` returns a string that tells samples apart. By default a digest of their content.
     version : str
@@ -137,7 +138,7 @@ def cached(
     check(pool, version, expiry, loads, writable)
     if key is None:
         try:
-            prefix = naming.prefix(naming.DATASET, keys.digest(transform))  # a digest is no dataset's key
+            prefix = naming.prefix(naming.DATASET, keys.of_callable(transform))  # a digest is no dataset's key
         except (TypeError, RecursionError) as error:
             raise TypeError(f"{quoted(transform)} cannot be told from other transforms: {error}. Give key=") from error
     else:
