@@ -571,6 +571,8 @@ def test_a_decorator_may_take_arguments_of_its_own(shared, key):
         kept(times=1)
     kept = shared.memoize(ignore="times")(more(function))
     assert kept.key(5, times=2) == kept.key(5, times=3) != kept.key(6, times=3)
+    kept = shared.memoize(ignore="b")(more(function))
+    assert kept.key(5) == kept.key(5, b=3) != kept.key(6, b=3)
 
 
 def test_what_a_module_fills_in_counts(shared, key, monkeypatch):

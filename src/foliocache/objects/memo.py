@@ -102,7 +102,7 @@ class Memo(Generic[P, R]):
             if name not in self.ignore:
                 parts += name, self._digest(name, dict(sorted(value.items())) if is_keywords else value)
         if self.is_decorated:  # what the decorator does may depend on how the call is written
-            parts += len(args), sorted(kwargs)
+            parts += len(args), sorted(kwargs.keys() - self.ignore)
         for name, value in self._hidden_defaults():
             parts += name, self._digest(name, value)
         closed = [each for function in self.functions for each in keys.closed_over(function)]
