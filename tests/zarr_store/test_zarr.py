@@ -5,6 +5,7 @@ import contextlib
 import gc
 import multiprocessing
 
+import numcodecs
 import numpy
 import pytest
 import zarr
@@ -232,6 +233,19 @@ def test_other_codecs_and_types_are_other_chunks(store, way):
         array = zarr.create_array(store, shape=(50,), chunks=(10,), dtype=dtype, compressors=compressors, overwrite=True)
         array[:] = numpy.arange(50)
         assert array[:].tolist() == list(range(50)) and array.dtype == dtype
+
+
+def test_codecs_that_are_shown_alike_are_other_codecs(store, way):
+    """A Categorize shows three of its labels."""
+    labels = ["a", "b", "c", "d"]
+    array = zarr.create_array(
+        store, shape=(8,), dtype="U1", zarr_format=2, filters=[numcodecs.Categorize(labels, dtype="U1")], compressors=None
+    )
+    array[:] = labels * 2
+    assert [way(zarr.open_array(store, mode="r"))[:].tolist() for _ in range(2)] == [labels * 2] * 2
+    described = asyncio.run(store.get(".zarray")).to_bytes()
+    asyncio.run(store.set(".zarray", cpu.Buffer.from_bytes(described.replace(b'"d"', b'"e"'))))
+    assert way(zarr.open_array(store, mode="r"))[:].tolist() == ["a", "b", "c", "e"] * 2
 
 
 def decode_all(store):

@@ -23,6 +23,7 @@ from zarr.core.indexing import get_indexer
 from zarr.registry import register_pipeline
 from zarr.storage import StorePath
 
+from ...objects import keys
 from ...objects.found import MISSING
 from .shards import Coordinates, Shard, grid
 from .store import FolioStore, part
@@ -204,10 +205,22 @@ def part_of(path: str, word: str, coordinates: Iterable[int]) -> str:
 
 
 def _digest(pipeline: CachedCodecPipeline, *spec: Any) -> str:
-    text = "\n".join([*(f"{type(codec).__qualname__} {codec!r}" for codec in pipeline), *(repr(each) for each in spec)])
+    text = "\n".join([*(each for codec in pipeline for each in _told(codec)), *(repr(each) for each in spec)])
     if " at 0x" in text:  # a codec's repr is an address: valid in this process only
         text += f"\n{os.getpid()} {id(pipeline)} {time.monotonic_ns()}"
     return f"decoded {hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"
+
+
+def _told(codec: Any) -> Iterator[str]:
+    """Yield what tells a codec from others: it and, of the codecs of numcodecs in it, all parameters. Some of those show a part
+    of them only."""
+    yield f"{type(codec).__qualname__} {codec!r}"
+    for each in (*(getattr(codec, "filters", None) or ()), getattr(codec, "compressor", None)):
+        if hasattr(each, "get_config"):
+            try:
+                yield keys.digest(each.get_config())
+            except TypeError:
+                yield f"{each!r} at 0x{id(each):x}"
 
 
 def _is_bytes(pipeline: CachedCodecPipeline) -> bool:
