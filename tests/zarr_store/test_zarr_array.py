@@ -60,6 +60,8 @@ def test_every_selection_is_what_zarr_returns(store, name):
         (1, ..., 2),
         (1, 2, 3, ...),
         (),
+        (numpy.int64(1), 2, 3),
+        (1, 2, numpy.uint8(3)),
         (slice(None, None, 2), 3),
         ([1, 2], slice(3)),
         ([0, 6], [1, 2], [3, 4]),
@@ -72,6 +74,24 @@ def test_every_selection_is_what_zarr_returns(store, name):
         numpy.testing.assert_array_equal(found, expected, str(selection))
         assert found.flags.writeable == expected.flags.writeable
         assert found.flags.f_contiguous == expected.flags.f_contiguous
+
+
+def test_one_element_of_one_dimension_is_what_zarr_returns(store):
+    plain = zarr.create_array(store, shape=(5,), dtype="i4", chunks=(2,), fill_value=3)
+    array = FolioArray(plain)
+    for selection in (1, numpy.int64(1), (numpy.int64(1),), numpy.array(1)):
+        assert type(array[selection]) is type(plain[selection]), selection
+
+
+def test_a_type_without_a_default_can_be_read(store):
+    """Only a chunk that is missing needs what there is in place of a fill value."""
+    kind = numpy.dtype([("x", "u1"), ("y", "V4")])
+    options = {"chunks": (2,), "fill_value": None, "zarr_format": 2, "config": {"write_empty_chunks": True}}
+    plain = zarr.create_array(store, shape=(4,), dtype=kind, **options)
+    plain[:2] = numpy.frombuffer(b"0123456789", dtype=kind)
+    array = FolioArray(plain)
+    assert [array[:2].tobytes() for _ in range(2)] == [b"0123456789"] * 2
+    assert array[3:1].shape == (0,)
 
 
 @pytest.mark.parametrize(

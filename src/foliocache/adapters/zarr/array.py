@@ -113,12 +113,17 @@ class _Plan:
         pipeline: Any = inner.codec_pipeline
         self._version = pipeline.version_of(SimpleNamespace(shape=outer, dtype=kind, fill_value=fill, order=self._order))
         self._type = kind.to_native_dtype()
-        self._fill = kind.default_scalar() if fill is None else fill
+        self._kind, self._given_fill = kind, fill
         self._head = values.head_of(self.chunks, self._type), self._type.itemsize * math.prod(self.chunks[1:])
         self._paths: dict[tuple[int, ...], str] = {}
         self._known: dict[tuple[int, ...], _Chunk] = {}
         self._words: dict[str, tuple[Known, Found, str]] = {}
         self._columns: _Columns | None = None
+
+    @property
+    def _fill(self) -> Any:
+        """What a chunk without a value is made of. Not all types have it, if the array has no fill value."""
+        return self._kind.default_scalar() if self._given_fill is None else self._given_fill
 
     @property
     def has_moved(self) -> bool:
@@ -270,7 +275,9 @@ def _take_apart(selection: Any, shape: tuple[int, ...]) -> tuple[tuple[int, ...]
             bounds.append(int(each) % size)
         else:
             return None
-    return (tuple(sizes), tuple(bounds)) if sizes or not dots else None  # with an Ellipsis, Zarr returns one as a scalar
+    if not sizes and (dots or any(type(each) is not int for each in given)):
+        return None  # one element, which Zarr returns as a scalar then
+    return tuple(sizes), tuple(bounds)
 
 
 def _cuts(bound: Bound, chunk: int) -> list[Cut]:
