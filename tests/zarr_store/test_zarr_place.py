@@ -499,6 +499,44 @@ async def test_a_link_that_is_changed_while_a_value_is_read(two_folders, tmp_pat
     assert await read(FolioStore(LocalStore(tmp_path / "one" / "x"), zarr_pool), "k") == b"one"
 
 
+@pytest.mark.parametrize("how", ["get", "list"])
+async def test_another_task_finds_the_new_place_while_one_reads(two_folders, tmp_path, zarr_pool, monkeypatch, how):
+    """What the first one reads is not kept as the old folder's."""
+    lead, make = two_folders("link")
+
+    async def keys(store):
+        return sorted([key async for key in store.list()])
+
+    (tmp_path / "two" / "x" / "new").write_bytes(b"")
+    lead("one")
+    options = {"listings": 100}
+    store = FolioStore(make(), zarr_pool, **options)
+    get, listed = LocalStore.get, LocalStore.list
+
+    async def other():
+        monkeypatch.undo()
+        lead("two")
+        assert await read(store, "j") == b"two"
+
+    async def late_get(self, *arguments):
+        await other()
+        return await get(self, *arguments)
+
+    async def late_list(self):
+        await other()
+        async for key in listed(self):
+            yield key
+
+    monkeypatch.setattr(LocalStore, how, late_get if how == "get" else late_list)
+    fixed = FolioStore(LocalStore(tmp_path / "one" / "x"), zarr_pool, **options)
+    if how == "get":
+        assert await read(store, "k") == b"two"
+        assert await read(fixed, "k") == b"one"
+    else:
+        assert await keys(store) == ["j", "k", "new"]
+        assert await keys(fixed) == ["j", "k"]
+
+
 def test_an_array_whose_root_becomes_another_folder(tmp_path, zarr_pool):
     for n in 1, 2:
         array = zarr.create_array(LocalStore(tmp_path / f"{n}"), shape=(4,), chunks=(2,), dtype="i4")

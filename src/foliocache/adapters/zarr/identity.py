@@ -56,8 +56,7 @@ def place(store: Store, name: str | None) -> str:
 def _place(store: Any) -> str | None:
     kind = type(store)
     if _is_ours(store):
-        store._find_place()
-        return str(store._prefix)
+        return str(store._find_place())
     if _is_transparent(store):
         return _place(store._store)
     if kind is ZipStore:

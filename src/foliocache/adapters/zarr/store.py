@@ -138,14 +138,16 @@ class FolioStore(WrapperStore[Store]):
         self._prefix = place(self._store, name)
         self._may_move = name is None and may_move(self._store)
 
-    def _has_moved(self) -> bool:
-        """Return True if the store's path is that of another folder now than when it was looked for the place last."""
-        return self._may_move and place(self._store, None) != self._prefix
+    def _has_left(self, prefix: str) -> bool:
+        """Return True if the store has another place now, or the store's path is that of another folder. Another thread or task
+        may have found the new place already."""
+        return prefix != self._prefix or (self._may_move and place(self._store, None) != prefix)
 
-    def _find_place(self) -> None:
-        """Find the place of the folder that the store's path is of now: before anything is read or changed there."""
-        if self._has_moved():
+    def _find_place(self) -> str:
+        """Find and return the place of the folder that the store's path is of now: before anything is read or changed there."""
+        if self._has_left(self._prefix):
             self._prefix = place(self._store, None)
+        return self._prefix
 
     def _lose_place(self) -> None:
         """Share nothing until the store is open: a file that is opened again may be another one."""
@@ -287,22 +289,20 @@ class FolioStore(WrapperStore[Store]):
 
     async def make(self, key: str, version: str, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Return what the pool keeps under a key and version; the first process that asks makes it with ``make``."""
-        self._find_place()
+        prefix = self._find_place()
 
         async def checked() -> Any:
-            is_changing = await in_engine(self.pool.engine, lambda: self._is_changing(key))
+            is_changing = await in_engine(self.pool.engine, lambda: self._is_changing(prefix, key))
             made = await make()
-            return Unkept(made) if is_changing or self._has_moved() else made
+            return Unkept(made) if is_changing or self._has_left(prefix) else made
 
-        return await self.pool.get_or_create_async(
-            self._prefix + key, checked, version=version, expiry=self._expiry, loads="arrays"
-        )
+        return await self.pool.get_or_create_async(prefix + key, checked, version=version, expiry=self._expiry, loads="arrays")
 
-    def _is_changing(self, key: str) -> bool:
+    def _is_changing(self, prefix: str, key: str) -> bool:
         """Return True if the value with this key, or of which this is the key of a part, is being changed."""
         names, key = self.pool.names, key.partition("\0")[0]
-        above = _marks_above(self._prefix, key[: key.rfind("/") + 1])
-        return names.is_asked(self._prefix + key + _MARK) or any(map(names.is_asked, above))
+        above = _marks_above(prefix, key[: key.rfind("/") + 1])
+        return names.is_asked(prefix + key + _MARK) or any(map(names.is_asked, above))
 
     def _below(self, prefix: str) -> str:
         """Return what the keys of all values below a prefix begin with in the pool; of all values, for an empty prefix."""
@@ -516,12 +516,13 @@ class FolioStore(WrapperStore[Store]):
             async for each in ask():
                 yield each
             return
-        self._find_place()
+        prefix = self._find_place()
 
-        async def make() -> memoryview:
-            return memoryview(json.dumps([each async for each in ask()]).encode())
+        async def make() -> Any:
+            made = memoryview(json.dumps([each async for each in ask()]).encode())
+            return Unkept(made) if self._has_left(prefix) else made
 
-        key = self._prefix + _LISTINGS
+        key = prefix + _LISTINGS
         found = await self.pool.get_or_create_async(key, make, version=version, expiry=self._listings, loads="arrays")
         for each in json.loads(bytes(found)):
             yield each
@@ -549,14 +550,14 @@ class _SyncFolioStore(FolioStore):
         return _buffer(found, prototype)
 
     def _make_sync(self, key: str, version: str, make: Callable[[], Any]) -> Any:
-        self._find_place()
+        prefix = self._find_place()
 
         def checked() -> Any:
-            is_changing = self._is_changing(key)
+            is_changing = self._is_changing(prefix, key)
             made = make()
-            return Unkept(made) if is_changing or self._has_moved() else made
+            return Unkept(made) if is_changing or self._has_left(prefix) else made
 
-        return self.pool.get_or_create(self._prefix + key, checked, version=version, expiry=self._expiry, loads="arrays")
+        return self.pool.get_or_create(prefix + key, checked, version=version, expiry=self._expiry, loads="arrays")
 
     def set_sync(self, key: str, value: Buffer) -> None:
         store = _synchronous(self._store)
