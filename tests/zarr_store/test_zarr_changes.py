@@ -283,6 +283,80 @@ class Endless(WrapperStore):
         await self.set(prefix, None)
 
 
+class Threaded(WrapperStore):
+    """A store whose changes are made in a thread, when ``go`` is set."""
+
+    def __init__(self, store):
+        super().__init__(store)
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    async def _in_thread(self, coroutine):
+        def change():
+            self.begun.set()
+            assert self.go.wait(PATIENCE)
+            asyncio.run(coroutine)
+
+        await asyncio.to_thread(change)
+
+    async def set(self, key, value):
+        await self._in_thread(super().set(key, value))
+
+    async def delete_dir(self, prefix):
+        await self._in_thread(super().delete_dir(prefix))
+
+
+@pytest.mark.parametrize("change", ["set", "delete_dir"])
+def test_a_cancelled_change_has_a_mark_until_its_thread_has_made_it(store, zarr_pool, tmp_path, name, change):
+    """asyncio.run cancels what is left, and then waits for threads; what others read meanwhile is not kept."""
+    make, result = CHANGES[change]
+    threaded = Threaded(LocalStore(tmp_path))
+
+    async def begin():
+        task = asyncio.create_task(make(FolioStore(threaded, zarr_pool, name=name)))
+        await asyncio.to_thread(threaded.begun.wait, PATIENCE)
+        task.cancel()
+        await asyncio.wait([task])
+
+    async def end():
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for each in left:
+            each.cancel()
+        await asyncio.wait(left, timeout=1)
+        assert await found(store) == OLD
+        threaded.go.set()
+        await asyncio.wait(left)
+
+    asyncio.run(store.set(KEY, buffer(OLD)))
+    with asyncio.Runner() as runner:
+        runner.run(begin())
+        runner.run(end())
+    assert asyncio.run(found(store)) == result
+
+
+@pytest.mark.parametrize("change", ["set", "delete_dir"])
+def test_a_cancelled_change_that_does_not_end_is_given_up(pool, tmp_path, name, change):
+    make, _ = CHANGES[change]
+    pool.fill_timeout = 0.1
+    ended = []
+
+    class Noting(Endless):
+        async def set(self, key, value):
+            try:
+                await super().set(key, value)
+            finally:
+                ended.append(key)
+
+    async def begin():
+        store = Noting(LocalStore(tmp_path))
+        store.begun = asyncio.Event()
+        task = asyncio.create_task(make(FolioStore(store, pool, name=name)))
+        await store.begun.wait()
+        task.cancel()
+
+    asyncio.run(begin())
+    assert ended and not [each for each in pool.names.list() if "changing" in each.key]
+
+
 @pytest.mark.parametrize("change", ["set", "delete_dir"])
 def test_a_change_whose_loop_is_closed_has_no_mark(pool, tmp_path, name, change):
     """Others need not wait for it, and keep what they read."""

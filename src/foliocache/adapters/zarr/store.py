@@ -464,7 +464,7 @@ class FolioStore(WrapperStore[Store]):
                 change.close()
                 raise
             try:
-                await change
+                await _made(change, self.pool.fill_timeout)
             finally:
                 self._forget_changed(keys, below)
 
@@ -587,6 +587,28 @@ if hasattr(WrapperStore, "get_sync"):  # a class that is derived from FolioStore
 
 
 _changes: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()  # those that are made
+
+
+async def _made(change: Coroutine[Any, Any, None], patience: float) -> None:
+    """Wait for a change. If this task is cancelled, the change is not, for so many seconds.
+
+    ``asyncio.run`` cancels all tasks at its end, and waits for them. A thread that makes the change would go on, and make it
+    when there is no mark any more.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(change)
+    asyncio._unregister_task(task)  # now it is none of all tasks
+    task.add_done_callback(_ended)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        end = loop.time() + patience
+        while not task.done() and (left := end - loop.time()) > 0:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task], timeout=left)
+        if task.cancel():
+            await asyncio.sleep(0)  # it is told
+        raise
 
 
 def _ended(task: asyncio.Task[Any]) -> None:
