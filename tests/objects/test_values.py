@@ -16,6 +16,7 @@ import numpy
 import pandas
 import pyarrow
 import pytest
+from lines import at_line, count_lines
 
 import foliocache
 from foliocache.objects import values
@@ -280,6 +281,35 @@ def test_damaged_descriptions_say_so(pool, key, size):
             except (foliocache.FoliocacheError, ValueError) as error:
                 told.append(str(error))
             assert all(repr(key) in each for each in told)
+
+
+class Rung(Exception):
+    """What a signal handler raises."""
+
+
+@pytest.mark.parametrize("size", [400, 40_000, 4_000_000])
+@pytest.mark.parametrize("how", ["get", "rows"])
+def test_what_a_signal_handler_raises_while_an_array_is_built_is_raised(pool_name, key, size, how):
+    def ring():
+        raise Rung
+
+    with foliocache.open(pool_name, size="32MiB") as pool:
+        for n in range(1000):
+            pool.put(str(n), bytes(pool.page_size))
+        for n in range(0, 1000, 2):
+            pool.delete(str(n))
+        pool.put(key, numpy.arange(size, dtype="u1").reshape(10, -1))
+
+        def read():
+            return pool.get(key, loads="arrays") if how == "get" else pool.objects.get_rows(key, "", None, 3, 5)
+
+        read()
+        lines = count_lines(read)
+        assert lines > 0
+        for n in range(1, lines + 1):
+            with pytest.raises(Rung), at_line(n, ring):
+                read()
+        read()
 
 
 def differing(pool):

@@ -117,10 +117,10 @@ cdef class Found:
             if build is None:
                 return short_pickle(self.record, self.at, self.end, content)
             return build(content)
-        except (MemoryError, FoliocacheError):
-            raise
         except Exception as error:
-            raise values.unreadable(key, error) from error
+            if values.is_told(self._head(), error):
+                raise values.unreadable(key, error) from error
+            raise
 
     @cython.critical_section
     cdef object _builder(self, loads, key):
@@ -144,7 +144,10 @@ cdef class Found:
             return first, build(self.mapping.window(first * size, (end - first) * size), end - first)
         except Gone:
             raise
-        except Exception:  # this process has as many leases and windows as it can; or the head is damaged, and this says so
+        except Exception as error:
+            # If this process has as many leases and windows as it can; or if the head is damaged, and this says so.
+            if not isinstance(error, (FoliocacheError, *values.DAMAGE)):
+                raise
             return 0, self.build(loads, key, None)
 
     cdef object raw(self, bytes head, Py_ssize_t begin, Py_ssize_t length):
@@ -169,7 +172,7 @@ cdef class Found:
     @cython.critical_section
     cdef object _rows(self):
         if not self.has_rows:
-            with contextlib.suppress(Exception):  # of a damaged head: that the array cannot be built says more
+            with contextlib.suppress(*values.DAMAGE):  # of a damaged head: that the array cannot be built says more
                 self.rows = values.rows(self._head())
             self.has_rows = True
         return self.rows

@@ -330,10 +330,10 @@ class Objects(Lookup):
         build = values.decoder(stored.head, turn.loads, turn.key)
         try:
             return build(content)
-        except (MemoryError, FoliocacheError):
-            raise
         except Exception as error:
-            raise values.unreadable(turn.key, error) from error
+            if values.is_told(stored.head, error):
+                raise values.unreadable(turn.key, error) from error
+            raise
 
     def _keep(self, ask: Ask, key: str, stored: values.Stored, writable: Writable = None) -> Buffer | None:
         """Put an object into the pool, and answer its name. Return its bytes; None if the pool has no room."""

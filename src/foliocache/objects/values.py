@@ -44,6 +44,9 @@ HEAD_MAX = 192  # bytes: the most ``extra`` that a name has room for
 INLINE_START = 2  # bytes before the head in a ``Stored.inline``
 ALIGNMENT = 64  # of parts, in bytes: the alignment of cache lines, AVX-512 and Arrow's buffers
 PICKLES = b"P", b"S"  # kinds
+# What is raised for a damaged head, or bytes that it does not describe. Anything else is a signal handler's, unless it is
+# raised by what a pickle calls.
+DAMAGE = ArithmeticError, AttributeError, LookupError, RuntimeError, SyntaxError, TypeError, ValueError, struct.error
 _WHERE = struct.Struct("<Q")
 _COUNT = struct.Struct("<I")
 _PLACE = struct.Struct("<QQ")
@@ -138,9 +141,7 @@ def decoder(head: bytes, loads: Loads, key: str) -> Build:
         raise ValueError(f'{quoted(key)} is a pickle in this pool, and loads="arrays" unpickles nothing; use another key')
     try:
         build = functools.partial(short_pickle, head, 0, len(head)) if head[:1] == b"S" else _builder(head)
-    except MemoryError:
-        raise
-    except Exception as error:
+    except DAMAGE as error:
         raise unreadable(key, error) from error
     if build is None:
         raise ValueError(f"{quoted(key)} is of a kind that this version does not know; delete it")
@@ -205,6 +206,11 @@ def _array_type() -> Any:
     import numpy
 
     return numpy.ndarray
+
+
+def is_told(head: bytes, error: Exception) -> bool:
+    """Return True if the caller is to be told that the object with this head cannot be built, and not only of the error."""
+    return not isinstance(error, (MemoryError, FoliocacheError)) and (head[:1] in PICKLES or isinstance(error, DAMAGE))
 
 
 def unreadable(key: str, error: Exception) -> FoliocacheError:
