@@ -156,6 +156,28 @@ def test_what_comes_for_a_loop_that_has_been_closed_is_kept_by_nobody(shared):
     task.get_coro().close()
 
 
+def test_a_question_is_withdrawn_although_its_task_is_cancelled_before_a_thread_does_it(shared, key, monkeypatch):
+    """Others would wait for it until it is collected: it is in the traceback of what the task raised."""
+    calls = []
+
+    async def ask():
+        question = await shared.names.ask_async(key)
+        with monkeypatch.context() as patch:
+            patch.setattr(shared.engine, "submit", lambda call: calls.append(call) or True)
+            task = asyncio.ensure_future(question.__aexit__(None, None, None))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert shared.names.is_asked(key)
+        calls.pop()()  # as a thread of the engine does
+        assert not shared.names.is_asked(key)
+        del question
+
+    run(ask())
+    assert not calls
+
+
 def test_the_loop_goes_on_while_a_thread_makes_it(shared, key):
     turns = threading.Event()
 

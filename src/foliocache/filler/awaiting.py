@@ -43,7 +43,7 @@ async def in_engine(engine: Engine, function: Callable[[], T]) -> T:
     If this is cancelled, the function still runs to its end. Raises FoliocacheError if the engine has been closed, or has no
     threads.
     """
-    return await outcome(engine, lambda tell: tell(function()))
+    return await outcome(engine, lambda tell: tell(function()), is_to_end=True)
 
 
 async def beside_engine(engine: Engine, function: Callable[..., T], *arguments: Any) -> T:
@@ -53,19 +53,25 @@ async def beside_engine(engine: Engine, function: Callable[..., T], *arguments: 
     closed, at once, and if there are no threads.
     """
     call = functools.partial(contextvars.copy_context().run, function, *arguments)
-    return await outcome(engine, lambda tell: tell(call()), threads=_threads_of_callers())
+    return await outcome(engine, lambda tell: tell(call()), threads=_threads_of_callers(), is_to_end=True)
 
 
 async def outcome(
-    engine: Engine, begin: Callable[[Tell[T]], object], *, is_short: bool = False, threads: Engine | None = None
+    engine: Engine,
+    begin: Callable[[Tell[T]], object],
+    *,
+    is_short: bool = False,
+    threads: Engine | None = None,
+    is_to_end: bool = False,
 ) -> T:
     """Call ``begin(tell)`` in a thread of the engine, and return the result that ``tell`` is called with, then or later. Raises
     what ``in_engine`` raises, and the error that ``tell`` is called with.
 
     is_short: it takes locks of the pool, and nothing else. A loop that is a source's home then calls it itself. threads: the
-    engine whose thread it is instead.
+    engine whose thread it is instead. is_to_end: if this is cancelled before the thread has come to it, it is called all the
+    same.
     """
-    call = _Call(engine, begin)
+    call = _Call(engine, begin, is_to_end)
     try:  # from here on: a signal handler may raise at any line, and nothing is to stay among those that wait
         del begin  # see `abandon`
         engine.waiting.add(call)
@@ -134,8 +140,9 @@ class Tell(Protocol[T_contra]):
 class _Call(Generic[T]):
     """A wait in a loop for the outcome of a call in another thread."""
 
-    def __init__(self, engine: Engine, begin: Callable[[Tell[T]], object]) -> None:
+    def __init__(self, engine: Engine, begin: Callable[[Tell[T]], object], is_to_end: bool) -> None:
         self._engine = engine
+        self._is_to_end = is_to_end
         self._begin: Callable[[Tell[T]], object] | None = begin
         self._loop = asyncio.get_running_loop()
         self.future: asyncio.Future[None] = self._loop.create_future()
@@ -158,7 +165,9 @@ class _Call(Generic[T]):
         """Keep nothing: the task was cancelled, and its traceback, which has this, may live long. What was begun may hold a
         question for which others wait, or a lease."""
         self._is_abandoned = True  # before the outcome is dropped: `tell` stores that, and then reads this
-        self._begin = self._result = self._error = None
+        self._result = self._error = None
+        if not self._is_to_end:
+            self._begin = None
 
     def close(self) -> None:
         self.tell(error=FoliocacheError("the pool has been closed in this process, or there are no threads for its work"))
