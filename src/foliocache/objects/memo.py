@@ -79,6 +79,7 @@ class Memo(Generic[P, R]):
         if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"ignore must be names of parameters, not {quoted(ignore)}")
         self.ignore: frozenset[str] = frozenset(names)
+        self.hidden: list[tuple[str, object]] = self._hidden_defaults()
         self.where: str = keys.where(function)
         self.parameters: frozenset[str] = frozenset(parameters)
         unknown = self.ignore - self.parameters
@@ -103,7 +104,7 @@ class Memo(Generic[P, R]):
                 parts += name, self._digest(name, dict(sorted(value.items())) if is_keywords else value)
         if self.is_decorated:  # what the decorator does may depend on how the call is written
             parts += len(args), sorted(kwargs.keys() - self.ignore)
-        for name, value in self._hidden_defaults():
+        for name, value in self.hidden:
             parts += name, self._digest(name, value)
         closed = [each for function in self.functions for each in keys.closed_over(function)]
         if closed:
@@ -125,8 +126,7 @@ class Memo(Generic[P, R]):
     def _hidden_defaults(self) -> list[tuple[str, object]]:
         """Return the defaults that the signature does not tell, by their parameters' names: those of a decorator beside what it
         decorates, or of ``forward`` of a module."""
-        assert self.signature is not None
-        told = self.signature.parameters
+        told = self.signature.parameters if self.signature else {}
         return [
             (name, value)
             for function in self.functions
