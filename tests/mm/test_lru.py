@@ -129,6 +129,7 @@ def test_take_off_a_queue_for_eviction(segment, number):
     assert queue(segment, number) == [c, a]
     assert segment.lru.pages(number) == 2
     assert (queue_of(segment, b), heat_of(segment, b), segment.lru.verdict_of(b)) == (NONE, 4, LOST)
+    assert segment.field(b, segment.layout.F_QUEUE) >> segment.layout.SEEN_SHIFT == 0
     assert segment.lru.verdict_of(a) == 0
 
 

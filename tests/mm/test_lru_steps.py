@@ -1,5 +1,7 @@
 """lru: locks that are refused, words that are damaged, and the bounds of what is learnt, in the interpreted world."""
 
+import itertools
+
 import pytest
 import test_lru as lru
 from calls import Calls
@@ -55,6 +57,7 @@ def test_without_the_lock_nothing_changes(impatient, monkeypatch):
     assert segment.lru.insert(ME, free) is False
     assert segment.lru.add(ME, free, SMALL) is False
     assert segment.lru.remove(ME, queued) is False
+    assert segment.lru.take(ME, queued, LOST) is False
     assert isolate(segment) == NIL
     monkeypatch.setattr(impatient.lru, "rebuild", lambda *args: pytest.fail("it is rebuilt"))
     segment.lru.repair(ME)
@@ -67,6 +70,21 @@ def test_all_is_done_under_the_lock(segment, calls):
     calls.replace("robust_lock.unlock", (), lambda: segment.field(pfn, segment.layout.F_QUEUE))
     segment.lru.remove(ME, pfn)
     assert [seen for *_, seen in calls.made] == [0]
+
+
+def test_what_is_taken_for_eviction_is_taken_under_the_lock(segment, calls):
+    (pfn,) = added(segment, SMALL)
+    calls.replace("robust_lock.unlock", (), lambda: (queue_of(segment, pfn), owner(segment)))
+    segment.lru.take(ME, pfn, LOST)
+    assert [seen for *_, seen in calls.made] == [(NONE, ME)]
+
+
+def test_a_bounded_number_of_parts_is_counted_under_the_lock(segment, calls):
+    residents, (pfn,) = added(segment, MAIN, 4, heat=5), added(segment, SMALL, heat=1)
+    segment.write64(segment.at(pfn) + segment.layout.F_DIGEST, 9 << 32 | 1 << segment.layout.WHOLE_SHIFT)
+    calls.replace("pagelist.before", itertools.chain(itertools.repeat(pfn, 200), [NIL]))
+    assert isolate(segment, True) in (pfn, *residents)
+    assert len(calls.made) == 1 << segment.layout.RIVALS_MAX
 
 
 def test_repair_under_the_lock(segment, calls):
