@@ -1,5 +1,6 @@
 """memoize: which calls are the same."""
 
+import collections
 import enum
 import functools
 import inspect
@@ -288,6 +289,30 @@ def test_a_class_of_another_main_module_is_known_by_its_name():
     brought[0].__qualname__ = "function.<locals>.Brought"
     with pytest.raises(TypeError, match="has no digest"):
         keys.digest(brought[0](1))
+
+
+def test_what_has_the_name_of_another_one_in_the_main_module_is_known_by_its_content():
+    """Two of one name are made by a function, or the first one has been replaced."""
+
+    def model(number, /, **body):
+        return type("Model", (), {"__module__": "__main__", "__call__": lambda self, x: x * number, **body})
+
+    def function(number):
+        made = eval(f"lambda: {number}")
+        made.__module__, made.__qualname__ = "__main__", "function"
+        return made
+
+    points = [collections.namedtuple("Point", names, module="__main__")(1, 2) for names in ("x y", "y x", "x y")]
+    colours = [enum.Enum("Colour", names, module="__main__")(1) for names in ("RED GREEN", "GREEN RED", "RED GREEN")]
+    models = [model(number)() for number in (1, 2, 1)]
+    getters = [model(1, number=property(eval(f"lambda self: {number}")))() for number in (1, 2, 1)]
+    makers = [model(1, make=classmethod(eval(f"lambda kind: {number}")))() for number in (1, 2, 1)]
+    lazy = [model(1, late=functools.cached_property(eval(f"lambda self: {number}")))() for number in (1, 2, 1)]
+    held = [Adder(function(number)) for number in (1, 2, 1)]
+    classes = [model(number) for number in (1, 2, 1)]
+    for each in (points, colours, models, getters, makers, lazy, held, classes):
+        first, other, again = [keys.digest(value) for value in each]
+        assert first == again != other
 
 
 def test_different_values_have_different_digests():

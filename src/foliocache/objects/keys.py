@@ -43,6 +43,14 @@ def _has_name(value: type | types.FunctionType) -> bool:
     return all(each.isidentifier() for each in value.__qualname__.split("."))
 
 
+def _is_found(value: type | types.FunctionType) -> bool:
+    """Return True if a module has this value under its name, and not another one or none."""
+    found: Any = sys.modules.get(value.__module__)
+    for each in value.__qualname__.split("."):
+        found = getattr(found, each, None)
+    return found is value
+
+
 def _file(function: Any) -> str | None:
     """Return the file of a function of the main module."""
     seen: set[int] = set()
@@ -260,7 +268,8 @@ class _Pickler(pickle.Pickler):
     """Makes the pickle that ``pickle.dumps`` makes. But it has digests of arrays, whose pickles say how they lie and whether
     they may be written to, of tensors and of their storages, whose pickles have addresses, and of functions in callables, whose
     pickles are their names. What the main module defines is known by its file: that module has another name in a
-    spawned process, and is another one where ``cloudpickle`` has brought a class."""
+    spawned process. What it does not have under its name is known by its content: there may be several of one name, and
+    where ``cloudpickle`` has brought a class, the main module is another one."""
 
     def __init__(self, stream: io.BytesIO, within: tuple[int, ...], is_callable: bool) -> None:
         super().__init__(stream, 5)
@@ -281,7 +290,10 @@ class _Pickler(pickle.Pickler):
         if self._is_callable and (type(value) is types.FunctionType or _inside(value) is not None):
             return bytes, (_of(value, self._within, is_callable=True),)
         if _is_a(value, (type, types.FunctionType)) and value.__module__ in _MAIN and _has_name(value):
-            return bytes, (where(value).encode(),)
+            if _is_found(value):
+                return bytes, (where(value).encode(),)
+            is_class = _is_a(value, type)
+            return bytes, ((_class if is_class else _function)(value, self._within, self._is_callable),)
         return NotImplemented
 
 
@@ -295,6 +307,28 @@ def _function(function: types.FunctionType, within: tuple[int, ...], is_callable
     for value in (function.__defaults__, function.__kwdefaults__, *closed_over(function), *more):
         parts.append(_of(value, within, is_callable))
     return _hash("function", parts)
+
+
+def _class(kind: type, within: tuple[int, ...], is_callable: bool) -> bytes:
+    """Return a digest of a class by its content."""
+    if id(kind) in within:
+        return _again(kind, within)
+    within = (*within, id(kind))
+    parts = [where(kind).encode(), *(_of(each, within, is_callable) for each in (type(kind), *kind.__bases__))]
+    for name, value in sorted(vars(kind).items()):
+        if name not in _OF_ALL_CLASSES:
+            parts += [name.encode(), *(_of(each, within, is_callable) for each in _attribute(value))]
+    return _hash("class", parts)
+
+
+def _attribute(value: Any) -> list[object]:
+    """Return what tells an attribute in the body of a class from others."""
+    kind = type(value)
+    if kind is property:
+        return [kind, value.fget, value.fset, value.fdel]
+    if kind is classmethod:
+        return [kind, value.__func__]
+    return [kind, value.func] if kind is functools.cached_property else [value]
 
 
 def _again(value: object, within: tuple[int, ...]) -> bytes:
@@ -331,6 +365,12 @@ _BUILT_IN = (
     types.MethodDescriptorType,
     types.ClassMethodDescriptorType,
 )
+# What is not part of a class's behaviour, or is also told by other attributes, and may differ between processes.
+_OF_ALL_CLASSES = {
+    "__annotate__", "__annotate_func__", "__annotations__", "__annotations_cache__", "__dataclass_fields__",
+    "__dataclass_params__", "__dict__", "__doc__", "__firstlineno__", "__module__", "__orig_bases__", "__parameters__",
+    "__qualname__", "__static_attributes__", "__type_params__", "__weakref__", "_abc_impl",
+}  # fmt: skip
 _CONTAINERS = (tuple, list, dict, set, frozenset)
 _SIMPLE: dict[type, Callable[[Any], bytes]] = {
     type(None): lambda value: b"",
