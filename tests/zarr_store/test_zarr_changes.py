@@ -357,6 +357,63 @@ def test_a_cancelled_change_that_does_not_end_is_given_up(pool, tmp_path, name, 
     assert ended and not [each for each in pool.names.list() if "changing" in each.key]
 
 
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("change", ["set", "delete_dir"])
+def test_a_change_that_is_given_up_awaits_what_it_does_at_its_end(pool, tmp_path, name, change, again):
+    """No task is left when asyncio.run closes the loop; a further cancellation is passed on."""
+    make, _ = CHANGES[change]
+    pool.fill_timeout = 0.1
+    ended = []
+
+    class Orderly(Endless):
+        async def set(self, key, value):
+            try:
+                await super().set(key, value)
+            finally:
+                asyncio.get_running_loop().call_soon(self.release)
+                try:
+                    await self.released.wait()
+                finally:
+                    ended.append(key)
+
+        def release(self):
+            if again:
+                for each in asyncio.all_tasks():
+                    each.cancel()
+            else:
+                asyncio.get_running_loop().call_soon(self.released.set)
+
+    async def begin():
+        store = Orderly(LocalStore(tmp_path))
+        store.begun, store.released = asyncio.Event(), asyncio.Event()
+        task = asyncio.create_task(make(FolioStore(store, pool, name=name)))
+        await store.begun.wait()
+        task.cancel()
+
+    with asyncio.Runner() as runner:
+        runner.run(begin())
+    assert ended and not [each for each in pool.names.list() if "changing" in each.key]
+
+
+@pytest.mark.parametrize("change", ["set", "delete_dir"])
+def test_a_change_that_is_cancelled_before_it_begins_awaits_nothing(pool, tmp_path, name, change, recwarn):
+    make, _ = CHANGES[change]
+
+    async def begin():
+        task = asyncio.create_task(make(FolioStore(Endless(LocalStore(tmp_path)), pool, name=name)))
+        await asyncio.sleep(0)
+        others = asyncio.all_tasks() - {task, asyncio.current_task()}
+        assert others
+        for each in others:
+            each.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    asyncio.run(begin())
+    gc.collect()
+    assert not [str(each.message) for each in recwarn]
+
+
 @pytest.mark.parametrize("change", ["set", "delete_dir"])
 def test_a_change_whose_loop_is_closed_has_no_mark(pool, tmp_path, name, change):
     """Others need not wait for it, and keep what they read."""

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from ...objects.found import Found
     from ...objects.host import Known
 
+_Change = Callable[[], Coroutine[Any, Any, None]]  # not a coroutine yet: a task that is cancelled before it begins awaits none
 _ABSENT = b""  # bytes, where a value is a memoryview
 _LISTINGS = "\0listings"  # no value has this key
 _MARK = "\0changing"  # behind the key of a value, or behind that of a folder and a slash: the key of its mark
@@ -419,25 +420,25 @@ class FolioStore(WrapperStore[Store]):
     # Writing.
 
     async def set(self, key: str, value: Buffer) -> None:
-        await self._changing([key], self._store.set(key, value))
+        await self._changing([key], lambda: self._store.set(key, value))
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        await self._changing([key], self._store.set_if_not_exists(key, value))
+        await self._changing([key], lambda: self._store.set_if_not_exists(key, value))
 
     async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
         values = list(values)
-        await self._changing([key for key, _ in values], self._store._set_many(values))
+        await self._changing([key for key, _ in values], lambda: self._store._set_many(values))
 
     async def delete(self, key: str) -> None:
-        await self._changing([key], self._store.delete(key))
+        await self._changing([key], lambda: self._store.delete(key))
 
     async def delete_dir(self, prefix: str) -> None:
-        await self._changing(None, self._store.delete_dir(prefix), prefix)
+        await self._changing(None, lambda: self._store.delete_dir(prefix), prefix)
 
     async def clear(self) -> None:
-        await self._changing(None, self._store.clear())
+        await self._changing(None, self._store.clear)
 
-    async def _changing(self, keys: Iterable[str] | None, change: Coroutine[Any, Any, None], below: str = "") -> None:
+    async def _changing(self, keys: Iterable[str] | None, change: _Change, below: str = "") -> None:
         """Wait for a change of some values, or of all below a prefix, and forget them: also if it fails, because the store may
         have made it.
 
@@ -452,19 +453,15 @@ class FolioStore(WrapperStore[Store]):
         task.add_done_callback(lambda _: timer.cancel())
         await asyncio.shield(task)
 
-    async def _changed(self, keys: Sequence[str] | None, change: Coroutine[Any, Any, None], below: str) -> None:
+    async def _changed(self, keys: Sequence[str] | None, change: _Change, below: str) -> None:
         self._find_place()
         async with contextlib.AsyncExitStack() as marks:
+            # in order, or two writers could wait for each other
+            for each in [self._below(below)] if keys is None else [self._prefix + key for key in keys]:
+                await marks.enter_async_context(await self.pool.names.ask_async(each + _MARK, math.inf))
+            self._forget_changed(keys, below)
             try:
-                # in order, or two writers could wait for each other
-                for each in [self._below(below)] if keys is None else [self._prefix + key for key in keys]:
-                    await marks.enter_async_context(await self.pool.names.ask_async(each + _MARK, math.inf))
-                self._forget_changed(keys, below)
-            except BaseException:
-                change.close()
-                raise
-            try:
-                await _made(change, self.pool.fill_timeout)
+                await _made(change(), self.pool.fill_timeout)
             finally:
                 self._forget_changed(keys, below)
 
@@ -606,8 +603,12 @@ async def _made(change: Coroutine[Any, Any, None], patience: float) -> None:
         while not task.done() and (left := end - loop.time()) > 0:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([task], timeout=left)
-        if task.cancel():
-            await asyncio.sleep(0)  # it is told
+        task.cancel()
+        while not task.done():  # it may await what it does at its end
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError:
+                task.cancel()
         raise
 
 
