@@ -315,6 +315,60 @@ def test_what_has_the_name_of_another_one_in_the_main_module_is_known_by_its_con
         assert first == again != other
 
 
+class Noting:
+    """An object that counts its pickles."""
+
+    def __init__(self, pickled):
+        self.pickled = pickled
+
+    def __reduce__(self):
+        self.pickled.append(self)
+        return str, ("x" * 1000,)
+
+
+def pair_of(value):
+    return [value, value]
+
+
+def function_of(value):
+    return lambda a=value: (a, value)
+
+
+def holder_of(value):
+    return functools.partial(function_of(value), value)
+
+
+def class_of(value):
+    return type("Pair", (), {"__module__": "__main__", "a": value, "b": value})
+
+
+@pytest.mark.parametrize("make", [pair_of, function_of, holder_of, class_of])
+def test_what_several_values_share_is_looked_at_once(make):
+    pickled = []
+    nested = Noting(pickled)
+    for _ in range(12):
+        nested = make(nested)
+    keys.digest(nested)
+    assert len(pickled) == 1
+    twice, once = make(make(Noting([]))), make(make(Noting([])))
+    assert keys.digest([twice, twice]) == keys.digest([twice, once])
+
+
+def test_functions_that_close_over_each_other_have_one_digest_wherever_they_are_met():
+    def pair():
+        def one(depth=(1,) * 100):
+            return depth and other()
+
+        def other(depth=(2,) * 100):
+            return depth and one()
+
+        return one, other
+
+    (one, other), (again, again_other) = pair(), pair()
+    assert keys.digest([one, other]) == keys.digest([one, again_other]) == keys.digest([again, other])
+    assert keys.digest([other, one]) == keys.digest([again_other, one]) != keys.digest([one, other])
+
+
 def test_different_values_have_different_digests():
     assert len(set(digests())) == len(VALUES) + 1
     assert keys.digest(numpy.arange(4)) != keys.digest(numpy.arange(4).reshape(2, 2))

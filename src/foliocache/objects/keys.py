@@ -25,6 +25,7 @@ from . import reducers
 from .values import type_text
 
 _LENGTH = struct.Struct("<Q")
+_WORTH = 16  # steps: what takes fewer is digested each time
 _MAIN = ("__main__", "__mp_main__")  # the second is the name of the parent's main module in a spawned process
 
 
@@ -69,7 +70,7 @@ def digest(value: Any) -> str:
     TypeError
         The value has no digest, because it cannot be pickled, or contains itself.
     """
-    return _of(value, ()).hex()
+    return _of(value, (), _NOTHING if type(value) in _SIMPLE else _Walk()).hex()
 
 
 def of_callable(function: Callable[..., Any]) -> str:
@@ -77,13 +78,13 @@ def of_callable(function: Callable[..., Any]) -> str:
     functions, held = taken_apart(function)
     if not functions or type(function) is types.FunctionType:
         return digest(function)
-    return _of([where(function), functions, held], (), is_callable=True).hex()
+    return _of([where(function), functions, held], (), _Walk(is_callable=True)).hex()
 
 
 def of_held(values: list[object]) -> str:
     """Return a digest of what a callable holds: as `digest`, but functions inside objects are hashed by their code, too. Raises
     TypeError."""
-    return _of(values, (), is_callable=True).hex()
+    return _of(values, (), _Walk(is_callable=True)).hex()
 
 
 def taken_apart(
@@ -201,34 +202,71 @@ def _is_empty(cell: types.CellType) -> bool:
     return False
 
 
-def _of(value: Any, within: tuple[int, ...], is_callable: bool = False) -> bytes:
+class _Walk:
+    """What is known of the values of one digest. A value that is within several others is looked at once, or the time for
+    a structure like ``[x, x]``, of which x is one, too, would double with each level.
+
+    Only a value from which no way leads back to itself, or to one that it is within, has the same digest everywhere."""
+
+    __slots__ = "again", "classes", "is_callable", "known", "steps"
+
+    def __init__(self, is_callable: bool = False) -> None:
+        self.is_callable = is_callable
+        self.known: dict[int, tuple[object, bytes]] = {}  # with the value, since another one could get its number
+        self.classes: dict[int, tuple[type, bytes]] = {}
+        self.steps = 0  # what was done: a digest that takes few is not worth its place
+        self.again = 0  # how often a value was met within itself
+
+
+_NOTHING = _Walk()  # of values that need none
+
+
+def _of(value: Any, within: tuple[int, ...], walk: _Walk) -> bytes:
     kind = type(value)
     simple = _SIMPLE.get(kind)
     if simple is not None:
         return _hash(kind.__name__, [simple(value)])
+    found = walk.known.get(id(value))
+    if found is not None:
+        return found[1]
+    steps, again = walk.steps, walk.again
     if kind in _CONTAINERS:
         if id(value) in within:
             raise TypeError(f"a {kind.__name__} that contains itself has no digest")
-        within = (*within, id(value))
-        parts = [_of(each, within, is_callable) for each in (_pairs(value) if kind is dict else value)]
-        return _hash(kind.__name__, sorted(parts) if kind in (set, frozenset) else parts)
-    if kind is _Keywords:
-        return _of(dict(sorted(value.values.items())), within, is_callable)
-    inside = _inside(value)
-    if inside is not None:
+        walk.steps += len(value)
+        inner = (*within, id(value))
+        parts = [_of(each, inner, walk) for each in (_pairs(value) if kind is dict else value)]
+        digest = _hash(kind.__name__, sorted(parts) if kind in (set, frozenset) else parts)
+    elif kind is _Keywords:
+        return _of(dict(sorted(value.values.items())), within, walk)
+    elif (inside := _inside(value)) is not None:
         if id(value) in within:
-            return _again(value, within)
-        within = (*within, id(value))
-        return _hash("holder", [_of(each, within, is_callable) for each in (inside[0], *inside[1])])
-    if kind is types.FunctionType:
-        return _function(value, within, is_callable)
-    numpy = sys.modules.get("numpy")
+            return _again(value, within, walk)
+        walk.steps += _WORTH
+        inner = (*within, id(value))
+        digest = _hash("holder", [_of(each, inner, walk) for each in (inside[0], *inside[1])])
+    elif kind is types.FunctionType:
+        walk.steps += _WORTH
+        digest = _function(value, within, walk)
+    else:
+        digest = _of_object(value, within, walk)
+    if walk.again == again and walk.steps - steps >= _WORTH:
+        walk.known[id(value)] = value, digest
+    return digest
+
+
+def _of_object(value: Any, within: tuple[int, ...], walk: _Walk) -> bytes:
+    numpy, kind = sys.modules.get("numpy"), type(value)
     if numpy is not None and kind is numpy.ndarray and (array := _array(value)) is not None:
+        walk.steps += value.nbytes >> 4
         return array
     torch = sys.modules.get("torch")
     if torch is not None and kind is torch.Tensor and reducers.is_plain(value):
+        walk.steps += value.nbytes >> 4
         return _hash("tensor", _tensor(value))
-    return _hash("pickle", [_pickle(value, within, is_callable)])
+    content = _pickle(value, within, walk)
+    walk.steps += len(content) >> 4
+    return _hash("pickle", [content])
 
 
 def _pairs(value: dict[object, object]) -> Iterable[object]:
@@ -255,10 +293,10 @@ def _bytes_of(storage: Any) -> bytes:
     return bytes(torch.empty(0, dtype=torch.uint8).set_(storage).numpy())
 
 
-def _pickle(value: object, within: tuple[int, ...], is_callable: bool) -> bytes:
+def _pickle(value: object, within: tuple[int, ...], walk: _Walk) -> bytes:
     stream = io.BytesIO()
     try:
-        _Pickler(stream, within, is_callable).dump(value)
+        _Pickler(stream, within, walk).dump(value)
     except Exception as error:
         raise TypeError(f"{type(value).__name__} has no digest: {error}") from error
     return stream.getvalue()
@@ -271,9 +309,9 @@ class _Pickler(pickle.Pickler):
     spawned process. What it does not have under its name is known by its content: there may be several of one name, and
     where ``cloudpickle`` has brought a class, the main module is another one."""
 
-    def __init__(self, stream: io.BytesIO, within: tuple[int, ...], is_callable: bool) -> None:
+    def __init__(self, stream: io.BytesIO, within: tuple[int, ...], walk: _Walk) -> None:
         super().__init__(stream, 5)
-        self._within, self._is_callable = within, is_callable
+        self._within, self._walk = within, walk
 
     def reducer_override(self, value: Any) -> Any:
         numpy = sys.modules.get("numpy")
@@ -287,38 +325,44 @@ class _Pickler(pickle.Pickler):
             untyped = value if type(value) is torch.UntypedStorage else value._untyped_storage
             if untyped.device.type == "cpu":  # of a subclass, a conjugate, a quantized tensor, and other tensors
                 return bytes, (str(getattr(value, "dtype", None)), _hash("storage", [_bytes_of(untyped)]))
-        if self._is_callable and (type(value) is types.FunctionType or _inside(value) is not None):
-            return bytes, (_of(value, self._within, is_callable=True),)
+        if self._walk.is_callable and (type(value) is types.FunctionType or _inside(value) is not None):
+            return bytes, (_of(value, self._within, self._walk),)
         if _is_a(value, (type, types.FunctionType)) and value.__module__ in _MAIN and _has_name(value):
             if _is_found(value):
                 return bytes, (where(value).encode(),)
-            is_class = _is_a(value, type)
-            return bytes, ((_class if is_class else _function)(value, self._within, self._is_callable),)
+            return bytes, ((_class if _is_a(value, type) else _of)(value, self._within, self._walk),)
         return NotImplemented
 
 
-def _function(function: types.FunctionType, within: tuple[int, ...], is_callable: bool) -> bytes:
+def _function(function: types.FunctionType, within: tuple[int, ...], walk: _Walk) -> bytes:
     if id(function) in within:
-        return _again(function, within)
+        return _again(function, within, walk)
     within = (*within, id(function))
     parts = [where(function).encode(), _code(function.__code__)]
     original = _original(function)
     more = [] if original is None or _has_closed_over(function, original) else [original]
     for value in (function.__defaults__, function.__kwdefaults__, *closed_over(function), *more):
-        parts.append(_of(value, within, is_callable))
+        parts.append(_of(value, within, walk))
     return _hash("function", parts)
 
 
-def _class(kind: type, within: tuple[int, ...], is_callable: bool) -> bytes:
+def _class(kind: type, within: tuple[int, ...], walk: _Walk) -> bytes:
     """Return a digest of a class by its content."""
     if id(kind) in within:
-        return _again(kind, within)
+        return _again(kind, within, walk)
+    found = walk.classes.get(id(kind))
+    if found is not None:
+        return found[1]
+    again = walk.again
     within = (*within, id(kind))
-    parts = [where(kind).encode(), *(_of(each, within, is_callable) for each in (type(kind), *kind.__bases__))]
+    parts = [where(kind).encode(), *(_of(each, within, walk) for each in (type(kind), *kind.__bases__))]
     for name, value in sorted(vars(kind).items()):
         if name not in _OF_ALL_CLASSES:
-            parts += [name.encode(), *(_of(each, within, is_callable) for each in _attribute(value))]
-    return _hash("class", parts)
+            parts += [name.encode(), *(_of(each, within, walk) for each in _attribute(value))]
+    digest = _hash("class", parts)
+    if walk.again == again:
+        walk.classes[id(kind)] = kind, digest
+    return digest
 
 
 def _attribute(value: Any) -> list[object]:
@@ -331,9 +375,10 @@ def _attribute(value: Any) -> list[object]:
     return [kind, value.func] if kind is functools.cached_property else [value]
 
 
-def _again(value: object, within: tuple[int, ...]) -> bytes:
+def _again(value: object, within: tuple[int, ...], walk: _Walk) -> bytes:
     """Return a digest of what refers to itself: how far from the outermost value it was met first. Of two functions that call
     each other, the one that is meant is told from the other."""
+    walk.again += 1
     return _hash("itself", [_LENGTH.pack(within.index(id(value)))])
 
 
@@ -343,7 +388,7 @@ def _code(code: types.CodeType) -> bytes:
     counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount
     parts = [code.co_code, code.co_exceptiontable, repr((names, counts)).encode()]  # the table has the extents of "try"
     for each in code.co_consts:
-        parts.append(_code(each) if inspect.iscode(each) else _of(each, ()))
+        parts.append(_code(each) if inspect.iscode(each) else _of(each, (), _Walk()))
     return _hash("code", parts)
 
 
