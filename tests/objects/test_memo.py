@@ -10,6 +10,7 @@ import pathlib
 import pickle
 import subprocess
 import sys
+import threading
 import types
 
 import numpy
@@ -289,6 +290,20 @@ def test_a_class_of_another_main_module_is_known_by_its_name():
     brought[0].__qualname__ = "function.<locals>.Brought"
     with pytest.raises(TypeError, match="has no digest"):
         keys.digest(brought[0](1))
+
+
+LOCK = threading.Lock()
+
+
+def take_lock(lock=LOCK, number=0, key=""):
+    return [number, key]
+
+
+@pytest.mark.parametrize("bound", [functools.partial(take_lock, lock=None), functools.partial(take_lock, None)])
+def test_a_default_that_a_partial_replaces_does_not_count(shared, key, bound):
+    """It need not be picklable."""
+    memoized = shared.memoize(functools.partial(bound, key=key))
+    assert memoized(number=1) == memoized(number=1) == [1, key] != memoized(number=2)
 
 
 def test_what_has_the_name_of_another_one_in_the_main_module_is_known_by_its_content():

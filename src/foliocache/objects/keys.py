@@ -32,8 +32,7 @@ _MAIN = ("__main__", "__mp_main__")  # the second is the name of the parent's ma
 def where(function: Callable[..., Any]) -> str:
     """Return a function's name, the same in every process: its module (its file, for the main module) and qualified name. Of a
     callable that holds a function, as a bound method does, it is that function's."""
-    while (inside := _inside(function)) is not None:
-        function = inside[0]
+    function = innermost(function)
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", type(function).__qualname__)
     file = _file(function) if module in _MAIN else None
     return f"{module if file is None else os.path.abspath(file)}.{name}"
@@ -117,8 +116,7 @@ def taken_apart(
 
 def is_decorated(function: Callable[..., Any]) -> bool:
     """Return True if a callable has the parameters of another one, which it need not call with the arguments that it gets."""
-    while (inside := _inside(function)) is not None:
-        function = inside[0]
+    function = innermost(function)
     is_itself = _original(function) is not None or getattr(function, "__signature__", None) is not None
     return is_itself or any(is_decorated(each) for each in _methods(function))
 
@@ -155,6 +153,13 @@ class _Keywords:
 
     def __init__(self, values: dict[str, object]) -> None:
         self.values = values
+
+
+def innermost(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the callable that a callable calls in the end, where each of those between only holds the next one."""
+    while (inside := _inside(function)) is not None:
+        function = inside[0]
+    return function
 
 
 def _inside(function: object) -> tuple[Callable[..., Any], list[object]] | None:

@@ -125,7 +125,9 @@ class Memo(Generic[P, R]):
 
     def _hidden_defaults(self) -> list[tuple[str, object]]:
         """Return the defaults that the signature does not tell, by their parameters' names: those of a decorator beside what it
-        decorates, or of ``forward`` of a module."""
+        decorates, or of ``forward`` of a module. What a function's own signature does not tell, a ``partial`` has given."""
+        if self.functions and not self.is_decorated and keys.innermost(self.function) is self.functions[0]:
+            return []
         told = self.signature.parameters if self.signature else {}
         return [
             (name, value)
