@@ -445,7 +445,7 @@ class FolioStore(WrapperStore[Store]):
         If this is cancelled, the change goes on to its end, as it would in a thread of the store, and is forgotten then.
         """
         loop = asyncio.get_running_loop()
-        task = loop.create_task(self._changed(None if keys is None else sorted(set(keys)), change, below))
+        task = _quiet(loop.create_task(self._changed(None if keys is None else sorted(set(keys)), change, below)))
         _changes.add(task)
         # A loop keeps its timers until it is closed, but not its tasks. A change that does not end until then leaves no mark.
         timer = loop.call_later(_NEVER, _ended, task)
@@ -593,7 +593,7 @@ async def _made(change: Coroutine[Any, Any, None], patience: float) -> None:
     when there is no mark any more.
     """
     loop = asyncio.get_running_loop()
-    task = loop.create_task(change)
+    task = _quiet(loop.create_task(change))
     asyncio._unregister_task(task)  # now it is none of all tasks
     task.add_done_callback(_ended)
     try:
@@ -610,6 +610,13 @@ async def _made(change: Coroutine[Any, Any, None], patience: float) -> None:
             except asyncio.CancelledError:
                 task.cancel()
         raise
+
+
+def _quiet(task: asyncio.Task[None]) -> asyncio.Task[None]:
+    """Return a task of which asyncio says nothing if its loop is closed before it has ended, as a second Ctrl-C does: nobody
+    has made it, and the one who waits is told."""
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    return task
 
 
 def _ended(task: asyncio.Task[Any]) -> None:
