@@ -35,7 +35,13 @@ def where(function: Callable[..., Any]) -> str:
     function = innermost(function)
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", type(function).__qualname__)
     file = _file(function) if module in _MAIN else None
-    return f"{module if file is None else os.path.abspath(file)}.{name}"
+    return f"{module if file is None else _absolute(file)}.{name}"
+
+
+@functools.lru_cache(maxsize=256)
+def _absolute(file: str) -> str:
+    """Return a file's path, which a later change of the working directory does not change."""
+    return os.path.abspath(file)
 
 
 def _has_name(value: type | types.FunctionType) -> bool:
