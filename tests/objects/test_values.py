@@ -4,11 +4,13 @@ import contextlib
 import datetime
 import decimal
 import functools
+import gc
 import multiprocessing
 import random
 import re
 import subprocess
 import sys
+import threading
 import weakref
 from pathlib import Path
 
@@ -32,6 +34,9 @@ VALUES = {
     "transposed": numpy.arange(24_000).reshape(20, 30, 40).transpose(1, 0, 2),
     "big-endian": numpy.arange(5000, dtype=">i4"),
     "structured": numpy.zeros(3000, [("a", "i1"), ("b", "<f8", (2,)), ("c", "U3")]),
+    "structured within": numpy.zeros(
+        300, [(("a title", "a"), [("x", ">u2"), ("ä", [("y", "M8[s]", (4,))])], (3, 2)), ("b", numpy.dtype(("f4", (2,))), (3,))]
+    ),
     "aligned": numpy.zeros(3000, numpy.dtype([("a", "i1"), ("b", "f8")], align=True)),
     "long type": numpy.zeros(5, [(f"field {n}", "f8") for n in range(20)]),
     "dates": numpy.array(["2026-11-26", "NaT"], "M8[D]"),
@@ -249,7 +254,7 @@ def put_as(pool, key, head, content):
         assert objects._keep(ask, key, values.Stored(head, [(0, memoryview(content))], len(content))) is not None
 
 
-@pytest.mark.parametrize("text", ["'|O'", "[('a', '|O')]", "'T'", "'O8'"])
+@pytest.mark.parametrize("text", ['"|O"', '[["a","|O"]]', '"T"', '"O8"'])
 @pytest.mark.parametrize("order", [b"C", b"F"])
 def test_bytes_of_the_pool_are_never_taken_for_addresses(shared, key, text, order):
     """Not even if another program says that they are references to Python objects."""
@@ -281,6 +286,39 @@ def test_damaged_descriptions_say_so(pool, key, size):
             except (foliocache.FoliocacheError, ValueError) as error:
                 told.append(str(error))
             assert all(repr(key) in each for each in told)
+
+
+def test_types_in_threads_that_collect_garbage():
+    """Until Python 3.11 its parser fails if another thread parses, too, while a collection of garbage lets that run."""
+    errors = []
+    types = [numpy.dtype([("a", "f4"), ("b", "i4", (n, 3)), ("c", [("d", "u1")])]) for n in range(1, 200)]
+
+    def ask():
+        try:
+            for _ in range(5):
+                for dtype in types:
+                    assert values._type_of.__wrapped__(values.type_text(dtype)) == dtype
+        except Exception as error:
+            errors.append(error)
+
+    def collected(phase, info):
+        """Some Python, in which the interpreter may go on with another thread."""
+
+    threshold, interval = gc.get_threshold(), sys.getswitchinterval()
+    gc.callbacks.append(collected)
+    gc.set_threshold(1)
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        gc.callbacks.remove(collected)
+        gc.set_threshold(*threshold)
+        sys.setswitchinterval(interval)
+    assert not errors
 
 
 class Rung(Exception):

@@ -16,11 +16,11 @@ Building all but pickles is harmless. A pickle can run any code: unpickling trus
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
 import inspect
 import itertools
+import json
 import math
 import pickle
 import struct
@@ -286,15 +286,15 @@ def _array(value: numpy.ndarray[Any, Any]) -> Stored | None:
 
 
 def type_text(dtype: numpy.dtype[Any]) -> str | None:
-    """Return a type as text, as in a .npy file; None if the text would not describe it completely."""
+    """Return a type as text: what a .npy file has of it, as JSON. None if the text would not describe it completely."""
     import numpy
 
     if numpy.lib.format.drop_metadata(dtype) is not dtype:  # NumPy would warn that it leaves them out
         return None
     try:
-        text = repr(numpy.lib.format.dtype_to_descr(dtype))
+        text = json.dumps(numpy.lib.format.dtype_to_descr(dtype), ensure_ascii=False, separators=(",", ":"))
         same = _type_of(text) == dtype and _type_of(text).isalignedstruct == dtype.isalignedstruct
-    except (ValueError, TypeError, SyntaxError, UserWarning):
+    except (ValueError, TypeError, UserWarning):
         return None
     return text if same and type(dtype).__module__.startswith("numpy") else None
 
@@ -303,10 +303,23 @@ def type_text(dtype: numpy.dtype[Any]) -> str | None:
 def _type_of(text: str) -> numpy.dtype[Any]:
     import numpy
 
-    dtype = numpy.lib.format.descr_to_dtype(ast.literal_eval(text))
+    # ast.literal_eval, which reads the text of a .npy file, fails in threads until Python 3.11 (CPython's issue 106905).
+    dtype = numpy.lib.format.descr_to_dtype(_with_tuples(json.loads(text)))
     if dtype.hasobject:  # its elements are addresses, and these bytes may be anyone's
         raise ValueError(f"arrays of {dtype} are never kept")
     return dtype
+
+
+def _with_tuples(described: Any) -> Any:
+    """Return a type as NumPy wants it: with tuples, of which JSON has made lists."""
+    if not isinstance(described, list):
+        return described
+    if len(described) == 2 and isinstance(described[1][0], int):  # a type and a shape, and no two fields
+        return _with_tuples(described[0]), tuple(described[1])
+    return [
+        (tuple(name) if isinstance(name, list) else name, _with_tuples(kind), *map(tuple, shape))
+        for name, kind, *shape in described
+    ]
 
 
 def _array_builder(shape: tuple[int, ...], text: str, order: str) -> Build:
