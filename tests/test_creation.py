@@ -15,7 +15,7 @@ import time
 
 import fresh
 import pytest
-from lines import STRIDE, answer_of, at_line, count_lines, in_child
+from lines import SOAK, STRIDE, answer_of, at_line, count_lines, in_child
 
 import foliocache
 from foliocache.mm import layout
@@ -136,7 +136,7 @@ def die_at(line):
 @fresh.process
 def test_killed_at_any_line_a_whole_pool_or_none_is_there(folder, way):
     go(way)
-    status, line, step = -signal.SIGKILL, 0, 1 if way == "nameless" else 3
+    status, line, step = -signal.SIGKILL, 0, 1 if SOAK else 4
     while status == -signal.SIGKILL:
         line += step
 
@@ -147,7 +147,7 @@ def test_killed_at_any_line_a_whole_pool_or_none_is_there(folder, way):
         else:
             with pytest.raises(foliocache.PoolNotFoundError):
                 foliocache.attach("pool")
-        if line % 9 == 0 or status == 0:
+        if line % 12 == 0 or status == 0:
             assert works(make_pool())
             assert os.listdir(folder) == ["foliocache.pool"], "what the killed ones have left is gone"
             foliocache.remove("pool")

@@ -51,20 +51,20 @@ def run(name, scene, most):
 
 @pytest.mark.parametrize("scene", names(OPERATIONS))
 def test_killed_at_any_instruction_of_an_operation(scene, pool_name):
-    run(pool_name, scene, None if SOAK else 500)
+    run(pool_name, scene, None if SOAK else 300)
 
 
 @pytest.mark.parametrize("scene", names(REAPS if SOAK else QUICK_REAPS))
 def test_killed_at_any_instruction_of_reaping_another(scene, pool_name):
-    run(pool_name, scene, None if SOAK else 60)
+    run(pool_name, scene, None if SOAK else 40)
 
 
 @pytest.mark.parametrize("scene", names(BESIDE))
 def test_stopped_at_any_instruction_while_another_is_reaped(scene, pool_name):
     """One by one they take long: while one stands in an operation, the reaper's patience ends again and again."""
-    run(pool_name, scene, 200 if SOAK else 12)
+    run(pool_name, scene, 200 if SOAK else 8)
 
 
 @pytest.mark.parametrize("scene", names(IN_HUGE_PAGES))
 def test_killed_or_stopped_at_any_instruction_in_huge_pages(scene, huge_pages):
-    run("pool", scene, None if SOAK else 30)
+    run("pool", scene, None if SOAK else 20)

@@ -208,7 +208,7 @@ class Cache(RuleBasedStateMachine):
 
 
 TestCacheCompiled = state_machine(Cache, compiled, 50)
-TestCacheInterpreted = state_machine(Cache, interpreted, 50)
+TestCacheInterpreted = state_machine(Cache, interpreted, 30)
 
 
 calls = st.sampled_from(["grab", "let go", "truncate", "shrink", "use", "table"])
