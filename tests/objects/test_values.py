@@ -54,6 +54,9 @@ VALUES = {
         3000, numpy.dtype({"names": ["x", "y"], "formats": ["i4", "i2"], "offsets": [0, 0]})
     ),
     "type with metadata": numpy.ones(3000, numpy.dtype("i4", metadata={"unit": "m"})),
+    "type with metadata and a title": numpy.ones(
+        3000, [(("a title", "a"), numpy.dtype("i4", metadata={"unit": "m"})), ("b", "i4")]
+    ),
     "matrix": numpy.arange(6000.0).reshape(60, 100).view(numpy.matrix),
     "records": numpy.zeros(3000, [("a", "i4"), ("b", "S3")]).view(numpy.recarray),
     "fortran matrix": numpy.asfortranarray(numpy.arange(6000).reshape(60, 100)).view(numpy.matrix),

@@ -289,9 +289,9 @@ def type_text(dtype: numpy.dtype[Any]) -> str | None:
     """Return a type as text: what a .npy file has of it, as JSON. None if the text would not describe it completely."""
     import numpy
 
-    if numpy.lib.format.drop_metadata(dtype) is not dtype:  # NumPy would warn that it leaves them out
-        return None
     try:
+        if numpy.lib.format.drop_metadata(dtype) is not dtype:  # NumPy would warn that it leaves them out
+            return None
         text = json.dumps(numpy.lib.format.dtype_to_descr(dtype), ensure_ascii=False, separators=(",", ":"))
         same = _type_of(text) == dtype and _type_of(text).isalignedstruct == dtype.isalignedstruct
     except (ValueError, TypeError, UserWarning):
