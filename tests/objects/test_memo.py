@@ -251,6 +251,7 @@ def digests():
 VALUES = [
     None, ..., True, -(10**30), 1.5, 1j, "é\udcff", b"1", bytearray(b"1"), (1, [2, {"a": {"x", "y", 1}}]), frozenset("abcd"),
     numpy.arange(5), numpy.arange(5).astype(">i4"), pathlib.Path("/tmp"), Colour.RED, numpy.float32(1), len, digests,
+    types.SimpleNamespace(a={"x", "y", "z"}, b=frozenset({("v", 1), frozenset("uw"), Colour.RED, None})),
 ]  # fmt: skip
 
 
@@ -395,6 +396,7 @@ ARRAYS = {
     "dates": numpy.arange(6).astype("M8[s]").reshape(2, 3),
     "texts": numpy.array([["a", "bc"], ["d", ""]]),
     "structured": numpy.ones((2, 3), numpy.dtype([("a", "i1"), ("b", "f8", (2,))])),
+    "structured with gaps": numpy.ones((2, 3), numpy.dtype([("a", "i1"), ("b", [("\udcff", "i1"), ("d", "f8")])], align=True)),
 }
 
 
@@ -406,9 +408,26 @@ def test_arrays_are_known_by_their_content(name, within):
     read_only = array.view()
     read_only.flags.writeable = False
     same = [pickle.loads(pickle.dumps(array)), read_only, numpy.asfortranarray(array), array[::-1][::-1]]
-    other = array[::-1].copy() if name != "structured" else array.astype([("a", "i1"), ("c", "f8", (2,))])
+    other = array[::-1].copy() if array.dtype.names is None else array.astype([("a", "i1"), ("c", array.dtype["b"])])
     assert {keys.digest(within(each)) for each in same} == {keys.digest(within(array))} != {keys.digest(within(other))}
     assert keys.digest(within(array)) != keys.digest(within(array.T))
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_what_lies_between_the_fields_of_an_array_does_not_count(aligned):
+    dtype = numpy.dtype({"names": ["a", "b"], "formats": ["i1", [("c", "i8")]], "offsets": [0, 8]}, align=aligned)
+    one, other = (numpy.full(3 * dtype.itemsize, byte, "u1").view(dtype) for byte in (0, 255))
+    one["a"] = other["a"] = 1
+    one["b"]["c"] = other["b"]["c"] = 2
+    assert keys.digest(one) == keys.digest(other) == keys.digest(other[::-1])
+    other["b"]["c"][1] = 3
+    assert keys.digest(one) != keys.digest(other)
+
+
+def test_sets_within_an_object_may_be_of_what_refers_to_it():
+    holder = Adder(set())
+    holder.amount.add(holder)
+    assert keys.digest(holder) == keys.digest(holder) != keys.digest(Adder(set()))
 
 
 def test_arguments_without_content_are_refused_in_words(shared):

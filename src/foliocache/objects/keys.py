@@ -8,6 +8,7 @@ its bytecode, its defaults and the variables that it has closed over; a callable
 
 from __future__ import annotations
 
+import enum
 import functools
 import hashlib
 import inspect
@@ -286,13 +287,26 @@ def _pairs(value: dict[object, object]) -> Iterable[object]:
 
 
 def _array(value: Any) -> bytes | None:
-    """Return a digest of an array of NumPy; None if its elements are objects, or its type cannot be described."""
+    """Return a digest of an array of NumPy; None if its elements are objects, or its type says more than NumPy shows of it."""
     dtype = value.dtype
     if dtype.hasobject or dtype.metadata or not type(dtype).__module__.startswith("numpy"):
         return None
-    is_simple = dtype.names is None and dtype.subdtype is None
-    text = dtype.str if is_simple else type_text(dtype)
-    return None if text is None else _hash("ndarray", [text.encode(), repr(value.shape).encode(), value.tobytes()])
+    if dtype.names is None:
+        described = dtype.str.encode()
+    else:
+        text = type_text(dtype)
+        described = pickle.dumps(dtype, 5) if text is None else text.encode("utf-8", "surrogatepass")
+    return _hash("ndarray", [described, repr(value.shape).encode(), *_elements(value)])
+
+
+def _elements(value: Any) -> Iterable[bytes]:
+    """Yield the bytes of an array's elements, those of a structured one field by field: what lies between its fields may be
+    anything."""
+    names = value.dtype.names
+    if names is None:
+        yield value.tobytes()
+    for name in names or ():
+        yield from _elements(value[name])
 
 
 def _tensor(value: Any) -> list[bytes]:
@@ -305,11 +319,18 @@ def _bytes_of(storage: Any) -> bytes:
 
 
 def _pickle(value: object, within: tuple[int, ...], walk: _Walk) -> bytes:
-    stream = io.BytesIO()
     try:
-        _Pickler(stream, within, walk).dump(value)
+        content = _dumped(_Pickler, value, within, walk)
+        if any(each in content for each in _SETS):
+            content = _dumped(_PicklerOfSets, value, within, walk)
     except Exception as error:
         raise TypeError(f"{type(value).__name__} has no digest: {error}") from error
+    return content
+
+
+def _dumped(pickler: type[_Pickler], value: object, within: tuple[int, ...], walk: _Walk) -> bytes:
+    stream = io.BytesIO()
+    pickler(stream, within, walk).dump(value)
     return stream.getvalue()
 
 
@@ -343,6 +364,23 @@ class _Pickler(pickle.Pickler):
                 return bytes, (where(value).encode(),)
             return bytes, ((_class if _is_a(value, type) else _of)(value, self._within, self._walk),)
         return NotImplemented
+
+
+class _PicklerOfSets(_Pickler):
+    """Has digests of sets, too: their order is another one in each process. It takes longer, as it looks at every value."""
+
+    def persistent_id(self, value: Any) -> Any:
+        if type(value) in (set, frozenset) and all(map(_is_told_by_itself, value)):
+            return _of(value, self._within, self._walk)
+        return None
+
+
+def _is_told_by_itself(value: Any) -> bool:
+    """Return True for what cannot refer to what it is within."""
+    kind = type(value)
+    if kind in (tuple, frozenset):
+        return all(map(_is_told_by_itself, value))
+    return kind in _SIMPLE or _is_a(value, enum.Enum)
 
 
 def _function(function: types.FunctionType, within: tuple[int, ...], walk: _Walk) -> bytes:
@@ -427,6 +465,7 @@ _OF_ALL_CLASSES = {
     "__dataclass_params__", "__dict__", "__doc__", "__firstlineno__", "__module__", "__orig_bases__", "__parameters__",
     "__qualname__", "__static_attributes__", "__type_params__", "__weakref__", "_abc_impl",
 }  # fmt: skip
+_SETS = (pickle.EMPTY_SET + pickle.MEMOIZE, pickle.FROZENSET + pickle.MEMOIZE)  # how a set begins in a pickle, or ends
 _CONTAINERS = (tuple, list, dict, set, frozenset)
 _SIMPLE: dict[type, Callable[[Any], bytes]] = {
     type(None): lambda value: b"",
