@@ -207,7 +207,7 @@ def test_no_other_dataset_or_transform_has_a_samples_name(shared):
 def test_names_of_samples_stay_as_they_are(shared):
     """Pools outlive versions of this library."""
     dataset = SharedDataset([0] * 9, shared, "images")
-    assert dataset._known_by(-1) == (8, "torch:images:8") and dataset._known_by_all([3])[0][1] == "torch:images:3"
+    assert dataset._known_by(8) == (8, "torch:images:8") and dataset._known_by_all([3])[0][1] == "torch:images:3"
     assert SharedDataset(ByText(), shared, "a'b/c")._known_by("x") == ("x", "torch:a'b/c:'x")
     assert cached(abs, shared, sample_key=str)._key == f"torch:{keys.digest(abs)}:"
 
@@ -291,7 +291,7 @@ def test_samples_held_through_a_fork_stay(shared, log):
 
 def test_batches_are_made_in_one_call(shared, log):
     dataset = SharedDataset(samples.Batched(log), shared, "images")
-    assert [each["label"] for each in dataset.__getitems__([4, 2, 4, -1])] == [4, 2, 4, 23]
+    assert [each["label"] for each in dataset.__getitems__([4, 2, 4, 23])] == [4, 2, 4, 23]
     first, second = dataset.__getitems__([4, 4])
     first["image"].zero_()
     assert int(second["image"][0, 0, 0]) == 4
@@ -364,9 +364,10 @@ def test_an_error_of_the_dataset_is_the_callers(shared, log):
         dataset[3]
     with pytest.raises(OSError, match="the disk is gone"):
         load(dataset, num_workers=0, timeout=0, multiprocessing_context=None, shuffle=False)
-    for index in (24, -25, 10**30):
-        with pytest.raises(IndexError, match=f"sample {index} of a dataset of 24"):
-            dataset[index]
+    letters = SharedDataset(list("abc"), shared, "few letters")
+    for index in (3, -4, 10**30):
+        with pytest.raises(IndexError, match="index"):
+            letters[index]
 
 
 def test_indices_of_every_kind(shared):
@@ -380,6 +381,23 @@ def test_indices_of_every_kind(shared):
     assert type(dataset[numpy.int64(3)][0]) is int
     tail = SharedDataset(list("abc"), shared, "letters")
     assert (tail[-1], tail[2], list(tail), len(tail)) == ("c", "c", ["a", "b", "c"], 3)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_numbers_need_not_be_places(shared, batched):
+    class Named(dict):
+        if batched:
+
+            def __getitems__(self, indices):
+                return [self[index] for index in indices]
+
+    named = Named({-1: "a", 7: "b", 0: "c", 10**30: "d"})
+    dataset = SharedDataset(named, shared, f"named {batched}")
+    for _ in range(2):
+        assert dataset.__getitems__(list(named)) == [dataset[number] for number in named] == list(named.values())
+    for loaded in (torch.utils.data.DataLoader(each, batch_size=None, sampler=[7, 1]) for each in (named, dataset)):
+        with pytest.raises(KeyError, match=r"^1$"):
+            list(loaded)
 
 
 def test_versions_and_keys_are_apart(shared):

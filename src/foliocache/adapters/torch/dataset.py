@@ -110,7 +110,8 @@ class SharedDataset(torch.utils.data.Dataset[Any]):
         Parameters
         ----------
         index : int or object
-            Whatever the dataset takes. Objects other than numbers and strings are told apart by their content.
+            Whatever the dataset takes; numbers reach it as ints. Objects other than numbers and strings are told apart by
+            their content.
 
         Returns
         -------
@@ -119,8 +120,6 @@ class SharedDataset(torch.utils.data.Dataset[Any]):
 
         Raises
         ------
-        IndexError
-            The dataset has no such sample.
         SourceError
             Another process was making the sample, and failed.
         FoliocacheError
@@ -181,14 +180,8 @@ class SharedDataset(torch.utils.data.Dataset[Any]):
 
     def _known_by_all(self, indices: Sequence[Any]) -> list[tuple[Any, str]]:
         """Do what ``_known_by`` does, for the indices of a batch."""
-        try:
-            size = len(self.dataset)
-        except TypeError:
-            size = 0
         key = self._key
-        return [
-            (index, f"{key}{index}") if type(index) is int and 0 <= index < size else self._known_by(index) for index in indices
-        ]
+        return [(index, f"{key}{index}") if type(index) is int else self._known_by(index) for index in indices]
 
     def _known_by(self, index: Any) -> tuple[Any, str]:
         """Return an index as the dataset gets it, and the key of its sample."""
@@ -196,11 +189,4 @@ class SharedDataset(torch.utils.data.Dataset[Any]):
             number = operator.index(index)
         except TypeError:
             return index, self._key + (naming.of_text(index) if isinstance(index, str) else keys.digest(index))
-        try:
-            size = len(self.dataset)
-        except TypeError:
-            return number, f"{self._key}{number}"
-        if not -size <= number < size:
-            raise IndexError(f"sample {number} of a dataset of {size}")
-        number = number % size
         return number, f"{self._key}{number}"
