@@ -4,6 +4,7 @@ import collections
 import enum
 import functools
 import inspect
+import itertools
 import multiprocessing
 import os
 import pathlib
@@ -383,6 +384,55 @@ def test_functions_that_close_over_each_other_have_one_digest_wherever_they_are_
     (one, other), (again, again_other) = pair(), pair()
     assert keys.digest([one, other]) == keys.digest([one, again_other]) == keys.digest([again, other])
     assert keys.digest([other, one]) == keys.digest([again_other, one]) != keys.digest([one, other])
+
+
+def test_functions_that_all_call_each_other_are_looked_at_once(monkeypatch):
+    """So are classes that know each other."""
+
+    def parser(*names):
+        calls = "+".join(f"{name}(at - 1)" for name in names)
+        parts = "".join(f" def {name}(at): return at and {calls}\n" for name in names)
+        return made(f"def parser():\n{parts} return {names[0]}", "parser")()
+
+    def rules(*names):
+        kinds = {name: type(name, (), {"__module__": "__main__"}) for name in names}
+        for kind, (name, other) in itertools.product(kinds.values(), kinds.items()):
+            setattr(kind, name, other)
+        return kinds[names[0]]()
+
+    for make in (parser, rules):
+        looked, where = [], keys.where
+        monkeypatch.setattr(keys, "where", lambda value, looked=looked, where=where: looked.append(value) or where(value))
+        first, *others = (keys.digest(make(*names)) for names in ("abcdefg", "abcdefg", "abcdefh"))
+        assert len(looked) == 3 * 7
+        assert first == others[0] != others[1]
+
+
+def test_what_has_no_order_has_one_digest_whatever_it_calls():
+    def part(name, around):
+        return lambda: (name, around)
+
+    def ring(*names):
+        sets = [set() for _ in names]
+        parts = [part(*each) for each in zip(names, sets, strict=True)]
+        for each in sets:
+            each.update(parts)
+        return parts[0]
+
+    assert len({keys.digest(ring("a", "b", "c")) for _ in range(20)}) == 1
+    assert keys.digest(ring("a", "b", "c")) != keys.digest(ring("a", "b", "d"))
+
+
+def test_what_an_object_with_sets_holds_counts_wherever_it_leads():
+    def digest(number):
+        def function():
+            return holder
+
+        inner = eval(f"lambda function: lambda: (function, {number})")(function)
+        holder = types.SimpleNamespace(names={"a", "b"}, inner=inner)
+        return keys.of_held([function])
+
+    assert digest(1) == digest(1) != digest(2)
 
 
 def test_different_values_have_different_digests():

@@ -218,16 +218,40 @@ class _Walk:
     """What is known of the values of one digest. A value that is within several others is looked at once, or the time for
     a structure like ``[x, x]``, of which x is one, too, would double with each level.
 
-    Only a value from which no way leads back to itself, or to one that it is within, has the same digest everywhere."""
+    Only a value from which no way leads back to one that it is within has the same digest everywhere. From the outermost
+    function or class on, the others are known by their numbers when they are met again."""
 
-    __slots__ = "again", "classes", "is_callable", "known", "steps"
+    __slots__ = "again", "classes", "is_callable", "is_following", "known", "met", "steps"
 
     def __init__(self, is_callable: bool = False) -> None:
         self.is_callable = is_callable
         self.known: dict[int, tuple[object, bytes]] = {}  # with the value, since another one could get its number
         self.classes: dict[int, tuple[type, bytes]] = {}
         self.steps = 0  # what was done: a digest that takes few is not worth its place
-        self.again = 0  # how often a value was met within itself
+        self.again = 0  # how often what was found depends on what it is within
+        self.is_following = False  # within a function or a class
+        self.met: dict[int, tuple[object, int]] = {}
+
+    def follow(self, digest: Callable[[Any, tuple[int, ...], _Walk], bytes], value: object, within: tuple[int, ...]) -> bytes:
+        """Return the digest of what may lead back to itself."""
+        if self.is_following:
+            return digest(value, within, self)
+        self.is_following = True
+        found = digest(value, (), self)
+        self.is_following = False
+        self.met.clear()
+        return found
+
+    def meet(self, value: object) -> None:
+        self.met[id(value)] = value, len(self.met)
+
+    def met_again(self, value: object) -> bytes | None:
+        """Return a digest of what was met from the outermost function or class on; None if it was not, or is known."""
+        found = self.met.get(id(value))
+        if found is None:
+            return None
+        self.again += 1
+        return _hash("met", [_LENGTH.pack(found[1])])
 
 
 _NOTHING = _Walk()  # of values that need none
@@ -241,30 +265,44 @@ def _of(value: Any, within: tuple[int, ...], walk: _Walk) -> bytes:
     found = walk.known.get(id(value))
     if found is not None:
         return found[1]
+    met = walk.met_again(value)
+    if met is not None:
+        return met
     steps, again = walk.steps, walk.again
     if kind in _CONTAINERS:
         if id(value) in within:
             raise TypeError(f"a {kind.__name__} that contains itself has no digest")
         walk.steps += len(value)
         inner = (*within, id(value))
-        parts = [_of(each, inner, walk) for each in (_pairs(value) if kind is dict else value)]
-        digest = _hash(kind.__name__, sorted(parts) if kind in (set, frozenset) else parts)
+        if kind in (set, frozenset):
+            digest = _hash(kind.__name__, sorted(_apart(value, inner, walk)))
+        else:
+            digest = _hash(kind.__name__, [_of(each, inner, walk) for each in (_pairs(value) if kind is dict else value)])
     elif kind is _Keywords:
         return _of(dict(sorted(value.values.items())), within, walk)
-    elif (inside := _inside(value)) is not None:
+    elif kind is types.FunctionType or _inside(value) is not None:
         if id(value) in within:
             return _again(value, within, walk)
         walk.steps += _WORTH
-        inner = (*within, id(value))
-        digest = _hash("holder", [_of(each, inner, walk) for each in (inside[0], *inside[1])])
-    elif kind is types.FunctionType:
-        walk.steps += _WORTH
-        digest = _function(value, within, walk)
+        digest = walk.follow(_callable, value, within)
     else:
         digest = _of_object(value, within, walk)
-    if walk.again == again and walk.steps - steps >= _WORTH:
+    if walk.steps - steps < _WORTH:
+        return digest
+    if walk.again == again:
         walk.known[id(value)] = value, digest
+    elif walk.is_following:
+        walk.meet(value)
     return digest
+
+
+def _apart(values: Iterable[object], within: tuple[int, ...], walk: _Walk) -> Iterable[bytes]:
+    """Yield the digests of values that have no order: none has a number for another one."""
+    before = walk.met
+    for each in values:
+        walk.met = dict(before)
+        yield _of(each, within, walk)
+    walk.met = before
 
 
 def _of_object(value: Any, within: tuple[int, ...], walk: _Walk) -> bytes:
@@ -319,9 +357,11 @@ def _bytes_of(storage: Any) -> bytes:
 
 
 def _pickle(value: object, within: tuple[int, ...], walk: _Walk) -> bytes:
+    before = dict(walk.met)
     try:
         content = _dumped(_Pickler, value, within, walk)
         if any(each in content for each in _SETS):
+            walk.met = before
             content = _dumped(_PicklerOfSets, value, within, walk)
     except Exception as error:
         raise TypeError(f"{type(value).__name__} has no digest: {error}") from error
@@ -383,10 +423,11 @@ def _is_told_by_itself(value: Any) -> bool:
     return kind in _SIMPLE or _is_a(value, enum.Enum)
 
 
-def _function(function: types.FunctionType, within: tuple[int, ...], walk: _Walk) -> bytes:
-    if id(function) in within:
-        return _again(function, within, walk)
+def _callable(function: Any, within: tuple[int, ...], walk: _Walk) -> bytes:
     within = (*within, id(function))
+    inside = _inside(function)
+    if inside is not None:
+        return _hash("holder", [_of(each, within, walk) for each in (inside[0], *inside[1])])
     parts = [where(function).encode(), _code(function.__code__)]
     original = _original(function)
     more = [] if original is None or _has_closed_over(function, original) else [original]
@@ -402,16 +443,25 @@ def _class(kind: type, within: tuple[int, ...], walk: _Walk) -> bytes:
     found = walk.classes.get(id(kind))
     if found is not None:
         return found[1]
+    met = walk.met_again(kind)
+    if met is not None:
+        return met
     again = walk.again
+    digest = walk.follow(_content, kind, within)
+    if walk.again == again:
+        walk.classes[id(kind)] = kind, digest
+    elif walk.is_following:
+        walk.meet(kind)
+    return digest
+
+
+def _content(kind: type, within: tuple[int, ...], walk: _Walk) -> bytes:
     within = (*within, id(kind))
     parts = [where(kind).encode(), *(_of(each, within, walk) for each in (type(kind), *kind.__bases__))]
     for name, value in sorted(vars(kind).items()):
         if name not in _OF_ALL_CLASSES:
             parts += [name.encode(), *(_of(each, within, walk) for each in _attribute(value))]
-    digest = _hash("class", parts)
-    if walk.again == again:
-        walk.classes[id(kind)] = kind, digest
-    return digest
+    return _hash("class", parts)
 
 
 def _attribute(value: Any) -> list[object]:
