@@ -265,8 +265,7 @@ def _of(value: Any, within: tuple[int, ...], walk: _Walk) -> bytes:
     found = walk.known.get(id(value))
     if found is not None:
         return found[1]
-    met = walk.met_again(value)
-    if met is not None:
+    if walk.met and (met := walk.met_again(value)) is not None:
         return met
     steps, again = walk.steps, walk.again
     if kind in _CONTAINERS:
@@ -443,8 +442,7 @@ def _class(kind: type, within: tuple[int, ...], walk: _Walk) -> bytes:
     found = walk.classes.get(id(kind))
     if found is not None:
         return found[1]
-    met = walk.met_again(kind)
-    if met is not None:
+    if (met := walk.met_again(kind)) is not None:
         return met
     again = walk.again
     digest = walk.follow(_content, kind, within)
