@@ -491,6 +491,15 @@ def test_arguments_without_content_are_refused_in_words(shared):
         shared.memoize(key=lambda a: a)(lambda a: a)(1)
 
 
+def test_an_argument_without_memory_for_its_pickle_is_not_said_to_have_no_digest(shared):
+    class Large:
+        def __reduce__(self):
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        shared.memoize()(first)(Large(), 1)
+
+
 def test_functions_without_a_signature_need_a_key(shared, key):
     with pytest.raises(TypeError, match="are not known"):
         shared.memoize()(functools.partial(max, 3))

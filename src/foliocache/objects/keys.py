@@ -362,6 +362,8 @@ def _pickle(value: object, within: tuple[int, ...], walk: _Walk) -> bytes:
         if any(each in content for each in _SETS):
             walk.met = before
             content = _dumped(_PicklerOfSets, value, within, walk)
+    except MemoryError:
+        raise
     except Exception as error:
         raise TypeError(f"{type(value).__name__} has no digest: {error}") from error
     return content
