@@ -438,3 +438,40 @@ def test_a_change_whose_loop_is_closed_has_no_mark(pool, tmp_path, name, change)
     loop.close()
     del loop
     assert not marks() and not told
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+@pytest.mark.parametrize("change", ["set", "delete_dir"])
+def test_asyncio_reports_no_change_that_is_cancelled_and_fails(pool, tmp_path, name, change, is_closed):
+    """Nor if its loop is closed before the one who waits for it is told, as by Zarr at the end of a process."""
+    make, _ = CHANGES[change]
+
+    class Failing(Endless):
+        async def set(self, key, value):
+            self.begun.set()
+            await self.go.wait()
+            if is_closed:
+                asyncio.get_running_loop().stop()
+            raise OSError("a failure")
+
+    async def begin(store):
+        store.begun, store.go = asyncio.Event(), asyncio.Event()
+        task = asyncio.create_task(make(FolioStore(store, pool, name=name)))
+        await store.begun.wait()
+        task.cancel()
+        await asyncio.wait([task])
+
+    async def end():
+        await asyncio.gather(*module._changes, return_exceptions=True)
+
+    loop = asyncio.new_event_loop()
+    told = []
+    loop.set_exception_handler(lambda loop, context: told.append(context))
+    store = Failing(LocalStore(tmp_path))
+    loop.run_until_complete(begin(store))
+    store.go.set()
+    loop.run_forever() if is_closed else loop.run_until_complete(end())
+    loop.close()
+    del loop, store
+    gc.collect()
+    assert not told

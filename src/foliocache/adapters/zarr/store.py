@@ -445,13 +445,15 @@ class FolioStore(WrapperStore[Store]):
         If this is cancelled, the change goes on to its end, as it would in a thread of the store, and is forgotten then.
         """
         loop = asyncio.get_running_loop()
-        task = _quiet(loop.create_task(self._changed(None if keys is None else sorted(set(keys)), change, below)))
+        wanted = None if keys is None else sorted(set(keys))
+        task = _quiet(loop.create_task(_tried(lambda: self._changed(wanted, change, below))))
         _changes.add(task)
         # A loop keeps its timers until it is closed, but not its tasks. A change that does not end until then leaves no mark.
         timer = loop.call_later(_NEVER, _ended, task)
         task.add_done_callback(_ended)
         task.add_done_callback(lambda _: timer.cancel())
-        await asyncio.shield(task)
+        await asyncio.wait([task])
+        _raise(task)
 
     async def _changed(self, keys: Sequence[str] | None, change: _Change, below: str) -> None:
         self._find_place()
@@ -461,7 +463,7 @@ class FolioStore(WrapperStore[Store]):
                 await marks.enter_async_context(await self.pool.names.ask_async(each + _MARK, math.inf))
             self._forget_changed(keys, below)
             try:
-                await _made(change(), self.pool.fill_timeout)
+                await _made(change, self.pool.fill_timeout)
             finally:
                 self._forget_changed(keys, below)
 
@@ -583,21 +585,21 @@ if hasattr(WrapperStore, "get_sync"):  # a class that is derived from FolioStore
         setattr(FolioStore, _each, vars(_SyncFolioStore)[_each])
 
 
-_changes: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()  # those that are made
+_changes: weakref.WeakSet[asyncio.Task[Exception | None]] = weakref.WeakSet()  # those that are made
 
 
-async def _made(change: Coroutine[Any, Any, None], patience: float) -> None:
+async def _made(change: _Change, patience: float) -> None:
     """Wait for a change. If this task is cancelled, the change is not, for so many seconds.
 
     ``asyncio.run`` cancels all tasks at its end, and waits for them. A thread that makes the change would go on, and make it
     when there is no mark any more.
     """
     loop = asyncio.get_running_loop()
-    task = _quiet(loop.create_task(change))
+    task = _quiet(loop.create_task(_tried(change)))
     asyncio._unregister_task(task)  # now it is none of all tasks
     task.add_done_callback(_ended)
     try:
-        await asyncio.shield(task)
+        await asyncio.wait([task])
     except asyncio.CancelledError:
         end = loop.time() + patience
         while not task.done() and (left := end - loop.time()) > 0:
@@ -610,9 +612,27 @@ async def _made(change: Coroutine[Any, Any, None], patience: float) -> None:
             except asyncio.CancelledError:
                 task.cancel()
         raise
+    _raise(task)
 
 
-def _quiet(task: asyncio.Task[None]) -> asyncio.Task[None]:
+async def _tried(change: _Change) -> Exception | None:
+    """Wait for a change, and return what it raises. asyncio reports what a task raises if its loop is closed before anybody has
+    asked the task, and, from Python 3.14 on, if the one who waits by ``asyncio.shield`` was cancelled."""
+    try:
+        await change()
+    except Exception as error:
+        return error
+    return None
+
+
+def _raise(task: asyncio.Task[Exception | None]) -> None:
+    """Raise what a task of ``_tried`` that is done returned, if anything."""
+    error = task.result()
+    if error is not None:
+        raise error
+
+
+def _quiet(task: asyncio.Task[Exception | None]) -> asyncio.Task[Exception | None]:
     """Return a task of which asyncio says nothing if its loop is closed before it has ended, as a second Ctrl-C does: nobody
     has made it, and the one who waits is told."""
     task._log_destroy_pending = False  # type: ignore[attr-defined]
