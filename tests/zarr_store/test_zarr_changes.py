@@ -12,7 +12,7 @@ import pytest
 from lines import STRIDE, at_line, count_lines, in_child
 from zarr.abc.store import RangeByteRequest
 from zarr.core.buffer import cpu, default_buffer_prototype
-from zarr.storage import LocalStore, WrapperStore
+from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from foliocache.adapters.zarr import store as module
 from foliocache.objects.found import MISSING
@@ -228,6 +228,25 @@ def test_a_deletion_concerns_what_lies_below_it(zarr_pool, tmp_path, monkeypatch
         await task
 
     asyncio.run(asyncio.wait_for(check(), PATIENCE))
+
+
+@pytest.mark.parametrize("prefix", ["a/k", "a/k/"])
+async def test_a_deletion_of_a_folder_that_is_a_value(zarr_pool, tmp_path, name, prefix):
+    """File systems of fsspec delete the value. Nothing of it is kept meanwhile."""
+    kept = []
+
+    class Reading(WrapperStore):
+        async def delete_dir(self, prefix):
+            assert await found(store) == OLD
+            kept.append(store.recall(KEY, "") is not MISSING)
+            await super().delete_dir(prefix)
+
+    inner = FsspecStore.from_url(f"file://{tmp_path}", storage_options={"auto_mkdir": True})
+    store = FolioStore(inner, zarr_pool, name=name)
+    await store.set(KEY, buffer(OLD))
+    assert await found(store) == OLD
+    await FolioStore(Reading(inner), zarr_pool, name=name).delete_dir(prefix)
+    assert await found(store) is None and kept == [False]
 
 
 def test_a_store_with_a_name_keeps_nothing_while_it_is_cleared(zarr_pool, tmp_path, name):

@@ -458,8 +458,10 @@ class FolioStore(WrapperStore[Store]):
     async def _changed(self, keys: Sequence[str] | None, change: _Change, below: str) -> None:
         self._find_place()
         async with contextlib.AsyncExitStack() as marks:
-            # in order, or two writers could wait for each other
-            for each in [self._below(below)] if keys is None else [self._prefix + key for key in keys]:
+            marked = [self._prefix + key for key in (_value_at(below) if keys is None else keys)]
+            if keys is None:
+                marked.append(self._below(below))
+            for each in marked:  # in order, or two writers could wait for each other
                 await marks.enter_async_context(await self.pool.names.ask_async(each + _MARK, math.inf))
             self._forget_changed(keys, below)
             try:
@@ -494,7 +496,7 @@ class FolioStore(WrapperStore[Store]):
     def _forget_below(self, prefix: str) -> None:
         self._find_place()
         self.pool.objects.delete_below(self._below(prefix))
-        self._forget_listings()
+        self.forget(_value_at(prefix))
 
     def _forget_listings(self) -> None:
         self.pool.delete(self._prefix + _LISTINGS)  # also if this store keeps none: another one of the pool may
@@ -676,6 +678,11 @@ def _marks_above(prefix: str, folder: str) -> tuple[str, ...]:
     first = full.index(":", full.index(":") + 1) + 1  # behind the identity of the file system, or the name
     ends = {first, len(prefix), *(each.end() for each in re.finditer("/", full) if each.end() > first)}
     return tuple(full[:end] + _MARK for end in sorted(ends))
+
+
+def _value_at(folder: str) -> list[str]:
+    """Return the key of the value that may have the path of a folder: file systems of fsspec delete it with the folder."""
+    return [folder.rstrip("/")] if folder.strip("/") else []
 
 
 def part(key: str, word: str, which: str) -> str:
