@@ -170,6 +170,30 @@ def test_a_change_that_is_cancelled_goes_on(zarr_pool, tmp_path, name, change):
     asyncio.run(asyncio.wait_for(cancel(), PATIENCE))
 
 
+@pytest.mark.parametrize("change", ["set", "delete_dir"])
+def test_a_change_that_is_cancelled_before_its_turn_is_not_made(zarr_pool, tmp_path, name, change):
+    """Otherwise it could come after a later change by the same task, and undo that."""
+    make, _ = CHANGES[change]
+
+    async def cancel():
+        begun, go, made = threading.Event(), threading.Event(), []
+        first = FolioStore(Slow(LocalStore(tmp_path), begun.set, lambda: go.wait(PATIENCE)), zarr_pool, name=name)
+        second = FolioStore(Slow(LocalStore(tmp_path), lambda: made.append(1), lambda: None), zarr_pool, name=name)
+        holder = asyncio.create_task(make(first))
+        await asyncio.to_thread(begun.wait, PATIENCE)
+        task = asyncio.create_task(make(second))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go.set()
+        await holder
+        await asyncio.gather(*module._changes, return_exceptions=True)
+        assert not made
+
+    asyncio.run(asyncio.wait_for(cancel(), PATIENCE))
+
+
 def test_writers_of_one_value_take_turns(zarr_pool, tmp_path, name):
     async def write():
         order, go = [], threading.Event()

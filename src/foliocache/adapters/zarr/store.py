@@ -442,17 +442,30 @@ class FolioStore(WrapperStore[Store]):
         """Wait for a change of some values, or of all below a prefix, and forget them: also if it fails, because the store may
         have made it.
 
-        If this is cancelled, the change goes on to its end, as it would in a thread of the store, and is forgotten then.
+        If this is cancelled, a change that has begun goes on to its end, as it would in a thread of the store, and is forgotten
+        then. One that waits for others is not made: it could undo what the caller does next.
         """
         loop = asyncio.get_running_loop()
         wanted = None if keys is None else sorted(set(keys))
-        task = _quiet(loop.create_task(_tried(lambda: self._changed(wanted, change, below))))
+        has_begun = False
+
+        def begin() -> Coroutine[Any, Any, None]:
+            nonlocal has_begun
+            has_begun = True
+            return change()
+
+        task = _quiet(loop.create_task(_tried(lambda: self._changed(wanted, begin, below))))
         _changes.add(task)
         # A loop keeps its timers until it is closed, but not its tasks. A change that does not end until then leaves no mark.
         timer = loop.call_later(_NEVER, _ended, task)
         task.add_done_callback(_ended)
         task.add_done_callback(lambda _: timer.cancel())
-        await asyncio.wait([task])
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            if not has_begun:
+                task.cancel()
+            raise
         _raise(task)
 
     async def _changed(self, keys: Sequence[str] | None, change: _Change, below: str) -> None:
