@@ -143,8 +143,9 @@ def test_a_client_that_waits_is_not_awaited(threads, pool_name, function):
 
 
 def test_a_client_that_is_closed_is_refused(pool_name):
+    """Not made the default, as a default client that is closed twice stays it, for all tests after this one."""
     with distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster:
-        client = distributed.Client(cluster)
+        client = distributed.Client(cluster, set_as_default=False)
         client.close()
         for call in report, remove:
             with pytest.raises(ValueError, match="no connection to a scheduler: its status is 'closed'"):
@@ -153,7 +154,7 @@ def test_a_client_that_is_closed_is_refused(pool_name):
     async def after_it_is_closed():
         async with (
             distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=":0", asynchronous=True) as cluster,
-            distributed.Client(cluster, asynchronous=True) as client,
+            distributed.Client(cluster, asynchronous=True, set_as_default=False) as client,
         ):
             await client.close()
             for function in report_async, remove_async:
