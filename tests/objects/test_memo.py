@@ -371,6 +371,24 @@ def test_what_several_values_share_is_looked_at_once(make):
     assert keys.digest([twice, twice]) == keys.digest([twice, once])
 
 
+def test_what_is_around_a_function_that_calls_itself_is_looked_at_once(monkeypatch):
+    def nested():
+        def function(n):
+            return n and function(n - 1)
+
+        value = [function]
+        for _ in range(10):
+            value = [value, value]
+        return value
+
+    looked, where = [], keys.where
+    monkeypatch.setattr(keys, "where", lambda value: looked.append(value) or where(value))
+    value, same = nested(), nested()
+    assert keys.digest(value) == keys.digest(same)
+    assert len(looked) == 2
+    assert keys.digest([value, value]) == keys.digest([value, same])
+
+
 def test_functions_that_close_over_each_other_have_one_digest_wherever_they_are_met():
     def pair():
         def one(depth=(1,) * 100):

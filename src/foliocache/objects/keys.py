@@ -219,13 +219,15 @@ class _Walk:
     a structure like ``[x, x]``, of which x is one, too, would double with each level.
 
     Only a value from which no way leads back to one that it is within has the same digest everywhere. From the outermost
-    function or class on, the others are known by their numbers when they are met again."""
+    function or class on, the others are known by their numbers when they are met again; what is around those functions and
+    classes has one digest wherever it is around them."""
 
-    __slots__ = "again", "classes", "is_callable", "is_following", "known", "met", "steps"
+    __slots__ = "again", "around", "classes", "is_callable", "is_following", "known", "met", "steps"
 
     def __init__(self, is_callable: bool = False) -> None:
         self.is_callable = is_callable
         self.known: dict[int, tuple[object, bytes]] = {}  # with the value, since another one could get its number
+        self.around: dict[int, tuple[object, bytes]] = {}
         self.classes: dict[int, tuple[type, bytes]] = {}
         self.steps = 0  # what was done: a digest that takes few is not worth its place
         self.again = 0  # how often what was found depends on what it is within
@@ -263,6 +265,8 @@ def _of(value: Any, within: tuple[int, ...], walk: _Walk) -> bytes:
     if simple is not None:
         return _hash(kind.__name__, [simple(value)])
     found = walk.known.get(id(value))
+    if found is None and not walk.is_following:
+        found = walk.around.get(id(value))
     if found is not None:
         return found[1]
     if walk.met and (met := walk.met_again(value)) is not None:
@@ -292,6 +296,8 @@ def _of(value: Any, within: tuple[int, ...], walk: _Walk) -> bytes:
         walk.known[id(value)] = value, digest
     elif walk.is_following:
         walk.meet(value)
+    else:
+        walk.around[id(value)] = value, digest
     return digest
 
 
