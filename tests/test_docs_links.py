@@ -1,6 +1,7 @@
 """What the documents point to is there: pages and their sections, files, commands, functions and constants."""
 
 import ast
+import functools
 import re
 
 import pytest
@@ -70,6 +71,7 @@ def test_python_modules_and_tests_that_are_run_are_there(name):
             assert "NAME" in file or any(ROOT.glob(file)), code
 
 
+@functools.cache
 def defined():
     """module -> the names that modules of that name define: functions, methods, classes, constants."""
     found = {}
@@ -89,7 +91,6 @@ def defined():
     return found
 
 
-DEFINED = defined()
 CORE = {path.stem for path in MM.glob("*.py")} - {"__init__", "atomics"}
 
 
@@ -99,7 +100,7 @@ def test_functions_and_constants_that_it_names_are_there(name):
     modules = CORE | {"lease", "segment", "readahead", "window", "miss"}
     for module, what in re.findall(r"`([a-z_]+)\.([A-Za-z_][\w.]*)`", prose(ROOT / name)):
         if module in modules and what not in ("py", "pyx", "md", "h"):
-            assert what in DEFINED[module] or (module, what) in OF_OBJECTS, f"{module}.{what}"
+            assert what in defined()[module] or (module, what) in OF_OBJECTS, f"{module}.{what}"
 
 
 OF_OBJECTS = {
