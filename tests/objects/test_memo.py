@@ -453,6 +453,57 @@ def test_what_an_object_with_sets_holds_counts_wherever_it_leads():
     assert digest(1) == digest(1) != digest(2)
 
 
+def test_a_class_and_a_function_that_are_met_again_are_told_apart():
+    def digest(last):
+        def function():
+            return known
+
+        kind = type("Kind", (), {"__module__": "__main__", "method": lambda self: None})
+        kind.same = kind
+        other = eval("lambda function: lambda: function")(function)
+        known = kind, other, {"kind": kind, "other": other}[last]
+        return keys.digest(function)
+
+    assert digest("kind") == digest("kind") != digest("other")
+
+
+def test_what_is_met_again_is_told_apart_whatever_else_was_met_again():
+    """How much of a value was looked at already does not show in its digest."""
+
+    def digest(is_shared, last):
+        def function():
+            return known
+
+        heavy = list(range(20))
+        one, other = [function, *range(20)], [function, *range(1, 21)]
+        known = heavy, [heavy if is_shared else [*heavy], function], one, other, (one, other)[last]
+        return keys.digest(function)
+
+    assert not {digest(is_shared, 0) for is_shared in (False, True)} & {digest(is_shared, 1) for is_shared in (False, True)}
+
+
+def test_objects_with_sets_within_functions_are_looked_at_once(monkeypatch):
+    def chain(levels):
+        def function():
+            return last
+
+        last = function
+        for _ in range(levels):
+            last = eval("lambda holder: lambda: holder")(types.SimpleNamespace(names={"a", "b"}, inner=last))
+        return function
+
+    looked, where = [], keys.where
+    monkeypatch.setattr(keys, "where", lambda value: looked.append(value) or where(value))
+    keys.of_held([chain(10)])
+    assert len(looked) == 11
+
+
+def test_an_array_whose_type_has_no_digest_is_refused():
+    described = numpy.dtype([("a", numpy.dtype("i4", metadata={"unit": lambda: None}))])
+    with pytest.raises(TypeError, match="no digest"):
+        keys.digest(numpy.zeros(2, described))
+
+
 def test_different_values_have_different_digests():
     assert len(set(digests())) == len(VALUES) + 1
     assert keys.digest(numpy.arange(4)) != keys.digest(numpy.arange(4).reshape(2, 2))

@@ -245,7 +245,9 @@ class _Walk:
         return found
 
     def meet(self, value: object) -> None:
-        self.met[id(value)] = value, len(self.met)
+        """Give a value a number. Which values have one must show in the digest: all that depend on what they are within, and
+        none twice."""
+        self.met.setdefault(id(value), (value, len(self.met)))
 
     def met_again(self, value: object) -> bytes | None:
         """Return a digest of what was met from the outermost function or class on; None if it was not, or is known."""
@@ -290,24 +292,20 @@ def _of(value: Any, within: tuple[int, ...], walk: _Walk) -> bytes:
         digest = walk.follow(_callable, value, within)
     else:
         digest = _of_object(value, within, walk)
-    if walk.steps - steps < _WORTH:
-        return digest
-    if walk.again == again:
-        walk.known[id(value)] = value, digest
-    elif walk.is_following:
+    if walk.again != again and walk.is_following:
         walk.meet(value)
-    else:
-        walk.around[id(value)] = value, digest
+    elif walk.steps - steps >= _WORTH:
+        (walk.known if walk.again == again else walk.around)[id(value)] = value, digest
     return digest
 
 
 def _apart(values: Iterable[object], within: tuple[int, ...], walk: _Walk) -> Iterable[bytes]:
     """Yield the digests of values that have no order: none has a number for another one."""
-    before = walk.met
+    before = len(walk.met)
     for each in values:
-        walk.met = dict(before)
         yield _of(each, within, walk)
-    walk.met = before
+        while len(walk.met) > before:
+            walk.met.popitem()
 
 
 def _of_object(value: Any, within: tuple[int, ...], walk: _Walk) -> bytes:
@@ -338,7 +336,7 @@ def _array(value: Any) -> bytes | None:
         described = dtype.str.encode()
     else:
         text = type_text(dtype)
-        described = pickle.dumps(dtype, 5) if text is None else text.encode("utf-8", "surrogatepass")
+        described = _pickle(dtype, (), _Walk()) if text is None else text.encode("utf-8", "surrogatepass")
     return _hash("ndarray", [described, repr(value.shape).encode(), *_elements(value)])
 
 
@@ -362,11 +360,10 @@ def _bytes_of(storage: Any) -> bytes:
 
 
 def _pickle(value: object, within: tuple[int, ...], walk: _Walk) -> bytes:
-    before = dict(walk.met)
     try:
-        content = _dumped(_Pickler, value, within, walk)
-        if any(each in content for each in _SETS):
-            walk.met = before
+        # Within a function, a second try would look at all that is in it again, and so would each object there.
+        content = _dumped(_PicklerOfSets if walk.is_following else _Pickler, value, within, walk)
+        if not walk.is_following and any(each in content for each in _SETS):
             content = _dumped(_PicklerOfSets, value, within, walk)
     except MemoryError:
         raise
