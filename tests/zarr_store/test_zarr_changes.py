@@ -194,6 +194,29 @@ def test_a_change_that_is_cancelled_before_its_turn_is_not_made(zarr_pool, tmp_p
     asyncio.run(asyncio.wait_for(cancel(), PATIENCE))
 
 
+@pytest.mark.parametrize("change", ["set", "delete_dir"])
+def test_a_change_that_is_cancelled_when_its_turn_has_come_goes_on(pool, tmp_path, name, change):
+    """It is not cancelled itself, which would give it ``fill_timeout`` seconds."""
+    make, _ = CHANGES[change]
+    tasks, made = [], []
+
+    class Cancelled(FolioStore):
+        def _forget_changed(self, keys, below):
+            super()._forget_changed(keys, below)
+            tasks[0].cancel()
+
+    async def cancel():
+        store = Cancelled(Slow(LocalStore(tmp_path), lambda: None, lambda: None, lambda: made.append(1)), pool, name=name)
+        tasks.append(asyncio.create_task(make(store)))
+        with pytest.raises(asyncio.CancelledError):
+            await tasks[0]
+        assert [each.cancelling() for each in module._changes if not each.done()] == [0]
+        await asyncio.gather(*module._changes)
+        assert made
+
+    asyncio.run(asyncio.wait_for(cancel(), PATIENCE))
+
+
 def test_writers_of_one_value_take_turns(zarr_pool, tmp_path, name):
     async def write():
         order, go = [], threading.Event()
@@ -270,6 +293,33 @@ async def test_a_deletion_of_a_folder_that_is_a_value(zarr_pool, tmp_path, name,
     await store.set(KEY, buffer(OLD))
     assert await found(store) == OLD
     await FolioStore(Reading(inner), zarr_pool, name=name).delete_dir(prefix)
+    assert await found(store) is None and kept == [False]
+
+
+@pytest.mark.parametrize("is_sync", [False, True])
+async def test_a_deletion_of_a_value_that_is_a_folder(zarr_pool, tmp_path, name, is_sync):
+    """LocalStore deletes the folder. Nothing below it is kept meanwhile."""
+    kept = []
+
+    class Reading(LocalStore):
+        async def delete(self, key):
+            assert await found(store) == OLD
+            kept.append(store.recall(KEY, "") is not MISSING)
+            await super().delete(key)
+
+        def delete_sync(self, key):
+            assert store.get_sync(KEY).to_bytes() == OLD
+            kept.append(store.recall(KEY, "") is not MISSING)
+            super().delete_sync(key)
+
+    store = FolioStore(LocalStore(tmp_path), zarr_pool, name=name)
+    await store.set(KEY, buffer(OLD))
+    assert await found(store) == OLD
+    deleting = FolioStore(Reading(tmp_path), zarr_pool, name=name)
+    if is_sync:
+        deleting.delete_sync("a")
+    else:
+        await deleting.delete("a")
     assert await found(store) is None and kept == [False]
 
 

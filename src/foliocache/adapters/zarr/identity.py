@@ -104,6 +104,13 @@ def may_move(store: Any) -> bool:
     return found is not None and not (os.path.isabs(found[0]) and _local(found[1]) == f"zarr:file:{found[1].rstrip('/')}/")
 
 
+def is_folder(store: Any, key: str) -> bool:
+    """Return True if a key is the path of a folder now, which the store deletes with all that is in it, like a value."""
+    while isinstance(store, WrapperStore):
+        store = store._store
+    return isinstance(store, LocalStore) and (store.root / key).is_dir()
+
+
 def _innermost(store: Any) -> Any:
     while _is_ours(store) or _is_transparent(store):
         store = store._store

@@ -55,7 +55,7 @@ from ...objects.store import Unkept, check_options, seconds
 from ...pool.opening import open as open_pool
 from ...pool.pool import Pool
 from .held import Held, held_in
-from .identity import UNSHARED, is_file, may_move, place
+from .identity import UNSHARED, is_file, is_folder, may_move, place
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -430,7 +430,7 @@ class FolioStore(WrapperStore[Store]):
         await self._changing([key for key, _ in values], lambda: self._store._set_many(values))
 
     async def delete(self, key: str) -> None:
-        await self._changing([key], lambda: self._store.delete(key))
+        await self._changing(None if is_folder(self._store, key) else [key], lambda: self._store.delete(key), key)
 
     async def delete_dir(self, prefix: str) -> None:
         await self._changing(None, lambda: self._store.delete_dir(prefix), prefix)
@@ -449,12 +449,11 @@ class FolioStore(WrapperStore[Store]):
         wanted = None if keys is None else sorted(set(keys))
         has_begun = False
 
-        def begin() -> Coroutine[Any, Any, None]:
+        def begin() -> None:
             nonlocal has_begun
             has_begun = True
-            return change()
 
-        task = _quiet(loop.create_task(_tried(lambda: self._changed(wanted, begin, below))))
+        task = _quiet(loop.create_task(_tried(lambda: self._changed(wanted, change, below, begin))))
         _changes.add(task)
         # A loop keeps its timers until it is closed, but not its tasks. A change that does not end until then leaves no mark.
         timer = loop.call_later(_NEVER, _ended, task)
@@ -468,19 +467,24 @@ class FolioStore(WrapperStore[Store]):
             raise
         _raise(task)
 
-    async def _changed(self, keys: Sequence[str] | None, change: _Change, below: str) -> None:
-        self._find_place()
+    async def _changed(self, keys: Sequence[str] | None, change: _Change, below: str, begin: Callable[[], None]) -> None:
         async with contextlib.AsyncExitStack() as marks:
-            marked = [self._prefix + key for key in (_value_at(below) if keys is None else keys)]
-            if keys is None:
-                marked.append(self._below(below))
-            for each in marked:  # in order, or two writers could wait for each other
-                await marks.enter_async_context(await self.pool.names.ask_async(each + _MARK, math.inf))
+            for each in self._marks(keys, below):
+                await marks.enter_async_context(await self.pool.names.ask_async(each, math.inf))
             self._forget_changed(keys, below)
             try:
+                begin()
                 await _made(change, self.pool.fill_timeout)
             finally:
                 self._forget_changed(keys, below)
+
+    def _marks(self, keys: Sequence[str] | None, below: str) -> Sequence[str]:
+        """Return the keys of a change's marks, in the order in which all ask for them, or two writers could wait for each
+        other."""
+        self._find_place()
+        if keys is not None:
+            return [self._prefix + key + _MARK for key in keys]
+        return [*(self._prefix + key + _MARK for key in _value_at(below)), self._below(below) + _MARK]
 
     def _forget_changed(self, keys: Iterable[str] | None, below: str) -> None:
         if keys is None:
@@ -575,24 +579,25 @@ class _SyncFolioStore(FolioStore):
 
     def set_sync(self, key: str, value: Buffer) -> None:
         store = _synchronous(self._store)
-        with self._changing_sync(key):
+        with self._changing_sync([key]):
             store.set_sync(key, value)
 
     def delete_sync(self, key: str) -> None:
         store = _synchronous(self._store)
-        with self._changing_sync(key):
+        with self._changing_sync(None if is_folder(store, key) else [key], key):
             store.delete_sync(key)
 
     @contextlib.contextmanager
-    def _changing_sync(self, key: str) -> Iterator[None]:
+    def _changing_sync(self, keys: Sequence[str] | None, below: str = "") -> Iterator[None]:
         """Do what ``_changing`` does, around a change that this thread makes."""
-        self._find_place()
-        with self.pool.names.ask(self._prefix + key + _MARK, math.inf):
-            self.forget([key])
+        with contextlib.ExitStack() as marks:
+            for each in self._marks(keys, below):
+                marks.enter_context(self.pool.names.ask(each, math.inf))
+            self._forget_changed(keys, below)
             try:
                 yield
             finally:
-                self.forget([key])
+                self._forget_changed(keys, below)
 
 
 if hasattr(WrapperStore, "get_sync"):  # a class that is derived from FolioStore inherits those, which pass the pool by
