@@ -498,6 +498,16 @@ def test_objects_with_sets_within_functions_are_looked_at_once(monkeypatch):
     assert len(looked) == 11
 
 
+def test_what_sets_within_an_object_share_is_looked_at_once(monkeypatch):
+    looked, is_a = [], keys._is_a
+    monkeypatch.setattr(keys, "_is_a", lambda value, kinds: looked.append(value) or is_a(value, kinds))
+    shared = frozenset([inspect.Parameter.POSITIONAL_ONLY])
+    for _ in range(10):
+        shared = frozenset([(shared, 1), (shared, 2)])
+    keys.digest(types.SimpleNamespace(shared=shared))
+    assert len(looked) < 50
+
+
 def test_an_array_whose_type_has_no_digest_is_refused():
     described = numpy.dtype([("a", numpy.dtype("i4", metadata={"unit": lambda: None}))])
     with pytest.raises(TypeError, match="no digest"):

@@ -413,18 +413,24 @@ class _Pickler(pickle.Pickler):
 class _PicklerOfSets(_Pickler):
     """Has digests of sets, too: their order is another one in each process. It takes longer, as it looks at every value."""
 
+    def __init__(self, stream: io.BytesIO, within: tuple[int, ...], walk: _Walk) -> None:
+        super().__init__(stream, within, walk)
+        self._told: dict[int, tuple[object, bool]] = {}  # with the value, since another one could get its number
+
     def persistent_id(self, value: Any) -> Any:
-        if type(value) in (set, frozenset) and all(map(_is_told_by_itself, value)):
+        if type(value) in (set, frozenset) and all(map(self._is_told_by_itself, value)):
             return _of(value, self._within, self._walk)
         return None
 
-
-def _is_told_by_itself(value: Any) -> bool:
-    """Return True for what cannot refer to what it is within."""
-    kind = type(value)
-    if kind in (tuple, frozenset):
-        return all(map(_is_told_by_itself, value))
-    return kind in _SIMPLE or _is_a(value, enum.Enum)
+    def _is_told_by_itself(self, value: Any) -> bool:
+        """Return True for what cannot refer to what it is within."""
+        kind = type(value)
+        if kind not in (tuple, frozenset):
+            return kind in _SIMPLE or _is_a(value, enum.Enum)
+        found = self._told.get(id(value))
+        if found is None:
+            found = self._told[id(value)] = value, all(map(self._is_told_by_itself, value))
+        return found[1]
 
 
 def _callable(function: Any, within: tuple[int, ...], walk: _Walk) -> bytes:
