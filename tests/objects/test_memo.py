@@ -911,6 +911,13 @@ def test_a_memoized_function_is_known_by_what_it_memoizes(shared, key):
     assert shared.memoize(more)(8) == kept(8) + b"more"
 
 
+def test_a_memoized_function_is_no_bound_method(shared):
+    def function(x, y=None):
+        return x, y
+
+    assert keys.digest(shared.memoize(function)) != keys.digest(types.MethodType(function, "memoized"))
+
+
 def test_keywords_have_any_name_and_order(shared, key):
     def function(*, self, args=1, **more):
         return [self, args, more]

@@ -180,7 +180,7 @@ def _inside(function: object) -> tuple[Callable[..., Any], list[object]] | None:
     if type(function) is _LRU_CACHE:
         return function.__wrapped__, []
     if type(function) is types.FunctionType and function in memoized:
-        return function.__wrapped__, ["memoized"]  # type: ignore[attr-defined]
+        return function.__wrapped__, [_Memoized]  # type: ignore[attr-defined]
     return None
 
 
@@ -204,6 +204,10 @@ def closed_over(function: Callable[..., Any]) -> list[object]:
 
 class _WithoutValue:
     """Stands for a variable that has no value: which one has none makes a difference."""
+
+
+class _Memoized:
+    """Stands for what a memoized function holds beside the original: no bound method has it as its object."""
 
 
 def _is_empty(cell: types.CellType) -> bool:
