@@ -51,7 +51,7 @@ def run(name, scene, most):
 
 @pytest.mark.parametrize("scene", names(OPERATIONS))
 def test_killed_at_any_instruction_of_an_operation(scene, pool_name):
-    run(pool_name, scene, None if SOAK else 300)
+    run(pool_name, scene, None if SOAK else 200)
 
 
 @pytest.mark.parametrize("scene", names(REAPS if SOAK else QUICK_REAPS))

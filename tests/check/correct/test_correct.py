@@ -14,7 +14,9 @@ from foliocache.check.scenarios import load_all
 
 SCENARIOS = load_all()
 DOCUMENTED = documented.executions()
-QUICK = [name for name, s in SCENARIOS.items() if WHOLE or not s.slow]
+LONG = {"names/ask-two", "threads/grace"}  # a tenth of the time of all that are not called slow
+SLOW = [name for name, s in SCENARIOS.items() if s.slow or name in LONG]
+QUICK = [name for name in SCENARIOS if WHOLE or name not in SLOW]
 CASES = [(name, None, "rc11") for name in QUICK]
 CASES += sampled([(name, variant, "rc11") for name in QUICK for variant in SCENARIOS[name].variants], 2)
 CASES += sampled([(name, None, model) for name in QUICK for model in ("sc", "tso")], 12)
@@ -43,7 +45,7 @@ def test_the_documents_state_numbers():
     assert len(living) >= 14 and living <= set(SCENARIOS)
 
 
-@pytest.mark.parametrize("name", [name for name, s in SCENARIOS.items() if s.slow])
+@pytest.mark.parametrize("name", SLOW)
 def test_slow_ones_are_sampled(name):
     """Fifty executions, by priorities that change: no proof, but most mistakes show in some."""
     row = scenario.run(SCENARIOS[name], samples=50)

@@ -56,7 +56,7 @@ def test_is_found_and_looks_like_this(explored, name, bug):
     assert told == pinned.read_text()
 
 
-@pytest.mark.parametrize(("name", "bug", "model"), sampled(OTHERS, 10), ids=lambda part: part)
+@pytest.mark.parametrize(("name", "bug", "model"), sampled(OTHERS, 16), ids=lambda part: part)
 def test_under_which_models(explored, name, bug, model):
     row = explored(name, model, bug)
     assert row.verdict == row.expected
