@@ -115,7 +115,7 @@ def test_killed_and_stopped_at_random(pool_name, record_property):
     deadline = time.monotonic() + SECONDS
 
     def is_enough():
-        """A loaded machine takes longer until enough have died, and the pool was filled anew."""
+        """A loaded machine takes longer until enough have died and the pool was filled once more."""
         stat = pool.stat()
         return crew.counts["killed"] >= 2 * SECONDS and stat.counters.evictions > stat.pages
 

@@ -14,7 +14,7 @@ from foliocache.check.scenarios import load_all
 
 SCENARIOS = load_all()
 DOCUMENTED = documented.executions()
-LONG = {"names/ask-two", "threads/grace"}  # a tenth of the time of all that are not called slow
+LONG = {"names/ask-two", "threads/grace"}  # more than a tenth of the time of all that are not called slow
 SLOW = [name for name, s in SCENARIOS.items() if s.slow or name in LONG]
 QUICK = [name for name in SCENARIOS if WHOLE or name not in SLOW]
 CASES = [(name, None, "rc11") for name in QUICK]
