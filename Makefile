@@ -53,7 +53,7 @@ bench: $(VENV)/.bench build
 
 soak: $(VENV)/.recipes build
 	FOLIOCACHE_STRESS_SECONDS=600 FOLIOCACHE_FUZZ_MUTANTS=20000 FOLIOCACHE_TIER_CRASHES=10000 FOLIOCACHE_TIER_KILLS=500 $(BIN)/python -m pytest -o faulthandler_timeout=0 -o timeout=3000 tests/test_pythons.py tests/test_stress.py tests/test_async.py tests/test_reentry.py tests/test_creation.py tests/test_lease.py tests/test_fuzz.py tests/death tests/tiers tests/recipes
-	FOLIOCACHE_CHECK=whole $(BIN)/python -m pytest -o timeout=3000 tests/check tests/mm/test_reap.py
+	FOLIOCACHE_CHECK=whole $(BIN)/python -m pytest -o timeout=3000 tests/check tests/mm/test_reap.py tests/mm/test_cache_machine.py tests/test_slots.py
 	$(BIN)/python -m foliocache.check.mutate --jobs 2
 	$(BIN)/foliocache verify
 

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 from lines import in_child
+from sampled import WHOLE
 from units import unit
 
 import foliocache
@@ -163,7 +164,7 @@ def test_repair_leaves_the_slots_of_the_living_alone(pool):
     assert is_clean(pool)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(12 if WHOLE else 6))
 def test_any_table_can_be_lived_with_and_repaired(pool, seed):
     """Random words all over the slots of others: attaching, reaping, looking and reading go on, and a repair leaves nothing to
     find."""

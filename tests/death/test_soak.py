@@ -133,6 +133,7 @@ def test_killed_and_stopped_at_random(pool_name, record_property):
     reaped += settle(pool)
     print(report | {"reaped by the survivor": reaped})
     record_property("soak", report)
+    assert crew.counts["killed"] >= 2 * SECONDS and report["evictions"] > pool.stat().pages
 
 
 def settle(pool):

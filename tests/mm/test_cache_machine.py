@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from sampled import WHOLE
 from world import BYTES, ME, Segment, compiled, interpreted, state_machine
 
 NIL = 0xFFFFFFFF
@@ -208,7 +209,7 @@ class Cache(RuleBasedStateMachine):
 
 
 TestCacheCompiled = state_machine(Cache, compiled, 50)
-TestCacheInterpreted = state_machine(Cache, interpreted, 30)
+TestCacheInterpreted = state_machine(Cache, interpreted, 50 if WHOLE else 30)
 
 
 calls = st.sampled_from(["grab", "let go", "truncate", "shrink", "use", "table"])
